@@ -1,0 +1,140 @@
+/** The traced program: immutable nodes that know where they were written. Built by the language, read by the passes. */
+
+import type { DType } from "../../spec/dtype.ts";
+import type { Span } from "../../spec/errors.ts";
+import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
+
+/** A scalar function in kernel terms: parameters are locals `p0`, `p1`, …; `lets` bind in order; pure. */
+export interface ScalarFunction {
+  readonly parameters: readonly ScalarType[];
+  readonly lets: readonly { readonly name: string; readonly value: Expr }[];
+  readonly result: Expr;
+}
+
+/** A scalar function of the model: the JavaScript (its own oracle) and where it was written, or its lowering if already known. */
+export interface Lambda {
+  readonly js: (...xs: number[]) => number;
+  readonly span: Span | undefined;
+  /** Known for built-in functions (add, mul, …); found by `source/` for the user's lambdas. */
+  readonly lowered?: ScalarFunction;
+}
+
+/** How a router chooses, weighs and drops. The presets are rows of `routing.ts`. */
+export interface RoutingRule {
+  readonly preset: string;
+  readonly topK: number;
+  /** Weights before normalising: softmax over all experts. */
+  readonly score: "softmax";
+  /** `none`: the score; `chosen`: divided by the sum over the chosen; `kept`: divided by the sum over those kept after dropping. */
+  readonly normalize: "none" | "chosen" | "kept";
+  /** fairscale: floor(2 * tokens of the group / experts) slots, first choices before second ones. Absent: dropless. */
+  readonly capacity?: "fairscale.top2";
+}
+
+/** Parameters of each primitive. Inputs are named in the comment, in order. */
+export interface PrimitiveParams {
+  /** A tensor given at run time. */
+  input: { readonly name: string };
+  /** A tensor of the checkpoint. `stack`: the axis whose `{axis}` in the name makes one source tensor per index. */
+  param: { readonly name: string; readonly stack?: string };
+  /** A tensor kept between runs, zero at first. */
+  state: { readonly name: string };
+  /** Elementwise, operands broadcast by axis name; node.axes is the union in the order of the operand that has them all. */
+  map: { readonly lambda: Lambda; readonly verb: string };
+  /** a, b: contract over axes that both have; other shared axes are batch axes. */
+  dot: { readonly over: readonly string[] };
+  /** x */
+  reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
+  /** x */
+  softmax: { readonly over: string };
+  /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
+  rmsNorm: { readonly over: string; readonly epsilon: number };
+  /** x, position: rotate pairs (j, j + d/2), or (2j, 2j + 1) if interleaved, by position * inverseFrequencies[j]. `positions` bounds position. */
+  rope: {
+    readonly over: string;
+    readonly inverseFrequencies: readonly number[];
+    readonly scale: number;
+    readonly interleaved: boolean;
+    readonly positions: number;
+  };
+  /** table, ids: the row of table along `over` for each id */
+  embedding: { readonly over: string };
+  /** x */
+  rename: { readonly from: string; readonly to: string };
+  /** x: axis becomes the axes `into`, row-major */
+  split: { readonly axis: string; readonly into: readonly string[] };
+  /** x: adjacent axes become one */
+  merge: { readonly axes: readonly string[]; readonly to: string };
+  /** x: positions start … start + size(to) of axis, as axis `to` */
+  slice: { readonly axis: string; readonly start: number; readonly to: string };
+  /** xs: along `axis` of each (may differ in name: given by `axes`), into `to` */
+  concat: { readonly axes: readonly string[]; readonly to: string };
+  /** x: node.axes is the new order */
+  transpose: Record<never, never>;
+  /** x: node.dtype is the new type */
+  cast: Record<never, never>;
+  /** x: read by `part` as values and indices, axis `over` replaced by `axis` at the end */
+  topK: { readonly over: string; readonly k: number; readonly axis: string };
+  /** logits, then group (i32 over the token axes) if `grouped`, then noise if `noisy`. `tokens`: the routed axes; `leadingGroup`: the axis among them that is the routing group. */
+  route: {
+    readonly rule: RoutingRule;
+    readonly expert: string;
+    readonly slot: string;
+    readonly choice: string;
+    readonly tokens: readonly string[];
+    readonly leadingGroup?: string;
+    readonly grouped: boolean;
+    readonly noisy: boolean;
+  };
+  /** topK or route: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…, choice] */
+  part: { readonly field: "values" | "indices" | "index" | "weight" | "slot" };
+  /** x, routing: [tokens…, rest…] -> [expert, slot, rest…] */
+  dispatch: Record<never, never>;
+  /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the weighted sum in the order of choices */
+  combine: Record<never, never>;
+  /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
+  cacheWrite: Record<never, never>;
+  /** q [token, head, dim], keys and values [sequence, context, kvHead, dim] after writing, sequence, position -> [token, head, dim] */
+  attention: {
+    readonly scale: number;
+    readonly window?: number;
+    readonly token: string;
+    readonly head: string;
+    readonly dim: string;
+    readonly kvHead: string;
+    readonly context: string;
+  };
+}
+
+/** Names of the primitives. */
+export type Primitive = keyof PrimitiveParams;
+
+/** One value of the program. */
+export type Node = { readonly [P in Primitive]: NodeOf<P> }[Primitive];
+
+/** A node of a given primitive. `axes` and `dtype` are its type; a `route` or `topK` node is only read through `part`, `dispatch`, `combine`. */
+export interface NodeOf<P extends Primitive> {
+  readonly primitive: P;
+  readonly inputs: readonly Node[];
+  readonly params: PrimitiveParams[P];
+  readonly axes: readonly string[];
+  readonly dtype: DType;
+  readonly span: Span | undefined;
+}
+
+/** Length of an axis: fixed, or bounded and known at run time. */
+export interface AxisSize {
+  readonly size: number;
+  readonly dynamic: boolean;
+}
+
+/** A traced model. */
+export interface Graph {
+  readonly axes: { readonly [name: string]: AxisSize };
+  /** Every node that an output needs, inputs before users. */
+  readonly nodes: readonly Node[];
+  /** Named outputs. An output that updates a state is in `states` instead. */
+  readonly outputs: { readonly [name: string]: Node };
+  /** State name -> the node that is its next value. */
+  readonly states: { readonly [name: string]: Node };
+}

@@ -1,0 +1,21 @@
+/** Element types: what tensors compute in, and what files and buffers store. */
+
+/** What a tensor computes in. `f16` values are f32 arithmetic, rounded to f16 at every node. */
+export type DType = "f32" | "f16" | "i32" | "u32";
+
+/** What a buffer holds: a compute type in four bytes, or a packed 16-bit float of a checkpoint. */
+export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32";
+
+/** Bytes per stored element. */
+export const STORED_BYTES: { readonly [D in StoredDType]: number } = {
+  f32: 4,
+  f16: 2,
+  bf16: 2,
+  i32: 4,
+  u32: 4,
+};
+
+/** The dtype of the buffer that holds a tensor computed in `dtype` (f16 values live in f32 words). */
+export function storedDType(dtype: DType): StoredDType {
+  return dtype === "f16" ? "f32" : dtype;
+}

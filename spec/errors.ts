@@ -1,0 +1,56 @@
+/** Where something was written, and the error classes that carry it. */
+
+/** A place in a source file. Lines and columns count from 1. */
+export interface Span {
+  readonly file: string;
+  readonly line: number;
+  readonly column: number;
+}
+
+/** A mistake in a model: axes, dtypes, routing. `span` is the user's call, when known. */
+export class ModelError extends TypeError {
+  override name = "ModelError";
+  readonly span: Span | undefined;
+  constructor(message: string, span?: Span) {
+    super(message);
+    this.span = span;
+  }
+}
+
+/** A lambda or source text outside the language's scalar subset. */
+export class LowerError extends SyntaxError {
+  override name = "LowerError";
+  readonly span: Span | undefined;
+  constructor(message: string, span?: Span) {
+    super(message);
+    this.span = span;
+  }
+}
+
+/** A placement or mesh that the compiler cannot realise. */
+export class PlacementError extends RangeError {
+  override name = "PlacementError";
+}
+
+/** A plan that is malformed or illegal. */
+export class PlanError extends Error {
+  override name = "PlanError";
+}
+
+/** Something in the user's data or files: missing tensors, wrong shapes, non-finite weights. */
+export class DataError extends Error {
+  override name = "DataError";
+}
+
+/** The machine cannot do it: no adapter, limits, memory, a lost device. */
+export class MachineError extends Error {
+  override name = "MachineError";
+}
+
+/** An internal invariant; reaching it is a bug in Switchyard. */
+export function invariant(
+  condition: unknown,
+  message: string,
+): asserts condition {
+  if (!condition) throw new Error(`internal: ${message}`);
+}

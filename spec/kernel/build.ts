@@ -1,0 +1,237 @@
+/** Constructors for kernel trees, with constant folding of index arithmetic; no other cleverness. */
+
+import { invariant } from "../errors.ts";
+import type {
+  BinaryOp,
+  CallName,
+  Expr,
+  IdName,
+  ScalarType,
+  Stmt,
+} from "./tree.ts";
+
+/** A u32 constant. */
+export function u32(value: number): Expr {
+  return { op: "const", type: "u32", value };
+}
+/** An i32 constant. */
+export function i32(value: number): Expr {
+  return { op: "const", type: "i32", value };
+}
+/** An f32 constant; may be an infinity. */
+export function f32(value: number): Expr {
+  return { op: "const", type: "f32", value };
+}
+/** A bool constant. */
+export function bool(value: boolean): Expr {
+  return { op: "const", type: "bool", value };
+}
+/** A variable bound by `let_`, `var_` or a loop. */
+export function local(name: string, type: ScalarType): Expr {
+  return { op: "local", type, name };
+}
+/** A built-in number of the invocation. */
+export function id(name: IdName): Expr {
+  return { op: "id", type: "u32", name };
+}
+/** An element of a binding. */
+export function load(
+  binding: string,
+  index: Expr,
+  type: ScalarType = "f32",
+): Expr {
+  return { op: "load", type, binding, index };
+}
+/** An element of workgroup memory. */
+export function shared(
+  array: string,
+  index: Expr,
+  type: ScalarType = "f32",
+): Expr {
+  return { op: "shared", type, array, index };
+}
+
+const COMPARES = new Set<BinaryOp>([
+  "eq",
+  "ne",
+  "lt",
+  "le",
+  "gt",
+  "ge",
+  "land",
+  "lor",
+]);
+
+/** Fold u32 arithmetic on constants and drop `+ 0`, `* 1`, `* 0`. Floats are never touched: bits matter. */
+function fold(fn: BinaryOp, a: Expr, b: Expr): Expr | undefined {
+  if (a.type !== "u32") return undefined;
+  const x = a.op === "const" ? a.value as number : undefined;
+  const y = b.op === "const" ? b.value as number : undefined;
+  if (fn === "add") {
+    if (x !== undefined && y !== undefined) return u32(x + y);
+    return x === 0 ? b : y === 0 ? a : undefined;
+  }
+  if (fn === "mul") {
+    if (x !== undefined && y !== undefined) return u32(x * y);
+    if (x === 0 || y === 0) return u32(0);
+    return x === 1 ? b : y === 1 ? a : undefined;
+  }
+  if (fn === "div") {
+    if (x !== undefined && y) return u32(Math.floor(x / y));
+    return y === 1 ? a : undefined;
+  }
+  if (fn === "rem") {
+    if (x !== undefined && y) return u32(x % y);
+    return y === 1 ? u32(0) : undefined;
+  }
+  return undefined;
+}
+
+/** A binary operation; operands have one type (a shift's right operand is u32). */
+export function binary(fn: BinaryOp, a: Expr, b: Expr): Expr {
+  invariant(
+    a.type === b.type || fn === "shl" || fn === "shr",
+    `'${fn}' of ${a.type} and ${b.type}`,
+  );
+  return fold(fn, a, b) ??
+    { op: "binary", type: COMPARES.has(fn) ? "bool" : a.type, fn, a, b };
+}
+/** a + b + … */
+export function add(first: Expr, ...rest: Expr[]): Expr {
+  return rest.reduce((a, b) => binary("add", a, b), first);
+}
+/** a * b * … */
+export function mul(first: Expr, ...rest: Expr[]): Expr {
+  return rest.reduce((a, b) => binary("mul", a, b), first);
+}
+/** a - b */
+export function sub(a: Expr, b: Expr): Expr {
+  return binary("sub", a, b);
+}
+/** a / b */
+export function div(a: Expr, b: Expr): Expr {
+  return binary("div", a, b);
+}
+/** a mod b */
+export function rem(a: Expr, b: Expr): Expr {
+  return binary("rem", a, b);
+}
+/** a < b */
+export function lt(a: Expr, b: Expr): Expr {
+  return binary("lt", a, b);
+}
+/** a > b */
+export function gt(a: Expr, b: Expr): Expr {
+  return binary("gt", a, b);
+}
+/** a == b */
+export function eq(a: Expr, b: Expr): Expr {
+  return binary("eq", a, b);
+}
+/** a && b */
+export function and(first: Expr, ...rest: Expr[]): Expr {
+  return rest.reduce((a, b) => binary("land", a, b), first);
+}
+/** The smaller of two. */
+export function min(a: Expr, b: Expr): Expr {
+  return binary("min", a, b);
+}
+/** The larger of two. */
+export function max(a: Expr, b: Expr): Expr {
+  return binary("max", a, b);
+}
+/** -a */
+export function neg(a: Expr): Expr {
+  return { op: "unary", type: a.type, fn: "neg", a };
+}
+/** A function of f32 values. */
+export function call(fn: CallName, ...args: Expr[]): Expr {
+  return { op: "call", type: "f32", fn, args };
+}
+/** a * b + c in one node. */
+export function fma(a: Expr, b: Expr, c: Expr): Expr {
+  return call("fma", a, b, c);
+}
+/** `condition ? a : b`; both are evaluated. */
+export function select(condition: Expr, a: Expr, b: Expr): Expr {
+  return { op: "select", type: a.type, condition, a, b };
+}
+/** Numeric conversion. */
+export function convert(type: ScalarType, a: Expr): Expr {
+  return a.type === type ? a : { op: "convert", type, a };
+}
+/** The same bits as another type. */
+export function bitcast(type: ScalarType, a: Expr): Expr {
+  return a.type === type ? a : { op: "bitcast", type, a };
+}
+
+/** Bind a value once. */
+export function let_(name: string, value: Expr): Stmt {
+  return { op: "let", name, value };
+}
+/** Declare a variable with its first value. */
+export function var_(name: string, value: Expr): Stmt {
+  return { op: "var", name, value };
+}
+/** Give a variable a new value. */
+export function set(name: string, value: Expr): Stmt {
+  return { op: "set", name, value };
+}
+/** Write an element of a binding. */
+export function store(binding: string, index: Expr, value: Expr): Stmt {
+  return { op: "store", binding, index, value };
+}
+/** Write an element of workgroup memory. */
+export function sharedStore(array: string, index: Expr, value: Expr): Stmt {
+  return { op: "sharedStore", array, index, value };
+}
+/** Count `name` from `from` below `to`. */
+export function for_(
+  name: string,
+  from: Expr,
+  to: Expr,
+  body: readonly Stmt[],
+  step: Expr = u32(1),
+): Stmt {
+  return { op: "for", name, from, to, step, body };
+}
+/** Run `then` where the condition holds. */
+export function if_(
+  condition: Expr,
+  then: readonly Stmt[],
+  else_?: readonly Stmt[],
+): Stmt {
+  return else_
+    ? { op: "if", condition, then, else: else_ }
+    : { op: "if", condition, then };
+}
+/** Wait for the workgroup and make its shared memory visible. */
+export function barrier(): Stmt {
+  return { op: "barrier" };
+}
+
+/** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32. 16-bit floats lie two to a u32. */
+export function loadStored(
+  binding: string,
+  stored: "f32" | "f16" | "bf16" | "i32" | "u32",
+  index: Expr,
+): Expr {
+  if (stored === "f32" || stored === "i32" || stored === "u32") {
+    return load(binding, index, stored);
+  }
+  const word = load(binding, binary("shr", index, u32(1)), "u32");
+  const odd = eq(binary("and", index, u32(1)), u32(1));
+  return select(odd, unpackHigh(stored, word), unpackLow(stored, word));
+}
+/** The first of the two 16-bit floats in a u32. */
+export function unpackLow(stored: "f16" | "bf16", word: Expr): Expr {
+  return stored === "bf16"
+    ? bitcast("f32", binary("shl", word, u32(16)))
+    : call("unpackF16Lo", word);
+}
+/** The second of the two 16-bit floats in a u32. */
+export function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
+  return stored === "bf16"
+    ? bitcast("f32", binary("and", word, u32(0xffff0000)))
+    : call("unpackF16Hi", word);
+}

@@ -1,0 +1,166 @@
+/**
+ * The kernel tree: what a compute kernel does, in scalars, loops and barriers. Printers turn it into WGSL
+ * (`wgsl.ts`) or other targets; nothing else knows those languages. A kernel runs in workgroups of
+ * `workgroupSize` invocations in one dimension; groups are numbered in three.
+ */
+
+/** Types of values inside a kernel. */
+export type ScalarType = "f32" | "i32" | "u32" | "bool";
+
+/** `group.x/y/z` number the workgroup, `local` the invocation in it; all are u32. */
+export type IdName = "group.x" | "group.y" | "group.z" | "local";
+
+export type UnaryOp = "neg" | "not";
+
+/** Comparison yields bool; `land`, `lor` take bools; shifts take a u32 on the right; the rest keep their operands' type. */
+export type BinaryOp =
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "rem"
+  | "min"
+  | "max"
+  | "and"
+  | "or"
+  | "xor"
+  | "shl"
+  | "shr"
+  | "eq"
+  | "ne"
+  | "lt"
+  | "le"
+  | "gt"
+  | "ge"
+  | "land"
+  | "lor";
+
+/** f32 functions. `fma(a, b, c)` is one node, a*b+c. `roundF16` rounds to f16 precision. `unpackF16Lo/Hi` take a u32. */
+export type CallName =
+  | "fma"
+  | "exp"
+  | "log"
+  | "sqrt"
+  | "rsqrt"
+  | "sin"
+  | "cos"
+  | "tanh"
+  | "abs"
+  | "floor"
+  | "ceil"
+  | "trunc"
+  | "round"
+  | "sign"
+  | "pow"
+  | "roundF16"
+  | "unpackF16Lo"
+  | "unpackF16Hi";
+
+/** A value. Every node carries its type. */
+export type Expr =
+  | {
+    readonly op: "const";
+    readonly type: ScalarType;
+    readonly value: number | boolean;
+  }
+  | { readonly op: "local"; readonly type: ScalarType; readonly name: string }
+  | { readonly op: "id"; readonly type: "u32"; readonly name: IdName }
+  | {
+    readonly op: "load";
+    readonly type: ScalarType;
+    readonly binding: string;
+    readonly index: Expr;
+  }
+  | {
+    readonly op: "shared";
+    readonly type: ScalarType;
+    readonly array: string;
+    readonly index: Expr;
+  }
+  | {
+    readonly op: "unary";
+    readonly type: ScalarType;
+    readonly fn: UnaryOp;
+    readonly a: Expr;
+  }
+  | {
+    readonly op: "binary";
+    readonly type: ScalarType;
+    readonly fn: BinaryOp;
+    readonly a: Expr;
+    readonly b: Expr;
+  }
+  | {
+    readonly op: "call";
+    readonly type: ScalarType;
+    readonly fn: CallName;
+    readonly args: readonly Expr[];
+  }
+  | {
+    readonly op: "select";
+    readonly type: ScalarType;
+    readonly condition: Expr;
+    readonly a: Expr;
+    readonly b: Expr;
+  }
+  | { readonly op: "convert"; readonly type: ScalarType; readonly a: Expr }
+  | { readonly op: "bitcast"; readonly type: ScalarType; readonly a: Expr };
+
+/** A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`. */
+export type Stmt =
+  | { readonly op: "let"; readonly name: string; readonly value: Expr }
+  | { readonly op: "var"; readonly name: string; readonly value: Expr }
+  | { readonly op: "set"; readonly name: string; readonly value: Expr }
+  | {
+    readonly op: "store";
+    readonly binding: string;
+    readonly index: Expr;
+    readonly value: Expr;
+  }
+  | {
+    readonly op: "sharedStore";
+    readonly array: string;
+    readonly index: Expr;
+    readonly value: Expr;
+  }
+  | {
+    readonly op: "for";
+    readonly name: string;
+    readonly from: Expr;
+    readonly to: Expr;
+    readonly step: Expr;
+    readonly body: readonly Stmt[];
+  }
+  | {
+    readonly op: "if";
+    readonly condition: Expr;
+    readonly then: readonly Stmt[];
+    readonly else?: readonly Stmt[];
+  }
+  | { readonly op: "barrier" };
+
+/** A storage buffer that a kernel sees as an array of one scalar type. Packed 16-bit floats are seen as u32 pairs. */
+export interface Binding {
+  readonly name: string;
+  readonly type: "f32" | "i32" | "u32";
+  readonly access: "read" | "write" | "read_write";
+}
+
+/** Workgroup memory. */
+export interface SharedArray {
+  readonly name: string;
+  readonly type: "f32" | "i32" | "u32";
+  readonly length: number;
+}
+
+/**
+ * A kernel. Barriers stand only where every invocation of a workgroup arrives: at the top level, or inside `for`
+ * and `if` whose bounds and conditions are uniform over the workgroup (made of constants, group ids and loads at uniform indices).
+ */
+export interface Kernel {
+  readonly name: string;
+  readonly workgroupSize: number;
+  readonly bindings: readonly Binding[];
+  readonly shared: readonly SharedArray[];
+  readonly body: readonly Stmt[];
+}

@@ -1,0 +1,74 @@
+/** The logical grid of ranks, and where an axis lies on it. */
+
+/** One axis of the mesh. */
+export interface MeshAxis {
+  readonly name: string;
+  readonly size: number;
+}
+
+/** Mesh axes in order; rank numbers are row-major over them. */
+export type Mesh = readonly MeshAxis[];
+
+/** How many ranks a mesh has. */
+export function rankCount(mesh: Mesh): number {
+  return mesh.reduce((product, axis) => product * axis.size, 1);
+}
+
+/** The coordinate of `rank` on each mesh axis. */
+export function coordinates(mesh: Mesh, rank: number): number[] {
+  const result = new Array<number>(mesh.length).fill(0);
+  for (let i = mesh.length - 1, rest = rank; i >= 0; i--) {
+    const size = mesh[i]!.size;
+    result[i] = rest % size;
+    rest = Math.floor(rest / size);
+  }
+  return result;
+}
+
+/** The rank's position among the positions of the mesh axes `over`, row-major in the order of `over`. */
+export function positionOver(
+  mesh: Mesh,
+  rank: number,
+  over: readonly string[],
+): number {
+  const at = coordinates(mesh, rank);
+  return over.reduce((position, name) => {
+    const i = mesh.findIndex((axis) => axis.name === name);
+    return position * mesh[i]!.size + at[i]!;
+  }, 0);
+}
+
+/** How many positions the mesh axes `over` have together. */
+export function positionsOver(mesh: Mesh, over: readonly string[]): number {
+  return over.reduce(
+    (n, name) => n * (mesh.find((axis) => axis.name === name)?.size ?? 1),
+    1,
+  );
+}
+
+/** The ranks that differ from `rank` only on the mesh axes `over`, by position. */
+export function groupOf(
+  mesh: Mesh,
+  rank: number,
+  over: readonly string[],
+): number[] {
+  const at = coordinates(mesh, rank);
+  const group: number[] = [];
+  for (let other = 0; other < rankCount(mesh); other++) {
+    const there = coordinates(mesh, other);
+    const same = mesh.every((axis, i) =>
+      over.includes(axis.name) || there[i] === at[i]
+    );
+    if (same) group[positionOver(mesh, other, over)] = other;
+  }
+  return group;
+}
+
+/** Sizes of contiguous blocks: the first `n mod parts` one longer. */
+export function blockSizes(n: number, parts: number): number[] {
+  const base = Math.floor(n / parts);
+  return Array.from(
+    { length: parts },
+    (_, i) => base + (i < n % parts ? 1 : 0),
+  );
+}

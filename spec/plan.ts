@@ -1,0 +1,227 @@
+/**
+ * The plan: everything the runtime does, on every rank, as one document. It is data: it can be saved, read,
+ * diffed, verified and run elsewhere. `text.ts` prints it, `json.ts` reads and writes it, `verify.ts` says what is legal.
+ */
+
+import type { StoredDType } from "./dtype.ts";
+import type { Span } from "./errors.ts";
+import type { Kernel } from "./kernel/tree.ts";
+import type { Mesh } from "./mesh.ts";
+import type { Size } from "./size.ts";
+
+/** A number that is the same on every rank, or one per rank. */
+export type PerRank = number | readonly number[];
+
+/** The value on one rank. */
+export function onRank(value: PerRank, rank: number): number {
+  return typeof value === "number" ? value : value[rank]!;
+}
+
+/** An axis of the model as the plan sees it. */
+export interface PlanAxis {
+  /** Length, or the bound of a run-time length, over all ranks. */
+  readonly size: number;
+  /** Its length is known only at run time, or differs by rank at run time. */
+  readonly dynamic?: true;
+  /** The mesh axes it is placed over; absent: every rank has all of it. */
+  readonly over?: readonly string[];
+  /** Fixed axes: global ids held at each position over the mesh axes, in local order. */
+  readonly table?: readonly (readonly number[])[];
+  /** Placed run-time axes: how items are dealt to ranks. `sequence` names the input that keeps a sequence on one rank. */
+  readonly deal?: { readonly by: "blocks" } | {
+    readonly by: "sequence";
+    readonly input: string;
+  };
+}
+
+/** One axis of a buffer, in memory order. `size` is the bound where the axis is dynamic. Axis "expert slot" means rows of a dispatch. */
+export interface BufferAxis {
+  readonly axis: string;
+  readonly size: PerRank;
+  readonly dynamic?: true;
+}
+
+/**
+ * input: written by the caller before a program. weight: filled from files at load. state: zero at load, kept between
+ * programs. const: `data`, written at load. rope: a table made at load, see `rope`. counts: u32, this rank's length of
+ * each axis in `plan.counts`, written before a program. output and scratch: written by steps.
+ */
+export type BufferKind =
+  | "input"
+  | "weight"
+  | "state"
+  | "const"
+  | "rope"
+  | "counts"
+  | "output"
+  | "scratch";
+
+/** A buffer of every rank. Row-major over `axes`; `rowStride` is the padded length of the last axis, in elements. */
+export interface PlanBuffer {
+  readonly name: string;
+  readonly kind: BufferKind;
+  readonly dtype: StoredDType;
+  readonly axes: readonly BufferAxis[];
+  readonly rowStride?: number;
+  /** Bytes on each rank: the product of sizes (with padding) times the element, rounded up to 4, at least 4. */
+  readonly bytes: PerRank;
+  /** Index into `plan.allocations`. Buffers that share one are never live at once. */
+  readonly allocation: number;
+  /** kind const: the u32 values, the same on all ranks or one list per rank. */
+  readonly data?: { readonly all: readonly number[] } | {
+    readonly ranks: readonly (readonly number[])[];
+  };
+  /** kind rope: element [position][i] = cos, [position][half+i] = sin of position * inverseFrequencies[i], scaled. */
+  readonly rope?: {
+    readonly inverseFrequencies: readonly number[];
+    readonly scale: number;
+  };
+}
+
+/** One GPUBuffer of every rank. */
+export interface Allocation {
+  readonly bytes: PerRank;
+}
+
+/** A kernel of the plan: its tree, and the WGSL that is the tree's print. */
+export interface PlanKernel {
+  readonly tree: Kernel;
+  readonly wgsl: string;
+}
+
+/** How a weight buffer is filled on each rank. */
+export interface PlanWeight {
+  readonly buffer: string;
+  /** The safetensors key; `{axis}` stands for an index of the stacked axis. */
+  readonly source: string;
+  readonly stored: StoredDType;
+  /** Axes and shape of one source tensor, as it lies in the file. */
+  readonly axes: readonly string[];
+  readonly shape: readonly number[];
+  /** Indices of one axis that each rank holds, in local order. `stacked`: one source tensor per index; else a slice of it. */
+  readonly pick?: {
+    readonly axis: string;
+    readonly stacked: boolean;
+    readonly index: readonly (readonly number[])[];
+  };
+}
+
+/** Which dispatch or combine of the model a step is a part of. */
+export interface StepPart {
+  readonly verb: "dispatch" | "combine";
+  /** The routing's number in the plan; a dispatch and its combine share it. */
+  readonly routing: number;
+  readonly part:
+    | "count"
+    | "permute"
+    | "exchange counts"
+    | "exchange"
+    | "regroup"
+    | "combine";
+}
+
+interface StepBase {
+  readonly ranks: "all" | readonly number[];
+  /** What it computes, in the model's words: `add(x, combine(…))`, and where. */
+  readonly label?: string;
+  readonly span?: Span;
+  readonly part?: StepPart;
+}
+
+/** Start a kernel. `bindings` maps the kernel's binding names to buffers. Zero workgroups: nothing is started. */
+export interface LaunchStep extends StepBase {
+  readonly op: "launch";
+  readonly kernel: string;
+  readonly bindings: { readonly [binding: string]: string };
+  readonly workgroups: readonly [Size, Size, Size];
+}
+
+/** Copy `bytes` bytes from the start of one buffer to the start of another on the same rank. */
+export interface CopyStep extends StepBase {
+  readonly op: "copy";
+  readonly from: string;
+  readonly to: string;
+  readonly bytes: number;
+}
+
+/**
+ * How ranks that share one device carry a collective out: for every receiving rank, each entry is a launch of `kernel`
+ * with bindings `dst` (to), `src0`, `src1`, … (from, of the group positions in `sources`), and where the kernel has them
+ * `counts`, `position` and `moved`, by the step's fields of those names.
+ */
+export interface LocalExchange {
+  readonly kernel: string;
+  readonly sources: readonly number[];
+  readonly workgroups: readonly [Size, Size, Size];
+}
+
+/** Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. */
+export interface AllGatherStep extends StepBase {
+  readonly op: "allGather";
+  readonly over: readonly string[];
+  readonly from: string;
+  readonly to: string;
+  readonly bytes: number;
+  readonly local: readonly LocalExchange[];
+}
+
+/**
+ * Exchange rows. `counts` is u32 [group position][column]; columns `splits[p]` to `splits[p + 1]` belong to position p.
+ * n(s, p) = sum over p's columns of counts[s][column]. forward: `from` holds, on position s, blocks of n(s, 0), n(s, 1), …
+ * rows, and `to`, on position p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
+ * each other's places, so rows return to where they came from. `moved` (u32 [group position]) receives the number of
+ * rows taken from each position; `position` holds this rank's position in the group.
+ */
+export interface AllToAllStep extends StepBase {
+  readonly op: "allToAll";
+  readonly over: readonly string[];
+  readonly direction: "forward" | "back";
+  readonly from: string;
+  readonly to: string;
+  readonly rowBytes: number;
+  readonly counts: string;
+  readonly splits: readonly number[];
+  readonly position: string;
+  readonly moved: string;
+  readonly local: readonly LocalExchange[];
+}
+
+/** One step of a program. The union is closed. */
+export type Step = LaunchStep | CopyStep | AllGatherStep | AllToAllStep;
+
+/** An input or output as the caller sees it: a global row-major tensor. */
+export interface Port {
+  readonly buffer: string;
+  readonly dtype: "f32" | "i32" | "u32";
+  readonly axes: readonly string[];
+}
+
+/** A list of steps with its inputs and outputs; programs share buffers. */
+export interface Program {
+  readonly name: string;
+  readonly inputs: { readonly [name: string]: Port };
+  readonly outputs: { readonly [name: string]: Port };
+  readonly steps: readonly Step[];
+}
+
+/** The whole document. */
+export interface Plan {
+  readonly version: 1;
+  readonly numerics: "exact";
+  readonly requiredLimits: { readonly [limit: string]: number };
+  readonly requiredFeatures: readonly string[];
+  readonly mesh: Mesh;
+  readonly ranks: number;
+  readonly axes: { readonly [name: string]: PlanAxis };
+  /** Run-time axes, in the order of the counts buffer. */
+  readonly counts: readonly string[];
+  readonly allocations: readonly Allocation[];
+  readonly buffers: { readonly [name: string]: PlanBuffer };
+  readonly kernels: { readonly [name: string]: PlanKernel };
+  readonly weights: readonly PlanWeight[];
+  readonly programs: readonly Program[];
+  /** Sum of the allocations. */
+  readonly peakBytes: PerRank;
+  /** Bytes of staging that a communicator adds on each rank, where it is used. */
+  readonly staging: { readonly local: PerRank; readonly host: PerRank };
+}
