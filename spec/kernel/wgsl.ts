@@ -1,0 +1,201 @@
+/** Prints a kernel tree as WGSL. Only this file knows that language. */
+
+import { wgslNames } from "./wgsl_names.ts";
+import type { BinaryOp, CallName, Expr, Kernel, Stmt } from "./tree.ts";
+
+const OPERATORS: { readonly [fn in BinaryOp]?: string } = {
+  add: "+",
+  sub: "-",
+  mul: "*",
+  div: "/",
+  rem: "%",
+  and: "&",
+  or: "|",
+  xor: "^",
+  shl: "<<",
+  shr: ">>",
+  eq: "==",
+  ne: "!=",
+  lt: "<",
+  le: "<=",
+  gt: ">",
+  ge: ">=",
+  land: "&&",
+  lor: "||",
+};
+
+/** Functions whose WGSL name differs from the tree's. */
+const RENAMED: { readonly [fn in CallName]?: string } = {
+  rsqrt: "inverseSqrt",
+  roundF16: "round_f16",
+};
+
+/**
+ * `quantizeToF16` may flush subnormal halves and leaves overflow undefined, so rounding (to nearest, ties to even,
+ * overflow to infinity) is spelled out on the bits.
+ */
+const ROUND_F16 = `fn round_f16(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let sign = bits & 0x80000000u;
+  let magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x7f800000u) {
+    return x;
+  }
+  if (magnitude >= 0x477ff000u) {
+    return bitcast<f32>(sign | special_bits.x);
+  }
+  if (magnitude < 0x38800000u) {
+    return round(x * 16777216.0f) * 5.9604644775390625e-8f;
+  }
+  let rounded = (magnitude + 0xfffu + ((magnitude >> 13u) & 1u)) & 0xffffe000u;
+  return bitcast<f32>(sign | rounded);
+}`;
+
+/** Bits of infinity and of a NaN; a variable, because WGSL refuses both in constant expressions. */
+const SPECIAL_BITS =
+  "var<private> special_bits: vec2u = vec2u(0x7f800000u, 0x7fc00000u);";
+
+/** The shortest decimal that reads back as the same f32. */
+function printF32(value: number): string {
+  const x = Math.fround(value);
+  if (Number.isNaN(x)) return "bitcast<f32>(special_bits.y)";
+  if (!Number.isFinite(x)) {
+    return x > 0
+      ? "bitcast<f32>(special_bits.x)"
+      : "bitcast<f32>(special_bits.x | 0x80000000u)";
+  }
+  let text = String(x);
+  for (let digits = 1; digits <= 9; digits++) {
+    const short = String(Number(x.toPrecision(digits)));
+    if (Math.fround(Number(short)) === x) {
+      text = short;
+      break;
+    }
+  }
+  if (Object.is(x, -0)) text = "-0";
+  return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
+}
+
+/** The WGSL of a kernel: the same tree always gives the same text. */
+export function printWgsl(kernel: Kernel): string {
+  const names = wgslNames(kernel);
+
+  function inner(e: Expr): string {
+    const text = print(e);
+    return e.op === "binary" && OPERATORS[e.fn] ? `(${text})` : text;
+  }
+
+  function print(e: Expr): string {
+    switch (e.op) {
+      case "const":
+        if (e.type === "bool") return String(e.value);
+        if (e.type === "f32") return printF32(Number(e.value));
+        if (e.type === "u32") return `${Number(e.value) >>> 0}u`;
+        return Number(e.value) === -0x80000000
+          ? "i32(-2147483648)"
+          : `${e.value}i`;
+      case "local":
+        return names.local(e.name);
+      case "id":
+        return e.name === "local" ? "lane" : e.name;
+      case "load":
+        return `${names.global(e.binding)}[${print(e.index)}]`;
+      case "shared":
+        return `${names.global(e.array)}[${print(e.index)}]`;
+      case "unary":
+        return `${e.fn === "neg" ? "-" : "!"}${unaryOperand(e.a)}`;
+      case "binary": {
+        const operator = OPERATORS[e.fn];
+        return operator
+          ? `${inner(e.a)} ${operator} ${inner(e.b)}`
+          : `${e.fn}(${print(e.a)}, ${print(e.b)})`;
+      }
+      case "call":
+        if (e.fn === "unpackF16Lo" || e.fn === "unpackF16Hi") {
+          const half = e.fn === "unpackF16Lo" ? "x" : "y";
+          return `unpack2x16float(${print(e.args[0]!)}).${half}`;
+        }
+        return `${RENAMED[e.fn] ?? e.fn}(${e.args.map(print).join(", ")})`;
+      case "select":
+        return `select(${print(e.b)}, ${print(e.a)}, ${print(e.condition)})`;
+      case "convert":
+        return `${e.type}(${print(e.a)})`;
+      case "bitcast":
+        return `bitcast<${e.type}>(${print(e.a)})`;
+    }
+  }
+
+  /** `--x` would read as a decrement, and a negative constant starts with a minus. */
+  function unaryOperand(e: Expr): string {
+    const text = inner(e);
+    return e.op === "unary" || text.startsWith("-") ? `(${text})` : text;
+  }
+
+  function block(statements: readonly Stmt[], indent: string): string[] {
+    return statements.flatMap((s) => statement(s, indent));
+  }
+
+  function statement(s: Stmt, indent: string): string[] {
+    const line = (text: string) => [indent + text];
+    switch (s.op) {
+      case "let":
+      case "var":
+        return line(`${s.op} ${names.local(s.name)} = ${print(s.value)};`);
+      case "set":
+        return line(`${names.local(s.name)} = ${print(s.value)};`);
+      case "store":
+        return line(
+          `${names.global(s.binding)}[${print(s.index)}] = ${print(s.value)};`,
+        );
+      case "sharedStore":
+        return line(
+          `${names.global(s.array)}[${print(s.index)}] = ${print(s.value)};`,
+        );
+      case "for": {
+        const name = names.local(s.name);
+        const head = `var ${name} = ${print(s.from)}; ` +
+          `${name} < ${inner(s.to)}; ${name} += ${print(s.step)}`;
+        return [
+          `${indent}for (${head}) {`,
+          ...block(s.body, indent + "  "),
+          `${indent}}`,
+        ];
+      }
+      case "if":
+        return [
+          `${indent}if (${print(s.condition)}) {`,
+          ...block(s.then, indent + "  "),
+          ...(s.else
+            ? [`${indent}} else {`, ...block(s.else, indent + "  ")]
+            : []),
+          `${indent}}`,
+        ];
+      case "barrier":
+        return line("workgroupBarrier();");
+    }
+  }
+
+  const body = block(kernel.body, "  ");
+  const text = body.join("\n");
+  const helpers = [
+    ...(/\b(special_bits|round_f16)\b/.test(text) ? [SPECIAL_BITS, ""] : []),
+    ...(/\bround_f16\b/.test(text) ? [ROUND_F16, ""] : []),
+  ];
+  return [
+    ...kernel.bindings.map((b, i) =>
+      `@group(0) @binding(${i}) var<storage, ${
+        b.access === "read" ? "read" : "read_write"
+      }> ${names.global(b.name)}: array<${b.type}>;`
+    ),
+    ...kernel.shared.map((a) =>
+      `var<workgroup> ${names.global(a.name)}: array<${a.type}, ${a.length}>;`
+    ),
+    "",
+    ...helpers,
+    `@compute @workgroup_size(${kernel.workgroupSize})`,
+    "fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {",
+    ...body,
+    "}",
+    "",
+  ].join("\n");
+}
