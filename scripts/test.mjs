@@ -1,0 +1,192 @@
+/**
+ * `npm test [-- FILTER…]`: makes sure of the set-up, runs every test file whose path contains a filter (default: all),
+ * and ends with one line, `N passed, N failed, N skipped`. A test is an innermost `t.test`, or a whole file that has
+ * none; a file that crashes or prints no result counts as failed.
+ */
+
+import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join, relative } from "node:path";
+import process from "node:process";
+import { ensurePackages, ensureVulkan, ROOT } from "./setup.mjs";
+
+/** Seconds that one file may take. */
+const TIMEOUT = 600;
+/** Files at a time. More would only make GPU tests wait for each other. */
+const JOBS = Math.min(2, availableParallelism());
+
+ensurePackages();
+ensureVulkan();
+const { Parser } = await import("tap-parser");
+
+function testFiles(filters) {
+  return readdirSync(join(ROOT, "test"), { recursive: true })
+    .filter((name) => name.endsWith(".test.ts"))
+    .map((name) => join("test", name))
+    .filter((file) =>
+      filters.length === 0 || filters.some((f) => file.includes(f))
+    )
+    .sort();
+}
+
+/** Collects the tree of tests that a TAP stream reports: each point with the points inside it. */
+function watch(parser) {
+  const points = [];
+  let inside;
+  parser.on("child", (child) => {
+    inside = watch(child);
+  });
+  parser.on("assert", (result) => {
+    points.push({ result, points: inside ?? [] });
+    inside = undefined;
+  });
+  return points;
+}
+
+/** Adds the tests among `points` to `counts`. `path` is the names around them. */
+function tally(points, { path, counts }) {
+  for (const { result, points: inner } of points) {
+    const name = [...path, result.name].join(" > ");
+    const failed = counts.failed.length;
+    if (inner.some((point) => point.points.length > 0)) {
+      tally(inner, { path: [...path, result.name], counts });
+      if (result.ok || counts.failed.length > failed) continue;
+    }
+    if (result.skip || result.todo) {
+      const reason = [result.skip, result.todo].find((r) =>
+        typeof r === "string"
+      );
+      counts.skipped.push(`${name}: ${reason || "no reason given"}`);
+      continue;
+    }
+    for (const { result: { skip, name: part } } of inner) {
+      if (skip) counts.skipped.push(`${name} > ${part}: ${skip}`);
+    }
+    if (result.ok) counts.passed++;
+    else counts.failed.push({ name, details: failures(result, inner) });
+  }
+}
+
+/** What went wrong in a test: the failed assertions with their diagnostics. */
+function failures(result, inner) {
+  const bad = inner.filter((p) => !p.result.ok && !p.result.todo);
+  return (bad.length > 0 ? bad.map((p) => p.result) : [result])
+    .map((r) => [r.name, ...diagnosis(r.diag)].join("\n"))
+    .join("\n");
+}
+
+/** A failed assertion's diagnostics as lines of text. */
+function diagnosis(diag) {
+  return Object.entries(diag || {})
+    .filter(([key]) => !["at", "test", "tapCaught", "compare"].includes(key))
+    .map(([key, value]) => {
+      const text = typeof value === "string" ? value : JSON.stringify(value);
+      return indent(`${key}:\n${indent(text.trimEnd())}`);
+    });
+}
+
+function indent(text) {
+  return text.replaceAll(/^/gm, "    ");
+}
+
+/** Runs one file and returns its counts. */
+function runFile(file) {
+  const started = performance.now();
+  const child = spawn(
+    process.execPath,
+    ["--import", "tsx", file],
+    {
+      cwd: ROOT,
+      env: { ...process.env, TAP_TIMEOUT: String(TIMEOUT) },
+      stdio: ["ignore", "pipe", "pipe"],
+    },
+  );
+  const timer = setTimeout(() => child.kill("SIGKILL"), TIMEOUT * 1000);
+  const parser = new Parser();
+  const points = watch(parser);
+  const diagnostics = [];
+  child.stderr.on("data", (text) => diagnostics.push(text));
+  child.stdout.pipe(parser);
+  return new Promise((resolve) => {
+    let exit;
+    let ended;
+    const finish = () => {
+      if (exit === undefined || ended === undefined) return;
+      clearTimeout(timer);
+      resolve(summarise(file, {
+        points,
+        ended,
+        exit,
+        stderr: Buffer.concat(diagnostics).toString(),
+        seconds: (performance.now() - started) / 1000,
+      }));
+    };
+    parser.on("complete", (results) => {
+      ended = results;
+      finish();
+    });
+    child.on("close", (code, signal) => {
+      exit = code ?? signal;
+      finish();
+    });
+  });
+}
+
+function summarise(file, { points, ended, exit, stderr, seconds }) {
+  const counts = { passed: 0, failed: [], skipped: [] };
+  const empty = ["", "no tests found"].includes(ended.plan.skipReason ?? "");
+  if (ended.plan.skipAll && !empty) {
+    counts.skipped.push(`${file}: ${ended.plan.skipReason}`);
+  } else if (points.length > 0 && points.every((p) => p.points.length === 0)) {
+    tally([{ result: { ok: ended.ok, name: file }, points }], {
+      path: [],
+      counts,
+    });
+  } else {
+    tally(points, { path: [file], counts });
+  }
+  // A file can go wrong outside of its tests: it crashes, hangs, or runs none.
+  const ran = counts.passed + counts.failed.length + counts.skipped.length;
+  if (counts.failed.length === 0 && (!ended.ok || exit !== 0 || ran === 0)) {
+    const why = exit === "SIGKILL"
+      ? `killed after ${TIMEOUT} s`
+      : `ran ${ran} tests, then exit ${exit}`;
+    counts.failed.push({ name: file, details: why });
+  }
+  if (counts.failed.length > 0 && stderr !== "") {
+    counts.failed.at(-1).details += `\n${indent(stderr.trimEnd())}`;
+  }
+  const line = [
+    `${counts.passed} passed`,
+    counts.failed.length > 0 ? `${counts.failed.length} FAILED` : "",
+    counts.skipped.length > 0 ? `${counts.skipped.length} skipped` : "",
+  ].filter((part) => part !== "").join(", ");
+  console.log(`${file}: ${line} (${seconds.toFixed(1)} s)`);
+  for (const { name, details } of counts.failed) {
+    console.log(`  FAILED ${name}\n${indent(details)}`);
+  }
+  for (const name of counts.skipped) console.log(`  skipped ${name}`);
+  return counts;
+}
+
+const files = testFiles(process.argv.slice(2).map((f) => relative(".", f)));
+const waiting = [...files];
+const all = [];
+await Promise.all(Array.from({ length: JOBS }, async () => {
+  for (let file = waiting.shift(); file; file = waiting.shift()) {
+    all.push(await runFile(file));
+  }
+}));
+
+const passed = all.reduce((sum, counts) => sum + counts.passed, 0);
+const failed = all.reduce((sum, counts) => sum + counts.failed.length, 0);
+const skipped = all.reduce((sum, counts) => sum + counts.skipped.length, 0);
+if (failed > 0) {
+  console.log("\nFailed:");
+  for (const { name } of all.flatMap((counts) => counts.failed)) {
+    console.log(`  ${name}`);
+  }
+}
+console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+process.exitCode = failed > 0 || files.length === 0 ? 1 : 0;
