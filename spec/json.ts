@@ -1,0 +1,211 @@
+/** The JSON form of a plan. Reading treats the text as untrusted: it is parsed, then held against the schema. */
+
+import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
+import { PlanError } from "./errors.ts";
+import type { Plan } from "./plan.ts";
+import { planSchema } from "./schema.ts";
+
+/** Documents nested deeper than this are refused, so that no walk over a tree runs out of stack. */
+const MAX_DEPTH = 500;
+
+/** Marks in front of numbers that JSON.stringify would lose, and what stands for them in the text. */
+const LOST_NUMBERS: { readonly [mark: string]: string } = {
+  "\u0000+": "1e999",
+  "\u0000-": "-1e999",
+  "\u0000z": "-0",
+};
+
+function keepNumber(_key: string, value: unknown): unknown {
+  if (typeof value !== "number") return value;
+  if (value === Infinity) return "\u0000+";
+  if (value === -Infinity) return "\u0000-";
+  return Object.is(value, -0) ? "\u0000z" : value;
+}
+
+/** How many levels of a field are spread over lines; what lies deeper is one line, so that documents can be diffed. */
+const SPREAD: { readonly [field: string]: number } = {
+  axes: 1,
+  allocations: 1,
+  buffers: 1,
+  kernels: 2,
+  weights: 1,
+  programs: 4,
+};
+
+function spread(value: unknown, levels: number, indent: string): string {
+  if (levels === 0 || typeof value !== "object" || value === null) {
+    return JSON.stringify(value, keepNumber);
+  }
+  const isList = Array.isArray(value);
+  const inner = indent + " ";
+  const items = Object.entries(value)
+    .filter(([, item]) => item !== undefined)
+    .map(([key, item]) =>
+      inner + (isList ? "" : `${JSON.stringify(key)}: `) +
+      spread(item, levels - 1, inner)
+    );
+  const [open, close] = isList ? "[]" : "{}";
+  return items.length === 0
+    ? `${open}${close}`
+    : `${open}\n${items.join(",\n")}\n${indent}${close}`;
+}
+
+/** The JSON text of a plan. Infinities are written as `1e999`, which every JSON reader takes for one. */
+export function stringifyPlan(plan: Plan): string {
+  const fields = Object.entries(plan).map(([key, value]) =>
+    ` ${JSON.stringify(key)}: ${spread(value, SPREAD[key] ?? 0, " ")}`
+  );
+  const json = `{\n${fields.join(",\n")}\n}\n`;
+  return json.replace(
+    /"\\u0000([+\-z])"/g,
+    (_, mark: string) => LOST_NUMBERS["\u0000" + mark]!,
+  );
+}
+
+/** What is wrong with a document, before anything else is known about it. */
+export interface SchemaProblem {
+  /** JSON pointer into the document. */
+  readonly path: string;
+  /** `main[12]` where the place lies in a step. */
+  readonly step: string | null;
+  readonly message: string;
+}
+
+let validator: ValidateFunction | undefined;
+
+function compiledSchema(): ValidateFunction {
+  // Infinities are legal constants of kernels, so numbers need not be finite; all sizes have a maximum.
+  validator ??= new Ajv({
+    discriminator: true,
+    strictNumbers: false,
+    allowUnionTypes: true,
+    strictTuples: false,
+  }).compile(planSchema);
+  return validator;
+}
+
+/** The first difference between a document and the schema of a plan; undefined if there is none. */
+export function schemaProblem(document: unknown): SchemaProblem | undefined {
+  const deep = tooDeep(document);
+  if (deep !== undefined) {
+    return problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`);
+  }
+  const validate = compiledSchema();
+  if (validate(document)) return undefined;
+  // The failed branches of a union are all listed; the one that got furthest is the one that was meant.
+  const errors = validate.errors ?? [];
+  const worst = errors.reduce<ErrorObject | undefined>(
+    (best, error) =>
+      !best || error.instancePath.length > best.instancePath.length
+        ? error
+        : best,
+    undefined,
+  );
+  return problemAt(document, worst?.instancePath ?? "", describe(worst));
+}
+
+function describe(error: ErrorObject | undefined): string {
+  if (!error) return "is not a plan";
+  const { params } = error;
+  if (error.keyword === "additionalProperties") {
+    return `has an unknown field '${params.additionalProperty}'`;
+  }
+  if (error.keyword === "required") {
+    return `has no field '${params.missingProperty}'`;
+  }
+  if (error.keyword === "discriminator") {
+    return `has an unknown '${params.tag}': ${JSON.stringify(params.tagValue)}`;
+  }
+  if (error.keyword === "enum") {
+    return `must be one of ${
+      (params.allowedValues as unknown[]).map((v) => `'${v}'`).join(", ")
+    }`;
+  }
+  if (error.keyword === "const") {
+    return `must be ${JSON.stringify(params.allowedValue)}`;
+  }
+  if (error.keyword === "pattern") return "is not a legal name";
+  return error.message ?? error.keyword;
+}
+
+function problemAt(
+  document: unknown,
+  path: string,
+  state: string,
+): SchemaProblem {
+  const step = stepAt(document, path);
+  const where = path.length > 100 ? `${path.slice(0, 100)}…` : path;
+  return {
+    path,
+    step,
+    message: `Cannot read the plan: ${step ? `${step} at ` : ""}'${
+      where || "/"
+    }' ${state}. Compile it again`,
+  };
+}
+
+/** `main[12]` for a path into step 12 of the program main. */
+function stepAt(document: unknown, path: string): string | null {
+  const match = /^\/programs\/(\d+)\/steps\/(\d+)/.exec(path);
+  if (!match) return null;
+  const program = (document as { programs: { name?: unknown }[] })
+    .programs[Number(match[1])];
+  const name = program && typeof program.name === "string"
+    ? program.name
+    : `programs[${match[1]}]`;
+  return `${name}[${match[2]}]`;
+}
+
+/** The path of a place that is nested too deeply, found without recursion. */
+function tooDeep(document: unknown): string | undefined {
+  const stack: { value: object; path: string; depth: number }[] = [];
+  const push = (value: unknown, path: string, depth: number) => {
+    if (typeof value === "object" && value !== null) {
+      stack.push({ value, path, depth });
+    }
+  };
+  push(document, "", 0);
+  for (let at = stack.pop(); at; at = stack.pop()) {
+    if (at.depth > MAX_DEPTH) return at.path;
+    const { path, depth } = at;
+    for (const [key, value] of Object.entries(at.value)) {
+      if (typeof value === "object") push(value, `${path}/${key}`, depth + 1);
+    }
+  }
+  return undefined;
+}
+
+/** Where JSON.parse gave up, in words. */
+function describeSyntax(text: string, error: unknown): string {
+  const reason = error instanceof Error ? error.message : String(error);
+  const at = /position (\d+)/.exec(reason);
+  const position = at ? Number(at[1]) : text.length;
+  const ends = /end of JSON|Unterminated/.test(reason) ||
+    position >= text.length;
+  const before = text.slice(0, position).split("\n");
+  const place = `line ${before.length} column ${before.at(-1)!.length + 1}`;
+  return ends
+    ? `the JSON ends too early, at ${place}. Write the file again`
+    : `it is not JSON, at ${place}. Give the document that 'plan --out' writes`;
+}
+
+/** Parse a plan document and hold it against the schema. Throws a PlanError that names the place. */
+export function parsePlan(text: string): Plan {
+  let document: unknown;
+  try {
+    document = JSON.parse(text);
+  } catch (error) {
+    throw new PlanError(`Cannot read the plan: ${describeSyntax(text, error)}`);
+  }
+  const version = typeof document === "object" && document !== null
+    ? (document as { version?: unknown }).version
+    : undefined;
+  if (typeof version === "number" && version !== 1) {
+    throw new PlanError(
+      `Cannot read the plan: it has version ${version}, and this program reads version 1. Compile the model again`,
+    );
+  }
+  const problem = schemaProblem(document);
+  if (problem) throw new PlanError(problem.message);
+  return document as Plan;
+}

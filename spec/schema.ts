@@ -1,0 +1,319 @@
+/** The JSON Schema of a plan document, as data. `plan.schema.json` is this, written out. */
+
+/** A JSON Schema, or a part of one. */
+export type Schema = { readonly [keyword: string]: unknown };
+
+/** Lists that hold no more than this many ranks keep every check cheap. */
+export const MAX_RANKS = 1024;
+
+const integer: Schema = {
+  type: "integer",
+  minimum: 0,
+  maximum: Number.MAX_SAFE_INTEGER,
+};
+const positive: Schema = { ...integer, minimum: 1 };
+const word: Schema = { type: "integer", minimum: 0, maximum: 0xffffffff };
+const text: Schema = { type: "string" };
+const number: Schema = { type: "number" };
+/** Names are printed on terminals and looked up in objects: no control characters, and not `__proto__`. */
+const NAME = "^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$";
+const name: Schema = { type: "string", pattern: NAME };
+const identifier: Schema = {
+  type: "string",
+  pattern: "^[A-Za-z][A-Za-z0-9_]*$",
+};
+const yes: Schema = { const: true };
+
+function list(items: Schema, least = 0): Schema {
+  return least > 0
+    ? { type: "array", items, minItems: least }
+    : { type: "array", items };
+}
+
+function oneOf(...values: readonly (string | number)[]): Schema {
+  return { enum: values };
+}
+
+/** An object with exactly these fields. */
+function closed(
+  required: { readonly [name: string]: Schema },
+  optional: { readonly [name: string]: Schema } = {},
+): Schema {
+  return {
+    type: "object",
+    properties: { ...required, ...optional },
+    required: Object.keys(required),
+    additionalProperties: false,
+  };
+}
+
+/** An object from names to values of one kind. */
+function record(value: Schema): Schema {
+  return {
+    type: "object",
+    propertyNames: { type: "string", pattern: NAME },
+    additionalProperties: value,
+  };
+}
+
+/** A union of closed objects told apart by the field `op`. */
+function union(
+  variants: { readonly [op: string]: Schema },
+): Schema {
+  return {
+    type: "object",
+    required: ["op"],
+    discriminator: { propertyName: "op" },
+    oneOf: Object.values(variants),
+  };
+}
+
+function ref(definition: string): Schema {
+  return { $ref: `#/definitions/${definition}` };
+}
+
+const names = list(name);
+const perRank = ref("perRank");
+const size = ref("size");
+const sizes = {
+  type: "array",
+  items: size,
+  minItems: 3,
+  maxItems: 3,
+};
+const expr = ref("expr");
+const block = list(ref("stmt"));
+const scalar = oneOf("f32", "i32", "u32", "bool");
+const element = oneOf("f32", "i32", "u32");
+const stored = oneOf("f32", "f16", "bf16", "i32", "u32");
+
+function exprOf(op: string, fields: { readonly [name: string]: Schema }) {
+  return closed({ op: { const: op }, type: scalar, ...fields });
+}
+
+const exprs = {
+  const: exprOf("const", { value: { type: ["number", "boolean"] } }),
+  local: exprOf("local", { name: identifier }),
+  id: exprOf("id", { name: oneOf("group.x", "group.y", "group.z", "local") }),
+  load: exprOf("load", { binding: identifier, index: expr }),
+  shared: exprOf("shared", { array: identifier, index: expr }),
+  unary: exprOf("unary", { fn: text, a: expr }),
+  binary: exprOf("binary", { fn: text, a: expr, b: expr }),
+  call: exprOf("call", { fn: text, args: list(expr) }),
+  select: exprOf("select", { condition: expr, a: expr, b: expr }),
+  convert: exprOf("convert", { a: expr }),
+  bitcast: exprOf("bitcast", { a: expr }),
+};
+
+function stmtOf(
+  op: string,
+  fields: { readonly [name: string]: Schema },
+  optional: { readonly [name: string]: Schema } = {},
+) {
+  return closed({ op: { const: op }, ...fields }, optional);
+}
+
+const stmts = {
+  let: stmtOf("let", { name: identifier, value: expr }),
+  var: stmtOf("var", { name: identifier, value: expr }),
+  set: stmtOf("set", { name: identifier, value: expr }),
+  store: stmtOf("store", { binding: identifier, index: expr, value: expr }),
+  sharedStore: stmtOf("sharedStore", {
+    array: identifier,
+    index: expr,
+    value: expr,
+  }),
+  for: stmtOf("for", {
+    name: identifier,
+    from: expr,
+    to: expr,
+    step: expr,
+    body: block,
+  }),
+  if: stmtOf("if", { condition: expr, then: block }, { else: block }),
+  barrier: stmtOf("barrier", {}),
+};
+
+const kernel = closed({
+  name: identifier,
+  workgroupSize: positive,
+  bindings: list(
+    closed({
+      name: identifier,
+      type: element,
+      access: oneOf("read", "write", "read_write"),
+    }),
+  ),
+  shared: list(closed({ name: identifier, type: element, length: positive })),
+  body: block,
+});
+
+const span = closed({ file: text, line: positive, column: positive });
+
+const part = closed({
+  verb: oneOf("dispatch", "combine"),
+  routing: integer,
+  part: oneOf(
+    "count",
+    "permute",
+    "exchange counts",
+    "exchange",
+    "regroup",
+    "combine",
+  ),
+});
+
+const local = list(
+  closed({ kernel: name, sources: list(integer), workgroups: sizes }),
+);
+
+function stepOf(op: string, fields: { readonly [name: string]: Schema }) {
+  return closed({
+    op: { const: op },
+    ranks: {
+      anyOf: [{ const: "all" }, list(integer, 1)],
+    },
+    ...fields,
+  }, { label: text, span, part });
+}
+
+const steps = {
+  launch: stepOf("launch", {
+    kernel: name,
+    bindings: record(name),
+    workgroups: sizes,
+  }),
+  copy: stepOf("copy", { from: name, to: name, bytes: integer }),
+  allGather: stepOf("allGather", {
+    over: list(name, 1),
+    from: name,
+    to: name,
+    bytes: integer,
+    local,
+  }),
+  allToAll: stepOf("allToAll", {
+    over: list(name, 1),
+    direction: oneOf("forward", "back"),
+    from: name,
+    to: name,
+    rowBytes: positive,
+    counts: name,
+    splits: list(integer, 2),
+    position: name,
+    moved: name,
+    local,
+  }),
+};
+
+const port = closed({ buffer: name, dtype: element, axes: names });
+
+const buffer = closed({
+  name,
+  kind: oneOf(
+    "input",
+    "weight",
+    "state",
+    "const",
+    "rope",
+    "counts",
+    "output",
+    "scratch",
+  ),
+  dtype: stored,
+  axes: list(closed({ axis: name, size: perRank }, { dynamic: yes })),
+  bytes: perRank,
+  allocation: integer,
+}, {
+  rowStride: integer,
+  data: {
+    anyOf: [closed({ all: list(word) }), closed({ ranks: list(list(word)) })],
+  },
+  rope: closed({ inverseFrequencies: list(number), scale: number }),
+});
+
+const axis = closed({ size: integer }, {
+  dynamic: yes,
+  over: list(name, 1),
+  table: list(list(integer)),
+  deal: {
+    anyOf: [
+      closed({ by: { const: "blocks" } }),
+      closed({ by: { const: "sequence" }, input: name }),
+    ],
+  },
+});
+
+const weight = closed({
+  buffer: name,
+  source: name,
+  stored,
+  axes: names,
+  shape: list(integer),
+}, {
+  pick: closed({
+    axis: name,
+    stacked: { type: "boolean" },
+    index: list(list(integer)),
+  }),
+});
+
+/** The JSON Schema of a plan document. Objects are closed: an unknown field is an error. */
+export const planSchema: Schema = {
+  $schema: "http://json-schema.org/draft-07/schema#",
+  title: "Switchyard plan, version 1",
+  ...closed({
+    version: { const: 1 },
+    numerics: { const: "exact" },
+    requiredLimits: record(integer),
+    requiredFeatures: list(name),
+    mesh: list(
+      closed({ name, size: { ...positive, maximum: MAX_RANKS } }),
+    ),
+    ranks: { ...positive, maximum: MAX_RANKS },
+    axes: record(axis),
+    counts: names,
+    allocations: list(closed({ bytes: perRank })),
+    buffers: record(buffer),
+    kernels: record(closed({ tree: kernel, wgsl: text })),
+    weights: list(weight),
+    programs: list(
+      closed({
+        name,
+        inputs: record(port),
+        outputs: record(port),
+        steps: list(ref("step")),
+      }),
+      1,
+    ),
+    peakBytes: perRank,
+    staging: closed({ local: perRank, host: perRank }),
+  }),
+  definitions: {
+    perRank: {
+      type: ["integer", "array"],
+      minimum: 0,
+      maximum: Number.MAX_SAFE_INTEGER,
+      items: integer,
+    },
+    size: {
+      anyOf: [
+        integer,
+        closed({ count: name }, { over: list(name, 1) }),
+        closed({ mul: list(size, 1) }),
+        closed({ add: list(size, 1) }),
+        closed({ min: list(size, 1) }),
+        closed({
+          ceilDiv: {
+            type: "array",
+            items: [size, positive],
+            minItems: 2,
+            additionalItems: false,
+          },
+        }),
+      ],
+    },
+    expr: union(exprs),
+    stmt: union(stmts),
+    step: union(steps),
+  },
+};

@@ -1,0 +1,158 @@
+/** Rules of data flow: every read sees a write, nothing is overwritten that must stay, and live buffers lie apart. */
+
+import type { BufferKind } from "./plan.ts";
+import type { Facts, ProgramFacts, Report, StepFacts } from "./verify_facts.ts";
+
+/** Kinds whose contents are there before a program starts. */
+const FILLED: readonly BufferKind[] = [
+  "weight",
+  "state",
+  "const",
+  "rope",
+  "counts",
+];
+
+/** Kinds that steps write. */
+const WRITABLE: readonly BufferKind[] = ["state", "output", "scratch"];
+
+/** Every read sees a write on the same rank, and every output is written. */
+export function checkReads(facts: Facts, report: Report): void {
+  for (const { program, steps } of facts.programs) {
+    const written = new Map<string, Uint8Array>();
+    const fill = (name: string, ranks: readonly number[]) => {
+      let on = written.get(name);
+      if (!on) written.set(name, on = new Uint8Array(facts.plan.ranks));
+      for (const rank of ranks) on[rank] = 1;
+    };
+    for (const [name, buffer] of facts.buffers) {
+      if (FILLED.includes(buffer.kind)) fill(name, facts.everyRank);
+    }
+    for (const { buffer } of Object.values(program.inputs)) {
+      if (facts.buffers.get(buffer)!.kind === "input") {
+        fill(buffer, facts.everyRank);
+      }
+    }
+    for (const at of steps) {
+      for (const name of new Set(at.reads)) {
+        const on = written.get(name);
+        const rank = at.ranks.find((r) => !on?.[r]);
+        if (rank === undefined) continue;
+        report(
+          `read buffer '${name}'`,
+          `nothing has written it on rank ${rank}`,
+          at,
+        );
+        fill(name, at.ranks);
+      }
+      for (const name of at.writes) fill(name, at.ranks);
+    }
+    for (const [name, port] of Object.entries(program.outputs)) {
+      const on = written.get(port.buffer);
+      const rank = facts.everyRank.find((r) => !on?.[r]);
+      if (rank !== undefined) {
+        report(
+          `return output '${name}' of program '${program.name}'`,
+          `no step writes buffer '${port.buffer}' on rank ${rank}`,
+        );
+      }
+    }
+  }
+}
+
+/** Steps write only states, outputs and scratch. */
+export function checkWrites(facts: Facts, report: Report): void {
+  for (const { steps } of facts.programs) {
+    for (const at of steps) {
+      for (const name of new Set(at.writes)) {
+        const { kind } = facts.buffers.get(name)!;
+        if (!WRITABLE.includes(kind)) {
+          report(`write buffer '${name}'`, `it is of kind '${kind}'`, at);
+        }
+      }
+    }
+  }
+}
+
+/** First and last step of a buffer's life in a program, and the step that names it for messages. */
+export interface Life {
+  readonly name: string;
+  first: number;
+  last: number;
+}
+
+/**
+ * When each scratch buffer lives in a program: from the first step that touches it to the last one. What a collective
+ * counts in `moved` is read by the host after the program, so it lives to the end; other kinds live always.
+ */
+export function livesOf(
+  { buffers }: Pick<Facts, "buffers">,
+  { steps }: ProgramFacts,
+): Map<string, Life> {
+  const end = steps.length;
+  const lives = new Map<string, Life>();
+  for (const [name, { kind }] of buffers) {
+    if (kind !== "scratch") lives.set(name, { name, first: -1, last: end });
+  }
+  for (const { step, index, reads, writes } of steps) {
+    for (const name of [...reads, ...writes]) {
+      const life = lives.get(name) ?? { name, first: index, last: index };
+      if (life.last < index) life.last = index;
+      lives.set(name, life);
+    }
+    if (step.op === "allToAll") {
+      const life = lives.get(step.moved)!;
+      life.last = end;
+    }
+  }
+  return lives;
+}
+
+/** No two buffers of one allocation live at the same time. */
+export function checkOverlap(facts: Facts, report: Report): void {
+  for (const program of facts.programs) {
+    const byAllocation = new Map<number, Life[]>();
+    for (const life of livesOf(facts, program).values()) {
+      const { allocation } = facts.buffers.get(life.name)!;
+      const tenants = byAllocation.get(allocation) ?? [];
+      tenants.push(life);
+      byAllocation.set(allocation, tenants);
+    }
+    for (const [allocation, tenants] of byAllocation) {
+      tenants.sort((a, b) => a.first - b.first);
+      let longest: Life | undefined;
+      for (const life of tenants) {
+        if (longest && life.first <= longest.last) {
+          report(
+            `keep buffers '${longest.name}' and '${life.name}' in allocation ${allocation}`,
+            "both are live at once",
+            program.steps[Math.max(life.first, 0)],
+          );
+        }
+        if (!longest || life.last > longest.last) longest = life;
+      }
+    }
+  }
+}
+
+/** Within a step, a buffer that is written is not bound a second time. */
+export function checkAliasing(facts: Facts, report: Report): void {
+  for (const { steps } of facts.programs) {
+    for (const at of steps) {
+      const twice = aliased(at);
+      if (twice !== undefined) {
+        report(
+          `write buffer '${twice}'`,
+          "the step uses it under a second name",
+          at,
+        );
+      }
+    }
+  }
+}
+
+function aliased({ step, reads, writes }: StepFacts): string | undefined {
+  const names = step.op === "launch"
+    ? Object.values(step.bindings)
+    : [...reads, ...writes];
+  return writes.find((name) => names.indexOf(name) !== names.lastIndexOf(name));
+}

@@ -1,0 +1,180 @@
+/** What the rules of the verifier look at: a plan with its references resolved and its steps' reads and writes known. */
+
+import { boundOf } from "./bytes.ts";
+import type { Span } from "./errors.ts";
+import type { KernelFacts } from "./verify_tree.ts";
+import { readTree } from "./verify_tree.ts";
+import { type Mesh, positionOver, positionsOver } from "./mesh.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  Plan,
+  PlanBuffer,
+  PlanKernel,
+  Program,
+  Step,
+} from "./plan.ts";
+
+import type { Size } from "./size.ts";
+
+/** Reports that a rule does not hold: `Cannot <cannot> in <step>: <because>`. */
+export type Report = (
+  cannot: string,
+  because: string,
+  step?: StepPlace,
+) => void;
+
+/** One rule: looks at the facts, reports what is wrong. */
+export type Check = (facts: Facts, report: Report) => void;
+
+/** A collective step. */
+export type Collective = AllGatherStep | AllToAllStep;
+
+/** A step and what messages call it. */
+export interface StepPlace {
+  readonly step: Step;
+  /** `main[12]` */
+  readonly name: string;
+}
+
+/** A step with its place, ranks, and the buffers it reads and writes. */
+export interface StepFacts extends StepPlace {
+  readonly index: number;
+  readonly ranks: readonly number[];
+  readonly reads: readonly string[];
+  readonly writes: readonly string[];
+}
+
+/** A program with its steps' facts. */
+export interface ProgramFacts {
+  readonly program: Program;
+  readonly steps: readonly StepFacts[];
+}
+
+/** A kernel of the plan and what its tree says. */
+export interface KernelEntry {
+  readonly name: string;
+  readonly kernel: PlanKernel;
+  readonly facts: KernelFacts;
+}
+
+/** A plan as the rules see it. Maps, so that no name of the plan finds a property of Object. */
+export interface Facts {
+  readonly plan: Plan;
+  readonly everyRank: readonly number[];
+  readonly buffers: ReadonlyMap<string, PlanBuffer>;
+  readonly kernels: ReadonlyMap<string, KernelEntry>;
+  readonly programs: readonly ProgramFacts[];
+  /** The largest value that a size can take. */
+  bound(size: Size): number;
+  /** Groups of ranks over mesh axes; each group by position. */
+  groups(over: readonly string[]): readonly (readonly number[])[];
+}
+
+/** `main[12] (layer.ts:9:16)` */
+export function placeOf(step: StepPlace): string {
+  const { span } = step.step;
+  return span ? `${step.name} (${formatSpan(span)})` : step.name;
+}
+
+/** `layer.ts:9:16` */
+export function formatSpan(span: Span): string {
+  return `${span.file}:${span.line}:${span.column}`;
+}
+
+/** Whether a step is a collective. */
+export function isCollective(step: Step): step is Collective {
+  return step.op === "allGather" || step.op === "allToAll";
+}
+
+/** The collectives among the steps of all programs. */
+export function* collectives(
+  facts: Facts,
+): Generator<{ step: Collective; at: StepFacts }> {
+  for (const { steps } of facts.programs) {
+    for (const at of steps) {
+      if (isCollective(at.step)) yield { step: at.step, at };
+    }
+  }
+}
+
+/** Groups of ranks over mesh axes, each by position. */
+export function groupsOver(mesh: Mesh, ranks: number, over: readonly string[]) {
+  const groups = new Map<string, number[]>();
+  const rest = mesh.map((axis) => axis.name).filter((n) => !over.includes(n));
+  for (let rank = 0; rank < ranks; rank++) {
+    const key = String(positionOver(mesh, rank, rest));
+    const group = groups.get(key) ?? [];
+    group[positionOver(mesh, rank, over)] = rank;
+    groups.set(key, group);
+  }
+  return [...groups.values()];
+}
+
+/** Collect the facts of a plan whose structure is sound. */
+export function collectFacts(plan: Plan): Facts {
+  const everyRank = Array.from({ length: plan.ranks }, (_, rank) => rank);
+  const kernels = new Map(
+    Object.entries(plan.kernels).map(([name, kernel]) =>
+      [name, { name, kernel, facts: readTree(kernel.tree) }] as const
+    ),
+  );
+  const cache = new Map<string, number[][]>();
+  return {
+    plan,
+    everyRank,
+    buffers: new Map(Object.entries(plan.buffers)),
+    kernels,
+    programs: plan.programs.map((program) => ({
+      program,
+      steps: program.steps.map((step, index) => ({
+        step,
+        index,
+        name: `${program.name}[${index}]`,
+        ranks: step.ranks === "all" ? everyRank : step.ranks,
+        ...accesses(step, kernels),
+      })),
+    })),
+    bound: (size) => boundOf(size, plan),
+    groups(over) {
+      const key = JSON.stringify(over);
+      const known = cache.get(key) ?? groupsOver(plan.mesh, plan.ranks, over);
+      cache.set(key, known);
+      return known;
+    },
+  };
+}
+
+/** Buffers that a step reads and writes; for launches by what the kernel's tree does with its bindings. */
+function accesses(
+  step: Step,
+  kernels: ReadonlyMap<string, KernelEntry>,
+): { reads: string[]; writes: string[] } {
+  switch (step.op) {
+    case "copy":
+    case "allGather":
+      return { reads: [step.from], writes: [step.to] };
+    case "allToAll":
+      return {
+        reads: [step.from, step.counts, step.position],
+        writes: [step.to, step.moved],
+      };
+    case "launch": {
+      const tree = kernels.get(step.kernel)!.facts;
+      const reads: string[] = [];
+      const writes: string[] = [];
+      for (const [binding, buffer] of Object.entries(step.bindings)) {
+        if (tree.needs.has(binding)) reads.push(buffer);
+        if (tree.stores.has(binding)) writes.push(buffer);
+      }
+      return { reads, writes };
+    }
+    default:
+      return step satisfies never;
+  }
+}
+
+/** Number of positions over mesh axes of a plan. */
+export function width(facts: Facts, over: readonly string[]): number {
+  return positionsOver(facts.plan.mesh, over);
+}

@@ -1,0 +1,220 @@
+/** Rules that the other rules stand on: the mesh is a mesh, lists have one value per rank, and every name means something. */
+
+import { type MeshAxis, rankCount } from "./mesh.ts";
+import type { PerRank, Plan, Program, Step } from "./plan.ts";
+import { MAX_RANKS } from "./schema.ts";
+import type { Size } from "./size.ts";
+import { isCollective, type Report, type StepPlace } from "./verify_facts.ts";
+
+/** A rule over a plan whose references may not resolve yet. */
+export type StructureCheck = (plan: Plan, report: Report) => void;
+
+/** Every step of a plan with its name. */
+export function* stepsOf(
+  plan: Plan,
+): Generator<StepPlace & { program: Program }> {
+  for (const program of plan.programs) {
+    for (const [index, step] of program.steps.entries()) {
+      yield { step, program, name: `${program.name}[${index}]` };
+    }
+  }
+}
+
+function duplicates(names: readonly string[]): string[] {
+  const seen = new Set<string>();
+  return names.filter((name) => seen.size === seen.add(name).size);
+}
+
+/** The mesh has as many positions as there are ranks, its axes have names of their own, and each is used. */
+export function checkMesh(plan: Plan, report: Report): void {
+  const count = rankCount(plan.mesh);
+  if (count !== plan.ranks || count > MAX_RANKS) {
+    report(
+      "use the mesh",
+      `it has ${count} positions and the plan has ${plan.ranks} ranks`,
+    );
+  }
+  for (const name of duplicates(plan.mesh.map((axis) => axis.name))) {
+    report("use the mesh", `two of its axes are named '${name}'`);
+  }
+  const used = new Set(
+    Object.values(plan.axes).flatMap((axis) => axis.over ?? []),
+  );
+  for (const { step } of stepsOf(plan)) {
+    if (isCollective(step)) { for (const name of step.over) used.add(name); }
+  }
+  const idle = (axis: MeshAxis) => axis.size > 1 && !used.has(axis.name);
+  for (const { name, size } of plan.mesh.filter(idle)) {
+    report(
+      `use mesh axis '${name}'`,
+      `it has ${size} positions and nothing is placed over it. Place an axis over it or leave it out`,
+    );
+  }
+}
+
+/** Values that differ by rank have one entry per rank, and steps name ranks that exist, once, in order. */
+export function checkRanks(plan: Plan, report: Report): void {
+  const wrong = (value: PerRank | readonly unknown[]) =>
+    typeof value !== "number" && value.length !== plan.ranks;
+  const perRank = (what: string, value: PerRank | readonly unknown[]) => {
+    if (!wrong(value)) return;
+    report(
+      `use ${what}`,
+      `it has ${(value as unknown[]).length} entries for ${plan.ranks} ranks`,
+    );
+  };
+  for (const [i, allocation] of plan.allocations.entries()) {
+    perRank(`the bytes of allocation ${i}`, allocation.bytes);
+  }
+  for (const [name, buffer] of Object.entries(plan.buffers)) {
+    perRank(`the bytes of buffer '${name}'`, buffer.bytes);
+    for (const axis of buffer.axes) {
+      perRank(`axis '${axis.axis}' of buffer '${name}'`, axis.size);
+    }
+    if (buffer.data && "ranks" in buffer.data) {
+      perRank(`the data of buffer '${name}'`, buffer.data.ranks);
+    }
+  }
+  for (const weight of plan.weights) {
+    if (weight.pick) {
+      perRank(`the indices of weight '${weight.source}'`, weight.pick.index);
+    }
+  }
+  perRank("the peak bytes", plan.peakBytes);
+  perRank("the local staging", plan.staging.local);
+  perRank("the host staging", plan.staging.host);
+  for (const place of stepsOf(plan)) {
+    const { ranks } = place.step;
+    if (ranks === "all") continue;
+    const ascending = ranks.every((rank, i) =>
+      rank < plan.ranks && (i === 0 || rank > ranks[i - 1]!)
+    );
+    if (!ascending || ranks.length === 0) {
+      report(
+        "use the ranks",
+        `[${ranks.join(", ")}] are not ranks of ${plan.ranks} in order`,
+        place,
+      );
+    }
+  }
+}
+
+/** Names are unique and every name that is used is declared. */
+export function checkReferences(plan: Plan, report: Report): void {
+  const buffers = new Map(Object.entries(plan.buffers));
+  const kernels = new Set(Object.keys(plan.kernels));
+  const mesh = new Set(plan.mesh.map((axis) => axis.name));
+  const counts = new Set(plan.counts);
+  const isMesh = (over: readonly string[], what: string, at?: StepPlace) => {
+    for (const name of over) {
+      if (!mesh.has(name)) {
+        report(
+          `place ${what} over '${name}'`,
+          `the mesh has no axis of that name`,
+          at,
+        );
+      }
+    }
+    for (const name of duplicates(over)) {
+      report(`place ${what} over '${name}'`, "it is named twice", at);
+    }
+  };
+  const isBuffer = (name: string, at: StepPlace) => {
+    if (!buffers.has(name)) {
+      report(`use buffer '${name}'`, "the plan has no such buffer", at);
+    }
+  };
+  const isKernel = (name: string, at: StepPlace) => {
+    if (!kernels.has(name)) {
+      report(`launch kernel '${name}'`, "the plan has no such kernel", at);
+    }
+  };
+  const isSize = (size: Size, at: StepPlace): void => {
+    if (typeof size === "number") return;
+    if ("count" in size) {
+      if (!counts.has(size.count)) {
+        report(
+          `use the length of '${size.count}'`,
+          "it is no run-time axis of the plan",
+          at,
+        );
+      }
+      isMesh(size.over ?? [], `the length of '${size.count}'`, at);
+    } else if ("ceilDiv" in size) isSize(size.ceilDiv[0], at);
+    else {
+      const parts = "mul" in size
+        ? size.mul
+        : "add" in size
+        ? size.add
+        : size.min;
+      for (const part of parts) isSize(part, at);
+    }
+  };
+
+  for (const [name, axis] of Object.entries(plan.axes)) {
+    isMesh(axis.over ?? [], `axis '${name}'`);
+  }
+  for (const [key, buffer] of buffers) {
+    if (buffer.name !== key) {
+      report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
+    }
+    if (buffer.allocation >= plan.allocations.length) {
+      report(
+        `use buffer '${key}'`,
+        `there is no allocation ${buffer.allocation}`,
+      );
+    }
+  }
+  for (const weight of plan.weights) {
+    if (!buffers.has(weight.buffer)) {
+      report(
+        `load weight '${weight.source}'`,
+        `the plan has no buffer '${weight.buffer}'`,
+      );
+    }
+  }
+  for (const name of duplicates(plan.programs.map((p) => p.name))) {
+    report("use the programs", `two are named '${name}'`);
+  }
+  for (const program of plan.programs) {
+    const ports = { ...program.inputs, ...program.outputs };
+    for (const [name, port] of Object.entries(ports)) {
+      if (!buffers.has(port.buffer)) {
+        report(
+          `use '${name}' of program '${program.name}'`,
+          `the plan has no buffer '${port.buffer}'`,
+        );
+      }
+    }
+  }
+  for (const place of stepsOf(plan)) {
+    const { step } = place;
+    for (const name of buffersOf(step)) isBuffer(name, place);
+    if (step.op === "launch") {
+      isKernel(step.kernel, place);
+      for (const size of step.workgroups) isSize(size, place);
+    }
+    if (isCollective(step)) {
+      isMesh(step.over, "the exchange", place);
+      for (const entry of step.local) {
+        isKernel(entry.kernel, place);
+        for (const size of entry.workgroups) isSize(size, place);
+      }
+    }
+  }
+}
+
+/** Every buffer that a step names. */
+export function buffersOf(step: Step): string[] {
+  switch (step.op) {
+    case "launch":
+      return Object.values(step.bindings);
+    case "copy":
+    case "allGather":
+      return [step.from, step.to];
+    case "allToAll":
+      return [step.from, step.to, step.counts, step.position, step.moved];
+    default:
+      return step satisfies never;
+  }
+}
