@@ -1,0 +1,162 @@
+/**
+ * Fuse: decide which nodes get a buffer, and which contractions end in the elementwise work that follows them. Holds after
+ * it: every node is stored, or an alias of a stored one, or written into the kernel of its single user. No kernels yet.
+ */
+
+import type { Graph, Node, Primitive } from "../graph/graph.ts";
+import { usersOf } from "./users.ts";
+
+/** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
+export type FusionClass =
+  | "kernel"
+  | "inline"
+  | "view"
+  | "source"
+  | "tuple"
+  | "part";
+
+/** What each primitive is to the fuser. */
+export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
+  input: "source",
+  param: "source",
+  state: "source",
+  map: "inline",
+  dot: "kernel",
+  reduce: "kernel",
+  softmax: "kernel",
+  rmsNorm: "kernel",
+  rope: "inline",
+  embedding: "inline",
+  rename: "view",
+  split: "view",
+  merge: "view",
+  slice: "inline",
+  concat: "inline",
+  transpose: "inline",
+  cast: "inline",
+  topK: "tuple",
+  route: "tuple",
+  part: "part",
+  dispatch: "kernel",
+  combine: "kernel",
+  cacheWrite: "kernel",
+  attention: "kernel",
+};
+
+/** What fusion decided. */
+export interface Fusion {
+  /** Nodes with a buffer of their own. */
+  readonly stored: ReadonlySet<Node>;
+  /** Stored elementwise node -> the contractions (one, or two with the same left operand) or the combine whose kernel computes it. */
+  readonly absorbs: ReadonlyMap<Node, readonly Node[]>;
+  /** Nodes computed inside another's kernel. */
+  readonly absorbed: ReadonlySet<Node>;
+}
+
+/** How many buffers an elementwise expression may read before it is cut: storage bindings are few. */
+const MAX_LEAVES = 5;
+
+/** Decide storage and fusion. `isMatmul` says which dots the tiled kernel can do. */
+export function fuse(graph: Graph, isMatmul: (node: Node) => boolean): Fusion {
+  const users = usersOf(graph);
+  const required = new Set<Node>([
+    ...Object.values(graph.outputs),
+    ...Object.values(graph.states),
+  ]);
+  const stored = new Set<Node>();
+  for (let i = graph.nodes.length - 1; i >= 0; i--) {
+    const node = graph.nodes[i]!;
+    const kind = FUSION_CLASS[node.primitive];
+    if (kind === "view" || kind === "kernel" || kind === "tuple") {
+      node.inputs.forEach((input, i) => {
+        // A cache write computes its value where it writes it.
+        if (!(node.primitive === "cacheWrite" && i === 1)) required.add(input);
+      });
+    }
+    if (kind === "kernel") stored.add(node);
+    if (
+      kind === "inline" &&
+      (required.has(node) || (users.get(node)?.length ?? 0) > 1)
+    ) stored.add(node);
+  }
+  cutWide(graph, stored);
+  const absorbs = new Map<Node, readonly Node[]>();
+  const absorbed = new Set<Node>();
+  const single = (node: Node) =>
+    users.get(node)?.length === 1 && !isNamed(graph, node);
+  for (const node of graph.nodes) {
+    if (!stored.has(node) || FUSION_CLASS[node.primitive] !== "inline") {
+      continue;
+    }
+    const roots = absorbable(node, stored, single, isMatmul);
+    if (!roots.length) continue;
+    absorbs.set(node, roots);
+    for (const root of roots) {
+      absorbed.add(root);
+      stored.delete(root);
+    }
+  }
+  return { stored, absorbs, absorbed };
+}
+
+function isNamed(graph: Graph, node: Node): boolean {
+  return Object.values(graph.outputs).includes(node) ||
+    Object.values(graph.states).includes(node);
+}
+
+/** Store inner nodes of expressions that would read too many buffers. */
+function cutWide(graph: Graph, stored: Set<Node>): void {
+  const leaves = new Map<Node, Set<Node>>();
+  for (const node of graph.nodes) {
+    if (FUSION_CLASS[node.primitive] !== "inline") {
+      leaves.set(node, new Set([node]));
+      continue;
+    }
+    let set = new Set<Node>();
+    for (const input of node.inputs) {
+      const inner = leaves.get(input)!;
+      if (set.size + inner.size > MAX_LEAVES && inner.size > 1) {
+        stored.add(input);
+        set = new Set([...set, input]);
+      } else set = new Set([...set, ...inner]);
+    }
+    leaves.set(node, stored.has(node) ? new Set([node]) : set);
+  }
+}
+
+/** The contractions or the combine at the leaves of `node`'s expression that have exactly its axes and no other user. */
+function absorbable(
+  node: Node,
+  stored: ReadonlySet<Node>,
+  single: (node: Node) => boolean,
+  isMatmul: (node: Node) => boolean,
+): Node[] {
+  const dots: Node[] = [];
+  const combines: Node[] = [];
+  const visit = (inner: Node): void => {
+    for (const input of inner.inputs) {
+      if (input.axes.join() !== node.axes.join()) continue;
+      const elementwise = input.primitive === "map" ||
+        input.primitive === "cast";
+      if (elementwise && !stored.has(input)) visit(input);
+      else if (single(input) && input.primitive === "combine") {
+        combines.push(input);
+      } else if (
+        single(input) && input.primitive === "dot" && isMatmul(input)
+      ) dots.push(input);
+    }
+  };
+  if (node.primitive === "map" || node.primitive === "cast") visit(node);
+  if (!dots.length) return combines.slice(0, 1);
+  const [first] = dots;
+  const partner = dots.slice(1).find((dot) =>
+    dot.inputs[0] === first!.inputs[0] && sameContraction(dot, first!)
+  );
+  return partner ? [first!, partner] : [first!];
+}
+
+function sameContraction(a: Node, b: Node): boolean {
+  return a.primitive === "dot" && b.primitive === "dot" &&
+    a.params.over.join() === b.params.over.join() &&
+    a.inputs[1]!.axes.join() === b.inputs[1]!.axes.join();
+}

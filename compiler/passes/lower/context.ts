@@ -1,0 +1,293 @@
+/** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
+
+import type { StoredDType } from "../../../spec/dtype.ts";
+import { STORED_BYTES } from "../../../spec/dtype.ts";
+import { invariant } from "../../../spec/errors.ts";
+import { type Expr } from "../../../spec/kernel/tree.ts";
+import type { Kernel } from "../../../spec/kernel/tree.ts";
+import { load, mul, u32 } from "../../../spec/kernel/build.ts";
+import {
+  type BufferAxis,
+  onRank,
+  type PerRank,
+  type PlanBuffer,
+  type PlanWeight,
+  type Step,
+  type StepPart,
+} from "../../../spec/plan.ts";
+import type { Size } from "../../../spec/size.ts";
+import type { Graph, Lambda, Node, ScalarFunction } from "../../graph/graph.ts";
+import type { Fusion } from "../fuse.ts";
+import { axisSize, localBound, perRank, type Placed } from "../place.ts";
+import type { RouteResults } from "./route.ts";
+import type { KernelScope } from "./scope.ts";
+
+/** A buffer before memory is assigned. */
+export type BufferDraft = Omit<PlanBuffer, "allocation">;
+
+/**
+ * Where a node's value lies: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then
+ * memory is rows × rest). `rows.through`: rows are found through this buffer (grouped row -> row), else row = grouped row.
+ */
+export interface Storage {
+  readonly buffer: string;
+  readonly dtype: StoredDType;
+  readonly axes: readonly string[];
+  readonly rowStride?: number;
+  readonly rows?: {
+    readonly routing: RoutingBuffers;
+    readonly through?: string;
+  };
+}
+
+/** The buffers of one routing, made once and shared by its dispatches and combines. */
+export interface RoutingBuffers {
+  readonly number: number;
+  readonly node: Node;
+  readonly expert: string;
+  readonly topK: number;
+  readonly over: readonly string[];
+  readonly splits: readonly number[];
+  /** Rows sent and received at most, and the host's bound at run time. */
+  readonly sendBound: PerRank;
+  readonly receiveBound: PerRank;
+  readonly receiveSize: Size;
+  readonly sendSize: Size;
+  /** The most rows between two ranks. */
+  readonly pairSize: Size;
+  readonly tileSize: Size;
+  readonly sendRow: string;
+  readonly counts: string;
+  /** Counts of every rank of the group; `counts` itself where there is one rank. */
+  readonly countsAll: string;
+  readonly position: string;
+  readonly tiles: string;
+  readonly rowOf: string;
+  readonly expertOf: string;
+  readonly rowCount: string;
+}
+
+/** State of one lowering. */
+export interface Lowering {
+  readonly graph: Graph;
+  readonly placed: Placed;
+  readonly fusion: Fusion;
+  readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
+  readonly buffers: Map<string, BufferDraft>;
+  readonly kernels: Map<string, Kernel>;
+  readonly steps: Step[];
+  readonly storages: Map<Node, Storage>;
+  readonly routings: Map<Node, RoutingBuffers>;
+  /** What route and topK nodes leave. */
+  readonly results: Map<Node, RouteResults>;
+  /** Dispatched values that travel back: stored where their rows were received. */
+  readonly goesBack: ReadonlySet<Node>;
+  /** Kernel text -> its name, so that equal kernels are one. */
+  readonly kernelNames: Map<string, string>;
+  readonly numbers: Map<string, number>;
+  /** Rotary tables by `ropeKey`. */
+  readonly ropeTables: Map<string, string>;
+  /** Nodes whose value lives on dispatched rows -> their route node. */
+  readonly dispatched: ReadonlyMap<Node, Node>;
+  readonly weights: PlanWeight[];
+  readonly layouts: ReadonlyMap<Node, ParamLayout>;
+}
+
+/** How a parameter lies in its buffer. */
+export interface ParamLayout {
+  /** Axes in memory order. */
+  readonly axes: readonly string[];
+  readonly rowStride?: number;
+  readonly stored: StoredDType;
+  /** Each rank holds only its own experts of this axis. */
+  readonly localExperts?: string;
+}
+
+/** The name of the buffer with this rank's run-time lengths. */
+export const LENGTHS = "lengths";
+
+/** `base`, or `base.2`, `base.3`, … if it is taken. */
+export function freshName(lowering: Lowering, base: string): string {
+  const n = (lowering.numbers.get(base) ?? 0) + 1;
+  lowering.numbers.set(base, n);
+  return n === 1 ? base : `${base}.${n}`;
+}
+
+/** Add a buffer; bytes follow from its axes. Returns its name. */
+export function addBuffer(
+  lowering: Lowering,
+  buffer: Omit<BufferDraft, "bytes">,
+): string {
+  const bytes = perRank(
+    Array.from({ length: lowering.placed.ranks }, (_, rank) => {
+      const sizes = buffer.axes.map((axis) => onRank(axis.size, rank));
+      if (buffer.rowStride !== undefined) {
+        sizes[sizes.length - 1] = buffer.rowStride;
+      }
+      const elements = sizes.reduce((product, size) => product * size, 1);
+      return Math.max(
+        4,
+        Math.ceil(elements * STORED_BYTES[buffer.dtype] / 4) * 4,
+      );
+    }),
+  );
+  invariant(!lowering.buffers.has(buffer.name), `two buffers '${buffer.name}'`);
+  lowering.buffers.set(buffer.name, { ...buffer, bytes });
+  return buffer.name;
+}
+
+/** A scratch buffer for `axes` of the model, or explicit ones. */
+export function addScratch(
+  lowering: Lowering,
+  base: string,
+  dtype: StoredDType,
+  axes: readonly BufferAxis[],
+): string {
+  return addBuffer(lowering, {
+    name: freshName(lowering, base),
+    kind: "scratch",
+    dtype,
+    axes,
+  });
+}
+
+/** The axes of a tensor as a buffer has them: local bounds, run-time lengths marked. */
+export function bufferAxes(
+  lowering: Lowering,
+  axes: readonly string[],
+): BufferAxis[] {
+  return axes.map((axis) => {
+    const { dynamic, size } = lowering.placed.axes[axis]!;
+    return dynamic
+      ? {
+        axis,
+        size: perRank(localBound(lowering.placed, axis)),
+        dynamic: true,
+      }
+      : { axis, size };
+  });
+}
+
+/** The length of an axis inside a kernel: a constant, or read from the lengths buffer. */
+export function lengthOf(
+  lowering: Lowering,
+  scope: KernelScope,
+  axis: string,
+): Expr {
+  const { dynamic, size } = lowering.placed.axes[axis]!;
+  if (!dynamic) return u32(size);
+  return load(
+    scope.read(LENGTHS),
+    u32(lowering.placed.counts.indexOf(axis)),
+    "u32",
+  );
+}
+
+/** The product of lengths inside a kernel. */
+export function productOf(
+  lowering: Lowering,
+  scope: KernelScope,
+  axes: readonly string[],
+): Expr {
+  return axes.map((axis) => lengthOf(lowering, scope, axis)).reduce(
+    (a, b) => mul(a, b),
+    u32(1),
+  );
+}
+
+/** The product of fixed lengths; run-time axes are a bug here. */
+export function fixedProduct(
+  lowering: Lowering,
+  axes: readonly string[],
+): number {
+  return axes.reduce((product, axis) => {
+    const { dynamic, size } = lowering.placed.axes[axis]!;
+    invariant(!dynamic, `axis '${axis}' has no fixed length`);
+    return product * size;
+  }, 1);
+}
+
+/** The host's product of lengths. */
+export function sizeOf(
+  lowering: Lowering,
+  axes: readonly string[],
+  over?: readonly string[],
+): Size {
+  const factors = axes.map((axis) => axisSize(lowering.placed, axis, over));
+  const fixed = factors.reduce<number>(
+    (n, size) => typeof size === "number" ? n * size : n,
+    1,
+  );
+  const rest = factors.filter((size) => typeof size !== "number");
+  if (!rest.length) return fixed;
+  if (rest.length === 1 && fixed === 1) return rest[0]!;
+  return { mul: fixed === 1 ? rest : [...rest, fixed] };
+}
+
+/** Add a kernel once, however often it is made. Returns its name. */
+export function addKernel(lowering: Lowering, kernel: Kernel): string {
+  const key = JSON.stringify([
+    kernel.workgroupSize,
+    kernel.bindings,
+    kernel.shared,
+    kernel.body,
+  ]);
+  const known = lowering.kernelNames.get(key);
+  if (known) return known;
+  let name = kernel.name;
+  for (let n = 2; lowering.kernels.has(name); n++) name = `${kernel.name}_${n}`;
+  lowering.kernels.set(name, { ...kernel, name });
+  lowering.kernelNames.set(key, name);
+  return name;
+}
+
+/** Add a launch of a kernel. `bindings` maps its binding names to buffers. */
+export function addLaunch(
+  lowering: Lowering,
+  node: Node,
+  kernel: Kernel,
+  bindings: { readonly [binding: string]: string },
+  workgroups: readonly [Size, Size, Size],
+  part?: StepPart,
+): void {
+  lowering.steps.push({
+    op: "launch",
+    ranks: "all",
+    kernel: addKernel(lowering, kernel),
+    bindings: Object.fromEntries(kernel.bindings.map((binding) => {
+      const buffer = bindings[binding.name];
+      invariant(
+        buffer !== undefined,
+        `kernel '${kernel.name}' has no buffer for '${binding.name}'`,
+      );
+      return [binding.name, buffer];
+    })),
+    workgroups,
+    ...about(node, part),
+  });
+}
+
+/** Label, span and part of a step. */
+export function about(
+  node: Node,
+  part?: StepPart,
+): { label: string; span?: NonNullable<Node["span"]>; part?: StepPart } {
+  return {
+    label: labelOf(node),
+    ...(node.span ? { span: node.span } : {}),
+    ...(part ? { part } : {}),
+  };
+}
+
+/** `dot over embed : f32[token ffn]` */
+export function labelOf(node: Node): string {
+  const verb = node.primitive === "map" ? node.params.verb : node.primitive;
+  const over = "over" in node.params
+    ? ` over ${
+      Array.isArray(node.params.over)
+        ? node.params.over.join(" ")
+        : node.params.over
+    }`
+    : "";
+  return `${verb}${over} : ${node.dtype}[${node.axes.join(" ")}]`;
+}

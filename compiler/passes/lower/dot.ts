@@ -1,0 +1,246 @@
+/** Contractions: the tiled matmul where the right operand is a parameter in its layout, a general kernel elsewhere. */
+
+import { invariant } from "../../../spec/errors.ts";
+import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { contract } from "../../kernels/contract.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import {
+  DEFAULT_TILE,
+  matmul,
+  matmulGrid,
+  type MatmulOptions,
+} from "../../kernels/matmul.ts";
+import { type At, atFlat, atMapped, atWith } from "./at.ts";
+import {
+  addLaunch,
+  fixedProduct,
+  lengthOf,
+  type Lowering,
+  type ParamLayout,
+  productOf,
+  sizeOf,
+  type Storage,
+} from "./context.ts";
+import {
+  atRow,
+  emitValue,
+  finish,
+  indexIn,
+  loadFrom,
+  rowIn,
+  storeTo,
+} from "./emit.ts";
+import { dotShape } from "./params.ts";
+import { storageFor } from "./storage.ts";
+import { KernelScope } from "./scope.ts";
+
+/** Whether the tiled kernel can do a dot: a parameter on the right, laid out for it, and no batch axis but local experts. */
+export function isMatmul(
+  node: Node,
+  layouts: ReadonlyMap<Node, ParamLayout>,
+  dispatched: ReadonlyMap<Node, Node>,
+): boolean {
+  if (node.primitive !== "dot") return false;
+  const layout = layouts.get(node.inputs[1]!);
+  if (!layout) return false;
+  const { batch, over, rows, columns } = dotShape(node);
+  const wanted = [...batch, ...over, ...columns];
+  if (layout.axes.join() !== wanted.join() || columns.length === 0) {
+    return false;
+  }
+  if (columns.length > 1 && layout.rowStride !== undefined) return false;
+  const route = dispatched.get(node.inputs[0]!);
+  if (!route) return batch.length === 0 && rows.length > 0;
+  return route.primitive === "route" && batch.length === 1 &&
+    batch[0] === route.params.expert &&
+    rows.join() === route.params.slot;
+}
+
+/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. */
+export function lowerMatmul(
+  lowering: Lowering,
+  target: Node,
+  dots: readonly NodeOf<"dot">[],
+): void {
+  const scope = new KernelScope(lowering);
+  const [first] = dots;
+  const { over, rows, columns } = dotShape(first!);
+  const left = lowering.storages.get(first!.inputs[0]!)!;
+  invariant(left, "the left operand of a dot is not stored");
+  const k = fixedProduct(lowering, over);
+  const width = fixedProduct(lowering, columns);
+  const route = lowering.dispatched.get(target);
+  const routing = route ? lowering.routings.get(route)! : undefined;
+  const storage = storageFor(lowering, target);
+  const weights = dots.map((dot) => {
+    const param = lowering.storages.get(dot.inputs[1]!)!;
+    return {
+      binding: scope.read(param.buffer),
+      stored: param.dtype,
+      rowStride: param.rowStride ?? width,
+    };
+  });
+  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const rowAt = (row: Expr): At =>
+    routing
+      ? atRow(
+        atMapped((axis) => invariantAxis(axis)),
+        row,
+        routing.expert,
+        u32(0),
+      )
+      : atFlat(rows, row, length);
+  const contiguous =
+    [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
+    left.rowStride === undefined;
+  invariant(
+    contiguous || over.length === 1,
+    "a contraction over several axes that do not lie side by side",
+  );
+  const innerLength = left.axes.slice(left.axes.indexOf(over[0]!) + 1);
+  const stride = contiguous ? u32(1) : productOf(lowering, scope, innerLength);
+  const leftBinding = scope.read(left.buffer);
+  const options: MatmulOptions = {
+    bindings: scope.bindings,
+    name: `${routing ? "grouped_" : ""}matmul${
+      dots.length > 1 ? "_pair" : ""
+    }_${k}x${width}`,
+    k,
+    columns: width,
+    weights,
+    tile: DEFAULT_TILE,
+    rows: routing ? u32(0) : productOf(lowering, scope, rows),
+    ...(routing ? { grouped: { tiles: scope.read(routing.tiles) } } : {}),
+    leftRow: (row) =>
+      contiguous
+        ? mul(left.rows ? rowIn(scope, left, rowAt(row)) : row, u32(k))
+        : indexIn(
+          lowering,
+          scope,
+          left,
+          atWith(rowAt(row), { [over[0]!]: u32(0) }),
+        ),
+    left: (base, i) => load(leftBinding, add(base, mul(i, stride))),
+    epilogue: ({ row, column, expert }, sums) => {
+      const at = matmulAt(
+        rows,
+        columns,
+        { row, column, width, length },
+        routing && { axis: routing.expert, expert },
+      );
+      return scope.block(() =>
+        writeTarget(lowering, scope, target, storage, at, dots, sums)
+      );
+    },
+  };
+  const tiles = routing ? routing.tileSize : sizeOf(lowering, rows);
+  addLaunch(
+    lowering,
+    target,
+    matmul(options),
+    scope.buffers,
+    matmulGrid(options, tiles),
+  );
+}
+
+function invariantAxis(axis: string): Expr {
+  throw new Error(`internal: no index for axis '${axis}' on dispatched rows`);
+}
+
+function matmulAt(
+  rows: readonly string[],
+  columns: readonly string[],
+  place: {
+    row: Expr;
+    column: Expr;
+    width: number;
+    length: (axis: string) => Expr;
+  },
+  routed: { axis: string; expert: Expr } | undefined,
+): At {
+  const { row, column, width, length } = place;
+  const inner = atFlat(columns, column, length);
+  if (routed) return atRow(inner, row, routed.axis, routed.expert);
+  const outer = atFlat(rows, row, length);
+  return {
+    flat: {
+      order: [...rows, ...columns],
+      index: add(mul(row, u32(width)), column),
+    },
+    get: (axis) => columns.includes(axis) ? inner.get(axis) : outer.get(axis),
+  };
+}
+
+/** Store the value of `target` given what its kernel computed for `roots`. */
+export function writeTarget(
+  lowering: Lowering,
+  scope: KernelScope,
+  target: Node,
+  storage: Storage,
+  at: At,
+  roots: readonly Node[],
+  values: readonly Expr[],
+): Stmt[] {
+  const known = new Map(
+    roots.map((root, i) => [root, finish(root, scope.bindValue(values[i]!))]),
+  );
+  return [
+    storeTo(
+      lowering,
+      scope,
+      storage,
+      at,
+      emitValue(lowering, scope, target, at, known),
+    ),
+  ];
+}
+
+/** Lower a dot that the tiled kernel cannot do: one invocation per element. */
+export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
+  const scope = new KernelScope(lowering);
+  const [left, right] = node.inputs as [Node, Node];
+  const { over } = node.params;
+  invariant(
+    !lowering.dispatched.has(node),
+    "a general contraction on dispatched rows",
+  );
+  const storage = storageFor(lowering, node);
+  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const operand = (input: Node) => (i: Expr, k: Expr) => {
+    const at = atFlat(node.axes, i, length);
+    const inner = atFlat(over, k, length);
+    const joined = atMapped((axis) =>
+      over.includes(axis) ? inner.get(axis) : at.get(axis)
+    );
+    return loadFrom(lowering, scope, lowering.storages.get(input)!, joined);
+  };
+  const kernel = contract({
+    name: `contract_${over.join("_")}`,
+    count: productOf(lowering, scope, node.axes),
+    length: productOf(lowering, scope, over),
+    bindings: scope.bindings,
+    left: operand(left),
+    right: operand(right),
+    epilogue: (i, sum) =>
+      scope.block(() =>
+        writeTarget(
+          lowering,
+          scope,
+          node,
+          storage,
+          atFlat(node.axes, i, length),
+          [node],
+          [sum],
+        )
+      ),
+  });
+  addLaunch(
+    lowering,
+    node,
+    kernel,
+    scope.buffers,
+    elementwiseGrid(sizeOf(lowering, node.axes)),
+  );
+}

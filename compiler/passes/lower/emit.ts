@@ -1,0 +1,362 @@
+/** Expressions: the value of a node at a place, inlining elementwise nodes down to loads of what is stored. */
+
+import { invariant, ModelError } from "../../../spec/errors.ts";
+import {
+  add,
+  binary,
+  call,
+  convert,
+  div,
+  load,
+  loadStored,
+  lt,
+  mul,
+  rem,
+  select,
+  store,
+  sub,
+  u32,
+} from "../../../spec/kernel/build.ts";
+import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type {
+  Node,
+  NodeOf,
+  Primitive,
+  ScalarFunction,
+} from "../../graph/graph.ts";
+import { type At, atMapped, atWith, flatIndex } from "./at.ts";
+import { lengthOf, type Lowering, type Storage } from "./context.ts";
+import type { KernelScope } from "./scope.ts";
+
+/** Values that the kernel at hand has already computed. */
+export type Known = ReadonlyMap<Node, Expr>;
+
+const NOTHING_KNOWN: Known = new Map();
+
+/** The value of `node` at `at`, rounded to its dtype. */
+export function emitValue(
+  lowering: Lowering,
+  scope: KernelScope,
+  node: Node,
+  at: At,
+  known: Known = NOTHING_KNOWN,
+): Expr {
+  const value = known.get(node);
+  if (value) return value;
+  const storage = lowering.storages.get(node);
+  if (storage) return loadFrom(lowering, scope, storage, at);
+  const rule = INLINE[node.primitive] as InlineRule<Primitive> | undefined;
+  invariant(rule, `'${node.primitive}' is neither stored nor inline`);
+  return finish(node, rule({ lowering, scope, node, at, known }));
+}
+
+/** Round to f16 where the node computes in it, and convert to its type. */
+export function finish(node: Node, value: Expr): Expr {
+  if (node.dtype === "f16") return call("roundF16", value);
+  return convert(node.dtype, value);
+}
+
+/** The element of a stored value at a place. */
+export function loadFrom(
+  lowering: Lowering,
+  scope: KernelScope,
+  storage: Storage,
+  at: At,
+): Expr {
+  const index = indexIn(lowering, scope, storage, at);
+  return loadStored(scope.read(storage.buffer), storage.dtype, index);
+}
+
+/** Write the value of `node` at a place of its storage. */
+export function storeTo(
+  lowering: Lowering,
+  scope: KernelScope,
+  storage: Storage,
+  at: At,
+  value: Expr,
+): Stmt {
+  return store(
+    scope.write(storage.buffer),
+    indexIn(lowering, scope, storage, at),
+    value,
+  );
+}
+
+/** The index of a place in a stored value's buffer. */
+export function indexIn(
+  lowering: Lowering,
+  scope: KernelScope,
+  storage: Storage,
+  at: At,
+): Expr {
+  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  if (!storage.rows) {
+    if (storage.rowStride === undefined) {
+      return flatIndex(at, storage.axes, length);
+    }
+    const last = storage.axes.at(-1)!;
+    return storage.axes.reduce<Expr>(
+      (index, axis) =>
+        add(
+          mul(index, axis === last ? u32(storage.rowStride!) : length(axis)),
+          at.get(axis),
+        ),
+      u32(0),
+    );
+  }
+  return add(
+    mul(rowIn(scope, storage, at), restLength(lowering, scope, storage)),
+    flatIndex(at, storage.axes, length),
+  );
+}
+
+/** The memory row of a dispatched value at a place. */
+export function rowIn(scope: KernelScope, storage: Storage, at: At): Expr {
+  const row = at.get("slot of the routing");
+  const through = storage.rows!.through;
+  return through ? load(scope.read(through), row, "u32") : row;
+}
+
+function restLength(
+  lowering: Lowering,
+  scope: KernelScope,
+  storage: Storage,
+): Expr {
+  return storage.axes.map((axis) => lengthOf(lowering, scope, axis)).reduce(
+    (a, b) => mul(a, b),
+    u32(1),
+  );
+}
+
+/** The place of one grouped row: the routing's expert axis is the local expert of that row. */
+export function atRow(at: At, row: Expr, expertAxis: string, expert: Expr): At {
+  return atWith(at, { "slot of the routing": row, [expertAxis]: expert });
+}
+
+/** Put arguments into a scalar function. Arithmetic takes the type of its operands, so i32 tensors stay exact. */
+export function applyScalar(
+  scope: KernelScope,
+  fn: ScalarFunction,
+  args: readonly Expr[],
+): Expr {
+  const locals = new Map<string, Expr>(
+    args.map((arg, i) => [`p${i}`, scope.bindValue(arg)]),
+  );
+  for (const { name, value } of fn.lets) {
+    locals.set(name, scope.bindValue(substitute(value, locals)));
+  }
+  return substitute(fn.result, locals);
+}
+
+function substitute(expr: Expr, locals: ReadonlyMap<string, Expr>): Expr {
+  const sub_ = (inner: Expr) => substitute(inner, locals);
+  switch (expr.op) {
+    case "local":
+      return locals.get(expr.name) ?? expr;
+    case "binary": {
+      const [a, b] = unify(sub_(expr.a), sub_(expr.b));
+      return binary(expr.fn, a, b);
+    }
+    case "unary": {
+      const a = sub_(expr.a);
+      return { ...expr, a, type: a.type };
+    }
+    case "call":
+      return {
+        ...expr,
+        args: expr.args.map((arg) => convert("f32", sub_(arg))),
+      };
+    case "select": {
+      const [a, b] = unify(sub_(expr.a), sub_(expr.b));
+      return select(sub_(expr.condition), a, b);
+    }
+    case "convert":
+      return convert(expr.type, sub_(expr.a));
+    case "bitcast":
+      return { ...expr, a: sub_(expr.a) };
+    default:
+      return expr;
+  }
+}
+
+/** Give a constant the type of its partner. */
+function unify(a: Expr, b: Expr): [Expr, Expr] {
+  if (a.type === b.type) return [a, b];
+  if (
+    a.op === "const" && typeof a.value === "number" && Number.isInteger(a.value)
+  ) return [{ ...a, type: b.type }, b];
+  if (
+    b.op === "const" && typeof b.value === "number" && Number.isInteger(b.value)
+  ) return [a, { ...b, type: a.type }];
+  return [convert("f32", a), convert("f32", b)];
+}
+
+interface Inline<P extends Primitive> {
+  readonly lowering: Lowering;
+  readonly scope: KernelScope;
+  readonly node: NodeOf<P>;
+  readonly at: At;
+  readonly known: Known;
+}
+type InlineRule<P extends Primitive> = (inline: Inline<P>) => Expr;
+
+function input<P extends Primitive>(
+  { lowering, scope, node, known }: Inline<P>,
+  i: number,
+  at: At,
+): Expr {
+  return emitValue(lowering, scope, node.inputs[i]!, at, known);
+}
+
+/** Nodes that are expressions over their inputs. */
+const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
+  map(inline) {
+    const { lowering, scope, node, at } = inline;
+    const fn = node.params.lambda.lowered ??
+      lowering.scalars.get(node.params.lambda);
+    invariant(fn, "a lambda was not lowered");
+    return applyScalar(
+      scope,
+      fn,
+      node.inputs.map((_, i) => input(inline, i, at)),
+    );
+  },
+  cast(inline) {
+    return input(inline, 0, inline.at);
+  },
+  transpose(inline) {
+    return input(inline, 0, inline.at);
+  },
+  rename(inline) {
+    const { from, to } = inline.node.params;
+    return input(
+      inline,
+      0,
+      atMapped((axis) => inline.at.get(axis === from ? to : axis)),
+    );
+  },
+  split(inline) {
+    const { axis: whole, into } = inline.node.params;
+    const { lowering, scope, at } = inline;
+    return input(
+      inline,
+      0,
+      atMapped((axis) =>
+        axis === whole
+          ? into.reduce<Expr>(
+            (index, part) =>
+              add(mul(index, lengthOf(lowering, scope, part)), at.get(part)),
+            u32(0),
+          )
+          : at.get(axis)
+      ),
+    );
+  },
+  merge(inline) {
+    const { axes, to } = inline.node.params;
+    const { lowering, scope, at } = inline;
+    return input(
+      inline,
+      0,
+      atMapped((axis) => {
+        const i = axes.indexOf(axis);
+        if (i < 0) return at.get(axis);
+        const inner = axes.slice(i + 1).map((a) => lengthOf(lowering, scope, a))
+          .reduce((a, b) => mul(a, b), u32(1));
+        const outer = div(at.get(to), inner);
+        return i === 0 ? outer : rem(outer, lengthOf(lowering, scope, axis));
+      }),
+    );
+  },
+  slice(inline) {
+    const { axis: whole, start, to } = inline.node.params;
+    return input(
+      inline,
+      0,
+      atMapped((axis) =>
+        axis === whole
+          ? add(inline.at.get(to), u32(start))
+          : inline.at.get(axis)
+      ),
+    );
+  },
+  concat(inline) {
+    const { lowering, scope, node, at } = inline;
+    const { axes, to } = node.params;
+    const position = scope.bindValue(at.get(to));
+    let end: Expr = u32(0);
+    let result: Expr | undefined;
+    const parts = axes.map((axis, i) => {
+      const start = end;
+      const length = lengthOf(lowering, scope, axis);
+      end = add(end, length);
+      // A part is read at a place that exists even where another part is chosen.
+      const inside = select(lt(position, start), u32(0), sub(position, start));
+      const clamped = binary("min", inside, sub(length, u32(1)));
+      const value = input(
+        inline,
+        i,
+        atMapped((a) => a === axis ? clamped : at.get(a)),
+      );
+      return { end, value };
+    });
+    for (const part of parts.reverse()) {
+      result = result
+        ? select(lt(position, part.end), part.value, result)
+        : part.value;
+    }
+    return result!;
+  },
+  embedding(inline) {
+    const { node, at } = inline;
+    const table = node.params.over;
+    const id = convert("u32", input(inline, 1, at));
+    return input(
+      inline,
+      0,
+      atMapped((axis) => axis === table ? id : at.get(axis)),
+    );
+  },
+  rope(inline) {
+    const { lowering, scope, node, at } = inline;
+    const { over, interleaved } = node.params;
+    const half = lowering.placed.axes[over]!.size / 2;
+    const j = scope.bindValue(at.get(over));
+    const pair = interleaved ? div(j, u32(2)) : rem(j, u32(half));
+    const second = interleaved
+      ? binary("eq", rem(j, u32(2)), u32(1))
+      : binary("ge", j, u32(half));
+    const step = interleaved ? 1 : half;
+    const partner = select(second, sub(j, u32(step)), add(j, u32(step)));
+    const table = lowering.ropeTables.get(ropeKey(node))!;
+    const row = mul(convert("u32", input(inline, 1, at)), u32(half * 2));
+    const binding = scope.read(table);
+    const cos = load(binding, add(row, pair));
+    const sin = load(binding, add(row, u32(half), pair));
+    const x = input(inline, 0, at);
+    const other = input(
+      inline,
+      0,
+      atWith(atMapped((axis) => at.get(axis)), { [over]: partner }),
+    );
+    // (x0 cos - x1 sin, x1 cos + x0 sin)
+    const signed = select(second, other, {
+      op: "unary",
+      type: "f32",
+      fn: "neg",
+      a: other,
+    });
+    return call("fma", signed, sin, mul(x, cos));
+  },
+  part() {
+    throw new ModelError(
+      "Cannot read a part of a routing: it has no buffer. This is a bug",
+    );
+  },
+};
+
+/** Rope nodes with one key share a table. */
+export function ropeKey(node: NodeOf<"rope">): string {
+  const { inverseFrequencies, scale, positions } = node.params;
+  return JSON.stringify([inverseFrequencies, scale, positions]);
+}

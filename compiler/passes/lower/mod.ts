@@ -1,0 +1,163 @@
+/**
+ * Lower: every stored node becomes launches and collectives over buffers. Holds after it: the steps, in order, compute
+ * every output; buffers have sizes but no memory yet. Kernels come from `kernels/`, fused with their neighbours here.
+ */
+
+import { invariant } from "../../../spec/errors.ts";
+import { storedDType } from "../../../spec/dtype.ts";
+import type { Port } from "../../../spec/plan.ts";
+import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import { lowerAttention } from "./attention.ts";
+import {
+  addBuffer,
+  bufferAxes,
+  freshName,
+  LENGTHS,
+  type Lowering,
+} from "./context.ts";
+import { isMatmul, lowerContract, lowerMatmul } from "./dot.ts";
+import {
+  lowerCacheWrite,
+  lowerElementwise,
+  lowerOutputCopy,
+} from "./elementwise.ts";
+import { ropeKey } from "./emit.ts";
+import { lowerCombine, lowerDispatch } from "./moe.ts";
+import { addParam } from "./params.ts";
+import { lowerRoute, lowerTopK } from "./route.ts";
+import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
+import { lowerView } from "./view.ts";
+
+type Rule<P extends Primitive> = (lowering: Lowering, node: NodeOf<P>) => void;
+
+/** Stored nodes by primitive; elementwise primitives share a rule. */
+const RULES: { readonly [P in Primitive]: Rule<P> } = {
+  input: (lowering, node) => addSource(lowering, node, "input"),
+  state: (lowering, node) => addSource(lowering, node, "state"),
+  param: addParam,
+  map: lowerElementwise,
+  cast: lowerElementwise,
+  rope: lowerElementwise,
+  embedding: lowerElementwise,
+  slice: lowerElementwise,
+  concat: lowerElementwise,
+  transpose: lowerElementwise,
+  rename: lowerView,
+  split: lowerView,
+  merge: lowerView,
+  dot: lowerDot,
+  reduce: lowerReduce,
+  softmax: lowerSoftmax,
+  rmsNorm: lowerRmsNorm,
+  topK: lowerTopK,
+  route: lowerRoute,
+  part: lowerView,
+  dispatch: lowerDispatch,
+  combine: (lowering, node) => lowerCombine(lowering, node, node),
+  cacheWrite: lowerCacheWrite,
+  attention: lowerAttention,
+};
+
+/** Lower the whole graph into `lowering`; returns the ports of the program. */
+export function lowerGraph(
+  lowering: Lowering,
+): { inputs: { [name: string]: Port }; outputs: { [name: string]: Port } } {
+  addBuffer(lowering, {
+    name: LENGTHS,
+    kind: "counts",
+    dtype: "u32",
+    axes: [{
+      axis: "run-time axes",
+      size: Math.max(1, lowering.placed.counts.length),
+    }],
+  });
+  const inputs: { [name: string]: Port } = {};
+  for (const node of lowering.graph.nodes) {
+    lowerNode(lowering, node);
+    if (node.primitive === "input") {
+      inputs[node.params.name] = portOf(node, node.params.name);
+    }
+  }
+  const outputs: { [name: string]: Port } = {};
+  for (const [name, node] of Object.entries(lowering.graph.outputs)) {
+    outputs[name] = portOf(node, outputBuffer(lowering, name, node));
+  }
+  return { inputs, outputs };
+}
+
+function lowerNode(lowering: Lowering, node: Node): void {
+  const { stored, absorbs, absorbed } = lowering.fusion;
+  if (absorbed.has(node)) return;
+  const roots = absorbs.get(node);
+  if (roots?.[0]?.primitive === "combine") {
+    return lowerCombine(lowering, node, roots[0]);
+  }
+  if (roots) return lowerMatmul(lowering, node, roots as NodeOf<"dot">[]);
+  if (node.primitive === "rope") addRopeTable(lowering, node);
+  const inline = RULES[node.primitive] === lowerElementwise as Rule<Primitive>;
+  if (inline && !stored.has(node)) return;
+  (RULES[node.primitive] as Rule<Primitive>)(lowering, node);
+}
+
+function addSource(
+  lowering: Lowering,
+  node: NodeOf<"input"> | NodeOf<"state">,
+  kind: "input" | "state",
+): void {
+  const { name } = node.params;
+  const dtype = storedDType(node.dtype);
+  addBuffer(lowering, {
+    name,
+    kind,
+    dtype,
+    axes: bufferAxes(lowering, node.axes),
+  });
+  lowering.storages.set(node, { buffer: name, dtype, axes: node.axes });
+}
+
+function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
+  if (isMatmul(node, lowering.layouts, lowering.dispatched)) {
+    lowerMatmul(lowering, node, [node]);
+  } else lowerContract(lowering, node);
+}
+
+/** cos and sin by position, made at load. */
+function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
+  const key = ropeKey(node);
+  if (lowering.ropeTables.has(key)) return;
+  const { inverseFrequencies, scale, positions } = node.params;
+  const name = addBuffer(lowering, {
+    name: freshName(lowering, "rope"),
+    kind: "rope",
+    dtype: "f32",
+    axes: [{ axis: "position", size: positions }, {
+      axis: "cos and sin",
+      size: inverseFrequencies.length * 2,
+    }],
+    rope: { inverseFrequencies, scale },
+  });
+  lowering.ropeTables.set(key, name);
+}
+
+/** The buffer that holds an output: its own, or a copy if the value lies elsewhere or otherwise. */
+function outputBuffer(lowering: Lowering, name: string, node: Node): string {
+  const storage = lowering.storages.get(node);
+  invariant(storage, `output '${name}' is not stored`);
+  const draft = lowering.buffers.get(storage.buffer)!;
+  const plain = !storage.rows && storage.rowStride === undefined &&
+    storage.axes.join() === node.axes.join();
+  if (plain && draft.kind === "output") return storage.buffer;
+  if (plain && draft.kind === "scratch") {
+    lowering.buffers.set(storage.buffer, { ...draft, kind: "output" });
+    return storage.buffer;
+  }
+  return lowerOutputCopy(lowering, name, node);
+}
+
+function portOf(node: Node, buffer: string): Port {
+  return {
+    buffer,
+    dtype: node.dtype === "f16" ? "f32" : node.dtype,
+    axes: node.axes,
+  };
+}

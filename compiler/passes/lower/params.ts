@@ -1,0 +1,181 @@
+/** How parameters lie in memory: contracted axis outside, output axes inside, so that neighbouring outputs lie side by side. */
+
+import { type StoredDType, storedDType } from "../../../spec/dtype.ts";
+import { PlacementError } from "../../../spec/errors.ts";
+import { positionOver } from "../../../spec/mesh.ts";
+import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
+import { FUSION_CLASS } from "../fuse.ts";
+import { usersOf } from "../users.ts";
+import { perRank, type Placed } from "../place.ts";
+import {
+  addBuffer,
+  bufferAxes,
+  type Lowering,
+  type ParamLayout,
+} from "./context.ts";
+
+/** The axes of a dot by what they do. */
+export interface DotShape {
+  /** On both operands and the result. */
+  readonly batch: readonly string[];
+  readonly over: readonly string[];
+  /** The left operand's other axes. */
+  readonly rows: readonly string[];
+  /** The right operand's other axes. */
+  readonly columns: readonly string[];
+}
+
+/** Sort the axes of a dot. */
+export function dotShape(node: NodeOf<"dot">): DotShape {
+  const [left, right] = node.inputs as [Node, Node];
+  const { over } = node.params;
+  const batch = left.axes.filter((axis) =>
+    right.axes.includes(axis) && !over.includes(axis)
+  );
+  return {
+    batch,
+    over,
+    rows: left.axes.filter((axis) => !right.axes.includes(axis)),
+    columns: right.axes.filter((axis) => !left.axes.includes(axis)),
+  };
+}
+
+/** Every node on dispatched rows, with the routing that put it there. */
+export function dispatchedNodes(graph: Graph): Map<Node, Node> {
+  const result = new Map<Node, Node>();
+  for (const node of graph.nodes) {
+    if (node.primitive === "dispatch") result.set(node, node.inputs[1]!);
+    else if (node.primitive !== "combine") {
+      const from = node.inputs.find((input) => result.has(input));
+      if (from) result.set(node, result.get(from)!);
+    }
+  }
+  return result;
+}
+
+/** Decide the layout of every parameter. `storedDTypes` gives the file's dtype by source tensor name. */
+export function layoutParams(
+  graph: Graph,
+  placed: Placed,
+  dispatched: ReadonlyMap<Node, Node>,
+  storedDTypes: { readonly [tensor: string]: StoredDType },
+): Map<Node, ParamLayout> {
+  const layouts = new Map<Node, ParamLayout>();
+  const users = usersOf(graph);
+  for (const node of graph.nodes) {
+    if (node.primitive !== "param") continue;
+    layouts.set(
+      node,
+      layoutParam(
+        node,
+        users.get(node) ?? [],
+        placed,
+        dispatched,
+        storedDTypes,
+      ),
+    );
+  }
+  return layouts;
+}
+
+function layoutParam(
+  node: NodeOf<"param">,
+  users: readonly Node[],
+  placed: Placed,
+  dispatched: ReadonlyMap<Node, Node>,
+  storedDTypes: { readonly [tensor: string]: StoredDType },
+): ParamLayout {
+  const expert = node.axes.find((axis) => placed.expertAxes.has(axis));
+  const local = expert !== undefined &&
+    users.some((user) => dispatched.has(user));
+  if (local && !users.every((user) => dispatched.has(user))) {
+    throw new PlacementError(
+      `Cannot place parameter '${node.params.name}': it is used both on dispatched rows and elsewhere. Name two parameters`,
+    );
+  }
+  const first = { [node.params.stack ?? ""]: "0" };
+  const tensor = node.params.name.replace(
+    /\{(\w+)\}/g,
+    (_, axis: string) => first[axis] ?? `{${axis}}`,
+  );
+  const stored = storedDTypes[tensor] ?? storedDType(node.dtype);
+  const dot = users.find((user): user is NodeOf<"dot"> =>
+    user.primitive === "dot" && user.inputs[1] === node
+  );
+  const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
+  let axes = node.axes;
+  if (dot && !viewed) {
+    const shape = dotShape(dot);
+    axes = [...shape.batch, ...shape.over, ...shape.columns];
+  }
+  const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
+  const packed = stored === "f16" || stored === "bf16";
+  return {
+    axes,
+    stored,
+    ...(packed && !viewed && last % 4
+      ? { rowStride: Math.ceil(last / 4) * 4 }
+      : {}),
+    ...(local ? { localExperts: expert! } : {}),
+  };
+}
+
+/** The experts that each rank holds, by global id in local order. */
+export function expertsOfRanks(placed: Placed, axis: string): number[][] {
+  const { over, table } = placed.axes[axis]!;
+  return Array.from(
+    { length: placed.ranks },
+    (_, rank) => [...table![positionOver(placed.mesh, rank, over!)]!],
+  );
+}
+
+/** Add the buffer and the weight entry of a parameter. */
+export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
+  const layout = lowering.layouts.get(node)!;
+  const { name, stack } = node.params;
+  const { placed } = lowering;
+  const experts = layout.localExperts
+    ? expertsOfRanks(placed, layout.localExperts)
+    : undefined;
+  const axes = bufferAxes(lowering, layout.axes).map((axis) =>
+    axis.axis === layout.localExperts
+      ? { axis: axis.axis, size: perRank(experts!.map((ids) => ids.length)) }
+      : axis
+  );
+  addBuffer(lowering, {
+    name,
+    kind: "weight",
+    dtype: layout.stored,
+    axes,
+    ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
+  });
+  lowering.storages.set(node, {
+    buffer: name,
+    dtype: layout.stored,
+    axes: layout.axes,
+    ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
+  });
+  const fileAxes = node.axes.filter((axis) => axis !== stack);
+  const picked = stack ?? layout.localExperts;
+  lowering.weights.push({
+    buffer: name,
+    source: name,
+    stored: layout.stored,
+    axes: fileAxes,
+    shape: fileAxes.map((axis) => placed.axes[axis]!.size),
+    ...(picked
+      ? {
+        pick: {
+          axis: picked,
+          stacked: picked === stack,
+          index: experts ??
+            Array.from(
+              { length: placed.ranks },
+              () =>
+                Array.from({ length: placed.axes[picked]!.size }, (_, i) => i),
+            ),
+        },
+      }
+      : {}),
+  });
+}

@@ -1,0 +1,157 @@
+/** Routers: scores, choices, weights, and slots where capacity is limited. */
+
+import { invariant, ModelError } from "../../../spec/errors.ts";
+import { storedDType } from "../../../spec/dtype.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import {
+  capacity,
+  capacityGrid,
+  topK,
+  topKRouting,
+} from "../../kernels/router.ts";
+import {
+  addLaunch,
+  addScratch,
+  bufferAxes,
+  LENGTHS,
+  type Lowering,
+  sizeOf,
+  type Storage,
+} from "./context.ts";
+import { tokenCount } from "./tokens.ts";
+
+/** Buffers that a route or topK node leaves. */
+export interface RouteResults {
+  readonly index: string;
+  readonly weight: string;
+  readonly slot?: string;
+}
+
+/** The results of a lowered route. */
+export function routeResults(lowering: Lowering, node: Node): RouteResults {
+  const results = lowering.results.get(node);
+  invariant(results, "a routing is used before it is made");
+  return results;
+}
+
+/** Choose and weigh; where the rule has a capacity, give out slots and weigh again. */
+export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
+  const { rule, expert, tokens, choice, noisy, grouped, leadingGroup } =
+    node.params;
+  const [logits, ...rest] = node.inputs as [Node, ...Node[]];
+  const group = grouped ? rest[0] : undefined;
+  const noise = noisy ? rest.at(-1) : undefined;
+  const experts = lowering.placed.axes[expert]!.size;
+  const axes = bufferAxes(lowering, [...tokens, choice]);
+  const index = addScratch(lowering, "index", "i32", axes);
+  const weight = addScratch(lowering, "weight", "f32", axes);
+  const bufferOf = (input: Node) => lowering.storages.get(input)!.buffer;
+  const count = tokenCount(lowering, tokens);
+  addLaunch(
+    lowering,
+    node,
+    topKRouting({ experts, rule, tokens: count, noisy }),
+    {
+      lengths: LENGTHS,
+      logits: rowMajor(lowering, logits, [...tokens, expert]),
+      ...(noise
+        ? { noise: rowMajor(lowering, noise, [...tokens, expert]) }
+        : {}),
+      index,
+      weight,
+    },
+    elementwiseGrid(sizeOf(lowering, tokens)),
+  );
+  if (!rule.capacity) {
+    lowering.results.set(node, { index, weight });
+    return;
+  }
+  const slot = addScratch(lowering, "slot", "i32", axes);
+  const kept = addScratch(lowering, "kept", "f32", axes);
+  const inner = leadingGroup === undefined
+    ? undefined
+    : tokens.filter((axis) => axis !== leadingGroup);
+  addLaunch(
+    lowering,
+    node,
+    capacity({
+      experts,
+      rule,
+      tokens: count,
+      ...(inner ? { groupTokens: tokenCount(lowering, inner) } : {}),
+      grouped,
+    }),
+    {
+      lengths: LENGTHS,
+      index,
+      weight,
+      ...(group ? { group: bufferOf(group) } : {}),
+      slot,
+      kept,
+    },
+    capacityGrid(experts),
+  );
+  lowering.results.set(node, { index, weight: kept, slot });
+}
+
+/** The largest values and where they were. */
+export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
+  const [x] = node.inputs as [Node];
+  const { over, k, axis } = node.params;
+  const rows = x.axes.filter((name) => name !== over);
+  const axes = bufferAxes(lowering, [...rows, axis]);
+  const index = addScratch(lowering, "indices", "i32", axes);
+  const weight = addScratch(lowering, "values", storedDType(x.dtype), axes);
+  addLaunch(
+    lowering,
+    node,
+    topK({
+      length: lowering.placed.axes[over]!.size,
+      k,
+      rows: tokenCount(lowering, rows),
+    }),
+    {
+      lengths: LENGTHS,
+      x: rowMajor(lowering, x, [...rows, over]),
+      values: weight,
+      indices: index,
+    },
+    elementwiseGrid(sizeOf(lowering, rows)),
+  );
+  lowering.results.set(node, { index, weight });
+}
+
+/** Where a part of a routing or topK lies. */
+export function partStorage(lowering: Lowering, node: NodeOf<"part">): Storage {
+  const { index, weight, slot } = routeResults(lowering, node.inputs[0]!);
+  const { field } = node.params;
+  const buffer = field === "index" || field === "indices"
+    ? index
+    : field === "slot"
+    ? slot
+    : weight;
+  invariant(buffer, `a routing without capacity has no '${field}'`);
+  return {
+    buffer,
+    dtype: lowering.buffers.get(buffer)!.dtype,
+    axes: node.axes,
+  };
+}
+
+function rowMajor(
+  lowering: Lowering,
+  node: Node,
+  axes: readonly string[],
+): string {
+  const storage = lowering.storages.get(node)!;
+  if (storage.axes.join() !== axes.join() || storage.rows) {
+    throw new ModelError(
+      `Cannot route '${
+        node.axes.join(" ")
+      }': the axis of the choice must be the last. Transpose it`,
+      node.span,
+    );
+  }
+  return storage.buffer;
+}

@@ -1,0 +1,81 @@
+/** One kernel under construction: its bindings, and the statements that expressions need before them. */
+
+import { invariant } from "../../../spec/errors.ts";
+import { let_, local } from "../../../spec/kernel/build.ts";
+import type { Binding, Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type { StoredDType } from "../../../spec/dtype.ts";
+import type { Lowering } from "./context.ts";
+
+/** Bindings by buffer, in the order of first use; names are x0, x1, … for what is read and y0, … for what is written. */
+export class KernelScope {
+  readonly #lowering: Lowering;
+  readonly #byBuffer = new Map<string, Binding>();
+  #sink: Stmt[] = [];
+  #names = 0;
+
+  constructor(lowering: Lowering) {
+    this.#lowering = lowering;
+  }
+
+  /** The binding through which the kernel reads `buffer`. */
+  read(buffer: string): string {
+    return this.#bind(buffer, "read");
+  }
+
+  /** The binding through which the kernel writes `buffer`. */
+  write(buffer: string): string {
+    return this.#bind(buffer, "write");
+  }
+
+  #bind(buffer: string, access: "read" | "write"): string {
+    const known = this.#byBuffer.get(buffer);
+    if (known) {
+      invariant(
+        known.access === access,
+        `buffer '${buffer}' is read and written by one kernel`,
+      );
+      return known.name;
+    }
+    const draft = this.#lowering.buffers.get(buffer);
+    invariant(draft, `no buffer '${buffer}'`);
+    const name = `${access === "read" ? "x" : "y"}${this.#byBuffer.size}`;
+    const binding: Binding = { name, type: wordType(draft.dtype), access };
+    this.#byBuffer.set(buffer, binding);
+    this.bindings.push(binding);
+    return name;
+  }
+
+  /** The bindings; grows while the kernel is described. */
+  readonly bindings: Binding[] = [];
+
+  /** Binding name -> buffer. */
+  get buffers(): { [binding: string]: string } {
+    return Object.fromEntries(
+      [...this.#byBuffer].map(([buffer, { name }]) => [name, buffer]),
+    );
+  }
+
+  /** Bind a value to a new name, in the statements being collected. */
+  bindValue(value: Expr): Expr {
+    if (value.op === "const" || value.op === "local" || value.op === "id") {
+      return value;
+    }
+    const name = `v${this.#names++}`;
+    this.#sink.push(let_(name, value));
+    return local(name, value.type);
+  }
+
+  /** Collect the statements of `make`, and those that its expressions needed before them. */
+  block(make: () => readonly Stmt[]): Stmt[] {
+    const outer = this.#sink;
+    const inner: Stmt[] = this.#sink = [];
+    const last = make();
+    this.#sink = outer;
+    return [...inner, ...last];
+  }
+}
+
+/** How a kernel sees a buffer of this dtype. */
+export function wordType(dtype: StoredDType): Binding["type"] {
+  return dtype === "f16" || dtype === "bf16" ? "u32" : dtype;
+}

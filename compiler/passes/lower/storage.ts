@@ -1,0 +1,74 @@
+/** Where results go: a buffer of the node's own, in its axes; on dispatched rows, in grouped order or where they came from. */
+
+import { storedDType } from "../../../spec/dtype.ts";
+import type { Node } from "../../graph/graph.ts";
+import {
+  addBuffer,
+  addScratch,
+  bufferAxes,
+  freshName,
+  type Lowering,
+  type RoutingBuffers,
+  type Storage,
+} from "./context.ts";
+
+/** The axis name of the rows of a dispatch in a plan. */
+export function rowsAxis(routing: RoutingBuffers): string {
+  const route = routing.node;
+  return route.primitive === "route"
+    ? `${route.params.expert} ${route.params.slot}`
+    : "rows";
+}
+
+/** Make the buffer of a node's value and remember it. Outputs keep their names. */
+export function storageFor(lowering: Lowering, node: Node): Storage {
+  const route = lowering.dispatched.get(node);
+  const storage = route
+    ? rowStorage(lowering, node, lowering.routings.get(route)!)
+    : plainStorage(lowering, node);
+  lowering.storages.set(node, storage);
+  return storage;
+}
+
+function plainStorage(lowering: Lowering, node: Node): Storage {
+  const dtype = storedDType(node.dtype);
+  const axes = bufferAxes(lowering, node.axes);
+  const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
+    value === node
+  )?.[0];
+  const buffer = output === undefined
+    ? addScratch(lowering, scratchName(node), dtype, axes)
+    : addBuffer(lowering, {
+      name: freshName(lowering, output),
+      kind: "output",
+      dtype,
+      axes,
+    });
+  return { buffer, dtype, axes: node.axes };
+}
+
+/** The value that a combine takes is written where its row was received, so that it can travel back. */
+function rowStorage(
+  lowering: Lowering,
+  node: Node,
+  routing: RoutingBuffers,
+): Storage {
+  const dtype = storedDType(node.dtype);
+  const rest = node.axes.slice(2);
+  const buffer = addScratch(lowering, scratchName(node), dtype, [
+    { axis: rowsAxis(routing), size: routing.receiveBound, dynamic: true },
+    ...bufferAxes(lowering, rest),
+  ]);
+  return {
+    buffer,
+    dtype,
+    axes: rest,
+    rows: lowering.goesBack.has(node)
+      ? { routing, through: routing.rowOf }
+      : { routing },
+  };
+}
+
+function scratchName(node: Node): string {
+  return node.primitive === "map" ? node.params.verb : node.primitive;
+}

@@ -1,0 +1,17 @@
+/** Lengths for kernels that bind the counts buffer under its own name. */
+
+import { mul, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import { lengthAt } from "../../kernels/kernel.ts";
+import type { Lowering } from "./context.ts";
+
+/** How many tokens a rank has: the product of lengths. */
+export function tokenCount(lowering: Lowering, axes: readonly string[]): Expr {
+  return axes.reduce<Expr>((product, axis) => {
+    const { dynamic, size } = lowering.placed.axes[axis]!;
+    return mul(
+      product,
+      dynamic ? lengthAt(lowering.placed.counts.indexOf(axis)) : u32(size),
+    );
+  }, u32(1));
+}

@@ -1,0 +1,49 @@
+/** Views and parts: other names for what is stored. */
+
+import { invariant } from "../../../spec/errors.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import type { Lowering, Storage } from "./context.ts";
+import { lowerElementwise } from "./elementwise.ts";
+import { partStorage } from "./route.ts";
+
+type View =
+  | NodeOf<"rename">
+  | NodeOf<"split">
+  | NodeOf<"merge">
+  | NodeOf<"part">;
+
+/** A view shares its input's buffer where memory order allows; otherwise it is copied. */
+export function lowerView(lowering: Lowering, node: View): void {
+  if (node.primitive === "part") {
+    lowering.storages.set(node, partStorage(lowering, node));
+    return;
+  }
+  const source = lowering.storages.get(node.inputs[0]!);
+  invariant(source, `the input of '${node.primitive}' is not stored`);
+  const axes = viewAxes(node, source.axes);
+  if (axes) lowering.storages.set(node, { ...source, axes });
+  else lowerElementwise(lowering, node as Node);
+}
+
+/** The memory axes under the view's names; undefined where the view does not follow memory order. */
+function viewAxes(
+  node: Exclude<View, NodeOf<"part">>,
+  axes: Storage["axes"],
+): string[] | undefined {
+  switch (node.primitive) {
+    case "rename": {
+      const { from, to } = node.params;
+      return axes.map((axis) => axis === from ? to : axis);
+    }
+    case "split": {
+      const { axis: whole, into } = node.params;
+      return axes.flatMap((axis) => axis === whole ? into : [axis]);
+    }
+    case "merge": {
+      const { axes: parts, to } = node.params;
+      const first = axes.indexOf(parts[0]!);
+      if (parts.some((part, i) => axes[first + i] !== part)) return undefined;
+      return [...axes.slice(0, first), to, ...axes.slice(first + parts.length)];
+    }
+  }
+}

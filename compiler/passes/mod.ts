@@ -1,0 +1,25 @@
+/**
+ * The passes, in order. Each file says what holds after it.
+ *
+ * | pass | from | to |
+ * |---|---|---|
+ * | `simplify` | graph | graph: equal nodes are one |
+ * | `placeAxes` | graph, mesh | every axis has a place on the mesh |
+ * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
+ * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
+ * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
+ * | `allocate` | buffers, steps | memory, shared by buffers whose lives do not meet |
+ */
+
+export { allocate } from "./allocate.ts";
+export { fuse } from "./fuse.ts";
+export {
+  type AxisPlacement,
+  placeAxes,
+  type Placed,
+  type Placement,
+} from "./place.ts";
+export { lowerGraph } from "./lower/mod.ts";
+export { dispatchedNodes, layoutParams } from "./lower/params.ts";
+export { isMatmul } from "./lower/dot.ts";
+export { simplify } from "./simplify.ts";

@@ -1,0 +1,310 @@
+/**
+ * Placement: which axes lie over which mesh axes, and how long each is on each rank. Holds after it: every axis has
+ * an entry; nothing that needs a whole axis has it placed. This pass does not move data: what would need moving is refused.
+ */
+
+import { ModelError, PlacementError } from "../../spec/errors.ts";
+import {
+  blockSizes,
+  groupOf,
+  type Mesh,
+  positionOver,
+  positionsOver,
+  rankCount,
+} from "../../spec/mesh.ts";
+import type { PerRank, PlanAxis } from "../../spec/plan.ts";
+import type { Size } from "../../spec/size.ts";
+import type { Graph, Node, NodeOf } from "../graph/graph.ts";
+
+/** Where an axis lies: mesh axes, optionally with a table of ids per position. */
+export type AxisPlacement = string | readonly string[] | {
+  readonly over: string | readonly string[];
+  readonly table?: readonly (readonly number[])[];
+};
+
+/** Tensor axis -> placement. */
+export interface Placement {
+  readonly [axis: string]: AxisPlacement;
+}
+
+/** The mesh, every axis with its placement, and lengths on ranks. */
+export interface Placed {
+  readonly mesh: Mesh;
+  readonly ranks: number;
+  readonly axes: { readonly [name: string]: PlanAxis };
+  /** Axes whose length is known at run time, in the order of the counts buffer. */
+  readonly counts: readonly string[];
+  /** Axes that experts are numbered on; placed by table, and only for parameters used on dispatched rows. */
+  readonly expertAxes: ReadonlySet<string>;
+}
+
+interface Request {
+  readonly over: readonly string[];
+  readonly table?: readonly (readonly number[])[];
+}
+
+/** Place the axes of `graph` on `mesh`. Without `requested`, experts lie over `ep` and tokens over all of `dp` and `ep`. Throws PlacementError. */
+export function placeAxes(
+  graph: Graph,
+  mesh: Mesh,
+  requested?: Placement,
+): Placed {
+  checkMesh(mesh);
+  const routes = graph.nodes.filter((node) => node.primitive === "route");
+  const expertAxes = new Set(routes.map((route) => route.params.expert));
+  const requests = requested
+    ? readRequests(graph, mesh, requested)
+    : defaultRequests(mesh, routes);
+  checkAllUsed(mesh, requests);
+  const axes: { [name: string]: PlanAxis } = {};
+  for (const [name, { size, dynamic }] of Object.entries(graph.axes)) {
+    const request = requests.get(name);
+    if (expertAxes.has(name)) {
+      axes[name] = expertAxis(name, size, mesh, request);
+    } else if (!request) {
+      axes[name] = dynamic ? { size, dynamic: true } : { size };
+    } else {axes[name] = {
+        size,
+        dynamic: true,
+        over: request.over,
+        deal: dealOf(graph, name),
+      };}
+  }
+  const counts = Object.keys(axes).filter((name) => axes[name]!.dynamic);
+  const placed = { mesh, ranks: rankCount(mesh), axes, counts, expertAxes };
+  graph.nodes.forEach((node) => checkNode(node, placed));
+  return placed;
+}
+
+function checkMesh(mesh: Mesh): void {
+  for (const { name, size } of mesh) {
+    if (name !== "dp" && name !== "ep") {
+      throw new PlacementError(
+        `Cannot use mesh axis '${name}': the mesh axes are 'dp' and 'ep'. Rename or remove it`,
+      );
+    }
+    if (!Number.isInteger(size) || size < 1) {
+      throw new PlacementError(
+        `Cannot make mesh axis '${name}': its size is ${size}. Give a whole number from 1`,
+      );
+    }
+  }
+  const names = mesh.map((axis) => axis.name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice) {
+    throw new PlacementError(
+      `Cannot make the mesh: it has two axes '${twice}'. Name each once`,
+    );
+  }
+}
+
+function defaultRequests(
+  mesh: Mesh,
+  routes: readonly NodeOf<"route">[],
+): Map<string, Request> {
+  const requests = new Map<string, Request>();
+  const all = mesh.map((axis) => axis.name);
+  if (all.length === 0) return requests;
+  for (const route of routes) {
+    if (all.includes("ep")) requests.set(route.params.expert, { over: ["ep"] });
+    requests.set(route.params.tokens[0]!, { over: all });
+  }
+  return requests;
+}
+
+function readRequests(
+  graph: Graph,
+  mesh: Mesh,
+  requested: Placement,
+): Map<string, Request> {
+  const requests = new Map<string, Request>();
+  for (const [name, value] of Object.entries(requested)) {
+    if (!graph.axes[name]) {
+      throw new PlacementError(
+        `Cannot place axis '${name}': the model has no such axis. Its axes are ${
+          quoteAll(Object.keys(graph.axes))
+        }`,
+      );
+    }
+    const given = typeof value === "string" || Array.isArray(value)
+      ? { over: value }
+      : value as Exclude<AxisPlacement, string | readonly string[]>;
+    const over = typeof given.over === "string"
+      ? [given.over]
+      : given.over as readonly string[];
+    for (const meshAxis of over) {
+      if (!mesh.some((axis) => axis.name === meshAxis)) {
+        throw new PlacementError(
+          `Cannot place axis '${name}' over '${meshAxis}': the mesh has no such axis. Its axes are ${
+            quoteAll(mesh.map((axis) => axis.name))
+          }`,
+        );
+      }
+    }
+    requests.set(
+      name,
+      "table" in given && given.table ? { over, table: given.table } : { over },
+    );
+  }
+  return requests;
+}
+
+function checkAllUsed(mesh: Mesh, requests: Map<string, Request>): void {
+  const used = new Set(
+    [...requests.values()].flatMap((request) => request.over),
+  );
+  for (const { name, size } of mesh) {
+    if (size > 1 && !used.has(name)) {
+      throw new PlacementError(
+        `Cannot use mesh axis '${name}': no axis of the model is placed over it. Place one, or remove it from the mesh`,
+      );
+    }
+  }
+}
+
+function expertAxis(
+  name: string,
+  size: number,
+  mesh: Mesh,
+  request: Request | undefined,
+): PlanAxis {
+  const over = request?.over ?? [];
+  const positions = positionsOver(mesh, over);
+  const table = request?.table ?? contiguousTable(size, positions);
+  const ids = table.flat().sort((a, b) => a - b);
+  if (
+    table.length !== positions || ids.length !== size ||
+    ids.some((id, i) => id !== i)
+  ) {
+    throw new PlacementError(
+      `Cannot place axis '${name}': its table must hold each of 0 to ${
+        size - 1
+      } once, in ${positions} lists. Correct the table`,
+    );
+  }
+  return { size, over, table };
+}
+
+/** Contiguous ids per position, the first `size mod positions` one longer. */
+export function contiguousTable(size: number, positions: number): number[][] {
+  let next = 0;
+  return blockSizes(size, positions).map((n) =>
+    Array.from({ length: n }, () => next++)
+  );
+}
+
+/** Tokens of a sequence stay on one rank when the model has a cache or a routing group by sequence. */
+function dealOf(graph: Graph, axis: string): NonNullable<PlanAxis["deal"]> {
+  for (const node of graph.nodes) {
+    const sequence = node.primitive === "attention"
+      ? node.inputs[3]
+      : node.primitive === "cacheWrite"
+      ? node.inputs[2]
+      : node.primitive === "route" && node.params.grouped
+      ? node.inputs[1]
+      : undefined;
+    if (sequence?.primitive === "input" && sequence.axes[0] === axis) {
+      return { by: "sequence", input: sequence.params.name };
+    }
+  }
+  return { by: "blocks" };
+}
+
+/** Axes that a node needs whole, by primitive; the rest work on any part of their axes. */
+function wholeAxes(node: Node): readonly string[] {
+  switch (node.primitive) {
+    case "dot":
+      return node.params.over;
+    case "reduce":
+    case "softmax":
+    case "rmsNorm":
+    case "rope":
+    case "topK":
+    case "embedding":
+      return [node.params.over];
+    case "rename":
+      return [node.params.from];
+    case "split":
+      return [node.params.axis];
+    case "merge":
+      return node.params.axes;
+    case "slice":
+      return [node.params.axis];
+    case "concat":
+      return node.params.axes;
+    case "route":
+      // Capacity counts slots over the routing group, which must lie whole on a rank.
+      return node.params.rule.capacity && !node.params.grouped
+        ? node.params.tokens.filter((axis) => axis !== node.params.leadingGroup)
+        : [];
+    case "param":
+    case "state":
+      return node.axes;
+    default:
+      return [];
+  }
+}
+
+function checkNode(node: Node, placed: Placed): void {
+  for (const axis of wholeAxes(node)) {
+    const where = placed.axes[axis]?.over;
+    if (!where || placed.expertAxes.has(axis)) continue;
+    throw new ModelError(
+      `Cannot place axis '${axis}' over '${
+        where.join("+")
+      }': ${node.primitive} needs all of it on one rank. Leave the axis unplaced, or give it a routing group`,
+      node.span,
+    );
+  }
+}
+
+function quoteAll(names: readonly string[]): string {
+  return names.length ? names.map((name) => `'${name}'`).join(", ") : "none";
+}
+
+/** The longest an axis can be on each rank. */
+export function localBound(placed: Placed, axis: string): number[] {
+  const { size, over, deal } = placed.axes[axis]!;
+  return Array.from({ length: placed.ranks }, (_, rank) => {
+    if (!over || placed.expertAxes.has(axis) || deal?.by === "sequence") {
+      return size;
+    }
+    return blockSizes(
+      size,
+      positionsOver(placed.mesh, over),
+    )[positionOver(placed.mesh, rank, over)]!;
+  });
+}
+
+/** The most of an axis that the ranks of one exchange group can have together. */
+export function groupBound(
+  placed: Placed,
+  axis: string,
+  over: readonly string[],
+): number {
+  const { size, deal, over: axisOver } = placed.axes[axis]!;
+  if (!axisOver || deal?.by === "sequence") return size;
+  const local = localBound(placed, axis);
+  const sums = local.map((_, rank) =>
+    groupOf(placed.mesh, rank, over).reduce((n, other) => n + local[other]!, 0)
+  );
+  return Math.min(size, Math.max(...sums));
+}
+
+/** The run-time length of an axis on a rank, or over an exchange group, as the host knows it. */
+export function axisSize(
+  placed: Placed,
+  axis: string,
+  over?: readonly string[],
+): Size {
+  const { size, dynamic, over: axisOver } = placed.axes[axis]!;
+  if (!dynamic) return size;
+  return over && over.length && axisOver
+    ? { count: axis, over }
+    : { count: axis };
+}
+
+/** One number if all are equal. */
+export function perRank(values: readonly number[]): PerRank {
+  return values.every((value) => value === values[0]) ? values[0]! : values;
+}

@@ -1,0 +1,54 @@
+/**
+ * Simplify: equal nodes become one. Holds after it: no two nodes compute the same from the same inputs, so a tensor that
+ * a model names twice is stored once. Dead code is already gone: tracing starts from the outputs. Values never change.
+ */
+
+import type { Graph, Lambda, Node } from "../graph/graph.ts";
+
+/** Merge nodes with the same primitive, parameters and inputs. */
+export function simplify(graph: Graph): Graph {
+  const lambdas = new Map<string | Lambda, number>();
+  const byKey = new Map<string, Node>();
+  const ids = new Map<Node, number>();
+  const merged = new Map<Node, Node>();
+  const nodes: Node[] = [];
+  for (const node of graph.nodes) {
+    const inputs = node.inputs.map((input) => merged.get(input)!);
+    const key = `${node.primitive} ${
+      inputs.map((input) => ids.get(input)).join(",")
+    } ${node.axes.join(" ")} ${node.dtype} ${paramsKey(node, lambdas)}`;
+    let same = byKey.get(key);
+    if (!same) {
+      same = inputs.every((input, i) => input === node.inputs[i])
+        ? node
+        : { ...node, inputs } as Node;
+      byKey.set(key, same);
+      ids.set(same, nodes.length);
+      nodes.push(same);
+    }
+    merged.set(node, same);
+  }
+  const rename = (named: { readonly [name: string]: Node }) =>
+    Object.fromEntries(
+      Object.entries(named).map(([name, node]) => [name, merged.get(node)!]),
+    );
+  return {
+    axes: graph.axes,
+    nodes,
+    outputs: rename(graph.outputs),
+    states: rename(graph.states),
+  };
+}
+
+/** Lambdas are equal when they are one function, or were written at one place with one text. */
+function paramsKey(node: Node, lambdas: Map<string | Lambda, number>): string {
+  if (node.primitive !== "map") return JSON.stringify(node.params);
+  const { lambda } = node.params;
+  const place = lambda.lowered
+    ? JSON.stringify(lambda.lowered)
+    : lambda.span
+    ? `${lambda.span.file}:${lambda.span.line}:${lambda.span.column} ${lambda.js}`
+    : lambda;
+  if (!lambdas.has(place)) lambdas.set(place, lambdas.size);
+  return String(lambdas.get(place));
+}

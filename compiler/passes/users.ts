@@ -1,0 +1,16 @@
+/** Who uses what. */
+
+import type { Graph, Node } from "../graph/graph.ts";
+
+/** The users of every node, once per use. */
+export function usersOf(graph: Graph): Map<Node, Node[]> {
+  const users = new Map<Node, Node[]>();
+  for (const node of graph.nodes) {
+    for (const input of node.inputs) {
+      const list = users.get(input);
+      if (list) list.push(node);
+      else users.set(input, [node]);
+    }
+  }
+  return users;
+}
