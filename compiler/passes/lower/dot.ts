@@ -1,7 +1,7 @@
 /** Contractions: the tiled matmul where the right operand is a parameter in its layout, a general kernel elsewhere. */
 
 import { invariant } from "../../../spec/errors.ts";
-import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
+import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
@@ -25,7 +25,7 @@ import {
 } from "./context.ts";
 import {
   atRow,
-  emitValue,
+  computeValue,
   finish,
   indexIn,
   loadFrom,
@@ -122,7 +122,8 @@ export function lowerMatmul(
           left,
           atWith(rowAt(row), { [over[0]!]: u32(0) }),
         ),
-    left: (base, i) => load(leftBinding, add(base, mul(i, stride))),
+    left: (base, i) =>
+      loadStored(leftBinding, left.dtype, add(base, mul(i, stride))),
     epilogue: ({ row, column, expert }, sums) => {
       const at = matmulAt(
         rows,
@@ -186,15 +187,9 @@ export function writeTarget(
   const known = new Map(
     roots.map((root, i) => [root, finish(root, scope.bindValue(values[i]!))]),
   );
-  return [
-    storeTo(
-      lowering,
-      scope,
-      storage,
-      at,
-      emitValue(lowering, scope, target, at, known),
-    ),
-  ];
+  const value = known.get(target) ??
+    computeValue(lowering, scope, target, at, known);
+  return [storeTo(lowering, scope, storage, at, value)];
 }
 
 /** Lower a dot that the tiled kernel cannot do: one invocation per element. */

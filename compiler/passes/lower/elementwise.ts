@@ -19,7 +19,7 @@ import {
   sizeOf,
   type Storage,
 } from "./context.ts";
-import { atRow, emitValue, storeTo } from "./emit.ts";
+import { atRow, computeValue, emitValue, storeTo } from "./emit.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
@@ -42,7 +42,7 @@ export function lowerElementwise(lowering: Lowering, node: Node): void {
         scope,
         storage,
         at,
-        emitValue(lowering, scope, node, at),
+        computeValue(lowering, scope, node, at),
       ),
     ],
   );
@@ -100,7 +100,7 @@ function lowerRows(lowering: Lowering, node: Node, route: Node): void {
             scope,
             storage,
             at,
-            emitValue(lowering, scope, node, at),
+            computeValue(lowering, scope, node, at),
           ),
         ];
       }),

@@ -45,6 +45,17 @@ export function emitValue(
   if (value) return value;
   const storage = lowering.storages.get(node);
   if (storage) return loadFrom(lowering, scope, storage, at);
+  return computeValue(lowering, scope, node, at, known);
+}
+
+/** The value of an inline node from its inputs, whether or not it is stored somewhere. */
+export function computeValue(
+  lowering: Lowering,
+  scope: KernelScope,
+  node: Node,
+  at: At,
+  known: Known = NOTHING_KNOWN,
+): Expr {
   const rule = INLINE[node.primitive] as InlineRule<Primitive> | undefined;
   invariant(rule, `'${node.primitive}' is neither stored nor inline`);
   return finish(node, rule({ lowering, scope, node, at, known }));

@@ -145,7 +145,7 @@ function outputBuffer(lowering: Lowering, name: string, node: Node): string {
   invariant(storage, `output '${name}' is not stored`);
   const draft = lowering.buffers.get(storage.buffer)!;
   const plain = !storage.rows && storage.rowStride === undefined &&
-    storage.axes.join() === node.axes.join();
+    draft.axes.map(({ axis }) => axis).join() === node.axes.join();
   if (plain && draft.kind === "output") return storage.buffer;
   if (plain && draft.kind === "scratch") {
     lowering.buffers.set(storage.buffer, { ...draft, kind: "output" });

@@ -7,11 +7,10 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
 import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { exchange, exchangeGrid } from "../../kernels/exchange.ts";
-import { gather, gatherGrid } from "../../kernels/gather.ts";
+import { exchange, exchangeGrid, gather } from "../../kernels/exchange.ts";
 import { DEFAULT_TILE } from "../../kernels/matmul.ts";
-import { permute, permuteGrid } from "../../kernels/permute.ts";
-import { regroup } from "../../kernels/regroup.ts";
+import { permute } from "../../kernels/permute.ts";
+import { regroup, regroupGrid } from "../../kernels/regroup.ts";
 import { groupBound, localBound, perRank } from "../place.ts";
 import { type At, atFlat } from "./at.ts";
 import {
@@ -32,7 +31,8 @@ import {
 import { writeTarget } from "./dot.ts";
 import { expertsOfRanks } from "./params.ts";
 import { routeResults } from "./route.ts";
-import { KernelScope } from "./scope.ts";
+import { div, rem, u32 } from "../../../spec/kernel/build.ts";
+import { KernelScope, wordType } from "./scope.ts";
 import { rowsAxis, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
@@ -186,9 +186,11 @@ export function lowerDispatch(
     lowering,
     node,
     permute({
-      words,
-      topK: routing.topK,
+      name: `permute_${words}`,
+      row: words,
+      k: routing.topK,
       tokens: tokenCount(lowering, route.params.tokens),
+      type: wordType(source.dtype),
     }),
     {
       lengths: LENGTHS,
@@ -196,7 +198,7 @@ export function lowerDispatch(
       sendRow: routing.sendRow,
       send: sent,
     },
-    permuteGrid({ words, choices: routing.sendSize }),
+    elementwiseGrid({ mul: [routing.sendSize, words] }),
     part("permute"),
   );
   const positions = positionsOver(lowering.placed.mesh, routing.over);
@@ -256,17 +258,18 @@ export function lowerCombine(
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, target);
   const length = (axis: string) => lengthOf(lowering, scope, axis);
+  scope.readAs("returned", returned);
+  scope.readAs("sendRow", routing.sendRow);
+  scope.readAs("weight", routeResults(lowering, route).weight);
   const kernel = combine({
-    words,
-    topK: routing.topK,
+    name: `combine_${words}`,
+    row: words,
+    k: routing.topK,
     tokens: productOf(lowering, scope, tokens),
     bindings: scope.bindings,
-    returned: scope.read(returned),
-    sendRow: scope.read(routing.sendRow),
-    weight: scope.read(routeResults(lowering, route).weight),
-    epilogue: ({ row, column, index }, sum) => {
-      const outer = atFlat(tokens, row, length);
-      const inner = atFlat(rest, column, length);
+    epilogue: (index, sum) => {
+      const outer = atFlat(tokens, div(index, u32(words)), length);
+      const inner = atFlat(rest, rem(index, u32(words)), length);
       const at: At = {
         flat: { order: node.axes, index },
         get: (axis) => rest.includes(axis) ? inner.get(axis) : outer.get(axis),
@@ -297,8 +300,9 @@ function emitCount(
   const results = routeResults(lowering, route);
   const order = orderBuffer(lowering, routing.expert);
   const kernel = assign({
+    name: `assign_${routing.splits.at(-1)!}`,
     experts: routing.splits.at(-1)!,
-    topK: routing.topK,
+    k: routing.topK,
     tokens: tokenCount(lowering, route.params.tokens),
     dropping: results.slot !== undefined,
     ordered: order !== undefined,
@@ -331,11 +335,11 @@ function emitCountsExchange(
     to: routing.countsAll,
     bytes: words * 4,
     local: localSources(positions).map((sources) => {
-      const options = { sources, words };
+      const options = { name: `gather_${words}`, sources, words };
       return {
         kernel: addKernel(lowering, gather(options)),
         sources,
-        workgroups: gatherGrid(options),
+        workgroups: elementwiseGrid(words),
       };
     }),
     ...about(node, part),
@@ -373,11 +377,17 @@ function emitExchange(
     position: routing.position,
     moved,
     local: localSources(positions).map((sources) => {
-      const options = { sources, words, splits: routing.splits, direction };
+      const options = {
+        name: `exchange_${direction}_${words}`,
+        sources,
+        rowWords: words,
+        splits: routing.splits,
+        direction,
+      };
       return {
         kernel: addKernel(lowering, exchange(options)),
         sources,
-        workgroups: exchangeGrid({ ...options, rows: routing.pairSize }),
+        workgroups: exchangeGrid(routing.pairSize),
       };
     }),
     ...about(node, part),
@@ -392,7 +402,7 @@ function emitRegroup(
   part: StepPart,
 ): void {
   const kernel = regroup({
-    positions: positionsOver(lowering.placed.mesh, routing.over),
+    name: `regroup_${routing.splits.at(-1)!}`,
     splits: routing.splits,
     tileRows: DEFAULT_TILE.rows,
   });
@@ -401,8 +411,8 @@ function emitRegroup(
     lowering,
     node,
     kernel,
-    { countsAll, position, tiles, rowOf, expertOf, rowCount },
-    [1, 1, 1],
+    { counts: countsAll, position, tiles, rowOf, expertOf, rowCount },
+    regroupGrid(routing.receiveSize),
     part,
   );
 }

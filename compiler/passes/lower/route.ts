@@ -4,12 +4,7 @@ import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import {
-  capacity,
-  capacityGrid,
-  topK,
-  topKRouting,
-} from "../../kernels/router.ts";
+import { capacity, router, topK } from "../../kernels/router.ts";
 import {
   addLaunch,
   addScratch,
@@ -51,7 +46,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   addLaunch(
     lowering,
     node,
-    topKRouting({ experts, rule, tokens: count, noisy }),
+    router({ name: `router_${experts}`, experts, rule, tokens: count, noisy }),
     {
       lengths: LENGTHS,
       logits: rowMajor(lowering, logits, [...tokens, expert]),
@@ -76,21 +71,20 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     lowering,
     node,
     capacity({
+      name: `capacity_${experts}`,
       experts,
-      rule,
       tokens: count,
-      ...(inner ? { groupTokens: tokenCount(lowering, inner) } : {}),
-      grouped,
+      group: grouped ? "tensor" : inner ? tokenCount(lowering, inner) : count,
     }),
     {
       lengths: LENGTHS,
       index,
-      weight,
+      score: weight,
       ...(group ? { group: bufferOf(group) } : {}),
       slot,
-      kept,
+      weight: kept,
     },
-    capacityGrid(experts),
+    elementwiseGrid(sizeOf(lowering, tokens)),
   );
   lowering.results.set(node, { index, weight: kept, slot });
 }
@@ -107,7 +101,8 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
     lowering,
     node,
     topK({
-      length: lowering.placed.axes[over]!.size,
+      name: `topk_${k}`,
+      count: lowering.placed.axes[over]!.size,
       k,
       rows: tokenCount(lowering, rows),
     }),

@@ -27,7 +27,12 @@ export class KernelScope {
     return this.#bind(buffer, "write");
   }
 
-  #bind(buffer: string, access: "read" | "write"): string {
+  /** Bind `buffer` for reading under a name that the kernel knows it by. */
+  readAs(name: string, buffer: string): void {
+    this.#bind(buffer, "read", name);
+  }
+
+  #bind(buffer: string, access: "read" | "write", given?: string): string {
     const known = this.#byBuffer.get(buffer);
     if (known) {
       invariant(
@@ -38,7 +43,8 @@ export class KernelScope {
     }
     const draft = this.#lowering.buffers.get(buffer);
     invariant(draft, `no buffer '${buffer}'`);
-    const name = `${access === "read" ? "x" : "y"}${this.#byBuffer.size}`;
+    const name = given ??
+      `${access === "read" ? "x" : "y"}${this.#byBuffer.size}`;
     const binding: Binding = { name, type: wordType(draft.dtype), access };
     this.#byBuffer.set(buffer, binding);
     this.bindings.push(binding);
