@@ -3,12 +3,14 @@
 import type { StoredDType } from "../spec/dtype.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan, PlanAxis } from "../spec/plan.ts";
 import { predictStaging } from "../spec/bytes.ts";
 import type { Graph, Lambda, Node, ScalarFunction } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
 import type { Model } from "./dsl/model.ts";
+import { DEFAULT_TILE, type MatmulTile } from "./kernels/matmul.ts";
 import { checkLimits, requiredLimits } from "./passes/limits.ts";
+import { CHECK_AXIS } from "./passes/lower/check.ts";
 import type { Lowering } from "./passes/lower/context.ts";
 import {
   allocate,
@@ -33,6 +35,15 @@ export interface CompileOptions {
   readonly weights?: { readonly [tensor: string]: StoredDType };
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
+  /** Let token ids travel along with every routing; outputs `check.0`, `check.1`, … count choices that did not come home. */
+  readonly check?: boolean;
+  /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
+  readonly tuning?: Tuning;
+}
+
+/** A tuning table. */
+export interface Tuning {
+  readonly matmul?: MatmulTile;
 }
 
 /**
@@ -63,6 +74,9 @@ export async function compile(
     graph,
     placed,
     fusion,
+    tile: options.tuning?.matmul ?? DEFAULT_TILE,
+    check: options.check ?? false,
+    checks: [],
     scalars,
     dispatched,
     layouts,
@@ -92,7 +106,7 @@ export async function compile(
     requiredFeatures: [],
     mesh,
     ranks: placed.ranks,
-    axes: placed.axes,
+    axes: { ...placed.axes, ...checkAxis(lowering) },
     counts: placed.counts,
     allocations,
     buffers,
@@ -142,6 +156,21 @@ async function lowerScalars(
   const { lowerLambdas } = await import("./source/lower_scalar.ts");
   const lowered = await lowerLambdas(lambdas);
   return new Map(lambdas.map((lambda, i) => [lambda, lowered[i]!]));
+}
+
+/** The axis of check counts: every rank has one. */
+function checkAxis(
+  { checks, placed: { mesh, ranks } }: Lowering,
+): { [axis: string]: PlanAxis } {
+  if (!checks.length) return {};
+  const over = mesh.map(({ name }) => name);
+  return {
+    [CHECK_AXIS]: {
+      size: ranks,
+      over,
+      table: Array.from({ length: ranks }, (_, rank) => [rank]),
+    },
+  };
 }
 
 /** What combines take, seen through views. */

@@ -1,7 +1,7 @@
 /** The public language and the compiler. */
 
 export * from "./dsl/mod.ts";
-export { compile, type CompileOptions } from "./compile.ts";
+export { compile, type CompileOptions, type Tuning } from "./compile.ts";
 export type { AxisPlacement, Placement } from "./passes/place.ts";
 export { trace } from "./graph/trace.ts";
 export type { RoutingPreset } from "./graph/routing.ts";

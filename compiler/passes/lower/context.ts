@@ -17,6 +17,7 @@ import {
 } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Graph, Lambda, Node, ScalarFunction } from "../../graph/graph.ts";
+import type { MatmulTile } from "../../kernels/matmul.ts";
 import type { Fusion } from "../fuse.ts";
 import { axisSize, localBound, perRank, type Placed } from "../place.ts";
 import type { RouteResults } from "./route.ts";
@@ -72,6 +73,11 @@ export interface Lowering {
   readonly graph: Graph;
   readonly placed: Placed;
   readonly fusion: Fusion;
+  readonly tile: MatmulTile;
+  /** Token ids travel along with every routing, and are compared on return. */
+  readonly check: boolean;
+  /** Outputs that the checks add. */
+  readonly checks: { readonly name: string; readonly buffer: string }[];
   readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
   readonly buffers: Map<string, BufferDraft>;
   readonly kernels: Map<string, Kernel>;

@@ -7,7 +7,6 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import {
-  DEFAULT_TILE,
   matmul,
   matmulGrid,
   type MatmulOptions,
@@ -110,7 +109,7 @@ export function lowerMatmul(
     k,
     columns: width,
     weights,
-    tile: DEFAULT_TILE,
+    tile: lowering.tile,
     rows: routing ? u32(0) : productOf(lowering, scope, rows),
     ...(routing ? { grouped: { tiles: scope.read(routing.tiles) } } : {}),
     leftRow: (row) =>

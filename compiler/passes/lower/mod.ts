@@ -7,6 +7,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import { CHECK_AXIS } from "./check.ts";
 import { lowerAttention } from "./attention.ts";
 import {
   addBuffer,
@@ -81,6 +82,9 @@ export function lowerGraph(
   const outputs: { [name: string]: Port } = {};
   for (const [name, node] of Object.entries(lowering.graph.outputs)) {
     outputs[name] = portOf(node, outputBuffer(lowering, name, node));
+  }
+  for (const { name, buffer } of lowering.checks) {
+    outputs[name] = { buffer, dtype: "u32", axes: [CHECK_AXIS] };
   }
   return { inputs, outputs };
 }

@@ -8,7 +8,6 @@ import { assign } from "../../kernels/assign.ts";
 import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { exchange, exchangeGrid, gather } from "../../kernels/exchange.ts";
-import { DEFAULT_TILE } from "../../kernels/matmul.ts";
 import { permute } from "../../kernels/permute.ts";
 import { regroup, regroupGrid } from "../../kernels/regroup.ts";
 import { groupBound, localBound, perRank } from "../place.ts";
@@ -28,6 +27,7 @@ import {
   type RoutingBuffers,
   sizeOf,
 } from "./context.ts";
+import { emitCheck } from "./check.ts";
 import { writeTarget } from "./dot.ts";
 import { expertsOfRanks } from "./params.ts";
 import { routeResults } from "./route.ts";
@@ -77,7 +77,7 @@ export function routingOf(
   const number = lowering.routings.size;
   const u32Buffer = (name: string, size: PerRank) =>
     addScratch(lowering, name, "u32", [{ axis: `${name} of routing`, size }]);
-  const tileRows = DEFAULT_TILE.rows;
+  const tileRows = lowering.tile.rows;
   const tilesBound = perRank(localExperts.map((n, rank) => {
     const rows = typeof receiveBound === "number"
       ? receiveBound
@@ -216,6 +216,7 @@ export function lowerDispatch(
     }, part("exchange"));
   }
   if (first) emitRegroup(lowering, node, routing, part("regroup"));
+  if (first && lowering.check) emitCheck(lowering, node, routing);
   lowering.storages.set(node, {
     buffer: received,
     dtype: source.dtype,
@@ -346,7 +347,8 @@ function emitCountsExchange(
   });
 }
 
-function emitExchange(
+/** An exchange of rows of `words` words. */
+export function emitExchange(
   lowering: Lowering,
   node: Node,
   routing: RoutingBuffers,
@@ -404,7 +406,7 @@ function emitRegroup(
   const kernel = regroup({
     name: `regroup_${routing.splits.at(-1)!}`,
     splits: routing.splits,
-    tileRows: DEFAULT_TILE.rows,
+    tileRows: lowering.tile.rows,
   });
   const { countsAll, position, tiles, rowOf, expertOf, rowCount } = routing;
   addLaunch(
