@@ -1,0 +1,118 @@
+/** Contractions: sums of products over shared axes. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { ModelError } from "../../spec/errors.ts";
+import { messages as say, without } from "../graph/messages.ts";
+import { mul } from "./arithmetic.ts";
+import { callSite } from "./span.ts";
+import {
+  apply,
+  makeNode,
+  names,
+  type Tensor,
+  traceOf,
+  wrap,
+} from "./tensor.ts";
+import type { CanDot, CanEinsum, Dot, EinsumOut, Float } from "./types.ts";
+
+/**
+ * Multiply `a` and `b` and sum over the axis `over`, or over several (`"head headDim"`). Other axes that both have are
+ * batch axes. Orientation does not matter: axes are found by name.
+ *
+ * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both alike, "f32" or "f16"; sums
+ * are in f32. Errors: an axis that one operand does not have; dtypes differ.
+ *
+ * @example
+ * ```ts
+ * const linear = model({ token: 1, embed: 2, ffn: 3 }, (m) => ({
+ *   y: dot(m.input("x", "token embed"), m.param("w", "ffn embed"), "embed"),
+ * }));
+ * const { outputs } = evaluate(trace(linear), {
+ *   inputs: { x: [1, 2] },
+ *   params: { w: [1, 0, 0, 1, 1, 1] },
+ * });
+ * console.assert(String(outputs.y?.data) === "1,2,3");
+ * ```
+ */
+export function dot<
+  A extends string,
+  B extends string,
+  D extends Float,
+  const K extends string,
+>(
+  a: Tensor<A, D>,
+  b: Tensor<B, NoInfer<D>>,
+  over: CanDot<A, B, K>,
+): Tensor<Dot<A, B, K>, D> {
+  return apply(dot, "dot", [a, b], { over: names(over) });
+}
+
+/**
+ * A product of two tensors by a spec that writes out all axes: `"token embed, embed ffn -> token ffn"`. Axes that are
+ * not in the output are summed.
+ *
+ * Axes: those after `->`, in that order. Dtype: both alike, "f32" or "f16". Errors: a spec that does not say the
+ * operands' axes; an output axis on neither operand; nothing to sum and neither operand with all axes; dtypes differ.
+ *
+ * @example
+ * ```ts
+ * const outer = model({ row: 2, k: 1, column: 2 }, (m) => ({
+ *   y: einsum("row k, k column -> column row", m.input("a", "row k"), m.input("b", "k column")),
+ * }));
+ * const { outputs } = evaluate(trace(outer), { inputs: { a: [1, 2], b: [3, 4] } });
+ * console.assert(String(outputs.y?.data) === "3,6,4,8");
+ * ```
+ */
+export function einsum<
+  const S extends string,
+  A extends string,
+  B extends string,
+  D extends Float,
+>(
+  spec: CanEinsum<S, NoInfer<A>, NoInfer<B>>,
+  a: Tensor<A, D>,
+  b: Tensor<B, NoInfer<D>>,
+): Tensor<EinsumOut<S>, D> {
+  const trace = traceOf([a, b], einsum);
+  const span = callSite(einsum);
+  const output = names(parseSpec(spec, a, b));
+  let [left, right] = [a.node, b.node];
+  for (const axis of without(left.axes, [...right.axes, ...output])) {
+    left = makeNode("reduce", [left], { kind: "sum", over: axis }, span);
+  }
+  for (const axis of without(right.axes, [...left.axes, ...output])) {
+    right = makeNode("reduce", [right], { kind: "sum", over: axis }, span);
+  }
+  const over = left.axes.filter((axis) =>
+    right.axes.includes(axis) && !output.includes(axis)
+  );
+  const product = over.length > 0
+    ? makeNode("dot", [left, right], { over }, span)
+    : mul(wrap<string, DType>(left, trace), wrap<string, DType>(right, trace))
+      .node;
+  if (product.axes.join(" ") === output.join(" ")) return wrap(product, trace);
+  return wrap(
+    makeNode("transpose", [product], {}, span, {
+      axes: output,
+      dtype: product.dtype,
+    }),
+    trace,
+  );
+}
+
+/** The output's axes, after the spec is held against the operands. */
+function parseSpec(spec: string, a: Tensor, b: Tensor): string {
+  const [left, right] = [a.node.axes, b.node.axes];
+  const fail = (message: string): never => {
+    throw new ModelError(message, callSite(einsum));
+  };
+  const arrow = spec.indexOf(" -> ");
+  if (arrow < 0) return fail(say.einsumSpec(spec, left, right));
+  if (spec.slice(0, arrow) !== `${a.axes}, ${b.axes}`) {
+    return fail(say.einsumOperands(spec, left, right));
+  }
+  const output = spec.slice(arrow + 4);
+  const lost = without(names(output), [...left, ...right]);
+  if (lost.length > 0) fail(say.einsumOutput(spec, lost));
+  return output;
+}

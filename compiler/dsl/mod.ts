@@ -1,0 +1,79 @@
+/** The language: declare a model with named axes, and write it with verbs. */
+
+export type { DType } from "../../spec/dtype.ts";
+export type { RoutingPreset } from "../graph/routing.ts";
+export { Tensor } from "./tensor.ts";
+export type {
+  Axis,
+  Broadcast,
+  Cat,
+  Dot,
+  Float,
+  Renamed,
+  Without,
+} from "./types.ts";
+export {
+  type AxisSizes,
+  type Built,
+  type DeclareOptions,
+  type Model,
+  model,
+  type Outputs,
+  type Scope,
+  type UpTo,
+  upTo,
+} from "./model.ts";
+export {
+  abs,
+  add,
+  div,
+  exp,
+  log,
+  map,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  type Scalar,
+  sqrt,
+  sub,
+  tanh,
+} from "./arithmetic.ts";
+export { dot, einsum } from "./contraction.ts";
+export {
+  max,
+  mean,
+  rmsNorm,
+  type RmsNormOptions,
+  softmax,
+  sum,
+} from "./reduce.ts";
+export {
+  cast,
+  concat,
+  merge,
+  rename,
+  slice,
+  split,
+  transpose,
+} from "./shape.ts";
+export {
+  type Attention,
+  attention,
+  type AttentionOptions,
+  embedding,
+  rope,
+  type RopeOptions,
+} from "./position.ts";
+export {
+  type CapacityPreset,
+  type CapacityRouting,
+  combine,
+  dispatch,
+  route,
+  type RouteOptions,
+  type Routing,
+  type TopK,
+  topK,
+  type TopKOptions,
+} from "./moe.ts";

@@ -1,0 +1,282 @@
+/** Declare a model: its axes, and the function that builds it. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { ModelError, type Span } from "../../spec/errors.ts";
+import type { AxisSize, Node } from "../graph/graph.ts";
+import { messages as say, without } from "../graph/messages.ts";
+import { callSite } from "./span.ts";
+import { makeNode, names, Tensor, type Trace, wrap } from "./tensor.ts";
+import type { Known, Stacked } from "./types.ts";
+
+/** A length known when a program starts, at most `bound`. */
+export interface UpTo {
+  readonly bound: number;
+}
+
+/**
+ * An axis whose length is known at run time and is at most `bound`.
+ *
+ * Errors: a bound that is not a whole number of at least 1.
+ *
+ * @example
+ * ```ts
+ * const double = model({ token: upTo(4096), embed: 64 }, (m) => {
+ *   const x = m.input("x", "token embed");
+ *   return { y: add(x, x) };
+ * });
+ * console.assert(trace(double).axes.token?.dynamic === true);
+ * ```
+ */
+export function upTo(bound: number): UpTo {
+  if (!Number.isInteger(bound) || bound < 1) {
+    throw new ModelError(
+      `Cannot bound an axis by ${bound}: a bound is a whole number of at least 1`,
+      callSite(upTo),
+    );
+  }
+  return { bound };
+}
+
+/** The axes of a model: a size each, or a bound. */
+export interface AxisSizes {
+  readonly [axis: string]: number | UpTo;
+}
+
+/** How an input, parameter or state is declared besides its name and axes. */
+export interface DeclareOptions<D extends DType> {
+  /** What it computes in; default "f32". */
+  readonly dtype?: D;
+}
+
+/** What a model function declares its tensors with. `Names` are the axes of the model. */
+export interface Scope<Names extends string = string> {
+  /**
+   * A tensor given at run time. Its name is its safetensors key; ids and positions are "i32".
+   *
+   * Errors: an axis the model does not have; an axis twice; the name declared with another type.
+   */
+  input<
+    const N extends string,
+    const S extends string,
+    const D extends DType = "f32",
+  >(
+    name: N,
+    axes: Known<Names, S>,
+    options?: DeclareOptions<D>,
+  ): Tensor<S, D>;
+  /**
+   * A tensor of the checkpoint, axes in the order in which the file stores them. `{expert}` in the name stacks one
+   * tensor per index of the axis `expert`, which is then the first. The dtype is the compute type; the stored type
+   * comes from the file.
+   *
+   * Errors: as `input`; a stacked axis that is not the first.
+   */
+  param<
+    const N extends string,
+    const S extends string,
+    const D extends DType = "f32",
+  >(
+    name: Stacked<N, NoInfer<S>>,
+    axes: Known<Names, S>,
+    options?: DeclareOptions<D>,
+  ): Tensor<S, D>;
+  /**
+   * A tensor kept between runs, zero at first. The model returns its next value under the same name.
+   *
+   * Errors: as `input`; a state that is not returned.
+   */
+  state<
+    const N extends string,
+    const S extends string,
+    const D extends DType = "f32",
+  >(
+    name: N,
+    axes: Known<Names, S>,
+    options?: DeclareOptions<D>,
+  ): Tensor<S, D>;
+}
+
+/** What a model function returns: outputs by name, and the next values of states by theirs. */
+export interface Outputs {
+  readonly [name: string]: Tensor;
+}
+
+/** What one run of a model function left: the graph before it is checked. */
+export interface Built {
+  readonly outputs: { readonly [name: string]: Node };
+  readonly declared: readonly Node[];
+  readonly dispatched: readonly Node[];
+}
+
+declare const returns: unique symbol;
+
+/** A model: its axes, and its function with symbolic tensors put in. `Name` are the names of what it returns. */
+export interface Model<out Name extends string = string> {
+  readonly axes: { readonly [name: string]: AxisSize };
+  /** Where `model` was called. */
+  readonly span: Span | undefined;
+  /** Run the function once. For `trace`. */
+  readonly build: () => Built;
+  readonly [returns]?: Name;
+}
+
+/**
+ * Declare a model. `axes` binds each axis name to one size, or to `upTo(n)`, for the whole model; `build` declares
+ * inputs, parameters and states with its argument and returns the outputs by name. It runs when the model is traced:
+ * any JavaScript is allowed, loops unroll, configurations are values.
+ *
+ * Errors: an axis name that is empty or has a space; a size that is not a whole number of at least 1; an output that is
+ * no tensor.
+ *
+ * @example
+ * ```ts
+ * const layer = model({ token: upTo(16), embed: 8, ffn: 32 }, (m) => {
+ *   const x = m.input("x", "token embed");
+ *   const up = dot(x, m.param("up", "ffn embed"), "embed");
+ *   return { y: dot(up, m.param("down", "embed ffn"), "ffn") };
+ * });
+ * console.assert(trace(layer).outputs.y?.axes.join(" ") === "token embed");
+ * ```
+ */
+export function model<const Sizes extends AxisSizes, const R extends Outputs>(
+  axes: Sizes,
+  build: (m: Scope<keyof Sizes & string>) => R,
+): Model<keyof R & string> {
+  const span = callSite(model);
+  const sizes: { [name: string]: AxisSize } = {};
+  for (const [name, size] of Object.entries(axes)) {
+    sizes[name] = axisSize(name, size, span);
+  }
+  return {
+    axes: sizes,
+    span,
+    build: () => run(sizes, build as (m: Scope) => R, span),
+  };
+}
+
+function axisSize(
+  name: string,
+  size: number | UpTo,
+  span: Span | undefined,
+): AxisSize {
+  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
+    throw new ModelError(
+      `Cannot name an axis '${name}': a name is letters, digits and '_', and starts with no digit`,
+      span,
+    );
+  }
+  const length = typeof size === "number" ? size : size.bound;
+  if (!Number.isInteger(length) || length < 1) {
+    throw new ModelError(
+      `Cannot give axis '${name}' the size ${length}: a size is a whole number of at least 1`,
+      span,
+    );
+  }
+  return { size: length, dynamic: typeof size !== "number" };
+}
+
+function run(
+  axes: { readonly [name: string]: AxisSize },
+  build: (m: Scope) => unknown,
+  span: Span | undefined,
+): Built {
+  const trace: Trace = { axes, dispatched: [] };
+  const declared = new Map<string, Node>();
+  const returned: unknown = build(makeScope(trace, declared));
+  if (typeof returned !== "object" || returned === null) {
+    throw new ModelError(
+      "Cannot build a model: its function returned no outputs. Return an object of tensors by name",
+      span,
+    );
+  }
+  const outputs: { [name: string]: Node } = {};
+  for (const [name, value] of Object.entries(returned)) {
+    if (!(value instanceof Tensor)) {
+      throw new ModelError(`Cannot return '${name}': it is no tensor`, span);
+    }
+    if (value.trace !== trace) {
+      throw new ModelError(
+        `Cannot return '${name}': it belongs to another model`,
+        value.node.span,
+      );
+    }
+    outputs[name] = value.node;
+  }
+  return {
+    outputs,
+    declared: [...declared.values()],
+    dispatched: trace.dispatched,
+  };
+}
+
+type Leaf = "input" | "param" | "state";
+
+/** The three declaring functions. Typed loosely here: the interface is what users see. */
+function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
+  function declare(
+    kind: Leaf,
+    verb: (...args: never[]) => unknown,
+    name: string,
+    axes: string,
+    dtype: DType,
+  ): Tensor<never, never> {
+    const span = callSite(verb);
+    const list = names(axes);
+    const unknown = without(list, Object.keys(trace.axes));
+    if (unknown.length > 0) {
+      throw new ModelError(
+        say.unknownAxis(list, Object.keys(trace.axes)),
+        span,
+      );
+    }
+    const twice = list.find((axis, i) => list.indexOf(axis, i + 1) >= 0);
+    if (twice !== undefined) {
+      throw new ModelError(say.repeatedAxis(list, twice), span);
+    }
+    if (name === "") {
+      throw new ModelError(
+        `Cannot declare '${axes}': its name is empty`,
+        span,
+      );
+    }
+    const stack = kind === "param" ? /\{([^}]*)\}/.exec(name)?.[1] : undefined;
+    const node = makeNode(
+      kind,
+      [],
+      stack === undefined ? { name } : { name, stack },
+      span,
+      { axes: list, dtype },
+    );
+    const before = declared.get(name);
+    if (before === undefined) {
+      declared.set(name, node as Node);
+      return wrap(node as Node, trace);
+    }
+    if (
+      before.primitive !== kind || before.dtype !== dtype ||
+      before.axes.join(" ") !== axes
+    ) {
+      throw new ModelError(
+        `Cannot declare ${kind} '${name}' as ${dtype}[${axes}]: it is ${before.primitive} ${before.dtype}[${
+          before.axes.join(" ")
+        }]${at(before.span)} already`,
+        span,
+      );
+    }
+    return wrap(before, trace);
+  }
+  const scope: Scope = {
+    input: (name, axes, options) =>
+      declare("input", scope.input, name, axes, options?.dtype ?? "f32"),
+    param: (name, axes, options) =>
+      declare("param", scope.param, name, axes, options?.dtype ?? "f32"),
+    state: (name, axes, options) =>
+      declare("state", scope.state, name, axes, options?.dtype ?? "f32"),
+  };
+  return scope;
+}
+
+/** ` at file:line:column`, for a message that points at a second place. */
+export function at(span: Span | undefined): string {
+  return span ? ` at ${span.file}:${span.line}:${span.column}` : "";
+}

@@ -1,0 +1,248 @@
+/** Verbs that know where a token stands: embeddings, rotary positions, attention with a cache. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { ModelError } from "../../spec/errors.ts";
+import { messages as say, words } from "../graph/messages.ts";
+import { callSite } from "./span.ts";
+import { apply, type Tensor, traceOf } from "./tensor.ts";
+import type {
+  Axis,
+  CanCache,
+  CanKey,
+  CanPosition,
+  CanQuery,
+  Cat,
+  First,
+  Float,
+  Without,
+} from "./types.ts";
+
+/**
+ * The row of `table` along `axis` for each of `ids`.
+ *
+ * Axes: those of `ids`, then those of `table` without `axis`. Dtype: that of `table`; `ids` are "i32". Errors: an axis
+ * that `table` does not have; ids of another dtype. An id outside the table is an error when the program runs.
+ *
+ * @example
+ * ```ts
+ * const lookup = model({ token: 2, vocab: 3, embed: 1 }, (m) => ({
+ *   y: embedding(m.param("table", "vocab embed"), m.input("ids", "token", { dtype: "i32" }), "vocab"),
+ * }));
+ * const { outputs } = evaluate(trace(lookup), {
+ *   inputs: { ids: [2, 0] },
+ *   params: { table: [5, 6, 7] },
+ * });
+ * console.assert(String(outputs.y?.data) === "7,5");
+ * ```
+ */
+export function embedding<
+  A extends string,
+  D extends DType,
+  I extends string,
+  const K extends Axis<A>,
+>(
+  table: Tensor<A, D>,
+  ids: Tensor<I, "i32">,
+  axis: K,
+): Tensor<Cat<I, Without<A, K>>, D> {
+  return apply(embedding, "embedding", [table, ids], { over: axis });
+}
+
+/** Options of `rope`. */
+export interface RopeOptions<P> {
+  /** The position of each token, "i32". */
+  readonly position: P;
+  /** Pair j of d/2 turns by position * theta^(-2j/d); default 10000. */
+  readonly theta?: number;
+  /** Positions are below this; default the size of the model's axis `context`. */
+  readonly positions?: number;
+  /** Turns per position of each pair, instead of `theta`. */
+  readonly inverseFrequencies?: readonly number[];
+  /** Multiplies the result; default 1. */
+  readonly scale?: number;
+  /** Pairs are (2j, 2j + 1) instead of (j, j + d/2). */
+  readonly interleaved?: boolean;
+}
+
+/**
+ * Rotary position embedding: turn pairs of elements along `axis` by an angle that grows with the position.
+ *
+ * Axes: those of `x`; `position` has some of them. Dtype: "f32" or "f16"; `position` is "i32". Errors: an axis that `x`
+ * does not have, or of odd length; a position with other axes; no bound for positions.
+ *
+ * @example
+ * ```ts
+ * const turn = model({ token: 1, dim: 2, context: 4 }, (m) => ({
+ *   y: rope(m.input("x", "token dim"), "dim", {
+ *     position: m.input("position", "token", { dtype: "i32" }),
+ *     inverseFrequencies: [Math.PI / 2],
+ *   }),
+ * }));
+ * const { outputs } = evaluate(trace(turn), { inputs: { x: [1, 0], position: [1] } });
+ * console.assert(Math.abs(outputs.y!.data[1]! - 1) < 1e-6);
+ * ```
+ */
+export function rope<
+  A extends string,
+  D extends Float,
+  P extends string,
+  const K extends Axis<A>,
+>(
+  x: Tensor<A, D>,
+  axis: K,
+  options: RopeOptions<CanPosition<NoInfer<A>, P, Tensor<P, "i32">>>,
+): Tensor<A, D> {
+  const position = options.position as unknown as Tensor;
+  const { axes } = traceOf([x, position], rope);
+  const span = callSite(rope);
+  if (!x.node.axes.includes(axis)) {
+    throw new ModelError(say.axis("rope", x.node.axes, axis), span);
+  }
+  const length = axes[axis]?.size;
+  if (length === undefined || length % 2 !== 0) {
+    throw new ModelError(
+      `Cannot rope '${x.axes}' over '${axis}': its size is ${
+        length ?? "not in the model"
+      }, expected an even number`,
+      span,
+    );
+  }
+  const positions = options.positions ?? axes["context"]?.size;
+  if (positions === undefined) {
+    throw new ModelError(
+      `Cannot rope '${x.axes}': nothing bounds the positions. Give 'positions', or the model an axis 'context'`,
+      span,
+    );
+  }
+  const { theta = 10000, inverseFrequencies } = options;
+  return apply(rope, "rope", [x, position], {
+    over: axis,
+    inverseFrequencies: inverseFrequencies ??
+      Array.from({ length: length / 2 }, (_, j) => theta ** (-2 * j / length)),
+    scale: options.scale ?? 1,
+    interleaved: options.interleaved ?? false,
+    positions,
+  });
+}
+
+/** Options of `attention`. */
+export interface AttentionOptions<K, V, KeyCache, ValueCache, At> {
+  /** Keys of these tokens, `token kvHead headDim`. */
+  readonly key: K;
+  /** Values of these tokens, axes of `key`. */
+  readonly value: V;
+  /** State: keys of all tokens so far, `sequence context kvHead headDim`. */
+  readonly keys: KeyCache;
+  /** State: values of all tokens so far, axes of `keys`. */
+  readonly values: ValueCache;
+  /** Which sequence each token belongs to, "i32". */
+  readonly sequence: At;
+  /** Each token's position in its sequence, "i32". */
+  readonly position: At;
+  /** Multiplies the scores; default 1 / sqrt(headDim). */
+  readonly scale?: number;
+  /** Tokens see only this many positions, themselves included. */
+  readonly window?: number;
+}
+
+/** What `attention` makes: its result, and the next values of the two states, to be returned under their names. */
+export interface Attention<
+  out Q extends string,
+  out S extends string,
+  out D extends DType,
+> {
+  readonly y: Tensor<Q, D>;
+  readonly keys: Tensor<S, D>;
+  readonly values: Tensor<S, D>;
+}
+
+/**
+ * Causal grouped-query attention with a cache. Token (s, p) writes its key and value at (s, p) of the states and then
+ * sees positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
+ *
+ * Axes: `q` is `token head headDim`, `key` and `value` are `token kvHead headDim`, `keys` and `values` are
+ * `sequence context kvHead headDim`; `y` has the axes of `q`. Dtype: all alike, "f32" or "f16"; `sequence` and
+ * `position` are "i32". Errors: other axes; dtypes differ; heads that are no multiple of the key heads; states that are
+ * not returned.
+ *
+ * @example
+ * ```ts
+ * const attend = model({ token: 1, head: 1, kvHead: 1, dim: 1, sequence: 1, context: 2 }, (m) => {
+ *   const one = "token kvHead dim";
+ *   const { y, keys, values } = attention(m.input("q", "token head dim"), {
+ *     key: m.input("k", one),
+ *     value: m.input("v", one),
+ *     keys: m.state("keys", "sequence context kvHead dim"),
+ *     values: m.state("values", "sequence context kvHead dim"),
+ *     sequence: m.input("sequence", "token", { dtype: "i32" }),
+ *     position: m.input("position", "token", { dtype: "i32" }),
+ *   });
+ *   return { y, keys, values };
+ * });
+ * const { outputs, states } = evaluate(trace(attend), {
+ *   inputs: { q: [1], k: [1], v: [3], sequence: [0], position: [0] },
+ * });
+ * console.assert(outputs.y?.data[0] === 3 && String(states.values?.data) === "3,0");
+ * ```
+ */
+export function attention<
+  Q extends string,
+  D extends Float,
+  K extends string,
+  S extends string,
+>(
+  q: CanQuery<Q, Tensor<Q, D>>,
+  options: AttentionOptions<
+    CanKey<NoInfer<Q>, K, Tensor<K, NoInfer<D>>>,
+    Tensor<NoInfer<K>, NoInfer<D>>,
+    CanCache<NoInfer<K>, S, Tensor<S, NoInfer<D>>>,
+    Tensor<NoInfer<S>, NoInfer<D>>,
+    Tensor<First<NoInfer<Q>>, "i32">
+  >,
+): Attention<Q, S, D> {
+  const query = q as unknown as Tensor;
+  const key = options.key as unknown as Tensor;
+  const keys = options.keys as unknown as Tensor<S, D>;
+  const { value, values, sequence, position } = options;
+  const { axes } = traceOf(
+    [query, key, value, keys, values, sequence, position],
+    attention,
+  );
+  const span = callSite(attention);
+  const fail = (message: string): never => {
+    throw new ModelError(message, span);
+  };
+  const [token, head, dim] = query.node.axes;
+  const kvHead = key.node.axes[1];
+  if (query.node.axes.length !== 3) return fail(say.query(query.node.axes));
+  if (words(key.node.axes) !== `${token} ${kvHead} ${dim}`) {
+    return fail(say.key(query.node.axes, key.node.axes));
+  }
+  if (value.axes !== key.node.axes.join(" ")) {
+    return fail(say.value(key.node.axes, value.node.axes));
+  }
+  for (const cache of [keys, values]) {
+    const [s, c, ...rest] = cache.node.axes;
+    if (words(rest) !== words(key.node.axes.slice(1)) || !s || !c) {
+      return fail(say.cache(key.node.axes, cache.node.axes));
+    }
+  }
+  const write = (state: Tensor, rows: Tensor): Tensor<S, D> =>
+    apply(attention, "cacheWrite", [state, rows, sequence, position], {});
+  const next = { keys: write(keys, key), values: write(values, value) };
+  const y = apply<"attention", Q, D>(
+    attention,
+    "attention",
+    [query, next.keys, next.values, sequence, position],
+    {
+      scale: options.scale ?? 1 / Math.sqrt(axes[dim!]?.size ?? 1),
+      ...options.window === undefined ? {} : { window: options.window },
+      token: token!,
+      head: head!,
+      dim: dim!,
+      kvHead: kvHead!,
+      context: keys.node.axes[1]!,
+    },
+  );
+  return { y, ...next };
+}

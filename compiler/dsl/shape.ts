@@ -1,0 +1,217 @@
+/** Verbs that move or rename elements and change none. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { ModelError } from "../../spec/errors.ts";
+import { choices } from "../graph/messages.ts";
+import { callSite } from "./span.ts";
+import { apply, names, type Tensor, traceOf } from "./tensor.ts";
+import type {
+  Axis,
+  CanConcat,
+  CanMerge,
+  CanName,
+  CanTranspose,
+  Merged,
+  Renamed,
+} from "./types.ts";
+
+/**
+ * `x` with axis `from` called `to`. A name that the model does not have takes the length of `from`.
+ *
+ * Axes: those of `x`, renamed. Dtype: any. Errors: an axis that `x` does not have; a name that it has already; a name
+ * with another length.
+ *
+ * @example
+ * ```ts
+ * const square = model({ token: 1, embed: 2 }, (m) => {
+ *   const x = m.input("x", "token embed");
+ *   return { y: dot(x, rename(x, "token", "other"), "embed") };
+ * });
+ * console.assert(trace(square).outputs.y?.axes.join(" ") === "token other");
+ * ```
+ */
+export function rename<
+  A extends string,
+  D extends DType,
+  const F extends Axis<A>,
+  const T extends string,
+>(
+  x: Tensor<A, D>,
+  from: F,
+  to: CanName<NoInfer<A>, T, "rename">,
+): Tensor<Renamed<A, F, T>, D> {
+  return apply(rename, "rename", [x], { from, to });
+}
+
+/**
+ * `x` with one axis split into several, row-major: the last of `into` runs fastest.
+ *
+ * Axes: those of `x`, `into` (`"head headDim"`) in the place of `axis`. Dtype: any. Errors: an axis that `x` does not
+ * have; a name that it has already; sizes whose product is another.
+ *
+ * @example
+ * ```ts
+ * const heads = model({ embed: 4, head: 2, headDim: 2 }, (m) => ({
+ *   y: split(m.input("x", "embed"), "embed", "head headDim"),
+ * }));
+ * console.assert(trace(heads).outputs.y?.axes.join(" ") === "head headDim");
+ * ```
+ */
+export function split<
+  A extends string,
+  D extends DType,
+  const F extends Axis<A>,
+  const T extends string,
+>(
+  x: Tensor<A, D>,
+  axis: F,
+  into: CanName<NoInfer<A>, T, "split">,
+): Tensor<Renamed<A, F, T>, D> {
+  return apply(split, "split", [x], { axis, into: names(into) });
+}
+
+/**
+ * `x` with adjacent axes as one: the inverse of `split`.
+ *
+ * Axes: those of `x`, `to` in the place of `axes` (`"head headDim"`). Dtype: any. Errors: axes that are not side by
+ * side in this order; a name that `x` has already; a size that is not the product.
+ *
+ * @example
+ * ```ts
+ * const flat = model({ embed: 4, head: 2, headDim: 2 }, (m) => ({
+ *   y: merge(m.input("x", "head headDim"), "head headDim", "embed"),
+ * }));
+ * console.assert(trace(flat).outputs.y?.axes.join(" ") === "embed");
+ * ```
+ */
+export function merge<
+  A extends string,
+  D extends DType,
+  const F extends string,
+  const T extends string,
+>(
+  x: Tensor<A, D>,
+  axes: CanMerge<NoInfer<A>, F>,
+  to: CanName<NoInfer<A>, T, "merge">,
+): Tensor<Merged<A, F, T>, D> {
+  return apply(merge, "merge", [x], { axes: names(axes), to });
+}
+
+/**
+ * Positions `start`, `start + 1`, … of `axis`, as many as axis `to` is long.
+ *
+ * Axes: those of `x`, `to` in the place of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that it
+ * has already; positions past the end.
+ *
+ * @example
+ * ```ts
+ * const tail = model({ n: 3, rest: 2 }, (m) => ({ y: slice(m.input("x", "n"), "n", 1, "rest") }));
+ * const { outputs } = evaluate(trace(tail), { inputs: { x: [1, 2, 3] } });
+ * console.assert(String(outputs.y?.data) === "2,3");
+ * ```
+ */
+export function slice<
+  A extends string,
+  D extends DType,
+  const F extends Axis<A>,
+  const T extends string,
+>(
+  x: Tensor<A, D>,
+  axis: F,
+  start: number,
+  to: CanName<NoInfer<A>, T, "slice">,
+): Tensor<Renamed<A, F, T>, D> {
+  return apply(slice, "slice", [x], { axis, start, to });
+}
+
+/**
+ * `a` and then `b` along `axis`, as axis `to`. `b` has the axes of `a`; the one in the place of `axis` may have another
+ * name.
+ *
+ * Axes: those of `a`, `to` in the place of `axis`. Dtype: both alike, any. Errors: an axis that `a` does not have;
+ * operands that differ in more than that axis; a size that is not the sum; dtypes differ.
+ *
+ * @example
+ * ```ts
+ * const both = model({ left: 1, right: 2, all: 3 }, (m) => ({
+ *   y: concat(m.input("a", "left"), m.input("b", "right"), "left", "all"),
+ * }));
+ * const { outputs } = evaluate(trace(both), { inputs: { a: [1], b: [2, 3] } });
+ * console.assert(String(outputs.y?.data) === "1,2,3");
+ * ```
+ */
+export function concat<
+  A extends string,
+  B extends string,
+  D extends DType,
+  const F extends Axis<A>,
+  const T extends string,
+>(
+  a: Tensor<A, D>,
+  b: CanConcat<NoInfer<A>, B, NoInfer<F>, Tensor<B, NoInfer<D>>>,
+  axis: F,
+  to: CanName<NoInfer<A>, T, "concat">,
+): Tensor<Renamed<A, F, T>, D> {
+  const other = b as unknown as Tensor;
+  traceOf([a, other], concat);
+  const at = a.node.axes.indexOf(axis);
+  return apply(concat, "concat", [a, other], {
+    axes: [axis, other.node.axes[at] ?? axis],
+    to,
+  });
+}
+
+/**
+ * `x` with its axes in another order.
+ *
+ * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`.
+ *
+ * @example
+ * ```ts
+ * const turned = model({ row: 2, column: 2 }, (m) => ({
+ *   y: transpose(m.input("x", "row column"), "column row"),
+ * }));
+ * const { outputs } = evaluate(trace(turned), { inputs: { x: [1, 2, 3, 4] } });
+ * console.assert(String(outputs.y?.data) === "1,3,2,4");
+ * ```
+ */
+export function transpose<
+  A extends string,
+  D extends DType,
+  const T extends string,
+>(
+  x: Tensor<A, D>,
+  to: CanTranspose<NoInfer<A>, T>,
+): Tensor<T, D> {
+  return apply(transpose, "transpose", [x], {}, {
+    axes: names(to),
+    dtype: "f32",
+  });
+}
+
+const DTYPES: readonly DType[] = ["f32", "f16", "i32", "u32"];
+
+/**
+ * `x` in another dtype. To an integer: towards zero; to f16: to the nearest.
+ *
+ * Axes: those of `x`. Dtype: `to`. Errors: a name that is no dtype.
+ *
+ * @example
+ * ```ts
+ * const whole = model({ n: 2 }, (m) => ({ y: cast(m.input("x", "n"), "i32") }));
+ * const { outputs } = evaluate(trace(whole), { inputs: { x: [1.7, -1.7] } });
+ * console.assert(String(outputs.y?.data) === "1,-1");
+ * ```
+ */
+export function cast<A extends string, const T extends DType>(
+  x: Tensor<A>,
+  to: T,
+): Tensor<A, T> {
+  if (!DTYPES.includes(to)) {
+    throw new ModelError(
+      `Cannot cast '${x.axes}' to '${to}': expected ${choices(DTYPES)}`,
+      callSite(cast),
+    );
+  }
+  return apply(cast, "cast", [x], {}, { axes: [], dtype: to });
+}

@@ -1,0 +1,39 @@
+/** Where the user wrote a call. */
+
+import type { Span } from "../../spec/errors.ts";
+
+/** Any function: only its identity is used, to leave it and all above it out of a stack. */
+type AnyFunction = (...args: never[]) => unknown;
+
+const FRAME = /\(?((?:file:\/\/)?[^()\n]*?):(\d+):(\d+)\)?$/;
+
+/**
+ * The place from which `verb` was called, or undefined where the engine does not say. The stack is read as text,
+ * because that is where every loader (tsx, tap, `--enable-source-maps`) puts positions of the source.
+ */
+export function callSite(verb: AnyFunction): Span | undefined {
+  const holder: { stack?: string } = {};
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 1;
+  try {
+    Error.captureStackTrace(holder, verb);
+    return parseFrame(holder.stack ?? "");
+  } finally {
+    Error.stackTraceLimit = limit;
+  }
+}
+
+/** The span in the last line of a stack. */
+function parseFrame(stack: string): Span | undefined {
+  const at = stack.lastIndexOf("\n    at ");
+  const match = at < 0 ? null : FRAME.exec(stack.slice(at + 8));
+  if (!match) return undefined;
+  const [, file, line, column] = match;
+  return {
+    file: file!.startsWith("file://")
+      ? decodeURIComponent(new URL(file!).pathname)
+      : file!.replace(/^.* \(/, ""),
+    line: Number(line),
+    column: Number(column),
+  };
+}

@@ -1,0 +1,135 @@
+/** A tensor of the model: a node of the graph with its axes and dtype in its type. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { ModelError, type Span } from "../../spec/errors.ts";
+import type {
+  AxisSize,
+  Node,
+  NodeOf,
+  Primitive,
+  PrimitiveParams,
+} from "../graph/graph.ts";
+import { RuleError, RULES, type TensorType } from "../graph/rules.ts";
+import { callSite } from "./span.ts";
+
+/** What the tensors of one run of a model function share: its axes, and the dispatches that must come home. */
+export interface Trace {
+  readonly axes: { readonly [name: string]: AxisSize };
+  readonly dispatched: Node[];
+}
+
+/**
+ * A tensor with named axes: `Tensor<"token embed", "f32">`. Its axes are one string, in order; its values are known
+ * only when a plan runs. Made by `input`, `param`, `state` and the verbs.
+ */
+export class Tensor<
+  out Axes extends string = string,
+  out D extends DType = DType,
+> {
+  /** The axes in order, separated by spaces. */
+  readonly axes: Axes;
+  /** What it computes in. */
+  readonly dtype: D;
+  /** The value in the graph; for the compiler. */
+  readonly node: Node;
+  /** The run of the model function that it belongs to; for the compiler. */
+  readonly trace: Trace;
+
+  constructor(axes: Axes, dtype: D, node: Node, trace: Trace) {
+    this.axes = axes;
+    this.dtype = dtype;
+    this.node = node;
+    this.trace = trace;
+  }
+}
+
+/** Any verb; only its identity matters. */
+export type Verb = (...args: never[]) => unknown;
+
+/** Wrap a node. The type parameters are the caller's word: verbs are typed at the boundary and checked at run time. */
+export function wrap<A extends string, D extends DType>(
+  node: Node,
+  trace: Trace,
+): Tensor<A, D> {
+  return new Tensor(node.axes.join(" ") as A, node.dtype as D, node, trace);
+}
+
+/** Run a rule; its complaint becomes an error at `span`. */
+function typeOf<P extends Primitive>(
+  primitive: P,
+  inputs: readonly Node[],
+  params: PrimitiveParams[P],
+  given: TensorType,
+  span: Span | undefined,
+): TensorType {
+  try {
+    return RULES[primitive]({ inputs, params, given });
+  } catch (error) {
+    if (error instanceof RuleError) throw new ModelError(error.message, span);
+    throw error;
+  }
+}
+
+const NOTHING: TensorType = { axes: [], dtype: "f32" };
+
+/** A checked node. */
+export function makeNode<P extends Primitive>(
+  primitive: P,
+  inputs: readonly Node[],
+  params: PrimitiveParams[P],
+  span: Span | undefined,
+  given: TensorType = NOTHING,
+): NodeOf<P> {
+  const { axes, dtype } = typeOf(primitive, inputs, params, given, span);
+  return { primitive, inputs, params, axes, dtype, span } as NodeOf<P>;
+}
+
+/** The trace that all operands belong to; complains about values that are no tensors, for callers without types. */
+export function traceOf(
+  operands: readonly unknown[],
+  verb: Verb,
+): Trace {
+  let trace: Trace | undefined;
+  for (const operand of operands) {
+    const of = (operand as { trace?: Trace } | null | undefined)?.trace;
+    if (of === undefined) {
+      throw new ModelError(
+        `Cannot ${verb.name} ${describe(operand)}: expected a tensor`,
+        callSite(verb),
+      );
+    }
+    if (trace !== undefined && trace !== of) {
+      throw new ModelError(
+        `Cannot ${verb.name} tensors of two models. Declare both operands with one 'm'`,
+        callSite(verb),
+      );
+    }
+    trace = of;
+  }
+  return trace!;
+}
+
+function describe(value: unknown): string {
+  return typeof value === "object" && value !== null
+    ? "an object"
+    : `'${String(value)}'`;
+}
+
+/** The tensor that a verb makes of its operands. `verb` is the function that the user called. */
+export function apply<P extends Primitive, A extends string, D extends DType>(
+  verb: Verb,
+  primitive: P,
+  operands: readonly Tensor[],
+  params: PrimitiveParams[P],
+  given?: TensorType,
+): Tensor<A, D> {
+  const trace = traceOf(operands, verb);
+  const inputs = operands.map((operand) => operand.node);
+  const node = makeNode(primitive, inputs, params, callSite(verb), given);
+  return wrap(node as Node, trace);
+}
+
+/** Names in `"token embed"`. */
+export function names(axes: string): string[] {
+  return axes === "" ? [] : axes.split(" ");
+}

@@ -1,0 +1,243 @@
+/**
+ * The types of tensors: axis names as one string, and the checks of every verb. Each failing check is a sentence, the
+ * one that `graph/messages.ts` builds at run time. Three rules keep messages readable: a check is a conditional with
+ * the bare type parameter in one branch, every checking position is `NoInfer`, and no union is put into a template.
+ */
+
+import type { DType } from "../../spec/dtype.ts";
+
+/** `"token" | "embed"` from `"token embed"`. */
+export type Axis<S extends string> = S extends `${infer H} ${infer R}`
+  ? H | Axis<R>
+  : S extends "" ? never
+  : S;
+
+/** Two lists of axes as one. */
+export type Cat<A extends string, B extends string> = A extends "" ? B
+  : B extends "" ? A
+  : `${A} ${B}`;
+
+/** `S` without the axes `X`, in order. */
+export type Without<
+  S extends string,
+  X extends string,
+  Acc extends string = "",
+> = S extends `${infer H} ${infer R}`
+  ? Without<R, X, H extends X ? Acc : Cat<Acc, H>>
+  : S extends X ? Acc
+  : Cat<Acc, S>;
+
+/** `S` with the axis `F` replaced by `T`, which may be several axes. */
+export type Renamed<
+  S extends string,
+  F extends string,
+  T extends string,
+  Acc extends string = "",
+> = S extends `${infer H} ${infer R}`
+  ? Renamed<R, F, T, Cat<Acc, H extends F ? T : H>>
+  : Cat<Acc, S extends F ? T : S>;
+
+/** The first axis. */
+export type First<S extends string> = S extends `${infer H} ${string}` ? H : S;
+
+/** The first axis that is there twice, or never. */
+export type Repeated<S extends string> = S extends `${infer H} ${infer R}`
+  ? H extends Axis<R> ? H : Repeated<R>
+  : never;
+
+/** Dtypes that functions and sums take. */
+export type Float = "f32" | "f16";
+
+// --- declarations
+
+type LastWord<S extends string> = S extends `${string} ${infer R}` ? LastWord<R>
+  : S;
+type AllButLast<S extends string, Acc extends string = ""> = S extends
+  `${infer H} ${infer R}` ? AllButLast<R, Cat<Acc, H>> : Acc;
+
+/** `S` if the model has its axes; ways to finish the last word if only that one is wrong; else the sentence. */
+export type Known<Names extends string, S extends string> =
+  [Without<S, Names>] extends [""] ? [Repeated<S>] extends [never] ? S
+    : `Cannot declare '${S}': axis '${Repeated<S>}' is there twice`
+    : string extends S ? S
+    : [Without<S, Names>] extends [LastWord<S>]
+      ? AllButLast<S> extends "" ? Names
+      : `${AllButLast<S>} ${Exclude<Names, Axis<AllButLast<S>>>}`
+    : `Cannot declare '${S}': the model has no axis '${Without<S, Names>}'`;
+
+/** `N` if an `{axis}` in it is the first of the axes `S`. */
+export type Stacked<N extends string, S extends string> = N extends
+  `${string}{${infer X}}${string}` ? S extends `${X} ${string}` ? N
+  : S extends X ? N
+  : string extends S ? N
+  : `Cannot stack '${N}': the first axis of '${S}' is not '${X}'`
+  : N;
+
+// --- elementwise
+
+/** Axes of an elementwise result: those of the operand that has them all. */
+export type Broadcast<A extends string, B extends string> = Axis<B> extends
+  Axis<A> ? A
+  : Axis<A> extends Axis<B> ? B
+  : never;
+
+/** `Ok` if one operand has all axes of the other. */
+export type CanBroadcast<A extends string, B extends string, Ok> =
+  [Axis<B>] extends [Axis<A>] ? Ok
+    : [Axis<A>] extends [Axis<B>] ? Ok
+    : `Cannot broadcast '${B}' against '${A}': left has no '${Without<
+      B,
+      Axis<A>
+    >}', right has no '${Without<A, Axis<B>>}'`;
+
+// --- contractions
+
+/** Axes of a contraction. */
+export type Dot<A extends string, B extends string, K extends string> = Cat<
+  Without<A, Axis<K>>,
+  Without<B, Axis<K> | Axis<A>>
+>;
+
+/** `K` if both operands have its axes; else the axes that both have. */
+export type CanDot<A extends string, B extends string, K extends string> =
+  [Axis<K>] extends [Axis<A> & Axis<B>] ? K
+    : [Axis<A> & Axis<B>] extends [never]
+      ? `Cannot dot '${A}' with '${B}': they share no axis`
+    : Axis<A> & Axis<B>;
+
+/** Axes after `->`. */
+export type EinsumOut<S extends string> = S extends `${string} -> ${infer O}`
+  ? O
+  : never;
+
+/** `S` if it fits the operands. */
+export type CanEinsum<S extends string, A extends string, B extends string> =
+  string extends S ? S
+    : S extends `${infer I} -> ${infer O}`
+      ? I extends `${A}, ${B}`
+        ? [Without<O, Axis<A> | Axis<B>>] extends [""] ? S
+        : `Cannot einsum '${S}': output axis '${Without<
+          O,
+          Axis<A> | Axis<B>
+        >}' is on neither operand`
+      : `Cannot einsum '${S}': the operands are '${A}, ${B}'`
+    : `Cannot einsum '${S}': expected '${A}, ${B} -> …'`;
+
+// --- reductions
+
+/** `Ok` if the gain `G` has the one axis `K`. */
+export type CanGain<G extends string, A extends string, K extends string, Ok> =
+  [G] extends [K] ? Ok
+    : string extends G ? Ok
+    : `Cannot rmsNorm '${A}' over '${K}': expected gain '${K}', got '${G}'`;
+
+// --- shapes
+
+/** `T` if `A` has no such axis yet. */
+export type CanName<A extends string, T extends string, Verb extends string> =
+  [Axis<A> & Axis<T>] extends [never] ? T
+    : string extends A ? T
+    : `Cannot ${Verb} '${A}' to '${T}': it has an axis '${Without<
+      T,
+      Exclude<Axis<T>, Axis<A>>
+    >}' already`;
+
+type Trim<S extends string> = S extends ` ${infer R}` ? Trim<R>
+  : S extends `${infer R} ` ? Trim<R>
+  : S;
+
+/** `A` with the adjacent axes `F` as one axis `T`. */
+export type Merged<A extends string, F extends string, T extends string> =
+  string extends A ? string
+    : ` ${A} ` extends `${infer L} ${F} ${infer R}`
+      ? Cat<Trim<L>, Cat<T, Trim<R>>>
+    : never;
+
+/** `F` if `A` has these axes side by side in this order. */
+export type CanMerge<A extends string, F extends string> = string extends A ? F
+  : ` ${A} ` extends `${string} ${F} ${string}` ? F
+  : `Cannot merge '${F}' of '${A}': they are not side by side in this order`;
+
+/** `T` if it has exactly the axes of `A`. */
+export type CanTranspose<A extends string, T extends string> = string extends
+  A | T ? T
+  : [Axis<A>] extends [Axis<T>]
+    ? [Axis<T>] extends [Axis<A>] ? [Repeated<T>] extends [never] ? T
+      : `Cannot transpose '${A}' to '${T}': the axes are not the same`
+    : `Cannot transpose '${A}' to '${T}': the axes are not the same`
+  : `Cannot transpose '${A}' to '${T}': the axes are not the same`;
+
+/** `Ok` if `B` is `A` but for the name of the axis `F`. */
+export type CanConcat<
+  A extends string,
+  B extends string,
+  F extends string,
+  Ok,
+> = string extends A | B ? Ok
+  : A extends B ? Ok
+  : Renamed<B, Without<B, Axis<A>>, F> extends A ? Ok
+  : `Cannot concat '${A}' with '${B}': they differ in more than '${F}'`;
+
+// --- positions
+
+/** `Ok` if the query `Q` has three axes. */
+export type CanQuery<Q extends string, Ok> = string extends Q ? Ok
+  : Q extends `${string} ${string} ${infer X}`
+    ? X extends `${string} ${string}`
+      ? `Cannot attend with query '${Q}': expected three axes, 'token head dim'`
+    : Ok
+  : `Cannot attend with query '${Q}': expected three axes, 'token head dim'`;
+
+/** `Ok` if the key or value `K` goes with the query `Q`. */
+export type CanKey<Q extends string, K extends string, Ok> = string extends
+  K | Q ? Ok
+  : Q extends `${infer T} ${string} ${infer X}`
+    ? K extends `${T} ${infer G} ${X}`
+      ? G extends `${string} ${string}`
+        ? `Cannot attend with key '${K}': expected '${T} kvHead ${X}', to go with query '${Q}'`
+      : Ok
+    : `Cannot attend with key '${K}': expected '${T} kvHead ${X}', to go with query '${Q}'`
+  : Ok;
+
+/** `Ok` if the cache `S` can hold the key `K`. */
+export type CanCache<K extends string, S extends string, Ok> = string extends
+  K | S ? Ok
+  : K extends `${string} ${infer GX}`
+    ? S extends `${infer SC} ${GX}`
+      ? SC extends `${string} ${infer C}`
+        ? C extends `${string} ${string}`
+          ? `Cannot attend with cache '${S}': expected 'sequence context ${GX}', to hold '${K}'`
+        : Ok
+      : `Cannot attend with cache '${S}': expected 'sequence context ${GX}', to hold '${K}'`
+    : `Cannot attend with cache '${S}': expected 'sequence context ${GX}', to hold '${K}'`
+  : Ok;
+
+/** `Ok` if `X` has the axes of the positions `P`. */
+export type CanPosition<X extends string, P extends string, Ok> =
+  [Axis<P>] extends [Axis<X>] ? Ok
+    : `Cannot rope '${X}' by position '${P}': it has no '${Without<
+      P,
+      Axis<X>
+    >}'`;
+
+// --- routing
+
+/** `Ok` if `A` has the routed axes `T`. */
+export type CanDispatch<A extends string, T extends string, Ok> =
+  [Axis<T>] extends [Axis<A>] ? Ok
+    : `Cannot dispatch '${A}': the routing is over '${T}', which it does not have`;
+
+/** `Ok` if `A` starts with the axes `E` and `S`. */
+export type CanCombine<
+  A extends string,
+  E extends string,
+  S extends string,
+  Ok,
+> = A extends `${E} ${S} ${string}` | `${E} ${S}` ? Ok
+  : string extends A ? Ok
+  : `Cannot combine '${A}': expected '${E} ${S} …', the axes its routing dispatched to`;
+
+/** `Ok` if the dtype is `Want`. */
+export type CanType<D extends DType, Want extends DType, Ok> = [D] extends
+  [Want] ? Ok
+  : `Cannot take dtype '${D}': expected '${Want}'`;

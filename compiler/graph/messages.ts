@@ -1,0 +1,108 @@
+/** The sentences of domain errors. `dsl/types.ts` says the same ones in the editor; `test/types.test.ts` compares them. */
+
+/** `token embed` from a list of names. */
+export function words(axes: readonly string[]): string {
+  return axes.join(" ");
+}
+
+/** Names of `axes` that are not among `others`. */
+export function without(
+  axes: readonly string[],
+  others: readonly string[],
+): string[] {
+  return axes.filter((axis) => !others.includes(axis));
+}
+
+/** `'token' or 'embed'` */
+export function choices(names: readonly string[]): string {
+  return names.map((name) => `'${name}'`).join(" or ");
+}
+
+/** A tensor's axes as messages show them. */
+type Axes = readonly string[];
+
+/** Every sentence, by what went wrong. */
+export const messages = {
+  unknownAxis: (axes: Axes, names: Axes): string =>
+    `Cannot declare '${words(axes)}': the model has no axis '${
+      words(without(axes, names))
+    }'`,
+  repeatedAxis: (axes: Axes, axis: string): string =>
+    `Cannot declare '${words(axes)}': axis '${axis}' is there twice`,
+  stack: (name: string, axes: Axes, axis: string): string =>
+    `Cannot stack '${name}': the first axis of '${
+      words(axes)
+    }' is not '${axis}'`,
+  broadcast: (a: Axes, b: Axes): string =>
+    `Cannot broadcast '${words(b)}' against '${words(a)}': left has no '${
+      words(without(b, a))
+    }', right has no '${words(without(a, b))}'`,
+  noSharedAxis: (a: Axes, b: Axes): string =>
+    `Cannot dot '${words(a)}' with '${words(b)}': they share no axis`,
+  dotOver: (a: Axes, b: Axes, over: Axes): string =>
+    `Cannot dot '${words(a)}' with '${words(b)}' over '${
+      words(over)
+    }': expected ${choices(a.filter((axis) => b.includes(axis)))}`,
+  axis: (verb: string, axes: Axes, axis: string): string =>
+    `Cannot ${verb} '${words(axes)}' over '${axis}': expected ${choices(axes)}`,
+  dtype: (verb: string, axes: Axes, got: string, want: string): string =>
+    `Cannot ${verb} '${
+      words(axes)
+    }': its dtype is '${got}', expected '${want}'. Cast it`,
+  einsumSpec: (spec: string, a: Axes, b: Axes): string =>
+    `Cannot einsum '${spec}': expected '${words(a)}, ${words(b)} -> …'`,
+  einsumOperands: (spec: string, a: Axes, b: Axes): string =>
+    `Cannot einsum '${spec}': the operands are '${words(a)}, ${words(b)}'`,
+  einsumOutput: (spec: string, lost: Axes): string =>
+    `Cannot einsum '${spec}': output axis '${
+      words(lost)
+    }' is on neither operand`,
+  gain: (axes: Axes, over: string, gain: Axes): string =>
+    `Cannot rmsNorm '${
+      words(axes)
+    }' over '${over}': expected gain '${over}', got '${words(gain)}'`,
+  taken: (verb: string, axes: Axes, to: Axes): string =>
+    `Cannot ${verb} '${words(axes)}' to '${words(to)}': it has an axis '${
+      words(to.filter((axis) => axes.includes(axis)))
+    }' already`,
+  merge: (axes: Axes, merged: Axes): string =>
+    `Cannot merge '${words(merged)}' of '${
+      words(axes)
+    }': they are not side by side in this order`,
+  transpose: (axes: Axes, to: Axes): string =>
+    `Cannot transpose '${words(axes)}' to '${
+      words(to)
+    }': the axes are not the same`,
+  concat: (a: Axes, b: Axes, axis: string): string =>
+    `Cannot concat '${words(a)}' with '${
+      words(b)
+    }': they differ in more than '${axis}'`,
+  query: (axes: Axes): string =>
+    `Cannot attend with query '${
+      words(axes)
+    }': expected three axes, 'token head dim'`,
+  key: (query: Axes, key: Axes): string =>
+    `Cannot attend with key '${words(key)}': expected '${query[0]} kvHead ${
+      query[2]
+    }', to go with query '${words(query)}'`,
+  value: (key: Axes, value: Axes): string =>
+    `Cannot attend with value '${words(value)}': expected '${
+      words(key)
+    }', the axes of the key`,
+  cache: (key: Axes, cache: Axes): string =>
+    `Cannot attend with cache '${words(cache)}': expected 'sequence context ${
+      words(key.slice(1))
+    }', to hold '${words(key)}'`,
+  position: (axes: Axes, position: Axes): string =>
+    `Cannot rope '${words(axes)}' by position '${
+      words(position)
+    }': it has no '${words(without(position, axes))}'`,
+  dispatch: (axes: Axes, tokens: Axes): string =>
+    `Cannot dispatch '${words(axes)}': the routing is over '${
+      words(tokens)
+    }', which it does not have`,
+  combine: (axes: Axes, expert: string, slot: string): string =>
+    `Cannot combine '${
+      words(axes)
+    }': expected '${expert} ${slot} …', the axes its routing dispatched to`,
+};

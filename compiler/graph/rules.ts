@@ -1,0 +1,377 @@
+/**
+ * The rule of each primitive: from operands and parameters to axes and dtype, or the sentence that says why not.
+ * Verbs make nodes through these rules, and `check.ts` holds every node of a graph against them.
+ */
+
+import type { DType } from "../../spec/dtype.ts";
+import { messages as say, without } from "./messages.ts";
+import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
+
+/** What a tensor is: its axes in order, and its dtype. */
+export interface TensorType {
+  readonly axes: readonly string[];
+  readonly dtype: DType;
+}
+
+/** Thrown by a rule; whoever knows the position makes a ModelError of it. */
+export class RuleError extends TypeError {
+  override name = "RuleError";
+}
+
+/** A rule's view of a node: `given` is the type that it was declared with, for leaves, transpose and cast. */
+export interface RuleInput<P extends Primitive> {
+  readonly inputs: readonly Node[];
+  readonly params: PrimitiveParams[P];
+  readonly given: TensorType;
+}
+
+function fail(message: string): never {
+  throw new RuleError(message);
+}
+
+/** The operand at `i`, which the primitive always has. */
+function operand(inputs: readonly Node[], i: number): Node {
+  return inputs[i] ?? fail(`Cannot read operand ${i}: there is none`);
+}
+
+function wantType(verb: string, node: Node, dtype: DType): void {
+  if (node.dtype !== dtype) {
+    fail(say.dtype(verb, node.axes, node.dtype, dtype));
+  }
+}
+
+function wantFloat(verb: string, node: Node): void {
+  if (node.dtype !== "f32" && node.dtype !== "f16") {
+    fail(say.dtype(verb, node.axes, node.dtype, "f32"));
+  }
+}
+
+function wantAxis(verb: string, node: Node, axis: string): void {
+  if (!node.axes.includes(axis)) fail(say.axis(verb, node.axes, axis));
+}
+
+/** `axes` with `from` replaced by `to`. */
+function replaced(
+  axes: readonly string[],
+  from: string,
+  to: readonly string[],
+): string[] {
+  return axes.flatMap((axis) => axis === from ? to : [axis]);
+}
+
+function wantFree(verb: string, node: Node, to: readonly string[]): void {
+  if (to.some((axis) => node.axes.includes(axis))) {
+    fail(say.taken(verb, node.axes, to));
+  }
+}
+
+/** Whether two lists hold the same axes in the same order. */
+export function sameAxes(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((axis, i) => axis === b[i]);
+}
+
+/** The axes of an elementwise result. */
+function broadcast(a: readonly string[], b: readonly string[]) {
+  if (without(b, a).length === 0) return a;
+  if (without(a, b).length === 0) return b;
+  return fail(say.broadcast(a, b));
+}
+
+/** Where `part` of `axes` starts, or -1. */
+function adjacent(axes: readonly string[], part: readonly string[]): number {
+  return axes.findIndex((_, i) =>
+    part.every((axis, j) => axes[i + j] === axis)
+  );
+}
+
+function routed(node: Node): NodeOf<"route"> {
+  return node.primitive === "route"
+    ? node
+    : fail("Cannot dispatch or combine: the second operand is not a routing");
+}
+
+/** The rules. A primitive without one does not compile. */
+export const RULES: {
+  readonly [P in Primitive]: (input: RuleInput<P>) => TensorType;
+} = {
+  input: ({ given }) => given,
+  param: ({ given, params }) => {
+    if (params.stack !== undefined && given.axes[0] !== params.stack) {
+      fail(say.stack(params.name, given.axes, params.stack));
+    }
+    return given;
+  },
+  state: ({ given }) => given,
+
+  map: ({ inputs, params }) => {
+    const first = operand(inputs, 0);
+    const axes = inputs.slice(1).reduce<readonly string[]>((all, node) => {
+      wantType(params.verb, node, first.dtype);
+      return broadcast(all, node.axes);
+    }, first.axes);
+    return { axes, dtype: first.dtype };
+  },
+
+  dot: ({ inputs, params: { over } }) => {
+    const [a, b] = [operand(inputs, 0), operand(inputs, 1)];
+    const shared = a.axes.filter((axis) => b.axes.includes(axis));
+    if (shared.length === 0) fail(say.noSharedAxis(a.axes, b.axes));
+    if (over.length === 0 || without(over, shared).length > 0) {
+      fail(say.dotOver(a.axes, b.axes, over));
+    }
+    wantType("dot", b, a.dtype);
+    wantFloat("dot", a);
+    return {
+      axes: [...without(a.axes, over), ...without(b.axes, a.axes)],
+      dtype: a.dtype,
+    };
+  },
+
+  reduce: ({ inputs, params: { kind, over } }) => {
+    const x = operand(inputs, 0);
+    wantAxis(kind, x, over);
+    wantFloat(kind, x);
+    return { axes: without(x.axes, [over]), dtype: x.dtype };
+  },
+
+  softmax: ({ inputs, params: { over } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("softmax", x, over);
+    wantFloat("softmax", x);
+    return x;
+  },
+
+  rmsNorm: ({ inputs, params: { over } }) => {
+    const [x, gain] = [operand(inputs, 0), operand(inputs, 1)];
+    wantAxis("rmsNorm", x, over);
+    if (!sameAxes(gain.axes, [over])) fail(say.gain(x.axes, over, gain.axes));
+    wantType("rmsNorm", gain, x.dtype);
+    wantFloat("rmsNorm", x);
+    return x;
+  },
+
+  rope: ({ inputs, params: { over } }) => {
+    const [x, position] = [operand(inputs, 0), operand(inputs, 1)];
+    wantAxis("rope", x, over);
+    wantFloat("rope", x);
+    wantType("rope", position, "i32");
+    if (without(position.axes, x.axes).length > 0) {
+      fail(say.position(x.axes, position.axes));
+    }
+    return x;
+  },
+
+  embedding: ({ inputs, params: { over } }) => {
+    const [table, ids] = [operand(inputs, 0), operand(inputs, 1)];
+    wantAxis("embedding", table, over);
+    wantType("embedding", ids, "i32");
+    const rest = without(table.axes, [over]);
+    wantFree("embedding", ids, rest);
+    return { axes: [...ids.axes, ...rest], dtype: table.dtype };
+  },
+
+  rename: ({ inputs, params: { from, to } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("rename", x, from);
+    wantFree("rename", x, [to]);
+    return { axes: replaced(x.axes, from, [to]), dtype: x.dtype };
+  },
+
+  split: ({ inputs, params: { axis, into } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("split", x, axis);
+    wantFree("split", x, into);
+    return { axes: replaced(x.axes, axis, into), dtype: x.dtype };
+  },
+
+  merge: ({ inputs, params: { axes, to } }) => {
+    const x = operand(inputs, 0);
+    const at = adjacent(x.axes, axes);
+    if (at < 0) fail(say.merge(x.axes, axes));
+    wantFree("merge", x, [to]);
+    return {
+      axes: [...x.axes.slice(0, at), to, ...x.axes.slice(at + axes.length)],
+      dtype: x.dtype,
+    };
+  },
+
+  slice: ({ inputs, params: { axis, to } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("slice", x, axis);
+    wantFree("slice", x, [to]);
+    return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
+  },
+
+  concat: ({ inputs, params: { axes, to } }) => {
+    const first = operand(inputs, 0);
+    const axis = axes[0]!;
+    wantAxis("concat", first, axis);
+    wantFree("concat", first, [to]);
+    const result = replaced(first.axes, axis, [to]);
+    inputs.forEach((x, i) => {
+      wantType("concat", x, first.dtype);
+      if (!sameAxes(replaced(x.axes, axes[i]!, [to]), result)) {
+        fail(say.concat(first.axes, x.axes, axis));
+      }
+    });
+    return { axes: result, dtype: first.dtype };
+  },
+
+  transpose: ({ inputs, given }) => {
+    const x = operand(inputs, 0);
+    if (
+      x.axes.length !== given.axes.length ||
+      without(x.axes, given.axes).length > 0
+    ) fail(say.transpose(x.axes, given.axes));
+    return { axes: given.axes, dtype: x.dtype };
+  },
+
+  cast: ({ inputs, given }) => ({
+    axes: operand(inputs, 0).axes,
+    dtype: given.dtype,
+  }),
+
+  topK: ({ inputs, params: { over, axis } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("topK", x, over);
+    wantFloat("topK", x);
+    wantFree("topK", x, [axis]);
+    return { axes: [...without(x.axes, [over]), axis], dtype: x.dtype };
+  },
+
+  route: ({ inputs, params }) => {
+    const logits = operand(inputs, 0);
+    const { expert, choice, slot, rule, leadingGroup } = params;
+    wantAxis("route", logits, expert);
+    wantType("route", logits, "f32");
+    wantFree("route", logits, [choice]);
+    wantFree("route", logits, [slot]);
+    const tokens = without(logits.axes, [expert]);
+    if (!sameAxes(tokens, params.tokens)) {
+      fail(say.transpose(tokens, params.tokens));
+    }
+    if (leadingGroup !== undefined && tokens[0] !== leadingGroup) {
+      fail(
+        `Cannot route '${
+          logits.axes.join(" ")
+        }' by group '${leadingGroup}': it is not the first axis`,
+      );
+    }
+    if (!Number.isInteger(rule.topK) || rule.topK < 1) {
+      fail(
+        `Cannot route to ${rule.topK} experts: topK must be a whole number of at least 1`,
+      );
+    }
+    if (rule.capacity === "fairscale.top2" && rule.topK !== 2) {
+      fail(
+        `Cannot route to ${rule.topK} experts: preset '${rule.preset}' chooses 2`,
+      );
+    }
+    if (params.grouped) {
+      const group = operand(inputs, 1);
+      wantType("route", group, "i32");
+      if (!sameAxes(group.axes, tokens)) {
+        fail(
+          `Cannot route '${logits.axes.join(" ")}' by group '${
+            group.axes.join(" ")
+          }': expected '${tokens.join(" ")}'`,
+        );
+      }
+    }
+    if (params.noisy) {
+      const noise = operand(inputs, params.grouped ? 2 : 1);
+      wantType("route", noise, "f32");
+      if (!sameAxes(noise.axes, logits.axes)) {
+        fail(
+          `Cannot route '${logits.axes.join(" ")}' with noise '${
+            noise.axes.join(" ")
+          }': expected the axes of the logits`,
+        );
+      }
+    }
+    return { axes: [...tokens, choice], dtype: "f32" };
+  },
+
+  part: ({ inputs, params: { field } }) => {
+    const tuple = operand(inputs, 0);
+    if (tuple.primitive === "topK" && field === "values") return tuple;
+    if (tuple.primitive === "topK" && field === "indices") {
+      return { axes: tuple.axes, dtype: "i32" };
+    }
+    if (tuple.primitive === "route") {
+      if (field === "weight") return { axes: tuple.axes, dtype: "f32" };
+      if (field === "index") return { axes: tuple.axes, dtype: "i32" };
+      if (field === "slot") {
+        if (tuple.params.rule.capacity === undefined) {
+          fail(
+            `Cannot read the slots of a routing by '${tuple.params.rule.preset}': it has no capacity`,
+          );
+        }
+        return { axes: tuple.axes, dtype: "i32" };
+      }
+    }
+    return fail(`Cannot read '${field}' of a '${tuple.primitive}' node`);
+  },
+
+  dispatch: ({ inputs }) => {
+    const x = operand(inputs, 0);
+    const { tokens, expert, slot } = routed(operand(inputs, 1)).params;
+    if (without(tokens, x.axes).length > 0) {
+      fail(say.dispatch(x.axes, tokens));
+    }
+    wantFree("dispatch", x, [expert, slot]);
+    if (!sameAxes(x.axes.slice(0, tokens.length), tokens)) {
+      fail(say.transpose(x.axes, [...tokens, ...without(x.axes, tokens)]));
+    }
+    return {
+      axes: [expert, slot, ...without(x.axes, tokens)],
+      dtype: x.dtype,
+    };
+  },
+
+  combine: ({ inputs }) => {
+    const y = operand(inputs, 0);
+    const { tokens, expert, slot } = routed(operand(inputs, 1)).params;
+    if (y.axes[0] !== expert || y.axes[1] !== slot) {
+      fail(say.combine(y.axes, expert, slot));
+    }
+    wantFloat("combine", y);
+    wantFree("combine", y, tokens);
+    return { axes: [...tokens, ...y.axes.slice(2)], dtype: y.dtype };
+  },
+
+  cacheWrite: ({ inputs }) => {
+    const [state, value] = [operand(inputs, 0), operand(inputs, 1)];
+    if (!sameAxes(state.axes.slice(2), value.axes.slice(1))) {
+      fail(say.cache(value.axes, state.axes));
+    }
+    wantType("attend with", value, state.dtype);
+    for (const at of [operand(inputs, 2), operand(inputs, 3)]) {
+      wantType("attend with", at, "i32");
+      if (!sameAxes(at.axes, value.axes.slice(0, 1))) {
+        fail(
+          `Cannot attend with sequence or position '${
+            at.axes.join(" ")
+          }': expected '${value.axes[0]}'`,
+        );
+      }
+    }
+    return state;
+  },
+
+  attention: ({ inputs, params }) => {
+    const [q, keys, values] = [0, 1, 2].map((i) => operand(inputs, i));
+    const { token, head, dim, kvHead, context } = params;
+    if (!sameAxes(q!.axes, [token, head, dim])) fail(say.query(q!.axes));
+    const key = [token, kvHead, dim];
+    for (const cache of [keys!, values!]) {
+      if (
+        cache.axes.length !== 4 || cache.axes[1] !== context ||
+        cache.axes[2] !== kvHead || cache.axes[3] !== dim
+      ) fail(say.cache(key, cache.axes));
+      wantType("attend with", cache, q!.dtype);
+    }
+    wantFloat("attend with", q!);
+    return q!;
+  },
+};
