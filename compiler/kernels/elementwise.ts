@@ -1,6 +1,15 @@
 /** One invocation for each index: maps, copies, anything without a sum across elements. */
 
-import { add, id, if_, let_, local, lt, mul, u32 } from "../../spec/kernel/build.ts";
+import {
+  add,
+  id,
+  if_,
+  let_,
+  local,
+  lt,
+  mul,
+  u32,
+} from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { foldGrid, type Grid, groupXY, kernelOf } from "./kernel.ts";

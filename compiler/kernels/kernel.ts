@@ -18,7 +18,11 @@ export const GRID_LIMIT = 65535;
 export type Grid = readonly [Size, Size, Size];
 
 /** The binding through which kernels read run-time lengths: the plan's counts buffer. */
-export const LENGTHS: Binding = { name: "lengths", type: "u32", access: "read" };
+export const LENGTHS: Binding = {
+  name: "lengths",
+  type: "u32",
+  access: "read",
+};
 
 /** The run-time length in a slot of the counts buffer. Kernels that use it get the binding `lengths`. */
 export function lengthAt(slot: number): Expr {

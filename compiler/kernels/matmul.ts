@@ -100,7 +100,9 @@ export function matmulGrid(o: Shape, rowsOrTiles: Size): Grid {
 
 /** Describe a matrix multiplication. */
 export function matmul(o: MatmulOptions): Kernel {
-  const packed = o.weights.some((w) => w.stored === "f16" || w.stored === "bf16");
+  const packed = o.weights.some((w) =>
+    w.stored === "f16" || w.stored === "bf16"
+  );
   // Consecutive columns of one invocation. Lanes then stand side by side, so that their loads are contiguous.
   const unit = packed ? 2 : 1;
   invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
@@ -111,16 +113,24 @@ export function matmul(o: MatmulOptions): Kernel {
   const u = (name: string) => local(name, "u32");
 
   const laneColumn = rem(id("local"), u32(lanes));
-  const laneRow = o.tile.lanes === lanes ? u32(0) : div(id("local"), u32(lanes));
+  const laneRow = o.tile.lanes === lanes
+    ? u32(0)
+    : div(id("local"), u32(lanes));
   const tile = o.grouped
     ? [
       let_("tile", add(mul(groupYZ(), u32(3)), u32(1))),
       let_("expert", load(o.grouped.tiles, u("tile"), "u32")),
       let_("first", load(o.grouped.tiles, add(u("tile"), u32(1)), "u32")),
-      let_("end", add(u("first"), load(o.grouped.tiles, add(u("tile"), u32(2)), "u32"))),
+      let_(
+        "end",
+        add(u("first"), load(o.grouped.tiles, add(u("tile"), u32(2)), "u32")),
+      ),
     ]
     : [
-      let_("first", add(mul(groupYZ(), u32(shape.rows)), mul(laneRow, u32(o.tile.rows)))),
+      let_(
+        "first",
+        add(mul(groupYZ(), u32(shape.rows)), mul(laneRow, u32(o.tile.rows))),
+      ),
       let_("end", o.rows),
     ];
   const expert = o.grouped ? u("expert") : u32(0);
@@ -143,7 +153,12 @@ export function matmul(o: MatmulOptions): Kernel {
     workgroupSize: o.tile.lanes,
     bindings: o.bindings,
     body: o.grouped
-      ? [if_(lt(groupYZ(), load(o.grouped.tiles, u32(0), "u32")), [...tile, ...body])]
+      ? [
+        if_(lt(groupYZ(), load(o.grouped.tiles, u32(0), "u32")), [
+          ...tile,
+          ...body,
+        ]),
+      ]
       : [...tile, if_(lt(u("first"), u("end")), body)],
   });
 
@@ -161,10 +176,16 @@ export function matmul(o: MatmulOptions): Kernel {
     return [
       let_("column", add(block, mul(laneColumn, u32(unit)))),
       ...columnNumbers.flatMap((c) => {
-        const at = add(u("column"), u32(Math.floor(c / unit) * lanes * unit + c % unit));
-        const read = c % unit !== 0
-          ? []
-          : [let_(`from${c}`, inside ? u(`column${c}`) : min(u(`column${c}`), u32(last)))];
+        const at = add(
+          u("column"),
+          u32(Math.floor(c / unit) * lanes * unit + c % unit),
+        );
+        const read = c % unit !== 0 ? [] : [
+          let_(
+            `from${c}`,
+            inside ? u(`column${c}`) : min(u(`column${c}`), u32(last)),
+          ),
+        ];
         return [let_(`column${c}`, at), ...read];
       }),
     ];

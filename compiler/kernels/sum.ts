@@ -1,7 +1,16 @@
 /** The order of every sum: blocks of 32 consecutive indices, block sums added in order. See spec/numerics.md. */
 
 import { invariant } from "../../spec/errors.ts";
-import { add, f32, for_, local, min, set, u32, var_ } from "../../spec/kernel/build.ts";
+import {
+  add,
+  f32,
+  for_,
+  local,
+  min,
+  set,
+  u32,
+  var_,
+} from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { lengthOf } from "./kernel.ts";
 

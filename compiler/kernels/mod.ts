@@ -1,0 +1,16 @@
+/** Kernel descriptions. Each says which bindings its kernel has and which function gives its launch grid. */
+
+export * from "./assign.ts";
+export * from "./attention.ts";
+export * from "./cache_write.ts";
+export * from "./combine.ts";
+export * from "./contract.ts";
+export * from "./elementwise.ts";
+export * from "./exchange.ts";
+export * from "./kernel.ts";
+export * from "./matmul.ts";
+export * from "./permute.ts";
+export * from "./regroup.ts";
+export * from "./router.ts";
+export * from "./rows.ts";
+export * from "./sum.ts";
