@@ -1,0 +1,332 @@
+/** The house rules as code: each takes a parsed file and says what breaks them. Parse only, no type checker. */
+
+import { Node, type SourceFile, SyntaxKind } from "ts-morph";
+
+/** What each layer may import from the others. A name with a file means that file only. */
+const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
+  spec: [],
+  compiler: ["spec"],
+  runtime: ["spec"],
+  models: ["compiler/mod.ts"],
+  engine: ["models", "compiler", "runtime", "spec"],
+  cli: ["engine", "spec"],
+  examples: [],
+};
+
+/** Inside the compiler. Files beside the folders may import all of them. */
+const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
+  graph: [],
+  dsl: ["graph"],
+  kernels: ["graph"],
+  passes: ["graph", "kernels"],
+  source: ["graph"],
+};
+
+/** Where each package may be imported. Packages not named here may be imported in tests and benchmarks only. */
+const PACKAGES: { readonly [name: string]: RegExp } = {
+  "ts-morph": /^compiler\/source\/project\.ts$/,
+  "webgpu": /^runtime\/gpu\.ts$/,
+  "ajv": /^spec\//,
+  "binaryen": /^runtime\/cpu\//,
+  "@huggingface/tokenizers": /^engine\//,
+  "commander": /^cli\//,
+  "cli-progress": /^cli\//,
+  "tsx": /^cli\//,
+  "switchyard-moe": /^examples\//,
+};
+
+/** Files that may touch the machine: read files, see the process. */
+const AT_THE_EDGE =
+  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|test\/|bench\/)/;
+
+/** Files whose verbs read like mathematics and may take more than two arguments. */
+const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;
+
+const LIBRARY = /^(spec|compiler|runtime|models|engine|cli)\//;
+
+const WGSL = /@compute|@workgroup_size|var<storage|var<workgroup>|@group\(/;
+
+const MAX_LINES = 500;
+
+/** Arguments of a function that only its own layer calls. */
+const MAX_INTERNAL_ARGUMENTS = 4;
+
+/** Everything in a file that breaks a house rule, as `file:line what`. `path` is relative to the repository; `published` holds the names of this file that a layer's mod.ts exports. */
+export function findings(
+  file: SourceFile,
+  path: string,
+  { published = "all" }: { published?: Published } = {},
+): string[] {
+  const found: string[] = [];
+  const say = (node: Node, what: string) =>
+    found.push(`${path}:${node.getStartLineNumber()} ${what}`);
+  checkFile(file, { path, say });
+  checkImports(file, { path, say });
+  checkText(file, { path, say });
+  if (LIBRARY.test(path)) {
+    checkExports(file, { path, say, published });
+    checkErrors(file, { path, say });
+  }
+  return found;
+}
+
+/** Names of one file that a layer's mod.ts exports. */
+export type Published = ReadonlySet<string> | "all";
+
+/** What the layers' mod.ts files export, by the path of the file that declares it. */
+export function publishedNames(
+  files: readonly { readonly path: string; readonly file: SourceFile }[],
+): Map<string, Published> {
+  const published = new Map<string, Published>();
+  for (const { path, file } of files) {
+    if (!/^[a-z]+\/mod\.ts$/.test(path)) continue;
+    for (const node of file.getExportDeclarations()) {
+      const from = resolvePath(path, node.getModuleSpecifierValue() ?? "");
+      const names = node.getNamedExports().map((name) => name.getName());
+      const known = published.get(from);
+      published.set(
+        from,
+        known === "all" || names.length === 0
+          ? "all"
+          : new Set([...(known ?? []), ...names]),
+      );
+    }
+  }
+  return published;
+}
+
+interface Check {
+  readonly path: string;
+  readonly say: (node: Node, what: string) => void;
+}
+
+function checkFile(file: SourceFile, { path, say }: Check): void {
+  const name = path.split("/").at(-1)!;
+  if (!/^[a-z0-9_]+(\.test|\.d)?\.ts$/.test(name)) {
+    say(file, "file name is not snake_case");
+  }
+  if (name === "index.ts") say(file, "an entry file is mod.ts, not index.ts");
+  if (file.getEndLineNumber() > MAX_LINES) {
+    say(file, `${file.getEndLineNumber()} lines; the limit is ${MAX_LINES}`);
+  }
+  for (const node of file.getExportAssignments()) say(node, "default export");
+  for (const node of file.getStatements()) {
+    if (
+      Node.isModifierable(node) && node.hasModifier(SyntaxKind.DefaultKeyword)
+    ) {
+      say(node, "default export");
+    }
+  }
+  for (const variable of file.getVariableDeclarations()) {
+    if (Node.isArrowFunction(variable.getInitializer())) {
+      say(variable, `top-level '${variable.getName()}' should be a 'function'`);
+    }
+  }
+}
+
+function checkImports(file: SourceFile, { path, say }: Check): void {
+  const layer = path.split("/")[0]!;
+  const dynamic = file.getDescendantsOfKind(SyntaxKind.CallExpression)
+    .filter((call) => Node.isImportExpression(call.getExpression()))
+    .flatMap((call) => call.getArguments().filter(Node.isStringLiteral))
+    .map((argument) => ({ node: argument, to: argument.getLiteralValue() }));
+  const declared = [
+    ...file.getImportDeclarations(),
+    ...file.getExportDeclarations(),
+  ].map((node) => ({ node, to: node.getModuleSpecifierValue() ?? "" }));
+  for (const { node, to } of [...declared, ...dynamic]) {
+    if (to === "") continue;
+    if (to.startsWith(".")) {
+      checkArrow(
+        { layer, from: path, to: resolvePath(path, to) },
+        (what) => say(node, what),
+      );
+    } else if (to.startsWith("node:")) {
+      if (!AT_THE_EDGE.test(path)) {
+        say(node, `'${to}' is imported below the edge; take it as an argument`);
+      }
+    } else if (LIBRARY.test(path) || layer === "examples") {
+      const name = to.split("/").slice(0, to.startsWith("@") ? 2 : 1).join("/");
+      if (!PACKAGES[name]?.test(path)) {
+        say(node, `'${name}' may not be imported here`);
+      }
+    }
+  }
+}
+
+/** Whether one of our files may import another. */
+function checkArrow(
+  { layer, from, to }: { layer: string; from: string; to: string },
+  say: (what: string) => void,
+): void {
+  if (!to.endsWith(".ts")) say(`import of '${to}' has no extension`);
+  const allowed = MAY_IMPORT[layer];
+  const [toLayer, toPart] = to.split("/");
+  if (allowed !== undefined && toLayer !== layer) {
+    if (!allowed.includes(toLayer!) && !allowed.includes(to)) {
+      say(`'${layer}' must not import '${to}'`);
+    }
+    return;
+  }
+  const parts = COMPILER_MAY_IMPORT[from.split("/")[1]!];
+  if (layer === "compiler" && parts !== undefined) {
+    if (toPart !== from.split("/")[1] && !parts.includes(toPart!)) {
+      say(`'compiler/${from.split("/")[1]}' must not import '${to}'`);
+    }
+  }
+}
+
+/** A relative specifier as a path in the repository. */
+function resolvePath(from: string, specifier: string): string {
+  return new URL(specifier, `file:///${from}`).pathname.slice(1);
+}
+
+function checkText(file: SourceFile, { path, say }: Check): void {
+  for (const node of file.getDescendantsOfKind(SyntaxKind.AnyKeyword)) {
+    say(node, "'any'");
+  }
+  for (
+    const node of [...file.getInterfaces(), ...file.getTypeAliases()]
+  ) {
+    if (/^GPU[A-Z]/.test(node.getName())) {
+      say(node, `'${node.getName()}' comes from @webgpu/types`);
+    }
+  }
+  for (const owner of file.getClasses()) {
+    for (const node of [...owner.getProperties(), ...owner.getMethods()]) {
+      if (node.hasModifier(SyntaxKind.PrivateKeyword)) {
+        say(node, "'private' should be '#private'");
+      }
+    }
+  }
+  if (!AT_THE_EDGE.test(path)) {
+    for (
+      const node of file.getDescendantsOfKind(
+        SyntaxKind.PropertyAccessExpression,
+      )
+    ) {
+      if (node.getExpression().getText() === "process") {
+        say(node, `'${node.getText()}' below the edge`);
+      }
+    }
+  }
+  if (LIBRARY.test(path) && !/^spec\/kernel\/wgsl/.test(path)) {
+    for (const node of file.getDescendants()) {
+      if (
+        (Node.isStringLiteral(node) || Node.isTemplateHead(node) ||
+          Node.isNoSubstitutionTemplateLiteral(node)) &&
+        WGSL.test(node.getText())
+      ) say(node, "WGSL outside of its printer");
+    }
+  }
+}
+
+function checkExports(
+  file: SourceFile,
+  { path, say, published }: Check & { published: Published },
+): void {
+  for (const fn of file.getFunctions().filter((f) => f.isExported())) {
+    const name = fn.getName() ?? "";
+    const parameters = fn.getParameters().filter((p) => p.getName() !== "this");
+    const third = parameters[2];
+    const options = third === undefined || third.isRestParameter() ||
+      /options$/i.test(third.getName()) ||
+      Node.isObjectBindingPattern(third.getNameNode());
+    if (published !== "all" && !published.has(name)) {
+      if (parameters.length > MAX_INTERNAL_ARGUMENTS && !VERBS.test(path)) {
+        say(
+          fn,
+          `'${name}' takes more than ${MAX_INTERNAL_ARGUMENTS} arguments`,
+        );
+      }
+    } else if (!VERBS.test(path) && (parameters.length > 3 || !options)) {
+      say(fn, `'${name}' takes more than two arguments and options`);
+    }
+    if (fn.getReturnTypeNode() === undefined) {
+      say(fn, `'${name}' has no return type`);
+    }
+    if (!hasDoc(fn) && !fn.getOverloads().some(hasDoc)) {
+      say(fn, `'${name}' has no doc comment`);
+    }
+  }
+  for (
+    const node of [
+      ...file.getClasses(),
+      ...file.getInterfaces(),
+      ...file.getTypeAliases(),
+    ]
+  ) {
+    if (node.isExported() && !hasDoc(node)) {
+      say(node, `'${node.getName()}' has no doc comment`);
+    }
+  }
+  for (const node of file.getVariableStatements()) {
+    if (node.isExported() && !hasDoc(node)) {
+      const names = node.getDeclarations().map((d) => d.getName()).join(", ");
+      say(node, `'${names}' has no doc comment`);
+    }
+  }
+  for (const owner of file.getClasses().filter((c) => c.isExported())) {
+    for (const method of owner.getMethods()) {
+      if (
+        !method.getName().startsWith("#") &&
+        method.getReturnTypeNode() === undefined
+      ) say(method, `'${method.getName()}' has no return type`);
+    }
+  }
+}
+
+function hasDoc(node: { getJsDocs(): unknown[] }): boolean {
+  return node.getJsDocs().length > 0;
+}
+
+/** `Cannot <verb> <what>: <state>. <Remedy>`, no full stop at the end, no contractions. */
+function checkErrors(file: SourceFile, { say }: Check): void {
+  for (const node of file.getDescendantsOfKind(SyntaxKind.NewExpression)) {
+    if (!/Error$/.test(node.getExpression().getText())) continue;
+    const [message] = node.getArguments();
+    const { start, end } = literalEnds(message);
+    if (start && !/^(Cannot [a-z]|Cannot $|internal: )/.test(start)) {
+      say(node, `message should begin with 'Cannot': "${start.slice(0, 40)}"`);
+    }
+    if (end && /\.$/.test(end)) {
+      say(node, `message ends with a full stop: "${end.slice(-40)}"`);
+    }
+    if (message && /\w'(t|re|ll|ve)\b/.test(message.getText())) {
+      say(node, `contraction in a message: "${start}"`);
+    }
+  }
+}
+
+/** The literal text that a message begins and ends with, as far as it is written down at the call. */
+function literalEnds(
+  message: Node | undefined,
+): { start?: string; end?: string } {
+  if (
+    Node.isStringLiteral(message) ||
+    Node.isNoSubstitutionTemplateLiteral(message)
+  ) {
+    const text = message.getLiteralValue();
+    return { start: text, end: text };
+  }
+  if (Node.isTemplateExpression(message)) {
+    return {
+      start: message.getHead().getLiteralText(),
+      end: message.getTemplateSpans().at(-1)!.getLiteral().getLiteralText(),
+    };
+  }
+  if (Node.isBinaryExpression(message)) {
+    return {
+      ...pick("start", literalEnds(message.getLeft()).start),
+      ...pick("end", literalEnds(message.getRight()).end),
+    };
+  }
+  return {};
+}
+
+function pick<K extends string>(
+  key: K,
+  value: string | undefined,
+): { [_ in K]?: string } {
+  return (value === undefined ? {} : { [key]: value }) as { [_ in K]?: string };
+}

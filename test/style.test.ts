@@ -1,0 +1,166 @@
+// The house rules and the arrows between layers, formatting, lint and types, over every file of the project.
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { Project } from "ts-morph";
+import {
+  findings,
+  type Published,
+  publishedNames,
+} from "./helpers/house_rules.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const NONE: Published = new Set();
+const PROJECT_OPTIONS = {
+  skipLoadingLibFiles: true,
+  skipFileDependencyResolution: true,
+};
+
+t.test("every file keeps the house rules", (t) => {
+  const project = new Project(PROJECT_OPTIONS);
+  const files = project.addSourceFilesAtPaths(
+    [
+      ...["spec", "compiler", "runtime", "models", "engine", "cli", "examples"],
+      ...["bench", "test"],
+    ].map((folder) => join(ROOT, folder, "**/*.ts")).concat([
+      `!${join(ROOT, "test/fixtures")}/**`,
+      `!${join(ROOT, "test/references")}/**`,
+    ]),
+  );
+  t.ok(files.length > 20, "the files are found");
+  const placed = files.map((file) => ({
+    file,
+    path: relative(ROOT, file.getFilePath()),
+  }));
+  const published = publishedNames(placed);
+  const found = placed.flatMap(({ file, path }) =>
+    findings(file, path, { published: published.get(path) ?? NONE })
+  );
+  t.strictSame(found, []);
+  t.end();
+});
+
+/** One small file for each rule, at a path where the rule holds, and what it should say. */
+const BROKEN: [path: string, text: string, finding: RegExp][] = [
+  ["spec/camelCase.ts", "", /not snake_case/],
+  ["spec/index.ts", "", /mod\.ts, not index\.ts/],
+  ["spec/a.ts", "\n".repeat(500), /501 lines/],
+  ["spec/a.ts", "/** A. */ export default 1;", /default export/],
+  ["spec/a.ts", "export default function a(): void {}", /default export/],
+  ["spec/a.ts", "const a = () => 1;", /should be a 'function'/],
+  ["spec/a.ts", 'import "../compiler/mod.ts";', /'spec' must not import/],
+  ["compiler/a.ts", 'import "../runtime/mod.ts";', /must not import 'runtime/],
+  [
+    "compiler/a/b.ts",
+    'await import("../../cli/a.ts");',
+    /must not import 'cli/,
+  ],
+  ["runtime/cpu/a.ts", 'export * from "../../compiler/mod.ts";', /must not/],
+  ["models/a.ts", 'import "../compiler/dsl/ops.ts";', /'models' must not/],
+  ["cli/a.ts", 'import "../runtime/mod.ts";', /'cli' must not import/],
+  ["compiler/dsl/a.ts", 'import "../passes/mod.ts";', /'compiler\/dsl' must/],
+  ["examples/a.ts", 'import "../compiler/mod.ts";', /'examples' must not/],
+  ["spec/a.ts", 'import "./b";', /no extension/],
+  ["compiler/source/a.ts", 'import "ts-morph";', /'ts-morph' may not/],
+  ["runtime/a.ts", 'import type { A } from "webgpu";', /'webgpu' may not/],
+  ["engine/a.ts", 'import "node:fs";', /below the edge/],
+  ["runtime/a.ts", "process.env.X;", /'process.env' below the edge/],
+  ["spec/a.ts", "let a: any;", /'any'/],
+  ["runtime/a.ts", "interface GPUDevice { a: 1 }", /from @webgpu\/types/],
+  ["spec/a.ts", "class A { private a = 1; }", /'#private'/],
+  ["compiler/a.ts", "f(`@compute ${1}`);", /WGSL outside/],
+  ["spec/a.ts", "/** A. */ export function f(a, b, c): void {}", /two arg/],
+  ["spec/a.ts", "/** A. */ export function f() {}", /no return type/],
+  ["spec/a.ts", "export function f(): void {}", /no doc comment/],
+  ["spec/a.ts", "export interface A { a: 1 }", /no doc comment/],
+  ["spec/a.ts", "export const A = 1;", /no doc comment/],
+  ["spec/a.ts", "/** A. */ export class A { f() {} }", /no return type/],
+  ["spec/a.ts", 'throw new Error("bad thing")', /begin with 'Cannot'/],
+  ["spec/a.ts", "throw new AError(`Cannot a: ${1}.`)", /full stop/],
+  ["spec/a.ts", 'f(new AError("Cannot a: b isn\'t c"))', /contraction/],
+];
+
+t.test("findings() sees every kind of breach", (t) => {
+  const project = new Project({
+    ...PROJECT_OPTIONS,
+    useInMemoryFileSystem: true,
+  });
+  for (const [path, text, finding] of BROKEN) {
+    const file = project.createSourceFile(path, text, { overwrite: true });
+    t.match(
+      findings(file, path).join("\n"),
+      finding,
+      `${path}: ${text.trim()}`,
+    );
+  }
+  const good = project.createSourceFile(
+    "spec/good.ts",
+    '/** A. */\nexport function f(a: 1, b: 2, options: {}): never {\n  throw new Error("Cannot a: b. Do c");\n}\n',
+  );
+  t.strictSame(findings(good, "spec/good.ts"), []);
+
+  const inner = project.createSourceFile(
+    "spec/inner.ts",
+    "/** A. */\nexport function f(a: 1, b: 2, c: 3): void {}\n",
+  );
+  const entry = project.createSourceFile(
+    "spec/mod.ts",
+    'export { f } from "./inner.ts";',
+  );
+  const published = publishedNames([{ path: "spec/mod.ts", file: entry }]);
+  const seen = (names: Published) =>
+    findings(inner, "spec/inner.ts", { published: names });
+  t.match(seen(published.get("spec/inner.ts")!)[0], /two arguments/);
+  t.strictSame(seen(NONE), [], "not published");
+  t.end();
+});
+
+t.test("no file names a path of this machine", (t) => {
+  const listed = spawnSync("git", ["ls-files", "-z"], { cwd: ROOT });
+  if (listed.status !== 0) {
+    t.pass("a check of the git repository", { skip: "not a git clone" });
+    return t.end();
+  }
+  const places = [dirname(ROOT.replace(/\/$/, "")), homedir()]
+    .filter((place) => place.length > 3 && place !== tmpdir())
+    .map((place) => `${place}/`);
+  const found = listed.stdout.toString().split("\0").filter((name) => {
+    const file = join(ROOT, name);
+    if (name === "" || !existsSync(file)) return false;
+    const text = readFileSync(file, "latin1");
+    return places.some((place) => text.includes(place));
+  });
+  t.strictSame(found, []);
+  t.end();
+});
+
+/** Runs a tool of node_modules and reports its output if it fails. */
+function tool(name: string, argv: string[]): { ok: boolean; output: string } {
+  try {
+    execFileSync(
+      process.execPath,
+      [join(ROOT, "node_modules", name), ...argv],
+      { cwd: ROOT, stdio: "pipe", env: { ...process.env, NO_COLOR: "1" } },
+    );
+    return { ok: true, output: "" };
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: Buffer; stderr: Buffer };
+    return { ok: false, output: `${stdout}${stderr}` };
+  }
+}
+
+const CHECKS: [what: string, name: string, argv: string[]][] = [
+  ["types hold", "typescript/bin/tsc", ["-p", "."]],
+  ["the linter is content", "deno/bin.cjs", ["lint", "--quiet"]],
+  ["files are formatted", "deno/bin.cjs", ["fmt", "--check", "--quiet"]],
+];
+for (const [what, name, argv] of CHECKS) {
+  t.test(what, (t) => {
+    const { ok, output } = tool(name, argv);
+    t.ok(ok, `${name} ${argv.join(" ")}`, { output });
+    t.end();
+  });
+}
