@@ -1,0 +1,47 @@
+/** Errors about a piece of source, and plain names for pieces of syntax. */
+
+import { FramedLowerError } from "./frame.ts";
+import { ts } from "./project.ts";
+
+/** An error that points at a piece of source. */
+export function errorAt(node: ts.Node, sentence: string): FramedLowerError {
+  const file = node.getSourceFile();
+  const start = node.getStart();
+  const { line, character } = file.getLineAndCharacterOfPosition(start);
+  const span = { file: file.fileName, line: line + 1, column: character + 1 };
+  return new FramedLowerError(sentence, span, file.text, node.getEnd() - start);
+}
+
+const KINDS: { readonly [kind in ts.SyntaxKind]?: string } = {
+  [ts.SyntaxKind.ForStatement]: "a 'for' loop",
+  [ts.SyntaxKind.ForOfStatement]: "a 'for' loop",
+  [ts.SyntaxKind.ForInStatement]: "a 'for' loop",
+  [ts.SyntaxKind.WhileStatement]: "a 'while' loop",
+  [ts.SyntaxKind.DoStatement]: "a 'do' loop",
+  [ts.SyntaxKind.SwitchStatement]: "a 'switch'",
+  [ts.SyntaxKind.ThrowStatement]: "a 'throw'",
+  [ts.SyntaxKind.TryStatement]: "a 'try'",
+  [ts.SyntaxKind.BreakStatement]: "a 'break'",
+  [ts.SyntaxKind.ContinueStatement]: "a 'continue'",
+  [ts.SyntaxKind.ClassDeclaration]: "a class",
+  [ts.SyntaxKind.StringLiteral]: "a string",
+  [ts.SyntaxKind.NoSubstitutionTemplateLiteral]: "a string",
+  [ts.SyntaxKind.TemplateExpression]: "a string",
+  [ts.SyntaxKind.BigIntLiteral]: "a bigint",
+  [ts.SyntaxKind.ArrayLiteralExpression]: "an array",
+  [ts.SyntaxKind.ObjectLiteralExpression]: "an object",
+  [ts.SyntaxKind.ArrowFunction]: "a function as a value",
+  [ts.SyntaxKind.FunctionExpression]: "a function as a value",
+  [ts.SyntaxKind.NewExpression]: "a 'new'",
+  [ts.SyntaxKind.AwaitExpression]: "an 'await'",
+  [ts.SyntaxKind.NullKeyword]: "'null'",
+  [ts.SyntaxKind.ThisKeyword]: "'this'",
+  [ts.SyntaxKind.TypeOfExpression]: "a 'typeof'",
+  [ts.SyntaxKind.ElementAccessExpression]: "an indexed value",
+  [ts.SyntaxKind.RegularExpressionLiteral]: "a regular expression",
+};
+
+/** What a reader would call a piece of syntax. */
+export function nameOfKind(node: ts.Node): string {
+  return KINDS[node.kind] ?? `'${node.getText().split("\n")[0]}'`;
+}

@@ -1,0 +1,92 @@
+/**
+ * Where a scalar function is written. The call site that the language recorded says where `map(…)` stands; source
+ * maps lead from compiled JavaScript back to TypeScript; the source there says which function was given.
+ */
+
+import { existsSync, readFileSync } from "node:fs";
+import { findSourceMap, SourceMap } from "node:module";
+import { dirname, resolve } from "node:path";
+import type { Span } from "../../spec/errors.ts";
+import { pathOf } from "./frame.ts";
+import { functionOf } from "./lower_expression.ts";
+import type { FunctionNode } from "./lower_function.ts";
+import { ts } from "./project.ts";
+
+/** The place in the original source for a place in a file that may be compiled; undefined if no file is there. */
+export function originalSpan(span: Span): Span | undefined {
+  const path = pathOf(span.file);
+  if (!existsSync(path)) return undefined;
+  if (!/\.[mc]?js$/.test(path)) return { ...span, file: path };
+  const entry = mapOf(path)?.findEntry(span.line - 1, span.column - 1);
+  if (entry && "originalSource" in entry && entry.originalSource) {
+    const source = entry.originalSource;
+    const original = source.startsWith("file:")
+      ? pathOf(source)
+      : resolve(dirname(path), source);
+    if (existsSync(original)) {
+      return {
+        file: original,
+        line: entry.originalLine + 1,
+        column: entry.originalColumn + 1,
+      };
+    }
+  }
+  return { ...span, file: path };
+}
+
+/** The source map of a JavaScript file: Node's if it keeps them, the one the file names otherwise. */
+function mapOf(path: string): SourceMap | undefined {
+  const kept = findSourceMap(path);
+  if (kept) return kept;
+  const comment = /\/\/# sourceMappingURL=(\S+)\s*$/.exec(
+    readFileSync(path, "utf8"),
+  )?.[1];
+  if (!comment) return undefined;
+  const inline = /^data:application\/json[^,]*;base64,(.*)$/.exec(comment)?.[1];
+  const file = resolve(dirname(path), comment);
+  if (!inline && !existsSync(file)) return undefined;
+  const text = inline
+    ? Buffer.from(inline, "base64").toString("utf8")
+    : readFileSync(file, "utf8");
+  try {
+    return new SourceMap(JSON.parse(text));
+  } catch {
+    return undefined; // a broken map is as good as none: the JavaScript itself is still there to be read
+  }
+}
+
+/** The call that stands at a place, as stack traces give places: the name that is called, or the start of the call. */
+export function callAt(
+  file: ts.SourceFile,
+  line: number,
+  column: number,
+): ts.CallExpression | undefined {
+  const starts = file.getLineStarts();
+  const start = starts[line - 1];
+  if (start === undefined) return undefined;
+  const position = start + column - 1;
+  let found: ts.CallExpression | undefined;
+  function visit(node: ts.Node): void {
+    if (position < node.getFullStart() || position >= node.getEnd()) return;
+    if (ts.isCallExpression(node)) {
+      const callee = node.expression;
+      const name = ts.isPropertyAccessExpression(callee) ? callee.name : callee;
+      const begins = [node.getStart(), name.getStart()];
+      if (begins.includes(position) && position < callee.getEnd()) found = node;
+    }
+    ts.forEachChild(node, visit);
+  }
+  visit(file);
+  return found;
+}
+
+/** The function given to the `map` at a place, if its source says which it is. */
+export function lambdaAt(
+  program: ts.Program,
+  span: Span,
+): FunctionNode | undefined {
+  const file = program.getSourceFile(span.file);
+  const call = file && callAt(file, span.line, span.column);
+  const given = call?.arguments[0];
+  return given && functionOf(given, program.getTypeChecker());
+}

@@ -1,0 +1,68 @@
+/** Reads the sources of lambdas and lowers them. Loaded only when a model has lambdas of its own: it brings in TypeScript. */
+
+import { LowerError, type Span } from "../../spec/errors.ts";
+import type { Lambda, ScalarFunction } from "../graph/graph.ts";
+import { lambdaAt, originalSpan } from "./find_lambda.ts";
+import { placeOf } from "./frame.ts";
+import { type FunctionNode, lowerFunction } from "./lower_function.ts";
+import { functionOf } from "./lower_expression.ts";
+import { openProgram, ts } from "./project.ts";
+
+/** The scalar function of each lambda. */
+export function lowerSources(lambdas: readonly Lambda[]): ScalarFunction[] {
+  const spans = lambdas.map(({ span }) => span && originalSpan(span));
+  const files = new Set(spans.flatMap((span) => span ? [span.file] : []));
+  const program = openProgram([...files]);
+  const bySource = new Map<FunctionNode, ScalarFunction>();
+  const byText = new Map<string, ScalarFunction>();
+  return lambdas.map((lambda, i) => {
+    const span = spans[i];
+    const source = span && lambdaAt(program, span);
+    if (source && source.parameters.length === lambda.js.length) {
+      return once(
+        bySource,
+        source,
+        () => lowerFunction(source, program.getTypeChecker()),
+      );
+    }
+    const text = lambda.js.toString();
+    const place = lambda.span ? `${placeOf(lambda.span)}|` : "";
+    return once(byText, place + text, () => lowerText(text, lambda.span));
+  });
+}
+
+function once<K, V>(made: Map<K, V>, key: K, make: () => V): V {
+  const value = made.get(key) ?? make();
+  made.set(key, value);
+  return value;
+}
+
+/** Lower what JavaScript says a function's text is, where its source was not found. Names from outside have no meaning then. */
+function lowerText(text: string, span: Span | undefined): ScalarFunction {
+  const where = span ? `at ${placeOf(span)} ` : "";
+  const name = "/switchyard/function.js";
+  const program = openProgram([], new Map([[name, `(${text})`]]));
+  const file = program.getSourceFile(name);
+  const statement = file?.statements[0];
+  const fn = statement && ts.isExpressionStatement(statement) &&
+      program.getSyntacticDiagnostics(file).length === 0
+    ? functionOf(statement.expression, program.getTypeChecker())
+    : undefined;
+  if (!fn) {
+    throw new LowerError(
+      `Cannot lower the function ${where}given to 'map': its source was not found and its text is no plain function. Write an arrow function in the call`,
+      span,
+    );
+  }
+  const why =
+    `the source of this function was not found ${where}and only its text is known`;
+  try {
+    return lowerFunction(fn, program.getTypeChecker(), why.replace("  ", " "));
+  } catch (error) {
+    // The frame shows the text, but the place that a reader can go to is the call.
+    if (error instanceof LowerError && span) {
+      throw new LowerError(error.message, span);
+    }
+    throw error;
+  }
+}
