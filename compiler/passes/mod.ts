@@ -6,9 +6,11 @@
  * | `simplify` | graph | graph: equal nodes are one |
  * | `placeAxes` | graph, mesh | every axis has a place on the mesh |
  * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
+ * | `lowerScalars` | graph | every lambda is an expression |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `allocate` | buffers, steps | memory, shared by buffers whose lives do not meet |
+ * | `assemble` | all of these | the plan |
  */
 
 export { allocate } from "./allocate.ts";
@@ -19,7 +21,14 @@ export {
   type Placed,
   type Placement,
 } from "./place.ts";
+export { assemble } from "./assemble.ts";
+export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";
-export { dispatchedNodes, layoutParams } from "./lower/params.ts";
+export { lowerScalars } from "./scalars.ts";
+export {
+  dispatchedNodes,
+  layoutParams,
+  returningNodes,
+} from "./lower/params.ts";
 export { isMatmul } from "./lower/dot.ts";
 export { simplify } from "./simplify.ts";

@@ -20,7 +20,7 @@ import {
   var_,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { onRank } from "../../../spec/plan.ts";
+import { onRank, type PlanAxis } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { DROPPED } from "../../kernels/assign.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
@@ -167,4 +167,19 @@ function emitCompare(
     ],
   });
   addLaunch(lowering, node, kernel, scope.buffers, [1, 1, 1]);
+}
+
+/** The axis of check counts: every rank has one. */
+export function checkAxis(
+  { checks, placed: { mesh, ranks } }: Lowering,
+): { [axis: string]: PlanAxis } {
+  if (!checks.length) return {};
+  const over = mesh.map(({ name }) => name);
+  return {
+    [CHECK_AXIS]: {
+      size: ranks,
+      over,
+      table: Array.from({ length: ranks }, (_, rank) => [rank]),
+    },
+  };
 }

@@ -109,6 +109,38 @@ export interface ParamLayout {
   readonly localExperts?: string;
 }
 
+/** What lowering is given. */
+export type LoweringInput = Pick<
+  Lowering,
+  | "graph"
+  | "placed"
+  | "fusion"
+  | "scalars"
+  | "dispatched"
+  | "layouts"
+  | "tile"
+  | "check"
+  | "goesBack"
+>;
+
+/** A lowering that has collected nothing yet. */
+export function startLowering(input: LoweringInput): Lowering {
+  return {
+    ...input,
+    checks: [],
+    buffers: new Map(),
+    kernels: new Map(),
+    kernelNames: new Map(),
+    numbers: new Map(),
+    steps: [],
+    weights: [],
+    storages: new Map(),
+    routings: new Map(),
+    results: new Map(),
+    ropeTables: new Map(),
+  };
+}
+
 /** The name of the buffer with this rank's run-time lengths. */
 export const LENGTHS = "lengths";
 

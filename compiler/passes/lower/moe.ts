@@ -358,7 +358,7 @@ export function emitExchange(
     words: number;
     direction: "forward" | "back";
   },
-  part: StepPart,
+  part?: StepPart,
 ): void {
   const { from, to, words, direction } = what;
   const positions = positionsOver(lowering.placed.mesh, routing.over);

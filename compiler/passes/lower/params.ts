@@ -179,3 +179,21 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
       : {}),
   });
 }
+
+/** What combines take, seen through views. */
+export function returningNodes(graph: Graph): Set<Node> {
+  const result = new Set<Node>();
+  for (const node of graph.nodes) {
+    if (node.primitive !== "combine") continue;
+    let value = node.inputs[0]!;
+    result.add(value);
+    while (
+      value.primitive === "rename" || value.primitive === "split" ||
+      value.primitive === "merge"
+    ) {
+      value = value.inputs[0]!;
+      result.add(value);
+    }
+  }
+  return result;
+}

@@ -1,0 +1,54 @@
+/** Assemble: the document from its parts, with the totals it states about itself. Holds after it: the plan is complete. */
+
+import { predictStaging, same } from "../../spec/bytes.ts";
+import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { onRank, type Plan, type Port } from "../../spec/plan.ts";
+import type { Allocated } from "./allocate.ts";
+import { requiredLimits } from "./limits.ts";
+import { checkAxis } from "./lower/check.ts";
+import type { Lowering } from "./lower/context.ts";
+
+/** Inputs and outputs of the program. */
+export interface Ports {
+  readonly inputs: { readonly [name: string]: Port };
+  readonly outputs: { readonly [name: string]: Port };
+}
+
+/** The plan of a lowering whose buffers have memory. */
+export function assemble(
+  lowering: Lowering,
+  ports: Ports,
+  { allocations, buffers }: Allocated,
+): Plan {
+  const { placed, kernels, weights, steps } = lowering;
+  const printed = [...kernels].map(([name, tree]) =>
+    [name, { tree, wgsl: printWgsl(tree) }] as const
+  );
+  const peak = Array.from(
+    { length: placed.ranks },
+    (_, rank) =>
+      allocations.reduce((n, { bytes }) => n + onRank(bytes, rank), 0),
+  );
+  const draft: Plan = {
+    version: 1,
+    numerics: "exact",
+    requiredLimits: {},
+    requiredFeatures: [],
+    mesh: placed.mesh,
+    ranks: placed.ranks,
+    axes: { ...placed.axes, ...checkAxis(lowering) },
+    counts: placed.counts,
+    allocations,
+    buffers,
+    kernels: Object.fromEntries(printed),
+    weights,
+    programs: [{ name: "main", ...ports, steps }],
+    peakBytes: same(peak),
+    staging: { local: 0, host: 0 },
+  };
+  return {
+    ...draft,
+    staging: predictStaging(draft),
+    requiredLimits: requiredLimits(draft),
+  };
+}
