@@ -2,6 +2,12 @@
 
 import type { PlanKernel } from "../spec/plan.ts";
 
+/** When a launch ran on the device, in nanoseconds of the device's clock. */
+export interface LaunchTiming {
+  readonly start: number;
+  readonly end: number;
+}
+
 /** Memory of a device. Zero when created. */
 export interface DeviceBuffer {
   readonly bytes: number;
@@ -23,7 +29,10 @@ export interface Device {
   ): Promise<void>;
   createBuffer(bytes: number, label: string): DeviceBuffer;
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void;
-  /** Start a prepared kernel; `buffers` in the order of the kernel's bindings. */
+  /**
+   * Start a prepared kernel; `buffers` in the order of the kernel's bindings. Pass the same frozen array again and the
+   * device may remember what it made of it. Any zero in `workgroups`: nothing is started.
+   */
   launch(
     kernel: string,
     buffers: readonly DeviceBuffer[],
@@ -44,5 +53,7 @@ export interface Device {
   ): Promise<Uint8Array>;
   /** Resolves when everything submitted so far is done. Rejects with a MachineError if the device is lost. */
   idle(): Promise<void>;
+  /** Devices opened with timestamps: when each launch since the last call ran, in order of the launches. */
+  timings?(): Promise<LaunchTiming[]>;
   destroy(): void;
 }

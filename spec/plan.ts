@@ -194,6 +194,8 @@ export interface Port {
   readonly buffer: string;
   readonly dtype: "f32" | "i32" | "u32";
   readonly axes: readonly string[];
+  /** Integer inputs that index something: every value is at least 0 and less than this. */
+  readonly below?: number;
 }
 
 /** A list of steps with its inputs and outputs; programs share buffers. */
