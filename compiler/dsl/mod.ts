@@ -14,8 +14,8 @@ export type {
 } from "./types.ts";
 export {
   type AxisSizes,
-  type Built,
   type DeclareOptions,
+  isModel,
   type Model,
   model,
   type Outputs,

@@ -3,6 +3,7 @@
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
+import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import { callSite } from "./span.ts";
 import { makeNode, names, Tensor, type Trace, wrap } from "./tensor.ts";
@@ -101,23 +102,15 @@ export interface Outputs {
   readonly [name: string]: Tensor;
 }
 
-/** What one run of a model function left: the graph before it is checked. */
-export interface Built {
-  readonly outputs: { readonly [name: string]: Node };
-  readonly declared: readonly Node[];
-  readonly dispatched: readonly Node[];
-}
-
-declare const returns: unique symbol;
-
 /** A model: its axes, and its function with symbolic tensors put in. `Name` are the names of what it returns. */
-export interface Model<out Name extends string = string> {
-  readonly axes: { readonly [name: string]: AxisSize };
-  /** Where `model` was called. */
-  readonly span: Span | undefined;
-  /** Run the function once. For `trace`. */
-  readonly build: () => Built;
-  readonly [returns]?: Name;
+export interface Model<out Name extends string = string>
+  extends Traceable<Name> {}
+
+const MODELS = new WeakSet<object>();
+
+/** Whether a value was made by `model`. */
+export function isModel(value: unknown): value is Model {
+  return typeof value === "object" && value !== null && MODELS.has(value);
 }
 
 /**
@@ -147,11 +140,13 @@ export function model<const Sizes extends AxisSizes, const R extends Outputs>(
   for (const [name, size] of Object.entries(axes)) {
     sizes[name] = axisSize(name, size, span);
   }
-  return {
+  const made: Model<keyof R & string> = {
     axes: sizes,
     span,
     build: () => run(sizes, build as (m: Scope) => R, span),
   };
+  MODELS.add(made);
+  return made;
 }
 
 function axisSize(

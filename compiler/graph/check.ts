@@ -1,0 +1,67 @@
+/** What a legal graph is: every node agrees with its rule, comes after its operands, and uses axes that have sizes. */
+
+import { ModelError } from "../../spec/errors.ts";
+import { checkDispatched } from "./dispatched.ts";
+import type { Graph, Node, Primitive, PrimitiveParams } from "./graph.ts";
+import { RuleError, RULES, sameAxes, type TensorType } from "./rules.ts";
+import { deriveSizes } from "./sizes.ts";
+
+/** A rule for a node whose primitive is known only at run time. */
+type AnyRule = (input: {
+  readonly inputs: readonly Node[];
+  readonly params: PrimitiveParams[Primitive];
+  readonly given: TensorType;
+}) => TensorType;
+
+/** Hold every node against the rule of its primitive, and the whole against what is promised of graphs. Throws ModelError. */
+export function checkGraph(graph: Graph): void {
+  const seen = new Set<Node>();
+  for (const node of graph.nodes) {
+    if (node.inputs.some((input) => !seen.has(input))) {
+      throw new ModelError(
+        `Cannot order the graph: a '${node.primitive}' node stands before an operand`,
+        node.span,
+      );
+    }
+    checkNode(node);
+    seen.add(node);
+  }
+  const results = [
+    ...Object.values(graph.outputs),
+    ...Object.values(graph.states),
+  ];
+  for (const node of results) {
+    if (!seen.has(node)) {
+      throw new ModelError(
+        `Cannot return a '${node.primitive}' node: it is not in the graph`,
+        node.span,
+      );
+    }
+  }
+  deriveSizes(graph.axes, graph.nodes);
+  checkDispatched(graph.nodes, results, []);
+}
+
+function checkNode(node: Node): void {
+  let type: TensorType;
+  try {
+    type = (RULES[node.primitive] as AnyRule)({
+      inputs: node.inputs,
+      params: node.params,
+      given: node,
+    });
+  } catch (error) {
+    if (error instanceof RuleError) {
+      throw new ModelError(error.message, node.span);
+    }
+    throw error;
+  }
+  if (!sameAxes(type.axes, node.axes) || type.dtype !== node.dtype) {
+    throw new ModelError(
+      `Cannot make a '${node.primitive}' node of ${node.dtype}[${
+        node.axes.join(" ")
+      }]: its rule says ${type.dtype}[${type.axes.join(" ")}]`,
+      node.span,
+    );
+  }
+}

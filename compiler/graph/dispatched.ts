@@ -1,0 +1,162 @@
+/**
+ * Dispatched values: between a dispatch and its combine, rows belong to one routing and must stay apart. This finds the
+ * routing of every value, and refuses what would mix rows, change routing, or never come home.
+ */
+
+import { ModelError, type Span } from "../../spec/errors.ts";
+import type { Node, NodeOf, Primitive } from "./graph.ts";
+
+/** What dispatched a node's value. */
+type Sent = NodeOf<"dispatch">;
+
+function at(span: Span | undefined): string {
+  return span ? ` at ${span.file}:${span.line}:${span.column}` : "";
+}
+
+function routeOf(node: Node): NodeOf<"route"> {
+  return node.inputs[1] as NodeOf<"route">;
+}
+
+/** Axes of a dispatched value that a verb must leave alone. */
+function touches(sent: Sent, axes: readonly string[]): string | undefined {
+  const { expert, slot } = routeOf(sent).params;
+  return axes.find((axis) => axis === expert || axis === slot);
+}
+
+/** What a primitive does along axes, so that rows of a dispatch would mix or move; "no": it cannot take them at all. */
+const MIXES: {
+  readonly [P in Primitive]: "no" | ((node: NodeOf<P>) => readonly string[]);
+} = {
+  input: () => [],
+  param: () => [],
+  state: () => [],
+  map: () => [],
+  dot: (node) => node.params.over,
+  reduce: (node) => [node.params.over],
+  softmax: (node) => [node.params.over],
+  rmsNorm: (node) => [node.params.over],
+  rope: (node) => [node.params.over],
+  embedding: "no",
+  rename: (node) => [node.params.from],
+  split: (node) => [node.params.axis],
+  merge: (node) => node.params.axes,
+  slice: (node) => [node.params.axis],
+  concat: (node) => node.params.axes,
+  transpose: (node) =>
+    [0, 1].flatMap((i) =>
+      node.axes[i] === node.inputs[0]!.axes[i] ? [] : [
+        node.axes[i]!,
+        node.inputs[0]!.axes[i]!,
+      ]
+    ),
+  cast: () => [],
+  topK: (node) => [node.params.over],
+  route: "no",
+  part: () => [],
+  dispatch: "no",
+  combine: () => [],
+  cacheWrite: "no",
+  attention: "no",
+};
+
+/** The verb of a node, as the user wrote it. */
+function verbOf(node: Node): string {
+  if (node.primitive === "map") return node.params.verb;
+  if (node.primitive === "reduce") return node.params.kind;
+  if (node.primitive === "cacheWrite") return "attention";
+  return node.primitive;
+}
+
+function ofOperands(node: Node, sent: ReadonlyMap<Node, Sent>) {
+  let found: Sent | undefined;
+  for (const input of node.inputs) {
+    const of = sent.get(input);
+    if (of === undefined) continue;
+    if (found !== undefined && routeOf(found) !== routeOf(of)) {
+      throw new ModelError(
+        `Cannot ${verbOf(node)} values of two routings: one was dispatched${
+          at(found.span)
+        }, the other${at(of.span)}. Combine them first`,
+        node.span,
+      );
+    }
+    found ??= of;
+  }
+  return found;
+}
+
+function combined(node: Node, sent: Sent | undefined): void {
+  const routing = routeOf(node);
+  if (sent === undefined) {
+    throw new ModelError(
+      `Cannot combine '${
+        node.inputs[0]!.axes.join(" ")
+      }': it was never dispatched. Dispatch it by the routing${
+        at(routing.span)
+      }`,
+      node.span,
+    );
+  }
+  if (routeOf(sent) !== routing) {
+    throw new ModelError(
+      `Cannot combine by the routing${
+        at(routing.span)
+      }: the value was dispatched${at(sent.span)} by the routing${
+        at(routeOf(sent).span)
+      }. Combine by that one`,
+      node.span,
+    );
+  }
+}
+
+/** Check every value between dispatch and combine; `dispatched` are all that the model function made. Throws ModelError. */
+export function checkDispatched(
+  nodes: readonly Node[],
+  results: readonly Node[],
+  dispatched: readonly Node[],
+): void {
+  const sent = new Map<Node, Sent>();
+  for (const node of nodes) {
+    const of = ofOperands(node, sent);
+    if (node.primitive === "combine") {
+      combined(node, sent.get(node.inputs[0]!));
+      continue;
+    }
+    if (of === undefined) {
+      if (node.primitive === "dispatch") sent.set(node, node);
+      continue;
+    }
+    const mixes = MIXES[node.primitive] as "no" | ((n: Node) => string[]);
+    if (mixes === "no") {
+      throw new ModelError(
+        `Cannot ${verbOf(node)} a dispatched value: it was dispatched${
+          at(of.span)
+        }. Combine it first`,
+        node.span,
+      );
+    }
+    const axis = touches(of, mixes(node));
+    if (axis !== undefined) {
+      throw new ModelError(
+        `Cannot ${verbOf(node)} over '${axis}': the value was dispatched${
+          at(of.span)
+        }, and its rows must stay apart. Combine it first`,
+        node.span,
+      );
+    }
+    sent.set(node, of);
+  }
+  const kept = new Set(nodes);
+  const lost = results.flatMap((node) => sent.get(node) ?? [])[0] ??
+    dispatched.find((node) => !kept.has(node));
+  if (lost !== undefined) {
+    throw new ModelError(
+      `Cannot dispatch '${
+        lost.inputs[0]!.axes.join(" ")
+      }': the result never reaches combine. Combine it by the routing${
+        at(routeOf(lost).span)
+      }`,
+      lost.span,
+    );
+  }
+}

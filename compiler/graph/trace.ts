@@ -1,0 +1,132 @@
+/** Trace: run a model's function once and collect what its outputs need, checked. */
+
+import { ModelError, type Span } from "../../spec/errors.ts";
+import { checkDispatched } from "./dispatched.ts";
+import type { AxisSize, Graph, Node } from "./graph.ts";
+import { deriveSizes } from "./sizes.ts";
+
+/** What one run of a model function left: the graph before it is checked. */
+export interface Built {
+  /** What it returned, by name. */
+  readonly outputs: { readonly [name: string]: Node };
+  /** Inputs, parameters and states, used or not. */
+  readonly declared: readonly Node[];
+  /** Every dispatch, used or not. */
+  readonly dispatched: readonly Node[];
+}
+
+/** A model, as tracing sees it. `Name` are the names of what it returns. */
+export interface Traceable<out Name extends string = string> {
+  /** The declared axes. */
+  readonly axes: { readonly [name: string]: AxisSize };
+  /** Where it was declared. */
+  readonly span: Span | undefined;
+  /** Run its function once. */
+  readonly build: () => Built;
+  /** Never there: it carries the names in the type. */
+  readonly returns?: Name;
+}
+
+/** A graph whose outputs have known names; one that is missing updates a state. */
+export type TracedGraph<Name extends string> = Graph & {
+  readonly outputs: { readonly [N in Name]?: Node };
+};
+
+/**
+ * The graph of a model. Its function runs once, with symbolic tensors.
+ *
+ * Throws ModelError for what only the whole shows: sizes, values that are dispatched and combined by two routings, or
+ * not at all, states that are not returned.
+ */
+export function trace<Name extends string>(
+  model: Traceable<Name>,
+): TracedGraph<Name> {
+  const { outputs: returned, declared, dispatched } = model.build();
+  const leaves = new Map<string, Node>();
+  for (const node of declared) {
+    if ("name" in node.params) leaves.set(node.params.name, node);
+  }
+  const outputs: { [name: string]: Node } = {};
+  const states: { [name: string]: Node } = {};
+  for (const [name, node] of Object.entries(returned)) {
+    const leaf = leaves.get(name);
+    if (leaf?.primitive === "state") {
+      checkUpdate(name, leaf, node);
+      states[name] = node;
+    } else {
+      outputs[name] = node;
+    }
+  }
+  if (Object.keys(returned).length === 0) {
+    throw new ModelError(
+      "Cannot trace the model: it returns no outputs. Return an object of tensors by name",
+      model.span,
+    );
+  }
+  const results = Object.values(returned);
+  const nodes = collect(results);
+  checkStates(nodes, states);
+  const axes = deriveSizes(model.axes, nodes);
+  checkDispatched(nodes, results, dispatched);
+  const graph: Graph = { axes, nodes, outputs, states };
+  return graph as TracedGraph<Name>;
+}
+
+/** Everything that `results` need, inputs before users, in the order in which outputs ask for it. */
+function collect(results: readonly Node[]): Node[] {
+  const nodes: Node[] = [];
+  const done = new Set<Node>();
+  const stack: { readonly node: Node; next: number }[] = [];
+  for (const result of results) {
+    if (!done.has(result)) stack.push({ node: result, next: 0 });
+    while (stack.length > 0) {
+      const top = stack[stack.length - 1]!;
+      const input = top.node.inputs[top.next++];
+      if (input === undefined) {
+        stack.pop();
+        if (!done.has(top.node)) {
+          done.add(top.node);
+          nodes.push(top.node);
+        }
+      } else if (!done.has(input)) {
+        stack.push({ node: input, next: 0 });
+      }
+    }
+  }
+  return nodes;
+}
+
+/** The state that a chain of cache writes starts from. */
+function rootOf(node: Node): Node {
+  let root = node;
+  while (root.primitive === "cacheWrite") root = root.inputs[0]!;
+  return root;
+}
+
+function checkUpdate(name: string, leaf: Node, node: Node): void {
+  if (rootOf(node) === leaf) return;
+  throw new ModelError(
+    `Cannot return '${name}': it is a state, and what is returned is not its next value. Return what attention makes of it`,
+    node.span,
+  );
+}
+
+/** Every state that is written must be returned, or the next run would not see it. */
+function checkStates(
+  nodes: readonly Node[],
+  states: { readonly [name: string]: Node },
+): void {
+  for (const node of nodes) {
+    if (node.primitive !== "state" || node.params.name in states) continue;
+    throw new ModelError(
+      `Cannot leave state '${node.params.name}': its next value is not returned${
+        place(node.span)
+      }. Return it under this name`,
+      node.span,
+    );
+  }
+}
+
+function place(span: Span | undefined): string {
+  return span ? `, declared at ${span.file}:${span.line}:${span.column}` : "";
+}
