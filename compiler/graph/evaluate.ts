@@ -1,0 +1,164 @@
+/**
+ * The reference: run a graph on the CPU in plain loops. It is the meaning of the language, and the oracle of every
+ * kernel; it is not fast. Values are rounded to their dtype at every node; sums are in double precision.
+ */
+
+import { DataError, invariant } from "../../spec/errors.ts";
+import {
+  type Context,
+  isRouted,
+  REFERENCE,
+  type Result,
+} from "./evaluate_rules.ts";
+import type { Graph, Node, NodeOf } from "./graph.ts";
+import { count, put, type Value, zeros } from "./value.ts";
+
+/** Tensors by name, row-major. */
+export interface Tensors {
+  readonly [name: string]: ArrayLike<number>;
+}
+
+/** What a graph is run on. */
+export interface EvaluateOptions {
+  /** Inputs by name. */
+  readonly inputs?: Tensors;
+  /** Parameters by name; a stacked one whole (`experts.{expert}.up`) or one per index (`experts.0.up`, …). */
+  readonly params?: Tensors;
+  /** States by name; zero where missing. */
+  readonly states?: Tensors;
+  /** Lengths of run-time axes. Default: what an input of one such axis says, else the bound. */
+  readonly lengths?: { readonly [axis: string]: number };
+}
+
+/** What running a graph gives. */
+export interface Evaluated {
+  readonly outputs: { readonly [name: string]: Value };
+  /** The next value of every state. */
+  readonly states: { readonly [name: string]: Value };
+}
+
+/**
+ * Run a graph.
+ *
+ * Throws DataError for missing or wrong tensors, and for ids and positions outside of their tables.
+ */
+export function evaluate(
+  graph: Graph,
+  options: EvaluateOptions = {},
+): Evaluated {
+  const lengths = axisLengths(graph, options);
+  const results = new Map<Node, Result>();
+  const context: Context = {
+    lengthOf: (axis) => lengths.get(axis)!,
+    result: (node) => results.get(node)!,
+    value: (node) => {
+      const result = results.get(node)!;
+      invariant(!isRouted(result), "a routing is no tensor");
+      return result;
+    },
+    leaf: (node) => leaf(node, lengths, options),
+  };
+  for (const node of graph.nodes) {
+    results.set(node, REFERENCE[node.primitive](node as never, context));
+  }
+  const read = (named: { readonly [name: string]: Node }) =>
+    Object.fromEntries(
+      Object.entries(named).map(([name, node]) => [name, context.value(node)]),
+    );
+  return { outputs: read(graph.outputs), states: read(graph.states) };
+}
+
+/** The length of every axis in this run. */
+function axisLengths(
+  graph: Graph,
+  { lengths: given = {}, inputs = {} }: EvaluateOptions,
+): Map<string, number> {
+  const lengths = new Map<string, number>();
+  for (const [axis, { size, dynamic }] of Object.entries(graph.axes)) {
+    const length = dynamic ? given[axis] ?? size : size;
+    if (!Number.isInteger(length) || length < 0 || length > size) {
+      throw new DataError(
+        `Cannot run with axis '${axis}' of ${length}: expected a whole number from 0 to ${size}`,
+      );
+    }
+    lengths.set(axis, length);
+  }
+  for (const node of graph.nodes) {
+    if (node.primitive === "rename") {
+      lengths.set(node.params.to, lengths.get(node.params.from)!);
+    }
+    if (node.primitive !== "input") continue;
+    const unknown = node.axes.filter((axis) =>
+      graph.axes[axis]!.dynamic && given[axis] === undefined
+    );
+    const data = inputs[node.params.name];
+    if (unknown.length !== 1 || data === undefined) continue;
+    const rest = node.axes.filter((axis) => axis !== unknown[0]);
+    const per = count(rest.map((axis) => lengths.get(axis)!));
+    if (Number.isInteger(data.length / per)) {
+      lengths.set(unknown[0]!, data.length / per);
+    }
+  }
+  return lengths;
+}
+
+/** An input, parameter or state. */
+function leaf(
+  node: NodeOf<"input"> | NodeOf<"param"> | NodeOf<"state">,
+  lengths: ReadonlyMap<string, number>,
+  options: EvaluateOptions,
+): Value {
+  const { name } = node.params;
+  const shape = node.axes.map((axis) => lengths.get(axis)!);
+  if (node.primitive === "state") {
+    const data = options.states?.[name];
+    return data === undefined
+      ? zeros(node.axes, shape, node.dtype)
+      : fill(node, shape, data);
+  }
+  const tensors =
+    (node.primitive === "input" ? options.inputs : options.params) ?? {};
+  const data = tensors[name] ?? unstack(node, shape, tensors);
+  if (data === undefined) {
+    throw new DataError(
+      `Cannot run without ${node.primitive} '${name}': it is not given`,
+    );
+  }
+  return fill(node, shape, data);
+}
+
+/** A stacked parameter from one tensor per index. */
+function unstack(
+  node: Node,
+  shape: readonly number[],
+  tensors: Tensors,
+): number[] | undefined {
+  if (node.primitive !== "param" || node.params.stack === undefined) {
+    return undefined;
+  }
+  const { name, stack } = node.params;
+  const all: number[] = [];
+  for (let i = 0; i < shape[0]!; i++) {
+    const part = tensors[name.replaceAll(`{${stack}}`, String(i))];
+    if (part === undefined) return undefined;
+    for (let j = 0; j < part.length; j++) all.push(part[j]!);
+  }
+  return all;
+}
+
+function fill(
+  node: NodeOf<"input"> | NodeOf<"param"> | NodeOf<"state">,
+  shape: readonly number[],
+  data: ArrayLike<number>,
+): Value {
+  const value = zeros(node.axes, shape, node.dtype);
+  if (data.length !== value.data.length) {
+    throw new DataError(
+      `Cannot read ${node.primitive} '${node.params.name}': it has ${data.length} elements, expected ${value.data.length}, [${
+        node.axes.map((axis, i) => `${axis}=${shape[i]}`).join(" ")
+      }]`,
+    );
+  }
+  for (let i = 0; i < data.length; i++) put(value, i, data[i]!);
+  return value;
+}

@@ -1,0 +1,124 @@
+/** Embedding, rotary positions, cache and attention in the reference evaluator. */
+
+import { DataError } from "../../spec/errors.ts";
+import type { NodeOf } from "./graph.ts";
+import { softmaxRow } from "./evaluate_routing.ts";
+import { lengthOf, put, strides, type Value, visit, zeros } from "./value.ts";
+
+/** A whole number from 0 below `end`, or the complaint. */
+function within(at: number, end: number, what: string): number {
+  if (at >= 0 && at < end) return at;
+  throw new DataError(
+    `Cannot read ${what} ${at}: expected a whole number from 0 to ${end - 1}`,
+  );
+}
+
+/** The row of `table` for each id. */
+export function embed(
+  node: NodeOf<"embedding">,
+  table: Value,
+  ids: Value,
+): Value {
+  const { over } = node.params;
+  const rest = table.axes.filter((axis) => axis !== over);
+  const shape = [
+    ...ids.shape,
+    ...rest.map((axis) => lengthOf(table, axis)),
+  ];
+  const result = zeros(node.axes, shape, node.dtype);
+  const step = strides(table, [over])[0]!;
+  const places = [strides(ids, node.axes), strides(table, node.axes)];
+  visit(shape, places, ([id, place], n) => {
+    const row = within(ids.data[id!]!, lengthOf(table, over), `'${over}'`);
+    result.data[n] = table.data[row * step + place!]!;
+  });
+  return result;
+}
+
+/** Pairs along an axis, turned by position times frequency. */
+export function rotate(
+  node: NodeOf<"rope">,
+  x: Value,
+  position: Value,
+): Value {
+  const { over, inverseFrequencies, scale, interleaved, positions } =
+    node.params;
+  const rest = x.axes.filter((axis) => axis !== over);
+  const half = lengthOf(x, over) / 2;
+  const step = strides(x, [over])[0]!;
+  const result = zeros(node.axes, x.shape, node.dtype);
+  const shape = rest.map((axis) => lengthOf(x, axis));
+  visit(shape, [strides(x, rest), strides(position, rest)], ([start, at]) => {
+    const p = within(position.data[at!]!, positions, "position");
+    for (let j = 0; j < half; j++) {
+      const angle = Math.fround(p * Math.fround(inverseFrequencies[j]!));
+      const cosine = Math.fround(Math.cos(angle) * scale);
+      const sine = Math.fround(Math.sin(angle) * scale);
+      const first = start! + (interleaved ? 2 * j : j) * step;
+      const second = start! + (interleaved ? 2 * j + 1 : j + half) * step;
+      const [a, b] = [x.data[first]!, x.data[second]!];
+      put(result, first, a * cosine - b * sine);
+      put(result, second, b * cosine + a * sine);
+    }
+  });
+  return result;
+}
+
+/** The state with every token's value at its sequence and position. */
+export function writeCache(
+  state: Value,
+  value: Value,
+  sequence: Value,
+  position: Value,
+): Value {
+  const data = state.data.slice();
+  const [sequences, contexts] = state.shape;
+  const width = state.shape[2]! * state.shape[3]!;
+  for (let t = 0; t < value.shape[0]!; t++) {
+    const s = within(sequence.data[t]!, sequences!, "sequence");
+    const p = within(position.data[t]!, contexts!, "position");
+    data.set(
+      value.data.subarray(t * width, (t + 1) * width),
+      (s * contexts! + p) * width,
+    );
+  }
+  return { ...state, data };
+}
+
+/** Every token's heads over the positions up to its own in its sequence. */
+export function attend(
+  node: NodeOf<"attention">,
+  [q, keys, values, sequence, position]: readonly Value[],
+): Value {
+  const { scale, window } = node.params;
+  const [tokens, heads, dim] = q!.shape;
+  const [, contexts, kvHeads] = keys!.shape;
+  const result = zeros(node.axes, q!.shape, node.dtype);
+  for (let t = 0; t < tokens!; t++) {
+    const s = sequence!.data[t]!;
+    const p = position!.data[t]!;
+    const first = window === undefined ? 0 : Math.max(0, p - window + 1);
+    for (let h = 0; h < heads!; h++) {
+      const kv = Math.floor(h / (heads! / kvHeads!));
+      const from = (t * heads! + h) * dim!;
+      const rows: number[] = [];
+      for (let c = first; c <= p; c++) {
+        rows.push(((s * contexts! + c) * kvHeads! + kv) * dim!);
+      }
+      const scores = rows.map((row) => {
+        let sum = 0;
+        for (let d = 0; d < dim!; d++) {
+          sum += q!.data[from + d]! * keys!.data[row + d]!;
+        }
+        return sum * scale;
+      });
+      const weights = softmaxRow(scores);
+      for (let d = 0; d < dim!; d++) {
+        let sum = 0;
+        rows.forEach((row, i) => sum += weights[i]! * values!.data[row + d]!);
+        put(result, from + d, sum);
+      }
+    }
+  }
+  return result;
+}

@@ -1,0 +1,351 @@
+/** The reference of each primitive. A primitive without one does not compile. */
+
+import { attend, embed, rotate, writeCache } from "./evaluate_position.ts";
+import {
+  combineRows,
+  dispatchRows,
+  largest,
+  type Routed,
+  routeTokens,
+  softmaxRow,
+} from "./evaluate_routing.ts";
+import type { Node, NodeOf, Primitive } from "./graph.ts";
+import { invariant } from "../../spec/errors.ts";
+import {
+  count,
+  lengthOf,
+  put,
+  strides,
+  type Value,
+  visit,
+  zeros,
+} from "./value.ts";
+
+/** What a node is worth: a tensor, or a routing. */
+export type Result = Value | Routed;
+
+/** Whether a result is a routing. */
+export function isRouted(result: Result): result is Routed {
+  return "experts" in result;
+}
+
+/** What a reference may look at besides its node. */
+export interface Context {
+  /** The length of an axis in this run. */
+  readonly lengthOf: (axis: string) => number;
+  /** The result of an operand. */
+  readonly result: (node: Node) => Result;
+  /** The result of an operand that is a tensor. */
+  readonly value: (node: Node) => Value;
+  /** The given value of an input, parameter or state. */
+  readonly leaf: (
+    node: NodeOf<"input"> | NodeOf<"param"> | NodeOf<"state">,
+  ) => Value;
+}
+
+function operands(node: Node, context: Context): Value[] {
+  return node.inputs.map(context.value);
+}
+
+function routing(node: Node, context: Context): Routed {
+  const result = context.result(node);
+  invariant(isRouted(result), "a routing is expected");
+  return result;
+}
+
+/** Lengths of a node's axes, found on its operands. */
+function shapeFrom(node: Node, values: readonly Value[]): number[] {
+  return node.axes.map((axis) =>
+    lengthOf(values.find((value) => value.axes.includes(axis))!, axis)
+  );
+}
+
+/** The same elements under other axes. */
+function relabel(node: Node, value: Value, shape: readonly number[]): Value {
+  return { axes: node.axes, shape, dtype: node.dtype, data: value.data };
+}
+
+/** Apply `f` to every row of `x` along `over`. */
+function alongRows(
+  x: Value,
+  over: string,
+  each: (row: number[], index: number, places: number[]) => void,
+): void {
+  const rest = x.axes.filter((axis) => axis !== over);
+  const shape = rest.map((axis) => lengthOf(x, axis));
+  const [step] = strides(x, [over]);
+  const length = lengthOf(x, over);
+  visit(shape, [strides(x, rest)], ([start], index) => {
+    const places = Array.from({ length }, (_, i) => start! + i * step!);
+    each(places.map((place) => x.data[place]!), index, places);
+  });
+}
+
+/** Rows of `x` along `over` replaced by `f` of them. */
+function mapRows(
+  node: Node,
+  x: Value,
+  over: string,
+  f: (row: number[]) => number[],
+): Value {
+  const result = zeros(node.axes, x.shape, node.dtype);
+  alongRows(x, over, (row, _, places) => {
+    f(row).forEach((y, i) => put(result, places[i]!, y));
+  });
+  return result;
+}
+
+function total(xs: readonly number[]): number {
+  return xs.reduce((a, b) => a + b, 0);
+}
+
+/** The references. */
+export const REFERENCE: {
+  readonly [P in Primitive]: (node: NodeOf<P>, context: Context) => Result;
+} = {
+  input: (node, context) => context.leaf(node),
+  param: (node, context) => context.leaf(node),
+  state: (node, context) => context.leaf(node),
+
+  map: (node, context) => {
+    const values = operands(node, context);
+    const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
+    const places = values.map((value) => strides(value, node.axes));
+    const wide = node.dtype === "i32" || node.dtype === "u32";
+    visit(result.shape, places, (at, n) => {
+      const xs = at.map((place, i) => values[i]!.data[place]!);
+      // A product of integers can lose its low bits in a double.
+      const product = wide && node.params.verb === "mul" && xs.length === 2;
+      put(
+        result,
+        n,
+        product ? Math.imul(xs[0]!, xs[1]!) : node.params.lambda.js(...xs),
+      );
+    });
+    return result;
+  },
+
+  dot: (node, context) => {
+    const values = operands(node, context);
+    const { over } = node.params;
+    const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
+    const [a, b] = values;
+    const inner = over.map((axis) => lengthOf(a!, axis));
+    const [aInner, bInner] = [strides(a!, over), strides(b!, over)];
+    visit(
+      result.shape,
+      [strides(a!, node.axes), strides(b!, node.axes)],
+      ([i, j], n) => {
+        let sum = 0;
+        visit(inner, [aInner, bInner], ([p, q]) => {
+          sum += a!.data[i! + p!]! * b!.data[j! + q!]!;
+        });
+        put(result, n, sum);
+      },
+    );
+    return result;
+  },
+
+  reduce: (node, context) => {
+    const [x] = operands(node, context);
+    const { kind, over } = node.params;
+    const result = zeros(node.axes, shapeFrom(node, [x!]), node.dtype);
+    alongRows(x!, over, (row, index) => {
+      put(
+        result,
+        index,
+        kind === "max"
+          ? row.reduce((a, b) => Math.max(a, b), -Infinity)
+          : total(row) / (kind === "mean" ? row.length : 1),
+      );
+    });
+    return result;
+  },
+
+  softmax: (node, context) =>
+    mapRows(node, operands(node, context)[0]!, node.params.over, softmaxRow),
+
+  rmsNorm: (node, context) => {
+    const [x, gain] = operands(node, context);
+    const { over, epsilon } = node.params;
+    return mapRows(node, x!, over, (row) => {
+      const square = total(row.map((v) => v * v)) / row.length;
+      const scale = 1 / Math.sqrt(square + epsilon);
+      return row.map((v, i) => gain!.data[i]! * (v * scale));
+    });
+  },
+
+  rope: (node, context) => {
+    const [x, position] = operands(node, context);
+    return rotate(node, x!, position!);
+  },
+
+  embedding: (node, context) => {
+    const [table, ids] = operands(node, context);
+    return embed(node, table!, ids!);
+  },
+
+  rename: (node, context) => {
+    const [x] = operands(node, context);
+    return relabel(node, x!, x!.shape);
+  },
+
+  split: (node, context) => {
+    const [x] = operands(node, context);
+    const { axis, into } = node.params;
+    const shape = x!.axes.flatMap((name, i) =>
+      name === axis ? into.map(context.lengthOf) : [x!.shape[i]!]
+    );
+    return relabel(node, x!, shape);
+  },
+
+  merge: (node, context) => {
+    const [x] = operands(node, context);
+    const { axes } = node.params;
+    const at = x!.axes.indexOf(axes[0]!);
+    const end = at + axes.length;
+    const { shape } = x!;
+    return relabel(node, x!, [
+      ...shape.slice(0, at),
+      count(shape.slice(at, end)),
+      ...shape.slice(end),
+    ]);
+  },
+
+  slice: (node, context) => {
+    const [x] = operands(node, context);
+    const { axis, start, to } = node.params;
+    const shape = x!.axes.map((name, i) =>
+      name === axis ? context.lengthOf(to) : x!.shape[i]!
+    );
+    const result = zeros(node.axes, shape, node.dtype);
+    const from = start * strides(x!, [axis])[0]!;
+    visit(shape, [strides(x!, x!.axes)], ([place], n) => {
+      result.data[n] = x!.data[from + place!]!;
+    });
+    return result;
+  },
+
+  concat: (node, context) => {
+    const values = operands(node, context);
+    const at = node.axes.indexOf(node.params.to);
+    const shape = node.axes.map((_, i) =>
+      i === at
+        ? total(values.map((value) => value.shape[i]!))
+        : values[0]!.shape[i]!
+    );
+    const result = zeros(node.axes, shape, node.dtype);
+    const own = strides(result, node.axes);
+    let start = 0;
+    for (const value of values) {
+      visit(value.shape, [own], ([place], n) => {
+        result.data[start + place!] = value.data[n]!;
+      });
+      start += value.shape[at]! * own[at]!;
+    }
+    return result;
+  },
+
+  transpose: (node, context) => {
+    const [x] = operands(node, context);
+    const result = zeros(node.axes, shapeFrom(node, [x!]), node.dtype);
+    visit(result.shape, [strides(x!, node.axes)], ([place], n) => {
+      result.data[n] = x!.data[place!]!;
+    });
+    return result;
+  },
+
+  cast: (node, context) => {
+    const [x] = operands(node, context);
+    const result = zeros(node.axes, x!.shape, node.dtype);
+    const whole = node.dtype === "i32" || node.dtype === "u32";
+    x!.data.forEach((v, i) => put(result, i, whole ? Math.trunc(v) : v));
+    return result;
+  },
+
+  topK: (node, context) => {
+    // A tuple: `part` chooses again, from the operand. Nothing is kept here but the operand itself.
+    const [x] = operands(node, context);
+    return x!;
+  },
+
+  route: (node, context) => {
+    const { grouped, noisy, tokens, expert } = node.params;
+    const [logits, ...rest] = operands(node, context);
+    const axes = [...tokens, expert];
+    const ordered = (value: Value) => reorder(value, axes);
+    return routeTokens(
+      node,
+      ordered(logits!),
+      grouped ? rest[0] : undefined,
+      noisy ? ordered(rest[grouped ? 1 : 0]!) : undefined,
+    );
+  },
+
+  part: (node, context) => {
+    const tuple = node.inputs[0]!;
+    if (tuple.primitive === "topK") return topKPart(node, tuple, context);
+    const routed = routing(tuple, context);
+    const { field } = node.params;
+    invariant(
+      field === "index" || field === "weight" || field === "slot",
+      "a routing has no such part",
+    );
+    const result = zeros(node.axes, [...routed.shape, routed.k], node.dtype);
+    routed[field].forEach((v, i) => put(result, i, v));
+    return result;
+  },
+
+  dispatch: (node, context) =>
+    dispatchRows(
+      node,
+      context.value(node.inputs[0]!),
+      routing(node.inputs[1]!, context),
+    ),
+
+  combine: (node, context) =>
+    combineRows(
+      node,
+      context.value(node.inputs[0]!),
+      routing(node.inputs[1]!, context),
+    ),
+
+  cacheWrite: (node, context) => {
+    const [state, value, sequence, position] = operands(node, context);
+    return writeCache(state!, value!, sequence!, position!);
+  },
+
+  attention: (node, context) => attend(node, operands(node, context)),
+};
+
+/** A value with its axes in another order. */
+function reorder(value: Value, axes: readonly string[]): Value {
+  const shape = axes.map((axis) => lengthOf(value, axis));
+  const result = zeros(axes, shape, value.dtype);
+  visit(shape, [strides(value, axes)], ([place], n) => {
+    result.data[n] = value.data[place!]!;
+  });
+  return result;
+}
+
+/** Values or indices of a top-k. */
+function topKPart(
+  node: NodeOf<"part">,
+  tuple: NodeOf<"topK">,
+  context: Context,
+): Value {
+  const x = context.value(tuple);
+  const { over, k } = tuple.params;
+  const rest = node.axes.slice(0, -1).map((axis) => lengthOf(x, axis));
+  const result = zeros(node.axes, [...rest, k], node.dtype);
+  alongRows(x, over, (row, index) => {
+    largest(row, k).forEach((i, j) => {
+      put(
+        result,
+        index * k + j,
+        node.params.field === "indices" ? i : row[i]!,
+      );
+    });
+  });
+  return result;
+}

@@ -1,0 +1,94 @@
+/** Values of the reference evaluator: row-major arrays with named axes. */
+
+import type { DType } from "../../spec/dtype.ts";
+
+/** Numbers as the evaluator keeps them: one array element each. */
+export type Numbers = Float32Array | Int32Array | Uint32Array;
+
+/** A tensor with its elements. */
+export interface Value {
+  readonly axes: readonly string[];
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly data: Numbers;
+}
+
+/** How many elements a shape has. */
+export function count(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** A value of zeros. */
+export function zeros(
+  axes: readonly string[],
+  shape: readonly number[],
+  dtype: DType,
+): Value {
+  const length = count(shape);
+  const data = dtype === "i32"
+    ? new Int32Array(length)
+    : dtype === "u32"
+    ? new Uint32Array(length)
+    : new Float32Array(length);
+  return { axes, shape, dtype, data };
+}
+
+/** Store a number in a value, rounded to its dtype. */
+export function put(value: Value, index: number, x: number): void {
+  value.data[index] = value.dtype === "f16" ? roundF16(x) : x;
+}
+
+/** The nearest f16, ties to even, as a number. */
+export function roundF16(x: number): number {
+  const single = Math.fround(x);
+  const size = Math.abs(single);
+  if (!Number.isFinite(single) || size === 0) return single;
+  if (size >= 65520) return Math.sign(single) * Infinity;
+  // The step between neighbours: 2^(exponent - 10), or 2^-24 for subnormal numbers.
+  const exponent = Math.max(Math.floor(Math.log2(size)), -14);
+  const step = 2 ** (exponent - 10);
+  const whole = single / step;
+  const floor = Math.floor(whole);
+  const rest = whole - floor;
+  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
+  return (up ? floor + 1 : floor) * step;
+}
+
+/** The distance in `data` between neighbours along each of `axes`; 0 along axes that the value does not have. */
+export function strides(value: Value, axes: readonly string[]): number[] {
+  const own = new Array<number>(value.axes.length);
+  for (let i = value.axes.length - 1, stride = 1; i >= 0; i--) {
+    own[i] = stride;
+    stride *= value.shape[i]!;
+  }
+  return axes.map((axis) => own[value.axes.indexOf(axis)] ?? 0);
+}
+
+/** The length of an axis of a value. */
+export function lengthOf(value: Value, axis: string): number {
+  return value.shape[value.axes.indexOf(axis)]!;
+}
+
+/** Visit every index of `shape` in row-major order, with its place in each of several arrays with their strides. */
+export function visit(
+  shape: readonly number[],
+  arrays: readonly (readonly number[])[],
+  each: (places: readonly number[], n: number) => void,
+): void {
+  const total = count(shape);
+  const at = new Array<number>(shape.length).fill(0);
+  const places = new Array<number>(arrays.length).fill(0);
+  for (let n = 0; n < total; n++) {
+    each(places, n);
+    for (let i = shape.length - 1; i >= 0; i--) {
+      at[i]!++;
+      const carry = at[i] === shape[i];
+      const steps = carry ? 1 - shape[i]! : 1;
+      for (let j = 0; j < arrays.length; j++) {
+        places[j]! += arrays[j]![i]! * steps;
+      }
+      if (!carry) break;
+      at[i] = 0;
+    }
+  }
+}
