@@ -1,0 +1,186 @@
+// The npm package, installed in an empty project elsewhere: its command, its types, and its import from JavaScript.
+import { spawnSync } from "node:child_process";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const PROJECT = mkdtempSync(join(tmpdir(), "switchyard-pack-"));
+const INSTALLED = join(PROJECT, "node_modules/switchyard-moe");
+t.teardown(() => rmSync(PROJECT, { recursive: true, force: true }));
+
+/** Settings that an outer npm leaves in the environment would send a nested one to the wrong project. */
+const ENV = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) =>
+    !/^npm_(config_(local_prefix|prefix)|package|lifecycle)/.test(name)
+  ),
+);
+
+interface Result {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function call(command: string, argv: string[], cwd = PROJECT): Result {
+  return spawnSync(command, argv, {
+    cwd,
+    env: ENV,
+    encoding: "utf8",
+    maxBuffer: 1 << 28,
+    shell: process.platform === "win32",
+  });
+}
+
+function switchyard(...argv: string[]): Result {
+  return call(process.execPath, [
+    join(INSTALLED, "bin/switchyard.mjs"),
+    ...argv,
+  ]);
+}
+
+/** Installs the tarball with npm; with no registry in reach, unpacks it and links this clone's dependencies. */
+function install(tarball: string): "npm" | "links" {
+  const { status, stderr } = call("npm", [
+    ...["install", "--prefer-offline", "--no-audit", "--no-fund"],
+    ...["--fetch-retries=0", tarball],
+  ]);
+  if (status === 0) return "npm";
+  if (!/ENOTCACHED|EAI_AGAIN|ENOTFOUND|ECONN|ETIMEDOUT|E40[134]/.test(stderr)) {
+    throw new Error(`Cannot install the package: ${stderr}`);
+  }
+  const modules = join(PROJECT, "node_modules");
+  rmSync(modules, { recursive: true, force: true });
+  mkdirSync(INSTALLED, { recursive: true });
+  call("tar", ["-xzf", tarball, "-C", INSTALLED, "--strip-components=1"]);
+  const { dependencies } = JSON.parse(
+    readFileSync(join(INSTALLED, "package.json"), "utf8"),
+  ) as { dependencies: { [name: string]: string } };
+  for (const name of Object.keys(dependencies)) {
+    mkdirSync(dirname(join(modules, name)), { recursive: true });
+    symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
+  }
+  return "links";
+}
+
+const PACKED = call("npm", ["pack", "--pack-destination", PROJECT], ROOT);
+const tarball = readdirSync(PROJECT).find((name) => name.endsWith(".tgz"));
+if (PACKED.status !== 0 || tarball === undefined) {
+  t.fail("npm pack makes a tarball", { ...PACKED });
+  process.exit();
+}
+writeFileSync(
+  join(PROJECT, "package.json"),
+  '{ "name": "elsewhere", "private": true, "type": "module" }',
+);
+const how = install(join(PROJECT, tarball));
+cpSync(join(ROOT, "examples/layer.ts"), join(PROJECT, "layer.ts"));
+
+t.test("npm installs the tarball", {
+  skip: how === "npm" ? false : "no registry in reach; unpacked and linked",
+}, (t) => {
+  t.ok(existsSync(join(PROJECT, "node_modules/.bin/switchyard")));
+  t.end();
+});
+
+t.test("the package has the checkpoint and the sources, and no tests", (t) => {
+  for (
+    const file of [
+      "examples/demo-lm/model.safetensors",
+      "examples/layer.ts",
+      "compiler/mod.ts",
+      "dist/compiler/mod.js",
+      "dist/compiler/mod.d.ts",
+      "LICENSE",
+      "README.md",
+    ]
+  ) t.ok(existsSync(join(INSTALLED, file)), file);
+  t.notOk(existsSync(join(INSTALLED, "test")));
+  t.end();
+});
+
+t.test("switchyard --help and devices", (t) => {
+  t.match(switchyard("--help"), { status: 0, stdout: /devices/ });
+  const { status, stdout, stderr } = switchyard("devices", "--json");
+  t.equal(status, 0, stderr);
+  t.ok(JSON.parse(stdout));
+  t.end();
+});
+
+t.test("switchyard check", (t) => {
+  const good = switchyard("check", "layer.ts");
+  t.equal(good.status, 0, good.stdout + good.stderr);
+  const text = readFileSync(join(PROJECT, "layer.ts"), "utf8");
+  writeFileSync(
+    join(PROJECT, "wrong.ts"),
+    text.replace('"router", "expert embed"', '"router", "expert ffn"'),
+  );
+  const bad = switchyard("check", "wrong.ts");
+  t.equal(bad.status, 1);
+  t.match(bad.stdout + bad.stderr, /wrong\.ts:\d+:\d+/);
+  t.end();
+});
+
+t.test("switchyard plan", (t) => {
+  const { status, stdout, stderr } = switchyard(
+    ...["plan", "layer.ts", "--mesh", "ep=4", "--json"],
+  );
+  t.equal(status, 0, stderr);
+  t.equal(JSON.parse(stdout).ranks, 4);
+  t.end();
+});
+
+t.test("import from JavaScript", (t) => {
+  writeFileSync(
+    join(PROJECT, "program.js"),
+    `import { compile, dot, map, model } from "switchyard-moe";
+const layer = model({ token: 4, embed: 8, out: 2 }, (m) => {
+  const x = m.input("x", "token embed");
+  const y = map((v) => v * 2 + Math.exp(-v), x);
+  return { y: dot(y, m.param("w", "out embed"), "embed") };
+});
+const plan = await compile(layer, { mesh: { ep: 1 } });
+console.log(plan.ranks, Object.keys(plan.kernels).length > 0);
+`,
+  );
+  const { status, stdout, stderr } = call(process.execPath, ["program.js"]);
+  t.equal(status, 0, stderr);
+  t.equal(stdout.trim(), "1 true");
+  t.end();
+});
+
+t.test("types hold for a TypeScript user", (t) => {
+  const { status, stdout } = call(process.execPath, [
+    join(ROOT, "node_modules/typescript/bin/tsc"),
+    ...["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022"],
+    ...["--types", "", "--ignoreConfig", "layer.ts"],
+  ]);
+  t.equal(status, 0, stdout);
+  t.end();
+});
+
+t.test("switchyard generate from the packed checkpoint", (t) => {
+  const { status, stdout, stderr } = switchyard(
+    ...["generate", join(INSTALLED, "examples/demo-lm"), "--json"],
+    ...["--prompt", "Once upon a time", "--max-new-tokens", "2"],
+  );
+  if (status === 3) {
+    t.pass("two tokens", { skip: `the machine cannot: ${stderr.trim()}` });
+    return t.end();
+  }
+  t.equal(status, 0, stderr);
+  t.equal(JSON.parse(stdout).sequences[0].tokens.length, 2);
+  t.end();
+});
