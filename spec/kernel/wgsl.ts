@@ -55,6 +55,8 @@ const ROUND_F16 = `fn round_f16(x: f32) -> f32 {
 const SPECIAL_BITS =
   "var<private> special_bits: vec2u = vec2u(0x7f800000u, 0x7fc00000u);";
 
+const LARGEST_F32 = 3.4028234663852886e38;
+
 /** The shortest decimal that reads back as the same f32. */
 function printF32(value: number): string {
   const x = Math.fround(value);
@@ -67,7 +69,9 @@ function printF32(value: number): string {
   let text = String(x);
   for (let digits = 1; digits <= 9; digits++) {
     const short = String(Number(x.toPrecision(digits)));
-    if (Math.fround(Number(short)) === x) {
+    // A decimal above the largest f32 would be refused although it rounds to it.
+    const legal = Math.abs(Number(short)) <= LARGEST_F32;
+    if (legal && Math.fround(Number(short)) === x) {
       text = short;
       break;
     }

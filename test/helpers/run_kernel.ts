@@ -1,10 +1,15 @@
 /** Runs one kernel on a target with plain arrays: the same tests serve the GPU and, when plugged in, the CPU engine. */
 
+import fc from "fast-check";
+import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
+import type { Grid } from "../../compiler/kernels/mod.ts";
+import { evaluateSize } from "../../spec/size.ts";
 import type { Binding, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 
-Object.assign(globalThis, globals);
+const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
+  globals as typeof globalThis;
 
 /** Contents of a buffer. */
 export type Words = Float32Array | Int32Array | Uint32Array;
@@ -36,7 +41,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   const device = await adapter.requestDevice();
   const pipelines = new Map<string, GPUComputePipeline>();
 
-  function pipelineOf(kernel: Kernel): GPUComputePipeline {
+  async function pipelineOf(kernel: Kernel): Promise<GPUComputePipeline> {
     const code = printWgsl(kernel);
     const known = pipelines.get(code);
     if (known) return known;
@@ -47,9 +52,15 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
         buffer: { type: b.access === "read" ? "read-only-storage" : "storage" },
       })),
     });
+    const module = device.createShaderModule({ code });
+    const { messages } = await module.getCompilationInfo();
+    if (messages.length > 0) {
+      const lines = messages.map((m) => `${m.lineNum}: ${m.message}`);
+      throw new Error([...lines, code].join("\n"));
+    }
     const pipeline = device.createComputePipeline({
       layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module: device.createShaderModule({ code }) },
+      compute: { module },
     });
     pipelines.set(code, pipeline);
     return pipeline;
@@ -59,7 +70,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
     name: `gpu ${adapter.info.description || adapter.info.vendor}`,
     async run(kernel, buffers, workgroups) {
       device.pushErrorScope("validation");
-      const pipeline = pipelineOf(kernel);
+      const pipeline = await pipelineOf(kernel);
       const { STORAGE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
       const made = kernel.bindings.map((b) => {
         const words = buffers[b.name];
@@ -120,4 +131,67 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
 /** The bits of f32 values, for exact comparisons. */
 export function bits(words: Words): number[] {
   return [...new Uint32Array(words.slice().buffer)];
+}
+
+/** Run a tap test on every target there is; say so where there is none. */
+export function testKernels(
+  name: string,
+  body: (t: Test, target: KernelTarget) => Promise<void>,
+): void {
+  const skip = targets.length === 0 && "no GPU adapter";
+  t.test(name, { skip }, async (t) => {
+    for (const target of targets) await body(t, target);
+  });
+}
+
+const gpu = await gpuTarget();
+const targets: readonly KernelTarget[] = gpu ? [gpu] : [];
+
+/** Run a property a few times: every new constant of a kernel is a new pipeline. */
+export async function holds<T>(
+  values: fc.Arbitrary<T>,
+  property: (value: T) => Promise<void>,
+  runs = 5,
+): Promise<void> {
+  const numRuns = runs;
+  await fc.assert(fc.asyncProperty(values, property), { numRuns, seed: 7 });
+}
+
+/** The workgroups of a grid of numbers. */
+export function workgroups(grid: Grid): [number, number, number] {
+  const [x, y, z] = grid.map((size) => evaluateSize(size, () => NaN));
+  return [x!, y!, z!];
+}
+
+/** Pseudo-random f32 values between -1 and 1. */
+export function randoms(count: number, seed: number): Float32Array {
+  let state = seed * 2654435761 >>> 0;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  });
+}
+
+/** Rows of a row-major matrix, as plain numbers. */
+export function rowsOf(words: Words, columns: number): number[][] {
+  return Array.from(
+    { length: words.length / columns },
+    (_, r) => [...words.subarray(r * columns, (r + 1) * columns)],
+  );
+}
+
+/** Fails unless all values are within `tolerance` of the expected ones. */
+export function close(
+  t: Test,
+  actual: Words,
+  expected: readonly number[],
+  tolerance = 1e-5,
+): void {
+  t.equal(actual.length, expected.length, "as many values");
+  const worst = expected.reduce((worst, x, i) => {
+    const error = Math.abs(actual[i]! - x) / Math.max(1, Math.abs(x));
+    return error <= worst ? worst : error;
+  }, 0);
+  // Written so that a NaN fails too.
+  t.ok(worst <= tolerance, `off by ${worst}`);
 }

@@ -1,0 +1,82 @@
+/** What the kernels compute, in plain JavaScript: f32 where bits are compared, f64 elsewhere. */
+
+const r = Math.fround;
+
+/** A sum in the contract's order, in f64. */
+export function blockedDot(n: number, product: (k: number) => number): number {
+  let total = 0;
+  for (let start = 0; start < n; start += 32) {
+    let block = 0;
+    for (let k = start; k < Math.min(start + 32, n); k++) block += product(k);
+    total += block;
+  }
+  return total;
+}
+
+/** Softmax of a row, in f64. */
+export function softmaxOf(row: readonly number[]): number[] {
+  const top = Math.max(...row);
+  const exps = row.map((x) => Math.exp(x - top));
+  const sum = exps.reduce((a, b) => a + b, 0);
+  return exps.map((e) => e / sum);
+}
+
+/** Indices of the k largest, by value descending, index ascending. */
+export function topIndices(row: readonly number[], k: number): number[] {
+  return row.map((_, i) => i)
+    .sort((a, b) => row[b]! - row[a]! || a - b)
+    .slice(0, k);
+}
+
+/** fairscale's slots and weights of one group of tokens. */
+export function capacityOf(
+  index: readonly (readonly number[])[],
+  score: readonly (readonly number[])[],
+  experts: number,
+): { slot: number[][]; weight: number[][] } {
+  const limit = Math.floor(2 * index.length / experts);
+  const used = new Array<number>(experts).fill(0);
+  const slot = index.map(() => [-1, -1]);
+  for (const j of [0, 1]) {
+    index.forEach((choice, t) => {
+      const next = used[choice[j]!]!++;
+      if (next < limit) slot[t]![j] = next;
+    });
+  }
+  const weight = score.map((g, t) => {
+    const kept = g.map((x, j) => slot[t]![j]! < 0 ? 0 : x);
+    const sum = Math.max(r(kept[0]! + kept[1]!), 1.1920928955078125e-7);
+    return kept.map((x) => x / sum);
+  });
+  return { slot, weight };
+}
+
+/** Counts by column and the send row of every choice; `keep` says which are not dropped. */
+export function assignOf(
+  column: readonly number[],
+  columns: number,
+  keep: readonly boolean[],
+): { counts: number[]; sendRow: number[] } {
+  const counts = new Array<number>(columns).fill(0);
+  column.forEach((c, a) => keep[a] && counts[c]!++);
+  const next = counts.map((_, c) =>
+    counts.slice(0, c).reduce((a, b) => a + b, 0)
+  );
+  const sendRow = column.map((c, a) => keep[a] ? next[c]!++ : 0xffffffff);
+  return { counts, sendRow };
+}
+
+/** Causal attention of one head, in f64; `row(key)` gives a key's vector. */
+export function attentionOf(
+  q: readonly number[],
+  keys: readonly (readonly number[])[],
+  values: readonly (readonly number[])[],
+  scale: number,
+): number[] {
+  const weights = softmaxOf(
+    keys.map((k) => scale * k.reduce((sum, x, d) => sum + x * q[d]!, 0)),
+  );
+  return q.map((_, d) =>
+    values.reduce((sum, v, j) => sum + weights[j]! * v[d]!, 0)
+  );
+}

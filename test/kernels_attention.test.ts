@@ -1,0 +1,121 @@
+/** Attention and cache writes against plain code. */
+
+import fc from "fast-check";
+import {
+  attention,
+  attentionGrid,
+  cacheWrite,
+  elementwiseGrid,
+  lengthAt,
+} from "../compiler/kernels/mod.ts";
+import { attentionOf } from "./helpers/kernel_reference.ts";
+import {
+  bits,
+  close,
+  holds,
+  randoms,
+  testKernels,
+  workgroups,
+} from "./helpers/run_kernel.ts";
+
+const SHAPE = { heads: 4, kvHeads: 2, dim: 20, context: 80, scale: 0.25 };
+const SEQUENCES = 3;
+
+testKernels(
+  "attention() takes the keys of its own sequence up to its position",
+  async (t, target) => {
+    const { heads, kvHeads, dim, context } = SHAPE;
+    const row = heads * dim;
+    const keys = randoms(SEQUENCES * context * kvHeads * dim, 1);
+    const values = randoms(keys.length, 2);
+    const token = fc.record({
+      sequence: fc.nat(SEQUENCES - 1),
+      position: fc.constantFrom(0, 1, 30, 31, 32, 33, 63, 64, 79),
+    });
+    const cases = fc.record({
+      tokens: fc.array(token, { maxLength: 6 }),
+      window: fc.constantFrom(undefined, 1, 40),
+      seed: fc.nat(1000),
+    });
+    await holds(cases, async ({ tokens, window, seed }) => {
+      const q = randoms(tokens.length * row, seed).map((x) => 8 * x);
+      const kernel = attention({
+        ...SHAPE,
+        ...(window ? { window } : {}),
+        name: "attention",
+        tokens: lengthAt(0),
+      });
+      const run = async (
+        q: Float32Array,
+        tokens: { sequence: number; position: number }[],
+      ) => {
+        const { y } = await target.run(kernel, {
+          q,
+          keys,
+          values,
+          sequence: Int32Array.from(tokens, (t) => t.sequence),
+          position: Int32Array.from(tokens, (t) => t.position),
+          y: new Float32Array(q.length),
+          lengths: Uint32Array.of(tokens.length),
+        }, workgroups(attentionGrid(heads, tokens.length)));
+        return y!;
+      };
+      const y = await run(q, tokens);
+      const expected = tokens.flatMap(({ sequence, position }, t) =>
+        Array.from({ length: heads }, (_, h) => {
+          const first = Math.max(0, window ? position - window + 1 : 0);
+          const rows = (x: Float32Array) =>
+            Array.from({ length: position + 1 - first }, (_, i) => {
+              const entry = sequence * context + first + i;
+              const start = (entry * kvHeads + Math.floor(h / 2)) * dim;
+              return [...x.subarray(start, start + dim)];
+            });
+          const query = [
+            ...q.subarray((t * heads + h) * dim, (t * heads + h + 1) * dim),
+          ];
+          return attentionOf(query, rows(keys), rows(values), SHAPE.scale);
+        }).flat()
+      );
+      close(t, y, expected);
+      // Neighbours do not matter: the last token alone has the same bits.
+      if (tokens.length > 0) {
+        const alone = await run(q.slice(-row), tokens.slice(-1));
+        t.same(bits(alone), bits(y.slice(-row)));
+      }
+    }, 8);
+  },
+);
+
+testKernels(
+  "cacheWrite() writes each token's entry and nothing else",
+  async (t, target) => {
+    const [row, context] = [6, 5];
+    const kernel = cacheWrite({
+      name: "write",
+      row,
+      context,
+      tokens: lengthAt(0),
+    });
+    const entries = fc.uniqueArray(fc.nat(SEQUENCES * context - 1), {
+      maxLength: 15,
+    });
+    await holds(entries, async (entries) => {
+      const value = randoms(entries.length * row, 3);
+      const state = randoms(SEQUENCES * context * row, 4);
+      const expected = [...state];
+      entries.forEach((entry, t) => {
+        for (let i = 0; i < row; i++) {
+          expected[entry * row + i] = value[t * row + i]!;
+        }
+      });
+      const result = await target.run(kernel, {
+        value,
+        state,
+        sequence: Int32Array.from(entries, (e) => Math.floor(e / context)),
+        position: Int32Array.from(entries, (e) => e % context),
+        lengths: Uint32Array.of(entries.length),
+      }, workgroups(elementwiseGrid(entries.length * row)));
+      t.same([...result["state"]!], expected);
+    });
+  },
+);
