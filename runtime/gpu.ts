@@ -1,0 +1,239 @@
+/**
+ * Adapters, and waiting for them. The only file of the runtime that holds process-wide objects, sets environment
+ * variables or wraps `setImmediate`, each for as short as it needs.
+ */
+
+import { MachineError } from "../spec/errors.ts";
+
+/** An adapter of this machine, or one that the caller gave. */
+export interface GpuAdapter {
+  /** Position in the list, from 0. */
+  readonly number: number;
+  readonly name: string;
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly description: string;
+  /** Software adapters compute on the CPU: llvmpipe, SwiftShader. */
+  readonly type: "hardware" | "software";
+  readonly limits: { readonly [limit: string]: number };
+  readonly features: readonly string[];
+  /** A fresh adapter for one device; WebGPU lets each be used once. */
+  request(): Promise<GPUAdapter>;
+}
+
+/** Options of `listAdapters`. */
+export interface ListAdaptersOptions {
+  /** A browser's or Deno's `navigator.gpu`; without it the npm package `webgpu` is used. */
+  readonly gpu?: GPU;
+  /** PCI addresses of display devices (`0000:65:00.0`), to tell adapters of one name apart. */
+  readonly pciAddresses?: readonly string[];
+}
+
+type Environment = { readonly [name: string]: string };
+
+/** Every `create()` result. The binding's poller keeps a raw pointer to it, so none may ever be collected. */
+const instances: GPU[] = [];
+
+const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render/i;
+
+/** The adapters, numbered; empty where there is none. */
+export async function listAdapters(
+  options: ListAdaptersOptions = {},
+): Promise<GpuAdapter[]> {
+  const { gpu } = options;
+  if (gpu) {
+    const adapter = await politely(gpu.requestAdapter());
+    return adapter
+      ? [describe(0, adapter, undefined, () => requestFrom(gpu))]
+      : [];
+  }
+  const list: GpuAdapter[] = [];
+  for (const { name, environment } of await adapterNames(options)) {
+    const request = () => openInstance(name, environment);
+    list.push(describe(list.length, await request(), name, request));
+  }
+  return list;
+}
+
+/** The adapter of a number in the list. */
+export async function openGpu(
+  number: number,
+  options: ListAdaptersOptions = {},
+): Promise<GpuAdapter> {
+  const list = await listAdapters(options);
+  const adapter = list[number];
+  if (adapter) return adapter;
+  throw new MachineError(
+    `Cannot open adapter ${number}: this machine has ${
+      list.length === 0
+        ? "none. Install a Vulkan driver"
+        : `${list.length}, numbered from 0. Choose one of them`
+    }`,
+  );
+}
+
+/** Await a promise of the GPU without spinning a core. */
+export async function politely<T>(promise: Promise<T>): Promise<T> {
+  if (instances.length === 0) return await promise;
+  waiting++;
+  if (waiting === 1) slowDown();
+  try {
+    return await promise;
+  } finally {
+    waiting--;
+    if (waiting === 0) globalThis.setImmediate = immediately;
+  }
+}
+
+/** Polls made at full speed before a wait backs off to timers: about 3 ms. */
+const EAGER_POLLS = 100;
+const immediately = globalThis.setImmediate;
+let waiting = 0;
+let polls = 0;
+
+/**
+ * The binding polls by `setImmediate` for as long as any promise is pending, which burns a core. Its callbacks are
+ * native functions, so everyone else's immediates stay as they were.
+ */
+function slowDown(): void {
+  polls = 0;
+  const slowed = (callback: () => void, ...args: []) => {
+    if (!Function.prototype.toString.call(callback).includes("[native code]")) {
+      return immediately(callback, ...args);
+    }
+    return ++polls < EAGER_POLLS
+      ? immediately(callback, ...args)
+      : setTimeout(callback, 1, ...args);
+  };
+  globalThis.setImmediate = slowed as typeof setImmediate;
+}
+
+function describe(
+  number: number,
+  adapter: GPUAdapter,
+  name: string | undefined,
+  request: () => Promise<GPUAdapter>,
+): GpuAdapter {
+  const { info } = adapter;
+  const title = name ?? (info.device || info.description || info.vendor ||
+    "WebGPU adapter");
+  const software = info.isFallbackAdapter ||
+    SOFTWARE.test(`${title} ${info.architecture} ${info.description}`);
+  const limits: { [limit: string]: number } = {};
+  for (const key in adapter.limits) {
+    const value = (adapter.limits as unknown as Record<string, unknown>)[key];
+    if (typeof value === "number") limits[key] = value;
+  }
+  return {
+    number,
+    name: title,
+    vendor: info.vendor,
+    architecture: info.architecture,
+    description: info.description,
+    type: software ? "software" : "hardware",
+    limits,
+    features: [...adapter.features].sort(),
+    request,
+  };
+}
+
+async function requestFrom(gpu: GPU, name = "WebGPU"): Promise<GPUAdapter> {
+  const adapter = await politely(
+    gpu.requestAdapter({ powerPreference: "high-performance" }),
+  );
+  if (adapter) return adapter;
+  throw new MachineError(
+    `Cannot open adapter '${name}': it is gone. List the adapters again`,
+  );
+}
+
+/** Each request makes its own instance: devices of one instance share its worker threads. */
+async function openInstance(
+  name: string,
+  environment: Environment,
+): Promise<GPUAdapter> {
+  return await withEnvironment(
+    environment,
+    async () => await requestFrom(await createInstance(name), name),
+  );
+}
+
+async function createInstance(name: string): Promise<GPU> {
+  const { create } = await importBinding();
+  const gpu = create([`adapter=${name}`]);
+  instances.push(gpu);
+  return gpu;
+}
+
+async function importBinding(): Promise<typeof import("webgpu")> {
+  try {
+    return await import("webgpu");
+  } catch (error) {
+    throw new MachineError(
+      `Cannot load the package 'webgpu': ${
+        error instanceof Error ? error.message : String(error)
+      }. Reinstall it for this platform`,
+    );
+  }
+}
+
+/** Adapter names, with the environment that tells those of one name apart. */
+async function adapterNames(
+  options: ListAdaptersOptions,
+): Promise<{ name: string; environment: Environment }[]> {
+  const names = await namesIn({});
+  const many = (name: string) => names.filter((n) => n === name).length > 1;
+  const found = [...new Set(names)].filter((name) => !many(name)).map((
+    name,
+  ) => ({ name, environment: {} as Environment }));
+  for (const name of new Set(names.filter(many))) {
+    const before = found.length;
+    for (const address of options.pciAddresses ?? []) {
+      const environment = {
+        DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!`,
+      };
+      const seen = await namesIn(environment);
+      if (seen.length === 1 && seen[0] === name) {
+        found.push({ name, environment });
+      }
+    }
+    // Without a way to tell them apart, the name reaches the first of them only.
+    if (found.length === before) found.push({ name, environment: {} });
+  }
+  return found.sort((a, b) => names.indexOf(a.name) - names.indexOf(b.name));
+}
+
+/** WebGPU cannot list adapters, but the binding's refusal of an unknown name does. */
+async function namesIn(environment: Environment): Promise<string[]> {
+  return await withEnvironment(environment, async () => {
+    const gpu = await createInstance("<none>");
+    try {
+      await politely(gpu.requestAdapter());
+      return [];
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      return [...text.matchAll(/backend: '(\w+)', name: '(.*)'/g)]
+        .filter(([, backend]) => backend !== "null").map(([, , name]) => name!);
+    }
+  });
+}
+
+/** The Vulkan loader reads the environment at each request; it is put back right after. */
+async function withEnvironment<T>(
+  environment: Environment,
+  body: () => Promise<T>,
+): Promise<T> {
+  const before = new Map<string, string | undefined>();
+  for (const [name, value] of Object.entries(environment)) {
+    before.set(name, process.env[name]);
+    process.env[name] = value;
+  }
+  try {
+    return await body();
+  } finally {
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
+}

@@ -1,0 +1,321 @@
+/** A rank's device on WebGPU: any vendor's GPU, a software adapter, a browser's or Deno's own. */
+
+import { MachineError } from "../spec/errors.ts";
+import type { PlanKernel } from "../spec/plan.ts";
+import type { Device, DeviceBuffer, LaunchTiming } from "./device.ts";
+import { type GpuAdapter, politely } from "./gpu.ts";
+import { GpuPipeline } from "./gpu_pipeline.ts";
+import { GpuStaging } from "./gpu_staging.ts";
+import { GpuTimer } from "./gpu_timer.ts";
+
+/** What to ask of the adapter. */
+export interface CreateGpuDeviceOptions {
+  /** The plan's `requiredLimits`. */
+  readonly limits?: { readonly [limit: string]: number };
+  /** The plan's `requiredFeatures`. */
+  readonly features?: readonly string[];
+  readonly label?: string;
+  /** Record when each launch runs, where the adapter can. */
+  readonly timestamps?: boolean;
+}
+
+/** GPUBufferUsage COPY_SRC | COPY_DST | STORAGE; the global does not exist in Node. */
+const USAGE = 0x4 | 0x8 | 0x80;
+
+/** Open a device on an adapter of the list, or on the default adapter of a browser's or Deno's `GPU`. */
+export async function createGpuDevice(
+  source: GpuAdapter | GPU,
+  options: CreateGpuDeviceOptions = {},
+): Promise<Device> {
+  const { limits = {}, features = [], label, timestamps = false } = options;
+  const adapter = "request" in source
+    ? await source.request()
+    : await politely(source.requestAdapter());
+  if (!adapter) {
+    throw new MachineError(
+      "Cannot open a device: there is no adapter. Install a Vulkan driver",
+    );
+  }
+  const name = "request" in source
+    ? source.name
+    : adapter.info.device || adapter.info.description || "WebGPU adapter";
+  checkAdapter(name, adapter, limits, features);
+  const timed = timestamps && adapter.features.has("timestamp-query");
+  const device = await politely(adapter.requestDevice({
+    ...(label ? { label } : {}),
+    requiredLimits: { ...limits },
+    requiredFeatures: [
+      ...features,
+      ...(timed ? ["timestamp-query"] : []),
+    ] as GPUFeatureName[],
+  })).catch((error: unknown) => {
+    throw new MachineError(
+      `Cannot open a device on adapter '${name}': ${textOf(error)}`,
+    );
+  });
+  return new GpuDevice(device, name, timed);
+}
+
+function checkAdapter(
+  name: string,
+  adapter: GPUAdapter,
+  limits: { readonly [limit: string]: number },
+  features: readonly string[],
+): void {
+  const offered = adapter.limits as unknown as { [limit: string]: unknown };
+  for (const [limit, value] of Object.entries(limits)) {
+    const have = offered[limit];
+    if (typeof have !== "number" || have < value) {
+      throw new MachineError(
+        `Cannot open a device on adapter '${name}': the plan needs '${limit}' of ${value} and the adapter has ${
+          typeof have === "number" ? have : "no such limit"
+        }. Compile for its limits or choose another adapter`,
+      );
+    }
+  }
+  for (const feature of features) {
+    if (!adapter.features.has(feature)) {
+      throw new MachineError(
+        `Cannot open a device on adapter '${name}': the plan needs the feature '${feature}', which it does not have. Choose another adapter`,
+      );
+    }
+  }
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Memory of a WebGPU device. */
+class GpuMemory implements DeviceBuffer {
+  readonly bytes: number;
+  readonly gpu: GPUBuffer;
+  constructor(gpu: GPUBuffer) {
+    this.gpu = gpu;
+    this.bytes = gpu.size;
+  }
+}
+
+class GpuDevice implements Device {
+  readonly kind = "gpu";
+  readonly name: string;
+  readonly limits: { readonly [limit: string]: number };
+  readonly #device: GPUDevice;
+  readonly #pipelines = new Map<string, GpuPipeline>();
+  readonly #staging: GpuStaging;
+  readonly #timer: GpuTimer | undefined;
+  /** Rejects of the waits in progress, for when the device is lost. */
+  readonly #waits = new Set<(error: MachineError) => void>();
+  #encoder: GPUCommandEncoder | undefined;
+  #pass: GPUComputePassEncoder | undefined;
+  #failure: MachineError | undefined;
+  #destroyed = false;
+  readonly timings?: () => Promise<LaunchTiming[]>;
+
+  constructor(device: GPUDevice, name: string, timed: boolean) {
+    this.#device = device;
+    this.name = name;
+    this.limits = limitsOf(device);
+    this.#staging = new GpuStaging(device, this.limits["maxBufferSize"]!);
+    device.addEventListener("uncapturederror", (event) => {
+      event.preventDefault();
+      this.#fail(event.error.message);
+    });
+    device.lost.then(({ reason, message }) => {
+      const error = this.#fail(`the device was lost (${reason}): ${message}`);
+      for (const reject of this.#waits) reject(error);
+    });
+    if (timed) {
+      const timer = this.#timer = new GpuTimer(device);
+      this.timings = async () => {
+        this.#submit();
+        return await this.#wait(timer.take());
+      };
+    }
+  }
+
+  async prepare(
+    kernels: { readonly [name: string]: PlanKernel },
+    progress?: (done: number, total: number) => void,
+  ): Promise<void> {
+    const wanted = Object.entries(kernels)
+      .filter(([name]) => !this.#pipelines.has(name));
+    const made = await this.#wait(Promise.all(
+      wanted.map(([name, kernel]) =>
+        GpuPipeline.create(this.#device, name, kernel, this.name)
+      ),
+    ));
+    // Software adapters compile at the first launch; this is where the user sees it happen.
+    for (const [done, pipeline] of made.entries()) {
+      progress?.(done, made.length);
+      pipeline.warmUp();
+      await this.idle();
+      this.#pipelines.set(pipeline.name, pipeline);
+    }
+    progress?.(made.length, made.length);
+  }
+
+  createBuffer(bytes: number, label: string): DeviceBuffer {
+    const limit = this.limits["maxBufferSize"]!;
+    if (bytes > limit) {
+      throw new MachineError(
+        `Cannot allocate '${label}' on device '${this.name}': it has ${bytes} bytes and the device allows ${limit}. Use more ranks or raise the limit 'maxBufferSize'`,
+      );
+    }
+    return new GpuMemory(
+      this.#device.createBuffer({ size: bytes, usage: USAGE, label }),
+    );
+  }
+
+  write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
+    if (data.byteLength === 0) return;
+    // The queue writes at once, so what was recorded before must be submitted before.
+    this.#submit();
+    this.#device.queue.writeBuffer(
+      memory(buffer),
+      offset,
+      data.buffer as ArrayBuffer,
+      data.byteOffset,
+      data.byteLength,
+    );
+  }
+
+  launch(
+    kernel: string,
+    buffers: readonly DeviceBuffer[],
+    workgroups: readonly [number, number, number],
+    label?: string,
+  ): void {
+    const [x, y, z] = workgroups;
+    if (x === 0 || y === 0 || z === 0) return;
+    const pipeline = this.#pipelines.get(kernel);
+    if (!pipeline) throw new Error(`internal: kernel '${kernel}' not prepared`);
+    let pass = this.#pass;
+    if (this.#timer) {
+      this.#endPass();
+      pass = this.#timer.beginPass(this.#encode(), label ?? kernel);
+    } else if (!pass) {
+      pass = this.#pass = this.#encode().beginComputePass();
+    }
+    pass!.setPipeline(pipeline.gpu);
+    pass!.setBindGroup(0, pipeline.bind(buffers, memory));
+    pass!.dispatchWorkgroups(x, y, z);
+    if (this.#timer) pass!.end();
+  }
+
+  copy(
+    from: DeviceBuffer,
+    fromOffset: number,
+    to: DeviceBuffer,
+    toOffset: number,
+    bytes: number,
+  ): void {
+    if (bytes === 0) return;
+    this.#endPass();
+    this.#encode()
+      .copyBufferToBuffer(
+        memory(from),
+        fromOffset,
+        memory(to),
+        toOffset,
+        bytes,
+      );
+  }
+
+  async read(
+    buffer: DeviceBuffer,
+    offset: number,
+    bytes: number,
+  ): Promise<Uint8Array> {
+    const result = new Uint8Array(bytes);
+    const pieces = this.#staging.split(bytes).map(({ start, length }) => {
+      const stage = this.#staging.take(length);
+      this.copy(
+        buffer,
+        offset + start,
+        { gpu: stage, bytes: length } as GpuMemory,
+        0,
+        length,
+      );
+      return { stage, start, length };
+    });
+    this.#submit();
+    await this.#wait(
+      Promise.all(pieces.map(async ({ stage, start, length }) => {
+        await stage.mapAsync(1, /* GPUMapMode.READ */ 0, length);
+        result.set(new Uint8Array(stage.getMappedRange(0, length)), start);
+        stage.unmap();
+        this.#staging.give(stage);
+      })),
+    );
+    return result;
+  }
+
+  async idle(): Promise<void> {
+    this.#submit();
+    await this.#wait(this.#device.queue.onSubmittedWorkDone());
+  }
+
+  destroy(): void {
+    this.#destroyed = true;
+    this.#device.destroy();
+  }
+
+  #encode(): GPUCommandEncoder {
+    return this.#encoder ??= this.#device.createCommandEncoder();
+  }
+
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = undefined;
+  }
+
+  #submit(): void {
+    if (!this.#encoder) return;
+    this.#endPass();
+    this.#timer?.resolve(this.#encoder);
+    this.#device.queue.submit([this.#encoder.finish()]);
+    this.#encoder = undefined;
+  }
+
+  /** Await the GPU; a lost device or an error that it reported meanwhile becomes this wait's error. */
+  async #wait<T>(promise: Promise<T>): Promise<T> {
+    if (this.#failure) {
+      promise.catch(() => {}); // the first failure is the one to tell
+      throw this.#failure;
+    }
+    let fail: (error: MachineError) => void = () => {};
+    const lost = new Promise<never>((_, reject) => fail = reject);
+    this.#waits.add(fail);
+    try {
+      const value = await politely(Promise.race([promise, lost]));
+      if (this.#failure) throw this.#failure;
+      return value;
+    } catch (error) {
+      throw this.#failure ??
+        (error instanceof MachineError ? error : this.#fail(textOf(error)));
+    } finally {
+      this.#waits.delete(fail);
+    }
+  }
+
+  #fail(text: string): MachineError {
+    const state = this.#destroyed ? "it was closed" : text.trim();
+    return this.#failure ??= new MachineError(
+      `Cannot compute on device '${this.name}': ${state}`,
+    );
+  }
+}
+
+function memory(buffer: DeviceBuffer): GPUBuffer {
+  return (buffer as GpuMemory).gpu;
+}
+
+function limitsOf(device: GPUDevice): { [limit: string]: number } {
+  const limits: { [limit: string]: number } = {};
+  for (const key in device.limits) {
+    const value = (device.limits as unknown as Record<string, unknown>)[key];
+    if (typeof value === "number") limits[key] = value;
+  }
+  return limits;
+}

@@ -1,0 +1,82 @@
+/** Timestamps of launches on one WebGPU device. */
+
+import type { LaunchTiming } from "./device.ts";
+
+/** Launches per query set; two timestamps each, WebGPU allows 4096. */
+const CAPACITY = 2048;
+
+interface Block {
+  readonly queries: GPUQuerySet;
+  readonly resolved: GPUBuffer;
+  readonly readable: GPUBuffer;
+  used: number;
+}
+
+/** Gives each launch a pass of its own with a timestamp at either end. */
+export class GpuTimer {
+  readonly #device: GPUDevice;
+  #blocks: Block[] = [];
+
+  constructor(device: GPUDevice) {
+    this.#device = device;
+  }
+
+  /** Begin the pass of one launch. */
+  beginPass(encoder: GPUCommandEncoder, label: string): GPUComputePassEncoder {
+    let block = this.#blocks.at(-1);
+    if (!block || block.used === CAPACITY) {
+      this.#blocks.push(block = this.#block());
+    }
+    const at = 2 * block.used++;
+    return encoder.beginComputePass({
+      label,
+      timestampWrites: {
+        querySet: block.queries,
+        beginningOfPassWriteIndex: at,
+        endOfPassWriteIndex: at + 1,
+      },
+    });
+  }
+
+  /** Put the timestamps so far where they can be read; recorded at the end of every submit. */
+  resolve(encoder: GPUCommandEncoder): void {
+    for (const { queries, resolved, readable, used } of this.#blocks) {
+      encoder.resolveQuerySet(queries, 0, 2 * used, resolved, 0);
+      encoder.copyBufferToBuffer(resolved, 0, readable, 0, 16 * used);
+    }
+  }
+
+  /** Read and forget the launches submitted so far. */
+  async take(): Promise<LaunchTiming[]> {
+    const blocks = this.#blocks;
+    this.#blocks = [];
+    const timings: LaunchTiming[] = [];
+    for (const { queries, resolved, readable, used } of blocks) {
+      await readable.mapAsync(1 /* GPUMapMode.READ */);
+      const times = new BigUint64Array(readable.getMappedRange());
+      for (let i = 0; i < used; i++) {
+        timings.push({
+          start: Number(times[2 * i]!),
+          end: Number(times[2 * i + 1]!),
+        });
+      }
+      queries.destroy();
+      resolved.destroy();
+      readable.destroy();
+    }
+    return timings;
+  }
+
+  #block(): Block {
+    const size = 16 * CAPACITY;
+    return {
+      queries: this.#device.createQuerySet({
+        type: "timestamp",
+        count: 2 * CAPACITY,
+      }),
+      resolved: this.#device.createBuffer({ size, usage: 0x200 | 0x4 }), // QUERY_RESOLVE | COPY_SRC
+      readable: this.#device.createBuffer({ size, usage: 0x1 | 0x8 }), // MAP_READ | COPY_DST
+      used: 0,
+    };
+  }
+}

@@ -1,0 +1,101 @@
+/** A device that moves bytes and records launches without carrying them out: for tests of order and bytes. */
+
+import type { Device, DeviceBuffer } from "./device.ts";
+
+/** What a null device was asked to do. */
+export type NullRecord =
+  | {
+    readonly op: "launch";
+    readonly kernel: string;
+    readonly buffers: readonly string[];
+    readonly workgroups: readonly [number, number, number];
+  }
+  | {
+    readonly op: "write" | "read";
+    readonly buffer: string;
+    readonly offset: number;
+    readonly bytes: number;
+  }
+  | {
+    readonly op: "copy";
+    readonly from: string;
+    readonly to: string;
+    readonly bytes: number;
+  };
+
+/** Memory of a null device. */
+export interface NullBuffer extends DeviceBuffer {
+  readonly label: string;
+  readonly data: Uint8Array;
+}
+
+/** A device with its record; `onLaunch` may stand in for kernels. */
+export interface NullDevice extends Device {
+  readonly records: NullRecord[];
+  readonly allocated: { readonly label: string; readonly bytes: number }[];
+}
+
+/** Make a null device. */
+export function createNullDevice(
+  name = "null",
+  onLaunch?: (kernel: string, buffers: readonly NullBuffer[]) => void,
+): NullDevice {
+  const records: NullRecord[] = [];
+  const allocated: { label: string; bytes: number }[] = [];
+  const own = (buffer: DeviceBuffer) => buffer as NullBuffer;
+  return {
+    kind: "cpu",
+    name,
+    limits: {},
+    records,
+    allocated,
+    prepare(kernels, progress) {
+      const total = Object.keys(kernels).length;
+      progress?.(total, total);
+      return Promise.resolve();
+    },
+    createBuffer(bytes, label): NullBuffer {
+      allocated.push({ label, bytes });
+      return { bytes, label, data: new Uint8Array(bytes) };
+    },
+    write(buffer, offset, data) {
+      const { label, data: target } = own(buffer);
+      target.set(data, offset);
+      records.push({
+        op: "write",
+        buffer: label,
+        offset,
+        bytes: data.byteLength,
+      });
+    },
+    launch(kernel, buffers, workgroups) {
+      if (workgroups.includes(0)) return;
+      const bound = buffers.map(own);
+      onLaunch?.(kernel, bound);
+      records.push({
+        op: "launch",
+        kernel,
+        buffers: bound.map((b) => b.label),
+        workgroups,
+      });
+    },
+    copy(from, fromOffset, to, toOffset, bytes) {
+      own(to).data.set(
+        own(from).data.subarray(fromOffset, fromOffset + bytes),
+        toOffset,
+      );
+      records.push({
+        op: "copy",
+        from: own(from).label,
+        to: own(to).label,
+        bytes,
+      });
+    },
+    read(buffer, offset, bytes) {
+      records.push({ op: "read", buffer: own(buffer).label, offset, bytes });
+      return Promise.resolve(own(buffer).data.slice(offset, offset + bytes));
+    },
+    idle: () => Promise.resolve(),
+    destroy() {},
+  };
+}
