@@ -1,0 +1,133 @@
+/** File access through Node: reads that name the file, and writes that replace a file whole or not at all. */
+
+import * as fs from "node:fs/promises";
+import path from "node:path";
+import type { FileSystem, OpenFile } from "../engine/files.ts";
+import { DataError, MachineError } from "../spec/errors.ts";
+
+/** Files of this machine. */
+export function nodeFiles(): FileSystem {
+  return {
+    stat: (file) => guard("read", file, () => kindOf(file)),
+    list: (folder) => guard("read", folder, () => fs.readdir(folder)),
+    readText: (file) => guard("read", file, () => fs.readFile(file, "utf8")),
+    open: (file) => guard("read", file, () => openFile(file)),
+    write: (file, parts) =>
+      guard("write", file, () => replaceFile(file, parts)),
+    join: (folder, name) => path.join(folder, name),
+  };
+}
+
+/** Turn an error of the operating system into a sentence; the class says whose it is to mend. */
+export function fileError(
+  error: unknown,
+  verb: "read" | "write",
+  file: string,
+): Error {
+  const code = error instanceof Error && "code" in error ? error.code : "";
+  const [state, remedy, machine] = SENTENCES[String(code)] ??
+    [error instanceof Error ? error.message : String(error), "Check it", false];
+  const message = `Cannot ${verb} '${file}': ${state}. ${remedy}`;
+  return machine ? new MachineError(message) : new DataError(message);
+}
+
+const SENTENCES: {
+  readonly [code: string]: readonly [string, string, boolean];
+} = {
+  ENOENT: ["there is no such file or folder", "Check the path", false],
+  ENOTDIR: ["a part of the path is not a folder", "Check the path", false],
+  EISDIR: ["it is a folder", "Give a file", false],
+  EACCES: ["permission denied", "Change its permissions", false],
+  EPERM: ["permission denied", "Change its permissions", false],
+  ELOOP: ["its symbolic links go in a circle", "Check the path", false],
+  ENAMETOOLONG: ["the name is too long", "Check the path", false],
+  ENOSPC: ["the disk is full", "Free some space", true],
+  EDQUOT: ["the disk quota is used up", "Free some space", true],
+  EROFS: ["the file system is read-only", "Choose another folder", true],
+  EIO: ["the disk reports an error", "Check the disk", true],
+  EMFILE: ["too many files are open", "Raise the limit (ulimit -n)", true],
+};
+
+async function guard<T>(
+  verb: "read" | "write",
+  file: string,
+  action: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await action();
+  } catch (error) {
+    if (error instanceof DataError || error instanceof MachineError) {
+      throw error;
+    }
+    throw fileError(error, verb, file);
+  }
+}
+
+async function kindOf(file: string): Promise<"file" | "folder" | undefined> {
+  try {
+    return (await fs.stat(file)).isDirectory() ? "folder" : "file";
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+async function openFile(file: string): Promise<OpenFile> {
+  const handle = await fs.open(file, "r");
+  const { size } = await handle.stat();
+  return {
+    size,
+    read: (offset, length) =>
+      guard("read", file, async () => {
+        const bytes = new Uint8Array(length);
+        for (let done = 0; done < length;) {
+          const { bytesRead } = await handle.read(
+            bytes,
+            done,
+            length - done,
+            offset + done,
+          );
+          if (bytesRead === 0) {
+            throw new DataError(
+              `Cannot read '${file}': it ends at byte ${
+                offset + done
+              }, before byte ${offset + length}. Copy the file again`,
+            );
+          }
+          done += bytesRead;
+        }
+        return bytes;
+      }),
+    close: () => handle.close(),
+  };
+}
+
+// A new file beside the old one takes its place once it is complete. What is no plain file (a pipe, /dev/full) is written to.
+async function replaceFile(
+  file: string,
+  parts: Iterable<Uint8Array>,
+): Promise<void> {
+  const old = await fs.stat(file).catch(() => undefined);
+  if (old?.isDirectory()) {
+    throw new DataError(`Cannot write '${file}': it is a folder. Give a file`);
+  }
+  const special = old !== undefined && !old.isFile();
+  const target = special
+    ? file
+    : path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}`);
+  try {
+    const handle = await fs.open(target, "w");
+    try {
+      for (const part of parts) await handle.writeFile(part);
+      if (!special) await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    if (!special) await fs.rename(target, file);
+  } catch (error) {
+    if (!special) await fs.rm(target, { force: true });
+    throw error;
+  }
+}

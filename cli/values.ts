@@ -1,0 +1,138 @@
+/** Values of flags: meshes, placements, adapters, token lists, numbers. */
+
+import type { AdapterChoice } from "../engine/devices.ts";
+import type { Mesh } from "../spec/mesh.ts";
+
+/** A command line that cannot be understood; exit code 2. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}
+
+/** `ep=4,dp=2`: mesh axes in the order given. */
+export function parseMesh(text: string): Mesh {
+  const mesh = pairs(text, "--mesh", "AXIS=SIZE, such as ep=4,dp=2").map(
+    ([name, value]) => {
+      if (!/^[1-9]\d{0,6}$/.test(value)) {
+        throw new UsageError(
+          `Cannot use --mesh '${text}': the size of '${name}' is '${value}'. Give a whole number of at least 1`,
+        );
+      }
+      return { name, size: Number(value) };
+    },
+  );
+  return mesh;
+}
+
+/** `expert=ep,token=dp+ep`: tensor axis to mesh axes. */
+export function parsePlace(text: string): { [axis: string]: string[] } {
+  const form = "TENSORAXIS=MESHAXIS, such as expert=ep,token=dp+ep";
+  return Object.fromEntries(
+    pairs(text, "--place", form).map(([axis, value]) => {
+      const over = value.split("+");
+      if (!over.every((name) => NAME.test(name))) {
+        throw new UsageError(`Cannot use --place '${text}'. Give ${form}`);
+      }
+      return [axis, over];
+    }),
+  );
+}
+
+/** `auto`, `cpu`, or numbers of adapters. */
+export function parseAdapter(text: string): AdapterChoice {
+  if (text === "auto" || text === "cpu") return text;
+  if (!/^\d{1,4}(,\d{1,4})*$/.test(text)) {
+    throw new UsageError(
+      `Cannot use --adapter '${text}'. Give auto, cpu, or numbers from 'switchyard devices', such as 0,1`,
+    );
+  }
+  return text.split(",").map(Number);
+}
+
+/** `1,2,3`: token ids; empty for none. */
+export function parseTokens(text: string): number[] {
+  if (!/^\d{1,9}(,\d{1,9})*$/.test(text)) {
+    throw new UsageError(
+      `Cannot use --tokens '${text}'. Give token ids, such as 1,2,3`,
+    );
+  }
+  return text.split(",").map(Number);
+}
+
+/** A parser of whole numbers from `least` up. */
+export function integer(
+  flag: string,
+  least: number,
+): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (
+      !/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least ||
+      value > 2 ** 32 - 1
+    ) {
+      throw new UsageError(
+        `Cannot use ${flag} '${text}'. Give a whole number from ${least} to 4294967295`,
+      );
+    }
+    return value;
+  };
+}
+
+/** A parser of numbers above 0, and at most `most`. */
+export function positive(
+  flag: string,
+  most: number,
+): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (
+      text.trim() === "" || !Number.isFinite(value) || value <= 0 ||
+      value > most
+    ) {
+      throw new UsageError(
+        `Cannot use ${flag} '${text}'. Give a number above 0${
+          Number.isFinite(most) ? `, at most ${most}` : ""
+        }`,
+      );
+    }
+    return value;
+  };
+}
+
+/** A parser of one of a few words. */
+export function oneOf<W extends string>(
+  flag: string,
+  words: readonly W[],
+): (text: string) => W {
+  return (text) => {
+    const word = words.find((w) => w === text);
+    if (word === undefined) {
+      throw new UsageError(
+        `Cannot use ${flag} '${text}'. Give ${words.join(", ")}`,
+      );
+    }
+    return word;
+  };
+}
+
+const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
+
+function pairs(
+  text: string,
+  flag: string,
+  form: string,
+): [string, string][] {
+  const seen = new Set<string>();
+  return text.split(",").map((pair) => {
+    const [name, value, ...rest] = pair.split("=");
+    if (!name || !NAME.test(name) || !value || rest.length > 0) {
+      throw new UsageError(`Cannot use ${flag} '${text}'. Give ${form}`);
+    }
+    if (seen.has(name)) {
+      throw new UsageError(
+        `Cannot use ${flag} '${text}': '${name}' is there twice. Give it once`,
+      );
+    }
+    seen.add(name);
+    return [name, value];
+  });
+}

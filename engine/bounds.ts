@@ -1,0 +1,48 @@
+/** How much room a plan has: tokens of a step, sequences, positions. */
+
+import type { Bounds } from "../models/mod.ts";
+
+/** Tokens of one step unless more are asked for; longer prompts are fed in several steps. */
+const STEP_TOKENS = 512;
+
+/** What is to be run, where that is known. */
+export interface Need {
+  readonly tokens: number;
+  readonly sequences: number;
+  readonly context: number;
+}
+
+/** Bounds as given, else enough for the need, in powers of two, so that similar runs share their kernels. */
+export function chooseBounds(
+  need: Need,
+  given: Partial<Bounds>,
+  maxPositions: number,
+): Bounds {
+  return {
+    maxTokens: given.maxTokens ??
+      Math.min(STEP_TOKENS, powerOfTwo(Math.max(need.tokens, 64))),
+    maxSequences: given.maxSequences ?? powerOfTwo(need.sequences),
+    maxContext: given.maxContext ??
+      Math.min(maxPositions, powerOfTwo(Math.max(need.context, 256))),
+  };
+}
+
+/** Bounds for a plan that is made before anything is known of its use. */
+export function defaultBounds(
+  given: Partial<Bounds>,
+  maxPositions: number,
+): Bounds {
+  return chooseBounds(
+    {
+      tokens: STEP_TOKENS,
+      sequences: 8,
+      context: Math.min(maxPositions, 4096),
+    },
+    given,
+    maxPositions,
+  );
+}
+
+function powerOfTwo(least: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(1, least)));
+}

@@ -1,0 +1,22 @@
+/** Files as the engine sees them; whoever starts it passes them in. */
+
+/** A file open for reading. */
+export interface OpenFile {
+  readonly size: number;
+  /** Exactly `length` bytes from `offset`, or an error that names the file. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** File access. Errors name the path: a DataError where the user can mend it, a MachineError where the machine is at fault. */
+export interface FileSystem {
+  /** What lies at a path; undefined where there is nothing. */
+  stat(path: string): Promise<"file" | "folder" | undefined>;
+  /** Names in a folder. */
+  list(folder: string): Promise<string[]>;
+  readText(path: string): Promise<string>;
+  open(path: string): Promise<OpenFile>;
+  /** Write a whole file or leave what was there untouched. */
+  write(path: string, parts: Iterable<Uint8Array>): Promise<void>;
+  join(folder: string, name: string): string;
+}

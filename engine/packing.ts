@@ -1,0 +1,118 @@
+/** Padded batches to packed tokens and back. */
+
+import { DataError } from "../spec/errors.ts";
+
+/** Integers of a batch: `[batch, seq]`, row-major. */
+export interface Batch {
+  readonly rows: number;
+  readonly columns: number;
+  readonly ids: ArrayLike<number>;
+  /** 1 = real token. Absent: all are real. */
+  readonly mask?: ArrayLike<number>;
+}
+
+/** Real tokens of a batch, sequence after sequence. */
+export interface PackedTokens {
+  readonly ids: Int32Array;
+  /** Which row of the batch. */
+  readonly sequence: Int32Array;
+  /** Place in its sequence, from 0. */
+  readonly position: Int32Array;
+  /** Index in the padded batch. */
+  readonly cell: Int32Array;
+}
+
+/** Take the real tokens of a right-padded batch. */
+export function packBatch(batch: Batch): PackedTokens {
+  const cells: number[] = [];
+  for (let row = 0; row < batch.rows; row++) {
+    let ended = false;
+    for (let column = 0; column < batch.columns; column++) {
+      const cell = row * batch.columns + column;
+      const real = batch.mask ? batch.mask[cell]! : 1;
+      if (real !== 0 && real !== 1) {
+        throw new DataError(
+          `Cannot use 'attention_mask': entry [${row}, ${column}] is ${real}. Give 1 for a token and 0 for padding`,
+        );
+      }
+      if (real === 1 && ended) {
+        throw new DataError(
+          `Cannot use 'attention_mask': row ${row} has a token after padding, in column ${column}. Pad on the right`,
+        );
+      }
+      ended = real === 0;
+      if (real === 1) cells.push(cell);
+    }
+  }
+  return {
+    ids: Int32Array.from(cells, (cell) => batch.ids[cell]!),
+    sequence: Int32Array.from(
+      cells,
+      (cell) => Math.floor(cell / batch.columns),
+    ),
+    position: Int32Array.from(cells, (cell) => cell % batch.columns),
+    cell: Int32Array.from(cells),
+  };
+}
+
+/** Put packed prompts into one token list: sequence `i` is `prompts[i]`. */
+export function packPrompts(
+  prompts: readonly (readonly number[])[],
+): PackedTokens {
+  const columns = Math.max(0, ...prompts.map((prompt) => prompt.length));
+  const ids = new Int32Array(prompts.length * columns);
+  const mask = new Int32Array(prompts.length * columns);
+  prompts.forEach((prompt, row) =>
+    prompt.forEach((id, column) => {
+      ids[row * columns + column] = id;
+      mask[row * columns + column] = 1;
+    })
+  );
+  return packBatch({ rows: prompts.length, columns, ids, mask });
+}
+
+/** Tokens `from` to `to` of a packed list. */
+export function slicePacked(
+  packed: PackedTokens,
+  from: number,
+  to: number,
+): PackedTokens {
+  return {
+    ids: packed.ids.subarray(from, to),
+    sequence: packed.sequence.subarray(from, to),
+    position: packed.position.subarray(from, to),
+    cell: packed.cell.subarray(from, to),
+  };
+}
+
+/** Copy rows of `width` values to where their tokens stood in the padded batch. */
+export function unpackRows<T extends Float32Array | Int32Array | Uint32Array>(
+  padded: T,
+  rows: T,
+  place: { readonly cell: Int32Array; readonly width: number },
+): void {
+  place.cell.forEach((cell, row) => {
+    padded.set(
+      rows.subarray(row * place.width, (row + 1) * place.width),
+      cell * place.width,
+    );
+  });
+}
+
+/** Refuse a token id that the vocabulary does not have. */
+export function checkTokens(
+  ids: ArrayLike<number>,
+  vocabulary: number,
+  what: (index: number) => string,
+): void {
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i]!;
+    if (!(Number.isInteger(id) && id >= 0 && id < vocabulary)) {
+      throw new DataError(
+        `Cannot use token ${id} (${what(i)}): the vocabulary has ids 0 to ${
+          vocabulary - 1
+        }. Use the tokenizer of this checkpoint`,
+      );
+    }
+  }
+}

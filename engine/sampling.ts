@@ -1,0 +1,86 @@
+/** Choosing the next token from logits: greedy, or temperature with top-k and top-p, from a seed. */
+
+import { DataError } from "../spec/errors.ts";
+
+/** How a token is drawn. Without a temperature: the largest logit, the lowest id among equals. */
+export interface SamplingOptions {
+  /** Divides the logits; above 0. Absent: greedy. */
+  readonly temperature?: number;
+  /** Only the k largest logits can be drawn. */
+  readonly topK?: number;
+  /** Only the fewest tokens whose probabilities reach p can be drawn; the likeliest always can. */
+  readonly topP?: number;
+  /** Same seed, same tokens. Default 0. */
+  readonly seed?: number;
+}
+
+/**
+ * Random numbers in [0, 1) with 32 bits each: Chris Doty-Humphrey's sfc32, started from (0, stream, seed, 1)
+ * and run 15 times. `stream` separates the sequences of a batch, so that each draws the same tokens in any batch.
+ *
+ * @param seed any integer from 0 to 2^32 - 1
+ * @param stream the number of the sequence
+ */
+export function randomNumbers(seed: number, stream: number): () => number {
+  let a = 0, b = stream | 0, c = seed | 0, counter = 1;
+  const next = (): number => {
+    const result = (a + b + counter) | 0;
+    counter = (counter + 1) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = ((c << 21) | (c >>> 11)) + result | 0;
+    return (result >>> 0) / 2 ** 32;
+  };
+  for (let i = 0; i < 15; i++) next();
+  return next;
+}
+
+/** The token of the largest logit, the lowest id among equals. */
+export function greedy(logits: Float32Array): number {
+  let best = 0;
+  for (let i = 0; i < logits.length; i++) {
+    if (!Number.isFinite(logits[i]!)) {
+      throw new DataError(
+        `Cannot choose a token: logit ${i} is ${
+          logits[i]
+        }. Check the weights for values that overflow`,
+      );
+    }
+    if (logits[i]! > logits[best]!) best = i;
+  }
+  return best;
+}
+
+/** Draw a token. `random` gives numbers in [0, 1), and is called once unless the choice is greedy. */
+export function sample(
+  logits: Float32Array,
+  options: SamplingOptions,
+  random: () => number,
+): number {
+  const best = greedy(logits);
+  if (options.temperature === undefined) return best;
+  const order = Array.from(logits.keys()).sort((i, j) =>
+    logits[j]! - logits[i]! || i - j
+  );
+  const kept = order.slice(0, options.topK ?? order.length);
+  const weights = kept.map((i) =>
+    Math.exp((logits[i]! - logits[best]!) / options.temperature!)
+  );
+  const reach = (options.topP ?? 1) * sum(weights);
+  let count = 0;
+  for (let total = 0; count < weights.length && total < reach; count++) {
+    total += weights[count]!;
+  }
+  const candidates = weights.slice(0, Math.max(1, count));
+  const target = random() * sum(candidates);
+  let at = 0;
+  for (let total = candidates[0]!; total <= target; total += candidates[at]!) {
+    if (at === candidates.length - 1) break;
+    at++;
+  }
+  return kept[at]!;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

@@ -1,0 +1,22 @@
+/** Which tokens end a text. */
+
+import { DataError } from "../spec/errors.ts";
+
+/** The ids of `eos_token_id`, of generation_config.json if it says, else of config.json: a number, a list or null. */
+export function stopTokens(
+  config: { readonly [key: string]: unknown },
+  generation: { readonly [key: string]: unknown },
+): ReadonlySet<number> {
+  const value = generation["eos_token_id"] ?? config["eos_token_id"] ?? [];
+  const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+  return new Set(list.map((id) => {
+    if (typeof id !== "number" || !Number.isInteger(id) || id < 0) {
+      throw new DataError(
+        `Cannot read the checkpoint: 'eos_token_id' is ${
+          JSON.stringify(value)
+        }. It must be a token id or a list of them`,
+      );
+    }
+    return id;
+  }));
+}

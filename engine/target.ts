@@ -1,0 +1,66 @@
+/** What a path names: a checkpoint folder, a model file, or a saved plan. */
+
+import type { Model } from "../compiler/mod.ts";
+import { DataError, PlanError } from "../spec/errors.ts";
+import type { Plan } from "../spec/plan.ts";
+import { verifyPlanText } from "../spec/mod.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import type { FileSystem } from "./files.ts";
+
+/** A thing that can be compiled or run. */
+export type Target =
+  | { readonly kind: "checkpoint"; readonly checkpoint: Checkpoint }
+  | { readonly kind: "model"; readonly model: Model }
+  | { readonly kind: "plan"; readonly plan: Plan };
+
+/** Options of `resolveTarget`. */
+export interface ResolveTargetOptions {
+  /** Loads the model of a TypeScript file, `file.ts` or `file.ts#export`. */
+  readonly loadModel: (specifier: string) => Promise<Model>;
+}
+
+/** Find out what a path names, and read it. */
+export async function resolveTarget(
+  path: string,
+  files: FileSystem,
+  options: ResolveTargetOptions,
+): Promise<Target> {
+  const file = path.replace(/#[^#/]*$/, "");
+  const kind = await files.stat(path) ?? await files.stat(file);
+  if (kind === undefined) {
+    throw new DataError(
+      `Cannot read '${file}': there is no such file or folder. Check the path`,
+    );
+  }
+  if (kind === "folder") {
+    return {
+      kind: "checkpoint",
+      checkpoint: await openCheckpoint(path, files),
+    };
+  }
+  if (/\.[cm]?[jt]sx?$/.test(file)) {
+    return { kind: "model", model: await options.loadModel(path) };
+  }
+  if (path.endsWith(".json")) {
+    return { kind: "plan", plan: await readPlan(path, files) };
+  }
+  throw new DataError(
+    `Cannot use '${path}': it is no model file, checkpoint folder or plan. Give a .ts file, a folder with config.json, or a .json plan`,
+  );
+}
+
+/** Read and verify a saved plan. */
+export async function readPlan(
+  path: string,
+  files: FileSystem,
+): Promise<Plan> {
+  const { plan, errors } = verifyPlanText(await files.readText(path));
+  if (plan === undefined || errors.length > 0) {
+    throw new PlanError(
+      `Cannot run '${path}': ${errors[0]!.message}${
+        errors.length > 1 ? ` (and ${errors.length - 1} more)` : ""
+      }`,
+    );
+  }
+  return plan;
+}

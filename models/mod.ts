@@ -1,0 +1,72 @@
+/** The published families, by the architecture that their config.json names. */
+
+import { DataError, type Model } from "../compiler/mod.ts";
+import type { Bounds, Config } from "./config.ts";
+import type { Decoder } from "./decoder.ts";
+import { mixtral, mixtralConfig } from "./mixtral.ts";
+import { olmoe, olmoeConfig } from "./olmoe.ts";
+
+export type { Bounds, Config } from "./config.ts";
+export type { Decoder } from "./decoder.ts";
+export { mixtral, mixtralConfig } from "./mixtral.ts";
+export { olmoe, type OlmoeConfig, olmoeConfig } from "./olmoe.ts";
+
+/** A checkpoint's model, waiting for its bounds. */
+export interface PublishedModel {
+  readonly architecture: string;
+  readonly decoder: Decoder;
+  readonly build: (bounds: Bounds) => Model;
+}
+
+interface FamilyEntry<C extends Decoder> {
+  readonly read: (config: Config) => C;
+  readonly build: (config: C, bounds: Bounds) => Model;
+}
+
+function family<C extends Decoder>(
+  entry: FamilyEntry<C>,
+): (config: Config) => Omit<PublishedModel, "architecture"> {
+  return (config) => {
+    const decoder = entry.read(config);
+    return { decoder, build: (bounds) => entry.build(decoder, bounds) };
+  };
+}
+
+const FAMILIES: {
+  readonly [architecture: string]: ReturnType<typeof family>;
+} = {
+  MixtralForCausalLM: family({ read: mixtralConfig, build: mixtral }),
+  OlmoeForCausalLM: family({ read: olmoeConfig, build: olmoe }),
+};
+
+/** Find the family of a parsed config.json. Throws DataError for an architecture or a field that is not built. */
+export function publishedModel(config: Config): PublishedModel {
+  const names: unknown = config["architectures"];
+  const architecture: unknown = Array.isArray(names) ? names[0] : undefined;
+  const known = Object.keys(FAMILIES).map((name) => `'${name}'`).join(", ");
+  if (typeof architecture !== "string") {
+    throw new DataError(
+      `Cannot read config.json: it names no architecture. Set 'architectures' to one of ${known}`,
+    );
+  }
+  const read = Object.hasOwn(FAMILIES, architecture)
+    ? FAMILIES[architecture]
+    : undefined;
+  if (read === undefined) {
+    throw new DataError(
+      `Cannot build architecture '${architecture}': it is unknown. Known ones are ${known}`,
+    );
+  }
+  const made = read(config);
+  if (made.decoder.expertsPerToken > made.decoder.experts) {
+    throw new DataError(
+      `Cannot read config.json: 'num_experts_per_tok' is ${made.decoder.expertsPerToken}, and there are ${made.decoder.experts} experts. Check the file`,
+    );
+  }
+  if (made.decoder.headDim % 2 !== 0) {
+    throw new DataError(
+      `Cannot read config.json: heads have ${made.decoder.headDim} elements, an odd number. Check the file`,
+    );
+  }
+  return { architecture, ...made };
+}
