@@ -24,10 +24,17 @@ const identifier: Schema = {
 };
 const yes: Schema = { const: true };
 
+/** A list; short ones have at most `SHORT` items, so that looking for one among them is always cheap. */
 function list(items: Schema, least = 0): Schema {
   return least > 0
     ? { type: "array", items, minItems: least }
     : { type: "array", items };
+}
+
+const SHORT = 64;
+
+function short(items: Schema, least = 0): Schema {
+  return { ...list(items, least), maxItems: SHORT };
 }
 
 function oneOf(...values: readonly (string | number)[]): Schema {
@@ -72,7 +79,7 @@ function ref(definition: string): Schema {
   return { $ref: `#/definitions/${definition}` };
 }
 
-const names = list(name);
+const names = short(name);
 const perRank = ref("perRank");
 const size = ref("size");
 const sizes = {
@@ -137,14 +144,14 @@ const stmts = {
 const kernel = closed({
   name: identifier,
   workgroupSize: positive,
-  bindings: list(
+  bindings: short(
     closed({
       name: identifier,
       type: element,
       access: oneOf("read", "write", "read_write"),
     }),
   ),
-  shared: list(closed({ name: identifier, type: element, length: positive })),
+  shared: short(closed({ name: identifier, type: element, length: positive })),
   body: block,
 });
 
@@ -180,19 +187,19 @@ function stepOf(op: string, fields: { readonly [name: string]: Schema }) {
 const steps = {
   launch: stepOf("launch", {
     kernel: name,
-    bindings: record(name),
+    bindings: { ...record(name), maxProperties: SHORT },
     workgroups: sizes,
   }),
   copy: stepOf("copy", { from: name, to: name, bytes: integer }),
   allGather: stepOf("allGather", {
-    over: list(name, 1),
+    over: short(name, 1),
     from: name,
     to: name,
     bytes: integer,
     local,
   }),
   allToAll: stepOf("allToAll", {
-    over: list(name, 1),
+    over: short(name, 1),
     direction: oneOf("forward", "back"),
     from: name,
     to: name,
@@ -220,7 +227,7 @@ const buffer = closed({
     "scratch",
   ),
   dtype: stored,
-  axes: list(closed({ axis: name, size: perRank }, { dynamic: yes })),
+  axes: short(closed({ axis: name, size: perRank }, { dynamic: yes })),
   bytes: perRank,
   allocation: integer,
 }, {
@@ -233,7 +240,7 @@ const buffer = closed({
 
 const axis = closed({ size: integer }, {
   dynamic: yes,
-  over: list(name, 1),
+  over: names,
   table: list(list(integer)),
   deal: {
     anyOf: [
@@ -266,7 +273,7 @@ export const planSchema: Schema = {
     numerics: { const: "exact" },
     requiredLimits: record(integer),
     requiredFeatures: list(name),
-    mesh: list(
+    mesh: short(
       closed({ name, size: { ...positive, maximum: MAX_RANKS } }),
     ),
     ranks: { ...positive, maximum: MAX_RANKS },
@@ -298,10 +305,10 @@ export const planSchema: Schema = {
     size: {
       anyOf: [
         integer,
-        closed({ count: name }, { over: list(name, 1) }),
-        closed({ mul: list(size, 1) }),
-        closed({ add: list(size, 1) }),
-        closed({ min: list(size, 1) }),
+        closed({ count: name }, { over: short(name, 1) }),
+        closed({ mul: short(size, 1) }),
+        closed({ add: short(size, 1) }),
+        closed({ min: short(size, 1) }),
         closed({
           ceilDiv: {
             type: "array",

@@ -3,6 +3,7 @@
 import { boundOf } from "./bytes.ts";
 import type { Span } from "./errors.ts";
 import type { KernelFacts } from "./verify_tree.ts";
+import { type RoutingFacts, routingsOf } from "./verify_parts.ts";
 import { readTree } from "./verify_tree.ts";
 import { type Mesh, positionOver, positionsOver } from "./mesh.ts";
 import type {
@@ -65,6 +66,7 @@ export interface Facts {
   readonly buffers: ReadonlyMap<string, PlanBuffer>;
   readonly kernels: ReadonlyMap<string, KernelEntry>;
   readonly programs: readonly ProgramFacts[];
+  readonly routings: readonly RoutingFacts[];
   /** The largest value that a size can take. */
   bound(size: Size): number;
   /** Groups of ranks over mesh axes; each group by position. */
@@ -119,22 +121,24 @@ export function collectFacts(plan: Plan): Facts {
       [name, { name, kernel, facts: readTree(kernel.tree) }] as const
     ),
   );
+  const programs: ProgramFacts[] = plan.programs.map((program) => ({
+    program,
+    steps: program.steps.map((step, index) => ({
+      step,
+      index,
+      name: `${program.name}[${index}]`,
+      ranks: step.ranks === "all" ? everyRank : step.ranks,
+      ...accesses(step, kernels),
+    })),
+  }));
   const cache = new Map<string, number[][]>();
   return {
     plan,
     everyRank,
     buffers: new Map(Object.entries(plan.buffers)),
     kernels,
-    programs: plan.programs.map((program) => ({
-      program,
-      steps: program.steps.map((step, index) => ({
-        step,
-        index,
-        name: `${program.name}[${index}]`,
-        ranks: step.ranks === "all" ? everyRank : step.ranks,
-        ...accesses(step, kernels),
-      })),
-    })),
+    programs,
+    routings: routingsOf(programs),
     bound: (size) => boundOf(size, plan),
     groups(over) {
       const key = JSON.stringify(over);

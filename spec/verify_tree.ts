@@ -17,8 +17,8 @@ export interface KernelFacts {
   readonly stores: ReadonlySet<string>;
   /** Bindings that are loaded from before the kernel itself has stored to them. */
   readonly needs: ReadonlySet<string>;
-  /** Largest constant index into each binding. */
-  readonly reach: ReadonlyMap<string, number>;
+  /** Constant indices into each binding. */
+  readonly indices: ReadonlyMap<string, ReadonlySet<number>>;
   /** u32 constants of the tree. */
   readonly words: ReadonlySet<number>;
   /** What is not well formed, in words. */
@@ -100,7 +100,7 @@ class Reader {
   readonly loads = new Set<string>();
   readonly stores = new Set<string>();
   readonly needs = new Set<string>();
-  readonly reach = new Map<string, number>();
+  readonly indices = new Map<string, Set<number>>();
   readonly words = new Set<number>();
   readonly faults = new Set<string>();
   readonly divergent = new Set<string>();
@@ -252,8 +252,9 @@ class Reader {
     const same = this.#expr(index);
     this.#expect(index, "u32", "the index into", binding);
     if (index.op === "const" && typeof index.value === "number") {
-      const reach = this.reach.get(binding) ?? 0;
-      this.reach.set(binding, Math.max(reach, index.value));
+      const known = this.indices.get(binding);
+      if (known) known.add(index.value);
+      else this.indices.set(binding, new Set([index.value]));
     }
     return same;
   }
@@ -386,12 +387,12 @@ export function readTree(kernel: Kernel): KernelFacts {
     reader.round();
     if (reader.pessimistic) break;
   }
-  const { loads, stores, needs, reach, words, faults, divergent } = reader;
+  const { loads, stores, needs, indices, words, faults, divergent } = reader;
   return {
     loads,
     stores,
     needs,
-    reach,
+    indices,
     words,
     faults: [...faults],
     divergent: [...divergent],

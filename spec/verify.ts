@@ -1,0 +1,193 @@
+/**
+ * The verifier: is a plan legal? It knows nothing of the compiler and trusts nothing in the plan. Legality is the table
+ * of rules below; `plan.md` says each in words. Not here: whether the plan computes what its model says.
+ */
+
+import { PlanError } from "./errors.ts";
+import { parsePlan, schemaProblem } from "./json.ts";
+import type { Plan } from "./plan.ts";
+import { checkAxes, checkPlacement, checkPorts } from "./verify_axes.ts";
+import { checkGroups, checkLocal, checkShapes } from "./verify_collectives.ts";
+import {
+  checkAliasing,
+  checkOverlap,
+  checkReads,
+  checkWrites,
+} from "./verify_dataflow.ts";
+import {
+  type Check,
+  collectFacts,
+  placeOf,
+  type Report,
+} from "./verify_facts.ts";
+import {
+  checkBarriers,
+  checkBindings,
+  checkCopies,
+  checkTrees,
+  checkWgsl,
+} from "./verify_launch.ts";
+import {
+  checkBytes,
+  checkContents,
+  checkLimits,
+  checkPeak,
+  checkStaging,
+} from "./verify_memory.ts";
+import {
+  checkCapacity,
+  checkHome,
+  checkOwned,
+  checkParts,
+  checkPermutation,
+  checkRegroup,
+  checkTransposed,
+} from "./verify_routing.ts";
+import {
+  checkMesh,
+  checkRanks,
+  checkReferences,
+  type StructureCheck,
+} from "./verify_structure.ts";
+import { checkWeights } from "./verify_weights.ts";
+
+/** Rules that the others stand on; where one fails, the others are not asked. */
+const STRUCTURE = {
+  ranks: checkRanks,
+  references: checkReferences,
+  mesh: checkMesh,
+} as const satisfies { readonly [rule: string]: StructureCheck };
+
+/** The rules of a legal plan. */
+const RULES = {
+  placement: checkPlacement,
+  axes: checkAxes,
+  ports: checkPorts,
+  bytes: checkBytes,
+  peak: checkPeak,
+  staging: checkStaging,
+  limits: checkLimits,
+  contents: checkContents,
+  weights: checkWeights,
+  tree: checkTrees,
+  barriers: checkBarriers,
+  wgsl: checkWgsl,
+  bindings: checkBindings,
+  copies: checkCopies,
+  aliasing: checkAliasing,
+  reads: checkReads,
+  writes: checkWrites,
+  overlap: checkOverlap,
+  groups: checkGroups,
+  shapes: checkShapes,
+  local: checkLocal,
+  parts: checkParts,
+  owned: checkOwned,
+  transposed: checkTransposed,
+  permutation: checkPermutation,
+  regroup: checkRegroup,
+  home: checkHome,
+  capacity: checkCapacity,
+} as const satisfies { readonly [rule: string]: Check };
+
+/** The name of a rule. `json`: the text is no JSON; `schema`: the document does not fit the schema. */
+export type RuleName =
+  | "json"
+  | "schema"
+  | keyof typeof STRUCTURE
+  | keyof typeof RULES;
+
+/** The rules in the order in which they are asked. */
+export const RULE_NAMES = [
+  "json",
+  "schema",
+  ...Object.keys(STRUCTURE),
+  ...Object.keys(RULES),
+] as readonly RuleName[];
+
+/** Something in a plan that is not legal. */
+export interface VerifyError {
+  /** `main[12]`, where the fault lies in a step. */
+  readonly step: string | null;
+  readonly rule: RuleName;
+  readonly message: string;
+}
+
+/** Options of `verifyPlan`. */
+export interface VerifyPlanOptions {
+  /** The plan comes from `parsePlan`, so it fits the schema. Default: false. */
+  readonly parsed?: boolean;
+}
+
+/** Faults listed for one rule; more say no more. */
+const MOST_ERRORS = 20;
+
+/** Everything that is not legal in a plan; empty if it may be run. Never throws, whatever it is given. */
+export function verifyPlan(
+  plan: Plan,
+  options: VerifyPlanOptions = {},
+): VerifyError[] {
+  if (!options.parsed) {
+    const problem = schemaProblem(plan);
+    if (problem) {
+      const { step, message } = problem;
+      return [{ step, rule: "schema", message }];
+    }
+  }
+  const errors: VerifyError[] = [];
+  for (const [rule, check] of Object.entries(STRUCTURE)) {
+    check(plan, reporter(errors, rule as RuleName));
+  }
+  if (errors.length > 0) return errors;
+  const facts = collectFacts(plan);
+  for (const [rule, check] of Object.entries(RULES)) {
+    check(facts, reporter(errors, rule as RuleName));
+  }
+  return errors;
+}
+
+function reporter(errors: VerifyError[], rule: RuleName): Report {
+  let reported = 0;
+  return (cannot, because, at) => {
+    if (++reported > MOST_ERRORS) return;
+    const where = at ? ` in ${placeOf(at)}` : "";
+    errors.push({
+      step: at?.name ?? null,
+      rule,
+      message: `Cannot ${cannot}${where}: ${because}`,
+    });
+  };
+}
+
+/** Read and verify the text of a plan. `plan` is undefined where it cannot be read. Never throws. */
+export function verifyPlanText(
+  text: string,
+): { readonly plan: Plan | undefined; readonly errors: VerifyError[] } {
+  let document: unknown;
+  try {
+    document = JSON.parse(text);
+  } catch {
+    document = undefined;
+  }
+  try {
+    const plan = parsePlan(text);
+    return { plan, errors: verifyPlan(plan, { parsed: true }) };
+  } catch (error) {
+    if (!(error instanceof PlanError)) throw error;
+    const step = schemaProblem(document)?.step ?? null;
+    const rule = document === undefined ? "json" : "schema";
+    return {
+      plan: undefined,
+      errors: [{ step, rule, message: error.message }],
+    };
+  }
+}
+
+/** Throws a PlanError that lists what is not legal, if anything is. */
+export function assertLegal(plan: Plan, options: VerifyPlanOptions = {}): void {
+  const errors = verifyPlan(plan, options);
+  if (errors.length === 0) return;
+  const [first] = errors;
+  const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
+  throw new PlanError(`${first!.message}${more}`);
+}

@@ -1,0 +1,211 @@
+/** Rules of axes: placement tables, run-time lengths, the axes of buffers, and the ports of programs. */
+
+import { blockSizes, positionOver, positionsOver } from "./mesh.ts";
+import { onRank, type PlanAxis, type Port } from "./plan.ts";
+import { type Facts, type Report, width } from "./verify_facts.ts";
+
+/** Whether numbers are 0, 1, … n - 1, in any order. */
+export function isPartition(ids: readonly number[], n: number): boolean {
+  if (ids.length !== n) return false;
+  const seen = new Set(ids);
+  return seen.size === n && ids.every((id) => id < n);
+}
+
+/** Whether two lists are the same. */
+export function sameList<T>(a: readonly T[], b: readonly T[]): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i]);
+}
+
+/** Placed fixed axes have a table that holds each index once; run-time axes are dealt and counted. */
+export function checkPlacement(facts: Facts, report: Report): void {
+  const { plan } = facts;
+  for (const [name, axis] of Object.entries(plan.axes)) {
+    const fail = (because: string) => report(`place axis '${name}'`, because);
+    if (axis.dynamic && axis.table) fail("a run-time axis has a table");
+    if (axis.deal && !(axis.dynamic && axis.over)) {
+      fail("only a placed run-time axis is dealt");
+    }
+    if (axis.dynamic && axis.over && !axis.deal) {
+      fail("it is not said how its items are dealt to ranks");
+    }
+    if (
+      !axis.dynamic && (axis.table === undefined) !== (axis.over === undefined)
+    ) {
+      fail("'over' and 'table' belong together");
+    }
+    if (axis.dynamic && !plan.counts.includes(name)) {
+      fail("its run-time length is not counted. Add it to 'counts'");
+    }
+    if (axis.table && axis.over) {
+      const positions = positionsOver(plan.mesh, axis.over);
+      if (axis.table.length !== positions) {
+        fail(
+          `its table has ${axis.table.length} lists for ${positions} positions`,
+        );
+      }
+      if (!isPartition(axis.table.flat(), axis.size)) {
+        fail(
+          `its table does not hold each of 0 to ${axis.size - 1} exactly once`,
+        );
+      }
+    }
+    const { deal } = axis;
+    if (deal?.by === "sequence") checkSequence(facts, name, deal.input, fail);
+  }
+  for (const name of new Set(plan.counts)) {
+    const axis = Object.hasOwn(plan.axes, name) ? plan.axes[name] : undefined;
+    if (!axis?.dynamic) {
+      report(`count axis '${name}'`, "it is no run-time axis of the plan");
+    }
+    if (plan.counts.indexOf(name) !== plan.counts.lastIndexOf(name)) {
+      report(`count axis '${name}'`, "it is counted twice");
+    }
+  }
+}
+
+function checkSequence(
+  { plan }: Facts,
+  axis: string,
+  input: string,
+  fail: (because: string) => void,
+): void {
+  for (const { name, inputs } of plan.programs) {
+    const uses = Object.values(inputs).some((p) => p.axes.includes(axis));
+    if (!uses) continue;
+    const port = Object.hasOwn(inputs, input) ? inputs[input] : undefined;
+    if (!port || port.dtype === "f32" || !sameList(port.axes, [axis])) {
+      fail(
+        `program '${name}' has no integer input '${input}' over it alone, by which it is dealt`,
+      );
+    }
+  }
+}
+
+/** The lengths that an axis may have on the ranks: whole everywhere, or each rank's part. */
+function legalSizes(
+  { plan, everyRank }: Facts,
+  axis: PlanAxis,
+): { whole: number; part: readonly number[] | undefined } {
+  const { over, table, deal, size } = axis;
+  if (!over || (!table && deal?.by !== "blocks")) {
+    return { whole: size, part: undefined };
+  }
+  const lengths = table
+    ? table.map((ids) => ids.length)
+    : blockSizes(size, positionsOver(plan.mesh, over));
+  return {
+    whole: size,
+    part: everyRank.map((rank) =>
+      lengths[positionOver(plan.mesh, rank, over)]!
+    ),
+  };
+}
+
+/** Axes of buffers that the plan knows have its length, or the length of each rank's part. */
+export function checkAxes(facts: Facts, report: Report): void {
+  const axes = new Map(
+    Object.entries(facts.plan.axes).map(([name, axis]) =>
+      [name, { axis, legal: legalSizes(facts, axis) }] as const
+    ),
+  );
+  for (const [name, buffer] of facts.buffers) {
+    const known = buffer.kind === "input" || buffer.kind === "output" ||
+      buffer.kind === "weight" || buffer.kind === "state";
+    for (const { axis, size, dynamic } of buffer.axes) {
+      const entry = axes.get(axis);
+      const fail = (because: string) =>
+        report(`lay out axis '${axis}' of buffer '${name}'`, because);
+      if (!entry) {
+        if (known) fail("the plan has no such axis");
+        continue;
+      }
+      const { whole, part } = entry.legal;
+      const isWhole = facts.everyRank.every((r) => onRank(size, r) === whole);
+      const isPart = part?.every((n, r) => onRank(size, r) === n) ?? false;
+      // Where parts are bounded by blocks, whole is legal too only for an axis that every rank has all of.
+      if (!isPart && !isWhole) {
+        fail(
+          `its length is ${size} and the axis has ${whole}${
+            part ? `, in parts ${part}` : ""
+          }`,
+        );
+      }
+      if ((dynamic ?? false) !== (entry.axis.dynamic ?? false)) {
+        fail("axis and buffer disagree on whether its length is fixed");
+      }
+    }
+  }
+}
+
+/** Ports name input and output buffers of their own, with the same axes and dtype. */
+export function checkPorts(facts: Facts, report: Report): void {
+  const { buffers } = facts;
+  for (const { program } of facts.programs) {
+    for (const kind of ["input", "output"] as const) {
+      const ports = Object.entries(
+        kind === "input" ? program.inputs : program.outputs,
+      );
+      for (const [name, port] of ports) {
+        const because = portFault(facts, port, kind);
+        if (because !== undefined) {
+          report(
+            `use ${kind} '${name}' of program '${program.name}'`,
+            because,
+          );
+        }
+      }
+      const names = ports.map(([, port]) => port.buffer);
+      for (const name of new Set(names)) {
+        if (names.indexOf(name) !== names.lastIndexOf(name)) {
+          report(
+            `use the ${kind}s of program '${program.name}'`,
+            `two of them are buffer '${name}'`,
+          );
+        }
+      }
+    }
+  }
+  const ported = new Set(
+    facts.programs.flatMap(({ program }) =>
+      [...Object.values(program.inputs), ...Object.values(program.outputs)]
+        .map((port) => port.buffer)
+    ),
+  );
+  for (const [name, { kind }] of buffers) {
+    if ((kind === "input" || kind === "output") && !ported.has(name)) {
+      report(`use buffer '${name}'`, `no program has it as ${kind}`);
+    }
+  }
+}
+
+function portFault(
+  { buffers }: Facts,
+  port: Port,
+  kind: "input" | "output",
+): string | undefined {
+  const buffer = buffers.get(port.buffer)!;
+  if (buffer.kind !== kind) {
+    return `buffer '${port.buffer}' is of kind '${buffer.kind}'`;
+  }
+  if (buffer.dtype !== port.dtype) {
+    return `it is ${port.dtype} and buffer '${port.buffer}' is ${buffer.dtype}`;
+  }
+  const axes = buffer.axes.map((axis) => axis.axis);
+  if (!sameList(axes, port.axes) || buffer.rowStride !== undefined) {
+    return `it has axes '${
+      port.axes.join(" ")
+    }' and buffer '${port.buffer}' has '${axes.join(" ")}'`;
+  }
+  return undefined;
+}
+
+/** A table's lengths by position, for the axes that are placed over these mesh axes (mesh axes of size 1 aside). */
+export function tablesOver(
+  facts: Facts,
+  over: readonly string[],
+): (readonly (readonly number[])[])[] {
+  return Object.values(facts.plan.axes).flatMap((axis) => {
+    const real = (axis.over ?? []).filter((name) => width(facts, [name]) > 1);
+    return axis.table && sameList(real, over) ? [axis.table] : [];
+  });
+}

@@ -1,0 +1,237 @@
+/** Rules of collectives: whole groups meet them, shapes match, and the local form moves what the step says. */
+
+import { STORED_BYTES } from "./dtype.ts";
+import { storedElementsOf } from "./layout.ts";
+import { positionOver } from "./mesh.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  type LocalExchange,
+  onRank,
+  type PlanBuffer,
+} from "./plan.ts";
+import { sameList } from "./verify_axes.ts";
+import {
+  type Collective,
+  collectives,
+  type Facts,
+  type Report,
+  type StepFacts,
+  width,
+} from "./verify_facts.ts";
+import { bindingFaults } from "./verify_launch.ts";
+
+function titleOf(step: Collective): string {
+  return step.op === "allGather"
+    ? `gather '${step.from}' into '${step.to}'`
+    : `exchange '${step.from}' into '${step.to}'`;
+}
+
+/** A collective is met by all ranks of its group or by none; steps are one list, so all meet them in one order. */
+export function checkGroups(facts: Facts, report: Report): void {
+  for (const { step, at } of collectives(facts)) {
+    const present = new Set(at.ranks);
+    for (const group of facts.groups(step.over)) {
+      const missing = group.filter((rank) => !present.has(rank));
+      if (missing.length > 0 && missing.length < group.length) {
+        report(
+          titleOf(step),
+          `ranks [${missing.join(", ")}] of group [${
+            group.join(", ")
+          }] do not take part, and the others would wait for ever`,
+          at,
+        );
+      }
+    }
+  }
+}
+
+/** Buffers of collectives are long enough on every rank, and of one dtype. */
+export function checkShapes(facts: Facts, report: Report): void {
+  for (const { step, at } of collectives(facts)) {
+    const faults = step.op === "allGather"
+      ? gatherFaults(facts, step, at)
+      : exchangeFaults(facts, step, at);
+    for (const fault of faults) report(titleOf(step), fault, at);
+  }
+}
+
+function gatherFaults(
+  facts: Facts,
+  step: AllGatherStep,
+  at: StepFacts,
+): string[] {
+  const faults: string[] = [];
+  const from = facts.buffers.get(step.from)!;
+  const to = facts.buffers.get(step.to)!;
+  const total = step.bytes * width(facts, step.over);
+  if (from.dtype !== to.dtype) {
+    faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
+  }
+  if (step.bytes % 4 !== 0 || step.bytes === 0) {
+    faults.push(`${step.bytes} bytes are no whole words`);
+  }
+  for (const rank of at.ranks) {
+    const have = [from, to].map((buffer) => onRank(buffer.bytes, rank));
+    if (have[0] !== step.bytes || have[1] !== total) {
+      faults.push(
+        `on rank ${rank} the buffers have ${have[0]} and ${
+          have[1]
+        } bytes, and it moves ${step.bytes} from each of the group, ${total}`,
+      );
+      break;
+    }
+  }
+  return faults;
+}
+
+function exchangeFaults(
+  facts: Facts,
+  step: AllToAllStep,
+  at: StepFacts,
+): string[] {
+  const faults: string[] = [];
+  const positions = width(facts, step.over);
+  const { splits, rowBytes } = step;
+  const from = facts.buffers.get(step.from)!;
+  const to = facts.buffers.get(step.to)!;
+  if (from.dtype !== to.dtype) {
+    faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
+  }
+  const ascending = splits.every((end, i) => i === 0 || end >= splits[i - 1]!);
+  if (splits.length !== positions + 1 || splits[0] !== 0 || !ascending) {
+    faults.push(
+      `splits [${
+        splits.join(", ")
+      }] do not cut columns for ${positions} positions`,
+    );
+  }
+  for (const buffer of [from, to]) {
+    if (!isRowOf(buffer, rowBytes)) {
+      faults.push(
+        `${rowBytes} bytes are no row of '${buffer.name}'`,
+      );
+    }
+  }
+  const holds = (name: string, words: number) => {
+    const buffer = facts.buffers.get(name)!;
+    const rank = at.ranks.find((r) => storedElementsOf(buffer, r) !== words);
+    if (buffer.dtype !== "u32" || rank !== undefined) {
+      faults.push(`'${name}' must hold ${words} u32`);
+    }
+  };
+  holds(step.counts, positions * (splits.at(-1) ?? 0));
+  holds(step.moved, positions);
+  const position = facts.buffers.get(step.position)!;
+  for (const rank of at.ranks) {
+    const said = position.data && "ranks" in position.data
+      ? position.data.ranks[rank]
+      : position.data?.all;
+    const real = positionOver(facts.plan.mesh, rank, step.over);
+    if (position.kind !== "const" || said?.length !== 1 || said[0] !== real) {
+      faults.push(
+        `'${step.position}' must say that rank ${rank} is at position ${real}`,
+      );
+      break;
+    }
+  }
+  return faults;
+}
+
+/** Whether the inner axes of a buffer make a row of so many bytes. */
+function isRowOf(buffer: PlanBuffer, rowBytes: number): boolean {
+  if (buffer.rowStride !== undefined || rowBytes % 4 !== 0) return false;
+  let bytes = STORED_BYTES[buffer.dtype];
+  for (let i = buffer.axes.length - 1; i >= 0; i--) {
+    if (bytes === rowBytes) return true;
+    const { size } = buffer.axes[i]!;
+    if (typeof size !== "number") return false;
+    bytes *= size;
+  }
+  return false;
+}
+
+/** The launches that carry a collective out on one device cover every source once, with the right buffers. */
+export function checkLocal(facts: Facts, report: Report): void {
+  for (const { step, at } of collectives(facts)) {
+    const title = titleOf(step);
+    const positions = width(facts, step.over);
+    const sources = step.local.flatMap((entry) => entry.sources);
+    if (
+      sources.length !== positions || sources.some((source, i) => source !== i)
+    ) {
+      report(
+        title,
+        `its launches take from positions [${
+          sources.slice(0, 64).join(", ")
+        }] and not from 0 to ${positions - 1} in order`,
+        at,
+      );
+    }
+    for (const entry of step.local) {
+      for (const fault of localFaults(facts, step, at, entry)) {
+        report(title, fault, at);
+      }
+    }
+  }
+}
+
+function localFaults(
+  facts: Facts,
+  step: Collective,
+  at: StepFacts,
+  entry: LocalExchange,
+): string[] {
+  const known = facts.kernels.get(entry.kernel)!;
+  const faults: string[] = [];
+  const has = new Set(known.kernel.tree.bindings.map((b) => b.name));
+  const bindings: { [binding: string]: string } = { dst: step.to };
+  for (const i of entry.sources.keys()) bindings[`src${i}`] = step.from;
+  if (step.op === "allToAll") {
+    bindings.counts = step.counts;
+    bindings.moved = step.moved;
+    // A kernel whose splits do not depend on the position has no need of it.
+    if (has.has("position")) bindings.position = step.position;
+  }
+  const options = { ranks: at.ranks, words: true };
+  for (const fault of bindingFaults(facts, known, bindings, options)) {
+    faults.push(`kernel '${entry.kernel}': ${fault}`);
+  }
+  for (const { name } of known.kernel.tree.bindings) {
+    const writes = name === "dst" || name === "moved";
+    if (known.facts.stores.has(name) !== writes) {
+      faults.push(
+        `kernel '${entry.kernel}' ${
+          writes ? "never writes" : "writes"
+        } '${name}'`,
+      );
+    }
+    if (writes && known.facts.loads.has(name)) {
+      faults.push(`kernel '${entry.kernel}' reads '${name}'`);
+    }
+  }
+  const words = (step.op === "allToAll" ? step.rowBytes : step.bytes) / 4;
+  const shown = step.op === "allToAll"
+    ? [words]
+    : [words, ...entry.sources.map((source) => source * words)];
+  // Factors 0 and 1 fold away in the tree.
+  if (shown.some((n) => n > 1 && !known.facts.words.has(n))) {
+    faults.push(
+      `kernel '${entry.kernel}' does not move ${words} words of positions [${
+        entry.sources.join(", ")
+      }]`,
+    );
+  }
+  const counted = [...known.facts.indices.get("moved") ?? []];
+  if (
+    step.op === "allToAll" &&
+    !sameList(counted.sort((a, b) => a - b), entry.sources)
+  ) {
+    faults.push(
+      `kernel '${entry.kernel}' counts rows of positions [${
+        counted.join(", ")
+      }] and is given [${entry.sources.join(", ")}]`,
+    );
+  }
+  return faults;
+}

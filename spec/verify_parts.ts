@@ -1,0 +1,71 @@
+/** The steps of each routing, sorted by the part of dispatch or combine that they are. */
+
+import type { StepPart } from "./plan.ts";
+import type { ProgramFacts, StepFacts } from "./verify_facts.ts";
+
+/** The parts of one routing in one program, each in the order of steps. */
+export interface RoutingFacts {
+  readonly number: number;
+  readonly program: string;
+  /** Every step of the program. */
+  readonly steps: readonly StepFacts[];
+  readonly all: readonly StepFacts[];
+  readonly count: readonly StepFacts[];
+  readonly permute: readonly StepFacts[];
+  readonly gather: readonly StepFacts[];
+  readonly forward: readonly StepFacts[];
+  readonly regroup: readonly StepFacts[];
+  readonly back: readonly StepFacts[];
+  readonly combine: readonly StepFacts[];
+}
+
+const isPart = (
+  at: StepFacts,
+  verb: StepPart["verb"],
+  part: StepPart["part"],
+): boolean => at.step.part?.verb === verb && at.step.part.part === part;
+
+/** The routings of a plan by program. */
+export function routingsOf(
+  programs: readonly ProgramFacts[],
+): RoutingFacts[] {
+  const routings: RoutingFacts[] = [];
+  for (const { program, steps } of programs) {
+    const byNumber = new Map<number, StepFacts[]>();
+    for (const at of steps) {
+      const number = at.step.part?.routing;
+      if (number === undefined) continue;
+      const known = byNumber.get(number);
+      if (known) known.push(at);
+      else byNumber.set(number, [at]);
+    }
+    for (const [number, all] of byNumber) {
+      const of = (verb: StepPart["verb"], part: StepPart["part"]) =>
+        all.filter((at) => isPart(at, verb, part));
+      routings.push({
+        number,
+        program: program.name,
+        steps,
+        all,
+        count: of("dispatch", "count"),
+        permute: of("dispatch", "permute"),
+        gather: of("dispatch", "exchange counts"),
+        forward: of("dispatch", "exchange"),
+        regroup: of("dispatch", "regroup"),
+        back: of("combine", "exchange"),
+        combine: of("combine", "combine"),
+      });
+    }
+  }
+  return routings;
+}
+
+/** The buffers that say in which row each choice is sent: written by count, read by every permute and combine. */
+export function permutationsOf(routing: RoutingFacts): string[] {
+  const written = new Set(routing.count.flatMap((at) => at.writes));
+  return [...written].filter((name) =>
+    [...routing.permute, ...routing.combine].every((at) =>
+      at.reads.includes(name)
+    )
+  );
+}

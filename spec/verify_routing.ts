@@ -1,0 +1,378 @@
+/** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and come home. */
+
+import { storedElementsOf } from "./layout.ts";
+import {
+  type AllToAllStep,
+  onRank,
+  type PlanBuffer,
+  type StepPart,
+} from "./plan.ts";
+import { permutationsOf, type RoutingFacts } from "./verify_parts.ts";
+import { sameList, tablesOver } from "./verify_axes.ts";
+import {
+  type Facts,
+  placeOf,
+  type Report,
+  type StepFacts,
+  width,
+} from "./verify_facts.ts";
+
+const titleOf = (routing: RoutingFacts) =>
+  `route by routing ${routing.number} of program '${routing.program}'`;
+
+/** The op that each part is. */
+const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
+  "count": "launch",
+  "permute": "launch",
+  "exchange counts": "allGather",
+  "exchange": "allToAll",
+  "regroup": "launch",
+  "combine": "launch",
+};
+
+/** Every routing counts, permutes, exchanges, regroups and combines, in that order, on the same ranks. */
+export function checkParts(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const first = routing.all[0]!;
+    for (const at of routing.all) {
+      const { verb, part } = at.step.part!;
+      const legal = part === "exchange" ||
+        (part === "combine") === (verb === "combine");
+      if (at.step.op !== OPS[part] || !legal) {
+        report(title, `${at.step.op} is no '${part}' of a ${verb}`, at);
+      }
+      if (!sameList(at.ranks, first.ranks)) {
+        report(title, `'${part}' is not on the ranks of ${first.name}`, at);
+      }
+      if (
+        at.step.op === "allToAll" &&
+        (at.step.direction === "forward") !== (verb === "dispatch")
+      ) report(title, `a ${verb} does not exchange ${at.step.direction}`, at);
+    }
+    const { count, permute, gather, forward, regroup, back, combine } = routing;
+    const far = gather.length + forward.length + back.length > 0;
+    const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
+      ["count", count],
+      ["permute", permute],
+      ["regroup", regroup],
+      ["combine", combine],
+      ...far
+        ? [
+          ["exchange counts", gather],
+          ["exchange", forward],
+          ["exchange back", back],
+        ] as const
+        : [],
+    ];
+    for (const [name, steps] of stages) {
+      if (steps.length === 0) report(title, `it has no '${name}'`, first);
+    }
+    if (stages.some(([, steps]) => steps.length === 0)) continue;
+    if (gather.length > 1) {
+      report(title, "its counts are exchanged twice", gather[1]);
+    }
+    if (far && forward.length !== permute.length) {
+      report(
+        title,
+        `${permute.length} values are permuted and ${forward.length} exchanged`,
+        forward.at(-1),
+      );
+    }
+    if (far && back.length !== combine.length) {
+      report(
+        title,
+        `${back.length} values come back and ${combine.length} are combined`,
+        combine.at(-1),
+      );
+    }
+    const order: readonly (readonly [StepFacts, StepFacts])[] = [
+      [count.at(-1)!, permute[0]!],
+      [count.at(-1)!, regroup[0]!],
+      [regroup.at(-1)!, combine[0]!],
+      ...far
+        ? [
+          [count.at(-1)!, gather[0]!],
+          [permute[0]!, forward[0]!],
+          [gather.at(-1)!, forward[0]!],
+          [gather.at(-1)!, regroup[0]!],
+          [regroup.at(-1)!, back[0]!],
+          [forward.at(-1)!, back[0]!],
+          [back[0]!, combine[0]!],
+        ] as const
+        : [],
+    ];
+    for (const [early, late] of order) {
+      if (early.index >= late.index) {
+        report(
+          title,
+          `'${early.step.part!.part}' in ${placeOf(early)} must come first`,
+          late,
+        );
+      }
+    }
+  }
+}
+
+/** Exchanges outside a dispatch or combine move rows by counts that a dispatch has exchanged. */
+export function checkOwned(facts: Facts, report: Report): void {
+  for (const { steps } of facts.programs) {
+    const exchanged = new Set<string>();
+    for (const at of steps) {
+      const { step } = at;
+      if (step.op === "allGather" && step.part?.part === "exchange counts") {
+        exchanged.add(step.to);
+      }
+      if (
+        step.op === "allToAll" && step.part === undefined &&
+        !exchanged.has(step.counts)
+      ) {
+        report(
+          `exchange '${step.from}'`,
+          `'${step.counts}' are no counts that a dispatch has exchanged`,
+          at,
+        );
+      }
+    }
+  }
+}
+
+const exchangeOf = (at: StepFacts) => at.step as AllToAllStep;
+
+/** All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. */
+export function checkTransposed(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const exchanges = [...routing.forward, ...routing.back]
+      .filter((at) => at.step.op === "allToAll");
+    const gather = routing.gather[0];
+    const first = exchanges[0];
+    if (!first || gather?.step.op !== "allGather") continue;
+    const model = exchangeOf(first);
+    for (const at of exchanges) {
+      const step = exchangeOf(at);
+      const fail = (because: string) => report(title, because, at);
+      if (step.counts !== gather.step.to) {
+        fail(
+          `its counts are '${gather.step.to}' and the exchange uses '${step.counts}'`,
+        );
+      }
+      if (!sameList(step.over, gather.step.over)) {
+        fail(
+          `its counts are exchanged over '${
+            gather.step.over.join("+")
+          }' and its rows over '${step.over.join("+")}'`,
+        );
+      }
+      if (!sameList(step.splits, model.splits)) {
+        fail(
+          `its dispatch cuts columns at [${
+            model.splits.join(", ")
+          }] and here they are cut at [${step.splits.join(", ")}]`,
+        );
+      }
+    }
+    const lengths = model.splits.slice(1).map((end, p) =>
+      end - model.splits[p]!
+    );
+    const tables = tablesOver(facts, model.over);
+    if (
+      !tables.some((table) => sameList(table.map((ids) => ids.length), lengths))
+    ) {
+      report(
+        title,
+        `its columns are cut into [${
+          lengths.join(", ")
+        }], and no axis is placed so over '${model.over.join("+")}'`,
+        first,
+      );
+    }
+    const counted = routing.count.some((at) =>
+      at.writes.includes((gather.step as { from: string }).from)
+    );
+    if (!counted) {
+      report(title, "the counts that are exchanged are not its own", gather);
+    }
+    onlyWriter(routing, gather.step.to, [gather], exchanges.at(-1)!, report);
+  }
+}
+
+/** No step but `writers` writes a buffer up to the last step that needs it. */
+function onlyWriter(
+  routing: RoutingFacts,
+  buffer: string,
+  writers: readonly StepFacts[],
+  last: StepFacts,
+  report: Report,
+): void {
+  for (const at of routing.steps.slice(writers[0]!.index, last.index)) {
+    if (at.writes.includes(buffer) && !writers.includes(at)) {
+      report(
+        titleOf(routing),
+        `it overwrites '${buffer}', which ${placeOf(last)} needs`,
+        at,
+      );
+    }
+  }
+}
+
+/** A dispatch and its combine use one permutation, which stays as it was made. */
+export function checkPermutation(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const { count, permute, combine } = routing;
+    if (!count.length || !permute.length || !combine.length) continue;
+    const shared = permutationsOf(routing);
+    if (shared.length === 0) {
+      const written = count.flatMap((at) => at.writes);
+      const lone = combine.find((at) =>
+        !at.reads.some((name) =>
+          written.includes(name)
+        )
+      ) ?? permute[0];
+      report(
+        titleOf(routing),
+        "its dispatch and its combine do not read one permutation that its count makes",
+        lone,
+      );
+    }
+    for (const name of shared) {
+      onlyWriter(routing, name, count, combine.at(-1)!, report);
+    }
+  }
+}
+
+/** Every dispatched value is exchanged, reaches a combine of its routing, and is read there. */
+export function checkHome(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const { permute, forward, back, combine } = routing;
+    for (const at of permute) {
+      const exchange = forward.find((other) =>
+        other.index > at.index && other.reads.some((n) => at.writes.includes(n))
+      );
+      if (forward.length > 0 && !exchange) {
+        report(title, "what it permutes is not exchanged", at);
+        continue;
+      }
+      const start = exchange ?? at;
+      const arrived = exchange ? [exchangeOf(exchange).to] : at.writes;
+      if (!reaches(routing.steps.slice(start.index + 1), arrived, combine)) {
+        report(title, `'${arrived.join("', '")}' reaches no combine`, start);
+      }
+    }
+    for (const at of back) {
+      const { to } = exchangeOf(at);
+      if (!combine.some((c) => c.index > at.index && c.reads.includes(to))) {
+        report(title, `what comes back in '${to}' is not combined`, at);
+      }
+    }
+  }
+}
+
+/** Whether data in some buffers flow into one of the steps `ends`. */
+function reaches(
+  steps: readonly StepFacts[],
+  from: readonly string[],
+  ends: readonly StepFacts[],
+): boolean {
+  const touched = new Set(from);
+  for (const at of steps) {
+    const { step } = at;
+    const sources = step.op === "allToAll" ? [step.from] : at.reads;
+    if (!sources.some((name) => touched.has(name))) continue;
+    if (ends.includes(at)) return true;
+    const results = step.op === "allToAll" ? [step.to] : at.writes;
+    for (const name of results) touched.add(name);
+  }
+  return false;
+}
+
+/** Receive and return buffers hold the most rows that can come: tokens of the group times min(choices, local experts). */
+export function checkCapacity(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const name = permutationsOf(routing).find((n) =>
+      facts.buffers.get(n)!.axes.length > 1
+    );
+    if (name === undefined) continue;
+    const permutation = facts.buffers.get(name)!;
+    for (const at of [...routing.forward, ...routing.back]) {
+      if (at.step.op !== "allToAll") continue;
+      const fault = capacityFault(facts, at, at.step, permutation);
+      if (fault !== undefined) report(titleOf(routing), fault, at);
+    }
+  }
+}
+
+function capacityFault(
+  facts: Facts,
+  at: StepFacts,
+  step: AllToAllStep,
+  permutation: PlanBuffer,
+): string | undefined {
+  const choices = permutation.axes.at(-1)!.size;
+  const [sentFrom, receivedIn] = step.direction === "forward"
+    ? [step.from, step.to]
+    : [step.to, step.from];
+  const rowsOf = (name: string, rank: number) =>
+    Math.floor(onRank(facts.buffers.get(name)!.bytes, rank) / step.rowBytes);
+  for (const group of facts.groups(step.over)) {
+    const tokens = groupTokens(facts, permutation, group);
+    for (const [position, rank] of group.entries()) {
+      if (!at.ranks.includes(rank)) continue;
+      const experts = step.splits[position + 1]! - step.splits[position]!;
+      const k = onRank(choices, rank);
+      const need = [
+        [sentFrom, storedElementsOf(permutation, rank)],
+        [receivedIn, tokens * Math.min(k, experts)],
+      ] as const;
+      for (const [name, rows] of need) {
+        if (rowsOf(name, rank) < rows) {
+          return `up to ${rows} rows can lie in '${name}' on rank ${rank}, which has room for ${
+            rowsOf(name, rank)
+          }`;
+        }
+      }
+    }
+  }
+  return undefined;
+}
+
+/** The most tokens that the ranks of a group can have together. */
+function groupTokens(
+  { plan }: Facts,
+  permutation: PlanBuffer,
+  group: readonly number[],
+): number {
+  return permutation.axes.slice(0, -1).reduce((product, { axis, size }) => {
+    const known = Object.hasOwn(plan.axes, axis) ? plan.axes[axis] : undefined;
+    const sum = group.reduce((n, rank) => n + onRank(size, rank), 0);
+    const most = known?.over
+      ? Math.min(known.size, sum)
+      : Math.max(...group.map((rank) => onRank(size, rank)));
+    return product * most;
+  }, 1);
+}
+
+/** A regroup reads the exchanged counts; without an exchange it reads the counts themselves. */
+export function checkRegroup(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const { count, gather, regroup, forward } = routing;
+    const made = gather.length > 0
+      ? gather.flatMap((at) => at.writes)
+      : count.flatMap((at) => at.writes);
+    for (const at of regroup) {
+      if (!at.reads.some((name) => made.includes(name))) {
+        report(titleOf(routing), "it groups rows by other counts", at);
+      }
+      const over = forward[0]?.step.op === "allToAll"
+        ? forward[0].step.over
+        : [];
+      if (
+        width(facts, over) > 1 &&
+        !at.reads.includes(exchangeOf(forward[0]!).position)
+      ) {
+        report(titleOf(routing), "it groups rows of another position", at);
+      }
+    }
+  }
+}
