@@ -1,0 +1,55 @@
+/** Repetitions, medians, and how they are printed. */
+
+import { cpus } from "node:os";
+
+/** The middle value. */
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1
+    ? sorted[middle]!
+    : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+/** Milliseconds that a piece of work takes. */
+export async function milliseconds(
+  work: () => Promise<unknown> | void,
+): Promise<number> {
+  const start = performance.now();
+  await work();
+  return performance.now() - start;
+}
+
+/** Times of several pieces of work in ms, taken in turn so that a noisy moment touches all of them. */
+export async function interleaved<K extends string>(
+  work: { readonly [_ in K]: () => Promise<unknown> | void },
+  { repetitions, warmUp = 1 }: { repetitions: number; warmUp?: number },
+): Promise<{ [_ in K]: number[] }> {
+  const names = Object.keys(work) as K[];
+  const times = Object.fromEntries(
+    names.map((name) => [name, [] as number[]]),
+  ) as { [_ in K]: number[] };
+  for (let i = -warmUp; i < repetitions; i++) {
+    for (const name of names) {
+      const time = await milliseconds(work[name]);
+      if (i >= 0) times[name].push(time);
+    }
+  }
+  return times;
+}
+
+/** `median ms (least to most, n runs)`. */
+export function describe(times: readonly number[]): string {
+  const [least, most] = [Math.min(...times), Math.max(...times)];
+  return `${median(times).toFixed(2)} ms (${least.toFixed(2)} to ${
+    most.toFixed(2)
+  }, ${times.length} runs)`;
+}
+
+/** The machine in words. */
+export function machine(): string {
+  const all = cpus();
+  return `${all.length} cores (${
+    all[0]?.model.trim() ?? "unknown"
+  }), Node ${process.version}`;
+}

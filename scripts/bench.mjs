@@ -1,0 +1,27 @@
+/** `npm run -s bench -- NAME [flags]`: runs `bench/NAME.ts`; without a name, says which there are. */
+
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { ensurePackages, ROOT } from "./setup.mjs";
+
+/** Files of bench/ that are not programs. */
+const PARTS = ["measure", "models"];
+
+const programs = readdirSync(join(ROOT, "bench"))
+  .filter((file) => file.endsWith(".ts"))
+  .map((file) => file.slice(0, -".ts".length))
+  .filter((name) => !PARTS.includes(name));
+const [name, ...flags] = process.argv.slice(2);
+if (!programs.includes(name)) {
+  console.error(`Usage: npm run -s bench -- ${programs.join("|")} [flags]`);
+  process.exit(2);
+}
+ensurePackages();
+const { status } = spawnSync(
+  process.execPath,
+  ["--import", "tsx", join(ROOT, "bench", `${name}.ts`), ...flags],
+  { cwd: ROOT, stdio: "inherit" },
+);
+process.exit(status ?? 1);
