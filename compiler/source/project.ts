@@ -4,26 +4,11 @@
  */
 
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { dirname, join, resolve } from "node:path";
 import { Project, ts } from "ts-morph";
+import { isOwn, sourceModules } from "./places.ts";
 
 export { ts };
-
-/** Folder of this package. */
-export const PACKAGE_ROOT: string = fileURLToPath(
-  new URL("../../", import.meta.url),
-);
-
-const OWN_FOLDERS = ["compiler", "spec", "runtime", "engine", "cli"];
-
-/** Whether a file is part of the compiler itself rather than of a model. */
-export function isOwn(path: string): boolean {
-  const file = resolve(path);
-  return OWN_FOLDERS.some((name) =>
-    file.startsWith(join(PACKAGE_ROOT, name) + sep)
-  );
-}
 
 /** The file that a relative import means: as written, `.ts` for a written `.js`, or with the ending left out. */
 function resolveRelative(specifier: string, from: string): string | undefined {
@@ -68,7 +53,7 @@ export function openProgram(
         : ts.createSourceFile(path, text, languageVersion, true);
     },
     getDefaultLibFileName: () => "lib.d.ts",
-    getCurrentDirectory: () => PACKAGE_ROOT,
+    getCurrentDirectory: () => "/",
     getCanonicalFileName: (name) => name,
     useCaseSensitiveFileNames: () => true,
     getNewLine: () => "\n",
@@ -116,6 +101,7 @@ const AMBIENT =
 /** Type-check a model file and what it imports, strictly, with `switchyard-moe` meaning this package. Problems of other people's files are left out. */
 export function typeProblems(path: string): TypeProblem[] {
   const typeRoot = nodeTypes(dirname(path));
+  const modules = sourceModules();
   const project = new Project({
     skipAddingFilesFromTsConfig: true,
     compilerOptions: {
@@ -135,12 +121,9 @@ export function typeProblems(path: string): TypeProblem[] {
     resolutionHost: (host, getOptions) => ({
       resolveModuleNames: (names, from) =>
         names.map((name) => {
-          const own = OWN_MODULES[name];
+          const own = modules.get(name);
           if (own !== undefined) {
-            return {
-              resolvedFileName: join(PACKAGE_ROOT, own),
-              extension: ts.Extension.Ts,
-            };
+            return { resolvedFileName: own, extension: ts.Extension.Ts };
           }
           // Our own sources are only read for their exported types; what they use inside does not matter here.
           if (isOwn(from) && !name.startsWith(".")) return undefined;
@@ -167,13 +150,6 @@ export function typeProblems(path: string): TypeProblem[] {
     .map(problemOf);
 }
 
-/** What a model file can import from this package. */
-const OWN_MODULES: { readonly [specifier: string]: string } = {
-  "switchyard-moe": "compiler/mod.ts",
-  "switchyard-moe/spec": "spec/mod.ts",
-  "switchyard-moe/runtime": "runtime/mod.ts",
-};
-
 function isUsers(file: string): boolean {
   return !file.endsWith(".d.ts") && !isOwn(file) &&
     !file.includes("/node_modules/");
@@ -194,10 +170,10 @@ function problemOf(diagnostic: ts.Diagnostic): TypeProblem {
 
 /**
  * TypeScript explains from the outside in. Where it says that something is not assignable to a literal that is one
- * of our sentences (`'"Cannot …"'`), the sentence is the message.
+ * of our sentences (`"Cannot …"`), the sentence is the message.
  */
 function sentenceOf(message: string | ts.DiagnosticMessageChain): string {
   const text = ts.flattenDiagnosticMessageText(message, "\n");
-  const own = /'"((?:Cannot|Unknown|Output) .*?)"'\./.exec(text)?.[1];
+  const own = /"(Cannot [^"]*)"/.exec(text)?.[1];
   return own ?? text;
 }

@@ -1,0 +1,141 @@
+/** Check a model file: its types, then what only tracing and lowering can tell. Nothing is compiled or run on a device. */
+
+import { existsSync, readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import {
+  DataError,
+  LowerError,
+  ModelError,
+  type Span,
+} from "../../spec/errors.ts";
+import type { Model } from "../dsl/model.ts";
+import type { Lambda } from "../graph/graph.ts";
+import { trace } from "../graph/trace.ts";
+import { codeFrame, FramedLowerError, pathOf } from "./frame.ts";
+import {
+  chooseModel,
+  loadModels,
+  lowerFirst,
+  parseReference,
+  requireModelFile,
+  spanInStack,
+} from "./load.ts";
+import { lowerLambdas } from "./lower_scalar.ts";
+
+/** A mistake in a model file. */
+export interface Diagnostic {
+  readonly message: string;
+  /** Where, if the place is known. */
+  readonly span?: Span;
+  /** How many characters it is about. */
+  readonly width?: number;
+  /** TypeScript's number, for a type error. */
+  readonly code?: number;
+}
+
+/**
+ * The mistakes of a model file, `file.ts` or `file.ts#export`: its type errors or, if there are none, the errors of
+ * tracing its exported models and of lowering their scalar functions. Throws a `DataError` if there is no such file.
+ */
+export async function checkModel(reference: string): Promise<Diagnostic[]> {
+  const { path, name } = parseReference(reference);
+  requireModelFile(path);
+  const { typeProblems } = await import("./project.ts");
+  const problems = typeProblems(resolve(path));
+  if (problems.length > 0) {
+    return problems.map(({ message, file, line, column, width, code }) => ({
+      message,
+      span: { file, line, column },
+      width,
+      code,
+    }));
+  }
+  let models: Record<string, Model>;
+  try {
+    models = await loadModels(path);
+    const chosen = name !== undefined || Object.keys(models).length === 0;
+    if (chosen) models = { chosen: chooseModel(models, { path, name }) };
+  } catch (error) {
+    return [diagnosticOf(error, path)];
+  }
+  const found: Diagnostic[] = [];
+  for (const model of Object.values(models)) {
+    found.push(...await domainErrors(model, path));
+  }
+  return withoutRepeats(found);
+}
+
+/** What tracing a model, and lowering its scalar functions, complains about. */
+async function domainErrors(model: Model, path: string): Promise<Diagnostic[]> {
+  let lambdas: Lambda[];
+  try {
+    lambdas = trace(model).nodes.flatMap((node) =>
+      node.primitive === "map" ? [node.params.lambda] : []
+    );
+  } catch (error) {
+    return [diagnosticOf(error, path)];
+  }
+  try {
+    await lowerLambdas(lambdas);
+    return [];
+  } catch {
+    // One is wrong at least: ask one by one, to name them all.
+    const found: Diagnostic[] = [];
+    for (const lambda of lambdas) {
+      try {
+        await lowerLambdas([lambda]);
+      } catch (error) {
+        found.push(diagnosticOf(error, path));
+      }
+    }
+    return found;
+  }
+}
+
+function diagnosticOf(error: unknown, path: string): Diagnostic {
+  if (error instanceof FramedLowerError && error.span) {
+    const { sentence: message, span, width } = error;
+    return { message, span, width };
+  }
+  if (
+    error instanceof ModelError || error instanceof LowerError ||
+    error instanceof DataError
+  ) {
+    // A frame in the message is left out: whoever prints the diagnostic draws it.
+    const message = error.message.split(/\n *--> /)[0]!;
+    const span = error instanceof DataError ? undefined : error.span;
+    return span ? { message, span, width: nameWidth(span) } : { message };
+  }
+  if (!(error instanceof Error)) throw error;
+  if (error.message.startsWith("internal:")) throw error;
+  const message = `Cannot trace the model: ${
+    lowerFirst(error.message.split("\n")[0]!)
+  }. Correct the model function`;
+  const span = spanInStack(error, path);
+  return span ? { message, span, width: nameWidth(span) } : { message };
+}
+
+/** Length of the name that stands at a place. */
+function nameWidth(span: Span): number {
+  const line = sourceOf(span)?.split(/\r?\n/)[span.line - 1] ?? "";
+  return /^[\w$]+/.exec(line.slice(span.column - 1))?.[0].length ?? 1;
+}
+
+function sourceOf(span: Span): string | undefined {
+  const path = pathOf(span.file);
+  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
+}
+
+function withoutRepeats(diagnostics: readonly Diagnostic[]): Diagnostic[] {
+  const seen = new Map(diagnostics.map((d) => [JSON.stringify(d), d]));
+  return [...seen.values()];
+}
+
+/** A diagnostic as text: its message, and the line of source that it is about. */
+export function formatDiagnostic(diagnostic: Diagnostic): string {
+  const { message, span, width = 1 } = diagnostic;
+  const source = span && sourceOf(span);
+  return span && source !== undefined
+    ? `${message}\n${codeFrame(span, source, width)}`
+    : message;
+}

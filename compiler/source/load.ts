@@ -1,0 +1,176 @@
+/** Load users' model files: TypeScript or JavaScript, wherever they lie, with `switchyard-moe` meaning the code that runs. */
+
+import { readFileSync, statSync } from "node:fs";
+import { register } from "node:module";
+import { basename, extname, resolve } from "node:path";
+import process from "node:process";
+import { pathToFileURL } from "node:url";
+import {
+  DataError,
+  LowerError,
+  ModelError,
+  type Span,
+} from "../../spec/errors.ts";
+import { isModel, type Model } from "../dsl/model.ts";
+import { codeFrame } from "./frame.ts";
+import { hooksFile, ownFolders, runningModules } from "./places.ts";
+
+/** A model file, and the name of the export that is meant, if one is named. */
+export interface ModelReference {
+  readonly path: string;
+  readonly name: string | undefined;
+}
+
+/** Read `file.ts` or `file.ts#export`. */
+export function parseReference(reference: string): ModelReference {
+  const hash = reference.lastIndexOf("#");
+  return hash < 0
+    ? { path: reference, name: undefined }
+    : { path: reference.slice(0, hash), name: reference.slice(hash + 1) };
+}
+
+/**
+ * The model that `file.ts#export` names; `file.ts` means its only exported model. Throws a `DataError` for a file that
+ * is not there and a `ModelError` for one that has no such model.
+ */
+export async function resolveModel(reference: string): Promise<Model> {
+  const { path, name } = parseReference(reference);
+  return chooseModel(await loadModels(path), { path, name });
+}
+
+/** The model that a reference means among the models of its file. */
+export function chooseModel(
+  models: Readonly<Record<string, Model>>,
+  { path, name }: ModelReference,
+): Model {
+  const file = basename(path);
+  const names = Object.keys(models);
+  const list = names.map((known) => `'${known}'`).join(", ");
+  const [only] = names;
+  if (only === undefined) {
+    throw new ModelError(
+      `Cannot find a model in '${file}': it exports none. Export what 'model(…)' returns`,
+    );
+  }
+  if (name === undefined && names.length > 1) {
+    throw new ModelError(
+      `Cannot choose a model of '${file}': it exports ${list}. Name one, as in '${file}#${only}'`,
+    );
+  }
+  const chosen = name ?? only;
+  const model = Object.hasOwn(models, chosen) ? models[chosen] : undefined;
+  if (!model) {
+    throw new ModelError(
+      `Cannot find model '${chosen}' in '${file}': it exports ${list}. Name one of those`,
+    );
+  }
+  return model;
+}
+
+/** Import a model file and return the models that it exports, by name. Importing runs the file. */
+export async function loadModels(path: string): Promise<Record<string, Model>> {
+  requireModelFile(path);
+  useHooks();
+  const { href } = pathToFileURL(resolve(path));
+  let exported: object;
+  try {
+    exported = await import(`switchyard-model:${href}`);
+  } catch (error) {
+    throw loadError(error, path);
+  }
+  return Object.fromEntries(
+    Object.entries(exported).filter((entry): entry is [string, Model] =>
+      isModel(entry[1])
+    ),
+  );
+}
+
+/** Throw a `DataError` unless there is a file that could be a model file. */
+export function requireModelFile(path: string): void {
+  const file = basename(path);
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (!found) {
+    throw new DataError(
+      `Cannot load '${path}': there is no such file. Check the path`,
+    );
+  }
+  if (!found.isFile() || !/^\.m?[jt]s$/.test(extname(path))) {
+    throw new DataError(
+      `Cannot load '${file}': it is no TypeScript or JavaScript file. Give a file that ends in '.ts' or '.js'`,
+    );
+  }
+}
+
+/** Node keeps hooks for the whole process, so they are registered once. */
+const hooks = { registered: false };
+
+function useHooks(): void {
+  if (hooks.registered) return;
+  hooks.registered = true;
+  const entries = [...runningModules()].map((
+    [name, file],
+  ) => [name, pathToFileURL(file).href]);
+  register(pathToFileURL(hooksFile()).href, {
+    data: {
+      entries: Object.fromEntries(entries),
+      own: ownFolders().map((folder) => pathToFileURL(folder).href),
+    },
+  });
+  // Call sites are read from stack traces, which must speak of the source and not of what was made of it.
+  process.setSourceMapsEnabled(true);
+}
+
+/** An error of a file that could not be imported, in our words. */
+function loadError(error: unknown, path: string): Error {
+  if (!(error instanceof Error)) {
+    return new ModelError(
+      `Cannot load '${basename(path)}': it throws ${
+        String(error)
+      }. Correct the file`,
+    );
+  }
+  if (
+    error instanceof ModelError || error instanceof DataError ||
+    error instanceof LowerError
+  ) return error;
+  const syntax = /^switchyard-syntax (.*)$/m.exec(error.message)?.[1];
+  if (syntax !== undefined) {
+    const { path: file, line, column, text } = JSON.parse(syntax);
+    const span = { file, line, column };
+    const frame = codeFrame(span, readFileSync(file, "utf8"));
+    return new ModelError(
+      `Cannot load '${basename(file)}': ${
+        lowerFirst(text)
+      }. Correct the syntax\n${frame}`,
+      span,
+    );
+  }
+  return new ModelError(
+    `Cannot load '${basename(path)}': ${
+      lowerFirst(error.message.split("\n")[0]!)
+    }. Correct the file`,
+    spanInStack(error, path),
+  );
+}
+
+/** A message as the middle of a sentence. */
+export function lowerFirst(text: string): string {
+  const plain = text.replace(/\.$/, "");
+  return /^[A-Z][a-z]/.test(plain)
+    ? plain[0]!.toLowerCase() + plain.slice(1)
+    : plain;
+}
+
+/** The innermost place of an error's stack that is in the given file. */
+export function spanInStack(error: Error, path: string): Span | undefined {
+  const file = resolve(path);
+  for (const line of (error.stack ?? "").split("\n")) {
+    const match = /\(?((?:file:\/\/)?\/[^()]*):(\d+):(\d+)\)?$/.exec(line);
+    if (!match) continue;
+    const [, where, row, column] = match;
+    if (where === file || where === pathToFileURL(file).href) {
+      return { file, line: Number(row), column: Number(column) };
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,106 @@
+// @ts-check
+/**
+ * Node's module hooks for loading users' model files. They run on Node's own loader thread, before any TypeScript
+ * loader that the process may have, so this file is plain JavaScript. See `load.ts` for the other side.
+ *
+ * Only files that are reached from a model file by `MODEL_SCHEME` and relative imports are touched. They are ES
+ * modules whatever the nearest package.json says, and `switchyard-moe` in them is the package that runs.
+ */
+
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+// esbuild comes with tsx and is the same copy that tsx uses.
+const require = createRequire(createRequire(import.meta.url).resolve("tsx"));
+
+/** What a model file is imported by: this, and its URL. */
+const MODEL_SCHEME = "switchyard-model:";
+
+/** @type {{ entries: Record<string, string>, own: string[] }} */
+let places = { entries: {}, own: [] };
+
+/** URLs of users' files. @type {Set<string>} */
+const users = new Set();
+
+/**
+ * `entries`: what the package's names resolve to. `own`: URLs of the folders with this package's own code.
+ * @param {{ entries: Record<string, string>, own: string[] }} given
+ */
+export function initialize(given) {
+  places = given;
+}
+
+/** @type {import("node:module").ResolveHook} */
+export async function resolve(specifier, context, nextResolve) {
+  if (specifier.startsWith(MODEL_SCHEME)) {
+    return claim(specifier.slice(MODEL_SCHEME.length));
+  }
+  if (context.parentURL !== undefined && users.has(context.parentURL)) {
+    const entry = places.entries[specifier];
+    // The rest of the chain knows how this package is loaded; from no parent, so that no query is inherited.
+    if (entry !== undefined) {
+      return await nextResolve(entry, { ...context, parentURL: undefined });
+    }
+    const url = relative(specifier, context.parentURL);
+    if (url !== undefined) return claim(url);
+  }
+  return await nextResolve(specifier, context);
+}
+
+/** @type {import("node:module").LoadHook} */
+export async function load(url, context, nextLoad) {
+  if (!users.has(url)) return await nextLoad(url, context);
+  const path = fileURLToPath(url);
+  const { transform } = require("esbuild");
+  try {
+    const { code } = await transform(await readFile(path, "utf8"), {
+      loader: /\.m?js$/.test(path) ? "js" : "ts",
+      format: "esm",
+      target: "node20",
+      sourcefile: url,
+      sourcemap: "inline",
+      sourcesContent: false,
+      tsconfigRaw: "{}",
+    });
+    return { format: "module", source: code, shortCircuit: true };
+  } catch (error) {
+    const first = /** @type {any} */ (error).errors?.[0];
+    if (!first) throw error;
+    // Errors cross the thread as text, so the place travels in it.
+    const { line = 1, column = 0 } = first.location ?? {};
+    throw new SyntaxError(
+      `switchyard-syntax ${
+        JSON.stringify({ path, line, column: column + 1, text: first.text })
+      }`,
+    );
+  }
+}
+
+/** @param {string} url */
+function claim(url) {
+  users.add(url);
+  return { url, format: "module", shortCircuit: true };
+}
+
+/**
+ * The user's file that a relative import means: as written, `.ts` for a written `.js`, or with the ending left out.
+ * Undefined for anything else, which Node resolves.
+ * @param {string} specifier
+ * @param {string} parent
+ */
+function relative(specifier, parent) {
+  if (!/^\.{0,2}\//.test(specifier)) return undefined;
+  const { href } = new URL(specifier, parent);
+  const found = [
+    href,
+    href.replace(/\.(m?)js$/, ".$1ts"),
+    `${href}.ts`,
+    `${href}.js`,
+  ].find((url) => /\.m?[jt]s$/.test(url) && existsSync(fileURLToPath(url)));
+  if (found === undefined || places.own.some((own) => found.startsWith(own))) {
+    return undefined;
+  }
+  return found;
+}
