@@ -7,6 +7,7 @@ import type { Graph } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
 import type { Model } from "./dsl/model.ts";
 import { DEFAULT_TILE, type MatmulTile } from "./kernels/matmul.ts";
+import { lowerScalars } from "./scalars.ts";
 import { checkLimits } from "./passes/limits.ts";
 import {
   allocate,
@@ -16,7 +17,6 @@ import {
   isMatmul,
   layoutParams,
   lowerGraph,
-  lowerScalars,
   placeAxes,
   type Placement,
   returningNodes,

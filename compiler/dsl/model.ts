@@ -7,7 +7,7 @@ import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import { callSite } from "./span.ts";
 import { makeNode, names, Tensor, type Trace, wrap } from "./tensor.ts";
-import type { Known, Stacked } from "./types.ts";
+import type { Known, KnownParam, ParamName } from "./types.ts";
 
 /** A length known when a program starts, at most `bound`. */
 export interface UpTo {
@@ -57,14 +57,13 @@ export interface Scope<Names extends string = string> {
    * Errors: an axis the model does not have; an axis twice; the name declared with another type.
    */
   input<
-    const N extends string,
     const S extends string,
     const D extends DType = "f32",
   >(
-    name: N,
+    name: string,
     axes: Known<Names, S>,
     options?: DeclareOptions<D>,
-  ): Tensor<S, D>;
+  ): Tensor<S, NoInfer<D>>;
   /**
    * A tensor of the checkpoint, axes in the order in which the file stores them. `{expert}` in the name stacks one
    * tensor per index of the axis `expert`, which is then the first. The dtype is the compute type; the stored type
@@ -73,28 +72,27 @@ export interface Scope<Names extends string = string> {
    * Errors: as `input`; a stacked axis that is not the first.
    */
   param<
-    const N extends string,
     const S extends string,
     const D extends DType = "f32",
+    const X extends string = never,
   >(
-    name: Stacked<N, NoInfer<S>>,
-    axes: Known<Names, S>,
+    name: ParamName<X>,
+    axes: KnownParam<Names, S, NoInfer<X>>,
     options?: DeclareOptions<D>,
-  ): Tensor<S, D>;
+  ): Tensor<S, NoInfer<D>>;
   /**
    * A tensor kept between runs, zero at first. The model returns its next value under the same name.
    *
    * Errors: as `input`; a state that is not returned.
    */
   state<
-    const N extends string,
     const S extends string,
     const D extends DType = "f32",
   >(
-    name: N,
+    name: string,
     axes: Known<Names, S>,
     options?: DeclareOptions<D>,
-  ): Tensor<S, D>;
+  ): Tensor<S, NoInfer<D>>;
 }
 
 /** What a model function returns: outputs by name, and the next values of states by theirs. */

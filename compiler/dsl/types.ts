@@ -65,13 +65,23 @@ export type Known<Names extends string, S extends string> =
       : `${AllButLast<S>} ${Exclude<Names, Axis<AllButLast<S>>>}`
     : `Cannot declare '${S}': the model has no axis '${Without<S, Names>}'`;
 
-/** `N` if an `{axis}` in it is the first of the axes `S`. */
-export type Stacked<N extends string, S extends string> = N extends
-  `${string}{${infer X}}${string}` ? S extends `${X} ${string}` ? N
-  : S extends X ? N
-  : string extends S ? N
-  : `Cannot stack '${N}': the first axis of '${S}' is not '${X}'`
-  : N;
+/**
+ * A parameter's name, `X` being the axis of an `{axis}` in it. Only the axis is inferred: a type parameter for the whole
+ * name would cost a new signature for every parameter.
+ */
+export type ParamName<X extends string> =
+  | (string & Record<never, never>)
+  | `${string}{${X}}${string}`;
+
+/** `Known`, and the stacked axis `X` comes first. */
+export type KnownParam<
+  Names extends string,
+  S extends string,
+  X extends string,
+> = [X] extends [never] ? Known<Names, S>
+  : S extends X | `${X} ${string}` ? Known<Names, S>
+  : string extends S | X ? S
+  : `Cannot stack '${S}' over '${X}': it is not the first axis`;
 
 // --- elementwise
 

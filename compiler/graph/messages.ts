@@ -29,10 +29,8 @@ export const messages = {
     }'`,
   repeatedAxis: (axes: Axes, axis: string): string =>
     `Cannot declare '${words(axes)}': axis '${axis}' is there twice`,
-  stack: (name: string, axes: Axes, axis: string): string =>
-    `Cannot stack '${name}': the first axis of '${
-      words(axes)
-    }' is not '${axis}'`,
+  stack: (axes: Axes, axis: string): string =>
+    `Cannot stack '${words(axes)}' over '${axis}': it is not the first axis`,
   broadcast: (a: Axes, b: Axes): string =>
     `Cannot broadcast '${words(b)}' against '${words(a)}': left has no '${
       words(without(b, a))

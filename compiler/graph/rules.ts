@@ -97,7 +97,7 @@ export const RULES: {
   input: ({ given }) => given,
   param: ({ given, params }) => {
     if (params.stack !== undefined && given.axes[0] !== params.stack) {
-      fail(say.stack(params.name, given.axes, params.stack));
+      fail(say.stack(given.axes, params.stack));
     }
     return given;
   },

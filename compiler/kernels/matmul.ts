@@ -5,8 +5,8 @@ import { invariant } from "../../spec/errors.ts";
 import {
   add,
   and,
-  binary,
   div,
+  eq,
   fma,
   id,
   if_,
@@ -25,7 +25,7 @@ import {
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { foldGrid, type Grid, groupYZ, kernelOf } from "./kernel.ts";
-import { blockedSum } from "./sum.ts";
+import { blockedSum, type SumStep } from "./sum.ts";
 
 /** A right operand, [expert,] k, n with n innermost. */
 export interface MatmulWeight {
@@ -100,156 +100,174 @@ export function matmulGrid(o: Shape, rowsOrTiles: Size): Grid {
 
 /** Describe a matrix multiplication. */
 export function matmul(o: MatmulOptions): Kernel {
-  const packed = o.weights.some((w) =>
-    w.stored === "f16" || w.stored === "bf16"
-  );
-  // Consecutive columns of one invocation. Lanes then stand side by side, so that their loads are contiguous.
-  const unit = packed ? 2 : 1;
-  invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
-  const rowNumbers = Array.from({ length: o.tile.rows }, (_, r) => r);
-  const columnNumbers = Array.from({ length: o.tile.columns }, (_, c) => c);
-  const lanes = laneColumns(o);
   const shape = matmulShape(o);
-  const u = (name: string) => local(name, "u32");
-
-  const laneColumn = rem(id("local"), u32(lanes));
+  const lanes = laneColumns(o);
   const laneRow = o.tile.lanes === lanes
     ? u32(0)
     : div(id("local"), u32(lanes));
-  const tile = o.grouped
-    ? [
-      let_("tile", add(mul(groupYZ(), u32(3)), u32(1))),
-      let_("expert", load(o.grouped.tiles, u("tile"), "u32")),
-      let_("first", load(o.grouped.tiles, add(u("tile"), u32(1)), "u32")),
-      let_(
-        "end",
-        add(u("first"), load(o.grouped.tiles, add(u("tile"), u32(2)), "u32")),
-      ),
-    ]
-    : [
-      let_(
-        "first",
-        add(mul(groupYZ(), u32(shape.rows)), mul(laneRow, u32(o.tile.rows))),
-      ),
-      let_("end", o.rows),
-    ];
-  const expert = o.grouped ? u("expert") : u32(0);
-  const body: Stmt[] = [
-    ...rowNumbers.flatMap((r) => [
-      let_(`row${r}`, add(u("first"), u32(r))),
-      let_(`left${r}`, o.leftRow(min(u(`row${r}`), sub(u("end"), u32(1))))),
-    ]),
-    ...columnsOf(),
-    ...weightBases(),
-    ...blockedSum({
-      length: o.k,
-      totals: sumNames(),
-      step: (k, blocks) => turn(k, blocks),
-    }),
-    ...rowNumbers.flatMap((r) => columnNumbers.map((c) => result(r, c))),
-  ];
+  const firstRow = add(
+    mul(groupYZ(), u32(shape.rows)),
+    mul(laneRow, u32(o.tile.rows)),
+  );
+  const body = [...columnsAndWeights(o, lanes), ...rowsOfTile(o, lanes)];
   return kernelOf({
     name: o.name,
     workgroupSize: o.tile.lanes,
     bindings: o.bindings,
-    body: o.grouped
-      ? [
-        if_(lt(groupYZ(), load(o.grouped.tiles, u32(0), "u32")), [
-          ...tile,
-          ...body,
-        ]),
-      ]
-      : [...tile, if_(lt(u("first"), u("end")), body)],
+    body: o.grouped ? groupedTile(o.grouped.tiles, body) : [
+      let_("first", firstRow),
+      let_("end", o.rows),
+      if_(lt(u("first"), u("end")), body),
+    ],
   });
+}
 
-  function sumNames(): string[] {
-    return o.weights.flatMap((_, w) =>
-      rowNumbers.flatMap((r) => columnNumbers.map((c) => `sum${w}_${r}_${c}`))
-    );
-  }
+/** Read the workgroup's tile from the list, if it has that many. */
+function groupedTile(tiles: string, body: readonly Stmt[]): Stmt[] {
+  const word = (at: Expr) => load(tiles, at, "u32");
+  return [
+    if_(lt(groupYZ(), word(u32(0))), [
+      let_("tile", add(mul(groupYZ(), u32(3)), u32(1))),
+      let_("expert", word(u("tile"))),
+      let_("first", word(add(u("tile"), u32(1)))),
+      let_("end", add(u("first"), word(add(u("tile"), u32(2))))),
+      ...body,
+    ]),
+  ];
+}
 
-  /** column<c>: the result's; from<c>: where its weights are read, inside the matrix also for columns beyond it. */
-  function columnsOf(): Stmt[] {
-    const block = mul(id("group.x"), u32(shape.columns));
-    const inside = o.columns % shape.columns === 0;
-    const last = o.columns - 1 - (o.columns - 1) % unit;
-    return [
-      let_("column", add(block, mul(laneColumn, u32(unit)))),
-      ...columnNumbers.flatMap((c) => {
-        const at = add(
-          u("column"),
-          u32(Math.floor(c / unit) * lanes * unit + c % unit),
-        );
-        const read = c % unit !== 0 ? [] : [
-          let_(
-            `from${c}`,
-            inside ? u(`column${c}`) : min(u(`column${c}`), u32(last)),
-          ),
-        ];
-        return [let_(`column${c}`, at), ...read];
-      }),
-    ];
-  }
+/** A single row, as in decoding, has a loop of its own beside that for a whole tile: the same sums with less work. */
+function rowsOfTile(o: MatmulOptions, lanes: number): Stmt[] {
+  const whole = rowsTimesColumns(o, o.tile.rows);
+  // Where lanes hold different rows the branch would not be uniform.
+  if (o.tile.rows === 1 || o.tile.lanes !== lanes) return whole;
+  const single = eq(sub(u("end"), u("first")), u32(1));
+  return [if_(single, rowsTimesColumns(o, 1), whole)];
+}
 
-  function weightBases(): Stmt[] {
-    return o.weights.flatMap((w, i) =>
-      columnNumbers.filter((c) => c % unit === 0).map((c) =>
+/** Consecutive columns of one invocation: the two that share a word where weights are packed. */
+function unitOf(o: MatmulOptions): number {
+  const unit = o.weights.some((w) => isPacked(w.stored)) ? 2 : 1;
+  invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
+  return unit;
+}
+
+function isPacked(stored: StoredDType): stored is "f16" | "bf16" {
+  return stored === "f16" || stored === "bf16";
+}
+
+function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
+}
+
+/**
+ * column<c>: the result's. at<w>_<c>: where weight w of that column is read at k = 0, in elements, or in words where
+ * packed. Lanes stand side by side, so that their loads are contiguous. Beyond the last column something is read, and
+ * nothing written.
+ */
+function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
+  const unit = unitOf(o);
+  const perGroup = o.tile.columns * lanes / unit;
+  const laneColumn = add(
+    mul(id("group.x"), u32(perGroup)),
+    rem(id("local"), u32(lanes)),
+  );
+  return [
+    let_("lane_unit", laneColumn),
+    ...range(o.tile.columns / unit).flatMap((j) => [
+      let_(`unit${j}`, add(u("lane_unit"), u32(j * lanes))),
+      ...range(unit).map((i) =>
         let_(
-          `at${i}_${c}`,
-          add(mul(expert, u32(o.k * w.rowStride)), u(`from${c}`)),
+          `column${j * unit + i}`,
+          add(mul(u(`unit${j}`), u32(unit)), u32(i)),
         )
+      ),
+    ]),
+    ...o.weights.flatMap((w, i) => {
+      const packed = isPacked(w.stored);
+      invariant(!packed || w.rowStride % 2 === 0, "packed rows are even");
+      const size = u32(o.k * w.rowStride / (packed ? 2 : 1));
+      const base = o.grouped ? mul(u("expert"), size) : u32(0);
+      return range(o.tile.columns).filter((c) => !packed || c % 2 === 0)
+        .map((c) => {
+          const from = packed ? u(`unit${c / 2}`) : u(`column${c}`);
+          return let_(`at${i}_${c}`, add(base, from));
+        });
+    }),
+  ];
+}
+
+/** `rows` rows by all columns of a tile: their sums, and what becomes of them. */
+function rowsTimesColumns(o: MatmulOptions, rows: number): Stmt[] {
+  const { columns } = o.tile;
+  const cells = range(rows * columns).map((i) => ({
+    r: Math.floor(i / columns),
+    c: i % columns,
+  }));
+  const step = (k: Expr, blocks: readonly Expr[]): SumStep => ({
+    lets: [
+      ...range(rows).map((r) => let_(`a${r}`, o.left(u(`left${r}`), k))),
+      ...o.weights.flatMap((w, i) => rightRow(w, `${i}`, { k, columns })),
+    ],
+    values: o.weights.flatMap((_, i) =>
+      cells.map(({ r, c }, cell) =>
+        fma(f(`a${r}`), f(`b${i}_${c}`), blocks[i * cells.length + cell]!)
       )
+    ),
+  });
+  const expert = o.grouped ? u("expert") : u32(0);
+  return [
+    ...range(rows).flatMap((r) => [
+      let_(`row${r}`, add(u("first"), u32(r))),
+      let_(`left${r}`, o.leftRow(min(u(`row${r}`), sub(u("end"), u32(1))))),
+    ]),
+    ...blockedSum({
+      length: o.k,
+      totals: o.weights.flatMap((_, i) =>
+        cells.map(({ r, c }) => `sum${i}_${r}_${c}`)
+      ),
+      step,
+    }),
+    ...cells.map(({ r, c }) => {
+      const [row, column] = [u(`row${r}`), u(`column${c}`)];
+      const sums = o.weights.map((_, i) => f(`sum${i}_${r}_${c}`));
+      return if_(
+        and(lt(row, u("end")), lt(column, u32(o.columns))),
+        o.epilogue({ row, column, expert }, sums),
+      );
+    }),
+  ];
+}
+
+/** b<number>_<c>: one weight's values at k for every column. */
+function rightRow(
+  w: MatmulWeight,
+  number: string,
+  at: { readonly k: Expr; readonly columns: number },
+): Stmt[] {
+  const { stored } = w;
+  if (!isPacked(stored)) {
+    const row = mul(at.k, u32(w.rowStride));
+    return range(at.columns).map((c) =>
+      let_(`b${number}_${c}`, load(w.binding, add(u(`at${number}_${c}`), row)))
     );
   }
-
-  /** One k: the left column, the right row, and all products. */
-  function turn(k: Expr, blocks: readonly Expr[]) {
-    const f = (name: string) => local(name, "f32");
-    const lets = [
-      ...rowNumbers.map((r) => let_(`a${r}`, o.left(u(`left${r}`), k))),
-      ...o.weights.flatMap((w, i) => rightRow(w, i, k)),
+  const row = mul(at.k, u32(w.rowStride / 2));
+  return range(at.columns / 2).flatMap((j) => {
+    const word = u(`word${number}_${2 * j}`);
+    const index = add(u(`at${number}_${2 * j}`), row);
+    return [
+      let_(`word${number}_${2 * j}`, load(w.binding, index, "u32")),
+      let_(`b${number}_${2 * j}`, unpackLow(stored, word)),
+      let_(`b${number}_${2 * j + 1}`, unpackHigh(stored, word)),
     ];
-    const values = o.weights.flatMap((_, i) =>
-      rowNumbers.flatMap((r) =>
-        columnNumbers.map((c) =>
-          fma(
-            f(`a${r}`),
-            f(`b${i}_${c}`),
-            blocks[(i * o.tile.rows + r) * o.tile.columns + c]!,
-          )
-        )
-      )
-    );
-    return { lets, values };
-  }
+  });
+}
 
-  function rightRow(w: MatmulWeight, i: number, k: Expr): Stmt[] {
-    const stored = w.stored;
-    const row = mul(k, u32(w.rowStride));
-    if (stored === "f16" || stored === "bf16") {
-      return columnNumbers.filter((c) => c % 2 === 0).flatMap((c) => {
-        const at = binary("shr", add(u(`at${i}_${c}`), row), u32(1));
-        const word = u(`word${i}_${c}`);
-        return [
-          let_(`word${i}_${c}`, load(w.binding, at, "u32")),
-          let_(`b${i}_${c}`, unpackLow(stored, word)),
-          let_(`b${i}_${c + 1}`, unpackHigh(stored, word)),
-        ];
-      });
-    }
-    return columnNumbers.map((c) => {
-      const start = c - c % unit;
-      const at = add(u(`at${i}_${start}`), u32(c - start), row);
-      return let_(`b${i}_${c}`, load(w.binding, at));
-    });
-  }
+function u(name: string): Expr {
+  return local(name, "u32");
+}
 
-  function result(r: number, c: number): Stmt {
-    const [row, column] = [u(`row${r}`), u(`column${c}`)];
-    const sums = o.weights.map((_, w) => local(`sum${w}_${r}_${c}`, "f32"));
-    return if_(
-      and(lt(row, u("end")), lt(column, u32(o.columns))),
-      o.epilogue({ row, column, expert }, sums),
-    );
-  }
+function f(name: string): Expr {
+  return local(name, "f32");
 }

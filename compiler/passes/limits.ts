@@ -6,8 +6,9 @@ import { MachineError } from "../../spec/errors.ts";
 import { GUARANTEED_LIMITS, type LimitName } from "../../spec/limits.ts";
 import { onRank, type PerRank, type Plan } from "../../spec/plan.ts";
 
-const most = (value: PerRank) =>
-  typeof value === "number" ? value : Math.max(...value);
+function most(value: PerRank): number {
+  return typeof value === "number" ? value : Math.max(...value);
+}
 
 /** The largest need of each limit. */
 export function requiredLimits(plan: Plan): { [L in LimitName]: number } {

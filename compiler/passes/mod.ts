@@ -6,7 +6,6 @@
  * | `simplify` | graph | graph: equal nodes are one |
  * | `placeAxes` | graph, mesh | every axis has a place on the mesh |
  * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
- * | `lowerScalars` | graph | every lambda is an expression |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `allocate` | buffers, steps | memory, shared by buffers whose lives do not meet |
@@ -24,7 +23,6 @@ export {
 export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";
-export { lowerScalars } from "./scalars.ts";
 export {
   dispatchedNodes,
   layoutParams,

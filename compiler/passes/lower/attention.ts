@@ -53,11 +53,8 @@ export function lowerAttention(
     position: buffer(position, [token]),
     y: storageFor(lowering, node).buffer,
   };
-  addLaunch(
-    lowering,
-    node,
-    kernel,
+  addLaunch(lowering, node, kernel, {
     bindings,
-    attentionGrid(size(head), sizeOf(lowering, [token])),
-  );
+    workgroups: attentionGrid(size(head), sizeOf(lowering, [token])),
+  });
 }

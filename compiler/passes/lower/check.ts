@@ -44,14 +44,13 @@ const CHOICE = local("choice", "u32");
 
 /** An id that no other choice of the exchange group has. */
 function idOf(
-  lowering: Lowering,
   scope: KernelScope,
   routing: RoutingBuffers,
   choice: Expr,
 ): Expr {
   const most = Math.max(
     ...Array.from(
-      { length: lowering.placed.ranks },
+      { length: scope.lowering.placed.ranks },
       (_, rank) => onRank(routing.sendBound, rank),
     ),
   );
@@ -75,7 +74,7 @@ export function emitCheck(
   const out = new KernelScope(lowering);
   const kernel = elementwise({
     name: "send_ids",
-    count: productOf(lowering, out, [...tokens, choice]),
+    count: productOf(out, [...tokens, choice]),
     bindings: out.bindings,
     body: (i) => [
       let_("row", load(out.read(routing.sendRow), i, "u32")),
@@ -83,18 +82,15 @@ export function emitCheck(
         store(
           out.write(sent),
           local("row", "u32"),
-          idOf(lowering, out, routing, i),
+          idOf(out, routing, i),
         ),
       ]),
     ],
   });
-  addLaunch(
-    lowering,
-    node,
-    kernel,
-    out.buffers,
-    elementwiseGrid(routing.sendSize),
-  );
+  addLaunch(lowering, node, kernel, {
+    bindings: out.buffers,
+    workgroups: elementwiseGrid(routing.sendSize),
+  });
   let returned = sent;
   if (routing.over.length) {
     const received = ids("receivedIds", routing.receiveBound);
@@ -133,11 +129,11 @@ function emitCompare(
   const { tokens, choice } = (routing.node as NodeOf<"route">).params;
   const scope = new KernelScope(lowering);
   const row = load(scope.read(routing.sendRow), CHOICE, "u32");
-  const count = productOf(lowering, scope, [...tokens, choice]);
+  const count = productOf(scope, [...tokens, choice]);
   const wrong = binary(
     "ne",
     load(scope.read(what.returned), row, "u32"),
-    idOf(lowering, scope, routing, CHOICE),
+    idOf(scope, routing, CHOICE),
   );
   const total = local("total", "u32");
   const kernel = kernelOf({
@@ -166,7 +162,10 @@ function emitCompare(
       ]),
     ],
   });
-  addLaunch(lowering, node, kernel, scope.buffers, [1, 1, 1]);
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: [1, 1, 1],
+  });
 }
 
 /** The axis of check counts: every rank has one. */

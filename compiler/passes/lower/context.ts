@@ -208,26 +208,24 @@ export function bufferAxes(
 
 /** The length of an axis inside a kernel: a constant, or read from the lengths buffer. */
 export function lengthOf(
-  lowering: Lowering,
   scope: KernelScope,
   axis: string,
 ): Expr {
-  const { dynamic, size } = lowering.placed.axes[axis]!;
+  const { dynamic, size } = scope.lowering.placed.axes[axis]!;
   if (!dynamic) return u32(size);
   return load(
     scope.read(LENGTHS),
-    u32(lowering.placed.counts.indexOf(axis)),
+    u32(scope.lowering.placed.counts.indexOf(axis)),
     "u32",
   );
 }
 
 /** The product of lengths inside a kernel. */
 export function productOf(
-  lowering: Lowering,
   scope: KernelScope,
   axes: readonly string[],
 ): Expr {
-  return axes.map((axis) => lengthOf(lowering, scope, axis)).reduce(
+  return axes.map((axis) => lengthOf(scope, axis)).reduce(
     (a, b) => mul(a, b),
     u32(1),
   );
@@ -279,29 +277,35 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
   return name;
 }
 
-/** Add a launch of a kernel. `bindings` maps its binding names to buffers. */
+/** How a kernel is launched; `bindings` maps its binding names to buffers and may have more. */
+export interface Launch {
+  readonly bindings: { readonly [binding: string]: string };
+  readonly workgroups: readonly [Size, Size, Size];
+  readonly part?: StepPart | undefined;
+}
+
+/** Add a launch of a kernel for a node. */
 export function addLaunch(
   lowering: Lowering,
   node: Node,
   kernel: Kernel,
-  bindings: { readonly [binding: string]: string },
-  workgroups: readonly [Size, Size, Size],
-  part?: StepPart,
+  launch: Launch,
 ): void {
+  const bindings = kernel.bindings.map(({ name }) => {
+    const buffer = launch.bindings[name];
+    invariant(
+      buffer !== undefined,
+      `kernel '${kernel.name}' has no buffer for '${name}'`,
+    );
+    return [name, buffer] as const;
+  });
   lowering.steps.push({
     op: "launch",
     ranks: "all",
     kernel: addKernel(lowering, kernel),
-    bindings: Object.fromEntries(kernel.bindings.map((binding) => {
-      const buffer = bindings[binding.name];
-      invariant(
-        buffer !== undefined,
-        `kernel '${kernel.name}' has no buffer for '${binding.name}'`,
-      );
-      return [binding.name, buffer];
-    })),
-    workgroups,
-    ...about(node, part),
+    bindings: Object.fromEntries(bindings),
+    workgroups: launch.workgroups,
+    ...about(node, launch.part),
   });
 }
 

@@ -81,7 +81,7 @@ export function lowerMatmul(
       rowStride: param.rowStride ?? width,
     };
   });
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   const rowAt = (row: Expr): At =>
     routing
       ? atRow(
@@ -99,7 +99,7 @@ export function lowerMatmul(
     "a contraction over several axes that do not lie side by side",
   );
   const innerLength = left.axes.slice(left.axes.indexOf(over[0]!) + 1);
-  const stride = contiguous ? u32(1) : productOf(lowering, scope, innerLength);
+  const stride = contiguous ? u32(1) : productOf(scope, innerLength);
   const leftBinding = scope.read(left.buffer);
   const options: MatmulOptions = {
     bindings: scope.bindings,
@@ -110,17 +110,12 @@ export function lowerMatmul(
     columns: width,
     weights,
     tile: lowering.tile,
-    rows: routing ? u32(0) : productOf(lowering, scope, rows),
+    rows: routing ? u32(0) : productOf(scope, rows),
     ...(routing ? { grouped: { tiles: scope.read(routing.tiles) } } : {}),
     leftRow: (row) =>
       contiguous
         ? mul(left.rows ? rowIn(scope, left, rowAt(row)) : row, u32(k))
-        : indexIn(
-          lowering,
-          scope,
-          left,
-          atWith(rowAt(row), { [over[0]!]: u32(0) }),
-        ),
+        : indexIn(scope, left, atWith(rowAt(row), { [over[0]!]: u32(0) })),
     left: (base, i) =>
       loadStored(leftBinding, left.dtype, add(base, mul(i, stride))),
     epilogue: ({ row, column, expert }, sums) => {
@@ -131,18 +126,15 @@ export function lowerMatmul(
         routing && { axis: routing.expert, expert },
       );
       return scope.block(() =>
-        writeTarget(lowering, scope, target, storage, at, dots, sums)
+        writeTarget(scope, { node: target, storage, roots: dots }, at, sums)
       );
     },
   };
   const tiles = routing ? routing.tileSize : sizeOf(lowering, rows);
-  addLaunch(
-    lowering,
-    target,
-    matmul(options),
-    scope.buffers,
-    matmulGrid(options, tiles),
-  );
+  addLaunch(lowering, target, matmul(options), {
+    bindings: scope.buffers,
+    workgroups: matmulGrid(options, tiles),
+  });
 }
 
 function invariantAxis(axis: string): Expr {
@@ -173,22 +165,25 @@ function matmulAt(
   };
 }
 
-/** Store the value of `target` given what its kernel computed for `roots`. */
+/** What a kernel writes: the value of `node`, given what it computed for `roots`. */
+export interface Target {
+  readonly node: Node;
+  readonly storage: Storage;
+  readonly roots: readonly Node[];
+}
+
+/** Store the value of a target at a place; `values` are those of its roots. */
 export function writeTarget(
-  lowering: Lowering,
   scope: KernelScope,
-  target: Node,
-  storage: Storage,
+  { node, storage, roots }: Target,
   at: At,
-  roots: readonly Node[],
   values: readonly Expr[],
 ): Stmt[] {
   const known = new Map(
     roots.map((root, i) => [root, finish(root, scope.bindValue(values[i]!))]),
   );
-  const value = known.get(target) ??
-    computeValue(lowering, scope, target, at, known);
-  return [storeTo(lowering, scope, storage, at, value)];
+  const value = known.get(node) ?? computeValue(scope, node, at, known);
+  return [storeTo(scope, storage, at, value)];
 }
 
 /** Lower a dot that the tiled kernel cannot do: one invocation per element. */
@@ -201,40 +196,34 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
     "a general contraction on dispatched rows",
   );
   const storage = storageFor(lowering, node);
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   const operand = (input: Node) => (i: Expr, k: Expr) => {
     const at = atFlat(node.axes, i, length);
     const inner = atFlat(over, k, length);
     const joined = atMapped((axis) =>
       over.includes(axis) ? inner.get(axis) : at.get(axis)
     );
-    return loadFrom(lowering, scope, lowering.storages.get(input)!, joined);
+    return loadFrom(scope, lowering.storages.get(input)!, joined);
   };
   const kernel = contract({
     name: `contract_${over.join("_")}`,
-    count: productOf(lowering, scope, node.axes),
-    length: productOf(lowering, scope, over),
+    count: productOf(scope, node.axes),
+    length: productOf(scope, over),
     bindings: scope.bindings,
     left: operand(left),
     right: operand(right),
     epilogue: (i, sum) =>
       scope.block(() =>
         writeTarget(
-          lowering,
           scope,
-          node,
-          storage,
+          { node, storage, roots: [node] },
           atFlat(node.axes, i, length),
-          [node],
           [sum],
         )
       ),
   });
-  addLaunch(
-    lowering,
-    node,
-    kernel,
-    scope.buffers,
-    elementwiseGrid(sizeOf(lowering, node.axes)),
-  );
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+  });
 }

@@ -29,47 +29,31 @@ export function lowerElementwise(lowering: Lowering, node: Node): void {
   if (route) return lowerRows(lowering, node, route);
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, node);
-  writeAll(
-    lowering,
-    scope,
-    node,
-    node.axes,
-    (
-      at,
-    ) => [
-      storeTo(
-        lowering,
-        scope,
-        storage,
-        at,
-        computeValue(lowering, scope, node, at),
-      ),
-    ],
-  );
+  writeAll(scope, node, node.axes, (
+    at,
+  ) => [
+    storeTo(scope, storage, at, computeValue(scope, node, at)),
+  ]);
 }
 
 /** Run `body` at every place of `axes`. */
 export function writeAll(
-  lowering: Lowering,
   scope: KernelScope,
   node: Node,
   axes: readonly string[],
   body: (at: At) => readonly Stmt[],
 ): void {
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   const kernel = elementwise({
     name: kernelName(node),
-    count: productOf(lowering, scope, axes),
+    count: productOf(scope, axes),
     bindings: scope.bindings,
     body: (index) => scope.block(() => body(atFlat(axes, index, length))),
   });
-  addLaunch(
-    lowering,
-    node,
-    kernel,
-    scope.buffers,
-    elementwiseGrid(sizeOf(lowering, axes)),
-  );
+  addLaunch(scope.lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(sizeOf(scope.lowering, axes)),
+  });
 }
 
 /** The same on dispatched rows: their number is known on the device only, so the grid covers the most there can be. */
@@ -79,7 +63,7 @@ function lowerRows(lowering: Lowering, node: Node, route: Node): void {
   const storage = storageFor(lowering, node);
   const rest = node.axes.slice(2);
   const width = fixedProduct(lowering, rest);
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   const kernel = elementwise({
     name: `${kernelName(node)}_rows`,
     count: mul(receivedRows(scope, routing.rowCount), u32(width)),
@@ -95,18 +79,15 @@ function lowerRows(lowering: Lowering, node: Node, route: Node): void {
           expert,
         );
         return [
-          storeTo(
-            lowering,
-            scope,
-            storage,
-            at,
-            computeValue(lowering, scope, node, at),
-          ),
+          storeTo(scope, storage, at, computeValue(scope, node, at)),
         ];
       }),
   });
   const count: Size = { mul: [routing.receiveSize, width] };
-  addLaunch(lowering, node, kernel, scope.buffers, elementwiseGrid(count));
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(count),
+  });
 }
 
 function receivedRows(scope: KernelScope, rowCount: string): Expr {
@@ -131,32 +112,25 @@ export function lowerCacheWrite(
   const scope = new KernelScope(lowering);
   const storage = lowering.storages.get(state) as Storage;
   const [sequenceAxis, contextAxis] = state.axes as [string, string];
-  writeAll(lowering, scope, node, value.axes, (at) => {
+  writeAll(scope, node, value.axes, (at) => {
     const indices: { [axis: string]: Expr } = {
-      [sequenceAxis]: emitIndex(lowering, scope, sequence, at),
-      [contextAxis]: emitIndex(lowering, scope, position, at),
+      [sequenceAxis]: emitIndex(scope, sequence, at),
+      [contextAxis]: emitIndex(scope, position, at),
     };
     const there: At = { get: (axis) => indices[axis] ?? at.get(axis) };
     return [
-      storeTo(
-        lowering,
-        scope,
-        storage,
-        there,
-        emitValue(lowering, scope, value, at),
-      ),
+      storeTo(scope, storage, there, emitValue(scope, value, at)),
     ];
   });
   lowering.storages.set(node, storage);
 }
 
 function emitIndex(
-  lowering: Lowering,
   scope: KernelScope,
   node: Node,
   at: At,
 ): Expr {
-  const value = emitValue(lowering, scope, node, at);
+  const value = emitValue(scope, node, at);
   return value.type === "u32"
     ? value
     : { op: "convert", type: "u32", a: value };
@@ -177,8 +151,8 @@ export function lowerOutputCopy(
     axes: bufferAxes(lowering, node.axes),
   });
   const storage: Storage = { buffer, dtype, axes: node.axes };
-  writeAll(lowering, scope, node, node.axes, (at) => [
-    storeTo(lowering, scope, storage, at, emitValue(lowering, scope, node, at)),
+  writeAll(scope, node, node.axes, (at) => [
+    storeTo(scope, storage, at, emitValue(scope, node, at)),
   ]);
   return buffer;
 }

@@ -25,7 +25,7 @@ import type {
   ScalarFunction,
 } from "../../graph/graph.ts";
 import { type At, atMapped, atWith, flatIndex } from "./at.ts";
-import { lengthOf, type Lowering, type Storage } from "./context.ts";
+import { lengthOf, type Storage } from "./context.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the kernel at hand has already computed. */
@@ -35,7 +35,6 @@ const NOTHING_KNOWN: Known = new Map();
 
 /** The value of `node` at `at`, rounded to its dtype. */
 export function emitValue(
-  lowering: Lowering,
   scope: KernelScope,
   node: Node,
   at: At,
@@ -43,14 +42,13 @@ export function emitValue(
 ): Expr {
   const value = known.get(node);
   if (value) return value;
-  const storage = lowering.storages.get(node);
-  if (storage) return loadFrom(lowering, scope, storage, at);
-  return computeValue(lowering, scope, node, at, known);
+  const storage = scope.lowering.storages.get(node);
+  if (storage) return loadFrom(scope, storage, at);
+  return computeValue(scope, node, at, known);
 }
 
 /** The value of an inline node from its inputs, whether or not it is stored somewhere. */
 export function computeValue(
-  lowering: Lowering,
   scope: KernelScope,
   node: Node,
   at: At,
@@ -58,7 +56,7 @@ export function computeValue(
 ): Expr {
   const rule = INLINE[node.primitive] as InlineRule<Primitive> | undefined;
   invariant(rule, `'${node.primitive}' is neither stored nor inline`);
-  return finish(node, rule({ lowering, scope, node, at, known }));
+  return finish(node, rule({ scope, node, at, known }));
 }
 
 /** Round to f16 where the node computes in it, and convert to its type. */
@@ -69,18 +67,16 @@ export function finish(node: Node, value: Expr): Expr {
 
 /** The element of a stored value at a place. */
 export function loadFrom(
-  lowering: Lowering,
   scope: KernelScope,
   storage: Storage,
   at: At,
 ): Expr {
-  const index = indexIn(lowering, scope, storage, at);
+  const index = indexIn(scope, storage, at);
   return loadStored(scope.read(storage.buffer), storage.dtype, index);
 }
 
 /** Write the value of `node` at a place of its storage. */
 export function storeTo(
-  lowering: Lowering,
   scope: KernelScope,
   storage: Storage,
   at: At,
@@ -88,19 +84,18 @@ export function storeTo(
 ): Stmt {
   return store(
     scope.write(storage.buffer),
-    indexIn(lowering, scope, storage, at),
+    indexIn(scope, storage, at),
     value,
   );
 }
 
 /** The index of a place in a stored value's buffer. */
 export function indexIn(
-  lowering: Lowering,
   scope: KernelScope,
   storage: Storage,
   at: At,
 ): Expr {
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   if (!storage.rows) {
     if (storage.rowStride === undefined) {
       return flatIndex(at, storage.axes, length);
@@ -116,7 +111,7 @@ export function indexIn(
     );
   }
   return add(
-    mul(rowIn(scope, storage, at), restLength(lowering, scope, storage)),
+    mul(rowIn(scope, storage, at), restLength(scope, storage)),
     flatIndex(at, storage.axes, length),
   );
 }
@@ -129,11 +124,10 @@ export function rowIn(scope: KernelScope, storage: Storage, at: At): Expr {
 }
 
 function restLength(
-  lowering: Lowering,
   scope: KernelScope,
   storage: Storage,
 ): Expr {
-  return storage.axes.map((axis) => lengthOf(lowering, scope, axis)).reduce(
+  return storage.axes.map((axis) => lengthOf(scope, axis)).reduce(
     (a, b) => mul(a, b),
     u32(1),
   );
@@ -203,7 +197,6 @@ function unify(a: Expr, b: Expr): [Expr, Expr] {
 }
 
 interface Inline<P extends Primitive> {
-  readonly lowering: Lowering;
   readonly scope: KernelScope;
   readonly node: NodeOf<P>;
   readonly at: At;
@@ -212,19 +205,19 @@ interface Inline<P extends Primitive> {
 type InlineRule<P extends Primitive> = (inline: Inline<P>) => Expr;
 
 function input<P extends Primitive>(
-  { lowering, scope, node, known }: Inline<P>,
+  { scope, node, known }: Inline<P>,
   i: number,
   at: At,
 ): Expr {
-  return emitValue(lowering, scope, node.inputs[i]!, at, known);
+  return emitValue(scope, node.inputs[i]!, at, known);
 }
 
 /** Nodes that are expressions over their inputs. */
 const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   map(inline) {
-    const { lowering, scope, node, at } = inline;
+    const { scope, node, at } = inline;
     const fn = node.params.lambda.lowered ??
-      lowering.scalars.get(node.params.lambda);
+      scope.lowering.scalars.get(node.params.lambda);
     invariant(fn, "a lambda was not lowered");
     return applyScalar(
       scope,
@@ -248,7 +241,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   },
   split(inline) {
     const { axis: whole, into } = inline.node.params;
-    const { lowering, scope, at } = inline;
+    const { scope, at } = inline;
     return input(
       inline,
       0,
@@ -256,7 +249,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
         axis === whole
           ? into.reduce<Expr>(
             (index, part) =>
-              add(mul(index, lengthOf(lowering, scope, part)), at.get(part)),
+              add(mul(index, lengthOf(scope, part)), at.get(part)),
             u32(0),
           )
           : at.get(axis)
@@ -265,17 +258,17 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   },
   merge(inline) {
     const { axes, to } = inline.node.params;
-    const { lowering, scope, at } = inline;
+    const { scope, at } = inline;
     return input(
       inline,
       0,
       atMapped((axis) => {
         const i = axes.indexOf(axis);
         if (i < 0) return at.get(axis);
-        const inner = axes.slice(i + 1).map((a) => lengthOf(lowering, scope, a))
+        const inner = axes.slice(i + 1).map((a) => lengthOf(scope, a))
           .reduce((a, b) => mul(a, b), u32(1));
         const outer = div(at.get(to), inner);
-        return i === 0 ? outer : rem(outer, lengthOf(lowering, scope, axis));
+        return i === 0 ? outer : rem(outer, lengthOf(scope, axis));
       }),
     );
   },
@@ -292,14 +285,14 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     );
   },
   concat(inline) {
-    const { lowering, scope, node, at } = inline;
+    const { scope, node, at } = inline;
     const { axes, to } = node.params;
     const position = scope.bindValue(at.get(to));
     let end: Expr = u32(0);
     let result: Expr | undefined;
     const parts = axes.map((axis, i) => {
       const start = end;
-      const length = lengthOf(lowering, scope, axis);
+      const length = lengthOf(scope, axis);
       end = add(end, length);
       // A part is read at a place that exists even where another part is chosen.
       const inside = select(lt(position, start), u32(0), sub(position, start));
@@ -329,9 +322,9 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     );
   },
   rope(inline) {
-    const { lowering, scope, node, at } = inline;
+    const { scope, node, at } = inline;
     const { over, interleaved } = node.params;
-    const half = lowering.placed.axes[over]!.size / 2;
+    const half = scope.lowering.placed.axes[over]!.size / 2;
     const j = scope.bindValue(at.get(over));
     const pair = interleaved ? div(j, u32(2)) : rem(j, u32(half));
     const second = interleaved
@@ -339,7 +332,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       : binary("ge", j, u32(half));
     const step = interleaved ? 1 : half;
     const partner = select(second, sub(j, u32(step)), add(j, u32(step)));
-    const table = lowering.ropeTables.get(ropeKey(node))!;
+    const table = scope.lowering.ropeTables.get(ropeKey(node))!;
     const row = mul(convert("u32", input(inline, 1, at)), u32(half * 2));
     const binding = scope.read(table);
     const cos = load(binding, add(row, pair));

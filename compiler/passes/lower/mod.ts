@@ -76,7 +76,7 @@ export function lowerGraph(
   for (const node of lowering.graph.nodes) {
     lowerNode(lowering, node);
     if (node.primitive === "input") {
-      inputs[node.params.name] = portOf(node, node.params.name);
+      inputs[node.params.name] = inputPort(lowering, node);
     }
   }
   const outputs: { [name: string]: Port } = {};
@@ -164,4 +164,31 @@ function portOf(node: Node, buffer: string): Port {
     dtype: node.dtype === "f16" ? "f32" : node.dtype,
     axes: node.axes,
   };
+}
+
+/** An input; where it indexes something, the bound that its values must keep. */
+function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
+  const port = portOf(node, node.params.name);
+  const below = lowering.graph.nodes.flatMap((user) =>
+    indexBound(lowering, user, node)
+  );
+  return below.length ? { ...port, below: Math.min(...below) } : port;
+}
+
+/** The length of what `user` indexes by `index`. */
+function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
+  const size = (axis: string | undefined) =>
+    lowering.placed.axes[axis ?? ""]!.size;
+  const [first, second, third, fourth] = user.inputs;
+  switch (user.primitive) {
+    case "embedding":
+      return second === index ? [size(user.params.over)] : [];
+    case "rope":
+      return second === index ? [user.params.positions] : [];
+    case "cacheWrite":
+      if (third === index) return [size(first!.axes[0])];
+      return fourth === index ? [size(first!.axes[1])] : [];
+    default:
+      return [];
+  }
 }

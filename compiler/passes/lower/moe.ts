@@ -193,13 +193,15 @@ export function lowerDispatch(
       type: wordType(source.dtype),
     }),
     {
-      lengths: LENGTHS,
-      x: source.buffer,
-      sendRow: routing.sendRow,
-      send: sent,
+      bindings: {
+        lengths: LENGTHS,
+        x: source.buffer,
+        sendRow: routing.sendRow,
+        send: sent,
+      },
+      workgroups: elementwiseGrid({ mul: [routing.sendSize, words] }),
+      part: part("permute"),
     },
-    elementwiseGrid({ mul: [routing.sendSize, words] }),
-    part("permute"),
   );
   const positions = positionsOver(lowering.placed.mesh, routing.over);
   if (first && positions > 1) {
@@ -213,7 +215,8 @@ export function lowerDispatch(
       to: received,
       words,
       direction: "forward",
-    }, part("exchange"));
+      part: part("exchange"),
+    });
   }
   if (first) emitRegroup(lowering, node, routing, part("regroup"));
   if (first && lowering.check) emitCheck(lowering, node, routing);
@@ -248,17 +251,17 @@ export function lowerCombine(
       { axis: rowsAxis(routing), size: routing.sendBound, dynamic: true },
       ...bufferAxes(lowering, rest),
     ]);
-    emitExchange(
-      lowering,
-      node,
-      routing,
-      { from: source.buffer, to: returned, words, direction: "back" },
-      part("exchange"),
-    );
+    emitExchange(lowering, node, routing, {
+      from: source.buffer,
+      to: returned,
+      words,
+      direction: "back",
+      part: part("exchange"),
+    });
   }
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, target);
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   scope.readAs("returned", returned);
   scope.readAs("sendRow", routing.sendRow);
   scope.readAs("weight", routeResults(lowering, route).weight);
@@ -266,7 +269,7 @@ export function lowerCombine(
     name: `combine_${words}`,
     row: words,
     k: routing.topK,
-    tokens: productOf(lowering, scope, tokens),
+    tokens: productOf(scope, tokens),
     bindings: scope.bindings,
     epilogue: (index, sum) => {
       const outer = atFlat(tokens, div(index, u32(words)), length);
@@ -276,18 +279,15 @@ export function lowerCombine(
         get: (axis) => rest.includes(axis) ? inner.get(axis) : outer.get(axis),
       };
       return scope.block(() =>
-        writeTarget(lowering, scope, target, storage, at, [node], [sum])
+        writeTarget(scope, { node: target, storage, roots: [node] }, at, [sum])
       );
     },
   });
-  addLaunch(
-    lowering,
-    target,
-    kernel,
-    scope.buffers,
-    elementwiseGrid(sizeOf(lowering, node.axes)),
-    part("combine"),
-  );
+  addLaunch(lowering, target, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+    part: part("combine"),
+  });
 }
 
 /** Count per expert, and the row that each choice is sent in. */
@@ -316,7 +316,7 @@ function emitCount(
     counts: routing.counts,
     sendRow: routing.sendRow,
   };
-  addLaunch(lowering, node, kernel, bindings, [1, 1, 1], part);
+  addLaunch(lowering, node, kernel, { bindings, workgroups: [1, 1, 1], part });
 }
 
 /** Every rank of the group learns what every other sends. */
@@ -347,20 +347,23 @@ function emitCountsExchange(
   });
 }
 
-/** An exchange of rows of `words` words. */
+/** Rows of `words` words, from one buffer into another on the ranks that they go to. */
+export interface Exchange {
+  readonly from: string;
+  readonly to: string;
+  readonly words: number;
+  readonly direction: "forward" | "back";
+  readonly part?: StepPart;
+}
+
+/** Add an exchange over the group of a routing. */
 export function emitExchange(
   lowering: Lowering,
   node: Node,
   routing: RoutingBuffers,
-  what: {
-    from: string;
-    to: string;
-    words: number;
-    direction: "forward" | "back";
-  },
-  part?: StepPart,
+  what: Exchange,
 ): void {
-  const { from, to, words, direction } = what;
+  const { from, to, words, direction, part } = what;
   const positions = positionsOver(lowering.placed.mesh, routing.over);
   const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
     axis: "position",
@@ -409,14 +412,11 @@ function emitRegroup(
     tileRows: lowering.tile.rows,
   });
   const { countsAll, position, tiles, rowOf, expertOf, rowCount } = routing;
-  addLaunch(
-    lowering,
-    node,
-    kernel,
-    { counts: countsAll, position, tiles, rowOf, expertOf, rowCount },
-    regroupGrid(routing.receiveSize),
+  addLaunch(lowering, node, kernel, {
+    bindings: { counts: countsAll, position, tiles, rowOf, expertOf, rowCount },
+    workgroups: regroupGrid(routing.receiveSize),
     part,
-  );
+  });
 }
 
 /** Group positions, as many at a time as one local launch reads. */

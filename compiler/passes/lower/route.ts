@@ -48,15 +48,17 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     node,
     router({ name: `router_${experts}`, experts, rule, tokens: count, noisy }),
     {
-      lengths: LENGTHS,
-      logits: rowMajor(lowering, logits, [...tokens, expert]),
-      ...(noise
-        ? { noise: rowMajor(lowering, noise, [...tokens, expert]) }
-        : {}),
-      index,
-      weight,
+      bindings: {
+        lengths: LENGTHS,
+        logits: rowMajor(lowering, logits, [...tokens, expert]),
+        ...(noise
+          ? { noise: rowMajor(lowering, noise, [...tokens, expert]) }
+          : {}),
+        index,
+        weight,
+      },
+      workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
     },
-    elementwiseGrid(sizeOf(lowering, tokens)),
   );
   if (!rule.capacity) {
     lowering.results.set(node, { index, weight });
@@ -77,14 +79,16 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
       group: grouped ? "tensor" : inner ? tokenCount(lowering, inner) : count,
     }),
     {
-      lengths: LENGTHS,
-      index,
-      score: weight,
-      ...(group ? { group: bufferOf(group) } : {}),
-      slot,
-      weight: kept,
+      bindings: {
+        lengths: LENGTHS,
+        index,
+        score: weight,
+        ...(group ? { group: bufferOf(group) } : {}),
+        slot,
+        weight: kept,
+      },
+      workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
     },
-    elementwiseGrid(sizeOf(lowering, tokens)),
   );
   lowering.results.set(node, { index, weight: kept, slot });
 }
@@ -107,12 +111,14 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
       rows: tokenCount(lowering, rows),
     }),
     {
-      lengths: LENGTHS,
-      x: rowMajor(lowering, x, [...rows, over]),
-      values: weight,
-      indices: index,
+      bindings: {
+        lengths: LENGTHS,
+        x: rowMajor(lowering, x, [...rows, over]),
+        values: weight,
+        indices: index,
+      },
+      workgroups: elementwiseGrid(sizeOf(lowering, rows)),
     },
-    elementwiseGrid(sizeOf(lowering, rows)),
   );
   lowering.results.set(node, { index, weight });
 }

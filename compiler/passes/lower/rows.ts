@@ -56,31 +56,26 @@ function rowParts(
   const x = node.inputs[0]!;
   const source = lowering.storages.get(x)!;
   const storage = storageFor(lowering, node);
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   const outer = node.axes.filter((axis) => axis !== over);
   const options: RowsOptions = {
     name: `${node.primitive}_${fixedProduct(lowering, [over])}`,
-    rows: productOf(lowering, scope, outer),
+    rows: productOf(scope, outer),
     length: fixedProduct(lowering, [over]),
     bindings: scope.bindings,
     load: (row, i) =>
-      loadFrom(lowering, scope, source, rowAt(x, over, { row, i, length })),
+      loadFrom(scope, source, rowAt(x, over, { row, i, length })),
     epilogue: (row, i, value) =>
       scope.block(() => {
         const at = rowAt(node, over, { row, i, length });
         const gained = withGain
           ? binary(
             "mul",
-            loadFrom(
-              lowering,
-              scope,
-              lowering.storages.get(node.inputs[1]!)!,
-              at,
-            ),
+            loadFrom(scope, lowering.storages.get(node.inputs[1]!)!, at),
             value,
           )
           : value;
-        return writeTarget(lowering, scope, node, storage, at, [node], [
+        return writeTarget(scope, { node, storage, roots: [node] }, at, [
           gained,
         ]);
       }),
@@ -118,13 +113,10 @@ function launchRows(
   kernel: ReturnType<typeof softmax>,
 ): void {
   const outer = node.axes.filter((axis) => axis !== node.params.over);
-  addLaunch(
-    lowering,
-    node,
-    kernel,
-    scope.buffers,
-    rowsGrid(sizeOf(lowering, outer)),
-  );
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: rowsGrid(sizeOf(lowering, outer)),
+  });
 }
 
 /** Sum, mean or maximum; the axis is lost. */
@@ -134,33 +126,27 @@ export function lowerReduce(lowering: Lowering, node: NodeOf<"reduce">): void {
   const x = node.inputs[0]!;
   const source = lowering.storages.get(x)!;
   const storage = storageFor(lowering, node);
-  const length = (axis: string) => lengthOf(lowering, scope, axis);
+  const length = (axis: string) => lengthOf(scope, axis);
   const kernel = reduce({
     name: kind,
     kind,
-    count: productOf(lowering, scope, node.axes),
-    length: lengthOf(lowering, scope, over),
+    count: productOf(scope, node.axes),
+    length: lengthOf(scope, over),
     bindings: scope.bindings,
     load: (row, i) =>
-      loadFrom(lowering, scope, source, rowAt(x, over, { row, i, length })),
+      loadFrom(scope, source, rowAt(x, over, { row, i, length })),
     epilogue: (i, value) =>
       scope.block(() =>
         writeTarget(
-          lowering,
           scope,
-          node,
-          storage,
+          { node, storage, roots: [node] },
           atFlat(node.axes, i, length),
-          [node],
           [value],
         )
       ),
   });
-  addLaunch(
-    lowering,
-    node,
-    kernel,
-    scope.buffers,
-    elementwiseGrid(sizeOf(lowering, node.axes)),
-  );
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+  });
 }

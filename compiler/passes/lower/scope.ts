@@ -8,13 +8,13 @@ import type { Lowering } from "./context.ts";
 
 /** Bindings by buffer, in the order of first use; names are x0, x1, … for what is read and y0, … for what is written. */
 export class KernelScope {
-  readonly #lowering: Lowering;
+  readonly lowering: Lowering;
   readonly #byBuffer = new Map<string, Binding>();
   #sink: Stmt[] = [];
   #names = 0;
 
   constructor(lowering: Lowering) {
-    this.#lowering = lowering;
+    this.lowering = lowering;
   }
 
   /** The binding through which the kernel reads `buffer`. */
@@ -41,7 +41,7 @@ export class KernelScope {
       );
       return known.name;
     }
-    const draft = this.#lowering.buffers.get(buffer);
+    const draft = this.lowering.buffers.get(buffer);
     invariant(draft, `no buffer '${buffer}'`);
     const name = given ??
       `${access === "read" ? "x" : "y"}${this.#byBuffer.size}`;

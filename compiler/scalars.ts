@@ -1,6 +1,6 @@
 /** Scalars: the user's lambdas in kernel terms. Holds after it: every `map` has a scalar function. */
 
-import type { Graph, Lambda, ScalarFunction } from "../graph/graph.ts";
+import type { Graph, Lambda, ScalarFunction } from "./graph/graph.ts";
 
 /** Lower the lambdas of a graph. Reads source files, so the machinery is loaded only when there are any. */
 export async function lowerScalars(
@@ -13,7 +13,7 @@ export async function lowerScalars(
     }
   }
   if (!lambdas.size) return new Map();
-  const { lowerLambdas } = await import("../source/lower_scalar.ts");
+  const { lowerLambdas } = await import("./source/lower_scalar.ts");
   const list = [...lambdas];
   const lowered = await lowerLambdas(list);
   return new Map(list.map((lambda, i) => [lambda, lowered[i]!]));
