@@ -149,8 +149,10 @@ class Routed {
     this.trace = trace;
   }
 
+  /** A part, written where the property is read. */
   #part(field: "index" | "weight" | "slot"): Tensor<never, never> {
-    const span = this.node.span;
+    const getter = Object.getOwnPropertyDescriptor(Routed.prototype, field);
+    const span = getter?.get ? callSite(getter.get) : this.node.span;
     return wrap(makeNode("part", [this.node], { field }, span), this.trace);
   }
 

@@ -1,0 +1,123 @@
+/** The types of the language: what they infer, what they refuse, that run-time checks say the same, what they cost. */
+
+import t from "tap";
+import { ModelError } from "../spec/errors.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import { negative } from "./fixtures/types/negative.ts";
+import { errorsOf, programOf, typeErrorsOf } from "./helpers/type_errors.ts";
+
+const FIXTURE = "test/fixtures/types/negative.ts";
+
+t.test("types infer the axes and dtypes of every verb", (t) => {
+  const program = programOf("test/fixtures/types/positive.ts", (text) => text);
+  t.strictSame(errorsOf(program), []);
+  t.end();
+});
+
+const { mistakes, others } = typeErrorsOf(FIXTURE);
+
+t.test("types refuse each mistake with its message", (t) => {
+  t.ok(mistakes.length >= 31, `${mistakes.length} mistakes`);
+  for (const { line, expected, said } of mistakes) {
+    t.ok(said.includes(expected), `${FIXTURE}:${line}: ${expected}`, { said });
+  }
+  t.strictSame(others, [], "no other errors");
+  t.end();
+});
+
+/** The names between quotes, sorted. */
+function quoted(text: string, quote: RegExp): string[] {
+  return [...text.matchAll(quote)].map((match) => match[1]!).sort();
+}
+
+t.test("run-time checks say what types say, at the same line", (t) => {
+  const thrown = new Map<number, string>();
+  let calls = 0;
+  trace(negative((call) => {
+    calls++;
+    try {
+      call();
+    } catch (error) {
+      if (!(error instanceof ModelError)) throw error;
+      t.match(error.span?.file, /negative\.ts$/);
+      thrown.set(error.span?.line ?? 0, error.message);
+    }
+  }));
+  const called = mistakes.slice(0, calls);
+  t.equal(thrown.size, calls, "every call throws");
+  for (const { line, said } of called) {
+    const message = thrown.get(line) ?? "";
+    const sentence = /"(Cannot [^"]*)"/.exec(said)?.[1];
+    if (sentence !== undefined) {
+      t.equal(message, sentence, `line ${line}`);
+      continue;
+    }
+    t.match(message, /^Cannot /, `line ${line}`);
+    const choice =
+      /[Aa]rgument of type '"([^"]*)"' is not assignable to parameter of type '(.*)'|^Type '"([^"]*)"' is not assignable to type '("(?:token|expert|embed).*)'/
+        .exec(said);
+    const options = choice?.[2] ?? choice?.[4];
+    if (options === undefined || options === "DType") continue;
+    const given = choice?.[1] ?? choice?.[3] ?? "";
+    t.ok(message.includes(given), `line ${line} names '${given}'`, { message });
+    const expected = message.split(": expected ")[1];
+    if (expected === undefined) continue;
+    t.strictSame(
+      quoted(expected, /'([^']*)'/g),
+      quoted(options, /"([^"]*)"/g),
+      `line ${line} offers the same axes`,
+    );
+  }
+  t.end();
+});
+
+/** A mixture-of-experts decoder of `layers` layers, written out. */
+function unrolled(layers: number): string {
+  const lines = Array.from({ length: layers }, (_, i) => `
+  const h${i} = rmsNorm(x${i}, m.param("l${i}.norm", "embed"), "embed");
+  const q${i} = rope(split(dot(h${i}, m.param("l${i}.q", "qEmbed embed"), "embed"), "qEmbed", "head headDim"), "headDim", { position });
+  const k${i} = rope(split(dot(h${i}, m.param("l${i}.k", "kvEmbed embed"), "embed"), "kvEmbed", "kvHead headDim"), "headDim", { position });
+  const v${i} = split(dot(h${i}, m.param("l${i}.v", "kvEmbed embed"), "embed"), "kvEmbed", "kvHead headDim");
+  const a${i} = attention(q${i}, { key: k${i}, value: v${i}, keys: m.state("l${i}.keys", "sequence context kvHead headDim"), values: m.state("l${i}.values", "sequence context kvHead headDim"), sequence, position });
+  const o${i} = add(x${i}, dot(merge(a${i}.y, "head headDim", "qEmbed"), m.param("l${i}.o", "embed qEmbed"), "qEmbed"));
+  const n${i} = rmsNorm(o${i}, m.param("l${i}.norm2", "embed"), "embed");
+  const r${i} = route(dot(n${i}, m.param("l${i}.router", "expert embed"), "embed"), { over: "expert", topK: 2, preset: "mixtral" });
+  const s${i} = dispatch(n${i}, r${i});
+  const g${i} = dot(s${i}, m.param("l${i}.{expert}.gate", "expert ffn embed"), "embed");
+  const u${i} = dot(s${i}, m.param("l${i}.{expert}.up", "expert ffn embed"), "embed");
+  const e${i} = map((g, u) => (g / (1 + Math.exp(-g))) * u, g${i}, u${i});
+  const d${i} = dot(e${i}, m.param("l${i}.{expert}.down", "expert embed ffn"), "ffn");
+  const x${i + 1} = add(o${i}, combine(d${i}, r${i}));`);
+  const states = Array.from(
+    { length: layers },
+    (_, i) => `"l${i}.keys": a${i}.keys, "l${i}.values": a${i}.values,`,
+  );
+  return `
+import { add, attention, combine, dispatch, dot, embedding, map, merge, model, rmsNorm, rope, route, split, upTo } from "../../../compiler/dsl/mod.ts";
+export const net = model({ token: upTo(4096), embed: 512, qEmbed: 512, kvEmbed: 256, ffn: 1024, expert: 8, head: 8, kvHead: 4, headDim: 64, sequence: 16, context: 4096, vocab: 1000 }, (m) => {
+  const position = m.input("position", "token", { dtype: "i32" });
+  const sequence = m.input("sequence", "token", { dtype: "i32" });
+  const x0 = embedding(m.param("embed", "vocab embed"), m.input("ids", "token", { dtype: "i32" }), "vocab");
+${lines.join("\n")}
+  return { y: x${layers}, ${states.join(" ")} };
+});
+const axes: "token embed" = net.build().outputs.y ? "token embed" : "token embed";
+void axes;
+`;
+}
+
+t.test("a 60-layer unrolled model costs at most 40,000 type instantiations", (t) => {
+  const count = (layers: number) => {
+    const program = programOf(
+      "test/fixtures/types/unrolled.ts",
+      () => unrolled(layers),
+    );
+    t.strictSame(errorsOf(program), []);
+    return program.getInstantiationCount();
+  };
+  const cost = count(60);
+  t.ok(cost <= 40_000, `${cost} instantiations`);
+  t.ok(cost > count(1), "layers are counted");
+  t.comment(`${cost} instantiations for 60 layers`);
+  t.end();
+});
