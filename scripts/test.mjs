@@ -1,6 +1,6 @@
 /**
- * `npm test [-- FILTER…]`: makes sure of the set-up, runs every test file whose path contains a filter (default: all),
- * and ends with one line, `N passed, N failed, N skipped`. A test is an innermost `t.test`, or a whole file that has
+ * `npm test [-- FILTER…]`: makes sure of the set-up, runs every test file whose path contains a filter (default: all;
+ * a filter that is a file is that file), and ends with one line, `N passed, N failed, N skipped`. A test is an innermost `t.test`, or a whole file that has
  * none; a file that crashes or prints no result counts as failed.
  */
 
@@ -21,6 +21,9 @@ ensureVulkan();
 const { Parser } = await import("tap-parser");
 
 function testFiles(filters) {
+  if (filters.length > 0 && filters.every((f) => f.endsWith(".ts"))) {
+    return filters;
+  }
   return readdirSync(join(ROOT, "test"), { recursive: true })
     .filter((name) => name.endsWith(".test.ts"))
     .map((name) => join("test", name))

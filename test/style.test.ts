@@ -137,6 +137,14 @@ t.test("no file names a path of this machine", (t) => {
   t.end();
 });
 
+t.test("the README shows examples/layer.ts as it is", (t) => {
+  const read = (path: string) => readFileSync(join(ROOT, path), "utf8");
+  const shown = /```ts\n(.*?)```/s.exec(read("README.md"))?.[1];
+  const [, ...code] = read("examples/layer.ts").split("\n");
+  t.equal(shown, code.join("\n"));
+  t.end();
+});
+
 /** Runs a tool of node_modules and reports its output if it fails. */
 function tool(name: string, argv: string[]): { ok: boolean; output: string } {
   try {
