@@ -145,11 +145,15 @@ function loadError(error: unknown, path: string): Error {
       span,
     );
   }
+  const span = spanInStack(error, path);
+  const what = error.message.split("\n")[0]!;
+  // What the file itself throws has a place in it; what Node says about the file has not.
+  const state = span && !(error instanceof SyntaxError)
+    ? `it throws '${what}'`
+    : lowerFirst(what);
   return new ModelError(
-    `Cannot load '${basename(path)}': ${
-      lowerFirst(error.message.split("\n")[0]!)
-    }. Correct the file`,
-    spanInStack(error, path),
+    `Cannot load '${basename(path)}': ${state}. Correct the file`,
+    span,
   );
 }
 

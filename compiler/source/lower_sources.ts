@@ -18,7 +18,7 @@ export function lowerSources(lambdas: readonly Lambda[]): ScalarFunction[] {
   return lambdas.map((lambda, i) => {
     const span = spans[i];
     const source = span && lambdaAt(program, span);
-    if (source && source.parameters.length === lambda.js.length) {
+    if (source && lengthOf(source) === lambda.js.length) {
       return once(
         bySource,
         source,
@@ -29,6 +29,12 @@ export function lowerSources(lambdas: readonly Lambda[]): ScalarFunction[] {
     const place = lambda.span ? `${placeOf(lambda.span)}|` : "";
     return once(byText, place + text, () => lowerText(text, lambda.span));
   });
+}
+
+/** What JavaScript says a function's `length` is: its parameters before the first with a default, or the rest. */
+function lengthOf({ parameters }: FunctionNode): number {
+  const end = parameters.findIndex((p) => p.initializer || p.dotDotDotToken);
+  return end < 0 ? parameters.length : end;
 }
 
 function once<K, V>(made: Map<K, V>, key: K, make: () => V): V {

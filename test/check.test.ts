@@ -1,0 +1,177 @@
+/** `checkModel` on good and bad files: exact diagnostics and their printed form. Needs a writable temporary folder. */
+
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { checkModel, formatDiagnostic } from "../compiler/source/check.ts";
+import { DataError } from "../spec/errors.ts";
+
+function fixture(name: string): string {
+  return fileURLToPath(new URL(`./fixtures/source/${name}`, import.meta.url));
+}
+
+/** All that `check` says of a file. */
+async function report(path: string): Promise<string> {
+  return (await checkModel(path)).map(formatDiagnostic).join("\n");
+}
+
+t.test("a good file has no diagnostics", async (t) => {
+  t.same(await checkModel(fixture("good.ts")), []);
+  t.same(await checkModel(fixture("two.ts")), [], "several models are fine");
+  t.same(await checkModel(`${fixture("two.ts")}#second`), []);
+});
+
+t.test("type errors, in one sentence where the language has one", async (t) => {
+  const path = fixture("bad_types.ts");
+  t.equal(
+    await report(path),
+    [
+      "Type 'number' is not assignable to type 'string'.",
+      "  --> bad_types.ts:6:9",
+      "  |",
+      "6 |   const size: string = 8;",
+      "  |         ^^^^",
+      `Argument of type '"embed fnn"' is not assignable to parameter of type '"embed token" | "embed ffn"'.`,
+      "  --> bad_types.ts:7:35",
+      "  |",
+      '7 |   const up = dot(x, m.param("up", "embed fnn"), "embed");',
+      "  |                                   ^^^^^^^^^^^",
+      "Cannot broadcast 'ffn' against 'token embed': left has no 'ffn', right has no 'token embed'",
+      "  --> bad_types.ts:8:22",
+      "  |",
+      '8 |   return { y: add(x, bias), z: softmax(x, "ffn"), up };',
+      "  |                      ^^^^",
+      `Argument of type '"ffn"' is not assignable to parameter of type '"token" | "embed"'.`,
+      "  --> bad_types.ts:8:43",
+      "  |",
+      '8 |   return { y: add(x, bias), z: softmax(x, "ffn"), up };',
+      "  |                                           ^^^^^",
+    ].join("\n"),
+  );
+  const [first] = await checkModel(path);
+  t.same(first, {
+    message: "Type 'number' is not assignable to type 'string'.",
+    span: { file: path, line: 6, column: 9 },
+    width: 4,
+    code: 2322,
+  });
+});
+
+t.test("every scalar function outside the subset", async (t) => {
+  t.equal(
+    await report(fixture("bad_scalar.ts")),
+    [
+      "Cannot capture 'temperature': it is declared with 'let', and a kernel can only bake in a const literal. Pass it as a parameter",
+      "  --> bad_scalar.ts:7:36",
+      "  |",
+      "7 |   const a = map((v: number) => v / temperature, x);",
+      "  |                                    ^^^^^^^^^^^",
+      "Cannot lower 'Math.hypot': kernels have no such function. Use one of abs, ceil, cos, exp, floor, log, max, min, pow, round, sign, sin, sqrt, tanh, trunc",
+      "  --> bad_scalar.ts:8:24",
+      "  |",
+      "8 |   const b = map((v) => Math.hypot(v, 1), x);",
+      "  |                        ^^^^^^^^^^",
+    ].join("\n"),
+  );
+});
+
+t.test("what only tracing can tell", async (t) => {
+  const path = fixture("bad_trace.ts");
+  t.equal(
+    await report(path),
+    [
+      `Cannot dispatch 'token embed': the result never reaches combine. Combine it by the routing at ${path}:6:19`,
+      "  --> bad_trace.ts:7:16",
+      "  |",
+      "7 |   const sent = dispatch(x, routing);",
+      "  |                ^^^^^^^^",
+    ].join("\n"),
+  );
+});
+
+t.test("a file that cannot be read as a model", async (t) => {
+  t.equal(
+    await report(fixture("bad_syntax.ts")),
+    [
+      "',' expected.",
+      "  --> bad_syntax.ts:3:32",
+      "  |",
+      '3 |   return { y: m.input("x", "n" };',
+      "  |                                ^",
+    ].join("\n"),
+  );
+  t.equal(
+    await report(fixture("throws.ts")),
+    [
+      "Cannot load 'throws.ts': it throws 'No configuration is here'. Correct the file",
+      "  --> throws.ts:1:7",
+      "  |",
+      '1 | throw new Error("No configuration is here");',
+      "  |       ^^^",
+    ].join("\n"),
+  );
+  t.equal(
+    await report(fixture("none.ts")),
+    "Cannot find a model in 'none.ts': it exports none. Export what 'model(…)' returns",
+  );
+  t.equal(
+    await report(`${fixture("two.ts")}#third`),
+    "Cannot find model 'third' in 'two.ts': it exports 'first', 'second'. Name one of those",
+  );
+  await t.rejects(checkModel(fixture("missing.ts")), DataError);
+});
+
+t.test("in an empty folder, with the same meaning of 'switchyard-moe'", async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), "switchyard-check-"));
+  t.teardown(() => rm(folder, { recursive: true }));
+  const good = join(folder, "good.ts");
+  const text = await readFile(fixture("good.ts"), "utf8");
+  await writeFile(
+    good,
+    `console.log("loaded once");\n${text}`.replace(
+      "./mathx.ts",
+      "./mathx.js",
+    ).replace("console.log", "if (false as boolean) console.log"),
+  );
+  await writeFile(
+    join(folder, "mathx.ts"),
+    await readFile(fixture("mathx.ts"), "utf8"),
+  );
+  t.same(await checkModel(good), []);
+
+  const bad = join(folder, "bad.ts");
+  await writeFile(
+    bad,
+    'import { model } from "switchyard-moe";\nimport { wrong } from "./helper.ts";\nexport const a = model({ n: wrong }, (m) => ({ y: m.input("x", "k") }));\n',
+  );
+  await writeFile(
+    join(folder, "helper.ts"),
+    'export const wrong: number = "2";\n',
+  );
+  const places = (await checkModel(bad)).map(({ span }) =>
+    `${span?.file.slice(folder.length + 1)}:${span?.line}:${span?.column}`
+  );
+  t.same(places.sort(), ["bad.ts:3:64", "helper.ts:1:14"]);
+});
+
+t.test("an error of the model function itself", async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), "switchyard-check-"));
+  t.teardown(() => rm(folder, { recursive: true }));
+  const path = join(folder, "model.ts");
+  await writeFile(
+    path,
+    'import { model } from "switchyard-moe";\nconst sizes: number[] = [];\nexport const a = model({ n: 2 }, (m) => {\n  sizes[0]!.toFixed();\n  return { y: m.input("x", "n") };\n});\n',
+  );
+  t.equal(
+    await report(path),
+    [
+      "Cannot trace the model: cannot read properties of undefined (reading 'toFixed'). Correct the model function",
+      "  --> model.ts:4:13",
+      "  |",
+      "4 |   sizes[0]!.toFixed();",
+      "  |             ^^^^^^^",
+    ].join("\n"),
+  );
+});
