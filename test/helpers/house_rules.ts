@@ -19,7 +19,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
   dsl: ["graph"],
   kernels: ["graph"],
   passes: ["graph", "kernels"],
-  source: ["graph"],
+  source: ["graph", "dsl"],
 };
 
 /** Where each package may be imported. Packages not named here may be imported in tests and benchmarks only. */
