@@ -1,0 +1,230 @@
+/** The text of kernels: golden files, names, constants, costs. */
+
+import { readFileSync } from "node:fs";
+import t from "tap";
+import {
+  add,
+  binary,
+  bitcast,
+  call,
+  convert,
+  f32,
+  for_,
+  i32,
+  if_,
+  let_,
+  load,
+  local,
+  lt,
+  mul,
+  neg,
+  select,
+  set,
+  sharedStore,
+  store,
+  u32,
+  var_,
+} from "../spec/kernel/build.ts";
+import { kernelCost } from "../spec/kernel/cost.ts";
+import type { Expr, Kernel } from "../spec/kernel/tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import {
+  elementwise,
+  kernelOf,
+  lengthAt,
+  matmul,
+  reads,
+  rmsNorm,
+  rowMajor,
+  writes,
+} from "../compiler/kernels/mod.ts";
+import { testKernels } from "./helpers/run_kernel.ts";
+
+/** A kernel's text as it was when it was last looked at. */
+function golden(name: string): string {
+  return readFileSync(
+    new URL(`fixtures/wgsl/${name}.wgsl`, import.meta.url),
+    "utf8",
+  );
+}
+
+/** A kernel that writes one f32. */
+function writing(value: Expr): Kernel {
+  return kernelOf({
+    name: "value",
+    workgroupSize: 1,
+    bindings: [reads("x"), writes("y")],
+    body: [store("y", u32(0), value)],
+  });
+}
+
+/** The expression in the text of `writing`. */
+function printed(value: Expr): string {
+  return /y\[0u\] = (.*);/.exec(printWgsl(writing(value)))![1]!;
+}
+
+t.test("printWgsl() of an elementwise kernel", (t) => {
+  const kernel = elementwise({
+    name: "silu",
+    count: lengthAt(2),
+    bindings: [reads("x"), writes("y")],
+    body: (i) => {
+      const x = load("x", i);
+      return [
+        store("y", i, binary("div", x, add(f32(1), call("exp", neg(x))))),
+      ];
+    },
+  });
+  t.equal(
+    printWgsl(kernel),
+    `@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let i = ((group.x + (group.y * 65535u)) * 64u) + lane;
+  if (i < lengths[2u]) {
+    y[i] = x[i] / (1.0f + exp(-x[i]));
+  }
+}
+`,
+  );
+  t.end();
+});
+
+t.test("printWgsl() of a row norm and a matmul", (t) => {
+  const norm = rmsNorm({
+    name: "norm",
+    rows: u32(3),
+    length: 40,
+    epsilon: 1e-5,
+    bindings: [reads("x"), writes("y")],
+    load: rowMajor("x", 40),
+    epilogue: (row, i, value) => [store("y", add(mul(row, u32(40)), i), value)],
+  });
+  t.equal(printWgsl(norm), golden("norm"));
+  const product = matmul({
+    name: "matmul",
+    k: 40,
+    columns: 6,
+    tile: { rows: 1, columns: 2, lanes: 4 },
+    rows: lengthAt(0),
+    bindings: [reads("x"), reads("w", "u32"), writes("y")],
+    weights: [{ binding: "w", stored: "bf16", rowStride: 8 }],
+    leftRow: (row) => mul(row, u32(40)),
+    left: (base, k) => load("x", add(base, k)),
+    epilogue: (at, [sum]) => [
+      store("y", add(mul(at.row, u32(6)), at.column), sum!),
+    ],
+  });
+  t.equal(printWgsl(product), golden("matmul"));
+  t.end();
+});
+
+t.test("printWgsl() prints constants that read back as the same value", (t) => {
+  t.equal(printed(f32(0.1)), "0.1f");
+  t.equal(printed(f32(1)), "1.0f");
+  t.equal(printed(f32(-1.5e-8)), "-1.5e-8f");
+  t.equal(printed(f32(3.4028234663852886e38)), "3.4028234663852886e+38f");
+  t.equal(printed(f32(Infinity)), "bitcast<f32>(special_bits.x)");
+  t.equal(printed(convert("f32", i32(-2147483648))), "f32(i32(-2147483648))");
+  t.equal(printed(neg(f32(-2))), "-(-2.0f)");
+  t.end();
+});
+
+t.test("printWgsl() keeps the order of operations in parentheses", (t) => {
+  const x = load("x", u32(0));
+  t.equal(printed(binary("rem", x, add(x, f32(2)))), "x[0u] % (x[0u] + 2.0f)");
+  t.equal(printed(mul(add(x, x), x)), "(x[0u] + x[0u]) * x[0u]");
+  t.equal(printed(binary("min", x, f32(2))), "min(x[0u], 2.0f)");
+  t.equal(
+    printed(select(lt(x, f32(0)), f32(1), x)),
+    "select(x[0u], 1.0f, x[0u] < 0.0f)",
+  );
+  t.end();
+});
+
+t.test("printWgsl() refuses names that are not declared", (t) => {
+  t.throws(
+    () => printWgsl(writing(local("nowhere", "f32"))),
+    { message: /Cannot print kernel 'value': 'nowhere' is not declared/ },
+  );
+  t.end();
+});
+
+t.test("kernelCost() counts what one invocation does", (t) => {
+  const kernel = (length: Expr): Kernel => ({
+    ...writing(f32(0)),
+    body: [
+      var_("sum", f32(0)),
+      for_("block", u32(0), u32(70), [
+        for_(
+          "k",
+          local("block", "u32"),
+          binary("min", add(local("block", "u32"), u32(32)), length),
+          [
+            set(
+              "sum",
+              call(
+                "fma",
+                load("x", local("k", "u32")),
+                f32(2),
+                local("sum", "f32"),
+              ),
+            ),
+          ],
+        ),
+      ], u32(32)),
+      store("y", u32(0), local("sum", "f32")),
+    ],
+  });
+  t.same(kernelCost(kernel(u32(70))), {
+    multiplyAdds: 70,
+    loadBytes: 280,
+    storeBytes: 4,
+    exact: true,
+  });
+  t.equal(kernelCost(kernel(lengthAt(0))).exact, false);
+  t.end();
+});
+
+testKernels(
+  "printWgsl() makes any name legal, and special values survive",
+  async (t, target) => {
+    const at = (name: string) =>
+      ({ name, type: "f32", access: "read_write" }) as const;
+    const names = ["layers.0.fn", "vec3f", "y"];
+    const x = local("max", "f32");
+    const kernel: Kernel = {
+      name: "odd names",
+      workgroupSize: 1,
+      bindings: names.map(at),
+      shared: [{ name: "group", type: "f32", length: 1 }],
+      body: [
+        let_("max", load("vec3f", u32(0))),
+        let_("var", binary("max", x, f32(-Infinity))),
+        var_("y", call("abs", local("var", "f32"))),
+        sharedStore("group", u32(0), local("y", "f32")),
+        if_(lt(f32(-Infinity), x), [
+          store("y", u32(0), {
+            op: "shared",
+            type: "f32",
+            array: "group",
+            index: u32(0),
+          }),
+          store("y", u32(1), f32(-Infinity)),
+          store("y", u32(2), f32(NaN)),
+          store("layers.0.fn", u32(0), bitcast("f32", u32(0x3f800000))),
+        ]),
+      ],
+    };
+    const result = await target.run(kernel, {
+      "layers.0.fn": new Float32Array(1),
+      vec3f: Float32Array.of(-3),
+      y: new Float32Array(3),
+    }, [1, 1, 1]);
+    t.same([...result["y"]!], [3, -Infinity, NaN]);
+    t.same([...result["layers.0.fn"]!], [1]);
+  },
+);
