@@ -212,7 +212,9 @@ const steps = {
   }),
 };
 
-const port = closed({ buffer: name, dtype: element, axes: names });
+const port = closed({ buffer: name, dtype: element, axes: names }, {
+  below: positive,
+});
 
 const buffer = closed({
   name,
