@@ -41,6 +41,7 @@ export class GpuTimer {
   /** Put the timestamps so far where they can be read; recorded at the end of every submit. */
   resolve(encoder: GPUCommandEncoder): void {
     for (const { queries, resolved, readable, used } of this.#blocks) {
+      if (used === 0) continue;
       encoder.resolveQuerySet(queries, 0, 2 * used, resolved, 0);
       encoder.copyBufferToBuffer(resolved, 0, readable, 0, 16 * used);
     }
@@ -49,20 +50,22 @@ export class GpuTimer {
   /** Read and forget the launches submitted so far. */
   async take(): Promise<LaunchTiming[]> {
     const blocks = this.#blocks;
-    this.#blocks = [];
+    // One block is kept for the launches that follow.
+    this.#blocks = blocks.slice(0, 1);
     const timings: LaunchTiming[] = [];
-    for (const { queries, resolved, readable, used } of blocks) {
-      await readable.mapAsync(1 /* GPUMapMode.READ */);
-      const times = new BigUint64Array(readable.getMappedRange());
-      for (let i = 0; i < used; i++) {
+    for (const [i, block] of blocks.entries()) {
+      if (block.used === 0) continue;
+      await block.readable.mapAsync(1 /* GPUMapMode.READ */);
+      const times = new BigUint64Array(block.readable.getMappedRange());
+      for (let at = 0; at < block.used; at++) {
         timings.push({
-          start: Number(times[2 * i]!),
-          end: Number(times[2 * i + 1]!),
+          start: Number(times[2 * at]!),
+          end: Number(times[2 * at + 1]!),
         });
       }
-      queries.destroy();
-      resolved.destroy();
-      readable.destroy();
+      block.readable.unmap();
+      block.used = 0;
+      if (i > 0) destroy(block);
     }
     return timings;
   }
@@ -79,4 +82,10 @@ export class GpuTimer {
       used: 0,
     };
   }
+}
+
+function destroy({ queries, resolved, readable }: Block): void {
+  queries.destroy();
+  resolved.destroy();
+  readable.destroy();
 }

@@ -1,0 +1,119 @@
+/** A program made ready: every step with its devices, buffers and sizes, so that a run looks nothing up by name. */
+
+import { invariant } from "../spec/errors.ts";
+import { groupOf } from "../spec/mesh.ts";
+import type { LaunchStep, Plan, Program, Step } from "../spec/plan.ts";
+import type {
+  CollectiveStep,
+  Communicator,
+  CommunicatorContext,
+} from "./communicator.ts";
+import type { RankMemory } from "./memory.ts";
+import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
+
+/** One step on all its ranks; a promise only where the host must wait. */
+export interface BoundStep {
+  readonly step: Step;
+  readonly carryOut: (counts: RunCounts) => void | Promise<void>;
+}
+
+/** One part of a step: a launch or copy on a rank, or a collective among a group. */
+export interface BoundPart {
+  readonly ranks: readonly number[];
+  readonly carryOut: (counts: RunCounts) => void | Promise<void>;
+}
+
+/** What a program is bound to. */
+export interface BindContext extends CommunicatorContext {
+  readonly ranks: readonly RankMemory[];
+  readonly communicator: Communicator;
+  /** Stands around every part, for a trace. */
+  readonly around?: (step: Step, part: BoundPart) => BoundPart;
+}
+
+/** Resolve every name of a program. */
+export function bindProgram(
+  program: Program,
+  context: BindContext,
+): BoundStep[] {
+  const { around = (_: Step, part: BoundPart) => part } = context;
+  return program.steps.map((step) => {
+    const parts = bindStep(step, context)
+      .map((part) => around(step, part).carryOut);
+    const only = parts.length === 1 ? parts[0]! : undefined;
+    return {
+      step,
+      carryOut: only ?? ((counts) => inOrder(parts, counts)),
+    };
+  });
+}
+
+function bindStep(step: Step, context: BindContext): BoundPart[] {
+  const here = context.ranks.filter(({ rank }) =>
+    step.ranks === "all" || step.ranks.includes(rank)
+  );
+  switch (step.op) {
+    case "launch":
+      return here.map((memory) => bindLaunch(step, memory, context.plan));
+    case "copy":
+      return here.map((memory) => {
+        const [from, to] = [memory.buffer(step.from), memory.buffer(step.to)];
+        return {
+          ranks: [memory.rank],
+          carryOut: () => memory.device.copy(from, 0, to, 0, step.bytes),
+        };
+      });
+    case "allGather":
+    case "allToAll":
+      return groupsOf(step, here, context).map((group) => ({
+        ranks: group.map(({ rank }) => rank),
+        carryOut: context.communicator.bind(step, group, context),
+      }));
+    default:
+      return step satisfies never;
+  }
+}
+
+function bindLaunch(
+  step: LaunchStep,
+  memory: RankMemory,
+  plan: Plan,
+): BoundPart {
+  const kernel = plan.kernels[step.kernel];
+  invariant(kernel, `no kernel '${step.kernel}'`);
+  const buffers = Object.freeze(
+    kernel.tree.bindings.map(({ name }) => memory.buffer(step.bindings[name]!)),
+  );
+  const workgroups = bindWorkgroups(step.workgroups, plan, memory.rank);
+  const { device } = memory;
+  return {
+    ranks: [memory.rank],
+    carryOut: (counts) =>
+      device.launch(step.kernel, buffers, workgroups(counts), step.label),
+  };
+}
+
+/** The groups of a collective, each by position. */
+function groupsOf(
+  step: CollectiveStep,
+  here: readonly RankMemory[],
+  context: BindContext,
+): RankMemory[][] {
+  const groups = new Map<string, RankMemory[]>();
+  for (const { rank } of here) {
+    const group = groupOf(context.plan.mesh, rank, step.over);
+    groups.set(group.join(), group.map((other) => context.ranks[other]!));
+  }
+  return [...groups.values()];
+}
+
+/** Carry parts out one after the other; stays synchronous as long as they do. */
+function inOrder(
+  parts: readonly BoundPart["carryOut"][],
+  counts: RunCounts,
+): void | Promise<void> {
+  for (let i = 0; i < parts.length; i++) {
+    const wait = parts[i]!(counts);
+    if (wait) return wait.then(() => inOrder(parts.slice(i + 1), counts));
+  }
+}

@@ -1,0 +1,263 @@
+/** Carries a plan out: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
+
+import { DataError, MachineError } from "../spec/errors.ts";
+import type { Plan } from "../spec/plan.ts";
+import { bindProgram, type BoundStep } from "./bound_program.ts";
+import {
+  type Communicator,
+  createCommunicator,
+  StagingAccount,
+} from "./communicator.ts";
+import type { Device } from "./device.ts";
+import { bytesOf, type HostTensor } from "./host_tensor.ts";
+import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
+import { RankMemory } from "./memory.ts";
+import { readOutput, readRows } from "./outputs.ts";
+import type { Tracer } from "./profiler.ts";
+import type { TensorDirectory } from "./safetensors.ts";
+import { dealAxes, type Residence } from "./shard.ts";
+import {
+  rankStatistics,
+  type Statistics,
+  TrafficAccount,
+} from "./statistics.ts";
+import { writeTables } from "./tables.ts";
+import { loadWeights } from "./weights.ts";
+
+/** What a session needs besides the plan. */
+export interface CreateSessionOptions {
+  /** The device of each rank; ranks with the same object share it. */
+  readonly devices: readonly Device[];
+  /** Where the plan's weights come from. */
+  readonly tensors?: TensorDirectory;
+  /** Throws if the plan is not legal; called before anything else. */
+  readonly verify?: (plan: Plan) => void;
+  /** Replaces the choice between kernels and host memory. */
+  readonly communicator?: Communicator;
+  /** Records every launch and collective; runs are slower. */
+  readonly tracer?: Tracer;
+  /** Count bytes sent between ranks; runs are slower. */
+  readonly statistics?: boolean;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+/** How far loading is. */
+export interface Progress {
+  readonly stage: "kernels" | "weights";
+  /** Kernels, or bytes of weights. */
+  readonly done: number;
+  readonly total: number;
+}
+
+/** What to read back of a run. Default: every output, whole. */
+export interface RunOptions {
+  readonly outputs?: readonly string[];
+  /** Only these rows of an output, by global index along its first axis. */
+  readonly rows?: { readonly [output: string]: readonly number[] };
+}
+
+/** A plan loaded on devices. */
+export interface Session {
+  run(
+    program: string,
+    inputs: Inputs,
+    options?: RunOptions,
+  ): Promise<{ [output: string]: HostTensor }>;
+  /** Set states to zero and forget which rank each sequence lives on. */
+  reset(): void;
+  /** Memory and traffic so far, predicted and actual; traffic only if asked for at creation. */
+  statistics(): Statistics;
+  /** Close the devices. */
+  close(): void;
+}
+
+/** Load a plan: prepare kernels, allocate memory, stream weights. */
+export async function createSession(
+  plan: Plan,
+  options: CreateSessionOptions,
+): Promise<Session> {
+  const { devices, tensors = new Map(), verify, onProgress, tracer } = options;
+  verify?.(plan);
+  checkDevices(plan, devices);
+  let done = 0;
+  const unique = [...new Set(devices)];
+  const total = unique.length * Object.keys(plan.kernels).length;
+  for (const device of unique) {
+    await device.prepare(
+      plan.kernels,
+      (n) => onProgress?.({ stage: "kernels", done: done + n, total }),
+    );
+    done += total / unique.length;
+  }
+  const ranks = devices.map((device, rank) =>
+    new RankMemory(plan, device, rank)
+  );
+  for (const memory of ranks) writeTables(plan, memory);
+  await loadWeights(plan, ranks, tensors, {
+    onProgress: (done, total) =>
+      onProgress?.({ stage: "weights", done, total }),
+  });
+  for (const device of unique) await device.idle();
+  return new LoadedSession(plan, ranks, options, tracer);
+}
+
+class LoadedSession implements Session {
+  readonly #plan: Plan;
+  readonly #ranks: readonly RankMemory[];
+  readonly #programs: ReadonlyMap<string, readonly BoundStep[]>;
+  readonly #staging: StagingAccount;
+  readonly #traffic: TrafficAccount | undefined;
+  readonly #tracer: Tracer | undefined;
+  readonly #countsBuffers: readonly string[];
+  readonly #residences = new Map<string, Residence>();
+  #running = false;
+
+  constructor(
+    plan: Plan,
+    ranks: readonly RankMemory[],
+    options: CreateSessionOptions,
+    tracer: Tracer | undefined,
+  ) {
+    this.#plan = plan;
+    this.#ranks = ranks;
+    this.#staging = new StagingAccount(plan.ranks);
+    this.#tracer = tracer;
+    this.#traffic = options.statistics || tracer
+      ? new TrafficAccount(plan, ranks)
+      : undefined;
+    this.#countsBuffers = Object.keys(plan.buffers)
+      .filter((name) => plan.buffers[name]!.kind === "counts");
+    const context = {
+      plan,
+      ranks,
+      staging: this.#staging,
+      sent: this.#traffic?.actual,
+      communicator: options.communicator ?? createCommunicator(),
+      ...(tracer && this.#traffic
+        ? { around: tracer.around(ranks, this.#traffic.actual) }
+        : {}),
+    };
+    this.#programs = new Map(
+      plan.programs.map((program) => [
+        program.name,
+        bindProgram(program, context),
+      ]),
+    );
+  }
+
+  async run(
+    name: string,
+    inputs: Inputs,
+    options: RunOptions = {},
+  ): Promise<{ [output: string]: HostTensor }> {
+    const program = this.#plan.programs.find((p) => p.name === name);
+    const steps = this.#programs.get(name);
+    if (!program || !steps) {
+      throw new DataError(
+        `Cannot run program '${name}': the plan has only ${
+          [...this.#programs.keys()].map((n) => `'${n}'`).join(", ")
+        }`,
+      );
+    }
+    const wanted = options.outputs ?? Object.keys(program.outputs);
+    for (const output of wanted) {
+      if (Object.hasOwn(program.outputs, output)) continue;
+      throw new DataError(
+        `Cannot read output '${output}': program '${name}' has only ${
+          Object.keys(program.outputs).map((n) => `'${n}'`).join(", ")
+        }`,
+      );
+    }
+    if (this.#running) {
+      throw new DataError(
+        `Cannot run program '${name}': another run is in progress. Await it first`,
+      );
+    }
+    this.#running = true;
+    try {
+      const lengths = checkInputs(this.#plan, program, inputs);
+      const axes = dealAxes(this.#plan, lengths, inputs, this.#residences);
+      const counts = countsOf(this.#plan, axes);
+      for (const memory of this.#ranks) {
+        this.#writeCounts(memory, counts[memory.rank]!);
+        for (const [input, port] of Object.entries(program.inputs)) {
+          writeInput(port, input, inputs[input]!, memory, axes);
+        }
+      }
+      this.#tracer?.begin(name);
+      for (const { step, carryOut } of steps) {
+        const wait = carryOut(counts);
+        if (wait) await wait;
+        await this.#traffic?.predict(step);
+      }
+      this.#tracer?.end();
+      const read = await Promise.all(wanted.map((output) => {
+        const port = program.outputs[output]!;
+        const rows = options.rows?.[output];
+        return rows
+          ? readRows(this.#plan, port, rows, this.#ranks, axes)
+          : readOutput(this.#plan, port, this.#ranks, axes);
+      }));
+      return Object.fromEntries(wanted.map((output, i) => [output, read[i]!]));
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  reset(): void {
+    this.#residences.clear();
+    for (const memory of this.#ranks) {
+      for (const [name, { kind }] of Object.entries(this.#plan.buffers)) {
+        if (kind === "state") memory.clear(name);
+      }
+    }
+  }
+
+  statistics(): Statistics {
+    return {
+      ranks: this.#ranks.map((memory) =>
+        rankStatistics(
+          this.#plan,
+          memory,
+          this.#staging.bytes(memory.rank),
+          this.#traffic,
+        )
+      ),
+    };
+  }
+
+  close(): void {
+    for (const device of new Set(this.#ranks.map((m) => m.device))) {
+      device.destroy();
+    }
+  }
+
+  #writeCounts(memory: RankMemory, counts: readonly number[]): void {
+    for (const name of this.#countsBuffers) {
+      memory.device.write(
+        memory.buffer(name),
+        0,
+        bytesOf(new Uint32Array(counts)),
+      );
+    }
+  }
+}
+
+function checkDevices(plan: Plan, devices: readonly Device[]): void {
+  if (devices.length !== plan.ranks) {
+    throw new MachineError(
+      `Cannot run the plan on ${devices.length} ranks: it is made for ${plan.ranks}. Give one device for each rank`,
+    );
+  }
+  const [first] = devices;
+  const other = devices.find((device) =>
+    device.kind !== first!.kind || device.name !== first!.name
+  );
+  if (other) {
+    throw new MachineError(
+      `Cannot run the plan on devices '${
+        first!.name
+      }' and '${other.name}': different kinds of device give different bits. Use one kind for all ranks`,
+    );
+  }
+}

@@ -1,0 +1,185 @@
+/** Inputs of a run: what the caller may give, and how it reaches the ranks. */
+
+import { DataError } from "../spec/errors.ts";
+import { coordinates } from "../spec/mesh.ts";
+import { onRank, type Plan, type Port, type Program } from "../spec/plan.ts";
+import {
+  bytesOf,
+  elementCount,
+  type HostTensor,
+  words,
+} from "./host_tensor.ts";
+import type { RankMemory } from "./memory.ts";
+import {
+  forEachRun,
+  localSpan,
+  type RunAxes,
+  type SplitAxis,
+} from "./shard.ts";
+
+/** Inputs by name. */
+export type Inputs = { readonly [name: string]: HostTensor };
+
+/** Check names, dtypes, shapes and ranges; returns the length of every axis that the inputs settle. */
+export function checkInputs(
+  plan: Plan,
+  program: Program,
+  inputs: Inputs,
+): Map<string, number> {
+  const cannot = `Cannot run program '${program.name}'`;
+  for (const name of Object.keys(inputs)) {
+    if (!Object.hasOwn(program.inputs, name)) {
+      throw new DataError(
+        `${cannot}: it has no input '${name}'. Its inputs are ${
+          Object.keys(program.inputs).map((n) => `'${n}'`).join(", ")
+        }`,
+      );
+    }
+  }
+  const lengths = new Map<string, { length: number; input: string }>();
+  for (const [name, port] of Object.entries(program.inputs)) {
+    const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
+    const wanted = `${port.dtype} [${port.axes.join(" ")}]`;
+    if (!tensor) {
+      throw new DataError(
+        `${cannot}: the input '${name}' is missing. Give it as ${wanted}`,
+      );
+    }
+    if (
+      tensor.dtype !== port.dtype || tensor.shape.length !== port.axes.length
+    ) {
+      throw new DataError(
+        `${cannot}: the input '${name}' is ${tensor.dtype} [${
+          tensor.shape.join(", ")
+        }]. Give it as ${wanted}`,
+      );
+    }
+    if (tensor.data.length !== elementCount(tensor.shape)) {
+      throw new DataError(
+        `${cannot}: the input '${name}' has ${tensor.data.length} elements and its shape [${
+          tensor.shape.join(", ")
+        }] has ${elementCount(tensor.shape)}. Make them equal`,
+      );
+    }
+    for (const [i, axis] of port.axes.entries()) {
+      checkLength(plan, cannot, name, axis, tensor.shape[i]!, lengths);
+    }
+    checkRange(cannot, name, port, tensor);
+  }
+  return new Map([...lengths].map(([axis, { length }]) => [axis, length]));
+}
+
+function checkLength(
+  plan: Plan,
+  cannot: string,
+  input: string,
+  axis: string,
+  length: number,
+  lengths: Map<string, { length: number; input: string }>,
+): void {
+  const { size, dynamic, table } = plan.axes[axis]!;
+  const free = dynamic && !table;
+  if (free ? length > size : length !== size) {
+    throw new DataError(
+      `${cannot}: axis '${axis}' of the input '${input}' has length ${length}. It must be ${
+        free ? "at most " : ""
+      }${size}`,
+    );
+  }
+  const known = lengths.get(axis);
+  if (known && known.length !== length) {
+    throw new DataError(
+      `${cannot}: axis '${axis}' has length ${known.length} in the input '${known.input}' and ${length} in '${input}'. Give both the same length`,
+    );
+  }
+  if (!known) lengths.set(axis, { length, input });
+}
+
+function checkRange(
+  cannot: string,
+  name: string,
+  port: Port,
+  { data }: HostTensor,
+): void {
+  const { below } = port;
+  if (below === undefined) return;
+  const at = data.findIndex((value) => value < 0 || value >= below);
+  if (at >= 0) {
+    throw new DataError(
+      `${cannot}: the input '${name}' is ${
+        data[at]
+      } at index ${at}. Its values must be 0 to ${below - 1}`,
+    );
+  }
+}
+
+/** The lengths of the run-time axes on each rank, in the order of `plan.counts`. */
+export function countsOf(plan: Plan, axes: RunAxes): number[][] {
+  return Array.from(
+    { length: plan.ranks },
+    (_, rank) =>
+      plan.counts.map((axis) =>
+        axes.local(axis, rank)?.length ?? axes.length(axis)
+      ),
+  );
+}
+
+/** How a tensor of a port lies on a rank. */
+export function splitAxes(
+  port: Port,
+  memory: RankMemory,
+  axes: RunAxes,
+): SplitAxis[] {
+  const buffer = memory.plan(port.buffer);
+  return port.axes.map((axis, i) => {
+    const last = i === port.axes.length - 1 && i > 0;
+    const size = onRank(buffer.axes[i]!.size, memory.rank);
+    return {
+      length: axes.length(axis),
+      local: axes.local(axis, memory.rank),
+      room: last ? buffer.rowStride ?? size : size,
+    };
+  });
+}
+
+/** Write a rank's part of an input. */
+export function writeInput(
+  port: Port,
+  name: string,
+  tensor: HostTensor,
+  memory: RankMemory,
+  axes: RunAxes,
+): void {
+  const split = splitAxes(port, memory, axes);
+  for (const [i, { length, local, room }] of split.entries()) {
+    if ((local?.length ?? length) > room) {
+      throw new DataError(
+        `Cannot give input '${name}' to rank ${memory.rank}: it gets ${
+          local?.length ?? length
+        } items of axis '${
+          port.axes[i]
+        }' and has room for ${room}. Give shorter inputs or compile for longer ones`,
+      );
+    }
+  }
+  const source = words(tensor);
+  const part = new Uint32Array(localSpan(split));
+  forEachRun(split, (global, local, count) => {
+    if (count === 1) part[local] = source[global]!;
+    else part.set(source.subarray(global, global + count), local);
+  });
+  if (part.length > 0) {
+    memory.device.write(memory.buffer(port.buffer), 0, bytesOf(part));
+  }
+}
+
+/** Whether a rank is the first of those that hold the same part of a tensor with these axes. */
+export function speaksFor(
+  plan: Plan,
+  rank: number,
+  axes: readonly string[],
+): boolean {
+  const over = new Set(axes.flatMap((axis) => plan.axes[axis]?.over ?? []));
+  const at = coordinates(plan.mesh, rank);
+  return plan.mesh.every(({ name }, i) => over.has(name) || at[i] === 0);
+}

@@ -1,0 +1,21 @@
+/** Carries plans out on devices. Knows nothing of models or the compiler. */
+
+export * from "./communicator.ts";
+export * from "./device.ts";
+export * from "./executor.ts";
+export * from "./gpu.ts";
+export * from "./gpu_device.ts";
+export * from "./host_tensor.ts";
+export { type Inputs } from "./inputs.ts";
+export { RankMemory } from "./memory.ts";
+export * from "./null_device.ts";
+export * from "./profiler.ts";
+export { type RunCounts } from "./run_counts.ts";
+export * from "./safetensors.ts";
+export * from "./shard.ts";
+export {
+  type Compared,
+  type RankStatistics,
+  type Statistics,
+} from "./statistics.ts";
+export * from "./weights.ts";

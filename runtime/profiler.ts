@@ -1,0 +1,141 @@
+/** A trace of runs in Chrome's and Perfetto's form: one row for each rank. */
+
+import type { Step } from "../spec/plan.ts";
+import type { BoundPart } from "./bound_program.ts";
+import type { SentBytes } from "./communicator.ts";
+import type { LaunchTiming } from "./device.ts";
+import type { RankMemory } from "./memory.ts";
+
+/** One event, times in microseconds. */
+export interface TraceEvent {
+  readonly name: string;
+  readonly cat: string;
+  readonly ph: "X" | "M";
+  readonly pid: number;
+  readonly tid: number;
+  readonly ts: number;
+  readonly dur?: number;
+  readonly args: { readonly [name: string]: string | number };
+}
+
+/** The document that Chrome's `about:tracing` and Perfetto open. */
+export interface Trace {
+  readonly traceEvents: readonly TraceEvent[];
+  readonly displayTimeUnit: "ms";
+}
+
+/**
+ * Records runs. Kernels have the device's own timestamps where it was opened with them, else the host's times around a
+ * wait; either way every step is waited for, so a traced run takes longer than a plain one.
+ */
+export class Tracer {
+  readonly #now: () => number;
+  readonly #events: TraceEvent[] = [];
+  readonly #named = new Set<number>();
+  #run: { readonly name: string; readonly start: number } | undefined;
+
+  /** `now` is a clock in milliseconds, such as `performance.now`. */
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /** A run begins. */
+  begin(program: string): void {
+    this.#run = { name: program, start: this.#now() };
+  }
+
+  /** The run that began is over. */
+  end(): void {
+    const { name, start } = this.#run!;
+    this.#add(-1, name, "program", start * 1000, (this.#now() - start) * 1000);
+  }
+
+  /** What stands around every part of a program. */
+  around(
+    ranks: readonly RankMemory[],
+    sent: readonly SentBytes[],
+  ): (step: Step, part: BoundPart) => BoundPart {
+    return (step, part) => ({
+      ...part,
+      carryOut: async (counts) => {
+        const before = part.ranks.map((rank) => total(sent[rank]!));
+        const start = this.#now();
+        await part.carryOut(counts);
+        const timings = await finish(part.ranks.map((rank) => ranks[rank]!));
+        const duration = this.#now() - start;
+        for (const [i, rank] of part.ranks.entries()) {
+          const args = {
+            ...(step.op === "launch" ? { kernel: step.kernel } : {}),
+            ...(step.part
+              ? { verb: step.part.verb, part: step.part.part }
+              : {}),
+            ...(step.op === "allToAll" || step.op === "allGather"
+              ? { sentBytes: total(sent[rank]!) - before[i]! }
+              : {}),
+          };
+          const name = step.label ??
+            (step.op === "launch" ? step.kernel : step.op);
+          const span = spanOf(timings);
+          this.#add(
+            rank,
+            name,
+            step.op,
+            start * 1000,
+            span ?? duration * 1000,
+            { ...args, clock: span === undefined ? "host" : "device" },
+          );
+        }
+      },
+    });
+  }
+
+  /** Everything so far. */
+  toTrace(): Trace {
+    return { traceEvents: this.#events, displayTimeUnit: "ms" };
+  }
+
+  #add(
+    rank: number,
+    name: string,
+    cat: string,
+    ts: number,
+    dur: number,
+    args: TraceEvent["args"] = {},
+  ): void {
+    const tid = rank + 1;
+    if (!this.#named.has(tid)) {
+      this.#named.add(tid);
+      this.#events.push({
+        name: "thread_name",
+        cat: "",
+        ph: "M",
+        pid: 0,
+        tid,
+        ts: 0,
+        args: { name: rank < 0 ? "programs" : `rank ${rank}` },
+      });
+    }
+    this.#events.push({ name, cat, ph: "X", pid: 0, tid, ts, dur, args });
+  }
+}
+
+function total({ counts, dispatch, combine }: SentBytes): number {
+  return counts + dispatch + combine;
+}
+
+/** Wait for the ranks' devices; returns when their launches ran, where they can tell. */
+async function finish(ranks: readonly RankMemory[]): Promise<LaunchTiming[]> {
+  const timings: LaunchTiming[] = [];
+  for (const device of new Set(ranks.map((memory) => memory.device))) {
+    if (device.timings) timings.push(...await device.timings());
+    else await device.idle();
+  }
+  return timings;
+}
+
+/** Microseconds from the first start to the last end. */
+function spanOf(timings: readonly LaunchTiming[]): number | undefined {
+  if (timings.length === 0) return undefined;
+  const start = Math.min(...timings.map((t) => t.start));
+  return (Math.max(...timings.map((t) => t.end)) - start) / 1000;
+}

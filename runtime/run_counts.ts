@@ -1,0 +1,62 @@
+/** The run-time lengths of one run, as launches read them. */
+
+import { groupOf } from "../spec/mesh.ts";
+import type { Plan } from "../spec/plan.ts";
+import type { Size } from "../spec/size.ts";
+
+/** Lengths by rank, then in the order of `plan.counts`. */
+export type RunCounts = readonly (readonly number[])[];
+
+/** A size on one rank, resolved at load so that a run looks nothing up by name. */
+export type BoundSize = number | ((counts: RunCounts) => number);
+
+/** Resolve the names of a size for a rank. */
+export function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
+  if (typeof size === "number") return size;
+  if ("count" in size) {
+    const at = plan.counts.indexOf(size.count);
+    if (!size.over?.length) return (counts) => counts[rank]![at]!;
+    const group = groupOf(plan.mesh, rank, size.over);
+    return (counts) => group.reduce((n, other) => n + counts[other]![at]!, 0);
+  }
+  if ("ceilDiv" in size) {
+    const [a, b] = [bindSize(size.ceilDiv[0], plan, rank), size.ceilDiv[1]];
+    return (counts) => Math.ceil(evaluate(a, counts) / b);
+  }
+  const [terms, start, combine] = "mul" in size
+    ? [size.mul, 1, (a: number, b: number) => a * b] as const
+    : "add" in size
+    ? [size.add, 0, (a: number, b: number) => a + b] as const
+    : [size.min, Infinity, (a: number, b: number) => Math.min(a, b)] as const;
+  const bound = terms.map((term) => bindSize(term, plan, rank));
+  return (counts) => {
+    let result = start as number;
+    for (const term of bound) result = combine(result, evaluate(term, counts));
+    return result;
+  };
+}
+
+/** The value of a bound size in a run. */
+export function evaluate(size: BoundSize, counts: RunCounts): number {
+  return typeof size === "number" ? size : size(counts);
+}
+
+/** The three workgroup counts of a launch on one rank. */
+export function bindWorkgroups(
+  workgroups: readonly [Size, Size, Size],
+  plan: Plan,
+  rank: number,
+): (counts: RunCounts) => readonly [number, number, number] {
+  const [x, y, z] = workgroups.map((size) => bindSize(size, plan, rank));
+  if (
+    typeof x === "number" && typeof y === "number" && typeof z === "number"
+  ) {
+    const fixed = [x, y, z] as const;
+    return () => fixed;
+  }
+  return (counts) => [
+    evaluate(x!, counts),
+    evaluate(y!, counts),
+    evaluate(z!, counts),
+  ];
+}

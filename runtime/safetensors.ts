@@ -1,0 +1,211 @@
+/** Safetensors files: a directory of their tensors, checked against everything a header can lie about; reading; writing. */
+
+import { DataError } from "../spec/errors.ts";
+import { bytesOf, elementCount, type HostTensor } from "./host_tensor.ts";
+import { parseHeader } from "./safetensors_header.ts";
+
+/** Random access to a file, given by the caller. */
+export interface FileSource {
+  /** For people. */
+  readonly name: string;
+  readonly size: number;
+  /** Exactly `length` bytes from `offset`. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+}
+
+/** Where a tensor lies. */
+export interface TensorEntry {
+  readonly name: string;
+  /** As in the file: `F32`, `BF16`, `I64`, … */
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly source: FileSource;
+  /** First byte in the file. */
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Tensors by name. */
+export type TensorDirectory = ReadonlyMap<string, TensorEntry>;
+
+/** Bytes of a header that is still believable; the format's own limit. */
+const LONGEST_HEADER = 100_000_000;
+
+/** The tensors of one file or of the shards of a checkpoint. */
+export async function openSafetensors(
+  sources: readonly FileSource[],
+): Promise<TensorDirectory> {
+  const directory = new Map<string, TensorEntry>();
+  for (const source of sources) {
+    for (const entry of await readHeader(source)) {
+      const other = directory.get(entry.name);
+      if (other) {
+        throw new DataError(
+          `Cannot open '${source.name}': its tensor '${entry.name}' is also in '${other.source.name}'. Remove one of them`,
+        );
+      }
+      directory.set(entry.name, entry);
+    }
+  }
+  return directory;
+}
+
+async function readHeader(source: FileSource): Promise<TensorEntry[]> {
+  const refuse = (state: string): never => {
+    throw new DataError(
+      `Cannot open '${source.name}': ${state}. Get the file again`,
+    );
+  };
+  if (source.size < 8) {
+    refuse(
+      `it has ${source.size} bytes and a safetensors file begins with 8 bytes of header length`,
+    );
+  }
+  const first = await readExactly(source, 0, 8);
+  const length = Number(
+    new DataView(first.buffer, first.byteOffset, 8).getBigUint64(0, true),
+  );
+  if (length > LONGEST_HEADER) {
+    refuse(
+      `its header claims ${length} bytes, more than the ${LONGEST_HEADER} that the format allows`,
+    );
+  }
+  if (8 + length > source.size) {
+    refuse(
+      `its header claims ${length} bytes and the file has ${source.size}`,
+    );
+  }
+  const header = await readExactly(source, 8, length);
+  return parseHeader(header, source.size - 8 - length, refuse)
+    .map(({ begin, ...tensor }) => ({
+      ...tensor,
+      source,
+      offset: 8 + length + begin,
+    }));
+}
+
+/** Read bytes, and say so if the file is shorter than it was. */
+export async function readExactly(
+  source: FileSource,
+  offset: number,
+  length: number,
+): Promise<Uint8Array> {
+  const bytes = await source.read(offset, length);
+  if (bytes.byteLength === length) return bytes;
+  throw new DataError(
+    `Cannot read '${source.name}': ${bytes.byteLength} of ${length} bytes at ${offset} are there. Get the file again`,
+  );
+}
+
+/** Read a whole tensor; 16-bit floats are widened, 64-bit and short integers become i32. */
+export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
+  const { name, shape, source, offset, bytes, dtype } = entry;
+  // A copy, so that typed arrays of any width can look at it.
+  const { buffer } = (await readExactly(source, offset, bytes)).slice();
+  const tensor = (data: HostTensor["data"]): HostTensor => ({
+    dtype: data instanceof Float32Array
+      ? "f32"
+      : data instanceof Int32Array
+      ? "i32"
+      : "u32",
+    shape,
+    data,
+  });
+  const integers = (values: Iterable<number>) =>
+    tensor(Int32Array.from(values));
+  switch (dtype) {
+    case "F32":
+      return tensor(new Float32Array(buffer));
+    case "I32":
+      return tensor(new Int32Array(buffer));
+    case "U32":
+      return tensor(new Uint32Array(buffer));
+    case "F16":
+      return tensor(Float32Array.from(new Uint16Array(buffer), widenF16));
+    case "BF16": {
+      const words = Uint32Array.from(new Uint16Array(buffer), (h) => h << 16);
+      return tensor(new Float32Array(words.buffer));
+    }
+    case "U8":
+    case "BOOL":
+      return integers(new Uint8Array(buffer));
+    case "I8":
+      return integers(new Int8Array(buffer));
+    case "I16":
+      return integers(new Int16Array(buffer));
+    case "U16":
+      return integers(new Uint16Array(buffer));
+    case "I64":
+    case "U64": {
+      const wide = dtype === "I64"
+        ? new BigInt64Array(buffer)
+        : new BigUint64Array(buffer);
+      const narrow = new Int32Array(wide.length);
+      for (const [i, value] of wide.entries()) {
+        narrow[i] = Number(value);
+        if (BigInt(narrow[i]) !== value) {
+          throw new DataError(
+            `Cannot read tensor '${name}' of '${source.name}': element ${i} is ${value}, which does not fit in 32 bits. Store it as I32`,
+          );
+        }
+      }
+      return tensor(narrow);
+    }
+    default:
+      throw new DataError(
+        `Cannot read tensor '${name}' of '${source.name}': its dtype is ${dtype}. Store it as F32, F16, BF16, I32 or I64`,
+      );
+  }
+}
+
+/** The value of an f16's bits. */
+function widenF16(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return exponent === 0
+    ? sign * fraction * 2 ** -24
+    : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** A safetensors file of tensors, in the order given. */
+export function writeSafetensors(
+  tensors: { readonly [name: string]: HostTensor },
+  metadata?: { readonly [key: string]: string },
+): Uint8Array {
+  const header: [string, unknown][] = metadata
+    ? [["__metadata__", metadata]]
+    : [];
+  let end = 0;
+  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
+    if (data.length !== elementCount(shape)) {
+      throw new DataError(
+        `Cannot write tensor '${name}': it has ${data.length} elements and its shape [${
+          shape.join(", ")
+        }] has ${elementCount(shape)}. Make them equal`,
+      );
+    }
+    const begin = end;
+    end += data.byteLength;
+    header.push([name, {
+      dtype: dtype.toUpperCase(),
+      shape,
+      data_offsets: [begin, end],
+    }]);
+  }
+  const text = new TextEncoder().encode(
+    JSON.stringify(Object.fromEntries(header)),
+  );
+  // Spaces after the header keep the data aligned.
+  const length = Math.ceil(text.length / 8) * 8;
+  const file = new Uint8Array(8 + length + end).fill(0x20, 8, 8 + length);
+  new DataView(file.buffer).setBigUint64(0, BigInt(length), true);
+  file.set(text, 8);
+  let at = 8 + length;
+  for (const { data } of Object.values(tensors)) {
+    file.set(bytesOf(data), at);
+    at += data.byteLength;
+  }
+  return file;
+}

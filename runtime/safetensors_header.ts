@@ -1,0 +1,161 @@
+/** The JSON header of a safetensors file, believed only where it agrees with itself and with the file. */
+
+/** A tensor as the header describes it; `begin` counts from the end of the header. */
+export interface HeaderTensor {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly begin: number;
+  readonly bytes: number;
+}
+
+/** Bits per element of every dtype that the format knows. */
+const BITS: { readonly [dtype: string]: number } = {
+  BOOL: 8,
+  F4: 4,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  U8: 8,
+  I8: 8,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  U16: 16,
+  I16: 16,
+  F16: 16,
+  BF16: 16,
+  U32: 32,
+  I32: 32,
+  F32: 32,
+  U64: 64,
+  I64: 64,
+  F64: 64,
+  C64: 64,
+};
+
+/** Parse and check; `refuse` throws what it is told, `dataBytes` is the length of the file after the header. */
+export function parseHeader(
+  header: Uint8Array,
+  dataBytes: number,
+  refuse: (state: string) => never,
+): HeaderTensor[] {
+  let text: string;
+  let parsed: unknown;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(header);
+    parsed = JSON.parse(text);
+  } catch {
+    return refuse("its header is not JSON");
+  }
+  if (!isRecord(parsed)) return refuse("its header is not a JSON object");
+  const twice = duplicateKey(text);
+  if (twice !== undefined) {
+    return refuse(`its header names '${twice}' twice`);
+  }
+  const tensors = Object.entries(parsed)
+    .filter(([name]) => name !== "__metadata__")
+    .map(([name, entry]) => parseEntry(name, entry, dataBytes, refuse));
+  checkCoverage(tensors, dataBytes, refuse);
+  return tensors;
+}
+
+function parseEntry(
+  name: string,
+  entry: unknown,
+  dataBytes: number,
+  refuse: (state: string) => never,
+): HeaderTensor {
+  const of = `its tensor '${name}'`;
+  if (!isRecord(entry)) return refuse(`${of} is not a JSON object`);
+  const { dtype, shape, data_offsets: offsets } = entry;
+  if (typeof dtype !== "string" || !Object.hasOwn(BITS, dtype)) {
+    return refuse(`${of} has the unknown dtype ${JSON.stringify(dtype)}`);
+  }
+  if (!isSizes(shape)) {
+    return refuse(
+      `${of} has the shape ${
+        JSON.stringify(shape)
+      }, which is not a list of sizes`,
+    );
+  }
+  if (!isSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!) {
+    return refuse(
+      `${of} has the offsets ${
+        JSON.stringify(offsets)
+      }, which are not a begin and an end`,
+    );
+  }
+  const [begin, end] = offsets as [number, number];
+  if (end > dataBytes) {
+    return refuse(
+      `${of} ends at byte ${end} of the data and the file has ${dataBytes}`,
+    );
+  }
+  const bits = shape.reduce((n, size) => n * size, BITS[dtype]!);
+  if (bits !== 8 * (end - begin)) {
+    return refuse(
+      `${of} is ${dtype} [${shape.join(", ")}], which is ${
+        bits / 8
+      } bytes, and its offsets span ${end - begin}`,
+    );
+  }
+  return { name, dtype, shape, begin, bytes: end - begin };
+}
+
+/** Tensors must cover the data without overlap or hole. */
+function checkCoverage(
+  tensors: readonly HeaderTensor[],
+  dataBytes: number,
+  refuse: (state: string) => never,
+): void {
+  let end = 0;
+  let last = "";
+  const ordered = [...tensors].sort((a, b) =>
+    a.begin - b.begin || a.bytes - b.bytes
+  );
+  for (const { name, begin, bytes } of ordered) {
+    if (begin < end) refuse(`its tensors '${last}' and '${name}' overlap`);
+    if (begin > end) {
+      refuse(
+        `bytes ${end} to ${begin} of the data, before tensor '${name}', belong to no tensor`,
+      );
+    }
+    end = begin + bytes;
+    last = name;
+  }
+  if (end !== dataBytes) {
+    refuse(
+      `its tensors end at byte ${end} of the data and the file has ${dataBytes}`,
+    );
+  }
+}
+
+/** The first key of the outermost object that comes twice; `JSON.parse` would keep the last silently. */
+function duplicateKey(text: string): string | undefined {
+  const seen = new Set<string>();
+  let depth = 0;
+  for (
+    const { 0: token, index } of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]]/g)
+  ) {
+    if (token === "{" || token === "[") depth++;
+    else if (token === "}" || token === "]") depth--;
+    else if (
+      depth === 1 &&
+      /^\s*:/.test(text.slice(index + token.length, index + token.length + 16))
+    ) {
+      const key = JSON.parse(token) as string;
+      if (seen.has(key)) return key;
+      seen.add(key);
+    }
+  }
+  return undefined;
+}
+
+function isRecord(value: unknown): value is { [key: string]: unknown } {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isSizes(value: unknown): value is number[] {
+  return Array.isArray(value) &&
+    value.every((n) => Number.isSafeInteger(n) && n >= 0);
+}

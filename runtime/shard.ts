@@ -1,0 +1,150 @@
+/** How the items of an axis are dealt to ranks, and how global tensors are split and joined by that. */
+
+import { DataError } from "../spec/errors.ts";
+import { blockSizes, positionOver, positionsOver } from "../spec/mesh.ts";
+import type { Plan } from "../spec/plan.ts";
+import type { HostTensor } from "./host_tensor.ts";
+
+/** Global indices at each position over an axis's mesh axes, in local order. */
+export type Dealt = readonly Int32Array[];
+
+/** Where sequences live: kept from run to run, by axis. */
+export type Residence = Map<number, number>;
+
+/** Contiguous blocks, the first `n mod parts` one longer. */
+export function dealBlocks(n: number, parts: number): Dealt {
+  let next = 0;
+  return blockSizes(n, parts).map((size) => {
+    const block = Int32Array.from({ length: size }, (_, i) => next + i);
+    next += size;
+    return block;
+  });
+}
+
+/**
+ * Whole sequences, longest first to the position with fewest items, ties to the lower position and the lower sequence.
+ * A sequence that has a residence stays there; new residences are added.
+ */
+export function dealSequences(
+  sequences: ArrayLike<number>,
+  parts: number,
+  residence: Residence,
+): Dealt {
+  const lengths = new Map<number, number>();
+  for (let i = 0; i < sequences.length; i++) {
+    lengths.set(sequences[i]!, (lengths.get(sequences[i]!) ?? 0) + 1);
+  }
+  const loads = new Array<number>(parts).fill(0);
+  for (const [sequence, length] of lengths) {
+    const home = residence.get(sequence);
+    if (home !== undefined) loads[home]! += length;
+  }
+  const fresh = [...lengths].filter(([sequence]) => !residence.has(sequence))
+    .sort(([a, m], [b, n]) => n - m || a - b);
+  for (const [sequence, length] of fresh) {
+    const home = loads.indexOf(Math.min(...loads));
+    residence.set(sequence, home);
+    loads[home]! += length;
+  }
+  const dealt = loads.map((load) => new Int32Array(load));
+  const filled = new Array<number>(parts).fill(0);
+  for (let i = 0; i < sequences.length; i++) {
+    const home = residence.get(sequences[i]!)!;
+    dealt[home]![filled[home]!++] = i;
+  }
+  return dealt;
+}
+
+/** The lengths and dealing of every axis in one run. */
+export interface RunAxes {
+  /** Global length of an axis. */
+  length(axis: string): number;
+  /** Global indices that a rank holds, in local order; undefined: all. */
+  local(axis: string, rank: number): Int32Array | undefined;
+}
+
+/** Deal every placed axis of the plan, given the lengths of this run. */
+export function dealAxes(
+  plan: Plan,
+  lengths: ReadonlyMap<string, number>,
+  inputs: { readonly [name: string]: HostTensor },
+  residences: Map<string, Residence>,
+): RunAxes {
+  const dealt = new Map<string, Dealt>();
+  const length = (name: string) =>
+    lengths.get(name) ??
+      (plan.axes[name]?.dynamic && !plan.axes[name]?.table
+        ? 0
+        : plan.axes[name]?.size ?? 0);
+  for (const [name, axis] of Object.entries(plan.axes)) {
+    const parts = positionsOver(plan.mesh, axis.over ?? []);
+    if (!axis.over?.length) continue;
+    if (axis.table) {
+      dealt.set(name, axis.table.map((ids) => Int32Array.from(ids)));
+      continue;
+    }
+    const { deal } = axis;
+    const key = deal?.by === "sequence" ? inputs[deal.input] : undefined;
+    if (deal?.by === "sequence" && !key && length(name) > 0) {
+      throw new DataError(
+        `Cannot deal axis '${name}' to ranks: there is no input '${deal.input}' to say which sequence each item belongs to. Give it`,
+      );
+    }
+    if (!key) {
+      dealt.set(name, dealBlocks(length(name), parts));
+      continue;
+    }
+    const residence = residences.get(name) ?? new Map<number, number>();
+    residences.set(name, residence);
+    dealt.set(name, dealSequences(key.data, parts, residence));
+  }
+  return {
+    length,
+    local(name, rank) {
+      const over = plan.axes[name]?.over;
+      return dealt.get(name)?.[positionOver(plan.mesh, rank, over ?? [])];
+    },
+  };
+}
+
+/** One axis of a tensor that is split: its global length, the local items, and the local stride's length. */
+export interface SplitAxis {
+  readonly length: number;
+  readonly local: Int32Array | undefined;
+  /** Items that the local memory has room for; where the axis is not the first, its stride. */
+  readonly room: number;
+}
+
+/** Call `run(globalOffset, localOffset, count)` for every contiguous run of elements that a rank holds. */
+export function forEachRun(
+  axes: readonly SplitAxis[],
+  run: (globalOffset: number, localOffset: number, count: number) => void,
+): void {
+  // Trailing axes that lie alike on both sides are one run.
+  let inner = axes.length;
+  let count = 1;
+  while (inner > 0) {
+    const axis = axes[inner - 1]!;
+    if (axis.local || axis.length !== axis.room) break;
+    count *= axis.length;
+    inner--;
+  }
+  if (count === 0) return;
+  const visit = (i: number, global: number, local: number): void => {
+    if (i === inner) return run(global * count, local * count, count);
+    const { length, local: items, room } = axes[i]!;
+    const n = items ? items.length : length;
+    for (let j = 0; j < n; j++) {
+      visit(i + 1, global * length + (items ? items[j]! : j), local * room + j);
+    }
+  };
+  visit(0, 0, 0);
+}
+
+/** The elements that local memory spans, from its start to its last held element. */
+export function localSpan(axes: readonly SplitAxis[]): number {
+  if (axes.length === 0) return 1;
+  const [first, ...rest] = axes as [SplitAxis, ...SplitAxis[]];
+  const held = first.local ? first.local.length : first.length;
+  return rest.reduce((n, axis) => n * axis.room, held);
+}

@@ -1,0 +1,125 @@
+/** Memory and traffic of a session: what the plan predicted beside what happened. */
+
+import {
+  predictPeakBytes,
+  predictSentBytes,
+  rowsBetween,
+} from "../spec/bytes.ts";
+import { onRank, type Plan, type Step } from "../spec/plan.ts";
+import type { SentBytes } from "./communicator.ts";
+import { wordsOf } from "./host_tensor.ts";
+import type { RankMemory } from "./memory.ts";
+
+/** A prediction beside what happened. */
+export interface Compared {
+  readonly predicted: number;
+  readonly actual: number;
+}
+
+/** One rank's memory and traffic. */
+export interface RankStatistics {
+  readonly rank: number;
+  /** Device memory. */
+  readonly peakBytes: Compared;
+  /** Host memory through which ranks on several devices exchange. */
+  readonly stagingBytes: Compared;
+  /** Bytes sent to other ranks since the session began. */
+  readonly sentBytes: {
+    readonly counts: Compared;
+    readonly dispatch: Compared;
+    readonly combine: Compared;
+  };
+}
+
+/** A session's memory and traffic. */
+export interface Statistics {
+  readonly ranks: readonly RankStatistics[];
+}
+
+const nothing = (): SentBytes => ({ counts: 0, dispatch: 0, combine: 0 });
+
+/** Traffic of all ranks. `actual` is filled by communicators, which never see `predicted`. */
+export class TrafficAccount {
+  readonly actual: readonly SentBytes[];
+  readonly #predicted: readonly SentBytes[];
+  readonly #plan: Plan;
+  readonly #ranks: readonly RankMemory[];
+
+  constructor(plan: Plan, ranks: readonly RankMemory[]) {
+    this.#plan = plan;
+    this.#ranks = ranks;
+    this.actual = ranks.map(nothing);
+    this.#predicted = ranks.map(nothing);
+  }
+
+  /** Add what the plan's formulas say of a step, from the routing's counts read back. */
+  async predict(step: Step): Promise<void> {
+    if (step.op !== "allGather" && step.op !== "allToAll") return;
+    const key = step.op === "allGather"
+      ? "counts"
+      : step.part?.verb ?? "dispatch";
+    await Promise.all(this.#ranks.map(async ({ rank }) => {
+      if (step.ranks !== "all" && !step.ranks.includes(rank)) return;
+      const rows = step.op === "allToAll"
+        ? rowsBetween(await this.#counts(step.counts, rank), step.splits)
+        : [];
+      this.#predicted[rank]![key] += predictSentBytes(step, rows, {
+        mesh: this.#plan.mesh,
+        rank,
+      });
+    }));
+  }
+
+  /** One rank's traffic. */
+  of(rank: number): RankStatistics["sentBytes"] {
+    const [predicted, actual] = [this.#predicted[rank]!, this.actual[rank]!];
+    const compare = (key: keyof SentBytes) => ({
+      predicted: predicted[key],
+      actual: actual[key],
+    });
+    return {
+      counts: compare("counts"),
+      dispatch: compare("dispatch"),
+      combine: compare("combine"),
+    };
+  }
+
+  async #counts(name: string, rank: number): Promise<number[][]> {
+    const memory = this.#ranks[rank]!;
+    const bytes = onRank(memory.plan(name).bytes, rank);
+    const words = wordsOf(
+      await memory.device.read(memory.buffer(name), 0, bytes),
+    );
+    const columns = onRank(memory.plan(name).axes.at(-1)!.size, rank);
+    const rows: number[][] = [];
+    for (let at = 0; at + columns <= words.length; at += columns) {
+      rows.push([...words.subarray(at, at + columns)]);
+    }
+    return rows;
+  }
+}
+
+const UNCOUNTED: Compared = { predicted: 0, actual: 0 };
+
+/** One rank's figures; traffic is zero where nobody counted it. */
+export function rankStatistics(
+  plan: Plan,
+  memory: RankMemory,
+  stagingBytes: number,
+  traffic: TrafficAccount | undefined,
+): RankStatistics {
+  const { rank, allocatedBytes } = memory;
+  return {
+    rank,
+    peakBytes: {
+      predicted: predictPeakBytes(plan, rank),
+      actual: allocatedBytes,
+    },
+    stagingBytes: {
+      predicted: stagingBytes > 0 ? onRank(plan.staging.host, rank) : 0,
+      actual: stagingBytes,
+    },
+    sentBytes: traffic?.of(rank) ??
+      { counts: UNCOUNTED, dispatch: UNCOUNTED, combine: UNCOUNTED },
+  };
+}

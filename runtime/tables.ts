@@ -1,0 +1,44 @@
+/** Buffers whose contents the plan itself gives: constants and tables of the rotary embedding. */
+
+import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
+import { bytesOf } from "./host_tensor.ts";
+import type { RankMemory } from "./memory.ts";
+
+/** Write the constants and tables of a rank, and zero its states. */
+export function writeTables(plan: Plan, memory: RankMemory): void {
+  for (const [name, buffer] of Object.entries(plan.buffers)) {
+    if (buffer.kind === "const") {
+      const { data } = buffer;
+      if (!data) continue;
+      const words = "all" in data ? data.all : data.ranks[memory.rank] ?? [];
+      write(memory, name, new Uint32Array(words));
+    } else if (buffer.kind === "rope") {
+      write(memory, name, ropeTable(buffer, memory.rank));
+    } else if (buffer.kind === "state") memory.clear(name);
+  }
+}
+
+/** Row p holds the cosines of `p * inverseFrequencies`, then the sines, computed in f64 and rounded once. */
+export function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
+  const { inverseFrequencies, scale } = buffer.rope!;
+  const half = inverseFrequencies.length;
+  const stride = buffer.rowStride ?? 2 * half;
+  const positions = onRank(buffer.axes[0]!.size, rank);
+  const table = new Float32Array(positions * stride);
+  for (let p = 0; p < positions; p++) {
+    for (let i = 0; i < half; i++) {
+      const angle = p * inverseFrequencies[i]!;
+      table[p * stride + i] = Math.cos(angle) * scale;
+      table[p * stride + half + i] = Math.sin(angle) * scale;
+    }
+  }
+  return table;
+}
+
+function write(
+  memory: RankMemory,
+  name: string,
+  data: Uint32Array | Float32Array,
+): void {
+  memory.device.write(memory.buffer(name), 0, bytesOf(data));
+}
