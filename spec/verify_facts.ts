@@ -16,6 +16,7 @@ import type {
   Step,
 } from "./plan.ts";
 
+import { oneLine } from "./text_parts.ts";
 import type { Size } from "./size.ts";
 
 /** Reports that a rule does not hold: `Cannot <cannot> in <step>: <because>`. */
@@ -79,9 +80,10 @@ export function placeOf(step: StepPlace): string {
   return span ? `${step.name} (${formatSpan(span)})` : step.name;
 }
 
-/** `layer.ts:9:16` */
+/** `layer.ts:9:16`: the last part of the path is enough beside the name of the step. */
 export function formatSpan(span: Span): string {
-  return `${span.file}:${span.line}:${span.column}`;
+  const file = span.file.split(/[/\\]/).at(-1);
+  return oneLine(`${file}:${span.line}:${span.column}`);
 }
 
 /** Whether a step is a collective. */

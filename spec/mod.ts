@@ -1,0 +1,34 @@
+/**
+ * The ground floor: what a plan is, its text and JSON forms, what makes it legal, and what it predicts.
+ *
+ * ```ts
+ * import { formatPlan, verifyPlanText } from "switchyard-moe/spec";
+ *
+ * const { plan, errors } = verifyPlanText("{}");
+ * console.log(plan ? formatPlan(plan) : errors[0].message);
+ * ```
+ */
+
+export * from "./dtype.ts";
+export * from "./errors.ts";
+export * from "./kernel/mod.ts";
+export * from "./layout.ts";
+export * from "./limits.ts";
+export * from "./mesh.ts";
+export * from "./plan.ts";
+export * from "./size.ts";
+export * from "./bytes.ts";
+export { parsePlan, schemaProblem, stringifyPlan } from "./json.ts";
+export type { SchemaProblem } from "./json.ts";
+export { planSchema } from "./schema.ts";
+export type { Schema } from "./schema.ts";
+export { formatPlan } from "./text.ts";
+export type { FormatPlanOptions } from "./text.ts";
+export { summarizePlan } from "./summary.ts";
+export {
+  assertLegal,
+  RULE_NAMES,
+  verifyPlan,
+  verifyPlanText,
+} from "./verify.ts";
+export type { RuleName, VerifyError, VerifyPlanOptions } from "./verify.ts";

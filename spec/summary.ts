@@ -1,0 +1,103 @@
+/** A plan in a few lines, for people. For legal plans only. */
+
+import { bytesOfKinds } from "./bytes.ts";
+import { positionOver, positionsOver } from "./mesh.ts";
+import { onRank, type Plan } from "./plan.ts";
+import { meshText } from "./text.ts";
+import { collectFacts, type Facts } from "./verify_facts.ts";
+import { permutationsOf, type RoutingFacts } from "./verify_parts.ts";
+
+/** `12.3 MiB` */
+function sizeText(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let value = bytes;
+  let unit = 0;
+  for (; value >= 1024 && unit < units.length - 1; unit++) value /= 1024;
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** `12.3 MiB`, or the least and the most. */
+function rangeText(values: readonly number[]): string {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  return least === most
+    ? sizeText(most)
+    : `${sizeText(least)} to ${sizeText(most)}`;
+}
+
+/** Ranks, experts, memory, bytes per token and steps of a plan, in a few lines. */
+export function summarizePlan(plan: Plan): string {
+  const facts = collectFacts(plan);
+  const onRanks = (value: (rank: number) => number) =>
+    rangeText(facts.everyRank.map(value));
+  const kinds = (...names: string[]) =>
+    onRanks((rank) => bytesOfKinds(plan, rank, names));
+  const steps = plan.programs.map(({ name, steps }) =>
+    `${steps.length} steps in ${name}`
+  );
+  return [
+    `ranks: ${plan.ranks} (mesh ${meshText(plan)})`,
+    ...expertLines(facts),
+    `memory per rank: ${
+      onRanks((rank) => onRank(plan.peakBytes, rank))
+    } (weights ${kinds("weight")}, states ${kinds("state")})`,
+    ...trafficLines(facts),
+    `work: ${steps.join(", ")}, ${Object.keys(plan.kernels).length} kernels`,
+  ].join("\n") + "\n";
+}
+
+function expertLines(facts: Facts): string[] {
+  const { plan, everyRank } = facts;
+  return Object.entries(plan.axes).flatMap(([name, { table, over, size }]) => {
+    if (!table || !over) return [];
+    const held = everyRank.map((rank) =>
+      table[positionOver(plan.mesh, rank, over)]!.length
+    );
+    const where = over.length > 0 ? `over ${over.join("+")}` : "on each rank";
+    return [`${name}s per rank: ${held.join(" ")} (${size} ${where})`];
+  });
+}
+
+/** Choices per token of a routing: the last axis of its permutation. */
+function choicesOf(facts: Facts, routing: RoutingFacts): number {
+  const name = permutationsOf(routing).find((n) =>
+    facts.buffers.get(n)!.axes.length > 1
+  );
+  const last = name === undefined
+    ? undefined
+    : facts.buffers.get(name)!.axes.at(-1);
+  return last ? onRank(last.size, 0) : 0;
+}
+
+/** Bytes that a token moves through the dispatches and combines of each program. */
+function trafficLines(facts: Facts): string[] {
+  const lines: string[] = [];
+  for (const { program } of facts.programs) {
+    const routings = facts.routings.filter((r) => r.program === program.name);
+    if (routings.length === 0) continue;
+    const where = facts.programs.length > 1 ? ` in ${program.name}` : "";
+    for (const verb of ["dispatch", "combine"] as const) {
+      let most = 0;
+      let others = 0;
+      for (const routing of routings) {
+        const exchanges = verb === "dispatch" ? routing.forward : routing.back;
+        for (const { step } of exchanges) {
+          if (step.op !== "allToAll") continue;
+          const bytes = choicesOf(facts, routing) * step.rowBytes;
+          const positions = positionsOver(facts.plan.mesh, step.over);
+          most += bytes;
+          others += bytes * (positions - 1) / positions;
+        }
+      }
+      lines.push(
+        most === 0
+          ? `${verb} per token${where}: 0 bytes, all experts are on each rank`
+          : `${verb} per token${where}: at most ${most} bytes over ${routings.length} ${
+            routings.length === 1 ? "layer" : "layers"
+          }, ${
+            Math.round(others)
+          } of them to other ranks if experts are chosen evenly`,
+      );
+    }
+  }
+  return lines;
+}

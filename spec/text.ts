@@ -1,0 +1,267 @@
+/** The text form of a plan: everything it says, in one canonical order, for reading and for diffs. For legal plans only. */
+
+import { kernelCost } from "./kernel/cost.ts";
+import { coordinates, positionOver, positionsOver } from "./mesh.ts";
+import { bytesOfKinds } from "./bytes.ts";
+import { onRank, type Plan, type PlanAxis } from "./plan.ts";
+import {
+  alignRows,
+  digits,
+  oneLine,
+  overText,
+  perRankText,
+  typeText,
+} from "./text_parts.ts";
+import { describeRouting, formatPrograms } from "./text_steps.ts";
+import { livesOf } from "./verify_dataflow.ts";
+import { collectFacts, type Facts } from "./verify_facts.ts";
+
+/** Options of `formatPlan`. */
+export interface FormatPlanOptions {
+  /** Print the WGSL of the kernels too. Default: false. */
+  readonly kernels?: boolean;
+}
+
+/** The text of a plan. */
+export function formatPlan(
+  plan: Plan,
+  options: FormatPlanOptions = {},
+): string {
+  const facts = collectFacts(plan);
+  const sections = [
+    formatHeader(plan),
+    formatAxes(plan),
+    formatRanks(plan),
+    formatTraffic(facts),
+    formatBuffers(facts),
+    formatWeights(plan),
+    formatKernels(plan),
+    formatPrograms(facts),
+    ...(options.kernels ? [formatWgsl(plan)] : []),
+  ];
+  return sections.filter((lines) => lines.length > 0)
+    .map((lines) => lines.join("\n") + "\n").join("\n");
+}
+
+/** `dp=2 ep=4` */
+export function meshText(plan: Plan): string {
+  return plan.mesh.map(({ name, size }) => `${name}=${size}`).join(" ") ||
+    "none";
+}
+
+function pairs(record: { readonly [name: string]: number }): string {
+  return Object.entries(record).map(([name, value]) => `${name}=${value}`)
+    .join(" ");
+}
+
+function formatHeader(plan: Plan): string[] {
+  return [
+    `plan version ${plan.version}, numerics ${plan.numerics}`,
+    `  mesh      ${meshText(plan)} (${plan.ranks} ranks)`,
+    `  counts    ${plan.counts.join(" ") || "none"}`,
+    `  limits    ${pairs(plan.requiredLimits) || "none"}`,
+    `  features  ${plan.requiredFeatures.join(" ") || "none"}`,
+  ];
+}
+
+function formatAxes(plan: Plan): string[] {
+  const where = ({ over, table, deal }: PlanAxis): string => {
+    const placed = overText(over);
+    if (!placed && !table) return "";
+    const dealt = deal
+      ? ` dealt by ${deal.by}${deal.by === "sequence" ? ` ${deal.input}` : ""}`
+      : "";
+    const ids = table?.map((list) => `[${list.join(" ")}]`).join(" ");
+    return `${placed && `over ${placed}`}${dealt}${
+      ids === undefined ? "" : ` table ${ids}`
+    }`.trim();
+  };
+  return [
+    "axes",
+    ...alignRows(
+      Object.entries(plan.axes).map(([name, axis]) => [
+        name,
+        `${axis.dynamic ? "<= " : ""}${axis.size}`,
+        where(axis),
+      ]),
+    ),
+  ];
+}
+
+/** Bytes of scratch memory on a rank: what allocations hold besides buffers that last. */
+function scratchBytes(plan: Plan, rank: number): number {
+  const lasting = bytesOfKinds(plan, rank, [
+    "input",
+    "weight",
+    "state",
+    "const",
+    "rope",
+    "counts",
+    "output",
+  ]);
+  return onRank(plan.peakBytes, rank) - lasting;
+}
+
+/** Axes that are placed by table, with the ids that a rank holds. */
+function heldBy(plan: Plan, rank: number): string {
+  return Object.entries(plan.axes).flatMap(([name, { table, over }]) =>
+    table && over
+      ? [
+        `${name} ${
+          table[positionOver(plan.mesh, rank, over)]!.join(" ") || "none"
+        }`,
+      ]
+      : []
+  ).join("; ");
+}
+
+function formatRanks(plan: Plan): string[] {
+  const header = [
+    "rank",
+    "at",
+    "peak bytes",
+    "weights",
+    "states",
+    "inputs and outputs",
+    "tables",
+    "scratch",
+    "staging local",
+    "staging host",
+    "holds",
+  ];
+  const rows = Array.from({ length: plan.ranks }, (_, rank) => {
+    const kinds = (...names: string[]) =>
+      digits(bytesOfKinds(plan, rank, names));
+    return [
+      `${rank}`,
+      coordinates(plan.mesh, rank).join(","),
+      digits(onRank(plan.peakBytes, rank)),
+      kinds("weight"),
+      kinds("state"),
+      kinds("input", "output"),
+      kinds("const", "rope", "counts"),
+      digits(scratchBytes(plan, rank)),
+      digits(onRank(plan.staging.local, rank)),
+      digits(onRank(plan.staging.host, rank)),
+      heldBy(plan, rank),
+    ];
+  });
+  return ["memory per rank", ...alignRows([header, ...rows])];
+}
+
+/** What each collective sends to other ranks: a number where fixed, a formula of the run-time rows where not. */
+function formatTraffic(facts: Facts): string[] {
+  const { plan } = facts;
+  const rows = facts.routings.flatMap((routing) => {
+    const { expert } = describeRouting(plan, routing);
+    const { number, program, gather, forward, back } = routing;
+    const lines = [...gather, ...forward, ...back].map(({ step, name }) => {
+      const title = step.part?.part === "exchange counts"
+        ? "counts"
+        : step.part!.verb;
+      if (step.op === "allGather") {
+        const others = positionsOver(plan.mesh, step.over) - 1;
+        return [
+          name,
+          title,
+          `over ${step.over.join("+")}`,
+          `${step.bytes * others} B = ${step.bytes} B x ${others} others`,
+        ];
+      }
+      if (step.op !== "allToAll") return [name, title];
+      const ways = title === "dispatch" ? "rank -> others" : "others -> rank";
+      return [
+        name,
+        title,
+        `over ${step.over.join("+")}`,
+        `rows(${ways}) x ${step.rowBytes} B, at most ${
+          perRankText(plan.buffers[step.from]!.bytes)
+        } B`,
+      ];
+    });
+    const head = `routing ${number} of ${program}`;
+    return lines.length > 0 ? lines.map((line) => [head, ...line]) : [[
+      head,
+      "",
+      "",
+      "",
+      `all of '${expert ?? "expert"}' on each rank: 0 B`,
+    ]];
+  });
+  return rows.length > 0
+    ? ["bytes that leave each rank", ...alignRows(rows)]
+    : [];
+}
+
+function formatBuffers(facts: Facts): string[] {
+  const { plan } = facts;
+  const lives = facts.programs.map((program) => ({
+    name: program.program.name,
+    lives: livesOf(facts, program),
+    end: program.steps.length,
+  }));
+  const rows = [...facts.buffers].map(([name, buffer]) => {
+    const life = buffer.kind !== "scratch" ? "always" : lives.flatMap((p) => {
+      const found = p.lives.get(name);
+      return found
+        ? [`${p.name} ${found.first}..${Math.min(found.last, p.end)}`]
+        : [];
+    }).join(", ") || "never";
+    return [
+      name,
+      buffer.kind,
+      typeText(plan, buffer),
+      `${perRankText(buffer.bytes)} B`,
+      `allocation ${buffer.allocation}`,
+      life,
+    ];
+  });
+  return [
+    `buffers (${rows.length} in ${plan.allocations.length} allocations)`,
+    ...alignRows(rows),
+  ];
+}
+
+function formatWeights(plan: Plan): string[] {
+  if (plan.weights.length === 0) return [];
+  const rows = plan.weights.map((weight) => {
+    const shape = weight.axes.map((axis, i) => `${axis}:${weight.shape[i]}`);
+    const { pick } = weight;
+    const index = pick?.index.map((ids) => `[${ids.join(" ")}]`).join(" ");
+    return [
+      weight.source,
+      `${weight.stored}[${shape.join(" ")}]`,
+      weight.buffer === weight.source ? "" : `into ${weight.buffer}`,
+      pick
+        ? `${pick.stacked ? "one tensor" : "slice"} per ${pick.axis}: ${index}`
+        : "whole",
+    ];
+  });
+  return [`weights (${rows.length})`, ...alignRows(rows)];
+}
+
+function formatKernels(plan: Plan): string[] {
+  const rows = Object.entries(plan.kernels).map(([name, { tree }]) => {
+    const cost = kernelCost(tree);
+    const shared = tree.shared.reduce((n, array) => n + 4 * array.length, 0);
+    return [
+      name,
+      `workgroup ${tree.workgroupSize}`,
+      `${shared} B shared`,
+      `${
+        cost.exact ? "" : ">= "
+      }${cost.multiplyAdds} multiply-adds an invocation`,
+      tree.bindings.map(({ name: binding, type, access }) =>
+        `${binding}: ${access} ${type}`
+      ).join(", "),
+    ];
+  });
+  return [`kernels (${rows.length})`, ...alignRows(rows)];
+}
+
+function formatWgsl(plan: Plan): string[] {
+  return Object.entries(plan.kernels).flatMap(([name, { wgsl }]) => [
+    `kernel ${name}`,
+    ...wgsl.trimEnd().split("\n").map((line) => `  ${oneLine(line)}`.trimEnd()),
+  ]);
+}

@@ -1,0 +1,130 @@
+/** Pieces of a plan's text: tables, numbers, types of buffers, source positions. */
+
+import type { Span } from "./errors.ts";
+import { positionOver } from "./mesh.ts";
+import {
+  type BufferAxis,
+  onRank,
+  type PerRank,
+  type Plan,
+  type PlanAxis,
+  type PlanBuffer,
+} from "./plan.ts";
+
+/** Rows with their columns aligned; numbers (`1,234`) to the right, the last column not padded. */
+export function alignRows(
+  rows: readonly (readonly string[])[],
+  indent = "  ",
+): string[] {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [i, cell] of row.entries()) {
+      widths[i] = Math.max(widths[i] ?? 0, cell.length);
+    }
+  }
+  return rows.map((row) =>
+    (indent + row.map((cell, i) => {
+      if (/^[\d,]+( B)?$/.test(cell)) return cell.padStart(widths[i]!);
+      return i === row.length - 1 ? cell : cell.padEnd(widths[i]!);
+    }).join("  ")).trimEnd()
+  );
+}
+
+/** `1,234,567` */
+export function digits(n: number): string {
+  return String(n).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** One number, or one per rank: `4`, `4/4/3`. */
+export function perRankText(value: PerRank): string {
+  return typeof value === "number"
+    ? digits(value)
+    : value.map(digits).join("/");
+}
+
+/** Text on one line: names and labels of a plan may hold anything. */
+export function oneLine(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, " ");
+}
+
+/** `over dp+ep`, or nothing for an axis that every rank has whole. */
+export function overText(over: readonly string[] | undefined): string {
+  return over && over.length > 0 ? over.join("+") : "";
+}
+
+function known(plan: Plan, axis: string): PlanAxis | undefined {
+  return Object.hasOwn(plan.axes, axis) ? plan.axes[axis] : undefined;
+}
+
+/** Whether a buffer axis holds only each rank's part of its axis. */
+function isPart(plan: Plan, { axis, size }: BufferAxis): boolean {
+  const { over, table } = known(plan, axis) ?? {};
+  if (!over?.length || !table) return false;
+  for (let rank = 0; rank < plan.ranks; rank++) {
+    const part = table[positionOver(plan.mesh, rank, over)];
+    if (part?.length !== onRank(size, rank)) return false;
+  }
+  return true;
+}
+
+/** `token@dp+ep<=4096`, `expert@ep:8`, `embed:512`. */
+export function axisText(plan: Plan, axis: BufferAxis): string {
+  const entry = known(plan, axis.axis);
+  const over = overText(entry?.over);
+  if (axis.dynamic) {
+    return entry
+      ? `${axis.axis}${over && `@${over}`}<=${entry.size}`
+      : `${axis.axis}<=${perRankText(axis.size).replaceAll(",", "")}`;
+  }
+  return entry && over && isPart(plan, axis)
+    ? `${axis.axis}@${over}:${entry.size}`
+    : `${axis.axis}:${perRankText(axis.size).replaceAll(",", "")}`;
+}
+
+/** `f32[expert@ep:8 embed:512]` */
+export function typeText(plan: Plan, buffer: PlanBuffer): string {
+  const axes = buffer.axes.map((axis) => axisText(plan, axis)).join(" ");
+  const padded = buffer.rowStride === undefined
+    ? ""
+    : ` row stride ${buffer.rowStride}`;
+  return `${buffer.dtype}[${axes}]${padded}`;
+}
+
+/** The type of a dispatched value: the rows of a buffer as `expert@ep:8 slot`. */
+export function dispatchedType(
+  plan: Plan,
+  buffer: PlanBuffer,
+  expert: string | undefined,
+): string {
+  const entry = expert === undefined ? undefined : known(plan, expert);
+  const over = overText(entry?.over);
+  const rows = entry
+    ? `${expert}${over && `@${over}`}:${entry.size} slot`
+    : "expert slot";
+  const rest = buffer.axes.slice(1).map((axis) => axisText(plan, axis));
+  return `${buffer.dtype}[${[rows, ...rest].join(" ")}]`;
+}
+
+/** The directory that all absolute source paths of a plan share; positions are printed relative to it. */
+export function sourceRoot(plan: Plan): string {
+  let root: string[] | undefined;
+  for (const { steps } of plan.programs) {
+    for (const { span } of steps) {
+      if (!span || !/^([/\\]|\w+:)/.test(span.file)) continue;
+      const folders = span.file.split(/(?<=[/\\])/).slice(0, -1);
+      root ??= folders;
+      const differs = root.findIndex((folder, i) => folder !== folders[i]);
+      if (differs >= 0) root = root.slice(0, differs);
+    }
+  }
+  return root?.join("") ?? "";
+}
+
+/** `layer.ts:9:16` */
+export function spanText(span: Span, root: string): string {
+  const file = root && span.file.startsWith(root)
+    ? span.file.slice(root.length)
+    : span.file;
+  return oneLine(`${file}:${span.line}:${span.column}`);
+}

@@ -1,0 +1,203 @@
+/** The text of programs: their ports, and one line a step; the parts of a dispatch or combine under one heading. */
+
+import { positionsOver } from "./mesh.ts";
+import type { LocalExchange, Plan, Port, Step } from "./plan.ts";
+import { formatSize, type Size } from "./size.ts";
+import {
+  dispatchedType,
+  oneLine,
+  sourceRoot,
+  spanText,
+  typeText,
+} from "./text_parts.ts";
+import type { Facts, StepFacts } from "./verify_facts.ts";
+import type { RoutingFacts } from "./verify_parts.ts";
+import { permutationsOf } from "./verify_parts.ts";
+
+/** What a routing's lines say about it. */
+export interface RoutingText {
+  readonly facts: RoutingFacts;
+  /** The axis of its experts, where it can be told. */
+  readonly expert: string | undefined;
+  /** Buffers of its permutation. */
+  readonly permutation: string;
+}
+
+/** The axis whose table cuts the columns of a routing's counts. */
+export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
+  const exchange = facts.forward[0]?.step;
+  const experts = Object.entries(plan.axes).filter(([, axis]) => axis.table);
+  const fits = exchange?.op === "allToAll"
+    ? experts.filter(([, { table, over }]) =>
+      over?.some((name) => exchange.over.includes(name)) &&
+      table!.flat().length === exchange.splits.at(-1)
+    )
+    : experts;
+  return {
+    facts,
+    expert: fits.length > 0 ? fits[0]![0] : undefined,
+    permutation: permutationsOf(facts)[0] ?? "?",
+  };
+}
+
+/** The lines of every program. */
+export function formatPrograms(facts: Facts): string[] {
+  const { plan } = facts;
+  const root = sourceRoot(plan);
+  return facts.programs.flatMap(({ program, steps }) => {
+    const ports = (of: { readonly [name: string]: Port }, mark: string) =>
+      Object.entries(of).map(([name, port]) =>
+        `  ${mark} ${name} : ${typeText(plan, plan.buffers[port.buffer]!)}${
+          port.buffer === name ? "" : ` in ${port.buffer}`
+        }`
+      );
+    const routings = facts.routings
+      .filter((routing) => routing.program === program.name)
+      .map((routing) => describeRouting(plan, routing));
+    const lines: string[] = [];
+    let heading = "";
+    for (const at of steps) {
+      const { part, span } = at.step;
+      const place = span ? `  // ${spanText(span, root)}` : "";
+      const next = part ? `${part.verb} ${part.routing}` : "";
+      const opens = part !== undefined &&
+        (next !== heading || opensGroup(part.part, steps[at.index - 1]));
+      if (opens) {
+        const routing = routings.find((r) => r.facts.number === part.routing)!;
+        lines.push(`  ${headingOf(plan, steps, at, routing)}${place}`);
+      }
+      heading = next;
+      lines.push(
+        `  ${part ? "  " : ""}${stepText(plan, at)}${place}`,
+      );
+    }
+    return [
+      `program ${program.name} (${steps.length} steps)`,
+      ...ports(program.inputs, "in "),
+      ...ports(program.outputs, "out"),
+      ...lines,
+    ];
+  });
+}
+
+/** Whether a part begins a further dispatch or combine of the routing of the step before. */
+function opensGroup(part: string, before: StepFacts | undefined): boolean {
+  const previous = before?.step.part?.part;
+  return (part === "permute" && previous !== "count") ||
+    (part === "exchange" && previous === "combine");
+}
+
+/** `%7 = dispatch x by sendRow over ep : f32[expert@ep:8 slot embed:512]` */
+function headingOf(
+  plan: Plan,
+  steps: readonly StepFacts[],
+  at: StepFacts,
+  routing: RoutingText,
+): string {
+  const { verb } = at.step.part!;
+  const { facts, permutation } = routing;
+  const over = facts.forward[0]?.step.op === "allToAll"
+    ? facts.forward[0].step.over.join("+")
+    : "";
+  const rest = steps.slice(at.index);
+  const first = (group: readonly StepFacts[]) =>
+    group.find((step) => rest.includes(step));
+  const [value, result] = verb === "dispatch"
+    ? dispatchedOf(plan, facts, first(facts.permute), first(facts.forward))
+    : combinedOf(plan, facts, first(facts.back), first(facts.combine));
+  const buffer = result === undefined ? undefined : plan.buffers[result];
+  const type = !buffer
+    ? "?"
+    : verb === "dispatch"
+    ? dispatchedType(plan, buffer, routing.expert)
+    : typeText(plan, buffer);
+  return `%${at.index} = ${verb} ${value ?? "?"} by ${permutation}${
+    over && ` over ${over}`
+  } : ${type}`;
+}
+
+type Ends = readonly [value: string | undefined, result: string | undefined];
+
+function dispatchedOf(
+  plan: Plan,
+  facts: RoutingFacts,
+  permute: StepFacts | undefined,
+  exchange: StepFacts | undefined,
+): Ends {
+  const made = new Set(facts.count.flatMap((step) => step.writes));
+  const value = permute?.reads.find((name) =>
+    !made.has(name) && plan.buffers[name]!.kind !== "counts"
+  );
+  return [value, exchange?.writes[0] ?? permute?.writes[0]];
+}
+
+function combinedOf(
+  plan: Plan,
+  facts: RoutingFacts,
+  exchange: StepFacts | undefined,
+  combine: StepFacts | undefined,
+): Ends {
+  const made = new Set(facts.count.flatMap((step) => step.writes));
+  const value = exchange?.reads[0] ??
+    combine?.reads.find((name) =>
+      !made.has(name) && plan.buffers[name]!.axes.length > 1
+    );
+  return [value, combine?.writes[0]];
+}
+
+function gridText(sizes: readonly [Size, Size, Size]): string {
+  // Trailing ones say nothing.
+  const last = sizes.findLastIndex((size) => size !== 1);
+  return `<${
+    sizes.slice(0, Math.max(last, 0) + 1).map(formatSize).join(" x ")
+  }>`;
+}
+
+function localText(local: readonly LocalExchange[]): string {
+  return local.map((entry) =>
+    `${entry.kernel}[${entry.sources.join(" ")}]${gridText(entry.workgroups)}`
+  ).join(" ");
+}
+
+function stepText(plan: Plan, at: StepFacts): string {
+  const { step, index } = at;
+  const head = `%${index}`;
+  const what = step.part
+    ? ` ${step.part.part}:`
+    : step.label
+    ? ` ${oneLine(step.label)}:`
+    : "";
+  const ranks = step.ranks === "all" ? "" : ` on ranks ${step.ranks.join(" ")}`;
+  return `${head}${what} ${bodyText(plan, step, at)}${ranks}`;
+}
+
+function bodyText(plan: Plan, step: Step, at: StepFacts): string {
+  switch (step.op) {
+    case "launch": {
+      const results = [...new Set(at.writes)].join(", ");
+      return `${results || "nothing"} = launch ${step.kernel}(${
+        Object.entries(step.bindings).map(([binding, buffer]) =>
+          binding === buffer ? buffer : `${binding}=${buffer}`
+        ).join(", ")
+      }) ${gridText(step.workgroups)}`;
+    }
+    case "copy":
+      return `${step.to} = copy ${step.from} (${step.bytes} B)`;
+    case "allGather":
+      return `${step.to} = allGather ${step.from} over ${
+        step.over.join("+")
+      } (${step.bytes} B to each of ${
+        positionsOver(plan.mesh, step.over) - 1
+      } others) local ${localText(step.local)}`;
+    case "allToAll":
+      return `${step.to} = allToAll ${step.direction} ${step.from} over ${
+        step.over.join("+")
+      } by ${step.counts} split ${
+        step.splits.join(" ")
+      } at ${step.position} (${step.rowBytes} B a row) moved ${step.moved} local ${
+        localText(step.local)
+      }`;
+    default:
+      return step satisfies never;
+  }
+}
