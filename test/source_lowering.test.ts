@@ -6,7 +6,7 @@ import { callSite } from "../compiler/dsl/span.ts";
 import type { Lambda } from "../compiler/graph/graph.ts";
 import { evaluateScalar } from "../compiler/source/evaluate_scalar.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";
-import { exp, scale } from "./fixtures/source/mathx.ts";
+import { exp, scale, square } from "./fixtures/source/mathx.ts";
 import * as mathx from "./fixtures/source/mathx.ts";
 
 type Scalar = (...xs: number[]) => number;
@@ -21,7 +21,6 @@ const negative = -1.5;
 const half = 1 / 2;
 const config = { alpha: 0.25, inner: { beta: 3 } } as const;
 const frozen = Object.freeze({ gamma: 2 });
-const square = (x: number): number => x * x;
 function clamp(x: number, low: number, high: number): number {
   return Math.min(Math.max(x, low), high);
 }
