@@ -1,0 +1,313 @@
+/** What the printer must know of a kernel before it prints: unique names, shapes of variables, where barriers stand. */
+
+import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import {
+  join,
+  sameShape,
+  type Shape,
+  Shapes,
+  type Variable,
+  VARYING,
+} from "./shape.ts";
+
+type ForStmt = Extract<Stmt, { op: "for" }>;
+
+/** The direct operands of an expression. */
+export function operands(e: Expr): readonly Expr[] {
+  switch (e.op) {
+    case "load":
+    case "shared":
+      return [e.index];
+    case "unary":
+    case "convert":
+    case "bitcast":
+      return [e.a];
+    case "binary":
+      return [e.a, e.b];
+    case "call":
+      return e.args;
+    case "select":
+      return [e.condition, e.a, e.b];
+    default:
+      return [];
+  }
+}
+
+/** The expressions of a statement itself, without those of statements inside it. */
+export function expressionsOf(s: Stmt): readonly Expr[] {
+  switch (s.op) {
+    case "let":
+    case "var":
+    case "set":
+      return [s.value];
+    case "store":
+    case "sharedStore":
+      return [s.index, s.value];
+    case "for":
+      return [s.from, s.to, s.step];
+    case "if":
+      return [s.condition];
+    case "barrier":
+      return [];
+  }
+}
+
+/** The lists of statements inside a statement. */
+export function bodiesOf(s: Stmt): readonly (readonly Stmt[])[] {
+  if (s.op === "for") return [s.body];
+  if (s.op === "if") return s.else ? [s.then, s.else] : [s.then];
+  return [];
+}
+
+/** Call `visit` on every statement, outer ones first. */
+export function walkStatements(
+  body: readonly Stmt[],
+  visit: (s: Stmt) => void,
+): void {
+  for (const s of body) {
+    visit(s);
+    for (const inner of bodiesOf(s)) walkStatements(inner, visit);
+  }
+}
+
+/** Call `visit` on every distinct node of an expression. */
+export function walkExpression(
+  e: Expr,
+  visit: (e: Expr) => void,
+  seen: Set<Expr> = new Set(),
+): void {
+  if (seen.has(e)) return;
+  seen.add(e);
+  visit(e);
+  for (const operand of operands(e)) walkExpression(operand, visit, seen);
+}
+
+/** Whether a barrier stands in a statement. */
+export function hasBarrier(s: Stmt): boolean {
+  return s.op === "barrier" || bodiesOf(s).some((body) => body.some(hasBarrier));
+}
+
+/** Names that statements read, set or declare. */
+export function namesIn(body: readonly Stmt[]): Set<string> {
+  const names = new Set<string>();
+  walkStatements(body, (s) => {
+    if ("name" in s) names.add(s.name);
+    for (const e of expressionsOf(s)) {
+      walkExpression(e, (node) => {
+        if (node.op === "local") names.add(node.name);
+      });
+    }
+  });
+  return names;
+}
+
+/** Give every declaration a name of its own, so that later steps need not know scopes. */
+export function uniqueNames(body: readonly Stmt[]): readonly Stmt[] {
+  const taken = new Set<string>();
+  let clash = false;
+  walkStatements(body, (s) => {
+    if (s.op !== "let" && s.op !== "var" && s.op !== "for") return;
+    clash ||= taken.has(s.name);
+    taken.add(s.name);
+  });
+  if (!clash) return body;
+  const used = new Set<string>();
+  const fresh = (name: string) => {
+    let unique = name;
+    for (let n = 2; used.has(unique); n++) unique = `${name}#${n}`;
+    used.add(unique);
+    return unique;
+  };
+  return renameBody(body, new Map(), fresh);
+}
+
+function renameBody(
+  body: readonly Stmt[],
+  outer: ReadonlyMap<string, string>,
+  fresh: (name: string) => string,
+): readonly Stmt[] {
+  const scope = new Map(outer);
+  return body.map((s): Stmt => {
+    const memo = new Map<Expr, Expr>();
+    const rename = (e: Expr) => renameExpression(e, scope, memo);
+    switch (s.op) {
+      case "let":
+      case "var": {
+        const value = rename(s.value);
+        const name = fresh(s.name);
+        scope.set(s.name, name);
+        return { ...s, name, value };
+      }
+      case "set":
+        return {
+          ...s,
+          name: scope.get(s.name) ?? s.name,
+          value: rename(s.value),
+        };
+      case "store":
+      case "sharedStore":
+        return { ...s, index: rename(s.index), value: rename(s.value) };
+      case "for": {
+        const bounds = {
+          from: rename(s.from),
+          to: rename(s.to),
+          step: rename(s.step),
+        };
+        const name = fresh(s.name);
+        const inside = new Map(scope).set(s.name, name);
+        return { ...s, ...bounds, name, body: renameBody(s.body, inside, fresh) };
+      }
+      case "if":
+        return {
+          ...s,
+          condition: rename(s.condition),
+          then: renameBody(s.then, scope, fresh),
+          ...(s.else ? { else: renameBody(s.else, scope, fresh) } : {}),
+        };
+      case "barrier":
+        return s;
+    }
+  });
+}
+
+function renameExpression(
+  e: Expr,
+  scope: ReadonlyMap<string, string>,
+  memo: Map<Expr, Expr>,
+): Expr {
+  const known = memo.get(e);
+  if (known) return known;
+  const go = (operand: Expr) => renameExpression(operand, scope, memo);
+  const renamed = ((): Expr => {
+    switch (e.op) {
+      case "local":
+        return { ...e, name: scope.get(e.name) ?? e.name };
+      case "load":
+      case "shared":
+        return { ...e, index: go(e.index) };
+      case "unary":
+      case "convert":
+      case "bitcast":
+        return { ...e, a: go(e.a) };
+      case "binary":
+        return { ...e, a: go(e.a), b: go(e.b) };
+      case "call":
+        return { ...e, args: e.args.map(go) };
+      case "select":
+        return { ...e, condition: go(e.condition), a: go(e.a), b: go(e.b) };
+      default:
+        return e;
+    }
+  })();
+  memo.set(e, renamed);
+  return renamed;
+}
+
+/** Whether all lanes of a vector run a loop equally often. */
+export function hasUniformTrip(s: ForStmt, shapes: Shapes): boolean {
+  const variable = shapes.variables.get(s.name)!.shape;
+  const to = shapes.of(s.to);
+  if (!shapes.isUniform(s.step) || to.stride !== 0) return false;
+  return variable.stride === 0 ||
+    (variable.stride === 1 && variable.align >= 4 && to.align >= 4);
+}
+
+/** Shapes of all variables: start from the best that can be and weaken until nothing changes. */
+export function analyzeShapes(
+  kernel: Kernel,
+  body: readonly Stmt[],
+  lanes: 1 | 4,
+): Shapes {
+  const variables = new Map<string, Variable>();
+  const shapes = new Shapes(variables, {
+    lanes,
+    workgroupSize: kernel.workgroupSize,
+  });
+  const depths = new Map<string, { divergent: number; scattered: number }>();
+  let changed = true;
+  const weaken = (name: string, shape: Shape) => {
+    const variable = variables.get(name)!;
+    const next = join(variable.shape, shape);
+    if (sameShape(next, variable.shape)) return;
+    variable.shape = next;
+    changed = true;
+  };
+  const declare = (
+    variable: Omit<Variable, "shape">,
+    shape: Shape,
+    divergent: number,
+    scattered: number,
+  ) => {
+    depths.set(variable.name, { divergent, scattered });
+    if (variables.has(variable.name)) weaken(variable.name, shape);
+    else variables.set(variable.name, { ...variable, shape });
+  };
+  // `divergent` counts the conditions around that differ between lanes, `scattered` those that differ in the workgroup.
+  const visit = (
+    list: readonly Stmt[],
+    divergent: number,
+    scattered: number,
+  ): void => {
+    for (const s of list) {
+      if (s.op === "let" || s.op === "var") {
+        declare(
+          {
+            name: s.name,
+            type: s.value.type,
+            kind: s.op,
+            ...(s.op === "let" ? { definition: s.value } : {}),
+          },
+          shapes.of(s.value),
+          divergent,
+          scattered,
+        );
+      } else if (s.op === "set") {
+        const declared = depths.get(s.name)!;
+        const shape = shapes.of(s.value);
+        weaken(
+          s.name,
+          divergent > declared.divergent ? VARYING : {
+            ...shape,
+            group: shape.group && scattered === declared.scattered,
+          },
+        );
+      } else if (s.op === "if") {
+        const condition = shapes.of(s.condition);
+        const d = divergent + (condition.stride === 0 ? 0 : 1);
+        const g = scattered + (condition.group ? 0 : 1);
+        visit(s.then, d, g);
+        if (s.else) visit(s.else, d, g);
+      } else if (s.op === "for") {
+        const [from, to, step] = [s.from, s.to, s.step].map((e) =>
+          shapes.of(e)
+        ) as [Shape, Shape, Shape];
+        const group = from.group && to.group && step.group;
+        declare(
+          { name: s.name, type: "u32", kind: "for" },
+          step.stride === 0
+            ? {
+              stride: from.stride,
+              align: Math.min(from.align, step.align),
+              group,
+            }
+            : VARYING,
+          divergent,
+          scattered,
+        );
+        visit(
+          s.body,
+          divergent + (hasUniformTrip(s, shapes) ? 0 : 1),
+          scattered + (group ? 0 : 1),
+        );
+      }
+    }
+  };
+  while (changed) {
+    changed = false;
+    shapes.reset();
+    const before = [...variables.values()].map((v) => v.shape);
+    visit(body, 0, 0);
+    if (before.length !== variables.size) changed = true;
+  }
+  return shapes;
+}

@@ -1,0 +1,156 @@
+/**
+ * Barriers cut a kernel into phases: each phase runs for all invocations of a workgroup before the next begins.
+ * `for` and `if` that contain barriers stand outside, around phases.
+ */
+
+import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import {
+  expressionsOf,
+  hasBarrier,
+  namesIn,
+  walkExpression,
+} from "./analyze.ts";
+import type { Shapes } from "./shape.ts";
+
+/** A run of statements without barriers. */
+export interface Phase {
+  readonly op: "phase";
+  readonly body: readonly Stmt[];
+  /** Variables that live longer than one phase, kept in memory for each invocation: read at the start, written at the end. */
+  readonly reads: Set<string>;
+  readonly writes: Set<string>;
+}
+
+/** What runs once for the whole workgroup. */
+export type Outer =
+  | Phase
+  | {
+    readonly op: "for";
+    readonly loop: Extract<Stmt, { op: "for" }>;
+    readonly body: readonly Outer[];
+  }
+  | {
+    readonly op: "if";
+    readonly condition: Expr;
+    readonly then: readonly Outer[];
+    readonly else: readonly Outer[];
+  };
+
+function cut(kernel: Kernel, body: readonly Stmt[], shapes: Shapes): Outer[] {
+  const outer: Outer[] = [];
+  let run: Stmt[] = [];
+  const flush = () => {
+    if (run.length > 0) {
+      outer.push({
+        op: "phase",
+        body: run,
+        reads: new Set(),
+        writes: new Set(),
+      });
+    }
+    run = [];
+  };
+  const demand = (e: Expr) => {
+    if (shapes.of(e).group && shapes.isUniform(e)) return;
+    throw new Error(
+      `Cannot print kernel '${kernel.name}': a barrier stands where not every invocation of the workgroup arrives. ` +
+        "Make the bounds and conditions around it uniform",
+    );
+  };
+  for (const s of body) {
+    if (!hasBarrier(s)) {
+      run.push(s);
+      continue;
+    }
+    flush();
+    if (s.op === "for") {
+      for (const e of expressionsOf(s)) demand(e);
+      outer.push({ op: "for", loop: s, body: cut(kernel, s.body, shapes) });
+    } else if (s.op === "if") {
+      demand(s.condition);
+      outer.push({
+        op: "if",
+        condition: s.condition,
+        then: cut(kernel, s.then, shapes),
+        else: cut(kernel, s.else ?? [], shapes),
+      });
+    }
+  }
+  flush();
+  return outer;
+}
+
+/** The phases of a kernel, and the variables that need memory because they live from one phase to another. */
+export function cutPhases(
+  kernel: Kernel,
+  body: readonly Stmt[],
+  shapes: Shapes,
+): { outer: readonly Outer[]; crossing: ReadonlySet<string> } {
+  const outer = cut(kernel, body, shapes);
+  const phases: Phase[] = [];
+  const bounds = new Set<string>();
+  const collect = (list: readonly Outer[]): void => {
+    for (const o of list) {
+      if (o.op === "phase") phases.push(o);
+      else if (o.op === "for") {
+        for (const e of expressionsOf(o.loop)) addNames(e, bounds);
+        collect(o.body);
+      } else {
+        addNames(o.condition, bounds);
+        collect(o.then);
+        collect(o.else);
+      }
+    }
+  };
+  collect(outer);
+
+  const declared = new Map<string, Phase>();
+  for (const phase of phases) {
+    for (const s of phase.body) {
+      if (s.op === "let" || s.op === "var") declared.set(s.name, phase);
+    }
+  }
+  const crossing = new Set<string>();
+  for (const phase of phases) {
+    for (const name of namesIn(phase.body)) {
+      const home = declared.get(name);
+      if (home && home !== phase && needsMemory(name, shapes)) {
+        crossing.add(name);
+      }
+    }
+  }
+  for (const name of bounds) {
+    if (declared.has(name) && needsMemory(name, shapes)) crossing.add(name);
+  }
+  for (const phase of phases) {
+    for (const name of namesIn(phase.body)) {
+      if (!crossing.has(name)) continue;
+      if (declared.get(name) === phase) phase.writes.add(name);
+      else {
+        phase.reads.add(name);
+        if (isSetIn(name, phase.body)) phase.writes.add(name);
+      }
+    }
+  }
+  return { outer, crossing };
+}
+
+function addNames(e: Expr, names: Set<string>): void {
+  walkExpression(e, (node) => {
+    if (node.op === "local") names.add(node.name);
+  });
+}
+
+/** A `let` that is the same for the whole workgroup keeps its value in its local from phase to phase. */
+function needsMemory(name: string, shapes: Shapes): boolean {
+  const variable = shapes.variables.get(name)!;
+  return variable.kind === "var" || !variable.shape.group;
+}
+
+function isSetIn(name: string, body: readonly Stmt[]): boolean {
+  return body.some((s) =>
+    (s.op === "set" && s.name === name) ||
+    (s.op === "for" && isSetIn(name, s.body)) ||
+    (s.op === "if" && (isSetIn(name, s.then) || isSetIn(name, s.else ?? [])))
+  );
+}

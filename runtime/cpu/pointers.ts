@@ -1,0 +1,224 @@
+/**
+ * Loads whose index is linear in a loop's counter: `invariant + counter * stride + constant`. The loop keeps their
+ * addresses in locals and checks their range once, before it starts.
+ */
+
+import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import { mul, u32 } from "../../spec/kernel/build.ts";
+import {
+  expressionsOf,
+  operands,
+  walkExpression,
+  walkStatements,
+} from "./analyze.ts";
+import type { Shapes } from "./shape.ts";
+
+/** Loads that share an invariant part and a stride. */
+export interface PointerGroup {
+  readonly array: string;
+  /** Summed, they give the invariant part of the index. */
+  readonly terms: readonly Expr[];
+  /** Elements per step of the counter: a number, or factors of an invariant product. */
+  readonly stride: number | readonly Expr[];
+  /** Constant parts of the indices, by load. */
+  readonly loads: Map<Expr, number>;
+}
+
+interface Linear {
+  readonly constant: number;
+  readonly terms: readonly Expr[];
+  /** Coefficient of the counter; 0 where it does not occur. */
+  readonly stride: number;
+  /** Further factors of the coefficient. */
+  readonly factors: readonly Expr[];
+}
+
+/** What does not change while a loop runs. */
+class Invariants {
+  readonly #changing: Set<string>;
+  readonly #writable: ReadonlySet<string>;
+  readonly counter: string;
+  readonly shapes: Shapes;
+
+  constructor(
+    loop: Extract<Stmt, { op: "for" }>,
+    shapes: Shapes,
+    writable: ReadonlySet<string>,
+  ) {
+    this.counter = loop.name;
+    this.shapes = shapes;
+    this.#writable = writable;
+    this.#changing = new Set([loop.name]);
+    walkStatements(loop.body, (s) => {
+      if ("name" in s) this.#changing.add(s.name);
+    });
+  }
+
+  /** The value is the same throughout the loop, and can be had before it. */
+  holds(e: Expr): boolean {
+    let same = true;
+    walkExpression(e, (node) => {
+      if (node.op === "local" && this.#changing.has(node.name)) same = false;
+      if (node.op === "shared") same = false;
+      if (node.op === "load" && this.#writable.has(node.binding)) same = false;
+    });
+    return same;
+  }
+
+  /** The definition of a `let` that may stand in its place: its operands cannot have changed since. */
+  definition(name: string): Expr | undefined {
+    const variable = this.shapes.variables.get(name);
+    const { definition } = variable ?? {};
+    if (!definition) return undefined;
+    if (definition.op !== "binary" && definition.op !== "local") {
+      return definition.op === "const" || definition.op === "id"
+        ? definition
+        : undefined;
+    }
+    let fixed = true;
+    walkExpression(definition, (node) => {
+      if (
+        node.op === "local" &&
+        this.shapes.variables.get(node.name)?.kind === "var"
+      ) fixed = false;
+      if (node.op === "load" || node.op === "shared") fixed = false;
+    });
+    return fixed ? definition : undefined;
+  }
+}
+
+function linear(e: Expr, known: Invariants): Linear | undefined {
+  const atom = (): Linear | undefined =>
+    known.holds(e) && known.shapes.of(e).stride !== null
+      ? { constant: 0, terms: [e], stride: 0, factors: [] }
+      : undefined;
+  if (e.type !== "u32" && e.type !== "i32") return undefined;
+  if (e.op === "const") {
+    const value = Number(e.value);
+    return value >= 0 && value < 2 ** 28
+      ? { constant: value, terms: [], stride: 0, factors: [] }
+      : atom();
+  }
+  if (e.op === "local") {
+    if (e.name === known.counter) {
+      return { constant: 0, terms: [], stride: 1, factors: [] };
+    }
+    const definition = known.definition(e.name);
+    return (definition && linear(definition, known)) ?? atom();
+  }
+  if (e.op !== "binary") return atom();
+  const a = linear(e.a, known);
+  const b = linear(e.b, known);
+  if (e.fn === "add" && a && b) {
+    if (a.stride !== 0 && b.stride !== 0) return undefined;
+    const counter = a.stride !== 0 ? a : b;
+    return {
+      constant: a.constant + b.constant,
+      terms: [...a.terms, ...b.terms],
+      stride: counter.stride,
+      factors: counter.factors,
+    };
+  }
+  const shift = e.fn === "shl" ? known.shapes.of(e.b).value : undefined;
+  if ((e.fn === "mul" && a && b) || (shift !== undefined && a)) {
+    const other = shift !== undefined
+      ? { constant: 2 ** (shift & 31), terms: [], stride: 0, factors: [] }
+      : b!;
+    const [x, y, factor] = a.stride !== 0
+      ? [a, other, shift === undefined ? e.b : u32(other.constant)]
+      : [other, a, e.a];
+    const pure = y.terms.length === 0 && y.stride === 0;
+    if (x.stride === 0) {
+      return pure && x.terms.length === 0
+        ? { ...x, constant: x.constant * y.constant }
+        : atom();
+    }
+    if (y.stride !== 0) return undefined;
+    const terms = x.terms.map((term) => mul(term, factor));
+    return pure
+      ? {
+        ...x,
+        terms,
+        constant: x.constant * y.constant,
+        stride: x.stride * y.constant,
+      }
+      : {
+        ...x,
+        terms: x.constant ? [...terms, mul(u32(x.constant), factor)] : terms,
+        constant: 0,
+        factors: [...x.factors, factor],
+      };
+  }
+  return atom();
+}
+
+/** A text that is equal for equal expressions. */
+function keyOf(e: Expr): string {
+  const inner = operands(e).map(keyOf).join(",");
+  switch (e.op) {
+    case "const":
+      return String(e.value);
+    case "local":
+    case "id":
+      return e.name;
+    case "load":
+      return `${e.binding}[${inner}]`;
+    case "shared":
+      return `${e.array}[${inner}]`;
+    case "unary":
+    case "binary":
+    case "call":
+      return `${e.fn}(${inner})`;
+    default:
+      return `${e.op}:${e.type}(${inner})`;
+  }
+}
+
+/** The loads of an innermost loop that can go through pointers, grouped by what they share. */
+export function findPointers(
+  loop: Extract<Stmt, { op: "for" }>,
+  shapes: Shapes,
+  options: {
+    readonly writable: ReadonlySet<string>;
+    readonly lanes: 1 | 4;
+  },
+): PointerGroup[] {
+  const known = new Invariants(loop, shapes, options.writable);
+  const groups = new Map<string, PointerGroup>();
+  const seen = new Set<Expr>();
+  for (const s of loop.body) {
+    for (const top of expressionsOf(s)) {
+      walkExpression(top, (e) => {
+        if (e.op !== "load" && e.op !== "shared") return;
+        const { stride: lane } = shapes.of(e.index);
+        if (lane !== 0 && !(lane === 1 && options.lanes === 4)) return;
+        const index = linear(e.index, known);
+        if (!index || index.constant >= 2 ** 26) return;
+        if (index.factors.some((factor) => !shapes.isUniform(factor))) return;
+        const fixed = index.factors.length === 0;
+        if (!fixed && index.stride !== 1) return;
+        if (index.stride < 0 || index.stride >= 2 ** 24) return;
+        const array = e.op === "load" ? e.binding : e.array;
+        const key = [
+          array,
+          lane,
+          index.stride,
+          index.factors.map(keyOf).sort().join("*"),
+          index.terms.map(keyOf).sort().join("+"),
+        ].join(";");
+        let group = groups.get(key);
+        if (!group) {
+          group = {
+            array,
+            terms: index.terms,
+            stride: fixed ? index.stride : index.factors,
+            loads: new Map(),
+          };
+          groups.set(key, group);
+        }
+        group.loads.set(e, index.constant);
+      }, seen);
+    }
+  }
+  return [...groups.values()];
+}

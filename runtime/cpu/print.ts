@@ -1,0 +1,335 @@
+/**
+ * Kernels to WebAssembly SIMD. Four consecutive invocations of a workgroup are the lanes of a vector; a loop runs over
+ * the vectors of a workgroup, and one around it over workgroups. Kernels whose workgroups are not made of whole vectors
+ * run one invocation at a time.
+ */
+
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { analyzeShapes, uniqueNames } from "./analyze.ts";
+import { Expressions } from "./expression.ts";
+import { MathLibrary } from "./math.ts";
+import { cutPhases, type Outer, type Phase } from "./phases.ts";
+import { Statements } from "./statement.ts";
+import { WasmFunction, WasmModule } from "./wasm.ts";
+
+/** Bytes of a launch record before its bindings; see `RECORD` for the words. */
+export const RECORD_BYTES = 32;
+/** Words of a launch record. After them: address and length in elements of each binding. */
+export const RECORD = {
+  op: 0,
+  groups: 1,
+  x: 2,
+  y: 3,
+  next: 4,
+  done: 5,
+  words: 6,
+} as const;
+/** Bytes around every array in memory that may be read by vectors that touch its ends. */
+export const GUARD_BYTES = 16;
+
+/** A module of kernels: exports `run0`, `run1`, … take a record, first and last group, and scratch memory. */
+export interface PrintedModule {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Bytes of scratch memory that each kernel needs, in order. */
+  readonly scratch: readonly number[];
+}
+
+/** Print kernels into one module. `lanes: 1` prints all of them one invocation at a time, for tests. */
+export function printKernels(
+  kernels: readonly Kernel[],
+  options: { readonly lanes?: 1 } = {},
+): PrintedModule {
+  const module = new WasmModule();
+  const math = new MathLibrary(module);
+  let storeLanes: number | undefined;
+  const scratch = kernels.map((kernel, i) => {
+    const lanes = options.lanes === 1 || kernel.workgroupSize % 4 !== 0 ? 1 : 4;
+    const printer = new KernelPrinter(kernel, lanes, math, () => {
+      storeLanes ??= module.add(printStoreLanes());
+      return storeLanes;
+    });
+    module.add(printer.f, `run${i}`);
+    return printer.scratchBytes;
+  });
+  return { bytes: module.encode(), scratch };
+}
+
+/** (address, length, index, value, mask): store lanes that are active and in range, one by one. */
+function printStoreLanes(): WasmFunction {
+  const f = new WasmFunction(["i32", "i32", "v128", "v128", "v128"], []);
+  for (let lane = 0; lane < 4; lane++) {
+    f.get(4);
+    f.extract(lane);
+    f.get(2);
+    f.extract(lane);
+    f.get(1);
+    f.op("i32.lt_u", "i32.and");
+    f.if();
+    f.get(0);
+    f.get(2);
+    f.extract(lane);
+    f.i32(2);
+    f.op("i32.shl", "i32.add");
+    f.get(3);
+    f.storeLane(lane);
+    f.op("end");
+  }
+  return f;
+}
+
+/** Prints one kernel into one function. */
+class KernelPrinter {
+  readonly f = new WasmFunction(["i32", "i32", "i32", "i32"], []);
+  scratchBytes = GUARD_BYTES;
+  readonly #kernel: Kernel;
+  readonly #lanes: 1 | 4;
+  readonly #x: Expressions;
+  readonly #statements: Statements;
+  readonly #outer: readonly Outer[];
+  /** Offsets in scratch memory of variables that outlive a phase. */
+  readonly #slots = new Map<string, number>();
+  /** Local that counts invocations, by vectors. */
+  readonly #first: number;
+  #sharedBytes = 0;
+
+  constructor(
+    kernel: Kernel,
+    lanes: 1 | 4,
+    math: MathLibrary,
+    storeLanes: () => number,
+  ) {
+    this.#kernel = kernel;
+    this.#lanes = lanes;
+    const { f } = this;
+    const body = uniqueNames(kernel.body);
+    const shapes = analyzeShapes(kernel, body, lanes);
+    this.#x = new Expressions(f, shapes, math);
+    this.#statements = new Statements(this.#x, {
+      lanes,
+      storeLanes,
+      writable: new Set(
+        kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),
+      ),
+    });
+    this.#first = f.local("i32");
+    this.#bind();
+    const { outer, crossing } = cutPhases(kernel, body, shapes);
+    this.#outer = outer;
+    if (!this.#isSingle) {
+      for (const name of crossing) {
+        this.#slots.set(name, this.scratchBytes);
+        this.scratchBytes += 16 * kernel.workgroupSize / lanes;
+      }
+    }
+    this.#groups();
+  }
+
+  /** The workgroup is one vector, so phases need no loops and variables no memory. */
+  get #isSingle(): boolean {
+    return this.#kernel.workgroupSize === this.#lanes;
+  }
+
+  /** Addresses and lengths of bindings and shared arrays. */
+  #bind(): void {
+    const { f } = this;
+    const reach = (length: number) => {
+      const local = f.local("i32");
+      f.get(length);
+      f.i32(5);
+      f.op("i32.add");
+      f.set(local);
+      return local;
+    };
+    this.#kernel.bindings.forEach((binding, i) => {
+      const address = f.local("i32");
+      const length = f.local("i32");
+      f.get(0);
+      f.load("i32.load", RECORD_BYTES + 8 * i);
+      f.set(address);
+      f.get(0);
+      f.load("i32.load", RECORD_BYTES + 8 * i + 4);
+      f.set(length);
+      this.#x.views.set(binding.name, {
+        address,
+        length,
+        reach: reach(length),
+      });
+    });
+    for (const array of this.#kernel.shared) {
+      const address = f.local("i32");
+      const length = f.local("i32");
+      f.get(3);
+      f.i32(this.scratchBytes);
+      f.op("i32.add");
+      f.set(address);
+      f.i32(array.length);
+      f.set(length);
+      this.#x.views.set(array.name, { address, length, reach: reach(length) });
+      this.scratchBytes += Math.ceil(array.length / 4) * 16 + GUARD_BYTES;
+    }
+    this.#sharedBytes = this.scratchBytes - GUARD_BYTES;
+  }
+
+  /** The loop over workgroups. */
+  #groups(): void {
+    const { f } = this;
+    const { ids } = this.#x;
+    for (const name of ["group.x", "group.y", "group.z"]) {
+      ids.set(name, f.local("i32"));
+    }
+    ids.set("local", this.#first);
+    const rows = f.local("i32");
+    f.block();
+    f.loop();
+    f.get(1);
+    f.get(2);
+    f.op("i32.ge_u");
+    f.branchIf(1);
+    f.get(1);
+    f.get(0);
+    f.load("i32.load", 4 * RECORD.x);
+    f.op("i32.rem_u");
+    f.set(ids.get("group.x")!);
+    f.get(1);
+    f.get(0);
+    f.load("i32.load", 4 * RECORD.x);
+    f.op("i32.div_u");
+    f.tee(rows);
+    f.get(0);
+    f.load("i32.load", 4 * RECORD.y);
+    f.op("i32.rem_u");
+    f.set(ids.get("group.y")!);
+    f.get(rows);
+    f.get(0);
+    f.load("i32.load", 4 * RECORD.y);
+    f.op("i32.div_u");
+    f.set(ids.get("group.z")!);
+    if (this.#kernel.shared.length > 0) {
+      // Workgroup memory is zero when a workgroup starts.
+      f.get(3);
+      f.i32(GUARD_BYTES);
+      f.op("i32.add");
+      f.i32(0);
+      f.i32(this.#sharedBytes);
+      f.fill();
+    }
+    for (const o of this.#outer) this.#print(o);
+    f.get(1);
+    f.i32(1);
+    f.op("i32.add");
+    f.set(1);
+    f.branch(0);
+    f.op("end", "end");
+  }
+
+  #print(o: Outer): void {
+    const { f } = this;
+    const x = this.#x;
+    if (o.op === "phase") return this.#phase(o);
+    if (o.op === "if") {
+      x.begin([o.condition]);
+      this.#recall();
+      x.scalar(o.condition);
+      f.if();
+      for (const inner of o.then) this.#print(inner);
+      f.op("else");
+      for (const inner of o.else) this.#print(inner);
+      return f.op("end");
+    }
+    const { loop } = o;
+    const bounds = [loop.from, loop.to, loop.step];
+    const [counter, to, step] = [
+      this.#statements.localOf(loop.name),
+      f.local("i32"),
+      f.local("i32"),
+    ];
+    x.begin(bounds);
+    this.#recall();
+    x.scalar(loop.from);
+    f.set(counter);
+    x.scalar(loop.to);
+    f.set(to);
+    x.scalar(loop.step);
+    f.set(step);
+    f.block();
+    f.loop();
+    f.get(counter);
+    f.get(to);
+    f.op("i32.ge_u");
+    f.branchIf(1);
+    for (const inner of o.body) this.#print(inner);
+    f.get(counter);
+    f.get(step);
+    f.op("i32.add");
+    f.set(counter);
+    f.branch(0);
+    f.op("end", "end");
+  }
+
+  /** Between phases, a uniform variable that lives in memory has the value that the first invocation sees. */
+  #recall(): void {
+    if (this.#slots.size === 0) return;
+    this.f.i32(0);
+    this.f.set(this.#first);
+    for (const name of this.#slots.keys()) {
+      if (this.#x.shapes.variables.get(name)!.shape.group) this.#load(name);
+    }
+  }
+
+  #phase(phase: Phase): void {
+    const { f } = this;
+    let start = 0;
+    f.i32(0);
+    f.set(this.#first);
+    if (this.#isSingle) return this.#statements.list(phase.body);
+    // What the whole workgroup shares is computed once.
+    for (const s of phase.body) {
+      const { shape } = s.op === "let"
+        ? this.#x.shapes.variables.get(s.name)!
+        : { shape: undefined };
+      if (!shape?.group) break;
+      this.#statements.statement(s);
+      start++;
+    }
+    f.loop();
+    for (const name of phase.reads) this.#load(name);
+    this.#statements.list(phase.body.slice(start));
+    for (const name of phase.writes) this.#save(name);
+    f.get(this.#first);
+    f.i32(this.#lanes);
+    f.op("i32.add");
+    f.tee(this.#first);
+    f.i32(this.#kernel.workgroupSize);
+    f.op("i32.lt_u");
+    f.branchIf(0);
+    f.op("end");
+  }
+
+  /** Push the address, less the slot's offset, of this vector's part of a slot. */
+  #slotBase(): void {
+    const { f } = this;
+    f.get(this.#first);
+    f.i32(this.#lanes === 4 ? 2 : 4);
+    f.op("i32.shl");
+    f.get(3);
+    f.op("i32.add");
+  }
+
+  #load(name: string): void {
+    this.#slotBase();
+    this.f.load(
+      this.#statements.isScalar(name) ? "i32.load" : "v128.load",
+      this.#slots.get(name)!,
+    );
+    this.f.set(this.#statements.localOf(name));
+  }
+
+  #save(name: string): void {
+    this.#slotBase();
+    this.f.get(this.#statements.localOf(name));
+    this.f.load(
+      this.#statements.isScalar(name) ? "i32.store" : "v128.store",
+      this.#slots.get(name)!,
+    );
+  }
+}

@@ -1,0 +1,245 @@
+/**
+ * How a value varies over the four lanes of a vector and over a workgroup. Lanes are consecutive invocations, so most
+ * index arithmetic is `base + lane * stride` with a scalar base: this is what finds uniform and contiguous accesses.
+ */
+
+import type { Expr } from "../../spec/kernel/tree.ts";
+
+/** How a value varies. */
+export interface Shape {
+  /** Value of lane l is base + l * stride; 0 is the same in all lanes, null is anything. Only integers have other strides than 0. */
+  readonly stride: number | null;
+  /** A power of two that divides the base (lane 0's value). */
+  readonly align: number;
+  /** The same in every invocation of the workgroup. */
+  readonly group: boolean;
+  /** The value, where it is a constant. */
+  readonly value?: number;
+}
+
+/** What is known of a variable. */
+export interface Variable {
+  readonly name: string;
+  readonly type: Expr["type"];
+  readonly kind: "let" | "var" | "for";
+  /** Of a `let`. */
+  readonly definition?: Expr;
+  shape: Shape;
+}
+
+const MAX_ALIGN = 2 ** 30;
+/** A value that varies in any way. */
+export const VARYING: Shape = { stride: null, align: 1, group: false };
+
+function lowBit(value: number): number {
+  if (value === 0) return MAX_ALIGN;
+  return Math.min(MAX_ALIGN, (value & -value) >>> 0);
+}
+
+/** The same value with the same base in both branches of control flow. */
+export function join(a: Shape, b: Shape): Shape {
+  return {
+    stride: a.stride === b.stride ? a.stride : null,
+    align: Math.min(a.align, b.align),
+    group: a.group && b.group,
+    ...(a.value !== undefined && a.value === b.value ? { value: a.value } : {}),
+  };
+}
+
+/** Whether two shapes are equal. */
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.stride === b.stride && a.align === b.align && a.group === b.group &&
+    a.value === b.value;
+}
+
+/** Whether lanes 0 to 3 lie in one aligned block of four, in order. */
+function isAlignedRun(shape: Shape): boolean {
+  return shape.stride === 1 && shape.align >= 4;
+}
+
+/** Shapes of expressions, given those of the variables. */
+export class Shapes {
+  readonly variables: Map<string, Variable>;
+  readonly #local: Shape;
+  #memo = new Map<Expr, Shape>();
+
+  /** `lanes` is 4, or 1 for kernels whose workgroups are not made of whole vectors. */
+  constructor(
+    variables: Map<string, Variable>,
+    options: { readonly lanes: 1 | 4; readonly workgroupSize: number },
+  ) {
+    this.variables = variables;
+    const { lanes, workgroupSize } = options;
+    this.#local = workgroupSize === 1
+      ? { stride: 0, align: MAX_ALIGN, group: true, value: 0 }
+      : lanes === 1
+      ? { stride: 0, align: 1, group: false }
+      : {
+        stride: 1,
+        align: workgroupSize === 4 ? MAX_ALIGN : 4,
+        group: false,
+      };
+  }
+
+  /** Forget what was derived from shapes of variables that have changed since. */
+  reset(): void {
+    this.#memo.clear();
+  }
+
+  of(e: Expr): Shape {
+    let shape = this.#memo.get(e);
+    if (!shape) {
+      shape = this.#derive(e);
+      this.#memo.set(e, shape);
+    }
+    return shape;
+  }
+
+  /** The same in all lanes. */
+  isUniform(e: Expr): boolean {
+    return this.of(e).stride === 0;
+  }
+
+  #derive(e: Expr): Shape {
+    switch (e.op) {
+      case "const": {
+        const value = Number(e.value);
+        const whole = e.type === "u32" || e.type === "i32";
+        return {
+          stride: 0,
+          align: whole ? lowBit(value) : 1,
+          group: true,
+          ...(whole ? { value } : {}),
+        };
+      }
+      case "local":
+        return this.variables.get(e.name)?.shape ?? VARYING;
+      case "id":
+        return e.name === "local"
+          ? this.#local
+          : { stride: 0, align: 1, group: true };
+      case "load":
+      case "shared":
+        return this.#plain([e.index]);
+      case "unary": {
+        const a = this.of(e.a);
+        if (e.fn !== "neg" || e.type === "f32" || a.stride === null) {
+          return this.#plain([e.a]);
+        }
+        return { stride: -a.stride | 0, align: a.align, group: a.group };
+      }
+      case "binary":
+        return this.#binary(e);
+      case "call":
+        return this.#plain(e.args);
+      case "select": {
+        const condition = this.of(e.condition);
+        const joined = join(this.of(e.a), this.of(e.b));
+        if (condition.stride !== 0 || joined.stride === null) {
+          return this.#plain([e.condition, e.a, e.b]);
+        }
+        return {
+          stride: joined.stride,
+          align: joined.align,
+          group: condition.group && joined.group,
+        };
+      }
+      case "convert":
+      case "bitcast": {
+        const whole = (e.type === "u32" || e.type === "i32") &&
+          (e.a.type === "u32" || e.a.type === "i32");
+        return whole ? this.of(e.a) : this.#plain([e.a]);
+      }
+    }
+  }
+
+  /** Uniform where all operands are. */
+  #plain(operands: readonly Expr[]): Shape {
+    const shapes = operands.map((operand) => this.of(operand));
+    return shapes.every((s) => s.stride === 0)
+      ? { stride: 0, align: 1, group: shapes.every((s) => s.group) }
+      : VARYING;
+  }
+
+  #binary(e: Extract<Expr, { op: "binary" }>): Shape {
+    const a = this.of(e.a);
+    const b = this.of(e.b);
+    const plain = this.#plain([e.a, e.b]);
+    const group = a.group && b.group;
+    if (e.a.type !== "u32" && e.a.type !== "i32") return plain;
+    if (a.stride === null || b.stride === null) return plain;
+    switch (e.fn) {
+      case "add":
+      case "sub": {
+        const sign = e.fn === "add" ? 1 : -1;
+        return {
+          stride: (a.stride + sign * b.stride) | 0,
+          align: Math.min(a.align, b.align),
+          group,
+        };
+      }
+      case "mul": {
+        const align = Math.min(MAX_ALIGN, a.align * b.align);
+        if (b.value !== undefined) {
+          return { stride: Math.imul(a.stride, b.value), align, group };
+        }
+        if (a.value !== undefined) {
+          return { stride: Math.imul(b.stride, a.value), align, group };
+        }
+        return a.stride === 0 && b.stride === 0
+          ? { stride: 0, align, group }
+          : VARYING;
+      }
+      case "shl": {
+        const factor = b.value === undefined ? undefined : 2 ** (b.value & 31);
+        if (factor === undefined) return plain;
+        return {
+          stride: Math.imul(a.stride, factor | 0),
+          align: Math.min(MAX_ALIGN, a.align * factor),
+          group,
+        };
+      }
+      case "shr":
+        return b.value !== undefined && (b.value & 31) >= 2 && isAlignedRun(a)
+          ? {
+            stride: 0,
+            align: Math.max(1, a.align / 2 ** (b.value & 31)),
+            group: false,
+          }
+          : plain;
+      case "div":
+        return e.type === "u32" && isAlignedRun(a) && b.value !== undefined &&
+            b.value > 0 && b.value % 4 === 0
+          ? { stride: 0, align: 1, group: false }
+          : plain;
+      case "rem":
+        return e.type === "u32" && isAlignedRun(a) && b.value !== undefined &&
+            b.value > 0 && b.value % 4 === 0
+          ? {
+            stride: 1,
+            align: Math.min(a.align, lowBit(b.value)),
+            group: false,
+          }
+          : plain;
+      case "and": {
+        const span = (b.value ?? 0) + 1;
+        return isAlignedRun(a) && span >= 4 && lowBit(span) === span
+          ? { stride: 1, align: Math.min(a.align, span), group: false }
+          : plain;
+      }
+      case "lt":
+      case "ge":
+        // An aligned run of four lies wholly below or wholly above a multiple of four.
+        return isAlignedRun(a) && b.stride === 0 && b.align >= 4
+          ? { stride: 0, align: 1, group: false }
+          : plain;
+      case "min":
+      case "max":
+        return plain.stride === 0
+          ? { stride: 0, align: Math.min(a.align, b.align), group }
+          : plain;
+      default:
+        return plain;
+    }
+  }
+}
