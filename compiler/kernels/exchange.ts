@@ -31,7 +31,9 @@ export const EXCHANGE_SOURCES = 4;
 const EXCHANGE_GROUPS = 64;
 const LANES = 64;
 
-const u = (name: string) => local(name, "u32");
+function u(name: string): Expr {
+  return local(name, "u32");
+}
 
 /**
  * A part of an all-gather. Bindings: `dst`, written, and `src0`, `src1`, … of the group positions `sources`.

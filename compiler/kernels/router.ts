@@ -36,8 +36,13 @@ import { elementwise } from "./elementwise.ts";
 import { lengthOf, reads, writes } from "./kernel.ts";
 import { blockedSum } from "./sum.ts";
 
-const u = (name: string) => local(name, "u32");
-const f = (name: string) => local(name, "f32");
+function u(name: string): Expr {
+  return local(name, "u32");
+}
+
+function f(name: string): Expr {
+  return local(name, "f32");
+}
 
 /** `name` becomes the allowed index with the largest value, the lowest of equals; `name`_value its value. */
 function largest(

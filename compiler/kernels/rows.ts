@@ -193,7 +193,7 @@ export function softmax(o: RowsOptions): Kernel {
   ]);
 }
 
-/** A `lengths`-free load of a row-major matrix: row * length + i. */
+/** Loads from a row-major matrix: element row * length + i. */
 export function rowMajor(
   binding: string,
   length: number,

@@ -10,6 +10,7 @@ export type ScalarType = "f32" | "i32" | "u32" | "bool";
 /** `group.x/y/z` number the workgroup, `local` the invocation in it; all are u32. */
 export type IdName = "group.x" | "group.y" | "group.z" | "local";
 
+/** Minus a number; not of a bool. */
 export type UnaryOp = "neg" | "not";
 
 /** Comparison yields bool; `land`, `lor` take bools; shifts take a u32 on the right; the rest keep their operands' type. */
