@@ -186,6 +186,19 @@ t.test("kernelCost() counts what one invocation does", (t) => {
     exact: true,
   });
   t.equal(kernelCost(kernel(lengthAt(0))).exact, false);
+  const x = load("x", u32(0));
+  const write = (value: Expr) => store("y", u32(0), value);
+  const branches: Kernel = {
+    ...writing(f32(0)),
+    body: [
+      if_(lt(x, f32(0)), [write(call("fma", x, x, x))], [write(f32(0))]),
+    ],
+  };
+  t.match(kernelCost(branches), {
+    multiplyAdds: 1,
+    loadBytes: 16,
+    storeBytes: 4,
+  });
   t.end();
 });
 

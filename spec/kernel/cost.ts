@@ -3,7 +3,7 @@
 import { STORED_BYTES } from "../dtype.ts";
 import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
 
-/** Cost of one invocation that takes every branch. */
+/** Cost of one invocation that takes the dearer of two branches, and every optional one. */
 export interface KernelCost {
   /** Multiply-adds: `fma` nodes. */
   readonly multiplyAdds: number;
@@ -82,11 +82,25 @@ export function kernelCost(kernel: Kernel): KernelCost {
         return expression(s.value, times);
       case "if":
         expression(s.condition, times);
-        block(s.then, times, known);
-        return block(s.else ?? [], times, known);
+        return dearer(
+          () => block(s.then, times, known),
+          () => block(s.else ?? [], times, known),
+        );
       case "for":
         return loop(s, times, known);
     }
+  }
+
+  /** Count the larger of two branches. */
+  function dearer(first: () => void, second: () => void): void {
+    const before = [multiplyAdds, loadBytes, storeBytes] as const;
+    first();
+    const one = [multiplyAdds, loadBytes, storeBytes] as const;
+    [multiplyAdds, loadBytes, storeBytes] = before;
+    second();
+    multiplyAdds = Math.max(multiplyAdds, one[0]);
+    loadBytes = Math.max(loadBytes, one[1]);
+    storeBytes = Math.max(storeBytes, one[2]);
   }
 
   function loop(
