@@ -119,3 +119,29 @@ export const unrolled = model({ token: upTo(4096), embed: 512, ffn: 1024, expert
 });
 `;
 }
+
+/** The experts of one layer, with their router: 3.2 Gflop for 512 tokens. */
+export function expertLayer(tokens: number): Model {
+  return model(
+    { token: upTo(tokens), embed: 512, ffn: 1024, expert: 8 },
+    (m) => {
+      const x = m.input("x", "token embed");
+      const router = m.param("router", "expert embed");
+      const routing = route(dot(x, router, "embed"), {
+        over: "expert",
+        topK: 2,
+        preset: "mixtral",
+      });
+      const sent = dispatch(x, routing);
+      const gate = m.param("{expert}.gate", "expert ffn embed");
+      const up = m.param("{expert}.up", "expert ffn embed");
+      const down = m.param("{expert}.down", "expert embed ffn");
+      const hidden = map(
+        (g, u) => (g / (1 + Math.exp(-g))) * u,
+        dot(sent, gate, "embed"),
+        dot(sent, up, "embed"),
+      );
+      return { y: combine(dot(hidden, down, "ffn"), routing) };
+    },
+  );
+}

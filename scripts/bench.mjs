@@ -7,7 +7,7 @@ import process from "node:process";
 import { ensurePackages, ROOT } from "./setup.mjs";
 
 /** Files of bench/ that are not programs. */
-const PARTS = ["measure", "models"];
+const PARTS = ["measure", "models", "session"];
 
 const programs = readdirSync(join(ROOT, "bench"))
   .filter((file) => file.endsWith(".ts"))

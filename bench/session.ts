@@ -1,0 +1,129 @@
+/** Plans on devices for the benchmarks: random or given weights, and a count of the time spent waiting. */
+
+import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
+import { type AdapterChoice, selectDevices } from "../engine/devices.ts";
+import {
+  createSession,
+  type Device,
+  type FileSource,
+  type HostTensor,
+  openSafetensors,
+  type Session,
+  writeSafetensors,
+} from "../runtime/mod.ts";
+import type { Plan } from "../spec/plan.ts";
+
+/** A loaded plan, its devices, and how long the host has waited for them. */
+export interface Bench {
+  readonly plan: Plan;
+  readonly session: Session;
+  /** Resolves when the devices have nothing left to do. */
+  idle(): Promise<void>;
+  /** Milliseconds spent waiting for the devices since the last call. */
+  takeWaiting(): number;
+}
+
+/** How a benchmark is loaded. */
+export interface LoadOptions extends CompileOptions {
+  readonly adapter: AdapterChoice;
+  /** Default: random weights. */
+  readonly weights?: NonNullable<CompileOptions["weights"]>;
+  readonly files?: readonly FileSource[];
+}
+
+/** Compile a model, open its devices and load weights. */
+export async function load(model: Model, options: LoadOptions): Promise<Bench> {
+  const { adapter, files, ...compileOptions } = options;
+  const selected = await selectDevices({ sharing: "shared", adapter });
+  const plan = await compile(model, {
+    ...compileOptions,
+    limits: selected.limits,
+  });
+  // Reads overlap: what counts is the time in which at least one is waited for.
+  let waited = 0;
+  let waiting = 0;
+  let since = 0;
+  const wait = async <T>(promise: Promise<T>): Promise<T> => {
+    if (waiting++ === 0) since = performance.now();
+    try {
+      return await promise;
+    } finally {
+      if (--waiting === 0) waited += performance.now() - since;
+    }
+  };
+  const timed = new Map<Device, Device>();
+  const devices = (await selected.open(plan)).map((device) => {
+    const known = timed.get(device) ?? countWaiting(device, wait);
+    timed.set(device, known);
+    return known;
+  });
+  const tensors = await openSafetensors(files ?? [randomWeights(plan)]);
+  const session = await createSession(plan, { devices, tensors });
+  return {
+    plan,
+    session,
+    idle: async () => {
+      for (const device of timed.values()) await device.idle();
+    },
+    takeWaiting: () => {
+      const ms = waited;
+      waited = 0;
+      return ms;
+    },
+  };
+}
+
+/** The same device; `wait` sees every promise that depends on the device's progress. */
+function countWaiting(
+  device: Device,
+  wait: <T>(promise: Promise<T>) => Promise<T>,
+): Device {
+  return {
+    kind: device.kind,
+    name: device.name,
+    limits: device.limits,
+    prepare: (kernels, progress) => device.prepare(kernels, progress),
+    createBuffer: (bytes, label) => device.createBuffer(bytes, label),
+    write: (buffer, offset, data) => device.write(buffer, offset, data),
+    launch: (kernel, buffers, workgroups, label) =>
+      device.launch(kernel, buffers, workgroups, label),
+    copy: (from, fromOffset, to, toOffset, bytes) =>
+      device.copy(from, fromOffset, to, toOffset, bytes),
+    read: (buffer, offset, bytes) => wait(device.read(buffer, offset, bytes)),
+    idle: () => wait(device.idle()),
+    destroy: () => device.destroy(),
+  };
+}
+
+/** Repeatable numbers from -1 to 1 (mulberry32). */
+export function randomValues(length: number, seed = 1): Float32Array {
+  let state = seed;
+  return Float32Array.from({ length }, () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 31 - 1;
+  });
+}
+
+/** A safetensors file in memory with random values for every weight of a plan. */
+function randomWeights(plan: Plan): FileSource {
+  const tensors: { [name: string]: HostTensor } = {};
+  for (const { source, shape, pick } of plan.weights) {
+    const copies = pick?.stacked ? plan.axes[pick.axis]!.size : 1;
+    for (let i = 0; i < copies; i++) {
+      const name = source.replace(/\{.*?\}/, String(i));
+      const elements = shape.reduce((product, size) => product * size, 1);
+      const scale = Math.sqrt(3 / shape.at(-1)!);
+      const data = randomValues(elements, i + 1).map((v) => v * scale);
+      tensors[name] = { dtype: "f32", shape, data };
+    }
+  }
+  const bytes = writeSafetensors(tensors);
+  return {
+    name: "random weights",
+    size: bytes.length,
+    read: (offset, length) =>
+      Promise.resolve(bytes.subarray(offset, offset + length)),
+  };
+}
