@@ -38,8 +38,8 @@ export function checkGraph(graph: Graph): void {
       );
     }
   }
-  deriveSizes(graph.axes, graph.nodes);
   checkDispatched(graph.nodes, results, []);
+  deriveSizes(graph.axes, graph.nodes);
 }
 
 function checkNode(node: Node): void {

@@ -63,7 +63,10 @@ const MIXES: {
 function verbOf(node: Node): string {
   if (node.primitive === "map") return node.params.verb;
   if (node.primitive === "reduce") return node.params.kind;
-  if (node.primitive === "cacheWrite") return "attention";
+  if (node.primitive === "embedding") return "embed";
+  if (node.primitive === "cacheWrite" || node.primitive === "attention") {
+    return "attend with";
+  }
   return node.primitive;
 }
 

@@ -163,10 +163,10 @@ export const RULES: {
 
   embedding: ({ inputs, params: { over } }) => {
     const [table, ids] = [operand(inputs, 0), operand(inputs, 1)];
-    wantAxis("embedding", table, over);
-    wantType("embedding", ids, "i32");
+    wantAxis("embed", table, over);
+    wantType("embed", ids, "i32");
     const rest = without(table.axes, [over]);
-    wantFree("embedding", ids, rest);
+    wantFree("embed", ids, rest);
     return { axes: [...ids.axes, ...rest], dtype: table.dtype };
   },
 

@@ -66,8 +66,8 @@ export function trace<Name extends string>(
   const results = Object.values(returned);
   const nodes = collect(results);
   checkStates(nodes, states);
-  const axes = deriveSizes(model.axes, nodes);
   checkDispatched(nodes, results, dispatched);
+  const axes = deriveSizes(model.axes, nodes);
   const graph: Graph = { axes, nodes, outputs, states };
   return graph as TracedGraph<Name>;
 }

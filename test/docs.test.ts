@@ -1,0 +1,93 @@
+/** Every export of the language is documented, and every example in its documentation runs. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import ts from "typescript";
+import * as dsl from "../compiler/dsl/mod.ts";
+import { evaluate } from "../compiler/graph/evaluate.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import { errorsOf, programOf } from "./helpers/type_errors.ts";
+
+const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
+
+interface Documented {
+  readonly file: string;
+  readonly name: string;
+  readonly comment: string;
+  readonly examples: readonly string[];
+}
+
+/** Exported functions of a file with their comments. */
+function documented(file: string): Documented[] {
+  const text = readFileSync(resolve(ROOT, file), "utf8");
+  const source = ts.createSourceFile(file, text, ts.ScriptTarget.ES2022, true);
+  return source.statements.filter(ts.isFunctionDeclaration).filter((f) =>
+    f.modifiers?.some((m) => m.kind === ts.SyntaxKind.ExportKeyword)
+  ).map((f) => {
+    const comment = (ts.getLeadingCommentRanges(text, f.getFullStart()) ?? [])
+      .map(({ pos, end }) => text.slice(pos, end)).join("\n");
+    const plain = comment.replace(/^ *\* ?/gm, "");
+    const examples = [...plain.matchAll(/```ts\n(.*?)```/gs)]
+      .map((match) => match[1]!);
+    return { file, name: f.name?.text ?? "", comment, examples };
+  });
+}
+
+const verbs = readdirSync(resolve(ROOT, "compiler/dsl"))
+  .flatMap((name) => documented(`compiler/dsl/${name}`))
+  .filter(({ name }) => name in dsl && name !== "isModel");
+
+/** What examples may name. */
+const scope: { readonly [name: string]: unknown } = { ...dsl, evaluate, trace };
+
+t.test("every verb says its axes, dtype and errors, with an example", (t) => {
+  t.ok(verbs.length >= 35, `${verbs.length} verbs`);
+  for (const { name, comment, examples } of verbs) {
+    t.match(comment, /[Ee]rrors: /, name);
+    if (name !== "model" && name !== "upTo") {
+      t.match(comment, /[Aa]xes/, name);
+      t.match(comment, /[Dd]type/, name);
+    }
+    t.ok(examples.length > 0, `${name} has an example`);
+  }
+  t.end();
+});
+
+t.test("every example type-checks", (t) => {
+  const names = Object.keys(scope).filter((name) => name !== "evaluate")
+    .filter((name) => name !== "trace");
+  const text = [
+    `import { ${names.join(", ")} } from "../compiler/dsl/mod.ts";`,
+    `import { evaluate } from "../compiler/graph/evaluate.ts";`,
+    `import { trace } from "../compiler/graph/trace.ts";`,
+    `void [${Object.keys(scope).join(", ")}];`,
+    ...verbs.flatMap(({ examples }) => examples.map((code) => `{\n${code}\n}`)),
+  ].join("\n");
+  t.strictSame(errorsOf(programOf("test/examples.ts", () => text)), []);
+  t.end();
+});
+
+for (const { name, examples } of verbs) {
+  t.test(`${name}() does what its example says`, (t) => {
+    for (const code of examples) {
+      const failed: unknown[] = [];
+      let asserted = 0;
+      const watched = {
+        assert: (ok: unknown, ...rest: unknown[]) => {
+          asserted++;
+          if (!ok) failed.push(rest);
+        },
+      };
+      const javascript = ts.transpileModule(code, {
+        compilerOptions: { target: ts.ScriptTarget.ES2022 },
+      }).outputText;
+      const names = [...Object.keys(scope), "console"];
+      new Function(...names, javascript)(...Object.values(scope), watched);
+      t.strictSame(failed, [], code);
+      t.ok(asserted > 0, "it asserts something");
+    }
+    t.end();
+  });
+}
