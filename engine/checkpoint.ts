@@ -1,0 +1,104 @@
+/** A checkpoint folder: its configuration, its weight files, its tokenizer. */
+
+import { type PublishedModel, publishedModel } from "../models/mod.ts";
+import { DataError } from "../spec/errors.ts";
+import type { FileSystem } from "./files.ts";
+import { readJsonObject } from "./json_file.ts";
+import { stopTokens } from "./stop_tokens.ts";
+import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+/** What a folder holds, weights and tokenizer still unread. */
+export interface Checkpoint {
+  readonly folder: string;
+  readonly published: PublishedModel;
+  /** Tokens that end a text. */
+  readonly stop: ReadonlySet<number>;
+  /** New tokens unless the caller says, from generation_config.json. */
+  readonly maxNewTokens: number | undefined;
+  /** Safetensors files. */
+  readonly weightFiles: readonly string[];
+}
+
+/** Read the configuration of a checkpoint folder. */
+export async function openCheckpoint(
+  folder: string,
+  files: FileSystem,
+): Promise<Checkpoint> {
+  const names = new Set(await files.list(folder));
+  if (!names.has("config.json")) {
+    throw new DataError(
+      `Cannot read '${folder}': it has no config.json. Give a checkpoint folder, a model file or a plan`,
+    );
+  }
+  const config = await readJsonObject(
+    files.join(folder, "config.json"),
+    files,
+  );
+  const generation = names.has("generation_config.json")
+    ? await readJsonObject(files.join(folder, "generation_config.json"), files)
+    : {};
+  const maxNewTokens = generation["max_new_tokens"];
+  return {
+    folder,
+    published: publishedModel(config),
+    stop: stopTokens(config, generation),
+    maxNewTokens: typeof maxNewTokens === "number" && maxNewTokens >= 1
+      ? Math.floor(maxNewTokens)
+      : undefined,
+    weightFiles: await listWeightFiles(folder, files),
+  };
+}
+
+/** The safetensors files of a folder: those of its index if it has one, else model.safetensors, else all there are. */
+export async function listWeightFiles(
+  folder: string,
+  files: FileSystem,
+): Promise<string[]> {
+  const names = new Set(await files.list(folder));
+  const index = "model.safetensors.index.json";
+  if (names.has(index)) {
+    const path = files.join(folder, index);
+    const map = (await readJsonObject(path, files))["weight_map"];
+    const shards = typeof map === "object" && map !== null
+      ? [...new Set(Object.values(map))]
+      : [];
+    if (shards.length === 0 || !shards.every((s) => typeof s === "string")) {
+      throw new DataError(
+        `Cannot read '${path}': it has no 'weight_map' of file names. Copy it again`,
+      );
+    }
+    const missing = shards.find((shard) => !names.has(shard));
+    if (missing !== undefined) {
+      throw new DataError(
+        `Cannot read '${folder}': '${missing}', which ${index} names, is missing. Copy it there`,
+      );
+    }
+    return shards.map((shard) => files.join(folder, shard));
+  }
+  if (names.has("model.safetensors")) {
+    return [files.join(folder, "model.safetensors")];
+  }
+  const all = [...names].filter((name) => name.endsWith(".safetensors")).sort();
+  if (all.length === 0) {
+    throw new DataError(
+      `Cannot read '${folder}': it has no safetensors file. Copy model.safetensors there`,
+    );
+  }
+  return all.map((name) => files.join(folder, name));
+}
+
+/** The tokenizer of a checkpoint; undefined if the folder has none. */
+export async function openTokenizer(
+  folder: string,
+  files: FileSystem,
+): Promise<Tokenizer | undefined> {
+  const path = files.join(folder, "tokenizer.json");
+  if (await files.stat(path) === undefined) return undefined;
+  const config = files.join(folder, "tokenizer_config.json");
+  return createTokenizer({
+    tokenizer: await readJsonObject(path, files),
+    config: await files.stat(config) === undefined
+      ? {}
+      : await readJsonObject(config, files),
+  }, folder);
+}

@@ -1,0 +1,24 @@
+/** JSON objects from files. */
+
+import { DataError } from "../spec/errors.ts";
+import type { FileSystem } from "./files.ts";
+
+/** The object in a JSON file. Throws DataError where it is none. */
+export async function readJsonObject(
+  path: string,
+  files: FileSystem,
+): Promise<{ readonly [key: string]: unknown }> {
+  const text = await files.readText(path);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new DataError(`Cannot read '${path}': it is no JSON. Copy it again`);
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new DataError(
+      `Cannot read '${path}': it is no JSON object. Copy it again`,
+    );
+  }
+  return value as { readonly [key: string]: unknown };
+}

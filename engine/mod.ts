@@ -1,0 +1,51 @@
+/** The engine: load a target through models, compile it, verify it, run it, generate from it. Files are passed in. */
+
+export { type Need } from "./bounds.ts";
+export {
+  type Checkpoint,
+  openCheckpoint,
+  openTokenizer,
+} from "./checkpoint.ts";
+export { Decoder, type DecoderShape, decoderShape } from "./decoder.ts";
+export {
+  type AdapterChoice,
+  chooseAdapter,
+  type ChosenAdapter,
+  type DeviceSharing,
+  type SelectDevicesOptions,
+} from "./devices.ts";
+export { type FileSystem, type OpenFile } from "./files.ts";
+export {
+  type Ending,
+  generate,
+  type Generated,
+  type GeneratedSequence,
+  type GenerateOptions,
+} from "./generate.ts";
+export {
+  type Opened,
+  type OpenOptions,
+  openTarget,
+  type PlanOptions,
+  planTarget,
+} from "./open.ts";
+export { packPrompts } from "./packing.ts";
+export { needOf, readBatch, runOpened, type Tensors } from "./run.ts";
+export {
+  greedy,
+  randomNumbers,
+  sample,
+  type SamplingOptions,
+} from "./sampling.ts";
+export { resolveTarget, type Target } from "./target.ts";
+export { readTensors } from "./tensors.ts";
+export { TextStream, type Tokenizer } from "./tokenizer.ts";
+export {
+  type GpuAdapter,
+  type HostTensor,
+  listAdapters,
+  type Progress,
+  type RankStatistics,
+  Tracer,
+  writeSafetensors,
+} from "../runtime/mod.ts";

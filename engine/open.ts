@@ -1,0 +1,178 @@
+/** From a target to a session: read headers, compile, verify, open devices, load. */
+
+import {
+  compile,
+  type CompileOptions,
+  DataError,
+  type Placement,
+} from "../compiler/mod.ts";
+import type { Bounds } from "../models/mod.ts";
+import {
+  createSession,
+  type Progress,
+  type Session,
+  type TensorDirectory,
+  type Tracer,
+} from "../runtime/mod.ts";
+import { assertLegal } from "../spec/mod.ts";
+import type { Mesh } from "../spec/mesh.ts";
+import type { Plan } from "../spec/plan.ts";
+import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
+import { listWeightFiles } from "./checkpoint.ts";
+import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
+import type { FileSystem } from "./files.ts";
+import type { Target } from "./target.ts";
+import { withTensors } from "./tensors.ts";
+import { checkTensors, storedDTypes } from "./weights.ts";
+
+/** How a target is compiled. */
+export interface PlanOptions {
+  /** Mesh axes in order. Default: `ep=1`. */
+  readonly mesh?: Mesh;
+  /** Default: experts over `ep`, tokens over all mesh axes. */
+  readonly place?: Placement;
+  /** Bounds of a checkpoint's model, as far as they are given. */
+  readonly bounds?: Partial<Bounds>;
+  /** What will be run, where that is known; bounds that are not given follow from it. */
+  readonly need?: Need;
+  /** Limits to respect. Default: those that every WebGPU device guarantees. */
+  readonly limits?: { readonly [limit: string]: number };
+  /** Let token ids travel along and compare them on return. */
+  readonly check?: boolean;
+}
+
+/** How a target is loaded. */
+export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
+  /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
+  readonly weights?: string;
+  readonly onProgress?: (progress: Progress) => void;
+  readonly tracer?: Tracer;
+  /** Count bytes sent between ranks; runs are slower. */
+  readonly statistics?: boolean;
+}
+
+/** A loaded target. */
+export interface Opened {
+  readonly plan: Plan;
+  readonly session: Session;
+}
+
+/** Compile a target; a saved plan is itself. */
+export async function planTarget(
+  target: Target,
+  files: FileSystem,
+  options: PlanOptions & { readonly weights?: string } = {},
+): Promise<Plan> {
+  if (target.kind === "plan") return target.plan;
+  return await withTensors(
+    await weightFiles(target, files, options.weights),
+    files,
+    (tensors) => planWith(target, tensors, options),
+  );
+}
+
+/** Load a target onto devices. */
+export async function openTarget(
+  target: Target,
+  files: FileSystem,
+  options: OpenOptions,
+): Promise<Opened> {
+  const paths = await weightFiles(target, files, options.weights);
+  return await withTensors(paths, files, async (tensors) => {
+    const selected = await selectDevices(options);
+    const plan = await planWith(target, tensors, {
+      limits: selected.limits,
+      ...options,
+    });
+    const where = options.weights ?? folderOf(target);
+    if (where === undefined && plan.weights.length > 0) {
+      throw new DataError(
+        `Cannot load weights: the model has ${plan.weights.length}, and no file is given. Give one with --weights`,
+      );
+    }
+    checkTensors(plan, tensors, where ?? "");
+    const devices = await selected.open(plan);
+    try {
+      const { onProgress, tracer } = options;
+      const session = await createSession(plan, {
+        devices,
+        tensors,
+        verify: assertLegal,
+        statistics: options.statistics ?? false,
+        ...(onProgress ? { onProgress } : {}),
+        ...(tracer ? { tracer } : {}),
+      });
+      return { plan, session };
+    } catch (error) {
+      for (const device of new Set(devices)) device.destroy();
+      throw error;
+    }
+  });
+}
+
+async function planWith(
+  target: Target,
+  tensors: TensorDirectory,
+  options: PlanOptions,
+): Promise<Plan> {
+  if (target.kind === "plan") {
+    if (options.check && !hasChecks(target.plan)) {
+      throw new DataError(
+        "Cannot check the run: the plan was compiled without check steps. Compile it with 'switchyard plan --check'",
+      );
+    }
+    return target.plan;
+  }
+  const mesh = options.mesh ?? [{ name: "ep", size: 1 }];
+  const compileOptions: CompileOptions = {
+    mesh: Object.fromEntries(mesh.map(({ name, size }) => [name, size])),
+    weights: storedDTypes(tensors),
+    ...(options.place ? { place: options.place } : {}),
+    ...(options.limits ? { limits: options.limits } : {}),
+    ...(options.check ? { check: true } : {}),
+  };
+  const plan = await compile(modelOf(target, options), compileOptions);
+  assertLegal(plan);
+  return plan;
+}
+
+function modelOf(
+  target: Exclude<Target, { readonly kind: "plan" }>,
+  options: PlanOptions,
+): Parameters<typeof compile>[0] {
+  if (target.kind === "model") return target.model;
+  const { decoder, build } = target.checkpoint.published;
+  const given = options.bounds ?? {};
+  return build(
+    options.need
+      ? chooseBounds(options.need, given, decoder.maxPositions)
+      : defaultBounds(given, decoder.maxPositions),
+  );
+}
+
+function folderOf(target: Target): string | undefined {
+  return target.kind === "checkpoint" ? target.checkpoint.folder : undefined;
+}
+
+async function weightFiles(
+  target: Target,
+  files: FileSystem,
+  given: string | undefined,
+): Promise<readonly string[]> {
+  if (given !== undefined) {
+    return await files.stat(given) === "folder"
+      ? await listWeightFiles(given, files)
+      : [given];
+  }
+  return target.kind === "checkpoint" ? target.checkpoint.weightFiles : [];
+}
+
+/** Whether a plan counts choices that did not come home. */
+export function hasChecks(plan: Plan): boolean {
+  return plan.programs.some((program) =>
+    Object.keys(program.outputs).some((name) => CHECK.test(name))
+  );
+}
+
+/** Names of outputs that count choices that did not come home. */
+export const CHECK = /^check\.\d+$/;

@@ -1,0 +1,147 @@
+/** Carry a target out once, tensors in and tensors out. Decoders take a padded batch, everything else its own inputs. */
+
+import { elementCount, type HostTensor, zeros } from "../runtime/mod.ts";
+import { DataError, PlanError } from "../spec/errors.ts";
+import { checkRoom, Decoder, decoderShape } from "./decoder.ts";
+import type { Need } from "./bounds.ts";
+import { CHECK, type Opened } from "./open.ts";
+import {
+  checkTokens,
+  packBatch,
+  type PackedTokens,
+  slicePacked,
+  unpackRows,
+} from "./packing.ts";
+
+/** Tensors by name. */
+export type Tensors = { readonly [name: string]: HostTensor };
+
+/** A padded batch of token ids, packed. */
+export interface PaddedBatch {
+  readonly rows: number;
+  readonly columns: number;
+  readonly packed: PackedTokens;
+}
+
+/** What a batch needs room for. */
+export function needOf({ packed, rows }: PaddedBatch): Need {
+  return {
+    tokens: packed.ids.length,
+    sequences: Math.max(1, rows),
+    context: packed.position.reduce((n, p) => Math.max(n, p + 1), 1),
+  };
+}
+
+/** Read `input_ids` and `attention_mask`. Throws DataError for other tensors and other shapes. */
+export function readBatch(inputs: Tensors): PaddedBatch {
+  for (const name of Object.keys(inputs)) {
+    if (name === "input_ids" || name === "attention_mask") continue;
+    throw new DataError(
+      `Cannot use input '${name}': a checkpoint takes 'input_ids' and 'attention_mask'. Remove it`,
+    );
+  }
+  const ids = inputs["input_ids"];
+  if (ids === undefined) {
+    throw new DataError(
+      "Cannot run the checkpoint: there is no input 'input_ids'. Give it as I32 [batch, seq]",
+    );
+  }
+  const mask = inputs["attention_mask"];
+  for (const [name, tensor] of [["input_ids", ids], ["attention_mask", mask]]) {
+    const { dtype, shape } = (tensor ?? ids) as HostTensor;
+    if (dtype !== "f32" && shape.length === 2) continue;
+    throw new DataError(
+      `Cannot use '${String(name)}': it is ${dtype.toUpperCase()} [${
+        shape.join(", ")
+      }]. Give it as I32 or I64 [batch, seq]`,
+    );
+  }
+  if (mask && mask.shape.join() !== ids.shape.join()) {
+    throw new DataError(
+      `Cannot use 'attention_mask': its shape is [${
+        mask.shape.join(", ")
+      }], and that of 'input_ids' [${
+        ids.shape.join(", ")
+      }]. Make them the same`,
+    );
+  }
+  const [rows = 0, columns = 0] = ids.shape;
+  const packed = packBatch({
+    rows,
+    columns,
+    ids: ids.data,
+    ...(mask ? { mask: mask.data } : {}),
+  });
+  return { rows, columns, packed };
+}
+
+/** Run a loaded target on its inputs. */
+export async function runOpened(
+  { plan, session }: Opened,
+  inputs: Tensors,
+): Promise<Tensors> {
+  const shape = decoderShape(plan);
+  if (shape !== undefined && "input_ids" in inputs) {
+    return await runBatch(new Decoder(session, shape), readBatch(inputs));
+  }
+  const outputs = await session.run(plan.programs[0]!.name, inputs);
+  return takeChecks(outputs);
+}
+
+/** Run a padded batch through a decoder; outputs are padded alike, with 0, and -1 in choices of experts. */
+export async function runBatch(
+  decoder: Decoder,
+  batch: PaddedBatch,
+): Promise<Tensors> {
+  const { rows, columns, packed } = batch;
+  checkTokens(packed.ids, decoder.vocabulary, (i) => {
+    const cell = packed.cell[i]!;
+    return `row ${Math.floor(cell / columns)}, column ${cell % columns}`;
+  });
+  const { sequences, context } = needOf(batch);
+  checkRoom(decoder, { sequences, context });
+  const results: { [name: string]: HostTensor } = {};
+  for (const [name, port] of decoder.rowOutputs) {
+    const width = decoder.width(port);
+    const padded = zeros(port.dtype, [rows, columns, width]);
+    if (port.dtype === "i32") padded.data.fill(-1);
+    results[name] = padded;
+  }
+  const step = decoder.maxTokens;
+  for (let from = 0; from < packed.ids.length; from += step) {
+    const tokens = slicePacked(
+      packed,
+      from,
+      Math.min(packed.ids.length, from + step),
+    );
+    const outputs = takeChecks(await decoder.outputs(tokens));
+    for (const [name, padded] of Object.entries(results)) {
+      const { data, shape } = outputs[name]!;
+      unpackRows(padded.data, data, {
+        cell: tokens.cell,
+        width: elementCount(shape.slice(1)),
+      });
+    }
+  }
+  return results;
+}
+
+/** Outputs without the counters of `--check`, which must all be 0. */
+function takeChecks(outputs: Tensors): Tensors {
+  const kept: { [name: string]: HostTensor } = {};
+  for (const [name, tensor] of Object.entries(outputs)) {
+    if (!CHECK.test(name)) {
+      kept[name] = tensor;
+      continue;
+    }
+    const strayed = Array.from(tensor.data).reduce((n, x) => n + x, 0);
+    if (strayed > 0) {
+      throw new PlanError(
+        `Cannot trust the run: ${strayed} choices of routing ${
+          name.slice("check.".length)
+        } did not come back to their tokens. Report this as a bug, with the plan`,
+      );
+    }
+  }
+  return kept;
+}

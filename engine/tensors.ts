@@ -1,0 +1,45 @@
+/** Safetensors files, opened through the files that were passed in. */
+
+import {
+  openSafetensors,
+  readTensor,
+  type TensorDirectory,
+} from "../runtime/mod.ts";
+import type { HostTensor } from "../runtime/mod.ts";
+import type { FileSystem, OpenFile } from "./files.ts";
+
+/** Run `use` with the tensors of some files; they are closed afterwards. */
+export async function withTensors<T>(
+  paths: readonly string[],
+  files: FileSystem,
+  use: (tensors: TensorDirectory) => Promise<T>,
+): Promise<T> {
+  const open: OpenFile[] = [];
+  try {
+    const sources = [];
+    for (const name of paths) {
+      const file = await files.open(name);
+      open.push(file);
+      sources.push({
+        name,
+        size: file.size,
+        read: (offset: number, length: number) => file.read(offset, length),
+      });
+    }
+    return await use(await openSafetensors(sources));
+  } finally {
+    for (const file of open) await file.close();
+  }
+}
+
+/** Every tensor of a file, in memory. */
+export async function readTensors(
+  path: string,
+  files: FileSystem,
+): Promise<{ [name: string]: HostTensor }> {
+  return await withTensors([path], files, async (tensors) => {
+    const read: { [name: string]: HostTensor } = {};
+    for (const [name, entry] of tensors) read[name] = await readTensor(entry);
+    return read;
+  });
+}

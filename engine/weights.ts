@@ -1,0 +1,95 @@
+/** The tensors of safetensors files against what a plan wants: all there, in the right shape, and no others. */
+
+import type { TensorDirectory } from "../runtime/mod.ts";
+import type { StoredDType } from "../spec/dtype.ts";
+import { DataError } from "../spec/errors.ts";
+import type { Plan, PlanWeight } from "../spec/plan.ts";
+
+/** Names in safetensors files of the dtypes that weights can be stored in. */
+const STORED: { readonly [dtype: string]: StoredDType } = {
+  F32: "f32",
+  F16: "f16",
+  BF16: "bf16",
+  I32: "i32",
+  U32: "u32",
+};
+
+/** Buffers and copies that published checkpoints hold besides their parameters. */
+const HARMLESS = /\.rotary_emb\.inv_freq$|^lm_head\.weight$/;
+
+/** The stored dtype of every tensor that could be a weight. */
+export function storedDTypes(
+  tensors: TensorDirectory,
+): { readonly [tensor: string]: StoredDType } {
+  return Object.fromEntries(
+    [...tensors].flatMap(([name, { dtype }]) => {
+      const stored = STORED[dtype];
+      return stored ? [[name, stored]] : [];
+    }),
+  );
+}
+
+/**
+ * Throw a DataError for the first tensor that is missing, has another shape or dtype, or belongs nowhere.
+ *
+ * @param where the folder or file, for messages
+ */
+export function checkTensors(
+  plan: Plan,
+  tensors: TensorDirectory,
+  where: string,
+): void {
+  const wanted = new Set<string>();
+  for (const weight of plan.weights) {
+    for (const name of sourceNames(plan, weight)) {
+      wanted.add(name);
+      checkTensor(weight, tensors, { name, where });
+    }
+  }
+  for (const name of tensors.keys()) {
+    if (wanted.has(name) || HARMLESS.test(name)) continue;
+    throw new DataError(
+      `Cannot load '${where}': tensor '${name}' is no part of the model. Remove it, or check that the model is the right one`,
+    );
+  }
+}
+
+/** The source tensors of a weight, one per index of a stacked axis. */
+function sourceNames(plan: Plan, { source, pick }: PlanWeight): string[] {
+  if (!pick?.stacked) return [source];
+  return Array.from(
+    { length: plan.axes[pick.axis]?.size ?? 0 },
+    (_, i) => source.replaceAll(`{${pick.axis}}`, String(i)),
+  );
+}
+
+function checkTensor(
+  weight: PlanWeight,
+  tensors: TensorDirectory,
+  { name, where }: { readonly name: string; readonly where: string },
+): void {
+  const found = tensors.get(name);
+  if (found === undefined) {
+    throw new DataError(
+      `Cannot load '${where}': tensor '${name}' is missing. Copy the file again, or check that the model is the right one`,
+    );
+  }
+  if (found.shape.join(" ") !== weight.shape.join(" ")) {
+    throw new DataError(
+      `Cannot load '${where}': tensor '${name}' has shape [${
+        found.shape.join(", ")
+      }], and the model wants [${weight.shape.join(", ")}] (${
+        weight.axes.join(" ")
+      }). Check that the model is the right one`,
+    );
+  }
+  if (STORED[found.dtype] !== weight.stored) {
+    throw new DataError(
+      `Cannot load '${where}': tensor '${name}' is ${found.dtype}, and the plan was made for ${weight.stored.toUpperCase()}. ${
+        STORED[found.dtype]
+          ? "Compile the model again for these weights"
+          : "Weights can be F32, F16, BF16, I32 or U32"
+      }`,
+    );
+  }
+}
