@@ -48,7 +48,7 @@ export function ensurePackages(root = ROOT) {
   if (packagesAreCurrent(root)) return;
   console.error("Installing the npm packages of package-lock.json …");
   const npm = process.env.npm_execpath;
-  const argv = ["ci", "--no-audit", "--no-fund"];
+  const argv = ["ci", "--prefer-offline", "--no-audit", "--no-fund"];
   const { status } = npm?.endsWith(".js")
     ? spawnSync(process.execPath, [npm, ...argv], { cwd: root, stdio: OUTPUT })
     : spawnSync("npm", argv, {
