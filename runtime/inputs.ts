@@ -12,6 +12,7 @@ import {
 import type { RankMemory } from "./memory.ts";
 import {
   forEachRun,
+  isSplit,
   localSpan,
   type RunAxes,
   type SplitAxis,
@@ -136,7 +137,7 @@ export function splitAxes(
     const size = onRank(buffer.axes[i]!.size, memory.rank);
     return {
       length: axes.length(axis),
-      local: axes.local(axis, memory.rank),
+      local: axes.split(buffer, i) ? axes.local(axis, memory.rank) : undefined,
       room: last ? buffer.rowStride ?? size : size,
     };
   });
@@ -144,12 +145,12 @@ export function splitAxes(
 
 /** Write a rank's part of an input. */
 export function writeInput(
-  port: Port,
-  name: string,
+  input: { readonly name: string; readonly port: Port },
   tensor: HostTensor,
   memory: RankMemory,
   axes: RunAxes,
 ): void {
+  const { name, port } = input;
   const split = splitAxes(port, memory, axes);
   for (const [i, { length, local, room }] of split.entries()) {
     if ((local?.length ?? length) > room) {
@@ -173,13 +174,14 @@ export function writeInput(
   }
 }
 
-/** Whether a rank is the first of those that hold the same part of a tensor with these axes. */
-export function speaksFor(
-  plan: Plan,
-  rank: number,
-  axes: readonly string[],
-): boolean {
-  const over = new Set(axes.flatMap((axis) => plan.axes[axis]?.over ?? []));
+/** Whether a rank is the first of those that hold the same part of a port's tensor. */
+export function speaksFor(plan: Plan, rank: number, port: Port): boolean {
+  const buffer = plan.buffers[port.buffer]!;
+  const over = new Set(
+    port.axes.flatMap((axis, i) =>
+      isSplit(plan, buffer, i) ? plan.axes[axis]?.over ?? [] : []
+    ),
+  );
   const at = coordinates(plan.mesh, rank);
   return plan.mesh.every(({ name }, i) => over.has(name) || at[i] === 0);
 }

@@ -13,17 +13,23 @@ import { speaksFor, splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
 import { forEachRun, localSpan, type RunAxes } from "./shard.ts";
 
+/** Where outputs lie after a run. */
+export interface FinishedRun {
+  readonly plan: Plan;
+  readonly ranks: readonly RankMemory[];
+  readonly axes: RunAxes;
+}
+
 /** Read a whole output. */
 export async function readOutput(
-  plan: Plan,
   port: Port,
-  ranks: readonly RankMemory[],
-  axes: RunAxes,
+  from: FinishedRun,
 ): Promise<HostTensor> {
+  const { plan, ranks, axes } = from;
   const result = zeros(port.dtype, port.axes.map((axis) => axes.length(axis)));
   const target = words(result);
   await Promise.all(
-    ranks.filter(({ rank }) => speaksFor(plan, rank, port.axes)).map(
+    ranks.filter(({ rank }) => speaksFor(plan, rank, port)).map(
       async (memory) => {
         const split = splitAxes(port, memory, axes);
         const bytes = 4 * localSpan(split);
@@ -43,12 +49,11 @@ export async function readOutput(
 
 /** Read some rows of an output, by global index along its first axis, in the order asked for. */
 export async function readRows(
-  plan: Plan,
   port: Port,
   rows: readonly number[],
-  ranks: readonly RankMemory[],
-  axes: RunAxes,
+  from: FinishedRun,
 ): Promise<HostTensor> {
+  const { plan, ranks, axes } = from;
   const [first, ...rest] = port.axes;
   if (first === undefined) {
     throw new DataError(
@@ -66,7 +71,7 @@ export async function readRows(
   const result = zeros(port.dtype, shape);
   const target = bytesOf(words(result));
   await Promise.all(
-    ranks.filter(({ rank }) => speaksFor(plan, rank, port.axes)).map(
+    ranks.filter(({ rank }) => speaksFor(plan, rank, port)).map(
       async (memory) => {
         const [outer, ...inner] = splitAxes(port, memory, axes);
         if (inner.some((axis) => axis.local || axis.length !== axis.room)) {

@@ -2,7 +2,7 @@
 
 import { DataError } from "../spec/errors.ts";
 import { blockSizes, positionOver, positionsOver } from "../spec/mesh.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan, PlanBuffer } from "../spec/plan.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** Global indices at each position over an axis's mesh axes, in local order. */
@@ -61,6 +61,19 @@ export interface RunAxes {
   length(axis: string): number;
   /** Global indices that a rank holds, in local order; undefined: all. */
   local(axis: string, rank: number): Int32Array | undefined;
+  /** Whether ranks hold different items of a buffer's axis. */
+  split(buffer: PlanBuffer, i: number): boolean;
+}
+
+/**
+ * Whether ranks hold different items of a buffer's axis. Experts are dealt by table only where weights lie by expert: a
+ * router's logits are whole on every rank, and their buffer has room for all.
+ */
+export function isSplit(plan: Plan, buffer: PlanBuffer, i: number): boolean {
+  const { axis, size } = buffer.axes[i]!;
+  const placed = plan.axes[axis];
+  if (!placed?.over?.length) return false;
+  return !placed.table || size !== placed.size;
 }
 
 /** Deal every placed axis of the plan, given the lengths of this run. */
@@ -100,6 +113,7 @@ export function dealAxes(
   }
   return {
     length,
+    split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
       const over = plan.axes[name]?.over;
       return dealt.get(name)?.[positionOver(plan.mesh, rank, over ?? [])];
