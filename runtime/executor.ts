@@ -181,7 +181,8 @@ class LoadedSession implements Session {
       for (const memory of this.#ranks) {
         this.#writeCounts(memory, counts[memory.rank]!);
         for (const [input, port] of Object.entries(program.inputs)) {
-          writeInput(port, input, inputs[input]!, memory, axes);
+          const tensor = inputs[input]!;
+          writeInput({ name: input, port }, tensor, memory, axes);
         }
       }
       this.#tracer?.begin(name);
@@ -191,12 +192,11 @@ class LoadedSession implements Session {
         await this.#traffic?.predict(step);
       }
       this.#tracer?.end();
+      const from = { plan: this.#plan, ranks: this.#ranks, axes };
       const read = await Promise.all(wanted.map((output) => {
         const port = program.outputs[output]!;
         const rows = options.rows?.[output];
-        return rows
-          ? readRows(this.#plan, port, rows, this.#ranks, axes)
-          : readOutput(this.#plan, port, this.#ranks, axes);
+        return rows ? readRows(port, rows, from) : readOutput(port, from);
       }));
       return Object.fromEntries(wanted.map((output, i) => [output, read[i]!]));
     } finally {

@@ -12,10 +12,9 @@ export * from "./null_device.ts";
 export * from "./profiler.ts";
 export { type RunCounts } from "./run_counts.ts";
 export * from "./safetensors.ts";
-export * from "./shard.ts";
 export {
   type Compared,
   type RankStatistics,
   type Statistics,
 } from "./statistics.ts";
-export * from "./weights.ts";
+export { sourcesOf } from "./weights.ts";

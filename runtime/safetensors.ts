@@ -2,16 +2,10 @@
 
 import { DataError } from "../spec/errors.ts";
 import { bytesOf, elementCount, type HostTensor } from "./host_tensor.ts";
+import { type FileSource, readExactly } from "./file_source.ts";
 import { parseHeader } from "./safetensors_header.ts";
 
-/** Random access to a file, given by the caller. */
-export interface FileSource {
-  /** For people. */
-  readonly name: string;
-  readonly size: number;
-  /** Exactly `length` bytes from `offset`. */
-  read(offset: number, length: number): Promise<Uint8Array>;
-}
+export type { FileSource } from "./file_source.ts";
 
 /** Where a tensor lies. */
 export interface TensorEntry {
@@ -82,19 +76,6 @@ async function readHeader(source: FileSource): Promise<TensorEntry[]> {
       source,
       offset: 8 + length + begin,
     }));
-}
-
-/** Read bytes, and say so if the file is shorter than it was. */
-export async function readExactly(
-  source: FileSource,
-  offset: number,
-  length: number,
-): Promise<Uint8Array> {
-  const bytes = await source.read(offset, length);
-  if (bytes.byteLength === length) return bytes;
-  throw new DataError(
-    `Cannot read '${source.name}': ${bytes.byteLength} of ${length} bytes at ${offset} are there. Get the file again`,
-  );
 }
 
 /** Read a whole tensor; 16-bit floats are widened, 64-bit and short integers become i32. */

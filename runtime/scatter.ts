@@ -33,16 +33,16 @@ const EXPONENT: { readonly [D in StoredDType]: number } = {
 };
 
 /**
- * Scatter rows `begin` to `end` of the first file axis, which `source` holds. Elements outside the target are left
+ * Scatter some rows of the first file axis, which `source` holds. Elements outside the target are left
  * out. Returns the index of the first element that is not finite, if there is one.
  */
 export function scatter(
   source: Uint16Array | Uint32Array,
-  begin: number,
-  end: number,
+  rows: readonly [begin: number, end: number],
   placed: Placed,
   into: ScatterTarget,
 ): number[] | undefined {
+  const [begin, end] = rows;
   const { axes, lowest } = placed;
   const exponent = EXPONENT[into.stored];
   let bad: number[] | undefined;

@@ -36,7 +36,9 @@ export interface Statistics {
   readonly ranks: readonly RankStatistics[];
 }
 
-const nothing = (): SentBytes => ({ counts: 0, dispatch: 0, combine: 0 });
+function nothing(): SentBytes {
+  return { counts: 0, dispatch: 0, combine: 0 };
+}
 
 /** Traffic of all ranks. `actual` is filled by communicators, which never see `predicted`. */
 export class TrafficAccount {

@@ -4,11 +4,8 @@ import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan.ts";
 import type { RankMemory } from "./memory.ts";
-import {
-  readExactly,
-  type TensorDirectory,
-  type TensorEntry,
-} from "./safetensors.ts";
+import { readExactly } from "./file_source.ts";
+import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
 import { type Placed, scatter } from "./scatter.ts";
 
 /** Settings of `loadWeights`. */
@@ -248,7 +245,7 @@ async function stream(
     const source = width === 2
       ? new Uint16Array(buffer, byteOffset, count)
       : new Uint32Array(buffer, byteOffset, count);
-    const bad = scatter(source, row, end, placed, {
+    const bad = scatter(source, [row, end], placed, {
       ...into,
       stored: weight.stored,
     });
