@@ -86,8 +86,9 @@ export type KnownParam<
 // --- elementwise
 
 /** Axes of an elementwise result: those of the operand that has them all. */
-export type Broadcast<A extends string, B extends string> = Axis<B> extends
-  Axis<A> ? A
+export type Broadcast<A extends string, B extends string> = [B] extends [never]
+  ? A
+  : Axis<B> extends Axis<A> ? A
   : Axis<A> extends Axis<B> ? B
   : never;
 
