@@ -1,0 +1,86 @@
+/** Needs nothing: how items are dealt to ranks, and split tensors. */
+
+import t from "tap";
+import fc from "fast-check";
+import {
+  dealBlocks,
+  dealSequences,
+  forEachRun,
+  localSpan,
+} from "../runtime/shard.ts";
+
+t.test("dealBlocks() gives the first blocks one more", (t) => {
+  t.same(dealBlocks(7, 3).map((b) => [...b]), [[0, 1, 2], [3, 4], [5, 6]]);
+  t.same(dealBlocks(1, 2).map((b) => [...b]), [[0], []]);
+  t.same(dealBlocks(0, 2).map((b) => [...b]), [[], []]);
+  t.end();
+});
+
+t.test("dealSequences() deals longest first, ties to the lower", (t) => {
+  // Lengths: sequence 0 has 1, 1 has 3, 2 has 2, 3 has 2.
+  const dealt = dealSequences([0, 1, 1, 2, 3, 2, 1, 3], 2, new Map());
+  t.same(dealt.map((b) => [...b]), [[0, 1, 2, 6], [3, 4, 5, 7]]);
+  t.end();
+});
+
+t.test("dealSequences() keeps a sequence where it lives", (t) => {
+  const residence = new Map([[5, 1]]);
+  const dealt = dealSequences([5, 6, 7], 2, residence);
+  t.same(dealt.map((b) => [...b]), [[1, 2], [0]].map((b) => b));
+  t.same([...residence], [[5, 1], [6, 0], [7, 0]]);
+  t.end();
+});
+
+t.test("dealSequences() deals every item once, sequences whole, in order", (t) => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.nat(9), { maxLength: 60 }),
+      fc.integer({ min: 1, max: 5 }),
+      (sequences, parts) => {
+        const residence = new Map<number, number>();
+        const first = dealSequences(sequences, parts, residence);
+        const again = dealSequences(sequences, parts, residence);
+        const all = first.flatMap((b) => [...b]).sort((a, b) => a - b);
+        return all.every((item, i) => item === i) &&
+          all.length === sequences.length &&
+          first.every((b) => b.every((x, i) => i === 0 || b[i - 1]! < x)) &&
+          first.every((b, p) =>
+            b.every((i) => residence.get(sequences[i]!) === p)
+          ) &&
+          JSON.stringify(first) === JSON.stringify(again);
+      },
+    ),
+  );
+  t.end();
+});
+
+t.test("forEachRun() splits and joins a tensor without loss", (t) => {
+  fc.assert(
+    fc.property(
+      fc.nat(8),
+      fc.integer({ min: 1, max: 3 }),
+      fc.nat(3),
+      fc.integer({ min: 1, max: 3 }),
+      (rows, parts, inner, extra) => {
+        const global = Array.from({ length: rows * 2 * inner }, (_, i) => i);
+        const joined = new Array<number>(global.length).fill(-1);
+        for (const local of dealBlocks(rows, parts)) {
+          const axes = [
+            { length: rows, local, room: rows },
+            { length: 2, local: undefined, room: 2 },
+            { length: inner, local: undefined, room: inner + extra - 1 },
+          ];
+          const part = new Array<number>(localSpan(axes)).fill(-2);
+          forEachRun(axes, (g, l, n) => {
+            for (let i = 0; i < n; i++) part[l + i] = global[g + i]!;
+          });
+          forEachRun(axes, (g, l, n) => {
+            for (let i = 0; i < n; i++) joined[g + i] = part[l + i]!;
+          });
+        }
+        return JSON.stringify(joined) === JSON.stringify(global);
+      },
+    ),
+  );
+  t.end();
+});
