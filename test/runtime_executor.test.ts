@@ -1,0 +1,512 @@
+/** Needs a null device only: order of steps, bytes, exchanges, weights and the messages of bad input. */
+
+import t from "tap";
+import fc from "fast-check";
+import type { Kernel } from "../spec/kernel/tree.ts";
+import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
+import {
+  createNullDevice,
+  createSession,
+  type Device,
+  type FileSource,
+  type HostTensor,
+  type NullBuffer,
+  openSafetensors,
+  type TensorDirectory,
+  writeSafetensors,
+} from "../runtime/mod.ts";
+
+function kernel(name: string, bindings: readonly string[]): Kernel {
+  return {
+    name,
+    workgroupSize: 1,
+    bindings: bindings.map((name) => ({
+      name,
+      type: "u32",
+      access: "read_write",
+    })),
+    shared: [],
+    body: [],
+  };
+}
+
+const KERNELS = {
+  work: kernel("work", ["x", "y", "lengths"]),
+  exchange: kernel("exchange", [
+    "dst",
+    "src0",
+    "src1",
+    "counts",
+    "position",
+    "moved",
+  ]),
+  gather: kernel("gather", ["dst", "src0", "src1"]),
+};
+
+/** Two ranks: y = work(x); counts are gathered; rows of y are exchanged into z. */
+function examplePlan(counts: readonly (readonly number[])[]): Plan {
+  const buffers: { [name: string]: PlanBuffer } = {};
+  const allocations: { bytes: number }[] = [];
+  const add = (
+    name: string,
+    kind: PlanBuffer["kind"],
+    sizes: readonly [string, number][],
+    rest: Partial<PlanBuffer> = {},
+  ) => {
+    const bytes = 4 * sizes.reduce((n, [, size]) => n * size, 1);
+    buffers[name] = {
+      name,
+      kind,
+      dtype: "f32",
+      axes: sizes.map(([axis, size]) => ({ axis, size })),
+      bytes,
+      allocation: allocations.push({ bytes }) - 1,
+      ...rest,
+    };
+  };
+  add("x", "input", [["token", 8], ["embed", 2]]);
+  add("y", "scratch", [["token", 8], ["embed", 2]]);
+  add("z", "output", [["token", 8], ["embed", 2]]);
+  add("lengths", "counts", [["axis", 1]], { dtype: "u32" });
+  add("mine", "const", [["column", 2]], {
+    dtype: "u32",
+    data: { ranks: counts },
+  });
+  add("all", "scratch", [["position", 2], ["column", 2]], { dtype: "u32" });
+  add("position", "const", [["one", 1]], {
+    dtype: "u32",
+    data: { ranks: [[0], [1]] },
+  });
+  add("moved", "scratch", [["position", 2]], { dtype: "u32" });
+  add("cache", "state", [["token", 8]]);
+  const grid = [{ count: "token" }, 1, 1] as const;
+  return {
+    version: 1,
+    numerics: "exact",
+    requiredLimits: {},
+    requiredFeatures: [],
+    mesh: [{ name: "ep", size: 2 }],
+    ranks: 2,
+    axes: {
+      token: { size: 8, dynamic: true, over: ["ep"], deal: { by: "blocks" } },
+      embed: { size: 2 },
+    },
+    counts: ["token"],
+    allocations,
+    buffers,
+    kernels: Object.fromEntries(
+      Object.entries(KERNELS).map(([name, tree]) => [name, { tree, wgsl: "" }]),
+    ),
+    weights: [],
+    programs: [{
+      name: "main",
+      inputs: {
+        x: { buffer: "x", dtype: "f32", axes: ["token", "embed"] },
+      },
+      outputs: {
+        y: { buffer: "y", dtype: "f32", axes: ["token", "embed"] },
+      },
+      steps: [
+        {
+          op: "launch",
+          ranks: "all",
+          kernel: "work",
+          bindings: { x: "x", y: "y", lengths: "lengths" },
+          workgroups: grid,
+        },
+        {
+          op: "allGather",
+          ranks: "all",
+          over: ["ep"],
+          from: "mine",
+          to: "all",
+          bytes: 8,
+          part: { verb: "dispatch", routing: 0, part: "exchange counts" },
+          local: [{ kernel: "gather", sources: [0, 1], workgroups: [1, 1, 1] }],
+        },
+        {
+          op: "allToAll",
+          ranks: "all",
+          over: ["ep"],
+          direction: "forward",
+          from: "y",
+          to: "z",
+          rowBytes: 8,
+          counts: "all",
+          splits: [0, 1, 2],
+          position: "position",
+          moved: "moved",
+          part: { verb: "dispatch", routing: 0, part: "exchange" },
+          local: [{
+            kernel: "exchange",
+            sources: [0, 1],
+            workgroups: [1, 1, 1],
+          }],
+        },
+      ],
+    }],
+    peakBytes: allocations.reduce((n, { bytes }) => n + bytes, 0),
+    staging: { local: 0, host: 64 },
+  };
+}
+
+function u32(buffer: NullBuffer): Uint32Array {
+  return new Uint32Array(buffer.data.buffer);
+}
+
+/** What the example's kernels do, in plain words of memory. */
+function emulate(name: string, buffers: readonly NullBuffer[]): void {
+  const [a, b, c] = buffers.map(u32) as [Uint32Array, Uint32Array, Uint32Array];
+  if (name === "work") b.set(a.subarray(0, 2 * c[0]!));
+  else if (name === "gather") {
+    a.set(b.subarray(0, 2), 0);
+    a.set(c.subarray(0, 2), 2);
+  } else {
+    const [, , , counts, position, moved] = buffers.map(u32);
+    const me = position![0]!;
+    let to = 0;
+    for (const [s, from] of [b, c].entries()) {
+      const skip = me === 0 ? 0 : counts![2 * s]!;
+      const rows = counts![2 * s + me]!;
+      a.set(from.subarray(2 * skip, 2 * (skip + rows)), 2 * to);
+      moved![s] = rows;
+      to += rows;
+    }
+  }
+}
+
+function tensor(rows: number): HostTensor {
+  return {
+    dtype: "f32",
+    shape: [rows, 2],
+    data: Float32Array.from({ length: 2 * rows }, (_, i) => i + 1),
+  };
+}
+
+t.test("a run writes counts and inputs, launches, exchanges, reads", async (t) => {
+  const device = createNullDevice("null", emulate);
+  const plan = examplePlan([[1, 2], [2, 0]]);
+  const session = await createSession(plan, { devices: [device, device] });
+  device.records.length = 0;
+  const { y } = await session.run("main", { x: tensor(5) });
+  t.same(y, tensor(5));
+  t.same(
+    device.records.map((r) =>
+      r.op === "launch" ? `${r.kernel} ${r.workgroups[0]}` : r.op
+    ),
+    [
+      ...["write", "write", "write", "write"],
+      ...["work 3", "work 2", "gather 1", "gather 1"],
+      ...["exchange 1", "exchange 1", "read", "read"],
+    ],
+  );
+  const rows = await session.run("main", { x: tensor(5) }, {
+    rows: { y: [4, 0] },
+  });
+  t.same([...rows["y"]!.data], [9, 10, 1, 2]);
+});
+
+t.test("a rank without items launches nothing and sends nothing", async (t) => {
+  const device = createNullDevice("null", emulate);
+  const plan = examplePlan([[0, 0], [0, 0]]);
+  const session = await createSession(plan, { devices: [device, device] });
+  device.records.length = 0;
+  const { y } = await session.run("main", { x: tensor(1) });
+  t.same(y, tensor(1));
+  t.equal(
+    device.records.filter((r) => r.op === "launch" && r.kernel === "work")
+      .length,
+    1,
+  );
+  t.same(await session.run("main", { x: tensor(0) }), { y: tensor(0) });
+});
+
+t.test("local and host exchanges move the same rows and bytes, as predicted", async (t) => {
+  const count = fc.nat(2);
+  await fc.assert(
+    fc.asyncProperty(
+      fc.tuple(fc.tuple(count, count), fc.tuple(count, count)),
+      async (counts) => {
+        const plan = examplePlan(counts);
+        const seen = [];
+        for (const shared of [true, false]) {
+          const first = createNullDevice("null", emulate);
+          const second = shared ? first : createNullDevice("null", emulate);
+          const received: string[] = [];
+          const device = (d: Device): Device => ({
+            ...d,
+            createBuffer: (bytes, label) => {
+              const buffer = d.createBuffer(bytes, label) as NullBuffer;
+              if (label.endsWith("allocation 2")) kept.push(buffer);
+              return buffer;
+            },
+          });
+          const kept: NullBuffer[] = [];
+          const [a, b] = [device(first), device(second)];
+          const session = await createSession(plan, {
+            devices: [a, shared ? a : b],
+            statistics: true,
+          });
+          await session.run("main", { x: tensor(8) });
+          for (const buffer of kept) received.push(u32(buffer).join());
+          const { ranks } = session.statistics();
+          for (const { sentBytes, peakBytes, stagingBytes } of ranks) {
+            for (const c of [...Object.values(sentBytes), peakBytes]) {
+              if (c.actual !== c.predicted) return false;
+            }
+            if (stagingBytes.actual !== (shared ? 0 : 64)) return false;
+          }
+          const [one, two] = ranks;
+          if (one!.sentBytes.dispatch.actual !== 8 * counts[0][1]) return false;
+          if (two!.sentBytes.dispatch.actual !== 8 * counts[1][0]) return false;
+          seen.push(received.join("|"));
+        }
+        return seen[0] === seen[1];
+      },
+    ),
+    { numRuns: 40 },
+  );
+  t.pass();
+});
+
+t.test("run() says what is wrong with its inputs", async (t) => {
+  const device = createNullDevice("null", emulate);
+  const plan = examplePlan([[0, 0], [0, 0]]);
+  const session = await createSession(plan, { devices: [device, device] });
+  const cases: [{ [name: string]: HostTensor }, string][] = [
+    [{}, "the input 'x' is missing. Give it as f32 [token embed]"],
+    [
+      { x: tensor(1), y: tensor(1) },
+      "it has no input 'y'. Its inputs are 'x'",
+    ],
+    [
+      { x: { dtype: "i32", shape: [1, 2], data: new Int32Array(2) } },
+      "the input 'x' is i32 [1, 2]. Give it as f32 [token embed]",
+    ],
+    [
+      { x: { ...tensor(1), shape: [2, 1] } },
+      "axis 'embed' of the input 'x' has length 1. It must be 2",
+    ],
+    [
+      { x: tensor(9) },
+      "axis 'token' of the input 'x' has length 9. It must be at most 8",
+    ],
+    [
+      { x: { ...tensor(2), shape: [1, 2] } },
+      "the input 'x' has 4 elements and its shape [1, 2] has 2. Make them equal",
+    ],
+  ];
+  for (const [inputs, state] of cases) {
+    await t.rejects(session.run("main", inputs), {
+      name: "DataError",
+      message: `Cannot run program 'main': ${state}`,
+    });
+  }
+  await t.rejects(session.run("train", {}), {
+    message: "Cannot run program 'train': the plan has only 'main'",
+  });
+  await t.rejects(
+    session.run("main", { x: tensor(1) }, { outputs: ["logits"] }),
+    { message: "Cannot read output 'logits': program 'main' has only 'y'" },
+  );
+  const bounded = structuredClone(plan) as {
+    -readonly [K in keyof Plan]: Plan[K];
+  };
+  bounded.axes = { ...plan.axes, token: { size: 8, dynamic: true } };
+  bounded.programs = [{
+    ...plan.programs[0]!,
+    inputs: {
+      x: { buffer: "x", dtype: "i32", axes: ["token", "embed"], below: 3 },
+    },
+  }];
+  const strict = await createSession(bounded, { devices: [device, device] });
+  await t.rejects(
+    strict.run("main", {
+      x: { dtype: "i32", shape: [1, 2], data: Int32Array.of(2, 3) },
+    }),
+    {
+      message:
+        "Cannot run program 'main': the input 'x' is 3 at index 1. Its values must be 0 to 2",
+    },
+  );
+});
+
+t.test("createSession() refuses other numbers and kinds of device", async (t) => {
+  const plan = examplePlan([[0, 0], [0, 0]]);
+  const device = createNullDevice();
+  await t.rejects(createSession(plan, { devices: [device] }), {
+    name: "MachineError",
+    message:
+      "Cannot run the plan on 1 ranks: it is made for 2. Give one device for each rank",
+  });
+  await t.rejects(
+    createSession(plan, { devices: [device, createNullDevice("other")] }),
+    { name: "MachineError", message: /devices 'null' and 'other'/ },
+  );
+});
+
+/** A plan that only loads one weight, with the host memory of its buffer on each rank. */
+async function load(
+  weight: PlanWeight,
+  buffer: Partial<PlanBuffer>,
+  tensors: TensorDirectory,
+): Promise<NullBuffer[]> {
+  const base = examplePlan([[0, 0], [0, 0]]);
+  const plan: Plan = {
+    ...base,
+    allocations: [{ bytes: 64 }],
+    buffers: {
+      w: {
+        name: "w",
+        kind: "weight",
+        dtype: weight.stored,
+        axes: [],
+        bytes: 64,
+        allocation: 0,
+        ...buffer,
+      },
+    },
+    weights: [weight],
+    programs: [],
+  };
+  const kept: NullBuffer[] = [];
+  const device = createNullDevice();
+  const keeping: Device = {
+    ...device,
+    createBuffer: (bytes, label) => {
+      const made = device.createBuffer(bytes, label) as NullBuffer;
+      kept.push(made);
+      return made;
+    },
+  };
+  await createSession(plan, { devices: [keeping, keeping], tensors });
+  return kept;
+}
+
+function directory(
+  tensors: { [name: string]: HostTensor },
+): Promise<TensorDirectory> {
+  const data = writeSafetensors(tensors);
+  const source: FileSource = {
+    name: "w.safetensors",
+    size: data.length,
+    read: (offset, length) =>
+      Promise.resolve(data.slice(offset, offset + length)),
+  };
+  return openSafetensors([source]);
+}
+
+function f32(shape: number[], values: number[]): HostTensor {
+  return { dtype: "f32", shape, data: Float32Array.from(values) };
+}
+
+function floats(buffer: NullBuffer): number[] {
+  return [...new Float32Array(buffer.data.buffer)];
+}
+
+const STACKED: PlanWeight = {
+  buffer: "w",
+  source: "e.{expert}",
+  stored: "f32",
+  axes: ["n", "k"],
+  shape: [2, 3],
+  pick: { axis: "expert", stacked: true, index: [[2], [0, 1]] },
+};
+
+t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t) => {
+  const tensors = await directory({
+    "e.0": f32([2, 3], [1, 2, 3, 4, 5, 6]),
+    "e.1": f32([2, 3], [11, 12, 13, 14, 15, 16]),
+    "e.2": f32([2, 3], [21, 22, 23, 24, 25, 26]),
+  });
+  const [one, two] = await load(STACKED, {
+    axes: [{ axis: "expert", size: [1, 2] }, { axis: "k", size: 3 }, {
+      axis: "n",
+      size: 2,
+    }],
+    bytes: [24, 48],
+  }, tensors);
+  t.same(floats(one!).slice(0, 6), [21, 24, 22, 25, 23, 26]);
+  t.same(
+    floats(two!).slice(0, 12),
+    [1, 4, 2, 5, 3, 6, 11, 14, 12, 15, 13, 16],
+  );
+  const [padded] = await load(
+    { ...STACKED, source: "e.0", pick: undefined } as unknown as PlanWeight,
+    {
+      axes: [{ axis: "n", size: 2 }, { axis: "k", size: 3 }],
+      rowStride: 4,
+      bytes: 32,
+    },
+    tensors,
+  );
+  t.same(floats(padded!).slice(0, 8), [1, 2, 3, 0, 4, 5, 6, 0]);
+});
+
+t.test("loadWeights() slices an axis of one tensor", async (t) => {
+  const tensors = await directory({
+    w: f32([3, 2], [1, 2, 3, 4, 5, 6]),
+  });
+  const [one, two] = await load(
+    {
+      buffer: "w",
+      source: "w",
+      stored: "f32",
+      axes: ["expert", "k"],
+      shape: [3, 2],
+      pick: { axis: "expert", stacked: false, index: [[2, 0], [1]] },
+    },
+    {
+      axes: [{ axis: "expert", size: [2, 1] }, { axis: "k", size: 2 }],
+      bytes: [16, 8],
+    },
+    tensors,
+  );
+  t.same(floats(one!).slice(0, 4), [5, 6, 1, 2]);
+  t.same(floats(two!).slice(0, 2), [3, 4]);
+});
+
+t.test("loadWeights() names what is missing, misshapen or not finite", async (t) => {
+  const shape = {
+    axes: [{ axis: "expert", size: 1 }, { axis: "k", size: 3 }, {
+      axis: "n",
+      size: 2,
+    }],
+    bytes: 24,
+  };
+  const pick = { axis: "expert", stacked: true, index: [[0], [1]] };
+  const good = f32([2, 3], [1, 2, 3, 4, 5, 6]);
+  const bad = f32([2, 3], [1, 2, 3, 4, NaN, Infinity]);
+  const weight = { ...STACKED, pick };
+  await t.rejects(load(weight, shape, await directory({ "e.0": good })), {
+    name: "DataError",
+    message:
+      "Cannot load weight 'e.1': the files have no tensor of that name. It must be F32 [2, 3]",
+  });
+  await t.rejects(
+    load(
+      weight,
+      shape,
+      await directory({ "e.0": good, "e.1": f32([3, 2], [1, 2, 3, 4, 5, 6]) }),
+    ),
+    {
+      message:
+        "Cannot load weight 'e.1': it is F32 [3, 2] in 'w.safetensors' and the plan expects F32 [2, 3]. Compile the plan for these files",
+    },
+  );
+  await t.rejects(
+    load(weight, shape, await directory({ "e.0": good, "e.1": bad })),
+    {
+      message:
+        "Cannot load weight 'e.1': element [1, 1] in 'w.safetensors' is not a finite number. Get the file again",
+    },
+  );
+  // A tensor that no rank owns is never looked at.
+  await t.resolves(
+    load(
+      weight,
+      shape,
+      await directory({ "e.0": good, "e.1": good, "e.2": bad }),
+    ),
+  );
+});
