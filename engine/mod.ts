@@ -2,6 +2,12 @@
 
 export { type Need } from "./bounds.ts";
 export {
+  checkTarget,
+  type Diagnostic,
+  formatDiagnostic,
+  loadTarget,
+} from "./check.ts";
+export {
   type Checkpoint,
   openCheckpoint,
   openTokenizer,

@@ -1,0 +1,194 @@
+/** `switchyard generate`: continue prompts with a checkpoint. */
+
+import {
+  Decoder,
+  decoderShape,
+  generate,
+  type GeneratedSequence,
+  type GenerateOptions,
+  loadTarget,
+  openTarget,
+  openTokenizer,
+  TextStream,
+  type Tokenizer,
+} from "../../engine/mod.ts";
+import { DataError } from "../../spec/mod.ts";
+import type { CliIo } from "../io.ts";
+import type { DeviceFlags, PlanFlags, Prompt } from "../program.ts";
+import { createProgressBar } from "../progress.ts";
+import { UsageError } from "../values.ts";
+import { openOptions } from "./options.ts";
+
+/** New tokens where neither the flags nor generation_config.json say. */
+const NEW_TOKENS = 128;
+
+/** Flags of `generate`. */
+export interface GenerateFlags extends PlanFlags, DeviceFlags {
+  readonly prompts: readonly Prompt[];
+  readonly maxNewTokens?: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly seed?: number;
+  readonly json?: boolean;
+}
+
+/** Continue prompts and print the new text as it grows; several prompts are printed when all are done. */
+export async function generateCommand(
+  io: CliIo,
+  folder: string,
+  flags: GenerateFlags,
+): Promise<number> {
+  checkFlags(flags);
+  const started = io.now();
+  const target = await loadTarget(folder, io.files);
+  if (target.kind !== "checkpoint") {
+    throw new DataError(
+      `Cannot generate from '${folder}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,
+    );
+  }
+  const tokenizer = await openTokenizer(folder, io.files);
+  const prompts = flags.prompts.map((prompt) => encode(prompt, tokenizer));
+  const maxNewTokens = flags.maxNewTokens ?? target.checkpoint.maxNewTokens ??
+    NEW_TOKENS;
+  const bar = createProgressBar(io);
+  const { plan, session } = await openTarget(target, io.files, {
+    ...openOptions(io, target, flags),
+    need: {
+      tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
+      sequences: prompts.length,
+      context: Math.max(...prompts.map(({ length }) => length)) + maxNewTokens,
+    },
+    onProgress: bar.update,
+  }).finally(bar.stop);
+  try {
+    const loaded = io.now();
+    const streams = !flags.json && prompts.length === 1;
+    const printer = new Printer(io, tokenizer);
+    const result = await generate(
+      new Decoder(session, decoderShape(plan)!),
+      prompts,
+      {
+        ...samplingOf(flags),
+        maxNewTokens,
+        stop: target.checkpoint.stop,
+        now: io.now,
+        ...streams
+          ? { onToken: (_: number, token: number) => printer.push(token) }
+          : {},
+      },
+    );
+    const { sequences, prefillMs, decodeMs, decodeSteps } = result;
+    if (flags.json) {
+      const timing = { loadMs: loaded - started, prefillMs, decodeMs };
+      const document = {
+        sequences: sequences.map((sequence) => toJson(sequence, tokenizer)),
+        timing: { ...timing, decodeSteps },
+      };
+      await io.out(`${JSON.stringify(document, null, 2)}\n`);
+    } else if (streams) await printer.end();
+    else await printAll(io, sequences, tokenizer);
+    sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
+    return 0;
+  } finally {
+    session.close();
+  }
+}
+
+function checkFlags(flags: GenerateFlags): void {
+  if (flags.prompts.length === 0) {
+    throw new UsageError(
+      "Cannot generate: there is no prompt. Give --prompt TEXT or --tokens IDS",
+    );
+  }
+  const useless = flags.topK !== undefined
+    ? "--top-k"
+    : flags.topP !== undefined
+    ? "--top-p"
+    : undefined;
+  if (useless && flags.temperature === undefined) {
+    throw new UsageError(
+      `Cannot use ${useless} without --temperature: tokens are then chosen greedily. Give --temperature`,
+    );
+  }
+}
+
+function encode(prompt: Prompt, tokenizer: Tokenizer | undefined): number[] {
+  if ("tokens" in prompt) return [...prompt.tokens];
+  if (tokenizer) return tokenizer.encode(prompt.text);
+  throw new DataError(
+    "Cannot read a prompt: the checkpoint has no tokenizer.json. Give token ids with --tokens",
+  );
+}
+
+function samplingOf(
+  { temperature, topK, topP, seed }: GenerateFlags,
+): Partial<GenerateOptions> {
+  return {
+    ...temperature === undefined ? {} : { temperature },
+    ...topK === undefined ? {} : { topK },
+    ...topP === undefined ? {} : { topP },
+    ...seed === undefined ? {} : { seed },
+  };
+}
+
+/** Prints one sequence as it grows: text, or ids where there is no tokenizer. */
+class Printer {
+  readonly #io: CliIo;
+  readonly #stream: TextStream | undefined;
+  #count = 0;
+
+  constructor(io: CliIo, tokenizer: Tokenizer | undefined) {
+    this.#io = io;
+    this.#stream = tokenizer && new TextStream(tokenizer);
+  }
+
+  async push(token: number): Promise<void> {
+    const piece = this.#stream
+      ? this.#stream.push(token)
+      : `${this.#count === 0 ? "" : ","}${token}`;
+    this.#count++;
+    if (piece !== "") await this.#io.out(piece);
+  }
+
+  async end(): Promise<void> {
+    await this.#io.out(`${this.#stream?.end() ?? ""}\n`);
+  }
+}
+
+async function printAll(
+  io: CliIo,
+  sequences: readonly GeneratedSequence[],
+  tokenizer: Tokenizer | undefined,
+): Promise<void> {
+  for (const [i, { tokens }] of sequences.entries()) {
+    const text = tokenizer ? tokenizer.decode(tokens) : tokens.join(",");
+    await io.out(`[${i + 1}] ${text}\n`);
+  }
+}
+
+function toJson(
+  { prompt, tokens }: GeneratedSequence,
+  tokenizer: Tokenizer | undefined,
+): object {
+  return {
+    prompt_tokens: prompt,
+    tokens,
+    text: tokenizer ? tokenizer.decode(tokens) : null,
+  };
+}
+
+function sayEndings(
+  io: CliIo,
+  sequences: readonly GeneratedSequence[],
+  context: number,
+): void {
+  sequences.forEach(({ ending }, i) => {
+    if (ending !== "context") return;
+    io.err(
+      `Sequence ${
+        i + 1
+      } stopped at the end of its context of ${context} tokens. Raise --max-context for more`,
+    );
+  });
+}

@@ -1,0 +1,82 @@
+/** Flags as options of the engine. */
+
+import type {
+  OpenOptions,
+  PlanOptions,
+  SelectDevicesOptions,
+  Target,
+} from "../../engine/mod.ts";
+import { MachineError } from "../../spec/mod.ts";
+import type { CliIo } from "../io.ts";
+import type { DeviceFlags, PlanFlags } from "../program.ts";
+import { UsageError } from "../values.ts";
+
+/** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */
+export function planOptions(target: Target, flags: PlanFlags): PlanOptions {
+  const { mesh, place, maxTokens, maxSequences, maxContext } = flags;
+  const bounds = {
+    ...maxTokens === undefined ? {} : { maxTokens },
+    ...maxSequences === undefined ? {} : { maxSequences },
+    ...maxContext === undefined ? {} : { maxContext },
+  };
+  const given = [
+    ...mesh ? ["--mesh"] : [],
+    ...place ? ["--place"] : [],
+  ];
+  const bounded = [
+    ...maxTokens === undefined ? [] : ["--max-tokens"],
+    ...maxSequences === undefined ? [] : ["--max-sequences"],
+    ...maxContext === undefined ? [] : ["--max-context"],
+  ];
+  const [useless] = target.kind === "plan"
+    ? [...given, ...bounded]
+    : target.kind === "model"
+    ? bounded
+    : [];
+  if (useless !== undefined) {
+    throw new UsageError(
+      target.kind === "plan"
+        ? `Cannot use ${useless} with a plan: a plan has its mesh and its bounds. Leave it out, or compile the model again`
+        : `Cannot use ${useless} with a model file: its bounds are in the file. Leave it out`,
+    );
+  }
+  return {
+    ...mesh ? { mesh } : {},
+    ...place ? { place } : {},
+    ...Object.keys(bounds).length > 0 ? { bounds } : {},
+  };
+}
+
+/** Where ranks live and what computes. */
+export function deviceOptions(
+  io: CliIo,
+  flags: DeviceFlags,
+): SelectDevicesOptions {
+  const { devices, adapter } = flags;
+  if (devices === "mpi") {
+    throw new MachineError(
+      "Cannot use --devices mpi: MPI is not supported yet. Use shared or separate",
+    );
+  }
+  if (devices === "shared" && Array.isArray(adapter) && adapter.length > 1) {
+    throw new UsageError(
+      `Cannot use --adapter ${
+        adapter.join(",")
+      } with shared devices: all ranks are on one. Give one number, or --devices separate`,
+    );
+  }
+  return {
+    sharing: devices,
+    adapter,
+    notice: (text: string) => io.err(text),
+  };
+}
+
+/** Everything that opening a target needs of the flags. */
+export function openOptions(
+  io: CliIo,
+  target: Target,
+  flags: PlanFlags & DeviceFlags,
+): OpenOptions {
+  return { ...planOptions(target, flags), ...deviceOptions(io, flags) };
+}

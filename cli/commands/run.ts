@@ -1,0 +1,94 @@
+/** `switchyard run`: carry a model or a plan out on tensors from a file. */
+
+import {
+  loadTarget,
+  needOf,
+  openTarget,
+  type RankStatistics,
+  readBatch,
+  readTensors,
+  runOpened,
+  type Tensors,
+  Tracer,
+  writeSafetensors,
+} from "../../engine/mod.ts";
+import type { CliIo } from "../io.ts";
+import type { DeviceFlags, PlanFlags } from "../program.ts";
+import { createProgressBar } from "../progress.ts";
+import { openOptions } from "./options.ts";
+
+/** Flags of `run`. */
+export interface RunFlags extends PlanFlags, DeviceFlags {
+  readonly inputs: string;
+  readonly outputs: string;
+  readonly weights?: string;
+  readonly trace?: string;
+  readonly check?: boolean;
+  readonly json?: boolean;
+}
+
+/** Run a target and write its outputs. */
+export async function runCommand(
+  io: CliIo,
+  model: string,
+  flags: RunFlags,
+): Promise<number> {
+  const started = io.now();
+  const target = await loadTarget(model, io.files);
+  const options = openOptions(io, target, flags);
+  const inputs = await readTensors(flags.inputs, io.files);
+  const need = target.kind === "checkpoint"
+    ? { need: needOf(readBatch(inputs)) }
+    : {};
+  const bar = createProgressBar(io);
+  const tracer = flags.trace === undefined ? undefined : new Tracer(io.now);
+  const opened = await openTarget(target, io.files, {
+    ...options,
+    ...need,
+    ...flags.weights === undefined ? {} : { weights: flags.weights },
+    ...tracer ? { tracer } : {},
+    check: flags.check ?? false,
+    timestamps: tracer !== undefined,
+    statistics: true,
+    onProgress: bar.update,
+  }).finally(bar.stop);
+  try {
+    const loaded = io.now();
+    const outputs = await runOpened(opened, inputs);
+    const ran = io.now();
+    await io.files.write(flags.outputs, [writeSafetensors(outputs)]);
+    if (tracer && flags.trace !== undefined) {
+      const text = JSON.stringify(tracer.toTrace());
+      await io.files.write(flags.trace, [new TextEncoder().encode(text)]);
+    }
+    const { ranks } = opened.session.statistics();
+    const timing = { loadMs: loaded - started, runMs: ran - loaded };
+    await io.out(
+      flags.json
+        ? `${JSON.stringify({ ranks: ranks.map(toJson), timing }, null, 2)}\n`
+        : describe(flags.outputs, outputs, ranks),
+    );
+    return 0;
+  } finally {
+    opened.session.close();
+  }
+}
+
+function toJson(rank: RankStatistics): object {
+  const { peakBytes, stagingBytes, sentBytes } = rank;
+  return { rank: rank.rank, peakBytes, stagingBytes, sentBytes };
+}
+
+function describe(
+  file: string,
+  outputs: Tensors,
+  ranks: readonly RankStatistics[],
+): string {
+  const tensors = Object.entries(outputs).map(([name, { dtype, shape }]) =>
+    `  ${name} ${dtype} [${shape.join(", ")}]`
+  );
+  const lines = ranks.map(({ rank, peakBytes, sentBytes }) =>
+    `rank ${rank}: ${peakBytes.actual} bytes of memory, sent ${sentBytes.dispatch.actual} bytes in dispatch and ${sentBytes.combine.actual} in combine`
+  );
+  return [`Wrote ${file}`, ...tensors, ...lines, ""].join("\n");
+}

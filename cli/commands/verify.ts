@@ -1,0 +1,22 @@
+/** `switchyard verify`: is a saved plan legal? */
+
+import { verifyPlanText } from "../../spec/mod.ts";
+import type { CliIo } from "../io.ts";
+
+/** Verify a plan document; exit code 1 and the reasons if it is not legal. */
+export async function verifyCommand(
+  io: CliIo,
+  path: string,
+  flags: { readonly json?: boolean },
+): Promise<number> {
+  const { errors } = verifyPlanText(await io.files.readText(path));
+  const ok = errors.length === 0;
+  if (flags.json) {
+    await io.out(`${JSON.stringify({ ok, errors }, null, 2)}\n`);
+  } else if (ok) {
+    await io.out(`${path} is legal\n`);
+  } else {
+    for (const { message } of errors) io.err(message);
+  }
+  return ok ? 0 : 1;
+}

@@ -1,0 +1,56 @@
+/** What the command line touches of the process: output, files, the clock. */
+
+import process from "node:process";
+import type { Writable } from "node:stream";
+import type { FileSystem } from "../engine/mod.ts";
+import { fileError, nodeFiles } from "./files.ts";
+
+/** Streams, files and a clock, passed to every command. */
+export interface CliIo {
+  /** Write to standard output; rejects with OutputClosed once nobody reads it. */
+  out(text: string): Promise<void>;
+  /** Write a line to standard error. */
+  err(line: string): void;
+  /** Standard error is a terminal, so that progress bars make sense. */
+  readonly terminal: boolean;
+  /** Standard error, for progress bars. */
+  readonly errorStream: Writable;
+  readonly files: FileSystem;
+  /** Milliseconds. */
+  now(): number;
+}
+
+/** Whoever read the output has gone; that is no error. */
+export class OutputClosed extends Error {
+  override name = "OutputClosed";
+}
+
+/** The streams of this process. */
+export function processIo(): CliIo {
+  // Broken pipes arrive as events as well as through callbacks; only the callbacks are used.
+  process.stdout.on("error", () => {});
+  process.stderr.on("error", () => {});
+  return {
+    out: (text) =>
+      new Promise((resolve, reject) => {
+        process.stdout.write(text, (error) => {
+          if (!error) resolve();
+          else reject(outputError(error));
+        });
+      }),
+    err: (line) => {
+      process.stderr.write(`${line}\n`);
+    },
+    terminal: process.stderr.isTTY === true,
+    errorStream: process.stderr,
+    files: nodeFiles(),
+    now: () => performance.now(),
+  };
+}
+
+function outputError(error: Error): Error {
+  const code = "code" in error ? error.code : undefined;
+  return code === "EPIPE" || code === "ERR_STREAM_DESTROYED"
+    ? new OutputClosed("the output is closed")
+    : fileError(error, "write", "standard output");
+}

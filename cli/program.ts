@@ -1,0 +1,204 @@
+/** The commands and their flags. */
+
+import { Command, Option } from "commander";
+import type { Mesh } from "../spec/mod.ts";
+import { checkCommand } from "./commands/check.ts";
+import { devicesCommand } from "./commands/devices.ts";
+import { generateCommand } from "./commands/generate.ts";
+import { launchCommand } from "./commands/launch.ts";
+import { planCommand } from "./commands/plan.ts";
+import { runCommand } from "./commands/run.ts";
+import { verifyCommand } from "./commands/verify.ts";
+import type { CliIo } from "./io.ts";
+import type { AdapterChoice } from "../engine/mod.ts";
+import {
+  integer,
+  oneOf,
+  parseAdapter,
+  parseMesh,
+  parsePlace,
+  parseTokens,
+  positive,
+} from "./values.ts";
+
+/** How commands report back. */
+export interface ProgramHooks {
+  /** Takes the exit code. */
+  finish(code: number): void;
+  /** Takes help and version texts. */
+  print(text: string): void;
+}
+
+/** Flags that say how a model is compiled. */
+export interface PlanFlags {
+  readonly mesh?: Mesh;
+  readonly place?: { readonly [axis: string]: readonly string[] };
+  readonly maxTokens?: number;
+  readonly maxSequences?: number;
+  readonly maxContext?: number;
+}
+
+/** Flags that say where a plan runs. */
+export interface DeviceFlags {
+  readonly devices: "shared" | "separate" | "mpi";
+  readonly adapter: AdapterChoice;
+}
+
+/** A prompt as it was given. */
+export type Prompt = { readonly text: string } | {
+  readonly tokens: readonly number[];
+};
+
+/** The whole command line. */
+export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
+  const program = new Command("switchyard")
+    .description("Compile mixture-of-experts models to plans and run them")
+    .version("0.1.0")
+    .exitOverride()
+    .configureOutput({
+      writeOut: hooks.print,
+      writeErr: () => {},
+      outputError: () => {},
+    });
+  addInspectCommands(program, io, hooks);
+  addRunCommands(program, io, hooks);
+  return program;
+}
+
+function addInspectCommands(
+  program: Command,
+  io: CliIo,
+  { finish }: ProgramHooks,
+): void {
+  program.command("devices")
+    .description("list the adapters, and say which would be used and why")
+    .option("--json", "machine-readable output")
+    .action(async (flags) => finish(await devicesCommand(io, flags)));
+  program.command("check")
+    .description("type errors and domain errors of a model")
+    .argument("<model>", "model file or checkpoint folder")
+    .option("--json", "machine-readable output")
+    .action(async (model, flags) =>
+      finish(await checkCommand(io, model, flags))
+    );
+  planFlags(
+    program.command("plan")
+      .description("compile a model and print its plan")
+      .argument("<model>", "model file or checkpoint folder"),
+  )
+    .option("--out <file>", "write the plan's document to a file")
+    .option("--check", "let token ids travel along, for 'run --check'")
+    .option("--json", "print the whole document")
+    .action(async (model, flags) =>
+      finish(await planCommand(io, model, flags))
+    );
+  program.command("verify")
+    .description("say whether a saved plan is legal")
+    .argument("<plan>", "plan document")
+    .option("--json", "machine-readable output")
+    .action(async (plan, flags) =>
+      finish(await verifyCommand(io, plan, flags))
+    );
+}
+
+function addRunCommands(
+  program: Command,
+  io: CliIo,
+  { finish }: ProgramHooks,
+): void {
+  deviceFlags(planFlags(
+    program.command("run")
+      .description("carry a model or a plan out, tensors in, tensors out")
+      .argument("<model>", "model file, checkpoint folder or plan document"),
+  ))
+    .requiredOption("--inputs <file>", "safetensors file with the inputs")
+    .option("--weights <file>", "safetensors file or folder with the weights")
+    .requiredOption("--outputs <file>", "safetensors file to write")
+    .option("--trace <file>", "write a Chrome/Perfetto trace")
+    .option("--check", "observe that every token comes home")
+    .option("--json", "machine-readable output")
+    .action(async (model, flags) => finish(await runCommand(io, model, flags)));
+  const prompts: Prompt[] = [];
+  deviceFlags(planFlags(
+    program.command("generate")
+      .description("continue prompts, as one batch")
+      .argument("<checkpoint>", "checkpoint folder"),
+  ))
+    .option("--prompt <text>", "a prompt; repeatable", (text) => {
+      prompts.push({ text });
+    })
+    .option("--tokens <ids>", "a prompt as token ids; repeatable", (text) => {
+      prompts.push({ tokens: parseTokens(text) });
+    })
+    .option(
+      "--max-new-tokens <n>",
+      "new tokens of a sequence, at most",
+      integer("--max-new-tokens", 1),
+    )
+    .option(
+      "--temperature <t>",
+      "draw tokens; default greedy",
+      positive("--temperature", Infinity),
+    )
+    .option(
+      "--top-k <k>",
+      "draw from the k likeliest tokens",
+      integer("--top-k", 1),
+    )
+    .option(
+      "--top-p <p>",
+      "draw from the tokens that reach probability p",
+      positive("--top-p", 1),
+    )
+    .option("--seed <s>", "same seed, same tokens", integer("--seed", 0))
+    .option("--json", "machine-readable output")
+    .action(async (folder, flags) =>
+      finish(await generateCommand(io, folder, { ...flags, prompts }))
+    );
+  program.command("launch")
+    .description("run a command as MPI ranks")
+    .requiredOption("-n <n>", "ranks", integer("-n", 1))
+    .option("--hosts <file>", "hosts, one a line")
+    .option("--json", "machine-readable output")
+    .argument("[args...]", "the command, behind --")
+    .action(() => launchCommand());
+}
+
+function planFlags(command: Command): Command {
+  return command
+    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", parseMesh)
+    .option(
+      "--place <axes>",
+      "where tensor axes lie, such as expert=ep,token=dp+ep",
+      parsePlace,
+    )
+    .option(
+      "--max-tokens <n>",
+      "tokens of one step",
+      integer("--max-tokens", 1),
+    )
+    .option(
+      "--max-sequences <n>",
+      "sequences that a cache is kept for",
+      integer("--max-sequences", 1),
+    )
+    .option(
+      "--max-context <n>",
+      "positions of a sequence",
+      integer("--max-context", 1),
+    );
+}
+
+function deviceFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--devices <where>", "where ranks live")
+        .default("shared")
+        .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
+    )
+    .addOption(
+      new Option("--adapter <which>", "what computes: auto, cpu, or numbers")
+        .default("auto")
+        .argParser(parseAdapter),
+    );
+}

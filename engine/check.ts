@@ -1,0 +1,51 @@
+/** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
+
+import type { Diagnostic } from "../compiler/source/check.ts";
+import { DataError } from "../spec/errors.ts";
+import type { FileSystem } from "./files.ts";
+import { planTarget } from "./open.ts";
+import { checkTensors } from "./weights.ts";
+import { resolveTarget, type Target } from "./target.ts";
+import { withTensors } from "./tensors.ts";
+
+export { formatDiagnostic } from "../compiler/source/check.ts";
+export type { Diagnostic } from "../compiler/source/check.ts";
+
+/** Load a target; model files are run with `switchyard-moe` meaning this package. */
+export async function loadTarget(
+  path: string,
+  files: FileSystem,
+): Promise<Target> {
+  return await resolveTarget(path, files, {
+    loadModel: async (reference) => {
+      const { resolveModel } = await import("../compiler/source/load.ts");
+      return await resolveModel(reference);
+    },
+  });
+}
+
+/** The mistakes of a model file or a checkpoint folder; none if it is sound. Throws DataError if there is no such thing. */
+export async function checkTarget(
+  path: string,
+  files: FileSystem,
+): Promise<Diagnostic[]> {
+  if (await files.stat(path) !== "folder") {
+    const { checkModel } = await import("../compiler/source/check.ts");
+    return await checkModel(path);
+  }
+  try {
+    const target = await loadTarget(path, files);
+    const plan = await planTarget(target, files);
+    if (target.kind === "checkpoint") {
+      const { weightFiles, folder } = target.checkpoint;
+      await withTensors(weightFiles, files, (tensors) => {
+        checkTensors(plan, tensors, folder);
+        return Promise.resolve();
+      });
+    }
+    return [];
+  } catch (error) {
+    if (error instanceof DataError) return [{ message: error.message }];
+    throw error;
+  }
+}
