@@ -1,0 +1,81 @@
+/** `npm start`: the plan's summary, then text from the bundled checkpoint on four ranks. */
+
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import {
+  Decoder,
+  decoderShape,
+  generate,
+  loadTarget,
+  openTarget,
+  openTokenizer,
+  TextStream,
+} from "../engine/mod.ts";
+import { invariant, summarizePlan } from "../spec/mod.ts";
+import { type CliIo, processIo } from "./io.ts";
+import { exitCodeOf } from "./main.ts";
+import { createProgressBar } from "./progress.ts";
+import { UsageError } from "./values.ts";
+
+/** The bundled checkpoint. */
+const FOLDER = fileURLToPath(new URL("../examples/demo-lm", import.meta.url));
+
+const PROMPT = "Once upon a time there was a";
+
+/** Run the demonstration. It takes no arguments. Returns the exit code. */
+export async function start(
+  argv: readonly string[] = process.argv.slice(2),
+  io: CliIo = processIo(),
+): Promise<number> {
+  return await exitCodeOf(io, async () => {
+    if (argv.length > 0) {
+      throw new UsageError(
+        `Cannot start with '${
+          argv[0]
+        }': the demonstration takes no arguments. For anything else use 'npm run -s switchyard -- --help'`,
+      );
+    }
+    await demonstrate(io);
+    return 0;
+  });
+}
+
+async function demonstrate(io: CliIo): Promise<void> {
+  const target = await loadTarget(FOLDER, io.files);
+  const tokenizer = await openTokenizer(FOLDER, io.files);
+  invariant(target.kind === "checkpoint" && tokenizer, "no bundled checkpoint");
+  const prompt = tokenizer.encode(PROMPT);
+  const bar = createProgressBar(io);
+  const { plan, session } = await openTarget(target, io.files, {
+    mesh: [{ name: "ep", size: 4 }],
+    need: { tokens: prompt.length, sequences: 1, context: 256 },
+    sharing: "shared",
+    adapter: "auto",
+    onProgress: bar.update,
+  }).finally(bar.stop);
+  try {
+    await io.out(`${summarizePlan(plan).trimEnd()}\n\n${PROMPT}`);
+    const text = new TextStream(tokenizer);
+    const started = io.now();
+    const result = await generate(
+      new Decoder(session, decoderShape(plan)!),
+      [prompt],
+      {
+        maxNewTokens: 100,
+        temperature: 0.7,
+        topK: 40,
+        seed: 1,
+        stop: target.checkpoint.stop,
+        now: io.now,
+        onToken: (_, token) => io.out(text.push(token)),
+      },
+    );
+    const seconds = (io.now() - started) / 1000;
+    const { tokens } = result.sequences[0]!;
+    await io.out(
+      `${text.end()}\n\n${tokens.length} tokens in ${seconds.toFixed(1)} s\n`,
+    );
+  } finally {
+    session.close();
+  }
+}
