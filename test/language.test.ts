@@ -7,34 +7,33 @@ import {
   add,
   attention,
   combine,
-  concat,
   dispatch,
   dot,
   embedding,
   isModel,
   map,
-  merge,
   model,
   mul,
   rename,
   rmsNorm,
-  rope,
   route,
   type Routing,
-  type Scope,
-  slice,
   softmax,
-  split,
   sum,
   type Tensor,
-  topK,
   transpose,
   upTo,
 } from "../compiler/dsl/mod.ts";
 import { checkGraph } from "../compiler/graph/check.ts";
 import type { Graph, Node } from "../compiler/graph/graph.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { ModelError } from "../spec/errors.ts";
+import {
+  errorOf,
+  type M,
+  messageOf,
+  mistake,
+  SIZES,
+} from "./helpers/mistakes.ts";
 
 const HERE = fileURLToPath(import.meta.url);
 
@@ -42,25 +41,6 @@ const HERE = fileURLToPath(import.meta.url);
 function lineOf(text: string): number {
   const lines = readFileSync(HERE, "utf8").split("\n");
   return lines.findIndex((line) => line.includes(text)) + 1;
-}
-
-/** The error that `call` throws, with this file's path taken out of it. */
-function errorOf(call: () => unknown): ModelError {
-  try {
-    call();
-  } catch (error) {
-    if (error instanceof ModelError) return error;
-    throw error;
-  }
-  throw new Error("nothing was thrown");
-}
-
-/** A message with positions of this file as `here:line`. */
-function messageOf(call: () => unknown): string {
-  return errorOf(call).message.replaceAll(
-    new RegExp(`[^ ]*language\\.test\\.ts:(\\d+):\\d+`, "g"),
-    "here:$1",
-  );
 }
 
 /** A graph as text: one line a node, operands by number. */
@@ -73,26 +53,6 @@ function print(graph: Graph): string[] {
       node.axes.join(" ")
     }]`;
   });
-}
-
-const SIZES = {
-  token: upTo(64),
-  embed: 8,
-  ffn: 16,
-  expert: 4,
-  part: 3,
-  rest: 5,
-  head: 2,
-  headDim: 4,
-  kvHead: 1,
-  sequence: 2,
-  context: 16,
-} as const;
-type M = Scope<keyof typeof SIZES>;
-
-/** The message of a model that is wrong as a whole. */
-function mistake(build: (m: M) => { [name: string]: Tensor }): string {
-  return messageOf(() => trace(model(SIZES, build)));
 }
 
 function routed(m: M, name = "router"): Routing<"token", "expert", "slot"> {
@@ -314,133 +274,6 @@ t.test("trace() holds states to their names", (t) => {
       return { y, keys: values, values: keys };
     }),
     "Cannot return 'keys': it is a state, and what is returned is not its next value. Return what attention makes of it",
-  );
-  t.end();
-});
-
-t.test("sizes are held to the model's axes", (t) => {
-  const x = (m: M) => m.input("x", "token embed");
-  const cases: [(m: M) => Tensor, string][] = [
-    [
-      (m) => split(x(m), "embed", "part rest"),
-      "Cannot split 'embed' into 'part rest': its size is 8, not 3 * 5",
-    ],
-    [
-      (m) => slice(x(m), "embed", 4, "rest"),
-      "Cannot slice 'rest' of 'embed': positions 4 to 8 are not all within its size, 8",
-    ],
-    [
-      (m) =>
-        concat(
-          slice(x(m), "embed", 0, "part"),
-          slice(x(m), "embed", 3, "rest"),
-          "part",
-          "ffn",
-        ),
-      "Cannot make axis 'ffn' of 8: its size in this model is 16. Use another name for one of them",
-    ],
-    [
-      (m) => merge(m.input("h", "token head headDim"), "head headDim", "ffn"),
-      "Cannot make axis 'ffn' of 8: its size in this model is 16. Use another name for one of them",
-    ],
-    [
-      (m) => rename(x(m), "embed", "ffn"),
-      "Cannot rename 'embed' to 'ffn': their sizes are 8 and 16",
-    ],
-    [
-      (m) => split(x(m), "token", "a b"),
-      "Cannot split axis 'token': its length is known only at run time",
-    ],
-    [
-      (m) => split(x(m), "embed", "a b"),
-      "Cannot size axis 'a': the model does not declare it. Declare it in 'model'",
-    ],
-    [
-      (m) => topK(x(m), { over: "embed", k: 9 }).values,
-      "Cannot choose 9 of axis 'embed': expected a whole number from 1 to 8",
-    ],
-    [
-      (m) =>
-        add(
-          sum(topK(x(m), { over: "embed", k: 2 }).values, "choice"),
-          sum(topK(x(m), { over: "embed", k: 3 }).values, "choice"),
-        ),
-      "Cannot make axis 'choice' of 3: its size in this model is 2. Use another name for one of them",
-    ],
-    [
-      (m) => m.param("by token", "token embed"),
-      "Cannot store axis 'token': its length is known only at run time",
-    ],
-    [
-      (m) =>
-        rope(x(m), "embed", {
-          position: m.input("p", "token", { dtype: "i32" }),
-          inverseFrequencies: [1],
-        }),
-      "Cannot rope over 'embed': there are 1 inverse frequencies, expected 4, half its size",
-    ],
-    [
-      (m) =>
-        rope(slice(x(m), "embed", 0, "part"), "part", {
-          position: m.input("p", "token", { dtype: "i32" }),
-        }),
-      "Cannot rope 'token part' over 'part': its size is 3, expected an even number",
-    ],
-  ];
-  for (const [build, message] of cases) {
-    t.equal(mistake((m) => ({ y: build(m) })), message);
-  }
-  t.end();
-});
-
-t.test("declarations are checked", (t) => {
-  t.equal(
-    messageOf(() => model({ "two words": 2 }, () => ({}))),
-    "Cannot name an axis 'two words': a name is letters, digits and '_', and starts with no digit",
-  );
-  t.equal(
-    messageOf(() => model({ token: 2.5 }, () => ({}))),
-    "Cannot give axis 'token' the size 2.5: a size is a whole number of at least 1",
-  );
-  t.equal(
-    messageOf(() => upTo(0)),
-    "Cannot bound an axis by 0: a bound is a whole number of at least 1",
-  );
-  t.equal(
-    mistake((m) => ({
-      y: add(m.input("x", "embed"), sum(m.input("x", "ffn embed"), "ffn")),
-    })).replace(/here:\d+/g, "here"),
-    "Cannot declare input 'x' as f32[ffn embed]: it is input f32[embed] at here already",
-  );
-  t.equal(
-    mistake(() => ({})),
-    "Cannot trace the model: it returns no outputs. Return an object of tensors by name",
-  );
-  t.equal(
-    mistake((m) => ({ y: m.input("x", "embed"), z: 1 as unknown as Tensor })),
-    "Cannot return 'z': it is no tensor",
-  );
-  t.equal(
-    mistake((m) => ({
-      y: route(m.input("logits", "token expert"), {
-        over: "expert",
-        topK: 3,
-        preset: "fairscale.top2",
-      }).weight,
-    })),
-    "Cannot route to 3 experts: preset 'fairscale.top2' chooses 2",
-  );
-  let stolen: Tensor<"embed", "f32"> | undefined;
-  trace(model(SIZES, (m) => ({ y: stolen = m.input("x", "embed") })));
-  t.equal(
-    mistake((m) => ({ y: add(m.input("x", "embed"), stolen!) })),
-    "Cannot add tensors of two models. Declare both operands with one 'm'",
-  );
-  t.equal(
-    mistake((m) => ({
-      y: add(m.input("x", "embed"), undefined as unknown as number),
-    })),
-    "Cannot add 'undefined': expected a tensor",
   );
   t.end();
 });

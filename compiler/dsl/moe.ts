@@ -26,11 +26,11 @@ export interface TopKOptions<E extends string, C extends string> {
   readonly axis?: C;
 }
 
-/** The largest values along an axis, and where they were. */
-export interface TopK<out A extends string, out D extends Float> {
+/** The largest values along an axis, and where they were. A type, so that a model can return it whole. */
+export type TopK<A extends string, D extends Float> = {
   readonly values: Tensor<A, D>;
   readonly indices: Tensor<A, "i32">;
-}
+};
 
 /**
  * The `k` largest of `x` along an axis: by value descending, equal ones by index ascending.

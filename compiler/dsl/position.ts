@@ -145,16 +145,15 @@ export interface AttentionOptions<K, V, KeyCache, ValueCache, At> {
   readonly window?: number;
 }
 
-/** What `attention` makes: its result, and the next values of the two states, to be returned under their names. */
-export interface Attention<
-  out Q extends string,
-  out S extends string,
-  out D extends DType,
-> {
+/**
+ * What `attention` makes: its result, and the next values of the two states, to be returned under their names. A
+ * type, not an interface, so that a model can return it whole.
+ */
+export type Attention<Q extends string, S extends string, D extends DType> = {
   readonly y: Tensor<Q, D>;
   readonly keys: Tensor<S, D>;
   readonly values: Tensor<S, D>;
-}
+};
 
 /**
  * Causal grouped-query attention with a cache. Token (s, p) writes its key and value at (s, p) of the states and then
