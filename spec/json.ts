@@ -80,6 +80,10 @@ function compiledSchema(): ValidateFunction {
     strictNumbers: false,
     allowUnionTypes: true,
     strictTuples: false,
+    // The schema is ours and a test holds it against the meta-schema: no need to compile that one too.
+    meta: false,
+    validateSchema: false,
+    code: { optimize: false },
   }).compile(planSchema);
   return validator;
 }
@@ -179,14 +183,16 @@ function tooDeep(document: unknown): string | undefined {
 function describeSyntax(text: string, error: unknown): string {
   const reason = error instanceof Error ? error.message : String(error);
   const at = /position (\d+)/.exec(reason);
-  const position = at ? Number(at[1]) : text.length;
   const ends = /end of JSON|Unterminated/.test(reason) ||
-    position >= text.length;
+    (at !== null && Number(at[1]) >= text.length);
+  const position = ends ? text.length : at ? Number(at[1]) : 0;
   const before = text.slice(0, position).split("\n");
   const place = `line ${before.length} column ${before.at(-1)!.length + 1}`;
-  return ends
-    ? `the JSON ends too early, at ${place}. Write the file again`
-    : `it is not JSON, at ${place}. Give the document that 'plan --out' writes`;
+  if (ends) {
+    return `the JSON ends too early, at ${place}. Write the file again`;
+  }
+  const where = at ? `, at ${place}` : "";
+  return `it is not JSON${where}. Give a document that 'switchyard plan --out' wrote`;
 }
 
 /** Parse a plan document and hold it against the schema. Throws a PlanError that names the place. */

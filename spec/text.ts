@@ -3,7 +3,7 @@
 import { kernelCost } from "./kernel/cost.ts";
 import { coordinates, positionOver, positionsOver } from "./mesh.ts";
 import { bytesOfKinds } from "./bytes.ts";
-import { onRank, type Plan, type PlanAxis } from "./plan.ts";
+import { onRank, type Plan, type PlanAxis, type PlanWeight } from "./plan.ts";
 import {
   alignRows,
   digits,
@@ -222,18 +222,36 @@ function formatBuffers(facts: Facts): string[] {
   ];
 }
 
+/** `as placed`, `all`, or the indices of each rank. */
+function indexText(
+  plan: Plan,
+  pick: NonNullable<PlanWeight["pick"]>,
+): string {
+  const { table, over, size } = plan.axes[pick.axis]!;
+  const lists = pick.index.map((ids) => ids.join(" "));
+  const placed = pick.index.map((_, rank) =>
+    table && over
+      ? table[positionOver(plan.mesh, rank, over)]!.join(" ")
+      : undefined
+  );
+  if (lists.every((list, rank) => list === placed[rank])) return "as placed";
+  if (pick.index.every((ids) => ids.length === size)) return "all";
+  return lists.map((list) => `[${list}]`).join(" ");
+}
+
 function formatWeights(plan: Plan): string[] {
   if (plan.weights.length === 0) return [];
   const rows = plan.weights.map((weight) => {
     const shape = weight.axes.map((axis, i) => `${axis}:${weight.shape[i]}`);
     const { pick } = weight;
-    const index = pick?.index.map((ids) => `[${ids.join(" ")}]`).join(" ");
     return [
       weight.source,
       `${weight.stored}[${shape.join(" ")}]`,
       weight.buffer === weight.source ? "" : `into ${weight.buffer}`,
       pick
-        ? `${pick.stacked ? "one tensor" : "slice"} per ${pick.axis}: ${index}`
+        ? `${pick.stacked ? "one tensor" : "slice"} per ${pick.axis}: ${
+          indexText(plan, pick)
+        }`
         : "whole",
     ];
   });

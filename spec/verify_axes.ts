@@ -196,6 +196,9 @@ function portFault(
       port.axes.join(" ")
     }' and buffer '${port.buffer}' has '${axes.join(" ")}'`;
   }
+  if (port.below !== undefined && (kind === "output" || port.dtype === "f32")) {
+    return `only integer inputs have a bound, and it is ${kind} ${port.dtype}`;
+  }
   return undefined;
 }
 

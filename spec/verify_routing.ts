@@ -114,22 +114,19 @@ export function checkParts(facts: Facts, report: Report): void {
   }
 }
 
-/** Exchanges outside a dispatch or combine move rows by counts that a dispatch has exchanged. */
+/** Exchanges outside a dispatch or combine move rows as one does: by counts that it has exchanged, cut as it cuts them. */
 export function checkOwned(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
-    const exchanged = new Set<string>();
+    const splitsOf = new Map<string, readonly number[]>();
     for (const at of steps) {
       const { step } = at;
-      if (step.op === "allGather" && step.part?.part === "exchange counts") {
-        exchanged.add(step.to);
-      }
-      if (
-        step.op === "allToAll" && step.part === undefined &&
-        !exchanged.has(step.counts)
-      ) {
+      if (step.op !== "allToAll") continue;
+      const known = splitsOf.get(step.counts);
+      if (step.part) splitsOf.set(step.counts, known ?? step.splits);
+      else if (!known || !sameList(known, step.splits)) {
         report(
           `exchange '${step.from}'`,
-          `'${step.counts}' are no counts that a dispatch has exchanged`,
+          `no dispatch before it has exchanged rows by '${step.counts}' in such columns`,
           at,
         );
       }

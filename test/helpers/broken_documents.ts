@@ -1,0 +1,168 @@
+/** Plans that are broken in their document, mesh, memory or weights. */
+
+import {
+  type Broken,
+  broken,
+  DOWN,
+  EXCHANGE,
+  exchange,
+  kernelOf,
+  launch,
+  LOGITS,
+  reprint,
+  steps,
+} from "./break_plan.ts";
+
+/** Broken plans, by what is broken. */
+export const BROKEN_DOCUMENTS: readonly Broken[] = [
+  // The document.
+  broken("unknown field", "schema", null, /unknown field 'extra'/, (p) => {
+    Object.assign(p, { extra: 1 });
+  }),
+  broken("unknown field in a step", "schema", DOWN, /'fast'/, (p) => {
+    Object.assign(steps(p)[DOWN]!, { fast: true });
+  }),
+  broken("unknown op", "schema", DOWN, /unknown 'op'/, (p) => {
+    Object.assign(steps(p)[DOWN]!, { op: "explode" });
+  }),
+  broken("missing field", "schema", EXCHANGE, /no field 'rowBytes'/, (p) => {
+    Reflect.deleteProperty(steps(p)[EXCHANGE]!, "rowBytes");
+  }),
+  broken("negative size", "schema", null, /must be >= 0/, (p) => {
+    p.buffers.sent!.bytes = -4;
+  }),
+  broken("size that is no whole number", "schema", null, /integer/, (p) => {
+    p.axes.embed!.size = 1.5;
+  }),
+  broken("another version", "schema", null, /must be 1/, (p) => {
+    Object.assign(p, { version: 2 });
+  }),
+
+  // Mesh, ranks, references.
+  broken("mesh of other size", "mesh", null, /3 positions/, (p) => {
+    p.mesh[0]!.size = 3;
+  }),
+  broken("unused mesh axis", "mesh", null, /mesh axis 'tp'.*nothing/, (p) => {
+    p.mesh.push({ name: "tp", size: 2 });
+    p.ranks = 4;
+    for (const b of Object.values(p.buffers)) {
+      if (b.data && "ranks" in b.data) b.data.ranks.push([0], [1]);
+    }
+    for (const w of p.weights) w.pick?.index.push([0, 1, 2, 3], [4, 5, 6, 7]);
+  }),
+  broken("two mesh axes of one name", "mesh", null, /named 'ep'/, (p) => {
+    p.mesh.push({ name: "ep", size: 1 });
+  }),
+  broken("a rank too few in a list", "ranks", null, /'position@ep'/, (p) => {
+    const { data } = p.buffers["position@ep"]!;
+    if (data && "ranks" in data) data.ranks.pop();
+  }),
+  broken("a rank that does not exist", "ranks", DOWN, /\[0, 2\]/, (p) => {
+    steps(p)[DOWN]!.ranks = [0, 2];
+  }),
+  broken("unknown buffer", "references", DOWN, /no such buffer/, (p) => {
+    const { bindings } = launch(p, DOWN);
+    bindings[Object.keys(bindings)[0]!] = "nowhere";
+  }),
+  broken("unknown kernel", "references", DOWN, /no such kernel/, (p) => {
+    launch(p, DOWN).kernel = "constructor";
+  }),
+  broken("unknown mesh axis", "references", EXCHANGE, /'xp'/, (p) => {
+    exchange(p, EXCHANGE).over = ["xp"];
+  }),
+  broken("unknown run-time axis", "references", DOWN, /'tokn'/, (p) => {
+    launch(p, DOWN).workgroups[1] = { count: "tokn" };
+  }),
+
+  // Placement, axes, ports.
+  broken("expert held twice", "placement", null, /exactly once/, (p) => {
+    p.axes.expert!.table![1]![0] = 0;
+  }),
+  broken("axis without counts", "placement", null, /not counted/, (p) => {
+    const size = { count: "token" };
+    p.counts = ["other"];
+    p.axes.other = { size: 4, dynamic: true };
+    p.programs[0]!.steps = JSON.parse(
+      JSON.stringify(steps(p)).replaceAll(
+        JSON.stringify(size),
+        JSON.stringify({ count: "other" }),
+      ).replaceAll('"count":"token"', '"count":"other"'),
+    );
+  }),
+  broken("buffer with a shorter axis", "axes", null, /axis 'embed'/, (p) => {
+    p.buffers.sent!.axes[1]!.size = 8;
+  }),
+  broken("port with swapped axes", "ports", null, /'embed token'/, (p) => {
+    p.programs[0]!.inputs.x!.axes = ["embed", "token"];
+  }),
+  broken("port on scratch", "ports", null, /kind 'scratch'/, (p) => {
+    p.programs[0]!.inputs.x!.buffer = "sent";
+  }),
+  broken("bound on a float", "ports", null, /only integer/, (p) => {
+    p.programs[0]!.inputs.x!.below = 4;
+  }),
+
+  // Memory.
+  broken("wrong bytes", "bytes", null, /'sent'/, (p) => {
+    p.buffers.sent!.bytes = 64;
+  }),
+  broken("allocation too small", "bytes", null, /allocation \d+ has 8/, (p) => {
+    p.allocations[p.buffers.sent!.allocation]!.bytes = 8;
+  }),
+  broken("row stride too short", "bytes", null, /row stride 7/, (p) => {
+    p.buffers.router!.rowStride = 7;
+  }),
+  broken("wrong peak", "peak", null, /rank 0/, (p) => {
+    p.peakBytes = Number(p.peakBytes) - 4;
+  }),
+  broken("wrong staging", "staging", null, /host staging/, (p) => {
+    p.staging.host = 4;
+  }),
+  broken("memory over the limit", "limits", null, /maxBufferSize/, (p) => {
+    p.requiredLimits.maxBufferSize = 1024;
+  }),
+  broken("binding over the limit", "limits", LOGITS, /'router'|'x'/, (p) => {
+    p.requiredLimits.maxStorageBufferBindingSize = 64;
+  }),
+  broken("too many bindings", "limits", null, /ShaderStage/, (p) => {
+    p.requiredLimits.maxStorageBuffersPerShaderStage = 3;
+  }),
+  broken("too many workgroups", "limits", DOWN, /PerDimension/, (p) => {
+    launch(p, DOWN).workgroups[2] = { mul: [65536, { count: "token" }] };
+  }),
+  broken("workgroup too large", "limits", null, /WorkgroupSizeX/, (p) => {
+    const kernel = kernelOf(p, DOWN);
+    kernel.tree.workgroupSize = 512;
+    reprint(kernel);
+  }),
+  broken("unknown limit", "limits", null, /'maxLuck'/, (p) => {
+    p.requiredLimits.maxLuck = 1;
+  }),
+  broken("unknown feature", "limits", null, /'warp-drive'/, (p) => {
+    p.requiredFeatures.push("warp-drive");
+  }),
+  broken("constant too short", "contents", null, /given 0/, (p) => {
+    p.buffers["position@ep"]!.data = { ranks: [[0], []] };
+  }),
+  broken("data in a scratch buffer", "contents", null, /'sent'/, (p) => {
+    p.buffers.sent!.data = { all: [1] };
+  }),
+
+  // Weights.
+  broken("weight not filled", "weights", null, /0 weights fill/, (p) => {
+    p.weights.pop();
+  }),
+  broken("weight filled twice", "weights", null, /2 weights fill/, (p) => {
+    p.weights.push(p.weights[0]!);
+  }),
+  broken("weight of other shape", "weights", null, /'embed' has 15/, (p) => {
+    const weight = p.weights[0]!;
+    weight.shape[weight.axes.indexOf("embed")] = 15;
+  }),
+  broken("weight of other dtype", "weights", null, /bf16/, (p) => {
+    p.weights[0]!.stored = "bf16";
+  }),
+  broken("experts of another rank", "weights", null, /rank 0 takes/, (p) => {
+    p.weights.at(-1)!.pick!.index.reverse();
+  }),
+];

@@ -1,0 +1,345 @@
+/** Plans that are broken in their kernels, steps or exchanges. */
+
+import {
+  BACK,
+  type Broken,
+  broken,
+  COMBINE,
+  COUNT,
+  COUNTS,
+  DOWN,
+  EXCHANGE,
+  exchange,
+  HIDDEN,
+  kernelOf,
+  launch,
+  LOGITS,
+  own,
+  PERMUTE,
+  REGROUP,
+  reprint,
+  ROUTE,
+  stepAt,
+  steps,
+  swap,
+} from "./break_plan.ts";
+
+/** Broken plans, by what is broken. */
+export const BROKEN_PROGRAMS: readonly Broken[] = [
+  // Kernels.
+  broken("WGSL of another tree", "wgsl", null, /line \d+/, (p) => {
+    const kernel = kernelOf(p, DOWN);
+    kernel.wgsl = kernel.wgsl.replace(/fma/, "max");
+  }),
+  broken(
+    "name that is not bound",
+    "tree",
+    null,
+    /'ghost' is not bound/,
+    (p) => {
+      const { tree } = kernelOf(p, DOWN);
+      const index = { op: "local", type: "u32", name: "ghost" } as const;
+      const [binding] = tree.bindings.filter((b) => b.access === "write");
+      tree.body.push({
+        op: "store",
+        binding: binding!.name,
+        index,
+        value: { op: "const", type: "f32", value: 0 },
+      });
+    },
+  ),
+  broken("sum of two types", "tree", null, /'add' does not take/, (p) => {
+    kernelOf(p, DOWN).tree.body.push({
+      op: "let",
+      name: "odd",
+      value: {
+        op: "binary",
+        type: "u32",
+        fn: "add",
+        a: { op: "const", type: "u32", value: 1 },
+        b: { op: "const", type: "f32", value: 1 },
+      },
+    });
+  }),
+  broken("store to a read binding", "tree", null, /access is 'read'/, (p) => {
+    for (const b of kernelOf(p, DOWN).tree.bindings) b.access = "read";
+  }),
+  broken("barrier in a branch", "barriers", null, /a barrier lies/, (p) => {
+    const kernel = kernelOf(p, DOWN);
+    kernel.tree.body.push({
+      op: "if",
+      condition: {
+        op: "binary",
+        type: "bool",
+        fn: "lt",
+        a: { op: "id", type: "u32", name: "local" },
+        b: { op: "const", type: "u32", value: 1 },
+      },
+      then: [{ op: "barrier" }],
+    });
+    reprint(kernel);
+  }),
+  broken(
+    "binding left out",
+    "bindings",
+    COMBINE,
+    /'sendRow'.*no buffer/,
+    (p) => {
+      Reflect.deleteProperty(launch(p, COMBINE).bindings, "sendRow");
+    },
+  ),
+  broken("binding too many", "bindings", COMBINE, /no binding 'extra'/, (p) => {
+    launch(p, COMBINE).bindings.extra = "x";
+  }),
+  broken("binding of another dtype", "bindings", COUNT, /is i32.*f32/, (p) => {
+    launch(p, COUNT).bindings.index = "weight";
+  }),
+  broken(
+    "written buffer bound twice",
+    "aliasing",
+    PERMUTE,
+    /second name/,
+    (p) => {
+      launch(p, PERMUTE).bindings.x = "sent";
+    },
+  ),
+  broken("index outside a buffer", "bindings", ROUTE, /element 5/, (p) => {
+    const kernel = kernelOf(p, ROUTE);
+    kernel.tree.body.push({
+      op: "let",
+      name: "far",
+      value: {
+        op: "load",
+        type: "u32",
+        binding: "lengths",
+        index: { op: "const", type: "u32", value: 5 },
+      },
+    });
+    reprint(kernel);
+  }),
+
+  broken("copy of another dtype", "copies", null, /one is/, (p) => {
+    steps(p).push({
+      op: "copy",
+      ranks: "all",
+      from: "sendRow",
+      to: "y",
+      bytes: 16,
+    });
+  }),
+  broken("copy of too much", "copies", null, /99996 bytes/, (p) => {
+    const copy = { op: "copy", ranks: "all", from: "x", to: "y" } as const;
+    steps(p).push({ ...copy, bytes: 99996 });
+  }),
+
+  // Data flow.
+  broken("read before write", "reads", COUNT, /'index'/, (p) => {
+    steps(p)[ROUTE] = { ...steps(p)[LOGITS]! };
+  }),
+  broken("launch missing on one rank", "reads", ROUTE, /rank 1/, (p) => {
+    steps(p)[LOGITS]!.ranks = [0];
+  }),
+  broken("output never written", "reads", null, /output 'y'/, (p) => {
+    const { bindings } = launch(p, COMBINE);
+    for (const [name, buffer] of Object.entries(bindings)) {
+      if (buffer === "y") bindings[name] = "sent";
+    }
+  }),
+  broken("input overwritten", "writes", PERMUTE, /kind 'input'/, (p) => {
+    launch(p, PERMUTE).bindings.send = "x";
+    launch(p, PERMUTE).bindings.x = "y";
+  }),
+  broken(
+    "live buffers overlap",
+    "overlap",
+    COUNT,
+    /'sendRow'|'weight'/,
+    (p) => {
+      p.buffers.sendRow!.allocation = p.buffers.weight!.allocation;
+    },
+  ),
+  broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
+    p.buffers.dot!.allocation = p.buffers.router!.allocation;
+  }),
+
+  // Collectives.
+  broken(
+    "exchange missing on one rank",
+    "groups",
+    EXCHANGE,
+    /wait for ever/,
+    (p) => {
+      steps(p)[EXCHANGE]!.ranks = [0];
+    },
+  ),
+  broken("counts missing on one rank", "groups", COUNTS, /ranks \[0\]/, (p) => {
+    steps(p)[COUNTS]!.ranks = [1];
+  }),
+  broken("fewer bytes gathered", "shapes", COUNTS, /moves 16/, (p) => {
+    stepAt(p, "allGather", COUNTS).bytes = 16;
+  }),
+  broken(
+    "rows of other length",
+    "shapes",
+    EXCHANGE,
+    /no row of 'sent'/,
+    (p) => {
+      exchange(p, EXCHANGE).rowBytes = 60;
+    },
+  ),
+  broken(
+    "splits of other width",
+    "shapes",
+    EXCHANGE,
+    /splits \[0, 8\]/,
+    (p) => {
+      exchange(p, EXCHANGE).splits = [0, 8];
+    },
+  ),
+  broken(
+    "wrong position",
+    "shapes",
+    EXCHANGE,
+    /rank 0 is at position 0/,
+    (p) => {
+      p.buffers["position@ep"]!.data = { ranks: [[1], [0]] };
+    },
+  ),
+  broken("source left out", "local", EXCHANGE, /positions \[0\]/, (p) => {
+    exchange(p, EXCHANGE).local[0]!.sources = [0];
+  }),
+  broken("sources in another order", "local", EXCHANGE, /\[1, 0\]/, (p) => {
+    exchange(p, EXCHANGE).local[0]!.sources = [1, 0];
+  }),
+  broken("local kernel of other rows", "local", EXCHANGE, /16 words/, (p) => {
+    const { local } = exchange(p, EXCHANGE);
+    const kernel = p.kernels[local[0]!.kernel]!;
+    kernel.tree = JSON.parse(
+      JSON.stringify(kernel.tree).replaceAll('"value":16}', '"value":12}'),
+    );
+    reprint(kernel);
+  }),
+  broken(
+    "local kernel that is a copy",
+    "local",
+    EXCHANGE,
+    /never writes|no buffer|no binding/,
+    (p) => {
+      exchange(p, EXCHANGE).local[0]!.kernel =
+        stepAt(p, "allGather", COUNTS).local[0]!.kernel;
+    },
+  ),
+
+  // Dispatch and combine.
+  broken("lost combine", "parts", COUNT, /no 'combine'/, (p) => {
+    steps(p).splice(COMBINE, 1);
+  }),
+  broken("lost exchange back", "parts", COUNT, /no 'exchange back'/, (p) => {
+    steps(p).splice(BACK, 1);
+  }),
+  broken("lost count", "parts", null, /no 'count'/, (p) => {
+    steps(p).splice(COUNT, 1);
+  }),
+  broken("swapped collectives", "parts", null, /must come first/, (p) => {
+    swap(p, COUNTS, EXCHANGE);
+  }),
+  broken("regroup before counts", "parts", null, /must come first/, (p) => {
+    const [regroup] = steps(p).splice(REGROUP, 1);
+    steps(p).splice(COUNTS, 0, regroup!);
+  }),
+  broken(
+    "exchange in the wrong direction",
+    "parts",
+    EXCHANGE,
+    /exchange back/,
+    (p) => {
+      exchange(p, EXCHANGE).direction = "back";
+    },
+  ),
+  broken(
+    "combine called a dispatch",
+    "parts",
+    COMBINE,
+    /no 'combine' of a dispatch/,
+    (p) => {
+      steps(p)[COMBINE]!.part!.verb = "dispatch";
+    },
+  ),
+  broken(
+    "exchange that belongs to nothing",
+    "owned",
+    EXCHANGE,
+    /no dispatch/,
+    (p) => {
+      Reflect.deleteProperty(steps(p)[EXCHANGE]!, "part");
+    },
+  ),
+  broken(
+    "other counts on the way back",
+    "transposed",
+    BACK,
+    /'countsAll'/,
+    (p) => {
+      const copy = structuredClone(p.buffers.countsAll!);
+      copy.name = "others";
+      p.buffers.others = copy;
+      own(p, copy, 64);
+      exchange(p, BACK).counts = "others";
+    },
+  ),
+  broken(
+    "other splits on the way back",
+    "transposed",
+    BACK,
+    /\[0, 3, 8\]/,
+    (p) => {
+      exchange(p, BACK).splits = [0, 3, 8];
+    },
+  ),
+  broken(
+    "splits that are no placement",
+    "transposed",
+    EXCHANGE,
+    /no axis is placed/,
+    (p) => {
+      exchange(p, EXCHANGE).splits = [0, 3, 8];
+      exchange(p, BACK).splits = [0, 3, 8];
+    },
+  ),
+  broken(
+    "combine by another permutation",
+    "permutation",
+    COMBINE,
+    /one permutation/,
+    (p) => {
+      const copy = structuredClone(p.buffers.sendRow!);
+      copy.name = "other";
+      p.buffers.other = copy;
+      own(p, copy, Number(copy.bytes));
+      launch(p, COMBINE).bindings.sendRow = "other";
+    },
+  ),
+  broken("regroup by other counts", "regroup", REGROUP, /other counts/, (p) => {
+    launch(p, REGROUP).bindings.counts = "tiles";
+  }),
+  broken(
+    "dispatched value dropped",
+    "home",
+    EXCHANGE,
+    /reaches no combine/,
+    (p) => {
+      const { bindings } = launch(p, HIDDEN);
+      for (const [name, buffer] of Object.entries(bindings)) {
+        if (buffer === "received") bindings[name] = "x";
+      }
+    },
+  ),
+  broken("returned value not combined", "home", BACK, /not combined/, (p) => {
+    launch(p, COMBINE).bindings.returned = "sent";
+  }),
+  broken("room for too few rows", "capacity", EXCHANGE, /'received'/, (p) => {
+    const received = p.buffers.received!;
+    received.axes[0]!.size = 32;
+    received.bytes = 32 * 64;
+  }),
+];

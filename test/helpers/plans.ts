@@ -1,0 +1,91 @@
+/** Good plans for tests, made by the compiler, as fresh copies that a test may break. */
+
+import {
+  add,
+  combine,
+  compile,
+  type CompileOptions,
+  dispatch,
+  dot,
+  map,
+  type Model,
+  model,
+  route,
+  upTo,
+} from "../../compiler/mod.ts";
+import { olmoe, olmoeConfig } from "../../models/olmoe.ts";
+import { parsePlan, stringifyPlan } from "../../spec/json.ts";
+import type { Plan } from "../../spec/plan.ts";
+
+/** The same type with nothing read-only, for breaking plans. */
+export type Mutable<T> = T extends object
+  ? { -readonly [K in keyof T]: Mutable<T[K]> }
+  : T;
+
+/** A mixture-of-experts layer with eight experts, small enough to run anywhere. */
+export const smallLayer = model(
+  { token: upTo(64), embed: 16, ffn: 32, expert: 8 },
+  (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const sent = dispatch(x, routing);
+    const gate = dot(
+      sent,
+      m.param("experts.{expert}.gate", "expert ffn embed"),
+      "embed",
+    );
+    const up = dot(
+      sent,
+      m.param("experts.{expert}.up", "expert ffn embed"),
+      "embed",
+    );
+    const hidden = map((g, u) => (g / (1 + Math.exp(-g))) * u, gate, up);
+    const done = dot(
+      hidden,
+      m.param("experts.{expert}.down", "expert embed ffn"),
+      "ffn",
+    );
+    return { y: add(x, combine(done, routing)) };
+  },
+);
+
+/** A small OLMoE decoder: attention, cache, rotary tables, integer inputs. */
+export function smallDecoder(layers: number, experts: number): Model {
+  const config = olmoeConfig({
+    hidden_act: "silu",
+    attention_bias: false,
+    hidden_size: 64,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    num_hidden_layers: layers,
+    vocab_size: 128,
+    num_experts: experts,
+    num_experts_per_tok: 2,
+    intermediate_size: 32,
+  });
+  return olmoe(config, { maxTokens: 32, maxSequences: 4, maxContext: 64 });
+}
+
+/** A copy of a plan that shares nothing with it. */
+export function copyPlan(plan: Plan): Mutable<Plan> {
+  return parsePlan(stringifyPlan(plan)) as Mutable<Plan>;
+}
+
+const made = new Map<string, Promise<Plan>>();
+
+/** A good plan of `what` for a mesh; compiled once, a fresh copy each time. */
+export async function goodPlan(
+  what: "layer" | "decoder",
+  mesh: NonNullable<CompileOptions["mesh"]>,
+): Promise<Mutable<Plan>> {
+  const key = `${what} ${JSON.stringify(mesh)}`;
+  const source = what === "layer" ? smallLayer : smallDecoder(2, 6);
+  const plan = made.get(key) ?? compile(source, { mesh });
+  made.set(key, plan);
+  return copyPlan(await plan);
+}

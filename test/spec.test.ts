@@ -1,0 +1,185 @@
+/** A plan's forms: JSON, schema, text, summary, and what it predicts. */
+
+import { readFileSync } from "node:fs";
+import { Ajv } from "ajv";
+import t from "tap";
+import { compile } from "../compiler/mod.ts";
+import {
+  type AllToAllStep,
+  boundOf,
+  formatPlan,
+  parsePlan,
+  type Plan,
+  planSchema,
+  predictPeakBytes,
+  predictSentBytes,
+  rowsBetween,
+  RULE_NAMES,
+  storedBytesOf,
+  stringifyPlan,
+  summarizePlan,
+  verifyPlan,
+} from "../spec/mod.ts";
+import { goodPlan, smallDecoder } from "./helpers/plans.ts";
+
+const read = (path: string) =>
+  readFileSync(new URL(path, import.meta.url), "utf8");
+
+t.test("stringifyPlan() and parsePlan() are each other's inverse", async (t) => {
+  for (const what of ["layer", "decoder"] as const) {
+    const plan = await goodPlan(what, { ep: 3 });
+    const text = stringifyPlan(plan);
+    t.same(parsePlan(text), plan, what);
+    t.equal(stringifyPlan(parsePlan(text)), text, what);
+  }
+});
+
+t.test("stringifyPlan() keeps infinities and the sign of zero", async (t) => {
+  const plan = await goodPlan("layer", {});
+  const { tree } = Object.values(plan.kernels)[0]!;
+  for (const [i, value] of [Infinity, -Infinity, -0, 1e-45].entries()) {
+    tree.body.push({
+      op: "let",
+      name: `c${i}`,
+      value: { op: "const", type: "f32", value },
+    });
+  }
+  const text = stringifyPlan(plan);
+  t.match(text, '"value":1e999');
+  t.match(text, '"value":-1e999');
+  t.match(text, '"value":-0');
+  const back = Object.values(parsePlan(text).kernels)[0]!.tree.body.slice(-4);
+  const values = back.map((s) =>
+    s.op === "let" && s.value.op === "const" ? s.value.value : undefined
+  );
+  t.ok(Object.is(values[2], -0));
+  t.same(values, [Infinity, -Infinity, -0, 1e-45]);
+});
+
+t.test("parsePlan() names the place of a fault", async (t) => {
+  const plan = await goodPlan("layer", { ep: 2 });
+  Object.assign(plan.programs[0]!.steps[5]!, { rowBytes: "64" });
+  t.throws(() => parsePlan(stringifyPlan(plan)), {
+    name: "PlanError",
+    message:
+      "Cannot read the plan: main[5] at '/programs/0/steps/5/rowBytes' must be integer. Compile it again",
+  });
+  t.throws(() => parsePlan('{"version": 2}'), {
+    name: "PlanError",
+    message: /has version 2, and this program reads version 1/,
+  });
+});
+
+t.test("plan.schema.json is the exported schema, and a schema", (t) => {
+  t.same(JSON.parse(read("../spec/plan.schema.json")), planSchema);
+  const ajv = new Ajv({ allowUnionTypes: true, discriminator: true });
+  t.ok(ajv.validateSchema(planSchema), ajv.errorsText());
+  t.end();
+});
+
+t.test("formatPlan() says everything, and the same every time", async (t) => {
+  const text = formatPlan(await goodPlan("layer", { dp: 2, ep: 2 }));
+  t.equal(formatPlan(await goodPlan("layer", { dp: 2, ep: 2 })), text);
+  const heading =
+    /%2 = dispatch x by sendRow over ep : f32\[expert@ep:8 slot embed:16\] {2}\/\/ plans\.ts:\d+:\d+\n/;
+  t.match(text, heading);
+  t.match(text, /%9 = combine \S+ by sendRow over ep : f32\[token@dp\+ep<=64/);
+  t.match(text, /expert +8 +over ep table \[0 1 2 3\] \[4 5 6 7\]\n/);
+  t.match(text, /token +<= 64 +over dp\+ep dealt by blocks\n/);
+  t.match(text, /counts +over ep +32 B = 32 B x 1 others\n/);
+  t.match(text, /dispatch +over ep +rows\(rank -> others\) x 64 B/);
+  t.notMatch(text, "undefined");
+  t.notMatch(text, "[object");
+  t.notMatch(text, "@compute");
+  const plan = await goodPlan("layer", { dp: 2, ep: 2 });
+  t.match(formatPlan(plan, { kernels: true }), "@compute");
+  const names = [...Object.keys(plan.buffers), ...Object.keys(plan.kernels)];
+  for (const name of names) t.ok(text.includes(name), name);
+});
+
+t.test("formatPlan() differs where plans differ", async (t) => {
+  const plan = await goodPlan("layer", { ep: 2 });
+  const before = formatPlan(plan).split("\n");
+  plan.buffers.sent!.allocation = 0;
+  const after = formatPlan(plan).split("\n");
+  t.equal(after.filter((line, i) => line !== before[i]).length, 1);
+});
+
+t.test("summarizePlan() is a few lines for people", async (t) => {
+  const lines = summarizePlan(await goodPlan("layer", { ep: 4 })).split("\n");
+  t.match(lines, [
+    "ranks: 4 (mesh ep=4)",
+    "experts per rank: 2 2 2 2 (8 over ep)",
+    /^memory per rank: \d+\.\d KiB \(weights 12\.5 KiB, states 0 bytes\)$/,
+    "dispatch per token: at most 128 bytes over 1 layer, 96 of them to other ranks if experts are chosen evenly",
+    "combine per token: at most 128 bytes over 1 layer, 96 of them to other ranks if experts are chosen evenly",
+    /^work: 11 steps in main, \d+ kernels$/,
+    "",
+  ]);
+  t.match(
+    summarizePlan(await goodPlan("layer", {})),
+    "dispatch per token: 0 bytes, all experts are on each rank",
+  );
+});
+
+t.test("predictPeakBytes() counts allocations and staging", async (t) => {
+  const plan: Plan = await goodPlan("decoder", { ep: 3 });
+  for (let rank = 0; rank < 3; rank++) {
+    const sum = plan.allocations.reduce(
+      (n, { bytes }) => n + (typeof bytes === "number" ? bytes : bytes[rank]!),
+      0,
+    );
+    t.equal(predictPeakBytes(plan, rank), sum);
+    t.ok(predictPeakBytes(plan, rank, { communicator: "host" }) > sum);
+  }
+});
+
+t.test("predictSentBytes() counts what goes to other ranks", async (t) => {
+  const plan: Plan = await goodPlan("layer", { dp: 2, ep: 2 });
+  const [gather, forward, back] = [4, 5, 9].map((i) =>
+    plan.programs[0]!.steps[i]!
+  );
+  const { splits } = forward as AllToAllStep;
+  const rows = rowsBetween(
+    [[1, 2, 0, 0, 3, 0, 0, 1], [5, 0, 0, 0, 0, 0, 2, 0]],
+    splits,
+  );
+  t.same(rows, [[3, 4], [5, 2]]);
+  const sent = (step: typeof gather, rank: number) =>
+    predictSentBytes(step!, rows, { mesh: plan.mesh, rank });
+  t.same([0, 1, 2, 3].map((rank) => sent(gather, rank)), [32, 32, 32, 32]);
+  t.same([0, 1].map((rank) => sent(forward, rank)), [4 * 64, 5 * 64]);
+  t.same([0, 1].map((rank) => sent(back, rank)), [5 * 64, 4 * 64]);
+  t.equal(sent(plan.programs[0]!.steps[0], 0), 0);
+});
+
+t.test("storedBytesOf() and boundOf()", async (t) => {
+  const axes = [{ axis: "a", size: [3, 0] }, { axis: "b", size: 5 }];
+  const bf16 = { dtype: "bf16", axes } as const;
+  t.equal(storedBytesOf(bf16, 0), 32);
+  t.equal(storedBytesOf(bf16, 1), 4);
+  t.equal(storedBytesOf({ ...bf16, rowStride: 8 }, 0), 48);
+  const plan: Plan = await goodPlan("layer", { dp: 2, ep: 2 });
+  t.equal(boundOf({ ceilDiv: [{ count: "token" }, 48] }, plan), 2);
+  t.equal(boundOf({ min: [{ count: "token", over: ["ep"] }, 80] }, plan), 64);
+});
+
+t.test("plan.md says what every rule proves", (t) => {
+  const prose = read("../spec/plan.md");
+  for (const rule of RULE_NAMES) {
+    t.match(prose, new RegExp(`^\\| \`${rule}\` +\\| \\S.* +\\|$`, "m"), rule);
+  }
+  t.end();
+});
+
+t.test("verifyPlan() is fast enough to run before every execution", async (t) => {
+  const plan = await compile(smallDecoder(48, 64), { mesh: { ep: 16 } });
+  t.ok(plan.programs[0]!.steps.length > 1000);
+  verifyPlan(plan, { parsed: true });
+  const start = performance.now();
+  t.same(verifyPlan(plan, { parsed: true }), []);
+  const elapsed = performance.now() - start;
+  t.comment(`${elapsed.toFixed(0)} ms`);
+  // Well above what an idle machine needs: it must hold on a busy one too.
+  t.ok(elapsed < 1000, `${elapsed.toFixed(0)} ms`);
+});

@@ -1,0 +1,130 @@
+/** Every rule of the verifier rejects a plan that breaks it, and names the step. */
+
+import fc from "fast-check";
+import t from "tap";
+import { stringifyPlan } from "../spec/json.ts";
+import { RULE_NAMES, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { BROKEN_DOCUMENTS } from "./helpers/broken_documents.ts";
+import { BROKEN_PROGRAMS } from "./helpers/broken_programs.ts";
+import { goodPlan } from "./helpers/plans.ts";
+
+const BROKEN = [...BROKEN_DOCUMENTS, ...BROKEN_PROGRAMS];
+
+t.test("verifyPlan() accepts what the compiler makes", async (t) => {
+  const meshes = [{}, { ep: 1 }, { ep: 2 }, { ep: 3 }, { dp: 2, ep: 2 }];
+  for (const what of ["layer", "decoder"] as const) {
+    for (const mesh of meshes) {
+      const plan = await goodPlan(what, mesh);
+      t.same(verifyPlan(plan), [], `${what} ${JSON.stringify(mesh)}`);
+    }
+  }
+});
+
+t.test("verifyPlan() rejects", async (t) => {
+  const rules = new Set(BROKEN.map(({ rule }) => rule));
+  t.same(RULE_NAMES.filter((rule) => !rules.has(rule)), ["json"]);
+  t.ok(BROKEN.length >= 40, `${BROKEN.length} kinds of broken plan`);
+  for (const { name, rule, step, message, mutate } of BROKEN) {
+    const plan = await goodPlan("layer", { ep: 2 });
+    mutate(plan);
+    const errors = verifyPlan(plan);
+    const listed = errors.map((e) => `${e.rule} ${e.step}: ${e.message}`);
+    const found = errors.find((e) =>
+      e.rule === rule && message.test(e.message)
+    );
+    t.ok(found, `${name}: ${rule}`, { found: listed });
+    if (!found) continue;
+    if (step !== null) {
+      t.equal(found.step, `main[${step}]`, `${name}: names the step`);
+    }
+    if (found.step !== null) t.match(found.message, found.step);
+    t.match(found.message, /^Cannot [a-z].*: .*[^.]$/s, `${name}: message`);
+  }
+});
+
+t.test("verifyPlanText() says where a text ends too early", async (t) => {
+  const text = stringifyPlan(await goodPlan("layer", { ep: 2 }));
+  for (const share of [0, 0.1, 0.5, 0.9]) {
+    const { plan, errors } = verifyPlanText(
+      text.slice(0, Math.floor(text.length * share)),
+    );
+    t.equal(plan, undefined);
+    t.match(errors, [{
+      step: null,
+      rule: "json",
+      message: /^Cannot read the plan: the JSON ends too early, at line \d+/,
+    }]);
+  }
+  t.match(verifyPlanText("nonsense").errors[0]?.message, /it is not JSON/);
+  t.match(verifyPlanText("null").errors[0], { rule: "schema" });
+});
+
+/** What a hostile document may have in any place. */
+const HOSTILE = [
+  null,
+  0,
+  -1,
+  1e300,
+  0.5,
+  "",
+  "constructor",
+  "__proto__",
+  "x",
+  [],
+  {},
+  [[]],
+  true,
+  1023,
+  65536,
+];
+
+/** Every place of a document: its holder and its key. */
+function placesOf(value: unknown, places: [object, string][] = []) {
+  if (typeof value !== "object" || value === null) return places;
+  for (const [key, item] of Object.entries(value)) {
+    places.push([value, key]);
+    placesOf(item, places);
+  }
+  return places;
+}
+
+t.test("verifyPlanText() never throws", async (t) => {
+  const text = stringifyPlan(await goodPlan("layer", { dp: 2, ep: 2 }));
+  const change = fc.record({
+    at: fc.nat(),
+    value: fc.constantFrom(undefined, ...HOSTILE),
+    /** Half of the time another value of the document, which fits its place more often. */
+    from: fc.option(fc.nat()),
+  });
+  let reported = 0;
+  fc.assert(
+    fc.property(fc.array(change, { minLength: 1, maxLength: 3 }), (changes) => {
+      const document: unknown = JSON.parse(text);
+      for (const { at, value, from } of changes) {
+        const places = placesOf(document);
+        const [holder, key] = places[at % places.length]!;
+        const [other, name] = places[(from ?? 0) % places.length]!;
+        const put = from === null
+          ? value
+          : structuredClone(Reflect.get(other, name));
+        if (put === undefined) Reflect.deleteProperty(holder, key);
+        else Reflect.set(holder, key, put);
+      }
+      reported += verifyPlanText(JSON.stringify(document)).errors.length > 0
+        ? 1
+        : 0;
+    }),
+    { numRuns: 300, seed: 7 },
+  );
+  t.ok(reported > 200, `${reported} of 300 were rejected`);
+});
+
+t.test("verifyPlan() takes deep and wide documents in its stride", async (t) => {
+  const plan = await goodPlan("layer", { ep: 2 });
+  const deep = "[".repeat(100_000) + "]".repeat(100_000);
+  const text = stringifyPlan(plan).replace('"mesh": [', `"mesh": [${deep},`);
+  t.match(verifyPlanText(text).errors[0]?.message, /nested deeper than/);
+  plan.ranks = 1e9;
+  plan.mesh[0]!.size = 1e9;
+  t.match(verifyPlan(plan)[0], { rule: "schema" });
+});
