@@ -108,6 +108,12 @@ function slowDown(): void {
   globalThis.setImmediate = slowed as typeof setImmediate;
 }
 
+/** A name for people: some implementations give only numbers for the device. */
+export function adapterName(info: GPUAdapterInfo): string {
+  return [info.device, info.description, info.vendor]
+    .find((text) => text && !/^\d+$/.test(text)) ?? "WebGPU adapter";
+}
+
 function describe(
   number: number,
   adapter: GPUAdapter,
@@ -115,8 +121,7 @@ function describe(
   request: () => Promise<GPUAdapter>,
 ): GpuAdapter {
   const { info } = adapter;
-  const title = name ?? (info.device || info.description || info.vendor ||
-    "WebGPU adapter");
+  const title = name ?? adapterName(info);
   const software = info.isFallbackAdapter ||
     SOFTWARE.test(`${title} ${info.architecture} ${info.description}`);
   const limits: { [limit: string]: number } = {};

@@ -3,7 +3,7 @@
 import { MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan.ts";
 import type { Device, DeviceBuffer, LaunchTiming } from "./device.ts";
-import { type GpuAdapter, politely } from "./gpu.ts";
+import { adapterName, type GpuAdapter, politely } from "./gpu.ts";
 import { GpuPipeline } from "./gpu_pipeline.ts";
 import { GpuStaging } from "./gpu_staging.ts";
 import { GpuTimer } from "./gpu_timer.ts";
@@ -36,9 +36,7 @@ export async function createGpuDevice(
       "Cannot open a device: there is no adapter. Install a Vulkan driver",
     );
   }
-  const name = "request" in source
-    ? source.name
-    : adapter.info.device || adapter.info.description || "WebGPU adapter";
+  const name = "request" in source ? source.name : adapterName(adapter.info);
   checkAdapter(name, adapter, limits, features);
   const timed = timestamps && adapter.features.has("timestamp-query");
   const device = await politely(adapter.requestDevice({
