@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -71,12 +71,6 @@ function writeSafetensors(file, tensors) {
   );
 }
 
-function readSafetensors(file) {
-  const bytes = readFileSync(file);
-  const length = Number(bytes.readBigUInt64LE(0));
-  return JSON.parse(bytes.subarray(8, 8 + length).toString());
-}
-
 const next = randomNumbers(1);
 const size = (shape) => shape.reduce((product, n) => product * n, 1);
 
@@ -127,10 +121,3 @@ argv.push("--weights", file("weights"), "--outputs", file("outputs"));
 argv.push(...mesh, ...flags);
 console.log(`switchyard ${argv.join(" ")}`);
 process.stdout.write(switchyard(argv));
-for (
-  const [key, { dtype, shape }] of Object.entries(
-    readSafetensors(file("outputs")),
-  )
-) {
-  console.log(`${key}: ${dtype} [${shape.join(", ")}]`);
-}
