@@ -84,7 +84,8 @@ export function walkExpression(
 
 /** Whether a barrier stands in a statement. */
 export function hasBarrier(s: Stmt): boolean {
-  return s.op === "barrier" || bodiesOf(s).some((body) => body.some(hasBarrier));
+  return s.op === "barrier" ||
+    bodiesOf(s).some((body) => body.some(hasBarrier));
 }
 
 /** Names that statements read, set or declare. */
@@ -155,7 +156,12 @@ function renameBody(
         };
         const name = fresh(s.name);
         const inside = new Map(scope).set(s.name, name);
-        return { ...s, ...bounds, name, body: renameBody(s.body, inside, fresh) };
+        return {
+          ...s,
+          ...bounds,
+          name,
+          body: renameBody(s.body, inside, fresh),
+        };
       }
       case "if":
         return {

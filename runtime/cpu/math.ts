@@ -285,9 +285,11 @@ function throughF64(
   const half = (words: readonly [number, number, number, number]) =>
     v.bind(v.op(
       "f32x4.demote_f64x2_zero",
-      fn(...args.map((arg) =>
-        v.op("f64x2.promote_low_f32x4", v.shuffle(arg, arg, words))
-      )),
+      fn(
+        ...args.map((arg) =>
+          v.op("f64x2.promote_low_f32x4", v.shuffle(arg, arg, words))
+        ),
+      ),
     ));
   return v.shuffle(half([0, 1, 0, 1]), half([2, 3, 2, 3]), [0, 1, 4, 5]);
 }

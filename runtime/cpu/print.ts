@@ -23,6 +23,7 @@ export const RECORD = {
   next: 4,
   done: 5,
   words: 6,
+  chunk: 7,
 } as const;
 /** Bytes around every array in memory that may be read by vectors that touch its ends. */
 export const GUARD_BYTES = 16;

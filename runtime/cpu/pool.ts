@@ -1,0 +1,351 @@
+/** Worker threads over one shared memory: kernels of all CPU devices of a pool run here, in the order of their launches. */
+
+import { Worker } from "node:worker_threads";
+import { MachineError } from "../../spec/errors.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import {
+  ARENA_ADDRESS,
+  ARENA_BYTES,
+  CONTROL,
+  HEAP_ADDRESS,
+  MAX_THREADS,
+} from "./control.ts";
+import { Heap, type Span } from "./heap.ts";
+import { printKernels, RECORD, RECORD_BYTES } from "./print.ts";
+import { WasmFunction, WasmModule } from "./wasm.ts";
+import { type CompiledModule, webAssembly } from "./web_assembly.ts";
+import { WORKER_SOURCE } from "./worker.ts";
+
+/** Functions that every pool has, before any kernel. */
+const COPY = 0;
+const WRITE = 1;
+/** Bytes that one workgroup of a copy moves. */
+const COPY_BLOCK = 1 << 16;
+/** The longest write that travels inside a record; longer ones are several records. */
+const INLINE_BYTES = 1 << 20;
+
+type Message =
+  | { readonly done: true }
+  | { readonly ready: number }
+  | { readonly failed: string };
+
+/** A printed kernel in all workers. */
+export interface PoolKernel {
+  readonly index: number;
+  readonly bindings: number;
+}
+
+/** One pool for all ranks of a process. */
+export class CpuPool {
+  readonly threads: number;
+  readonly heap = new Heap();
+  #workers: Worker[];
+  #control: Int32Array;
+  #kernels = new Map<string, PoolKernel>();
+  #count = 2;
+  #scratch: Span[] = [];
+  #scratchBytes = 0;
+  /** Records not yet handed to the workers. */
+  #record = new Int32Array(1 << 14);
+  #used = 0;
+  #running: Promise<void> | undefined;
+  #finish: { resolve(): void; reject(error: Error): void } | undefined;
+  #ready = new Map<number, { left: number; resolve(): void }>();
+  #nextReady = 0;
+  #failure: Error | undefined;
+  #pending = 0;
+
+  constructor(threads: number) {
+    if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
+      throw new RangeError(
+        `Cannot start ${threads} threads: a CPU device has 1 to ${MAX_THREADS}. Give a number in that range`,
+      );
+    }
+    this.threads = threads;
+    const { memory } = this.heap;
+    this.#control = new Int32Array(memory.buffer, 0, HEAP_ADDRESS / 4);
+    this.#workers = Array.from({ length: threads }, (_, index) => {
+      const worker = new Worker(WORKER_SOURCE, {
+        eval: true,
+        execArgv: [],
+        workerData: { memory, index, threads },
+      });
+      worker.unref();
+      worker.on("message", (message: Message) => this.#receive(message));
+      worker.on("error", (error) => this.#fail(error.message));
+      return worker;
+    });
+  }
+
+  /** Start the workers and give them the functions that are not kernels. */
+  static async open(threads: number): Promise<CpuPool> {
+    const pool = new CpuPool(threads);
+    const module = await webAssembly.compile(printMoves());
+    await pool.#install(module, COPY, 2);
+    return pool;
+  }
+
+  /** Print kernels that the pool does not have, and make them ready in all workers. */
+  async prepare(kernels: readonly Kernel[]): Promise<PoolKernel[]> {
+    const texts = kernels.map((kernel) => JSON.stringify(kernel));
+    const fresh = new Map<string, Kernel>();
+    kernels.forEach((kernel, i) => {
+      if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, kernel);
+    });
+    if (fresh.size > 0) {
+      const { bytes, scratch } = printKernels([...fresh.values()]);
+      const first = this.#count;
+      this.#count += fresh.size;
+      const module = await webAssembly.compile(bytes);
+      await this.#install(module, first, fresh.size);
+      await this.#reserve(Math.max(...scratch));
+      [...fresh].forEach(([text, kernel], i) => {
+        this.#kernels.set(text, {
+          index: first + i,
+          bindings: kernel.bindings.length,
+        });
+      });
+    }
+    return texts.map((text) => this.#kernels.get(text)!);
+  }
+
+  async #install(
+    module: CompiledModule,
+    first: number,
+    count: number,
+  ): Promise<void> {
+    this.#check();
+    const id = this.#nextReady++;
+    this.#hold();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#ready.set(id, { left: this.threads, resolve });
+        this.#onFailure.add(reject);
+        for (const worker of this.#workers) {
+          worker.postMessage({ id, module, first, count });
+        }
+        this.#wake(CONTROL.work);
+        this.#wake(CONTROL.signal);
+      });
+    } finally {
+      this.#ready.delete(id);
+      this.#letGo();
+    }
+  }
+  #onFailure = new Set<(error: Error) => void>();
+
+  /** Scratch memory for every worker, at least so large. */
+  async #reserve(bytes: number): Promise<void> {
+    if (bytes <= this.#scratchBytes) return;
+    await this.settle();
+    for (const span of this.#scratch) this.heap.release(span);
+    this.#scratchBytes = bytes;
+    this.#scratch = this.#workers.map((_, index) => {
+      const span = this.heap.allocate(bytes, "scratch");
+      this.#control[CONTROL.scratch + index] = span.address;
+      return span;
+    });
+  }
+
+  #wake(word: number): void {
+    Atomics.add(this.#control, word, 1);
+    Atomics.notify(this.#control, word);
+  }
+
+  /** The process stays alive while something is pending. */
+  #hold(): void {
+    if (this.#pending++ === 0) this.#workers.forEach((w) => w.ref());
+  }
+  #letGo(): void {
+    if (--this.#pending === 0) this.#workers.forEach((w) => w.unref());
+  }
+
+  #receive(message: Message): void {
+    if ("done" in message) this.#finish?.resolve();
+    else if ("failed" in message) this.#fail(message.failed);
+    else {
+      const ready = this.#ready.get(message.ready);
+      if (ready && --ready.left === 0) ready.resolve();
+    }
+  }
+
+  #fail(reason: string): void {
+    this.#failure ??= new MachineError(
+      `Cannot go on with the CPU device: a worker stopped (${reason}). Start again`,
+    );
+    this.#finish?.reject(this.#failure);
+    for (const reject of this.#onFailure) reject(this.#failure);
+  }
+
+  #check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** Whether everything recorded so far has run. */
+  get isIdle(): boolean {
+    return this.#used === 0 && !this.#running;
+  }
+
+  /** Room for a record; says where it begins. */
+  #begin(words: number): number {
+    const at = this.#used;
+    if (at + words > this.#record.length) {
+      const larger = new Int32Array(
+        Math.max(2 * this.#record.length, at + words),
+      );
+      larger.set(this.#record.subarray(0, at));
+      this.#record = larger;
+    }
+    this.#record.fill(0, at, at + RECORD_BYTES / 4);
+    this.#record[at + RECORD.words] = words;
+    this.#used += words;
+    return at;
+  }
+
+  /** Record a launch. `bindings`: address and elements of each. */
+  launch(
+    kernel: PoolKernel,
+    bindings: Int32Array,
+    workgroups: readonly [number, number, number],
+  ): void {
+    const [x, y, z] = workgroups;
+    if (x === 0 || y === 0 || z === 0) return;
+    const at = this.#begin(RECORD_BYTES / 4 + bindings.length);
+    const record = this.#record;
+    record[at] = kernel.index;
+    record[at + RECORD.groups] = x * y * z;
+    record[at + RECORD.x] = x;
+    record[at + RECORD.y] = y;
+    record.set(bindings, at + RECORD_BYTES / 4);
+  }
+
+  /** Record a copy between addresses. */
+  copy(from: number, to: number, bytes: number): void {
+    if (bytes === 0) return;
+    const at = this.#begin(RECORD_BYTES / 4 + 2);
+    const record = this.#record;
+    record[at] = COPY;
+    record[at + RECORD.groups] = Math.ceil(bytes / COPY_BLOCK);
+    record[at + RECORD.x] = bytes;
+    record[at + RECORD_BYTES / 4] = to;
+    record[at + RECORD_BYTES / 4 + 1] = from;
+  }
+
+  /** Write bytes now if nothing is pending, else in its turn. */
+  write(address: number, data: Uint8Array): void {
+    if (this.isIdle) return this.heap.view(address, data.length).set(data);
+    for (let done = 0; done < data.length; done += INLINE_BYTES) {
+      const part = data.subarray(done, done + INLINE_BYTES);
+      const head = RECORD_BYTES / 4 + 1;
+      const at = this.#begin(head + Math.ceil(part.length / 4));
+      const record = this.#record;
+      record[at] = WRITE;
+      record[at + RECORD.groups] = 1;
+      record[at + RECORD.x] = part.length;
+      record[at + RECORD_BYTES / 4] = address + done;
+      new Uint8Array(record.buffer, 4 * (at + head), part.length).set(part);
+    }
+  }
+
+  /** Run everything recorded so far. */
+  async settle(): Promise<void> {
+    while (!this.isIdle) {
+      this.#running ??= this.#run().finally(() => {
+        this.#running = undefined;
+      });
+      await this.#running;
+    }
+    this.#check();
+  }
+
+  /** Hand the records to the workers, as many at a time as the arena holds. */
+  async #run(): Promise<void> {
+    this.#check();
+    const records = this.#record;
+    const used = this.#used;
+    this.#record = new Int32Array(1 << 14);
+    this.#used = 0;
+    const room = ARENA_BYTES / 4;
+    for (let start = 0; start < used;) {
+      let end = start;
+      while (end < used) {
+        const next = end + records[end + RECORD.words]!;
+        if (next - start > room) break;
+        end = next;
+      }
+      this.#control.set(records.subarray(start, end), ARENA_ADDRESS / 4);
+      await this.#batch(end - start);
+      start = end;
+    }
+  }
+
+  async #batch(words: number): Promise<void> {
+    this.#hold();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#finish = { resolve, reject };
+        Atomics.store(this.#control, CONTROL.batch, words);
+        this.#wake(CONTROL.work);
+      });
+    } finally {
+      this.#finish = undefined;
+      this.#letGo();
+    }
+  }
+
+  /** End the workers. */
+  async close(): Promise<void> {
+    this.#failure ??= new MachineError(
+      "Cannot use the CPU device: it was destroyed. Open another",
+    );
+    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+  }
+}
+
+/** Functions like kernels that copy memory, and that write the bytes that follow their record. */
+function printMoves(): Uint8Array<ArrayBuffer> {
+  const module = new WasmModule();
+  const copy = new WasmFunction(["i32", "i32", "i32", "i32"], []);
+  const start = copy.local("i32");
+  const end = copy.local("i32");
+  const bytes = () => {
+    copy.get(0);
+    copy.load("i32.load", 4 * RECORD.x);
+  };
+  copy.get(1);
+  copy.i32(COPY_BLOCK);
+  copy.op("i32.mul");
+  copy.set(start);
+  copy.get(2);
+  copy.i32(COPY_BLOCK);
+  copy.op("i32.mul");
+  copy.tee(end);
+  bytes();
+  copy.get(end);
+  bytes();
+  copy.op("i32.lt_u", "select");
+  copy.set(end);
+  for (const word of [0, 4]) {
+    copy.get(0);
+    copy.load("i32.load", RECORD_BYTES + word);
+    copy.get(start);
+    copy.op("i32.add");
+  }
+  copy.get(end);
+  copy.get(start);
+  copy.op("i32.sub");
+  copy.copy();
+  module.add(copy, `run${COPY}`);
+
+  const write = new WasmFunction(["i32", "i32", "i32", "i32"], []);
+  write.get(0);
+  write.load("i32.load", RECORD_BYTES);
+  write.get(0);
+  write.i32(RECORD_BYTES + 4);
+  write.op("i32.add");
+  write.get(0);
+  write.load("i32.load", 4 * RECORD.x);
+  write.copy();
+  module.add(write, `run${WRITE}`);
+  return module.encode();
+}

@@ -1,0 +1,139 @@
+/** The program of a worker thread, as text: workers start without the loaders of the main thread, so it is plain JavaScript. */
+
+import { ARENA_ADDRESS, CONTROL, HEAP_ADDRESS } from "./control.ts";
+import { RECORD } from "./print.ts";
+
+/**
+ * Worker 0 goes through a batch in order. What is short it does alone; what is long it shares with the others by a
+ * counter of workgroups in the record itself, so that a worker that comes late finds nothing left rather than the
+ * wrong work. Nobody turns in a loop for longer than some microseconds.
+ */
+export const WORKER_SOURCE = `
+"use strict";
+const { parentPort, workerData, receiveMessageOnPort } = require("node:worker_threads");
+const { performance } = require("node:perf_hooks");
+const { memory, index, threads } = workerData;
+const C = ${JSON.stringify(CONTROL)}, R = ${JSON.stringify(RECORD)};
+const words = new Int32Array(memory.buffer, 0, ${HEAP_ADDRESS / 4});
+const fns = [], cost = [];
+const SHARE_FROM = 0.025, SPINS = 2000;
+
+function receive() {
+  let got;
+  while ((got = receiveMessageOnPort(parentPort))) {
+    const { id, module, first, count } = got.message;
+    try {
+      const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+      for (let i = 0; i < count; i++) {
+        fns[first + i] = exports["run" + i];
+        cost[first + i] = -1;
+      }
+      parentPort.postMessage({ ready: id });
+    } catch (error) {
+      parentPort.postMessage({ failed: String(error) });
+    }
+  }
+}
+
+function take(r) {
+  const fn = fns[words[r]], groups = words[r + R.groups], chunk = words[r + R.chunk];
+  const scratch = words[C.scratch + index];
+  let start;
+  while ((start = Atomics.add(words, r + R.next, chunk)) < groups) {
+    const end = Math.min(start + chunk, groups);
+    try {
+      fn(r * 4, start, end, scratch);
+    } catch (error) {
+      parentPort.postMessage({ failed: String(error) });
+    }
+    Atomics.add(words, r + R.done, end - start);
+    if (index > 0 && Atomics.load(words, C.waiting)) Atomics.notify(words, r + R.done);
+  }
+}
+
+function share(r, groups, each) {
+  const even = Math.ceil(groups / (threads * 8));
+  words[r + R.chunk] = Math.max(1, Math.min(Math.ceil(groups / threads), Math.max(even, Math.ceil(0.004 / each))));
+  Atomics.store(words, C.current, r);
+  Atomics.add(words, C.signal, 1);
+  if (Atomics.load(words, C.sleepers) > 0) Atomics.notify(words, C.signal);
+  take(r);
+  let spins = 0, done;
+  while ((done = Atomics.load(words, r + R.done)) < groups) {
+    if (++spins < SPINS) continue;
+    Atomics.store(words, C.waiting, 1);
+    Atomics.wait(words, r + R.done, done, 1);
+    Atomics.store(words, C.waiting, 0);
+  }
+}
+
+function runBatch(length) {
+  const begin = ${ARENA_ADDRESS / 4}, end = begin + length;
+  const scratch = words[C.scratch];
+  let last = performance.now();
+  for (let r = begin; r < end; r += words[r + R.words]) {
+    const op = words[r], groups = words[r + R.groups];
+    let parallel = 1;
+    if (threads === 1 || groups === 1 || (cost[op] >= 0 && cost[op] * groups < SHARE_FROM)) {
+      fns[op](r * 4, 0, groups, scratch);
+    } else {
+      if (cost[op] < 0) {
+        fns[op](r * 4, 0, 1, scratch);
+        cost[op] = performance.now() - last;
+        words[r + R.next] = 1;
+        words[r + R.done] = 1;
+      }
+      share(r, groups, cost[op]);
+      parallel = threads;
+    }
+    const now = performance.now();
+    const each = (now - last) * parallel / groups;
+    cost[op] = cost[op] < 0 ? each : 0.5 * (cost[op] + each);
+    last = now;
+  }
+  Atomics.store(words, C.current, 0);
+  for (let i = 1; i < threads; i++) {
+    let spins = 0;
+    while (Atomics.load(words, C.inside + i)) {
+      if (++spins > SPINS) Atomics.wait(words, C.inside + i, 1, 0.1);
+    }
+  }
+}
+
+function lead() {
+  for (let seen = 0;;) {
+    Atomics.wait(words, C.work, seen);
+    seen = Atomics.load(words, C.work);
+    receive();
+    const length = Atomics.exchange(words, C.batch, 0);
+    if (!length) continue;
+    try {
+      runBatch(length);
+      parentPort.postMessage({ done: true });
+    } catch (error) {
+      parentPort.postMessage({ failed: String(error) });
+    }
+  }
+}
+
+function help() {
+  for (let seen = 0;;) {
+    let spins = 0;
+    while (Atomics.load(words, C.signal) === seen && ++spins < SPINS);
+    if (Atomics.load(words, C.signal) === seen) {
+      Atomics.add(words, C.sleepers, 1);
+      Atomics.wait(words, C.signal, seen);
+      Atomics.sub(words, C.sleepers, 1);
+    }
+    seen = Atomics.load(words, C.signal);
+    receive();
+    Atomics.store(words, C.inside + index, 1);
+    const r = Atomics.load(words, C.current);
+    if (r) take(r);
+    Atomics.store(words, C.inside + index, 0);
+  }
+}
+
+if (index === 0) lead();
+else help();
+`;

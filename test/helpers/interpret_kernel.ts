@@ -1,0 +1,249 @@
+/** A plain interpreter of the kernel tree: every invocation on its own, in step at barriers. The oracle of the printers. */
+
+import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+
+/** The contents of a binding, as u32 words. */
+export type Words = Uint32Array;
+
+const word = new DataView(new ArrayBuffer(8));
+function toBits(type: string, value: number): number {
+  if (type === "f32") word.setFloat32(0, value);
+  else word.setUint32(0, value >>> 0);
+  return word.getUint32(0);
+}
+function fromBits(type: string, bits: number): number {
+  word.setUint32(0, bits);
+  if (type === "f32") return word.getFloat32(0);
+  return type === "i32" ? word.getInt32(0) : word.getUint32(0);
+}
+
+function unpackF16(half: number): number {
+  const exponent = (half >> 10) & 31;
+  const fraction = half & 1023;
+  const sign = half & 0x8000 ? -1 : 1;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign *
+    (exponent
+      ? (1 + fraction / 1024) * 2 ** (exponent - 15)
+      : fraction * 2 ** -24);
+}
+
+function roundF16(x: number): number {
+  if (!Number.isFinite(x) || x === 0) return x;
+  const exponent = Math.max(-14, Math.floor(Math.log2(Math.abs(x))));
+  const ulp = 2 ** (exponent - 10);
+  const scaled = x / ulp;
+  const floor = Math.floor(scaled);
+  const rest = scaled - floor;
+  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
+  const rounded = (up ? floor + 1 : floor) * ulp;
+  return Math.abs(rounded) > 65504 ? Math.sign(x) * Infinity : rounded || 0 * x;
+}
+
+function roundEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+}
+
+const CALLS: { readonly [name: string]: (...args: number[]) => number } = {
+  fma: (a, b, c) => Math.fround(a! * b!) + c!,
+  exp: (x) => Math.exp(x!),
+  log: (x) => Math.log(x!),
+  sqrt: (x) => Math.sqrt(x!),
+  rsqrt: (x) => 1 / Math.fround(Math.sqrt(x!)),
+  sin: (x) => Math.sin(x!),
+  cos: (x) => Math.cos(x!),
+  tanh: (x) => Math.tanh(x!),
+  abs: (x) => Math.abs(x!),
+  floor: (x) => Math.floor(x!),
+  ceil: (x) => Math.ceil(x!),
+  trunc: (x) => Math.trunc(x!),
+  round: (x) => roundEven(x!),
+  sign: (x) => x! > 0 ? 1 : x! < 0 ? -1 : 0,
+  pow: (x, y) => Math.pow(x!, y!),
+  roundF16: (x) => roundF16(x!),
+  unpackF16Lo: (x) => unpackF16(x! & 0xffff),
+  unpackF16Hi: (x) => unpackF16(x! >>> 16),
+};
+
+interface Invocation {
+  readonly ids: { readonly [id: string]: number };
+  readonly memory: Map<string, Words>;
+  readonly scopes: Map<string, number>[];
+}
+
+function divide(fn: string, type: string, a: number, b: number): number {
+  const safe = b === 0 || (type === "i32" && a === -(2 ** 31) && b === -1)
+    ? 1
+    : b;
+  return fn === "div" ? Math.trunc(a / safe) : a % safe;
+}
+
+function binary(fn: string, type: string, a: number, b: number): number {
+  const f = type === "f32";
+  switch (fn) {
+    case "add":
+      return a + b;
+    case "sub":
+      return a - b;
+    case "mul":
+      return f ? a * b : Math.imul(a, b);
+    case "div":
+      return f ? a / b : divide(fn, type, a, b);
+    case "rem":
+      return f
+        ? a - Math.fround(b * Math.trunc(Math.fround(a / b)))
+        : divide(fn, type, a, b);
+    case "min":
+      return b < a ? b : a;
+    case "max":
+      return a < b ? b : a;
+    case "and":
+    case "land":
+      return a & b;
+    case "or":
+    case "lor":
+      return a | b;
+    case "xor":
+      return a ^ b;
+    case "shl":
+      return a << (b & 31);
+    case "shr":
+      return type === "i32" ? a >> (b & 31) : a >>> (b & 31);
+    case "eq":
+      return +(a === b);
+    case "ne":
+      return +(a !== b);
+    case "lt":
+      return +(a < b);
+    case "le":
+      return +(a <= b);
+    case "gt":
+      return +(a > b);
+    case "ge":
+      return +(a >= b);
+    default:
+      throw new Error(fn);
+  }
+}
+
+function wrap(type: string, value: number): number {
+  if (type === "f32") return Math.fround(value);
+  if (type === "i32") return value | 0;
+  return type === "u32" ? value >>> 0 : +!!value;
+}
+
+function evaluate(e: Expr, at: Invocation): number {
+  switch (e.op) {
+    case "const":
+      return wrap(e.type, Number(e.value));
+    case "local": {
+      const scope = at.scopes.findLast((s) => s.has(e.name));
+      if (!scope) throw new Error(`no variable '${e.name}'`);
+      return scope.get(e.name)!;
+    }
+    case "id":
+      return at.ids[e.name]!;
+    case "load":
+    case "shared": {
+      const words = at.memory.get(e.op === "load" ? e.binding : e.array)!;
+      const index = evaluate(e.index, at) >>> 0;
+      return fromBits(e.type, words[index < words.length ? index : 0]!);
+    }
+    case "unary": {
+      const a = evaluate(e.a, at);
+      if (e.fn === "neg") return wrap(e.type, -a);
+      return e.type === "bool" ? +!a : wrap(e.type, ~a);
+    }
+    case "binary":
+      return wrap(
+        e.type,
+        binary(e.fn, e.a.type, evaluate(e.a, at), evaluate(e.b, at)),
+      );
+    case "call":
+      return Math.fround(
+        CALLS[e.fn]!(...e.args.map((arg) => evaluate(arg, at))),
+      );
+    case "select": {
+      const [a, b] = [evaluate(e.a, at), evaluate(e.b, at)];
+      return evaluate(e.condition, at) ? a : b;
+    }
+    case "convert": {
+      const a = evaluate(e.a, at);
+      if (e.a.type !== "f32" || e.type === "bool") return wrap(e.type, a);
+      const [low, high] = e.type === "i32"
+        ? [-(2 ** 31), 2 ** 31 - 1]
+        : [0, 2 ** 32 - 1];
+      return Number.isNaN(a) ? 0 : Math.trunc(Math.min(high, Math.max(low, a)));
+    }
+    case "bitcast":
+      return fromBits(e.type, toBits(e.a.type, evaluate(e.a, at)));
+  }
+}
+
+function* execute(
+  body: readonly Stmt[],
+  at: Invocation,
+  first?: [string, number],
+): Generator<void> {
+  at.scopes.push(new Map(first ? [first] : []));
+  for (const s of body) {
+    if (s.op === "let" || s.op === "var") {
+      at.scopes.at(-1)!.set(s.name, evaluate(s.value, at));
+    } else if (s.op === "set") {
+      at.scopes.findLast((scope) => scope.has(s.name))!.set(
+        s.name,
+        evaluate(s.value, at),
+      );
+    } else if (s.op === "store" || s.op === "sharedStore") {
+      const words = at.memory.get(s.op === "store" ? s.binding : s.array)!;
+      const index = evaluate(s.index, at) >>> 0;
+      const bits = toBits(s.value.type, evaluate(s.value, at));
+      if (index < words.length) words[index] = bits;
+    } else if (s.op === "for") {
+      const to = evaluate(s.to, at);
+      const step = evaluate(s.step, at);
+      for (let i = evaluate(s.from, at); i < to; i += step) {
+        yield* execute(s.body, at, [s.name, i]);
+      }
+    } else if (s.op === "if") {
+      if (evaluate(s.condition, at)) yield* execute(s.then, at);
+      else if (s.else) yield* execute(s.else, at);
+    } else yield;
+  }
+  at.scopes.pop();
+}
+
+/** Run all workgroups of a kernel over its bindings, in place. */
+export function interpretKernel(
+  kernel: Kernel,
+  bindings: { readonly [name: string]: Words },
+  workgroups: readonly [number, number, number],
+): void {
+  const [gx, gy, gz] = workgroups;
+  for (let g = 0; g < gx * gy * gz; g++) {
+    const memory = new Map(Object.entries(bindings));
+    for (const { name, length } of kernel.shared) {
+      memory.set(name, new Uint32Array(length));
+    }
+    const running = Array.from(
+      { length: kernel.workgroupSize },
+      (_, local) =>
+        execute(kernel.body, {
+          ids: {
+            "group.x": g % gx,
+            "group.y": Math.floor(g / gx) % gy,
+            "group.z": Math.floor(g / (gx * gy)),
+            local,
+          },
+          memory,
+          scopes: [],
+        }),
+    );
+    let waiting = running;
+    while (waiting.length > 0) {
+      waiting = waiting.filter((invocation) => !invocation.next().done);
+    }
+  }
+}
