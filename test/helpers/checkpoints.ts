@@ -1,0 +1,105 @@
+/** Checkpoints with recorded references, loaded in process. */
+
+import { fileURLToPath } from "node:url";
+import { nodeFiles } from "../../cli/files.ts";
+import {
+  Decoder,
+  decoderShape,
+  type DeviceSharing,
+  type HostTensor,
+  listAdapters,
+  loadTarget,
+  type Opened,
+  openTarget,
+  readTensors,
+  type Tensors,
+} from "../../engine/mod.ts";
+import type { Mesh } from "../../spec/mesh.ts";
+
+/** Files of this machine. */
+export const files = nodeFiles();
+
+/** The folder of a checkpoint with recorded references. */
+export function checkpointFolder(name: string): string {
+  const path = name === "demo-lm"
+    ? "../../examples/demo-lm"
+    : `../references/${name}`;
+  return fileURLToPath(new URL(path, import.meta.url));
+}
+
+/** What was recorded of a checkpoint. */
+export async function readReference(name: string): Promise<Tensors> {
+  const path = `../references/${name}/reference.safetensors`;
+  return await readTensors(
+    fileURLToPath(new URL(path, import.meta.url)),
+    files,
+  );
+}
+
+/** `dp=2,ep=2` as a mesh. */
+export function meshOf(text: string): Mesh {
+  return text.split(",").map((pair) => {
+    const [name, size] = pair.split("=");
+    return { name: name!, size: Number(size) };
+  });
+}
+
+/** A loaded checkpoint. */
+export interface Loaded extends Opened {
+  readonly decoder: Decoder;
+}
+
+/** Load a checkpoint on a mesh. */
+export async function loadCheckpoint(
+  name: string,
+  mesh: string,
+  sharing: DeviceSharing = "shared",
+): Promise<Loaded> {
+  const target = await loadTarget(checkpointFolder(name), files);
+  const opened = await openTarget(target, files, {
+    sharing,
+    adapter: "auto",
+    mesh: meshOf(mesh),
+    need: { tokens: 128, sequences: 8, context: 128 },
+    statistics: true,
+  });
+  const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+  return { ...opened, decoder };
+}
+
+/** Why tests that need an adapter are skipped here, or false. */
+export async function skipWithoutAdapter(): Promise<false | string> {
+  return (await listAdapters()).length > 0 ? false : "there is no adapter";
+}
+
+/** Prompts as a right-padded batch, as `run` takes it. */
+export function padBatch(prompts: readonly (readonly number[])[]): Tensors {
+  const columns = Math.max(...prompts.map(({ length }) => length));
+  const ids = new Int32Array(prompts.length * columns);
+  const mask = new Int32Array(prompts.length * columns);
+  prompts.forEach((prompt, row) => {
+    ids.set(prompt, row * columns);
+    mask.fill(1, row * columns, row * columns + prompt.length);
+  });
+  const tensor = (data: Int32Array): HostTensor => ({
+    dtype: "i32",
+    shape: [prompts.length, columns],
+    data,
+  });
+  return { input_ids: tensor(ids), attention_mask: tensor(mask) };
+}
+
+/** The largest difference, relative to the largest recorded value. */
+export function relativeError(
+  found: ArrayLike<number>,
+  recorded: ArrayLike<number>,
+): number {
+  let worst = found.length === recorded.length ? 0 : Infinity;
+  let largest = 0;
+  for (let i = 0; i < recorded.length; i++) {
+    const difference = Math.abs(found[i]! - recorded[i]!);
+    worst = difference <= worst ? worst : difference;
+    largest = Math.max(largest, Math.abs(recorded[i]!));
+  }
+  return worst / largest;
+}
