@@ -4,6 +4,7 @@ import fc from "fast-check";
 import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
+import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import type { Binding, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
@@ -128,6 +129,38 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   };
 }
 
+/** The CPU engine as a target. */
+export async function cpuTarget(): Promise<KernelTarget> {
+  const pool = await CpuPool.open(2);
+  return {
+    name: "cpu",
+    async run(kernel, buffers, workgroups) {
+      const device = await createCpuDevice({ pool });
+      await device.prepare({ kernel: { tree: kernel, wgsl: "" } });
+      const made = kernel.bindings.map((b) => {
+        const words = buffers[b.name];
+        if (!words) throw new Error(`no buffer for binding '${b.name}'`);
+        const buffer = device.createBuffer(
+          Math.max(4, words.byteLength),
+          b.name,
+        );
+        device.write(buffer, 0, new Uint8Array(words.slice().buffer));
+        return buffer;
+      });
+      device.launch("kernel", made, workgroups);
+      const results: { [binding: string]: Words } = {};
+      for (const [i, b] of kernel.bindings.entries()) {
+        if (b.access === "read") continue;
+        const bytes = await device.read(made[i]!, 0, made[i]!.bytes);
+        const words = typed(b, bytes.slice().buffer);
+        results[b.name] = words.slice(0, buffers[b.name]!.length);
+      }
+      device.destroy();
+      return results;
+    },
+  };
+}
+
 /** The bits of f32 values, for exact comparisons. */
 export function bits(words: Words): number[] {
   return [...new Uint32Array(words.slice().buffer)];
@@ -138,14 +171,15 @@ export function testKernels(
   name: string,
   body: (t: Test, target: KernelTarget) => Promise<void>,
 ): void {
-  const skip = targets.length === 0 && "no GPU adapter";
-  t.test(name, { skip }, async (t) => {
-    for (const target of targets) await body(t, target);
+  t.test(name, async (t) => await body(t, cpu));
+  const skip = !gpu && "no GPU adapter";
+  t.test(`${name}, on a GPU`, { skip }, async (t) => {
+    if (gpu) await body(t, gpu);
   });
 }
 
+const cpu = await cpuTarget();
 const gpu = await gpuTarget();
-const targets: readonly KernelTarget[] = gpu ? [gpu] : [];
 
 /** Run a property a few times: every new constant of a kernel is a new pipeline. */
 export async function holds<T>(
