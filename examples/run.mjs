@@ -1,5 +1,5 @@
 /**
- * Runs an example on random data: `node examples/run.mjs layer|decoder [switchyard run flags]`. It reads the model's
+ * Runs an example on random data: `node examples/run.mjs layer|decoder|fairscale [switchyard run flags]`. It reads the model's
  * plan to learn which inputs and weights there are, writes them as safetensors, and calls `switchyard run`.
  */
 
@@ -14,8 +14,10 @@ const TOKENS = 24;
 const SEQUENCES = 3;
 
 const [name, ...flags] = process.argv.slice(2);
-if (!["layer", "decoder"].includes(name)) {
-  console.error("Usage: node examples/run.mjs layer|decoder [--mesh ep=4] …");
+if (!["layer", "decoder", "fairscale"].includes(name)) {
+  console.error(
+    "Usage: node examples/run.mjs layer|decoder|fairscale [--mesh ep=4] …",
+  );
   process.exit(2);
 }
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -96,7 +98,9 @@ const plan = JSON.parse(switchyard(["plan", model, "--json"]));
 const inputs = {};
 for (const [key, port] of Object.entries(plan.programs[0].inputs)) {
   const shape = port.axes.map((axis) =>
-    plan.axes[axis].dynamic ? TOKENS : plan.axes[axis].size
+    plan.axes[axis].dynamic
+      ? Math.min(TOKENS, plan.axes[axis].size)
+      : plan.axes[axis].size
   );
   inputs[key] = port.dtype === "f32"
     ? randomTensor(shape)

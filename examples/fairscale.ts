@@ -1,0 +1,70 @@
+// fairscale's MOELayer with Top2Gate: every group of tokens is routed by itself, its experts take 2 · tokens / experts each and
+// drop the rest. Run it on random data, on four ranks: node examples/run.mjs fairscale
+import {
+  add,
+  combine,
+  dispatch,
+  dot,
+  map,
+  type Model,
+  model,
+  route,
+} from "switchyard-moe";
+
+/** Sizes of the layer. */
+export interface FairscaleOptions {
+  /** Routing groups: fairscale has one on every rank. */
+  readonly groups: number;
+  /** Tokens of a group. */
+  readonly tokens: number;
+  readonly experts: number;
+  /** Choose second experts with the noise of an input `gumbel`. */
+  readonly noise?: boolean;
+}
+
+export const layer = fairscale({ groups: 4, tokens: 16, experts: 8 });
+
+/** The layer, by its sizes. */
+export function fairscale(options: FairscaleOptions): Model {
+  const { groups, tokens, experts, noise = false } = options;
+  return model(
+    { group: groups, token: tokens, embed: 8, ffn: 12, expert: experts },
+    (m) => {
+      const x = m.input("input", "group token embed");
+      const logits = dot(x, m.param("gate.weight", "expert embed"), "embed");
+      const routing = route(logits, {
+        over: "expert",
+        topK: 2,
+        preset: "fairscale.top2",
+        group: "group",
+        ...(noise ? { noise: m.input("gumbel", "group token expert") } : {}),
+      });
+      const sent = dispatch(x, routing);
+      const inner = dot(
+        sent,
+        m.param("expert{expert}.fc1.weight", "expert ffn embed"),
+        "embed",
+      );
+      const hidden = map(
+        (h, b) => Math.max(h + b, 0),
+        inner,
+        m.param("expert{expert}.fc1.bias", "expert ffn"),
+      );
+      const outer = dot(
+        hidden,
+        m.param("expert{expert}.fc2.weight", "expert embed ffn"),
+        "ffn",
+      );
+      const done = add(
+        outer,
+        m.param("expert{expert}.fc2.bias", "expert embed"),
+      );
+      return {
+        output: combine(done, routing),
+        index: routing.index,
+        slot: routing.slot,
+        weight: routing.weight,
+      };
+    },
+  );
+}

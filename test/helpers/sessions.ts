@@ -1,0 +1,161 @@
+/** Plans loaded in process, below the engine: every option of a session is in the test's hands. */
+
+import {
+  closeSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+} from "node:fs";
+import { fileURLToPath } from "node:url";
+import {
+  compile,
+  type CompileOptions,
+  type Model,
+} from "../../compiler/mod.ts";
+import { type Bounds, publishedModel } from "../../models/mod.ts";
+import {
+  createGpuDevice,
+  createSession,
+  type CreateSessionOptions,
+  type Device,
+  type FileSource,
+  type HostTensor,
+  listAdapters,
+  openSafetensors,
+  type Session,
+  type TensorDirectory,
+  writeSafetensors,
+} from "../../runtime/mod.ts";
+import type { StoredDType } from "../../spec/dtype.ts";
+import type { Plan } from "../../spec/plan.ts";
+import { assertLegal } from "../../spec/mod.ts";
+
+const [adapter] = await listAdapters();
+
+/** Why tests that need an adapter are skipped here, or false. */
+export const skip = adapter ? false : "there is no adapter";
+
+/** Tensors of a run by name. */
+export type Tensors = { readonly [name: string]: HostTensor };
+
+/** Whether ranks share one device. */
+export type Sharing = "shared" | "separate";
+
+/** One device for each rank, as `--devices` says. */
+export async function openDevices(
+  plan: Plan,
+  sharing: Sharing = "shared",
+): Promise<Device[]> {
+  const open = () =>
+    createGpuDevice(adapter!, {
+      limits: plan.requiredLimits,
+      features: plan.requiredFeatures,
+    });
+  if (sharing === "shared") return new Array(plan.ranks).fill(await open());
+  return await Promise.all(Array.from({ length: plan.ranks }, open));
+}
+
+/** Load a verified plan on GPU devices. */
+export async function openSession(
+  plan: Plan,
+  options: Partial<CreateSessionOptions> & { readonly sharing?: Sharing } = {},
+): Promise<Session> {
+  const { sharing, ...rest } = options;
+  const devices = rest.devices ?? await openDevices(plan, sharing);
+  return await createSession(plan, { verify: assertLegal, ...rest, devices });
+}
+
+/** A file of `test/references/` or `examples/`, read as it is asked for. */
+export function fileSource(path: string): FileSource {
+  const name = repositoryFile(path);
+  const open = openSync(name, "r");
+  const { size } = fstatSync(open);
+  closeSync(open);
+  return {
+    name,
+    size,
+    read(offset, length) {
+      const file = openSync(name, "r");
+      try {
+        const bytes = new Uint8Array(length);
+        const read = readSync(file, bytes, 0, length, offset);
+        return Promise.resolve(bytes.subarray(0, read));
+      } finally {
+        closeSync(file);
+      }
+    },
+  };
+}
+
+/** The path of a file of the repository. */
+export function repositoryFile(path: string): string {
+  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
+}
+
+/** The folder of a published checkpoint of the repository. */
+export function folderOf(name: string): string {
+  return name === "demo-lm" ? "examples/demo-lm" : `test/references/${name}`;
+}
+
+/** The weights of a checkpoint of the repository. */
+export async function openWeights(name: string): Promise<TensorDirectory> {
+  return await openSafetensors([
+    fileSource(`${folderOf(name)}/model.safetensors`),
+  ]);
+}
+
+/** Bounds of tests: small, so that llvmpipe is quick. */
+const BOUNDS: Bounds = { maxTokens: 64, maxSequences: 4, maxContext: 64 };
+
+/** Compile a published checkpoint of the repository for a mesh. */
+export async function compileCheckpoint(
+  name: string,
+  options: CompileOptions = {},
+): Promise<Plan> {
+  const config = repositoryFile(`${folderOf(name)}/config.json`);
+  const { build } = publishedModel(JSON.parse(readFileSync(config, "utf8")));
+  const model: Model = build(BOUNDS);
+  const weights = Object.fromEntries(
+    [...await openWeights(name)].map(([tensor, { dtype }]) => [
+      tensor,
+      dtype.toLowerCase() as StoredDType,
+    ]),
+  );
+  return await compile(model, { ...options, weights });
+}
+
+/** Prompts of some lengths as the packed inputs of a decoder; ids are arbitrary but fixed. */
+export function packedPrompts(lengths: readonly number[]): Tensors {
+  const ids: number[] = [], sequence: number[] = [], position: number[] = [];
+  for (const [s, length] of lengths.entries()) {
+    for (let p = 0; p < length; p++) {
+      ids.push(3 + (31 * s + 17 * p + p * p) % 150);
+      sequence.push(s);
+      position.push(p);
+    }
+  }
+  return { ids: i32(ids), sequence: i32(sequence), position: i32(position) };
+}
+
+/** An i32 vector. */
+export function i32(values: readonly number[]): HostTensor {
+  return {
+    dtype: "i32",
+    shape: [values.length],
+    data: Int32Array.from(values),
+  };
+}
+
+/** An f32 tensor. */
+export function f32(
+  shape: readonly number[],
+  values: ArrayLike<number>,
+): HostTensor {
+  return { dtype: "f32", shape, data: Float32Array.from(values) };
+}
+
+/** Outputs as the bytes of a file: equal bytes are equal bits. */
+export function bytesOf(outputs: Tensors): string {
+  return Buffer.from(writeSafetensors(outputs)).toString("base64");
+}

@@ -1,0 +1,139 @@
+// Recorded runs of fairscale's MOELayer with Top2Gate: outputs, slots and combine weights, on one rank and on as many as were recorded.
+import t, { type Test } from "tap";
+import { compile } from "../../compiler/mod.ts";
+import { fairscale } from "../../examples/fairscale.ts";
+import { readTensors } from "../helpers/read_tensors.ts";
+import {
+  bytesOf,
+  f32,
+  fileSource,
+  openSession,
+  type Sharing,
+  skip,
+  type Tensors,
+} from "../helpers/sessions.ts";
+import { openSafetensors } from "../../runtime/mod.ts";
+
+const EMBED = 8;
+const CAPACITY = 16;
+const TOLERANCE = 1e-5;
+
+const RECORDED = [
+  { world: 1, experts: 4, noise: false },
+  { world: 2, experts: 4, noise: false },
+  { world: 2, experts: 4, noise: true },
+  { world: 4, experts: 4, noise: false },
+  { world: 4, experts: 8, noise: false },
+  { world: 4, experts: 8, noise: true },
+];
+
+/** A file of recordings, the ranks' tensors one after the other. */
+interface Recording {
+  readonly file: string;
+  readonly world: number;
+  readonly experts: number;
+  readonly noise: boolean;
+  /** Tokens of a rank. */
+  readonly tokens: number;
+  all(name: string): number[];
+}
+
+function openRecording(
+  { world, experts, noise }: typeof RECORDED[number],
+): Recording {
+  const name = `w${world}-e${experts}${noise ? "-noise" : ""}.safetensors`;
+  const file = `fairscale/${name}`;
+  const tensors = readTensors(file);
+  const all = (name: string) =>
+    Array.from({ length: world }, (_, rank) => tensors[`rank${rank}.${name}`]!)
+      .flat();
+  const tokens = all("input").length / EMBED / world;
+  return { file, world, experts, noise, tokens, all };
+}
+
+async function run(
+  recording: Recording,
+  mesh: { readonly [axis: string]: number },
+  sharing: Sharing,
+): Promise<Tensors> {
+  const { file, world, experts, noise, tokens, all } = recording;
+  const model = fairscale({ groups: world, tokens, experts, noise });
+  const plan = await compile(model, { mesh });
+  const source = fileSource(`test/references/${file}`);
+  const tensors = await openSafetensors([source]);
+  const session = await openSession(plan, { sharing, tensors });
+  const gumbel = f32([world, tokens, experts], all("gumbel"));
+  try {
+    return await session.run("main", {
+      input: f32([world, tokens, EMBED], all("input")),
+      ...(noise ? { gumbel } : {}),
+    });
+  } finally {
+    session.close();
+  }
+}
+
+/** Where a choice lies in `[token, expert, slot]`; undefined if it was dropped. */
+function placeOf(outputs: Tensors, choice: number, experts: number) {
+  const slot = outputs["slot"]!.data[choice]!;
+  const expert = outputs["index"]!.data[choice]!;
+  const token = choice >> 1;
+  return slot < 0 ? undefined : (token * experts + expert) * CAPACITY + slot;
+}
+
+function compare(t: Test, outputs: Tensors, recording: Recording): void {
+  const { experts, all } = recording;
+  const { data } = outputs["output"]!;
+  t.ok(difference(data, all("output")) <= TOLERANCE, "outputs");
+
+  const mask = all("dispatch_mask");
+  const taken = mask.map(() => 0);
+  const weights = mask.map(() => 0);
+  for (let choice = 0; choice < outputs["slot"]!.data.length; choice++) {
+    const place = placeOf(outputs, choice, experts);
+    if (place === undefined) continue;
+    taken[place]!++;
+    weights[place] = outputs["weight"]!.data[choice]!;
+  }
+  t.strictSame(taken, mask, "every kept choice in its slot, no other");
+  const wanted = all("combine_weights");
+  t.ok(difference(weights, wanted) <= TOLERANCE, "combine weights");
+}
+
+function difference(
+  found: ArrayLike<number>,
+  wanted: ArrayLike<number>,
+): number {
+  if (found.length !== wanted.length) return Infinity;
+  const differences = Array.from(wanted, (w, i) => Math.abs(w - found[i]!));
+  return differences.every(Number.isFinite)
+    ? Math.max(...differences)
+    : Infinity;
+}
+
+for (const recorded of RECORDED) {
+  const recording = openRecording(recorded);
+  t.test(recording.file, { skip }, async (t) => {
+    const { world } = recording;
+    const one = await run(recording, {}, "shared");
+    compare(t, one, recording);
+    for (const sharing of ["shared", "separate"] as const) {
+      if (world === 1) continue;
+      const many = await run(recording, { ep: world }, sharing);
+      t.equal(
+        bytesOf(many),
+        bytesOf(one),
+        `bytes on ${world} ${sharing} ranks`,
+      );
+    }
+  });
+}
+
+t.test("capacity matters in the recordings: some choices are dropped", (t) => {
+  for (const recorded of RECORDED) {
+    const { file, world, tokens, all } = openRecording(recorded);
+    const kept = all("dispatch_mask").reduce((n, x) => n + x, 0);
+    t.ok(kept < 2 * world * tokens, file);
+  }
+  t.end();
+});
