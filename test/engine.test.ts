@@ -1,0 +1,174 @@
+// Parts of the engine that need no device: sampling, tokenizer, packing, bounds, stop tokens.
+import { readFileSync } from "node:fs";
+import t from "tap";
+import { chooseBounds } from "../engine/bounds.ts";
+import { openTokenizer } from "../engine/checkpoint.ts";
+import { chooseAdapter } from "../engine/devices.ts";
+import {
+  checkTokens,
+  packBatch,
+  packPrompts,
+  unpackRows,
+} from "../engine/packing.ts";
+import { greedy, randomNumbers, sample } from "../engine/sampling.ts";
+import { stopTokens } from "../engine/stop_tokens.ts";
+import { TextStream } from "../engine/tokenizer.ts";
+import type { GpuAdapter } from "../runtime/mod.ts";
+import { checkpointFolder, files } from "./helpers/checkpoints.ts";
+
+t.test("greedy() takes the lowest id among equals", (t) => {
+  t.equal(greedy(new Float32Array([1, 3, 2, 3])), 1);
+  t.equal(greedy(new Float32Array([-5])), 0);
+  t.end();
+});
+
+t.test("greedy() refuses logits that are no numbers", (t) => {
+  t.throws(() => greedy(new Float32Array([1, NaN])), {
+    message:
+      "Cannot choose a token: logit 1 is NaN. Check the weights for values that overflow",
+  });
+  t.end();
+});
+
+t.test("randomNumbers() repeats by seed and stream, and is spread evenly", (t) => {
+  const take = (seed: number, stream: number): number[] => {
+    const next = randomNumbers(seed, stream);
+    return Array.from({ length: 2000 }, next);
+  };
+  t.strictSame(take(7, 0), take(7, 0));
+  t.notSame(take(7, 0), take(8, 0));
+  t.notSame(take(7, 0), take(7, 1));
+  const numbers = take(7, 0);
+  t.ok(numbers.every((x) => x >= 0 && x < 1));
+  const mean = numbers.reduce((a, b) => a + b) / numbers.length;
+  t.ok(Math.abs(mean - 0.5) < 0.03, `mean ${mean}`);
+  t.end();
+});
+
+t.test("sample() draws by probability, top-k and top-p", (t) => {
+  const logits = new Float32Array([0, Math.log(2), Math.log(5), Math.log(2)]);
+  const at = (random: number, options: object = {}): number =>
+    sample(logits, { temperature: 1, ...options }, () => random);
+  t.strictSame(
+    [0, 0.49, 0.51, 0.69, 0.71, 0.89, 0.91].map((r) => at(r)),
+    [2, 2, 1, 1, 3, 3, 0],
+    "in order of probability, ties by id",
+  );
+  t.equal(at(0.999, { topK: 2 }), 1, "the second of two equals is cut off");
+  t.equal(at(0.999, { topP: 0.5 }), 2);
+  t.equal(at(0.999, { topP: 0.6 }), 1);
+  t.equal(at(0.999, { topP: 1e-9 }), 2, "the likeliest is always there");
+  t.equal(at(0.999, { temperature: 1e-3 }), 2);
+  t.equal(sample(logits, {}, () => t.fail("drew") as never), 2, "greedy");
+  t.end();
+});
+
+t.test("the tokenizer gives the recorded ids and texts", async (t) => {
+  const tokenizer = await openTokenizer(checkpointFolder("demo-lm"), files);
+  const vectors = JSON.parse(readFileSync(
+    new URL("references/demo-lm/tokenizer_vectors.json", import.meta.url),
+    "utf8",
+  )) as { text: string; ids: number[]; decoded: string }[];
+  t.equal(vectors.length, 24);
+  for (const { text, ids, decoded } of vectors) {
+    t.strictSame(tokenizer!.encode(text), ids, JSON.stringify(text));
+    t.equal(tokenizer!.decodeAll(ids), decoded, JSON.stringify(text));
+    const stream = new TextStream(tokenizer!);
+    const pieces = ids.map((id) => stream.push(id));
+    const whole = tokenizer!.decode(ids);
+    t.equal(pieces.join("") + stream.end(), whole, "streamed");
+    t.ok(
+      pieces.every((piece) => !piece.includes("\ufffd")),
+      "no piece is a broken character",
+    );
+  }
+});
+
+t.test("packBatch() takes the real tokens and unpackRows() puts them back", (t) => {
+  const packed = packBatch({
+    rows: 3,
+    columns: 3,
+    ids: [1, 2, 3, 4, 99, 99, 99, 99, 99],
+    mask: [1, 1, 1, 1, 0, 0, 0, 0, 0],
+  });
+  t.strictSame([...packed.ids], [1, 2, 3, 4]);
+  t.strictSame([...packed.sequence], [0, 0, 0, 1]);
+  t.strictSame([...packed.position], [0, 1, 2, 0]);
+  const padded = new Float32Array(18);
+  const rows = new Float32Array([1, 2, 3, 4, 5, 6, 7, 8]);
+  unpackRows(padded, rows, { cell: packed.cell, width: 2 });
+  t.strictSame([...padded.subarray(0, 10)], [1, 2, 3, 4, 5, 6, 7, 8, 0, 0]);
+  t.strictSame([...packPrompts([[5], [], [6, 7]]).sequence], [0, 2, 2]);
+  t.equal(packPrompts([]).ids.length, 0);
+  t.end();
+});
+
+t.test("packBatch() refuses masks that are not right-padded", (t) => {
+  const mask = (values: number[]): object =>
+    packBatch({ rows: 1, columns: 3, ids: [1, 2, 3], mask: values });
+  t.throws(() => mask([1, 0, 1]), {
+    message:
+      "Cannot use 'attention_mask': row 0 has a token after padding, in column 2. Pad on the right",
+  });
+  t.throws(() => mask([1, 2, 1]), {
+    message:
+      "Cannot use 'attention_mask': entry [0, 1] is 2. Give 1 for a token and 0 for padding",
+  });
+  t.end();
+});
+
+t.test("checkTokens() refuses ids outside the vocabulary", (t) => {
+  for (const id of [-1, 10]) {
+    t.throws(() => checkTokens([0, id], 10, (i) => `token ${i}`), {
+      message:
+        `Cannot use token ${id} (token 1): the vocabulary has ids 0 to 9. Use the tokenizer of this checkpoint`,
+    });
+  }
+  t.end();
+});
+
+t.test("stopTokens() reads a number, a list, and falls back", (t) => {
+  t.strictSame([...stopTokens({ eos_token_id: 2 }, {})], [2]);
+  t.strictSame(
+    [...stopTokens({ eos_token_id: 2 }, { eos_token_id: [3, 4] })],
+    [3, 4],
+  );
+  t.strictSame([...stopTokens({ eos_token_id: null }, {})], []);
+  t.throws(() => stopTokens({ eos_token_id: "x" }, {}), {
+    message:
+      `Cannot read the checkpoint: 'eos_token_id' is "x". It must be a token id or a list of them`,
+  });
+  t.end();
+});
+
+t.test("chooseBounds() keeps what is given and rounds the rest up", (t) => {
+  const need = { tokens: 300, sequences: 3, context: 300 };
+  t.strictSame(chooseBounds(need, {}, 4096), {
+    maxTokens: 512,
+    maxSequences: 4,
+    maxContext: 512,
+  });
+  t.strictSame(chooseBounds(need, { maxTokens: 7, maxContext: 9 }, 100), {
+    maxTokens: 7,
+    maxSequences: 4,
+    maxContext: 9,
+  });
+  t.equal(chooseBounds(need, {}, 100).maxContext, 100);
+  t.end();
+});
+
+t.test("chooseAdapter() prefers hardware", (t) => {
+  const adapter = (
+    number: number,
+    type: "hardware" | "software",
+  ): GpuAdapter => ({
+    ...{ number, type, name: `a${number}`, vendor: "", architecture: "" },
+    ...{ description: "", limits: {}, features: [] },
+    request: () => Promise.reject(new Error("not asked for")),
+  });
+  const list = [adapter(0, "software"), adapter(1, "hardware")];
+  t.equal(chooseAdapter(list).adapter.number, 1);
+  t.equal(chooseAdapter(list.slice(0, 1)).adapter.number, 0);
+  t.throws(() => chooseAdapter([]), { name: "MachineError" });
+  t.end();
+});

@@ -1,0 +1,152 @@
+// Published families: configurations, their defaults and errors, and what is traced.
+import { readFileSync } from "node:fs";
+import t from "tap";
+import { trace } from "../compiler/mod.ts";
+import { type Config, publishedModel } from "../models/mod.ts";
+
+const BOUNDS = { maxTokens: 8, maxSequences: 2, maxContext: 16 };
+
+function configOf(name: string): Config {
+  return JSON.parse(readFileSync(
+    new URL(`references/${name}/config.json`, import.meta.url),
+    "utf8",
+  ));
+}
+
+t.test("publishedModel() names tensors as the checkpoints do", (t) => {
+  for (const name of ["olmoe-16e", "mixtral-8e", "mixtral-6e"]) {
+    const file = readFileSync(
+      new URL(`references/${name}/model.safetensors`, import.meta.url),
+    );
+    const length = Number(file.readBigUInt64LE(0));
+    const header = JSON.parse(file.toString("utf8", 8, 8 + length)) as {
+      [tensor: string]: { shape: number[] };
+    };
+    const { decoder, build } = publishedModel(configOf(name));
+    const graph = trace(build(BOUNDS));
+    const wanted = new Map<string, number[]>();
+    for (const node of graph.nodes) {
+      if (node.primitive !== "param") continue;
+      const shape = node.axes.map((axis) => graph.axes[axis]!.size);
+      const stacked = node.params.stack !== undefined;
+      for (let i = 0; i < (stacked ? decoder.experts : 1); i++) {
+        wanted.set(
+          node.params.name.replace("{expert}", String(i)),
+          stacked ? shape.slice(1) : shape,
+        );
+      }
+    }
+    const found = Object.entries(header).filter(([k]) => k !== "__metadata__")
+      .map(([key, { shape }]) => [key, shape]);
+    t.strictSame(
+      Object.fromEntries([...wanted].sort()),
+      Object.fromEntries(found.sort()),
+      name,
+    );
+  }
+  t.end();
+});
+
+t.test("a tied checkpoint uses its embedding twice", (t) => {
+  const config = { ...configOf("olmoe-16e"), tie_word_embeddings: true };
+  const graph = trace(publishedModel(config).build(BOUNDS));
+  const names = graph.nodes.flatMap((node) =>
+    node.primitive === "param" ? [node.params.name] : []
+  );
+  t.notOk(names.includes("lm_head.weight"));
+  t.equal(names.filter((n) => n === "model.embed_tokens.weight").length, 1);
+  t.end();
+});
+
+t.test("defaults of a family stand in for fields that config.json leaves out", (t) => {
+  const olmoe = publishedModel({ architectures: ["OlmoeForCausalLM"] }).decoder;
+  t.match(olmoe, { layers: 16, experts: 64, expertsPerToken: 8, theta: 1e4 });
+  t.equal(olmoe.preset, "olmoe");
+  const mixtral =
+    publishedModel({ architectures: ["MixtralForCausalLM"] }).decoder;
+  t.match(mixtral, { layers: 32, experts: 8, kvHeads: 8, theta: 1e6 });
+  t.equal(mixtral.window, undefined);
+  t.end();
+});
+
+t.test("fields that change the model reach it", (t) => {
+  const olmoe = { ...configOf("olmoe-16e"), clip_qkv: 3, norm_topk_prob: true };
+  const { decoder, build } = publishedModel(olmoe);
+  t.equal(decoder.preset, "mixtral");
+  const limits = trace(build(BOUNDS)).nodes.filter((node) =>
+    node.primitive === "map" &&
+    ["minimum", "maximum"].includes(node.params.verb)
+  );
+  t.equal(limits.length, 12, "two for each of q, k and v in two layers");
+  const mixtral = { ...configOf("mixtral-8e"), sliding_window: 5 };
+  const attention = trace(publishedModel(mixtral).build(BOUNDS)).nodes.find(
+    (node) => node.primitive === "attention",
+  );
+  t.match(attention, { params: { window: 5 } });
+  const moved = {
+    ...configOf("mixtral-8e"),
+    rope_theta: undefined,
+    rope_parameters: { rope_type: "default", rope_theta: 77 },
+  };
+  t.equal(publishedModel(moved).decoder.theta, 77);
+  t.end();
+});
+
+const WRONG: readonly (readonly [object, string])[] = [
+  [
+    { architectures: ["LlamaForCausalLM"] },
+    "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'MixtralForCausalLM', 'OlmoeForCausalLM'",
+  ],
+  [
+    { architectures: [] },
+    "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'MixtralForCausalLM', 'OlmoeForCausalLM'",
+  ],
+  [
+    { num_hidden_layers: 0 },
+    "Cannot read config.json: 'num_hidden_layers' is 0. It must be an integer of at least 1",
+  ],
+  [
+    { hidden_size: "64" },
+    `Cannot read config.json: 'hidden_size' is "64". It must be an integer of at least 1`,
+  ],
+  [
+    { num_attention_heads: 5 },
+    "Cannot read config.json: 'hidden_size' is 64, which is no multiple of 'num_attention_heads', 5. Check the file",
+  ],
+  [
+    { num_experts_per_tok: 17 },
+    "Cannot read config.json: 'num_experts_per_tok' is 17, and there are 16 experts. Check the file",
+  ],
+  [
+    { hidden_act: "gelu" },
+    `Cannot read config.json: 'hidden_act' is "gelu". It must be "silu", the only one built`,
+  ],
+  [
+    { rope_scaling: { type: "yarn" } },
+    `Cannot read config.json: 'rope_scaling' is "yarn". It must be of type 'default', the only one built`,
+  ],
+  [
+    { rms_norm_eps: -1 },
+    "Cannot read config.json: 'rms_norm_eps' is -1. It must be a number above 0",
+  ],
+  [
+    { norm_topk_prob: "no" },
+    `Cannot read config.json: 'norm_topk_prob' is "no". It must be true or false`,
+  ],
+  [
+    { num_attention_heads: 64 },
+    "Cannot read config.json: heads have 1 elements, an odd number. Check the file",
+  ],
+];
+
+t.test("publishedModel() refuses configurations that it cannot build", (t) => {
+  for (const [change, message] of WRONG) {
+    const config = {
+      ...configOf("olmoe-16e"),
+      num_key_value_heads: undefined,
+      ...change,
+    };
+    t.throws(() => publishedModel(config), { name: "DataError", message });
+  }
+  t.end();
+});
