@@ -69,6 +69,14 @@ t.test("every example type-checks", (t) => {
   t.end();
 });
 
+t.test("the model in spec/language.md type-checks", (t) => {
+  const text = readFileSync(resolve(ROOT, "spec/language.md"), "utf8");
+  const code = /```ts\n(.*?)```/s.exec(text)?.[1] ?? "";
+  t.match(code, /export const layer/);
+  t.strictSame(errorsOf(programOf("test/examples.ts", () => code)), []);
+  t.end();
+});
+
 for (const { name, examples } of verbs) {
   t.test(`${name}() does what its example says`, (t) => {
     for (const code of examples) {

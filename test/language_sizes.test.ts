@@ -3,13 +3,17 @@
 import t from "tap";
 import {
   add,
+  combine,
   concat,
+  dot,
+  map,
   merge,
   model,
   rename,
   rope,
   route,
   slice,
+  softmax,
   split,
   sum,
   type Tensor,
@@ -143,5 +147,40 @@ t.test("declarations are checked", (t) => {
     })),
     "Cannot add 'undefined': expected a tensor",
   );
+  t.end();
+});
+
+t.test("callers without types get sentences, not crashes", (t) => {
+  const none = undefined as never;
+  const x = (m: M) => m.input("x", "token embed");
+  const cases: [(m: M) => unknown, string][] = [
+    [
+      (m) => m.input("x", none),
+      "Cannot declare 'undefined': the model has no axis 'undefined'",
+    ],
+    [
+      (m) => dot(x(m), m.param("w", "ffn embed"), none),
+      "Cannot dot 'token embed' with 'ffn embed' over 'undefined': expected 'embed'",
+    ],
+    [
+      (m) => softmax(x(m), none),
+      "Cannot softmax 'token embed' over 'undefined': expected 'token' or 'embed'",
+    ],
+    [
+      (m) => map(none, x(m)),
+      "Cannot map: the first argument is not a function",
+    ],
+    [
+      (m) => combine(x(m) as never, x(m) as never),
+      "Cannot combine: the second operand is not a routing",
+    ],
+    [
+      (m) => split(x(m), "embed", none),
+      "Cannot size axis 'undefined': the model does not declare it. Declare it in 'model'",
+    ],
+  ];
+  for (const [call, message] of cases) {
+    t.equal(mistake((m) => ({ y: call(m) as Tensor })), message);
+  }
   t.end();
 });

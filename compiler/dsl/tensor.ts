@@ -129,7 +129,7 @@ export function apply<P extends Primitive, A extends string, D extends DType>(
   return wrap(node as Node, trace);
 }
 
-/** Names in `"token embed"`. */
+/** Names in `"token embed"`. Callers without types get their value quoted in a message, not a crash. */
 export function names(axes: string): string[] {
-  return axes === "" ? [] : axes.split(" ");
+  return axes === "" ? [] : String(axes).split(" ");
 }

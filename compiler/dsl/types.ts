@@ -4,8 +4,6 @@
  * the bare type parameter in one branch, every checking position is `NoInfer`, and no union is put into a template.
  */
 
-import type { DType } from "../../spec/dtype.ts";
-
 /** `"token" | "embed"` from `"token embed"`. */
 export type Axis<S extends string> = S extends `${infer H} ${infer R}`
   ? H | Axis<R>
@@ -247,8 +245,3 @@ export type CanCombine<
 > = A extends `${E} ${S} ${string}` | `${E} ${S}` ? Ok
   : string extends A ? Ok
   : `Cannot combine '${A}': expected '${E} ${S} …', the axes its routing dispatched to`;
-
-/** `Ok` if the dtype is `Want`. */
-export type CanType<D extends DType, Want extends DType, Ok> = [D] extends
-  [Want] ? Ok
-  : `Cannot take dtype '${D}': expected '${Want}'`;
