@@ -122,13 +122,13 @@ export function boundOf(
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
 }
 
-/** Bytes of buffers of some kinds on a rank. */
-export function bytesOfKinds(
-  plan: Plan,
-  rank: number,
-  kinds: readonly string[],
-): number {
-  return Object.values(plan.buffers)
-    .filter((buffer) => kinds.includes(buffer.kind))
-    .reduce((n, buffer) => n + storedBytesOf(buffer, rank), 0);
+/** Bytes of buffers of some kinds, by rank. */
+export function bytesOfKinds(plan: Plan, kinds: readonly string[]): number[] {
+  const buffers = Object.values(plan.buffers)
+    .filter((buffer) => kinds.includes(buffer.kind));
+  return Array.from(
+    { length: plan.ranks },
+    (_, rank) =>
+      buffers.reduce((n, buffer) => n + storedBytesOf(buffer, rank), 0),
+  );
 }

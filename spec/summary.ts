@@ -27,10 +27,7 @@ function rangeText(values: readonly number[]): string {
 /** Ranks, experts, memory, bytes per token and steps of a plan, in a few lines. */
 export function summarizePlan(plan: Plan): string {
   const facts = collectFacts(plan);
-  const onRanks = (value: (rank: number) => number) =>
-    rangeText(facts.everyRank.map(value));
-  const kinds = (...names: string[]) =>
-    onRanks((rank) => bytesOfKinds(plan, rank, names));
+  const kinds = (...names: string[]) => rangeText(bytesOfKinds(plan, names));
   const steps = plan.programs.map(({ name, steps }) =>
     `${steps.length} steps in ${name}`
   );
@@ -38,7 +35,7 @@ export function summarizePlan(plan: Plan): string {
     `ranks: ${plan.ranks} (mesh ${meshText(plan)})`,
     ...expertLines(facts),
     `memory per rank: ${
-      onRanks((rank) => onRank(plan.peakBytes, rank))
+      rangeText(facts.everyRank.map((rank) => onRank(plan.peakBytes, rank)))
     } (weights ${kinds("weight")}, states ${kinds("state")})`,
     ...trafficLines(facts),
     `work: ${steps.join(", ")}, ${Object.keys(plan.kernels).length} kernels`,
@@ -81,7 +78,6 @@ function trafficLines(facts: Facts): string[] {
       for (const routing of routings) {
         const exchanges = verb === "dispatch" ? routing.forward : routing.back;
         for (const { step } of exchanges) {
-          if (step.op !== "allToAll") continue;
           const bytes = choicesOf(facts, routing) * step.rowBytes;
           const positions = positionsOver(facts.plan.mesh, step.over);
           most += bytes;

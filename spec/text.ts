@@ -88,20 +88,6 @@ function formatAxes(plan: Plan): string[] {
   ];
 }
 
-/** Bytes of scratch memory on a rank: what allocations hold besides buffers that last. */
-function scratchBytes(plan: Plan, rank: number): number {
-  const lasting = bytesOfKinds(plan, rank, [
-    "input",
-    "weight",
-    "state",
-    "const",
-    "rope",
-    "counts",
-    "output",
-  ]);
-  return onRank(plan.peakBytes, rank) - lasting;
-}
-
 /** Axes that are placed by table, with the ids that a rank holds. */
 function heldBy(plan: Plan, rank: number): string {
   return Object.entries(plan.axes).flatMap(([name, { table, over }]) =>
@@ -129,18 +115,20 @@ function formatRanks(plan: Plan): string[] {
     "staging host",
     "holds",
   ];
+  const columns = [["weight"], ["state"], ["input", "output"], [
+    "const",
+    "rope",
+    "counts",
+  ]].map((kinds) => bytesOfKinds(plan, kinds));
   const rows = Array.from({ length: plan.ranks }, (_, rank) => {
-    const kinds = (...names: string[]) =>
-      digits(bytesOfKinds(plan, rank, names));
+    const peak = onRank(plan.peakBytes, rank);
+    const lasting = columns.map((bytes) => bytes[rank]!);
+    // Scratch buffers share allocations: what is not lasting is theirs.
+    const scratch = lasting.reduce((rest, bytes) => rest - bytes, peak);
     return [
       `${rank}`,
       coordinates(plan.mesh, rank).join(","),
-      digits(onRank(plan.peakBytes, rank)),
-      kinds("weight"),
-      kinds("state"),
-      kinds("input", "output"),
-      kinds("const", "rope", "counts"),
-      digits(scratchBytes(plan, rank)),
+      ...[peak, ...lasting, scratch].map(digits),
       digits(onRank(plan.staging.local, rank)),
       digits(onRank(plan.staging.host, rank)),
       heldBy(plan, rank),

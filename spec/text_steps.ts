@@ -27,7 +27,7 @@ export interface RoutingText {
 export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
   const exchange = facts.forward[0]?.step;
   const experts = Object.entries(plan.axes).filter(([, axis]) => axis.table);
-  const fits = exchange?.op === "allToAll"
+  const fits = exchange
     ? experts.filter(([, { table, over }]) =>
       over?.some((name) => exchange.over.includes(name)) &&
       table!.flat().length === exchange.splits.at(-1)
@@ -96,9 +96,7 @@ function headingOf(
 ): string {
   const { verb } = at.step.part!;
   const { facts, permutation } = routing;
-  const over = facts.forward[0]?.step.op === "allToAll"
-    ? facts.forward[0].step.over.join("+")
-    : "";
+  const over = facts.forward[0]?.step.over.join("+") ?? "";
   const rest = steps.slice(at.index);
   const first = (group: readonly StepFacts[]) =>
     group.find((step) => rest.includes(step));

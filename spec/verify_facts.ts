@@ -103,7 +103,11 @@ export function* collectives(
 }
 
 /** Groups of ranks over mesh axes, each by position. */
-export function groupsOver(mesh: Mesh, ranks: number, over: readonly string[]) {
+export function groupsOver(
+  mesh: Mesh,
+  ranks: number,
+  over: readonly string[],
+): number[][] {
   const groups = new Map<string, number[]>();
   const rest = mesh.map((axis) => axis.name).filter((n) => !over.includes(n));
   for (let rank = 0; rank < ranks; rank++) {

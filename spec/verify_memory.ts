@@ -16,7 +16,7 @@ import { buffersOf } from "./verify_structure.ts";
 export function checkBytes(
   { plan, buffers, everyRank }: Facts,
   report: Report,
-) {
+): void {
   const inhabited = new Set<number>();
   for (const [name, buffer] of buffers) {
     inhabited.add(buffer.allocation);

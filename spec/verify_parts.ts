@@ -1,7 +1,12 @@
 /** The steps of each routing, sorted by the part of dispatch or combine that they are. */
 
-import type { StepPart } from "./plan.ts";
+import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
 import type { ProgramFacts, StepFacts } from "./verify_facts.ts";
+
+/** The facts of a step of one kind. */
+export interface StepOf<S extends Step> extends StepFacts {
+  readonly step: S;
+}
 
 /** The parts of one routing in one program, each in the order of steps. */
 export interface RoutingFacts {
@@ -12,18 +17,28 @@ export interface RoutingFacts {
   readonly all: readonly StepFacts[];
   readonly count: readonly StepFacts[];
   readonly permute: readonly StepFacts[];
-  readonly gather: readonly StepFacts[];
-  readonly forward: readonly StepFacts[];
+  readonly gather: readonly StepOf<AllGatherStep>[];
+  readonly forward: readonly StepOf<AllToAllStep>[];
   readonly regroup: readonly StepFacts[];
-  readonly back: readonly StepFacts[];
+  readonly back: readonly StepOf<AllToAllStep>[];
   readonly combine: readonly StepFacts[];
 }
 
-const isPart = (
+function isPart(
   at: StepFacts,
   verb: StepPart["verb"],
   part: StepPart["part"],
-): boolean => at.step.part?.verb === verb && at.step.part.part === part;
+): boolean {
+  return at.step.part?.verb === verb && at.step.part.part === part;
+}
+
+function isGather(at: StepFacts): at is StepOf<AllGatherStep> {
+  return at.step.op === "allGather";
+}
+
+function isExchange(at: StepFacts): at is StepOf<AllToAllStep> {
+  return at.step.op === "allToAll";
+}
 
 /** The routings of a plan by program. */
 export function routingsOf(
@@ -49,10 +64,10 @@ export function routingsOf(
         all,
         count: of("dispatch", "count"),
         permute: of("dispatch", "permute"),
-        gather: of("dispatch", "exchange counts"),
-        forward: of("dispatch", "exchange"),
+        gather: of("dispatch", "exchange counts").filter(isGather),
+        forward: of("dispatch", "exchange").filter(isExchange),
         regroup: of("dispatch", "regroup"),
-        back: of("combine", "exchange"),
+        back: of("combine", "exchange").filter(isExchange),
         combine: of("combine", "combine"),
       });
     }

@@ -14,11 +14,11 @@ import {
   placeOf,
   type Report,
   type StepFacts,
-  width,
 } from "./verify_facts.ts";
 
-const titleOf = (routing: RoutingFacts) =>
-  `route by routing ${routing.number} of program '${routing.program}'`;
+function titleOf(routing: RoutingFacts): string {
+  return `route by routing ${routing.number} of program '${routing.program}'`;
+}
 
 /** The op that each part is. */
 const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
@@ -69,6 +69,13 @@ export function checkParts(facts: Facts, report: Report): void {
       if (steps.length === 0) report(title, `it has no '${name}'`, first);
     }
     if (stages.some(([, steps]) => steps.length === 0)) continue;
+    if (!far && tablesOver(facts, []).length === 0) {
+      report(
+        title,
+        "its experts lie on several ranks and it has no 'exchange'",
+        first,
+      );
+    }
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
@@ -134,20 +141,17 @@ export function checkOwned(facts: Facts, report: Report): void {
   }
 }
 
-const exchangeOf = (at: StepFacts) => at.step as AllToAllStep;
-
 /** All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. */
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const exchanges = [...routing.forward, ...routing.back]
-      .filter((at) => at.step.op === "allToAll");
+    const exchanges = [...routing.forward, ...routing.back];
     const gather = routing.gather[0];
     const first = exchanges[0];
-    if (!first || gather?.step.op !== "allGather") continue;
-    const model = exchangeOf(first);
+    if (!first || !gather) continue;
+    const model = first.step;
     for (const at of exchanges) {
-      const step = exchangeOf(at);
+      const step = at.step;
       const fail = (because: string) => report(title, because, at);
       if (step.counts !== gather.step.to) {
         fail(
@@ -185,7 +189,7 @@ export function checkTransposed(facts: Facts, report: Report): void {
       );
     }
     const counted = routing.count.some((at) =>
-      at.writes.includes((gather.step as { from: string }).from)
+      at.writes.includes(gather.step.from)
     );
     if (!counted) {
       report(title, "the counts that are exchanged are not its own", gather);
@@ -252,13 +256,13 @@ export function checkHome(facts: Facts, report: Report): void {
         continue;
       }
       const start = exchange ?? at;
-      const arrived = exchange ? [exchangeOf(exchange).to] : at.writes;
+      const arrived = exchange ? [exchange.step.to] : at.writes;
       if (!reaches(routing.steps.slice(start.index + 1), arrived, combine)) {
         report(title, `'${arrived.join("', '")}' reaches no combine`, start);
       }
     }
     for (const at of back) {
-      const { to } = exchangeOf(at);
+      const { to } = at.step;
       if (!combine.some((c) => c.index > at.index && c.reads.includes(to))) {
         report(title, `what comes back in '${to}' is not combined`, at);
       }
@@ -293,7 +297,6 @@ export function checkCapacity(facts: Facts, report: Report): void {
     if (name === undefined) continue;
     const permutation = facts.buffers.get(name)!;
     for (const at of [...routing.forward, ...routing.back]) {
-      if (at.step.op !== "allToAll") continue;
       const fault = capacityFault(facts, at, at.step, permutation);
       if (fault !== undefined) report(titleOf(routing), fault, at);
     }
@@ -361,13 +364,8 @@ export function checkRegroup(facts: Facts, report: Report): void {
       if (!at.reads.some((name) => made.includes(name))) {
         report(titleOf(routing), "it groups rows by other counts", at);
       }
-      const over = forward[0]?.step.op === "allToAll"
-        ? forward[0].step.over
-        : [];
-      if (
-        width(facts, over) > 1 &&
-        !at.reads.includes(exchangeOf(forward[0]!).position)
-      ) {
+      const exchange = forward[0]?.step;
+      if (exchange && !at.reads.includes(exchange.position)) {
         report(titleOf(routing), "it groups rows of another position", at);
       }
     }

@@ -342,4 +342,21 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     received.axes[0]!.size = 32;
     received.bytes = 32 * 64;
   }),
+  broken(
+    "experts elsewhere and no exchange",
+    "parts",
+    COUNT,
+    /several ranks/,
+    (p) => {
+      for (const index of [BACK, EXCHANGE, COUNTS]) steps(p).splice(index, 1);
+      for (const step of steps(p)) {
+        if (step.op !== "launch") continue;
+        for (const [binding, buffer] of Object.entries(step.bindings)) {
+          if (buffer === "received") step.bindings[binding] = "sent";
+          if (buffer === "countsAll") step.bindings[binding] = "counts";
+          if (buffer === "returned") step.bindings[binding] = "dot.2";
+        }
+      }
+    },
+  ),
 ];
