@@ -15,6 +15,7 @@ import { RankMemory } from "./memory.ts";
 import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
+import { reuseCounts, type RunCounts } from "./run_counts.ts";
 import { dealAxes, type Residence } from "./shard.ts";
 import {
   rankStatistics,
@@ -110,6 +111,7 @@ class LoadedSession implements Session {
   readonly #tracer: Tracer | undefined;
   readonly #countsBuffers: readonly string[];
   readonly #residences = new Map<string, Residence>();
+  #counts: RunCounts = [];
   #running = false;
 
   constructor(
@@ -177,7 +179,8 @@ class LoadedSession implements Session {
     try {
       const lengths = checkInputs(this.#plan, program, inputs);
       const axes = dealAxes(this.#plan, lengths, inputs, this.#residences);
-      const counts = countsOf(this.#plan, axes);
+      const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
+      this.#counts = counts;
       for (const memory of this.#ranks) {
         this.#writeCounts(memory, counts[memory.rank]!);
         for (const [input, port] of Object.entries(program.inputs)) {

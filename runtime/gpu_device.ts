@@ -106,6 +106,8 @@ class GpuDevice implements Device {
   readonly #waits = new Set<(error: MachineError) => void>();
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
+  /** The pipeline that is set in the pass: ranks that share a device launch the same kernel one after the other. */
+  #current: GpuPipeline | undefined;
   #failure: MachineError | undefined;
   #destroyed = false;
   readonly timings?: () => Promise<LaunchTiming[]>;
@@ -195,10 +197,16 @@ class GpuDevice implements Device {
     } else if (!pass) {
       pass = this.#pass = this.#encode().beginComputePass();
     }
-    pass!.setPipeline(pipeline.gpu);
+    if (pipeline !== this.#current) {
+      pass!.setPipeline(pipeline.gpu);
+      this.#current = pipeline;
+    }
     pass!.setBindGroup(0, pipeline.bind(buffers, memory));
     pass!.dispatchWorkgroups(x, y, z);
-    if (this.#timer) pass!.end();
+    if (this.#timer) {
+      pass!.end();
+      this.#current = undefined;
+    }
   }
 
   copy(
@@ -266,6 +274,7 @@ class GpuDevice implements Device {
   #endPass(): void {
     this.#pass?.end();
     this.#pass = undefined;
+    this.#current = undefined;
   }
 
   #submit(): void {

@@ -61,8 +61,13 @@ export class Tracer {
         const before = part.ranks.map((rank) => total(sent[rank]!));
         const start = this.#now();
         await part.carryOut(counts);
-        const timings = await finish(part.ranks.map((rank) => ranks[rank]!));
+        const here = part.ranks.map((rank) => ranks[rank]!);
+        const timed = here.every(({ device }) => device.timings);
+        const timings = await finish(here);
         const duration = this.#now() - start;
+        const span = spanOf(timings);
+        // Zero workgroups: nothing was started.
+        if (step.op === "launch" && span === undefined && timed) return;
         for (const [i, rank] of part.ranks.entries()) {
           const args = {
             ...(step.op === "launch" ? { kernel: step.kernel } : {}),
@@ -75,7 +80,6 @@ export class Tracer {
           };
           const name = step.label ??
             (step.op === "launch" ? step.kernel : step.op);
-          const span = spanOf(timings);
           this.#add(
             rank,
             name,
