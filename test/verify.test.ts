@@ -114,9 +114,9 @@ t.test("verifyPlanText() never throws", async (t) => {
         ? 1
         : 0;
     }),
-    { numRuns: 300, seed: 7 },
+    { numRuns: 150, seed: 7 },
   );
-  t.ok(reported > 200, `${reported} of 300 were rejected`);
+  t.ok(reported > 100, `${reported} of 150 were rejected`);
 });
 
 t.test("verifyPlan() takes deep and wide documents in its stride", async (t) => {
