@@ -20,6 +20,7 @@ import type { Graph, Lambda, Node, ScalarFunction } from "../../graph/graph.ts";
 import type { MatmulTile } from "../../kernels/matmul.ts";
 import type { Fusion } from "../fuse.ts";
 import { axisSize, localBound, perRank, type Placed } from "../place.ts";
+import { tidyGrid } from "./grid.ts";
 import type { RouteResults } from "./route.ts";
 import type { KernelScope } from "./scope.ts";
 
@@ -304,7 +305,7 @@ export function addLaunch(
     ranks: "all",
     kernel: addKernel(lowering, kernel),
     bindings: Object.fromEntries(bindings),
-    workgroups: launch.workgroups,
+    workgroups: tidyGrid(lowering.placed, launch.workgroups),
     ...about(node, launch.part),
   });
 }

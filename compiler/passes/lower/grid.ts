@@ -1,0 +1,28 @@
+/** Launch grids without what can never matter: a fold over two dimensions where one suffices for the longest input. */
+
+import { boundOf } from "../../../spec/bytes.ts";
+import type { Size } from "../../../spec/size.ts";
+import { type Grid, GRID_LIMIT } from "../../kernels/kernel.ts";
+import type { Placed } from "../place.ts";
+
+/** The same grid in fewer words. `ceil(n / limit)` becomes 1: where n is 0, the other dimension is too, and nothing starts. */
+export function tidyGrid(placed: Placed, [x, y, z]: Grid): Grid {
+  return [tidy(placed, x), tidy(placed, y), tidy(placed, z)];
+}
+
+function tidy(placed: Placed, size: Size): Size {
+  if (typeof size === "number") return size;
+  if ("min" in size) {
+    const [value, limit] = size.min;
+    return limit === GRID_LIMIT && boundOf(value!, placed) <= GRID_LIMIT
+      ? value!
+      : size;
+  }
+  if ("ceilDiv" in size) {
+    const [value, limit] = size.ceilDiv;
+    return limit === GRID_LIMIT && boundOf(value, placed) <= GRID_LIMIT
+      ? 1
+      : size;
+  }
+  return size;
+}
