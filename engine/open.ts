@@ -5,6 +5,7 @@ import {
   type CompileOptions,
   DataError,
   type Placement,
+  PlacementError,
 } from "../compiler/mod.ts";
 import type { Bounds } from "../models/mod.ts";
 import {
@@ -15,8 +16,9 @@ import {
   type Tracer,
 } from "../runtime/mod.ts";
 import { assertLegal } from "../spec/mod.ts";
-import type { Mesh } from "../spec/mesh.ts";
+import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
+import { MAX_RANKS } from "../spec/schema.ts";
 import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
 import { listWeightFiles } from "./checkpoint.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
@@ -124,6 +126,7 @@ async function planWith(
     return target.plan;
   }
   const mesh = options.mesh ?? [{ name: "ep", size: 1 }];
+  checkRanks(mesh);
   const compileOptions: CompileOptions = {
     mesh: Object.fromEntries(mesh.map(({ name, size }) => [name, size])),
     weights: storedDTypes(tensors),
@@ -134,6 +137,14 @@ async function planWith(
   const plan = await compile(modelOf(target, options), compileOptions);
   assertLegal(plan);
   return plan;
+}
+
+function checkRanks(mesh: Mesh): void {
+  const ranks = rankCount(mesh);
+  if (ranks <= MAX_RANKS) return;
+  throw new PlacementError(
+    `Cannot use a mesh of ${ranks} ranks: a plan has at most ${MAX_RANKS}. Make the mesh smaller`,
+  );
 }
 
 function modelOf(

@@ -56,11 +56,8 @@ export async function readPlan(
 ): Promise<Plan> {
   const { plan, errors } = verifyPlanText(await files.readText(path));
   if (plan === undefined || errors.length > 0) {
-    throw new PlanError(
-      `Cannot run '${path}': ${errors[0]!.message}${
-        errors.length > 1 ? ` (and ${errors.length - 1} more)` : ""
-      }`,
-    );
+    const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
+    throw new PlanError(`${errors[0]!.message}${more}`);
   }
   return plan;
 }

@@ -17,15 +17,14 @@ const STORED: { readonly [dtype: string]: StoredDType } = {
 /** Buffers and copies that published checkpoints hold besides their parameters. */
 const HARMLESS = /\.rotary_emb\.inv_freq$|^lm_head\.weight$/;
 
-/** The stored dtype of every tensor that could be a weight. */
+/** The tensors that are stored in 16 bits, for the compiler; all others must be of the type that is computed in. */
 export function storedDTypes(
   tensors: TensorDirectory,
 ): { readonly [tensor: string]: StoredDType } {
   return Object.fromEntries(
-    [...tensors].flatMap(([name, { dtype }]) => {
-      const stored = STORED[dtype];
-      return stored ? [[name, stored]] : [];
-    }),
+    [...tensors].flatMap(([name, { dtype }]) =>
+      dtype === "F16" || dtype === "BF16" ? [[name, STORED[dtype]!]] : []
+    ),
   );
 }
 
@@ -85,11 +84,7 @@ function checkTensor(
   }
   if (STORED[found.dtype] !== weight.stored) {
     throw new DataError(
-      `Cannot load '${where}': tensor '${name}' is ${found.dtype}, and the plan was made for ${weight.stored.toUpperCase()}. ${
-        STORED[found.dtype]
-          ? "Compile the model again for these weights"
-          : "Weights can be F32, F16, BF16, I32 or U32"
-      }`,
+      `Cannot load '${where}': tensor '${name}' is ${found.dtype}, and the plan wants ${weight.stored.toUpperCase()}. Store it so, or compile the model again for these weights`,
     );
   }
 }

@@ -1,0 +1,244 @@
+// The command line: what it cannot understand is exit code 2, and what each command prints.
+import { spawn } from "node:child_process";
+import { openSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { type Finished, switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const MIXTRAL = checkpointFolder("mixtral-6e");
+const LAYER = fileURLToPath(new URL("../examples/layer.ts", import.meta.url));
+const BIN = fileURLToPath(new URL("../bin/switchyard.mjs", import.meta.url));
+
+const USAGE: readonly (readonly [string, string])[] = [
+  ["", "Cannot run 'switchyard': there is no command. See 'switchyard --help'"],
+  [
+    "fly",
+    "Cannot run the command: unknown command 'fly'. See 'switchyard --help'",
+  ],
+  [
+    "plan",
+    "Cannot run the command: missing required argument 'model'. See 'switchyard --help'",
+  ],
+  [
+    "plan x.ts --fast",
+    "Cannot run the command: unknown option '--fast'. See 'switchyard --help'",
+  ],
+  [
+    "plan x.ts --mesh",
+    "Cannot run the command: option '--mesh <axes>' argument missing. See 'switchyard --help'",
+  ],
+  [
+    "plan x.ts y.ts",
+    "Cannot run the command: too many arguments for 'plan'. Expected 1 argument but got 2. See 'switchyard --help'",
+  ],
+  [
+    "run x.ts --outputs y",
+    "Cannot run the command: required option '--inputs <file>' not specified. See 'switchyard --help'",
+  ],
+  [
+    "run x.ts --inputs y",
+    "Cannot run the command: required option '--outputs <file>' not specified. See 'switchyard --help'",
+  ],
+  [
+    "plan x.ts --mesh ep",
+    "Cannot use --mesh 'ep'. Give AXIS=SIZE, such as ep=4,dp=2",
+  ],
+  [
+    "plan x.ts --mesh ep=4,",
+    "Cannot use --mesh 'ep=4,'. Give AXIS=SIZE, such as ep=4,dp=2",
+  ],
+  [
+    "plan x.ts --mesh ep=0",
+    "Cannot use --mesh 'ep=0': the size of 'ep' is '0'. Give a whole number of at least 1",
+  ],
+  [
+    "plan x.ts --mesh ep=2,ep=2",
+    "Cannot use --mesh 'ep=2,ep=2': 'ep' is there twice. Give it once",
+  ],
+  [
+    "plan x.ts --place expert",
+    "Cannot use --place 'expert'. Give TENSORAXIS=MESHAXIS, such as expert=ep,token=dp+ep",
+  ],
+  [
+    "plan x.ts --place token=dp+",
+    "Cannot use --place 'token=dp+'. Give TENSORAXIS=MESHAXIS, such as expert=ep,token=dp+ep",
+  ],
+  [
+    "plan x.ts --max-tokens 1.5",
+    "Cannot use --max-tokens '1.5'. Give a whole number from 1 to 4294967295",
+  ],
+  [
+    "run x.ts --inputs a --outputs b --devices many",
+    "Cannot use --devices 'many'. Give shared, separate, mpi",
+  ],
+  [
+    "run x.ts --inputs a --outputs b --adapter fast",
+    "Cannot use --adapter 'fast'. Give auto, cpu, or numbers from 'switchyard devices', such as 0,1",
+  ],
+  [
+    "generate x",
+    "Cannot generate: there is no prompt. Give --prompt TEXT or --tokens IDS",
+  ],
+  [
+    "generate x --tokens 1,b",
+    "Cannot use --tokens '1,b'. Give token ids, such as 1,2,3",
+  ],
+  [
+    "generate x --tokens 1 --max-new-tokens 0",
+    "Cannot use --max-new-tokens '0'. Give a whole number from 1 to 4294967295",
+  ],
+  [
+    "generate x --tokens 1 --temperature 0",
+    "Cannot use --temperature '0'. Give a number above 0",
+  ],
+  [
+    "generate x --tokens 1 --temperature 1 --top-p 1.1",
+    "Cannot use --top-p '1.1'. Give a number above 0, at most 1",
+  ],
+  [
+    "generate x --tokens 1 --top-k 4",
+    "Cannot use --top-k without --temperature: tokens are then chosen greedily. Give --temperature",
+  ],
+  [
+    "generate x --tokens 1 --seed -1",
+    "Cannot use --seed '-1'. Give a whole number from 0 to 4294967295",
+  ],
+  [
+    `plan ${LAYER} --max-tokens 3`,
+    "Cannot use --max-tokens with a model file: its bounds are in the file. Leave it out",
+  ],
+  [
+    `run ${MIXTRAL} --inputs a --outputs b --adapter 0,1`,
+    "Cannot use --adapter 0,1 with shared devices: all ranks are on one. Give one number, or --devices separate",
+  ],
+];
+
+t.test("a command line that cannot be understood is exit code 2", async (t) => {
+  for (const [line, message] of USAGE) {
+    const { code, out, err } = await switchyard(
+      line.split(" ").filter(Boolean),
+    );
+    t.strictSame({ code, out, err }, { code: 2, out: "", err: `${message}\n` });
+  }
+});
+
+t.test("MPI is exit code 3", async (t) => {
+  const launch = await switchyard(["launch", "-n", "2", "--", "run", "x"]);
+  t.strictSame(launch, {
+    code: 3,
+    out: "",
+    err:
+      "Cannot launch ranks: MPI is not supported yet. Use --devices shared or separate\n",
+  });
+  const run = await switchyard(
+    `run ${MIXTRAL} --inputs a --outputs b --devices mpi`.split(" "),
+  );
+  t.equal(run.code, 3);
+  t.equal(
+    run.err,
+    "Cannot use --devices mpi: MPI is not supported yet. Use shared or separate\n",
+  );
+});
+
+t.test("help and version are exit code 0, on standard output", async (t) => {
+  for (const line of ["--help", "plan --help", "help run", "--version"]) {
+    const { code, out, err } = await switchyard(line.split(" "));
+    t.strictSame({ code, err }, { code: 0, err: "" }, line);
+    t.match(out, /Usage: switchyard|^\d+\.\d+\.\d+\n$/, line);
+  }
+});
+
+t.test("check prints nothing wrong of the examples", async (t) => {
+  const plain = await switchyard(["check", MIXTRAL]);
+  t.strictSame(plain, {
+    code: 0,
+    out: `${MIXTRAL} has no mistakes\n`,
+    err: "",
+  });
+  const json = await switchyard(["check", MIXTRAL, "--json"]);
+  t.strictSame(JSON.parse(json.out), { ok: true, errors: [] });
+});
+
+t.test("plan prints, writes a document, and verify reads it", async (t) => {
+  const file = path.join(temporaryFolder(t), "plan.json");
+  const text = await switchyard(
+    ["plan", MIXTRAL, "--mesh", "ep=4", "--out", file],
+  );
+  t.equal(text.code, 0);
+  t.match(text.out, /dispatch .* over ep/);
+  const json = await switchyard(["plan", MIXTRAL, "--mesh", "ep=4", "--json"]);
+  t.equal(json.out, readFileSync(file, "utf8"), "the same document");
+  const again = await switchyard(["plan", file]);
+  t.equal(again.out, text.out, "a saved plan prints alike");
+  t.strictSame(await switchyard(["verify", file]), {
+    code: 0,
+    out: `${file} is legal\n`,
+    err: "",
+  });
+  const verified = await switchyard(["verify", file, "--json"]);
+  t.strictSame(JSON.parse(verified.out), { ok: true, errors: [] });
+  const mesh = await switchyard(["plan", file, "--mesh", "ep=2"]);
+  t.strictSame([mesh.code, mesh.err], [
+    2,
+    "Cannot use --mesh with a plan: a plan has its mesh and its bounds. Leave it out, or compile the model again\n",
+  ]);
+});
+
+t.test("devices says which adapter would be used", async (t) => {
+  const { code, out } = await switchyard(["devices", "--json"]);
+  t.equal(code, 0);
+  const { adapters, chosen } = JSON.parse(out) as {
+    adapters: { number: number; limits: object; features: string[] }[];
+    chosen: { adapter: number; why: string } | null;
+  };
+  t.strictSame(adapters.map(({ number }) => number), [...adapters.keys()]);
+  if (adapters.length > 0) t.match(chosen, { why: /./ });
+  else t.equal(chosen, null);
+  const plain = await switchyard(["devices"]);
+  t.match(
+    plain.out,
+    adapters.length > 0 ? /^auto uses adapter \d/m : /no adapters/,
+  );
+});
+
+/** The real program, its standard output as given. */
+function spawned(
+  argv: readonly string[],
+  stdout: "pipe" | number,
+  use?: (child: ReturnType<typeof spawn>) => void,
+): Promise<Finished> {
+  const child = spawn(process.execPath, [BIN, ...argv], {
+    stdio: ["ignore", stdout, "pipe"],
+  });
+  let err = "";
+  child.stderr?.on("data", (data) => err += String(data));
+  use?.(child);
+  return new Promise((resolve) =>
+    child.on("close", (code) => resolve({ code: code ?? -1, out: "", err }))
+  );
+}
+
+t.test("a closed output pipe is exit code 0", async (t) => {
+  const finished = await spawned(
+    ["plan", MIXTRAL, "--json"],
+    "pipe",
+    (child) => child.stdout?.destroy(),
+  );
+  t.strictSame(finished, { code: 0, out: "", err: "" });
+});
+
+t.test("a full disk under standard output is exit code 3", {
+  skip: process.platform === "linux" ? false : "there is no /dev/full",
+}, async (t) => {
+  const finished = await spawned(
+    ["plan", MIXTRAL, "--json"],
+    openSync("/dev/full", "w"),
+  );
+  t.strictSame(finished, {
+    code: 3,
+    out: "",
+    err: "Cannot write 'standard output': the disk is full. Free some space\n",
+  });
+});

@@ -1,0 +1,121 @@
+/** The command line in process: what it prints, and its exit code. */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { cp, readFile, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { Writable } from "node:stream";
+import { nodeFiles } from "../../cli/files.ts";
+import type { CliIo } from "../../cli/io.ts";
+import { main } from "../../cli/main.ts";
+import type { FileSystem } from "../../engine/mod.ts";
+import { checkpointFolder } from "./checkpoints.ts";
+
+/** What a command left. */
+export interface Finished {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Run a command line in this process. */
+export async function switchyard(
+  argv: readonly string[],
+  files: FileSystem = nodeFiles(),
+): Promise<Finished> {
+  let out = "", err = "";
+  const io: CliIo = {
+    out: (text) => {
+      out += text;
+      return Promise.resolve();
+    },
+    err: (line) => {
+      err += `${line}\n`;
+    },
+    terminal: false,
+    errorStream: new Writable(),
+    files,
+    now: () => performance.now(),
+  };
+  const code = await main(argv, io);
+  return { code, out, err };
+}
+
+/** A folder that is removed at the end. */
+export function temporaryFolder(
+  t: { teardown(fn: () => void): unknown },
+): string {
+  const folder = mkdtempSync(path.join(tmpdir(), "switchyard-"));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A tensor of a safetensors file, as bytes. */
+export interface RawTensor {
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly data: Uint8Array;
+}
+
+/** The tensors of a safetensors file. */
+export async function readRaw(
+  file: string,
+): Promise<{ [name: string]: RawTensor }> {
+  const bytes = await readFile(file);
+  const length = Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.toString("utf8", 8, 8 + length)) as {
+    [name: string]: {
+      dtype: string;
+      shape: number[];
+      data_offsets: [number, number];
+    };
+  };
+  return Object.fromEntries(
+    Object.entries(header).filter(([name]) => name !== "__metadata__").map(
+      ([name, { dtype, shape, data_offsets: [from, to] }]) => [name, {
+        ...{ dtype, shape },
+        data: bytes.subarray(8 + length + from, 8 + length + to),
+      }],
+    ),
+  );
+}
+
+/** Write a safetensors file. */
+export async function writeRaw(
+  file: string,
+  tensors: { readonly [name: string]: RawTensor },
+): Promise<void> {
+  let end = 0;
+  const header = Object.entries(tensors).map(([name, tensor]) => {
+    const from = end;
+    end += tensor.data.length;
+    const { dtype, shape } = tensor;
+    return [name, { dtype, shape, data_offsets: [from, end] }];
+  });
+  const text = Buffer.from(JSON.stringify(Object.fromEntries(header)));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  const data = Object.values(tensors).map((tensor) => tensor.data);
+  await writeFile(file, Buffer.concat([length, text, ...data]));
+}
+
+/** Integers as a raw tensor. */
+export function integers(
+  shape: readonly number[],
+  values: readonly number[],
+): RawTensor {
+  return {
+    ...{ dtype: "I32", shape },
+    data: new Uint8Array(Int32Array.from(values).buffer),
+  };
+}
+
+/** A copy of a reference checkpoint that may be changed. */
+export async function copyCheckpoint(
+  name: string,
+  folder: string,
+): Promise<string> {
+  const to = path.join(folder, name);
+  await cp(checkpointFolder(name), to, { recursive: true });
+  return to;
+}
