@@ -159,3 +159,15 @@ export function f32(
 export function bytesOf(outputs: Tensors): string {
   return Buffer.from(writeSafetensors(outputs)).toString("base64");
 }
+
+/** A device with some of its methods replaced. */
+export function watchDevice(device: Device, methods: Partial<Device>): Device {
+  return new Proxy(device, {
+    get(target, key) {
+      const own: unknown = Reflect.get(methods, key);
+      if (own !== undefined) return own;
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}

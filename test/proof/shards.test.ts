@@ -1,0 +1,192 @@
+// Each rank's memory holds its own experts and no others: what the loader reads, how long the buffers are, and that nothing changes if all other experts are NaN.
+import t, { type Test } from "tap";
+import {
+  createNullDevice,
+  type Device,
+  type DeviceBuffer,
+  type FileSource,
+  type HostTensor,
+  openSafetensors,
+  RankMemory,
+  readTensor,
+  type TensorDirectory,
+  writeSafetensors,
+} from "../../runtime/mod.ts";
+import { loadWeights } from "../../runtime/weights.ts";
+import type { Plan } from "../../spec/plan.ts";
+import {
+  bytesOf,
+  compileCheckpoint,
+  openDevices,
+  openSession,
+  openWeights,
+  packedPrompts,
+  skip,
+  watchDevice,
+} from "../helpers/sessions.ts";
+
+/** Six experts: on four ranks two have two of them, two have one. */
+const CHECKPOINT = "mixtral-6e";
+const MESHES = [{ ep: 4 }, { dp: 2, ep: 2 }];
+const EXPERT = /\.experts\.(\d+)\./;
+
+/** The global ids of the experts on a rank. */
+function ownedBy(plan: Plan, rank: number): readonly number[] {
+  return plan.weights.find(({ pick }) => pick)!.pick!.index[rank]!;
+}
+
+/** Whether a tensor is one of the experts in `owned`, or no expert. */
+function isOwned(name: string, owned: readonly number[]): boolean {
+  const expert = EXPERT.exec(name)?.[1];
+  return expert === undefined || owned.includes(Number(expert));
+}
+
+/** The checkpoint as the file in which every expert that is not `owned` is NaN. */
+async function withoutOthers(
+  tensors: TensorDirectory,
+  owned: readonly number[],
+): Promise<TensorDirectory> {
+  const kept: { [name: string]: HostTensor } = {};
+  for (const [name, entry] of tensors) {
+    const tensor = await readTensor(entry);
+    if (!isOwned(name, owned)) tensor.data.fill(NaN);
+    kept[name] = tensor;
+  }
+  const bytes = writeSafetensors(kept);
+  return await openSafetensors([{
+    name: "without others",
+    size: bytes.length,
+    read: (offset, length) =>
+      Promise.resolve(bytes.subarray(offset, offset + length)),
+  }]);
+}
+
+for (const mesh of MESHES) {
+  const title = JSON.stringify(mesh);
+
+  t.test(`${title}: NaN in every other expert changes nothing`, {
+    skip,
+  }, async (t) => {
+    const plan = await compileCheckpoint(CHECKPOINT, { mesh });
+    const tensors = await openWeights(CHECKPOINT);
+    const inputs = packedPrompts([9, 7, 5, 3]);
+    const buffers = new Map<string, DeviceBuffer>();
+    const [device] = await openDevices(plan);
+    const watched = watchDevice(device!, {
+      createBuffer(bytes, label) {
+        const buffer = device!.createBuffer(bytes, label);
+        buffers.set(label, buffer);
+        return buffer;
+      },
+    });
+    const session = await openSession(plan, {
+      devices: new Array<Device>(plan.ranks).fill(watched),
+      tensors,
+    });
+    const wanted = bytesOf(await session.run("main", inputs));
+    session.reset();
+    const held = (rank: number, buffer: string) =>
+      buffers.get(
+        `rank ${rank} allocation ${plan.buffers[buffer]!.allocation}`,
+      )!;
+
+    for (let rank = 0; rank < plan.ranks; rank++) {
+      for (const { buffer } of plan.weights) {
+        const { bytes } = held(rank, buffer);
+        device!.write(held(rank, buffer), 0, new Uint8Array(bytes).fill(255));
+      }
+    }
+    const spoilt = bytesOf(await session.run("main", inputs));
+    t.not(spoilt, wanted, "weights matter");
+    session.reset();
+
+    for (let rank = 0; rank < plan.ranks; rank++) {
+      const memory = new RankMemory(plan, device!, rank);
+      const file = await withoutOthers(tensors, ownedBy(plan, rank));
+      await loadWeights(plan, [memory], file);
+      for (const { buffer } of plan.weights) {
+        const from = memory.buffer(buffer);
+        device!.copy(from, 0, held(rank, buffer), 0, from.bytes);
+      }
+    }
+    const found = bytesOf(await session.run("main", inputs));
+    t.equal(found, wanted, "same bytes");
+    session.close();
+  });
+
+  t.test(`${title}: the loader reads what a rank owns`, async (t) => {
+    const plan = await compileCheckpoint(CHECKPOINT, { mesh });
+    for (let rank = 0; rank < plan.ranks; rank++) {
+      await checkReads(t, plan, rank);
+    }
+  });
+
+  t.test(`${title}: weight buffers are as long as the shard`, async (t) => {
+    const plan = await compileCheckpoint(CHECKPOINT, { mesh });
+    const tensors = await openWeights(CHECKPOINT);
+    for (let rank = 0; rank < plan.ranks; rank++) {
+      const owned = ownedBy(plan, rank);
+      const memory = new RankMemory(plan, createNullDevice(), rank);
+      const bytes = plan.weights.reduce(
+        (n, { buffer }) => n + memory.buffer(buffer).bytes,
+        0,
+      );
+      t.equal(bytes, bytesOwned(tensors, owned), `rank ${rank}`);
+    }
+    const allocations = plan.weights.map(({ buffer }) =>
+      plan.buffers[buffer]!.allocation
+    );
+    t.equal(new Set(allocations).size, allocations.length, "none is shared");
+  });
+}
+
+t.test("a NaN expert is refused by the rank that owns it", async (t) => {
+  const plan = await compileCheckpoint(CHECKPOINT, { mesh: { ep: 4 } });
+  const file = await withoutOthers(await openWeights(CHECKPOINT), []);
+  for (let rank = 0; rank < plan.ranks; rank++) {
+    const memory = new RankMemory(plan, createNullDevice(), rank);
+    await t.rejects(loadWeights(plan, [memory], file), {
+      name: "DataError",
+      message: /experts\.\d.*is not a finite number/,
+    });
+  }
+});
+
+/** Bytes in the file of everything that is no expert, and of the experts in `owned`. */
+function bytesOwned(
+  tensors: TensorDirectory,
+  owned: readonly number[],
+): number {
+  return [...tensors].filter(([name]) => isOwned(name, owned))
+    .reduce((n, [, { bytes }]) => n + bytes, 0);
+}
+
+/** Load one rank and compare the bytes that were read, tensor by tensor. */
+async function checkReads(t: Test, plan: Plan, rank: number): Promise<void> {
+  const owned = ownedBy(plan, rank);
+  const read = new Map<string, number>();
+  const tensors: TensorDirectory = new Map(
+    [...await openWeights(CHECKPOINT)].map(([name, entry]) => {
+      const source: FileSource = {
+        ...entry.source,
+        read(offset, length) {
+          read.set(name, (read.get(name) ?? 0) + length);
+          return entry.source.read(offset, length);
+        },
+      };
+      return [name, { ...entry, source }];
+    }),
+  );
+  await loadWeights(
+    plan,
+    [new RankMemory(plan, createNullDevice(), rank)],
+    tensors,
+  );
+  const wanted = [...tensors].filter(([name]) => isOwned(name, owned))
+    .map(([name, { bytes }]) => [name, bytes] as const);
+  t.strictSame(
+    Object.fromEntries([...read].sort()),
+    Object.fromEntries(wanted.sort()),
+    `rank ${rank} with experts ${owned.join(" and ")}`,
+  );
+}

@@ -1,0 +1,96 @@
+// What arrives matters: swapping the rows that two ranks received changes the output, and the check steps see it.
+import t from "tap";
+import {
+  type Communicator,
+  createCommunicator,
+  type RankMemory,
+} from "../../runtime/mod.ts";
+import { onRank } from "../../spec/plan.ts";
+import {
+  bytesOf,
+  compileCheckpoint,
+  openSession,
+  openWeights,
+  packedPrompts,
+  type Sharing,
+  skip,
+  type Tensors,
+} from "../helpers/sessions.ts";
+
+const CHECKPOINT = "mixtral-6e";
+
+/** Exchanges as usual; then the first two ranks of a group swap what they received on the way to the experts. */
+function swappingCommunicator(): Communicator {
+  const honest = createCommunicator();
+  return {
+    bind(step, group, context) {
+      const exchange = honest.bind(step, group, context);
+      if (step.op === "allGather" || step.direction === "back") return exchange;
+      const [a, b] = group as [RankMemory, RankMemory];
+      const lengths = [a, b].map(({ rank }) =>
+        onRank(context.plan.buffers[step.to]!.bytes, rank)
+      );
+      return async (counts) => {
+        await exchange(counts);
+        await swap(a, b, { name: step.to, bytes: Math.min(...lengths) });
+      };
+    },
+  };
+}
+
+async function swap(
+  a: RankMemory,
+  b: RankMemory,
+  { name, bytes }: { readonly name: string; readonly bytes: number },
+): Promise<void> {
+  const [ofA, ofB] = await Promise.all(
+    [a, b].map((memory) => memory.device.read(memory.buffer(name), 0, bytes)),
+  );
+  a.device.write(a.buffer(name), 0, ofB!);
+  b.device.write(b.buffer(name), 0, ofA!);
+}
+
+async function run(
+  mesh: { readonly [axis: string]: number },
+  sharing: Sharing,
+  communicator?: Communicator,
+): Promise<Tensors> {
+  const plan = await compileCheckpoint(CHECKPOINT, { mesh, check: true });
+  const session = await openSession(plan, {
+    sharing,
+    tensors: await openWeights(CHECKPOINT),
+    ...(communicator ? { communicator } : {}),
+  });
+  try {
+    return await session.run("main", packedPrompts([9, 7, 5, 3]));
+  } finally {
+    session.close();
+  }
+}
+
+/** The number of choices that did not come home, of every routing. */
+function strayed(outputs: Tensors): number[] {
+  return Object.entries(outputs)
+    .filter(([name]) => name.startsWith("check."))
+    .map(([, { data }]) => Array.from(data).reduce((n, x) => n + x, 0));
+}
+
+for (
+  const [mesh, sharing] of [
+    [{ ep: 4 }, "shared"],
+    [{ ep: 4 }, "separate"],
+    [{ dp: 2, ep: 2 }, "shared"],
+  ] as const
+) {
+  t.test(`${JSON.stringify(mesh)}, ${sharing} devices`, { skip }, async (t) => {
+    const honest = await run(mesh, sharing);
+    const swapped = await run(mesh, sharing, swappingCommunicator());
+    t.strictSame(strayed(honest), [0, 0], "every choice comes home");
+    for (const count of strayed(swapped)) t.ok(count > 0, "some do not");
+    t.not(
+      bytesOf({ logits: swapped["logits"]! }),
+      bytesOf({ logits: honest["logits"]! }),
+      "the output changes",
+    );
+  });
+}
