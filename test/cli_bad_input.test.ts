@@ -1,0 +1,443 @@
+// Bad input: the exact message and exit code of each, and outputs that stay as they were.
+import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import t from "tap";
+import { fileError, nodeFiles } from "../cli/files.ts";
+import { checkpointFolder, skipWithoutAdapter } from "./helpers/checkpoints.ts";
+import {
+  copyCheckpoint,
+  integers,
+  type RawTensor,
+  readRaw,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+
+const MIXTRAL = checkpointFolder("mixtral-6e");
+const W1 = "model.layers.1.block_sparse_moe.experts.3.w1.weight";
+const skip = await skipWithoutAdapter();
+
+/** A case: what is done to a copy of a checkpoint, and what `run` then says. FOLDER stands for the copy. */
+interface BadCheckpoint {
+  readonly what: string;
+  readonly spoil: (folder: string) => void | Promise<void>;
+  readonly message: string;
+}
+
+function file(name: string, change: (path: string) => void) {
+  return (folder: string): void => change(path.join(folder, name));
+}
+
+function tensors(change: (tensors: { [name: string]: RawTensor }) => void) {
+  return async (folder: string): Promise<void> => {
+    const weights = path.join(folder, "model.safetensors");
+    const read = await readRaw(weights);
+    change(read);
+    await writeRaw(weights, read);
+  };
+}
+
+function header(change: (text: string) => string) {
+  return file("model.safetensors", (weights) => {
+    const bytes = readFileSync(weights);
+    const length = Number(bytes.readBigUInt64LE(0));
+    const text = change(bytes.toString("latin1", 8, 8 + length));
+    bytes.write(text.padEnd(length).slice(0, length), 8, "latin1");
+    writeFileSync(weights, bytes);
+  });
+}
+
+const CHECKPOINTS: readonly BadCheckpoint[] = [
+  {
+    what: "a file of three bytes",
+    spoil: file("model.safetensors", (f) => writeFileSync(f, "abc")),
+    message:
+      "Cannot open 'FOLDER/model.safetensors': it has 3 bytes and a safetensors file begins with 8 bytes of header length. Get the file again",
+  },
+  {
+    what: "a truncated header",
+    spoil: file("model.safetensors", (f) => truncateSync(f, 5000)),
+    message:
+      "Cannot open 'FOLDER/model.safetensors': its header claims 5952 bytes and the file has 5000. Get the file again",
+  },
+  {
+    what: "truncated data",
+    spoil: file("model.safetensors", (f) => truncateSync(f, 100000)),
+    message:
+      "Cannot open 'FOLDER/model.safetensors': its tensor 'model.layers.0.block_sparse_moe.experts.0.w3.weight' ends at byte 107520 of the data and the file has 94040. Get the file again",
+  },
+  {
+    what: "a header that is no JSON",
+    spoil: header((text) => `{${text}`),
+    message:
+      "Cannot open 'FOLDER/model.safetensors': its header is not JSON. Get the file again",
+  },
+  {
+    what: "a missing tensor",
+    spoil: tensors((read) => delete read[W1]),
+    message:
+      `Cannot load 'FOLDER': tensor '${W1}' is missing. Copy the file again, or check that the model is the right one`,
+  },
+  {
+    what: "an extra tensor",
+    spoil: tensors((read) => read["more"] = integers([1], [1])),
+    message:
+      "Cannot load 'FOLDER': tensor 'more' is no part of the model. Remove it, or check that the model is the right one",
+  },
+  {
+    what: "a wrong shape",
+    spoil: tensors((read) => {
+      const norm = read["model.norm.weight"]!;
+      read["model.norm.weight"] = { ...norm, shape: [24, 2] };
+    }),
+    message:
+      "Cannot load 'FOLDER': tensor 'model.norm.weight' has shape [24, 2], and the model wants [48] (embed). Check that the model is the right one",
+  },
+  {
+    what: "a wrong dtype",
+    spoil: tensors((read) => {
+      const norm = read["model.norm.weight"]!;
+      read["model.norm.weight"] = { ...norm, dtype: "I32" };
+    }),
+    message:
+      "Cannot load 'FOLDER': tensor 'model.norm.weight' is I32, and the plan wants F32. Store it so, or compile the model again for these weights",
+  },
+  {
+    what: "a weight that is no number",
+    spoil: tensors((read) => {
+      const data = new Uint8Array(read[W1]!.data);
+      new DataView(data.buffer).setFloat32(4 * 77, NaN, true);
+      read[W1] = { ...read[W1]!, data };
+    }),
+    message:
+      `Cannot load weight '${W1}': element [1, 29] in 'FOLDER/model.safetensors' is not a finite number. Get the file again`,
+  },
+  {
+    what: "no configuration",
+    spoil: file("config.json", (f) => rmSync(f)),
+    message:
+      "Cannot read 'FOLDER': it has no config.json. Give a checkpoint folder, a model file or a plan",
+  },
+  {
+    what: "a configuration that is no JSON",
+    spoil: file("config.json", (f) => writeFileSync(f, "{")),
+    message: "Cannot read 'FOLDER/config.json': it is no JSON. Copy it again",
+  },
+  {
+    what: "an unknown architecture",
+    spoil: file(
+      "config.json",
+      (f) => writeFileSync(f, `{"architectures": ["GPT2LMHeadModel"]}`),
+    ),
+    message:
+      "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'MixtralForCausalLM', 'OlmoeForCausalLM'",
+  },
+  {
+    what: "no weights",
+    spoil: (folder) => {
+      for (const name of ["model.safetensors", "reference.safetensors"]) {
+        rmSync(path.join(folder, name));
+      }
+    },
+    message:
+      "Cannot read 'FOLDER': it has no safetensors file. Copy model.safetensors there",
+  },
+  {
+    what: "an index that names a missing shard",
+    spoil: file(
+      "model.safetensors.index.json",
+      (f) => writeFileSync(f, `{"weight_map": {"a": "part-1.safetensors"}}`),
+    ),
+    message:
+      "Cannot read 'FOLDER': 'part-1.safetensors', which model.safetensors.index.json names, is missing. Copy it there",
+  },
+];
+
+t.test("a spoilt checkpoint is exit code 1", { skip }, async (t) => {
+  for (const { what, spoil, message } of CHECKPOINTS) {
+    await t.test(what, async (t) => {
+      const scratch = temporaryFolder(t);
+      const inputs = path.join(scratch, "in.safetensors");
+      await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
+      const outputs = path.join(scratch, "out.safetensors");
+      writeFileSync(outputs, "what was there");
+      const folder = await copyCheckpoint("mixtral-6e", scratch);
+      await spoil(folder);
+      const run = await switchyard(
+        ["run", folder, "--inputs", inputs, "--outputs", outputs],
+      );
+      t.equal(run.err.replaceAll(folder, "FOLDER"), `${message}\n`);
+      t.equal(run.code, 1);
+      t.equal(readFileSync(outputs, "utf8"), "what was there");
+    });
+  }
+});
+
+/** A case: a command line, the inputs file if it is not the good one, and what it says. IN, OUT and SCRATCH are filled in. */
+interface BadCommand {
+  readonly line: string;
+  readonly inputs?: { readonly [name: string]: RawTensor };
+  readonly code: number;
+  readonly message: string;
+}
+
+const RUN = `run ${MIXTRAL} --inputs IN --outputs OUT`;
+
+const COMMANDS: readonly BadCommand[] = [
+  {
+    line: "check SCRATCH/none.ts",
+    code: 1,
+    message:
+      "Cannot load 'SCRATCH/none.ts': there is no such file. Check the path",
+  },
+  {
+    line: "plan SCRATCH/none",
+    code: 1,
+    message:
+      "Cannot read 'SCRATCH/none': there is no such file or folder. Check the path",
+  },
+  {
+    line: "plan SCRATCH",
+    code: 1,
+    message:
+      "Cannot read 'SCRATCH': it has no config.json. Give a checkpoint folder, a model file or a plan",
+  },
+  {
+    line: "verify SCRATCH/none.json",
+    code: 1,
+    message:
+      "Cannot read 'SCRATCH/none.json': there is no such file or folder. Check the path",
+  },
+  {
+    line: `verify ${MIXTRAL}/config.json`,
+    code: 1,
+    message:
+      "Cannot read the plan: '/' has no field 'version'. Compile it again",
+  },
+  {
+    line: `plan ${MIXTRAL} --place foo=ep`,
+    code: 1,
+    message:
+      "Cannot place axis 'foo': the model has no such axis. Its axes are 'token', 'sequence', 'context', 'vocab', 'embed', 'head', 'kvHead', 'headDim', 'query', 'keyValue', 'expert', 'ffn', 'choice'",
+  },
+  {
+    line: `plan ${MIXTRAL} --place expert=tp`,
+    code: 1,
+    message:
+      "Cannot place axis 'expert' over 'tp': the mesh has no such axis. Its axes are 'ep'",
+  },
+  {
+    line: `plan ${MIXTRAL} --mesh tp=2`,
+    code: 1,
+    message:
+      "Cannot use mesh axis 'tp': the mesh axes are 'dp' and 'ep'. Rename or remove it",
+  },
+  {
+    line: `plan ${MIXTRAL} --mesh ep=2,dp=2 --place expert=ep,token=ep`,
+    code: 1,
+    message:
+      "Cannot use mesh axis 'dp': no axis of the model is placed over it. Place one, or remove it from the mesh",
+  },
+  {
+    line: `plan ${MIXTRAL} --mesh ep=5000`,
+    code: 1,
+    message:
+      "Cannot use a mesh of 5000 ranks: a plan has at most 1024. Make the mesh smaller",
+  },
+  {
+    line: `plan ${MIXTRAL} --max-context 9000000`,
+    code: 3,
+    message:
+      "Cannot fit the plan: buffer 'model.layers.0.keys' needs maxBufferSize = 3456000000, and 268435456 is allowed. Use more ranks or smaller bounds, or allow more by 'limits'",
+  },
+  {
+    line: `plan ${MIXTRAL} --out /dev/full`,
+    code: 3,
+    message: "Cannot write '/dev/full': the disk is full. Free some space",
+  },
+  {
+    line: `run ${MIXTRAL} --inputs SCRATCH/none --outputs OUT`,
+    code: 1,
+    message:
+      "Cannot read 'SCRATCH/none': there is no such file or folder. Check the path",
+  },
+  {
+    line: RUN,
+    inputs: { ids: integers([1], [1]) },
+    code: 1,
+    message:
+      "Cannot use input 'ids': a checkpoint takes 'input_ids' and 'attention_mask'. Remove it",
+  },
+  {
+    line: RUN,
+    inputs: { input_ids: integers([3], [1, 2, 3]) },
+    code: 1,
+    message:
+      "Cannot use 'input_ids': it is I32 [3]. Give it as I32 or I64 [batch, seq]",
+  },
+  {
+    line: RUN,
+    inputs: {
+      input_ids: integers([1, 2], [1, 2]),
+      attention_mask: integers([2, 1], [1, 1]),
+    },
+    code: 1,
+    message:
+      "Cannot use 'attention_mask': its shape is [2, 1], and that of 'input_ids' [1, 2]. Make them the same",
+  },
+  {
+    line: RUN,
+    inputs: { input_ids: integers([1, 2], [1, 160]) },
+    code: 1,
+    message:
+      "Cannot use token 160 (row 0, column 1): the vocabulary has ids 0 to 159. Use the tokenizer of this checkpoint",
+  },
+  {
+    line: `${RUN} --max-context 2`,
+    code: 1,
+    message:
+      "Cannot run 3 tokens of a sequence: the plan has room for 2. Raise --max-context",
+  },
+  {
+    line: `${RUN} --adapter 99 --devices separate`,
+    code: 3,
+    message: "",
+  },
+  {
+    line: `${RUN} --adapter 0,0 --devices separate --mesh ep=2`,
+    code: 3,
+    message:
+      "Cannot give 2 ranks an adapter each: the list names only 1 different. Name 2 different adapters, or fewer to share them",
+  },
+  {
+    line: `run ${MIXTRAL} --inputs IN --outputs /dev/full`,
+    code: 3,
+    message: "Cannot write '/dev/full': the disk is full. Free some space",
+  },
+  {
+    line: `run ${MIXTRAL} --inputs IN --outputs SCRATCH`,
+    code: 1,
+    message: "Cannot write 'SCRATCH': it is a folder. Give a file",
+  },
+  {
+    line: `run ${MIXTRAL} --inputs IN --outputs SCRATCH/no/such/folder`,
+    code: 1,
+    message:
+      "Cannot write 'SCRATCH/no/such/folder': there is no such file or folder. Check the path",
+  },
+  {
+    line: `generate ${MIXTRAL} --tokens 1,160`,
+    code: 1,
+    message:
+      "Cannot use token 160 (prompt 1, token 2): the vocabulary has ids 0 to 159. Use the tokenizer of this checkpoint",
+  },
+  {
+    line: `generate ${MIXTRAL} --prompt hello`,
+    code: 1,
+    message:
+      "Cannot read a prompt: the checkpoint has no tokenizer.json. Give token ids with --tokens",
+  },
+  {
+    line: `generate ${MIXTRAL} --tokens 1 --tokens 2 --max-sequences 1`,
+    code: 1,
+    message:
+      "Cannot generate from 2 prompts: there is room for 1. Raise --max-sequences",
+  },
+  {
+    line: `generate ${MIXTRAL} --tokens 1,2,3 --max-context 2`,
+    code: 1,
+    message:
+      "Cannot generate from prompt 1: it has 3 tokens, and the context has 2. Shorten it or raise --max-context",
+  },
+];
+
+t.test("a bad command has its message and exit code", { skip }, async (t) => {
+  const scratch = temporaryFolder(t);
+  const good = { input_ids: integers([1, 3], [5, 6, 7]) };
+  for (const { line, inputs = good, code, message } of COMMANDS) {
+    await t.test(line.replaceAll(MIXTRAL, "MIXTRAL"), async (t) => {
+      const file = path.join(scratch, "in.safetensors");
+      const outputs = path.join(scratch, "out.safetensors");
+      await writeRaw(file, inputs);
+      writeFileSync(outputs, "what was there");
+      const argv = line.split(" ").map((word) =>
+        word.replace(/^IN$/, file).replace(/^OUT$/, outputs)
+          .replace("SCRATCH", scratch)
+      );
+      const found = await switchyard(argv);
+      t.equal(found.code, code);
+      const said = found.err.replaceAll(scratch, "SCRATCH");
+      if (message !== "") t.equal(said, `${message}\n`);
+      else t.match(said, /^Cannot use adapter 99: this machine has /);
+      t.equal(readFileSync(outputs, "utf8"), "what was there");
+    });
+  }
+});
+
+t.test(
+  "a plan edited by hand is refused, and names the step",
+  { skip },
+  async (t) => {
+    const scratch = temporaryFolder(t);
+    const file = path.join(scratch, "plan.json");
+    await switchyard(["plan", MIXTRAL, "--mesh", "ep=2", "--out", file]);
+    const plan = JSON.parse(readFileSync(file, "utf8")) as {
+      programs: { steps: { op: string }[] }[];
+    };
+    const steps = plan.programs[0]!.steps;
+    const at = steps.findIndex(({ op }) => op === "allToAll");
+    steps.splice(at, 1);
+    writeFileSync(file, JSON.stringify(plan));
+    const verified = await switchyard(["verify", file, "--json"]);
+    t.equal(verified.code, 1);
+    const { ok, errors } = JSON.parse(verified.out) as {
+      ok: boolean;
+      errors: { step: string | null; rule: string; message: string }[];
+    };
+    t.equal(ok, false);
+    t.ok(errors.length > 0 && errors.every(({ message }) => message !== ""));
+    const inputs = path.join(scratch, "in.safetensors");
+    await writeRaw(inputs, { input_ids: integers([1, 1], [5]) });
+    const outputs = path.join(scratch, "out.safetensors");
+    const run = await switchyard(
+      ["run", file, "--inputs", inputs, "--outputs", outputs],
+    );
+    t.equal(run.code, 1);
+    const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
+    t.equal(run.err, `${errors[0]!.message}${more}\n`);
+  },
+);
+
+t.test("an unreadable folder is exit code 1", async (t) => {
+  const denied = Object.assign(new Error("EACCES"), { code: "EACCES" });
+  const files = {
+    ...nodeFiles(),
+    list: (folder: string) => Promise.reject(fileError(denied, "read", folder)),
+  };
+  t.strictSame(await switchyard(["plan", MIXTRAL], files), {
+    code: 1,
+    out: "",
+    err:
+      `Cannot read '${MIXTRAL}': permission denied. Change its permissions\n`,
+  });
+});
+
+t.test("a write that fails half-way leaves the old file and nothing else", async (t) => {
+  const scratch = temporaryFolder(t);
+  const file = path.join(scratch, "out");
+  writeFileSync(file, "old");
+  const files = nodeFiles();
+  function* parts(): Generator<Uint8Array> {
+    yield new Uint8Array(10);
+    throw Object.assign(new Error("ENOSPC"), { code: "ENOSPC" });
+  }
+  await t.rejects(files.write(file, parts()), {
+    name: "MachineError",
+    message: `Cannot write '${file}': the disk is full. Free some space`,
+  });
+  t.equal(readFileSync(file, "utf8"), "old");
+  t.strictSame(await files.list(scratch), ["out"]);
+  await files.write(file, [new TextEncoder().encode("new")]);
+  t.equal(readFileSync(file, "utf8"), "new");
+});
