@@ -8,6 +8,7 @@ import type {
   Communicator,
   CommunicatorContext,
 } from "./communicator.ts";
+import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
@@ -86,10 +87,11 @@ function bindLaunch(
   );
   const workgroups = bindWorkgroups(step.workgroups, plan, memory.rank);
   const { device } = memory;
+  const key = kernelKey(plan, step.kernel);
   return {
     ranks: [memory.rank],
     carryOut: (counts) =>
-      device.launch(step.kernel, buffers, workgroups(counts), step.label),
+      device.launch(key, buffers, workgroups(counts), step.label),
   };
 }
 

@@ -11,6 +11,7 @@ import {
 import type { Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
+import { kernelsByKey } from "./kernel_key.ts";
 import { RankMemory } from "./memory.ts";
 import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
@@ -82,10 +83,11 @@ export async function createSession(
   checkDevices(plan, devices);
   let done = 0;
   const unique = [...new Set(devices)];
-  const total = unique.length * Object.keys(plan.kernels).length;
+  const kernels = kernelsByKey(plan);
+  const total = unique.length * Object.keys(kernels).length;
   for (const device of unique) {
     await device.prepare(
-      plan.kernels,
+      kernels,
       (n) => onProgress?.({ stage: "kernels", done: done + n, total }),
     );
     done += total / unique.length;

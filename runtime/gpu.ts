@@ -49,8 +49,15 @@ export async function listAdapters(
   }
   const list: GpuAdapter[] = [];
   for (const { name, environment } of await adapterNames(options)) {
-    const request = () => openInstance(name, environment);
-    list.push(describe(list.length, await request(), name, request));
+    const adapter = await openInstance(name, environment);
+    // The adapter that is described is as good as any for the first device.
+    let unused: GPUAdapter | undefined = adapter;
+    const request = async () => {
+      const first = unused;
+      unused = undefined;
+      return first ?? await openInstance(name, environment);
+    };
+    list.push(describe(list.length, adapter, name, request));
   }
   return list;
 }

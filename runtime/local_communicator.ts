@@ -7,6 +7,7 @@ import type {
 } from "./communicator.ts";
 import type { DeviceBuffer } from "./device.ts";
 import { wordsOf } from "./host_tensor.ts";
+import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
@@ -29,8 +30,9 @@ export function bindLocal(
         context.plan,
         to.rank,
       );
+      const key = kernelKey(context.plan, local.kernel);
       return (counts: RunCounts) =>
-        to.device.launch(local.kernel, buffers, workgroups(counts), step.label);
+        to.device.launch(key, buffers, workgroups(counts), step.label);
     })
   );
   const launchAll = (counts: RunCounts) => {

@@ -18,7 +18,7 @@ export function writeTables(plan: Plan, memory: RankMemory): void {
   }
 }
 
-/** Row p holds the cosines of `p * inverseFrequencies`, then the sines, computed in f64 and rounded once. */
+/** Row p holds the cosines of `p * inverseFrequencies`, then the sines, scaled. */
 export function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
   const { inverseFrequencies, scale } = buffer.rope!;
   const half = inverseFrequencies.length;
@@ -27,7 +27,8 @@ export function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
   const table = new Float32Array(positions * stride);
   for (let p = 0; p < positions; p++) {
     for (let i = 0; i < half; i++) {
-      const angle = p * inverseFrequencies[i]!;
+      // Frequencies and angles are f32, as in the models' own implementations.
+      const angle = Math.fround(p * Math.fround(inverseFrequencies[i]!));
       table[p * stride + i] = Math.cos(angle) * scale;
       table[p * stride + half + i] = Math.sin(angle) * scale;
     }

@@ -2,7 +2,8 @@
 
 import t from "tap";
 import { performance } from "node:perf_hooks";
-import type { PlanKernel } from "../spec/plan.ts";
+import type { Plan, PlanKernel } from "../spec/plan.ts";
+import { kernelKey, kernelsByKey } from "../runtime/kernel_key.ts";
 import {
   createGpuDevice,
   type Device,
@@ -196,3 +197,26 @@ t.test("waiting for the GPU does not spin a core", { skip }, async (t) => {
   t.ok(utilization < 0.5, `event loop was busy ${utilization}`);
   device.destroy();
 });
+
+t.test(
+  "plans that share a device may use one name for two kernels",
+  { skip },
+  async (t) => {
+    const device = await open();
+    const keys = [double(1), double(2)].map((kernel) => {
+      const plan = { kernels: { double: kernel } } as unknown as Plan;
+      return { key: kernelKey(plan, "double"), kernels: kernelsByKey(plan) };
+    });
+    for (const { kernels } of keys) await device.prepare(kernels);
+    const buffers = [
+      device.createBuffer(256, "a"),
+      device.createBuffer(256, "b"),
+    ];
+    device.write(buffers[0]!, 0, floats(3));
+    device.launch(keys[0]!.key, buffers, [1, 1, 1]);
+    t.equal(await first(device, buffers[1]!), 6);
+    device.launch(keys[1]!.key, buffers, [1, 1, 1]);
+    t.not(await first(device, buffers[1]!), 6);
+    device.destroy();
+  },
+);

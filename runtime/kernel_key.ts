@@ -1,0 +1,37 @@
+/** What a device knows a kernel by: plans that share a device may use one name for different kernels. */
+
+import { invariant } from "../spec/errors.ts";
+import type { Plan, PlanKernel } from "../spec/plan.ts";
+
+const keys = new WeakMap<PlanKernel, string>();
+
+/** The key of a plan's kernel: its name and a hash of its text. Equal kernels of two plans have one key. */
+export function kernelKey(plan: Plan, name: string): string {
+  const kernel = plan.kernels[name];
+  invariant(kernel, `no kernel '${name}'`);
+  let key = keys.get(kernel);
+  if (!key) {
+    const text = kernel.wgsl || JSON.stringify(kernel.tree);
+    keys.set(kernel, key = `${name}#${hash(text)}`);
+  }
+  return key;
+}
+
+/** The kernels of a plan by key, as devices prepare them. */
+export function kernelsByKey(plan: Plan): { [key: string]: PlanKernel } {
+  return Object.fromEntries(
+    Object.entries(plan.kernels)
+      .map(([name, kernel]) => [kernelKey(plan, name), kernel]),
+  );
+}
+
+/** Two independent 32-bit multiplicative hashes (FNV-1a with two primes), in hexadecimal. */
+function hash(text: string): string {
+  let [a, b] = [0x811c9dc5, 0x9e3779b9];
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charCodeAt(i);
+    a = Math.imul(a ^ c, 0x01000193);
+    b = Math.imul(b ^ c, 0x85ebca6b);
+  }
+  return [a, b].map((n) => (n >>> 0).toString(16).padStart(8, "0")).join("");
+}
