@@ -46,13 +46,14 @@ async function demonstrate(io: CliIo): Promise<void> {
   invariant(target.kind === "checkpoint" && tokenizer, "no bundled checkpoint");
   const prompt = tokenizer.encode(PROMPT);
   const bar = createProgressBar(io);
-  const { plan, session } = await openTarget(target, io.files, {
+  const opened = await openTarget(target, io.files, {
     mesh: [{ name: "ep", size: 4 }],
     need: { tokens: prompt.length, sequences: 1, context: 256 },
     sharing: "shared",
     adapter: "auto",
     onProgress: bar.update,
   }).finally(bar.stop);
+  const { plan, session } = opened;
   try {
     await io.out(`${summarizePlan(plan).trimEnd()}\n\n${PROMPT}`);
     const text = new TextStream(tokenizer);
@@ -76,6 +77,6 @@ async function demonstrate(io: CliIo): Promise<void> {
       `${text.end()}\n\n${tokens.length} tokens in ${seconds.toFixed(1)} s\n`,
     );
   } finally {
-    session.close();
+    await opened.close();
   }
 }

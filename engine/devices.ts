@@ -1,13 +1,16 @@
 /** Which adapters there are, which is used and why, and one device for each rank. */
 
+import { availableParallelism } from "node:os";
 import {
   createGpuDevice,
   type Device,
   type GpuAdapter,
   listAdapters,
 } from "../runtime/mod.ts";
+import { MAX_THREADS } from "../runtime/cpu/control.ts";
+import { CPU_LIMITS, CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
 import { MachineError } from "../spec/errors.ts";
-import type { Plan } from "../spec/plan.ts";
+import { onRank, type Plan } from "../spec/plan.ts";
 
 /** What computes: the best there is, the CPU device, or adapters by number. */
 export type AdapterChoice = "auto" | "cpu" | readonly number[];
@@ -17,26 +20,18 @@ export type DeviceSharing = "shared" | "separate";
 
 /** What `auto` takes on this machine. */
 export interface ChosenAdapter {
-  readonly adapter: GpuAdapter;
+  readonly adapter: GpuAdapter | "cpu";
   readonly why: string;
 }
 
-/** A hardware GPU if there is one, else a software adapter. */
+/** A hardware GPU if there is one, else the CPU device; software adapters are only used when named. */
 export function chooseAdapter(
   adapters: readonly GpuAdapter[],
 ): ChosenAdapter {
   const hardware = adapters.find(({ type }) => type === "hardware");
-  if (hardware) return { adapter: hardware, why: "it is a hardware GPU" };
-  const [software] = adapters;
-  if (software) {
-    return {
-      adapter: software,
-      why: "there is no hardware GPU, and it computes in software",
-    };
-  }
-  throw new MachineError(
-    "Cannot choose an adapter: this machine has none. Install a Vulkan driver, on Debian with 'apt-get install mesa-vulkan-drivers'",
-  );
+  return hardware
+    ? { adapter: hardware, why: "it is a hardware GPU" }
+    : { adapter: "cpu", why: "there is no hardware GPU" };
 }
 
 /** How devices are chosen. */
@@ -55,24 +50,30 @@ export interface SelectDevicesOptions {
 export interface SelectedDevices {
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
-  /** One device per rank of the plan; if shared, the same one for all. */
-  open(plan: Plan): Promise<Device[]>;
+  open(plan: Plan): Promise<OpenedDevices>;
 }
 
-/** Choose the adapters to compute on. Throws MachineError where there are none, or too few. */
+/** Devices of a session. */
+export interface OpenedDevices {
+  /** One per rank; if shared, the same one for all. */
+  readonly devices: readonly Device[];
+  /** Give back what the devices had in common, once all are destroyed. */
+  close(): Promise<void>;
+}
+
+/** Choose what to compute on. Throws MachineError where an adapter is not there. */
 export async function selectDevices(
   options: SelectDevicesOptions,
 ): Promise<SelectedDevices> {
   const { sharing, adapter: choice } = options;
-  if (choice === "cpu") {
-    throw new MachineError(
-      "Cannot use adapter 'cpu': the CPU device is not part of this version. Use auto or a number from 'switchyard devices'",
-    );
-  }
+  if (choice === "cpu") return selectCpu(sharing);
   const adapters = await listAdapters(options.gpu ? { gpu: options.gpu } : {});
-  const list = choice === "auto"
-    ? [chooseAdapter(adapters).adapter]
-    : choice.map((number) => adapterOf(adapters, number));
+  const list: GpuAdapter[] = [];
+  if (choice === "auto") {
+    const { adapter } = chooseAdapter(adapters);
+    if (adapter === "cpu") return selectCpu(sharing);
+    list.push(adapter);
+  } else list.push(...choice.map((number) => adapterOf(adapters, number)));
   if (sharing === "shared" && list.length > 1) {
     throw new MachineError(
       `Cannot share ${list.length} adapters: with 'shared' all ranks are on one device. Name one adapter, or use separate devices`,
@@ -80,11 +81,46 @@ export async function selectDevices(
   }
   return {
     limits: commonLimits(list),
-    open: (plan) =>
-      sharing === "shared"
-        ? openShared(plan, list[0]!, options)
-        : openSeparate(plan, list, options),
+    open: async (plan) => ({
+      devices: sharing === "shared"
+        ? await openShared(plan, list[0]!, options)
+        : await openSeparate(plan, list, options),
+      close: () => Promise.resolve(),
+    }),
   };
+}
+
+// Ranks on separate CPU devices share the threads and the memory of one pool.
+function selectCpu(sharing: DeviceSharing): SelectedDevices {
+  return {
+    limits: CPU_LIMITS,
+    open: async (plan) => {
+      checkCpuMemory(plan);
+      const pool = await CpuPool.open(
+        Math.min(availableParallelism(), MAX_THREADS),
+      );
+      const devices: Device[] = [];
+      for (let rank = 0; rank < plan.ranks; rank++) {
+        devices.push(
+          sharing === "shared" && rank > 0
+            ? devices[0]!
+            : await createCpuDevice({ pool }),
+        );
+      }
+      return { devices, close: () => pool.close() };
+    },
+  };
+}
+
+function checkCpuMemory(plan: Plan): void {
+  let bytes = 0;
+  for (let rank = 0; rank < plan.ranks; rank++) {
+    bytes += onRank(plan.peakBytes, rank);
+  }
+  if (bytes <= CPU_LIMITS.memory) return;
+  throw new MachineError(
+    `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the CPU device has ${CPU_LIMITS.memory}. Use a GPU, or smaller bounds`,
+  );
 }
 
 async function openShared(

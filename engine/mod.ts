@@ -55,3 +55,4 @@ export {
   Tracer,
   writeSafetensors,
 } from "../runtime/mod.ts";
+export { CPU_LIMITS } from "../runtime/cpu/mod.ts";

@@ -57,6 +57,8 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
 export interface Opened {
   readonly plan: Plan;
   readonly session: Session;
+  /** Close the session and its devices. */
+  close(): Promise<void>;
 }
 
 /** Compile a target; a saved plan is itself. */
@@ -93,7 +95,7 @@ export async function openTarget(
       );
     }
     checkTensors(plan, tensors, where ?? "");
-    const devices = await selected.open(plan);
+    const { devices, close } = await selected.open(plan);
     try {
       const { onProgress, tracer } = options;
       const session = await createSession(plan, {
@@ -104,9 +106,17 @@ export async function openTarget(
         ...(onProgress ? { onProgress } : {}),
         ...(tracer ? { tracer } : {}),
       });
-      return { plan, session };
+      return {
+        plan,
+        session,
+        close: async () => {
+          session.close();
+          await close();
+        },
+      };
     } catch (error) {
       for (const device of new Set(devices)) device.destroy();
+      await close();
       throw error;
     }
   });

@@ -2,6 +2,7 @@
 
 import {
   chooseAdapter,
+  CPU_LIMITS,
   type GpuAdapter,
   listAdapters,
 } from "../../engine/mod.ts";
@@ -21,7 +22,8 @@ export async function devicesCommand(
   flags: { readonly json?: boolean },
 ): Promise<number> {
   const adapters = await listAdapters();
-  const chosen = adapters.length > 0 ? chooseAdapter(adapters) : undefined;
+  const { adapter, why } = chooseAdapter(adapters);
+  const chosen = adapter === "cpu" ? adapter : adapter.number;
   if (flags.json) {
     const document = {
       adapters: adapters.map(
@@ -30,22 +32,20 @@ export async function devicesCommand(
           ...{ type: rest.type, limits: rest.limits, features: rest.features },
         }),
       ),
-      chosen: chosen
-        ? { adapter: chosen.adapter.number, why: chosen.why }
-        : null,
+      cpu: { limits: CPU_LIMITS },
+      chosen: { adapter: chosen, why },
     };
     await io.out(`${JSON.stringify(document, null, 2)}\n`);
     return 0;
   }
-  await io.out(
-    chosen
-      ? [
-        ...adapters.map(formatAdapter),
-        `auto uses adapter ${chosen.adapter.number}: ${chosen.why}`,
-        "",
-      ].join("\n")
-      : "There are no adapters. Install a Vulkan driver\n",
-  );
+  await io.out([
+    ...adapters.map(formatAdapter),
+    `cpu  the CPU device (WebAssembly SIMD)\n   limits: memory ${CPU_LIMITS.memory} of all ranks together`,
+    `auto uses ${
+      chosen === "cpu" ? "cpu" : `adapter ${chosen}`
+    }: ${why}. Software adapters are only used by number`,
+    "",
+  ].join("\n"));
   return 0;
 }
 

@@ -52,7 +52,7 @@ export async function generateCommand(
   const maxNewTokens = flags.maxNewTokens ?? target.checkpoint.maxNewTokens ??
     NEW_TOKENS;
   const bar = createProgressBar(io);
-  const { plan, session } = await openTarget(target, io.files, {
+  const opened = await openTarget(target, io.files, {
     ...openOptions(io, target, flags),
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
@@ -61,6 +61,7 @@ export async function generateCommand(
     },
     onProgress: bar.update,
   }).finally(bar.stop);
+  const { plan, session } = opened;
   try {
     const loaded = io.now();
     const streams = !flags.json && prompts.length === 1;
@@ -91,7 +92,7 @@ export async function generateCommand(
     sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
     return 0;
   } finally {
-    session.close();
+    await opened.close();
   }
 }
 

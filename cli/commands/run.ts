@@ -70,7 +70,7 @@ export async function runCommand(
     );
     return 0;
   } finally {
-    opened.session.close();
+    await opened.close();
   }
 }
 

@@ -22,7 +22,11 @@ const CHECKPOINTS = ["olmoe-16e", "mixtral-8e", "mixtral-6e", "demo-lm"];
 const MESHES = ["ep=1", "ep=2", "ep=3", "ep=4", "ep=8", "dp=2,ep=2"];
 const TOLERANCE = 1e-4;
 
-const skip = await skipWithoutAdapter();
+/** Both kinds of device; each gives its own bits. */
+const DEVICES = [
+  { title: "on the CPU", adapter: "cpu", skip: false },
+  { title: "on a GPU", adapter: [0], skip: await skipWithoutAdapter() },
+] as const;
 
 interface Recorded {
   readonly prompts: number[][];
@@ -86,8 +90,12 @@ async function runFresh(
   return await runOpened(loaded, padBatch(prompts));
 }
 
-for (const name of CHECKPOINTS) {
-  t.test(`${name} on every mesh`, { skip }, async (t) => {
+for (
+  const { name, title, adapter, skip } of CHECKPOINTS.flatMap((name) =>
+    DEVICES.map((device) => ({ name, ...device }))
+  )
+) {
+  t.test(`${name} ${title}, on every mesh`, { skip }, async (t) => {
     const { prompts, generated, reference } = await readRecorded(name);
     const count = Math.max(...generated.map(({ length }) => length));
     let bits: string | undefined;
@@ -98,7 +106,9 @@ for (const name of CHECKPOINTS) {
       ]
     ) {
       await t.test(`${mesh}, ${sharing} devices`, async (t) => {
-        const loaded = await loadCheckpoint(name, mesh, sharing);
+        const loaded = await loadCheckpoint(name, {
+          ...{ mesh, sharing, adapter },
+        });
         try {
           const batch = await runFresh(loaded, prompts);
           const found = digest(batch);
@@ -134,7 +144,7 @@ for (const name of CHECKPOINTS) {
           t.strictSame(alone, together[0], "tokens of prompt 0 alone");
           checkPredictions(t, loaded);
         } finally {
-          loaded.session.close();
+          await loaded.close();
         }
       });
     }

@@ -3,6 +3,7 @@
 import { fileURLToPath } from "node:url";
 import { nodeFiles } from "../../cli/files.ts";
 import {
+  type AdapterChoice,
   Decoder,
   decoderShape,
   type DeviceSharing,
@@ -49,16 +50,21 @@ export interface Loaded extends Opened {
   readonly decoder: Decoder;
 }
 
+/** Where a checkpoint is loaded. */
+export interface Place {
+  readonly mesh: string;
+  readonly sharing?: DeviceSharing;
+  readonly adapter?: AdapterChoice;
+}
+
 /** Load a checkpoint on a mesh. */
 export async function loadCheckpoint(
   name: string,
-  mesh: string,
-  sharing: DeviceSharing = "shared",
+  { mesh, sharing = "shared", adapter = "auto" }: Place,
 ): Promise<Loaded> {
   const target = await loadTarget(checkpointFolder(name), files);
   const opened = await openTarget(target, files, {
-    sharing,
-    adapter: "auto",
+    ...{ sharing, adapter },
     mesh: meshOf(mesh),
     need: { tokens: 128, sequences: 8, context: 128 },
     statistics: true,
@@ -67,9 +73,9 @@ export async function loadCheckpoint(
   return { ...opened, decoder };
 }
 
-/** Why tests that need an adapter are skipped here, or false. */
+/** Why tests that need a GPU adapter are skipped here, or false. */
 export async function skipWithoutAdapter(): Promise<false | string> {
-  return (await listAdapters()).length > 0 ? false : "there is no adapter";
+  return (await listAdapters()).length > 0 ? false : "there is no GPU adapter";
 }
 
 /** Prompts as a right-padded batch, as `run` takes it. */
