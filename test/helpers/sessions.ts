@@ -7,6 +7,7 @@ import {
   readFileSync,
   readSync,
 } from "node:fs";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import {
   compile,
@@ -66,7 +67,7 @@ export async function openSession(
   return await createSession(plan, { verify: assertLegal, ...rest, devices });
 }
 
-/** A file of `test/references/` or `examples/`, read as it is asked for. */
+/** A file, by its path in the repository or an absolute one, read as it is asked for. */
 export function fileSource(path: string): FileSource {
   const name = repositoryFile(path);
   const open = openSync(name, "r");
@@ -90,7 +91,7 @@ export function fileSource(path: string): FileSource {
 
 /** The path of a file of the repository. */
 export function repositoryFile(path: string): string {
-  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
+  return resolve(fileURLToPath(new URL("../..", import.meta.url)), path);
 }
 
 /** The folder of a published checkpoint of the repository. */

@@ -15,7 +15,7 @@ function reachedFrom(file: string): string[] {
     { maxBuffer: 1 << 28, stdio: ["ignore", "pipe", "ignore"] },
   );
   const { modules } = JSON.parse(output.toString()) as ModuleGraph;
-  const root = `file://${repositoryFile("")}`;
+  const root = `file://${repositoryFile("")}/`;
   return modules.map(({ specifier }) => specifier.replace(root, ""));
 }
 
