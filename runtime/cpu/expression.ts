@@ -394,7 +394,7 @@ export class Expressions {
     const { f } = this;
     const args = e.args.map((arg): Push => () => this.vector(arg));
     const [a, b, c] = args as [Push, Push, Push];
-    const { op, bind, pick, f32, word, i32 } = this.code;
+    const { op, bind, pick, f32 } = this.code;
     if (isCalled(e.fn)) {
       for (const arg of args) arg();
       return f.call(this.#math.index(e.fn));
@@ -421,9 +421,9 @@ export class Expressions {
       case "roundF16":
         return roundF16(this.code, a)();
       case "unpackF16Lo":
-        return unpackF16(this.code, op("v128.and", a, word(0xffff)))();
+        return unpackF16(this.code, a, "low")();
       case "unpackF16Hi":
-        return unpackF16(this.code, op("i32x4.shr_u", a, i32(16)))();
+        return unpackF16(this.code, a, "high")();
       default:
         throw new Error(`internal: function '${e.fn}'`);
     }

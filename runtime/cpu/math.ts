@@ -57,19 +57,28 @@ export class VectorCode {
   };
 }
 
-/** Lanes of u32 below 0x10000 that hold f16 bits, as f32. */
-export function unpackF16(v: VectorCode, half: Push): Push {
-  const { op, word, bind, pick } = v;
-  const h = bind(half);
-  const magnitude = bind(
-    op("i32x4.shl", op("v128.and", h, word(0x7fff)), v.i32(13)),
-  );
-  // As an f32, the shifted bits are 2^112 too small; infinities and NaNs need the full exponent.
+/** The f16 in the lower or upper half of each u32 lane, as f32. */
+export function unpackF16(
+  v: VectorCode,
+  value: Push,
+  half: "low" | "high",
+): Push {
+  const { op, word, bind, i32 } = v;
+  const packed = bind(value);
+  const moved = half === "low"
+    ? op("i32x4.shl", packed, i32(13))
+    : op("i32x4.shr_u", packed, i32(3));
+  const magnitude = bind(op("v128.and", moved, word(0x0fffe000)));
+  // As an f32, these bits are 2^112 too small; infinities and NaNs need the full exponent.
   const scaled = op("f32x4.mul", magnitude, v.f32(2 ** 112));
-  const special = op("v128.or", magnitude, word(0x7f800000));
-  const isSpecial = op("i32x4.ge_u", magnitude, word(0x0f800000));
-  const sign = op("i32x4.shl", op("v128.and", h, word(0x8000)), v.i32(16));
-  return op("v128.or", pick(isSpecial, special, scaled), sign);
+  const special = op(
+    "v128.and",
+    op("i32x4.gt_s", magnitude, word(0x0f7fffff)),
+    word(0x7f800000),
+  );
+  const top = half === "low" ? op("i32x4.shl", packed, i32(16)) : packed;
+  const sign = op("v128.and", top, word(0x80000000));
+  return op("v128.or", op("v128.or", scaled, special), sign);
 }
 
 /** f32 lanes rounded to the nearest f16, ties to even. */
@@ -332,7 +341,7 @@ function powF32(v: VectorCode, x: Push, y: Push): Push {
   const signed = pick(
     op("f32x4.eq", y, op("f32x4.nearest", y)),
     op("v128.xor", positive, op("v128.and", odd, v.word(0x80000000))),
-    f32(NaN),
+    pick(op("f32x4.lt", magnitude, f32(Infinity)), f32(NaN), positive),
   );
   const nan = op(
     "v128.or",

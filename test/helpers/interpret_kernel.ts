@@ -43,7 +43,8 @@ function roundF16(x: number): number {
 function roundEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;
-  return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
+  return (up ? floor + 1 : floor) || 0 * x;
 }
 
 const CALLS: { readonly [name: string]: (...args: number[]) => number } = {
