@@ -2,10 +2,9 @@
 
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { ensurePackages, ensureVulkan } from "./setup.mjs";
+import { ensurePackages } from "./setup.mjs";
 
 ensurePackages();
-ensureVulkan();
 const { register } = await import("tsx/esm/api");
 register({
   tsconfig: fileURLToPath(new URL("../tsconfig.json", import.meta.url)),

@@ -9,7 +9,7 @@ import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
 import process from "node:process";
-import { ensurePackages, ensureVulkan, ROOT } from "./setup.mjs";
+import { ensurePackages, ROOT } from "./setup.mjs";
 
 /** Seconds that one file may take. */
 const TIMEOUT = 600;
@@ -17,7 +17,6 @@ const TIMEOUT = 600;
 const JOBS = Math.min(2, availableParallelism());
 
 ensurePackages();
-ensureVulkan();
 const { Parser } = await import("tap-parser");
 
 function testFiles(filters) {

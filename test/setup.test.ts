@@ -1,6 +1,6 @@
 // The set-up scripts and the test runner itself.
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
@@ -9,11 +9,10 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 interface Setup {
   packagesAreCurrent(root?: string): boolean;
-  hasVulkan(env?: { [name: string]: string }): boolean;
 }
 
 const setupModule: string = "../scripts/setup.mjs";
-const { packagesAreCurrent, hasVulkan } = await import(setupModule) as Setup;
+const { packagesAreCurrent } = await import(setupModule) as Setup;
 
 function node(argv: string[], env: { [name: string]: string } = {}) {
   return spawnSync(process.execPath, argv, {
@@ -53,40 +52,6 @@ t.test("packagesAreCurrent() compares node_modules with the lock", (t) => {
   t.equal(packagesAreCurrent(root), false, "a package is old");
   installed({ "node_modules/a": { version: "1.0.0" } });
   t.equal(packagesAreCurrent(root), true, "an optional one may be missing");
-  t.end();
-});
-
-t.test("hasVulkan() wants a loader and a driver", (t) => {
-  t.equal(hasVulkan({ VK_DRIVER_FILES: "/nowhere/icd.json" }), false);
-  const root = t.testdir({ "libvulkan.so.1": "", "icd.json": "{}" });
-  const env = { LD_LIBRARY_PATH: root };
-  t.equal(hasVulkan({ ...env, VK_DRIVER_FILES: join(root, "icd.json") }), true);
-  t.end();
-});
-
-t.test("a machine that cannot install a driver is told the command", {
-  skip: process.platform === "linux" ? false : "only Linux needs a driver",
-}, (t) => {
-  const env = { VK_DRIVER_FILES: "/nowhere/icd.json", PATH: t.testdir({}) };
-  const { status, stderr } = node(["scripts/setup.mjs", "--vulkan"], env);
-  t.equal(status, 3);
-  t.match(stderr, /^Cannot use Vulkan: .*mesa-vulkan-drivers/);
-  t.end();
-});
-
-t.test("as root a missing driver is installed, and said so", {
-  skip: process.getuid?.() === 0 ? false : "needs root",
-}, (t) => {
-  const bin = t.testdir({ "apt-get": '#!/bin/sh\necho "apt-get $*"\n' });
-  chmodSync(join(bin, "apt-get"), 0o755);
-  const env = {
-    VK_DRIVER_FILES: "/nowhere/icd.json",
-    PATH: `${bin}:${process.env.PATH}`,
-  };
-  const { status, stderr } = node(["scripts/setup.mjs", "--vulkan"], env);
-  t.equal(status, 0);
-  t.match(stderr, /installing mesa-vulkan-drivers/);
-  t.match(stderr, /apt-get install .*mesa-vulkan-drivers/);
   t.end();
 });
 
