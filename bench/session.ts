@@ -21,6 +21,8 @@ export interface Bench {
   idle(): Promise<void>;
   /** Milliseconds spent waiting for the devices since the last call. */
   takeWaiting(): number;
+  /** Close the session and its devices. */
+  close(): Promise<void>;
 }
 
 /** How a benchmark is loaded. */
@@ -52,7 +54,8 @@ export async function load(model: Model, options: LoadOptions): Promise<Bench> {
     }
   };
   const timed = new Map<Device, Device>();
-  const devices = (await selected.open(plan)).map((device) => {
+  const opened = await selected.open(plan);
+  const devices = opened.devices.map((device) => {
     const known = timed.get(device) ?? countWaiting(device, wait);
     timed.set(device, known);
     return known;
@@ -69,6 +72,10 @@ export async function load(model: Model, options: LoadOptions): Promise<Bench> {
       const ms = waited;
       waited = 0;
       return ms;
+    },
+    close: async () => {
+      session.close();
+      await opened.close();
     },
   };
 }

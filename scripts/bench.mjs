@@ -7,7 +7,7 @@ import process from "node:process";
 import { ensurePackages, ROOT } from "./setup.mjs";
 
 /** Files of bench/ that are not programs. */
-const PARTS = ["measure", "models", "session"];
+const PARTS = ["measure", "models", "session", "work"];
 
 const programs = readdirSync(join(ROOT, "bench"))
   .filter((file) => file.endsWith(".ts"))

@@ -1,0 +1,83 @@
+/**
+ * The CPU device against an adapter, in turn: the grouped expert FFN, prefill and decode of the bundled checkpoint, on
+ * one rank. `--adapter NUMBER` (default 0), `--runs N`.
+ */
+
+import { parseArgs } from "node:util";
+import { describe, interleaved, machine, median } from "./measure.ts";
+import type { Bench } from "./session.ts";
+import {
+  adapterChoice,
+  decodeSteps,
+  FFN,
+  ffnOnce,
+  loadDemo,
+  loadFfn,
+  type Place,
+  prefillOnce,
+  PROMPT,
+  STEPS,
+} from "./work.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    adapter: { type: "string", default: "0" },
+    runs: { type: "string", default: "9" },
+  },
+});
+const repetitions = Number(flags.runs);
+
+async function onBoth(open: (place: Place) => Promise<Bench>) {
+  const cpu = await open({ adapter: "cpu", mesh: {} });
+  const other = await open({ adapter: adapterChoice(flags.adapter), mesh: {} });
+  return { cpu, other };
+}
+
+interface Work {
+  readonly name: string;
+  readonly open: (place: Place) => Promise<Bench>;
+  readonly once: (bench: Bench) => () => Promise<void>;
+  /** What a second of the work amounts to, given its time in ms. */
+  readonly rate: (ms: number) => string;
+}
+
+const WORK: readonly Work[] = [
+  {
+    name: `expert FFN, ${FFN.tokens} tokens`,
+    open: loadFfn,
+    once: ffnOnce,
+    rate: (ms) => `${(FFN.flops / ms / 1e6).toFixed(1)} GFLOP/s`,
+  },
+  {
+    name: `prefill, ${PROMPT.sequences * PROMPT.length} tokens`,
+    open: loadDemo,
+    once: prefillOnce,
+    rate: (ms) =>
+      `${(PROMPT.sequences * PROMPT.length / ms * 1000).toFixed(0)} tokens/s`,
+  },
+  {
+    name: `${STEPS} decode steps, ${PROMPT.sequences} sequences`,
+    open: loadDemo,
+    once: decodeSteps,
+    rate: (ms) =>
+      `${(PROMPT.sequences * STEPS / ms * 1000).toFixed(0)} tokens/s`,
+  },
+];
+
+console.log(machine());
+for (const { name, open, once, rate } of WORK) {
+  const { cpu, other } = await onBoth(open);
+  const times = await interleaved(
+    { cpu: once(cpu), other: once(other) },
+    { repetitions, warmUp: 2 },
+  );
+  for (const side of ["cpu", "other"] as const) {
+    const label = side === "cpu" ? "CPU device" : `adapter ${flags.adapter}`;
+    const ms = times[side];
+    console.log(`${name}, ${label}: ${describe(ms)}, ${rate(median(ms))}`);
+  }
+  const ratio = median(times.other) / median(times.cpu);
+  console.log(`${name}: the CPU device is ${ratio.toFixed(2)} times as fast`);
+  await cpu.close();
+  await other.close();
+}

@@ -1,0 +1,113 @@
+/** The pieces of work that benchmarks time: the expert FFN, and prefill and decode of the bundled checkpoint. */
+
+import { readFileSync } from "node:fs";
+import type { AdapterChoice } from "../engine/devices.ts";
+import { storedDTypes } from "../engine/weights.ts";
+import { publishedModel } from "../models/mod.ts";
+import { type FileSource, openSafetensors } from "../runtime/mod.ts";
+import { expertLayer } from "./models.ts";
+import { type Bench, load, randomValues } from "./session.ts";
+
+/** Where a piece of work runs. */
+export interface Place {
+  readonly adapter: AdapterChoice;
+  readonly mesh: { readonly [axis: string]: number };
+}
+
+/** The adapter that `--adapter` names. */
+export function adapterChoice(flag: string): AdapterChoice {
+  return flag === "auto" || flag === "cpu" ? flag : [Number(flag)];
+}
+
+/** Tokens of the expert FFN, and its multiply-adds times two: 8 experts, top-2, 512 to 1024 and back, gated. */
+export const FFN = { tokens: 512, flops: 512 * 2 * 3 * 2 * 512 * 1024 };
+
+/** The expert FFN, loaded with random weights. */
+export async function loadFfn(place: Place): Promise<Bench> {
+  return await load(expertLayer(FFN.tokens), place);
+}
+
+/** One pass of the expert FFN. */
+export function ffnOnce({ session, idle }: Bench): () => Promise<void> {
+  const x = {
+    dtype: "f32",
+    shape: [FFN.tokens, 512],
+    data: randomValues(FFN.tokens * 512),
+  } as const;
+  return async () => {
+    await session.run("main", { x }, { outputs: [] });
+    await idle();
+  };
+}
+
+/** The sequences that prefill and decode work on. */
+export const PROMPT = { sequences: 4, length: 64, position: 0 };
+
+/** Decode steps in one measured piece of work, so that a step is not lost in the noise. */
+export const STEPS = 16;
+
+/** The bundled checkpoint. */
+export async function loadDemo(place: Place): Promise<Bench> {
+  const folder = new URL("../examples/demo-lm/", import.meta.url);
+  const config = readFileSync(new URL("config.json", folder), "utf8");
+  const bytes = readFileSync(new URL("model.safetensors", folder));
+  const file: FileSource = {
+    name: "model.safetensors",
+    size: bytes.length,
+    read: (offset, length) =>
+      Promise.resolve(bytes.subarray(offset, offset + length)),
+  };
+  const model = publishedModel(JSON.parse(config)).build({
+    maxTokens: 256,
+    maxSequences: 4,
+    maxContext: 256,
+  });
+  const weights = storedDTypes(await openSafetensors([file]));
+  return await load(model, { ...place, weights, files: [file] });
+}
+
+/** Packed inputs: `length` tokens of each of `sequences` sequences, from `position` on. */
+function packed(what: typeof PROMPT) {
+  const { sequences, length, position } = what;
+  const ints = (of: (i: number) => number) => ({
+    dtype: "i32" as const,
+    shape: [sequences * length],
+    data: Int32Array.from({ length: sequences * length }, (_, i) => of(i)),
+  });
+  return {
+    ids: ints((i) => (i * 37 + position) % 1000),
+    sequence: ints((i) => Math.floor(i / length)),
+    position: ints((i) => position + i % length),
+  };
+}
+
+/** Every prompt from the start. */
+export function prefillOnce({ session }: Bench): () => Promise<void> {
+  return async () => {
+    session.reset();
+    await session.run("main", packed(PROMPT), {
+      outputs: ["logits"],
+      rows: { logits: [0] },
+    });
+  };
+}
+
+/** `STEPS` steps of one token for every sequence; the host's share of the time goes to `hostShare`. */
+export function decodeSteps(
+  { session, takeWaiting }: Bench,
+  hostShare: number[] = [],
+): () => Promise<void> {
+  return async () => {
+    takeWaiting();
+    const start = performance.now();
+    for (let i = 0; i < STEPS; i++) {
+      const position = PROMPT.length + i;
+      await session.run("main", packed({ ...PROMPT, length: 1, position }), {
+        outputs: ["logits"],
+        rows: { logits: [0, 1, 2, 3] },
+      });
+    }
+    const total = performance.now() - start;
+    hostShare.push((total - takeWaiting()) / total);
+  };
+}
