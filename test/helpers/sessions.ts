@@ -28,11 +28,24 @@ import {
   type TensorDirectory,
   writeSafetensors,
 } from "../../runtime/mod.ts";
+import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { assertLegal } from "../../spec/mod.ts";
 
 const [adapter] = await listAdapters();
+
+/** What computes in a test. */
+export type Target = "gpu" | "cpu";
+
+/** Every kind of device, and why tests on it are skipped here, or false. */
+export const TARGETS: readonly {
+  readonly target: Target;
+  readonly skip: false | string;
+}[] = [
+  { target: "gpu", skip: adapter ? false : "there is no adapter" },
+  { target: "cpu", skip: false },
+];
 
 /** Why tests that need an adapter are skipped here, or false. */
 export const skip = adapter ? false : "there is no adapter";
@@ -43,27 +56,60 @@ export type Tensors = { readonly [name: string]: HostTensor };
 /** Whether ranks share one device. */
 export type Sharing = "shared" | "separate";
 
+/** Where ranks live. */
+export interface DeviceOptions {
+  /** Default: gpu. */
+  readonly target?: Target;
+  /** Default: shared. */
+  readonly sharing?: Sharing;
+}
+
 /** One device for each rank, as `--devices` says. */
 export async function openDevices(
   plan: Plan,
-  sharing: Sharing = "shared",
+  { target = "gpu", sharing = "shared" }: DeviceOptions = {},
 ): Promise<Device[]> {
-  const open = () =>
-    createGpuDevice(adapter!, {
-      limits: plan.requiredLimits,
-      features: plan.requiredFeatures,
-    });
-  if (sharing === "shared") return new Array(plan.ranks).fill(await open());
-  return await Promise.all(Array.from({ length: plan.ranks }, open));
+  const count = sharing === "shared" ? 1 : plan.ranks;
+  const devices = target === "cpu"
+    ? await openCpu(count)
+    : await Promise.all(Array.from({ length: count }, () =>
+      createGpuDevice(adapter!, {
+        limits: plan.requiredLimits,
+        features: plan.requiredFeatures,
+      })));
+  return Array.from(
+    { length: plan.ranks },
+    (_, rank) => devices[rank % count]!,
+  );
 }
 
-/** Load a verified plan on GPU devices. */
+/** CPU devices on the threads of one pool, which ends with the last of them. */
+async function openCpu(count: number): Promise<Device[]> {
+  const pool = await CpuPool.open(2);
+  let open = count;
+  return await Promise.all(Array.from({ length: count }, async () => {
+    const device = await createCpuDevice({ pool });
+    return watchDevice(device, {
+      destroy() {
+        device.destroy();
+        open--;
+        if (open === 0) void pool.close();
+      },
+    });
+  }));
+}
+
+/** Load a verified plan. */
 export async function openSession(
   plan: Plan,
-  options: Partial<CreateSessionOptions> & { readonly sharing?: Sharing } = {},
+  options: Partial<CreateSessionOptions> & DeviceOptions = {},
 ): Promise<Session> {
-  const { sharing, ...rest } = options;
-  const devices = rest.devices ?? await openDevices(plan, sharing);
+  const { target, sharing, ...rest } = options;
+  const devices = rest.devices ??
+    await openDevices(plan, {
+      ...(target ? { target } : {}),
+      ...(sharing ? { sharing } : {}),
+    });
   return await createSession(plan, { verify: assertLegal, ...rest, devices });
 }
 

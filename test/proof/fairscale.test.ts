@@ -5,11 +5,11 @@ import { fairscale } from "../../examples/fairscale.ts";
 import { readTensors } from "../helpers/read_tensors.ts";
 import {
   bytesOf,
+  type DeviceOptions,
   f32,
   fileSource,
   openSession,
-  type Sharing,
-  skip,
+  TARGETS,
   type Tensors,
 } from "../helpers/sessions.ts";
 import { openSafetensors } from "../../runtime/mod.ts";
@@ -54,14 +54,14 @@ function openRecording(
 async function run(
   recording: Recording,
   mesh: { readonly [axis: string]: number },
-  sharing: Sharing,
+  devices: DeviceOptions,
 ): Promise<Tensors> {
   const { file, world, experts, noise, tokens, all } = recording;
   const model = fairscale({ groups: world, tokens, experts, noise });
   const plan = await compile(model, { mesh });
   const source = fileSource(`test/references/${file}`);
   const tensors = await openSafetensors([source]);
-  const session = await openSession(plan, { sharing, tensors });
+  const session = await openSession(plan, { ...devices, tensors });
   const gumbel = f32([world, tokens, experts], all("gumbel"));
   try {
     return await session.run("main", {
@@ -111,22 +111,21 @@ function difference(
     : Infinity;
 }
 
-for (const recorded of RECORDED) {
-  const recording = openRecording(recorded);
-  t.test(recording.file, { skip }, async (t) => {
-    const { world } = recording;
-    const one = await run(recording, {}, "shared");
-    compare(t, one, recording);
-    for (const sharing of ["shared", "separate"] as const) {
-      if (world === 1) continue;
-      const many = await run(recording, { ep: world }, sharing);
-      t.equal(
-        bytesOf(many),
-        bytesOf(one),
-        `bytes on ${world} ${sharing} ranks`,
-      );
-    }
-  });
+for (const { target, skip } of TARGETS) {
+  for (const recorded of RECORDED) {
+    const recording = openRecording(recorded);
+    t.test(`${recording.file} on ${target}`, { skip }, async (t) => {
+      const { world } = recording;
+      const one = await run(recording, {}, { target });
+      compare(t, one, recording);
+      for (const sharing of ["shared", "separate"] as const) {
+        if (world === 1) continue;
+        const many = await run(recording, { ep: world }, { target, sharing });
+        const title = `bytes on ${world} ${sharing} ranks`;
+        t.equal(bytesOf(many), bytesOf(one), title);
+      }
+    });
+  }
 }
 
 t.test("capacity matters in the recordings: some choices are dropped", (t) => {

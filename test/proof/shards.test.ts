@@ -21,7 +21,8 @@ import {
   openSession,
   openWeights,
   packedPrompts,
-  skip,
+  type Target,
+  TARGETS,
   watchDevice,
 } from "../helpers/sessions.ts";
 
@@ -61,59 +62,70 @@ async function withoutOthers(
   }]);
 }
 
+/** Run with weights that were loaded rank by rank from files where every expert of other ranks is NaN. */
+async function fillOthers(
+  t: Test,
+  mesh: { readonly [axis: string]: number },
+  target: Target,
+): Promise<void> {
+  const plan = await compileCheckpoint(CHECKPOINT, { mesh });
+  const tensors = await openWeights(CHECKPOINT);
+  const inputs = packedPrompts([9, 7, 5, 3]);
+  const buffers = new Map<string, DeviceBuffer>();
+  const [device] = await openDevices(plan, { target });
+  const watched = watchDevice(device!, {
+    createBuffer(bytes, label) {
+      const buffer = device!.createBuffer(bytes, label);
+      buffers.set(label, buffer);
+      return buffer;
+    },
+  });
+  const session = await openSession(plan, {
+    devices: new Array<Device>(plan.ranks).fill(watched),
+    tensors,
+  });
+  const wanted = bytesOf(await session.run("main", inputs));
+  session.reset();
+  const held = (rank: number, buffer: string) =>
+    buffers.get(
+      `rank ${rank} allocation ${plan.buffers[buffer]!.allocation}`,
+    )!;
+
+  for (let rank = 0; rank < plan.ranks; rank++) {
+    for (const { buffer } of plan.weights) {
+      const { bytes } = held(rank, buffer);
+      device!.write(held(rank, buffer), 0, new Uint8Array(bytes).fill(255));
+    }
+  }
+  const spoilt = bytesOf(await session.run("main", inputs));
+  t.not(spoilt, wanted, "weights matter");
+  session.reset();
+
+  for (let rank = 0; rank < plan.ranks; rank++) {
+    const memory = new RankMemory(plan, device!, rank);
+    const file = await withoutOthers(tensors, ownedBy(plan, rank));
+    await loadWeights(plan, [memory], file);
+    for (const { buffer } of plan.weights) {
+      const from = memory.buffer(buffer);
+      device!.copy(from, 0, held(rank, buffer), 0, from.bytes);
+    }
+  }
+  const found = bytesOf(await session.run("main", inputs));
+  t.equal(found, wanted, "same bytes");
+  session.close();
+}
+
 for (const mesh of MESHES) {
   const title = JSON.stringify(mesh);
 
-  t.test(`${title}: NaN in every other expert changes nothing`, {
-    skip,
-  }, async (t) => {
-    const plan = await compileCheckpoint(CHECKPOINT, { mesh });
-    const tensors = await openWeights(CHECKPOINT);
-    const inputs = packedPrompts([9, 7, 5, 3]);
-    const buffers = new Map<string, DeviceBuffer>();
-    const [device] = await openDevices(plan);
-    const watched = watchDevice(device!, {
-      createBuffer(bytes, label) {
-        const buffer = device!.createBuffer(bytes, label);
-        buffers.set(label, buffer);
-        return buffer;
-      },
-    });
-    const session = await openSession(plan, {
-      devices: new Array<Device>(plan.ranks).fill(watched),
-      tensors,
-    });
-    const wanted = bytesOf(await session.run("main", inputs));
-    session.reset();
-    const held = (rank: number, buffer: string) =>
-      buffers.get(
-        `rank ${rank} allocation ${plan.buffers[buffer]!.allocation}`,
-      )!;
-
-    for (let rank = 0; rank < plan.ranks; rank++) {
-      for (const { buffer } of plan.weights) {
-        const { bytes } = held(rank, buffer);
-        device!.write(held(rank, buffer), 0, new Uint8Array(bytes).fill(255));
-      }
-    }
-    const spoilt = bytesOf(await session.run("main", inputs));
-    t.not(spoilt, wanted, "weights matter");
-    session.reset();
-
-    for (let rank = 0; rank < plan.ranks; rank++) {
-      const memory = new RankMemory(plan, device!, rank);
-      const file = await withoutOthers(tensors, ownedBy(plan, rank));
-      await loadWeights(plan, [memory], file);
-      for (const { buffer } of plan.weights) {
-        const from = memory.buffer(buffer);
-        device!.copy(from, 0, held(rank, buffer), 0, from.bytes);
-      }
-    }
-    const found = bytesOf(await session.run("main", inputs));
-    t.equal(found, wanted, "same bytes");
-    session.close();
-  });
-
+  for (const { target, skip } of TARGETS) {
+    const change = `${title}: NaN in every other expert changes nothing`;
+    t.test(
+      `${change} on ${target}`,
+      { skip },
+      (t) => fillOthers(t, mesh, target),
+    );
+  }
   t.test(`${title}: the loader reads what a rank owns`, async (t) => {
     const plan = await compileCheckpoint(CHECKPOINT, { mesh });
     for (let rank = 0; rank < plan.ranks; rank++) {

@@ -9,11 +9,11 @@ import { onRank } from "../../spec/plan.ts";
 import {
   bytesOf,
   compileCheckpoint,
+  type DeviceOptions,
   openSession,
   openWeights,
   packedPrompts,
-  type Sharing,
-  skip,
+  TARGETS,
   type Tensors,
 } from "../helpers/sessions.ts";
 
@@ -52,12 +52,12 @@ async function swap(
 
 async function run(
   mesh: { readonly [axis: string]: number },
-  sharing: Sharing,
+  devices: DeviceOptions,
   communicator?: Communicator,
 ): Promise<Tensors> {
   const plan = await compileCheckpoint(CHECKPOINT, { mesh, check: true });
   const session = await openSession(plan, {
-    sharing,
+    ...devices,
     tensors: await openWeights(CHECKPOINT),
     ...(communicator ? { communicator } : {}),
   });
@@ -75,22 +75,26 @@ function strayed(outputs: Tensors): number[] {
     .map(([, { data }]) => Array.from(data).reduce((n, x) => n + x, 0));
 }
 
-for (
-  const [mesh, sharing] of [
-    [{ ep: 4 }, "shared"],
-    [{ ep: 4 }, "separate"],
-    [{ dp: 2, ep: 2 }, "shared"],
-  ] as const
-) {
-  t.test(`${JSON.stringify(mesh)}, ${sharing} devices`, { skip }, async (t) => {
-    const honest = await run(mesh, sharing);
-    const swapped = await run(mesh, sharing, swappingCommunicator());
-    t.strictSame(strayed(honest), [0, 0], "every choice comes home");
-    for (const count of strayed(swapped)) t.ok(count > 0, "some do not");
-    t.not(
-      bytesOf({ logits: swapped["logits"]! }),
-      bytesOf({ logits: honest["logits"]! }),
-      "the output changes",
-    );
-  });
+const CASES = [
+  { mesh: { ep: 4 }, sharing: "shared" },
+  { mesh: { ep: 4 }, sharing: "separate" },
+  { mesh: { dp: 2, ep: 2 }, sharing: "shared" },
+] as const;
+
+for (const { target, skip } of TARGETS) {
+  for (const { mesh, sharing } of CASES) {
+    const title = `${JSON.stringify(mesh)}, ${sharing}, on ${target}`;
+    t.test(title, { skip }, async (t) => {
+      const devices = { target, sharing };
+      const honest = await run(mesh, devices);
+      const swapped = await run(mesh, devices, swappingCommunicator());
+      t.strictSame(strayed(honest), [0, 0], "every choice comes home");
+      for (const count of strayed(swapped)) t.ok(count > 0, "some do not");
+      t.not(
+        bytesOf({ logits: swapped["logits"]! }),
+        bytesOf({ logits: honest["logits"]! }),
+        "the output changes",
+      );
+    });
+  }
 }
