@@ -1,5 +1,6 @@
 /** What the command line touches of the process: output, files, the clock. */
 
+import { availableParallelism } from "node:os";
 import process from "node:process";
 import type { Writable } from "node:stream";
 import type { FileSystem } from "../engine/mod.ts";
@@ -16,6 +17,8 @@ export interface CliIo {
   /** Standard error, for progress bars. */
   readonly errorStream: Writable;
   readonly files: FileSystem;
+  /** Threads that this machine runs at once. */
+  readonly threads: number;
   /** Milliseconds. */
   now(): number;
 }
@@ -44,6 +47,7 @@ export function processIo(): CliIo {
     terminal: process.stderr.isTTY === true,
     errorStream: process.stderr,
     files: nodeFiles(),
+    threads: availableParallelism(),
     now: () => performance.now(),
   };
 }

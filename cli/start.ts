@@ -51,6 +51,7 @@ async function demonstrate(io: CliIo): Promise<void> {
     need: { tokens: prompt.length, sequences: 1, context: 256 },
     sharing: "shared",
     adapter: "auto",
+    threads: io.threads,
     onProgress: bar.update,
   }).finally(bar.stop);
   const { plan, session } = opened;

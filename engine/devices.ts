@@ -1,13 +1,11 @@
 /** Which adapters there are, which is used and why, and one device for each rank. */
 
-import { availableParallelism } from "node:os";
 import {
   createGpuDevice,
   type Device,
   type GpuAdapter,
   listAdapters,
 } from "../runtime/mod.ts";
-import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
@@ -44,6 +42,8 @@ export interface SelectDevicesOptions {
   readonly timestamps?: boolean;
   /** A browser's or Deno's `navigator.gpu`. */
   readonly gpu?: GPU;
+  /** Threads of the CPU device. Default: 1. */
+  readonly threads?: number;
 }
 
 /** Adapters that were chosen, before a plan says what it needs of them. */
@@ -66,12 +66,12 @@ export async function selectDevices(
   options: SelectDevicesOptions,
 ): Promise<SelectedDevices> {
   const { sharing, adapter: choice } = options;
-  if (choice === "cpu") return selectCpu(sharing);
+  if (choice === "cpu") return selectCpu(sharing, options.threads);
   const adapters = await listAdapters(options.gpu ? { gpu: options.gpu } : {});
   const list: GpuAdapter[] = [];
   if (choice === "auto") {
     const { adapter } = chooseAdapter(adapters);
-    if (adapter === "cpu") return selectCpu(sharing);
+    if (adapter === "cpu") return selectCpu(sharing, options.threads);
     list.push(adapter);
   } else list.push(...choice.map((number) => adapterOf(adapters, number)));
   if (sharing === "shared" && list.length > 1) {
@@ -91,14 +91,12 @@ export async function selectDevices(
 }
 
 // Ranks on separate CPU devices share the threads and the memory of one pool.
-function selectCpu(sharing: DeviceSharing): SelectedDevices {
+function selectCpu(sharing: DeviceSharing, threads = 1): SelectedDevices {
   return {
     limits: CPU_LIMITS,
     open: async (plan) => {
       checkCpuMemory(plan);
-      const pool = await CpuPool.open(
-        Math.min(availableParallelism(), MAX_THREADS),
-      );
+      const pool = await CpuPool.open(Math.min(threads, MAX_THREADS));
       const devices: Device[] = [];
       for (let rank = 0; rank < plan.ranks; rank++) {
         devices.push(

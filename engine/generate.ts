@@ -66,7 +66,7 @@ export async function generate(
   }));
   const choose = async (number: number, logits: Float32Array) => {
     const sequence = sequences[number]!;
-    const token = sample(logits, options, sequence.random);
+    const token = sample(logits, { ...options, random: sequence.random });
     sequence.tokens.push(token);
     sequence.ending = endingOf(sequence, token, decoder.maxContext, options);
     await options.onToken?.(number, token);

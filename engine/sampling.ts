@@ -54,8 +54,7 @@ export function greedy(logits: Float32Array): number {
 /** Draw a token. `random` gives numbers in [0, 1), and is called once unless the choice is greedy. */
 export function sample(
   logits: Float32Array,
-  options: SamplingOptions,
-  random: () => number,
+  options: SamplingOptions & { readonly random: () => number },
 ): number {
   const best = greedy(logits);
   if (options.temperature === undefined) return best;
@@ -72,7 +71,7 @@ export function sample(
     total += weights[count]!;
   }
   const candidates = weights.slice(0, Math.max(1, count));
-  const target = random() * sum(candidates);
+  const target = options.random() * sum(candidates);
   let at = 0;
   for (let total = candidates[0]!; total <= target; total += candidates[at]!) {
     if (at === candidates.length - 1) break;

@@ -68,6 +68,7 @@ export function deviceOptions(
   return {
     sharing: devices,
     adapter,
+    threads: io.threads,
     notice: (text: string) => io.err(text),
   };
 }

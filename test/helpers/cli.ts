@@ -35,6 +35,7 @@ export async function switchyard(
     terminal: false,
     errorStream: new Writable(),
     files,
+    threads: 2,
     now: () => performance.now(),
   };
   const code = await main(argv, io);
