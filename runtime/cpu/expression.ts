@@ -4,6 +4,13 @@ import { invariant } from "../../spec/errors.ts";
 import type { BinaryOp, Expr } from "../../spec/kernel/tree.ts";
 import { operands } from "./analyze.ts";
 import {
+  gather,
+  type MemoryView,
+  type PointedLoad,
+  pushAddress,
+  pushRunAddress,
+} from "./array_access.ts";
+import {
   isCalled,
   type MathLibrary,
   type Push,
@@ -13,22 +20,6 @@ import {
 } from "./math.ts";
 import type { Shapes } from "./shape.ts";
 import { f32Bits, type WasmFunction, type WasmOp } from "./wasm.ts";
-
-/** An array in memory: a binding or a shared array. Sixteen bytes before and after it may be read. */
-export interface MemoryView {
-  /** Local that holds its address. */
-  readonly address: number;
-  /** Local that holds its length in elements. */
-  readonly length: number;
-  /** Local that holds length + 5: `index + 4 < length + 5` holds where a vector at `index` touches the array. */
-  readonly reach: number;
-}
-
-/** A load whose address a loop keeps in a local, known to be in range. */
-export interface PointedLoad {
-  readonly pointer: number;
-  readonly offset: number;
-}
 
 type Binary = Extract<Expr, { op: "binary" }>;
 
@@ -435,25 +426,6 @@ export class Expressions {
     return view;
   }
 
-  /** Push the address of an element; an index outside the array becomes 0. */
-  #address(index: Expr, view: MemoryView, contiguous: boolean): void {
-    const { f } = this;
-    const i = f.local("i32");
-    f.get(view.address);
-    this.scalar(index);
-    f.tee(i);
-    f.i32(0);
-    f.get(i);
-    if (contiguous) {
-      f.i32(4);
-      f.op("i32.add");
-      f.get(view.reach);
-    } else f.get(view.length);
-    f.op("i32.lt_u", "select");
-    f.i32(2);
-    f.op("i32.shl", "i32.add");
-  }
-
   #scalarLoad(
     e: Extract<Expr, { op: "load" | "shared" }>,
     array: string,
@@ -463,7 +435,7 @@ export class Expressions {
       this.f.get(pointed.pointer);
       return this.f.load("i32.load", pointed.offset);
     }
-    this.#address(e.index, this.#view(array), false);
+    pushAddress(this.f, this.#view(array), () => this.scalar(e.index));
     this.f.load("i32.load");
   }
 
@@ -480,31 +452,14 @@ export class Expressions {
       return f.load(op, pointed.offset);
     }
     const view = this.#view(array);
-    if (stride === 0 || stride === 1) {
-      this.#address(e.index, view, stride === 1);
+    if (stride === 0) {
+      pushAddress(f, view, () => this.scalar(e.index));
       return f.load(op);
     }
-    const i = f.local("v128");
-    this.vector(e.index);
-    f.tee(i);
-    f.get(i);
-    f.get(view.length);
-    f.op("i32x4.splat", "i32x4.lt_u", "v128.and");
-    f.i32(2);
-    f.op("i32x4.shl");
-    f.get(view.address);
-    f.op("i32x4.splat", "i32x4.add");
-    f.set(i);
-    f.get(i);
-    f.extract(0);
-    f.load("v128.load32_zero");
-    const value = f.local("v128");
-    for (let lane = 1; lane < 4; lane++) {
-      f.set(value);
-      f.get(i);
-      f.extract(lane);
-      f.get(value);
-      f.loadLane(lane);
+    if (stride === 1) {
+      pushRunAddress(f, view, () => this.scalar(e.index));
+      return f.load(op);
     }
+    gather(f, view, () => this.vector(e.index));
   }
 }

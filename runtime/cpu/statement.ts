@@ -9,7 +9,8 @@ import {
   walkExpression,
   walkStatements,
 } from "./analyze.ts";
-import type { Expressions, MemoryView } from "./expression.ts";
+import type { MemoryView } from "./array_access.ts";
+import type { Expressions } from "./expression.ts";
 import { findPointers, type PointerGroup } from "./pointers.ts";
 import type { WasmFunction } from "./wasm.ts";
 
