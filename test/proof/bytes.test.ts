@@ -1,0 +1,244 @@
+// Memory and traffic: what a plan predicts, what the runtime counts, and what the test itself counts, from the buffers that are made and from where each token's experts live.
+import t, { type Test } from "tap";
+import { compile } from "../../compiler/mod.ts";
+import { layer } from "../../examples/layer.ts";
+import {
+  type Device,
+  openSafetensors,
+  type TensorDirectory,
+  writeSafetensors,
+} from "../../runtime/mod.ts";
+import { onRank, type Plan } from "../../spec/mod.ts";
+import {
+  compileCheckpoint,
+  f32,
+  openDevices,
+  openSession,
+  openWeights,
+  packedPrompts,
+  type Sharing,
+  type Target,
+  TARGETS,
+  type Tensors,
+  watchDevice,
+} from "../helpers/sessions.ts";
+
+/** Positions over `ep`; ranks are `[dp][ep]`, row-major. */
+interface Mesh {
+  readonly axes: { readonly [axis: string]: number };
+  readonly dp: number;
+  readonly ep: number;
+}
+
+const MESHES: readonly Mesh[] = [
+  { axes: { ep: 1 }, dp: 1, ep: 1 },
+  { axes: { ep: 2 }, dp: 1, ep: 2 },
+  { axes: { ep: 4 }, dp: 1, ep: 4 },
+  { axes: { dp: 2, ep: 2 }, dp: 2, ep: 2 },
+];
+
+/** Rank of each of four sequences of 9, 7, 5 and 3 tokens: the longest first, to the rank with fewest tokens. */
+const HOMES: { readonly [ranks: number]: readonly number[] } = {
+  1: [0, 0, 0, 0],
+  2: [0, 1, 1, 0],
+  4: [0, 1, 2, 3],
+};
+const LENGTHS = [9, 7, 5, 3];
+
+/** A run whose routing the test knows. */
+interface Case {
+  readonly name: string;
+  readonly experts: number;
+  /** Elements of a row that travels. */
+  readonly embed: number;
+  readonly tensors: TensorDirectory;
+  readonly inputs: Tensors;
+  compile(mesh: Mesh): Promise<Plan>;
+  /** The rank of each token. */
+  homes(ranks: number): number[];
+  /** Of every routing, the experts of each token. */
+  choices(outputs: Tensors): number[][][];
+}
+
+/** Contiguous blocks of ids, the first `n mod parts` one longer: the part that each id is in. */
+function blocks(n: number, parts: number): number[] {
+  return Array.from({ length: parts }, (_, p) => {
+    const size = Math.floor(n / parts) + (p < n % parts ? 1 : 0);
+    return new Array<number>(size).fill(p);
+  }).flat();
+}
+
+/** Rows of `width` elements. */
+function rowsOf(data: ArrayLike<number>, width: number): number[][] {
+  return Array.from(
+    { length: data.length / width },
+    (_, row) => Array.from({ length: width }, (_, i) => data[row * width + i]!),
+  );
+}
+
+async function checkpointCase(
+  name: string,
+  sizes: { readonly experts: number; readonly embed: number },
+): Promise<Case> {
+  return {
+    name,
+    ...sizes,
+    tensors: await openWeights(name),
+    inputs: packedPrompts(LENGTHS),
+    compile: ({ axes }) => compileCheckpoint(name, { mesh: axes }),
+    homes: (ranks) =>
+      LENGTHS.flatMap((length, s) =>
+        new Array<number>(length).fill(HOMES[ranks]![s]!)
+      ),
+    choices: (outputs) =>
+      Object.entries(outputs)
+        .filter(([output]) => output.endsWith("topk_idx"))
+        .map(([, { data, shape }]) => rowsOf(data, shape.at(-1)!)),
+  };
+}
+
+/** The example layer with a router whose choices are plain: expert e looks at element e alone. */
+async function layerCase(): Promise<Case> {
+  const [tokens, embed, ffn, experts] = [50, 512, 1024, 8];
+  const x = Float32Array.from(
+    { length: tokens * embed },
+    (_, i) => Math.sin(i * 0.37 + (i % 11) * (i % 7)),
+  );
+  const router = new Float32Array(experts * embed);
+  for (let e = 0; e < experts; e++) router[e * embed + e] = 1;
+  const expert = f32([ffn, embed], new Float32Array(ffn * embed).fill(0.01));
+  const down = f32([embed, ffn], new Float32Array(ffn * embed).fill(0.01));
+  const file = writeSafetensors({
+    router: f32([experts, embed], router),
+    ...Object.fromEntries(
+      Array.from({ length: experts }, (_, e) => [
+        [`experts.${e}.gate`, expert],
+        [`experts.${e}.up`, expert],
+        [`experts.${e}.down`, down],
+      ]).flat(),
+    ),
+  });
+  const tensors = await openSafetensors([{
+    name: "weights",
+    size: file.length,
+    read: (offset, length) =>
+      Promise.resolve(file.subarray(offset, offset + length)),
+  }]);
+  const choices = rowsOf(x, embed).map((row) =>
+    blocks(experts, experts).sort((a, b) => row[b]! - row[a]!).slice(0, 2)
+  );
+  return {
+    ...{ name: "the example layer", experts, embed, tensors },
+    inputs: { x: f32([tokens, embed], x) },
+    compile: ({ axes }) => compile(layer, { mesh: axes }),
+    homes: (ranks) => blocks(tokens, ranks),
+    choices: () => [choices],
+  };
+}
+
+/** Bytes that each rank sends to others, from the choices alone. */
+function countTraffic(
+  { experts, embed, homes }: Case,
+  choices: readonly (readonly (readonly number[])[])[],
+  { dp, ep }: Mesh,
+) {
+  const ranks = dp * ep;
+  const owners = blocks(experts, ep);
+  const home = homes(ranks);
+  const sent = Array.from({ length: ranks }, () => ({
+    counts: choices.length * 4 * experts * (ep - 1),
+    dispatch: 0,
+    combine: 0,
+  }));
+  for (const routing of choices) {
+    for (const [token, chosen] of routing.entries()) {
+      const from = home[token]!;
+      for (const expert of chosen) {
+        // Experts are exchanged among the ranks of one dp position.
+        const to = Math.floor(from / ep) * ep + owners[expert]!;
+        if (to === from) continue;
+        sent[from]!.dispatch += 4 * embed;
+        sent[to]!.combine += 4 * embed;
+      }
+    }
+  }
+  return sent;
+}
+
+/** A device that adds the length of every buffer it makes to the account of the buffer's rank. */
+function countBuffers(device: Device, bytes: number[]): Device {
+  return watchDevice(device, {
+    createBuffer(length, label) {
+      const rank = Number(/^rank (\d+) /.exec(label)![1]);
+      bytes[rank]! += length;
+      const buffer = device.createBuffer(length, label);
+      return buffer;
+    },
+  });
+}
+
+async function compare(
+  t: Test,
+  run: Case,
+  mesh: Mesh,
+  where: { readonly target: Target; readonly sharing: Sharing },
+): Promise<void> {
+  const plan = await run.compile(mesh);
+  const opened = await openDevices(plan, where);
+  const made = opened.map(() => 0);
+  const counting = new Map(
+    [...new Set(opened)].map((device) => [device, countBuffers(device, made)]),
+  );
+  const session = await openSession(plan, {
+    devices: opened.map((device) => counting.get(device)!),
+    tensors: run.tensors,
+    statistics: true,
+  });
+  const outputs = await session.run("main", run.inputs);
+  const { ranks } = session.statistics();
+  session.close();
+  const traffic = countTraffic(run, run.choices(outputs), mesh);
+  for (const { rank, peakBytes, stagingBytes, sentBytes } of ranks) {
+    const equal = (
+      what: string,
+      figures: { readonly predicted: number; readonly actual: number },
+      counted: number,
+    ) =>
+      t.strictSame(
+        { ...figures, counted },
+        { predicted: counted, actual: counted, counted },
+        `${what} of rank ${rank}`,
+      );
+    equal("memory", peakBytes, made[rank]!);
+    equal("counts", sentBytes.counts, traffic[rank]!.counts);
+    equal("dispatch", sentBytes.dispatch, traffic[rank]!.dispatch);
+    equal("combine", sentBytes.combine, traffic[rank]!.combine);
+    t.equal(stagingBytes.actual, stagingBytes.predicted, "staging");
+    const staged = where.sharing === "separate" && mesh.ep > 1;
+    t.equal(stagingBytes.actual > 0, staged, "staging only between devices");
+    t.equal(onRank(plan.peakBytes, rank), made[rank], "the plan's own figure");
+  }
+  const moved = traffic.reduce((n, { dispatch }) => n + dispatch, 0);
+  t.equal(moved > 0, mesh.ep > 1, "rows move where there are several ranks");
+}
+
+const CASES = [
+  await checkpointCase("mixtral-6e", { experts: 6, embed: 48 }),
+  await checkpointCase("demo-lm", { experts: 8, embed: 128 }),
+  await layerCase(),
+];
+
+for (const { target, skip } of TARGETS) {
+  for (const run of CASES) {
+    for (const mesh of MESHES) {
+      for (const sharing of ["shared", "separate"] as const) {
+        const title = `${run.name}, ${JSON.stringify(mesh.axes)}, ${sharing}`;
+        t.test(
+          `${title}, on ${target}`,
+          { skip },
+          (t) => compare(t, run, mesh, { target, sharing }),
+        );
+      }
+    }
+  }
+}
