@@ -6,6 +6,7 @@ import {
   type GpuAdapter,
   listAdapters,
 } from "../runtime/mod.ts";
+import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
