@@ -1,5 +1,6 @@
 /** Plans on devices for the benchmarks: random or given weights, and a count of the time spent waiting. */
 
+import { availableParallelism } from "node:os";
 import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
 import { type AdapterChoice, selectDevices } from "../engine/devices.ts";
 import {
@@ -36,7 +37,11 @@ export interface LoadOptions extends CompileOptions {
 /** Compile a model, open its devices and load weights. */
 export async function load(model: Model, options: LoadOptions): Promise<Bench> {
   const { adapter, files, ...compileOptions } = options;
-  const selected = await selectDevices({ sharing: "shared", adapter });
+  const selected = await selectDevices({
+    sharing: "shared",
+    adapter,
+    threads: availableParallelism(),
+  });
   const plan = await compile(model, {
     ...compileOptions,
     limits: selected.limits,
