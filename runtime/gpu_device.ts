@@ -14,6 +14,7 @@ export interface CreateGpuDeviceOptions {
   readonly limits?: { readonly [limit: string]: number };
   /** The plan's `requiredFeatures`. */
   readonly features?: readonly string[];
+  /** Whose device it is, for messages: `rank 2`. */
   readonly label?: string;
   /** Record when each launch runs, where the adapter can. */
   readonly timestamps?: boolean;
@@ -51,7 +52,7 @@ export async function createGpuDevice(
       `Cannot open a device on adapter '${name}': ${textOf(error)}`,
     );
   });
-  return new GpuDevice(device, name, timed);
+  return new GpuDevice(device, { name, label, timed });
 }
 
 function checkAdapter(
@@ -98,6 +99,8 @@ class GpuDevice implements Device {
   readonly kind = "gpu";
   readonly name: string;
   readonly limits: { readonly [limit: string]: number };
+  /** For messages: devices of one adapter have one name. */
+  readonly #title: string;
   readonly #device: GPUDevice;
   readonly #pipelines = new Map<string, GpuPipeline>();
   readonly #staging: GpuStaging;
@@ -112,9 +115,17 @@ class GpuDevice implements Device {
   #destroyed = false;
   readonly timings?: () => Promise<LaunchTiming[]>;
 
-  constructor(device: GPUDevice, name: string, timed: boolean) {
+  constructor(
+    device: GPUDevice,
+    { name, label, timed }: {
+      readonly name: string;
+      readonly label: string | undefined;
+      readonly timed: boolean;
+    },
+  ) {
     this.#device = device;
     this.name = name;
+    this.#title = label ? `'${name}' (${label})` : `'${name}'`;
     this.limits = limitsOf(device);
     this.#staging = new GpuStaging(device, this.limits["maxBufferSize"]!);
     device.addEventListener("uncapturederror", (event) => {
@@ -159,7 +170,7 @@ class GpuDevice implements Device {
     const limit = this.limits["maxBufferSize"]!;
     if (bytes > limit) {
       throw new MachineError(
-        `Cannot allocate '${label}' on device '${this.name}': it has ${bytes} bytes and the device allows ${limit}. Use more ranks or raise the limit 'maxBufferSize'`,
+        `Cannot allocate '${label}' on device ${this.#title}: it has ${bytes} bytes and the device allows ${limit}. Use more ranks or raise the limit 'maxBufferSize'`,
       );
     }
     return new GpuMemory(
@@ -309,7 +320,7 @@ class GpuDevice implements Device {
   #fail(text: string): MachineError {
     const state = this.#destroyed ? "it was closed" : text.trim();
     return this.#failure ??= new MachineError(
-      `Cannot compute on device '${this.name}': ${state}`,
+      `Cannot compute on device ${this.#title}: ${state}`,
     );
   }
 }

@@ -1,0 +1,98 @@
+// A device that is lost in the middle of a run: an error that names it, at once, on every kind of exchange.
+import t, { type Test } from "tap";
+import {
+  createGpuDevice,
+  type Device,
+  type GpuAdapter,
+  listAdapters,
+} from "../../runtime/mod.ts";
+import {
+  compileCheckpoint,
+  openSession,
+  openWeights,
+  packedPrompts,
+  type Sharing,
+  skip,
+  watchDevice,
+} from "../helpers/sessions.ts";
+
+/** Far more than a run takes, far less than a hang. */
+const BOUND_MS = 10_000;
+const LOST_RANK = 2;
+
+/** A device, and what loses it: the driver's own call, behind the runtime's back. */
+async function openLosable(
+  adapter: GpuAdapter,
+  label: string,
+): Promise<{ device: Device; lose: () => void }> {
+  let gpu: GPUDevice | undefined;
+  const device = await createGpuDevice({
+    ...adapter,
+    async request() {
+      const real = await adapter.request();
+      return new Proxy(real, {
+        get(target, key) {
+          if (key === "requestDevice") {
+            return async (descriptor: GPUDeviceDescriptor) =>
+              gpu = await target.requestDevice(descriptor);
+          }
+          const value: unknown = Reflect.get(target, key, target);
+          return typeof value === "function" ? value.bind(target) : value;
+        },
+      });
+    },
+  }, { label });
+  return { device, lose: () => gpu!.destroy() };
+}
+
+async function lose(t: Test, sharing: Sharing): Promise<void> {
+  const plan = await compileCheckpoint("mixtral-6e", { mesh: { ep: 4 } });
+  const [adapter] = await listAdapters();
+  const count = sharing === "shared" ? 1 : plan.ranks;
+  const opened = await Promise.all(
+    Array.from(
+      { length: count },
+      (_, i) =>
+        openLosable(adapter!, sharing === "shared" ? "all ranks" : `rank ${i}`),
+    ),
+  );
+  const victim = opened[LOST_RANK % count]!;
+  let launches = 0;
+  let armed = false;
+  const watched = opened.map(({ device }) =>
+    device !== victim.device ? device : watchDevice(device, {
+      launch(...launch) {
+        launches++;
+        if (armed && launches === 5) victim.lose();
+        device.launch(...launch);
+      },
+    })
+  );
+  const session = await openSession(plan, {
+    devices: Array.from(
+      { length: plan.ranks },
+      (_, rank) => watched[rank % count]!,
+    ),
+    tensors: await openWeights("mixtral-6e"),
+  });
+  const inputs = packedPrompts([9, 7, 5, 3]);
+  await session.run("main", inputs);
+  session.reset();
+  [armed, launches] = [true, 0];
+  const named = sharing === "shared" ? "all ranks" : `rank ${LOST_RANK}`;
+  for (const when of ["in the middle", "afterwards"]) {
+    const start = performance.now();
+    await t.rejects(session.run("main", inputs), {
+      name: "MachineError",
+      message: new RegExp(
+        `^Cannot compute on device '.+' \\(${named}\\): .*lost`,
+      ),
+    }, `${when}, the error names the device`);
+    t.ok(performance.now() - start < BOUND_MS, `${when}, it comes in time`);
+  }
+  session.close();
+}
+
+for (const sharing of ["shared", "separate"] as const) {
+  t.test(`losing a device, ${sharing}`, { skip }, (t) => lose(t, sharing));
+}
