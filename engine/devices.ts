@@ -49,6 +49,7 @@ export interface SelectDevicesOptions {
 
 /** Adapters that were chosen, before a plan says what it needs of them. */
 export interface SelectedDevices {
+  readonly kind: Device["kind"];
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
   open(plan: Plan): Promise<OpenedDevices>;
@@ -81,6 +82,7 @@ export async function selectDevices(
     );
   }
   return {
+    kind: "gpu",
     limits: commonLimits(list),
     open: async (plan) => ({
       devices: sharing === "shared"
@@ -94,6 +96,7 @@ export async function selectDevices(
 // Ranks on separate CPU devices share the threads and the memory of one pool.
 function selectCpu(sharing: DeviceSharing, threads = 1): SelectedDevices {
   return {
+    kind: "cpu",
     limits: CPU_LIMITS,
     open: async (plan) => {
       checkCpuMemory(plan);

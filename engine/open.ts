@@ -6,6 +6,7 @@ import {
   DataError,
   type Placement,
   PlacementError,
+  type Tuning,
 } from "../compiler/mod.ts";
 import type { Bounds } from "../models/mod.ts";
 import {
@@ -21,6 +22,7 @@ import type { Plan } from "../spec/plan.ts";
 import { MAX_RANKS } from "../spec/schema.ts";
 import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
 import { listWeightFiles } from "./checkpoint.ts";
+import { TUNING } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import type { FileSystem } from "./files.ts";
 import type { Target } from "./target.ts";
@@ -39,6 +41,8 @@ export interface PlanOptions {
   readonly need?: Need;
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
+  /** Kernel variants; default: those for the devices, or the compiler's where no device is opened. */
+  readonly tuning?: Tuning;
   /** Let token ids travel along and compare them on return. */
   readonly check?: boolean;
 }
@@ -86,6 +90,7 @@ export async function openTarget(
     const selected = await selectDevices(options);
     const plan = await planWith(target, tensors, {
       limits: selected.limits,
+      tuning: TUNING[selected.kind],
       ...options,
     });
     const where = options.weights ?? folderOf(target);
@@ -143,6 +148,7 @@ async function planWith(
     ...(options.place ? { place: options.place } : {}),
     ...(options.limits ? { limits: options.limits } : {}),
     ...(options.check ? { check: true } : {}),
+    ...(options.tuning ? { tuning: options.tuning } : {}),
   };
   const plan = await compile(modelOf(target, options), compileOptions);
   assertLegal(plan);
