@@ -113,6 +113,22 @@ t.test("createCpuDevice() replaces a kernel that is prepared again under its nam
   await pool.close();
 });
 
+t.test("createCpuDevice() with timestamps says when each launch ran", async (t) => {
+  const device = await createCpuDevice({ threads: 2, timestamps: true });
+  await device.prepare({ three: step(3) });
+  const a = device.createBuffer(4 * 8000, "a");
+  device.launch("three", [a], [1000, 1, 1]);
+  device.copy(a, 0, a, 16, 16);
+  device.launch("three", [a], [1, 1, 1]);
+  device.launch("three", [a], [0, 1, 1]);
+  const timings = await device.timings!();
+  t.equal(timings.length, 2);
+  t.ok(timings[0]!.start <= timings[0]!.end);
+  t.ok(timings[0]!.end <= timings[1]!.start, "in order");
+  t.same(await device.timings!(), []);
+  device.destroy();
+});
+
 t.test("createCpuDevice() says when memory is not enough", async (t) => {
   const device = await createCpuDevice({ threads: 1 });
   t.throws(

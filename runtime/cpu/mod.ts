@@ -10,7 +10,7 @@
 import { availableParallelism } from "node:os";
 import { invariant, MachineError } from "../../spec/errors.ts";
 import type { PlanKernel } from "../../spec/plan.ts";
-import type { Device, DeviceBuffer } from "../device.ts";
+import type { Device, DeviceBuffer, LaunchTiming } from "../device.ts";
 import { MAX_THREADS } from "./control.ts";
 import { HEAP_BYTES, type Span } from "./heap.ts";
 import { CpuPool, type PoolKernel } from "./pool.ts";
@@ -24,6 +24,8 @@ export interface CpuDeviceOptions {
   readonly threads?: number;
   /** A pool that several devices share; `threads` is then the pool's, and the caller closes it. */
   readonly pool?: CpuPool;
+  /** Keep when each launch ran, for `timings`. */
+  readonly timestamps?: boolean;
 }
 
 /** What a CPU device can do; `memory` is the bytes of all buffers of its pool together. */
@@ -45,7 +47,7 @@ export async function createCpuDevice(
   const threads = options.threads ??
     Math.min(availableParallelism(), MAX_THREADS);
   const pool = options.pool ?? await CpuPool.open(threads);
-  return new CpuDevice(pool, options.pool === undefined);
+  return new CpuDevice(pool, options);
 }
 
 /** Memory of a CPU device. */
@@ -70,9 +72,21 @@ class CpuDevice implements Device {
   readonly #bindings = new WeakMap<readonly DeviceBuffer[], Int32Array>();
   #destroyed = false;
 
-  constructor(pool: CpuPool, ownsPool: boolean) {
+  readonly timings?: () => Promise<LaunchTiming[]>;
+  #times: LaunchTiming[] | undefined;
+
+  constructor(pool: CpuPool, options: CpuDeviceOptions) {
     this.#pool = pool;
-    this.#ownsPool = ownsPool;
+    this.#ownsPool = options.pool === undefined;
+    if (options.timestamps) {
+      this.#times = [];
+      this.timings = async () => {
+        await this.idle();
+        const times = this.#times!;
+        this.#times = [];
+        return times;
+      };
+    }
     this.name = `CPU (WebAssembly SIMD, ${pool.threads} thread${
       pool.threads === 1 ? "" : "s"
     })`;
@@ -127,7 +141,7 @@ class CpuDevice implements Device {
       );
       if (Object.isFrozen(buffers)) this.#bindings.set(buffers, bindings);
     }
-    this.#pool.launch(known, bindings, workgroups);
+    this.#pool.launch(known, bindings, workgroups, this.#times);
   }
 
   copy(

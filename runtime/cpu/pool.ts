@@ -29,6 +29,18 @@ type Message =
   | { readonly ready: number }
   | { readonly failed: string };
 
+/** When a launch ran, in nanoseconds. */
+interface LaunchTime {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A record whose times are wanted, and who wants them. */
+interface TimedLaunch {
+  readonly at: number;
+  readonly times: LaunchTime[];
+}
+
 /** A printed kernel in all workers. */
 export interface PoolKernel {
   readonly index: number;
@@ -48,6 +60,8 @@ export class CpuPool {
   /** Records not yet handed to the workers. */
   #record = new Int32Array(1 << 14);
   #used = 0;
+  /** Launches among the records whose times are wanted. */
+  #timed: TimedLaunch[] = [];
   #running: Promise<void> | undefined;
   #finish: { resolve(): void; reject(error: Error): void } | undefined;
   #ready = new Map<number, { left: number; resolve(): void }>();
@@ -202,11 +216,12 @@ export class CpuPool {
     return at;
   }
 
-  /** Record a launch. `bindings`: address and elements of each. */
+  /** Record a launch. `bindings`: address and elements of each; `times` receives when it ran. */
   launch(
     kernel: PoolKernel,
     bindings: Int32Array,
     workgroups: readonly [number, number, number],
+    times?: LaunchTime[],
   ): void {
     const [x, y, z] = workgroups;
     if (x === 0 || y === 0 || z === 0) return;
@@ -217,6 +232,7 @@ export class CpuPool {
     record[at + RECORD.x] = x;
     record[at + RECORD.y] = y;
     record.set(bindings, at + RECORD_BYTES / 4);
+    if (times) this.#timed.push({ at, times });
   }
 
   /** Record a copy between addresses. */
@@ -265,6 +281,8 @@ export class CpuPool {
     const used = this.#used;
     this.#record = new Int32Array(1 << 14);
     this.#used = 0;
+    const timed = this.#timed;
+    this.#timed = [];
     const room = ARENA_BYTES / 4;
     for (let start = 0; start < used;) {
       let end = start;
@@ -274,7 +292,16 @@ export class CpuPool {
         end = next;
       }
       this.#control.set(records.subarray(start, end), ARENA_ADDRESS / 4);
+      const origin = performance.now() * 1e6;
       await this.#batch(end - start);
+      while (timed.length > 0 && timed[0]!.at < end) {
+        const { at, times } = timed.shift()!;
+        const base = ARENA_ADDRESS / 4 + at - start;
+        times.push({
+          start: origin + 10 * this.#control[base + RECORD.start]!,
+          end: origin + 10 * this.#control[base + RECORD.end]!,
+        });
+      }
       start = end;
     }
   }

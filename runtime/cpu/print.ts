@@ -13,7 +13,7 @@ import { Statements } from "./statement.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 
 /** Bytes of a launch record before its bindings; see `RECORD` for the words. */
-export const RECORD_BYTES = 32;
+export const RECORD_BYTES = 40;
 /** Words of a launch record. After them: address and length in elements of each binding. */
 export const RECORD = {
   op: 0,
@@ -24,6 +24,9 @@ export const RECORD = {
   done: 5,
   words: 6,
   chunk: 7,
+  /** When it ran, in units of 10 ns from the start of the batch. */
+  start: 8,
+  end: 9,
 } as const;
 /** Bytes around every array in memory that may be read by vectors that touch its ends. */
 export const GUARD_BYTES = 16;

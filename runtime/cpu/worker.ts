@@ -70,7 +70,8 @@ function share(r, groups, each) {
 function runBatch(length) {
   const begin = ${ARENA_ADDRESS / 4}, end = begin + length;
   const scratch = words[C.scratch];
-  let last = performance.now();
+  const origin = performance.now();
+  let last = origin;
   for (let r = begin; r < end; r += words[r + R.words]) {
     const op = words[r], groups = words[r + R.groups];
     let parallel = 1;
@@ -87,6 +88,8 @@ function runBatch(length) {
       parallel = threads;
     }
     const now = performance.now();
+    words[r + R.start] = (last - origin) * 1e5;
+    words[r + R.end] = (now - origin) * 1e5;
     const each = (now - last) * parallel / groups;
     cost[op] = cost[op] < 0 ? each : 0.5 * (cost[op] + each);
     last = now;
