@@ -35,7 +35,7 @@ export function integerField(
 export function positiveField(
   config: Config,
   key: string,
-  fallback: number,
+  fallback: number | undefined,
 ): number {
   const value = config[key] ?? fallback;
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0) {
@@ -52,6 +52,16 @@ export function optionalField(
   return config[key] === undefined || config[key] === null
     ? undefined
     : positiveField(config, key, 1);
+}
+
+/** An integer of at least 1, or nothing where the field is null or missing. */
+export function optionalIntegerField(
+  config: Config,
+  key: string,
+): number | undefined {
+  return config[key] === undefined || config[key] === null
+    ? undefined
+    : integerField(config, key);
 }
 
 /** A boolean field. */
@@ -79,22 +89,68 @@ export function requireField(
   }
 }
 
-/** The rotary base, from either place where transformers writes it; scaled rotary embeddings are refused. */
-export function ropeTheta(config: Config, fallback: number): number {
-  for (const key of ["rope_scaling", "rope_parameters"]) {
-    const rope = config[key];
-    if (rope === undefined || rope === null) continue;
-    if (typeof rope !== "object") throw fieldError(key, rope, "an object");
-    const fields = rope as Config;
-    const type = fields["rope_type"] ?? fields["type"] ?? "default";
-    if (type !== "default") {
-      throw fieldError(key, type, "of type 'default', the only one built");
-    }
-    if (fields["rope_theta"] !== undefined) {
-      return positiveField(fields, "rope_theta", fallback);
-    }
+/** An object, or nothing where the field is null or missing. */
+export function objectField(config: Config, key: string): Config | undefined {
+  const value = config[key] ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value !== "object") throw fieldError(key, value, "an object");
+  return value as Config;
+}
+
+/** A list of whole numbers, or nothing where the field is null or missing. */
+export function integersField(
+  config: Config,
+  key: string,
+): readonly number[] | undefined {
+  const value = config[key] ?? undefined;
+  if (value === undefined) return undefined;
+  if (!Array.isArray(value) || !value.every(Number.isInteger)) {
+    throw fieldError(key, value, "a list of integers");
   }
-  return positiveField(config, "rope_theta", fallback);
+  return value as readonly number[];
+}
+
+/** Heads of grouped-query attention: query heads, key heads, elements of one head. */
+export interface HeadFields {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** Read the heads of grouped-query attention; `headDim` is hidden size / heads where the file does not say. */
+export function headFields(
+  config: Config,
+  defaults: {
+    readonly embed: number;
+    readonly heads: number;
+    readonly kvHeads?: number;
+    readonly headDim?: number;
+  },
+): HeadFields {
+  const embed = integerField(config, "hidden_size", {
+    default: defaults.embed,
+  });
+  const heads = integerField(config, "num_attention_heads", {
+    default: defaults.heads,
+  });
+  const kvHeads = integerField(config, "num_key_value_heads", {
+    default: defaults.kvHeads ?? heads,
+  });
+  const given = config["head_dim"] ?? defaults.headDim;
+  if (given === undefined) {
+    requireMultiple({ name: "hidden_size", value: embed }, {
+      name: "num_attention_heads",
+      value: heads,
+    });
+  }
+  requireMultiple({ name: "num_attention_heads", value: heads }, {
+    name: "num_key_value_heads",
+    value: kvHeads,
+  });
+  const headDim = integerField(config, "head_dim", {
+    default: defaults.headDim ?? embed / heads,
+  });
+  return { heads, kvHeads, headDim };
 }
 
 /** Refuse sizes that do not divide. */
@@ -108,7 +164,12 @@ export function requireMultiple(
   );
 }
 
-function fieldError(key: string, value: unknown, wanted: string): DataError {
+/** The complaint about a field. */
+export function fieldError(
+  key: string,
+  value: unknown,
+  wanted: string,
+): DataError {
   const state = value === undefined
     ? "is missing"
     : `is ${JSON.stringify(value)}`;

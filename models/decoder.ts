@@ -1,50 +1,51 @@
-/** What the published decoder families share, in the model language. A family says how it makes queries, keys and values. */
+/** What the published decoder families share, in the model language. A family says how a layer attends and feeds forward. */
 
 import {
   add,
-  attention,
-  combine,
-  dispatch,
   dot,
   embedding,
-  map,
-  merge,
   type Model,
   model,
+  mul,
   rmsNorm,
-  rope,
-  route,
-  type RoutingPreset,
   type Scope,
-  split,
   type Tensor,
+  type UpTo,
   upTo,
 } from "../compiler/mod.ts";
 import type { Bounds } from "./config.ts";
 
-/** Sizes and constants of a decoder. */
+/** Sizes and constants of any decoder. */
 export interface Decoder {
   readonly layers: number;
   readonly vocabulary: number;
   readonly embed: number;
   readonly heads: number;
-  readonly kvHeads: number;
+  /** Elements of a head that rotary positions turn. */
   readonly headDim: number;
   readonly experts: number;
   readonly expertsPerToken: number;
-  readonly ffn: number;
   readonly epsilon: number;
-  readonly theta: number;
   /** Positions that the checkpoint was made for. */
   readonly maxPositions: number;
-  /** Tokens see this many positions; undefined: all. */
-  readonly window: number | undefined;
-  readonly preset: RoutingPreset;
   /** The embedding table is also the output matrix. */
   readonly tied: boolean;
 }
 
-/** Axes of a decoder. `query` and `keyValue` are all heads of a projection together. */
+/** Axes that only some families have. Two projections of one size have two names, as an axis is one thing. */
+export type FamilyAxis =
+  // Grouped-query attention: heads of keys, one head, all heads of a projection together.
+  | "kvHead"
+  | "headDim"
+  | "query"
+  | "keyValue"
+  // Hidden elements: of an expert, of a layer without experts, of the experts that every token goes to.
+  | "ffn"
+  | "denseFfn"
+  | "sharedFfn"
+  | "sharedGate";
+
+/** Axes of a decoder. */
 export type DecoderAxis =
   | "token"
   | "sequence"
@@ -52,191 +53,93 @@ export type DecoderAxis =
   | "vocab"
   | "embed"
   | "head"
-  | "kvHead"
-  | "headDim"
-  | "query"
-  | "keyValue"
   | "expert"
-  | "ffn";
+  | FamilyAxis;
+
+/** Where tensors of a decoder are declared. */
+export type DecoderScope = Scope<DecoderAxis>;
 
 /** Rows of a layer. */
 export type Rows = Tensor<"token embed", "f32">;
 
-/** The projections of a layer, before heads are split and queries and keys turned. */
-export interface Projections {
-  readonly q: Tensor<"token query", "f32">;
-  readonly k: Tensor<"token keyValue", "f32">;
-  readonly v: Tensor<"token keyValue", "f32">;
-}
-
-/** Names of the tensors of an expert layer, behind `model.layers.N.`. */
-export interface ExpertNames {
-  readonly router: string;
-  readonly gate: string;
-  readonly up: string;
-  readonly down: string;
-}
-
-/** What differs between families. */
-export interface Family {
-  readonly experts: ExpertNames;
-  /** Queries, keys and values of the normed rows; `layer` is the prefix of names, `model.layers.N`. */
-  readonly project: (
-    m: Scope<DecoderAxis>,
-    rows: Rows,
-    layer: string,
-  ) => Projections;
-}
-
-interface Tokens {
+/** A layer at work. */
+export interface Layer {
+  readonly index: number;
+  /** Prefix of the names of its tensors, `model.layers.N`. */
+  readonly name: string;
+  /** Of each token. */
   readonly sequence: Tensor<"token", "i32">;
+  /** Of each token, in its sequence. */
   readonly position: Tensor<"token", "i32">;
+  /** Return a tensor with the model's results: the next value of a state, or what a router did. */
+  readonly keep: (name: string, tensor: Tensor) => void;
 }
 
-type Named = { [name: string]: Tensor };
+/** What differs between families. Both blocks take normed rows; the residual is added here. */
+export interface Family {
+  /** Sizes of the axes that the family needs. */
+  readonly axes: { readonly [axis in FamilyAxis]?: number };
+  readonly attend: (m: DecoderScope, rows: Rows, layer: Layer) => Rows;
+  readonly feed: (m: DecoderScope, rows: Rows, layer: Layer) => Rows;
+  /** Multiply embeddings, what each block adds, and logits; default 1. */
+  readonly multipliers?: {
+    readonly embedding: number;
+    readonly residual: number;
+    readonly logits: number;
+  };
+}
 
-/** A decoder with a key-value cache. Outputs `logits`, and for each layer the router's logits and choices. */
+/** A decoder with a cache. Outputs `logits`, and what its layers keep. */
 export function decoderModel(
   decoder: Decoder,
   family: Family,
   bounds: Bounds,
 ): Model {
-  const { embed, experts, ffn, headDim, heads, kvHeads } = decoder;
-  return model({
+  const sizes = {
     token: upTo(bounds.maxTokens),
     sequence: bounds.maxSequences,
     context: bounds.maxContext,
     vocab: decoder.vocabulary,
-    embed,
-    head: heads,
-    kvHead: kvHeads,
-    headDim,
-    query: heads * headDim,
-    keyValue: kvHeads * headDim,
-    expert: experts,
-    ffn,
-  }, (m) => {
+    embed: decoder.embed,
+    head: decoder.heads,
+    expert: decoder.experts,
+    ...family.axes,
+  } as { readonly [axis in DecoderAxis]: number | UpTo };
+  const by = family.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
+  return model(sizes, (m) => {
     const ids = m.input("ids", "token", { dtype: "i32" });
     const sequence = m.input("sequence", "token", { dtype: "i32" });
     const position = m.input("position", "token", { dtype: "i32" });
     const table = m.param("model.embed_tokens.weight", "vocab embed");
-    const states: Named = {};
-    const routings: Named = {};
-    let x: Rows = embedding(table, ids, "vocab");
-    for (let i = 0; i < decoder.layers; i++) {
-      const layer = `model.layers.${i}`;
-      x = add(
-        x,
-        attend(m, norm(m, x, `${layer}.input_layernorm.weight`), {
-          ...{ decoder, family, layer, states },
-          tokens: { sequence, position },
-        }),
-      );
-      const rows = norm(m, x, `${layer}.post_attention_layernorm.weight`);
-      const made = expertLayer(m, rows, { decoder, family, layer });
-      x = add(x, made.y);
-      routings[`layer${i}.router_logits`] = made.logits;
-      routings[`layer${i}.topk_idx`] = made.index;
+    const kept: { [name: string]: Tensor } = {};
+    const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
+    let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
+    for (let index = 0; index < decoder.layers; index++) {
+      const name = `model.layers.${index}`;
+      const layer = { index, name, sequence, position, keep };
+      const rows = norm(m, x, `${name}.input_layernorm.weight`);
+      x = add(x, times(family.attend(m, rows, layer), by.residual));
+      const mixed = norm(m, x, `${name}.post_attention_layernorm.weight`);
+      x = add(x, times(family.feed(m, mixed, layer), by.residual));
     }
     const output = decoder.tied
       ? table
       : m.param("lm_head.weight", "vocab embed");
     const logits = dot(norm(m, x, "model.norm.weight"), output, "embed");
-    return { logits, ...routings, ...states };
+    return { logits: times(logits, by.logits), ...kept };
   });
 
-  function norm(m: Scope<DecoderAxis>, x: Rows, name: string): Rows {
+  function norm(m: DecoderScope, x: Rows, name: string): Rows {
     return rmsNorm(x, m.param(name, "embed"), "embed", {
       epsilon: decoder.epsilon,
     });
   }
 }
 
-/** A matrix as the files have it: outputs, then inputs. */
-export function linear(
-  m: Scope<DecoderAxis>,
-  rows: Rows,
-  name: string,
-): Tensor<"token query", "f32"> {
-  return dot(rows, m.param(name, "query embed"), "embed");
-}
-
-/** As `linear`, to keys or values. */
-export function linearKeyValue(
-  m: Scope<DecoderAxis>,
-  rows: Rows,
-  name: string,
-): Tensor<"token keyValue", "f32"> {
-  return dot(rows, m.param(name, "keyValue embed"), "embed");
-}
-
-interface Layer {
-  readonly decoder: Decoder;
-  readonly family: Family;
-  /** Prefix of the names of its tensors. */
-  readonly layer: string;
-}
-
-function attend(
-  m: Scope<DecoderAxis>,
-  rows: Rows,
-  part: Layer & { readonly tokens: Tokens; readonly states: Named },
-): Rows {
-  const { decoder, layer, states } = part;
-  const { sequence, position } = part.tokens;
-  const { q, k, v } = part.family.project(m, rows, layer);
-  const turn = { position, theta: decoder.theta };
-  const cache = "sequence context kvHead headDim";
-  const { y, keys, values } = attention(
-    rope(split(q, "query", "head headDim"), "headDim", turn),
-    {
-      key: rope(split(k, "keyValue", "kvHead headDim"), "headDim", turn),
-      value: split(v, "keyValue", "kvHead headDim"),
-      keys: m.state(`${layer}.keys`, cache),
-      values: m.state(`${layer}.values`, cache),
-      sequence,
-      position,
-      ...decoder.window === undefined ? {} : { window: decoder.window },
-    },
-  );
-  states[`${layer}.keys`] = keys;
-  states[`${layer}.values`] = values;
-  const output = m.param(`${layer}.self_attn.o_proj.weight`, "embed query");
-  return dot(merge(y, "head headDim", "query"), output, "query");
-}
-
-interface Experts {
-  readonly y: Rows;
-  readonly logits: Tensor<"token expert", "f32">;
-  readonly index: Tensor<"token choice", "i32">;
-}
-
-function expertLayer(
-  m: Scope<DecoderAxis>,
-  rows: Rows,
-  { decoder, family, layer }: Layer,
-): Experts {
-  const { router, gate, up, down } = family.experts;
-  const logits = dot(
-    rows,
-    m.param(`${layer}.${router}`, "expert embed"),
-    "embed",
-  );
-  const routing = route(logits, {
-    over: "expert",
-    topK: decoder.expertsPerToken,
-    preset: decoder.preset,
-  });
-  const sent = dispatch(rows, routing);
-  const hidden = map(
-    (g, u) => (g / (1 + Math.exp(-g))) * u,
-    dot(sent, m.param(`${layer}.${gate}`, "expert ffn embed"), "embed"),
-    dot(sent, m.param(`${layer}.${up}`, "expert ffn embed"), "embed"),
-  );
-  const done = dot(
-    hidden,
-    m.param(`${layer}.${down}`, "expert embed ffn"),
-    "ffn",
-  );
-  return { y: combine(done, routing), logits, index: routing.index };
+/** `x` times a constant of the configuration; nothing is computed for 1. */
+export function times<A extends string>(
+  x: Tensor<A, "f32">,
+  factor: number,
+): Tensor<A, "f32"> {
+  return factor === 1 ? x : mul(x, factor) as Tensor<A, "f32">;
 }

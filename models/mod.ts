@@ -5,11 +5,15 @@ import type { Bounds, Config } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import { mixtral, mixtralConfig } from "./mixtral.ts";
 import { olmoe, olmoeConfig } from "./olmoe.ts";
+import { qwen2Moe, qwen2MoeConfig } from "./qwen2_moe.ts";
+import { qwen3Moe, qwen3MoeConfig } from "./qwen3_moe.ts";
 
 export type { Bounds, Config } from "./config.ts";
 export type { Decoder } from "./decoder.ts";
-export { mixtral, mixtralConfig } from "./mixtral.ts";
+export { mixtral, type MixtralConfig, mixtralConfig } from "./mixtral.ts";
 export { olmoe, type OlmoeConfig, olmoeConfig } from "./olmoe.ts";
+export { qwen2Moe, type Qwen2MoeConfig, qwen2MoeConfig } from "./qwen2_moe.ts";
+export { qwen3Moe, type Qwen3MoeConfig, qwen3MoeConfig } from "./qwen3_moe.ts";
 
 /** A checkpoint's model, waiting for its bounds. */
 export interface PublishedModel {
@@ -37,6 +41,8 @@ const FAMILIES: {
 } = {
   MixtralForCausalLM: family({ read: mixtralConfig, build: mixtral }),
   OlmoeForCausalLM: family({ read: olmoeConfig, build: olmoe }),
+  Qwen2MoeForCausalLM: family({ read: qwen2MoeConfig, build: qwen2Moe }),
+  Qwen3MoeForCausalLM: family({ read: qwen3MoeConfig, build: qwen3Moe }),
 };
 
 /** Find the family of a parsed config.json. Throws DataError for an architecture or a field that is not built. */

@@ -8,25 +8,38 @@ import {
   type Tensor,
 } from "../compiler/mod.ts";
 import {
+  attendHeads,
+  groupedAxes,
+  project,
+  splitHeads,
+  turn,
+} from "./attention.ts";
+import {
   booleanField,
   type Bounds,
   type Config,
+  type HeadFields,
+  headFields,
   integerField,
   optionalField,
   positiveField,
   requireField,
-  requireMultiple,
-  ropeTheta,
 } from "./config.ts";
+import { type Decoder, decoderModel } from "./decoder.ts";
 import {
-  type Decoder,
-  decoderModel,
-  linear,
-  linearKeyValue,
-} from "./decoder.ts";
+  expertNames,
+  experts,
+  routeLayer,
+  routerLogits,
+} from "./feed_forward.ts";
+import { readRotary, type Rotary } from "./rotary.ts";
 
 /** An OLMoE configuration. */
-export interface OlmoeConfig extends Decoder {
+export interface OlmoeConfig extends Decoder, HeadFields {
+  readonly ffn: number;
+  readonly rotary: Rotary;
+  /** Weights of a token's experts are divided by their sum. */
+  readonly normalize: boolean;
   /** Queries, keys and values are held within ± this; undefined: not. */
   readonly clip: number | undefined;
 }
@@ -35,38 +48,24 @@ export interface OlmoeConfig extends Decoder {
 export function olmoeConfig(config: Config): OlmoeConfig {
   requireField(config, "hidden_act", "silu");
   requireField(config, "attention_bias", false);
-  const embed = integerField(config, "hidden_size", { default: 2048 });
-  const heads = integerField(config, "num_attention_heads", { default: 16 });
-  const kvHeads = integerField(config, "num_key_value_heads", {
-    default: heads,
-  });
-  requireMultiple({ name: "hidden_size", value: embed }, {
-    name: "num_attention_heads",
-    value: heads,
-  });
-  requireMultiple({ name: "num_attention_heads", value: heads }, {
-    name: "num_key_value_heads",
-    value: kvHeads,
-  });
+  const { head_dim: _, ...rest } = config;
+  const heads = headFields(rest, { embed: 2048, heads: 16 });
   return {
+    ...heads,
     layers: integerField(config, "num_hidden_layers", { default: 16 }),
     vocabulary: integerField(config, "vocab_size", { default: 50304 }),
-    embed,
-    heads,
-    kvHeads,
-    headDim: embed / heads,
+    embed: integerField(config, "hidden_size", { default: 2048 }),
     experts: integerField(config, "num_experts", { default: 64 }),
     expertsPerToken: integerField(config, "num_experts_per_tok", {
       default: 8,
     }),
     ffn: integerField(config, "intermediate_size", { default: 2048 }),
     epsilon: positiveField(config, "rms_norm_eps", 1e-5),
-    theta: ropeTheta(config, 10000),
+    rotary: readRotary(config, { dim: heads.headDim, theta: 10000 }),
     maxPositions: integerField(config, "max_position_embeddings", {
       default: 4096,
     }),
-    window: undefined,
-    preset: booleanField(config, "norm_topk_prob", false) ? "mixtral" : "olmoe",
+    normalize: booleanField(config, "norm_topk_prob", false),
     tied: booleanField(config, "tie_word_embeddings", false),
     clip: optionalField(config, "clip_qkv"),
   };
@@ -74,34 +73,29 @@ export function olmoeConfig(config: Config): OlmoeConfig {
 
 /** The model of a configuration. */
 export function olmoe(config: OlmoeConfig, bounds: Bounds): Model {
+  const { clip, epsilon } = config;
   return decoderModel(config, {
-    experts: {
-      router: "mlp.gate.weight",
-      gate: "mlp.experts.{expert}.gate_proj.weight",
-      up: "mlp.experts.{expert}.up_proj.weight",
-      down: "mlp.experts.{expert}.down_proj.weight",
+    axes: { ...groupedAxes(config), ffn: config.ffn },
+    attend(m, rows, layer) {
+      const at = `${layer.name}.self_attn`;
+      const { q, k, v } = project(m, rows, layer);
+      const qGain = m.param(`${at}.q_norm.weight`, "query");
+      const kGain = m.param(`${at}.k_norm.weight`, "keyValue");
+      const heads = splitHeads({
+        q: clamp(rmsNorm(q, qGain, "query", { epsilon }), clip),
+        k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), clip),
+        v: clamp(v, clip),
+      });
+      return attendHeads(m, turn(heads, config.rotary, layer), layer);
     },
-    project: (m, rows, layer) => {
-      const at = `${layer}.self_attn`;
-      const options = { epsilon: config.epsilon };
-      const q = rmsNorm(
-        linear(m, rows, `${at}.q_proj.weight`),
-        m.param(`${at}.q_norm.weight`, "query"),
-        "query",
-        options,
-      );
-      const k = rmsNorm(
-        linearKeyValue(m, rows, `${at}.k_proj.weight`),
-        m.param(`${at}.k_norm.weight`, "keyValue"),
-        "keyValue",
-        options,
-      );
-      const v = linearKeyValue(m, rows, `${at}.v_proj.weight`);
-      return {
-        q: clamp(q, config.clip),
-        k: clamp(k, config.clip),
-        v: clamp(v, config.clip),
-      };
+    feed(m, rows, layer) {
+      const block = `${layer.name}.mlp`;
+      const logits = routerLogits(m, rows, `${block}.gate.weight`);
+      const routing = routeLayer(logits, layer, {
+        topK: config.expertsPerToken,
+        preset: config.normalize ? "mixtral" : "olmoe",
+      });
+      return experts(m, rows, routing, expertNames(block));
     },
   }, bounds);
 }

@@ -130,7 +130,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       (f) => writeFileSync(f, `{"architectures": ["GPT2LMHeadModel"]}`),
     ),
     message:
-      "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'MixtralForCausalLM', 'OlmoeForCausalLM'",
+      "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   },
   {
     what: "no weights",
@@ -218,7 +218,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `plan ${MIXTRAL} --place foo=ep`,
     code: 1,
     message:
-      "Cannot place axis 'foo': the model has no such axis. Its axes are 'token', 'sequence', 'context', 'vocab', 'embed', 'head', 'kvHead', 'headDim', 'query', 'keyValue', 'expert', 'ffn', 'choice'",
+      "Cannot place axis 'foo': the model has no such axis. Its axes are 'token', 'sequence', 'context', 'vocab', 'embed', 'head', 'expert', 'kvHead', 'headDim', 'query', 'keyValue', 'ffn', 'choice'",
   },
   {
     line: `plan ${MIXTRAL} --place expert=tp`,

@@ -1,0 +1,104 @@
+/** Rotary frequencies of a configuration: plain, or stretched to longer contexts (YaRN). */
+
+import {
+  booleanField,
+  type Config,
+  fieldError,
+  integerField,
+  objectField,
+  optionalField,
+  positiveField,
+} from "./config.ts";
+
+/** How positions turn pairs of elements. */
+export interface Rotary {
+  readonly inverseFrequencies: readonly number[];
+  /** Multiplies cosines and sines. */
+  readonly scale: number;
+  /** Pairs are neighbours instead of halves. */
+  readonly interleaved: boolean;
+}
+
+/** The scaling of rotary positions, from either place where transformers writes it. */
+export function ropeScaling(config: Config): Config {
+  return objectField(config, "rope_scaling") ??
+    objectField(config, "rope_parameters") ?? {};
+}
+
+/** Read the frequencies of `dim` elements. `theta`: the family's default base. Unknown kinds are refused. */
+export function readRotary(
+  config: Config,
+  { dim, theta, interleaved = false }: {
+    readonly dim: number;
+    readonly theta: number;
+    readonly interleaved?: boolean;
+  },
+): Rotary {
+  const scaling = ropeScaling(config);
+  const base = positiveField(
+    scaling["rope_theta"] === undefined ? config : scaling,
+    "rope_theta",
+    theta,
+  );
+  const plain = Array.from(
+    { length: Math.floor(dim / 2) },
+    (_, i) => base ** (-2 * i / dim),
+  );
+  const type = scaling["rope_type"] ?? scaling["type"] ?? "default";
+  if (type === "default") {
+    return { inverseFrequencies: plain, scale: 1, interleaved };
+  }
+  if (type !== "yarn") {
+    throw fieldError("rope_scaling", type, "of type 'default' or 'yarn'");
+  }
+  return { ...yarn(scaling, config, { plain, base, dim }), interleaved };
+}
+
+/**
+ * YaRN (arXiv 2309.00071): pairs that turn less than `beta_slow` times over the original context are slowed by
+ * `factor`, those that turn more than `beta_fast` times are left alone, and the others lie on a ramp between the two.
+ */
+function yarn(
+  scaling: Config,
+  config: Config,
+  { plain, base, dim }: {
+    readonly plain: readonly number[];
+    readonly base: number;
+    readonly dim: number;
+  },
+): Omit<Rotary, "interleaved"> {
+  const factor = positiveField(scaling, "factor", undefined);
+  const original = integerField(scaling, "original_max_position_embeddings", {
+    default: integerField(config, "max_position_embeddings"),
+  });
+  const pairOf = (turns: number) =>
+    dim * Math.log(original / (2 * Math.PI * turns)) / (2 * Math.log(base));
+  const truncate = booleanField(scaling, "truncate", true);
+  const fast = pairOf(positiveField(scaling, "beta_fast", 32));
+  const slow = pairOf(positiveField(scaling, "beta_slow", 1));
+  const low = Math.max(0, truncate ? Math.floor(fast) : fast);
+  const high = Math.min(dim - 1, truncate ? Math.ceil(slow) : slow);
+  const span = high === low ? 0.001 : high - low;
+  return {
+    inverseFrequencies: plain.map((frequency, i) => {
+      const ramp = Math.min(1, Math.max(0, (i - low) / span));
+      return frequency / factor * ramp + frequency * (1 - ramp);
+    }),
+    scale: optionalField(scaling, "attention_factor") ?? magnitude(scaling),
+  };
+}
+
+/** What YaRN multiplies cosines and sines by, where the configuration does not say. */
+function magnitude(scaling: Config): number {
+  const factor = positiveField(scaling, "factor", undefined);
+  const mscale = optionalField(scaling, "mscale");
+  const all = optionalField(scaling, "mscale_all_dim");
+  return mscale !== undefined && all !== undefined
+    ? yarnMagnitude(factor, mscale) / yarnMagnitude(factor, all)
+    : yarnMagnitude(factor, 1);
+}
+
+/** 0.1 · weight · ln(factor) + 1 */
+export function yarnMagnitude(factor: number, weight: number): number {
+  return factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1;
+}

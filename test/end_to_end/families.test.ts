@@ -1,0 +1,7 @@
+// Every other published family; three ranks hold unequal numbers of experts.
+import { testReferences } from "../helpers/references.ts";
+
+testReferences(
+  ["qwen3moe-16e", "qwen3moe-8e-bf16", "qwen2moe-8e"],
+  ["ep=1", "ep=2", "ep=3", "ep=4"],
+);

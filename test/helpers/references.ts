@@ -1,0 +1,197 @@
+/** Recorded references of published implementations, on every mesh, alone and in a batch: the right values, and the same bits. */
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import t, { type Test } from "tap";
+import {
+  type Decoder,
+  generate,
+  runOpened,
+  type Tensors,
+  writeSafetensors,
+} from "../../engine/mod.ts";
+import {
+  loadCheckpoint,
+  type Loaded,
+  padBatch,
+  readReference,
+  relativeError,
+  skipWithoutAdapter,
+} from "./checkpoints.ts";
+
+const TOLERANCE = 1e-4;
+
+/** Both kinds of device; each gives its own bits. */
+const DEVICES = [
+  { title: "on the CPU", adapter: "cpu", skip: false },
+  { title: "on a GPU", adapter: [0], skip: await skipWithoutAdapter() },
+] as const;
+
+interface Recorded {
+  readonly prompts: number[][];
+  /** Greedy tokens, as far as no tie decides them. */
+  readonly generated: number[][];
+  readonly reference: Tensors;
+}
+
+async function readRecorded(name: string): Promise<Recorded> {
+  const reference = await readReference(name);
+  const prompts: number[][] = [];
+  const generated: number[][] = [];
+  for (let i = 0; `p${i}.input_ids` in reference; i++) {
+    prompts.push([...reference[`p${i}.input_ids`]!.data]);
+    generated.push([...reference[`p${i}.generated`]!.data]);
+  }
+  if (name === "demo-lm") {
+    const sure = JSON.parse(readFileSync(
+      new URL(
+        "../references/demo-lm/reference_continuations.json",
+        import.meta.url,
+      ),
+      "utf8",
+    )) as { first_step_with_margin_below_0_005: number }[];
+    sure.forEach((entry, i) => {
+      generated[i]!.length = entry.first_step_with_margin_below_0_005;
+    });
+  }
+  return { prompts, generated, reference };
+}
+
+async function greedyTokens(
+  decoder: Decoder,
+  prompts: readonly (readonly number[])[],
+  count: number,
+): Promise<(readonly number[])[]> {
+  const { sequences } = await generate(decoder, prompts, {
+    maxNewTokens: count,
+    stop: new Set(),
+  });
+  return sequences.map(({ tokens }) => tokens);
+}
+
+function digest(outputs: Tensors): string {
+  return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
+}
+
+/** Row `row` of a padded output, without its padding. */
+function rowOf(outputs: Tensors, name: string, row: number, length: number) {
+  const { shape, data } = outputs[name]!;
+  const [, columns = 0, width = 0] = shape;
+  const from = row * columns * width;
+  return data.slice(from, from + length * width);
+}
+
+async function runFresh(
+  loaded: Loaded,
+  prompts: readonly (readonly number[])[],
+): Promise<Tensors> {
+  loaded.session.reset();
+  return await runOpened(loaded, padBatch(prompts));
+}
+
+/** Hold checkpoints against what was recorded of them, on every mesh and kind of device; on four ranks also on devices of their own. */
+export function testReferences(
+  names: readonly string[],
+  meshes: readonly string[],
+): void {
+  for (const name of names) {
+    for (const device of DEVICES) testReference(name, meshes, device);
+  }
+}
+
+function testReference(
+  name: string,
+  meshes: readonly string[],
+  { title, adapter, skip }: (typeof DEVICES)[number],
+): void {
+  t.test(`${name} ${title}, on every mesh`, { skip }, async (t) => {
+    const { prompts, generated, reference } = await readRecorded(name);
+    const count = Math.max(...generated.map(({ length }) => length));
+    let bits: string | undefined;
+    for (
+      const [mesh, sharing] of [
+        ...meshes.map((mesh) => [mesh, "shared"] as const),
+        ["ep=4", "separate"] as const,
+      ]
+    ) {
+      await t.test(`${mesh}, ${sharing} devices`, async (t) => {
+        const loaded = await loadCheckpoint(name, {
+          ...{ mesh, sharing, adapter },
+        });
+        try {
+          const batch = await runFresh(loaded, prompts);
+          const found = digest(batch);
+          bits ??= found;
+          t.equal(found, bits, "the bits of the first mesh");
+          t.equal(digest(await runFresh(loaded, prompts)), bits, "run to run");
+          for (const [i, prompt] of prompts.entries()) {
+            compare(t, batch, { reference, i, length: prompt.length });
+            const alone = await runFresh(loaded, [prompt]);
+            for (const output of Object.keys(batch)) {
+              t.strictSame(
+                rowOf(batch, output, i, prompt.length),
+                alone[output]!.data,
+                `${output} of prompt ${i} alone and in the batch`,
+              );
+            }
+          }
+          loaded.session.reset();
+          const together = await greedyTokens(loaded.decoder, prompts, count);
+          for (const [i, wanted] of generated.entries()) {
+            t.strictSame(
+              together[i]!.slice(0, wanted.length),
+              wanted,
+              `tokens of prompt ${i} in the batch`,
+            );
+          }
+          loaded.session.reset();
+          const [alone] = await greedyTokens(
+            loaded.decoder,
+            prompts.slice(0, 1),
+            count,
+          );
+          t.strictSame(alone, together[0], "tokens of prompt 0 alone");
+          checkPredictions(t, loaded);
+        } finally {
+          await loaded.close();
+        }
+      });
+    }
+  });
+}
+
+function compare(
+  t: Test,
+  outputs: Tensors,
+  part: { reference: Tensors; i: number; length: number },
+): void {
+  const { reference, i, length } = part;
+  for (const output of Object.keys(outputs)) {
+    const recorded = reference[`p${i}.${output}`];
+    if (recorded === undefined) continue;
+    const row = rowOf(outputs, output, i, length);
+    if (output.endsWith("topk_idx")) {
+      t.strictSame([...row], [...recorded.data], `${output} of prompt ${i}`);
+    } else {
+      const error = relativeError(row, recorded.data);
+      t.ok(error < TOLERANCE, `${output} of prompt ${i}: ${error}`);
+    }
+  }
+  const last = reference[`p${i}.last_logits`];
+  if (last) {
+    const row = rowOf(outputs, "logits", i, length).slice(-last.data.length);
+    const error = relativeError(row, last.data);
+    t.ok(error < TOLERANCE, `last logits of prompt ${i}: ${error}`);
+  }
+}
+
+function checkPredictions(t: Test, { session }: Loaded): void {
+  for (const { rank, ...figures } of session.statistics().ranks) {
+    const { peakBytes, stagingBytes, sentBytes } = figures;
+    for (
+      const [what, { predicted, actual }] of Object.entries({
+        ...{ peakBytes, stagingBytes },
+        ...sentBytes,
+      })
+    ) t.equal(actual, predicted, `${what} of rank ${rank}`);
+  }
+}
