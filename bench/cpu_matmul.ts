@@ -1,4 +1,4 @@
-/** Grouped expert matmul on the CPU device: GFLOP/s by tile. Run: npx tsx bench/cpu_matmul.ts [rows columns lanes]… */
+/** Grouped expert matmul on the CPU device: GFLOP/s by tile. Run: npm run -s bench -- cpu_matmul [rows columns lanes]… */
 
 import {
   matmul,
@@ -102,7 +102,7 @@ for (let i = 0; i + 2 < given.length; i += 3) {
     lanes: given[i + 2]!,
   });
 }
-if (tiles.length === 0) tiles.push({ rows: 4, columns: 2, lanes: 4 });
+if (tiles.length === 0) tiles.push({ rows: 4, columns: 4, lanes: 4 });
 for (const tile of tiles) {
   for (const stored of ["f32", "f16", "bf16"] as const) {
     const [one, two] = [

@@ -113,6 +113,16 @@ t.test("createCpuDevice() replaces a kernel that is prepared again under its nam
   await pool.close();
 });
 
+t.test("createCpuDevice() rejects what is pending when it is destroyed", async (t) => {
+  const device = await createCpuDevice({ threads: 2 });
+  await device.prepare({ three: step(3) });
+  const a = device.createBuffer(4 * 8 * 60000, "a");
+  for (let i = 0; i < 2000; i++) device.launch("three", [a], [60000, 1, 1]);
+  const reading = device.read(a, 0, 4);
+  device.destroy();
+  await t.rejects(reading, { name: "MachineError", message: /destroyed/ });
+});
+
 t.test("createCpuDevice() with timestamps says when each launch ran", async (t) => {
   const device = await createCpuDevice({ threads: 2, timestamps: true });
   await device.prepare({ three: step(3) });

@@ -29,6 +29,12 @@ type Message =
   | { readonly ready: number }
   | { readonly failed: string };
 
+/** Somebody who waits for the workers. */
+interface Waiting {
+  resolve(): void;
+  reject(error: Error): void;
+}
+
 /** When a launch ran, in nanoseconds. */
 interface LaunchTime {
   readonly start: number;
@@ -63,8 +69,8 @@ export class CpuPool {
   /** Launches among the records whose times are wanted. */
   #timed: TimedLaunch[] = [];
   #running: Promise<void> | undefined;
-  #finish: { resolve(): void; reject(error: Error): void } | undefined;
-  #ready = new Map<number, { left: number; resolve(): void }>();
+  #finish: Waiting | undefined;
+  #ready = new Map<number, Waiting & { left: number }>();
   #nextReady = 0;
   #failure: Error | undefined;
   #pending = 0;
@@ -87,6 +93,7 @@ export class CpuPool {
       worker.unref();
       worker.on("message", (message: Message) => this.#receive(message));
       worker.on("error", (error) => this.#fail(error.message));
+      worker.on("exit", (code) => this.#fail(`exit ${code}`));
       return worker;
     });
   }
@@ -133,8 +140,7 @@ export class CpuPool {
     this.#hold();
     try {
       await new Promise<void>((resolve, reject) => {
-        this.#ready.set(id, { left: this.threads, resolve });
-        this.#onFailure.add(reject);
+        this.#ready.set(id, { left: this.threads, resolve, reject });
         for (const worker of this.#workers) {
           worker.postMessage({ id, module, first, count });
         }
@@ -146,7 +152,6 @@ export class CpuPool {
       this.#letGo();
     }
   }
-  #onFailure = new Set<(error: Error) => void>();
 
   /** Scratch memory for every worker, at least so large. */
   async #reserve(bytes: number): Promise<void> {
@@ -184,11 +189,18 @@ export class CpuPool {
   }
 
   #fail(reason: string): void {
-    this.#failure ??= new MachineError(
-      `Cannot go on with the CPU device: a worker stopped (${reason}). Start again`,
+    this.#stop(
+      new MachineError(
+        `Cannot go on with the CPU device: a worker stopped (${reason}). Start again`,
+      ),
     );
+  }
+
+  /** Nothing runs from now on; whoever waits is told why. */
+  #stop(failure: Error): void {
+    this.#failure ??= failure;
     this.#finish?.reject(this.#failure);
-    for (const reject of this.#onFailure) reject(this.#failure);
+    for (const waiting of this.#ready.values()) waiting.reject(this.#failure);
   }
 
   #check(): void {
@@ -322,8 +334,10 @@ export class CpuPool {
 
   /** End the workers. */
   async close(): Promise<void> {
-    this.#failure ??= new MachineError(
-      "Cannot use the CPU device: it was destroyed. Open another",
+    this.#stop(
+      new MachineError(
+        "Cannot use the CPU device: it was destroyed. Open another",
+      ),
     );
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
