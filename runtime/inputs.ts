@@ -78,8 +78,8 @@ function checkLength(
   length: number,
   lengths: Map<string, { length: number; input: string }>,
 ): void {
-  const { size, dynamic, table } = plan.axes[axis]!;
-  const free = dynamic && !table;
+  const { size, dynamic, exact } = plan.axes[axis]!;
+  const free = dynamic && !exact;
   if (free ? length > size : length !== size) {
     throw new DataError(
       `${cannot}: axis '${axis}' of the input '${input}' has length ${length}. It must be ${
@@ -134,12 +134,14 @@ export function splitAxes(
   const buffer = memory.plan(port.buffer);
   return port.axes.map((axis, i) => {
     const last = i === port.axes.length - 1 && i > 0;
-    const size = onRank(buffer.axes[i]!.size, memory.rank);
-    return {
-      length: axes.length(axis),
-      local: axes.split(buffer, i) ? axes.local(axis, memory.rank) : undefined,
-      room: last ? buffer.rowStride ?? size : size,
-    };
+    const { size, dynamic } = buffer.axes[i]!;
+    const length = axes.length(axis);
+    const local = axes.split(buffer, i)
+      ? axes.local(axis, memory.rank)
+      : undefined;
+    // Kernels step over a run-time axis by its length in this run.
+    const held = dynamic ? local?.length ?? length : onRank(size, memory.rank);
+    return { length, local, room: last ? buffer.rowStride ?? held : held };
   });
 }
 
@@ -152,7 +154,9 @@ export function writeInput(
 ): void {
   const { name, port } = input;
   const split = splitAxes(port, memory, axes);
-  for (const [i, { length, local, room }] of split.entries()) {
+  const buffer = memory.plan(port.buffer);
+  for (const [i, { length, local }] of split.entries()) {
+    const room = onRank(buffer.axes[i]!.size, memory.rank);
     if ((local?.length ?? length) > room) {
       throw new DataError(
         `Cannot give input '${name}' to rank ${memory.rank}: it gets ${

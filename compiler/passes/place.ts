@@ -63,12 +63,15 @@ export function placeAxes(
       axes[name] = expertAxis(name, size, mesh, request);
     } else if (!request) {
       axes[name] = dynamic ? { size, dynamic: true } : { size };
-    } else {axes[name] = {
+    } else {
+      axes[name] = {
         size,
         dynamic: true,
+        ...(dynamic ? {} : { exact: true }),
         over: request.over,
         deal: dealOf(graph, name),
-      };}
+      };
+    }
   }
   const counts = Object.keys(axes).filter((name) => axes[name]!.dynamic);
   const placed = { mesh, ranks: rankCount(mesh), axes, counts, expertAxes };

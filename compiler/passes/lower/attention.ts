@@ -1,11 +1,11 @@
 /** Attention over the cache. */
 
-import { invariant, ModelError } from "../../../spec/errors.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { attention, attentionGrid } from "../../kernels/attention.ts";
-import { lengthAt } from "../../kernels/kernel.ts";
 import { addLaunch, LENGTHS, type Lowering, sizeOf } from "./context.ts";
+import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
+import { tokenCount } from "./tokens.ts";
 
 /** One launch; queries, keys and values lie in the order that the kernel wants. */
 export function lowerAttention(
@@ -20,19 +20,8 @@ export function lowerAttention(
     Node,
   ];
   const { scale, window, token, head, dim, kvHead, context } = node.params;
-  const buffer = (input: Node, axes: readonly string[]) => {
-    const storage = lowering.storages.get(input);
-    invariant(storage, "an operand of attention is not stored");
-    if (storage.axes.join() !== axes.join()) {
-      throw new ModelError(
-        `Cannot lay out attention: '${
-          input.axes.join(" ")
-        }' must lie in the order '${axes.join(" ")}'. Transpose it`,
-        node.span,
-      );
-    }
-    return storage.buffer;
-  };
+  const buffer = (input: Node, axes: readonly string[]) =>
+    rowMajorBuffer(lowering, input, axes);
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
   const kernel = attention({
     name: `attention_${size(head)}x${size(dim)}`,
@@ -42,7 +31,7 @@ export function lowerAttention(
     context: size(context),
     scale,
     ...(window === undefined ? {} : { window }),
-    tokens: lengthAt(lowering.placed.counts.indexOf(token)),
+    tokens: tokenCount(lowering, [token]),
   });
   const bindings = {
     lengths: LENGTHS,

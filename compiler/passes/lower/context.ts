@@ -2,7 +2,7 @@
 
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
-import { invariant } from "../../../spec/errors.ts";
+import { invariant, ModelError } from "../../../spec/errors.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
@@ -40,6 +40,8 @@ export interface Storage {
     readonly routing: RoutingBuffers;
     readonly through?: string;
   };
+  /** Memory has only the experts of its rank on this axis. */
+  readonly localExperts?: string;
 }
 
 /** The buffers of one routing, made once and shared by its dispatches and combines. */
@@ -92,6 +94,8 @@ export interface Lowering {
   /** Kernel text -> its name, so that equal kernels are one. */
   readonly kernelNames: Map<string, string>;
   readonly numbers: Map<string, number>;
+  /** Buffer names given away, and those that the model's tensors will have. */
+  readonly names: Set<string>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
   /** Nodes whose value lives on dispatched rows -> their route node. */
@@ -106,6 +110,8 @@ export interface ParamLayout {
   readonly axes: readonly string[];
   readonly rowStride?: number;
   readonly stored: StoredDType;
+  /** Rows of 16-bit elements may begin in the middle of a word. */
+  readonly splitsWords?: boolean;
   /** Each rank holds only its own experts of this axis. */
   readonly localExperts?: string;
 }
@@ -133,6 +139,7 @@ export function startLowering(input: LoweringInput): Lowering {
     kernels: new Map(),
     kernelNames: new Map(),
     numbers: new Map(),
+    names: new Set([LENGTHS, ...leafNames(input.graph)]),
     steps: [],
     weights: [],
     storages: new Map(),
@@ -142,14 +149,24 @@ export function startLowering(input: LoweringInput): Lowering {
   };
 }
 
+function leafNames(graph: Graph): string[] {
+  return graph.nodes.flatMap(({ params }) =>
+    "name" in params ? [params.name] : []
+  );
+}
+
 /** The name of the buffer with this rank's run-time lengths. */
-export const LENGTHS = "lengths";
+export const LENGTHS = "run-time lengths";
 
 /** `base`, or `base.2`, `base.3`, … if it is taken. */
 export function freshName(lowering: Lowering, base: string): string {
-  const n = (lowering.numbers.get(base) ?? 0) + 1;
-  lowering.numbers.set(base, n);
-  return n === 1 ? base : `${base}.${n}`;
+  for (let n = (lowering.numbers.get(base) ?? 0) + 1;; n++) {
+    const name = n === 1 ? base : `${base}.${n}`;
+    if (lowering.names.has(name)) continue;
+    lowering.numbers.set(base, n);
+    lowering.names.add(name);
+    return name;
+  }
 }
 
 /** Add a buffer; bytes follow from its axes. Returns its name. */
@@ -232,16 +249,30 @@ export function productOf(
   );
 }
 
-/** The product of fixed lengths; run-time axes are a bug here. */
+/** The product of lengths that the kernel of `node` needs to be fixed. Throws ModelError where one is not. */
 export function fixedProduct(
   lowering: Lowering,
+  node: Node,
   axes: readonly string[],
 ): number {
   return axes.reduce((product, axis) => {
     const { dynamic, size } = lowering.placed.axes[axis]!;
-    invariant(!dynamic, `axis '${axis}' has no fixed length`);
+    if (dynamic) {
+      throw new ModelError(
+        `Cannot ${verbOf(node)} '${
+          node.inputs[0]!.axes.join(" ")
+        }': the length of '${axis}' on a rank is known only at run time. Give the axis a fixed size, and do not place it`,
+        node.span,
+      );
+    }
     return product * size;
   }, 1);
+}
+
+/** The verb that made a node, as its user wrote it. */
+export function verbOf(node: Node): string {
+  if (node.primitive === "map") return node.params.verb;
+  return node.primitive === "reduce" ? node.params.kind : node.primitive;
 }
 
 /** The host's product of lengths. */

@@ -11,7 +11,7 @@ import {
   matmulGrid,
   type MatmulOptions,
 } from "../../kernels/matmul.ts";
-import { type At, atFlat, atMapped, atWith } from "./at.ts";
+import { type At, atFlat, atMapped } from "./at.ts";
 import {
   addLaunch,
   fixedProduct,
@@ -22,16 +22,9 @@ import {
   sizeOf,
   type Storage,
 } from "./context.ts";
-import {
-  atRow,
-  computeValue,
-  finish,
-  indexIn,
-  loadFrom,
-  rowIn,
-  storeTo,
-} from "./emit.ts";
+import { computeValue, finish, loadFrom, rowIn, storeTo } from "./emit.ts";
 import { dotShape } from "./params.ts";
+import { atRow, placesOf } from "./places.ts";
 import { storageFor } from "./storage.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -50,6 +43,7 @@ export function isMatmul(
     return false;
   }
   if (columns.length > 1 && layout.rowStride !== undefined) return false;
+  if (layout.splitsWords) return false;
   const route = dispatched.get(node.inputs[0]!);
   if (!route) return batch.length === 0 && rows.length > 0;
   return route.primitive === "route" && batch.length === 1 &&
@@ -68,8 +62,8 @@ export function lowerMatmul(
   const { over, rows, columns } = dotShape(first!);
   const left = lowering.storages.get(first!.inputs[0]!)!;
   invariant(left, "the left operand of a dot is not stored");
-  const k = fixedProduct(lowering, over);
-  const width = fixedProduct(lowering, columns);
+  const k = fixedProduct(lowering, first!, over);
+  const width = fixedProduct(lowering, first!, columns);
   const route = lowering.dispatched.get(target);
   const routing = route ? lowering.routings.get(route)! : undefined;
   const storage = storageFor(lowering, target);
@@ -82,25 +76,15 @@ export function lowerMatmul(
     };
   });
   const length = (axis: string) => lengthOf(scope, axis);
-  const rowAt = (row: Expr): At =>
-    routing
-      ? atRow(
-        atMapped((axis) => invariantAxis(axis)),
-        row,
-        routing.expert,
-        u32(0),
-      )
-      : atFlat(rows, row, length);
   const contiguous =
     [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
     left.rowStride === undefined;
-  invariant(
-    contiguous || over.length === 1,
-    "a contraction over several axes that do not lie side by side",
-  );
-  const innerLength = left.axes.slice(left.axes.indexOf(over[0]!) + 1);
-  const stride = contiguous ? u32(1) : productOf(scope, innerLength);
-  const leftBinding = scope.read(left.buffer);
+  const leftAt = (row: Expr, k: Expr): At => {
+    const inner = atFlat(over, k, length);
+    if (routing) return atRow(scope, routing, row, inner);
+    const outer = atFlat(rows, row, length);
+    return atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis));
+  };
   const options: MatmulOptions = {
     bindings: scope.bindings,
     name: `${routing ? "grouped_" : ""}matmul${
@@ -114,17 +98,17 @@ export function lowerMatmul(
     ...(routing ? { grouped: { tiles: scope.read(routing.tiles) } } : {}),
     leftRow: (row) =>
       contiguous
-        ? mul(left.rows ? rowIn(scope, left, rowAt(row)) : row, u32(k))
-        : indexIn(scope, left, atWith(rowAt(row), { [over[0]!]: u32(0) })),
+        ? mul(left.rows ? rowIn(scope, left, leftAt(row, u32(0))) : row, u32(k))
+        : row,
     left: (base, i) =>
-      loadStored(leftBinding, left.dtype, add(base, mul(i, stride))),
+      contiguous
+        ? loadStored(scope.read(left.buffer), left.dtype, add(base, i))
+        : loadFrom(scope, left, leftAt(base, i)),
     epilogue: ({ row, column, expert }, sums) => {
-      const at = matmulAt(
-        rows,
-        columns,
-        { row, column, width, length },
-        routing && { axis: routing.expert, expert },
-      );
+      const inner = atFlat(columns, column, length);
+      const at = routing
+        ? atRow(scope, routing, row, inner, expert)
+        : matmulAt(rows, columns, { row, column, width, length });
       return scope.block(() =>
         writeTarget(scope, { node: target, storage, roots: dots }, at, sums)
       );
@@ -137,10 +121,6 @@ export function lowerMatmul(
   });
 }
 
-function invariantAxis(axis: string): Expr {
-  throw new Error(`internal: no index for axis '${axis}' on dispatched rows`);
-}
-
 function matmulAt(
   rows: readonly string[],
   columns: readonly string[],
@@ -150,11 +130,9 @@ function matmulAt(
     width: number;
     length: (axis: string) => Expr;
   },
-  routed: { axis: string; expert: Expr } | undefined,
 ): At {
   const { row, column, width, length } = place;
   const inner = atFlat(columns, column, length);
-  if (routed) return atRow(inner, row, routed.axis, routed.expert);
   const outer = atFlat(rows, row, length);
   return {
     flat: {
@@ -191,23 +169,19 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const scope = new KernelScope(lowering);
   const [left, right] = node.inputs as [Node, Node];
   const { over } = node.params;
-  invariant(
-    !lowering.dispatched.has(node),
-    "a general contraction on dispatched rows",
-  );
   const storage = storageFor(lowering, node);
+  const places = placesOf(scope, node);
   const length = (axis: string) => lengthOf(scope, axis);
   const operand = (input: Node) => (i: Expr, k: Expr) => {
-    const at = atFlat(node.axes, i, length);
-    const inner = atFlat(over, k, length);
+    const [at, inner] = [places.at(i), atFlat(over, k, length)];
     const joined = atMapped((axis) =>
-      over.includes(axis) ? inner.get(axis) : at.get(axis)
+      (over.includes(axis) ? inner : at).get(axis)
     );
     return loadFrom(scope, lowering.storages.get(input)!, joined);
   };
   const kernel = contract({
     name: `contract_${over.join("_")}`,
-    count: productOf(scope, node.axes),
+    count: places.count,
     length: productOf(scope, over),
     bindings: scope.bindings,
     left: operand(left),
@@ -217,13 +191,13 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
         writeTarget(
           scope,
           { node, storage, roots: [node] },
-          atFlat(node.axes, i, length),
+          places.at(i),
           [sum],
         )
       ),
   });
   addLaunch(lowering, node, kernel, {
     bindings: scope.buffers,
-    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+    workgroups: elementwiseGrid(places.size),
   });
 }

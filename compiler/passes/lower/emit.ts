@@ -24,7 +24,7 @@ import type {
   Primitive,
   ScalarFunction,
 } from "../../graph/graph.ts";
-import { type At, atMapped, atWith, flatIndex } from "./at.ts";
+import { type At, atMapped, atWith, flatIndex, localName, ROW } from "./at.ts";
 import { lengthOf, type Storage } from "./context.ts";
 import type { KernelScope } from "./scope.ts";
 
@@ -61,7 +61,7 @@ export function computeValue(
 
 /** Round to f16 where the node computes in it, and convert to its type. */
 export function finish(node: Node, value: Expr): Expr {
-  if (node.dtype === "f16") return call("roundF16", value);
+  if (node.dtype === "f16") return call("roundF16", convert("f32", value));
   return convert(node.dtype, value);
 }
 
@@ -96,6 +96,13 @@ export function indexIn(
   at: At,
 ): Expr {
   const length = (axis: string) => lengthOf(scope, axis);
+  const { localExperts, ...plain } = storage;
+  if (localExperts !== undefined) {
+    const there = atMapped((axis) =>
+      at.get(axis === localExperts ? localName(axis) : axis)
+    );
+    return indexIn(scope, plain, there);
+  }
   if (!storage.rows) {
     if (storage.rowStride === undefined) {
       return flatIndex(at, storage.axes, length);
@@ -118,7 +125,7 @@ export function indexIn(
 
 /** The memory row of a dispatched value at a place. */
 export function rowIn(scope: KernelScope, storage: Storage, at: At): Expr {
-  const row = at.get("slot of the routing");
+  const row = at.get(ROW);
   const through = storage.rows!.through;
   return through ? load(scope.read(through), row, "u32") : row;
 }
@@ -131,11 +138,6 @@ function restLength(
     (a, b) => mul(a, b),
     u32(1),
   );
-}
-
-/** The place of one grouped row: the routing's expert axis is the local expert of that row. */
-export function atRow(at: At, row: Expr, expertAxis: string, expert: Expr): At {
-  return atWith(at, { "slot of the routing": row, [expertAxis]: expert });
 }
 
 /** Put arguments into a scalar function. Arithmetic takes the type of its operands, so i32 tensors stay exact. */

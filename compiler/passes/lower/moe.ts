@@ -1,5 +1,6 @@
 /** Dispatch and combine as their parts: count, permute, exchange, regroup; and back. */
 
+import { storedDType } from "../../../spec/dtype.ts";
 import { positionOver, positionsOver } from "../../../spec/mesh.ts";
 import type { PerRank, StepPart } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
@@ -29,6 +30,7 @@ import {
 } from "./context.ts";
 import { emitCheck } from "./check.ts";
 import { writeTarget } from "./dot.ts";
+import { rowMajorBuffer } from "./elementwise.ts";
 import { expertsOfRanks } from "./params.ts";
 import { routeResults } from "./route.ts";
 import { div, rem, u32 } from "../../../spec/kernel/build.ts";
@@ -173,11 +175,11 @@ export function lowerDispatch(
     part: name,
   });
   if (first) emitCount(lowering, node, route, routing, part("count"));
-  const source = lowering.storages.get(x)!;
   const rest = node.axes.slice(2);
-  const words = fixedProduct(lowering, rest);
+  const words = fixedProduct(lowering, node, rest);
+  const dtype = storedDType(node.dtype);
   const rows = (name: string, size: PerRank) =>
-    addScratch(lowering, name, source.dtype, [
+    addScratch(lowering, name, dtype, [
       { axis: rowsAxis(routing), size, dynamic: true },
       ...bufferAxes(lowering, rest),
     ]);
@@ -190,12 +192,12 @@ export function lowerDispatch(
       row: words,
       k: routing.topK,
       tokens: tokenCount(lowering, route.params.tokens),
-      type: wordType(source.dtype),
+      type: wordType(dtype),
     }),
     {
       bindings: {
         lengths: LENGTHS,
-        x: source.buffer,
+        x: rowMajorBuffer(lowering, x, x.axes),
         sendRow: routing.sendRow,
         send: sent,
       },
@@ -222,7 +224,7 @@ export function lowerDispatch(
   if (first && lowering.check) emitCheck(lowering, node, routing);
   lowering.storages.set(node, {
     buffer: received,
-    dtype: source.dtype,
+    dtype,
     axes: rest,
     rows: { routing, through: routing.rowOf },
   });
@@ -244,7 +246,7 @@ export function lowerCombine(
   const source = lowering.storages.get(y)!;
   const { tokens } = route.params;
   const rest = node.axes.slice(tokens.length);
-  const words = fixedProduct(lowering, rest);
+  const words = fixedProduct(lowering, node, rest);
   let returned = source.buffer;
   if (positionsOver(lowering.placed.mesh, routing.over) > 1) {
     returned = addScratch(lowering, "returned", source.dtype, [

@@ -78,6 +78,11 @@ export function layoutParams(
   return layouts;
 }
 
+/** The expert axis of a route node. */
+function expertOf(route: Node | undefined): string | undefined {
+  return route?.primitive === "route" ? route.params.expert : undefined;
+}
+
 function layoutParam(
   node: NodeOf<"param">,
   users: readonly Node[],
@@ -85,10 +90,9 @@ function layoutParam(
   dispatched: ReadonlyMap<Node, Node>,
   storedDTypes: { readonly [tensor: string]: StoredDType },
 ): ParamLayout {
-  const expert = node.axes.find((axis) => placed.expertAxes.has(axis));
-  const local = expert !== undefined &&
-    users.some((user) => dispatched.has(user));
-  if (local && !users.every((user) => dispatched.has(user))) {
+  const uses = new Set(users.map((user) => expertOf(dispatched.get(user))));
+  const expert = node.axes.find((axis) => uses.has(axis));
+  if (expert !== undefined && uses.size > 1) {
     throw new PlacementError(
       `Cannot place parameter '${node.params.name}': it is used both on dispatched rows and elsewhere. Name two parameters`,
     );
@@ -116,7 +120,8 @@ function layoutParam(
     ...(packed && !viewed && last % 4
       ? { rowStride: Math.ceil(last / 4) * 4 }
       : {}),
-    ...(local ? { localExperts: expert! } : {}),
+    ...(packed && viewed && last % 2 ? { splitsWords: true } : {}),
+    ...(expert === undefined ? {} : { localExperts: expert }),
   };
 }
 
@@ -154,6 +159,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     dtype: layout.stored,
     axes: layout.axes,
     ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
+    ...(layout.localExperts ? { localExperts: layout.localExperts } : {}),
   });
   const fileAxes = node.axes.filter((axis) => axis !== stack);
   const picked = stack ?? layout.localExperts;

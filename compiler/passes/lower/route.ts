@@ -14,6 +14,7 @@ import {
   sizeOf,
   type Storage,
 } from "./context.ts";
+import { rowMajorBuffer } from "./elementwise.ts";
 import { tokenCount } from "./tokens.ts";
 
 /** Buffers that a route or topK node leaves. */
@@ -32,16 +33,16 @@ export function routeResults(lowering: Lowering, node: Node): RouteResults {
 
 /** Choose and weigh; where the rule has a capacity, give out slots and weigh again. */
 export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
-  const { rule, expert, tokens, choice, noisy, grouped, leadingGroup } =
-    node.params;
+  const { rule, expert, tokens, choice, grouped, leadingGroup } = node.params;
   const [logits, ...rest] = node.inputs as [Node, ...Node[]];
   const group = grouped ? rest[0] : undefined;
+  // Only rules with a second choice of their own look at the noise.
+  const noisy = node.params.noisy && rule.capacity !== undefined;
   const noise = noisy ? rest.at(-1) : undefined;
   const experts = lowering.placed.axes[expert]!.size;
   const axes = bufferAxes(lowering, [...tokens, choice]);
   const index = addScratch(lowering, "index", "i32", axes);
   const weight = addScratch(lowering, "weight", "f32", axes);
-  const bufferOf = (input: Node) => lowering.storages.get(input)!.buffer;
   const count = tokenCount(lowering, tokens);
   addLaunch(
     lowering,
@@ -50,9 +51,9 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     {
       bindings: {
         lengths: LENGTHS,
-        logits: rowMajor(lowering, logits, [...tokens, expert]),
+        logits: rowMajorBuffer(lowering, logits, [...tokens, expert]),
         ...(noise
-          ? { noise: rowMajor(lowering, noise, [...tokens, expert]) }
+          ? { noise: rowMajorBuffer(lowering, noise, [...tokens, expert]) }
           : {}),
         index,
         weight,
@@ -83,7 +84,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
         lengths: LENGTHS,
         index,
         score: weight,
-        ...(group ? { group: bufferOf(group) } : {}),
+        ...(group ? { group: rowMajorBuffer(lowering, group, tokens) } : {}),
         slot,
         weight: kept,
       },
@@ -97,6 +98,14 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
 export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const [x] = node.inputs as [Node];
   const { over, k, axis } = node.params;
+  if (lowering.dispatched.has(node)) {
+    throw new ModelError(
+      `Cannot topK '${
+        x.axes.join(" ")
+      }': it is a dispatched value. Choose before the dispatch, or after the combine`,
+      node.span,
+    );
+  }
   const rows = x.axes.filter((name) => name !== over);
   const axes = bufferAxes(lowering, [...rows, axis]);
   const index = addScratch(lowering, "indices", "i32", axes);
@@ -113,7 +122,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
     {
       bindings: {
         lengths: LENGTHS,
-        x: rowMajor(lowering, x, [...rows, over]),
+        x: rowMajorBuffer(lowering, x, [...rows, over]),
         values: weight,
         indices: index,
       },
@@ -138,21 +147,4 @@ export function partStorage(lowering: Lowering, node: NodeOf<"part">): Storage {
     dtype: lowering.buffers.get(buffer)!.dtype,
     axes: node.axes,
   };
-}
-
-function rowMajor(
-  lowering: Lowering,
-  node: Node,
-  axes: readonly string[],
-): string {
-  const storage = lowering.storages.get(node)!;
-  if (storage.axes.join() !== axes.join() || storage.rows) {
-    throw new ModelError(
-      `Cannot route '${
-        node.axes.join(" ")
-      }': the axis of the choice must be the last. Transpose it`,
-      node.span,
-    );
-  }
-  return storage.buffer;
 }

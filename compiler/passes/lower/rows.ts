@@ -1,7 +1,8 @@
 /** Reductions along an axis: norms and softmax keep it, sums lose it. */
 
-import { binary } from "../../../spec/kernel/build.ts";
+import { binary, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import {
@@ -11,38 +12,17 @@ import {
   type RowsOptions,
   softmax,
 } from "../../kernels/rows.ts";
-import { type At, atFlat } from "./at.ts";
-import {
-  addLaunch,
-  fixedProduct,
-  lengthOf,
-  type Lowering,
-  productOf,
-  sizeOf,
-} from "./context.ts";
+import { addLaunch, fixedProduct, lengthOf, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { loadFrom } from "./emit.ts";
+import { alongRow, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
-
-/** The place in `node` of element `i` along `over` in row `row` of the other axes. */
-function rowAt(
-  node: Node,
-  over: string,
-  place: { row: Expr; i: Expr; length: (axis: string) => Expr },
-): At {
-  const { row, i, length } = place;
-  const outer = node.axes.filter((axis) => axis !== over);
-  const at = atFlat(outer, row, length);
-  const get = (axis: string) => axis === over ? i : at.get(axis);
-  if (node.axes.at(-1) !== over) return { get };
-  const index: Expr = binary("add", binary("mul", row, length(over)), i);
-  return { get, flat: { order: node.axes, index } };
-}
 
 interface RowParts {
   readonly scope: KernelScope;
   readonly options: RowsOptions;
+  readonly size: Size;
 }
 
 /** What norms and softmax share: one row per workgroup, the axis kept. */
@@ -56,18 +36,25 @@ function rowParts(
   const x = node.inputs[0]!;
   const source = lowering.storages.get(x)!;
   const storage = storageFor(lowering, node);
-  const length = (axis: string) => lengthOf(scope, axis);
+  const length = fixedProduct(lowering, node, [over]);
   const outer = node.axes.filter((axis) => axis !== over);
+  const rows = placesOf(scope, node, outer);
+  const placeAt = (row: Expr, i: Expr) =>
+    alongRow(node.axes, over, {
+      at: rows.at(row),
+      row,
+      i,
+      length: u32(length),
+    });
   const options: RowsOptions = {
-    name: `${node.primitive}_${fixedProduct(lowering, [over])}`,
-    rows: productOf(scope, outer),
-    length: fixedProduct(lowering, [over]),
+    name: `${node.primitive}_${length}`,
+    rows: rows.count,
+    length,
     bindings: scope.bindings,
-    load: (row, i) =>
-      loadFrom(scope, source, rowAt(x, over, { row, i, length })),
+    load: (row, i) => loadFrom(scope, source, placeAt(row, i)),
     epilogue: (row, i, value) =>
       scope.block(() => {
-        const at = rowAt(node, over, { row, i, length });
+        const at = placeAt(row, i);
         const gained = withGain
           ? binary(
             "mul",
@@ -80,7 +67,7 @@ function rowParts(
         ]);
       }),
   };
-  return { scope, options };
+  return { scope, options, size: rows.size };
 }
 
 /** gain * x / sqrt(mean(x^2) + epsilon) */
@@ -88,13 +75,9 @@ export function lowerRmsNorm(
   lowering: Lowering,
   node: NodeOf<"rmsNorm">,
 ): void {
-  const { scope, options } = rowParts(lowering, node, true);
-  launchRows(
-    lowering,
-    node,
-    scope,
-    rmsNorm({ ...options, epsilon: node.params.epsilon }),
-  );
+  const parts = rowParts(lowering, node, true);
+  const { epsilon } = node.params;
+  launchRows(node, parts, rmsNorm({ ...parts.options, epsilon }));
 }
 
 /** exp(x - max) / sum */
@@ -102,20 +85,18 @@ export function lowerSoftmax(
   lowering: Lowering,
   node: NodeOf<"softmax">,
 ): void {
-  const { scope, options } = rowParts(lowering, node, false);
-  launchRows(lowering, node, scope, softmax(options));
+  const parts = rowParts(lowering, node, false);
+  launchRows(node, parts, softmax(parts.options));
 }
 
 function launchRows(
-  lowering: Lowering,
-  node: NodeOf<"softmax"> | NodeOf<"rmsNorm">,
-  scope: KernelScope,
+  node: Node,
+  { scope, size }: RowParts,
   kernel: ReturnType<typeof softmax>,
 ): void {
-  const outer = node.axes.filter((axis) => axis !== node.params.over);
-  addLaunch(lowering, node, kernel, {
+  addLaunch(scope.lowering, node, kernel, {
     bindings: scope.buffers,
-    workgroups: rowsGrid(sizeOf(lowering, outer)),
+    workgroups: rowsGrid(size),
   });
 }
 
@@ -126,27 +107,30 @@ export function lowerReduce(lowering: Lowering, node: NodeOf<"reduce">): void {
   const x = node.inputs[0]!;
   const source = lowering.storages.get(x)!;
   const storage = storageFor(lowering, node);
-  const length = (axis: string) => lengthOf(scope, axis);
+  const length = lengthOf(scope, over);
+  const results = placesOf(scope, node);
   const kernel = reduce({
     name: kind,
     kind,
-    count: productOf(scope, node.axes),
-    length: lengthOf(scope, over),
+    count: results.count,
+    length,
     bindings: scope.bindings,
-    load: (row, i) =>
-      loadFrom(scope, source, rowAt(x, over, { row, i, length })),
+    load: (row, i) => {
+      const place = { at: results.at(row), row, i, length };
+      return loadFrom(scope, source, alongRow(x.axes, over, place));
+    },
     epilogue: (i, value) =>
       scope.block(() =>
         writeTarget(
           scope,
           { node, storage, roots: [node] },
-          atFlat(node.axes, i, length),
+          results.at(i),
           [value],
         )
       ),
   });
   addLaunch(lowering, node, kernel, {
     bindings: scope.buffers,
-    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+    workgroups: elementwiseGrid(results.size),
   });
 }

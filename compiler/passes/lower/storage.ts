@@ -2,6 +2,7 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";
+import { restAxes } from "./places.ts";
 import {
   addBuffer,
   addScratch,
@@ -10,6 +11,7 @@ import {
   type Lowering,
   type RoutingBuffers,
   type Storage,
+  verbOf,
 } from "./context.ts";
 
 /** The axis name of the rows of a dispatch in a plan. */
@@ -37,7 +39,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
     value === node
   )?.[0];
   const buffer = output === undefined
-    ? addScratch(lowering, scratchName(node), dtype, axes)
+    ? addScratch(lowering, verbOf(node), dtype, axes)
     : addBuffer(lowering, {
       name: freshName(lowering, output),
       kind: "output",
@@ -54,8 +56,8 @@ function rowStorage(
   routing: RoutingBuffers,
 ): Storage {
   const dtype = storedDType(node.dtype);
-  const rest = node.axes.slice(2);
-  const buffer = addScratch(lowering, scratchName(node), dtype, [
+  const rest = restAxes(node, routing.node);
+  const buffer = addScratch(lowering, verbOf(node), dtype, [
     { axis: rowsAxis(routing), size: routing.receiveBound, dynamic: true },
     ...bufferAxes(lowering, rest),
   ]);
@@ -67,8 +69,4 @@ function rowStorage(
       ? { routing, through: routing.rowOf }
       : { routing },
   };
-}
-
-function scratchName(node: Node): string {
-  return node.primitive === "map" ? node.params.verb : node.primitive;
 }

@@ -1,0 +1,377 @@
+/** Small models with made-up weights: what the reference evaluator says, and what a compiled plan computes on a device. */
+
+import type { Test } from "tap";
+import {
+  compile,
+  type CompileOptions,
+  type Model,
+} from "../../compiler/mod.ts";
+import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
+import type { Graph, Node } from "../../compiler/graph/graph.ts";
+import { trace } from "../../compiler/graph/trace.ts";
+import { roundF16, type Value } from "../../compiler/graph/value.ts";
+import { createCpuDevice } from "../../runtime/cpu/mod.ts";
+import {
+  createGpuDevice,
+  createSession,
+  type Device,
+  type HostTensor,
+  listAdapters,
+  openSafetensors,
+  type TensorDirectory,
+} from "../../runtime/mod.ts";
+import { type StoredDType, storedDType } from "../../spec/dtype.ts";
+import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
+import { verifyPlan } from "../../spec/mod.ts";
+import type { Plan } from "../../spec/plan.ts";
+
+/** A model to run, and on what. */
+export interface Case {
+  readonly model: Model;
+  /** Lengths of run-time axes; default their bounds. */
+  readonly lengths?: { readonly [axis: string]: number };
+  /** Inputs of each call in order; those missing are made up. States go from call to call. */
+  readonly calls?: readonly Tensors[];
+  /** How the checkpoint stores its parameters; default f32. */
+  readonly stored?: StoredDType;
+  /** The largest error, relative to the largest magnitude. Integers are exact. */
+  readonly tolerance?: number;
+}
+
+/** Outputs of each call. */
+type Results = readonly { readonly [output: string]: HostTensor }[];
+
+/** Why GPU tests are skipped here, or false. */
+export const skip = (await listAdapters()).length > 0
+  ? false
+  : "there is no GPU adapter";
+
+/** One device of each kind, opened when first asked for; ranks and plans share it. */
+const opened = new Map<"cpu" | "gpu", Promise<Device>>();
+
+/** The device of a kind. */
+export function deviceOf(kind: "cpu" | "gpu"): Promise<Device> {
+  const known = opened.get(kind);
+  if (known) return known;
+  const device = kind === "cpu" ? createCpuDevice() : openGpuDevice();
+  opened.set(kind, device);
+  return device;
+}
+
+async function openGpuDevice(): Promise<Device> {
+  const [adapter] = await listAdapters();
+  return await createGpuDevice(adapter!, {
+    limits: GUARANTEED_LIMITS,
+    features: [],
+  });
+}
+
+/** Close the devices that were opened. */
+export async function closeDevices(): Promise<void> {
+  for (const device of opened.values()) (await device).destroy();
+  opened.clear();
+}
+
+/** Numbers between -1 and 1 that depend on a name. */
+function randoms(name: string, count: number): number[] {
+  let state = seedOf(name);
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.fround(state / 2 ** 31 - 1);
+  });
+}
+
+/** A number that depends on a name. */
+function seedOf(name: string): number {
+  return [...name].reduce((n, c) => (n * 31 + c.charCodeAt(0)) >>> 0, 7);
+}
+
+function lengthsOf(graph: Graph, { lengths = {} }: Case) {
+  return (axis: string) => lengths[axis] ?? graph.axes[axis]!.size;
+}
+
+function elements(node: Node, length: (axis: string) => number): number {
+  return node.axes.reduce((n, axis) => n * length(axis), 1);
+}
+
+/** Made-up values; whole numbers from -3 to 3 for integers. */
+function madeUp(node: Node, name: string, count: number): number[] {
+  const values = randoms(name, count);
+  if (node.dtype === "f32") return values;
+  if (node.dtype === "f16") return values.map(roundF16);
+  return values.map((x) => Math.trunc(x * 3.99)).map((x) =>
+    node.dtype === "u32" ? Math.abs(x) : x
+  );
+}
+
+const SCRATCH = new DataView(new ArrayBuffer(4));
+
+/** The bits of a number in a 16-bit float, by truncation. */
+function bits16(x: number, stored: StoredDType): number {
+  if (stored === "bf16") {
+    SCRATCH.setFloat32(0, x);
+    return SCRATCH.getUint16(0);
+  }
+  const size = Math.abs(roundF16(x));
+  const sign = x < 0 ? 0x8000 : 0;
+  if (size < 2 ** -14) return sign | Math.trunc(size / 2 ** -24);
+  const exponent = Math.floor(Math.log2(size));
+  return sign | (exponent + 15) << 10 |
+    Math.trunc((size / 2 ** exponent - 1) * 1024);
+}
+
+/** The number that 16 bits stand for. */
+function value16(bits: number, stored: StoredDType): number {
+  if (stored === "bf16") {
+    SCRATCH.setUint32(0, bits << 16);
+    return SCRATCH.getFloat32(0);
+  }
+  const [sign, exponent] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31];
+  const fraction = bits & 1023;
+  return exponent === 0
+    ? sign * fraction * 2 ** -24
+    : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+interface Stored {
+  readonly values: readonly number[];
+  readonly bytes: Uint8Array;
+}
+
+function store(values: readonly number[], stored: StoredDType): Stored {
+  if (stored === "f16" || stored === "bf16") {
+    const bits = Uint16Array.from(values, (x) => bits16(x, stored));
+    return {
+      values: [...bits].map((b) => value16(b, stored)),
+      bytes: new Uint8Array(bits.buffer),
+    };
+  }
+  const array = stored === "f32"
+    ? Float32Array.from(values)
+    : stored === "i32"
+    ? Int32Array.from(values)
+    : Uint32Array.from(values);
+  return { values: [...array], bytes: new Uint8Array(array.buffer) };
+}
+
+interface Checkpoint {
+  readonly params: { readonly [name: string]: readonly number[] };
+  readonly dtypes: { readonly [tensor: string]: StoredDType };
+  readonly tensors: TensorDirectory;
+}
+
+/** A checkpoint in memory that has every parameter of the graph. */
+async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
+  const length = lengthsOf(graph, of);
+  const params: { [name: string]: readonly number[] } = {};
+  const dtypes: { [tensor: string]: StoredDType } = {};
+  const header: { [tensor: string]: unknown } = {};
+  const parts: Uint8Array[] = [];
+  let end = 0;
+  for (const node of graph.nodes) {
+    if (node.primitive !== "param") continue;
+    const { name, stack } = node.params;
+    const whole = store(
+      madeUp(node, name, elements(node, length)),
+      node.dtype === "f32" || node.dtype === "f16"
+        ? of.stored ?? "f32"
+        : storedDType(node.dtype),
+    );
+    params[name] = whole.values;
+    const dtype = node.dtype === "f32" || node.dtype === "f16"
+      ? of.stored ?? "f32"
+      : storedDType(node.dtype);
+    const shape = node.axes.filter((axis) => axis !== stack).map(length);
+    const count = stack === undefined ? 1 : length(stack);
+    const bytes = whole.bytes.length / count;
+    for (let i = 0; i < count; i++) {
+      const tensor = stack === undefined
+        ? name
+        : name.replaceAll(`{${stack}}`, String(i));
+      dtypes[tensor] = dtype;
+      header[tensor] = {
+        dtype: dtype.toUpperCase(),
+        shape,
+        data_offsets: [end, end += bytes],
+      };
+      parts.push(whole.bytes.subarray(i * bytes, (i + 1) * bytes));
+    }
+  }
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const file = Buffer.concat([new Uint8Array(8), text, ...parts]);
+  file.writeBigUInt64LE(BigInt(text.length));
+  const source = {
+    name: "made-up weights",
+    size: file.length,
+    read: (offset: number, bytes: number) =>
+      Promise.resolve(new Uint8Array(file.subarray(offset, offset + bytes))),
+  };
+  return { params, dtypes, tensors: await openSafetensors([source]) };
+}
+
+/** The inputs of every call, made up where not given. */
+function inputsOf(graph: Graph, of: Case): Tensors[] {
+  const length = lengthsOf(graph, of);
+  const inputs = graph.nodes.filter((node) => node.primitive === "input");
+  return (of.calls ?? [{}]).map((given, call) =>
+    Object.fromEntries(inputs.map((node) => {
+      const { name } = node.params;
+      return [
+        name,
+        given[name] ??
+          madeUp(node, `${name} ${call}`, elements(node, length)),
+      ];
+    }))
+  );
+}
+
+/** Inputs as a session takes them; a run-time axis is as long as the data say. */
+function hostTensor(
+  graph: Graph,
+  node: Node,
+  data: ArrayLike<number>,
+  of: Case,
+): HostTensor {
+  const length = lengthsOf(graph, of);
+  const lengths = node.axes.map(length);
+  const free = node.axes.findIndex((axis) =>
+    graph.axes[axis]!.dynamic && of.lengths?.[axis] === undefined
+  );
+  if (free >= 0) {
+    const rest = lengths.reduce((n, size, i) => i === free ? n : n * size, 1);
+    lengths[free] = data.length / rest;
+  }
+  const dtype = storedDType(node.dtype) as HostTensor["dtype"];
+  const array = dtype === "f32"
+    ? Float32Array.from(data)
+    : dtype === "i32"
+    ? Int32Array.from(data)
+    : Uint32Array.from(data);
+  return { dtype, shape: lengths, data: array };
+}
+
+/** What the reference says of every call. */
+export async function reference(of: Case): Promise<
+  readonly { readonly [output: string]: Value }[]
+> {
+  const graph = trace(of.model);
+  const { params } = await checkpointOf(graph, of);
+  let states: Tensors = {};
+  return inputsOf(graph, of).map((inputs) => {
+    const result = evaluate(graph, {
+      inputs,
+      params,
+      states,
+      ...of.lengths ? { lengths: of.lengths } : {},
+    });
+    states = Object.fromEntries(
+      Object.entries(result.states).map(([name, { data }]) => [name, data]),
+    );
+    return result.outputs;
+  });
+}
+
+/** Compile a case; the plan must be legal. */
+export async function compileCase(
+  of: Case,
+  options: CompileOptions = {},
+): Promise<Plan> {
+  const { dtypes } = await checkpointOf(trace(of.model), of);
+  const plan = await compile(of.model, { ...options, weights: dtypes });
+  const errors = verifyPlan(plan);
+  if (errors.length > 0) {
+    throw new Error(
+      `illegal plan:\n${
+        errors.map((error) => JSON.stringify(error)).join("\n")
+      }`,
+    );
+  }
+  return plan;
+}
+
+/** What a plan computes in every call. */
+export async function runCase(
+  of: Case,
+  kind: "cpu" | "gpu",
+  options: CompileOptions = {},
+): Promise<Results> {
+  const graph = trace(of.model);
+  const plan = await compileCase(of, options);
+  const { tensors } = await checkpointOf(graph, of);
+  const device = await deviceOf(kind);
+  const session = await createSession(plan, {
+    devices: new Array<Device>(plan.ranks).fill(device),
+    tensors,
+  });
+  const results: { readonly [output: string]: HostTensor }[] = [];
+  for (const inputs of inputsOf(graph, of)) {
+    const given = Object.fromEntries(graph.nodes.flatMap((node) => {
+      if (node.primitive !== "input") return [];
+      const { name } = node.params;
+      return [[name, hostTensor(graph, node, inputs[name]!, of)]];
+    }));
+    results.push(await session.run("main", given));
+  }
+  return results;
+}
+
+/** Where a result is not what the reference says, in words; undefined if it is. */
+function difference(
+  found: HostTensor | undefined,
+  wanted: Value,
+  tolerance: number,
+): string | undefined {
+  if (!found) return "is missing";
+  if (found.shape.join() !== wanted.shape.join()) {
+    return `has shape [${found.shape}], not [${wanted.shape}]`;
+  }
+  const scale = Math.max(1e-6, ...[...wanted.data].map(Math.abs));
+  const exact = wanted.dtype === "i32" || wanted.dtype === "u32";
+  const limit = exact ? 0 : scale *
+    Math.max(tolerance, wanted.dtype === "f16" ? 2e-3 : 0);
+  // Written so that a NaN is a difference too, unless the reference says NaN or infinity.
+  const at = [...wanted.data].findIndex((x, i) => {
+    const y = found.data[i]!;
+    return !(Object.is(x, y) || x === y || Math.abs(x - y) <= limit);
+  });
+  return at < 0
+    ? undefined
+    : `is ${found.data[at]} at ${at}, not ${wanted.data[at]}`;
+}
+
+/** Fails unless the plan computes what the reference says, on every mesh given. */
+export async function matches(
+  t: Test,
+  of: Case,
+  kind: "cpu" | "gpu",
+  meshes: readonly CompileOptions[] = [{}],
+): Promise<void> {
+  const wanted = await reference(of);
+  for (const options of meshes) {
+    const { mesh, place } = options;
+    const title = JSON.stringify({ mesh, place, stored: of.stored });
+    const found = await runCase(of, kind, options);
+    const wrong = wanted.flatMap((outputs, call) =>
+      Object.entries(outputs).flatMap(([name, value]) => {
+        const text = difference(
+          found[call]![name],
+          value,
+          of.tolerance ?? 1e-5,
+        );
+        return text ? [`output '${name}' of call ${call} ${text}`] : [];
+      })
+    );
+    t.same(wrong, [], `as the reference says, ${title}`);
+  }
+}
+
+/** The bytes of all results. */
+export function digest(results: Results): string {
+  return results.map((outputs) =>
+    Object.keys(outputs).sort().map((name) =>
+      `${name} ${
+        Buffer.from(outputs[name]!.data.slice().buffer).toString("base64")
+      }`
+    ).join("\n")
+  ).join("\n");
+}
