@@ -86,7 +86,7 @@ export function dealAxes(
   const dealt = new Map<string, Dealt>();
   const length = (name: string) =>
     lengths.get(name) ??
-      (plan.axes[name]?.dynamic && !plan.axes[name]?.table
+      (plan.axes[name]?.dynamic && !plan.axes[name]?.exact
         ? 0
         : plan.axes[name]?.size ?? 0);
   for (const [name, axis] of Object.entries(plan.axes)) {

@@ -23,6 +23,8 @@ export interface PlanAxis {
   readonly size: number;
   /** Its length is known only at run time, or differs by rank at run time. */
   readonly dynamic?: true;
+  /** Run-time axes whose length over all ranks is always `size`: only their parts on the ranks differ. */
+  readonly exact?: true;
   /** The mesh axes it is placed over; absent: every rank has all of it. */
   readonly over?: readonly string[];
   /** Fixed axes: global ids held at each position over the mesh axes, in local order. */

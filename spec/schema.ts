@@ -242,6 +242,7 @@ const buffer = closed({
 
 const axis = closed({ size: integer }, {
   dynamic: yes,
+  exact: yes,
   over: names,
   table: list(list(integer)),
   deal: {

@@ -81,7 +81,7 @@ function formatAxes(plan: Plan): string[] {
     ...alignRows(
       Object.entries(plan.axes).map(([name, axis]) => [
         name,
-        `${axis.dynamic ? "<= " : ""}${axis.size}`,
+        `${axis.dynamic && !axis.exact ? "<= " : ""}${axis.size}`,
         where(axis),
       ]),
     ),

@@ -25,6 +25,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
     if (axis.deal && !(axis.dynamic && axis.over)) {
       fail("only a placed run-time axis is dealt");
     }
+    if (axis.exact && !axis.deal) fail("'exact' is for axes that are dealt");
     if (axis.dynamic && axis.over && !axis.deal) {
       fail("it is not said how its items are dealt to ranks");
     }
