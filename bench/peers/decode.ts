@@ -1,0 +1,233 @@
+/** A small Mixtral on the CPU, prefill and greedy decode: this project against llama.cpp, through node-llama-cpp. */
+
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { nodeFiles } from "../../cli/files.ts";
+import { Decoder, decoderShape, generate } from "../../engine/mod.ts";
+import { packPrompts, resolveTarget } from "../../engine/mod.ts";
+import { describe, median } from "../measure.ts";
+import { DECODER, decoderFiles } from "./decoder_files.ts";
+import { openOnCpu, pause } from "./engine.ts";
+import { type LlamaSequence, loadLlamaCpp } from "./install.ts";
+import { checkClose, ratioOf, type Run } from "./run.ts";
+
+const PROMPT = Array.from({ length: 256 }, (_, i) => 3 + i * 37 % 256);
+const NEW_TOKENS = 33;
+
+const OURS = "this project";
+
+/** Logits may differ by this much of the greatest one. */
+const TOLERANCE = 1e-3;
+
+/** One generation: the time to the first token, the time of the others, and which they were. */
+interface Timed {
+  readonly prefillMs: number;
+  readonly decodeMs: number;
+  readonly tokens: readonly number[];
+}
+
+/** A side of the comparison. */
+interface Side {
+  /** Logits behind the prompt. */
+  logits(): Promise<Float32Array>;
+  generate(): Promise<Timed>;
+}
+
+/** Measure all sides and print. */
+export async function compareDecode(run: Run): Promise<void> {
+  for (const [name, bytes] of Object.entries(decoderFiles())) {
+    writeFileSync(join(run.folder, name), bytes);
+  }
+  const llama = await openLlama(run);
+  // Threads of llama.cpp wait for each other in loops, which is slow where other work is on the cores: one may be faster.
+  const counts = [...new Set([run.threads, 1])];
+  const ours = await openOurs(run);
+  const sides: { [name: string]: Side } = { [OURS]: ours };
+  for (const threads of counts) {
+    const name = `llama.cpp, ${threads} thread${threads === 1 ? "" : "s"}`;
+    sides[name] = await llama.open(threads);
+  }
+  const theirs = Object.keys(sides).slice(1);
+  const logits = await ours.logits();
+  const errors: number[] = [];
+  for (const name of theirs) {
+    errors.push(checkClose(logits, await sides[name]!.logits(), {
+      what: "logits behind the prompt",
+      tolerance: TOLERANCE,
+    }));
+  }
+  const prefill = timesOf(sides);
+  const decode = timesOf(sides);
+  for (let round = -run.warmUp; round < run.pairs; round++) {
+    let first: Timed | undefined;
+    for (const [name, side] of Object.entries(sides)) {
+      await pause();
+      const timed = await side.generate();
+      first ??= timed;
+      checkTokens(first.tokens, timed.tokens);
+      if (round < 0) continue;
+      prefill[name]!.push(timed.prefillMs);
+      decode[name]!.push(timed.decodeMs / (NEW_TOKENS - 1));
+    }
+  }
+  await ours.close();
+  await llama.close();
+
+  const { layers, embed, ffn, experts, topK } = DECODER;
+  console.log(
+    `Mixtral of ${layers} layers, ${embed} wide, ${experts} experts of ${ffn}, top-${topK}, f32, one sequence; llama.cpp of node-llama-cpp ${
+      run.versions["node-llama-cpp"]
+    }; the same ${NEW_TOKENS} greedy tokens, logits differ by ${
+      Math.max(...errors).toExponential(1)
+    } of the greatest`,
+  );
+  for (
+    const [what, times, count] of [
+      [`prefill, ${PROMPT.length} tokens`, prefill, PROMPT.length],
+      ["decode, a token", decode, 1],
+    ] as const
+  ) {
+    for (const [name, of] of Object.entries(times)) {
+      console.log(
+        `  ${what}, ${name}: ${describe(of)}, ${
+          (count / median(of) * 1000).toFixed(0)
+        } tokens/s`,
+      );
+    }
+    const best = theirs.reduce((best, name) =>
+      median(times[name]!) < median(times[best]!) ? name : best
+    );
+    console.log(
+      `  ${what}, speed against ${best}: ${
+        ratioOf({ ours: times[OURS]!, theirs: times[best]! })
+      }`,
+    );
+  }
+}
+
+function timesOf(
+  sides: { readonly [name: string]: Side },
+): { [name: string]: number[] } {
+  return Object.fromEntries(Object.keys(sides).map((name) => [name, []]));
+}
+
+async function openOurs(
+  run: Run,
+): Promise<Side & { close(): Promise<void> }> {
+  const target = await resolveTarget(run.folder, nodeFiles(), {
+    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+  });
+  const opened = await openOnCpu(target, {
+    need: {
+      tokens: PROMPT.length,
+      sequences: 1,
+      context: PROMPT.length + NEW_TOKENS,
+    },
+  });
+  const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+  return {
+    logits: async () => {
+      opened.session.reset();
+      const last = [PROMPT.length - 1];
+      return (await decoder.logits(packPrompts([PROMPT]), last)).slice();
+    },
+    generate: async () => {
+      opened.session.reset();
+      const { sequences, prefillMs, decodeMs } = await generate(
+        decoder,
+        [PROMPT],
+        {
+          maxNewTokens: NEW_TOKENS,
+          stop: new Set(),
+          temperature: 0,
+          now: () => performance.now(),
+        },
+      );
+      return { prefillMs, decodeMs, tokens: sequences[0]!.tokens };
+    },
+    close: () => opened.close(),
+  };
+}
+
+interface OpenLlama {
+  open(threads: number): Promise<Side>;
+  close(): Promise<void>;
+}
+
+async function openLlama(run: Run): Promise<OpenLlama> {
+  const { getLlama } = await loadLlamaCpp();
+  const llama = await getLlama({
+    gpu: false,
+    build: "never",
+    skipDownload: true,
+    progressLogs: false,
+    logLevel: "error",
+    maxThreads: run.threads,
+  });
+  const model = await llama.loadModel({
+    modelPath: join(run.folder, "model.gguf"),
+  });
+  const open = async (threads: number): Promise<Side> => {
+    const context = await model.createContext({
+      contextSize: DECODER.context,
+      batchSize: PROMPT.length,
+      threads,
+      // As on our side.
+      experimentalKvCacheKeyType: "F32",
+      experimentalKvCacheValueType: "F32",
+    });
+    const sequence = context.getSequence();
+    return {
+      logits: () => logitsOf(sequence),
+      generate: () => generateTheirs(sequence),
+    };
+  };
+  return { open, close: () => llama.dispose() };
+}
+
+async function logitsOf(sequence: LlamaSequence): Promise<Float32Array> {
+  await sequence.clearHistory();
+  const rows = await sequence.controlledEvaluate([
+    ...PROMPT.slice(0, -1),
+    [PROMPT.at(-1)!, { generateNext: { logits: true } }],
+  ]);
+  const logits = rows.at(-1)!.next.logits!;
+  return Float32Array.from(
+    { length: DECODER.vocabulary },
+    (_, token) => logits.get(token) ?? NaN,
+  );
+}
+
+async function generateTheirs(sequence: LlamaSequence): Promise<Timed> {
+  await sequence.clearHistory();
+  const tokens: number[] = [];
+  const started = performance.now();
+  let prefilled = started;
+  const chosen = sequence.evaluate(PROMPT, {
+    temperature: 0,
+    yieldEogToken: true,
+  });
+  for await (const token of chosen) {
+    tokens.push(token);
+    if (tokens.length === 1) prefilled = performance.now();
+    if (tokens.length === NEW_TOKENS) break;
+  }
+  return {
+    prefillMs: prefilled - started,
+    decodeMs: performance.now() - prefilled,
+    tokens,
+  };
+}
+
+function checkTokens(
+  ours: readonly number[],
+  theirs: readonly number[],
+): void {
+  const at = ours.findIndex((token, i) => token !== theirs[i]);
+  if (at < 0 && ours.length === NEW_TOKENS) return;
+  throw new Error(
+    `Cannot compare decoding: token ${at} is ${ours[at]} here and ${
+      theirs[at]
+    } there. The two sides do not compute the same`,
+  );
+}

@@ -1,0 +1,91 @@
+/** Writes GGUF, the file format of llama.cpp: keys with values, then tensors of f32. */
+
+/** A value of a key. */
+export type GgufValue =
+  | { readonly u32: number }
+  | { readonly f32: number }
+  | { readonly text: string }
+  | { readonly texts: readonly string[] }
+  | { readonly f32s: readonly number[] }
+  | { readonly i32s: readonly number[] };
+
+/** A tensor, its outermost axis first. */
+export interface GgufTensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
+const VERSION = 3;
+const ALIGNMENT = 32;
+// Codes of value types; a tensor of f32 has the code 0.
+const CODE = { u32: 4, i32: 5, f32: 6, text: 8, array: 9 };
+
+/** The parts of a file. */
+export function writeGguf(
+  keys: { readonly [key: string]: GgufValue },
+  tensors: { readonly [name: string]: GgufTensor },
+): Uint8Array[] {
+  const names = Object.keys(tensors);
+  const head: Uint8Array[] = [
+    Buffer.from("GGUF"),
+    u32(VERSION),
+    u64(names.length),
+    u64(Object.keys(keys).length),
+  ];
+  for (const [key, value] of Object.entries(keys)) {
+    head.push(...text(key), ...encode(value));
+  }
+  let offset = 0;
+  const body: Uint8Array[] = [];
+  for (const name of names) {
+    const { shape, data } = tensors[name]!;
+    head.push(...text(name), u32(shape.length));
+    // The innermost axis comes first.
+    head.push(...shape.map(u64).reverse(), u32(0), u64(offset));
+    body.push(
+      new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+      padding(data.byteLength),
+    );
+    offset += data.byteLength + padding(data.byteLength).length;
+  }
+  const length = head.reduce((sum, part) => sum + part.length, 0);
+  return [...head, padding(length), ...body];
+}
+
+function encode(value: GgufValue): Uint8Array[] {
+  if ("u32" in value) return [u32(CODE.u32), u32(value.u32)];
+  if ("f32" in value) return [u32(CODE.f32), f32(value.f32)];
+  if ("text" in value) return [u32(CODE.text), ...text(value.text)];
+  if ("texts" in value) {
+    return [...array(CODE.text, value.texts), ...value.texts.flatMap(text)];
+  }
+  if ("f32s" in value) {
+    return [...array(CODE.f32, value.f32s), ...value.f32s.map(f32)];
+  }
+  return [...array(CODE.i32, value.i32s), ...value.i32s.map(u32)];
+}
+
+function array(code: number, { length }: readonly unknown[]): Uint8Array[] {
+  return [u32(CODE.array), u32(code), u64(length)];
+}
+
+function text(value: string): Uint8Array[] {
+  const bytes = Buffer.from(value);
+  return [u64(bytes.length), bytes];
+}
+
+function u32(value: number): Uint8Array {
+  return new Uint8Array(Uint32Array.of(value).buffer);
+}
+
+function f32(value: number): Uint8Array {
+  return new Uint8Array(Float32Array.of(value).buffer);
+}
+
+function u64(value: number): Uint8Array {
+  return new Uint8Array(BigUint64Array.of(BigInt(value)).buffer);
+}
+
+function padding(length: number): Uint8Array {
+  return new Uint8Array((ALIGNMENT - length % ALIGNMENT) % ALIGNMENT);
+}

@@ -1,0 +1,154 @@
+/** The peers: what is used of them, and how they come here. Types are ours, so the project checks without them. */
+
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { MachineError } from "../../spec/errors.ts";
+
+const FOLDER = fileURLToPath(new URL(".", import.meta.url));
+
+/** A package and its version. */
+type Versions = { readonly [name: string]: string };
+
+/** Install the peers where they are not there yet, in a folder of their own. Returns their versions. */
+export function installPeers(): Versions {
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    throw new MachineError(
+      `Cannot compare with the peers: their builds are pinned for Linux on x64, and this is ${process.platform} on ${process.arch}. Run it there`,
+    );
+  }
+  const { dependencies } = JSON.parse(
+    readFileSync(join(FOLDER, "package.json"), "utf8"),
+  ) as { dependencies: Versions };
+  const present = Object.entries(dependencies).every(([name, version]) =>
+    installedVersion(name) === version
+  );
+  if (present) return dependencies;
+  console.error(
+    `Installing into bench/peers/node_modules (400 MB): ${
+      Object.entries(dependencies).map((entry) => entry.join(" ")).join(", ")
+    }`,
+  );
+  // Their scripts would fetch or build variants for GPUs, and so would their optional packages. Not 'npm ci': it
+  // wants an entry for the optional packages of every system in the lock file.
+  const argv =
+    "install --no-save --ignore-scripts --omit=optional --no-audit --no-fund";
+  const { status } = spawnSync("npm", argv.split(" "), {
+    cwd: FOLDER,
+    stdio: ["ignore", 2, 2],
+    env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: "skip" },
+  });
+  if (status === 0) return dependencies;
+  throw new MachineError(
+    `Cannot install the peers: 'npm ${argv}' failed. Run it in bench/peers`,
+  );
+}
+
+function installedVersion(name: string): string | undefined {
+  try {
+    const file = join(FOLDER, "node_modules", name, "package.json");
+    return (JSON.parse(readFileSync(file, "utf8")) as { version: string })
+      .version;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A tensor of onnxruntime. */
+export interface OrtTensor {
+  readonly data: Float32Array;
+}
+
+/** What is used of onnxruntime-node. */
+export interface Ort {
+  readonly Tensor: new (
+    type: "float32",
+    data: Float32Array,
+    shape: readonly number[],
+  ) => OrtTensor;
+  readonly InferenceSession: {
+    create(model: Uint8Array, options: {
+      readonly executionProviders: readonly string[];
+      readonly intraOpNumThreads: number;
+      readonly interOpNumThreads: number;
+    }): Promise<OrtSession>;
+  };
+}
+
+/** A loaded model of onnxruntime. */
+export interface OrtSession {
+  run(
+    inputs: { readonly [name: string]: OrtTensor },
+  ): Promise<{ readonly [name: string]: OrtTensor }>;
+  release(): Promise<void>;
+}
+
+/** Load onnxruntime-node. */
+export function loadOrt(): Ort {
+  return createRequire(import.meta.url)("onnxruntime-node") as Ort;
+}
+
+/** A sequence of llama.cpp. */
+export interface LlamaSequence {
+  evaluate(
+    tokens: readonly number[],
+    options: {
+      readonly temperature: number;
+      readonly yieldEogToken: boolean;
+    },
+  ): AsyncGenerator<number, void>;
+  controlledEvaluate(
+    input: readonly (
+      | number
+      | readonly [number, {
+        readonly generateNext: { readonly logits: boolean };
+      }]
+    )[],
+  ): Promise<
+    readonly ({
+      readonly next: { readonly logits?: ReadonlyMap<number, number> };
+    } | undefined)[]
+  >;
+  clearHistory(): Promise<void>;
+}
+
+/** A context of llama.cpp. */
+export interface LlamaContext {
+  getSequence(): LlamaSequence;
+}
+
+/** What is used of node-llama-cpp. */
+export interface LlamaCpp {
+  getLlama(options: {
+    readonly gpu: false;
+    readonly build: "never";
+    readonly skipDownload: boolean;
+    readonly progressLogs: boolean;
+    readonly logLevel: "error";
+    readonly maxThreads: number;
+  }): Promise<Llama>;
+}
+
+/** A loaded llama.cpp. */
+export interface Llama {
+  loadModel(options: { readonly modelPath: string }): Promise<{
+    createContext(options: {
+      readonly contextSize: number;
+      readonly batchSize: number;
+      readonly threads: number;
+      readonly experimentalKvCacheKeyType: "F32";
+      readonly experimentalKvCacheValueType: "F32";
+    }): Promise<LlamaContext>;
+  }>;
+  dispose(): Promise<void>;
+}
+
+/** Load node-llama-cpp. */
+export async function loadLlamaCpp(): Promise<LlamaCpp> {
+  // A name that is no literal, so that the project's check does not look for the package.
+  const name: string = "node-llama-cpp";
+  return await import(name) as LlamaCpp;
+}
