@@ -128,6 +128,31 @@ for (const { target, skip } of TARGETS) {
   }
 }
 
+t.test("the number of groups is fixed, placed or not", async (t) => {
+  const recording = openRecording({ world: 4, experts: 8, noise: false });
+  const { world, experts, tokens, all } = recording;
+  for (const mesh of [{}, { ep: 4 }, { ep: 2 }]) {
+    const plan = await compile(
+      fairscale({ groups: world, tokens, experts }),
+      { mesh },
+    );
+    const source = fileSource(`test/references/${recording.file}`);
+    const tensors = await openSafetensors([source]);
+    const session = await openSession(plan, { target: "cpu", tensors });
+    const three = all("input").slice(0, 3 * tokens * EMBED);
+    await t.rejects(
+      session.run("main", { input: f32([3, tokens, EMBED], three) }),
+      {
+        name: "DataError",
+        message:
+          "Cannot run program 'main': axis 'group' of the input 'input' has length 3. It must be 4",
+      },
+      JSON.stringify(mesh),
+    );
+    session.close();
+  }
+});
+
 t.test("capacity matters in the recordings: some choices are dropped", (t) => {
   for (const recorded of RECORDED) {
     const { file, world, tokens, all } = openRecording(recorded);
