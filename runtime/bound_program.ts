@@ -95,7 +95,7 @@ function bindLaunch(
   };
 }
 
-/** The groups of a collective, each by position. */
+/** The groups of a collective, each by position; of ranks in other processes nothing is known here. */
 function groupsOf(
   step: CollectiveStep,
   here: readonly RankMemory[],
@@ -104,7 +104,10 @@ function groupsOf(
   const groups = new Map<string, RankMemory[]>();
   for (const { rank } of here) {
     const group = groupOf(context.plan.mesh, rank, step.over);
-    groups.set(group.join(), group.map((other) => context.ranks[other]!));
+    const local = group.flatMap((other) =>
+      context.ranks.filter((memory) => memory.rank === other)
+    );
+    groups.set(group.join(), local);
   }
   return [...groups.values()];
 }

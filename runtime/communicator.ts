@@ -24,12 +24,29 @@ export type SentAccount = readonly SentBytes[];
 
 /** Moves bytes between ranks. */
 export interface Communicator {
-  /** Make ready to carry out `step` among `group` (by position), again and again; called once at load. */
+  /** Set where every rank lives in a process of its own; unset where all live in this one. */
+  readonly remote?: RemoteRanks;
+  /**
+   * Make ready to carry out `step` among `group` (by position), again and again; called once at load. `group` holds the
+   * ranks of this process only.
+   */
   bind(
     step: CollectiveStep,
     group: readonly RankMemory[],
     context: CommunicatorContext,
   ): Exchange;
+}
+
+/** Ranks in processes of their own, as one of them sees them. */
+export interface RemoteRanks {
+  /** The rank of this process. */
+  readonly rank: number;
+  /** Bring bytes of every rank to rank 0, or everywhere; each knows how many the others give. Called by all in one order. */
+  gather(
+    bytes: Uint8Array,
+    lengths: readonly number[],
+    options: { readonly everywhere: boolean },
+  ): Promise<readonly Uint8Array[] | undefined>;
 }
 
 /** What a communicator may use. */

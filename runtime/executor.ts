@@ -1,11 +1,12 @@
 /** Carries a plan out: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
 
 import { DataError, MachineError } from "../spec/errors.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan, Program } from "../spec/plan.ts";
 import { bindProgram, type BoundStep } from "./bound_program.ts";
 import {
   type Communicator,
   createCommunicator,
+  type RemoteRanks,
   StagingAccount,
 } from "./communicator.ts";
 import type { Device } from "./device.ts";
@@ -17,7 +18,7 @@ import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
-import { dealAxes, type Residence } from "./shard.ts";
+import { dealAxes, type Residence, type RunAxes } from "./shard.ts";
 import {
   rankStatistics,
   type Statistics,
@@ -28,13 +29,13 @@ import { loadWeights } from "./weights.ts";
 
 /** What a session needs besides the plan. */
 export interface CreateSessionOptions {
-  /** The device of each rank; ranks with the same object share it. */
+  /** The device of each rank that lives in this process; ranks with the same object share it. */
   readonly devices: readonly Device[];
   /** Where the plan's weights come from. */
   readonly tensors?: TensorDirectory;
   /** Throws if the plan is not legal; called before anything else. */
   readonly verify?: (plan: Plan) => void;
-  /** Replaces the choice between kernels and host memory. */
+  /** Replaces the choice between kernels and host memory; one that reaches other processes has this process's rank. */
   readonly communicator?: Communicator;
   /** Records every launch and collective; runs are slower. */
   readonly tracer?: Tracer;
@@ -56,10 +57,13 @@ export interface RunOptions {
   readonly outputs?: readonly string[];
   /** Only these rows of an output, by global index along its first axis. */
   readonly rows?: { readonly [output: string]: readonly number[] };
+  /** Where ranks live in several processes: give outputs to every one. Default: to that of rank 0, and none elsewhere. */
+  readonly everywhere?: boolean;
 }
 
 /** A plan loaded on devices. */
 export interface Session {
+  /** Where ranks live in several processes, each is given the same inputs. */
   run(
     program: string,
     inputs: Inputs,
@@ -67,7 +71,7 @@ export interface Session {
   ): Promise<{ [output: string]: HostTensor }>;
   /** Set states to zero and forget which rank each sequence lives on. */
   reset(): void;
-  /** Memory and traffic so far, predicted and actual; traffic only if asked for at creation. */
+  /** Memory and traffic of the ranks in this process so far, predicted and actual; traffic only if asked for at creation. */
   statistics(): Statistics;
   /** Close the devices. */
   close(): void;
@@ -80,7 +84,8 @@ export async function createSession(
 ): Promise<Session> {
   const { devices, tensors = new Map(), verify, onProgress, tracer } = options;
   verify?.(plan);
-  checkDevices(plan, devices);
+  const remote = options.communicator?.remote;
+  checkDevices(devices, remote ? 1 : plan.ranks);
   let done = 0;
   const unique = [...new Set(devices)];
   const kernels = kernelsByKey(plan);
@@ -92,8 +97,8 @@ export async function createSession(
     );
     done += total / unique.length;
   }
-  const ranks = devices.map((device, rank) =>
-    new RankMemory(plan, device, rank)
+  const ranks = devices.map((device, i) =>
+    new RankMemory(plan, device, remote ? remote.rank : i)
   );
   for (const memory of ranks) writeTables(plan, memory);
   await loadWeights(plan, ranks, tensors, {
@@ -111,6 +116,7 @@ class LoadedSession implements Session {
   readonly #staging: StagingAccount;
   readonly #traffic: TrafficAccount | undefined;
   readonly #tracer: Tracer | undefined;
+  readonly #remote: RemoteRanks | undefined;
   readonly #countsBuffers: readonly string[];
   readonly #residences = new Map<string, Residence>();
   #counts: RunCounts = [];
@@ -126,6 +132,7 @@ class LoadedSession implements Session {
     this.#ranks = ranks;
     this.#staging = new StagingAccount(plan.ranks);
     this.#tracer = tracer;
+    this.#remote = options.communicator?.remote;
     this.#traffic = options.statistics || tracer
       ? new TrafficAccount(plan, ranks)
       : undefined;
@@ -197,13 +204,7 @@ class LoadedSession implements Session {
         await this.#traffic?.predict(step);
       }
       this.#tracer?.end();
-      const from = { plan: this.#plan, ranks: this.#ranks, axes };
-      const read = await Promise.all(wanted.map((output) => {
-        const port = program.outputs[output]!;
-        const rows = options.rows?.[output];
-        return rows ? readRows(port, rows, from) : readOutput(port, from);
-      }));
-      return Object.fromEntries(wanted.map((output, i) => [output, read[i]!]));
+      return await this.#read(program, axes, { ...options, outputs: wanted });
     } finally {
       this.#running = false;
     }
@@ -237,6 +238,33 @@ class LoadedSession implements Session {
     }
   }
 
+  async #read(
+    program: Program,
+    axes: RunAxes,
+    options: RunOptions & { readonly outputs: readonly string[] },
+  ): Promise<{ [output: string]: HostTensor }> {
+    const { outputs, rows: wanted, everywhere = false } = options;
+    const [plan, ranks, remote] = [this.#plan, this.#ranks, this.#remote];
+    const from = { plan, ranks, remote, axes, everywhere };
+    const readOne = async (output: string) => {
+      const port = program.outputs[output]!;
+      const rows = wanted?.[output];
+      return rows
+        ? await readRows(port, rows, from)
+        : await readOutput(port, from);
+    };
+    const read: (HostTensor | undefined)[] = [];
+    // Processes must join the same output at the same time; a single one reads all at once.
+    if (remote) {
+      for (const output of outputs) {
+        read.push(await readOne(output));
+      }
+    } else read.push(...await Promise.all(outputs.map(readOne)));
+    return Object.fromEntries(
+      outputs.flatMap((output, i) => read[i] ? [[output, read[i]]] : []),
+    );
+  }
+
   #writeCounts(memory: RankMemory, counts: readonly number[]): void {
     for (const name of this.#countsBuffers) {
       memory.device.write(
@@ -248,10 +276,10 @@ class LoadedSession implements Session {
   }
 }
 
-function checkDevices(plan: Plan, devices: readonly Device[]): void {
-  if (devices.length !== plan.ranks) {
+function checkDevices(devices: readonly Device[], ranks: number): void {
+  if (devices.length !== ranks) {
     throw new MachineError(
-      `Cannot run the plan on ${devices.length} ranks: it is made for ${plan.ranks}. Give one device for each rank`,
+      `Cannot run the plan on ${devices.length} ranks: it is made for ${ranks}. Give one device for each rank`,
     );
   }
   const [first] = devices;

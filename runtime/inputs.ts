@@ -2,7 +2,13 @@
 
 import { DataError } from "../spec/errors.ts";
 import { coordinates } from "../spec/mesh.ts";
-import { onRank, type Plan, type Port, type Program } from "../spec/plan.ts";
+import {
+  onRank,
+  type Plan,
+  type PlanBuffer,
+  type Port,
+  type Program,
+} from "../spec/plan.ts";
 import {
   bytesOf,
   elementCount,
@@ -128,19 +134,17 @@ export function countsOf(plan: Plan, axes: RunAxes): number[][] {
 /** How a tensor of a port lies on a rank. */
 export function splitAxes(
   port: Port,
-  memory: RankMemory,
+  buffer: PlanBuffer,
+  rank: number,
   axes: RunAxes,
 ): SplitAxis[] {
-  const buffer = memory.plan(port.buffer);
   return port.axes.map((axis, i) => {
     const last = i === port.axes.length - 1 && i > 0;
     const { size, dynamic } = buffer.axes[i]!;
     const length = axes.length(axis);
-    const local = axes.split(buffer, i)
-      ? axes.local(axis, memory.rank)
-      : undefined;
+    const local = axes.split(buffer, i) ? axes.local(axis, rank) : undefined;
     // Kernels step over a run-time axis by its length in this run.
-    const held = dynamic ? local?.length ?? length : onRank(size, memory.rank);
+    const held = dynamic ? local?.length ?? length : onRank(size, rank);
     return { length, local, room: last ? buffer.rowStride ?? held : held };
   });
 }
@@ -153,8 +157,8 @@ export function writeInput(
   axes: RunAxes,
 ): void {
   const { name, port } = input;
-  const split = splitAxes(port, memory, axes);
   const buffer = memory.plan(port.buffer);
+  const split = splitAxes(port, buffer, memory.rank, axes);
   for (const [i, { length, local }] of split.entries()) {
     const room = onRank(buffer.axes[i]!.size, memory.rank);
     if ((local?.length ?? length) > room) {

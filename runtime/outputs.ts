@@ -2,6 +2,7 @@
 
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
+import type { RemoteRanks } from "./communicator.ts";
 import {
   bytesOf,
   type HostTensor,
@@ -11,49 +12,63 @@ import {
 } from "./host_tensor.ts";
 import { speaksFor, splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
-import { forEachRun, localSpan, type RunAxes } from "./shard.ts";
+import {
+  forEachRun,
+  localSpan,
+  type RunAxes,
+  type SplitAxis,
+} from "./shard.ts";
 
 /** Where outputs lie after a run. */
 export interface FinishedRun {
   readonly plan: Plan;
+  /** Ranks of this process. */
   readonly ranks: readonly RankMemory[];
   readonly axes: RunAxes;
+  /** Where ranks live in several processes: how to reach the others. */
+  readonly remote: RemoteRanks | undefined;
+  /** Give outputs to every process, not only to that of rank 0. */
+  readonly everywhere: boolean;
 }
 
-/** Read a whole output. */
+/** Read a whole output; undefined in a process that is not to have it. */
 export async function readOutput(
   port: Port,
   from: FinishedRun,
-): Promise<HostTensor> {
-  const { plan, ranks, axes } = from;
+): Promise<HostTensor | undefined> {
+  const { plan, axes } = from;
+  const split = splitOnRanks(port, from);
+  const lengths = split.map((axes, rank) =>
+    speaksFor(plan, rank, port) ? 4 * localSpan(axes) : 0
+  );
+  const parts = await readParts(lengths, from, async (memory) => {
+    const bytes = lengths[memory.rank]!;
+    return await memory.device.read(memory.buffer(port.buffer), 0, bytes);
+  });
+  if (!parts) return undefined;
   const result = zeros(port.dtype, port.axes.map((axis) => axes.length(axis)));
   const target = words(result);
-  await Promise.all(
-    ranks.filter(({ rank }) => speaksFor(plan, rank, port)).map(
-      async (memory) => {
-        const split = splitAxes(port, memory, axes);
-        const bytes = 4 * localSpan(split);
-        if (bytes === 0) return;
-        const part = wordsOf(
-          await memory.device.read(memory.buffer(port.buffer), 0, bytes),
-        );
-        forEachRun(split, (global, local, count) => {
-          if (count === 1) target[global] = part[local]!;
-          else target.set(part.subarray(local, local + count), global);
-        });
-      },
-    ),
-  );
+  for (const [rank, bytes] of parts.entries()) {
+    if (bytes.length === 0) continue;
+    const part = wordsOf(bytes);
+    forEachRun(split[rank]!, (global, local, count) => {
+      if (count === 1) target[global] = part[local]!;
+      else target.set(part.subarray(local, local + count), global);
+    });
+  }
   return result;
 }
 
-/** Read some rows of an output, by global index along its first axis, in the order asked for. */
+/**
+ * Read some rows of an output, by global index along its first axis, in the order asked for; undefined in a process that
+ * is not to have them.
+ */
 export async function readRows(
   port: Port,
   rows: readonly number[],
   from: FinishedRun,
-): Promise<HostTensor> {
-  const { plan, ranks, axes } = from;
+): Promise<HostTensor | undefined> {
+  const { plan, axes } = from;
   const [first, ...rest] = port.axes;
   if (first === undefined) {
     throw new DataError(
@@ -67,29 +82,72 @@ export async function readRows(
       `Cannot read row ${outside} of an output: axis '${first}' has length ${length}`,
     );
   }
+  const split = splitOnRanks(port, from);
+  const inner = split[0]!.slice(1);
+  if (inner.some((axis) => axis.local || axis.length !== axis.room)) {
+    throw new Error("internal: rows of an output that is split inside");
+  }
+  const rowBytes = 4 * inner.reduce((n, axis) => n * axis.room, 1);
+  // By rank, the rows that it gives: where each lies there, and where it goes.
+  const held = split.map(([outer], rank) =>
+    !speaksFor(plan, rank, port) ? [] : rows.flatMap((row, to) => {
+      const at = outer!.local ? outer!.local.indexOf(row) : row;
+      return at < 0 ? [] : [{ at, to }];
+    })
+  );
+  const lengths = held.map((list) => list.length * rowBytes);
+  const parts = await readParts(lengths, from, async (memory) => {
+    const buffer = memory.buffer(port.buffer);
+    const list = await Promise.all(
+      held[memory.rank]!.map(({ at }) =>
+        memory.device.read(buffer, at * rowBytes, rowBytes)
+      ),
+    );
+    return joined(list);
+  });
+  if (!parts) return undefined;
   const shape = [rows.length, ...rest.map((axis) => axes.length(axis))];
   const result = zeros(port.dtype, shape);
   const target = bytesOf(words(result));
-  await Promise.all(
-    ranks.filter(({ rank }) => speaksFor(plan, rank, port)).map(
-      async (memory) => {
-        const [outer, ...inner] = splitAxes(port, memory, axes);
-        if (inner.some((axis) => axis.local || axis.length !== axis.room)) {
-          throw new Error("internal: rows of an output that is split inside");
-        }
-        const rowBytes = 4 * inner.reduce((n, axis) => n * axis.room, 1);
-        await Promise.all(rows.map(async (row, i) => {
-          const at = outer!.local ? outer!.local.indexOf(row) : row;
-          if (at < 0) return;
-          const part = await memory.device.read(
-            memory.buffer(port.buffer),
-            at * rowBytes,
-            rowBytes,
-          );
-          target.set(part, i * rowBytes);
-        }));
-      },
+  for (const [rank, list] of held.entries()) {
+    for (const [i, { to }] of list.entries()) {
+      const part = parts[rank]!.subarray(i * rowBytes, (i + 1) * rowBytes);
+      target.set(part, to * rowBytes);
+    }
+  }
+  return result;
+}
+
+function splitOnRanks(port: Port, { plan, axes }: FinishedRun): SplitAxis[][] {
+  const buffer = plan.buffers[port.buffer]!;
+  return Array.from(
+    { length: plan.ranks },
+    (_, rank) => splitAxes(port, buffer, rank, axes),
+  );
+}
+
+/** Read the ranks' parts of an output, of lengths that every process knows, and bring them together. */
+async function readParts(
+  lengths: readonly number[],
+  { ranks, remote, everywhere }: FinishedRun,
+  read: (memory: RankMemory) => Promise<Uint8Array>,
+): Promise<readonly Uint8Array[] | undefined> {
+  const parts = await Promise.all(
+    ranks.map(async (memory) =>
+      lengths[memory.rank] === 0 ? new Uint8Array(0) : await read(memory)
     ),
   );
-  return result;
+  if (!remote) return parts;
+  return await remote.gather(parts[0]!, lengths, { everywhere });
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  if (parts.length === 1) return parts[0]!;
+  const bytes = new Uint8Array(parts.reduce((n, { length }) => n + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
 }

@@ -40,7 +40,7 @@ function nothing(): SentBytes {
   return { counts: 0, dispatch: 0, combine: 0 };
 }
 
-/** Traffic of all ranks. `actual` is filled by communicators, which never see `predicted`. */
+/** Traffic of the ranks in this process. `actual` is filled by communicators, which never see `predicted`. */
 export class TrafficAccount {
   readonly actual: readonly SentBytes[];
   readonly #predicted: readonly SentBytes[];
@@ -50,8 +50,8 @@ export class TrafficAccount {
   constructor(plan: Plan, ranks: readonly RankMemory[]) {
     this.#plan = plan;
     this.#ranks = ranks;
-    this.actual = ranks.map(nothing);
-    this.#predicted = ranks.map(nothing);
+    this.actual = Array.from({ length: plan.ranks }, nothing);
+    this.#predicted = Array.from({ length: plan.ranks }, nothing);
   }
 
   /** Add what the plan's formulas say of a step, from the routing's counts read back. */
@@ -60,10 +60,11 @@ export class TrafficAccount {
     const key = step.op === "allGather"
       ? "counts"
       : step.part?.verb ?? "dispatch";
-    await Promise.all(this.#ranks.map(async ({ rank }) => {
+    await Promise.all(this.#ranks.map(async (memory) => {
+      const { rank } = memory;
       if (step.ranks !== "all" && !step.ranks.includes(rank)) return;
       const rows = step.op === "allToAll"
-        ? rowsBetween(await this.#counts(step.counts, rank), step.splits)
+        ? rowsBetween(await this.#counts(step.counts, memory), step.splits)
         : [];
       this.#predicted[rank]![key] += predictSentBytes(step, rows, {
         mesh: this.#plan.mesh,
@@ -86,8 +87,8 @@ export class TrafficAccount {
     };
   }
 
-  async #counts(name: string, rank: number): Promise<number[][]> {
-    const memory = this.#ranks[rank]!;
+  async #counts(name: string, memory: RankMemory): Promise<number[][]> {
+    const { rank } = memory;
     const bytes = onRank(memory.plan(name).bytes, rank);
     const words = wordsOf(
       await memory.device.read(memory.buffer(name), 0, bytes),

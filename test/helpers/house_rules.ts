@@ -26,6 +26,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "ts-morph": /^compiler\/source\/project\.ts$/,
   "webgpu": /^runtime\/gpu\.ts$/,
+  "koffi": /^runtime\/mpi\//,
   "ajv": /^spec\//,
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/tokenizers": /^engine\//,
@@ -37,7 +38,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may touch the machine: read files, see the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|runtime\/mpi\/|test\/|bench\/)/;
 
 /** Files whose verbs read like mathematics and may take more than two arguments. */
 const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;

@@ -1,0 +1,123 @@
+/** What differs between MPI libraries: three binary interfaces, and how to tell them apart. */
+
+/** A communicator, datatype or request, as the library's functions take it. */
+export type Handle = number | bigint;
+
+/** The binary interface of a family of MPI libraries. */
+export interface Abi {
+  /** How a handle is passed, in koffi's words. */
+  readonly handle: "int" | "void *";
+  readonly statusIgnore: bigint | null;
+  /** The thread level at which only the main thread calls. */
+  readonly threadFunneled: number;
+  readonly commTypeShared: number;
+  /** Constants, or the exported objects whose addresses they are. */
+  readonly constants: { readonly [C in Constant]: Handle | string };
+}
+
+/** Handles that exist from the start. */
+export type Constant =
+  | "world"
+  | "byte"
+  | "requestNull"
+  | "errorsReturn"
+  | "infoNull";
+
+/** The three that there are. */
+export const ABIS = {
+  openMpi: {
+    handle: "void *",
+    statusIgnore: null,
+    threadFunneled: 1,
+    commTypeShared: 0,
+    constants: {
+      world: "ompi_mpi_comm_world",
+      byte: "ompi_mpi_byte",
+      requestNull: "ompi_request_null",
+      errorsReturn: "ompi_mpi_errors_return",
+      infoNull: "ompi_mpi_info_null",
+    },
+  },
+  mpich: {
+    handle: "int",
+    statusIgnore: 1n,
+    threadFunneled: 1,
+    commTypeShared: 1,
+    constants: {
+      world: 0x44000000,
+      byte: 0x4c00010d,
+      requestNull: 0x2c000000,
+      errorsReturn: 0x54000001,
+      infoNull: 0x1c000000,
+    },
+  },
+  standard: {
+    handle: "void *",
+    statusIgnore: null,
+    threadFunneled: 1024,
+    commTypeShared: 221,
+    constants: {
+      world: 0x101n,
+      byte: 0x247n,
+      requestNull: 0x180n,
+      errorsReturn: 0x142n,
+      infoNull: 0x130n,
+    },
+  },
+} as const satisfies { readonly [name: string]: Abi };
+
+/** What a library says of itself. */
+export interface LibraryFacts {
+  /** Major version of the standard binary interface; 0 where the library has none. */
+  readonly standardMajor: number;
+  readonly hasOpenMpiWorld: boolean;
+  readonly version: string;
+}
+
+/**
+ * Which interface a library has; undefined: none that is known. The standard one is asked for first: a library of it that
+ * stands on Open MPI shows Open MPI's symbols too.
+ */
+export function detectAbi(facts: LibraryFacts): Abi | undefined {
+  if (facts.standardMajor >= 1) return ABIS.standard;
+  if (facts.hasOpenMpiWorld) return ABIS.openMpi;
+  return /MPICH|Intel|MVAPICH|CRAY|ParaStation/i.test(facts.version)
+    ? ABIS.mpich
+    : undefined;
+}
+
+/** Variables that launchers set. */
+type Environment = { readonly [name: string]: string | undefined };
+
+const LIBRARIES: { readonly [platform: string]: readonly string[] } = {
+  linux: [
+    "libmpi_abi.so.0",
+    "libmpi.so.40",
+    "libmpi.so.12",
+    "libmpich.so.12",
+    "libmpi.so",
+  ],
+  darwin: [
+    "libmpi_abi.0.dylib",
+    "libmpi.40.dylib",
+    "libmpi.12.dylib",
+    "libmpi.dylib",
+  ],
+};
+
+/** Names of libraries to try, in order. The launcher that started this process decides which family it can talk to. */
+export function libraryNames(
+  platform: string,
+  environment: Environment,
+): string[] {
+  const names = LIBRARIES[platform] ?? [];
+  const set = (...variables: string[]): boolean =>
+    variables.some((name) => environment[name] !== undefined);
+  if (set("OMPI_COMM_WORLD_SIZE", "PRTE_LAUNCHED")) {
+    return names.filter((name) => !/12/.test(name));
+  }
+  if (set("PMI_RANK", "PMI_FD", "HYDRA_CONTROL_FD")) {
+    return names.filter((name) => !/40/.test(name));
+  }
+  return [...names];
+}
