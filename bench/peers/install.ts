@@ -139,6 +139,7 @@ export interface Llama {
       readonly contextSize: number;
       readonly batchSize: number;
       readonly threads: number;
+      readonly flashAttention: boolean;
       readonly experimentalKvCacheKeyType: "F32";
       readonly experimentalKvCacheValueType: "F32";
     }): Promise<LlamaContext>;
