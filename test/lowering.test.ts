@@ -4,7 +4,6 @@ import t from "tap";
 import {
   abs,
   add,
-  attention,
   cast,
   concat,
   div,
@@ -300,7 +299,10 @@ const stored = model(
         { position, positions: 16 },
       ),
       ofParam: rope(m.param("rotated", "head dim"), "dim", {
-        position: cast(m.param("at", "head", { dtype: "i32" }), "i32"),
+        position: cast(
+          abs(cast(m.param("at", "head", { dtype: "i32" }), "f32")),
+          "i32",
+        ),
         positions: 16,
       }),
       sub: sub(m.param("left", "vocab embed"), m.param("right", "embed")),
@@ -322,3 +324,117 @@ for (const as of ["f32", "bf16", "f16"] as const) {
     }, { ids: [], position: [], q: [], turnedQ: [] }],
   });
 }
+
+holds("views and moves: of inputs, of results, chained, as outputs", {
+  lengths: { token: 5 },
+  model: model({
+    token,
+    head: 2,
+    dim: 3,
+    all: 6,
+    part: 2,
+    pair: 2,
+    three: 3,
+    more: 5,
+    six: 6,
+    double: 12,
+    other: 3,
+  }, (m) => {
+    const x = m.input("x", "token all");
+    const y = m.input("y", "token head dim");
+    const w = m.param("w", "all dim");
+    const r = add(x, 1);
+    const heads = split(x, "all", "head dim");
+    return {
+      heads,
+      ofResult: split(r, "all", "head dim"),
+      headMajor: transpose(heads, "head token dim"),
+      mergedTurned: merge(transpose(y, "token dim head"), "dim head", "six"),
+      mergedInput: merge(y, "head dim", "six"),
+      renamed: rename(y, "dim", "other"),
+      computedRenamed: add(rename(y, "dim", "other"), 1),
+      sliced: slice(x, "all", 2, "part"),
+      slicedHeads: slice(transpose(heads, "dim head token"), "dim", 1, "part"),
+      joined: concat(x, x, "all", "double"),
+      joinedDifferent: concat(
+        slice(x, "all", 1, "part"),
+        slice(r, "all", 3, "dim"),
+        "part",
+        "more",
+      ),
+      joinedFirst: concat(
+        transpose(y, "head token dim"),
+        transpose(heads, "head token dim"),
+        "head",
+        "four",
+      ),
+      chain: neg(
+        merge(
+          transpose(split(mul(x, 2), "all", "head dim"), "token dim head"),
+          "dim head",
+          "six",
+        ),
+      ),
+      same: r,
+      sameAgain: r,
+      x,
+      input: x,
+      w,
+      turnedParam: transpose(w, "dim all"),
+      splitParam: split(w, "all", "pair three"),
+      view: rename(r, "all", "six"),
+      viewAgain: rename(rename(r, "all", "six"), "six", "seven"),
+      back: merge(split(r, "all", "head dim"), "head dim", "all"),
+      rotated: concat(
+        neg(slice(x, "all", 3, "dim")),
+        slice(x, "all", 0, "dim"),
+        "dim",
+        "six",
+      ),
+      wide: map(
+        (a, b, c, d) => a + b * c - d,
+        concat(
+          neg(slice(x, "all", 3, "dim")),
+          slice(x, "all", 0, "dim"),
+          "dim",
+          "all",
+        ),
+        transpose(transpose(x, "all token"), "token all"),
+        add(merge(y, "head dim", "all"), m.input("z", "token all")),
+        mul(m.input("z2", "token all"), m.input("z3", "all")),
+      ),
+    };
+  }),
+});
+
+holds("names that lowering would like to use itself", {
+  model: model({ token, embed: 4 }, (m) => {
+    const x = m.input("add", "token embed");
+    const lengths = m.input("lengths", "token");
+    const index = m.input("index", "embed");
+    const sum = m.param("sum", "embed");
+    const mulled = mul(add(x, lengths), add(index, sum));
+    return {
+      mul: mulled,
+      add: x,
+      lengths: softmax(mulled, "embed"),
+      rope: sum,
+    };
+  }),
+});
+
+holds("a run-time axis under another name", {
+  lengths: { token: 5 },
+  model: model({ token, embed: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const other = rename(x, "token", "other");
+    const scores = mul(dot(x, other, "embed"), 0.5);
+    return {
+      scores,
+      other,
+      turned: transpose(other, "embed other"),
+      total: sum(scores, "other"),
+      most: max(scores, "token"),
+    };
+  }),
+});

@@ -4,6 +4,7 @@ import { predictStaging, same } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { onRank, type Plan, type Port } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
+import type { Placed } from "./place.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
 import type { Lowering } from "./lower/context.ts";
@@ -12,6 +13,13 @@ import type { Lowering } from "./lower/context.ts";
 export interface Ports {
   readonly inputs: { readonly [name: string]: Port };
   readonly outputs: { readonly [name: string]: Port };
+}
+
+/** The axes but those that are others under another name. */
+function ownAxes({ axes, aliases }: Placed): Plan["axes"] {
+  return Object.fromEntries(
+    Object.entries(axes).filter(([name]) => !aliases[name]),
+  );
 }
 
 /** The plan of a lowering whose buffers have memory. */
@@ -36,7 +44,7 @@ export function assemble(
     requiredFeatures: [],
     mesh: placed.mesh,
     ranks: placed.ranks,
-    axes: { ...placed.axes, ...checkAxis(lowering) },
+    axes: { ...ownAxes(placed), ...checkAxis(lowering) },
     counts: placed.counts,
     allocations,
     buffers,

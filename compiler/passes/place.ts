@@ -34,6 +34,8 @@ export interface Placed {
   readonly axes: { readonly [name: string]: PlanAxis };
   /** Axes whose length is known at run time, in the order of the counts buffer. */
   readonly counts: readonly string[];
+  /** Run-time axes that verbs renamed -> the axis whose length they have, and under whose name the plan knows them. */
+  readonly aliases: { readonly [name: string]: string };
   /** Axes that experts are numbered on; placed by table, and only for parameters used on dispatched rows. */
   readonly expertAxes: ReadonlySet<string>;
 }
@@ -73,10 +75,30 @@ export function placeAxes(
       };
     }
   }
-  const counts = Object.keys(axes).filter((name) => axes[name]!.dynamic);
-  const placed = { mesh, ranks: rankCount(mesh), axes, counts, expertAxes };
+  const aliases = aliasesOf(graph);
+  const counts = Object.keys(axes).filter((name) =>
+    axes[name]!.dynamic && !aliases[name]
+  );
+  const placed: Placed = {
+    ...{ mesh, ranks: rankCount(mesh), axes, counts },
+    ...{ aliases, expertAxes },
+  };
   graph.nodes.forEach((node) => checkNode(node, placed));
   return placed;
+}
+
+function aliasesOf({ nodes, axes }: Graph): { [name: string]: string } {
+  const aliases: { [name: string]: string } = {};
+  for (const { primitive, params } of nodes) {
+    if (primitive !== "rename" || !axes[params.from]!.dynamic) continue;
+    aliases[params.to] = aliases[params.from] ?? params.from;
+  }
+  return aliases;
+}
+
+/** The name by which the plan knows an axis. */
+export function planAxis({ aliases }: Placed, axis: string): string {
+  return aliases[axis] ?? axis;
 }
 
 function checkMesh(mesh: Mesh): void {
@@ -302,9 +324,8 @@ export function axisSize(
 ): Size {
   const { size, dynamic, over: axisOver } = placed.axes[axis]!;
   if (!dynamic) return size;
-  return over && over.length && axisOver
-    ? { count: axis, over }
-    : { count: axis };
+  const count = planAxis(placed, axis);
+  return over && over.length && axisOver ? { count, over } : { count };
 }
 
 /** One number if all are equal. */

@@ -209,45 +209,49 @@ async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
   return { params, dtypes, tensors: await openSafetensors([source]) };
 }
 
-/** The inputs of every call, made up where not given. */
-function inputsOf(graph: Graph, of: Case): Tensors[] {
-  const length = lengthsOf(graph, of);
-  const inputs = graph.nodes.filter((node) => node.primitive === "input");
-  return (of.calls ?? [{}]).map((given, call) =>
-    Object.fromEntries(inputs.map((node) => {
-      const { name } = node.params;
-      return [
-        name,
-        given[name] ??
-          madeUp(node, `${name} ${call}`, elements(node, length)),
-      ];
-    }))
-  );
+/** What one call is given, and how long run-time axes are in it. */
+interface Call {
+  readonly inputs: Tensors;
+  readonly lengths: { readonly [axis: string]: number };
 }
 
-/** Inputs as a session takes them; a run-time axis is as long as the data say. */
+/** Every call: lengths as the given inputs say, the other inputs made up. */
+function callsOf(graph: Graph, of: Case): Call[] {
+  const inputs = graph.nodes.filter((node) => node.primitive === "input");
+  return (of.calls ?? [{}]).map((given, call) => {
+    const lengths: { [axis: string]: number } = { ...of.lengths };
+    for (const { params: { name }, axes } of inputs) {
+      const [free, ...more] = axes.filter((axis) => graph.axes[axis]!.dynamic);
+      const data = given[name];
+      if (data === undefined || free === undefined || more.length) continue;
+      const rest = axes.filter((axis) => axis !== free)
+        .reduce((n, axis) => n * graph.axes[axis]!.size, 1);
+      lengths[free] = data.length / rest;
+    }
+    const length = lengthsOf(graph, { ...of, lengths });
+    const data = inputs.map((node) => {
+      const { name } = node.params;
+      const count = elements(node, length);
+      return [name, given[name] ?? madeUp(node, `${name} ${call}`, count)];
+    });
+    return { inputs: Object.fromEntries(data), lengths };
+  });
+}
+
+/** An input as a session takes it. */
 function hostTensor(
-  graph: Graph,
   node: Node,
   data: ArrayLike<number>,
-  of: Case,
+  length: (axis: string) => number,
 ): HostTensor {
-  const length = lengthsOf(graph, of);
-  const lengths = node.axes.map(length);
-  const free = node.axes.findIndex((axis) =>
-    graph.axes[axis]!.dynamic && of.lengths?.[axis] === undefined
-  );
-  if (free >= 0) {
-    const rest = lengths.reduce((n, size, i) => i === free ? n : n * size, 1);
-    lengths[free] = data.length / rest;
-  }
+  const shape = node.axes.map(length);
   const dtype = storedDType(node.dtype) as HostTensor["dtype"];
   const array = dtype === "f32"
     ? Float32Array.from(data)
     : dtype === "i32"
     ? Int32Array.from(data)
     : Uint32Array.from(data);
-  return { dtype, shape: lengths, data: array };
+  return { dtype, shape, data: array };
 }
 
 /** What the reference says of every call. */
@@ -257,13 +261,8 @@ export async function reference(of: Case): Promise<
   const graph = trace(of.model);
   const { params } = await checkpointOf(graph, of);
   let states: Tensors = {};
-  return inputsOf(graph, of).map((inputs) => {
-    const result = evaluate(graph, {
-      inputs,
-      params,
-      states,
-      ...of.lengths ? { lengths: of.lengths } : {},
-    });
+  return callsOf(graph, of).map((call) => {
+    const result = evaluate(graph, { ...call, params, states });
     states = Object.fromEntries(
       Object.entries(result.states).map(([name, { data }]) => [name, data]),
     );
@@ -304,11 +303,12 @@ export async function runCase(
     tensors,
   });
   const results: { readonly [output: string]: HostTensor }[] = [];
-  for (const inputs of inputsOf(graph, of)) {
+  for (const { inputs, lengths } of callsOf(graph, of)) {
+    const length = lengthsOf(graph, { ...of, lengths });
     const given = Object.fromEntries(graph.nodes.flatMap((node) => {
       if (node.primitive !== "input") return [];
       const { name } = node.params;
-      return [[name, hostTensor(graph, node, inputs[name]!, of)]];
+      return [[name, hostTensor(node, inputs[name]!, length)]];
     }));
     results.push(await session.run("main", given));
   }

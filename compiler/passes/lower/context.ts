@@ -19,7 +19,13 @@ import type { Size } from "../../../spec/size.ts";
 import type { Graph, Lambda, Node, ScalarFunction } from "../../graph/graph.ts";
 import type { MatmulTile } from "../../kernels/matmul.ts";
 import type { Fusion } from "../fuse.ts";
-import { axisSize, localBound, perRank, type Placed } from "../place.ts";
+import {
+  axisSize,
+  localBound,
+  perRank,
+  type Placed,
+  planAxis,
+} from "../place.ts";
 import { tidyGrid } from "./grid.ts";
 import type { RouteResults } from "./route.ts";
 import type { KernelScope } from "./scope.ts";
@@ -216,7 +222,7 @@ export function bufferAxes(
     const { dynamic, size } = lowering.placed.axes[axis]!;
     return dynamic
       ? {
-        axis,
+        axis: planAxis(lowering.placed, axis),
         size: perRank(localBound(lowering.placed, axis)),
         dynamic: true,
       }
@@ -229,13 +235,11 @@ export function lengthOf(
   scope: KernelScope,
   axis: string,
 ): Expr {
-  const { dynamic, size } = scope.lowering.placed.axes[axis]!;
+  const { placed } = scope.lowering;
+  const { dynamic, size } = placed.axes[axis]!;
   if (!dynamic) return u32(size);
-  return load(
-    scope.read(LENGTHS),
-    u32(scope.lowering.placed.counts.indexOf(axis)),
-    "u32",
-  );
+  const slot = placed.counts.indexOf(planAxis(placed, axis));
+  return load(scope.read(LENGTHS), u32(slot), "u32");
 }
 
 /** The product of lengths inside a kernel. */

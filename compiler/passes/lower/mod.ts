@@ -7,6 +7,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import { planAxis } from "../place.ts";
 import { CHECK_AXIS } from "./check.ts";
 import { lowerAttention } from "./attention.ts";
 import {
@@ -80,8 +81,11 @@ export function lowerGraph(
     }
   }
   const outputs: { [name: string]: Port } = {};
+  const taken = new Set<string>();
   for (const [name, node] of Object.entries(lowering.graph.outputs)) {
-    outputs[name] = portOf(node, outputBuffer(lowering, name, node));
+    const buffer = outputBuffer(lowering, name, node, taken);
+    taken.add(buffer);
+    outputs[name] = portOf(lowering, node, buffer);
   }
   for (const { name, buffer } of lowering.checks) {
     outputs[name] = { buffer, dtype: "u32", axes: [CHECK_AXIS] };
@@ -143,13 +147,20 @@ function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
   lowering.ropeTables.set(key, name);
 }
 
-/** The buffer that holds an output: its own, or a copy if the value lies elsewhere or otherwise. */
-function outputBuffer(lowering: Lowering, name: string, node: Node): string {
+/** The buffer that holds an output: its own, or a copy if the value lies elsewhere or otherwise, or is another output too. */
+function outputBuffer(
+  lowering: Lowering,
+  name: string,
+  node: Node,
+  taken: ReadonlySet<string>,
+): string {
   const storage = lowering.storages.get(node);
   invariant(storage, `output '${name}' is not stored`);
   const draft = lowering.buffers.get(storage.buffer)!;
-  const plain = !storage.rows && storage.rowStride === undefined &&
-    draft.axes.map(({ axis }) => axis).join() === node.axes.join();
+  const plain = !taken.has(storage.buffer) && !storage.rows &&
+    storage.rowStride === undefined &&
+    draft.axes.map(({ axis }) => axis).join() ===
+      planAxes(lowering, node).join();
   if (plain && draft.kind === "output") return storage.buffer;
   if (plain && draft.kind === "scratch") {
     lowering.buffers.set(storage.buffer, { ...draft, kind: "output" });
@@ -158,17 +169,21 @@ function outputBuffer(lowering: Lowering, name: string, node: Node): string {
   return lowerOutputCopy(lowering, name, node);
 }
 
-function portOf(node: Node, buffer: string): Port {
+function planAxes({ placed }: Lowering, node: Node): string[] {
+  return node.axes.map((axis) => planAxis(placed, axis));
+}
+
+function portOf(lowering: Lowering, node: Node, buffer: string): Port {
   return {
     buffer,
     dtype: node.dtype === "f16" ? "f32" : node.dtype,
-    axes: node.axes,
+    axes: planAxes(lowering, node),
   };
 }
 
 /** An input; where it indexes something, the bound that its values must keep. */
 function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
-  const port = portOf(node, node.params.name);
+  const port = portOf(lowering, node, node.params.name);
   const below = lowering.graph.nodes.flatMap((user) =>
     indexBound(lowering, user, node)
   );

@@ -60,7 +60,7 @@ export function placesOf(
     count: mul(rows, u32(width)),
     size: { mul: [routing.receiveSize, width] },
     at(index) {
-      const row = scope.bindValue(div(index, u32(width)));
+      const row = div(index, u32(width));
       return atRow(
         scope,
         routing,

@@ -3,15 +3,15 @@
 import { mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { lengthAt } from "../../kernels/kernel.ts";
+import { planAxis } from "../place.ts";
 import type { Lowering } from "./context.ts";
 
 /** How many tokens a rank has: the product of lengths. */
 export function tokenCount(lowering: Lowering, axes: readonly string[]): Expr {
+  const { placed } = lowering;
   return axes.reduce<Expr>((product, axis) => {
-    const { dynamic, size } = lowering.placed.axes[axis]!;
-    return mul(
-      product,
-      dynamic ? lengthAt(lowering.placed.counts.indexOf(axis)) : u32(size),
-    );
+    const { dynamic, size } = placed.axes[axis]!;
+    const slot = placed.counts.indexOf(planAxis(placed, axis));
+    return mul(product, dynamic ? lengthAt(slot) : u32(size));
   }, u32(1));
 }
