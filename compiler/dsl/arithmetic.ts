@@ -377,23 +377,35 @@ export function map<
   c?: CanBroadcast<Broadcast<A, B>, C, Tensor<C, NoInfer<D>>>,
   d?: CanBroadcast<Broadcast<Broadcast<A, B>, C>, E, Tensor<E, NoInfer<D>>>,
 ): Tensor<Broadcast<Broadcast<Broadcast<A, B>, C>, E>, D> {
-  const given: unknown[] = [b, c, d].filter((operand) => operand !== undefined);
-  const operands = [a, ...given] as Tensor[];
-  traceOf(operands, map);
-  wantFloat(map, operands);
+  return mapped(map, f, a, b, c, d);
+}
+
+/** `map`, once the types of its operands have done their work. */
+function mapped(
+  verb: Verb,
+  f: unknown,
+  ...given: readonly unknown[]
+): Tensor<never, never> {
+  const operands = given.filter((operand, i) =>
+    i === 0 || operand !== undefined
+  ) as Tensor[];
+  traceOf(operands, verb);
+  wantFloat(verb, operands);
   if (typeof f !== "function") {
     throw new ModelError(
       "Cannot map: the first argument is not a function",
-      callSite(map),
+      callSite(verb),
     );
   }
   if (f.length > operands.length) {
     throw new ModelError(
       `Cannot map a function of ${f.length} numbers over ${operands.length} tensors`,
-      callSite(map),
+      callSite(verb),
     );
   }
-  const js = f as (...xs: number[]) => number;
-  const lambda: Lambda = { js, span: callSite(map) };
-  return apply(map, "map", operands, { lambda, verb: "map" });
+  const lambda: Lambda = {
+    js: f as (...xs: number[]) => number,
+    span: callSite(verb),
+  };
+  return apply(verb, "map", operands, { lambda, verb: "map" });
 }

@@ -204,7 +204,9 @@ function run(
 
 type Leaf = "input" | "param" | "state";
 
-/** The three declaring functions. Typed loosely here: the interface is what users see. */
+type AnyOptions = DeclareOptions<DType>;
+
+/** The three declaring functions. Typed loosely here, which is cheaper: the interface is what users see. */
 function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
   function declare(
     kind: Leaf,
@@ -258,15 +260,15 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
     }
     return wrap(before, trace);
   }
-  const scope: Scope = {
-    input: (name, axes, options) =>
+  const scope = {
+    input: (name: string, axes: string, options?: AnyOptions) =>
       declare("input", scope.input, name, axes, options?.dtype ?? "f32"),
-    param: (name, axes, options) =>
+    param: (name: string, axes: string, options?: AnyOptions) =>
       declare("param", scope.param, name, axes, options?.dtype ?? "f32"),
-    state: (name, axes, options) =>
+    state: (name: string, axes: string, options?: AnyOptions) =>
       declare("state", scope.state, name, axes, options?.dtype ?? "f32"),
   };
-  return scope;
+  return scope as unknown as Scope;
 }
 
 /** ` at file:line:column`, for a message that points at a second place. */
