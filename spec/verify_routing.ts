@@ -30,6 +30,14 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "combine": "launch",
 };
 
+/** What belongs together, in the order of steps. */
+function pairs(
+  early: readonly StepFacts[],
+  late: readonly StepFacts[],
+): [StepFacts, StepFacts][] {
+  return early.slice(0, late.length).map((at, i) => [at, late[i]!]);
+}
+
 /** Every routing counts, permutes, exchanges, regroups and combines, in that order, on the same ranks. */
 export function checkParts(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
@@ -100,12 +108,13 @@ export function checkParts(facts: Facts, report: Report): void {
       ...far
         ? [
           [count.at(-1)!, gather[0]!],
-          [permute[0]!, forward[0]!],
           [gather.at(-1)!, forward[0]!],
           [gather.at(-1)!, regroup[0]!],
           [regroup.at(-1)!, back[0]!],
-          [forward.at(-1)!, back[0]!],
-          [back[0]!, combine[0]!],
+          // A routing may carry several values, one after another.
+          [forward[0]!, back[0]!],
+          ...pairs(permute, forward),
+          ...pairs(back, combine),
         ] as const
         : [],
     ];

@@ -1,0 +1,219 @@
+/** Every verb in every shape, compiled and run, against the reference evaluator: routing, dispatched values, attention, meshes. */
+
+import t from "tap";
+import {
+  add,
+  cast,
+  combine,
+  type CompileOptions,
+  concat,
+  dispatch,
+  dot,
+  map,
+  max,
+  mean,
+  merge,
+  model,
+  mul,
+  neg,
+  rename,
+  rmsNorm,
+  rope,
+  route,
+  slice,
+  softmax,
+  split,
+  sum,
+  type Tensor,
+  transpose,
+  upTo,
+} from "../compiler/mod.ts";
+import { type Case, closeDevices, matches, skip } from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+const MESHES: readonly CompileOptions[] = [
+  {},
+  { mesh: { ep: 2 } },
+  { mesh: { ep: 3 } },
+  { mesh: { dp: 2, ep: 2 } },
+  { mesh: { dp: 2 } },
+];
+const UNEVEN: CompileOptions = {
+  mesh: { ep: 2 },
+  place: { token: "ep", expert: { over: "ep", table: [[3, 0], [1, 4, 2]] } },
+};
+const TURNED: CompileOptions = {
+  place: { expert: { over: [], table: [[3, 0, 1, 4, 2]] } },
+};
+
+/** Run one case on both kinds of device, on meshes. */
+function holds(
+  name: string,
+  of: Case,
+  meshes: readonly CompileOptions[] = MESHES,
+): void {
+  t.test(name, async (t) => await matches(t, of, "cpu", meshes));
+  t.test(`${name}, on a GPU`, { skip }, async (t) => {
+    await matches(t, of, "gpu", meshes);
+  });
+}
+
+const token = upTo(9);
+
+holds("mixtral's layer, with no, one and many tokens", {
+  calls: [
+    [],
+    [0.5, 1, -1, 2],
+    new Array(36).fill(0).map((_, i) => Math.sin(i * i)),
+  ].map((x) => ({ x })),
+  model: model({ token, embed: 4, ffn: 6, expert: 5 }, (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const sent = dispatch(x, routing);
+    const gate = dot(
+      sent,
+      m.param("experts.{expert}.gate", "expert ffn embed"),
+      "embed",
+    );
+    const up = dot(
+      sent,
+      m.param("experts.{expert}.up", "expert ffn embed"),
+      "embed",
+    );
+    const hidden = map((g, u) => (g / (1 + Math.exp(-g))) * u, gate, up);
+    const done = dot(
+      hidden,
+      m.param("experts.{expert}.down", "expert embed ffn"),
+      "ffn",
+    );
+    return {
+      y: add(x, combine(done, routing)),
+      index: routing.index,
+      weight: routing.weight,
+    };
+  }),
+}, [...MESHES, UNEVEN, TURNED]);
+
+const shapes = model(
+  { token, embed: 4, head: 2, dim: 2, ffn: 5, expert: 5, two: 2, turned: 4 },
+  (m) => {
+    const x = m.input("x", "token embed");
+    const logits = m.input("logits", "token expert");
+    const routing = route(logits, { over: "expert", topK: 3, preset: "olmoe" });
+    const sent = dispatch(x, routing);
+    const home = (y: Tensor<"expert slot embed", "f32">) => combine(y, routing);
+    const doubled = mul(x, 2);
+    const bias = m.param("bias", "expert embed");
+    const w = m.param("w", "expert embed ffn");
+    const heads = split(sent, "embed", "head dim");
+    const position = dispatch(
+      m.input("position", "token", { dtype: "i32" }),
+      routing,
+    );
+    return {
+      identity: home(sent),
+      chain: home(mul(add(neg(sent), bias), m.param("scale", "embed"))),
+      computedBias: home(add(sent, mul(m.param("bias2", "expert embed"), 2))),
+      storedBias: home(
+        add(sent, softmax(m.param("bias3", "expert embed"), "embed")),
+      ),
+      perExpert: home(mul(sent, m.param("perExpert", "expert"))),
+      inputBias: home(add(sent, m.input("inputBias", "expert embed"))),
+      inOut: combine(dot(sent, w, "embed"), routing),
+      shared: combine(
+        dot(sent, m.param("shared", "ffn embed"), "embed"),
+        routing,
+      ),
+      computedWeight: combine(
+        dot(sent, mul(m.param("w2", "expert ffn embed"), 2), "embed"),
+        routing,
+      ),
+      renamedWeight: combine(
+        dot(
+          sent,
+          rename(m.param("w4", "expert ffn embed"), "ffn", "wide"),
+          "embed",
+        ),
+        routing,
+      ),
+      expertLast: combine(
+        dot(sent, m.param("w5", "ffn embed expert"), "embed"),
+        routing,
+      ),
+      perHead: combine(
+        dot(heads, m.param("w6", "expert head ffn dim"), "dim"),
+        routing,
+      ),
+      bothHeads: combine(
+        dot(heads, m.param("w7", "expert ffn head dim"), "head dim"),
+        routing,
+      ),
+      headsTurned: combine(
+        dot(heads, m.param("w8", "expert ffn head dim"), "dim head"),
+        routing,
+      ),
+      manyColumns: combine(
+        dot(sent, m.param("w9", "expert head dim embed"), "embed"),
+        routing,
+      ),
+      left: combine(
+        dot(m.param("w10", "expert embed"), sent, "embed"),
+        routing,
+      ),
+      rowsTimesRows: combine(dot(sent, sent, "embed"), routing),
+      sum: combine(sum(sent, "embed"), routing),
+      mean: combine(mean(heads, "head"), routing),
+      max: combine(max(heads, "dim"), routing),
+      norm: home(rmsNorm(sent, m.param("gain", "embed"), "embed")),
+      softmax: combine(softmax(heads, "head"), routing),
+      views: home(merge(heads, "head dim", "embed")),
+      renamed: combine(rename(add(sent, 1), "embed", "turned"), routing),
+      turned: combine(
+        merge(transpose(heads, "expert slot dim head"), "dim head", "turned"),
+        routing,
+      ),
+      sliced: combine(slice(sent, "embed", 1, "two"), routing),
+      joined: combine(
+        concat(
+          slice(sent, "embed", 2, "two"),
+          slice(neg(sent), "embed", 0, "two"),
+          "two",
+          "turned",
+        ),
+        routing,
+      ),
+      roped: combine(rope(heads, "dim", { position, positions: 8 }), routing),
+      cast: combine(cast(position, "f32"), routing),
+      half: cast(combine(cast(sent, "f16"), routing), "f32"),
+      twice: add(
+        home(dispatch(doubled, routing)),
+        home(mul(sent, dispatch(x, routing))),
+      ),
+      vector: combine(dispatch(sum(x, "embed"), routing), routing),
+      wide: combine(
+        dispatch(m.input("wide", "token head ffn"), routing),
+        routing,
+      ),
+      ofParts: mul(routing.weight, cast(routing.index, "f32")),
+      beside: add(mul(home(sent), 2), x),
+      afterwards: dot(home(sent), m.param("after", "ffn embed"), "embed"),
+    };
+  },
+);
+for (const stored of ["f32", "bf16"] as const) {
+  holds(`shapes of dispatched values, ${stored}`, {
+    model: shapes,
+    stored,
+    calls: [{
+      position: [0, 1, 2, 3, 4, 5, 6],
+      logits: Array.from({ length: 35 }, (_, i) => Math.sin(i * 7)),
+    }],
+    lengths: { token: 7 },
+  }, stored === "f32" ? [...MESHES.slice(0, 4), UNEVEN, TURNED] : [{}, UNEVEN]);
+}
