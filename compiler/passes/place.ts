@@ -3,7 +3,7 @@
  * an entry; nothing that needs a whole axis has it placed. This pass does not move data: what would need moving is refused.
  */
 
-import { ModelError, PlacementError } from "../../spec/errors.ts";
+import { PlacementError } from "../../spec/errors.ts";
 import {
   blockSizes,
   groupOf,
@@ -14,7 +14,8 @@ import {
 } from "../../spec/mesh.ts";
 import type { PerRank, PlanAxis } from "../../spec/plan.ts";
 import type { Size } from "../../spec/size.ts";
-import type { Graph, Node, NodeOf } from "../graph/graph.ts";
+import type { Graph, NodeOf } from "../graph/graph.ts";
+import { checkPlaced, togetherBy } from "./check_placed.ts";
 
 /** Where an axis lies: mesh axes, optionally with a table of ids per position. */
 export type AxisPlacement = string | readonly string[] | {
@@ -83,7 +84,7 @@ export function placeAxes(
     ...{ mesh, ranks: rankCount(mesh), axes, counts },
     ...{ aliases, expertAxes },
   };
-  graph.nodes.forEach((node) => checkNode(node, placed));
+  checkPlaced(graph, placed);
   return placed;
 }
 
@@ -221,66 +222,12 @@ export function contiguousTable(size: number, positions: number): number[][] {
 /** Tokens of a sequence stay on one rank when the model has a cache or a routing group by sequence. */
 function dealOf(graph: Graph, axis: string): NonNullable<PlanAxis["deal"]> {
   for (const node of graph.nodes) {
-    const sequence = node.primitive === "attention"
-      ? node.inputs[3]
-      : node.primitive === "cacheWrite"
-      ? node.inputs[2]
-      : node.primitive === "route" && node.params.grouped
-      ? node.inputs[1]
-      : undefined;
-    if (sequence?.primitive === "input" && sequence.axes[0] === axis) {
+    const sequence = togetherBy(node);
+    if (sequence?.primitive === "input" && sequence.axes.join() === axis) {
       return { by: "sequence", input: sequence.params.name };
     }
   }
   return { by: "blocks" };
-}
-
-/** Axes that a node needs whole, by primitive; the rest work on any part of their axes. */
-function wholeAxes(node: Node): readonly string[] {
-  switch (node.primitive) {
-    case "dot":
-      return node.params.over;
-    case "reduce":
-    case "softmax":
-    case "rmsNorm":
-    case "rope":
-    case "topK":
-    case "embedding":
-      return [node.params.over];
-    case "rename":
-      return [node.params.from];
-    case "split":
-      return [node.params.axis];
-    case "merge":
-      return node.params.axes;
-    case "slice":
-      return [node.params.axis];
-    case "concat":
-      return node.params.axes;
-    case "route":
-      // Capacity counts slots over the routing group, which must lie whole on a rank.
-      return node.params.rule.capacity && !node.params.grouped
-        ? node.params.tokens.filter((axis) => axis !== node.params.leadingGroup)
-        : [];
-    case "param":
-    case "state":
-      return node.axes;
-    default:
-      return [];
-  }
-}
-
-function checkNode(node: Node, placed: Placed): void {
-  for (const axis of wholeAxes(node)) {
-    const where = placed.axes[axis]?.over;
-    if (!where || placed.expertAxes.has(axis)) continue;
-    throw new ModelError(
-      `Cannot place axis '${axis}' over '${
-        where.join("+")
-      }': ${node.primitive} needs all of it on one rank. Leave the axis unplaced, or give it a routing group`,
-      node.span,
-    );
-  }
 }
 
 function quoteAll(names: readonly string[]): string {

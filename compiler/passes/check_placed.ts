@@ -1,0 +1,171 @@
+/** What no lowering could do: refused here, at the place in the model, before anything is lowered. */
+
+import { ModelError, PlacementError } from "../../spec/errors.ts";
+import type { Graph, Node, NodeOf } from "../graph/graph.ts";
+import type { Placed } from "./place.ts";
+import { usersOf } from "./users.ts";
+
+/** Hold every node against the placement. Throws ModelError or PlacementError. */
+export function checkPlaced(graph: Graph, placed: Placed): void {
+  for (const node of graph.nodes) {
+    checkWhole(node, placed);
+    checkTogether(node, placed);
+    if (node.primitive === "route") checkRoute(node, placed);
+  }
+  checkStates(graph);
+}
+
+/** The tensor by whose values tokens must lie together on a rank: those of a sequence, or of a routing group. */
+export function togetherBy(node: Node): Node | undefined {
+  switch (node.primitive) {
+    case "attention":
+      return node.inputs[3];
+    case "cacheWrite":
+      return node.inputs[2];
+    case "route":
+      return node.params.grouped && node.params.rule.capacity
+        ? node.inputs[1]
+        : undefined;
+    default:
+      return undefined;
+  }
+}
+
+function checkTogether(node: Node, { axes }: Placed): void {
+  const by = togetherBy(node);
+  const axis = by?.axes.find((axis) => axes[axis]?.over?.length);
+  if (by === undefined || axis === undefined) return;
+  const { over, deal } = axes[axis]!;
+  const cannot = `Cannot place axis '${axis}' over '${over!.join("+")}': ${
+    describe(node)
+  } needs`;
+  if (by.primitive !== "input") {
+    throw new ModelError(
+      `${cannot} tokens of one ${
+        node.primitive === "route" ? "group" : "sequence"
+      } on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced`,
+      node.span,
+    );
+  }
+  if (deal?.by === "sequence" && deal.input === by.params.name) return;
+  throw new ModelError(
+    `${cannot} tokens with one '${by.params.name}' on one rank, and they are dealt by ${
+      deal?.by === "sequence" ? `'${deal.input}'` : "blocks"
+    }. Use one input for both, or leave the axis unplaced`,
+    node.span,
+  );
+}
+
+/** Ranks that share experts must hold different tokens, or each would send all of them. */
+function checkRoute(node: NodeOf<"route">, { axes, mesh }: Placed): void {
+  const { expert, tokens } = node.params;
+  const held = new Set(tokens.flatMap((axis) => axes[axis]?.over ?? []));
+  for (const name of axes[expert]?.over ?? []) {
+    const size = mesh.find((axis) => axis.name === name)?.size ?? 1;
+    if (size === 1 || held.has(name)) continue;
+    throw new PlacementError(
+      `Cannot place axis '${expert}' over '${name}': the tokens that are routed to it are not. Place '${
+        tokens[0]
+      }' over '${name}' too`,
+    );
+  }
+}
+
+/** Axes that a node needs whole, by primitive; the rest work on any part of their axes. */
+function wholeAxes(node: Node): readonly string[] {
+  switch (node.primitive) {
+    case "dot":
+      return node.params.over;
+    case "reduce":
+    case "softmax":
+    case "rmsNorm":
+    case "rope":
+    case "topK":
+    case "embedding":
+      return [node.params.over];
+    case "rename":
+      return [node.params.from];
+    case "split":
+      return [node.params.axis];
+    case "merge":
+      return node.params.axes;
+    case "slice":
+      return [node.params.axis];
+    case "concat":
+      return node.params.axes;
+    case "route":
+      // Capacity counts slots over the routing group, which must lie whole on a rank.
+      return node.params.rule.capacity && !node.params.grouped
+        ? node.params.tokens.filter((axis) => axis !== node.params.leadingGroup)
+        : [];
+    case "param":
+    case "state":
+      return node.axes;
+    default:
+      return [];
+  }
+}
+
+function describe(node: Node): string {
+  if (node.primitive === "map") return node.params.verb;
+  if (node.primitive === "reduce") return node.params.kind;
+  if (node.primitive === "cacheWrite") return "attention";
+  return node.primitive === "param" || node.primitive === "state"
+    ? `${node.primitive} '${node.params.name}'`
+    : node.primitive;
+}
+
+function checkWhole(node: Node, placed: Placed): void {
+  for (const axis of wholeAxes(node)) {
+    const where = placed.axes[axis]?.over;
+    if (!where || placed.expertAxes.has(axis)) continue;
+    throw new ModelError(
+      `Cannot place axis '${axis}' over '${where.join("+")}': ${
+        describe(node)
+      } needs all of it on one rank. Leave the axis unplaced${
+        node.primitive === "route" ? ", or give the routing a group" : ""
+      }`,
+      node.span,
+    );
+  }
+}
+
+/** States are updated in place: whoever reads one before it is written might see it after. */
+function checkStates(graph: Graph): void {
+  const users = usersOf(graph);
+  for (const state of graph.nodes) {
+    if (state.primitive !== "state") continue;
+    const { name } = state.params;
+    const dynamic = state.axes.find((axis) => graph.axes[axis]!.dynamic);
+    if (dynamic !== undefined) {
+      throw new ModelError(
+        `Cannot keep state '${name}': the length of '${dynamic}' is known only at run time. Give the axis a fixed size`,
+        state.span,
+      );
+    }
+    const uses = new Set(users.get(state));
+    const writes = [...uses].filter(isWrite);
+    const again = writes.flatMap((write) =>
+      (users.get(write) ?? []).filter(isWrite)
+    );
+    const second = writes[1] ?? again[0];
+    if (second) {
+      throw new ModelError(
+        `Cannot write state '${name}' twice: it is updated in place. Give each attention states of its own`,
+        second.span,
+      );
+    }
+    const reader = [...uses].find((user) => !isWrite(user)) ??
+      Object.values(graph.outputs).find((output) => output === state);
+    if (writes.length && reader) {
+      throw new ModelError(
+        `Cannot read state '${name}' before it is written: it is updated in place. Read what attention makes of it`,
+        reader.span,
+      );
+    }
+  }
+}
+
+function isWrite(node: Node): boolean {
+  return node.primitive === "cacheWrite";
+}

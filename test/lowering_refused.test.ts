@@ -1,0 +1,337 @@
+/** What cannot be lowered is refused when it is compiled, in words, at the place. */
+
+import t from "tap";
+import {
+  add,
+  attention,
+  combine,
+  type CompileOptions,
+  dispatch,
+  dot,
+  embedding,
+  type Model,
+  model,
+  mul,
+  rename,
+  rmsNorm,
+  route,
+  softmax,
+  sum,
+  topK,
+  upTo,
+} from "../compiler/mod.ts";
+import { ModelError, PlacementError } from "../spec/errors.ts";
+import { compileCase } from "./helpers/run_model.ts";
+
+/** Compiling `of` must fail with exactly this message; mistakes of the model also say where. */
+function refused(
+  name: string,
+  of: Model,
+  options: CompileOptions,
+  message: string,
+): void {
+  t.test(name, async (t) => {
+    const error: unknown = await compileCase({ model: of }, options)
+      .catch((error: unknown) => error);
+    if (error instanceof ModelError) {
+      t.match(error.span?.file, /lowering_refused\.test\.ts$/, "at its place");
+    } else t.ok(error instanceof PlacementError, "a PlacementError");
+    t.equal((error as Error).message, message);
+  });
+}
+
+const token = upTo(8);
+const EP2: CompileOptions = { mesh: { ep: 2 } };
+
+/** A layer of experts around what a test does with the dispatched value. */
+const layer = model({ token, embed: 4, expert: 4 }, (m) => {
+  const x = m.input("x", "token embed");
+  const routing = route(m.input("logits", "token expert"), {
+    over: "expert",
+    topK: 2,
+    preset: "mixtral",
+  });
+  return {
+    y: combine(
+      mul(dispatch(x, routing), m.param("w", "expert embed")),
+      routing,
+    ),
+  };
+});
+
+refused(
+  "experts placed, their tokens not",
+  layer,
+  {
+    mesh: { ep: 2 },
+    place: { expert: "ep" },
+  },
+  "Cannot place axis 'expert' over 'ep': the tokens that are routed to it are not. Place 'token' over 'ep' too",
+);
+refused(
+  "experts placed over more than their tokens",
+  layer,
+  {
+    mesh: { dp: 2, ep: 2 },
+    place: { expert: ["ep", "dp"], token: "dp" },
+  },
+  "Cannot place axis 'expert' over 'ep': the tokens that are routed to it are not. Place 'token' over 'ep' too",
+);
+refused(
+  "a softmax over a run-time axis",
+  model(
+    { token, embed: 4 },
+    (m) => ({ y: softmax(m.input("x", "token embed"), "token") }),
+  ),
+  {},
+  "Cannot softmax 'token embed': the length of 'token' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
+);
+refused(
+  "a norm over a run-time axis",
+  model(
+    { token, embed: 4 },
+    (m) => ({
+      y: rmsNorm(
+        m.input("x", "token embed"),
+        m.input("gain", "token"),
+        "token",
+      ),
+    }),
+  ),
+  {},
+  "Cannot rmsNorm 'token embed': the length of 'token' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
+);
+refused(
+  "a sum over a placed axis",
+  model(
+    { token, embed: 4 },
+    (m) => ({ y: sum(m.input("x", "token embed"), "token") }),
+  ),
+  { mesh: { dp: 2 }, place: { token: "dp" } },
+  "Cannot place axis 'token' over 'dp': sum needs all of it on one rank. Leave the axis unplaced",
+);
+refused(
+  "a product over a placed axis",
+  model(
+    { token: 8, embed: 4 },
+    (m) => ({
+      y: dot(m.input("x", "token embed"), m.input("z", "token"), "token"),
+    }),
+  ),
+  { mesh: { dp: 2 }, place: { token: "dp" } },
+  "Cannot place axis 'token' over 'dp': dot needs all of it on one rank. Leave the axis unplaced",
+);
+refused(
+  "a renamed placed axis",
+  model(
+    { token, embed: 4 },
+    (m) => ({ y: rename(m.input("x", "token embed"), "token", "other") }),
+  ),
+  { mesh: { dp: 2 }, place: { token: "dp" } },
+  "Cannot place axis 'token' over 'dp': rename needs all of it on one rank. Leave the axis unplaced",
+);
+refused(
+  "a placed axis of a parameter",
+  model(
+    { token, vocab: 8, embed: 4 },
+    (m) => ({
+      y: embedding(
+        m.param("table", "vocab embed"),
+        m.input("ids", "token", { dtype: "i32" }),
+        "vocab",
+      ),
+    }),
+  ),
+  { mesh: { dp: 2 }, place: { vocab: "dp" } },
+  "Cannot place axis 'vocab' over 'dp': param 'table' needs all of it on one rank. Leave the axis unplaced",
+);
+refused(
+  "one capacity over tokens on several ranks",
+  model({ token, expert: 4 }, (m) => {
+    const logits = m.input("logits", "token expert");
+    const routing = route(logits, {
+      over: "expert",
+      topK: 2,
+      preset: "fairscale.top2",
+    });
+    return { y: combine(dispatch(sum(logits, "expert"), routing), routing) };
+  }),
+  EP2,
+  "Cannot place axis 'token' over 'ep': route needs all of it on one rank. Leave the axis unplaced, or give the routing a group",
+);
+refused(
+  "a dispatched value of a run-time width",
+  model({ token, wide: upTo(3), expert: 4 }, (m) => {
+    const routing = route(m.input("logits", "token expert"), {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    return {
+      y: combine(dispatch(m.input("x", "token wide"), routing), routing),
+    };
+  }),
+  {},
+  "Cannot dispatch 'token wide': the length of 'wide' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
+);
+refused(
+  "topK of a dispatched value",
+  model({ token, embed: 4, expert: 4 }, (m) => {
+    const routing = route(m.input("logits", "token expert"), {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const { values } = topK(dispatch(m.input("x", "token embed"), routing), {
+      over: "embed",
+      k: 2,
+      axis: "best",
+    });
+    return { y: combine(values, routing) };
+  }),
+  {},
+  "Cannot topK 'expert slot embed': it is a dispatched value. Choose before the dispatch, or after the combine",
+);
+refused(
+  "a parameter by expert and as a whole",
+  model({ token, embed: 4, expert: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const w = m.param("w", "expert embed");
+    const routing = route(dot(x, w, "embed"), {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    return { y: combine(mul(dispatch(x, routing), w), routing) };
+  }),
+  EP2,
+  "Cannot place parameter 'w': it is used both on dispatched rows and elsewhere. Name two parameters",
+);
+
+/** Attention with some of its parts as a test wants them. */
+function attending(
+  how: "twice" | "old" | "chain" | "computed" | "two" | "dynamic",
+): Model {
+  return model({
+    token,
+    head: 1,
+    dim: 4,
+    sequence: 2,
+    context: how === "dynamic" ? upTo(8) : 8,
+  }, (m) => {
+    const q = m.input("q", "token head dim");
+    const given = m.input("sequence", "token", { dtype: "i32" });
+    const sequence = how === "computed" ? mul(given, 1) : given;
+    const position = m.input("position", "token", { dtype: "i32" });
+    const keys = m.state("keys", "sequence context head dim");
+    const values = m.state("values", "sequence context head dim");
+    const one = attention(q, {
+      key: q,
+      value: q,
+      keys,
+      values,
+      sequence,
+      position,
+    });
+    if (how === "twice") {
+      return {
+        ...one,
+        z: attention(q, {
+          key: add(q, 1),
+          value: q,
+          keys,
+          values,
+          sequence,
+          position,
+        }).y,
+      };
+    }
+    if (how === "old") return { ...one, before: sum(keys, "context") };
+    if (how === "chain") {
+      const two = attention(one.y, {
+        key: q,
+        value: q,
+        keys: one.keys,
+        values: one.values,
+        sequence,
+        position,
+      });
+      return { ...two, one: one.y };
+    }
+    if (how === "two") {
+      const other = m.input("other", "token", { dtype: "i32" });
+      const two = attention(q, {
+        key: q,
+        value: q,
+        keys: m.state("k2", "sequence context head dim"),
+        values: m.state("v2", "sequence context head dim"),
+        sequence: other,
+        position,
+      });
+      return { ...one, z: two.y, k2: two.keys, v2: two.values };
+    }
+    return one;
+  });
+}
+const DP2: CompileOptions = { mesh: { dp: 2 }, place: { token: "dp" } };
+refused(
+  "a state that is written twice",
+  attending("twice"),
+  {},
+  "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
+);
+refused(
+  "a state that is read before it is written",
+  attending("old"),
+  {},
+  "Cannot read state 'keys' before it is written: it is updated in place. Read what attention makes of it",
+);
+refused(
+  "a state that is written by two attentions",
+  attending("chain"),
+  {},
+  "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
+);
+refused(
+  "a state of a run-time length",
+  attending("dynamic"),
+  {},
+  "Cannot keep state 'keys': the length of 'context' is known only at run time. Give the axis a fixed size",
+);
+refused(
+  "placed tokens whose sequences are computed",
+  attending("computed"),
+  DP2,
+  "Cannot place axis 'token' over 'dp': attention needs tokens of one sequence on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced",
+);
+refused(
+  "placed tokens of two kinds of sequences",
+  attending("two"),
+  DP2,
+  "Cannot place axis 'token' over 'dp': attention needs tokens with one 'other' on one rank, and they are dealt by 'sequence'. Use one input for both, or leave the axis unplaced",
+);
+refused(
+  "groups by another tensor than the sequences",
+  model({ token, head: 1, dim: 4, sequence: 2, context: 8, expert: 4 }, (m) => {
+    const q = m.input("q", "token head dim");
+    const sequence = m.input("sequence", "token", { dtype: "i32" });
+    const position = m.input("position", "token", { dtype: "i32" });
+    const { y, keys, values } = attention(q, {
+      key: q,
+      value: q,
+      keys: m.state("keys", "sequence context head dim"),
+      values: m.state("values", "sequence context head dim"),
+      sequence,
+      position,
+    });
+    const routing = route(m.input("logits", "token expert"), {
+      over: "expert",
+      topK: 2,
+      preset: "fairscale.top2",
+      group: m.input("who", "token", { dtype: "i32" }),
+    });
+    return { y: combine(dispatch(y, routing), routing), keys, values };
+  }),
+  EP2,
+  "Cannot place axis 'token' over 'ep': route needs tokens with one 'who' on one rank, and they are dealt by 'sequence'. Use one input for both, or leave the axis unplaced",
+);
