@@ -39,8 +39,23 @@ export type FamilyAxis =
   | "headDim"
   | "query"
   | "keyValue"
+  // Latent attention: what queries and keys with values are compressed to; of a head, what has positions, what has
+  // none, both together, and the value; a key and value of a head; a cached vector; all heads together.
+  | "queryLatent"
+  | "latent"
+  | "turned"
+  | "plain"
+  | "headQuery"
+  | "value"
+  | "plainValue"
+  | "cached"
+  | "queries"
+  | "plainValues"
+  | "values"
   // Hidden elements: of an expert, of a layer without experts, of the experts that every token goes to.
+  // Two of an expert in one matrix.
   | "ffn"
+  | "gateUp"
   | "denseFfn"
   | "sharedFfn"
   | "sharedGate";

@@ -3,6 +3,9 @@
 import { DataError, type Model } from "../compiler/mod.ts";
 import type { Bounds, Config } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
+import { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
+import { deepseekV3, deepseekV3Config } from "./deepseek_v3.ts";
+import { graniteMoe, graniteMoeConfig } from "./granite_moe.ts";
 import { mixtral, mixtralConfig } from "./mixtral.ts";
 import { olmoe, olmoeConfig } from "./olmoe.ts";
 import { qwen2Moe, qwen2MoeConfig } from "./qwen2_moe.ts";
@@ -10,6 +13,18 @@ import { qwen3Moe, qwen3MoeConfig } from "./qwen3_moe.ts";
 
 export type { Bounds, Config } from "./config.ts";
 export type { Decoder } from "./decoder.ts";
+export type { DeepseekConfig } from "./deepseek.ts";
+export { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
+export {
+  deepseekV3,
+  type DeepseekV3Config,
+  deepseekV3Config,
+} from "./deepseek_v3.ts";
+export {
+  graniteMoe,
+  type GraniteMoeConfig,
+  graniteMoeConfig,
+} from "./granite_moe.ts";
 export { mixtral, type MixtralConfig, mixtralConfig } from "./mixtral.ts";
 export { olmoe, type OlmoeConfig, olmoeConfig } from "./olmoe.ts";
 export { qwen2Moe, type Qwen2MoeConfig, qwen2MoeConfig } from "./qwen2_moe.ts";
@@ -39,6 +54,9 @@ function family<C extends Decoder>(
 const FAMILIES: {
   readonly [architecture: string]: ReturnType<typeof family>;
 } = {
+  DeepseekV2ForCausalLM: family({ read: deepseekV2Config, build: deepseekV2 }),
+  DeepseekV3ForCausalLM: family({ read: deepseekV3Config, build: deepseekV3 }),
+  GraniteMoeForCausalLM: family({ read: graniteMoeConfig, build: graniteMoe }),
   MixtralForCausalLM: family({ read: mixtralConfig, build: mixtral }),
   OlmoeForCausalLM: family({ read: olmoeConfig, build: olmoe }),
   Qwen2MoeForCausalLM: family({ read: qwen2MoeConfig, build: qwen2Moe }),

@@ -93,7 +93,8 @@ export function olmoe(config: OlmoeConfig, bounds: Bounds): Model {
       const logits = routerLogits(m, rows, `${block}.gate.weight`);
       const routing = routeLayer(logits, layer, {
         topK: config.expertsPerToken,
-        preset: config.normalize ? "mixtral" : "olmoe",
+        preset: "olmoe",
+        normalize: config.normalize ? "chosen" : "none",
       });
       return experts(m, rows, routing, expertNames(block));
     },

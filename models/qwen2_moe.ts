@@ -97,7 +97,8 @@ export function qwen2Moe(config: Qwen2MoeConfig, bounds: Bounds): Model {
       const logits = routerLogits(m, rows, `${block}.gate.weight`);
       const routing = routeLayer(logits, layer, {
         topK: config.expertsPerToken,
-        preset: config.normalize ? "mixtral" : "olmoe",
+        preset: "qwen2Moe",
+        normalize: config.normalize ? "chosen" : "none",
       });
       const gate = m.param(
         `${block}.shared_expert_gate.weight`,

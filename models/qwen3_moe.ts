@@ -92,7 +92,8 @@ export function qwen3Moe(config: Qwen3MoeConfig, bounds: Bounds): Model {
       const logits = routerLogits(m, rows, `${block}.gate.weight`);
       const routing = routeLayer(logits, layer, {
         topK: config.expertsPerToken,
-        preset: config.normalize ? "mixtral" : "olmoe",
+        preset: "qwen3Moe",
+        normalize: config.normalize ? "chosen" : "none",
       });
       return experts(m, rows, routing, expertNames(block));
     },

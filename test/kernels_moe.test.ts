@@ -17,7 +17,10 @@ import {
   router,
   topK,
 } from "../compiler/kernels/mod.ts";
+import { routeTokens } from "../compiler/graph/evaluate_routing.ts";
+import type { RoutingRule } from "../compiler/graph/graph.ts";
 import { ROUTING_PRESETS } from "../compiler/graph/routing.ts";
+import type { Value } from "../compiler/graph/value.ts";
 import { u32 } from "../spec/kernel/build.ts";
 import {
   assignOf,
@@ -111,6 +114,57 @@ testKernels("router() chooses and weighs by its preset", async (t, target) => {
     close(t, result["weight"]!, weights);
   });
 });
+
+testKernels(
+  "router() follows every composition of choices as the reference does",
+  async (t, target) => {
+    const [experts, tokens] = [16, 40];
+    const cases = fc.record({
+      score: fc.constantFrom("softmax", "chosenSoftmax", "sigmoid", "none"),
+      normalize: fc.constantFrom("none", "chosen"),
+      groups: fc.constantFrom("none", "max", "top2Sum"),
+      biased: fc.boolean(),
+      topK: fc.constantFrom(1, 4),
+      scale: fc.constantFrom(1, 2.5),
+      seed: fc.nat(100),
+    });
+    await holds(cases, async ({ groups, biased, scale, seed, ...choices }) => {
+      const rule: RoutingRule = {
+        ...choices as Pick<RoutingRule, "score" | "normalize" | "topK">,
+        ...{ preset: "none", scale, epsilon: 1e-20 },
+        ...groups === "none" ? {} : {
+          expertGroups: {
+            count: 4,
+            keep: 2,
+            score: groups as "max" | "top2Sum",
+          },
+        },
+      };
+      const logits = randoms(tokens * experts, seed).map((x) => 4 * x + 5);
+      const bias = randoms(experts, seed + 1);
+      const kernel = router({
+        ...{ name: "router", experts, rule, noisy: false, biased },
+        tokens: lengthAt(0),
+      });
+      const result = await target.run(kernel, {
+        ...{ logits, bias },
+        index: ints(tokens * rule.topK),
+        weight: floats(tokens * rule.topK),
+        lengths: Uint32Array.of(tokens),
+      }, workgroups(elementwiseGrid(tokens)));
+      const value = (data: Float32Array, shape: number[]): Value => ({
+        ...{ axes: [], dtype: "f32", shape, data },
+      });
+      const routed = routeTokens(
+        rule,
+        value(logits, [tokens, experts]),
+        biased ? { bias: value(bias, [experts]) } : {},
+      );
+      t.same([...result["index"]!], routed.index);
+      close(t, result["weight"]!, routed.weight);
+    });
+  },
+);
 
 testKernels(
   "router() with noise moves only the second choice",

@@ -20,6 +20,10 @@ const CHECKPOINTS = [
   "qwen3moe-16e",
   "qwen3moe-8e-bf16",
   "qwen2moe-8e",
+  "granitemoe-8e",
+  "deepseekv2-16e",
+  "deepseekv2-lite-8e",
+  "deepseekv3-16e",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */
@@ -117,11 +121,11 @@ t.test("fields that change the model reach it", (t) => {
 const WRONG: readonly (readonly [object, string])[] = [
   [
     { architectures: ["LlamaForCausalLM"] },
-    "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GraniteMoeForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
     { architectures: [] },
-    "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GraniteMoeForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
     { num_hidden_layers: 0 },

@@ -62,6 +62,9 @@ export {
   attention,
   type AttentionOptions,
   embedding,
+  type LatentAttention,
+  latentAttention,
+  type LatentAttentionOptions,
   rope,
   type RopeOptions,
 } from "./position.ts";
@@ -70,6 +73,7 @@ export {
   type CapacityRouting,
   combine,
   dispatch,
+  type ExpertGroups,
   route,
   type RouteOptions,
   type Routing,

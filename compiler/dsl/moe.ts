@@ -1,9 +1,14 @@
 /** Mixture of experts: choose experts, send tokens to them, bring the results home. */
 
-import { ModelError } from "../../spec/errors.ts";
+import { ModelError, type Span } from "../../spec/errors.ts";
 import type { NodeOf, RoutingRule } from "../graph/graph.ts";
 import { messages as say, without } from "../graph/messages.ts";
-import { ROUTING_PRESETS, type RoutingPreset } from "../graph/routing.ts";
+import {
+  type GroupScore,
+  type PresetRule,
+  ROUTING_PRESETS,
+  type RoutingPreset,
+} from "../graph/routing.ts";
 import { callSite } from "./span.ts";
 import { makeNode, type Tensor, type Trace, traceOf, wrap } from "./tensor.ts";
 import { transpose } from "./shape.ts";
@@ -111,6 +116,14 @@ export type CapacityPreset = {
     : never;
 }[RoutingPreset];
 
+/** Groups of experts to choose from. */
+export interface ExpertGroups {
+  readonly count: number;
+  readonly keep: number;
+  /** Instead of the preset's: what a group is worth, its best expert or its two best together. */
+  readonly score?: GroupScore;
+}
+
 /** Options of `route`. */
 export interface RouteOptions<
   A extends string,
@@ -123,8 +136,20 @@ export interface RouteOptions<
   readonly over: E;
   /** Experts per token. */
   readonly topK: number;
-  /** How the router scores, weighs and drops. */
-  readonly preset: P;
+  /** How the router scores, weighs and drops; default: softmax over all experts, weights as they are. */
+  readonly preset?: P;
+  /** Instead of the preset's: what an expert scores. */
+  readonly score?: RoutingRule["score"];
+  /** Instead of the preset's: whether weights are divided by their sum. */
+  readonly normalize?: "none" | "chosen";
+  /** Instead of the preset's: whether a weight multiplies what an expert makes or what it is given. */
+  readonly weighs?: "input" | "output";
+  /** Added to the scores for choosing; weights do not have it. */
+  readonly bias?: Tensor<NoInfer<E>, "f32">;
+  /** Choose only from the `keep` best of `count` groups of neighbouring experts. */
+  readonly expertGroups?: ExpertGroups;
+  /** Multiplies the weights; default 1. */
+  readonly scale?: number;
   /** The name of the axis of an expert's tokens; default "slot". It has no size. */
   readonly slot?: S;
   /** The name of the axis of choices, of size `topK`; default "choice". */
@@ -138,6 +163,45 @@ export interface RouteOptions<
     | Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
   /** Added to the logits where a preset chooses with noise. */
   readonly noise?: Tensor<NoInfer<A>, "f32">;
+}
+
+/** The preset's choices, and those set one by one. */
+function ruleOf(
+  axes: string,
+  options: Omit<
+    RouteOptions<string, string, RoutingPreset, string, string>,
+    "bias" | "group" | "noise"
+  >,
+  span: Span | undefined,
+): RoutingRule {
+  const { preset, topK, expertGroups, scale } = options;
+  const known: { [preset: string]: PresetRule } = ROUTING_PRESETS;
+  const start: PresetRule | undefined = preset === undefined
+    ? { score: "softmax", normalize: "none" }
+    : Object.hasOwn(known, preset)
+    ? known[preset]
+    : undefined;
+  if (start === undefined) {
+    throw new ModelError(
+      `Cannot route '${axes}': there is no preset '${preset}'. Presets are ${
+        Object.keys(known).map((name) => `'${name}'`).join(", ")
+      }`,
+      span,
+    );
+  }
+  const { groupScore = "max", ...rule } = start;
+  return {
+    ...rule,
+    preset: preset ?? "none",
+    topK,
+    score: options.score ?? rule.score,
+    normalize: options.normalize ?? rule.normalize,
+    ...options.weighs ? { weighs: options.weighs } : {},
+    ...expertGroups
+      ? { expertGroups: { score: groupScore, ...expertGroups } }
+      : {},
+    ...scale === undefined ? {} : { scale },
+  };
 }
 
 class Routed {
@@ -170,13 +234,14 @@ class Routed {
 }
 
 /**
- * Choose experts for each token from the router's logits. Presets: "mixtral" (softmax, weights divided by their sum),
- * "olmoe" (softmax, weights as they are), "fairscale.top2" (two experts, capacity floor(2 · tokens / experts) per
- * group, weights divided by the sum of those kept).
+ * Choose experts for each token from the router's logits. Presets, such as "mixtral" (softmax, weights divided by their
+ * sum) and "fairscale.top2" (two experts, capacity floor(2 · tokens / experts) per group, weights divided by the sum of
+ * those kept), are in spec/routing.md; each of their choices can be set by itself.
  *
  * Axes: `logits` has the token axes and `over`; `index`, `weight` and `slot` have the token axes and `choice`. Dtype:
  * "f32". Errors: an axis that the logits do not have; a group that is not the first axis; noise with other axes; a
- * `topK` that the preset does not have, or more than there are experts; `slot` of a preset without capacity.
+ * `topK` that the preset does not have, or more than there are experts; `slot` of a preset without capacity; a bias
+ * that is not along the experts; groups that do not divide the experts, or of which too few are kept.
  *
  * @example
  * ```ts
@@ -196,7 +261,7 @@ class Routed {
 export function route<
   A extends string,
   const E extends Axis<A>,
-  const P extends RoutingPreset,
+  const P extends RoutingPreset = "olmoe",
   const S extends string = "slot",
   const C extends string = "choice",
 >(
@@ -204,19 +269,8 @@ export function route<
   options: RouteOptions<A, E, P, S, C>,
 ): P extends CapacityPreset ? CapacityRouting<Without<A, E>, E, S, C>
   : Routing<Without<A, E>, E, S, C> {
-  const { over, topK, preset, group, noise } = options;
+  const { over, group, noise, bias } = options;
   const span = callSite(route);
-  const known: { [preset: string]: Omit<RoutingRule, "preset" | "topK"> } =
-    ROUTING_PRESETS;
-  const rule = Object.hasOwn(known, preset) ? known[preset] : undefined;
-  if (rule === undefined) {
-    throw new ModelError(
-      `Cannot route '${logits.axes}': there is no preset '${preset}'. Presets are ${
-        Object.keys(known).map((name) => `'${name}'`).join(", ")
-      }`,
-      span,
-    );
-  }
   if (typeof group === "string" && !logits.node.axes.includes(group)) {
     throw new ModelError(
       say.axis("group", without(logits.node.axes, [over]), group),
@@ -229,9 +283,10 @@ export function route<
   }
   const grouped = tensors.length === 2;
   if (noise !== undefined) tensors.push(noise);
+  if (bias !== undefined) tensors.push(bias);
   const trace = traceOf(tensors, route);
   const node = makeNode("route", tensors.map((tensor) => tensor.node), {
-    rule: { preset, topK, ...rule },
+    rule: ruleOf(logits.axes, options, span),
     expert: over,
     slot: options.slot ?? "slot",
     choice: options.choice ?? "choice",
@@ -239,6 +294,7 @@ export function route<
     ...typeof group === "string" ? { leadingGroup: group } : {},
     grouped,
     noisy: noise !== undefined,
+    biased: bias !== undefined,
   }, span);
   // `Routed` has every part; which of them the preset has is in the type, and checked when one is read.
   return new Routed(node, trace) as unknown as ReturnType<

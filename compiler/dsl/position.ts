@@ -11,9 +11,12 @@ import type {
   CanKey,
   CanPosition,
   CanQuery,
+  CanSharedKey,
   Cat,
   First,
   Float,
+  Renamed,
+  Second,
   Without,
 } from "./types.ts";
 
@@ -125,8 +128,25 @@ export function rope<
   });
 }
 
+/** What every attention can be given. */
+export interface AttentionChoices<At, Sinks> {
+  /** Which sequence each token belongs to, "i32". */
+  readonly sequence: At;
+  /** Each token's position in its sequence, "i32". */
+  readonly position: At;
+  /** Multiplies the scores; default 1 / sqrt(elements of a key). */
+  readonly scale?: number;
+  /** Tokens see only this many positions, themselves included. */
+  readonly window?: number;
+  /** Tokens see only positions of their own block of this many. */
+  readonly chunk?: number;
+  /** For each head the score of one more key, which has no value: `exp` of it joins the sum that weights are divided by. */
+  readonly sinks?: Sinks;
+}
+
 /** Options of `attention`. */
-export interface AttentionOptions<K, V, KeyCache, ValueCache, At> {
+export interface AttentionOptions<K, V, KeyCache, ValueCache, At, Sinks>
+  extends AttentionChoices<At, Sinks> {
   /** Keys of these tokens, `token kvHead headDim`. */
   readonly key: K;
   /** Values of these tokens, axes of `key`. */
@@ -135,14 +155,6 @@ export interface AttentionOptions<K, V, KeyCache, ValueCache, At> {
   readonly keys: KeyCache;
   /** State: values of all tokens so far, axes of `keys`. */
   readonly values: ValueCache;
-  /** Which sequence each token belongs to, "i32". */
-  readonly sequence: At;
-  /** Each token's position in its sequence, "i32". */
-  readonly position: At;
-  /** Multiplies the scores; default 1 / sqrt(headDim). */
-  readonly scale?: number;
-  /** Tokens see only this many positions, themselves included. */
-  readonly window?: number;
 }
 
 /**
@@ -196,17 +208,15 @@ export function attention<
     Tensor<NoInfer<K>, NoInfer<D>>,
     CanCache<NoInfer<K>, S, Tensor<S, NoInfer<D>>>,
     Tensor<NoInfer<S>, NoInfer<D>>,
-    Tensor<First<NoInfer<Q>>, "i32">
+    Tensor<First<NoInfer<Q>>, "i32">,
+    Tensor<Second<NoInfer<Q>>, NoInfer<D>>
   >,
 ): Attention<Q, S, D> {
   const query = q as unknown as Tensor;
   const key = options.key as unknown as Tensor;
   const keys = options.keys as unknown as Tensor<S, D>;
   const { value, values, sequence, position } = options;
-  const { axes } = traceOf(
-    [query, key, value, keys, values, sequence, position],
-    attention,
-  );
+  traceOf([query, key, value, keys, values, sequence, position], attention);
   const span = callSite(attention);
   const fail = (message: string): never => {
     throw new ModelError(message, span);
@@ -229,19 +239,131 @@ export function attention<
   const write = (state: Tensor, rows: Tensor): Tensor<S, D> =>
     apply(attention, "cacheWrite", [state, rows, sequence, position], {});
   const next = { keys: write(keys, key), values: write(values, value) };
-  const y = apply<"attention", Q, D>(
-    attention,
-    "attention",
-    [query, next.keys, next.values, sequence, position],
-    {
-      scale: options.scale ?? 1 / Math.sqrt(axes[dim!]?.size ?? 1),
-      ...options.window === undefined ? {} : { window: options.window },
-      token: token!,
-      head: head!,
-      dim: dim!,
-      kvHead: kvHead!,
-      context: keys.node.axes[1]!,
-    },
-  );
+  const y: Tensor<Q, D> = attend(attention, [query, next.keys, next.values], {
+    ...{ options, token: token!, head: head!, dim: dim!, valueDim: dim! },
+    kvHead: kvHead!,
+  });
   return { y, ...next };
+}
+
+/** Options of `latentAttention`. */
+export interface LatentAttentionOptions<K, V, KeyCache, At, Sinks>
+  extends AttentionChoices<At, Sinks> {
+  /** The vector of each of these tokens, `token keyDim`. */
+  readonly key: K;
+  /** State: vectors of all tokens so far, `sequence context keyDim`. */
+  readonly keys: KeyCache;
+  /** The axis of the result: the value of a token is as many of the first elements of its vector. */
+  readonly value: V;
+}
+
+/** What `latentAttention` makes: its result, and the next value of the state. */
+export type LatentAttention<
+  Y extends string,
+  S extends string,
+  D extends DType,
+> = {
+  readonly y: Tensor<Y, D>;
+  readonly keys: Tensor<S, D>;
+};
+
+/**
+ * Causal attention in which all heads share one cached vector per token: it is the key, and its first elements are the
+ * value.
+ *
+ * Axes: `q` is `token head keyDim`, `key` is `token keyDim`, `keys` is `sequence context keyDim`; `y` is
+ * `token head value`. Dtype: all alike, "f32" or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes
+ * differ; a value axis that is longer than the key; a state that is not returned.
+ *
+ * @example
+ * ```ts
+ * const attend = model({ token: 1, head: 1, dim: 2, half: 1, sequence: 1, context: 2 }, (m) => {
+ *   const { y, keys } = latentAttention(m.input("q", "token head dim"), {
+ *     key: m.input("k", "token dim"),
+ *     keys: m.state("keys", "sequence context dim"),
+ *     value: "half",
+ *     sequence: m.input("sequence", "token", { dtype: "i32" }),
+ *     position: m.input("position", "token", { dtype: "i32" }),
+ *   });
+ *   return { y, keys };
+ * });
+ * const { outputs } = evaluate(trace(attend), {
+ *   inputs: { q: [1, 1], k: [5, 6], sequence: [0], position: [0] },
+ * });
+ * console.assert(String(outputs.y?.data) === "5");
+ * ```
+ */
+export function latentAttention<
+  Q extends string,
+  D extends Float,
+  K extends string,
+  S extends string,
+  const V extends string,
+>(
+  q: CanQuery<Q, Tensor<Q, D>>,
+  options: LatentAttentionOptions<
+    CanSharedKey<NoInfer<Q>, K, Tensor<K, NoInfer<D>>>,
+    V,
+    CanCache<NoInfer<K>, S, Tensor<S, NoInfer<D>>>,
+    Tensor<First<NoInfer<Q>>, "i32">,
+    Tensor<Second<NoInfer<Q>>, NoInfer<D>>
+  >,
+): LatentAttention<Renamed<Q, Without<K, First<K>>, V>, S, D> {
+  const query = q as unknown as Tensor;
+  const key = options.key as unknown as Tensor;
+  const state = options.keys as unknown as Tensor<S, D>;
+  const { sequence, position, value } = options;
+  traceOf([query, key, state, sequence, position], latentAttention);
+  const span = callSite(latentAttention);
+  const [token, head, dim] = query.node.axes;
+  if (query.node.axes.length !== 3) {
+    throw new ModelError(say.query(query.node.axes), span);
+  }
+  if (words(key.node.axes) !== `${token} ${dim}`) {
+    throw new ModelError(say.sharedKey(query.node.axes, key.node.axes), span);
+  }
+  if (state.node.axes.length !== 3 || state.node.axes[2] !== dim) {
+    throw new ModelError(say.cache(key.node.axes, state.node.axes), span);
+  }
+  const keys: Tensor<S, D> = apply(
+    latentAttention,
+    "cacheWrite",
+    [state, key, sequence, position],
+    {},
+  );
+  const y: Tensor<Renamed<Q, Without<K, First<K>>, V>, D> = attend(
+    latentAttention,
+    [query, keys],
+    { options, token: token!, head: head!, dim: dim!, valueDim: value },
+  );
+  return { y, keys };
+}
+
+/** The attention node over caches that are written. */
+function attend<Y extends string, D extends Float>(
+  verb: typeof attention | typeof latentAttention,
+  operands: readonly [query: Tensor, keys: Tensor, values?: Tensor],
+  part: {
+    readonly options: AttentionChoices<Tensor, Tensor>;
+    readonly token: string;
+    readonly head: string;
+    readonly dim: string;
+    readonly valueDim: string;
+    readonly kvHead?: string;
+  },
+): Tensor<Y, D> {
+  const { options, ...axes } = part;
+  const [query, keys, values] = operands;
+  const { sequence, position, sinks, scale, window, chunk } = options;
+  const tensors = [query, keys, values ?? keys, sequence, position];
+  const { axes: sizes } = traceOf([query], verb);
+  return apply(verb, "attention", sinks ? [...tensors, sinks] : tensors, {
+    ...axes,
+    scale: scale ?? 1 / Math.sqrt(sizes[axes.dim]?.size ?? 1),
+    ...window === undefined ? {} : { window },
+    ...chunk === undefined ? {} : { chunk },
+    context: keys.node.axes[1]!,
+    sinks: sinks !== undefined,
+    shared: values === undefined,
+  });
 }

@@ -98,7 +98,7 @@ export function merge<
 }
 
 /**
- * Positions `start`, `start + 1`, … of `axis`, as many as axis `to` is long.
+ * Positions `start`, `start + step`, … of `axis`, as many as axis `to` is long.
  *
  * Axes: those of `x`, `to` in the place of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that it
  * has already; positions past the end.
@@ -120,8 +120,9 @@ export function slice<
   axis: F,
   start: number,
   to: CanName<NoInfer<A>, T, "slice">,
+  step = 1,
 ): Tensor<Renamed<A, F, T>, D> {
-  return apply(slice, "slice", [x], { axis, start, to });
+  return apply(slice, "slice", [x], { axis, start, step, to });
 }
 
 /**

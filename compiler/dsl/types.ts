@@ -38,6 +38,10 @@ export type Renamed<
 /** The first axis. */
 export type First<S extends string> = S extends `${infer H} ${string}` ? H : S;
 
+/** The second of three axes. */
+export type Second<S extends string> = S extends
+  `${string} ${infer H} ${string}` ? H : string;
+
 /** The first axis that is there twice, or never. */
 export type Repeated<S extends string> = S extends `${infer H} ${infer R}`
   ? H extends Axis<R> ? H : Repeated<R>
@@ -207,6 +211,13 @@ export type CanKey<Q extends string, K extends string, Ok> = string extends
       : Ok
     : `Cannot attend with key '${K}': expected '${T} kvHead ${X}', to go with query '${Q}'`
   : Ok;
+
+/** `Ok` if the key `K`, which all heads share, goes with the query `Q`. */
+export type CanSharedKey<Q extends string, K extends string, Ok> =
+  string extends K | Q ? Ok
+    : Q extends `${infer T} ${string} ${infer X}` ? K extends `${T} ${X}` ? Ok
+      : `Cannot attend with key '${K}': expected '${T} ${X}', to go with query '${Q}'`
+    : Ok;
 
 /** `Ok` if the cache `S` can hold the key `K`. */
 export type CanCache<K extends string, S extends string, Ok> = string extends

@@ -3,7 +3,15 @@
 import { DataError } from "../../spec/errors.ts";
 import type { NodeOf } from "./graph.ts";
 import { softmaxRow } from "./evaluate_routing.ts";
-import { lengthOf, put, strides, type Value, visit, zeros } from "./value.ts";
+import {
+  count,
+  lengthOf,
+  put,
+  strides,
+  type Value,
+  visit,
+  zeros,
+} from "./value.ts";
 
 /** A whole number from 0 below `end`, or the complaint. */
 function within(at: number, end: number, what: string): number {
@@ -73,7 +81,7 @@ export function writeCache(
 ): Value {
   const data = state.data.slice();
   const [sequences, contexts] = state.shape;
-  const width = state.shape[2]! * state.shape[3]!;
+  const width = count(state.shape.slice(2));
   for (let t = 0; t < value.shape[0]!; t++) {
     const s = within(sequence.data[t]!, sequences!, "sequence");
     const p = within(position.data[t]!, contexts!, "position");
@@ -85,38 +93,55 @@ export function writeCache(
   return { ...state, data };
 }
 
-/** Every token's heads over the positions up to its own in its sequence. */
+/** The first position that the token at `p` sees. */
+function firstPosition(node: NodeOf<"attention">, p: number): number {
+  const { window, chunk } = node.params;
+  return Math.max(
+    0,
+    window === undefined ? 0 : p - window + 1,
+    chunk === undefined ? 0 : p - p % chunk,
+  );
+}
+
+/** Every token's heads over the positions that it sees in its sequence; `width` is the length of a value. */
 export function attend(
   node: NodeOf<"attention">,
-  [q, keys, values, sequence, position]: readonly Value[],
+  [q, keys, values, sequence, position, sinks]: readonly Value[],
+  width: number,
 ): Value {
-  const { scale, window } = node.params;
+  const { scale, kvHead } = node.params;
   const [tokens, heads, dim] = q!.shape;
-  const [, contexts, kvHeads] = keys!.shape;
-  const result = zeros(node.axes, q!.shape, node.dtype);
+  const contexts = keys!.shape[1]!;
+  const kvHeads = kvHead === undefined ? 1 : lengthOf(keys!, kvHead);
+  const valueStride = values!.shape.at(-1)!;
+  const result = zeros(node.axes, [tokens!, heads!, width], node.dtype);
   for (let t = 0; t < tokens!; t++) {
     const s = sequence!.data[t]!;
     const p = position!.data[t]!;
-    const first = window === undefined ? 0 : Math.max(0, p - window + 1);
+    const first = firstPosition(node, p);
     for (let h = 0; h < heads!; h++) {
-      const kv = Math.floor(h / (heads! / kvHeads!));
+      const kv = Math.floor(h / (heads! / kvHeads));
       const from = (t * heads! + h) * dim!;
       const rows: number[] = [];
       for (let c = first; c <= p; c++) {
-        rows.push(((s * contexts! + c) * kvHeads! + kv) * dim!);
+        rows.push((s * contexts + c) * kvHeads + kv);
       }
       const scores = rows.map((row) => {
         let sum = 0;
         for (let d = 0; d < dim!; d++) {
-          sum += q!.data[from + d]! * keys!.data[row + d]!;
+          sum += q!.data[from + d]! * keys!.data[row * dim! + d]!;
         }
         return sum * scale;
       });
-      const weights = softmaxRow(scores);
-      for (let d = 0; d < dim!; d++) {
+      const weights = softmaxRow(
+        sinks ? [...scores, sinks.data[h]!] : scores,
+      );
+      for (let d = 0; d < width; d++) {
         let sum = 0;
-        rows.forEach((row, i) => sum += weights[i]! * values!.data[row + d]!);
-        put(result, from + d, sum);
+        rows.forEach((row, i) =>
+          sum += weights[i]! * values!.data[row * valueStride + d]!
+        );
+        put(result, (t * heads! + h) * width + d, sum);
       }
     }
   }

@@ -1,7 +1,7 @@
 /** Routing in the reference evaluator: who goes where, and the way there and back. */
 
 import { invariant } from "../../spec/errors.ts";
-import type { NodeOf } from "./graph.ts";
+import type { NodeOf, RoutingRule } from "./graph.ts";
 import { count, put, type Value, zeros } from "./value.ts";
 
 /** The choices of every token, row-major [tokens, k]. */
@@ -34,14 +34,20 @@ export function softmaxRow(xs: readonly number[]): number[] {
   return powers.map((x) => Math.fround(x / total));
 }
 
-/** Route by the node's rule. `logits` is [tokens…, expert] in any order of axes that the caller made so. */
+/** What a routing may be given besides logits. */
+export interface RouteOperands {
+  /** The routing group of each token; or the first token axis is the group. */
+  readonly group?: Value | "leading" | undefined;
+  readonly noise?: Value | undefined;
+  readonly bias?: Value | undefined;
+}
+
+/** Route by a rule. `logits` is [tokens…, expert] in any order of axes that the caller made so. */
 export function routeTokens(
-  node: NodeOf<"route">,
+  rule: RoutingRule,
   logits: Value,
-  group: Value | undefined,
-  noise: Value | undefined,
+  { group, noise, bias }: RouteOperands,
 ): Routed {
-  const { rule, leadingGroup } = node.params;
   const shape = logits.shape.slice(0, -1);
   const experts = logits.shape[logits.shape.length - 1]!;
   const tokens = count(shape);
@@ -52,30 +58,72 @@ export function routeTokens(
     Array.from(value.data.subarray(t * experts, (t + 1) * experts));
   for (let t = 0; t < tokens; t++) {
     const row = at(logits, t);
-    const scores = softmaxRow(row);
+    const scores = scoreRow(rule, row);
     const chosen = rule.capacity === "fairscale.top2"
       ? top2(scores, row, noise ? at(noise, t) : undefined)
-      : largest(row, k);
-    const raw = chosen.map((e) => scores[e]!);
-    const total = raw.reduce((a, b) => a + b, 0);
+      : largest(candidates(rule, row, scores, bias?.data), k);
     index.push(...chosen);
-    weight.push(
-      ...rule.normalize === "chosen"
-        ? raw.map((w) => Math.fround(w / total))
-        : raw,
-    );
+    weight.push(...weigh(rule, chosen.map((e) => scores[e]!)));
   }
   const base = { shape, experts, k, index };
   if (rule.capacity === undefined) {
     return { ...base, weight, slot: [], ...arrivals(index, experts) };
   }
-  const perGroup = leadingGroup === undefined ? tokens : tokens / shape[0]!;
+  const perGroup = group === "leading" ? tokens / shape[0]! : tokens;
   const groups = Array.from(
     { length: tokens },
-    (_, t) => group ? group.data[t]! : Math.floor(t / perGroup),
+    (_, t) =>
+      typeof group === "object" ? group.data[t]! : Math.floor(t / perGroup),
   );
   const { slot, row, rows } = fairscaleSlots(groups, index, experts);
   return { ...base, weight: kept(weight, slot, k), slot, row, rows };
+}
+
+/** What each expert scores. A softmax over the chosen is taken when they are known. */
+function scoreRow(rule: RoutingRule, logits: readonly number[]): number[] {
+  switch (rule.score) {
+    case "softmax":
+      return softmaxRow(logits);
+    case "sigmoid":
+      return logits.map((x) => Math.fround(1 / (1 + Math.exp(-x))));
+    case "chosenSoftmax":
+    case "none":
+      return [...logits];
+  }
+}
+
+/** What experts are chosen by; -Infinity outside of the kept groups. */
+function candidates(
+  rule: RoutingRule,
+  logits: readonly number[],
+  scores: readonly number[],
+  bias: ArrayLike<number> | undefined,
+): readonly number[] {
+  const groups = rule.expertGroups;
+  const worth = bias || groups?.score === "top2Sum"
+    ? scores.map((s, e) => Math.fround(s + (bias?.[e] ?? 0)))
+    : logits;
+  if (groups === undefined) return worth;
+  const size = worth.length / groups.count;
+  const best = Array.from({ length: groups.count }, (_, g) => {
+    const [first, second] = worth.slice(g * size, (g + 1) * size)
+      .sort((a, b) => b - a);
+    return groups.score === "max" ? first! : Math.fround(first! + second!);
+  });
+  const kept = largest(best, groups.keep);
+  return worth.map((w, e) =>
+    kept.includes(Math.floor(e / size)) ? w : -Infinity
+  );
+}
+
+/** The weights of the chosen, from their scores. */
+function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
+  const { normalize, epsilon = 0, scale = 1 } = rule;
+  const raw = rule.score === "chosenSoftmax" ? softmaxRow(scores) : scores;
+  const sum = raw.reduce((a, b) => a + b, 0) + epsilon;
+  return raw.map((w) =>
+    Math.fround((normalize === "chosen" ? w / sum : w) * scale)
+  );
 }
 
 /** fairscale: the best, and the best of the others after noise. */
@@ -141,7 +189,13 @@ function kept(
   });
 }
 
-/** [tokens…, rest…] -> [expert, slot, rest…]; rows that no token takes are zero. */
+/** Whether weights multiply what experts are given. */
+function weighsInput(node: NodeOf<"dispatch"> | NodeOf<"combine">): boolean {
+  const route = node.inputs[1]!;
+  return route.primitive === "route" && route.params.rule.weighs === "input";
+}
+
+/** [tokens…, rest…] -> [expert, slot, rest…], times the weight if it is the input that is weighed; rows that no token takes are zero. */
 export function dispatchRows(
   node: NodeOf<"dispatch">,
   x: Value,
@@ -149,6 +203,7 @@ export function dispatchRows(
 ): Value {
   const rest = x.shape.slice(routed.shape.length);
   const width = count(rest);
+  const weighed = weighsInput(node);
   const result = zeros(
     node.axes,
     [routed.experts, routed.rows, ...rest],
@@ -158,7 +213,10 @@ export function dispatchRows(
     if (routed.row[i]! < 0) return;
     const from = Math.floor(i / routed.k) * width;
     const to = (expert * routed.rows + routed.row[i]!) * width;
-    result.data.set(x.data.subarray(from, from + width), to);
+    for (let d = 0; d < width; d++) {
+      const value = x.data[from + d]!;
+      put(result, to + d, weighed ? routed.weight[i]! * value : value);
+    }
   });
   return result;
 }
@@ -173,13 +231,14 @@ export function combineRows(
   const width = count(rest);
   const result = zeros(node.axes, [...routed.shape, ...rest], node.dtype);
   invariant(y.shape[1] === routed.rows, "a dispatched value changed its rows");
+  const weighed = weighsInput(node);
   for (let t = 0; t < count(routed.shape); t++) {
     for (let d = 0; d < width; d++) {
       let total = 0;
       for (let i = t * routed.k; i < (t + 1) * routed.k; i++) {
         if (routed.row[i]! < 0) continue;
         const from = (routed.index[i]! * routed.rows + routed.row[i]!) * width;
-        total += routed.weight[i]! * y.data[from + d]!;
+        total += (weighed ? 1 : routed.weight[i]!) * y.data[from + d]!;
       }
       put(result, t * width + d, total);
     }

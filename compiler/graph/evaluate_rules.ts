@@ -214,13 +214,17 @@ export const REFERENCE: {
 
   slice: (node, context) => {
     const [x] = operands(node, context);
-    const { axis, start, to } = node.params;
+    const { axis, start, step, to } = node.params;
     const shape = x!.axes.map((name, i) =>
       name === axis ? context.lengthOf(to) : x!.shape[i]!
     );
     const result = zeros(node.axes, shape, node.dtype);
-    const from = start * strides(x!, [axis])[0]!;
-    visit(shape, [strides(x!, x!.axes)], ([place], n) => {
+    const along = strides(x!, [axis])[0]!;
+    const from = start * along;
+    const steps = strides(x!, x!.axes).map((stride, i) =>
+      x!.axes[i] === axis ? stride * step : stride
+    );
+    visit(shape, [steps], ([place], n) => {
       result.data[n] = x!.data[from + place!]!;
     });
     return result;
@@ -270,16 +274,20 @@ export const REFERENCE: {
   },
 
   route: (node, context) => {
-    const { grouped, noisy, tokens, expert } = node.params;
+    const { rule, grouped, noisy, biased, tokens, expert, leadingGroup } =
+      node.params;
     const [logits, ...rest] = operands(node, context);
     const axes = [...tokens, expert];
     const ordered = (value: Value) => reorder(value, axes);
-    return routeTokens(
-      node,
-      ordered(logits!),
-      grouped ? rest[0] : undefined,
-      noisy ? ordered(rest[grouped ? 1 : 0]!) : undefined,
-    );
+    return routeTokens(rule, ordered(logits!), {
+      group: grouped
+        ? rest[0]
+        : leadingGroup === undefined
+        ? undefined
+        : "leading",
+      noise: noisy ? ordered(rest[grouped ? 1 : 0]!) : undefined,
+      bias: biased ? rest.at(-1) : undefined,
+    });
   },
 
   part: (node, context) => {
@@ -315,7 +323,12 @@ export const REFERENCE: {
     return writeCache(state!, value!, sequence!, position!);
   },
 
-  attention: (node, context) => attend(node, operands(node, context)),
+  attention: (node, context) =>
+    attend(
+      node,
+      operands(node, context),
+      context.lengthOf(node.params.valueDim),
+    ),
 };
 
 /** A value with its axes in another order. */

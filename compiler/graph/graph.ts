@@ -19,14 +19,31 @@ export interface Lambda {
   readonly lowered?: ScalarFunction;
 }
 
-/** How a router chooses, weighs and drops. The presets are rows of `routing.ts`. */
+/**
+ * How a router chooses, weighs and drops: independent choices. The presets are rows of `routing.ts`.
+ *
+ * Experts are chosen by score + bias where there is a bias or groups are scored by sums, else by their logits, which
+ * softmax and sigmoid keep in order.
+ */
 export interface RoutingRule {
   readonly preset: string;
   readonly topK: number;
-  /** Weights before normalising: softmax over all experts. */
-  readonly score: "softmax";
+  /** What an expert scores: its share of the softmax over all, or over the chosen only; its sigmoid; its logit. */
+  readonly score: "softmax" | "chosenSoftmax" | "sigmoid" | "none";
+  /** Of `count` groups of neighbouring experts, only the `keep` best can be chosen from. */
+  readonly expertGroups?: {
+    readonly count: number;
+    readonly keep: number;
+    readonly score: "max" | "top2Sum";
+  };
   /** `none`: the score; `chosen`: divided by the sum over the chosen; `kept`: divided by the sum over those kept after dropping. */
   readonly normalize: "none" | "chosen" | "kept";
+  /** Added to the sum that weights are divided by; default 0. */
+  readonly epsilon?: number;
+  /** Multiplies the weights; default 1. */
+  readonly scale?: number;
+  /** What a weight multiplies: the expert's result (the default), or the row that it is given. */
+  readonly weighs?: "input" | "output";
   /** fairscale: floor(2 * tokens of the group / experts) slots, first choices before second ones. Absent: dropless. */
   readonly capacity?: "fairscale.top2";
 }
@@ -65,8 +82,13 @@ export interface PrimitiveParams {
   split: { readonly axis: string; readonly into: readonly string[] };
   /** x: adjacent axes become one */
   merge: { readonly axes: readonly string[]; readonly to: string };
-  /** x: positions start … start + size(to) of axis, as axis `to` */
-  slice: { readonly axis: string; readonly start: number; readonly to: string };
+  /** x: positions start, start + step, … of axis, as axis `to` */
+  slice: {
+    readonly axis: string;
+    readonly start: number;
+    readonly step: number;
+    readonly to: string;
+  };
   /** xs: along `axis` of each (may differ in name: given by `axes`), into `to` */
   concat: { readonly axes: readonly string[]; readonly to: string };
   /** x: node.axes is the new order */
@@ -75,7 +97,7 @@ export interface PrimitiveParams {
   cast: Record<never, never>;
   /** x: read by `part` as values and indices, axis `over` replaced by `axis` at the end */
   topK: { readonly over: string; readonly k: number; readonly axis: string };
-  /** logits, then group (i32 over the token axes) if `grouped`, then noise if `noisy`. `tokens`: the routed axes; `leadingGroup`: the axis among them that is the routing group. */
+  /** logits, then group (i32 over the token axes) if `grouped`, noise if `noisy`, the experts' bias if `biased`. `tokens`: the routed axes; `leadingGroup`: the axis among them that is the routing group. */
   route: {
     readonly rule: RoutingRule;
     readonly expert: string;
@@ -85,6 +107,7 @@ export interface PrimitiveParams {
     readonly leadingGroup?: string;
     readonly grouped: boolean;
     readonly noisy: boolean;
+    readonly biased: boolean;
   };
   /** topK or route: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…, choice] */
   part: { readonly field: "values" | "indices" | "index" | "weight" | "slot" };
@@ -94,15 +117,24 @@ export interface PrimitiveParams {
   combine: Record<never, never>;
   /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
   cacheWrite: Record<never, never>;
-  /** q [token, head, dim], keys and values [sequence, context, kvHead, dim] after writing, sequence, position -> [token, head, dim] */
+  /**
+   * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
+   * writing; sequence, position, then sinks [head] if `sinks` -> [token, head, valueDim]. Without `kvHead` all heads
+   * read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys.
+   */
   attention: {
     readonly scale: number;
     readonly window?: number;
+    /** Tokens see positions of their own block of so many only. */
+    readonly chunk?: number;
     readonly token: string;
     readonly head: string;
     readonly dim: string;
-    readonly kvHead: string;
+    readonly valueDim: string;
+    readonly kvHead?: string;
     readonly context: string;
+    readonly sinks: boolean;
+    readonly shared: boolean;
   };
 }
 

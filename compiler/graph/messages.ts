@@ -83,6 +83,10 @@ export const messages = {
     `Cannot attend with key '${words(key)}': expected '${query[0]} kvHead ${
       query[2]
     }', to go with query '${words(query)}'`,
+  sharedKey: (query: Axes, key: Axes): string =>
+    `Cannot attend with key '${words(key)}': expected '${query[0]} ${
+      query[2]
+    }', to go with query '${words(query)}'`,
   value: (key: Axes, value: Axes): string =>
     `Cannot attend with value '${words(value)}': expected '${
       words(key)

@@ -262,6 +262,20 @@ export const RULES: {
         `Cannot route to ${rule.topK} experts: topK must be a whole number of at least 1`,
       );
     }
+    if (
+      rule.capacity !== undefined &&
+      (params.biased || rule.expertGroups || rule.score !== "softmax" ||
+        rule.scale !== undefined || rule.weighs === "input")
+    ) {
+      fail(
+        `Cannot route by preset '${rule.preset}' with another score, bias, groups, scale or place of the weight: its capacity is given out by fairscale's rule`,
+      );
+    }
+    if (rule.normalize === "kept" && rule.capacity === undefined) {
+      fail(
+        `Cannot route by preset '${rule.preset}' with weights divided by those kept: nothing is dropped. Use 'chosen'`,
+      );
+    }
     if (rule.capacity === "fairscale.top2" && rule.topK !== 2) {
       fail(
         `Cannot route to ${rule.topK} experts: preset '${rule.preset}' chooses 2`,
@@ -286,6 +300,17 @@ export const RULES: {
           `Cannot route '${logits.axes.join(" ")}' with noise '${
             noise.axes.join(" ")
           }': expected the axes of the logits`,
+        );
+      }
+    }
+    if (params.biased) {
+      const bias = operand(inputs, inputs.length - 1);
+      wantType("route", bias, "f32");
+      if (!sameAxes(bias.axes, [expert])) {
+        fail(
+          `Cannot route '${logits.axes.join(" ")}' with bias '${
+            bias.axes.join(" ")
+          }': expected '${expert}'`,
         );
       }
     }
@@ -315,7 +340,8 @@ export const RULES: {
 
   dispatch: ({ inputs }) => {
     const x = operand(inputs, 0);
-    const { tokens, expert, slot } = routed(operand(inputs, 1)).params;
+    const { tokens, expert, slot, rule } = routed(operand(inputs, 1)).params;
+    if (rule.weighs === "input") wantFloat("dispatch", x);
     if (without(tokens, x.axes).length > 0) {
       fail(say.dispatch(x.axes, tokens));
     }
@@ -361,17 +387,29 @@ export const RULES: {
 
   attention: ({ inputs, params }) => {
     const [q, keys, values] = [0, 1, 2].map((i) => operand(inputs, i));
-    const { token, head, dim, kvHead, context } = params;
+    const { token, head, dim, valueDim, kvHead, context } = params;
     if (!sameAxes(q!.axes, [token, head, dim])) fail(say.query(q!.axes));
-    const key = [token, kvHead, dim];
-    for (const cache of [keys!, values!]) {
-      if (
-        cache.axes.length !== 4 || cache.axes[1] !== context ||
-        cache.axes[2] !== kvHead || cache.axes[3] !== dim
-      ) fail(say.cache(key, cache.axes));
+    const middle = kvHead === undefined ? [] : [kvHead];
+    const caches = [[keys!, dim], [values!, params.shared ? dim : valueDim]];
+    for (const [cache, last] of caches as [Node, string][]) {
+      const wanted = [context, ...middle, last];
+      if (!sameAxes(cache.axes.slice(1), wanted)) {
+        fail(say.cache([token, ...middle, last], cache.axes));
+      }
       wantType("attend with", cache, q!.dtype);
     }
+    if (params.sinks) {
+      const sinks = operand(inputs, 5);
+      wantType("attend with", sinks, q!.dtype);
+      if (!sameAxes(sinks.axes, [head])) {
+        fail(
+          `Cannot attend with sinks '${
+            sinks.axes.join(" ")
+          }': expected '${head}'`,
+        );
+      }
+    }
     wantFloat("attend with", q!);
-    return q!;
+    return { axes: [token, head, valueDim], dtype: q!.dtype };
   },
 };

@@ -66,6 +66,32 @@ function choose(
   bind(sizes, node, axis, k);
 }
 
+/** How many groups of experts a router can tell apart: it marks them in one word. */
+const MAX_GROUPS = 32;
+
+/** Groups of experts divide them evenly, and those kept have enough. */
+function checkGroups(sizes: Sizes, node: NodeOf<"route">): void {
+  const { expert, rule } = node.params;
+  if (rule.expertGroups === undefined) return;
+  const { count, keep, score } = rule.expertGroups;
+  const { size } = sizeOf(sizes, node, expert);
+  const least = score === "top2Sum" ? 2 : 1;
+  const whole = Number.isInteger(count) && count >= 1 && count <= MAX_GROUPS;
+  if (!whole || size % count !== 0 || size / count < least) {
+    fail(
+      node,
+      `Cannot route in ${count} groups of experts: expected a whole number to ${MAX_GROUPS} that divides ${size} and leaves at least ${least} in each`,
+    );
+  }
+  const needed = Math.ceil(rule.topK / (size / count));
+  if (!Number.isInteger(keep) || keep < needed || keep > count) {
+    fail(
+      node,
+      `Cannot keep ${keep} groups of experts: expected a whole number from ${needed} to ${count}`,
+    );
+  }
+}
+
 const SIZES: {
   readonly [P in Primitive]: (node: NodeOf<P>, sizes: Sizes) => void;
 } = {
@@ -136,15 +162,20 @@ const SIZES: {
     bind(sizes, node, to, parts.reduce((a, b) => a * b, 1));
   },
   slice: (node, sizes) => {
-    const { axis, start, to } = node.params;
+    const { axis, start, step, to } = node.params;
     const size = fixed(sizes, node, axis, "slice");
     const length = fixed(sizes, node, to, "slice to");
-    if (!Number.isInteger(start) || start < 0 || start + length > size) {
+    if (!Number.isInteger(step) || step < 1) {
       fail(
         node,
-        `Cannot slice '${to}' of '${axis}': positions ${start} to ${
-          start + length - 1
-        } are not all within its size, ${size}`,
+        `Cannot slice '${to}' of '${axis}': the step is ${step}, expected a whole number of at least 1`,
+      );
+    }
+    const last = start + (length - 1) * step;
+    if (!Number.isInteger(start) || start < 0 || last >= size) {
+      fail(
+        node,
+        `Cannot slice '${to}' of '${axis}': positions ${start} to ${last} are not all within its size, ${size}`,
       );
     }
   },
@@ -164,6 +195,7 @@ const SIZES: {
     const { expert, choice, slot, rule, leadingGroup } = node.params;
     fixed(sizes, node, expert, "route over");
     choose(sizes, node, expert, rule.topK, choice);
+    checkGroups(sizes, node);
     if (sizes.has(slot)) {
       fail(
         node,
@@ -179,15 +211,29 @@ const SIZES: {
   combine: none,
   cacheWrite: none,
   attention: (node, sizes) => {
-    const { head, kvHead, dim, window } = node.params;
-    fixed(sizes, node, dim, "attend over");
-    const [heads, kvHeads] = [head, kvHead].map((axis) =>
-      fixed(sizes, node, axis, "attend over")
-    );
-    if (heads! % kvHeads! !== 0) {
+    const { head, kvHead, dim, valueDim, window, chunk } = node.params;
+    const length = fixed(sizes, node, dim, "attend over");
+    const valueLength = fixed(sizes, node, valueDim, "attend over");
+    if (valueLength > length) {
+      fail(
+        node,
+        `Cannot attend with values '${valueDim}' of ${valueLength}: they are the first elements of '${dim}', which has ${length}`,
+      );
+    }
+    const heads = fixed(sizes, node, head, "attend over");
+    const kvHeads = kvHead === undefined
+      ? 1
+      : fixed(sizes, node, kvHead, "attend over");
+    if (heads % kvHeads !== 0) {
       fail(
         node,
         `Cannot attend: '${head}' has ${heads}, which is no multiple of the ${kvHeads} of '${kvHead}'`,
+      );
+    }
+    if (chunk !== undefined && (!Number.isInteger(chunk) || chunk < 1)) {
+      fail(
+        node,
+        `Cannot attend in blocks of ${chunk}: expected a whole number of at least 1`,
       );
     }
     if (window !== undefined && (!Number.isInteger(window) || window < 1)) {

@@ -33,6 +33,8 @@ export interface CombineOptions {
   readonly row: number;
   readonly k: number;
   readonly tokens: Expr;
+  /** Results are multiplied by `weight`; default true. Else they are only added, and there is no such binding. */
+  readonly weighed?: boolean;
   /** Uses the result at element i of [token, row]; by default the binding `y` receives it. */
   epilogue?(i: Expr, value: Expr): readonly Stmt[];
   /** With `epilogue`: every binding, the three that are read included. */
@@ -68,7 +70,9 @@ export function combine(o: CombineOptions): Kernel {
           ),
           set(
             "sum",
-            fma(load("weight", u("choice")), local("result", "f32"), sum),
+            o.weighed ?? true
+              ? fma(load("weight", u("choice")), local("result", "f32"), sum)
+              : add(sum, local("result", "f32")),
           ),
         ]),
       ]),

@@ -30,8 +30,8 @@ export interface PermuteOptions {
   readonly tokens: Expr;
   /** Type of the elements. Default f32. */
   readonly type?: Binding["type"];
-  /** Element i of [token, row]; by default the binding `x`. */
-  value?(i: Expr): Expr;
+  /** Element i of [token, row], sent for a choice of [token, k]; by default the binding `x`. */
+  value?(i: Expr, choice: Expr): Expr;
   /** More bindings, for `value`. */
   readonly bindings?: readonly Binding[];
 }
@@ -61,7 +61,7 @@ export function permute(o: PermuteOptions): Kernel {
           store(
             "send",
             add(mul(u("to"), row), u("element")),
-            o.value?.(u("source")) ?? load("x", u("source"), type),
+            o.value?.(u("source"), u("choice")) ?? load("x", u("source"), type),
           ),
         ]),
       ];

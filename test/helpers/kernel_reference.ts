@@ -66,16 +66,20 @@ export function assignOf(
   return { counts, sendRow };
 }
 
-/** Causal attention of one head, in f64; `row(key)` gives a key's vector. */
+/** Attention of one head, in f64; a sink is the score of one more key, without a value. */
 export function attentionOf(
   q: readonly number[],
   keys: readonly (readonly number[])[],
-  values: readonly (readonly number[])[],
-  scale: number,
+  { values, scale, sink }: {
+    readonly values: readonly (readonly number[])[];
+    readonly scale: number;
+    readonly sink?: number;
+  },
 ): number[] {
-  const weights = softmaxOf(
-    keys.map((k) => scale * k.reduce((sum, x, d) => sum + x * q[d]!, 0)),
+  const scores = keys.map((k) =>
+    scale * k.reduce((sum, x, d) => sum + x * q[d]!, 0)
   );
+  const weights = softmaxOf(sink === undefined ? scores : [...scores, sink]);
   return q.map((_, d) =>
     values.reduce((sum, v, j) => sum + weights[j]! * v[d]!, 0)
   );

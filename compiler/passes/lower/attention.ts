@@ -12,34 +12,35 @@ export function lowerAttention(
   lowering: Lowering,
   node: NodeOf<"attention">,
 ): void {
-  const [q, keys, values, sequence, position] = node.inputs as [
-    Node,
-    Node,
-    Node,
-    Node,
-    Node,
-  ];
-  const { scale, window, token, head, dim, kvHead, context } = node.params;
+  const [q, keys, values, sequence, position, sinks] = node
+    .inputs as [Node, Node, Node, Node, Node, Node?];
+  const { scale, window, chunk, shared } = node.params;
+  const { token, head, dim, valueDim, kvHead, context } = node.params;
   const buffer = (input: Node, axes: readonly string[]) =>
     rowMajorBuffer(lowering, input, axes);
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
   const kernel = attention({
     name: `attention_${size(head)}x${size(dim)}`,
     heads: size(head),
-    kvHeads: size(kvHead),
+    kvHeads: kvHead === undefined ? 1 : size(kvHead),
     dim: size(dim),
+    valueDim: size(valueDim),
+    shared,
+    sinks: sinks !== undefined,
     context: size(context),
     scale,
     ...(window === undefined ? {} : { window }),
+    ...(chunk === undefined ? {} : { chunk }),
     tokens: tokenCount(lowering, [token]),
   });
   const bindings = {
     lengths: LENGTHS,
     q: buffer(q, [token, head, dim]),
     keys: buffer(keys, keys.axes),
-    values: buffer(values, values.axes),
+    ...(shared ? {} : { values: buffer(values, values.axes) }),
     sequence: buffer(sequence, [token]),
     position: buffer(position, [token]),
+    ...(sinks ? { sinks: buffer(sinks, [head]) } : {}),
     y: storageFor(lowering, node).buffer,
   };
   addLaunch(lowering, node, kernel, {

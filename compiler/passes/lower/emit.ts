@@ -275,13 +275,13 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     );
   },
   slice(inline) {
-    const { axis: whole, start, to } = inline.node.params;
+    const { axis: whole, start, step, to } = inline.node.params;
     return input(
       inline,
       0,
       atMapped((axis) =>
         axis === whole
-          ? add(inline.at.get(to), u32(start))
+          ? add(mul(inline.at.get(to), u32(step)), u32(start))
           : inline.at.get(axis)
       ),
     );

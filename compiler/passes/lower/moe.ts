@@ -9,6 +9,7 @@ import { assign } from "../../kernels/assign.ts";
 import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { exchange, exchangeGrid, gather } from "../../kernels/exchange.ts";
+import { reads } from "../../kernels/kernel.ts";
 import { permute } from "../../kernels/permute.ts";
 import { regroup, regroupGrid } from "../../kernels/regroup.ts";
 import { groupBound, localBound, perRank } from "../place.ts";
@@ -31,9 +32,10 @@ import {
 import { emitCheck } from "./check.ts";
 import { writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
+import { finish } from "./emit.ts";
 import { expertsOfRanks } from "./params.ts";
 import { routeResults } from "./route.ts";
-import { div, rem, u32 } from "../../../spec/kernel/build.ts";
+import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import { KernelScope, wordType } from "./scope.ts";
 import { rowsAxis, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -178,6 +180,7 @@ export function lowerDispatch(
   const rest = node.axes.slice(2);
   const words = fixedProduct(lowering, node, rest);
   const dtype = storedDType(node.dtype);
+  const weighed = route.params.rule.weighs === "input";
   const rows = (name: string, size: PerRank) =>
     addScratch(lowering, name, dtype, [
       { axis: rowsAxis(routing), size, dynamic: true },
@@ -193,11 +196,19 @@ export function lowerDispatch(
       k: routing.topK,
       tokens: tokenCount(lowering, route.params.tokens),
       type: wordType(dtype),
+      ...(weighed
+        ? {
+          bindings: [reads("x"), reads("weight")],
+          value: (i, choice) =>
+            finish(node, mul(load("x", i), load("weight", choice))),
+        }
+        : {}),
     }),
     {
       bindings: {
         lengths: LENGTHS,
         x: rowMajorBuffer(lowering, x, x.axes),
+        ...(weighed ? { weight: routeResults(lowering, route).weight } : {}),
         sendRow: routing.sendRow,
         send: sent,
       },
@@ -266,12 +277,16 @@ export function lowerCombine(
   const length = (axis: string) => lengthOf(scope, axis);
   scope.readAs("returned", returned);
   scope.readAs("sendRow", routing.sendRow);
-  scope.readAs("weight", routeResults(lowering, route).weight);
+  const weighed = route.params.rule.weighs !== "input";
+  if (weighed) {
+    scope.readAs("weight", routeResults(lowering, route).weight);
+  }
   const kernel = combine({
     name: `combine_${words}`,
     row: words,
     k: routing.topK,
     tokens: productOf(scope, tokens),
+    weighed,
     bindings: scope.bindings,
     epilogue: (index, sum) => {
       const outer = atFlat(tokens, div(index, u32(words)), length);

@@ -38,7 +38,8 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   const group = grouped ? rest[0] : undefined;
   // Only rules with a second choice of their own look at the noise.
   const noisy = node.params.noisy && rule.capacity !== undefined;
-  const noise = noisy ? rest.at(-1) : undefined;
+  const noise = noisy ? rest[grouped ? 1 : 0] : undefined;
+  const bias = node.params.biased ? rest.at(-1) : undefined;
   const experts = lowering.placed.axes[expert]!.size;
   const axes = bufferAxes(lowering, [...tokens, choice]);
   const index = addScratch(lowering, "index", "i32", axes);
@@ -47,7 +48,10 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   addLaunch(
     lowering,
     node,
-    router({ name: `router_${experts}`, experts, rule, tokens: count, noisy }),
+    router({
+      ...{ name: `router_${experts}`, experts, rule, tokens: count, noisy },
+      biased: bias !== undefined,
+    }),
     {
       bindings: {
         lengths: LENGTHS,
@@ -55,6 +59,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
         ...(noise
           ? { noise: rowMajorBuffer(lowering, noise, [...tokens, expert]) }
           : {}),
+        ...(bias ? { bias: rowMajorBuffer(lowering, bias, [expert]) } : {}),
         index,
         weight,
       },

@@ -1,0 +1,171 @@
+/**
+ * Multi-head latent attention of DeepSeek (arXiv 2405.04434, 2.1). Keys and values of all heads are made from one short
+ * vector per token, and only that is cached, with a key part that carries the position. The matrices that would make
+ * keys and values of it are applied to queries and results instead, so that the cache is never expanded.
+ */
+
+import {
+  concat,
+  dot,
+  latentAttention,
+  merge,
+  rmsNorm,
+  rope,
+  slice,
+  split,
+  type Tensor,
+} from "../compiler/mod.ts";
+import {
+  type Config,
+  integerField,
+  optionalField,
+  optionalIntegerField,
+  positiveField,
+  requireField,
+} from "./config.ts";
+import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import {
+  readRotary,
+  ropeScaling,
+  type Rotary,
+  yarnMagnitude,
+} from "./rotary.ts";
+
+/** Norms inside of the attention have this epsilon, whatever the configuration says. */
+const EPSILON = 1e-6;
+
+/** Sizes and constants of latent attention; `headDim` of the decoder is the part of a head that has positions. */
+export interface LatentFields {
+  readonly heads: number;
+  readonly headDim: number;
+  /** Elements of a head without positions, and of its value. */
+  readonly plain: number;
+  readonly value: number;
+  /** Elements that keys and values are made of, and queries; undefined: queries are made of the row itself. */
+  readonly latent: number;
+  readonly queryLatent: number | undefined;
+  readonly rotary: Rotary;
+  /** Multiplies scores. */
+  readonly scale: number;
+}
+
+/** Read the fields of latent attention. */
+export function latentFields(
+  config: Config,
+  { heads, interleaved }: {
+    readonly heads: number;
+    readonly interleaved: boolean;
+  },
+): LatentFields {
+  requireField(config, "attention_bias", false);
+  const headDim = integerField(config, "qk_rope_head_dim", { default: 64 });
+  const plain = integerField(config, "qk_nope_head_dim", { default: 128 });
+  return {
+    heads: integerField(config, "num_attention_heads", { default: heads }),
+    headDim,
+    plain,
+    value: integerField(config, "v_head_dim", { default: 128 }),
+    latent: integerField(config, "kv_lora_rank", { default: 512 }),
+    queryLatent: config["q_lora_rank"] === undefined
+      ? 1536
+      : optionalIntegerField(config, "q_lora_rank"),
+    rotary: readRotary(config, { dim: headDim, theta: 10000, interleaved }),
+    scale: stretch(config) ** 2 / Math.sqrt(plain + headDim),
+  };
+}
+
+/** With YaRN, scores are sharpened by `mscale_all_dim`: always in DeepSeek's code, in transformers 4.55.0 only for V3. */
+function stretch(config: Config): number {
+  const scaling = ropeScaling(config);
+  const weight = optionalField(scaling, "mscale_all_dim");
+  if (weight === undefined) return 1;
+  return yarnMagnitude(positiveField(scaling, "factor", undefined), weight);
+}
+
+/** Sizes of the axes of latent attention. */
+export function latentAxes(c: LatentFields) {
+  return {
+    ...c.queryLatent === undefined ? {} : { queryLatent: c.queryLatent },
+    latent: c.latent,
+    turned: c.headDim,
+    plain: c.plain,
+    headQuery: c.plain + c.headDim,
+    value: c.value,
+    plainValue: c.plain + c.value,
+    cached: c.latent + c.headDim,
+    queries: c.heads * (c.plain + c.headDim),
+    plainValues: c.heads * (c.plain + c.value),
+    values: c.heads * c.value,
+  };
+}
+
+/** The attention block of a layer. */
+export function attendLatent(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  c: LatentFields,
+): Rows {
+  const at = `${layer.name}.self_attn`;
+  const turn = { position: layer.position, ...c.rotary };
+
+  // What is cached: the normed latent, and a key part with the position that all heads share.
+  const down = m.param(`${at}.kv_a_proj_with_mqa.weight`, "cached embed");
+  const compressed = dot(rows, down, "embed");
+  const latent = rmsNorm(
+    slice(compressed, "cached", 0, "latent"),
+    m.param(`${at}.kv_a_layernorm.weight`, "latent"),
+    "latent",
+    { epsilon: EPSILON },
+  );
+  const shared = slice(compressed, "cached", c.latent, "turned");
+  const key = concat(latent, rope(shared, "turned", turn), "latent", "cached");
+
+  // What makes keys (without positions) and values of the latent, by head.
+  const up = split(
+    m.param(`${at}.kv_b_proj.weight`, "plainValues latent"),
+    "plainValues",
+    "head plainValue",
+  );
+  const toKey = slice(up, "plainValue", 0, "plain");
+  const toValue = slice(up, "plainValue", c.plain, "value");
+
+  const q = split(queries(m, rows, at, c), "queries", "head headQuery");
+  const plain = dot(slice(q, "headQuery", 0, "plain"), toKey, "plain");
+  const turned = rope(slice(q, "headQuery", c.plain, "turned"), "turned", turn);
+  const { y, keys } = latentAttention(
+    concat(plain, turned, "latent", "cached"),
+    {
+      key,
+      keys: m.state(`${layer.name}.latents`, "sequence context cached"),
+      value: "latent",
+      sequence: layer.sequence,
+      position: layer.position,
+      scale: c.scale,
+    },
+  );
+  layer.keep(`${layer.name}.latents`, keys);
+  const values = merge(dot(y, toValue, "latent"), "head value", "values");
+  return dot(values, m.param(`${at}.o_proj.weight`, "embed values"), "values");
+}
+
+/** Queries of all heads: of the row itself, or by way of a short vector. */
+function queries(
+  m: DecoderScope,
+  rows: Rows,
+  at: string,
+  c: LatentFields,
+): Tensor<"token queries", "f32"> {
+  if (c.queryLatent === undefined) {
+    return dot(rows, m.param(`${at}.q_proj.weight`, "queries embed"), "embed");
+  }
+  const down = m.param(`${at}.q_a_proj.weight`, "queryLatent embed");
+  const short = rmsNorm(
+    dot(rows, down, "embed"),
+    m.param(`${at}.q_a_layernorm.weight`, "queryLatent"),
+    "queryLatent",
+    { epsilon: EPSILON },
+  );
+  const up = m.param(`${at}.q_b_proj.weight`, "queries queryLatent");
+  return dot(short, up, "queryLatent");
+}
