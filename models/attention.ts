@@ -92,11 +92,13 @@ export function attendHeads(
   layer: Layer,
   options: {
     readonly window?: number | undefined;
+    readonly chunk?: number;
+    readonly sinks?: Tensor<"head", "f32">;
     readonly scale?: number;
     readonly bias?: boolean;
   } = {},
 ): Rows {
-  const { window, scale, bias = false } = options;
+  const { window, bias = false, ...rest } = options;
   const cache = "sequence context kvHead headDim";
   const { y, keys, values } = attention(q, {
     key: k,
@@ -106,7 +108,7 @@ export function attendHeads(
     sequence: layer.sequence,
     position: layer.position,
     ...window === undefined ? {} : { window },
-    ...scale === undefined ? {} : { scale },
+    ...rest,
   });
   layer.keep(`${layer.name}.keys`, keys);
   layer.keep(`${layer.name}.values`, values);

@@ -5,7 +5,9 @@ import type { Bounds, Config } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
 import { deepseekV3, deepseekV3Config } from "./deepseek_v3.ts";
+import { gptOss, gptOssConfig } from "./gpt_oss.ts";
 import { graniteMoe, graniteMoeConfig } from "./granite_moe.ts";
+import { llama4, llama4Config } from "./llama4.ts";
 import { mixtral, mixtralConfig } from "./mixtral.ts";
 import { olmoe, olmoeConfig } from "./olmoe.ts";
 import { qwen2Moe, qwen2MoeConfig } from "./qwen2_moe.ts";
@@ -20,11 +22,13 @@ export {
   type DeepseekV3Config,
   deepseekV3Config,
 } from "./deepseek_v3.ts";
+export { gptOss, type GptOssConfig, gptOssConfig } from "./gpt_oss.ts";
 export {
   graniteMoe,
   type GraniteMoeConfig,
   graniteMoeConfig,
 } from "./granite_moe.ts";
+export { llama4, type Llama4Config, llama4Config } from "./llama4.ts";
 export { mixtral, type MixtralConfig, mixtralConfig } from "./mixtral.ts";
 export { olmoe, type OlmoeConfig, olmoeConfig } from "./olmoe.ts";
 export { qwen2Moe, type Qwen2MoeConfig, qwen2MoeConfig } from "./qwen2_moe.ts";
@@ -56,7 +60,9 @@ const FAMILIES: {
 } = {
   DeepseekV2ForCausalLM: family({ read: deepseekV2Config, build: deepseekV2 }),
   DeepseekV3ForCausalLM: family({ read: deepseekV3Config, build: deepseekV3 }),
+  GptOssForCausalLM: family({ read: gptOssConfig, build: gptOss }),
   GraniteMoeForCausalLM: family({ read: graniteMoeConfig, build: graniteMoe }),
+  Llama4ForCausalLM: family({ read: llama4Config, build: llama4 }),
   MixtralForCausalLM: family({ read: mixtralConfig, build: mixtral }),
   OlmoeForCausalLM: family({ read: olmoeConfig, build: olmoe }),
   Qwen2MoeForCausalLM: family({ read: qwen2MoeConfig, build: qwen2Moe }),

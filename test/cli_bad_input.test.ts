@@ -130,7 +130,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       (f) => writeFileSync(f, `{"architectures": ["GPT2LMHeadModel"]}`),
     ),
     message:
-      "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GraniteMoeForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+      "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   },
   {
     what: "no weights",

@@ -24,6 +24,8 @@ const CHECKPOINTS = [
   "deepseekv2-16e",
   "deepseekv2-lite-8e",
   "deepseekv3-16e",
+  "gptoss-8e",
+  "llama4-8e",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */
@@ -121,11 +123,11 @@ t.test("fields that change the model reach it", (t) => {
 const WRONG: readonly (readonly [object, string])[] = [
   [
     { architectures: ["LlamaForCausalLM"] },
-    "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GraniteMoeForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
     { architectures: [] },
-    "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GraniteMoeForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
     { num_hidden_layers: 0 },

@@ -10,6 +10,8 @@ testReferences(
     "deepseekv2-16e",
     "deepseekv2-lite-8e",
     "deepseekv3-16e",
+    "gptoss-8e",
+    "llama4-8e",
   ],
   ["ep=1", "ep=2", "ep=3", "ep=4"],
 );

@@ -1,0 +1,178 @@
+/**
+ * Llama 4, text: experts are given rows times their weight, beside one that every token goes to; layers without rotary
+ * positions see everything, the others only their own chunk.
+ */
+
+import {
+  add,
+  cast,
+  combine,
+  dispatch,
+  div,
+  dot,
+  map,
+  mean,
+  type Model,
+  mul,
+  slice,
+  sqrt,
+} from "../compiler/mod.ts";
+import {
+  attendHeads,
+  groupedAxes,
+  type Heads,
+  project,
+  splitHeads,
+  turn,
+} from "./attention.ts";
+import {
+  booleanField,
+  type Bounds,
+  type Config,
+  type HeadFields,
+  headFields,
+  integerField,
+  integersField,
+  positiveField,
+  requireField,
+} from "./config.ts";
+import { type Decoder, decoderModel, type Layer, times } from "./decoder.ts";
+import { mlp, routeLayer, routerLogits, swiglu } from "./feed_forward.ts";
+import { readRotary, type Rotary } from "./rotary.ts";
+
+/** A Llama 4 text configuration. */
+export interface Llama4Config extends Decoder, HeadFields {
+  /** Hidden elements of an expert, and of a layer without experts. */
+  readonly ffn: number;
+  readonly denseFfn: number;
+  readonly rotary: Rotary;
+  readonly hasExperts: (layer: number) => boolean;
+  readonly hasPositions: (layer: number) => boolean;
+  /** Tokens of layers with positions see their own block of so many. */
+  readonly chunk: number;
+  /** Queries and keys of layers with positions are normed. */
+  readonly normed: boolean;
+  /** Queries of layers without positions grow with the position; undefined: not. */
+  readonly temperature:
+    | { readonly floor: number; readonly scale: number }
+    | undefined;
+}
+
+/** Read a config.json of `Llama4ForCausalLM`. What it leaves out has transformers' defaults. */
+export function llama4Config(config: Config): Llama4Config {
+  requireField(config, "hidden_act", "silu");
+  requireField(config, "attention_bias", false);
+  const heads = headFields(config, {
+    ...{ embed: 5120, heads: 40, kvHeads: 8, headDim: 128 },
+  });
+  const layers = integerField(config, "num_hidden_layers", { default: 48 });
+  const step = integerField(config, "interleave_moe_layer_step", {
+    default: 1,
+  });
+  const sparse = integersField(config, "moe_layers") ??
+    Array.from({ length: layers }, (_, i) => i)
+      .filter((i) => (i + 1) % step === 0);
+  const turned = integersField(config, "no_rope_layers") ?? [];
+  const every = integerField(config, "no_rope_layer_interval", { default: 4 });
+  return {
+    ...heads,
+    layers,
+    vocabulary: integerField(config, "vocab_size", { default: 202048 }),
+    embed: integerField(config, "hidden_size", { default: 5120 }),
+    experts: integerField(config, "num_local_experts", { default: 16 }),
+    expertsPerToken: integerField(config, "num_experts_per_tok", {
+      default: 1,
+    }),
+    ffn: integerField(config, "intermediate_size", { default: 8192 }),
+    denseFfn: integerField(config, "intermediate_size_mlp", {
+      default: 16384,
+    }),
+    epsilon: positiveField(config, "rms_norm_eps", 1e-5),
+    rotary: readRotary(config, {
+      ...{ dim: heads.headDim, theta: 500000, interleaved: true },
+    }),
+    maxPositions: integerField(config, "max_position_embeddings", {
+      default: 131072,
+    }),
+    hasExperts: (layer) => sparse.includes(layer),
+    // The field's name says the opposite of what it holds: 1 for layers with positions.
+    hasPositions: (layer) =>
+      turned.length > 0 ? turned[layer] === 1 : (layer + 1) % every !== 0,
+    chunk: integerField(config, "attention_chunk_size", { default: 8192 }),
+    normed: booleanField(config, "use_qk_norm", true),
+    temperature: booleanField(config, "attn_temperature_tuning", true)
+      ? {
+        floor: positiveField(config, "floor_scale", 8192),
+        scale: positiveField(config, "attn_scale", 0.1),
+      }
+      : undefined,
+    tied: booleanField(config, "tie_word_embeddings", false),
+  };
+}
+
+/** The model of a configuration. */
+export function llama4(config: Llama4Config, bounds: Bounds): Model {
+  const { ffn, denseFfn, rotary, chunk } = config;
+  return decoderModel(config, {
+    axes: {
+      ...groupedAxes(config),
+      ...{ ffn, gateUp: 2 * ffn, sharedFfn: ffn, denseFfn },
+    },
+    attend(m, rows, layer) {
+      const heads = splitHeads(project(m, rows, layer));
+      if (!config.hasPositions(layer.index)) {
+        return attendHeads(m, heat(heads, layer, config), layer);
+      }
+      const { q, k, v } = turn(heads, rotary, layer);
+      const norm = config.normed ? plainNorm : same;
+      const normed = { q: norm(q, config), k: norm(k, config), v };
+      return attendHeads(m, normed, layer, { chunk });
+    },
+    feed(m, rows, layer) {
+      const block = `${layer.name}.feed_forward`;
+      if (!config.hasExperts(layer.index)) {
+        return mlp(m, rows, block, "denseFfn");
+      }
+      const logits = routerLogits(m, rows, `${block}.router.weight`);
+      const routing = routeLayer(logits, layer, {
+        topK: config.expertsPerToken,
+        preset: "llama4",
+      });
+      const at = `${block}.experts`;
+      const inward = m.param(`${at}.gate_up_proj`, "expert embed gateUp");
+      const both = dot(dispatch(rows, routing), inward, "embed");
+      const hidden = swiglu(
+        slice(both, "gateUp", 0, "ffn"),
+        slice(both, "gateUp", ffn, "ffn"),
+      );
+      const outward = m.param(`${at}.down_proj`, "expert ffn embed");
+      return add(
+        combine(dot(hidden, outward, "ffn"), routing),
+        mlp(m, rows, `${block}.shared_expert`, "sharedFfn"),
+      );
+    },
+  }, bounds);
+}
+
+/** x / sqrt(mean(x²) + epsilon) of each head, without a gain. */
+function plainNorm<T extends Heads["q"] | Heads["k"]>(
+  x: T,
+  { epsilon }: Llama4Config,
+): T {
+  const heads = x as Heads["q"];
+  const square = mean(mul(heads, heads), "headDim");
+  return div(heads, sqrt(add(square, epsilon))) as T;
+}
+
+function same<T>(x: T): T {
+  return x;
+}
+
+/** Queries times 1 + scale · log(1 + floor((position + 1) / floor)). */
+function heat(heads: Heads, layer: Layer, config: Llama4Config): Heads {
+  if (config.temperature === undefined) return heads;
+  const { floor, scale } = config.temperature;
+  const periods = div(add(cast(layer.position, "f32"), 1), floor);
+  const growth = map((p) => Math.log(Math.floor(p) + 1), periods);
+  return { ...heads, q: mul(heads.q, add(times(growth, scale), 1)) };
+}
