@@ -1,7 +1,9 @@
 /** File access through Node: reads that name the file, and writes that replace a file whole or not at all. */
 
+import { existsSync, readdirSync } from "node:fs";
 import * as fs from "node:fs/promises";
 import path from "node:path";
+import process from "node:process";
 import type { FileSystem, OpenFile } from "../engine/files.ts";
 import { DataError, MachineError } from "../spec/errors.ts";
 
@@ -130,4 +132,13 @@ async function replaceFile(
     if (!special) await fs.rm(target, { force: true });
     throw error;
   }
+}
+
+/** Whether the system has a graphics device. Elsewhere than on Linux nothing cheap tells, and the answer is yes. */
+export function hasGraphics(): boolean {
+  if (process.platform !== "linux") return true;
+  const nodes = ["/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/mali0"];
+  return nodes.some((path) => existsSync(path)) ||
+    (existsSync("/dev/dri") &&
+      readdirSync("/dev/dri").some((name) => name.startsWith("renderD")));
 }

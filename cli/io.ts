@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import process from "node:process";
 import type { Writable } from "node:stream";
 import type { FileSystem } from "../engine/mod.ts";
-import { fileError, nodeFiles } from "./files.ts";
+import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 
 /** Streams, files and a clock, passed to every command. */
 export interface CliIo {
@@ -19,6 +19,8 @@ export interface CliIo {
   readonly files: FileSystem;
   /** Threads that this machine runs at once. */
   readonly threads: number;
+  /** Whether the system has a graphics device at all, as far as can be told without WebGPU. */
+  readonly graphics: boolean;
   /** Milliseconds. */
   now(): number;
 }
@@ -48,6 +50,7 @@ export function processIo(): CliIo {
     errorStream: process.stderr,
     files: nodeFiles(),
     threads: availableParallelism(),
+    graphics: hasGraphics(),
     now: () => performance.now(),
   };
 }

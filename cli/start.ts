@@ -52,6 +52,7 @@ async function demonstrate(io: CliIo): Promise<void> {
     sharing: "shared",
     adapter: "auto",
     threads: io.threads,
+    graphics: io.graphics,
     onProgress: bar.update,
   }).finally(bar.stop);
   const { plan, session } = opened;

@@ -89,16 +89,22 @@ export function exchangeGrid(rows: Size): Grid {
   return [{ min: [EXCHANGE_GROUPS, { add: [rows, 1] }] }, 1, 1];
 }
 
-/** values[at], from constants. */
+/** values[at], from constants: a line where they lie on one, else a search. */
 export function pick(values: readonly number[], at: Expr): Expr {
   const step = values.length > 1 ? values[1]! - values[0]! : 0;
   if (step >= 0 && values.every((v, i) => v === values[0]! + i * step)) {
     return add(u32(values[0]!), mul(at, u32(step)));
   }
-  return values.slice(0, -1).reduceRight(
-    (rest, value, i) => select(eq(at, u32(i)), u32(value), rest),
-    u32(values.at(-1)!),
-  );
+  const choose = (from: number, to: number): Expr => {
+    if (to - from === 1) return u32(values[from]!);
+    const middle = (from + to) >> 1;
+    return select(
+      lt(at, u32(middle)),
+      choose(from, middle),
+      choose(middle, to),
+    );
+  };
+  return choose(0, values.length);
 }
 
 /** Rows from several positions, in blocks that follow from the counts alone. */

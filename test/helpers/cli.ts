@@ -36,6 +36,7 @@ export async function switchyard(
     errorStream: new Writable(),
     files,
     threads: 2,
+    graphics: true,
     now: () => performance.now(),
   };
   const code = await main(argv, io);
