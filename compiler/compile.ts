@@ -1,6 +1,6 @@
 /** The main flow, on one page: a model and a mesh become a plan. */
 
-import type { StoredDType } from "../spec/dtype.ts";
+import type { FileDType } from "../spec/dtype.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { Graph } from "./graph/graph.ts";
@@ -31,7 +31,7 @@ export interface CompileOptions {
   /** Where axes lie. Default: experts over `ep`, tokens over all mesh axes. */
   readonly place?: Placement;
   /** Stored dtype of source tensors, from the checkpoint's headers. Default: the parameter's own dtype. */
-  readonly weights?: { readonly [tensor: string]: StoredDType };
+  readonly weights?: { readonly [tensor: string]: FileDType };
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
   /** Let token ids travel along with every routing; outputs `check.0`, `check.1`, … count choices that did not come home. */

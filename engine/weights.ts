@@ -1,7 +1,7 @@
 /** The tensors of safetensors files against what a plan wants: all there, in the right shape, and no others. */
 
-import type { TensorDirectory } from "../runtime/mod.ts";
-import type { StoredDType } from "../spec/dtype.ts";
+import { type TensorDirectory, weightForm } from "../runtime/mod.ts";
+import type { FileDType, StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan, PlanWeight } from "../spec/plan.ts";
 
@@ -17,14 +17,18 @@ const STORED: { readonly [dtype: string]: StoredDType } = {
 /** Buffers and copies that published checkpoints hold besides their parameters. */
 const HARMLESS = /\.rotary_emb\.inv_freq$|^lm_head\.weight$/;
 
-/** The tensors that are stored in 16 bits, for the compiler; all others must be of the type that is computed in. */
+/** The parameters that are stored in 16 or 4 bits, for the compiler; all others must be of the type that is computed in. */
 export function storedDTypes(
   tensors: TensorDirectory,
-): { readonly [tensor: string]: StoredDType } {
+): { readonly [tensor: string]: FileDType } {
   return Object.fromEntries(
-    [...tensors].flatMap(([name, { dtype }]) =>
-      dtype === "F16" || dtype === "BF16" ? [[name, STORED[dtype]!]] : []
-    ),
+    [...tensors].flatMap(([name, { dtype }]): [string, FileDType][] => {
+      if (dtype === "F16" || dtype === "BF16") return [[name, STORED[dtype]!]];
+      const whole = name.replace(/_blocks$/, "");
+      return dtype === "U8" && tensors.has(`${whole}_scales`)
+        ? [[whole, "mxfp4"]]
+        : [];
+    }),
   );
 }
 
@@ -73,6 +77,7 @@ function checkTensor(
       `Cannot load '${where}': tensor '${name}' is missing. Copy the file again, or check that the model is the right one`,
     );
   }
+  if (weightForm(weight, found) !== undefined) return;
   if (found.shape.join(" ") !== weight.shape.join(" ")) {
     throw new DataError(
       `Cannot load '${where}': tensor '${name}' has shape [${

@@ -27,6 +27,7 @@ import {
   type HeadFields,
   headFields,
   integerField,
+  objectField,
   positiveField,
   requireField,
 } from "./config.ts";
@@ -54,7 +55,8 @@ const YARN = {
 export function gptOssConfig(config: Config): GptOssConfig {
   requireField(config, "hidden_act", "silu");
   requireField(config, "attention_bias", true);
-  requireField(config, "quantization_config", null);
+  const quantization = objectField(config, "quantization_config");
+  if (quantization) requireField(quantization, "quant_method", "mxfp4");
   const heads = headFields(config, {
     ...{ embed: 2880, heads: 64, kvHeads: 8, headDim: 64 },
   });

@@ -17,4 +17,5 @@ export {
   type RankStatistics,
   type Statistics,
 } from "./statistics.ts";
+export { type WeightForm, weightForm } from "./weight_form.ts";
 export { sourcesOf } from "./weights.ts";

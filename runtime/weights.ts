@@ -7,6 +7,7 @@ import type { RankMemory } from "./memory.ts";
 import { readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
 import { type Placed, scatter } from "./scatter.ts";
+import { weightForm } from "./weight_form.ts";
 
 /** Settings of `loadWeights`. */
 export interface LoadWeightsOptions {
@@ -85,8 +86,8 @@ function checkSources(
         `Cannot load weight '${name}': the files have no tensor of that name. It must be ${wanted}`,
       );
     }
-    const found = `${entry.dtype} [${entry.shape.join(", ")}]`;
-    if (found !== wanted) {
+    if (weightForm(weight, entry) === undefined) {
+      const found = `${entry.dtype} [${entry.shape.join(", ")}]`;
       throw new DataError(
         `Cannot load weight '${name}': it is ${found} in '${entry.source.name}' and the plan expects ${wanted}. Compile the plan for these files`,
       );
@@ -237,12 +238,15 @@ async function stream(
       entry.offset + row * rowBytes,
       (end - row) * rowBytes,
     );
+    const bytesEach = weightForm(weight, entry) === "bytes";
     // A copy only where the bytes are not aligned for a typed array.
     const { buffer, byteOffset } = bytes.byteOffset % width === 0
       ? bytes
       : bytes.slice();
     const count = bytes.byteLength / width;
-    const source = width === 2
+    const source = bytesEach
+      ? Uint32Array.from(bytes)
+      : width === 2
       ? new Uint16Array(buffer, byteOffset, count)
       : new Uint32Array(buffer, byteOffset, count);
     const bad = scatter(source, [row, end], placed, {

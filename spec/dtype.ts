@@ -6,6 +6,9 @@ export type DType = "f32" | "f16" | "i32" | "u32";
 /** What a buffer holds: a compute type in four bytes, or a packed 16-bit float of a checkpoint. */
 export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32";
 
+/** What files store a parameter as. `mxfp4`: blocks of 32 four-bit floats with a common power of two, in two tensors. */
+export type FileDType = StoredDType | "mxfp4";
+
 /** Bytes per stored element. */
 export const STORED_BYTES: { readonly [D in StoredDType]: number } = {
   f32: 4,

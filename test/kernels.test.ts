@@ -149,6 +149,60 @@ testKernels(
   },
 );
 
+/** The values of the sixteen codes of a four-bit float. */
+const FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6].flatMap((x, i, all) =>
+  i < 7 ? [x] : [x, ...all.map((v) => -v)]
+);
+
+testKernels(
+  "matmul() unpacks MXFP4 weights to exact values",
+  async (t, target) => {
+    const [rows, k, columns] = [3, 96, 7];
+    const x = randoms(rows * k, 1);
+    const lengths = Uint32Array.of(rows);
+    // All codes and both ends of the exponents that published weights have.
+    const code = (i: number, c: number) => (7 * i + 5 * c + i * c) % 16;
+    const exponent = (block: number, c: number) => 118 + (3 * block + c) % 14;
+    const words = new Uint32Array(k / 8 * columns);
+    const scales = new Uint32Array(k / 32 * columns);
+    const w = new Float32Array(k * columns);
+    for (let i = 0; i < k; i++) {
+      const block = Math.floor(i / 32);
+      for (let c = 0; c < columns; c++) {
+        words[Math.floor(i / 8) * columns + c]! |= code(i, c) << 4 * (i % 8);
+        scales[block * columns + c] = exponent(block, c);
+        w[i * columns + c] = FP4[code(i, c)]! * 2 ** (exponent(block, c) - 127);
+      }
+    }
+    const y = new Float32Array(rows * columns);
+    for (const tile of TILES) {
+      const plain = dense(k, columns, tile);
+      const o: MatmulOptions = {
+        ...plain,
+        bindings: [
+          ...[reads("x"), reads("w", "u32"), reads("s", "u32")],
+          writes("y"),
+        ],
+        weights: [{
+          ...{ binding: "w", scales: "s", stored: "mxfp4", rowStride: columns },
+        }],
+      };
+      const grid = workgroups(matmulGrid(o, rows));
+      const wanted = await target.run(
+        matmul(plain),
+        { x, w, y, lengths },
+        grid,
+      );
+      const found = await target.run(
+        matmul(o),
+        { ...{ x, y, lengths }, w: words, s: scales },
+        grid,
+      );
+      t.same(bits(found["y"]!), bits(wanted["y"]!));
+    }
+  },
+);
+
 testKernels("matmul() unpacks 16-bit weights", async (t, target) => {
   const [rows, k, columns] = [3, 33, 7];
   const x = randoms(rows * k, 1);

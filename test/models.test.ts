@@ -1,7 +1,14 @@
 // Published families: configurations, their defaults and errors, and what is traced.
 import { readdirSync, readFileSync } from "node:fs";
 import t from "tap";
-import { trace } from "../compiler/mod.ts";
+import {
+  compile,
+  dot,
+  model,
+  sum,
+  type Tensor,
+  trace,
+} from "../compiler/mod.ts";
 import { type Config, publishedModel } from "../models/mod.ts";
 
 const BOUNDS = { maxTokens: 8, maxSequences: 2, maxContext: 16 };
@@ -118,6 +125,32 @@ t.test("fields that change the model reach it", (t) => {
     rotary: { inverseFrequencies: { 4: 16 ** -0.5 } },
   });
   t.end();
+});
+
+t.test("MXFP4 is for contractions over whole blocks", async (t) => {
+  const use = (size: number, f: (w: Tensor<"embed ffn", "f32">) => Tensor) =>
+    model({ token: 2, embed: size, ffn: 4 }, (m) => {
+      const x = m.input("x", "token embed");
+      const w = m.param("w", "embed ffn");
+      return { y: dot(x, w, "embed"), other: f(w) };
+    });
+  const weights = { w: "mxfp4" } as const;
+  await t.rejects(
+    compile(use(40, (w) => sum(w, "ffn")), { weights }),
+    {
+      name: "ModelError",
+      message:
+        "Cannot use parameter 'w' stored as MXFP4: it must be the right operand of a contraction over one axis of a multiple of 32. Store it in 16 bits",
+    },
+  );
+  await t.rejects(
+    compile(use(64, (w) => sum(w, "ffn")), { weights }),
+    {
+      name: "ModelError",
+      message:
+        /^Cannot read 'w_blocks' element by element: it is stored as MXFP4/,
+    },
+  );
 });
 
 const WRONG: readonly (readonly [object, string])[] = [

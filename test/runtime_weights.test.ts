@@ -8,6 +8,7 @@ import {
   type NullBuffer,
   openSafetensors,
   RankMemory,
+  weightForm,
 } from "../runtime/mod.ts";
 import { loadWeights } from "../runtime/weights.ts";
 
@@ -126,4 +127,16 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
     { numRuns: 300 },
   );
   t.pass();
+});
+
+t.test("weightForm() takes bytes for words, one or four to a word", (t) => {
+  const weight = { stored: "u32", shape: [2, 3] } as const;
+  const form = (dtype: string, shape: number[]) =>
+    weightForm(weight, { dtype, shape });
+  t.equal(form("U32", [2, 3]), "elements");
+  t.equal(form("U8", [2, 3]), "bytes");
+  t.equal(form("U8", [2, 12]), "words");
+  t.equal(form("U8", [2, 6]), undefined);
+  t.equal(form("F32", [2, 3]), undefined);
+  t.end();
 });

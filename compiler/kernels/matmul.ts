@@ -1,10 +1,12 @@
 /** Matrix multiplication from registers: each invocation holds a tile of rows x columns of the result. */
 
-import type { StoredDType } from "../../spec/dtype.ts";
+import type { FileDType } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
 import {
   add,
   and,
+  binary,
+  bitcast,
   div,
   eq,
   fma,
@@ -17,6 +19,7 @@ import {
   min,
   mul,
   rem,
+  select,
   sub,
   u32,
   unpackHigh,
@@ -30,7 +33,10 @@ import { blockedSum, type SumStep } from "./sum.ts";
 /** A right operand, [expert,] k, n with n innermost. */
 export interface MatmulWeight {
   readonly binding: string;
-  readonly stored: StoredDType;
+  /** `mxfp4`: words of eight four-bit floats that follow each other along k. */
+  readonly stored: FileDType;
+  /** MXFP4: the binding of scales, [expert,] k / 32, n. */
+  readonly scales?: string;
   /** Elements between k and k + 1; even for 16-bit weights. */
   readonly rowStride: number;
 }
@@ -152,8 +158,13 @@ function unitOf(o: MatmulOptions): number {
   return unit;
 }
 
-function isPacked(stored: StoredDType): stored is "f16" | "bf16" {
+function isPacked(stored: FileDType): stored is "f16" | "bf16" {
   return stored === "f16" || stored === "bf16";
+}
+
+/** Elements of a weight in one word of its binding. */
+function perWord(stored: FileDType): number {
+  return isPacked(stored) ? 2 : stored === "mxfp4" ? 8 : 1;
 }
 
 function range(n: number): number[] {
@@ -186,15 +197,24 @@ function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
     ...o.weights.flatMap((w, i) => {
       const packed = isPacked(w.stored);
       invariant(!packed || w.rowStride % 2 === 0, "packed rows are even");
-      const size = u32(o.k * w.rowStride / (packed ? 2 : 1));
+      const size = u32(o.k * w.rowStride / perWord(w.stored));
       const base = o.grouped ? mul(u("expert"), size) : u32(0);
       return range(o.tile.columns).filter((c) => !packed || c % 2 === 0)
-        .map((c) => {
+        .map((c): Stmt => {
           const from = packed ? u(`unit${c / 2}`) : u(`column${c}`);
           return let_(`at${i}_${c}`, add(base, from));
-        });
+        }).concat(w.scales === undefined ? [] : scalePlaces(o, w, i));
     }),
   ];
+}
+
+/** scale<w>_<c>: where the scales of weight w of that column start. */
+function scalePlaces(o: MatmulOptions, w: MatmulWeight, i: number): Stmt[] {
+  const size = u32(o.k * w.rowStride / 32);
+  const base = o.grouped ? mul(u("expert"), size) : u32(0);
+  return range(o.tile.columns).map((c) =>
+    let_(`scale${i}_${c}`, add(base, u(`column${c}`)))
+  );
 }
 
 /** `rows` rows by all columns of a tile: their sums, and what becomes of them. */
@@ -246,6 +266,7 @@ function rightRow(
   at: { readonly k: Expr; readonly columns: number },
 ): Stmt[] {
   const { stored } = w;
+  if (stored === "mxfp4") return blockRow(w, number, at);
   if (!isPacked(stored)) {
     const row = mul(at.k, u32(w.rowStride));
     return range(at.columns).map((c) =>
@@ -262,6 +283,41 @@ function rightRow(
       let_(`b${number}_${2 * j + 1}`, unpackHigh(stored, word)),
     ];
   });
+}
+
+/** The same from MXFP4 blocks; products with a power of two are exact. */
+function blockRow(
+  w: MatmulWeight,
+  number: string,
+  at: { readonly k: Expr; readonly columns: number },
+): Stmt[] {
+  const along = (shift: number) =>
+    mul(binary("shr", at.k, u32(shift)), u32(w.rowStride));
+  const bit = mul(binary("and", at.k, u32(7)), u32(4));
+  return range(at.columns).flatMap((c) => {
+    const [bits, scale] = [`bits${number}_${c}`, `power${number}_${c}`];
+    const word = load(w.binding, add(u(`at${number}_${c}`), along(3)), "u32");
+    const exponent = load(
+      w.scales!,
+      add(u(`scale${number}_${c}`), along(5)),
+      "u32",
+    );
+    return [
+      let_(bits, binary("shr", word, bit)),
+      let_(scale, bitcast("f32", binary("shl", exponent, u32(23)))),
+      let_(`b${number}_${c}`, mul(unpackFp4(u(bits)), f(scale))),
+    ];
+  });
+}
+
+/** The value of the lowest four bits: a sign, two bits of exponent, one of mantissa; 1 is 0.5. */
+function unpackFp4(bits: Expr): Expr {
+  const magnitude = binary("and", bits, u32(7));
+  const sign = binary("shl", binary("and", bits, u32(8)), u32(28));
+  const normal = add(binary("shl", magnitude, u32(22)), u32(126 << 23));
+  const small = select(eq(magnitude, u32(1)), u32(126 << 23), u32(0));
+  const value = select(lt(magnitude, u32(2)), small, normal);
+  return bitcast("f32", binary("or", sign, value));
 }
 
 function u(name: string): Expr {

@@ -44,7 +44,11 @@ export function assemble(
     requiredFeatures: [],
     mesh: placed.mesh,
     ranks: placed.ranks,
-    axes: { ...ownAxes(placed), ...checkAxis(lowering) },
+    axes: {
+      ...ownAxes(placed),
+      ...checkAxis(lowering),
+      ...Object.fromEntries(lowering.blockAxes),
+    },
     counts: placed.counts,
     allocations,
     buffers,

@@ -11,6 +11,7 @@ testReferences(
     "deepseekv2-lite-8e",
     "deepseekv3-16e",
     "gptoss-8e",
+    "gptoss-8e-mxfp4",
     "llama4-8e",
   ],
   ["ep=1", "ep=2", "ep=3", "ep=4"],

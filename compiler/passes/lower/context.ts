@@ -1,6 +1,6 @@
 /** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
 
-import type { StoredDType } from "../../../spec/dtype.ts";
+import type { FileDType, StoredDType } from "../../../spec/dtype.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
@@ -10,6 +10,7 @@ import {
   type BufferAxis,
   onRank,
   type PerRank,
+  type PlanAxis,
   type PlanBuffer,
   type PlanWeight,
   type Step,
@@ -41,6 +42,8 @@ export interface Storage {
   readonly buffer: string;
   readonly dtype: StoredDType;
   readonly axes: readonly string[];
+  /** MXFP4: the buffer of scales; elements lie eight to a word along the contracted axis. */
+  readonly scales?: string;
   readonly rowStride?: number;
   readonly rows?: {
     readonly routing: RoutingBuffers;
@@ -102,6 +105,8 @@ export interface Lowering {
   readonly numbers: Map<string, number>;
   /** Buffer names given away, and those that the model's tensors will have. */
   readonly names: Set<string>;
+  /** Axes that parameters stored in blocks have besides those of the model. */
+  readonly blockAxes: Map<string, PlanAxis>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
   /** Nodes whose value lives on dispatched rows -> their route node. */
@@ -115,7 +120,7 @@ export interface ParamLayout {
   /** Axes in memory order. */
   readonly axes: readonly string[];
   readonly rowStride?: number;
-  readonly stored: StoredDType;
+  readonly stored: FileDType;
   /** Rows of 16-bit elements may begin in the middle of a word. */
   readonly splitsWords?: boolean;
   /** Each rank holds only its own experts of this axis. */
@@ -152,6 +157,7 @@ export function startLowering(input: LoweringInput): Lowering {
     routings: new Map(),
     results: new Map(),
     ropeTables: new Map(),
+    blockAxes: new Map(),
   };
 }
 

@@ -71,7 +71,8 @@ export function lowerMatmul(
     const param = lowering.storages.get(dot.inputs[1]!)!;
     return {
       binding: scope.read(param.buffer),
-      stored: param.dtype,
+      stored: param.scales === undefined ? param.dtype : "mxfp4" as const,
+      ...param.scales === undefined ? {} : { scales: scope.read(param.scales) },
       rowStride: param.rowStride ?? width,
     };
   });

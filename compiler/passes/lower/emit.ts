@@ -71,6 +71,11 @@ export function loadFrom(
   storage: Storage,
   at: At,
 ): Expr {
+  if (storage.scales !== undefined) {
+    throw new ModelError(
+      `Cannot read '${storage.buffer}' element by element: it is stored as MXFP4, which only a contraction with a parameter on the right unpacks. Store it in 16 bits`,
+    );
+  }
   const index = indexIn(scope, storage, at);
   return loadStored(scope.read(storage.buffer), storage.dtype, index);
 }

@@ -1,7 +1,7 @@
 /** How parameters lie in memory: contracted axis outside, output axes inside, so that neighbouring outputs lie side by side. */
 
-import { type StoredDType, storedDType } from "../../../spec/dtype.ts";
-import { PlacementError } from "../../../spec/errors.ts";
+import { type FileDType, storedDType } from "../../../spec/dtype.ts";
+import { ModelError, PlacementError } from "../../../spec/errors.ts";
 import { positionOver } from "../../../spec/mesh.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
@@ -58,7 +58,7 @@ export function layoutParams(
   graph: Graph,
   placed: Placed,
   dispatched: ReadonlyMap<Node, Node>,
-  storedDTypes: { readonly [tensor: string]: StoredDType },
+  storedDTypes: { readonly [tensor: string]: FileDType },
 ): Map<Node, ParamLayout> {
   const layouts = new Map<Node, ParamLayout>();
   const users = usersOf(graph);
@@ -88,7 +88,7 @@ function layoutParam(
   users: readonly Node[],
   placed: Placed,
   dispatched: ReadonlyMap<Node, Node>,
-  storedDTypes: { readonly [tensor: string]: StoredDType },
+  storedDTypes: { readonly [tensor: string]: FileDType },
 ): ParamLayout {
   const uses = new Set(users.map((user) => expertOf(dispatched.get(user))));
   const expert = node.axes.find((axis) => uses.has(axis));
@@ -112,6 +112,7 @@ function layoutParam(
     const shape = dotShape(dot);
     axes = [...shape.batch, ...shape.over, ...shape.columns];
   }
+  if (stored === "mxfp4") checkBlocks(node, viewed ? undefined : dot, placed);
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
   return {
@@ -123,6 +124,89 @@ function layoutParam(
     ...(packed && viewed && last % 2 ? { splitsWords: true } : {}),
     ...(expert === undefined ? {} : { localExperts: expert }),
   };
+}
+
+/** Elements of an MXFP4 block, and of a word of it. */
+const BLOCK = 32;
+const PER_WORD = 8;
+
+/** MXFP4 parameters are unpacked by the matmul kernel, block by block along the contracted axis. */
+function checkBlocks(
+  node: NodeOf<"param">,
+  dot: NodeOf<"dot"> | undefined,
+  placed: Placed,
+): void {
+  const over = dot?.params.over ?? [];
+  const length = placed.axes[over[0] ?? ""]?.size ?? 1;
+  if (
+    over.length === 1 && length % BLOCK === 0 &&
+    node.params.stack === undefined
+  ) return;
+  throw new ModelError(
+    `Cannot use parameter '${node.params.name}' stored as MXFP4: it must be the right operand of a contraction over one axis of a multiple of ${BLOCK}. Store it in 16 bits`,
+    node.span,
+  );
+}
+
+/**
+ * The buffers of an MXFP4 parameter: words of eight elements along the contracted axis, and one scale for each 32. In
+ * the file that axis is the last.
+ */
+function addBlocks(
+  lowering: Lowering,
+  node: NodeOf<"param">,
+  layout: ParamLayout,
+): void {
+  const { name } = node.params;
+  const { placed } = lowering;
+  const dot = usersOf(lowering.graph).get(node)!.find((user) =>
+    user.primitive === "dot"
+  ) as NodeOf<"dot">;
+  const { batch, over, columns } = dotShape(dot);
+  const experts = layout.localExperts
+    ? expertsOfRanks(placed, layout.localExperts)
+    : undefined;
+  const length = placed.axes[over[0]!]!.size;
+  const block = { axis: `${over[0]}_block`, size: length / BLOCK };
+  const word = { axis: `${over[0]}_word`, size: BLOCK / PER_WORD };
+  for (const { axis, size } of [block, word]) {
+    lowering.blockAxes.set(axis, { size });
+  }
+  const outer = bufferAxes(lowering, batch).map((axis) =>
+    axis.axis === layout.localExperts
+      ? { axis: axis.axis, size: perRank(experts!.map((ids) => ids.length)) }
+      : axis
+  );
+  const add = (
+    buffer: string,
+    blocks: readonly { readonly axis: string; readonly size: number }[],
+  ) => {
+    addBuffer(lowering, {
+      ...{ name: buffer, kind: "weight", dtype: "u32" },
+      axes: [...outer, ...blocks, ...bufferAxes(lowering, columns)],
+    });
+    const whole = [...batch, ...columns];
+    lowering.weights.push({
+      ...{ buffer, source: buffer, stored: "u32" },
+      axes: [...whole, ...blocks.map(({ axis }) => axis)],
+      shape: [
+        ...whole.map((axis) => placed.axes[axis]!.size),
+        ...blocks.map(({ size }) => size),
+      ],
+      ...experts
+        ? {
+          pick: { axis: layout.localExperts!, stacked: false, index: experts },
+        }
+        : {},
+    });
+    return buffer;
+  };
+  lowering.storages.set(node, {
+    buffer: add(`${name}_blocks`, [block, word]),
+    scales: add(`${name}_scales`, [block]),
+    dtype: "u32",
+    axes: layout.axes,
+  });
 }
 
 /** The experts that each rank holds, by global id in local order. */
@@ -137,6 +221,8 @@ export function expertsOfRanks(placed: Placed, axis: string): number[][] {
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.layouts.get(node)!;
+  const { stored } = layout;
+  if (stored === "mxfp4") return addBlocks(lowering, node, layout);
   const { name, stack } = node.params;
   const { placed } = lowering;
   const experts = layout.localExperts
@@ -150,13 +236,13 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   addBuffer(lowering, {
     name,
     kind: "weight",
-    dtype: layout.stored,
+    dtype: stored,
     axes,
     ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
   });
   lowering.storages.set(node, {
     buffer: name,
-    dtype: layout.stored,
+    dtype: stored,
     axes: layout.axes,
     ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
     ...(layout.localExperts ? { localExperts: layout.localExperts } : {}),
@@ -166,7 +252,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   lowering.weights.push({
     buffer: name,
     source: name,
-    stored: layout.stored,
+    stored,
     axes: fileAxes,
     shape: fileAxes.map((axis) => placed.axes[axis]!.size),
     ...(picked

@@ -1,0 +1,22 @@
+/** How the bytes of a file's tensor become the elements of a weight. */
+
+import type { PlanWeight } from "../spec/plan.ts";
+import type { TensorEntry } from "./safetensors.ts";
+
+/** `elements`: they are what is stored; `words`: four bytes are one u32; `bytes`: each byte becomes a u32. */
+export type WeightForm = "elements" | "words" | "bytes";
+
+/** The form in which a tensor fits a weight; undefined if it has another dtype or shape. */
+export function weightForm(
+  { stored, shape }: Pick<PlanWeight, "stored" | "shape">,
+  entry: Pick<TensorEntry, "dtype" | "shape">,
+): WeightForm | undefined {
+  const same = entry.shape.join() === shape.join();
+  if (entry.dtype === stored.toUpperCase()) {
+    return same ? "elements" : undefined;
+  }
+  if (entry.dtype !== "U8" || stored !== "u32") return undefined;
+  if (same) return "bytes";
+  const bytes = shape.map((n, i) => i === shape.length - 1 ? 4 * n : n);
+  return entry.shape.join() === bytes.join() ? "words" : undefined;
+}
