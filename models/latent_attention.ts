@@ -23,7 +23,7 @@ import {
   positiveField,
   requireField,
 } from "./config.ts";
-import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import type { DecoderScope, Family, Layer, Rows } from "./decoder.ts";
 import {
   readRotary,
   ropeScaling,
@@ -83,7 +83,7 @@ function stretch(config: Config): number {
 }
 
 /** Sizes of the axes of latent attention. */
-export function latentAxes(c: LatentFields) {
+export function latentAxes(c: LatentFields): Family["axes"] {
   return {
     ...c.queryLatent === undefined ? {} : { queryLatent: c.queryLatent },
     latent: c.latent,

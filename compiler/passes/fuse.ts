@@ -69,8 +69,11 @@ export function fuse(graph: Graph, isMatmul: (node: Node) => boolean): Fusion {
     const kind = FUSION_CLASS[node.primitive];
     if (kind === "view" || kind === "kernel" || kind === "tuple") {
       node.inputs.forEach((input, i) => {
-        // A cache write computes its value where it writes it.
-        if (!(node.primitive === "cacheWrite" && i === 1)) required.add(input);
+        // A cache write computes its value where it writes it; the general contraction reads a slice where it lies.
+        const inPlace = node.primitive === "cacheWrite"
+          ? i === 1
+          : node.primitive === "dot" && !isMatmul(node) && isPlainSlice(input);
+        if (!inPlace) required.add(input);
       });
     }
     if (kind === "kernel") stored.add(node);
@@ -97,6 +100,12 @@ export function fuse(graph: Graph, isMatmul: (node: Node) => boolean): Fusion {
     }
   }
   return { stored, absorbs, absorbed };
+}
+
+/** A part of something that lies in memory. */
+function isPlainSlice(node: Node): boolean {
+  return node.primitive === "slice" &&
+    FUSION_CLASS[node.inputs[0]!.primitive] !== "inline";
 }
 
 function isNamed(graph: Graph, node: Node): boolean {

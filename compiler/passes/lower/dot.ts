@@ -22,7 +22,14 @@ import {
   sizeOf,
   type Storage,
 } from "./context.ts";
-import { computeValue, finish, loadFrom, rowIn, storeTo } from "./emit.ts";
+import {
+  computeValue,
+  emitValue,
+  finish,
+  loadFrom,
+  rowIn,
+  storeTo,
+} from "./emit.ts";
 import { dotShape } from "./params.ts";
 import { atRow, placesOf } from "./places.ts";
 import { storageFor } from "./storage.ts";
@@ -178,7 +185,7 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
     const joined = atMapped((axis) =>
       (over.includes(axis) ? inner : at).get(axis)
     );
-    return loadFrom(scope, lowering.storages.get(input)!, joined);
+    return emitValue(scope, input, joined);
   };
   const kernel = contract({
     name: `contract_${over.join("_")}`,
