@@ -200,6 +200,73 @@ const WRONG: readonly (readonly [object, string])[] = [
   ],
 ];
 
+t.test("families refuse options that they do not have, by name", (t) => {
+  const wrong: readonly (readonly [string, object, string])[] = [
+    [
+      "deepseekv2-16e",
+      { norm_topk_prob: true },
+      "'norm_topk_prob' is true. It must be false, the only one built",
+    ],
+    [
+      "deepseekv2-16e",
+      { topk_method: "noaux_tc" },
+      `'topk_method' is "noaux_tc". It must be 'greedy' or 'group_limited_greedy'`,
+    ],
+    [
+      "deepseekv3-16e",
+      { scoring_func: "softmax" },
+      `'scoring_func' is "softmax". It must be "sigmoid", the only one built`,
+    ],
+    [
+      "gptoss-8e",
+      { layer_types: ["chunked_attention"] },
+      `'layer_types' is ["chunked_attention"]. It must be a list of 'sliding_attention' and 'full_attention'`,
+    ],
+    [
+      "gptoss-8e-mxfp4",
+      { quantization_config: { quant_method: "fp8" } },
+      `'quant_method' is "fp8". It must be "mxfp4", the only one built`,
+    ],
+    [
+      "qwen2moe-8e",
+      { mlp_only_layers: ["1"] },
+      `'mlp_only_layers' is ["1"]. It must be a list of integers`,
+    ],
+    [
+      "llama4-8e",
+      { rope_scaling: { rope_type: "llama3" } },
+      `'rope_scaling' is "llama3". It must be of type 'default' or 'yarn'`,
+    ],
+  ];
+  for (const [name, change, state] of wrong) {
+    t.throws(() => publishedModel({ ...configOf(name), ...change }), {
+      name: "DataError",
+      message: `Cannot read config.json: ${state}`,
+    });
+  }
+  t.end();
+});
+
+t.test("layers have the attention and experts that their families give them", (t) => {
+  const attentions = (name: string, change: object = {}) => {
+    const config = { ...configOf(name), ...change };
+    return trace(publishedModel(config).build(BOUNDS)).nodes.flatMap((node) =>
+      node.primitive === "attention" ? [node.params] : []
+    );
+  };
+  const windows = attentions("gptoss-8e", { layer_types: undefined });
+  t.strictSame(windows.map(({ window }) => window), [
+    ...[8, undefined, 8, undefined],
+  ], "every other layer slides");
+  const chunks = attentions("llama4-8e", { no_rope_layers: undefined });
+  t.strictSame(chunks.map(({ chunk }) => chunk), [128, 128, 128, undefined]);
+  const [latent] = attentions("deepseekv3-16e");
+  t.match(latent, { shared: true, valueDim: "latent" });
+  const mscale = 0.1 * 0.8 * Math.log(4) + 1;
+  t.equal(latent?.scale, mscale ** 2 / Math.sqrt(24));
+  t.end();
+});
+
 t.test("publishedModel() refuses configurations that it cannot build", (t) => {
   for (const [change, message] of WRONG) {
     const config = {
