@@ -76,7 +76,11 @@ export async function compileGraph(
     dispatched,
     options.weights ?? {},
   );
-  const fusion = fuse(graph, (node) => isMatmul(node, layouts, dispatched));
+  const fusion = fuse(
+    graph,
+    (node) => isMatmul(node, layouts, dispatched),
+    dispatched,
+  );
   const lowering = startLowering({
     graph,
     placed,

@@ -9,6 +9,7 @@ import {
   concat,
   dispatch,
   dot,
+  embedding,
   map,
   max,
   mean,
@@ -217,3 +218,66 @@ for (const stored of ["f32", "bf16"] as const) {
     lengths: { token: 7 },
   }, stored === "f32" ? [...MESHES.slice(0, 4), UNEVEN, TURNED] : [{}, UNEVEN]);
 }
+
+holds("expressions of more buffers than a kernel may bind", {
+  lengths: { token: 6 },
+  calls: [{ ids: [0, 1, 2, 3, 4, 0], more: [5, 6, 7, 8, 0, 1] }],
+  model: model({ token, embed: 4, ffn: 4, expert: 5, vocab: 5 }, (m) => {
+    const x = m.input("x", "token embed");
+    const routing = route(m.input("logits", "token expert"), {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const sent = dispatch(x, routing);
+    const up = (name: string) =>
+      dot(sent, m.param(name, "expert ffn embed"), "embed");
+    const bias = (name: string) => m.param(name, "expert ffn");
+    const gate = mul(add(up("gate"), bias("gateBias")), m.param("s0", "ffn"));
+    const other = add(mul(up("up"), bias("upScale")), m.param("s1", "ffn"));
+    const hidden = map(
+      (g, u, a, b) => (g / (1 + Math.exp(-g))) * (u + 1) + a * b,
+      gate,
+      other,
+      bias("a"),
+      m.param("c", "ffn"),
+    );
+    let rows = hidden;
+    let plain = x;
+    for (let i = 0; i < 9; i++) {
+      rows = add(
+        mul(rows, m.param(`r${i}`, "ffn")),
+        m.param(`e${i}`, "expert"),
+      );
+      plain = add(
+        mul(plain, m.param(`p${i}`, "embed")),
+        m.input(`q${i}`, "token"),
+      );
+    }
+    const position = m.input("ids", "token", { dtype: "i32" });
+    const e = embedding(m.param("table", "vocab embed"), position, "vocab");
+    const turned = rope(e, "embed", { position, positions: 9 });
+    const again = rope(x, "embed", {
+      position: m.input("more", "token", { dtype: "i32" }),
+      positions: 9,
+      theta: 7,
+    });
+    const w = (name: string) => m.param(name, "ffn embed");
+    return {
+      hidden: combine(hidden, routing),
+      rows: combine(rows, routing),
+      plain,
+      turned: add(
+        add(add(plain, e), turned),
+        add(again, mul(x, m.param("z", "embed"))),
+      ),
+      products: map(
+        (a, b, c, d) => a + b * c - d,
+        dot(plain, w("w0"), "embed"),
+        dot(e, w("w1"), "embed"),
+        dot(plain, w("w2"), "embed"),
+        add(dot(turned, w("w3"), "embed"), m.param("last", "ffn")),
+      ),
+    };
+  }),
+}, [{}, { mesh: { ep: 2 } }, UNEVEN]);

@@ -4,6 +4,7 @@
  */
 
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
+import { cutWide } from "./cut_wide.ts";
 import { usersOf } from "./users.ts";
 
 /** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
@@ -53,11 +54,12 @@ export interface Fusion {
   readonly absorbed: ReadonlySet<Node>;
 }
 
-/** How many buffers an elementwise expression may read before it is cut: storage bindings are few. */
-const MAX_LEAVES = 5;
-
-/** Decide storage and fusion. `isMatmul` says which dots the tiled kernel can do. */
-export function fuse(graph: Graph, isMatmul: (node: Node) => boolean): Fusion {
+/** Decide storage and fusion. `isMatmul` says which dots the tiled kernel can do, `dispatched` which values lie on dispatched rows. */
+export function fuse(
+  graph: Graph,
+  isMatmul: (node: Node) => boolean,
+  dispatched: ReadonlyMap<Node, Node>,
+): Fusion {
   const users = usersOf(graph);
   const required = new Set<Node>([
     ...Object.values(graph.outputs),
@@ -82,7 +84,8 @@ export function fuse(graph: Graph, isMatmul: (node: Node) => boolean): Fusion {
       (required.has(node) || (users.get(node)?.length ?? 0) > 1)
     ) stored.add(node);
   }
-  cutWide(graph, stored);
+  const isInline = (node: Node) => FUSION_CLASS[node.primitive] === "inline";
+  cutWide({ graph, isInline, isMatmul, dispatched }, stored);
   const absorbs = new Map<Node, readonly Node[]>();
   const absorbed = new Set<Node>();
   const single = (node: Node) =>
@@ -111,26 +114,6 @@ function isPlainSlice(node: Node): boolean {
 function isNamed(graph: Graph, node: Node): boolean {
   return Object.values(graph.outputs).includes(node) ||
     Object.values(graph.states).includes(node);
-}
-
-/** Store inner nodes of expressions that would read too many buffers. */
-function cutWide(graph: Graph, stored: Set<Node>): void {
-  const leaves = new Map<Node, Set<Node>>();
-  for (const node of graph.nodes) {
-    if (FUSION_CLASS[node.primitive] !== "inline") {
-      leaves.set(node, new Set([node]));
-      continue;
-    }
-    let set = new Set<Node>();
-    for (const input of node.inputs) {
-      const inner = leaves.get(input)!;
-      if (set.size + inner.size > MAX_LEAVES && inner.size > 1) {
-        stored.add(input);
-        set = new Set([...set, input]);
-      } else set = new Set([...set, ...inner]);
-    }
-    leaves.set(node, stored.has(node) ? new Set([node]) : set);
-  }
 }
 
 /** The contractions or the combine at the leaves of `node`'s expression that have exactly its axes and no other user. */

@@ -1,0 +1,101 @@
+/** Cut expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
+
+import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
+import type { Graph, Node } from "../graph/graph.ts";
+
+/** What is known of the nodes that are cut. */
+export interface Cut {
+  readonly graph: Graph;
+  /** Whether a node is computed where it is used unless it is stored. */
+  isInline(node: Node): boolean;
+  /** Whether a kernel for this contraction can go on with the expression that uses it. */
+  isMatmul(node: Node): boolean;
+  /** Nodes on dispatched rows. */
+  readonly dispatched: ReadonlyMap<Node, Node>;
+}
+
+const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
+
+/** What a kernel binds, by node or by name; two of the same are one binding. */
+type Bindings = ReadonlySet<Node | string>;
+
+/** Store inner nodes of expressions that would need too many bindings: the widest first. */
+export function cutWide(cut: Cut, stored: Set<Node>): void {
+  const needs = new Map<Node, Bindings>();
+  for (const node of cut.graph.nodes) {
+    if (!cut.isInline(node)) {
+      needs.set(node, leafBindings(cut, node));
+      continue;
+    }
+    const own = ownBindings(cut, node);
+    const inner = node.inputs.map((input) => needs.get(input)!);
+    let all = union([own, ...inner]);
+    while (all.size > MOST) {
+      const widest = widestOf(cut, node, { inner, stored });
+      if (widest < 0) break;
+      const input = node.inputs[widest]!;
+      stored.add(input);
+      needs.set(input, leafBindings(cut, input));
+      node.inputs.forEach((other, i) => {
+        if (other === input) inner[i] = needs.get(input)!;
+      });
+      all = union([own, ...inner]);
+    }
+    needs.set(node, stored.has(node) ? leafBindings(cut, node) : all);
+  }
+}
+
+/** Which input of `node` needs the most bindings and can be stored instead; -1 if none. */
+function widestOf(
+  cut: Cut,
+  node: Node,
+  { inner, stored }: {
+    readonly inner: readonly Bindings[];
+    readonly stored: ReadonlySet<Node>;
+  },
+): number {
+  let widest = -1;
+  for (const [i, input] of node.inputs.entries()) {
+    if (!cut.isInline(input) || stored.has(input)) continue;
+    if (inner[i]!.size > (inner[widest]?.size ?? 0)) widest = i;
+  }
+  return widest;
+}
+
+function union(sets: readonly Bindings[]): Bindings {
+  return new Set(sets.flatMap((set) => [...set]));
+}
+
+/** What a kernel binds besides what it reads: its result, and lengths, or who is in which row. */
+function ownBindings({ dispatched }: Cut, node: Node): Bindings {
+  const table = node.primitive === "rope"
+    ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
+    : [];
+  return new Set([
+    "result",
+    dispatched.has(node) ? "row count" : "lengths",
+    ...table,
+  ]);
+}
+
+/** What reading a stored value binds; a contraction or combine may end in the kernel that uses it. */
+function leafBindings(cut: Cut, node: Node): Bindings {
+  if (cut.isMatmul(node)) return new Set([...node.inputs, ...rows(cut, node)]);
+  if (node.primitive === "combine") {
+    return new Set([node, "sent rows", "weights"]);
+  }
+  return new Set([node, ...rows(cut, node)]);
+}
+
+/** On dispatched rows: the order of rows, and the expert of each, by its place on the rank or its id. */
+function rows({ dispatched }: Cut, node: Node): string[] {
+  if (dispatched.has(node)) return ["row order"];
+  const byExpert = [...new Set(dispatched.values())].some((route) =>
+    route.primitive === "route" && node.axes.includes(route.params.expert)
+  );
+  if (!byExpert) return [];
+  // A parameter that dispatched rows use themselves lies by expert.
+  const local = node.primitive === "param" &&
+    [...dispatched.keys()].some(({ inputs }) => inputs.includes(node));
+  return local ? ["expert of row"] : ["expert of row", "ids of experts"];
+}
