@@ -9,6 +9,7 @@ import {
   PlacementError,
   PlanError,
 } from "../spec/mod.ts";
+import { RankCountError, rankPlace } from "../engine/mod.ts";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
@@ -62,15 +63,25 @@ export async function exitCodeOf(
   } catch (error) {
     if (error instanceof OutputClosed) return DONE;
     const { code, message } = describe(error);
-    io.err(message);
+    const place = rankPlace();
+    if (place && place.rank > 0) await afterRankZero();
+    io.err(place ? `rank ${place.rank} on ${place.host}: ${message}` : message);
     return code;
   }
+}
+
+/**
+ * What is wrong on every rank is said once: rank 0 says it and ends the job, while the others wait. What is wrong on
+ * another rank only is said by that one.
+ */
+function afterRankZero(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 500));
 }
 
 function describe(
   error: unknown,
 ): { readonly code: number; readonly message: string } {
-  if (error instanceof UsageError) {
+  if (error instanceof UsageError || error instanceof RankCountError) {
     return { code: USAGE, message: error.message };
   }
   if (error instanceof MachineError) {

@@ -42,6 +42,8 @@ export interface PlanFlags {
 export interface DeviceFlags {
   readonly devices: "shared" | "separate" | "mpi";
   readonly adapter: AdapterChoice;
+  /** What 'launch' wants to see on standard output once rank 0 is done. */
+  readonly finishMark?: string;
 }
 
 /** A prompt as it was given. */
@@ -156,12 +158,13 @@ function addRunCommands(
       finish(await generateCommand(io, folder, { ...flags, prompts }))
     );
   program.command("launch")
-    .description("run a command as MPI ranks")
+    .description("run a command with its ranks as processes, through MPI")
     .requiredOption("-n <n>", "ranks", integer("-n", 1))
-    .option("--hosts <file>", "hosts, one a line")
-    .option("--json", "machine-readable output")
-    .argument("[args...]", "the command, behind --")
-    .action(() => launchCommand());
+    .option("--hosts <file>", "hosts file of the MPI that is installed")
+    .argument("<args...>", "'run' or 'generate' with its arguments, behind --")
+    .action(async (args, flags) =>
+      finish(await launchCommand(io, args, flags))
+    );
 }
 
 function planFlags(command: Command): Command {
@@ -200,5 +203,6 @@ function deviceFlags(command: Command): Command {
       new Option("--adapter <which>", "what computes: auto, cpu, or numbers")
         .default("auto")
         .argParser(parseAdapter),
-    );
+    )
+    .addOption(new Option("--finish-mark <text>").hideHelp());
 }

@@ -114,6 +114,11 @@ export function oneOf<W extends string>(
   };
 }
 
+/** What rank 0 prints for `launch` once it is done; its first character is in no other output. */
+export function finishLine(mark: string): string {
+  return `\x1e${mark}`;
+}
+
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 function pairs(

@@ -68,7 +68,10 @@ export class Decoder implements DecoderShape {
     );
   }
 
-  /** Logits behind some of the tokens, by index in the step: a row of the vocabulary each. */
+  /**
+   * Logits behind some of the tokens, by index in the step: a row of the vocabulary each. Ranks that are processes all
+   * get them, so that all choose the same tokens.
+   */
   async logits(
     tokens: PackedTokens,
     rows: readonly number[],
@@ -78,12 +81,12 @@ export class Decoder implements DecoderShape {
       inputsOf(tokens),
       rows.length === 0
         ? { outputs: [] }
-        : { outputs: ["logits"], rows: { logits: rows } },
+        : { outputs: ["logits"], rows: { logits: rows }, everywhere: true },
     );
     return (outputs["logits"]?.data ?? new Float32Array(0)) as Float32Array;
   }
 
-  /** Every output of a step. */
+  /** Every output of a step; none where another process has rank 0. */
   async outputs(
     tokens: PackedTokens,
   ): Promise<{ readonly [name: string]: HostTensor }> {

@@ -8,14 +8,15 @@ import {
 } from "../runtime/mod.ts";
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
+import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
 
 /** What computes: the best there is, the CPU device, or adapters by number. */
 export type AdapterChoice = "auto" | "cpu" | readonly number[];
 
-/** Where ranks live: all on one device, or each on its own. */
-export type DeviceSharing = "shared" | "separate";
+/** Where ranks live: all on one device, each on its own, or each in a process of an MPI job. */
+export type DeviceSharing = "shared" | "separate" | "mpi";
 
 /** What `auto` takes on this machine. */
 export interface ChosenAdapter {
@@ -43,7 +44,9 @@ export interface SelectDevicesOptions {
   readonly timestamps?: boolean;
   /** A browser's or Deno's `navigator.gpu`. */
   readonly gpu?: GPU;
-  /** Threads of the CPU device. Default: 1. */
+  /** False: the system has no graphics device, so that `auto` need not ask WebGPU, which is slow and loud there. */
+  readonly graphics?: boolean;
+  /** Threads of the CPU device; ranks that are processes of one host divide them. Default: 1. */
   readonly threads?: number;
 }
 
@@ -52,12 +55,14 @@ export interface SelectedDevices {
   readonly kind: Device["kind"];
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
+  /** The job that this process is a rank of, where ranks are processes. */
+  readonly world: MpiWorld | undefined;
   open(plan: Plan): Promise<OpenedDevices>;
 }
 
 /** Devices of a session. */
 export interface OpenedDevices {
-  /** One per rank; if shared, the same one for all. */
+  /** One per rank of this process; if shared, the same one for all. */
   readonly devices: readonly Device[];
   /** Give back what the devices had in common, once all are destroyed. */
   close(): Promise<void>;
@@ -68,13 +73,19 @@ export async function selectDevices(
   options: SelectDevicesOptions,
 ): Promise<SelectedDevices> {
   const { sharing, adapter: choice } = options;
-  if (choice === "cpu") return selectCpu(sharing, options.threads);
+  const world = sharing === "mpi" ? await openWorld() : undefined;
+  if (choice === "cpu" || choice === "auto" && options.graphics === false) {
+    return selectCpu(options, world);
+  }
   const adapters = await listAdapters(options.gpu ? { gpu: options.gpu } : {});
   const list: GpuAdapter[] = [];
   if (choice === "auto") {
     const { adapter } = chooseAdapter(adapters);
-    if (adapter === "cpu") return selectCpu(sharing, options.threads);
-    list.push(adapter);
+    if (adapter === "cpu") return selectCpu(options, world);
+    // Processes of one host take the hardware adapters in turn.
+    list.push(
+      ...world ? adapters.filter(({ type }) => type === "hardware") : [adapter],
+    );
   } else list.push(...choice.map((number) => adapterOf(adapters, number)));
   if (sharing === "shared" && list.length > 1) {
     throw new MachineError(
@@ -84,8 +95,11 @@ export async function selectDevices(
   return {
     kind: "gpu",
     limits: commonLimits(list),
+    world,
     open: async (plan) => ({
-      devices: sharing === "shared"
+      devices: world
+        ? [await openOwn(plan, list, options, world)]
+        : sharing === "shared"
         ? await openShared(plan, list[0]!, options)
         : await openSeparate(plan, list, options),
       close: () => Promise.resolve(),
@@ -93,16 +107,24 @@ export async function selectDevices(
   };
 }
 
-// Ranks on separate CPU devices share the threads and the memory of one pool.
-function selectCpu(sharing: DeviceSharing, threads = 1): SelectedDevices {
+// Ranks on separate CPU devices share the threads and the memory of one pool; processes have a pool each.
+function selectCpu(
+  { sharing, threads = 1 }: SelectDevicesOptions,
+  world: MpiWorld | undefined,
+): SelectedDevices {
+  const own = Math.max(1, Math.floor(threads / (world?.localSize ?? 1)));
   return {
     kind: "cpu",
     limits: CPU_LIMITS,
+    world,
     open: async (plan) => {
-      checkCpuMemory(plan);
-      const pool = await CpuPool.open(Math.min(threads, MAX_THREADS));
+      const ranks = world
+        ? [world.rank]
+        : Array.from({ length: plan.ranks }, (_, rank) => rank);
+      checkCpuMemory(plan, ranks);
+      const pool = await CpuPool.open(Math.min(own, MAX_THREADS));
       const devices: Device[] = [];
-      for (let rank = 0; rank < plan.ranks; rank++) {
+      for (const rank of ranks) {
         devices.push(
           sharing === "shared" && rank > 0
             ? devices[0]!
@@ -114,15 +136,30 @@ function selectCpu(sharing: DeviceSharing, threads = 1): SelectedDevices {
   };
 }
 
-function checkCpuMemory(plan: Plan): void {
-  let bytes = 0;
-  for (let rank = 0; rank < plan.ranks; rank++) {
-    bytes += onRank(plan.peakBytes, rank);
-  }
+function checkCpuMemory(plan: Plan, ranks: readonly number[]): void {
+  const bytes = ranks.reduce((n, rank) => n + onRank(plan.peakBytes, rank), 0);
   if (bytes <= CPU_LIMITS.memory) return;
   throw new MachineError(
     `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the CPU device has ${CPU_LIMITS.memory}. Use a GPU, or smaller bounds`,
   );
+}
+
+// The device of this process: the adapters go to the processes of a host in turn.
+async function openOwn(
+  plan: Plan,
+  list: readonly GpuAdapter[],
+  options: SelectDevicesOptions,
+  { rank, localRank, localSize }: MpiWorld,
+): Promise<Device> {
+  const { notice, ...rest } = options;
+  checkSharing(list, localSize, {
+    ...rest,
+    ...notice && localRank === 0 ? { notice } : {},
+  });
+  return await openDevice(plan, list[localRank % list.length]!, {
+    ...options,
+    label: `rank ${rank}`,
+  });
 }
 
 async function openShared(

@@ -35,6 +35,7 @@ export {
   type PlanOptions,
   planTarget,
 } from "./open.ts";
+export { joinJob, RankCountError } from "./job.ts";
 export { packPrompts } from "./packing.ts";
 export { needOf, readBatch, runOpened, type Tensors } from "./run.ts";
 export {
@@ -55,4 +56,5 @@ export {
   Tracer,
   writeSafetensors,
 } from "../runtime/mod.ts";
+export { type RankPlace, rankPlace, requireKoffi } from "../runtime/mpi/mod.ts";
 export { CPU_LIMITS } from "../runtime/cpu/mod.ts";

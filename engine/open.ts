@@ -12,10 +12,12 @@ import type { Bounds } from "../models/mod.ts";
 import {
   createSession,
   type Progress,
+  type RankStatistics,
   type Session,
   type TensorDirectory,
   type Tracer,
 } from "../runtime/mod.ts";
+import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal } from "../spec/mod.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
@@ -25,6 +27,7 @@ import { listWeightFiles } from "./checkpoint.ts";
 import { TUNING } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import type { FileSystem } from "./files.ts";
+import { allLoaded, checkJob, gatherStatistics } from "./job.ts";
 import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
@@ -61,6 +64,12 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
 export interface Opened {
   readonly plan: Plan;
   readonly session: Session;
+  /** The rank whose part this process has in printing and writing results: that of an MPI job, else 0. */
+  readonly rank: number;
+  /** Memory and traffic of every rank. Ranks that are processes must all ask. */
+  statistics(): Promise<readonly RankStatistics[]>;
+  /** Say that this process is done, once its results are written. A rank of an MPI job that ends without it ends the job. */
+  finish(): Promise<void>;
   /** Close the session and its devices. */
   close(): Promise<void>;
 }
@@ -88,11 +97,14 @@ export async function openTarget(
   const paths = await weightFiles(target, files, options.weights);
   return await withTensors(paths, files, async (tensors) => {
     const selected = await selectDevices(options);
+    const { world } = selected;
     const plan = await planWith(target, tensors, {
       limits: selected.limits,
       tuning: TUNING[selected.kind],
+      ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
       ...options,
     });
+    if (world) await checkJob(world, plan, tensors, selected.kind);
     const where = options.weights ?? folderOf(target);
     if (where === undefined && plan.weights.length > 0) {
       throw new DataError(
@@ -103,6 +115,10 @@ export async function openTarget(
     const { devices, close } = await selected.open(plan);
     try {
       const { onProgress, tracer } = options;
+      const communicator = world &&
+        await createMpiCommunicator(world, plan, {
+          check: options.check ?? false,
+        });
       const session = await createSession(plan, {
         devices,
         tensors,
@@ -110,10 +126,20 @@ export async function openTarget(
         statistics: options.statistics ?? false,
         ...(onProgress ? { onProgress } : {}),
         ...(tracer ? { tracer } : {}),
+        ...(communicator ? { communicator } : {}),
       });
+      if (world) await allLoaded(world);
       return {
         plan,
         session,
+        rank: world?.rank ?? 0,
+        statistics: async () => {
+          const { ranks } = session.statistics();
+          return world ? await gatherStatistics(world, ranks) : ranks;
+        },
+        finish: async () => {
+          await world?.finish();
+        },
         close: async () => {
           session.close();
           await close();

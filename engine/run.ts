@@ -116,7 +116,9 @@ export async function runBatch(
     );
     const outputs = takeChecks(await decoder.outputs(tokens));
     for (const [name, padded] of Object.entries(results)) {
-      const { data, shape } = outputs[name]!;
+      // Where ranks are processes, only that of rank 0 has outputs.
+      if (!outputs[name]) continue;
+      const { data, shape } = outputs[name];
       unpackRows(padded.data, data, {
         cell: tokens.cell,
         width: elementCount(shape.slice(1)),

@@ -6,6 +6,7 @@ import {
   generate,
   type GeneratedSequence,
   type GenerateOptions,
+  joinJob,
   loadTarget,
   openTarget,
   openTokenizer,
@@ -16,7 +17,7 @@ import { DataError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags, Prompt } from "../program.ts";
 import { createProgressBar } from "../progress.ts";
-import { UsageError } from "../values.ts";
+import { finishLine, UsageError } from "../values.ts";
 import { openOptions } from "./options.ts";
 
 /** New tokens where neither the flags nor generation_config.json say. */
@@ -41,6 +42,7 @@ export async function generateCommand(
 ): Promise<number> {
   checkFlags(flags);
   const started = io.now();
+  if (flags.devices === "mpi") await joinJob();
   const target = await loadTarget(folder, io.files);
   if (target.kind !== "checkpoint") {
     throw new DataError(
@@ -64,7 +66,7 @@ export async function generateCommand(
   const { plan, session } = opened;
   try {
     const loaded = io.now();
-    const streams = !flags.json && prompts.length === 1;
+    const streams = !flags.json && prompts.length === 1 && opened.rank === 0;
     const printer = new Printer(io, tokenizer);
     const result = await generate(
       new Decoder(session, decoderShape(plan)!),
@@ -80,6 +82,10 @@ export async function generateCommand(
       },
     );
     const { sequences, prefillMs, decodeMs, decodeSteps } = result;
+    if (opened.rank > 0) {
+      await opened.finish();
+      return 0;
+    }
     if (flags.json) {
       const timing = { loadMs: loaded - started, prefillMs, decodeMs };
       const document = {
@@ -90,6 +96,10 @@ export async function generateCommand(
     } else if (streams) await printer.end();
     else await printAll(io, sequences, tokenizer);
     sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
+    await opened.finish();
+    if (flags.finishMark !== undefined) {
+      await io.out(`${finishLine(flags.finishMark)}\n`);
+    }
     return 0;
   } finally {
     await opened.close();

@@ -6,7 +6,6 @@ import type {
   SelectDevicesOptions,
   Target,
 } from "../../engine/mod.ts";
-import { MachineError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../program.ts";
 import { UsageError } from "../values.ts";
@@ -53,11 +52,6 @@ export function deviceOptions(
   flags: DeviceFlags,
 ): SelectDevicesOptions {
   const { devices, adapter } = flags;
-  if (devices === "mpi") {
-    throw new MachineError(
-      "Cannot use --devices mpi: MPI is not supported yet. Use shared or separate",
-    );
-  }
   if (devices === "shared" && Array.isArray(adapter) && adapter.length > 1) {
     throw new UsageError(
       `Cannot use --adapter ${
@@ -69,6 +63,7 @@ export function deviceOptions(
     sharing: devices,
     adapter,
     threads: io.threads,
+    graphics: io.graphics,
     notice: (text: string) => io.err(text),
   };
 }

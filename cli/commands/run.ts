@@ -1,6 +1,7 @@
 /** `switchyard run`: carry a model or a plan out on tensors from a file. */
 
 import {
+  joinJob,
   loadTarget,
   needOf,
   openTarget,
@@ -15,6 +16,7 @@ import {
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../program.ts";
 import { createProgressBar } from "../progress.ts";
+import { finishLine, UsageError } from "../values.ts";
 import { openOptions } from "./options.ts";
 
 /** Flags of `run`. */
@@ -34,6 +36,14 @@ export async function runCommand(
   flags: RunFlags,
 ): Promise<number> {
   const started = io.now();
+  if (flags.devices === "mpi") {
+    if (flags.trace !== undefined) {
+      throw new UsageError(
+        "Cannot use --trace with --devices mpi: a trace shows the ranks of one process. Use --devices separate",
+      );
+    }
+    await joinJob();
+  }
   const target = await loadTarget(model, io.files);
   const options = openOptions(io, target, flags);
   const inputs = await readTensors(flags.inputs, io.files);
@@ -56,18 +66,26 @@ export async function runCommand(
     const loaded = io.now();
     const outputs = await runOpened(opened, inputs);
     const ran = io.now();
+    const ranks = await opened.statistics();
+    if (opened.rank > 0) {
+      await opened.finish();
+      return 0;
+    }
     await io.files.write(flags.outputs, [writeSafetensors(outputs)]);
     if (tracer && flags.trace !== undefined) {
       const text = JSON.stringify(tracer.toTrace());
       await io.files.write(flags.trace, [new TextEncoder().encode(text)]);
     }
-    const { ranks } = opened.session.statistics();
     const timing = { loadMs: loaded - started, runMs: ran - loaded };
     await io.out(
       flags.json
         ? `${JSON.stringify({ ranks: ranks.map(toJson), timing }, null, 2)}\n`
         : describe(flags.outputs, outputs, ranks),
     );
+    await opened.finish();
+    if (flags.finishMark !== undefined) {
+      await io.out(`${finishLine(flags.finishMark)}\n`);
+    }
     return 0;
   } finally {
     await opened.close();

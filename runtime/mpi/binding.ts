@@ -90,6 +90,11 @@ async function load(): Promise<Binding> {
   return bind(library);
 }
 
+/** Make sure that the optional package is there. Throws MachineError where it is not. */
+export async function requireKoffi(): Promise<void> {
+  await importKoffi();
+}
+
 async function importKoffi(): Promise<typeof import("koffi")> {
   try {
     return await import("koffi");

@@ -1,5 +1,6 @@
 /** Ranks as the processes of an MPI job. The library and `koffi` are optional, and loaded by `openWorld`. */
 
+export { requireKoffi } from "./binding.ts";
 export {
   createMpiCommunicator,
   type MpiCommunicatorOptions,

@@ -1,0 +1,135 @@
+/** Real MPI jobs: which launchers this machine has, and commands started with them. */
+
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { mpiFamily } from "../../cli/mpi_launcher.ts";
+
+/** The command. */
+export const BIN = fileURLToPath(
+  new URL("../../bin/switchyard.mjs", import.meta.url),
+);
+
+/** A family of MPI, its launcher, and why its tests are skipped here, or false. */
+export interface Launcher {
+  readonly name: string;
+  readonly command: string | undefined;
+  /** The variable in which the launcher tells a process its rank. */
+  readonly rankVariable: string;
+  readonly skip: false | string;
+}
+
+const koffi = await import("koffi").then(() => true, () => false);
+
+/** Both families. */
+export const LAUNCHERS: readonly Launcher[] = [
+  find("Open MPI", "openMpi", ["mpirun.openmpi", "OMPI_COMM_WORLD_RANK"]),
+  find("MPICH", "mpich", ["mpirun.mpich", "PMI_RANK"]),
+];
+
+function find(
+  name: string,
+  family: string,
+  [own, rankVariable]: [own: string, rankVariable: string],
+): Launcher {
+  const command = [own, "mpirun"].find((candidate) => {
+    const { stdout } = spawnSync(candidate, ["--version"], {
+      encoding: "utf8",
+      timeout: 10_000,
+    });
+    return mpiFamily(stdout ?? "") === family;
+  });
+  const skip = !command
+    ? `${name} is not installed`
+    : koffi
+    ? false
+    : "the optional package 'koffi' is not installed";
+  return { name, command, rankVariable, skip };
+}
+
+/** What a process left. */
+export interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+  readonly seconds: number;
+}
+
+/** A process that is under way. */
+export interface Started {
+  readonly child: ChildProcess;
+  readonly ended: Promise<Ended>;
+  /** Resolves at the first text on standard output. */
+  readonly printed: Promise<void>;
+}
+
+/** Start `switchyard` with a folder in which `mpirun` is that of a family, or with no other folder on the path. */
+export function startWith(
+  { command }: Pick<Launcher, "command">,
+  scratch: string,
+  argv: readonly string[],
+): Started {
+  const folder = path.join(scratch, "bin");
+  mkdirSync(folder, { recursive: true });
+  if (command) {
+    const script = path.join(folder, "mpirun");
+    writeFileSync(script, `#!/bin/sh\nexec ${command} "$@"\n`);
+    chmodSync(script, 0o755);
+  }
+  const PATH = command ? `${folder}:${process.env["PATH"]}` : folder;
+  return start(process.execPath, [BIN, ...argv], { ...process.env, PATH });
+}
+
+/** Start a program. */
+export function start(
+  program: string,
+  argv: readonly string[],
+  env: NodeJS.ProcessEnv = process.env,
+): Started {
+  const begun = performance.now();
+  const child = spawn(program, argv, {
+    env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const timer = setTimeout(() => child.kill("SIGTERM"), 60_000);
+  let out = "", err = "";
+  const printed = new Promise<void>((resolve) => {
+    child.stdout.on("data", (text) => {
+      out += text;
+      resolve();
+    });
+    child.on("close", () => resolve());
+  });
+  child.stderr.on("data", (text) => err += text);
+  const ended = new Promise<Ended>((resolve) => {
+    child.on("close", (code) => {
+      clearTimeout(timer);
+      const seconds = (performance.now() - begun) / 1000;
+      resolve({ code, out, err, seconds });
+    });
+  });
+  return { child, ended, printed };
+}
+
+/** The processes whose command line has a text and whose environment has a setting. */
+export function processesWith(argument: string, setting = ""): number[] {
+  return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).filter(
+    (name) => {
+      try {
+        const read = (file: string): string[] =>
+          readFileSync(`/proc/${name}/${file}`, "utf8").split("\0");
+        return read("cmdline").includes(argument) &&
+          (setting === "" || read("environ").includes(setting));
+      } catch {
+        return false;
+      }
+    },
+  ).map(Number);
+}
