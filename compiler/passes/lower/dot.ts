@@ -89,7 +89,7 @@ export function lowerMatmul(
     left.rowStride === undefined;
   const leftAt = (row: Expr, k: Expr): At => {
     const inner = atFlat(over, k, length);
-    if (routing) return atRow(scope, routing, row, inner);
+    if (routing) return atRow(scope, inner, { routing, row });
     const outer = atFlat(rows, row, length);
     return atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis));
   };
@@ -115,7 +115,7 @@ export function lowerMatmul(
     epilogue: ({ row, column, expert }, sums) => {
       const inner = atFlat(columns, column, length);
       const at = routing
-        ? atRow(scope, routing, row, inner, expert)
+        ? atRow(scope, inner, { routing, row, expert })
         : matmulAt(rows, columns, { row, column, width, length });
       return scope.block(() =>
         writeTarget(scope, { node: target, storage, roots: dots }, at, sums)

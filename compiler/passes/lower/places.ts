@@ -61,12 +61,8 @@ export function placesOf(
     size: { mul: [routing.receiveSize, width] },
     at(index) {
       const row = div(index, u32(width));
-      return atRow(
-        scope,
-        routing,
-        row,
-        atFlat(rest, rem(index, u32(width)), length),
-      );
+      const inner = atFlat(rest, rem(index, u32(width)), length);
+      return atRow(scope, inner, { routing, row });
     },
   };
 }
@@ -82,13 +78,18 @@ export function restAxes(
   return axes.filter((axis) => axis !== expert && axis !== slot);
 }
 
-/** The place of `inner` in a grouped row; `expert` is the row's expert among those of the rank, if known. */
+/** A grouped row; `expert` is its expert among those of the rank, if known. */
+export interface GroupedRow {
+  readonly routing: RoutingBuffers;
+  readonly row: Expr;
+  readonly expert?: Expr;
+}
+
+/** The place of `inner` in a grouped row. */
 export function atRow(
   scope: KernelScope,
-  routing: RoutingBuffers,
-  row: Expr,
   inner: At,
-  expert?: Expr,
+  { routing, row, expert }: GroupedRow,
 ): At {
   const local = () => expert ?? load(scope.read(routing.expertOf), row, "u32");
   return {
