@@ -79,7 +79,7 @@ export async function compileGraph(
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),
-    dispatched,
+    { dispatched, layouts },
   );
   const lowering = startLowering({
     graph,

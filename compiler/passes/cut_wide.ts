@@ -2,18 +2,23 @@
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import type { ParamLayout } from "./lower/context.ts";
 
 /** What is known of the nodes that are cut. */
 export interface Cut {
   readonly graph: Graph;
   /** Whether a node is computed where it is used unless it is stored. */
   isInline(node: Node): boolean;
-  /** Whether a kernel for this contraction can go on with the expression that uses it. */
-  isMatmul(node: Node): boolean;
+  /** Whether the kernel of this contraction can go on with the expression that uses it. */
+  canEnd(node: Node): boolean;
   /** Nodes on dispatched rows. */
   readonly dispatched: ReadonlyMap<Node, Node>;
+  readonly layouts: ReadonlyMap<Node, ParamLayout>;
 }
 
+const EXPERT = "expert of row";
+const ROWS = "row count";
+const TILES = "tiles of matmul";
 const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 
 /** What a kernel binds, by node or by name; two of the same are one binding. */
@@ -30,7 +35,7 @@ export function cutWide(cut: Cut, stored: Set<Node>): void {
     const own = ownBindings(cut, node);
     const inner = node.inputs.map((input) => needs.get(input)!);
     let all = union([own, ...inner]);
-    while (all.size > MOST) {
+    while (count(all) > MOST) {
       const widest = widestOf(cut, node, { inner, stored });
       if (widest < 0) break;
       const input = node.inputs[widest]!;
@@ -43,6 +48,12 @@ export function cutWide(cut: Cut, stored: Set<Node>): void {
     }
     needs.set(node, stored.has(node) ? leafBindings(cut, node) : all);
   }
+}
+
+/** Tiles tell a matmul how many rows there are, and of which expert. */
+function count(bindings: Bindings): number {
+  if (!bindings.has(TILES)) return bindings.size;
+  return bindings.size - [ROWS, EXPERT].filter((b) => bindings.has(b)).length;
 }
 
 /** Which input of `node` needs the most bindings and can be stored instead; -1 if none. */
@@ -73,14 +84,24 @@ function ownBindings({ dispatched }: Cut, node: Node): Bindings {
     : [];
   return new Set([
     "result",
-    dispatched.has(node) ? "row count" : "lengths",
+    dispatched.has(node) ? ROWS : "lengths",
     ...table,
   ]);
 }
 
 /** What reading a stored value binds; a contraction or combine may end in the kernel that uses it. */
 function leafBindings(cut: Cut, node: Node): Bindings {
-  if (cut.isMatmul(node)) return new Set([...node.inputs, ...rows(cut, node)]);
+  if (cut.canEnd(node)) {
+    const [, weight] = node.inputs;
+    const scaled = weight?.primitive === "param" &&
+      cut.layouts.get(weight)?.stored === "mxfp4";
+    return new Set([
+      ...node.inputs,
+      ...rows(cut, node),
+      ...cut.dispatched.has(node) ? [TILES] : [],
+      ...scaled ? [`scales of ${weight.params.name}`] : [],
+    ]);
+  }
   if (node.primitive === "combine") {
     return new Set([node, "sent rows", "weights"]);
   }
@@ -97,5 +118,5 @@ function rows({ dispatched }: Cut, node: Node): string[] {
   // A parameter that dispatched rows use themselves lies by expert.
   const local = node.primitive === "param" &&
     [...dispatched.keys()].some(({ inputs }) => inputs.includes(node));
-  return local ? ["expert of row"] : ["expert of row", "ids of experts"];
+  return local ? [EXPERT] : [EXPERT, "ids of experts"];
 }

@@ -4,7 +4,7 @@
  */
 
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
-import { cutWide } from "./cut_wide.ts";
+import { type Cut, cutWide } from "./cut_wide.ts";
 import { usersOf } from "./users.ts";
 
 /** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
@@ -54,11 +54,11 @@ export interface Fusion {
   readonly absorbed: ReadonlySet<Node>;
 }
 
-/** Decide storage and fusion. `isMatmul` says which dots the tiled kernel can do, `dispatched` which values lie on dispatched rows. */
+/** Decide storage and fusion. `isMatmul` says which dots the tiled kernel can do. */
 export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
-  dispatched: ReadonlyMap<Node, Node>,
+  known: Pick<Cut, "dispatched" | "layouts">,
 ): Fusion {
   const users = usersOf(graph);
   const required = new Set<Node>([
@@ -85,11 +85,12 @@ export function fuse(
     ) stored.add(node);
   }
   const isInline = (node: Node) => FUSION_CLASS[node.primitive] === "inline";
-  cutWide({ graph, isInline, isMatmul, dispatched }, stored);
-  const absorbs = new Map<Node, readonly Node[]>();
-  const absorbed = new Set<Node>();
   const single = (node: Node) =>
     users.get(node)?.length === 1 && !isNamed(graph, node);
+  const canEnd = (node: Node) => single(node) && isMatmul(node);
+  cutWide({ graph, isInline, canEnd, ...known }, stored);
+  const absorbs = new Map<Node, readonly Node[]>();
+  const absorbed = new Set<Node>();
   for (const node of graph.nodes) {
     if (!stored.has(node) || FUSION_CLASS[node.primitive] !== "inline") {
       continue;
