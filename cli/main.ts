@@ -9,7 +9,7 @@ import {
   PlacementError,
   PlanError,
 } from "../spec/mod.ts";
-import { RankCountError, rankPlace } from "../engine/mod.ts";
+import { formatError, RankCountError, rankPlace } from "../engine/mod.ts";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
@@ -87,15 +87,10 @@ function describe(
   if (error instanceof MachineError) {
     return { code: MACHINE, message: error.message };
   }
-  if (error instanceof ModelError && error.span) {
-    const { file, line, column } = error.span;
-    return {
-      code: USER,
-      message: `${error.message}\n  --> ${file}:${line}:${column}`,
-    };
+  if (error instanceof ModelError || error instanceof LowerError) {
+    return { code: USER, message: formatError(error) };
   }
   if (
-    error instanceof ModelError || error instanceof LowerError ||
     error instanceof PlacementError || error instanceof PlanError ||
     error instanceof DataError
   ) return { code: USER, message: error.message };

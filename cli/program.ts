@@ -17,6 +17,7 @@ import {
   parseAdapter,
   parseMesh,
   parsePlace,
+  parseTemperature,
   parseTokens,
   positive,
 } from "./values.ts";
@@ -139,8 +140,8 @@ function addRunCommands(
     )
     .option(
       "--temperature <t>",
-      "draw tokens; default greedy",
-      positive("--temperature", Infinity),
+      "draw tokens; default 0, greedy",
+      parseTemperature,
     )
     .option(
       "--top-k <k>",
@@ -161,6 +162,7 @@ function addRunCommands(
     .description("run a command with its ranks as processes, through MPI")
     .requiredOption("-n <n>", "ranks", integer("-n", 1))
     .option("--hosts <file>", "hosts file of the MPI that is installed")
+    .option("--json", "machine-readable output of the command")
     .argument("<args...>", "'run' or 'generate' with its arguments, behind --")
     .action(async (args, flags) =>
       finish(await launchCommand(io, args, flags))

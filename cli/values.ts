@@ -77,6 +77,17 @@ export function integer(
   };
 }
 
+/** A sampling temperature: 0 is greedy. */
+export function parseTemperature(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value) || value < 0) {
+    throw new UsageError(
+      `Cannot use --temperature '${text}'. Give a number of at least 0`,
+    );
+  }
+  return value;
+}
+
 /** A parser of numbers above 0, and at most `most`. */
 export function positive(
   flag: string,
@@ -84,14 +95,9 @@ export function positive(
 ): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (
-      text.trim() === "" || !Number.isFinite(value) || value <= 0 ||
-      value > most
-    ) {
+    if (text.trim() === "" || !(value > 0 && value <= most)) {
       throw new UsageError(
-        `Cannot use ${flag} '${text}'. Give a number above 0${
-          Number.isFinite(most) ? `, at most ${most}` : ""
-        }`,
+        `Cannot use ${flag} '${text}'. Give a number above 0, at most ${most}`,
       );
     }
     return value;

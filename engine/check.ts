@@ -8,7 +8,7 @@ import { checkTensors } from "./weights.ts";
 import { resolveTarget, type Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
 
-export { formatDiagnostic } from "../compiler/source/check.ts";
+export { formatDiagnostic, formatError } from "../compiler/source/check.ts";
 export type { Diagnostic } from "../compiler/source/check.ts";
 
 /** Load a target; model files are run with `switchyard-moe` meaning this package. */

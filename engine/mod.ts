@@ -5,6 +5,7 @@ export {
   checkTarget,
   type Diagnostic,
   formatDiagnostic,
+  formatError,
   loadTarget,
 } from "./check.ts";
 export {

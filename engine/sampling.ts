@@ -2,9 +2,9 @@
 
 import { DataError } from "../spec/errors.ts";
 
-/** How a token is drawn. Without a temperature: the largest logit, the lowest id among equals. */
+/** How a token is drawn. Without a temperature, or with 0: the largest logit, the lowest id among equals. */
 export interface SamplingOptions {
-  /** Divides the logits; above 0. Absent: greedy. */
+  /** Divides the logits. Absent or 0: greedy. */
   readonly temperature?: number;
   /** Only the k largest logits can be drawn. */
   readonly topK?: number;
@@ -57,7 +57,7 @@ export function sample(
   options: SamplingOptions & { readonly random: () => number },
 ): number {
   const best = greedy(logits);
-  if (options.temperature === undefined) return best;
+  if (!options.temperature) return best;
   const order = Array.from(logits.keys()).sort((i, j) =>
     logits[j]! - logits[i]! || i - j
   );

@@ -54,10 +54,15 @@ export async function readPlan(
   path: string,
   files: FileSystem,
 ): Promise<Plan> {
-  const { plan, errors } = verifyPlanText(await files.readText(path));
+  const { plan, errors } = verifyPlanText(
+    await files.readText(path),
+    { file: path },
+  );
   if (plan === undefined || errors.length > 0) {
+    // The broken step says more than what follows from it for the whole plan.
+    const first = errors.find(({ step }) => step !== null) ?? errors[0]!;
     const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
-    throw new PlanError(`${errors[0]!.message}${more}`);
+    throw new PlanError(`${first.message}${more}`);
   }
   return plan;
 }

@@ -7,6 +7,13 @@ export interface Span {
   readonly column: number;
 }
 
+/** ` at layer.ts:9:16`, for a message that points at a second place; nothing where the place is not known. */
+export function atPlace(span: Span | undefined): string {
+  if (!span) return "";
+  const file = span.file.split(/[/\\]/).at(-1);
+  return ` at ${file}:${span.line}:${span.column}`;
+}
+
 /** A mistake in a model: axes, dtypes, routing. `span` is the user's call, when known. */
 export class ModelError extends TypeError {
   override name = "ModelError";

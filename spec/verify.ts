@@ -159,9 +159,10 @@ function reporter(errors: VerifyError[], rule: RuleName): Report {
   };
 }
 
-/** Read and verify the text of a plan. `plan` is undefined where it cannot be read. Never throws. */
+/** Read and verify the text of a plan, of `file` if that is known. `plan` is undefined where it cannot be read. Never throws. */
 export function verifyPlanText(
   text: string,
+  options: { readonly file?: string } = {},
 ): { readonly plan: Plan | undefined; readonly errors: VerifyError[] } {
   let document: unknown;
   try {
@@ -176,10 +177,12 @@ export function verifyPlanText(
     if (!(error instanceof PlanError)) throw error;
     const step = schemaProblem(document)?.step ?? null;
     const rule = document === undefined ? "json" : "schema";
-    return {
-      plan: undefined,
-      errors: [{ step, rule, message: error.message }],
-    };
+    const what = options.file === undefined ? "the plan" : `'${options.file}'`;
+    const message = error.message.replace(
+      /^Cannot read the plan/,
+      () => `Cannot read ${what}`,
+    );
+    return { plan: undefined, errors: [{ step, rule, message }] };
   }
 }
 

@@ -59,6 +59,24 @@ t.test("type errors, in one sentence where the language has one", async (t) => {
   });
 });
 
+t.test("the first type error of a chain, and errors beside it", async (t) => {
+  t.equal(
+    await report(fixture("bad_chain.ts")),
+    [
+      `Argument of type '"ffn"' is not assignable to parameter of type '"embed" | "expert"'.`,
+      "   --> bad_chain.ts:24:31",
+      "   |",
+      '24 |     const up = dot(sent, wUp, "ffn");',
+      "   |                               ^^^^^",
+      `Argument of type '"embed"' is not assignable to parameter of type '"expert"'.`,
+      "   --> bad_chain.ts:29:57",
+      "   |",
+      '29 |     const own = dot(sent, m.param("own", "expert ffn"), "embed");',
+      "   |                                                         ^^^^^^^",
+    ].join("\n"),
+  );
+});
+
 t.test("every scalar function outside the subset", async (t) => {
   t.equal(
     await report(fixture("bad_scalar.ts")),
@@ -78,11 +96,10 @@ t.test("every scalar function outside the subset", async (t) => {
 });
 
 t.test("what only tracing can tell", async (t) => {
-  const path = fixture("bad_trace.ts");
   t.equal(
-    await report(path),
+    await report(fixture("bad_trace.ts")),
     [
-      `Cannot dispatch 'token embed': the result never reaches combine. Combine it by the routing at ${path}:6:19`,
+      `Cannot dispatch 'token embed': the result never reaches combine. Combine it by the routing at bad_trace.ts:6:19`,
       "  --> bad_trace.ts:7:16",
       "  |",
       "7 |   const sent = dispatch(x, routing);",
@@ -95,7 +112,7 @@ t.test("a file that cannot be read as a model", async (t) => {
   t.equal(
     await report(fixture("bad_syntax.ts")),
     [
-      "',' expected.",
+      `Cannot load 'bad_syntax.ts': expected ")" but found "}". Correct the syntax`,
       "  --> bad_syntax.ts:3:32",
       "  |",
       '3 |   return { y: m.input("x", "n" };',

@@ -90,8 +90,8 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --max-new-tokens '0'. Give a whole number from 1 to 4294967295",
   ],
   [
-    "generate x --tokens 1 --temperature 0",
-    "Cannot use --temperature '0'. Give a number above 0",
+    "generate x --tokens 1 --temperature -1",
+    "Cannot use --temperature '-1'. Give a number of at least 0",
   ],
   [
     "generate x --tokens 1 --temperature 1 --top-p 1.1",

@@ -183,12 +183,52 @@ interface BadCommand {
 
 const RUN = `run ${MIXTRAL} --inputs IN --outputs OUT`;
 
+function source(name: string): string {
+  return path.join(import.meta.dirname, "fixtures", "source", name);
+}
+
+const SYNTAX = [
+  `Cannot load 'bad_syntax.ts': expected ")" but found "}". Correct the syntax`,
+  "  --> bad_syntax.ts:3:32",
+  "  |",
+  '3 |   return { y: m.input("x", "n" };',
+  "  |                                ^",
+].join("\n");
+
+const TRACE = [
+  "Cannot dispatch 'token embed': the result never reaches combine. Combine it by the routing at bad_trace.ts:6:19",
+  "  --> bad_trace.ts:7:16",
+  "  |",
+  "7 |   const sent = dispatch(x, routing);",
+  "  |                ^^^^^^^^",
+].join("\n");
+
 const COMMANDS: readonly BadCommand[] = [
+  ...["check FILE", "plan FILE", "run FILE --inputs IN --outputs OUT"].flatMap(
+    (line) => [
+      {
+        line: line.replace("FILE", source("bad_syntax.ts")),
+        code: 1,
+        message: SYNTAX,
+      },
+      {
+        line: line.replace("FILE", source("bad_trace.ts")),
+        code: 1,
+        message: TRACE,
+      },
+    ],
+  ),
+  ...["verify FILE", "plan FILE"].map((line) => ({
+    line: line.replace("FILE", "SCRATCH/text.json"),
+    code: 1,
+    message:
+      "Cannot read 'SCRATCH/text.json': it is not JSON. Give a document that 'switchyard plan --out' wrote",
+  })),
   {
     line: "check SCRATCH/none.ts",
     code: 1,
     message:
-      "Cannot load 'SCRATCH/none.ts': there is no such file. Check the path",
+      "Cannot read 'SCRATCH/none.ts': there is no such file or folder. Check the path",
   },
   {
     line: "plan SCRATCH/none",
@@ -212,7 +252,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `verify ${MIXTRAL}/config.json`,
     code: 1,
     message:
-      "Cannot read the plan: '/' has no field 'version'. Compile it again",
+      `Cannot read '${MIXTRAL}/config.json': '/' has no field 'version'. Compile it again`,
   },
   {
     line: `plan ${MIXTRAL} --place foo=ep`,
@@ -347,6 +387,7 @@ const COMMANDS: readonly BadCommand[] = [
 
 t.test("a bad command has its message and exit code", async (t) => {
   const scratch = temporaryFolder(t);
+  writeFileSync(path.join(scratch, "text.json"), "what is this");
   const good = { input_ids: integers([1, 3], [5, 6, 7]) };
   for (const { line, inputs = good, code, message } of COMMANDS) {
     await t.test(line.replaceAll(MIXTRAL, "MIXTRAL"), async (t) => {
@@ -420,7 +461,8 @@ t.test(
     );
     t.equal(run.code, 1);
     const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
-    t.equal(run.err, `${errors[0]!.message}${more}\n`);
+    const broken = errors.find(({ step }) => step !== null)!;
+    t.equal(run.err, `${broken.message}${more}\n`);
   },
 );
 

@@ -143,7 +143,7 @@ refused(
     }),
   ),
   { mesh: { dp: 2 }, place: { vocab: "dp" } },
-  "Cannot place axis 'vocab' over 'dp': param 'table' needs all of it on one rank. Leave the axis unplaced",
+  "Cannot place axis 'vocab' over 'dp': parameter 'table' needs all of it on one rank. Leave the axis unplaced",
 );
 refused(
   "one capacity over tokens on several ranks",

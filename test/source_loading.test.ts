@@ -120,7 +120,7 @@ t.test("files that cannot be loaded", async (t) => {
   const missing = fixture("missing.ts");
   t.equal(
     await messageOf(loadModels(missing)),
-    `Cannot load '${missing}': there is no such file. Check the path`,
+    `Cannot read '${missing}': there is no such file or folder. Check the path`,
   );
   t.equal(
     await messageOf(loadModels(fixture("."))),

@@ -9,7 +9,9 @@ export async function verifyCommand(
   path: string,
   flags: { readonly json?: boolean },
 ): Promise<number> {
-  const { errors } = verifyPlanText(await io.files.readText(path));
+  const { errors } = verifyPlanText(await io.files.readText(path), {
+    file: path,
+  });
   const ok = errors.length === 0;
   if (flags.json) {
     await io.out(`${JSON.stringify({ ok, errors }, null, 2)}\n`);

@@ -1,7 +1,7 @@
 /** Declare a model: its axes, and the function that builds it. */
 
 import type { DType } from "../../spec/dtype.ts";
-import { ModelError, type Span } from "../../spec/errors.ts";
+import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without } from "../graph/messages.ts";
@@ -254,7 +254,7 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
       throw new ModelError(
         `Cannot declare ${kind} '${name}' as ${dtype}[${axes}]: it is ${before.primitive} ${before.dtype}[${
           before.axes.join(" ")
-        }]${at(before.span)} already`,
+        }]${atPlace(before.span)} already`,
         span,
       );
     }
@@ -269,9 +269,4 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
       declare("state", scope.state, name, axes, options?.dtype ?? "f32"),
   };
   return scope as unknown as Scope;
-}
-
-/** ` at file:line:column`, for a message that points at a second place. */
-export function at(span: Span | undefined): string {
-  return span ? ` at ${span.file}:${span.line}:${span.column}` : "";
 }

@@ -3,15 +3,11 @@
  * routing of every value, and refuses what would mix rows, change routing, or never come home.
  */
 
-import { ModelError, type Span } from "../../spec/errors.ts";
+import { atPlace as at, ModelError } from "../../spec/errors.ts";
 import type { Node, NodeOf, Primitive } from "./graph.ts";
 
 /** What dispatched a node's value. */
 type Sent = NodeOf<"dispatch">;
-
-function at(span: Span | undefined): string {
-  return span ? ` at ${span.file}:${span.line}:${span.column}` : "";
-}
 
 function routeOf(node: Node): NodeOf<"route"> {
   return node.inputs[1] as NodeOf<"route">;

@@ -1,6 +1,6 @@
 /** Trace: run a model's function once and collect what its outputs need, checked. */
 
-import { ModelError, type Span } from "../../spec/errors.ts";
+import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
 import type { AxisSize, Graph, Node } from "./graph.ts";
 import { deriveSizes } from "./sizes.ts";
@@ -128,5 +128,5 @@ function checkStates(
 }
 
 function place(span: Span | undefined): string {
-  return span ? `, declared at ${span.file}:${span.line}:${span.column}` : "";
+  return span ? `, declared${atPlace(span)}` : "";
 }

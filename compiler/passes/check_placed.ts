@@ -110,8 +110,9 @@ function describe(node: Node): string {
   if (node.primitive === "map") return node.params.verb;
   if (node.primitive === "reduce") return node.params.kind;
   if (node.primitive === "cacheWrite") return "attention";
-  return node.primitive === "param" || node.primitive === "state"
-    ? `${node.primitive} '${node.params.name}'`
+  if (node.primitive === "param") return `parameter '${node.params.name}'`;
+  return node.primitive === "state"
+    ? `state '${node.params.name}'`
     : node.primitive;
 }
 

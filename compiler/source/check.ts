@@ -11,7 +11,7 @@ import {
 import type { Model } from "../dsl/model.ts";
 import type { Lambda } from "../graph/graph.ts";
 import { trace } from "../graph/trace.ts";
-import { codeFrame, FramedLowerError, pathOf } from "./frame.ts";
+import { codeFrame, FramedLowerError, pathOf, placeOf } from "./frame.ts";
 import {
   chooseModel,
   loadModels,
@@ -40,9 +40,13 @@ export interface Diagnostic {
 export async function checkModel(reference: string): Promise<Diagnostic[]> {
   const { path, name } = parseReference(reference);
   requireModelFile(path);
-  const { typeProblems } = await import("./project.ts");
+  const { typeProblems } = await import("./type_problems.ts");
   const problems = typeProblems(resolve(path));
   if (problems.length > 0) {
+    const syntax = problems.some(({ kind }) => kind === "syntax")
+      ? await syntaxError(path)
+      : undefined;
+    if (syntax) return [syntax];
     return problems.map(({ message, file, line, column, width, code }) => ({
       message,
       span: { file, line, column },
@@ -63,6 +67,16 @@ export async function checkModel(reference: string): Promise<Diagnostic[]> {
     found.push(...await domainErrors(model, path));
   }
   return withoutRepeats(found);
+}
+
+/** What loading says of a file that cannot be parsed, so that every command says the same; no code of it runs. */
+async function syntaxError(path: string): Promise<Diagnostic | undefined> {
+  try {
+    await loadModels(path);
+  } catch (error) {
+    return diagnosticOf(error, path);
+  }
+  return undefined;
 }
 
 /** What tracing a model, and lowering its scalar functions, complains about. */
@@ -131,11 +145,17 @@ function withoutRepeats(diagnostics: readonly Diagnostic[]): Diagnostic[] {
   return [...seen.values()];
 }
 
+/** An error about a model file as text, as `check` prints it. */
+export function formatError(error: ModelError | LowerError): string {
+  return formatDiagnostic(diagnosticOf(error, ""));
+}
+
 /** A diagnostic as text: its message, and the line of source that it is about. */
 export function formatDiagnostic(diagnostic: Diagnostic): string {
   const { message, span, width = 1 } = diagnostic;
-  const source = span && sourceOf(span);
-  return span && source !== undefined
-    ? `${message}\n${codeFrame(span, source, width)}`
-    : message;
+  if (!span) return message;
+  const source = sourceOf(span);
+  return source === undefined
+    ? `${message}\n  --> ${placeOf(span)}`
+    : `${message}\n${codeFrame(span, source, width)}`;
 }

@@ -91,7 +91,7 @@ export function requireModelFile(path: string): void {
   const found = statSync(path, { throwIfNoEntry: false });
   if (!found) {
     throw new DataError(
-      `Cannot load '${path}': there is no such file. Check the path`,
+      `Cannot read '${path}': there is no such file or folder. Check the path`,
     );
   }
   if (!found.isFile() || !/^\.m?[jt]s$/.test(extname(path))) {

@@ -1,0 +1,105 @@
+/**
+ * Type errors that only follow from another: a wrong axis gives a value a wrong type, and every call that uses the
+ * value then complains as well. The editor shows them all; a report is clearer with the first of each chain.
+ */
+
+import { ts } from "./project.ts";
+
+/** The diagnostics of a file that do not follow from another one of it: errors in calls on values that are wrong already are left out. */
+export function withoutConsequences(
+  file: ts.SourceFile,
+  diagnostics: readonly ts.Diagnostic[],
+  checker: ts.TypeChecker,
+): readonly ts.Diagnostic[] {
+  if (diagnostics.length < 2) return diagnostics;
+  const nodes = diagnostics.map(({ start = 0 }) => nodeAt(file, start));
+  const calls = nodes.map((node) => ancestor(node, ts.isCallExpression));
+  const wrong = wrongSymbols(file, nodes, checker);
+  return diagnostics.filter(({ start = 0 }, i) => {
+    const call = calls[i];
+    if (!call) return true;
+    const follows = some(
+      call,
+      (node) =>
+        node !== call && calls.includes(node as ts.CallExpression) ||
+        declarationsOf(node, checker).some((declaration) =>
+          wrong.has(declaration) && declaration.end <= start
+        ),
+    );
+    return !follows;
+  });
+}
+
+/** The variables that get their types from a place with an error, or from another such variable. */
+function wrongSymbols(
+  file: ts.SourceFile,
+  places: readonly ts.Node[],
+  checker: ts.TypeChecker,
+): ReadonlySet<ts.Declaration> {
+  const wrong = new Set<ts.Declaration>();
+  const add = (declaration: ts.VariableDeclaration): void => {
+    // A type that is written down is right, whatever is assigned.
+    if (!declaration.type) wrong.add(declaration);
+  };
+  for (const place of places) {
+    const declaration = ancestor(place, ts.isVariableDeclaration);
+    if (declaration) add(declaration);
+  }
+  const visit = (node: ts.Node): void => {
+    if (
+      ts.isVariableDeclaration(node) && node.initializer &&
+      some(
+        node.initializer,
+        (part) =>
+          declarationsOf(part, checker).some((found) => wrong.has(found)),
+      )
+    ) add(node);
+    ts.forEachChild(node, visit);
+  };
+  visit(file);
+  return wrong;
+}
+
+/** What declares the variable that an identifier means; a part of a pattern counts as the whole. */
+function declarationsOf(
+  node: ts.Node,
+  checker: ts.TypeChecker,
+): readonly ts.Declaration[] {
+  if (!ts.isIdentifier(node)) return [];
+  const symbol = ts.isShorthandPropertyAssignment(node.parent)
+    ? checker.getShorthandAssignmentValueSymbol(node.parent)
+    : checker.getSymbolAtLocation(node);
+  return (symbol?.declarations ?? []).map((declaration) => {
+    let whole: ts.Node = declaration;
+    while (ts.isBindingElement(whole)) whole = whole.parent.parent;
+    return whole as ts.Declaration;
+  });
+}
+
+function ancestor<N extends ts.Node>(
+  node: ts.Node,
+  is: (node: ts.Node) => node is N,
+): N | undefined {
+  for (let at = node; at; at = at.parent) if (is(at)) return at;
+  return undefined;
+}
+
+/** Whether something holds for a node or a part of it, functions left out: what is in them is not what it is made of. */
+function some(node: ts.Node, holds: (node: ts.Node) => boolean): boolean {
+  if (ts.isFunctionLike(node)) return false;
+  return holds(node) ||
+    ts.forEachChild(node, (child) => some(child, holds) || undefined) === true;
+}
+
+/** The innermost node that begins at, or is around, a position. */
+function nodeAt(file: ts.SourceFile, position: number): ts.Node {
+  let found: ts.Node = file;
+  const visit = (node: ts.Node): void => {
+    if (node.getStart(file) <= position && position < node.end) {
+      found = node;
+      ts.forEachChild(node, visit);
+    }
+  };
+  ts.forEachChild(file, visit);
+  return found;
+}
