@@ -49,12 +49,27 @@ const RULE = /^-{50,}$/;
 const FAILURE =
   /exited on signal|non-zero status|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|unexpectedly/;
 
+/** A rank's process. */
+export interface RankProcess {
+  readonly rank: number;
+  readonly host: string;
+  readonly pid: number;
+}
+
+const RANK_LINE = "\x1erank ";
+
+/** What a rank tells `launch` of itself, on standard error. */
+export function rankLine({ rank, host, pid }: RankProcess): string {
+  return `${RANK_LINE}${rank} ${host} ${pid}`;
+}
+
 /** Tells apart, on standard error, what ranks say and what the launcher says of them. */
 export class LauncherText {
   readonly #family: MpiFamily;
   readonly #say: (line: string) => void;
   readonly #failed: () => void;
   readonly #launcher: string[] = [];
+  readonly #ranks: RankProcess[] = [];
   #block: string[] | undefined;
   #rest = "";
   #ranksSpoke = false;
@@ -101,15 +116,17 @@ export class LauncherText {
         killed[3]
       }`;
     }
-    const bad = /RANK (\d+) PID \d+ RUNNING AT (\S+) .*?EXIT CODE: (\d+)/.exec(
-      text,
+    const [, pid, host] = /PID (\d+) RUNNING AT (\S+)/.exec(text) ?? [];
+    const bad = this.#ranks.find((process) =>
+      process.pid === Number(pid) && process.host === host
     );
     if (bad) {
-      const signal = /\(signal (\d+)\)/.exec(text);
-      return `rank ${bad[1]} on ${bad[2]} ${
+      const signal = /\(signal (\d+)\)/.exec(text)?.[1];
+      const code = /EXIT CODE: (\d+)/.exec(text)?.[1];
+      return `rank ${bad.rank} on ${bad.host} ${
         signal
-          ? `was killed by signal ${signal[1]}`
-          : `ended with exit code ${bad[3]}`
+          ? `was killed by signal ${signal}`
+          : `ended with exit code ${code}`
       }`;
     }
     return text === "" ? undefined : `mpirun says '${text.trim()}'`;
@@ -144,6 +161,11 @@ export class LauncherText {
 
   #ofRank(line: string): void {
     if (line.trim() === "") return;
+    if (line.startsWith(RANK_LINE)) {
+      const [rank, host, pid] = line.slice(RANK_LINE.length).split(" ");
+      this.#ranks.push({ rank: Number(rank), host: host!, pid: Number(pid) });
+      return;
+    }
     if (/^(rank \d+ on \S+: )?Cannot /.test(line)) this.#ranksSpoke = true;
     this.#say(line);
   }

@@ -124,24 +124,6 @@ t.test("a command line that cannot be understood is exit code 2", async (t) => {
   }
 });
 
-t.test("MPI is exit code 3", async (t) => {
-  const launch = await switchyard(["launch", "-n", "2", "--", "run", "x"]);
-  t.strictSame(launch, {
-    code: 3,
-    out: "",
-    err:
-      "Cannot launch ranks: MPI is not supported yet. Use --devices shared or separate\n",
-  });
-  const run = await switchyard(
-    `run ${MIXTRAL} --inputs a --outputs b --devices mpi`.split(" "),
-  );
-  t.equal(run.code, 3);
-  t.equal(
-    run.err,
-    "Cannot use --devices mpi: MPI is not supported yet. Use shared or separate\n",
-  );
-});
-
 t.test("help and version are exit code 0, on standard output", async (t) => {
   for (const line of ["--help", "plan --help", "help run", "--version"]) {
     const { code, out, err } = await switchyard(line.split(" "));

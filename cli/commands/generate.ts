@@ -6,7 +6,6 @@ import {
   generate,
   type GeneratedSequence,
   type GenerateOptions,
-  joinJob,
   loadTarget,
   openTarget,
   openTokenizer,
@@ -18,7 +17,7 @@ import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags, Prompt } from "../program.ts";
 import { createProgressBar } from "../progress.ts";
 import { finishLine, UsageError } from "../values.ts";
-import { openOptions } from "./options.ts";
+import { joinAsRank, openOptions } from "./options.ts";
 
 /** New tokens where neither the flags nor generation_config.json say. */
 const NEW_TOKENS = 128;
@@ -42,7 +41,7 @@ export async function generateCommand(
 ): Promise<number> {
   checkFlags(flags);
   const started = io.now();
-  if (flags.devices === "mpi") await joinJob();
+  if (flags.devices === "mpi") await joinAsRank(io, flags);
   const target = await loadTarget(folder, io.files);
   if (target.kind !== "checkpoint") {
     throw new DataError(

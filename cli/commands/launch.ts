@@ -18,10 +18,14 @@ import { finishLine, UsageError } from "../values.ts";
 export interface LaunchFlags {
   readonly n: number;
   readonly hosts?: string;
+  readonly json?: boolean;
 }
 
 /** Commands that have ranks. */
 const COMMANDS = ["run", "generate"];
+
+/** MPICH's launcher reports failures on standard output. */
+const MPICH_FAILURE = /\n?={60,}\n=\s+BAD TERMINATION/;
 
 /** How long a job may take to end by itself after a rank failed, or after a signal. */
 const GRACE_MS = 5000;
@@ -46,7 +50,11 @@ export async function launchCommand(
   const bin = fileURLToPath(
     new URL("../../bin/switchyard.mjs", import.meta.url),
   );
-  const ranks = [command!, "--devices", "mpi", "--finish-mark", mark, ...rest];
+  const ranks = [
+    ...[command!, "--devices", "mpi", "--finish-mark", mark],
+    ...flags.json ? ["--json"] : [],
+    ...rest,
+  ];
   const ended = await runJob(io, {
     argv: [...launcher, process.execPath, bin, ...ranks],
     family,
@@ -157,9 +165,7 @@ async function runJob(io: CliIo, job: Job): Promise<EndedJob> {
   let printed = Promise.resolve();
   child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
     held += chunk;
-    // Everything before what may be the beginning of the mark.
-    const at = held.lastIndexOf(finishLine("")[0]!);
-    const ready = at < 0 ? held : held.slice(0, at);
+    const ready = held.slice(0, outputEnd(held, finishLine(job.mark)));
     held = held.slice(ready.length);
     if (held.includes(finishLine(job.mark))) end();
     if (ready === "") return;
@@ -177,9 +183,23 @@ async function runJob(io: CliIo, job: Job): Promise<EndedJob> {
   for (const name of signals) process.off(name, forward);
   // What ranks left behind, if the launcher was killed.
   kill("SIGKILL");
+  const finished = held.includes(finishLine(job.mark));
+  if (!finished) text.push(`${held}\n`);
   text.end();
   await printed;
   if (closed) throw closed;
-  const finished = held.includes(finishLine(job.mark));
   return { code, finished, signal, text };
+}
+
+/** Where the output of ranks ends: at the finish line or what may be its beginning, or at a failure. */
+function outputEnd(text: string, finish: string): number {
+  const at = text.lastIndexOf(finish[0]!);
+  const tail = at < 0 ? "" : text.slice(at);
+  const finishing = tail !== "" &&
+    (tail.startsWith(finish) || finish.startsWith(tail));
+  const failure = text.search(MPICH_FAILURE);
+  return Math.min(
+    finishing ? at : text.length,
+    failure < 0 ? text.length : failure,
+  );
 }

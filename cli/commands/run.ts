@@ -1,7 +1,6 @@
 /** `switchyard run`: carry a model or a plan out on tensors from a file. */
 
 import {
-  joinJob,
   loadTarget,
   needOf,
   openTarget,
@@ -17,7 +16,7 @@ import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../program.ts";
 import { createProgressBar } from "../progress.ts";
 import { finishLine, UsageError } from "../values.ts";
-import { openOptions } from "./options.ts";
+import { joinAsRank, openOptions } from "./options.ts";
 
 /** Flags of `run`. */
 export interface RunFlags extends PlanFlags, DeviceFlags {
@@ -42,7 +41,7 @@ export async function runCommand(
         "Cannot use --trace with --devices mpi: a trace shows the ranks of one process. Use --devices separate",
       );
     }
-    await joinJob();
+    await joinAsRank(io, flags);
   }
   const target = await loadTarget(model, io.files);
   const options = openOptions(io, target, flags);

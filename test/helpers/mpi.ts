@@ -10,7 +10,7 @@ import {
 } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { mpiFamily } from "../../cli/mpi_launcher.ts";
+import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
 
 /** The command. */
 export const BIN = fileURLToPath(
@@ -20,6 +20,7 @@ export const BIN = fileURLToPath(
 /** A family of MPI, its launcher, and why its tests are skipped here, or false. */
 export interface Launcher {
   readonly name: string;
+  readonly family: MpiFamily;
   readonly command: string | undefined;
   /** The variable in which the launcher tells a process its rank. */
   readonly rankVariable: string;
@@ -36,7 +37,7 @@ export const LAUNCHERS: readonly Launcher[] = [
 
 function find(
   name: string,
-  family: string,
+  family: MpiFamily,
   [own, rankVariable]: [own: string, rankVariable: string],
 ): Launcher {
   const command = [own, "mpirun"].find((candidate) => {
@@ -51,7 +52,7 @@ function find(
     : koffi
     ? false
     : "the optional package 'koffi' is not installed";
-  return { name, command, rankVariable, skip };
+  return { name, family, command, rankVariable, skip };
 }
 
 /** What a process left. */

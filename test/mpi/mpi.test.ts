@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
+import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import {
   integers,
@@ -194,15 +195,15 @@ for (const launcher of LAUNCHERS) {
   t.test(`${name}: ranks with different plans do not start`, {
     skip,
   }, async (t) => {
-    const rank = (context: string) => [
-      ...["-n", "1", process.execPath, BIN, ...GENERATE, "--devices", "mpi"],
-      ...["--max-context", context],
-    ];
+    // Each rank asks for another length.
+    const context = `$((64 + 32 * ${launcher.rankVariable}))`;
     const { code, err } = await start(command!, [
-      ...process.getuid?.() === 0 && name === "Open MPI"
-        ? ["--allow-run-as-root", "--oversubscribe"]
-        : [],
-      ...[...rank("64"), ":", ...rank("96")],
+      ...launcherArguments(launcher.family, {
+        ranks: 2,
+        root: process.getuid?.() === 0,
+      }),
+      ...["sh", "-c", `exec "$@" --max-context ${context}`, "sh"],
+      ...[process.execPath, BIN, ...GENERATE, "--devices", "mpi"],
     ]).ended;
     t.equal(code, 3);
     t.match(err, /rank 0 on \S+: Cannot run the plan: rank 1 has another plan/);
