@@ -6,58 +6,22 @@ import {
   attention,
   cast,
   combine,
-  type CompileOptions,
   dispatch,
   dot,
+  latentAttention,
   max,
   model,
   mul,
   rename,
-  rmsNorm,
   route,
-  softmax,
   split,
   sum,
   topK,
   upTo,
 } from "../compiler/mod.ts";
-import {
-  type Case,
-  closeDevices,
-  digest,
-  matches,
-  runCase,
-  skip,
-} from "./helpers/run_model.ts";
+import { closeDevices, holds, MESHES, waves } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
-
-const MESHES: readonly CompileOptions[] = [
-  {},
-  { mesh: { ep: 2 } },
-  { mesh: { ep: 3 } },
-  { mesh: { dp: 2, ep: 2 } },
-];
-
-/** Run one case on both kinds of device, on meshes. */
-function holds(
-  name: string,
-  of: Case,
-  meshes: readonly CompileOptions[] = MESHES,
-): void {
-  t.test(name, async (t) => await matches(t, of, "cpu", meshes));
-  t.test(`${name}, on a GPU`, { skip }, async (t) => {
-    await matches(t, of, "gpu", meshes);
-  });
-}
-
-/** Numbers that repeat nowhere. */
-function waves(count: number, from = 0): number[] {
-  return Array.from(
-    { length: count },
-    (_, i) => Math.sin((i + from) ** 2 + from),
-  );
-}
 
 holds("routers of every size, two layers, experts beside them", {
   calls: [{ x: waves(28) }, { x: waves(4, 3) }, { x: [] }, { x: waves(36, 9) }],
@@ -316,87 +280,115 @@ holds("tokens of a fixed number, experts in uneven shares", {
   },
 }]);
 
-const bits: Case = {
-  stored: "bf16",
-  calls: [{ x: waves(9 * 40), who: [2, 0, 1, 1, 0, 0, 2, 1, 0] }, {
-    x: waves(40, 5),
-    who: [1],
-  }],
-  model: model({ token: upTo(9), embed: 40, ffn: 37, expert: 5 }, (m) => {
+holds("rules of newer routers", {
+  calls: [{ x: waves(28) }, { x: [] }, { x: waves(4, 3) }],
+  model: model({ token: upTo(9), embed: 4, ffn: 5, expert: 6 }, (m) => {
     const x = m.input("x", "token embed");
     const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const routing = route(logits, {
-      over: "expert",
-      topK: 3,
-      preset: "mixtral",
+    const bias = m.param("bias", "expert");
+    const over = { over: "expert", topK: 3 } as const;
+    const grouped = { count: 3, keep: 2 };
+    const routings = {
+      graniteMoe: route(logits, { ...over, preset: "graniteMoe" }),
+      deepseekV2: route(logits, {
+        ...over,
+        preset: "deepseekV2",
+        expertGroups: grouped,
+        scale: 2.5,
+      }),
+      deepseekV3: route(logits, {
+        ...over,
+        preset: "deepseekV3",
+        expertGroups: grouped,
+        bias,
+      }),
+      llama4: route(logits, { ...over, preset: "llama4" }),
+      biased: route(logits, {
+        ...over,
+        preset: "mixtral",
+        bias: mul(bias, 0.1),
+        weighs: "input",
+      }),
+    };
+    const w = m.param("w", "expert ffn embed");
+    return Object.fromEntries(
+      Object.entries(routings).flatMap(([name, routing]) => [
+        [name, combine(dot(dispatch(x, routing), w, "embed"), routing)],
+        [`${name}Index`, routing.index],
+        [`${name}Weight`, routing.weight],
+      ]),
+    );
+  }),
+});
+
+holds("attention with sinks, blocks and latent keys", {
+  model: model({
+    token: upTo(40),
+    head: 4,
+    kvHead: 2,
+    dim: 6,
+    valueDim: 4,
+    sequence: 2,
+    context: 40,
+  }, (m) => {
+    const q = m.input("q", "token head dim");
+    const sequence = m.input("sequence", "token", { dtype: "i32" });
+    const position = m.input("position", "token", { dtype: "i32" });
+    const pair = "token kvHead dim";
+    const cache = "sequence context kvHead dim";
+    const first = attention(q, {
+      key: m.input("k", pair),
+      value: m.input("v", pair),
+      keys: m.state("keys", cache),
+      values: m.state("values", cache),
+      sequence,
+      position,
+      sinks: m.param("sinks", "head"),
     });
-    const up = dot(
-      dispatch(x, routing),
-      m.param("up.{expert}", "expert ffn embed"),
-      "embed",
-    );
-    const y = combine(
-      dot(up, m.param("down.{expert}", "expert embed ffn"), "ffn"),
-      routing,
-    );
-    const slotted = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "fairscale.top2",
-      choice: "pair",
-      group: m.input("who", "token", { dtype: "i32" }),
+    const second = attention(first.y, {
+      key: m.input("k2", pair),
+      value: m.input("v2", pair),
+      keys: m.state("keys2", cache),
+      values: m.state("values2", cache),
+      sequence,
+      position,
+      chunk: 8,
+      sinks: mul(m.param("sinks2", "head"), 2),
     });
-    const z = combine(dispatch(x, slotted), slotted);
-    const after = dot(
-      rmsNorm(add(add(x, y), z), m.param("gain", "embed"), "embed"),
-      m.param("after", "ffn embed"),
-      "embed",
-    );
+    const latent = latentAttention(q, {
+      key: m.input("latent", "token dim"),
+      keys: m.state("latents", "sequence context dim"),
+      value: "valueDim",
+      sequence,
+      position,
+    });
     return {
-      y,
-      z,
-      after,
-      all: softmax(after, "ffn"),
-      total: sum(after, "ffn"),
+      y: first.y,
+      z: second.y,
+      l: latent.y,
+      keys: first.keys,
+      values: first.values,
+      keys2: second.keys,
+      values2: second.values,
+      latents: latent.keys,
     };
   }),
-};
-const PLACES: readonly CompileOptions[] = [
-  ...MESHES,
-  {
-    mesh: { ep: 2 },
-    place: { token: "ep", expert: { over: "ep", table: [[3, 0], [1, 4, 2]] } },
-  },
-  { mesh: { dp: 2 }, place: { token: "dp" } },
-  { tuning: { matmul: { rows: 2, columns: 2, lanes: 8 } } },
-  { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
-];
-for (const kind of ["cpu", "gpu"] as const) {
-  t.test(`the same bits on every mesh and with every tile, ${kind}`, {
-    skip: kind === "gpu" && skip,
-  }, async (t) => {
-    await matches(t, bits, kind);
-    const wanted = digest(await runCase(bits, kind));
-    for (const options of PLACES.slice(1)) {
-      t.equal(
-        digest(await runCase(bits, kind, options)),
-        wanted,
-        JSON.stringify(options),
-      );
-    }
-  });
-}
-
-t.test("checks of a run find nothing", async (t) => {
-  for (const options of PLACES.slice(0, 6)) {
-    const results = await runCase(bits, "cpu", { ...options, check: true });
-    for (const outputs of results) {
-      const counts = [outputs["check.0"]!, outputs["check.1"]!];
-      t.same(
-        counts.map(({ data }) => Math.max(...data)),
-        [0, 0],
-        JSON.stringify(options),
-      );
-    }
-  }
-});
+  stored: "bf16",
+  calls: [
+    {
+      sequence: Array.from({ length: 40 }, (_, i) => i < 35 ? 1 : 0),
+      position: Array.from({ length: 40 }, (_, i) => i < 35 ? i : i - 35),
+    },
+    { sequence: [0, 1, 1], position: [5, 35, 36] },
+    {
+      sequence: [],
+      position: [],
+      q: [],
+      k: [],
+      v: [],
+      k2: [],
+      v2: [],
+      latent: [],
+    },
+  ],
+}, [{}, { mesh: { dp: 2 }, place: { token: "dp" } }]);

@@ -1,6 +1,6 @@
 /** Small models with made-up weights: what the reference evaluator says, and what a compiled plan computes on a device. */
 
-import type { Test } from "tap";
+import t, { type Test } from "tap";
 import {
   compile,
   type CompileOptions,
@@ -363,6 +363,34 @@ export async function matches(
     );
     t.same(wrong, [], `as the reference says, ${title}`);
   }
+}
+
+/** Meshes of one rank and of several, evenly and unevenly filled. */
+export const MESHES: readonly CompileOptions[] = [
+  {},
+  { mesh: { ep: 2 } },
+  { mesh: { ep: 3 } },
+  { mesh: { dp: 2, ep: 2 } },
+];
+
+/** Test one case on both kinds of device, on meshes. */
+export function holds(
+  name: string,
+  of: Case,
+  meshes: readonly CompileOptions[] = MESHES,
+): void {
+  t.test(name, async (t) => await matches(t, of, "cpu", meshes));
+  t.test(`${name}, on a GPU`, { skip }, async (t) => {
+    await matches(t, of, "gpu", meshes);
+  });
+}
+
+/** Numbers that repeat nowhere. */
+export function waves(count: number, from = 0): number[] {
+  return Array.from(
+    { length: count },
+    (_, i) => Math.sin((i + from) ** 2 + from),
+  );
 }
 
 /** The bytes of all results. */

@@ -1,0 +1,113 @@
+/** Results do not depend on the mesh, the placement or the tile: not by one bit. */
+
+import t from "tap";
+import {
+  add,
+  combine,
+  type CompileOptions,
+  dispatch,
+  dot,
+  model,
+  rmsNorm,
+  route,
+  softmax,
+  sum,
+  upTo,
+} from "../compiler/mod.ts";
+import {
+  type Case,
+  closeDevices,
+  digest,
+  matches,
+  MESHES,
+  runCase,
+  skip,
+  waves,
+} from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+const bits: Case = {
+  stored: "bf16",
+  calls: [{ x: waves(9 * 40), who: [2, 0, 1, 1, 0, 0, 2, 1, 0] }, {
+    x: waves(40, 5),
+    who: [1],
+  }],
+  model: model({ token: upTo(9), embed: 40, ffn: 37, expert: 5 }, (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      over: "expert",
+      topK: 3,
+      preset: "mixtral",
+    });
+    const up = dot(
+      dispatch(x, routing),
+      m.param("up.{expert}", "expert ffn embed"),
+      "embed",
+    );
+    const y = combine(
+      dot(up, m.param("down.{expert}", "expert embed ffn"), "ffn"),
+      routing,
+    );
+    const slotted = route(logits, {
+      over: "expert",
+      topK: 2,
+      preset: "fairscale.top2",
+      choice: "pair",
+      group: m.input("who", "token", { dtype: "i32" }),
+    });
+    const z = combine(dispatch(x, slotted), slotted);
+    const after = dot(
+      rmsNorm(add(add(x, y), z), m.param("gain", "embed"), "embed"),
+      m.param("after", "ffn embed"),
+      "embed",
+    );
+    return {
+      y,
+      z,
+      after,
+      all: softmax(after, "ffn"),
+      total: sum(after, "ffn"),
+    };
+  }),
+};
+const PLACES: readonly CompileOptions[] = [
+  ...MESHES,
+  {
+    mesh: { ep: 2 },
+    place: { token: "ep", expert: { over: "ep", table: [[3, 0], [1, 4, 2]] } },
+  },
+  { mesh: { dp: 2 }, place: { token: "dp" } },
+  { tuning: { matmul: { rows: 2, columns: 2, lanes: 8 } } },
+  { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
+];
+for (const kind of ["cpu", "gpu"] as const) {
+  t.test(`the same bits on every mesh and with every tile, ${kind}`, {
+    skip: kind === "gpu" && skip,
+  }, async (t) => {
+    await matches(t, bits, kind);
+    const wanted = digest(await runCase(bits, kind));
+    for (const options of PLACES.slice(1)) {
+      t.equal(
+        digest(await runCase(bits, kind, options)),
+        wanted,
+        JSON.stringify(options),
+      );
+    }
+  });
+}
+
+t.test("checks of a run find nothing", async (t) => {
+  for (const options of PLACES.slice(0, 6)) {
+    const results = await runCase(bits, "cpu", { ...options, check: true });
+    for (const outputs of results) {
+      const counts = [outputs["check.0"]!, outputs["check.1"]!];
+      t.same(
+        counts.map(({ data }) => Math.max(...data)),
+        [0, 0],
+        JSON.stringify(options),
+      );
+    }
+  }
+});
