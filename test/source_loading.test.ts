@@ -150,4 +150,10 @@ t.test("files that cannot be loaded", async (t) => {
     await messageOf(loadModels(path)),
     /^Cannot load 'imports\.ts': the requested module 'switchyard-moe' does not provide an export named 'nothing'\. Correct the file$/,
   );
+  const lost = join(folder, "lost.ts");
+  await writeFile(lost, 'import "./nowhere.ts";');
+  t.equal(
+    await messageOf(loadModels(lost)),
+    "Cannot load 'lost.ts': cannot find module 'nowhere.ts' imported from lost.ts. Correct the file",
+  );
 });

@@ -5,7 +5,7 @@
 
 import { ts } from "./project.ts";
 
-/** The diagnostics of a file that do not follow from another one of it: errors in calls on values that are wrong already are left out. */
+/** The diagnostics of a file that do not follow from another one of it: errors about uses of values that are wrong already are left out. */
 export function withoutConsequences(
   file: ts.SourceFile,
   diagnostics: readonly ts.Diagnostic[],
@@ -13,21 +13,27 @@ export function withoutConsequences(
 ): readonly ts.Diagnostic[] {
   if (diagnostics.length < 2) return diagnostics;
   const nodes = diagnostics.map(({ start = 0 }) => nodeAt(file, start));
-  const calls = nodes.map((node) => ancestor(node, ts.isCallExpression));
   const wrong = wrongSymbols(file, nodes, checker);
+  const uses = nodes.map((node) => ancestor(node, isUse));
   return diagnostics.filter(({ start = 0 }, i) => {
-    const call = calls[i];
-    if (!call) return true;
-    const follows = some(
-      call,
-      (node) =>
-        node !== call && calls.includes(node as ts.CallExpression) ||
+    const use = uses[i];
+    const follows = use &&
+      some(use, (node) =>
+        node !== use && uses.includes(node as Use) ||
         declarationsOf(node, checker).some((declaration) =>
           wrong.has(declaration) && declaration.end <= start
-        ),
-    );
+        ));
     return !follows;
   });
+}
+
+/** What uses values: a call, or what gives a variable its value. */
+type Use = ts.CallExpression | ts.VariableDeclaration | ts.BinaryExpression;
+
+function isUse(node: ts.Node): node is Use {
+  return ts.isCallExpression(node) || ts.isVariableDeclaration(node) ||
+    ts.isBinaryExpression(node) &&
+      node.operatorToken.kind === ts.SyntaxKind.EqualsToken;
 }
 
 /** The variables that get their types from a place with an error, or from another such variable. */

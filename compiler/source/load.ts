@@ -2,7 +2,7 @@
 
 import { readFileSync, statSync } from "node:fs";
 import { register } from "node:module";
-import { basename, extname, resolve } from "node:path";
+import { basename, dirname, extname, resolve, sep } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import {
@@ -146,7 +146,8 @@ function loadError(error: unknown, path: string): Error {
     );
   }
   const span = spanInStack(error, path);
-  const what = error.message.split("\n")[0]!;
+  const folder = dirname(resolve(path)) + sep;
+  const what = error.message.split("\n")[0]!.replaceAll(folder, "");
   // What the file itself throws has a place in it; what Node says about the file has not.
   const state = span && !(error instanceof SyntaxError)
     ? `it throws '${what}'`
