@@ -116,6 +116,23 @@ function figures(value: unknown): [predicted: number[], actual: number[]] {
   return all;
 }
 
+const known = new Map<string, Buffer>();
+
+/** What a case writes with all ranks on one device. */
+async function sharedBytes(
+  name: string,
+  argv: readonly string[],
+): Promise<Buffer> {
+  const bytes = known.get(name);
+  if (bytes) return bytes;
+  const { code, err } = await switchyard([
+    ...[...argv, "--outputs", file("shared")],
+  ]);
+  if (code !== 0) throw new Error(`the run on a shared device failed: ${err}`);
+  known.set(name, readFileSync(file("shared")));
+  return known.get(name)!;
+}
+
 for (const launcher of LAUNCHERS) {
   const { name, skip, command } = launcher;
   const launch = (n: number, argv: readonly string[]) =>
@@ -126,13 +143,12 @@ for (const launcher of LAUNCHERS) {
       skip,
     }, async (t) => {
       const run = [...argv, "--adapter", "cpu", "--check"];
-      const shared = await switchyard([...run, "--outputs", file("shared")]);
-      t.strictSame([shared.code, shared.err], [0, ""]);
+      const wanted = await sharedBytes(what, run);
       const { code, out, err } = await launch(ranks, [
         ...[...run, "--json", "--outputs", file("mpi")],
       ]).ended;
       t.strictSame([code, err], [0, ""]);
-      t.ok(readFileSync(file("mpi")).equals(readFileSync(file("shared"))));
+      t.ok(readFileSync(file("mpi")).equals(wanted), "the same bytes");
       const report = JSON.parse(out) as Ranks;
       t.strictSame(
         report.ranks.map(({ rank }) => rank),
