@@ -75,6 +75,16 @@ export function splitHeads({ q, k, v }: Projections): Heads {
   };
 }
 
+/** Project rows, head by head. */
+export function projectHeads(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  options: { readonly bias?: boolean } = {},
+): Heads {
+  return splitHeads(project(m, rows, layer, options));
+}
+
 /** Turn queries and keys by their positions. */
 export function turn(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   const options = { position: layer.position, ...rotary };

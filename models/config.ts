@@ -110,49 +110,6 @@ export function integersField(
   return value as readonly number[];
 }
 
-/** Heads of grouped-query attention: query heads, key heads, elements of one head. */
-export interface HeadFields {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-}
-
-/** Read the heads of grouped-query attention; `headDim` is hidden size / heads where the file does not say. */
-export function headFields(
-  config: Config,
-  defaults: {
-    readonly embed: number;
-    readonly heads: number;
-    readonly kvHeads?: number;
-    readonly headDim?: number;
-  },
-): HeadFields {
-  const embed = integerField(config, "hidden_size", {
-    default: defaults.embed,
-  });
-  const heads = integerField(config, "num_attention_heads", {
-    default: defaults.heads,
-  });
-  const kvHeads = integerField(config, "num_key_value_heads", {
-    default: defaults.kvHeads ?? heads,
-  });
-  const given = config["head_dim"] ?? defaults.headDim;
-  if (given === undefined) {
-    requireMultiple({ name: "hidden_size", value: embed }, {
-      name: "num_attention_heads",
-      value: heads,
-    });
-  }
-  requireMultiple({ name: "num_attention_heads", value: heads }, {
-    name: "num_key_value_heads",
-    value: kvHeads,
-  });
-  const headDim = integerField(config, "head_dim", {
-    default: defaults.headDim ?? embed / heads,
-  });
-  return { heads, kvHeads, headDim };
-}
-
 /** Refuse sizes that do not divide. */
 export function requireMultiple(
   config: { readonly name: string; readonly value: number },

@@ -1,19 +1,36 @@
-/** What configurations of DeepSeek-V2 and V3 share. */
+/** What DeepSeek-V2 and V3 share. */
 
+import { add, type Model } from "../compiler/mod.ts";
 import {
-  booleanField,
+  type DecoderDefaults,
+  type DecoderFields,
+  decoderFields,
+} from "./common_config.ts";
+import {
+  type Bounds,
   type Config,
   integerField,
   positiveField,
-  requireField,
 } from "./config.ts";
-import type { Decoder } from "./decoder.ts";
-import { type LatentFields, latentFields } from "./latent_attention.ts";
+import { decoderModel, type DecoderScope } from "./decoder.ts";
+import {
+  expertNames,
+  experts,
+  mlp,
+  routeLayer,
+  routerLogits,
+  type RouterOptions,
+} from "./feed_forward.ts";
+import {
+  attendLatent,
+  latentAxes,
+  type LatentFields,
+  latentFields,
+} from "./latent_attention.ts";
 
 /** A DeepSeek configuration. */
-export interface DeepseekConfig extends Decoder, LatentFields {
-  /** Hidden elements of an expert, of all shared experts together, and of a layer without experts. */
-  readonly ffn: number;
+export interface DeepseekConfig extends DecoderFields, LatentFields {
+  /** Hidden elements of all shared experts together, and of a layer without experts. */
   readonly sharedFfn: number;
   readonly denseFfn: number;
   /** Layers before this one have no experts. */
@@ -26,22 +43,15 @@ export interface DeepseekConfig extends Decoder, LatentFields {
 }
 
 /** Defaults in which the two differ. */
-export interface DeepseekDefaults {
+export interface DeepseekDefaults extends DecoderDefaults {
   readonly heads: number;
   readonly interleaved: boolean;
-  readonly layers: number;
-  readonly vocabulary: number;
-  readonly embed: number;
   readonly denseFfn: number;
-  readonly ffn: number;
-  readonly experts: number;
   readonly sharedExperts: number;
-  readonly expertsPerToken: number;
   readonly firstSparse: number;
   readonly routedScale: number;
   readonly groups: number;
   readonly keptGroups: number;
-  readonly maxPositions: number;
 }
 
 /** Read what V2 and V3 share; routing groups and latent attention included. */
@@ -49,20 +59,17 @@ export function deepseekFields(
   config: Config,
   defaults: DeepseekDefaults,
 ): DeepseekConfig {
-  requireField(config, "hidden_act", "silu");
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
-  const ffn = field("moe_intermediate_size", defaults.ffn);
+  const fields = decoderFields(config, defaults, {
+    experts: "n_routed_experts",
+    ffn: "moe_intermediate_size",
+  });
   const count = field("n_group", defaults.groups);
   return {
     ...latentFields(config, defaults),
-    layers: field("num_hidden_layers", defaults.layers),
-    vocabulary: field("vocab_size", defaults.vocabulary),
-    embed: field("hidden_size", defaults.embed),
-    experts: field("n_routed_experts", defaults.experts),
-    expertsPerToken: field("num_experts_per_tok", defaults.expertsPerToken),
-    ffn,
-    sharedFfn: ffn * field("n_shared_experts", defaults.sharedExperts),
+    ...fields,
+    sharedFfn: fields.ffn * field("n_shared_experts", defaults.sharedExperts),
     denseFfn: field("intermediate_size", defaults.denseFfn),
     firstSparse: integerField(config, "first_k_dense_replace", {
       default: defaults.firstSparse,
@@ -76,8 +83,34 @@ export function deepseekFields(
       "routed_scaling_factor",
       defaults.routedScale,
     ),
-    epsilon: positiveField(config, "rms_norm_eps", 1e-6),
-    maxPositions: field("max_position_embeddings", defaults.maxPositions),
-    tied: booleanField(config, "tie_word_embeddings", false),
   };
+}
+
+/** The model of a configuration. `router`: options of the router whose tensors have names that start with `gate`. */
+export function deepseekModel(
+  config: DeepseekConfig,
+  bounds: Bounds,
+  router: (m: DecoderScope, gate: string) => RouterOptions,
+): Model {
+  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
+  return decoderModel(config, {
+    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
+    attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
+    feed(m, rows, layer) {
+      const block = `${layer.name}.mlp`;
+      if (layer.index < config.firstSparse) {
+        return mlp(m, rows, block, "denseFfn");
+      }
+      const logits = routerLogits(m, rows, `${block}.gate.weight`);
+      const routing = routeLayer(logits, layer, {
+        ...router(m, `${block}.gate`),
+        scale: config.routedScale,
+        ...expertGroups ? { expertGroups } : {},
+      });
+      return add(
+        experts(m, rows, routing, expertNames(block)),
+        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
+      );
+    },
+  }, bounds);
 }

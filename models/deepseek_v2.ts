@@ -1,22 +1,17 @@
 /** DeepSeek-V2: latent attention; experts of the best groups only, beside experts that every token goes to. */
 
-import { add, type Model } from "../compiler/mod.ts";
+import type { Model } from "../compiler/mod.ts";
 import {
   type Bounds,
   type Config,
   fieldError,
   requireField,
 } from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
 import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
-import { attendLatent, latentAxes } from "./latent_attention.ts";
+  type DeepseekConfig,
+  deepseekFields,
+  deepseekModel,
+} from "./deepseek.ts";
 
 /**
  * Read a config.json of `DeepseekV2ForCausalLM`. What it leaves out has transformers' defaults. Weights are never divided
@@ -38,33 +33,16 @@ export function deepseekV2Config(config: Config): DeepseekConfig {
     ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32 },
     ...{ denseFfn: 11008, ffn: 1407, experts: 64, sharedExperts: 2 },
     ...{ expertsPerToken: 6, firstSparse: 0, routedScale: 1 },
-    ...{ groups: 1, keptGroups: 1, maxPositions: 2048, interleaved: true },
+    ...{ groups: 1, keptGroups: 1, maxPositions: 2048, epsilon: 1e-6 },
+    interleaved: true,
   });
   return method === "greedy" ? { ...fields, expertGroups: undefined } : fields;
 }
 
 /** The model of a configuration. */
 export function deepseekV2(config: DeepseekConfig, bounds: Bounds): Model {
-  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
-  return decoderModel(config, {
-    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
-    attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
-    feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
-      if (layer.index < config.firstSparse) {
-        return mlp(m, rows, block, "denseFfn");
-      }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "deepseekV2",
-        scale: config.routedScale,
-        ...expertGroups ? { expertGroups } : {},
-      });
-      return add(
-        experts(m, rows, routing, expertNames(block)),
-        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
-      );
-    },
-  }, bounds);
+  return deepseekModel(config, bounds, () => ({
+    topK: config.expertsPerToken,
+    preset: "deepseekV2",
+  }));
 }

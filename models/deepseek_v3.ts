@@ -1,22 +1,17 @@
 /** DeepSeek-V3: V2 with a router of sigmoids, whose bias steers choices and not weights, and groups by their two best. */
 
-import { add, type Model } from "../compiler/mod.ts";
+import type { Model } from "../compiler/mod.ts";
 import {
   booleanField,
   type Bounds,
   type Config,
   requireField,
 } from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
 import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
-import { attendLatent, latentAxes } from "./latent_attention.ts";
+  type DeepseekConfig,
+  deepseekFields,
+  deepseekModel,
+} from "./deepseek.ts";
 
 /** A DeepSeek-V3 configuration. */
 export interface DeepseekV3Config extends DeepseekConfig {
@@ -35,7 +30,7 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
       ...{ layers: 61, vocabulary: 129280, embed: 7168, heads: 128 },
       ...{ denseFfn: 18432, ffn: 2048, experts: 256, sharedExperts: 1 },
       ...{ expertsPerToken: 8, firstSparse: 3, routedScale: 2.5 },
-      ...{ groups: 8, keptGroups: 4, maxPositions: 4096 },
+      ...{ groups: 8, keptGroups: 4, maxPositions: 4096, epsilon: 1e-6 },
       interleaved: booleanField(config, "rope_interleave", true),
     }),
     normalize: booleanField(config, "norm_topk_prob", true),
@@ -44,28 +39,10 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
 
 /** The model of a configuration. */
 export function deepseekV3(config: DeepseekV3Config, bounds: Bounds): Model {
-  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
-  return decoderModel(config, {
-    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
-    attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
-    feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
-      if (layer.index < config.firstSparse) {
-        return mlp(m, rows, block, "denseFfn");
-      }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "deepseekV3",
-        bias: m.param(`${block}.gate.e_score_correction_bias`, "expert"),
-        normalize: config.normalize ? "chosen" : "none",
-        scale: config.routedScale,
-        ...expertGroups ? { expertGroups } : {},
-      });
-      return add(
-        experts(m, rows, routing, expertNames(block)),
-        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
-      );
-    },
-  }, bounds);
+  return deepseekModel(config, bounds, (m, gate) => ({
+    topK: config.expertsPerToken,
+    preset: "deepseekV3",
+    bias: m.param(`${gate}.e_score_correction_bias`, "expert"),
+    normalize: config.normalize ? "chosen" : "none",
+  }));
 }

@@ -42,6 +42,12 @@ export function mlp(
   );
 }
 
+/** How a router routes, but over what. */
+export type RouterOptions = Omit<
+  RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">,
+  "over"
+>;
+
 /** Logits of the router whose matrix has this name. */
 export function routerLogits(
   m: DecoderScope,
@@ -55,10 +61,7 @@ export function routerLogits(
 export function routeLayer(
   logits: Tensor<"token expert", "f32">,
   layer: Layer,
-  options: Omit<
-    RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">,
-    "over"
-  >,
+  options: RouterOptions,
 ): TokenRouting {
   const routing: TokenRouting = route(logits, { over: "expert", ...options });
   layer.keep(`layer${layer.index}.router_logits`, logits);

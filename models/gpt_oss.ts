@@ -12,33 +12,22 @@ import {
   slice,
   type Tensor,
 } from "../compiler/mod.ts";
+import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
+import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
-  attendHeads,
-  groupedAxes,
-  project,
-  splitHeads,
-  turn,
-} from "./attention.ts";
-import {
-  booleanField,
   type Bounds,
   type Config,
   fieldError,
-  type HeadFields,
-  headFields,
   integerField,
   objectField,
   positiveField,
   requireField,
 } from "./config.ts";
-import { type Decoder, decoderModel } from "./decoder.ts";
+import { decoderModel } from "./decoder.ts";
 import { routeLayer, routerLogits } from "./feed_forward.ts";
-import { readRotary, type Rotary } from "./rotary.ts";
 
 /** A gpt-oss configuration. */
-export interface GptOssConfig extends Decoder, HeadFields {
-  readonly ffn: number;
-  readonly rotary: Rotary;
+export interface GptOssConfig extends GroupedDecoder {
   /** How many positions a token of a layer sees; undefined: all. */
   readonly windowOf: (layer: number) => number | undefined;
   /** Gates are at most this, and what they multiply is within ± this. */
@@ -53,35 +42,21 @@ const YARN = {
 
 /** Read a config.json of `GptOssForCausalLM`. What it leaves out has transformers' defaults. */
 export function gptOssConfig(config: Config): GptOssConfig {
-  requireField(config, "hidden_act", "silu");
   requireField(config, "attention_bias", true);
   const quantization = objectField(config, "quantization_config");
   if (quantization) requireField(quantization, "quant_method", "mxfp4");
-  const heads = headFields(config, {
-    ...{ embed: 2880, heads: 64, kvHeads: 8, headDim: 64 },
-  });
   const scaled = config["rope_scaling"] === undefined &&
       config["rope_parameters"] === undefined
     ? { ...config, rope_scaling: YARN }
     : config;
   return {
-    ...heads,
-    layers: integerField(config, "num_hidden_layers", { default: 36 }),
-    vocabulary: integerField(config, "vocab_size", { default: 201088 }),
-    embed: integerField(config, "hidden_size", { default: 2880 }),
-    experts: integerField(config, "num_local_experts", { default: 128 }),
-    expertsPerToken: integerField(config, "num_experts_per_tok", {
-      default: 4,
-    }),
-    ffn: integerField(config, "intermediate_size", { default: 2880 }),
-    epsilon: positiveField(config, "rms_norm_eps", 1e-5),
-    rotary: readRotary(scaled, { dim: heads.headDim, theta: 150000 }),
-    maxPositions: integerField(config, "max_position_embeddings", {
-      default: 131072,
-    }),
+    ...groupedFields(scaled, {
+      ...{ layers: 36, vocabulary: 201088, embed: 2880, heads: 64, kvHeads: 8 },
+      ...{ headDim: 64, experts: 128, expertsPerToken: 4, ffn: 2880 },
+      ...{ epsilon: 1e-5, theta: 150000, maxPositions: 131072 },
+    }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     windowOf: readWindows(config),
     limit: positiveField(config, "swiglu_limit", 7),
-    tied: booleanField(config, "tie_word_embeddings", false),
   };
 }
 
@@ -107,7 +82,7 @@ export function gptOss(config: GptOssConfig, bounds: Bounds): Model {
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn, gateUp: 2 * ffn },
     attend(m, rows, layer) {
-      const heads = splitHeads(project(m, rows, layer, { bias: true }));
+      const heads = projectHeads(m, rows, layer, { bias: true });
       return attendHeads(m, turn(heads, config.rotary, layer), layer, {
         bias: true,
         sinks: m.param(`${layer.name}.self_attn.sinks`, "head"),

@@ -21,31 +21,26 @@ import {
   attendHeads,
   groupedAxes,
   type Heads,
-  project,
-  splitHeads,
+  projectHeads,
   turn,
 } from "./attention.ts";
+import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   booleanField,
   type Bounds,
   type Config,
-  type HeadFields,
-  headFields,
   integerField,
   integersField,
   positiveField,
   requireField,
 } from "./config.ts";
-import { type Decoder, decoderModel, type Layer, times } from "./decoder.ts";
+import { decoderModel, type Layer, times } from "./decoder.ts";
 import { mlp, routeLayer, routerLogits, swiglu } from "./feed_forward.ts";
-import { readRotary, type Rotary } from "./rotary.ts";
 
 /** A Llama 4 text configuration. */
-export interface Llama4Config extends Decoder, HeadFields {
-  /** Hidden elements of an expert, and of a layer without experts. */
-  readonly ffn: number;
+export interface Llama4Config extends GroupedDecoder {
+  /** Hidden elements of a layer without experts. */
   readonly denseFfn: number;
-  readonly rotary: Rotary;
   readonly hasExperts: (layer: number) => boolean;
   readonly hasPositions: (layer: number) => boolean;
   /** Tokens of layers with positions see their own block of so many. */
@@ -60,39 +55,25 @@ export interface Llama4Config extends Decoder, HeadFields {
 
 /** Read a config.json of `Llama4ForCausalLM`. What it leaves out has transformers' defaults. */
 export function llama4Config(config: Config): Llama4Config {
-  requireField(config, "hidden_act", "silu");
   requireField(config, "attention_bias", false);
-  const heads = headFields(config, {
-    ...{ embed: 5120, heads: 40, kvHeads: 8, headDim: 128 },
-  });
-  const layers = integerField(config, "num_hidden_layers", { default: 48 });
+  const fields = groupedFields(config, {
+    ...{ layers: 48, vocabulary: 202048, embed: 5120, heads: 40, kvHeads: 8 },
+    ...{ headDim: 128, experts: 16, expertsPerToken: 1, ffn: 8192 },
+    ...{ epsilon: 1e-5, theta: 500000, maxPositions: 131072 },
+    interleaved: true,
+  }, { experts: "num_local_experts", ffn: "intermediate_size" });
   const step = integerField(config, "interleave_moe_layer_step", {
     default: 1,
   });
   const sparse = integersField(config, "moe_layers") ??
-    Array.from({ length: layers }, (_, i) => i)
+    Array.from({ length: fields.layers }, (_, i) => i)
       .filter((i) => (i + 1) % step === 0);
   const turned = integersField(config, "no_rope_layers") ?? [];
   const every = integerField(config, "no_rope_layer_interval", { default: 4 });
   return {
-    ...heads,
-    layers,
-    vocabulary: integerField(config, "vocab_size", { default: 202048 }),
-    embed: integerField(config, "hidden_size", { default: 5120 }),
-    experts: integerField(config, "num_local_experts", { default: 16 }),
-    expertsPerToken: integerField(config, "num_experts_per_tok", {
-      default: 1,
-    }),
-    ffn: integerField(config, "intermediate_size", { default: 8192 }),
+    ...fields,
     denseFfn: integerField(config, "intermediate_size_mlp", {
       default: 16384,
-    }),
-    epsilon: positiveField(config, "rms_norm_eps", 1e-5),
-    rotary: readRotary(config, {
-      ...{ dim: heads.headDim, theta: 500000, interleaved: true },
-    }),
-    maxPositions: integerField(config, "max_position_embeddings", {
-      default: 131072,
     }),
     hasExperts: (layer) => sparse.includes(layer),
     // The field's name says the opposite of what it holds: 1 for layers with positions.
@@ -106,7 +87,6 @@ export function llama4Config(config: Config): Llama4Config {
         scale: positiveField(config, "attn_scale", 0.1),
       }
       : undefined,
-    tied: booleanField(config, "tie_word_embeddings", false),
   };
 }
 
@@ -119,7 +99,7 @@ export function llama4(config: Llama4Config, bounds: Bounds): Model {
       ...{ ffn, gateUp: 2 * ffn, sharedFfn: ffn, denseFfn },
     },
     attend(m, rows, layer) {
-      const heads = splitHeads(project(m, rows, layer));
+      const heads = projectHeads(m, rows, layer);
       if (!config.hasPositions(layer.index)) {
         return attendHeads(m, heat(heads, layer, config), layer);
       }

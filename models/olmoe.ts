@@ -14,30 +14,24 @@ import {
   splitHeads,
   turn,
 } from "./attention.ts";
+import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   booleanField,
   type Bounds,
   type Config,
-  type HeadFields,
-  headFields,
-  integerField,
   optionalField,
-  positiveField,
   requireField,
 } from "./config.ts";
-import { type Decoder, decoderModel } from "./decoder.ts";
+import { decoderModel } from "./decoder.ts";
 import {
   expertNames,
   experts,
   routeLayer,
   routerLogits,
 } from "./feed_forward.ts";
-import { readRotary, type Rotary } from "./rotary.ts";
 
 /** An OLMoE configuration. */
-export interface OlmoeConfig extends Decoder, HeadFields {
-  readonly ffn: number;
-  readonly rotary: Rotary;
+export interface OlmoeConfig extends GroupedDecoder {
   /** Weights of a token's experts are divided by their sum. */
   readonly normalize: boolean;
   /** Queries, keys and values are held within ± this; undefined: not. */
@@ -46,27 +40,15 @@ export interface OlmoeConfig extends Decoder, HeadFields {
 
 /** Read a config.json of `OlmoeForCausalLM`. What it leaves out has transformers' defaults. */
 export function olmoeConfig(config: Config): OlmoeConfig {
-  requireField(config, "hidden_act", "silu");
   requireField(config, "attention_bias", false);
   const { head_dim: _, ...rest } = config;
-  const heads = headFields(rest, { embed: 2048, heads: 16 });
   return {
-    ...heads,
-    layers: integerField(config, "num_hidden_layers", { default: 16 }),
-    vocabulary: integerField(config, "vocab_size", { default: 50304 }),
-    embed: integerField(config, "hidden_size", { default: 2048 }),
-    experts: integerField(config, "num_experts", { default: 64 }),
-    expertsPerToken: integerField(config, "num_experts_per_tok", {
-      default: 8,
-    }),
-    ffn: integerField(config, "intermediate_size", { default: 2048 }),
-    epsilon: positiveField(config, "rms_norm_eps", 1e-5),
-    rotary: readRotary(config, { dim: heads.headDim, theta: 10000 }),
-    maxPositions: integerField(config, "max_position_embeddings", {
-      default: 4096,
-    }),
+    ...groupedFields(rest, {
+      ...{ layers: 16, vocabulary: 50304, embed: 2048, heads: 16 },
+      ...{ experts: 64, expertsPerToken: 8, ffn: 2048 },
+      ...{ epsilon: 1e-5, theta: 10000, maxPositions: 4096 },
+    }, { experts: "num_experts", ffn: "intermediate_size" }),
     normalize: booleanField(config, "norm_topk_prob", false),
-    tied: booleanField(config, "tie_word_embeddings", false),
     clip: optionalField(config, "clip_qkv"),
   };
 }

@@ -1,0 +1,91 @@
+/** Fields of config.json that all families have. A family gives its defaults, and the names it has for some of them. */
+
+import {
+  booleanField,
+  type Config,
+  integerField,
+  positiveField,
+  requireField,
+  requireMultiple,
+} from "./config.ts";
+import type { Decoder } from "./decoder.ts";
+import { readRotary, type Rotary } from "./rotary.ts";
+
+/** What a config.json says of any decoder but its heads; `ffn`: hidden elements of an expert. */
+export type DecoderFields =
+  & Omit<Decoder, "heads" | "headDim">
+  & { readonly ffn: number };
+
+/** A family's defaults. No family ties its embedding unless the file says so. */
+export type DecoderDefaults = Omit<DecoderFields, "tied">;
+
+/** What a family calls the fields that not all families call the same. */
+export interface FieldNames {
+  readonly experts: string;
+  readonly ffn: string;
+}
+
+/** Read what any decoder has but its heads. */
+export function decoderFields(
+  config: Config,
+  defaults: DecoderDefaults,
+  names: FieldNames,
+): DecoderFields {
+  requireField(config, "hidden_act", "silu");
+  const size = (key: string, value: number) =>
+    integerField(config, key, { default: value });
+  return {
+    layers: size("num_hidden_layers", defaults.layers),
+    vocabulary: size("vocab_size", defaults.vocabulary),
+    embed: size("hidden_size", defaults.embed),
+    experts: size(names.experts, defaults.experts),
+    expertsPerToken: size("num_experts_per_tok", defaults.expertsPerToken),
+    ffn: size(names.ffn, defaults.ffn),
+    epsilon: positiveField(config, "rms_norm_eps", defaults.epsilon),
+    maxPositions: size("max_position_embeddings", defaults.maxPositions),
+    tied: booleanField(config, "tie_word_embeddings", false),
+  };
+}
+
+/** A decoder with grouped-query attention. */
+export interface GroupedDecoder extends DecoderFields, Decoder {
+  /** Heads of keys and values. */
+  readonly kvHeads: number;
+  readonly rotary: Rotary;
+}
+
+/** Its defaults. Without `kvHeads`, as many as heads; without `headDim`, hidden size / heads. */
+export interface GroupedDefaults extends DecoderDefaults {
+  readonly heads: number;
+  readonly kvHeads?: number;
+  readonly headDim?: number;
+  /** Base of the rotary frequencies. */
+  readonly theta: number;
+  readonly interleaved?: boolean;
+}
+
+/** Read what any decoder with grouped-query attention has. */
+export function groupedFields(
+  config: Config,
+  defaults: GroupedDefaults,
+  names: FieldNames,
+): GroupedDecoder {
+  const { theta, interleaved = false } = defaults;
+  const fields = decoderFields(config, defaults, names);
+  const heads = integerField(config, "num_attention_heads", {
+    default: defaults.heads,
+  });
+  const kvHeads = integerField(config, "num_key_value_heads", {
+    default: defaults.kvHeads ?? heads,
+  });
+  const query = { name: "num_attention_heads", value: heads };
+  if ((config["head_dim"] ?? defaults.headDim) === undefined) {
+    requireMultiple({ name: "hidden_size", value: fields.embed }, query);
+  }
+  requireMultiple(query, { name: "num_key_value_heads", value: kvHeads });
+  const headDim = integerField(config, "head_dim", {
+    default: defaults.headDim ?? fields.embed / heads,
+  });
+  const rotary = readRotary(config, { dim: headDim, theta, interleaved });
+  return { ...fields, heads, kvHeads, headDim, rotary };
+}

@@ -1,0 +1,44 @@
+/** What configurations of Qwen2-MoE and Qwen3-MoE share. */
+
+import {
+  type GroupedDecoder,
+  type GroupedDefaults,
+  groupedFields,
+} from "./common_config.ts";
+import {
+  booleanField,
+  type Config,
+  integerField,
+  integersField,
+  requireField,
+} from "./config.ts";
+
+/** A Qwen configuration. */
+export interface QwenConfig extends GroupedDecoder {
+  /** Hidden elements of a layer without experts. */
+  readonly denseFfn: number;
+  /** Weights of a token's experts are divided by their sum. */
+  readonly normalize: boolean;
+  readonly hasExperts: (layer: number) => boolean;
+}
+
+/** Read what both have. Every `decoder_sparse_step`-th layer has experts, but those of `mlp_only_layers`. */
+export function qwenFields(
+  config: Config,
+  defaults: GroupedDefaults & { readonly denseFfn: number },
+): QwenConfig {
+  requireField(config, "use_sliding_window", false);
+  const dense = integersField(config, "mlp_only_layers") ?? [];
+  const step = integerField(config, "decoder_sparse_step", { default: 1 });
+  return {
+    ...groupedFields(config, defaults, {
+      experts: "num_experts",
+      ffn: "moe_intermediate_size",
+    }),
+    denseFfn: integerField(config, "intermediate_size", {
+      default: defaults.denseFfn,
+    }),
+    normalize: booleanField(config, "norm_topk_prob", false),
+    hasExperts: (layer) => !dense.includes(layer) && (layer + 1) % step === 0,
+  };
+}
