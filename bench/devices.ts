@@ -3,11 +3,9 @@
  * one rank. `--adapter NUMBER` (default 0), `--runs N`.
  */
 
-import { parseArgs } from "node:util";
 import { describe, interleaved, machine, median } from "./measure.ts";
 import type { Bench } from "./session.ts";
 import {
-  adapterChoice,
   decodeSteps,
   FFN,
   ffnOnce,
@@ -17,19 +15,14 @@ import {
   prefillOnce,
   PROMPT,
   STEPS,
+  workFlags,
 } from "./work.ts";
 
-const { values: flags } = parseArgs({
-  options: {
-    adapter: { type: "string", default: "0" },
-    runs: { type: "string", default: "9" },
-  },
-});
-const repetitions = Number(flags.runs);
+const { adapter, repetitions } = workFlags("0");
 
 async function onBoth(open: (place: Place) => Promise<Bench>) {
   const cpu = await open({ adapter: "cpu", mesh: {} });
-  const other = await open({ adapter: adapterChoice(flags.adapter), mesh: {} });
+  const other = await open({ adapter, mesh: {} });
   return { cpu, other };
 }
 
@@ -72,7 +65,7 @@ for (const { name, open, once, rate } of WORK) {
     { repetitions, warmUp: 2 },
   );
   for (const side of ["cpu", "other"] as const) {
-    const label = side === "cpu" ? "CPU device" : `adapter ${flags.adapter}`;
+    const label = side === "cpu" ? "CPU device" : `adapter ${adapter}`;
     const ms = times[side];
     console.log(`${name}, ${label}: ${describe(ms)}, ${rate(median(ms))}`);
   }

@@ -3,11 +3,9 @@
  * decode step, and what ep=4 costs against ep=1 on one adapter. `--adapter cpu|NUMBER` (default: auto), `--runs N`.
  */
 
-import { parseArgs } from "node:util";
 import { describe, interleaved, machine, median } from "./measure.ts";
 import type { Bench } from "./session.ts";
 import {
-  adapterChoice,
   decodeSteps,
   FFN,
   ffnOnce,
@@ -17,16 +15,10 @@ import {
   prefillOnce,
   PROMPT,
   STEPS,
+  workFlags,
 } from "./work.ts";
 
-const { values: flags } = parseArgs({
-  options: {
-    adapter: { type: "string", default: "auto" },
-    runs: { type: "string", default: "9" },
-  },
-});
-const repetitions = Number(flags.runs);
-const adapter = adapterChoice(flags.adapter);
+const { adapter, repetitions } = workFlags("auto");
 const MESHES = { "ep=1": { ep: 1 }, "ep=4": { ep: 4 } };
 const NAMES = ["ep=1", "ep=4"] as const;
 type Both<T> = { [_ in (typeof NAMES)[number]]: T };

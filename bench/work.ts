@@ -1,6 +1,7 @@
 /** The pieces of work that benchmarks time: the expert FFN, and prefill and decode of the bundled checkpoint. */
 
 import { readFileSync } from "node:fs";
+import { parseArgs } from "node:util";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { storedDTypes } from "../engine/weights.ts";
 import { publishedModel } from "../models/mod.ts";
@@ -14,9 +15,22 @@ export interface Place {
   readonly mesh: { readonly [axis: string]: number };
 }
 
-/** The adapter that `--adapter` names. */
-export function adapterChoice(flag: string): AdapterChoice {
-  return flag === "auto" || flag === "cpu" ? flag : [Number(flag)];
+/** What `--adapter` (without it, `fallback`) and `--runs` (without it, 9) ask for. */
+export function workFlags(
+  fallback: string,
+): { adapter: AdapterChoice; repetitions: number } {
+  const { adapter, runs } = parseArgs({
+    options: {
+      adapter: { type: "string", default: fallback },
+      runs: { type: "string", default: "9" },
+    },
+  }).values;
+  return {
+    adapter: adapter === "auto" || adapter === "cpu"
+      ? adapter
+      : [Number(adapter)],
+    repetitions: Number(runs),
+  };
 }
 
 /** Tokens of the expert FFN, and its multiply-adds times two: 8 experts, top-2, 512 to 1024 and back, gated. */
