@@ -24,8 +24,8 @@ export interface LaunchFlags {
 /** Commands that have ranks. */
 const COMMANDS = ["run", "generate"];
 
-/** MPICH's launcher reports failures on standard output. */
-const MPICH_FAILURE = /\n?={60,}\n=\s+BAD TERMINATION/;
+/** MPICH's launcher reports failures on standard output, line by line; the last line so far may be its first. */
+const MPICH_FAILURE = /\n?={60,}(\n=\s+BAD TERMINATION|\n?$)/;
 
 /** How long a job may take to end by itself after a rank failed, or after a signal. */
 const GRACE_MS = 5000;
@@ -184,9 +184,11 @@ async function runJob(io: CliIo, job: Job): Promise<EndedJob> {
   // What ranks left behind, if the launcher was killed.
   kill("SIGKILL");
   const finished = held.includes(finishLine(job.mark));
+  const last = held.slice(0, held.indexOf(finishLine(job.mark)));
   if (!finished) text.push(`${held}\n`);
   text.end();
   await printed;
+  if (finished && last !== "") await io.out(last);
   if (closed) throw closed;
   return { code, finished, signal, text };
 }
