@@ -41,6 +41,11 @@ export function groupXY(): Expr {
   return add(id("group.x"), mul(id("group.y"), u32(GRID_LIMIT)));
 }
 
+/** The workgroup's number where `foldGrid` lies in x and z. */
+export function groupXZ(): Expr {
+  return add(id("group.x"), mul(id("group.z"), u32(GRID_LIMIT)));
+}
+
 /** The workgroup's number where `foldGrid` lies in y and z. */
 export function groupYZ(): Expr {
   return add(id("group.y"), mul(id("group.z"), u32(GRID_LIMIT)));

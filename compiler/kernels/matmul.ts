@@ -27,7 +27,7 @@ import {
 } from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import { foldGrid, type Grid, groupYZ, kernelOf } from "./kernel.ts";
+import { foldGrid, type Grid, groupXZ, kernelOf } from "./kernel.ts";
 import { blockedSum, type SumStep } from "./sum.ts";
 
 /** A right operand, [expert,] k, n with n innermost. */
@@ -95,13 +95,17 @@ export function matmulShape(o: Shape): { rows: number; columns: number } {
   };
 }
 
-/** The grid for a number of rows, or for a number of tiles when grouped. */
+/**
+ * The grid for a number of rows, or for a number of tiles when grouped. Tiles lie in x: neighbours then share weights, and
+ * where fewer tiles arrive than could, the idle ones are spread over the whole grid and not left to one core at its end.
+ */
 export function matmulGrid(o: Shape, rowsOrTiles: Size): Grid {
   const shape = matmulShape(o);
   const tiles: Size = o.grouped
     ? rowsOrTiles
     : { ceilDiv: [rowsOrTiles, shape.rows] };
-  return [Math.ceil(o.columns / shape.columns), ...foldGrid(tiles)];
+  const [x, z] = foldGrid(tiles);
+  return [x, Math.ceil(o.columns / shape.columns), z];
 }
 
 /** Describe a matrix multiplication. */
@@ -112,7 +116,7 @@ export function matmul(o: MatmulOptions): Kernel {
     ? u32(0)
     : div(id("local"), u32(lanes));
   const firstRow = add(
-    mul(groupYZ(), u32(shape.rows)),
+    mul(groupXZ(), u32(shape.rows)),
     mul(laneRow, u32(o.tile.rows)),
   );
   const body = [...columnsAndWeights(o, lanes), ...rowsOfTile(o, lanes)];
@@ -132,8 +136,8 @@ export function matmul(o: MatmulOptions): Kernel {
 function groupedTile(tiles: string, body: readonly Stmt[]): Stmt[] {
   const word = (at: Expr) => load(tiles, at, "u32");
   return [
-    if_(lt(groupYZ(), word(u32(0))), [
-      let_("tile", add(mul(groupYZ(), u32(3)), u32(1))),
+    if_(lt(groupXZ(), word(u32(0))), [
+      let_("tile", add(mul(groupXZ(), u32(3)), u32(1))),
       let_("expert", word(u("tile"))),
       let_("first", word(add(u("tile"), u32(1)))),
       let_("end", add(u("first"), word(add(u("tile"), u32(2))))),
@@ -180,7 +184,7 @@ function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
   const unit = unitOf(o);
   const perGroup = o.tile.columns * lanes / unit;
   const laneColumn = add(
-    mul(id("group.x"), u32(perGroup)),
+    mul(id("group.y"), u32(perGroup)),
     rem(id("local"), u32(lanes)),
   );
   return [
