@@ -1,5 +1,6 @@
 /** This project's side: targets opened on the CPU device as every command opens them. */
 
+import { availableParallelism } from "node:os";
 import { nodeFiles } from "../../cli/files.ts";
 import { type Opened, openTarget, type Target } from "../../engine/mod.ts";
 import type { Need } from "../../engine/mod.ts";
@@ -13,6 +14,7 @@ export async function openOnCpu(
     ...options,
     sharing: "shared",
     adapter: "cpu",
+    threads: availableParallelism(),
   });
 }
 
