@@ -33,7 +33,7 @@ import {
   productOf,
   type RoutingBuffers,
 } from "./context.ts";
-import { emitExchange } from "./moe.ts";
+import { emitExchange } from "./exchange.ts";
 import { KernelScope } from "./scope.ts";
 
 /** The axis of the counts: one for each rank. */

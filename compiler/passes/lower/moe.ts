@@ -1,23 +1,17 @@
 /** Dispatch and combine as their parts: count, permute, exchange, regroup; and back. */
 
 import { storedDType } from "../../../spec/dtype.ts";
-import { positionOver, positionsOver } from "../../../spec/mesh.ts";
+import { positionsOver } from "../../../spec/mesh.ts";
 import type { PerRank, StepPart } from "../../../spec/plan.ts";
-import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
 import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { exchange, exchangeGrid, gather } from "../../kernels/exchange.ts";
 import { reads } from "../../kernels/kernel.ts";
 import { permute } from "../../kernels/permute.ts";
 import { regroup, regroupGrid } from "../../kernels/regroup.ts";
-import { groupBound, localBound, perRank } from "../place.ts";
 import { type At, atFlat } from "./at.ts";
 import {
-  about,
-  addBuffer,
-  addKernel,
   addLaunch,
   addScratch,
   bufferAxes,
@@ -30,138 +24,16 @@ import {
   sizeOf,
 } from "./context.ts";
 import { emitCheck } from "./check.ts";
+import { emitCountsExchange, emitExchange } from "./exchange.ts";
+import { orderBuffer, routingOf } from "./routing_buffers.ts";
 import { writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { finish } from "./emit.ts";
-import { expertsOfRanks } from "./params.ts";
 import { routeResults } from "./route.ts";
 import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import { KernelScope, wordType } from "./scope.ts";
 import { rowsAxis, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
-
-/** How many ranks' buffers one local launch reads: bindings are few. */
-const FAN_IN = 4;
-
-/** The buffers of a routing; made at its first dispatch. */
-export function routingOf(
-  lowering: Lowering,
-  node: NodeOf<"route">,
-): RoutingBuffers {
-  const known = lowering.routings.get(node);
-  if (known) return known;
-  const { placed } = lowering;
-  const { expert, choice, tokens, rule } = node.params;
-  const { over: expertOver, table, size: experts } = placed.axes[expert]!;
-  const over = expertOver!.filter((axis) =>
-    placed.mesh.some((m) => m.name === axis && m.size > 1)
-  );
-  const positions = positionsOver(placed.mesh, over);
-  const localExperts = expertsOfRanks(placed, expert).map((ids) => ids.length);
-  const splits = table!.reduce<number[]>(
-    (ends, ids) => [...ends, ends.at(-1)! + ids.length],
-    [0],
-  );
-  const local = Array.from(
-    { length: placed.ranks },
-    (_, rank) =>
-      tokens.reduce((n, axis) => n * localBound(placed, axis)[rank]!, 1),
-  );
-  const group = tokens.reduce(
-    (n, axis) => n * groupBound(placed, axis, over),
-    1,
-  );
-  const received = localExperts.map((n) => group * Math.min(rule.topK, n));
-  const most = Math.max(...localExperts);
-  const sendBound = perRank(local.map((n) => n * rule.topK));
-  const receiveBound: PerRank = positions === 1 ? sendBound : perRank(received);
-  const receiveSize: Size = {
-    mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
-  };
-  const number = lowering.routings.size;
-  const u32Buffer = (name: string, size: PerRank) =>
-    addScratch(lowering, name, "u32", [{ axis: `${name} of routing`, size }]);
-  const tileRows = lowering.tile.rows;
-  const tilesBound = perRank(localExperts.map((n, rank) => {
-    const rows = typeof receiveBound === "number"
-      ? receiveBound
-      : receiveBound[rank]!;
-    return 1 + 3 * (Math.ceil(rows / tileRows) + n);
-  }));
-  const counts = u32Buffer("counts", experts);
-  const routing: RoutingBuffers = {
-    number,
-    node,
-    expert,
-    topK: rule.topK,
-    over,
-    splits,
-    sendBound,
-    receiveBound,
-    receiveSize,
-    sendSize: sizeOf(lowering, [...tokens, choice]),
-    pairSize: {
-      mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
-    },
-    // Every expert may end in a tile that is not full.
-    tileSize: { add: [{ ceilDiv: [receiveSize, tileRows] }, most] },
-    sendRow: addScratch(
-      lowering,
-      "sendRow",
-      "u32",
-      bufferAxes(lowering, [...tokens, choice]),
-    ),
-    counts,
-    countsAll: positions === 1
-      ? counts
-      : addScratch(lowering, "countsAll", "u32", [
-        { axis: "position", size: positions },
-        { axis: expert, size: experts },
-      ]),
-    position: positionBuffer(lowering, over),
-    tiles: u32Buffer("tiles", tilesBound),
-    rowOf: u32Buffer("rowOf", receiveBound),
-    expertOf: u32Buffer("expertOf", receiveBound),
-    rowCount: u32Buffer("rowCount", 1),
-  };
-  lowering.routings.set(node, routing);
-  return routing;
-}
-
-/** This rank's position in its exchange group. */
-function positionBuffer(lowering: Lowering, over: readonly string[]): string {
-  const name = `position@${over.join("+") || "one"}`;
-  if (lowering.buffers.has(name)) return name;
-  const { mesh, ranks } = lowering.placed;
-  return addBuffer(lowering, {
-    name,
-    kind: "const",
-    dtype: "u32",
-    axes: [{ axis: "position", size: 1 }],
-    data: {
-      ranks: Array.from(
-        { length: ranks },
-        (_, rank) => [positionOver(mesh, rank, over)],
-      ),
-    },
-  });
-}
-
-/** Which column of the counts each expert has, where the table is not in order. */
-function orderBuffer(lowering: Lowering, expert: string): string | undefined {
-  const ids = lowering.placed.axes[expert]!.table!.flat();
-  if (ids.every((id, i) => id === i)) return undefined;
-  const name = `order of ${expert}`;
-  if (lowering.buffers.has(name)) return name;
-  const column = ids.map((_, id) => ids.indexOf(id));
-  return addBuffer(lowering, {
-    name,
-    kind: "const",
-    dtype: "u32",
-    axes: [{ axis: expert, size: ids.length }],
-    data: { all: column },
-  });
-}
 
 /** A dispatch: count (once per routing), permute, exchange counts (once), exchange, regroup (once). */
 export function lowerDispatch(
@@ -336,86 +208,6 @@ function emitCount(
   addLaunch(lowering, node, kernel, { bindings, workgroups: [1, 1, 1], part });
 }
 
-/** Every rank of the group learns what every other sends. */
-function emitCountsExchange(
-  lowering: Lowering,
-  node: Node,
-  routing: RoutingBuffers,
-  part: StepPart,
-): void {
-  const positions = positionsOver(lowering.placed.mesh, routing.over);
-  const words = routing.splits.at(-1)!;
-  lowering.steps.push({
-    op: "allGather",
-    ranks: "all",
-    over: routing.over,
-    from: routing.counts,
-    to: routing.countsAll,
-    bytes: words * 4,
-    local: localSources(positions).map((sources) => {
-      const options = { name: `gather_${words}`, sources, words };
-      return {
-        kernel: addKernel(lowering, gather(options)),
-        sources,
-        workgroups: elementwiseGrid(words),
-      };
-    }),
-    ...about(node, part),
-  });
-}
-
-/** Rows of `words` words, from one buffer into another on the ranks that they go to. */
-export interface Exchange {
-  readonly from: string;
-  readonly to: string;
-  readonly words: number;
-  readonly direction: "forward" | "back";
-  readonly part?: StepPart;
-}
-
-/** Add an exchange over the group of a routing. */
-export function emitExchange(
-  lowering: Lowering,
-  node: Node,
-  routing: RoutingBuffers,
-  what: Exchange,
-): void {
-  const { from, to, words, direction, part } = what;
-  const positions = positionsOver(lowering.placed.mesh, routing.over);
-  const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
-    axis: "position",
-    size: positions,
-  }]);
-  lowering.steps.push({
-    op: "allToAll",
-    ranks: "all",
-    over: routing.over,
-    direction,
-    from,
-    to,
-    rowBytes: words * 4,
-    counts: routing.countsAll,
-    splits: routing.splits,
-    position: routing.position,
-    moved,
-    local: localSources(positions).map((sources) => {
-      const options = {
-        name: `exchange_${direction}_${words}`,
-        sources,
-        rowWords: words,
-        splits: routing.splits,
-        direction,
-      };
-      return {
-        kernel: addKernel(lowering, exchange(options)),
-        sources,
-        workgroups: exchangeGrid(routing.pairSize),
-      };
-    }),
-    ...about(node, part),
-  });
-}
-
 /** What each rank received, ordered by expert, without moving it: a tile list for the grouped kernels. */
 function emitRegroup(
   lowering: Lowering,
@@ -434,13 +226,4 @@ function emitRegroup(
     workgroups: regroupGrid(routing.receiveSize),
     part,
   });
-}
-
-/** Group positions, as many at a time as one local launch reads. */
-function localSources(positions: number): number[][] {
-  const all = Array.from({ length: positions }, (_, i) => i);
-  return Array.from(
-    { length: Math.ceil(positions / FAN_IN) },
-    (_, i) => all.slice(i * FAN_IN, (i + 1) * FAN_IN),
-  );
 }
