@@ -4,7 +4,7 @@ import { predictStaging, same } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { onRank, type Plan, type Port } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
-import type { Placed } from "./place.ts";
+import type { Placed } from "./placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
 import type { Lowering } from "./lower/context.ts";

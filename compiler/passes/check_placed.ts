@@ -2,7 +2,7 @@
 
 import { ModelError, PlacementError } from "../../spec/errors.ts";
 import type { Graph, Node, NodeOf } from "../graph/graph.ts";
-import type { Placed } from "./place.ts";
+import type { Placed } from "./placed.ts";
 import { usersOf } from "./users.ts";
 
 /** Hold every node against the placement. Throws ModelError or PlacementError. */

@@ -2,7 +2,7 @@
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
-import type { ParamLayout } from "./lower/context.ts";
+import type { ParamLayout } from "./param_layout.ts";
 
 /** What is known of the nodes that are cut. */
 export interface Cut {

@@ -14,12 +14,7 @@
 
 export { allocate } from "./allocate.ts";
 export { fuse } from "./fuse.ts";
-export {
-  type AxisPlacement,
-  placeAxes,
-  type Placed,
-  type Placement,
-} from "./place.ts";
+export { type AxisPlacement, placeAxes, type Placement } from "./place.ts";
 export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";

@@ -16,6 +16,7 @@ import type { PerRank, PlanAxis } from "../../spec/plan.ts";
 import type { Size } from "../../spec/size.ts";
 import type { Graph, NodeOf } from "../graph/graph.ts";
 import { checkPlaced, togetherBy } from "./check_placed.ts";
+import type { Placed } from "./placed.ts";
 
 /** Where an axis lies: mesh axes, optionally with a table of ids per position. */
 export type AxisPlacement = string | readonly string[] | {
@@ -26,19 +27,6 @@ export type AxisPlacement = string | readonly string[] | {
 /** Tensor axis -> placement. */
 export interface Placement {
   readonly [axis: string]: AxisPlacement;
-}
-
-/** The mesh, every axis with its placement, and lengths on ranks. */
-export interface Placed {
-  readonly mesh: Mesh;
-  readonly ranks: number;
-  readonly axes: { readonly [name: string]: PlanAxis };
-  /** Axes whose length is known at run time, in the order of the counts buffer. */
-  readonly counts: readonly string[];
-  /** Run-time axes that verbs renamed -> the axis whose length they have, and under whose name the plan knows them. */
-  readonly aliases: { readonly [name: string]: string };
-  /** Axes that experts are numbered on; placed by table, and only for parameters used on dispatched rows. */
-  readonly expertAxes: ReadonlySet<string>;
 }
 
 interface Request {

@@ -17,11 +17,11 @@ import {
   fixedProduct,
   lengthOf,
   type Lowering,
-  type ParamLayout,
   productOf,
   sizeOf,
   type Storage,
 } from "./context.ts";
+import type { ParamLayout } from "../param_layout.ts";
 import {
   computeValue,
   emitValue,

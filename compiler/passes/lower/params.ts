@@ -6,13 +6,10 @@ import { positionOver } from "../../../spec/mesh.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";
-import { perRank, type Placed } from "../place.ts";
-import {
-  addBuffer,
-  bufferAxes,
-  type Lowering,
-  type ParamLayout,
-} from "./context.ts";
+import { perRank } from "../place.ts";
+import type { Placed } from "../placed.ts";
+import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
+import type { ParamLayout } from "../param_layout.ts";
 
 /** The axes of a dot by what they do. */
 export interface DotShape {

@@ -15,14 +15,8 @@ import {
   type Storage,
 } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
+import type { RouteResults } from "./lowering.ts";
 import { tokenCount } from "./tokens.ts";
-
-/** Buffers that a route or topK node leaves. */
-export interface RouteResults {
-  readonly index: string;
-  readonly weight: string;
-  readonly slot?: string;
-}
 
 /** The results of a lowered route. */
 export function routeResults(lowering: Lowering, node: Node): RouteResults {

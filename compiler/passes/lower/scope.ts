@@ -4,7 +4,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { let_, local } from "../../../spec/kernel/build.ts";
 import type { Binding, Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
-import type { Lowering } from "./context.ts";
+import type { Lowering } from "./lowering.ts";
 
 /** Bindings by buffer, in the order of first use; names are x0, x1, … for what is read and y0, … for what is written. */
 export class KernelScope {

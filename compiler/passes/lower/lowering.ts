@@ -1,0 +1,122 @@
+/** What a lowering knows and collects: where each node's value lies, and the buffers, kernels and steps so far. */
+
+import type { StoredDType } from "../../../spec/dtype.ts";
+import type { Kernel } from "../../../spec/kernel/tree.ts";
+import type {
+  PerRank,
+  PlanAxis,
+  PlanBuffer,
+  PlanWeight,
+  Step,
+} from "../../../spec/plan.ts";
+import type { Size } from "../../../spec/size.ts";
+import type { Graph, Lambda, Node, ScalarFunction } from "../../graph/graph.ts";
+import type { MatmulTile } from "../../kernels/matmul.ts";
+import type { Fusion } from "../fuse.ts";
+import type { ParamLayout } from "../param_layout.ts";
+import type { Placed } from "../placed.ts";
+
+/** A buffer before memory is assigned. */
+export type BufferDraft = Omit<PlanBuffer, "allocation">;
+
+/**
+ * Where a node's value lies: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then
+ * memory is rows × rest). `rows.through`: rows are found through this buffer (grouped row -> row), else row = grouped row.
+ */
+export interface Storage {
+  readonly buffer: string;
+  readonly dtype: StoredDType;
+  readonly axes: readonly string[];
+  /** MXFP4: the buffer of scales; elements lie eight to a word along the contracted axis. */
+  readonly scales?: string;
+  readonly rowStride?: number;
+  readonly rows?: {
+    readonly routing: RoutingBuffers;
+    readonly through?: string;
+  };
+  /** Memory has only the experts of its rank on this axis. */
+  readonly localExperts?: string;
+}
+
+/** The buffers of one routing, made once and shared by its dispatches and combines. */
+export interface RoutingBuffers {
+  readonly number: number;
+  readonly node: Node;
+  readonly expert: string;
+  readonly topK: number;
+  readonly over: readonly string[];
+  readonly splits: readonly number[];
+  /** Rows sent and received at most, and the host's bound at run time. */
+  readonly sendBound: PerRank;
+  readonly receiveBound: PerRank;
+  readonly receiveSize: Size;
+  readonly sendSize: Size;
+  /** The most rows between two ranks. */
+  readonly pairSize: Size;
+  readonly tileSize: Size;
+  readonly sendRow: string;
+  readonly counts: string;
+  /** Counts of every rank of the group; `counts` itself where there is one rank. */
+  readonly countsAll: string;
+  readonly position: string;
+  readonly tiles: string;
+  readonly rowOf: string;
+  readonly expertOf: string;
+  readonly rowCount: string;
+}
+
+/** State of one lowering. */
+export interface Lowering {
+  readonly graph: Graph;
+  readonly placed: Placed;
+  readonly fusion: Fusion;
+  readonly tile: MatmulTile;
+  /** Token ids travel along with every routing, and are compared on return. */
+  readonly check: boolean;
+  /** Outputs that the checks add. */
+  readonly checks: { readonly name: string; readonly buffer: string }[];
+  readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
+  readonly buffers: Map<string, BufferDraft>;
+  readonly kernels: Map<string, Kernel>;
+  readonly steps: Step[];
+  readonly storages: Map<Node, Storage>;
+  readonly routings: Map<Node, RoutingBuffers>;
+  /** What route and topK nodes leave. */
+  readonly results: Map<Node, RouteResults>;
+  /** Dispatched values that travel back: stored where their rows were received. */
+  readonly goesBack: ReadonlySet<Node>;
+  /** Kernel text -> its name, so that equal kernels are one. */
+  readonly kernelNames: Map<string, string>;
+  readonly numbers: Map<string, number>;
+  /** Buffer names given away, and those that the model's tensors will have. */
+  readonly names: Set<string>;
+  /** Axes that parameters stored in blocks have besides those of the model. */
+  readonly blockAxes: Map<string, PlanAxis>;
+  /** Rotary tables by `ropeKey`. */
+  readonly ropeTables: Map<string, string>;
+  /** Nodes whose value lives on dispatched rows -> their route node. */
+  readonly dispatched: ReadonlyMap<Node, Node>;
+  readonly weights: PlanWeight[];
+  readonly layouts: ReadonlyMap<Node, ParamLayout>;
+}
+
+/** Buffers that a route or topK node leaves. */
+export interface RouteResults {
+  readonly index: string;
+  readonly weight: string;
+  readonly slot?: string;
+}
+
+/** What lowering is given. */
+export type LoweringInput = Pick<
+  Lowering,
+  | "graph"
+  | "placed"
+  | "fusion"
+  | "scalars"
+  | "dispatched"
+  | "layouts"
+  | "tile"
+  | "check"
+  | "goesBack"
+>;

@@ -1,0 +1,15 @@
+/** How parameters lie in memory, as the passes between layout and lowering see it. */
+
+import type { FileDType } from "../../spec/dtype.ts";
+
+/** How a parameter lies in its buffer. */
+export interface ParamLayout {
+  /** Axes in memory order. */
+  readonly axes: readonly string[];
+  readonly rowStride?: number;
+  readonly stored: FileDType;
+  /** Rows of 16-bit elements may begin in the middle of a word. */
+  readonly splitsWords?: boolean;
+  /** Each rank holds only its own experts of this axis. */
+  readonly localExperts?: string;
+}
