@@ -1,7 +1,6 @@
 /** The commands and their flags. */
 
 import { Command, Option } from "commander";
-import type { Mesh } from "../spec/mod.ts";
 import { checkCommand } from "./commands/check.ts";
 import { devicesCommand } from "./commands/devices.ts";
 import { generateCommand } from "./commands/generate.ts";
@@ -10,7 +9,7 @@ import { planCommand } from "./commands/plan.ts";
 import { runCommand } from "./commands/run.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
-import type { AdapterChoice } from "../engine/mod.ts";
+import type { Prompt } from "./flags.ts";
 import {
   integer,
   oneOf,
@@ -29,28 +28,6 @@ export interface ProgramHooks {
   /** Takes help and version texts. */
   print(text: string): void;
 }
-
-/** Flags that say how a model is compiled. */
-export interface PlanFlags {
-  readonly mesh?: Mesh;
-  readonly place?: { readonly [axis: string]: readonly string[] };
-  readonly maxTokens?: number;
-  readonly maxSequences?: number;
-  readonly maxContext?: number;
-}
-
-/** Flags that say where a plan runs. */
-export interface DeviceFlags {
-  readonly devices: "shared" | "separate" | "mpi";
-  readonly adapter: AdapterChoice;
-  /** What 'launch' wants to see on standard output once rank 0 is done. */
-  readonly finishMark?: string;
-}
-
-/** A prompt as it was given. */
-export type Prompt = { readonly text: string } | {
-  readonly tokens: readonly number[];
-};
 
 /** The whole command line. */
 export function createProgram(io: CliIo, hooks: ProgramHooks): Command {

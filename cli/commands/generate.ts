@@ -14,7 +14,7 @@ import {
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags, PlanFlags, Prompt } from "../program.ts";
+import type { DeviceFlags, PlanFlags, Prompt } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { joinAsRank, openOptions } from "./options.ts";

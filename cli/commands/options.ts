@@ -10,7 +10,7 @@ import type {
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
 import { rankLine } from "../mpi_launcher.ts";
-import type { DeviceFlags, PlanFlags } from "../program.ts";
+import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
 
 /** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */

@@ -3,7 +3,7 @@
 import { loadTarget, planTarget } from "../../engine/mod.ts";
 import { formatPlan, stringifyPlan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { PlanFlags } from "../program.ts";
+import type { PlanFlags } from "../flags.ts";
 import { planOptions } from "./options.ts";
 
 /** Flags of `plan`. */

@@ -13,7 +13,7 @@ import {
   writeSafetensors,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags, PlanFlags } from "../program.ts";
+import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { joinAsRank, openOptions } from "./options.ts";

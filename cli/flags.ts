@@ -1,0 +1,26 @@
+/** Flags as commands take them. */
+
+import type { AdapterChoice } from "../engine/mod.ts";
+import type { Mesh } from "../spec/mod.ts";
+
+/** Flags that say how a model is compiled. */
+export interface PlanFlags {
+  readonly mesh?: Mesh;
+  readonly place?: { readonly [axis: string]: readonly string[] };
+  readonly maxTokens?: number;
+  readonly maxSequences?: number;
+  readonly maxContext?: number;
+}
+
+/** Flags that say where a plan runs. */
+export interface DeviceFlags {
+  readonly devices: "shared" | "separate" | "mpi";
+  readonly adapter: AdapterChoice;
+  /** What 'launch' wants to see on standard output once rank 0 is done. */
+  readonly finishMark?: string;
+}
+
+/** A prompt as it was given. */
+export type Prompt = { readonly text: string } | {
+  readonly tokens: readonly number[];
+};
