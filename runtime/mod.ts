@@ -18,4 +18,3 @@ export {
   type Statistics,
 } from "./statistics.ts";
 export { type WeightForm, weightForm } from "./weight_form.ts";
-export { sourcesOf } from "./weights.ts";

@@ -53,17 +53,6 @@ export async function loadWeights(
   }
 }
 
-/** The source tensors that the plan reads, by name. */
-export function sourcesOf(plan: Plan): Set<string> {
-  return new Set(
-    plan.weights.flatMap((weight) =>
-      weight.pick?.stacked
-        ? weight.pick.index.flat().map((i) => sourceName(weight, i))
-        : [weight.source]
-    ),
-  );
-}
-
 function sourceName({ source, pick }: PlanWeight, index: number): string {
   return pick ? source.replaceAll(`{${pick.axis}}`, String(index)) : source;
 }

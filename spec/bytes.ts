@@ -2,7 +2,7 @@
 
 import { storedBytesOf } from "./layout.ts";
 import { groupOf, type Mesh, positionOver, positionsOver } from "./mesh.ts";
-import { onRank, type PerRank, type Plan, type Step } from "./plan.ts";
+import { onRank, type PerRank, perRank, type Plan, type Step } from "./plan.ts";
 import type { Size } from "./size.ts";
 
 /** How ranks are connected, as far as memory depends on it. */
@@ -46,12 +46,7 @@ export function predictStaging(
       }
     }
   }
-  return { local: 0, host: same(host) };
-}
-
-/** One number if all ranks have the same. */
-export function same(values: readonly number[]): PerRank {
-  return values.every((v) => v === values[0]) ? values[0] ?? 0 : values;
+  return { local: 0, host: perRank(host) };
 }
 
 /** n(s, p) of an allToAll from its counts, `[position][column]`: rows from position s to position p on the way forward. */

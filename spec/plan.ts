@@ -17,6 +17,11 @@ export function onRank(value: PerRank, rank: number): number {
   return typeof value === "number" ? value : value[rank]!;
 }
 
+/** One number if all ranks have the same. */
+export function perRank(values: readonly number[]): PerRank {
+  return values.every((value) => value === values[0]) ? values[0] ?? 0 : values;
+}
+
 /** An axis of the model as the plan sees it. */
 export interface PlanAxis {
   /** Length, or the bound of a run-time length, over all ranks. */

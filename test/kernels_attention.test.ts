@@ -1,13 +1,7 @@
-/** Attention and cache writes against plain code. */
+/** Attention against plain code. */
 
 import fc from "fast-check";
-import {
-  attention,
-  attentionGrid,
-  cacheWrite,
-  elementwiseGrid,
-  lengthAt,
-} from "../compiler/kernels/mod.ts";
+import { attention, attentionGrid, lengthAt } from "../compiler/kernels/mod.ts";
 import { attentionOf } from "./helpers/kernel_reference.ts";
 import {
   bits,
@@ -99,39 +93,5 @@ testKernels(
         t.same(bits(alone), bits(y.slice(-heads * valueDim)));
       }
     }, 8);
-  },
-);
-
-testKernels(
-  "cacheWrite() writes each token's entry and nothing else",
-  async (t, target) => {
-    const [row, context] = [6, 5];
-    const kernel = cacheWrite({
-      name: "write",
-      row,
-      context,
-      tokens: lengthAt(0),
-    });
-    const entries = fc.uniqueArray(fc.nat(SEQUENCES * context - 1), {
-      maxLength: 15,
-    });
-    await holds(entries, async (entries) => {
-      const value = randoms(entries.length * row, 3);
-      const state = randoms(SEQUENCES * context * row, 4);
-      const expected = [...state];
-      entries.forEach((entry, t) => {
-        for (let i = 0; i < row; i++) {
-          expected[entry * row + i] = value[t * row + i]!;
-        }
-      });
-      const result = await target.run(kernel, {
-        value,
-        state,
-        sequence: Int32Array.from(entries, (e) => Math.floor(e / context)),
-        position: Int32Array.from(entries, (e) => e % context),
-        lengths: Uint32Array.of(entries.length),
-      }, workgroups(elementwiseGrid(entries.length * row)));
-      t.same([...result["state"]!], expected);
-    });
   },
 );

@@ -2,7 +2,6 @@
 
 export * from "./assign.ts";
 export * from "./attention.ts";
-export * from "./cache_write.ts";
 export * from "./combine.ts";
 export * from "./contract.ts";
 export * from "./elementwise.ts";

@@ -6,10 +6,10 @@
 import {
   type Allocation,
   onRank,
+  perRank,
   type PlanBuffer,
   type Step,
 } from "../../spec/plan.ts";
-import { perRank } from "./place.ts";
 import type { BufferDraft } from "./lower/context.ts";
 
 /** Buffers with memory, and the memory. */

@@ -1,8 +1,8 @@
 /** Assemble: the document from its parts, with the totals it states about itself. Holds after it: the plan is complete. */
 
-import { predictStaging, same } from "../../spec/bytes.ts";
+import { predictStaging } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
-import { onRank, type Plan, type Port } from "../../spec/plan.ts";
+import { onRank, perRank, type Plan, type Port } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
 import type { Placed } from "./placed.ts";
 import { requiredLimits } from "./limits.ts";
@@ -55,7 +55,7 @@ export function assemble(
     kernels: Object.fromEntries(printed),
     weights,
     programs: [{ name: "main", ...ports, steps }],
-    peakBytes: same(peak),
+    peakBytes: perRank(peak),
     staging: { local: 0, host: 0 },
   };
   return {

@@ -12,7 +12,7 @@ import {
   positionsOver,
   rankCount,
 } from "../../spec/mesh.ts";
-import type { PerRank, PlanAxis } from "../../spec/plan.ts";
+import type { PlanAxis } from "../../spec/plan.ts";
 import type { Size } from "../../spec/size.ts";
 import type { Graph, NodeOf } from "../graph/graph.ts";
 import { checkPlaced, togetherBy } from "./check_placed.ts";
@@ -261,9 +261,4 @@ export function axisSize(
   if (!dynamic) return size;
   const count = planAxis(placed, axis);
   return over && over.length && axisOver ? { count, over } : { count };
-}
-
-/** One number if all are equal. */
-export function perRank(values: readonly number[]): PerRank {
-  return values.every((value) => value === values[0]) ? values[0]! : values;
 }

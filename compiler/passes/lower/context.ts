@@ -1,15 +1,15 @@
 /** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
 
 import type { StoredDType } from "../../../spec/dtype.ts";
-import { STORED_BYTES } from "../../../spec/dtype.ts";
+import { storedBytesOf } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
-import { type BufferAxis, onRank, type StepPart } from "../../../spec/plan.ts";
+import { type BufferAxis, perRank, type StepPart } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Graph, Node } from "../../graph/graph.ts";
-import { axisSize, localBound, perRank, planAxis } from "../place.ts";
+import { axisSize, localBound, planAxis } from "../place.ts";
 import { tidyGrid } from "./grid.ts";
 import type { BufferDraft, Lowering, LoweringInput } from "./lowering.ts";
 import type { KernelScope } from "./scope.ts";
@@ -68,17 +68,10 @@ export function addBuffer(
   buffer: Omit<BufferDraft, "bytes">,
 ): string {
   const bytes = perRank(
-    Array.from({ length: lowering.placed.ranks }, (_, rank) => {
-      const sizes = buffer.axes.map((axis) => onRank(axis.size, rank));
-      if (buffer.rowStride !== undefined) {
-        sizes[sizes.length - 1] = buffer.rowStride;
-      }
-      const elements = sizes.reduce((product, size) => product * size, 1);
-      return Math.max(
-        4,
-        Math.ceil(elements * STORED_BYTES[buffer.dtype] / 4) * 4,
-      );
-    }),
+    Array.from(
+      { length: lowering.placed.ranks },
+      (_, rank) => storedBytesOf(buffer, rank),
+    ),
   );
   invariant(!lowering.buffers.has(buffer.name), `two buffers '${buffer.name}'`);
   lowering.buffers.set(buffer.name, { ...buffer, bytes });

@@ -3,10 +3,10 @@
 import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import { ModelError, PlacementError } from "../../../spec/errors.ts";
 import { positionOver } from "../../../spec/mesh.ts";
+import { perRank } from "../../../spec/plan.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";
-import { perRank } from "../place.ts";
 import type { Placed } from "../placed.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";

@@ -1,10 +1,11 @@
 /** The buffers of a routing, and what the plan knows of its sizes before it runs. */
 
 import { positionOver, positionsOver } from "../../../spec/mesh.ts";
-import type { PerRank } from "../../../spec/plan.ts";
+import { type PerRank, perRank } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf } from "../../graph/graph.ts";
-import { groupBound, localBound, perRank } from "../place.ts";
+import { tileBound } from "../../kernels/regroup.ts";
+import { groupBound, localBound } from "../place.ts";
 import {
   addBuffer,
   addScratch,
@@ -75,8 +76,7 @@ export function routingOf(
     pairSize: {
       mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
     },
-    // Every expert may end in a tile that is not full.
-    tileSize: { add: [{ ceilDiv: [receiveSize, tileRows] }, most] },
+    tileSize: tileBound(receiveSize, most, tileRows),
     sendRow: addScratch(
       lowering,
       "sendRow",
