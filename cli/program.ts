@@ -111,6 +111,11 @@ function addRunCommands(
       prompts.push({ tokens: parseTokens(text) });
     })
     .option(
+      "--chat",
+      "each prompt is a message, put into the checkpoint's chat template",
+    )
+    .option("--system <text>", "a system message before each, with --chat")
+    .option(
       "--max-new-tokens <n>",
       "new tokens of a sequence, at most",
       integer("--max-new-tokens", 1),

@@ -9,6 +9,11 @@ export {
   loadTarget,
 } from "./check.ts";
 export {
+  type ChatMessage,
+  type ChatTemplate,
+  openChatTemplate,
+} from "./chat.ts";
+export {
   type Checkpoint,
   openCheckpoint,
   openTokenizer,

@@ -5,7 +5,10 @@ import { DataError } from "../spec/errors.ts";
 
 /** What the engine needs of a tokenizer. */
 export interface Tokenizer {
+  /** Ids of a text, with the special tokens that the tokenizer puts around it. */
   encode(text: string): number[];
+  /** Ids of a text and nothing else, where the text spells out its special tokens. */
+  encodeBare(text: string): number[];
   /** The text of tokens; special tokens such as an end of text have none. */
   decode(tokens: readonly number[]): string;
   /** The text of tokens, special tokens spelled out. */
@@ -37,6 +40,7 @@ export function createTokenizer(
       : hub.decode([...tokens], { skip_special_tokens: skip });
   return {
     encode: (text) => hub.encode(text).ids,
+    encodeBare: (text) => hub.encode(text, { add_special_tokens: false }).ids,
     decode: (tokens) => decode(tokens, true),
     decodeAll: (tokens) => decode(tokens, false),
   };

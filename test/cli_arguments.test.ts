@@ -82,6 +82,14 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot generate: there is no prompt. Give --prompt TEXT or --tokens IDS",
   ],
   [
+    "generate x --prompt a --system b",
+    "Cannot use --system without --chat: there is no conversation. Give --chat",
+  ],
+  [
+    "generate x --chat --tokens 1",
+    "Cannot use --tokens with --chat: messages are texts. Give --prompt TEXT",
+  ],
+  [
     "generate x --tokens 1,b",
     "Cannot use --tokens '1,b'. Give token ids, such as 1,2,3",
   ],

@@ -1,18 +1,20 @@
 /** `switchyard generate`: continue prompts with a checkpoint. */
 
 import {
+  type ChatTemplate,
   Decoder,
   decoderShape,
   generate,
   type GeneratedSequence,
   type GenerateOptions,
   loadTarget,
+  openChatTemplate,
   openTarget,
   openTokenizer,
   TextStream,
   type Tokenizer,
 } from "../../engine/mod.ts";
-import { DataError } from "../../spec/mod.ts";
+import { DataError, invariant } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags, Prompt } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
@@ -25,6 +27,8 @@ const NEW_TOKENS = 128;
 /** Flags of `generate`. */
 export interface GenerateFlags extends PlanFlags, DeviceFlags {
   readonly prompts: readonly Prompt[];
+  readonly chat?: boolean;
+  readonly system?: string;
   readonly maxNewTokens?: number;
   readonly temperature?: number;
   readonly topK?: number;
@@ -49,7 +53,12 @@ export async function generateCommand(
     );
   }
   const tokenizer = await openTokenizer(folder, io.files);
-  const prompts = flags.prompts.map((prompt) => encode(prompt, tokenizer));
+  const chat = flags.chat && await openChatTemplate(folder, io.files);
+  const prompts = flags.prompts.map((prompt) =>
+    chat
+      ? encodeChat(prompt, tokenizer, { chat, system: flags.system })
+      : encode(prompt, tokenizer)
+  );
   const maxNewTokens = flags.maxNewTokens ?? target.checkpoint.maxNewTokens ??
     NEW_TOKENS;
   const bar = createProgressBar(io);
@@ -111,6 +120,16 @@ function checkFlags(flags: GenerateFlags): void {
       "Cannot generate: there is no prompt. Give --prompt TEXT or --tokens IDS",
     );
   }
+  if (flags.chat && flags.prompts.some((prompt) => "tokens" in prompt)) {
+    throw new UsageError(
+      "Cannot use --tokens with --chat: messages are texts. Give --prompt TEXT",
+    );
+  }
+  if (flags.system !== undefined && !flags.chat) {
+    throw new UsageError(
+      "Cannot use --system without --chat: there is no conversation. Give --chat",
+    );
+  }
   const useless = flags.topK !== undefined
     ? "--top-k"
     : flags.topP !== undefined
@@ -124,8 +143,31 @@ function checkFlags(flags: GenerateFlags): void {
 }
 
 function encode(prompt: Prompt, tokenizer: Tokenizer | undefined): number[] {
-  if ("tokens" in prompt) return [...prompt.tokens];
-  if (tokenizer) return tokenizer.encode(prompt.text);
+  return "tokens" in prompt
+    ? [...prompt.tokens]
+    : requireTokenizer(tokenizer).encode(prompt.text);
+}
+
+function encodeChat(
+  prompt: Prompt,
+  tokenizer: Tokenizer | undefined,
+  { chat, system }: {
+    readonly chat: ChatTemplate;
+    readonly system: string | undefined;
+  },
+): number[] {
+  invariant("text" in prompt, "token ids in a conversation");
+  const text = chat.render([
+    ...system === undefined
+      ? []
+      : [{ role: "system" as const, content: system }],
+    { role: "user", content: prompt.text },
+  ]);
+  return requireTokenizer(tokenizer).encodeBare(text);
+}
+
+function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
+  if (tokenizer) return tokenizer;
   throw new DataError(
     "Cannot read a prompt: the checkpoint has no tokenizer.json. Give token ids with --tokens",
   );

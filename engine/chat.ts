@@ -1,0 +1,107 @@
+/** Chat templates: a conversation as the text that a checkpoint was trained to continue. */
+
+import { Template } from "@huggingface/jinja";
+import { DataError } from "../spec/errors.ts";
+import type { FileSystem } from "./files.ts";
+import { readJsonObject } from "./json_file.ts";
+
+/** A turn of a conversation. */
+export interface ChatMessage {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+}
+
+/** What a checkpoint makes of conversations. */
+export interface ChatTemplate {
+  /**
+   * The text up to where the assistant begins. It spells out every special token, the first one too: encode it with
+   * `encodeBare`.
+   */
+  render(messages: readonly ChatMessage[]): string;
+}
+
+/** Special tokens of tokenizer_config.json that templates may name. */
+const TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
+
+/**
+ * The chat template of a checkpoint folder: chat_template.jinja, else `chat_template` of tokenizer_config.json, a text or
+ * a list of named ones, of which the one named "default" is for conversations. Throws DataError where there is none.
+ */
+export async function openChatTemplate(
+  folder: string,
+  files: FileSystem,
+): Promise<ChatTemplate> {
+  const names = new Set(await files.list(folder));
+  const config = names.has("tokenizer_config.json")
+    ? await readJsonObject(files.join(folder, "tokenizer_config.json"), files)
+    : {};
+  const source = names.has("chat_template.jinja")
+    ? await files.readText(files.join(folder, "chat_template.jinja"))
+    : conversationTemplate(config["chat_template"], folder);
+  return createTemplate(source, config, folder);
+}
+
+function createTemplate(
+  source: string,
+  config: { readonly [key: string]: unknown },
+  folder: string,
+): ChatTemplate {
+  const explain = <T>(action: () => T, remedy: string): T => {
+    try {
+      return action();
+    } catch (error) {
+      const state = error instanceof Error ? error.message : String(error);
+      throw new DataError(
+        `Cannot apply the chat template of '${folder}': ${
+          state.replace(/[.\s]+$/, "")
+        }. ${remedy}`,
+      );
+    }
+  };
+  const template = explain(() => new Template(source), "Check the template");
+  const tokens = Object.fromEntries(TOKENS.flatMap((kind) => {
+    const content = contentOf(config[`${kind}_token`]);
+    return content === undefined ? [] : [[`${kind}_token`, content]];
+  }));
+  return {
+    render: (messages) =>
+      explain(
+        () =>
+          template.render({
+            ...{ ...tokens, messages, add_generation_prompt: true },
+            // What a template asks for even where a conversation has none.
+            ...{ tools: null, documents: null },
+          }),
+        "Leave out --system if it takes none, or give the whole text without --chat",
+      ),
+  };
+}
+
+/** The template for conversations, of a text or a list of named texts. */
+function conversationTemplate(value: unknown, folder: string): string {
+  if (typeof value === "string") return value;
+  if (value === undefined || value === null) {
+    throw new DataError(
+      `Cannot chat with '${folder}': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the whole text without --chat`,
+    );
+  }
+  const named = (Array.isArray(value) ? value : []).map((entry: unknown) =>
+    (entry ?? {}) as { readonly name?: unknown; readonly template?: unknown }
+  );
+  const chosen = named.find(({ name }) => name === "default")?.template;
+  if (typeof chosen === "string") return chosen;
+  throw new DataError(
+    `Cannot read the chat templates of '${folder}': 'chat_template' is neither a text nor a list with one named 'default'${
+      named.length > 0
+        ? ` (names: ${named.map(({ name }) => `'${String(name)}'`).join(", ")})`
+        : ""
+    }. Check tokenizer_config.json`,
+  );
+}
+
+/** The text of a special token: itself, or in an object with its properties. */
+function contentOf(token: unknown): string | undefined {
+  if (typeof token === "string") return token;
+  const content = (token ?? {}) as { readonly content?: unknown };
+  return typeof content.content === "string" ? content.content : undefined;
+}
