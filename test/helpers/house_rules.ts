@@ -29,6 +29,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "koffi": /^runtime\/mpi\//,
   "ajv": /^spec\//,
   "binaryen": /^runtime\/cpu\//,
+  "@huggingface/jinja": /^engine\//,
   "@huggingface/tokenizers": /^engine\//,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
