@@ -4,13 +4,13 @@
  */
 
 import { atPlace as at, ModelError } from "../../spec/errors.ts";
-import type { Node, NodeOf, Primitive } from "./graph.ts";
+import type { Node, NodeOf, Primitive, RoutingNode } from "./graph.ts";
 
 /** What dispatched a node's value. */
 type Sent = NodeOf<"dispatch">;
 
-function routeOf(node: Node): NodeOf<"route"> {
-  return node.inputs[1] as NodeOf<"route">;
+function routeOf(node: Node): RoutingNode {
+  return node.inputs[1] as RoutingNode;
 }
 
 /** Axes of a dispatched value that a verb must leave alone. */
@@ -48,7 +48,10 @@ const MIXES: {
   cast: () => [],
   topK: (node) => [node.params.over],
   route: "no",
+  choices: "no",
   part: () => [],
+  gather: (node) => [node.params.axis],
+  take: (node) => [node.params.whole],
   dispatch: "no",
   combine: () => [],
   cacheWrite: "no",

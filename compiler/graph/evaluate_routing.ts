@@ -1,7 +1,7 @@
 /** Routing in the reference evaluator: who goes where, and the way there and back. */
 
-import { invariant } from "../../spec/errors.ts";
-import type { NodeOf, RoutingRule } from "./graph.ts";
+import { DataError, invariant } from "../../spec/errors.ts";
+import { isRouting, type NodeOf, type RoutingRule } from "./graph.ts";
 import { count, put, type Value, zeros } from "./value.ts";
 
 /** The choices of every token, row-major [tokens, k]. */
@@ -146,6 +146,33 @@ function arrivals(index: readonly number[], experts: number) {
   return { row, rows: Math.max(0, ...next) };
 }
 
+/** A routing by given choices: slots only say what is dropped; rows are in the order of tokens. */
+export function givenRouting(
+  [index, weight, slot]: readonly Value[],
+  experts: number,
+): Routed {
+  const shape = index!.shape.slice(0, -1);
+  const k = index!.shape.at(-1)!;
+  const next = new Array<number>(experts).fill(0);
+  const slots = slot ? [...slot.data] : [];
+  const row = [...index!.data].map((e, i) => {
+    if (!(e >= 0 && e < experts)) {
+      throw new DataError(
+        `Cannot route to expert ${e}: there are ${experts}. Give 0 to ${
+          experts - 1
+        }`,
+      );
+    }
+    return (slots[i] ?? 0) < 0 ? -1 : next[e]!++;
+  });
+  return {
+    ...{ shape, experts, k, slot: slots, row },
+    index: [...index!.data],
+    weight: [...weight!.data],
+    rows: Math.max(0, ...next),
+  };
+}
+
 /** fairscale: in each group, first choices take slots before second ones; what does not fit is dropped. */
 function fairscaleSlots(
   groups: readonly number[],
@@ -192,7 +219,7 @@ function kept(
 /** Whether weights multiply what experts are given. */
 function weighsInput(node: NodeOf<"dispatch"> | NodeOf<"combine">): boolean {
   const route = node.inputs[1]!;
-  return route.primitive === "route" && route.params.rule.weighs === "input";
+  return isRouting(route) && route.params.rule.weighs === "input";
 }
 
 /** [tokens…, rest…] -> [expert, slot, rest…], times the weight if it is the input that is weighed; rows that no token takes are zero. */

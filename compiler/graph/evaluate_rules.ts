@@ -4,6 +4,7 @@ import { attend, embed, rotate, writeCache } from "./evaluate_position.ts";
 import {
   combineRows,
   dispatchRows,
+  givenRouting,
   largest,
   type Routed,
   routeTokens,
@@ -290,6 +291,12 @@ export const REFERENCE: {
     });
   },
 
+  choices: (node, context) =>
+    givenRouting(
+      operands(node, context),
+      context.lengthOf(node.params.expert),
+    ),
+
   part: (node, context) => {
     const tuple = node.inputs[0]!;
     if (tuple.primitive === "topK") return topKPart(node, tuple, context);
@@ -317,6 +324,16 @@ export const REFERENCE: {
       context.value(node.inputs[0]!),
       routing(node.inputs[1]!, context),
     ),
+
+  gather: (node, context) => {
+    const [x] = operands(node, context);
+    return relabel(node, x!, x!.shape);
+  },
+
+  take: (node, context) => {
+    const [x] = operands(node, context);
+    return relabel(node, x!, x!.shape);
+  },
 
   cacheWrite: (node, context) => {
     const [state, value, sequence, position] = operands(node, context);

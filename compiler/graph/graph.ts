@@ -109,12 +109,25 @@ export interface PrimitiveParams {
     readonly noisy: boolean;
     readonly biased: boolean;
   };
-  /** topK or route: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…, choice] */
+  /** index i32, weight f32, then slot i32 (-1: dropped) if `slotted`, each [tokens…, choice]: a routing that is given. Of its rule, how many choices there are and what weights multiply matter. */
+  choices: {
+    readonly rule: RoutingRule;
+    readonly expert: string;
+    readonly slot: string;
+    readonly choice: string;
+    readonly tokens: readonly string[];
+    readonly slotted: boolean;
+  };
+  /** topK, route or choices: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…, choice] */
   part: { readonly field: "values" | "indices" | "index" | "weight" | "slot" };
   /** x, routing: [tokens…, rest…] -> [expert, slot, rest…] */
   dispatch: Record<never, never>;
   /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the weighted sum in the order of choices */
   combine: Record<never, never>;
+  /** x: all of `axis`, which the ranks hold in parts, on each of them, in global order, as axis `to`. Only placement makes it. */
+  gather: { readonly axis: string; readonly to: string };
+  /** x: of axis `whole`, which gathering made, the rank's own part, as axis `to`. Only placement makes it. */
+  take: { readonly whole: string; readonly to: string };
   /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
   cacheWrite: Record<never, never>;
   /**
@@ -152,6 +165,14 @@ export interface NodeOf<P extends Primitive> {
   readonly axes: readonly string[];
   readonly dtype: DType;
   readonly span: Span | undefined;
+}
+
+/** What dispatch and combine go by: a router's choices, or given ones. */
+export type RoutingNode = NodeOf<"route"> | NodeOf<"choices">;
+
+/** Whether a node is what dispatch and combine go by. */
+export function isRouting(node: Node | undefined): node is RoutingNode {
+  return node?.primitive === "route" || node?.primitive === "choices";
 }
 
 /** Length of an axis: fixed, or bounded and known at run time. */

@@ -5,7 +5,13 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import { messages as say, without } from "./messages.ts";
-import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
+import {
+  isRouting,
+  type Node,
+  type Primitive,
+  type PrimitiveParams,
+  type RoutingNode,
+} from "./graph.ts";
 
 /** What a tensor is: its axes in order, and its dtype. */
 export interface TensorType {
@@ -84,8 +90,8 @@ function adjacent(axes: readonly string[], part: readonly string[]): number {
   );
 }
 
-function routed(node: Node): NodeOf<"route"> {
-  return node.primitive === "route"
+function routed(node: Node): RoutingNode {
+  return isRouting(node)
     ? node
     : fail("Cannot dispatch or combine: the second operand is not a routing");
 }
@@ -317,6 +323,24 @@ export const RULES: {
     return { axes: [...tokens, choice], dtype: "f32" };
   },
 
+  choices: ({ inputs, params }) => {
+    const { tokens, choice, slotted } = params;
+    const axes = [...tokens, choice];
+    const dtypes = ["i32", "f32", ...slotted ? ["i32"] : []] as DType[];
+    for (const [i, dtype] of dtypes.entries()) {
+      const given = operand(inputs, i);
+      wantType("route", given, dtype);
+      if (!sameAxes(given.axes, axes)) {
+        fail(
+          `Cannot route by choices '${given.axes.join(" ")}': expected '${
+            axes.join(" ")
+          }'`,
+        );
+      }
+    }
+    return { axes, dtype: "f32" };
+  },
+
   part: ({ inputs, params: { field } }) => {
     const tuple = operand(inputs, 0);
     if (tuple.primitive === "topK" && field === "values") return tuple;
@@ -333,6 +357,13 @@ export const RULES: {
           );
         }
         return { axes: tuple.axes, dtype: "i32" };
+      }
+    }
+    if (tuple.primitive === "choices") {
+      const given = { index: 0, weight: 1, slot: 2 };
+      if (field in given) {
+        const i = given[field as keyof typeof given];
+        if (i < tuple.inputs.length) return operand(tuple.inputs, i);
       }
     }
     return fail(`Cannot read '${field}' of a '${tuple.primitive}' node`);
@@ -364,6 +395,20 @@ export const RULES: {
     wantFloat("combine", y);
     wantFree("combine", y, tokens);
     return { axes: [...tokens, ...y.axes.slice(2)], dtype: y.dtype };
+  },
+
+  gather: ({ inputs, params: { axis, to } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("gather", x, axis);
+    wantFree("gather", x, [to]);
+    return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
+  },
+
+  take: ({ inputs, params: { whole, to } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("take", x, whole);
+    wantFree("take", x, [to]);
+    return { axes: replaced(x.axes, whole, [to]), dtype: x.dtype };
   },
 
   cacheWrite: ({ inputs }) => {

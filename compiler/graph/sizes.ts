@@ -4,7 +4,7 @@
  */
 
 import { ModelError } from "../../spec/errors.ts";
-import type { AxisSize, NodeOf, Primitive } from "./graph.ts";
+import type { AxisSize, NodeOf, Primitive, RoutingNode } from "./graph.ts";
 import type { Node } from "./graph.ts";
 
 type Sizes = Map<string, AxisSize>;
@@ -90,6 +90,28 @@ function checkGroups(sizes: Sizes, node: NodeOf<"route">): void {
       `Cannot keep ${keep} groups of experts: expected a whole number from ${needed} to ${count}`,
     );
   }
+}
+
+/** Slots have no length. */
+function checkSlot(sizes: Sizes, node: RoutingNode): void {
+  const { slot } = node.params;
+  if (!sizes.has(slot)) return;
+  fail(
+    node,
+    `Cannot call the slots '${slot}': the model declares such an axis. Leave it out of 'model', or give 'slot' another name`,
+  );
+}
+
+/** A part of an axis and the whole of it: over all ranks they are as long. */
+function sameLength(
+  node: NodeOf<"gather"> | NodeOf<"take">,
+  sizes: Sizes,
+): void {
+  const from = node.primitive === "gather"
+    ? node.params.axis
+    : node.params.whole;
+  const { to } = node.params;
+  if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node, from));
 }
 
 const SIZES: {
@@ -192,21 +214,24 @@ const SIZES: {
     choose(sizes, node, over, k, axis);
   },
   route: (node, sizes) => {
-    const { expert, choice, slot, rule, leadingGroup } = node.params;
+    const { expert, choice, rule, leadingGroup } = node.params;
     fixed(sizes, node, expert, "route over");
     choose(sizes, node, expert, rule.topK, choice);
     checkGroups(sizes, node);
-    if (sizes.has(slot)) {
-      fail(
-        node,
-        `Cannot call the slots '${slot}': the model declares such an axis. Leave it out of 'model', or give 'slot' another name`,
-      );
-    }
+    checkSlot(sizes, node);
     if (leadingGroup !== undefined) {
       fixed(sizes, node, leadingGroup, "group by");
     }
   },
+  choices: (node, sizes) => {
+    const { expert, choice, rule } = node.params;
+    fixed(sizes, node, expert, "route over");
+    choose(sizes, node, expert, rule.topK, choice);
+    checkSlot(sizes, node);
+  },
   part: none,
+  gather: sameLength,
+  take: sameLength,
   dispatch: none,
   combine: none,
   cacheWrite: none,

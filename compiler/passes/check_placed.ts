@@ -1,7 +1,7 @@
 /** What no lowering could do: refused here, at the place in the model, before anything is lowered. */
 
 import { ModelError, PlacementError } from "../../spec/errors.ts";
-import type { Graph, Node, NodeOf } from "../graph/graph.ts";
+import type { Graph, Node, NodeOf, RoutingNode } from "../graph/graph.ts";
 import type { Placed } from "./placed.ts";
 import { usersOf } from "./users.ts";
 
@@ -10,7 +10,7 @@ export function checkPlaced(graph: Graph, placed: Placed): void {
   for (const node of graph.nodes) {
     checkWhole(node, placed);
     checkTogether(node, placed);
-    if (node.primitive === "route") checkRoute(node, placed);
+    if (node.primitive === "dispatch") checkRoute(node, placed);
   }
   checkStates(graph);
 }
@@ -57,8 +57,11 @@ function checkTogether(node: Node, { axes }: Placed): void {
 }
 
 /** Ranks that share experts must hold different tokens, or each would send all of them. */
-function checkRoute(node: NodeOf<"route">, { axes, mesh }: Placed): void {
-  const { expert, tokens } = node.params;
+function checkRoute(
+  node: NodeOf<"dispatch">,
+  { axes, mesh }: Placed,
+): void {
+  const { expert, tokens } = (node.inputs[1] as RoutingNode).params;
   const held = new Set(tokens.flatMap((axis) => axes[axis]?.over ?? []));
   for (const name of axes[expert]?.over ?? []) {
     const size = mesh.find((axis) => axis.name === name)?.size ?? 1;

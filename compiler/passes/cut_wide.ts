@@ -1,7 +1,7 @@
 /** Cut expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
-import type { Graph, Node } from "../graph/graph.ts";
+import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import type { ParamLayout } from "./param_layout.ts";
 
 /** What is known of the nodes that are cut. */
@@ -112,7 +112,7 @@ function leafBindings(cut: Cut, node: Node): Bindings {
 function rows({ dispatched }: Cut, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
   const byExpert = [...new Set(dispatched.values())].some((route) =>
-    route.primitive === "route" && node.axes.includes(route.params.expert)
+    isRouting(route) && node.axes.includes(route.params.expert)
   );
   if (!byExpert) return [];
   // A parameter that dispatched rows use themselves lies by expert.

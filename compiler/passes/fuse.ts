@@ -37,9 +37,12 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   cast: "inline",
   topK: "tuple",
   route: "tuple",
+  choices: "tuple",
   part: "part",
   dispatch: "kernel",
   combine: "kernel",
+  gather: "kernel",
+  take: "inline",
   cacheWrite: "kernel",
   attention: "kernel",
 };

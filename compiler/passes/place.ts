@@ -14,7 +14,7 @@ import {
 } from "../../spec/mesh.ts";
 import type { PlanAxis } from "../../spec/plan.ts";
 import type { Size } from "../../spec/size.ts";
-import type { Graph, NodeOf } from "../graph/graph.ts";
+import { type Graph, isRouting, type RoutingNode } from "../graph/graph.ts";
 import { checkPlaced, togetherBy } from "./check_placed.ts";
 import type { Placed } from "./placed.ts";
 
@@ -41,7 +41,7 @@ export function placeAxes(
   requested?: Placement,
 ): Placed {
   checkMesh(mesh);
-  const routes = graph.nodes.filter((node) => node.primitive === "route");
+  const routes = graph.nodes.filter(isRouting);
   const expertAxes = new Set(routes.map((route) => route.params.expert));
   const requests = requested
     ? readRequests(graph, mesh, requested)
@@ -114,7 +114,7 @@ function checkMesh(mesh: Mesh): void {
 
 function defaultRequests(
   mesh: Mesh,
-  routes: readonly NodeOf<"route">[],
+  routes: readonly RoutingNode[],
 ): Map<string, Request> {
   const requests = new Map<string, Request>();
   const all = mesh.map((axis) => axis.name);

@@ -21,7 +21,7 @@ import {
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { onRank, type PlanAxis } from "../../../spec/plan.ts";
-import type { Node, NodeOf } from "../../graph/graph.ts";
+import type { Node, RoutingNode } from "../../graph/graph.ts";
 import { DROPPED } from "../../kernels/assign.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { kernelOf } from "../../kernels/kernel.ts";
@@ -66,7 +66,7 @@ export function emitCheck(
   node: Node,
   routing: RoutingBuffers,
 ): void {
-  const route = routing.node as NodeOf<"route">;
+  const route = routing.node as RoutingNode;
   const { tokens, choice } = route.params;
   const ids = (name: string, size: RoutingBuffers["sendBound"]) =>
     addScratch(lowering, name, "u32", [{ axis: "ids", size }]);
@@ -126,7 +126,7 @@ function emitCompare(
   routing: RoutingBuffers,
   what: { returned: string; buffer: string },
 ): void {
-  const { tokens, choice } = (routing.node as NodeOf<"route">).params;
+  const { tokens, choice } = (routing.node as RoutingNode).params;
   const scope = new KernelScope(lowering);
   const row = load(scope.read(routing.sendRow), CHOICE, "u32");
   const count = productOf(scope, [...tokens, choice]);

@@ -3,7 +3,7 @@
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
-import type { Node, NodeOf } from "../../graph/graph.ts";
+import { isRouting, type Node, type NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import {
@@ -53,7 +53,7 @@ export function isMatmul(
   if (layout.splitsWords) return false;
   const route = dispatched.get(node.inputs[0]!);
   if (!route) return batch.length === 0 && rows.length > 0;
-  return route.primitive === "route" && batch.length === 1 &&
+  return isRouting(route) && batch.length === 1 &&
     batch[0] === route.params.expert &&
     rows.join() === route.params.slot;
 }

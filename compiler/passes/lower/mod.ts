@@ -9,6 +9,7 @@ import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { planAxis } from "../place.ts";
 import { CHECK_AXIS } from "./check.ts";
+import { lowerChoices } from "./choices.ts";
 import { lowerAttention } from "./attention.ts";
 import {
   addBuffer,
@@ -53,9 +54,12 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   rmsNorm: lowerRmsNorm,
   topK: lowerTopK,
   route: lowerRoute,
+  choices: lowerChoices,
   part: lowerView,
   dispatch: lowerDispatch,
   combine: (lowering, node) => lowerCombine(lowering, node, node),
+  gather: () => invariant(false, "nothing gathers yet"),
+  take: () => invariant(false, "nothing takes yet"),
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
 };
@@ -203,6 +207,8 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
     case "cacheWrite":
       if (third === index) return [size(first!.axes[0])];
       return fourth === index ? [size(first!.axes[1])] : [];
+    case "choices":
+      return first === index ? [size(user.params.expert)] : [];
     default:
       return [];
   }

@@ -3,7 +3,7 @@
 import { storedDType } from "../../../spec/dtype.ts";
 import { positionsOver } from "../../../spec/mesh.ts";
 import type { PerRank, StepPart } from "../../../spec/plan.ts";
-import type { Node, NodeOf } from "../../graph/graph.ts";
+import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
 import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
@@ -40,7 +40,7 @@ export function lowerDispatch(
   lowering: Lowering,
   node: NodeOf<"dispatch">,
 ): void {
-  const [x, route] = node.inputs as [Node, NodeOf<"route">];
+  const [x, route] = node.inputs as [Node, RoutingNode];
   const first = !lowering.routings.has(route);
   const routing = routingOf(lowering, route);
   const part = (name: StepPart["part"]): StepPart => ({
@@ -119,7 +119,7 @@ export function lowerCombine(
   target: Node,
   node: NodeOf<"combine">,
 ): void {
-  const [y, route] = node.inputs as [Node, NodeOf<"route">];
+  const [y, route] = node.inputs as [Node, RoutingNode];
   const routing = lowering.routings.get(route)!;
   const part = (name: StepPart["part"]): StepPart => ({
     verb: "combine",
@@ -183,7 +183,7 @@ export function lowerCombine(
 function emitCount(
   lowering: Lowering,
   node: Node,
-  route: NodeOf<"route">,
+  route: RoutingNode,
   routing: RoutingBuffers,
   part: StepPart,
 ): void {

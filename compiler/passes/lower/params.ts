@@ -4,7 +4,12 @@ import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import { ModelError, PlacementError } from "../../../spec/errors.ts";
 import { positionOver } from "../../../spec/mesh.ts";
 import { perRank } from "../../../spec/plan.ts";
-import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
+import {
+  type Graph,
+  isRouting,
+  type Node,
+  type NodeOf,
+} from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";
 import type { Placed } from "../placed.ts";
@@ -77,7 +82,7 @@ export function layoutParams(
 
 /** The expert axis of a route node. */
 function expertOf(route: Node | undefined): string | undefined {
-  return route?.primitive === "route" ? route.params.expert : undefined;
+  return isRouting(route) ? route.params.expert : undefined;
 }
 
 function layoutParam(

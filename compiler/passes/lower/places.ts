@@ -10,7 +10,7 @@ import {
 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { Node } from "../../graph/graph.ts";
+import { isRouting, type Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { type At, atFlat, localName, ROW } from "./at.ts";
 import {
@@ -73,7 +73,7 @@ export function restAxes(
   route: Node,
   axes: readonly string[] = node.axes,
 ): string[] {
-  if (route.primitive !== "route") return [...axes];
+  if (!isRouting(route)) return [...axes];
   const { expert, slot } = route.params;
   return axes.filter((axis) => axis !== expert && axis !== slot);
 }

@@ -3,7 +3,7 @@
 import { positionOver, positionsOver } from "../../../spec/mesh.ts";
 import { type PerRank, perRank } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { NodeOf } from "../../graph/graph.ts";
+import type { RoutingNode } from "../../graph/graph.ts";
 import { tileBound } from "../../kernels/regroup.ts";
 import { groupBound, localBound } from "../place.ts";
 import {
@@ -19,7 +19,7 @@ import { expertsOfRanks } from "./params.ts";
 /** The buffers of a routing; made at its first dispatch. */
 export function routingOf(
   lowering: Lowering,
-  node: NodeOf<"route">,
+  node: RoutingNode,
 ): RoutingBuffers {
   const known = lowering.routings.get(node);
   if (known) return known;

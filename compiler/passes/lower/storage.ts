@@ -1,7 +1,7 @@
 /** Where results go: a buffer of the node's own, in its axes; on dispatched rows, in grouped order or where they came from. */
 
 import { storedDType } from "../../../spec/dtype.ts";
-import type { Node } from "../../graph/graph.ts";
+import { isRouting, type Node } from "../../graph/graph.ts";
 import { restAxes } from "./places.ts";
 import {
   addBuffer,
@@ -17,7 +17,7 @@ import {
 /** The axis name of the rows of a dispatch in a plan. */
 export function rowsAxis(routing: RoutingBuffers): string {
   const route = routing.node;
-  return route.primitive === "route"
+  return isRouting(route)
     ? `${route.params.expert} ${route.params.slot}`
     : "rows";
 }
