@@ -26,7 +26,7 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import { kernelCost } from "../spec/kernel/cost.ts";
-import type { Expr, Kernel } from "../spec/kernel/tree.ts";
+import type { Binding, Expr, Kernel } from "../spec/kernel/tree.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   elementwise,
@@ -154,8 +154,10 @@ t.test("printWgsl() refuses names that are not declared", (t) => {
 });
 
 t.test("kernelCost() counts what one invocation does", (t) => {
+  const lengths: Binding = { name: "lengths", type: "u32", access: "read" };
   const kernel = (length: Expr): Kernel => ({
     ...writing(f32(0)),
+    bindings: [reads("x"), writes("y"), lengths],
     body: [
       var_("sum", f32(0)),
       for_("block", u32(0), u32(70), [
@@ -190,6 +192,7 @@ t.test("kernelCost() counts what one invocation does", (t) => {
   const write = (value: Expr) => store("y", u32(0), value);
   const branches: Kernel = {
     ...writing(f32(0)),
+    bindings: [reads("x"), writes("y")],
     body: [
       if_(lt(x, f32(0)), [write(call("fma", x, x, x))], [write(f32(0))]),
     ],

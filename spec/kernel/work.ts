@@ -1,0 +1,288 @@
+/** What invocations of a kernel do, read off its tree, with as much of its data as is known. */
+
+import { STORED_BYTES } from "../dtype.ts";
+import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
+
+/** What an invocation does. Where a condition is not known, the dearer branch counts. */
+export interface KernelWork {
+  /** Multiply-adds: `fma` nodes. */
+  readonly multiplyAdds: number;
+  /** All other arithmetic, index arithmetic included, and loads and stores; a call such as `exp` counts as `CALL_OPERATIONS`. */
+  readonly operations: number;
+  /** Bytes loaded from and stored to each binding, in the order of the kernel's bindings. */
+  readonly loads: readonly number[];
+  readonly stores: readonly number[];
+  /** False where the bounds of a loop are not known; its body is then counted once. */
+  readonly exact: boolean;
+}
+
+/** Operations that `exp`, `log`, `sin`, `cos`, `tanh` and `pow` stand for. */
+export const CALL_OPERATIONS = 16;
+
+const CALLS: ReadonlySet<string> = new Set(
+  ["exp", "log", "sin", "cos", "tanh", "pow"],
+);
+
+/** Which invocation, and what is known of the data. Without it nothing is known but constants. */
+export interface Invocation {
+  readonly group: readonly [number, number, number];
+  readonly lane: number;
+  /** An integer in a binding; undefined: not known. */
+  readonly load?: (binding: string, index: number) => number | undefined;
+  /** Sees every store whose index is known. With it, kernels that make tables of integers can be carried out. */
+  readonly store?: (
+    binding: string,
+    index: number,
+    value: number | undefined,
+  ) => void;
+}
+
+/** Integers and booleans (0 and 1); floats are never known. */
+type Value = number | undefined;
+
+/** Count the work of one invocation. */
+export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
+  const walk = new Walk(kernel, at);
+  walk.block(kernel.body, 1);
+  const { exact, totals } = walk;
+  const n = kernel.bindings.length;
+  return {
+    multiplyAdds: totals[FMA]!,
+    operations: totals[OTHER]!,
+    loads: totals.slice(BINDINGS, BINDINGS + n),
+    stores: totals.slice(BINDINGS + n),
+    exact,
+  };
+}
+
+/** Where totals are: multiply-adds, operations, bytes loaded from each binding, bytes stored to each. */
+const FMA = 0, OTHER = 1, BINDINGS = 2;
+
+class Walk {
+  exact = true;
+  totals: number[];
+  readonly #at: Invocation | undefined;
+  readonly #known = new Map<string, Value>();
+  readonly #loads = new Map<string, number>();
+  readonly #stores = new Map<string, number>();
+
+  constructor({ bindings }: Kernel, at: Invocation | undefined) {
+    this.#at = at;
+    this.totals = new Array<number>(BINDINGS + 2 * bindings.length).fill(0);
+    for (const [i, { name }] of bindings.entries()) {
+      this.#loads.set(name, BINDINGS + i);
+      this.#stores.set(name, BINDINGS + bindings.length + i);
+    }
+  }
+
+  #add(at: number, n: number): void {
+    this.totals[at]! += n;
+  }
+
+  block(body: readonly Stmt[], times: number): void {
+    for (const s of body) this.#statement(s, times);
+  }
+
+  #statement(s: Stmt, times: number): void {
+    switch (s.op) {
+      case "let":
+      case "var":
+      case "set":
+        this.#known.set(s.name, this.#value(s.value, times));
+        return;
+      case "store": {
+        this.#add(OTHER, times);
+        this.#add(this.#stores.get(s.binding)!, times * bytesOf(s.value.type));
+        const index = this.#value(s.index, times);
+        const value = this.#value(s.value, times);
+        if (index !== undefined) this.#at?.store?.(s.binding, index, value);
+        return;
+      }
+      case "sharedStore":
+        this.#add(OTHER, times);
+        this.#value(s.index, times);
+        this.#value(s.value, times);
+        return;
+      case "if":
+        return this.#branch(s, times);
+      case "for":
+        return this.#loop(s, times);
+    }
+  }
+
+  #branch(s: Stmt & { readonly op: "if" }, times: number): void {
+    const condition = this.#value(s.condition, times);
+    if (condition !== undefined) {
+      return this.block(condition ? s.then : s.else ?? [], times);
+    }
+    const before = [...this.totals];
+    this.block(s.then, times);
+    const first = this.totals;
+    this.totals = before;
+    this.block(s.else ?? [], times);
+    this.totals = this.totals.map((n, i) => Math.max(n, first[i]!));
+    this.#forget([...s.then, ...s.else ?? []]);
+  }
+
+  #loop(s: Stmt & { readonly op: "for" }, times: number): void {
+    const [from, to, step] = [s.from, s.to, s.step].map((e) =>
+      this.#value(e, times)
+    );
+    if (from === undefined || to === undefined || !step) {
+      this.exact = false;
+      this.#forget(s.body);
+      this.#known.set(s.name, undefined);
+      this.block(s.body, times);
+      return this.#forget(s.body);
+    }
+    const turns = Math.max(0, Math.ceil((to - from) / step));
+    if (isUniform(s.body, this.#at?.store !== undefined)) {
+      this.#known.set(s.name, undefined);
+      return this.block(s.body, times * turns);
+    }
+    for (let i = from; i < to; i += step) {
+      this.#known.set(s.name, i);
+      this.block(s.body, times);
+    }
+  }
+
+  #value(e: Expr, times: number): Value {
+    switch (e.op) {
+      case "const":
+        return e.type === "f32" ? undefined : Number(e.value);
+      case "local":
+        return this.#known.get(e.name);
+      case "id":
+        return this.#id(e.name);
+      case "load": {
+        this.#add(OTHER, times);
+        this.#add(this.#loads.get(e.binding)!, times * bytesOf(e.type));
+        const index = this.#value(e.index, times);
+        return index === undefined || e.type === "f32"
+          ? undefined
+          : this.#at?.load?.(e.binding, index);
+      }
+      case "shared":
+        this.#add(OTHER, times);
+        this.#value(e.index, times);
+        return undefined;
+      case "bitcast":
+        this.#value(e.a, times);
+        return undefined;
+      case "unary": {
+        this.#add(OTHER, times);
+        const a = this.#value(e.a, times);
+        if (a === undefined) return undefined;
+        return e.fn === "not" ? Number(!a) : wrap(-a, e.type);
+      }
+      case "convert":
+        this.#add(OTHER, times);
+        return wrap(this.#value(e.a, times), e.type);
+      case "select": {
+        this.#add(OTHER, times);
+        const condition = this.#value(e.condition, times);
+        const a = this.#value(e.a, times);
+        const b = this.#value(e.b, times);
+        return condition === undefined ? undefined : condition ? a : b;
+      }
+      case "call":
+        if (e.fn === "fma") this.#add(FMA, times);
+        else this.#add(OTHER, times * (CALLS.has(e.fn) ? CALL_OPERATIONS : 1));
+        for (const a of e.args) this.#value(a, times);
+        return undefined;
+      case "binary":
+        this.#add(OTHER, times);
+        return binaryValue(
+          e,
+          this.#value(e.a, times),
+          this.#value(e.b, times),
+        );
+    }
+  }
+
+  #id(name: "group.x" | "group.y" | "group.z" | "local"): Value {
+    if (!this.#at) return undefined;
+    const { group, lane } = this.#at;
+    if (name === "local") return lane;
+    return group[name === "group.x" ? 0 : name === "group.y" ? 1 : 2];
+  }
+
+  #forget(body: readonly Stmt[]): void {
+    for (const s of body) {
+      if (s.op === "set") this.#known.set(s.name, undefined);
+      else if (s.op === "for") this.#forget(s.body);
+      else if (s.op === "if") this.#forget([...s.then, ...s.else ?? []]);
+    }
+  }
+}
+
+function bytesOf(type: ScalarType): number {
+  return type === "bool" ? 4 : STORED_BYTES[type];
+}
+
+/** Whether every turn of a loop does the same, as far as counting goes. */
+function isUniform(body: readonly Stmt[], stored: boolean): boolean {
+  return body.every((s) =>
+    s.op === "set"
+      ? s.value.type === "f32"
+      : s.op === "store"
+      ? !stored || s.value.type === "f32"
+      : s.op !== "for" && s.op !== "if"
+  );
+}
+
+function wrap(value: Value, type: ScalarType): Value {
+  if (value === undefined || type === "f32") return undefined;
+  return type === "u32" ? value >>> 0 : type === "i32" ? value | 0 : value;
+}
+
+function binaryValue(
+  e: Expr & { readonly op: "binary" },
+  a: Value,
+  b: Value,
+): Value {
+  if (e.fn === "land" && (a === 0 || b === 0)) return 0;
+  if (e.fn === "lor" && (a === 1 || b === 1)) return 1;
+  if (a === undefined || b === undefined) return undefined;
+  switch (e.fn) {
+    case "add":
+      return wrap(a + b, e.type);
+    case "sub":
+      return wrap(a - b, e.type);
+    case "mul":
+      return wrap(Math.imul(a, b), e.type);
+    case "div":
+      return b === 0 ? undefined : wrap(Math.trunc(a / b), e.type);
+    case "rem":
+      return b === 0 ? undefined : wrap(a % b, e.type);
+    case "min":
+      return Math.min(a, b);
+    case "max":
+      return Math.max(a, b);
+    case "and":
+      return wrap(a & b, e.type);
+    case "or":
+      return wrap(a | b, e.type);
+    case "xor":
+      return wrap(a ^ b, e.type);
+    case "shl":
+      return wrap(a << b, e.type);
+    case "shr":
+      return wrap(e.type === "u32" ? a >>> b : a >> b, e.type);
+    case "eq":
+      return Number(a === b);
+    case "ne":
+      return Number(a !== b);
+    case "lt":
+      return Number(a < b);
+    case "le":
+      return Number(a <= b);
+    case "gt":
+      return Number(a > b);
+    case "ge":
+      return Number(a >= b);
+    case "land":
+    case "lor":
+      return Number(e.fn === "land");
+  }
+}
