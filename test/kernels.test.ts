@@ -33,7 +33,7 @@ import {
   store,
   u32,
 } from "../spec/kernel/build.ts";
-import type { StoredDType } from "../spec/dtype.ts";
+import type { FileDType } from "../spec/dtype.ts";
 import type { Expr } from "../spec/kernel/tree.ts";
 import { blockedDot, softmaxOf } from "./helpers/kernel_reference.ts";
 import {
@@ -52,25 +52,14 @@ const TILES: readonly MatmulTile[] = [
   { rows: 3, columns: 2, lanes: 16 },
 ];
 
-function dense(
-  k: number,
-  columns: number,
-  tile: MatmulTile,
-  stored: StoredDType = "f32",
-): MatmulOptions {
-  const packed = stored === "f16" || stored === "bf16";
-  const rowStride = packed ? Math.ceil(columns / 4) * 4 : columns;
+function dense(k: number, columns: number, tile: MatmulTile): MatmulOptions {
   return {
     name: "matmul",
     k,
     columns,
     tile,
-    bindings: [
-      reads("x"),
-      reads("w", packed ? "u32" : "f32"),
-      writes("y"),
-    ],
-    weights: [{ binding: "w", stored, rowStride }],
+    bindings: [reads("x"), reads("w"), writes("y")],
+    weights: [{ binding: "w", stored: "f32", rowStride: columns }],
     rows: lengthAt(0),
     leftRow: (row) => mul(row, u32(k)),
     left: (base, k) => load("x", add(base, k)),
@@ -80,25 +69,13 @@ function dense(
   };
 }
 
-/** Rows of a matrix as 16-bit floats, padded to a multiple of four and packed two to a word. */
-function packRows(
-  rows: readonly (readonly number[])[],
-  encode: (x: number) => number,
-): Uint32Array {
-  const halves = rows.flatMap((row) => [
-    ...row.map(encode),
-    ...new Array<number>((4 - row.length % 4) % 4).fill(0),
-  ]);
-  return new Uint32Array(Uint16Array.from(halves).buffer);
-}
-
 testKernels(
   "matmul() is right and has the same bits with every tile",
   async (t, target) => {
     const sizes = fc.record({
-      rows: fc.constantFrom(0, 1, 5, 9),
-      k: fc.constantFrom(1, 32, 45, 70),
-      columns: fc.constantFrom(1, 3, 8, 67),
+      rows: fc.nat(9),
+      k: fc.oneof(fc.constantFrom(1, 32, 64), fc.integer({ min: 1, max: 70 })),
+      columns: fc.integer({ min: 1, max: 67 }),
       seed: fc.nat(1000),
     });
     await holds(sizes, async ({ rows, k, columns, seed }) => {
@@ -154,91 +131,114 @@ const FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6].flatMap((x, i, all) =>
   i < 7 ? [x] : [x, ...all.map((v) => -v)]
 );
 
+/** The value of any 16 bits: sign, exponent, fraction. */
+function value16(bits: number, stored: "f16" | "bf16"): number {
+  const [width, bias] = stored === "f16" ? [10, 15] : [7, 127];
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits & 0x7fff) >> width;
+  const fraction = (bits & (1 << width) - 1) / 2 ** width;
+  return sign *
+    (exponent === 0
+      ? fraction * 2 ** (1 - bias)
+      : (1 + fraction) * 2 ** (exponent - bias));
+}
+
+/** Weights [k, columns] as they are stored, with the binding that holds them and what they stand for. */
+interface StoredWeights {
+  readonly words: Uint32Array;
+  readonly scales?: Uint32Array;
+  readonly rowStride: number;
+  readonly values: Float32Array;
+}
+
+/** Any bits but infinities and NaN, two to a word, rows padded to a multiple of four. */
+function weights16(
+  [k, columns]: readonly [number, number],
+  stored: "f16" | "bf16",
+  seed: number,
+): StoredWeights {
+  const rowStride = Math.ceil(columns / 4) * 4;
+  const halves = new Uint16Array(k * rowStride);
+  const noise = randoms(k * columns, seed);
+  // Exponents of about 1 in bf16, so that sums stay finite; all of them in f16, zero and subnormals too.
+  const [least, most] = stored === "f16" ? [0, 0x7bff] : [0x3800, 0x4700];
+  const values = noise.map((x, at) => {
+    const size = least + Math.floor(Math.abs(x) * (most - least + 1));
+    const bits = x < 0 ? size | 0x8000 : size;
+    halves[Math.floor(at / columns) * rowStride + at % columns] = bits;
+    return value16(bits, stored);
+  });
+  return { words: new Uint32Array(halves.buffer), rowStride, values };
+}
+
+/** All codes, and the exponents that published weights have. */
+function weights4(
+  [k, columns]: readonly [number, number],
+  seed: number,
+): StoredWeights {
+  const words = new Uint32Array(k / 8 * columns);
+  const scales = new Uint32Array(k / 32 * columns);
+  const noise = randoms(k * columns, seed).map(Math.abs);
+  const values = noise.map((x, at) => {
+    const [i, c] = [Math.floor(at / columns), at % columns];
+    const scale = Math.floor(i / 32) * columns + c;
+    if (i % 32 === 0) scales[scale] = 118 + Math.floor(x * 14);
+    const code = Math.floor(x * 16000) % 16;
+    words[Math.floor(i / 8) * columns + c]! |= code << 4 * (i % 8);
+    return FP4[code]! * 2 ** (scales[scale]! - 127);
+  });
+  return { words, scales, rowStride: columns, values };
+}
+
 testKernels(
-  "matmul() unpacks MXFP4 weights to exact values",
+  "matmul() unpacks weights of every stored dtype to exact values",
   async (t, target) => {
-    const [rows, k, columns] = [3, 96, 7];
-    const x = randoms(rows * k, 1);
-    const lengths = Uint32Array.of(rows);
-    // All codes and both ends of the exponents that published weights have.
-    const code = (i: number, c: number) => (7 * i + 5 * c + i * c) % 16;
-    const exponent = (block: number, c: number) => 118 + (3 * block + c) % 14;
-    const words = new Uint32Array(k / 8 * columns);
-    const scales = new Uint32Array(k / 32 * columns);
-    const w = new Float32Array(k * columns);
-    for (let i = 0; i < k; i++) {
-      const block = Math.floor(i / 32);
-      for (let c = 0; c < columns; c++) {
-        words[Math.floor(i / 8) * columns + c]! |= code(i, c) << 4 * (i % 8);
-        scales[block * columns + c] = exponent(block, c);
-        w[i * columns + c] = FP4[code(i, c)]! * 2 ** (exponent(block, c) - 127);
-      }
-    }
-    const y = new Float32Array(rows * columns);
-    for (const tile of TILES) {
+    const cases = fc.record({
+      stored: fc.constantFrom("f16", "bf16", "mxfp4"),
+      rows: fc.integer({ min: 1, max: 5 }),
+      blocks: fc.integer({ min: 1, max: 3 }),
+      columns: fc.integer({ min: 1, max: 20 }),
+      tile: fc.constantFrom(...TILES),
+      seed: fc.nat(1000),
+    });
+    await holds(cases, async ({ stored, rows, blocks, columns, ...how }) => {
+      const { tile, seed } = how;
+      // Blocks of MXFP4 are whole; anything else may end in the middle of one.
+      const k = stored === "mxfp4" ? 32 * blocks : 32 * blocks - seed % 31;
+      const { words, scales, rowStride, values } = stored === "mxfp4"
+        ? weights4([k, columns], seed)
+        : weights16([k, columns], stored as "f16" | "bf16", seed);
+      const x = randoms(rows * k, seed + 1);
+      const [y, lengths] = [new Float32Array(rows * columns), [rows]];
+      const shared = { x, y, lengths: Uint32Array.from(lengths) };
       const plain = dense(k, columns, tile);
       const o: MatmulOptions = {
         ...plain,
         bindings: [
-          ...[reads("x"), reads("w", "u32"), reads("s", "u32")],
+          ...[reads("x"), reads("w", "u32")],
+          ...scales ? [reads("s", "u32")] : [],
           writes("y"),
         ],
         weights: [{
-          ...{ binding: "w", scales: "s", stored: "mxfp4", rowStride: columns },
+          ...{ binding: "w", stored: stored as FileDType, rowStride },
+          ...scales ? { scales: "s" } : {},
         }],
       };
       const grid = workgroups(matmulGrid(o, rows));
       const wanted = await target.run(
         matmul(plain),
-        { x, w, y, lengths },
+        { ...shared, w: values },
         grid,
       );
       const found = await target.run(
         matmul(o),
-        { ...{ x, y, lengths }, w: words, s: scales },
+        { ...shared, w: words, ...scales ? { s: scales } : {} },
         grid,
       );
       t.same(bits(found["y"]!), bits(wanted["y"]!));
-    }
+    });
   },
 );
-
-testKernels("matmul() unpacks 16-bit weights", async (t, target) => {
-  const [rows, k, columns] = [3, 33, 7];
-  const x = randoms(rows * k, 1);
-  const lengths = Uint32Array.of(rows);
-  // Multiples of 1/64 below 1 are exact in both formats.
-  const w = randoms(k * columns, 2).map((v) => Math.round(v * 64) / 64);
-  const f32Bits = (v: number) => new Uint32Array(Float32Array.of(v).buffer)[0]!;
-  const encoders = {
-    bf16: (v: number) => f32Bits(v) >>> 16,
-    // Exact here: neither rounding nor subnormal halves.
-    f16: (v: number) =>
-      v === 0 ? 0 : (f32Bits(v) >>> 16 & 0x8000) |
-        ((f32Bits(v) & 0x7fffffff) - 0x38000000 >>> 13),
-  };
-  const expected = rowsOf(x, k).flatMap((row) =>
-    Array.from(
-      { length: columns },
-      (_, c) => blockedDot(k, (i) => row[i]! * w[i * columns + c]!),
-    )
-  );
-  for (const stored of ["bf16", "f16"] as const) {
-    const o = dense(k, columns, TILES[0]!, stored);
-    const buffers = {
-      x,
-      w: packRows(rowsOf(w, columns), encoders[stored]),
-      y: new Float32Array(rows * columns),
-      lengths,
-    };
-    const { y } = await target.run(
-      matmul(o),
-      buffers,
-      workgroups(matmulGrid(o, rows)),
-    );
-    close(t, y!, expected);
-  }
-});
 
 testKernels(
   "matmul() multiplies grouped rows with their experts' weights",
@@ -326,7 +326,8 @@ testKernels("elementwise() runs every index once", async (t, target) => {
     bindings: [reads("x"), writes("y")],
     body: (i) => [store("y", i, mul(f32(2), load("x", i)))],
   });
-  await holds(fc.constantFrom(0, 1, 64, 65, 130), async (n) => {
+  const counts = fc.oneof(fc.constantFrom(0, 64, 65), fc.nat(199));
+  await holds(counts, async (n) => {
     const x = randoms(200, n);
     const lengths = Uint32Array.of(7, n);
     const y = new Float32Array(200);
@@ -341,8 +342,11 @@ testKernels("elementwise() runs every index once", async (t, target) => {
 
 testKernels("rmsNorm() and softmax() of rows", async (t, target) => {
   const sizes = fc.record({
-    rows: fc.constantFrom(0, 1, 3),
-    length: fc.constantFrom(1, 31, 64, 100),
+    rows: fc.nat(4),
+    length: fc.oneof(
+      fc.constantFrom(1, 32, 64),
+      fc.integer({ min: 1, max: 130 }),
+    ),
   });
   await holds(sizes, async ({ rows, length }) => {
     const x = randoms(rows * length, length);
@@ -389,36 +393,44 @@ testKernels("rmsNorm() and softmax() of rows", async (t, target) => {
 testKernels(
   "reduce() sums, averages and finds the largest",
   async (t, target) => {
-    const [rows, length] = [5, 37];
-    const x = randoms(rows * length, 11);
-    const sums = rowsOf(x, length).map((row) => row.reduce((a, b) => a + b, 0));
-    const expected = {
-      sum: sums,
-      mean: sums.map((sum) => sum / length),
-      max: rowsOf(x, length).map((row) => Math.max(...row)),
-    };
-    for (const kind of ["sum", "mean", "max"] as const) {
-      const kernel = reduce({
-        name: kind,
-        kind,
-        count: u32(rows),
-        length: lengthAt(0),
-        bindings: [reads("x"), writes("y")],
-        load: rowMajor("x", length),
-        epilogue: (i, value) => [store("y", i, value)],
-      });
-      const buffers = {
-        x,
-        y: new Float32Array(rows),
-        lengths: Uint32Array.of(length),
-      };
-      const { y } = await target.run(
-        kernel,
-        buffers,
-        workgroups(elementwiseGrid(rows)),
+    const sizes = fc.record({
+      rows: fc.nat(6),
+      length: fc.oneof(fc.constantFrom(1, 32), fc.integer({ min: 1, max: 90 })),
+      seed: fc.nat(1000),
+    });
+    await holds(sizes, async ({ rows, length, seed }) => {
+      const x = randoms(rows * length, seed);
+      const sums = rowsOf(x, length).map((row) =>
+        row.reduce((a, b) => a + b, 0)
       );
-      close(t, y!, expected[kind]);
-    }
+      const expected = {
+        sum: sums,
+        mean: sums.map((sum) => sum / length),
+        max: rowsOf(x, length).map((row) => Math.max(...row)),
+      };
+      for (const kind of ["sum", "mean", "max"] as const) {
+        const kernel = reduce({
+          name: kind,
+          kind,
+          count: lengthAt(1),
+          length: lengthAt(0),
+          bindings: [reads("x"), writes("y")],
+          load: (i, k) => load("x", add(mul(i, lengthAt(0)), k)),
+          epilogue: (i, value) => [store("y", i, value)],
+        });
+        const buffers = {
+          x,
+          y: new Float32Array(rows),
+          lengths: Uint32Array.of(length, rows),
+        };
+        const { y } = await target.run(
+          kernel,
+          buffers,
+          workgroups(elementwiseGrid(rows)),
+        );
+        close(t, y!, expected[kind]);
+      }
+    });
   },
 );
 

@@ -8,6 +8,7 @@ import {
   forEachRun,
   localSpan,
 } from "../runtime/shard.ts";
+import "./helpers/seed.ts";
 
 t.test("dealBlocks() gives the first blocks one more", (t) => {
   t.same(dealBlocks(7, 3).map((b) => [...b]), [[0, 1, 2], [3, 4], [5, 6]]);

@@ -11,6 +11,7 @@ import {
   weightForm,
 } from "../runtime/mod.ts";
 import { loadWeights } from "../runtime/weights.ts";
+import "./helpers/seed.ts";
 
 /** A safetensors file of one bf16 tensor whose elements are 1, 2, 3, … as bits. */
 function bf16File(shape: readonly number[]): Uint8Array {

@@ -1,6 +1,6 @@
 /** Runs one kernel on a target with plain arrays: the same tests serve the GPU and, when plugged in, the CPU engine. */
 
-import fc from "fast-check";
+import type fc from "fast-check";
 import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
@@ -8,6 +8,7 @@ import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import type { Binding, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { holdsFor } from "./seed.ts";
 
 const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
   globals as typeof globalThis;
@@ -171,24 +172,33 @@ export function testKernels(
   name: string,
   body: (t: Test, target: KernelTarget) => Promise<void>,
 ): void {
-  t.test(name, async (t) => await body(t, cpu));
+  const on = (target: KernelTarget) => async (t: Test) => {
+    running = { t, target };
+    await body(t, target);
+  };
+  t.test(name, on(cpu));
   const skip = !gpu && "no GPU adapter";
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
-    if (gpu) await body(t, gpu);
+    if (gpu) await on(gpu)(t);
   });
 }
 
 const cpu = await cpuTarget();
 const gpu = await gpuTarget();
 
-/** Run a property a few times: every new constant of a kernel is a new pipeline. */
+/** The test that is running: tap runs those of a file one after another. */
+let running: { readonly t: Test; readonly target: KernelTarget } | undefined;
+
+/** Run a property a few times, more often where a kernel of new constants costs little. */
 export async function holds<T>(
   values: fc.Arbitrary<T>,
   property: (value: T) => Promise<void>,
   runs = 5,
 ): Promise<void> {
-  const numRuns = runs;
-  await fc.assert(fc.asyncProperty(values, property), { numRuns, seed: 7 });
+  if (!running) throw new Error("Cannot hold a property outside testKernels");
+  const { t, target } = running;
+  const often = target === cpu ? 5 * runs : runs;
+  await holdsFor(t, values, { check: property, runs: often });
 }
 
 /** The workgroups of a grid of numbers. */

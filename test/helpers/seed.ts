@@ -1,0 +1,53 @@
+/**
+ * Random cases: one seed for all properties of a run. It is drawn anew each time, said where a property fails, and
+ * given back as `SEED=1234 npm test -- FILE`.
+ */
+
+import process from "node:process";
+import fc from "fast-check";
+import type { Test } from "tap";
+
+/** The seed of this run. */
+export const SEED = seedOf(process.env["SEED"]);
+
+fc.configureGlobal({ seed: SEED });
+
+function seedOf(text: string | undefined): number {
+  if (text === undefined) {
+    return crypto.getRandomValues(new Int32Array(1))[0]!;
+  }
+  if (!/^-?\d{1,10}$/.test(text)) {
+    throw new Error(`Cannot use SEED '${text}': give a whole number`);
+  }
+  return Number(text) | 0;
+}
+
+/** What repeats a failure. */
+export function repeatWith(): string {
+  return `Repeat it with SEED=${SEED}`;
+}
+
+/**
+ * Hold a property whose checks are assertions of `t`: the first case that fails ends it, and the report says the case
+ * and the seed.
+ */
+export async function holdsFor<T>(
+  t: Test,
+  values: fc.Arbitrary<T>,
+  { check, runs }: {
+    readonly check: (value: T) => Promise<void>;
+    readonly runs: number;
+  },
+): Promise<void> {
+  const result = await fc.check(
+    fc.asyncProperty(values, async (value) => {
+      await check(value);
+      if (!t.passing()) throw new Error("the assertions before this one");
+    }),
+    { numRuns: runs, endOnFailure: true },
+  );
+  if (!result.failed) return;
+  throw new Error(`${fc.defaultReportMessage(result)}\n${repeatWith()}`, {
+    cause: result.errorInstance,
+  });
+}

@@ -1,0 +1,271 @@
+/** Kernels that count, send, exchange and bring back rows, against plain code. */
+
+import fc from "fast-check";
+import {
+  assign,
+  combine,
+  DROPPED,
+  elementwiseGrid,
+  exchange,
+  exchangeGrid,
+  gather,
+  lengthAt,
+  permute,
+  regroup,
+  regroupGrid,
+} from "../compiler/kernels/mod.ts";
+import { assignOf } from "./helpers/kernel_reference.ts";
+import {
+  close,
+  holds,
+  randoms,
+  rowsOf,
+  testKernels,
+  type Words,
+  workgroups,
+} from "./helpers/run_kernel.ts";
+
+const words = (n: number) => new Uint32Array(n);
+const ints = (n: number) => new Int32Array(n);
+const floats = (n: number) => new Float32Array(n);
+
+testKernels(
+  "assign() orders by column, then token, and skips dropped choices",
+  async (t, target) => {
+    const cases = fc.record({
+      tokens: fc.oneof(fc.constantFrom(0, 1, 300), fc.nat(100)),
+      experts: fc.oneof(
+        fc.constantFrom(1, 70),
+        fc.integer({ min: 1, max: 20 }),
+      ),
+      k: fc.integer({ min: 1, max: 4 }),
+      dropping: fc.boolean(),
+      ordered: fc.boolean(),
+      seed: fc.nat(99),
+    });
+    await holds(cases, async ({ tokens, experts, k, ...how }) => {
+      const { dropping, ordered, seed } = how;
+      const noise = randoms(tokens * k * 2, seed).map((x) => (x + 1) / 2);
+      const index = ints(tokens * k).map((_, a) =>
+        Math.floor(noise[a]! * experts)
+      );
+      const slot = index.map((_, a) => noise[tokens * k + a]! < 0.3 ? -1 : 0);
+      const order = words(experts).map((_, e) => experts - 1 - e);
+      const kernel = assign({
+        name: "assign",
+        experts,
+        k,
+        tokens: lengthAt(0),
+        dropping,
+        ordered,
+      });
+      const result = await target.run(kernel, {
+        index,
+        slot,
+        order,
+        counts: words(experts).fill(99),
+        sendRow: words(tokens * k),
+        lengths: Uint32Array.of(tokens),
+      }, [1, 1, 1]);
+      const expected = assignOf(
+        [...index].map((e) => ordered ? order[e]! : e),
+        experts,
+        [...slot].map((s) => !dropping || s >= 0),
+      );
+      t.same([...result["counts"]!], expected.counts);
+      t.same([...result["sendRow"]!], expected.sendRow);
+    }, 8);
+  },
+);
+
+testKernels("permute() and combine() meet in send order", async (t, target) => {
+  const cases = fc.record({
+    tokens: fc.nat(33),
+    k: fc.integer({ min: 1, max: 5 }),
+    row: fc.integer({ min: 1, max: 9 }),
+    seed: fc.nat(1000),
+  });
+  await holds(cases, async ({ tokens, k, row, seed }) => {
+    const x = randoms(tokens * row, seed);
+    const weight = randoms(tokens * k, seed + 1);
+    // Choices in reverse order; every seventh is dropped and leaves its row alone.
+    const sendRow = words(tokens * k)
+      .map((_, a) => a % 7 === 3 ? DROPPED : tokens * k - 1 - a);
+    const lengths = Uint32Array.of(tokens);
+    const shape = { row, k, tokens: lengthAt(0) };
+    const sent = await target.run(
+      permute({ name: "permute", ...shape }),
+      { x, sendRow, send: floats(tokens * k * row), lengths },
+      workgroups(elementwiseGrid(tokens * k * row)),
+    );
+    const rows = rowsOf(x, row);
+    const expected = Array.from(
+      { length: tokens * k },
+      () => new Array<number>(row).fill(0),
+    );
+    sendRow.forEach((to, a) => {
+      if (to !== DROPPED) expected[to] = rows[Math.floor(a / k)]!;
+    });
+    t.same([...sent["send"]!], expected.flat());
+    const combined = await target.run(
+      combine({ name: "combine", ...shape }),
+      {
+        returned: sent["send"]!,
+        sendRow,
+        weight,
+        y: floats(x.length),
+        lengths,
+      },
+      workgroups(elementwiseGrid(tokens * row)),
+    );
+    const total = (t: number) =>
+      Array.from({ length: k }, (_, j) => t * k + j).reduce(
+        (sum, a) => sum + (sendRow[a] === DROPPED ? 0 : weight[a]!),
+        0,
+      );
+    close(
+      t,
+      combined["y"]!,
+      rows.flatMap((x, t) => x.map((v) => v * total(t))),
+    );
+  });
+});
+
+testKernels(
+  "exchange() moves rows forward and back; regroup() orders them by expert",
+  async (t, target) => {
+    const rowWords = 3;
+    const cases = fc.record({
+      splits: fc.constantFrom([0, 1], [0, 2, 4], [0, 3, 3, 4, 6, 7]),
+      seed: fc.nat(99),
+      most: fc.constantFrom(0, 5),
+    });
+    await holds(cases, async ({ splits, seed, most }) => {
+      const positions = splits.length - 1;
+      const columns = splits.at(-1)!;
+      const counts = words(positions * columns)
+        .map((_, i) =>
+          Math.floor((randoms(i + 1, seed)[i]! + 1) / 2 * (most + 1))
+        );
+      const count = (s: number, c: number) => counts[s * columns + c]!;
+      // A row is its sender, column and number there: sent by column, received by sender, grouped by column.
+      const block = (s: number, c: number) =>
+        Array.from({ length: count(s, c) }, (_, i) => [s, c, i]);
+      const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+      const columnsOf = (p: number) =>
+        range(columns).filter((c) => splits[p]! <= c && c < splits[p + 1]!);
+      const sent = range(positions).map((s) =>
+        range(columns).flatMap((c) => block(s, c))
+      );
+      const received = range(positions).map((p) =>
+        range(positions).flatMap((s) =>
+          columnsOf(p).flatMap((c) => block(s, c))
+        )
+      );
+      const move = async (
+        direction: "forward" | "back",
+        from: number[][][],
+        to: number[][][],
+      ) => {
+        for (const p of range(positions)) {
+          let dst: Words = words(to[p]!.length * rowWords);
+          let moved: Words = words(positions).fill(99);
+          for (let start = 0; start < positions; start += 4) {
+            const sources = range(positions).slice(start, start + 4);
+            const kernel = exchange({
+              name: "exchange",
+              direction,
+              splits,
+              sources,
+              rowWords,
+            });
+            const result = await target.run(kernel, {
+              counts,
+              position: Uint32Array.of(p),
+              dst,
+              moved,
+              ...Object.fromEntries(
+                sources.map((
+                  s,
+                  f,
+                ) => [`src${f}`, Uint32Array.from(from[s]!.flat())]),
+              ),
+            }, workgroups(exchangeGrid(to[p]!.length)));
+            dst = result["dst"]!;
+            moved = result["moved"]!;
+          }
+          t.same(rowsOf(dst, rowWords), to[p]);
+          t.same(
+            [...moved],
+            range(positions).map((s) => {
+              const [sender, receiver] = direction === "forward"
+                ? [s, p]
+                : [p, s];
+              return columnsOf(receiver).reduce(
+                (n, c) => n + count(sender, c),
+                0,
+              );
+            }),
+          );
+        }
+      };
+      await move("forward", sent, received);
+      await move("back", received, sent);
+
+      const tileRows = 2;
+      for (const p of range(positions)) {
+        const rows = received[p]!.length;
+        const kernel = regroup({ name: "regroup", splits, tileRows });
+        const result = await target.run(kernel, {
+          counts,
+          position: Uint32Array.of(p),
+          tiles: words(1 + 3 * (rows + columns)),
+          rowOf: words(rows),
+          expertOf: words(rows),
+          rowCount: words(1).fill(99),
+        }, workgroups(regroupGrid(rows)));
+        const local = columnsOf(p);
+        const grouped = local.map((c) =>
+          range(positions).flatMap((s) => block(s, c))
+        );
+        const [rowOf, expertOf] = [result["rowOf"]!, result["expertOf"]!];
+        t.same([...rowOf].map((row) => received[p]![row]), grouped.flat());
+        t.same([...expertOf], grouped.flatMap((rows, e) => rows.map(() => e)));
+        t.same([...result["rowCount"]!], [rows]);
+        let first = 0;
+        const tiles = grouped.flatMap((rows, e) => {
+          const start = first;
+          first += rows.length;
+          return range(Math.ceil(rows.length / tileRows)).map((i) => [
+            e,
+            start + i * tileRows,
+            Math.min(tileRows, rows.length - i * tileRows),
+          ]);
+        });
+        const list = result["tiles"]!;
+        t.equal(list[0], tiles.length);
+        t.same([...list.subarray(1, 1 + 3 * tiles.length)], tiles.flat());
+      }
+    }, 6);
+  },
+);
+
+testKernels("gather() puts each source at its position", async (t, target) => {
+  const cases = fc.record({
+    size: fc.integer({ min: 1, max: 140 }),
+    sources: fc.uniqueArray(fc.nat(5), { minLength: 1, maxLength: 4 }),
+  });
+  await holds(cases, async ({ size, sources }) => {
+    const kernel = gather({ name: "gather", words: size, sources });
+    const src = sources.map((s) => words(size).map((_, i) => s * 1000 + i));
+    const result = await target.run(kernel, {
+      ...Object.fromEntries(src.map((part, f) => [`src${f}`, part])),
+      dst: words(6 * size),
+    }, workgroups(elementwiseGrid(size)));
+    const expected = Array.from({ length: 6 }, (_, p) => {
+      const f = sources.indexOf(p);
+      return [...f < 0 ? words(size) : src[f]!];
+    });
+    t.same([...result["dst"]!], expected.flat());
+  }, 3);
+});
