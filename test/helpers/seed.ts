@@ -47,7 +47,11 @@ export async function holdsFor<T>(
     { numRuns: runs, endOnFailure: true },
   );
   if (!result.failed) return;
-  throw new Error(`${fc.defaultReportMessage(result)}\n${repeatWith()}`, {
-    cause: result.errorInstance,
-  });
+  const reason = result.errorInstance instanceof Error
+    ? result.errorInstance.message
+    : String(result.errorInstance);
+  throw new Error(
+    `${reason}\n${fc.defaultReportMessage(result)}\n${repeatWith()}`,
+    { cause: result.errorInstance },
+  );
 }
