@@ -104,6 +104,15 @@ function countWaiting(
     copy: (from, fromOffset, to, toOffset, bytes) =>
       device.copy(from, fromOffset, to, toOffset, bytes),
     read: (buffer, offset, bytes) => wait(device.read(buffer, offset, bytes)),
+    createStaging: (use, bytes) => {
+      const staging = device.createStaging(use, bytes);
+      return {
+        bytes: staging.bytes,
+        open: (buffer, spans) => wait(staging.open(buffer, spans)),
+        close: () => staging.close(),
+      };
+    },
+    submit: () => device.submit(),
     idle: () => wait(device.idle()),
     destroy: () => device.destroy(),
   };

@@ -14,8 +14,33 @@ export interface DeviceBuffer {
 }
 
 /**
+ * Host memory through which bytes enter or leave a device, for one transfer at a time: mapped memory of a GPU, or the very
+ * memory of a device that computes on the host.
+ */
+export interface Staging {
+  /** Bytes that were allocated for it: none where the device's memory is host memory. */
+  readonly bytes: number;
+  /**
+   * Lend spans of a buffer until `close`, in one ArrayBuffer. To read: what all calls so far leave there. To write: room of
+   * any content; what it then holds is in the buffer from `close` on. Meanwhile no other call may write those bytes, nor
+   * read them where they are lent to write.
+   */
+  open(buffer: DeviceBuffer, spans: readonly Span[]): Promise<Uint8Array[]>;
+  close(): void;
+}
+
+/** Bytes of a buffer. */
+export interface Span {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Which way bytes go through a staging. */
+export type StagingUse = "read" | "write";
+
+/**
  * A logical device. `write`, `launch` and `copy` take effect in the order of the calls; `read` sees all of them.
- * Nothing waits except `prepare`, `read` and `idle`. Byte offsets and lengths are multiples of 4.
+ * Nothing waits except `prepare`, `read`, `idle` and a staging's `open`. Byte offsets and lengths are multiples of 4.
  */
 export interface Device {
   readonly kind: "gpu" | "cpu";
@@ -51,7 +76,11 @@ export interface Device {
     offset: number,
     bytes: number,
   ): Promise<Uint8Array>;
-  /** Resolves when everything submitted so far is done. Rejects with a MachineError if the device is lost. */
+  /** Make a staging for transfers of up to `bytes` bytes. */
+  createStaging(use: StagingUse, bytes: number): Staging;
+  /** Start what was asked for so far, without waiting for it. */
+  submit(): void;
+  /** Resolves when everything asked for so far is done. Rejects with a MachineError if the device is lost. */
   idle(): Promise<void>;
   /** Devices opened with timestamps: when each launch since the last call ran, in order of the launches. */
   timings?(): Promise<LaunchTiming[]>;

@@ -2,10 +2,16 @@
 
 import { MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan.ts";
-import type { Device, DeviceBuffer, LaunchTiming } from "./device.ts";
+import type {
+  Device,
+  DeviceBuffer,
+  LaunchTiming,
+  Staging,
+  StagingUse,
+} from "./device.ts";
 import { adapterName, type GpuAdapter, politely } from "./gpu.ts";
 import { GpuPipeline } from "./gpu_pipeline.ts";
-import { GpuStaging } from "./gpu_staging.ts";
+import { GpuMapping, GpuStaging } from "./gpu_staging.ts";
 import { GpuTimer } from "./gpu_timer.ts";
 
 /** What to ask of the adapter. */
@@ -266,6 +272,24 @@ class GpuDevice implements Device {
       })),
     );
     return result;
+  }
+
+  createStaging(use: StagingUse, bytes: number): Staging {
+    return new GpuMapping(this.#device, use, bytes, {
+      copy: (stage, at, buffer, { offset, bytes }) => {
+        const own = { gpu: stage, bytes: stage.size } as GpuMemory;
+        if (use === "write") this.copy(own, at, buffer, offset, bytes);
+        else this.copy(buffer, offset, own, at, bytes);
+      },
+      map: (stage, length) => {
+        this.#submit();
+        return this.#wait(stage.mapAsync(use === "read" ? 1 : 2, 0, length));
+      },
+    });
+  }
+
+  submit(): void {
+    this.#submit();
   }
 
   async idle(): Promise<void> {

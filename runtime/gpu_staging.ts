@@ -1,4 +1,6 @@
-/** Buffers through which a device is read, kept and used again: fresh ones cost page faults. */
+/** Buffers through which bytes enter and leave a device, kept and used again: fresh ones cost page faults. */
+
+import type { DeviceBuffer, Span, Staging, StagingUse } from "./device.ts";
 
 /** GPUBufferUsage MAP_READ | COPY_DST. */
 const USAGE = 0x1 | 0x8;
@@ -45,5 +47,75 @@ export class GpuStaging {
   give(buffer: GPUBuffer): void {
     const at = this.#free.findIndex((other) => other.size >= buffer.size);
     this.#free.splice(at < 0 ? this.#free.length : at, 0, buffer);
+  }
+}
+
+/** What a mapping needs of its device. */
+export interface MappingDevice {
+  /** Record a copy between the mapping, from byte `at`, and a span of a buffer. */
+  copy(stage: GPUBuffer, at: number, buffer: DeviceBuffer, span: Span): void;
+  /** Map the first bytes, after all that was recorded. */
+  map(stage: GPUBuffer, bytes: number): Promise<unknown>;
+}
+
+/** A mapped buffer as staging: spans lie packed in it, and the host reads or writes the mapping itself. */
+export class GpuMapping implements Staging {
+  readonly bytes: number;
+  readonly #use: StagingUse;
+  readonly #stage: GPUBuffer;
+  readonly #device: MappingDevice;
+  #lent: readonly { readonly at: number; readonly span: Span }[] = [];
+  #buffer: DeviceBuffer | undefined;
+  #mapped = false;
+
+  constructor(
+    gpu: GPUDevice,
+    use: StagingUse,
+    bytes: number,
+    device: MappingDevice,
+  ) {
+    this.#use = use;
+    this.#device = device;
+    this.#stage = gpu.createBuffer({
+      size: bytes,
+      // GPUBufferUsage MAP_WRITE | COPY_SRC
+      usage: use === "read" ? USAGE : 0x2 | 0x4,
+      label: `exchange ${use}`,
+    });
+    this.bytes = this.#stage.size;
+  }
+
+  async open(
+    buffer: DeviceBuffer,
+    spans: readonly Span[],
+  ): Promise<Uint8Array[]> {
+    let length = 0;
+    this.#buffer = buffer;
+    this.#lent = spans.map((span) => {
+      const at = length;
+      length += span.bytes;
+      return { at, span };
+    });
+    if (length === 0) return spans.map(() => new Uint8Array(0));
+    if (this.#use === "read") this.#copyAll();
+    await this.#device.map(this.#stage, length);
+    this.#mapped = true;
+    const range = this.#stage.getMappedRange(0, length);
+    return this.#lent.map(({ at, span }) =>
+      new Uint8Array(range, at, span.bytes)
+    );
+  }
+
+  close(): void {
+    if (!this.#mapped) return;
+    this.#mapped = false;
+    this.#stage.unmap();
+    if (this.#use === "write") this.#copyAll();
+  }
+
+  #copyAll(): void {
+    for (const { at, span } of this.#lent) {
+      this.#device.copy(this.#stage, at, this.#buffer!, span);
+    }
   }
 }

@@ -95,6 +95,20 @@ export function createNullDevice(
       records.push({ op: "read", buffer: own(buffer).label, offset, bytes });
       return Promise.resolve(own(buffer).data.slice(offset, offset + bytes));
     },
+    createStaging(use, bytes) {
+      return {
+        bytes,
+        open(buffer, spans) {
+          const { label, data } = own(buffer);
+          return Promise.resolve(spans.map((span) => {
+            records.push({ op: use, buffer: label, ...span });
+            return data.subarray(span.offset, span.offset + span.bytes);
+          }));
+        },
+        close() {},
+      };
+    },
+    submit() {},
     idle: () => Promise.resolve(),
     destroy() {},
   };

@@ -10,7 +10,7 @@
 import { availableParallelism } from "node:os";
 import { invariant, MachineError } from "../../spec/errors.ts";
 import type { PlanKernel } from "../../spec/plan.ts";
-import type { Device, DeviceBuffer, LaunchTiming } from "../device.ts";
+import type { Device, DeviceBuffer, LaunchTiming, Staging } from "../device.ts";
 import { MAX_THREADS } from "./control.ts";
 import { HEAP_BYTES, type Span } from "./heap.ts";
 import { CpuPool, type PoolKernel } from "./pool.ts";
@@ -166,6 +166,26 @@ class CpuDevice implements Device {
     const address = this.#address(buffer, offset, bytes);
     await this.#pool.settle();
     return Uint8Array.from(this.#pool.heap.view(address, bytes));
+  }
+
+  /** The memory itself, whichever way: once what was recorded is done, nothing stands between it and the host. */
+  createStaging(): Staging {
+    return {
+      bytes: 0,
+      open: async (buffer, spans) => {
+        await this.#pool.settle();
+        return spans.map(({ offset, bytes }) =>
+          this.#pool.heap.view(this.#address(buffer, offset, bytes), bytes)
+        );
+      },
+      close: () => {},
+    };
+  }
+
+  submit(): void {
+    this.#check();
+    // Whoever waits next is told of a failure.
+    this.#pool.settle().catch(() => {});
   }
 
   async idle(): Promise<void> {

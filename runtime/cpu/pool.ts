@@ -66,6 +66,9 @@ export class CpuPool {
   /** Records not yet handed to the workers. */
   #record = new Int32Array(1 << 14);
   #used = 0;
+  /** Words of all records so far, and of those that have run. */
+  #recorded = 0;
+  #ran = 0;
   /** Launches among the records whose times are wanted. */
   #timed: TimedLaunch[] = [];
   #running: Promise<void> | undefined;
@@ -225,6 +228,7 @@ export class CpuPool {
     this.#record.fill(0, at, at + RECORD_BYTES / 4);
     this.#record[at + RECORD.words] = words;
     this.#used += words;
+    this.#recorded += words;
     return at;
   }
 
@@ -275,9 +279,10 @@ export class CpuPool {
     }
   }
 
-  /** Run everything recorded so far. */
+  /** Run everything recorded so far; what is recorded meanwhile is not waited for. */
   async settle(): Promise<void> {
-    while (!this.isIdle) {
+    const until = this.#recorded;
+    while (this.#ran < until) {
       this.#running ??= this.#run().finally(() => {
         this.#running = undefined;
       });
@@ -316,6 +321,7 @@ export class CpuPool {
       }
       start = end;
     }
+    this.#ran += used;
   }
 
   async #batch(words: number): Promise<void> {
