@@ -1,6 +1,7 @@
 /** The main flow, on one page: a model and a mesh become a plan. */
 
 import type { FileDType } from "../spec/dtype.ts";
+import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { Graph } from "./graph/graph.ts";
@@ -36,6 +37,12 @@ export interface CompileOptions {
   readonly limits?: { readonly [limit: string]: number };
   /** Let token ids travel along with every routing; outputs `check.0`, `check.1`, … count choices that did not come home. */
   readonly check?: boolean;
+  /**
+   * Cut every dispatch into up to so many chunks by the experts of a rank, so that the rows of one travel while those of
+   * another are computed; ranks with fewer experts have fewer. Takes memory for two chunks at once. Bits do not depend on
+   * it. Default: 1, an exchange at a time.
+   */
+  readonly chunks?: number;
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
   readonly tuning?: Tuning;
 }
@@ -90,6 +97,7 @@ export async function compileGraph(
     layouts,
     tile: options.tuning?.matmul ?? DEFAULT_TILE,
     check: options.check ?? false,
+    chunks: chunksOf(options),
     goesBack: returningNodes(graph),
   });
   const ports = lowerGraph(lowering);
@@ -97,4 +105,11 @@ export async function compileGraph(
   const plan = assemble(lowering, ports, memory);
   checkLimits(plan, { ...GUARANTEED_LIMITS, ...options.limits });
   return plan;
+}
+
+function chunksOf({ chunks = 1 }: CompileOptions): number {
+  if (Number.isInteger(chunks) && chunks >= 1) return chunks;
+  throw new ModelError(
+    `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
+  );
 }

@@ -2,7 +2,13 @@
 
 import { invariant } from "../spec/errors.ts";
 import { groupOf } from "../spec/mesh.ts";
-import type { LaunchStep, Plan, Program, Step } from "../spec/plan.ts";
+import type {
+  AllToAllStep,
+  LaunchStep,
+  Plan,
+  Program,
+  Step,
+} from "../spec/plan.ts";
 import type {
   CollectiveStep,
   Communicator,
@@ -11,6 +17,41 @@ import type {
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
+
+/** A program whose steps are ready. */
+export interface BoundProgram {
+  readonly steps: readonly BoundStep[];
+  /** What a run that failed has left under way. */
+  readonly inFlight: InFlight;
+}
+
+/** Exchanges that were started and not yet waited for, by handle. */
+export class InFlight {
+  readonly #exchanges = new Map<string, Promise<void>[]>();
+
+  /** Keep an exchange that was started. */
+  add(handle: string, exchange: Promise<void>): void {
+    // Its failure is told by whoever waits for it.
+    exchange.catch(() => {});
+    const known = this.#exchanges.get(handle);
+    if (known) known.push(exchange);
+    else this.#exchanges.set(handle, [exchange]);
+  }
+
+  /** Wait for the exchanges of a handle; nothing where none of them needs the host. */
+  wait(handle: string): Promise<void> | void {
+    const exchanges = this.#exchanges.get(handle);
+    this.#exchanges.delete(handle);
+    if (exchanges) return Promise.all(exchanges).then(() => {});
+  }
+
+  /** Wait until nothing is under way, whether or not it succeeds. */
+  async settle(): Promise<void> {
+    const all = [...this.#exchanges.values()].flat();
+    this.#exchanges.clear();
+    await Promise.allSettled(all);
+  }
+}
 
 /** One step on all its ranks; a promise only where the host must wait. */
 export interface BoundStep {
@@ -36,20 +77,46 @@ export interface BindContext extends CommunicatorContext {
 export function bindProgram(
   program: Program,
   context: BindContext,
-): BoundStep[] {
+): BoundProgram {
   const { around = (_: Step, part: BoundPart) => part } = context;
-  return program.steps.map((step) => {
-    const parts = bindStep(step, context)
-      .map((part) => around(step, part).carryOut);
+  const inFlight = new InFlight();
+  const steps = program.steps.map((step) => {
+    const parts = bindStep(step, context, inFlight).map((part) => {
+      const done = around(step, part).carryOut;
+      return fliesOff(step, part, context)
+        ? (counts: RunCounts) => {
+          const exchange = done(counts);
+          if (exchange) inFlight.add(step.handle, exchange);
+        }
+        : done;
+    });
     const only = parts.length === 1 ? parts[0]! : undefined;
     return {
       step,
-      carryOut: only ?? ((counts) => inOrder(parts, counts)),
+      carryOut: only ??
+        ((counts: RunCounts) => inOrder(parts, counts)),
     };
   });
+  return { steps, inFlight };
 }
 
-function bindStep(step: Step, context: BindContext): BoundPart[] {
+/** Whether a part of a step is only started. Among ranks that share a device it is launches, which run in their order anyway. */
+export function fliesOff(
+  step: Step,
+  part: Pick<BoundPart, "ranks">,
+  { ranks }: { readonly ranks: readonly RankMemory[] },
+): step is AllToAllStep & { readonly handle: string } {
+  if (step.op !== "allToAll" || step.handle === undefined) return false;
+  const devices = ranks.filter(({ rank }) => part.ranks.includes(rank))
+    .map(({ device }) => device);
+  return devices.length === 1 || new Set(devices).size > 1;
+}
+
+function bindStep(
+  step: Step,
+  context: BindContext,
+  inFlight: InFlight,
+): BoundPart[] {
   const here = context.ranks.filter(({ rank }) =>
     step.ranks === "all" || step.ranks.includes(rank)
   );
@@ -70,6 +137,11 @@ function bindStep(step: Step, context: BindContext): BoundPart[] {
         ranks: group.map(({ rank }) => rank),
         carryOut: context.communicator.bind(step, group, context),
       }));
+    case "wait":
+      return [{
+        ranks: here.map(({ rank }) => rank),
+        carryOut: () => inFlight.wait(step.handle),
+      }];
     default:
       return step satisfies never;
   }

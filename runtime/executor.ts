@@ -2,7 +2,7 @@
 
 import { DataError, MachineError } from "../spec/errors.ts";
 import type { Plan, Program } from "../spec/plan.ts";
-import { bindProgram, type BoundStep } from "./bound_program.ts";
+import { bindProgram, type BoundProgram } from "./bound_program.ts";
 import {
   type Communicator,
   createCommunicator,
@@ -112,7 +112,7 @@ export async function createSession(
 class LoadedSession implements Session {
   readonly #plan: Plan;
   readonly #ranks: readonly RankMemory[];
-  readonly #programs: ReadonlyMap<string, readonly BoundStep[]>;
+  readonly #programs: ReadonlyMap<string, BoundProgram>;
   readonly #staging: StagingAccount;
   readonly #traffic: TrafficAccount | undefined;
   readonly #tracer: Tracer | undefined;
@@ -162,8 +162,8 @@ class LoadedSession implements Session {
     options: RunOptions = {},
   ): Promise<{ [output: string]: HostTensor }> {
     const program = this.#plan.programs.find((p) => p.name === name);
-    const steps = this.#programs.get(name);
-    if (!program || !steps) {
+    const bound = this.#programs.get(name);
+    if (!program || !bound) {
       throw new DataError(
         `Cannot run program '${name}': the plan has only ${
           [...this.#programs.keys()].map((n) => `'${n}'`).join(", ")
@@ -198,13 +198,17 @@ class LoadedSession implements Session {
         }
       }
       this.#tracer?.begin(name);
-      for (const { step, carryOut } of steps) {
+      for (const { step, carryOut } of bound.steps) {
         const wait = carryOut(counts);
         if (wait) await wait;
         await this.#traffic?.predict(step);
       }
       this.#tracer?.end();
       return await this.#read(program, axes, { ...options, outputs: wanted });
+    } catch (error) {
+      // What goes on within this process must not meet the next run; other processes may never answer.
+      if (!this.#remote) await bound.inFlight.settle();
+      throw error;
     } finally {
       this.#running = false;
     }

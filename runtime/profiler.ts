@@ -1,7 +1,7 @@
 /** A trace of runs in Chrome's and Perfetto's form: one row for each rank. */
 
 import type { Step } from "../spec/plan.ts";
-import type { BoundPart } from "./bound_program.ts";
+import { type BoundPart, fliesOff } from "./bound_program.ts";
 import type { SentBytes } from "./communicator.ts";
 import type { LaunchTiming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
@@ -32,11 +32,17 @@ export class Tracer {
   readonly #now: () => number;
   readonly #events: TraceEvent[] = [];
   readonly #named = new Set<number>();
+  readonly #sent = new Map<number, number>();
   #run: { readonly name: string; readonly start: number } | undefined;
 
   /** `now` is a clock in milliseconds, such as `performance.now`. */
   constructor(now: () => number) {
     this.#now = now;
+  }
+
+  /** The time on the clock of the events. */
+  now(): number {
+    return this.#now();
   }
 
   /** A run begins. */
@@ -58,24 +64,25 @@ export class Tracer {
     return (step, part) => ({
       ...part,
       carryOut: async (counts) => {
-        const before = part.ranks.map((rank) => total(sent[rank]!));
         const start = this.#now();
+        const here = ranks.filter(({ rank }) => part.ranks.includes(rank));
+        const flies = fliesOff(step, part, { ranks });
         await part.carryOut(counts);
-        const here = part.ranks.map((rank) => ranks[rank]!);
         const timed = here.every(({ device }) => device.timings);
-        const timings = await finish(here);
+        // What was launched while an exchange was under way is not its own.
+        const timings = flies ? [] : await finish(here);
         const duration = this.#now() - start;
         const span = spanOf(timings);
         // Zero workgroups: nothing was started.
         if (step.op === "launch" && span === undefined && timed) return;
-        for (const [i, rank] of part.ranks.entries()) {
+        for (const rank of part.ranks) {
           const args = {
             ...(step.op === "launch" ? { kernel: step.kernel } : {}),
             ...(step.part
               ? { verb: step.part.verb, part: step.part.part }
               : {}),
             ...(step.op === "allToAll" || step.op === "allGather"
-              ? { sentBytes: total(sent[rank]!) - before[i]! }
+              ? { sentBytes: this.#newlySent(rank, sent[rank]!) }
               : {}),
           };
           const name = step.label ??
@@ -96,6 +103,14 @@ export class Tracer {
   /** Everything so far. */
   toTrace(): Trace {
     return { traceEvents: this.#events, displayTimeUnit: "ms" };
+  }
+
+  /** Bytes that a rank has sent since the last exchange that is told of: exchanges end in the order in which they start. */
+  #newlySent(rank: number, sent: SentBytes): number {
+    const all = total(sent);
+    const fresh = all - (this.#sent.get(rank) ?? 0);
+    this.#sent.set(rank, all);
+    return fresh;
   }
 
   #add(

@@ -64,7 +64,7 @@ export class TrafficAccount {
       const { rank } = memory;
       if (step.ranks !== "all" && !step.ranks.includes(rank)) return;
       const rows = step.op === "allToAll"
-        ? rowsBetween(await this.#counts(step.counts, memory), step.splits)
+        ? rowsBetween(await this.#counts(step.counts, memory), step)
         : [];
       this.#predicted[rank]![key] += predictSentBytes(step, rows, {
         mesh: this.#plan.mesh,

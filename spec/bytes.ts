@@ -2,7 +2,14 @@
 
 import { storedBytesOf } from "./layout.ts";
 import { groupOf, type Mesh, positionOver, positionsOver } from "./mesh.ts";
-import { onRank, type PerRank, perRank, type Plan, type Step } from "./plan.ts";
+import {
+  type AllToAllStep,
+  onRank,
+  type PerRank,
+  perRank,
+  type Plan,
+  type Step,
+} from "./plan.ts";
 import type { Size } from "./size.ts";
 
 /** How ranks are connected, as far as memory depends on it. */
@@ -26,45 +33,121 @@ export function predictPeakBytes(
 }
 
 /**
- * Staging bytes of each communicator. local: none, kernels move rows in place. host: one buffer per rank through which
- * collectives are read back, as long as the longest buffer that any collective reads.
+ * Staging bytes of each communicator. local: none, kernels move rows in place. host: through which collectives of ranks on
+ * devices of their own are read and written, in one process or in several: for each exchange that can be under way at
+ * once, the longest buffer that any of them reads and the longest that any of them writes. Devices whose memory is host
+ * memory need none.
  */
 export function predictStaging(
   plan: Pick<Plan, "ranks" | "buffers" | "programs">,
 ): { local: PerRank; host: PerRank } {
-  const host = new Array<number>(plan.ranks).fill(0);
-  for (const { steps } of plan.programs) {
-    for (const step of steps) {
-      if (step.op !== "allGather" && step.op !== "allToAll") continue;
+  const nothing = () => new Array<number>(plan.ranks).fill(0);
+  const longest = { from: nothing(), to: nothing() };
+  for (const step of plan.programs.flatMap(({ steps }) => steps)) {
+    if (step.op !== "allGather" && step.op !== "allToAll") continue;
+    for (const side of ["from", "to"] as const) {
+      const { bytes } = plan.buffers[step[side]]!;
       for (let rank = 0; rank < plan.ranks; rank++) {
         if (step.ranks !== "all" && !step.ranks.includes(rank)) continue;
-        const read = step.op === "allGather" ? [step.bytes] : [
-          onRank(plan.buffers[step.from]!.bytes, rank),
-          onRank(plan.buffers[step.counts]!.bytes, rank),
-        ];
-        host[rank] = Math.max(host[rank]!, ...read);
+        longest[side][rank] = Math.max(
+          longest[side][rank]!,
+          onRank(bytes, rank),
+        );
       }
     }
   }
-  return { local: 0, host: perRank(host) };
+  const atOnce = exchangesAtOnce(plan);
+  return {
+    local: 0,
+    host: perRank(
+      longest.from.map((bytes, rank) => atOnce * (bytes + longest.to[rank]!)),
+    ),
+  };
+}
+
+/** How many exchanges of a program are under way at once, at most. */
+export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
+  let most = 1;
+  for (const { steps } of plan.programs) {
+    let started = 0;
+    for (const step of steps) {
+      if (step.op === "wait") started--;
+      if (step.op !== "allToAll" && step.op !== "allGather") continue;
+      most = Math.max(most, started + 1);
+      if (step.op === "allToAll" && step.handle !== undefined) started++;
+    }
+  }
+  return most;
+}
+
+/** The columns of each position that an allToAll moves: all of them, or those of its chunk. */
+export function columnsOf(
+  { splits, columns }: Pick<AllToAllStep, "splits" | "columns">,
+): readonly (readonly [first: number, end: number])[] {
+  return columns ??
+    splits.slice(1).map((end, p) => [splits[p]!, end] as const);
 }
 
 /** n(s, p) of an allToAll from its counts, `[position][column]`: rows from position s to position p on the way forward. */
 export function rowsBetween(
   counts: readonly (readonly number[])[],
-  splits: readonly number[],
+  step: Pick<AllToAllStep, "splits" | "columns">,
 ): number[][] {
+  const columns = columnsOf(step);
   return counts.map((row) =>
-    splits.slice(1).map((end, p) =>
-      row.slice(splits[p]!, end).reduce((n, c) => n + c, 0)
-    )
+    columns.map(([first, end]) => sum(row.slice(first, end)))
   );
+}
+
+/** Rows that lie together: the first one and their number. */
+export interface Block {
+  readonly offset: number;
+  readonly count: number;
+}
+
+/** Where the rows of an allToAll lie on one rank: a block for each position of the group that they go to or come from. */
+export interface ExchangeBlocks {
+  /** In the step's `from`. */
+  readonly send: readonly Block[];
+  /** In the step's `to`. */
+  readonly receive: readonly Block[];
+}
+
+/** The blocks of the rank at `position`, from the counts of its group, `[position][column]`, which every rank of it holds. */
+export function blocksOf(
+  counts: readonly (readonly number[])[],
+  step: Pick<AllToAllStep, "splits" | "columns" | "direction">,
+  position: number,
+): ExchangeBlocks {
+  const columns = columnsOf(step);
+  const own = counts[position]!;
+  const [mine, end] = columns[position]!;
+  // By destination: where the whole has them. By source: packed.
+  const byDestination = columns.map(([first, end]) => ({
+    offset: sum(own.slice(0, first)),
+    count: sum(own.slice(first, end)),
+  }));
+  let offset = 0;
+  const bySource = counts.map((row) => {
+    const block = { offset, count: sum(row.slice(mine, end)) };
+    offset += block.count;
+    return block;
+  });
+  return step.direction === "forward"
+    ? { send: byDestination, receive: bySource }
+    : { send: bySource, receive: byDestination };
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, n) => total + n, 0);
 }
 
 /** Where bytes are counted. */
 export interface SentBytesOptions {
   readonly mesh: Mesh;
   readonly rank: number;
+  /** This rank's length of a run-time axis; only gathers of rows ask. */
+  readonly length?: (axis: string) => number;
 }
 
 /**
@@ -76,10 +159,11 @@ export function predictSentBytes(
   rows: readonly (readonly number[])[],
   options: SentBytesOptions,
 ): number {
-  const { mesh, rank } = options;
+  const { mesh, rank, length = () => 0 } = options;
   if (step.ranks !== "all" && !step.ranks.includes(rank)) return 0;
   if (step.op === "allGather") {
-    return step.bytes * (positionsOver(mesh, step.over) - 1);
+    const rows = step.rows ? length(step.rows.axis) : 1;
+    return rows * step.bytes * (positionsOver(mesh, step.over) - 1);
   }
   if (step.op !== "allToAll") return 0;
   const me = positionOver(mesh, rank, step.over);

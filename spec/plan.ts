@@ -32,6 +32,8 @@ export interface PlanAxis {
   readonly exact?: true;
   /** The mesh axes it is placed over; absent: every rank has all of it. */
   readonly over?: readonly string[];
+  /** It is all of this placed run-time axis, on every rank, in global order. */
+  readonly all?: string;
   /** Fixed axes: global ids held at each position over the mesh axes, in local order. */
   readonly table?: readonly (readonly number[])[];
   /** Placed run-time axes: how items are dealt to ranks. `sequence` names the input that keeps a sequence on one rank. */
@@ -51,7 +53,8 @@ export interface BufferAxis {
 /**
  * input: written by the caller before a program. weight: filled from files at load. state: zero at load, kept between
  * programs. const: `data`, written at load. rope: a table made at load, see `rope`. counts: u32, this rank's length of
- * each axis in `plan.counts`, written before a program. output and scratch: written by steps.
+ * each axis in `plan.counts`, written before a program. dealt: u32, how a placed run-time axis lies on the ranks in this
+ * run, see `dealt`, written before a program. output and scratch: written by steps.
  */
 export type BufferKind =
   | "input"
@@ -60,6 +63,7 @@ export type BufferKind =
   | "const"
   | "rope"
   | "counts"
+  | "dealt"
   | "output"
   | "scratch";
 
@@ -82,6 +86,14 @@ export interface PlanBuffer {
   readonly rope?: {
     readonly inverseFrequencies: readonly number[];
     readonly scale: number;
+  };
+  /**
+   * kind dealt: what is said of the axis. items: the global index of each of this rank's items, in local order. rows: for
+   * each global index, its row where the items of all positions lie one after another. counts: the items of each position.
+   */
+  readonly dealt?: {
+    readonly axis: string;
+    readonly holds: "items" | "rows" | "counts";
   };
 }
 
@@ -123,6 +135,7 @@ export interface StepPart {
     | "permute"
     | "exchange counts"
     | "exchange"
+    | "wait"
     | "regroup"
     | "combine";
 }
@@ -162,13 +175,18 @@ export interface LocalExchange {
   readonly workgroups: readonly [Size, Size, Size];
 }
 
-/** Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. */
+/**
+ * Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. With `rows`, `bytes` are those of
+ * a row, and every rank gives as many rows as it has items of the placed run-time axis; `rows.counts` is a `dealt` buffer
+ * that holds these numbers by position.
+ */
 export interface AllGatherStep extends StepBase {
   readonly op: "allGather";
   readonly over: readonly string[];
   readonly from: string;
   readonly to: string;
   readonly bytes: number;
+  readonly rows?: { readonly axis: string; readonly counts: string };
   readonly local: readonly LocalExchange[];
 }
 
@@ -178,6 +196,12 @@ export interface AllGatherStep extends StepBase {
  * rows, and `to`, on position p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
  * each other's places, so rows return to where they came from. `moved` (u32 [group position]) receives the number of
  * rows taken from each position; `position` holds this rank's position in the group.
+ *
+ * With `columns`, one pair for each position, only the rows of p's columns from the first below the second travel: a
+ * *chunk*. The buffer that holds rows by destination (forward: `from`, back: `to`) has them where the whole has them; in
+ * the other one the blocks of the chunk lie packed.
+ *
+ * With `handle`, the step only starts the exchange; it is over after the `wait` step of that name.
  */
 export interface AllToAllStep extends StepBase {
   readonly op: "allToAll";
@@ -188,13 +212,26 @@ export interface AllToAllStep extends StepBase {
   readonly rowBytes: number;
   readonly counts: string;
   readonly splits: readonly number[];
+  readonly columns?: readonly (readonly [first: number, end: number])[];
   readonly position: string;
   readonly moved: string;
   readonly local: readonly LocalExchange[];
+  readonly handle?: string;
+}
+
+/** Wait for the exchange that an earlier step started under this name. Until then nothing touches what it moves. */
+export interface WaitStep extends StepBase {
+  readonly op: "wait";
+  readonly handle: string;
 }
 
 /** One step of a program. The union is closed. */
-export type Step = LaunchStep | CopyStep | AllGatherStep | AllToAllStep;
+export type Step =
+  | LaunchStep
+  | CopyStep
+  | AllGatherStep
+  | AllToAllStep
+  | WaitStep;
 
 /** An input or output as the caller sees it: a global row-major tensor. */
 export interface Port {

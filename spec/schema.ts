@@ -42,7 +42,7 @@ function oneOf(...values: readonly (string | number)[]): Schema {
 }
 
 /** An object with exactly these fields. */
-function closed(
+export function closed(
   required: { readonly [name: string]: Schema },
   optional: { readonly [name: string]: Schema } = {},
 ): Schema {
@@ -55,7 +55,7 @@ function closed(
 }
 
 /** An object from names to values of one kind. */
-function record(value: Schema): Schema {
+export function record(value: Schema): Schema {
   return {
     type: "object",
     propertyNames: { type: "string", pattern: NAME },
@@ -165,6 +165,7 @@ const part = closed({
     "permute",
     "exchange counts",
     "exchange",
+    "wait",
     "regroup",
     "combine",
   ),
@@ -174,14 +175,18 @@ const local = list(
   closed({ kernel: name, sources: list(integer), workgroups: sizes }),
 );
 
-function stepOf(op: string, fields: { readonly [name: string]: Schema }) {
+function stepOf(
+  op: string,
+  fields: { readonly [name: string]: Schema },
+  optional: { readonly [name: string]: Schema } = {},
+) {
   return closed({
     op: { const: op },
     ranks: {
       anyOf: [{ const: "all" }, list(integer, 1)],
     },
     ...fields,
-  }, { label: text, span, part });
+  }, { ...optional, label: text, span, part });
 }
 
 const steps = {
@@ -197,7 +202,7 @@ const steps = {
     to: name,
     bytes: integer,
     local,
-  }),
+  }, { rows: closed({ axis: name, counts: name }) }),
   allToAll: stepOf("allToAll", {
     over: short(name, 1),
     direction: oneOf("forward", "back"),
@@ -209,7 +214,11 @@ const steps = {
     position: name,
     moved: name,
     local,
+  }, {
+    columns: list({ ...list(integer, 2), maxItems: 2 }, 1),
+    handle: name,
   }),
+  wait: stepOf("wait", { handle: name }),
 };
 
 const port = closed({ buffer: name, dtype: element, axes: names }, {
@@ -225,6 +234,7 @@ const buffer = closed({
     "const",
     "rope",
     "counts",
+    "dealt",
     "output",
     "scratch",
   ),
@@ -238,12 +248,14 @@ const buffer = closed({
     anyOf: [closed({ all: list(word) }), closed({ ranks: list(list(word)) })],
   },
   rope: closed({ inverseFrequencies: list(number), scale: number }),
+  dealt: closed({ axis: name, holds: oneOf("items", "rows", "counts") }),
 });
 
 const axis = closed({ size: integer }, {
   dynamic: yes,
   exact: yes,
   over: names,
+  all: name,
   table: list(list(integer)),
   deal: {
     anyOf: [

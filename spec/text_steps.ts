@@ -1,5 +1,6 @@
 /** The text of programs: their ports, and one line a step; the parts of a dispatch or combine under one heading. */
 
+import { columnsOf } from "./bytes.ts";
 import { positionsOver } from "./mesh.ts";
 import type { LocalExchange, Plan, Port, Step } from "./plan.ts";
 import { formatSize, type Size } from "./size.ts";
@@ -61,14 +62,16 @@ export function formatPrograms(facts: Facts): string[] {
       const place = span ? `  // ${spanText(span, root)}` : "";
       const next = part ? `${part.verb} ${part.routing}` : "";
       const opens = part !== undefined &&
-        (next !== heading || opensGroup(part.part, steps[at.index - 1]));
+        (next !== heading || opensGroup(part.part, steps[at.index - 1])) &&
+        !continues(steps, at);
       if (opens) {
         const routing = routings.find((r) => r.facts.number === part.routing)!;
         lines.push(`  ${headingOf(plan, steps, at, routing)}${place}`);
       }
-      heading = next;
+      if (opens || next !== heading) heading = opens ? next : "";
+      const indent = heading ? "  " : "";
       lines.push(
-        `  ${part ? "  " : ""}${stepText(plan, at)}${place}`,
+        `  ${indent}${stepText(plan, at, heading !== "")}${place}`,
       );
     }
     return [
@@ -85,6 +88,21 @@ function opensGroup(part: string, before: StepFacts | undefined): boolean {
   const previous = before?.step.part?.part;
   return (part === "permute" && previous !== "count") ||
     (part === "exchange" && previous === "combine");
+}
+
+/** Whether a step goes on with a dispatch or combine that began before: its later chunks, and what follows on them. */
+function continues(steps: readonly StepFacts[], at: StepFacts): boolean {
+  const { step } = at;
+  if (step.op === "wait") return true;
+  if (step.op === "allToAll") {
+    const { splits } = step;
+    return columnsOf(step).some(([first], p) => first !== splits[p]);
+  }
+  return step.part?.part === "combine" &&
+    steps.some((other) =>
+      other.index < at.index && other.step.op === "wait" &&
+      other.writes.some((name) => at.reads.includes(name))
+    );
 }
 
 /** `%7 = dispatch x by sendRow over ep : f32[expert@ep:8 slot embed:512]` */
@@ -157,11 +175,14 @@ function localText(local: readonly LocalExchange[]): string {
   ).join(" ");
 }
 
-function stepText(plan: Plan, at: StepFacts): string {
+function stepText(plan: Plan, at: StepFacts, underHeading: boolean): string {
   const { step, index } = at;
   const head = `%${index}`;
+  const whose = step.part && !underHeading
+    ? ` ${step.part.verb} ${step.part.routing}`
+    : "";
   const what = step.part
-    ? ` ${step.part.part}:`
+    ? `${whose} ${step.part.part}:`
     : step.label
     ? ` ${oneLine(step.label)}:`
     : "";
@@ -184,17 +205,25 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
     case "allGather":
       return `${step.to} = allGather ${step.from} over ${
         step.over.join("+")
-      } (${step.bytes} B to each of ${
+      } (${step.rows ? `${step.rows.axis} x ` : ""}${step.bytes} B to each of ${
         positionsOver(plan.mesh, step.over) - 1
-      } others) local ${localText(step.local)}`;
-    case "allToAll":
-      return `${step.to} = allToAll ${step.direction} ${step.from} over ${
-        step.over.join("+")
-      } by ${step.counts} split ${
-        step.splits.join(" ")
-      } at ${step.position} (${step.rowBytes} B a row) moved ${step.moved} local ${
+      } others)${step.rows ? ` by ${step.rows.counts}` : ""} local ${
         localText(step.local)
       }`;
+    case "allToAll":
+      return `${step.to} = ${
+        step.handle === undefined ? "" : "start "
+      }allToAll ${step.direction} ${step.from} over ${
+        step.over.join("+")
+      } by ${step.counts} split ${step.splits.join(" ")}${
+        step.columns
+          ? ` columns ${step.columns.map((pair) => pair.join("..")).join(" ")}`
+          : ""
+      } at ${step.position} (${step.rowBytes} B a row) moved ${step.moved} local ${
+        localText(step.local)
+      }${step.handle === undefined ? "" : ` as '${oneLine(step.handle)}'`}`;
+    case "wait":
+      return `${at.writes[0]} = wait for '${oneLine(step.handle)}'`;
     default:
       return step satisfies never;
   }

@@ -8,6 +8,7 @@ import { parsePlan, schemaProblem } from "./json.ts";
 import type { Plan } from "./plan.ts";
 import { checkAxes, checkPlacement, checkPorts } from "./verify_axes.ts";
 import { checkGroups, checkLocal, checkShapes } from "./verify_collectives.ts";
+import { checkFlight, checkHandles } from "./verify_flight.ts";
 import {
   checkAliasing,
   checkOverlap,
@@ -36,6 +37,7 @@ import {
 } from "./verify_memory.ts";
 import {
   checkCapacity,
+  checkChunks,
   checkHome,
   checkOwned,
   checkParts,
@@ -56,6 +58,7 @@ const STRUCTURE = {
   ranks: checkRanks,
   references: checkReferences,
   mesh: checkMesh,
+  handles: checkHandles,
 } as const satisfies { readonly [rule: string]: StructureCheck };
 
 /** The rules of a legal plan. */
@@ -81,9 +84,11 @@ const RULES = {
   groups: checkGroups,
   shapes: checkShapes,
   local: checkLocal,
+  flight: checkFlight,
   parts: checkParts,
   owned: checkOwned,
   transposed: checkTransposed,
+  chunks: checkChunks,
   permutation: checkPermutation,
   regroup: checkRegroup,
   home: checkHome,

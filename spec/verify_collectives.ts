@@ -1,5 +1,6 @@
 /** Rules of collectives: whole groups meet them, shapes match, and the local form moves what the step says. */
 
+import { columnsOf } from "./bytes.ts";
 import { STORED_BYTES } from "./dtype.ts";
 import { storedElementsOf } from "./layout.ts";
 import { positionOver } from "./mesh.ts";
@@ -61,6 +62,7 @@ function gatherFaults(
   step: AllGatherStep,
   at: StepFacts,
 ): string[] {
+  if (step.rows) return rowFaults(facts, step, step.rows);
   const faults: string[] = [];
   const from = facts.buffers.get(step.from)!;
   const to = facts.buffers.get(step.to)!;
@@ -85,6 +87,52 @@ function gatherFaults(
   return faults;
 }
 
+/** A gather of rows: of the axis's own items, by their numbers, into room for all of them. */
+function rowFaults(
+  facts: Facts,
+  step: AllGatherStep,
+  rows: NonNullable<AllGatherStep["rows"]>,
+): string[] {
+  const faults: string[] = [];
+  const [from, to, counts] = [step.from, step.to, rows.counts]
+    .map((name) => facts.buffers.get(name)!) as [
+      PlanBuffer,
+      PlanBuffer,
+      PlanBuffer,
+    ];
+  const axis = facts.plan.axes[rows.axis]!;
+  if (from.dtype !== to.dtype) {
+    faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
+  }
+  if (!axis.deal || !sameList(axis.over ?? [], step.over)) {
+    faults.push(`'${rows.axis}' is not dealt over ${step.over.join("+")}`);
+  }
+  if (counts.dealt?.axis !== rows.axis || counts.dealt.holds !== "counts") {
+    faults.push(`'${counts.name}' does not hold the counts of '${rows.axis}'`);
+  }
+  if (from.axes[0]?.axis !== rows.axis) {
+    faults.push(`'${from.name}' does not begin with '${rows.axis}'`);
+  }
+  for (
+    const [buffer, length] of [[from, undefined], [to, axis.size]] as const
+  ) {
+    const [outer, ...inner] = buffer.axes;
+    const bytes = inner.reduce(
+      (n, { size, dynamic }) => dynamic ? NaN : n * onRank(size, 0),
+      STORED_BYTES[buffer.dtype],
+    );
+    const short = length !== undefined && outer?.size !== length;
+    if (bytes !== step.bytes || bytes % 4 !== 0 || short) {
+      faults.push(
+        `'${buffer.name}' does not have rows of ${step.bytes} bytes${
+          length === undefined ? "" : `, ${length} of them`
+        }`,
+      );
+    }
+  }
+  return faults;
+}
+
 function exchangeFaults(
   facts: Facts,
   step: AllToAllStep,
@@ -104,6 +152,21 @@ function exchangeFaults(
       `splits [${
         splits.join(", ")
       }] do not cut columns for ${positions} positions`,
+    );
+  }
+  const chunk = columnsOf(step);
+  if (
+    chunk.length !== positions ||
+    chunk.some(([first, end], p) =>
+      first > end || first < splits[p]! || end > splits[p + 1]!
+    )
+  ) {
+    faults.push(
+      `columns [${
+        chunk.map((pair) => pair.join(" to ")).join(", ")
+      }] are not of ${positions} positions whose columns are split at [${
+        splits.join(", ")
+      }]`,
     );
   }
   for (const buffer of [from, to]) {
@@ -192,7 +255,7 @@ function localFaults(
     bindings.moved = step.moved;
     // A kernel whose splits do not depend on the position has no need of it.
     if (has.has("position")) bindings.position = step.position;
-  }
+  } else if (step.rows) bindings.counts = step.rows.counts;
   const options = { ranks: at.ranks, words: true };
   for (const fault of bindingFaults(facts, known, bindings, options)) {
     faults.push(`kernel '${entry.kernel}': ${fault}`);
@@ -211,7 +274,7 @@ function localFaults(
     }
   }
   const words = (step.op === "allToAll" ? step.rowBytes : step.bytes) / 4;
-  const shown = step.op === "allToAll"
+  const shown = step.op === "allToAll" || step.rows
     ? [words]
     : [words, ...entry.sources.map((source) => source * words)];
   // Factors 0 and 1 fold away in the tree.

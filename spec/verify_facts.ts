@@ -2,6 +2,7 @@
 
 import { boundOf } from "./bytes.ts";
 import type { Span } from "./errors.ts";
+import { startedBy } from "./handles.ts";
 import type { KernelFacts } from "./verify_tree.ts";
 import { type RoutingFacts, routingsOf } from "./verify_parts.ts";
 import { readTree } from "./verify_tree.ts";
@@ -127,16 +128,19 @@ export function collectFacts(plan: Plan): Facts {
       [name, { name, kernel, facts: readTree(kernel.tree) }] as const
     ),
   );
-  const programs: ProgramFacts[] = plan.programs.map((program) => ({
-    program,
-    steps: program.steps.map((step, index) => ({
-      step,
-      index,
-      name: `${program.name}[${index}]`,
-      ranks: step.ranks === "all" ? everyRank : step.ranks,
-      ...accesses(step, kernels),
-    })),
-  }));
+  const programs: ProgramFacts[] = plan.programs.map((program) => {
+    const started = startedBy(program.steps);
+    return {
+      program,
+      steps: program.steps.map((step, index) => ({
+        step,
+        index,
+        name: `${program.name}[${index}]`,
+        ranks: step.ranks === "all" ? everyRank : step.ranks,
+        ...accesses(step, kernels, started),
+      })),
+    };
+  });
   const cache = new Map<string, number[][]>();
   return {
     plan,
@@ -155,20 +159,30 @@ export function collectFacts(plan: Plan): Facts {
   };
 }
 
-/** Buffers that a step reads and writes; for launches by what the kernel's tree does with its bindings. */
+/**
+ * Buffers that a step reads and writes; for launches by what the kernel's tree does with its bindings, for a wait those of
+ * the exchange that it ends.
+ */
 function accesses(
   step: Step,
   kernels: ReadonlyMap<string, KernelEntry>,
+  started: ReadonlyMap<string, AllToAllStep>,
 ): { reads: string[]; writes: string[] } {
   switch (step.op) {
     case "copy":
-    case "allGather":
       return { reads: [step.from], writes: [step.to] };
+    case "allGather":
+      return {
+        reads: [step.from, ...step.rows ? [step.rows.counts] : []],
+        writes: [step.to],
+      };
     case "allToAll":
       return {
         reads: [step.from, step.counts, step.position],
         writes: [step.to, step.moved],
       };
+    case "wait":
+      return accesses(started.get(step.handle)!, kernels, started);
     case "launch": {
       const tree = kernels.get(step.kernel)!.facts;
       const reads: string[] = [];

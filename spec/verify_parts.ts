@@ -1,5 +1,6 @@
 /** The steps of each routing, sorted by the part of dispatch or combine that they are. */
 
+import { columnsOf } from "./bytes.ts";
 import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
 import type { ProgramFacts, StepFacts } from "./verify_facts.ts";
 
@@ -73,6 +74,29 @@ export function routingsOf(
     }
   }
   return routings;
+}
+
+/**
+ * The exchanges of each value that a routing carries one way: one, or one for each of its chunks. They share the buffer
+ * that holds its rows by destination, and together move every column.
+ */
+export function valuesOf(
+  exchanges: readonly StepOf<AllToAllStep>[],
+): StepOf<AllToAllStep>[][] {
+  const values: StepOf<AllToAllStep>[][] = [];
+  const open = new Map<string, StepOf<AllToAllStep>[]>();
+  for (const at of exchanges) {
+    const { direction, from, to, splits } = at.step;
+    const whole = direction === "forward" ? from : to;
+    const chunks = open.get(whole) ?? [];
+    if (chunks.length === 0) values.push(chunks);
+    chunks.push(at);
+    open.set(whole, chunks);
+    const moved = chunks.flatMap(({ step }) => columnsOf(step))
+      .reduce((n, [first, end]) => n + end - first, 0);
+    if (moved >= splits.at(-1)!) open.delete(whole);
+  }
+  return values;
 }
 
 /** The buffers that say in which row each choice is sent: written by count, read by every permute and combine. */

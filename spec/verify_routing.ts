@@ -1,5 +1,6 @@
 /** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and come home. */
 
+import { columnsOf } from "./bytes.ts";
 import { storedElementsOf } from "./layout.ts";
 import {
   type AllToAllStep,
@@ -7,7 +8,7 @@ import {
   type PlanBuffer,
   type StepPart,
 } from "./plan.ts";
-import { permutationsOf, type RoutingFacts } from "./verify_parts.ts";
+import { permutationsOf, type RoutingFacts, valuesOf } from "./verify_parts.ts";
 import { sameList, tablesOver } from "./verify_axes.ts";
 import {
   type Facts,
@@ -26,6 +27,7 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "permute": "launch",
   "exchange counts": "allGather",
   "exchange": "allToAll",
+  "wait": "wait",
   "regroup": "launch",
   "combine": "launch",
 };
@@ -45,7 +47,7 @@ export function checkParts(facts: Facts, report: Report): void {
     const first = routing.all[0]!;
     for (const at of routing.all) {
       const { verb, part } = at.step.part!;
-      const legal = part === "exchange" ||
+      const legal = part === "exchange" || part === "wait" ||
         (part === "combine") === (verb === "combine");
       if (at.step.op !== OPS[part] || !legal) {
         report(title, `${at.step.op} is no '${part}' of a ${verb}`, at);
@@ -60,6 +62,7 @@ export function checkParts(facts: Facts, report: Report): void {
     }
     const { count, permute, gather, forward, regroup, back, combine } = routing;
     const far = gather.length + forward.length + back.length > 0;
+    const [gone, returned] = [valuesOf(forward), valuesOf(back)];
     const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
       ["count", count],
       ["permute", permute],
@@ -87,17 +90,17 @@ export function checkParts(facts: Facts, report: Report): void {
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
-    if (far && forward.length !== permute.length) {
+    if (far && gone.length !== permute.length) {
       report(
         title,
-        `${permute.length} values are permuted and ${forward.length} exchanged`,
+        `${permute.length} values are permuted and ${gone.length} exchanged`,
         forward.at(-1),
       );
     }
-    if (far && back.length !== combine.length) {
+    if (far && returned.length !== combine.length) {
       report(
         title,
-        `${back.length} values come back and ${combine.length} are combined`,
+        `${returned.length} values come back and ${combine.length} are combined`,
         combine.at(-1),
       );
     }
@@ -113,8 +116,8 @@ export function checkParts(facts: Facts, report: Report): void {
           [regroup.at(-1)!, back[0]!],
           // A routing may carry several values, one after another.
           [forward[0]!, back[0]!],
-          ...pairs(permute, forward),
-          ...pairs(back, combine),
+          ...pairs(permute, gone.map((chunks) => chunks[0]!)),
+          ...pairs(returned.map((chunks) => chunks.at(-1)!), combine),
         ] as const
         : [],
     ];
@@ -251,23 +254,69 @@ export function checkPermutation(facts: Facts, report: Report): void {
   }
 }
 
+/** The chunks of a value move every column once, and go back in the columns in which they came. */
+export function checkChunks(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const { forward, back, steps } = routing;
+    for (const chunks of [...valuesOf(forward), ...valuesOf(back)]) {
+      const { splits } = chunks[0]!.step;
+      for (const [p, start] of splits.slice(0, -1).entries()) {
+        const own = chunks.map(({ step }) => columnsOf(step)[p] ?? [0, 0])
+          .filter(([first, end]) => first < end)
+          .sort(([a], [b]) => a - b);
+        const end = own.reduce(
+          (at, [first, end]) => first === at ? end : NaN,
+          start,
+        );
+        if (end === splits[p + 1]) continue;
+        report(
+          title,
+          `columns ${start} to ${splits[p + 1]} of position ${p} travel as [${
+            own.map((pair) => pair.join(" to ")).join(", ")
+          }]`,
+          chunks.at(-1),
+        );
+        break;
+      }
+    }
+    for (const at of back) {
+      if (!at.step.columns) continue;
+      const came = forward.some((other) =>
+        sameColumns(other.step, at.step) &&
+        reaches(steps.slice(other.index + 1), [other.step.to], [at])
+      );
+      if (!came) {
+        report(title, `'${at.step.from}' did not come in these columns`, at);
+      }
+    }
+  }
+}
+
+function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {
+  return sameList(columnsOf(a).flat(), columnsOf(b).flat());
+}
+
 /** Every dispatched value is exchanged, reaches a combine of its routing, and is read there. */
 export function checkHome(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
     const { permute, forward, back, combine } = routing;
     for (const at of permute) {
-      const exchange = forward.find((other) =>
-        other.index > at.index && other.reads.some((n) => at.writes.includes(n))
+      const exchanges = valuesOf(forward).find(([other]) =>
+        other!.index > at.index &&
+        other!.reads.some((n) => at.writes.includes(n))
       );
-      if (forward.length > 0 && !exchange) {
+      if (forward.length > 0 && !exchanges) {
         report(title, "what it permutes is not exchanged", at);
         continue;
       }
-      const start = exchange ?? at;
-      const arrived = exchange ? [exchange.step.to] : at.writes;
-      if (!reaches(routing.steps.slice(start.index + 1), arrived, combine)) {
-        report(title, `'${arrived.join("', '")}' reaches no combine`, start);
+      for (const start of exchanges ?? [at]) {
+        const { step } = start;
+        const arrived = step.op === "allToAll" ? [step.to] : start.writes;
+        if (!reaches(routing.steps.slice(start.index + 1), arrived, combine)) {
+          report(title, `'${arrived.join("', '")}' reaches no combine`, start);
+        }
       }
     }
     for (const at of back) {
@@ -288,6 +337,8 @@ function reaches(
   const touched = new Set(from);
   for (const at of steps) {
     const { step } = at;
+    // What a wait ends was followed where it began.
+    if (step.op === "wait") continue;
     const sources = step.op === "allToAll" ? [step.from] : at.reads;
     if (!sources.some((name) => touched.has(name))) continue;
     if (ends.includes(at)) return true;
@@ -328,7 +379,8 @@ function capacityFault(
     const tokens = groupTokens(facts, permutation, group);
     for (const [position, rank] of group.entries()) {
       if (!at.ranks.includes(rank)) continue;
-      const experts = step.splits[position + 1]! - step.splits[position]!;
+      const [first, end] = columnsOf(step)[position] ?? [0, 0];
+      const experts = end - first;
       const k = onRank(choices, rank);
       const need = [
         [sentFrom, storedElementsOf(permutation, rank)],

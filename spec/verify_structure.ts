@@ -151,13 +151,21 @@ export function checkReferences(plan: Plan, report: Report): void {
     }
   };
 
+  const isAxis = (axis: string, verb: string, at?: StepPlace) => {
+    if (!Object.hasOwn(plan.axes, axis)) {
+      report(`${verb} '${axis}'`, "the plan has no such axis", at);
+    }
+  };
+
   for (const [name, axis] of Object.entries(plan.axes)) {
     isMesh(axis.over ?? [], `axis '${name}'`);
+    if (axis.all !== undefined) isAxis(axis.all, `let '${name}' be all of`);
   }
   for (const [key, buffer] of buffers) {
     if (buffer.name !== key) {
       report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
     }
+    if (buffer.dealt) isAxis(buffer.dealt.axis, `let '${key}' say how to find`);
     if (buffer.allocation >= plan.allocations.length) {
       report(
         `use buffer '${key}'`,
@@ -196,6 +204,9 @@ export function checkReferences(plan: Plan, report: Report): void {
     }
     if (isCollective(step)) {
       isMesh(step.over, "the exchange", place);
+      if (step.op === "allGather" && step.rows) {
+        isAxis(step.rows.axis, "gather rows of", place);
+      }
       for (const entry of step.local) {
         isKernel(entry.kernel, place);
         for (const size of entry.workgroups) isSize(size, place);
@@ -210,10 +221,13 @@ export function buffersOf(step: Step): string[] {
     case "launch":
       return Object.values(step.bindings);
     case "copy":
-    case "allGather":
       return [step.from, step.to];
+    case "allGather":
+      return [step.from, step.to, ...step.rows ? [step.rows.counts] : []];
     case "allToAll":
       return [step.from, step.to, step.counts, step.position, step.moved];
+    case "wait":
+      return [];
     default:
       return step satisfies never;
   }

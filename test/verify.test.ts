@@ -5,17 +5,21 @@ import t from "tap";
 import { stringifyPlan } from "../spec/json.ts";
 import { RULE_NAMES, verifyPlan, verifyPlanText } from "../spec/verify.ts";
 import { BROKEN_DOCUMENTS } from "./helpers/broken_documents.ts";
+import { BROKEN_FLIGHTS } from "./helpers/broken_flights.ts";
 import { BROKEN_PROGRAMS } from "./helpers/broken_programs.ts";
 import { goodPlan } from "./helpers/plans.ts";
 
-const BROKEN = [...BROKEN_DOCUMENTS, ...BROKEN_PROGRAMS];
+const BROKEN = [...BROKEN_DOCUMENTS, ...BROKEN_PROGRAMS, ...BROKEN_FLIGHTS];
 
 t.test("verifyPlan() accepts what the compiler makes", async (t) => {
   const meshes = [{}, { ep: 1 }, { ep: 2 }, { ep: 3 }, { dp: 2, ep: 2 }];
   for (const what of ["layer", "decoder"] as const) {
     for (const mesh of meshes) {
-      const plan = await goodPlan(what, mesh);
-      t.same(verifyPlan(plan), [], `${what} ${JSON.stringify(mesh)}`);
+      for (const chunks of [1, 2, 3]) {
+        const plan = await goodPlan(what, mesh, chunks);
+        const title = `${what} ${JSON.stringify(mesh)} in ${chunks}`;
+        t.same(verifyPlan(plan), [], title);
+      }
     }
   }
 });
@@ -24,8 +28,8 @@ t.test("verifyPlan() rejects", async (t) => {
   const rules = new Set(BROKEN.map(({ rule }) => rule));
   t.same(RULE_NAMES.filter((rule) => !rules.has(rule)), ["json"]);
   t.ok(BROKEN.length >= 40, `${BROKEN.length} kinds of broken plan`);
-  for (const { name, rule, step, message, mutate } of BROKEN) {
-    const plan = await goodPlan("layer", { ep: 2 });
+  for (const { name, rule, step, message, mutate, chunks } of BROKEN) {
+    const plan = await goodPlan("layer", { ep: 2 }, chunks);
     mutate(plan);
     const errors = verifyPlan(plan);
     const listed = errors.map((e) => `${e.rule} ${e.step}: ${e.message}`);

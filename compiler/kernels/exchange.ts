@@ -1,5 +1,6 @@
 /** Collectives between ranks that share a device: they are launches, and nothing waits for the host. */
 
+import { columnsOf } from "../../spec/bytes.ts";
 import { invariant } from "../../spec/errors.ts";
 import {
   add,
@@ -77,6 +78,8 @@ export interface ExchangeOptions {
   readonly direction: "forward" | "back";
   /** Columns splits[p] to splits[p + 1] belong to position p. */
   readonly splits: readonly number[];
+  /** Only these columns of each position; default all. */
+  readonly columns?: readonly (readonly [first: number, end: number])[];
   /** Group positions of the sources, at most four. */
   readonly sources: readonly number[];
   readonly rowWords: number;
@@ -112,6 +115,7 @@ export function exchange(o: ExchangeOptions): Kernel {
   const type = o.type ?? "u32";
   invariant(o.sources.length <= EXCHANGE_SOURCES, "at most four sources");
   const columns = o.splits.at(-1)!;
+  const parts = columnsOf(o);
   const numbers = o.sources.map((_, f) => f);
 
   /** `name` += counts of `sender` in columns from `first` below `end`. */
@@ -136,8 +140,8 @@ export function exchange(o: ExchangeOptions): Kernel {
       ? [source, u("my_first"), u("my_end")]
       : [
         u("me"),
-        u32(o.splits[o.sources[f]!]!),
-        u32(o.splits[o.sources[f]! + 1]!),
+        u32(parts[o.sources[f]!]![0]),
+        u32(parts[o.sources[f]!]![1]),
       ];
     const inSender = forward ? `from${f}` : `to${f}`;
     const inReceiver = forward ? `to${f}` : `from${f}`;
@@ -172,8 +176,8 @@ export function exchange(o: ExchangeOptions): Kernel {
     ],
     body: [
       let_("me", load("position", u32(0), "u32")),
-      let_("my_first", pick(o.splits.slice(0, -1), u("me"))),
-      let_("my_end", pick(o.splits.slice(1), u("me"))),
+      let_("my_first", pick(parts.map(([first]) => first), u("me"))),
+      let_("my_end", pick(parts.map(([, end]) => end), u("me"))),
       ...numbers.flatMap(blockOf),
       ...numbers.map(copyRows),
       if_(

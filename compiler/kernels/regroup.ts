@@ -21,6 +21,7 @@ import {
   u32,
   var_,
 } from "../../spec/kernel/build.ts";
+import { columnsOf } from "../../spec/bytes.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { pick } from "./exchange.ts";
@@ -44,6 +45,8 @@ export interface RegroupOptions {
   readonly name: string;
   /** Columns splits[p] to splits[p + 1] belong to position p. */
   readonly splits: readonly number[];
+  /** Only these columns of each position have arrived; default all. Rows are numbered within them, experts within the rank. */
+  readonly columns?: readonly (readonly [first: number, end: number])[];
   /** Rows of a tile: `matmulShape(…).rows` of the matmuls that use the list. */
   readonly tileRows: number;
 }
@@ -73,6 +76,10 @@ export function regroup(o: RegroupOptions): Kernel {
   const u = (name: string) => local(name, "u32");
   const positions = o.splits.length - 1;
   const columns = o.splits.at(-1)!;
+  const parts = columnsOf(o);
+  const skipped = parts.map(([first], p) => first - o.splits[p]!);
+  const skips = skipped.some((n) => n > 0);
+  const expert = (e: Expr) => skips ? add(u("skipped"), e) : e;
   const count = (s: Expr, e: Expr) =>
     load("counts", add(mul(s, u32(columns)), u("first"), e), "u32");
   const eachSource = (body: readonly Stmt[]) =>
@@ -102,7 +109,7 @@ export function regroup(o: RegroupOptions): Kernel {
               set("row", add(u("row"), count(u("s"), u("e2")))),
             ]),
             store("rowOf", u("g"), u("row")),
-            store("expertOf", u("g"), u("e")),
+            store("expertOf", u("g"), expert(u("e"))),
           ],
         ),
         set("before", add(u("before"), u("here"))),
@@ -125,7 +132,7 @@ export function regroup(o: RegroupOptions): Kernel {
         for_("t", u32(0), tilesOf(u("of_expert")), [
           let_("word", add(mul(add(u("tile"), u("t")), u32(3)), u32(1))),
           let_("done", mul(u("t"), tileRows)),
-          store("tiles", u("word"), u("e")),
+          store("tiles", u("word"), expert(u("e"))),
           store(
             "tiles",
             add(u("word"), u32(1)),
@@ -158,8 +165,12 @@ export function regroup(o: RegroupOptions): Kernel {
       let_("group_number", groupXY()),
       let_("g", add(mul(u("group_number"), u32(LANES)), id("local"))),
       let_("me", me),
-      let_("first", pick(o.splits.slice(0, -1), u("me"))),
-      let_("experts", sub(pick(o.splits.slice(1), u("me")), u("first"))),
+      let_("first", pick(parts.map(([first]) => first), u("me"))),
+      let_(
+        "experts",
+        sub(pick(parts.map(([, end]) => end), u("me")), u("first")),
+      ),
+      ...skips ? [let_("skipped", pick(skipped, u("me")))] : [],
       ...rows,
       if_(eq(u("g"), u32(0)), [store("rowCount", u32(0), u("before"))]),
       if_(eq(u("group_number"), u32(0)), tiles),

@@ -3,8 +3,10 @@
  * lives do not meet share one. Holds after it: at any step, no two live buffers share an allocation.
  */
 
+import { startedBy } from "../../spec/handles.ts";
 import {
   type Allocation,
+  type AllToAllStep,
   onRank,
   perRank,
   type PlanBuffer,
@@ -18,16 +20,22 @@ export interface Allocated {
   readonly buffers: { readonly [name: string]: PlanBuffer };
 }
 
-/** The buffers that a step reads or writes. */
-export function buffersOf(step: Step): string[] {
+/** The buffers that a step reads or writes; for a wait those of the exchange that it ends. */
+function buffersOf(
+  step: Step,
+  started: ReadonlyMap<string, AllToAllStep>,
+): string[] {
   switch (step.op) {
     case "launch":
       return Object.values(step.bindings);
     case "copy":
-    case "allGather":
       return [step.from, step.to];
+    case "allGather":
+      return [step.from, step.to, ...step.rows ? [step.rows.counts] : []];
     case "allToAll":
       return [step.from, step.to, step.counts, step.position, step.moved];
+    case "wait":
+      return buffersOf(started.get(step.handle)!, started);
   }
 }
 
@@ -36,10 +44,11 @@ function lives(
   steps: readonly Step[],
 ): Map<string, { first: number; last: number }> {
   const result = new Map<string, { first: number; last: number }>();
+  const started = startedBy(steps);
   steps.forEach((step, i) => {
-    for (const buffer of buffersOf(step)) {
+    for (const buffer of buffersOf(step, started)) {
       const life = result.get(buffer);
-      if (life) life.last = i;
+      if (life) life.last = Math.max(life.last, i);
       else result.set(buffer, { first: i, last: i });
     }
     // How much moved is read after the program.

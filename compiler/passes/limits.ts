@@ -19,9 +19,9 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
     steps.flatMap((step) =>
       step.op === "launch"
         ? step.workgroups
-        : step.op === "copy"
-        ? []
-        : step.local.flatMap(({ workgroups }) => workgroups)
+        : "local" in step
+        ? step.local.flatMap(({ workgroups }) => workgroups)
+        : []
     )
   );
   const memory = max(plan.allocations.map(({ bytes }) => most(bytes)));

@@ -177,7 +177,7 @@ async function countedRows(
     Array.from({ length: group.size }, (_, s) => [
       ...counts.subarray(s * columns, (s + 1) * columns),
     ]),
-    step.splits,
+    step,
   );
 }
 

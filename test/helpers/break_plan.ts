@@ -63,6 +63,8 @@ export interface Broken {
   readonly step: number | null;
   readonly message: RegExp;
   readonly mutate: (plan: Draft) => void;
+  /** Chunks of the good plan. Default: 1. */
+  readonly chunks?: number;
 }
 
 export function broken(

@@ -82,10 +82,11 @@ const made = new Map<string, Promise<Plan>>();
 export async function goodPlan(
   what: "layer" | "decoder",
   mesh: NonNullable<CompileOptions["mesh"]>,
+  chunks = 1,
 ): Promise<Mutable<Plan>> {
-  const key = `${what} ${JSON.stringify(mesh)}`;
+  const key = `${what} ${JSON.stringify(mesh)} ${chunks}`;
   const source = what === "layer" ? smallLayer : smallDecoder(2, 6);
-  const plan = made.get(key) ?? compile(source, { mesh });
+  const plan = made.get(key) ?? compile(source, { mesh, chunks });
   made.set(key, plan);
   return copyPlan(await plan);
 }

@@ -93,20 +93,18 @@ export function emitCheck(
   });
   let returned = sent;
   if (routing.over.length) {
-    const received = ids("receivedIds", routing.receiveBound);
     returned = ids("returnedIds", routing.sendBound);
-    emitExchange(lowering, node, routing, {
-      from: sent,
-      to: received,
-      words: 1,
-      direction: "forward",
-    });
-    emitExchange(lowering, node, routing, {
-      from: received,
-      to: returned,
-      words: 1,
-      direction: "back",
-    });
+    const { chunks = [routing] } = lowering.pipelines.get(route) ?? {};
+    for (const chunk of chunks) {
+      const received = ids("receivedIds", chunk.receiveBound);
+      const trips = [
+        { from: sent, to: received, direction: "forward" },
+        { from: received, to: returned, direction: "back" },
+      ] as const;
+      for (const trip of trips) {
+        emitExchange(lowering, node, chunk, { ...trip, words: 1 });
+      }
+    }
   }
   const name = `check.${routing.number}`;
   const buffer = addBuffer(lowering, {

@@ -36,6 +36,7 @@ export function startLowering(input: LoweringInput): Lowering {
     weights: [],
     storages: new Map(),
     routings: new Map(),
+    pipelines: new Map(),
     results: new Map(),
     ropeTables: new Map(),
     blockAxes: new Map(),
@@ -221,17 +222,18 @@ export function addLaunch(
     kernel: addKernel(lowering, kernel),
     bindings: Object.fromEntries(bindings),
     workgroups: tidyGrid(lowering.placed, launch.workgroups),
-    ...about(node, launch.part),
+    ...about(lowering, node, launch.part),
   });
 }
 
 /** Label, span and part of a step. */
 export function about(
+  { chunk }: Lowering,
   node: Node,
   part?: StepPart,
 ): { label: string; span?: NonNullable<Node["span"]>; part?: StepPart } {
   return {
-    label: labelOf(node),
+    label: chunk ? `${labelOf(node)}, ${chunk}` : labelOf(node),
     ...(node.span ? { span: node.span } : {}),
     ...(part ? { part } : {}),
   };

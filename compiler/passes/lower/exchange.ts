@@ -40,7 +40,7 @@ export function emitCountsExchange(
         workgroups: elementwiseGrid(words),
       };
     }),
-    ...about(node, part),
+    ...about(lowering, node, part),
   });
 }
 
@@ -50,17 +50,20 @@ export interface Exchange {
   readonly to: string;
   readonly words: number;
   readonly direction: "forward" | "back";
+  /** Only start it, under this name. */
+  readonly handle?: string;
   readonly part?: StepPart;
 }
 
-/** Add an exchange over the group of a routing. */
+/** Add an exchange over the group of a routing, of the rows of its chunk. */
 export function emitExchange(
   lowering: Lowering,
   node: Node,
   routing: RoutingBuffers,
   what: Exchange,
 ): void {
-  const { from, to, words, direction, part } = what;
+  const { from, to, words, direction, handle, part } = what;
+  const { splits, columns } = routing;
   const positions = positionsOver(lowering.placed.mesh, routing.over);
   const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
     axis: "position",
@@ -75,15 +78,18 @@ export function emitExchange(
     to,
     rowBytes: words * 4,
     counts: routing.countsAll,
-    splits: routing.splits,
+    splits,
+    ...columns ? { columns } : {},
     position: routing.position,
     moved,
+    ...handle === undefined ? {} : { handle },
     local: localSources(positions).map((sources) => {
       const options = {
         name: `exchange_${direction}_${words}`,
         sources,
         rowWords: words,
-        splits: routing.splits,
+        splits,
+        ...columns ? { columns } : {},
         direction,
       };
       return {
@@ -92,12 +98,12 @@ export function emitExchange(
         workgroups: exchangeGrid(routing.pairSize),
       };
     }),
-    ...about(node, part),
+    ...about(lowering, node, part),
   });
 }
 
 /** Group positions, as many at a time as one local launch reads. */
-function localSources(positions: number): number[][] {
+export function localSources(positions: number): number[][] {
   const all = Array.from({ length: positions }, (_, i) => i);
   return Array.from(
     { length: Math.ceil(positions / FAN_IN) },

@@ -10,7 +10,13 @@ import type {
   Step,
 } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { Graph, Lambda, Node, ScalarFunction } from "../../graph/graph.ts";
+import type {
+  Graph,
+  Lambda,
+  Node,
+  NodeOf,
+  ScalarFunction,
+} from "../../graph/graph.ts";
 import type { MatmulTile } from "../../kernels/matmul.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
@@ -38,7 +44,7 @@ export interface Storage {
   readonly localExperts?: string;
 }
 
-/** The buffers of one routing, made once and shared by its dispatches and combines. */
+/** The buffers of one routing, or of one of its chunks, made once and shared by its dispatches and combines. */
 export interface RoutingBuffers {
   readonly number: number;
   readonly node: Node;
@@ -46,6 +52,8 @@ export interface RoutingBuffers {
   readonly topK: number;
   readonly over: readonly string[];
   readonly splits: readonly number[];
+  /** The columns of the counts whose rows these are, by position; absent: all. */
+  readonly columns?: readonly (readonly [first: number, end: number])[];
   /** Rows sent and received at most, and the host's bound at run time. */
   readonly sendBound: PerRank;
   readonly receiveBound: PerRank;
@@ -65,6 +73,26 @@ export interface RoutingBuffers {
   readonly rowCount: string;
 }
 
+/** A dispatched value that is sent in chunks. */
+export interface Travelling {
+  readonly node: NodeOf<"dispatch">;
+  readonly sent: string;
+  readonly words: number;
+  /** The exchanges that are started, by chunk. */
+  readonly handles: string[];
+}
+
+/** The chunks of a routing, and the work on them that waits for a combine. */
+export interface Pipeline {
+  readonly chunks: readonly RoutingBuffers[];
+  /** Where the values of each chunk lie. */
+  readonly storages: readonly Map<Node, Storage>[];
+  /** Values whose first chunk is sent. */
+  readonly travelling: Travelling[];
+  /** Nodes on rows, in order. */
+  readonly kept: Node[];
+}
+
 /** State of one lowering. */
 export interface Lowering {
   readonly graph: Graph;
@@ -80,7 +108,14 @@ export interface Lowering {
   readonly kernels: Map<string, Kernel>;
   readonly steps: Step[];
   readonly storages: Map<Node, Storage>;
+  /** Routings by route node; where one is cut into chunks, its first chunk. */
   readonly routings: Map<Node, RoutingBuffers>;
+  /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
+  readonly chunks: number;
+  /** Routings that are cut into chunks, by route node. */
+  readonly pipelines: Map<Node, Pipeline>;
+  /** `chunk 1 of 2`, where the nodes of one are lowered. */
+  readonly chunk?: string;
   /** What route and topK nodes leave. */
   readonly results: Map<Node, RouteResults>;
   /** Dispatched values that travel back: stored where their rows were received. */
@@ -118,5 +153,6 @@ export type LoweringInput = Pick<
   | "layouts"
   | "tile"
   | "check"
+  | "chunks"
   | "goesBack"
 >;

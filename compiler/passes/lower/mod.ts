@@ -10,6 +10,7 @@ import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { planAxis } from "../place.ts";
 import { CHECK_AXIS } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
+import { keepForChunks } from "./chunks.ts";
 import { lowerAttention } from "./attention.ts";
 import {
   addBuffer,
@@ -57,7 +58,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   choices: lowerChoices,
   part: lowerView,
   dispatch: lowerDispatch,
-  combine: (lowering, node) => lowerCombine(lowering, node, node),
+  combine: (lowering, node) => lowerCombine(lowering, node, node, lowerNode),
   gather: () => invariant(false, "nothing gathers yet"),
   take: () => invariant(false, "nothing takes yet"),
   cacheWrite: lowerCacheWrite,
@@ -79,6 +80,7 @@ export function lowerGraph(
   });
   const inputs: { [name: string]: Port } = {};
   for (const node of lowering.graph.nodes) {
+    if (keepForChunks(lowering, node)) continue;
     lowerNode(lowering, node);
     if (node.primitive === "input") {
       inputs[node.params.name] = inputPort(lowering, node);
@@ -102,7 +104,7 @@ function lowerNode(lowering: Lowering, node: Node): void {
   if (absorbed.has(node)) return;
   const roots = absorbs.get(node);
   if (roots?.[0]?.primitive === "combine") {
-    return lowerCombine(lowering, node, roots[0]);
+    return lowerCombine(lowering, node, roots[0], lowerNode);
   }
   if (roots) return lowerMatmul(lowering, node, roots as NodeOf<"dot">[]);
   if (node.primitive === "rope") addRopeTable(lowering, node);

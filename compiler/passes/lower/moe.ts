@@ -24,6 +24,7 @@ import {
   sizeOf,
 } from "./context.ts";
 import { emitCheck } from "./check.ts";
+import { type LowerNode, runChunks, startDispatch } from "./chunks.ts";
 import { emitCountsExchange, emitExchange } from "./exchange.ts";
 import { orderBuffer, routingOf } from "./routing_buffers.ts";
 import { writeTarget } from "./dot.ts";
@@ -92,8 +93,12 @@ export function lowerDispatch(
   if (first && positions > 1) {
     emitCountsExchange(lowering, node, routing, part("exchange counts"));
   }
+  const pipeline = lowering.pipelines.get(route);
+  if (pipeline) {
+    startDispatch(lowering, pipeline, { node, sent, words, handles: [] });
+  }
   let received = sent;
-  if (positions > 1) {
+  if (positions > 1 && !pipeline) {
     received = rows("received", routing.receiveBound);
     emitExchange(lowering, node, routing, {
       from: sent,
@@ -103,8 +108,11 @@ export function lowerDispatch(
       part: part("exchange"),
     });
   }
-  if (first) emitRegroup(lowering, node, routing, part("regroup"));
+  for (const chunk of first ? pipeline?.chunks ?? [routing] : []) {
+    emitRegroup(lowering, node, chunk, part("regroup"));
+  }
   if (first && lowering.check) emitCheck(lowering, node, routing);
+  if (pipeline) return;
   lowering.storages.set(node, {
     buffer: received,
     dtype,
@@ -113,11 +121,15 @@ export function lowerDispatch(
   });
 }
 
-/** A combine: exchange back, then the weighted sum in the order of choices, into what follows it. */
+/**
+ * A combine: exchange back, then the weighted sum in the order of choices, into what follows it. `lowerNode` lowers what
+ * was kept of the work on chunks.
+ */
 export function lowerCombine(
   lowering: Lowering,
   target: Node,
   node: NodeOf<"combine">,
+  lowerNode: LowerNode,
 ): void {
   const [y, route] = node.inputs as [Node, RoutingNode];
   const routing = lowering.routings.get(route)!;
@@ -126,18 +138,22 @@ export function lowerCombine(
     routing: routing.number,
     part: name,
   });
-  const source = lowering.storages.get(y)!;
   const { tokens } = route.params;
   const rest = node.axes.slice(tokens.length);
   const words = fixedProduct(lowering, node, rest);
-  let returned = source.buffer;
-  if (positionsOver(lowering.placed.mesh, routing.over) > 1) {
-    returned = addScratch(lowering, "returned", source.dtype, [
+  const far = positionsOver(lowering.placed.mesh, routing.over) > 1;
+  const returned = far
+    ? addScratch(lowering, "returned", storedDType(y.dtype), [
       { axis: rowsAxis(routing), size: routing.sendBound, dynamic: true },
       ...bufferAxes(lowering, rest),
-    ]);
+    ])
+    : lowering.storages.get(y)!.buffer;
+  const pipeline = lowering.pipelines.get(route);
+  if (pipeline) {
+    runChunks(lowering, pipeline, { node, words, to: returned }, lowerNode);
+  } else if (far) {
     emitExchange(lowering, node, routing, {
-      from: source.buffer,
+      from: lowering.storages.get(y)!.buffer,
       to: returned,
       words,
       direction: "back",
@@ -218,6 +234,7 @@ function emitRegroup(
   const kernel = regroup({
     name: `regroup_${routing.splits.at(-1)!}`,
     splits: routing.splits,
+    ...routing.columns ? { columns: routing.columns } : {},
     tileRows: lowering.tile.rows,
   });
   const { countsAll, position, tiles, rowOf, expertOf, rowCount } = routing;

@@ -1,7 +1,7 @@
 /** The buffers of a routing, and what the plan knows of its sizes before it runs. */
 
-import { positionOver, positionsOver } from "../../../spec/mesh.ts";
-import { type PerRank, perRank } from "../../../spec/plan.ts";
+import { blockSizes, positionOver, positionsOver } from "../../../spec/mesh.ts";
+import { onRank, type PerRank, perRank } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { RoutingNode } from "../../graph/graph.ts";
 import { tileBound } from "../../kernels/regroup.ts";
@@ -14,9 +14,8 @@ import {
   type RoutingBuffers,
   sizeOf,
 } from "./context.ts";
-import { expertsOfRanks } from "./params.ts";
 
-/** The buffers of a routing; made at its first dispatch. */
+/** The buffers of a routing, or of the first of its chunks; made at its first dispatch. */
 export function routingOf(
   lowering: Lowering,
   node: RoutingNode,
@@ -30,53 +29,27 @@ export function routingOf(
     placed.mesh.some((m) => m.name === axis && m.size > 1)
   );
   const positions = positionsOver(placed.mesh, over);
-  const localExperts = expertsOfRanks(placed, expert).map((ids) => ids.length);
   const splits = table!.reduce<number[]>(
     (ends, ids) => [...ends, ends.at(-1)! + ids.length],
     [0],
   );
-  const local = Array.from(
-    { length: placed.ranks },
-    (_, rank) =>
-      tokens.reduce((n, axis) => n * localBound(placed, axis)[rank]!, 1),
-  );
-  const group = tokens.reduce(
-    (n, axis) => n * groupBound(placed, axis, over),
-    1,
-  );
-  const received = localExperts.map((n) => group * Math.min(rule.topK, n));
-  const most = Math.max(...localExperts);
-  const sendBound = perRank(local.map((n) => n * rule.topK));
-  const receiveBound: PerRank = positions === 1 ? sendBound : perRank(received);
-  const receiveSize: Size = {
-    mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
-  };
-  const number = lowering.routings.size;
-  const u32Buffer = (name: string, size: PerRank) =>
-    addScratch(lowering, name, "u32", [{ axis: `${name} of routing`, size }]);
-  const tileRows = lowering.tile.rows;
-  const tilesBound = perRank(localExperts.map((n, rank) => {
-    const rows = typeof receiveBound === "number"
-      ? receiveBound
-      : receiveBound[rank]!;
-    return 1 + 3 * (Math.ceil(rows / tileRows) + n);
-  }));
-  const counts = u32Buffer("counts", experts);
-  const routing: RoutingBuffers = {
-    number,
+  const counts = routingScratch(lowering, "counts", experts);
+  const shared: Shared = {
+    number: lowering.routings.size,
     node,
     expert,
     topK: rule.topK,
     over,
     splits,
-    sendBound,
-    receiveBound,
-    receiveSize,
+    sendBound: perRank(Array.from(
+      { length: placed.ranks },
+      (_, rank) =>
+        tokens.reduce(
+          (n, axis) => n * localBound(placed, axis)[rank]!,
+          rule.topK,
+        ),
+    )),
     sendSize: sizeOf(lowering, [...tokens, choice]),
-    pairSize: {
-      mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
-    },
-    tileSize: tileBound(receiveSize, most, tileRows),
     sendRow: addScratch(
       lowering,
       "sendRow",
@@ -91,13 +64,106 @@ export function routingOf(
         { axis: expert, size: experts },
       ]),
     position: positionBuffer(lowering, over),
-    tiles: u32Buffer("tiles", tilesBound),
-    rowOf: u32Buffer("rowOf", receiveBound),
-    expertOf: u32Buffer("expertOf", receiveBound),
-    rowCount: u32Buffer("rowCount", 1),
   };
-  lowering.routings.set(node, routing);
-  return routing;
+  const cut = chunkColumns(splits, positions === 1 ? 1 : lowering.chunks);
+  const chunks = cut.map((columns) => ({
+    ...shared,
+    // An exchange that is not cut says nothing of columns.
+    ...lowering.chunks === 1 ? {} : { columns },
+    ...receivedRows(lowering, node, shared, columns),
+  }));
+  const [first] = chunks;
+  lowering.routings.set(node, first!);
+  if (positions > 1 && lowering.chunks > 1) {
+    lowering.pipelines.set(node, {
+      chunks,
+      storages: chunks.map(() => new Map()),
+      travelling: [],
+      kept: [],
+    });
+  }
+  return first!;
+}
+
+/** What does not depend on which rows are received. */
+type Shared = Omit<RoutingBuffers, keyof ReceivedRows | "columns">;
+
+type ReceivedRows = Pick<
+  RoutingBuffers,
+  | "receiveBound"
+  | "receiveSize"
+  | "pairSize"
+  | "tileSize"
+  | "tiles"
+  | "rowOf"
+  | "expertOf"
+  | "rowCount"
+>;
+
+type Columns = NonNullable<RoutingBuffers["columns"]>;
+
+/** The columns of each chunk: an equal part of every position's, as far as there are so many. */
+function chunkColumns(splits: readonly number[], chunks: number): Columns[] {
+  const lengths = splits.slice(1).map((end, p) => end - splits[p]!);
+  const count = Math.max(1, Math.min(chunks, ...[Math.max(...lengths)]));
+  const ends = lengths.map((length) => blockSizes(length, count));
+  return Array.from({ length: count }, (_, c) =>
+    ends.map((sizes, p) => {
+      const first = splits[p]! +
+        sizes.slice(0, c).reduce((a, b) => a + b, 0);
+      return [first, first + sizes[c]!] as const;
+    }));
+}
+
+/** The rows that a rank receives for some of its experts, and the buffers that list them. */
+function receivedRows(
+  lowering: Lowering,
+  { params: { tokens, rule } }: RoutingNode,
+  { over, sendBound }: Shared,
+  columns: Columns,
+): ReceivedRows {
+  const { placed } = lowering;
+  const localExperts = Array.from({ length: placed.ranks }, (_, rank) => {
+    const [first, end] = columns[positionOver(placed.mesh, rank, over)]!;
+    return end - first;
+  });
+  const group = tokens.reduce(
+    (n, axis) => n * groupBound(placed, axis, over),
+    1,
+  );
+  const most = Math.max(...localExperts);
+  const receiveBound = columns.length === 1 ? sendBound : perRank(
+    localExperts.map((n) => group * Math.min(rule.topK, n)),
+  );
+  const receiveSize: Size = {
+    mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
+  };
+  const tileRows = lowering.tile.rows;
+  const tilesBound = perRank(
+    localExperts.map((n, rank) =>
+      1 + 3 * (Math.ceil(onRank(receiveBound, rank) / tileRows) + n)
+    ),
+  );
+  return {
+    receiveBound,
+    receiveSize,
+    pairSize: receiveSize,
+    tileSize: tileBound(receiveSize, most, tileRows),
+    tiles: routingScratch(lowering, "tiles", tilesBound),
+    rowOf: routingScratch(lowering, "rowOf", receiveBound),
+    expertOf: routingScratch(lowering, "expertOf", receiveBound),
+    rowCount: routingScratch(lowering, "rowCount", 1),
+  };
+}
+
+function routingScratch(
+  lowering: Lowering,
+  name: string,
+  size: PerRank,
+): string {
+  return addScratch(lowering, name, "u32", [
+    { axis: `${name} of routing`, size },
+  ]);
 }
 
 /** This rank's position in its exchange group. */

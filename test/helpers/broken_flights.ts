@@ -1,0 +1,131 @@
+/** Plans that are broken in exchanges that are started and waited for apart, or that move a chunk. */
+
+import {
+  type Broken,
+  broken,
+  type Draft,
+  exchange,
+  stepAt,
+  steps,
+  swap,
+} from "./break_plan.ts";
+
+// Steps of the layer over ep=2 in two chunks: 5 and 8 send the chunks, 9 and 13 wait for them, 10 to 11 and 14 to 15 are the
+// experts, 12 and 17 send back, 16 and 18 wait, 19 combines.
+const [SEND, REGROUP, SEND_NEXT, ARRIVED, HIDDEN] = [5, 6, 8, 9, 10];
+const [BACK, RETURNED, BACK_NEXT, RETURNED_NEXT] = [12, 16, 17, 18];
+const wait = (plan: Draft, index: number) => stepAt(plan, "wait", index);
+
+/** A step before the second regroup that writes the first word of a buffer. */
+const writeTo = (plan: Draft, buffer: string) =>
+  steps(plan).splice(REGROUP, 0, {
+    op: "copy",
+    ranks: "all",
+    from: "x",
+    to: buffer,
+    bytes: 4,
+  });
+
+/** Broken plans, by what is broken. */
+export const BROKEN_FLIGHTS: readonly Broken[] = [
+  broken(
+    "exchange that nobody waits for",
+    "handles",
+    BACK_NEXT,
+    /no step waits for it/,
+    (p) => steps(p).splice(RETURNED_NEXT, 1),
+  ),
+  broken(
+    "exchange that is waited for twice",
+    "handles",
+    ARRIVED + 1,
+    /none of that name is under way/,
+    (p) => steps(p).splice(ARRIVED, 0, { ...wait(p, ARRIVED) }),
+  ),
+  broken(
+    "wait before the start",
+    "handles",
+    SEND,
+    /none of that name is under way/,
+    (p) => {
+      const [moved] = steps(p).splice(ARRIVED, 1);
+      steps(p).splice(SEND, 0, moved!);
+    },
+  ),
+  broken(
+    "two exchanges of one name",
+    "handles",
+    SEND_NEXT,
+    /another one of the program has that name/,
+    (p) => exchange(p, SEND_NEXT).handle = exchange(p, SEND).handle!,
+  ),
+  broken(
+    "wait on some ranks",
+    "handles",
+    ARRIVED,
+    /starts it on ranks \[all\], and here \[0\] wait/,
+    (p) => wait(p, ARRIVED).ranks = [0],
+  ),
+  broken(
+    "rows that are read before they arrived",
+    "flight",
+    ARRIVED,
+    /Cannot read buffer 'received'.*under way and writes it$/,
+    (p) => swap(p, ARRIVED, HIDDEN),
+  ),
+  broken(
+    "rows that are overwritten while they leave",
+    "flight",
+    REGROUP,
+    /Cannot write buffer 'sent'.*under way and reads it$/,
+    (p) => writeTo(p, "sent"),
+  ),
+  broken(
+    "rows that are overwritten as they arrive",
+    "flight",
+    REGROUP,
+    /Cannot write buffer 'received'.*under way and writes it too$/,
+    (p) => writeTo(p, "received"),
+  ),
+  broken(
+    "rows that return to one place at once",
+    "flight",
+    RETURNED,
+    /Cannot write buffer 'returned'.*under way and writes it too$/,
+    (p) => {
+      swap(p, RETURNED, BACK_NEXT);
+      exchange(p, RETURNED).columns = exchange(p, BACK).columns!;
+    },
+  ),
+  broken(
+    "wait under the name of another part",
+    "parts",
+    ARRIVED,
+    /wait is no 'exchange' of a dispatch/,
+    (p) => wait(p, ARRIVED).part!.part = "exchange",
+  ),
+  broken(
+    "columns of another position",
+    "shapes",
+    SEND,
+    /columns \[0 to 5, 4 to 6\] are not of 2 positions/,
+    (p) => exchange(p, SEND).columns![0] = [0, 5],
+  ),
+  broken(
+    "columns that travel twice",
+    "chunks",
+    SEND_NEXT,
+    /columns 0 to 4 of position 0 travel as \[0 to 2, 0 to 2\]/,
+    (p) => exchange(p, SEND_NEXT).columns = exchange(p, SEND).columns!,
+  ),
+  broken(
+    "rows that go back in other columns",
+    "chunks",
+    BACK,
+    /did not come in these columns/,
+    (p) => {
+      const [first, second] = [exchange(p, BACK), exchange(p, BACK_NEXT)];
+      [first.columns, second.columns] = [second.columns!, first.columns!];
+    },
+  ),
+].map((kind) => ({ ...kind, chunks: 2 }));
