@@ -18,6 +18,7 @@ import {
   isMatmul,
   layoutParams,
   lowerGraph,
+  overlap,
   placeAxes,
   type Placement,
   returningNodes,
@@ -101,8 +102,9 @@ export async function compileGraph(
     goesBack: returningNodes(graph),
   });
   const ports = lowerGraph(lowering);
-  const memory = allocate(lowering.buffers, lowering.steps, placed.ranks);
-  const plan = assemble(lowering, ports, memory);
+  const steps = overlap(lowering.steps, lowering.kernels);
+  const memory = allocate(lowering.buffers, steps, placed.ranks);
+  const plan = assemble({ ...lowering, steps }, ports, memory);
   checkLimits(plan, { ...GUARANTEED_LIMITS, ...options.limits });
   return plan;
 }

@@ -8,6 +8,7 @@
  * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
+ * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is under way |
  * | `allocate` | buffers, steps | memory, shared by buffers whose lives do not meet |
  * | `assemble` | all of these | the plan |
  */
@@ -15,6 +16,7 @@
 export { allocate } from "./allocate.ts";
 export { fuse } from "./fuse.ts";
 export { type AxisPlacement, placeAxes, type Placement } from "./place.ts";
+export { overlap } from "./overlap.ts";
 export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";

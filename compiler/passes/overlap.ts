@@ -1,0 +1,86 @@
+/**
+ * Overlap: while an exchange is under way, do what does not depend on it. Launches that come after a wait and need nothing
+ * of what it waits for are brought before it. Holds after it: every step finds what it reads as it was in the order given.
+ */
+
+import { startedBy } from "../../spec/handles.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import type { AllToAllStep, Step } from "../../spec/plan.ts";
+
+/** What is needed to know what steps touch. */
+interface Known {
+  readonly kernels: ReadonlyMap<string, Kernel>;
+  readonly started: ReadonlyMap<string, AllToAllStep>;
+}
+
+/** The steps of a program in an order in which waits come as late as they may. */
+export function overlap(
+  steps: readonly Step[],
+  kernels: ReadonlyMap<string, Kernel>,
+): Step[] {
+  const known = { kernels, started: startedBy(steps) };
+  const result = [...steps];
+  for (let i = 0; i < result.length; i++) {
+    if (result[i]!.op !== "wait") continue;
+    const early = takeIndependent(result, i, known);
+    result.splice(i, 0, ...early);
+    i += early.length;
+  }
+  return result;
+}
+
+/** Take out launches after a wait that depend neither on it nor on what stays behind it, up to the next routing. */
+function takeIndependent(
+  steps: Step[],
+  wait: number,
+  known: Known,
+): Step[] {
+  const [read, written] = [new Set<string>(), new Set<string>()];
+  const early: Step[] = [];
+  for (let i = wait; i < steps.length;) {
+    const step = steps[i]!;
+    if (step.part?.part === "count") break;
+    const { reads, writes } = accesses(step, known);
+    const depends = reads.some((name) => written.has(name)) ||
+      writes.some((name) => written.has(name) || read.has(name));
+    if (step.op === "launch" && !step.part && !depends) {
+      early.push(...steps.splice(i, 1));
+      continue;
+    }
+    for (const name of reads) read.add(name);
+    for (const name of writes) written.add(name);
+    i++;
+  }
+  return early;
+}
+
+function accesses(
+  step: Step,
+  known: Known,
+): { readonly reads: readonly string[]; readonly writes: readonly string[] } {
+  switch (step.op) {
+    case "launch": {
+      const { bindings } = known.kernels.get(step.kernel)!;
+      const of = (access: "read" | "write") =>
+        bindings.filter((b) => b.access === access || b.access === "read_write")
+          .map(({ name }) => step.bindings[name]!);
+      return { reads: of("read"), writes: of("write") };
+    }
+    case "copy":
+      return { reads: [step.from], writes: [step.to] };
+    case "allGather":
+      return {
+        reads: [step.from, ...step.rows ? [step.rows.counts] : []],
+        writes: [step.to],
+      };
+    case "allToAll":
+      return {
+        reads: [step.from, step.counts, step.position],
+        writes: [step.to, step.moved],
+      };
+    case "wait":
+      return accesses(known.started.get(step.handle)!, known);
+    default:
+      return step satisfies never;
+  }
+}
