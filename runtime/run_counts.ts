@@ -1,11 +1,20 @@
 /** The run-time lengths of one run, as launches read them. */
 
 import { groupOf } from "../spec/mesh.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { AllGatherStep, Plan } from "../spec/plan.ts";
 import type { Size } from "../spec/size.ts";
 
 /** Lengths by rank, then in the order of `plan.counts`. */
 export type RunCounts = readonly (readonly number[])[];
+
+/** How often a rank gives the bytes of an allGather, by its lengths. */
+export function gatheredRows(
+  step: AllGatherStep,
+  plan: Plan,
+  lengths: readonly number[],
+): number {
+  return step.rows ? lengths[plan.counts.indexOf(step.rows.axis)]! : 1;
+}
 
 /** A size on one rank, resolved at load so that a run looks nothing up by name. */
 export type BoundSize = number | ((counts: RunCounts) => number);

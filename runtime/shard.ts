@@ -61,6 +61,8 @@ export interface RunAxes {
   length(axis: string): number;
   /** Global indices that a rank holds, in local order; undefined: all. */
   local(axis: string, rank: number): Int32Array | undefined;
+  /** Global indices that each position holds of a placed axis; undefined for others. */
+  dealt(axis: string): Dealt | undefined;
   /** Whether ranks hold different items of a buffer's axis. */
   split(buffer: PlanBuffer, i: number): boolean;
 }
@@ -84,11 +86,13 @@ export function dealAxes(
   residences: Map<string, Residence>,
 ): RunAxes {
   const dealt = new Map<string, Dealt>();
-  const length = (name: string) =>
-    lengths.get(name) ??
+  const length = (axis: string) => {
+    const name = plan.axes[axis]?.all ?? axis;
+    return lengths.get(name) ??
       (plan.axes[name]?.dynamic && !plan.axes[name]?.exact
         ? 0
         : plan.axes[name]?.size ?? 0);
+  };
   for (const [name, axis] of Object.entries(plan.axes)) {
     const parts = positionsOver(plan.mesh, axis.over ?? []);
     if (!axis.over?.length) continue;
@@ -113,6 +117,7 @@ export function dealAxes(
   }
   return {
     length,
+    dealt: (axis) => dealt.get(axis),
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
       const over = plan.axes[name]?.over;

@@ -14,7 +14,7 @@ import {
 } from "./text_parts.ts";
 import { describeRouting, formatPrograms } from "./text_steps.ts";
 import { livesOf } from "./verify_dataflow.ts";
-import { collectFacts, type Facts } from "./verify_facts.ts";
+import { collectFacts, collectives, type Facts } from "./verify_facts.ts";
 
 /** Options of `formatPlan`. */
 export interface FormatPlanOptions {
@@ -65,8 +65,9 @@ function formatHeader(plan: Plan): string[] {
 }
 
 function formatAxes(plan: Plan): string[] {
-  const where = ({ over, table, deal }: PlanAxis): string => {
+  const where = ({ over, table, deal, all }: PlanAxis): string => {
     const placed = overText(over);
+    if (all !== undefined) return `all of ${all} on each rank`;
     if (!placed && !table) return "";
     const dealt = deal
       ? ` dealt by ${deal.by}${deal.by === "sequence" ? ` ${deal.input}` : ""}`
@@ -119,6 +120,7 @@ function formatRanks(plan: Plan): string[] {
     "const",
     "rope",
     "counts",
+    "dealt",
   ]].map((kinds) => bytesOfKinds(plan, kinds));
   const rows = Array.from({ length: plan.ranks }, (_, rank) => {
     const peak = onRank(plan.peakBytes, rank);
@@ -176,6 +178,17 @@ function formatTraffic(facts: Facts): string[] {
       `all of '${expert ?? "expert"}' on each rank: 0 B`,
     ]];
   });
+  for (const { step, at } of collectives(facts)) {
+    if (step.op !== "allGather" || !step.rows) continue;
+    const others = positionsOver(plan.mesh, step.over) - 1;
+    rows.push([
+      `all of ${step.rows.axis}`,
+      at.name,
+      "gather",
+      `over ${step.over.join("+")}`,
+      `rows(${step.rows.axis}) x ${step.bytes} B x ${others} others`,
+    ]);
+  }
   return rows.length > 0
     ? ["bytes that leave each rank", ...alignRows(rows)]
     : [];

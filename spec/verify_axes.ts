@@ -26,6 +26,16 @@ export function checkPlacement(facts: Facts, report: Report): void {
       fail("only a placed run-time axis is dealt");
     }
     if (axis.exact && !axis.deal) fail("'exact' is for axes that are dealt");
+    if (axis.all !== undefined) {
+      const part = plan.axes[axis.all]!;
+      const free = part.dynamic && !part.exact;
+      if (
+        axis.over || axis.table || !part.deal || part.size !== axis.size ||
+        (axis.dynamic ?? false) !== (free ?? false)
+      ) {
+        fail(`it is not as long as all of '${axis.all}', on every rank`);
+      }
+    }
     if (axis.dynamic && axis.over && !axis.deal) {
       fail("it is not said how its items are dealt to ranks");
     }

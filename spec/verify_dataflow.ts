@@ -10,6 +10,7 @@ const FILLED: readonly BufferKind[] = [
   "const",
   "rope",
   "counts",
+  "dealt",
 ];
 
 /** Kinds that steps write. */

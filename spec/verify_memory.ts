@@ -8,6 +8,7 @@ import {
   type LimitName,
   limitOf,
 } from "./limits.ts";
+import { positionsOver } from "./mesh.ts";
 import { onRank } from "./plan.ts";
 import { type Facts, isCollective, type Report } from "./verify_facts.ts";
 import { buffersOf } from "./verify_structure.ts";
@@ -230,6 +231,24 @@ export function checkContents(facts: Facts, report: Report): void {
         columns !== 2 * buffer.rope.inverseFrequencies.length
       ) fail("a rotary table is f32, by position and twice the frequencies");
       if (!numbers.every(Number.isFinite)) fail("a frequency is not finite");
+    }
+    const { dealt } = buffer;
+    if ((buffer.kind === "dealt") !== (dealt !== undefined)) {
+      fail("'dealt' belongs to buffers of kind 'dealt', and to each of them");
+    }
+    if (dealt) {
+      const axis = plan.axes[dealt.axis]!;
+      const positions = positionsOver(plan.mesh, axis.over ?? []);
+      const [only] = buffer.axes;
+      const fits = dealt.holds === "items"
+        ? only?.axis === dealt.axis
+        : only?.size === (dealt.holds === "rows" ? axis.size : positions);
+      if (
+        !axis.deal || buffer.dtype !== "u32" || buffer.axes.length !== 1 ||
+        buffer.rowStride !== undefined || !fits
+      ) {
+        fail(`it cannot hold the ${dealt.holds} of a dealt axis as u32`);
+      }
     }
     if (buffer.kind === "counts") {
       countBuffers.push(name);

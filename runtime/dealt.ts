@@ -1,0 +1,45 @@
+/** Tables of how placed axes lie on the ranks in one run, for kernels that bring them together and apart again. */
+
+import type { Plan, PlanBuffer } from "../spec/plan.ts";
+import { bytesOf } from "./host_tensor.ts";
+import type { RankMemory } from "./memory.ts";
+import type { Dealt, RunAxes } from "./shard.ts";
+
+/** Write every `dealt` buffer of a rank. */
+export function writeDealt(
+  plan: Plan,
+  memory: RankMemory,
+  axes: RunAxes,
+): void {
+  for (const [name, { dealt }] of Object.entries(plan.buffers)) {
+    if (!dealt) continue;
+    const words = tableOf(dealt, memory.rank, axes);
+    if (words.length === 0) continue;
+    memory.device.write(memory.buffer(name), 0, bytesOf(words));
+  }
+}
+
+/** The contents of a `dealt` buffer of a rank. */
+export function tableOf(
+  { axis, holds }: NonNullable<PlanBuffer["dealt"]>,
+  rank: number,
+  axes: RunAxes,
+): Uint32Array {
+  const parts = axes.dealt(axis) ?? [];
+  switch (holds) {
+    case "items":
+      return Uint32Array.from(axes.local(axis, rank) ?? []);
+    case "counts":
+      return Uint32Array.from(parts, ({ length }) => length);
+    case "rows":
+      return rowsOf(parts, axes.length(axis));
+  }
+}
+
+/** For each global index, its row where the parts lie one after another. */
+function rowsOf(parts: Dealt, length: number): Uint32Array {
+  const rows = new Uint32Array(length);
+  let row = 0;
+  for (const part of parts) for (const index of part) rows[index] = row++;
+  return rows;
+}
