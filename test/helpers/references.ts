@@ -146,13 +146,17 @@ function testReference(
               `tokens of prompt ${i} in the batch`,
             );
           }
-          loaded.session.reset();
-          const [alone] = await greedyTokens(
-            loaded.decoder,
-            prompts.slice(0, 1),
-            count,
-          );
-          t.strictSame(alone, together[0], "tokens of prompt 0 alone");
+          // Bits do not depend on the mesh: every prompt alone on the uneven one, the first on the others.
+          const single = mesh === "ep=3" ? prompts : prompts.slice(0, 1);
+          for (const [i, prompt] of single.entries()) {
+            loaded.session.reset();
+            const [alone] = await greedyTokens(
+              loaded.decoder,
+              [prompt],
+              count,
+            );
+            t.strictSame(alone, together[i], `tokens of prompt ${i} alone`);
+          }
           checkPredictions(t, loaded);
         } finally {
           await loaded.close();
