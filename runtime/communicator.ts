@@ -1,7 +1,9 @@
 /** What moves bytes between ranks: the interface, and the choice of one. */
 
 import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan.ts";
-import { bindHost } from "./host_communicator.ts";
+import { invariant } from "../spec/errors.ts";
+import type { Device, Staging, StagingUse } from "./device.ts";
+import { createHostBinder } from "./host_communicator.ts";
 import { bindLocal } from "./local_communicator.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
@@ -17,6 +19,8 @@ export interface SentBytes {
   counts: number;
   dispatch: number;
   combine: number;
+  /** Rows of placed axes that every rank needs whole. */
+  gather: number;
 }
 
 /** Where an exchange adds what it moved: one entry for each rank. */
@@ -52,40 +56,69 @@ export interface RemoteRanks {
 /** What a communicator may use. */
 export interface CommunicatorContext {
   readonly plan: Plan;
-  /** Staging that the communicator allocated, in bytes by rank; it adds here. */
+  /** Where the communicator gets host memory for bytes that enter and leave devices. */
   readonly staging: StagingAccount;
   /** Bytes moved to other ranks; undefined: nobody asks. */
   readonly sent: SentAccount | undefined;
 }
 
-/** Staging buffers in host memory, one for each rank, as long as the longest that was asked for. */
+/** The staging of the ranks in this process: for each rank and use, as many as there are exchanges under way at once. */
 export class StagingAccount {
-  readonly #buffers: Uint8Array[];
+  readonly #pools = new Map<string, StagingPool>();
 
-  constructor(ranks: number) {
-    this.#buffers = Array.from({ length: ranks }, () => new Uint8Array(0));
+  /** Make sure that one transfer of `bytes` bytes can be staged; only at load, before `allocate`. */
+  reserve({ device, rank }: RankMemory, use: StagingUse, bytes: number): void {
+    const pool = this.#pools.get(`${rank} ${use}`) ??
+      { device, rank, use, longest: 0, all: [], free: [] };
+    pool.longest = Math.max(pool.longest, bytes);
+    this.#pools.set(`${rank} ${use}`, pool);
   }
 
-  /** Make sure of `bytes` bytes for `rank`; only at load. */
-  reserve(rank: number, bytes: number): void {
-    if (this.#buffers[rank]!.length < bytes) {
-      this.#buffers[rank] = new Uint8Array(bytes);
+  /** Allocate what was reserved, for so many exchanges at once. */
+  allocate(atOnce: number): void {
+    for (const pool of this.#pools.values()) {
+      const { device, use, longest, all, free } = pool;
+      for (let i = 0; i < atOnce; i++) {
+        all.push(device.createStaging(use, longest));
+      }
+      free.push(...all);
     }
   }
 
-  /** The staging of a rank. */
-  of(rank: number): Uint8Array {
-    return this.#buffers[rank]!;
+  /** A staging for one transfer. */
+  take({ rank }: RankMemory, use: StagingUse): Staging {
+    const staging = this.#pools.get(`${rank} ${use}`)?.free.pop();
+    invariant(staging, `rank ${rank} has no staging left to ${use}`);
+    return staging;
+  }
+
+  /** End a transfer. */
+  give({ rank }: RankMemory, use: StagingUse, staging: Staging): void {
+    staging.close();
+    this.#pools.get(`${rank} ${use}`)!.free.push(staging);
   }
 
   /** Bytes allocated for a rank. */
   bytes(rank: number): number {
-    return this.#buffers[rank]!.byteLength;
+    return [...this.#pools.values()]
+      .filter((pool) => pool.rank === rank)
+      .flatMap((pool) => pool.all)
+      .reduce((n, { bytes }) => n + bytes, 0);
   }
+}
+
+interface StagingPool {
+  readonly device: Device;
+  readonly rank: number;
+  readonly use: StagingUse;
+  longest: number;
+  readonly all: Staging[];
+  readonly free: Staging[];
 }
 
 /** Groups whose ranks share one device exchange by kernels of the plan, others through host memory. */
 export function createCommunicator(): Communicator {
+  const bindHost = createHostBinder();
   return {
     bind(step, group, context) {
       const shared = group.every((m) => m.device === group[0]!.device);

@@ -1,6 +1,7 @@
 /** Carries a plan out: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
 
 import { DataError, MachineError } from "../spec/errors.ts";
+import { exchangesAtOnce } from "../spec/bytes.ts";
 import type { Plan, Program } from "../spec/plan.ts";
 import { bindProgram, type BoundProgram } from "./bound_program.ts";
 import {
@@ -9,6 +10,7 @@ import {
   type RemoteRanks,
   StagingAccount,
 } from "./communicator.ts";
+import { writeDealt } from "./dealt.ts";
 import type { Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
@@ -130,7 +132,7 @@ class LoadedSession implements Session {
   ) {
     this.#plan = plan;
     this.#ranks = ranks;
-    this.#staging = new StagingAccount(plan.ranks);
+    this.#staging = new StagingAccount();
     this.#tracer = tracer;
     this.#remote = options.communicator?.remote;
     this.#traffic = options.statistics || tracer
@@ -154,6 +156,7 @@ class LoadedSession implements Session {
         bindProgram(program, context),
       ]),
     );
+    this.#staging.allocate(exchangesAtOnce(plan));
   }
 
   async run(
@@ -192,6 +195,7 @@ class LoadedSession implements Session {
       this.#counts = counts;
       for (const memory of this.#ranks) {
         this.#writeCounts(memory, counts[memory.rank]!);
+        writeDealt(this.#plan, memory, axes);
         for (const [input, port] of Object.entries(program.inputs)) {
           const tensor = inputs[input]!;
           writeInput({ name: input, port }, tensor, memory, axes);
@@ -201,7 +205,7 @@ class LoadedSession implements Session {
       for (const { step, carryOut } of bound.steps) {
         const wait = carryOut(counts);
         if (wait) await wait;
-        await this.#traffic?.predict(step);
+        await this.#traffic?.predict(step, counts);
       }
       this.#tracer?.end();
       return await this.#read(program, axes, { ...options, outputs: wanted });

@@ -1,115 +1,110 @@
-/** Exchanges between devices of one process, staged through host memory. */
+/** Exchanges between devices of one process: out of the memory that one device lends, into that of another. */
 
-import { onRank } from "../spec/plan.ts";
 import type { AllGatherStep, AllToAllStep } from "../spec/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,
   Exchange,
 } from "./communicator.ts";
-import { wordsOf } from "./host_tensor.ts";
+import type { Span } from "./device.ts";
+import { KnownCounts, reserveStaging, sentKind, spansOf } from "./exchange.ts";
 import type { RankMemory } from "./memory.ts";
+import { gatheredRows, type RunCounts } from "./run_counts.ts";
 
-/** Bind a collective; its staging is allocated here, once. */
-export function bindHost(
+/** One collective among ranks of this process. */
+interface Bound {
+  readonly group: readonly RankMemory[];
+  readonly context: CommunicatorContext;
+  readonly known: KnownCounts;
+}
+
+/** Binds collectives whose ranks are on several devices. */
+export function createHostBinder(): (
   step: CollectiveStep,
   group: readonly RankMemory[],
   context: CommunicatorContext,
-): Exchange {
-  for (const { rank } of group) {
-    const bytes = (name: string) =>
-      onRank(context.plan.buffers[name]!.bytes, rank);
-    context.staging.reserve(
-      rank,
-      step.op === "allGather"
-        ? step.bytes
-        : Math.max(bytes(step.from), bytes(step.counts)),
-    );
-  }
-  return step.op === "allGather"
-    ? () => allGather(step, group, context)
-    : () => allToAll(step, group, context);
-}
-
-/** Read the first bytes of a buffer into the staging of its rank. */
-async function stage(
-  memory: RankMemory,
-  name: string,
-  bytes: number,
-  context: CommunicatorContext,
-): Promise<Uint8Array> {
-  const staging = context.staging.of(memory.rank).subarray(0, bytes);
-  if (bytes > 0) {
-    staging.set(await memory.device.read(memory.buffer(name), 0, bytes));
-  }
-  return staging;
+) => Exchange {
+  const known = new KnownCounts();
+  return (step, group, context) => {
+    for (const memory of group) reserveStaging(step, memory, context);
+    const bound = { group, context, known };
+    return step.op === "allGather"
+      ? (counts) => allGather(step, bound, counts)
+      : () => allToAll(step, bound);
+  };
 }
 
 async function allGather(
   step: AllGatherStep,
-  group: readonly RankMemory[],
-  context: CommunicatorContext,
+  bound: Bound,
+  counts: RunCounts,
 ): Promise<void> {
-  const parts = await Promise.all(
-    group.map((from) => stage(from, step.from, step.bytes, context)),
-  );
-  for (const to of group) {
-    for (const [s, part] of parts.entries()) {
-      to.device.write(to.buffer(step.to), s * step.bytes, part);
-      const from = group[s]!;
-      if (context.sent && from !== to) {
-        context.sent[from.rank]!.counts += part.byteLength;
-      }
-    }
-  }
+  const { group, context, known } = bound;
+  let offset = 0;
+  const spans = group.map(({ rank }) => {
+    const rows = gatheredRows(step, context.plan, counts[rank]!);
+    const span = { offset, bytes: rows * step.bytes };
+    offset += span.bytes;
+    return span;
+  });
+  await transfer(step, bound, {
+    out: (s) => [{ offset: 0, bytes: spans[s]!.bytes }],
+    into: () => spans,
+    arrived: (memory, blocks) => {
+      if (!step.rows) known.keep(memory, step.to, blocks);
+    },
+  });
 }
 
-async function allToAll(
-  step: AllToAllStep,
-  group: readonly RankMemory[],
-  context: CommunicatorContext,
-): Promise<void> {
-  const rows = await rowsBetween(step, group, context);
-  const count = (from: number, to: number) =>
-    step.direction === "forward" ? rows[from]![to]! : rows[to]![from]!;
-  const positions = group.map((_, p) => p);
-  const blocks = await Promise.all(group.map((from, s) => {
-    const total = positions.reduce((n, p) => n + count(s, p), 0);
-    return stage(from, step.from, total * step.rowBytes, context);
-  }));
-  const read = positions.map(() => 0);
-  for (const [p, to] of group.entries()) {
-    let written = 0;
-    for (const s of positions) {
-      const bytes = count(s, p) * step.rowBytes;
-      const block = blocks[s]!.subarray(read[s]!, read[s]! + bytes);
-      to.device.write(to.buffer(step.to), written, block);
-      read[s]! += bytes;
-      written += bytes;
-      if (context.sent && s !== p) {
-        const verb = step.part?.verb ?? "dispatch";
-        context.sent[group[s]!.rank]![verb] += block.byteLength;
-      }
-    }
-  }
+async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
+  const { group, known } = bound;
+  const found = known.of(step, group[0]!, group.length);
+  const counts = found instanceof Promise ? await found : found;
+  const spans = group.map((_, p) => spansOf(step, counts, p));
+  await transfer(step, bound, {
+    out: (s) => spans[s]!.send,
+    into: (p) => spans[p]!.receive,
+  });
 }
 
-/** n(s, p), from the counts that the first rank of the group holds for all of it. */
-async function rowsBetween(
-  step: AllToAllStep,
-  group: readonly RankMemory[],
-  context: CommunicatorContext,
-): Promise<number[][]> {
-  const columns = step.splits.at(-1)!;
-  const bytes = 4 * columns * group.length;
-  const counts = wordsOf(await stage(group[0]!, step.counts, bytes, context));
-  return group.map((_, s) =>
-    group.map((_, p) => {
-      let rows = 0;
-      for (let c = step.splits[p]!; c < step.splits[p + 1]!; c++) {
-        rows += counts[s * columns + c]!;
-      }
-      return rows;
-    })
-  );
+/** What each rank gives, a span for each position or one for all, and where it takes a span of each position. */
+interface Routes {
+  out(position: number): readonly Span[];
+  into(position: number): readonly Span[];
+  arrived?(memory: RankMemory, blocks: readonly Uint8Array[]): void;
+}
+
+/** Copy between lent memory: each byte once. */
+async function transfer(
+  step: CollectiveStep,
+  { group, context }: Bound,
+  { out, into, arrived }: Routes,
+): Promise<void> {
+  const { staging, sent } = context;
+  const reads = group.map((memory) => staging.take(memory, "read"));
+  const writes = group.map((memory) => staging.take(memory, "write"));
+  const [from, to] = await Promise.all([
+    Promise.all(
+      group.map((memory, s) =>
+        reads[s]!.open(memory.buffer(step.from), out(s))
+      ),
+    ),
+    Promise.all(
+      group.map((memory, p) =>
+        writes[p]!.open(memory.buffer(step.to), into(p))
+      ),
+    ),
+  ]);
+  for (const [p, memory] of group.entries()) {
+    for (const [s, { rank }] of group.entries()) {
+      const block = from[s]![p] ?? from[s]![0]!;
+      to[p]![s]!.set(block);
+      if (sent && s !== p) sent[rank]![sentKind(step)] += block.byteLength;
+    }
+    arrived?.(memory, to[p]!);
+  }
+  for (const [p, memory] of group.entries()) {
+    staging.give(memory, "read", reads[p]!);
+    staging.give(memory, "write", writes[p]!);
+  }
 }

@@ -56,6 +56,9 @@ function bufferOf(
   if (binding === "dst") return to.buffer(step.to);
   const source = /^src(\d+)$/.exec(binding);
   if (source) return group[sources[Number(source[1])]!]!.buffer(step.from);
+  if (step.op === "allGather" && step.rows && binding === "counts") {
+    return to.buffer(step.rows.counts);
+  }
   if (step.op === "allToAll") {
     if (binding === "counts") return to.buffer(step.counts);
     if (binding === "position") return to.buffer(step.position);
@@ -71,11 +74,18 @@ async function countSent(
   sent: NonNullable<CommunicatorContext["sent"]>,
 ): Promise<void> {
   if (step.op === "allGather") {
-    // Every launch of the copy kernel moves the whole of each source.
-    for (const from of group) {
-      for (const to of group) {
-        if (from !== to) sent[from.rank]!.counts += step.bytes;
-      }
+    // Every launch of the copy kernel moves the whole of each source, or the rows that it is told of.
+    const [first] = group;
+    const rows = step.rows && wordsOf(
+      await first!.device.read(
+        first!.buffer(step.rows.counts),
+        0,
+        4 * group.length,
+      ),
+    );
+    for (const [s, { rank }] of group.entries()) {
+      const bytes = (rows?.[s] ?? 1) * step.bytes * (group.length - 1);
+      sent[rank]![rows ? "gather" : "counts"] += bytes;
     }
     return;
   }

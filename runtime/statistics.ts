@@ -9,6 +9,7 @@ import { onRank, type Plan, type Step } from "../spec/plan.ts";
 import type { SentBytes } from "./communicator.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
+import type { RunCounts } from "./run_counts.ts";
 
 /** A prediction beside what happened. */
 export interface Compared {
@@ -28,6 +29,7 @@ export interface RankStatistics {
     readonly counts: Compared;
     readonly dispatch: Compared;
     readonly combine: Compared;
+    readonly gather: Compared;
   };
 }
 
@@ -37,7 +39,7 @@ export interface Statistics {
 }
 
 function nothing(): SentBytes {
-  return { counts: 0, dispatch: 0, combine: 0 };
+  return { counts: 0, dispatch: 0, combine: 0, gather: 0 };
 }
 
 /** Traffic of the ranks in this process. `actual` is filled by communicators, which never see `predicted`. */
@@ -54,11 +56,11 @@ export class TrafficAccount {
     this.#predicted = Array.from({ length: plan.ranks }, nothing);
   }
 
-  /** Add what the plan's formulas say of a step, from the routing's counts read back. */
-  async predict(step: Step): Promise<void> {
+  /** Add what the plan's formulas say of a step, from the routing's counts read back and the run's lengths. */
+  async predict(step: Step, lengths: RunCounts): Promise<void> {
     if (step.op !== "allGather" && step.op !== "allToAll") return;
     const key = step.op === "allGather"
-      ? "counts"
+      ? step.rows ? "gather" : "counts"
       : step.part?.verb ?? "dispatch";
     await Promise.all(this.#ranks.map(async (memory) => {
       const { rank } = memory;
@@ -69,6 +71,7 @@ export class TrafficAccount {
       this.#predicted[rank]![key] += predictSentBytes(step, rows, {
         mesh: this.#plan.mesh,
         rank,
+        length: (axis) => lengths[rank]![this.#plan.counts.indexOf(axis)]!,
       });
     }));
   }
@@ -84,6 +87,7 @@ export class TrafficAccount {
       counts: compare("counts"),
       dispatch: compare("dispatch"),
       combine: compare("combine"),
+      gather: compare("gather"),
     };
   }
 
@@ -123,6 +127,11 @@ export function rankStatistics(
       actual: stagingBytes,
     },
     sentBytes: traffic?.of(rank) ??
-      { counts: UNCOUNTED, dispatch: UNCOUNTED, combine: UNCOUNTED },
+      {
+        counts: UNCOUNTED,
+        dispatch: UNCOUNTED,
+        combine: UNCOUNTED,
+        gather: UNCOUNTED,
+      },
   };
 }

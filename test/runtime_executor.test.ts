@@ -146,7 +146,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
       ],
     }],
     peakBytes: allocations.reduce((n, { bytes }) => n + bytes, 0),
-    staging: { local: 0, host: 64 },
+    staging: { local: 0, host: 128 },
   };
 }
 
@@ -262,7 +262,7 @@ t.test("local and host exchanges move the same rows and bytes, as predicted", as
             for (const c of [...Object.values(sentBytes), peakBytes]) {
               if (c.actual !== c.predicted) return false;
             }
-            if (stagingBytes.actual !== (shared ? 0 : 64)) return false;
+            if (stagingBytes.actual !== (shared ? 0 : 128)) return false;
           }
           const [one, two] = ranks;
           if (one!.sentBytes.dispatch.actual !== 8 * counts[0][1]) return false;

@@ -22,6 +22,8 @@ export interface Binding {
   readonly constants: { readonly [C in Constant]: Handle };
   /** Call `MPI_<name>`. Throws MachineError where it returns an error. */
   call(name: FunctionName, ...args: Argument[]): void;
+  /** Call `MPI_<name>`; the text of the error that it returns, or undefined. */
+  attempt(name: FunctionName, ...args: Argument[]): string | undefined;
   /** Memory for a handle that a function returns. */
   newHandle(value?: Handle): Int32Array | BigUint64Array;
   /** Sleep without the event loop; for pauses between polls that are shorter than a timer can be. */
@@ -41,8 +43,8 @@ const FUNCTIONS = {
   Type_free: "p",
   Comm_free: "p",
   Error_string: "ipp",
-  Ibarrier: "hp",
-  Iallgather: "pihpihhp",
+  Isend: "pihiihp",
+  Irecv: "pihiihp",
   Ialltoallv: "ppphppphhp",
   Test: "ppp",
   Abort: "hi",
@@ -51,6 +53,9 @@ const FUNCTIONS = {
 
 /** A function of MPI, without its prefix. */
 export type FunctionName = keyof typeof FUNCTIONS;
+
+/** One that starts a request, its last parameter. */
+export type StartName = "Isend" | "Irecv" | "Ialltoallv";
 
 /** Longest text of any library, in bytes. */
 const TEXT_BYTES = 8192;
@@ -158,17 +163,20 @@ function bind(library: LibraryHandle): Binding {
     ]),
   ) as Binding["constants"];
   const usleep = library.func("int usleep(unsigned int microseconds)");
+  const attempt: Binding["attempt"] = (name, ...args) => {
+    const code = functions[name]!(...args);
+    return code === 0 ? undefined : errorText(functions["Error_string"]!, code);
+  };
   return {
     abi,
     version,
     constants,
+    attempt,
     call: (name, ...args) => {
-      const code = functions[name]!(...args);
-      if (code === 0) return;
+      const problem = attempt(name, ...args);
+      if (problem === undefined) return;
       throw new MachineError(
-        `Cannot exchange with other ranks: MPI_${name} says '${
-          errorText(functions["Error_string"]!, code)
-        }'. Check that every rank runs the same command`,
+        `Cannot exchange with other ranks: MPI_${name} says '${problem}'. Check that every rank runs the same command`,
       );
     },
     newHandle: (value) =>

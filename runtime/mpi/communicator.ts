@@ -1,35 +1,19 @@
-/** Exchanges between ranks that live in a process each. */
+/** Exchanges between ranks that live in a process each: MPI reads and writes the memory that their devices lend. */
 
 import { groupOf, positionOver } from "../../spec/mesh.ts";
-import {
-  type AllGatherStep,
-  type AllToAllStep,
-  onRank,
-  type Plan,
-} from "../../spec/plan.ts";
-import { MachineError } from "../../spec/errors.ts";
-import { rowsBetween } from "../../spec/bytes.ts";
+import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
 import type {
   CollectiveStep,
   Communicator,
   CommunicatorContext,
   Exchange,
 } from "../communicator.ts";
-import { bytesOf, wordsOf } from "../host_tensor.ts";
+import type { Span } from "../device.ts";
+import { KnownCounts, reserveStaging, sentKind, spansOf } from "../exchange.ts";
 import type { RankMemory } from "../memory.ts";
-import {
-  LOADING_DEADLINE_MS,
-  type MpiGroup,
-  type MpiWorld,
-  startsOf,
-  sum,
-} from "./world.ts";
-
-/** How a communicator works. */
-export interface MpiCommunicatorOptions {
-  /** Compare the ranks of a group before every exchange: MPI itself does not notice when they are out of step. */
-  readonly check?: boolean;
-}
+import { gatheredRows, type RunCounts } from "../run_counts.ts";
+import { startsOf } from "./blocks.ts";
+import { LOADING_DEADLINE_MS, type MpiGroup, type MpiWorld } from "./world.ts";
 
 /** One collective among the processes of one group. */
 interface Bound {
@@ -37,11 +21,9 @@ interface Bound {
   readonly group: MpiGroup;
   readonly memory: RankMemory;
   readonly context: CommunicatorContext;
+  readonly known: KnownCounts;
   /** This rank's position in the group. */
   readonly position: number;
-  readonly compare:
-    | ((fingerprint: readonly number[]) => Promise<void>)
-    | undefined;
   readonly what: string;
 }
 
@@ -49,10 +31,9 @@ interface Bound {
 export async function createMpiCommunicator(
   world: MpiWorld,
   plan: Plan,
-  options: MpiCommunicatorOptions = {},
 ): Promise<Communicator> {
   const groups = await splitGroups(world, plan);
-  let collectives = 0;
+  const known = new KnownCounts();
   return {
     remote: {
       rank: world.rank,
@@ -60,19 +41,22 @@ export async function createMpiCommunicator(
         world.gather(bytes, lengths, { what: "joining outputs", everywhere }),
     },
     bind(step, [memory], context) {
-      const number = collectives++;
-      const what = `step '${step.label ?? step.op}'`;
-      const group = groups.get(step.over.join())!;
-      const ranks = groupOf(plan.mesh, memory!.rank, step.over);
-      return bindExchange(step, {
-        ...{ world, group, context, what, memory: memory! },
+      reserveStaging(step, memory!, context);
+      const bound: Bound = {
+        ...{ world, context, known, memory: memory! },
+        group: groups.get(step.over.join())!,
+        what: `step '${step.label ?? step.op}'`,
         position: positionOver(plan.mesh, memory!.rank, step.over),
-        compare: options.check
-          ? comparer({ world, group, ranks, number, what })
-          : undefined,
-      });
+      };
+      return bindExchange(step, bound);
     },
   };
+}
+
+function bindExchange(step: CollectiveStep, bound: Bound): Exchange {
+  return step.op === "allGather"
+    ? (counts) => allGather(step, bound, counts)
+    : () => allToAll(step, bound);
 }
 
 /** A communicator for each set of mesh axes that the plan exchanges over, in the order of the plan. */
@@ -81,137 +65,86 @@ async function splitGroups(
   plan: Plan,
 ): Promise<Map<string, MpiGroup>> {
   const groups = new Map<string, MpiGroup>();
-  for (const { steps } of plan.programs) {
-    for (const step of steps) {
-      if (step.op !== "allGather" && step.op !== "allToAll") continue;
-      const key = step.over.join();
-      if (groups.has(key)) continue;
-      const [first] = groupOf(plan.mesh, world.rank, step.over);
-      const group = await world.split({
-        number: first!,
-        position: positionOver(plan.mesh, world.rank, step.over),
-      }, { what: "the start", deadlineMs: LOADING_DEADLINE_MS });
-      groups.set(key, group);
-    }
+  for (const step of plan.programs.flatMap(({ steps }) => steps)) {
+    if (step.op !== "allGather" && step.op !== "allToAll") continue;
+    const key = step.over.join();
+    if (groups.has(key)) continue;
+    const ranks = groupOf(plan.mesh, world.rank, step.over);
+    const wait = { what: "the start", deadlineMs: LOADING_DEADLINE_MS };
+    groups.set(key, await world.split(ranks, wait));
   }
   return groups;
 }
 
-function bindExchange(step: CollectiveStep, bound: Bound): Exchange {
-  const { memory, context } = bound;
-  const { rank } = memory;
-  const bytes = (name: string) =>
-    onRank(context.plan.buffers[name]!.bytes, rank);
-  // What comes in is staged; what goes out is sent from where the device gave it.
-  context.staging.reserve(
-    rank,
-    step.op === "allGather" ? step.bytes * bound.group.size : bytes(step.to),
+async function allGather(
+  step: AllGatherStep,
+  bound: Bound,
+  counts: RunCounts,
+): Promise<void> {
+  const { context, group, known, memory, position } = bound;
+  const lengths = group.ranks.map((rank) =>
+    gatheredRows(step, context.plan, counts[rank]!) * step.bytes
   );
-  return step.op === "allGather"
-    ? () => allGather(step, bound)
-    : () => allToAll(step, bound);
-}
-
-async function allGather(step: AllGatherStep, bound: Bound): Promise<void> {
-  const { world, group, memory, context, what } = bound;
-  const part = await memory.device.read(
-    memory.buffer(step.from),
-    0,
-    step.bytes,
-  );
-  await bound.compare?.([step.bytes]);
-  const all = context.staging.of(memory.rank)
-    .subarray(0, step.bytes * group.size);
-  await world.allGather(group, part, all, { what });
-  memory.device.write(memory.buffer(step.to), 0, all);
-  if (context.sent) {
-    context.sent[memory.rank]!.counts += part.length * (group.size - 1);
-  }
+  const starts = startsOf(lengths);
+  const bytes = lengths[position]!;
+  await exchange(step, bound, {
+    // One block for everyone.
+    out: [{ offset: 0, bytes }],
+    into: lengths.map((length, p) => ({ offset: starts[p]!, bytes: length })),
+    agreed: lengths,
+    arrived: (blocks) => {
+      if (!step.rows) known.keep(memory, step.to, blocks);
+    },
+  });
 }
 
 async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
-  const { world, group, memory, context, position, what } = bound;
-  const { rank, device } = memory;
-  const rows = await countedRows(step, bound);
-  const forward = step.direction === "forward";
-  const toOther = rows[position]!;
-  const fromOther = rows.map((row) => row[position]!);
-  const counts = forward ? toOther : fromOther;
-  const arriving = forward ? fromOther : toOther;
-  const data = sum(counts) === 0 ? new Uint8Array(0) : await device.read(
-    memory.buffer(step.from),
-    0,
-    sum(counts) * step.rowBytes,
-  );
-  await bound.compare?.([step.rowBytes, ...rows.flat()]);
-  const received = context.staging.of(rank)
-    .subarray(0, sum(arriving) * step.rowBytes);
-  await world.allToAll(group, step.rowBytes, {
-    send: { data, counts, offsets: startsOf(counts) },
-    receive: { data: received, counts: arriving, offsets: startsOf(arriving) },
+  const { group, known, memory, position } = bound;
+  const found = known.of(step, memory, group.size);
+  const counts = found instanceof Promise ? await found : found;
+  const { send, receive } = spansOf(step, counts, position);
+  await exchange(step, bound, {
+    out: send,
+    into: receive,
+    agreed: [step.rowBytes, ...counts.flat()],
+  });
+}
+
+/** Where a collective takes bytes from, and where it puts them, on this rank. */
+interface Routes {
+  /** A span for each position, or one for all. */
+  readonly out: readonly Span[];
+  readonly into: readonly Span[];
+  /** What all ranks of the group must have alike. */
+  readonly agreed: readonly number[];
+  arrived?(blocks: readonly Uint8Array[]): void;
+}
+
+async function exchange(
+  step: CollectiveStep,
+  { world, group, memory, context, position, what }: Bound,
+  { out, into, agreed, arrived }: Routes,
+): Promise<void> {
+  const { staging, sent } = context;
+  const reading = staging.take(memory, "read");
+  const writing = staging.take(memory, "write");
+  // Lent at once: what is launched from now on is not waited for.
+  const lent = Promise.all([
+    reading.open(memory.buffer(step.from), out),
+    writing.open(memory.buffer(step.to), into),
+  ]);
+  await world.exchange(group, async () => {
+    const [from, receive] = await lent;
+    const send = group.ranks.map((_, p) => from[p] ?? from[0]!);
+    return { send, receive, agreed };
   }, { what });
-  if (received.length > 0) {
-    device.write(memory.buffer(step.to), 0, received);
+  arrived?.((await lent)[1]);
+  if (sent) {
+    out.forEach(({ bytes }, p) => {
+      const others = out.length === 1 ? group.size - 1 : p === position ? 0 : 1;
+      sent[memory.rank]![sentKind(step)] += bytes * others;
+    });
   }
-  if (context.sent) {
-    const verb = step.part?.verb ?? "dispatch";
-    context.sent[rank]![verb] += (sum(counts) - counts[position]!) *
-      step.rowBytes;
-  }
-}
-
-/** n(s, p) of the whole group, which every rank of it holds. */
-async function countedRows(
-  step: AllToAllStep,
-  { memory, group }: Bound,
-): Promise<number[][]> {
-  const columns = step.splits.at(-1)!;
-  const counts = wordsOf(
-    await memory.device.read(
-      memory.buffer(step.counts),
-      0,
-      4 * columns * group.size,
-    ),
-  );
-  return rowsBetween(
-    Array.from({ length: group.size }, (_, s) => [
-      ...counts.subarray(s * columns, (s + 1) * columns),
-    ]),
-    step,
-  );
-}
-
-interface Comparing {
-  readonly world: MpiWorld;
-  readonly group: MpiGroup;
-  readonly ranks: readonly number[];
-  readonly number: number;
-  readonly what: string;
-}
-
-/** Compares how often this exchange was made, which it is, and a hash of its sizes, among the ranks of the group. */
-function comparer(
-  { world, group, ranks, number, what }: Comparing,
-): (fingerprint: readonly number[]) => Promise<void> {
-  let sequence = 0;
-  return async (fingerprint) => {
-    const own = Uint32Array.of(number, sequence++, hashOf(fingerprint));
-    const all = new Uint32Array(3 * group.size);
-    await world.allGather(group, bytesOf(own), bytesOf(all), { what });
-    const other = ranks.find((_, p) =>
-      own.some((word, i) => all[3 * p + i] !== word)
-    );
-    if (other === undefined) return;
-    throw new MachineError(
-      `Cannot exchange in ${what}: rank ${other} is out of step with rank ${world.rank}. Check that every rank runs the same command on the same files`,
-    );
-  };
-}
-
-/** FNV-1a over words. */
-function hashOf(words: readonly number[]): number {
-  return words.reduce(
-    (hash, word) => Math.imul(hash ^ word, 0x01000193) >>> 0,
-    0x811c9dc5,
-  );
+  staging.give(memory, "read", reading);
+  staging.give(memory, "write", writing);
 }

@@ -1,11 +1,11 @@
 /** Ranks as the processes of an MPI job. The library and `koffi` are optional, and loaded by `openWorld`. */
 
 export { requireKoffi } from "./binding.ts";
+export { createMpiCommunicator } from "./communicator.ts";
+export { PeerError } from "./pump.ts";
 export {
-  createMpiCommunicator,
-  type MpiCommunicatorOptions,
-} from "./communicator.ts";
-export {
+  type Disagreement,
+  type ExchangedBlocks,
   LOADING_DEADLINE_MS,
   type MpiGroup,
   MpiWorld,
@@ -13,4 +13,5 @@ export {
   type RankPlace,
   rankPlace,
   type Wait,
+  type WorldOptions,
 } from "./world.ts";

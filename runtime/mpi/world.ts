@@ -2,14 +2,24 @@
 
 import { hostname } from "node:os";
 import process from "node:process";
-import { MachineError } from "../../spec/errors.ts";
 import type { Handle } from "./abi.ts";
 import { type Argument, type Binding, loadBinding } from "./binding.ts";
+import {
+  type Blocks,
+  layOut,
+  LONGEST_COUNT,
+  startsOf,
+  sum,
+  unitOf,
+  viewOf,
+} from "./blocks.ts";
+import { Meeting } from "./meeting.ts";
+import { Pump, type Purpose } from "./pump.ts";
 
 /** What a collective is for, in messages, and how long the other ranks may keep it waiting. */
 export interface Wait {
   readonly what: string;
-  /** Default: `DEADLINE_MS`. */
+  /** Default: that of the world. */
   readonly deadlineMs?: number;
 }
 
@@ -19,47 +29,62 @@ export const DEADLINE_MS = 120_000;
 /** How long ranks may keep one another waiting while they start and load weights. */
 export const LOADING_DEADLINE_MS = 3_600_000;
 
-/** Polls before a wait sleeps in between. */
-const EAGER_POLLS = 4;
-
-/** A pause between polls. Without it, ranks that wait keep those from the cores that they wait for. */
-const PAUSE_MICROSECONDS = 20;
-
-/** Bytes between ranks: how many elements go to, and come from, each position, and where they begin. */
-export interface Blocks {
-  readonly data: Uint8Array;
-  readonly counts: readonly number[];
-  readonly offsets: readonly number[];
-}
-
 /** A group of ranks that can exchange. */
 export interface MpiGroup {
   readonly handle: Handle;
   readonly size: number;
+  /** Its ranks, by position. */
+  readonly ranks: readonly number[];
+}
+
+/** How a process is a rank. */
+export interface WorldOptions {
+  /** How long ranks may keep one another waiting in a step. Default: `DEADLINE_MS`. */
+  readonly deadlineMs?: number;
+  /** Takes where this rank is, such as `in step 'dispatch'`, whenever that changes. */
+  readonly note?: (step: string) => void;
+  /** The largest count to give MPI, whose counts have 32 bits; longer messages are counted in longer units. For tests. */
+  readonly longestCount?: number;
+}
+
+/** What an exchange moves. */
+export interface ExchangedBlocks extends Blocks {
+  /** Numbers that all ranks of the group must have alike. */
+  readonly agreed: readonly number[];
 }
 
 // MPI can be initialised once in the life of a process.
 let world: Promise<MpiWorld> | undefined;
-let place: RankPlace | undefined;
+let opened: MpiWorld | undefined;
 
-/** Which rank this process is, and where it runs. */
+/** Which rank this process is, where it runs, and what it last exchanged. */
 export interface RankPlace {
   readonly rank: number;
   readonly host: string;
+  /** Such as `in step 'dispatch'` or `after the start`. */
+  readonly step: string;
 }
 
 /** Start MPI in this process; later calls give the same. Throws MachineError where there is none. */
-export function openWorld(): Promise<MpiWorld> {
-  return world ??= loadBinding().then((binding) => {
-    const opened = new MpiWorld(binding);
-    place = { rank: opened.rank, host: hostname() };
+export function openWorld(options: WorldOptions = {}): Promise<MpiWorld> {
+  return world ??= loadBinding().then(async (binding) => {
+    opened = new MpiWorld(binding, options);
+    await opened.learnHosts();
     return opened;
   });
 }
 
 /** Which rank this process is; undefined: it is no part of an MPI job, or not yet. */
 export function rankPlace(): RankPlace | undefined {
-  return place;
+  return opened &&
+    { rank: opened.rank, host: hostname(), step: opened.step };
+}
+
+/** A fact that a rank sees otherwise than rank 0. */
+export interface Disagreement {
+  readonly what: string;
+  readonly rank: number;
+  readonly host: string;
 }
 
 /** The processes of a job. */
@@ -70,17 +95,26 @@ export class MpiWorld implements MpiGroup {
   readonly localRank: number;
   readonly localSize: number;
   readonly handle: Handle;
+  readonly ranks: readonly number[];
   /** The library's name and version. */
   readonly library: string;
+  /** The name of every rank's host. */
+  hosts: readonly string[] = [];
   readonly #mpi: Binding;
-  /** What MPI may still read or write; collecting it would pull memory from under the library. */
-  readonly #inFlight = new Set<readonly Argument[]>();
-  readonly #elements = new Map<number, Handle>();
+  readonly #pump: Pump;
+  readonly #meeting: Meeting;
+  readonly #units = new Map<number, Handle>();
   readonly #groups: Handle[] = [];
+  readonly #options: WorldOptions;
+  /** Collectives start in the order of their calls, which is the same on every rank. */
+  #turn = Promise.resolve();
+  #step = "";
   #finished = false;
 
-  constructor(mpi: Binding) {
+  constructor(mpi: Binding, options: WorldOptions = {}) {
     this.#mpi = mpi;
+    this.#pump = new Pump(mpi);
+    this.#options = options;
     const { world, errorsReturn } = mpi.constants;
     mpi.call("Init_thread", null, null, mpi.abi.threadFunneled, int());
     // A process that ends before the others would leave them waiting, and not every launcher notices.
@@ -94,6 +128,7 @@ export class MpiWorld implements MpiGroup {
     this.library = mpi.version;
     this.rank = this.#ask("Comm_rank", world);
     this.size = this.#ask("Comm_size", world);
+    this.ranks = Array.from({ length: this.size }, (_, rank) => rank);
     const host = mpi.newHandle();
     const { commTypeShared } = mpi.abi;
     const { infoNull } = mpi.constants;
@@ -101,30 +136,36 @@ export class MpiWorld implements MpiGroup {
     this.#groups.push(host[0]!);
     this.localRank = this.#ask("Comm_rank", host[0]!);
     this.localSize = this.#ask("Comm_size", host[0]!);
+    this.#meeting = new Meeting(this, mpi, this.#pump);
   }
 
-  /** Put this process in the group of all that give the same number, at a position. Every process must call it. */
-  async split(
-    group: { readonly number: number; readonly position: number },
-    wait: Wait,
-  ): Promise<MpiGroup> {
+  /** Where this rank is. */
+  get step(): string {
+    return this.#step;
+  }
+
+  /** Ask every rank for the name of its host. Every process must call it, once. */
+  async learnHosts(): Promise<void> {
+    this.hosts = await this.gatherTexts(hostname(), {
+      what: "the start",
+      deadlineMs: LOADING_DEADLINE_MS,
+    });
+  }
+
+  /** Make a group of this rank and others, by position. Every process must call it, with its own group. */
+  async split(ranks: readonly number[], wait: Wait): Promise<MpiGroup> {
     // MPI splits only by a call that blocks; waiting happens before it.
     await this.barrier(this, wait);
     const made = this.#mpi.newHandle();
-    this.#mpi.call(
-      "Comm_split",
-      this.handle,
-      group.number,
-      group.position,
-      made,
-    );
+    const position = ranks.indexOf(this.rank);
+    this.#mpi.call("Comm_split", this.handle, ranks[0]!, position, made);
     this.#groups.push(made[0]!);
-    return { handle: made[0]!, size: this.#ask("Comm_size", made[0]!) };
+    return { handle: made[0]!, size: ranks.length, ranks };
   }
 
   /** Wait for every rank of a group. */
   async barrier(group: MpiGroup, wait: Wait): Promise<void> {
-    await this.#complete("Ibarrier", [group.handle], wait);
+    await this.#inTurn(group, wait, () => ({ agreed: [] }));
   }
 
   /** The bytes of every rank of a group, by position; all give the same number. */
@@ -135,38 +176,37 @@ export class MpiWorld implements MpiGroup {
     wait: Wait,
   ): Promise<void> {
     const { length } = bytes;
-    checkRoom(to, group.size * length);
-    const { byte } = this.#mpi.constants;
-    await this.#complete("Iallgather", [
-      ...[memory(bytes), length, byte],
-      ...[memory(to), length, byte, group.handle],
-    ], wait);
+    const send = group.ranks.map(() => bytes);
+    const receive = group.ranks.map((_, p) =>
+      to.subarray(p * length, (p + 1) * length)
+    );
+    await this.exchange(group, () => ({
+      send,
+      receive,
+      agreed: [length],
+    }), wait);
   }
 
-  /** Send blocks to, and receive blocks from, every rank of a group; counts and offsets are in elements of `elementBytes`. */
-  async allToAll(
+  /**
+   * Send a block to, and receive one from, every rank of a group, by position: all in place, those of one side in one
+   * ArrayBuffer. `prepare` is called at once; exchanges start in the order of their calls, however long it takes.
+   */
+  async exchange(
     group: MpiGroup,
-    elementBytes: number,
-    { send, receive }: { readonly send: Blocks; readonly receive: Blocks },
+    prepare: () => ExchangedBlocks | Promise<ExchangedBlocks>,
     wait: Wait,
   ): Promise<void> {
-    for (const { data, counts, offsets } of [send, receive]) {
-      counts.forEach((count, p) =>
-        checkRoom(data, (offsets[p]! + count) * elementBytes)
-      );
-    }
-    const element = this.#element(elementBytes);
-    const half = ({ data, counts, offsets }: Blocks): Argument[] => [
-      memory(data),
-      Int32Array.from(counts),
-      Int32Array.from(offsets),
-      element,
-    ];
-    await this.#complete("Ialltoallv", [
-      ...half(send),
-      ...half(receive),
-      group.handle,
-    ], wait);
+    await this.#inTurn(group, wait, prepare, ({ send, receive }) => {
+      const half = (blocks: readonly Uint8Array[]): Argument[] => {
+        const { longestCount = LONGEST_COUNT } = this.#options;
+        const { data, lengths, offsets } = layOut(blocks);
+        const unit = unitOf([...lengths, ...offsets], longestCount);
+        const inUnits = (values: readonly number[]) =>
+          Int32Array.from(values, (value) => value / unit);
+        return [data, inUnits(lengths), inUnits(offsets), this.#unit(unit)];
+      };
+      return [...half(send), ...half(receive), group.handle];
+    });
   }
 
   /** A text of every rank, everywhere. */
@@ -188,35 +228,41 @@ export class MpiWorld implements MpiGroup {
     lengths: readonly number[],
     options: Wait & { readonly everywhere: boolean },
   ): Promise<Uint8Array[] | undefined> {
-    // In words where it can be, so that no count passes 2^31.
-    const unit = lengths.every((length) => length % 4 === 0) ? 4 : 1;
-    const here = options.everywhere || this.rank === 0;
-    const toMe = lengths.map((length) => here ? length / unit : 0);
-    const own = lengths[this.rank]! / unit;
-    const offsets = startsOf(toMe);
-    const data = new Uint8Array(sum(toMe) * unit);
-    await this.allToAll(this, unit, {
-      send: {
-        data: bytes,
-        counts: lengths.map((_, to) =>
-          options.everywhere || to === 0 ? own : 0
-        ),
-        offsets: lengths.map(() => 0),
-      },
-      receive: { data, counts: toMe, offsets },
-    }, options);
-    if (!here) return undefined;
-    return lengths.map((length, from) => {
-      const start = offsets[from]! * unit;
-      return data.subarray(start, start + length);
-    });
+    const { everywhere } = options;
+    const here = everywhere || this.rank === 0;
+    const coming = lengths.map((length) => here ? length : 0);
+    const data = new Uint8Array(sum(coming));
+    const receive = startsOf(coming).map((start, from) =>
+      data.subarray(start, start + coming[from]!)
+    );
+    const nothing = bytes.subarray(0, 0);
+    await this.exchange(this, () => ({
+      send: lengths.map((_, to) => everywhere || to === 0 ? bytes : nothing),
+      receive,
+      agreed: lengths,
+    }), options);
+    return here ? receive : undefined;
+  }
+
+  /** Whether every rank has the same facts; the first that one has otherwise than rank 0, on every rank. */
+  async agree(
+    facts: { readonly [what: string]: string },
+    wait: Wait,
+  ): Promise<Disagreement | undefined> {
+    const texts = await this.gatherTexts(JSON.stringify(facts), wait);
+    const all = texts.map((text) => JSON.parse(text) as typeof facts);
+    for (const what of Object.keys(all[0]!)) {
+      const rank = all.findIndex((other) => other[what] !== all[0]![what]);
+      if (rank >= 0) return { what, rank, host: this.hosts[rank]! };
+    }
+    return undefined;
   }
 
   /** Every process is done: let them end. Without this, the end of a process ends the job as a failure. */
   async finish(): Promise<void> {
     await this.barrier(this, { what: "the end" });
     const mpi = this.#mpi;
-    for (const handle of this.#elements.values()) {
+    for (const handle of this.#units.values()) {
       mpi.call("Type_free", mpi.newHandle(handle));
     }
     for (const handle of this.#groups) {
@@ -226,33 +272,47 @@ export class MpiWorld implements MpiGroup {
     mpi.call("Finalize");
   }
 
-  /** Start a collective and poll until it is done. */
-  async #complete(
-    name: "Ibarrier" | "Iallgather" | "Ialltoallv",
-    args: readonly Argument[],
-    { what, deadlineMs = DEADLINE_MS }: Wait,
+  /** Prepare at once; then, when earlier collectives have started, meet the other ranks, start, and wait for the end. */
+  async #inTurn<T extends { readonly agreed: readonly number[] }>(
+    group: MpiGroup,
+    wait: Wait,
+    prepare: () => T | Promise<T>,
+    argumentsOf?: (prepared: T) => readonly Argument[],
   ): Promise<void> {
-    const mpi = this.#mpi;
-    const request = mpi.newHandle(mpi.constants.requestNull);
-    const done = new Int32Array(1);
-    const keep = [...args, request, done];
-    this.#inFlight.add(keep);
-    mpi.call(name, ...args, request);
-    const start = performance.now();
-    for (let polls = 0;; polls++) {
-      mpi.call("Test", request, done, mpi.abi.statusIgnore);
-      if (done[0] !== 0) break;
-      if (performance.now() - start > deadlineMs) {
-        throw new MachineError(
-          `Cannot go on with ${what}: another rank did not join within ${
-            deadlineMs / 1000
-          } s. Look for a rank that is stuck, and check that every rank runs the same command`,
-        );
+    const before = this.#turn;
+    let pass!: () => void;
+    this.#turn = new Promise((resolve) => pass = resolve);
+    let exchanged: Promise<void> | undefined;
+    try {
+      const prepared = await prepare();
+      await before;
+      this.#note(`in ${wait.what}`);
+      const purpose = this.#purpose(wait);
+      await this.#meeting.meet(group, purpose, prepared.agreed);
+      if (argumentsOf) {
+        const args = argumentsOf(prepared);
+        exchanged = this.#pump.start("Ialltoallv", args, purpose);
       }
-      if (polls >= EAGER_POLLS) mpi.sleep(PAUSE_MICROSECONDS);
-      await new Promise((resolve) => setImmediate(resolve));
+    } finally {
+      pass();
     }
-    this.#inFlight.delete(keep);
+    await exchanged;
+    this.#note(`after ${wait.what}`);
+  }
+
+  #purpose({ what, deadlineMs }: Wait): Purpose {
+    const ms = deadlineMs ?? this.#options.deadlineMs ?? DEADLINE_MS;
+    return {
+      what,
+      deadline: performance.now() + ms,
+      seconds: ms / 1000,
+      culprit: () => "another rank",
+    };
+  }
+
+  #note(step: string): void {
+    this.#step = step;
+    this.#options.note?.(step);
   }
 
   #ask(name: "Comm_rank" | "Comm_size", handle: Handle): number {
@@ -261,53 +321,19 @@ export class MpiWorld implements MpiGroup {
     return result[0]!;
   }
 
-  /** A datatype of some bytes. Counting rows instead of bytes lets one message be longer than 2 GiB. */
-  #element(bytes: number): Handle {
-    const known = this.#elements.get(bytes);
+  /** A datatype of some bytes. */
+  #unit(bytes: number): Handle {
+    if (bytes === 1) return this.#mpi.constants.byte;
+    const known = this.#units.get(bytes);
     if (known !== undefined) return known;
     const made = this.#mpi.newHandle();
     this.#mpi.call("Type_contiguous", bytes, this.#mpi.constants.byte, made);
     this.#mpi.call("Type_commit", made);
-    this.#elements.set(bytes, made[0]!);
+    this.#units.set(bytes, made[0]!);
     return made[0]!;
   }
 }
 
-/** Where blocks begin that lie one after the other. */
-export function startsOf(counts: readonly number[]): number[] {
-  let next = 0;
-  return counts.map((count) => {
-    const start = next;
-    next += count;
-    return start;
-  });
-}
-
-/** The sum of some numbers. */
-export function sum(values: readonly number[]): number {
-  return values.reduce((n, value) => n + value, 0);
-}
-
 function int(): Int32Array {
   return new Int32Array(1);
-}
-
-function viewOf(words: Int32Array): Uint8Array {
-  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
-}
-
-const NOTHING = new Uint8Array(8);
-
-/** Memory to pass; an empty array may have no address, which some libraries stumble over. */
-function memory(data: Uint8Array): Uint8Array {
-  return data.length === 0 ? NOTHING : data;
-}
-
-/** MPI writes where it is told to; a wrong length would be another's memory. */
-function checkRoom(data: Uint8Array, bytes: number): void {
-  if (data.length < bytes) {
-    throw new Error(
-      `internal: ${bytes} bytes in memory of ${data.length} are to be exchanged`,
-    );
-  }
 }

@@ -1,0 +1,82 @@
+/** What exchanges between devices have in common, whether the ranks live in one process or in several. */
+
+import { type Block, blocksOf, type ExchangeBlocks } from "../spec/bytes.ts";
+import { onRank } from "../spec/plan.ts";
+import type { AllToAllStep } from "../spec/plan.ts";
+import type {
+  CollectiveStep,
+  CommunicatorContext,
+  SentBytes,
+} from "./communicator.ts";
+import type { Span } from "./device.ts";
+import { wordsOf } from "./host_tensor.ts";
+import type { RankMemory } from "./memory.ts";
+
+/** Make sure of staging for what a collective reads and writes on a rank. */
+export function reserveStaging(
+  step: CollectiveStep,
+  memory: RankMemory,
+  { plan, staging }: CommunicatorContext,
+): void {
+  const bytes = (name: string) =>
+    onRank(plan.buffers[name]!.bytes, memory.rank);
+  staging.reserve(memory, "read", bytes(step.from));
+  staging.reserve(memory, "write", bytes(step.to));
+}
+
+/** Under what the bytes of a collective are counted. */
+export function sentKind(step: CollectiveStep): keyof SentBytes {
+  if (step.op === "allToAll") return step.part?.verb ?? "dispatch";
+  return step.rows ? "gather" : "counts";
+}
+
+/**
+ * The counts that were gathered on a rank, so that an exchange need not wait for the device to learn them: what it reads
+ * is then read at once, before anything that is launched later.
+ */
+export class KnownCounts {
+  readonly #words = new Map<string, Uint32Array>();
+
+  /** Remember what a gather brought. */
+  keep({ rank }: RankMemory, buffer: string, bytes: readonly Uint8Array[]) {
+    const all = new Uint8Array(bytes.reduce((n, part) => n + part.length, 0));
+    let at = 0;
+    for (const part of bytes) {
+      all.set(part, at);
+      at += part.length;
+    }
+    this.#words.set(`${rank} ${buffer}`, wordsOf(all));
+  }
+
+  /** The counts of an exchange among `positions` ranks, by position and column; a promise where the device has to be asked. */
+  of(
+    step: AllToAllStep,
+    memory: RankMemory,
+    positions: number,
+  ): number[][] | Promise<number[][]> {
+    const columns = step.splits.at(-1)!;
+    const rowsOf = (words: Uint32Array) =>
+      Array.from({ length: positions }, (_, s) => [
+        ...words.subarray(s * columns, (s + 1) * columns),
+      ]);
+    const known = this.#words.get(`${memory.rank} ${step.counts}`);
+    if (known) return rowsOf(known);
+    const bytes = 4 * columns * positions;
+    return memory.device.read(memory.buffer(step.counts), 0, bytes)
+      .then((read) => rowsOf(wordsOf(read)));
+  }
+}
+
+/** Where the rows of an exchange lie on the rank at a position, in bytes: in `from` and in `to`. */
+export function spansOf(
+  step: AllToAllStep,
+  counts: readonly (readonly number[])[],
+  position: number,
+): { readonly [Side in keyof ExchangeBlocks]: readonly Span[] } {
+  const { send, receive } = blocksOf(counts, step, position);
+  const inBytes = ({ offset, count }: Block): Span => ({
+    offset: offset * step.rowBytes,
+    bytes: count * step.rowBytes,
+  });
+  return { send: send.map(inBytes), receive: receive.map(inBytes) };
+}

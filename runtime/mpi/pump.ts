@@ -1,0 +1,130 @@
+/** Requests under way in MPI. One loop tests them all until they are done, whoever waits for them, and leaves the event loop alive. */
+
+import { MachineError } from "../../spec/errors.ts";
+import type { Argument, Binding, StartName } from "./binding.ts";
+
+/** Another rank is the cause: it is gone, or did not join. */
+export class PeerError extends MachineError {
+  override name = "PeerError";
+}
+
+/** What a request is for, and how long it may take. */
+export interface Purpose {
+  /** Such as `step 'dispatch'`. */
+  readonly what: string;
+  readonly seconds: number;
+  /** On the clock of `performance.now`. */
+  readonly deadline: number;
+  /** Who has kept it waiting. */
+  culprit(): string;
+}
+
+/** Tests in a row without progress before the loop sleeps in between. */
+const EAGER_TESTS = 4;
+
+/**
+ * A pause between tests. Without it, ranks that wait keep those from the cores that they wait for; Node's timers cannot be
+ * so short.
+ */
+const PAUSE_MICROSECONDS = 20;
+
+/** A round of tests that took so long has moved bytes: MPI moves them only while it is called. */
+const PROGRESS_MS = 0.02;
+
+interface Started {
+  readonly purpose: Purpose;
+  readonly request: Int32Array | BigUint64Array;
+  /** What MPI may still read or write; collecting it would pull memory from under the library. */
+  readonly args: readonly Argument[];
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+/** The requests of a process. */
+export class Pump {
+  readonly #mpi: Binding;
+  readonly #started = new Set<Started>();
+  /** Given up, but still known to MPI. */
+  readonly #abandoned: Started[] = [];
+  readonly #done = new Int32Array(1);
+  #running = false;
+
+  constructor(mpi: Binding) {
+    this.#mpi = mpi;
+  }
+
+  /** Start `MPI_<name>`; resolves when it is complete. */
+  async start(
+    name: StartName,
+    args: readonly Argument[],
+    purpose: Purpose,
+  ): Promise<void> {
+    const mpi = this.#mpi;
+    const request = mpi.newHandle(mpi.constants.requestNull);
+    const problem = mpi.attempt(name, ...args, request);
+    if (problem !== undefined) throw failure(name, purpose, problem);
+    await new Promise<void>((resolve, reject) => {
+      const started = { purpose, request, args, resolve, reject };
+      if (this.#test(started)) return;
+      this.#started.add(started);
+      if (!this.#running) void this.#run();
+    });
+  }
+
+  async #run(): Promise<void> {
+    this.#running = true;
+    let still = 0;
+    while (this.#started.size > 0) {
+      const before = performance.now();
+      const open = this.#started.size;
+      for (const started of this.#started) {
+        if (this.#test(started)) this.#started.delete(started);
+      }
+      const now = performance.now();
+      const moved = this.#started.size < open || now - before > PROGRESS_MS;
+      still = moved ? 0 : still + 1;
+      this.#giveUp(now);
+      if (still > EAGER_TESTS) this.#mpi.sleep(PAUSE_MICROSECONDS);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    this.#running = false;
+  }
+
+  /** Whether a request has come to its end, one way or the other. */
+  #test(started: Started): boolean {
+    const mpi = this.#mpi;
+    const problem = mpi.attempt(
+      "Test",
+      started.request,
+      this.#done,
+      mpi.abi.statusIgnore,
+    );
+    if (problem !== undefined) {
+      started.reject(failure("Test", started.purpose, problem));
+      return true;
+    }
+    if (this.#done[0] === 0) return false;
+    started.resolve();
+    return true;
+  }
+
+  #giveUp(now: number): void {
+    for (const started of this.#started) {
+      const { what, deadline, seconds, culprit } = started.purpose;
+      if (now <= deadline) continue;
+      this.#started.delete(started);
+      this.#abandoned.push(started);
+      started.reject(
+        new PeerError(
+          `Cannot go on with ${what}: ${culprit()} did not join within ${seconds} s. Look for a rank that is stuck, and check that every rank runs the same command`,
+        ),
+      );
+    }
+  }
+}
+
+function failure(name: string, { what }: Purpose, problem: string): PeerError {
+  return new PeerError(
+    `Cannot go on with ${what}: MPI_${name} says '${problem}'. Check that every rank runs the same command`,
+  );
+}

@@ -1,0 +1,154 @@
+/** A plan of exchanges alone, without kernels: counts to everyone, rows to the ranks of their columns, and back. */
+
+import type { Device } from "../../runtime/mod.ts";
+import type { Mesh } from "../../spec/mesh.ts";
+import { positionsOver, rankCount } from "../../spec/mesh.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  Plan,
+  PlanBuffer,
+} from "../../spec/plan.ts";
+
+/** A device, and how many bytes the host has copied out of and into it. */
+export interface CountedDevice {
+  readonly device: Device;
+  readonly copied: () => number;
+}
+
+/** Count what the host copies; staging lends memory instead. */
+export function countCopies(device: Device): CountedDevice {
+  let copied = 0;
+  const counting: Partial<Device> = {
+    read: (buffer, offset, bytes) => {
+      copied += bytes;
+      return device.read(buffer, offset, bytes);
+    },
+    write: (buffer, offset, data) => {
+      copied += data.length;
+      device.write(buffer, offset, data);
+    },
+  };
+  const counted = new Proxy(device, {
+    get(target, key) {
+      const value: unknown = Reflect.get(counting, key) ??
+        Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  return { device: counted, copied: () => copied };
+}
+
+/** What is exchanged. */
+export interface ExchangeShape {
+  readonly mesh: Mesh;
+  readonly over: readonly string[];
+  readonly rowWords: number;
+  /** The most rows that a rank sends, and that it receives. */
+  readonly sendRows: number;
+  readonly receiveRows: number;
+  /** Columns of the counts that each position owns; each is a chunk that travels alone. */
+  readonly chunks: number;
+}
+
+/** The steps of a plan of exchanges, by what they are for. */
+export interface ExchangePlan {
+  readonly plan: Plan;
+  readonly gather: AllGatherStep;
+  /** x to y0, y1, …: one chunk each. */
+  readonly dispatches: readonly AllToAllStep[];
+  /** y0, y1, … to z. */
+  readonly combines: readonly AllToAllStep[];
+}
+
+/** Make the plan. Every rank has `mine`, its counts by column; `all`, those of its group; rows `x`, `y…` and `z`. */
+export function exchangePlan(shape: ExchangeShape): ExchangePlan {
+  const { mesh, over, rowWords, chunks } = shape;
+  const positions = positionsOver(mesh, over);
+  const columns = positions * chunks;
+  const buffers: { [name: string]: PlanBuffer } = {};
+  const allocations: { bytes: number }[] = [];
+  const add = (name: string, words: number) => {
+    buffers[name] = {
+      name,
+      kind: "scratch",
+      dtype: "u32",
+      axes: [{ axis: "word", size: words }],
+      bytes: 4 * words,
+      allocation: allocations.push({ bytes: 4 * words }) - 1,
+    };
+  };
+  add("mine", columns);
+  add("all", positions * columns);
+  add("x", shape.sendRows * rowWords);
+  add("z", shape.sendRows * rowWords);
+  const each = Array.from({ length: chunks }, (_, chunk) => chunk);
+  for (const chunk of each) add(`y${chunk}`, shape.receiveRows * rowWords);
+  const gather: AllGatherStep = {
+    op: "allGather",
+    ranks: "all",
+    label: "counts",
+    over,
+    from: "mine",
+    to: "all",
+    bytes: 4 * columns,
+    local: [],
+  };
+  const exchange = (
+    direction: "forward" | "back",
+    chunk: number,
+  ): AllToAllStep => {
+    const ends: [string, string] = direction === "forward"
+      ? ["x", `y${chunk}`]
+      : [`y${chunk}`, "z"];
+    return {
+      op: "allToAll",
+      ranks: "all",
+      label: `${direction} ${chunk}`,
+      over,
+      direction,
+      from: ends[0],
+      to: ends[1],
+      rowBytes: 4 * rowWords,
+      counts: "all",
+      splits: Array.from({ length: positions + 1 }, (_, p) => p * chunks),
+      ...chunks > 1
+        ? {
+          columns: Array.from(
+            { length: positions },
+            (_, p) => [p * chunks + chunk, p * chunks + chunk + 1] as const,
+          ),
+          handle: `${direction} ${chunk}`,
+        }
+        : {},
+      position: "mine",
+      moved: "mine",
+      local: [],
+    };
+  };
+  const dispatches = each.map((chunk) => exchange("forward", chunk));
+  const combines = each.map((chunk) => exchange("back", chunk));
+  const plan: Plan = {
+    version: 1,
+    numerics: "exact",
+    requiredLimits: {},
+    requiredFeatures: [],
+    mesh,
+    ranks: rankCount(mesh),
+    axes: {},
+    counts: [],
+    allocations,
+    buffers,
+    kernels: {},
+    weights: [],
+    programs: [{
+      name: "main",
+      inputs: {},
+      outputs: {},
+      steps: [gather, ...dispatches, ...combines],
+    }],
+    peakBytes: allocations.reduce((n, { bytes }) => n + bytes, 0),
+    staging: { local: 0, host: 0 },
+  };
+  return { plan, gather, dispatches, combines };
+}

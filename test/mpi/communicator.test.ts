@@ -1,0 +1,95 @@
+// The communicator between processes: every word where it belongs, groups, long messages, and what is said of ranks that are out of step.
+import { hostname } from "node:os";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { listAdapters } from "../../runtime/mod.ts";
+import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
+import { LAUNCHERS, start } from "../helpers/mpi.ts";
+
+const RANK = fileURLToPath(
+  new URL("../helpers/exchange_rank.ts", import.meta.url),
+);
+const [adapter] = await listAdapters();
+const SEED = process.env["SEED"] ?? String(Date.now() % 1_000_000);
+
+t.test("layOut() gives one address and offsets from there", (t) => {
+  const memory = new Uint8Array(100);
+  const blocks = [
+    memory.subarray(40, 50),
+    memory.subarray(0, 0),
+    memory.subarray(20, 28),
+  ];
+  const { data, lengths, offsets } = layOut(blocks);
+  t.strictSame([lengths, offsets], [[10, 0, 8], [20, 0, 0]]);
+  t.equal(data.byteOffset, 20);
+  t.equal(data.length, 30);
+  t.throws(() => layOut([memory.subarray(90), new Uint8Array(95)]));
+  t.end();
+});
+
+t.test("unitOf() keeps counts below the longest", (t) => {
+  t.equal(unitOf([5, 7], 10), 1);
+  t.equal(unitOf([16, 8, 40], 10), 4);
+  t.equal(unitOf([3 * 2 ** 30, 0], 2 ** 31 - 1), 2);
+  t.throws(() => unitOf([16, 41], 10), {
+    message:
+      "Cannot exchange 41 bytes: MPI counts to 10, and 41 bytes are no multiple of 8. Use more ranks, or smaller bounds",
+  });
+  t.end();
+});
+
+for (const { name, command, family, skip } of LAUNCHERS) {
+  const job = async (what: string, ranks: number): Promise<unknown> => {
+    const root = process.getuid?.() === 0;
+    const { code, out, err } = await start(command!, [
+      ...launcherArguments(family, { ranks, root }),
+      ...[process.execPath, "--import", "tsx", RANK, what, SEED],
+    ]).ended;
+    if (code === 0) return JSON.parse(out);
+    throw new Error(`SEED=${SEED} ${what}: exit code ${code}: ${err}`);
+  };
+
+  for (const ranks of [2, 3]) {
+    t.test(
+      `${name}: ragged exchanges of ${ranks} ranks`,
+      { skip },
+      async (t) => {
+        t.equal(await job("ragged", ranks), "right");
+      },
+    );
+  }
+
+  t.test(`${name}: exchanges from and into mapped memory of a GPU`, {
+    skip: skip || (adapter ? false : "there is no adapter"),
+  }, async (t) => {
+    t.equal(await job("mapped", 2), "right");
+  });
+
+  t.test(`${name}: groups over dp and ep, in both orders`, {
+    skip,
+  }, async (t) => {
+    t.equal(await job("groups", 4), "right");
+  });
+
+  t.test(`${name}: long messages are counted in longer units`, {
+    skip,
+  }, async (t) => {
+    t.match(await job("long", 2), /41 bytes are no multiple of 2\. /);
+  });
+
+  t.test(`${name}: ranks out of step are named`, { skip }, async (t) => {
+    const far = `rank 1 on ${hostname()}`;
+    t.strictSame(await job("failures", 2), {
+      other:
+        `Cannot go on with step 'a': ${far} is out of step, it is in step 'b'. Check that every rank runs the same command on the same files`,
+      sizes:
+        `Cannot go on with step 'c': ${far} is out of step, it exchanges other sizes. Check that every rank runs the same command on the same files`,
+      late:
+        `Cannot go on with step 'd': ${far} did not join within 1 s. Look for a rank that is stuck, and check that every rank runs the same command`,
+      alive: true,
+      differs: { what: "file", rank: 1, host: hostname() },
+    });
+  });
+}
