@@ -13,8 +13,10 @@ import { checkLimits } from "./passes/limits.ts";
 import {
   allocate,
   assemble,
+  checkPlaced,
   dispatchedNodes,
   fuse,
+  gatherWhole,
   isMatmul,
   layoutParams,
   lowerGraph,
@@ -74,8 +76,12 @@ export async function compileGraph(
     name,
     size,
   }));
-  const graph = simplify(traced);
-  const placed = placeAxes(graph, mesh, options.place);
+  const simple = simplify(traced);
+  const { graph, placed } = gatherWhole(
+    simple,
+    placeAxes(simple, mesh, options.place),
+  );
+  checkPlaced(graph, placed);
   const scalars = await lowerScalars(graph);
   const dispatched = dispatchedNodes(graph);
   const layouts = layoutParams(

@@ -12,7 +12,6 @@ import {
   type Model,
   model,
   mul,
-  rename,
   rmsNorm,
   route,
   softmax,
@@ -102,33 +101,28 @@ refused(
   "Cannot rmsNorm 'token embed': the length of 'token' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
 );
 refused(
-  "a sum over a placed axis",
+  "a table of a placed axis",
   model(
-    { token, embed: 4 },
-    (m) => ({ y: sum(m.input("x", "token embed"), "token") }),
-  ),
-  { mesh: { dp: 2 }, place: { token: "dp" } },
-  "Cannot place axis 'token' over 'dp': sum needs all of it on one rank. Leave the axis unplaced",
-);
-refused(
-  "a product over a placed axis",
-  model(
-    { token: 8, embed: 4 },
+    { token, vocab: 8, embed: 4 },
     (m) => ({
-      y: dot(m.input("x", "token embed"), m.input("z", "token"), "token"),
+      y: embedding(
+        m.input("table", "vocab embed"),
+        m.input("ids", "token", { dtype: "i32" }),
+        "vocab",
+      ),
     }),
   ),
-  { mesh: { dp: 2 }, place: { token: "dp" } },
-  "Cannot place axis 'token' over 'dp': dot needs all of it on one rank. Leave the axis unplaced",
+  { mesh: { dp: 2 }, place: { vocab: "dp" } },
+  "Cannot place axis 'vocab' over 'dp': embedding needs all of it on one rank. Leave the axis unplaced",
 );
 refused(
-  "a renamed placed axis",
+  "a sum over one of two placed axes",
   model(
-    { token, embed: 4 },
-    (m) => ({ y: rename(m.input("x", "token embed"), "token", "other") }),
+    { token, other: 8 },
+    (m) => ({ y: sum(m.input("x", "token other"), "token") }),
   ),
-  { mesh: { dp: 2 }, place: { token: "dp" } },
-  "Cannot place axis 'token' over 'dp': rename needs all of it on one rank. Leave the axis unplaced",
+  { mesh: { dp: 2, ep: 2 }, place: { token: "dp", other: "ep" } },
+  "Cannot gather 'token other': the length of 'other' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
 );
 refused(
   "a placed axis of a parameter",
@@ -144,20 +138,6 @@ refused(
   ),
   { mesh: { dp: 2 }, place: { vocab: "dp" } },
   "Cannot place axis 'vocab' over 'dp': parameter 'table' needs all of it on one rank. Leave the axis unplaced",
-);
-refused(
-  "one capacity over tokens on several ranks",
-  model({ token, expert: 4 }, (m) => {
-    const logits = m.input("logits", "token expert");
-    const routing = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "fairscale.top2",
-    });
-    return { y: combine(dispatch(sum(logits, "expert"), routing), routing) };
-  }),
-  EP2,
-  "Cannot place axis 'token' over 'ep': route needs all of it on one rank. Leave the axis unplaced, or give the routing a group",
 );
 refused(
   "a dispatched value of a run-time width",
@@ -309,29 +289,4 @@ refused(
   attending("two"),
   DP2,
   "Cannot place axis 'token' over 'dp': attention needs tokens with one 'other' on one rank, and they are dealt by 'sequence'. Use one input for both, or leave the axis unplaced",
-);
-refused(
-  "groups by another tensor than the sequences",
-  model({ token, head: 1, dim: 4, sequence: 2, context: 8, expert: 4 }, (m) => {
-    const q = m.input("q", "token head dim");
-    const sequence = m.input("sequence", "token", { dtype: "i32" });
-    const position = m.input("position", "token", { dtype: "i32" });
-    const { y, keys, values } = attention(q, {
-      key: q,
-      value: q,
-      keys: m.state("keys", "sequence context head dim"),
-      values: m.state("values", "sequence context head dim"),
-      sequence,
-      position,
-    });
-    const routing = route(m.input("logits", "token expert"), {
-      over: "expert",
-      topK: 2,
-      preset: "fairscale.top2",
-      group: m.input("who", "token", { dtype: "i32" }),
-    });
-    return { y: combine(dispatch(y, routing), routing), keys, values };
-  }),
-  EP2,
-  "Cannot place axis 'token' over 'ep': route needs tokens with one 'who' on one rank, and they are dealt by 'sequence'. Use one input for both, or leave the axis unplaced",
 );

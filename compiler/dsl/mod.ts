@@ -1,7 +1,12 @@
 /** The language: declare a model with named axes, and write it with verbs. */
 
 export type { DType } from "../../spec/dtype.ts";
-export type { RoutingPreset } from "../graph/routing.ts";
+export type {
+  Capacity,
+  ExpertGroups,
+  RoutingPreset,
+  RuleChoices,
+} from "../graph/routing.ts";
 export { Tensor } from "./tensor.ts";
 export type {
   Axis,
@@ -40,7 +45,9 @@ export {
   tanh,
 } from "./arithmetic.ts";
 export { dot, einsum } from "./contraction.ts";
+export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";
 export {
+  logSumExp,
   max,
   mean,
   rmsNorm,
@@ -71,13 +78,8 @@ export {
 export {
   type CapacityPreset,
   type CapacityRouting,
-  combine,
-  dispatch,
-  type ExpertGroups,
   route,
   type RouteOptions,
   type Routing,
-  type TopK,
-  topK,
-  type TopKOptions,
-} from "./moe.ts";
+} from "./route.ts";
+export { combine, dispatch, type TopK, topK, type TopKOptions } from "./moe.ts";

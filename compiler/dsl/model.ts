@@ -6,7 +6,8 @@ import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import { callSite } from "./span.ts";
-import { makeNode, names, Tensor, type Trace, wrap } from "./tensor.ts";
+import { makeNode } from "../graph/make_node.ts";
+import { names, Tensor, type Trace, wrap } from "./tensor.ts";
 import type { Known, KnownParam, ParamName } from "./types.ts";
 
 /** A length known when a program starts, at most `bound`. */

@@ -21,9 +21,10 @@ import type {
 } from "./types.ts";
 
 /**
- * The row of `table` along `axis` for each of `ids`.
+ * The row of `table` along `axis` for each of `ids`. Axes that both have go together: ids "token choice" pick elements of
+ * "token expert" along "expert" in each token's own row.
  *
- * Axes: those of `ids`, then those of `table` without `axis`. Dtype: that of `table`; `ids` are "i32". Errors: an axis
+ * Axes: those of `ids`, then those that only `table` has, without `axis`. Dtype: that of `table`; `ids` are "i32". Errors: an axis
  * that `table` does not have; ids of another dtype. An id outside the table is an error when the program runs.
  *
  * @example
@@ -47,7 +48,7 @@ export function embedding<
   table: Tensor<A, D>,
   ids: Tensor<I, "i32">,
   axis: K,
-): Tensor<Cat<I, Without<A, K>>, D> {
+): Tensor<Cat<I, Without<A, K | Axis<I>>>, D> {
   return apply(embedding, "embedding", [table, ids], { over: axis });
 }
 

@@ -83,6 +83,29 @@ export function softmax<A extends string, D extends Float>(
   return apply(softmax, "softmax", [x], { over: axis });
 }
 
+/**
+ * The logarithm of the sum of `exp(x)` along `axis`.
+ *
+ * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
+ *
+ * @example
+ * ```ts
+ * const sure = model({ n: 2 }, (m) => ({ y: logSumExp(m.input("x", "n"), "n") }));
+ * const { outputs } = evaluate(trace(sure), { inputs: { x: [1000, -1000] } });
+ * console.assert(outputs.y?.data[0] === 1000);
+ * ```
+ */
+export function logSumExp<
+  A extends string,
+  D extends Float,
+  const K extends Axis<A>,
+>(
+  x: Tensor<A, D>,
+  axis: K,
+): Tensor<Without<A, K>, D> {
+  return apply(logSumExp, "logSumExp", [x], { over: axis });
+}
+
 /** Options of `rmsNorm`. */
 export interface RmsNormOptions {
   /** Added to the mean of squares; default 1e-5. */

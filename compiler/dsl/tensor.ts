@@ -1,15 +1,15 @@
 /** A tensor of the model: a node of the graph with its axes and dtype in its type. */
 
 import type { DType } from "../../spec/dtype.ts";
-import { ModelError, type Span } from "../../spec/errors.ts";
+import { ModelError } from "../../spec/errors.ts";
 import type {
   AxisSize,
   Node,
-  NodeOf,
   Primitive,
   PrimitiveParams,
 } from "../graph/graph.ts";
-import { RuleError, RULES, type TensorType } from "../graph/rules.ts";
+import { makeNode } from "../graph/make_node.ts";
+import type { TensorType } from "../graph/rules.ts";
 import { callSite } from "./span.ts";
 
 /** What the tensors of one run of a model function share: its axes, and the dispatches that must come home. */
@@ -52,36 +52,6 @@ export function wrap<A extends string, D extends DType>(
   trace: Trace,
 ): Tensor<A, D> {
   return new Tensor(node.axes.join(" ") as A, node.dtype as D, node, trace);
-}
-
-/** Run a rule; its complaint becomes an error at `span`. */
-function typeOf<P extends Primitive>(
-  primitive: P,
-  inputs: readonly Node[],
-  params: PrimitiveParams[P],
-  given: TensorType,
-  span: Span | undefined,
-): TensorType {
-  try {
-    return RULES[primitive]({ inputs, params, given });
-  } catch (error) {
-    if (error instanceof RuleError) throw new ModelError(error.message, span);
-    throw error;
-  }
-}
-
-const NOTHING: TensorType = { axes: [], dtype: "f32" };
-
-/** A checked node. */
-export function makeNode<P extends Primitive>(
-  primitive: P,
-  inputs: readonly Node[],
-  params: PrimitiveParams[P],
-  span: Span | undefined,
-  given: TensorType = NOTHING,
-): NodeOf<P> {
-  const { axes, dtype } = typeOf(primitive, inputs, params, given, span);
-  return { primitive, inputs, params, axes, dtype, span } as NodeOf<P>;
 }
 
 /** The trace that all operands belong to; complains about values that are no tensors, for callers without types. */

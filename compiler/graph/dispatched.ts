@@ -30,14 +30,18 @@ const MIXES: {
   dot: (node) => node.params.over,
   reduce: (node) => [node.params.over],
   softmax: (node) => [node.params.over],
+  logSumExp: (node) => [node.params.over],
+  accumulate: () => [],
   rmsNorm: (node) => [node.params.over],
   rope: (node) => [node.params.over],
   embedding: "no",
+  scatter: "no",
   rename: (node) => [node.params.from],
   split: (node) => [node.params.axis],
   merge: (node) => node.params.axes,
   slice: (node) => [node.params.axis],
   concat: (node) => node.params.axes,
+  spread: (node) => [node.params.axis],
   transpose: (node) =>
     [0, 1].flatMap((i) =>
       node.axes[i] === node.inputs[0]!.axes[i] ? [] : [
@@ -54,8 +58,11 @@ const MIXES: {
   take: (node) => [node.params.whole],
   dispatch: "no",
   combine: () => [],
+  collect: () => [],
   cacheWrite: "no",
   attention: "no",
+  attentionSum: "no",
+  attentionGrad: "no",
 };
 
 /** The verb of a node, as the user wrote it. */
@@ -111,6 +118,12 @@ function combined(node: Node, sent: Sent | undefined): void {
   }
 }
 
+/** Whether a node sums the rows of each expert: what it makes has no rows any more. */
+function sumsRows(node: Node, sent: Sent): boolean {
+  return node.primitive === "accumulate" &&
+    node.params.over.includes(routeOf(sent).params.slot);
+}
+
 /** Check every value between dispatch and combine; `dispatched` are all that the model function made. Throws ModelError. */
 export function checkDispatched(
   nodes: readonly Node[],
@@ -120,10 +133,11 @@ export function checkDispatched(
   const sent = new Map<Node, Sent>();
   for (const node of nodes) {
     const of = ofOperands(node, sent);
-    if (node.primitive === "combine") {
+    if (node.primitive === "combine" || node.primitive === "collect") {
       combined(node, sent.get(node.inputs[0]!));
       continue;
     }
+    if (of !== undefined && sumsRows(node, of)) continue;
     if (of === undefined) {
       if (node.primitive === "dispatch") sent.set(node, node);
       continue;

@@ -10,8 +10,8 @@ import {
   REFERENCE,
   type Result,
 } from "./evaluate_rules.ts";
-import type { Graph, Node, NodeOf } from "./graph.ts";
-import { count, put, type Value, zeros } from "./value.ts";
+import type { Graph, Node } from "./graph.ts";
+import { count, put, type Shown, type Value, zeros } from "./value.ts";
 
 /** Tensors by name, row-major. */
 export interface Tensors {
@@ -26,6 +26,8 @@ export interface EvaluateOptions {
   readonly params?: Tensors;
   /** States by name; zero where missing. */
   readonly states?: Tensors;
+  /** What f32 tensors are computed in; "f64" is for derivatives by finite differences. Default "f32". */
+  readonly precision?: "f32" | "f64";
   /** Lengths of run-time axes. Default: what an input of one such axis says, else the bound. */
   readonly lengths?: { readonly [axis: string]: number };
 }
@@ -58,8 +60,12 @@ export function evaluate(
     },
     leaf: (node) => leaf(node, lengths, options),
   };
+  const wide = options.precision === "f64";
   for (const node of graph.nodes) {
-    results.set(node, REFERENCE[node.primitive](node as never, context));
+    const shown = wide && node.dtype === "f32"
+      ? { ...node, dtype: "f64" }
+      : node;
+    results.set(node, REFERENCE[node.primitive](shown as never, context));
   }
   const read = (named: { readonly [name: string]: Node }) =>
     Object.fromEntries(
@@ -103,8 +109,11 @@ function axisLengths(
 }
 
 /** An input, parameter or state. */
+type Leaf = Shown<"input"> | Shown<"param"> | Shown<"state">;
+
+/** The value of a leaf. */
 function leaf(
-  node: NodeOf<"input"> | NodeOf<"param"> | NodeOf<"state">,
+  node: Leaf,
   lengths: ReadonlyMap<string, number>,
   options: EvaluateOptions,
 ): Value {
@@ -129,7 +138,7 @@ function leaf(
 
 /** A stacked parameter from one tensor per index. */
 function unstack(
-  node: Node,
+  node: Leaf,
   shape: readonly number[],
   tensors: Tensors,
 ): number[] | undefined {
@@ -147,7 +156,7 @@ function unstack(
 }
 
 function fill(
-  node: NodeOf<"input"> | NodeOf<"param"> | NodeOf<"state">,
+  node: Leaf,
   shape: readonly number[],
   data: ArrayLike<number>,
 ): Value {

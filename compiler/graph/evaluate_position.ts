@@ -1,12 +1,14 @@
 /** Embedding, rotary positions, cache and attention in the reference evaluator. */
 
 import { DataError } from "../../spec/errors.ts";
-import type { NodeOf } from "./graph.ts";
+import type { AttentionParams } from "./graph.ts";
 import { softmaxRow } from "./evaluate_routing.ts";
 import {
   count,
   lengthOf,
   put,
+  rounding,
+  type Shown,
   strides,
   type Value,
   visit,
@@ -21,18 +23,16 @@ function within(at: number, end: number, what: string): number {
   );
 }
 
-/** The row of `table` for each id. */
+/** The row of `table` for each id; axes that both have go together. */
 export function embed(
-  node: NodeOf<"embedding">,
+  node: Shown<"embedding">,
   table: Value,
   ids: Value,
 ): Value {
   const { over } = node.params;
-  const rest = table.axes.filter((axis) => axis !== over);
-  const shape = [
-    ...ids.shape,
-    ...rest.map((axis) => lengthOf(table, axis)),
-  ];
+  const shape = node.axes.map((axis) =>
+    lengthOf(ids.axes.includes(axis) ? ids : table, axis)
+  );
   const result = zeros(node.axes, shape, node.dtype);
   const step = strides(table, [over])[0]!;
   const places = [strides(ids, node.axes), strides(table, node.axes)];
@@ -45,7 +45,7 @@ export function embed(
 
 /** Pairs along an axis, turned by position times frequency. */
 export function rotate(
-  node: NodeOf<"rope">,
+  node: Shown<"rope">,
   x: Value,
   position: Value,
 ): Value {
@@ -53,15 +53,16 @@ export function rotate(
     node.params;
   const rest = x.axes.filter((axis) => axis !== over);
   const half = lengthOf(x, over) / 2;
+  const round = rounding(x);
   const step = strides(x, [over])[0]!;
   const result = zeros(node.axes, x.shape, node.dtype);
   const shape = rest.map((axis) => lengthOf(x, axis));
   visit(shape, [strides(x, rest), strides(position, rest)], ([start, at]) => {
     const p = within(position.data[at!]!, positions, "position");
     for (let j = 0; j < half; j++) {
-      const angle = Math.fround(p * Math.fround(inverseFrequencies[j]!));
-      const cosine = Math.fround(Math.cos(angle) * scale);
-      const sine = Math.fround(Math.sin(angle) * scale);
+      const angle = round(p * round(inverseFrequencies[j]!));
+      const cosine = round(Math.cos(angle) * scale);
+      const sine = round(Math.sin(angle) * scale);
       const first = start! + (interleaved ? 2 * j : j) * step;
       const second = start! + (interleaved ? 2 * j + 1 : j + half) * step;
       const [a, b] = [x.data[first]!, x.data[second]!];
@@ -94,8 +95,10 @@ export function writeCache(
 }
 
 /** The first position that the token at `p` sees. */
-function firstPosition(node: NodeOf<"attention">, p: number): number {
-  const { window, chunk } = node.params;
+export function firstPosition(
+  { window, chunk }: AttentionParams,
+  p: number,
+): number {
   return Math.max(
     0,
     window === undefined ? 0 : p - window + 1,
@@ -105,7 +108,7 @@ function firstPosition(node: NodeOf<"attention">, p: number): number {
 
 /** Every token's heads over the positions that it sees in its sequence; `width` is the length of a value. */
 export function attend(
-  node: NodeOf<"attention">,
+  node: Shown<"attention">,
   [q, keys, values, sequence, position, sinks]: readonly Value[],
   width: number,
 ): Value {
@@ -118,7 +121,7 @@ export function attend(
   for (let t = 0; t < tokens!; t++) {
     const s = sequence!.data[t]!;
     const p = position!.data[t]!;
-    const first = firstPosition(node, p);
+    const first = firstPosition(node.params, p);
     for (let h = 0; h < heads!; h++) {
       const kv = Math.floor(h / (heads! / kvHeads));
       const from = (t * heads! + h) * dim!;

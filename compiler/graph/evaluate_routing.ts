@@ -1,8 +1,9 @@
-/** Routing in the reference evaluator: who goes where, and the way there and back. */
+/** Routing in the reference evaluator: which experts a token chooses, with what weights, and which choices are kept. */
 
-import { DataError, invariant } from "../../spec/errors.ts";
-import { isRouting, type NodeOf, type RoutingRule } from "./graph.ts";
-import { count, put, type Value, zeros } from "./value.ts";
+import { DataError } from "../../spec/errors.ts";
+import { giveSlots } from "./evaluate_slots.ts";
+import type { RouteOperand, RoutingRule } from "./graph.ts";
+import { count, rounding, type Value } from "./value.ts";
 
 /** The choices of every token, row-major [tokens, k]. */
 export interface Routed {
@@ -12,8 +13,12 @@ export interface Routed {
   readonly k: number;
   readonly index: readonly number[];
   readonly weight: readonly number[];
-  /** Slot within the routing group; -1 if dropped. Empty without capacity. */
+  /** Slot within the routing group; -1 if dropped. Empty where nothing can be dropped. */
   readonly slot: readonly number[];
+  /** Slots of an expert in each routing group, groups in ascending order. Empty without capacity. */
+  readonly capacity: readonly number[];
+  /** Whether each token is padding; empty without a mask. */
+  readonly padding: readonly boolean[];
   /** Row at the expert, over all groups; -1 if dropped. */
   readonly row: readonly number[];
   /** Rows per expert that a dispatched value has room for. */
@@ -26,57 +31,98 @@ export function largest(xs: readonly number[], k: number): number[] {
     .slice(0, k);
 }
 
-/** softmax of a row, every result rounded to f32. */
+/** softmax of a row. */
 export function softmaxRow(xs: readonly number[]): number[] {
   const top = xs.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = xs.map((x) => Math.exp(x - top));
   const total = powers.reduce((a, b) => a + b, 0);
-  return powers.map((x) => Math.fround(x / total));
+  return powers.map((x) => x / total);
 }
 
-/** What a routing may be given besides logits. */
-export interface RouteOperands {
-  /** The routing group of each token; or the first token axis is the group. */
-  readonly group?: Value | "leading" | undefined;
-  readonly noise?: Value | undefined;
-  readonly bias?: Value | undefined;
+/** The logarithm of the sum of the exponentials of a row. */
+export function logSumExpRow(xs: readonly number[]): number {
+  const top = xs.reduce((a, b) => Math.max(a, b), -Infinity);
+  return top + Math.log(xs.reduce((sum, x) => sum + Math.exp(x - top), 0));
 }
+
+/** What a router is given besides logits: values over the same tokens; or the first token axis is the routing group. */
+export type RouteOperands =
+  & {
+    readonly [O in Exclude<RouteOperand, "group">]?: Value | undefined;
+  }
+  & { readonly group?: Value | "leading" | undefined };
 
 /** Route by a rule. `logits` is [tokens…, expert] in any order of axes that the caller made so. */
 export function routeTokens(
   rule: RoutingRule,
   logits: Value,
-  { group, noise, bias }: RouteOperands,
+  operands: RouteOperands = {},
 ): Routed {
   const shape = logits.shape.slice(0, -1);
   const experts = logits.shape[logits.shape.length - 1]!;
   const tokens = count(shape);
   const k = rule.topK;
+  const { bias, noise, mask, choices, weights, group } = operands;
+  const perGroup = group === "leading" ? tokens / shape[0]! : tokens;
+  const round = rounding(logits);
   const index: number[] = [];
   const weight: number[] = [];
-  const at = (value: Value, t: number) =>
-    Array.from(value.data.subarray(t * experts, (t + 1) * experts));
+  const firstScore: number[] = [];
   for (let t = 0; t < tokens; t++) {
-    const row = at(logits, t);
-    const scores = scoreRow(rule, row);
-    const chosen = rule.capacity === "fairscale.top2"
-      ? top2(scores, row, noise ? at(noise, t) : undefined)
-      : largest(candidates(rule, row, scores, bias?.data), k);
+    const row = rowOf(logits, experts, t);
+    const scores = scoreRow(rule, row).map(round);
+    const chosen = rule.choose === "given"
+      ? given(rowOf(choices!, k, t), experts)
+      : rule.choose === "balanced"
+      ? Array.from({ length: k }, (_, j) => (t % perGroup * k + j) % experts)
+      : choose(
+        rule,
+        candidates(rule, row, scores, { bias: bias?.data, round }),
+        noise ? rowOf(noise, experts, t) : undefined,
+        round,
+      );
     index.push(...chosen);
-    weight.push(...weigh(rule, chosen.map((e) => scores[e]!)));
+    firstScore.push(scores[chosen[0]!]!);
+    weight.push(
+      ...weigh(
+        rule,
+        weights
+          ? rowOf(weights, k, t)
+          : rule.score === "chosenSoftmax"
+          ? softmaxRow(chosen.map((e) => scores[e]!)).map(round)
+          : chosen.map((e) => scores[e]!),
+      ).map(round),
+    );
   }
-  const base = { shape, experts, k, index };
+  const padding = mask ? Array.from(mask.data, (m) => m === 0) : [];
+  const base = { shape, experts, k, index, padding };
   if (rule.capacity === undefined) {
-    return { ...base, weight, slot: [], ...arrivals(index, experts) };
+    const slot = padding.length === 0
+      ? []
+      : index.map((_, i) => padding[Math.floor(i / k)] ? -1 : 0);
+    const kept = weight.map((w, i) => slot[i] === -1 ? 0 : w);
+    const rows = arrivals(index, slot, experts);
+    return { ...base, weight: kept, slot, capacity: [], ...rows };
   }
-  const perGroup = group === "leading" ? tokens / shape[0]! : tokens;
   const groups = Array.from(
     { length: tokens },
     (_, t) =>
       typeof group === "object" ? group.data[t]! : Math.floor(t / perGroup),
   );
-  const { slot, row, rows } = fairscaleSlots(groups, index, experts);
-  return { ...base, weight: kept(weight, slot, k), slot, row, rows };
+  const { slot, capacity } = giveSlots(rule.capacity, {
+    ...{ groups, index, weight, experts, k, padding, firstScore },
+    random: operands.random?.data,
+  });
+  return {
+    ...{ ...base, slot, capacity },
+    weight: keep(rule, weight, slot).map(round),
+    ...arrivals(index, slot, experts),
+  };
+}
+
+/** A row of a value whose rows have `length` elements. */
+function rowOf(value: Value, length: number, row: number): number[] {
+  return Array.from(value.data.subarray(row * length, (row + 1) * length));
 }
 
 /** What each expert scores. A softmax over the chosen is taken when they are known. */
@@ -85,7 +131,7 @@ function scoreRow(rule: RoutingRule, logits: readonly number[]): number[] {
     case "softmax":
       return softmaxRow(logits);
     case "sigmoid":
-      return logits.map((x) => Math.fround(1 / (1 + Math.exp(-x))));
+      return logits.map((x) => 1 / (1 + Math.exp(-x)));
     case "chosenSoftmax":
     case "none":
       return [...logits];
@@ -97,52 +143,95 @@ function candidates(
   rule: RoutingRule,
   logits: readonly number[],
   scores: readonly number[],
-  bias: ArrayLike<number> | undefined,
+  { bias, round }: {
+    bias: ArrayLike<number> | undefined;
+    round: (x: number) => number;
+  },
 ): readonly number[] {
   const groups = rule.expertGroups;
-  const worth = bias || groups?.score === "top2Sum"
-    ? scores.map((s, e) => Math.fround(s + (bias?.[e] ?? 0)))
+  const worth = bias || (groups?.best ?? 1) > 1
+    ? scores.map((s, e) => round(s + (bias?.[e] ?? 0)))
     : logits;
   if (groups === undefined) return worth;
   const size = worth.length / groups.count;
-  const best = Array.from({ length: groups.count }, (_, g) => {
-    const [first, second] = worth.slice(g * size, (g + 1) * size)
-      .sort((a, b) => b - a);
-    return groups.score === "max" ? first! : Math.fround(first! + second!);
-  });
-  const kept = largest(best, groups.keep);
+  const sums = Array.from(
+    { length: groups.count },
+    (_, g) =>
+      worth.slice(g * size, (g + 1) * size)
+        .sort((a, b) => b - a).slice(0, groups.best)
+        .reduce((sum, x) => round(sum + x)),
+  );
+  const kept = largest(sums, groups.keep);
   return worth.map((w, e) =>
     kept.includes(Math.floor(e / size)) ? w : -Infinity
   );
 }
 
-/** The weights of the chosen, from their scores. */
-function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
-  const { normalize, epsilon = 0, scale = 1 } = rule;
-  const raw = rule.score === "chosenSoftmax" ? softmaxRow(scores) : scores;
-  const sum = raw.reduce((a, b) => a + b, 0) + epsilon;
-  return raw.map((w) =>
-    Math.fround((normalize === "chosen" ? w / sum : w) * scale)
-  );
-}
-
-/** fairscale: the best, and the best of the others after noise. */
-function top2(
-  scores: readonly number[],
-  logits: readonly number[],
+/** The best, by what they are worth and the noise; the first perhaps without it. */
+function choose(
+  rule: RoutingRule,
+  worth: readonly number[],
   noise: readonly number[] | undefined,
+  round: (x: number) => number,
 ): number[] {
-  const first = largest(scores, 1)[0]!;
-  const noisy = logits.map((x, e) =>
-    e === first ? -Infinity : Math.fround(x + (noise?.[e] ?? 0))
-  );
-  return [first, largest(noisy, 1)[0]!];
+  if (noise === undefined) return largest(worth, rule.topK);
+  const noisy = worth.map((w, e) => round(w + noise[e]!));
+  if (rule.noisy !== "second") return largest(noisy, rule.topK);
+  const first = largest(worth, 1);
+  const others = largest(noisy, noisy.length).filter((e) => e !== first[0]);
+  return [...first, ...others.slice(0, rule.topK - 1)];
 }
 
-/** Without capacity: rows in the order of tokens. */
-function arrivals(index: readonly number[], experts: number) {
+/** Choices that are given. */
+function given(choices: readonly number[], experts: number): readonly number[] {
+  const wrong = choices.find((e) => !(e >= 0 && e < experts));
+  if (wrong === undefined) return choices;
+  throw new DataError(
+    `Cannot route to expert ${wrong}: there are ${experts}. Give 0 to ${
+      experts - 1
+    }`,
+  );
+}
+
+/** The weights of the chosen before dropping, from their scores. */
+function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
+  if (rule.normalize === "kept") return [...scores];
+  const { scale = 1 } = rule;
+  const sum = rule.normalize === "chosen" ? divisor(rule, scores) : 1;
+  return scores.map((w) => w / sum * scale);
+}
+
+/** What weights are divided by. */
+function divisor(rule: RoutingRule, scores: readonly number[]): number {
+  const { epsilon = 0, least = 0 } = rule;
+  return Math.max(scores.reduce((a, b) => a + b, 0) + epsilon, least);
+}
+
+/** The weights after dropping: 0 for what is dropped; perhaps divided by the sum of those kept. */
+function keep(
+  rule: RoutingRule,
+  weight: readonly number[],
+  slot: readonly number[],
+): number[] {
+  const { topK: k, scale = 1 } = rule;
+  const kept = weight.map((w, i) => slot[i]! < 0 ? 0 : w);
+  if (rule.normalize !== "kept") return kept;
+  return kept.map((w, i) => {
+    const first = i - i % k;
+    return w === 0
+      ? 0
+      : w / divisor(rule, kept.slice(first, first + k)) * scale;
+  });
+}
+
+/** The row of each choice at its expert, in the order of tokens. */
+function arrivals(
+  index: readonly number[],
+  slot: readonly number[],
+  experts: number,
+) {
   const next = new Array<number>(experts).fill(0);
-  const row = index.map((e) => next[e]!++);
+  const row = index.map((e, i) => (slot[i] ?? 0) < 0 ? -1 : next[e]!++);
   return { row, rows: Math.max(0, ...next) };
 }
 
@@ -153,122 +242,27 @@ export function givenRouting(
 ): Routed {
   const shape = index!.shape.slice(0, -1);
   const k = index!.shape.at(-1)!;
-  const next = new Array<number>(experts).fill(0);
   const slots = slot ? [...slot.data] : [];
-  const row = [...index!.data].map((e, i) => {
-    if (!(e >= 0 && e < experts)) {
-      throw new DataError(
-        `Cannot route to expert ${e}: there are ${experts}. Give 0 to ${
-          experts - 1
-        }`,
-      );
-    }
-    return (slots[i] ?? 0) < 0 ? -1 : next[e]!++;
-  });
+  const chosen = given([...index!.data], experts);
   return {
-    ...{ shape, experts, k, slot: slots, row },
-    index: [...index!.data],
-    weight: [...weight!.data],
-    rows: Math.max(0, ...next),
+    ...{ shape, experts, k, index: chosen, slot: slots },
+    ...{ weight: [...weight!.data], capacity: [], padding: [] },
+    ...arrivals(chosen, slots, experts),
   };
 }
 
-/** fairscale: in each group, first choices take slots before second ones; what does not fit is dropped. */
-function fairscaleSlots(
-  groups: readonly number[],
-  index: readonly number[],
-  experts: number,
-) {
-  const slot = new Array<number>(index.length).fill(-1);
-  const row = new Array<number>(index.length).fill(-1);
-  let before = 0;
-  for (const group of [...new Set(groups)].sort((a, b) => a - b)) {
-    const members = groups.flatMap((g, t) => g === group ? [t] : []);
-    const capacity = Math.floor((2 * members.length) / experts);
-    const next = new Array<number>(experts).fill(0);
-    for (const choice of [0, 1]) {
-      for (const t of members) {
-        const i = t * 2 + choice;
-        const place = next[index[i]!]!++;
-        if (place >= capacity) continue;
-        slot[i] = place;
-        row[i] = before + place;
-      }
-    }
-    before += capacity;
-  }
-  return { slot, row, rows: before };
-}
-
-/** Weights divided by the sum of those kept, at least the f32 epsilon; 0 for those dropped. */
-function kept(
-  weight: readonly number[],
-  slot: readonly number[],
-  k: number,
+/** How often each expert was chosen by each token, [tokens…, expert]: at all, first, or after dropping. */
+export function marks(
+  { shape, experts, k, index, slot, padding }: Routed,
+  field: "chosen" | "first" | "kept",
 ): number[] {
-  return weight.map((w, i) => {
-    const first = i - i % k;
-    let total = 0;
-    for (let j = first; j < first + k; j++) {
-      if (slot[j]! >= 0) total += weight[j]!;
-    }
-    return slot[i]! < 0 ? 0 : Math.fround(w / Math.max(total, 2 ** -23));
-  });
-}
-
-/** Whether weights multiply what experts are given. */
-function weighsInput(node: NodeOf<"dispatch"> | NodeOf<"combine">): boolean {
-  const route = node.inputs[1]!;
-  return isRouting(route) && route.params.rule.weighs === "input";
-}
-
-/** [tokens…, rest…] -> [expert, slot, rest…], times the weight if it is the input that is weighed; rows that no token takes are zero. */
-export function dispatchRows(
-  node: NodeOf<"dispatch">,
-  x: Value,
-  routed: Routed,
-): Value {
-  const rest = x.shape.slice(routed.shape.length);
-  const width = count(rest);
-  const weighed = weighsInput(node);
-  const result = zeros(
-    node.axes,
-    [routed.experts, routed.rows, ...rest],
-    node.dtype,
-  );
-  routed.index.forEach((expert, i) => {
-    if (routed.row[i]! < 0) return;
-    const from = Math.floor(i / routed.k) * width;
-    const to = (expert * routed.rows + routed.row[i]!) * width;
-    for (let d = 0; d < width; d++) {
-      const value = x.data[from + d]!;
-      put(result, to + d, weighed ? routed.weight[i]! * value : value);
+  const result = new Array<number>(count(shape) * experts).fill(0);
+  index.forEach((e, i) => {
+    const t = Math.floor(i / k);
+    const counts = field === "kept" ? (slot[i] ?? 0) >= 0 : !padding[t];
+    if (counts && (field !== "first" || i % k === 0)) {
+      result[t * experts + e]!++;
     }
   });
-  return result;
-}
-
-/** [expert, slot, rest…] -> [tokens…, rest…]: the weighted sum over choices, in their order. */
-export function combineRows(
-  node: NodeOf<"combine">,
-  y: Value,
-  routed: Routed,
-): Value {
-  const rest = y.shape.slice(2);
-  const width = count(rest);
-  const result = zeros(node.axes, [...routed.shape, ...rest], node.dtype);
-  invariant(y.shape[1] === routed.rows, "a dispatched value changed its rows");
-  const weighed = weighsInput(node);
-  for (let t = 0; t < count(routed.shape); t++) {
-    for (let d = 0; d < width; d++) {
-      let total = 0;
-      for (let i = t * routed.k; i < (t + 1) * routed.k; i++) {
-        if (routed.row[i]! < 0) continue;
-        const from = (routed.index[i]! * routed.rows + routed.row[i]!) * width;
-        total += (weighed ? 1 : routed.weight[i]!) * y.data[from + d]!;
-      }
-      put(result, t * width + d, total);
-    }
-  }
   return result;
 }

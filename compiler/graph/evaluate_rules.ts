@@ -1,11 +1,13 @@
 /** The reference of each primitive. A primitive without one does not compile. */
 
 import { attend, embed, rotate, writeCache } from "./evaluate_position.ts";
+import { attendBack, scatterRows, sumScores } from "./evaluate_backward.ts";
+import { collectRows, combineRows, dispatchRows } from "./evaluate_dispatch.ts";
 import {
-  combineRows,
-  dispatchRows,
   givenRouting,
   largest,
+  logSumExpRow,
+  marks,
   type Routed,
   routeTokens,
   softmaxRow,
@@ -16,6 +18,7 @@ import {
   count,
   lengthOf,
   put,
+  type Shown,
   strides,
   type Value,
   visit,
@@ -40,11 +43,14 @@ export interface Context {
   readonly value: (node: Node) => Value;
   /** The given value of an input, parameter or state. */
   readonly leaf: (
-    node: NodeOf<"input"> | NodeOf<"param"> | NodeOf<"state">,
+    node: Shown<"input"> | Shown<"param"> | Shown<"state">,
   ) => Value;
 }
 
-function operands(node: Node, context: Context): Value[] {
+function operands(
+  node: Pick<Node, "inputs">,
+  context: Context,
+): Value[] {
   return node.inputs.map(context.value);
 }
 
@@ -55,14 +61,14 @@ function routing(node: Node, context: Context): Routed {
 }
 
 /** Lengths of a node's axes, found on its operands. */
-function shapeFrom(node: Node, values: readonly Value[]): number[] {
+function shapeFrom(node: Shown, values: readonly Value[]): number[] {
   return node.axes.map((axis) =>
     lengthOf(values.find((value) => value.axes.includes(axis))!, axis)
   );
 }
 
 /** The same elements under other axes. */
-function relabel(node: Node, value: Value, shape: readonly number[]): Value {
+function relabel(node: Shown, value: Value, shape: readonly number[]): Value {
   return { axes: node.axes, shape, dtype: node.dtype, data: value.data };
 }
 
@@ -84,7 +90,7 @@ function alongRows(
 
 /** Rows of `x` along `over` replaced by `f` of them. */
 function mapRows(
-  node: Node,
+  node: Shown,
   x: Value,
   over: string,
   f: (row: number[]) => number[],
@@ -102,7 +108,7 @@ function total(xs: readonly number[]): number {
 
 /** The references. */
 export const REFERENCE: {
-  readonly [P in Primitive]: (node: NodeOf<P>, context: Context) => Result;
+  readonly [P in Primitive]: (node: Shown<P>, context: Context) => Result;
 } = {
   input: (node, context) => context.leaf(node),
   param: (node, context) => context.leaf(node),
@@ -112,11 +118,11 @@ export const REFERENCE: {
     const values = operands(node, context);
     const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
     const places = values.map((value) => strides(value, node.axes));
-    const wide = node.dtype === "i32" || node.dtype === "u32";
+    const whole = node.dtype === "i32" || node.dtype === "u32";
     visit(result.shape, places, (at, n) => {
       const xs = at.map((place, i) => values[i]!.data[place]!);
       // A product of integers can lose its low bits in a double.
-      const product = wide && node.params.verb === "mul" && xs.length === 2;
+      const product = whole && node.params.verb === "mul" && xs.length === 2;
       put(
         result,
         n,
@@ -157,8 +163,39 @@ export const REFERENCE: {
         index,
         kind === "max"
           ? row.reduce((a, b) => Math.max(a, b), -Infinity)
-          : total(row) / (kind === "mean" ? row.length : 1),
+          : total(row) / (kind === "mean" ? Math.max(row.length, 1) : 1),
       );
+    });
+    return result;
+  },
+
+  accumulate: (node, context) => {
+    const values = operands(node, context);
+    const { over } = node.params;
+    const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
+    const [x] = values;
+    const inner = over.map((axis) => lengthOf(x!, axis));
+    const along = values.map((value) => strides(value, over));
+    const outer = values.map((value) => strides(value, node.axes));
+    visit(result.shape, outer, (starts, n) => {
+      let sum = 0;
+      visit(inner, along, (places) => {
+        let product = 1;
+        values.forEach(({ data }, i) =>
+          product *= data[starts[i]! + places[i]!]!
+        );
+        sum += product;
+      });
+      put(result, n, sum);
+    });
+    return result;
+  },
+
+  logSumExp: (node, context) => {
+    const [x] = operands(node, context);
+    const result = zeros(node.axes, shapeFrom(node, [x!]), node.dtype);
+    alongRows(x!, node.params.over, (row, index) => {
+      put(result, index, logSumExpRow(row));
     });
     return result;
   },
@@ -184,6 +221,19 @@ export const REFERENCE: {
   embedding: (node, context) => {
     const [table, ids] = operands(node, context);
     return embed(node, table!, ids!);
+  },
+
+  scatter: (node, context) => {
+    const [rows, ids] = operands(node, context);
+    return scatterRows(
+      node,
+      [rows!, ids!],
+      node.axes.map((axis) =>
+        axis === node.params.over
+          ? context.lengthOf(axis)
+          : lengthOf(rows!, axis)
+      ),
+    );
   },
 
   rename: (node, context) => {
@@ -227,6 +277,23 @@ export const REFERENCE: {
     );
     visit(shape, [steps], ([place], n) => {
       result.data[n] = x!.data[from + place!]!;
+    });
+    return result;
+  },
+
+  spread: (node, context) => {
+    const [x] = operands(node, context);
+    const { axis, start, step, to } = node.params;
+    const shape = x!.axes.map((name, i) =>
+      name === axis ? context.lengthOf(to) : x!.shape[i]!
+    );
+    const result = zeros(node.axes, shape, node.dtype);
+    const along = strides(result, [to])[0]!;
+    const steps = strides(result, node.axes).map((stride, i) =>
+      node.axes[i] === to ? stride * step : stride
+    );
+    visit(x!.shape, [steps], ([place], n) => {
+      result.data[start * along + place!] = x!.data[n]!;
     });
     return result;
   },
@@ -275,19 +342,20 @@ export const REFERENCE: {
   },
 
   route: (node, context) => {
-    const { rule, grouped, noisy, biased, tokens, expert, leadingGroup } =
+    const { rule, tokens, expert, choice, leadingGroup, operands: names } =
       node.params;
+    const axes = {
+      ...{ group: tokens, mask: tokens, bias: [expert] },
+      ...{ noise: [...tokens, expert], random: [...tokens, expert] },
+      ...{ choices: [...tokens, choice], weights: [...tokens, choice] },
+    };
     const [logits, ...rest] = operands(node, context);
-    const axes = [...tokens, expert];
-    const ordered = (value: Value) => reorder(value, axes);
-    return routeTokens(rule, ordered(logits!), {
-      group: grouped
-        ? rest[0]
-        : leadingGroup === undefined
-        ? undefined
-        : "leading",
-      noise: noisy ? ordered(rest[grouped ? 1 : 0]!) : undefined,
-      bias: biased ? rest.at(-1) : undefined,
+    const given = names.map((name, i) =>
+      [name, reorder(rest[i]!, axes[name])] as const
+    );
+    return routeTokens(rule, reorder(logits!, [...tokens, expert]), {
+      ...leadingGroup === undefined ? {} : { group: "leading" },
+      ...Object.fromEntries(given),
     });
   },
 
@@ -302,13 +370,26 @@ export const REFERENCE: {
     if (tuple.primitive === "topK") return topKPart(node, tuple, context);
     const routed = routing(tuple, context);
     const { field } = node.params;
-    invariant(
-      field === "index" || field === "weight" || field === "slot",
-      "a routing has no such part",
-    );
-    const result = zeros(node.axes, [...routed.shape, routed.k], node.dtype);
-    routed[field].forEach((v, i) => put(result, i, v));
-    return result;
+    switch (field) {
+      case "index":
+      case "weight":
+      case "slot": {
+        const shape = [...routed.shape, routed.k];
+        const result = zeros(node.axes, shape, node.dtype);
+        routed[field].forEach((v, i) => put(result, i, v));
+        return result;
+      }
+      case "chosen":
+      case "first":
+      case "kept": {
+        const shape = [...routed.shape, routed.experts];
+        const result = zeros(node.axes, shape, node.dtype);
+        marks(routed, field).forEach((v, i) => put(result, i, v));
+        return result;
+      }
+      default:
+        throw new Error(`internal: a routing has no part '${field}'`);
+    }
   },
 
   dispatch: (node, context) =>
@@ -320,6 +401,13 @@ export const REFERENCE: {
 
   combine: (node, context) =>
     combineRows(
+      node,
+      context.value(node.inputs[0]!),
+      routing(node.inputs[1]!, context),
+    ),
+
+  collect: (node, context) =>
+    collectRows(
       node,
       context.value(node.inputs[0]!),
       routing(node.inputs[1]!, context),
@@ -346,6 +434,10 @@ export const REFERENCE: {
       operands(node, context),
       context.lengthOf(node.params.valueDim),
     ),
+
+  attentionSum: (node, context) => sumScores(node, operands(node, context)),
+
+  attentionGrad: (node, context) => attendBack(node, operands(node, context)),
 };
 
 /** A value with its axes in another order. */
@@ -360,7 +452,7 @@ function reorder(value: Value, axes: readonly string[]): Value {
 
 /** Values or indices of a top-k. */
 function topKPart(
-  node: NodeOf<"part">,
+  node: Shown<"part">,
   tuple: NodeOf<"topK">,
   context: Context,
 ): Value {

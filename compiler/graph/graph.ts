@@ -20,33 +20,75 @@ export interface Lambda {
 }
 
 /**
- * How a router chooses, weighs and drops: independent choices. The presets are rows of `routing.ts`.
+ * How a router chooses, weighs and drops: independent choices. The presets are rows of `routing.ts`; formulas are in
+ * spec/routing.md.
  *
- * Experts are chosen by score + bias where there is a bias or groups are scored by sums, else by their logits, which
- * softmax and sigmoid keep in order.
+ * Experts are chosen by score + bias where there is a bias or groups are worth several experts, else by their logits,
+ * which softmax and sigmoid keep in order.
  */
 export interface RoutingRule {
   readonly preset: string;
   readonly topK: number;
+  /** Instead of the best: the operand `choices`, or one expert after the other. */
+  readonly choose?: "given" | "balanced";
   /** What an expert scores: its share of the softmax over all, or over the chosen only; its sigmoid; its logit. */
   readonly score: "softmax" | "chosenSoftmax" | "sigmoid" | "none";
-  /** Of `count` groups of neighbouring experts, only the `keep` best can be chosen from. */
+  /** Of `count` groups of neighbouring experts, only the `keep` best can be chosen from; a group is worth its `best` best experts together. */
   readonly expertGroups?: {
     readonly count: number;
     readonly keep: number;
-    readonly score: "max" | "top2Sum";
+    readonly best: number;
   };
+  /** Which choices look at the noise; default "all". */
+  readonly noisy?: "all" | "second";
   /** `none`: the score; `chosen`: divided by the sum over the chosen; `kept`: divided by the sum over those kept after dropping. */
   readonly normalize: "none" | "chosen" | "kept";
   /** Added to the sum that weights are divided by; default 0. */
   readonly epsilon?: number;
+  /** That sum is at least this; default 0. */
+  readonly least?: number;
   /** Multiplies the weights; default 1. */
   readonly scale?: number;
   /** What a weight multiplies: the expert's result (the default), or the row that it is given. */
   readonly weighs?: "input" | "output";
-  /** fairscale: floor(2 * tokens of the group / experts) slots, first choices before second ones. Absent: dropless. */
-  readonly capacity?: "fairscale.top2";
+  /** Absent: dropless. */
+  readonly capacity?: CapacityRule;
 }
+
+/** How many slots an expert has in a routing group, and who gets them. */
+export interface CapacityRule {
+  /** A number; as many as the fullest expert needs; or a formula of `routing.ts`. */
+  readonly slots:
+    | number
+    | "largest"
+    | "floor"
+    | "ceil"
+    | "ceilF32"
+    | "floorOfCeil";
+  /** Of a formula: multiplies the even share; default 1. */
+  readonly factor?: number;
+  /** What is shared evenly: the choices of a group (the default) or its tokens. */
+  readonly per?: "choice" | "token";
+  readonly minimum?: number;
+  /** Rounded up to a multiple of this. */
+  readonly alignment?: number;
+  /** Which choices are dropped where there are too many: the last in order, those of least weight, those of the least random number. */
+  readonly drop: "position" | "score" | "random";
+  /** Slots go to all first choices, then to all second ones, …; or to each token's choices in turn. */
+  readonly order: "choice" | "token";
+  /** Tokens in order of the score of their first choice, best first, instead of their own order. */
+  readonly prioritised?: boolean;
+}
+
+/** What a router may be given besides logits. */
+export type RouteOperand =
+  | "group"
+  | "noise"
+  | "bias"
+  | "mask"
+  | "random"
+  | "choices"
+  | "weights";
 
 /** Parameters of each primitive. Inputs are named in the comment, in order. */
 export interface PrimitiveParams {
@@ -62,8 +104,12 @@ export interface PrimitiveParams {
   dot: { readonly over: readonly string[] };
   /** x */
   reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
+  /** x, or x and y: the sum over axes of x, or of their products as in `dot`, where only differentiation makes it: over tokens or slots, so that what a rank has is a part of the sum. */
+  accumulate: { readonly over: readonly string[] };
   /** x */
   softmax: { readonly over: string };
+  /** x: the logarithm of the sum of exponentials */
+  logSumExp: { readonly over: string };
   /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
   rmsNorm: { readonly over: string; readonly epsilon: number };
   /** x, position: rotate pairs (j, j + d/2), or (2j, 2j + 1) if interleaved, by position * inverseFrequencies[j]. `positions` bounds position. */
@@ -74,8 +120,10 @@ export interface PrimitiveParams {
     readonly interleaved: boolean;
     readonly positions: number;
   };
-  /** table, ids: the row of table along `over` for each id */
+  /** table, ids: the row of table along `over` for each id; axes that both have go together */
   embedding: { readonly over: string };
+  /** rows, ids: the transpose of `embedding`: rows summed where their id is along `over`, in the order of ids. Axes that the result lacks are summed over. */
+  scatter: { readonly over: string };
   /** x */
   rename: { readonly from: string; readonly to: string };
   /** x: axis becomes the axes `into`, row-major */
@@ -91,13 +139,24 @@ export interface PrimitiveParams {
   };
   /** xs: along `axis` of each (may differ in name: given by `axes`), into `to` */
   concat: { readonly axes: readonly string[]; readonly to: string };
+  /** x: the transpose of `slice`: x as positions start, start + step, … of axis `to`, which is 0 elsewhere */
+  spread: {
+    readonly axis: string;
+    readonly start: number;
+    readonly step: number;
+    readonly to: string;
+  };
   /** x: node.axes is the new order */
   transpose: Record<never, never>;
   /** x: node.dtype is the new type */
   cast: Record<never, never>;
   /** x: read by `part` as values and indices, axis `over` replaced by `axis` at the end */
   topK: { readonly over: string; readonly k: number; readonly axis: string };
-  /** logits, then group (i32 over the token axes) if `grouped`, noise if `noisy`, the experts' bias if `biased`. `tokens`: the routed axes; `leadingGroup`: the axis among them that is the routing group. */
+  /**
+   * logits, then the operands that `operands` names, in its order: group and mask (0: padding) i32 over the token axes,
+   * noise and random as the logits, bias over the experts, choices i32 and weights [tokens…, choice]. `tokens`: the
+   * routed axes; `leadingGroup`: the axis among them that is the routing group.
+   */
   route: {
     readonly rule: RoutingRule;
     readonly expert: string;
@@ -105,9 +164,7 @@ export interface PrimitiveParams {
     readonly choice: string;
     readonly tokens: readonly string[];
     readonly leadingGroup?: string;
-    readonly grouped: boolean;
-    readonly noisy: boolean;
-    readonly biased: boolean;
+    readonly operands: readonly RouteOperand[];
   };
   /** index i32, weight f32, then slot i32 (-1: dropped) if `slotted`, each [tokens…, choice]: a routing that is given. Of its rule, how many choices there are and what weights multiply matter. */
   choices: {
@@ -118,12 +175,27 @@ export interface PrimitiveParams {
     readonly tokens: readonly string[];
     readonly slotted: boolean;
   };
-  /** topK, route or choices: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…, choice] */
-  part: { readonly field: "values" | "indices" | "index" | "weight" | "slot" };
-  /** x, routing: [tokens…, rest…] -> [expert, slot, rest…] */
-  dispatch: Record<never, never>;
-  /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the weighted sum in the order of choices */
-  combine: Record<never, never>;
+  /**
+   * topK, route or choices: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…,
+   * choice]; and f32 [tokens…, expert]: how often the expert was chosen, chosen first, kept.
+   */
+  part: {
+    readonly field:
+      | "values"
+      | "indices"
+      | "index"
+      | "weight"
+      | "slot"
+      | "chosen"
+      | "first"
+      | "kept";
+  };
+  /** x, routing: [tokens…, rest…] -> [expert, slot, rest…]; `weighted`: times the weight, instead of what the rule says */
+  dispatch: { readonly weighted?: boolean };
+  /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the sum in the order of choices; `weighted`: by the weights, instead of what the rule says */
+  combine: { readonly weighted?: boolean };
+  /** y, routing: [expert, slot, rest…] -> [tokens…, choice, rest…], 0 where dropped */
+  collect: Record<never, never>;
   /** x: all of `axis`, which the ranks hold in parts, on each of them, in global order, as axis `to`. Only placement makes it. */
   gather: { readonly axis: string; readonly to: string };
   /** x: of axis `whole`, which gathering made, the rank's own part, as axis `to`. Only placement makes it. */
@@ -135,20 +207,33 @@ export interface PrimitiveParams {
    * writing; sequence, position, then sinks [head] if `sinks` -> [token, head, valueDim]. Without `kvHead` all heads
    * read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys.
    */
-  attention: {
-    readonly scale: number;
-    readonly window?: number;
-    /** Tokens see positions of their own block of so many only. */
-    readonly chunk?: number;
-    readonly token: string;
-    readonly head: string;
-    readonly dim: string;
-    readonly valueDim: string;
-    readonly kvHead?: string;
-    readonly context: string;
-    readonly sinks: boolean;
-    readonly shared: boolean;
+  attention: AttentionParams;
+  /** q, keys, sequence, position, then sinks if `sinks`: the logarithm of the sum of exponentials of each query's scores, [token, head] */
+  attentionSum: AttentionParams;
+  /**
+   * q, keys, values, sequence, position, the cotangent of the result, [token, head, valueDim], `attentionSum`, and the
+   * product of cotangent and result summed over valueDim, [token, head]: the cotangent of one of the first three. That of
+   * shared keys is one with that of their values.
+   */
+  attentionGrad: AttentionParams & {
+    readonly of: "query" | "keys" | "values";
   };
+}
+
+/** How queries attend. */
+export interface AttentionParams {
+  readonly scale: number;
+  readonly window?: number;
+  /** Tokens see positions of their own block of so many only. */
+  readonly chunk?: number;
+  readonly token: string;
+  readonly head: string;
+  readonly dim: string;
+  readonly valueDim: string;
+  readonly kvHead?: string;
+  readonly context: string;
+  readonly sinks: boolean;
+  readonly shared: boolean;
 }
 
 /** Names of the primitives. */
@@ -173,6 +258,18 @@ export type RoutingNode = NodeOf<"route"> | NodeOf<"choices">;
 /** Whether a node is what dispatch and combine go by. */
 export function isRouting(node: Node | undefined): node is RoutingNode {
   return node?.primitive === "route" || node?.primitive === "choices";
+}
+
+/** Whether weights are multiplied here: on the way out or, by default, on the way home. */
+export function isWeighted(
+  { primitive, params, inputs }:
+    | Pick<NodeOf<"dispatch">, "primitive" | "params" | "inputs">
+    | Pick<NodeOf<"combine">, "primitive" | "params" | "inputs">,
+): boolean {
+  if (params.weighted !== undefined) return params.weighted;
+  const route = inputs[1];
+  const input = isRouting(route) && route.params.rule.weighs === "input";
+  return input === (primitive === "dispatch");
 }
 
 /** Length of an axis: fixed, or bounded and known at run time. */

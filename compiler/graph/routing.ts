@@ -1,40 +1,331 @@
 /** Router presets: what each published router does, as data. Formulas and sources are in spec/routing.md. */
 
-import type { RoutingRule } from "./graph.ts";
+import { ModelError, type Span } from "../../spec/errors.ts";
+import type {
+  CapacityRule,
+  Node,
+  NodeOf,
+  RouteOperand,
+  RoutingRule,
+} from "./graph.ts";
 
 /** What a preset fixes. How many experts and groups there are, and the scale, belong to a model. */
 export type PresetRule =
-  & Omit<RoutingRule, "preset" | "topK" | "expertGroups">
+  & Omit<RoutingRule, "preset" | "topK" | "expertGroups" | "normalize">
   & {
-    /** What a group of experts is worth, where the model has groups; default "max". */
-    readonly groupScore?: GroupScore;
+    /** `several`: `chosen` if there is more than one choice, else `none`. */
+    readonly normalize: RoutingRule["normalize"] | "several";
+    /** How many experts it chooses, where it knows no other number. */
+    readonly chooses?: number;
+    /** How many of its best experts a group is worth; `share`: topK / keep of them. Default 1. */
+    readonly best?: number | "share";
+    /** `capacity` is how it drops when it is told to; it does not by itself. */
+    readonly dropless?: true;
   };
 
-/** What a group of experts is worth: its best expert, or its two best together. */
-export type GroupScore = NonNullable<RoutingRule["expertGroups"]>["score"];
+/** The least sum that fairscale, DeepSpeed and Tutel divide by: the f32 epsilon. */
+const F32_EPSILON = 2 ** -23;
+
+const MEGATRON: Pick<PresetRule, "capacity" | "dropless"> = {
+  capacity: { slots: "ceil", factor: 1, drop: "score", order: "token" },
+  dropless: true,
+};
+
+const TUTEL = {
+  score: "softmax",
+  normalize: "several",
+  least: F32_EPSILON,
+  capacity: {
+    slots: "floorOfCeil",
+    factor: 1,
+    drop: "position",
+    order: "choice",
+  },
+} as const;
 
 /** Presets by name. */
 export const ROUTING_PRESETS = {
+  "switch.top1": {
+    score: "softmax",
+    normalize: "none",
+    chooses: 1,
+    capacity: { slots: 64, drop: "position", order: "token" },
+  },
+  "gshard.top2": {
+    score: "softmax",
+    normalize: "chosen",
+    epsilon: 1e-9,
+    chooses: 2,
+    noisy: "second",
+    capacity: {
+      slots: "floor",
+      factor: 1.25,
+      per: "token",
+      minimum: 4,
+      drop: "position",
+      order: "choice",
+    },
+  },
+  "fairscale.top2": {
+    score: "softmax",
+    normalize: "kept",
+    least: F32_EPSILON,
+    chooses: 2,
+    noisy: "second",
+    capacity: { slots: "floor", factor: 1, drop: "position", order: "choice" },
+  },
+  "deepspeed.top1": {
+    score: "softmax",
+    normalize: "none",
+    chooses: 1,
+    capacity: {
+      slots: "ceilF32",
+      factor: 1,
+      minimum: 4,
+      drop: "random",
+      order: "token",
+    },
+  },
+  "deepspeed.top2": {
+    score: "softmax",
+    normalize: "kept",
+    least: F32_EPSILON,
+    chooses: 2,
+    noisy: "second",
+    capacity: {
+      slots: "ceilF32",
+      factor: 1,
+      minimum: 4,
+      drop: "position",
+      order: "choice",
+    },
+  },
+  "deepspeed.topk": {
+    score: "softmax",
+    normalize: "kept",
+    least: F32_EPSILON,
+    capacity: {
+      slots: "ceilF32",
+      factor: 1,
+      minimum: 4,
+      drop: "score",
+      order: "token",
+    },
+  },
+  "tutel.topk": TUTEL,
+  "tutel.prioritised": {
+    ...TUTEL,
+    capacity: { ...TUTEL.capacity, prioritised: true },
+  },
+  "megatron.postSoftmax": {
+    score: "chosenSoftmax",
+    normalize: "none",
+    best: "share",
+    ...MEGATRON,
+  },
+  "megatron.preSoftmax": {
+    score: "softmax",
+    normalize: "none",
+    best: "share",
+    ...MEGATRON,
+  },
+  "megatron.sigmoid": {
+    score: "sigmoid",
+    normalize: "several",
+    epsilon: 1e-20,
+    best: "share",
+    ...MEGATRON,
+  },
+  "megablocks": {
+    score: "softmax",
+    normalize: "none",
+    capacity: { slots: "floor", factor: 1, drop: "position", order: "token" },
+    dropless: true,
+  },
   "mixtral": { score: "softmax", normalize: "chosen" },
   "olmoe": { score: "softmax", normalize: "none" },
   "qwen2Moe": { score: "softmax", normalize: "none" },
   "qwen3Moe": { score: "softmax", normalize: "chosen" },
-  "graniteMoe": { score: "chosenSoftmax", normalize: "none" },
-  "gptOss": { score: "chosenSoftmax", normalize: "none" },
-  "deepseekV2": { score: "softmax", normalize: "none", groupScore: "max" },
+  "deepseekV2": { score: "softmax", normalize: "none" },
   "deepseekV3": {
     score: "sigmoid",
     normalize: "chosen",
     epsilon: 1e-20,
-    groupScore: "top2Sum",
+    best: 2,
   },
+  "gptOss": { score: "chosenSoftmax", normalize: "none" },
+  "graniteMoe": { score: "chosenSoftmax", normalize: "none" },
   "llama4": { score: "sigmoid", normalize: "none", weighs: "input" },
-  "fairscale.top2": {
+  "expertChoice": {
     score: "softmax",
-    normalize: "kept",
-    capacity: "fairscale.top2",
+    normalize: "none",
+    capacity: {
+      slots: "floor",
+      factor: 2,
+      per: "token",
+      drop: "score",
+      order: "token",
+    },
   },
+  "hash": { score: "softmax", normalize: "none", choose: "given" },
+  "forced": { score: "softmax", normalize: "none", choose: "balanced" },
 } as const satisfies { [preset: string]: PresetRule };
 
 /** The name of a router preset. */
 export type RoutingPreset = keyof typeof ROUTING_PRESETS;
+
+/** Groups of experts to choose from. */
+export interface ExpertGroups {
+  readonly count: number;
+  readonly keep: number;
+  /** Instead of the preset's: how many of its best experts a group is worth. */
+  readonly best?: number;
+}
+
+/** Room at the experts, and who gets it: what is not said is the preset's. Formulas are in spec/routing.md. */
+export type Capacity = Partial<CapacityRule>;
+
+/** What can be said of a router one by one, on top of a preset. */
+export interface RuleChoices {
+  /** Experts per token. */
+  readonly topK: number;
+  /** Instead of the preset's: what an expert scores. */
+  readonly score?: RoutingRule["score"];
+  /** Instead of the preset's: whether weights are divided by their sum, and over which choices. */
+  readonly normalize?: RoutingRule["normalize"];
+  /** Instead of the preset's: added to that sum. */
+  readonly epsilon?: number;
+  /** Instead of the preset's: what that sum is at least. */
+  readonly least?: number;
+  /** Instead of the preset's: whether a weight multiplies what an expert makes or what it is given. */
+  readonly weighs?: "input" | "output";
+  /** Multiplies the weights; default 1. */
+  readonly scale?: number;
+  /** Instead of the preset's: which choices look at the noise. */
+  readonly noisy?: "all" | "second";
+  /** Choose only from the `keep` best of `count` groups of neighbouring experts. */
+  readonly expertGroups?: ExpertGroups;
+  /** Room at the experts; "dropless": no limit. */
+  readonly capacity?: Capacity | "dropless";
+}
+
+/** The rule that a preset and choices on top of it make. Throws ModelError at `span` for a preset that there is not, or that chooses another number. */
+export function routingRule(
+  { preset, given, ...choices }: RuleChoices & {
+    readonly preset?: string;
+    /** Experts are given, not chosen by score. */
+    readonly given?: boolean;
+  },
+  span?: Span,
+): RoutingRule {
+  const { topK, expertGroups: groups } = choices;
+  const start = presetOf(preset, span);
+  const { best = 1, chooses, capacity, dropless, normalize, ...rule } = start;
+  if (chooses !== undefined && topK !== chooses) {
+    throw new ModelError(
+      `Cannot route to ${topK} experts: preset '${preset}' chooses ${chooses}`,
+      span,
+    );
+  }
+  const room = choices.capacity === undefined
+    ? dropless ? undefined : capacity
+    : choices.capacity === "dropless"
+    ? undefined
+    : capacityOf(capacity, choices.capacity);
+  const set = Object.fromEntries(
+    (["score", "epsilon", "least", "weighs", "scale", "noisy"] as const)
+      .flatMap((name) =>
+        choices[name] === undefined ? [] : [[name, choices[name]]]
+      ),
+  );
+  const several = topK > 1 ? "chosen" : "none";
+  const share = (keep: number) => best === "share" ? topK / keep : best;
+  return {
+    ...{ ...rule, ...set, preset: preset ?? "none", topK },
+    normalize: choices.normalize ??
+      (normalize === "several" ? several : normalize),
+    ...groups ? { expertGroups: { best: share(groups.keep), ...groups } } : {},
+    ...given ? { choose: "given" } : {},
+    ...room ? { capacity: room } : {},
+  };
+}
+
+/** The preset, or the complaint of callers without types. */
+function presetOf(preset: string | undefined, span?: Span): PresetRule {
+  const known: { [preset: string]: PresetRule } = ROUTING_PRESETS;
+  if (preset === undefined) return { score: "softmax", normalize: "none" };
+  const found = Object.hasOwn(known, preset) ? known[preset] : undefined;
+  if (found) return found;
+  throw new ModelError(
+    `Cannot route by preset '${preset}': there is none. Presets are ${
+      Object.keys(known).map((name) => `'${name}'`).join(", ")
+    }`,
+    span,
+  );
+}
+
+/** A preset's capacity with some of it set. A number of slots leaves no room for a factor. */
+function capacityOf(
+  preset: CapacityRule | undefined,
+  set: Capacity,
+): CapacityRule {
+  const base = preset ?? { slots: "ceil", drop: "position", order: "token" };
+  if (typeof set.slots !== "number" && set.slots !== "largest") {
+    return { ...base, ...set };
+  }
+  const { drop, order, prioritised } = base;
+  return {
+    ...{ drop, order, ...prioritised ? { prioritised } : {} },
+    ...{ ...set, slots: set.slots },
+  };
+}
+
+/** How full a routing group is. */
+export interface GroupCounts {
+  readonly tokens: number;
+  readonly experts: number;
+  readonly topK: number;
+}
+
+/** How many slots an expert has in a routing group; `largest` needs the count of the fullest expert. */
+export function slotsOf(
+  rule: CapacityRule,
+  { tokens, experts, topK }: GroupCounts,
+  largest = 0,
+): number {
+  const { factor = 1, minimum = 0, alignment = 1 } = rule;
+  const choices = rule.per === "token" ? 1 : topK;
+  const counted = () => {
+    switch (rule.slots) {
+      case "largest":
+        return largest;
+      case "floor":
+        return Math.floor((tokens * (factor * choices)) / experts);
+      case "ceil":
+        return Math.ceil(((tokens * choices) / experts) * factor);
+      case "ceilF32": {
+        const share = Math.fround(tokens / experts);
+        return Math.ceil(Math.fround(share * Math.fround(factor * choices)));
+      }
+      case "floorOfCeil":
+        return choices * Math.floor(factor * Math.ceil(tokens / experts));
+      default:
+        return rule.slots;
+    }
+  };
+  return Math.ceil(Math.max(counted(), minimum) / alignment) * alignment;
+}
+
+/** An operand of a router besides its logits. */
+export function routeOperand(
+  { inputs, params }: Pick<NodeOf<"route">, "inputs" | "params">,
+  name: RouteOperand,
+): Node | undefined {
+  const at = params.operands.indexOf(name);
+  return at < 0 ? undefined : inputs[at + 1];
+}
+
+/** Whether what a token gets depends on the other tokens of its routing group. */
+export function looksAtGroup(rule: RoutingRule): boolean {
+  return rule.capacity !== undefined || rule.choose === "balanced";
+}

@@ -4,6 +4,7 @@
  */
 
 import type { DType } from "../../spec/dtype.ts";
+import { OPERAND_DTYPES, ruleProblem } from "./check_rule.ts";
 import { messages as say, without } from "./messages.ts";
 import {
   isRouting,
@@ -140,6 +141,27 @@ export const RULES: {
     return { axes: without(x.axes, [over]), dtype: x.dtype };
   },
 
+  accumulate: ({ inputs, params: { over } }) => {
+    const [x, y] = [operand(inputs, 0), inputs[1]];
+    const lost = y ? x.axes.filter((axis) => y.axes.includes(axis)) : x.axes;
+    if (over.length === 0 || without(over, lost).length > 0) {
+      fail(say.dotOver(x.axes, y?.axes ?? x.axes, over));
+    }
+    wantFloat("sum", x);
+    if (y) wantType("sum", y, x.dtype);
+    return {
+      axes: [...without(x.axes, over), ...without(y?.axes ?? [], x.axes)],
+      dtype: x.dtype,
+    };
+  },
+
+  logSumExp: ({ inputs, params: { over } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("logSumExp", x, over);
+    wantFloat("logSumExp", x);
+    return { axes: without(x.axes, [over]), dtype: x.dtype };
+  },
+
   softmax: ({ inputs, params: { over } }) => {
     const x = operand(inputs, 0);
     wantAxis("softmax", x, over);
@@ -171,9 +193,28 @@ export const RULES: {
     const [table, ids] = [operand(inputs, 0), operand(inputs, 1)];
     wantAxis("embed", table, over);
     wantType("embed", ids, "i32");
-    const rest = without(table.axes, [over]);
-    wantFree("embed", ids, rest);
+    if (ids.axes.includes(over)) fail(say.taken("embed", ids.axes, [over]));
+    const rest = without(table.axes, [over, ...ids.axes]);
     return { axes: [...ids.axes, ...rest], dtype: table.dtype };
+  },
+
+  scatter: ({ inputs, params: { over }, given }) => {
+    const [rows, ids] = [operand(inputs, 0), operand(inputs, 1)];
+    const kept = without(given.axes, [over]);
+    const legal = given.axes.includes(over) && !rows.axes.includes(over) &&
+      without(kept, rows.axes).length === 0 &&
+      without(ids.axes, rows.axes).length === 0 &&
+      without(rows.axes, [...kept, ...ids.axes]).length === 0;
+    if (!legal) {
+      fail(
+        `Cannot scatter '${rows.axes.join(" ")}' by '${
+          ids.axes.join(" ")
+        }' to '${given.axes.join(" ")}' over '${over}'`,
+      );
+    }
+    wantFloat("scatter", rows);
+    wantType("scatter", ids, "i32");
+    return { axes: given.axes, dtype: rows.dtype };
   },
 
   rename: ({ inputs, params: { from, to } }) => {
@@ -205,6 +246,13 @@ export const RULES: {
     const x = operand(inputs, 0);
     wantAxis("slice", x, axis);
     wantFree("slice", x, [to]);
+    return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
+  },
+
+  spread: ({ inputs, params: { axis, to } }) => {
+    const x = operand(inputs, 0);
+    wantAxis("spread", x, axis);
+    wantFree("spread", x, [to]);
     return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
   },
 
@@ -247,7 +295,7 @@ export const RULES: {
 
   route: ({ inputs, params }) => {
     const logits = operand(inputs, 0);
-    const { expert, choice, slot, rule, leadingGroup } = params;
+    const { expert, choice, slot, rule, leadingGroup, operands } = params;
     wantAxis("route", logits, expert);
     wantType("route", logits, "f32");
     wantFree("route", logits, [choice]);
@@ -263,62 +311,22 @@ export const RULES: {
         }' by group '${leadingGroup}': it is not the first axis`,
       );
     }
-    if (!Number.isInteger(rule.topK) || rule.topK < 1) {
+    const problem = ruleProblem(rule, operands);
+    if (problem) fail(problem);
+    const given = {
+      ...{ group: tokens, mask: tokens, bias: [expert] },
+      ...{ noise: logits.axes, random: logits.axes },
+      ...{ choices: [...tokens, choice], weights: [...tokens, choice] },
+    };
+    for (const [i, name] of operands.entries()) {
+      const value = operand(inputs, i + 1);
+      wantType("route", value, OPERAND_DTYPES[name]);
+      if (sameAxes(value.axes, given[name])) continue;
       fail(
-        `Cannot route to ${rule.topK} experts: topK must be a whole number of at least 1`,
+        `Cannot route '${logits.axes.join(" ")}' with ${name} '${
+          value.axes.join(" ")
+        }': expected '${given[name].join(" ")}'`,
       );
-    }
-    if (
-      rule.capacity !== undefined &&
-      (params.biased || rule.expertGroups || rule.score !== "softmax" ||
-        rule.scale !== undefined || rule.weighs === "input")
-    ) {
-      fail(
-        `Cannot route by preset '${rule.preset}' with another score, bias, groups, scale or place of the weight: its capacity is given out by fairscale's rule`,
-      );
-    }
-    if (rule.normalize === "kept" && rule.capacity === undefined) {
-      fail(
-        `Cannot route by preset '${rule.preset}' with weights divided by those kept: nothing is dropped. Use 'chosen'`,
-      );
-    }
-    if (rule.capacity === "fairscale.top2" && rule.topK !== 2) {
-      fail(
-        `Cannot route to ${rule.topK} experts: preset '${rule.preset}' chooses 2`,
-      );
-    }
-    if (params.grouped) {
-      const group = operand(inputs, 1);
-      wantType("route", group, "i32");
-      if (!sameAxes(group.axes, tokens)) {
-        fail(
-          `Cannot route '${logits.axes.join(" ")}' by group '${
-            group.axes.join(" ")
-          }': expected '${tokens.join(" ")}'`,
-        );
-      }
-    }
-    if (params.noisy) {
-      const noise = operand(inputs, params.grouped ? 2 : 1);
-      wantType("route", noise, "f32");
-      if (!sameAxes(noise.axes, logits.axes)) {
-        fail(
-          `Cannot route '${logits.axes.join(" ")}' with noise '${
-            noise.axes.join(" ")
-          }': expected the axes of the logits`,
-        );
-      }
-    }
-    if (params.biased) {
-      const bias = operand(inputs, inputs.length - 1);
-      wantType("route", bias, "f32");
-      if (!sameAxes(bias.axes, [expert])) {
-        fail(
-          `Cannot route '${logits.axes.join(" ")}' with bias '${
-            bias.axes.join(" ")
-          }': expected '${expert}'`,
-        );
-      }
     }
     return { axes: [...tokens, choice], dtype: "f32" };
   },
@@ -348,6 +356,10 @@ export const RULES: {
       return { axes: tuple.axes, dtype: "i32" };
     }
     if (tuple.primitive === "route") {
+      if (field === "chosen" || field === "first" || field === "kept") {
+        const { tokens, expert } = tuple.params;
+        return { axes: [...tokens, expert], dtype: "f32" };
+      }
       if (field === "weight") return { axes: tuple.axes, dtype: "f32" };
       if (field === "index") return { axes: tuple.axes, dtype: "i32" };
       if (field === "slot") {
@@ -395,6 +407,16 @@ export const RULES: {
     wantFloat("combine", y);
     wantFree("combine", y, tokens);
     return { axes: [...tokens, ...y.axes.slice(2)], dtype: y.dtype };
+  },
+
+  collect: ({ inputs }) => {
+    const y = operand(inputs, 0);
+    const { tokens, choice, expert, slot } = routed(operand(inputs, 1)).params;
+    if (y.axes[0] !== expert || y.axes[1] !== slot) {
+      fail(say.combine(y.axes, expert, slot));
+    }
+    wantFree("collect", y, [...tokens, choice]);
+    return { axes: [...tokens, choice, ...y.axes.slice(2)], dtype: y.dtype };
   },
 
   gather: ({ inputs, params: { axis, to } }) => {
@@ -456,5 +478,15 @@ export const RULES: {
     }
     wantFloat("attend with", q!);
     return { axes: [token, head, valueDim], dtype: q!.dtype };
+  },
+
+  attentionSum: ({ inputs, params: { token, head } }) => ({
+    axes: [token, head],
+    dtype: operand(inputs, 0).dtype,
+  }),
+
+  attentionGrad: ({ inputs, params: { of } }) => {
+    const places = { query: 0, keys: 1, values: 2 };
+    return operand(inputs, places[of]);
   },
 };

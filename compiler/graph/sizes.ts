@@ -73,14 +73,19 @@ const MAX_GROUPS = 32;
 function checkGroups(sizes: Sizes, node: NodeOf<"route">): void {
   const { expert, rule } = node.params;
   if (rule.expertGroups === undefined) return;
-  const { count, keep, score } = rule.expertGroups;
+  const { count, keep, best } = rule.expertGroups;
   const { size } = sizeOf(sizes, node, expert);
-  const least = score === "top2Sum" ? 2 : 1;
-  const whole = Number.isInteger(count) && count >= 1 && count <= MAX_GROUPS;
-  if (!whole || size % count !== 0 || size / count < least) {
+  if (!Number.isInteger(best) || best < 1) {
     fail(
       node,
-      `Cannot route in ${count} groups of experts: expected a whole number to ${MAX_GROUPS} that divides ${size} and leaves at least ${least} in each`,
+      `Cannot route in groups of experts by their ${best} best: expected a whole number of at least 1`,
+    );
+  }
+  const whole = Number.isInteger(count) && count >= 1 && count <= MAX_GROUPS;
+  if (!whole || size % count !== 0 || size / count < best) {
+    fail(
+      node,
+      `Cannot route in ${count} groups of experts: expected a whole number to ${MAX_GROUPS} that divides ${size} and leaves at least ${best} in each`,
     );
   }
   const needed = Math.ceil(rule.topK / (size / count));
@@ -114,6 +119,31 @@ function sameLength(
   if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node, from));
 }
 
+/** Positions start, start + step, … of `whole`, as many as `part` is long, are all there. */
+function checkPositions(
+  sizes: Sizes,
+  node: NodeOf<"slice"> | NodeOf<"spread">,
+  whole: string,
+  part: string,
+): void {
+  const { start, step } = node.params;
+  const size = fixed(sizes, node, whole, "slice");
+  const length = fixed(sizes, node, part, "slice to");
+  if (!Number.isInteger(step) || step < 1) {
+    fail(
+      node,
+      `Cannot slice '${part}' of '${whole}': the step is ${step}, expected a whole number of at least 1`,
+    );
+  }
+  const last = start + (length - 1) * step;
+  if (!Number.isInteger(start) || start < 0 || last >= size) {
+    fail(
+      node,
+      `Cannot slice '${part}' of '${whole}': positions ${start} to ${last} are not all within its size, ${size}`,
+    );
+  }
+}
+
 const SIZES: {
   readonly [P in Primitive]: (node: NodeOf<P>, sizes: Sizes) => void;
 } = {
@@ -123,11 +153,11 @@ const SIZES: {
   },
   state: none,
   map: none,
-  dot: (node, sizes) => {
-    for (const axis of node.params.over) fixed(sizes, node, axis, "contract");
-  },
+  dot: none,
   reduce: none,
+  accumulate: none,
   softmax: none,
+  logSumExp: none,
   rmsNorm: none,
   rope: (node, sizes) => {
     const { over, inverseFrequencies, positions } = node.params;
@@ -148,6 +178,8 @@ const SIZES: {
     }
   },
   embedding: none,
+  scatter: (node, sizes) =>
+    void fixed(sizes, node, node.params.over, "scatter to"),
   rename: (node, sizes) => {
     const { from, to } = node.params;
     const size = sizeOf(sizes, node, from);
@@ -158,7 +190,8 @@ const SIZES: {
         node,
         `Cannot rename '${from}' to '${to}': their sizes are ${size.size} and ${known.size}`,
       );
-    } else if (known.dynamic) {
+    } else if (known.dynamic && known !== size) {
+      // An axis that was renamed shares the size of what it was called before, and can go back to it.
       fail(
         node,
         `Cannot rename '${from}' to '${to}': each has a run-time length of its own. Use a name that 'model' does not declare`,
@@ -184,22 +217,12 @@ const SIZES: {
     bind(sizes, node, to, parts.reduce((a, b) => a * b, 1));
   },
   slice: (node, sizes) => {
-    const { axis, start, step, to } = node.params;
-    const size = fixed(sizes, node, axis, "slice");
-    const length = fixed(sizes, node, to, "slice to");
-    if (!Number.isInteger(step) || step < 1) {
-      fail(
-        node,
-        `Cannot slice '${to}' of '${axis}': the step is ${step}, expected a whole number of at least 1`,
-      );
-    }
-    const last = start + (length - 1) * step;
-    if (!Number.isInteger(start) || start < 0 || last >= size) {
-      fail(
-        node,
-        `Cannot slice '${to}' of '${axis}': positions ${start} to ${last} are not all within its size, ${size}`,
-      );
-    }
+    const { axis, to } = node.params;
+    checkPositions(sizes, node, axis, to);
+  },
+  spread: (node, sizes) => {
+    const { axis, to } = node.params;
+    checkPositions(sizes, node, to, axis);
   },
   concat: (node, sizes) => {
     const { axes, to } = node.params;
@@ -234,6 +257,7 @@ const SIZES: {
   take: sameLength,
   dispatch: none,
   combine: none,
+  collect: none,
   cacheWrite: none,
   attention: (node, sizes) => {
     const { head, kvHead, dim, valueDim, window, chunk } = node.params;
@@ -268,6 +292,8 @@ const SIZES: {
       );
     }
   },
+  attentionSum: none,
+  attentionGrad: none,
 };
 
 /** The lengths of all axes of a program: those declared, and those that its nodes name. Throws ModelError. */

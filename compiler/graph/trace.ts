@@ -64,7 +64,7 @@ export function trace<Name extends string>(
     );
   }
   const results = Object.values(returned);
-  const nodes = collect(results);
+  const nodes = inOrder(results);
   checkStates(nodes, states);
   checkDispatched(nodes, results, dispatched);
   const axes = deriveSizes(model.axes, nodes);
@@ -73,7 +73,7 @@ export function trace<Name extends string>(
 }
 
 /** Everything that `results` need, inputs before users, in the order in which outputs ask for it. */
-function collect(results: readonly Node[]): Node[] {
+export function inOrder(results: readonly Node[]): Node[] {
   const nodes: Node[] = [];
   const done = new Set<Node>();
   const stack: { readonly node: Node; next: number }[] = [];

@@ -1,15 +1,24 @@
 /** Values of the reference evaluator: row-major arrays with named axes. */
 
 import type { DType } from "../../spec/dtype.ts";
+import type { NodeOf, Primitive } from "./graph.ts";
 
 /** Numbers as the evaluator keeps them: one array element each. */
-export type Numbers = Float32Array | Int32Array | Uint32Array;
+export type Numbers = Float32Array | Float64Array | Int32Array | Uint32Array;
+
+/** What a value computes in: that of its node, or double precision in its stead where the evaluator is asked for it. */
+export type ValueDType = DType | "f64";
+
+/** A node as references see it: it computes in `dtype`. */
+export type Shown<P extends Primitive = Primitive> =
+  & Omit<NodeOf<P>, "dtype">
+  & { readonly dtype: ValueDType };
 
 /** A tensor with its elements. */
 export interface Value {
   readonly axes: readonly string[];
   readonly shape: readonly number[];
-  readonly dtype: DType;
+  readonly dtype: ValueDType;
   readonly data: Numbers;
 }
 
@@ -22,13 +31,15 @@ export function count(shape: readonly number[]): number {
 export function zeros(
   axes: readonly string[],
   shape: readonly number[],
-  dtype: DType,
+  dtype: ValueDType,
 ): Value {
   const length = count(shape);
   const data = dtype === "i32"
     ? new Int32Array(length)
     : dtype === "u32"
     ? new Uint32Array(length)
+    : dtype === "f64"
+    ? new Float64Array(length)
     : new Float32Array(length);
   return { axes, shape, dtype, data };
 }
@@ -36,6 +47,11 @@ export function zeros(
 /** Store a number in a value, rounded to its dtype. */
 export function put(value: Value, index: number, x: number): void {
   value.data[index] = value.dtype === "f16" ? roundF16(x) : x;
+}
+
+/** How a number computed on the way from `value` is rounded: to f32, or not at all in double precision. */
+export function rounding(value: Value): (x: number) => number {
+  return value.dtype === "f64" ? (x) => x : Math.fround;
 }
 
 /** The nearest f16, ties to even, as a number. */

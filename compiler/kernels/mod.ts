@@ -2,12 +2,14 @@
 
 export * from "./assign.ts";
 export * from "./attention.ts";
+export * from "./capacity.ts";
 export * from "./combine.ts";
 export * from "./contract.ts";
 export * from "./elementwise.ts";
 export * from "./exchange.ts";
 export * from "./kernel.ts";
 export * from "./matmul.ts";
+export * from "./order_tokens.ts";
 export * from "./permute.ts";
 export * from "./regroup.ts";
 export * from "./router.ts";

@@ -31,10 +31,10 @@ import {
   u32,
   var_,
 } from "../../spec/kernel/build.ts";
-import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import type { RoutingRule } from "../graph/graph.ts";
+import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import type { RouteOperand, RoutingRule } from "../graph/graph.ts";
 import { elementwise } from "./elementwise.ts";
-import { lengthOf, reads, writes } from "./kernel.ts";
+import { reads, writes } from "./kernel.ts";
 import { blockedSum } from "./sum.ts";
 
 /** Below every logit; the lowest f32. */
@@ -147,104 +147,216 @@ export function topK(o: TopKOptions): Kernel {
   });
 }
 
+/** What a router reads besides its logits. */
+export type RouterOperand = Exclude<RouteOperand, "group" | "random">;
+
 /**
- * A router. Bindings: `logits` f32 [token, expert], `noise` f32 [token, expert] if noisy, `bias` f32 [expert] if biased,
- * `index` i32 [token, k] and `weight` f32 [token, k], written. Its grid is `elementwiseGrid(tokens)`.
+ * A router. Bindings: `logits` and `noise` f32 [token, expert], `bias` f32 [expert], `mask` i32 [token], `choices` i32
+ * and `weights` f32 [token, k], those of them that `operands` names; written: `index` i32 and `weight` f32 [token, k];
+ * `first` f32 [token] if tokens are prioritised; `slot` i32 [token, k], 0 or -1, where padding is all that is dropped.
+ * Its grid is `elementwiseGrid(tokens)`.
  */
 export interface RouterOptions {
   readonly name: string;
   readonly experts: number;
   readonly rule: RoutingRule;
   readonly tokens: Expr;
-  /** fairscale: the second choice is by logits + noise. */
-  readonly noisy: boolean;
-  /** Experts are chosen by score + bias. */
-  readonly biased?: boolean;
+  /** Tokens of a routing group, which balanced choices count; default all. */
+  readonly group?: Expr;
+  readonly operands?: readonly RouterOperand[];
 }
 
-/** Chosen experts and their weights; where a capacity follows (`kept`), weights are the scores. */
+/** Chosen experts and their weights; where weights are divided by those kept, they are the scores. */
 export function router(o: RouterOptions): Kernel {
-  const { experts, rule, biased = false } = o;
-  const k = rule.topK;
-  invariant(k <= experts, "no more choices than experts");
-  invariant(!o.noisy || k === 2, "noise is for the second of two choices");
-  const { normalize, epsilon = 0, scale = 1 } = rule;
-  const logit = (e: Expr) => load("logits", add(u("row"), e));
+  const { experts, rule, operands = [] } = o;
+  const has = (name: RouterOperand) => operands.includes(name);
+  invariant(rule.topK <= experts, "no more choices than experts");
   const score = (e: Expr) => scoreOf(rule, logit(e));
-  const scored = biased || rule.expertGroups?.score === "top2Sum";
-  const worth = (e: Expr) =>
-    biased ? add(score(e), load("bias", e)) : scored ? score(e) : logit(e);
-  const divided = normalize === "chosen" || rule.score === "chosenSoftmax";
-  const scaled = (w: Expr) => scale === 1 ? w : mul(w, f32(scale));
-  const write = (j: Expr, e: Expr, suffix = ""): Stmt[] => [
-    let_(`at${suffix}`, add(u("choices"), j)),
-    store("index", u(`at${suffix}`), convert("i32", e)),
-    let_(`score${suffix}`, score(e)),
-    set("chosen", add(f("chosen"), f(`score${suffix}`))),
-    store(
-      "weight",
-      u(`at${suffix}`),
-      divided ? f(`score${suffix}`) : scaled(f(`score${suffix}`)),
-    ),
+  const chosenSoftmax = rule.score === "chosenSoftmax" && !has("weights");
+  const divided = chosenSoftmax || rule.normalize === "chosen";
+  const scaled = (w: Expr) =>
+    rule.scale === undefined || rule.normalize === "kept"
+      ? w
+      : mul(w, f32(rule.scale));
+  const write = (j: Expr, e: Expr): Stmt[] => [
+    let_("at", add(u("choices_at"), j)),
+    store("index", u("at"), convert("i32", e)),
+    let_("raw", has("weights") ? load("weights", u("at")) : score(e)),
+    set("chosen", add(f("chosen"), f("raw"))),
+    store("weight", u("at"), divided ? f("raw") : scaled(f("raw"))),
   ];
-  const noisy = (e: Expr) => add(logit(e), load("noise", add(u("row"), e)));
-  const choices = o.noisy
-    ? [
-      ...largest("first", { count: experts, value: logit }),
-      ...largest("second", {
-        count: experts,
-        value: noisy,
-        allowed: (e) => binary("ne", e, u("first")),
-      }),
-      ...write(u32(0), u("first"), "0"),
-      ...write(u32(1), u("second"), "1"),
-    ]
-    : eachChoice("best", k, {
-      count: experts,
-      value: worth,
-      ...rule.expertGroups
-        ? { allowed: inKeptGroup(experts / rule.expertGroups.count) }
-        : {},
-    }, write(u("j"), u("best")));
-  const at = add(u("choices"), u("j"));
-  const sum = epsilon === 0 ? f("chosen") : add(f("chosen"), f32(epsilon));
+  const padding = has("mask") && rule.capacity === undefined;
   return elementwise({
     name: o.name,
     count: o.tokens,
     bindings: [
-      reads("logits"),
-      reads("noise"),
-      reads("bias"),
-      writes("index", "i32"),
-      {
-        name: "weight",
-        type: "f32",
-        access: divided ? "read_write" : "write",
-      },
+      ...[reads("logits"), reads("noise"), reads("bias"), reads("weights")],
+      ...[reads("mask", "i32"), reads("choices", "i32")],
+      ...[writes("slot", "i32"), writes("first")],
+      access("index", "i32", rule.capacity?.prioritised === true),
+      access("weight", "f32", divided || padding),
     ],
     body: (token) => [
       let_("row", mul(token, u32(experts))),
-      let_("choices", mul(token, u32(k))),
+      let_("choices_at", mul(token, u32(rule.topK))),
       ...prepareScores(rule, experts, logit),
       var_("chosen", f32(0)),
-      ...keepGroups(rule, experts, worth),
-      ...choices,
-      ...divided
+      ...choose(o, token, { score, write, has }),
+      ...chosenSoftmax ? softmaxOfChosen(rule, scaled) : [],
+      ...rule.normalize === "chosen" ? divideChosen(rule, scaled) : [],
+      ...rule.capacity?.prioritised
         ? [
-          ...rule.score === "chosenSoftmax" ? powersOfChosen(k, at) : [],
-          for_("j", u32(0), u32(k), [
-            store("weight", at, scaled(div(load("weight", at), sum))),
-          ]),
+          let_("best_first", load("index", u("choices_at"), "i32")),
+          store(
+            "first",
+            token,
+            score(convert("u32", local("best_first", "i32"))),
+          ),
         ]
         : [],
+      ...padding ? dropPadding(rule.topK, token) : [],
     ],
   });
+}
+
+/** A binding that is written, and perhaps read again. */
+function access(name: string, type: Binding["type"], again: boolean): Binding {
+  return { name, type, access: again ? "read_write" : "write" };
+}
+
+/** The logit of an expert of the row at hand. */
+function logit(e: Expr): Expr {
+  return load("logits", add(u("row"), e));
+}
+
+interface Choosing {
+  readonly score: (e: Expr) => Expr;
+  readonly write: (j: Expr, e: Expr) => Stmt[];
+  readonly has: (name: RouterOperand) => boolean;
+}
+
+/** Write the choices of a token: those given, one expert after the other, or the best. */
+function choose(
+  { experts, rule, tokens, group }: RouterOptions,
+  token: Expr,
+  { score, write, has }: Choosing,
+): Stmt[] {
+  const k = rule.topK;
+  if (rule.choose !== undefined) {
+    const given = convert(
+      "u32",
+      load("choices", add(u("choices_at"), u("j")), "i32"),
+    );
+    const turn = add(mul(rem(token, group ?? tokens), u32(k)), u("j"));
+    return [
+      for_("j", u32(0), u32(k), [
+        let_(
+          "best",
+          rule.choose === "given"
+            ? min(given, u32(experts - 1))
+            : rem(turn, u32(experts)),
+        ),
+        ...write(u("j"), u("best")),
+      ]),
+    ];
+  }
+  const biased = has("bias");
+  const scored = biased || (rule.expertGroups?.best ?? 1) > 1;
+  const worth = (e: Expr) =>
+    biased ? add(score(e), load("bias", e)) : scored ? score(e) : logit(e);
+  const noisy = (e: Expr) => add(worth(e), load("noise", add(u("row"), e)));
+  const allowed = rule.expertGroups
+    ? inKeptGroup(experts / rule.expertGroups.count)
+    : undefined;
+  const from = (value: (e: Expr) => Expr) => ({
+    count: experts,
+    value,
+    ...allowed ? { allowed } : {},
+  });
+  const groups = keepGroups(rule, experts, worth);
+  if (!has("noise") || rule.noisy !== "second") {
+    const all = from(has("noise") ? noisy : worth);
+    return [...groups, ...eachChoice("best", k, all, write(u("j"), u("best")))];
+  }
+  const other = (e: Expr) => binary("ne", e, u("best_one"));
+  const others: Candidates = {
+    ...from(noisy),
+    allowed: (e) => allowed ? and(allowed(e), other(e)) : other(e),
+  };
+  const next = write(add(u("j"), u32(1)), u("best"));
+  return [
+    ...groups,
+    ...largest("best_one", from(worth)),
+    // A scope of its own: the names that `write` binds come again.
+    if_(bool(true), write(u32(0), u("best_one"))),
+    ...k > 1 ? eachChoice("best", k - 1, others, next) : [],
+  ];
+}
+
+/** Where the weight of the choice `j` is. */
+function weightAt(): Expr {
+  return add(u("choices_at"), u("j"));
+}
+
+/** The softmax over the chosen, of the logits in `weight`; `chosen` becomes the sum of the weights. */
+function softmaxOfChosen(
+  rule: RoutingRule,
+  scaled: (w: Expr) => Expr,
+): Stmt[] {
+  const k = u32(rule.topK);
+  const last = rule.normalize !== "chosen";
+  return [
+    ...powersOfChosen(rule.topK, weightAt()),
+    var_("shares", f32(0)),
+    for_("j", u32(0), k, [
+      let_("share", div(load("weight", weightAt()), f("chosen"))),
+      store("weight", weightAt(), last ? scaled(f("share")) : f("share")),
+      set("shares", add(f("shares"), f("share"))),
+    ]),
+    set("chosen", f("shares")),
+  ];
+}
+
+/** What weights are divided by, from their sum. */
+export function divisorOf(rule: RoutingRule, sum: Expr): Expr {
+  const { epsilon = 0, least = 0 } = rule;
+  const all = epsilon === 0 ? sum : add(sum, f32(epsilon));
+  return least === 0 ? all : max(all, f32(least));
+}
+
+/** Weights divided by their sum. */
+function divideChosen(rule: RoutingRule, scaled: (w: Expr) => Expr): Stmt[] {
+  return [
+    let_("divisor", divisorOf(rule, f("chosen"))),
+    for_("j", u32(0), u32(rule.topK), [
+      store(
+        "weight",
+        weightAt(),
+        scaled(div(load("weight", weightAt()), f("divisor"))),
+      ),
+    ]),
+  ];
+}
+
+/** The choices of padding have no slot and no weight. */
+function dropPadding(k: number, token: Expr): Stmt[] {
+  return [
+    let_("is_padding", eq(load("mask", token, "i32"), i32(0))),
+    for_("j", u32(0), u32(k), [
+      store("slot", weightAt(), select(isPadding(), i32(-1), i32(0))),
+      if_(isPadding(), [store("weight", weightAt(), f32(0))]),
+    ]),
+  ];
+}
+
+function isPadding(): Expr {
+  return local("is_padding", "bool");
 }
 
 /** The chosen logits in `weight` become their powers, and `chosen` the sum of those. */
 function powersOfChosen(k: number, at: Expr): Stmt[] {
   return [
-    var_("top", load("weight", u("choices"))),
+    var_("top", load("weight", u("choices_at"))),
     for_("j", u32(1), u32(k), [set("top", max(f("top"), load("weight", at)))]),
     set("chosen", f32(0)),
     for_("j", u32(0), u32(k), [
@@ -297,24 +409,28 @@ function keepGroups(
   worth: (e: Expr) => Expr,
 ): Stmt[] {
   if (rule.expertGroups === undefined) return [];
-  const { count, keep, score } = rule.expertGroups;
+  const { count, keep, best } = rule.expertGroups;
   const size = experts / count;
-  const first = set("first_best", max(f("first_best"), f("member")));
-  const second = set(
-    "second_best",
-    max(f("second_best"), min(f("first_best"), f("member"))),
-  );
+  const names = Array.from({ length: best }, (_, i) => `member_${i}`);
+  // Each of the best so far takes what falls off the one before it; the last first.
+  const insert = names.map((name, i) =>
+    set(
+      name,
+      max(f(name), i === 0 ? f("member") : min(f(names[i - 1]!), f("member"))),
+    )
+  ).reverse();
   const prepare = (group: Expr): Stmt[] => [
     let_("start", mul(group, u32(size))),
-    var_("first_best", f32(LOWEST)),
-    ...score === "max" ? [] : [var_("second_best", f32(LOWEST))],
+    ...names.map((name) => var_(name, f32(LOWEST))),
     for_("m", u("start"), add(u("start"), u32(size)), [
       let_("member", worth(u("m"))),
-      ...score === "max" ? [first] : [second, first],
+      ...insert,
     ]),
   ];
-  const value = () =>
-    score === "max" ? f("first_best") : add(f("first_best"), f("second_best"));
+  const value = () => {
+    const [first, ...others] = names.map(f);
+    return add(first!, ...others);
+  };
   return [
     var_("groups", u32(0)),
     ...eachChoice("group", keep, { count, value, prepare }, [
@@ -333,97 +449,4 @@ function inKeptGroup(size: number): (e: Expr) => Expr {
       binary("and", binary("shr", u("groups"), div(e, u32(size))), u32(1)),
       u32(1),
     );
-}
-
-/**
- * Capacity by fairscale's rule. Bindings: `index` i32 and `score` f32 [token, 2], `group` i32 [token] where groups are
- * `"tensor"`; written: `slot` i32 and `weight` f32 [token, 2]. Its grid is `elementwiseGrid(tokens)`.
- */
-export interface CapacityOptions {
-  readonly name: string;
-  readonly experts: number;
-  readonly tokens: Expr;
-  /** Tokens in each contiguous group, or `"tensor"`: equal values of the binding `group`. */
-  readonly group: number | Expr | "tensor";
-}
-
-/**
- * Slots in the expert's buffer of a group: first choices in token order, then second ones after all first choices of
- * that expert, dropped ones counted. A slot of floor(2 S / E) or more drops the choice (-1). Weights are divided by
- * the sum of those kept.
- */
-export function capacity(o: CapacityOptions): Kernel {
-  const byTensor = o.group === "tensor";
-  const length = o.group === "tensor" ? o.tokens : lengthOf(o.group);
-  const index = (token: Expr, j: number) =>
-    load("index", add(mul(token, u32(2)), u32(j)), "i32");
-  const i = (name: string) => local(name, "i32");
-  const one = (condition: Expr) => select(condition, u32(1), u32(0));
-  const count = (name: string, condition: Expr) =>
-    set(name, add(u(name), one(condition)));
-  const counted: Stmt[] = [
-    let_("first", index(u("other"), 0)),
-    let_("second", index(u("other"), 1)),
-    let_("before", lt(u("other"), u("i"))),
-    count("slot0", and(local("before", "bool"), eq(i("first"), i("mine0")))),
-    count("slot1", eq(i("first"), i("mine1"))),
-    count("slot1", and(local("before", "bool"), eq(i("second"), i("mine1")))),
-    ...byTensor ? [set("size", add(u("size"), u32(1)))] : [],
-  ];
-  const sameGroup = eq(
-    load("group", u("other"), "i32"),
-    load("group", u("i"), "i32"),
-  );
-  const pair = [0, 1] as const;
-  return elementwise({
-    name: o.name,
-    count: o.tokens,
-    bindings: [
-      reads("index", "i32"),
-      reads("score"),
-      reads("group", "i32"),
-      writes("slot", "i32"),
-      writes("weight"),
-    ],
-    body: (token) => [
-      let_("start", byTensor ? u32(0) : sub(token, rem(token, length))),
-      let_("end", min(add(u("start"), length), o.tokens)),
-      var_("size", byTensor ? u32(0) : sub(u("end"), u("start"))),
-      ...pair.flatMap((j) => [
-        let_(`mine${j}`, index(token, j)),
-        var_(`slot${j}`, u32(0)),
-      ]),
-      for_(
-        "other",
-        u("start"),
-        u("end"),
-        byTensor ? [if_(sameGroup, counted)] : counted,
-      ),
-      let_("capacity", div(mul(u32(2), u("size")), u32(o.experts))),
-      ...pair.flatMap((j) => [
-        let_(`at${j}`, add(mul(token, u32(2)), u32(j))),
-        let_(`kept${j}`, lt(u(`slot${j}`), u("capacity"))),
-        let_(
-          `weight${j}`,
-          select(local(`kept${j}`, "bool"), load("score", u(`at${j}`)), f32(0)),
-        ),
-        store(
-          "slot",
-          u(`at${j}`),
-          select(
-            local(`kept${j}`, "bool"),
-            convert("i32", u(`slot${j}`)),
-            i32(-1),
-          ),
-        ),
-      ]),
-      let_(
-        "kept",
-        max(add(f("weight0"), f("weight1")), f32(1.1920928955078125e-7)),
-      ),
-      ...pair.map((j) =>
-        store("weight", u(`at${j}`), div(f(`weight${j}`), f("kept")))
-      ),
-    ],
-  });
 }

@@ -44,10 +44,14 @@ export interface ReduceOptions {
   epilogue(i: Expr, value: Expr): readonly Stmt[];
 }
 
-/** Reduce load(i, 0), load(i, 1), … for every i. The maximum of nothing is minus infinity. */
+/** Reduce load(i, 0), load(i, 1), … for every i. The maximum of nothing is minus infinity, its mean 0. */
 export function reduce(o: ReduceOptions): Kernel {
   const value = local("value", "f32");
   const k = local("k", "u32");
+  const length = convert("f32", lengthOf(o.length));
+  const divisor = lengthOf(o.length).op === "const"
+    ? length
+    : max(length, f32(1));
   const sum = blockedSum({
     length: o.length,
     totals: ["value"],
@@ -69,9 +73,7 @@ export function reduce(o: ReduceOptions): Kernel {
         : sum,
       ...o.epilogue(
         i,
-        o.kind === "mean"
-          ? div(value, convert("f32", lengthOf(o.length)))
-          : value,
+        o.kind === "mean" ? div(value, divisor) : value,
       ),
     ],
   });

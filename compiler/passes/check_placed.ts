@@ -2,8 +2,10 @@
 
 import { ModelError, PlacementError } from "../../spec/errors.ts";
 import type { Graph, Node, NodeOf, RoutingNode } from "../graph/graph.ts";
+import { isSpread } from "./gather.ts";
 import type { Placed } from "./placed.ts";
 import { usersOf } from "./users.ts";
+import { wholeAxes } from "./whole_axes.ts";
 
 /** Hold every node against the placement. Throws ModelError or PlacementError. */
 export function checkPlaced(graph: Graph, placed: Placed): void {
@@ -15,17 +17,13 @@ export function checkPlaced(graph: Graph, placed: Placed): void {
   checkStates(graph);
 }
 
-/** The tensor by whose values tokens must lie together on a rank: those of a sequence, or of a routing group. */
-export function togetherBy(node: Node): Node | undefined {
+/** The tensor by whose values tokens must lie together on a rank: those of a sequence. */
+function togetherBy(node: Node): Node | undefined {
   switch (node.primitive) {
     case "attention":
       return node.inputs[3];
     case "cacheWrite":
       return node.inputs[2];
-    case "route":
-      return node.params.grouped && node.params.rule.capacity
-        ? node.inputs[1]
-        : undefined;
     default:
       return undefined;
   }
@@ -41,9 +39,7 @@ function checkTogether(node: Node, { axes }: Placed): void {
   } needs`;
   if (by.primitive !== "input") {
     throw new ModelError(
-      `${cannot} tokens of one ${
-        node.primitive === "route" ? "group" : "sequence"
-      } on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced`,
+      `${cannot} tokens of one sequence on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced`,
       node.span,
     );
   }
@@ -74,41 +70,6 @@ function checkRoute(
   }
 }
 
-/** Axes that a node needs whole, by primitive; the rest work on any part of their axes. */
-function wholeAxes(node: Node): readonly string[] {
-  switch (node.primitive) {
-    case "dot":
-      return node.params.over;
-    case "reduce":
-    case "softmax":
-    case "rmsNorm":
-    case "rope":
-    case "topK":
-    case "embedding":
-      return [node.params.over];
-    case "rename":
-      return [node.params.from];
-    case "split":
-      return [node.params.axis];
-    case "merge":
-      return node.params.axes;
-    case "slice":
-      return [node.params.axis];
-    case "concat":
-      return node.params.axes;
-    case "route":
-      // Capacity counts slots over the routing group, which must lie whole on a rank.
-      return node.params.rule.capacity && !node.params.grouped
-        ? node.params.tokens.filter((axis) => axis !== node.params.leadingGroup)
-        : [];
-    case "param":
-    case "state":
-      return node.axes;
-    default:
-      return [];
-  }
-}
-
 function describe(node: Node): string {
   if (node.primitive === "map") return node.params.verb;
   if (node.primitive === "reduce") return node.params.kind;
@@ -120,15 +81,13 @@ function describe(node: Node): string {
 }
 
 function checkWhole(node: Node, placed: Placed): void {
-  for (const axis of wholeAxes(node)) {
-    const where = placed.axes[axis]?.over;
-    if (!where || placed.expertAxes.has(axis)) continue;
+  for (const axis of wholeAxes(node, placed.axes)) {
+    if (!isSpread(placed, axis)) continue;
+    const where = placed.axes[axis]!.over!;
     throw new ModelError(
       `Cannot place axis '${axis}' over '${where.join("+")}': ${
         describe(node)
-      } needs all of it on one rank. Leave the axis unplaced${
-        node.primitive === "route" ? ", or give the routing a group" : ""
-      }`,
+      } needs all of it on one rank. Leave the axis unplaced`,
       node.span,
     );
   }

@@ -81,6 +81,8 @@ function union(sets: readonly Bindings[]): Bindings {
 function ownBindings({ dispatched }: Cut, node: Node): Bindings {
   const table = node.primitive === "rope"
     ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
+    : node.primitive === "take"
+    ? [`items of ${node.params.to}`]
     : [];
   return new Set([
     "result",

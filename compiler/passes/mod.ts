@@ -5,6 +5,8 @@
  * |---|---|---|
  * | `simplify` | graph | graph: equal nodes are one |
  * | `placeAxes` | graph, mesh | every axis has a place on the mesh |
+ * | `gatherWhole` | graph, places | what needs all of an axis has it |
+ * | `checkPlaced` | graph, places | the same: what no lowering could do is refused |
  * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
@@ -14,7 +16,9 @@
  */
 
 export { allocate } from "./allocate.ts";
+export { checkPlaced } from "./check_placed.ts";
 export { fuse } from "./fuse.ts";
+export { gatherWhole } from "./gather.ts";
 export { type AxisPlacement, placeAxes, type Placement } from "./place.ts";
 export { overlap } from "./overlap.ts";
 export { assemble } from "./assemble.ts";

@@ -1,6 +1,6 @@
 /**
- * Placement: which axes lie over which mesh axes, and how long each is on each rank. Holds after it: every axis has
- * an entry; nothing that needs a whole axis has it placed. This pass does not move data: what would need moving is refused.
+ * Placement: which axes lie over which mesh axes, and how long each is on each rank. Holds after it: every axis has an
+ * entry. This pass does not move data.
  */
 
 import { PlacementError } from "../../spec/errors.ts";
@@ -15,8 +15,8 @@ import {
 import type { PlanAxis } from "../../spec/plan.ts";
 import type { Size } from "../../spec/size.ts";
 import { type Graph, isRouting, type RoutingNode } from "../graph/graph.ts";
-import { checkPlaced, togetherBy } from "./check_placed.ts";
 import type { Placed } from "./placed.ts";
+import { dealInput } from "./whole_axes.ts";
 
 /** Where an axis lies: mesh axes, optionally with a table of ids per position. */
 export type AxisPlacement = string | readonly string[] | {
@@ -54,6 +54,8 @@ export function placeAxes(
       axes[name] = expertAxis(name, size, mesh, request);
     } else if (!request) {
       axes[name] = dynamic ? { size, dynamic: true } : { size };
+    } else if (!dynamic && positionsOver(mesh, request.over) === 1) {
+      axes[name] = { size };
     } else {
       axes[name] = {
         size,
@@ -68,15 +70,14 @@ export function placeAxes(
   const counts = Object.keys(axes).filter((name) =>
     axes[name]!.dynamic && !aliases[name]
   );
-  const placed: Placed = {
+  return {
     ...{ mesh, ranks: rankCount(mesh), axes, counts },
     ...{ aliases, expertAxes },
   };
-  checkPlaced(graph, placed);
-  return placed;
 }
 
-function aliasesOf({ nodes, axes }: Graph): { [name: string]: string } {
+/** Run-time axes that verbs renamed, with the axis whose length they have. */
+export function aliasesOf({ nodes, axes }: Graph): { [name: string]: string } {
   const aliases: { [name: string]: string } = {};
   for (const { primitive, params } of nodes) {
     if (primitive !== "rename" || !axes[params.from]!.dynamic) continue;
@@ -207,15 +208,10 @@ export function contiguousTable(size: number, positions: number): number[][] {
   );
 }
 
-/** Tokens of a sequence stay on one rank when the model has a cache or a routing group by sequence. */
+/** Tokens of a sequence stay on one rank when the model has a cache, else those of a routing group. */
 function dealOf(graph: Graph, axis: string): NonNullable<PlanAxis["deal"]> {
-  for (const node of graph.nodes) {
-    const sequence = togetherBy(node);
-    if (sequence?.primitive === "input" && sequence.axes.join() === axis) {
-      return { by: "sequence", input: sequence.params.name };
-    }
-  }
-  return { by: "blocks" };
+  const input = dealInput(graph, axis);
+  return input === undefined ? { by: "blocks" } : { by: "sequence", input };
 }
 
 function quoteAll(names: readonly string[]): string {

@@ -49,43 +49,87 @@ function roundHalfEven(x: number): number {
   return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
 }
 
+/** A scalar function as JavaScript. */
+export type Compiled = (args: readonly Value[]) => Value;
+
+/** An expression, given the values of parameters and lets. */
+type Compute = (slots: readonly Value[]) => Value;
+
+/** Turn a scalar function of f32 and bool values into JavaScript. `precision` is that of every intermediate value. */
+export function compileScalar(
+  fn: ScalarFunction,
+  options: { readonly precision?: "f32" | "f64" } = {},
+): Compiled {
+  const round = options.precision === "f64" ? (x: number) => x : Math.fround;
+  const keep = (x: Value) => typeof x === "number" ? round(x) : x;
+  const slots = new Map<string, number>(
+    fn.parameters.map((_, i) => [`p${i}`, i]),
+  );
+  function compile(e: Expr): Compute {
+    switch (e.op) {
+      case "const": {
+        const value = keep(e.value);
+        return () => value;
+      }
+      case "local": {
+        const slot = slots.get(e.name);
+        invariant(slot !== undefined, `'${e.name}' is not bound`);
+        return (values) => values[slot]!;
+      }
+      case "select": {
+        const [condition, a, b] = [e.condition, e.a, e.b].map(compile);
+        return (values) => condition!(values) ? a!(values) : b!(values);
+      }
+      case "unary": {
+        const a = compile(e.a);
+        return e.fn === "not"
+          ? (values) => !a(values)
+          : (values) => -Number(a(values));
+      }
+      case "binary":
+        return compileBinary(e);
+      case "call": {
+        const f = CALLS[e.fn];
+        invariant(f, `'${e.fn}' is not a function of f32 values`);
+        const args = e.args.map(compile);
+        return (values) => round(f(...args.map((arg) => Number(arg(values)))));
+      }
+      case "convert": {
+        const a = compile(e.a);
+        return e.type === "bool"
+          ? (values) => Number(a(values)) !== 0
+          : (values) => Number(a(values));
+      }
+      default:
+        throw new Error(`internal: '${e.op}' in a scalar function`);
+    }
+  }
+  function compileBinary(e: Extract<Expr, { op: "binary" }>): Compute {
+    const [a, b] = [compile(e.a), compile(e.b)];
+    if (e.fn === "land") return (values) => Boolean(a(values)) && b(values);
+    if (e.fn === "lor") return (values) => Boolean(a(values)) || b(values);
+    const f = BINARY[e.fn];
+    invariant(f, `'${e.fn}' has no meaning on f32`);
+    return (values) => keep(f(Number(a(values)), Number(b(values))));
+  }
+  const lets = fn.lets.map(({ name, value }, i) => {
+    const compute = compile(value);
+    slots.set(name, fn.parameters.length + i);
+    return compute;
+  });
+  const result = compile(fn.result);
+  return (args) => {
+    const values = args.map(keep);
+    for (const compute of lets) values.push(compute(values));
+    return result(values);
+  };
+}
+
 /** Compute a scalar function of f32 and bool values. `precision` is that of every intermediate value. */
 export function evaluateScalar(
   fn: ScalarFunction,
   args: readonly Value[],
   options: { readonly precision?: "f32" | "f64" } = {},
 ): Value {
-  const round = options.precision === "f64" ? (x: number) => x : Math.fround;
-  const keep = (x: Value) => typeof x === "number" ? round(x) : x;
-  const names = new Map<string, Value>();
-  args.forEach((value, i) => names.set(`p${i}`, keep(value)));
-  const number = (e: Expr) => Number(visit(e));
-  function visit(e: Expr): Value {
-    if (e.op === "const") return keep(e.value);
-    if (e.op === "local") {
-      const value = names.get(e.name);
-      invariant(value !== undefined, `'${e.name}' is not bound`);
-      return value;
-    }
-    if (e.op === "select") return visit(visit(e.condition) ? e.a : e.b);
-    if (e.op === "unary") return e.fn === "not" ? !visit(e.a) : -number(e.a);
-    if (e.op === "binary") {
-      if (e.fn === "land") return Boolean(visit(e.a)) && visit(e.b);
-      if (e.fn === "lor") return Boolean(visit(e.a)) || visit(e.b);
-      const f = BINARY[e.fn];
-      invariant(f, `'${e.fn}' has no meaning on f32`);
-      return keep(f(number(e.a), number(e.b)));
-    }
-    if (e.op === "call") {
-      const f = CALLS[e.fn];
-      invariant(f, `'${e.fn}' is not a function of f32 values`);
-      return keep(f(...e.args.map(number)));
-    }
-    if (e.op === "convert") {
-      return e.type === "bool" ? number(e.a) !== 0 : number(e.a);
-    }
-    throw new Error(`internal: '${e.op}' in a scalar function`);
-  }
-  for (const { name, value } of fn.lets) names.set(name, visit(value));
-  return visit(fn.result);
+  return compileScalar(fn, options)(args);
 }

@@ -1,7 +1,5 @@
 /** What the kernels compute, in plain JavaScript: f32 where bits are compared, f64 elsewhere. */
 
-const r = Math.fround;
-
 /** A sum in the contract's order, in f64. */
 export function blockedDot(n: number, product: (k: number) => number): number {
   let total = 0;
@@ -26,29 +24,6 @@ export function topIndices(row: readonly number[], k: number): number[] {
   return row.map((_, i) => i)
     .sort((a, b) => row[b]! - row[a]! || a - b)
     .slice(0, k);
-}
-
-/** fairscale's slots and weights of one group of tokens. */
-export function capacityOf(
-  index: readonly (readonly number[])[],
-  score: readonly (readonly number[])[],
-  experts: number,
-): { slot: number[][]; weight: number[][] } {
-  const limit = Math.floor(2 * index.length / experts);
-  const used = new Array<number>(experts).fill(0);
-  const slot = index.map(() => [-1, -1]);
-  for (const j of [0, 1]) {
-    index.forEach((choice, t) => {
-      const next = used[choice[j]!]!++;
-      if (next < limit) slot[t]![j] = next;
-    });
-  }
-  const weight = score.map((g, t) => {
-    const kept = g.map((x, j) => slot[t]![j]! < 0 ? 0 : x);
-    const sum = Math.max(r(kept[0]! + kept[1]!), 1.1920928955078125e-7);
-    return kept.map((x) => x / sum);
-  });
-  return { slot, weight };
 }
 
 /** Counts by column and the send row of every choice; `keep` says which are not dropped. */

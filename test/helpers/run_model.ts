@@ -18,12 +18,15 @@ import {
   type HostTensor,
   listAdapters,
   openSafetensors,
+  type Session,
   type TensorDirectory,
 } from "../../runtime/mod.ts";
 import { type StoredDType, storedDType } from "../../spec/dtype.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { verifyPlan } from "../../spec/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
+
+export { waves } from "./waves.ts";
 
 /** A model to run, and on what. */
 export interface Case {
@@ -294,14 +297,23 @@ export async function runCase(
   kind: "cpu" | "gpu",
   options: CompileOptions = {},
 ): Promise<Results> {
-  const graph = trace(of.model);
   const plan = await compileCase(of, options);
-  const { tensors } = await checkpointOf(graph, of);
   const device = await deviceOf(kind);
   const session = await createSession(plan, {
     devices: new Array<Device>(plan.ranks).fill(device),
-    tensors,
+    tensors: await tensorsOf(of),
   });
+  return await runCalls(of, session);
+}
+
+/** The checkpoint of a case. */
+export async function tensorsOf(of: Case): Promise<TensorDirectory> {
+  return (await checkpointOf(trace(of.model), of)).tensors;
+}
+
+/** What a session of a case's plan computes in every call. */
+export async function runCalls(of: Case, session: Session): Promise<Results> {
+  const graph = trace(of.model);
   const results: { readonly [output: string]: HostTensor }[] = [];
   for (const { inputs, lengths } of callsOf(graph, of)) {
     const length = lengthsOf(graph, { ...of, lengths });
@@ -339,6 +351,23 @@ function difference(
     : `is ${found.data[at]} at ${at}, not ${wanted.data[at]}`;
 }
 
+/** Where the plan does not compute what the reference says, in words. */
+export async function differences(
+  of: Case,
+  kind: "cpu" | "gpu",
+  options: CompileOptions = {},
+): Promise<string[]> {
+  const wanted = await reference(of);
+  const found = await runCase(of, kind, options);
+  return wanted.flatMap((outputs, call) =>
+    Object.entries(outputs).flatMap(([name, value]) => {
+      const tolerance = of.tolerance ?? 1e-5;
+      const text = difference(found[call]![name], value, tolerance);
+      return text ? [`output '${name}' of call ${call} ${text}`] : [];
+    })
+  );
+}
+
 /** Fails unless the plan computes what the reference says, on every mesh given. */
 export async function matches(
   t: Test,
@@ -346,21 +375,10 @@ export async function matches(
   kind: "cpu" | "gpu",
   meshes: readonly CompileOptions[] = [{}],
 ): Promise<void> {
-  const wanted = await reference(of);
   for (const options of meshes) {
     const { mesh, place } = options;
     const title = JSON.stringify({ mesh, place, stored: of.stored });
-    const found = await runCase(of, kind, options);
-    const wrong = wanted.flatMap((outputs, call) =>
-      Object.entries(outputs).flatMap(([name, value]) => {
-        const text = difference(
-          found[call]![name],
-          value,
-          of.tolerance ?? 1e-5,
-        );
-        return text ? [`output '${name}' of call ${call} ${text}`] : [];
-      })
-    );
+    const wrong = await differences(of, kind, options);
     t.same(wrong, [], `as the reference says, ${title}`);
   }
 }
@@ -383,14 +401,6 @@ export function holds(
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     await matches(t, of, "gpu", meshes);
   });
-}
-
-/** Numbers that repeat nowhere. */
-export function waves(count: number, from = 0): number[] {
-  return Array.from(
-    { length: count },
-    (_, i) => Math.sin((i + from) ** 2 + from),
-  );
 }
 
 /** The bytes of all results. */

@@ -7,6 +7,7 @@ import {
   call,
   convert,
   div,
+  f32,
   load,
   loadStored,
   lt,
@@ -26,6 +27,7 @@ import type {
 } from "../../graph/graph.ts";
 import { type At, atMapped, atWith, flatIndex, localName, ROW } from "./at.ts";
 import { lengthOf, type Storage } from "./context.ts";
+import { dealtBuffer } from "./dealt.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the kernel at hand has already computed. */
@@ -291,6 +293,26 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       ),
     );
   },
+  spread(inline) {
+    const { scope, node, at } = inline;
+    const { axis: part, start, step, to } = node.params;
+    const position = scope.bindValue(at.get(to));
+    const first = select(
+      lt(position, u32(start)),
+      u32(0),
+      sub(position, u32(start)),
+    );
+    const index = scope.bindValue(div(first, u32(step)));
+    // Read at a place that exists even where nothing lies.
+    const inside = binary("min", index, sub(lengthOf(scope, part), u32(1)));
+    const value = input(
+      inline,
+      0,
+      atMapped((axis) => axis === part ? inside : at.get(axis)),
+    );
+    const there = add(mul(inside, u32(step)), u32(start));
+    return select(binary("eq", there, position), value, f32(0));
+  },
   concat(inline) {
     const { scope, node, at } = inline;
     const { axes, to } = node.params;
@@ -358,6 +380,17 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       a: other,
     });
     return call("fma", signed, sin, mul(x, cos));
+  },
+  take(inline) {
+    const { scope, node, at } = inline;
+    const { whole, to } = node.params;
+    const items = dealtBuffer(scope.lowering, to, "items");
+    const row = load(scope.read(items), at.get(to), "u32");
+    return input(
+      inline,
+      0,
+      atMapped((axis) => axis === whole ? row : at.get(axis)),
+    );
   },
   part() {
     throw new ModelError(

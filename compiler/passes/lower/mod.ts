@@ -3,7 +3,7 @@
  * every output; buffers have sizes but no memory yet. Kernels come from `kernels/`, fused with their neighbours here.
  */
 
-import { invariant } from "../../../spec/errors.ts";
+import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
@@ -26,6 +26,7 @@ import {
   lowerOutputCopy,
 } from "./elementwise.ts";
 import { ropeKey } from "./emit.ts";
+import { lowerGather } from "./gather.ts";
 import { lowerCombine, lowerDispatch } from "./moe.ts";
 import { addParam } from "./params.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
@@ -45,13 +46,16 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   embedding: lowerElementwise,
   slice: lowerElementwise,
   concat: lowerElementwise,
+  spread: lowerElementwise,
   transpose: lowerElementwise,
   rename: lowerView,
   split: lowerView,
   merge: lowerView,
   dot: lowerDot,
   reduce: lowerReduce,
+  accumulate: withoutKernel,
   softmax: lowerSoftmax,
+  logSumExp: withoutKernel,
   rmsNorm: lowerRmsNorm,
   topK: lowerTopK,
   route: lowerRoute,
@@ -59,11 +63,23 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   part: lowerView,
   dispatch: lowerDispatch,
   combine: (lowering, node) => lowerCombine(lowering, node, node, lowerNode),
-  gather: () => invariant(false, "nothing gathers yet"),
-  take: () => invariant(false, "nothing takes yet"),
+  gather: lowerGather,
+  take: lowerElementwise,
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
+  attentionSum: withoutKernel,
+  attentionGrad: withoutKernel,
+  scatter: withoutKernel,
+  collect: withoutKernel,
 };
+
+/** Parts of derivatives that only the reference computes. */
+function withoutKernel(_: Lowering, { primitive, span }: Node): void {
+  throw new ModelError(
+    `Cannot compile '${primitive}': derivatives have no kernel for it. Use the reference evaluator`,
+    span,
+  );
+}
 
 /** Lower the whole graph into `lowering`; returns the ports of the program. */
 export function lowerGraph(

@@ -2,9 +2,11 @@
 
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
-import type { Node, NodeOf } from "../../graph/graph.ts";
+import type { Node, NodeOf, RouteOperand } from "../../graph/graph.ts";
+import { marks } from "../../kernels/capacity.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { capacity, router, topK } from "../../kernels/router.ts";
+import { router, topK } from "../../kernels/router.ts";
+import { groupLength, lowerCapacity } from "./capacity.ts";
 import {
   addLaunch,
   addScratch,
@@ -12,7 +14,6 @@ import {
   LENGTHS,
   type Lowering,
   sizeOf,
-  type Storage,
 } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import type { RouteResults } from "./lowering.ts";
@@ -27,70 +28,70 @@ export function routeResults(lowering: Lowering, node: Node): RouteResults {
 
 /** Choose and weigh; where the rule has a capacity, give out slots and weigh again. */
 export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
-  const { rule, expert, tokens, choice, grouped, leadingGroup } = node.params;
-  const [logits, ...rest] = node.inputs as [Node, ...Node[]];
-  const group = grouped ? rest[0] : undefined;
-  // Only rules with a second choice of their own look at the noise.
-  const noisy = node.params.noisy && rule.capacity !== undefined;
-  const noise = noisy ? rest[grouped ? 1 : 0] : undefined;
-  const bias = node.params.biased ? rest.at(-1) : undefined;
-  const experts = lowering.placed.axes[expert]!.size;
+  const { rule, expert, tokens, choice } = node.params;
+  const operands = operandBuffers(lowering, node);
   const axes = bufferAxes(lowering, [...tokens, choice]);
   const index = addScratch(lowering, "index", "i32", axes);
   const weight = addScratch(lowering, "weight", "f32", axes);
-  const count = tokenCount(lowering, tokens);
+  // Padding alone is dropped by the router itself.
+  const slot = rule.capacity || operands["mask"]
+    ? addScratch(lowering, "slot", "i32", axes)
+    : undefined;
+  const first = rule.capacity?.prioritised
+    ? addScratch(lowering, "first", "f32", bufferAxes(lowering, tokens))
+    : undefined;
+  const logits = node.inputs[0]!;
+  const experts = lowering.placed.axes[expert]!.size;
   addLaunch(
     lowering,
     node,
     router({
-      ...{ name: `router_${experts}`, experts, rule, tokens: count, noisy },
-      biased: bias !== undefined,
+      ...{ name: `router_${experts}`, experts, rule },
+      ...{ tokens: tokenCount(lowering, tokens) },
+      ...{ group: groupLength(lowering, node) },
+      operands: node.params.operands.filter((name) =>
+        name !== "group" && name !== "random"
+      ),
     }),
     {
       bindings: {
-        lengths: LENGTHS,
+        ...{ ...operands, lengths: LENGTHS, index, weight },
         logits: rowMajorBuffer(lowering, logits, [...tokens, expert]),
-        ...(noise
-          ? { noise: rowMajorBuffer(lowering, noise, [...tokens, expert]) }
-          : {}),
-        ...(bias ? { bias: rowMajorBuffer(lowering, bias, [expert]) } : {}),
-        index,
-        weight,
+        ...slot ? { slot } : {},
+        ...first ? { first } : {},
       },
       workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
     },
   );
-  if (!rule.capacity) {
-    lowering.results.set(node, { index, weight });
-    return;
-  }
-  const slot = addScratch(lowering, "slot", "i32", axes);
-  const kept = addScratch(lowering, "kept", "f32", axes);
-  const inner = leadingGroup === undefined
-    ? undefined
-    : tokens.filter((axis) => axis !== leadingGroup);
-  addLaunch(
-    lowering,
+  const results = { index, weight, ...slot ? { slot } : {} };
+  lowering.results.set(
     node,
-    capacity({
-      name: `capacity_${experts}`,
-      experts,
-      tokens: count,
-      group: grouped ? "tensor" : inner ? tokenCount(lowering, inner) : count,
-    }),
-    {
-      bindings: {
-        lengths: LENGTHS,
-        index,
-        score: weight,
-        ...(group ? { group: rowMajorBuffer(lowering, group, tokens) } : {}),
-        slot,
-        weight: kept,
-      },
-      workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
-    },
+    rule.capacity
+      ? lowerCapacity(lowering, node, {
+        ...{ index, weight, slot: slot!, operands },
+        ...first ? { first } : {},
+      })
+      : results,
   );
-  lowering.results.set(node, { index, weight: kept, slot });
+}
+
+/** The buffers of a router's operands, by their names. */
+function operandBuffers(
+  lowering: Lowering,
+  node: NodeOf<"route">,
+): { readonly [O in RouteOperand]?: string } {
+  const { expert, tokens, choice, operands } = node.params;
+  const axes = {
+    ...{ group: tokens, mask: tokens, bias: [expert] },
+    ...{ noise: [...tokens, expert], random: [...tokens, expert] },
+    ...{ choices: [...tokens, choice], weights: [...tokens, choice] },
+  };
+  return Object.fromEntries(
+    operands.map((name, i) => [
+      name,
+      rowMajorBuffer(lowering, node.inputs[i + 1]!, axes[name]),
+    ]),
+  );
 }
 
 /** The largest values and where they were. */
@@ -131,19 +132,57 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   lowering.results.set(node, { index, weight });
 }
 
-/** Where a part of a routing or topK lies. */
-export function partStorage(lowering: Lowering, node: NodeOf<"part">): Storage {
-  const { index, weight, slot } = routeResults(lowering, node.inputs[0]!);
+/** Where a part of a routing or topK lies; how often experts were chosen is only counted where it is asked for. */
+export function lowerPart(lowering: Lowering, node: NodeOf<"part">): void {
+  const source = node.inputs[0]!;
   const { field } = node.params;
-  const buffer = field === "index" || field === "indices"
+  const { index, weight, slot } = routeResults(lowering, source);
+  const buffer = source.primitive === "route" &&
+      (field === "chosen" || field === "first" || field === "kept")
+    ? lowerMarks(lowering, source, field)
+    : field === "index" || field === "indices"
     ? index
     : field === "slot"
     ? slot
     : weight;
   invariant(buffer, `a routing without capacity has no '${field}'`);
-  return {
+  lowering.storages.set(node, {
     buffer,
     dtype: lowering.buffers.get(buffer)!.dtype,
     axes: node.axes,
-  };
+  });
+}
+
+/** How often each token chose each expert: at all, first, or so that it was kept. */
+function lowerMarks(
+  lowering: Lowering,
+  node: NodeOf<"route">,
+  field: "chosen" | "first" | "kept",
+): string {
+  const { rule, expert, tokens } = node.params;
+  const { index, slot } = routeResults(lowering, node);
+  const { mask } = operandBuffers(lowering, node);
+  const experts = lowering.placed.axes[expert]!.size;
+  const axes = bufferAxes(lowering, [...tokens, expert]);
+  const result = addScratch(lowering, field, "f32", axes);
+  const dropping = field === "kept" && slot !== undefined;
+  addLaunch(
+    lowering,
+    node,
+    marks({
+      ...{ name: `marks_${experts}`, experts, rule },
+      tokens: tokenCount(lowering, tokens),
+      choices: field === "first" ? 1 : rule.topK,
+      ...{ dropping, masked: !dropping && mask !== undefined },
+    }),
+    {
+      bindings: {
+        ...{ lengths: LENGTHS, index, marks: result },
+        ...slot ? { slot } : {},
+        ...mask ? { mask } : {},
+      },
+      workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
+    },
+  );
+  return result;
 }

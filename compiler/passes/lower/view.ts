@@ -4,7 +4,7 @@ import { invariant } from "../../../spec/errors.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { Lowering, Storage } from "./context.ts";
 import { lowerElementwise } from "./elementwise.ts";
-import { partStorage } from "./route.ts";
+import { lowerPart } from "./route.ts";
 
 type View =
   | NodeOf<"rename">
@@ -15,7 +15,7 @@ type View =
 /** A view shares its input's buffer where memory order allows; otherwise it is copied. */
 export function lowerView(lowering: Lowering, node: View): void {
   if (node.primitive === "part") {
-    lowering.storages.set(node, partStorage(lowering, node));
+    lowerPart(lowering, node);
     return;
   }
   const source = lowering.storages.get(node.inputs[0]!);

@@ -1,0 +1,97 @@
+/** The loss of language models. */
+
+import { ModelError } from "../../spec/errors.ts";
+import {
+  div,
+  eq,
+  f32,
+  i32,
+  max,
+  mul,
+  select,
+  sub,
+} from "../../spec/kernel/build.ts";
+import { messages as say, words } from "../graph/messages.ts";
+import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import { callSite } from "./span.ts";
+import { type Tensor, traceOf, wrap } from "./tensor.ts";
+import type { Axis, Without } from "./types.ts";
+
+/** Options of `crossEntropy`. */
+export interface CrossEntropyOptions<K extends string> {
+  /** The axis of the classes, such as the vocabulary. */
+  readonly over: K;
+  /** The label of tokens that do not count; default -100. */
+  readonly ignore?: number;
+}
+
+/**
+ * The mean of `-log softmax(logits)[label]` over all tokens whose label counts; 0 where none does. Probabilities are
+ * never stored: `logSumExp` and the logit of the label are enough.
+ *
+ * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Errors: an axis that the
+ * logits do not have; labels with other axes; when run, a label that is no class.
+ *
+ * @example
+ * ```ts
+ * const even = model({ token: 2, vocab: 4 }, (m) => {
+ *   const labels = m.input("labels", "token", { dtype: "i32" });
+ *   return { loss: crossEntropy(m.input("logits", "token vocab"), labels, { over: "vocab" }) };
+ * });
+ * const { outputs } = evaluate(trace(even), {
+ *   inputs: { logits: [0, 0, 0, 0, 9, 9, 9, 9], labels: [3, -100] },
+ * });
+ * console.assert(outputs.loss?.data[0] === Math.fround(Math.log(4)));
+ * ```
+ */
+export function crossEntropy<A extends string, const K extends Axis<A>>(
+  logits: Tensor<A, "f32">,
+  labels: Tensor<Without<A, NoInfer<K>>, "i32">,
+  options: CrossEntropyOptions<K>,
+): Tensor<"", "f32"> {
+  const { over, ignore = -100 } = options;
+  const trace = traceOf([logits, labels], crossEntropy);
+  const span = callSite(crossEntropy);
+  const [x, label] = [logits.node, labels.node];
+  if (!x.axes.includes(over)) {
+    throw new ModelError(say.axis("crossEntropy", x.axes, over), span);
+  }
+  const rest = x.axes.filter((axis) => axis !== over);
+  if (words(label.axes) !== words(rest) || label.dtype !== "i32") {
+    throw new ModelError(
+      `Cannot take the crossEntropy of '${
+        words(x.axes)
+      }' with labels ${label.dtype}[${words(label.axes)}]: expected i32[${
+        words(rest)
+      }]`,
+      span,
+    );
+  }
+  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const counts = b.make(
+    "cast",
+    [
+      b.map((l) => select(eq(l!, i32(ignore)), i32(0), i32(1)), label),
+    ],
+    {},
+    { axes: [], dtype: "f32" },
+  );
+  const known = b.map(
+    (l) => select(eq(l!, i32(ignore)), i32(0), l!),
+    label,
+  );
+  const total = b.make("logSumExp", [x], { over });
+  const own = b.make("embedding", [x, known], { over });
+  const losses = b.map(
+    (t, o, c) => mul(sub(t!, o!), c!),
+    total,
+    own,
+    counts,
+  );
+  const mean = b.map(
+    (sum, n) => div(sum!, max(n!, f32(1))),
+    b.total(losses),
+    b.total(counts),
+  );
+  return wrap(mean, trace);
+}

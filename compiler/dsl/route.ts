@@ -1,0 +1,247 @@
+/** Routers: which experts each token goes to, and with what weight. */
+
+import { ModelError } from "../../spec/errors.ts";
+import type {
+  CapacityRule,
+  NodeOf,
+  RouteOperand,
+  RoutingNode,
+} from "../graph/graph.ts";
+import { makeNode } from "../graph/make_node.ts";
+import { messages as say, without } from "../graph/messages.ts";
+import {
+  type Capacity,
+  ROUTING_PRESETS,
+  type RoutingPreset,
+  routingRule,
+  type RuleChoices,
+} from "../graph/routing.ts";
+import { callSite } from "./span.ts";
+import { type Tensor, type Trace, traceOf, wrap } from "./tensor.ts";
+import type { Axis, Cat, Without } from "./types.ts";
+
+declare const routing: unique symbol;
+
+/**
+ * Which experts each token goes to, and with what weight: the handle that `dispatch` makes use of and `combine` needs.
+ * Its parts can be computed with and returned.
+ */
+export interface Routing<
+  out Token extends string = string,
+  out Expert extends string = string,
+  out Slot extends string = string,
+  out Choice extends string = string,
+> {
+  readonly [routing]: { token: Token; expert: Expert; slot: Slot };
+  /** The chosen experts, best first. */
+  readonly index: Tensor<Cat<Token, Choice>, "i32">;
+  /** The weight of each choice in `combine`; 0 if dropped. */
+  readonly weight: Tensor<Cat<Token, Choice>, "f32">;
+  /** How often each expert was chosen by each token, dropped or not: 1 or 0. Padding chooses nothing. */
+  readonly chosen: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
+  /** Those of `chosen` that are first choices. */
+  readonly first: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
+  /** Those of `chosen` that are not dropped. */
+  readonly kept: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
+  /** For the compiler. */
+  readonly node: RoutingNode;
+  /** For the compiler. */
+  readonly trace: Trace;
+}
+
+/** A routing with capacity: tokens have slots, and may be dropped. */
+export interface CapacityRouting<
+  out Token extends string = string,
+  out Expert extends string = string,
+  out Slot extends string = string,
+  out Choice extends string = string,
+> extends Routing<Token, Expert, Slot, Choice> {
+  /** The slot of each choice at its expert, within its routing group; -1 if dropped. */
+  readonly slot: Tensor<Cat<Token, Choice>, "i32">;
+}
+
+/** Presets that drop unless they are told otherwise. */
+export type CapacityPreset = {
+  [P in RoutingPreset]: (typeof ROUTING_PRESETS)[P] extends { dropless: true }
+    ? never
+    : (typeof ROUTING_PRESETS)[P] extends { capacity: CapacityRule } ? P
+    : never;
+}[RoutingPreset];
+
+/** Options of `route`. */
+export interface RouteOptions<
+  A extends string,
+  E extends string,
+  P extends RoutingPreset,
+  S extends string,
+  C extends string,
+> extends RuleChoices {
+  /** The axis of experts. */
+  readonly over: E;
+  /** How the router scores, weighs and drops; default: softmax over all experts, weights as they are. */
+  readonly preset?: P;
+  /** Added to the scores for choosing; weights do not have it. */
+  readonly bias?: Tensor<NoInfer<E>, "f32">;
+  /** The name of the axis of an expert's tokens; default "slot". It has no size. */
+  readonly slot?: S;
+  /** The name of the axis of choices, of size `topK`; default "choice". */
+  readonly choice?: C;
+  /**
+   * The routing group that capacity acts on: the name of the first axis, or an integer per token. Without one, all
+   * tokens are one group.
+   */
+  readonly group?:
+    | Axis<NoInfer<A>>
+    | Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
+  /** 0 for tokens that are padding: they choose nothing. */
+  readonly mask?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
+  /** Added to what experts are chosen by; weights do not have it. */
+  readonly noise?: Tensor<NoInfer<A>, "f32">;
+  /** Where choices are dropped at random, those with the least of these numbers are. */
+  readonly random?: Tensor<NoInfer<A>, "f32">;
+  /** The experts of each token, instead of the best. */
+  readonly choices?: Tensor<
+    Cat<Without<NoInfer<A>, NoInfer<E>>, NoInfer<C>>,
+    "i32"
+  >;
+  /** What given choices score, instead of what their logits do. */
+  readonly weights?: Tensor<
+    Cat<Without<NoInfer<A>, NoInfer<E>>, NoInfer<C>>,
+    "f32"
+  >;
+}
+
+/** The parts of a routing, each written where it is read. */
+class Routed {
+  readonly node: NodeOf<"route">;
+  readonly trace: Trace;
+
+  constructor(node: NodeOf<"route">, trace: Trace) {
+    this.node = node;
+    this.trace = trace;
+  }
+
+  #part(field: NodeOf<"part">["params"]["field"]): Tensor<never, never> {
+    const getter = Object.getOwnPropertyDescriptor(Routed.prototype, field);
+    const span = getter?.get ? callSite(getter.get) : this.node.span;
+    return wrap(makeNode("part", [this.node], { field }, span), this.trace);
+  }
+
+  get index(): Tensor<never, never> {
+    return this.#part("index");
+  }
+
+  get weight(): Tensor<never, never> {
+    return this.#part("weight");
+  }
+
+  get slot(): Tensor<never, never> {
+    return this.#part("slot");
+  }
+
+  get chosen(): Tensor<never, never> {
+    return this.#part("chosen");
+  }
+
+  get first(): Tensor<never, never> {
+    return this.#part("first");
+  }
+
+  get kept(): Tensor<never, never> {
+    return this.#part("kept");
+  }
+}
+
+/** Operands of a router in the order of its inputs. */
+const OPERANDS: readonly RouteOperand[] = [
+  ...[
+    "group",
+    "noise",
+    "bias",
+    "mask",
+    "random",
+    "choices",
+    "weights",
+  ] as const,
+];
+
+/** What `route` returns: there are slots where a capacity is given, or where the preset has one. */
+type RoutingBy<
+  P extends RoutingPreset,
+  K,
+  T extends string,
+  E extends string,
+  S extends string,
+  C extends string,
+> = [K] extends [never] ? P extends CapacityPreset ? CapacityRouting<T, E, S, C>
+  : Routing<T, E, S, C>
+  : K extends "dropless" ? Routing<T, E, S, C>
+  : CapacityRouting<T, E, S, C>;
+
+/**
+ * Choose experts for each token from the router's logits. Presets, such as "mixtral" (softmax, weights divided by their
+ * sum) and "deepspeed.topk" (capacity per expert, those of least weight dropped), are in spec/routing.md; each of their
+ * choices can be set by itself.
+ *
+ * Axes: `logits` has the token axes and `over`; `index`, `weight` and `slot` have the token axes and `choice`, the
+ * other parts the token axes and `over`. Dtype: "f32". Errors: an axis that the logits do not have; a group that is not
+ * the first axis; operands with other axes; a `topK` that the preset does not have, or more than there are experts;
+ * `slot` without capacity; groups that do not divide the experts, or of which too few are kept; choices that do not go
+ * together.
+ *
+ * @example
+ * ```ts
+ * const router = model({ token: 1, expert: 3 }, (m) => {
+ *   const routing = route(m.input("logits", "token expert"), {
+ *     over: "expert",
+ *     topK: 2,
+ *     preset: "mixtral",
+ *   });
+ *   return { index: routing.index, weight: routing.weight };
+ * });
+ * const { outputs } = evaluate(trace(router), { inputs: { logits: [1, 3, 3] } });
+ * console.assert(String(outputs.index?.data) === "1,2");
+ * console.assert(String(outputs.weight?.data) === "0.5,0.5");
+ * ```
+ */
+export function route<
+  A extends string,
+  const E extends Axis<A>,
+  const P extends RoutingPreset = "olmoe",
+  const S extends string = "slot",
+  const C extends string = "choice",
+  K extends Capacity | "dropless" = never,
+>(
+  logits: Tensor<A, "f32">,
+  options: RouteOptions<A, E, P, S, C> & { readonly capacity?: K },
+): RoutingBy<P, K, Without<A, E>, E, S, C> {
+  const { over, group } = options;
+  const span = callSite(route);
+  if (typeof group === "string" && !logits.node.axes.includes(group)) {
+    throw new ModelError(
+      say.axis("group", without(logits.node.axes, [over]), group),
+      span,
+    );
+  }
+  const operands = OPERANDS.filter((name) =>
+    options[name] !== undefined && typeof options[name] !== "string"
+  );
+  const tensors = operands.map((name) => options[name] as Tensor);
+  const trace = traceOf([logits, ...tensors], route);
+  const node = makeNode("route", [logits, ...tensors].map((x) => x.node), {
+    rule: routingRule(
+      { ...options, given: options.choices !== undefined },
+      span,
+    ),
+    expert: over,
+    slot: options.slot ?? "slot",
+    choice: options.choice ?? "choice",
+    tokens: without(logits.node.axes, [over]),
+    ...typeof group === "string" ? { leadingGroup: group } : {},
+    operands,
+  }, span);
+  // `Routed` has every part; which of them the preset has is in the type, and checked when one is read.
+  return new Routed(node, trace) as unknown as ReturnType<
+    typeof route<A, E, P, S, C, K>
+  >;
+}

@@ -1,0 +1,264 @@
+/**
+ * Derivatives of scalar functions, from their kernel trees. Where a function has a corner, the derivative is that of
+ * the side that its own comparison takes: of `max(a, b)` and `min(a, b)` that of `a` where they are equal; steps, such
+ * as `floor`, have none.
+ */
+
+import * as k from "../../spec/kernel/build.ts";
+import type { CallName, Expr } from "../../spec/kernel/tree.ts";
+import type { ScalarFunction } from "./graph.ts";
+
+/** A derivative that is zero everywhere. */
+type Zero = undefined;
+
+const ONE = k.f32(1);
+
+function isOne(e: Expr): boolean {
+  return e.op === "const" && e.value === 1;
+}
+
+function plus(a: Expr | Zero, b: Expr | Zero): Expr | Zero {
+  if (a === undefined || b === undefined) return a ?? b;
+  return k.add(a, b);
+}
+
+function times(a: Expr | Zero, b: Expr): Expr | Zero {
+  if (a === undefined) return undefined;
+  return isOne(a) ? b : isOne(b) ? a : k.mul(a, b);
+}
+
+function minus(a: Expr | Zero): Expr | Zero {
+  return a === undefined ? undefined : k.neg(a);
+}
+
+/** Functions of one number: the derivative, from the argument and the value. */
+const SLOPES: {
+  readonly [fn in CallName]?: (x: Expr, y: Expr) => Expr;
+} = {
+  exp: (_, y) => y,
+  log: (x) => k.div(ONE, x),
+  sqrt: (_, y) => k.div(k.f32(0.5), y),
+  rsqrt: (x, y) => k.mul(k.f32(-0.5), k.div(y, x)),
+  sin: (x) => k.call("cos", x),
+  cos: (x) => k.neg(k.call("sin", x)),
+  tanh: (_, y) => k.sub(ONE, k.mul(y, y)),
+  abs: (x) => k.call("sign", x),
+  roundF16: () => ONE,
+};
+
+/** One derivative under construction: every value has a name, so that none is computed twice. */
+class Derivation {
+  readonly lets: { readonly name: string; readonly value: Expr }[] = [];
+  readonly #values = new Map<Expr, Expr>();
+  readonly #slopes = new Map<Expr, Expr | Zero>();
+  readonly #named = new Map<string, Expr>();
+  readonly #by: string;
+
+  constructor({ lets }: ScalarFunction, by: string) {
+    this.#by = by;
+    for (const { name, value } of lets) this.#named.set(name, value);
+  }
+
+  bind(value: Expr): Expr {
+    if (value.op === "const" || value.op === "local") return value;
+    const name = `d${this.lets.length}`;
+    this.lets.push({ name, value });
+    return k.local(name, value.type);
+  }
+
+  /** The value of an expression of the function. */
+  value(e: Expr): Expr {
+    const known = this.#values.get(e);
+    if (known) return known;
+    const made = this.bind(this.#rebuild(e));
+    this.#values.set(e, made);
+    return made;
+  }
+
+  #rebuild(e: Expr): Expr {
+    switch (e.op) {
+      case "local": {
+        const inner = this.#named.get(e.name);
+        return inner ? this.value(inner) : e;
+      }
+      case "unary":
+      case "convert":
+      case "bitcast":
+        return { ...e, a: this.value(e.a) };
+      case "binary":
+        return { ...e, a: this.value(e.a), b: this.value(e.b) };
+      case "call":
+        return { ...e, args: e.args.map((arg) => this.value(arg)) };
+      case "select":
+        return {
+          ...e,
+          condition: this.value(e.condition),
+          a: this.value(e.a),
+          b: this.value(e.b),
+        };
+      default:
+        return e;
+    }
+  }
+
+  /** The derivative of an expression of the function by the parameter. */
+  slope(e: Expr): Expr | Zero {
+    if (e.type !== "f32") return undefined;
+    if (this.#slopes.has(e)) return this.#slopes.get(e);
+    const made = this.#derive(e);
+    const bound = made === undefined ? undefined : this.bind(made);
+    this.#slopes.set(e, bound);
+    return bound;
+  }
+
+  #derive(e: Expr): Expr | Zero {
+    switch (e.op) {
+      case "local": {
+        const inner = this.#named.get(e.name);
+        if (inner) return this.slope(inner);
+        return e.name === this.#by ? ONE : undefined;
+      }
+      case "unary":
+        return minus(this.slope(e.a));
+      case "convert":
+        return this.slope(e.a);
+      case "binary":
+        return this.#binary(e);
+      case "call":
+        return this.#call(e);
+      case "select": {
+        const [a, b] = [this.slope(e.a), this.slope(e.b)];
+        return this.#choose(this.value(e.condition), a, b);
+      }
+      default:
+        return undefined;
+    }
+  }
+
+  #choose(condition: Expr, a: Expr | Zero, b: Expr | Zero): Expr | Zero {
+    if (a === undefined && b === undefined) return undefined;
+    return k.select(condition, a ?? k.f32(0), b ?? k.f32(0));
+  }
+
+  #binary(e: Extract<Expr, { op: "binary" }>): Expr | Zero {
+    const [da, db] = [this.slope(e.a), this.slope(e.b)];
+    const [a, b] = [this.value(e.a), this.value(e.b)];
+    switch (e.fn) {
+      case "add":
+        return plus(da, db);
+      case "sub":
+        return plus(da, minus(db));
+      case "mul":
+        return plus(times(da, b), times(db, a));
+      case "div": {
+        const change = plus(da, minus(times(db, this.value(e))));
+        return change === undefined ? undefined : k.div(change, b);
+      }
+      case "rem": {
+        const whole = k.call("trunc", k.div(a, b));
+        return plus(da, minus(times(db, whole)));
+      }
+      case "min":
+        return this.#choose(k.binary("le", a, b), da, db);
+      case "max":
+        return this.#choose(k.binary("ge", a, b), da, db);
+      default:
+        return undefined;
+    }
+  }
+
+  #call(e: Extract<Expr, { op: "call" }>): Expr | Zero {
+    const slopes = e.args.map((arg) => this.slope(arg));
+    if (slopes.every((slope) => slope === undefined)) return undefined;
+    const args = e.args.map((arg) => this.value(arg));
+    const y = this.value(e);
+    if (e.fn === "fma") {
+      const product = plus(
+        times(slopes[0], args[1]!),
+        times(slopes[1], args[0]!),
+      );
+      return plus(product, slopes[2]);
+    }
+    if (e.fn === "pow") {
+      const [x, n] = args as [Expr, Expr];
+      const lower = k.call("pow", x, k.sub(n, ONE));
+      return plus(
+        times(slopes[0], k.mul(n, lower)),
+        times(slopes[1], k.mul(k.call("log", x), y)),
+      );
+    }
+    const slope = SLOPES[e.fn];
+    return slope ? times(slopes[0], slope(args[0]!, y)) : undefined;
+  }
+}
+
+/** The locals that an expression reads. */
+function readsOf(e: Expr, into: Set<string>): void {
+  if (e.op === "local") into.add(e.name);
+  else if (e.op === "call") e.args.forEach((arg) => readsOf(arg, into));
+  else if ("a" in e) {
+    readsOf(e.a, into);
+    if ("b" in e) readsOf(e.b, into);
+    if ("condition" in e) readsOf(e.condition, into);
+  }
+}
+
+/** A scalar function without the parameters and values that it does not need; its own are `kept`, the last one first. */
+export interface Trimmed {
+  readonly fn: ScalarFunction;
+  readonly kept: readonly number[];
+}
+
+/** Drop unused parameters and values; the last parameter is used. */
+function trim(fn: ScalarFunction): Trimmed {
+  const reads = new Set<string>();
+  readsOf(fn.result, reads);
+  const lets = [...fn.lets].reverse().filter(({ name, value }) => {
+    if (!reads.has(name)) return false;
+    readsOf(value, reads);
+    return true;
+  }).reverse();
+  const last = fn.parameters.length - 1;
+  const others = fn.parameters.flatMap((_, i) =>
+    i < last && reads.has(`p${i}`) ? [i] : []
+  );
+  const kept = [last, ...others];
+  const names = new Map(kept.map((old, i) => [`p${old}`, `p${i}`]));
+  const renamed = (e: Expr): Expr => {
+    if (e.op === "local") return { ...e, name: names.get(e.name) ?? e.name };
+    if (e.op === "call") return { ...e, args: e.args.map(renamed) };
+    if (e.op === "select") {
+      const condition = renamed(e.condition);
+      return { ...e, condition, a: renamed(e.a), b: renamed(e.b) };
+    }
+    if (e.op === "binary") return { ...e, a: renamed(e.a), b: renamed(e.b) };
+    return "a" in e ? { ...e, a: renamed(e.a) } : e;
+  };
+  return {
+    fn: {
+      parameters: kept.map((i) => fn.parameters[i]!),
+      lets: lets.map(({ name, value }) => ({ name, value: renamed(value) })),
+      result: renamed(fn.result),
+    },
+    kept,
+  };
+}
+
+/**
+ * The derivative of `fn` by its parameter `by`, times a number that is one more parameter: the last in `kept`'s count, and
+ * the first of the function that is returned. Undefined where it is zero everywhere.
+ */
+export function differentiateScalar(
+  fn: ScalarFunction,
+  by: number,
+): Trimmed | undefined {
+  const derivation = new Derivation(fn, `p${by}`);
+  const slope = derivation.slope(fn.result);
+  if (slope === undefined) return undefined;
+  const outer = k.local(`p${fn.parameters.length}`, "f32");
+  return trim({
+    parameters: [...fn.parameters, "f32"],
+    lets: derivation.lets,
+    result: isOne(slope) ? outer : k.mul(outer, slope),
+  });
+}

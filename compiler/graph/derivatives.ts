@@ -1,0 +1,267 @@
+/**
+ * The derivative of each primitive: from the cotangent of a node, which is the derivative of a loss by it, to those of
+ * its operands, in primitives. Choices, of experts or of the largest, have none: they are held where they are.
+ */
+
+import * as k from "../../spec/kernel/build.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
+import { ModelError } from "../../spec/errors.ts";
+import {
+  combineDerivative,
+  dispatchDerivative,
+  routeDerivative,
+} from "./derivatives_moe.ts";
+import {
+  attentionDerivative,
+  cacheWriteDerivative,
+} from "./derivatives_position.ts";
+import { differentiateScalar } from "./derivative_scalar.ts";
+import type {
+  Lambda,
+  Node,
+  NodeOf,
+  Primitive,
+  ScalarFunction,
+} from "./graph.ts";
+import type { NodeBuilder } from "./node_builder.ts";
+
+/** What a derivative is made with. */
+export interface DerivativeInput<P extends Primitive> {
+  readonly node: NodeOf<P>;
+  /** The cotangent of `node`; of a routing, that of its weights. */
+  readonly dy: Node;
+  readonly b: NodeBuilder;
+  /** The scalar function of a `map`. */
+  readonly scalar: (lambda: Lambda) => ScalarFunction;
+  /** The cotangent of `to`, given that of `from`, through all that lies between them. */
+  readonly pull: (from: Node, dy: Node, to: Node) => Node | undefined;
+}
+
+/** The cotangent of each operand, made when it is asked for; undefined where there is none. */
+export type Cotangents = readonly ((() => Node | undefined) | undefined)[];
+
+/** The derivative of a primitive. */
+export type Derivative<P extends Primitive> = (
+  input: DerivativeInput<P>,
+) => Cotangents;
+
+/** Leaves have no operands. */
+function leaf(): Cotangents {
+  return [];
+}
+
+/** A primitive that has no derivative, and why. */
+function refused(why: string): Derivative<Primitive> {
+  return ({ node }) =>
+    node.inputs.map(() => () => {
+      throw new ModelError(
+        `Cannot differentiate '${node.primitive}': ${why}`,
+        node.span,
+      );
+    });
+}
+
+const onceOnly = refused(
+  "it is part of a derivative, and derivatives are taken once",
+);
+const placed = refused(
+  "it is made by placement. Differentiate before placing",
+);
+
+/** The product of two expressions. */
+function times(a: Expr, b: Expr): Expr {
+  return k.mul(a, b);
+}
+
+/** The derivatives. A primitive without one does not compile. */
+export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
+  input: leaf,
+  param: leaf,
+  state: leaf,
+
+  map: ({ node, dy, b, scalar }) =>
+    node.inputs.map((x, i) => () => {
+      const slope = differentiateScalar(scalar(node.params.lambda), i);
+      if (slope === undefined) return undefined;
+      const operands = slope.kept.map((j) => node.inputs[j] ?? dy);
+      const { result } = slope.fn;
+      const change = result.op === "local" && result.name === "p0"
+        ? dy
+        : b.apply(slope.fn, operands);
+      return b.sumTo(change, x.axes);
+    }),
+
+  dot: ({ node: { inputs: [x, y] }, dy, b }) => [
+    () => b.contract(dy, y!, x!),
+    () => b.contract(dy, x!, y!),
+  ],
+
+  reduce: ({ node, dy, b }) => {
+    const [x] = node.inputs;
+    const { kind, over } = node.params;
+    if (kind === "sum") return [() => b.broadcast(dy, x!)];
+    if (kind === "mean") {
+      const { size, dynamic } = b.context.axes[over]!;
+      return [
+        () =>
+          dynamic
+            ? b.map((_, d, n) => k.div(d!, n!), x!, dy, b.count(x!, over))
+            : b.map((_, d) => k.mul(d!, k.f32(1 / size)), x!, dy),
+      ];
+    }
+    // Equal maxima share it evenly.
+    return [() => {
+      const best = b.map(
+        (v, top) => k.select(k.eq(v!, top!), k.f32(1), k.f32(0)),
+        x!,
+        node,
+      );
+      const share = b.map(
+        (d, n) => k.div(d!, n!),
+        dy,
+        b.make("reduce", [best], { kind: "sum", over }),
+      );
+      return b.map((is, d) => times(is!, d!), best, share);
+    }];
+  },
+
+  accumulate: ({ node: { inputs: [x, y] }, dy, b }) =>
+    y === undefined
+      ? [() => b.broadcast(dy, x!)]
+      : [() => b.contract(dy, y, x!), () => b.contract(dy, x!, y)],
+
+  softmax: ({ node, dy, b }) => [() => {
+    const { over } = node.params;
+    const product = b.map((y, d) => times(y!, d!), node, dy);
+    const mean = b.make("reduce", [product], { kind: "sum", over });
+    return b.map((y, d, m) => times(y!, k.sub(d!, m!)), node, dy, mean);
+  }],
+
+  logSumExp: ({ node, dy, b }) => [() =>
+    b.map(
+      (x, y, d) => times(k.call("exp", k.sub(x!, y!)), d!),
+      node.inputs[0]!,
+      node,
+      dy,
+    )],
+
+  rmsNorm: ({ node, dy, b }) => {
+    const [x, gain] = node.inputs;
+    const { over, epsilon } = node.params;
+    const square = b.map((v) => times(v!, v!), x!);
+    const scale = b.map(
+      (mean) => k.div(k.f32(1), k.call("sqrt", k.add(mean!, k.f32(epsilon)))),
+      b.make("reduce", [square], { kind: "mean", over }),
+    );
+    return [
+      () => {
+        const gained = b.map((d, g) => times(d!, g!), dy, gain!);
+        const product = b.map((d, v) => times(d!, v!), gained, x!);
+        const mean = b.make("reduce", [product], { kind: "mean", over });
+        return b.map(
+          (v, d, r, m) => times(r!, k.sub(d!, k.mul(v!, times(r!, r!), m!))),
+          x!,
+          gained,
+          scale,
+          mean,
+        );
+      },
+      () =>
+        b.sumTo(
+          b.map((d, v, r) => times(d!, times(v!, r!)), dy, x!, scale),
+          gain!.axes,
+        ),
+    ];
+  },
+
+  // The transpose of a rotation turns the other way.
+  rope: ({ node, dy, b }) => [() =>
+    b.make("rope", [dy, node.inputs[1]!], {
+      ...node.params,
+      inverseFrequencies: node.params.inverseFrequencies.map((f) => -f),
+    })],
+
+  embedding: (
+    { node: { inputs: [table, ids], params }, dy, b },
+  ) => [() => b.make("scatter", [dy, ids!], params, table!)],
+
+  scatter: (
+    { node: { inputs: [rows, ids], params }, dy, b },
+  ) => [() => b.ordered(b.make("embedding", [dy, ids!], params), rows!.axes)],
+
+  rename: (
+    { node: { params: { from, to } }, dy, b },
+  ) => [() => b.make("rename", [dy], { from: to, to: from })],
+
+  split: (
+    { node: { params: { axis, into } }, dy, b },
+  ) => [() => b.make("merge", [dy], { axes: into, to: axis })],
+
+  merge: (
+    { node: { params: { axes, to } }, dy, b },
+  ) => [() => b.make("split", [dy], { axis: to, into: axes })],
+
+  slice: (
+    { node: { params }, dy, b },
+  ) => [
+    () =>
+      b.make("spread", [dy], { ...params, axis: params.to, to: params.axis }),
+  ],
+
+  spread: (
+    { node: { params }, dy, b },
+  ) => [
+    () =>
+      b.make("slice", [dy], { ...params, axis: params.to, to: params.axis }),
+  ],
+
+  concat: ({ node, dy, b }) => {
+    const { axes, to } = node.params;
+    let start = 0;
+    return axes.map((axis) => {
+      const part = { axis: to, start, step: 1, to: axis };
+      start += b.context.axes[axis]!.size;
+      return () => b.make("slice", [dy], part);
+    });
+  },
+
+  transpose: ({ node, dy, b }) => [() => b.ordered(dy, node.inputs[0]!.axes)],
+
+  cast: (
+    { node: { inputs: [x] }, dy, b },
+  ) => [() => b.make("cast", [dy], {}, { axes: [], dtype: x!.dtype })],
+
+  topK: ({ node, dy, b }) => {
+    const [x] = node.inputs;
+    const { over } = node.params;
+    return [() =>
+      b.make(
+        "scatter",
+        [
+          dy,
+          b.make("part", [node], { field: "indices" }),
+        ],
+        { over },
+        x!,
+      )];
+  },
+
+  route: routeDerivative,
+
+  choices: ({ dy }) => [undefined, () => dy],
+
+  part: ({ node, dy }) => {
+    const { field } = node.params;
+    return [field === "values" || field === "weight" ? () => dy : undefined];
+  },
+
+  dispatch: dispatchDerivative,
+  combine: combineDerivative,
+  collect: onceOnly,
+  gather: placed,
+  take: placed,
+  cacheWrite: cacheWriteDerivative,
+  attention: attentionDerivative,
+  attentionSum: onceOnly,
+  attentionGrad: onceOnly,
+};

@@ -1,0 +1,126 @@
+/**
+ * Derivatives of routing. A dispatch goes back as a combine, a combine as a dispatch of its cotangent. A weight's
+ * cotangent is the product of a row that came home and the cotangent there: the rows of the forward pass are kept, so
+ * that none travels again. Routers are differentiated through the weights that they give, never through the choice.
+ */
+
+import * as k from "../../spec/kernel/build.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
+import type { Cotangents, DerivativeInput } from "./derivatives.ts";
+import { isWeighted, type Node, type NodeOf } from "./graph.ts";
+import { without } from "./messages.ts";
+import type { NodeBuilder } from "./node_builder.ts";
+import { routeOperand } from "./routing.ts";
+
+/** The cotangent of weights: rows of each choice times the value of their token. */
+function ofWeights(
+  b: NodeBuilder,
+  rows: Node,
+  value: Node,
+  routing: Node,
+): Node {
+  const collected = b.make("collect", [rows, routing], {});
+  const over = without(value.axes, routing.axes);
+  return over.length === 0
+    ? b.map((x, y) => k.mul(x!, y!), collected, value)
+    : b.make("dot", [collected, value], { over });
+}
+
+/** Rows go home, weighted as they were on the way out. */
+export function dispatchDerivative(
+  { node, dy, b }: DerivativeInput<"dispatch">,
+): Cotangents {
+  const [x, routing] = node.inputs as [Node, Node];
+  const weighted = isWeighted(node);
+  return [
+    () => b.make("combine", [dy, routing], { weighted }),
+    weighted ? () => ofWeights(b, dy, x, routing) : undefined,
+  ];
+}
+
+/** Cotangents go out, weighted as results are on the way home. */
+export function combineDerivative(
+  { node, dy, b }: DerivativeInput<"combine">,
+): Cotangents {
+  const [y, routing] = node.inputs as [Node, Node];
+  const weighted = isWeighted(node);
+  return [
+    () => b.make("dispatch", [dy, routing], { weighted }),
+    weighted ? () => ofWeights(b, y, dy, routing) : undefined,
+  ];
+}
+
+/** Through the weights to the logits, or to weights that were given. */
+export function routeDerivative(
+  { node, dy, b, pull }: DerivativeInput<"route">,
+): Cotangents {
+  const from = routeOperand(node, "weights") ?? node.inputs[0];
+  return node.inputs.map((input) =>
+    input === from ? () => pull(routeWeights(node, b), dy, input) : undefined
+  );
+}
+
+/** The weights of a router, computed from its logits and choices by other primitives. */
+export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
+  const { rule } = node.params;
+  const raw = scores(node, b);
+  const dropping = rule.capacity !== undefined ||
+    routeOperand(node, "mask") !== undefined;
+  const mask = dropping
+    ? b.make("cast", [b.make("part", [node], { field: "slot" })], {}, {
+      axes: [],
+      dtype: "f32",
+    })
+    : undefined;
+  const masked = (x: Node) =>
+    mask
+      ? b.map(
+        (v, slot) => k.select(k.lt(slot!, k.f32(0)), k.f32(0), v!),
+        x,
+        mask,
+      )
+      : x;
+  const scaled = (x: Expr) =>
+    rule.scale === undefined ? x : k.mul(x, k.f32(rule.scale));
+  if (rule.normalize === "none") {
+    return masked(
+      rule.scale === undefined ? raw : b.map((x) => scaled(x!), raw),
+    );
+  }
+  const summed = rule.normalize === "kept" ? masked(raw) : raw;
+  const { epsilon = 0, least = 0 } = rule;
+  const sum = b.make("reduce", [summed], {
+    kind: "sum",
+    over: node.params.choice,
+  });
+  const divided = b.map(
+    (x, total) =>
+      scaled(k.div(x!, k.max(k.add(total!, k.f32(epsilon)), k.f32(least)))),
+    summed,
+    sum,
+  );
+  return rule.normalize === "kept" ? divided : masked(divided);
+}
+
+/** What the chosen score. */
+function scores(node: NodeOf<"route">, b: NodeBuilder): Node {
+  const weights = routeOperand(node, "weights");
+  if (weights) return weights;
+  const { rule, expert, choice } = node.params;
+  const logits = node.inputs[0]!;
+  const index = b.make("part", [node], { field: "index" });
+  const pick = (x: Node) => b.make("embedding", [x, index], { over: expert });
+  switch (rule.score) {
+    case "softmax":
+      return pick(b.make("softmax", [logits], { over: expert }));
+    case "chosenSoftmax":
+      return b.make("softmax", [pick(logits)], { over: choice });
+    case "sigmoid":
+      return b.map(
+        (x) => k.div(k.f32(1), k.add(k.f32(1), k.call("exp", k.neg(x!)))),
+        pick(logits),
+      );
+    case "none":
+      return pick(logits);
+  }
+}

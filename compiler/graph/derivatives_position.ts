@@ -1,0 +1,84 @@
+/** Derivatives of attention and its cache. Entries of the cache from earlier runs are constants. */
+
+import * as k from "../../spec/kernel/build.ts";
+import { ModelError } from "../../spec/errors.ts";
+import type { Cotangents, DerivativeInput } from "./derivatives.ts";
+import type { Node } from "./graph.ts";
+
+/** Each token's entry is where it wrote it. */
+export function cacheWriteDerivative(
+  { node, dy, b }: DerivativeInput<"cacheWrite">,
+): Cotangents {
+  const [, , sequence, position] = node.inputs as [Node, Node, Node, Node];
+  const [sequences, context] = node.axes as [string, string];
+  return [
+    () => {
+      throw new ModelError(
+        `Cannot differentiate a cache that is written twice in a run. Give each attention states of its own`,
+        node.span,
+      );
+    },
+    () => {
+      const entry = `${sequences}_${context}`;
+      const entries = b.make("merge", [dy], {
+        axes: [sequences, context],
+        to: entry,
+      });
+      const length = k.i32(b.context.axes[context]!.size);
+      const place = b.map(
+        (s, p) => k.add(k.mul(s!, length), p!),
+        sequence,
+        position,
+      );
+      return b.make("embedding", [entries, place], { over: entry });
+    },
+  ];
+}
+
+/** Backwards through the softmax, whose sums are computed again from queries and keys. */
+export function attentionDerivative(
+  { node, dy, b }: DerivativeInput<"attention">,
+): Cotangents {
+  const [q, keys, values, sequence, position, sinks] = node.inputs as [
+    Node,
+    Node,
+    Node,
+    Node,
+    Node,
+    Node?,
+  ];
+  const { params } = node;
+  const sum = b.make(
+    "attentionSum",
+    [q, keys, sequence, position, ...sinks ? [sinks] : []],
+    params,
+  );
+  const product = b.make("reduce", [
+    b.map((y, d) => k.mul(y!, d!), node, dy),
+  ], { kind: "sum", over: params.valueDim });
+  const of = (what: "query" | "keys" | "values") => () =>
+    b.make(
+      "attentionGrad",
+      [q, keys, values, sequence, position, dy, sum, product],
+      { ...params, of: what },
+    );
+  const ofSinks = () =>
+    b.sumTo(
+      b.map(
+        (total, p, sink) =>
+          k.neg(k.mul(k.call("exp", k.sub(sink!, total!)), p!)),
+        sum,
+        product,
+        sinks!,
+      ),
+      sinks!.axes,
+    );
+  return [
+    of("query"),
+    of("keys"),
+    params.shared ? undefined : of("values"),
+    undefined,
+    undefined,
+    ofSinks,
+  ];
+}

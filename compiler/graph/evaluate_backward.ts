@@ -1,0 +1,128 @@
+/** What only derivatives are made of, in the reference evaluator: rows summed by id, and attention backwards. */
+
+import type { AttentionParams } from "./graph.ts";
+import { firstPosition } from "./evaluate_position.ts";
+import { logSumExpRow } from "./evaluate_routing.ts";
+import {
+  lengthOf,
+  put,
+  type Shown,
+  strides,
+  type Value,
+  visit,
+  zeros,
+} from "./value.ts";
+
+/** Rows summed where their id is. */
+export function scatterRows(
+  node: Shown<"scatter">,
+  [rows, ids]: readonly [Value, Value],
+  shape: readonly number[],
+): Value {
+  const result = zeros(node.axes, shape, node.dtype);
+  const step = strides(result, [node.params.over])[0]!;
+  // Summed in double precision, and rounded once.
+  const sums = new Float64Array(result.data.length);
+  const places = [strides(result, rows.axes), strides(ids, rows.axes)];
+  visit(rows.shape, places, ([place, id], n) => {
+    sums[place! + ids.data[id!]! * step]! += rows.data[n]!;
+  });
+  sums.forEach((sum, i) => put(result, i, sum));
+  return result;
+}
+
+/** A query of one head, and a key that it sees. */
+interface Seen {
+  /** Which of the queries, and where it starts. */
+  readonly query: number;
+  readonly from: number;
+  /** Where the key starts, and how much it counts before the softmax. */
+  readonly key: number;
+  readonly score: number;
+}
+
+/** Visit every query of every head, with the keys that it sees. */
+function eachQuery(
+  params: AttentionParams,
+  [q, keys, sequence, position]: readonly [Value, Value, Value, Value],
+  each: (seen: readonly Seen[], query: number) => void,
+): void {
+  const [tokens, heads, dim] = q.shape as [number, number, number];
+  const { kvHead, scale } = params;
+  const kvHeads = kvHead === undefined ? 1 : lengthOf(keys, kvHead);
+  const contexts = keys.shape[1]!;
+  for (let query = 0; query < tokens * heads; query++) {
+    const t = Math.floor(query / heads);
+    const kv = Math.floor((query % heads) / (heads / kvHeads));
+    const p = position.data[t]!;
+    const seen: Seen[] = [];
+    for (let c = firstPosition(params, p); c <= p; c++) {
+      const row = (sequence.data[t]! * contexts + c) * kvHeads + kv;
+      const [from, key] = [query * dim, row];
+      let sum = 0;
+      for (let d = 0; d < dim; d++) {
+        sum += q.data[from + d]! * keys.data[row * dim + d]!;
+      }
+      seen.push({ query, from, key, score: sum * scale });
+    }
+    each(seen, query);
+  }
+}
+
+/** The logarithm of the sum of exponentials of every query's scores. */
+export function sumScores(
+  node: Shown<"attentionSum">,
+  [q, keys, sequence, position, sinks]: readonly Value[],
+): Value {
+  const [tokens, heads] = q!.shape as [number, number];
+  const result = zeros(node.axes, [tokens, heads], node.dtype);
+  eachQuery(
+    node.params,
+    [q!, keys!, sequence!, position!],
+    (seen, query) => {
+      const scores = seen.map(({ score }) => score);
+      const sink = sinks ? [sinks.data[query % heads]!] : [];
+      put(result, query, logSumExpRow([...scores, ...sink]));
+    },
+  );
+  return result;
+}
+
+/** The cotangent of queries, keys or values. */
+export function attendBack(
+  node: Shown<"attentionGrad">,
+  [q, keys, values, sequence, position, dy, logSum, product]: readonly Value[],
+): Value {
+  const { of, scale, shared } = node.params;
+  const like = { query: q!, keys: keys!, values: values! }[of];
+  const sums = new Float64Array(like.data.length);
+  const dim = q!.shape[2]!;
+  const valueDim = dy!.shape[2]!;
+  const valueStride = values!.shape.at(-1)!;
+  eachQuery(node.params, [q!, keys!, sequence!, position!], (seen, query) => {
+    for (const { from, key, score } of seen) {
+      const weight = Math.exp(score - logSum!.data[query]!);
+      if (of === "values" || of === "keys" && shared) {
+        for (let d = 0; d < valueDim; d++) {
+          sums[key * valueStride + d]! += weight *
+            dy!.data[query * valueDim + d]!;
+        }
+      }
+      if (of === "values") continue;
+      let change = 0;
+      for (let d = 0; d < valueDim; d++) {
+        change += dy!.data[query * valueDim + d]! *
+          values!.data[key * valueStride + d]!;
+      }
+      const slope = weight * (change - product!.data[query]!) * scale;
+      for (let d = 0; d < dim; d++) {
+        if (of === "query") {
+          sums[from + d]! += slope * keys!.data[key * dim + d]!;
+        } else sums[key * dim + d]! += slope * q!.data[from + d]!;
+      }
+    }
+  });
+  const result = zeros(node.axes, like.shape, node.dtype);
+  sums.forEach((sum, i) => put(result, i, sum));
+  return result;
+}

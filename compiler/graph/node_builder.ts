@@ -1,0 +1,162 @@
+/** Builds the nodes of derivatives: what they have in common, whatever primitive they are of. */
+
+import type { DType } from "../../spec/dtype.ts";
+import type { Span } from "../../spec/errors.ts";
+import { f32, i32, local } from "../../spec/kernel/build.ts";
+import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
+import { compileScalar } from "../source/evaluate_scalar.ts";
+import type {
+  AxisSize,
+  Node,
+  NodeOf,
+  Primitive,
+  PrimitiveParams,
+  ScalarFunction,
+} from "./graph.ts";
+import { makeNode } from "./make_node.ts";
+import { without } from "./messages.ts";
+import { sameAxes, type TensorType } from "./rules.ts";
+
+/** How a dtype is computed with in a scalar function. */
+function scalarType(dtype: DType): ScalarType {
+  return dtype === "f16" ? "f32" : dtype;
+}
+
+/** What builders know of the graph that their nodes go into. */
+export interface BuilderContext {
+  readonly axes: { readonly [name: string]: AxisSize };
+  /** Axes that may be long, and lie over the mesh: of tokens, of slots, of run-time length. */
+  readonly rowAxes: ReadonlySet<string>;
+}
+
+/** Makes nodes at one position of the source. */
+export class NodeBuilder {
+  readonly context: BuilderContext;
+  readonly span: Span | undefined;
+
+  constructor(context: BuilderContext, span: Span | undefined) {
+    this.context = context;
+    this.span = span;
+  }
+
+  /** A node of any primitive. */
+  make<P extends Primitive>(
+    primitive: P,
+    inputs: readonly Node[],
+    params: PrimitiveParams[P],
+    given?: TensorType,
+  ): Node {
+    return makeNode(primitive, inputs, params, this.span, given) as Node;
+  }
+
+  /** A scalar function over nodes; those before have all axes of those after, or together with them. */
+  apply(fn: ScalarFunction, inputs: readonly Node[], verb = "map"): Node {
+    const compute = compileScalar(fn, { precision: "f64" });
+    const js = (...xs: number[]) => Number(compute(xs));
+    const lambda = { js, span: this.span, lowered: fn };
+    return this.make("map", inputs, { lambda, verb });
+  }
+
+  /** An expression over nodes, the first of which has all axes. */
+  map(f: (...xs: Expr[]) => Expr, ...inputs: readonly Node[]): Node {
+    const parameters = inputs.map(({ dtype }) => scalarType(dtype));
+    const result = f(...parameters.map((type, i) => local(`p${i}`, type)));
+    return this.apply({ parameters, lets: [], result }, inputs);
+  }
+
+  /** A number everywhere where `x` has an element. */
+  constant(value: number, x: Node): Node {
+    return this.map(() => (x.dtype === "i32" ? i32 : f32)(value), x);
+  }
+
+  /** `d`, which has some of the axes of `x`, along the others too. */
+  broadcast(d: Node, x: Node): Node {
+    return sameAxes(d.axes, x.axes) ? d : this.map((_, v) => v!, x, d);
+  }
+
+  /** The sum of nodes of one type. */
+  add(a: Node, b: Node): Node {
+    return this.map(
+      (x, y) => ({ op: "binary", type: "f32", fn: "add", a: x!, b: y! }),
+      a,
+      b,
+    );
+  }
+
+  /** `x` in this order of axes. */
+  ordered(x: Node, axes: readonly string[]): Node {
+    if (sameAxes(x.axes, axes)) return x;
+    return this.make("transpose", [x], {}, { axes, dtype: x.dtype });
+  }
+
+  /** `x` summed over the axes that `axes` lacks. */
+  sumTo(x: Node, axes: readonly string[]): Node {
+    const over = without(x.axes, axes);
+    return this.ordered(this.#sum(x, over), axes);
+  }
+
+  #sum(x: Node, over: readonly string[]): Node {
+    if (over.length === 0) return x;
+    if (this.#isLong(over)) return this.make("accumulate", [x], { over });
+    return over.reduce(
+      (sum, axis) => this.make("reduce", [sum], { kind: "sum", over: axis }),
+      x,
+    );
+  }
+
+  /** The sum of all of `x`, axis by axis: the same on every mesh. */
+  total(x: Node): Node {
+    return x.axes.reduceRight(
+      (sum, axis) => this.make("reduce", [sum], { kind: "sum", over: axis }),
+      x,
+    );
+  }
+
+  /** The product of `a` and `b`, summed over the axes that `like` lacks. */
+  contract(a: Node, b: Node, like: Node): Node {
+    const over = a.axes.filter((axis) =>
+      b.axes.includes(axis) && !like.axes.includes(axis)
+    );
+    if (over.length === 0) {
+      return this.map(
+        (_, x, y) => ({ op: "binary", type: "f32", fn: "mul", a: x!, b: y! }),
+        like,
+        a,
+        b,
+      );
+    }
+    const sum = this.#isLong(over)
+      ? this.make("accumulate", [a, b], { over })
+      : this.make("dot", [a, b], { over });
+    return this.ordered(sum, like.axes);
+  }
+
+  #isLong(over: readonly string[]): boolean {
+    return over.some((axis) => this.context.rowAxes.has(axis));
+  }
+
+  /** How many elements there are along `axis` of `x`, wherever the rest of `x` is. */
+  count(x: Node, axis: string): Node {
+    return this.make("reduce", [this.constant(1, x)], {
+      kind: "sum",
+      over: axis,
+    });
+  }
+}
+
+/** What builders need to know of these nodes. */
+export function builderContext(
+  axes: { readonly [name: string]: AxisSize },
+  nodes: readonly Node[],
+): BuilderContext {
+  const rowAxes = new Set(
+    Object.keys(axes).filter((axis) => axes[axis]!.dynamic),
+  );
+  const routings = nodes.filter((node): node is NodeOf<"route"> =>
+    node.primitive === "route" || node.primitive === "choices"
+  );
+  for (const { params: { tokens, slot } } of routings) {
+    for (const axis of [...tokens, slot]) rowAxes.add(axis);
+  }
+  return { axes, rowAxes };
+}

@@ -1,0 +1,136 @@
+/** How parameters follow their gradients: rules from a parameter, its gradient and what is remembered, in primitives. */
+
+import * as k from "../../spec/kernel/build.ts";
+import type { Node } from "./graph.ts";
+import type { NodeBuilder } from "./node_builder.ts";
+
+/** Adam with decoupled weight decay, as PyTorch's `AdamW`. */
+export interface AdamW {
+  readonly kind: "adamW";
+  /** How much of the mean gradient, and of the mean square, is kept each step; default 0.9 and 0.999. */
+  readonly betas?: readonly [number, number];
+  /** Added to the root of the mean square; default 1e-8. */
+  readonly epsilon?: number;
+  /** Of each parameter, the share of the learning rate that it loses each step; default 0.01. */
+  readonly weightDecay?: number;
+}
+
+/** Gradient descent with momentum, as PyTorch's `SGD`. */
+export interface Sgd {
+  readonly kind: "sgd";
+  /** How much of the last change is kept; default 0.9. */
+  readonly momentum?: number;
+  /** Added to the gradient for each parameter; default 0. */
+  readonly weightDecay?: number;
+}
+
+/** An optimizer. */
+export type Optimizer = AdamW | Sgd;
+
+/** What an optimizer remembers of each parameter, by the prefix of its name. */
+export const REMEMBERED: {
+  readonly [K in Optimizer["kind"]]: readonly string[];
+} = {
+  adamW: ["adamw.mean", "adamw.square"],
+  sgd: ["sgd.momentum"],
+};
+
+/** Numbers that the host gives each step. */
+export interface StepInputs {
+  /** The learning rate. */
+  readonly rate: Node;
+  /** The number of this step, from 1, as f32. */
+  readonly step: Node;
+}
+
+/** One parameter before a step. */
+export interface Before {
+  readonly parameter: Node;
+  readonly gradient: Node;
+  /** What is remembered, in the order of `REMEMBERED`. */
+  readonly remembered: readonly Node[];
+}
+
+/** One parameter after a step. */
+export interface After {
+  readonly parameter: Node;
+  readonly remembered: readonly Node[];
+}
+
+/** A step of one parameter. */
+export function update(
+  b: NodeBuilder,
+  optimizer: Optimizer,
+  before: Before,
+  inputs: StepInputs,
+): After {
+  return optimizer.kind === "adamW"
+    ? adamW(b, optimizer, before, inputs)
+    : sgd(b, optimizer, before, inputs);
+}
+
+function adamW(
+  b: NodeBuilder,
+  { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 }: AdamW,
+  { parameter, gradient, remembered }: Before,
+  { rate, step }: StepInputs,
+): After {
+  const [first, second] = betas;
+  const mean = b.map(
+    (m, g) => k.add(k.mul(m!, k.f32(first)), k.mul(g!, k.f32(1 - first))),
+    remembered[0]!,
+    gradient,
+  );
+  const square = b.map(
+    (v, g) =>
+      k.add(k.mul(v!, k.f32(second)), k.mul(k.mul(g!, g!), k.f32(1 - second))),
+    remembered[1]!,
+    gradient,
+  );
+  // 1 - beta^step: means start from 0, and are too small by this factor.
+  const share = (beta: number) =>
+    b.map(
+      (t) => k.sub(k.f32(1), k.call("exp", k.mul(t!, k.f32(Math.log(beta))))),
+      step,
+    );
+  const next = b.map(
+    (p, m, v, lr, c1, c2) => {
+      const root = k.call("sqrt", k.div(v!, c2!));
+      const change = k.div(k.div(m!, c1!), k.add(root, k.f32(epsilon)));
+      const kept = k.sub(p!, k.mul(k.mul(lr!, k.f32(weightDecay)), p!));
+      return k.sub(kept, k.mul(lr!, change));
+    },
+    parameter,
+    mean,
+    square,
+    rate,
+    share(first),
+    share(second),
+  );
+  return { parameter: next, remembered: [mean, square] };
+}
+
+function sgd(
+  b: NodeBuilder,
+  { momentum = 0.9, weightDecay = 0 }: Sgd,
+  { parameter, gradient, remembered }: Before,
+  { rate }: StepInputs,
+): After {
+  const velocity = b.map(
+    (v, g, p) =>
+      k.add(
+        k.mul(v!, k.f32(momentum)),
+        weightDecay === 0 ? g! : k.add(g!, k.mul(p!, k.f32(weightDecay))),
+      ),
+    remembered[0]!,
+    gradient,
+    parameter,
+  );
+  const next = b.map(
+    (p, v, lr) => k.sub(p!, k.mul(lr!, v!)),
+    parameter,
+    velocity,
+    rate,
+  );
+  return { parameter: next, remembered: [velocity] };
+}

@@ -1,0 +1,139 @@
+/** One step of training as one graph: forward, backward, and the update of every parameter. */
+
+import * as k from "../../spec/kernel/build.ts";
+import { ModelError } from "../../spec/errors.ts";
+import { gradients, type Scalars } from "./gradients.ts";
+import type { Graph, Node, NodeOf } from "./graph.ts";
+import { builderContext, NodeBuilder } from "./node_builder.ts";
+import { type Optimizer, REMEMBERED, update } from "./optimizers.ts";
+import { deriveSizes } from "./sizes.ts";
+import { inOrder } from "./trace.ts";
+
+/** How a step is taken. */
+export interface TrainStepOptions {
+  /** The output of the graph to make smaller. */
+  readonly loss: string;
+  readonly optimizer: Optimizer;
+  /** Gradients are scaled down together where their norm is larger; default: not. */
+  readonly clipNorm?: number;
+}
+
+/** Inputs that a step has besides those of the model: the learning rate, and the number of the step from 1. */
+export const STEP_INPUTS = { rate: "learning_rate", step: "step" } as const;
+
+/** The output that has the norm of all gradients together, before clipping. */
+export const GRADIENT_NORM = "gradient_norm";
+
+/**
+ * The graph of a training step. Parameters become states of the same names; what the optimizer remembers of one is a state
+ * named by `REMEMBERED` and it: `adamw.mean.NAME`. Outputs are those of the graph and the norm of the gradients.
+ */
+export function trainStep(
+  graph: Graph,
+  { loss, optimizer, clipNorm }: TrainStepOptions,
+  scalars: Scalars = new Map(),
+): Graph {
+  const { nodes: forward, outputs, states } = withStates(graph);
+  const of = outputs[loss];
+  if (of === undefined) {
+    throw new ModelError(
+      `Cannot train by output '${loss}': the model has no such output`,
+      undefined,
+    );
+  }
+  const names = new Set(
+    graph.nodes.flatMap((node) =>
+      node.primitive === "param" ? [node.params.name] : []
+    ),
+  );
+  const parameters = forward.filter((node): node is NodeOf<"state"> =>
+    node.primitive === "state" && names.has(node.params.name)
+  );
+  const found = gradients(
+    { axes: graph.axes, nodes: forward },
+    of,
+    parameters,
+    scalars,
+  );
+  const b = new NodeBuilder(builderContext(graph.axes, forward), of.span);
+  const scalar = (name: string) =>
+    b.make("input", [], { name }, { axes: [], dtype: "f32" });
+  const rate = scalar(STEP_INPUTS.rate);
+  const step = scalar(STEP_INPUTS.step);
+  const norm = normOf(b, found);
+  const next: { [name: string]: Node } = { ...states };
+  for (const [i, parameter] of parameters.entries()) {
+    const { name } = parameter.params;
+    const kept = REMEMBERED[optimizer.kind].map((what) => `${what}.${name}`);
+    const after = update(b, optimizer, {
+      parameter,
+      gradient: clipNorm === undefined
+        ? found[i]!
+        : clipped(b, found[i]!, norm, clipNorm),
+      remembered: kept.map((kept) =>
+        b.make("state", [], { name: kept }, parameter)
+      ),
+    }, { rate, step });
+    next[name] = after.parameter;
+    kept.forEach((kept, j) => next[kept] = after.remembered[j]!);
+  }
+  const all = { ...outputs, [GRADIENT_NORM]: norm };
+  const nodes = inOrder([...Object.values(all), ...Object.values(next)]);
+  return {
+    axes: deriveSizes(graph.axes, nodes),
+    ...{ nodes, outputs: all, states: next },
+  };
+}
+
+/** The graph with states for parameters. */
+function withStates(graph: Graph): Graph {
+  const changed = new Map<Node, Node>();
+  const nodes = graph.nodes.map((node) => {
+    const inputs = node.inputs.map((input) => changed.get(input)!);
+    const made = (node.primitive === "param"
+      ? { ...node, primitive: "state", params: { name: node.params.name } }
+      : { ...node, inputs }) as Node;
+    changed.set(node, made);
+    return made;
+  });
+  const read = (named: { readonly [name: string]: Node }) =>
+    Object.fromEntries(
+      Object.entries(named).map(([name, node]) => [name, changed.get(node)!]),
+    );
+  return {
+    axes: graph.axes,
+    nodes,
+    outputs: read(graph.outputs),
+    states: read(graph.states),
+  };
+}
+
+/** The root of the sum of all squares: every element of every parameter counts once, wherever it lies. */
+function normOf(b: NodeBuilder, found: readonly Node[]): Node {
+  const squares = found.map((gradient) => {
+    const square = b.map((g) => k.mul(g!, g!), gradient);
+    return square.axes.length === 0
+      ? square
+      : b.make("accumulate", [square], { over: square.axes });
+  });
+  const sum = squares.reduce((x, y) => b.add(x, y));
+  return b.map((x) => k.call("sqrt", x!), sum);
+}
+
+/** A gradient no longer than its share of `limit`; PyTorch's `clip_grad_norm_`. */
+function clipped(
+  b: NodeBuilder,
+  gradient: Node,
+  norm: Node,
+  limit: number,
+): Node {
+  return b.map(
+    (g, n) =>
+      k.mul(
+        g!,
+        k.min(k.f32(1), k.div(k.f32(limit), k.add(n!, k.f32(1e-6)))),
+      ),
+    gradient,
+    norm,
+  );
+}

@@ -1,0 +1,187 @@
+/** Capacity: tokens in order, slots, and the weights that are left. */
+
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Size } from "../../../spec/size.ts";
+import type { NodeOf, RouteOperand } from "../../graph/graph.ts";
+import { slotsOf } from "../../graph/routing.ts";
+import { keep, mark, slots, slotsGrid } from "../../kernels/capacity.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { mergeRuns, SORTED_RUN, sortRuns } from "../../kernels/order_tokens.ts";
+import { localBound } from "../place.ts";
+import {
+  addBuffer,
+  addLaunch,
+  addScratch,
+  bufferAxes,
+  type Launch,
+  LENGTHS,
+  type Lowering,
+  sizeOf,
+} from "./context.ts";
+import type { RouteResults } from "./lowering.ts";
+import { tokenCount } from "./tokens.ts";
+
+/** What a router made before anything was dropped. */
+interface Chosen {
+  readonly index: string;
+  readonly weight: string;
+  readonly slot: string;
+  readonly first?: string;
+  readonly operands: { readonly [O in RouteOperand]?: string };
+}
+
+/** The token axes that a routing group has. */
+function groupAxes({ params }: NodeOf<"route">): readonly string[] {
+  return params.tokens.filter((axis) => axis !== params.leadingGroup);
+}
+
+/** How many tokens a contiguous routing group has on a rank. */
+export function groupLength(lowering: Lowering, node: NodeOf<"route">): Expr {
+  return tokenCount(lowering, groupAxes(node));
+}
+
+/** The most tokens that these axes can have on any rank. */
+function bound(lowering: Lowering, axes: readonly string[]): number {
+  return axes.reduce(
+    (n, axis) => n * Math.max(...localBound(lowering.placed, axis)),
+    1,
+  );
+}
+
+/** Give out slots and weigh what is left. */
+export function lowerCapacity(
+  lowering: Lowering,
+  node: NodeOf<"route">,
+  chosen: Chosen,
+): RouteResults {
+  const { rule, expert, tokens, choice, leadingGroup } = node.params;
+  const { index, weight, slot, operands } = chosen;
+  const experts = lowering.placed.axes[expert]!.size;
+  const common = { experts, rule, tokens: tokenCount(lowering, tokens) };
+  const each = (bindings: Launch["bindings"]): Launch => ({
+    bindings: { lengths: LENGTHS, ...bindings },
+    workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
+  });
+  const marked = addScratch(
+    ...[lowering, "mark", "u32"] as const,
+    bufferAxes(lowering, [expert, ...tokens]),
+  );
+  const { mask } = operands;
+  addLaunch(
+    lowering,
+    node,
+    mark({
+      ...{ name: `mark_${experts}`, ...common, masked: mask !== undefined },
+    }),
+    each({ index, slot, mark: marked, ...mask ? { mask } : {} }),
+  );
+  const order = orderOf(lowering, node, chosen);
+  const room = roomOf(lowering, node);
+  const groups: Size = leadingGroup === undefined
+    ? 1
+    : sizeOf(lowering, [leadingGroup]);
+  addLaunch(
+    lowering,
+    node,
+    slots({
+      ...{ name: `slots_${experts}`, ...common },
+      group: operands.group ? "tensor" : groupLength(lowering, node),
+      ...{ ordered: order !== undefined },
+      room: typeof room === "object" ? "table" : room,
+    }),
+    {
+      bindings: {
+        ...{ ...operands, lengths: LENGTHS, mark: marked, weight, slot },
+        ...order ? { order } : {},
+        ...typeof room === "object" ? { room: room.table } : {},
+      },
+      workgroups: slotsGrid(experts, groups),
+    },
+  );
+  const kept = addScratch(
+    ...[lowering, "kept", "f32"] as const,
+    bufferAxes(lowering, [...tokens, choice]),
+  );
+  addLaunch(
+    lowering,
+    node,
+    keep({ name: `keep_${experts}`, ...common }),
+    each({ slot, weight, kept }),
+  );
+  return { index, weight: kept, slot };
+}
+
+/** Tokens by group and priority, where that is not their own order: runs are sorted, then merged two by two. */
+function orderOf(
+  lowering: Lowering,
+  node: NodeOf<"route">,
+  { operands, first }: Chosen,
+): string | undefined {
+  if (operands.group === undefined && first === undefined) return undefined;
+  const { tokens } = node.params;
+  const common = {
+    tokens: tokenCount(lowering, tokens),
+    group: operands.group ? "tensor" as const : groupLength(lowering, node),
+    prioritised: first !== undefined,
+  };
+  const workgroups = elementwiseGrid(sizeOf(lowering, tokens));
+  const scratch = () =>
+    addScratch(lowering, "order", "u32", bufferAxes(lowering, tokens));
+  const known = {
+    lengths: LENGTHS,
+    ...operands.group ? { group: operands.group } : {},
+    ...first ? { first } : {},
+  };
+  let order = scratch();
+  const sorted = sortRuns({ name: "sort_tokens", ...common });
+  addLaunch(lowering, node, sorted, {
+    bindings: { ...known, order },
+    workgroups,
+  });
+  const most = bound(lowering, tokens);
+  for (let run = SORTED_RUN; run < most; run *= 2) {
+    const next = scratch();
+    const merged = mergeRuns({ name: `merge_tokens_${run}`, ...common, run });
+    addLaunch(lowering, node, merged, {
+      bindings: { ...known, order, next },
+      workgroups,
+    });
+    order = next;
+  }
+  return order;
+}
+
+/**
+ * How many slots an expert has: known now, or by the number of tokens in a group, in a table. A table, because the
+ * formulas are those of other systems down to their rounding, which no GPU promises.
+ */
+function roomOf(
+  lowering: Lowering,
+  node: NodeOf<"route">,
+): number | "largest" | { readonly table: string } {
+  const { rule, expert, operands } = node.params;
+  const capacity = rule.capacity!;
+  if (capacity.slots === "largest") return "largest";
+  const experts = lowering.placed.axes[expert]!.size;
+  const of = (tokens: number) =>
+    slotsOf(capacity, { tokens, experts, topK: rule.topK });
+  const axes = groupAxes(node);
+  const most = bound(lowering, axes);
+  const varies = operands.includes("group") ||
+    axes.some((axis) => lowering.placed.axes[axis]!.dynamic);
+  if (typeof capacity.slots === "number" || !varies) return of(most);
+  const { slots, factor, per, minimum, alignment } = capacity;
+  const formula = [
+    ...[slots, factor, per, minimum, alignment],
+    ...[rule.topK, experts, most],
+  ];
+  const table = `slots by ${formula.join(" ")}`;
+  if (!lowering.buffers.has(table)) {
+    addBuffer(lowering, {
+      ...{ name: table, kind: "const", dtype: "u32" },
+      axes: [{ axis: "tokens of a group", size: most + 1 }],
+      data: { all: Array.from({ length: most + 1 }, (_, n) => of(n)) },
+    });
+  }
+  return { table };
+}

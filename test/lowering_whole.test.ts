@@ -1,0 +1,338 @@
+/** Values that look at all tokens, with tokens on several ranks: as the reference says, and the same bits on every mesh. */
+
+import fc from "fast-check";
+import t, { type Test } from "tap";
+import {
+  add,
+  attention,
+  cast,
+  combine,
+  type CompileOptions,
+  dispatch,
+  dot,
+  map,
+  max,
+  mean,
+  model,
+  mul,
+  route,
+  softmax,
+  split,
+  sub,
+  sum,
+  topK,
+  upTo,
+} from "../compiler/mod.ts";
+import { createCpuDevice } from "../runtime/cpu/mod.ts";
+import { createSession, type Device } from "../runtime/mod.ts";
+import { formatPlan } from "../spec/mod.ts";
+import {
+  type Case,
+  closeDevices,
+  compileCase,
+  deviceOf,
+  digest,
+  matches,
+  runCalls,
+  runCase,
+  skip,
+  tensorsOf,
+  waves,
+} from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+/** Tokens over all ranks, on meshes of one, several and many. */
+const OVER_RANKS: readonly CompileOptions[] = [
+  {},
+  { mesh: { ep: 1 }, place: { token: "ep" } },
+  { mesh: { ep: 2 }, place: { token: "ep" } },
+  { mesh: { ep: 3 }, place: { token: "ep" } },
+  { mesh: { dp: 2, ep: 2 }, place: { token: ["dp", "ep"] } },
+  { mesh: { dp: 2, ep: 2 }, place: { token: ["ep", "dp"] } },
+];
+
+/** The same with what is usual where there are experts. */
+const EXPERTS: readonly CompileOptions[] = [
+  {},
+  { mesh: { ep: 1 } },
+  { mesh: { ep: 2 } },
+  { mesh: { ep: 4 } },
+  { mesh: { dp: 2, ep: 2 } },
+];
+
+async function sameEverywhere(
+  t: Test,
+  of: Case,
+  kind: "cpu" | "gpu",
+  places: readonly CompileOptions[],
+): Promise<void> {
+  await matches(t, of, kind, places.slice(0, 1));
+  const wanted = digest(await runCase(of, kind, places[0]));
+  for (const options of places.slice(1)) {
+    t.equal(
+      digest(await runCase(of, kind, options)),
+      wanted,
+      JSON.stringify(options),
+    );
+  }
+}
+
+/** Test a case on the CPU, and on a GPU. */
+function whole(
+  name: string,
+  of: Case,
+  places: readonly CompileOptions[],
+): void {
+  t.test(name, async (t) => await sameEverywhere(t, of, "cpu", places));
+  t.test(`${name}, on a GPU`, { skip }, async (t) => {
+    await sameEverywhere(t, of, "gpu", places.slice(0, 3));
+  });
+}
+
+whole("sums, means, maxima and contractions over tokens", {
+  calls: [{ x: waves(70 * 6) }, { x: waves(18, 2) }, { x: waves(6, 3) }, {
+    x: [],
+  }],
+  model: model({ token: upTo(70), embed: 6, ffn: 5 }, (m) => {
+    const x = m.input("x", "token embed");
+    const h = dot(x, m.param("w", "ffn embed"), "embed");
+    const average = mean(x, "token");
+    return {
+      sum: sum(x, "token"),
+      average,
+      max: max(h, "token"),
+      scalar: sum(sum(x, "token"), "embed"),
+      loss: mean(sum(map((a) => a * a, h), "ffn"), "token"),
+      outer: dot(x, h, "token"),
+      norm: dot(sum(h, "ffn"), sum(x, "embed"), "token"),
+      centred: sub(x, average),
+    };
+  }),
+}, OVER_RANKS);
+
+whole("a fixed number of tokens in other axes", {
+  model: model(
+    { token: 12, row: 3, column: 4, embed: 5, best: 2 },
+    (m) => {
+      const x = m.input("x", "embed token");
+      return {
+        soft: softmax(x, "token"),
+        mean: mean(x, "token"),
+        rows: sum(split(x, "token", "row column"), "row"),
+        best: topK(x, { over: "token", k: 2, axis: "best" }).indices,
+      };
+    },
+  ),
+}, OVER_RANKS);
+
+/** Two experts a token, all tokens in one routing group. */
+function oneGroup(tokens: number): Case["model"] {
+  return model({ token: upTo(tokens), embed: 6, expert: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      over: "expert",
+      topK: 2,
+      preset: "fairscale.top2",
+      noise: m.input("noise", "token expert"),
+    });
+    const w = m.param("w", "expert embed");
+    return {
+      y: add(x, combine(mul(dispatch(x, routing), w), routing)),
+      index: routing.index,
+      weight: routing.weight,
+      slot: routing.slot,
+      load: mean(softmax(logits, "expert"), "token"),
+    };
+  });
+}
+
+const routed: Case = {
+  model: oneGroup(40),
+  calls: [{ x: waves(240) }, { x: waves(18, 5) }, { x: waves(6, 1) }, {
+    x: [],
+  }],
+};
+whole("capacity of all tokens", routed, EXPERTS);
+
+whole("tokens dealt by sequence", {
+  model: model(
+    {
+      token: upTo(12),
+      embed: 8,
+      head: 2,
+      dim: 4,
+      sequence: 4,
+      context: 8,
+      expert: 4,
+    },
+    (m) => {
+      const x = m.input("x", "token embed");
+      const q = split(x, "embed", "head dim");
+      const { y, keys, values } = attention(q, {
+        key: q,
+        value: q,
+        keys: m.state("keys", "sequence context head dim"),
+        values: m.state("values", "sequence context head dim"),
+        sequence: m.input("sequence", "token", { dtype: "i32" }),
+        position: m.input("position", "token", { dtype: "i32" }),
+      });
+      const logits = dot(y, m.param("router", "expert head dim"), "head dim");
+      const options = {
+        over: "expert",
+        topK: 2,
+        preset: "fairscale.top2",
+      } as const;
+      const all = route(logits, options);
+      const by = route(logits, {
+        ...options,
+        group: m.input("who", "token", { dtype: "i32" }),
+        choice: "other",
+      });
+      return {
+        keys,
+        values,
+        all: combine(dispatch(x, all), all),
+        by: combine(dispatch(x, by), by),
+        slot: all.slot,
+        slotBy: by.slot,
+        total: sum(y, "token"),
+        gram: dot(x, cast(y, "f32"), "token"),
+      };
+    },
+  ),
+  calls: [
+    {
+      x: waves(96),
+      sequence: [0, 1, 2, 2, 1, 1, 1, 3, 1, 2, 0, 2],
+      position: [0, 0, 0, 1, 1, 2, 3, 0, 4, 2, 1, 3],
+      who: [0, 1, 0, 1, 2, 2, 2, 0, 1, 0, 0, 0],
+    },
+    {
+      x: waves(24, 2),
+      sequence: [3, 0, 3],
+      position: [1, 2, 2],
+      who: [5, 5, 5],
+    },
+    { x: [], sequence: [], position: [], who: [] },
+  ],
+}, EXPERTS);
+
+whole("a group's members over ranks", {
+  model: model({ group: 2, member: 6, embed: 4, expert: 4 }, (m) => {
+    const x = m.input("x", "group member embed");
+    const routing = route(dot(x, m.param("router", "expert embed"), "embed"), {
+      over: "expert",
+      topK: 2,
+      preset: "fairscale.top2",
+      group: "group",
+    });
+    return { y: combine(dispatch(x, routing), routing), slot: routing.slot };
+  }),
+}, [
+  {},
+  { mesh: { ep: 2 }, place: { group: "ep", expert: "ep" } },
+  { mesh: { ep: 2 }, place: { member: "ep", expert: "ep" } },
+  { mesh: { ep: 3 }, place: { member: "ep", expert: "ep" } },
+]);
+
+t.test("nothing is gathered where a rank has what is needed", async (t) => {
+  const plan = await compileCase(routed, { mesh: { ep: 1 } });
+  t.notMatch(formatPlan(plan), /allGather/);
+});
+
+t.test("the plan shows what is gathered", async (t) => {
+  const text = formatPlan(await compileCase(routed, { mesh: { ep: 2 } }));
+  t.match(text, "all token  <= 40  all of token on each rank");
+  const gathers = text.split("\n").filter((line) => / gather : /.test(line))
+    .map((line) => line.replace(/ {2}\/\/.*/, "").trim());
+  t.equal(
+    gathers[0],
+    "%1 gather : f32[all token expert]: gathered = allGather dot over ep (token x 16 B to each of 1 others) by counts of token local gather_rows_4[0 1]<ceil(token@ep * 4 / 64)>",
+  );
+  t.match(
+    text,
+    /all of token +main\[1\] +gather +over ep +rows\(token\) x 16 B x 1 others/,
+  );
+});
+
+t.test("as many bytes as the plan says, between devices and on one", async (t) => {
+  for (const separate of [false, true]) {
+    const plan = await compileCase(routed, { mesh: { ep: 3 } });
+    const shared = await deviceOf("cpu");
+    const devices: Device[] = [];
+    for (let rank = 0; rank < plan.ranks; rank++) {
+      devices.push(separate ? await createCpuDevice() : shared);
+    }
+    const session = await createSession(plan, {
+      devices,
+      tensors: await tensorsOf(routed),
+      statistics: true,
+    });
+    const found = digest(await runCalls(routed, session));
+    t.equal(found, digest(await runCase(routed, "cpu")), "the same bits");
+    const lengths = [[14, 13, 13], [1, 1, 1], [1, 0, 0], [0, 0, 0]];
+    for (const { rank, sentBytes } of session.statistics().ranks) {
+      for (const [verb, { predicted, actual }] of Object.entries(sentBytes)) {
+        t.equal(actual, predicted, `${verb} of rank ${rank}`);
+      }
+      // Logits, noise and what the mean is of: rows of four numbers, to two others.
+      const tokens = lengths.reduce((n, call) => n + call[rank]!, 0);
+      t.equal(sentBytes.gather.actual, tokens * 3 * 16 * 2);
+    }
+    if (separate) { for (const device of devices) device.destroy(); }
+  }
+});
+
+t.test("random models, lengths and meshes", async (t) => {
+  const sizes = fc.record({
+    tokens: fc.integer({ min: 0, max: 80 }),
+    embed: fc.integer({ min: 1, max: 9 }),
+    ep: fc.integer({ min: 2, max: 5 }),
+    deal: fc.boolean(),
+    seed: fc.integer({ min: 0, max: 999 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(sizes, async ({ tokens, embed, ep, deal, seed }) => {
+      const of: Case = {
+        lengths: { token: tokens },
+        calls: [{
+          x: waves(tokens * embed, seed),
+          ...deal
+            ? { who: waves(tokens, seed).map((x) => Math.trunc(x * 5)) }
+            : {},
+        }],
+        model: model({ token: upTo(80), embed, expert: 3 }, (m) => {
+          const x = m.input("x", "token embed");
+          const logits = dot(x, m.param("router", "expert embed"), "embed");
+          const options = {
+            over: "expert",
+            topK: 2,
+            preset: "fairscale.top2",
+          } as const;
+          const routing = route(logits, options);
+          const grouped = deal
+            ? route(logits, {
+              ...options,
+              choice: "pair",
+              group: m.input("who", "token", { dtype: "i32" }),
+            }).slot
+            : routing.slot;
+          return {
+            y: combine(dispatch(x, routing), routing),
+            slot: routing.slot,
+            grouped,
+            mean: mean(x, "token"),
+            max: max(logits, "token"),
+            outer: dot(logits, x, "token"),
+          };
+        }),
+      };
+      await matches(t, of, "cpu", [{ mesh: { ep } }]);
+      const wanted = digest(await runCase(of, "cpu"));
+      return digest(await runCase(of, "cpu", { mesh: { ep } })) === wanted;
+    }),
+    { numRuns: 12 },
+  );
+});

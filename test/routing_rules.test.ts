@@ -1,0 +1,182 @@
+/** Every composition of a router's choices: what kernels compute is what the reference says. */
+
+import fc from "fast-check";
+import t, { type Test } from "tap";
+import { model, route, type Tensor, upTo } from "../compiler/mod.ts";
+import type { RouteOptions, RoutingPreset } from "../compiler/mod.ts";
+import { ruleProblem } from "../compiler/graph/check_rule.ts";
+import type { CapacityRule, RouteOperand } from "../compiler/graph/graph.ts";
+import { routingRule, type RuleChoices } from "../compiler/graph/routing.ts";
+import {
+  type Case,
+  closeDevices,
+  differences,
+  skip,
+  waves,
+} from "./helpers/run_model.ts";
+import { holdsFor } from "./helpers/seed.ts";
+
+/** A router, and what it is given. */
+interface Router {
+  readonly choices: RuleChoices & { readonly topK: number };
+  readonly operands: readonly RouteOperand[];
+  readonly experts: number;
+  /** Groups along the first axis; 0: there is none. */
+  readonly leading: number;
+  readonly tokens: number;
+  /** Draws the numbers. */
+  readonly seed: number;
+}
+
+/** A model of one router that returns all of its parts. */
+function routerModel(
+  { choices, operands, experts, leading, tokens }: Router,
+): Case["model"] {
+  const axes = {
+    ...leading ? { group: leading } : {},
+    ...{ token: upTo(Math.max(1, tokens)), expert: experts },
+    choice: choices.topK,
+  };
+  return model(axes, (m) => {
+    const names = leading ? "group token" : "token";
+    const of = {
+      ...{ group: names, mask: names, bias: "expert" },
+      ...{ noise: `${names} expert`, random: `${names} expert` },
+      ...{ choices: `${names} choice`, weights: `${names} choice` },
+    };
+    const whole = ["group", "mask", "choices"];
+    const given = operands.map((name) => [
+      name,
+      m.input(`given ${name}`, of[name] as "token", {
+        dtype: whole.includes(name) ? "i32" : "f32",
+      }),
+    ]);
+    const options = {
+      ...{ over: "expert", ...choices },
+      ...leading ? { group: "group" } : {},
+      ...Object.fromEntries(given),
+    } as RouteOptions<string, string, RoutingPreset, "slot", "choice">;
+    const logits = m.input("logits", `${names} expert` as "token expert");
+    const routing = route(logits as Tensor<string, "f32">, options);
+    const { index, weight, chosen, first, kept } = routing;
+    const slots = "capacity" in choices && choices.capacity !== "dropless";
+    return {
+      ...{ index, weight, chosen, first, kept },
+      ...slots && "slot" in routing ? { slot: routing.slot } : {},
+    };
+  });
+}
+
+/** The numbers of a router's operands. */
+function inputsOf(
+  { choices, operands, experts, leading, tokens, seed }: Router,
+): { [name: string]: number[] } {
+  const all = tokens * Math.max(1, leading);
+  const numbers = (n: number, s: number) => waves(n, seed + s);
+  const whole = (n: number, below: number, s: number) =>
+    numbers(n, s).map((x) => Math.floor((x + 1) / 2 * below) % below);
+  const made: { readonly [O in RouteOperand]: () => number[] } = {
+    group: () => whole(all, 3, 1).map((g) => g * 1000 - 1000),
+    mask: () => whole(all, 4, 2),
+    bias: () => numbers(experts, 3),
+    noise: () => numbers(all * experts, 4),
+    random: () => numbers(all * experts, 5).map((x) => x + 1),
+    choices: () => whole(all * choices.topK, experts, 6),
+    weights: () => numbers(all * choices.topK, 7).map((x) => x + 1),
+  };
+  return Object.fromEntries([
+    ["logits", numbers(all * experts, 0).map((x) => 2 * x)],
+    ...operands.map((name) => [`given ${name}`, made[name]()]),
+  ]);
+}
+
+const CAPACITY: fc.Arbitrary<CapacityRule> = fc.record({
+  slots: fc.constantFrom(
+    ...[0, 2, "largest", "floor", "ceil", "ceilF32", "floorOfCeil"] as const,
+  ),
+  factor: fc.constantFrom(0.5, 1, 1.3),
+  per: fc.constantFrom("choice", "token"),
+  minimum: fc.constantFrom(0, 3),
+  alignment: fc.constantFrom(1, 4),
+  drop: fc.constantFrom("position", "score", "random"),
+  order: fc.constantFrom("choice", "token"),
+  prioritised: fc.boolean(),
+}).map(({ factor, per, ...rule }): CapacityRule =>
+  typeof rule.slots === "number" || rule.slots === "largest"
+    ? rule
+    : { ...rule, factor, per }
+);
+
+/** Any router that can be. */
+const ROUTERS: fc.Arbitrary<Router> = fc.record({
+  choices: fc.record({
+    topK: fc.constantFrom(1, 2, 3),
+    score: fc.constantFrom("softmax", "chosenSoftmax", "sigmoid", "none"),
+    normalize: fc.constantFrom("none", "chosen", "kept"),
+    epsilon: fc.constantFrom(0, 1e-9),
+    least: fc.constantFrom(0, 0.5),
+    scale: fc.constantFrom(1, 2.5),
+    noisy: fc.constantFrom("all", "second"),
+    expertGroups: fc.option(
+      fc.record({
+        count: fc.constant(4),
+        keep: fc.constantFrom(2, 3),
+        best: fc.constantFrom(1, 2),
+      }),
+      { nil: undefined },
+    ),
+    capacity: fc.option(CAPACITY, { nil: "dropless" as const }),
+  }),
+  operands: fc.subarray<RouteOperand>(
+    ["group", "noise", "bias", "mask", "choices", "weights"],
+  ),
+  experts: fc.constantFrom(8, 12),
+  leading: fc.constantFrom(0, 0, 2),
+  tokens: fc.constantFrom(0, 1, 7, 40, 70, 150),
+  seed: fc.nat(1000),
+}).map(({ choices: { expertGroups, ...choices }, ...router }): Router => {
+  const { capacity } = choices;
+  const random = capacity !== "dropless" && capacity.drop === "random";
+  return {
+    ...router,
+    choices: { ...choices, ...expertGroups ? { expertGroups } : {} },
+    operands: [
+      ...router.operands.filter((name) => name !== "group" || !router.leading),
+      ...random ? ["random" as const] : [],
+    ],
+  };
+}).filter(({ choices, operands }) =>
+  ruleProblem(
+    routingRule({ ...choices, given: operands.includes("choices") }),
+    operands,
+  ) === undefined
+);
+
+/** Hold so many routers, on a kind of device, against the reference. */
+async function hold(t: Test, kind: "cpu" | "gpu", runs: number): Promise<void> {
+  let held = 0;
+  const check = async (router: Router) => {
+    const of: Case = {
+      model: routerModel(router),
+      calls: [inputsOf(router)],
+      lengths: { token: router.tokens },
+    };
+    const wrong = await differences(of, kind);
+    if (wrong.length > 0) throw new Error(wrong.join("\n"));
+    held++;
+  };
+  await holdsFor(t, ROUTERS, { check, runs });
+  t.equal(held, runs, "as many routers as wanted");
+}
+
+t.test("any router routes as the reference does", async (t) => {
+  await hold(t, "cpu", 60);
+});
+
+t.test("any router routes as the reference does, on a GPU", {
+  skip,
+}, async (t) => {
+  await hold(t, "gpu", 5);
+});
+
+t.teardown(closeDevices);

@@ -1,0 +1,108 @@
+/** Rules of the verifier that concern gathers of rows and the tables of how axes are dealt. */
+
+import t from "tap";
+import { attention, compile, model, sum, upTo } from "../compiler/mod.ts";
+import { stringifyPlan } from "../spec/json.ts";
+import type { Plan } from "../spec/plan.ts";
+import { type RuleName, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
+import { copyPlan } from "./helpers/plans.ts";
+
+/** A total over tokens that are dealt by sequence: gathered, and brought into order. */
+const plan: Plan = await compile(
+  model({ token: upTo(8), head: 2, dim: 4, sequence: 3, context: 8 }, (m) => {
+    const q = m.input("q", "token head dim");
+    const { y, keys, values } = attention(q, {
+      key: q,
+      value: q,
+      keys: m.state("keys", "sequence context head dim"),
+      values: m.state("values", "sequence context head dim"),
+      sequence: m.input("sequence", "token", { dtype: "i32" }),
+      position: m.input("position", "token", { dtype: "i32" }),
+    });
+    return { y, keys, values, total: sum(y, "token") };
+  }),
+  { mesh: { dp: 2 }, place: { token: "dp" } },
+);
+const GATHER = plan.programs[0]!.steps.findIndex(({ op }) =>
+  op === "allGather"
+);
+const gather = (draft: Draft) => stepAt(draft, "allGather", GATHER);
+const buffer = (draft: Draft, name: string) => draft.buffers[name]!;
+
+t.test("what the compiler makes is legal, also read back", (t) => {
+  t.same(verifyPlan(plan), []);
+  t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
+  t.end();
+});
+
+const BROKEN: readonly (readonly [
+  name: string,
+  rule: RuleName,
+  message: RegExp,
+  mutate: (draft: Draft) => void,
+])[] = [
+  ["of another axis", "shapes", /'dim' is not dealt over dp/, (p) => {
+    gather(p).rows!.axis = "dim";
+  }],
+  ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
+    gather(p).rows!.axis = "ghost";
+  }],
+  ["by no buffer", "references", /buffer 'ghost'/, (p) => {
+    gather(p).rows!.counts = "ghost";
+  }],
+  [
+    "by a table of something else",
+    "shapes",
+    /does not hold the counts/,
+    (p) => {
+      gather(p).rows!.counts = "rows of token";
+    },
+  ],
+  ["of longer rows", "shapes", /rows of 64 bytes/, (p) => {
+    gather(p).bytes = 64;
+  }],
+  ["into too little room", "shapes", /'gathered' does not.* 8 of them/, (p) => {
+    buffer(p, "gathered").axes[0]!.size = 4;
+  }],
+  ["without its rows", "shapes", /moves 32 from each/, (p) => {
+    Reflect.deleteProperty(gather(p), "rows");
+  }],
+  ["on one rank", "groups", /wait for ever/, (p) => {
+    steps(p)[GATHER]!.ranks = [0];
+  }],
+  ["from one rank only", "local", /take from positions \[0\]/, (p) => {
+    gather(p).local[0]!.sources = [0];
+  }],
+  ["by a kernel that ignores the counts", "local", /no buffer|counts/, (p) => {
+    const { tree } = p.kernels[gather(p).local[0]!.kernel]!;
+    tree.bindings = tree.bindings.filter(({ name }) => name !== "counts");
+  }],
+  ["with a table that nobody describes", "contents", /'dealt' belongs/, (p) => {
+    Reflect.deleteProperty(buffer(p, "rows of token"), "dealt");
+  }],
+  ["with a table of too few positions", "contents", /the counts of/, (p) => {
+    buffer(p, "counts of token").axes[0]!.size = 1;
+  }],
+  ["with a table of too few rows", "contents", /the rows of/, (p) => {
+    buffer(p, "rows of token").axes[0]!.size = 4;
+  }],
+  ["with a table of an axis that is whole", "contents", /a dealt axis/, (p) => {
+    buffer(p, "rows of token").dealt!.axis = "context";
+  }],
+  ["into an axis of another length", "placement", /all of\s'sequence'/, (p) => {
+    p.axes["all token"]!.all = "sequence";
+  }],
+];
+for (const [name, rule, message, mutate] of BROKEN) {
+  t.test(`a gather ${name} is refused`, (t) => {
+    const draft = copyPlan(plan);
+    mutate(draft);
+    const errors = verifyPlan(draft);
+    const found = errors.find((error) =>
+      error.rule === rule && message.test(error.message)
+    );
+    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
+    t.end();
+  });
+}
