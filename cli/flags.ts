@@ -10,6 +10,7 @@ export interface PlanFlags {
   readonly maxTokens?: number;
   readonly maxSequences?: number;
   readonly maxContext?: number;
+  readonly chunks?: number;
 }
 
 /** Flags that say where a plan runs. */

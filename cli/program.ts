@@ -173,6 +173,11 @@ function planFlags(command: Command): Command {
       "--max-context <n>",
       "positions of a sequence",
       integer("--max-context", 1),
+    )
+    .option(
+      "--chunks <n>",
+      "parts in which experts' rows travel, one while another is computed (1)",
+      integer("--chunks", 1),
     );
 }
 

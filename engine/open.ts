@@ -46,6 +46,8 @@ export interface PlanOptions {
   readonly limits?: { readonly [limit: string]: number };
   /** Kernel variants; default: those for the devices, or the compiler's where no device is opened. */
   readonly tuning?: Tuning;
+  /** Cut dispatches into up to so many chunks, computed while others travel. Default: 1. */
+  readonly chunks?: number;
   /** Let token ids travel along and compare them on return. */
   readonly check?: boolean;
 }
@@ -173,6 +175,7 @@ async function planWith(
     weights: storedDTypes(tensors),
     ...(options.place ? { place: options.place } : {}),
     ...(options.limits ? { limits: options.limits } : {}),
+    ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
     ...(options.check ? { check: true } : {}),
     ...(options.tuning ? { tuning: options.tuning } : {}),
   };

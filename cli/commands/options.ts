@@ -15,7 +15,7 @@ import { UsageError } from "../values.ts";
 
 /** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */
 export function planOptions(target: Target, flags: PlanFlags): PlanOptions {
-  const { mesh, place, maxTokens, maxSequences, maxContext } = flags;
+  const { mesh, place, maxTokens, maxSequences, maxContext, chunks } = flags;
   const bounds = {
     ...maxTokens === undefined ? {} : { maxTokens },
     ...maxSequences === undefined ? {} : { maxSequences },
@@ -24,6 +24,7 @@ export function planOptions(target: Target, flags: PlanFlags): PlanOptions {
   const given = [
     ...mesh ? ["--mesh"] : [],
     ...place ? ["--place"] : [],
+    ...chunks === undefined ? [] : ["--chunks"],
   ];
   const bounded = [
     ...maxTokens === undefined ? [] : ["--max-tokens"],
@@ -45,6 +46,7 @@ export function planOptions(target: Target, flags: PlanFlags): PlanOptions {
   return {
     ...mesh ? { mesh } : {},
     ...place ? { place } : {},
+    ...chunks === undefined ? {} : { chunks },
     ...Object.keys(bounds).length > 0 ? { bounds } : {},
   };
 }
