@@ -1,0 +1,136 @@
+// How a checkpoint is stored: 16 bits or 32, in one file or several, with an output matrix or without.
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import t from "tap";
+import {
+  copyCheckpoint,
+  integers,
+  type RawTensor,
+  readRaw,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+
+const folder = temporaryFolder(t);
+const at = (name: string) => path.join(folder, `${name}.safetensors`);
+const checkpoint = await copyCheckpoint("mixtral-6e", folder);
+const weights = path.join(checkpoint, "model.safetensors");
+const stored = await readRaw(weights);
+await writeRaw(at("inputs"), {
+  input_ids: integers([2, 4], [5, 6, 7, 8, 9, 10, 11, 12]),
+});
+
+/** Bytes of the outputs of a run of the checkpoint as it lies there. */
+async function outputs(name: string): Promise<Buffer> {
+  const { code, err } = await switchyard([
+    ...["run", checkpoint, "--adapter", "cpu", "--mesh", "ep=2"],
+    ...["--inputs", at("inputs"), "--outputs", at(name)],
+  ]);
+  if (code !== 0) throw new Error(err);
+  return readFileSync(at(name));
+}
+
+const floats = ({ data }: RawTensor) =>
+  new Float32Array(new Uint8Array(data).buffer);
+
+const scratch = new DataView(new ArrayBuffer(4));
+
+/** Each weight cut to the bits of a shorter float, as its 16 bits and as what they stand for. */
+const CUT: {
+  readonly [dtype: string]: (x: number) => readonly [number, number];
+} = {
+  BF16: (x) => {
+    scratch.setFloat32(0, x);
+    scratch.setUint16(2, 0);
+    return [scratch.getUint16(0), scratch.getFloat32(0)];
+  },
+  F16: (x) => {
+    const size = Math.abs(x);
+    if (size < 2 ** -14) return [0, 0];
+    const exponent = Math.floor(Math.log2(size));
+    const fraction = Math.floor((size / 2 ** exponent - 1) * 1024);
+    const value = (1 + fraction / 1024) * 2 ** exponent;
+    const bits = (exponent + 15) << 10 | fraction;
+    return x < 0 ? [bits | 0x8000, -value] : [bits, value];
+  },
+};
+
+for (const [dtype, cut] of Object.entries(CUT)) {
+  t.test(`${dtype} gives the bytes of the same values in F32`, async (t) => {
+    const pairs = Object.entries(stored).map(([name, tensor]) => {
+      const cells = Array.from(floats(tensor), cut);
+      const { shape } = tensor;
+      const bits = Uint16Array.from(cells, ([bits]) => bits);
+      const values = Float32Array.from(cells, ([, value]) => value);
+      const short = { dtype, shape, data: new Uint8Array(bits.buffer) };
+      const long = {
+        ...{ dtype: "F32", shape },
+        data: new Uint8Array(values.buffer),
+      };
+      return { name, short, long };
+    });
+    const write = (form: "short" | "long") =>
+      writeRaw(
+        weights,
+        Object.fromEntries(pairs.map((pair) => [pair.name, pair[form]])),
+      );
+    await write("long");
+    const wanted = await outputs(`${dtype}-long`);
+    await write("short");
+    t.ok((await outputs(`${dtype}-short`)).equals(wanted));
+  });
+}
+
+t.test("files of an index give the bytes of one file", async (t) => {
+  await writeRaw(weights, stored);
+  const wanted = await outputs("whole");
+  const names = Object.keys(stored);
+  const file = (i: number) => `model-0000${i + 1}-of-00003.safetensors`;
+  const shards = [0, 1, 2].map((i) => names.filter((_, n) => n % 3 === i));
+  for (const [i, names] of shards.entries()) {
+    await writeRaw(
+      path.join(checkpoint, file(i)),
+      Object.fromEntries(names.map((name) => [name, stored[name]!])),
+    );
+  }
+  const map = Object.fromEntries(names.map((name, n) => [name, file(n % 3)]));
+  const index = path.join(checkpoint, "model.safetensors.index.json");
+  writeFileSync(index, JSON.stringify({ weight_map: map }));
+  rmSync(weights);
+  t.ok((await outputs("shards")).equals(wanted));
+  rmSync(index);
+  await writeRaw(weights, stored);
+});
+
+t.test("a tied checkpoint gives the bytes of one that stores its table twice", async (t) => {
+  const config = path.join(checkpoint, "config.json");
+  const text = readFileSync(config, "utf8");
+  const table = "model.embed_tokens.weight";
+  await writeRaw(weights, { ...stored, "lm_head.weight": stored[table]! });
+  const wanted = await outputs("untied");
+  const { "lm_head.weight": _, ...rest } = stored;
+  await writeRaw(weights, rest);
+  writeFileSync(
+    config,
+    JSON.stringify({ ...JSON.parse(text), tie_word_embeddings: true }),
+  );
+  t.ok((await outputs("tied")).equals(wanted));
+  writeFileSync(config, text);
+});
+
+t.test("a dtype that is not read is refused by tensor and name", async (t) => {
+  const name = "model.norm.weight";
+  const { shape, data } = stored[name]!;
+  const wide = { dtype: "F8_E4M3", shape, data: data.subarray(0, shape[0]!) };
+  await writeRaw(weights, { ...stored, [name]: wide });
+  const { code, err } = await switchyard([
+    ...["run", checkpoint, "--adapter", "cpu"],
+    ...["--inputs", at("inputs"), "--outputs", at("none")],
+  ]);
+  t.equal(code, 1);
+  t.equal(
+    err.replaceAll(checkpoint, "FOLDER"),
+    `Cannot load 'FOLDER': tensor '${name}' is F8_E4M3, and the plan wants F32. Store it so, or compile the model again for these weights\n`,
+  );
+});
