@@ -3,7 +3,8 @@
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import type { Writable } from "node:stream";
-import type { FileSystem } from "../engine/mod.ts";
+import type { AdapterPlaces, FileSystem } from "../engine/mod.ts";
+import { adapterPlaces } from "./adapter_places.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 
 /** Streams, files and a clock, passed to every command. */
@@ -21,6 +22,8 @@ export interface CliIo {
   readonly threads: number;
   /** Whether the system has a graphics device at all, as far as can be told without WebGPU. */
   readonly graphics: boolean;
+  /** Where adapters lie, to tell those of one name apart. */
+  places(): Promise<AdapterPlaces>;
   /** Milliseconds. */
   now(): number;
 }
@@ -51,6 +54,7 @@ export function processIo(): CliIo {
     files: nodeFiles(),
     threads: availableParallelism(),
     graphics: hasGraphics(),
+    places: adapterPlaces,
     now: () => performance.now(),
   };
 }

@@ -1,6 +1,7 @@
 /** Which adapters there are, which is used and why, and one device for each rank. */
 
 import {
+  type AdapterPlaces,
   createGpuDevice,
   type Device,
   type GpuAdapter,
@@ -46,6 +47,8 @@ export interface SelectDevicesOptions {
   readonly gpu?: GPU;
   /** False: the system has no graphics device, so that `auto` need not ask WebGPU, which is slow and loud there. */
   readonly graphics?: boolean;
+  /** Finds out where adapters lie, to tell those of one name apart. */
+  readonly places?: () => Promise<AdapterPlaces>;
   /** Threads of the CPU device; ranks that are processes of one host divide them. Default: 1. */
   readonly threads?: number;
 }
@@ -77,14 +80,19 @@ export async function selectDevices(
   if (choice === "cpu" || choice === "auto" && options.graphics === false) {
     return selectCpu(options, world);
   }
-  const adapters = await listAdapters(options.gpu ? { gpu: options.gpu } : {});
+  const adapters = await listAdapters({
+    ...options.gpu ? { gpu: options.gpu } : {},
+    ...options.places ? { places: options.places } : {},
+  });
   const list: GpuAdapter[] = [];
   if (choice === "auto") {
     const { adapter } = chooseAdapter(adapters);
     if (adapter === "cpu") return selectCpu(options, world);
-    // Processes of one host take the hardware adapters in turn.
+    // Ranks on devices of their own take the hardware adapters in turn.
     list.push(
-      ...world ? adapters.filter(({ type }) => type === "hardware") : [adapter],
+      ...sharing === "shared"
+        ? [adapter]
+        : adapters.filter(({ type }) => type === "hardware"),
     );
   } else list.push(...choice.map((number) => adapterOf(adapters, number)));
   if (sharing === "shared" && list.length > 1) {
@@ -221,6 +229,14 @@ function adapterOf(
 ): GpuAdapter {
   const adapter = adapters[number];
   if (adapter) return adapter;
+  const twins = adapters.find(({ twins }) => twins !== undefined);
+  if (twins) {
+    throw new MachineError(
+      `Cannot use adapter ${number}: it is not in the list. ${
+        cannotTell(twins)
+      }`,
+    );
+  }
   throw new MachineError(
     `Cannot use adapter ${number}: this machine has ${
       adapters.length === 0
@@ -244,9 +260,15 @@ function checkSharing(
       `Cannot give ${ranks} ranks an adapter each: the list names only ${different} different. Name ${ranks} different adapters, or fewer to share them`,
     );
   }
+  const twins = used.find(({ twins }) => twins !== undefined);
   options.notice?.(
     `${ranks} ranks share ${different} adapter${different === 1 ? "" : "s"}: ${
       used.map(({ name }) => name).join(", ")
-    }`,
+    }${twins ? `. ${cannotTell(twins)}` : ""}`,
   );
+}
+
+/** Why adapters that are there are not in the list. */
+function cannotTell({ name, twins }: GpuAdapter): string {
+  return `There are ${twins} adapters named '${name}', and nothing tells them apart. Install Mesa's device-select layer (Debian package mesa-vulkan-drivers), or start a process for each with only one visible`;
 }

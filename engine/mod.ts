@@ -54,6 +54,7 @@ export { resolveTarget, type Target } from "./target.ts";
 export { readTensors } from "./tensors.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {
+  type AdapterPlaces,
   type GpuAdapter,
   type HostTensor,
   listAdapters,

@@ -17,6 +17,10 @@ export interface GpuAdapter {
   readonly type: "hardware" | "software";
   readonly limits: { readonly [limit: string]: number };
   readonly features: readonly string[];
+  /** What tells it from others of its name: `PCI 0000:65:00.0`, or the file of its driver. */
+  readonly place?: string;
+  /** How many adapters have its name and cannot be told from it; any of them may be the one that is opened. */
+  readonly twins?: number;
   /** A fresh adapter for one device; WebGPU lets each be used once. */
   request(): Promise<GPUAdapter>;
 }
@@ -25,11 +29,27 @@ export interface GpuAdapter {
 export interface ListAdaptersOptions {
   /** A browser's or Deno's `navigator.gpu`; without it the npm package `webgpu` is used. */
   readonly gpu?: GPU;
-  /** PCI addresses of display devices (`0000:65:00.0`), to tell adapters of one name apart. */
-  readonly pciAddresses?: readonly string[];
+  /** Finds out where adapters lie; asked only where several have one name. */
+  readonly places?: () => Promise<AdapterPlaces>;
+}
+
+/** What the system knows of adapters besides their names. */
+export interface AdapterPlaces {
+  /** Adapters with their PCI addresses (`0000:65:00.0`), as Mesa's device-select layer lists them. */
+  readonly pci: readonly { readonly name: string; readonly address: string }[];
+  /** Files that describe Vulkan drivers. */
+  readonly driverFiles: readonly string[];
 }
 
 type Environment = { readonly [name: string]: string };
+
+/** An adapter's name, and the environment in which the name means that one. */
+interface NamedAdapter {
+  readonly name: string;
+  readonly environment: Environment;
+  readonly place?: string;
+  readonly twins?: number;
+}
 
 /** Every `create()` result. The binding's poller keeps a raw pointer to it, so none may ever be collected. */
 const instances: GPU[] = [];
@@ -48,16 +68,23 @@ export async function listAdapters(
       : [];
   }
   const list: GpuAdapter[] = [];
-  for (const { name, environment } of await adapterNames(options)) {
-    const adapter = await openInstance(name, environment);
+  const adapters = await adapterNames(options.places);
+  const names = adapters.map(({ name }) => name);
+  for (const named of adapters) {
+    const adapter = await openInstance(named, names);
     // The adapter that is described is as good as any for the first device.
     let unused: GPUAdapter | undefined = adapter;
     const request = async () => {
       const first = unused;
       unused = undefined;
-      return first ?? await openInstance(name, environment);
+      return first ?? await openInstance(named, names);
     };
-    list.push(describe(list.length, adapter, name, request));
+    const { place, twins } = named;
+    list.push({
+      ...describe(list.length, adapter, named.name, request),
+      ...place === undefined ? {} : { place },
+      ...twins === undefined ? {} : { twins },
+    });
   }
   return list;
 }
@@ -161,13 +188,28 @@ async function requestFrom(gpu: GPU, name = "WebGPU"): Promise<GPUAdapter> {
 
 /** Each request makes its own instance: devices of one instance share its worker threads. */
 async function openInstance(
-  name: string,
-  environment: Environment,
+  named: NamedAdapter,
+  names: readonly string[],
 ): Promise<GPUAdapter> {
-  return await withEnvironment(
+  const { name, environment, place } = named;
+  const title = place === undefined ? name : `${name}' at '${place}`;
+  const adapter = await withEnvironment(
     environment,
-    async () => await requestFrom(await createInstance(name), name),
+    async () => await requestFrom(await createInstance(name), title),
   );
+  // The binding takes the first adapter whose name contains the one that is asked for, so what came is read back.
+  const given = names.find((other) =>
+    other !== name && plain(other) === plain(adapter.info.device)
+  );
+  if (given === undefined) return adapter;
+  throw new MachineError(
+    `Cannot open adapter '${title}': the driver gives '${given}' in its place. Hide that one with VK_DRIVER_FILES or DRI_PRIME`,
+  );
+}
+
+/** A name as adapters report it: small letters and digits. */
+function plain(name: string): string {
+  return name.toLowerCase().replace(/[^a-z0-9]+/g, "");
 }
 
 async function createInstance(name: string): Promise<GPU> {
@@ -191,28 +233,53 @@ async function importBinding(): Promise<typeof import("webgpu")> {
 
 /** Adapter names, with the environment that tells those of one name apart. */
 async function adapterNames(
-  options: ListAdaptersOptions,
-): Promise<{ name: string; environment: Environment }[]> {
+  places: ListAdaptersOptions["places"],
+): Promise<NamedAdapter[]> {
   const names = await namesIn({});
-  const many = (name: string) => names.filter((n) => n === name).length > 1;
-  const found = [...new Set(names)].filter((name) => !many(name)).map((
-    name,
-  ) => ({ name, environment: {} as Environment }));
-  for (const name of new Set(names.filter(many))) {
-    const before = found.length;
-    for (const address of options.pciAddresses ?? []) {
-      const environment = {
-        DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!`,
-      };
-      const seen = await namesIn(environment);
-      if (seen.length === 1 && seen[0] === name) {
-        found.push({ name, environment });
-      }
-    }
-    // Without a way to tell them apart, the name reaches the first of them only.
-    if (found.length === before) found.push({ name, environment: {} });
+  const unique = [...new Set(names)];
+  if (unique.length === names.length) {
+    return names.map((name) => ({ name, environment: {} }));
   }
-  return found.sort((a, b) => names.indexOf(a.name) - names.indexOf(b.name));
+  const known = await places?.() ?? { pci: [], driverFiles: [] };
+  const found: NamedAdapter[] = [];
+  for (const name of unique) {
+    const wanted = names.filter((other) => other === name).length;
+    if (wanted === 1) found.push({ name, environment: {} });
+    else found.push(...await twinsOf(name, wanted, known));
+  }
+  return found;
+}
+
+/** The adapters of one name: each at a place where exactly one of them is seen. */
+async function twinsOf(
+  name: string,
+  wanted: number,
+  { pci, driverFiles }: AdapterPlaces,
+): Promise<NamedAdapter[]> {
+  const candidates: [place: string, environment: Environment][] = [
+    // The layer hides all others. Given an address that it does not list, it would give any, so only those are asked for.
+    ...pci.filter((adapter) => adapter.name === name).map(
+      ({ address }): [string, Environment] => [
+        `PCI ${address}`,
+        { DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!` },
+      ],
+    ),
+    ...driverFiles.map((file): [string, Environment] => [
+      file,
+      { VK_DRIVER_FILES: file },
+    ]),
+  ];
+  const found: NamedAdapter[] = [];
+  for (const [place, environment] of candidates) {
+    if (found.length === wanted) break;
+    const seen = await namesIn(environment);
+    if (seen.filter((other) => other === name).length !== 1) continue;
+    found.push({ name, environment, place });
+  }
+  // Without a way to tell them apart, the name reaches one of them only.
+  return found.length === wanted
+    ? found
+    : [{ name, environment: {}, twins: wanted }];
 }
 
 /** WebGPU cannot list adapters, but the binding's refusal of an unknown name does. */

@@ -21,7 +21,7 @@ export async function devicesCommand(
   io: CliIo,
   flags: { readonly json?: boolean },
 ): Promise<number> {
-  const adapters = await listAdapters();
+  const adapters = await listAdapters({ places: io.places });
   const { adapter, why } = chooseAdapter(adapters);
   const chosen = adapter === "cpu" ? adapter : adapter.number;
   if (flags.json) {
@@ -29,7 +29,8 @@ export async function devicesCommand(
       adapters: adapters.map(
         ({ number, name, vendor, architecture, description, ...rest }) => ({
           ...{ number, name, vendor, architecture, description },
-          ...{ type: rest.type, limits: rest.limits, features: rest.features },
+          ...{ type: rest.type, place: rest.place, twins: rest.twins },
+          ...{ limits: rest.limits, features: rest.features },
         }),
       ),
       cpu: { limits: CPU_LIMITS },
@@ -50,9 +51,13 @@ export async function devicesCommand(
 }
 
 function formatAdapter(adapter: GpuAdapter): string {
-  const { number, name, type, limits, features } = adapter;
+  const { number, name, type, place, twins, limits, features } = adapter;
+  const where = place === undefined ? "" : `, ${place}`;
+  const one = twins === undefined
+    ? ""
+    : `, one of ${twins} that nothing tells apart`;
   return [
-    `${number}  ${name} (${type})`,
+    `${number}  ${name} (${type}${where}${one})`,
     `   limits: ${SHOWN.map((key) => `${key} ${limits[key]}`).join(", ")}`,
     `   features: ${features.join(", ") || "none"}`,
   ].join("\n");

@@ -69,6 +69,7 @@ export function deviceOptions(
     adapter,
     threads: io.threads,
     graphics: io.graphics,
+    places: io.places,
     notice: (text: string) => io.err(text),
   };
 }

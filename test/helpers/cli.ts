@@ -5,6 +5,7 @@ import { cp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Writable } from "node:stream";
+import { adapterPlaces } from "../../cli/adapter_places.ts";
 import { nodeFiles } from "../../cli/files.ts";
 import type { CliIo } from "../../cli/io.ts";
 import { main } from "../../cli/main.ts";
@@ -37,6 +38,7 @@ export async function switchyard(
     files,
     threads: 2,
     graphics: true,
+    places: adapterPlaces,
     now: () => performance.now(),
   };
   const code = await main(argv, io);

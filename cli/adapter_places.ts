@@ -1,0 +1,63 @@
+/** Where Vulkan adapters lie: their PCI addresses and the files of their drivers, to tell adapters of one name apart. */
+
+import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { homedir } from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import type { AdapterPlaces } from "../engine/mod.ts";
+
+/** What the system knows of adapters besides their names. Empty elsewhere than on Linux. */
+export async function adapterPlaces(): Promise<AdapterPlaces> {
+  if (process.platform !== "linux") return { pci: [], driverFiles: [] };
+  return { pci: parseDeviceList(await listDevices()), driverFiles: drivers() };
+}
+
+/** Mesa's device-select layer prints what it sees and ends the process, so that it takes one of its own. */
+async function listDevices(): Promise<string> {
+  const program = fileURLToPath(new URL("list_adapters.mjs", import.meta.url));
+  const child = spawn(process.execPath, [program], {
+    env: { ...process.env, MESA_VK_DEVICE_SELECT: "list" },
+    stdio: ["ignore", "ignore", "pipe"],
+    timeout: 20_000,
+  });
+  let text = "";
+  child.stderr.setEncoding("utf8").on("data", (chunk) => text += chunk);
+  return await new Promise((resolve) => {
+    child.on("error", () => resolve(""));
+    child.on("close", () => resolve(text));
+  });
+}
+
+/** The adapters with a PCI address in the layer's list: `GPU 0: 10de:2330 "NVIDIA H100" discrete GPU 0000:65:00.0`. */
+export function parseDeviceList(text: string): AdapterPlaces["pci"] {
+  const line =
+    /GPU \d+: [0-9a-f]+:[0-9a-f]+ "(.*)".* ([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])\b/gi;
+  return [...text.matchAll(line)].map(([, name, address]) => ({
+    name: name!,
+    address: address!.toLowerCase(),
+  }));
+}
+
+/** Files of the drivers that the Vulkan loader would read. */
+function drivers(): string[] {
+  const { VK_DRIVER_FILES, VK_ICD_FILENAMES } = process.env;
+  const given = VK_DRIVER_FILES ?? VK_ICD_FILENAMES;
+  if (given) return given.split(":").filter((file) => file !== "");
+  const folders = [
+    path.join(homedir(), ".local/share"),
+    "/usr/local/etc",
+    "/etc",
+    "/usr/local/share",
+    "/usr/share",
+  ].map((folder) => path.join(folder, "vulkan/icd.d"));
+  return folders.flatMap((folder) => {
+    try {
+      return readdirSync(folder).filter((name) => name.endsWith(".json"))
+        .sort().map((name) => path.join(folder, name));
+    } catch {
+      return [];
+    }
+  });
+}
