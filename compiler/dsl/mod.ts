@@ -83,3 +83,14 @@ export {
   type Routing,
 } from "./route.ts";
 export { combine, dispatch, type TopK, topK, type TopKOptions } from "./moe.ts";
+export {
+  balancingLoss,
+  type BalancingOptions,
+  biasUpdate,
+  type BiasUpdateOptions,
+  importanceLoss,
+  type ImportanceOptions,
+  type TokenOptions,
+  zLoss,
+} from "./losses.ts";
+export type { BalancingRule } from "../graph/routing_losses.ts";

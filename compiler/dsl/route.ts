@@ -43,6 +43,8 @@ export interface Routing<
   readonly first: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
   /** Those of `chosen` that are not dropped. */
   readonly kept: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
+  /** As `kept`, and dropped choices count for expert 0, as transformers' Switch has it. */
+  readonly settled: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
   /** For the compiler. */
   readonly node: RoutingNode;
   /** For the compiler. */
@@ -145,6 +147,10 @@ class Routed {
 
   get first(): Tensor<never, never> {
     return this.#part("first");
+  }
+
+  get settled(): Tensor<never, never> {
+    return this.#part("settled");
   }
 
   get kept(): Tensor<never, never> {

@@ -3,6 +3,7 @@
 import { DataError } from "../../spec/errors.ts";
 import { giveSlots } from "./evaluate_slots.ts";
 import type { RouteOperand, RoutingRule } from "./graph.ts";
+import type { Mark } from "./routing.ts";
 import { count, rounding, type Value } from "./value.ts";
 
 /** The choices of every token, row-major [tokens, k]. */
@@ -251,18 +252,18 @@ export function givenRouting(
   };
 }
 
-/** How often each expert was chosen by each token, [tokens…, expert]: at all, first, or after dropping. */
+/** How often each expert was chosen by each token, [tokens…, expert]. */
 export function marks(
   { shape, experts, k, index, slot, padding }: Routed,
-  field: "chosen" | "first" | "kept",
+  field: Mark,
 ): number[] {
   const result = new Array<number>(count(shape) * experts).fill(0);
   index.forEach((e, i) => {
     const t = Math.floor(i / k);
-    const counts = field === "kept" ? (slot[i] ?? 0) >= 0 : !padding[t];
-    if (counts && (field !== "first" || i % k === 0)) {
-      result[t * experts + e]!++;
-    }
+    const dropped = (slot[i] ?? 0) < 0;
+    if (field === "kept" ? dropped : padding[t]) return;
+    if (field === "first" && i % k > 0) return;
+    result[t * experts + (field === "settled" && dropped ? 0 : e)]!++;
   });
   return result;
 }

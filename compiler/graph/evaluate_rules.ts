@@ -381,7 +381,8 @@ export const REFERENCE: {
       }
       case "chosen":
       case "first":
-      case "kept": {
+      case "kept":
+      case "settled": {
         const shape = [...routed.shape, routed.experts];
         const result = zeros(node.axes, shape, node.dtype);
         marks(routed, field).forEach((v, i) => put(result, i, v));

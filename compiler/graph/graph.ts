@@ -177,7 +177,8 @@ export interface PrimitiveParams {
   };
   /**
    * topK, route or choices: one of its results. route: index i32, weight f32, slot i32 (-1: dropped), each [tokens…,
-   * choice]; and f32 [tokens…, expert]: how often the expert was chosen, chosen first, kept.
+   * choice]; and f32 [tokens…, expert]: how often the expert was chosen, chosen first, kept, or kept with dropped choices
+   * counted for expert 0.
    */
   part: {
     readonly field:
@@ -188,7 +189,8 @@ export interface PrimitiveParams {
       | "slot"
       | "chosen"
       | "first"
-      | "kept";
+      | "kept"
+      | "settled";
   };
   /** x, routing: [tokens…, rest…] -> [expert, slot, rest…]; `weighted`: times the weight, instead of what the rule says */
   dispatch: { readonly weighted?: boolean };

@@ -325,6 +325,16 @@ export function routeOperand(
   return at < 0 ? undefined : inputs[at + 1];
 }
 
+/** How often experts were chosen, as a part of a routing. */
+export type Mark = "chosen" | "first" | "kept" | "settled";
+
+/** Whether a part of a routing says how often experts were chosen. */
+export function isMark(
+  field: NodeOf<"part">["params"]["field"],
+): field is Mark {
+  return ["chosen", "first", "kept", "settled"].includes(field);
+}
+
 /** Whether what a token gets depends on the other tokens of its routing group. */
 export function looksAtGroup(rule: RoutingRule): boolean {
   return rule.capacity !== undefined || rule.choose === "balanced";

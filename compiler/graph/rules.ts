@@ -5,6 +5,7 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import { OPERAND_DTYPES, ruleProblem } from "./check_rule.ts";
+import { isMark } from "./routing.ts";
 import { messages as say, without } from "./messages.ts";
 import {
   isRouting,
@@ -356,16 +357,17 @@ export const RULES: {
       return { axes: tuple.axes, dtype: "i32" };
     }
     if (tuple.primitive === "route") {
-      if (field === "chosen" || field === "first" || field === "kept") {
+      if (isMark(field)) {
         const { tokens, expert } = tuple.params;
         return { axes: [...tokens, expert], dtype: "f32" };
       }
       if (field === "weight") return { axes: tuple.axes, dtype: "f32" };
       if (field === "index") return { axes: tuple.axes, dtype: "i32" };
       if (field === "slot") {
-        if (tuple.params.rule.capacity === undefined) {
+        const { rule, operands } = tuple.params;
+        if (rule.capacity === undefined && !operands.includes("mask")) {
           fail(
-            `Cannot read the slots of a routing by '${tuple.params.rule.preset}': it has no capacity`,
+            `Cannot read the slots of a routing by '${rule.preset}': it has no capacity`,
           );
         }
         return { axes: tuple.axes, dtype: "i32" };

@@ -5,7 +5,6 @@ import {
   and,
   barrier,
   binary,
-  bool,
   convert,
   div,
   eq,
@@ -358,23 +357,29 @@ export function keep(o: CapacityOptions): Kernel {
 }
 
 /**
- * How often each token chose each expert. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if `dropping`; `mask`
- * i32 [token] if masked; written: `marks` f32 [token, expert]. Its grid is `elementwiseGrid(tokens)`.
+ * How often each token chose each expert. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if `dropped` matters;
+ * `mask` i32 [token] if masked; written: `marks` f32 [token, expert]. Its grid is `elementwiseGrid(tokens)`.
  */
 export interface MarksOptions extends CapacityOptions {
   /** How many of the choices count. */
   readonly choices: number;
-  readonly dropping: boolean;
+  /** What dropped choices count as: nothing, expert 0, or as the others do. */
+  readonly dropped: "nothing" | "expert 0" | "others";
   readonly masked: boolean;
 }
 
 /** 1 where a token chose an expert, else 0; for choices that are given, how often. */
 export function marks(o: MarksOptions): Kernel {
   const at = add(mul(u("i"), u32(o.rule.topK)), u("j"));
+  const chosen = convert("u32", load("index", at, "i32"));
+  const kept = binary("ge", load("slot", at, "i32"), i32(0));
+  const settled = o.dropped === "expert 0"
+    ? select(kept, chosen, u32(0))
+    : chosen;
   const hits = and(
-    eq(convert("u32", load("index", at, "i32")), u("e")),
-    o.dropping ? binary("ge", load("slot", at, "i32"), i32(0)) : bool(true),
-    o.masked ? binary("ne", load("mask", u("i"), "i32"), i32(0)) : bool(true),
+    eq(settled, u("e")),
+    ...o.dropped === "nothing" ? [kept] : [],
+    ...o.masked ? [binary("ne", load("mask", u("i"), "i32"), i32(0))] : [],
   );
   const hit = local("hit", "f32");
   return elementwise({

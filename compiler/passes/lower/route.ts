@@ -3,6 +3,7 @@
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf, RouteOperand } from "../../graph/graph.ts";
+import { isMark, type Mark } from "../../graph/routing.ts";
 import { marks } from "../../kernels/capacity.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { router, topK } from "../../kernels/router.ts";
@@ -137,8 +138,7 @@ export function lowerPart(lowering: Lowering, node: NodeOf<"part">): void {
   const source = node.inputs[0]!;
   const { field } = node.params;
   const { index, weight, slot } = routeResults(lowering, source);
-  const buffer = source.primitive === "route" &&
-      (field === "chosen" || field === "first" || field === "kept")
+  const buffer = source.primitive === "route" && isMark(field)
     ? lowerMarks(lowering, source, field)
     : field === "index" || field === "indices"
     ? index
@@ -153,11 +153,11 @@ export function lowerPart(lowering: Lowering, node: NodeOf<"part">): void {
   });
 }
 
-/** How often each token chose each expert: at all, first, or so that it was kept. */
+/** How often each token chose each expert: at all, first, or after dropping. */
 function lowerMarks(
   lowering: Lowering,
   node: NodeOf<"route">,
-  field: "chosen" | "first" | "kept",
+  field: Mark,
 ): string {
   const { rule, expert, tokens } = node.params;
   const { index, slot } = routeResults(lowering, node);
@@ -165,7 +165,11 @@ function lowerMarks(
   const experts = lowering.placed.axes[expert]!.size;
   const axes = bufferAxes(lowering, [...tokens, expert]);
   const result = addScratch(lowering, field, "f32", axes);
-  const dropping = field === "kept" && slot !== undefined;
+  const dropped = slot === undefined || field === "chosen" || field === "first"
+    ? "others"
+    : field === "kept"
+    ? "nothing"
+    : "expert 0";
   addLaunch(
     lowering,
     node,
@@ -173,7 +177,7 @@ function lowerMarks(
       ...{ name: `marks_${experts}`, experts, rule },
       tokens: tokenCount(lowering, tokens),
       choices: field === "first" ? 1 : rule.topK,
-      ...{ dropping, masked: !dropping && mask !== undefined },
+      ...{ dropped, masked: dropped !== "nothing" && mask !== undefined },
     }),
     {
       bindings: {

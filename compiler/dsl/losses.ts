@@ -1,0 +1,341 @@
+/** Losses that keep routers balanced and their logits small. Formulas and sources are in spec/routing.md. */
+
+import { ModelError, type Span } from "../../spec/errors.ts";
+import {
+  add,
+  call,
+  div,
+  f32,
+  max,
+  mul,
+  neg,
+  sub,
+} from "../../spec/kernel/build.ts";
+import type { Node, NodeOf } from "../graph/graph.ts";
+import { messages as say, without } from "../graph/messages.ts";
+import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import {
+  type BalancingFormula,
+  balancingFormula,
+  type BalancingRule,
+} from "../graph/routing_losses.ts";
+import type { Routing } from "./route.ts";
+import { callSite } from "./span.ts";
+import { type Tensor, traceOf, type Verb, wrap } from "./tensor.ts";
+import type { Axis, Without } from "./types.ts";
+
+/** One thing, or one for each layer. */
+type OneOrMore<T> = T | readonly T[];
+
+/** Which tokens count, and what is kept apart. */
+export interface TokenOptions<A extends string, E extends string, G> {
+  /** The axis of experts. */
+  readonly over: E;
+  /** A token axis that stays, as for a loss of each sequence or routing group; take the mean over it afterwards. */
+  readonly per?: G;
+  /** 0 for tokens that do not count at all. */
+  readonly mask?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
+}
+
+/** Options of `balancingLoss`: what is not said is that of the routing's preset. */
+export interface BalancingOptions<A extends string, E extends string, G>
+  extends TokenOptions<A, E, G>, Partial<BalancingRule> {}
+
+/** The axes of a loss. */
+type Kept<G> = [G] extends [never] ? "" : G extends string ? G : "";
+
+/** What all losses start with. */
+function begin(
+  verb: Verb,
+  logits: readonly Tensor[],
+  { over, per, mask }: {
+    readonly over: string;
+    readonly per?: string | undefined;
+    readonly mask?: Tensor | undefined;
+  },
+): Sums {
+  const trace = traceOf(mask ? [...logits, mask] : logits, verb);
+  const span = callSite(verb);
+  for (const { node } of logits) {
+    for (const axis of per === undefined ? [over] : [over, per]) {
+      if (!node.axes.includes(axis)) {
+        throw new ModelError(say.axis(verb.name, node.axes, axis), span);
+      }
+    }
+  }
+  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const { axes } = logits[0]!.node;
+  const tokens = without(axes, per === undefined ? [over] : [over, per]);
+  const counts = mask &&
+    b.make("cast", [mask.node], {}, { axes: [], dtype: "f32" });
+  return { b, trace, span, tokens, counts };
+}
+
+/** How a loss adds up tokens. */
+interface Sums {
+  readonly b: NodeBuilder;
+  readonly trace: Tensor["trace"];
+  readonly span: Span | undefined;
+  /** Axes that are summed. */
+  readonly tokens: readonly string[];
+  /** 1 for tokens that count, if not all do. */
+  readonly counts: Node | undefined;
+}
+
+/** The mean of `x` over the tokens that count, and over layers. */
+function meanOf({ b, tokens, counts }: Sums, layers: readonly Node[]): Node {
+  const along = (x: Node, kind: "sum" | "mean") =>
+    tokens.reduceRight(
+      (sum, over) => b.make("reduce", [sum], { kind, over }),
+      x,
+    );
+  const means = layers.map((x) => {
+    if (counts === undefined) return along(x, "mean");
+    const real = b.map((v, n) => mul(v!, n!), x, counts);
+    return b.map(
+      (v, n) => div(v!, max(n!, f32(1))),
+      along(real, "sum"),
+      along(counts, "sum"),
+    );
+  });
+  const total = means.reduce((a, x) => b.add(a, x));
+  return means.length === 1
+    ? total
+    : b.map((v) => div(v!, f32(means.length)), total);
+}
+
+/** What experts score in the mean over tokens: shares of a softmax, or of the sigmoids of a token. */
+function shares(
+  b: NodeBuilder,
+  logits: Node,
+  over: string,
+  score: BalancingFormula["score"],
+): Node {
+  if (score === "softmax") return b.make("softmax", [logits], { over });
+  const sigmoid = b.map(
+    (x) => div(f32(1), add(f32(1), call("exp", neg(x!)))),
+    logits,
+  );
+  const sum = b.make("reduce", [sigmoid], { kind: "sum", over });
+  return b.map((x, all) => div(x!, add(all!, f32(1e-20))), sigmoid, sum);
+}
+
+function list<T>(x: OneOrMore<T>): readonly T[] {
+  return Array.isArray(x) ? x as readonly T[] : [x as T];
+}
+
+/**
+ * How unevenly tokens go to experts: `factor · Σ_e f_e · P_e`, f being the share of tokens that went to an expert and P
+ * its mean score, both over all tokens, or over those of each `per`. The routing's preset says which choices f counts,
+ * what scores are and the factor. Several layers are one long batch, as in transformers: give arrays. Only scores are
+ * differentiated. Tokens that the router's own mask excludes are in P only, as in DeepSpeed; with `mask` in neither.
+ *
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; as many logits as routings are needed.
+ *
+ * @example
+ * ```ts
+ * const layer = model({ token: 4, expert: 2 }, (m) => {
+ *   const logits = m.input("logits", "token expert");
+ *   const routing = route(logits, { over: "expert", topK: 1, preset: "mixtral" });
+ *   return { loss: balancingLoss(logits, routing, { over: "expert" }) };
+ * });
+ * const { outputs } = evaluate(trace(layer), { inputs: { logits: [1, 0, 0, 1, 1, 0, 0, 1] } });
+ * console.assert(Math.abs(outputs.loss!.data[0]! - 1) < 1e-6);
+ * ```
+ */
+export function balancingLoss<
+  A extends string,
+  const E extends Axis<A>,
+  const G extends string = never,
+>(
+  logits: OneOrMore<Tensor<A, "f32">>,
+  routing: OneOrMore<Routing>,
+  options: BalancingOptions<A, E, G>,
+): Tensor<Kept<G>, "f32"> {
+  const { over } = options;
+  const [layers, routings] = [list(logits), list(routing)];
+  const sums = begin(balancingLoss, layers, options);
+  const { b, trace, span } = sums;
+  if (layers.length !== routings.length) {
+    throw new ModelError(
+      `Cannot balance ${routings.length} routings by the logits of ${layers.length}: give the logits of each`,
+      span,
+    );
+  }
+  traceOf([...layers, ...routings], balancingLoss);
+  const routes = routings.map(({ node }) => node as NodeOf<"route">);
+  const { rule } = routes[0]!.params;
+  const formula = balancingFormula(rule.preset, options);
+  const f = meanOf(
+    sums,
+    routes.map((node) => b.make("part", [node], { field: formula.fraction })),
+  );
+  const p = meanOf(
+    sums,
+    layers.map(({ node }) => shares(b, node, over, formula.score)),
+  );
+  const product = b.make("dot", [f, p], { over: [over] });
+  const factor = formula.factor(trace.axes[over]!.size, rule.topK);
+  return wrap(b.map((x) => mul(x!, f32(factor)), product), trace);
+}
+
+/**
+ * How large the logits of routers are: the mean of `logSumExp(logits)²` over tokens, and over layers where there are
+ * several.
+ *
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have.
+ *
+ * @example
+ * ```ts
+ * const layer = model({ token: 1, expert: 1 }, (m) => ({
+ *   loss: zLoss(m.input("logits", "token expert"), { over: "expert" }),
+ * }));
+ * const { outputs } = evaluate(trace(layer), { inputs: { logits: [3] } });
+ * console.assert(outputs.loss?.data[0] === 9);
+ * ```
+ */
+export function zLoss<
+  A extends string,
+  const E extends Axis<A>,
+  const G extends string = never,
+>(
+  logits: OneOrMore<Tensor<A, "f32">>,
+  options: TokenOptions<A, E, G>,
+): Tensor<Kept<G>, "f32"> {
+  const layers = list(logits);
+  const sums = begin(zLoss, layers, options);
+  const { b } = sums;
+  const squares = layers.map(({ node }) =>
+    b.map(
+      (z) => mul(z!, z!),
+      b.make("logSumExp", [node], { over: options.over }),
+    )
+  );
+  return wrap(meanOf(sums, squares), sums.trace);
+}
+
+/** Options of `importanceLoss`. */
+export interface ImportanceOptions<A extends string, E extends string, G>
+  extends TokenOptions<A, E, G> {
+  /** Divide squares by one less than there are experts, as Tutel and FastMoE do; default false. */
+  readonly unbiased?: boolean;
+}
+
+/**
+ * How much experts differ in what they score over all tokens: the variance of the sums over the square of their mean
+ * (plus 1e-10). `scores` are a softmax, or what a routing chose (`routing.chosen`) for a loss of load.
+ *
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the scores do not have.
+ *
+ * @example
+ * ```ts
+ * const layer = model({ token: 1, expert: 2 }, (m) => ({
+ *   loss: importanceLoss(m.input("scores", "token expert"), { over: "expert" }),
+ * }));
+ * const { outputs } = evaluate(trace(layer), { inputs: { scores: [1, 3] } });
+ * console.assert(outputs.loss?.data[0] === 0.25);
+ * ```
+ */
+export function importanceLoss<
+  A extends string,
+  const E extends Axis<A>,
+  const G extends string = never,
+>(
+  scores: Tensor<A, "f32">,
+  options: ImportanceOptions<A, E, G>,
+): Tensor<Kept<G>, "f32"> {
+  const { over, unbiased = false } = options;
+  const sums = begin(importanceLoss, [scores], options);
+  const { b, trace } = sums;
+  // Sums over tokens and their means are as different from each other, but for the 1e-10.
+  const tokens = sums.counts
+    ? b.map((v, n) => mul(v!, n!), scores.node, sums.counts)
+    : scores.node;
+  const total = sums.tokens.reduceRight(
+    (sum, axis) => b.make("reduce", [sum], { kind: "sum", over: axis }),
+    tokens,
+  );
+  const mean = b.make("reduce", [total], { kind: "mean", over });
+  const squares = b.map(
+    (x, m) => {
+      const distance = sub(x!, m!);
+      return mul(distance, distance);
+    },
+    total,
+    mean,
+  );
+  const variance = b.make("reduce", [squares], { kind: "mean", over });
+  const experts = trace.axes[over]!.size;
+  const scale = unbiased ? experts / (experts - 1) : 1;
+  return wrap(
+    b.map(
+      (v, m) => div(mul(v!, f32(scale)), add(mul(m!, m!), f32(1e-10))),
+      variance,
+      mean,
+    ),
+    trace,
+  );
+}
+
+/** Options of `biasUpdate`. */
+export interface BiasUpdateOptions {
+  /** How much a bias moves in a step. */
+  readonly rate: number;
+  /** Take the mean step from each, so that the mean of the biases stays, as torchtitan does; default false. */
+  readonly centred?: boolean;
+}
+
+/**
+ * The next selection bias, which balances without a loss: an expert that fewer than the mean of tokens chose goes up by
+ * `rate`, one that more chose goes down.
+ *
+ * Axes: those of `bias`, the routing's experts. Dtype: "f32". Errors: a bias with other axes.
+ *
+ * @example
+ * ```ts
+ * const layer = model({ token: 1, expert: 2 }, (m) => {
+ *   const bias = m.input("bias", "expert");
+ *   const logits = m.input("logits", "token expert");
+ *   const routing = route(logits, { over: "expert", topK: 1, preset: "deepseekV3", bias });
+ *   return { bias: biasUpdate(bias, routing, { rate: 0.5 }) };
+ * });
+ * const { outputs } = evaluate(trace(layer), { inputs: { bias: [0, 0], logits: [1, 0] } });
+ * console.assert(String(outputs.bias?.data) === "-0.5,0.5");
+ * ```
+ */
+export function biasUpdate<E extends string>(
+  bias: Tensor<E, "f32">,
+  routing: Routing<string, NoInfer<E>>,
+  options: BiasUpdateOptions,
+): Tensor<E, "f32"> {
+  const trace = traceOf([bias, routing], biasUpdate);
+  const span = callSite(biasUpdate);
+  const { expert, tokens } = routing.node.params;
+  if (bias.axes !== expert) {
+    throw new ModelError(
+      `Cannot update bias '${bias.axes}': expected '${expert}'`,
+      span,
+    );
+  }
+  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const load = tokens.reduceRight<Node>(
+    (sum, over) => b.make("reduce", [sum], { kind: "sum", over }),
+    b.make("part", [routing.node], { field: "chosen" }),
+  );
+  const meanOver = (x: Node) =>
+    b.make("reduce", [x], { kind: "mean", over: expert });
+  const step = b.map(
+    (n, mean) => mul(call("sign", sub(mean!, n!)), f32(options.rate)),
+    load,
+    meanOver(load),
+  );
+  const next = options.centred
+    ? b.map(
+      (old, s, mean) => add(old!, sub(s!, mean!)),
+      bias.node,
+      step,
+      meanOver(step),
+    )
+    : b.add(bias.node, step);
+  return wrap(next, trace);
+}
