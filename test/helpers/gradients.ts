@@ -1,0 +1,76 @@
+/** Gradients against central differences of the reference evaluator in double precision. */
+
+import type { Test } from "tap";
+import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
+import { checkGraph } from "../../compiler/graph/check.ts";
+import { withGradients } from "../../compiler/graph/gradients.ts";
+import type { Graph } from "../../compiler/graph/graph.ts";
+import { trace, type Traceable } from "../../compiler/graph/trace.ts";
+import { lowerScalars } from "../../compiler/scalars.ts";
+
+/** A model whose output `loss` is a number, and what it is run on. */
+export interface Differentiable {
+  readonly model: Traceable;
+  readonly inputs?: Tensors;
+  readonly params: Tensors;
+  readonly lengths?: { readonly [axis: string]: number };
+  /** Least distance from another choice or corner that differences may bridge; default 1e-5. */
+  readonly step?: number;
+}
+
+/** The graph of a model with its gradients, which is legal. */
+export async function graphWithGradients(model: Traceable): Promise<Graph> {
+  const graph = trace(model);
+  const whole = withGradients(graph, "loss", await lowerScalars(graph));
+  checkGraph(whole);
+  return whole;
+}
+
+/** The largest error of a gradient, relative to the largest entry of its parameter's or to 1; with the name of the worst entry. */
+export async function gradientError(
+  { model, inputs = {}, params, lengths = {}, step = 1e-5 }: Differentiable,
+): Promise<{ readonly error: number; readonly where: string }> {
+  const graph = await graphWithGradients(model);
+  const options = { inputs, lengths, precision: "f64" } as const;
+  const { outputs } = evaluate(graph, { ...options, params });
+  const loss = trace(model);
+  const at = (moved: Tensors): number =>
+    evaluate(loss, { ...options, params: { ...params, ...moved } })
+      .outputs["loss"]!.data[0]!;
+  let worst = { error: 0, where: "nowhere" };
+  for (const [name, values] of Object.entries(params)) {
+    const gradient = outputs[`grad.${name}`]?.data;
+    if (gradient === undefined) {
+      return { error: Infinity, where: `${name} has no gradient` };
+    }
+    const slopes = Array.from(values, (value, i) => {
+      const moved = (by: number) => {
+        const copy = Float64Array.from(values);
+        copy[i] = value + by;
+        return at({ [name]: copy });
+      };
+      return (moved(step) - moved(-step)) / (2 * step);
+    });
+    const scale = Math.max(1, ...slopes.map(Math.abs));
+    slopes.forEach((slope, i) => {
+      const error = Math.abs(slope - gradient[i]!) / scale;
+      if (!(error <= worst.error)) {
+        worst = {
+          error,
+          where: `${name}[${i}]: ${gradient[i]}, differences say ${slope}`,
+        };
+      }
+    });
+  }
+  return worst;
+}
+
+/** Fails unless gradients are what differences say. */
+export async function gradientsHold(
+  t: Test,
+  of: Differentiable,
+  name = "gradients",
+): Promise<void> {
+  const { error, where } = await gradientError(of);
+  t.ok(error < 1e-6, `${name} are slopes: off by ${error}, ${where}`);
+}

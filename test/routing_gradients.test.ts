@@ -1,0 +1,125 @@
+/** Gradients through routers against recorded ones of other implementations, in the reference evaluator. */
+
+import t from "tap";
+import {
+  dot,
+  embedding,
+  model,
+  route,
+  type RouteOptions,
+  type RoutingPreset,
+  sum,
+} from "../compiler/dsl/mod.ts";
+import { evaluate } from "../compiler/graph/evaluate.ts";
+import { graphWithGradients } from "./helpers/gradients.ts";
+import { readJson } from "./helpers/read_tensors.ts";
+
+interface Recorded {
+  readonly shape: readonly [number, number];
+  readonly data: readonly number[];
+}
+
+/** One router on one set of logits: `combine` is [token, expert]. */
+interface Result {
+  readonly preset: string;
+  readonly k?: number;
+  readonly capacity?: number;
+  readonly capacity_factor?: number;
+  readonly min_capacity?: number;
+  readonly num_groups?: number;
+  readonly group_topk?: number;
+  readonly scaling_factor?: number;
+  readonly noise?: Recorded | null;
+  readonly expert_bias?: Recorded;
+  readonly grad_logits_of_sum_combine_times_R?: Recorded;
+}
+
+interface Executed {
+  readonly S: number;
+  readonly E: number;
+  readonly logits: Recorded;
+  readonly R: Recorded;
+  readonly results: readonly Result[];
+}
+
+type Options = Partial<
+  RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
+>;
+
+/** How this router is called here. */
+function optionsOf(
+  { preset, capacity_factor: factor, min_capacity: minimum, ...result }: Result,
+): Options | undefined {
+  const capacity = {
+    ...factor === undefined ? {} : { factor },
+    ...minimum === undefined ? {} : { minimum },
+  };
+  const presets: { readonly [name: string]: Options } = {
+    "fairscale-top2-nonoise": { preset: "fairscale.top2" },
+    "fairscale-top2-gumbel": { preset: "fairscale.top2" },
+    "deepspeed-top1-norts": {
+      preset: "deepspeed.top1",
+      capacity: { ...capacity, drop: "position" },
+    },
+    "deepspeed-top2-nosample": { preset: "deepspeed.top2", capacity },
+    "deepspeed-topk-probs": { preset: "deepspeed.topk", capacity },
+    "deepspeed-topk-position": {
+      preset: "deepspeed.topk",
+      capacity: { ...capacity, drop: "position" },
+    },
+    "tutel-topk": { preset: "tutel.topk", capacity },
+    "tutel-topk-bpr": { preset: "tutel.prioritised", capacity },
+    "megatron-softmax-post-probs": { preset: "megatron.postSoftmax", capacity },
+    "megatron-softmax-pre-probs": { preset: "megatron.preSoftmax", capacity },
+    "megatron-sigmoid-post-probs": { preset: "megatron.sigmoid", capacity },
+    "megatron-sigmoid-bias-group": {
+      preset: "megatron.sigmoid",
+      expertGroups: { count: result.num_groups!, keep: result.group_topk! },
+      scale: result.scaling_factor!,
+    },
+  };
+  return presets[preset];
+}
+
+const { executed } = readJson("routing/vectors.json") as unknown as {
+  readonly executed: readonly Executed[];
+};
+
+for (const { S, E, logits, R, results } of executed) {
+  t.test(`routers of ${S} tokens to ${E} experts`, async (t) => {
+    for (const result of results) {
+      const want = result.grad_logits_of_sum_combine_times_R;
+      const options = optionsOf(result);
+      if (want === undefined) continue;
+      if (options === undefined) {
+        t.fail(`there is a router like '${result.preset}'`);
+        continue;
+      }
+      const { noise, expert_bias: bias, k } = result;
+      const net = model({ token: S, expert: E, choice: k! }, (m) => {
+        const { index, weight } = route(m.param("logits", "token expert"), {
+          ...{ over: "expert", topK: k!, preset: "olmoe" },
+          ...options,
+          ...noise ? { noise: m.input("noise", "token expert") } : {},
+          ...bias ? { bias: m.input("bias", "expert") } : {},
+        });
+        const pulls = m.input("R", "token expert");
+        const own = embedding(pulls, index, "expert");
+        return { loss: sum(dot(weight, own, "choice"), "token") };
+      });
+      const { outputs } = evaluate(await graphWithGradients(net), {
+        params: { logits: logits.data },
+        inputs: {
+          R: R.data,
+          ...noise ? { noise: noise.data } : {},
+          ...bias ? { bias: bias.data } : {},
+        },
+      });
+      const got = outputs["grad.logits"]!.data;
+      const off = want.data.map((x, i) => Math.abs(x - got[i]!));
+      const error = Math.max(...off) / Math.max(...want.data.map(Math.abs));
+      const { preset, capacity } = result;
+      t.ok(error < 1e-4, `${preset}, ${k} of ${capacity}: off by ${error}`);
+    }
+  });
+}
