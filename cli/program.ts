@@ -10,13 +10,14 @@ import { runCommand } from "./commands/run.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags.ts";
+import type { Mesh } from "../spec/mod.ts";
 import {
   integer,
+  notNegative,
   oneOf,
   parseAdapter,
   parseMesh,
   parsePlace,
-  parseTemperature,
   parseTokens,
   positive,
 } from "./values.ts";
@@ -61,16 +62,38 @@ function addInspectCommands(
     .action(async (model, flags) =>
       finish(await checkCommand(io, model, flags))
     );
+  const meshes: Mesh[] = [];
   planFlags(
     program.command("plan")
       .description("compile a model and print its plan")
       .argument("<model>", "model file or checkpoint folder"),
+    meshes,
   )
-    .option("--out <file>", "write the plan's document to a file")
+    .option(
+      "--machine <file>",
+      "print what a step would take on that machine, for each --mesh",
+    )
+    .option("--tokens <n>", "tokens of that step (1)", integer("--tokens", 1))
+    .option(
+      "--sequences <n>",
+      "sequences they are of (1)",
+      integer("--sequences", 1),
+    )
+    .option(
+      "--past <n>",
+      "earlier tokens of each sequence (0)",
+      integer("--past", 0),
+    )
+    .option(
+      "--skew <s>",
+      "experts are chosen at random, with weights 1/n^s; default: evenly",
+      notNegative("--skew"),
+    )
+    .option("--out <file>", "write the document to a file")
     .option("--check", "let token ids travel along, for 'run --check'")
     .option("--json", "print the whole document")
     .action(async (model, flags) =>
-      finish(await planCommand(io, model, flags))
+      finish(await planCommand(io, model, { ...flags, meshes }))
     );
   program.command("verify")
     .description("say whether a saved plan is legal")
@@ -123,7 +146,7 @@ function addRunCommands(
     .option(
       "--temperature <t>",
       "draw tokens; default 0, greedy",
-      parseTemperature,
+      notNegative("--temperature"),
     )
     .option(
       "--top-k <k>",
@@ -151,9 +174,14 @@ function addRunCommands(
     );
 }
 
-function planFlags(command: Command): Command {
+/** `meshes` takes every mesh that is given. */
+function planFlags(command: Command, meshes: Mesh[] = []): Command {
   return command
-    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", parseMesh)
+    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", (text) => {
+      const mesh = parseMesh(text);
+      meshes.push(mesh);
+      return mesh;
+    })
     .option(
       "--place <axes>",
       "where tensor axes lie, such as expert=ep,token=dp+ep",

@@ -77,15 +77,17 @@ export function integer(
   };
 }
 
-/** A sampling temperature: 0 is greedy. */
-export function parseTemperature(text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value) || value < 0) {
-    throw new UsageError(
-      `Cannot use --temperature '${text}'. Give a number of at least 0`,
-    );
-  }
-  return value;
+/** A parser of numbers from 0 up. */
+export function notNegative(flag: string): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isFinite(value) || value < 0) {
+      throw new UsageError(
+        `Cannot use ${flag} '${text}'. Give a number of at least 0`,
+      );
+    }
+    return value;
+  };
 }
 
 /** A parser of numbers above 0, and at most `most`. */

@@ -42,6 +42,16 @@ export {
   planTarget,
 } from "./open.ts";
 export { joinJob, RankCountError } from "./job.ts";
+export {
+  type Compared as ComparedMesh,
+  meshName,
+  type Prediction,
+  predictStep,
+  predictTarget,
+  readMachine,
+  type SceneOptions,
+  timeText,
+} from "./predict/mod.ts";
 export { packPrompts } from "./packing.ts";
 export { needOf, readBatch, runOpened, type Tensors } from "./run.ts";
 export {

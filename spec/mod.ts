@@ -19,6 +19,7 @@ export type { Mesh, MeshAxis } from "./mesh.ts";
 export * from "./plan.ts";
 export * from "./size.ts";
 export * from "./bytes.ts";
+export * from "./machine.ts";
 export { parsePlan, schemaProblem, stringifyPlan } from "./json.ts";
 export type { SchemaProblem } from "./json.ts";
 export { planSchema } from "./schema.ts";

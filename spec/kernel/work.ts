@@ -136,14 +136,23 @@ class Walk {
       return this.#forget(s.body);
     }
     const turns = Math.max(0, Math.ceil((to - from) / step));
-    if (isUniform(s.body, this.#at?.store !== undefined)) {
-      this.#known.set(s.name, undefined);
-      return this.block(s.body, times * turns);
-    }
-    for (let i = from; i < to; i += step) {
-      this.#known.set(s.name, i);
+    const turn = (i: number) => {
+      this.#known.set(s.name, from + i * step);
       this.block(s.body, times);
+    };
+    if (turns <= 2 || !isSteady(s.body, this.#at?.store !== undefined)) {
+      for (let i = 0; i < turns; i++) turn(i);
+      return;
     }
+    // Where the first and the last turn do the same, so do those between.
+    const before = [...this.totals];
+    turn(0);
+    const first = this.totals.map((n, i) => n - before[i]!);
+    const middle = [...this.totals];
+    turn(turns - 1);
+    if (this.totals.every((n, i) => n - middle[i]! === first[i])) {
+      this.totals = this.totals.map((n, i) => n + (turns - 2) * first[i]!);
+    } else for (let i = 1; i < turns - 1; i++) turn(i);
   }
 
   #value(e: Expr, times: number): Value {
@@ -220,14 +229,16 @@ function bytesOf(type: ScalarType): number {
   return type === "bool" ? 4 : STORED_BYTES[type];
 }
 
-/** Whether every turn of a loop does the same, as far as counting goes. */
-function isUniform(body: readonly Stmt[], stored: boolean): boolean {
+/** Whether turns of a loop do not hand integers on, so that they can be counted in any order. */
+function isSteady(body: readonly Stmt[], stored: boolean): boolean {
   return body.every((s) =>
     s.op === "set"
       ? s.value.type === "f32"
       : s.op === "store"
       ? !stored || s.value.type === "f32"
-      : s.op !== "for" && s.op !== "if"
+      : s.op === "for"
+      ? isSteady(s.body, stored)
+      : s.op !== "if" || isSteady([...s.then, ...s.else ?? []], stored)
   );
 }
 

@@ -1,0 +1,112 @@
+/** Small models whose steps tell what a device is good at. */
+
+import {
+  add,
+  attention,
+  combine,
+  dispatch,
+  dot,
+  type Model,
+  model,
+  mul,
+  rmsNorm,
+  route,
+  type Tensor,
+  upTo,
+} from "../../compiler/mod.ts";
+
+/** `launches` kernels with next to nothing to do, one after the other. */
+export function chainModel(launches: number): Model {
+  return model({ token: upTo(64), embed: 64 }, (m) => {
+    const scale = m.param("scale", "embed");
+    let x: Tensor<string, "f32"> = m.input("x", "token embed");
+    for (let i = 0; i < launches; i++) x = rmsNorm(x, scale, "embed");
+    return { y: x };
+  });
+}
+
+/** What a decoder does besides its matmuls: attention and norms of some layers. */
+export function operationsModel(layers: number): Model {
+  return model(
+    {
+      token: upTo(256),
+      sequence: 4,
+      context: 64,
+      head: 4,
+      kvHead: 4,
+      headDim: 32,
+    },
+    (m) => {
+      const sequence = m.input("sequence", "token", { dtype: "i32" });
+      const position = m.input("position", "token", { dtype: "i32" });
+      const scale = m.param("scale", "headDim");
+      let x: Tensor<string, "f32"> = m.input("x", "token head headDim");
+      const key = m.input("key", "token kvHead headDim");
+      const states: { [name: string]: Tensor } = {};
+      for (let i = 0; i < layers; i++) {
+        const cache = "sequence context kvHead headDim";
+        const { y, keys, values } = attention(x, {
+          ...{ key, value: key, sequence, position },
+          keys: m.state(`${i}.keys`, cache),
+          values: m.state(`${i}.values`, cache),
+        });
+        states[`${i}.keys`] = keys;
+        states[`${i}.values`] = values;
+        x = rmsNorm(add(x, y), scale, "headDim");
+      }
+      return { y: x, ...states };
+    },
+  );
+}
+
+/** A layer of gated experts: matmuls grouped by expert. */
+export function expertsModel(): Model {
+  return model(
+    { token: upTo(256), embed: 256, ffn: 512, expert: 4 },
+    (m) => {
+      const x = m.input("x", "token embed");
+      const logits = m.input("logits", "token expert");
+      const routing = route(logits, {
+        over: "expert",
+        topK: 2,
+        preset: "mixtral",
+      });
+      const sent = dispatch(x, routing);
+      const gate = m.param("gate", "expert ffn embed");
+      const up = m.param("up", "expert ffn embed");
+      const down = m.param("down", "expert embed ffn");
+      const hidden = mul(dot(sent, gate, "embed"), dot(sent, up, "embed"));
+      return { y: add(x, combine(dot(hidden, down, "ffn"), routing)) };
+    },
+  );
+}
+
+/** Narrow matmuls, of one workgroup for a few tokens and of many for many. */
+export function narrowModel(matmuls: number): Model {
+  return model({ token: upTo(1024), embed: 2048, narrow: 16 }, (m) => {
+    const x = m.input("x", "token embed");
+    return Object.fromEntries(
+      Array.from({ length: matmuls }, (_, i) => [
+        `y${i}`,
+        dot(x, m.param(`w${i}`, "narrow embed"), "embed"),
+      ]),
+    );
+  });
+}
+
+/** Rows of 4 KiB that are sent to the experts that they name, and come back as they are. */
+export function exchangeModel(experts: number, rows: number): Model {
+  return model(
+    { token: upTo(rows * experts), embed: 1024, expert: experts },
+    (m) => {
+      const x = m.input("x", "token embed");
+      const logits = m.input("logits", "token expert");
+      const routing = route(logits, {
+        over: "expert",
+        topK: 1,
+        preset: "mixtral",
+      });
+      return { y: combine(dispatch(x, routing), routing) };
+    },
+  );
+}

@@ -1,0 +1,41 @@
+/** How long a device takes for a launch, from what the launch does and what the machine file says of the device. */
+
+import type { MachineDevice } from "../../spec/machine.ts";
+import type { LaunchWork } from "./launch.ts";
+
+/** Operations that go along with each multiply-add of a matmul, and are in its measured rate already. */
+export const OPERATIONS_PER_MULTIPLY_ADD = 1.25;
+
+/** Seconds of a launch, and what for. */
+export interface LaunchSeconds {
+  /** The same for every launch. */
+  readonly launch: number;
+  /** Arithmetic, where that takes longer than memory; else 0. */
+  readonly arithmetic: number;
+  /** Memory, where that takes longer than arithmetic; else 0. */
+  readonly memory: number;
+}
+
+/** Predict a launch that touches `bytes` different bytes of memory. */
+export function launchSeconds(
+  device: MachineDevice,
+  work: LaunchWork,
+  { bytes, cached }: { readonly bytes: number; readonly cached: boolean },
+): LaunchSeconds {
+  const { launch, parallel = 1, grain = 0 } = device;
+  const { multiplyAdds, operations } = work;
+  const rest = Math.max(
+    0,
+    operations - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds,
+  );
+  const all = multiplyAdds / device.multiplyAdds + rest / device.operations;
+  // On a part of the device alone, or on as many as there are workgroups for, once they have joined in.
+  const alone = all * parallel;
+  const workers = Math.min(parallel, work.workgroups);
+  const arithmetic = Math.min(alone, grain + alone / Math.max(1, workers));
+  const memory = bytes /
+    (cached && device.cache ? device.cache.bandwidth : device.bandwidth);
+  return arithmetic >= memory
+    ? { launch, arithmetic, memory: 0 }
+    : { launch, arithmetic: 0, memory };
+}

@@ -1,0 +1,42 @@
+/** Which layer of the model each step of a program belongs to, by the numbers in the names of weights. */
+
+import type { Plan, Program } from "../../spec/plan.ts";
+
+/** Names of layers in order, and for each step which of them it belongs to. */
+export interface Layers {
+  readonly names: readonly string[];
+  readonly of: readonly number[];
+}
+
+/** Steps without a weight belong to the layer of the step before. A model without numbers has one layer. */
+export function layersOf(plan: Plan, program: Program): Layers {
+  const sources = new Map(
+    plan.weights.map(({ buffer, source }) => [buffer, source]),
+  );
+  const names: string[] = [];
+  const of: number[] = [];
+  let at = 0;
+  for (const step of program.steps) {
+    const weights = step.op === "launch"
+      ? Object.values(step.bindings).flatMap((name) => sources.get(name) ?? [])
+      : [];
+    const [number] = weights.flatMap((source) =>
+      /(?:^|\.)(\d+)\./.exec(source)?.[1] ?? []
+    );
+    const numbered = names.some((name) => /\d/.test(name));
+    const name = number !== undefined
+      ? `layer ${number}`
+      : weights.length === 0
+      ? undefined
+      : numbered
+      ? "end"
+      : "begin";
+    if (name !== undefined) {
+      const known = names.indexOf(name);
+      at = known >= 0 ? known : names.push(name) - 1;
+    } else if (names.length === 0) names.push("begin");
+    of.push(at);
+  }
+  if (names.length === 1) names[0] = "all";
+  return { names: names.length > 0 ? names : ["all"], of };
+}

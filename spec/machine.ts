@@ -1,0 +1,305 @@
+/**
+ * A machine as a file: what computes, where ranks live, and how they reach each other. It is small enough to be written
+ * by hand for a machine that nobody has. `machine.md` says what the numbers mean.
+ */
+
+import { Ajv, type ValidateFunction } from "ajv";
+import { DataError } from "./errors.ts";
+import { closed, MAX_RANKS, record, type Schema } from "./schema.ts";
+
+/** What a device does in a second, and what it takes besides. Times are seconds. */
+export interface MachineDevice {
+  /** Name for people. */
+  readonly name?: string;
+  /** Bytes of memory. Absent: nobody counted. */
+  readonly memory?: number;
+  /** Multiply-adds a second in a matmul (half of what is called FLOP/s). */
+  readonly multiplyAdds: number;
+  /** Other operations a second: arithmetic, loads and stores of kernels that are no matmul. */
+  readonly operations: number;
+  /** Bytes a second between its memory and its kernels. */
+  readonly bandwidth: number;
+  /** Where everything that its ranks hold fits into so many bytes, this bandwidth holds instead. */
+  readonly cache?: { readonly bytes: number; readonly bandwidth: number };
+  /** Time that every launch takes, however little it does. */
+  readonly launch: number;
+  /** Time that every run of a program takes besides its steps: inputs written, outputs read. Default: 0. */
+  readonly run?: number;
+  /** Workgroups that it works on at a time; fewer leave a part of it idle. Default: 1. */
+  readonly parallel?: number;
+  /** What a launch has to take on one workgroup's share of the device before the rest joins in. Default: 0. */
+  readonly grain?: number;
+  /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */
+  readonly staging?: { readonly latency: number; readonly bandwidth: number };
+}
+
+/** Devices of one kind on a host. */
+export interface MachinePlace {
+  /** A name in `devices`. */
+  readonly kind: string;
+  /** Devices. Default: 1. */
+  readonly count?: number;
+  /** Ranks that share each of them. Default: 1. */
+  readonly ranks?: number;
+}
+
+/** A host, or several alike. */
+export interface MachineHost {
+  /** Name for people; a number is appended where there are several. */
+  readonly name?: string;
+  /** Hosts of this kind. Default: 1. */
+  readonly count?: number;
+  readonly devices: readonly MachinePlace[];
+  /** Devices of a host that can run at full rate at once, such as cores. Default: all. */
+  readonly atOnce?: number;
+}
+
+/** How bytes get from one rank to another. */
+export interface MachineLink {
+  /** Seconds until the first byte is there. */
+  readonly latency: number;
+  /** Bytes a second, in each direction. */
+  readonly bandwidth: number;
+  /** What has that bandwidth: each pair of ranks, each rank (its port), or each host, all its ranks together. */
+  readonly per: "pair" | "rank" | "host";
+  /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
+  readonly peer?: number;
+}
+
+/** Which link two ranks use. */
+export const LINK_CLASSES = ["sameDevice", "sameHost", "otherHost"] as const;
+
+/** Links by where the two ranks are. `sameDevice` absent: such ranks exchange by kernels of the plan. */
+export type MachineLinks = {
+  readonly [C in (typeof LINK_CLASSES)[number]]?: MachineLink;
+};
+
+/** What was measured between all ranks, in the order of ranks, [from][to]; 0 from a rank to itself. */
+export interface MeasuredLinks {
+  /** `local`, `host` or `mpi`. */
+  readonly communicator: string;
+  /** Seconds of the shortest exchange between two ranks. */
+  readonly latency: readonly (readonly number[])[];
+  /** Bytes a second of a long one, in each direction. */
+  readonly bandwidth: readonly (readonly number[])[];
+}
+
+/** The document. */
+export interface Machine {
+  readonly version: 1;
+  readonly name: string;
+  /** Where the numbers come from. */
+  readonly source?: string;
+  readonly devices: { readonly [kind: string]: MachineDevice };
+  readonly hosts: readonly MachineHost[];
+  readonly links: MachineLinks;
+  readonly measured?: MeasuredLinks;
+}
+
+/** Where a rank lives. */
+export interface RankPlacement {
+  /** A name in `devices`. */
+  readonly kind: string;
+  /** Number of its device among all devices of the machine. */
+  readonly device: number;
+  /** Number of its host. */
+  readonly host: number;
+  readonly hostName: string;
+}
+
+const above: Schema = { type: "number", exclusiveMinimum: 0 };
+const atLeast: Schema = { type: "number", minimum: 0 };
+const count: Schema = { type: "integer", minimum: 1, maximum: 1 << 20 };
+const text: Schema = {
+  type: "string",
+  pattern: "^[^\\u0000-\\u001f\\u007f]*$",
+};
+const matrix: Schema = {
+  type: "array",
+  items: { type: "array", items: atLeast },
+};
+const link = closed({
+  latency: atLeast,
+  bandwidth: above,
+  per: { enum: ["pair", "rank", "host"] },
+}, { peer: atLeast });
+
+/** The JSON Schema of a machine file. Objects are closed: an unknown field is an error. */
+export const machineSchema: Schema = {
+  $schema: "http://json-schema.org/draft-07/schema#",
+  title: "Switchyard machine, version 1",
+  ...closed({
+    version: { const: 1 },
+    name: text,
+    devices: record(closed({
+      multiplyAdds: above,
+      operations: above,
+      bandwidth: above,
+      launch: atLeast,
+    }, {
+      name: text,
+      memory: above,
+      cache: closed({ bytes: above, bandwidth: above }),
+      run: atLeast,
+      parallel: above,
+      grain: atLeast,
+      staging: closed({ latency: atLeast, bandwidth: above }),
+    })),
+    hosts: {
+      type: "array",
+      minItems: 1,
+      items: closed({
+        devices: {
+          type: "array",
+          minItems: 1,
+          items: closed({ kind: text }, { count, ranks: count }),
+        },
+      }, { name: text, count, atOnce: above }),
+    },
+    links: closed({}, { sameDevice: link, sameHost: link, otherHost: link }),
+  }, {
+    source: text,
+    measured: closed({
+      communicator: text,
+      latency: matrix,
+      bandwidth: matrix,
+    }),
+  }),
+};
+
+let validator: ValidateFunction | undefined;
+
+/** Read a machine file. Throws a DataError that names the place of a mistake. */
+export function parseMachine(json: string, file = "machine"): Machine {
+  const cannot = `Cannot read the machine file '${file}'`;
+  let document: unknown;
+  try {
+    document = JSON.parse(json);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new DataError(
+      `${cannot}: it is not JSON (${reason}). Write it as spec/machine.md says`,
+    );
+  }
+  const version = (document as { version?: unknown } | null)?.version;
+  if (typeof version === "number" && version !== 1) {
+    throw new DataError(
+      `${cannot}: it has version ${version}, and this program reads version 1. Measure the machine again`,
+    );
+  }
+  validator ??= new Ajv({
+    meta: false,
+    validateSchema: false,
+    code: { optimize: false },
+  }).compile(machineSchema);
+  if (!validator(document)) {
+    const { instancePath, keyword, params, message } = validator.errors![0]!;
+    const state = keyword === "additionalProperties"
+      ? `has an unknown field '${params["additionalProperty"]}'`
+      : keyword === "required"
+      ? `has no field '${params["missingProperty"]}'`
+      : keyword === "enum"
+      ? `must be one of ${(params["allowedValues"] as string[]).join(", ")}`
+      : message ?? keyword;
+    throw new DataError(
+      `${cannot}: '${instancePath || "/"}' ${state}. See spec/machine.md`,
+    );
+  }
+  const machine = document as Machine;
+  checkPlaces(machine, cannot);
+  return machine;
+}
+
+function checkPlaces(machine: Machine, cannot: string): void {
+  for (const { devices } of machine.hosts) {
+    for (const { kind } of devices) {
+      if (Object.hasOwn(machine.devices, kind)) continue;
+      throw new DataError(
+        `${cannot}: a host has a device of kind '${kind}', and 'devices' has only ${
+          Object.keys(machine.devices).map((k) => `'${k}'`).join(", ") ||
+          "nothing"
+        }. Describe it there`,
+      );
+    }
+  }
+  const ranks = machineRanks(machine);
+  if (ranks > MAX_RANKS) {
+    throw new DataError(
+      `${cannot}: it has places for ${ranks} ranks, and a plan has at most ${MAX_RANKS}. Describe a part of it`,
+    );
+  }
+  const { measured } = machine;
+  for (const name of ["latency", "bandwidth"] as const) {
+    const rows = measured?.[name];
+    if (
+      !rows ||
+      rows.length === ranks && rows.every((row) => row.length === ranks)
+    ) continue;
+    throw new DataError(
+      `${cannot}: '/measured/${name}' is not ${ranks} by ${ranks}, as many as there are places for ranks. Measure the machine again`,
+    );
+  }
+}
+
+/** How many ranks a machine has places for. */
+export function machineRanks(machine: Machine): number {
+  return machine.hosts.reduce(
+    (n, { count = 1, devices }) =>
+      n + count * devices.reduce(
+          (m, { count = 1, ranks = 1 }) => m + count * ranks,
+          0,
+        ),
+    0,
+  );
+}
+
+/** Where each rank lives: hosts in order, their devices in order, the ranks of a device one after the other. */
+export function placeRanks(machine: Machine): RankPlacement[] {
+  const places: RankPlacement[] = [];
+  let device = 0;
+  let host = 0;
+  for (const { name = "host", count = 1, devices } of machine.hosts) {
+    for (let h = 0; h < count; h++, host++) {
+      const hostName = count > 1 ? `${name}${h}` : name;
+      for (const { kind, count: many = 1, ranks = 1 } of devices) {
+        for (let d = 0; d < many; d++, device++) {
+          for (let r = 0; r < ranks; r++) {
+            places.push({ kind, device, host, hostName });
+          }
+        }
+      }
+    }
+  }
+  return places;
+}
+
+/** Which link two ranks use. */
+export function linkClass(
+  a: RankPlacement,
+  b: RankPlacement,
+): (typeof LINK_CLASSES)[number] {
+  if (a.host !== b.host) return "otherHost";
+  return a.device === b.device ? "sameDevice" : "sameHost";
+}
+
+/** The JSON text of a machine, one device, host and link a line. */
+export function stringifyMachine(machine: Machine): string {
+  const fields = Object.entries(machine).map(([key, value]) => {
+    const spread = typeof value === "object" && value !== null
+      ? Object.entries(value).map(([name, item]) =>
+        `    ${Array.isArray(value) ? "" : `${JSON.stringify(name)}: `}${
+          JSON.stringify(item)
+        }`
+      )
+      : undefined;
+    const [open, close] = Array.isArray(value) ? "[]" : "{}";
+    return `  ${JSON.stringify(key)}: ${
+      !spread
+        ? JSON.stringify(value)
+        : spread.length === 0
+        ? `${open}${close}`
+        : `${open}\n${spread.join(",\n")}\n  ${close}`
+    }`;
+  });
+  return `{\n${fields.join(",\n")}\n}\n`;
+}
