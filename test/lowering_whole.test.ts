@@ -9,17 +9,20 @@ import {
   combine,
   type CompileOptions,
   dispatch,
+  div,
   dot,
   map,
   max,
   mean,
   model,
   mul,
+  rename,
   route,
   softmax,
   split,
   sub,
   sum,
+  type Tensor,
   topK,
   upTo,
 } from "../compiler/mod.ts";
@@ -107,6 +110,41 @@ whole("sums, means, maxima and contractions over tokens", {
       outer: dot(x, h, "token"),
       norm: dot(sum(h, "ffn"), sum(x, "embed"), "token"),
       centred: sub(x, average),
+    };
+  }),
+}, OVER_RANKS);
+
+whole("numbers without axes", {
+  calls: [{ x: waves(28) }, { x: waves(4) }, { x: [] }],
+  model: model({ token: upTo(9), embed: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const total: Tensor<"", "f32"> = sum(sum(x, "token"), "embed");
+    const loss = mean(mean(map((a) => a * a, x), "embed"), "token");
+    const scale = m.input("scale", "");
+    return {
+      scale,
+      total,
+      loss,
+      both: add(total, mul(loss, m.param("alpha", ""))),
+      ratio: div(total, add(loss, 1)),
+      scaled: mul(x, scale),
+      whole: cast(total, "i32"),
+      square: dot(x, x, "token embed"),
+    };
+  }),
+}, OVER_RANKS);
+
+whole("tokens against tokens", {
+  calls: [{ x: waves(28) }, { x: waves(4) }, { x: [] }],
+  model: model({ token: upTo(9), embed: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const key = rename(x, "token", "key");
+    const scores = dot(x, key, "embed");
+    return {
+      key,
+      scores,
+      total: sum(scores, "key"),
+      mixed: dot(scores, key, "key"),
     };
   }),
 }, OVER_RANKS);

@@ -52,10 +52,8 @@ export function placeAxes(
     const request = requests.get(name);
     if (expertAxes.has(name)) {
       axes[name] = expertAxis(name, size, mesh, request);
-    } else if (!request) {
+    } else if (!request || positionsOver(mesh, request.over) === 1) {
       axes[name] = dynamic ? { size, dynamic: true } : { size };
-    } else if (!dynamic && positionsOver(mesh, request.over) === 1) {
-      axes[name] = { size };
     } else {
       axes[name] = {
         size,
