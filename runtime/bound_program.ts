@@ -1,6 +1,7 @@
 /** A program made ready: every step with its devices, buffers and sizes, so that a run looks nothing up by name. */
 
 import { invariant } from "../spec/errors.ts";
+import { startedBy } from "../spec/handles.ts";
 import { groupOf } from "../spec/mesh.ts";
 import type {
   AllToAllStep,
@@ -55,7 +56,8 @@ export class InFlight {
 
 /** One step on all its ranks; a promise only where the host must wait. */
 export interface BoundStep {
-  readonly step: Step;
+  /** The collective that is over with it: itself, or the one that it waits for. */
+  readonly collective: CollectiveStep | undefined;
   readonly carryOut: (counts: RunCounts) => void | Promise<void>;
 }
 
@@ -80,6 +82,7 @@ export function bindProgram(
 ): BoundProgram {
   const { around = (_: Step, part: BoundPart) => part } = context;
   const inFlight = new InFlight();
+  const started = startedBy(program.steps);
   const steps = program.steps.map((step) => {
     const parts = bindStep(step, context, inFlight).map((part) => {
       const done = around(step, part).carryOut;
@@ -92,12 +95,21 @@ export function bindProgram(
     });
     const only = parts.length === 1 ? parts[0]! : undefined;
     return {
-      step,
+      collective: collectiveOver(step, started),
       carryOut: only ??
         ((counts: RunCounts) => inOrder(parts, counts)),
     };
   });
   return { steps, inFlight };
+}
+
+function collectiveOver(
+  step: Step,
+  started: ReadonlyMap<string, AllToAllStep>,
+): CollectiveStep | undefined {
+  if (step.op === "allGather") return step;
+  if (step.op === "wait") return started.get(step.handle);
+  return step.op === "allToAll" && step.handle === undefined ? step : undefined;
 }
 
 /** Whether a part of a step is only started. Among ranks that share a device it is launches, which run in their order anyway. */

@@ -202,10 +202,10 @@ class LoadedSession implements Session {
         }
       }
       this.#tracer?.begin(name);
-      for (const { step, carryOut } of bound.steps) {
+      for (const { collective, carryOut } of bound.steps) {
         const wait = carryOut(counts);
         if (wait) await wait;
-        await this.#traffic?.predict(step, counts);
+        if (collective) await this.#traffic?.predict(collective, counts);
       }
       this.#tracer?.end();
       return await this.#read(program, axes, { ...options, outputs: wanted });

@@ -5,8 +5,8 @@ import {
   predictSentBytes,
   rowsBetween,
 } from "../spec/bytes.ts";
-import { onRank, type Plan, type Step } from "../spec/plan.ts";
-import type { SentBytes } from "./communicator.ts";
+import { onRank, type Plan } from "../spec/plan.ts";
+import type { CollectiveStep, SentBytes } from "./communicator.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
@@ -56,9 +56,8 @@ export class TrafficAccount {
     this.#predicted = Array.from({ length: plan.ranks }, nothing);
   }
 
-  /** Add what the plan's formulas say of a step, from the routing's counts read back and the run's lengths. */
-  async predict(step: Step, lengths: RunCounts): Promise<void> {
-    if (step.op !== "allGather" && step.op !== "allToAll") return;
+  /** Add what the plan's formulas say of a collective, from the routing's counts read back and the run's lengths. */
+  async predict(step: CollectiveStep, lengths: RunCounts): Promise<void> {
     const key = step.op === "allGather"
       ? step.rows ? "gather" : "counts"
       : step.part?.verb ?? "dispatch";
