@@ -4,6 +4,7 @@ import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port, Program } from "../spec/plan.ts";
 import type { PackedTokens } from "./packing.ts";
+import { CHOICES } from "./replay.ts";
 
 /** Bounds and ports of a decoder's plan. */
 export interface DecoderShape {
@@ -12,15 +13,25 @@ export interface DecoderShape {
   readonly maxTokens: number;
   readonly maxSequences: number;
   readonly maxContext: number;
-  /** Elements of an output for each token. */
+  /** Experts of a layer; 0 where there are none. */
+  readonly experts: number;
+  /** Inputs that are choices of experts, where the plan does not choose itself. */
+  readonly choices: readonly (readonly [name: string, port: Port])[];
+  /** Elements of an input or output for each token. */
   width(port: Port): number;
 }
 
-/** The shape of a plan that takes `ids`, `sequence` and `position` and gives `logits`; undefined for any other. */
+/**
+ * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps choices of experts, and gives `logits`;
+ * undefined for any other.
+ */
 export function decoderShape(plan: Plan): DecoderShape | undefined {
   const program = plan.programs[0];
   const logits = program?.outputs["logits"];
-  const inputs = Object.keys(program?.inputs ?? {}).sort().join(" ");
+  const inputs = Object.entries(program?.inputs ?? {});
+  const choices = inputs.filter(([name]) => CHOICES.test(name));
+  const others = inputs.map(([name]) => name)
+    .filter((name) => !CHOICES.test(name)).sort().join(" ");
   const size = (axis: string | undefined): number | undefined =>
     axis === undefined ? undefined : plan.axes[axis]?.size;
   const [token, vocab] = logits?.axes ?? [];
@@ -29,14 +40,14 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   const maxSequences = size("sequence");
   const maxContext = size("context");
   if (
-    program === undefined || inputs !== "ids position sequence" ||
+    program === undefined || others !== "ids position sequence" ||
     vocabulary === undefined || maxTokens === undefined ||
     maxSequences === undefined || maxContext === undefined
   ) return undefined;
   const width = (port: Port): number => size(port.axes[1]) ?? 1;
   return {
     ...{ program, vocabulary, maxTokens, maxSequences, maxContext },
-    width,
+    ...{ experts: size("expert") ?? 0, choices, width },
   };
 }
 
@@ -47,6 +58,8 @@ export class Decoder implements DecoderShape {
   readonly maxTokens: number;
   readonly maxSequences: number;
   readonly maxContext: number;
+  readonly experts: number;
+  readonly choices: DecoderShape["choices"];
   readonly width: (port: Port) => number;
   readonly #session: Session;
 
@@ -57,6 +70,8 @@ export class Decoder implements DecoderShape {
     this.maxTokens = shape.maxTokens;
     this.maxSequences = shape.maxSequences;
     this.maxContext = shape.maxContext;
+    this.experts = shape.experts;
+    this.choices = shape.choices;
     this.width = shape.width;
   }
 
@@ -86,11 +101,15 @@ export class Decoder implements DecoderShape {
     return (outputs["logits"]?.data ?? new Float32Array(0)) as Float32Array;
   }
 
-  /** Every output of a step; none where another process has rank 0. */
+  /** Every output of a step, with choices of experts where the plan takes them; none where another process has rank 0. */
   async outputs(
     tokens: PackedTokens,
+    choices: { readonly [name: string]: HostTensor } = {},
   ): Promise<{ readonly [name: string]: HostTensor }> {
-    return await this.#session.run(this.program.name, inputsOf(tokens));
+    return await this.#session.run(this.program.name, {
+      ...inputsOf(tokens),
+      ...choices,
+    });
   }
 }
 

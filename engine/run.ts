@@ -12,6 +12,7 @@ import {
   slicePacked,
   unpackRows,
 } from "./packing.ts";
+import { checkTrace, traceRows } from "./replay.ts";
 
 /** Tensors by name. */
 export type Tensors = { readonly [name: string]: HostTensor };
@@ -75,14 +76,22 @@ export function readBatch(inputs: Tensors): PaddedBatch {
   return { rows, columns, packed };
 }
 
+/** How a loaded target is run. */
+export interface RunOptions {
+  /** Choices of experts to make again: `layer{N}.topk_idx`, as a run of the same model on the same batch wrote them. */
+  readonly replay?: Tensors;
+}
+
 /** Run a loaded target on its inputs. */
 export async function runOpened(
   { plan, session }: Opened,
   inputs: Tensors,
+  options: RunOptions = {},
 ): Promise<Tensors> {
   const shape = decoderShape(plan);
   if (shape !== undefined && "input_ids" in inputs) {
-    return await runBatch(new Decoder(session, shape), readBatch(inputs));
+    const decoder = new Decoder(session, shape);
+    return await runBatch(decoder, readBatch(inputs), options);
   }
   const outputs = await session.run(plan.programs[0]!.name, inputs);
   return takeChecks(outputs);
@@ -92,8 +101,15 @@ export async function runOpened(
 export async function runBatch(
   decoder: Decoder,
   batch: PaddedBatch,
+  { replay }: RunOptions = {},
 ): Promise<Tensors> {
   const { rows, columns, packed } = batch;
+  if (replay) checkTrace(replay, decoder, batch);
+  else if (decoder.choices.length > 0) {
+    throw new DataError(
+      "Cannot run the plan: it replays choices of experts, and none are given. Give them with --replay",
+    );
+  }
   checkTokens(packed.ids, decoder.vocabulary, (i) => {
     const cell = packed.cell[i]!;
     return `row ${Math.floor(cell / columns)}, column ${cell % columns}`;
@@ -114,7 +130,8 @@ export async function runBatch(
       from,
       Math.min(packed.ids.length, from + step),
     );
-    const outputs = takeChecks(await decoder.outputs(tokens));
+    const choices = replay ? traceRows(replay, decoder, tokens) : {};
+    const outputs = takeChecks(await decoder.outputs(tokens, choices));
     for (const [name, padded] of Object.entries(results)) {
       // Where ranks are processes, only that of rank 0 has outputs.
       if (!outputs[name]) continue;

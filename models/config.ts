@@ -15,6 +15,17 @@ export interface Bounds {
   readonly maxContext: number;
 }
 
+/** How a decoder is built. */
+export interface DecoderOptions extends Bounds {
+  /** Experts are not chosen but given: an input `layer{N}.topk_idx` for each router, named as what it chose. */
+  readonly replay?: boolean;
+  /** With the loss of next tokens, given as the input `labels`, -100 where there is none. */
+  readonly training?: {
+    /** Weight of the loss that balances experts; 0: none. */
+    readonly auxiliary: number;
+  };
+}
+
 /** An integer field of at least `least`. */
 export function integerField(
   config: Config,

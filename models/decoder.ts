@@ -13,7 +13,8 @@ import {
   type UpTo,
   upTo,
 } from "../compiler/mod.ts";
-import type { Bounds } from "./config.ts";
+import type { DecoderOptions } from "./config.ts";
+import { decoderLosses, type Routed } from "./losses.ts";
 
 /** Sizes and constants of any decoder. */
 export interface Decoder {
@@ -69,6 +70,7 @@ export type DecoderAxis =
   | "embed"
   | "head"
   | "expert"
+  | "choice"
   | FamilyAxis;
 
 /** Where tensors of a decoder are declared. */
@@ -88,6 +90,15 @@ export interface Layer {
   readonly position: Tensor<"token", "i32">;
   /** Return a tensor with the model's results: the next value of a state, or what a router did. */
   readonly keep: (name: string, tensor: Tensor) => void;
+  /** The experts of each token, where they are given instead of chosen. */
+  readonly choices: (() => Tensor<"token choice", "i32">) | undefined;
+  /** What the routers of all layers so far did. */
+  readonly routed: Routed[];
+}
+
+/** The name of what a layer's router chose, and of what it is given instead. */
+export function choicesName(layer: number): string {
+  return `layer${layer}.topk_idx`;
 }
 
 /** What differs between families. Both blocks take normed rows; the residual is added here. */
@@ -108,16 +119,17 @@ export interface Family {
 export function decoderModel(
   decoder: Decoder,
   family: Family,
-  bounds: Bounds,
+  options: DecoderOptions,
 ): Model {
   const sizes = {
-    token: upTo(bounds.maxTokens),
-    sequence: bounds.maxSequences,
-    context: bounds.maxContext,
+    token: upTo(options.maxTokens),
+    sequence: options.maxSequences,
+    context: options.maxContext,
     vocab: decoder.vocabulary,
     embed: decoder.embed,
     head: decoder.heads,
     expert: decoder.experts,
+    choice: decoder.expertsPerToken,
     ...family.axes,
   } as { readonly [axis in DecoderAxis]: number | UpTo };
   const by = family.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
@@ -128,10 +140,16 @@ export function decoderModel(
     const table = m.param("model.embed_tokens.weight", "vocab embed");
     const kept: { [name: string]: Tensor } = {};
     const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
+    const routed: Routed[] = [];
     let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
     for (let index = 0; index < decoder.layers; index++) {
       const name = `model.layers.${index}`;
-      const layer = { index, name, sequence, position, keep };
+      const choices = options.replay
+        ? () => m.input(choicesName(index), "token choice", { dtype: "i32" })
+        : undefined;
+      const layer = {
+        ...{ index, name, sequence, position, keep, choices, routed },
+      };
       const rows = norm(m, x, `${name}.input_layernorm.weight`);
       x = add(x, times(family.attend(m, rows, layer), by.residual));
       const mixed = norm(m, x, `${name}.post_attention_layernorm.weight`);
@@ -140,8 +158,17 @@ export function decoderModel(
     const output = decoder.tied
       ? table
       : m.param("lm_head.weight", "vocab embed");
-    const logits = dot(norm(m, x, "model.norm.weight"), output, "embed");
-    return { logits: times(logits, by.logits), ...kept };
+    const logits = times(
+      dot(norm(m, x, "model.norm.weight"), output, "embed"),
+      by.logits,
+    );
+    const losses = options.training
+      ? decoderLosses(m, logits, routed, {
+        ...options.training,
+        experts: decoder.experts,
+      })
+      : {};
+    return { logits, ...losses, ...kept };
   });
 
   function norm(m: DecoderScope, x: Rows, name: string): Rows {

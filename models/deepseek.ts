@@ -7,8 +7,8 @@ import {
   decoderFields,
 } from "./common_config.ts";
 import {
-  type Bounds,
   type Config,
+  type DecoderOptions,
   integerField,
   positiveField,
 } from "./config.ts";
@@ -89,7 +89,7 @@ export function deepseekFields(
 /** The model of a configuration. `router`: options of the router whose tensors have names that start with `gate`. */
 export function deepseekModel(
   config: DeepseekConfig,
-  bounds: Bounds,
+  options: DecoderOptions,
   router: (m: DecoderScope, gate: string) => RouterOptions,
 ): Model {
   const { ffn, denseFfn, sharedFfn, expertGroups } = config;
@@ -112,5 +112,5 @@ export function deepseekModel(
         mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
       );
     },
-  }, bounds);
+  }, options);
 }

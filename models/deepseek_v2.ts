@@ -2,8 +2,8 @@
 
 import type { Model } from "../compiler/mod.ts";
 import {
-  type Bounds,
   type Config,
+  type DecoderOptions,
   fieldError,
   requireField,
 } from "./config.ts";
@@ -40,8 +40,11 @@ export function deepseekV2Config(config: Config): DeepseekConfig {
 }
 
 /** The model of a configuration. */
-export function deepseekV2(config: DeepseekConfig, bounds: Bounds): Model {
-  return deepseekModel(config, bounds, () => ({
+export function deepseekV2(
+  config: DeepseekConfig,
+  options: DecoderOptions,
+): Model {
+  return deepseekModel(config, options, () => ({
     topK: config.expertsPerToken,
     preset: "deepseekV2",
   }));

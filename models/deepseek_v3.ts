@@ -3,8 +3,8 @@
 import type { Model } from "../compiler/mod.ts";
 import {
   booleanField,
-  type Bounds,
   type Config,
+  type DecoderOptions,
   requireField,
 } from "./config.ts";
 import {
@@ -38,8 +38,11 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
 }
 
 /** The model of a configuration. */
-export function deepseekV3(config: DeepseekV3Config, bounds: Bounds): Model {
-  return deepseekModel(config, bounds, (m, gate) => ({
+export function deepseekV3(
+  config: DeepseekV3Config,
+  options: DecoderOptions,
+): Model {
+  return deepseekModel(config, options, (m, gate) => ({
     topK: config.expertsPerToken,
     preset: "deepseekV3",
     bias: m.param(`${gate}.e_score_correction_bias`, "expert"),

@@ -11,7 +11,12 @@ import {
   type RoutingPreset,
   type Tensor,
 } from "../compiler/mod.ts";
-import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import {
+  choicesName,
+  type DecoderScope,
+  type Layer,
+  type Rows,
+} from "./decoder.ts";
 
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
@@ -57,15 +62,19 @@ export function routerLogits(
   return dot(rows, m.param(name, "expert embed"), "embed");
 }
 
-/** Route the tokens of a layer. The model returns the logits and the choices. */
+/** Route the tokens of a layer, or replay what is given. The model returns the logits and the choices. */
 export function routeLayer(
   logits: Tensor<"token expert", "f32">,
   layer: Layer,
   options: RouterOptions,
 ): TokenRouting {
-  const routing: TokenRouting = route(logits, { over: "expert", ...options });
+  const routing: TokenRouting = route(logits, {
+    ...{ over: "expert", ...options },
+    ...layer.choices ? { choices: layer.choices() } : {},
+  });
   layer.keep(`layer${layer.index}.router_logits`, logits);
-  layer.keep(`layer${layer.index}.topk_idx`, routing.index);
+  layer.keep(choicesName(layer.index), routing.index);
+  layer.routed.push({ logits, routing });
   return routing;
 }
 

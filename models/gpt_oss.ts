@@ -15,8 +15,8 @@ import {
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
-  type Bounds,
   type Config,
+  type DecoderOptions,
   fieldError,
   integerField,
   objectField,
@@ -77,7 +77,7 @@ function readWindows(config: Config): GptOssConfig["windowOf"] {
 }
 
 /** The model of a configuration. */
-export function gptOss(config: GptOssConfig, bounds: Bounds): Model {
+export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
   const { ffn, limit } = config;
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn, gateUp: 2 * ffn },
@@ -118,7 +118,7 @@ export function gptOss(config: GptOssConfig, bounds: Bounds): Model {
       );
       return combine(done, routing);
     },
-  }, bounds);
+  }, options);
 }
 
 /** (up + 1) · gate · sigmoid(1.702 gate), gates clamped above only. */

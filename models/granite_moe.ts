@@ -4,8 +4,8 @@ import { combine, dispatch, dot, type Model, slice } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
-  type Bounds,
   type Config,
+  type DecoderOptions,
   positiveField,
   requireField,
 } from "./config.ts";
@@ -43,7 +43,10 @@ export function graniteMoeConfig(config: Config): GraniteMoeConfig {
 }
 
 /** The model of a configuration. */
-export function graniteMoe(config: GraniteMoeConfig, bounds: Bounds): Model {
+export function graniteMoe(
+  config: GraniteMoeConfig,
+  options: DecoderOptions,
+): Model {
   const { ffn, multipliers } = config;
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn, gateUp: 2 * ffn },
@@ -75,5 +78,5 @@ export function graniteMoe(config: GraniteMoeConfig, bounds: Bounds): Model {
       );
       return combine(dot(hidden, outward, "ffn"), routing);
     },
-  }, bounds);
+  }, options);
 }

@@ -27,8 +27,8 @@ import {
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   booleanField,
-  type Bounds,
   type Config,
+  type DecoderOptions,
   integerField,
   integersField,
   positiveField,
@@ -91,7 +91,7 @@ export function llama4Config(config: Config): Llama4Config {
 }
 
 /** The model of a configuration. */
-export function llama4(config: Llama4Config, bounds: Bounds): Model {
+export function llama4(config: Llama4Config, options: DecoderOptions): Model {
   const { ffn, denseFfn, rotary, chunk } = config;
   return decoderModel(config, {
     axes: {
@@ -131,7 +131,7 @@ export function llama4(config: Llama4Config, bounds: Bounds): Model {
         mlp(m, rows, `${block}.shared_expert`, "sharedFfn"),
       );
     },
-  }, bounds);
+  }, options);
 }
 
 /** x / sqrt(mean(x²) + epsilon) of each head, without a gain. */

@@ -3,7 +3,11 @@
 import type { Model } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
-import { type Bounds, type Config, optionalIntegerField } from "./config.ts";
+import {
+  type Config,
+  type DecoderOptions,
+  optionalIntegerField,
+} from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import { experts, routeLayer, routerLogits } from "./feed_forward.ts";
 
@@ -26,7 +30,7 @@ export function mixtralConfig(config: Config): MixtralConfig {
 }
 
 /** The model of a configuration. */
-export function mixtral(config: MixtralConfig, bounds: Bounds): Model {
+export function mixtral(config: MixtralConfig, options: DecoderOptions): Model {
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn: config.ffn },
     attend(m, rows, layer) {
@@ -47,5 +51,5 @@ export function mixtral(config: MixtralConfig, bounds: Bounds): Model {
         down: `${block}.experts.{expert}.w2.weight`,
       });
     },
-  }, bounds);
+  }, options);
 }

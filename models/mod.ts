@@ -1,7 +1,7 @@
 /** The published families, by the architecture that their config.json names. */
 
 import { DataError, type Model } from "../compiler/mod.ts";
-import type { Bounds, Config } from "./config.ts";
+import type { Config, DecoderOptions } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
 import { deepseekV3, deepseekV3Config } from "./deepseek_v3.ts";
@@ -13,7 +13,7 @@ import { olmoe, olmoeConfig } from "./olmoe.ts";
 import { qwen2Moe, qwen2MoeConfig } from "./qwen2_moe.ts";
 import { qwen3Moe, qwen3MoeConfig } from "./qwen3_moe.ts";
 
-export type { Bounds, Config } from "./config.ts";
+export type { Bounds, Config, DecoderOptions } from "./config.ts";
 export type { Decoder } from "./decoder.ts";
 export type { DeepseekConfig } from "./deepseek.ts";
 export { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
@@ -34,16 +34,16 @@ export { olmoe, type OlmoeConfig, olmoeConfig } from "./olmoe.ts";
 export { qwen2Moe, type Qwen2MoeConfig, qwen2MoeConfig } from "./qwen2_moe.ts";
 export { qwen3Moe, type Qwen3MoeConfig, qwen3MoeConfig } from "./qwen3_moe.ts";
 
-/** A checkpoint's model, waiting for its bounds. */
+/** A checkpoint's model, waiting for how it is to be built. */
 export interface PublishedModel {
   readonly architecture: string;
   readonly decoder: Decoder;
-  readonly build: (bounds: Bounds) => Model;
+  readonly build: (options: DecoderOptions) => Model;
 }
 
 interface FamilyEntry<C extends Decoder> {
   readonly read: (config: Config) => C;
-  readonly build: (config: C, bounds: Bounds) => Model;
+  readonly build: (config: C, options: DecoderOptions) => Model;
 }
 
 function family<C extends Decoder>(
@@ -51,7 +51,7 @@ function family<C extends Decoder>(
 ): (config: Config) => Omit<PublishedModel, "architecture"> {
   return (config) => {
     const decoder = entry.read(config);
-    return { decoder, build: (bounds) => entry.build(decoder, bounds) };
+    return { decoder, build: (options) => entry.build(decoder, options) };
   };
 }
 

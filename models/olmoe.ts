@@ -17,8 +17,8 @@ import {
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   booleanField,
-  type Bounds,
   type Config,
+  type DecoderOptions,
   optionalField,
   requireField,
 } from "./config.ts";
@@ -54,7 +54,7 @@ export function olmoeConfig(config: Config): OlmoeConfig {
 }
 
 /** The model of a configuration. */
-export function olmoe(config: OlmoeConfig, bounds: Bounds): Model {
+export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
   const { clip, epsilon } = config;
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn: config.ffn },
@@ -80,7 +80,7 @@ export function olmoe(config: OlmoeConfig, bounds: Bounds): Model {
       });
       return experts(m, rows, routing, expertNames(block));
     },
-  }, bounds);
+  }, options);
 }
 
 function clamp<A extends string>(

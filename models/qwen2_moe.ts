@@ -4,8 +4,8 @@ import { add, dot, map, type Model, mul, sum } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import {
   booleanField,
-  type Bounds,
   type Config,
+  type DecoderOptions,
   integerField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
@@ -43,7 +43,10 @@ export function qwen2MoeConfig(config: Config): Qwen2MoeConfig {
 }
 
 /** The model of a configuration. */
-export function qwen2Moe(config: Qwen2MoeConfig, bounds: Bounds): Model {
+export function qwen2Moe(
+  config: Qwen2MoeConfig,
+  options: DecoderOptions,
+): Model {
   const { bias, ffn, denseFfn, sharedFfn } = config;
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn, denseFfn, sharedFfn, sharedGate: 1 },
@@ -75,5 +78,5 @@ export function qwen2Moe(config: Qwen2MoeConfig, bounds: Bounds): Model {
         mul(mlp(m, rows, `${block}.shared_expert`, "sharedFfn"), open),
       );
     },
-  }, bounds);
+  }, options);
 }

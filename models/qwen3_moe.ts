@@ -2,7 +2,7 @@
 
 import { type Model, rmsNorm } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
-import { type Bounds, type Config, requireField } from "./config.ts";
+import { type Config, type DecoderOptions, requireField } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import {
   expertNames,
@@ -27,7 +27,10 @@ export function qwen3MoeConfig(config: Config): Qwen3MoeConfig {
 }
 
 /** The model of a configuration. */
-export function qwen3Moe(config: Qwen3MoeConfig, bounds: Bounds): Model {
+export function qwen3Moe(
+  config: Qwen3MoeConfig,
+  options: DecoderOptions,
+): Model {
   const { epsilon, ffn, denseFfn } = config;
   return decoderModel(config, {
     axes: { ...groupedAxes(config), ffn, denseFfn },
@@ -56,5 +59,5 @@ export function qwen3Moe(config: Qwen3MoeConfig, bounds: Bounds): Model {
       });
       return experts(m, rows, routing, expertNames(block));
     },
-  }, bounds);
+  }, options);
 }
