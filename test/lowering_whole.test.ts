@@ -194,6 +194,42 @@ const routed: Case = {
 };
 whole("capacity of all tokens", routed, EXPERTS);
 
+/** Each preset that looks at a routing group, with what it may be given besides. */
+const PRESETS = [
+  ["switch.top1", 1],
+  ["gshard.top2", 2],
+  ["deepspeed.top1", 1],
+  ["deepspeed.top2", 2],
+  ["deepspeed.topk", 3],
+  ["tutel.topk", 2],
+  ["tutel.prioritised", 2],
+  ["megatron.preSoftmax", 2],
+  ["expertChoice", 5],
+  ["forced", 2],
+] as const;
+whole("every preset, all tokens in one group", {
+  calls: [{ x: waves(31 * 6) }, { x: waves(6, 4) }, { x: [] }],
+  model: model({ token: upTo(31), embed: 6, expert: 5 }, (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const mask = m.input("mask", "token", { dtype: "i32" });
+    const random = m.input("random", "token expert");
+    return Object.fromEntries(PRESETS.flatMap(([preset, topK], i) => {
+      const routing = route(logits, {
+        ...{ over: "expert", topK, preset, mask, choice: `choice${topK}` },
+        ...preset === "deepspeed.top1" ? { random } : {},
+        ...preset === "megatron.preSoftmax" ? { capacity: { factor: 1 } } : {},
+      });
+      return [
+        [preset, combine(dispatch(x, routing), routing)],
+        [`${preset}.index`, routing.index],
+        [`${preset}.weight`, routing.weight],
+        ...i % 2 ? [[`${preset}.load`, mean(routing.kept, "token")]] : [],
+      ];
+    }));
+  }),
+}, EXPERTS.filter((_, i) => i !== 1));
+
 whole("tokens dealt by sequence", {
   model: model(
     {

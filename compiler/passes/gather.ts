@@ -140,7 +140,7 @@ class Gathering {
     route: NodeOf<"route">,
     names: ReadonlyMap<string, string>,
   ): Node {
-    const { rule, expert, slot, choice } = route.params;
+    const { rule, expert, slot, choice, operands } = route.params;
     const tokens = route.params.tokens.map((axis) => names.get(axis) ?? axis);
     const axes = [...tokens, choice];
     const part = (field: "index" | "weight" | "slot") =>
@@ -154,7 +154,7 @@ class Gathering {
         }, route),
         names,
       );
-    const slotted = rule.capacity !== undefined;
+    const slotted = rule.capacity !== undefined || operands.includes("mask");
     return this.#make({
       primitive: "choices",
       inputs: [
