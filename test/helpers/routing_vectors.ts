@@ -1,0 +1,246 @@
+/** Recorded routers of other systems, as programs of ours: many routers in one model, run on a device or by the reference. */
+
+import {
+  balancingLoss,
+  compile,
+  type CompileOptions,
+  type Model,
+  route,
+  type RouteOptions,
+  type Routing,
+  type RoutingPreset,
+  type Scope,
+  sum,
+  type Tensor,
+} from "../../compiler/mod.ts";
+import { evaluate } from "../../compiler/graph/evaluate.ts";
+import { trace } from "../../compiler/graph/trace.ts";
+import {
+  type GroupCounts,
+  routingRule,
+  slotsOf,
+} from "../../compiler/graph/routing.ts";
+import { openSafetensors } from "../../runtime/mod.ts";
+import { readTensors } from "./read_tensors.ts";
+import { fileSource, openSession, type Target } from "./sessions.ts";
+
+/** Options of a router over these axes. */
+export type RouterOptions = Partial<
+  RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
+>;
+
+/** A recorded router: what it is given and what it gave. */
+export interface RecordedRouter {
+  /** Unique in its model. */
+  readonly name: string;
+  readonly topK: number;
+  readonly options: RouterOptions;
+  /** What its operands are given, by the operand's name. */
+  readonly operands: {
+    readonly [operand in "noise" | "random" | "bias" | "mask"]?:
+      readonly number[];
+  };
+  /** The weight of each expert, [token, expert], where it was recorded. */
+  readonly combine?: readonly number[];
+  /** Token, expert and slot of each choice that was kept. */
+  readonly slots?: readonly (readonly number[])[];
+  readonly capacity?: number;
+  readonly loss?: number;
+  /** How often each expert was chosen. */
+  readonly counts?: readonly number[];
+}
+
+/** The axes that a model of recorded routers needs besides its own. */
+export function choiceAxes(
+  routers: readonly RecordedRouter[],
+): { readonly [axis: string]: number } {
+  return Object.fromEntries(
+    routers.map(({ topK }) => [`choice${topK}`, topK]),
+  );
+}
+
+const OPERAND_AXES = {
+  noise: "token expert",
+  random: "token expert",
+  bias: "expert",
+  mask: "token",
+} as const;
+
+/** A recorded router in a model that has the axes `token` and `expert`; with its parts and its loss as outputs. */
+export function declareRouter(
+  m: Scope<"token" | "expert">,
+  logits: Tensor<"token expert", "f32">,
+  router: RecordedRouter,
+): {
+  routing: Routing<"token", "expert">;
+  outputs: { [name: string]: Tensor };
+} {
+  const { name, topK, options, operands } = router;
+  const given = Object.keys(operands).map((operand) => {
+    const axes = OPERAND_AXES[operand as keyof typeof OPERAND_AXES];
+    return [
+      operand,
+      m.input(`${name} ${operand}`, axes as "token", {
+        dtype: operand === "mask" ? "i32" : "f32",
+      }),
+    ];
+  });
+  const routing = route(logits, {
+    ...{ over: "expert", topK, choice: `choice${topK}` },
+    ...options as RouterOptions & { readonly choice?: "choice" },
+    ...Object.fromEntries(given) as RouterOptions,
+  });
+  const { index, weight } = routing;
+  const { capacity } = routingRule({ ...options, topK });
+  const outputs = {
+    [`${name} index`]: index,
+    [`${name} weight`]: weight,
+    ...capacity && "slot" in routing
+      ? { [`${name} slot`]: routing.slot as Tensor }
+      : {},
+    ...router.counts
+      ? { [`${name} counts`]: sum(routing.chosen, "token") }
+      : {},
+    ...router.loss === undefined ? {} : {
+      [`${name} loss`]: balancingLoss(logits, routing, { over: "expert" }),
+    },
+  };
+  return { routing: routing as Routing<"token", "expert">, outputs };
+}
+
+/** What recorded routers are given, by the inputs that `declareRouter` makes. */
+export function operandsOf(
+  routers: readonly RecordedRouter[],
+): { [name: string]: readonly number[] } {
+  return Object.fromEntries(
+    routers.flatMap(({ name, operands }) =>
+      Object.entries(operands).map(([operand, data]) => [
+        `${name} ${operand}`,
+        data,
+      ])
+    ),
+  );
+}
+
+/** Outputs of a run by name. */
+export type Outputs = { readonly [name: string]: ArrayLike<number> };
+
+/** How a model is run. */
+export interface RunOptions {
+  readonly mesh?: NonNullable<CompileOptions["mesh"]>;
+  /** Default: the reference evaluator. */
+  readonly target?: Target;
+  /** The file of its parameters under test/references. */
+  readonly weights?: string;
+}
+
+/** Run a model once. */
+export async function runModel(
+  model: Model,
+  inputs: { readonly [name: string]: readonly number[] },
+  { target, weights, mesh = {} }: RunOptions = {},
+): Promise<Outputs> {
+  const graph = trace(model);
+  if (target === undefined) {
+    const params = weights === undefined ? {} : readTensors(weights);
+    const { outputs } = evaluate(graph, { inputs, params });
+    return Object.fromEntries(
+      Object.entries(outputs).map(([name, { data }]) => [name, data]),
+    );
+  }
+  const plan = await compile(model, { mesh });
+  const session = await openSession(plan, {
+    target,
+    ...weights === undefined ? {} : {
+      tensors: await openSafetensors([
+        fileSource(`test/references/${weights}`),
+      ]),
+    },
+  });
+  const given = Object.fromEntries(
+    graph.nodes.flatMap((node) => {
+      if (node.primitive !== "input") return [];
+      const { name } = node.params;
+      const shape = node.axes.map((axis) => graph.axes[axis]!.size);
+      const data = inputs[name]!;
+      return [[
+        name,
+        node.dtype === "i32"
+          ? { dtype: "i32" as const, shape, data: Int32Array.from(data) }
+          : { dtype: "f32" as const, shape, data: Float32Array.from(data) },
+      ]];
+    }),
+  );
+  try {
+    const outputs = await session.run("main", given);
+    return Object.fromEntries(
+      Object.entries(outputs).map(([name, { data }]) => [name, data]),
+    );
+  } finally {
+    session.close();
+  }
+}
+
+/** The largest difference, relative where numbers are larger than 1; Infinity where one is missing. */
+export function error(
+  found: ArrayLike<number>,
+  wanted: ArrayLike<number>,
+): number {
+  if (found.length !== wanted.length) return Infinity;
+  const errors = Array.from(
+    wanted,
+    (x, i) => Math.abs(found[i]! - x) / Math.max(1, Math.abs(x)),
+  );
+  return errors.every(Number.isFinite) ? Math.max(0, ...errors) : Infinity;
+}
+
+/** How close weights and losses must be. */
+export const TOLERANCE = 2e-6;
+
+/** What of a recorded router a run does not reproduce, in words. */
+export function differencesOf(
+  router: RecordedRouter,
+  outputs: Outputs,
+  size: Omit<GroupCounts, "topK">,
+): string[] {
+  const { name, topK, options } = router;
+  const of = (part: string) => Array.from(outputs[`${name} ${part}`] ?? []);
+  const [index, weight, slot] = [of("index"), of("weight"), of("slot")];
+  const wrong: string[] = [];
+  const hold = (what: string, holds: boolean) => {
+    if (!holds) wrong.push(`${name}: ${what}`);
+  };
+  if (router.combine) {
+    const combine = router.combine.map(() => 0);
+    index.forEach((e, i) => {
+      combine[Math.floor(i / topK) * size.experts + e]! += weight[i]!;
+    });
+    const off = error(combine, router.combine);
+    hold(`weights are off by ${off}`, off <= TOLERANCE);
+  }
+  const kept = slot.flatMap((place, i) =>
+    place < 0 ? [] : [[Math.floor(i / topK), index[i]!, place].join()]
+  );
+  if (router.slots) {
+    const wanted = router.slots.map((choice) => choice.join());
+    hold(
+      "slots are others",
+      kept.sort().join(" ") === wanted.sort().join(" "),
+    );
+  }
+  const { capacity } = routingRule({ ...options, topK });
+  if (router.capacity !== undefined) {
+    const largest = 1 + Math.max(...slot);
+    const room = slotsOf(capacity!, { ...size, topK }, largest);
+    hold(`capacity is ${room}`, room === router.capacity);
+    hold(`${largest} slots are given`, largest <= room);
+  }
+  if (router.counts) {
+    hold("counts are others", error(of("counts"), router.counts) === 0);
+  }
+  if (router.loss !== undefined) {
+    const off = error(of("loss"), [router.loss]);
+    hold(`the loss is off by ${off}`, off <= TOLERANCE);
+  }
+  return wrong;
+}
