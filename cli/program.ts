@@ -6,6 +6,7 @@ import { devicesCommand } from "./commands/devices.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { launchCommand } from "./commands/launch.ts";
 import { planCommand } from "./commands/plan.ts";
+import { routersCommand } from "./commands/routers.ts";
 import { runCommand } from "./commands/run.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
@@ -95,6 +96,30 @@ function addInspectCommands(
     .action(async (model, flags) =>
       finish(await planCommand(io, model, { ...flags, meshes }))
     );
+  const presets: string[] = [];
+  program.command("routers")
+    .description("what router presets make of the same logits, side by side")
+    .requiredOption(
+      "--logits <file>",
+      "JSON, a list of rows; or a safetensors file",
+    )
+    .option("--tensor <name>", "tensor of that file (logits)")
+    .option("--top-k <k>", "experts per token (2)", integer("--top-k", 1))
+    .option(
+      "--capacity-factor <f>",
+      "room of an expert, in even shares; default: each preset's own",
+      positive("--capacity-factor", 1e6),
+    )
+    .addOption(
+      new Option("--drop <which>", "which choices are dropped")
+        .argParser(oneOf("--drop", ["position", "score"])),
+    )
+    .option("--preset <name>", "only this one; repeatable", (name) => {
+      presets.push(name);
+      return presets;
+    })
+    .option("--json", "machine-readable output")
+    .action(async (flags) => finish(await routersCommand(io, flags)));
   program.command("verify")
     .description("say whether a saved plan is legal")
     .argument("<plan>", "plan document")
@@ -117,6 +142,10 @@ function addRunCommands(
     .requiredOption("--inputs <file>", "safetensors file with the inputs")
     .option("--weights <file>", "safetensors file or folder with the weights")
     .requiredOption("--outputs <file>", "safetensors file to write")
+    .option(
+      "--replay <file>",
+      "choices of experts, as the outputs of a run have them, to be made again",
+    )
     .option("--trace <file>", "write a Chrome/Perfetto trace")
     .option("--check", "observe that every token comes home")
     .option("--json", "machine-readable output")

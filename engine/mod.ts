@@ -53,7 +53,21 @@ export {
   timeText,
 } from "./predict/mod.ts";
 export { packPrompts } from "./packing.ts";
-export { needOf, readBatch, runOpened, type Tensors } from "./run.ts";
+export {
+  needOf,
+  readBatch,
+  runOpened,
+  type RunOptions,
+  type Tensors,
+} from "./run.ts";
+export {
+  compareRouters,
+  type CompareRoutersOptions,
+  readLogits,
+  type RouterComparison,
+  type RouterLogits,
+  type RouterRow,
+} from "./routers.ts";
 export {
   greedy,
   randomNumbers,

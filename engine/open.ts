@@ -50,6 +50,8 @@ export interface PlanOptions {
   readonly chunks?: number;
   /** Let token ids travel along and compare them on return. */
   readonly check?: boolean;
+  /** Of a checkpoint: routers do not choose, but are given what was recorded. */
+  readonly replay?: boolean;
 }
 
 /** How a target is loaded. */
@@ -199,11 +201,10 @@ function modelOf(
   if (target.kind === "model") return target.model;
   const { decoder, build } = target.checkpoint.published;
   const given = options.bounds ?? {};
-  return build(
-    options.need
-      ? chooseBounds(options.need, given, decoder.maxPositions)
-      : defaultBounds(given, decoder.maxPositions),
-  );
+  const bounds = options.need
+    ? chooseBounds(options.need, given, decoder.maxPositions)
+    : defaultBounds(given, decoder.maxPositions);
+  return build({ ...bounds, replay: options.replay ?? false });
 }
 
 function folderOf(target: Target): string | undefined {

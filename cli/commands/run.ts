@@ -23,6 +23,7 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
   readonly inputs: string;
   readonly outputs: string;
   readonly weights?: string;
+  readonly replay?: string;
   readonly trace?: string;
   readonly check?: boolean;
   readonly json?: boolean;
@@ -49,6 +50,14 @@ export async function runCommand(
   const need = target.kind === "checkpoint"
     ? { need: needOf(readBatch(inputs)) }
     : {};
+  if (flags.replay !== undefined && target.kind === "model") {
+    throw new UsageError(
+      "Cannot use --replay with a model file: its inputs are its own. Give 'choices' to 'route' in the file",
+    );
+  }
+  const trace = flags.replay === undefined
+    ? {}
+    : { replay: await readTensors(flags.replay, io.files) };
   const bar = createProgressBar(io);
   const tracer = flags.trace === undefined ? undefined : new Tracer(io.now);
   const opened = await openTarget(target, io.files, {
@@ -57,13 +66,14 @@ export async function runCommand(
     ...flags.weights === undefined ? {} : { weights: flags.weights },
     ...tracer ? { tracer } : {},
     check: flags.check ?? false,
+    replay: flags.replay !== undefined,
     timestamps: tracer !== undefined,
     statistics: true,
     onProgress: bar.update,
   }).finally(bar.stop);
   try {
     const loaded = io.now();
-    const outputs = await runOpened(opened, inputs);
+    const outputs = await runOpened(opened, inputs, trace);
     const ran = io.now();
     const ranks = await opened.statistics();
     if (opened.rank > 0) {

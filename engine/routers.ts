@@ -1,0 +1,323 @@
+/** What router presets make of the same logits: whom they keep, with what weights, at what loss. */
+
+import {
+  ROUTING_PRESETS,
+  type RoutingPreset,
+  routingRule,
+  type RuleChoices,
+} from "../compiler/graph/routing.ts";
+import { evaluate } from "../compiler/graph/evaluate.ts";
+import { marks, routeTokens } from "../compiler/graph/evaluate_routing.ts";
+import { balancingLoss, model, route, trace, zLoss } from "../compiler/mod.ts";
+import { DataError } from "../spec/errors.ts";
+import type { FileSystem } from "./files.ts";
+import { readTensors } from "./tensors.ts";
+
+/** Logits of a router, row-major [token, expert]. */
+export interface RouterLogits {
+  readonly tokens: number;
+  readonly experts: number;
+  readonly data: Float32Array;
+}
+
+/** What is compared. */
+export interface CompareRoutersOptions {
+  /** Experts per token, where a preset knows no other number. Default 2, or 1 of one. */
+  readonly topK?: number;
+  /** Room of an expert, as a multiple of an even share of the choices, of presets that can drop. */
+  readonly capacityFactor?: number;
+  /** Which choices presets that can drop drop; default: each its own. */
+  readonly drop?: "position" | "score";
+  /** Default: all. */
+  readonly presets?: readonly string[];
+}
+
+/** What one preset makes of the logits. */
+export interface RouterRow {
+  readonly preset: RoutingPreset;
+  readonly topK: number;
+  /** Slots of each expert; null: no limit. */
+  readonly capacity: number | null;
+  readonly keptChoices: number;
+  readonly droppedChoices: number;
+  /** Tokens of which nothing is kept. */
+  readonly droppedTokens: number;
+  /** Least and largest sum of the weights of a token of which something is kept. */
+  readonly weightSum: readonly [least: number, largest: number];
+  /** Kept choices of each expert. */
+  readonly load: readonly number[];
+  /** By the preset's formula; balanced at 1 where it has none of its own. */
+  readonly balancingLoss: number;
+}
+
+/** Presets side by side. */
+export interface RouterComparison {
+  readonly tokens: number;
+  readonly experts: number;
+  /** The mean square of the logarithm of the sum of exponentials, which no preset changes. */
+  readonly zLoss: number;
+  readonly rows: readonly RouterRow[];
+  /** Presets that give every token the same weights at the same experts, to the last bits; groups of at least two. */
+  readonly equalWeights: readonly (readonly RoutingPreset[])[];
+  /** Presets that cannot say from logits alone, and why. */
+  readonly leftOut: readonly {
+    readonly preset: RoutingPreset;
+    readonly why: string;
+  }[];
+}
+
+/** Weights that differ by less are equal: presets divide in other orders. */
+const EQUAL = 1e-6;
+
+/** Presets whose choices are not made of logits. */
+const LEFT_OUT: { readonly [preset in RoutingPreset]?: string } = {
+  hash: "its choices are given",
+};
+
+/**
+ * Route the same logits by each preset.
+ *
+ * Throws DataError for a preset that there is not, and where `topK` is no number of experts.
+ */
+export function compareRouters(
+  logits: RouterLogits,
+  options: CompareRoutersOptions = {},
+): RouterComparison {
+  const { tokens, experts } = logits;
+  const { topK = Math.min(2, experts) } = options;
+  if (topK > experts) {
+    throw new DataError(
+      `Cannot route to ${topK} experts: the logits are of ${experts}. Lower --top-k`,
+    );
+  }
+  const names = presetsOf(options.presets);
+  const routed = names.filter((name) => LEFT_OUT[name] === undefined)
+    .map((name) => routeBy(name, logits, { ...options, topK }));
+  return {
+    ...{ tokens, experts, zLoss: zLossOf(logits) },
+    rows: routed.map(({ row }) => row),
+    equalWeights: equalWeights(routed),
+    leftOut: names.flatMap((preset) => {
+      const why = LEFT_OUT[preset];
+      return why === undefined ? [] : [{ preset, why }];
+    }),
+  };
+}
+
+function presetsOf(given: readonly string[] | undefined): RoutingPreset[] {
+  const known = Object.keys(ROUTING_PRESETS) as RoutingPreset[];
+  if (given === undefined || given.length === 0) return known;
+  return given.map((name) => {
+    const preset = known.find((one) => one === name);
+    if (preset !== undefined) return preset;
+    throw new DataError(
+      `Cannot route by preset '${name}': there is none. Presets are ${
+        known.map((one) => `'${one}'`).join(", ")
+      }`,
+    );
+  });
+}
+
+/** A preset's row, and its weights, [token, expert]. */
+interface RoutedBy {
+  readonly row: RouterRow;
+  readonly weights: Float64Array;
+}
+
+function routeBy(
+  preset: RoutingPreset,
+  logits: RouterLogits,
+  options: CompareRoutersOptions & { readonly topK: number },
+): RoutedBy {
+  const { tokens, experts, data } = logits;
+  const choices = choicesOf(preset, experts, options);
+  const rule = routingRule({ preset, ...choices });
+  const routed = routeTokens(rule, {
+    ...{ axes: ["token", "expert"], shape: [tokens, experts] },
+    ...{ dtype: "f32", data },
+  });
+  const k = rule.topK;
+  const weights = new Float64Array(tokens * experts);
+  routed.index.forEach((expert, i) => {
+    weights[Math.floor(i / k) * experts + expert]! += routed.weight[i]!;
+  });
+  const kept = marks(routed, "kept");
+  const load = new Array<number>(experts).fill(0);
+  const ofToken = new Array<number>(tokens).fill(0);
+  kept.forEach((n, i) => {
+    load[i % experts]! += n;
+    ofToken[Math.floor(i / experts)]! += n;
+  });
+  const sums = ofToken.flatMap((n, t) =>
+    n === 0 ? [] : [sum(weights.subarray(t * experts, (t + 1) * experts))]
+  );
+  const keptChoices = load.reduce((a, b) => a + b, 0);
+  return {
+    weights,
+    row: {
+      ...{ preset, topK: k, capacity: routed.capacity[0] ?? null },
+      ...{ keptChoices, droppedChoices: tokens * k - keptChoices },
+      droppedTokens: ofToken.filter((n) => n === 0).length,
+      weightSum: [
+        sums.reduce((a, b) => Math.min(a, b), Infinity),
+        sums.reduce((a, b) => Math.max(a, b), 0),
+      ],
+      load,
+      balancingLoss: lossOf(logits, preset, choices),
+    },
+  };
+}
+
+/** The balancing loss of a routing, as the language defines it. */
+function lossOf(
+  { tokens, experts, data }: RouterLogits,
+  preset: RoutingPreset,
+  choices: RuleChoices,
+): number {
+  const router = model({ token: tokens, expert: experts }, (m) => {
+    const logits = m.input("logits", "token expert");
+    const routing = route(logits, { over: "expert", preset, ...choices });
+    return { loss: balancingLoss(logits, routing, { over: "expert" }) };
+  });
+  const { outputs } = evaluate(trace(router), { inputs: { logits: data } });
+  return outputs["loss"]!.data[0]!;
+}
+
+function zLossOf({ tokens, experts, data }: RouterLogits): number {
+  const router = model({ token: tokens, expert: experts }, (m) => ({
+    loss: zLoss(m.input("logits", "token expert"), { over: "expert" }),
+  }));
+  const { outputs } = evaluate(trace(router), { inputs: { logits: data } });
+  return outputs["loss"]!.data[0]!;
+}
+
+/** What is said on top of a preset. */
+function choicesOf(
+  preset: RoutingPreset,
+  experts: number,
+  { topK, capacityFactor: factor, drop }: CompareRoutersOptions & {
+    readonly topK: number;
+  },
+): RuleChoices {
+  const known = ROUTING_PRESETS[preset] as {
+    readonly chooses?: number;
+    readonly capacity?: {
+      readonly slots: string | number;
+      readonly per?: string;
+      readonly drop: string;
+    };
+  };
+  // Where experts choose, every token offers itself to all of them.
+  const all = preset === "expertChoice";
+  const k = all ? experts : known.chooses ?? topK;
+  if (known.capacity === undefined) return { topK: k };
+  if (all) return { topK: k, capacity: { factor: topK * (factor ?? 1) } };
+  const { per, slots, drop: own } = known.capacity;
+  const set = {
+    // Shares of tokens are shares of choices, but for their number; a fixed number becomes a share.
+    ...factor === undefined ? {} : {
+      factor: per === "token" ? factor * k : factor,
+      ...typeof slots === "number" ? { slots: "floor" as const } : {},
+    },
+    // Random numbers are not there.
+    ...drop !== undefined
+      ? { drop }
+      : own === "random"
+      ? { drop: "position" as const }
+      : {},
+  };
+  return Object.keys(set).length === 0
+    ? { topK: k }
+    : { topK: k, capacity: set };
+}
+
+function equalWeights(routed: readonly RoutedBy[]): RoutingPreset[][] {
+  const groups: RoutedBy[][] = [];
+  for (const one of routed) {
+    const alike = groups.find(([first]) =>
+      first!.weights.every((w, i) => Math.abs(w - one.weights[i]!) <= EQUAL)
+    );
+    if (alike) alike.push(one);
+    else groups.push([one]);
+  }
+  return groups.filter((group) => group.length > 1)
+    .map((group) => group.map(({ row }) => row.preset));
+}
+
+function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}
+
+/** Read the logits of a file: JSON, a list of rows; or a tensor of a safetensors file, whose last axis is the experts. */
+export async function readLogits(
+  path: string,
+  files: FileSystem,
+  { tensor = "logits" }: { readonly tensor?: string } = {},
+): Promise<RouterLogits> {
+  const rows = path.endsWith(".json")
+    ? rowsOfJson(path, await files.readText(path))
+    : await rowsOfTensor(path, files, tensor);
+  const wrong = rows.data.findIndex((x) => !Number.isFinite(x));
+  if (wrong < 0) return rows;
+  throw new DataError(
+    `Cannot use the logits of '${path}': the one of token ${
+      Math.floor(wrong / rows.experts)
+    } and expert ${wrong % rows.experts} is ${
+      rows.data[wrong]
+    }. Give finite numbers`,
+  );
+}
+
+async function rowsOfTensor(
+  path: string,
+  files: FileSystem,
+  name: string,
+): Promise<RouterLogits> {
+  const tensors = await readTensors(path, files);
+  const found = tensors[name];
+  if (found === undefined) {
+    throw new DataError(
+      `Cannot read logits of '${path}': it has no tensor '${name}'. Name one of its tensors with --tensor (${
+        Object.keys(tensors).map((one) => `'${one}'`).join(", ")
+      })`,
+    );
+  }
+  const { shape, dtype, data } = found;
+  const experts = shape.at(-1) ?? 0;
+  if (shape.length < 2 || experts === 0 || !(data instanceof Float32Array)) {
+    throw new DataError(
+      `Cannot read logits of '${path}': tensor '${name}' is ${dtype.toUpperCase()} [${
+        shape.join(", ")
+      }]. Give floating-point numbers [tokens, experts]`,
+    );
+  }
+  return { tokens: data.length / experts, experts, data };
+}
+
+function rowsOfJson(path: string, text: string): RouterLogits {
+  let rows: unknown;
+  try {
+    rows = JSON.parse(text);
+  } catch {
+    throw new DataError(`Cannot read '${path}': it is no JSON. Copy it again`);
+  }
+  const isRow = (row: unknown): row is number[] =>
+    Array.isArray(row) && row.length > 0 &&
+    row.every((x) => typeof x === "number");
+  const list: readonly unknown[] = Array.isArray(rows) ? rows : [];
+  const [first] = list;
+  if (
+    !isRow(first) ||
+    !list.every((row) => isRow(row) && row.length === first.length)
+  ) {
+    throw new DataError(
+      `Cannot read logits of '${path}': it is no list of rows of equally many numbers. Give [[…], […]], a row of experts for each token`,
+    );
+  }
+  return {
+    ...{ tokens: list.length, experts: first.length },
+    data: Float32Array.from((list as number[][]).flat()),
+  };
+}
