@@ -23,6 +23,7 @@ import { repositoryFile } from "../helpers/sessions.ts";
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const DEMO = checkpointFolder("demo-lm");
 const LAYER = repositoryFile("examples/layer.ts");
+const WHOLE = repositoryFile("test/fixtures/mpi/whole.ts");
 
 /** Made-up numbers from -scale to scale. */
 function floats(shape: number[], scale: number): RawTensor {
@@ -71,7 +72,20 @@ await writeRaw(file("ids"), {
   ),
 });
 
+await writeRaw(file("whole.in"), {
+  x: floats([11, 8], 1),
+  router: floats([4, 8], 1),
+  group: integers([11], [0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 2]),
+});
+
 const CASES: readonly Case[] = [
+  {
+    name: "what looks at all tokens on three ranks",
+    argv: [
+      ...["run", WHOLE, "--inputs", file("whole.in"), "--mesh", "ep=3"],
+    ],
+    ranks: 3,
+  },
   {
     name: "the layer on four ranks",
     argv: [
@@ -155,7 +169,7 @@ for (const launcher of LAUNCHERS) {
         Array.from({ length: ranks }, (_, rank) => rank),
       );
       const [predicted, actual] = figures(report);
-      t.equal(actual.length, 5 * ranks);
+      t.equal(actual.length, 6 * ranks);
       t.strictSame(actual, predicted, "memory and bytes as predicted");
     });
   }
