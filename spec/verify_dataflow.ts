@@ -60,13 +60,14 @@ export function checkReads(facts: Facts, report: Report): void {
   }
 }
 
-/** Steps write only states, outputs and scratch. */
+/** Steps write only states, outputs and scratch; a copy may write a weight, which is then trained. */
 export function checkWrites(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     for (const at of steps) {
       for (const name of new Set(at.writes)) {
         const { kind } = facts.buffers.get(name)!;
-        if (!WRITABLE.includes(kind)) {
+        const trained = kind === "weight" && at.step.op === "copy";
+        if (!WRITABLE.includes(kind) && !trained) {
           report(`write buffer '${name}'`, `it is of kind '${kind}'`, at);
         }
       }

@@ -139,7 +139,7 @@ for (const name of ["mixtral-8e", "olmoe-16e"]) {
     }, scalars);
     const names = paramNames(graph);
     const first = readTensors(`${name}/model.safetensors`);
-    let states: Tensors = Object.fromEntries(
+    let next: Tensors = Object.fromEntries(
       names.map((param) => [param, stacked(first, param)]),
     );
     const recorded = readTensors(`${name}/train_batch.safetensors`);
@@ -152,11 +152,13 @@ for (const name of ["mixtral-8e", "olmoe-16e"]) {
           [STEP_INPUTS.rate]: [hyper.lr],
           [STEP_INPUTS.step]: [n + 1],
         },
-        states,
+        // Parameters and what is remembered of them, by name.
+        params: next,
+        states: next,
       };
       const result = evaluate(step, given);
       lossesHold(t, result.outputs, losses.slice(3 * n, 3 * n + 3));
-      states = Object.fromEntries(
+      next = Object.fromEntries(
         Object.entries(result.states).map(([key, { data }]) => [key, data]),
       );
     }
@@ -165,7 +167,7 @@ for (const name of ["mixtral-8e", "olmoe-16e"]) {
     for (const param of names) {
       const want = stacked(last, param);
       want.forEach((x, i) => {
-        const off = Math.abs(states[param]![i]! - x);
+        const off = Math.abs(next[param]![i]! - x);
         count++;
         if (off > 1e-4) far++;
         worst = Math.max(worst, off);

@@ -4,6 +4,7 @@ import * as k from "../../spec/kernel/build.ts";
 import { ModelError } from "../../spec/errors.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import type { Node } from "./graph.ts";
+import type { NodeBuilder } from "./node_builder.ts";
 
 /** Each token's entry is where it wrote it. */
 export function cacheWriteDerivative(
@@ -24,15 +25,21 @@ export function cacheWriteDerivative(
         axes: [sequences, context],
         to: entry,
       });
-      const length = k.i32(b.context.axes[context]!.size);
-      const place = b.map(
-        (s, p) => k.add(k.mul(s!, length), p!),
-        sequence,
-        position,
-      );
+      const place = placeOf(b, context, sequence, position);
       return b.make("embedding", [entries, place], { over: entry });
     },
   ];
+}
+
+/** The entry of each token in a cache whose sequences and positions are one axis. */
+function placeOf(
+  b: NodeBuilder,
+  context: string,
+  sequence: Node,
+  position: Node,
+): Node {
+  const length = k.i32(b.context.axes[context]!.size);
+  return b.map((s, p) => k.add(k.mul(s!, length), p!), sequence, position);
 }
 
 /** Backwards through the softmax, whose sums are computed again from queries and keys. */
@@ -56,10 +63,15 @@ export function attentionDerivative(
   const product = b.make("reduce", [
     b.map((y, d) => k.mul(y!, d!), node, dy),
   ], { kind: "sum", over: params.valueDim });
+  const place = placeOf(b, params.context, sequence, position);
+  const statistics = b.make("concat", [sum, product], {
+    axes: [params.head, params.head],
+    to: `${params.head}_statistics`,
+  });
   const of = (what: "query" | "keys" | "values") => () =>
     b.make(
       "attentionGrad",
-      [q, keys, values, sequence, position, dy, sum, product],
+      [q, keys, values, place, dy, statistics],
       { ...params, of: what },
     );
   const ofSinks = () =>

@@ -41,10 +41,17 @@ interface Seen {
   readonly score: number;
 }
 
+/** Where a token stands. */
+interface Place {
+  readonly sequence: number;
+  readonly position: number;
+}
+
 /** Visit every query of every head, with the keys that it sees. */
 function eachQuery(
   params: AttentionParams,
-  [q, keys, sequence, position]: readonly [Value, Value, Value, Value],
+  [q, keys]: readonly [Value, Value],
+  placeOf: (token: number) => Place,
   each: (seen: readonly Seen[], query: number) => void,
 ): void {
   const [tokens, heads, dim] = q.shape as [number, number, number];
@@ -54,10 +61,10 @@ function eachQuery(
   for (let query = 0; query < tokens * heads; query++) {
     const t = Math.floor(query / heads);
     const kv = Math.floor((query % heads) / (heads / kvHeads));
-    const p = position.data[t]!;
+    const { sequence, position } = placeOf(t);
     const seen: Seen[] = [];
-    for (let c = firstPosition(params, p); c <= p; c++) {
-      const row = (sequence.data[t]! * contexts + c) * kvHeads + kv;
+    for (let c = firstPosition(params, position); c <= position; c++) {
+      const row = (sequence * contexts + c) * kvHeads + kv;
       const [from, key] = [query * dim, row];
       let sum = 0;
       for (let d = 0; d < dim; d++) {
@@ -78,7 +85,8 @@ export function sumScores(
   const result = zeros(node.axes, [tokens, heads], node.dtype);
   eachQuery(
     node.params,
-    [q!, keys!, sequence!, position!],
+    [q!, keys!],
+    (t) => ({ sequence: sequence!.data[t]!, position: position!.data[t]! }),
     (seen, query) => {
       const scores = seen.map(({ score }) => score);
       const sink = sinks ? [sinks.data[query % heads]!] : [];
@@ -91,17 +99,25 @@ export function sumScores(
 /** The cotangent of queries, keys or values. */
 export function attendBack(
   node: Shown<"attentionGrad">,
-  [q, keys, values, sequence, position, dy, logSum, product]: readonly Value[],
+  [q, keys, values, place, dy, statistics]: readonly Value[],
 ): Value {
   const { of, scale, shared } = node.params;
   const like = { query: q!, keys: keys!, values: values! }[of];
   const sums = new Float64Array(like.data.length);
-  const dim = q!.shape[2]!;
+  const [, heads, dim] = q!.shape as [number, number, number];
+  const contexts = keys!.shape[1]!;
   const valueDim = dy!.shape[2]!;
   const valueStride = values!.shape.at(-1)!;
-  eachQuery(node.params, [q!, keys!, sequence!, position!], (seen, query) => {
+  const placeOf = (t: number): Place => ({
+    sequence: Math.floor(place!.data[t]! / contexts),
+    position: place!.data[t]! % contexts,
+  });
+  eachQuery(node.params, [q!, keys!], placeOf, (seen, query) => {
+    const own = Math.floor(query / heads) * 2 * heads + query % heads;
+    const logSum = statistics!.data[own]!;
+    const product = statistics!.data[own + heads]!;
     for (const { from, key, score } of seen) {
-      const weight = Math.exp(score - logSum!.data[query]!);
+      const weight = Math.exp(score - logSum);
       if (of === "values" || of === "keys" && shared) {
         for (let d = 0; d < valueDim; d++) {
           sums[key * valueStride + d]! += weight *
@@ -114,7 +130,7 @@ export function attendBack(
         change += dy!.data[query * valueDim + d]! *
           values!.data[key * valueStride + d]!;
       }
-      const slope = weight * (change - product!.data[query]!) * scale;
+      const slope = weight * (change - product) * scale;
       for (let d = 0; d < dim; d++) {
         if (of === "query") {
           sums[from + d]! += slope * keys!.data[key * dim + d]!;

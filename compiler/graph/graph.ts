@@ -213,9 +213,9 @@ export interface PrimitiveParams {
   /** q, keys, sequence, position, then sinks if `sinks`: the logarithm of the sum of exponentials of each query's scores, [token, head] */
   attentionSum: AttentionParams;
   /**
-   * q, keys, values, sequence, position, the cotangent of the result, [token, head, valueDim], `attentionSum`, and the
-   * product of cotangent and result summed over valueDim, [token, head]: the cotangent of one of the first three. That of
-   * shared keys is one with that of their values.
+   * q, keys, values, place (sequence * context + position), the cotangent of the result [token, head, valueDim], and
+   * [token, heads twice]: `attentionSum`, then the product of cotangent and result summed over valueDim. Gives the
+   * cotangent of one of the first three; that of shared keys is one with that of their values.
    */
   attentionGrad: AttentionParams & {
     readonly of: "query" | "keys" | "values";
@@ -287,6 +287,6 @@ export interface Graph {
   readonly nodes: readonly Node[];
   /** Named outputs. An output that updates a state is in `states` instead. */
   readonly outputs: { readonly [name: string]: Node };
-  /** State name -> the node that is its next value. */
+  /** State name -> the node that is its next value; in training, names of parameters too. */
   readonly states: { readonly [name: string]: Node };
 }

@@ -3,7 +3,7 @@
 import * as k from "../../spec/kernel/build.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { gradients, type Scalars } from "./gradients.ts";
-import type { Graph, Node, NodeOf } from "./graph.ts";
+import type { Graph, Node } from "./graph.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";
 import { type Optimizer, REMEMBERED, update } from "./optimizers.ts";
 import { deriveSizes } from "./sizes.ts";
@@ -25,7 +25,7 @@ export const STEP_INPUTS = { rate: "learning_rate", step: "step" } as const;
 export const GRADIENT_NORM = "gradient_norm";
 
 /**
- * The graph of a training step. Parameters become states of the same names; what the optimizer remembers of one is a state
+ * The graph of a training step. Parameters have next values, as states do; what the optimizer remembers of one is a state
  * named by `REMEMBERED` and it: `adamw.mean.NAME`. Outputs are those of the graph and the norm of the gradients.
  */
 export function trainStep(
@@ -33,7 +33,7 @@ export function trainStep(
   { loss, optimizer, clipNorm }: TrainStepOptions,
   scalars: Scalars = new Map(),
 ): Graph {
-  const { nodes: forward, outputs, states } = withStates(graph);
+  const { nodes: forward, outputs, states } = graph;
   const of = outputs[loss];
   if (of === undefined) {
     throw new ModelError(
@@ -41,14 +41,7 @@ export function trainStep(
       undefined,
     );
   }
-  const names = new Set(
-    graph.nodes.flatMap((node) =>
-      node.primitive === "param" ? [node.params.name] : []
-    ),
-  );
-  const parameters = forward.filter((node): node is NodeOf<"state"> =>
-    node.primitive === "state" && names.has(node.params.name)
-  );
+  const parameters = forward.filter((node) => node.primitive === "param");
   const found = gradients(
     { axes: graph.axes, nodes: forward },
     of,
@@ -82,29 +75,6 @@ export function trainStep(
   return {
     axes: deriveSizes(graph.axes, nodes),
     ...{ nodes, outputs: all, states: next },
-  };
-}
-
-/** The graph with states for parameters. */
-function withStates(graph: Graph): Graph {
-  const changed = new Map<Node, Node>();
-  const nodes = graph.nodes.map((node) => {
-    const inputs = node.inputs.map((input) => changed.get(input)!);
-    const made = (node.primitive === "param"
-      ? { ...node, primitive: "state", params: { name: node.params.name } }
-      : { ...node, inputs }) as Node;
-    changed.set(node, made);
-    return made;
-  });
-  const read = (named: { readonly [name: string]: Node }) =>
-    Object.fromEntries(
-      Object.entries(named).map(([name, node]) => [name, changed.get(node)!]),
-    );
-  return {
-    axes: graph.axes,
-    nodes,
-    outputs: read(graph.outputs),
-    states: read(graph.states),
   };
 }
 

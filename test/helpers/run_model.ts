@@ -1,11 +1,8 @@
 /** Small models with made-up weights: what the reference evaluator says, and what a compiled plan computes on a device. */
 
 import t, { type Test } from "tap";
-import {
-  compile,
-  type CompileOptions,
-  type Model,
-} from "../../compiler/mod.ts";
+import type { CompileOptions, Model } from "../../compiler/mod.ts";
+import { compileGraph } from "../../compiler/compile.ts";
 import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
 import type { Graph, Node } from "../../compiler/graph/graph.ts";
 import { trace } from "../../compiler/graph/trace.ts";
@@ -30,7 +27,7 @@ export { waves } from "./waves.ts";
 
 /** A model to run, and on what. */
 export interface Case {
-  readonly model: Model;
+  readonly model: Model | Graph;
   /** Lengths of run-time axes; default their bounds. */
   readonly lengths?: { readonly [axis: string]: number };
   /** Inputs of each call in order; those missing are made up. States go from call to call. */
@@ -73,6 +70,11 @@ async function openGpuDevice(): Promise<Device> {
 export async function closeDevices(): Promise<void> {
   for (const device of opened.values()) (await device).destroy();
   opened.clear();
+}
+
+/** The graph of a case. */
+function graphOf({ model }: Case): Graph {
+  return "nodes" in model ? model : trace(model);
 }
 
 /** Numbers between -1 and 1 that depend on a name. */
@@ -261,11 +263,16 @@ function hostTensor(
 export async function reference(of: Case): Promise<
   readonly { readonly [output: string]: Value }[]
 > {
-  const graph = trace(of.model);
+  const graph = graphOf(of);
   const { params } = await checkpointOf(graph, of);
   let states: Tensors = {};
   return callsOf(graph, of).map((call) => {
-    const result = evaluate(graph, { ...call, params, states });
+    // In training, parameters have next values too.
+    const result = evaluate(graph, {
+      ...call,
+      params: { ...params, ...states },
+      states,
+    });
     states = Object.fromEntries(
       Object.entries(result.states).map(([name, { data }]) => [name, data]),
     );
@@ -278,8 +285,11 @@ export async function compileCase(
   of: Case,
   options: CompileOptions = {},
 ): Promise<Plan> {
-  const { dtypes } = await checkpointOf(trace(of.model), of);
-  const plan = await compile(of.model, { ...options, weights: dtypes });
+  const { dtypes } = await checkpointOf(graphOf(of), of);
+  const plan = await compileGraph(graphOf(of), {
+    ...options,
+    weights: dtypes,
+  });
   const errors = verifyPlan(plan);
   if (errors.length > 0) {
     throw new Error(
@@ -308,12 +318,12 @@ export async function runCase(
 
 /** The checkpoint of a case. */
 export async function tensorsOf(of: Case): Promise<TensorDirectory> {
-  return (await checkpointOf(trace(of.model), of)).tensors;
+  return (await checkpointOf(graphOf(of), of)).tensors;
 }
 
 /** What a session of a case's plan computes in every call. */
 export async function runCalls(of: Case, session: Session): Promise<Results> {
-  const graph = trace(of.model);
+  const graph = graphOf(of);
   const results: { readonly [output: string]: HostTensor }[] = [];
   for (const { inputs, lengths } of callsOf(graph, of)) {
     const length = lengthsOf(graph, { ...of, lengths });

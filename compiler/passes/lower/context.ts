@@ -38,6 +38,7 @@ export function startLowering(input: LoweringInput): Lowering {
     routings: new Map(),
     pipelines: new Map(),
     results: new Map(),
+    rowStarts: new Map(),
     ropeTables: new Map(),
     blockAxes: new Map(),
   };

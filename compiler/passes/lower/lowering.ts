@@ -116,6 +116,8 @@ export interface Lowering {
   readonly pipelines: Map<Node, Pipeline>;
   /** `chunk 1 of 2`, where the nodes of one are lowered. */
   readonly chunk?: string;
+  /** Where the rows of each expert start, by route node; made where gradients need it. */
+  readonly rowStarts: Map<Node, string>;
   /** What route and topK nodes leave. */
   readonly results: Map<Node, RouteResults>;
   /** Dispatched values that travel back: stored where their rows were received. */

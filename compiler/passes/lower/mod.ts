@@ -3,7 +3,7 @@
  * every output; buffers have sizes but no memory yet. Kernels come from `kernels/`, fused with their neighbours here.
  */
 
-import { invariant, ModelError } from "../../../spec/errors.ts";
+import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
@@ -12,6 +12,14 @@ import { CHECK_AXIS } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
 import { keepForChunks } from "./chunks.ts";
 import { lowerAttention } from "./attention.ts";
+import {
+  lowerAccumulate,
+  lowerAttentionGrad,
+  lowerAttentionSum,
+  lowerCollect,
+  lowerLogSumExp,
+  lowerScatter,
+} from "./backward.ts";
 import {
   addBuffer,
   bufferAxes,
@@ -31,6 +39,7 @@ import { lowerCombine, lowerDispatch } from "./moe.ts";
 import { addParam } from "./params.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
+import { startUpdates } from "./updates.ts";
 import { lowerView } from "./view.ts";
 
 type Rule<P extends Primitive> = (lowering: Lowering, node: NodeOf<P>) => void;
@@ -53,9 +62,9 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   merge: lowerView,
   dot: lowerDot,
   reduce: lowerReduce,
-  accumulate: withoutKernel,
+  accumulate: lowerAccumulate,
   softmax: lowerSoftmax,
-  logSumExp: withoutKernel,
+  logSumExp: lowerLogSumExp,
   rmsNorm: lowerRmsNorm,
   topK: lowerTopK,
   route: lowerRoute,
@@ -67,19 +76,11 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   take: lowerElementwise,
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
-  attentionSum: withoutKernel,
-  attentionGrad: withoutKernel,
-  scatter: withoutKernel,
-  collect: withoutKernel,
+  attentionSum: lowerAttentionSum,
+  attentionGrad: lowerAttentionGrad,
+  scatter: lowerScatter,
+  collect: lowerCollect,
 };
-
-/** Parts of derivatives that only the reference computes. */
-function withoutKernel(_: Lowering, { primitive, span }: Node): void {
-  throw new ModelError(
-    `Cannot compile '${primitive}': derivatives have no kernel for it. Use the reference evaluator`,
-    span,
-  );
-}
 
 /** Lower the whole graph into `lowering`; returns the ports of the program. */
 export function lowerGraph(
@@ -95,9 +96,11 @@ export function lowerGraph(
     }],
   });
   const inputs: { [name: string]: Port } = {};
+  const updates = startUpdates(lowering);
   for (const node of lowering.graph.nodes) {
     if (keepForChunks(lowering, node)) continue;
     lowerNode(lowering, node);
+    updates.after(node);
     if (node.primitive === "input") {
       inputs[node.params.name] = inputPort(lowering, node);
     }

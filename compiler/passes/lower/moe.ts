@@ -3,7 +3,12 @@
 import { storedDType } from "../../../spec/dtype.ts";
 import { positionsOver } from "../../../spec/mesh.ts";
 import type { PerRank, StepPart } from "../../../spec/plan.ts";
-import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
+import {
+  isWeighted,
+  type Node,
+  type NodeOf,
+  type RoutingNode,
+} from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
 import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
@@ -53,7 +58,7 @@ export function lowerDispatch(
   const rest = node.axes.slice(2);
   const words = fixedProduct(lowering, node, rest);
   const dtype = storedDType(node.dtype);
-  const weighed = route.params.rule.weighs === "input";
+  const weighed = isWeighted(node);
   const rows = (name: string, size: PerRank) =>
     addScratch(lowering, name, dtype, [
       { axis: rowsAxis(routing), size, dynamic: true },
@@ -165,7 +170,7 @@ export function lowerCombine(
   const length = (axis: string) => lengthOf(scope, axis);
   scope.readAs("returned", returned);
   scope.readAs("sendRow", routing.sendRow);
-  const weighed = route.params.rule.weighs !== "input";
+  const weighed = isWeighted(node);
   if (weighed) {
     scope.readAs("weight", routeResults(lowering, route).weight);
   }

@@ -47,12 +47,19 @@ export function dispatchedNodes(graph: Graph): Map<Node, Node> {
   const result = new Map<Node, Node>();
   for (const node of graph.nodes) {
     if (node.primitive === "dispatch") result.set(node, node.inputs[1]!);
-    else if (node.primitive !== "combine") {
+    else if (node.primitive !== "combine" && node.primitive !== "collect") {
       const from = node.inputs.find((input) => result.has(input));
-      if (from) result.set(node, result.get(from)!);
+      const route = from && result.get(from)!;
+      if (route && !sumsRows(node, route)) result.set(node, route);
     }
   }
   return result;
+}
+
+/** Whether a node sums rows of a dispatch, so that what it makes has none. */
+function sumsRows(node: Node, route: Node): boolean {
+  return node.primitive === "accumulate" && isRouting(route) &&
+    node.params.over.includes(route.params.slot);
 }
 
 /** Decide the layout of every parameter. `storedDTypes` gives the file's dtype by source tensor name. */
@@ -93,7 +100,9 @@ function layoutParam(
   storedDTypes: { readonly [tensor: string]: FileDType },
 ): ParamLayout {
   const uses = new Set(users.map((user) => expertOf(dispatched.get(user))));
-  const expert = node.axes.find((axis) => uses.has(axis));
+  const used = node.axes.find((axis) => uses.has(axis));
+  // Where a rank has all experts in their order, its parameters are as anywhere else.
+  const expert = used !== undefined && isWhole(placed, used) ? undefined : used;
   if (expert !== undefined && uses.size > 1) {
     throw new PlacementError(
       `Cannot place parameter '${node.params.name}': it is used both on dispatched rows and elsewhere. Name two parameters`,
@@ -126,6 +135,12 @@ function layoutParam(
     ...(packed && viewed && last % 2 ? { splitsWords: true } : {}),
     ...(expert === undefined ? {} : { localExperts: expert }),
   };
+}
+
+/** Whether each rank holds all experts in order. */
+function isWhole({ axes }: Placed, expert: string): boolean {
+  const { table } = axes[expert]!;
+  return table?.length === 1 && table[0]!.every((id, i) => id === i);
 }
 
 /** Elements of an MXFP4 block, and of a word of it. */
@@ -278,7 +293,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
 export function returningNodes(graph: Graph): Set<Node> {
   const result = new Set<Node>();
   for (const node of graph.nodes) {
-    if (node.primitive !== "combine") continue;
+    if (node.primitive !== "combine" && node.primitive !== "collect") continue;
     let value = node.inputs[0]!;
     result.add(value);
     while (

@@ -34,7 +34,8 @@ export function storageFor(lowering: Lowering, node: Node): Storage {
 
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
-  const axes = bufferAxes(lowering, node.axes);
+  const order = updatedAxes(lowering, node) ?? node.axes;
+  const axes = bufferAxes(lowering, order);
   const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
     value === node
   )?.[0];
@@ -46,7 +47,19 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
       dtype,
       axes,
     });
-  return { buffer, dtype, axes: node.axes };
+  return { buffer, dtype, axes: order };
+}
+
+/** Of the next value of a parameter: the order in which the parameter lies in memory. */
+function updatedAxes(
+  { graph, layouts }: Lowering,
+  node: Node,
+): readonly string[] | undefined {
+  for (const [leaf, { axes }] of layouts) {
+    if (leaf.primitive !== "param") continue;
+    if (graph.states[leaf.params.name] === node) return axes;
+  }
+  return undefined;
 }
 
 /** The value that a combine takes is written where its row was received, so that it can travel back. */

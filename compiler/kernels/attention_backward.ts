@@ -1,0 +1,342 @@
+/**
+ * Attention backwards: weights are computed again from queries, keys and the logarithm of their sum. A query's cotangent
+ * sums over the keys that it sees, a key's and a value's over the queries of this run that see them.
+ */
+
+import {
+  add,
+  and,
+  binary,
+  call,
+  convert,
+  div,
+  f32,
+  fma,
+  for_,
+  if_,
+  let_,
+  load,
+  local,
+  max,
+  mul,
+  rem,
+  set,
+  store,
+  sub,
+  u32,
+  var_,
+} from "../../spec/kernel/build.ts";
+import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { elementwise } from "./elementwise.ts";
+import { reads, writes } from "./kernel.ts";
+import { blockedSum } from "./sum.ts";
+
+/**
+ * What attention it is. `attentionSum` has the bindings of `attention` but the values. The others have `q`, `keys` and
+ * `values` as that has; i32 `place` [token], sequence * context + position; f32 `dy` [token, head, valueDim]; and f32
+ * `statistics` [token, 2 * head], the logarithms of sums, then the products of cotangents and results.
+ */
+export interface BackwardOptions {
+  readonly name: string;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly dim: number;
+  readonly valueDim: number;
+  /** Values are the first elements of the keys; there is no binding `values`. */
+  readonly shared: boolean;
+  readonly sinks: boolean;
+  readonly context: number;
+  readonly scale: number;
+  readonly window?: number;
+  readonly chunk?: number;
+  readonly tokens: Expr;
+}
+
+const u = (name: string) => local(name, "u32");
+const f = (name: string) => local(name, "f32");
+
+function integer(binding: string, token: Expr): Expr {
+  return convert("u32", load(binding, token, "i32"));
+}
+
+/** The first position that a token at `position` sees. */
+function firstSeen(o: BackwardOptions, position: Expr): Expr {
+  const end = add(position, u32(1));
+  const starts = [
+    ...o.window === undefined
+      ? []
+      : [sub(max(end, u32(o.window)), u32(o.window))],
+    ...o.chunk === undefined
+      ? []
+      : [mul(div(position, u32(o.chunk)), u32(o.chunk))],
+  ];
+  return starts.reduce((a, b) => max(a, b), u32(0));
+}
+
+/** The vector of (sequence, position) for a head of keys: its number. */
+function cached(o: BackwardOptions, sequence: Expr, position: Expr, kv: Expr) {
+  const entry = add(mul(sequence, u32(o.context)), position);
+  return add(mul(entry, u32(o.kvHeads)), kv);
+}
+
+/** `score`: the product of a query and a key, scaled; `query` and `key` are the numbers of their vectors. */
+function score(o: BackwardOptions, query: Expr, key: Expr): Stmt[] {
+  return [
+    let_("q_at", mul(query, u32(o.dim))),
+    let_("key_at", mul(key, u32(o.dim))),
+    ...blockedSum({
+      length: o.dim,
+      totals: ["dot"],
+      index: "d",
+      step: (d, [block]) => ({
+        values: [
+          fma(
+            load("q", add(u("q_at"), d)),
+            load("keys", add(u("key_at"), d)),
+            block!,
+          ),
+        ],
+      }),
+    }),
+    let_("score", mul(f("dot"), f32(o.scale))),
+  ];
+}
+
+/** `weight`, and where the cotangent of the query's result starts. */
+function weight(o: BackwardOptions, query: Expr): Stmt[] {
+  return [
+    let_("statistic", add(query, mul(div(query, u32(o.heads)), u32(o.heads)))),
+    let_(
+      "weight",
+      call("exp", sub(f("score"), load("statistics", u("statistic")))),
+    ),
+    let_("dy_at", mul(query, u32(o.valueDim))),
+  ];
+}
+
+/** `slope`: what the score's change changes the loss by. */
+function slope(o: BackwardOptions, key: Expr): Stmt[] {
+  const stride = o.shared ? o.dim : o.valueDim;
+  return [
+    let_("value_at", mul(key, u32(stride))),
+    ...blockedSum({
+      length: o.valueDim,
+      totals: ["change"],
+      index: "v",
+      step: (v, [block]) => ({
+        values: [
+          fma(
+            load("dy", add(u("dy_at"), v)),
+            load(o.shared ? "keys" : "values", add(u("value_at"), v)),
+            block!,
+          ),
+        ],
+      }),
+    }),
+    let_(
+      "slope",
+      mul(
+        mul(
+          f("weight"),
+          sub(
+            f("change"),
+            load("statistics", add(u("statistic"), u32(o.heads))),
+          ),
+        ),
+        f32(o.scale),
+      ),
+    ),
+  ];
+}
+
+function bindingsOf(o: BackwardOptions) {
+  return [
+    ...["q", "keys", ...o.shared ? [] : ["values"]].map((name) => reads(name)),
+    reads("place", "i32"),
+    reads("dy"),
+    reads("statistics"),
+    writes("y"),
+  ];
+}
+
+/** Where a token stands. */
+interface Place {
+  sequence(token: Expr): Expr;
+  position(token: Expr): Expr;
+}
+
+/** By two bindings, and by one. */
+const APART: Place = {
+  sequence: (token) => integer("sequence", token),
+  position: (token) => integer("position", token),
+};
+const together = ({ context }: BackwardOptions): Place => ({
+  sequence: (token) => div(integer("place", token), u32(context)),
+  position: (token) => rem(integer("place", token), u32(context)),
+});
+
+/** Each query of each head and its keys: `query` is its number, `key` that of a key's vector. */
+function eachKey(
+  o: BackwardOptions,
+  place: Place,
+  body: readonly Stmt[],
+): Stmt[] {
+  return [
+    let_("token", div(u("query"), u32(o.heads))),
+    let_(
+      "kv",
+      div(rem(u("query"), u32(o.heads)), u32(o.heads / o.kvHeads)),
+    ),
+    let_("own_position", place.position(u("token"))),
+    let_("own_sequence", place.sequence(u("token"))),
+    for_(
+      "at",
+      firstSeen(o, u("own_position")),
+      add(u("own_position"), u32(1)),
+      [
+        let_("key", cached(o, u("own_sequence"), u("at"), u("kv"))),
+        ...body,
+      ],
+    ),
+  ];
+}
+
+/** y[token, head] = log(sum of exp(score)), with the score of a sink if there is one. Its grid is `elementwiseGrid(tokens * heads)`. */
+export function attentionSum(o: BackwardOptions): Kernel {
+  const head = rem(u("query"), u32(o.heads));
+  return elementwise({
+    name: o.name,
+    count: mul(o.tokens, u32(o.heads)),
+    bindings: [
+      ...["q", "keys", ...o.sinks ? ["sinks"] : []].map((name) => reads(name)),
+      reads("sequence", "i32"),
+      reads("position", "i32"),
+      writes("y"),
+    ],
+    // The running maximum, and the sum of exponentials less it.
+    body: (i) => [
+      let_("query", i),
+      var_("top", o.sinks ? load("sinks", head) : f32(-3.4028234663852886e38)),
+      var_("sum", f32(o.sinks ? 1 : 0)),
+      ...eachKey(o, APART, [
+        ...score(o, u("query"), u("key")),
+        let_("new_top", max(f("top"), f("score"))),
+        set(
+          "sum",
+          fma(
+            f("sum"),
+            call("exp", sub(f("top"), f("new_top"))),
+            call("exp", sub(f("score"), f("new_top"))),
+          ),
+        ),
+        set("top", f("new_top")),
+      ]),
+      store("y", i, add(f("top"), call("log", f("sum")))),
+    ],
+  });
+}
+
+/** The cotangent of queries, `y` f32 [token, head, dim]. Its grid is `elementwiseGrid(tokens * heads)`. */
+export function queryGrad(o: BackwardOptions): Kernel {
+  return elementwise({
+    name: o.name,
+    count: mul(o.tokens, u32(o.heads)),
+    bindings: bindingsOf(o),
+    body: (i) => [
+      let_("query", i),
+      ...elements(o.dim, (d) => [var_(`sum${d}`, f32(0))]),
+      ...eachKey(o, together(o), [
+        ...score(o, u("query"), u("key")),
+        ...weight(o, u("query")),
+        ...slope(o, u("key")),
+        ...elements(o.dim, (d) => [
+          set(
+            `sum${d}`,
+            fma(
+              f("slope"),
+              load("keys", add(u("key_at"), u32(d))),
+              f(`sum${d}`),
+            ),
+          ),
+        ]),
+      ]),
+      ...elements(o.dim, (d) => [
+        store("y", add(mul(i, u32(o.dim)), u32(d)), f(`sum${d}`)),
+      ]),
+    ],
+  });
+}
+
+function elements(
+  length: number,
+  each: (d: number) => readonly Stmt[],
+): Stmt[] {
+  return Array.from({ length }, (_, d) => each(d)).flat();
+}
+
+/**
+ * The cotangent of the keys or values that the tokens of this run wrote, `y` f32 in the layout of the cache. Entries that
+ * no token wrote are left as they are. Its grid is `elementwiseGrid(tokens * kvHeads)`.
+ */
+export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
+  const length = of === "keys" ? o.dim : o.valueDim;
+  const place = together(o);
+  const group = o.heads / o.kvHeads;
+  const added = (d: number): Expr => {
+    const value = d < o.valueDim
+      ? load("dy", add(u("dy_at"), u32(d)))
+      : undefined;
+    if (of === "values") return fma(f("weight"), value!, f(`sum${d}`));
+    const key = fma(
+      f("slope"),
+      load("q", add(u("q_at"), u32(d))),
+      f(`sum${d}`),
+    );
+    return o.shared && value ? fma(f("weight"), value, key) : key;
+  };
+  return elementwise({
+    name: o.name,
+    count: mul(o.tokens, u32(o.kvHeads)),
+    bindings: bindingsOf(o),
+    body: (i) => [
+      let_("written", div(i, u32(o.kvHeads))),
+      let_("kv", rem(i, u32(o.kvHeads))),
+      let_("at", place.position(u("written"))),
+      let_("own_sequence", place.sequence(u("written"))),
+      let_("key", cached(o, u("own_sequence"), u("at"), u("kv"))),
+      ...elements(length, (d) => [var_(`sum${d}`, f32(0))]),
+      for_("token", u32(0), o.tokens, [
+        let_("seen_from", place.position(u("token"))),
+        if_(
+          and(
+            binary("eq", place.sequence(u("token")), u("own_sequence")),
+            binary("le", u("at"), u("seen_from")),
+            binary("ge", u("at"), firstSeen(o, u("seen_from"))),
+          ),
+          [
+            for_("h", u32(0), u32(group), [
+              let_(
+                "query",
+                add(
+                  add(mul(u("token"), u32(o.heads)), mul(u("kv"), u32(group))),
+                  u("h"),
+                ),
+              ),
+              ...score(o, u("query"), u("key")),
+              ...weight(o, u("query")),
+              ...of === "keys" ? slope(o, u("key")) : [],
+              ...elements(length, (d) => [set(`sum${d}`, added(d))]),
+            ]),
+          ],
+        ),
+      ]),
+      ...elements(length, (d) => [
+        store(
+          "y",
+          add(mul(u("key"), u32(length)), u32(d)),
+          f(`sum${d}`),
+        ),
+      ]),
+    ],
+  });
+}

@@ -1,0 +1,355 @@
+/** What only derivatives are made of: sums over rows, rows summed by index, rows that came home, attention backwards. */
+
+import { ModelError } from "../../../spec/errors.ts";
+import { positionsOver } from "../../../spec/mesh.ts";
+import { add, load, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
+import {
+  attentionSum,
+  type BackwardOptions,
+  keyGrad,
+  queryGrad,
+} from "../../kernels/attention_backward.ts";
+import {
+  collect,
+  logSumExp,
+  rowStarts,
+  scatter,
+  sumRows,
+} from "../../kernels/backward.ts";
+import { contract } from "../../kernels/contract.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { reduce } from "../../kernels/rows.ts";
+import { type At, atFlat, atMapped } from "./at.ts";
+import {
+  addLaunch,
+  addScratch,
+  fixedProduct,
+  lengthOf,
+  LENGTHS,
+  type Lowering,
+  productOf,
+  type RoutingBuffers,
+  sizeOf,
+} from "./context.ts";
+import { writeTarget } from "./dot.ts";
+import { rowMajorBuffer } from "./elementwise.ts";
+import { emitValue } from "./emit.ts";
+import { atRow, type Places, placesOf } from "./places.ts";
+import { KernelScope } from "./scope.ts";
+import { storageFor } from "./storage.ts";
+import { tokenCount } from "./tokens.ts";
+
+/** A kernel under construction that computes every place of `node`. */
+interface Target {
+  readonly scope: KernelScope;
+  readonly places: Places;
+  readonly epilogue: (i: Expr, value: Expr) => ReturnType<KernelScope["block"]>;
+}
+
+function targetOf(lowering: Lowering, node: Node): Target {
+  const scope = new KernelScope(lowering);
+  const storage = storageFor(lowering, node);
+  const places = placesOf(scope, node);
+  return {
+    scope,
+    places,
+    epilogue: (i, value) =>
+      scope.block(() =>
+        writeTarget(
+          scope,
+          { node, storage, roots: [node] },
+          places.at(i),
+          [value],
+        )
+      ),
+  };
+}
+
+/** `at`, with the axes `inner` counted by `k`. */
+function along(
+  scope: KernelScope,
+  at: At,
+  inner: readonly string[],
+  k: Expr,
+): At {
+  const there = atFlat(inner, k, (axis) => lengthOf(scope, axis));
+  return atMapped((axis) => (inner.includes(axis) ? there : at).get(axis));
+}
+
+/** A sum of values or products: over rows of a dispatch, expert by expert, or over any axes. */
+export function lowerAccumulate(
+  lowering: Lowering,
+  node: NodeOf<"accumulate">,
+): void {
+  const route = lowering.dispatched.get(node.inputs[0]!) as
+    | RoutingNode
+    | undefined;
+  const { over } = node.params;
+  if (route && over.includes(route.params.slot)) {
+    return lowerSumRows(lowering, node, route);
+  }
+  const { scope, places, epilogue } = targetOf(lowering, node);
+  const value = (input: Node) => (i: Expr, k: Expr) =>
+    emitValue(scope, input, along(scope, places.at(i), over, k));
+  const [x, y] = node.inputs as [Node, Node?];
+  const options = {
+    name: `accumulate_${over.join("_")}`,
+    count: places.count,
+    length: productOf(scope, over),
+    bindings: scope.bindings,
+    epilogue,
+  };
+  const kernel = y
+    ? contract({ ...options, left: value(x), right: value(y) })
+    : reduce({ ...options, kind: "sum", load: value(x) });
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(places.size),
+  });
+}
+
+/** One launch for all experts: each result sums the rows of its own. */
+function lowerSumRows(
+  lowering: Lowering,
+  node: NodeOf<"accumulate">,
+  route: RoutingNode,
+): void {
+  const routing = lowering.routings.get(route)!;
+  const { expert, slot } = route.params;
+  const { over } = node.params;
+  const byExpert = node.axes.includes(expert);
+  refuseSpread(lowering, node, routing);
+  const starts = byExpert ? startsOf(lowering, node, routing) : undefined;
+  const { scope, places, epilogue } = targetOf(lowering, node);
+  const inner = over.filter((axis) => axis !== slot && axis !== expert);
+  if (inner.length > 0) {
+    throw new ModelError(
+      `Cannot compile a gradient over '${over.join(" ")}': rows and '${
+        inner.join(" ")
+      }' are summed at once. Sum over '${inner.join(" ")}' in the model`,
+      node.span,
+    );
+  }
+  const kernel = sumRows({
+    name: `sum_rows_${node.axes.join("_")}`,
+    count: places.count,
+    bindings: scope.bindings,
+    range: (i) => {
+      if (starts === undefined) {
+        return [u32(0), load(scope.read(routing.rowCount), u32(0), "u32")];
+      }
+      const own = places.at(i).get(expert);
+      const binding = scope.read(starts);
+      return [
+        load(binding, own, "u32"),
+        load(binding, add(own, u32(1)), "u32"),
+      ];
+    },
+    terms: (i, row) => {
+      const inner = atMapped((axis) => places.at(i).get(axis));
+      const at = atRow(scope, inner, { routing, row });
+      return node.inputs.map((input) => emitValue(scope, input, at));
+    },
+    epilogue,
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(places.size),
+  });
+}
+
+/** Gradients of experts that lie on several ranks have no place yet. */
+function refuseSpread(
+  { placed }: Lowering,
+  node: Node,
+  { over, expert }: RoutingBuffers,
+): void {
+  if (positionsOver(placed.mesh, over) === 1 && placed.ranks === 1) return;
+  throw new ModelError(
+    `Cannot compile gradients of '${expert}' on ${placed.ranks} ranks: sums over rows are compiled for one. Use a mesh of one rank`,
+    node.span,
+  );
+}
+
+/** Where the rows of each expert start; made once for each routing. */
+function startsOf(
+  lowering: Lowering,
+  node: Node,
+  routing: RoutingBuffers,
+): string {
+  const known = lowering.rowStarts.get(routing.node);
+  if (known) return known;
+  const experts = routing.splits.at(-1)!;
+  const starts = addScratch(lowering, "rowStarts", "u32", [
+    { axis: `${routing.expert} and end`, size: experts + 1 },
+  ]);
+  const { expertOf, rowCount } = routing;
+  addLaunch(lowering, node, rowStarts(`row_starts_${experts}`, experts), {
+    bindings: { expertOf, rowCount, starts },
+    workgroups: elementwiseGrid(experts + 1),
+  });
+  lowering.rowStarts.set(routing.node, starts);
+  return starts;
+}
+
+/** Rows summed where their index is. */
+export function lowerScatter(
+  lowering: Lowering,
+  node: NodeOf<"scatter">,
+): void {
+  const [rows, ids] = node.inputs as [Node, Node];
+  const { over } = node.params;
+  const summed = rows.axes.filter((axis) => !node.axes.includes(axis));
+  const { scope, places, epilogue } = targetOf(lowering, node);
+  const value = (input: Node) => (i: Expr, k: Expr) =>
+    emitValue(scope, input, along(scope, places.at(i), summed, k));
+  const kernel = scatter({
+    name: `scatter_${over}`,
+    count: places.count,
+    length: productOf(scope, summed),
+    bindings: scope.bindings,
+    index: value(ids),
+    wanted: (i) => places.at(i).get(over),
+    value: value(rows),
+    epilogue,
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(places.size),
+  });
+}
+
+/** The logarithm of the sum of exponentials. */
+export function lowerLogSumExp(
+  lowering: Lowering,
+  node: NodeOf<"logSumExp">,
+): void {
+  const [x] = node.inputs as [Node];
+  const { over } = node.params;
+  const { scope, places, epilogue } = targetOf(lowering, node);
+  const kernel = logSumExp({
+    name: `logSumExp_${over}`,
+    count: places.count,
+    length: lengthOf(scope, over),
+    bindings: scope.bindings,
+    load: (i, k) => emitValue(scope, x, along(scope, places.at(i), [over], k)),
+    epilogue,
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(places.size),
+  });
+}
+
+/** Rows that came home, which the combine of the same value adds up. */
+export function lowerCollect(
+  lowering: Lowering,
+  node: NodeOf<"collect">,
+): void {
+  const [y, route] = node.inputs as [Node, RoutingNode];
+  const routing = lowering.routings.get(route)!;
+  refuseSpread(lowering, node, routing);
+  const { tokens, choice } = route.params;
+  const rest = y.axes.slice(2);
+  const width = fixedProduct(lowering, node, rest);
+  const { scope, places, epilogue } = targetOf(lowering, node);
+  scope.readAs("returned", lowering.storages.get(y)!.buffer);
+  scope.readAs("sendRow", routing.sendRow);
+  const kernel = collect({
+    name: `collect_${width}`,
+    width,
+    choices: productOf(scope, [...tokens, choice]),
+    bindings: scope.bindings,
+    epilogue,
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(places.size),
+  });
+}
+
+function backwardOptions(
+  lowering: Lowering,
+  node: NodeOf<"attentionSum"> | NodeOf<"attentionGrad">,
+): BackwardOptions {
+  const { scale, window, chunk, shared, sinks } = node.params;
+  const { token, head, dim, valueDim, kvHead, context } = node.params;
+  const size = (axis: string) => lowering.placed.axes[axis]!.size;
+  const what = "of" in node.params ? `_${node.params.of}` : "";
+  return {
+    name: `${node.primitive}${what}_${size(head)}x${size(dim)}`,
+    heads: size(head),
+    kvHeads: kvHead === undefined ? 1 : size(kvHead),
+    dim: size(dim),
+    valueDim: size(valueDim),
+    ...{ shared, sinks, scale },
+    context: size(context),
+    ...(window === undefined ? {} : { window }),
+    ...(chunk === undefined ? {} : { chunk }),
+    tokens: tokenCount(lowering, [token]),
+  };
+}
+
+/** The logarithm of the sum of a query's exponentials, for all heads. */
+export function lowerAttentionSum(
+  lowering: Lowering,
+  node: NodeOf<"attentionSum">,
+): void {
+  const [q, keys, sequence, position, sinks] = node.inputs as [
+    Node,
+    Node,
+    Node,
+    Node,
+    Node?,
+  ];
+  const { token, head, dim } = node.params;
+  const buffer = (input: Node, axes: readonly string[]) =>
+    rowMajorBuffer(lowering, input, axes);
+  addLaunch(lowering, node, attentionSum(backwardOptions(lowering, node)), {
+    bindings: {
+      lengths: LENGTHS,
+      q: buffer(q, [token, head, dim]),
+      keys: buffer(keys, keys.axes),
+      sequence: buffer(sequence, [token]),
+      position: buffer(position, [token]),
+      ...(sinks ? { sinks: buffer(sinks, [head]) } : {}),
+      y: storageFor(lowering, node).buffer,
+    },
+    workgroups: elementwiseGrid(sizeOf(lowering, [token, head])),
+  });
+}
+
+/** The cotangent of queries, keys or values. */
+export function lowerAttentionGrad(
+  lowering: Lowering,
+  node: NodeOf<"attentionGrad">,
+): void {
+  const [q, keys, values, place, dy, statistics] = node
+    .inputs as [Node, Node, Node, Node, Node, Node];
+  const { token, head, dim, valueDim, kvHead, shared, of } = node.params;
+  const options = backwardOptions(lowering, node);
+  const buffer = (input: Node, axes: readonly string[]) =>
+    rowMajorBuffer(lowering, input, axes);
+  const kernel = of === "query" ? queryGrad(options) : keyGrad(options, of);
+  const invocations = of === "query" ? head : kvHead;
+  addLaunch(lowering, node, kernel, {
+    bindings: {
+      lengths: LENGTHS,
+      q: buffer(q, [token, head, dim]),
+      keys: buffer(keys, keys.axes),
+      ...(shared ? {} : { values: buffer(values, values.axes) }),
+      place: buffer(place, [token]),
+      dy: buffer(dy, [token, head, valueDim]),
+      statistics: buffer(statistics, statistics.axes),
+      y: storageFor(lowering, node).buffer,
+    },
+    workgroups: elementwiseGrid(
+      sizeOf(
+        lowering,
+        invocations === undefined ? [token] : [token, invocations],
+      ),
+    ),
+  });
+}

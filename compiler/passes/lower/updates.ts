@@ -1,0 +1,69 @@
+/**
+ * Updates of parameters and of states that are computed: next values have buffers of their own, and are copied when
+ * nothing reads the old ones any more. What a cache writes is in place already.
+ */
+
+import { ModelError } from "../../../spec/errors.ts";
+import { onRank } from "../../../spec/plan.ts";
+import type { Node } from "../../graph/graph.ts";
+import { about, type Lowering } from "./context.ts";
+
+/** The updates of one lowering. */
+export interface Updates {
+  /** Called when a node is lowered, in order. */
+  after(node: Node): void;
+}
+
+interface Update {
+  readonly leaf: Node;
+  readonly next: Node;
+}
+
+/** Find what is updated, and when it can be. */
+export function startUpdates(lowering: Lowering): Updates {
+  const { graph } = lowering;
+  const place = new Map(graph.nodes.map((node, i) => [node, i]));
+  const due = new Map<Node, Update[]>();
+  for (const leaf of graph.nodes) {
+    if (leaf.primitive !== "state" && leaf.primitive !== "param") continue;
+    const next = graph.states[leaf.params.name];
+    if (next === undefined) continue;
+    // The last node that reads the old value, or makes the new one.
+    const last = graph.nodes.reduce(
+      (found, node, i) =>
+        node.inputs.includes(leaf) && i > place.get(found)! ? node : found,
+      next,
+    );
+    due.set(last, [...due.get(last) ?? [], { leaf, next }]);
+  }
+  return {
+    after(node) {
+      for (const update of due.get(node) ?? []) emitUpdate(lowering, update);
+    },
+  };
+}
+
+function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
+  const old = lowering.storages.get(leaf)!;
+  const made = lowering.storages.get(next)!;
+  if (old.buffer === made.buffer) return;
+  if (old.dtype !== made.dtype || old.axes.join() !== made.axes.join()) {
+    throw new ModelError(
+      `Cannot update '${old.buffer}': it is stored as ${old.dtype}[${
+        old.axes.join(" ")
+      }], and its next value as ${made.dtype}[${
+        made.axes.join(" ")
+      }]. Store it as ${made.dtype}`,
+      next.span,
+    );
+  }
+  const { bytes } = lowering.buffers.get(old.buffer)!;
+  lowering.steps.push({
+    op: "copy",
+    ranks: "all",
+    from: made.buffer,
+    to: old.buffer,
+    bytes: onRank(bytes, 0),
+    ...about(lowering, next),
+  });
+}
