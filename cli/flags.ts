@@ -17,8 +17,10 @@ export interface PlanFlags {
 export interface DeviceFlags {
   readonly devices: "shared" | "separate" | "mpi";
   readonly adapter: AdapterChoice;
-  /** What 'launch' wants to see on standard output once rank 0 is done. */
-  readonly finishMark?: string;
+  /** Seconds that ranks which are processes may keep one another waiting. */
+  readonly deadline?: number;
+  /** The job of a rank that 'launch' started; rank 0 prints it once it is done. */
+  readonly job?: string;
 }
 
 /** A prompt as it was given. */

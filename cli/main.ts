@@ -9,9 +9,15 @@ import {
   PlacementError,
   PlanError,
 } from "../spec/mod.ts";
-import { formatError, RankCountError, rankPlace } from "../engine/mod.ts";
+import {
+  formatError,
+  PeerError,
+  RankCountError,
+  rankPlace,
+} from "../engine/mod.ts";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
 import { createProgram } from "./program.ts";
+import { failAsRank } from "./rank.ts";
 import { UsageError } from "./values.ts";
 
 /** Exit codes. */
@@ -50,13 +56,14 @@ export async function main(
       await io.out(printed.join(""));
     }
     return code;
-  });
+  }, { launched: argv.includes("--job") });
 }
 
 /** Run an action; errors become a sentence on standard error and an exit code. */
 export async function exitCodeOf(
   io: CliIo,
   action: () => Promise<number>,
+  { launched = false } = {},
 ): Promise<number> {
   try {
     return await action();
@@ -64,18 +71,12 @@ export async function exitCodeOf(
     if (error instanceof OutputClosed) return DONE;
     const { code, message } = describe(error);
     const place = rankPlace();
-    if (place && place.rank > 0) await afterRankZero();
-    io.err(place ? `rank ${place.rank} on ${place.host}: ${message}` : message);
+    if (place) {
+      const consequence = error instanceof PeerError;
+      await failAsRank(io, { place, code, message, consequence, launched });
+    } else io.err(message);
     return code;
   }
-}
-
-/**
- * What is wrong on every rank is said once: rank 0 says it and ends the job, while the others wait. What is wrong on
- * another rank only is said by that one.
- */
-function afterRankZero(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 500));
 }
 
 function describe(

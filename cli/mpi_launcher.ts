@@ -1,5 +1,8 @@
 /** What differs between the launchers of MPI: their flags, and what they print when a rank fails. */
 
+import type { Host } from "./hosts_file.ts";
+import { parseRankLine, type RankLine } from "./rank_lines.ts";
+
 /** Whose mpirun it is. */
 export type MpiFamily = "openMpi" | "mpich";
 
@@ -13,7 +16,8 @@ export function mpiFamily(version: string): MpiFamily | undefined {
 export interface LauncherOptions {
   readonly ranks: number;
   readonly root: boolean;
-  readonly hosts?: string;
+  /** Default: this machine. */
+  readonly hosts?: readonly Host[];
 }
 
 /** Arguments of mpirun, up to the program. */
@@ -21,15 +25,16 @@ export function launcherArguments(
   family: MpiFamily,
   { ranks, root, hosts }: LauncherOptions,
 ): string[] {
+  const list = hosts?.map(({ name, slots }) => `${name}:${slots}`).join();
   if (family === "mpich") {
-    return [...hosts === undefined ? [] : ["-f", hosts], "-n", String(ranks)];
+    return [...list === undefined ? [] : ["-hosts", list], "-n", String(ranks)];
   }
   return [
     ...root ? ["--allow-run-as-root"] : [],
     // More ranks than cores are slow, not wrong; and a rank has threads, so it is not bound to one core.
     ...["--oversubscribe", "--bind-to", "none"],
     // On one host nothing goes over a network, and without one Open MPI would complain.
-    ...hosts === undefined ? ["--mca", "btl", "^tcp"] : ["--hostfile", hosts],
+    ...list === undefined ? ["--mca", "btl", "^tcp"] : ["--host", list],
     ...["-n", String(ranks)],
   ];
 }
@@ -49,45 +54,27 @@ const RULE = /^-{50,}$/;
 const FAILURE =
   /exited on signal|non-zero status|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|unexpectedly/;
 
-/** A rank's process. */
-export interface RankProcess {
-  readonly rank: number;
-  readonly host: string;
-  readonly pid: number;
-}
-
-const RANK_LINE = "\x1erank ";
-
-/** What a rank tells `launch` of itself, on standard error. */
-export function rankLine({ rank, host, pid }: RankProcess): string {
-  return `${RANK_LINE}${rank} ${host} ${pid}`;
+/** Who takes what is on the standard error of a job. */
+export interface LauncherReaders {
+  /** Takes what ranks print. */
+  say(line: string): void;
+  /** Takes what ranks tell `launch`. */
+  told(line: RankLine): void;
+  /** The launcher says that a rank failed. */
+  failed(): void;
 }
 
 /** Tells apart, on standard error, what ranks say and what the launcher says of them. */
 export class LauncherText {
   readonly #family: MpiFamily;
-  readonly #say: (line: string) => void;
-  readonly #failed: () => void;
+  readonly #readers: LauncherReaders;
   readonly #launcher: string[] = [];
-  readonly #ranks: RankProcess[] = [];
   #block: string[] | undefined;
   #rest = "";
-  #ranksSpoke = false;
 
-  /** `say` takes the lines of ranks; `failed` is called when the launcher says that a rank failed. */
-  constructor(
-    family: MpiFamily,
-    say: (line: string) => void,
-    failed: () => void,
-  ) {
+  constructor(family: MpiFamily, readers: LauncherReaders) {
     this.#family = family;
-    this.#say = say;
-    this.#failed = failed;
-  }
-
-  /** A rank said what is wrong. */
-  get ranksSpoke(): boolean {
-    return this.#ranksSpoke;
+    this.#readers = readers;
   }
 
   /** Take some text. */
@@ -105,34 +92,15 @@ export class LauncherText {
     if (this.#block) this.#endBlock(this.#block);
   }
 
-  /** Which rank failed and how, in the launcher's words; undefined where it did not say. */
+  /** What the launcher said of a failure; for those that no rank told of. It may name the wrong rank. */
   cause(): string | undefined {
-    const text = this.#launcher.join(" ").replace(/\s+/g, " ");
-    const killed =
-      /process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)/
-        .exec(text);
-    if (killed) {
-      return `rank ${killed[1]} on ${killed[2]} was killed by signal ${
-        killed[3]
-      }`;
-    }
-    const [, pid, host] = /PID (\d+) RUNNING AT (\S+)/.exec(text) ?? [];
-    const bad = this.#ranks.find((process) =>
-      process.pid === Number(pid) && process.host === host
-    );
-    if (bad) {
-      const signal = /\(signal (\d+)\)/.exec(text)?.[1];
-      const code = /EXIT CODE: (\d+)/.exec(text)?.[1];
-      return `rank ${bad.rank} on ${bad.host} ${
-        signal
-          ? `was killed by signal ${signal}`
-          : `ended with exit code ${code}`
-      }`;
-    }
-    return text === "" ? undefined : `mpirun says '${text.trim()}'`;
+    const text = this.#launcher.join(" ").replace(/\s+/g, " ").trim();
+    return text === "" ? undefined : `mpirun says '${text}'`;
   }
 
   #line(line: string): void {
+    const told = parseRankLine(line);
+    if (told) return this.#readers.told(told);
     if (this.#family === "openMpi" && RULE.test(line)) {
       if (this.#block) this.#endBlock(this.#block);
       else this.#block = [];
@@ -156,17 +124,10 @@ export class LauncherText {
 
   #ofLauncher(lines: readonly string[]): void {
     this.#launcher.push(...lines.map((line) => line.replace(/^=[=\s]*/, "")));
-    if (FAILURE.test(lines.join(" "))) this.#failed();
+    if (FAILURE.test(lines.join(" "))) this.#readers.failed();
   }
 
   #ofRank(line: string): void {
-    if (line.trim() === "") return;
-    if (line.startsWith(RANK_LINE)) {
-      const [rank, host, pid] = line.slice(RANK_LINE.length).split(" ");
-      this.#ranks.push({ rank: Number(rank), host: host!, pid: Number(pid) });
-      return;
-    }
-    if (/^(rank \d+ on \S+: )?Cannot /.test(line)) this.#ranksSpoke = true;
-    this.#say(line);
+    if (line.trim() !== "") this.#readers.say(line);
   }
 }

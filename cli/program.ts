@@ -11,6 +11,7 @@ import { runCommand } from "./commands/run.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags.ts";
+import { VERSION } from "../engine/mod.ts";
 import type { Mesh } from "../spec/mod.ts";
 import {
   integer,
@@ -35,7 +36,7 @@ export interface ProgramHooks {
 export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
   const program = new Command("switchyard")
     .description("Compile mixture-of-experts models to plans and run them")
-    .version("0.1.0")
+    .version(VERSION)
     .exitOverride()
     .configureOutput({
       writeOut: hooks.print,
@@ -195,7 +196,7 @@ function addRunCommands(
   program.command("launch")
     .description("run a command with its ranks as processes, through MPI")
     .requiredOption("-n <n>", "ranks", integer("-n", 1))
-    .option("--hosts <file>", "hosts file of the MPI that is installed")
+    .option("--hosts <file>", "machines, a line 'NAME slots=N' for each")
     .option("--json", "machine-readable output of the command")
     .argument("<args...>", "'run' or 'generate' with its arguments, behind --")
     .action(async (args, flags) =>
@@ -250,5 +251,10 @@ function deviceFlags(command: Command): Command {
         .default("auto")
         .argParser(parseAdapter),
     )
-    .addOption(new Option("--finish-mark <text>").hideHelp());
+    .option(
+      "--deadline <seconds>",
+      "how long ranks that are processes may wait for one another in a step (120)",
+      positive("--deadline", 86_400),
+    )
+    .addOption(new Option("--job <folder>").hideHelp());
 }

@@ -4,15 +4,20 @@ import type {
   Device,
   RankStatistics,
   TensorDirectory,
+  Trace,
+  TraceEvent,
+  Tracer,
 } from "../runtime/mod.ts";
 import {
   LOADING_DEADLINE_MS,
   type MpiWorld,
   openWorld,
+  type WorldOptions,
 } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { stringifyPlan } from "../spec/mod.ts";
 import type { Plan } from "../spec/plan.ts";
+import { VERSION } from "./version.ts";
 
 /** A plan for another number of ranks than there are processes. */
 export class RankCountError extends Error {
@@ -20,42 +25,58 @@ export class RankCountError extends Error {
 }
 
 /** Become a rank of the MPI job that this process was started in. Throws MachineError where there is no MPI. */
-export async function joinJob(): Promise<void> {
-  await openWorld();
+export async function joinJob(options: WorldOptions = {}): Promise<void> {
+  await openWorld(options);
+}
+
+/** What the processes of a job must have alike. */
+export interface JobFacts {
+  readonly tensors: TensorDirectory;
+  readonly kind: Device["kind"];
+  readonly alike: { readonly [what: string]: string | Uint8Array };
 }
 
 /** Make sure that all processes are about to do the same. */
 export async function checkJob(
   world: MpiWorld,
   plan: Plan,
-  tensors: TensorDirectory,
-  kind: Device["kind"],
+  { tensors, kind, alike }: JobFacts,
 ): Promise<void> {
   if (plan.ranks !== world.size) {
     throw new RankCountError(
       `Cannot run a mesh of ${plan.ranks} ranks on ${world.size} processes. Start as many as the mesh has ranks: 'switchyard launch -n ${plan.ranks} -- …'`,
     );
   }
-  const weights = [...tensors].map(([name, { dtype, shape, bytes }]) => [
-    ...[name, dtype, ...shape, bytes],
-  ]);
-  const own = {
+  const own: { [what: string]: string } = {
+    "version of the package": VERSION,
+    "kind of device": kind,
     plan: await digest(stringifyPlan(plan)),
-    checkpoint: await digest(JSON.stringify(weights.sort())),
-    device: kind,
+    checkpoint: await digest(await identityOf(tensors)),
   };
+  for (const [what, data] of Object.entries(alike)) {
+    own[what] = await digest(data);
+  }
   const texts = await world.gatherTexts(JSON.stringify(own), {
-    what: "the start",
+    what: "the comparison of ranks",
     deadlineMs: LOADING_DEADLINE_MS,
   });
-  const all = texts.map((text) => JSON.parse(text) as typeof own);
-  for (const what of ["plan", "checkpoint", "device"] as const) {
-    const other = all.findIndex((facts) => facts[what] !== all[0]![what]);
-    if (other < 0) continue;
-    throw new MachineError(
-      `Cannot run the plan: rank ${other} has another ${what} than rank 0. Give every rank the same model, the same files and the same kind of device`,
-    );
-  }
+  const [first, ...others] = texts.map((text) =>
+    JSON.parse(text) as typeof own
+  );
+  const place = (rank: number): string =>
+    `rank ${rank} on ${world.hosts[rank]!}`;
+  const different = others.flatMap((facts, i) => {
+    const names = Object.keys({ ...first, ...facts })
+      .filter((what) => facts[what] !== first![what])
+      .map((what) => `another ${what}`);
+    return names.length === 0 ? [] : [`${place(i + 1)} has ${list(names)}`];
+  });
+  if (different.length === 0) return;
+  throw new MachineError(
+    `Cannot run the plan: ${list(different)} than ${
+      place(0)
+    }. Give every rank the same command and the same files`,
+  );
 }
 
 /** Wait until every rank has loaded its weights. */
@@ -75,9 +96,83 @@ export async function gatherStatistics(
   return texts.flatMap((text) => JSON.parse(text) as RankStatistics[]);
 }
 
-async function digest(text: string): Promise<string> {
-  const bytes = new TextEncoder().encode(text);
-  const hash = await crypto.subtle.digest("SHA-256", bytes);
+/** The events of every rank on the clock of rank 0, each rank as a process; undefined on other ranks. */
+export async function gatherTrace(
+  world: MpiWorld,
+  tracer: Tracer,
+): Promise<Trace | undefined> {
+  const wait = { what: "gathering traces" };
+  const { traceEvents, displayTimeUnit } = tracer.toTrace();
+  // Clocks of processes begin anywhere: all leave the barrier at the same time.
+  await world.barrier(world, wait);
+  const own = new TextEncoder().encode(
+    JSON.stringify({ met: tracer.now(), traceEvents }),
+  );
+  const lengths = await world.gatherTexts(String(own.length), wait);
+  const parts = await world.gather(own, lengths.map(Number), {
+    ...wait,
+    everywhere: false,
+  });
+  if (!parts) return undefined;
+  const traces = parts.map((bytes) =>
+    JSON.parse(new TextDecoder().decode(bytes)) as {
+      readonly met: number;
+      readonly traceEvents: readonly TraceEvent[];
+    }
+  );
+  return {
+    traceEvents: traces.flatMap((trace, rank) => {
+      const later = 1000 * (traces[0]!.met - trace.met);
+      return [
+        nameOf(rank, `rank ${rank} on ${world.hosts[rank]!}`),
+        ...trace.traceEvents.map((event) => ({
+          ...event,
+          pid: rank,
+          ts: event.ph === "M" ? 0 : event.ts + later,
+        })),
+      ];
+    }),
+    displayTimeUnit,
+  };
+}
+
+function nameOf(pid: number, name: string): TraceEvent {
+  return {
+    ...{ name: "process_name", cat: "", ph: "M", pid, tid: 0, ts: 0 },
+    args: { name },
+  };
+}
+
+/** Bytes that are looked at in a file, and at how many places: what two sets of weights differ in is everywhere. */
+const SAMPLE_BYTES = 1024, SAMPLES = 16;
+
+/** What tells the tensors of one checkpoint from those of others: what they are, and some of their bytes. */
+async function identityOf(tensors: TensorDirectory): Promise<string> {
+  const shapes = [...tensors].map(([name, { dtype, shape, bytes }]) => [
+    ...[name, dtype, ...shape, bytes],
+  ]);
+  const samples: string[] = [];
+  const sources = new Set([...tensors.values()].map(({ source }) => source));
+  for (const source of sources) {
+    const length = Math.min(SAMPLE_BYTES, source.size);
+    for (let i = 0; i < SAMPLES; i++) {
+      const at = Math.floor((source.size - length) * (i + 1) / SAMPLES);
+      samples.push(await digest(await source.read(at, length)));
+    }
+  }
+  return JSON.stringify([shapes.sort(), samples.sort()]);
+}
+
+/** Names in a row, the last behind 'and'. */
+function list(names: readonly string[]): string {
+  return names.join(", ").replace(/, ([^,]*)$/, " and $1");
+}
+
+async function digest(data: string | Uint8Array): Promise<string> {
+  const bytes = typeof data === "string"
+    ? new TextEncoder().encode(data)
+    : data;
+  const hash = await crypto.subtle.digest("SHA-256", Uint8Array.from(bytes));
   return Array.from(
     new Uint8Array(hash),
     (byte) => byte.toString(16).padStart(2, "0"),

@@ -52,6 +52,7 @@ export {
   type SceneOptions,
   timeText,
 } from "./predict/mod.ts";
+export { VERSION } from "./version.ts";
 export { packPrompts } from "./packing.ts";
 export {
   needOf,
@@ -84,8 +85,15 @@ export {
   listAdapters,
   type Progress,
   type RankStatistics,
+  type Trace,
   Tracer,
   writeSafetensors,
 } from "../runtime/mod.ts";
-export { type RankPlace, rankPlace, requireKoffi } from "../runtime/mpi/mod.ts";
+export {
+  PeerError,
+  type RankPlace,
+  rankPlace,
+  requireKoffi,
+  type WorldOptions,
+} from "../runtime/mpi/mod.ts";
 export { CPU_LIMITS } from "../runtime/cpu/mod.ts";

@@ -15,6 +15,7 @@ import {
   type RankStatistics,
   type Session,
   type TensorDirectory,
+  type Trace,
   type Tracer,
 } from "../runtime/mod.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
@@ -27,7 +28,7 @@ import { listWeightFiles } from "./checkpoint.ts";
 import { TUNING } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import type { FileSystem } from "./files.ts";
-import { allLoaded, checkJob, gatherStatistics } from "./job.ts";
+import { allLoaded, checkJob, gatherStatistics, gatherTrace } from "./job.ts";
 import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
@@ -62,6 +63,8 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
   readonly tracer?: Tracer;
   /** Count bytes sent between ranks; runs are slower. */
   readonly statistics?: boolean;
+  /** What ranks that are processes must have alike besides the plan and the weights, such as inputs. */
+  readonly alike?: { readonly [what: string]: string | Uint8Array };
 }
 
 /** A loaded target. */
@@ -72,6 +75,8 @@ export interface Opened {
   readonly rank: number;
   /** Memory and traffic of every rank. Ranks that are processes must all ask. */
   statistics(): Promise<readonly RankStatistics[]>;
+  /** What was traced on every rank, on rank 0. Ranks that are processes must all ask. */
+  trace(): Promise<Trace | undefined>;
   /** Say that this process is done, once its results are written. A rank of an MPI job that ends without it ends the job. */
   finish(): Promise<void>;
   /** Close the session and its devices. */
@@ -108,7 +113,14 @@ export async function openTarget(
       ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
       ...options,
     });
-    if (world) await checkJob(world, plan, tensors, selected.kind);
+    if (world) {
+      const { kind } = selected;
+      await checkJob(world, plan, {
+        tensors,
+        kind,
+        alike: options.alike ?? {},
+      });
+    }
     const where = options.weights ?? folderOf(target);
     if (where === undefined && plan.weights.length > 0) {
       throw new DataError(
@@ -120,9 +132,7 @@ export async function openTarget(
     try {
       const { onProgress, tracer } = options;
       const communicator = world &&
-        await createMpiCommunicator(world, plan, {
-          check: options.check ?? false,
-        });
+        await createMpiCommunicator(world, plan);
       const session = await createSession(plan, {
         devices,
         tensors,
@@ -141,6 +151,9 @@ export async function openTarget(
           const { ranks } = session.statistics();
           return world ? await gatherStatistics(world, ranks) : ranks;
         },
+        trace: async () =>
+          tracer &&
+          (world ? await gatherTrace(world, tracer) : tracer.toTrace()),
         finish: async () => {
           await world?.finish();
         },

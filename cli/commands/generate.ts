@@ -19,7 +19,8 @@ import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags, Prompt } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
 import { finishLine, UsageError } from "../values.ts";
-import { joinAsRank, openOptions } from "./options.ts";
+import { joinAsRank } from "../rank.ts";
+import { openOptions } from "./options.ts";
 
 /** New tokens where neither the flags nor generation_config.json say. */
 const NEW_TOKENS = 128;
@@ -64,6 +65,10 @@ export async function generateCommand(
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
     ...openOptions(io, target, flags),
+    alike: {
+      "set of prompts": JSON.stringify([prompts, maxNewTokens]),
+      "way to choose tokens": JSON.stringify(samplingOf(flags)),
+    },
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
       sequences: prompts.length,
@@ -105,8 +110,8 @@ export async function generateCommand(
     else await printAll(io, sequences, tokenizer);
     sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
     await opened.finish();
-    if (flags.finishMark !== undefined) {
-      await io.out(`${finishLine(flags.finishMark)}\n`);
+    if (flags.job !== undefined) {
+      await io.out(`${finishLine(flags.job)}\n`);
     }
     return 0;
   } finally {

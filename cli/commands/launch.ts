@@ -5,14 +5,15 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { requireKoffi } from "../../engine/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
-import { type CliIo, OutputClosed } from "../io.ts";
+import { type Host, hostsFor, parseHosts } from "../hosts_file.ts";
+import type { CliIo } from "../io.ts";
+import { jobFolder, runJob } from "../mpi_job.ts";
 import {
   launcherArguments,
-  LauncherText,
   type MpiFamily,
   mpiFamily,
 } from "../mpi_launcher.ts";
-import { finishLine, UsageError } from "../values.ts";
+import { UsageError } from "../values.ts";
 
 /** Flags of `launch`. */
 export interface LaunchFlags {
@@ -24,12 +25,6 @@ export interface LaunchFlags {
 /** Commands that have ranks. */
 const COMMANDS = ["run", "generate"];
 
-/** MPICH's launcher reports failures on standard output, line by line; the last line so far may be its first. */
-const MPICH_FAILURE = /\n?={60,}(\n=\s+BAD TERMINATION|\n?$)/;
-
-/** How long a job may take to end by itself after a rank failed, or after a signal. */
-const GRACE_MS = 5000;
-
 /** Run a command as ranks; returns the exit code of the rank that failed, or 0. */
 export async function launchCommand(
   io: CliIo,
@@ -39,38 +34,43 @@ export async function launchCommand(
   const [command, ...rest] = args;
   checkCommand(command!, rest);
   await requireKoffi();
+  const hosts = await readHosts(io, flags);
   const family = await findLauncher();
-  // Exit codes of launchers prove nothing: rank 0 says itself that it got to the end.
-  const mark = crypto.randomUUID();
+  const folder = jobFolder();
   const launcher = launcherArguments(family, {
     ranks: flags.n,
     root: process.getuid?.() === 0,
-    ...flags.hosts === undefined ? {} : { hosts: flags.hosts },
+    ...hosts ? { hosts } : {},
   });
-  const bin = fileURLToPath(
-    new URL("../../bin/switchyard.mjs", import.meta.url),
-  );
   const ranks = [
-    ...[command!, "--devices", "mpi", "--finish-mark", mark],
+    // Exit codes of launchers prove nothing: rank 0 says itself that it got to the end.
+    ...[command!, "--devices", "mpi", "--job", folder],
     ...flags.json ? ["--json"] : [],
     ...rest,
   ];
   const ended = await runJob(io, {
-    argv: [...launcher, process.execPath, bin, ...ranks],
-    family,
-    mark,
+    argv: [
+      ...[...launcher, "sh", fileOf("rank.sh"), folder],
+      ...[process.execPath, fileOf("switchyard.mjs"), ...ranks],
+    ],
+    ...{ family, folder },
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
-  if (ended.code === 0 && ended.finished) return 0;
-  if (ended.text.ranksSpoke && [1, 2, 3].includes(ended.code)) {
-    return ended.code;
+  if (ended.failure) {
+    io.err(ended.failure.text);
+    return ended.failure.code;
   }
+  if (ended.code === 0 && ended.finished) return 0;
   throw new MachineError(
     `Cannot finish: ${
-      ended.text.cause() ??
+      ended.cause ??
         `the ranks ended without a result (exit code ${ended.code} of mpirun)`
     }. Start the command again`,
   );
+}
+
+function fileOf(name: string): string {
+  return fileURLToPath(new URL(`../../bin/${name}`, import.meta.url));
 }
 
 function checkCommand(command: string, rest: readonly string[]): void {
@@ -86,6 +86,14 @@ function checkCommand(command: string, rest: readonly string[]): void {
       `Cannot launch ranks with --devices ${devices}: they are processes. Leave it out`,
     );
   }
+}
+
+async function readHosts(
+  io: CliIo,
+  { n, hosts: file }: LaunchFlags,
+): Promise<Host[] | undefined> {
+  if (file === undefined) return undefined;
+  return hostsFor(parseHosts(await io.files.readText(file), file), n, file);
 }
 
 async function findLauncher(): Promise<MpiFamily> {
@@ -110,98 +118,5 @@ async function findLauncher(): Promise<MpiFamily> {
     `Cannot launch ranks: the 'mpirun' on the path is of no known MPI (${
       version.split("\n")[0]
     }). Install Open MPI or MPICH`,
-  );
-}
-
-/** A job to run. */
-interface Job {
-  readonly argv: readonly string[];
-  readonly family: MpiFamily;
-  readonly mark: string;
-}
-
-/** How a job ended. */
-interface EndedJob {
-  readonly code: number;
-  /** Rank 0 said that it got to the end. */
-  readonly finished: boolean;
-  /** The signal that this process was told to end with. */
-  readonly signal: number | undefined;
-  readonly text: LauncherText;
-}
-
-async function runJob(io: CliIo, job: Job): Promise<EndedJob> {
-  // A group of its own, so that all of it can be ended.
-  const child = spawn("mpirun", job.argv, {
-    detached: true,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const kill = (signal: NodeJS.Signals): void => {
-    try {
-      process.kill(-child.pid!, signal);
-    } catch {
-      // It is gone already.
-    }
-  };
-  let timer: NodeJS.Timeout | undefined;
-  const end = (): void => {
-    timer ??= setTimeout(() => kill("SIGKILL"), GRACE_MS);
-  };
-  let signal: number | undefined;
-  const forward = (_: NodeJS.Signals, number: number): void => {
-    signal = number;
-    kill("SIGTERM");
-    end();
-  };
-  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  for (const name of signals) process.on(name, forward);
-  const text = new LauncherText(job.family, (line) => {
-    // Somebody else will say why.
-    if (signal === undefined) io.err(line);
-  }, end);
-  child.stderr.setEncoding("utf8").on("data", (chunk) => text.push(chunk));
-  let closed: OutputClosed | undefined;
-  let held = "";
-  let printed = Promise.resolve();
-  child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-    held += chunk;
-    const ready = held.slice(0, outputEnd(held, finishLine(job.mark)));
-    held = held.slice(ready.length);
-    if (held.includes(finishLine(job.mark))) end();
-    if (ready === "") return;
-    printed = printed.then(() => io.out(ready)).catch((error) => {
-      closed ??= error as OutputClosed;
-      kill("SIGTERM");
-      end();
-    });
-  });
-  const code = await new Promise<number>((resolve, reject) => {
-    child.on("error", reject);
-    child.on("close", (code) => resolve(code ?? 1));
-  });
-  clearTimeout(timer);
-  for (const name of signals) process.off(name, forward);
-  // What ranks left behind, if the launcher was killed.
-  kill("SIGKILL");
-  const finished = held.includes(finishLine(job.mark));
-  const last = held.slice(0, held.indexOf(finishLine(job.mark)));
-  if (!finished) text.push(`${held}\n`);
-  text.end();
-  await printed;
-  if (finished && last !== "") await io.out(last);
-  if (closed) throw closed;
-  return { code, finished, signal, text };
-}
-
-/** Where the output of ranks ends: at the finish line or what may be its beginning, or at a failure. */
-function outputEnd(text: string, finish: string): number {
-  const at = text.lastIndexOf(finish[0]!);
-  const tail = at < 0 ? "" : text.slice(at);
-  const finishing = tail !== "" &&
-    (tail.startsWith(finish) || finish.startsWith(tail));
-  const failure = text.search(MPICH_FAILURE);
-  return Math.min(
-    finishing ? at : text.length,
-    failure < 0 ? text.length : failure,
   );
 }

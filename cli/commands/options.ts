@@ -1,7 +1,5 @@
 /** Flags as options of the engine. */
 
-import process from "node:process";
-import { joinJob, rankPlace } from "../../engine/mod.ts";
 import type {
   OpenOptions,
   PlanOptions,
@@ -9,7 +7,6 @@ import type {
   Target,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import { rankLine } from "../mpi_launcher.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
 
@@ -81,15 +78,4 @@ export function openOptions(
   flags: PlanFlags & DeviceFlags,
 ): OpenOptions {
   return { ...planOptions(target, flags), ...deviceOptions(io, flags) };
-}
-
-/** Become a rank of an MPI job. `launch` is told which process it is, because not every mpirun says which rank failed. */
-export async function joinAsRank(
-  io: CliIo,
-  { finishMark }: DeviceFlags,
-): Promise<void> {
-  await joinJob();
-  const place = rankPlace();
-  if (finishMark === undefined || !place) return;
-  io.err(rankLine({ ...place, pid: process.pid }));
 }

@@ -16,7 +16,8 @@ import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
 import { finishLine, UsageError } from "../values.ts";
-import { joinAsRank, openOptions } from "./options.ts";
+import { joinAsRank } from "../rank.ts";
+import { openOptions } from "./options.ts";
 
 /** Flags of `run`. */
 export interface RunFlags extends PlanFlags, DeviceFlags {
@@ -36,14 +37,7 @@ export async function runCommand(
   flags: RunFlags,
 ): Promise<number> {
   const started = io.now();
-  if (flags.devices === "mpi") {
-    if (flags.trace !== undefined) {
-      throw new UsageError(
-        "Cannot use --trace with --devices mpi: a trace shows the ranks of one process. Use --devices separate",
-      );
-    }
-    await joinAsRank(io, flags);
-  }
+  if (flags.devices === "mpi") await joinAsRank(io, flags);
   const target = await loadTarget(model, io.files);
   const options = openOptions(io, target, flags);
   const inputs = await readTensors(flags.inputs, io.files);
@@ -63,6 +57,9 @@ export async function runCommand(
   const opened = await openTarget(target, io.files, {
     ...options,
     ...need,
+    ...flags.devices === "mpi"
+      ? { alike: { "set of inputs": writeSafetensors(inputs) } }
+      : {},
     ...flags.weights === undefined ? {} : { weights: flags.weights },
     ...tracer ? { tracer } : {},
     check: flags.check ?? false,
@@ -76,13 +73,14 @@ export async function runCommand(
     const outputs = await runOpened(opened, inputs, trace);
     const ran = io.now();
     const ranks = await opened.statistics();
+    const events = await opened.trace();
     if (opened.rank > 0) {
       await opened.finish();
       return 0;
     }
     await io.files.write(flags.outputs, [writeSafetensors(outputs)]);
-    if (tracer && flags.trace !== undefined) {
-      const text = JSON.stringify(tracer.toTrace());
+    if (events && flags.trace !== undefined) {
+      const text = JSON.stringify(events);
       await io.files.write(flags.trace, [new TextEncoder().encode(text)]);
     }
     const timing = { loadMs: loaded - started, runMs: ran - loaded };
@@ -92,8 +90,8 @@ export async function runCommand(
         : describe(flags.outputs, outputs, ranks),
     );
     await opened.finish();
-    if (flags.finishMark !== undefined) {
-      await io.out(`${finishLine(flags.finishMark)}\n`);
+    if (flags.job !== undefined) {
+      await io.out(`${finishLine(flags.job)}\n`);
     }
     return 0;
   } finally {

@@ -71,35 +71,55 @@ export interface Started {
   readonly printed: Promise<void>;
 }
 
+/** How a command is started. */
+export interface StartOptions {
+  readonly cwd?: string;
+  /** More variables. */
+  readonly env?: { readonly [name: string]: string };
+}
+
 /** Start `switchyard` with a folder in which `mpirun` is that of a family, or with no other folder on the path. */
 export function startWith(
   { command }: Pick<Launcher, "command">,
   scratch: string,
   argv: readonly string[],
+  { cwd, env = {} }: StartOptions = {},
 ): Started {
   const folder = path.join(scratch, "bin");
   mkdirSync(folder, { recursive: true });
   if (command) {
     const script = path.join(folder, "mpirun");
-    writeFileSync(script, `#!/bin/sh\nexec ${command} "$@"\n`);
+    writeFileSync(
+      script,
+      `#!/bin/sh\necho "$@" >>"${folder}/arguments"\nexec ${command} "$@"\n`,
+    );
     chmodSync(script, 0o755);
   }
   const PATH = command ? `${folder}:${process.env["PATH"]}` : folder;
-  return start(process.execPath, [BIN, ...argv], { ...process.env, PATH });
+  return start(process.execPath, [BIN, ...argv], {
+    ...cwd === undefined ? {} : { cwd },
+    env: { ...process.env, ...env, PATH },
+  });
+}
+
+/** The folder of the last job that was started with this scratch folder. */
+export function jobOf(scratch: string): string {
+  const text = readFileSync(path.join(scratch, "bin", "arguments"), "utf8");
+  return [...text.matchAll(/ --job (\S+)/g)].at(-1)![1]!;
 }
 
 /** Start a program. */
 export function start(
   program: string,
   argv: readonly string[],
-  env: NodeJS.ProcessEnv = process.env,
+  options: { readonly cwd?: string; readonly env?: NodeJS.ProcessEnv } = {},
 ): Started {
   const begun = performance.now();
   const child = spawn(program, argv, {
-    env,
+    ...options,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const timer = setTimeout(() => child.kill("SIGTERM"), 60_000);
+  const timer = setTimeout(() => child.kill("SIGTERM"), 180_000);
   let out = "", err = "";
   const printed = new Promise<void>((resolve) => {
     child.stdout.on("data", (text) => {

@@ -1,6 +1,18 @@
 // MPI libraries and launchers by what they say of themselves; nothing is loaded or started.
 import t from "tap";
-import { LauncherText, mpiFamily, rankLine } from "../../cli/mpi_launcher.ts";
+import { hostsFor, parseHosts } from "../../cli/hosts_file.ts";
+import {
+  launcherArguments,
+  LauncherText,
+  mpiFamily,
+} from "../../cli/mpi_launcher.ts";
+import {
+  describeEnd,
+  failedLine,
+  parseRankLine,
+  type RankFailure,
+  startedLine,
+} from "../../cli/rank_lines.ts";
 import { ABIS, detectAbi, libraryNames } from "../../runtime/mpi/abi.ts";
 
 t.test("detectAbi() asks for the standard interface first", (t) => {
@@ -38,15 +50,20 @@ t.test("mpiFamily() knows both launchers", (t) => {
 /** Feed a text in pieces of seven characters; what ranks said, whether a failure was seen, and its cause. */
 function read(family: "openMpi" | "mpich", text: string) {
   const said: string[] = [];
+  const told: string[] = [];
   let failed = false;
-  const reader = new LauncherText(family, (line) => said.push(line), () => {
-    failed = true;
+  const reader = new LauncherText(family, {
+    say: (line) => said.push(line),
+    told: ({ kind }) => told.push(kind),
+    failed: () => {
+      failed = true;
+    },
   });
   for (let at = 0; at < text.length; at += 7) {
     reader.push(text.slice(at, at + 7));
   }
   reader.end();
-  return { said, failed, cause: reader.cause(), spoke: reader.ranksSpoke };
+  return { said, told, failed, cause: reader.cause() };
 }
 
 const RULE = "-".repeat(74);
@@ -59,44 +76,123 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
     ),
     {
       said: ["a notice"],
+      told: [],
       failed: true,
-      cause: "rank 3 on far was killed by signal 9",
-      spoke: false,
+      cause:
+        "mpirun says 'prterun noticed that process rank 3 with PID 71 on node far exited on signal 9 (Killed).'",
     },
   );
   t.strictSame(
     read("openMpi", `${RULE}\nNo network was found.\n${RULE}\n`),
     {
       said: ["No network was found."],
+      told: [],
       failed: false,
       cause: undefined,
-      spoke: false,
     },
     "a remark is passed on",
   );
-  t.match(read("openMpi", "rank 1 on far: Cannot read 'x': no. Do\n"), {
-    spoke: true,
-  });
   t.end();
 });
 
-t.test("LauncherText names the rank whose process MPICH's launcher names", (t) => {
-  const ranks = [0, 1].map((rank) =>
-    rankLine({ rank, host: "far", pid: 70 + rank })
-  ).join("\n");
+t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher", (t) => {
+  const line = startedLine({ rank: 1, host: "far", pid: 71 });
   t.strictSame(
     read(
       "mpich",
-      `${ranks}\n${
+      `${line}\n${
         "=".repeat(83)
-      }\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   PID 71 RUNNING AT far\n=   EXIT CODE: 9\nYOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n`,
+      }\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n\x1eended 1 far 137 in step 'x y'\n`,
     ),
     {
       said: [],
+      told: ["started", "failed"],
       failed: true,
-      cause: "rank 1 on far was killed by signal 9",
-      spoke: false,
+      cause:
+        "mpirun says 'BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES'",
     },
   );
+  t.end();
+});
+
+t.test("lines of ranks are read as they were written", (t) => {
+  const failure = {
+    ...{ rank: 2, host: "far", code: 1, step: "in step 'x'" },
+    message: "Cannot read 'a\nb': no. Do",
+  };
+  t.strictSame(parseRankLine(failedLine(failure)), { kind: "failed", failure });
+  t.strictSame(parseRankLine("\x1eended 1 far 139 after step 'x y'"), {
+    kind: "failed",
+    failure: { rank: 1, host: "far", code: 139, step: "after step 'x y'" },
+  });
+  t.equal(parseRankLine("ended 1 far 139"), undefined);
+  t.end();
+});
+
+t.test("the end of a job is laid to the rank that the others follow", (t) => {
+  const of = (rank: number, some: Partial<RankFailure>): RankFailure => ({
+    ...{ rank, host: "far", code: 3, step: "in step 'x'" },
+    ...some,
+  });
+  const started = [0, 1, 2].map((rank) => ({ rank, host: "far", pid: rank }));
+  const end = (...failures: RankFailure[]) => describeEnd(failures, started);
+  const wait = { message: "Cannot go on with step 'x': y", consequence: true };
+  t.equal(end(), undefined);
+  t.strictSame(
+    end(of(0, wait), of(2, { code: 143 }), of(1, { code: 137 }), of(1, {})),
+    {
+      text:
+        "Cannot finish: rank 1 on far was killed by signal 9 in step 'x'. Start the command again",
+      code: 3,
+    },
+    "a killed rank, before those that miss it and those that are ended",
+  );
+  t.strictSame(
+    end(
+      of(2, { code: 1, message: "Cannot a" }),
+      of(1, { code: 1, message: "Cannot a" }),
+      of(0, wait),
+    ),
+    { text: "rank 1 on far in step 'x': Cannot a", code: 1 },
+    "the lowest of those that say the same",
+  );
+  t.strictSame(
+    end(of(2, wait), of(0, wait)),
+    {
+      text:
+        "rank 0 on far: Cannot go on with step 'x': y. Nothing was heard from rank 1 on far",
+      code: 3,
+    },
+    "who is silent, where all others wait",
+  );
+  t.end();
+});
+
+t.test("hosts are given to both launchers, in one format", (t) => {
+  const hosts = parseHosts(
+    "# two machines\nnear slots=2\n\n far  # one rank\nspare slots=8\n",
+    "f",
+  );
+  t.strictSame(hosts, [
+    { name: "near", slots: 2 },
+    { name: "far", slots: 1 },
+    { name: "spare", slots: 8 },
+  ]);
+  const options = { ranks: 4, root: false, hosts: hostsFor(hosts, 4, "f") };
+  for (const family of ["openMpi", "mpich"] as const) {
+    const list = launcherArguments(family, options)
+      .find((argument) => argument.startsWith("near"));
+    t.equal(list, "near:2,far:1,spare:1");
+  }
+  t.throws(() => hostsFor(hosts.slice(0, 2), 4, "f"), {
+    message:
+      "Cannot start 4 ranks: the hosts of 'f' have 3 slots. Add hosts, or 'slots=N' behind a name",
+  });
+  for (const text of ["a slots=0", "a b", "-x", "a:2"]) {
+    t.throws(() => parseHosts(text, "f"), { name: "DataError" }, text);
+  }
+  t.throws(() => parseHosts("a\na slots=2", "f"), {
+    message: /'a' is there twice/,
+  });
   t.end();
 });

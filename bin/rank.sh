@@ -1,0 +1,28 @@
+#!/bin/sh
+# Runs one rank of `switchyard launch`: rank.sh FOLDER PROGRAM ARGUMENT…
+# A process that is killed cannot say so, and a launcher of MPI does not always know which one it was: its parent does.
+# FOLDER is the job's place for shared memory on this host; it is removed at the end.
+job=$1
+shift
+rank=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}
+mkdir -p "$job" || exit 3
+# The rank notes its step in a file that has no name, its standard input. MPICH gives its processes a descriptor.
+fd=9
+[ "${PMI_FD-}" != 9 ] || fd=8
+note=$(mktemp) || exit 3
+eval "exec $fd<>\"\$note\""
+rm -f "$note"
+eval "\"\$@\" <&$fd $fd<&- &"
+child=$!
+trap 'kill -9 $child 2>/dev/null; rm -rf "$job"; exit 143' HUP INT TERM
+# A shell says 'Killed' of its own accord.
+{ wait $child; } 2>/dev/null
+code=$?
+if [ $code = 0 ]; then
+  rmdir "$job" 2>/dev/null
+  exit 0
+fi
+eval "read -r step <&$fd"
+printf '\036ended %s %s %s %s\n' "$rank" "$(uname -n)" "$code" "$step" >&2
+rm -rf "$job"
+exit $code

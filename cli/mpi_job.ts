@@ -1,0 +1,207 @@
+/** An MPI job as `launch` sees it: the launcher's process, what comes out of it, and its end, whatever happens. */
+
+import { spawn } from "node:child_process";
+import { existsSync, rmSync } from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { type CliIo, OutputClosed } from "./io.ts";
+import { LauncherText, type MpiFamily } from "./mpi_launcher.ts";
+import {
+  describeEnd,
+  type RankFailure,
+  type RankProcess,
+} from "./rank_lines.ts";
+import { finishLine } from "./values.ts";
+
+/** How long a job may take to end by itself once a rank failed, and then until it is killed. */
+const PATIENCE_MS = 2500, GRACE_MS = 3000;
+
+/** MPICH's launcher reports failures on standard output, line by line; the last line so far may be its first. */
+const MPICH_FAILURE = /\n?={60,}(\n=\s+BAD TERMINATION|\n?$)/;
+
+/** A job to run. */
+export interface MpiJob {
+  readonly argv: readonly string[];
+  readonly family: MpiFamily;
+  /** Where its ranks keep memory that they share; see `jobFolder`. */
+  readonly folder: string;
+}
+
+/** How a job ended. */
+export interface EndedJob {
+  /** The launcher's, which proves nothing. */
+  readonly code: number;
+  /** Rank 0 said that it got to the end. */
+  readonly finished: boolean;
+  /** The signal that this process was told to end with. */
+  readonly signal: number | undefined;
+  /** The rank that failed, in a sentence, and its exit code. */
+  readonly failure:
+    | { readonly text: string; readonly code: number }
+    | undefined;
+  /** What the launcher said, where no rank told of a failure. */
+  readonly cause: string | undefined;
+}
+
+/** A name for a job, and the folder of its shared memory on every host; rank.sh makes it and removes it. */
+export function jobFolder(): string {
+  const memory = "/dev/shm";
+  return path.join(
+    existsSync(memory) ? memory : tmpdir(),
+    `switchyard-${crypto.randomUUID()}`,
+  );
+}
+
+/** Run a job to its end. */
+export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
+  // A group of its own, so that all of it can be ended.
+  const child = spawn("mpirun", job.argv, {
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: {
+      ...process.env,
+      OMPI_MCA_btl_sm_backing_directory: job.folder,
+    },
+  });
+  const started: RankProcess[] = [];
+  const kill = (signal: NodeJS.Signals): void => {
+    send(-child.pid!, signal);
+  };
+  let timer: NodeJS.Timeout | undefined;
+  const endNow = (): void => {
+    clearTimeout(timer);
+    kill("SIGTERM");
+    timer = setTimeout(() => kill("SIGKILL"), GRACE_MS);
+  };
+  const end = (): void => {
+    timer ??= setTimeout(endNow, PATIENCE_MS);
+  };
+  let signal: number | undefined;
+  const forward = (_: NodeJS.Signals, number: number): void => {
+    signal = number;
+    endNow();
+  };
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  for (const name of signals) process.on(name, forward);
+  const failures: RankFailure[] = [];
+  const text = new LauncherText(job.family, {
+    say: (line) => {
+      if (signal === undefined) io.err(line);
+    },
+    told: (line) => {
+      if (line.kind === "started") started.push(line.process);
+      else {
+        failures.push(line.failure);
+        end();
+      }
+    },
+    failed: end,
+  });
+  child.stderr.setEncoding("utf8").on("data", (chunk) => text.push(chunk));
+  const output = new JobOutput(io, finishLine(job.folder), {
+    finished: end,
+    closed: endNow,
+  });
+  child.stdout.setEncoding("utf8").on("data", (chunk) => output.push(chunk));
+  const code = await new Promise<number>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code) => resolve(code ?? 1));
+  });
+  if (timer !== undefined) await endRanks(started);
+  clearTimeout(timer);
+  for (const name of signals) process.off(name, forward);
+  rmSync(job.folder, { recursive: true, force: true });
+  const left = await output.end();
+  if (left !== "") text.push(`${left}\n`);
+  text.end();
+  return {
+    ...{ code, signal, finished: output.finished, cause: text.cause() },
+    failure: describeEnd(failures, started),
+  };
+}
+
+/** Whether there was a process to send a signal to; 0 only asks. */
+function send(pid: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(pid, signal);
+  } catch {
+    return false;
+  }
+}
+
+/** Make sure that no rank of this host outlives its launcher, which may have been killed, or not have waited. */
+async function endRanks(started: readonly RankProcess[]): Promise<void> {
+  const here = started.filter(({ host }) => host === hostname());
+  for (const { pid } of here) {
+    send(pid, "SIGKILL");
+    for (let i = 0; i < 100 && send(pid, 0); i++) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+}
+
+/** What happens to the output of a job. */
+interface OutputEvents {
+  /** Rank 0 is done. */
+  finished(): void;
+  /** Nobody reads any more. */
+  closed(): void;
+}
+
+/** The standard output of a job: passed on up to the finish line, or to what MPICH's launcher says of a failure. */
+class JobOutput {
+  readonly #io: CliIo;
+  readonly #finish: string;
+  readonly #events: OutputEvents;
+  #held = "";
+  #printed = Promise.resolve();
+  #closed: OutputClosed | undefined;
+
+  constructor(io: CliIo, finish: string, events: OutputEvents) {
+    this.#io = io;
+    this.#finish = finish;
+    this.#events = events;
+  }
+
+  get finished(): boolean {
+    return this.#held.includes(this.#finish);
+  }
+
+  push(text: string): void {
+    this.#held += text;
+    const ready = this.#held.slice(0, this.#end());
+    this.#held = this.#held.slice(ready.length);
+    if (this.finished) this.#events.finished();
+    if (ready === "") return;
+    this.#printed = this.#printed.then(() => this.#io.out(ready))
+      .catch((error) => {
+        this.#closed ??= error as OutputClosed;
+        this.#events.closed();
+      });
+  }
+
+  /** There is no more. Returns what is no output. */
+  async end(): Promise<string> {
+    await this.#printed;
+    if (this.#closed) throw this.#closed;
+    if (!this.finished) return this.#held;
+    const last = this.#held.slice(0, this.#held.indexOf(this.#finish));
+    if (last !== "") await this.#io.out(last);
+    return "";
+  }
+
+  /** Where the output of ranks ends: at the finish line or what may be its beginning, or at a failure. */
+  #end(): number {
+    const [text, finish] = [this.#held, this.#finish];
+    const at = text.lastIndexOf(finish[0]!);
+    const tail = at < 0 ? "" : text.slice(at);
+    const finishing = tail !== "" &&
+      (tail.startsWith(finish) || finish.startsWith(tail));
+    const failure = text.search(MPICH_FAILURE);
+    return Math.min(
+      finishing ? at : text.length,
+      failure < 0 ? text.length : failure,
+    );
+  }
+}

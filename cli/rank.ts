@@ -1,0 +1,65 @@
+/** A process as a rank of an MPI job: it joins, notes its step for the shell it runs under, and fails so that others learn why. */
+
+import { fstatSync, writeSync } from "node:fs";
+import process from "node:process";
+import { joinJob, type RankPlace, rankPlace } from "../engine/mod.ts";
+import type { DeviceFlags } from "./flags.ts";
+import type { CliIo } from "./io.ts";
+import { describeFailure, failedLine, startedLine } from "./rank_lines.ts";
+
+/** How long the job waits for rank 0 to say what is wrong with every rank. */
+const AFTER_RANK_ZERO_MS = 500;
+
+/** How long a rank that another one let down waits for that one to say why. */
+const AFTER_CULPRIT_MS = 2000;
+
+/** Become a rank of the MPI job that this process was started in. */
+export async function joinAsRank(
+  io: CliIo,
+  { job, deadline }: DeviceFlags,
+): Promise<void> {
+  await joinJob({
+    ...deadline === undefined ? {} : { deadlineMs: 1000 * deadline },
+    // Under rank.sh the standard input is a file for notes.
+    ...job !== undefined && fstatSync(0).isFile() ? { note } : {},
+  });
+  const place = rankPlace();
+  if (job === undefined || !place) return;
+  const { rank, host } = place;
+  io.err(startedLine({ rank, host, pid: process.pid }));
+}
+
+/** Note where this rank is, for whoever survives it. */
+function note(step: string): void {
+  writeSync(0, `${step}\n`, 0);
+}
+
+/** What is wrong with a rank. */
+export interface RankError {
+  readonly place: RankPlace;
+  readonly code: number;
+  readonly message: string;
+  /** Another rank is the cause. */
+  readonly consequence: boolean;
+  /** `launch` is told, and says it; without it this process does. */
+  readonly launched: boolean;
+}
+
+/**
+ * Say what is wrong, once in the whole job, and leave the others the time to say more: what is wrong with every rank is
+ * said by rank 0, what follows from the failure of another rank by that one.
+ */
+export async function failAsRank(
+  io: CliIo,
+  { place, launched, ...error }: RankError,
+): Promise<void> {
+  const failure = { ...place, ...error };
+  if (launched) io.err(failedLine(failure));
+  const wait = error.consequence
+    ? AFTER_CULPRIT_MS
+    : place.rank > 0
+    ? AFTER_RANK_ZERO_MS
+    : 0;
+  await new Promise((resolve) => setTimeout(resolve, wait));
+  if (!launched) io.err(describeFailure(failure));
+}

@@ -1,0 +1,135 @@
+/** What ranks, and the shells they run under, tell `launch` on standard error: lines that begin like no other text. */
+
+/** How a rank failed. */
+export interface RankFailure {
+  readonly rank: number;
+  readonly host: string;
+  /** The exit code of its process; above 128 that of a signal. */
+  readonly code: number;
+  /** Where it was, such as `in step 'dispatch'`; empty where that is not known. */
+  readonly step: string;
+  /** What it said; undefined: nothing, as a process that is killed. */
+  readonly message?: string;
+  /** Another rank is the cause, as far as this one can tell. */
+  readonly consequence?: boolean;
+}
+
+/** A rank's process. */
+export interface RankProcess {
+  readonly rank: number;
+  readonly host: string;
+  readonly pid: number;
+}
+
+/** What is in such a line. */
+export type RankLine =
+  | { readonly kind: "failed"; readonly failure: RankFailure }
+  | { readonly kind: "started"; readonly process: RankProcess };
+
+const FIRST = "\x1e";
+
+/** The exit code of what a machine cannot do. */
+const MACHINE = 3;
+
+/** Longer lines may be mixed up with those of other ranks on their way. */
+const LONGEST = 3000;
+
+/** What a rank says of itself at its start. */
+export function startedLine(process: RankProcess): string {
+  return `${FIRST}started ${JSON.stringify(process)}`;
+}
+
+/** What a rank says when it fails. */
+export function failedLine(failure: RankFailure): string {
+  const message = failure.message?.slice(0, LONGEST);
+  return `${FIRST}failed ${
+    JSON.stringify({ ...failure, ...message === undefined ? {} : { message } })
+  }`;
+}
+
+/** Read a line of `startedLine`, of `failedLine` or of bin/rank.sh; undefined: it is other text. */
+export function parseRankLine(line: string): RankLine | undefined {
+  const [, kind, rest = ""] = /^\x1e(\w+) (.*)$/s.exec(line) ?? [];
+  switch (kind) {
+    case "started":
+      return { kind, process: JSON.parse(rest) as RankProcess };
+    case "failed":
+      return { kind, failure: JSON.parse(rest) as RankFailure };
+    case "ended": {
+      const [rank, host, code, ...step] = rest.trim().split(" ");
+      return {
+        kind: "failed",
+        failure: {
+          ...{ rank: Number(rank), host: host! },
+          ...{ code: Number(code), step: step.join(" ") },
+        },
+      };
+    }
+    default:
+      return undefined;
+  }
+}
+
+/** Signals by which ranks are ended because another one failed. */
+const ENDED_BY_OTHERS = [1, 2, 15].map((signal) => 128 + signal);
+
+/** The failure that the others follow from, of all in the order they were told. */
+export function culprit(
+  failures: readonly RankFailure[],
+): RankFailure | undefined {
+  const spoke = new Set(
+    failures.filter(({ message }) => message !== undefined)
+      .map(({ rank }) => rank),
+  );
+  // What the shell of a rank sees of its end adds nothing to the rank's own words.
+  const told = failures.filter(({ rank, message }) =>
+    message !== undefined || !spoke.has(rank)
+  );
+  const own = told.filter(({ code, consequence }) =>
+    !consequence && !ENDED_BY_OTHERS.includes(code)
+  );
+  const [first] = own.length > 0 ? own : told;
+  // What is wrong with every rank is said by the lowest.
+  return told.filter(({ message }) => message === first?.message)
+    .sort((a, b) => a.rank - b.rank)
+    .find(({ message }) => message !== undefined) ?? first;
+}
+
+/** A failure in a sentence. */
+export function describeFailure(failure: RankFailure): string {
+  const { rank, host, code, step, message } = failure;
+  const where = `rank ${rank} on ${host}`;
+  if (message !== undefined) {
+    const [, what] = /^(?:in|after) (step .*)$/.exec(step) ?? [];
+    return what === undefined || message.includes(what)
+      ? `${where}: ${message}`
+      : `${where} ${step}: ${message}`;
+  }
+  const how = code > 128
+    ? `was killed by signal ${code - 128}`
+    : `ended with exit code ${code}`;
+  return `Cannot finish: ${where} ${how}${
+    step === "" ? "" : ` ${step}`
+  }. Start the command again`;
+}
+
+/** Who is the cause of a job's end, in a sentence, as far as ranks told. */
+export function describeEnd(
+  failures: readonly RankFailure[],
+  started: readonly RankProcess[],
+): { readonly text: string; readonly code: number } | undefined {
+  const failure = culprit(failures);
+  if (!failure) return undefined;
+  const { message, code, consequence } = failure;
+  const text = describeFailure(failure);
+  if (message === undefined) return { text, code: MACHINE };
+  const silent = started.filter(({ rank }) =>
+    !failures.some((other) => other.rank === rank && other.message)
+  ).map(({ rank, host }) => `rank ${rank} on ${host}`);
+  return {
+    text: consequence && silent.length > 0
+      ? `${text}. Nothing was heard from ${silent.join(" and ")}`
+      : text,
+    code,
+  };
+}

@@ -1,0 +1,71 @@
+/**
+ * Makes one rank of an MPI job fail: loaded by `node --import` into every process of the job, it does something only in
+ * the rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
+ *
+ *   kill, throw, stop   in the middle of its first dispatch, and it says when: it is killed, throws, stands still
+ *   stray               it tells the others that it is in another step than a dispatch
+ *   folder              it works in another folder, as on a host with other files
+ */
+
+import { readSync } from "node:fs";
+import process from "node:process";
+
+const fault = JSON.parse(process.env.SWITCHYARD_FAULT ?? "{}");
+const rank = process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK;
+
+if (rank !== undefined && Number(rank) === fault.rank) {
+  if (fault.kind === "folder") process.chdir(fault.folder);
+  else breakExchange(fault.kind);
+}
+
+/** Stand between the binding and MPI: in what koffi gives out, from the moment that it is loaded. */
+function breakExchange(kind) {
+  const { dlopen } = process;
+  const where = kind === "stray" ? "MPI_Isend" : "MPI_Ialltoallv";
+  let done = false;
+  process.dlopen = (module, file, ...rest) => {
+    dlopen.call(process, module, file, ...rest);
+    if (!/koffi\.node$/.test(file)) return;
+    const { load } = module.exports;
+    module.exports.load = (...args) => {
+      const library = load(...args);
+      const func = library.func.bind(library);
+      const value = (...declaration) => {
+        const call = func(...declaration);
+        if (declaration[0] !== where) return call;
+        return (...values) => {
+          if (done || !/dispatch/.test(note())) return call(...values);
+          done = kind !== "stray";
+          return fail(kind, values, call);
+        };
+      };
+      return Object.defineProperty(library, "func", { value });
+    };
+  };
+}
+
+/** What MPI may still read. */
+const strays = [];
+
+function fail(kind, values, call) {
+  process.stderr.write(`fault at ${Date.now()}\n`);
+  if (kind === "throw") throw new Error("a fault that a test made");
+  if (kind === "stray") {
+    const [header, ...rest] = values;
+    const other = Buffer.from(header);
+    other.write("compute ", other.indexOf("dispatch"));
+    strays.push(other);
+    return call(other, ...rest);
+  }
+  // The exchange is under way when the process goes.
+  const result = call(...values);
+  process.kill(process.pid, kind === "kill" ? "SIGKILL" : "SIGSTOP");
+  return result;
+}
+
+/** Where the rank is, as it notes it. */
+function note() {
+  const bytes = Buffer.alloc(200);
+  return bytes.toString("utf8", 0, readSync(0, bytes, 0, 200, 0))
+    .split("\n")[0];
+}

@@ -1,0 +1,26 @@
+// Ranks of real MPI jobs that fail: the whole job ends soon, with one message that says who, where and why, and nothing is left.
+import t from "tap";
+import { temporaryFolder } from "../helpers/cli.ts";
+import { FAULTS, makeFault, prepareFaults } from "../helpers/faults.ts";
+import { LAUNCHERS } from "../helpers/mpi.ts";
+
+const scratch = temporaryFolder(t);
+await prepareFaults(scratch);
+
+const linux = process.platform === "linux" ? false : "there is no /proc";
+
+for (const launcher of LAUNCHERS) {
+  for (const fault of FAULTS) {
+    t.test(`${launcher.name}: ${fault.name}`, {
+      skip: launcher.skip || linux,
+    }, async (t) => {
+      const { problems, seconds, message } = await makeFault(
+        launcher,
+        scratch,
+        fault,
+      );
+      t.strictSame(problems, [], message);
+      if (seconds !== undefined) t.comment(`${seconds.toFixed(1)} s`);
+    });
+  }
+}
