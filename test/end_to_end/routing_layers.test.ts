@@ -1,0 +1,489 @@
+/** Recorded layers with capacity: DeepSpeed's gates and layers, fairscale's losses, transformers' Switch block. */
+
+import t, { type Test } from "tap";
+import {
+  add,
+  balancingLoss,
+  combine,
+  dispatch,
+  dot,
+  maximum,
+  mean,
+  type Model,
+  model,
+  route,
+  type RouteOptions,
+  type RoutingPreset,
+  sum,
+  type Tensor,
+  zLoss,
+} from "../../compiler/mod.ts";
+import { readJson, readTensors } from "../helpers/read_tensors.ts";
+import {
+  choiceAxes,
+  declareRouter,
+  differencesOf,
+  error,
+  operandsOf,
+  type Outputs,
+  type RecordedRouter,
+  type RouterOptions,
+  runModel,
+  TOLERANCE,
+} from "../helpers/routing_vectors.ts";
+import { TARGETS } from "../helpers/sessions.ts";
+
+/** What a layer makes of a row must be this close; its sums are long. */
+const OUTPUT_TOLERANCE = 1e-5;
+
+type Meshes = readonly { readonly [axis: string]: number }[];
+
+interface Run {
+  readonly model: Model;
+  readonly inputs: { readonly [name: string]: readonly number[] };
+  readonly weights: string;
+  readonly meshes: Meshes;
+  /** Kinds of devices; default all. */
+  readonly targets?: readonly string[];
+}
+
+/** Hold a model everywhere: by the reference, and with the same bits on every mesh of a device. */
+async function everywhere(
+  t: Test,
+  { model, inputs, weights, meshes, targets = ["cpu", "gpu"] }: Run,
+  wrong: (outputs: Outputs) => string[],
+): Promise<void> {
+  const byReference = await runModel(model, inputs, { weights });
+  t.same(wrong(byReference), [], "by the reference");
+  for (const { target, skip } of TARGETS) {
+    if (!targets.includes(target)) continue;
+    if (skip !== false) {
+      t.comment(`nothing is run on a ${target}: ${skip}`);
+      continue;
+    }
+    let one: Outputs | undefined;
+    for (const mesh of target === "cpu" ? meshes : meshes.slice(-1)) {
+      const title = `on a ${target}, ${JSON.stringify(mesh)}`;
+      const outputs = await runModel(model, inputs, { target, weights, mesh });
+      t.same(wrong(outputs), [], title);
+      t.same(outputs, one ??= outputs, `${title}: the same bits`);
+    }
+  }
+}
+
+/** relu(x · fc1 + bias) · fc2 + bias of each expert. */
+function reluExperts<A extends string>(
+  sent: Tensor<A, "f32">,
+  weight: (name: string, axes: string) => Tensor,
+): Tensor<string, "f32"> {
+  const w = (name: string, axes: string) =>
+    weight(name, axes) as Tensor<string, "f32">;
+  const inner = dot(
+    sent as Tensor<string, "f32">,
+    w("fc1.weight", "expert ffn embed"),
+    "embed",
+  );
+  const hidden = maximum(add(inner, w("fc1.bias", "expert ffn")), 0);
+  const outer = dot(hidden, w("fc2.weight", "expert embed ffn"), "ffn");
+  return add(outer, w("fc2.bias", "expert embed"));
+}
+
+// --- DeepSpeed's gates
+
+interface Gate {
+  readonly name: string;
+  readonly fn: "top1gating" | "top2gating" | "topkgating";
+  readonly S: number;
+  readonly E: number;
+  readonly M: number;
+  readonly H: number;
+  readonly capacity: number;
+  readonly kwargs: {
+    readonly k?: number;
+    readonly capacity_factor: number;
+    readonly min_capacity: number;
+    readonly drop_tokens: boolean;
+    readonly use_rts?: boolean;
+    readonly drop_policy?: "probs" | "position";
+  };
+}
+
+const GATES = readJson("deepspeed/gating.json") as unknown as readonly Gate[];
+const GATE_WEIGHTS = "deepspeed/gating.safetensors";
+const gating = readTensors(GATE_WEIGHTS);
+
+/** Kept choices of a recorded sparse routing, [choice, token]. */
+function sparse(indices: readonly number[], tokens: number) {
+  return indices.flatMap((expert, i) =>
+    expert < 0 ? [] : [{ i, token: i % tokens, expert }]
+  );
+}
+
+function recordedGate({ name, fn, kwargs, S, E, capacity }: Gate) {
+  const of = (tensor: string) => gating[`${name}.${tensor}`];
+  const { capacity_factor: factor, min_capacity: minimum } = kwargs;
+  const drop = fn === "topkgating"
+    ? kwargs.drop_policy === "position" ? "position" : "score"
+    : kwargs.use_rts
+    ? "random"
+    : "position";
+  const operands = {
+    noise: of("gumbel"),
+    random: drop === "random" ? of("rts_uniform") : undefined,
+    mask: of("used_token"),
+  };
+  const chosen = sparse(of("route_indices")!, S);
+  const weights = new Array<number>(S * E).fill(0);
+  for (const { i, token, expert } of chosen) {
+    weights[token * E + expert] = of("route_gates")![i]!;
+  }
+  const preset = { top1gating: "top1", top2gating: "top2", topkgating: "topk" };
+  const router: RecordedRouter = {
+    name,
+    topK: { top1gating: 1, top2gating: 2, topkgating: kwargs.k! }[fn],
+    options: {
+      preset: `deepspeed.${preset[fn]}` as "deepspeed.topk",
+      capacity: kwargs.drop_tokens
+        ? { factor, minimum, drop }
+        : { slots: "largest", drop },
+    },
+    operands: Object.fromEntries(
+      Object.entries(operands).filter(([, data]) => data !== undefined),
+    ),
+    combine: weights,
+    slots: chosen.map(({ i, token, expert }) => [
+      ...[token, expert],
+      of("route_locations")![i]!,
+    ]),
+    ...{ capacity, loss: of("l_aux")![0]!, counts: of("exp_counts")! },
+  };
+  return router;
+}
+
+/** All gates over as many tokens and experts, each with experts of its own. */
+function gatesModel(
+  { S, E, M, H }: Gate,
+  routers: readonly RecordedRouter[],
+): Model {
+  const sizes = { token: S, expert: E, embed: M, ffn: H };
+  return model({ ...sizes, ...choiceAxes(routers) }, (m) => {
+    const outputs = routers.map((router) => {
+      const { name } = router;
+      const logits = m.input(`${name} logits`, "token expert");
+      const { routing, outputs } = declareRouter(m, logits, router);
+      const sent = dispatch(m.input(`${name} tokens`, "token embed"), routing);
+      const done = reluExperts(
+        sent,
+        (tensor, axes) =>
+          m.param(`${name}.expert{expert}.${tensor}`, axes as "expert embed"),
+      );
+      return { ...outputs, [`${name} output`]: combine(done, routing) };
+    });
+    return Object.assign({}, ...outputs) as { [name: string]: Tensor };
+  });
+}
+
+/** Gates in one model; a plan of all of them would be large. */
+const AT_ONCE = 10;
+
+t.equal(GATES.length, 60, "gates");
+for (let at = 0; at < GATES.length; at += AT_ONCE) {
+  const gates = GATES.slice(at, at + AT_ONCE);
+  const { S, E } = gates[0]!;
+  const title = `gates ${at} to ${at + AT_ONCE - 1}`;
+  t.test(`DeepSpeed's ${title}: ${S} tokens to ${E} experts`, async (t) => {
+    t.ok(gates.every((gate) => gate.S === S && gate.E === E), "of one size");
+    const routers = gates.map(recordedGate);
+    const data = gates.flatMap(({ name }) => [
+      [`${name} logits`, gating[`${name}.logits`]!],
+      [`${name} tokens`, gating[`${name}.tokens`]!],
+    ]);
+    const run: Run = {
+      model: gatesModel(gates[0]!, routers),
+      inputs: { ...Object.fromEntries(data), ...operandsOf(routers) },
+      ...{ weights: GATE_WEIGHTS, meshes: [{}, { ep: 2 }, { ep: 4 }] },
+      // On a GPU, every kernel of every gate is a pipeline of its own: some are enough.
+      ...at % 30 === 0 ? {} : { targets: ["cpu"] },
+    };
+    await everywhere(t, run, (outputs) =>
+      routers.flatMap((router) => {
+        const wanted = gating[`${router.name}.output`]!;
+        const off = error(outputs[`${router.name} output`]!, wanted);
+        return [
+          ...differencesOf(router, outputs, { tokens: S, experts: E }),
+          ...off <= OUTPUT_TOLERANCE
+            ? []
+            : [`${router.name}: outputs are off by ${off}`],
+        ];
+      }));
+  });
+}
+
+// --- layers of several ranks, which are routing groups here
+
+/** A recorded layer. */
+interface Layer {
+  readonly file: string;
+  readonly topK: number;
+  readonly options: RouterOptions;
+  /** What is recorded as the noise, or as the random numbers. */
+  readonly drawn?: { readonly [operand in "noise" | "random"]?: string };
+}
+
+const EMBED = 8;
+
+function deepspeed(
+  name: string,
+  topK: 1 | 2 | 3,
+  capacity: NonNullable<RouterOptions["capacity"]>,
+): Layer {
+  const which = ({ 1: "top1", 2: "top2", 3: "topk" } as const)[topK];
+  return {
+    file: `deepspeed/moelayer-${name}.safetensors`,
+    topK,
+    options: { preset: `deepspeed.${which}`, capacity },
+    ...topK === 1 ? { drawn: { random: "rts_uniform" } } : {},
+  };
+}
+
+const fairscale = (name: string): Layer => ({
+  file: `fairscale/${name}.safetensors`,
+  ...{ topK: 2, options: { preset: "fairscale.top2" } },
+  drawn: { noise: "gumbel" },
+});
+
+const LAYERS: readonly Layer[] = [
+  deepspeed("ep1-e4-top2", 2, { factor: 1, minimum: 2 }),
+  deepspeed("ep2-e4-top1", 1, { factor: 1, minimum: 2 }),
+  deepspeed("ep2-e8-top2-nodrop", 2, { slots: "largest" }),
+  deepspeed("ep4-e4-top2-nodrop", 2, { slots: "largest" }),
+  deepspeed("ep4-e8-top2", 2, { factor: 1, minimum: 4 }),
+  deepspeed("ep4-e8-top3", 3, { factor: 0.75, minimum: 2 }),
+  ...["w1-e4", "w2-e4", "w2-e4-noise", "w4-e4", "w4-e8", "w4-e8-noise"]
+    .map(fairscale),
+];
+
+/** A tensor of all ranks, one rank after the other. */
+function allRanks(
+  recorded: { readonly [name: string]: number[] },
+  name: string,
+): number[] {
+  const all: number[] = [];
+  for (let rank = 0; `rank${rank}.${name}` in recorded; rank++) {
+    all.push(...recorded[`rank${rank}.${name}`]!);
+  }
+  return all;
+}
+
+type LayerOptions = Partial<
+  RouteOptions<"group token expert", "expert", RoutingPreset, "slot", "choice">
+>;
+
+function layerModel(
+  sizes: { group: number; token: number; expert: number },
+  { topK, options, drawn = {} }: Layer,
+): Model {
+  return model({ ...sizes, embed: EMBED, ffn: 12 }, (m) => {
+    const x = m.input("input", "group token embed");
+    const logits = dot(x, m.param("gate.weight", "expert embed"), "embed");
+    const given = Object.keys(drawn).map((operand) => [
+      operand,
+      m.input(operand, "group token expert"),
+    ]);
+    const routing = route(logits, {
+      ...{ over: "expert", topK, group: "group", preset: "deepspeed.topk" },
+      ...options as unknown as LayerOptions,
+      ...Object.fromEntries(given) as LayerOptions,
+    });
+    const sent = dispatch(x, routing);
+    const done = reluExperts(
+      sent,
+      (name, axes) => m.param(`expert{expert}.${name}`, axes as "expert embed"),
+    );
+    const { index, weight } = routing;
+    return {
+      output: combine(done as typeof sent, routing),
+      ...{ index, weight, slot: (routing as { slot: Tensor }).slot },
+      loss: balancingLoss(logits, routing, { over: "expert", per: "group" }),
+      counts: sum(routing.chosen, "token"),
+    };
+  });
+}
+
+/** Kept choices as `group,token,expert,slot`, with their weights: of each rank, recorded by choice and token or in a block of all places. */
+function recordedChoices(
+  recorded: { readonly [name: string]: number[] },
+  { group, token, expert }: { group: number; token: number; expert: number },
+): Map<string, number> {
+  const kept = new Map<string, number>();
+  for (let g = 0; g < group; g++) {
+    const of = (name: string) => recorded[`rank${g}.${name}`];
+    for (const { i, ...to } of sparse(of("route_indices") ?? [], token)) {
+      const slot = of("route_locations")![i];
+      const key = [g, to.token, to.expert, slot].join();
+      kept.set(key, of("route_gates")![i]!);
+    }
+    const slots = (of("dispatch_mask")?.length ?? 0) / token / expert;
+    of("dispatch_mask")?.forEach((taken, i) => {
+      if (taken === 0) return;
+      const place = Math.floor(i / slots);
+      const key = [g, Math.floor(place / expert), place % expert, i % slots];
+      kept.set(key.join(), of("combine_weights")![i]!);
+    });
+  }
+  return kept;
+}
+
+/** Which of a run's choices are others than recorded, in words. */
+function otherChoices(
+  kept: ReadonlyMap<string, number>,
+  { index, slot, weight }: Outputs,
+  { token, topK }: { token: number; topK: number },
+): string[] {
+  const found = Array.from(slot!).flatMap((place, i) => {
+    const at = Math.floor(i / topK);
+    const key = [Math.floor(at / token), at % token, index![i], place].join();
+    return place < 0 ? [] : [[key, weight![i]!] as const];
+  });
+  const wrong = found.filter(([key, w]) =>
+    !(Math.abs((kept.get(key) ?? Infinity) - w) <= TOLERANCE)
+  );
+  return [
+    ...wrong.map(([key]) => `choice ${key} is another`),
+    ...found.length === kept.size ? [] : [`${found.length} choices are kept`],
+  ];
+}
+
+for (const layer of LAYERS) {
+  t.test(layer.file, async (t) => {
+    const recorded = readTensors(layer.file);
+    const group = allRanks(recorded, "l_aux").length;
+    const expert = recorded["gate.weight"]!.length / EMBED;
+    const input = allRanks(recorded, "input");
+    const sizes = { group, token: input.length / group / EMBED, expert };
+    const drawn = Object.entries(layer.drawn ?? {}).map(([operand, name]) => [
+      operand,
+      allRanks(recorded, name),
+    ]);
+    const kept = recordedChoices(recorded, sizes);
+    t.ok(kept.size > sizes.group * sizes.token / 2, "choices are recorded");
+    const run: Run = {
+      model: layerModel(sizes, layer),
+      inputs: { input, ...Object.fromEntries(drawn) },
+      weights: layer.file,
+      meshes: [{}, ...[2, 4].filter((n) => n <= group).map((ep) => ({ ep }))],
+    };
+    await everywhere(t, run, (outputs) => {
+      const off = {
+        output: error(outputs["output"]!, allRanks(recorded, "output")),
+        loss: error(outputs["loss"]!, allRanks(recorded, "l_aux")),
+      };
+      const counts = allRanks(recorded, "exp_counts");
+      return [
+        ...off.output <= OUTPUT_TOLERANCE ? [] : [`outputs: ${off.output}`],
+        ...off.loss <= TOLERANCE ? [] : [`losses: ${off.loss}`],
+        ...otherChoices(kept, outputs, { ...sizes, topK: layer.topK }),
+        ...counts.length && error(outputs["counts"]!, counts) > 0
+          ? ["counts"]
+          : [],
+      ];
+    });
+  });
+}
+
+// --- transformers' Switch block
+
+interface Block {
+  readonly name: string;
+  readonly batch: number;
+  readonly seq: number;
+  readonly d_model: number;
+  readonly d_ff: number;
+  readonly num_experts: number;
+  readonly expert_capacity: number;
+  readonly router_bias: boolean;
+  readonly dropped_tokens: number;
+}
+
+const BLOCKS = readJson("switch/cases.json") as unknown as readonly Block[];
+
+function switchModel(block: Block): Model {
+  const sizes = {
+    ...{ batch: block.batch, token: block.seq, embed: block.d_model },
+    ...{ ffn: block.d_ff, expert: block.num_experts },
+  };
+  return model(sizes, (m) => {
+    const x = m.input("input", "batch token embed");
+    const router = "weight.router.classifier";
+    const plain = dot(x, m.param(`${router}.weight`, "expert embed"), "embed");
+    const logits = block.router_bias
+      ? add(plain, m.param(`${router}.bias`, "expert"))
+      : plain;
+    const routing = route(logits, {
+      ...{ over: "expert", topK: 1, preset: "switch.top1", group: "batch" },
+      capacity: { slots: block.expert_capacity },
+    });
+    const of = "weight.experts.expert_{expert}";
+    const hidden = maximum(
+      dot(
+        dispatch(x, routing),
+        m.param(`${of}.wi.weight`, "expert ffn embed"),
+        "embed",
+      ),
+      0,
+    );
+    const done = dot(
+      hidden,
+      m.param(`${of}.wo.weight`, "expert embed ffn"),
+      "ffn",
+    );
+    const losses = balancingLoss(logits, routing, {
+      over: "expert",
+      per: "batch",
+    });
+    return {
+      ...{ output: combine(done, routing), logits, kept: routing.kept },
+      ...{ index: routing.index, slot: routing.slot, weight: routing.weight },
+      aux: mean(losses, "batch"),
+      z: zLoss(logits, { over: "expert" }),
+    };
+  });
+}
+
+for (const block of BLOCKS) {
+  t.test(`transformers' Switch block, ${block.name}`, async (t) => {
+    const weights = `switch/${block.name}.safetensors`;
+    const recorded = readTensors(weights);
+    const run: Run = {
+      ...{ model: switchModel(block), weights },
+      inputs: { input: recorded["input"]! },
+      meshes: [{}, { ep: 2 }, { ep: 4 }],
+    };
+    const wanted: { readonly [output: string]: readonly number[] } = {
+      ...{ output: recorded["output"]!, logits: recorded["router_logits"]! },
+      ...{ aux: recorded["aux_loss"]!, z: recorded["z_loss"]! },
+    };
+    await everywhere(t, run, (outputs) => {
+      const { index, slot, weight, kept } = outputs;
+      const dropped = Array.from(slot!).filter((place) => place < 0).length;
+      const settled = Array.from(index!, (e, i) => slot![i]! < 0 ? 0 : e);
+      const raw = Array.from(
+        recorded["router_prob"]!,
+        (p, i) => slot![i]! < 0 ? 0 : p,
+      );
+      return [
+        ...Object.entries(wanted).flatMap(([name, data]) => {
+          const off = error(outputs[name]!, data);
+          const limit = name === "output" ? OUTPUT_TOLERANCE : TOLERANCE;
+          return off <= limit ? [] : [`${name} is off by ${off}`];
+        }),
+        ...dropped === block.dropped_tokens ? [] : [`${dropped} dropped`],
+        ...settled.join() === recorded["expert_index"]!.join()
+          ? []
+          : ["choices are others"],
+        ...error(kept!, recorded["router_mask"]!) === 0 ? [] : ["the mask"],
+        ...error(weight!, raw) <= TOLERANCE ? [] : ["weights"],
+      ];
+    });
+  });
+}
