@@ -19,8 +19,8 @@ export interface Purpose {
   culprit(): string;
 }
 
-/** Tests in a row without progress before the loop sleeps in between. */
-const EAGER_TESTS = 4;
+/** How long the loop tests without a pause while nothing moves. */
+const EAGER_MS = 0.05;
 
 /**
  * A pause between tests. Without it, ranks that wait keep those from the cores that they wait for; Node's timers cannot be
@@ -73,7 +73,7 @@ export class Pump {
 
   async #run(): Promise<void> {
     this.#running = true;
-    let still = 0;
+    let still = performance.now();
     while (this.#started.size > 0) {
       const before = performance.now();
       const open = this.#started.size;
@@ -82,9 +82,9 @@ export class Pump {
       }
       const now = performance.now();
       const moved = this.#started.size < open || now - before > PROGRESS_MS;
-      still = moved ? 0 : still + 1;
+      if (moved) still = now;
       this.#giveUp(now);
-      if (still > EAGER_TESTS) this.#mpi.sleep(PAUSE_MICROSECONDS);
+      if (now - still > EAGER_MS) this.#mpi.sleep(PAUSE_MICROSECONDS);
       await new Promise((resolve) => setImmediate(resolve));
     }
     this.#running = false;

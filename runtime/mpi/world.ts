@@ -272,7 +272,10 @@ export class MpiWorld implements MpiGroup {
     mpi.call("Finalize");
   }
 
-  /** Prepare at once; then, when earlier collectives have started, meet the other ranks, start, and wait for the end. */
+  /**
+   * Prepare at once; then, when earlier collectives have started, meet the other ranks and start at the same time, and wait
+   * for the end. What came from ranks that are out of step is never used.
+   */
   async #inTurn<T extends { readonly agreed: readonly number[] }>(
     group: MpiGroup,
     wait: Wait,
@@ -282,21 +285,24 @@ export class MpiWorld implements MpiGroup {
     const before = this.#turn;
     let pass!: () => void;
     this.#turn = new Promise((resolve) => pass = resolve);
-    let exchanged: Promise<void> | undefined;
+    let moved: Promise<void> | undefined;
     try {
       const prepared = await prepare();
+      const args = argumentsOf?.(prepared);
       await before;
       this.#note(`in ${wait.what}`);
       const purpose = this.#purpose(wait);
-      await this.#meeting.meet(group, purpose, prepared.agreed);
-      if (argumentsOf) {
-        const args = argumentsOf(prepared);
-        exchanged = this.#pump.start("Ialltoallv", args, purpose);
+      const met = this.#meeting.meet(group, purpose, prepared.agreed);
+      if (args) {
+        moved = this.#pump.start("Ialltoallv", args, purpose);
+        // Where ranks are out of step it fails as well, and says less.
+        moved.catch(() => {});
       }
+      await met;
     } finally {
       pass();
     }
-    await exchanged;
+    await moved;
     this.#note(`after ${wait.what}`);
   }
 
