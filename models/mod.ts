@@ -33,6 +33,7 @@ export { mixtral, type MixtralConfig, mixtralConfig } from "./mixtral.ts";
 export { olmoe, type OlmoeConfig, olmoeConfig } from "./olmoe.ts";
 export { qwen2Moe, type Qwen2MoeConfig, qwen2MoeConfig } from "./qwen2_moe.ts";
 export { qwen3Moe, type Qwen3MoeConfig, qwen3MoeConfig } from "./qwen3_moe.ts";
+export { type SwitchBlock, switchBlock } from "./switch.ts";
 
 /** A checkpoint's model, waiting for how it is to be built. */
 export interface PublishedModel {

@@ -159,6 +159,10 @@ const WRONG: readonly (readonly [object, string])[] = [
     "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
+    { architectures: ["SwitchTransformersForConditionalGeneration"] },
+    "Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+  ],
+  [
     { architectures: [] },
     "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
