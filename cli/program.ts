@@ -53,8 +53,16 @@ function addInspectCommands(
   io: CliIo,
   { finish }: ProgramHooks,
 ): void {
-  program.command("devices")
-    .description("list the adapters, and say which would be used and why")
+  deviceFlags(
+    program.command("devices")
+      .description("list the adapters, and say which would be used and why"),
+  )
+    .option(
+      "--all",
+      "measure what a run would use, and every link of its ranks",
+    )
+    .option("--ranks <n>", "ranks in this process", integer("--ranks", 1))
+    .option("--out <file>", "write a machine file, for 'plan --machine'")
     .option("--json", "machine-readable output")
     .action(async (flags) => finish(await devicesCommand(io, flags)));
   program.command("check")

@@ -58,6 +58,12 @@ export interface SelectedDevices {
   readonly kind: Device["kind"];
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
+  /** Adapters in the list; undefined on the CPU. */
+  readonly adapters?: number;
+  /** Whether they compute on the CPU. */
+  readonly software?: boolean;
+  /** Threads of the CPU device. */
+  readonly threads?: number;
   /** The job that this process is a rank of, where ranks are processes. */
   readonly world: MpiWorld | undefined;
   open(plan: Plan): Promise<OpenedDevices>;
@@ -102,6 +108,8 @@ export async function selectDevices(
   }
   return {
     kind: "gpu",
+    adapters: list.length,
+    software: list.some(({ type }) => type === "software"),
     limits: commonLimits(list),
     world,
     open: async (plan) => ({
@@ -120,9 +128,13 @@ function selectCpu(
   { sharing, threads = 1 }: SelectDevicesOptions,
   world: MpiWorld | undefined,
 ): SelectedDevices {
-  const own = Math.max(1, Math.floor(threads / (world?.localSize ?? 1)));
+  const own = Math.min(
+    MAX_THREADS,
+    Math.max(1, Math.floor(threads / (world?.localSize ?? 1))),
+  );
   return {
     kind: "cpu",
+    threads: own,
     limits: CPU_LIMITS,
     world,
     open: async (plan) => {
@@ -130,7 +142,7 @@ function selectCpu(
         ? [world.rank]
         : Array.from({ length: plan.ranks }, (_, rank) => rank);
       checkCpuMemory(plan, ranks);
-      const pool = await CpuPool.open(Math.min(own, MAX_THREADS));
+      const pool = await CpuPool.open(own);
       const devices: Device[] = [];
       for (const rank of ranks) {
         devices.push(

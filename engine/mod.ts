@@ -43,6 +43,11 @@ export {
 } from "./open.ts";
 export { joinJob, RankCountError } from "./job.ts";
 export {
+  type MeasuredMachine,
+  measureMachine,
+  type MeasureMachineOptions,
+} from "./machine/measure_machine.ts";
+export {
   type Compared as ComparedMesh,
   meshName,
   type Prediction,

@@ -11,6 +11,10 @@ import { closed, MAX_RANKS, record, type Schema } from "./schema.ts";
 export interface MachineDevice {
   /** Name for people. */
   readonly name?: string;
+  /** It is the CPU device: plans for it have that device's kernel variants. */
+  readonly cpu?: true;
+  /** WebGPU limits that a plan for it may use. Default: those that every device has. */
+  readonly limits?: { readonly [limit: string]: number };
   /** Bytes of memory. Absent: nobody counted. */
   readonly memory?: number;
   /** Multiply-adds a second in a matmul (half of what is called FLOP/s). */
@@ -138,6 +142,8 @@ export const machineSchema: Schema = {
       launch: atLeast,
     }, {
       name: text,
+      cpu: { const: true },
+      limits: record(atLeast),
       memory: above,
       cache: closed({ bytes: above, bandwidth: above }),
       run: atLeast,

@@ -7,6 +7,8 @@ import {
   listAdapters,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
+import { UsageError } from "../values.ts";
+import { machineCommand, type MachineFlags } from "./machine.ts";
 
 /** Limits that decide whether a plan fits. */
 const SHOWN = [
@@ -16,11 +18,28 @@ const SHOWN = [
   "maxComputeWorkgroupStorageSize",
 ];
 
-/** List the adapters. */
+/** Flags of `devices`. */
+export interface DevicesFlags extends MachineFlags {
+  readonly all?: boolean;
+}
+
+/** List the adapters, or with `--all` measure those that a run would use. */
 export async function devicesCommand(
   io: CliIo,
-  flags: { readonly json?: boolean },
+  flags: DevicesFlags,
 ): Promise<number> {
+  if (flags.all) return await machineCommand(io, flags);
+  const [useless] = [
+    ...flags.out === undefined ? [] : ["--out"],
+    ...flags.ranks === undefined ? [] : ["--ranks"],
+    ...flags.devices === "shared" ? [] : ["--devices"],
+    ...flags.adapter === "auto" ? [] : ["--adapter"],
+  ];
+  if (useless !== undefined) {
+    throw new UsageError(
+      `Cannot use ${useless} without --all: the list has every adapter. Add --all to measure`,
+    );
+  }
   const adapters = await listAdapters({ places: io.places });
   const { adapter, why } = chooseAdapter(adapters);
   const chosen = adapter === "cpu" ? adapter : adapter.number;

@@ -11,6 +11,7 @@ import {
 import type { Mesh } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { PlanFlags } from "../flags.ts";
+import { formatTable } from "../table.ts";
 import { UsageError } from "../values.ts";
 import { planOptions } from "./options.ts";
 
@@ -86,10 +87,10 @@ export async function predictCommand(
 }
 
 function meshTable(compared: readonly ComparedMesh[]): string[] {
-  return table([
+  return formatTable([
     [
       ...["mesh", "devices", "step", "speed", "launches", "arithmetic"],
-      ...["memory", "exchange", "waiting", "fits"],
+      ...["memory", "exchange", "waiting", "besides", "fits"],
     ],
     ...compared.map(({ prediction, speed }) => {
       const { parts, seconds, devices, memory, exact } = prediction;
@@ -100,7 +101,7 @@ function meshTable(compared: readonly ComparedMesh[]): string[] {
         `${exact ? "" : ">= "}${timeText(seconds)}`,
         `${speed.toFixed(2)}x`,
         ...[parts.launch, parts.arithmetic, parts.memory].map(timeText),
-        ...[parts.exchange, parts.waiting].map(timeText),
+        ...[parts.exchange, parts.waiting, parts.run].map(timeText),
         available === undefined ? "?" : needed <= available ? "yes" : "no",
       ];
     }),
@@ -111,7 +112,7 @@ function layerTable({ prediction }: ComparedMesh): string[] {
   const { layers } = prediction;
   return [
     "",
-    ...table([
+    ...formatTable([
       [`${meshName(prediction)}, by layer`, "compute", "exchange", "waiting"],
       ...layers.map(({ name, launch, arithmetic, memory, ...rest }) => [
         name,
@@ -121,16 +122,4 @@ function layerTable({ prediction }: ComparedMesh): string[] {
       ]),
     ]),
   ];
-}
-
-/** Rows with their columns below each other: the first to the left, numbers to the right. */
-function table(rows: readonly (readonly string[])[]): string[] {
-  const widths = rows[0]!.map((_, i) =>
-    Math.max(...rows.map((row) => row[i]!.length))
-  );
-  return rows.map((row) =>
-    row.map((cell, i) =>
-      i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)
-    ).join("  ")
-  );
 }

@@ -2,6 +2,8 @@
 
 import { compile, type Model } from "../../compiler/mod.ts";
 import { createSession, type HostTensor } from "../../runtime/mod.ts";
+import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
+import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { MachineDevice } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
@@ -72,11 +74,15 @@ export async function measureDevice(
     const tokens = tokensOfAWorkgroup(plan);
     return [1, 8, 1024 / tokens].map((n) => ({ tokens: n * tokens }));
   });
-  const parallel = Math.max(1, rate(many!) / rate(one!));
+  const parallel = selected.threads ??
+    Math.max(1, rate(many!) / rate(one!));
   const alone = 8 * net(one!) / NARROW;
   const grain = net(eight!) / NARROW - alone / Math.min(parallel, 8);
   return {
     ...await measureMemory(selected, options),
+    ...selected.kind === "cpu"
+      ? { cpu: true, memory: CPU_LIMITS.memory }
+      : { limits: limitsOf(selected) },
     multiplyAdds: rate(experts!),
     operations,
     launch,
@@ -84,6 +90,13 @@ export async function measureDevice(
     parallel,
     grain: Math.max(0, Math.min(grain, alone)),
   };
+}
+
+/** The limits that plans may state. */
+function limitsOf({ limits }: SelectedDevices): { [limit: string]: number } {
+  return Object.fromEntries(
+    Object.keys(GUARANTEED_LIMITS).map((name) => [name, limits[name]!]),
+  );
 }
 
 /** The most tokens for which a narrow matmul is one workgroup. */
@@ -134,7 +147,8 @@ async function measureMemory(
   };
 }
 
-function median(values: readonly number[]): number {
+/** The middle value. */
+export function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1]!;
 }
 

@@ -94,10 +94,10 @@ export function narrowModel(matmuls: number): Model {
   });
 }
 
-/** Rows of 4 KiB that are sent to the experts that they name, and come back as they are. */
+/** Rows of 4 KiB that go to experts and come back as they are, from each of as many ranks `rows` to each expert. */
 export function exchangeModel(experts: number, rows: number): Model {
   return model(
-    { token: upTo(rows * experts), embed: 1024, expert: experts },
+    { token: upTo(rows * experts * experts), embed: 1024, expert: experts },
     (m) => {
       const x = m.input("x", "token embed");
       const logits = m.input("logits", "token expert");

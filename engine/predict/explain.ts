@@ -36,6 +36,7 @@ const REASONS: { readonly [P in keyof Parts]: string } = {
   memory: "reading and writing memory",
   exchange: "exchanging rows between ranks",
   waiting: "waiting for ranks with more to do",
+  run: "what every run takes besides its steps",
 };
 
 function percent(part: number, whole: number): string {
@@ -107,7 +108,11 @@ function growth(
 ): string {
   const { parts, seconds, launches } = prediction;
   const counts = part === "launch"
-    ? ` (${launches} launches instead of ${first.launches})`
+    ? ` (${launches} launches on a device, ${
+      launches === first.launches
+        ? `as many as with ${meshName(first)}`
+        : `instead of ${first.launches}`
+    })`
     : part === "exchange"
     ? ` (${sizeText(prediction.sentBytes)} between ranks)`
     : "";

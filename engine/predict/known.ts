@@ -2,7 +2,8 @@
 
 import { tableOf } from "../../runtime/dealt.ts";
 import { bindWorkgroups } from "../../runtime/run_counts.ts";
-import { groupOf } from "../../spec/mesh.ts";
+import { rowsBetween } from "../../spec/bytes.ts";
+import { groupOf, positionOver } from "../../spec/mesh.ts";
 import { kernelWork } from "../../spec/kernel/work.ts";
 import { onRank, type Plan, type Step } from "../../spec/plan.ts";
 import { collectFacts } from "../../spec/verify_facts.ts";
@@ -22,11 +23,15 @@ export class KnownBuffers {
   readonly #interned = new Map<string, Known>();
   readonly #buffers: Map<string, Known>[];
   readonly #tables = new Map<string, ReadonlyMap<string, Known>>();
+  readonly #matrices = new Map<string, number[][]>();
+  /** Rows of a dispatch on each rank, before or after its exchange, whichever are more. */
+  readonly #rows: number[];
 
   constructor(scene: Scene) {
     this.#scene = scene;
     const { plan } = scene;
     this.#buffers = Array.from({ length: plan.ranks }, () => new Map());
+    this.#rows = new Array<number>(plan.ranks).fill(0);
     const facts = collectFacts(plan);
     const routings = facts.routings.filter(({ program }) =>
       program === scene.program.name
@@ -37,6 +42,7 @@ export class KnownBuffers {
     }
     for (const routing of routings) {
       for (const { step } of routing.gather) this.#gathered(step);
+      for (const { step } of routing.forward) this.#received(step);
       for (const { step } of routing.regroup) this.#regrouped(step);
     }
   }
@@ -46,16 +52,27 @@ export class KnownBuffers {
     return this.#buffers[rank]!.get(buffer);
   }
 
-  /** Rows that each position of a group sends to each: the counts of an exchange, by position and column. */
+  /** Rows of a dispatch that a rank holds, at most. */
+  rows(rank: number): number {
+    return this.#rows[rank]!;
+  }
+
+  /** The counts of an exchange, by position and column. */
   matrix(buffer: string, rank: number, size: number): number[][] {
     const known = this.of(rank, buffer);
     const columns = onRank(this.#scene.plan.buffers[buffer]!.bytes, rank) / 4 /
       size;
-    return Array.from({ length: size }, (_, s) =>
-      Array.from(
-        { length: columns },
-        (_, c) => known?.at(s * columns + c) ?? 0,
-      ));
+    const key = `${known?.id} ${size} ${columns}`;
+    let matrix = this.#matrices.get(key);
+    if (!matrix) {
+      matrix = Array.from({ length: size }, (_, s) =>
+        Array.from(
+          { length: columns },
+          (_, c) => known?.at(s * columns + c) ?? 0,
+        ));
+      this.#matrices.set(key, matrix);
+    }
+    return matrix;
   }
 
   #intern(values: ArrayLike<number | undefined>): Known {
@@ -113,6 +130,8 @@ export class KnownBuffers {
       routing: routing.number,
     }, options.skew);
     this.#buffers[rank]!.set(counts, this.#intern(chosen));
+    const sent = chosen.reduce((n, count) => n + count, 0);
+    this.#rows[rank] = Math.max(this.#rows[rank]!, sent);
     // Which row a choice is sent to does not matter to time, only that it has one.
     for (const name of permutations) this.#buffers[rank]!.set(name, SOME_ROW);
   }
@@ -133,6 +152,19 @@ export class KnownBuffers {
           ),
         ),
       );
+    }
+  }
+
+  #received(step: Step & { readonly op: "allToAll" }): void {
+    const { plan } = this.#scene;
+    for (const rank of this.#rows.keys()) {
+      const group = groupOf(plan.mesh, rank, step.over);
+      const me = positionOver(plan.mesh, rank, step.over);
+      const rows = rowsBetween(
+        this.matrix(step.counts, rank, group.length),
+        { splits: step.splits },
+      ).reduce((n, row) => n + row[me]!, 0);
+      this.#rows[rank] = Math.max(this.#rows[rank]!, rows);
     }
   }
 

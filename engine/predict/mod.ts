@@ -1,14 +1,17 @@
 /** What a plan would take on a machine, from the plan itself and a description of the machine. */
 
 import type { FileSystem } from "../files.ts";
+import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import {
   type Machine,
   machineRanks,
   parseMachine,
+  placeRanks,
 } from "../../spec/machine.ts";
 import type { Mesh } from "../../spec/mesh.ts";
 import { type PlanOptions, planTarget } from "../open.ts";
 import type { Target } from "../target.ts";
+import { TUNING } from "../tuning.ts";
 import { type Compared, comparePredictions } from "./explain.ts";
 import { predictStep } from "./predict.ts";
 import type { SceneOptions } from "./scene.ts";
@@ -49,10 +52,14 @@ export async function predictTarget(
   const { tokens, sequences = 1, past = 0 } = scene;
   const context = past + Math.ceil(tokens / sequences);
   const need = { tokens, sequences, context };
+  const device = machine.devices[placeRanks(machine)[0]!.kind]!;
+  const limits = device.limits ?? (device.cpu ? CPU_LIMITS : undefined);
   const predictions = [];
   for (const mesh of target.kind === "plan" ? [undefined] : meshes) {
     const compiled = await planTarget(target, files, {
       need,
+      tuning: TUNING[device.cpu ? "cpu" : "gpu"],
+      ...limits ? { limits } : {},
       ...plan,
       ...mesh ? { mesh } : {},
     });

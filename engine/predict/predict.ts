@@ -32,6 +32,8 @@ export interface Parts {
   exchange: number;
   /** For ranks that have more to do. */
   waiting: number;
+  /** What a run takes besides its steps. */
+  run: number;
 }
 
 /** One layer of a predicted step, on the device that waits least. */
@@ -48,8 +50,6 @@ export interface Prediction {
   readonly seconds: number;
   /** Seconds of the device that waits least, by what they are for. */
   readonly parts: Readonly<Parts>;
-  /** What a run takes besides its steps. */
-  readonly run: number;
   /** Launches on that device. */
   readonly launches: number;
   /** Bytes of expert weights that the rank with most of them reads. */
@@ -78,6 +78,7 @@ const NOTHING: Parts = {
   memory: 0,
   exchange: 0,
   waiting: 0,
+  run: 0,
 };
 
 /** A device in a predicted step. */
@@ -153,23 +154,23 @@ class Prophet {
     }
     const clocks = [...this.#clocks.values()];
     const end = Math.max(...clocks.map(({ now }) => now));
-    for (const clock of clocks) this.#advance(clock, end, "waiting");
+    for (const clock of clocks) {
+      this.#advance(clock, end, "waiting");
+      const { run = 0 } = this.#machine.devices[clock.kind]!;
+      this.#advance(clock, end + run, "run");
+    }
     const totals = clocks.map(({ layers }) => addUp(layers));
     const busiest = totals.reduce(
       (best, { waiting }, i) => waiting < totals[best]!.waiting ? i : best,
       0,
     );
     const { layers, launches } = clocks[busiest]!;
-    const run = Math.max(
-      ...clocks.map(({ kind }) => this.#machine.devices[kind]!.run ?? 0),
-    );
     return {
       mesh: this.#plan.mesh,
       ranks: this.#plan.ranks,
       devices: clocks.length,
-      seconds: end + run,
+      seconds: Math.max(...clocks.map(({ now }) => now)),
       parts: totals[busiest]!,
-      run,
       launches,
       expertBytes: Math.max(...this.#experts),
       sentBytes: this.#sent,
@@ -323,7 +324,8 @@ class Prophet {
     const { axes } = this.#scene;
     const share = buffer.axes.reduce((part, { axis, size, dynamic }, i) => {
       const bound = onRank(size, rank);
-      if (!dynamic || !this.#plan.axes[axis] || bound === 0) return part;
+      if (!dynamic || bound === 0) return part;
+      if (!this.#plan.axes[axis]) return part * this.#known.rows(rank) / bound;
       const local = axes.split(buffer, i) ? axes.local(axis, rank) : undefined;
       return part * (local?.length ?? axes.length(axis)) / bound;
     }, 1);

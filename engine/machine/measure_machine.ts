@@ -1,0 +1,212 @@
+/** A machine file from measurements: every rank's place, what each kind of device can do, and the links between ranks. */
+
+import type {
+  Machine,
+  MachineDevice,
+  MachineHost,
+  MachineLink,
+  MachineLinks,
+} from "../../spec/machine.ts";
+import { linkClass, placeRanks } from "../../spec/machine.ts";
+import { selectDevices, type SelectDevicesOptions } from "../devices.ts";
+import { type LinkTimes, measureLinks } from "./measure_links.ts";
+import {
+  measureDevice,
+  type MeasureOptions,
+  median,
+} from "./measure_device.ts";
+
+/** How a machine is measured. */
+export interface MeasureMachineOptions
+  extends SelectDevicesOptions, MeasureOptions {
+  /** Ranks in this process; default: 1, or as many as there are adapters in the list. Processes of a job are one each. */
+  readonly ranks?: number;
+  /** This host's name. */
+  readonly host: string;
+}
+
+/** What was measured. */
+export interface MeasuredMachine {
+  readonly machine: Machine;
+  /** Whether this process is the one to print it. */
+  readonly first: boolean;
+  /** Say that this process is done. */
+  finish(): Promise<void>;
+}
+
+/** What a rank tells the others of itself. */
+interface RankReport {
+  readonly host: string;
+  /** The name of its device. */
+  readonly name: string;
+  readonly measured?: MachineDevice;
+  /** Devices of its host that can run at full rate at once. */
+  readonly atOnce?: number;
+  readonly links: LinkTimes | undefined;
+}
+
+/** Measure the devices and links that a run with the same options would use. Ranks that are processes must all call it. */
+export async function measureMachine(
+  options: MeasureMachineOptions,
+): Promise<MeasuredMachine> {
+  const selected = await selectDevices(options);
+  const { world, kind } = selected;
+  const ranks = world?.size ?? options.ranks ?? selected.adapters ?? 1;
+  const host = world?.hosts[world.rank] ?? options.host;
+  const own = await measureInTurn(selected, options);
+  const links = ranks > 1
+    ? await measureLinks(selected, ranks, options)
+    : undefined;
+  const atOnce = kind === "cpu"
+    ? Math.max(1, Math.floor((options.threads ?? 1) / (selected.threads ?? 1)))
+    : selected.software
+    ? 1
+    : undefined;
+  const report: RankReport = {
+    ...{ host, name: own.name ?? kind, measured: own, links },
+    ...atOnce === undefined ? {} : { atOnce },
+  };
+  const reports: RankReport[] = world
+    ? (await world.gatherTexts(JSON.stringify(report), { what: "measuring" }))
+      .map((text) => JSON.parse(text) as RankReport)
+    : Array.from({ length: ranks }, () => report);
+  const communicator = world
+    ? "mpi"
+    : options.sharing === "shared"
+    ? "local"
+    : "host";
+  return {
+    machine: describe(reports, communicator),
+    first: (world?.rank ?? 0) === 0,
+    finish: async () => {
+      await world?.finish();
+    },
+  };
+}
+
+/** Measure this rank's device while no other rank of its host measures. */
+async function measureInTurn(
+  selected: Awaited<ReturnType<typeof selectDevices>>,
+  options: MeasureMachineOptions,
+): Promise<MachineDevice> {
+  const { world } = selected;
+  if (!world) return await measureDevice(selected, options);
+  let own: MachineDevice | undefined;
+  const turns = Math.max(
+    ...(await world.gatherTexts(String(world.localSize), {
+      what: "measuring",
+    })).map(Number),
+  );
+  for (let turn = 0; turn < turns; turn++) {
+    if (turn === world.localRank) own = await measureDevice(selected, options);
+    await world.barrier(world, { what: "measuring", deadlineMs: 600_000 });
+  }
+  return own!;
+}
+
+function describe(
+  reports: readonly RankReport[],
+  communicator: "local" | "host" | "mpi",
+): Machine {
+  const devices: { [kind: string]: MachineDevice } = {};
+  for (const { name, measured } of reports) {
+    if (measured) devices[name] ??= measured;
+  }
+  const hosts: MachineHost[] = [];
+  const names = [...new Set(reports.map(({ host }) => host))];
+  for (const name of names) {
+    const here = reports.filter(({ host }) => host === name);
+    const { atOnce } = here[0]!;
+    const shared = communicator === "local";
+    hosts.push({
+      name,
+      devices: shared
+        ? [{ kind: here[0]!.name, ranks: here.length }]
+        : here.map((rank) => ({ kind: rank.name })),
+      ...atOnce === undefined ? {} : { atOnce },
+    });
+  }
+  const first = slowest(reports.flatMap(({ links }) => links ?? []));
+  const machine: Machine = {
+    version: 1,
+    name: names.length === 1 ? names[0]! : `${names.length} hosts`,
+    source: `Measured with ${reports.length} rank${
+      reports.length === 1 ? "" : "s"
+    } by 'switchyard devices --all'.`,
+    ...{ devices, hosts, links: {} },
+  };
+  if (!first) return machine;
+  const links = communicator === "local" ? {} : linksOf(machine, first);
+  const bytes = (first.rows - 1) * first.rowBytes;
+  return {
+    ...machine,
+    links,
+    measured: {
+      communicator,
+      latency: first.short,
+      bandwidth: first.short.map((row, a) =>
+        row.map((short, b) =>
+          a === b ? 0 : bytes / Math.max(1e-9, first.long[a]![b]! - short)
+        )
+      ),
+    },
+  };
+}
+
+/** What every rank measured: an exchange is over when its slowest rank is done. */
+function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
+  const [first] = all;
+  if (!first) return undefined;
+  const most = (name: "short" | "long") =>
+    first[name].map((row, a) =>
+      row.map((_, b) => Math.max(...all.map((links) => links[name][a]![b]!)))
+    );
+  return {
+    ...first,
+    ...{ short: most("short"), long: most("long") },
+    allShort: Math.max(...all.map(({ allShort }) => allShort)),
+    allLong: Math.max(...all.map(({ allLong }) => allLong)),
+  };
+}
+
+/** The middle of the pairs of each class; what all ranks at once take says what shares the bandwidth. */
+function linksOf(machine: Machine, times: LinkTimes): MachineLinks {
+  const places = placeRanks(machine);
+  const ranks = places.length;
+  const links: { -readonly [C in keyof MachineLinks]: MachineLink } = {};
+  const pairs = places.flatMap((a, i) =>
+    places.flatMap((b, j) => i < j ? [{ i, j, class: linkClass(a, b) }] : [])
+  );
+  const bytes = (times.rows - 1) * times.rowBytes;
+  const oneClass = new Set(pairs.map((pair) => pair.class)).size === 1;
+  for (const name of new Set(pairs.map((pair) => pair.class))) {
+    const here = pairs.filter((pair) => pair.class === name);
+    const latency = median(here.map(({ i, j }) => times.short[i]![j]!));
+    const long = median(here.map(({ i, j }) => times.long[i]![j]!));
+    const pairTime = Math.max(1e-9, long - latency);
+    const allTime = Math.max(1e-9, times.allLong - times.allShort);
+    const peer = oneClass && ranks > 2
+      ? Math.max(0, (times.allShort - latency) / (ranks - 2))
+      : 0;
+    // Twice as long as a pair: each pair's own; as long as its peers: a rank's; as long as all pairs: the host's.
+    const shares = { pair: 1, rank: ranks - 1, host: ranks * (ranks - 1) / 2 };
+    const measured = allTime / pairTime;
+    const per = oneClass && ranks > 2
+      ? (["pair", "rank", "host"] as const).reduce((best, next) =>
+        distance(measured, shares[next]) < distance(measured, shares[best])
+          ? next
+          : best
+      )
+      : "host";
+    const volume = { pair: 1, rank: ranks - 1, host: ranks * (ranks - 1) };
+    const bandwidth = oneClass && ranks > 2
+      ? volume[per] * bytes / allTime
+      : (per === "host" ? 2 : 1) * bytes / pairTime;
+    links[name] = { latency, bandwidth, per, peer };
+  }
+  return links;
+}
+
+function distance(a: number, b: number): number {
+  return Math.abs(Math.log(a / b));
+}

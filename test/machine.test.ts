@@ -1,0 +1,303 @@
+// Machine files, and predictions for machines made up so that the times can be worked out by hand.
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { Ajv } from "ajv";
+import t from "tap";
+import { compile, dot, model, upTo } from "../compiler/mod.ts";
+import { comparePredictions } from "../engine/predict/explain.ts";
+import { launchSeconds } from "../engine/predict/device_time.ts";
+import { exchangeSeconds } from "../engine/predict/link_time.ts";
+import { predictStep } from "../engine/predict/mod.ts";
+import { chooseExperts } from "../engine/predict/scene.ts";
+import {
+  DataError,
+  type Machine,
+  type MachineDevice,
+  machineRanks,
+  machineSchema,
+  parseMachine,
+  placeRanks,
+  stringifyMachine,
+} from "../spec/mod.ts";
+import { layer } from "../examples/layer.ts";
+
+const read = (path: string) =>
+  readFileSync(fileURLToPath(new URL(path, import.meta.url)), "utf8");
+
+/** A device for which nothing takes time but what is said. */
+const FREE: MachineDevice = {
+  multiplyAdds: 1e30,
+  operations: 1e30,
+  bandwidth: 1e30,
+  launch: 0,
+};
+
+/** Hosts of devices, each of one rank, where nothing takes time but what is said. */
+function machineOf(
+  device: Partial<MachineDevice>,
+  rest: Partial<Machine> = {},
+): Machine {
+  return {
+    version: 1,
+    name: "made up",
+    devices: { d: { ...FREE, ...device } },
+    hosts: [{ name: "a", devices: [{ kind: "d", count: 4 }] }],
+    links: { sameHost: { latency: 0, bandwidth: 1e30, per: "rank" } },
+    ...rest,
+  };
+}
+
+t.test("machine.schema.json is the exported schema, and a schema", (t) => {
+  t.same(JSON.parse(read("../spec/machine.schema.json")), machineSchema);
+  t.ok(new Ajv().validateSchema(machineSchema));
+  t.end();
+});
+
+t.test("machine files are read, written and placed", (t) => {
+  const machine: Machine = {
+    ...machineOf({ name: "some device", cache: { bytes: 1, bandwidth: 2 } }),
+    hosts: [
+      { name: "n", count: 2, devices: [{ kind: "d", count: 2, ranks: 2 }] },
+      { devices: [{ kind: "d" }], atOnce: 1 },
+    ],
+  };
+  t.same(parseMachine(stringifyMachine(machine)), machine);
+  t.equal(machineRanks(machine), 9);
+  t.strictSame(
+    placeRanks(machine).map(({ hostName, device }) => `${hostName} ${device}`),
+    ["n0 0", "n0 0", "n0 1", "n0 1", "n1 2", "n1 2", "n1 3", "n1 3", "host 4"],
+  );
+  for (const name of ["node_8_nvlink", "nodes_64_infiniband"]) {
+    const file = `../examples/cluster/machines/${name}.json`;
+    const example = parseMachine(read(file), file);
+    t.match(example.source, /[Ss]pecification/, `${name} says where from`);
+    t.equal(machineRanks(example), name === "node_8_nvlink" ? 8 : 512);
+  }
+  t.end();
+});
+
+t.test("mistakes in machine files are named with their place", (t) => {
+  const good = JSON.parse(stringifyMachine(machineOf({}))) as {
+    [field: string]: unknown;
+  };
+  const d = { ...FREE };
+  const broken: [change: object, message: RegExp][] = [
+    [{ version: 2 }, /has version 2, and this program reads version 1/],
+    [{ extra: 1 }, /'\/' has an unknown field 'extra'/],
+    [{ hosts: undefined }, /'\/' has no field 'hosts'/],
+    [{ hosts: [] }, /'\/hosts' must NOT have fewer than 1 items/],
+    [{ devices: { d: { ...d, launch: -1 } } }, /'\/devices\/d\/launch' must/],
+    [
+      { devices: { d: { ...d, multiplyAdds: 0 } } },
+      /'\/devices\/d\/multiplyAdds' must be > 0/,
+    ],
+    [
+      { hosts: [{ devices: [{ kind: "e" }] }] },
+      /a host has a device of kind 'e', and 'devices' has only 'd'/,
+    ],
+    [
+      { links: { sameHost: { latency: 0, bandwidth: 1, per: "rack" } } },
+      /'\/links\/sameHost\/per' must be one of pair, rank, host/,
+    ],
+    [
+      { hosts: [{ count: 2000, devices: [{ kind: "d" }] }] },
+      /places for 2000 ranks, and a plan has at most 1024/,
+    ],
+    [
+      { measured: { communicator: "mpi", latency: [[0]], bandwidth: [[0]] } },
+      /'\/measured\/latency' is not 4 by 4/,
+    ],
+  ];
+  for (const [change, message] of broken) {
+    const json = JSON.stringify({ ...good, ...change });
+    t.throws(() => parseMachine(json, "m.json"), { message });
+    t.throws(() => parseMachine(json, "m.json"), DataError);
+    t.throws(() => parseMachine(json, "m.json"), { message: /'m\.json'/ });
+  }
+  t.throws(() => parseMachine("{"), { message: /it is not JSON/ });
+  t.end();
+});
+
+t.test("the time of a launch", (t) => {
+  const device = {
+    ...FREE,
+    ...{ multiplyAdds: 100, operations: 10, bandwidth: 1, launch: 2 },
+  };
+  const work = {
+    ...{ workgroups: 8, multiplyAdds: 1000, operations: 1250 },
+    ...{ loads: [], stores: [], exact: true },
+  };
+  const seconds = (
+    change: Partial<MachineDevice>,
+    bytes = 0,
+    more: object = {},
+  ) =>
+    launchSeconds({ ...device, ...change }, { ...work, ...more }, {
+      bytes,
+      cached: true,
+    });
+  t.same(seconds({}), { launch: 2, arithmetic: 10, memory: 0 });
+  t.equal(
+    seconds({}, 0, { operations: 1260 }).arithmetic,
+    11,
+    "operations beyond those of a matmul",
+  );
+  t.same(seconds({}, 30), { launch: 2, arithmetic: 0, memory: 30 });
+  t.equal(seconds({ cache: { bytes: 1, bandwidth: 2 } }, 30).memory, 15);
+  t.equal(seconds({ parallel: 16 }).arithmetic, 20, "half of it is idle");
+  t.equal(seconds({ parallel: 8, grain: 5 }).arithmetic, 15);
+  t.equal(seconds({ parallel: 2, grain: 15 }).arithmetic, 20, "alone");
+  t.end();
+});
+
+t.test("the time of an exchange", (t) => {
+  const link = { latency: 1, bandwidth: 10 };
+  const bytes = [[0, 100, 100], [100, 0, 100], [100, 100, 0]];
+  const seconds = (machine: Machine) =>
+    exchangeSeconds(machine, {
+      places: placeRanks(machine).slice(0, 3),
+      bytes,
+    });
+  const by = (per: "pair" | "rank" | "host", more: object = {}) =>
+    machineOf({}, { links: { sameHost: { ...link, per, ...more } } });
+  t.equal(seconds(by("pair")), 1 + 10);
+  t.equal(seconds(by("rank")), 1 + 20);
+  t.equal(seconds(by("host")), 1 + 60);
+  t.equal(seconds(by("pair", { peer: 3 })), 1 + 3 + 10);
+  const hosts = [
+    { devices: [{ kind: "d", count: 2 }] },
+    { devices: [{ kind: "d" }] },
+  ];
+  const two = machineOf({}, {
+    hosts,
+    links: {
+      sameHost: { ...link, per: "rank" },
+      otherHost: { latency: 2, bandwidth: 1, per: "host" },
+    },
+  });
+  t.equal(seconds(two), 2 + 200, "two ranks of a host share its way out");
+  const staged = machineOf({ staging: { latency: 4, bandwidth: 100 } });
+  t.equal(seconds(staged), 2 * 4 + 400 / 100, "in and out of the device");
+  t.throws(() => seconds(machineOf({}, { hosts })), {
+    message: /the machine 'made up' has no link 'otherHost'/,
+  });
+  t.end();
+});
+
+t.test("assumed choices of experts", (t) => {
+  const count = (skew?: number) => [
+    ...chooseExperts([0, 1, 2, 3, 4], {
+      ...{ topK: 2, experts: 4, routing: 0 },
+    }, skew),
+  ];
+  t.strictSame(count(), [3, 3, 2, 2], "in turn");
+  const sum = (values: number[]) => values.reduce((n, value) => n + value);
+  t.equal(sum(count(0)), 10);
+  t.equal(count(50)[0], 5, "a strong favourite is chosen by every token");
+  t.strictSame(count(1), count(1), "the same again");
+  t.end();
+});
+
+t.test("a matmul takes its multiply-adds and its bytes", async (t) => {
+  const sizes = { token: upTo(256), embed: 64, out: 128 };
+  const matmul = model(sizes, (m) => ({
+    y: dot(m.input("x", "token embed"), m.param("w", "out embed"), "embed"),
+  }));
+  const plan = await compile(matmul, {});
+  const seconds = (device: Partial<MachineDevice>) =>
+    predictStep(plan, machineOf(device), { tokens: 256 }).seconds;
+  const near = (actual: number, expected: number, what: string) =>
+    t.ok(Math.abs(actual / expected - 1) < 1e-9, `${what}: ${actual}`);
+  near(seconds({ multiplyAdds: 1000 }), 256 * 64 * 128 / 1000, "multiply-adds");
+  const bytes = 4 * (256 * 64 + 64 * 128 + 256 * 128 + 1);
+  near(seconds({ bandwidth: 10 }), bytes / 10, "bytes, each once");
+  t.equal(seconds({ launch: 3, run: 2 }), 5, "one launch, one run");
+  t.throws(() => predictStep(plan, machineOf({}), { tokens: 257 }), {
+    message: /a step of 257 tokens: the plan has room for 256/,
+  });
+  t.end();
+});
+
+t.test("launches, exchanges and waits of an expert layer", async (t) => {
+  const at = async (ep: number) => await compile(layer, { mesh: { ep } });
+  const [one, two] = [await at(1), await at(2)];
+  const launches = (plan: typeof one) =>
+    plan.programs[0]!.steps.filter(({ op }) => op === "launch").length;
+  const scene = { tokens: 64 };
+  const link = { latency: 100, bandwidth: 1e30, per: "pair" } as const;
+  const apart = machineOf({ launch: 1 }, { links: { sameHost: link } });
+  t.equal(predictStep(one, apart, scene).seconds, launches(one));
+  const separate = predictStep(two, apart, scene);
+  t.equal(separate.seconds, launches(two) + 3 * 100, "counts, there, back");
+  t.same(
+    [separate.parts.launch, separate.parts.exchange, separate.devices],
+    [launches(two), 300, 2],
+  );
+  const shared = predictStep(
+    two,
+    machineOf({ launch: 1 }, {
+      hosts: [{ devices: [{ kind: "d", ranks: 2 }] }],
+    }),
+    scene,
+  );
+  t.same(
+    [shared.parts.launch, shared.parts.exchange, shared.seconds],
+    [2 * launches(two), 2 * 3, 2 * (launches(two) + 3)],
+    "on one device, one after the other, and kernels exchange",
+  );
+  const cores = machineOf({ launch: 1 }, {
+    hosts: [{ devices: [{ kind: "d", count: 2 }], atOnce: 1 }],
+  });
+  t.equal(predictStep(two, cores, scene).seconds, 2 * launches(two));
+  t.throws(
+    () =>
+      predictStep(
+        two,
+        machineOf({}, { hosts: [{ devices: [{ kind: "d" }] }] }),
+        scene,
+      ),
+    { message: /Cannot predict 2 ranks: .* places for 1/ },
+  );
+  // 64 tokens, 2 choices each, 512 floats; a half of them is for the other rank.
+  t.equal(separate.sentBytes, 2 * (64 * 2 / 2) * 2048 + 2 * 8 * 4);
+  t.equal(separate.expertBytes, 4 * 3 * 512 * 1024 * 4);
+
+  const skewed = predictStep(two, machineOf({ multiplyAdds: 1e9 }), {
+    tokens: 64,
+    skew: 4,
+  });
+  t.ok(skewed.parts.waiting === 0, "the rank with the favourite never waits");
+  const even = predictStep(two, machineOf({ multiplyAdds: 1e9 }), scene);
+  t.ok(skewed.seconds > 1.3 * even.seconds, "an imbalance takes longer");
+  t.end();
+});
+
+t.test("meshes are compared, and why is said", async (t) => {
+  const plans = await Promise.all(
+    [1, 2, 4].map((ep) => compile(layer, { mesh: { ep } })),
+  );
+  const compare = (machine: Machine) =>
+    comparePredictions(
+      plans.map((plan) => predictStep(plan, machine, { tokens: 64 })),
+    );
+  const memory = compare(machineOf({ bandwidth: 1e9 }));
+  t.ok(memory[2]!.speed > 3 && memory[2]!.speed < 4, `${memory[2]!.speed}`);
+  t.match(memory[0]!.why, /^ep=1: most of a step is reading and writing/);
+  t.match(
+    memory[2]!.why,
+    /^ep=4 is .* times as fast as ep=1 on 4 devices .* each rank reads 12\.0 MiB of expert weights instead of 48\.0 MiB$/,
+  );
+  const slow = compare(machineOf({ bandwidth: 1e9 }, {
+    links: { sameHost: { latency: 1, bandwidth: 1e9, per: "rank" } },
+  }));
+  t.ok(slow[1]!.speed < 1);
+  t.match(
+    slow[1]!.why,
+    /times as slow as ep=1 .* exchanging rows between ranks, 9\d % of the step/,
+  );
+  const shared = compare(machineOf({ launch: 1 }, {
+    hosts: [{ devices: [{ kind: "d", ranks: 4 }] }],
+  }));
+  t.match(shared[2]!.why, /its 4 ranks share one device, which gains nothing/);
+  t.end();
+});
