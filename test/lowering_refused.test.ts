@@ -12,9 +12,7 @@ import {
   type Model,
   model,
   mul,
-  rmsNorm,
   route,
-  softmax,
   sum,
   topK,
   upTo,
@@ -75,30 +73,6 @@ refused(
     place: { expert: ["ep", "dp"], token: "dp" },
   },
   "Cannot place axis 'expert' over 'ep': the tokens that are routed to it are not. Place 'token' over 'ep' too",
-);
-refused(
-  "a softmax over a run-time axis",
-  model(
-    { token, embed: 4 },
-    (m) => ({ y: softmax(m.input("x", "token embed"), "token") }),
-  ),
-  {},
-  "Cannot softmax 'token embed': the length of 'token' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
-);
-refused(
-  "a norm over a run-time axis",
-  model(
-    { token, embed: 4 },
-    (m) => ({
-      y: rmsNorm(
-        m.input("x", "token embed"),
-        m.input("gain", "token"),
-        "token",
-      ),
-    }),
-  ),
-  {},
-  "Cannot rmsNorm 'token embed': the length of 'token' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
 );
 refused(
   "a table of a placed axis",

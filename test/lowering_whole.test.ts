@@ -17,6 +17,7 @@ import {
   model,
   mul,
   rename,
+  rmsNorm,
   route,
   softmax,
   split,
@@ -136,8 +137,8 @@ whole("numbers without axes", {
 }, OVER_RANKS);
 
 whole("tokens against tokens", {
-  calls: [{ x: waves(28) }, { x: waves(4) }, { x: [] }],
-  model: model({ token: upTo(9), embed: 4 }, (m) => {
+  calls: [{ x: waves(70 * 4) }, { x: waves(36) }, { x: waves(4) }, { x: [] }],
+  model: model({ token: upTo(70), embed: 4 }, (m) => {
     const x = m.input("x", "token embed");
     const key = rename(x, "token", "key");
     const scores = dot(x, key, "embed");
@@ -145,7 +146,9 @@ whole("tokens against tokens", {
       key,
       scores,
       total: sum(scores, "key"),
-      mixed: dot(scores, key, "key"),
+      mixed: dot(softmax(scores, "key"), key, "key"),
+      soft: softmax(x, "token"),
+      norm: rmsNorm(x, m.input("gain", "token"), "token"),
     };
   }),
 }, OVER_RANKS);

@@ -83,7 +83,10 @@ export function reduce(o: ReduceOptions): Kernel {
 export interface RowsOptions {
   readonly name: string;
   readonly rows: Expr;
+  /** The length of a row, or its bound. */
   readonly length: number;
+  /** The length in a run, where that is known only then. */
+  readonly actual?: Expr | undefined;
   readonly bindings: readonly Binding[];
   load(row: Expr, i: Expr): Expr;
   epilogue(row: Expr, i: Expr, value: Expr): readonly Stmt[];
@@ -120,13 +123,16 @@ function rowSum(
   o: RowsOptions,
   step: (k: Expr, block: Expr) => SumStep,
 ): Stmt[] {
-  const blocks = Math.ceil(o.length / SUM_BLOCK);
+  const blocks = o.actual
+    ? div(add(o.actual, u32(SUM_BLOCK - 1)), u32(SUM_BLOCK))
+    : u32(Math.ceil(o.length / SUM_BLOCK));
   const b = local("b", "u32");
   const start = mul(b, u32(SUM_BLOCK));
   const next = add(start, u32(SUM_BLOCK));
-  const end = o.length % SUM_BLOCK === 0 ? next : min(next, u32(o.length));
+  const whole = !o.actual && o.length % SUM_BLOCK === 0;
+  const end = whole ? next : min(next, o.actual ?? u32(o.length));
   return [
-    for_("b", id("local"), u32(blocks), [
+    for_("b", id("local"), blocks, [
       var_("block", f32(0)),
       ...blockLoop({ step: (k, [block]) => step(k, block!) }, start, end, [
         "block",
@@ -135,7 +141,7 @@ function rowSum(
     ], u32(lanesOf(o.length))),
     { op: "barrier" },
     var_("total", f32(0)),
-    for_("b", u32(0), u32(blocks), [
+    for_("b", u32(0), blocks, [
       set("total", add(local("total", "f32"), shared("blocks", b))),
     ]),
   ];
@@ -145,7 +151,7 @@ function eachElement(o: RowsOptions, body: (i: Expr) => readonly Stmt[]): Stmt {
   return for_(
     "i",
     id("local"),
-    u32(o.length),
+    o.actual ?? u32(o.length),
     body(local("i", "u32")),
     u32(lanesOf(o.length)),
   );
@@ -155,7 +161,8 @@ function eachElement(o: RowsOptions, body: (i: Expr) => readonly Stmt[]): Stmt {
 export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
   const blocks = Math.ceil(o.length / SUM_BLOCK);
   const x = local("x", "f32");
-  const mean = div(local("total", "f32"), f32(o.length));
+  const length = o.actual ? convert("f32", o.actual) : f32(o.length);
+  const mean = div(local("total", "f32"), length);
   return rowKernel(o, [["blocks", blocks]], [
     ...rowSum(o, (k, block) => ({
       lets: [let_("x", o.load(ROW, k))],

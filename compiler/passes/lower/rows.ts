@@ -1,6 +1,6 @@
 /** Reductions along an axis: norms and softmax keep it, sums lose it. */
 
-import { binary, u32 } from "../../../spec/kernel/build.ts";
+import { binary } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -12,7 +12,7 @@ import {
   type RowsOptions,
   softmax,
 } from "../../kernels/rows.ts";
-import { addLaunch, fixedProduct, lengthOf, type Lowering } from "./context.ts";
+import { addLaunch, lengthOf, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { loadFrom } from "./emit.ts";
 import { alongRow, placesOf } from "./places.ts";
@@ -36,7 +36,8 @@ function rowParts(
   const x = node.inputs[0]!;
   const source = lowering.storages.get(x)!;
   const storage = storageFor(lowering, node);
-  const length = fixedProduct(lowering, node, [over]);
+  const { size, dynamic } = lowering.placed.axes[over]!;
+  const length = lengthOf(scope, over);
   const outer = node.axes.filter((axis) => axis !== over);
   const rows = placesOf(scope, node, outer);
   const placeAt = (row: Expr, i: Expr) =>
@@ -44,12 +45,13 @@ function rowParts(
       at: rows.at(row),
       row,
       i,
-      length: u32(length),
+      length,
     });
   const options: RowsOptions = {
-    name: `${node.primitive}_${length}`,
+    name: `${node.primitive}_${size}`,
     rows: rows.count,
-    length,
+    length: size,
+    actual: dynamic ? length : undefined,
     bindings: scope.bindings,
     load: (row, i) => loadFrom(scope, source, placeAt(row, i)),
     epilogue: (row, i, value) =>
