@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import t, { type Test } from "tap";
 import { isModel } from "../compiler/dsl/model.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { evaluateScalar } from "../compiler/source/evaluate_scalar.ts";
+import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
 import { loadModels, resolveModel } from "../compiler/source/load.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";
 import { DataError, ModelError } from "../spec/errors.ts";

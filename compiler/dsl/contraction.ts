@@ -72,23 +72,23 @@ export function einsum<
   const output = names(parseSpec(spec, a, b));
   let [left, right] = [a.node, b.node];
   for (const axis of without(left.axes, [...right.axes, ...output])) {
-    left = makeNode("reduce", [left], { kind: "sum", over: axis }, span);
+    left = makeNode("reduce", [left], { kind: "sum", over: axis }, { span });
   }
   for (const axis of without(right.axes, [...left.axes, ...output])) {
-    right = makeNode("reduce", [right], { kind: "sum", over: axis }, span);
+    right = makeNode("reduce", [right], { kind: "sum", over: axis }, { span });
   }
   const over = left.axes.filter((axis) =>
     right.axes.includes(axis) && !output.includes(axis)
   );
   const product = over.length > 0
-    ? makeNode("dot", [left, right], { over }, span)
+    ? makeNode("dot", [left, right], { over }, { span })
     : mul(wrap<string, DType>(left, trace), wrap<string, DType>(right, trace))
       .node;
   if (product.axes.join(" ") === output.join(" ")) return wrap(product, trace);
   return wrap(
-    makeNode("transpose", [product], {}, span, {
-      axes: output,
-      dtype: product.dtype,
+    makeNode("transpose", [product], {}, {
+      span,
+      given: { axes: output, dtype: product.dtype },
     }),
     trace,
   );

@@ -240,8 +240,7 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
       kind,
       [],
       stack === undefined ? { name } : { name, stack },
-      span,
-      { axes: list, dtype },
+      { span, given: { axes: list, dtype } },
     );
     const before = declared.get(name);
     if (before === undefined) {

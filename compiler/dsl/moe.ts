@@ -62,9 +62,9 @@ export function topK<
   const { over, k, axis = "choice" } = options;
   const trace = traceOf([x], topK);
   const span = callSite(topK);
-  const tuple = makeNode("topK", [x.node], { over, k, axis }, span);
+  const tuple = makeNode("topK", [x.node], { over, k, axis }, { span });
   const read = (field: "values" | "indices") =>
-    makeNode("part", [tuple], { field }, span);
+    makeNode("part", [tuple], { field }, { span });
   return {
     values: wrap(read("values"), trace),
     indices: wrap(read("indices"), trace),
@@ -124,7 +124,7 @@ export function dispatch<
   }
   const order = [...tokens, ...without(value.node.axes, tokens)].join(" ");
   if (order !== value.axes) value = transpose(value, order);
-  const sent = makeNode("dispatch", [value.node, node], {}, span);
+  const sent = makeNode("dispatch", [value.node, node], {}, { span });
   trace.dispatched.push(sent);
   return wrap(sent, trace);
 }
@@ -162,7 +162,9 @@ export function combine<
   const trace = traceOf([value, routing], combine);
   const node = routeNode(routing, combine);
   return wrap(
-    makeNode("combine", [value.node, node], {}, callSite(combine)),
+    makeNode("combine", [value.node, node], {}, {
+      span: callSite(combine),
+    }),
     trace,
   );
 }

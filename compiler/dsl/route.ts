@@ -126,7 +126,7 @@ class Routed {
   #part(field: NodeOf<"part">["params"]["field"]): Tensor<never, never> {
     const getter = Object.getOwnPropertyDescriptor(Routed.prototype, field);
     const span = getter?.get ? callSite(getter.get) : this.node.span;
-    return wrap(makeNode("part", [this.node], { field }, span), this.trace);
+    return wrap(makeNode("part", [this.node], { field }, { span }), this.trace);
   }
 
   get index(): Tensor<never, never> {
@@ -245,7 +245,7 @@ export function route<
     tokens: without(logits.node.axes, [over]),
     ...typeof group === "string" ? { leadingGroup: group } : {},
     operands,
-  }, span);
+  }, { span });
   // `Routed` has every part; which of them the preset has is in the type, and checked when one is read.
   return new Routed(node, trace) as unknown as ReturnType<
     typeof route<A, E, P, S, C, K>

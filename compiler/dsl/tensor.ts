@@ -95,7 +95,10 @@ export function apply<P extends Primitive, A extends string, D extends DType>(
 ): Tensor<A, D> {
   const trace = traceOf(operands, verb);
   const inputs = operands.map((operand) => operand.node);
-  const node = makeNode(primitive, inputs, params, callSite(verb), given);
+  const node = makeNode(primitive, inputs, params, {
+    span: callSite(verb),
+    given,
+  });
   return wrap(node as Node, trace);
 }
 

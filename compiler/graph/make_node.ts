@@ -4,32 +4,26 @@ import { ModelError, type Span } from "../../spec/errors.ts";
 import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
 import { RuleError, RULES, type TensorType } from "./rules.ts";
 
-/** Run a rule; its complaint becomes an error at `span`. */
-function typeOf<P extends Primitive>(
-  primitive: P,
-  inputs: readonly Node[],
-  params: PrimitiveParams[P],
-  given: TensorType,
-  span: Span | undefined,
-): TensorType {
-  try {
-    return RULES[primitive]({ inputs, params, given });
-  } catch (error) {
-    if (error instanceof RuleError) throw new ModelError(error.message, span);
-    throw error;
-  }
+/** Where a node is written, and for leaves, transpose, cast and scatter the type that it is given. */
+export interface Written {
+  readonly span: Span | undefined;
+  readonly given?: TensorType | undefined;
 }
 
 const NOTHING: TensorType = { axes: [], dtype: "f32" };
 
-/** A checked node. */
+/** A checked node: what its rule complains of becomes an error at its position. */
 export function makeNode<P extends Primitive>(
   primitive: P,
   inputs: readonly Node[],
   params: PrimitiveParams[P],
-  span: Span | undefined,
-  given: TensorType = NOTHING,
+  { span, given = NOTHING }: Written,
 ): NodeOf<P> {
-  const { axes, dtype } = typeOf(primitive, inputs, params, given, span);
-  return { primitive, inputs, params, axes, dtype, span } as NodeOf<P>;
+  try {
+    const { axes, dtype } = RULES[primitive]({ inputs, params, given });
+    return { primitive, inputs, params, axes, dtype, span } as NodeOf<P>;
+  } catch (error) {
+    if (error instanceof RuleError) throw new ModelError(error.message, span);
+    throw error;
+  }
 }

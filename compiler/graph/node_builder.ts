@@ -4,7 +4,7 @@ import type { DType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
 import { f32, i32, local } from "../../spec/kernel/build.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
-import { compileScalar } from "../source/evaluate_scalar.ts";
+import { compileScalar } from "./evaluate_scalar.ts";
 import type {
   AxisSize,
   Node,
@@ -46,7 +46,10 @@ export class NodeBuilder {
     params: PrimitiveParams[P],
     given?: TensorType,
   ): Node {
-    return makeNode(primitive, inputs, params, this.span, given) as Node;
+    return makeNode(primitive, inputs, params, {
+      span: this.span,
+      given,
+    }) as Node;
   }
 
   /** A scalar function over nodes; those before have all axes of those after, or together with them. */

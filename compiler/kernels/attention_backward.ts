@@ -52,8 +52,13 @@ export interface BackwardOptions {
   readonly tokens: Expr;
 }
 
-const u = (name: string) => local(name, "u32");
-const f = (name: string) => local(name, "f32");
+function u(name: string): Expr {
+  return local(name, "u32");
+}
+
+function f(name: string): Expr {
+  return local(name, "f32");
+}
 
 function integer(binding: string, token: Expr): Expr {
   return convert("u32", load(binding, token, "i32"));
@@ -170,10 +175,12 @@ const APART: Place = {
   sequence: (token) => integer("sequence", token),
   position: (token) => integer("position", token),
 };
-const together = ({ context }: BackwardOptions): Place => ({
-  sequence: (token) => div(integer("place", token), u32(context)),
-  position: (token) => rem(integer("place", token), u32(context)),
-});
+function together({ context }: BackwardOptions): Place {
+  return {
+    sequence: (token) => div(integer("place", token), u32(context)),
+    position: (token) => rem(integer("place", token), u32(context)),
+  };
+}
 
 /** Each query of each head and its keys: `query` is its number, `key` that of a key's vector. */
 function eachKey(

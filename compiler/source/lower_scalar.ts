@@ -2,7 +2,7 @@
 
 import { LowerError } from "../../spec/errors.ts";
 import type { Lambda, ScalarFunction } from "../graph/graph.ts";
-import { evaluateScalar } from "./evaluate_scalar.ts";
+import { evaluateScalar } from "../graph/evaluate_scalar.ts";
 import { placeOf } from "./frame.ts";
 
 /**

@@ -2,7 +2,7 @@
 
 import { invariant } from "../../spec/errors.ts";
 import type { BinaryOp, CallName, Expr } from "../../spec/kernel/tree.ts";
-import type { ScalarFunction } from "../graph/graph.ts";
+import type { ScalarFunction } from "./graph.ts";
 
 type Value = number | boolean;
 
