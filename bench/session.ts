@@ -130,7 +130,7 @@ export function randomValues(length: number, seed = 1): Float32Array {
 }
 
 /** A safetensors file in memory with random values for every weight of a plan. */
-function randomWeights(plan: Plan): FileSource {
+export function randomWeights(plan: Plan): FileSource {
   const tensors: { [name: string]: HostTensor } = {};
   for (const { source, shape, pick } of plan.weights) {
     const copies = pick?.stacked ? plan.axes[pick.axis]!.size : 1;

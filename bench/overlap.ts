@@ -1,0 +1,90 @@
+/**
+ * How much of the transfers of an expert layer chunks hide behind its computing: between processes through every MPI that is installed, and with
+ * `--adapter NUMBER` between devices of one process too. `--ranks 2,4`, `--tokens N` (default 1024), `--chunks 2,4`,
+ * `--runs N` (default 9), `--out FILE` (JSON).
+ */
+
+import { spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { launcherArguments } from "../cli/mpi_launcher.ts";
+import { LAUNCHERS } from "../test/helpers/mpi.ts";
+import { describe, machine, median } from "./measure.ts";
+import type { Overlapped } from "./overlap/rank.ts";
+
+const flags = parseArgs({
+  options: {
+    ranks: { type: "string", default: "2,4" },
+    tokens: { type: "string", default: "1024" },
+    chunks: { type: "string", default: "2,4" },
+    runs: { type: "string", default: "9" },
+    adapter: { type: "string" },
+    out: { type: "string" },
+  },
+}).values;
+
+const RANK = fileURLToPath(new URL("overlap/rank.ts", import.meta.url));
+
+/** The program with the ranks of a process, or as one of an MPI job's. */
+function program(ranksHere: number, device: string): string[] {
+  return [
+    ...[process.execPath, "--import", "tsx", RANK, String(ranksHere), device],
+    ...[flags.tokens, flags.runs, "1", ...flags.chunks.split(",")],
+  ];
+}
+
+function run([command, ...args]: readonly string[]): Overlapped {
+  const { stdout, stderr, status } = spawnSync(command!, args, {
+    encoding: "utf8",
+    timeout: 1_200_000,
+  });
+  if (status !== 0) throw new Error(`${RANK} failed: ${stderr}`);
+  return JSON.parse(stdout) as Overlapped;
+}
+
+const rows: (Overlapped & { readonly where: string })[] = [];
+
+/** Times, and the share of the transfers' time in which the device computed. */
+function show(where: string, found: Overlapped): void {
+  rows.push({ where, ...found });
+  const [whole] = found.chunks;
+  console.log(`${where}, ${found.device}:`);
+  for (const { chunks, runs, transfers, hidden, bytes } of found.chunks) {
+    const share = hidden?.map((ms, i) => 100 * ms / transfers[i]!);
+    const more = 100 * (bytes / whole!.bytes - 1);
+    console.log(
+      `  ${chunks === 1 ? "whole" : `${chunks} chunks`}: ${
+        describe(runs)
+      }, transfers ${median(transfers).toFixed(2)} ms${
+        share ? `, ${median(share).toFixed(0)} % of them hidden` : ""
+      }, ${more < 0 ? "" : "+"}${more.toFixed(1)} % memory`,
+    );
+  }
+}
+
+console.log(`${machine()}; ${flags.tokens} tokens, 512 to 1024, 8 experts`);
+for (const ranks of flags.ranks.split(",").map(Number)) {
+  for (const { name, command, family, skip } of LAUNCHERS) {
+    if (skip) {
+      console.log(skip);
+      continue;
+    }
+    const root = process.getuid?.() === 0;
+    const found = run([
+      command!,
+      ...launcherArguments(family, { ranks, root }),
+      ...program(0, "cpu"),
+    ]);
+    show(`${name}, ${ranks} ranks`, found);
+  }
+  if (flags.adapter !== undefined) {
+    const found = run(program(ranks, flags.adapter));
+    show(`${ranks} devices of one process`, found);
+  }
+}
+if (flags.out !== undefined) {
+  const result = { machine: machine(), tokens: Number(flags.tokens), rows };
+  writeFileSync(flags.out, `${JSON.stringify(result, undefined, 2)}\n`);
+}
