@@ -64,6 +64,7 @@ const EXPERTS: readonly CompileOptions[] = [
   { mesh: { ep: 2 } },
   { mesh: { ep: 4 } },
   { mesh: { dp: 2, ep: 2 } },
+  { mesh: { ep: 2 }, chunks: 2 },
 ];
 
 async function sameEverywhere(
