@@ -1,32 +1,12 @@
-/** What DeepSeek-V2 and V3 share. */
+/** What configurations of DeepSeek-V2 and V3 share. */
 
-import { add, type Model } from "../compiler/mod.ts";
 import {
   type DecoderDefaults,
   type DecoderFields,
   decoderFields,
 } from "./common_config.ts";
-import {
-  type Config,
-  type DecoderOptions,
-  integerField,
-  positiveField,
-} from "./config.ts";
-import { decoderModel, type DecoderScope } from "./decoder.ts";
-import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-  type RouterOptions,
-} from "./feed_forward.ts";
-import {
-  attendLatent,
-  latentAxes,
-  type LatentFields,
-  latentFields,
-} from "./latent_attention.ts";
+import { type Config, integerField, positiveField } from "./config.ts";
+import { type LatentFields, latentFields } from "./latent_attention.ts";
 
 /** A DeepSeek configuration. */
 export interface DeepseekConfig extends DecoderFields, LatentFields {
@@ -84,33 +64,4 @@ export function deepseekFields(
       defaults.routedScale,
     ),
   };
-}
-
-/** The model of a configuration. `router`: options of the router whose tensors have names that start with `gate`. */
-export function deepseekModel(
-  config: DeepseekConfig,
-  options: DecoderOptions,
-  router: (m: DecoderScope, gate: string) => RouterOptions,
-): Model {
-  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
-  return decoderModel(config, {
-    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
-    attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
-    feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
-      if (layer.index < config.firstSparse) {
-        return mlp(m, rows, block, "denseFfn");
-      }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        ...router(m, `${block}.gate`),
-        scale: config.routedScale,
-        ...expertGroups ? { expertGroups } : {},
-      });
-      return add(
-        experts(m, rows, routing, expertNames(block)),
-        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
-      );
-    },
-  }, options);
 }

@@ -1,17 +1,22 @@
 /** DeepSeek-V2: latent attention; experts of the best groups only, beside experts that every token goes to. */
 
-import type { Model } from "../compiler/mod.ts";
+import { add, type Model } from "../compiler/mod.ts";
 import {
   type Config,
   type DecoderOptions,
   fieldError,
   requireField,
 } from "./config.ts";
+import { decoderModel } from "./decoder.ts";
+import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
 import {
-  type DeepseekConfig,
-  deepseekFields,
-  deepseekModel,
-} from "./deepseek.ts";
+  expertNames,
+  experts,
+  mlp,
+  routeLayer,
+  routerLogits,
+} from "./feed_forward.ts";
+import { attendLatent, latentAxes } from "./latent_attention.ts";
 
 /**
  * Read a config.json of `DeepseekV2ForCausalLM`. What it leaves out has transformers' defaults. Weights are never divided
@@ -44,8 +49,26 @@ export function deepseekV2(
   config: DeepseekConfig,
   options: DecoderOptions,
 ): Model {
-  return deepseekModel(config, options, () => ({
-    topK: config.expertsPerToken,
-    preset: "deepseekV2",
-  }));
+  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
+  return decoderModel(config, {
+    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
+    attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
+    feed(m, rows, layer) {
+      const block = `${layer.name}.mlp`;
+      if (layer.index < config.firstSparse) {
+        return mlp(m, rows, block, "denseFfn");
+      }
+      const logits = routerLogits(m, rows, `${block}.gate.weight`);
+      const routing = routeLayer(logits, layer, {
+        topK: config.expertsPerToken,
+        preset: "deepseekV2",
+        ...expertGroups ? { expertGroups } : {},
+        scale: config.routedScale,
+      });
+      return add(
+        experts(m, rows, routing, expertNames(block)),
+        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
+      );
+    },
+  }, options);
 }

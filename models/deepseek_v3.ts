@@ -1,17 +1,25 @@
-/** DeepSeek-V3: V2 with a router of sigmoids, whose bias steers choices and not weights, and groups by their two best. */
+/**
+ * DeepSeek-V3: latent attention; experts chosen by sigmoids and a bias, out of the best groups only, beside an expert that
+ * every token goes to; first layers without experts.
+ */
 
-import type { Model } from "../compiler/mod.ts";
+import { add, type Model } from "../compiler/mod.ts";
 import {
   booleanField,
   type Config,
   type DecoderOptions,
   requireField,
 } from "./config.ts";
+import { decoderModel } from "./decoder.ts";
+import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
 import {
-  type DeepseekConfig,
-  deepseekFields,
-  deepseekModel,
-} from "./deepseek.ts";
+  expertNames,
+  experts,
+  mlp,
+  routeLayer,
+  routerLogits,
+} from "./feed_forward.ts";
+import { attendLatent, latentAxes } from "./latent_attention.ts";
 
 /** A DeepSeek-V3 configuration. */
 export interface DeepseekV3Config extends DeepseekConfig {
@@ -42,10 +50,29 @@ export function deepseekV3(
   config: DeepseekV3Config,
   options: DecoderOptions,
 ): Model {
-  return deepseekModel(config, options, (m, gate) => ({
-    topK: config.expertsPerToken,
-    preset: "deepseekV3",
-    bias: m.param(`${gate}.e_score_correction_bias`, "expert"),
-    normalize: config.normalize ? "chosen" : "none",
-  }));
+  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
+  return decoderModel(config, {
+    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
+    attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
+    feed(m, rows, layer) {
+      const block = `${layer.name}.mlp`;
+      if (layer.index < config.firstSparse) {
+        return mlp(m, rows, block, "denseFfn");
+      }
+      const logits = routerLogits(m, rows, `${block}.gate.weight`);
+      const routing = routeLayer(logits, layer, {
+        topK: config.expertsPerToken,
+        preset: "deepseekV3",
+        // Which experts are chosen depends on it, their weights do not.
+        bias: m.param(`${block}.gate.e_score_correction_bias`, "expert"),
+        ...expertGroups ? { expertGroups } : {},
+        normalize: config.normalize ? "chosen" : "none",
+        scale: config.routedScale,
+      });
+      return add(
+        experts(m, rows, routing, expertNames(block)),
+        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
+      );
+    },
+  }, options);
 }
