@@ -8,6 +8,7 @@ import {
   readBatch,
   readTensors,
   runOpened,
+  type RunOptions,
   type Tensors,
   Tracer,
   writeSafetensors,
@@ -49,7 +50,7 @@ export async function runCommand(
       "Cannot use --replay with a model file: its inputs are its own. Give 'choices' to 'route' in the file",
     );
   }
-  const trace = flags.replay === undefined
+  const trace: RunOptions = flags.replay === undefined
     ? {}
     : { replay: await readTensors(flags.replay, io.files) };
   const bar = createProgressBar(io);
@@ -58,7 +59,14 @@ export async function runCommand(
     ...options,
     ...need,
     ...flags.devices === "mpi"
-      ? { alike: { "set of inputs": writeSafetensors(inputs) } }
+      ? {
+        alike: {
+          "set of inputs": writeSafetensors(inputs),
+          ...trace.replay
+            ? { "trace of choices": writeSafetensors(trace.replay) }
+            : {},
+        },
+      }
       : {},
     ...flags.weights === undefined ? {} : { weights: flags.weights },
     ...tracer ? { tracer } : {},
