@@ -38,7 +38,11 @@ export class KnownCounts {
   readonly #words = new Map<string, Uint32Array>();
 
   /** Remember what a gather brought. */
-  keep({ rank }: RankMemory, buffer: string, bytes: readonly Uint8Array[]) {
+  keep(
+    { rank }: RankMemory,
+    buffer: string,
+    bytes: readonly Uint8Array[],
+  ): void {
     const all = new Uint8Array(bytes.reduce((n, part) => n + part.length, 0));
     let at = 0;
     for (const part of bytes) {
@@ -73,7 +77,7 @@ export function spansOf(
   counts: readonly (readonly number[])[],
   position: number,
 ): { readonly [Side in keyof ExchangeBlocks]: readonly Span[] } {
-  const { send, receive } = blocksOf(counts, step, position);
+  const { send, receive } = blocksOf(counts, step, { position });
   const inBytes = ({ offset, count }: Block): Span => ({
     offset: offset * step.rowBytes,
     bytes: count * step.rowBytes,

@@ -113,11 +113,17 @@ export interface ExchangeBlocks {
   readonly receive: readonly Block[];
 }
 
-/** The blocks of the rank at `position`, from the counts of its group, `[position][column]`, which every rank of it holds. */
+/** Which rank's blocks. */
+export interface BlocksOfOptions {
+  /** Its position in the group of the exchange. */
+  readonly position: number;
+}
+
+/** The blocks of a rank, from the counts of its group, `[position][column]`, which every rank of it holds. */
 export function blocksOf(
   counts: readonly (readonly number[])[],
   step: Pick<AllToAllStep, "splits" | "columns" | "direction">,
-  position: number,
+  { position }: BlocksOfOptions,
 ): ExchangeBlocks {
   const columns = columnsOf(step);
   const own = counts[position]!;
