@@ -2,6 +2,7 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import { isRouting, type Node } from "../../graph/graph.ts";
+import { sameAxes } from "../../graph/rules.ts";
 import { restAxes } from "./places.ts";
 import {
   addBuffer,
@@ -39,7 +40,8 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
   const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
     value === node
   )?.[0];
-  const buffer = output === undefined
+  // An output has its own order: it is copied from where the parameter's is.
+  const buffer = output === undefined || !sameAxes(order, node.axes)
     ? addScratch(lowering, verbOf(node), dtype, axes)
     : addBuffer(lowering, {
       name: freshName(lowering, output),
