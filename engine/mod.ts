@@ -58,6 +58,12 @@ export {
   timeText,
 } from "./predict/mod.ts";
 export { VERSION } from "./version.ts";
+export {
+  gumbelNoise,
+  type NoiseOptions,
+  uniformNoise,
+  type UniformOptions,
+} from "./noise.ts";
 export { packPrompts } from "./packing.ts";
 export {
   needOf,

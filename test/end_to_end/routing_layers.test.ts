@@ -1,4 +1,4 @@
-/** Recorded layers with capacity: DeepSpeed's gates and layers, fairscale's losses, transformers' Switch block. */
+/** Recorded layers with capacity: DeepSpeed's gates and layers, fairscale's layers and losses. */
 
 import t, { type Test } from "tap";
 import {
@@ -8,7 +8,6 @@ import {
   dispatch,
   dot,
   maximum,
-  mean,
   type Model,
   model,
   route,
@@ -16,7 +15,6 @@ import {
   type RoutingPreset,
   sum,
   type Tensor,
-  zLoss,
 } from "../../compiler/mod.ts";
 import { readJson, readTensors } from "../helpers/read_tensors.ts";
 import {
@@ -386,103 +384,6 @@ for (const layer of LAYERS) {
         ...counts.length && error(outputs["counts"]!, counts) > 0
           ? ["counts"]
           : [],
-      ];
-    });
-  });
-}
-
-// --- transformers' Switch block
-
-interface Block {
-  readonly name: string;
-  readonly batch: number;
-  readonly seq: number;
-  readonly d_model: number;
-  readonly d_ff: number;
-  readonly num_experts: number;
-  readonly expert_capacity: number;
-  readonly router_bias: boolean;
-  readonly dropped_tokens: number;
-}
-
-const BLOCKS = readJson("switch/cases.json") as unknown as readonly Block[];
-
-function switchModel(block: Block): Model {
-  const sizes = {
-    ...{ batch: block.batch, token: block.seq, embed: block.d_model },
-    ...{ ffn: block.d_ff, expert: block.num_experts },
-  };
-  return model(sizes, (m) => {
-    const x = m.input("input", "batch token embed");
-    const router = "weight.router.classifier";
-    const plain = dot(x, m.param(`${router}.weight`, "expert embed"), "embed");
-    const logits = block.router_bias
-      ? add(plain, m.param(`${router}.bias`, "expert"))
-      : plain;
-    const routing = route(logits, {
-      ...{ over: "expert", topK: 1, preset: "switch.top1", group: "batch" },
-      capacity: { slots: block.expert_capacity },
-    });
-    const of = "weight.experts.expert_{expert}";
-    const hidden = maximum(
-      dot(
-        dispatch(x, routing),
-        m.param(`${of}.wi.weight`, "expert ffn embed"),
-        "embed",
-      ),
-      0,
-    );
-    const done = dot(
-      hidden,
-      m.param(`${of}.wo.weight`, "expert embed ffn"),
-      "ffn",
-    );
-    const losses = balancingLoss(logits, routing, {
-      over: "expert",
-      per: "batch",
-    });
-    return {
-      ...{ output: combine(done, routing), logits, kept: routing.kept },
-      ...{ index: routing.index, slot: routing.slot, weight: routing.weight },
-      aux: mean(losses, "batch"),
-      z: zLoss(logits, { over: "expert" }),
-    };
-  });
-}
-
-for (const block of BLOCKS) {
-  t.test(`transformers' Switch block, ${block.name}`, async (t) => {
-    const weights = `switch/${block.name}.safetensors`;
-    const recorded = readTensors(weights);
-    const run: Run = {
-      ...{ model: switchModel(block), weights },
-      inputs: { input: recorded["input"]! },
-      meshes: [{}, { ep: 2 }, { ep: 4 }],
-    };
-    const wanted: { readonly [output: string]: readonly number[] } = {
-      ...{ output: recorded["output"]!, logits: recorded["router_logits"]! },
-      ...{ aux: recorded["aux_loss"]!, z: recorded["z_loss"]! },
-    };
-    await everywhere(t, run, (outputs) => {
-      const { index, slot, weight, kept } = outputs;
-      const dropped = Array.from(slot!).filter((place) => place < 0).length;
-      const settled = Array.from(index!, (e, i) => slot![i]! < 0 ? 0 : e);
-      const raw = Array.from(
-        recorded["router_prob"]!,
-        (p, i) => slot![i]! < 0 ? 0 : p,
-      );
-      return [
-        ...Object.entries(wanted).flatMap(([name, data]) => {
-          const off = error(outputs[name]!, data);
-          const limit = name === "output" ? OUTPUT_TOLERANCE : TOLERANCE;
-          return off <= limit ? [] : [`${name} is off by ${off}`];
-        }),
-        ...dropped === block.dropped_tokens ? [] : [`${dropped} dropped`],
-        ...settled.join() === recorded["expert_index"]!.join()
-          ? []
-          : ["choices are others"],
-        ...error(kept!, recorded["router_mask"]!) === 0 ? [] : ["the mask"],
-        ...error(weight!, raw) <= TOLERANCE ? [] : ["weights"],
       ];
     });
   });
