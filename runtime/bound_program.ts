@@ -152,7 +152,12 @@ function bindStep(
     case "wait":
       return [{
         ranks: here.map(({ rank }) => rank),
-        carryOut: () => inFlight.wait(step.handle),
+        carryOut: () => {
+          const exchange = inFlight.wait(step.handle);
+          // What was launched meanwhile is to run while the exchange is under way.
+          if (exchange) { for (const { device } of here) device.submit(); }
+          return exchange;
+        },
       }];
     default:
       return step satisfies never;

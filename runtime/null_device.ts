@@ -16,6 +16,7 @@ export type NullRecord =
     readonly offset: number;
     readonly bytes: number;
   }
+  | { readonly op: "submit" }
   | {
     readonly op: "copy";
     readonly from: string;
@@ -108,7 +109,9 @@ export function createNullDevice(
         close() {},
       };
     },
-    submit() {},
+    submit() {
+      records.push({ op: "submit" });
+    },
     idle: () => Promise.resolve(),
     destroy() {},
   };

@@ -15,6 +15,7 @@ import {
   type TensorDirectory,
   writeSafetensors,
 } from "../runtime/mod.ts";
+import { exchangePlan } from "./helpers/exchange_plan.ts";
 
 function kernel(name: string, bindings: readonly string[]): Kernel {
   return {
@@ -275,6 +276,28 @@ t.test("local and host exchanges move the same rows and bytes, as predicted", as
     { numRuns: 40 },
   );
   t.pass();
+});
+
+t.test("what was launched runs while an exchange is waited for", async (t) => {
+  const { plan } = exchangePlan({
+    mesh: [{ name: "ep", size: 2 }],
+    over: ["ep"],
+    rowWords: 1,
+    sendRows: 4,
+    receiveRows: 8,
+    chunks: 2,
+  });
+  const devices = [createNullDevice(), createNullDevice()];
+  const session = await createSession(plan, { devices });
+  await session.run("main", {});
+  for (const { records } of devices) {
+    t.equal(records.filter(({ op }) => op === "submit").length, 4);
+  }
+  t.same(
+    session.statistics().ranks.map(({ stagingBytes }) => stagingBytes.actual),
+    [2 * (32 + 32), 2 * (32 + 32)],
+    "staging for both chunks",
+  );
 });
 
 t.test("run() says what is wrong with its inputs", async (t) => {

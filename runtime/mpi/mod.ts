@@ -4,7 +4,6 @@ export { requireKoffi } from "./binding.ts";
 export { createMpiCommunicator } from "./communicator.ts";
 export { PeerError } from "./pump.ts";
 export {
-  type Disagreement,
   type ExchangedBlocks,
   LOADING_DEADLINE_MS,
   type MpiGroup,

@@ -80,13 +80,6 @@ export function rankPlace(): RankPlace | undefined {
     { rank: opened.rank, host: hostname(), step: opened.step };
 }
 
-/** A fact that a rank sees otherwise than rank 0. */
-export interface Disagreement {
-  readonly what: string;
-  readonly rank: number;
-  readonly host: string;
-}
-
 /** The processes of a job. */
 export class MpiWorld implements MpiGroup {
   readonly rank: number;
@@ -242,20 +235,6 @@ export class MpiWorld implements MpiGroup {
       agreed: lengths,
     }), options);
     return here ? receive : undefined;
-  }
-
-  /** Whether every rank has the same facts; the first that one has otherwise than rank 0, on every rank. */
-  async agree(
-    facts: { readonly [what: string]: string },
-    wait: Wait,
-  ): Promise<Disagreement | undefined> {
-    const texts = await this.gatherTexts(JSON.stringify(facts), wait);
-    const all = texts.map((text) => JSON.parse(text) as typeof facts);
-    for (const what of Object.keys(all[0]!)) {
-      const rank = all.findIndex((other) => other[what] !== all[0]![what]);
-      if (rank >= 0) return { what, rank, host: this.hosts[rank]! };
-    }
-    return undefined;
   }
 
   /** Every process is done: let them end. Without this, the end of a process ends the job as a failure. */

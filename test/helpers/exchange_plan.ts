@@ -8,6 +8,7 @@ import type {
   AllToAllStep,
   Plan,
   PlanBuffer,
+  Step,
 } from "../../spec/plan.ts";
 
 /** A device, and how many bytes the host has copied out of and into it. */
@@ -126,6 +127,10 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       local: [],
     };
   };
+  const waits = (exchanges: readonly AllToAllStep[]): Step[] =>
+    exchanges.flatMap(({ handle }) =>
+      handle === undefined ? [] : [{ op: "wait", ranks: "all", handle }]
+    );
   const dispatches = each.map((chunk) => exchange("forward", chunk));
   const combines = each.map((chunk) => exchange("back", chunk));
   const plan: Plan = {
@@ -145,7 +150,10 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       name: "main",
       inputs: {},
       outputs: {},
-      steps: [gather, ...dispatches, ...combines],
+      steps: [
+        ...[gather, ...dispatches, ...waits(dispatches)],
+        ...[...combines, ...waits(combines)],
+      ],
     }],
     peakBytes: allocations.reduce((n, { bytes }) => n + bytes, 0),
     staging: { local: 0, host: 0 },
