@@ -32,6 +32,7 @@ export function decoderFields(
   names: FieldNames,
 ): DecoderFields {
   requireField(config, "hidden_act", "silu");
+  requireField(config, "quantization_config", null);
   const size = (key: string, value: number) =>
     integerField(config, key, { default: value });
   return {

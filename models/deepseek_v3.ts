@@ -32,7 +32,6 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
   requireField(config, "topk_method", "noaux_tc");
   requireField(config, "scoring_func", "sigmoid");
   requireField(config, "moe_layer_freq", 1);
-  requireField(config, "quantization_config", null);
   return {
     ...deepseekFields(config, {
       ...{ layers: 61, vocabulary: 129280, embed: 7168, heads: 128 },

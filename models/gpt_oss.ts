@@ -43,12 +43,13 @@ const YARN = {
 /** Read a config.json of `GptOssForCausalLM`. What it leaves out has transformers' defaults. */
 export function gptOssConfig(config: Config): GptOssConfig {
   requireField(config, "attention_bias", true);
+  const { quantization_config: _, ...plain } = config;
   const quantization = objectField(config, "quantization_config");
   if (quantization) requireField(quantization, "quant_method", "mxfp4");
   const scaled = config["rope_scaling"] === undefined &&
       config["rope_parameters"] === undefined
-    ? { ...config, rope_scaling: YARN }
-    : config;
+    ? { ...plain, rope_scaling: YARN }
+    : plain;
   return {
     ...groupedFields(scaled, {
       ...{ layers: 36, vocabulary: 201088, embed: 2880, heads: 64, kvHeads: 8 },

@@ -232,6 +232,21 @@ t.test("families refuse options that they do not have, by name", (t) => {
       `'quant_method' is "fp8". It must be "mxfp4", the only one built`,
     ],
     [
+      "mixtral-8e",
+      { quantization_config: { quant_method: "awq" } },
+      `'quantization_config' is {"quant_method":"awq"}. It must be null, the only one built`,
+    ],
+    [
+      "qwen2moe-8e",
+      { use_sliding_window: true },
+      "'use_sliding_window' is true. It must be false, the only one built",
+    ],
+    [
+      "qwen3moe-16e",
+      { attention_bias: true },
+      "'attention_bias' is true. It must be false, the only one built",
+    ],
+    [
       "qwen2moe-8e",
       { mlp_only_layers: ["1"] },
       `'mlp_only_layers' is ["1"]. It must be a list of integers`,
