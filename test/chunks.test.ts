@@ -14,8 +14,12 @@ import {
   model,
   mul,
   route,
+  sum,
   upTo,
 } from "../compiler/mod.ts";
+import { compileGraph } from "../compiler/compile.ts";
+import { withGradients } from "../compiler/graph/gradients.ts";
+import { trace } from "../compiler/graph/trace.ts";
 import {
   type Communicator,
   createCommunicator,
@@ -101,6 +105,23 @@ const several: Case = {
     };
   }),
 };
+
+/** A layer with a loss. */
+const trained = model(
+  { token: upTo(8), embed: 4, ffn: 6, expert: 4 },
+  (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const w = m.param("w", "expert ffn embed");
+    const y = combine(dot(dispatch(x, routing), w, "embed"), routing);
+    return { loss: sum(sum(y, "ffn"), "token") };
+  },
+);
 
 for (const kind of ["cpu", "gpu"] as const) {
   const options = kind === "gpu" ? { skip } : {};
@@ -227,6 +248,14 @@ t.test("a rank has as many chunks as experts, and an exchange as much room as it
         `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
     });
   }
+});
+
+t.test("a sum over all rows of an expert cannot be cut", async (t) => {
+  const graph = withGradients(trace(trained), "loss");
+  await t.rejects(compileGraph(graph, { mesh: { ep: 2 }, chunks: 2 }), {
+    message:
+      /^Cannot cut a dispatch into chunks: '\w+' needs all of its rows at once\. Compile with one chunk$/,
+  });
 });
 
 t.test("the text of a plan in chunks", async (t) => {
