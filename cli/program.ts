@@ -206,7 +206,10 @@ function addRunCommands(
     .requiredOption("-n <n>", "ranks", integer("-n", 1))
     .option("--hosts <file>", "machines, a line 'NAME slots=N' for each")
     .option("--json", "machine-readable output of the command")
-    .argument("<args...>", "'run' or 'generate' with its arguments, behind --")
+    .argument(
+      "<args...>",
+      "'run', 'generate' or 'devices --all' with its arguments, behind --",
+    )
     .action(async (args, flags) =>
       finish(await launchCommand(io, args, flags))
     );

@@ -23,7 +23,7 @@ export interface LaunchFlags {
 }
 
 /** Commands that have ranks. */
-const COMMANDS = ["run", "generate"];
+const COMMANDS = ["run", "generate", "devices"];
 
 /** Run a command as ranks; returns the exit code of the rank that failed, or 0. */
 export async function launchCommand(
@@ -76,7 +76,12 @@ function fileOf(name: string): string {
 function checkCommand(command: string, rest: readonly string[]): void {
   if (!COMMANDS.includes(command)) {
     throw new UsageError(
-      `Cannot launch '${command}': it has no ranks. Give 'run' or 'generate' behind --`,
+      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate' or 'devices' behind --`,
+    );
+  }
+  if (command === "devices" && !rest.includes("--all")) {
+    throw new UsageError(
+      "Cannot launch 'devices' without --all: the list of adapters needs no ranks. Add --all to measure them",
     );
   }
   const at = rest.findIndex((arg) => /^--devices(=|$)/.test(arg));

@@ -74,7 +74,9 @@ export async function predictCommand(
     : `experts chosen at random with skew ${skew}`;
   await io.out(
     flags.json ? document : [
-      `a step of ${tokens} tokens of ${sequences} sequences after ${past} each, ${choice}, on '${machine.name}'`,
+      `a step of ${plural(tokens, "token")} of ${
+        plural(sequences, "sequence")
+      } after ${past} each, ${choice}, on '${machine.name}'`,
       "",
       ...meshTable(compared),
       "",
@@ -122,4 +124,8 @@ function layerTable({ prediction }: ComparedMesh): string[] {
       ]),
     ]),
   ];
+}
+
+function plural(n: number, thing: string): string {
+  return `${n} ${thing}${n === 1 ? "" : "s"}`;
 }

@@ -68,28 +68,26 @@ function describeAgainst(prediction: Prediction, first: Prediction): string {
     ? `${speed.toFixed(2)} times as fast as`
     : `${(1 / speed).toFixed(2)} times as slow as`;
   const head = `${name} is ${result} ${meshName(first)}`;
+  // What a step takes beyond its share of the first mesh's time; on as many devices, more or less than that took.
   const share = first.devices / devices;
-  if (devices === first.devices && ranks > first.ranks) {
-    const more = Object.fromEntries(
-      (Object.keys(parts) as (keyof Parts)[]).map((part) => [
-        part,
-        parts[part] - first.parts[part],
-      ]),
-    ) as unknown as Parts;
-    const part = largest(more);
-    return `${head}: its ${ranks} ranks share ${
-      devices === 1 ? "one device" : `${devices} devices`
-    }, which gains nothing, and ${REASONS[part]} grows most, ${
-      growth(part, prediction, first)
-    }`;
-  }
-  // What a step takes beyond an even share of the first mesh's time.
   const excess = Object.fromEntries(
     (Object.keys(parts) as (keyof Parts)[]).map((part) => [
       part,
       parts[part] - share * first.parts[part],
     ]),
   ) as unknown as Parts;
+  if (devices === first.devices) {
+    const shared = ranks > devices
+      ? `${ranks} ranks share ${
+        devices === 1 ? "one device" : `${devices} devices`
+      }, and `
+      : "";
+    if (speed > 1) return `${head}: ${shared}it saves ${saved(excess)}`;
+    const part = largest(excess);
+    return `${head}: ${shared}most of what is added is ${REASONS[part]}, ${
+      growth(part, prediction, first)
+    }`;
+  }
   const part = largest(excess);
   const gained = first.expertBytes > prediction.expertBytes
     ? `; each rank reads ${
@@ -99,6 +97,15 @@ function describeAgainst(prediction: Prediction, first: Prediction): string {
   return `${head} on ${devices} devices instead of ${first.devices}: most of what it takes beyond an even share is ${
     REASONS[part]
   }, ${growth(part, prediction, first)}${gained}`;
+}
+
+/** What has become least. */
+function saved(excess: Parts): string {
+  const parts = Object.keys(excess) as (keyof Parts)[];
+  const part = parts.reduce((best, next) =>
+    excess[next] < excess[best] ? next : best
+  );
+  return `most on ${REASONS[part]}`;
 }
 
 function growth(

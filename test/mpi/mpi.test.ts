@@ -250,9 +250,13 @@ t.test("launch refuses what it cannot start", async (t) => {
     const { code, err } = await switchyard(["launch", ...argv]);
     return [code, err];
   };
+  t.strictSame(await launch("-n", "2", "--", "check", "m"), [
+    2,
+    "Cannot launch 'check': it has no ranks. Give 'run', 'generate' or 'devices' behind --\n",
+  ]);
   t.strictSame(await launch("-n", "2", "--", "devices"), [
     2,
-    "Cannot launch 'devices': it has no ranks. Give 'run' or 'generate' behind --\n",
+    "Cannot launch 'devices' without --all: the list of adapters needs no ranks. Add --all to measure them\n",
   ]);
   t.strictSame(
     await launch("-n", "2", "--", "run", "m", "--devices", "shared"),
