@@ -163,10 +163,7 @@ export function decoderModel(
       by.logits,
     );
     const losses = options.training
-      ? decoderLosses(m, logits, routed, {
-        ...options.training,
-        experts: decoder.experts,
-      })
+      ? decoderLosses(m, logits, routed, options.training)
       : {};
     return { logits, ...losses, ...kept };
   });

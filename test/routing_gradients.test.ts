@@ -2,12 +2,14 @@
 
 import t from "tap";
 import {
+  balancingLoss,
   dot,
   embedding,
   model,
   route,
   type RouteOptions,
   type RoutingPreset,
+  type Scope,
   sum,
 } from "../compiler/dsl/mod.ts";
 import { evaluate } from "../compiler/graph/evaluate.ts";
@@ -32,6 +34,8 @@ interface Result {
   readonly noise?: Recorded | null;
   readonly expert_bias?: Recorded;
   readonly grad_logits_of_sum_combine_times_R?: Recorded;
+  readonly aux?: number;
+  readonly grad_logits_of_aux?: Recorded;
 }
 
 interface Executed {
@@ -81,6 +85,12 @@ function optionsOf(
   return presets[preset];
 }
 
+/** The largest difference, relative to the largest expected magnitude. */
+function distance(got: ArrayLike<number>, want: readonly number[]): number {
+  const off = want.map((x, i) => Math.abs(x - got[i]!));
+  return Math.max(...off) / Math.max(...want.map(Math.abs));
+}
+
 const { executed } = readJson("routing/vectors.json") as unknown as {
   readonly executed: readonly Executed[];
 };
@@ -96,30 +106,49 @@ for (const { S, E, logits, R, results } of executed) {
         continue;
       }
       const { noise, expert_bias: bias, k } = result;
-      const net = model({ token: S, expert: E, choice: k! }, (m) => {
-        const { index, weight } = route(m.param("logits", "token expert"), {
+      const routerOf = (m: Scope<"token" | "expert" | "choice">) =>
+        route(m.param("logits", "token expert"), {
           ...{ over: "expert", topK: k!, preset: "olmoe" },
           ...options,
           ...noise ? { noise: m.input("noise", "token expert") } : {},
           ...bias ? { bias: m.input("bias", "expert") } : {},
         });
+      const sizes = { token: S, expert: E, choice: k! };
+      const net = model(sizes, (m) => {
+        const { index, weight } = routerOf(m);
         const pulls = m.input("R", "token expert");
         const own = embedding(pulls, index, "expert");
         return { loss: sum(dot(weight, own, "choice"), "token") };
       });
-      const { outputs } = evaluate(await graphWithGradients(net), {
-        params: { logits: logits.data },
-        inputs: {
-          R: R.data,
-          ...noise ? { noise: noise.data } : {},
-          ...bias ? { bias: bias.data } : {},
-        },
-      });
-      const got = outputs["grad.logits"]!.data;
-      const off = want.data.map((x, i) => Math.abs(x - got[i]!));
-      const error = Math.max(...off) / Math.max(...want.data.map(Math.abs));
+      const balancing = model(sizes, (m) => ({
+        loss: balancingLoss(m.param("logits", "token expert"), routerOf(m), {
+          over: "expert",
+        }),
+      }));
+      const run = async (net: typeof balancing) =>
+        evaluate(await graphWithGradients(net), {
+          params: { logits: logits.data },
+          inputs: {
+            R: R.data,
+            ...noise ? { noise: noise.data } : {},
+            ...bias ? { bias: bias.data } : {},
+          },
+        }).outputs;
       const { preset, capacity } = result;
-      t.ok(error < 1e-4, `${preset}, ${k} of ${capacity}: off by ${error}`);
+      const name = `${preset}, ${k} of ${capacity}`;
+      const weights = await run(net);
+      const error = distance(weights["grad.logits"]!.data, want.data);
+      t.ok(error < 1e-4, `${name}: off by ${error}`);
+      if (result.grad_logits_of_aux === undefined) continue;
+      const aux = await run(balancing);
+      const value = distance(aux["loss"]!.data, [result.aux!]);
+      t.ok(value < 1e-5, `${name}: balancing loss off by ${value}`);
+      const slope = distance(
+        aux["grad.logits"]!.data,
+        result.grad_logits_of_aux.data,
+      );
+      // Recorded to seven decimals, of numbers as small as 1e-4.
+      t.ok(slope < 1e-3, `${name}: its gradient off by ${slope}`);
     }
   });
 }
