@@ -158,6 +158,7 @@ const places = fc.record({
   experts: fc.constantFrom("none", "ep", "all"),
   dealt: fc.array(fc.nat(99), { minLength: 9, maxLength: 9 }),
   byTable: fc.boolean(),
+  chunks: fc.integer({ min: 1, max: 4 }),
   tile: fc.record({
     rows: fc.integer({ min: 1, max: 4 }),
     columns: fc.constantFrom(2, 4),
@@ -188,6 +189,7 @@ function optionsOf(s: Shape, p: Place): CompileOptions {
       token: all,
       expert: p.byTable ? { over, table } : { over },
     },
+    chunks: p.chunks,
     tuning: { matmul: p.tile },
   };
 }
