@@ -88,14 +88,17 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
     );
   }
   const summed = rule.normalize === "kept" ? masked(raw) : raw;
-  const { epsilon = 0, least = 0 } = rule;
+  const { epsilon = 0, least } = rule;
+  const divisor = (total: Expr) => {
+    const sum = k.add(total, k.f32(epsilon));
+    return least === undefined ? sum : k.max(sum, k.f32(least));
+  };
   const sum = b.make("reduce", [summed], {
     kind: "sum",
     over: node.params.choice,
   });
   const divided = b.map(
-    (x, total) =>
-      scaled(k.div(x!, k.max(k.add(total!, k.f32(epsilon)), k.f32(least)))),
+    (x, total) => scaled(k.div(x!, divisor(total!))),
     summed,
     sum,
   );

@@ -204,7 +204,7 @@ function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
 
 /** What weights are divided by. */
 function divisor(rule: RoutingRule, scores: readonly number[]): number {
-  const { epsilon = 0, least = 0 } = rule;
+  const { epsilon = 0, least = -Infinity } = rule;
   return Math.max(scores.reduce((a, b) => a + b, 0) + epsilon, least);
 }
 

@@ -45,7 +45,7 @@ export interface RoutingRule {
   readonly normalize: "none" | "chosen" | "kept";
   /** Added to the sum that weights are divided by; default 0. */
   readonly epsilon?: number;
-  /** That sum is at least this; default 0. */
+  /** That sum is at least this. */
   readonly least?: number;
   /** Multiplies the weights; default 1. */
   readonly scale?: number;

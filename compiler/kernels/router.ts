@@ -319,9 +319,9 @@ function softmaxOfChosen(
 
 /** What weights are divided by, from their sum. */
 export function divisorOf(rule: RoutingRule, sum: Expr): Expr {
-  const { epsilon = 0, least = 0 } = rule;
+  const { epsilon = 0, least } = rule;
   const all = epsilon === 0 ? sum : add(sum, f32(epsilon));
-  return least === 0 ? all : max(all, f32(least));
+  return least === undefined ? all : max(all, f32(least));
 }
 
 /** Weights divided by their sum. */
