@@ -81,7 +81,8 @@ function inputsOf(
     mask: () => whole(all, 4, 2),
     bias: () => numbers(experts, 3),
     noise: () => numbers(all * experts, 4),
-    random: () => numbers(all * experts, 5).map((x) => x + 1),
+    // Coarse, so that some are equal.
+    random: () => numbers(all * experts, 5).map((x) => Math.round(x * 4)),
     choices: () => whole(all * choices.topK, experts, 6),
     weights: () => numbers(all * choices.topK, 7).map((x) => x + 1),
   };
