@@ -45,14 +45,14 @@ const MPICH_LINE =
 
 /** Lines of Open MPI outside of its blocks. */
 const OPEN_MPI_LINE =
-  /^(prterun|mpirun)[: ]|^\[[^\]]+:\d+\] .*(help message|MCA parameter)|^\d+ more process(es)? (has|have) sent help/;
+  /^(prterun|mpirun)[: ]|^\[[^\]]+:\d+\] (\*\*\* |.*(help message|MCA parameter))|^\d+ more process(es)? (has|have) sent help/;
 
 /** Lines around a block of Open MPI's launcher. */
 const RULE = /^-{50,}$/;
 
 /** What is only said when a rank failed. */
 const FAILURE =
-  /exited on signal|non-zero status|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|unexpectedly/;
+  /exited on signal|non-zero status|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|MPI_ERRORS_ARE_FATAL|unexpectedly/;
 
 /** Who takes what is on the standard error of a job. */
 export interface LauncherReaders {

@@ -73,6 +73,15 @@ export function parseRankLine(line: string): RankLine | undefined {
 /** Signals by which ranks are ended because another one failed. */
 const ENDED_BY_OTHERS = [1, 2, 15].map((signal) => 128 + signal);
 
+/** How likely it is that a failure follows from that of another rank. */
+function doubt({ code, message, consequence }: RankFailure): number {
+  if (consequence) return 2;
+  if (message !== undefined) return 0;
+  if (ENDED_BY_OTHERS.includes(code)) return 3;
+  // Open MPI ends a process without a word when another one is gone.
+  return code > 128 ? 0 : 1;
+}
+
 /** The failure that the others follow from, of all in the order they were told. */
 export function culprit(
   failures: readonly RankFailure[],
@@ -85,10 +94,7 @@ export function culprit(
   const told = failures.filter(({ rank, message }) =>
     message !== undefined || !spoke.has(rank)
   );
-  const own = told.filter(({ code, consequence }) =>
-    !consequence && !ENDED_BY_OTHERS.includes(code)
-  );
-  const [first] = own.length > 0 ? own : told;
+  const [first] = told.toSorted((a, b) => doubt(a) - doubt(b));
   // What is wrong with every rank is said by the lowest.
   return told.filter(({ message }) => message === first?.message)
     .sort((a, b) => a.rank - b.rank)

@@ -114,6 +114,19 @@ export function integers(
   };
 }
 
+/** Made-up numbers from -scale to scale. */
+export function floats(shape: number[], scale: number): RawTensor {
+  let state = shape.length;
+  const data = Float32Array.from(
+    { length: shape.reduce((product, n) => product * n, 1) },
+    () => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return (state / 2 ** 31 - 1) * scale;
+    },
+  );
+  return { dtype: "F32", shape, data: new Uint8Array(data.buffer) };
+}
+
 /** A copy of a reference checkpoint that may be changed. */
 export async function copyCheckpoint(
   name: string,

@@ -76,6 +76,8 @@ export interface StartOptions {
   readonly cwd?: string;
   /** More variables. */
   readonly env?: { readonly [name: string]: string };
+  /** A program and its first arguments, which takes the command as its last one and runs it with a shell. */
+  readonly via?: readonly string[];
 }
 
 /** Start `switchyard` with a folder in which `mpirun` is that of a family, or with no other folder on the path. */
@@ -83,7 +85,7 @@ export function startWith(
   { command }: Pick<Launcher, "command">,
   scratch: string,
   argv: readonly string[],
-  { cwd, env = {} }: StartOptions = {},
+  { cwd, env = {}, via }: StartOptions = {},
 ): Started {
   const folder = path.join(scratch, "bin");
   mkdirSync(folder, { recursive: true });
@@ -96,7 +98,9 @@ export function startWith(
     chmodSync(script, 0o755);
   }
   const PATH = command ? `${folder}:${process.env["PATH"]}` : folder;
-  return start(process.execPath, [BIN, ...argv], {
+  const line = [process.execPath, BIN, ...argv];
+  const [program, ...rest] = via ? [...via, line.join(" ")] : line;
+  return start(program!, rest, {
     ...cwd === undefined ? {} : { cwd },
     env: { ...process.env, ...env, PATH },
   });

@@ -139,7 +139,13 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
   const wait = { message: "Cannot go on with step 'x': y", consequence: true };
   t.equal(end(), undefined);
   t.strictSame(
-    end(of(0, wait), of(2, { code: 143 }), of(1, { code: 137 }), of(1, {})),
+    end(
+      of(0, wait),
+      of(2, { code: 143 }),
+      of(0, { code: 14 }),
+      of(2, { code: 14 }),
+      of(1, { code: 137 }),
+    ),
     {
       text:
         "Cannot finish: rank 1 on far was killed by signal 9 in step 'x'. Start the command again",

@@ -1,0 +1,101 @@
+// Ranks on several hosts, which are network namespaces of this machine: what they exchange crosses interfaces.
+import { readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import {
+  floats,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "../helpers/cli.ts";
+import { LAUNCHERS, startWith } from "../helpers/mpi.ts";
+import { createNetwork, networkVariables } from "../helpers/network.ts";
+import { repositoryFile } from "../helpers/sessions.ts";
+
+const scratch = temporaryFolder(t);
+const network = createNetwork(2, scratch);
+const absent = typeof network === "string" ? network : false;
+
+const [inputs, weights, shared, apart, hostsFile] = [
+  ...["inputs", "weights", "shared", "apart", "hosts"],
+].map((name) => path.join(scratch, name)) as [
+  ...[string, string, string, string, string],
+];
+await writeRaw(inputs, { x: floats([768, 512], 1) });
+await writeRaw(weights, {
+  router: floats([8, 512], 0.1),
+  ...Object.fromEntries(
+    Array.from({ length: 8 }, (_, e) => [
+      [`experts.${e}.gate`, floats([1024, 512], 0.05 + e / 1000)],
+      [`experts.${e}.up`, floats([1024, 512], 0.05 - e / 1000)],
+      [`experts.${e}.down`, floats([512, 1024], 0.04 + e / 1000)],
+    ]).flat(),
+  ),
+});
+const RUN = [
+  ...["run", repositoryFile("examples/layer.ts"), "--inputs", inputs],
+  ...["--weights", weights, "--mesh", "ep=3", "--adapter", "cpu"],
+];
+
+interface Report {
+  readonly ranks: readonly {
+    readonly sentBytes: {
+      readonly [verb: string]: { readonly actual: number };
+    };
+  }[];
+}
+
+for (const launcher of LAUNCHERS) {
+  t.test(`${launcher.name}: three ranks on two hosts`, {
+    skip: launcher.skip || absent,
+  }, async (t) => {
+    if (typeof network === "string") return;
+    const [near, far] = network.hosts as [string, string];
+    await writeFile(hostsFile, `${near} slots=2\n${far}\n`);
+    const onHost = {
+      via: [network.agent, near],
+      env: networkVariables(launcher.family, network),
+    };
+    const launch = (argv: readonly string[], env = {}) =>
+      startWith(launcher, scratch, [
+        ...["launch", "-n", "3", "--hosts", hostsFile, "--", ...argv],
+      ], { ...onHost, env: { ...onHost.env, ...env } }).ended;
+
+    await t.test("give the bytes of a shared device", async (t) => {
+      const wanted = await switchyard([...RUN, "--outputs", shared]);
+      t.equal(wanted.code, 0);
+      const before = network.received(near);
+      const { code, out, err } = await launch([
+        ...[...RUN, "--json", "--outputs", apart],
+      ]);
+      const received = network.received(near) - before;
+      t.strictSame([code, err], [0, ""]);
+      t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
+      const { ranks } = JSON.parse(out) as Report;
+      // All that the only rank there sends comes in here.
+      const sent = Object.values(ranks[2]!.sentBytes)
+        .reduce((sum, { actual }) => sum + actual, 0);
+      t.ok(sent > 1_000_000, `${sent} bytes were sent`);
+      t.ok(received > sent, `${received} bytes came through the interface`);
+      t.ok(received < 4 * sent, "and not much else");
+    });
+
+    await t.test("end when the one on the other host is killed", async (t) => {
+      const fault = new URL("../helpers/fault.mjs", import.meta.url);
+      const { code, err } = await launch([...RUN, "--outputs", apart], {
+        NODE_OPTIONS: `--import=${fileURLToPath(fault)}`,
+        SWITCHYARD_FAULT: JSON.stringify({ rank: 2, kind: "kill" }),
+      });
+      t.equal(code, 3);
+      const [, at, ...lines] = /^fault at (\d+)\n(.*)\n$/.exec(err) ?? [err];
+      t.match(lines, [
+        new RegExp(
+          `^Cannot finish: rank 2 on ${far} was killed by signal 9 in step 'dispatch[^']*'\\. Start the command again$`,
+        ),
+      ], err);
+      t.ok(Date.now() - Number(at) < 10_000, "within 10 s");
+    });
+  });
+}
