@@ -100,6 +100,21 @@ export function requireField(
   }
 }
 
+/** Refuse `layer_types` that say another attention of a layer than the rest of the file does. */
+export function requireLayerTypes(
+  config: Config,
+  kindOf: (layer: number) => string,
+): void {
+  const kinds: unknown = config["layer_types"] ?? [];
+  if (
+    Array.isArray(kinds) && kinds.every((kind, layer) => kind === kindOf(layer))
+  ) return;
+  const wanted = Array.isArray(kinds)
+    ? JSON.stringify(kinds.map((_, layer) => kindOf(layer)))
+    : "a list";
+  throw fieldError("layer_types", kinds, wanted);
+}
+
 /** An object, or nothing where the field is null or missing. */
 export function objectField(config: Config, key: string): Config | undefined {
   const value = config[key] ?? undefined;

@@ -43,6 +43,7 @@ const YARN = {
 /** Read a config.json of `GptOssForCausalLM`. What it leaves out has transformers' defaults. */
 export function gptOssConfig(config: Config): GptOssConfig {
   requireField(config, "attention_bias", true);
+  requireField(config, "swiglu_alpha", 1.702);
   const { quantization_config: _, ...plain } = config;
   const quantization = objectField(config, "quantization_config");
   if (quantization) requireField(quantization, "quant_method", "mxfp4");

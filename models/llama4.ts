@@ -33,6 +33,7 @@ import {
   integersField,
   positiveField,
   requireField,
+  requireLayerTypes,
 } from "./config.ts";
 import { decoderModel, type Layer, times } from "./decoder.ts";
 import { mlp, routeLayer, routerLogits, swiglu } from "./feed_forward.ts";
@@ -70,15 +71,20 @@ export function llama4Config(config: Config): Llama4Config {
       .filter((i) => (i + 1) % step === 0);
   const turned = integersField(config, "no_rope_layers") ?? [];
   const every = integerField(config, "no_rope_layer_interval", { default: 4 });
+  // The field's name says the opposite of what it holds: 1 for layers with positions.
+  const hasPositions = (layer: number) =>
+    turned.length > 0 ? turned[layer] === 1 : (layer + 1) % every !== 0;
+  requireLayerTypes(
+    config,
+    (layer) => hasPositions(layer) ? "chunked_attention" : "full_attention",
+  );
   return {
     ...fields,
     denseFfn: integerField(config, "intermediate_size_mlp", {
       default: 16384,
     }),
     hasExperts: (layer) => sparse.includes(layer),
-    // The field's name says the opposite of what it holds: 1 for layers with positions.
-    hasPositions: (layer) =>
-      turned.length > 0 ? turned[layer] === 1 : (layer + 1) % every !== 0,
+    hasPositions,
     chunk: integerField(config, "attention_chunk_size", { default: 8192 }),
     normed: booleanField(config, "use_qk_norm", true),
     temperature: booleanField(config, "attn_temperature_tuning", true)

@@ -11,6 +11,7 @@ import {
   integerField,
   integersField,
   requireField,
+  requireLayerTypes,
 } from "./config.ts";
 
 /** A Qwen configuration. */
@@ -28,11 +29,16 @@ export function qwenFields(
   defaults: GroupedDefaults & { readonly denseFfn: number },
 ): QwenConfig {
   requireField(config, "use_sliding_window", false);
+  requireLayerTypes(config, () => "full_attention");
   const dense = integersField(config, "mlp_only_layers") ?? [];
   const step = integerField(config, "decoder_sparse_step", { default: 1 });
   return {
     ...groupedFields(config, defaults, {
-      experts: "num_experts",
+      // Transformers 5 writes the other name.
+      experts: config["num_experts"] === undefined &&
+          config["num_local_experts"] !== undefined
+        ? "num_local_experts"
+        : "num_experts",
       ffn: "moe_intermediate_size",
     }),
     denseFfn: integerField(config, "intermediate_size", {

@@ -8,6 +8,7 @@ import {
   objectField,
   optionalField,
   positiveField,
+  requireField,
 } from "./config.ts";
 
 /** How positions turn pairs of elements. */
@@ -35,6 +36,8 @@ export function readRotary(
   },
 ): Rotary {
   const scaling = ropeScaling(config);
+  requireField(config, "partial_rotary_factor", 1);
+  requireField(scaling, "partial_rotary_factor", 1);
   const base = positiveField(
     scaling["rope_theta"] === undefined ? config : scaling,
     "rope_theta",
@@ -68,9 +71,10 @@ function yarn(
   },
 ): Omit<Rotary, "interleaved"> {
   const factor = positiveField(scaling, "factor", undefined);
-  const original = integerField(scaling, "original_max_position_embeddings", {
-    default: integerField(config, "max_position_embeddings"),
-  });
+  const key = "original_max_position_embeddings";
+  const original = (scaling[key] ?? undefined) === undefined
+    ? integerField(config, "max_position_embeddings")
+    : integerField(scaling, key);
   const pairOf = (turns: number) =>
     dim * Math.log(original / (2 * Math.PI * turns)) / (2 * Math.log(base));
   const truncate = booleanField(scaling, "truncate", true);

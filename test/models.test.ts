@@ -88,17 +88,74 @@ t.test("a tied checkpoint uses its embedding twice", (t) => {
   t.end();
 });
 
+/** What transformers' configuration classes say where a config.json does not. */
+const DEFAULTS: { readonly [architecture: string]: object } = {
+  OlmoeForCausalLM: {
+    ...{ layers: 16, vocabulary: 50304, embed: 2048, heads: 16, kvHeads: 16 },
+    ...{ experts: 64, expertsPerToken: 8, ffn: 2048, normalize: false },
+    ...{ epsilon: 1e-5, maxPositions: 4096, tied: false, clip: undefined },
+  },
+  MixtralForCausalLM: {
+    ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32, kvHeads: 8 },
+    ...{ experts: 8, expertsPerToken: 2, ffn: 14336, window: undefined },
+    ...{ epsilon: 1e-5, maxPositions: 131072, tied: false, headDim: 128 },
+  },
+  Qwen2MoeForCausalLM: {
+    ...{ layers: 24, vocabulary: 151936, embed: 2048, heads: 16, kvHeads: 16 },
+    ...{ experts: 60, expertsPerToken: 4, ffn: 1408, denseFfn: 5632 },
+    ...{ sharedFfn: 5632, normalize: false, bias: true, epsilon: 1e-6 },
+  },
+  Qwen3MoeForCausalLM: {
+    ...{ layers: 24, vocabulary: 151936, embed: 2048, heads: 32, kvHeads: 4 },
+    ...{ experts: 128, expertsPerToken: 8, ffn: 768, denseFfn: 6144 },
+    ...{ normalize: false, epsilon: 1e-6, maxPositions: 32768 },
+  },
+  GraniteMoeForCausalLM: {
+    ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32, kvHeads: 32 },
+    ...{ experts: 8, expertsPerToken: 2, ffn: 11008, epsilon: 1e-6 },
+    multipliers: { embedding: 1, attention: 1, residual: 1, logits: 1 },
+  },
+  DeepseekV2ForCausalLM: {
+    ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32, headDim: 64 },
+    ...{ plain: 128, value: 128, latent: 512, queryLatent: 1536 },
+    ...{ experts: 64, ffn: 1407, denseFfn: 11008, sharedFfn: 2814 },
+    ...{ firstSparse: 0, routedScale: 1, expertGroups: undefined },
+  },
+  DeepseekV3ForCausalLM: {
+    ...{ layers: 61, vocabulary: 129280, embed: 7168, heads: 128, headDim: 64 },
+    ...{ plain: 128, value: 128, latent: 512, queryLatent: 1536 },
+    ...{ experts: 256, expertsPerToken: 8, ffn: 2048, denseFfn: 18432 },
+    ...{ sharedFfn: 2048, firstSparse: 3, routedScale: 2.5, normalize: true },
+    expertGroups: { count: 8, keep: 4 },
+  },
+  GptOssForCausalLM: {
+    ...{ layers: 36, vocabulary: 201088, embed: 2880, heads: 64, kvHeads: 8 },
+    ...{ headDim: 64, experts: 128, expertsPerToken: 4, ffn: 2880, limit: 7 },
+    ...{ epsilon: 1e-5, maxPositions: 131072 },
+  },
+  Llama4ForCausalLM: {
+    ...{ layers: 48, vocabulary: 202048, embed: 5120, heads: 40, kvHeads: 8 },
+    ...{ headDim: 128, experts: 16, expertsPerToken: 1, ffn: 8192 },
+    ...{ denseFfn: 16384, chunk: 8192, normed: true },
+    temperature: { floor: 8192, scale: 0.1 },
+  },
+};
+
 t.test("defaults of a family stand in for fields that config.json leaves out", (t) => {
-  const olmoe = publishedModel({ architectures: ["OlmoeForCausalLM"] }).decoder;
-  t.match(olmoe, {
-    layers: 16,
-    experts: 64,
-    expertsPerToken: 8,
-    normalize: false,
-  });
-  const mixtral =
-    publishedModel({ architectures: ["MixtralForCausalLM"] }).decoder;
-  t.match(mixtral, { layers: 32, experts: 8, kvHeads: 8, window: undefined });
+  for (const [architecture, defaults] of Object.entries(DEFAULTS)) {
+    const { decoder } = publishedModel({ architectures: [architecture] });
+    const found = decoder as unknown as { [field: string]: unknown };
+    for (const [field, value] of Object.entries(defaults)) {
+      t.strictSame(found[field], value, `${field} of ${architecture}`);
+    }
+  }
+  t.end();
+});
+
+t.test("fields have the names of both generations of transformers", (t) => {
+  const { num_experts, ...rest } = configOf("qwen3moe-16e");
+  const config = { ...rest, num_local_experts: num_experts };
+  t.equal(publishedModel(config).decoder.experts, num_experts);
   t.end();
 });
 
@@ -245,6 +302,26 @@ t.test("families refuse options that they do not have, by name", (t) => {
       "qwen3moe-16e",
       { attention_bias: true },
       "'attention_bias' is true. It must be false, the only one built",
+    ],
+    [
+      "gptoss-8e",
+      { swiglu_alpha: 2 },
+      "'swiglu_alpha' is 2. It must be 1.702, the only one built",
+    ],
+    [
+      "mixtral-8e",
+      { partial_rotary_factor: 0.5 },
+      "'partial_rotary_factor' is 0.5. It must be 1, the only one built",
+    ],
+    [
+      "qwen3moe-8e-bf16",
+      { layer_types: ["full_attention", "sliding_attention"] },
+      `'layer_types' is ["full_attention","sliding_attention"]. It must be ["full_attention","full_attention"]`,
+    ],
+    [
+      "llama4-8e",
+      { layer_types: ["chunked_attention", "full_attention"] },
+      `'layer_types' is ["chunked_attention","full_attention"]. It must be ["chunked_attention","chunked_attention"]`,
     ],
     [
       "qwen2moe-8e",
