@@ -72,7 +72,7 @@ const COLUMNS: readonly (readonly [string, (row: RouterRow) => string])[] = [
   [
     "balancing loss",
     ({ balancingLoss }) =>
-      balancingLoss === null ? "-" : balancingLoss.toFixed(6),
+      balancingLoss === null ? "-" : balancingLoss.toPrecision(7),
   ],
 ];
 
