@@ -1,0 +1,543 @@
+/** What routers and their losses mean where no system left a record: each rule against a few lines of its own. */
+
+import t, { type Test } from "tap";
+import {
+  balancingLoss,
+  biasUpdate,
+  embedding,
+  importanceLoss,
+  mean,
+  type Model,
+  model,
+  route,
+  type RouteOptions,
+  type Routing,
+  type RoutingPreset,
+  type Scope,
+  softmax,
+  type Tensor,
+  zLoss,
+} from "../compiler/mod.ts";
+import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
+import { routeTokens, softmaxRow } from "../compiler/graph/evaluate_routing.ts";
+import {
+  ROUTING_PRESETS,
+  routingRule,
+  slotsOf,
+} from "../compiler/graph/routing.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import { waves } from "./helpers/run_model.ts";
+
+type Options = Partial<
+  RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
+>;
+
+const [TOKENS, EXPERTS] = [12, 4];
+const LOGITS = waves(TOKENS * EXPERTS, 3).map((x) => 2 * x);
+const ROWS = Array.from(
+  { length: TOKENS },
+  (_, t) => LOGITS.slice(t * EXPERTS, (t + 1) * EXPERTS).map(Math.fround),
+);
+
+function run(net: Model, inputs: Tensors = {}): { [name: string]: number[] } {
+  const given = { logits: LOGITS, ...inputs };
+  const { outputs } = evaluate(trace(net), { inputs: given });
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, { data }]) => [name, [...data]]),
+  );
+}
+
+/** Route the logits; `more` makes operands and outputs. */
+function routed(
+  topK: number,
+  options: Options,
+  inputs: Tensors = {},
+): { [name: string]: number[] } {
+  const net = model(
+    { token: TOKENS, expert: EXPERTS, choice: topK },
+    (m) => {
+      const made = Object.keys(inputs).map((name) => {
+        const whole = name === "mask" || name === "choices";
+        const axes = name === "mask"
+          ? "token"
+          : name === "choices" || name === "weights"
+          ? "token choice"
+          : "token expert";
+        return [
+          name,
+          m.input(name, axes as "token", { dtype: whole ? "i32" : "f32" }),
+        ];
+      });
+      const routing = route(m.input("logits", "token expert"), {
+        ...{ over: "expert", topK, preset: "olmoe" },
+        ...options,
+        ...Object.fromEntries(made) as Options,
+      });
+      const { index, weight, chosen, first, kept } = routing;
+      const slotted = "slot" in routing &&
+        routingRule({ ...options, topK }).capacity;
+      return {
+        ...{ index, weight, chosen, first, kept },
+        ...slotted ? { slot: routing.slot as Tensor } : {},
+      };
+    },
+  );
+  return run(net, inputs);
+}
+
+function near(
+  t: Test,
+  found: readonly number[],
+  wanted: readonly number[],
+  what = "values",
+): void {
+  t.equal(found.length, wanted.length, `as many ${what}`);
+  const off = Math.max(...wanted.map((x, i) => Math.abs(x - found[i]!)));
+  t.ok(off < 2e-6, `${what} are off by ${off}`);
+}
+
+t.test("every preset routes", (t) => {
+  for (const preset of Object.keys(ROUTING_PRESETS) as RoutingPreset[]) {
+    const rule = ROUTING_PRESETS[preset];
+    const topK = "chooses" in rule ? rule.chooses : 2;
+    const random = preset === "deepspeed.top1";
+    const { index, weight } = routed(topK, { preset }, {
+      ...random ? { random: LOGITS.map((x) => x + 3) } : {},
+      ...preset === "hash"
+        ? { choices: Array.from({ length: 2 * TOKENS }, (_, i) => i % 4) }
+        : {},
+    });
+    t.equal(index!.length, TOKENS * topK, `${preset}: a choice each`);
+    t.ok(weight!.every(Number.isFinite), `${preset}: weights`);
+  }
+  t.end();
+});
+
+t.test("slots follow each system's formula", (t) => {
+  const size = { tokens: 30, experts: 8, topK: 2 };
+  const of = (preset: string, capacity = {}) =>
+    slotsOf(routingRule({ preset, topK: 2, capacity }).capacity!, size);
+  t.equal(of("fairscale.top2"), Math.floor(2 * 30 / 8));
+  t.equal(of("deepspeed.topk", { factor: 1.1 }), Math.ceil(30 / 8 * 2.2));
+  t.equal(of("deepspeed.topk", { factor: 0.1 }), 4, "at least 4");
+  t.equal(of("tutel.topk", { factor: 1.25 }), 2 * Math.floor(1.25 * 4));
+  t.equal(of("tutel.topk", { alignment: 16 }), 16, "aligned");
+  t.equal(of("megatron.postSoftmax", { factor: 1.5 }), Math.ceil(7.5 * 1.5));
+  t.equal(of("gshard.top2"), Math.floor(30 * 1.25 / 8));
+  t.equal(of("expertChoice", { factor: 3 }), Math.floor(30 * 3 / 8));
+  t.equal(of("olmoe", { slots: 5 }), 5);
+  // In f32, 3 * 1.4 is just above 4.2 * 1, and 0.7 * 10 is 7 where doubles agree.
+  const f32 = { slots: "ceilF32", factor: 0.7 } as const;
+  t.equal(
+    slotsOf({ ...f32, drop: "score", order: "token" }, {
+      ...{ tokens: 80, experts: 8, topK: 1 },
+    }),
+    7,
+  );
+  t.end();
+});
+
+t.test("gshard weighs before it drops", (t) => {
+  const { index, weight, slot } = routed(2, {
+    preset: "gshard.top2",
+    capacity: { minimum: 0 },
+  });
+  const next = new Array<number>(EXPERTS).fill(0);
+  const wanted = { weight: [] as number[], slot: [] as number[] };
+  for (const j of [0, 1]) {
+    for (let s = 0; s < TOKENS; s++) {
+      const i = s * 2 + j;
+      const place = next[index![i]!]!++;
+      const p = softmaxRow(ROWS[s]!);
+      const [a, b] = [p[index![s * 2]!]!, p[index![s * 2 + 1]!]!];
+      const kept = place < Math.floor(TOKENS * 1.25 / EXPERTS);
+      wanted.slot[i] = kept ? place : -1;
+      wanted.weight[i] = kept ? (j === 0 ? a : b) / (a + b + 1e-9) : 0;
+    }
+  }
+  t.same(slot, wanted.slot);
+  t.ok(slot!.includes(-1), "some are dropped");
+  near(t, weight!, wanted.weight, "weights");
+  t.end();
+});
+
+t.test("expert choice: every expert keeps its best tokens", (t) => {
+  const { index, weight, kept } = routed(EXPERTS, { preset: "expertChoice" });
+  const room = Math.floor(2 * TOKENS / EXPERTS);
+  const scores = ROWS.map(softmaxRow);
+  for (let e = 0; e < EXPERTS; e++) {
+    const best = scores.map((_, s) => s)
+      .sort((a, b) => scores[b]![e]! - scores[a]![e]!).slice(0, room);
+    for (let s = 0; s < TOKENS; s++) {
+      const i = index!.indexOf(e, s * EXPERTS);
+      const wins = best.includes(s);
+      t.equal(kept![s * EXPERTS + e], wins ? 1 : 0);
+      near(t, [weight![i]!], [wins ? scores[s]![e]! : 0], "weights");
+    }
+  }
+  t.end();
+});
+
+t.test("hash: a table says the expert of each token id", (t) => {
+  const net = model(
+    { token: 3, expert: EXPERTS, choice: 1, vocab: 5 },
+    (m) => {
+      const table = m.input("table", "vocab choice", { dtype: "i32" });
+      const ids = m.input("ids", "token", { dtype: "i32" });
+      const { index, weight } = route(m.input("logits", "token expert"), {
+        ...{ over: "expert", topK: 1, preset: "hash" },
+        choices: embedding(table, ids, "vocab"),
+      });
+      return { index, weight };
+    },
+  );
+  const { index, weight } = run(net, {
+    ...{ table: [3, 1, 2, 0, 1], ids: [4, 0, 3] },
+    logits: LOGITS.slice(0, 3 * EXPERTS),
+  });
+  t.same(index, [1, 3, 0]);
+  near(t, weight!, [1, 3, 0].map((e, s) => softmaxRow(ROWS[s]!)[e]!));
+  t.end();
+});
+
+t.test("forced: every expert gets as many, in each group", (t) => {
+  const { index, weight } = routed(3, { preset: "forced" });
+  t.same(index, Array.from({ length: 3 * TOKENS }, (_, i) => i % EXPERTS));
+  near(
+    t,
+    weight!,
+    index!.map((e, i) => softmaxRow(ROWS[Math.floor(i / 3)]!)[e]!),
+  );
+  const net = model({ group: 2, token: 6, expert: EXPERTS }, (m) => ({
+    index: route(m.input("logits", "group token expert"), {
+      ...{ over: "expert", topK: 1, preset: "forced", group: "group" },
+    }).index,
+  }));
+  t.same(run(net)["index"], [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0, 1]);
+  t.end();
+});
+
+t.test("choices that are given are replayed by any rule", (t) => {
+  for (const preset of ["mixtral", "deepseekV3", "gptOss"] as const) {
+    const first = routed(2, { preset, scale: 2 });
+    const again = routed(2, { preset, scale: 2 }, { choices: first["index"]! });
+    t.same(again, first, preset);
+    const weights = first["weight"]!.map((w) => w / 2);
+    const given = routed(2, { preset: "olmoe", scale: 2 }, {
+      ...{ choices: first["index"]!, weights },
+    });
+    t.same(given["weight"], first["weight"], "weights are given too");
+  }
+  t.throws(
+    () => routed(1, {}, { choices: new Array(TOKENS).fill(EXPERTS) }),
+    { message: "Cannot route to expert 4: there are 4. Give 0 to 3" },
+  );
+  t.end();
+});
+
+t.test("padding chooses nothing and takes no slot", (t) => {
+  const real = [0, 1, 3, 4, 8, 10];
+  const mask = Array.from(
+    { length: TOKENS },
+    (_, s) => real.includes(s) ? 1 : 0,
+  );
+  const capacities: NonNullable<Options["capacity"]>[] = [
+    "dropless",
+    { slots: "largest" },
+    ...["position", "score"].map((drop) => ({
+      ...{ slots: 2, drop: drop as "score" },
+    })),
+  ];
+  for (const capacity of capacities) {
+    const found = routed(2, { preset: "mixtral", capacity }, { mask });
+    const alone = routeTokens(
+      routingRule({ preset: "mixtral", topK: 2, capacity }),
+      {
+        ...{ axes: [], dtype: "f32", shape: [real.length, EXPERTS] },
+        data: Float32Array.from(real.flatMap((s) => ROWS[s]!)),
+      },
+    );
+    const title = JSON.stringify(capacity);
+    const of = (name: string) =>
+      real.flatMap((s) => found[name]!.slice(2 * s, 2 * s + 2));
+    t.same(of("index"), alone.index, title);
+    t.same(of("weight"), alone.weight, title);
+    if (capacity !== "dropless") t.same(of("slot"), alone.slot, title);
+    mask.forEach((counts, s) => {
+      if (counts) return;
+      t.same(found["weight"]!.slice(2 * s, 2 * s + 2), [0, 0]);
+      for (const name of ["chosen", "first", "kept"]) {
+        const row = found[name]!.slice(s * EXPERTS, (s + 1) * EXPERTS);
+        t.same(row, [0, 0, 0, 0], name);
+      }
+    });
+  }
+  t.end();
+});
+
+t.test("a token that is given one expert twice has one slot there", (t) => {
+  const choices = Array.from({ length: 2 * TOKENS }, () => 2);
+  const { slot, weight } = routed(
+    2,
+    { capacity: { slots: 3 } },
+    { choices },
+  );
+  t.same(slot!.slice(0, 8), [0, -1, 1, -1, 2, -1, -1, -1]);
+  t.ok(weight![0]! > 0 && weight![1] === 0);
+  t.end();
+});
+
+t.test("choices that do not go together are refused", (t) => {
+  const cases: [Options, Tensors, string][] = [
+    [
+      { preset: "hash" },
+      {},
+      "Cannot route by preset 'hash': its choices are given. Give 'choices', an expert for each token and choice",
+    ],
+    [
+      {},
+      { weights: [] },
+      "Cannot route by preset 'olmoe' with weights: whose they are is not given. Give 'choices' too",
+    ],
+    [
+      { normalize: "kept" },
+      {},
+      "Cannot route by preset 'olmoe' with weights divided by those kept: nothing is dropped. Use 'chosen'",
+    ],
+    [
+      { capacity: { drop: "random" } },
+      {},
+      "Cannot route by preset 'olmoe': it drops at random. Give 'random', a number for each token and expert, or drop by 'position' or 'score'",
+    ],
+    [
+      {},
+      { random: [] },
+      "Cannot route by preset 'olmoe' with random numbers: it does not drop at random. Leave 'random' out, or drop at 'random'",
+    ],
+    [
+      { capacity: { slots: 1.5 } },
+      {},
+      "Cannot route by preset 'olmoe' with 1.5 slots: expected a whole number",
+    ],
+    [
+      { capacity: { slots: "largest", factor: 2 } },
+      {},
+      "Cannot route by preset 'olmoe' with a capacity factor: its slots are as many as are needed. Give 'slots' a formula",
+    ],
+    [
+      { preset: "switch.top1", capacity: { factor: 2 } },
+      {},
+      "Cannot route by preset 'switch.top1' with a capacity factor: its slots are 64. Give 'slots' a formula",
+    ],
+    [
+      { capacity: { factor: 0 } },
+      {},
+      "Cannot route by preset 'olmoe' with a capacity factor of 0: expected a number above 0",
+    ],
+    [
+      { capacity: { minimum: -1 } },
+      {},
+      "Cannot route by preset 'olmoe' with at least -1 slots: expected a whole number",
+    ],
+    [
+      { capacity: { alignment: 0 } },
+      {},
+      "Cannot route by preset 'olmoe' with slots in multiples of 0: expected a whole number of at least 1",
+    ],
+  ];
+  for (const [options, inputs, message] of cases) {
+    t.throws(() => routed(1, options, inputs), { name: "ModelError", message });
+  }
+  t.throws(() => routed(1, { preset: "top3" as "hash" }), {
+    message: /^Cannot route by preset 'top3': there is none\. Presets are /,
+  });
+  t.end();
+});
+
+// --- losses
+
+type Net = Scope<"token" | "expert" | "batch" | "layer">;
+
+/** What a model makes of the logits of `batch` sequences. */
+function losses(
+  batch: number,
+  build: (
+    m: Net,
+    logits: Tensor<"batch token expert", "f32">,
+    routing: Routing<"batch token", "expert">,
+  ) => { [name: string]: Tensor },
+  inputs: Tensors = {},
+): { [name: string]: number[] } {
+  const sizes = { batch, token: TOKENS / batch, expert: EXPERTS, layer: 1 };
+  const net = model(sizes, (m) => {
+    const logits = m.input("logits", "batch token expert");
+    const routing = route(logits, {
+      ...{ over: "expert", topK: 2, preset: "mixtral" },
+    });
+    return build(m as Net, logits, routing);
+  });
+  return run(net, inputs);
+}
+
+/** Shares of choices and of probability of some tokens, and the sum of their products. */
+function balance(tokens: readonly number[]): number {
+  const f = new Array<number>(EXPERTS).fill(0);
+  const p = new Array<number>(EXPERTS).fill(0);
+  for (const s of tokens) {
+    const shares = softmaxRow(ROWS[s]!);
+    const best = shares.map((_, e) => e)
+      .sort((a, b) => shares[b]! - shares[a]!).slice(0, 2);
+    for (const e of best) f[e]! += 1 / tokens.length;
+    shares.forEach((x, e) => p[e]! += x / tokens.length);
+  }
+  return f.reduce((sum, x, e) => sum + x * p[e]!, 0);
+}
+
+const ALL = Array.from({ length: TOKENS }, (_, s) => s);
+
+t.test("balancingLoss() by batch, by sequence, over layers, masked", (t) => {
+  const real = [0, 2, 3, 7, 11];
+  const over = "expert";
+  const found = losses(3, (m, logits, routing) => {
+    const mask = m.input("mask", "batch token", { dtype: "i32" });
+    const sequences = balancingLoss(logits, routing, { over, per: "batch" });
+    return {
+      whole: balancingLoss(logits, routing, { over }),
+      sequences,
+      average: mean(sequences, "batch"),
+      layers: balancingLoss([logits, logits], [routing, routing], { over }),
+      masked: balancingLoss(logits, routing, { over, mask }),
+      plain: balancingLoss(logits, routing, { over, factor: 1 }),
+    };
+  }, { mask: ALL.map((s) => real.includes(s) ? 1 : 0) });
+  const sequences = [0, 4, 8].map((s) =>
+    EXPERTS * balance([s, s + 1, s + 2, s + 3])
+  );
+  near(t, found["whole"]!, [EXPERTS * balance(ALL)], "by batch");
+  near(t, found["sequences"]!, sequences, "by sequence");
+  near(t, found["average"]!, [sequences.reduce((a, b) => a + b) / 3]);
+  near(t, found["layers"]!, [EXPERTS * balance(ALL)], "over layers");
+  near(t, found["masked"]!, [EXPERTS * balance(real)], "masked");
+  near(t, found["plain"]!, [balance(ALL)], "with a factor");
+  t.end();
+});
+
+t.test("balancingLoss() takes layers for one long batch", (t) => {
+  const half = TOKENS / 2;
+  const net = model({ token: half, expert: EXPERTS }, (m) => {
+    const layers = ["a", "b"].map((name) => m.input(name, "token expert"));
+    const routings = layers.map((logits) =>
+      route(logits, { over: "expert", topK: 2, preset: "mixtral" })
+    );
+    return {
+      loss: balancingLoss(layers, routings, { over: "expert" }),
+      z: zLoss(layers, { over: "expert" }),
+    };
+  });
+  const { loss, z } = run(net, {
+    a: LOGITS.slice(0, half * EXPERTS),
+    b: LOGITS.slice(half * EXPERTS),
+  });
+  near(t, loss!, [EXPERTS * balance(ALL)]);
+  const squares = ROWS.map((row) =>
+    Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)) ** 2
+  );
+  near(t, z!, [squares.reduce((a, b) => a + b) / TOKENS]);
+  t.end();
+});
+
+t.test("zLoss() by sequence and masked", (t) => {
+  const squares = ROWS.map((row) =>
+    Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)) ** 2
+  );
+  const average = (tokens: readonly number[]) =>
+    tokens.reduce((sum, s) => sum + squares[s]!, 0) / tokens.length;
+  const real = [1, 5, 6];
+  const found = losses(2, (m, logits) => ({
+    each: zLoss(logits, { over: "expert", per: "batch" }),
+    masked: zLoss(logits, {
+      over: "expert",
+      mask: m.input("mask", "batch token", { dtype: "i32" }),
+    }),
+    none: zLoss(logits, {
+      over: "expert",
+      mask: m.input("nothing", "batch token", { dtype: "i32" }),
+    }),
+  }), {
+    mask: ALL.map((s) => real.includes(s) ? 1 : 0),
+    nothing: ALL.map(() => 0),
+  });
+  near(t, found["each"]!, [average(ALL.slice(0, 6)), average(ALL.slice(6))]);
+  near(t, found["masked"]!, [average(real)]);
+  t.same(found["none"], [0], "no token counts");
+  t.end();
+});
+
+t.test("importanceLoss() is the squared variation of the sums", (t) => {
+  const sums = ROWS.map(softmaxRow).reduce((all, row) =>
+    all.map((x, e) => x + row[e]!)
+  );
+  const average = sums.reduce((a, b) => a + b) / EXPERTS;
+  const squares = sums.reduce((sum, x) => sum + (x - average) ** 2, 0);
+  const found = losses(1, (_, logits, routing) => {
+    const scores = softmax(logits, "expert");
+    return {
+      plain: importanceLoss(scores, { over: "expert" }),
+      unbiased: importanceLoss(scores, { over: "expert", unbiased: true }),
+      load: importanceLoss(routing.chosen, { over: "expert" }),
+    };
+  });
+  const plain = squares / EXPERTS / (average ** 2 + 1e-10);
+  near(t, found["plain"]!, [plain]);
+  near(t, found["unbiased"]!, [plain * EXPERTS / (EXPERTS - 1)]);
+  t.ok(found["load"]![0]! > 0);
+  t.end();
+});
+
+t.test("biasUpdate() raises experts that few tokens chose", (t) => {
+  const net = model({ token: 4, expert: EXPERTS, choice: 1 }, (m) => {
+    const bias = m.input("bias", "expert");
+    const routing = route(m.input("logits", "token expert"), {
+      ...{ over: "expert", topK: 1, preset: "deepseekV3", bias },
+      choices: m.input("choices", "token choice", { dtype: "i32" }),
+    });
+    return {
+      plain: biasUpdate(bias, routing, { rate: 0.25 }),
+      centred: biasUpdate(bias, routing, { rate: 0.25, centred: true }),
+    };
+  });
+  const { plain, centred } = run(net, {
+    ...{ bias: [1, 2, 3, 4], choices: [0, 0, 0, 2] },
+    logits: LOGITS.slice(0, 4 * EXPERTS),
+  });
+  t.same(plain, [0.75, 2.25, 3, 4.25]);
+  t.same(centred, [0.75 - 0.0625, 2.25 - 0.0625, 3 - 0.0625, 4.25 - 0.0625]);
+  t.end();
+});
+
+t.test("losses of what is not there are refused", (t) => {
+  const over = "expert";
+  t.throws(
+    () =>
+      losses(1, (_, logits, routing) => ({
+        y: balancingLoss([logits], [routing, routing], { over }),
+      })),
+    {
+      message:
+        "Cannot balance 2 routings by the logits of 1: give the logits of each",
+    },
+  );
+  t.throws(
+    () =>
+      losses(1, (_, logits) => ({ y: zLoss(logits, { over, per: "layer" }) })),
+    { message: /^Cannot zLoss 'batch token expert' over 'layer'/ },
+  );
+  t.throws(
+    () =>
+      losses(1, (m, _, routing) => ({
+        y: biasUpdate(m.input("b", "token") as never, routing, { rate: 1 }),
+      })),
+    { message: "Cannot update bias 'token': expected 'expert'" },
+  );
+  t.end();
+});
