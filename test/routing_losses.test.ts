@@ -1,0 +1,81 @@
+/** Losses of routers on meshes: what a plan computes of tokens that lie on several ranks. */
+
+import t from "tap";
+import {
+  add,
+  balancingLoss,
+  biasUpdate,
+  combine,
+  dispatch,
+  dot,
+  importanceLoss,
+  mean,
+  model,
+  route,
+  type RoutingPreset,
+  softmax,
+  upTo,
+  zLoss,
+} from "../compiler/mod.ts";
+import { type Case, closeDevices, holds } from "./helpers/run_model.ts";
+
+const over = "expert";
+
+/** Every loss of one routing over tokens of a run-time length, with the layer's own result. */
+function lossesOf(preset: RoutingPreset, topK: number): Case {
+  return {
+    model: model({ token: upTo(40), embed: 8, ffn: 6, expert: 5 }, (m) => {
+      const x = m.input("x", "token embed");
+      const logits = dot(x, m.param("router", "expert embed"), "embed");
+      const bias = m.param("bias", "expert");
+      const mask = m.input("mask", "token", { dtype: "i32" });
+      const routing = route(logits, { over, topK, preset, bias, mask });
+      const up = m.param("up.{expert}", "expert ffn embed");
+      const down = m.param("down.{expert}", "expert embed ffn");
+      const inner = dot(dispatch(x, routing), up, "embed");
+      const scores = softmax(logits, over);
+      const balanced = balancingLoss(logits, routing, { over });
+      const z = zLoss(logits, { over });
+      return {
+        y: combine(dot(inner, down, "ffn"), routing),
+        ...{ balanced, z, both: add(balanced, z) },
+        masked: balancingLoss(logits, routing, { over, mask }),
+        zMasked: zLoss(logits, { over, mask }),
+        importance: importanceLoss(scores, { over }),
+        load: importanceLoss(routing.kept, { over, unbiased: true }),
+        settled: balancingLoss(logits, routing, { over, fraction: "settled" }),
+        bias: biasUpdate(bias, routing, { rate: 0.125, centred: true }),
+      };
+    }),
+    lengths: { token: 23 },
+    calls: [{
+      mask: Array.from({ length: 23 }, (_, i) => i % 5 === 3 ? 0 : 1),
+    }],
+  };
+}
+
+const MESHES = [{ mesh: { ep: 3 } }, { mesh: { dp: 2, ep: 2 } }];
+
+holds("losses of a dropless router", lossesOf("deepseekV3", 2), MESHES);
+holds("losses of a router that drops", lossesOf("deepspeed.topk", 3), MESHES);
+holds("losses of a router with choices in turn", lossesOf("tutel.topk", 2), [
+  {},
+  ...MESHES,
+]);
+
+holds("losses by sequence", {
+  model: model({ sequence: 6, token: 7, expert: 4 }, (m) => {
+    const logits = m.input("logits", "sequence token expert");
+    const routing = route(logits, {
+      ...{ over, topK: 1, preset: "switch.top1", group: "sequence" },
+      capacity: { slots: 2 },
+    });
+    const each = balancingLoss(logits, routing, { over, per: "sequence" });
+    return {
+      ...{ each, average: mean(each, "sequence"), slot: routing.slot },
+      z: zLoss(logits, { over, per: "sequence" }),
+    };
+  }),
+}, MESHES);
+
+t.teardown(closeDevices);
