@@ -35,21 +35,16 @@ export function sentKind(step: CollectiveStep): keyof SentBytes {
  * is then read at once, before anything that is launched later.
  */
 export class KnownCounts {
-  readonly #words = new Map<string, Uint32Array>();
+  readonly #known = new Map<string, Counts>();
 
-  /** Remember what a gather brought. */
+  /** Remember what a gather brought, by position. */
   keep(
     { rank }: RankMemory,
     buffer: string,
     bytes: readonly Uint8Array[],
   ): void {
-    const all = new Uint8Array(bytes.reduce((n, part) => n + part.length, 0));
-    let at = 0;
-    for (const part of bytes) {
-      all.set(part, at);
-      at += part.length;
-    }
-    this.#words.set(`${rank} ${buffer}`, wordsOf(all));
+    const counts = bytes.map((part) => [...wordsOf(part)]);
+    this.#known.set(`${rank} ${buffer}`, counts);
   }
 
   /** The counts of an exchange among `positions` ranks, by position and column; a promise where the device has to be asked. */
@@ -57,24 +52,27 @@ export class KnownCounts {
     step: AllToAllStep,
     memory: RankMemory,
     positions: number,
-  ): number[][] | Promise<number[][]> {
+  ): Counts | Promise<Counts> {
+    const known = this.#known.get(`${memory.rank} ${step.counts}`);
+    if (known) return known;
     const columns = step.splits.at(-1)!;
-    const rowsOf = (words: Uint32Array) =>
-      Array.from({ length: positions }, (_, s) => [
-        ...words.subarray(s * columns, (s + 1) * columns),
-      ]);
-    const known = this.#words.get(`${memory.rank} ${step.counts}`);
-    if (known) return rowsOf(known);
     const bytes = 4 * columns * positions;
     return memory.device.read(memory.buffer(step.counts), 0, bytes)
-      .then((read) => rowsOf(wordsOf(read)));
+      .then((read) =>
+        Array.from({ length: positions }, (_, s) => [
+          ...wordsOf(read).subarray(s * columns, (s + 1) * columns),
+        ])
+      );
   }
 }
+
+/** Rows by position and column. */
+export type Counts = readonly (readonly number[])[];
 
 /** Where the rows of an exchange lie on the rank at a position, in bytes: in `from` and in `to`. */
 export function spansOf(
   step: AllToAllStep,
-  counts: readonly (readonly number[])[],
+  counts: Counts,
   position: number,
 ): { readonly [Side in keyof ExchangeBlocks]: readonly Span[] } {
   const { send, receive } = blocksOf(counts, step, { position });

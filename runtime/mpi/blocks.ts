@@ -23,20 +23,19 @@ export interface Layout {
 
 /** The address of blocks that lie in one ArrayBuffer, and where they are from there. */
 export function layOut(blocks: readonly Uint8Array[]): Layout {
-  const filled = blocks.filter(({ length }) => length > 0);
-  const lengths = blocks.map(({ length }) => length);
-  const [first] = filled;
-  if (!first) return { data: NOTHING, lengths, offsets: blocks.map(() => 0) };
-  const start = Math.min(...filled.map(({ byteOffset }) => byteOffset));
-  const end = Math.max(
-    ...filled.map(({ byteOffset, length }) => byteOffset + length),
-  );
-  invariant(
-    filled.every(({ buffer }) => buffer === first.buffer),
-    "blocks of several memories",
-  );
+  const lengths: number[] = [];
+  let buffer: ArrayBufferLike | undefined;
+  let [start, end] = [Infinity, 0];
+  for (const block of blocks) {
+    lengths.push(block.length);
+    if (block.length === 0) continue;
+    buffer ??= block.buffer;
+    invariant(block.buffer === buffer, "blocks of several memories");
+    start = Math.min(start, block.byteOffset);
+    end = Math.max(end, block.byteOffset + block.length);
+  }
   return {
-    data: new Uint8Array(first.buffer, start, end - start),
+    data: buffer ? new Uint8Array(buffer, start, end - start) : NOTHING,
     lengths,
     offsets: blocks.map(({ byteOffset, length }) =>
       length > 0 ? byteOffset - start : 0
@@ -44,16 +43,29 @@ export function layOut(blocks: readonly Uint8Array[]): Layout {
   };
 }
 
-/** The shortest unit, a power of two bytes, in which no value passes a count. */
-export function unitOf(values: readonly number[], longest: number): number {
-  const most = Math.max(...values);
+/** The shortest unit, a power of two bytes, in which no length or offset passes a count. */
+export function unitOf(
+  lengths: readonly number[],
+  offsets: readonly number[],
+  longest: number,
+): number {
+  const most = Math.max(...lengths, ...offsets);
   let unit = 1;
   while (most / unit > longest) unit *= 2;
-  const odd = values.find((value) => value % unit !== 0);
+  const odd = unit === 1
+    ? undefined
+    : [...lengths, ...offsets].find((value) => value % unit !== 0);
   if (odd === undefined) return unit;
   throw new MachineError(
     `Cannot exchange ${most} bytes: MPI counts to ${longest}, and ${odd} bytes are no multiple of ${unit}. Use more ranks, or smaller bounds`,
   );
+}
+
+/** Bytes as MPI counts them. */
+export function inUnits(bytes: readonly number[], unit: number): Int32Array {
+  const counts = new Int32Array(bytes.length);
+  for (let i = 0; i < bytes.length; i++) counts[i] = bytes[i]! / unit;
+  return counts;
 }
 
 /** Where blocks begin that lie one after the other. */

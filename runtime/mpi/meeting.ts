@@ -5,13 +5,12 @@
 
 import { MachineError } from "../../spec/errors.ts";
 import type { Handle } from "./abi.ts";
-import type { Binding } from "./binding.ts";
+import type { Argument, Binding } from "./binding.ts";
 import type { Pump, Purpose } from "./pump.ts";
 import type { MpiGroup } from "./world.ts";
 
 const HEADER_BYTES = 128;
 const HEADER_WORDS = 3;
-const TEXT_BYTES = HEADER_BYTES - 4 * HEADER_WORDS;
 const TAG = 1;
 
 /** The processes among which ranks meet. */
@@ -27,8 +26,8 @@ export class Meeting {
   readonly #place: Place;
   readonly #mpi: Binding;
   readonly #pump: Pump;
-  readonly #own = new Uint8Array(HEADER_BYTES);
-  readonly #theirs: Uint8Array[];
+  readonly #own = new Uint32Array(HEADER_BYTES / 4);
+  readonly #theirs: readonly Uint32Array[];
   readonly #met = new Map<Handle, number>();
 
   constructor(place: Place, mpi: Binding, pump: Pump) {
@@ -37,7 +36,7 @@ export class Meeting {
     this.#pump = pump;
     this.#theirs = Array.from(
       { length: place.size },
-      () => new Uint8Array(HEADER_BYTES),
+      () => new Uint32Array(HEADER_BYTES / 4),
     );
   }
 
@@ -47,34 +46,45 @@ export class Meeting {
     wait: Purpose,
     agreed: readonly number[],
   ): Promise<void> {
-    const { what } = wait;
-    const { rank, handle } = this.#place;
-    const others = group.ranks.filter((other) => other !== rank);
     const times = this.#met.get(group.handle) ?? 0;
     this.#met.set(group.handle, times + 1);
-    if (others.length === 0) return;
-    write(this.#own, [times, hashOf(agreed)], what);
-    const missing = new Set(others);
-    const { byte } = this.#mpi.constants;
-    const message = (data: Uint8Array, other: number) =>
-      [data, HEADER_BYTES, byte, other, TAG, handle] as const;
+    if (group.size === 1) return;
+    write(this.#own, [times, hashOf(agreed)], wait.what);
+    const missing = new Set(group.ranks);
+    missing.delete(this.#place.rank);
     const purpose = { ...wait, culprit: () => this.#names([...missing]) };
-    const receiving = others.map(async (other) => {
-      const args = message(this.#theirs[other]!, other);
-      await this.#pump.start("Irecv", args, purpose);
-      missing.delete(other);
-      this.#compare(other, what);
-    });
-    const sending = others.map((other) =>
-      this.#pump.start("Isend", message(this.#own, other), purpose)
-    );
-    await Promise.all([...receiving, ...sending]);
+    const requests: Promise<void>[] = [];
+    for (const other of missing) {
+      requests.push(this.#receive(other, purpose, missing));
+    }
+    for (const other of missing) {
+      const args = this.#message(this.#own, other);
+      requests.push(this.#pump.start("Isend", args, purpose));
+    }
+    await Promise.all(requests);
   }
 
-  #compare(other: number, what: string): void {
+  async #receive(
+    other: number,
+    purpose: Purpose,
+    missing: Set<number>,
+  ): Promise<void> {
     const theirs = this.#theirs[other]!;
-    if (this.#own.every((byte, i) => byte === theirs[i])) return;
-    const [own, far] = [read(this.#own), read(theirs)];
+    await this.#pump.start("Irecv", this.#message(theirs, other), purpose);
+    missing.delete(other);
+    const own = this.#own;
+    for (let i = 0; i < own.length; i++) {
+      if (own[i] !== theirs[i]) throw this.#outOfStep(other, purpose.what);
+    }
+  }
+
+  #message(header: Uint32Array, other: number): Argument[] {
+    const { byte } = this.#mpi.constants;
+    return [header, HEADER_BYTES, byte, other, TAG, this.#place.handle];
+  }
+
+  #outOfStep(other: number, what: string): MachineError {
+    const [own, far] = [read(this.#own), read(this.#theirs[other]!)];
     const state = far.what !== own.what
       ? `is in ${far.what}`
       : far.times !== own.times
@@ -82,7 +92,7 @@ export class Meeting {
         own.times + 1
       }`
       : "exchanges other sizes";
-    throw new MachineError(
+    return new MachineError(
       `Cannot go on with ${what}: ${
         this.#names([other])
       } is out of step, it ${state}. Check that every rank runs the same command on the same files`,
@@ -99,32 +109,34 @@ export class Meeting {
   }
 }
 
+const ENCODER = new TextEncoder();
+
 function write(
-  header: Uint8Array,
-  words: readonly number[],
+  header: Uint32Array,
+  [times, hash]: readonly [times: number, hash: number],
   what: string,
 ): void {
   header.fill(0);
-  const { written } = new TextEncoder().encodeInto(
-    what,
-    header.subarray(4 * HEADER_WORDS),
-  );
-  new Uint32Array(header.buffer).set([...words, written]);
+  const { written } = ENCODER.encodeInto(what, textIn(header));
+  header[0] = times;
+  header[1] = hash;
+  header[2] = written;
 }
 
 function read(
-  header: Uint8Array,
+  header: Uint32Array,
 ): { readonly what: string; readonly times: number } {
-  const words = new Uint32Array(header.buffer);
-  const length = Math.min(words[2]!, TEXT_BYTES);
-  const text = header.subarray(4 * HEADER_WORDS, 4 * HEADER_WORDS + length);
-  return { what: new TextDecoder().decode(text), times: words[0]! };
+  const text = textIn(header).subarray(0, header[2]);
+  return { what: new TextDecoder().decode(text), times: header[0]! };
+}
+
+function textIn(header: Uint32Array): Uint8Array {
+  return new Uint8Array(header.buffer, 4 * HEADER_WORDS);
 }
 
 /** FNV-1a over words. */
 function hashOf(words: readonly number[]): number {
-  return words.reduce(
-    (hash, word) => Math.imul(hash ^ word, 0x01000193) >>> 0,
-    0x811c9dc5,
-  );
+  let hash = 0x811c9dc5;
+  for (const word of words) hash = Math.imul(hash ^ word, 0x01000193) >>> 0;
+  return hash;
 }

@@ -29,7 +29,11 @@ const EAGER_MS = 0.05;
 const PAUSE_MICROSECONDS = 20;
 
 /** A round of tests that took so long has moved bytes: MPI moves them only while it is called. */
-const PROGRESS_MS = 0.02;
+const PROGRESS_MS = 0.01;
+
+/** Rounds without progress, and time, after which the event loop has its turn. */
+const IDLE_ROUNDS = 4;
+const TURN_MS = 0.2;
 
 interface Started {
   readonly purpose: Purpose;
@@ -73,21 +77,35 @@ export class Pump {
 
   async #run(): Promise<void> {
     this.#running = true;
-    let still = performance.now();
+    let moved = performance.now();
     while (this.#started.size > 0) {
-      const before = performance.now();
-      const open = this.#started.size;
-      for (const started of this.#started) {
-        if (this.#test(started)) this.#started.delete(started);
-      }
+      if (this.#turn()) moved = performance.now();
       const now = performance.now();
-      const moved = this.#started.size < open || now - before > PROGRESS_MS;
-      if (moved) still = now;
       this.#giveUp(now);
-      if (now - still > EAGER_MS) this.#mpi.sleep(PAUSE_MICROSECONDS);
+      if (now - moved > EAGER_MS) this.#mpi.sleep(PAUSE_MICROSECONDS);
       await new Promise((resolve) => setImmediate(resolve));
     }
     this.#running = false;
+  }
+
+  /** Test all requests, several times where bytes move; whether any did. */
+  #turn(): boolean {
+    const begun = performance.now();
+    const open = this.#started.size;
+    let [moved, idle, before] = [false, 0, begun];
+    while (idle < IDLE_ROUNDS && before - begun < TURN_MS) {
+      for (const started of this.#started) {
+        if (this.#test(started)) this.#started.delete(started);
+      }
+      if (this.#started.size < open) return true;
+      const now = performance.now();
+      if (now - before > PROGRESS_MS) {
+        moved = true;
+        idle = 0;
+      } else idle++;
+      before = now;
+    }
+    return moved;
   }
 
   /** Whether a request has come to its end, one way or the other. */

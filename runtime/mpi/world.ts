@@ -6,6 +6,7 @@ import type { Handle } from "./abi.ts";
 import { type Argument, type Binding, loadBinding } from "./binding.ts";
 import {
   type Blocks,
+  inUnits,
   layOut,
   LONGEST_COUNT,
   startsOf,
@@ -189,17 +190,28 @@ export class MpiWorld implements MpiGroup {
     prepare: () => ExchangedBlocks | Promise<ExchangedBlocks>,
     wait: Wait,
   ): Promise<void> {
-    await this.#inTurn(group, wait, prepare, ({ send, receive }) => {
-      const half = (blocks: readonly Uint8Array[]): Argument[] => {
-        const { longestCount = LONGEST_COUNT } = this.#options;
-        const { data, lengths, offsets } = layOut(blocks);
-        const unit = unitOf([...lengths, ...offsets], longestCount);
-        const inUnits = (values: readonly number[]) =>
-          Int32Array.from(values, (value) => value / unit);
-        return [data, inUnits(lengths), inUnits(offsets), this.#unit(unit)];
-      };
-      return [...half(send), ...half(receive), group.handle];
-    });
+    await this.#inTurn(
+      group,
+      wait,
+      prepare,
+      ({ send, receive }) => [
+        ...this.#argumentsOf(send),
+        ...this.#argumentsOf(receive),
+        group.handle,
+      ],
+    );
+  }
+
+  #argumentsOf(blocks: readonly Uint8Array[]): Argument[] {
+    const { longestCount = LONGEST_COUNT } = this.#options;
+    const { data, lengths, offsets } = layOut(blocks);
+    const unit = unitOf(lengths, offsets, longestCount);
+    return [
+      data,
+      inUnits(lengths, unit),
+      inUnits(offsets, unit),
+      this.#unit(unit),
+    ];
   }
 
   /** A text of every rank, everywhere. */

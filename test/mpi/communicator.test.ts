@@ -30,10 +30,10 @@ t.test("layOut() gives one address and offsets from there", (t) => {
 });
 
 t.test("unitOf() keeps counts below the longest", (t) => {
-  t.equal(unitOf([5, 7], 10), 1);
-  t.equal(unitOf([16, 8, 40], 10), 4);
-  t.equal(unitOf([3 * 2 ** 30, 0], 2 ** 31 - 1), 2);
-  t.throws(() => unitOf([16, 41], 10), {
+  t.equal(unitOf([5], [7], 10), 1);
+  t.equal(unitOf([16, 8], [40], 10), 4);
+  t.equal(unitOf([3 * 2 ** 30], [0], 2 ** 31 - 1), 2);
+  t.throws(() => unitOf([16], [41], 10), {
     message:
       "Cannot exchange 41 bytes: MPI counts to 10, and 41 bytes are no multiple of 8. Use more ranks, or smaller bounds",
   });
