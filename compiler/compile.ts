@@ -26,6 +26,7 @@ import {
   returningNodes,
   simplify,
   startLowering,
+  sumPartials,
 } from "./passes/mod.ts";
 
 /** Options of `compile`. */
@@ -77,17 +78,19 @@ export async function compileGraph(
     size,
   }));
   const simple = simplify(traced);
-  const { graph, placed } = gatherWhole(
+  const gathered = gatherWhole(
     simple,
     placeAxes(simple, mesh, options.place),
   );
-  checkPlaced(graph, placed);
+  const { placed } = gathered;
+  checkPlaced(gathered.graph, placed);
+  const { graph, partial, sharded } = sumPartials(gathered.graph, placed);
   const scalars = await lowerScalars(graph);
   const dispatched = dispatchedNodes(graph);
   const layouts = layoutParams(
     graph,
     placed,
-    dispatched,
+    { dispatched, sharded },
     options.weights ?? {},
   );
   const fusion = fuse(
@@ -101,6 +104,7 @@ export async function compileGraph(
     fusion,
     scalars,
     dispatched,
+    ...{ sharded, partial },
     layouts,
     tile: options.tuning?.matmul ?? DEFAULT_TILE,
     check: options.check ?? false,

@@ -74,6 +74,8 @@ export interface PlanBuffer {
   readonly dtype: StoredDType;
   readonly axes: readonly BufferAxis[];
   readonly rowStride?: number;
+  /** What it holds is, on each rank, a part of a sum: added up over the positions of these mesh axes they are the value. */
+  readonly partial?: readonly string[];
   /** Bytes on each rank: the product of sizes (with padding) times the element, rounded up to 4, at least 4. */
   readonly bytes: PerRank;
   /** Index into `plan.allocations`. Buffers that share one are never live at once. */

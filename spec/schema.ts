@@ -244,6 +244,7 @@ const buffer = closed({
   allocation: integer,
 }, {
   rowStride: integer,
+  partial: names,
   data: {
     anyOf: [closed({ all: list(word) }), closed({ ranks: list(list(word)) })],
   },

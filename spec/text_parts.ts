@@ -82,13 +82,14 @@ export function axisText(plan: Plan, axis: BufferAxis): string {
     : `${axis.axis}:${perRankText(axis.size).replaceAll(",", "")}`;
 }
 
-/** `f32[expert@ep:8 embed:512]` */
+/** `f32[expert@ep:8 embed:512]`, `f32[embed:512]{partial:dp+ep}` */
 export function typeText(plan: Plan, buffer: PlanBuffer): string {
   const axes = buffer.axes.map((axis) => axisText(plan, axis)).join(" ");
   const padded = buffer.rowStride === undefined
     ? ""
     : ` row stride ${buffer.rowStride}`;
-  return `${buffer.dtype}[${axes}]${padded}`;
+  const partial = buffer.partial ? `{partial:${overText(buffer.partial)}}` : "";
+  return `${buffer.dtype}[${axes}]${partial}${padded}`;
 }
 
 /** The type of a dispatched value: the rows of a buffer as `expert@ep:8 slot`. */

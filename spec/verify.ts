@@ -51,6 +51,7 @@ import {
   checkReferences,
   type StructureCheck,
 } from "./verify_structure.ts";
+import { checkPartial } from "./verify_partial.ts";
 import { checkWeights } from "./verify_weights.ts";
 
 /** Rules that the others stand on; where one fails, the others are not asked. */
@@ -81,6 +82,7 @@ const RULES = {
   reads: checkReads,
   writes: checkWrites,
   overlap: checkOverlap,
+  partial: checkPartial,
   groups: checkGroups,
   shapes: checkShapes,
   local: checkLocal,

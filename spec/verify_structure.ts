@@ -165,6 +165,7 @@ export function checkReferences(plan: Plan, report: Report): void {
     if (buffer.name !== key) {
       report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
     }
+    if (buffer.partial) isMesh(buffer.partial, `a sum in buffer '${key}'`);
     if (buffer.dealt) isAxis(buffer.dealt.axis, `let '${key}' say how to find`);
     if (buffer.allocation >= plan.allocations.length) {
       report(

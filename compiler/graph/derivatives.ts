@@ -260,6 +260,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   collect: onceOnly,
   gather: placed,
   take: placed,
+  allReduce: placed,
   cacheWrite: cacheWriteDerivative,
   attention: attentionDerivative,
   attentionSum: onceOnly,

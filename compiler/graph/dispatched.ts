@@ -56,6 +56,7 @@ const MIXES: {
   part: () => [],
   gather: (node) => [node.params.axis],
   take: (node) => [node.params.whole],
+  allReduce: "no",
   dispatch: "no",
   combine: () => [],
   collect: () => [],

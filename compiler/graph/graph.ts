@@ -202,6 +202,8 @@ export interface PrimitiveParams {
   gather: { readonly axis: string; readonly to: string };
   /** x: of axis `whole`, which gathering made, the rank's own part, as axis `to`. Only placement makes it. */
   take: { readonly whole: string; readonly to: string };
+  /** x, of which each rank has a part of a sum: all of it, added up over these mesh axes in the order of positions. Only placement makes it. */
+  allReduce: { readonly over: readonly string[] };
   /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
   cacheWrite: Record<never, never>;
   /**

@@ -435,6 +435,12 @@ export const RULES: {
     return { axes: replaced(x.axes, whole, [to]), dtype: x.dtype };
   },
 
+  allReduce: ({ inputs }) => {
+    const x = operand(inputs, 0);
+    wantFloat("allReduce", x);
+    return { axes: x.axes, dtype: x.dtype };
+  },
+
   cacheWrite: ({ inputs }) => {
     const [state, value] = [operand(inputs, 0), operand(inputs, 1)];
     if (!sameAxes(state.axes.slice(2), value.axes.slice(1))) {

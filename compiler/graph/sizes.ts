@@ -255,6 +255,7 @@ const SIZES: {
   part: none,
   gather: sameLength,
   take: sameLength,
+  allReduce: none,
   dispatch: none,
   combine: none,
   collect: none,

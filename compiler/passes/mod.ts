@@ -7,6 +7,7 @@
  * | `placeAxes` | graph, mesh | every axis has a place on the mesh |
  * | `gatherWhole` | graph, places | what needs all of an axis has it |
  * | `checkPlaced` | graph, places | the same: what no lowering could do is refused |
+ * | `sumPartials` | graph, places | sums over what ranks hold parts of are added up where they are needed whole |
  * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
@@ -30,4 +31,5 @@ export {
   returningNodes,
 } from "./lower/params.ts";
 export { isMatmul } from "./lower/dot.ts";
+export { sumPartials } from "./partial.ts";
 export { simplify } from "./simplify.ts";

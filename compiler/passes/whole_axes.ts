@@ -48,21 +48,14 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
     on: ({ over }, whole) => ({ over: over.map(whole) }),
   },
   reduce: OVER,
-  accumulate: {
-    needs: ({ params }) => params.over,
-    on: ({ over }, whole) => ({ over: over.map(whole) }),
-  },
+  // Sums of what ranks have are parts of a sum: see partial.ts.
+  accumulate: ANY,
   softmax: OVER,
   logSumExp: OVER,
   rmsNorm: OVER,
   rope: { needs: OVER.needs },
   embedding: { needs: OVER.needs },
-  scatter: {
-    // What is summed: axes that the result lacks.
-    needs: ({ inputs, axes }) =>
-      inputs[0]!.axes.filter((axis) => !axes.includes(axis)),
-    on: (params) => params,
-  },
+  scatter: { needs: OVER.needs },
   rename: {
     needs: ({ params }) => [params.from],
     on: ({ from, to }, whole) => ({ from: whole(from), to }),
@@ -101,6 +94,7 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
   collect: ANY,
   gather: ANY,
   take: ANY,
+  allReduce: ANY,
   cacheWrite: ANY,
   attention: ANY,
   attentionSum: ANY,

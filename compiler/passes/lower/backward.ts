@@ -1,9 +1,8 @@
 /** What only derivatives are made of: sums over rows, rows summed by index, rows that came home, attention backwards. */
 
 import { ModelError } from "../../../spec/errors.ts";
-import { positionsOver } from "../../../spec/mesh.ts";
-import { add, load, u32 } from "../../../spec/kernel/build.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
+import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import {
   attentionSum,
@@ -21,7 +20,8 @@ import {
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/rows.ts";
-import { type At, atFlat, atMapped } from "./at.ts";
+import { type At, atFlat, atMapped, localName } from "./at.ts";
+import type { LowerNode } from "./chunks.ts";
 import {
   addLaunch,
   addScratch,
@@ -36,7 +36,8 @@ import {
 import { writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
-import { atRow, type Places, placesOf } from "./places.ts";
+import { returnRows } from "./moe.ts";
+import { atRow, ownLength, ownPlace, type Places, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -46,6 +47,8 @@ interface Target {
   readonly scope: KernelScope;
   readonly places: Places;
   readonly epilogue: (i: Expr, value: Expr) => ReturnType<KernelScope["block"]>;
+  /** Launch it. */
+  readonly launch: (kernel: Kernel) => void;
 }
 
 function targetOf(lowering: Lowering, node: Node): Target {
@@ -64,18 +67,32 @@ function targetOf(lowering: Lowering, node: Node): Target {
           [value],
         )
       ),
+    launch(kernel) {
+      addLaunch(lowering, node, kernel, {
+        bindings: scope.buffers,
+        workgroups: elementwiseGrid(places.size),
+      });
+    },
   };
 }
 
-/** `at`, with the axes `inner` counted by `k`. */
+/** `at`, with the axes `inner` counted by `k`; experts of axis `expert` among those of the rank. */
 function along(
   scope: KernelScope,
   at: At,
   inner: readonly string[],
   k: Expr,
+  expert?: string,
 ): At {
-  const there = atFlat(inner, k, (axis) => lengthOf(scope, axis));
-  return atMapped((axis) => (inner.includes(axis) ? there : at).get(axis));
+  if (expert === undefined || !inner.includes(expert)) {
+    const there = atFlat(inner, k, (axis) => lengthOf(scope, axis));
+    return atMapped((axis) => (inner.includes(axis) ? there : at).get(axis));
+  }
+  const own = atFlat(inner, k, ownLength(scope, expert));
+  const there = ownPlace(scope, own, expert);
+  return atMapped((axis) =>
+    (inner.includes(axis) || axis === localName(expert) ? there : at).get(axis)
+  );
 }
 
 /** A sum of values or products: over rows of a dispatch, expert by expert, or over any axes. */
@@ -90,24 +107,26 @@ export function lowerAccumulate(
   if (route && over.includes(route.params.slot)) {
     return lowerSumRows(lowering, node, route);
   }
-  const { scope, places, epilogue } = targetOf(lowering, node);
-  const value = (input: Node) => (i: Expr, k: Expr) =>
-    emitValue(scope, input, along(scope, places.at(i), over, k));
   const [x, y] = node.inputs as [Node, Node?];
+  const expert = lowering.sharded.get(x);
+  // Sums over experts are of those of the rank.
+  const { scope, places, epilogue, launch } = targetOf(lowering, node);
+  const value = (input: Node) => (i: Expr, k: Expr) =>
+    emitValue(scope, input, along(scope, places.at(i), over, k, expert));
+  const length = expert === undefined
+    ? (axis: string) => lengthOf(scope, axis)
+    : ownLength(scope, expert);
   const options = {
     name: `accumulate_${over.join("_")}`,
     count: places.count,
-    length: productOf(scope, over),
+    length: over.map(length).reduce((a, b) => mul(a, b)),
     bindings: scope.bindings,
     epilogue,
   };
   const kernel = y
     ? contract({ ...options, left: value(x), right: value(y) })
     : reduce({ ...options, kind: "sum", load: value(x) });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  launch(kernel);
 }
 
 /** One launch for all experts: each result sums the rows of its own. */
@@ -120,9 +139,8 @@ function lowerSumRows(
   const { expert, slot } = route.params;
   const { over } = node.params;
   const byExpert = node.axes.includes(expert);
-  refuseSpread(lowering, node, routing);
   const starts = byExpert ? startsOf(lowering, node, routing) : undefined;
-  const { scope, places, epilogue } = targetOf(lowering, node);
+  const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const inner = over.filter((axis) => axis !== slot && axis !== expert);
   if (inner.length > 0) {
     throw new ModelError(
@@ -140,7 +158,10 @@ function lowerSumRows(
       if (starts === undefined) {
         return [u32(0), load(scope.read(routing.rowCount), u32(0), "u32")];
       }
-      const own = places.at(i).get(expert);
+      const at = places.at(i);
+      const own = at.get(
+        lowering.sharded.has(node) ? localName(expert) : expert,
+      );
       const binding = scope.read(starts);
       return [
         load(binding, own, "u32"),
@@ -154,23 +175,7 @@ function lowerSumRows(
     },
     epilogue,
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
-}
-
-/** Gradients of experts that lie on several ranks have no place yet. */
-function refuseSpread(
-  { placed }: Lowering,
-  node: Node,
-  { over, expert }: RoutingBuffers,
-): void {
-  if (positionsOver(placed.mesh, over) === 1 && placed.ranks === 1) return;
-  throw new ModelError(
-    `Cannot compile gradients of '${expert}' on ${placed.ranks} ranks: sums over rows are compiled for one. Use a mesh of one rank`,
-    node.span,
-  );
+  launch(kernel);
 }
 
 /** Where the rows of each expert start; made once for each routing. */
@@ -202,7 +207,7 @@ export function lowerScatter(
   const [rows, ids] = node.inputs as [Node, Node];
   const { over } = node.params;
   const summed = rows.axes.filter((axis) => !node.axes.includes(axis));
-  const { scope, places, epilogue } = targetOf(lowering, node);
+  const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const value = (input: Node) => (i: Expr, k: Expr) =>
     emitValue(scope, input, along(scope, places.at(i), summed, k));
   const kernel = scatter({
@@ -215,10 +220,7 @@ export function lowerScatter(
     value: value(rows),
     epilogue,
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  launch(kernel);
 }
 
 /** The logarithm of the sum of exponentials. */
@@ -228,7 +230,7 @@ export function lowerLogSumExp(
 ): void {
   const [x] = node.inputs as [Node];
   const { over } = node.params;
-  const { scope, places, epilogue } = targetOf(lowering, node);
+  const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const kernel = logSumExp({
     name: `logSumExp_${over}`,
     count: places.count,
@@ -237,25 +239,23 @@ export function lowerLogSumExp(
     load: (i, k) => emitValue(scope, x, along(scope, places.at(i), [over], k)),
     epilogue,
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  launch(kernel);
 }
 
 /** Rows that came home, which the combine of the same value adds up. */
 export function lowerCollect(
   lowering: Lowering,
   node: NodeOf<"collect">,
+  lowerNode: LowerNode,
 ): void {
   const [y, route] = node.inputs as [Node, RoutingNode];
   const routing = lowering.routings.get(route)!;
-  refuseSpread(lowering, node, routing);
   const { tokens, choice } = route.params;
   const rest = y.axes.slice(2);
   const width = fixedProduct(lowering, node, rest);
-  const { scope, places, epilogue } = targetOf(lowering, node);
-  scope.readAs("returned", lowering.storages.get(y)!.buffer);
+  const returned = returnRows(lowering, node, routing, lowerNode);
+  const { scope, epilogue, launch } = targetOf(lowering, node);
+  scope.readAs("returned", returned);
   scope.readAs("sendRow", routing.sendRow);
   const kernel = collect({
     name: `collect_${width}`,
@@ -264,10 +264,7 @@ export function lowerCollect(
     bindings: scope.bindings,
     epilogue,
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  launch(kernel);
 }
 
 function backwardOptions(

@@ -108,7 +108,7 @@ function ofChunk(
 
 /** What travels back for a combine. */
 interface Return {
-  readonly node: NodeOf<"combine">;
+  readonly node: NodeOf<"combine"> | NodeOf<"collect">;
   readonly words: number;
   readonly to: string;
 }

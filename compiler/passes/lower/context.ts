@@ -39,6 +39,7 @@ export function startLowering(input: LoweringInput): Lowering {
     pipelines: new Map(),
     results: new Map(),
     rowStarts: new Map(),
+    returned: new Map(),
     ropeTables: new Map(),
     blockAxes: new Map(),
   };

@@ -14,9 +14,10 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, storeTo } from "./emit.ts";
+import { ownPart } from "./params.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
-import { storageFor } from "./storage.ts";
+import { markPartial, storageFor } from "./storage.ts";
 
 /** Store a node that is an expression over stored ones. */
 export function lowerElementwise(lowering: Lowering, node: Node): void {
@@ -74,17 +75,22 @@ export function lowerOutputCopy(
   node: Node,
 ): string {
   const dtype = storedDType(node.dtype);
+  const expert = lowering.sharded.get(node);
   const buffer = addBuffer(lowering, {
     name: freshName(lowering, name),
     kind: "output",
     dtype,
-    axes: bufferAxes(lowering, node.axes),
+    axes: ownPart(lowering, bufferAxes(lowering, node.axes), expert),
   });
-  copyTo(lowering, node, { buffer, dtype, axes: node.axes });
+  copyTo(lowering, node, {
+    ...{ buffer, dtype, axes: node.axes },
+    ...expert === undefined ? {} : { localExperts: expert },
+  });
   return buffer;
 }
 
-function copyTo(lowering: Lowering, node: Node, storage: Storage): void {
+/** Write the value of a stored node into another place. */
+export function copyTo(lowering: Lowering, node: Node, storage: Storage): void {
   const scope = new KernelScope(lowering);
   writeAll(scope, node, storage.axes, (at) => [
     storeTo(scope, storage, at, emitValue(scope, node, at)),
@@ -109,6 +115,7 @@ export function rowMajorBuffer(
     dtype,
     bufferAxes(lowering, axes),
   );
+  markPartial(lowering, node, buffer);
   copyTo(lowering, node, { buffer, dtype, axes });
   return buffer;
 }

@@ -21,6 +21,8 @@ import type { MatmulTile } from "../../kernels/matmul.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../placed.ts";
+import type { Partial } from "../partial.ts";
+import type { Sharded } from "../sharded.ts";
 
 /** A buffer before memory is assigned. */
 export type BufferDraft = Omit<PlanBuffer, "allocation">;
@@ -133,6 +135,12 @@ export interface Lowering {
   readonly ropeTables: Map<string, string>;
   /** Nodes whose value lives on dispatched rows -> their route node. */
   readonly dispatched: ReadonlyMap<Node, Node>;
+  /** Nodes on no row whose rank has the part of its own experts. */
+  readonly sharded: Sharded;
+  /** Nodes of which each rank has a part of a sum. */
+  readonly partial: Partial;
+  /** Rows that came home, by what was sent home. */
+  readonly returned: Map<Node, string>;
   readonly weights: PlanWeight[];
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
 }
@@ -152,6 +160,8 @@ export type LoweringInput = Pick<
   | "fusion"
   | "scalars"
   | "dispatched"
+  | "sharded"
+  | "partial"
   | "layouts"
   | "tile"
   | "check"

@@ -36,7 +36,8 @@ import {
 import { ropeKey } from "./emit.ts";
 import { lowerGather } from "./gather.ts";
 import { lowerCombine, lowerDispatch } from "./moe.ts";
-import { addParam } from "./params.ts";
+import { addParam, ownPart } from "./params.ts";
+import { lowerAllReduce } from "./reduce_ranks.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
 import { startUpdates } from "./updates.ts";
@@ -74,12 +75,13 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   combine: (lowering, node) => lowerCombine(lowering, node, node, lowerNode),
   gather: lowerGather,
   take: lowerElementwise,
+  allReduce: lowerAllReduce,
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
   attentionSum: lowerAttentionSum,
   attentionGrad: lowerAttentionGrad,
   scatter: lowerScatter,
-  collect: lowerCollect,
+  collect: (lowering, node) => lowerCollect(lowering, node, lowerNode),
 };
 
 /** Lower the whole graph into `lowering`; returns the ports of the program. */
@@ -139,13 +141,17 @@ function addSource(
 ): void {
   const { name } = node.params;
   const dtype = storedDType(node.dtype);
+  const expert = lowering.sharded.get(node);
   addBuffer(lowering, {
     name,
     kind,
     dtype,
-    axes: bufferAxes(lowering, node.axes),
+    axes: ownPart(lowering, bufferAxes(lowering, node.axes), expert),
   });
-  lowering.storages.set(node, { buffer: name, dtype, axes: node.axes });
+  lowering.storages.set(node, {
+    ...{ buffer: name, dtype, axes: node.axes },
+    ...expert === undefined ? {} : { localExperts: expert },
+  });
 }
 
 function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {

@@ -136,7 +136,7 @@ export function lowerCombine(
   node: NodeOf<"combine">,
   lowerNode: LowerNode,
 ): void {
-  const [y, route] = node.inputs as [Node, RoutingNode];
+  const route = node.inputs[1] as RoutingNode;
   const routing = lowering.routings.get(route)!;
   const part = (name: StepPart["part"]): StepPart => ({
     verb: "combine",
@@ -146,25 +146,7 @@ export function lowerCombine(
   const { tokens } = route.params;
   const rest = node.axes.slice(tokens.length);
   const words = fixedProduct(lowering, node, rest);
-  const far = positionsOver(lowering.placed.mesh, routing.over) > 1;
-  const returned = far
-    ? addScratch(lowering, "returned", storedDType(y.dtype), [
-      { axis: rowsAxis(routing), size: routing.sendBound, dynamic: true },
-      ...bufferAxes(lowering, rest),
-    ])
-    : lowering.storages.get(y)!.buffer;
-  const pipeline = lowering.pipelines.get(route);
-  if (pipeline) {
-    runChunks(lowering, pipeline, { node, words, to: returned }, lowerNode);
-  } else if (far) {
-    emitExchange(lowering, node, routing, {
-      from: lowering.storages.get(y)!.buffer,
-      to: returned,
-      words,
-      direction: "back",
-      part: part("exchange"),
-    });
-  }
+  const returned = returnRows(lowering, node, routing, lowerNode);
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, target);
   const length = (axis: string) => lengthOf(scope, axis);
@@ -198,6 +180,42 @@ export function lowerCombine(
     workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
     part: part("combine"),
   });
+}
+
+/** Bring the rows of the value that a combine or collect takes home, once for both. Returns the buffer that has them in send order. */
+export function returnRows(
+  lowering: Lowering,
+  node: NodeOf<"combine"> | NodeOf<"collect">,
+  routing: RoutingBuffers,
+  lowerNode: LowerNode,
+): string {
+  const [y, route] = node.inputs as [Node, RoutingNode];
+  const known = lowering.returned.get(y);
+  if (known !== undefined) return known;
+  const rest = y.axes.slice(2);
+  const words = fixedProduct(lowering, node, rest);
+  const far = positionsOver(lowering.placed.mesh, routing.over) > 1;
+  const returned = far
+    ? addScratch(lowering, "returned", storedDType(y.dtype), [
+      { axis: rowsAxis(routing), size: routing.sendBound, dynamic: true },
+      ...bufferAxes(lowering, rest),
+    ])
+    : lowering.storages.get(y)!.buffer;
+  const pipeline = lowering.pipelines.get(route);
+  if (pipeline) {
+    const back = { node, words, to: returned };
+    runChunks(lowering, pipeline, back, lowerNode);
+  } else if (far) {
+    emitExchange(lowering, node, routing, {
+      from: lowering.storages.get(y)!.buffer,
+      to: returned,
+      words,
+      direction: "back",
+      part: { verb: "combine", routing: routing.number, part: "exchange" },
+    });
+  }
+  lowering.returned.set(y, returned);
+  return returned;
 }
 
 /** Count per expert, and the row that each choice is sent in. */

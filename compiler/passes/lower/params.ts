@@ -3,7 +3,7 @@
 import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import { ModelError, PlacementError } from "../../../spec/errors.ts";
 import { positionOver } from "../../../spec/mesh.ts";
-import { perRank } from "../../../spec/plan.ts";
+import { type BufferAxis, perRank } from "../../../spec/plan.ts";
 import {
   type Graph,
   isRouting,
@@ -13,6 +13,7 @@ import {
 import { FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";
 import type { Placed } from "../placed.ts";
+import { isWhole, type Sharded } from "../sharded.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 
@@ -62,11 +63,17 @@ function sumsRows(node: Node, route: Node): boolean {
     node.params.over.includes(route.params.slot);
 }
 
+/** What lies by expert: nodes on dispatched rows, and others. */
+export interface ByExpert {
+  readonly dispatched: ReadonlyMap<Node, Node>;
+  readonly sharded: Sharded;
+}
+
 /** Decide the layout of every parameter. `storedDTypes` gives the file's dtype by source tensor name. */
 export function layoutParams(
   graph: Graph,
   placed: Placed,
-  dispatched: ReadonlyMap<Node, Node>,
+  { dispatched, sharded }: ByExpert,
   storedDTypes: { readonly [tensor: string]: FileDType },
 ): Map<Node, ParamLayout> {
   const layouts = new Map<Node, ParamLayout>();
@@ -79,7 +86,7 @@ export function layoutParams(
         node,
         users.get(node) ?? [],
         placed,
-        dispatched,
+        { dispatched, sharded },
         storedDTypes,
       ),
     );
@@ -96,14 +103,17 @@ function layoutParam(
   node: NodeOf<"param">,
   users: readonly Node[],
   placed: Placed,
-  dispatched: ReadonlyMap<Node, Node>,
+  { dispatched, sharded }: ByExpert,
   storedDTypes: { readonly [tensor: string]: FileDType },
 ): ParamLayout {
   const uses = new Set(users.map((user) => expertOf(dispatched.get(user))));
   const used = node.axes.find((axis) => uses.has(axis));
   // Where a rank has all experts in their order, its parameters are as anywhere else.
   const expert = used !== undefined && isWhole(placed, used) ? undefined : used;
-  if (expert !== undefined && uses.size > 1) {
+  const elsewhere = users.some((user) =>
+    expertOf(dispatched.get(user)) !== expert && !sharded.has(user)
+  );
+  if (expert !== undefined && elsewhere) {
     throw new PlacementError(
       `Cannot place parameter '${node.params.name}': it is used both on dispatched rows and elsewhere. Name two parameters`,
     );
@@ -135,12 +145,6 @@ function layoutParam(
     ...(packed && viewed && last % 2 ? { splitsWords: true } : {}),
     ...(expert === undefined ? {} : { localExperts: expert }),
   };
-}
-
-/** Whether each rank holds all experts in order. */
-function isWhole({ axes }: Placed, expert: string): boolean {
-  const { table } = axes[expert]!;
-  return table?.length === 1 && table[0]!.every((id, i) => id === i);
 }
 
 /** Elements of an MXFP4 block, and of a word of it. */
@@ -189,10 +193,10 @@ function addBlocks(
   for (const { axis, size } of [block, word]) {
     lowering.blockAxes.set(axis, { size });
   }
-  const outer = bufferAxes(lowering, batch).map((axis) =>
-    axis.axis === layout.localExperts
-      ? { axis: axis.axis, size: perRank(experts!.map((ids) => ids.length)) }
-      : axis
+  const outer = ownPart(
+    lowering,
+    bufferAxes(lowering, batch),
+    layout.localExperts,
   );
   const add = (
     buffer: string,
@@ -235,6 +239,21 @@ export function expertsOfRanks(placed: Placed, axis: string): number[][] {
   );
 }
 
+/** The axes of a buffer that has the experts of its rank on axis `expert`, if that is given. */
+export function ownPart(
+  { placed }: Lowering,
+  axes: readonly BufferAxis[],
+  expert: string | undefined,
+): readonly BufferAxis[] {
+  if (expert === undefined) return axes;
+  const size = perRank(
+    expertsOfRanks(placed, expert).map((ids) => ids.length),
+  );
+  return axes.map((axis) =>
+    axis.axis === expert ? { axis: expert, size } : axis
+  );
+}
+
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.layouts.get(node)!;
@@ -245,10 +264,10 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const experts = layout.localExperts
     ? expertsOfRanks(placed, layout.localExperts)
     : undefined;
-  const axes = bufferAxes(lowering, layout.axes).map((axis) =>
-    axis.axis === layout.localExperts
-      ? { axis: axis.axis, size: perRank(experts!.map((ids) => ids.length)) }
-      : axis
+  const axes = ownPart(
+    lowering,
+    bufferAxes(lowering, layout.axes),
+    layout.localExperts,
   );
   addBuffer(lowering, {
     name,

@@ -44,6 +44,16 @@ export function placesOf(
   const { lowering } = scope;
   const length = (axis: string) => lengthOf(scope, axis);
   const route = lowering.dispatched.get(node);
+  const expert = lowering.sharded.get(node);
+  if (expert !== undefined && axes.includes(expert)) {
+    const own = ownLength(scope, expert);
+    const count = axes.map(own).reduce((a, b) => mul(a, b), u32(1));
+    return {
+      count,
+      size: sizeOf(lowering, axes),
+      at: (index) => ownPlace(scope, atFlat(axes, index, own), expert),
+    };
+  }
   if (!route) {
     return {
       count: productOf(scope, axes),
@@ -64,6 +74,43 @@ export function placesOf(
       const inner = atFlat(rest, rem(index, u32(width)), length);
       return atRow(scope, inner, { routing, row });
     },
+  };
+}
+
+/** Lengths of axes on a rank that has the part of its own experts. */
+export function ownLength(
+  scope: KernelScope,
+  expert: string,
+): (axis: string) => Expr {
+  const { lowering } = scope;
+  const counts = expertsOfRanks(lowering.placed, expert)
+    .map((ids) => ids.length);
+  return (axis) => {
+    if (axis !== expert) return lengthOf(scope, axis);
+    if (counts.every((n) => n === counts[0])) return u32(counts[0]!);
+    const name = `length of ${localName(expert)}`;
+    if (!lowering.buffers.has(name)) {
+      addBuffer(lowering, {
+        name,
+        kind: "const",
+        dtype: "u32",
+        axes: [{ axis: localName(expert), size: 1 }],
+        data: { ranks: counts.map((n) => [n]) },
+      });
+    }
+    return load(scope.read(name), u32(0), "u32");
+  };
+}
+
+/** A place whose expert is counted among those of the rank. */
+export function ownPlace(scope: KernelScope, at: At, expert: string): At {
+  return {
+    get: (axis) =>
+      axis === localName(expert)
+        ? at.get(expert)
+        : axis === expert
+        ? globalExpert(scope, expert, at.get(expert))
+        : at.get(axis),
   };
 }
 

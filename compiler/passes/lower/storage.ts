@@ -3,6 +3,7 @@
 import { storedDType } from "../../../spec/dtype.ts";
 import { isRouting, type Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/rules.ts";
+import { ownPart } from "./params.ts";
 import { restAxes } from "./places.ts";
 import {
   addBuffer,
@@ -30,13 +31,26 @@ export function storageFor(lowering: Lowering, node: Node): Storage {
     ? rowStorage(lowering, node, lowering.routings.get(route)!)
     : plainStorage(lowering, node);
   lowering.storages.set(node, storage);
+  markPartial(lowering, node, storage.buffer);
   return storage;
+}
+
+/** Say of a buffer that holds the value of `node` over which mesh axes it is a sum, if it is a part of one. */
+export function markPartial(
+  lowering: Lowering,
+  node: Node,
+  buffer: string,
+): void {
+  const partial = lowering.partial.get(node);
+  if (partial === undefined) return;
+  lowering.buffers.set(buffer, { ...lowering.buffers.get(buffer)!, partial });
 }
 
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
   const order = updatedAxes(lowering, node) ?? node.axes;
-  const axes = bufferAxes(lowering, order);
+  const expert = lowering.sharded.get(node);
+  const axes = ownPart(lowering, bufferAxes(lowering, order), expert);
   const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
     value === node
   )?.[0];
@@ -49,7 +63,10 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
       dtype,
       axes,
     });
-  return { buffer, dtype, axes: order };
+  return {
+    ...{ buffer, dtype, axes: order },
+    ...expert === undefined ? {} : { localExperts: expert },
+  };
 }
 
 /** Of the next value of a parameter: the order in which the parameter lies in memory. */

@@ -58,12 +58,18 @@ function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
     );
   }
   const { bytes } = lowering.buffers.get(old.buffer)!;
-  lowering.steps.push({
-    op: "copy",
-    ranks: "all",
-    from: made.buffer,
-    to: old.buffer,
-    bytes: onRank(bytes, 0),
-    ...about(lowering, next),
-  });
+  const ranks = Array.from({ length: lowering.placed.ranks }, (_, r) => r);
+  // Ranks may hold different numbers of experts.
+  const sizes = new Set(ranks.map((rank) => onRank(bytes, rank)));
+  for (const size of sizes) {
+    const own = ranks.filter((rank) => onRank(bytes, rank) === size);
+    lowering.steps.push({
+      op: "copy",
+      ranks: sizes.size === 1 ? "all" : own,
+      from: made.buffer,
+      to: old.buffer,
+      bytes: size,
+      ...about(lowering, next),
+    });
+  }
 }
