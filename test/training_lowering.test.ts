@@ -29,6 +29,7 @@ import {
   transpose,
   upTo,
 } from "../compiler/dsl/mod.ts";
+import type { CompileOptions } from "../compiler/mod.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { trainStep } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
@@ -211,7 +212,8 @@ for (
   });
 }
 
-t.test("steps of training a small Mixtral", async (t) => {
+/** A small Mixtral with its loss, and a batch of three sequences. */
+async function smallMixtral() {
   const graph = trace(
     publishedModel({
       ...readJson("mixtral-8e/config.json"),
@@ -219,20 +221,24 @@ t.test("steps of training a small Mixtral", async (t) => {
       ...{ num_attention_heads: 2, num_key_value_heads: 1, vocab_size: 20 },
       head_dim: 8,
     }).build({
-      ...{ maxTokens: 16, maxSequences: 2, maxContext: 8 },
+      ...{ maxTokens: 16, maxSequences: 3, maxContext: 8 },
       training: { auxiliary: 0.02 },
     }),
   );
-  const scalars = await lowerScalars(graph);
   const inputs = {
-    ids: [3, 7, 7, 1, 0, 19, 4, 4, 5],
-    sequence: [0, 0, 0, 0, 0, 1, 1, 1, 1],
-    position: [0, 1, 2, 3, 4, 0, 1, 2, 3],
-    labels: [7, 7, 1, 0, -100, 4, 4, 5, -100],
+    ids: [3, 7, 7, 1, 0, 19, 4, 4, 5, 1],
+    sequence: [0, 0, 0, 0, 0, 1, 1, 1, 1, 2],
+    position: [0, 1, 2, 3, 4, 0, 1, 2, 3, 0],
+    labels: [7, 7, 1, 0, -100, 4, 4, 5, -100, -100],
   };
   const calls = [1, 2, 3].map((step) => ({
     ...{ ...inputs, learning_rate: [0.01], step: [step] },
   }));
+  return { graph, calls, scalars: await lowerScalars(graph) };
+}
+
+t.test("steps of training a small Mixtral", async (t) => {
+  const { graph, calls, scalars } = await smallMixtral();
   for (
     const optimizer of [
       { kind: "adamW", betas: [0.9, 0.95], weightDecay: 0.1 },
@@ -246,9 +252,59 @@ t.test("steps of training a small Mixtral", async (t) => {
     );
     const of = { model: step, calls, tolerance: 2e-4 };
     await matches(t, of, "cpu");
-    const [first, again] = [await runCase(of, "cpu"), await runCase(of, "cpu")];
-    t.equal(digest(first), digest(again), `${optimizer.kind}: run to run`);
-    const losses = first.map(({ loss }) => loss!.data[0]!);
+    const losses = (await runCase(of, "cpu")).map(({ loss }) => loss!.data[0]!);
     t.ok(losses[2]! < losses[0]!, `${optimizer.kind}: losses ${losses}`);
+  }
+});
+
+/** Meshes of several ranks, evenly and unevenly filled. */
+const SPREAD: readonly CompileOptions[] = [
+  { mesh: { dp: 2 } },
+  { mesh: { ep: 2 } },
+  { mesh: { ep: 3 } },
+  { mesh: { ep: 4 } },
+  { mesh: { dp: 2, ep: 2 } },
+  {
+    mesh: { ep: 2 },
+    place: {
+      token: "ep",
+      expert: { over: "ep", table: [[0, 2, 4], [1, 3, 5, 6, 7]] },
+    },
+  },
+];
+
+t.test("steps on every mesh are those on one rank", async (t) => {
+  const { graph, calls, scalars } = await smallMixtral();
+  const step = trainStep(
+    graph,
+    { loss: "loss", optimizer: { kind: "adamW" }, clipNorm: 3 },
+    scalars,
+  );
+  const after = Object.entries(step.states).filter(([name]) =>
+    name.endsWith(".weight") && name.startsWith("model.")
+  );
+  const outputs = {
+    ...step.outputs,
+    ...Object.fromEntries(
+      after.map(([name, node]) => [`after.${name}`, node]),
+    ),
+  };
+  const of = { model: { ...step, outputs }, calls };
+  const alone = await runCase(of, "cpu");
+  for (const options of SPREAD) {
+    const title = JSON.stringify(options);
+    const spread = await runCase(of, "cpu", options);
+    const again = await runCase(of, "cpu", options);
+    t.equal(digest(spread), digest(again), `run to run, ${title}`);
+    const far = spread.flatMap((outputs, call) =>
+      Object.entries(outputs).flatMap(([name, { data }]) => {
+        const want = [...alone[call]![name]!.data];
+        const scale = Math.max(...want.map(Math.abs));
+        const off = want.map((x, i) => Math.abs(x - data[i]!) / scale);
+        // Written so that a NaN is far.
+        return off.every((x) => x < 1e-5) ? [] : [`${name} of step ${call}`];
+      })
+    );
+    t.same(far, [], `as on one rank, ${title}`);
   }
 });

@@ -11,7 +11,7 @@ import { lowerScalars } from "../compiler/scalars.ts";
 import { packBatch } from "../engine/packing.ts";
 import { type Config, publishedModel } from "../models/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
-import { createSession, openSafetensors } from "../runtime/mod.ts";
+import { createSession, type Device, openSafetensors } from "../runtime/mod.ts";
 import { verifyPlan } from "../spec/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
@@ -35,35 +35,25 @@ interface Outputs {
 /** Runs a graph; parameters and states go from run to run. */
 type Run = (inputs: Tensors) => Promise<Outputs>;
 
-/** How graphs are run: `read` are the next values of parameters, returned as outputs. */
-const RUNNERS: {
-  readonly [title: string]: (name: string, graph: Graph) => Promise<Run>;
-} = {
-  "in the reference": (name, graph) => {
-    const params = readTensors(`${name}/model.safetensors`);
-    let next: Tensors = {};
-    return Promise.resolve((inputs) => {
-      const { outputs, states } = evaluate(graph, {
-        inputs,
-        params: { ...params, ...next },
-        states: next,
-      });
-      next = Object.fromEntries(
-        Object.entries(states).map(([key, { data }]) => [key, data]),
-      );
-      return Promise.resolve(outputs);
-    });
-  },
-  "compiled, on the CPU": async (name, graph) => {
-    const plan = await compileGraph(graph);
+/** Loads the weights of a checkpoint into a graph. */
+type Runner = (name: string, graph: Graph) => Promise<Run>;
+
+/** The devices of ranks, opened when first asked for. */
+let opened: Promise<Device> | undefined;
+
+t.teardown(async () => (await opened)?.destroy());
+
+/** Compiled for a mesh, on the CPU. */
+function compiled(mesh: { readonly [axis: string]: number }): Runner {
+  return async (name, graph) => {
+    const plan = await compileGraph(graph, { mesh });
     const [error] = verifyPlan(plan);
     if (error) throw new Error(`illegal plan: ${JSON.stringify(error)}`);
     const file = `${checkpointFolder(name)}/model.safetensors`;
     const source = { name: file, ...await files.open(file) };
-    const device = await createCpuDevice();
-    t.teardown(() => device.destroy());
+    const device = await (opened ??= createCpuDevice());
     const session = await createSession(plan, {
-      devices: [device],
+      devices: new Array<Device>(plan.ranks).fill(device),
       tensors: await openSafetensors([source]),
     });
     const numbers: readonly string[] = Object.values(STEP_INPUTS);
@@ -83,7 +73,29 @@ const RUNNERS: {
           ]),
         ),
       );
+  };
+}
+
+const RUNNERS: { readonly [title: string]: Runner } = {
+  "in the reference": (name, graph) => {
+    const params = readTensors(`${name}/model.safetensors`);
+    let next: Tensors = {};
+    return Promise.resolve((inputs) => {
+      const { outputs, states } = evaluate(graph, {
+        inputs,
+        params: { ...params, ...next },
+        states: next,
+      });
+      next = Object.fromEntries(
+        Object.entries(states).map(([key, { data }]) => [key, data]),
+      );
+      return Promise.resolve(outputs);
+    });
   },
+  "compiled": compiled({}),
+  "compiled for ep=2": compiled({ ep: 2 }),
+  "compiled for ep=4": compiled({ ep: 4 }),
+  "compiled for dp=2,ep=2": compiled({ dp: 2, ep: 2 }),
 };
 
 /** The model of a checkpoint with its loss. */
@@ -160,7 +172,7 @@ function lossesHold(
 async function gradientsHold(
   t: Test,
   name: string,
-  runner: (name: string, graph: Graph) => Promise<Run>,
+  runner: Runner,
 ): Promise<void> {
   const hyper = readJson(`${name}/train_hparams.json`) as unknown as Hyper;
   const { graph, scalars } = await trainingGraph(name, hyper);
@@ -189,7 +201,7 @@ async function gradientsHold(
 async function stepsHold(
   t: Test,
   name: string,
-  runner: (name: string, graph: Graph) => Promise<Run>,
+  runner: Runner,
 ): Promise<void> {
   const hyper = readJson(`${name}/train_hparams.json`) as unknown as Hyper;
   const { graph, scalars } = await trainingGraph(name, hyper);
@@ -240,12 +252,12 @@ async function stepsHold(
 
 for (const name of ["mixtral-8e", "olmoe-16e"]) {
   for (const [title, runner] of Object.entries(RUNNERS)) {
-    t.test(`gradients of ${name} ${title}`, async (t) => {
+    t.test(`gradients of ${name}, ${title}`, async (t) => {
       await gradientsHold(t, name, runner);
     });
     // The reference takes its time over every parameter: one model is enough.
     if (name === "olmoe-16e" && title === "in the reference") continue;
-    t.test(`three steps of AdamW on ${name} ${title}`, async (t) => {
+    t.test(`three steps of AdamW on ${name}, ${title}`, async (t) => {
       await stepsHold(t, name, runner);
     });
   }
