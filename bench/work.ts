@@ -5,7 +5,11 @@ import { parseArgs } from "node:util";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { storedDTypes } from "../engine/weights.ts";
 import { publishedModel } from "../models/mod.ts";
-import { type FileSource, openSafetensors } from "../runtime/mod.ts";
+import {
+  type FileSource,
+  type HostTensor,
+  openSafetensors,
+} from "../runtime/mod.ts";
 import { expertLayer } from "./models.ts";
 import { type Bench, load, randomValues } from "./session.ts";
 
@@ -81,7 +85,9 @@ export async function loadDemo(place: Place): Promise<Bench> {
 }
 
 /** Packed inputs: `length` tokens of each of `sequences` sequences, from `position` on. */
-function packed(what: typeof PROMPT) {
+export function packed(
+  what: typeof PROMPT,
+): { [name: string]: HostTensor } {
   const { sequences, length, position } = what;
   const ints = (of: (i: number) => number) => ({
     dtype: "i32" as const,

@@ -125,7 +125,7 @@ export async function selectDevices(
 
 // Ranks on separate CPU devices share the threads and the memory of one pool; processes have a pool each.
 function selectCpu(
-  { sharing, threads = 1 }: SelectDevicesOptions,
+  { sharing, threads = 1, timestamps = false }: SelectDevicesOptions,
   world: MpiWorld | undefined,
 ): SelectedDevices {
   const own = Math.min(
@@ -148,7 +148,7 @@ function selectCpu(
         devices.push(
           sharing === "shared" && rank > 0
             ? devices[0]!
-            : await createCpuDevice({ pool }),
+            : await createCpuDevice({ pool, timestamps }),
         );
       }
       return { devices, close: () => pool.close() };

@@ -13,8 +13,10 @@ import { TUNING } from "../tuning.ts";
 import {
   chainModel,
   expertsModel,
+  MOST_TOKENS,
   narrowModel,
   operationsModel,
+  SEQUENCE,
 } from "./models.ts";
 
 /** How devices are measured. */
@@ -35,6 +37,9 @@ interface Measured {
 /** Launches of the two chains whose difference is the time of a launch. */
 const SHORT = 16, LONG = 80;
 
+/** Tokens of steps that are tried until one takes long enough: long against its launches, short against other programs' turns. */
+const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-3;
+
 /** Matmuls in a step of the narrow model. */
 const NARROW = 8;
 
@@ -48,6 +53,12 @@ export async function measureDevice(
 ): Promise<MachineDevice> {
   const on = (model: Model, scenes: (plan: Plan) => readonly Scene[]) =>
     measureSteps(selected, { model, scenes }, options);
+  const first = (model: Model, scenes: readonly Scene[]) =>
+    measureSteps(
+      selected,
+      { model, scenes: () => scenes, enough: ENOUGH },
+      options,
+    );
   const [short] = await on(chainModel(SHORT), () => [{ tokens: 1 }]);
   const [long] = await on(chainModel(LONG), () => [{ tokens: 1 }]);
   const launch = Math.max(
@@ -58,16 +69,23 @@ export async function measureDevice(
   const net = ({ seconds, work }: Measured) =>
     Math.max(1e-9, seconds - run - work.launches * launch);
 
-  const [other] = await on(operationsModel(8), () => [
-    { tokens: 256, sequences: 4 },
-  ]);
+  const [other] = await first(
+    operationsModel(2),
+    LONGER.map((tokens) => ({
+      tokens,
+      sequences: tokens / SEQUENCE,
+    })),
+  );
   const operations = other!.work.operations / net(other!);
   const rate = (measured: Measured) => {
     const { multiplyAdds, operations: all } = measured.work;
     const rest = Math.max(0, all - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds);
     return multiplyAdds / Math.max(1e-9, net(measured) - rest / operations);
   };
-  const [experts] = await on(expertsModel(), () => [{ tokens: 256 }]);
+  const [experts] = await first(
+    expertsModel(),
+    [32, ...LONGER].map((tokens) => ({ tokens })),
+  );
 
   // One workgroup leaves a part of the device idle: how large a part, and what it takes until the others join in.
   const [one, eight, many] = await on(narrowModel(NARROW), (plan) => {
@@ -160,9 +178,11 @@ interface Scene {
 
 async function measureSteps(
   selected: SelectedDevices,
-  { model, scenes }: {
+  { model, scenes, enough }: {
     readonly model: Model;
     readonly scenes: (plan: Plan) => readonly Scene[];
+    /** Only the first scene that takes so many seconds counts, or the last one. */
+    readonly enough?: number;
   },
   { now, repetitions = 9 }: MeasureOptions,
 ): Promise<Measured[]> {
@@ -186,10 +206,11 @@ async function measureSteps(
         await devices[0]!.idle();
         if (i >= 0) times.push((now() - start) / 1000);
       }
-      measured.push({
-        seconds: median(times),
-        work: countStep(plan, scene),
-      });
+      const seconds = median(times);
+      const work = countStep(plan, scene);
+      if (enough === undefined) measured.push({ seconds, work });
+      else measured[0] = { seconds, work };
+      if (enough !== undefined && seconds >= enough) break;
     }
     return measured;
   } finally {

@@ -15,6 +15,9 @@ import {
   upTo,
 } from "../../compiler/mod.ts";
 
+/** The most tokens of a step that is measured, and those of a sequence. */
+export const MOST_TOKENS = 4096, SEQUENCE = 64;
+
 /** `launches` kernels with next to nothing to do, one after the other. */
 export function chainModel(launches: number): Model {
   return model({ token: upTo(64), embed: 64 }, (m) => {
@@ -29,9 +32,9 @@ export function chainModel(launches: number): Model {
 export function operationsModel(layers: number): Model {
   return model(
     {
-      token: upTo(256),
-      sequence: 4,
-      context: 64,
+      token: upTo(MOST_TOKENS),
+      sequence: MOST_TOKENS / SEQUENCE,
+      context: SEQUENCE,
       head: 4,
       kvHead: 4,
       headDim: 32,
@@ -62,7 +65,7 @@ export function operationsModel(layers: number): Model {
 /** A layer of gated experts: matmuls grouped by expert. */
 export function expertsModel(): Model {
   return model(
-    { token: upTo(256), embed: 256, ffn: 512, expert: 4 },
+    { token: upTo(MOST_TOKENS), embed: 256, ffn: 512, expert: 4 },
     (m) => {
       const x = m.input("x", "token embed");
       const logits = m.input("logits", "token expert");

@@ -15,8 +15,11 @@ export interface LaunchWork {
   readonly exact: boolean;
 }
 
-/** Workgroups, and invocations of one, that are looked at where not all do the same. */
-const GROUPS = 32, LANES = 8;
+/** Workgroups along the longest side of a launch, and along the others, that are looked at. */
+const ALONG = 64, ACROSS = 2;
+
+/** Invocations of a workgroup that are looked at where not all do the same. */
+const LANES = 8;
 
 /** Counts the work of launches; equal launches are counted once. */
 export class LaunchCounter {
@@ -51,16 +54,11 @@ function countLaunch(
   const n = kernel.bindings.length;
   const sums = new Array<number>(2 + 2 * n).fill(0);
   let exact = true;
-  const looked = spread(workgroups, GROUPS);
+  const looked = lookedAt(size);
   for (const group of looked) {
-    const at = [
-      group % x,
-      Math.floor(group / x) % y,
-      Math.floor(group / x / y),
-    ];
     const of = (lane: number): number[] => {
       const work = kernelWork(kernel, {
-        group: at as [number, number, number],
+        group,
         lane,
         load,
       });
@@ -92,8 +90,24 @@ function countLaunch(
   };
 }
 
+/** Workgroups that stand for all: what they do changes along one side, by tile or by token. */
+function lookedAt(
+  size: readonly [number, number, number],
+): [number, number, number][] {
+  const longest = size.indexOf(Math.max(...size));
+  const [xs, ys, zs] = size.map((n, i) =>
+    spread(n, i === longest ? ALONG : ACROSS)
+  ) as [number[], number[], number[]];
+  return zs.flatMap((z) =>
+    ys.flatMap((y) => xs.map((x): [number, number, number] => [x, y, z]))
+  );
+}
+
 /** Up to `most` of n numbers, evenly spread. */
 function spread(n: number, most: number): number[] {
   if (n <= most) return Array.from({ length: n }, (_, i) => i);
-  return Array.from({ length: most }, (_, i) => Math.floor(i * n / most));
+  return Array.from(
+    { length: most },
+    (_, i) => Math.floor((i + 0.5) * n / most),
+  );
 }

@@ -1,0 +1,108 @@
+/**
+ * Predicted against measured step and exchange times at ep=1, 2 and 4: the machine is measured, then predicted from, then
+ * run. Ranks on one device and on devices of their own, on the CPU and with `--adapter NUMBER` (default 0, where there is
+ * one) on an adapter, and as processes through every MPI that is installed. `--ranks 1,2,4`, `--runs N` (default 15),
+ * `--only shared|separate|mpi`, `--out FILE` (JSON).
+ */
+
+import { spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { launcherArguments } from "../cli/mpi_launcher.ts";
+import { listAdapters } from "../runtime/mod.ts";
+import type { Machine } from "../spec/mod.ts";
+import { LAUNCHERS } from "../test/helpers/mpi.ts";
+import { machine } from "./measure.ts";
+import type { Compared } from "./predict/rank.ts";
+
+const flags = parseArgs({
+  options: {
+    adapter: { type: "string", default: "0" },
+    ranks: { type: "string", default: "1,2,4" },
+    runs: { type: "string", default: "15" },
+    only: { type: "string" },
+    out: { type: "string" },
+  },
+}).values;
+
+const RANK = fileURLToPath(new URL("predict/rank.ts", import.meta.url));
+/** A prediction is held to this, either way. */
+const WITHIN = 1.25;
+
+interface Result {
+  readonly machine: Machine;
+  readonly compared: readonly Compared[];
+}
+
+function run(
+  launcher: readonly string[],
+  [sharing, adapter, ranks]: readonly string[],
+): Result {
+  const program = [
+    ...[process.execPath, "--import", "tsx", RANK],
+    ...[sharing!, adapter!, ranks!, flags.runs],
+  ];
+  const [command, ...args] = [...launcher, ...program];
+  const { stdout, stderr, status } = spawnSync(command!, args, {
+    encoding: "utf8",
+    timeout: 1_200_000,
+  });
+  if (status !== 0) throw new Error(`${RANK} failed: ${stderr}`);
+  return JSON.parse(stdout) as Result;
+}
+
+const results: (Result & { readonly where: string })[] = [];
+
+function show(where: string, result: Result): void {
+  results.push({ where, ...result });
+  for (const { work, ranks, step, exchange } of result.compared) {
+    const parts = [
+      compare("step", step),
+      ...exchange.measured > 0 ? [compare("exchange", exchange)] : [],
+    ];
+    console.log(`${where}, ${work}, ep=${ranks}: ${parts.join("; ")}`);
+  }
+}
+
+function compare(
+  what: string,
+  { predicted, measured }: Compared["step"],
+): string {
+  const ratio = predicted / measured;
+  const off = ratio > WITHIN || ratio < 1 / WITHIN ? ", off" : "";
+  return `${what} ${predicted.toFixed(3)} ms predicted, ${
+    measured.toFixed(3)
+  } measured, ratio ${ratio.toFixed(2)}${off}`;
+}
+
+console.log(machine());
+const adapters = ["cpu"];
+if ((await listAdapters())[Number(flags.adapter)]) adapters.push(flags.adapter);
+else console.log(`there is no adapter ${flags.adapter}`);
+for (const sharing of ["shared", "separate"]) {
+  if ((flags.only ?? sharing) !== sharing) continue;
+  for (const adapter of adapters) {
+    const device = adapter === "cpu" ? "CPU device" : `adapter ${adapter}`;
+    show(`${device}, ${sharing}`, run([], [sharing, adapter, flags.ranks]));
+  }
+}
+for (const { name, command, family, skip } of LAUNCHERS) {
+  if ((flags.only ?? "mpi") !== "mpi") continue;
+  if (skip) {
+    console.log(skip);
+    continue;
+  }
+  for (const count of flags.ranks.split(",")) {
+    const root = process.getuid?.() === 0;
+    const launcher = launcherArguments(family, { ranks: Number(count), root });
+    const result = run([command!, ...launcher], ["mpi", "cpu", count]);
+    show(`CPU device, ${name}`, result);
+  }
+}
+if (flags.out !== undefined) {
+  const text = JSON.stringify({ machine: machine(), results }, undefined, 2);
+  writeFileSync(flags.out, `${text}\n`);
+}
+process.exit(0);
