@@ -19,6 +19,30 @@ export interface LoadWeightsOptions {
   readonly readBytes?: number;
 }
 
+/** Defaults: what a rank takes beside its share of the weights while it loads them. */
+const PIECE_BYTES = 64 << 20, READ_BYTES = 8 << 20;
+
+/** What all weights are loaded with. */
+interface Loading {
+  readonly tensors: TensorDirectory;
+  readonly pieceBytes: number;
+  readonly readBytes: number;
+  readonly images: Images;
+  /** Bytes were written to a rank. */
+  wrote(bytes: number): void;
+}
+
+/** Memory for one image of a piece after the other: garbage of that size would lie around too long. */
+class Images {
+  #memory = new ArrayBuffer(0);
+
+  /** Zeros, in place of the last image. */
+  of(bytes: number): Uint8Array<ArrayBuffer> {
+    if (this.#memory.byteLength < bytes) this.#memory = new ArrayBuffer(bytes);
+    return new Uint8Array(this.#memory, 0, bytes).fill(0);
+  }
+}
+
 /** A source tensor of a weight: which stack index it is, and where it lies. */
 interface Source {
   readonly slot: number;
@@ -43,12 +67,18 @@ export async function loadWeights(
     0,
   );
   let done = 0;
+  const { pieceBytes = PIECE_BYTES, readBytes = READ_BYTES } = options;
+  const images = new Images();
+  const loading = {
+    ...{ tensors, pieceBytes, readBytes, images },
+    wrote: (bytes: number) => {
+      done += bytes;
+      onProgress?.(done, total);
+    },
+  };
   for (const weight of plan.weights) {
     for (const owners of ownersOf(weight, ranks)) {
-      await loadWeight(weight, owners, tensors, options, (bytes) => {
-        done += bytes;
-        onProgress?.(done, total);
-      });
+      await loadWeight(weight, owners, loading);
     }
   }
 }
@@ -100,11 +130,8 @@ function ownersOf(
 async function loadWeight(
   weight: PlanWeight,
   owners: readonly RankMemory[],
-  tensors: TensorDirectory,
-  options: LoadWeightsOptions,
-  wrote: (bytes: number) => void,
+  { tensors, pieceBytes, readBytes, images, wrote }: Loading,
 ): Promise<void> {
-  const { pieceBytes = 256 << 20, readBytes = 8 << 20 } = options;
   const [first] = owners as [RankMemory];
   const buffer = first.plan(weight.buffer);
   const bytes = onRank(buffer.bytes, first.rank);
@@ -123,10 +150,10 @@ async function loadWeight(
   const step = Math.max(1, Math.floor(pieceBytes / outer)) * outer;
   for (let begin = 0; begin < bytes; begin += alignedStep(step, bytes)) {
     const end = Math.min(bytes, begin + alignedStep(step, bytes));
-    const image = new Uint8Array(end - begin);
+    const image = images.of(end - begin);
     const target = width === 2
-      ? new Uint16Array(image.buffer)
-      : new Uint32Array(image.buffer);
+      ? new Uint16Array(image.buffer, 0, image.length / 2)
+      : new Uint32Array(image.buffer, 0, image.length / 4);
     for (const source of sources) {
       const placed = place(weight, source, first, strides, sizes);
       if (placed.lowest * width >= end || placed.highest * width < begin) {
