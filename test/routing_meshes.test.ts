@@ -1,0 +1,108 @@
+/** Routers whose choices are given, forced or priority's, on meshes: with their experts behind them. */
+
+import t from "tap";
+import {
+  combine,
+  dispatch,
+  dot,
+  embedding,
+  type Model,
+  model,
+  route,
+  type RouteOptions,
+  type RoutingPreset,
+  type Scope,
+  type Tensor,
+  upTo,
+} from "../compiler/mod.ts";
+import { type Case, closeDevices, holds, waves } from "./helpers/run_model.ts";
+
+const [BOUND, TOKENS, EXPERTS] = [90, 77, 5];
+
+type Net = Scope<"token" | "embed" | "ffn" | "expert" | "choice" | "vocab">;
+type Options = Partial<
+  RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
+>;
+
+/** A layer of experts behind a router. */
+function layer(topK: number, options: (m: Net) => Options): Model {
+  const axes = {
+    ...{ token: upTo(BOUND), embed: 6, ffn: 4, expert: EXPERTS },
+    ...{ choice: topK, vocab: 9 },
+  };
+  return model(axes, (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      ...{ over: "expert", topK, preset: "olmoe" },
+      ...options(m),
+    });
+    const up = m.param("up.{expert}", "expert ffn embed");
+    const down = m.param("down.{expert}", "expert embed ffn");
+    const inner = dot(dispatch(x, routing), up, "embed");
+    const { index, weight, chosen, first, kept } = routing;
+    return {
+      y: combine(dot(inner, down, "ffn"), routing),
+      ...{ index, weight, chosen, first, kept },
+    };
+  });
+}
+
+/** Whole numbers below a bound that follow no pattern. */
+function whole(count: number, below: number): number[] {
+  return waves(count, 5).map((x) => Math.floor((x + 1) / 2 * below) % below);
+}
+
+const CASES: { readonly [name: string]: Case } = {
+  "a hash of token ids": {
+    model: layer(2, (m) => ({
+      preset: "hash",
+      choices: embedding(
+        m.input("table", "vocab choice", { dtype: "i32" }),
+        m.input("ids", "token", { dtype: "i32" }),
+        "vocab",
+      ) as Tensor<"token choice", "i32">,
+    })),
+    calls: [{ table: whole(18, EXPERTS), ids: whole(TOKENS, 9) }],
+  },
+  "choices and weights that are given, with capacity": {
+    model: layer(3, (m) => ({
+      choices: m.input("choices", "token choice", { dtype: "i32" }),
+      weights: m.input("weights", "token choice"),
+      capacity: { slots: 30, drop: "score" },
+    })),
+    calls: [{ choices: whole(TOKENS * 3, EXPERTS) }],
+  },
+  "balanced choices": { model: layer(2, () => ({ preset: "forced" })) },
+  "tokens by priority": {
+    model: layer(2, () => ({
+      preset: "tutel.prioritised",
+      capacity: { factor: 0.75 },
+    })),
+  },
+  "experts that choose": {
+    model: layer(EXPERTS, () => ({ preset: "expertChoice" })),
+  },
+  "groups of tokens that are sequences": {
+    model: layer(2, (m) => ({
+      preset: "gshard.top2",
+      group: m.input("sequence", "token", { dtype: "i32" }),
+      noise: m.input("noise", "token expert"),
+      mask: m.input("mask", "token", { dtype: "i32" }),
+    })),
+    calls: [{
+      sequence: whole(TOKENS, 3),
+      mask: whole(TOKENS, 6),
+    }],
+  },
+};
+
+for (const [name, of] of Object.entries(CASES)) {
+  holds(name, { ...of, lengths: { token: TOKENS } }, [
+    {},
+    { mesh: { ep: 4 } },
+    { mesh: { dp: 3, ep: 2 } },
+  ]);
+}
+
+t.teardown(closeDevices);
