@@ -146,7 +146,7 @@ function describe(
       latency: first.short,
       bandwidth: first.short.map((row, a) =>
         row.map((short, b) =>
-          a === b ? 0 : bytes / Math.max(1e-9, first.long[a]![b]! - short)
+          a === b ? 0 : bytes / transferTime(first.long[a]![b]!, short)
         )
       ),
     },
@@ -183,8 +183,8 @@ function linksOf(machine: Machine, times: LinkTimes): MachineLinks {
     const here = pairs.filter((pair) => pair.class === name);
     const latency = median(here.map(({ i, j }) => times.short[i]![j]!));
     const long = median(here.map(({ i, j }) => times.long[i]![j]!));
-    const pairTime = Math.max(1e-9, long - latency);
-    const allTime = Math.max(1e-9, times.allLong - times.allShort);
+    const pairTime = transferTime(long, latency);
+    const allTime = transferTime(times.allLong, times.allShort);
     const peer = oneClass && ranks > 2
       ? Math.max(0, (times.allShort - latency) / (ranks - 2))
       : 0;
@@ -205,6 +205,11 @@ function linksOf(machine: Machine, times: LinkTimes): MachineLinks {
     links[name] = { latency, bandwidth, per, peer };
   }
   return links;
+}
+
+/** What the bytes of a long exchange take, beyond a short one. Where noise hides that, a part of it at least. */
+function transferTime(long: number, short: number): number {
+  return Math.max(1e-9, long - short, long / 4);
 }
 
 function distance(a: number, b: number): number {

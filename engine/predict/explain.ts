@@ -39,6 +39,9 @@ const REASONS: { readonly [P in keyof Parts]: string } = {
   run: "what every run takes besides its steps",
 };
 
+/** From where on an imbalance is worth a word. */
+const UNEVEN = 1.15;
+
 function percent(part: number, whole: number): string {
   return `${Math.round(100 * part / whole)} %`;
 }
@@ -89,6 +92,11 @@ function describeAgainst(prediction: Prediction, first: Prediction): string {
     }`;
   }
   const part = largest(excess);
+  const uneven = prediction.imbalance > UNEVEN
+    ? `; the busiest device computes ${
+      prediction.imbalance.toFixed(1)
+    } times as long as the mean one`
+    : "";
   const gained = first.expertBytes > prediction.expertBytes
     ? `; each rank reads ${
       sizeText(prediction.expertBytes)
@@ -96,7 +104,7 @@ function describeAgainst(prediction: Prediction, first: Prediction): string {
     : "";
   return `${head} on ${devices} devices instead of ${first.devices}: most of what it takes beyond an even share is ${
     REASONS[part]
-  }, ${growth(part, prediction, first)}${gained}`;
+  }, ${growth(part, prediction, first)}${uneven}${gained}`;
 }
 
 /** What has become least. */

@@ -50,6 +50,8 @@ export interface Prediction {
   readonly seconds: number;
   /** Seconds of the device that waits least, by what they are for. */
   readonly parts: Readonly<Parts>;
+  /** How many times the mean of all devices the busiest one computes. */
+  readonly imbalance: number;
   /** Launches on that device. */
   readonly launches: number;
   /** Bytes of expert weights that the rank with most of them reads. */
@@ -171,6 +173,7 @@ class Prophet {
       devices: clocks.length,
       seconds: Math.max(...clocks.map(({ now }) => now)),
       parts: totals[busiest]!,
+      imbalance: imbalanceOf(totals),
       launches,
       expertBytes: Math.max(...this.#experts),
       sentBytes: this.#sent,
@@ -419,6 +422,14 @@ interface PredictedLaunch {
   readonly kernel: string;
   readonly size: readonly [number, number, number];
   readonly buffers: readonly (string | undefined)[];
+}
+
+function imbalanceOf(totals: readonly Parts[]): number {
+  const busy = totals.map(({ launch, arithmetic, memory }) =>
+    launch + arithmetic + memory
+  );
+  const mean = busy.reduce((n, seconds) => n + seconds, 0) / busy.length;
+  return mean === 0 ? 1 : Math.max(...busy) / mean;
 }
 
 function addUp(layers: readonly Parts[]): Parts {
