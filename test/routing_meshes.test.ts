@@ -15,7 +15,13 @@ import {
   type Tensor,
   upTo,
 } from "../compiler/mod.ts";
-import { type Case, closeDevices, holds, waves } from "./helpers/run_model.ts";
+import {
+  type Case,
+  closeDevices,
+  holds,
+  runCase,
+  waves,
+} from "./helpers/run_model.ts";
 
 const [BOUND, TOKENS, EXPERTS] = [90, 77, 5];
 
@@ -104,5 +110,17 @@ for (const [name, of] of Object.entries(CASES)) {
     { mesh: { dp: 3, ep: 2 } },
   ]);
 }
+
+t.test("choices of experts that there are not are refused", async (t) => {
+  const given = CASES["choices and weights that are given, with capacity"]!;
+  const choices = whole(TOKENS * 3, EXPERTS).with(4, EXPERTS);
+  const of: Case = { ...given, calls: [{ choices }] };
+  for (const mesh of [{}, { ep: 2 }]) {
+    await t.rejects(runCase(of, "cpu", { mesh }), {
+      name: "DataError",
+      message: /'choices'.* 5/,
+    }, JSON.stringify(mesh));
+  }
+});
 
 t.teardown(closeDevices);

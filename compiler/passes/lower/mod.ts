@@ -7,6 +7,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../place.ts";
 import { CHECK_AXIS } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
@@ -236,6 +237,16 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
       return fourth === index ? [size(first!.axes[1])] : [];
     case "choices":
       return first === index ? [size(user.params.expert)] : [];
+    case "route":
+      return routeOperand(user, "choices") === index
+        ? [size(user.params.expert)]
+        : [];
+    case "gather":
+      return first === index
+        ? lowering.graph.nodes.flatMap((next) =>
+          indexBound(lowering, next, user)
+        )
+        : [];
     default:
       return [];
   }
