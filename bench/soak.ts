@@ -1,0 +1,105 @@
+/**
+ * Everything that may go wrong with a rank, again and again, for every MPI that is installed: does the job end in time,
+ * with the right message and exit code, and is nothing left? `--runs N` (of each fault; default 20), `--only TEXT` (faults
+ * whose names have it), `--out FILE` (default `bench/results/soak.json`).
+ */
+
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { FAULTS, makeFault, prepareFaults } from "../test/helpers/faults.ts";
+import { LAUNCHERS } from "../test/helpers/mpi.ts";
+import { machine, median } from "./measure.ts";
+
+const { runs, only, out } = parseArgs({
+  options: {
+    runs: { type: "string", default: "20" },
+    only: { type: "string", default: "" },
+    out: {
+      type: "string",
+      default: fileURLToPath(new URL("results/soak.json", import.meta.url)),
+    },
+  },
+}).values;
+
+/** One fault on one MPI. */
+interface Row {
+  readonly mpi: string;
+  readonly fault: string;
+  readonly runs: number;
+  readonly passed: number;
+  /** From the fault to the end of `launch`, where the moment of the fault is known. */
+  readonly seconds?: { readonly median: number; readonly most: number };
+  readonly problems: readonly string[];
+}
+
+/** What lies in shared memory. */
+function sharedMemory(): Set<string> {
+  return new Set(readdirSync("/dev/shm"));
+}
+
+const scratch = mkdtempSync(path.join(tmpdir(), "switchyard-soak-"));
+const before = sharedMemory();
+const rows: Row[] = [];
+try {
+  await prepareFaults(scratch);
+  for (const launcher of LAUNCHERS) {
+    if (launcher.skip) {
+      console.log(`${launcher.name}: skipped, ${launcher.skip}`);
+      continue;
+    }
+    for (const fault of FAULTS.filter(({ name }) => name.includes(only))) {
+      const problems: string[] = [];
+      const seconds: number[] = [];
+      let passed = 0;
+      for (let run = 0; run < Number(runs); run++) {
+        const result = await makeFault(launcher, scratch, fault);
+        if (result.seconds !== undefined) seconds.push(result.seconds);
+        if (result.problems.length === 0) passed++;
+        problems.push(...result.problems);
+      }
+      const row = {
+        ...{ mpi: launcher.name, fault: fault.name, runs: Number(runs) },
+        passed,
+        ...seconds.length > 0
+          ? { seconds: { median: median(seconds), most: Math.max(...seconds) } }
+          : {},
+        problems,
+      };
+      rows.push(row);
+      console.log(
+        `${row.mpi}: ${row.fault}: ${passed} of ${runs}${
+          row.seconds ? `, ${row.seconds.most.toFixed(1)} s at most` : ""
+        }`,
+      );
+      for (const problem of problems) console.log(`  ${problem}`);
+    }
+  }
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+const left = [...sharedMemory()].filter((name) => !before.has(name));
+mkdirSync(path.dirname(out), { recursive: true });
+writeFileSync(
+  out,
+  `${
+    JSON.stringify(
+      { machine: machine(), rows, leftInSharedMemory: left },
+      null,
+      2,
+    )
+  }\n`,
+);
+if (left.length > 0) console.log(`left in shared memory: ${left.join(", ")}`);
+const good = left.length === 0 && rows.length > 0 &&
+  rows.every(({ passed, runs }) => passed === runs);
+process.exitCode = good ? 0 : 1;
