@@ -1,0 +1,81 @@
+/** Where rows go: values of MaxText's and torchtitan's own tests, against exchanges and regrouping here. */
+
+import t from "tap";
+import { regroup, regroupGrid } from "../compiler/kernels/mod.ts";
+import { blocksOf } from "../spec/bytes.ts";
+import { readJson } from "./helpers/read_tensors.ts";
+import { testKernels, workgroups } from "./helpers/run_kernel.ts";
+
+const { goldens } = readJson("routing/vectors.json") as unknown as {
+  readonly goldens: {
+    /** Numbers of each shard for each. */
+    readonly maxtext_all_to_all_sharded: {
+      readonly group_sizes: readonly (readonly number[])[];
+      readonly input_offsets: readonly (readonly number[])[];
+      readonly send_sizes: readonly (readonly number[])[];
+      readonly output_offsets: readonly (readonly number[])[];
+      readonly recv_sizes: readonly (readonly number[])[];
+    };
+    /** Rows of each local expert from each rank, and the order by expert. */
+    readonly torchtitan_permute: readonly {
+      readonly counts: readonly number[];
+      readonly ranks: number;
+      readonly out: readonly number[];
+      readonly per_expert: readonly number[];
+    }[];
+  };
+};
+
+t.test("blocksOf() sends what MaxText's ragged all-to-all does", (t) => {
+  const golden = goldens.maxtext_all_to_all_sharded;
+  const counts = golden.group_sizes;
+  const splits = [...counts.keys(), counts.length];
+  const blocks = counts.map((_, position) =>
+    blocksOf(counts, { splits, direction: "forward" }, { position })
+  );
+  const column = <K extends "offset" | "count">(key: K) => ({
+    send: blocks.map(({ send }) => send.map((block) => block[key])),
+    receive: blocks.map(({ receive }) => receive.map((block) => block[key])),
+  });
+  t.same(column("offset").send, golden.input_offsets);
+  t.same(column("count").send, golden.send_sizes);
+  t.same(column("count").receive, golden.recv_sizes);
+  // MaxText says where a block goes on the side of its sender.
+  const there = counts.map((_, from) =>
+    counts.map((_, to) => column("offset").receive[to]![from])
+  );
+  t.same(there, golden.output_offsets);
+  t.end();
+});
+
+testKernels("regroup() orders rows as torchtitan does", async (t, target) => {
+  for (const golden of goldens.torchtitan_permute) {
+    const { counts, ranks, out, per_expert } = golden;
+    const own = counts.length / ranks;
+    const columns = own * ranks;
+    // The other ranks' experts get nothing: only this rank's rows matter.
+    const all = Uint32Array.from({ length: ranks * columns }, (_, i) => {
+      const [rank, column] = [Math.floor(i / columns), i % columns];
+      return column < own ? counts[rank * own + column]! : 0;
+    });
+    const splits = Array.from({ length: ranks + 1 }, (_, rank) => rank * own);
+    const rows = out.length;
+    const result = await target.run(
+      regroup({ name: "regroup", splits, tileRows: 4 }),
+      {
+        counts: all,
+        position: Uint32Array.of(0),
+        tiles: new Uint32Array(1 + 3 * (rows + own)),
+        rowOf: new Uint32Array(rows),
+        expertOf: new Uint32Array(rows),
+        rowCount: new Uint32Array(1),
+      },
+      workgroups(regroupGrid(rows)),
+    );
+    t.same([...result["rowOf"]!], out, `${counts} of ${ranks} ranks`);
+    const found = per_expert.map((_, e) =>
+      [...result["expertOf"]!].filter((of) => of === e).length
+    );
+    t.same(found, per_expert, "rows of each expert");
+  }
+});
