@@ -76,12 +76,25 @@ export async function measureMachine(
     ? "local"
     : "host";
   return {
-    machine: describe(reports, communicator),
+    machine: rounded(describe(reports, communicator)),
     first: (world?.rank ?? 0) === 0,
     finish: async () => {
       await world?.finish();
     },
   };
+}
+
+/** No measurement is good for more than four digits. */
+function rounded(machine: Machine): Machine {
+  return JSON.parse(
+    JSON.stringify(
+      machine,
+      (_, value: unknown) =>
+        typeof value === "number" && !Number.isInteger(value)
+          ? Number(value.toPrecision(4))
+          : value,
+    ),
+  ) as Machine;
 }
 
 /** Measure this rank's device while no other rank of its host measures. */
