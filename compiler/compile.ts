@@ -6,6 +6,7 @@ import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { Graph } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
+import { trainStep, type TrainStepOptions } from "./graph/train_step.ts";
 import type { Model } from "./dsl/model.ts";
 import { DEFAULT_TILE, type MatmulTile } from "./kernels/matmul.ts";
 import { lowerScalars } from "./scalars.ts";
@@ -66,6 +67,27 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Plan> {
   return await compileGraph(trace(model), options);
+}
+
+/** Options of `compileTraining`. */
+export interface CompileTrainingOptions
+  extends CompileOptions, TrainStepOptions {}
+
+/**
+ * Compile a step of training a model: its loss, the gradients of the loss by every parameter, and their updates. The
+ * program has the inputs of the model, `learning_rate` and, where the optimizer counts, `step` (from 1); outputs are the
+ * model's and `gradient_norm`. Weights and what the optimizer remembers stay on the ranks from step to step. See
+ * spec/training.md.
+ *
+ * Throws as `compile`, and ModelError where the model has no such loss or something in it has no derivative.
+ */
+export async function compileTraining(
+  model: Model,
+  options: CompileTrainingOptions,
+): Promise<Plan> {
+  const graph = trace(model);
+  const step = trainStep(graph, options, await lowerScalars(graph));
+  return await compileGraph(step, options);
 }
 
 /** Compile a traced graph. */

@@ -29,11 +29,13 @@ import {
   transpose,
   upTo,
 } from "../compiler/dsl/mod.ts";
-import type { CompileOptions } from "../compiler/mod.ts";
+import { compileGraph } from "../compiler/compile.ts";
+import { type CompileOptions, compileTraining } from "../compiler/mod.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { trainStep } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
 import { publishedModel } from "../models/mod.ts";
+import { stringifyPlan } from "../spec/mod.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import {
   type Case,
@@ -214,17 +216,16 @@ for (
 
 /** A small Mixtral with its loss, and a batch of three sequences. */
 async function smallMixtral() {
-  const graph = trace(
-    publishedModel({
-      ...readJson("mixtral-8e/config.json"),
-      ...{ hidden_size: 16, intermediate_size: 12, num_hidden_layers: 2 },
-      ...{ num_attention_heads: 2, num_key_value_heads: 1, vocab_size: 20 },
-      head_dim: 8,
-    }).build({
-      ...{ maxTokens: 16, maxSequences: 3, maxContext: 8 },
-      training: { auxiliary: 0.02 },
-    }),
-  );
+  const small = publishedModel({
+    ...readJson("mixtral-8e/config.json"),
+    ...{ hidden_size: 16, intermediate_size: 12, num_hidden_layers: 2 },
+    ...{ num_attention_heads: 2, num_key_value_heads: 1, vocab_size: 20 },
+    head_dim: 8,
+  }).build({
+    ...{ maxTokens: 16, maxSequences: 3, maxContext: 8 },
+    training: { auxiliary: 0.02 },
+  });
+  const graph = trace(small);
   const inputs = {
     ids: [3, 7, 7, 1, 0, 19, 4, 4, 5, 1],
     sequence: [0, 0, 0, 0, 0, 1, 1, 1, 1, 2],
@@ -234,7 +235,7 @@ async function smallMixtral() {
   const calls = [1, 2, 3].map((step) => ({
     ...{ ...inputs, learning_rate: [0.01], step: [step] },
   }));
-  return { graph, calls, scalars: await lowerScalars(graph) };
+  return { small, graph, calls, scalars: await lowerScalars(graph) };
 }
 
 t.test("steps of training a small Mixtral", async (t) => {
@@ -307,4 +308,22 @@ t.test("steps on every mesh are those on one rank", async (t) => {
     );
     t.same(far, [], `as on one rank, ${title}`);
   }
+});
+
+t.test("compileTraining() is the step of a model", async (t) => {
+  const { small, graph, scalars } = await smallMixtral();
+  const options = { loss: "loss", optimizer: { kind: "sgd" } } as const;
+  const plan = await compileTraining(small, { ...options, mesh: { ep: 2 } });
+  const same = await compileGraph(trainStep(graph, options, scalars), {
+    mesh: { ep: 2 },
+  });
+  t.equal(stringifyPlan(plan), stringifyPlan(same));
+  t.strictSame(Object.keys(plan.programs[0]!.inputs).sort(), [
+    ...["ids", "labels", "learning_rate", "position", "sequence"],
+  ]);
+  await t.rejects(compileTraining(small, { ...options, loss: "los" }), {
+    name: "ModelError",
+    message:
+      "Cannot train by output 'los': the model has no such output. Return one",
+  });
 });

@@ -92,6 +92,19 @@ function adjacent(axes: readonly string[], part: readonly string[]): number {
   );
 }
 
+/** The operand's type with one axis under another name. */
+function renamed(
+  verb: string,
+  inputs: readonly Node[],
+  from: string,
+  to: string,
+): TensorType {
+  const x = operand(inputs, 0);
+  wantAxis(verb, x, from);
+  wantFree(verb, x, [to]);
+  return { axes: replaced(x.axes, from, [to]), dtype: x.dtype };
+}
+
 function routed(node: Node): RoutingNode {
   return isRouting(node)
     ? node
@@ -218,12 +231,8 @@ export const RULES: {
     return { axes: given.axes, dtype: rows.dtype };
   },
 
-  rename: ({ inputs, params: { from, to } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("rename", x, from);
-    wantFree("rename", x, [to]);
-    return { axes: replaced(x.axes, from, [to]), dtype: x.dtype };
-  },
+  rename: ({ inputs, params: { from, to } }) =>
+    renamed("rename", inputs, from, to),
 
   split: ({ inputs, params: { axis, into } }) => {
     const x = operand(inputs, 0);
@@ -243,19 +252,11 @@ export const RULES: {
     };
   },
 
-  slice: ({ inputs, params: { axis, to } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("slice", x, axis);
-    wantFree("slice", x, [to]);
-    return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
-  },
+  slice: ({ inputs, params: { axis, to } }) =>
+    renamed("slice", inputs, axis, to),
 
-  spread: ({ inputs, params: { axis, to } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("spread", x, axis);
-    wantFree("spread", x, [to]);
-    return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
-  },
+  spread: ({ inputs, params: { axis, to } }) =>
+    renamed("spread", inputs, axis, to),
 
   concat: ({ inputs, params: { axes, to } }) => {
     const first = operand(inputs, 0);
@@ -421,19 +422,11 @@ export const RULES: {
     return { axes: [...tokens, choice, ...y.axes.slice(2)], dtype: y.dtype };
   },
 
-  gather: ({ inputs, params: { axis, to } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("gather", x, axis);
-    wantFree("gather", x, [to]);
-    return { axes: replaced(x.axes, axis, [to]), dtype: x.dtype };
-  },
+  gather: ({ inputs, params: { axis, to } }) =>
+    renamed("gather", inputs, axis, to),
 
-  take: ({ inputs, params: { whole, to } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("take", x, whole);
-    wantFree("take", x, [to]);
-    return { axes: replaced(x.axes, whole, [to]), dtype: x.dtype };
-  },
+  take: ({ inputs, params: { whole, to } }) =>
+    renamed("take", inputs, whole, to),
 
   allReduce: ({ inputs }) => {
     const x = operand(inputs, 0);

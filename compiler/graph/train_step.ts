@@ -37,7 +37,7 @@ export function trainStep(
   const of = outputs[loss];
   if (of === undefined) {
     throw new ModelError(
-      `Cannot train by output '${loss}': the model has no such output`,
+      `Cannot train by output '${loss}': the model has no such output. Return one`,
       undefined,
     );
   }
