@@ -1,0 +1,233 @@
+/** What the losses of routers are: each against a few lines of its own. */
+
+import t, { type Test } from "tap";
+import {
+  balancingLoss,
+  biasUpdate,
+  importanceLoss,
+  mean,
+  type Model,
+  model,
+  route,
+  type Routing,
+  type Scope,
+  softmax,
+  type Tensor,
+  zLoss,
+} from "../compiler/mod.ts";
+import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
+import { softmaxRow } from "../compiler/graph/evaluate_routing.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import { waves } from "./helpers/run_model.ts";
+
+const [TOKENS, EXPERTS] = [12, 4];
+const LOGITS = waves(TOKENS * EXPERTS, 3).map((x) => 2 * x);
+const ROWS = Array.from(
+  { length: TOKENS },
+  (_, t) => LOGITS.slice(t * EXPERTS, (t + 1) * EXPERTS).map(Math.fround),
+);
+
+function run(net: Model, inputs: Tensors = {}): { [name: string]: number[] } {
+  const given = { logits: LOGITS, ...inputs };
+  const { outputs } = evaluate(trace(net), { inputs: given });
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, { data }]) => [name, [...data]]),
+  );
+}
+
+function near(
+  t: Test,
+  found: readonly number[],
+  wanted: readonly number[],
+  what = "values",
+): void {
+  t.equal(found.length, wanted.length, `as many ${what}`);
+  const off = Math.max(...wanted.map((x, i) => Math.abs(x - found[i]!)));
+  t.ok(off < 2e-6, `${what} are off by ${off}`);
+}
+
+type Net = Scope<"token" | "expert" | "batch" | "layer">;
+
+/** What a model makes of the logits of `batch` sequences. */
+function losses(
+  batch: number,
+  build: (
+    m: Net,
+    logits: Tensor<"batch token expert", "f32">,
+    routing: Routing<"batch token", "expert">,
+  ) => { [name: string]: Tensor },
+  inputs: Tensors = {},
+): { [name: string]: number[] } {
+  const sizes = { batch, token: TOKENS / batch, expert: EXPERTS, layer: 1 };
+  const net = model(sizes, (m) => {
+    const logits = m.input("logits", "batch token expert");
+    const routing = route(logits, {
+      ...{ over: "expert", topK: 2, preset: "mixtral" },
+    });
+    return build(m as Net, logits, routing);
+  });
+  return run(net, inputs);
+}
+
+/** Shares of choices and of probability of some tokens, and the sum of their products. */
+function balance(tokens: readonly number[]): number {
+  const f = new Array<number>(EXPERTS).fill(0);
+  const p = new Array<number>(EXPERTS).fill(0);
+  for (const s of tokens) {
+    const shares = softmaxRow(ROWS[s]!);
+    const best = shares.map((_, e) => e)
+      .sort((a, b) => shares[b]! - shares[a]!).slice(0, 2);
+    for (const e of best) f[e]! += 1 / tokens.length;
+    shares.forEach((x, e) => p[e]! += x / tokens.length);
+  }
+  return f.reduce((sum, x, e) => sum + x * p[e]!, 0);
+}
+
+const ALL = Array.from({ length: TOKENS }, (_, s) => s);
+
+t.test("balancingLoss() by batch, by sequence, over layers, masked", (t) => {
+  const real = [0, 2, 3, 7, 11];
+  const over = "expert";
+  const found = losses(3, (m, logits, routing) => {
+    const mask = m.input("mask", "batch token", { dtype: "i32" });
+    const sequences = balancingLoss(logits, routing, { over, per: "batch" });
+    return {
+      whole: balancingLoss(logits, routing, { over }),
+      sequences,
+      average: mean(sequences, "batch"),
+      layers: balancingLoss([logits, logits], [routing, routing], { over }),
+      masked: balancingLoss(logits, routing, { over, mask }),
+      plain: balancingLoss(logits, routing, { over, factor: 1 }),
+    };
+  }, { mask: ALL.map((s) => real.includes(s) ? 1 : 0) });
+  const sequences = [0, 4, 8].map((s) =>
+    EXPERTS * balance([s, s + 1, s + 2, s + 3])
+  );
+  near(t, found["whole"]!, [EXPERTS * balance(ALL)], "by batch");
+  near(t, found["sequences"]!, sequences, "by sequence");
+  near(t, found["average"]!, [sequences.reduce((a, b) => a + b) / 3]);
+  near(t, found["layers"]!, [EXPERTS * balance(ALL)], "over layers");
+  near(t, found["masked"]!, [EXPERTS * balance(real)], "masked");
+  near(t, found["plain"]!, [balance(ALL)], "with a factor");
+  t.end();
+});
+
+t.test("balancingLoss() takes layers for one long batch", (t) => {
+  const half = TOKENS / 2;
+  const net = model({ token: half, expert: EXPERTS }, (m) => {
+    const layers = ["a", "b"].map((name) => m.input(name, "token expert"));
+    const routings = layers.map((logits) =>
+      route(logits, { over: "expert", topK: 2, preset: "mixtral" })
+    );
+    return {
+      loss: balancingLoss(layers, routings, { over: "expert" }),
+      z: zLoss(layers, { over: "expert" }),
+    };
+  });
+  const { loss, z } = run(net, {
+    a: LOGITS.slice(0, half * EXPERTS),
+    b: LOGITS.slice(half * EXPERTS),
+  });
+  near(t, loss!, [EXPERTS * balance(ALL)]);
+  const squares = ROWS.map((row) =>
+    Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)) ** 2
+  );
+  near(t, z!, [squares.reduce((a, b) => a + b) / TOKENS]);
+  t.end();
+});
+
+t.test("zLoss() by sequence and masked", (t) => {
+  const squares = ROWS.map((row) =>
+    Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)) ** 2
+  );
+  const average = (tokens: readonly number[]) =>
+    tokens.reduce((sum, s) => sum + squares[s]!, 0) / tokens.length;
+  const real = [1, 5, 6];
+  const found = losses(2, (m, logits) => ({
+    each: zLoss(logits, { over: "expert", per: "batch" }),
+    masked: zLoss(logits, {
+      over: "expert",
+      mask: m.input("mask", "batch token", { dtype: "i32" }),
+    }),
+    none: zLoss(logits, {
+      over: "expert",
+      mask: m.input("nothing", "batch token", { dtype: "i32" }),
+    }),
+  }), {
+    mask: ALL.map((s) => real.includes(s) ? 1 : 0),
+    nothing: ALL.map(() => 0),
+  });
+  near(t, found["each"]!, [average(ALL.slice(0, 6)), average(ALL.slice(6))]);
+  near(t, found["masked"]!, [average(real)]);
+  t.same(found["none"], [0], "no token counts");
+  t.end();
+});
+
+t.test("importanceLoss() is the squared variation of the sums", (t) => {
+  const sums = ROWS.map(softmaxRow).reduce((all, row) =>
+    all.map((x, e) => x + row[e]!)
+  );
+  const average = sums.reduce((a, b) => a + b) / EXPERTS;
+  const squares = sums.reduce((sum, x) => sum + (x - average) ** 2, 0);
+  const found = losses(1, (_, logits, routing) => {
+    const scores = softmax(logits, "expert");
+    return {
+      plain: importanceLoss(scores, { over: "expert" }),
+      unbiased: importanceLoss(scores, { over: "expert", unbiased: true }),
+      load: importanceLoss(routing.chosen, { over: "expert" }),
+    };
+  });
+  const plain = squares / EXPERTS / (average ** 2 + 1e-10);
+  near(t, found["plain"]!, [plain]);
+  near(t, found["unbiased"]!, [plain * EXPERTS / (EXPERTS - 1)]);
+  t.ok(found["load"]![0]! > 0);
+  t.end();
+});
+
+t.test("biasUpdate() raises experts that few tokens chose", (t) => {
+  const net = model({ token: 4, expert: EXPERTS, choice: 1 }, (m) => {
+    const bias = m.input("bias", "expert");
+    const routing = route(m.input("logits", "token expert"), {
+      ...{ over: "expert", topK: 1, preset: "deepseekV3", bias },
+      choices: m.input("choices", "token choice", { dtype: "i32" }),
+    });
+    return {
+      plain: biasUpdate(bias, routing, { rate: 0.25 }),
+      centred: biasUpdate(bias, routing, { rate: 0.25, centred: true }),
+    };
+  });
+  const { plain, centred } = run(net, {
+    ...{ bias: [1, 2, 3, 4], choices: [0, 0, 0, 2] },
+    logits: LOGITS.slice(0, 4 * EXPERTS),
+  });
+  t.same(plain, [0.75, 2.25, 3, 4.25]);
+  t.same(centred, [0.75 - 0.0625, 2.25 - 0.0625, 3 - 0.0625, 4.25 - 0.0625]);
+  t.end();
+});
+
+t.test("losses of what is not there are refused", (t) => {
+  const over = "expert";
+  t.throws(
+    () =>
+      losses(1, (_, logits, routing) => ({
+        y: balancingLoss([logits], [routing, routing], { over }),
+      })),
+    {
+      message:
+        "Cannot balance 2 routings by the logits of 1: give the logits of each",
+    },
+  );
+  t.throws(
+    () =>
+      losses(1, (_, logits) => ({ y: zLoss(logits, { over, per: "layer" }) })),
+    { message: /^Cannot zLoss 'batch token expert' over 'layer'/ },
+  );
+  t.throws(
+    () =>
+      losses(1, (m, _, routing) => ({
+        y: biasUpdate(m.input("b", "token") as never, routing, { rate: 1 }),
+      })),
+    { message: "Cannot update bias 'token': expected 'expert'" },
+  );
+  t.end();
+});
