@@ -46,7 +46,10 @@ const select = {
   adapter: adapter === "cpu" ? "cpu" as const : [Number(adapter)],
   threads: availableParallelism(),
 };
-const now = () => performance.now();
+
+function now(): number {
+  return performance.now();
+}
 
 interface Work {
   readonly name: string;
