@@ -16,6 +16,11 @@ export function nodeFiles(): FileSystem {
     open: (file) => guard("read", file, () => openFile(file)),
     write: (file, parts) =>
       guard("write", file, () => replaceFile(file, parts)),
+    makeFolder: (folder) =>
+      guard("write", folder, async () => {
+        await fs.mkdir(folder, { recursive: true });
+      }),
+    remove: (file) => guard("write", file, () => fs.rm(file, { force: true })),
     join: (folder, name) => path.join(folder, name),
   };
 }
@@ -39,6 +44,7 @@ const SENTENCES: {
   ENOENT: ["there is no such file or folder", "Check the path", false],
   ENOTDIR: ["a part of the path is not a folder", "Check the path", false],
   EISDIR: ["it is a folder", "Give a file", false],
+  EEXIST: ["there is a file of that name", "Choose another name", false],
   EACCES: ["permission denied", "Change its permissions", false],
   EPERM: ["permission denied", "Change its permissions", false],
   ELOOP: ["its symbolic links go in a circle", "Check the path", false],
@@ -127,10 +133,24 @@ async function replaceFile(
     } finally {
       await handle.close();
     }
-    if (!special) await fs.rename(target, file);
+    if (!special) {
+      await fs.rename(target, file);
+      await syncFolder(path.dirname(file));
+    }
   } catch (error) {
     if (!special) await fs.rm(target, { force: true });
     throw error;
+  }
+}
+
+/** Make sure that new names in a folder outlive a loss of power, where the system can say so. */
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await fs.open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
   }
 }
 

@@ -24,6 +24,17 @@ export async function openCheckpoint(
   folder: string,
   files: FileSystem,
 ): Promise<Checkpoint> {
+  return {
+    ...await openConfiguration(folder, files),
+    weightFiles: await listWeightFiles(folder, files),
+  };
+}
+
+/** Read the configuration of a folder that may have no weights. */
+export async function openConfiguration(
+  folder: string,
+  files: FileSystem,
+): Promise<Omit<Checkpoint, "weightFiles">> {
   const names = new Set(await files.list(folder));
   if (!names.has("config.json")) {
     throw new DataError(
@@ -45,7 +56,6 @@ export async function openCheckpoint(
     maxNewTokens: typeof maxNewTokens === "number" && maxNewTokens >= 1
       ? Math.floor(maxNewTokens)
       : undefined,
-    weightFiles: await listWeightFiles(folder, files),
   };
 }
 

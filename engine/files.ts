@@ -18,5 +18,9 @@ export interface FileSystem {
   open(path: string): Promise<OpenFile>;
   /** Write a whole file or leave what was there untouched. */
   write(path: string, parts: Iterable<Uint8Array>): Promise<void>;
+  /** Make a folder, and those it lies in; nothing where it is there. */
+  makeFolder(folder: string): Promise<void>;
+  /** Remove a file; nothing where there is none. */
+  remove(path: string): Promise<void>;
   join(folder: string, name: string): string;
 }

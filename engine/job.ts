@@ -17,6 +17,7 @@ import {
 import { MachineError } from "../spec/errors.ts";
 import { stringifyPlan } from "../spec/mod.ts";
 import type { Plan } from "../spec/plan.ts";
+import { sha256 } from "./digest.ts";
 import { VERSION } from "./version.ts";
 
 /** A plan for another number of ranks than there are processes. */
@@ -50,11 +51,11 @@ export async function checkJob(
   const own: { [what: string]: string } = {
     "version of the package": VERSION,
     "kind of device": kind,
-    plan: await digest(stringifyPlan(plan)),
-    checkpoint: await digest(await identityOf(tensors)),
+    plan: await sha256(stringifyPlan(plan)),
+    checkpoint: await sha256(await identityOf(tensors)),
   };
   for (const [what, data] of Object.entries(alike)) {
-    own[what] = await digest(data);
+    own[what] = await sha256(data);
   }
   const texts = await world.gatherTexts(JSON.stringify(own), {
     what: "the comparison of ranks",
@@ -157,7 +158,7 @@ async function identityOf(tensors: TensorDirectory): Promise<string> {
     const length = Math.min(SAMPLE_BYTES, source.size);
     for (let i = 0; i < SAMPLES; i++) {
       const at = Math.floor((source.size - length) * (i + 1) / SAMPLES);
-      samples.push(await digest(await source.read(at, length)));
+      samples.push(await sha256(await source.read(at, length)));
     }
   }
   return JSON.stringify([shapes.sort(), samples.sort()]);
@@ -166,15 +167,4 @@ async function identityOf(tensors: TensorDirectory): Promise<string> {
 /** Names in a row, the last behind 'and'. */
 function list(names: readonly string[]): string {
   return names.join(", ").replace(/, ([^,]*)$/, " and $1");
-}
-
-async function digest(data: string | Uint8Array): Promise<string> {
-  const bytes = typeof data === "string"
-    ? new TextEncoder().encode(data)
-    : data;
-  const hash = await crypto.subtle.digest("SHA-256", Uint8Array.from(bytes));
-  return Array.from(
-    new Uint8Array(hash),
-    (byte) => byte.toString(16).padStart(2, "0"),
-  ).join("");
 }

@@ -104,70 +104,93 @@ export async function openTarget(
   options: OpenOptions,
 ): Promise<Opened> {
   const paths = await weightFiles(target, files, options.weights);
-  return await withTensors(paths, files, async (tensors) => {
-    const selected = await selectDevices(options);
-    const { world } = selected;
-    const plan = await planWith(target, tensors, {
-      limits: selected.limits,
-      tuning: TUNING[selected.kind],
-      ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
-      ...options,
-    });
-    if (world) {
-      const { kind } = selected;
-      await checkJob(world, plan, {
-        tensors,
-        kind,
-        alike: options.alike ?? {},
-      });
-    }
-    const where = options.weights ?? folderOf(target);
-    if (where === undefined && plan.weights.length > 0) {
-      throw new DataError(
-        `Cannot load weights: the model has ${plan.weights.length}, and no file is given. Give one with --weights`,
-      );
-    }
-    checkTensors(plan, tensors, where ?? "");
-    const { devices, close } = await selected.open(plan);
-    try {
-      const { onProgress, tracer } = options;
-      const communicator = world &&
-        await createMpiCommunicator(world, plan);
-      const session = await createSession(plan, {
-        devices,
-        tensors,
-        verify: assertLegal,
-        statistics: options.statistics ?? false,
-        ...(onProgress ? { onProgress } : {}),
-        ...(tracer ? { tracer } : {}),
-        ...(communicator ? { communicator } : {}),
-      });
-      if (world) await allLoaded(world);
-      return {
-        plan,
-        session,
-        rank: world?.rank ?? 0,
-        statistics: async () => {
-          const { ranks } = session.statistics();
-          return world ? await gatherStatistics(world, ranks) : ranks;
-        },
-        trace: async () =>
-          tracer &&
-          (world ? await gatherTrace(world, tracer) : tracer.toTrace()),
-        finish: async () => {
-          await world?.finish();
-        },
-        close: async () => {
-          session.close();
-          await close();
-        },
-      };
-    } catch (error) {
-      for (const device of new Set(devices)) device.destroy();
-      await close();
-      throw error;
-    }
+  return await withTensors(
+    paths,
+    files,
+    (tensors) =>
+      openPlan({
+        plan: (chosen) => planWith(target, tensors, chosen),
+        tensors: () => Promise.resolve(tensors),
+        where: options.weights ?? folderOf(target),
+      }, options),
+  );
+}
+
+/** A plan that is still to be made, and where its weights come from. */
+export interface Loadable {
+  /** Compile for the devices that were chosen. */
+  plan(options: PlanOptions): Promise<Plan>;
+  tensors(plan: Plan): Promise<TensorDirectory>;
+  /** The folder or file of the weights, for messages; undefined where there is none. */
+  readonly where: string | undefined;
+}
+
+/** Choose devices, compile for them, and load. */
+export async function openPlan(
+  loadable: Loadable,
+  options: OpenOptions,
+): Promise<Opened> {
+  const selected = await selectDevices(options);
+  const { world } = selected;
+  const plan = await loadable.plan({
+    limits: selected.limits,
+    tuning: TUNING[selected.kind],
+    ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
+    ...options,
   });
+  const tensors = await loadable.tensors(plan);
+  if (world) {
+    const { kind } = selected;
+    await checkJob(world, plan, {
+      tensors,
+      kind,
+      alike: options.alike ?? {},
+    });
+  }
+  if (loadable.where === undefined && plan.weights.length > 0) {
+    throw new DataError(
+      `Cannot load weights: the model has ${plan.weights.length}, and no file is given. Give one with --weights`,
+    );
+  }
+  checkTensors(plan, tensors, loadable.where ?? "");
+  const { devices, close } = await selected.open(plan);
+  try {
+    const { onProgress, tracer } = options;
+    const communicator = world && await createMpiCommunicator(world, plan);
+    const session = await createSession(plan, {
+      devices,
+      tensors,
+      verify: assertLegal,
+      statistics: options.statistics ?? false,
+      ...(onProgress ? { onProgress } : {}),
+      ...(tracer ? { tracer } : {}),
+      ...(communicator ? { communicator } : {}),
+    });
+    if (world) await allLoaded(world);
+    return {
+      plan,
+      session,
+      rank: world?.rank ?? 0,
+      statistics: async () => {
+        const { ranks } = session.statistics();
+        return world ? await gatherStatistics(world, ranks) : ranks;
+      },
+      trace: async () =>
+        tracer &&
+        (world ? await gatherTrace(world, tracer) : tracer.toTrace()),
+      finish: async () => {
+        await world?.finish();
+      },
+      close: async () => {
+        session.close();
+        await close();
+      },
+    };
+  } catch (error) {
+    for (const device of new Set(devices)) device.destroy();
+    await close();
+    throw error;
+  }
 }
 
 async function planWith(
@@ -183,20 +206,26 @@ async function planWith(
     }
     return target.plan;
   }
+  const plan = await compile(modelOf(target, options), {
+    ...compileOptions(options),
+    weights: storedDTypes(tensors),
+  });
+  assertLegal(plan);
+  return plan;
+}
+
+/** Options of a plan as the compiler takes them. */
+export function compileOptions(options: PlanOptions): CompileOptions {
   const mesh = options.mesh ?? [{ name: "ep", size: 1 }];
   checkRanks(mesh);
-  const compileOptions: CompileOptions = {
+  return {
     mesh: Object.fromEntries(mesh.map(({ name, size }) => [name, size])),
-    weights: storedDTypes(tensors),
     ...(options.place ? { place: options.place } : {}),
     ...(options.limits ? { limits: options.limits } : {}),
     ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
     ...(options.check ? { check: true } : {}),
     ...(options.tuning ? { tuning: options.tuning } : {}),
   };
-  const plan = await compile(modelOf(target, options), compileOptions);
-  assertLegal(plan);
-  return plan;
 }
 
 function checkRanks(mesh: Mesh): void {

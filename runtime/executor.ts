@@ -14,6 +14,7 @@ import { writeDealt } from "./dealt.ts";
 import type { Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
+import { checkKept, keptAxes, keptPort } from "./kept.ts";
 import { kernelsByKey } from "./kernel_key.ts";
 import { RankMemory } from "./memory.ts";
 import { readOutput, readRows } from "./outputs.ts";
@@ -71,6 +72,13 @@ export interface Session {
     inputs: Inputs,
     options?: RunOptions,
   ): Promise<{ [output: string]: HostTensor }>;
+  /**
+   * Parameters and states as they are now, whole, in the axes of their buffers; each is an f32 weight or state of the
+   * plan. Where ranks live in several processes all must ask, and only that of rank 0 is given them.
+   */
+  read(names: readonly string[]): Promise<{ [name: string]: HostTensor }>;
+  /** Set parameters or states, whole, in the axes of their buffers. */
+  write(tensors: Inputs): void;
   /** Set states to zero and forget which rank each sequence lives on. */
   reset(): void;
   /** Memory and traffic of the ranks in this process so far, predicted and actual; traffic only if asked for at creation. */
@@ -215,6 +223,31 @@ class LoadedSession implements Session {
       throw error;
     } finally {
       this.#running = false;
+    }
+  }
+
+  async read(
+    names: readonly string[],
+  ): Promise<{ [name: string]: HostTensor }> {
+    const [plan, ranks, remote] = [this.#plan, this.#ranks, this.#remote];
+    const axes = keptAxes(plan);
+    const from = { plan, ranks, remote, axes, everywhere: false };
+    const read: { [name: string]: HostTensor } = {};
+    for (const name of names) {
+      const tensor = await readOutput(keptPort(plan, name), from);
+      if (tensor) read[name] = tensor;
+    }
+    return read;
+  }
+
+  write(tensors: Inputs): void {
+    const axes = keptAxes(this.#plan);
+    for (const [name, tensor] of Object.entries(tensors)) {
+      const port = keptPort(this.#plan, name);
+      checkKept(name, tensor, port.axes.map((axis) => axes.length(axis)));
+      for (const memory of this.#ranks) {
+        writeInput({ name, port }, tensor, memory, axes);
+      }
     }
   }
 

@@ -155,6 +155,21 @@ export function writeSafetensors(
   tensors: { readonly [name: string]: HostTensor },
   metadata?: { readonly [key: string]: string },
 ): Uint8Array {
+  const parts = safetensorsParts(tensors, metadata);
+  const file = new Uint8Array(parts.reduce((n, part) => n + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    file.set(part, at);
+    at += part.length;
+  }
+  return file;
+}
+
+/** The same file as its header and the bytes of each tensor, which are not copied. */
+export function safetensorsParts(
+  tensors: { readonly [name: string]: HostTensor },
+  metadata?: { readonly [key: string]: string },
+): Uint8Array[] {
   const header: [string, unknown][] = metadata
     ? [["__metadata__", metadata]]
     : [];
@@ -180,13 +195,30 @@ export function writeSafetensors(
   );
   // Spaces after the header keep the data aligned.
   const length = Math.ceil(text.length / 8) * 8;
-  const file = new Uint8Array(8 + length + end).fill(0x20, 8, 8 + length);
-  new DataView(file.buffer).setBigUint64(0, BigInt(length), true);
-  file.set(text, 8);
-  let at = 8 + length;
-  for (const { data } of Object.values(tensors)) {
-    file.set(bytesOf(data), at);
-    at += data.byteLength;
-  }
-  return file;
+  const head = new Uint8Array(8 + length).fill(0x20, 8);
+  new DataView(head.buffer).setBigUint64(0, BigInt(length), true);
+  head.set(text, 8);
+  return [head, ...Object.values(tensors).map(({ data }) => bytesOf(data))];
+}
+
+/** Tensors in memory as a directory. `where` they are from is for messages. */
+export function tensorsInMemory(
+  tensors: { readonly [name: string]: HostTensor },
+  where: string,
+): TensorDirectory {
+  return new Map(
+    Object.entries(tensors).map(([name, { dtype, shape, data }]) => {
+      const bytes = bytesOf(data);
+      const source = {
+        name: where,
+        size: bytes.length,
+        read: (offset: number, length: number) =>
+          Promise.resolve(bytes.subarray(offset, offset + length)),
+      };
+      return [name, {
+        ...{ name, dtype: dtype.toUpperCase(), shape, source },
+        ...{ offset: 0, bytes: bytes.length },
+      }];
+    }),
+  );
 }
