@@ -21,6 +21,8 @@ export interface SentBytes {
   combine: number;
   /** Rows of placed axes that every rank needs whole. */
   gather: number;
+  /** Parts of sums. */
+  reduce: number;
 }
 
 /** Where an exchange adds what it moved: one entry for each rank. */

@@ -27,7 +27,8 @@ export function reserveStaging(
 /** Under what the bytes of a collective are counted. */
 export function sentKind(step: CollectiveStep): keyof SentBytes {
   if (step.op === "allToAll") return step.part?.verb ?? "dispatch";
-  return step.rows ? "gather" : "counts";
+  if (step.rows) return "gather";
+  return step.part ? "counts" : "reduce";
 }
 
 /**

@@ -6,6 +6,7 @@ import type {
   Exchange,
 } from "./communicator.ts";
 import type { DeviceBuffer } from "./device.ts";
+import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
@@ -85,7 +86,7 @@ async function countSent(
     );
     for (const [s, { rank }] of group.entries()) {
       const bytes = (rows?.[s] ?? 1) * step.bytes * (group.length - 1);
-      sent[rank]![rows ? "gather" : "counts"] += bytes;
+      sent[rank]![sentKind(step)] += bytes;
     }
     return;
   }

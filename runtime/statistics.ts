@@ -7,6 +7,7 @@ import {
 } from "../spec/bytes.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
 import type { CollectiveStep, SentBytes } from "./communicator.ts";
+import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
@@ -30,6 +31,7 @@ export interface RankStatistics {
     readonly dispatch: Compared;
     readonly combine: Compared;
     readonly gather: Compared;
+    readonly reduce: Compared;
   };
 }
 
@@ -39,7 +41,7 @@ export interface Statistics {
 }
 
 function nothing(): SentBytes {
-  return { counts: 0, dispatch: 0, combine: 0, gather: 0 };
+  return { counts: 0, dispatch: 0, combine: 0, gather: 0, reduce: 0 };
 }
 
 /** Traffic of the ranks in this process. `actual` is filled by communicators, which never see `predicted`. */
@@ -58,9 +60,7 @@ export class TrafficAccount {
 
   /** Add what the plan's formulas say of a collective, from the routing's counts read back and the run's lengths. */
   async predict(step: CollectiveStep, lengths: RunCounts): Promise<void> {
-    const key = step.op === "allGather"
-      ? step.rows ? "gather" : "counts"
-      : step.part?.verb ?? "dispatch";
+    const key = sentKind(step);
     await Promise.all(this.#ranks.map(async (memory) => {
       const { rank } = memory;
       if (step.ranks !== "all" && !step.ranks.includes(rank)) return;
@@ -87,6 +87,7 @@ export class TrafficAccount {
       dispatch: compare("dispatch"),
       combine: compare("combine"),
       gather: compare("gather"),
+      reduce: compare("reduce"),
     };
   }
 
@@ -131,6 +132,7 @@ export function rankStatistics(
         dispatch: UNCOUNTED,
         combine: UNCOUNTED,
         gather: UNCOUNTED,
+        reduce: UNCOUNTED,
       },
   };
 }

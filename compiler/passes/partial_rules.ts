@@ -97,20 +97,8 @@ function degree(expr: Expr, known: ReadonlyMap<string, Degree>): Degree {
       return known.get(expr.name) ?? "other";
     case "unary":
       return expr.fn === "neg" ? of(expr.a) : constantIn(of(expr.a));
-    case "binary": {
-      const [a, b] = [of(expr.a), of(expr.b)];
-      switch (expr.fn) {
-        case "add":
-        case "sub":
-          return a === b ? a : "other";
-        case "mul":
-          return a === "not" ? b : b === "not" ? a : "other";
-        case "div":
-          return b === "not" ? a : "other";
-        default:
-          return a === "not" && b === "not" ? "not" : "other";
-      }
-    }
+    case "binary":
+      return ofTwo(expr.fn, of(expr.a), of(expr.b));
     case "select": {
       const [a, b] = [of(expr.a), of(expr.b)];
       if (of(expr.condition) !== "not") return "other";
@@ -122,6 +110,21 @@ function degree(expr: Expr, known: ReadonlyMap<string, Degree>): Degree {
       return expr.type === "f32" ? of(expr.a) : constantIn(of(expr.a));
     default:
       return "other";
+  }
+}
+
+/** Of a binary operation on expressions that depend on parts like this. */
+function ofTwo(fn: string, a: Degree, b: Degree): Degree {
+  switch (fn) {
+    case "add":
+    case "sub":
+      return a === b ? a : "other";
+    case "mul":
+      return a === "not" ? b : b === "not" ? a : "other";
+    case "div":
+      return b === "not" ? a : "other";
+    default:
+      return a === "not" && b === "not" ? "not" : "other";
   }
 }
 

@@ -230,12 +230,14 @@ export function addLaunch(
 
 /** Label, span and part of a step. */
 export function about(
-  { chunk }: Lowering,
+  { chunk, partial }: Lowering,
   node: Node,
   part?: StepPart,
 ): { label: string; span?: NonNullable<Node["span"]>; part?: StepPart } {
+  const over = partial.get(node);
+  const label = labelOf(node) + (over ? `{partial:${over.join("+")}}` : "");
   return {
-    label: chunk ? `${labelOf(node)}, ${chunk}` : labelOf(node),
+    label: chunk ? `${label}, ${chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
     ...(part ? { part } : {}),
   };
