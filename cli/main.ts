@@ -17,7 +17,7 @@ import {
 } from "../engine/mod.ts";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
 import { createProgram } from "./program.ts";
-import { failAsRank } from "./rank.ts";
+import { failAsRank, launchedPlace } from "./rank.ts";
 import { UsageError } from "./values.ts";
 
 /** Exit codes. */
@@ -70,7 +70,7 @@ export async function exitCodeOf(
   } catch (error) {
     if (error instanceof OutputClosed) return DONE;
     const { code, message } = describe(error);
-    const place = rankPlace();
+    const place = rankPlace() ?? (launched ? launchedPlace() : undefined);
     if (place) {
       const consequence = error instanceof PeerError;
       await failAsRank(io, { place, code, message, consequence, launched });

@@ -1,6 +1,7 @@
 /** A process as a rank of an MPI job: it joins, notes its step for the shell it runs under, and fails so that others learn why. */
 
 import { fstatSync, writeSync } from "node:fs";
+import { hostname } from "node:os";
 import process from "node:process";
 import { joinJob, type RankPlace, rankPlace } from "../engine/mod.ts";
 import type { DeviceFlags } from "./flags.ts";
@@ -32,6 +33,12 @@ export async function joinAsRank(
 /** Note where this rank is, for whoever survives it. */
 function note(step: string): void {
   writeSync(0, `${step}\n`, 0);
+}
+
+/** Which rank the launcher says that this process is, before it has joined. */
+export function launchedPlace(): RankPlace {
+  const rank = process.env["OMPI_COMM_WORLD_RANK"] ?? process.env["PMI_RANK"];
+  return { rank: Number(rank ?? 0), host: hostname(), step: "" };
 }
 
 /** What is wrong with a rank. */

@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
-import type { Trace } from "../../engine/mod.ts";
+import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { type Trace, VERSION } from "../../engine/mod.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import {
   floats,
@@ -12,7 +13,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import { LAUNCHERS, startWith } from "../helpers/mpi.ts";
+import { BIN, LAUNCHERS, start, startWith } from "../helpers/mpi.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
@@ -149,7 +150,7 @@ async function writeShared(argv: readonly string[]): Promise<Buffer> {
 }
 
 for (const launcher of LAUNCHERS) {
-  const { name, skip } = launcher;
+  const { name, skip, command } = launcher;
   const launch = (n: number, argv: readonly string[]) =>
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
@@ -217,25 +218,63 @@ for (const launcher of LAUNCHERS) {
     });
   });
 
-  t.test(`${name}: a wrong file or mesh is said once, with its exit code`, {
+  t.test(`${name}: ranks that mpirun starts by itself say what is wrong`, {
     skip,
   }, async (t) => {
-    const missing = await launch(2, [
-      ...["run", MIXTRAL, "--inputs", file("none"), "--outputs", file("x")],
+    // Each rank asks for another length.
+    const context = `$((64 + 32 * ${launcher.rankVariable}))`;
+    const { code, err } = await start(command!, [
+      ...launcherArguments(launcher.family, {
+        ranks: 2,
+        root: process.getuid?.() === 0,
+      }),
+      ...["sh", "-c", `exec "$@" --max-context ${context}`, "sh"],
+      ...[process.execPath, BIN, ...GENERATE, "--devices", "mpi"],
     ]).ended;
-    t.equal(missing.code, 1);
+    t.equal(code, 3);
     t.match(
-      missing.err,
-      /^rank 0 on \S+: Cannot read '.*none': there is no such file or folder\. Check the path\n$/,
-    );
-    const mesh = await launch(2, [...GENERATE, "--mesh", "ep=4"]).ended;
-    t.equal(mesh.code, 2);
-    t.match(
-      mesh.err,
-      /^rank 0 on \S+: Cannot run a mesh of 4 ranks on 2 processes\. .*\n$/,
+      err,
+      /rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another plan than rank 0 on \1\. /,
     );
   });
+
+  t.test(
+    `${name}: a wrong flag, file or mesh is said once, with its exit code`,
+    {
+      skip,
+    },
+    async (t) => {
+      const missing = await launch(2, [
+        ...["run", MIXTRAL, "--inputs", file("none"), "--outputs", file("x")],
+      ]).ended;
+      t.equal(missing.code, 1);
+      t.match(
+        missing.err,
+        /^rank 0 on \S+: Cannot read '.*none': there is no such file or folder\. Check the path\n$/,
+      );
+      const flag = await launch(2, [...GENERATE, "--none"]).ended;
+      t.equal(flag.code, 2);
+      t.match(
+        flag.err,
+        /^rank 0 on \S+: Cannot run the command: unknown option '--none'\. .*\n$/,
+      );
+      const mesh = await launch(2, [...GENERATE, "--mesh", "ep=4"]).ended;
+      t.equal(mesh.code, 2);
+      t.match(
+        mesh.err,
+        /^rank 0 on \S+: Cannot run a mesh of 4 ranks on 2 processes\. .*\n$/,
+      );
+    },
+  );
 }
+
+t.test("the version that ranks compare is that of the package", (t) => {
+  const { version } = JSON.parse(
+    readFileSync(repositoryFile("package.json"), "utf8"),
+  ) as { version: string };
+  t.equal(VERSION, version);
+  t.end();
+});
 
 t.test("launch refuses what it cannot start", async (t) => {
   const launch = async (...argv: string[]) => {

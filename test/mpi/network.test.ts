@@ -10,7 +10,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import { LAUNCHERS, startWith } from "../helpers/mpi.ts";
+import { jobOf, LAUNCHERS, processesWith, startWith } from "../helpers/mpi.ts";
 import { createNetwork, networkVariables } from "../helpers/network.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
@@ -96,6 +96,7 @@ for (const launcher of LAUNCHERS) {
         ),
       ], err);
       t.ok(Date.now() - Number(at) < 10_000, "within 10 s");
+      t.strictSame(processesWith(jobOf(scratch)), [], "no process is left");
     });
   });
 }
