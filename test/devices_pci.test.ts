@@ -6,6 +6,7 @@ import t from "tap";
 import { adapterPlaces, parseDeviceList } from "../cli/adapter_places.ts";
 import { createGpuDevice, listAdapters } from "../runtime/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { LAUNCHERS, startWith } from "./helpers/mpi.ts";
 import {
   integers,
   switchyard,
@@ -128,3 +129,28 @@ t.test(
     t.match(none.err, "Cannot use adapter 2: this machine has 2");
   },
 );
+
+const launcher = LAUNCHERS.find(({ skip }) => !skip);
+const skipJob = skip || (launcher ? false : "no MPI is installed");
+
+t.test("processes take an adapter each", { skip: skipJob }, async (t) => {
+  await twins(t, 2);
+  const folder = temporaryFolder(t);
+  const file = (name: string) => path.join(folder, name);
+  await writeRaw(file("in"), { input_ids: integers([1, 3], [5, 6, 7]) });
+  const run = ["run", DEMO, "--inputs", file("in"), "--outputs"];
+  const launch = async (adapter: string) =>
+    await startWith(launcher!, folder, [
+      ...["launch", "-n", "2", "--", ...run, file("two")],
+      ...["--adapter", adapter],
+    ]).ended;
+  const one = await switchyard([...run, file("one"), "--adapter", "0"]);
+  t.equal(one.code, 0);
+  const two = await launch("0,1");
+  t.equal(two.code, 0, two.err);
+  t.notMatch(two.err, "share", "nothing is shared");
+  t.strictSame(readFileSync(file("two")), readFileSync(file("one")));
+  const twice = await launch("1,1");
+  t.equal(twice.code, 3);
+  t.match(twice.err, "Cannot give 2 ranks an adapter each");
+});
