@@ -52,7 +52,10 @@ function fail(kind, values, call) {
   if (kind === "throw") throw new Error("a fault that a test made");
   if (kind === "stray") {
     const [header, ...rest] = values;
-    const other = Buffer.from(header);
+    const { buffer, byteOffset, byteLength } = header;
+    const other = Buffer.from(
+      new Uint8Array(buffer, byteOffset, byteLength).slice(),
+    );
     other.write("compute ", other.indexOf("dispatch"));
     strays.push(other);
     return call(other, ...rest);
