@@ -54,7 +54,8 @@ export const DEFAULT_TILE: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 /** A matrix multiplication, perhaps over groups of rows that each have their own weights. */
 export interface MatmulOptions {
   readonly name: string;
-  readonly k: number;
+  /** How many products in a sum; known at run time only where there are no groups and no packed weights. */
+  readonly k: number | Expr;
   readonly columns: number;
   /** Superset of what is used, weights included (16-bit weights are u32 bindings). */
   readonly bindings: readonly Binding[];
@@ -201,8 +202,7 @@ function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
     ...o.weights.flatMap((w, i) => {
       const packed = isPacked(w.stored);
       invariant(!packed || w.rowStride % 2 === 0, "packed rows are even");
-      const size = u32(o.k * w.rowStride / perWord(w.stored));
-      const base = o.grouped ? mul(u("expert"), size) : u32(0);
+      const base = ofExpert(o, w.rowStride / perWord(w.stored));
       return range(o.tile.columns).filter((c) => !packed || c % 2 === 0)
         .map((c): Stmt => {
           const from = packed ? u(`unit${c / 2}`) : u(`column${c}`);
@@ -212,10 +212,16 @@ function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
   ];
 }
 
+/** Where the weights of the tile's expert start, whose rows have `rowWords` words. */
+function ofExpert({ k, grouped }: MatmulOptions, rowWords: number): Expr {
+  if (!grouped) return u32(0);
+  invariant(typeof k === "number", "experts' weights have one size");
+  return mul(u("expert"), u32(k * rowWords));
+}
+
 /** scale<w>_<c>: where the scales of weight w of that column start. */
 function scalePlaces(o: MatmulOptions, w: MatmulWeight, i: number): Stmt[] {
-  const size = u32(o.k * w.rowStride / 32);
-  const base = o.grouped ? mul(u("expert"), size) : u32(0);
+  const base = ofExpert(o, w.rowStride / 32);
   return range(o.tile.columns).map((c) =>
     let_(`scale${i}_${c}`, add(base, u(`column${c}`)))
   );

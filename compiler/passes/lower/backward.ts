@@ -19,6 +19,11 @@ import {
 } from "../../kernels/backward.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import {
+  matmul,
+  matmulGrid,
+  type MatmulOptions,
+} from "../../kernels/matmul.ts";
 import { reduce } from "../../kernels/rows.ts";
 import { type At, atFlat, atMapped, localName } from "./at.ts";
 import type { LowerNode } from "./chunks.ts";
@@ -33,7 +38,7 @@ import {
   type RoutingBuffers,
   sizeOf,
 } from "./context.ts";
-import { writeTarget } from "./dot.ts";
+import { matmulAt, writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
 import { returnRows } from "./moe.ts";
@@ -108,6 +113,7 @@ export function lowerAccumulate(
     return lowerSumRows(lowering, node, route);
   }
   const [x, y] = node.inputs as [Node, Node?];
+  if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
   const expert = lowering.sharded.get(x);
   // Sums over experts are of those of the rank.
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
@@ -127,6 +133,73 @@ export function lowerAccumulate(
     ? contract({ ...options, left: value(x), right: value(y) })
     : reduce({ ...options, kind: "sum", load: value(x) });
   launch(kernel);
+}
+
+/** Whether a sum of products has rows of one operand and columns of the other, as a matmul has. */
+function isOuter(
+  { sharded, dispatched }: Lowering,
+  node: NodeOf<"accumulate">,
+  x: Node,
+  y: Node,
+): boolean {
+  const apart = [node, x, y].every((n) =>
+    !sharded.has(n) && !dispatched.has(n)
+  );
+  const { over } = node.params;
+  const columns = y.axes.filter((axis) => !over.includes(axis));
+  return apart && columns.length > 0 && x.axes.length > over.length &&
+    columns.every((axis) => !x.axes.includes(axis));
+}
+
+/** The same sums in tiles: the second operand's rows are those of a matrix on the right. */
+function lowerOuter(lowering: Lowering, node: NodeOf<"accumulate">): void {
+  const scope = new KernelScope(lowering);
+  const [x, y] = node.inputs as [Node, Node];
+  const { over } = node.params;
+  const rows = x.axes.filter((axis) => !over.includes(axis));
+  const columns = y.axes.filter((axis) => !over.includes(axis));
+  const width = fixedProduct(lowering, node, columns);
+  const right = rowMajorBuffer(lowering, y, [...over, ...columns]);
+  const storage = storageFor(lowering, node);
+  const length = (axis: string) => lengthOf(scope, axis);
+  const options: MatmulOptions = {
+    name: `outer_${over.join("_")}_${width}`,
+    k: productOf(scope, over),
+    columns: width,
+    bindings: scope.bindings,
+    weights: [{
+      binding: scope.read(right),
+      stored: lowering.buffers.get(right)!.dtype,
+      rowStride: width,
+    }],
+    tile: lowering.tile,
+    rows: productOf(scope, rows),
+    leftRow: (row) => row,
+    left: (row, k) => {
+      const [outer, inner] = [
+        atFlat(rows, row, length),
+        atFlat(over, k, length),
+      ];
+      return emitValue(
+        scope,
+        x,
+        atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis)),
+      );
+    },
+    epilogue: ({ row, column }, sums) =>
+      scope.block(() =>
+        writeTarget(
+          scope,
+          { node, storage, roots: [node] },
+          matmulAt(rows, columns, { row, column, width, length }),
+          sums,
+        )
+      ),
+  };
+  addLaunch(lowering, node, matmul(options), {
+    bindings: scope.buffers,
+    workgroups: matmulGrid(options, sizeOf(lowering, rows)),
+  });
 }
 
 /** One launch for all experts: each result sums the rows of its own. */

@@ -129,7 +129,8 @@ export function lowerMatmul(
   });
 }
 
-function matmulAt(
+/** The place of a result of a matmul whose rows and columns have these axes. */
+export function matmulAt(
   rows: readonly string[],
   columns: readonly string[],
   place: {
