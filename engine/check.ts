@@ -37,9 +37,10 @@ export async function checkTarget(
     const target = await loadTarget(path, files);
     const plan = await planTarget(target, files);
     if (target.kind === "checkpoint") {
-      const { weightFiles, folder } = target.checkpoint;
+      const { weightFiles, folder, published } = target.checkpoint;
+      const { unused } = published;
       await withTensors(weightFiles, files, (tensors) => {
-        checkTensors(plan, tensors, folder);
+        checkTensors(plan, tensors, { where: folder, unused });
         return Promise.resolve();
       });
     }

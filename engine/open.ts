@@ -112,6 +112,7 @@ export async function openTarget(
         plan: (chosen) => planWith(target, tensors, chosen),
         tensors: () => Promise.resolve(tensors),
         where: options.weights ?? folderOf(target),
+        unused: unusedOf(target),
       }, options),
   );
 }
@@ -123,6 +124,8 @@ export interface Loadable {
   tensors(plan: Plan): Promise<TensorDirectory>;
   /** The folder or file of the weights, for messages; undefined where there is none. */
   readonly where: string | undefined;
+  /** Starts of the names of tensors that may be there besides. */
+  readonly unused?: readonly string[];
 }
 
 /** Choose devices, compile for them, and load. */
@@ -152,7 +155,8 @@ export async function openPlan(
       `Cannot load weights: the model has ${plan.weights.length}, and no file is given. Give one with --weights`,
     );
   }
-  checkTensors(plan, tensors, loadable.where ?? "");
+  const { where = "", unused = [] } = loadable;
+  checkTensors(plan, tensors, { where, unused });
   const { devices, close } = await selected.open(plan);
   try {
     const { onProgress, tracer } = options;
@@ -251,6 +255,10 @@ function modelOf(
 
 function folderOf(target: Target): string | undefined {
   return target.kind === "checkpoint" ? target.checkpoint.folder : undefined;
+}
+
+function unusedOf(target: Target): readonly string[] {
+  return target.kind === "checkpoint" ? target.checkpoint.published.unused : [];
 }
 
 async function weightFiles(

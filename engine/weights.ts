@@ -35,12 +35,15 @@ export function storedDTypes(
 /**
  * Throw a DataError for the first tensor that is missing, has another shape or dtype, or belongs nowhere.
  *
- * @param where the folder or file, for messages
+ * @param of where: the folder or file, for messages; unused: starts of names of tensors that may be there besides
  */
 export function checkTensors(
   plan: Plan,
   tensors: TensorDirectory,
-  where: string,
+  { where, unused = [] }: {
+    readonly where: string;
+    readonly unused?: readonly string[];
+  },
 ): void {
   const wanted = new Set<string>();
   for (const weight of plan.weights) {
@@ -51,6 +54,7 @@ export function checkTensors(
   }
   for (const name of tensors.keys()) {
     if (wanted.has(name) || HARMLESS.test(name)) continue;
+    if (unused.some((start) => name.startsWith(start))) continue;
     throw new DataError(
       `Cannot load '${where}': tensor '${name}' is no part of the model. Remove it, or check that the model is the right one`,
     );

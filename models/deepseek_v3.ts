@@ -8,6 +8,7 @@ import {
   booleanField,
   type Config,
   type DecoderOptions,
+  integerField,
   requireField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
@@ -25,6 +26,8 @@ import { attendLatent, latentAxes } from "./latent_attention.ts";
 export interface DeepseekV3Config extends DeepseekConfig {
   /** Weights of a token's experts are divided by their sum. */
   readonly normalize: boolean;
+  /** Layers behind the last one that predict further tokens. A checkpoint may hold them; the model does without. */
+  readonly predictors: number;
 }
 
 /** Read a config.json of `DeepseekV3ForCausalLM`. What it leaves out has transformers' defaults. */
@@ -41,7 +44,18 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
       interleaved: booleanField(config, "rope_interleave", true),
     }),
     normalize: booleanField(config, "norm_topk_prob", true),
+    predictors: integerField(config, "num_nextn_predict_layers", {
+      ...{ default: 0, least: 0 },
+    }),
   };
+}
+
+/** Starts of the names of tensors that are for predicting further tokens. */
+export function deepseekV3Unused(config: DeepseekV3Config): string[] {
+  return Array.from(
+    { length: config.predictors },
+    (_, i) => `model.layers.${config.layers + i}.`,
+  );
 }
 
 /** The model of a configuration. */

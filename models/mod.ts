@@ -4,7 +4,11 @@ import { DataError, type Model } from "../compiler/mod.ts";
 import type { Config, DecoderOptions } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
-import { deepseekV3, deepseekV3Config } from "./deepseek_v3.ts";
+import {
+  deepseekV3,
+  deepseekV3Config,
+  deepseekV3Unused,
+} from "./deepseek_v3.ts";
 import { gptOss, gptOssConfig } from "./gpt_oss.ts";
 import { graniteMoe, graniteMoeConfig } from "./granite_moe.ts";
 import { llama4, llama4Config } from "./llama4.ts";
@@ -40,11 +44,14 @@ export interface PublishedModel {
   readonly architecture: string;
   readonly decoder: Decoder;
   readonly build: (options: DecoderOptions) => Model;
+  /** Starts of the names of tensors that its files may hold besides, for what is not built. */
+  readonly unused: readonly string[];
 }
 
 interface FamilyEntry<C extends Decoder> {
   readonly read: (config: Config) => C;
   readonly build: (config: C, options: DecoderOptions) => Model;
+  readonly unused?: (config: C) => readonly string[];
 }
 
 function family<C extends Decoder>(
@@ -52,7 +59,11 @@ function family<C extends Decoder>(
 ): (config: Config) => Omit<PublishedModel, "architecture"> {
   return (config) => {
     const decoder = entry.read(config);
-    return { decoder, build: (options) => entry.build(decoder, options) };
+    return {
+      decoder,
+      build: (options) => entry.build(decoder, options),
+      unused: entry.unused?.(decoder) ?? [],
+    };
   };
 }
 
@@ -60,7 +71,11 @@ const FAMILIES: {
   readonly [architecture: string]: ReturnType<typeof family>;
 } = {
   DeepseekV2ForCausalLM: family({ read: deepseekV2Config, build: deepseekV2 }),
-  DeepseekV3ForCausalLM: family({ read: deepseekV3Config, build: deepseekV3 }),
+  DeepseekV3ForCausalLM: family({
+    read: deepseekV3Config,
+    build: deepseekV3,
+    unused: deepseekV3Unused,
+  }),
   GptOssForCausalLM: family({ read: gptOssConfig, build: gptOss }),
   GraniteMoeForCausalLM: family({ read: graniteMoeConfig, build: graniteMoe }),
   Llama4ForCausalLM: family({ read: llama4Config, build: llama4 }),

@@ -134,3 +134,40 @@ t.test("a dtype that is not read is refused by tensor and name", async (t) => {
     `Cannot load 'FOLDER': tensor '${name}' is F8_E4M3, and the plan wants F32. Store it so, or compile the model again for these weights\n`,
   );
 });
+
+t.test("layers that predict further tokens are left out, and no others", async (t) => {
+  const deepseek = await copyCheckpoint("deepseekv3-16e", folder);
+  const config = path.join(deepseek, "config.json");
+  const file = path.join(deepseek, "model.safetensors");
+  const text = JSON.parse(readFileSync(config, "utf8")) as object;
+  const tensors = await readRaw(file);
+  const run = async (
+    predictors: number,
+    more: { readonly [name: string]: RawTensor },
+  ) => {
+    const changed = { ...text, num_nextn_predict_layers: predictors };
+    writeFileSync(config, JSON.stringify(changed));
+    await writeRaw(file, { ...tensors, ...more });
+    return await switchyard([
+      ...["run", deepseek, "--adapter", "cpu", "--mesh", "ep=2"],
+      ...["--inputs", at("inputs"), "--outputs", at("deepseek")],
+    ]);
+  };
+  const one = integers([1], [1]);
+  t.match(await run(0, {}), { code: 0 });
+  const wanted = readFileSync(at("deepseek"));
+  const behind = {
+    "model.layers.3.eh_proj.weight": one,
+    "model.layers.3.mlp.experts.0.up_proj.weight": one,
+  };
+  t.match(await run(1, behind), { code: 0, err: "" });
+  t.ok(readFileSync(at("deepseek")).equals(wanted));
+  t.match(await switchyard(["check", deepseek]), { code: 0 });
+  const refused = (name: string) => ({
+    code: 1,
+    err: `tensor '${name}' is no part of the model`,
+  });
+  t.match(await run(0, behind), refused("model.layers.3.eh_proj.weight"));
+  const wrong = "model.layers.30.eh_proj.weight";
+  t.match(await run(1, { ...behind, [wrong]: one }), refused(wrong));
+});
