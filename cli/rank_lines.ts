@@ -49,7 +49,8 @@ export function failedLine(failure: RankFailure): string {
 
 /** Read a line of `startedLine`, of `failedLine` or of bin/rank.sh; undefined: it is other text. */
 export function parseRankLine(line: string): RankLine | undefined {
-  const [, kind, rest = ""] = /^\x1e(\w+) (.*)$/s.exec(line) ?? [];
+  if (!line.startsWith(FIRST)) return undefined;
+  const [, kind, rest = ""] = /^(\w+) (.*)$/s.exec(line.slice(1)) ?? [];
   switch (kind) {
     case "started":
       return { kind, process: JSON.parse(rest) as RankProcess };
