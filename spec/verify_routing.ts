@@ -297,11 +297,15 @@ function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {
   return sameList(columnsOf(a).flat(), columnsOf(b).flat());
 }
 
-/** Every dispatched value is exchanged, reaches a combine of its routing, and is read there. */
+/** Every dispatched value is exchanged, and reaches a combine of its routing or a sum over its rows. */
 export function checkHome(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
     const { permute, forward, back, combine } = routing;
+    const ends = [
+      ...combine,
+      ...routing.steps.filter((at) => sumsRows(facts, at)),
+    ];
     for (const at of permute) {
       const exchanges = valuesOf(forward).find(([other]) =>
         other!.index > at.index &&
@@ -314,7 +318,7 @@ export function checkHome(facts: Facts, report: Report): void {
       for (const start of exchanges ?? [at]) {
         const { step } = start;
         const arrived = step.op === "allToAll" ? [step.to] : start.writes;
-        if (!reaches(routing.steps.slice(start.index + 1), arrived, combine)) {
+        if (!reaches(routing.steps.slice(start.index + 1), arrived, ends)) {
           report(title, `'${arrived.join("', '")}' reaches no combine`, start);
         }
       }
@@ -326,6 +330,17 @@ export function checkHome(facts: Facts, report: Report): void {
       }
     }
   }
+}
+
+/** Whether what a step reads of rows has none when it is written: it is of a shape that the model has, f32, with no axis of tokens. */
+function sumsRows({ plan, buffers }: Facts, { step, writes }: StepFacts) {
+  return step.op === "launch" && !step.part && writes.every((name) => {
+    const { dtype, axes } = buffers.get(name)!;
+    return dtype === "f32" &&
+      axes.every(({ axis, dynamic }) =>
+        !dynamic && Object.hasOwn(plan.axes, axis)
+      );
+  });
 }
 
 /** Whether data in some buffers flow into one of the steps `ends`. */

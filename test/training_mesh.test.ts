@@ -1,25 +1,7 @@
 /** Training on meshes: losses, gradients, norms and steps are those of one rank, wherever tokens and experts lie. */
 
 import t from "tap";
-import {
-  add,
-  balancingLoss,
-  combine,
-  dispatch,
-  dot,
-  map,
-  mean,
-  model,
-  mul,
-  route,
-  type RoutingPreset,
-  sum,
-  upTo,
-} from "../compiler/mod.ts";
-import type { Graph } from "../compiler/graph/graph.ts";
-import { trace } from "../compiler/graph/trace.ts";
-import { GRADIENT_NORM, trainStep } from "../compiler/graph/train_step.ts";
-import { lowerScalars } from "../compiler/scalars.ts";
+import { GRADIENT_NORM } from "../compiler/graph/train_step.ts";
 import { createSession, type Device } from "../runtime/mod.ts";
 import { formatPlan } from "../spec/mod.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
@@ -34,8 +16,8 @@ import {
   runCase,
   skip,
   tensorsOf,
-  waves,
 } from "./helpers/run_model.ts";
+import { CALLS, layer, stepCase } from "./helpers/training_layer.ts";
 
 t.teardown(closeDevices);
 
@@ -51,38 +33,6 @@ const MESHES: readonly { readonly [axis: string]: number }[] = [
   { ep: 3 },
   { dp: 2, ep: 3 },
 ];
-
-/** A layer of experts; its gain is used before and after, and by itself in the loss. */
-function layer(preset: RoutingPreset, topK: number) {
-  return model({ token: upTo(40), embed: 6, ffn: 5, expert: 8 }, (m) => {
-    const gain = m.param("gain", "embed");
-    const x = mul(m.input("x", "token embed"), gain);
-    const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const routing = route(logits, { over: "expert", topK, preset });
-    const sent = dispatch(x, routing);
-    const hidden = map(
-      (g, u) => g / (1 + Math.exp(-g)) * u,
-      dot(sent, m.param("gate.{expert}", "expert ffn embed"), "embed"),
-      add(
-        dot(sent, m.param("up.{expert}", "expert ffn embed"), "embed"),
-        m.param("bias.{expert}", "expert ffn"),
-      ),
-    );
-    const done = dot(
-      hidden,
-      m.param("down.{expert}", "expert embed ffn"),
-      "ffn",
-    );
-    const y = add(mul(combine(done, routing), gain), x);
-    const squares = mean(sum(map((v) => v * v - 0.5 * v, y), "embed"), "token");
-    const balance = balancingLoss(logits, routing, { over: "expert" });
-    const decay = sum(map((g) => 0.1 * g * g, gain), "embed");
-    return { loss: add(add(squares, mul(balance, 0.3)), decay), balance };
-  });
-}
-
-/** Calls with many tokens, with fewer than ranks, and with one. */
-const CALLS = [{ x: waves(37 * 6) }, { x: waves(3 * 6) }, { x: waves(6) }];
 
 for (
   const [preset, topK] of [
@@ -114,22 +64,8 @@ t.test("gradients on four ranks of a GPU", { skip }, async (t) => {
   await matches(t, { model, calls: CALLS, tolerance: 1e-5 }, "gpu", [{ mesh }]);
 });
 
-/** A step whose gradients are clipped, so that what it does depends on their norm. */
-async function clippedStep(): Promise<Graph> {
-  const graph = trace(layer("mixtral", 2));
-  return trainStep(graph, {
-    loss: "loss",
-    optimizer: { kind: "sgd", momentum: 0.5 },
-    clipNorm: 0.05,
-  }, await lowerScalars(graph));
-}
-
 t.test("the norm of gradients counts every parameter once", async (t) => {
-  const calls = CALLS.slice(0, 2).map((call, i) => ({
-    ...{ ...call, learning_rate: [0.1], step: [i + 1] },
-  }));
-  const step = await clippedStep();
-  const of: Case = { model: step, calls, tolerance: 1e-5 };
+  const of = await stepCase();
   await matches(t, of, "cpu", MESHES.map((mesh) => ({ mesh })));
   const [first, second] = await runCase(of, "cpu", { mesh: { dp: 2, ep: 2 } });
   const norm = first![GRADIENT_NORM]!.data[0]!;

@@ -1,0 +1,137 @@
+/** Rules of the verifier that concern sums which ranks hold in parts: no update, output or gather takes a part for the whole. */
+
+import t from "tap";
+import {
+  combine,
+  dispatch,
+  dot,
+  map,
+  mean,
+  model,
+  route,
+  sum,
+  upTo,
+} from "../compiler/mod.ts";
+import { compileGraph } from "../compiler/compile.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import { trainStep } from "../compiler/graph/train_step.ts";
+import { lowerScalars } from "../compiler/scalars.ts";
+import { stringifyPlan } from "../spec/json.ts";
+import type { Plan } from "../spec/plan.ts";
+import { type RuleName, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
+import { copyPlan } from "./helpers/plans.ts";
+
+/** A step of training a router and its experts on four ranks. */
+async function trainingPlan(): Promise<Plan> {
+  const graph = trace(
+    model({ token: upTo(16), embed: 4, expert: 4 }, (m) => {
+      const x = m.input("x", "token embed");
+      const logits = dot(x, m.param("router", "expert embed"), "embed");
+      const routing = route(logits, { over: "expert", topK: 2 });
+      const scaled = map(
+        (v, s) => v * s,
+        dispatch(x, routing),
+        m.param("scale", "expert embed"),
+      );
+      const y = combine(scaled, routing);
+      return { loss: mean(sum(map((v) => v * v, y), "embed"), "token") };
+    }),
+  );
+  const step = trainStep(
+    graph,
+    { loss: "loss", optimizer: { kind: "sgd" } },
+    await lowerScalars(graph),
+  );
+  return await compileGraph(step, { mesh: { dp: 2, ep: 2 } });
+}
+
+const plan = await trainingPlan();
+/** The gather of the parts of the router's gradient. */
+const GATHER = steps(plan as Draft).findIndex((step) =>
+  step.op === "allGather" && step.over.length === 2 &&
+  plan.buffers[step.from]!.partial !== undefined
+);
+const gather = (draft: Draft) => stepAt(draft, "allGather", GATHER);
+const part = (draft: Draft) => draft.buffers[gather(draft).from]!;
+/** The whole of it, as the launch after the gather makes it. */
+const whole = (draft: Draft) => {
+  const { bindings } = stepAt(draft, "launch", GATHER + 1);
+  return Object.values(bindings).find((name) => name !== gather(draft).to)!;
+};
+
+t.test("what the compiler makes is legal, also read back", (t) => {
+  t.strictSame(part(plan as Draft).partial, ["dp", "ep"]);
+  t.same(verifyPlan(plan), []);
+  t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
+  t.end();
+});
+
+const BROKEN: readonly (readonly [
+  name: string,
+  rule: RuleName,
+  message: RegExp,
+  mutate: (draft: Draft) => void,
+])[] = [
+  ["an update that reads a part", "partial", /take it for all of it/, (p) => {
+    const sum = whole(p);
+    for (const step of steps(p).slice(GATHER + 2)) {
+      if (step.op !== "launch") continue;
+      for (const [binding, name] of Object.entries(step.bindings)) {
+        if (name === sum) step.bindings[binding] = gather(p).from;
+      }
+    }
+  }],
+  ["a parameter that becomes a part", "partial", /read buffer/, (p) => {
+    const copy = steps(p).find((step) =>
+      step.op === "copy" && step.to === "router"
+    );
+    if (copy?.op !== "copy") throw new Error("router is not updated");
+    copy.from = gather(p).from;
+  }],
+  ["an output that is a part", "partial", /of kind 'output'/, (p) => {
+    p.buffers["loss"]!.partial = ["dp"];
+  }],
+  ["parts that are no numbers to add", "partial", /it is u32/, (p) => {
+    const counts = Object.values(p.buffers).find(({ name }) =>
+      name === "sendRow"
+    )!;
+    counts.partial = ["ep"];
+  }],
+  ["a part over nothing", "partial", /keep a part/, (p) => {
+    part(p).partial = [];
+  }],
+  ["a gather of some of the parts", "partial", /gathered over dp\+ep/, (p) => {
+    part(p).partial = ["ep"];
+  }],
+  ["gathered parts that are parts still", "partial", /gather '/, (p) => {
+    p.buffers[gather(p).to]!.partial = ["dp", "ep"];
+  }],
+  ["a part of another sum", "partial", /for one over ep/, (p) => {
+    const first = steps(p).findIndex((step) =>
+      step.op === "launch" &&
+      Object.values(step.bindings).includes(gather(p).from)
+    );
+    const { bindings } = stepAt(p, "launch", first);
+    const other = Object.values(bindings).find((name) =>
+      name !== gather(p).from && p.buffers[name]!.kind === "scratch"
+    )!;
+    p.buffers[other]!.partial = ["dp"];
+    part(p).partial = ["ep"];
+  }],
+  ["parts over no mesh axis", "references", /'ghost'.*no axis/, (p) => {
+    part(p).partial = ["ghost"];
+  }],
+];
+for (const [name, rule, message, mutate] of BROKEN) {
+  t.test(`${name} is refused`, (t) => {
+    const draft = copyPlan(plan);
+    mutate(draft);
+    const errors = verifyPlan(draft);
+    const found = errors.find((error) =>
+      error.rule === rule && message.test(error.message)
+    );
+    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
+    t.end();
+  });
+}
