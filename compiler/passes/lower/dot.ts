@@ -30,6 +30,7 @@ import {
   rowIn,
   storeTo,
 } from "./emit.ts";
+import { rowMajorStorage } from "./elementwise.ts";
 import { dotShape } from "./params.ts";
 import { atRow, placesOf } from "./places.ts";
 import { storageFor } from "./storage.ts";
@@ -44,13 +45,22 @@ export function isMatmul(
   if (node.primitive !== "dot") return false;
   const layout = layouts.get(node.inputs[1]!);
   if (!layout) return false;
-  const { batch, over, rows, columns } = dotShape(node);
+  const { batch, over, columns } = dotShape(node);
   const wanted = [...batch, ...over, ...columns];
   if (layout.axes.join() !== wanted.join() || columns.length === 0) {
     return false;
   }
   if (columns.length > 1 && layout.rowStride !== undefined) return false;
   if (layout.splitsWords) return false;
+  return hasMatmulShape(node, dispatched);
+}
+
+/** Whether a dot has rows on the left, columns on the right, and no batch axis but experts of dispatched rows. */
+function hasMatmulShape(
+  node: NodeOf<"dot">,
+  dispatched: ReadonlyMap<Node, Node>,
+): boolean {
+  const { batch, rows } = dotShape(node);
   const route = dispatched.get(node.inputs[0]!);
   if (!route) return batch.length === 0 && rows.length > 0;
   return isRouting(route) && batch.length === 1 &&
@@ -58,11 +68,31 @@ export function isMatmul(
     rows.join() === route.params.slot;
 }
 
-/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. */
+/**
+ * A parameter that lies for another contraction, as for that of the forward pass where this one is of its gradient,
+ * written again as the tiled kernel wants it: a pass over the weights, and many fewer over the rows. Undefined where that
+ * is no help.
+ */
+export function turnedRight(
+  lowering: Lowering,
+  node: NodeOf<"dot">,
+): Storage | undefined {
+  const right = node.inputs[1]!;
+  const layout = lowering.layouts.get(right);
+  const { batch, over, columns } = dotShape(node);
+  const fits = layout !== undefined && layout.stored !== "mxfp4" &&
+    columns.length > 0 && hasMatmulShape(node, lowering.dispatched);
+  return fits
+    ? rowMajorStorage(lowering, right, [...batch, ...over, ...columns])
+    : undefined;
+}
+
+/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `turned` is the right operand, if it does not lie as it should. */
 export function lowerMatmul(
   lowering: Lowering,
   target: Node,
   dots: readonly NodeOf<"dot">[],
+  turned?: Storage,
 ): void {
   const scope = new KernelScope(lowering);
   const [first] = dots;
@@ -75,7 +105,7 @@ export function lowerMatmul(
   const routing = route ? lowering.routings.get(route)! : undefined;
   const storage = storageFor(lowering, target);
   const weights = dots.map((dot) => {
-    const param = lowering.storages.get(dot.inputs[1]!)!;
+    const param = turned ?? lowering.storages.get(dot.inputs[1]!)!;
     return {
       binding: scope.read(param.buffer),
       stored: param.scales === undefined ? param.dtype : "mxfp4" as const,

@@ -103,19 +103,33 @@ export function rowMajorBuffer(
   node: Node,
   axes: readonly string[],
 ): string {
+  return rowMajorStorage(lowering, node, axes).buffer;
+}
+
+/** The same, with what else is known of it; of a value that lies by expert, the rank's own part. */
+export function rowMajorStorage(
+  lowering: Lowering,
+  node: Node,
+  axes: readonly string[],
+): Storage {
   const found = lowering.storages.get(node);
   invariant(found, `'${node.primitive}' is not stored`);
   const dtype = storedDType(node.dtype);
   const plain = !found.rows && found.rowStride === undefined &&
     found.dtype === dtype && found.axes.join() === axes.join();
-  if (plain) return found.buffer;
+  if (plain) return found;
+  const expert = lowering.sharded.get(node);
   const buffer = addScratch(
     lowering,
     "ordered",
     dtype,
-    bufferAxes(lowering, axes),
+    ownPart(lowering, bufferAxes(lowering, axes), expert),
   );
   markPartial(lowering, node, buffer);
-  copyTo(lowering, node, { buffer, dtype, axes });
-  return buffer;
+  const storage = {
+    ...{ buffer, dtype, axes },
+    ...expert === undefined ? {} : { localExperts: expert },
+  };
+  copyTo(lowering, node, storage);
+  return storage;
 }

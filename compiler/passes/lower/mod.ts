@@ -28,7 +28,7 @@ import {
   LENGTHS,
   type Lowering,
 } from "./context.ts";
-import { isMatmul, lowerContract, lowerMatmul } from "./dot.ts";
+import { isMatmul, lowerContract, lowerMatmul, turnedRight } from "./dot.ts";
 import {
   lowerCacheWrite,
   lowerElementwise,
@@ -157,8 +157,11 @@ function addSource(
 
 function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
   if (isMatmul(node, lowering.layouts, lowering.dispatched)) {
-    lowerMatmul(lowering, node, [node]);
-  } else lowerContract(lowering, node);
+    return lowerMatmul(lowering, node, [node]);
+  }
+  const turned = turnedRight(lowering, node);
+  if (turned) lowerMatmul(lowering, node, [node], turned);
+  else lowerContract(lowering, node);
 }
 
 /** cos and sin by position, made at load. */
