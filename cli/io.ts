@@ -26,6 +26,8 @@ export interface CliIo {
   places(): Promise<AdapterPlaces>;
   /** Milliseconds. */
   now(): number;
+  /** Do something at Ctrl-C, once, instead of ending at once; returns what undoes it. */
+  onInterrupt(action: () => void): () => void;
 }
 
 /** Whoever read the output has gone; that is no error. */
@@ -56,6 +58,10 @@ export function processIo(): CliIo {
     graphics: hasGraphics(),
     places: adapterPlaces,
     now: () => performance.now(),
+    onInterrupt: (action) => {
+      process.once("SIGINT", action);
+      return () => process.off("SIGINT", action);
+    },
   };
 }
 

@@ -8,6 +8,7 @@ import { launchCommand } from "./commands/launch.ts";
 import { planCommand } from "./commands/plan.ts";
 import { routersCommand } from "./commands/routers.ts";
 import { runCommand } from "./commands/run.ts";
+import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags.ts";
@@ -45,6 +46,7 @@ export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
     });
   addInspectCommands(program, io, hooks);
   addRunCommands(program, io, hooks);
+  addTrainCommand(program, io, hooks);
   return program;
 }
 
@@ -208,26 +210,87 @@ function addRunCommands(
     .option("--json", "machine-readable output of the command")
     .argument(
       "<args...>",
-      "'run', 'generate' or 'devices --all' with its arguments, behind --",
+      "'run', 'generate', 'train' or 'devices --all' with its arguments, behind --",
     )
     .action(async (args, flags) =>
       finish(await launchCommand(io, args, flags))
     );
 }
 
+function addTrainCommand(
+  program: Command,
+  io: CliIo,
+  { finish }: ProgramHooks,
+): void {
+  deviceFlags(meshFlags(
+    program.command("train")
+      .description("train a model on text; without weights, from random ones")
+      .argument("<checkpoint>", "folder with config.json and a tokenizer"),
+  ))
+    .requiredOption("--data <files...>", "texts, plain or compressed by gzip")
+    .requiredOption("--out <folder>", "where checkpoints go")
+    .requiredOption("--steps <n>", "steps in all", integer("--steps", 1))
+    .option("--batch <n>", "sequences of a step (8)", integer("--batch", 1))
+    .option(
+      "--length <n>",
+      "tokens of a sequence (128)",
+      integer("--length", 1),
+    )
+    .addOption(
+      new Option("--optimizer <name>", "adamw or sgd (adamw)")
+        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
+    )
+    .option("--lr <rate>", "learning rate (0.001)", notNegative("--lr"))
+    .option(
+      "--warmup <n>",
+      "steps until it is reached (0)",
+      integer("--warmup", 0),
+    )
+    .option(
+      "--decay <n>",
+      "step at which it is lowest, along a cosine (--steps)",
+      integer("--decay", 0),
+    )
+    .option(
+      "--floor <share>",
+      "the lowest, as a share of --lr (0.1)",
+      notNegative("--floor"),
+    )
+    .option("--beta1 <b>", "of AdamW (0.9)", notNegative("--beta1"))
+    .option("--beta2 <b>", "of AdamW (0.95)", notNegative("--beta2"))
+    .option("--momentum <m>", "of SGD (0.9)", notNegative("--momentum"))
+    .option(
+      "--weight-decay <w>",
+      "weight decay; default: the optimizer's own",
+      notNegative("--weight-decay"),
+    )
+    .option(
+      "--clip <norm>",
+      "longest gradient, all parameters together (1)",
+      positive("--clip", 1e30),
+    )
+    .option(
+      "--aux <weight>",
+      "weight of the loss that balances experts; default: config.json",
+      notNegative("--aux"),
+    )
+    .option("--seed <s>", "same seed, same training (0)", integer("--seed", 0))
+    .option(
+      "--save-every <n>",
+      "steps from checkpoint to checkpoint; default: only at the end",
+      integer("--save-every", 1),
+    )
+    .option("--resume", "go on with the training in --out")
+    .option("--tokenizer <folder>", "where the tokenizer is; default: there")
+    .option("--json", "metrics as JSON lines")
+    .action(async (folder, flags) =>
+      finish(await trainCommand(io, folder, flags))
+    );
+}
+
 /** `meshes` takes every mesh that is given. */
 function planFlags(command: Command, meshes: Mesh[] = []): Command {
-  return command
-    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", (text) => {
-      const mesh = parseMesh(text);
-      meshes.push(mesh);
-      return mesh;
-    })
-    .option(
-      "--place <axes>",
-      "where tensor axes lie, such as expert=ep,token=dp+ep",
-      parsePlace,
-    )
+  return meshFlags(command, meshes)
     .option(
       "--max-tokens <n>",
       "tokens of one step",
@@ -247,6 +310,20 @@ function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "--chunks <n>",
       "parts in which experts' rows travel, one while another is computed (1)",
       integer("--chunks", 1),
+    );
+}
+
+function meshFlags(command: Command, meshes: Mesh[] = []): Command {
+  return command
+    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", (text) => {
+      const mesh = parseMesh(text);
+      meshes.push(mesh);
+      return mesh;
+    })
+    .option(
+      "--place <axes>",
+      "where tensor axes lie, such as expert=ep,token=dp+ep",
+      parsePlace,
     );
 }
 

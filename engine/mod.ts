@@ -57,6 +57,18 @@ export {
   type SceneOptions,
   timeText,
 } from "./predict/mod.ts";
+export {
+  adamW,
+  rateAt,
+  readTraining,
+  type Schedule,
+  sgd,
+  type StepMetrics,
+  train,
+  type TrainingState,
+  type TrainOptions,
+  type TrainSettings,
+} from "./train/mod.ts";
 export { VERSION } from "./version.ts";
 export {
   gumbelNoise,

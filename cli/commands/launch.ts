@@ -23,7 +23,7 @@ export interface LaunchFlags {
 }
 
 /** Commands that have ranks. */
-const COMMANDS = ["run", "generate", "devices"];
+const COMMANDS = ["run", "generate", "train", "devices"];
 
 /** Run a command as ranks; returns the exit code of the rank that failed, or 0. */
 export async function launchCommand(
@@ -76,7 +76,7 @@ function fileOf(name: string): string {
 function checkCommand(command: string, rest: readonly string[]): void {
   if (!COMMANDS.includes(command)) {
     throw new UsageError(
-      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate' or 'devices' behind --`,
+      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate', 'train' or 'devices' behind --`,
     );
   }
   if (command === "devices" && !rest.includes("--all")) {

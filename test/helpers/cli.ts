@@ -40,6 +40,7 @@ export async function switchyard(
     graphics: true,
     places: adapterPlaces,
     now: () => performance.now(),
+    onInterrupt: () => () => {},
   };
   const code = await main(argv, io);
   return { code, out, err };
