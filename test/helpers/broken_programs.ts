@@ -161,6 +161,9 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
     p.buffers.dot!.allocation = p.buffers.router!.allocation;
   }),
+  broken("logits in parts", "partial", ROUTE, /part of a sum over ep/, (p) => {
+    p.buffers.dot!.partial = ["ep"];
+  }),
 
   // Collectives.
   broken(
