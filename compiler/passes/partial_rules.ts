@@ -15,19 +15,24 @@ type Rule<P extends Primitive> = (
 ) => boolean;
 
 /** It needs all of every operand. */
-const whole = () => false;
+function whole(): boolean {
+  return false;
+}
 
 /** It is linear in its first operand. */
-const first = (_: unknown, [x, ...rest]: readonly boolean[]) =>
-  x === true && !rest.includes(true);
+function first(_: unknown, [x, ...rest]: readonly boolean[]): boolean {
+  return x === true && !rest.includes(true);
+}
 
 /** It is linear in each of its operands, not in several together. */
-const oneOf = (_: unknown, parts: readonly boolean[]) =>
-  parts.filter(Boolean).length === 1;
+function oneOf(_: unknown, parts: readonly boolean[]): boolean {
+  return parts.filter(Boolean).length === 1;
+}
 
 /** It is linear in all of its operands together. */
-const together = (_: unknown, parts: readonly boolean[]) =>
-  parts.every(Boolean);
+function together(_: unknown, parts: readonly boolean[]): boolean {
+  return parts.every(Boolean);
+}
 
 /** The rules. A primitive without one does not compile. */
 export const PARTIAL: { readonly [P in Primitive]: Rule<P> } = {
