@@ -1,6 +1,18 @@
 /** Training on meshes: losses, gradients, norms and steps are those of one rank, wherever tokens and experts lie. */
 
 import t from "tap";
+import {
+  add,
+  dot,
+  map,
+  mean,
+  merge,
+  model,
+  split,
+  sum,
+  transpose,
+  upTo,
+} from "../compiler/mod.ts";
 import { GRADIENT_NORM } from "../compiler/graph/train_step.ts";
 import { createSession, type Device } from "../runtime/mod.ts";
 import { formatPlan } from "../spec/mod.ts";
@@ -71,6 +83,36 @@ t.test("the norm of gradients counts every parameter once", async (t) => {
   const norm = first![GRADIENT_NORM]!.data[0]!;
   t.ok(norm > 0.05, `the norm ${norm} is clipped`);
   t.not(second!["loss"]!.data[0], first!["loss"]!.data[0]);
+});
+
+t.test("parts are added and turned before they travel", async (t) => {
+  const of: Case = {
+    model: await graphWithGradients(
+      model({ token: upTo(11), a: 4, b: 3 }, (m) => {
+        const x = m.input("x", "token a");
+        const w = m.param("w", "a b");
+        const turned = split(
+          merge(transpose(w, "b a"), "b a", "ba"),
+          "ba",
+          "b a",
+        );
+        const y = add(
+          dot(x, map((v) => 3 * v, turned), "a"),
+          dot(x, w, "a"),
+        );
+        const squares = map((v) => v * v, y);
+        return { loss: mean(sum(squares, "b"), "token") };
+      }),
+    ),
+    tolerance: 1e-5,
+  };
+  const options = { mesh: { dp: 3 }, place: { token: "dp" } };
+  await matches(t, of, "cpu", [options]);
+  const plan = await compileCase(of, options);
+  const sums = plan.programs[0]!.steps.filter((step) =>
+    step.op === "allGather" && step.rows === undefined
+  );
+  t.equal(sums.length, 1, "one collective for the two uses of a parameter");
 });
 
 t.test("bytes of sums are those predicted, and the plan says them", async (t) => {
