@@ -14,6 +14,7 @@ import {
   writeRaw,
 } from "../helpers/cli.ts";
 import { BIN, LAUNCHERS, start, startWith } from "../helpers/mpi.ts";
+import type { RankCase } from "../helpers/run_rank.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
@@ -23,11 +24,16 @@ const DEMO = checkpointFolder("demo-lm");
 const LAYER = repositoryFile("examples/layer.ts");
 const WHOLE = repositoryFile("test/fixtures/mpi/whole.ts");
 
-/** What is run: arguments without devices, and on which meshes. */
+/** What is run, and on which meshes. */
 interface Case {
   readonly name: string;
-  readonly argv: readonly string[];
-  readonly meshes: readonly string[];
+  readonly model: string;
+  readonly inputs: string;
+  readonly weights?: string;
+  /** Each by a job of its own. */
+  readonly launched: readonly string[];
+  /** With the other cases by one job for each number of ranks. */
+  readonly together: readonly string[];
 }
 
 const scratch = temporaryFolder(t);
@@ -66,38 +72,60 @@ await writeRaw(file("whole.in"), {
 const CASES: readonly Case[] = [
   {
     name: "the layer",
-    argv: [
-      ...["run", LAYER, "--inputs", file("layer.in")],
-      ...["--weights", file("layer.weights")],
-    ],
-    meshes: ["ep=2", "ep=4", "ep=8"],
+    model: LAYER,
+    inputs: file("layer.in"),
+    weights: file("layer.weights"),
+    launched: ["ep=4"],
+    together: ["ep=2", "dp=2,ep=2", "ep=8"],
   },
   {
     name: "the bundled checkpoint",
-    argv: ["run", DEMO, "--inputs", file("ids")],
-    meshes: ["ep=2", "dp=2,ep=2", "ep=8"],
+    model: DEMO,
+    inputs: file("ids"),
+    launched: ["dp=2,ep=2"],
+    together: ["ep=2", "ep=4", "ep=8"],
   },
   {
     name: "a DeepSeek-V3",
-    argv: ["run", DEEPSEEK, "--inputs", file("ids")],
-    meshes: ["ep=2", "ep=4", "dp=2,ep=4"],
+    model: DEEPSEEK,
+    inputs: file("ids"),
+    launched: [],
+    together: ["ep=2", "ep=4", "dp=2,ep=4"],
   },
   {
     name: "a gpt-oss",
-    argv: ["run", GPT_OSS, "--inputs", file("ids")],
-    meshes: ["dp=2", "ep=4", "ep=8"],
-  },
-  {
-    name: "what looks at all tokens",
-    argv: ["run", WHOLE, "--inputs", file("whole.in")],
-    meshes: ["ep=3"],
+    model: GPT_OSS,
+    inputs: file("ids"),
+    launched: [],
+    together: ["dp=2", "ep=4", "ep=8"],
   },
   {
     name: "six experts",
-    argv: ["run", MIXTRAL, "--inputs", file("ids")],
-    meshes: ["ep=4"],
+    model: MIXTRAL,
+    inputs: file("ids"),
+    launched: ["ep=4"],
+    together: [],
+  },
+  {
+    name: "what looks at all tokens",
+    model: WHOLE,
+    inputs: file("whole.in"),
+    launched: ["ep=3"],
+    together: [],
   },
 ];
+
+/** The command line of a case. */
+function runOf(
+  { model, inputs, weights }: Case,
+  mesh: string,
+): readonly string[] {
+  return [
+    ...["run", model, "--inputs", inputs, "--mesh", mesh],
+    ...["--adapter", "cpu", "--check"],
+    ...weights === undefined ? [] : ["--weights", weights],
+  ];
+}
 
 const GENERATE = [
   ...["generate", DEMO, "--prompt", "Once upon a time"],
@@ -154,29 +182,69 @@ for (const launcher of LAUNCHERS) {
   const launch = (n: number, argv: readonly string[]) =>
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
-  for (const { name: what, argv, meshes } of CASES) {
-    for (const mesh of meshes) {
-      t.test(`${name}: ${what} on ${mesh} gives the bytes of a shared device`, {
+  for (const one of CASES) {
+    for (const mesh of one.launched) {
+      t.test(
+        `${name}: ${one.name} on ${mesh} gives the bytes of a shared device`,
+        {
+          skip,
+        },
+        async (t) => {
+          const ranks = ranksOf(mesh);
+          const run = runOf(one, mesh);
+          const wanted = await sharedBytes(run);
+          const { code, out, err } = await launch(ranks, [
+            ...[...run, "--json", "--outputs", file("mpi")],
+          ]).ended;
+          t.strictSame([code, err], [0, ""]);
+          t.ok(readFileSync(file("mpi")).equals(wanted), "the same bytes");
+          const report = JSON.parse(out) as Ranks;
+          t.strictSame(
+            report.ranks.map(({ rank }) => rank),
+            Array.from({ length: ranks }, (_, rank) => rank),
+          );
+          const [predicted, actual] = figures(report);
+          t.ok(actual.length >= 5 * ranks);
+          t.strictSame(actual, predicted, "memory and bytes as predicted");
+        },
+      );
+    }
+  }
+
+  for (const ranks of [2, 4, 8]) {
+    t.test(
+      `${name}: models on ${ranks} ranks give the bytes of a shared device`,
+      {
         skip,
-      }, async (t) => {
-        const ranks = ranksOf(mesh);
-        const run = [...argv, "--mesh", mesh, "--adapter", "cpu", "--check"];
-        const wanted = await sharedBytes(run);
-        const { code, out, err } = await launch(ranks, [
-          ...[...run, "--json", "--outputs", file("mpi")],
+      },
+      async (t) => {
+        const cases = CASES.flatMap((one) =>
+          one.together.filter((mesh) => ranksOf(mesh) === ranks)
+            .map((mesh) => ({ one, mesh }))
+        );
+        t.equal(cases.length, 4);
+        const list = cases.map(({ one, mesh }, i): RankCase => ({
+          ...{ model: one.model, inputs: one.inputs, mesh },
+          ...one.weights === undefined ? {} : { weights: one.weights },
+          outputs: file(`mpi.${i}`),
+        }));
+        await writeFile(file("cases.json"), JSON.stringify(list));
+        const { code, err } = await start(command!, [
+          ...launcherArguments(launcher.family, {
+            ranks,
+            root: process.getuid?.() === 0,
+          }),
+          ...[process.execPath, "--import", "tsx"],
+          ...[repositoryFile("test/helpers/run_rank.ts"), file("cases.json")],
         ]).ended;
         t.strictSame([code, err], [0, ""]);
-        t.ok(readFileSync(file("mpi")).equals(wanted), "the same bytes");
-        const report = JSON.parse(out) as Ranks;
-        t.strictSame(
-          report.ranks.map(({ rank }) => rank),
-          Array.from({ length: ranks }, (_, rank) => rank),
-        );
-        const [predicted, actual] = figures(report);
-        t.ok(actual.length >= 5 * ranks);
-        t.strictSame(actual, predicted, "memory and bytes as predicted");
-      });
-    }
+        for (const [i, { one, mesh }] of cases.entries()) {
+          const wanted = await sharedBytes(runOf(one, mesh));
+          const found = readFileSync(list[i]!.outputs);
+          t.ok(found.equals(wanted), `${one.name} on ${mesh}`);
+        }
+      },
+    );
   }
 
   t.test(`${name}: generate prints what a shared device gives, once`, {

@@ -1,0 +1,49 @@
+/**
+ * A rank of an MPI job that runs several targets, one after the other: `run_rank.ts CASES`, a JSON file of `RankCase`s.
+ * As 'switchyard run' does, without starting processes anew for each.
+ */
+
+import { readFileSync } from "node:fs";
+import process from "node:process";
+import { nodeFiles } from "../../cli/files.ts";
+import {
+  loadTarget,
+  needOf,
+  openTarget,
+  readBatch,
+  readTensors,
+  runOpened,
+  writeSafetensors,
+} from "../../engine/mod.ts";
+import { openWorld } from "../../runtime/mpi/mod.ts";
+import { meshOf } from "./checkpoints.ts";
+
+/** What is run, and where its outputs go. */
+export interface RankCase {
+  readonly model: string;
+  readonly inputs: string;
+  readonly weights?: string;
+  readonly mesh: string;
+  readonly outputs: string;
+}
+
+const files = nodeFiles();
+const [list = ""] = process.argv.slice(2);
+for (const one of JSON.parse(readFileSync(list, "utf8")) as RankCase[]) {
+  const target = await loadTarget(one.model, files);
+  const inputs = await readTensors(one.inputs, files);
+  const opened = await openTarget(target, files, {
+    sharing: "mpi",
+    adapter: "cpu",
+    mesh: meshOf(one.mesh),
+    check: true,
+    ...target.kind === "checkpoint" ? { need: needOf(readBatch(inputs)) } : {},
+    ...one.weights === undefined ? {} : { weights: one.weights },
+  });
+  const outputs = await runOpened(opened, inputs);
+  if (opened.rank === 0) {
+    await files.write(one.outputs, [writeSafetensors(outputs)]);
+  }
+  await opened.close();
+}
+await (await openWorld()).finish();
