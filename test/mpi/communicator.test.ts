@@ -1,4 +1,5 @@
 // The communicator between processes: every word where it belongs, groups, long messages, and what is said of ranks that are out of step.
+import { readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -6,7 +7,8 @@ import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { listAdapters } from "../../runtime/mod.ts";
 import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
-import { LAUNCHERS, start } from "../helpers/mpi.ts";
+import { checkpointFolder } from "../helpers/checkpoints.ts";
+import { BIN, LAUNCHERS, start } from "../helpers/mpi.ts";
 
 const RANK = fileURLToPath(
   new URL("../helpers/exchange_rank.ts", import.meta.url),
@@ -88,3 +90,21 @@ for (const { name, command, family, skip } of LAUNCHERS) {
     });
   });
 }
+
+t.test("a process that no launcher started leaves no shared memory", {
+  skip: LAUNCHERS.every(({ skip }) => skip) ? "no MPI is installed" : false,
+}, async (t) => {
+  // What Open MPI calls its files for a job that is no launcher's.
+  const lying = () =>
+    readdirSync("/dev/shm").filter((name) =>
+      /^sm_segment.*0000\.\d+$/.test(name)
+    );
+  const before = lying();
+  const { code, out } = await start(process.execPath, [
+    ...[BIN, "generate", checkpointFolder("demo-lm"), "--tokens", "1"],
+    ...["--max-new-tokens", "1", "--adapter", "cpu", "--devices", "mpi"],
+  ]).ended;
+  t.equal(code, 0);
+  t.not(out, "");
+  t.strictSame(lying(), before);
+});
