@@ -92,8 +92,10 @@ export async function measureDevice(
     const tokens = tokensOfAWorkgroup(plan);
     return [1, 8, 1024 / tokens].map((n) => ({ tokens: n * tokens }));
   });
-  const parallel = selected.threads ??
-    Math.max(1, rate(many!) / rate(one!));
+  const parallel = Math.max(
+    1,
+    Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
+  );
   const alone = 8 * net(one!) / NARROW;
   const grain = net(eight!) / NARROW - alone / Math.min(parallel, 8);
   return {

@@ -7,7 +7,7 @@ import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
 export interface KernelWork {
   /** Multiply-adds: `fma` nodes. */
   readonly multiplyAdds: number;
-  /** All other arithmetic, index arithmetic included, and loads and stores; a call such as `exp` counts as `CALL_OPERATIONS`. */
+  /** All other arithmetic, index arithmetic included, and loads and stores; some count as several, see below. */
   readonly operations: number;
   /** Bytes loaded from and stored to each binding, in the order of the kernel's bindings. */
   readonly loads: readonly number[];
@@ -18,6 +18,9 @@ export interface KernelWork {
 
 /** Operations that `exp`, `log`, `sin`, `cos`, `tanh` and `pow` stand for. */
 export const CALL_OPERATIONS = 16;
+
+/** Operations that a load or store stands for whose index differs between invocations: they do not share it. */
+export const SCATTERED_OPERATIONS = 5;
 
 const CALLS: ReadonlySet<string> = new Set(
   ["exp", "log", "sin", "cos", "tanh", "pow"],
@@ -63,6 +66,12 @@ class Walk {
   totals: number[];
   readonly #at: Invocation | undefined;
   readonly #known = new Map<string, Value>();
+  /** Variables that may differ between the invocations of a workgroup. */
+  readonly #varying = new Set<string>();
+  /** Whether the value looked at last may. */
+  #varies = false;
+  /** Inside of a condition that may. */
+  #diverged = false;
   readonly #loads = new Map<string, number>();
   readonly #stores = new Map<string, number>();
 
@@ -89,11 +98,15 @@ class Walk {
       case "var":
       case "set":
         this.#known.set(s.name, this.#value(s.value, times));
+        this.#mark(s.name, this.#varies);
         return;
       case "store": {
-        this.#add(OTHER, times);
-        this.#add(this.#stores.get(s.binding)!, times * bytesOf(s.value.type));
+        this.#add(
+          this.#stores.get(s.binding)!,
+          times * bytesOf(s.value.type),
+        );
         const index = this.#value(s.index, times);
+        this.#access(times);
         const value = this.#value(s.value, times);
         if (index !== undefined) this.#at?.store?.(s.binding, index, value);
         return;
@@ -112,22 +125,25 @@ class Walk {
 
   #branch(s: Stmt & { readonly op: "if" }, times: number): void {
     const condition = this.#value(s.condition, times);
+    const outside = this.#diverged;
+    this.#diverged ||= this.#varies;
     if (condition !== undefined) {
-      return this.block(condition ? s.then : s.else ?? [], times);
+      this.block(condition ? s.then : s.else ?? [], times);
+    } else {
+      const before = [...this.totals];
+      this.block(s.then, times);
+      const first = this.totals;
+      this.totals = before;
+      this.block(s.else ?? [], times);
+      this.totals = this.totals.map((n, i) => Math.max(n, first[i]!));
+      this.#forget([...s.then, ...s.else ?? []]);
     }
-    const before = [...this.totals];
-    this.block(s.then, times);
-    const first = this.totals;
-    this.totals = before;
-    this.block(s.else ?? [], times);
-    this.totals = this.totals.map((n, i) => Math.max(n, first[i]!));
-    this.#forget([...s.then, ...s.else ?? []]);
+    this.#diverged = outside;
   }
 
   #loop(s: Stmt & { readonly op: "for" }, times: number): void {
-    const [from, to, step] = [s.from, s.to, s.step].map((e) =>
-      this.#value(e, times)
-    );
+    const [from, to, step] = this.#all(times, s.from, s.to, s.step);
+    this.#mark(s.name, this.#varies);
     if (from === undefined || to === undefined || !step) {
       this.exact = false;
       this.#forget(s.body);
@@ -155,18 +171,43 @@ class Walk {
     } else for (let i = 1; i < turns - 1; i++) turn(i);
   }
 
+  #mark(name: string, varies: boolean): void {
+    if (varies || this.#diverged) this.#varying.add(name);
+    else this.#varying.delete(name);
+  }
+
+  /** Count a load or store, whose index was looked at last. */
+  #access(times: number): void {
+    this.#add(OTHER, this.#varies ? times * SCATTERED_OPERATIONS : times);
+  }
+
+  /** Several values; what is made of them varies if one of them does. */
+  #all(times: number, ...es: readonly Expr[]): Value[] {
+    let varies = false;
+    const values = es.map((e) => {
+      const value = this.#value(e, times);
+      varies ||= this.#varies;
+      return value;
+    });
+    this.#varies = varies;
+    return values;
+  }
+
   #value(e: Expr, times: number): Value {
     switch (e.op) {
       case "const":
+        this.#varies = false;
         return e.type === "f32" ? undefined : Number(e.value);
       case "local":
+        this.#varies = this.#varying.has(e.name);
         return this.#known.get(e.name);
       case "id":
+        this.#varies = e.name === "local";
         return this.#id(e.name);
       case "load": {
-        this.#add(OTHER, times);
         this.#add(this.#loads.get(e.binding)!, times * bytesOf(e.type));
         const index = this.#value(e.index, times);
+        this.#access(times);
         return index === undefined || e.type === "f32"
           ? undefined
           : this.#at?.load?.(e.binding, index);
@@ -189,23 +230,19 @@ class Walk {
         return wrap(this.#value(e.a, times), e.type);
       case "select": {
         this.#add(OTHER, times);
-        const condition = this.#value(e.condition, times);
-        const a = this.#value(e.a, times);
-        const b = this.#value(e.b, times);
+        const [condition, a, b] = this.#all(times, e.condition, e.a, e.b);
         return condition === undefined ? undefined : condition ? a : b;
       }
       case "call":
         if (e.fn === "fma") this.#add(FMA, times);
         else this.#add(OTHER, times * (CALLS.has(e.fn) ? CALL_OPERATIONS : 1));
-        for (const a of e.args) this.#value(a, times);
+        this.#all(times, ...e.args);
         return undefined;
-      case "binary":
+      case "binary": {
         this.#add(OTHER, times);
-        return binaryValue(
-          e,
-          this.#value(e.a, times),
-          this.#value(e.b, times),
-        );
+        const [a, b] = this.#all(times, e.a, e.b);
+        return binaryValue(e, a, b);
+      }
     }
   }
 
