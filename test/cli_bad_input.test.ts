@@ -258,7 +258,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `plan ${MIXTRAL} --place foo=ep`,
     code: 1,
     message:
-      "Cannot place axis 'foo': the model has no such axis. Its axes are 'token', 'sequence', 'context', 'vocab', 'embed', 'head', 'expert', 'kvHead', 'headDim', 'query', 'keyValue', 'ffn', 'choice'",
+      "Cannot place axis 'foo': the model has no such axis. Its axes are 'token', 'sequence', 'context', 'vocab', 'embed', 'head', 'expert', 'choice', 'kvHead', 'headDim', 'query', 'keyValue', 'ffn'",
   },
   {
     line: `plan ${MIXTRAL} --place expert=tp`,

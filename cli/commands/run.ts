@@ -121,7 +121,11 @@ function describe(
     `  ${name} ${dtype} [${shape.join(", ")}]`
   );
   const lines = ranks.map(({ rank, peakBytes, sentBytes }) =>
-    `rank ${rank}: ${peakBytes.actual} bytes of memory, sent ${sentBytes.dispatch.actual} bytes in dispatch and ${sentBytes.combine.actual} in combine`
+    `rank ${rank}: ${peakBytes.actual} bytes of memory, sent ${sentBytes.dispatch.actual} bytes in dispatch and ${sentBytes.combine.actual} in combine${
+      sentBytes.gather.actual > 0
+        ? `, ${sentBytes.gather.actual} to make axes whole`
+        : ""
+    }`
   );
   return [`Wrote ${file}`, ...tensors, ...lines, ""].join("\n");
 }
