@@ -83,28 +83,35 @@ async function transfer(
   const { staging, sent } = context;
   const reads = group.map((memory) => staging.take(memory, "read"));
   const writes = group.map((memory) => staging.take(memory, "write"));
-  const [from, to] = await Promise.all([
-    Promise.all(
-      group.map((memory, s) =>
+  try {
+    const lent = await allOpen([
+      ...group.map((memory, s) =>
         reads[s]!.open(memory.buffer(step.from), out(s))
       ),
-    ),
-    Promise.all(
-      group.map((memory, p) =>
+      ...group.map((memory, p) =>
         writes[p]!.open(memory.buffer(step.to), into(p))
       ),
-    ),
-  ]);
-  for (const [p, memory] of group.entries()) {
-    for (const [s, { rank }] of group.entries()) {
-      const block = from[s]![p] ?? from[s]![0]!;
-      to[p]![s]!.set(block);
-      if (sent && s !== p) sent[rank]![sentKind(step)] += block.byteLength;
+    ]);
+    const from = lent.slice(0, group.length);
+    const to = lent.slice(group.length);
+    for (const [p, memory] of group.entries()) {
+      for (const [s, { rank }] of group.entries()) {
+        const block = from[s]![p] ?? from[s]![0]!;
+        to[p]![s]!.set(block);
+        if (sent && s !== p) sent[rank]![sentKind(step)] += block.byteLength;
+      }
+      arrived?.(memory, to[p]!);
     }
-    arrived?.(memory, to[p]!);
+  } finally {
+    for (const [p, memory] of group.entries()) {
+      staging.give(memory, "read", reads[p]!);
+      staging.give(memory, "write", writes[p]!);
+    }
   }
-  for (const [p, memory] of group.entries()) {
-    staging.give(memory, "read", reads[p]!);
-    staging.give(memory, "write", writes[p]!);
-  }
+}
+
+/** All of them; where one fails, only after the others have opened, so that all can be closed. */
+async function allOpen<T>(opening: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(opening);
+  return await Promise.all(opening);
 }
