@@ -3,6 +3,7 @@
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import {
+  candidatesOf,
   Decoder,
   decoderShape,
   generate,
@@ -21,6 +22,8 @@ import { UsageError } from "./values.ts";
 const FOLDER = fileURLToPath(new URL("../examples/demo-lm", import.meta.url));
 
 const PROMPT = "Once upon a time there was a";
+
+const SAMPLING = { temperature: 0.7, topK: 40, seed: 1 };
 
 /** Run the demonstration. It takes no arguments. Returns the exit code. */
 export async function start(
@@ -49,6 +52,7 @@ async function demonstrate(io: CliIo): Promise<void> {
   const opened = await openTarget(target, io.files, {
     mesh: [{ name: "ep", size: 4 }],
     need: { tokens: prompt.length, sequences: 1, context: 256 },
+    next: { candidates: candidatesOf(SAMPLING) },
     sharing: "shared",
     adapter: "auto",
     threads: io.threads,
@@ -64,10 +68,8 @@ async function demonstrate(io: CliIo): Promise<void> {
       new Decoder(session, decoderShape(plan)!),
       [prompt],
       {
+        ...SAMPLING,
         maxNewTokens: 100,
-        temperature: 0.7,
-        topK: 40,
-        seed: 1,
         stop: target.checkpoint.stop,
         now: io.now,
         onToken: (_, token) => io.out(text.push(token)),

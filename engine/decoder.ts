@@ -1,10 +1,11 @@
-/** A decoder's plan in use: packed tokens in, logits out. Knows only the plan, so a saved one works alike. */
+/** A decoder's plan in use: packed tokens in, logits or the best of them out. Knows only the plan, so a saved one works alike. */
 
 import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port, Program } from "../spec/plan.ts";
 import type { PackedTokens } from "./packing.ts";
 import { CHOICES } from "./replay.ts";
+import type { Candidates } from "./sampling.ts";
 
 /** Bounds and ports of a decoder's plan. */
 export interface DecoderShape {
@@ -17,39 +18,50 @@ export interface DecoderShape {
   readonly experts: number;
   /** Inputs that are choices of experts, where the plan does not choose itself. */
   readonly choices: readonly (readonly [name: string, port: Port])[];
+  /** What it gives: logits of every token, of some, or so many of the best tokens to follow each of these. */
+  readonly gives: "logits" | "next logits" | { readonly candidates: number };
   /** Elements of an input or output for each token. */
   width(port: Port): number;
 }
 
 /**
- * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps choices of experts, and gives `logits`;
- * undefined for any other.
+ * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps `rows` and choices of experts, and gives
+ * `logits` or candidates; undefined for any other.
  */
 export function decoderShape(plan: Plan): DecoderShape | undefined {
   const program = plan.programs[0];
-  const logits = program?.outputs["logits"];
+  const { logits, [BEST.ids]: best } = program?.outputs ?? {};
   const inputs = Object.entries(program?.inputs ?? {});
   const choices = inputs.filter(([name]) => CHOICES.test(name));
   const others = inputs.map(([name]) => name)
     .filter((name) => !CHOICES.test(name)).sort().join(" ");
   const size = (axis: string | undefined): number | undefined =>
     axis === undefined ? undefined : plan.axes[axis]?.size;
-  const [token, vocab] = logits?.axes ?? [];
-  const vocabulary = size(vocab);
-  const maxTokens = size(token);
+  const vocabulary = size(best ? "vocab" : logits?.axes[1]);
+  const maxTokens = size(program?.inputs["ids"]?.axes[0]);
   const maxSequences = size("sequence");
   const maxContext = size("context");
+  const next = others === "ids position rows sequence";
   if (
-    program === undefined || others !== "ids position sequence" ||
+    program === undefined || (!next && others !== "ids position sequence") ||
     vocabulary === undefined || maxTokens === undefined ||
     maxSequences === undefined || maxContext === undefined
   ) return undefined;
+  const candidates = size(best?.axes[1]);
   const width = (port: Port): number => size(port.axes[1]) ?? 1;
   return {
     ...{ program, vocabulary, maxTokens, maxSequences, maxContext },
     ...{ experts: size("expert") ?? 0, choices, width },
+    gives: candidates !== undefined
+      ? { candidates }
+      : next
+      ? "next logits"
+      : "logits",
   };
 }
+
+/** Outputs of a plan that gives candidates. */
+const BEST = { logits: "candidates.logits", ids: "candidates.ids" };
 
 /** A decoder on its devices. */
 export class Decoder implements DecoderShape {
@@ -60,6 +72,7 @@ export class Decoder implements DecoderShape {
   readonly maxContext: number;
   readonly experts: number;
   readonly choices: DecoderShape["choices"];
+  readonly gives: DecoderShape["gives"];
   readonly width: (port: Port) => number;
   readonly #session: Session;
 
@@ -72,33 +85,50 @@ export class Decoder implements DecoderShape {
     this.maxContext = shape.maxContext;
     this.experts = shape.experts;
     this.choices = shape.choices;
+    this.gives = shape.gives;
     this.width = shape.width;
   }
 
   /** Outputs that have a row for each token, such as logits and choices of routers. */
   get rowOutputs(): [string, Port][] {
-    const token = this.program.outputs["logits"]!.axes[0];
+    const token = this.program.inputs["ids"]!.axes[0];
     return Object.entries(this.program.outputs).filter(([, port]) =>
       port.axes[0] === token && port.axes.length === 2
     );
   }
 
   /**
-   * Logits behind some of the tokens, by index in the step: a row of the vocabulary each. Ranks that are processes all
-   * get them, so that all choose the same tokens.
+   * What may follow some of the tokens, by index in the step: at most one of each sequence where the plan picks rows.
+   * Ranks that are processes all get it, so that all choose the same tokens.
    */
-  async logits(
+  async next(
     tokens: PackedTokens,
     rows: readonly number[],
-  ): Promise<Float32Array> {
+  ): Promise<Candidates[]> {
+    const picks = this.gives !== "logits";
+    const best = typeof this.gives === "object";
     const outputs = await this.#session.run(
       this.program.name,
-      inputsOf(tokens),
-      rows.length === 0
-        ? { outputs: [] }
-        : { outputs: ["logits"], rows: { logits: rows }, everywhere: true },
+      {
+        ...inputsOf(tokens),
+        ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
+      },
+      rows.length === 0 ? { outputs: [] } : {
+        outputs: best ? Object.values(BEST) : ["logits"],
+        ...picks ? {} : { rows: { logits: rows } },
+        everywhere: true,
+      },
     );
-    return (outputs["logits"]?.data ?? new Float32Array(0)) as Float32Array;
+    const logits = outputs[best ? BEST.logits : "logits"]?.data;
+    const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
+    const width = (logits?.length ?? 0) / rows.length;
+    return rows.map((_, i) => {
+      const [from, to] = [i * width, (i + 1) * width];
+      return {
+        logits: logits!.subarray(from, to) as Float32Array,
+        ids: ids?.subarray(from, to),
+      };
+    });
   }
 
   /** Every output of a step, with choices of experts where the plan takes them; none where another process has rank 0. */
@@ -114,16 +144,15 @@ export class Decoder implements DecoderShape {
 }
 
 function inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {
-  const tensor = (data: Int32Array): HostTensor => ({
-    dtype: "i32",
-    shape: [data.length],
-    data,
-  });
   return {
-    ids: tensor(tokens.ids),
-    sequence: tensor(tokens.sequence),
-    position: tensor(tokens.position),
+    ids: integers(tokens.ids),
+    sequence: integers(tokens.sequence),
+    position: integers(tokens.position),
   };
+}
+
+function integers(data: Int32Array): HostTensor {
+  return { dtype: "i32", shape: [data.length], data };
 }
 
 /** Refuse more than a plan has room for. */

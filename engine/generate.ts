@@ -8,7 +8,13 @@ import {
   packPrompts,
   slicePacked,
 } from "./packing.ts";
-import { randomNumbers, sample, type SamplingOptions } from "./sampling.ts";
+import {
+  type Candidates,
+  candidatesOf,
+  randomNumbers,
+  sample,
+  type SamplingOptions,
+} from "./sampling.ts";
 
 /** What to generate. */
 export interface GenerateOptions extends SamplingOptions {
@@ -57,6 +63,7 @@ export async function generate(
   options: GenerateOptions,
 ): Promise<Generated> {
   checkPrompts(decoder, prompts);
+  checkSampling(decoder, options);
   const now = options.now ?? (() => 0);
   const sequences = prompts.map((prompt, i): Growing => ({
     prompt,
@@ -64,9 +71,9 @@ export async function generate(
     random: randomNumbers(options.seed ?? 0, i),
     ending: undefined,
   }));
-  const choose = async (number: number, logits: Float32Array) => {
+  const choose = async (number: number, candidates: Candidates) => {
     const sequence = sequences[number]!;
-    const token = sample(logits, { ...options, random: sequence.random });
+    const token = sample(candidates, { ...options, random: sequence.random });
     sequence.tokens.push(token);
     sequence.ending = endingOf(sequence, token, decoder.maxContext, options);
     await options.onToken?.(number, token);
@@ -92,11 +99,11 @@ export async function generate(
   };
 }
 
-// Run tokens in steps that the plan has room for, and give the logits behind the last token of each sequence.
+// Run tokens in steps that the plan has room for, and give what may follow the last token of each sequence.
 async function feed(
   decoder: Decoder,
   packed: PackedTokens,
-  choose: (sequence: number, logits: Float32Array) => Promise<void>,
+  choose: (sequence: number, candidates: Candidates) => Promise<void>,
 ): Promise<void> {
   const count = packed.ids.length;
   for (let from = 0; from < count; from += decoder.maxTokens) {
@@ -109,13 +116,9 @@ async function feed(
     step.sequence.forEach((sequence, i) => {
       if (packed.sequence[from + i + 1] !== sequence) ends.push(i);
     });
-    const logits = await decoder.logits(step, ends);
+    const next = await decoder.next(step, ends);
     for (let i = 0; i < ends.length; i++) {
-      const row = logits.subarray(
-        i * decoder.vocabulary,
-        (i + 1) * decoder.vocabulary,
-      );
-      await choose(step.sequence[ends[i]!]!, row);
+      await choose(step.sequence[ends[i]!]!, next[i]!);
     }
   }
 }
@@ -144,6 +147,16 @@ function endingOf(
   // The new token would be fed at this position.
   const position = sequence.prompt.length + sequence.tokens.length - 1;
   return position >= maxContext ? "context" : undefined;
+}
+
+function checkSampling(decoder: Decoder, options: SamplingOptions): void {
+  const { gives, vocabulary } = decoder;
+  if (typeof gives === "string") return;
+  const needed = Math.min(candidatesOf(options) ?? vocabulary, vocabulary);
+  if (needed <= gives.candidates) return;
+  throw new DataError(
+    `Cannot draw from the best ${needed} tokens: the plan gives the best ${gives.candidates}. Compile it for more candidates`,
+  );
 }
 
 function checkPrompts(

@@ -93,6 +93,8 @@ export {
   type RouterRow,
 } from "./routers.ts";
 export {
+  type Candidates,
+  candidatesOf,
   greedy,
   randomNumbers,
   sample,
@@ -108,6 +110,8 @@ export {
   listAdapters,
   type Progress,
   type RankStatistics,
+  type RankTimes,
+  rankTimes,
   type Trace,
   Tracer,
   writeSafetensors,

@@ -8,7 +8,7 @@ import {
   PlacementError,
   type Tuning,
 } from "../compiler/mod.ts";
-import type { Bounds } from "../models/mod.ts";
+import type { Bounds, DecoderOptions } from "../models/mod.ts";
 import {
   createSession,
   type Progress,
@@ -53,6 +53,8 @@ export interface PlanOptions {
   readonly check?: boolean;
   /** Of a checkpoint: routers do not choose, but are given what was recorded. */
   readonly replay?: boolean;
+  /** Of a checkpoint: only what follows the last tokens, as `generate` needs it. */
+  readonly next?: NonNullable<DecoderOptions["next"]>;
 }
 
 /** How a target is loaded. */
@@ -250,7 +252,11 @@ function modelOf(
   const bounds = options.need
     ? chooseBounds(options.need, given, decoder.maxPositions)
     : defaultBounds(given, decoder.maxPositions);
-  return build({ ...bounds, replay: options.replay ?? false });
+  return build({
+    ...bounds,
+    replay: options.replay ?? false,
+    ...options.next ? { next: options.next } : {},
+  });
 }
 
 function folderOf(target: Target): string | undefined {

@@ -89,7 +89,7 @@ export async function runOpened(
   options: RunOptions = {},
 ): Promise<Tensors> {
   const shape = decoderShape(plan);
-  if (shape !== undefined && "input_ids" in inputs) {
+  if (shape?.gives === "logits" && "input_ids" in inputs) {
     const decoder = new Decoder(session, shape);
     return await runBatch(decoder, readBatch(inputs), options);
   }

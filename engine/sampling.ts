@@ -35,7 +35,26 @@ export function randomNumbers(seed: number, stream: number): () => number {
   return next;
 }
 
-/** The token of the largest logit, the lowest id among equals. */
+/** The tokens that a choice is made from: all of the vocabulary, or the best of it. */
+export interface Candidates {
+  readonly logits: Float32Array;
+  /** Tokens by logit, descending, the lowest id first among equals; absent: logits of all tokens, by id. */
+  readonly ids?: Int32Array | undefined;
+}
+
+/**
+ * How many of the best tokens, by logit, have to be known to draw one: undefined where it may be any of the vocabulary,
+ * or more than are worth choosing on a device.
+ */
+export function candidatesOf(options: SamplingOptions): number | undefined {
+  if (!options.temperature) return 1;
+  const { topK = Infinity } = options;
+  return topK <= MOST_CANDIDATES ? topK : undefined;
+}
+
+const MOST_CANDIDATES = 128;
+
+/** The index of the largest logit, the lowest among equals. */
 export function greedy(logits: Float32Array): number {
   let best = 0;
   for (let i = 0; i < logits.length; i++) {
@@ -51,16 +70,18 @@ export function greedy(logits: Float32Array): number {
   return best;
 }
 
-/** Draw a token. `random` gives numbers in [0, 1), and is called once unless the choice is greedy. */
+/**
+ * Draw a token. `random` gives numbers in [0, 1), and is called once unless the choice is greedy. The same token is drawn
+ * from all of the vocabulary as from the best of it, as many as `candidatesOf` says or more.
+ */
 export function sample(
-  logits: Float32Array,
+  { logits, ids }: Candidates,
   options: SamplingOptions & { readonly random: () => number },
 ): number {
   const best = greedy(logits);
-  if (!options.temperature) return best;
-  const order = Array.from(logits.keys()).sort((i, j) =>
-    logits[j]! - logits[i]! || i - j
-  );
+  if (!options.temperature) return ids ? ids[best]! : best;
+  const order = Array.from(logits.keys());
+  if (!ids) order.sort((i, j) => logits[j]! - logits[i]! || i - j);
   const kept = order.slice(0, options.topK ?? order.length);
   const weights = kept.map((i) =>
     Math.exp((logits[i]! - logits[best]!) / options.temperature!)
@@ -77,7 +98,7 @@ export function sample(
     if (at === candidates.length - 1) break;
     at++;
   }
-  return kept[at]!;
+  return ids ? ids[kept[at]!]! : kept[at]!;
 }
 
 function sum(values: readonly number[]): number {

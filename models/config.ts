@@ -19,6 +19,12 @@ export interface Bounds {
 export interface DecoderOptions extends Bounds {
   /** Experts are not chosen but given: an input `layer{N}.topk_idx` for each router, named as what it chose. */
   readonly replay?: boolean;
+  /**
+   * Only what follows some tokens: those that the input `rows` numbers, at most one for each sequence. Without
+   * `candidates` their `logits`; else as many of the largest, best first, as `candidates.logits` and `candidates.ids`.
+   * What nothing needs of other tokens is not computed.
+   */
+  readonly next?: { readonly candidates?: number | undefined };
   /** With the loss of next tokens, given as the input `labels`, -100 where there is none. */
   readonly training?: {
     /** Weight of the loss that balances experts; 0: none. */

@@ -10,6 +10,7 @@ import {
   rmsNorm,
   type Scope,
   type Tensor,
+  topK,
   type UpTo,
   upTo,
 } from "../compiler/mod.ts";
@@ -64,6 +65,8 @@ export type FamilyAxis =
 /** Axes of a decoder. */
 export type DecoderAxis =
   | "token"
+  | "row"
+  | "candidate"
   | "sequence"
   | "context"
   | "vocab"
@@ -121,6 +124,9 @@ export function decoderModel(
   family: Family,
   options: DecoderOptions,
 ): Model {
+  const { next } = options;
+  const candidates = next?.candidates &&
+    Math.min(next.candidates, decoder.vocabulary);
   const sizes = {
     token: upTo(options.maxTokens),
     sequence: options.maxSequences,
@@ -130,6 +136,8 @@ export function decoderModel(
     head: decoder.heads,
     expert: decoder.experts,
     choice: decoder.expertsPerToken,
+    ...next ? { row: upTo(options.maxSequences) } : {},
+    ...candidates ? { candidate: candidates } : {},
     ...family.axes,
   } as { readonly [axis in DecoderAxis]: number | UpTo };
   const by = family.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
@@ -152,6 +160,8 @@ export function decoderModel(
       };
       const rows = norm(m, x, `${name}.input_layernorm.weight`);
       x = add(x, times(family.attend(m, rows, layer), by.residual));
+      // No token sees what the last layer makes of another one after attention.
+      if (next && index === decoder.layers - 1) x = pickRows(m, x);
       const mixed = norm(m, x, `${name}.post_attention_layernorm.weight`);
       x = add(x, times(family.feed(m, mixed, layer), by.residual));
     }
@@ -162,6 +172,14 @@ export function decoderModel(
       dot(norm(m, x, "model.norm.weight"), output, "embed"),
       by.logits,
     );
+    if (candidates) {
+      const best = topK(logits, {
+        ...{ over: "vocab", k: candidates, axis: "candidate" },
+      });
+      kept["candidates.logits"] = best.values;
+      kept["candidates.ids"] = best.indices;
+      return kept;
+    }
     const losses = options.training
       ? decoderLosses(m, logits, routed, options.training)
       : {};
@@ -173,6 +191,12 @@ export function decoderModel(
       epsilon: decoder.epsilon,
     });
   }
+}
+
+/** The rows of the tokens that the input `rows` numbers. They go on under the types of all tokens, but on an axis of their own. */
+function pickRows(m: DecoderScope, x: Rows): Rows {
+  const rows = m.input("rows", "row", { dtype: "i32" });
+  return embedding(x, rows, "token") as Tensor as Rows;
 }
 
 /** `x` times a constant of the configuration; nothing is computed for 1. */

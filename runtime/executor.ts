@@ -200,9 +200,10 @@ class LoadedSession implements Session {
       const lengths = checkInputs(this.#plan, program, inputs);
       const axes = dealAxes(this.#plan, lengths, inputs, this.#residences);
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
+      const told = counts === this.#counts;
       this.#counts = counts;
       for (const memory of this.#ranks) {
-        this.#writeCounts(memory, counts[memory.rank]!);
+        if (!told) this.#writeCounts(memory, counts[memory.rank]!);
         writeDealt(this.#plan, memory, axes);
         for (const [input, port] of Object.entries(program.inputs)) {
           const tensor = inputs[input]!;

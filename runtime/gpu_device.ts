@@ -262,6 +262,8 @@ class GpuDevice implements Device {
       );
       return { stage, start, length };
     });
+    // Reads that are asked for together, such as several outputs, go in one submission.
+    await Promise.resolve();
     this.#submit();
     await this.#wait(
       Promise.all(pieces.map(async ({ stage, start, length }) => {

@@ -71,7 +71,13 @@ export function checkInputs(
     for (const [i, axis] of port.axes.entries()) {
       checkLength(plan, cannot, name, axis, tensor.shape[i]!, lengths);
     }
-    checkRange(cannot, name, port, tensor);
+    checkRange(cannot, name, port.below, tensor);
+  }
+  for (const [name, { indexes }] of Object.entries(program.inputs)) {
+    if (indexes === undefined) continue;
+    const { size, exact } = plan.axes[indexes]!;
+    const length = lengths.get(indexes)?.length ?? (exact ? size : 0);
+    checkRange(cannot, name, length, inputs[name]!);
   }
   return new Map([...lengths].map(([axis, { length }]) => [axis, length]));
 }
@@ -105,17 +111,18 @@ function checkLength(
 function checkRange(
   cannot: string,
   name: string,
-  port: Port,
+  below: number | undefined,
   { data }: HostTensor,
 ): void {
-  const { below } = port;
   if (below === undefined) return;
-  const at = data.findIndex((value) => value < 0 || value >= below);
-  if (at >= 0) {
+  // A loop and not findIndex: this is done for every token of every step.
+  for (let at = 0; at < data.length; at++) {
+    const value = data[at]!;
+    if (value >= 0 && value < below) continue;
     throw new DataError(
-      `${cannot}: the input '${name}' is ${
-        data[at]
-      } at index ${at}. Its values must be 0 to ${below - 1}`,
+      `${cannot}: the input '${name}' is ${value} at index ${at}. Its values must be 0 to ${
+        below - 1
+      }`,
     );
   }
 }
@@ -172,11 +179,24 @@ export function writeInput(
     }
   }
   const source = words(tensor);
+  const whole = split.every(({ length, local, room }, i) =>
+    !local && (i === 0 || length === room)
+  );
+  if (whole) {
+    if (source.length > 0) {
+      memory.device.write(memory.buffer(port.buffer), 0, bytesOf(source));
+    }
+    return;
+  }
   const part = new Uint32Array(localSpan(split));
   forEachRun(split, (global, local, count) => {
     if (count === 1) part[local] = source[global]!;
     else part.set(source.subarray(global, global + count), local);
   });
+  const numbers = port.indexes === undefined
+    ? undefined
+    : axes.numbers(port.indexes);
+  if (numbers) part.forEach((item, i) => part[i] = numbers[item]!);
   if (part.length > 0) {
     memory.device.write(memory.buffer(port.buffer), 0, bytesOf(part));
   }

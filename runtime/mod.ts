@@ -10,6 +10,7 @@ export { type Inputs } from "./inputs.ts";
 export { RankMemory } from "./memory.ts";
 export * from "./null_device.ts";
 export * from "./profiler.ts";
+export { type RankTimes, rankTimes } from "./rank_times.ts";
 export { type RunCounts } from "./run_counts.ts";
 export * from "./safetensors.ts";
 export {

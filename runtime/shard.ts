@@ -2,7 +2,7 @@
 
 import { DataError } from "../spec/errors.ts";
 import { blockSizes, positionOver, positionsOver } from "../spec/mesh.ts";
-import type { Plan, PlanBuffer } from "../spec/plan.ts";
+import type { Plan, PlanAxis, PlanBuffer } from "../spec/plan.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** Global indices at each position over an axis's mesh axes, in local order. */
@@ -63,6 +63,8 @@ export interface RunAxes {
   local(axis: string, rank: number): Int32Array | undefined;
   /** Global indices that each position holds of a placed axis; undefined for others. */
   dealt(axis: string): Dealt | undefined;
+  /** For each global index of a placed axis, its number among the items of its rank; undefined for others. */
+  numbers(axis: string): Int32Array | undefined;
   /** Whether ranks hold different items of a buffer's axis. */
   split(buffer: PlanBuffer, i: number): boolean;
 }
@@ -93,6 +95,7 @@ export function dealAxes(
         ? 0
         : plan.axes[name]?.size ?? 0);
   };
+  const following: [string, Followed][] = [];
   for (const [name, axis] of Object.entries(plan.axes)) {
     const parts = positionsOver(plan.mesh, axis.over ?? []);
     if (!axis.over?.length) continue;
@@ -101,29 +104,81 @@ export function dealAxes(
       continue;
     }
     const { deal } = axis;
-    const key = deal?.by === "sequence" ? inputs[deal.input] : undefined;
-    if (deal?.by === "sequence" && !key && length(name) > 0) {
-      throw new DataError(
-        `Cannot deal axis '${name}' to ranks: there is no input '${deal.input}' to say which sequence each item belongs to. Give it`,
-      );
+    switch (deal?.by) {
+      case "items":
+        following.push([name, deal]);
+        break;
+      case "sequence": {
+        const key = keyOf(inputs, { name, input: deal.input, length });
+        const residence = residences.get(name) ?? new Map<number, number>();
+        residences.set(name, residence);
+        dealt.set(name, dealSequences(key, parts, residence));
+        break;
+      }
+      default:
+        dealt.set(name, dealBlocks(length(name), parts));
     }
-    if (!key) {
-      dealt.set(name, dealBlocks(length(name), parts));
-      continue;
-    }
-    const residence = residences.get(name) ?? new Map<number, number>();
-    residences.set(name, residence);
-    dealt.set(name, dealSequences(key.data, parts, residence));
+  }
+  for (const [name, { input, of }] of following) {
+    const key = keyOf(inputs, { name, input, length });
+    dealt.set(name, dealItems(key, dealt.get(of)!, length(of)));
   }
   return {
     length,
     dealt: (axis) => dealt.get(axis),
+    numbers(axis) {
+      const parts = dealt.get(axis);
+      return parts && numbersIn(parts, length(axis));
+    },
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
       const over = plan.axes[name]?.over;
       return dealt.get(name)?.[positionOver(plan.mesh, rank, over ?? [])];
     },
   };
+}
+
+type Followed = Extract<PlanAxis["deal"], { readonly by: "items" }>;
+
+/** The values by which an axis is dealt; none are needed where it is empty. */
+function keyOf(
+  inputs: { readonly [name: string]: HostTensor },
+  { name, input, length }: {
+    readonly name: string;
+    readonly input: string;
+    readonly length: (axis: string) => number;
+  },
+): ArrayLike<number> {
+  const key = inputs[input];
+  if (key) return key.data;
+  if (length(name) === 0) return [];
+  throw new DataError(
+    `Cannot deal axis '${name}' to ranks: there is no input '${input}' to say where each item belongs. Give it`,
+  );
+}
+
+/** Each item to the position of the item of another axis that it numbers. */
+function dealItems(
+  numbers: ArrayLike<number>,
+  parts: Dealt,
+  length: number,
+): Dealt {
+  const home = new Int32Array(length);
+  parts.forEach((part, position) => {
+    for (const item of part) home[item] = position;
+  });
+  const dealt: number[][] = parts.map(() => []);
+  for (let i = 0; i < numbers.length; i++) {
+    dealt[home[numbers[i]!]!]!.push(i);
+  }
+  return dealt.map((items) => Int32Array.from(items));
+}
+
+/** For each global index, its number among the items of its position. */
+function numbersIn(parts: Dealt, length: number): Int32Array {
+  const numbers = new Int32Array(length);
+  for (const part of parts) part.forEach((item, i) => numbers[item] = i);
+  return numbers;
 }
 
 /** One axis of a tensor that is split: its global length, the local items, and the local stride's length. */

@@ -36,11 +36,14 @@ export interface PlanAxis {
   readonly all?: string;
   /** Fixed axes: global ids held at each position over the mesh axes, in local order. */
   readonly table?: readonly (readonly number[])[];
-  /** Placed run-time axes: how items are dealt to ranks. `sequence` names the input that keeps a sequence on one rank. */
-  readonly deal?: { readonly by: "blocks" } | {
-    readonly by: "sequence";
-    readonly input: string;
-  };
+  /**
+   * Placed run-time axes: how items are dealt to ranks. `sequence` names the input that keeps a sequence on one rank.
+   * `items`: each goes where that item of axis `of` is whose number the input gives; a rank is given its number there.
+   */
+  readonly deal?:
+    | { readonly by: "blocks" }
+    | { readonly by: "sequence"; readonly input: string }
+    | { readonly by: "items"; readonly input: string; readonly of: string };
 }
 
 /** One axis of a buffer, in memory order. `size` is the bound where the axis is dynamic. Axis "expert slot" means rows of a dispatch. */
@@ -242,6 +245,8 @@ export interface Port {
   readonly axes: readonly string[];
   /** Integer inputs that index something: every value is at least 0 and less than this. */
   readonly below?: number;
+  /** Integer inputs whose values number items of this run-time axis: each is less than its length in the run. */
+  readonly indexes?: string;
 }
 
 /** A list of steps with its inputs and outputs; programs share buffers. */

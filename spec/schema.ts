@@ -223,6 +223,7 @@ const steps = {
 
 const port = closed({ buffer: name, dtype: element, axes: names }, {
   below: positive,
+  indexes: name,
 });
 
 const buffer = closed({
@@ -262,6 +263,7 @@ const axis = closed({ size: integer }, {
     anyOf: [
       closed({ by: { const: "blocks" } }),
       closed({ by: { const: "sequence" }, input: name }),
+      closed({ by: { const: "items" }, input: name, of: name }),
     ],
   },
 });

@@ -64,14 +64,18 @@ function formatHeader(plan: Plan): string[] {
   ];
 }
 
+function dealText(deal: NonNullable<PlanAxis["deal"]>): string {
+  if (deal.by === "blocks") return deal.by;
+  const input = `${deal.by} ${deal.input}`;
+  return deal.by === "items" ? `${input} of ${deal.of}` : input;
+}
+
 function formatAxes(plan: Plan): string[] {
   const where = ({ over, table, deal, all }: PlanAxis): string => {
     const placed = overText(over);
     if (all !== undefined) return `all of ${all} on each rank`;
     if (!placed && !table) return "";
-    const dealt = deal
-      ? ` dealt by ${deal.by}${deal.by === "sequence" ? ` ${deal.input}` : ""}`
-      : "";
+    const dealt = deal ? ` dealt by ${dealText(deal)}` : "";
     const ids = table?.map((list) => `[${list.join(" ")}]`).join(" ");
     return `${placed && `over ${placed}`}${dealt}${
       ids === undefined ? "" : ` table ${ids}`

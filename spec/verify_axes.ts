@@ -62,6 +62,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
     }
     const { deal } = axis;
     if (deal?.by === "sequence") checkSequence(facts, name, deal.input, fail);
+    if (deal?.by === "items") checkItems(facts, name, fail);
   }
   for (const name of new Set(plan.counts)) {
     const axis = Object.hasOwn(plan.axes, name) ? plan.axes[name] : undefined;
@@ -87,6 +88,34 @@ function checkSequence(
     if (!port || port.dtype === "f32" || !sameList(port.axes, [axis])) {
       fail(
         `program '${name}' has no integer input '${input}' over it alone, by which it is dealt`,
+      );
+    }
+  }
+}
+
+/** Items go where items of a placed axis are, which an input over them numbers. */
+function checkItems(
+  { plan }: Facts,
+  axis: string,
+  fail: (because: string) => void,
+): void {
+  const { deal, over } = plan.axes[axis]!;
+  if (deal?.by !== "items") return;
+  const of = plan.axes[deal.of]!;
+  if (
+    !of.deal || of.deal.by === "items" || !sameList(of.over ?? [], over ?? [])
+  ) {
+    fail(`'${deal.of}' is not dealt over the same mesh axes`);
+  }
+  for (const { name, inputs } of plan.programs) {
+    const uses = Object.values(inputs).some((p) => p.axes.includes(axis));
+    if (!uses) continue;
+    const port = Object.hasOwn(inputs, deal.input)
+      ? inputs[deal.input]
+      : undefined;
+    if (port?.indexes !== deal.of || !sameList(port.axes, [axis])) {
+      fail(
+        `program '${name}' has no input '${deal.input}' over it alone that numbers items of '${deal.of}'`,
       );
     }
   }
@@ -190,7 +219,7 @@ export function checkPorts(facts: Facts, report: Report): void {
 }
 
 function portFault(
-  { buffers }: Facts,
+  { buffers, plan }: Facts,
   port: Port,
   kind: "input" | "output",
 ): string | undefined {
@@ -207,8 +236,12 @@ function portFault(
       port.axes.join(" ")
     }' and buffer '${port.buffer}' has '${axes.join(" ")}'`;
   }
-  if (port.below !== undefined && (kind === "output" || port.dtype === "f32")) {
+  const bounded = port.below !== undefined || port.indexes !== undefined;
+  if (bounded && (kind === "output" || port.dtype === "f32")) {
     return `only integer inputs have a bound, and it is ${kind} ${port.dtype}`;
+  }
+  if (port.indexes !== undefined && !plan.axes[port.indexes]!.dynamic) {
+    return `it numbers items of '${port.indexes}', which is no run-time axis`;
   }
   return undefined;
 }

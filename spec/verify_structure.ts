@@ -160,6 +160,9 @@ export function checkReferences(plan: Plan, report: Report): void {
   for (const [name, axis] of Object.entries(plan.axes)) {
     isMesh(axis.over ?? [], `axis '${name}'`);
     if (axis.all !== undefined) isAxis(axis.all, `let '${name}' be all of`);
+    if (axis.deal?.by === "items") {
+      isAxis(axis.deal.of, `deal '${name}' by items of`);
+    }
   }
   for (const [key, buffer] of buffers) {
     if (buffer.name !== key) {
@@ -193,6 +196,9 @@ export function checkReferences(plan: Plan, report: Report): void {
           `use '${name}' of program '${program.name}'`,
           `the plan has no buffer '${port.buffer}'`,
         );
+      }
+      if (port.indexes !== undefined) {
+        isAxis(port.indexes, `let '${name}' number items of`);
       }
     }
   }

@@ -10,7 +10,12 @@ import {
   packPrompts,
   unpackRows,
 } from "../engine/packing.ts";
-import { greedy, randomNumbers, sample } from "../engine/sampling.ts";
+import {
+  candidatesOf,
+  greedy,
+  randomNumbers,
+  sample,
+} from "../engine/sampling.ts";
 import { stopTokens } from "../engine/stop_tokens.ts";
 import { TextStream } from "../engine/tokenizer.ts";
 import type { GpuAdapter } from "../runtime/mod.ts";
@@ -48,7 +53,7 @@ t.test("randomNumbers() repeats by seed and stream, and is spread evenly", (t) =
 t.test("sample() draws by probability, top-k and top-p", (t) => {
   const logits = new Float32Array([0, Math.log(2), Math.log(5), Math.log(2)]);
   const at = (random: number, options: object = {}): number =>
-    sample(logits, { temperature: 1, ...options, random: () => random });
+    sample({ logits }, { temperature: 1, ...options, random: () => random });
   t.strictSame(
     [0, 0.49, 0.51, 0.69, 0.71, 0.89, 0.91].map((r) => at(r)),
     [2, 2, 1, 1, 3, 3, 0],
@@ -60,10 +65,43 @@ t.test("sample() draws by probability, top-k and top-p", (t) => {
   t.equal(at(0.999, { topP: 1e-9 }), 2, "the likeliest is always there");
   t.equal(at(0.999, { temperature: 1e-3 }), 2);
   t.equal(
-    sample(logits, { random: () => t.fail("drew") as never }),
+    sample({ logits }, { random: () => t.fail("drew") as never }),
     2,
     "greedy",
   );
+  t.end();
+});
+
+t.test("sample() draws the same from the best as from all", (t) => {
+  const random = randomNumbers(5, 0);
+  const logits = Float32Array.from(
+    { length: 300 },
+    // Steps of a quarter, so that there are ties.
+    () => Math.round(20 * random()) / 4,
+  );
+  const ids = Int32Array.from(
+    [...logits.keys()].sort((i, j) => logits[j]! - logits[i]! || i - j),
+  );
+  for (
+    const options of [
+      {},
+      { temperature: 0.8, topK: 40 },
+      { temperature: 2, topK: 7, topP: 0.6 },
+    ]
+  ) {
+    const k = candidatesOf(options)!;
+    const best = {
+      logits: Float32Array.from(ids.subarray(0, k), (id) => logits[id]!),
+      ids: ids.slice(0, k),
+    };
+    for (let seed = 0; seed < 50; seed++) {
+      const draw = (from: Parameters<typeof sample>[0]) =>
+        sample(from, { ...options, random: randomNumbers(seed, 0) });
+      t.equal(draw(best), draw({ logits }), JSON.stringify(options));
+    }
+  }
+  t.equal(candidatesOf({ temperature: 1 }), undefined, "any of the vocabulary");
+  t.equal(candidatesOf({ temperature: 1, topK: 1000 }), undefined, "too many");
   t.end();
 });
 

@@ -3,11 +3,13 @@
 import t from "tap";
 import fc from "fast-check";
 import {
+  dealAxes,
   dealBlocks,
   dealSequences,
   forEachRun,
   localSpan,
 } from "../runtime/shard.ts";
+import type { Plan } from "../spec/plan.ts";
 import "./helpers/seed.ts";
 
 t.test("dealBlocks() gives the first blocks one more", (t) => {
@@ -29,6 +31,39 @@ t.test("dealSequences() keeps a sequence where it lives", (t) => {
   const dealt = dealSequences([5, 6, 7], 2, residence);
   t.same(dealt.map((b) => [...b]), [[1, 2], [0]].map((b) => b));
   t.same([...residence], [[5, 1], [6, 0], [7, 0]]);
+  t.end();
+});
+
+t.test("dealAxes() sends items where those are that they number", (t) => {
+  const plan = {
+    mesh: [{ name: "ep", size: 2 }],
+    axes: {
+      row: {
+        ...{ size: 4, dynamic: true, over: ["ep"] },
+        deal: { by: "items", input: "rows", of: "token" },
+      },
+      token: {
+        ...{ size: 8, dynamic: true, over: ["ep"] },
+        deal: { by: "sequence", input: "sequence" },
+      },
+    },
+  } as unknown as Plan;
+  const ints = (...data: number[]) => ({
+    dtype: "i32" as const,
+    shape: [data.length],
+    data: Int32Array.from(data),
+  });
+  const axes = dealAxes(
+    plan,
+    new Map([["token", 5], ["row", 3]]),
+    { sequence: ints(0, 1, 1, 0, 2), rows: ints(3, 4, 2) },
+    new Map(),
+  );
+  const lists = (axis: string) => axes.dealt(axis)!.map((part) => [...part]);
+  t.same(lists("token"), [[0, 3, 4], [1, 2]]);
+  t.same(lists("row"), [[0, 1], [2]]);
+  t.same([...axes.numbers("token")!], [0, 0, 1, 1, 2]);
+  t.equal(axes.numbers("embed"), undefined);
   t.end();
 });
 

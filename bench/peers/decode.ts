@@ -129,7 +129,8 @@ async function openOurs(
     logits: async () => {
       opened.session.reset();
       const last = [PROMPT.length - 1];
-      return (await decoder.logits(packPrompts([PROMPT]), last)).slice();
+      const [next] = await decoder.next(packPrompts([PROMPT]), last);
+      return next!.logits.slice();
     },
     generate: async () => {
       opened.session.reset();

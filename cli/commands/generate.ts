@@ -1,6 +1,7 @@
 /** `switchyard generate`: continue prompts with a checkpoint. */
 
 import {
+  candidatesOf,
   type ChatTemplate,
   Decoder,
   decoderShape,
@@ -69,6 +70,7 @@ export async function generateCommand(
       "set of prompts": JSON.stringify([prompts, maxNewTokens]),
       "way to choose tokens": JSON.stringify(samplingOf(flags)),
     },
+    next: { candidates: candidatesOf(samplingOf(flags)) },
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
       sequences: prompts.length,

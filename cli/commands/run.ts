@@ -5,6 +5,8 @@ import {
   needOf,
   openTarget,
   type RankStatistics,
+  type RankTimes,
+  rankTimes,
   readBatch,
   readTensors,
   runOpened,
@@ -16,6 +18,7 @@ import {
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
+import { formatTable } from "../table.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { joinAsRank } from "../rank.ts";
 import { openOptions } from "./options.ts";
@@ -92,10 +95,12 @@ export async function runCommand(
       await io.files.write(flags.trace, [new TextEncoder().encode(text)]);
     }
     const timing = { loadMs: loaded - started, runMs: ran - loaded };
+    const times = events ? { traced: rankTimes(events) } : {};
+    const document = { ranks: ranks.map(toJson), timing, ...times };
     await io.out(
       flags.json
-        ? `${JSON.stringify({ ranks: ranks.map(toJson), timing }, null, 2)}\n`
-        : describe(flags.outputs, outputs, ranks),
+        ? `${JSON.stringify(document, null, 2)}\n`
+        : describe(flags.outputs, outputs, ranks) + describeTimes(times.traced),
     );
     await opened.finish();
     if (flags.job !== undefined) {
@@ -105,6 +110,20 @@ export async function runCommand(
   } finally {
     await opened.close();
   }
+}
+
+/** Where the time of each rank went. */
+function describeTimes(times: readonly RankTimes[] | undefined): string {
+  if (times === undefined) return "";
+  const rows = times.map(({ rank, compute, exchange, wait, host }) => [
+    `${rank}`,
+    ...[compute, exchange, wait, host].map((ms) => ms.toFixed(2)),
+  ]);
+  const head = ["rank", "compute", "exchange", "wait", "host"];
+  const table = formatTable([head, ...rows]);
+  return `milliseconds of the traced run, which is slower than a plain one\n${
+    table.map((line) => `  ${line}\n`).join("")
+  }`;
 }
 
 function toJson(rank: RankStatistics): object {

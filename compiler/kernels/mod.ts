@@ -15,3 +15,4 @@ export * from "./regroup.ts";
 export * from "./router.ts";
 export * from "./rows.ts";
 export * from "./sum.ts";
+export * from "./top_k.ts";

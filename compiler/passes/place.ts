@@ -47,6 +47,8 @@ export function placeAxes(
     ? readRequests(graph, mesh, requested)
     : defaultRequests(mesh, routes);
   checkAllUsed(mesh, requests);
+  const followers = followersOf(graph, requests);
+  for (const [name, { of }] of followers) requests.set(name, requests.get(of)!);
   const axes: { [name: string]: PlanAxis } = {};
   for (const [name, { size, dynamic }] of Object.entries(graph.axes)) {
     const request = requests.get(name);
@@ -60,7 +62,7 @@ export function placeAxes(
         dynamic: true,
         ...(dynamic ? {} : { exact: true }),
         over: request.over,
-        deal: dealOf(graph, name),
+        deal: followers.get(name) ?? dealOf(graph, name),
       };
     }
   }
@@ -206,6 +208,30 @@ export function contiguousTable(size: number, positions: number): number[][] {
   );
 }
 
+type Followed = Extract<PlanAxis["deal"], { readonly by: "items" }>;
+
+/** Axes of inputs that pick rows of a placed axis, and lie where it does or are not placed: items go where those rows are. */
+function followersOf(
+  { nodes, axes }: Graph,
+  requests: ReadonlyMap<string, Request>,
+): Map<string, Followed> {
+  const followers = new Map<string, Followed>();
+  for (const node of nodes) {
+    if (node.primitive !== "embedding") continue;
+    const { over } = node.params;
+    const ids = node.inputs[1]!;
+    const [axis, second] = ids.axes;
+    if (ids.primitive !== "input" || axis === undefined || second) continue;
+    const where = requests.get(over)?.over.join();
+    const own = requests.get(axis)?.over.join() ?? where;
+    const placed = where !== undefined && axes[over]!.dynamic;
+    if (!placed || own !== where || followers.has(over)) continue;
+    if (followers.has(axis) || axis === over) continue;
+    followers.set(axis, { by: "items", input: ids.params.name, of: over });
+  }
+  return followers;
+}
+
 /** Tokens of a sequence stay on one rank when the model has a cache, else those of a routing group. */
 function dealOf(graph: Graph, axis: string): NonNullable<PlanAxis["deal"]> {
   const input = dealInput(graph, axis);
@@ -220,7 +246,7 @@ function quoteAll(names: readonly string[]): string {
 export function localBound(placed: Placed, axis: string): number[] {
   const { size, over, deal } = placed.axes[axis]!;
   return Array.from({ length: placed.ranks }, (_, rank) => {
-    if (!over || placed.expertAxes.has(axis) || deal?.by === "sequence") {
+    if (!over || placed.expertAxes.has(axis) || deal?.by !== "blocks") {
       return size;
     }
     return blockSizes(
@@ -237,7 +263,7 @@ export function groupBound(
   over: readonly string[],
 ): number {
   const { size, deal, over: axisOver } = placed.axes[axis]!;
-  if (!axisOver || deal?.by === "sequence") return size;
+  if (!axisOver || deal?.by !== "blocks") return size;
   const local = localBound(placed, axis);
   const sums = local.map((_, rank) =>
     groupOf(placed.mesh, rank, over).reduce((n, other) => n + local[other]!, 0)

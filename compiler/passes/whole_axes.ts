@@ -54,7 +54,7 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
   logSumExp: OVER,
   rmsNorm: OVER,
   rope: { needs: OVER.needs },
-  embedding: { needs: OVER.needs },
+  embedding: { needs: rowsElsewhere },
   scatter: { needs: OVER.needs },
   rename: {
     needs: ({ params }) => [params.from],
@@ -104,6 +104,19 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
 /** Axes of a node of any primitive that no rank may have only a part of. */
 export function wholeAxes(node: Node, axes: Axes): readonly string[] {
   return (WHOLE[node.primitive] as Rule<Primitive>).needs(node as never, axes);
+}
+
+/** Rows of a placed axis can be picked where the ids were dealt to the ranks that have them. */
+function rowsElsewhere(
+  node: NodeOf<"embedding">,
+  axes: Axes,
+): readonly string[] {
+  const { over } = node.params;
+  const ids = node.inputs[1]!;
+  const { deal } = axes[ids.axes[0] ?? ""] ?? {};
+  const here = deal?.by === "items" && deal.of === over &&
+    ids.primitive === "input" && deal.input === ids.params.name;
+  return here ? [] : [over];
 }
 
 /** Rules that look at a routing group need it whole: all axes of tokens but a leading one, unless its tokens are dealt together. */

@@ -38,10 +38,14 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
   const program = plan.programs[0]!;
   const { tokens, sequences = 1, past = 0 } = options;
   const lengths = new Map<string, number>();
-  for (const { axes } of Object.values(program.inputs)) {
+  for (const { axes, indexes } of Object.values(program.inputs)) {
     for (const axis of axes) {
       const { dynamic, exact, size } = plan.axes[axis]!;
       if (!dynamic || exact) continue;
+      if (indexes !== undefined) {
+        lengths.set(axis, Math.min(sequences, tokens, size));
+        continue;
+      }
       if (tokens > size) {
         throw new DataError(
           `Cannot predict a step of ${tokens} tokens: the plan has room for ${size}. Raise --max-tokens, or give fewer`,
@@ -56,7 +60,10 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
     const value = VALUES[name];
     if (port.dtype !== "i32" || port.axes.length !== 1 || !value) continue;
     const length = lengths.get(port.axes[0]!) ?? 0;
-    const data = Int32Array.from({ length }, (_, i) => value(i, each, past));
+    const data = Int32Array.from(
+      { length },
+      (_, i) => value(i, { each, past, tokens }),
+    );
     inputs[name] = { dtype: "i32", shape: [length], data };
   }
   const axes = dealAxes(plan, lengths, inputs, new Map());
@@ -66,11 +73,20 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
 
 /** Inputs of decoders that times depend on. */
 const VALUES: {
-  readonly [input: string]: (i: number, each: number, past: number) => number;
+  readonly [input: string]: (i: number, step: StepTokens) => number;
 } = {
-  sequence: (i, each) => Math.floor(i / each),
-  position: (i, each, past) => past + i % each,
+  sequence: (i, { each }) => Math.floor(i / each),
+  position: (i, { each, past }) => past + i % each,
+  // The last token of each sequence.
+  rows: (i, { each, tokens }) => Math.min((i + 1) * each, tokens) - 1,
 };
+
+/** Tokens of a sequence now and before, and of all sequences. */
+interface StepTokens {
+  readonly each: number;
+  readonly past: number;
+  readonly tokens: number;
+}
 
 /** How many of some tokens' choices fall on each expert. */
 export function chooseExperts(

@@ -63,8 +63,9 @@ export class CpuPool {
   #count = 2;
   #scratch: Span[] = [];
   #scratchBytes = 0;
-  /** Records not yet handed to the workers. */
+  /** Records not yet handed to the workers, and room for the next ones while these are handed over. */
   #record = new Int32Array(1 << 14);
+  #spare = new Int32Array(1 << 14);
   #used = 0;
   /** Words of all records so far, and of those that have run. */
   #recorded = 0;
@@ -296,7 +297,7 @@ export class CpuPool {
     this.#check();
     const records = this.#record;
     const used = this.#used;
-    this.#record = new Int32Array(1 << 14);
+    this.#record = this.#spare;
     this.#used = 0;
     const timed = this.#timed;
     this.#timed = [];
@@ -321,6 +322,7 @@ export class CpuPool {
       }
       start = end;
     }
+    this.#spare = records;
     this.#ran += used;
   }
 

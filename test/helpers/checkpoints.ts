@@ -12,6 +12,7 @@ import {
   loadTarget,
   type Opened,
   openTarget,
+  type PlanOptions,
   readTensors,
   type Tensors,
 } from "../../engine/mod.ts";
@@ -55,12 +56,14 @@ export interface Place {
   readonly mesh: string;
   readonly sharing?: DeviceSharing;
   readonly adapter?: AdapterChoice;
+  /** Only what follows the last tokens. */
+  readonly next?: NonNullable<PlanOptions["next"]>;
 }
 
 /** Load a checkpoint on a mesh. */
 export async function loadCheckpoint(
   name: string,
-  { mesh, sharing = "shared", adapter = "auto" }: Place,
+  { mesh, sharing = "shared", adapter = "auto", next }: Place,
 ): Promise<Loaded> {
   const target = await loadTarget(checkpointFolder(name), files);
   const opened = await openTarget(target, files, {
@@ -68,6 +71,7 @@ export async function loadCheckpoint(
     mesh: meshOf(mesh),
     need: { tokens: 128, sequences: 8, context: 128 },
     statistics: true,
+    ...next ? { next } : {},
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   return { ...opened, decoder };

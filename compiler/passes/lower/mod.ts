@@ -222,7 +222,25 @@ function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
   const below = lowering.graph.nodes.flatMap((user) =>
     indexBound(lowering, user, node)
   );
-  return below.length ? { ...port, below: Math.min(...below) } : port;
+  const indexes = lowering.graph.nodes.map((user) =>
+    indexedAxis(lowering, user, node)
+  ).find((axis) => axis !== undefined);
+  return {
+    ...port,
+    ...below.length ? { below: Math.min(...below) } : {},
+    ...indexes === undefined ? {} : { indexes },
+  };
+}
+
+/** The run-time axis whose items `user` picks by `index`. */
+function indexedAxis(
+  { placed }: Lowering,
+  user: Node,
+  index: Node,
+): string | undefined {
+  if (user.primitive !== "embedding" || user.inputs[1] !== index) return;
+  const { over } = user.params;
+  return placed.axes[over]!.dynamic ? planAxis(placed, over) : undefined;
 }
 
 /** The length of what `user` indexes by `index`. */

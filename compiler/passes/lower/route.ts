@@ -7,6 +7,8 @@ import { isMark, type Mark } from "../../graph/routing.ts";
 import { marks } from "../../kernels/capacity.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { router, topK } from "../../kernels/router.ts";
+import { rowsGrid } from "../../kernels/rows.ts";
+import { LONG_ROW, topKOfLong } from "../../kernels/top_k.ts";
 import { groupLength, lowerCapacity } from "./capacity.ts";
 import {
   addLaunch,
@@ -111,15 +113,17 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const axes = bufferAxes(lowering, [...rows, axis]);
   const index = addScratch(lowering, "indices", "i32", axes);
   const weight = addScratch(lowering, "values", storedDType(x.dtype), axes);
+  const count = lowering.placed.axes[over]!.size;
+  const long = count >= LONG_ROW;
+  const options = {
+    name: `topk_${k}`,
+    ...{ count, k, rows: tokenCount(lowering, rows) },
+  };
+  const size = sizeOf(lowering, rows);
   addLaunch(
     lowering,
     node,
-    topK({
-      name: `topk_${k}`,
-      count: lowering.placed.axes[over]!.size,
-      k,
-      rows: tokenCount(lowering, rows),
-    }),
+    long ? topKOfLong(options) : topK(options),
     {
       bindings: {
         lengths: LENGTHS,
@@ -127,7 +131,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
         values: weight,
         indices: index,
       },
-      workgroups: elementwiseGrid(sizeOf(lowering, rows)),
+      workgroups: long ? rowsGrid(size) : elementwiseGrid(size),
     },
   );
   lowering.results.set(node, { index, weight });

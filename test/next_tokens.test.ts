@@ -1,0 +1,106 @@
+/** Plans that give only what follows some tokens: the same bits and the same tokens as those that give all logits. */
+
+import t from "tap";
+import { generate, packPrompts } from "../engine/mod.ts";
+import {
+  loadCheckpoint,
+  type Loaded,
+  type Place,
+} from "./helpers/checkpoints.ts";
+import { skipWithoutAdapter } from "./helpers/checkpoints.ts";
+
+const PROMPTS = [[5, 9, 2, 7], [3], [8, 8, 1], [4, 6]];
+const LAST = [3, 4, 7, 9];
+
+const noAdapter = await skipWithoutAdapter();
+
+/** What a decoder makes of prompts: what follows each, and what it generates in each way. */
+async function take({ decoder, session }: Loaded): Promise<{
+  logits: number[][];
+  tokens: (readonly number[])[];
+  drawn: (readonly number[])[];
+}> {
+  session.reset();
+  const next = await decoder.next(packPrompts(PROMPTS), LAST);
+  const grow = async (options: object) => {
+    session.reset();
+    const { sequences } = await generate(decoder, PROMPTS, {
+      ...{ maxNewTokens: 6, stop: new Set() },
+      ...options,
+    });
+    return sequences.map(({ tokens }) => tokens);
+  };
+  return {
+    logits: next.map(({ logits }) => [...logits]),
+    tokens: await grow({}),
+    drawn: await grow({ temperature: 1.5, topK: 12, seed: 4 }),
+  };
+}
+
+async function use<R>(
+  name: string,
+  place: Place,
+  body: (loaded: Loaded) => Promise<R>,
+): Promise<R> {
+  const loaded = await loadCheckpoint(name, place);
+  try {
+    return await body(loaded);
+  } finally {
+    await loaded.close();
+  }
+}
+
+/** The best `k` of a row, in order. */
+function best(row: readonly number[], k: number): number[] {
+  return row.map((_, id) => id)
+    .sort((i, j) => row[j]! - row[i]! || i - j)
+    .slice(0, k);
+}
+
+function holdAgainst(
+  name: string,
+  { adapter, skip }: {
+    readonly adapter: NonNullable<Place["adapter"]>;
+    readonly skip: false | string;
+  },
+): void {
+  const title = `${name} on ${adapter === "cpu" ? "the CPU" : "a GPU"}`;
+  t.test(`${title}: what follows the last tokens`, { skip }, async (t) => {
+    const whole = await use(name, { mesh: "ep=1", adapter }, take);
+    for (const mesh of ["ep=1", "ep=3", "dp=2,ep=2"]) {
+      const some = await use(name, { mesh, adapter, next: {} }, take);
+      t.strictSame(some, whole, `${mesh}: logits`);
+      await use(
+        name,
+        { mesh, adapter, next: { candidates: 12 } },
+        async (loaded) => {
+          const { logits, tokens, drawn } = await take(loaded);
+          t.strictSame(tokens, whole.tokens, `${mesh}: greedy tokens`);
+          t.strictSame(drawn, whole.drawn, `${mesh}: drawn tokens`);
+          t.strictSame(
+            logits,
+            whole.logits.map((row) => best(row, 12).map((id) => row[id])),
+            `${mesh}: the largest logits`,
+          );
+          await t.rejects(
+            generate(loaded.decoder, PROMPTS, {
+              ...{ maxNewTokens: 1, stop: new Set<number>() },
+              ...{ temperature: 1, topK: 13 },
+            }),
+            {
+              message:
+                "Cannot draw from the best 13 tokens: the plan gives the best 12. Compile it for more candidates",
+            },
+          );
+        },
+      );
+    }
+  });
+}
+
+for (
+  const name of ["demo-lm", "deepseekv3-16e", "llama4-8e", "granitemoe-8e"]
+) {
+  holdAgainst(name, { adapter: "cpu", skip: false });
+}
+holdAgainst("demo-lm", { adapter: "auto", skip: noAdapter });
