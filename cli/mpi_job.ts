@@ -62,6 +62,8 @@ export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
     env: {
       ...process.env,
       OMPI_MCA_btl_sm_backing_directory: job.folder,
+      // What Open MPI 4 calls it.
+      OMPI_MCA_btl_vader_backing_directory: job.folder,
     },
   });
   const started: RankProcess[] = [];

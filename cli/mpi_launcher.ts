@@ -52,7 +52,7 @@ const RULE = /^-{50,}$/;
 
 /** What is only said when a rank failed. */
 const FAILURE =
-  /exited on signal|non-zero status|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|MPI_ERRORS_ARE_FATAL|unexpectedly/;
+  /exited on signal|non-zero (status|exit code)|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|MPI_ERRORS_ARE_FATAL|unexpectedly/;
 
 /** Who takes what is on the standard error of a job. */
 export interface LauncherReaders {

@@ -105,19 +105,36 @@ const LIBRARIES: { readonly [platform: string]: readonly string[] } = {
   ],
 };
 
+/** A launcher, by what it told this process. */
+export interface LauncherFacts {
+  /** Whose library can talk to it; undefined: there is no launcher, or any library may. */
+  readonly family?: "openMpi" | "mpich";
+  /** Processes that it started. */
+  readonly size?: number;
+}
+
+/** Which launcher started this process. */
+export function launcherFacts(environment: Environment): LauncherFacts {
+  const set = (...variables: string[]): boolean =>
+    variables.some((name) => environment[name] !== undefined);
+  const family = set("OMPI_COMM_WORLD_SIZE", "PRTE_LAUNCHED")
+    ? "openMpi"
+    : set("PMI_RANK", "PMI_FD", "PMI_PORT", "HYDRA_CONTROL_FD")
+    ? "mpich"
+    : undefined;
+  if (!family) return {};
+  const sizes = { openMpi: "OMPI_COMM_WORLD_SIZE", mpich: "PMI_SIZE" };
+  const size = environment[sizes[family]];
+  return { family, ...size === undefined ? {} : { size: Number(size) } };
+}
+
 /** Names of libraries to try, in order. The launcher that started this process decides which family it can talk to. */
 export function libraryNames(
   platform: string,
   environment: Environment,
 ): string[] {
   const names = LIBRARIES[platform] ?? [];
-  const set = (...variables: string[]): boolean =>
-    variables.some((name) => environment[name] !== undefined);
-  if (set("OMPI_COMM_WORLD_SIZE", "PRTE_LAUNCHED")) {
-    return names.filter((name) => !/12/.test(name));
-  }
-  if (set("PMI_RANK", "PMI_FD", "HYDRA_CONTROL_FD")) {
-    return names.filter((name) => !/40/.test(name));
-  }
-  return [...names];
+  const { family } = launcherFacts(environment);
+  const other = { openMpi: /12/, mpich: /40/ };
+  return names.filter((name) => !family || !other[family].test(name));
 }

@@ -1,5 +1,6 @@
 /** The functions of the MPI library of this machine, called through koffi. Both are optional and loaded when first asked for. */
 
+import { fstatSync } from "node:fs";
 import process from "node:process";
 import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
@@ -8,6 +9,7 @@ import {
   type Constant,
   detectAbi,
   type Handle,
+  launcherFacts,
   libraryNames,
 } from "./abi.ts";
 
@@ -73,6 +75,7 @@ export function loadBinding(): Promise<Binding> {
 
 async function load(): Promise<Binding> {
   const koffi = await importKoffi();
+  checkSocket();
   setEnvironment();
   const names = libraryNames(process.platform, process.env);
   let library: LibraryHandle | undefined;
@@ -110,6 +113,23 @@ async function importKoffi(): Promise<typeof import("koffi")> {
       }). Install it with 'npm install koffi@3.3.4'`,
     );
   }
+}
+
+/**
+ * MPICH's launcher gives each process a socket and tells it the number. Node passes no more than the standard streams on
+ * to the programs that it starts, so below `npx` the number is there and the socket is not.
+ */
+function checkSocket(): void {
+  const number = process.env["PMI_FD"];
+  if (launcherFacts(process.env).family !== "mpich" || !number) return;
+  try {
+    if (fstatSync(Number(number)).isSocket()) return;
+  } catch {
+    // Nothing has that number.
+  }
+  throw new MachineError(
+    "Cannot join the job: the socket of MPICH's launcher does not come through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx",
+  );
 }
 
 /**

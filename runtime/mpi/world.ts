@@ -2,7 +2,8 @@
 
 import { hostname } from "node:os";
 import process from "node:process";
-import type { Handle } from "./abi.ts";
+import { MachineError } from "../../spec/errors.ts";
+import { type Handle, launcherFacts } from "./abi.ts";
 import { type Argument, type Binding, loadBinding } from "./binding.ts";
 import {
   type Blocks,
@@ -70,9 +71,21 @@ export interface RankPlace {
 export function openWorld(options: WorldOptions = {}): Promise<MpiWorld> {
   return world ??= loadBinding().then(async (binding) => {
     opened = new MpiWorld(binding, options);
+    await checkSize(opened);
     await opened.learnHosts();
     return opened;
   });
+}
+
+/** Without this, processes whose library does not know their launcher would each be a job of one rank. */
+async function checkSize(world: MpiWorld): Promise<void> {
+  const { size, library } = world;
+  const { size: started = size } = launcherFacts(process.env);
+  if (started === size) return;
+  await world.finish();
+  throw new MachineError(
+    `Cannot join the job: its launcher started ${started} processes, and the MPI library, '${library}', knows of ${size}. Use the mpirun of that library`,
+  );
 }
 
 /** Which rank this process is; undefined: it is no part of an MPI job, or not yet. */

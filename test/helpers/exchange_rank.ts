@@ -168,12 +168,12 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
       }), { what: "a test" }),
     );
   },
-  /** Groups of a mesh, over each axis and over both, in both orders. */
+  /** Groups of a mesh of 8 ranks, over each axis and over several, in other orders than the mesh's. */
   async groups() {
     const world = await openWorld();
-    const [dp, ep] = [{ name: "dp", size: 2 }, { name: "ep", size: 2 }];
-    for (const mesh of [[dp, ep], [ep, dp]]) {
-      for (const over of [["ep"], ["dp"], ["dp", "ep"], ["ep", "dp"]]) {
+    const [dp, ep, tp] = ["dp", "ep", "tp"].map((name) => ({ name, size: 2 }));
+    for (const mesh of [[dp!, ep!, tp!], [tp!, ep!, dp!]]) {
+      for (const over of [["ep"], ["dp"], ["tp"], ["dp", "ep"], ["tp", "dp"]]) {
         await exchanges(world, { ...size, mesh, over }, draw);
       }
     }

@@ -35,6 +35,7 @@ t.test("libraryNames() keeps to the launcher's family", (t) => {
   t.ok(openMpi.includes("libmpi.so.40") && !openMpi.includes("libmpi.so.12"));
   const mpich = libraryNames("linux", { PMI_RANK: "0" });
   t.ok(mpich.includes("libmpi.so.12") && !mpich.includes("libmpi.so.40"));
+  t.strictSame(libraryNames("linux", { PMI_PORT: "far:4567" }), mpich);
   t.ok(libraryNames("linux", {}).includes("libmpi.so.40"));
   t.strictSame(libraryNames("plan9", {}), []);
   t.end();
@@ -92,6 +93,14 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
     },
     "a remark is passed on",
   );
+  // The words of Open MPI 4.
+  const text =
+    `${RULE}\nPrimary job  terminated normally, but 1 process returned\na non-zero exit code. Per user-direction, the job has been aborted.\n${RULE}\n`;
+  t.match(read("openMpi", text), {
+    said: [],
+    failed: true,
+    cause: /^mpirun says 'Primary job terminated normally, but 1 process /,
+  });
   t.end();
 });
 

@@ -90,13 +90,13 @@ interface Measured {
 }
 
 const folder = temporaryFolder(t);
-const bytes = await writeCheckpoint(folder);
+const file = await writeCheckpoint(folder);
 const disk = statfsSync(folder);
 const short = process.platform !== "linux"
   ? "there is no /proc"
-  : freemem() < 5 * bytes
-  ? `the checkpoint needs ${5 * bytes} bytes of free memory`
-  : disk.bavail * disk.bsize < 2 * bytes
+  : freemem() < 5 * file
+  ? `the checkpoint needs ${5 * file} bytes of free memory`
+  : disk.bavail * disk.bsize < 2 * file
   ? "the disk is full"
   : false;
 const ADAPTERS = [
@@ -127,12 +127,13 @@ for (const { adapter, skip: absent } of ADAPTERS) {
         .map((line) => JSON.parse(line) as Measured)
         .sort((a, b) => a.rank - b.rank);
     };
-    t.ok(bytes >= 1024 * MIB, `a checkpoint of ${bytes} bytes`);
+    t.ok(file >= 1024 * MIB, `a checkpoint of ${file} bytes`);
     const opened = await measure("open");
     const loaded = await measure("load");
     t.strictSame(loaded.map(({ rank }) => rank), [0, 1]);
     for (const { rank, bytes, weights } of loaded) {
       t.ok(weights > 512 * MIB, "no small share");
+      t.ok(weights < 0.7 * file, "its experts and what all hold, as stored");
       const over = bytes - opened[rank]!.bytes - weights;
       t.ok(
         over < ALLOWED,

@@ -13,7 +13,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import { BIN, LAUNCHERS, start, startWith } from "../helpers/mpi.ts";
+import { LAUNCHERS, start, startWith } from "../helpers/mpi.ts";
 import type { RankCase } from "../helpers/run_rank.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
@@ -284,26 +284,6 @@ for (const launcher of LAUNCHERS) {
       t.ok(one.ts < other.ts + other.dur! + SLACK, "before the other's end");
       t.ok(other.ts < one.ts + one.dur! + SLACK, "before the one's end");
     });
-  });
-
-  t.test(`${name}: ranks that mpirun starts by itself say what is wrong`, {
-    skip,
-  }, async (t) => {
-    // Each rank asks for another length.
-    const context = `$((64 + 32 * ${launcher.rankVariable}))`;
-    const { code, err } = await start(command!, [
-      ...launcherArguments(launcher.family, {
-        ranks: 2,
-        root: process.getuid?.() === 0,
-      }),
-      ...["sh", "-c", `exec "$@" --max-context ${context}`, "sh"],
-      ...[process.execPath, BIN, ...GENERATE, "--devices", "mpi"],
-    ]).ended;
-    t.equal(code, 3);
-    t.match(
-      err,
-      /rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another plan than rank 0 on \1\. /,
-    );
   });
 
   t.test(

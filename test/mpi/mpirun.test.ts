@@ -1,0 +1,127 @@
+// Ranks that mpirun starts by itself, without `launch`: the bytes of a shared device, and what is said where that cannot be.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { checkpointFolder } from "../helpers/checkpoints.ts";
+import {
+  integers,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "../helpers/cli.ts";
+import { BIN, LAUNCHERS, start } from "../helpers/mpi.ts";
+import { repositoryFile } from "../helpers/sessions.ts";
+
+const scratch = temporaryFolder(t);
+function file(name: string): string {
+  return path.join(scratch, name);
+}
+
+await writeRaw(file("ids"), {
+  input_ids: integers([2, 4], [5, 6, 7, 8, 9, 4, 3, 2]),
+});
+const RUN = [
+  ...["run", checkpointFolder("mixtral-6e"), "--inputs", file("ids")],
+  ...["--adapter", "cpu", "--mesh", "ep=4", "--outputs"],
+];
+const GENERATE = [
+  ...["generate", checkpointFolder("demo-lm"), "--prompt", "Once"],
+  ...["--max-new-tokens", "3", "--adapter", "cpu", "--devices", "mpi"],
+];
+
+/** The package is that of the folder, and npm looks for no newer one of itself. */
+const NPX = {
+  cwd: repositoryFile(""),
+  env: { ...process.env, npm_config_update_notifier: "false" },
+};
+
+for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
+  const mpirun = (ranks: number) =>
+    launcherArguments(family, { ranks, root: process.getuid?.() === 0 });
+  const npx = (ranks: number, flags: readonly string[], argv: string[]) =>
+    start(command!, [
+      ...[...flags, ...mpirun(ranks), "npx", "switchyard", ...argv],
+    ], NPX).ended;
+
+  t.test(`${name}: mpirun -n 4 npx switchyard run --devices mpi`, {
+    skip,
+  }, async (t) => {
+    const shared = await switchyard([...RUN, file("shared")]);
+    t.equal(shared.code, 0);
+    const { code, out, err } = await npx(
+      4,
+      family === "mpich" ? ["-pmi-port"] : [],
+      [...RUN, file("apart"), "--devices", "mpi"],
+    );
+    t.strictSame([code, err], [0, ""]);
+    t.match(out, /^Wrote .*apart\n(.*\n)+rank 3: \d+ bytes of memory, .*\n$/);
+    t.equal(out.match(/^Wrote /gm)!.length, 1, "one rank prints");
+    t.ok(readFileSync(file("apart")).equals(readFileSync(file("shared"))));
+  });
+
+  t.test(`${name}: ranks with other plans, without launch`, {
+    skip,
+  }, async (t) => {
+    // Each rank asks for another length.
+    const context = `$((64 + 32 * ${rankVariable}))`;
+    const { code, err } = await start(command!, [
+      ...mpirun(2),
+      ...["sh", "-c", `exec "$@" --max-context ${context}`, "sh"],
+      ...[process.execPath, BIN, ...GENERATE],
+    ]).ended;
+    t.equal(code, 3);
+    t.match(
+      err,
+      /rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another plan than rank 0 on \1\. /,
+    );
+  });
+
+  t.test(`${name}: a launcher that the library does not know`, {
+    skip,
+  }, async (t) => {
+    // As under the launcher of another MPI, but for one process.
+    const told = family === "openMpi"
+      ? { OMPI_COMM_WORLD_SIZE: "2", OMPI_MCA_btl: "self" }
+      : { PMI_SIZE: "2", PMI_RANK: "0" };
+    const { code, err } = await start(process.execPath, [BIN, ...GENERATE], {
+      env: { ...process.env, ...told },
+    }).ended;
+    t.equal(code, 3);
+    t.match(
+      err,
+      /Cannot join the job: its launcher started 2 processes, and the MPI library, '.*', knows of 1\. Use the mpirun of that library\n$/,
+    );
+  });
+
+  if (family === "mpich") {
+    t.test(`${name}: npx without -pmi-port`, { skip }, async (t) => {
+      const { code, err } = await npx(2, [], GENERATE);
+      t.equal(code, 3);
+      t.match(
+        err,
+        "Cannot join the job: the socket of MPICH's launcher does not come through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx\n",
+      );
+    });
+  }
+}
+
+t.test("a process without an MPI library says what to install", {
+  skip: LAUNCHERS.some(({ skip }) => /koffi/.test(String(skip)))
+    ? "the optional package 'koffi' is not installed"
+    : false,
+}, async (t) => {
+  const none = fileURLToPath(
+    new URL("../helpers/no_library.mjs", import.meta.url),
+  );
+  const { code, out, err } = await start(process.execPath, [
+    ...["--import", none, BIN, ...GENERATE],
+  ]).ended;
+  t.strictSame([code, out], [3, ""]);
+  t.match(
+    err,
+    /^Cannot use MPI: there is no MPI library \(\S+, .*\)\. Install one, such as the Debian package 'openmpi-bin' or 'mpich', and start the command with its mpirun\n$/,
+  );
+});
