@@ -144,24 +144,33 @@ function nameOf(pid: number, name: string): TraceEvent {
   };
 }
 
-/** Bytes that are looked at in a file, and at how many places: what two sets of weights differ in is everywhere. */
-const SAMPLE_BYTES = 1024, SAMPLES = 16;
+/** Bytes that are looked at in one place, and places: in all tensors together, and in one at most. */
+const SAMPLE_BYTES = 64, SAMPLES = 1024, TENSOR_SAMPLES = 16;
 
-/** What tells the tensors of one checkpoint from those of others: what they are, and some of their bytes. */
+/**
+ * What tells the tensors of one checkpoint from those of others: what they are, and some bytes of each, or of every n-th
+ * where they are many. To read all of them would take as long on every rank as to load the whole checkpoint.
+ */
 async function identityOf(tensors: TensorDirectory): Promise<string> {
-  const shapes = [...tensors].map(([name, { dtype, shape, bytes }]) => [
-    ...[name, dtype, ...shape, bytes],
-  ]);
-  const samples: string[] = [];
-  const sources = new Set([...tensors.values()].map(({ source }) => source));
-  for (const source of sources) {
-    const length = Math.min(SAMPLE_BYTES, source.size);
-    for (let i = 0; i < SAMPLES; i++) {
-      const at = Math.floor((source.size - length) * (i + 1) / SAMPLES);
-      samples.push(await sha256(await source.read(at, length)));
+  const sorted = [...tensors].sort(([a], [b]) => a < b ? -1 : 1)
+    .map(([, entry]) => entry);
+  const every = Math.max(1, Math.ceil(sorted.length / SAMPLES));
+  const places = Math.min(
+    TENSOR_SAMPLES,
+    Math.max(1, Math.floor(SAMPLES / sorted.length)),
+  );
+  const seen: string[] = [];
+  for (const [i, tensor] of sorted.entries()) {
+    const { name, dtype, shape, bytes, source, offset } = tensor;
+    seen.push(JSON.stringify([name, dtype, shape, bytes]));
+    if (i % every !== 0) continue;
+    const length = Math.min(SAMPLE_BYTES, bytes);
+    for (let place = 1; place <= places; place++) {
+      const at = offset + Math.floor((bytes - length) * place / places);
+      seen.push((await source.read(at, length)).join());
     }
   }
-  return JSON.stringify([shapes.sort(), samples.sort()]);
+  return seen.join("\n");
 }
 
 /** Names in a row, the last behind 'and'. */

@@ -1,0 +1,120 @@
+// What ranks that are processes compare before they run, by two ranks whose world is a promise.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import t from "tap";
+import { checkJob, type JobFacts, RankCountError } from "../engine/job.ts";
+import { VERSION } from "../engine/mod.ts";
+import { compile } from "../compiler/mod.ts";
+import { openSafetensors } from "../runtime/mod.ts";
+import type { MpiWorld } from "../runtime/mpi/mod.ts";
+import type { Plan } from "../spec/mod.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { smallLayer } from "./helpers/plans.ts";
+
+const WEIGHTS = readFileSync(
+  path.join(checkpointFolder("mixtral-6e"), "model.safetensors"),
+);
+
+/** A checkpoint whose bytes lie in memory. */
+function tensorsOf(bytes: Uint8Array): ReturnType<typeof openSafetensors> {
+  const read = (offset: number, length: number) =>
+    Promise.resolve(bytes.subarray(offset, offset + length));
+  return openSafetensors([{ name: "model", size: bytes.length, read }]);
+}
+
+/** What a rank is about to do. */
+interface Rank extends Partial<JobFacts> {
+  readonly plan?: Plan;
+  readonly version?: string;
+}
+
+const plan = await compile(smallLayer, { mesh: { ep: 2 } });
+const tensors = await tensorsOf(WEIGHTS);
+
+/** Let rank 0 and another one compare themselves; what comes of it on each. */
+async function compare(other: Rank): Promise<string[]> {
+  const told: string[] = [];
+  let tell!: (texts: string[]) => void;
+  const all = new Promise<string[]>((resolve) => tell = resolve);
+  const join = async (rank: number, facts: Rank): Promise<string> => {
+    const world: Partial<MpiWorld> = {
+      ...{ size: 2, rank, hosts: ["near", "far"] },
+      gatherTexts: async (text) => {
+        const { version = VERSION } = facts;
+        told[rank] = text.replace(`"${VERSION}"`, `"${version}"`);
+        if (told[0] && told[1]) tell(told);
+        return await all;
+      },
+    };
+    const checked = checkJob(world as MpiWorld, facts.plan ?? plan, {
+      ...{ tensors, kind: "cpu", alike: { "set of inputs": "x" } },
+      ...facts,
+    });
+    return await checked.then(
+      () => "the same",
+      (error: Error) => error.message,
+    );
+  };
+  return await Promise.all([join(0, {}), join(1, other)]);
+}
+
+/** What both say where the other one has something else. */
+function different(what: string): string[] {
+  const text =
+    `Cannot run the plan: rank 1 on far has another ${what} than rank 0 on near. Give every rank the same command and the same files`;
+  return [text, text];
+}
+
+t.test("ranks that do the same go on", async (t) => {
+  t.strictSame(await compare({}), ["the same", "the same"]);
+});
+
+t.test("what differs is named, on every rank", async (t) => {
+  t.strictSame(
+    await compare({ version: "0.0.1" }),
+    different("version of the package"),
+  );
+  t.strictSame(await compare({ kind: "gpu" }), different("kind of device"));
+  t.strictSame(
+    await compare({ alike: { "set of inputs": "y" } }),
+    different("set of inputs"),
+  );
+  t.strictSame(
+    await compare({
+      plan: await compile(smallLayer, { mesh: { ep: 2 }, chunks: 2 }),
+    }),
+    different("plan"),
+  );
+  t.strictSame(
+    await compare({ kind: "gpu", version: "0.0.1" }),
+    different("version of the package and another kind of device"),
+  );
+});
+
+t.test("a checkpoint is told from another one by any of its tensors", async (t) => {
+  let changed = 0;
+  for (const { name, offset, bytes } of tensors.values()) {
+    const other = Uint8Array.from(WEIGHTS);
+    // A tensor as trained further: other bytes everywhere.
+    for (let i = 0; i < bytes; i++) other[offset + i]! ^= 1;
+    const said = await compare({ tensors: await tensorsOf(other) });
+    t.strictSame(said, different("checkpoint"), name);
+    changed++;
+  }
+  t.ok(changed > 20);
+  const [name] = [...tensors.keys()];
+  const fewer = new Map(tensors);
+  fewer.delete(name!);
+  t.strictSame(await compare({ tensors: fewer }), different("checkpoint"));
+});
+
+t.test("a plan for another number of ranks is refused", async (t) => {
+  const three = await compile(smallLayer, { mesh: { ep: 3 } });
+  const world: Partial<MpiWorld> = { size: 2 };
+  await t.rejects(
+    checkJob(world as MpiWorld, three, { tensors, kind: "cpu", alike: {} }),
+    new RankCountError(
+      "Cannot run a mesh of 3 ranks on 2 processes. Start as many as the mesh has ranks: 'switchyard launch -n 3 -- …'",
+    ),
+  );
+});
