@@ -58,8 +58,8 @@ export interface SelectedDevices {
   readonly kind: Device["kind"];
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
-  /** Adapters in the list; undefined on the CPU. */
-  readonly adapters?: number;
+  /** Numbers of the adapters that ranks take in turn; undefined on the CPU. */
+  readonly adapters?: readonly number[];
   /** Whether they compute on the CPU. */
   readonly software?: boolean;
   /** Threads of the CPU device. */
@@ -108,7 +108,7 @@ export async function selectDevices(
   }
   return {
     kind: "gpu",
-    adapters: list.length,
+    adapters: list.map(({ number }) => number),
     software: list.some(({ type }) => type === "software"),
     limits: commonLimits(list),
     world,
@@ -258,11 +258,14 @@ function adapterOf(
   );
 }
 
-// Ranks that share an adapter are slower than they look; where as many were named as there are ranks it is a mistake.
-function checkSharing(
+/**
+ * Ranks that share an adapter are slower than they look, so that is said. Where as many were named as there are ranks, or
+ * there are more that cannot be told apart, it is not what was meant.
+ */
+export function checkSharing(
   list: readonly GpuAdapter[],
   ranks: number,
-  options: SelectDevicesOptions,
+  options: Pick<SelectDevicesOptions, "adapter" | "notice">,
 ): void {
   const used = list.slice(0, ranks);
   const different = new Set(used.map(({ number }) => number)).size;
@@ -273,6 +276,13 @@ function checkSharing(
     );
   }
   const twins = used.find(({ twins }) => twins !== undefined);
+  if (twins && options.adapter === "auto") {
+    throw new MachineError(
+      `Cannot give ${ranks} ranks an adapter each: only ${different} can be opened. ${
+        cannotTell(twins)
+      }, or share it by --adapter ${twins.number}`,
+    );
+  }
   options.notice?.(
     `${ranks} ranks share ${different} adapter${different === 1 ? "" : "s"}: ${
       used.map(({ name }) => name).join(", ")

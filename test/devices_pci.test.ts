@@ -4,6 +4,7 @@ import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
 import { adapterPlaces, parseDeviceList } from "../cli/adapter_places.ts";
+import { selectDevices } from "../engine/devices.ts";
 import { createGpuDevice, listAdapters } from "../runtime/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { LAUNCHERS, startWith } from "./helpers/mpi.ts";
@@ -96,6 +97,15 @@ t.test("where nothing tells them apart, that is said", { skip }, async (t) => {
   await twins(t, 2);
   const [only, ...more] = await listAdapters();
   t.strictSame([only!.twins, more], [2, []]);
+  // Whoever names the other one means two.
+  await t.rejects(
+    selectDevices({ sharing: "separate", adapter: [0, 1] }),
+    {
+      name: "MachineError",
+      message:
+        /^Cannot use adapter 1: it is not in the list\. There are 2 adapters named '.*', and nothing tells them apart\. Install /,
+    },
+  );
 });
 
 t.test(

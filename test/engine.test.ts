@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import t from "tap";
 import { chooseBounds } from "../engine/bounds.ts";
 import { openTokenizer } from "../engine/checkpoint.ts";
-import { chooseAdapter } from "../engine/devices.ts";
+import { checkSharing, chooseAdapter } from "../engine/devices.ts";
 import {
   checkTokens,
   packBatch,
@@ -199,18 +199,64 @@ t.test("chooseBounds() keeps what is given and rounds the rest up", (t) => {
   t.end();
 });
 
-t.test("chooseAdapter() takes hardware, else the CPU device, never software", (t) => {
-  const adapter = (
-    number: number,
-    type: "hardware" | "software",
-  ): GpuAdapter => ({
+/** An adapter that is never opened. */
+function adapter(
+  number: number,
+  type: "hardware" | "software",
+  twins?: number,
+): GpuAdapter {
+  return {
     ...{ number, type, name: `a${number}`, vendor: "", architecture: "" },
     ...{ description: "", limits: {}, features: [] },
+    ...twins === undefined ? {} : { twins },
     request: () => Promise.reject(new Error("not asked for")),
-  });
+  };
+}
+
+t.test("chooseAdapter() takes hardware, else the CPU device, never software", (t) => {
   const list = [adapter(0, "software"), adapter(1, "hardware")];
   t.equal(chooseAdapter(list).adapter, list[1]);
   t.equal(chooseAdapter(list.slice(0, 1)).adapter, "cpu");
   t.equal(chooseAdapter([]).adapter, "cpu");
+  t.end();
+});
+
+t.test("checkSharing() says when ranks share, and refuses what was not meant", (t) => {
+  const [a, b] = [adapter(0, "hardware"), adapter(1, "hardware")];
+  const said: string[] = [];
+  const check = (
+    list: readonly GpuAdapter[],
+    ranks: number,
+    choice: "auto" | readonly number[] = "auto",
+  ) =>
+    checkSharing(list, ranks, {
+      adapter: choice,
+      notice: (text) => said.push(text),
+    });
+  check([a, b], 2);
+  check([a, b], 1);
+  t.strictSame(said, []);
+  check([a], 2);
+  check([a, b], 4);
+  t.strictSame(said.splice(0), [
+    "2 ranks share 1 adapter: a0",
+    "4 ranks share 2 adapters: a0, a1",
+  ]);
+  t.throws(() => check([a, a], 2, [0, 0]), {
+    name: "MachineError",
+    message:
+      "Cannot give 2 ranks an adapter each: the list names only 1 different. Name 2 different adapters, or fewer to share them",
+  });
+  const twin = adapter(0, "hardware", 2);
+  const twins = "There are 2 adapters named 'a0', and nothing tells them apart";
+  t.throws(() => check([twin], 2), {
+    name: "MachineError",
+    message: new RegExp(
+      `^Cannot give 2 ranks an adapter each: only 1 can be opened\\. ${twins}\\. Install .*, or share it by --adapter 0$`,
+    ),
+  });
+  t.strictSame(said, []);
+  check([twin], 2, [0]);
+  t.match(said, [new RegExp(`^2 ranks share 1 adapter: a0\\. ${twins}\\. `)]);
   t.end();
 });

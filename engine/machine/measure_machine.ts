@@ -8,7 +8,12 @@ import type {
   MachineLinks,
 } from "../../spec/machine.ts";
 import { linkClass, placeRanks } from "../../spec/machine.ts";
-import { selectDevices, type SelectDevicesOptions } from "../devices.ts";
+import {
+  selectDevices,
+  type SelectDevicesOptions,
+  type SelectedDevices,
+} from "../devices.ts";
+import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { type LinkTimes, measureLinks } from "./measure_links.ts";
 import {
   measureDevice,
@@ -51,25 +56,30 @@ export async function measureMachine(
 ): Promise<MeasuredMachine> {
   const selected = await selectDevices(options);
   const { world, kind } = selected;
-  const ranks = world?.size ?? options.ranks ?? selected.adapters ?? 1;
+  const ranks = world?.size ?? options.ranks ?? selected.adapters?.length ?? 1;
   const host = world?.hosts[world.rank] ?? options.host;
-  const own = await measureInTurn(selected, options);
+  const own = world
+    ? [await measureInTurn(selected, world, options)]
+    : await measureEach(selected, ranks, options);
   const links = ranks > 1
     ? await measureLinks(selected, ranks, options)
     : undefined;
+  const adapters = new Set(selected.adapters).size;
   const atOnce = kind === "cpu"
     ? Math.max(1, Math.floor((options.threads ?? 1) / (selected.threads ?? 1)))
     : selected.software
     ? 1
+    : adapters < (world?.localSize ?? ranks)
+    ? adapters
     : undefined;
-  const report: RankReport = {
-    ...{ host, name: own.name ?? kind, measured: own, links },
+  const here = own.map((measured): RankReport => ({
+    ...{ host, name: measured.name ?? kind, measured, links },
     ...atOnce === undefined ? {} : { atOnce },
-  };
+  }));
   const reports: RankReport[] = world
-    ? (await world.gatherTexts(JSON.stringify(report), { what: "measuring" }))
-      .map((text) => JSON.parse(text) as RankReport)
-    : Array.from({ length: ranks }, () => report);
+    ? (await world.gatherTexts(JSON.stringify(here), { what: "measuring" }))
+      .flatMap((text) => JSON.parse(text) as RankReport[])
+    : here;
   const communicator = world
     ? "mpi"
     : options.sharing === "shared"
@@ -97,13 +107,34 @@ function rounded(machine: Machine): Machine {
   ) as Machine;
 }
 
+/** Measure the device of every rank of this process: each adapter once, by itself. */
+async function measureEach(
+  selected: SelectedDevices,
+  ranks: number,
+  options: MeasureMachineOptions,
+): Promise<MachineDevice[]> {
+  const { adapters = [] } = selected;
+  if (new Set(adapters).size < 2) {
+    const one = await measureDevice(selected, options);
+    return new Array<MachineDevice>(ranks).fill(one);
+  }
+  const measured = new Map<number, MachineDevice>();
+  for (const number of new Set(adapters.slice(0, ranks))) {
+    const alone = await selectDevices({ ...options, adapter: [number] });
+    measured.set(number, await measureDevice(alone, options));
+  }
+  return Array.from(
+    { length: ranks },
+    (_, rank) => measured.get(adapters[rank % adapters.length]!)!,
+  );
+}
+
 /** Measure this rank's device while no other rank of its host measures. */
 async function measureInTurn(
-  selected: Awaited<ReturnType<typeof selectDevices>>,
+  selected: SelectedDevices,
+  world: MpiWorld,
   options: MeasureMachineOptions,
 ): Promise<MachineDevice> {
-  const { world } = selected;
-  if (!world) return await measureDevice(selected, options);
   let own: MachineDevice | undefined;
   const turns = Math.max(
     ...(await world.gatherTexts(String(world.localSize), {
