@@ -22,6 +22,7 @@ import {
   layoutParams,
   lowerGraph,
   overlap,
+  fillBuckets,
   placeAxes,
   type Placement,
   returningNodes,
@@ -54,6 +55,11 @@ export interface CompileOptions {
 
 /** A tuning table. */
 export interface Tuning {
+  /**
+   * Of a step of training: `sharded` deals what the optimizer remembers of a parameter, and its update, to the ranks that
+   * hold the same parameter (ZeRO-1): each has an equal part of an axis. Bits do not depend on it. Default: `whole`.
+   */
+  readonly optimizerState?: "whole" | "sharded";
   readonly matmul?: MatmulTile;
 }
 
@@ -104,9 +110,13 @@ export async function compileGraph(
     simple,
     placeAxes(simple, mesh, options.place),
   );
-  const { placed } = gathered;
-  checkPlaced(gathered.graph, placed);
-  const { graph, partial, sharded } = sumPartials(gathered.graph, placed);
+  checkPlaced(gathered.graph, gathered.placed);
+  const { placed, partial, sharded, ...summed } = sumPartials(
+    gathered.graph,
+    gathered.placed,
+    { dealsState: (name) => isDealt(name, options) },
+  );
+  const { graph, buckets } = fillBuckets(summed.graph);
   const scalars = await lowerScalars(graph);
   const dispatched = dispatchedNodes(graph);
   const layouts = layoutParams(
@@ -118,7 +128,7 @@ export async function compileGraph(
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),
-    { dispatched, layouts },
+    { dispatched, layouts, sharded },
   );
   const lowering = startLowering({
     graph,
@@ -126,7 +136,7 @@ export async function compileGraph(
     fusion,
     scalars,
     dispatched,
-    ...{ sharded, partial },
+    ...{ sharded, partial, buckets },
     layouts,
     tile: options.tuning?.matmul ?? DEFAULT_TILE,
     check: options.check ?? false,
@@ -147,3 +157,8 @@ function chunksOf({ chunks = 1 }: CompileOptions): number {
     `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
   );
 }
+/** Sums of gradients are dealt in any case: each is sent as often, and the less of it is kept. */
+function isDealt(state: string, { optimizerState }: CompileOptions): boolean {
+  return optimizerState === "sharded" || state.startsWith(accumulatedName(""));
+}
+

@@ -48,10 +48,10 @@ async function allGather(
     return span;
   });
   await transfer(step, bound, {
-    out: (s) => [{ offset: 0, bytes: spans[s]!.bytes }],
+    out: (s) => step.blocks ? spans : [{ offset: 0, bytes: spans[s]!.bytes }],
     into: () => spans,
     arrived: (memory, blocks) => {
-      if (!step.rows) known.keep(memory, step.to, blocks);
+      if (step.part) known.keep(memory, step.to, blocks);
     },
   });
 }

@@ -60,6 +60,9 @@ function bufferOf(
   if (step.op === "allGather" && step.rows && binding === "counts") {
     return to.buffer(step.rows.counts);
   }
+  if (step.op === "allGather" && step.blocks && binding === "position") {
+    return to.buffer(step.blocks.position);
+  }
   if (step.op === "allToAll") {
     if (binding === "counts") return to.buffer(step.counts);
     if (binding === "position") return to.buffer(step.position);
@@ -75,7 +78,7 @@ async function countSent(
   sent: NonNullable<CommunicatorContext["sent"]>,
 ): Promise<void> {
   if (step.op === "allGather") {
-    // Every launch of the copy kernel moves the whole of each source, or the rows that it is told of.
+    // Every launch of the copy kernel moves the whole of each source, its block, or the rows that it is told of.
     const [first] = group;
     const rows = step.rows && wordsOf(
       await first!.device.read(

@@ -183,7 +183,8 @@ export interface LocalExchange {
 /**
  * Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. With `rows`, `bytes` are those of
  * a row, and every rank gives as many rows as it has items of the placed run-time axis; `rows.counts` is a `dealt` buffer
- * that holds these numbers by position.
+ * that holds these numbers by position. With `blocks`, `from` has a block of `bytes` bytes for each position, and a rank
+ * gets of everyone only the block of its own position, which `blocks.position` holds.
  */
 export interface AllGatherStep extends StepBase {
   readonly op: "allGather";
@@ -192,6 +193,7 @@ export interface AllGatherStep extends StepBase {
   readonly to: string;
   readonly bytes: number;
   readonly rows?: { readonly axis: string; readonly counts: string };
+  readonly blocks?: { readonly position: string };
   readonly local: readonly LocalExchange[];
 }
 

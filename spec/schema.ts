@@ -202,7 +202,10 @@ const steps = {
     to: name,
     bytes: integer,
     local,
-  }, { rows: closed({ axis: name, counts: name }) }),
+  }, {
+    rows: closed({ axis: name, counts: name }),
+    blocks: closed({ position: name }),
+  }),
   allToAll: stepOf("allToAll", {
     over: short(name, 1),
     direction: oneOf("forward", "back"),

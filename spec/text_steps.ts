@@ -203,9 +203,11 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
     case "copy":
       return `${step.to} = copy ${step.from} (${step.bytes} B)`;
     case "allGather":
-      return `${step.to} = allGather ${step.from} over ${
-        step.over.join("+")
-      } (${step.rows ? `${step.rows.axis} x ` : ""}${step.bytes} B to each of ${
+      return `${step.to} = ${
+        step.blocks ? "allToAll blocks" : "allGather"
+      } ${step.from} over ${step.over.join("+")} (${
+        step.rows ? `${step.rows.axis} x ` : ""
+      }${step.bytes} B to each of ${
         positionsOver(plan.mesh, step.over) - 1
       } others)${step.rows ? ` by ${step.rows.counts}` : ""} local ${
         localText(step.local)

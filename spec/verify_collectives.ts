@@ -62,11 +62,18 @@ function gatherFaults(
   step: AllGatherStep,
   at: StepFacts,
 ): string[] {
-  if (step.rows) return rowFaults(facts, step, step.rows);
+  if (step.rows) {
+    return [
+      ...rowFaults(facts, step, step.rows),
+      ...step.blocks ? ["it moves rows, or blocks, and not both"] : [],
+    ];
+  }
   const faults: string[] = [];
   const from = facts.buffers.get(step.from)!;
   const to = facts.buffers.get(step.to)!;
   const total = step.bytes * width(facts, step.over);
+  // With blocks, one for everyone.
+  const given = step.blocks ? total : step.bytes;
   if (from.dtype !== to.dtype) {
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
   }
@@ -75,7 +82,7 @@ function gatherFaults(
   }
   for (const rank of at.ranks) {
     const have = [from, to].map((buffer) => onRank(buffer.bytes, rank));
-    if (have[0] !== step.bytes || have[1] !== total) {
+    if (have[0] !== given || have[1] !== total) {
       faults.push(
         `on rank ${rank} the buffers have ${have[0]} and ${
           have[1]
@@ -84,7 +91,27 @@ function gatherFaults(
       break;
     }
   }
+  if (step.blocks) {
+    faults.push(...positionFaults(facts, step.over, step.blocks.position, at));
+  }
   return faults;
+}
+
+/** A buffer that says where each rank is in its group. */
+function positionFaults(
+  facts: Facts,
+  over: readonly string[],
+  name: string,
+  at: StepFacts,
+): string[] {
+  const { kind, data } = facts.buffers.get(name)!;
+  for (const rank of at.ranks) {
+    const said = data && "ranks" in data ? data.ranks[rank] : data?.all;
+    const real = positionOver(facts.plan.mesh, rank, over);
+    if (kind === "const" && said?.length === 1 && said[0] === real) continue;
+    return [`'${name}' must say that rank ${rank} is at position ${real}`];
+  }
+  return [];
 }
 
 /** A gather of rows: of the axis's own items, by their numbers, into room for all of them. */
@@ -185,19 +212,7 @@ function exchangeFaults(
   };
   holds(step.counts, positions * (splits.at(-1) ?? 0));
   holds(step.moved, positions);
-  const position = facts.buffers.get(step.position)!;
-  for (const rank of at.ranks) {
-    const said = position.data && "ranks" in position.data
-      ? position.data.ranks[rank]
-      : position.data?.all;
-    const real = positionOver(facts.plan.mesh, rank, step.over);
-    if (position.kind !== "const" || said?.length !== 1 || said[0] !== real) {
-      faults.push(
-        `'${step.position}' must say that rank ${rank} is at position ${real}`,
-      );
-      break;
-    }
-  }
+  faults.push(...positionFaults(facts, step.over, step.position, at));
   return faults;
 }
 
@@ -256,6 +271,12 @@ function localFaults(
     // A kernel whose splits do not depend on the position has no need of it.
     if (has.has("position")) bindings.position = step.position;
   } else if (step.rows) bindings.counts = step.rows.counts;
+  else if (step.blocks) {
+    bindings.position = step.blocks.position;
+    if (!has.has("position")) {
+      faults.push(`kernel '${entry.kernel}' does not ask for its position`);
+    }
+  }
   const options = { ranks: at.ranks, words: true };
   for (const fault of bindingFaults(facts, known, bindings, options)) {
     faults.push(`kernel '${entry.kernel}': ${fault}`);

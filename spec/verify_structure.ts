@@ -230,7 +230,11 @@ export function buffersOf(step: Step): string[] {
     case "copy":
       return [step.from, step.to];
     case "allGather":
-      return [step.from, step.to, ...step.rows ? [step.rows.counts] : []];
+      return [
+        ...[step.from, step.to],
+        ...step.rows ? [step.rows.counts] : [],
+        ...step.blocks ? [step.blocks.position] : [],
+      ];
     case "allToAll":
       return [step.from, step.to, step.counts, step.position, step.moved];
     case "wait":

@@ -263,6 +263,8 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   allReduce: placed,
   cacheWrite: cacheWriteDerivative,
   attention: attentionDerivative,
+  reduceScatter: placed,
+  allGather: placed,
   attentionSum: onceOnly,
   attentionGrad: onceOnly,
 };

@@ -57,6 +57,8 @@ const MIXES: {
   gather: (node) => [node.params.axis],
   take: (node) => [node.params.whole],
   allReduce: "no",
+  reduceScatter: "no",
+  allGather: "no",
   dispatch: "no",
   combine: () => [],
   collect: () => [],

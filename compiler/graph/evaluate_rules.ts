@@ -72,6 +72,15 @@ function relabel(node: Shown, value: Value, shape: readonly number[]): Value {
   return { axes: node.axes, shape, dtype: node.dtype, data: value.data };
 }
 
+/** The elements of the operand. */
+function sameElements(
+  node: Shown & Pick<Node, "inputs">,
+  context: Context,
+): Value {
+  const [x] = operands(node, context);
+  return relabel(node, x!, x!.shape);
+}
+
 /** Apply `f` to every row of `x` along `over`. */
 function alongRows(
   x: Value,
@@ -236,10 +245,7 @@ export const REFERENCE: {
     );
   },
 
-  rename: (node, context) => {
-    const [x] = operands(node, context);
-    return relabel(node, x!, x!.shape);
-  },
+  rename: sameElements,
 
   split: (node, context) => {
     const [x] = operands(node, context);
@@ -414,18 +420,13 @@ export const REFERENCE: {
       routing(node.inputs[1]!, context),
     ),
 
-  gather: (node, context) => {
-    const [x] = operands(node, context);
-    return relabel(node, x!, x!.shape);
-  },
-
-  take: (node, context) => {
-    const [x] = operands(node, context);
-    return relabel(node, x!, x!.shape);
-  },
+  gather: sameElements,
+  take: sameElements,
 
   // The evaluator is one rank, which has all of every sum.
   allReduce: (node, context) => operands(node, context)[0]!,
+  reduceScatter: sameElements,
+  allGather: sameElements,
 
   cacheWrite: (node, context) => {
     const [state, value, sequence, position] = operands(node, context);

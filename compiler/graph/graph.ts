@@ -208,6 +208,18 @@ export interface PrimitiveParams {
   cacheWrite: Record<never, never>;
   /**
    * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
+  /** x, of which each rank has a part of a sum: of all of it the rank's own items of `axis`, as axis `to`. Only placement makes it. */
+  reduceScatter: {
+    readonly over: readonly string[];
+    readonly axis: string;
+    readonly to: string;
+  };
+  /** x, of whose axis each rank has its own items: all of them on every rank, as axis `to`. Only placement makes it. */
+  allGather: {
+    readonly over: readonly string[];
+    readonly axis: string;
+    readonly to: string;
+  };
    * writing; sequence, position, then sinks [head] if `sinks` -> [token, head, valueDim]. Without `kvHead` all heads
    * read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys.
    */

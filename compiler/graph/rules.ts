@@ -434,6 +434,12 @@ export const RULES: {
     return { axes: x.axes, dtype: x.dtype };
   },
 
+  reduceScatter: ({ inputs, params: { axis, to } }) =>
+    renamed("reduceScatter", inputs, axis, to),
+
+  allGather: ({ inputs, params: { axis, to } }) =>
+    renamed("allGather", inputs, axis, to),
+
   cacheWrite: ({ inputs }) => {
     const [state, value] = [operand(inputs, 0), operand(inputs, 1)];
     if (!sameAxes(state.axes.slice(2), value.axes.slice(1))) {

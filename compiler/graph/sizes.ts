@@ -109,12 +109,14 @@ function checkSlot(sizes: Sizes, node: RoutingNode): void {
 
 /** A part of an axis and the whole of it: over all ranks they are as long. */
 function sameLength(
-  node: NodeOf<"gather"> | NodeOf<"take">,
+  node:
+    | NodeOf<"gather">
+    | NodeOf<"take">
+    | NodeOf<"reduceScatter">
+    | NodeOf<"allGather">,
   sizes: Sizes,
 ): void {
-  const from = node.primitive === "gather"
-    ? node.params.axis
-    : node.params.whole;
+  const from = node.primitive === "take" ? node.params.whole : node.params.axis;
   const { to } = node.params;
   if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node, from));
 }
@@ -256,6 +258,8 @@ const SIZES: {
   gather: sameLength,
   take: sameLength,
   allReduce: none,
+  reduceScatter: sameLength,
+  allGather: sameLength,
   dispatch: none,
   combine: none,
   collect: none,

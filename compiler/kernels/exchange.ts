@@ -48,9 +48,11 @@ export interface GatherOptions {
   readonly sources: readonly number[];
   /** Type that the buffers are seen as. Default u32. */
   readonly type?: Binding["type"];
+  /** Sources have a block of `words` for each position, of which the rank's own is taken; binding `position`, u32 [1]. */
+  readonly blocks?: boolean;
 }
 
-/** dst[sources[f]] = src f */
+/** dst[sources[f]] = src f, or its block for this position */
 export function gather(o: GatherOptions): Kernel {
   const type = o.type ?? "u32";
   invariant(o.sources.length <= EXCHANGE_SOURCES, "at most four sources");
@@ -58,13 +60,17 @@ export function gather(o: GatherOptions): Kernel {
     name: o.name,
     count: u32(o.words),
     bindings: [
+      reads("position", "u32"),
       ...o.sources.map((_, f) => reads(`src${f}`, type)),
       writes("dst", type),
     ],
-    body: (i) =>
-      o.sources.map((source, f) =>
-        store("dst", add(u32(source * o.words), i), load(`src${f}`, i, type))
-      ),
+    body(i) {
+      const start = mul(load("position", u32(0), "u32"), u32(o.words));
+      const from = o.blocks ? add(start, i) : i;
+      return o.sources.map((source, f) =>
+        store("dst", add(u32(source * o.words), i), load(`src${f}`, from, type))
+      );
+    },
   });
 }
 

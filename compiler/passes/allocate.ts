@@ -31,7 +31,11 @@ function buffersOf(
     case "copy":
       return [step.from, step.to];
     case "allGather":
-      return [step.from, step.to, ...step.rows ? [step.rows.counts] : []];
+      return [
+        ...[step.from, step.to],
+        ...step.rows ? [step.rows.counts] : [],
+        ...step.blocks ? [step.blocks.position] : [],
+      ];
     case "allToAll":
       return [step.from, step.to, step.counts, step.position, step.moved];
     case "wait":

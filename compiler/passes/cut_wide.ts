@@ -2,6 +2,7 @@
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
+import type { Sharded } from "./sharded.ts";
 import type { ParamLayout } from "./param_layout.ts";
 
 /** What is known of the nodes that are cut. */
@@ -14,10 +15,13 @@ export interface Cut {
   /** Nodes on dispatched rows. */
   readonly dispatched: ReadonlyMap<Node, Node>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
+  /** Nodes of some of whose axes a rank has a part. */
+  readonly sharded: Sharded;
 }
 
 const EXPERT = "expert of row";
 const ROWS = "row count";
+const OWN = "own items";
 const TILES = "tiles of matmul";
 const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 
@@ -78,15 +82,16 @@ function union(sets: readonly Bindings[]): Bindings {
 }
 
 /** What a kernel binds besides what it reads: its result, and lengths, or who is in which row. */
-function ownBindings({ dispatched }: Cut, node: Node): Bindings {
+function ownBindings({ dispatched, sharded }: Cut, node: Node): Bindings {
   const table = node.primitive === "rope"
     ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
     : node.primitive === "take"
-    ? [`items of ${node.params.to}`]
+    ? [sharded.has(node) ? OWN : `items of ${node.params.to}`]
     : [];
   return new Set([
     "result",
     dispatched.has(node) ? ROWS : "lengths",
+    ...sharded.has(node) ? [OWN] : [],
     ...table,
   ]);
 }

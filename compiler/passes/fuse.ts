@@ -49,6 +49,8 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   gather: "kernel",
   take: "inline",
   allReduce: "kernel",
+  reduceScatter: "kernel",
+  allGather: "kernel",
   cacheWrite: "kernel",
   attention: "kernel",
   attentionSum: "kernel",
@@ -69,7 +71,7 @@ export interface Fusion {
 export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
-  known: Pick<Cut, "dispatched" | "layouts">,
+  known: Pick<Cut, "dispatched" | "layouts" | "sharded">,
 ): Fusion {
   const users = usersOf(graph);
   const required = new Set<Node>([

@@ -8,6 +8,7 @@
  * | `gatherWhole` | graph, places | what needs all of an axis has it |
  * | `checkPlaced` | graph, places | the same: what no lowering could do is refused |
  * | `sumPartials` | graph, places | sums over what ranks hold parts of are added up where they are needed whole |
+ * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
  * | `layoutParams` | graph, places | every parameter has a memory layout and its share of experts |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
@@ -17,6 +18,7 @@
  */
 
 export { allocate } from "./allocate.ts";
+export { fillBuckets } from "./buckets.ts";
 export { checkPlaced } from "./check_placed.ts";
 export { fuse } from "./fuse.ts";
 export { gatherWhole } from "./gather.ts";

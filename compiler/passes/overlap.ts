@@ -70,7 +70,11 @@ function accesses(
       return { reads: [step.from], writes: [step.to] };
     case "allGather":
       return {
-        reads: [step.from, ...step.rows ? [step.rows.counts] : []],
+        reads: [
+          step.from,
+          ...step.rows ? [step.rows.counts] : [],
+          ...step.blocks ? [step.blocks.position] : [],
+        ],
         writes: [step.to],
       };
     case "allToAll":

@@ -67,6 +67,8 @@ export const PARTIAL: { readonly [P in Primitive]: Rule<P> } = {
   gather: first,
   take: first,
   allReduce: whole,
+  reduceScatter: whole,
+  allGather: whole,
   cacheWrite: whole,
   attention: whole,
   attentionSum: whole,

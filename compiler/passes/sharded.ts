@@ -1,14 +1,15 @@
 /**
  * Sharded: values that lie by expert although they are on no dispatched row, as parameters of experts do: their
- * gradients, what an optimizer remembers of them, their next values. Each rank has those of its own experts.
+ * gradients, what an optimizer remembers of them, their next values. Each rank has those of its own experts. `partial.ts`
+ * adds values of whose other axes ranks have parts.
  */
 
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { usersOf } from "./users.ts";
 import type { Placed } from "./placed.ts";
 
-/** Node -> the axis of experts that its rank has a part of. */
-export type Sharded = ReadonlyMap<Node, string>;
+/** Node -> the axes that its rank has a part of, each placed by a table. */
+export type Sharded = ReadonlyMap<Node, readonly string[]>;
 
 /** Whether every rank holds all experts of an axis, in order. */
 export function isWhole({ axes }: Placed, expert: string): boolean {
@@ -22,7 +23,7 @@ export function shardedNodes(
   placed: Placed,
   dispatched: ReadonlyMap<Node, Node>,
 ): Sharded {
-  const sharded = new Map<Node, string>();
+  const sharded = new Map<Node, readonly string[]>();
   const users = usersOf(graph);
   for (const expert of placed.expertAxes) {
     if (isWhole(placed, expert)) continue;
@@ -34,7 +35,7 @@ export function shardedNodes(
         : node.primitive === "param" &&
           users.get(node)?.some((user) => onRows(dispatched.get(user), expert));
     for (const node of graph.nodes) {
-      if (has(node) && startsHere(node)) sharded.set(node, expert);
+      if (has(node) && startsHere(node)) sharded.set(node, [expert]);
     }
     // Elementwise nodes lie as their operands do, and leaves that meet such operands as those do.
     for (let before = -1; before !== sharded.size;) {
@@ -43,11 +44,11 @@ export function shardedNodes(
         const own = node.inputs.filter(has);
         if (!has(node) || !own.some((input) => sharded.has(input))) continue;
         if (node.primitive !== "map" && node.primitive !== "cast") continue;
-        sharded.set(node, expert);
+        sharded.set(node, [expert]);
         for (const input of own) {
           const leaf = input.primitive === "state" ||
             input.primitive === "param";
-          if (leaf) sharded.set(input, expert);
+          if (leaf) sharded.set(input, [expert]);
         }
       }
     }

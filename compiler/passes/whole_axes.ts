@@ -102,6 +102,8 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
 };
 
 /** Axes of a node of any primitive that no rank may have only a part of. */
+  reduceScatter: ANY,
+  allGather: ANY,
 export function wholeAxes(node: Node, axes: Axes): readonly string[] {
   return (WHOLE[node.primitive] as Rule<Primitive>).needs(node as never, axes);
 }

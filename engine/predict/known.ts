@@ -138,6 +138,7 @@ export class KnownBuffers {
 
   #gathered(step: Step & { readonly op: "allGather" }): void {
     const { plan } = this.#scene;
+    if (step.blocks) return;
     for (const [rank, here] of this.#buffers.entries()) {
       const words = step.bytes / 4;
       const parts = groupOf(plan.mesh, rank, step.over).map((other) =>

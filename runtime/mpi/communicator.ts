@@ -86,14 +86,17 @@ async function allGather(
     gatheredRows(step, context.plan, counts[rank]!) * step.bytes
   );
   const starts = startsOf(lengths);
-  const bytes = lengths[position]!;
+  const spans = lengths.map((length, p) => ({
+    offset: starts[p]!,
+    bytes: length,
+  }));
   await exchange(step, bound, {
-    // One block for everyone.
-    out: [{ offset: 0, bytes }],
-    into: lengths.map((length, p) => ({ offset: starts[p]!, bytes: length })),
+    // A block for each, or one for everyone.
+    out: step.blocks ? spans : [{ offset: 0, bytes: lengths[position]! }],
+    into: spans,
     agreed: lengths,
     arrived: (blocks) => {
-      if (!step.rows) known.keep(memory, step.to, blocks);
+      if (step.part) known.keep(memory, step.to, blocks);
     },
   });
 }

@@ -42,7 +42,8 @@ import { matmulAt, writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
 import { returnRows } from "./moe.ts";
-import { atRow, ownLength, ownPlace, type Places, placesOf } from "./places.ts";
+import { ownAxes } from "./params.ts";
+import { atRow, lengthsOn, ownPlace, type Places, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -81,23 +82,18 @@ function targetOf(lowering: Lowering, node: Node): Target {
   };
 }
 
-/** `at`, with the axes `inner` counted by `k`; experts of axis `expert` among those of the rank. */
+/** `at`, with the axes `inner` counted by `k`; of the axes `own` among the items of the rank. */
 function along(
   scope: KernelScope,
   at: At,
   inner: readonly string[],
   k: Expr,
-  expert?: string,
+  own: readonly string[] = [],
 ): At {
-  if (expert === undefined || !inner.includes(expert)) {
-    const there = atFlat(inner, k, (axis) => lengthOf(scope, axis));
-    return atMapped((axis) => (inner.includes(axis) ? there : at).get(axis));
-  }
-  const own = atFlat(inner, k, ownLength(scope, expert));
-  const there = ownPlace(scope, own, expert);
-  return atMapped((axis) =>
-    (inner.includes(axis) || axis === localName(expert) ? there : at).get(axis)
-  );
+  const within = own.filter((axis) => inner.includes(axis));
+  const there = ownPlace(scope, inner, k, within);
+  const names = [...inner, ...within.map(localName)];
+  return atMapped((axis) => (names.includes(axis) ? there : at).get(axis));
 }
 
 /** A sum of values or products: over rows of a dispatch, expert by expert, or over any axes. */
@@ -114,16 +110,14 @@ export function lowerAccumulate(
   }
   const [x, y] = node.inputs as [Node, Node?];
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
-  const expert = lowering.sharded.get(x);
   // Sums over experts are of those of the rank.
+  const own = ownAxes(lowering, x);
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const value = (input: Node) => (i: Expr, k: Expr) =>
-    emitValue(scope, input, along(scope, places.at(i), over, k, expert));
-  const length = expert === undefined
-    ? (axis: string) => lengthOf(scope, axis)
-    : ownLength(scope, expert);
+    emitValue(scope, input, along(scope, places.at(i), over, k, own));
+  const length = lengthsOn(scope, own);
   const options = {
-    name: `accumulate_${over.join("_")}`,
+    name: `accumulate_${over.join("_").replaceAll(" ", "_")}`,
     count: places.count,
     length: over.map(length).reduce((a, b) => mul(a, b)),
     bindings: scope.bindings,

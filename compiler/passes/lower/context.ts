@@ -40,6 +40,7 @@ export function startLowering(input: LoweringInput): Lowering {
     results: new Map(),
     rowStarts: new Map(),
     returned: new Map(),
+    bucketPlaces: new Map(),
     ropeTables: new Map(),
     blockAxes: new Map(),
   };

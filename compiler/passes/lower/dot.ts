@@ -116,7 +116,7 @@ export function lowerMatmul(
   const length = (axis: string) => lengthOf(scope, axis);
   const contiguous =
     [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
-    left.rowStride === undefined;
+    left.rowStride === undefined && !left.bucket;
   const leftAt = (row: Expr, k: Expr): At => {
     const inner = atFlat(over, k, length);
     if (routing) return atRow(scope, inner, { routing, row });

@@ -14,10 +14,10 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, storeTo } from "./emit.ts";
-import { ownPart } from "./params.ts";
+import { ownAxes, ownPart } from "./params.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
-import { markPartial, storageFor } from "./storage.ts";
+import { isPlain, markPartial, storageFor } from "./storage.ts";
 
 /** Store a node that is an expression over stored ones. */
 export function lowerElementwise(lowering: Lowering, node: Node): void {
@@ -75,17 +75,14 @@ export function lowerOutputCopy(
   node: Node,
 ): string {
   const dtype = storedDType(node.dtype);
-  const expert = lowering.sharded.get(node);
+  const own = ownAxes(lowering, node);
   const buffer = addBuffer(lowering, {
     name: freshName(lowering, name),
     kind: "output",
     dtype,
-    axes: ownPart(lowering, bufferAxes(lowering, node.axes), expert),
+    axes: ownPart(lowering, bufferAxes(lowering, node.axes), own),
   });
-  copyTo(lowering, node, {
-    ...{ buffer, dtype, axes: node.axes },
-    ...expert === undefined ? {} : { localExperts: expert },
-  });
+  copyTo(lowering, node, { buffer, dtype, axes: node.axes, own });
   return buffer;
 }
 
@@ -115,21 +112,18 @@ export function rowMajorStorage(
   const found = lowering.storages.get(node);
   invariant(found, `'${node.primitive}' is not stored`);
   const dtype = storedDType(node.dtype);
-  const plain = !found.rows && found.rowStride === undefined &&
-    found.dtype === dtype && found.axes.join() === axes.join();
+  const plain = isPlain(found) && found.dtype === dtype &&
+    found.axes.join() === axes.join();
   if (plain) return found;
-  const expert = lowering.sharded.get(node);
+  const own = ownAxes(lowering, node);
   const buffer = addScratch(
     lowering,
     "ordered",
     dtype,
-    ownPart(lowering, bufferAxes(lowering, axes), expert),
+    ownPart(lowering, bufferAxes(lowering, axes), own),
   );
   markPartial(lowering, node, buffer);
-  const storage = {
-    ...{ buffer, dtype, axes },
-    ...expert === undefined ? {} : { localExperts: expert },
-  };
+  const storage = { buffer, dtype, axes, own };
   copyTo(lowering, node, storage);
   return storage;
 }

@@ -27,7 +27,9 @@ import type {
 } from "../../graph/graph.ts";
 import { type At, atMapped, atWith, flatIndex, localName, ROW } from "./at.ts";
 import { lengthOf, type Storage } from "./context.ts";
+import type { BucketPlace } from "./lowering.ts";
 import { dealtBuffer } from "./dealt.ts";
+import { lengthsOn, mostOf } from "./places.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the kernel at hand has already computed. */
@@ -102,32 +104,53 @@ export function indexIn(
   storage: Storage,
   at: At,
 ): Expr {
-  const length = (axis: string) => lengthOf(scope, axis);
-  const { localExperts, ...plain } = storage;
-  if (localExperts !== undefined) {
-    const there = atMapped((axis) =>
-      at.get(axis === localExperts ? localName(axis) : axis)
-    );
-    return indexIn(scope, plain, there);
-  }
-  if (!storage.rows) {
-    if (storage.rowStride === undefined) {
-      return flatIndex(at, storage.axes, length);
-    }
-    const last = storage.axes.at(-1)!;
-    return storage.axes.reduce<Expr>(
-      (index, axis) =>
-        add(
-          mul(index, axis === last ? u32(storage.rowStride!) : length(axis)),
-          at.get(axis),
-        ),
-      u32(0),
+  const { axes, own = [], rowStride, bucket } = storage;
+  if (storage.rows) {
+    const length = (axis: string) => lengthOf(scope, axis);
+    return add(
+      mul(rowIn(scope, storage, at), restLength(scope, storage)),
+      flatIndex(at, axes, length),
     );
   }
-  return add(
-    mul(rowIn(scope, storage, at), restLength(scope, storage)),
-    flatIndex(at, storage.axes, length),
+  if (bucket) return indexInBucket(scope, storage, bucket, at);
+  const names = axes.map((axis) => own.includes(axis) ? localName(axis) : axis);
+  const lengths = lengthsOn(scope, own);
+  const length = (name: string) => lengths(axes[names.indexOf(name)]!);
+  if (rowStride === undefined) return flatIndex(at, names, length);
+  const last = names.at(-1)!;
+  return names.reduce<Expr>(
+    (index, name) =>
+      add(
+        mul(index, name === last ? u32(rowStride) : length(name)),
+        at.get(name),
+      ),
+    u32(0),
   );
+}
+
+/** The index of a place of a value that lies in a bucket. */
+function indexInBucket(
+  scope: KernelScope,
+  { axes, own = [] }: Storage,
+  { offset, cut }: BucketPlace,
+  at: At,
+): Expr {
+  const { lowering } = scope;
+  const item = cut && scope.bindValue(at.get(cut.axis));
+  const position = cut && scope.bindValue(div(item!, u32(cut.each)));
+  const index = axes.reduce<Expr>((index, axis) => {
+    if (axis === cut?.axis) {
+      const local = sub(item!, mul(position!, u32(cut.each)));
+      return add(mul(index, u32(cut.each)), local);
+    }
+    return own.includes(axis)
+      ? add(mul(index, u32(mostOf(lowering, axis))), at.get(localName(axis)))
+      : add(mul(index, lengthOf(scope, axis)), at.get(axis));
+  }, u32(0));
+  const start = cut
+    ? add(mul(position!, u32(cut.stride)), u32(offset))
+    : u32(offset);
+  return add(start, index);
 }
 
 /** The memory row of a dispatched value at a place. */
@@ -384,8 +407,12 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   take(inline) {
     const { scope, node, at } = inline;
     const { whole, to } = node.params;
-    const items = dealtBuffer(scope.lowering, to, "items");
-    const row = load(scope.read(items), at.get(to), "u32");
+    // Of an axis with a table, places are global ids.
+    const row = scope.lowering.placed.axes[to]!.table ? at.get(to) : load(
+      scope.read(dealtBuffer(scope.lowering, to, "items")),
+      at.get(to),
+      "u32",
+    );
     return input(
       inline,
       0,

@@ -23,6 +23,7 @@ import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../placed.ts";
 import type { Partial } from "../partial.ts";
 import type { Sharded } from "../sharded.ts";
+import type { Bucket } from "../buckets.ts";
 
 /** A buffer before memory is assigned. */
 export type BufferDraft = Omit<PlanBuffer, "allocation">;
@@ -42,8 +43,22 @@ export interface Storage {
     readonly routing: RoutingBuffers;
     readonly through?: string;
   };
-  /** Memory has only the experts of its rank on this axis. */
-  readonly localExperts?: string;
+  /** Axes on which memory has only what the rank has of them. */
+  readonly own?: readonly string[];
+  /** It lies in a buffer with others: see `bucket.ts`. */
+  readonly bucket?: BucketPlace;
+}
+
+/** Where a value lies in a bucket. Its own axes are as long there as on the rank that has most of them. */
+export interface BucketPlace {
+  /** Where it begins, in elements of a block. */
+  readonly offset: number;
+  /** It is whole: items of `axis` from `n * each` lie in the block of position n, and blocks are `stride` elements long. */
+  readonly cut?: {
+    readonly axis: string;
+    readonly each: number;
+    readonly stride: number;
+  };
 }
 
 /** The buffers of one routing, or of one of its chunks, made once and shared by its dispatches and combines. */
@@ -135,12 +150,16 @@ export interface Lowering {
   readonly ropeTables: Map<string, string>;
   /** Nodes whose value lives on dispatched rows -> their route node. */
   readonly dispatched: ReadonlyMap<Node, Node>;
-  /** Nodes on no row whose rank has the part of its own experts. */
+  /** Nodes on no row of some of whose axes a rank has a part. */
   readonly sharded: Sharded;
   /** Nodes of which each rank has a part of a sum. */
   readonly partial: Partial;
   /** Rows that came home, by what was sent home. */
   readonly returned: Map<Node, string>;
+  /** Nodes that one collective moves together, by each of them. */
+  readonly buckets: ReadonlyMap<Node, Bucket>;
+  /** Where values that a bucket takes are written at once. */
+  readonly bucketPlaces: Map<Node, Storage>;
   readonly weights: PlanWeight[];
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
 }
@@ -164,6 +183,7 @@ export type LoweringInput = Pick<
   | "partial"
   | "layouts"
   | "tile"
+  | "buckets"
   | "check"
   | "chunks"
   | "goesBack"

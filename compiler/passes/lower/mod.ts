@@ -11,6 +11,7 @@ import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../place.ts";
 import { CHECK_AXIS } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
+import { lowerBucket, placeBuckets } from "./bucket.ts";
 import { keepForChunks } from "./chunks.ts";
 import { lowerAttention } from "./attention.ts";
 import {
@@ -37,11 +38,12 @@ import {
 import { ropeKey } from "./emit.ts";
 import { lowerGather } from "./gather.ts";
 import { lowerCombine, lowerDispatch } from "./moe.ts";
-import { addParam, ownPart } from "./params.ts";
+import { addParam, ownAxes, ownPart } from "./params.ts";
 import { lowerAllReduce } from "./reduce_ranks.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
 import { startUpdates } from "./updates.ts";
+import { isPlain } from "./storage.ts";
 import { lowerView } from "./view.ts";
 
 type Rule<P extends Primitive> = (lowering: Lowering, node: NodeOf<P>) => void;
@@ -77,6 +79,8 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   gather: lowerGather,
   take: lowerElementwise,
   allReduce: lowerAllReduce,
+  reduceScatter: inBucket,
+  allGather: inBucket,
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
   attentionSum: lowerAttentionSum,
@@ -98,10 +102,19 @@ export function lowerGraph(
       size: Math.max(1, lowering.placed.counts.length),
     }],
   });
+  placeBuckets(lowering);
   const inputs: { [name: string]: Port } = {};
   const updates = startUpdates(lowering);
   for (const node of lowering.graph.nodes) {
     if (keepForChunks(lowering, node)) continue;
+    const bucket = lowering.buckets.get(node);
+    if (bucket) {
+      // All that it moves has been computed when the last of it has.
+      if (node !== bucket.members.at(-1)) continue;
+      lowerBucket(lowering, bucket);
+      for (const member of bucket.members) updates.after(member);
+      continue;
+    }
     lowerNode(lowering, node);
     updates.after(node);
     if (node.primitive === "input") {
@@ -119,6 +132,10 @@ export function lowerGraph(
     outputs[name] = { buffer, dtype: "u32", axes: [CHECK_AXIS] };
   }
   return { inputs, outputs };
+}
+
+function inBucket(_: Lowering, { primitive }: Node): void {
+  invariant(false, `'${primitive}' is in no bucket`);
 }
 
 function lowerNode(lowering: Lowering, node: Node): void {
@@ -142,17 +159,14 @@ function addSource(
 ): void {
   const { name } = node.params;
   const dtype = storedDType(node.dtype);
-  const expert = lowering.sharded.get(node);
+  const own = ownAxes(lowering, node);
   addBuffer(lowering, {
     name,
     kind,
     dtype,
-    axes: ownPart(lowering, bufferAxes(lowering, node.axes), expert),
+    axes: ownPart(lowering, bufferAxes(lowering, node.axes), own),
   });
-  lowering.storages.set(node, {
-    ...{ buffer: name, dtype, axes: node.axes },
-    ...expert === undefined ? {} : { localExperts: expert },
-  });
+  lowering.storages.set(node, { buffer: name, dtype, axes: node.axes, own });
 }
 
 function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
@@ -192,8 +206,7 @@ function outputBuffer(
   const storage = lowering.storages.get(node);
   invariant(storage, `output '${name}' is not stored`);
   const draft = lowering.buffers.get(storage.buffer)!;
-  const plain = !taken.has(storage.buffer) && !storage.rows &&
-    storage.rowStride === undefined &&
+  const plain = !taken.has(storage.buffer) && isPlain(storage) &&
     draft.axes.map(({ axis }) => axis).join() ===
       planAxes(lowering, node).join();
   if (plain && draft.kind === "output") return storage.buffer;

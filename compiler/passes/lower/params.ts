@@ -196,7 +196,7 @@ function addBlocks(
   const outer = ownPart(
     lowering,
     bufferAxes(lowering, batch),
-    layout.localExperts,
+    layout.localExperts === undefined ? [] : [layout.localExperts],
   );
   const add = (
     buffer: string,
@@ -230,7 +230,7 @@ function addBlocks(
   });
 }
 
-/** The experts that each rank holds, by global id in local order. */
+/** The experts that each rank holds, or its items of another axis with a table, by global id in local order. */
 export function expertsOfRanks(placed: Placed, axis: string): number[][] {
   const { over, table } = placed.axes[axis]!;
   return Array.from(
@@ -239,19 +239,26 @@ export function expertsOfRanks(placed: Placed, axis: string): number[][] {
   );
 }
 
-/** The axes of a buffer that has the experts of its rank on axis `expert`, if that is given. */
+/** The axes of a buffer that has only what its rank has of the axes `own`. */
 export function ownPart(
   { placed }: Lowering,
   axes: readonly BufferAxis[],
-  expert: string | undefined,
+  own: readonly string[] = [],
 ): readonly BufferAxis[] {
-  if (expert === undefined) return axes;
-  const size = perRank(
-    expertsOfRanks(placed, expert).map((ids) => ids.length),
-  );
-  return axes.map((axis) =>
-    axis.axis === expert ? { axis: expert, size } : axis
-  );
+  return axes.map((entry) => {
+    const { axis } = entry;
+    if (!own.includes(axis)) return entry;
+    const lengths = expertsOfRanks(placed, axis).map((ids) => ids.length);
+    return { axis, size: perRank(lengths) };
+  });
+}
+
+/** The axes of a node of which its rank has a part, and that it is on no row. */
+export function ownAxes(
+  { sharded }: Pick<Lowering, "sharded">,
+  node: Node,
+): readonly string[] {
+  return sharded.get(node) ?? [];
 }
 
 /** Add the buffer and the weight entry of a parameter. */
@@ -267,7 +274,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const axes = ownPart(
     lowering,
     bufferAxes(lowering, layout.axes),
-    layout.localExperts,
+    layout.localExperts === undefined ? [] : [layout.localExperts],
   );
   addBuffer(lowering, {
     name,
@@ -281,7 +288,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     dtype: stored,
     axes: layout.axes,
     ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
-    ...(layout.localExperts ? { localExperts: layout.localExperts } : {}),
+    ...(layout.localExperts ? { own: [layout.localExperts] } : {}),
   });
   const fileAxes = node.axes.filter((axis) => axis !== stack);
   const picked = stack ?? layout.localExperts;

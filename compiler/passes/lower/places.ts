@@ -1,6 +1,7 @@
 /** The places of a value: all of a tensor, or the dispatched rows that a rank received. */
 
 import {
+  add,
   binary,
   div,
   load,
@@ -18,12 +19,13 @@ import {
   addLaunch,
   fixedProduct,
   lengthOf,
+  type Lowering,
   productOf,
   type RoutingBuffers,
   sizeOf,
   verbOf,
 } from "./context.ts";
-import { expertsOfRanks } from "./params.ts";
+import { expertsOfRanks, ownAxes } from "./params.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Places in a row-major order. */
@@ -44,14 +46,18 @@ export function placesOf(
   const { lowering } = scope;
   const length = (axis: string) => lengthOf(scope, axis);
   const route = lowering.dispatched.get(node);
-  const expert = lowering.sharded.get(node);
-  if (expert !== undefined && axes.includes(expert)) {
-    const own = ownLength(scope, expert);
-    const count = axes.map(own).reduce((a, b) => mul(a, b), u32(1));
+  const own = ownAxes(lowering, node).filter((axis) => axes.includes(axis));
+  if (own.length > 0) {
+    const ownLength = lengthsOn(scope, own);
+    const most = axes.map((axis) =>
+      own.includes(axis) ? mostOf(lowering, axis) : sizeOf(lowering, [axis])
+    );
     return {
-      count,
-      size: sizeOf(lowering, axes),
-      at: (index) => ownPlace(scope, atFlat(axes, index, own), expert),
+      count: axes.map(ownLength).reduce((a, b) => mul(a, b), u32(1)),
+      size: most.every((n) => typeof n === "number")
+        ? most.reduce((a, b) => a * b, 1)
+        : { mul: most },
+      at: (index) => ownPlace(scope, axes, index, own),
     };
   }
   if (!route) {
@@ -77,39 +83,88 @@ export function placesOf(
   };
 }
 
-/** Lengths of axes on a rank that has the part of its own experts. */
-export function ownLength(
+/** The most items of an axis with a table that a rank has. */
+export function mostOf({ placed }: Lowering, axis: string): number {
+  return Math.max(...expertsOfRanks(placed, axis).map((ids) => ids.length));
+}
+
+/** Lengths of axes on a rank that has a part of the axes `own`. */
+export function lengthsOn(
   scope: KernelScope,
-  expert: string,
+  own: readonly string[],
 ): (axis: string) => Expr {
   const { lowering } = scope;
-  const counts = expertsOfRanks(lowering.placed, expert)
-    .map((ids) => ids.length);
   return (axis) => {
-    if (axis !== expert) return lengthOf(scope, axis);
-    if (counts.every((n) => n === counts[0])) return u32(counts[0]!);
-    const name = `length of ${localName(expert)}`;
-    if (!lowering.buffers.has(name)) {
-      addBuffer(lowering, {
-        name,
-        kind: "const",
-        dtype: "u32",
-        axes: [{ axis: localName(expert), size: 1 }],
-        data: { ranks: counts.map((n) => [n]) },
-      });
-    }
-    return load(scope.read(name), u32(0), "u32");
+    if (!own.includes(axis)) return lengthOf(scope, axis);
+    const counts = expertsOfRanks(lowering.placed, axis)
+      .map((ids) => ids.length);
+    return counts.every((n) => n === counts[0])
+      ? u32(counts[0]!)
+      : ownNumber(scope, axis, "length");
   };
 }
 
-/** A place whose expert is counted among those of the rank. */
-export function ownPlace(scope: KernelScope, at: At, expert: string): At {
+/** The length of the rank's part of an axis with a table, or the first item of it: in one buffer for all such axes. */
+function ownNumber(
+  scope: KernelScope,
+  axis: string,
+  what: "length" | "start",
+): Expr {
+  const { placed } = scope.lowering;
+  const axes = Object.keys(placed.axes).filter((name) =>
+    placed.axes[name]!.table
+  );
+  const parts = axes.map((name) => expertsOfRanks(placed, name));
+  const name = addTable(scope, OWN_ITEMS, {
+    axis: "length and start",
+    data: Array.from(
+      { length: placed.ranks },
+      (_, rank) =>
+        parts.flatMap((ids) => [ids[rank]!.length, ids[rank]![0] ?? 0]),
+    ),
+  });
+  const slot = 2 * axes.indexOf(axis) + (what === "length" ? 0 : 1);
+  return load(scope.read(name), u32(slot), "u32");
+}
+
+const OWN_ITEMS = "own items";
+
+/** A constant buffer with a list for each rank, made once. Returns its name. */
+function addTable(
+  { lowering }: KernelScope,
+  name: string,
+  { axis, data }: {
+    readonly axis: string;
+    readonly data: readonly (readonly number[])[];
+  },
+): string {
+  if (lowering.buffers.has(name)) return name;
+  return addBuffer(lowering, {
+    ...{ name, kind: "const", dtype: "u32" },
+    axes: [{ axis, size: data[0]!.length }],
+    data: { ranks: data },
+  });
+}
+
+/** The place with row-major index `index` over `axes`, of which the rank has a part of the axes `own`. */
+export function ownPlace(
+  scope: KernelScope,
+  axes: readonly string[],
+  index: Expr,
+  own: readonly string[],
+): At {
+  const length = lengthsOn(scope, own);
+  const names = axes.map((axis) => own.includes(axis) ? localName(axis) : axis);
+  const at = atFlat(
+    names,
+    index,
+    (name) => length(axes[names.indexOf(name)]!),
+  );
   return {
+    ...at,
     get: (axis) =>
-      axis === localName(expert)
-        ? at.get(expert)
-        : axis === expert
-        ? globalExpert(scope, expert, at.get(expert))
+      own.includes(axis)
+        ? globalItem(scope, axis, at.get(localName(axis)))
         : at.get(axis),
   };
 }
@@ -144,32 +199,28 @@ export function atRow(
     get(axis) {
       if (axis === ROW) return row;
       if (axis === localName(routing.expert)) return local();
-      if (axis === routing.expert) return globalExpert(scope, axis, local());
+      if (axis === routing.expert) return globalItem(scope, axis, local());
       return inner.get(axis);
     },
   };
 }
 
-/** The global id of an expert of the rank. */
-function globalExpert(scope: KernelScope, axis: string, local: Expr): Expr {
-  const { lowering } = scope;
-  const ranks = expertsOfRanks(lowering.placed, axis);
+/** The global id of an expert of the rank, or of its item of another axis with a table. */
+function globalItem(scope: KernelScope, axis: string, local: Expr): Expr {
+  const { placed } = scope.lowering;
+  const ranks = expertsOfRanks(placed, axis);
   if (ranks.every((ids) => ids.every((id, i) => id === i))) return local;
-  const name = `ids of ${axis}`;
-  if (!lowering.buffers.has(name)) {
-    const most = Math.max(1, ...ranks.map((ids) => ids.length));
-    addBuffer(lowering, {
-      name,
-      kind: "const",
-      dtype: "u32",
-      axes: [{ axis: localName(axis), size: most }],
-      data: {
-        ranks: ranks.map((ids) =>
-          Array.from({ length: most }, (_, i) => ids[i] ?? 0)
-        ),
-      },
-    });
+  if (!placed.expertAxes.has(axis)) {
+    // Axes that updates are dealt by lie in blocks.
+    return add(ownNumber(scope, axis, "start"), local);
   }
+  const most = Math.max(1, ...ranks.map((ids) => ids.length));
+  const name = addTable(scope, `ids of ${axis}`, {
+    axis: localName(axis),
+    data: ranks.map((ids) =>
+      Array.from({ length: most }, (_, i) => ids[i] ?? 0)
+    ),
+  });
   return load(scope.read(name), local, "u32");
 }
 

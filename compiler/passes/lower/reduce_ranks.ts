@@ -20,6 +20,7 @@ import {
 import { writeTarget } from "./dot.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
 import { localSources } from "./exchange.ts";
+import { ownAxes } from "./params.ts";
 import { placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { markPartial, storageFor } from "./storage.ts";
@@ -95,10 +96,7 @@ function partsOf(
     { axis: "element of a part", size: words },
   ]);
   markPartial(lowering, x, from);
-  const expert = lowering.sharded.get(x);
-  copyTo(lowering, x, {
-    ...{ buffer: from, dtype: "f32", axes: x.axes },
-    ...expert === undefined ? {} : { localExperts: expert },
-  });
+  const own = ownAxes(lowering, x);
+  copyTo(lowering, x, { buffer: from, dtype: "f32", axes: x.axes, own });
   return { from, words };
 }

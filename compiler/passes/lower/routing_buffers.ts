@@ -167,7 +167,10 @@ function routingScratch(
 }
 
 /** This rank's position in its exchange group. */
-function positionBuffer(lowering: Lowering, over: readonly string[]): string {
+export function positionBuffer(
+  lowering: Lowering,
+  over: readonly string[],
+): string {
   const name = `position@${over.join("+") || "one"}`;
   if (lowering.buffers.has(name)) return name;
   const { mesh, ranks } = lowering.placed;

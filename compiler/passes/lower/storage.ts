@@ -3,7 +3,7 @@
 import { storedDType } from "../../../spec/dtype.ts";
 import { isRouting, type Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/rules.ts";
-import { ownPart } from "./params.ts";
+import { ownAxes, ownPart } from "./params.ts";
 import { restAxes } from "./places.ts";
 import {
   addBuffer,
@@ -27,12 +27,18 @@ export function rowsAxis(routing: RoutingBuffers): string {
 /** Make the buffer of a node's value and remember it. Outputs keep their names. */
 export function storageFor(lowering: Lowering, node: Node): Storage {
   const route = lowering.dispatched.get(node);
-  const storage = route
-    ? rowStorage(lowering, node, lowering.routings.get(route)!)
-    : plainStorage(lowering, node);
+  const storage = lowering.bucketPlaces.get(node) ??
+    (route
+      ? rowStorage(lowering, node, lowering.routings.get(route)!)
+      : plainStorage(lowering, node));
   lowering.storages.set(node, storage);
   markPartial(lowering, node, storage.buffer);
   return storage;
+}
+
+/** Whether a buffer has a value's elements and nothing else, one after another. */
+export function isPlain({ rows, rowStride, bucket }: Storage): boolean {
+  return !rows && rowStride === undefined && !bucket;
 }
 
 /** Say of a buffer that holds the value of `node` over which mesh axes it is a sum, if it is a part of one. */
@@ -49,8 +55,8 @@ export function markPartial(
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
   const order = updatedAxes(lowering, node) ?? node.axes;
-  const expert = lowering.sharded.get(node);
-  const axes = ownPart(lowering, bufferAxes(lowering, order), expert);
+  const own = ownAxes(lowering, node);
+  const axes = ownPart(lowering, bufferAxes(lowering, order), own);
   const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
     value === node
   )?.[0];
@@ -63,10 +69,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
       dtype,
       axes,
     });
-  return {
-    ...{ buffer, dtype, axes: order },
-    ...expert === undefined ? {} : { localExperts: expert },
-  };
+  return { buffer, dtype, axes: order, own };
 }
 
 /** Of the next value of a parameter: the order in which the parameter lies in memory. */

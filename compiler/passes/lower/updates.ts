@@ -6,7 +6,8 @@
 import { ModelError } from "../../../spec/errors.ts";
 import { onRank } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
-import { about, type Lowering } from "./context.ts";
+import { about, type Lowering, type Storage } from "./context.ts";
+import { rowMajorStorage } from "./elementwise.ts";
 
 /** The updates of one lowering. */
 export interface Updates {
@@ -43,9 +44,20 @@ export function startUpdates(lowering: Lowering): Updates {
   };
 }
 
+/** A next value as its leaf lies; one that arrived with others is taken out of them. */
+function plainOf(
+  lowering: Lowering,
+  made: Storage,
+  { leaf, next }: Update,
+): Storage {
+  if (!made.bucket) return made;
+  const { axes } = lowering.storages.get(leaf)!;
+  return rowMajorStorage(lowering, next, axes);
+}
+
 function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
   const old = lowering.storages.get(leaf)!;
-  const made = lowering.storages.get(next)!;
+  const made = plainOf(lowering, lowering.storages.get(next)!, { leaf, next });
   if (old.buffer === made.buffer) return;
   if (old.dtype !== made.dtype || old.axes.join() !== made.axes.join()) {
     throw new ModelError(

@@ -21,7 +21,7 @@ export function lowerView(lowering: Lowering, node: View): void {
   const source = lowering.storages.get(node.inputs[0]!);
   invariant(source, `the input of '${node.primitive}' is not stored`);
   const axes = viewAxes(node, source.axes);
-  if (axes) lowering.storages.set(node, { ...source, axes });
+  if (axes && !source.bucket) lowering.storages.set(node, { ...source, axes });
   else lowerElementwise(lowering, node as Node);
 }
 

@@ -1,0 +1,87 @@
+/**
+ * Buckets: collectives of one kind and group become one. Holds after it: the nodes that one collective carries out stand
+ * together, after all that they take, and nothing between them uses what they make. Values never change.
+ */
+
+import { invariant } from "../../spec/errors.ts";
+import type { Graph, Node } from "../graph/graph.ts";
+
+/** Nodes that one collective moves together, `reduceScatter` or `allGather` of one group. */
+export interface Bucket {
+  readonly members: readonly Node[];
+}
+
+/** Elements after which a bucket is full: memory for what is on its way is bounded, and messages are long enough. */
+const FULL = 2 ** 21;
+
+/** A graph, and the buckets of its nodes. */
+export interface Bucketed {
+  readonly graph: Graph;
+  readonly buckets: ReadonlyMap<Node, Bucket>;
+}
+
+/** Put collectives into buckets, and each bucket in one place. */
+export function fillBuckets(graph: Graph): Bucketed {
+  const buckets = bucketsOf(graph);
+  if (buckets.size === 0) return { graph, buckets };
+  const nodes: Node[] = [];
+  const placed = new Set<Node>();
+  let waiting: Node[] = [];
+  /** Place a node, or all of its bucket, where all that it takes is there; false where something is missing. */
+  const place = (node: Node): boolean => {
+    const { members } = buckets.get(node) ?? { members: [node] };
+    const ready = members.every(({ inputs }) =>
+      inputs.every((input) => placed.has(input))
+    );
+    if (!ready) return false;
+    for (const member of members) placed.add(member);
+    nodes.push(...members);
+    return true;
+  };
+  for (const node of graph.nodes) {
+    if (placed.has(node)) continue;
+    if (!place(node)) {
+      waiting.push(node);
+      continue;
+    }
+    // What waited for a bucket follows it, in its order.
+    for (let full = buckets.has(node); full;) {
+      full = false;
+      const still: Node[] = [];
+      for (const later of waiting) {
+        if (placed.has(later)) continue;
+        if (!place(later)) still.push(later);
+        else if (buckets.has(later)) full = true;
+      }
+      waiting = still;
+    }
+  }
+  invariant(waiting.length === 0, "buckets wait for one another");
+  return { graph: { ...graph, nodes }, buckets };
+}
+
+/** Which collectives go together: those of one kind, group and depth, so that none waits for another of its bucket. */
+function bucketsOf({ nodes, axes }: Graph): Map<Node, Bucket> {
+  const depths = new Map<Node, number>();
+  const open = new Map<string, { members: Node[]; elements: number }>();
+  const buckets = new Map<Node, Bucket>();
+  for (const node of nodes) {
+    const depth = Math.max(0, ...node.inputs.map((x) => depths.get(x)!));
+    if (node.primitive !== "reduceScatter" && node.primitive !== "allGather") {
+      depths.set(node, depth);
+      continue;
+    }
+    depths.set(node, depth + 1);
+    const { over } = node.params;
+    const key = `${node.primitive} ${depth} ${over.join("+")}`;
+    const elements = node.axes.reduce((n, axis) => n * axes[axis]!.size, 1);
+    let bucket = open.get(key);
+    if (!bucket || bucket.elements + elements > FULL) {
+      open.set(key, bucket = { members: [], elements: 0 });
+    }
+    bucket.members.push(node);
+    bucket.elements += elements;
+    buckets.set(node, bucket);
+  }
+  return buckets;
+}

@@ -1,0 +1,270 @@
+/**
+ * Buckets: what one collective moves for many values lies in one buffer, cut into a block for each position. In a block,
+ * values lie one after another, each the items of its axis that the position owns.
+ */
+
+import { positionsOver } from "../../../spec/mesh.ts";
+import { add, load, mul, store, u32 } from "../../../spec/kernel/build.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { gather } from "../../kernels/exchange.ts";
+import { reduce } from "../../kernels/rows.ts";
+import type { Bucket } from "../buckets.ts";
+import { FUSION_CLASS } from "../fuse.ts";
+import {
+  about,
+  addKernel,
+  addScratch,
+  type Lowering,
+  type Storage,
+} from "./context.ts";
+import { copyTo } from "./elementwise.ts";
+import { localSources } from "./exchange.ts";
+import { ownAxes } from "./params.ts";
+import { mostOf } from "./places.ts";
+import { positionBuffer } from "./routing_buffers.ts";
+import { KernelScope } from "./scope.ts";
+
+type Member = NodeOf<"reduceScatter"> | NodeOf<"allGather">;
+
+/** How a bucket is laid out. */
+interface Layout {
+  readonly members: readonly Member[];
+  readonly over: readonly string[];
+  /** Elements of a block. */
+  readonly words: number;
+  /** Where each member lies in a block. */
+  readonly offsets: readonly number[];
+}
+
+function layoutOf(lowering: Lowering, { members }: Bucket): Layout {
+  const [first] = members as [Member];
+  let words = 0;
+  const offsets = members.map((member) => {
+    const offset = words;
+    const part = partOf(member as Member);
+    const own = ownAxes(lowering, part);
+    words += part.axes.reduce(
+      (n, axis) =>
+        n *
+        (own.includes(axis)
+          ? mostOf(lowering, axis)
+          : lowering.placed.axes[axis]!.size),
+      1,
+    );
+    return offset;
+  });
+  const { over } = first.params;
+  return { members: members as readonly Member[], over, words, offsets };
+}
+
+/** Of what a bucket member takes and makes, that of which the rank has its own items. */
+function partOf(member: Member): Node {
+  return member.primitive === "reduceScatter" ? member : member.inputs[0]!;
+}
+
+/** Where the rank's own items of a member lie in the buffer of its block. */
+function ownPlace(
+  lowering: Lowering,
+  { members, offsets }: Layout,
+  i: number,
+  buffer: string,
+): Storage {
+  const part = partOf(members[i]!);
+  return {
+    ...{ buffer, dtype: "f32", axes: part.axes, own: ownAxes(lowering, part) },
+    bucket: { offset: offsets[i]! },
+  };
+}
+
+/** Where all of a member lies in the buffer of all blocks. */
+function wholePlace(
+  lowering: Lowering,
+  { members, offsets, words }: Layout,
+  i: number,
+  buffer: string,
+): Storage {
+  const member = members[i]!;
+  const scatters = member.primitive === "reduceScatter";
+  const whole = scatters ? member.inputs[0]! : member;
+  const { axis, to } = member.params;
+  const [cut, own] = scatters ? [axis, to] : [to, axis];
+  return {
+    ...{ buffer, dtype: "f32", axes: whole.axes },
+    own: ownAxes(lowering, whole),
+    bucket: {
+      offset: offsets[i]!,
+      cut: { axis: cut, each: mostOf(lowering, own), stride: words },
+    },
+  };
+}
+
+/** The buffer that a bucket sends from. */
+function sendBuffer(lowering: Lowering, layout: Layout): string {
+  const { members: [first], over, words } = layout;
+  if (first!.primitive === "allGather") {
+    return addScratch(lowering, "block", "f32", [
+      { axis: "element of a block", size: words },
+    ]);
+  }
+  const positions = positionsOver(lowering.placed.mesh, over);
+  const buffer = addScratch(lowering, "bucket", "f32", [
+    { axis: "position", size: positions },
+    { axis: "element of a block", size: words },
+  ]);
+  lowering.buffers.set(buffer, {
+    ...lowering.buffers.get(buffer)!,
+    partial: lowering.partial.get(first!.inputs[0]!)!,
+  });
+  return buffer;
+}
+
+function placeIn(
+  lowering: Lowering,
+  layout: Layout,
+  i: number,
+  buffer: string,
+): Storage {
+  return layout.members[i]!.primitive === "allGather"
+    ? ownPlace(lowering, layout, i, buffer)
+    : wholePlace(lowering, layout, i, buffer);
+}
+
+/** Say of what buckets take where it is written at once, before anything is lowered. */
+export function placeBuckets(lowering: Lowering): void {
+  const { graph, fusion, bucketPlaces } = lowering;
+  const named = new Set([
+    ...Object.values(graph.outputs),
+    ...Object.values(graph.states),
+  ]);
+  for (const bucket of new Set(lowering.buckets.values())) {
+    const layout = layoutOf(lowering, bucket);
+    const taken = bucket.members.map(({ inputs }) => inputs[0]!);
+    const direct = (x: Node) =>
+      DIRECT.includes(x.primitive) && fusion.stored.has(x) && !named.has(x) &&
+      !bucketPlaces.has(x) && !reads(lowering, x, new Set(taken));
+    const chosen = taken.map(direct);
+    if (!chosen.includes(true)) continue;
+    const buffer = sendBuffer(lowering, layout);
+    taken.forEach((x, i) => {
+      if (!chosen[i] || bucketPlaces.has(x)) return;
+      bucketPlaces.set(x, placeIn(lowering, layout, i, buffer));
+    });
+  }
+}
+
+/** Primitives whose kernels write any place. */
+const DIRECT: readonly string[] = ["map", "cast", "accumulate"];
+
+/** Whether what computes a value reads one of `others`. */
+function reads(
+  { fusion }: Lowering,
+  x: Node,
+  others: ReadonlySet<Node>,
+): boolean {
+  return x.inputs.some((input) => {
+    if (others.has(input)) return true;
+    const kind = FUSION_CLASS[input.primitive];
+    const inside = kind === "view" || kind === "part" ||
+      fusion.absorbed.has(input) ||
+      kind === "inline" && !fusion.stored.has(input);
+    return inside && reads({ fusion } as Lowering, input, others);
+  });
+}
+
+/** Move all of a bucket at once. */
+export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
+  const layout = layoutOf(lowering, bucket);
+  const { members, over, words } = layout;
+  const positions = positionsOver(lowering.placed.mesh, over);
+  const scatters = members[0]!.primitive === "reduceScatter";
+  const from = packed(lowering, layout);
+  const to = addScratch(lowering, scatters ? "parts" : "gathered", "f32", [
+    { axis: "position", size: positions },
+    { axis: "element of a block", size: words },
+  ]);
+  const position = scatters ? positionBuffer(lowering, over) : undefined;
+  lowering.steps.push({
+    op: "allGather",
+    ranks: "all",
+    ...{ over, from, to },
+    bytes: words * 4,
+    ...position === undefined ? {} : { blocks: { position } },
+    local: localSources(positions).map((sources) => {
+      const options = {
+        sources,
+        words,
+        type: "f32",
+        blocks: scatters,
+      } as const;
+      const name = scatters ? `swap_blocks_${words}` : `gather_parts_${words}`;
+      return {
+        kernel: addKernel(lowering, gather({ ...options, name })),
+        sources,
+        workgroups: elementwiseGrid(words),
+      };
+    }),
+    ...aboutBucket(lowering, layout),
+  });
+  if (!scatters) {
+    members.forEach((member, i) =>
+      lowering.storages.set(member, wholePlace(lowering, layout, i, to))
+    );
+    return;
+  }
+  const block = addScratch(lowering, "block", "f32", [
+    { axis: "element of a block", size: words },
+  ]);
+  const scope = new KernelScope(lowering);
+  const [parts, sum] = [scope.read(to), scope.write(block)];
+  const kernel = reduce({
+    name: `add_blocks_${positions}`,
+    kind: "sum",
+    count: u32(words),
+    length: positions,
+    bindings: scope.bindings,
+    load: (i, k) => load(parts, add(mul(k, u32(words)), i)),
+    epilogue: (i, value) => [store(sum, i, value)],
+  });
+  lowering.steps.push({
+    ...{ op: "launch", ranks: "all", bindings: scope.buffers },
+    kernel: addKernel(lowering, kernel),
+    workgroups: elementwiseGrid(words),
+    ...aboutBucket(lowering, layout),
+  });
+  members.forEach((member, i) =>
+    lowering.storages.set(member, ownPlace(lowering, layout, i, block))
+  );
+}
+
+/** The buffer with all that a bucket sends: the one where it was written or, from elsewhere, copied. */
+function packed(lowering: Lowering, layout: Layout): string {
+  const taken = layout.members.map(({ inputs }) => inputs[0]!);
+  const found = taken.map((x) => lowering.storages.get(x)!);
+  const placed = found.find((_, i) => lowering.bucketPlaces.has(taken[i]!));
+  const isAt = (i: number, buffer: string) =>
+    JSON.stringify(found[i]) ===
+      JSON.stringify(placeIn(lowering, layout, i, buffer));
+  // What was scattered is gathered as it lies.
+  const [{ buffer: first }] = found as [Storage];
+  if (taken.every((_, i) => isAt(i, first))) return first;
+  const buffer = placed?.buffer ?? sendBuffer(lowering, layout);
+  taken.forEach((x, i) => {
+    if (isAt(i, buffer)) return;
+    copyTo(lowering, x, placeIn(lowering, layout, i, buffer));
+  });
+  return buffer;
+}
+
+/** `reduceScatter of 12 values` */
+function aboutBucket(
+  lowering: Lowering,
+  { members }: Layout,
+): ReturnType<typeof about> {
+  const [first] = members as [Member];
+  const one = about(lowering, first);
+  if (members.length === 1) return one;
+  const { primitive, params } = first;
+  const over = params.over.join("+");
+  return { label: `${primitive} over ${over} of ${members.length} values` };
+}
