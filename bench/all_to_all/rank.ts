@@ -66,7 +66,7 @@ async function setBytes(bytes: number): Promise<void> {
 
 // The compiler of JavaScript is done with what a generation of some tokens has called.
 await setBytes(ROW_BYTES);
-for (let i = 0; i < 500; i++) await dispatch([]);
+for (let i = 0; i < 5000; i++) await dispatch([]);
 
 for (const size of sizes) {
   const bytes = Number(size);

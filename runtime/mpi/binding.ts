@@ -134,15 +134,13 @@ function checkSocket(): void {
 
 /**
  * UCX, below both families, patches memory functions of the running process while V8's threads call them, which crashes
- * one start in twenty or so. No device memory goes through MPI here, so it is told not to. Open MPI is told to yield
- * while it waits: it cannot see that other jobs use the cores. A process that no launcher started has nobody to share
- * memory with, and nobody would remove what it leaves in /dev/shm.
+ * one start in twenty or so. No device memory goes through MPI here, so it is told not to. A process that no launcher
+ * started has nobody to share memory with, and nobody would remove what it leaves in /dev/shm.
  */
 function setEnvironment(): void {
   process.env["UCX_MEM_EVENTS"] ??= "n";
   process.env["UCX_MEM_MMAP_HOOK_MODE"] ??= "none";
   process.env["UCX_ERROR_SIGNALS"] ??= "";
-  process.env["OMPI_MCA_mpi_yield_when_idle"] ??= "1";
   const launched = Object.keys(process.env).some((name) =>
     /^(PMI|OMPI_COMM_|SLURM_PROCID$)/.test(name)
   );

@@ -6,7 +6,7 @@
 import { MachineError } from "../../spec/errors.ts";
 import type { Handle } from "./abi.ts";
 import type { Argument, Binding } from "./binding.ts";
-import type { Pump, Purpose } from "./pump.ts";
+import type { Call, Pump, Purpose } from "./pump.ts";
 import type { MpiGroup } from "./world.ts";
 
 const HEADER_BYTES = 128;
@@ -24,20 +24,29 @@ interface Place {
 /** Header: how often the group has met, a hash of what must be alike, the length of the text; then the text. */
 export class Meeting {
   readonly #place: Place;
-  readonly #mpi: Binding;
   readonly #pump: Pump;
   readonly #own = new Uint32Array(HEADER_BYTES / 4);
+  /** The text in it. */
+  #what = "";
   readonly #theirs: readonly Uint32Array[];
+  /** For each rank, the arguments of the message to and of that from it. */
+  readonly #sending: readonly (readonly Argument[])[];
+  readonly #receiving: readonly (readonly Argument[])[];
   readonly #met = new Map<Handle, number>();
 
   constructor(place: Place, mpi: Binding, pump: Pump) {
     this.#place = place;
-    this.#mpi = mpi;
     this.#pump = pump;
     this.#theirs = Array.from(
       { length: place.size },
       () => new Uint32Array(HEADER_BYTES / 4),
     );
+    const { byte } = mpi.constants;
+    const message = (header: Uint32Array, other: number) => [
+      ...[header, HEADER_BYTES, byte, other, TAG, place.handle],
+    ];
+    this.#sending = this.#theirs.map((_, rank) => message(this.#own, rank));
+    this.#receiving = this.#theirs.map(message);
   }
 
   /** Wait until every rank of the group is about to do the same. Throws where one does something else. */
@@ -49,38 +58,45 @@ export class Meeting {
     const times = this.#met.get(group.handle) ?? 0;
     this.#met.set(group.handle, times + 1);
     if (group.size === 1) return;
-    write(this.#own, [times, hashOf(agreed)], wait.what);
+    this.#write(times, hashOf(agreed), wait.what);
     const missing = new Set(group.ranks);
     missing.delete(this.#place.rank);
-    const purpose = { ...wait, culprit: () => this.#names([...missing]) };
-    const requests: Promise<void>[] = [];
+    const calls: Call[] = [];
     for (const other of missing) {
-      requests.push(this.#receive(other, purpose, missing));
+      calls.push({
+        name: "Irecv",
+        args: this.#receiving[other]!,
+        completed: () => {
+          missing.delete(other);
+          this.#compare(other, wait.what);
+        },
+      });
     }
     for (const other of missing) {
-      const args = this.#message(this.#own, other);
-      requests.push(this.#pump.start("Isend", args, purpose));
+      calls.push({ name: "Isend", args: this.#sending[other]! });
     }
-    await Promise.all(requests);
+    await this.#pump.start(calls, {
+      ...wait,
+      culprit: () => this.#names([...missing]),
+    });
   }
 
-  async #receive(
-    other: number,
-    purpose: Purpose,
-    missing: Set<number>,
-  ): Promise<void> {
-    const theirs = this.#theirs[other]!;
-    await this.#pump.start("Irecv", this.#message(theirs, other), purpose);
-    missing.delete(other);
+  #write(times: number, hash: number, what: string): void {
     const own = this.#own;
-    for (let i = 0; i < own.length; i++) {
-      if (own[i] !== theirs[i]) throw this.#outOfStep(other, purpose.what);
-    }
+    own[0] = times;
+    own[1] = hash;
+    if (what === this.#what) return;
+    this.#what = what;
+    own.fill(0, HEADER_WORDS - 1);
+    own[HEADER_WORDS - 1] = ENCODER.encodeInto(what, textIn(own)).written;
   }
 
-  #message(header: Uint32Array, other: number): Argument[] {
-    const { byte } = this.#mpi.constants;
-    return [header, HEADER_BYTES, byte, other, TAG, this.#place.handle];
+  #compare(other: number, what: string): void {
+    const [own, theirs] = [this.#own, this.#theirs[other]!];
+    const words = HEADER_WORDS + Math.ceil(own[HEADER_WORDS - 1]! / 4);
+    for (let i = 0; i < words; i++) {
+      if (own[i] !== theirs[i]) throw this.#outOfStep(other, what);
+    }
   }
 
   #outOfStep(other: number, what: string): MachineError {
@@ -110,18 +126,6 @@ export class Meeting {
 }
 
 const ENCODER = new TextEncoder();
-
-function write(
-  header: Uint32Array,
-  [times, hash]: readonly [times: number, hash: number],
-  what: string,
-): void {
-  header.fill(0);
-  const { written } = ENCODER.encodeInto(what, textIn(header));
-  header[0] = times;
-  header[1] = hash;
-  header[2] = written;
-}
 
 function read(
   header: Uint32Array,

@@ -32,16 +32,30 @@ const PAUSE_MICROSECONDS = 20;
 const PROGRESS_MS = 0.01;
 
 /** Rounds without progress, and time, after which the event loop has its turn. */
-const IDLE_ROUNDS = 4;
-const TURN_MS = 0.2;
+const IDLE_ROUNDS = 100;
+const TURN_MS = 0.5;
 
-interface Started {
-  readonly purpose: Purpose;
-  readonly request: Int32Array | BigUint64Array;
-  /** What MPI may still read or write; collecting it would pull memory from under the library. */
+/** A function that starts a request, and what is done when that is complete. */
+export interface Call {
+  readonly name: StartName;
   readonly args: readonly Argument[];
+  /** May throw, which fails all that were started with it. */
+  completed?(): void;
+}
+
+/** A call under way. What MPI may still read or write is in its arguments: collecting it would pull memory from under the library. */
+interface Started {
+  readonly call: Call;
+  readonly request: Int32Array | BigUint64Array;
+  readonly batch: Batch;
+}
+
+/** Calls that were started together. */
+interface Batch {
+  readonly purpose: Purpose;
+  open: number;
   resolve(): void;
-  reject(error: Error): void;
+  reject(error: unknown): void;
 }
 
 /** The requests of a process. */
@@ -57,26 +71,25 @@ export class Pump {
     this.#mpi = mpi;
   }
 
-  /** Start `MPI_<name>`; resolves when it is complete. */
-  async start(
-    name: StartName,
-    args: readonly Argument[],
-    purpose: Purpose,
-  ): Promise<void> {
-    const mpi = this.#mpi;
-    const request = mpi.newHandle(mpi.constants.requestNull);
-    const problem = mpi.attempt(name, ...args, request);
-    if (problem !== undefined) throw failure(name, purpose, problem);
-    await new Promise<void>((resolve, reject) => {
-      const started = { purpose, request, args, resolve, reject };
-      if (this.#test(started)) return;
-      this.#started.add(started);
+  /** Start all calls; resolves when all are complete. */
+  start(calls: readonly Call[], purpose: Purpose): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const batch = { purpose, open: calls.length, resolve, reject };
+      const mpi = this.#mpi;
+      for (const call of calls) {
+        const request = mpi.newHandle(mpi.constants.requestNull);
+        const problem = mpi.attempt(call.name, ...call.args, request);
+        if (problem !== undefined) throw failure(call.name, purpose, problem);
+        this.#started.add({ call, request, batch });
+      }
       if (!this.#running) void this.#run();
     });
   }
 
   async #run(): Promise<void> {
     this.#running = true;
+    // What else starts now starts before anything waits.
+    await undefined;
     let moved = performance.now();
     while (this.#started.size > 0) {
       if (this.#turn()) moved = performance.now();
@@ -95,7 +108,9 @@ export class Pump {
     let [moved, idle, before] = [false, 0, begun];
     while (idle < IDLE_ROUNDS && before - begun < TURN_MS) {
       for (const started of this.#started) {
+        // Any test moves the bytes of all; at first each is looked at.
         if (this.#test(started)) this.#started.delete(started);
+        else if (before > begun) break;
       }
       if (this.#started.size < open) return true;
       const now = performance.now();
@@ -109,30 +124,31 @@ export class Pump {
   }
 
   /** Whether a request has come to its end, one way or the other. */
-  #test(started: Started): boolean {
+  #test({ call, request, batch }: Started): boolean {
     const mpi = this.#mpi;
-    const problem = mpi.attempt(
-      "Test",
-      started.request,
-      this.#done,
-      mpi.abi.statusIgnore,
-    );
+    const { statusIgnore } = mpi.abi;
+    const problem = mpi.attempt("Test", request, this.#done, statusIgnore);
     if (problem !== undefined) {
-      started.reject(failure("Test", started.purpose, problem));
+      batch.reject(failure("Test", batch.purpose, problem));
       return true;
     }
     if (this.#done[0] === 0) return false;
-    started.resolve();
+    try {
+      call.completed?.();
+    } catch (error) {
+      batch.reject(error);
+    }
+    if (--batch.open === 0) batch.resolve();
     return true;
   }
 
   #giveUp(now: number): void {
     for (const started of this.#started) {
-      const { what, deadline, seconds, culprit } = started.purpose;
+      const { what, deadline, seconds, culprit } = started.batch.purpose;
       if (now <= deadline) continue;
       this.#started.delete(started);
       this.#abandoned.push(started);
-      started.reject(
+      started.batch.reject(
         new PeerError(
           `Cannot go on with ${what}: ${culprit()} did not join within ${seconds} s. Look for a rank that is stuck, and check that every rank runs the same command`,
         ),

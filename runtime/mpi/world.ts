@@ -298,7 +298,7 @@ export class MpiWorld implements MpiGroup {
       const purpose = this.#purpose(wait);
       const met = this.#meeting.meet(group, purpose, prepared.agreed);
       if (args) {
-        moved = this.#pump.start("Ialltoallv", args, purpose);
+        moved = this.#pump.start([{ name: "Ialltoallv", args }], purpose);
         // Where ranks are out of step it fails as well, and says less.
         moved.catch(() => {});
       }
