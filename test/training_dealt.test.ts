@@ -8,6 +8,7 @@ import {
 } from "../compiler/graph/train_step.ts";
 import type { CompileOptions } from "../compiler/mod.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
+import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import { createSession, type Device } from "../runtime/mod.ts";
 import { onRank } from "../spec/mod.ts";
 import type { Plan } from "../spec/plan.ts";
@@ -127,6 +128,30 @@ t.test("each rank remembers its part, and sends each sum once", async (t) => {
     t.equal(sumsOver(plan, "dp+ep"), 2, "to add them up, and to bring them");
     t.equal(sumsOver(plan, "dp"), 2, "of experts");
   }
+});
+
+t.test("between devices", async (t) => {
+  const of = await steps({ clipNorm: 0.05 });
+  const options = {
+    mesh: { dp: 2, ep: 2 },
+    optimizerState: "sharded",
+  } as const;
+  const { plan, results, after } = await trained(of, options);
+  const devices = await Promise.all(
+    Array.from({ length: 4 }, () => createCpuDevice({ threads: 1 })),
+  );
+  const session = await createSession(plan, {
+    devices,
+    tensors: await tensorsOf(of),
+    statistics: true,
+  });
+  t.equal(digest(await runCalls(of, session)), digest(results), "outputs");
+  const now = await session.read(Object.keys(after));
+  t.equal(digest([now]), digest([after]), "what is kept");
+  for (const { sentBytes: { reduce } } of session.statistics().ranks) {
+    t.equal(reduce.actual, reduce.predicted);
+  }
+  for (const device of devices) device.destroy();
 });
 
 t.test("dealt on four ranks of a GPU", { skip }, async (t) => {

@@ -43,18 +43,21 @@ async function trainingPlan(): Promise<Plan> {
     { loss: "loss", optimizer: { kind: "sgd" } },
     await lowerScalars(graph),
   );
-  return await compileGraph(step, { mesh: { dp: 2, ep: 2 } });
+  return await compileGraph(step, {
+    mesh: { dp: 2, ep: 2 },
+    optimizerState: "sharded",
+  });
 }
 
 const plan = await trainingPlan();
-/** The gather of the parts of the router's gradient. */
+/** The exchange of the parts of the router's gradient: to each rank those of its own items. */
 const GATHER = steps(plan as Draft).findIndex((step) =>
   step.op === "allGather" && step.over.length === 2 &&
-  plan.buffers[step.from]!.partial !== undefined
+  step.blocks !== undefined
 );
 const gather = (draft: Draft) => stepAt(draft, "allGather", GATHER);
 const part = (draft: Draft) => draft.buffers[gather(draft).from]!;
-/** The whole of it, as the launch after the gather makes it. */
+/** The sums, as the launch after the exchange makes them. */
 const whole = (draft: Draft) => {
   const { bindings } = stepAt(draft, "launch", GATHER + 1);
   return Object.values(bindings).find((name) => name !== gather(draft).to)!;
@@ -64,6 +67,19 @@ t.test("what the compiler makes is legal, also read back", (t) => {
   t.strictSame(part(plan as Draft).partial, ["dp", "ep"]);
   t.same(verifyPlan(plan), []);
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
+  t.end();
+});
+
+t.test("parts are added up where each rank has its own items", (t) => {
+  t.ok(gather(plan as Draft).blocks, "blocks");
+  t.equal(
+    steps(plan as Draft).filter((step) =>
+      step.op === "allGather" && plan.buffers[step.from]!.partial &&
+      step.bytes > 4
+    ).length,
+    2,
+    "one exchange for each group",
+  );
   t.end();
 });
 
@@ -118,6 +134,23 @@ const BROKEN: readonly (readonly [
     )!;
     p.buffers[other]!.partial = ["dp"];
     part(p).partial = ["ep"];
+  }],
+  ["blocks that do not fill the group", "shapes", /it moves 4 from/, (p) => {
+    gather(p).bytes = 4;
+  }],
+  ["parts that all ranks get whole", "shapes", /the buffers have/, (p) => {
+    delete gather(p).blocks;
+  }],
+  ["blocks for another position", "shapes", /is at position 1/, (p) => {
+    const { position } = gather(p).blocks!;
+    p.buffers[position]!.data = { ranks: [[0], [0], [2], [3]] };
+  }],
+  ["blocks that a kernel takes from anywhere", "local", /its position/, (p) => {
+    const other = steps(p).find((step) =>
+      step.op === "allGather" && step.over.length === 2 && !step.blocks
+    );
+    if (other?.op !== "allGather") throw new Error("nothing is gathered");
+    gather(p).local = other.local;
   }],
   ["parts over no mesh axis", "references", /'ghost'.*no axis/, (p) => {
     part(p).partial = ["ghost"];
