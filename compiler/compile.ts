@@ -91,7 +91,7 @@ export async function compileTraining(
   model: Model,
   options: CompileTrainingOptions,
 ): Promise<Plan> {
-  const graph = trace(model);
+  const graph = trace(model, { training: true });
   const step = trainStep(graph, options, await lowerScalars(graph));
   return await compileGraph(step, options);
 }

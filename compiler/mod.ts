@@ -20,7 +20,7 @@ export {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 export type { AxisPlacement, Placement } from "./passes/place.ts";
-export { trace } from "./graph/trace.ts";
+export { trace, type TraceOptions } from "./graph/trace.ts";
 export type { RoutingPreset } from "./graph/routing.ts";
 export {
   DataError,

@@ -1,7 +1,13 @@
 /** Where rows go: values of MaxText's and torchtitan's own tests, against exchanges and regrouping here. */
 
 import t from "tap";
-import { regroup, regroupGrid } from "../compiler/kernels/mod.ts";
+import { gatherRows } from "../compiler/kernels/gather_rows.ts";
+import {
+  elementwiseGrid,
+  regroup,
+  regroupGrid,
+} from "../compiler/kernels/mod.ts";
+import { combine, compile, dispatch, model, route } from "../compiler/mod.ts";
 import { blocksOf } from "../spec/bytes.ts";
 import { readJson } from "./helpers/read_tensors.ts";
 import { testKernels, workgroups } from "./helpers/run_kernel.ts";
@@ -16,6 +22,23 @@ const { goldens } = readJson("routing/vectors.json") as unknown as {
       readonly output_offsets: readonly (readonly number[])[];
       readonly recv_sizes: readonly (readonly number[])[];
     };
+    /** Rows of each shard, for all of them. */
+    readonly maxtext_all_to_all_unsharded: {
+      readonly group_sizes: readonly number[];
+      readonly input_offsets: readonly number[];
+      readonly send_sizes: readonly (readonly number[])[];
+      readonly output_offsets: readonly (readonly number[])[];
+      readonly recv_sizes: readonly number[];
+    };
+    /** Rows that a shard may receive of `local` choices on each; a factor of -1: at worst. */
+    readonly maxtext_ragged_buffer: readonly {
+      readonly local: number;
+      readonly ep: number;
+      readonly k: number;
+      readonly E: number;
+      readonly factor: number;
+      readonly out: number;
+    }[];
     /** Rows of each local expert from each rank, and the order by expert. */
     readonly torchtitan_permute: readonly {
       readonly counts: readonly number[];
@@ -46,6 +69,63 @@ t.test("blocksOf() sends what MaxText's ragged all-to-all does", (t) => {
   );
   t.same(there, golden.output_offsets);
   t.end();
+});
+
+testKernels(
+  "gatherRows() gives all what MaxText does with a batch that is not sharded",
+  async (t, target) => {
+    const golden = goldens.maxtext_all_to_all_unsharded;
+    const counts = golden.group_sizes;
+    // A row is a number that says whose it is, and which.
+    const sources = counts.map((count, s) =>
+      Uint32Array.from({ length: count }, (_, i) => 100 * (s + 1) + i)
+    );
+    const total = golden.recv_sizes.reduce((a, b) => a + b);
+    const { dst } = await target.run(
+      gatherRows({ name: "gather", rowWords: 1, sources: [0, 1, 2, 3] }),
+      {
+        counts: Uint32Array.from(counts),
+        ...Object.fromEntries(sources.map((rows, s) => [`src${s}`, rows])),
+        dst: new Uint32Array(total),
+      },
+      workgroups(elementwiseGrid(total)),
+    );
+    const wanted = new Uint32Array(total);
+    sources.forEach((rows, from) => {
+      const offsets = golden.output_offsets[from]!;
+      offsets.forEach((offset, to) => {
+        const first = golden.input_offsets[from]!;
+        const sent = rows.slice(first, first + golden.send_sizes[from]![to]!);
+        // Every shard gets the same; so there is one to fill.
+        wanted.set(sent, offset);
+        t.equal(sent.length, golden.recv_sizes[from], `${from} to ${to}`);
+      });
+    });
+    t.same([...dst!], [...wanted]);
+  },
+);
+
+t.test("a rank has room for MaxText's worst case", async (t) => {
+  const worst = goldens.maxtext_ragged_buffer.filter(({ factor }) =>
+    factor === -1
+  );
+  t.equal(worst.length, 2);
+  for (const { local, ep, k, E, out } of worst) {
+    const token = local / k * ep;
+    const layer = model({ token, expert: E, embed: 1 }, (m) => {
+      const logits = m.input("logits", "token expert");
+      const routing = route(logits, {
+        ...{ over: "expert", topK: k, preset: "mixtral" },
+      });
+      const sent = dispatch(m.input("x", "token embed"), routing);
+      return { y: combine(sent, routing) };
+    });
+    const plan = await compile(layer, { mesh: { ep } });
+    const rows = Object.values(plan.buffers).flatMap(({ name, axes }) =>
+      /^rowOf/.test(name) ? axes.map(({ size }) => size) : []
+    );
+    t.same(rows, [out], `${ep} shards`);
+  }
 });
 
 testKernels("regroup() orders rows as torchtitan does", async (t, target) => {

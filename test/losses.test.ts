@@ -2,6 +2,7 @@
 
 import t, { type Test } from "tap";
 import {
+  add,
   balancingLoss,
   biasUpdate,
   importanceLoss,
@@ -18,6 +19,7 @@ import {
 import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
 import { softmaxRow } from "../compiler/graph/evaluate_routing.ts";
 import { trace } from "../compiler/graph/trace.ts";
+import { gradientsHold } from "./helpers/gradients.ts";
 import { waves } from "./helpers/run_model.ts";
 
 const [TOKENS, EXPERTS] = [12, 4];
@@ -109,6 +111,67 @@ t.test("balancingLoss() by batch, by sequence, over layers, masked", (t) => {
   near(t, found["layers"]!, [EXPERTS * balance(ALL)], "over layers");
   near(t, found["masked"]!, [EXPERTS * balance(real)], "masked");
   near(t, found["plain"]!, [balance(ALL)], "with a factor");
+  t.end();
+});
+
+t.test("losses of groups that integers say", (t) => {
+  // Two sequences, mixed; none is the third.
+  const group = [1, 0, 1, 1, 3, 0, 3, 1, 0, 3, 3, 1];
+  const real = ALL.map((s) => s % 4 === 2 ? 0 : 1);
+  const of = (g: number, counted = ALL) =>
+    counted.filter((s) => group[s] === g);
+  const over = "expert";
+  const net = model({ token: TOKENS, expert: EXPERTS, sequence: 4 }, (m) => {
+    const logits = m.input("logits", "token expert");
+    const mask = m.input("mask", "token", { dtype: "i32" });
+    const routing = route(logits, { over, topK: 2, preset: "mixtral" });
+    const per = {
+      per: "sequence",
+      group: m.input("group", "token", { dtype: "i32" }),
+    } as const;
+    const scores = softmax(logits, over);
+    return {
+      balance: balancingLoss(logits, routing, { over, ...per }),
+      masked: balancingLoss(logits, routing, { over, ...per, mask }),
+      z: zLoss([logits, logits], { over, ...per }),
+      importance: importanceLoss(scores, { over, ...per }),
+    };
+  });
+  const inputs = { group, mask: real };
+  const { balance: found, masked, z, importance } = run(net, inputs);
+  const each = <T>(f: (tokens: readonly number[]) => T, counted = ALL) =>
+    [0, 1, 2, 3].map((g) => f(of(g, counted)));
+  const wanted = (tokens: readonly number[]) => EXPERTS * balance(tokens);
+  near(t, found!, each(wanted), "balance");
+  near(t, masked!, each(wanted, ALL.filter((s) => real[s])), "masked");
+  near(
+    t,
+    z!,
+    each((tokens) =>
+      tokens.reduce(
+        (sum, s) =>
+          sum +
+          Math.log(ROWS[s]!.reduce((a, x) => a + Math.exp(x), 0)) ** 2,
+        0,
+      ) / Math.max(1, tokens.length)
+    ),
+    "z",
+  );
+  const variation = (tokens: readonly number[]) => {
+    const sums = Array.from(
+      { length: EXPERTS },
+      (_, e) => tokens.reduce((sum, s) => sum + softmaxRow(ROWS[s]!)[e]!, 0),
+    );
+    const average = sums.reduce((a, b) => a + b) / EXPERTS;
+    const squares = sums.reduce((sum, x) => sum + (x - average) ** 2, 0);
+    return squares / EXPERTS / (average ** 2 + 1e-10);
+  };
+  near(t, importance!, each(variation), "importance");
+  t.equal(found![2], 0, "no token of the third");
+  t.throws(() => run(net, { ...inputs, group: group.with(5, 4) }), {
+    name: "DataError",
+    message: "Cannot read 'sequence' 4: expected a whole number from 0 to 3",
+  });
   t.end();
 });
 
@@ -222,6 +285,28 @@ t.test("losses of what is not there are refused", (t) => {
       losses(1, (_, logits) => ({ y: zLoss(logits, { over, per: "layer" }) })),
     { message: /^Cannot zLoss 'batch token expert' over 'layer'/ },
   );
+  const grouped = (per: string | undefined, axes = "batch token") =>
+    losses(1, (m, logits) => ({
+      y: zLoss(logits, {
+        ...{ over, ...per ? { per } : {} },
+        group: m.input("g", axes as "batch token", { dtype: "i32" }),
+      }),
+    }));
+  const cannot = "Cannot group the tokens of 'batch token expert'";
+  t.throws(() => grouped(undefined), {
+    message: `${cannot}: no axis is named for the groups. Give 'per'`,
+  });
+  t.throws(() => grouped("sequence"), {
+    message:
+      `${cannot} along 'sequence': the model has no such axis. Declare it, as long as there are groups`,
+  });
+  t.throws(() => grouped("batch"), {
+    message:
+      `${cannot} along 'batch': they have that axis already. Leave 'group' out, or name another axis`,
+  });
+  t.throws(() => grouped("layer", "token"), {
+    message: `${cannot} by i32[token]: expected i32[batch token]`,
+  });
   t.throws(
     () =>
       losses(1, (m, _, routing) => ({
@@ -230,4 +315,28 @@ t.test("losses of what is not there are refused", (t) => {
     { message: "Cannot update bias 'token': expected 'expert'" },
   );
   t.end();
+});
+
+t.test("gradients of losses of groups", async (t) => {
+  const net = model({ token: 8, expert: 4, sequence: 3 }, (m) => {
+    const logits = m.param("logits", "token expert");
+    const group = m.input("sequence", "token", { dtype: "i32" });
+    const per = { over: "expert", per: "sequence", group } as const;
+    const routing = route(logits, {
+      ...{ over: "expert", topK: 2, preset: "deepseekV3" },
+    });
+    const losses = [
+      balancingLoss(logits, routing, per),
+      zLoss(logits, per),
+      importanceLoss(softmax(logits, "expert"), per),
+    ] as const;
+    return {
+      loss: mean(add(add(losses[0], losses[1]), losses[2]), "sequence"),
+    };
+  });
+  await gradientsHold(t, {
+    model: net,
+    inputs: { sequence: [0, 2, 2, 0, 1, 2, 0, 1] },
+    params: { logits: waves(32) },
+  });
 });

@@ -2,12 +2,16 @@
 
 import t, { type Test } from "tap";
 import {
+  compile,
+  compileTraining,
+  dot,
   embedding,
   type Model,
   model,
   route,
   type RouteOptions,
   type RoutingPreset,
+  sum,
   type Tensor,
 } from "../compiler/mod.ts";
 import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
@@ -18,6 +22,7 @@ import {
   slotsOf,
 } from "../compiler/graph/routing.ts";
 import { trace } from "../compiler/graph/trace.ts";
+import { stringifyPlan } from "../spec/mod.ts";
 import { waves } from "./helpers/run_model.ts";
 
 type Options = Partial<
@@ -115,7 +120,7 @@ t.test("slots follow each system's formula", (t) => {
   t.equal(of("tutel.topk", { factor: 1.25 }), 2 * Math.floor(1.25 * 4));
   t.equal(of("tutel.topk", { alignment: 16 }), 16, "aligned");
   t.equal(of("megatron.postSoftmax", { factor: 1.5 }), Math.ceil(7.5 * 1.5));
-  t.equal(of("gshard.top2"), Math.floor(30 * 1.25 / 8));
+  t.equal(of("gshard.top2"), Math.floor(30 * 2 / 8), "in evaluation");
   t.equal(of("expertChoice", { factor: 3 }), Math.floor(30 * 3 / 8));
   t.equal(of("olmoe", { slots: 5 }), 5);
   // In f32, 3 * 1.4 is just above 4.2 * 1, and 0.7 * 10 is 7 where doubles agree.
@@ -129,10 +134,41 @@ t.test("slots follow each system's formula", (t) => {
   t.end();
 });
 
+t.test("capacity has a factor for training and one for evaluation", async (t) => {
+  const net = (capacity: Options["capacity"]) =>
+    model({ token: TOKENS, expert: EXPERTS, embed: 3 }, (m) => {
+      const x = m.input("x", "token embed");
+      const logits = dot(x, m.param("router", "expert embed"), "embed");
+      const { kept, weight } = route(logits, {
+        ...{ over: "expert", topK: 2, preset: "gshard.top2" },
+        ...capacity ? { capacity } : {},
+      });
+      return { kept, loss: sum(sum(weight, "choice"), "token") };
+    });
+  const both = net({ factor: { training: 0.75, evaluation: 3 }, minimum: 0 });
+  const plans = async (net: Model) => [
+    stringifyPlan(await compile(net)),
+    stringifyPlan(
+      await compileTraining(net, { loss: "loss", optimizer: { kind: "sgd" } }),
+    ),
+  ];
+  const [running, training] = await plans(both);
+  const [three] = await plans(net({ factor: 3, minimum: 0 }));
+  const [, less] = await plans(net({ factor: 0.75, minimum: 0 }));
+  t.equal(running, three, "a run is an evaluation");
+  t.equal(training, less, "a step of training is not");
+  const slots = (net: Model, options = {}) =>
+    trace(net, options).nodes.flatMap((node) =>
+      node.primitive === "route" ? [node.params.rule.capacity!.factor] : []
+    );
+  t.same(slots(net(undefined)), [2]);
+  t.same(slots(net(undefined), { training: true }), [1.25]);
+});
+
 t.test("gshard weighs before it drops", (t) => {
   const { index, weight, slot } = routed(2, {
     preset: "gshard.top2",
-    capacity: { minimum: 0 },
+    capacity: { minimum: 0, factor: 1.25 },
   });
   const next = new Array<number>(EXPERTS).fill(0);
   const wanted = { weight: [] as number[], slot: [] as number[] };

@@ -17,7 +17,13 @@ import {
   upTo,
   zLoss,
 } from "../compiler/mod.ts";
-import { type Case, closeDevices, holds } from "./helpers/run_model.ts";
+import {
+  type Case,
+  closeDevices,
+  digest,
+  holds,
+  runCase,
+} from "./helpers/run_model.ts";
 
 const over = "expert";
 
@@ -77,5 +83,53 @@ holds("losses by sequence", {
     };
   }),
 }, MESHES);
+
+/** Six sequences in one axis of tokens; none is the last. */
+const sequence = Array.from({ length: 23 }, (_, i) => (i * i + 1) % 5);
+
+const PACKED: Case = {
+  model: model(
+    { token: upTo(40), expert: 5, sequence: 6, embed: 8 },
+    (m) => {
+      const x = m.input("x", "token embed");
+      const logits = dot(x, m.param("router", "expert embed"), "embed");
+      const group = m.input("sequence", "token", { dtype: "i32" });
+      const mask = m.input("mask", "token", { dtype: "i32" });
+      const routing = route(logits, {
+        ...{ over, topK: 2, preset: "deepspeed.top2", group },
+      });
+      const per = { over, per: "sequence", group } as const;
+      const each = balancingLoss(logits, routing, per);
+      return {
+        ...{ each, average: mean(each, "sequence") },
+        masked: balancingLoss(logits, routing, { ...per, mask }),
+        z: zLoss(logits, per),
+        importance: importanceLoss(softmax(logits, over), per),
+      };
+    },
+  ),
+  lengths: { token: 23 },
+  calls: [{ sequence, mask: sequence.map((s) => s === 4 ? 0 : 1) }],
+};
+
+holds("losses by sequences of one token axis", PACKED, [{}, ...MESHES]);
+
+t.test("losses by sequences have the bits of one rank", async (t) => {
+  const one = digest(await runCase(PACKED, "cpu"));
+  for (const options of MESHES) {
+    const found = digest(await runCase(PACKED, "cpu", options));
+    t.equal(found, one, JSON.stringify(options));
+  }
+});
+
+t.test("a sequence that there is not is refused", async (t) => {
+  const of = { ...PACKED, calls: [{ sequence: sequence.with(9, 6) }] };
+  for (const options of [{}, ...MESHES]) {
+    await t.rejects(runCase(of, "cpu", options), {
+      name: "DataError",
+      message: /'sequence'.* 6/,
+    }, JSON.stringify(options));
+  }
+});
 
 t.teardown(closeDevices);

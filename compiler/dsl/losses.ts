@@ -12,8 +12,9 @@ import {
   sub,
 } from "../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../graph/graph.ts";
-import { messages as say, without } from "../graph/messages.ts";
+import { messages as say, without, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import { sameAxes } from "../graph/rules.ts";
 import {
   type BalancingFormula,
   balancingFormula,
@@ -31,8 +32,13 @@ type OneOrMore<T> = T | readonly T[];
 export interface TokenOptions<A extends string, E extends string, G> {
   /** The axis of experts. */
   readonly over: E;
-  /** A token axis that stays, as for a loss of each sequence or routing group; take the mean over it afterwards. */
+  /**
+   * The axis that stays, as for a loss of each sequence or routing group; take the mean over it afterwards. A token axis,
+   * or with `group` any other.
+   */
   readonly per?: G;
+  /** Where along `per` each token belongs; a place without tokens has a loss of 0. */
+  readonly group?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
   /** 0 for tokens that do not count at all. */
   readonly mask?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
 }
@@ -48,27 +54,65 @@ type Kept<G> = [G] extends [never] ? "" : G extends string ? G : "";
 function begin(
   verb: Verb,
   logits: readonly Tensor[],
-  { over, per, mask }: {
+  { over, per, group, mask }: {
     readonly over: string;
     readonly per?: string | undefined;
+    readonly group?: Tensor | undefined;
     readonly mask?: Tensor | undefined;
   },
 ): Sums {
-  const trace = traceOf(mask ? [...logits, mask] : logits, verb);
+  const given = [group, mask].filter((x) => x !== undefined);
+  const trace = traceOf([...logits, ...given], verb);
   const span = callSite(verb);
+  const kept = per === undefined || group ? [over] : [over, per];
   for (const { node } of logits) {
-    for (const axis of per === undefined ? [over] : [over, per]) {
+    for (const axis of kept) {
       if (!node.axes.includes(axis)) {
         throw new ModelError(say.axis(verb.name, node.axes, axis), span);
       }
     }
   }
-  const b = new NodeBuilder(builderContext(trace.axes, []), span);
   const { axes } = logits[0]!.node;
-  const tokens = without(axes, per === undefined ? [over] : [over, per]);
-  const counts = mask &&
-    b.make("cast", [mask.node], {}, { axes: [], dtype: "f32" });
-  return { b, trace, span, tokens, counts };
+  const tokens = without(axes, kept);
+  const wrong = group &&
+    groupProblem({ axes, tokens, group: group.node, per, trace });
+  if (wrong !== undefined) throw new ModelError(wrong, span);
+  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const float = (x: Node) =>
+    b.make("cast", [x], {}, { axes: [], dtype: "f32" });
+  const counts = mask
+    ? float(mask.node)
+    : group && float(b.constant(1, group.node));
+  return {
+    ...{ b, trace, span, tokens, counts },
+    groups: group && { ids: group.node, over: per! },
+  };
+}
+
+/** Why tokens cannot be told apart by `group`, if so. */
+function groupProblem({ axes, tokens, group, per, trace }: {
+  readonly axes: readonly string[];
+  readonly tokens: readonly string[];
+  readonly group: Node;
+  readonly per: string | undefined;
+  readonly trace: Tensor["trace"];
+}): string | undefined {
+  const cannot = `Cannot group the tokens of '${words(axes)}'`;
+  if (per === undefined) {
+    return `${cannot}: no axis is named for the groups. Give 'per'`;
+  }
+  if (!Object.hasOwn(trace.axes, per)) {
+    return `${cannot} along '${per}': the model has no such axis. Declare it, as long as there are groups`;
+  }
+  if (axes.includes(per)) {
+    return `${cannot} along '${per}': they have that axis already. Leave 'group' out, or name another axis`;
+  }
+  if (!sameAxes(group.axes, tokens) || group.dtype !== "i32") {
+    return `${cannot} by ${group.dtype}[${words(group.axes)}]: expected i32[${
+      words(tokens)
+    }]`;
+  }
+  return undefined;
 }
 
 /** How a loss adds up tokens. */
@@ -78,24 +122,42 @@ interface Sums {
   readonly span: Span | undefined;
   /** Axes that are summed. */
   readonly tokens: readonly string[];
-  /** 1 for tokens that count, if not all do. */
+  /** 1 for tokens that count, if not all do, or not all together. */
   readonly counts: Node | undefined;
+  /** Where each token is summed, if not all together. */
+  readonly groups: { readonly ids: Node; readonly over: string } | undefined;
+}
+
+/** The sum of `x` over the tokens, or over those of each group. */
+function sumOf({ b, tokens, groups }: Sums, x: Node): Node {
+  if (groups) {
+    const { ids, over } = groups;
+    const axes = [over, ...without(x.axes, tokens)];
+    return b.make("scatter", [x, ids], { over, whole: true }, {
+      ...{ axes, dtype: "f32" },
+    });
+  }
+  return tokens.reduceRight(
+    (sum, over) => b.make("reduce", [sum], { kind: "sum", over }),
+    x,
+  );
 }
 
 /** The mean of `x` over the tokens that count, and over layers. */
-function meanOf({ b, tokens, counts }: Sums, layers: readonly Node[]): Node {
-  const along = (x: Node, kind: "sum" | "mean") =>
-    tokens.reduceRight(
-      (sum, over) => b.make("reduce", [sum], { kind, over }),
-      x,
-    );
+function meanOf(sums: Sums, layers: readonly Node[]): Node {
+  const { b, tokens, counts } = sums;
   const means = layers.map((x) => {
-    if (counts === undefined) return along(x, "mean");
+    if (counts === undefined) {
+      return tokens.reduceRight(
+        (mean, over) => b.make("reduce", [mean], { kind: "mean", over }),
+        x,
+      );
+    }
     const real = b.map((v, n) => mul(v!, n!), x, counts);
     return b.map(
       (v, n) => div(v!, max(n!, f32(1))),
-      along(real, "sum"),
-      along(counts, "sum"),
+      sumOf(sums, real),
+      sumOf(sums, counts),
     );
   });
   const total = means.reduce((a, x) => b.add(a, x));
@@ -130,7 +192,9 @@ function list<T>(x: OneOrMore<T>): readonly T[] {
  * what scores are and the factor. Several layers are one long batch, as in transformers: give arrays. Only scores are
  * differentiated. Tokens that the router's own mask excludes are in P only, as in DeepSpeed; with `mask` in neither.
  *
- * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; as many logits as routings are needed.
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; as many logits as routings are needed; a
+ * `group` without `per`, of other tokens, or along an axis that the model does not have; when run, a group that is no
+ * place along `per`.
  *
  * @example
  * ```ts
@@ -183,7 +247,7 @@ export function balancingLoss<
  * How large the logits of routers are: the mean of `logSumExp(logits)²` over tokens, and over layers where there are
  * several.
  *
- * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have.
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; a `group` as for `balancingLoss`.
  *
  * @example
  * ```ts
@@ -225,7 +289,7 @@ export interface ImportanceOptions<A extends string, E extends string, G>
  * How much experts differ in what they score over all tokens: the variance of the sums over the square of their mean
  * (plus 1e-10). `scores` are a softmax, or what a routing chose (`routing.chosen`) for a loss of load.
  *
- * Axes: none, or `per`. Dtype: "f32". Errors: axes that the scores do not have.
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the scores do not have; a `group` as for `balancingLoss`.
  *
  * @example
  * ```ts
@@ -251,10 +315,7 @@ export function importanceLoss<
   const tokens = sums.counts
     ? b.map((v, n) => mul(v!, n!), scores.node, sums.counts)
     : scores.node;
-  const total = sums.tokens.reduceRight(
-    (sum, axis) => b.make("reduce", [sum], { kind: "sum", over: axis }),
-    tokens,
-  );
+  const total = sumOf(sums, tokens);
   const mean = b.make("reduce", [total], { kind: "mean", over });
   const squares = b.map(
     (x, m) => {

@@ -3,6 +3,7 @@
 export type { DType } from "../../spec/dtype.ts";
 export type {
   Capacity,
+  CapacityFactor,
   ExpertGroups,
   RoutingPreset,
   RuleChoices,

@@ -142,7 +142,8 @@ export function model<const Sizes extends AxisSizes, const R extends Outputs>(
   const made: Model<keyof R & string> = {
     axes: sizes,
     span,
-    build: () => run(sizes, build as (m: Scope) => R, span),
+    build: ({ training = false } = {}) =>
+      run({ axes: sizes, training, dispatched: [] }, build as Build, span),
   };
   MODELS.add(made);
   return made;
@@ -169,12 +170,10 @@ function axisSize(
   return { size: length, dynamic: typeof size !== "number" };
 }
 
-function run(
-  axes: { readonly [name: string]: AxisSize },
-  build: (m: Scope) => unknown,
-  span: Span | undefined,
-): Built {
-  const trace: Trace = { axes, dispatched: [] };
+/** The function of any model. */
+type Build = (m: Scope) => unknown;
+
+function run(trace: Trace, build: Build, span: Span | undefined): Built {
   const declared = new Map<string, Node>();
   const returned: unknown = build(makeScope(trace, declared));
   if (typeof returned !== "object" || returned === null) {

@@ -1,16 +1,12 @@
 /** Routers: which experts each token goes to, and with what weight. */
 
 import { ModelError } from "../../spec/errors.ts";
-import type {
-  CapacityRule,
-  NodeOf,
-  RouteOperand,
-  RoutingNode,
-} from "../graph/graph.ts";
+import type { NodeOf, RouteOperand, RoutingNode } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import {
   type Capacity,
+  type PresetCapacity,
   ROUTING_PRESETS,
   type RoutingPreset,
   routingRule,
@@ -66,7 +62,7 @@ export interface CapacityRouting<
 export type CapacityPreset = {
   [P in RoutingPreset]: (typeof ROUTING_PRESETS)[P] extends { dropless: true }
     ? never
-    : (typeof ROUTING_PRESETS)[P] extends { capacity: CapacityRule } ? P
+    : (typeof ROUTING_PRESETS)[P] extends { capacity: PresetCapacity } ? P
     : never;
 }[RoutingPreset];
 
@@ -236,7 +232,11 @@ export function route<
   const trace = traceOf([logits, ...tensors], route);
   const node = makeNode("route", [logits, ...tensors].map((x) => x.node), {
     rule: routingRule(
-      { ...options, given: options.choices !== undefined },
+      {
+        ...options,
+        given: options.choices !== undefined,
+        training: trace.training,
+      },
       span,
     ),
     expert: over,

@@ -12,8 +12,10 @@ import { makeNode } from "../graph/make_node.ts";
 import type { TensorType } from "../graph/rules.ts";
 import { callSite } from "./span.ts";
 
-/** What the tensors of one run of a model function share: its axes, and the dispatches that must come home. */
+/** What the tensors of one run of a model function share: its axes, what it is for, and the dispatches that must come home. */
 export interface Trace {
+  /** A step of training is made of it. */
+  readonly training: boolean;
   readonly axes: { readonly [name: string]: AxisSize };
   readonly dispatched: Node[];
 }

@@ -186,8 +186,10 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   ) => [() => b.make("scatter", [dy, ids!], params, table!)],
 
   scatter: (
-    { node: { inputs: [rows, ids], params }, dy, b },
-  ) => [() => b.ordered(b.make("embedding", [dy, ids!], params), rows!.axes)],
+    { node: { inputs: [rows, ids], params: { over } }, dy, b },
+  ) => [
+    () => b.ordered(b.make("embedding", [dy, ids!], { over }), rows!.axes),
+  ],
 
   rename: (
     { node: { params: { from, to } }, dy, b },
@@ -261,10 +263,10 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   gather: placed,
   take: placed,
   allReduce: placed,
-  cacheWrite: cacheWriteDerivative,
-  attention: attentionDerivative,
   reduceScatter: placed,
   allGather: placed,
+  cacheWrite: cacheWriteDerivative,
+  attention: attentionDerivative,
   attentionSum: onceOnly,
   attentionGrad: onceOnly,
 };

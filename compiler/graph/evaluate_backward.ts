@@ -1,7 +1,7 @@
 /** What only derivatives are made of, in the reference evaluator: rows summed by id, and attention backwards. */
 
 import type { AttentionParams } from "./graph.ts";
-import { firstPosition } from "./evaluate_position.ts";
+import { firstPosition, within } from "./evaluate_position.ts";
 import { logSumExpRow } from "./evaluate_routing.ts";
 import {
   lengthOf,
@@ -20,12 +20,15 @@ export function scatterRows(
   shape: readonly number[],
 ): Value {
   const result = zeros(node.axes, shape, node.dtype);
-  const step = strides(result, [node.params.over])[0]!;
+  const { over } = node.params;
+  const step = strides(result, [over])[0]!;
+  const length = lengthOf(result, over);
   // Summed in double precision, and rounded once.
   const sums = new Float64Array(result.data.length);
   const places = [strides(result, rows.axes), strides(ids, rows.axes)];
   visit(rows.shape, places, ([place, id], n) => {
-    sums[place! + ids.data[id!]! * step]! += rows.data[n]!;
+    const row = within(ids.data[id!]!, length, `'${over}'`);
+    sums[place! + row * step]! += rows.data[n]!;
   });
   sums.forEach((sum, i) => put(result, i, sum));
   return result;

@@ -16,7 +16,7 @@ import {
 } from "./value.ts";
 
 /** A whole number from 0 below `end`, or the complaint. */
-function within(at: number, end: number, what: string): number {
+export function within(at: number, end: number, what: string): number {
   if (at >= 0 && at < end) return at;
   throw new DataError(
     `Cannot read ${what} ${at}: expected a whole number from 0 to ${end - 1}`,

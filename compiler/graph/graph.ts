@@ -122,8 +122,12 @@ export interface PrimitiveParams {
   };
   /** table, ids: the row of table along `over` for each id; axes that both have go together */
   embedding: { readonly over: string };
-  /** rows, ids: the transpose of `embedding`: rows summed where their id is along `over`, in the order of ids. Axes that the result lacks are summed over. */
-  scatter: { readonly over: string };
+  /**
+   * rows, ids: the transpose of `embedding`: rows summed where their id is along `over`, in the order of ids. Axes that
+   * the result lacks are summed over. `whole`: over all rows on every rank, so that bits do not depend on the mesh;
+   * otherwise what a rank has is a part of the sum.
+   */
+  scatter: { readonly over: string; readonly whole?: true };
   /** x */
   rename: { readonly from: string; readonly to: string };
   /** x: axis becomes the axes `into`, row-major */
@@ -204,10 +208,6 @@ export interface PrimitiveParams {
   take: { readonly whole: string; readonly to: string };
   /** x, of which each rank has a part of a sum: all of it, added up over these mesh axes in the order of positions. Only placement makes it. */
   allReduce: { readonly over: readonly string[] };
-  /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
-  cacheWrite: Record<never, never>;
-  /**
-   * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
   /** x, of which each rank has a part of a sum: of all of it the rank's own items of `axis`, as axis `to`. Only placement makes it. */
   reduceScatter: {
     readonly over: readonly string[];
@@ -220,6 +220,10 @@ export interface PrimitiveParams {
     readonly axis: string;
     readonly to: string;
   };
+  /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
+  cacheWrite: Record<never, never>;
+  /**
+   * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
    * writing; sequence, position, then sinks [head] if `sinks` -> [token, head, valueDim]. Without `kvHead` all heads
    * read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys.
    */

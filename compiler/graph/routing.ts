@@ -9,10 +9,24 @@ import type {
   RoutingRule,
 } from "./graph.ts";
 
+/** A capacity factor: one, or one in plans of training and one in all others. */
+export type CapacityFactor =
+  | number
+  | { readonly training: number; readonly evaluation: number };
+
+/** A preset's capacity. */
+export type PresetCapacity = Omit<CapacityRule, "factor"> & {
+  readonly factor?: CapacityFactor;
+};
+
 /** What a preset fixes. How many experts and groups there are, and the scale, belong to a model. */
 export type PresetRule =
-  & Omit<RoutingRule, "preset" | "topK" | "expertGroups" | "normalize">
+  & Omit<
+    RoutingRule,
+    "preset" | "topK" | "expertGroups" | "normalize" | "capacity"
+  >
   & {
+    readonly capacity?: PresetCapacity;
     /** `several`: `chosen` if there is more than one choice, else `none`. */
     readonly normalize: RoutingRule["normalize"] | "several";
     /** How many experts it chooses, where it knows no other number. */
@@ -59,7 +73,7 @@ export const ROUTING_PRESETS = {
     noisy: "second",
     capacity: {
       slots: "floor",
-      factor: 1.25,
+      factor: { training: 1.25, evaluation: 2 },
       per: "token",
       minimum: 4,
       drop: "position",
@@ -183,7 +197,7 @@ export interface ExpertGroups {
 }
 
 /** Room at the experts, and who gets it: what is not said is the preset's. Formulas are in spec/routing.md. */
-export type Capacity = Partial<CapacityRule>;
+export type Capacity = Partial<PresetCapacity>;
 
 /** What can be said of a router one by one, on top of a preset. */
 export interface RuleChoices {
@@ -211,10 +225,12 @@ export interface RuleChoices {
 
 /** The rule that a preset and choices on top of it make. Throws ModelError at `span` for a preset that there is not, or that chooses another number. */
 export function routingRule(
-  { preset, given, ...choices }: RuleChoices & {
+  { preset, given, training = false, ...choices }: RuleChoices & {
     readonly preset?: string;
     /** Experts are given, not chosen by score. */
     readonly given?: boolean;
+    /** It is for a step of training; default false. */
+    readonly training?: boolean;
   },
   span?: Span,
 ): RoutingRule {
@@ -246,8 +262,18 @@ export function routingRule(
       (normalize === "several" ? several : normalize),
     ...groups ? { expertGroups: { best: share(groups.keep), ...groups } } : {},
     ...given ? { choose: "given" } : {},
-    ...room ? { capacity: room } : {},
+    ...room ? { capacity: capacityFor(room, training) } : {},
   };
+}
+
+/** A capacity with the factor of training, or of evaluation. */
+function capacityFor(
+  { factor, ...rest }: PresetCapacity,
+  training: boolean,
+): CapacityRule {
+  if (factor === undefined) return rest;
+  if (typeof factor === "number") return { ...rest, factor };
+  return { ...rest, factor: factor[training ? "training" : "evaluation"] };
 }
 
 /** The preset, or the complaint of callers without types. */
@@ -266,9 +292,9 @@ function presetOf(preset: string | undefined, span?: Span): PresetRule {
 
 /** A preset's capacity with some of it set. A number of slots leaves no room for a factor. */
 function capacityOf(
-  preset: CapacityRule | undefined,
+  preset: PresetCapacity | undefined,
   set: Capacity,
-): CapacityRule {
+): PresetCapacity {
   const base = preset ?? { slots: "ceil", drop: "position", order: "token" };
   if (typeof set.slots !== "number" && set.slots !== "largest") {
     return { ...base, ...set };

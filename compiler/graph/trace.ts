@@ -15,6 +15,12 @@ export interface Built {
   readonly dispatched: readonly Node[];
 }
 
+/** Options of `trace`. */
+export interface TraceOptions {
+  /** A step of training is made of the graph: capacity factors are those of training. Default false. */
+  readonly training?: boolean;
+}
+
 /** A model, as tracing sees it. `Name` are the names of what it returns. */
 export interface Traceable<out Name extends string = string> {
   /** The declared axes. */
@@ -22,7 +28,7 @@ export interface Traceable<out Name extends string = string> {
   /** Where it was declared. */
   readonly span: Span | undefined;
   /** Run its function once. */
-  readonly build: () => Built;
+  readonly build: (options?: TraceOptions) => Built;
   /** Never there: it carries the names in the type. */
   readonly returns?: Name;
 }
@@ -40,8 +46,9 @@ export type TracedGraph<Name extends string> = Graph & {
  */
 export function trace<Name extends string>(
   model: Traceable<Name>,
+  options: TraceOptions = {},
 ): TracedGraph<Name> {
-  const { outputs: returned, declared, dispatched } = model.build();
+  const { outputs: returned, declared, dispatched } = model.build(options);
   const leaves = new Map<string, Node>();
   for (const node of declared) {
     if ("name" in node.params) leaves.set(node.params.name, node);

@@ -55,7 +55,14 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
   rmsNorm: OVER,
   rope: { needs: OVER.needs },
   embedding: { needs: rowsElsewhere },
-  scatter: { needs: OVER.needs },
+  // As `accumulate`, unless it says otherwise.
+  scatter: {
+    needs: ({ params: { over, whole }, inputs: [rows], axes }) => [
+      over,
+      ...whole ? rows!.axes.filter((axis) => !axes.includes(axis)) : [],
+    ],
+    on: OVER.on,
+  },
   rename: {
     needs: ({ params }) => [params.from],
     on: ({ from, to }, whole) => ({ from: whole(from), to }),
@@ -95,6 +102,8 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
   gather: ANY,
   take: ANY,
   allReduce: ANY,
+  reduceScatter: ANY,
+  allGather: ANY,
   cacheWrite: ANY,
   attention: ANY,
   attentionSum: ANY,
@@ -102,8 +111,6 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
 };
 
 /** Axes of a node of any primitive that no rank may have only a part of. */
-  reduceScatter: ANY,
-  allGather: ANY,
 export function wholeAxes(node: Node, axes: Axes): readonly string[] {
   return (WHOLE[node.primitive] as Rule<Primitive>).needs(node as never, axes);
 }

@@ -263,6 +263,7 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
   const [first, second, third, fourth] = user.inputs;
   switch (user.primitive) {
     case "embedding":
+    case "scatter":
       return second === index ? [size(user.params.over)] : [];
     case "rope":
       return second === index ? [user.params.positions] : [];
