@@ -19,9 +19,9 @@ import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
-/** A program whose steps are ready. */
+/** A program whose steps are ready, as the parts that they have on their ranks, in order. */
 export interface BoundProgram {
-  readonly steps: readonly BoundStep[];
+  readonly parts: readonly ReadyPart[];
   /** What a run that failed has left under way. */
   readonly inFlight: InFlight;
 }
@@ -54,9 +54,9 @@ export class InFlight {
   }
 }
 
-/** One step on all its ranks; a promise only where the host must wait. */
-export interface BoundStep {
-  /** The collective that is over with it: itself, or the one that it waits for. */
+/** A part of a step; a promise only where the host must wait. */
+export interface ReadyPart {
+  /** The collective that is over with it, on all ranks: that of its step, or the one that it waits for. */
   readonly collective: CollectiveStep | undefined;
   readonly carryOut: (counts: RunCounts) => void | Promise<void>;
 }
@@ -83,24 +83,23 @@ export function bindProgram(
   const { around = (_: Step, part: BoundPart) => part } = context;
   const inFlight = new InFlight();
   const started = startedBy(program.steps);
-  const steps = program.steps.map((step) => {
-    const parts = bindStep(step, context, inFlight).map((part) => {
+  const parts = program.steps.flatMap((step) => {
+    const bound = bindStep(step, context, inFlight);
+    return bound.map((part, i): ReadyPart => {
       const done = around(step, part).carryOut;
-      return fliesOff(step, part, context)
-        ? (counts: RunCounts) => {
-          const exchange = done(counts);
-          if (exchange) inFlight.add(step.handle, exchange);
-        }
-        : done;
+      const last = i === bound.length - 1;
+      return {
+        collective: last ? collectiveOver(step, started) : undefined,
+        carryOut: fliesOff(step, part, context)
+          ? (counts: RunCounts) => {
+            const exchange = done(counts);
+            if (exchange) inFlight.add(step.handle, exchange);
+          }
+          : done,
+      };
     });
-    const only = parts.length === 1 ? parts[0]! : undefined;
-    return {
-      collective: collectiveOver(step, started),
-      carryOut: only ??
-        ((counts: RunCounts) => inOrder(parts, counts)),
-    };
   });
-  return { steps, inFlight };
+  return { parts, inFlight };
 }
 
 function collectiveOver(
@@ -199,15 +198,4 @@ function groupsOf(
     groups.set(group.join(), local);
   }
   return [...groups.values()];
-}
-
-/** Carry parts out one after the other; stays synchronous as long as they do. */
-function inOrder(
-  parts: readonly BoundPart["carryOut"][],
-  counts: RunCounts,
-): void | Promise<void> {
-  for (let i = 0; i < parts.length; i++) {
-    const wait = parts[i]!(counts);
-    if (wait) return wait.then(() => inOrder(parts.slice(i + 1), counts));
-  }
 }

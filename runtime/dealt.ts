@@ -5,17 +5,32 @@ import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Dealt, RunAxes } from "./shard.ts";
 
-/** Write every `dealt` buffer of a rank. */
+/** A buffer that the host fills with how an axis is dealt. */
+export type DealtBuffer = Required<Pick<PlanBuffer, "name" | "dealt">>;
+
+/** The `dealt` buffers of a plan. */
+export function dealtBuffers(plan: Plan): DealtBuffer[] {
+  return Object.values(plan.buffers).flatMap(({ name, dealt }) =>
+    dealt ? [{ name, dealt }] : []
+  );
+}
+
+/** Write `dealt` buffers of all ranks. */
 export function writeDealt(
-  plan: Plan,
-  memory: RankMemory,
+  buffers: readonly DealtBuffer[],
+  ranks: readonly RankMemory[],
   axes: RunAxes,
 ): void {
-  for (const [name, { dealt }] of Object.entries(plan.buffers)) {
-    if (!dealt) continue;
-    const words = tableOf(dealt, memory.rank, axes);
-    if (words.length === 0) continue;
-    memory.device.write(memory.buffer(name), 0, bytesOf(words));
+  for (const { name, dealt } of buffers) {
+    let words: Uint32Array | undefined;
+    for (const memory of ranks) {
+      // Only the items differ by rank.
+      if (!words || dealt.holds === "items") {
+        words = tableOf(dealt, memory.rank, axes);
+      }
+      if (words.length === 0) continue;
+      memory.device.write(memory.buffer(name), 0, bytesOf(words));
+    }
   }
 }
 

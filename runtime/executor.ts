@@ -10,7 +10,7 @@ import {
   type RemoteRanks,
   StagingAccount,
 } from "./communicator.ts";
-import { writeDealt } from "./dealt.ts";
+import { type DealtBuffer, dealtBuffers, writeDealt } from "./dealt.ts";
 import type { Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
@@ -128,6 +128,7 @@ class LoadedSession implements Session {
   readonly #tracer: Tracer | undefined;
   readonly #remote: RemoteRanks | undefined;
   readonly #countsBuffers: readonly string[];
+  readonly #dealtBuffers: readonly DealtBuffer[];
   readonly #residences = new Map<string, Residence>();
   #counts: RunCounts = [];
   #running = false;
@@ -148,6 +149,7 @@ class LoadedSession implements Session {
       : undefined;
     this.#countsBuffers = Object.keys(plan.buffers)
       .filter((name) => plan.buffers[name]!.kind === "counts");
+    this.#dealtBuffers = dealtBuffers(plan);
     const context = {
       plan,
       ranks,
@@ -202,16 +204,16 @@ class LoadedSession implements Session {
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
       const told = counts === this.#counts;
       this.#counts = counts;
+      writeDealt(this.#dealtBuffers, this.#ranks, axes);
       for (const memory of this.#ranks) {
         if (!told) this.#writeCounts(memory, counts[memory.rank]!);
-        writeDealt(this.#plan, memory, axes);
         for (const [input, port] of Object.entries(program.inputs)) {
           const tensor = inputs[input]!;
           writeInput({ name: input, port }, tensor, memory, axes);
         }
       }
       this.#tracer?.begin(name);
-      for (const { collective, carryOut } of bound.steps) {
+      for (const { collective, carryOut } of bound.parts) {
         const wait = carryOut(counts);
         if (wait) await wait;
         if (collective) await this.#traffic?.predict(collective, counts);

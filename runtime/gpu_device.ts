@@ -26,6 +26,12 @@ export interface CreateGpuDeviceOptions {
   readonly timestamps?: boolean;
 }
 
+/**
+ * So many launches after a wait are submitted at once, so that the device computes while the host records the rest; these
+ * go in one submission.
+ */
+const FIRST_LAUNCHES = 16;
+
 /** GPUBufferUsage COPY_SRC | COPY_DST | STORAGE; the global does not exist in Node. */
 const USAGE = 0x4 | 0x8 | 0x80;
 
@@ -117,6 +123,8 @@ class GpuDevice implements Device {
   #pass: GPUComputePassEncoder | undefined;
   /** The pipeline that is set in the pass: ranks that share a device launch the same kernel one after the other. */
   #current: GpuPipeline | undefined;
+  /** Launches since the last wait began. */
+  #launches = 0;
   #failure: MachineError | undefined;
   #destroyed = false;
   readonly timings?: () => Promise<LaunchTiming[]>;
@@ -224,6 +232,7 @@ class GpuDevice implements Device {
       pass!.end();
       this.#current = undefined;
     }
+    if (++this.#launches === FIRST_LAUNCHES) this.#submit();
   }
 
   copy(
@@ -324,6 +333,7 @@ class GpuDevice implements Device {
 
   /** Await the GPU; a lost device or an error that it reported meanwhile becomes this wait's error. */
   async #wait<T>(promise: Promise<T>): Promise<T> {
+    this.#launches = 0;
     if (this.#failure) {
       promise.catch(() => {}); // the first failure is the one to tell
       throw this.#failure;

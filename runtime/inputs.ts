@@ -165,17 +165,14 @@ export function writeInput(
 ): void {
   const { name, port } = input;
   const buffer = memory.plan(port.buffer);
+  if (port.axes.length === 1) return writeList(input, tensor, memory, axes);
   const split = splitAxes(port, buffer, memory.rank, axes);
   for (const [i, { length, local }] of split.entries()) {
     const room = onRank(buffer.axes[i]!.size, memory.rank);
-    if ((local?.length ?? length) > room) {
-      throw new DataError(
-        `Cannot give input '${name}' to rank ${memory.rank}: it gets ${
-          local?.length ?? length
-        } items of axis '${
-          port.axes[i]
-        }' and has room for ${room}. Give shorter inputs or compile for longer ones`,
-      );
+    const items = local?.length ?? length;
+    if (items > room) {
+      const axis = port.axes[i];
+      throw tooLong(name, memory.rank, { axis, length: items, room });
     }
   }
   const source = words(tensor);
@@ -193,13 +190,54 @@ export function writeInput(
     if (count === 1) part[local] = source[global]!;
     else part.set(source.subarray(global, global + count), local);
   });
-  const numbers = port.indexes === undefined
-    ? undefined
-    : axes.numbers(port.indexes);
-  if (numbers) part.forEach((item, i) => part[i] = numbers[item]!);
   if (part.length > 0) {
     memory.device.write(memory.buffer(port.buffer), 0, bytesOf(part));
   }
+}
+
+/** Write a rank's items of an input of one axis, as those of every token are. */
+function writeList(
+  { name, port }: { readonly name: string; readonly port: Port },
+  tensor: HostTensor,
+  memory: RankMemory,
+  axes: RunAxes,
+): void {
+  const buffer = memory.plan(port.buffer);
+  const axis = port.axes[0]!;
+  const items = axes.split(buffer, 0)
+    ? axes.local(axis, memory.rank)
+    : undefined;
+  const source = words(tensor);
+  const length = items?.length ?? source.length;
+  const room = onRank(buffer.axes[0]!.size, memory.rank);
+  if (length > room) throw tooLong(name, memory.rank, { axis, length, room });
+  if (length === 0) return;
+  const numbers = port.indexes === undefined
+    ? undefined
+    : axes.numbers(port.indexes);
+  let part = source;
+  if (items || numbers) {
+    part = new Uint32Array(length);
+    for (let i = 0; i < length; i++) {
+      const value = source[items ? items[i]! : i]!;
+      part[i] = numbers ? numbers[value]! : value;
+    }
+  }
+  memory.device.write(memory.buffer(port.buffer), 0, bytesOf(part));
+}
+
+function tooLong(
+  name: string,
+  rank: number,
+  { axis, length, room }: {
+    readonly axis: string | undefined;
+    readonly length: number;
+    readonly room: number;
+  },
+): DataError {
+  return new DataError(
+    `Cannot give input '${name}' to rank ${rank}: it gets ${length} items of axis '${axis}' and has room for ${room}. Give shorter inputs or compile for longer ones`,
+  );
 }
 
 /** Whether a rank is the first of those that hold the same part of a port's tensor. */

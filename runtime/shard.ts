@@ -123,12 +123,16 @@ export function dealAxes(
     const key = keyOf(inputs, { name, input, length });
     dealt.set(name, dealItems(key, dealt.get(of)!, length(of)));
   }
+  const numbers = new Map<string, Int32Array>();
   return {
     length,
     dealt: (axis) => dealt.get(axis),
     numbers(axis) {
       const parts = dealt.get(axis);
-      return parts && numbersIn(parts, length(axis));
+      if (parts && !numbers.has(axis)) {
+        numbers.set(axis, numbersIn(parts, length(axis)));
+      }
+      return numbers.get(axis);
     },
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
