@@ -83,6 +83,17 @@ function rowOf(outputs: Tensors, name: string, row: number, length: number) {
   return data.slice(from, from + length * width);
 }
 
+/** Where two lists of numbers differ first. To compare them by tap takes longer than to run the model. */
+function firstDifference(
+  found: ArrayLike<number>,
+  wanted: ArrayLike<number>,
+): number | undefined {
+  for (let i = 0; i < Math.max(found.length, wanted.length); i++) {
+    if (!Object.is(found[i], wanted[i])) return i;
+  }
+  return undefined;
+}
+
 async function runFresh(
   loaded: Loaded,
   prompts: readonly (readonly number[])[],
@@ -131,9 +142,12 @@ function testReference(
             compare(t, batch, { reference, i, length: prompt.length });
             const alone = await runFresh(loaded, [prompt]);
             for (const output of Object.keys(batch)) {
-              t.strictSame(
-                rowOf(batch, output, i, prompt.length),
-                alone[output]!.data,
+              t.equal(
+                firstDifference(
+                  rowOf(batch, output, i, prompt.length),
+                  alone[output]!.data,
+                ),
+                undefined,
                 `${output} of prompt ${i} alone and in the batch`,
               );
             }
