@@ -52,7 +52,8 @@ t.test("run writes padded outputs, and a saved plan gives the same bytes", async
   ]);
   t.strictSame([four.code, four.err], [0, ""]);
   t.strictSame(readFileSync(file("four")), readFileSync(file("one")), "bytes");
-  const { ranks, timing } = JSON.parse(four.out) as {
+  const { ranks, timing, traced } = JSON.parse(four.out) as {
+    traced: { rank: number; compute: number; exchange: number }[];
     ranks: {
       rank: number;
       peakBytes: object;
@@ -71,6 +72,11 @@ t.test("run writes padded outputs, and a saved plan gives the same bytes", async
     }
   }
   t.ok(timing);
+  t.strictSame(traced.map(({ rank }) => rank), [0, 1, 2, 3]);
+  t.ok(
+    traced.every(({ compute, exchange }) => compute > 0 && exchange > 0),
+    "where the time of each rank went",
+  );
   const trace = JSON.parse(readFileSync(file("trace.json"), "utf8")) as {
     traceEvents: object[];
   };

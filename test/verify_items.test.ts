@@ -1,0 +1,114 @@
+/** Rows of a placed axis that an input picks: where they lie, what they are, and plans that say it wrongly. */
+
+import t from "tap";
+import {
+  add,
+  attention,
+  compile,
+  embedding,
+  model,
+  upTo,
+} from "../compiler/mod.ts";
+import { formatPlan } from "../spec/text.ts";
+import { stringifyPlan } from "../spec/json.ts";
+import type { Plan } from "../spec/plan.ts";
+import { type RuleName, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import type { Draft } from "./helpers/break_plan.ts";
+import { copyPlan } from "./helpers/plans.ts";
+
+const sizes = {
+  ...{ token: upTo(8), row: upTo(3), head: 2, dim: 4 },
+  ...{ sequence: 3, context: 8 },
+};
+
+/** The last tokens of sequences, whose tokens are dealt together. */
+const picked = model(sizes, (m) => {
+  const q = m.input("q", "token head dim");
+  const { y, keys, values } = attention(q, {
+    key: q,
+    value: q,
+    keys: m.state("keys", "sequence context head dim"),
+    values: m.state("values", "sequence context head dim"),
+    sequence: m.input("sequence", "token", { dtype: "i32" }),
+    position: m.input("position", "token", { dtype: "i32" }),
+  });
+  const rows = m.input("rows", "row", { dtype: "i32" });
+  return { last: embedding(y, rows, "token"), keys, values };
+});
+const plan: Plan = await compile(picked, {
+  ...{ mesh: { dp: 2 }, place: { token: "dp" } },
+});
+
+t.test("what the compiler makes is legal, also read back, and says where rows lie", (t) => {
+  t.same(verifyPlan(plan), []);
+  t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
+  t.match(
+    formatPlan(plan),
+    /row +<= 3 +over dp dealt by items rows of token\n/,
+  );
+  t.equal(plan.programs[0]!.inputs["rows"]!.indexes, "token");
+  t.end();
+});
+
+t.test("rows that are computed cannot be picked of a placed axis", async (t) => {
+  const computed = model(sizes, (m) => ({
+    y: embedding(
+      m.input("x", "token dim"),
+      add(
+        m.input("rows", "row", { dtype: "i32" }),
+        m.input("shift", "row", { dtype: "i32" }),
+      ),
+      "token",
+    ),
+  }));
+  await t.rejects(
+    compile(computed, { mesh: { dp: 2 }, place: { token: "dp" } }),
+    {
+      message:
+        "Cannot place axis 'token' over 'dp': embedding needs all of it on one rank. Leave the axis unplaced",
+    },
+  );
+});
+
+const input = (draft: Draft) => draft.programs[0]!.inputs["rows"]!;
+
+const BROKEN: readonly (readonly [
+  name: string,
+  rule: RuleName,
+  message: RegExp,
+  mutate: (draft: Draft) => void,
+])[] = [
+  ["of an axis that is not dealt", "placement", /'head' is not dealt/, (p) => {
+    p.axes.row!.deal = { by: "items", input: "rows", of: "head" };
+  }],
+  ["of themselves", "placement", /'row' is not dealt over/, (p) => {
+    p.axes.row!.deal = { by: "items", input: "rows", of: "row" };
+  }],
+  ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
+    p.axes.row!.deal = { by: "items", input: "rows", of: "ghost" };
+  }],
+  ["by an input of other items", "placement", /no input 'sequence'/, (p) => {
+    p.axes.row!.deal = { by: "items", input: "sequence", of: "token" };
+  }],
+  ["whose numbers have no bound", "placement", /no input 'rows'/, (p) => {
+    Reflect.deleteProperty(input(p), "indexes");
+  }],
+  ["that number a fixed axis", "ports", /'head', which is no run-time/, (p) => {
+    input(p).indexes = "head";
+  }],
+  ["that number no axis", "references", /'ghost'/, (p) => {
+    input(p).indexes = "ghost";
+  }],
+];
+for (const [name, rule, message, mutate] of BROKEN) {
+  t.test(`rows ${name} are refused`, (t) => {
+    const draft = copyPlan(plan);
+    mutate(draft);
+    const errors = verifyPlan(draft);
+    const found = errors.find((error) =>
+      error.rule === rule && message.test(error.message)
+    );
+    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
+    t.end();
+  });
+}
