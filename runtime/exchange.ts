@@ -2,7 +2,7 @@
 
 import { type Block, blocksOf, type ExchangeBlocks } from "../spec/bytes.ts";
 import { onRank } from "../spec/plan.ts";
-import type { AllToAllStep } from "../spec/plan.ts";
+import type { AllToAllStep, Plan } from "../spec/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,
@@ -29,6 +29,16 @@ export function sentKind(step: CollectiveStep): keyof SentBytes {
   if (step.op === "allToAll") return step.part?.verb ?? "dispatch";
   if (step.rows) return "gather";
   return step.part ? "counts" : "reduce";
+}
+
+/** Whether what a step brings are the counts of an exchange. */
+export function bringsCounts(
+  step: CollectiveStep,
+  { programs }: Plan,
+): boolean {
+  return programs.some(({ steps }) =>
+    steps.some((other) => other.op === "allToAll" && other.counts === step.to)
+  );
 }
 
 /**

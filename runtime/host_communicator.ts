@@ -7,7 +7,13 @@ import type {
   Exchange,
 } from "./communicator.ts";
 import type { Span } from "./device.ts";
-import { KnownCounts, reserveStaging, sentKind, spansOf } from "./exchange.ts";
+import {
+  bringsCounts,
+  KnownCounts,
+  reserveStaging,
+  sentKind,
+  spansOf,
+} from "./exchange.ts";
 import type { RankMemory } from "./memory.ts";
 import { gatheredRows, type RunCounts } from "./run_counts.ts";
 
@@ -16,6 +22,8 @@ interface Bound {
   readonly group: readonly RankMemory[];
   readonly context: CommunicatorContext;
   readonly known: KnownCounts;
+  /** It brings the counts of exchanges. */
+  readonly counts: boolean;
 }
 
 /** Binds collectives whose ranks are on several devices. */
@@ -27,7 +35,8 @@ export function createHostBinder(): (
   const known = new KnownCounts();
   return (step, group, context) => {
     for (const memory of group) reserveStaging(step, memory, context);
-    const bound = { group, context, known };
+    const counts = bringsCounts(step, context.plan);
+    const bound = { group, context, known, counts };
     return step.op === "allGather"
       ? (counts) => allGather(step, bound, counts)
       : () => allToAll(step, bound);
@@ -51,7 +60,7 @@ async function allGather(
     out: (s) => step.blocks ? spans : [{ offset: 0, bytes: spans[s]!.bytes }],
     into: () => spans,
     arrived: (memory, blocks) => {
-      if (step.part) known.keep(memory, step.to, blocks);
+      if (bound.counts) known.keep(memory, step.to, blocks);
     },
   });
 }

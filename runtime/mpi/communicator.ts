@@ -9,7 +9,13 @@ import type {
   Exchange,
 } from "../communicator.ts";
 import type { Span } from "../device.ts";
-import { KnownCounts, reserveStaging, sentKind, spansOf } from "../exchange.ts";
+import {
+  bringsCounts,
+  KnownCounts,
+  reserveStaging,
+  sentKind,
+  spansOf,
+} from "../exchange.ts";
 import type { RankMemory } from "../memory.ts";
 import { gatheredRows, type RunCounts } from "../run_counts.ts";
 import { startsOf } from "./blocks.ts";
@@ -22,6 +28,8 @@ interface Bound {
   readonly memory: RankMemory;
   readonly context: CommunicatorContext;
   readonly known: KnownCounts;
+  /** It brings the counts of exchanges. */
+  readonly counts: boolean;
   /** This rank's position in the group. */
   readonly position: number;
   readonly what: string;
@@ -45,6 +53,7 @@ export async function createMpiCommunicator(
       const bound: Bound = {
         ...{ world, context, known, memory: memory! },
         group: groups.get(step.over.join())!,
+        counts: bringsCounts(step, plan),
         what: `step '${step.label ?? step.op}'`,
         position: positionOver(plan.mesh, memory!.rank, step.over),
       };
@@ -96,7 +105,7 @@ async function allGather(
     into: spans,
     agreed: lengths,
     arrived: (blocks) => {
-      if (step.part) known.keep(memory, step.to, blocks);
+      if (bound.counts) known.keep(memory, step.to, blocks);
     },
   });
 }
