@@ -16,6 +16,8 @@ export function nodeFiles(): FileSystem {
     open: (file) => guard("read", file, () => openFile(file)),
     write: (file, parts) =>
       guard("write", file, () => replaceFile(file, parts)),
+    append: (file, bytes) =>
+      guard("write", file, () => fs.appendFile(file, bytes)),
     makeFolder: (folder) =>
       guard("write", folder, async () => {
         await fs.mkdir(folder, { recursive: true });
@@ -115,7 +117,7 @@ async function openFile(file: string): Promise<OpenFile> {
 // A new file beside the old one takes its place once it is complete. What is no plain file (a pipe, /dev/full) is written to.
 async function replaceFile(
   file: string,
-  parts: Iterable<Uint8Array>,
+  parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
 ): Promise<void> {
   const old = await fs.stat(file).catch(() => undefined);
   if (old?.isDirectory()) {
@@ -128,7 +130,7 @@ async function replaceFile(
   try {
     const handle = await fs.open(target, "w");
     try {
-      for (const part of parts) await handle.writeFile(part);
+      for await (const part of parts) await handle.writeFile(part);
       if (!special) await handle.sync();
     } finally {
       await handle.close();

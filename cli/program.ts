@@ -225,12 +225,34 @@ function addTrainCommand(
   deviceFlags(meshFlags(
     program.command("train")
       .description("train a model on text; without weights, from random ones")
-      .argument("<checkpoint>", "folder with config.json and a tokenizer"),
+      .argument(
+        "<what>",
+        "folder with config.json and a tokenizer, or a file that exports a training",
+      ),
   ))
-    .requiredOption("--data <files...>", "texts, plain or compressed by gzip")
+    .option("--data <files...>", "texts, plain or compressed")
+    .option(
+      "--validate <files...>",
+      "texts that are not trained on, to measure the loss by",
+    )
+    .option(
+      "--validate-every <n>",
+      "steps from one such measurement to the next; default: only at the end",
+      integer("--validate-every", 1),
+    )
+    .option(
+      "--validate-batches <n>",
+      "batches of one that is not the last (all)",
+      integer("--validate-batches", 1),
+    )
     .requiredOption("--out <folder>", "where checkpoints go")
     .requiredOption("--steps <n>", "steps in all", integer("--steps", 1))
-    .option("--batch <n>", "sequences of a step (8)", integer("--batch", 1))
+    .option("--batch <n>", "sequences of a batch (8)", integer("--batch", 1))
+    .option(
+      "--accumulate <n>",
+      "batches of a step, whose gradients are added up (1)",
+      integer("--accumulate", 1),
+    )
     .option(
       "--length <n>",
       "tokens of a sequence (128)",
@@ -282,10 +304,12 @@ function addTrainCommand(
     )
     .option("--resume", "go on with the training in --out")
     .option("--tokenizer <folder>", "where the tokenizer is; default: there")
-    .option("--json", "metrics as JSON lines")
-    .action(async (folder, flags) =>
-      finish(await trainCommand(io, folder, flags))
-    );
+    .option(
+      "--metrics <file>",
+      "a line of JSON for each step, with plots beside it at the end (OUT/metrics.jsonl)",
+    )
+    .option("--json", "these lines on standard output")
+    .action(async (what, flags) => finish(await trainCommand(io, what, flags)));
 }
 
 /** `meshes` takes every mesh that is given. */

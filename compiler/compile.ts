@@ -3,10 +3,15 @@
 import type { FileDType } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
+import { withPartProgram } from "../spec/part_program.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { Graph } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
-import { trainStep, type TrainStepOptions } from "./graph/train_step.ts";
+import {
+  accumulatedName,
+  trainStep,
+  type TrainStepOptions,
+} from "./graph/train_step.ts";
 import type { Model } from "./dsl/model.ts";
 import { DEFAULT_TILE, type MatmulTile } from "./kernels/matmul.ts";
 import { lowerScalars } from "./scalars.ts";
@@ -16,13 +21,13 @@ import {
   assemble,
   checkPlaced,
   dispatchedNodes,
+  fillBuckets,
   fuse,
   gatherWhole,
   isMatmul,
   layoutParams,
   lowerGraph,
   overlap,
-  fillBuckets,
   placeAxes,
   type Placement,
   returningNodes,
@@ -49,17 +54,17 @@ export interface CompileOptions {
    * it. Default: 1, an exchange at a time.
    */
   readonly chunks?: number;
+  /**
+   * Of a step of training: `sharded` deals what the optimizer remembers of a parameter, and its update, to the ranks that
+   * hold the same parameter (ZeRO-1): each has an equal part of an axis. Bits do not depend on it. Default: `whole`.
+   */
+  readonly optimizerState?: "whole" | "sharded";
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
   readonly tuning?: Tuning;
 }
 
 /** A tuning table. */
 export interface Tuning {
-  /**
-   * Of a step of training: `sharded` deals what the optimizer remembers of a parameter, and its update, to the ranks that
-   * hold the same parameter (ZeRO-1): each has an equal part of an axis. Bits do not depend on it. Default: `whole`.
-   */
-  readonly optimizerState?: "whole" | "sharded";
   readonly matmul?: MatmulTile;
 }
 
@@ -77,7 +82,16 @@ export async function compile(
 
 /** Options of `compileTraining`. */
 export interface CompileTrainingOptions
-  extends CompileOptions, TrainStepOptions {}
+  extends CompileOptions, TrainStepOptions {
+  /** Outputs, as far as there are such, of a second program, `validate`: it has the inputs of the model and changes no parameter. */
+  readonly validate?: readonly string[];
+}
+
+/** The program of a training's plan that measures and does not train. */
+export const VALIDATE = "validate";
+
+/** The program for all batches of a step but the last, where gradients are added up over several. */
+export const ACCUMULATE = "accumulate";
 
 /**
  * Compile a step of training a model: its loss, the gradients of the loss by every parameter, and their updates. The
@@ -93,7 +107,23 @@ export async function compileTraining(
 ): Promise<Plan> {
   const graph = trace(model, { training: true });
   const step = trainStep(graph, options, await lowerScalars(graph));
-  return await compileGraph(step, options);
+  const plan = await compileGraph(step, options);
+  const [{ outputs }] = plan.programs as [Plan["programs"][number]];
+  const { accumulate = false, validate } = options;
+  const accumulating = accumulate
+    ? withPartProgram(plan, {
+      name: ACCUMULATE,
+      outputs: Object.keys(graph.outputs),
+      states: graph.nodes.flatMap((node) =>
+        node.primitive === "param" ? [accumulatedName(node.params.name)] : []
+      ),
+    })
+    : plan;
+  if (validate === undefined) return accumulating;
+  return withPartProgram(accumulating, {
+    name: VALIDATE,
+    outputs: validate.filter((name) => name in outputs),
+  });
 }
 
 /** Compile a traced graph. */
@@ -161,4 +191,3 @@ function chunksOf({ chunks = 1 }: CompileOptions): number {
 function isDealt(state: string, { optimizerState }: CompileOptions): boolean {
   return optimizerState === "sharded" || state.startsWith(accumulatedName(""));
 }
-

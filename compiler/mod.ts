@@ -2,12 +2,26 @@
 
 export * from "./dsl/mod.ts";
 export {
+  ACCUMULATE,
   compile,
   type CompileOptions,
   compileTraining,
   type CompileTrainingOptions,
   type Tuning,
+  VALIDATE,
 } from "./compile.ts";
+export {
+  adamw,
+  type Batch,
+  type Batches,
+  isTraining,
+  rateAt,
+  type Schedule,
+  sgd,
+  train,
+  type Training,
+  type TrainingOptions,
+} from "./training.ts";
 export {
   type AdamW,
   type Optimizer,

@@ -1,5 +1,6 @@
 /** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
 
+import type { Training } from "../compiler/mod.ts";
 import type { Diagnostic } from "../compiler/source/check.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
@@ -22,6 +23,12 @@ export async function loadTarget(
       return await resolveModel(reference);
     },
   });
+}
+
+/** The training that a model file exports, `file.ts` or `file.ts#export`. */
+export async function loadTrainingFile(reference: string): Promise<Training> {
+  const { resolveTraining } = await import("../compiler/source/load.ts");
+  return await resolveTraining(reference);
 }
 
 /** The mistakes of a model file or a checkpoint folder; none if it is sound. Throws DataError if there is no such thing. */

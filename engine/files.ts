@@ -17,7 +17,12 @@ export interface FileSystem {
   readText(path: string): Promise<string>;
   open(path: string): Promise<OpenFile>;
   /** Write a whole file or leave what was there untouched. */
-  write(path: string, parts: Iterable<Uint8Array>): Promise<void>;
+  write(
+    path: string,
+    parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  ): Promise<void>;
+  /** Write behind what a file has; one that is not there is made. */
+  append(path: string, bytes: Uint8Array): Promise<void>;
   /** Make a folder, and those it lies in; nothing where it is there. */
   makeFolder(folder: string): Promise<void>;
   /** Remove a file; nothing where there is none. */

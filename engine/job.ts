@@ -86,6 +86,18 @@ export async function allLoaded(world: MpiWorld): Promise<void> {
   await world.barrier(world, { what: "loading weights", deadlineMs });
 }
 
+/** A text of every rank, everywhere; those that write files may keep the others waiting. */
+export async function gatherPatiently(
+  world: MpiWorld,
+  text: string,
+  what: string,
+): Promise<string[]> {
+  return await world.gatherTexts(text, {
+    what,
+    deadlineMs: LOADING_DEADLINE_MS,
+  });
+}
+
 /** The statistics of every rank, everywhere. */
 export async function gatherStatistics(
   world: MpiWorld,

@@ -7,6 +7,7 @@ export {
   formatDiagnostic,
   formatError,
   loadTarget,
+  loadTrainingFile,
 } from "./check.ts";
 export {
   type ChatMessage,
@@ -58,17 +59,26 @@ export {
   timeText,
 } from "./predict/mod.ts";
 export {
-  adamW,
-  rateAt,
   readTraining,
-  type Schedule,
-  sgd,
+  runTraining,
+  type RunTrainingOptions,
+  type SavedSettings,
   type StepMetrics,
-  train,
+  type StepSettings,
+  type TextOptions,
+  trainCheckpoint,
   type TrainingState,
   type TrainOptions,
   type TrainSettings,
 } from "./train/mod.ts";
+export {
+  adamw,
+  isTraining,
+  rateAt,
+  type Schedule,
+  sgd,
+  type Training,
+} from "../compiler/mod.ts";
 export { VERSION } from "./version.ts";
 export {
   gumbelNoise,

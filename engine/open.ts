@@ -28,7 +28,13 @@ import { listWeightFiles } from "./checkpoint.ts";
 import { TUNING } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import type { FileSystem } from "./files.ts";
-import { allLoaded, checkJob, gatherStatistics, gatherTrace } from "./job.ts";
+import {
+  allLoaded,
+  checkJob,
+  gatherPatiently,
+  gatherStatistics,
+  gatherTrace,
+} from "./job.ts";
 import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
@@ -75,6 +81,10 @@ export interface Opened {
   readonly session: Session;
   /** The rank whose part this process has in printing and writing results: that of an MPI job, else 0. */
   readonly rank: number;
+  /** The ranks that live in this process. */
+  readonly ranks: readonly number[];
+  /** A text of every process, in the order of ranks, everywhere; `what` for is for messages. Ranks that are processes must all ask. */
+  gatherTexts(text: string, what: string): Promise<readonly string[]>;
   /** Memory and traffic of every rank. Ranks that are processes must all ask. */
   statistics(): Promise<readonly RankStatistics[]>;
   /** What was traced on every rank, on rank 0. Ranks that are processes must all ask. */
@@ -177,6 +187,11 @@ export async function openPlan(
       plan,
       session,
       rank: world?.rank ?? 0,
+      ranks: world
+        ? [world.rank]
+        : Array.from({ length: plan.ranks }, (_, rank) => rank),
+      gatherTexts: async (text, what) =>
+        world ? await gatherPatiently(world, text, what) : [text],
       statistics: async () => {
         const { ranks } = session.statistics();
         return world ? await gatherStatistics(world, ranks) : ranks;

@@ -1,6 +1,6 @@
 /** Carries a plan out: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
 
-import { DataError, MachineError } from "../spec/errors.ts";
+import { DataError, invariant, MachineError } from "../spec/errors.ts";
 import { exchangesAtOnce } from "../spec/bytes.ts";
 import type { Plan, Program } from "../spec/plan.ts";
 import { bindProgram, type BoundProgram } from "./bound_program.ts";
@@ -14,7 +14,7 @@ import { type DealtBuffer, dealtBuffers, writeDealt } from "./dealt.ts";
 import type { Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
-import { checkKept, keptAxes, keptPort } from "./kept.ts";
+import { keptAxes, keptPort, readKeptPart, writeKeptPart } from "./kept.ts";
 import { kernelsByKey } from "./kernel_key.ts";
 import { RankMemory } from "./memory.ts";
 import { readOutput, readRows } from "./outputs.ts";
@@ -77,8 +77,10 @@ export interface Session {
    * plan. Where ranks live in several processes all must ask, and only that of rank 0 is given them.
    */
   read(names: readonly string[]): Promise<{ [name: string]: HostTensor }>;
-  /** Set parameters or states, whole, in the axes of their buffers. */
-  write(tensors: Inputs): void;
+  /** What a rank of this process holds of a parameter or state: along each axis the indices of `heldIndices`. */
+  readPart(name: string, rank: number): Promise<HostTensor>;
+  /** Set what a rank of this process holds of a parameter or state. */
+  writePart(name: string, rank: number, part: HostTensor): void;
   /** Set states to zero and forget which rank each sequence lives on. */
   reset(): void;
   /** Memory and traffic of the ranks in this process so far, predicted and actual; traffic only if asked for at creation. */
@@ -243,15 +245,12 @@ class LoadedSession implements Session {
     return read;
   }
 
-  write(tensors: Inputs): void {
-    const axes = keptAxes(this.#plan);
-    for (const [name, tensor] of Object.entries(tensors)) {
-      const port = keptPort(this.#plan, name);
-      checkKept(name, tensor, port.axes.map((axis) => axes.length(axis)));
-      for (const memory of this.#ranks) {
-        writeInput({ name, port }, tensor, memory, axes);
-      }
-    }
+  async readPart(name: string, rank: number): Promise<HostTensor> {
+    return await readKeptPart(this.#plan, name, this.#memoryOf(rank));
+  }
+
+  writePart(name: string, rank: number, part: HostTensor): void {
+    writeKeptPart(this.#plan, name, this.#memoryOf(rank), part);
   }
 
   reset(): void {
@@ -307,6 +306,12 @@ class LoadedSession implements Session {
     return Object.fromEntries(
       outputs.flatMap((output, i) => read[i] ? [[output, read[i]]] : []),
     );
+  }
+
+  #memoryOf(rank: number): RankMemory {
+    const memory = this.#ranks.find((memory) => memory.rank === rank);
+    invariant(memory, `rank ${rank} lives in another process`);
+    return memory;
   }
 
   #writeCounts(memory: RankMemory, counts: readonly number[]): void {

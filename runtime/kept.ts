@@ -2,8 +2,22 @@
 
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
-import type { HostTensor } from "./host_tensor.ts";
-import { dealAxes, type RunAxes } from "./shard.ts";
+import {
+  bytesOf,
+  type HostTensor,
+  words,
+  wordsOf,
+  zeros,
+} from "./host_tensor.ts";
+import { splitAxes } from "./inputs.ts";
+import type { RankMemory } from "./memory.ts";
+import {
+  dealAxes,
+  forEachRun,
+  localSpan,
+  type RunAxes,
+  type SplitAxis,
+} from "./shard.ts";
 
 /** The port of a weight or state, in the axes of its buffer. */
 export function keptPort(plan: Plan, name: string): Port {
@@ -21,7 +35,7 @@ export function keptPort(plan: Plan, name: string): Port {
 }
 
 /** Refuse a tensor of another shape. */
-export function checkKept(
+function checkKept(
   name: string,
   { dtype, shape, data }: HostTensor,
   wanted: readonly number[],
@@ -40,4 +54,65 @@ export function checkKept(
 /** How fixed axes lie on the ranks; run-time axes have no length. */
 export function keptAxes(plan: Plan): RunAxes {
   return dealAxes(plan, new Map(), {}, new Map());
+}
+
+/** Along each axis of a weight or state, the global indices that a rank holds, in local order; undefined: all. */
+export function heldIndices(
+  plan: Plan,
+  name: string,
+  rank: number,
+): (Int32Array | undefined)[] {
+  return splitKept(plan, name, rank).map(({ local }) => local);
+}
+
+/** What a rank holds of a weight or state, without gaps. */
+export async function readKeptPart(
+  plan: Plan,
+  name: string,
+  memory: RankMemory,
+): Promise<HostTensor> {
+  const split = splitKept(plan, name, memory.rank);
+  const part = zeros("f32", split.map(heldLength));
+  if (part.data.length === 0) return part;
+  const bytes = 4 * localSpan(split);
+  const held = wordsOf(
+    await memory.device.read(memory.buffer(name), 0, bytes),
+  );
+  const target = words(part);
+  forEachRun(split.map(withoutGaps), (to, from, count) => {
+    target.set(held.subarray(from, from + count), to);
+  });
+  return part;
+}
+
+/** Set what a rank holds of a weight or state. */
+export function writeKeptPart(
+  plan: Plan,
+  name: string,
+  memory: RankMemory,
+  part: HostTensor,
+): void {
+  const split = splitKept(plan, name, memory.rank);
+  checkKept(name, part, split.map(heldLength));
+  if (part.data.length === 0) return;
+  const held = new Uint32Array(localSpan(split));
+  const source = words(part);
+  forEachRun(split.map(withoutGaps), (from, to, count) => {
+    held.set(source.subarray(from, from + count), to);
+  });
+  memory.device.write(memory.buffer(name), 0, bytesOf(held));
+}
+
+function splitKept(plan: Plan, name: string, rank: number): SplitAxis[] {
+  const port = keptPort(plan, name);
+  return splitAxes(port, plan.buffers[name]!, rank, keptAxes(plan));
+}
+
+function heldLength({ local, length }: SplitAxis): number {
+  return local?.length ?? length;
+}
+
+/** The part of a rank as a tensor of its own, in the same memory. */
+function withoutGaps(axis: SplitAxis): SplitAxis {
+  return { length: heldLength(axis), local: undefined, room: axis.room };
 }

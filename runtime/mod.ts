@@ -7,11 +7,13 @@ export * from "./gpu.ts";
 export * from "./gpu_device.ts";
 export * from "./host_tensor.ts";
 export { type Inputs } from "./inputs.ts";
+export { heldIndices } from "./kept.ts";
 export { RankMemory } from "./memory.ts";
 export * from "./null_device.ts";
 export * from "./profiler.ts";
 export { type RankTimes, rankTimes } from "./rank_times.ts";
 export { type RunCounts } from "./run_counts.ts";
+export { type Reached, reachedItems } from "./reached.ts";
 export * from "./safetensors.ts";
 export {
   type Compared,

@@ -170,20 +170,40 @@ export function safetensorsParts(
   tensors: { readonly [name: string]: HostTensor },
   metadata?: { readonly [key: string]: string },
 ): Uint8Array[] {
+  for (const [name, { shape, data }] of Object.entries(tensors)) {
+    if (data.length === elementCount(shape)) continue;
+    throw new DataError(
+      `Cannot write tensor '${name}': it has ${data.length} elements and its shape [${
+        shape.join(", ")
+      }] has ${elementCount(shape)}. Make them equal`,
+    );
+  }
+  return [
+    safetensorsHead(Object.entries(tensors), metadata),
+    ...Object.values(tensors).map(({ data }) => bytesOf(data)),
+  ];
+}
+
+/** Bytes of an element in a file that is written. */
+const WIDTHS = { f32: 4, i32: 4, u32: 4, f16: 2, bf16: 2 } as const;
+
+/** What a file has before the bytes of its tensors, which follow in the same order. */
+export function safetensorsHead(
+  tensors: Iterable<
+    readonly [name: string, {
+      readonly dtype: keyof typeof WIDTHS;
+      readonly shape: readonly number[];
+    }]
+  >,
+  metadata?: { readonly [key: string]: string },
+): Uint8Array {
   const header: [string, unknown][] = metadata
     ? [["__metadata__", metadata]]
     : [];
   let end = 0;
-  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
-    if (data.length !== elementCount(shape)) {
-      throw new DataError(
-        `Cannot write tensor '${name}': it has ${data.length} elements and its shape [${
-          shape.join(", ")
-        }] has ${elementCount(shape)}. Make them equal`,
-      );
-    }
+  for (const [name, { dtype, shape }] of tensors) {
     const begin = end;
-    end += data.byteLength;
+    end += WIDTHS[dtype] * elementCount(shape);
     header.push([name, {
       dtype: dtype.toUpperCase(),
       shape,
@@ -198,7 +218,7 @@ export function safetensorsParts(
   const head = new Uint8Array(8 + length).fill(0x20, 8);
   new DataView(head.buffer).setBigUint64(0, BigInt(length), true);
   head.set(text, 8);
-  return [head, ...Object.values(tensors).map(({ data }) => bytesOf(data))];
+  return head;
 }
 
 /** Tensors in memory as a directory. `where` they are from is for messages. */

@@ -1,14 +1,11 @@
-/** `switchyard train`: train a checkpoint's model on text, with checkpoints from which it can be gone on with. */
+/** `switchyard train`: train a checkpoint's model on text, or what a model file declares. */
 
 import {
-  adamW,
+  loadTrainingFile,
   rankPlace,
-  readTraining,
-  type Schedule,
-  sgd,
+  runTraining,
   type StepMetrics,
-  train,
-  type TrainSettings,
+  trainCheckpoint,
 } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
@@ -16,91 +13,66 @@ import { createProgressBar } from "../progress.ts";
 import { joinAsRank } from "../rank.ts";
 import { readTextFile } from "../text_files.ts";
 import { createTrainingBar, describeStep } from "../training_bar.ts";
+import { openMetrics } from "../training_metrics.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { deviceOptions } from "./options.ts";
-
-/** Flags that say what is trained, and how: they are saved, and cannot be changed later. */
-interface SettingFlags {
-  readonly batch?: number;
-  readonly length?: number;
-  readonly optimizer?: "adamw" | "sgd";
-  readonly beta1?: number;
-  readonly beta2?: number;
-  readonly momentum?: number;
-  readonly weightDecay?: number;
-  readonly lr?: number;
-  readonly warmup?: number;
-  readonly decay?: number;
-  readonly floor?: number;
-  readonly clip?: number;
-  readonly aux?: number;
-  readonly seed?: number;
-}
+import {
+  refuseSettings,
+  savedSettings,
+  type SettingFlags,
+  settingsOf,
+} from "./train_settings.ts";
 
 /** Flags of `train`. */
 export interface TrainFlags
   extends SettingFlags, DeviceFlags, Pick<PlanFlags, "mesh" | "place"> {
-  readonly data: readonly string[];
+  readonly data?: readonly string[];
+  readonly validate?: readonly string[];
+  readonly validateEvery?: number;
+  readonly validateBatches?: number;
   readonly out: string;
   readonly steps: number;
   readonly saveEvery?: number;
+  readonly metrics?: string;
   readonly resume?: boolean;
   readonly tokenizer?: string;
   readonly json?: boolean;
 }
 
-const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
-  ...{ batch: "--batch", length: "--length", optimizer: "--optimizer" },
-  ...{ beta1: "--beta1", beta2: "--beta2", momentum: "--momentum" },
-  ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
-  ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
-  seed: "--seed",
-};
-
 /** Train and print metrics. Ctrl-C ends it after the step under way, which is saved. */
 export async function trainCommand(
   io: CliIo,
-  folder: string,
+  what: string,
   flags: TrainFlags,
 ): Promise<number> {
-  const { out, steps, saveEvery, tokenizer, mesh, place, resume } = flags;
+  const { out, steps } = flags;
   if (flags.devices === "mpi") await joinAsRank(io, flags);
-  const settings = resume
-    ? await savedSettings(io, flags)
-    : settingsOf(flags, steps);
-  const data: string[] = [];
-  for (const path of flags.data) data.push(await readTextFile(path, io.files));
   const interrupted = new AbortController();
+  const loading = createProgressBar(io);
+  const run = await startTraining(io, what, {
+    ...flags,
+    signal: interrupted.signal,
+    onProgress: loading.update,
+  });
   // Ranks that are processes must stop after the same step: 'launch' ends them all.
   const release = flags.devices === "mpi" ? () => {} : io.onInterrupt(() => {
     io.err("Stopping after this step; once more to stop at once");
     interrupted.abort();
   });
-  const loading = createProgressBar(io);
-  const ranks = mesh?.reduce((n, { size }) => n * size, 1) ?? 1;
-  const metrics = train(resume ? out : folder, io.files, {
-    ...settings,
-    ...deviceOptions(io, flags),
-    ...{ data, steps, out, now: io.now, resume: resume ?? false },
-    ...saveEvery === undefined ? {} : { saveEvery },
-    ...tokenizer === undefined ? {} : { tokenizer },
-    ...mesh ? { mesh } : {},
-    ...place ? { place } : {},
-    statistics: ranks > 1 || flags.devices === "mpi",
-    signal: interrupted.signal,
-    onProgress: loading.update,
-  });
   const quiet = (rankPlace()?.rank ?? 0) > 0;
   const bar = createTrainingBar(io, steps);
+  const metrics = quiet ? undefined : openMetrics(io, flags);
   let last: StepMetrics | undefined;
   try {
-    for await (const step of metrics) {
+    for await (const step of run) {
       if (last === undefined) loading.stop();
       last = step;
+      const line = await metrics?.add(step);
       if (quiet) continue;
-      if (flags.json) await io.out(`${JSON.stringify(toJson(step))}\n`);
+      if (flags.json) await io.out(`${line}\n`);
       else await bar.step(step);
     }
+    await metrics?.finish();
   } finally {
     loading.stop();
     bar.stop();
@@ -122,69 +94,91 @@ function ending(
   return `${describeStep(last)}\nWrote '${out}'${more}\n`;
 }
 
-function settingsOf(flags: TrainFlags, steps: number): TrainSettings {
-  const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
-  const schedule: Schedule = {
-    rate: lr ?? 1e-3,
-    warmup: warmup ?? 0,
-    decay: decay ?? steps,
-    ...floor === undefined ? {} : { floor },
-  };
-  return {
-    ...{ schedule, batch: batch ?? 8, length: length ?? 128, seed: seed ?? 0 },
-    optimizer: optimizerOf(flags),
-    clipNorm: clip ?? 1,
-    ...aux === undefined ? {} : { auxiliary: aux },
-  };
-}
-
-function optimizerOf(flags: SettingFlags): TrainSettings["optimizer"] {
-  const { optimizer = "adamw", beta1, beta2, momentum } = flags;
-  const useless = optimizer === "sgd"
-    ? (["beta1", "beta2"] as const).find((name) => flags[name] !== undefined)
-    : momentum === undefined
-    ? undefined
-    : "momentum";
-  if (useless !== undefined) {
-    throw new UsageError(
-      `Cannot use ${
-        SETTINGS[useless]
-      } with ${optimizer}: it has no such number. Leave it out`,
-    );
-  }
-  const decay = flags.weightDecay === undefined
-    ? {}
-    : { weightDecay: flags.weightDecay };
-  return optimizer === "sgd"
-    ? sgd({ ...decay, ...momentum === undefined ? {} : { momentum } })
-    : adamW({ ...decay, betas: [beta1 ?? 0.9, beta2 ?? 0.95] });
-}
-
-async function savedSettings(
+async function startTraining(
   io: CliIo,
-  flags: TrainFlags,
-): Promise<TrainSettings> {
-  for (const [name, flag] of Object.entries(SETTINGS)) {
-    if (flags[name as keyof SettingFlags] === undefined) continue;
+  what: string,
+  flags: TrainFlags & {
+    readonly signal: AbortSignal;
+    readonly onProgress: Parameters<typeof trainCheckpoint>[2]["onProgress"];
+  },
+): Promise<AsyncIterable<StepMetrics>> {
+  const { out, steps, saveEvery, mesh, place, resume = false } = flags;
+  const { validateEvery, validateBatches, signal, onProgress } = flags;
+  const options = {
+    ...deviceOptions(io, flags),
+    ...{ steps, out, now: io.now, resume, signal },
+    ...saveEvery === undefined ? {} : { saveEvery },
+    ...validateEvery === undefined ? {} : { validateEvery },
+    ...validateBatches === undefined
+      ? {}
+      : { validationBatches: validateBatches },
+    ...mesh ? { mesh } : {},
+    ...place ? { place } : {},
+    ...onProgress ? { onProgress } : {},
+  };
+  if (await io.files.stat(what) !== "folder") {
+    const { data, validate, tokenizer } = flags;
+    const on = { "--data": data, "--validate": validate };
+    refuseSettings(flags, {
+      beside: "a model file",
+      because: "the file says how it is trained",
+    });
+    for (
+      const [flag, given] of Object.entries({ ...on, "--tokenizer": tokenizer })
+    ) {
+      if (given === undefined) continue;
+      throw new UsageError(
+        `Cannot use ${flag} with a model file: the file has its data. Leave it out`,
+      );
+    }
+    const training = await loadTrainingFile(what);
+    const declared = Object.values(training.mesh ?? {});
+    return runTraining(training, io.files, {
+      ...options,
+      statistics: exchanges(flags, declared),
+    });
+  }
+  if (flags.data === undefined) {
     throw new UsageError(
-      `Cannot use ${flag} with --resume: the training goes on as it was begun. Leave it out`,
+      `Cannot train '${what}' on nothing: it is a checkpoint. Give texts with --data`,
     );
   }
-  return (await readTraining(flags.out, io.files)).settings;
+  if (resume) {
+    refuseSettings(flags, {
+      beside: "--resume",
+      because: "the training goes on as it was begun",
+    });
+  }
+  const settings = resume
+    ? await savedSettings(out, io.files)
+    : settingsOf(flags, steps);
+  const { tokenizer, validate } = flags;
+  return trainCheckpoint(resume ? out : what, io.files, {
+    ...settings,
+    ...options,
+    statistics: exchanges(flags, []),
+    data: textsIn(io, flags.data),
+    ...validate ? { validation: textsIn(io, validate) } : {},
+    ...tokenizer === undefined ? {} : { tokenizer },
+  });
 }
 
-function toJson(metrics: StepMetrics): object {
-  return {
-    step: metrics.step,
-    loss: metrics.loss,
-    ce_loss: metrics.crossEntropy,
-    aux_loss: metrics.auxiliary ?? null,
-    learning_rate: metrics.rate,
-    gradient_norm: metrics.gradientNorm,
-    tokens: metrics.tokens,
-    tokens_per_second: metrics.tokensPerSecond,
-    expert_load: metrics.experts,
-    sent_bytes: metrics.sentBytes,
-    saved: metrics.saved,
+/** Whether ranks exchange anything; counting bytes takes time. */
+function exchanges(
+  { mesh, devices }: TrainFlags,
+  declared: readonly number[],
+): boolean {
+  const sizes = mesh?.map(({ size }) => size) ?? declared;
+  return devices === "mpi" || sizes.some((size) => size > 1);
+}
+
+function textsIn(
+  io: CliIo,
+  paths: readonly string[],
+): () => Promise<string[]> {
+  return async () => {
+    const texts: string[] = [];
+    for (const path of paths) texts.push(await readTextFile(path, io.files));
+    return texts;
   };
 }

@@ -16,10 +16,26 @@ export interface TrainStepOptions {
   readonly optimizer: Optimizer;
   /** Gradients are scaled down together where their norm is larger; default: not. */
   readonly clipNorm?: number;
+  /** Gradients are added up over several batches; default: each batch is a step. */
+  readonly accumulate?: boolean;
 }
 
-/** Inputs that a step has besides those of the model: the learning rate, and the number of the step from 1. */
-export const STEP_INPUTS = { rate: "learning_rate", step: "step" } as const;
+/**
+ * Inputs that a step has besides those of the model: the learning rate, and the number of the step from 1. Where gradients
+ * are added up over batches, also what this batch counts for in the step, the shares of all being 1 together, and by what
+ * the sum so far is multiplied: 0 in the first batch, then 1.
+ */
+export const STEP_INPUTS = {
+  rate: "learning_rate",
+  step: "step",
+  share: "share",
+  keep: "keep",
+} as const;
+
+/** The state in which gradients of a parameter are added up. */
+export function accumulatedName(parameter: string): string {
+  return `accumulated.${parameter}`;
+}
 
 /** The output that has the norm of all gradients together, before clipping. */
 export const GRADIENT_NORM = "gradient_norm";
@@ -30,7 +46,7 @@ export const GRADIENT_NORM = "gradient_norm";
  */
 export function trainStep(
   graph: Graph,
-  { loss, optimizer, clipNorm }: TrainStepOptions,
+  { loss, optimizer, clipNorm, accumulate = false }: TrainStepOptions,
   scalars: Scalars = new Map(),
 ): Graph {
   const { nodes: forward, outputs, states } = graph;
@@ -42,7 +58,7 @@ export function trainStep(
     );
   }
   const parameters = forward.filter((node) => node.primitive === "param");
-  const found = gradients(
+  const own = gradients(
     { axes: graph.axes, nodes: forward },
     of,
     parameters,
@@ -51,6 +67,19 @@ export function trainStep(
   const b = new NodeBuilder(builderContext(graph.axes, forward), of.span);
   const scalar = (name: string) =>
     b.make("input", [], { name }, { axes: [], dtype: "f32" });
+  const found = accumulate
+    ? own.map((gradient, i) =>
+      b.map(
+        (sum, keep, g, share) => k.add(k.mul(sum!, keep!), k.mul(g!, share!)),
+        b.make("state", [], {
+          name: accumulatedName(parameters[i]!.params.name),
+        }, parameters[i]!),
+        scalar(STEP_INPUTS.keep),
+        gradient,
+        scalar(STEP_INPUTS.share),
+      )
+    )
+    : own;
   const rate = scalar(STEP_INPUTS.rate);
   const step = scalar(STEP_INPUTS.step);
   const norm = normOf(b, found);
@@ -68,6 +97,7 @@ export function trainStep(
       ),
     }, { rate, step });
     next[name] = after.parameter;
+    if (accumulate) next[accumulatedName(name)] = found[i]!;
     kept.forEach((kept, j) => next[kept] = after.remembered[j]!);
   }
   const all = { ...outputs, [GRADIENT_NORM]: norm };

@@ -12,6 +12,7 @@ import {
   type Span,
 } from "../../spec/errors.ts";
 import { isModel, type Model } from "../dsl/model.ts";
+import { isTraining, type Training } from "../training.ts";
 import { codeFrame } from "./frame.ts";
 import { hooksFile, ownFolders, runningModules } from "./places.ts";
 
@@ -38,51 +39,83 @@ export async function resolveModel(reference: string): Promise<Model> {
   return chooseModel(await loadModels(path), { path, name });
 }
 
+/** The training that `file.ts#export` names; `file.ts` means the only one that it exports. Throws as `resolveModel`. */
+export async function resolveTraining(reference: string): Promise<Training> {
+  const { path, name } = parseReference(reference);
+  const trainings = only(await importFile(path), isTraining);
+  return choose(trainings, { path, name }, TRAINING);
+}
+
 /** The model that a reference means among the models of its file. */
 export function chooseModel(
   models: Readonly<Record<string, Model>>,
-  { path, name }: ModelReference,
+  reference: ModelReference,
 ): Model {
+  return choose(models, reference, MODEL);
+}
+
+/** What an export may be, in words, and the verb that makes it. */
+interface Kind {
+  readonly noun: string;
+  readonly verb: string;
+}
+
+const MODEL: Kind = { noun: "model", verb: "model(…)" };
+const TRAINING: Kind = { noun: "training", verb: "train(…)" };
+
+function choose<T>(
+  found: Readonly<Record<string, T>>,
+  { path, name }: ModelReference,
+  { noun, verb }: Kind,
+): T {
   const file = basename(path);
-  const names = Object.keys(models);
+  const names = Object.keys(found);
   const list = names.map((known) => `'${known}'`).join(", ");
-  const [only] = names;
-  if (only === undefined) {
+  const [first] = names;
+  if (first === undefined) {
     throw new ModelError(
-      `Cannot find a model in '${file}': it exports none. Export what 'model(…)' returns`,
+      `Cannot find a ${noun} in '${file}': it exports none. Export what '${verb}' returns`,
     );
   }
   if (name === undefined && names.length > 1) {
     throw new ModelError(
-      `Cannot choose a model of '${file}': it exports ${list}. Name one, as in '${file}#${only}'`,
+      `Cannot choose a ${noun} of '${file}': it exports ${list}. Name one, as in '${file}#${first}'`,
     );
   }
-  const chosen = name ?? only;
-  const model = Object.hasOwn(models, chosen) ? models[chosen] : undefined;
-  if (!model) {
+  const chosen = name ?? first;
+  if (!Object.hasOwn(found, chosen)) {
     throw new ModelError(
-      `Cannot find model '${chosen}' in '${file}': it exports ${list}. Name one of those`,
+      `Cannot find ${noun} '${chosen}' in '${file}': it exports ${list}. Name one of those`,
     );
   }
-  return model;
+  return found[chosen]!;
+}
+
+function only<T>(
+  exported: object,
+  is: (value: unknown) => value is T,
+): Record<string, T> {
+  return Object.fromEntries(
+    Object.entries(exported).filter((entry): entry is [string, T] =>
+      is(entry[1])
+    ),
+  );
 }
 
 /** Import a model file and return the models that it exports, by name. Importing runs the file. */
 export async function loadModels(path: string): Promise<Record<string, Model>> {
+  return only(await importFile(path), isModel);
+}
+
+async function importFile(path: string): Promise<object> {
   requireModelFile(path);
   useHooks();
   const { href } = pathToFileURL(resolve(path));
-  let exported: object;
   try {
-    exported = await import(`switchyard-model:${href}`);
+    return await import(`switchyard-model:${href}`);
   } catch (error) {
     throw loadError(error, path);
   }
-  return Object.fromEntries(
-    Object.entries(exported).filter((entry): entry is [string, Model] =>
-      isModel(entry[1])
-    ),
-  );
 }
 
 /** Throw a `DataError` unless there is a file that could be a model file. */

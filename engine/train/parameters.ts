@@ -1,55 +1,143 @@
-/** Parameters and what an optimizer remembers of them, between a session and files. */
+/** Parameters and what an optimizer remembers of them: what each rank writes of them, in pieces that are read one by one. */
 
 import { type Optimizer, REMEMBERED } from "../../compiler/mod.ts";
-import type { HostTensor, Session } from "../../runtime/mod.ts";
+import {
+  heldIndices,
+  type HostTensor,
+  type Session,
+} from "../../runtime/mod.ts";
 import type { Plan, PlanWeight } from "../../spec/plan.ts";
-import type { Tensors } from "../run.ts";
+import { type Block, blocksOf, cutBlock, writersOf } from "./parts.ts";
+
+/** Tensors of a file that are read together. */
+export interface Piece {
+  readonly tensors: readonly WrittenTensor[];
+  read(): Promise<readonly HostTensor[]>;
+}
+
+/** A tensor of a file. */
+export interface WrittenTensor {
+  /** Its name in the file. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Which block of which state it is; parameters are whole. */
+  readonly of?: { readonly state: string; readonly start: readonly number[] };
+}
+
+/** Where pieces are read from. */
+export interface Reading {
+  readonly plan: Plan;
+  readonly session: Session;
+  /** The ranks that live in this process. */
+  readonly ranks: readonly number[];
+}
 
 /** The source tensors of a weight, one for each index of a stacked axis. */
-export function sourcesOf(
-  plan: Plan,
-  { source, pick }: PlanWeight,
-): string[] {
+export function sourcesOf(plan: Plan, weight: PlanWeight): string[] {
+  const { source, pick } = weight;
   if (!pick?.stacked) return [source];
-  return Array.from(
-    { length: plan.axes[pick.axis]!.size },
-    (_, i) => source.replaceAll(`{${pick.axis}}`, String(i)),
-  );
+  const { size } = plan.axes[pick.axis]!;
+  return Array.from({ length: size }, (_, i) => sourceOf(weight, i));
 }
 
-/** The parameters as a checkpoint has them, tensor by tensor; none in a process that is not of rank 0. */
-export async function readParameters(
-  plan: Plan,
-  session: Session,
-): Promise<Tensors> {
-  const read: { [name: string]: HostTensor } = {};
-  for (const weight of plan.weights) {
-    const tensor = (await session.read([weight.buffer]))[weight.buffer];
-    if (tensor) Object.assign(read, asInFiles(plan, weight, tensor));
-  }
-  return read;
+function sourceOf({ source, pick }: PlanWeight, index: number): string {
+  return source.replaceAll(`{${pick!.axis}}`, String(index));
 }
 
-/** From the axes of a buffer to those of the file. */
+/** The parameters that a rank writes, tensor by tensor as a checkpoint has them. */
+export function parameterPieces(
+  { plan, session, ranks }: Reading,
+  rank: number,
+): Piece[] {
+  return plan.weights.flatMap((weight, turn): Piece[] => {
+    const { buffer, source, pick, shape } = weight;
+    const read = async (tensor: Promise<HostTensor | undefined>) => {
+      const found = await tensor;
+      return found ? asInFiles(plan, weight, found) : [];
+    };
+    if (pick && !pick.stacked) {
+      // No rank has all of this tensor. It comes together on rank 0, and processes of other ranks must join.
+      if (rank !== 0 && ranks.length > 1) return [];
+      return [{
+        tensors: rank === 0 ? [{ name: source, shape }] : [],
+        read: () =>
+          read(session.read([buffer]).then((tensors) => tensors[buffer])),
+      }];
+    }
+    if (!writersOf(plan, buffer, turn).includes(rank)) return [];
+    const names = pick
+      ? pick.index[rank]!.map((index) => sourceOf(weight, index))
+      : [source];
+    return [{
+      tensors: names.map((name) => ({ name, shape })),
+      read: () => read(session.readPart(buffer, rank)),
+    }];
+  });
+}
+
+/** What a rank writes of what the optimizer remembers. */
+export function statePieces(
+  { plan, session }: Reading,
+  optimizer: Optimizer,
+  rank: number,
+): Piece[] {
+  return rememberedStates(plan, optimizer).flatMap((state, turn): Piece[] => {
+    if (!writersOf(plan, state, turn).includes(rank)) return [];
+    const shape = shapeOf(plan, state);
+    const blocks = blocksOf(shape, heldIndices(plan, state, rank));
+    return [{
+      tensors: blocks.map((block) => ({
+        name: nameOf(state, shape, block),
+        shape: block.map(({ length }) => length),
+        of: { state, start: block.map(({ first }) => first) },
+      })),
+      read: async () => {
+        const part = await session.readPart(state, rank);
+        return blocks.map((block) => cutBlock(part, block));
+      },
+    }];
+  });
+}
+
+/** The states of an optimizer in a plan. */
+export function rememberedStates(plan: Plan, { kind }: Optimizer): string[] {
+  return Object.values(plan.buffers).flatMap((buffer) => {
+    const own = REMEMBERED[kind].some((what) =>
+      buffer.name.startsWith(`${what}.`)
+    );
+    return buffer.kind === "state" && own ? [buffer.name] : [];
+  });
+}
+
+/** The lengths of a state's axes, over all ranks. */
+export function shapeOf(plan: Plan, state: string): number[] {
+  return plan.buffers[state]!.axes.map(({ axis }) => plan.axes[axis]!.size);
+}
+
+/** `adamw.mean.NAME` of a whole state, of a block with its indices: `adamw.mean.NAME[0:4,0:32]`. */
+function nameOf(state: string, shape: readonly number[], block: Block): string {
+  if (block.every(({ length }, axis) => length === shape[axis])) return state;
+  const ranges = block.map(({ first, length }) => `${first}:${first + length}`);
+  return `${state}[${ranges.join()}]`;
+}
+
+/** From the axes of a buffer to those of the file: one tensor, or one for each index of a stacked axis. */
 function asInFiles(
   plan: Plan,
-  weight: PlanWeight,
+  { buffer, axes, shape, pick }: PlanWeight,
   tensor: HostTensor,
-): Tensors {
-  const held = plan.buffers[weight.buffer]!.axes.map(({ axis }) => axis);
-  const wanted = weight.pick?.stacked
-    ? [weight.pick.axis, ...weight.axes]
-    : weight.axes;
-  const data = reordered(tensor, wanted.map((axis) => held.indexOf(axis)));
-  const names = sourcesOf(plan, weight);
-  const size = data.length / names.length;
-  return Object.fromEntries(
-    names.map((name, i) => [name, {
-      dtype: "f32",
-      shape: weight.shape,
-      data: data.subarray(i * size, (i + 1) * size),
-    }]),
-  );
+): HostTensor[] {
+  const held = plan.buffers[buffer]!.axes.map(({ axis }) => axis);
+  const wanted = pick?.stacked ? [pick.axis, ...axes] : axes;
+  const order = wanted.map((axis) => held.indexOf(axis));
+  const data = reordered(tensor, order);
+  const count = pick?.stacked ? tensor.shape[order[0]!]! : 1;
+  const size = data.length / count;
+  return Array.from({ length: count }, (_, i) => ({
+    dtype: "f32",
+    shape,
+    data: data.subarray(i * size, (i + 1) * size),
+  }));
 }
 
 /** The elements of a tensor with its axes in another order. */
@@ -74,14 +162,4 @@ function reordered(
   };
   visit(0, 0);
   return result;
-}
-
-/** The states of an optimizer in a plan. */
-export function rememberedStates(plan: Plan, { kind }: Optimizer): string[] {
-  return Object.values(plan.buffers).flatMap((buffer) => {
-    const own = REMEMBERED[kind].some((what) =>
-      buffer.name.startsWith(`${what}.`)
-    );
-    return buffer.kind === "state" && own ? [buffer.name] : [];
-  });
 }

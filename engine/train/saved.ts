@@ -1,19 +1,26 @@
 /**
- * A training on disk: a checkpoint that any loader reads, and beside it what is needed to go on. Files of a step have its
- * number in their names; `model.safetensors.index.json` names those that count, and is replaced last and at once.
+ * A training on disk: a checkpoint that any loader reads, and beside it what is needed to go on. Each rank writes files of
+ * its own, with the number of the step in their names; `model.safetensors.index.json` names those that count, and is
+ * replaced last and at once.
  */
 
-import type { HostTensor } from "../../runtime/mod.ts";
-import { safetensorsParts } from "../../runtime/mod.ts";
-import { DataError } from "../../spec/errors.ts";
+import type { Optimizer } from "../../compiler/mod.ts";
+import { bytesOf, safetensorsHead } from "../../runtime/mod.ts";
+import { DataError, MachineError } from "../../spec/errors.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
-import type { Tensors } from "../run.ts";
-import { readTensors } from "../tensors.ts";
-import type { TrainSettings } from "./settings.ts";
+import type { Opened } from "../open.ts";
+import {
+  parameterPieces,
+  type Piece,
+  shapeOf,
+  statePieces,
+  type WrittenTensor,
+} from "./parameters.ts";
+import type { SavedSettings } from "./settings.ts";
 
-/** What is saved of a training besides its parameters. */
+/** What is saved of a training besides its tensors. */
 export interface TrainingState {
   /** Steps taken. */
   readonly step: number;
@@ -21,20 +28,40 @@ export interface TrainingState {
   readonly position: number;
   /** What tells the tokens of the text from others. */
   readonly text: string;
-  readonly settings: TrainSettings;
+  readonly settings: SavedSettings;
 }
 
-/** A training as it is saved, whole tensors wherever they lay. */
+/** A block of a state in a file. */
+export interface SavedSlice {
+  readonly file: string;
+  /** Its name in the file. */
+  readonly tensor: string;
+  /** Its first index along each axis of the state. */
+  readonly start: readonly number[];
+  readonly shape: readonly number[];
+  readonly sha256: string;
+}
+
+/** What an index says of a training. */
 export interface SavedTraining extends TrainingState {
-  readonly parameters: Tensors;
-  /** What the optimizer remembers. */
-  readonly remembered: Tensors;
+  /** The hash of each parameter, as its bytes lie in the file. */
+  readonly sha256: { readonly [tensor: string]: string };
+  /** What the optimizer remembers, by logical name. */
+  readonly remembered: {
+    readonly [state: string]: {
+      readonly shape: readonly number[];
+      readonly slices: readonly SavedSlice[];
+    };
+  };
 }
 
 const INDEX = "model.safetensors.index.json";
 
+/** The version of what is written. */
+const FORMAT = 2;
+
 /** Files of a training that an index may name, and those that were never finished. */
-const OURS = /^\.?(model|optimizer)-\d+\.safetensors(\.\d+)?$/;
+const OURS = /^\.?(model|optimizer)-\d+-\d+-of-\d+\.safetensors(\.\d+)?$/;
 const UNFINISHED = /^\.model\.safetensors\.index\.json\.\d+$/;
 
 /** Files of a checkpoint that are taken over as they are, where they are there. */
@@ -106,87 +133,175 @@ export async function prepareFolder(
   );
 }
 
-/** Save a training. Until it is over, and if it is broken off, the folder has what it had before. */
+/** What is saved, and by whom. */
+export interface Saving
+  extends Pick<Opened, "plan" | "session" | "rank" | "ranks" | "gatherTexts"> {
+  readonly optimizer: Optimizer;
+}
+
+/** What a rank has written. */
+interface Written {
+  readonly model: WrittenFile;
+  readonly optimizer: WrittenFile;
+}
+
+interface WrittenFile {
+  readonly file: string;
+  readonly tensors: readonly (WrittenTensor & {
+    readonly bytes: number;
+    readonly sha256: string;
+  })[];
+}
+
+/**
+ * Save a training: every rank its part, then rank 0 the index. Until it is over, and if it is broken off, the folder has
+ * what it had before. Ranks that are processes must all call it, with a folder that they share.
+ */
 export async function saveTraining(
   folder: string,
   files: FileSystem,
-  { parameters, remembered, ...state }: SavedTraining,
+  from: Saving,
+  state: TrainingState,
 ): Promise<void> {
-  const number = String(state.step).padStart(8, "0");
-  const model = `model-${number}.safetensors`;
-  const optimizer = `optimizer-${number}.safetensors`;
-  for (
-    const [name, tensors] of [[model, parameters], [
-      optimizer,
-      remembered,
-    ]] as const
-  ) {
-    const parts = safetensorsParts(tensors, { format: "pt" });
-    await files.write(files.join(folder, name), parts);
+  const own: Written[] = [];
+  for (const rank of from.ranks) {
+    const name = (what: string) =>
+      `${what}-${padded(state.step, 8)}-${padded(rank + 1, 5)}-of-${
+        padded(from.plan.ranks, 5)
+      }.safetensors`;
+    const write = async (file: string, pieces: readonly Piece[]) =>
+      await writePieces(folder, files, file, pieces);
+    own.push({
+      model: await write(name("model"), parameterPieces(from, rank)),
+      optimizer: await write(
+        name("optimizer"),
+        statePieces(from, from.optimizer, rank),
+      ),
+    });
   }
-  const all = Object.values(parameters);
-  const index = {
-    metadata: {
-      total_size: all.reduce((n, { data }) => n + data.byteLength, 0),
-      training: {
-        ...{ format: 1, optimizer, ...state },
-        sha256: await hashes({ ...parameters, ...remembered }),
-      },
-    },
-    weight_map: Object.fromEntries(
-      Object.keys(parameters).map((name) => [name, model]),
-    ),
-  };
-  const text = `${JSON.stringify(index, null, 2)}\n`;
+  const texts = await from.gatherTexts(
+    JSON.stringify(own),
+    "saving a checkpoint",
+  );
+  if (from.rank !== 0) return;
+  const written = texts.flatMap((text) => JSON.parse(text) as Written[]);
+  await checkThere(folder, files, written);
+  const text = `${JSON.stringify(indexOf(from, written, state), null, 2)}\n`;
   await writeText(files.join(folder, INDEX), text, files);
-  for (const name of await files.list(folder)) {
-    if (name === model || name === optimizer) continue;
-    if (OURS.test(name) || UNFINISHED.test(name)) {
-      await files.remove(files.join(folder, name));
+  await removeOthers(folder, files, written);
+}
+
+function padded(number: number, digits: number): string {
+  return String(number).padStart(digits, "0");
+}
+
+/** Write a file tensor by tensor: host memory holds those of one piece at a time. */
+async function writePieces(
+  folder: string,
+  files: FileSystem,
+  file: string,
+  pieces: readonly Piece[],
+): Promise<WrittenFile> {
+  const named = pieces.flatMap(({ tensors }) => tensors);
+  const tensors: WrittenFile["tensors"][number][] = [];
+  async function* parts(): AsyncGenerator<Uint8Array, void, undefined> {
+    yield safetensorsHead(
+      named.map(({ name, shape }) => [name, { dtype: "f32", shape }]),
+      { format: "pt" },
+    );
+    for (const piece of pieces) {
+      for (const [i, { data }] of (await piece.read()).entries()) {
+        tensors.push({
+          ...piece.tensors[i]!,
+          bytes: data.byteLength,
+          sha256: await sha256(data),
+        });
+        yield bytesOf(data);
+      }
+    }
+  }
+  await files.write(files.join(folder, file), parts());
+  return { file, tensors };
+}
+
+/** Refuse to name files that only another host has. */
+async function checkThere(
+  folder: string,
+  files: FileSystem,
+  written: readonly Written[],
+): Promise<void> {
+  for (const { model, optimizer } of written) {
+    for (const { file } of [model, optimizer]) {
+      const path = files.join(folder, file);
+      if (await files.stat(path) !== undefined) continue;
+      throw new MachineError(
+        `Cannot save the training: '${path}', which another rank wrote, is not on the host of rank 0. Give a folder that all hosts share`,
+      );
     }
   }
 }
 
-/** What a folder says of the training that was saved in it. */
+function indexOf(
+  { plan }: Saving,
+  written: readonly Written[],
+  state: TrainingState,
+): object {
+  const parameters = written.flatMap(({ model: { file, tensors } }) =>
+    tensors.map((tensor) => ({ ...tensor, file }))
+  );
+  const remembered: {
+    [state: string]: { shape: readonly number[]; slices: SavedSlice[] };
+  } = {};
+  for (const { optimizer: { file, tensors } } of written) {
+    for (const { name, shape, of, sha256 } of tensors) {
+      const { state, start } = of!;
+      remembered[state] ??= { shape: shapeOf(plan, state), slices: [] };
+      remembered[state].slices.push({
+        ...{ file, tensor: name, start, shape, sha256 },
+      });
+    }
+  }
+  const training: SavedTraining & { readonly format: number } = {
+    ...{ format: FORMAT, ...state },
+    sha256: byName(parameters, ({ sha256 }) => sha256),
+    remembered,
+  };
+  return {
+    metadata: {
+      total_size: parameters.reduce((n, { bytes }) => n + bytes, 0),
+      training,
+    },
+    weight_map: byName(parameters, ({ file }) => file),
+  };
+}
+
+function byName<T extends { readonly name: string }, V>(
+  items: readonly T[],
+  value: (item: T) => V,
+): { [name: string]: V } {
+  return Object.fromEntries(items.map((item) => [item.name, value(item)]));
+}
+
+/** Remove files of other steps and of trainings that were broken off. */
+async function removeOthers(
+  folder: string,
+  files: FileSystem,
+  written: readonly Written[],
+): Promise<void> {
+  const kept = new Set(
+    written.flatMap(({ model, optimizer }) => [model.file, optimizer.file]),
+  );
+  for (const name of await files.list(folder)) {
+    if (kept.has(name) || !OURS.test(name) && !UNFINISHED.test(name)) continue;
+    await files.remove(files.join(folder, name));
+  }
+}
+
+/** What a folder says of the training that was saved in it. Throws DataError where there is none. */
 export async function readTraining(
   folder: string,
   files: FileSystem,
-): Promise<TrainingState & { readonly optimizer: string }> {
-  return (await readIndex(folder, files)).training;
-}
-
-/** A training as it was saved. Throws DataError where a tensor is not what was written. */
-export async function loadTraining(
-  folder: string,
-  files: FileSystem,
 ): Promise<SavedTraining> {
-  const { training, shards } = await readIndex(folder, files);
-  const { optimizer, sha256: wanted, ...state } = training;
-  const read = async (name: string) =>
-    await readTensors(files.join(folder, name), files);
-  const parameters: { [name: string]: HostTensor } = {};
-  for (const shard of shards) Object.assign(parameters, await read(shard));
-  const remembered = await read(optimizer);
-  const found = await hashes({ ...parameters, ...remembered });
-  for (const name of new Set([...Object.keys(wanted), ...Object.keys(found)])) {
-    if (found[name] === wanted[name]) continue;
-    throw new DataError(
-      `Cannot go on with '${folder}': tensor '${name}' is not what was saved. Copy the folder again, or start from an earlier one`,
-    );
-  }
-  return { ...state, parameters, remembered };
-}
-
-interface Training extends TrainingState {
-  readonly format: number;
-  readonly optimizer: string;
-  readonly sha256: { readonly [tensor: string]: string };
-}
-
-async function readIndex(
-  folder: string,
-  files: FileSystem,
-): Promise<{ readonly training: Training; readonly shards: Set<string> }> {
   const path = files.join(folder, INDEX);
   if (await files.stat(path) === undefined) {
     throw new DataError(
@@ -194,31 +309,22 @@ async function readIndex(
     );
   }
   const index = await readJsonObject(path, files) as {
-    readonly metadata?: { readonly training?: Training };
-    readonly weight_map?: { readonly [tensor: string]: string };
+    readonly metadata?: {
+      readonly training?: SavedTraining & { readonly format: number };
+    };
   };
   const training = index.metadata?.training;
-  if (training === undefined || index.weight_map === undefined) {
+  if (training === undefined) {
     throw new DataError(
       `Cannot go on with '${folder}': it is a checkpoint without what an optimizer remembers. Start a new training from it, without --resume`,
     );
   }
-  if (training.format !== 1) {
+  if (training.format !== FORMAT) {
     throw new DataError(
-      `Cannot go on with '${folder}': its format is ${training.format}, and this version reads 1. Use the version that wrote it`,
+      `Cannot go on with '${folder}': its format is ${training.format}, and this version reads ${FORMAT}. Use the version that wrote it`,
     );
   }
-  return { training, shards: new Set(Object.values(index.weight_map)) };
-}
-
-async function hashes(
-  tensors: Tensors,
-): Promise<{ [tensor: string]: string }> {
-  const found: { [tensor: string]: string } = {};
-  for (const [name, { data }] of Object.entries(tensors)) {
-    found[name] = await sha256(data);
-  }
-  return found;
+  return training;
 }
 
 async function writeText(

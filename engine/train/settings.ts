@@ -1,93 +1,45 @@
 /** How a model is trained: what a checkpoint must remember so that a run that was stopped goes on as if it had not been. */
 
-import type { AdamW, Optimizer, Sgd } from "../../compiler/mod.ts";
+import type { Optimizer, Schedule } from "../../compiler/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 
-/**
- * Adam with decoupled weight decay.
- *
- * @example
- * ```ts
- * const optimizer = adamW({ betas: [0.9, 0.95], weightDecay: 0.1 });
- * console.assert(optimizer.kind === "adamW");
- * ```
- */
-export function adamW(options: Omit<AdamW, "kind"> = {}): AdamW {
-  return { kind: "adamW", ...options };
-}
-
-/**
- * Gradient descent with momentum.
- *
- * @example
- * ```ts
- * const optimizer = sgd({ momentum: 0.9 });
- * console.assert(optimizer.kind === "sgd");
- * ```
- */
-export function sgd(options: Omit<Sgd, "kind"> = {}): Sgd {
-  return { kind: "sgd", ...options };
-}
-
-/** The learning rate over the steps: up in a line, then down along a cosine. */
-export interface Schedule {
-  /** The highest rate. */
-  readonly rate: number;
-  /** Steps until it is reached; default 0. */
-  readonly warmup?: number;
-  /** The step from which on the rate is lowest; absent: it stays the highest. */
-  readonly decay?: number;
-  /** The lowest rate after that, as a share of the highest; default 0.1. */
-  readonly floor?: number;
-}
-
-/** What must stay as it is over all steps of a training. */
-export interface TrainSettings {
+/** What must stay as it is over all steps of a training, whatever it is on. */
+export interface StepSettings {
   readonly optimizer: Optimizer;
   readonly schedule: Schedule;
   /** Gradients are scaled down together where their norm is larger; default: not. */
   readonly clipNorm?: number;
-  /** Sequences of a step. */
+  /** Batches of a step, whose gradients are added up; default 1. */
+  readonly accumulate?: number;
+  /** Same seed, same initial weights and order of sequences; default 0. */
+  readonly seed?: number;
+}
+
+/** What must stay as it is over all steps of a training on text. */
+export interface TrainSettings extends StepSettings {
+  /** Sequences of a batch. */
   readonly batch: number;
   /** Tokens of a sequence. */
   readonly length: number;
   /** Weight of the loss that balances experts; default: `router_aux_loss_coef` of config.json, else 0.01. */
   readonly auxiliary?: number;
-  /** Same seed, same initial weights and order of sequences; default 0. */
-  readonly seed?: number;
 }
 
-/**
- * The learning rate of a step, counted from 1.
- *
- * @example
- * ```ts
- * const schedule = { rate: 1, warmup: 4, decay: 10, floor: 0 };
- * console.assert(rateAt(schedule, 2) === 0.5);
- * console.assert(rateAt(schedule, 10) === 0);
- * ```
- */
-export function rateAt(
-  { rate, warmup = 0, decay, floor = 0.1 }: Schedule,
-  step: number,
-): number {
-  if (step <= warmup) return rate * step / warmup;
-  if (decay === undefined) return rate;
-  const past = Math.min(1, (step - warmup) / Math.max(1, decay - warmup));
-  const share = (1 + Math.cos(Math.PI * past)) / 2;
-  return rate * (floor + (1 - floor) * share);
-}
+/** Settings as they are saved: on text, or not. */
+export type SavedSettings = StepSettings & Partial<TrainSettings>;
 
 /** Refuse settings that mean nothing. */
 export function checkSettings(
-  { schedule, clipNorm, batch, length, auxiliary, seed }: TrainSettings,
+  { schedule, clipNorm, batch, length, accumulate, auxiliary, seed }:
+    SavedSettings,
 ): void {
   const { rate, warmup, decay, floor } = schedule;
-  const whole = { batch, length, warmup, decay, seed };
+  const counts = { batch, length, accumulate };
+  const whole = { ...counts, warmup, decay, seed };
   const numbers = { rate, floor, clipNorm, auxiliary };
   for (const [name, value] of Object.entries({ ...whole, ...numbers })) {
     if (value === undefined) continue;
-    const least = name === "batch" || name === "length" ? 1 : 0;
+    const least = name in counts ? 1 : 0;
     if (value >= least && (!(name in whole) || Number.isSafeInteger(value))) {
       continue;
     }
@@ -97,4 +49,39 @@ export function checkSettings(
       } of at least ${least}`,
     );
   }
+}
+
+/** Refuse to go on with other data or other settings: the result would be neither the one nor the other. */
+export function checkSame(
+  folder: string,
+  before: { readonly text: string; readonly settings: SavedSettings },
+  now: { readonly text: string; readonly settings: SavedSettings },
+): void {
+  if (before.text !== now.text) {
+    throw new DataError(
+      `Cannot go on with '${folder}': its text was another one. Give the same data, in the same order`,
+    );
+  }
+  const old: { readonly [name: string]: unknown } = { ...before.settings };
+  const own: { readonly [name: string]: unknown } = { ...now.settings };
+  for (const name of new Set([...Object.keys(old), ...Object.keys(own)])) {
+    const [was, is] = [canonical(old[name]), canonical(own[name])];
+    if (was === is) continue;
+    throw new DataError(
+      `Cannot go on with '${folder}': '${name}' was ${was}, and is ${is}. Leave it as it was, or start a new training from the checkpoint`,
+    );
+  }
+}
+
+/** A value as text, whatever the order of its keys. */
+export function canonical(value: unknown): string {
+  return JSON.stringify(
+    value,
+    (_, part: unknown) =>
+      typeof part === "object" && part !== null && !Array.isArray(part)
+        ? Object.fromEntries(
+          Object.entries(part).sort(([a], [b]) => a < b ? -1 : 1),
+        )
+        : part,
+  ) ?? "not given";
 }

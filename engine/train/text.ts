@@ -1,7 +1,6 @@
 /** Text as training data: one long row of tokens, cut into sequences, shuffled anew in each round. */
 
 import { DataError } from "../../spec/errors.ts";
-import { sha256 } from "../digest.ts";
 import { randomNumbers } from "../sampling.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 
@@ -33,50 +32,73 @@ export function tokenize(
   return tokens;
 }
 
-/** Sequences of one length, and the token behind each of their tokens. */
+/** Tokens one after another, in memory or in a file. */
+export interface TokenRow {
+  readonly count: number;
+  /** The tokens from one index up to another. */
+  read(from: number, to: number): Promise<Int32Array>;
+  close(): Promise<void>;
+}
+
+/** Tokens in memory. */
+export function tokensInMemory(tokens: Int32Array): TokenRow {
+  return {
+    count: tokens.length,
+    read: (from, to) => Promise.resolve(tokens.subarray(from, to)),
+    close: () => Promise.resolve(),
+  };
+}
+
+/** A sequence, and the token behind each of its tokens. */
+export interface Sequence {
+  readonly ids: Int32Array;
+  readonly labels: Int32Array;
+}
+
+/** Sequences of one length. */
 export class TextRows {
   /** Sequences of a round; what is left over at the end is not used. */
   readonly rows: number;
-  readonly #tokens: Int32Array;
-  readonly #length: number;
+  /** Tokens of a sequence. */
+  readonly length: number;
+  readonly #tokens: TokenRow;
   readonly #seed: number;
   #round = -1;
   #order: Int32Array = new Int32Array(0);
 
   constructor(
-    tokens: Int32Array,
+    tokens: TokenRow,
     { length, seed }: { readonly length: number; readonly seed: number },
   ) {
     this.#tokens = tokens;
-    this.#length = length;
+    this.length = length;
     this.#seed = seed;
-    this.rows = Math.floor((tokens.length - 1) / length);
+    this.rows = Math.floor((tokens.count - 1) / length);
     if (this.rows < 1) {
       throw new DataError(
-        `Cannot train on the text: it has ${tokens.length} tokens, and one sequence takes ${
+        `Cannot train on the text: it has ${tokens.count} tokens, and one sequence takes ${
           length + 1
         }. Give more text or shorter sequences`,
       );
     }
   }
 
-  /** What tells these tokens from others. */
-  async digest(): Promise<string> {
-    return await sha256(this.#tokens);
-  }
-
-  /** Sequence `index` of the endless row of rounds: its tokens, and the next of each. */
-  at(index: number): { readonly ids: Int32Array; readonly labels: Int32Array } {
+  /** Sequence `index` of the endless row of rounds. */
+  async at(index: number): Promise<Sequence> {
     const round = Math.floor(index / this.rows);
     if (round !== this.#round) {
       this.#order = shuffled(this.rows, randomNumbers(this.#seed, round));
       this.#round = round;
     }
-    const from = this.#order[index % this.rows]! * this.#length;
-    return {
-      ids: this.#tokens.subarray(from, from + this.#length),
-      labels: this.#tokens.subarray(from + 1, from + 1 + this.#length),
-    };
+    const { length } = this;
+    const from = this.#order[index % this.rows]! * length;
+    const tokens = await this.#tokens.read(from, from + length + 1);
+    return { ids: tokens.subarray(0, length), labels: tokens.subarray(1) };
+  }
+
+  /** Give back what the tokens are read from. */
+  async close(): Promise<void> {
+    await this.#tokens.close();
   }
 }
 

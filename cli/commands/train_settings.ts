@@ -1,0 +1,107 @@
+/** How `switchyard train` trains, from its flags. */
+
+import {
+  adamw,
+  readTraining,
+  type Schedule,
+  sgd,
+  type TrainSettings,
+} from "../../engine/mod.ts";
+import type { FileSystem } from "../../engine/mod.ts";
+import { DataError } from "../../spec/mod.ts";
+import { UsageError } from "../values.ts";
+
+/** Flags that say how is trained: they are saved, and cannot be changed later. */
+export interface SettingFlags {
+  readonly batch?: number;
+  readonly length?: number;
+  readonly accumulate?: number;
+  readonly optimizer?: "adamw" | "sgd";
+  readonly beta1?: number;
+  readonly beta2?: number;
+  readonly momentum?: number;
+  readonly weightDecay?: number;
+  readonly lr?: number;
+  readonly warmup?: number;
+  readonly decay?: number;
+  readonly floor?: number;
+  readonly clip?: number;
+  readonly aux?: number;
+  readonly seed?: number;
+}
+
+const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
+  ...{ batch: "--batch", length: "--length", optimizer: "--optimizer" },
+  ...{ beta1: "--beta1", beta2: "--beta2", momentum: "--momentum" },
+  ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
+  ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
+  ...{ accumulate: "--accumulate", seed: "--seed" },
+};
+
+/** Throw a UsageError where a flag says how to train and something else does already. */
+export function refuseSettings(
+  flags: SettingFlags,
+  { beside, because }: { readonly beside: string; readonly because: string },
+): void {
+  for (const [name, flag] of Object.entries(SETTINGS)) {
+    if (flags[name as keyof SettingFlags] === undefined) continue;
+    throw new UsageError(
+      `Cannot use ${flag} with ${beside}: ${because}. Leave it out`,
+    );
+  }
+}
+
+/** The settings of a new training on text. */
+export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
+  const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
+  const { accumulate } = flags;
+  const schedule: Schedule = {
+    rate: lr ?? 1e-3,
+    warmup: warmup ?? 0,
+    decay: decay ?? steps,
+    ...floor === undefined ? {} : { floor },
+  };
+  return {
+    ...{ schedule, batch: batch ?? 8, length: length ?? 128, seed: seed ?? 0 },
+    optimizer: optimizerOf(flags),
+    clipNorm: clip ?? 1,
+    ...aux === undefined ? {} : { auxiliary: aux },
+    ...accumulate === undefined ? {} : { accumulate },
+  };
+}
+
+function optimizerOf(flags: SettingFlags): TrainSettings["optimizer"] {
+  const { optimizer = "adamw", beta1, beta2, momentum } = flags;
+  const useless = optimizer === "sgd"
+    ? (["beta1", "beta2"] as const).find((name) => flags[name] !== undefined)
+    : momentum === undefined
+    ? undefined
+    : "momentum";
+  if (useless !== undefined) {
+    throw new UsageError(
+      `Cannot use ${
+        SETTINGS[useless]
+      } with ${optimizer}: it has no such number. Leave it out`,
+    );
+  }
+  const decay = flags.weightDecay === undefined
+    ? {}
+    : { weightDecay: flags.weightDecay };
+  return optimizer === "sgd"
+    ? sgd({ ...decay, ...momentum === undefined ? {} : { momentum } })
+    : adamw({ ...decay, betas: [beta1 ?? 0.9, beta2 ?? 0.95] });
+}
+
+/** The settings of a training on text that is gone on with. */
+export async function savedSettings(
+  out: string,
+  files: FileSystem,
+): Promise<TrainSettings> {
+  const { batch, length, ...rest } = (await readTraining(out, files)).settings;
+  if (batch === undefined || length === undefined) {
+    throw new DataError(
+      `Cannot go on with '${out}' as with a checkpoint: a model file was trained. Give that file instead of the folder`,
+    );
+  }
+  return { batch, length, ...rest };
+}

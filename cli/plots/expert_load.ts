@@ -1,0 +1,103 @@
+/** How much work each expert of each layer got over the steps of a training, as a heat map in SVG. */
+
+import { bottomAxis, element, label, placeAt, type Scale, svg } from "./svg.ts";
+import type { StepRecord } from "./record.ts";
+
+const WIDTH = 720, LEFT = 96, RIGHT = 16, TOP = 52, BOTTOM = 48, GAP = 6;
+
+/** Columns, at most: each is the mean of the steps that it stands for. */
+const COLUMNS = 120;
+
+/** Shares of a fair share that have colours of their own: none, fair, and so many times as much or more. */
+const MOST = 3;
+
+/** One row for each expert, grouped by layer; white is a fair share, blue less, red more. Undefined without experts. */
+export function expertLoad(
+  records: readonly StepRecord[],
+): string | undefined {
+  const layers = records[0]?.expert_load.length ?? 0;
+  const experts = records[0]?.expert_load[0]?.length ?? 0;
+  if (layers * experts === 0) return undefined;
+  const each = Math.ceil(records.length / COLUMNS);
+  const columns = Math.ceil(records.length / each);
+  const row = Math.max(2, Math.min(14, Math.floor(480 / (layers * experts))));
+  const bottom = TOP + layers * (experts * row + GAP) - GAP;
+  const x: Scale = {
+    ...{ from: records[0]!.step - 1, to: records.at(-1)!.step },
+    ...{ start: LEFT, end: WIDTH - RIGHT },
+  };
+  const width = (x.end - x.start) / columns;
+  const parts: string[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    const top = TOP + layer * (experts * row + GAP);
+    const middle = top + experts * row / 2 + 4;
+    parts.push(
+      label(`layer ${layer}`, [LEFT - 8, middle], { "text-anchor": "end" }),
+    );
+    for (let expert = 0; expert < experts; expert++) {
+      for (let column = 0; column < columns; column++) {
+        const some = records.slice(column * each, (column + 1) * each);
+        const share = some.reduce(
+          (sum, { expert_load }) => sum + (expert_load[layer]?.[expert] ?? 0),
+          0,
+        ) / some.length;
+        parts.push(element("rect", {
+          x: Number((LEFT + column * width).toFixed(1)),
+          y: top + expert * row,
+          // A little wider, so that nothing shines through between two.
+          width: Number((width + 0.3).toFixed(1)),
+          height: row,
+          fill: colour(share * experts),
+        }));
+      }
+    }
+  }
+  return svg({ width: WIDTH, height: bottom + BOTTOM }, [
+    label("choices of each expert, of a fair share", [LEFT, 18]),
+    ...legend(),
+    ...parts,
+    ...bottomAxis(x, bottom, "step"),
+  ]);
+}
+
+function legend(): string[] {
+  const steps = 60;
+  const scale: Scale = {
+    ...{ from: 0, to: MOST },
+    ...{ start: WIDTH - 260, end: WIDTH - 60 },
+  };
+  const bar = Array.from({ length: steps }, (_, i) => {
+    const value = MOST * i / (steps - 1);
+    return element("rect", {
+      ...{ x: placeAt(scale, value), y: 8, width: 4, height: 12 },
+      fill: colour(value),
+    });
+  });
+  const numbers = Array.from({ length: MOST + 1 }, (_, value) =>
+    label(
+      value === MOST ? `${value} or more` : String(value),
+      [placeAt(scale, value), 33],
+      { "text-anchor": "middle" },
+    ));
+  return [...bar, ...numbers];
+}
+
+/** From blue (0) over white (1) to red. */
+function colour(share: number): string {
+  const [r, g, b] = share <= 1
+    ? mixed([33, 102, 172], [247, 247, 247], share)
+    : mixed(
+      [247, 247, 247],
+      [178, 24, 43],
+      Math.min(1, (share - 1) / (MOST - 1)),
+    );
+  return `#${[r, g, b].map((n) => n!.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function mixed(
+  from: readonly number[],
+  to: readonly number[],
+  share: number,
+): number[] {
+  return from.map((n, i) => Math.round(n + share * (to[i]! - n)));
+}

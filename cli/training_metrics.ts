@@ -1,0 +1,82 @@
+/** Metrics of a training as a file: a line of JSON for each step; at its end the loss and the experts' load as plots. */
+
+import type { FileSystem, StepMetrics } from "../engine/mod.ts";
+import type { CliIo } from "./io.ts";
+import { expertLoad } from "./plots/expert_load.ts";
+import { lossCurve } from "./plots/loss_curve.ts";
+import { recordOf, type StepRecord } from "./plots/record.ts";
+
+/** Takes metrics as they come. */
+export interface MetricsFile {
+  /** Write those of a step; gives the line. */
+  add(metrics: StepMetrics): Promise<string>;
+  /** Draw the plots. */
+  finish(): Promise<void>;
+}
+
+/** Where metrics go: `--metrics`, else `metrics.jsonl` in the folder of the checkpoints, with the plots beside it. */
+export interface MetricsOptions {
+  readonly out: string;
+  readonly metrics?: string;
+  readonly resume?: boolean;
+}
+
+/** Begin to write. Of a training that is gone on with, lines of steps that are taken again are replaced. */
+export function openMetrics(
+  { files }: Pick<CliIo, "files">,
+  { out, metrics, resume = false }: MetricsOptions,
+): MetricsFile {
+  const file = metrics ?? files.join(out, "metrics.jsonl");
+  let open = false;
+  return {
+    add: async (step) => {
+      const line = JSON.stringify(recordOf(step));
+      if (open) await files.append(file, bytes(`${line}\n`));
+      else {
+        const before = resume ? await readRecords(file, files) : [];
+        const lines = before.filter((record) => record.step < step.step)
+          .map((record) => JSON.stringify(record));
+        await files.write(file, [bytes([...lines, line, ""].join("\n"))]);
+        open = true;
+      }
+      return line;
+    },
+    finish: async () => {
+      if (!open) return;
+      const records = await readRecords(file, files);
+      const plots = {
+        "loss.svg": lossCurve(records),
+        "experts.svg": expertLoad(records),
+      };
+      for (const [name, text] of Object.entries(plots)) {
+        if (text === undefined) continue;
+        await files.write(besides(file, name, files), [bytes(text)]);
+      }
+    },
+  };
+}
+
+/** The lines of a file that are whole; none where there is no file. */
+async function readRecords(
+  file: string,
+  files: FileSystem,
+): Promise<StepRecord[]> {
+  if (await files.stat(file) === undefined) return [];
+  return (await files.readText(file)).split("\n").flatMap((line) => {
+    try {
+      return [JSON.parse(line) as StepRecord];
+    } catch {
+      // The last one may have been broken off.
+      return [];
+    }
+  });
+}
+
+function besides(file: string, name: string, files: FileSystem): string {
+  const end = Math.max(file.lastIndexOf("/"), file.lastIndexOf("\\"));
+  return end < 0 ? name : files.join(file.slice(0, end), name);
+}
+
+function bytes(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}

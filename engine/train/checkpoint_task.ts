@@ -1,0 +1,162 @@
+/** Training a checkpoint's model on text. */
+
+import { type HostTensor, reachedItems } from "../../runtime/mod.ts";
+import { DataError } from "../../spec/errors.ts";
+import {
+  listWeightFiles,
+  openConfiguration,
+  openTokenizer,
+} from "../checkpoint.ts";
+import type { FileSystem } from "../files.ts";
+import { readJsonObject } from "../json_file.ts";
+import type { Tensors } from "../run.ts";
+import type { DeviceSharing } from "../devices.ts";
+import { readTensors } from "../tensors.ts";
+import { initialWeights } from "./initial.ts";
+import { prepareFolder } from "./saved.ts";
+import type { TrainSettings } from "./settings.ts";
+import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
+import { type Sequence, TextRows } from "./text.ts";
+import { openTokens } from "./tokens.ts";
+
+/** Texts that are read when they are needed. */
+export type Texts = () => Promise<readonly string[]>;
+
+/** Where tokens are kept, and who else reads them. */
+interface TokenPlace {
+  readonly out?: string;
+  readonly sharing: DeviceSharing;
+}
+
+/** What a checkpoint's model is trained on, and how. */
+export interface TextOptions extends TrainSettings {
+  /** Reads the texts, one document each. Of ranks that are processes only rank 0 does, where there is a folder. */
+  readonly data: Texts;
+  /** Reads texts by which the loss is measured without training on them. */
+  readonly validation?: Texts;
+  /** Folder of the tokenizer. Default: that of the model. */
+  readonly tokenizer?: string;
+}
+
+/** The task of a checkpoint folder; without weights in it, from random ones. */
+export async function checkpointTask(
+  folder: string,
+  files: FileSystem,
+  options: TextOptions & TokenPlace,
+): Promise<Task> {
+  const { batch, length, seed = 0, accumulate = 1 } = options;
+  const { published, stop } = await openConfiguration(folder, files);
+  const from = { folder, tokenizer: options.tokenizer ?? folder };
+  const tokenizer = await openTokenizer(from.tokenizer, files);
+  if (tokenizer === undefined) {
+    throw new DataError(
+      `Cannot train on text: '${from.tokenizer}' has no tokenizer.json. Copy one there, or give the folder of another with --tokenizer`,
+    );
+  }
+  const { maxPositions } = published.decoder;
+  if (length > maxPositions) {
+    throw new DataError(
+      `Cannot train on sequences of ${length} tokens: the model has ${maxPositions} positions. Use shorter ones`,
+    );
+  }
+  const tokensOf = async (texts: Texts) =>
+    await openTokens(texts, {
+      ...{ tokenizer, between: [...stop][0] },
+      tokenizerText: await files.readText(
+        files.join(from.tokenizer, "tokenizer.json"),
+      ),
+    }, { files, folder: options.out, sharing: options.sharing });
+  const tokens = await tokensOf(options.data);
+  const rows = new TextRows(tokens.row, { length, seed });
+  const held = options.validation && await tokensOf(options.validation);
+  const validation = held && new TextRows(held.row, { length, seed });
+  const config = await readJsonObject(files.join(folder, "config.json"), files);
+  const { optimizer, schedule, clipNorm } = options;
+  const auxiliary = options.auxiliary ??
+    Number(config["router_aux_loss_coef"] ?? 0.01);
+  return {
+    model: published.build({
+      ...{ maxTokens: batch * length, maxSequences: batch, maxContext: length },
+      training: { auxiliary },
+    }),
+    loss: "loss",
+    settings: {
+      ...{ optimizer, schedule, batch, length, seed, auxiliary },
+      ...accumulate === 1 ? {} : { accumulate },
+      ...clipNorm === undefined ? {} : { clipNorm },
+    },
+    text: tokens.digest,
+    taken: batch * accumulate,
+    tokens: batch * accumulate * length,
+    // All sequences of the text; the last batch may have fewer.
+    validation: validation && {
+      count: Math.ceil(validation.rows / batch),
+      at: (index, place) =>
+        batchOf(validation, place, {
+          first: index * batch,
+          count: Math.min(batch, validation.rows - index * batch),
+        }),
+    },
+    where: folder,
+    initial: async (plan) =>
+      await storedWeights(folder, files) ?? initialWeights(plan, {
+        seed,
+        deviation: Number(config["initializer_range"] ?? 0.02),
+      }),
+    batch: (index, place) =>
+      batchOf(rows, place, { first: index * batch, count: batch }),
+    prepare: (out) => prepareFolder(out, files, from),
+    close: async () => {
+      await rows.close();
+      await validation?.close();
+    },
+  };
+}
+
+/** The weights of a folder as they are computed with; undefined where it has none. */
+async function storedWeights(
+  folder: string,
+  files: FileSystem,
+): Promise<Tensors | undefined> {
+  const names = await files.list(folder);
+  if (!names.some((name) => name.endsWith(".safetensors"))) return undefined;
+  const read: { [name: string]: HostTensor } = {};
+  for (const path of await listWeightFiles(folder, files)) {
+    Object.assign(read, await readTensors(path, files));
+  }
+  return read;
+}
+
+/** Sequences as inputs of a decoder; only those that ranks of this process get are read. */
+async function batchOf(
+  rows: TextRows,
+  { plan, program, ranks }: BatchPlace,
+  { first, count }: { readonly first: number; readonly count: number },
+): Promise<WeighedBatch> {
+  const { length } = rows;
+  const layout = {
+    sequence: numbers(count * length, (i) => Math.floor(i / length)),
+    position: numbers(count * length, (i) => i % length),
+  };
+  const items = ranks.map((rank) =>
+    reachedItems(plan, rank, { program, input: "ids", inputs: layout })
+  );
+  const whole = items.includes(undefined);
+  const reached = new Set(
+    items.flatMap((some) => [...some ?? []].map((i) => Math.floor(i / length))),
+  );
+  const ids = numbers(count * length, () => 0);
+  const labels = numbers(count * length, () => 0);
+  for (let i = 0; i < count; i++) {
+    if (!whole && !reached.has(i)) continue;
+    const row: Sequence = await rows.at(first + i);
+    ids.data.set(row.ids, i * length);
+    labels.data.set(row.labels, i * length);
+  }
+  return { inputs: { ...layout, ids, labels }, counted: count * length };
+}
+
+function numbers(count: number, of: (i: number) => number): HostTensor {
+  const data = Int32Array.from({ length: count }, (_, i) => of(i));
+  return { dtype: "i32", shape: [count], data };
+}

@@ -1,0 +1,62 @@
+/** Training what a model file declares with `train`. */
+
+import type { Training } from "../../compiler/mod.ts";
+import { sha256 } from "../digest.ts";
+import type { FileSystem } from "../files.ts";
+import type { Tensors } from "../run.ts";
+import { initialWeights } from "./initial.ts";
+import type { Task, WeighedBatch } from "./task.ts";
+
+/** The task of a declared training. */
+export async function declaredTask(
+  training: Training,
+  files: FileSystem,
+): Promise<Task> {
+  const { model, loss = "loss", optimizer, schedule, clipNorm } = training;
+  const { data, validation, seed = 0, deviation = 0.02, mesh } = training;
+  const { accumulate = 1 } = training;
+  return {
+    ...{ model, loss },
+    ...mesh
+      ? {
+        mesh: Object.entries(mesh).map(([name, size]) => ({ name, size })),
+      }
+      : {},
+    ...training.place ? { place: training.place } : {},
+    settings: {
+      ...{ optimizer, schedule, seed },
+      ...clipNorm === undefined ? {} : { clipNorm },
+      ...accumulate === 1 ? {} : { accumulate },
+    },
+    // A function cannot be compared; what it gives first can.
+    text: await digest(data(1)),
+    taken: accumulate,
+    tokens: accumulate * (data(1)["ids"]?.data.length ?? 0),
+    validation: validation && {
+      count: training.validationBatches ?? 1,
+      at: (index) => Promise.resolve(weighed(validation(index + 1))),
+    },
+    where: "the initial weights",
+    initial: (plan) =>
+      Promise.resolve(initialWeights(plan, { seed, deviation })),
+    batch: (index) => Promise.resolve(weighed(data(index + 1))),
+    prepare: (out) => files.makeFolder(out),
+    close: () => Promise.resolve(),
+  };
+}
+
+/** A batch counts as many labels as are not ignored, or 1 where it has none. */
+function weighed(inputs: Tensors): WeighedBatch {
+  const labels = inputs["labels"]?.data;
+  let counted = labels ? 0 : 1;
+  labels?.forEach((label) => counted += label >= 0 ? 1 : 0);
+  return { inputs, counted };
+}
+
+async function digest(inputs: Tensors): Promise<string> {
+  const parts: string[] = [];
+  for (const [name, { data, shape }] of Object.entries(inputs).sort()) {
+    parts.push(`${name} ${shape.join(" ")} ${await sha256(data)}`);
+  }
+  return await sha256(new TextEncoder().encode(parts.join("\n")));
+}

@@ -1,0 +1,107 @@
+/** Going on with what was saved, on any mesh: every rank reads its own part, and what it reads must be what was written. */
+
+import {
+  heldIndices,
+  readTensor,
+  type Session,
+  type TensorDirectory,
+  type TensorEntry,
+} from "../../runtime/mod.ts";
+import { DataError } from "../../spec/errors.ts";
+import type { Plan } from "../../spec/plan.ts";
+import { sha256 } from "../digest.ts";
+import type { FileSystem } from "../files.ts";
+import { withTensors } from "../tensors.ts";
+import { shapeOf } from "./parameters.ts";
+import { emptyPart, placeSlice, reaches } from "./parts.ts";
+import type { SavedTraining } from "./saved.ts";
+
+/** Where a training is loaded. */
+export interface Loading {
+  readonly plan: Plan;
+  readonly session: Session;
+  /** The ranks that live in this process. */
+  readonly ranks: readonly number[];
+}
+
+/** Make sure that parameters are what was saved: of several processes, each looks at its share of them. */
+export async function checkParameters(
+  folder: string,
+  { sha256: wanted }: SavedTraining,
+  tensors: TensorDirectory,
+  { plan, ranks }: Loading,
+): Promise<void> {
+  const names = [...new Set([...Object.keys(wanted), ...tensors.keys()])];
+  for (const [i, name] of names.sort().entries()) {
+    if (!ranks.includes(i % plan.ranks)) continue;
+    const entry = tensors.get(name);
+    const found = entry && await sha256(await bytesAt(entry));
+    if (found !== wanted[name]) throw changed(folder, name);
+  }
+}
+
+/** Give the ranks of this process what the optimizer remembered. */
+export async function loadRemembered(
+  folder: string,
+  files: FileSystem,
+  { remembered }: SavedTraining,
+  into: Loading,
+): Promise<void> {
+  const paths = new Set(
+    Object.values(remembered).flatMap(({ slices }) =>
+      slices.map(({ file }) => files.join(folder, file))
+    ),
+  );
+  await withTensors([...paths], files, async (tensors) => {
+    for (const state of Object.keys(remembered)) {
+      await loadState(folder, state, remembered[state]!, { tensors, ...into });
+    }
+  });
+}
+
+async function loadState(
+  folder: string,
+  state: string,
+  { shape, slices }: SavedTraining["remembered"][string],
+  { tensors, plan, session, ranks }: Loading & {
+    readonly tensors: TensorDirectory;
+  },
+): Promise<void> {
+  const sizes = slices.map(({ shape }) => product(shape));
+  const whole = product(shape) === sizes.reduce((a, b) => a + b, 0);
+  const same = Object.hasOwn(plan.buffers, state) &&
+    shape.join() === shapeOf(plan, state).join();
+  if (!whole || !same) throw changed(folder, state);
+  const parts = ranks.map((rank) => {
+    const held = heldIndices(plan, state, rank);
+    return { rank, held, tensor: emptyPart(shape, held) };
+  });
+  for (const { tensor: name, start, shape, sha256: wanted } of slices) {
+    const reached = parts.filter(({ held }) => reaches(held, start, shape));
+    if (reached.length === 0) continue;
+    const entry = tensors.get(name);
+    if (entry?.shape.join() !== shape.join()) throw changed(folder, name);
+    const tensor = await readTensor(entry);
+    if (await sha256(tensor.data) !== wanted) throw changed(folder, name);
+    for (const part of reached) {
+      placeSlice(part.tensor, part.held, { start, tensor });
+    }
+  }
+  for (const { rank, tensor } of parts) session.writePart(state, rank, tensor);
+}
+
+async function bytesAt(
+  { source, offset, bytes }: TensorEntry,
+): Promise<Uint8Array> {
+  return await source.read(offset, bytes);
+}
+
+function product(sizes: readonly number[]): number {
+  return sizes.reduce((a, b) => a * b, 1);
+}
+
+function changed(folder: string, tensor: string): DataError {
+  return new DataError(
+    `Cannot go on with '${folder}': tensor '${tensor}' is not what was saved. Copy the folder again, or start from an earlier one`,
+  );
+}

@@ -1,0 +1,205 @@
+/** One step of a training, and what is known of it; the loss on what is not trained on. */
+
+import {
+  ACCUMULATE,
+  GRADIENT_NORM,
+  rateAt,
+  STEP_INPUTS,
+  VALIDATE,
+} from "../../compiler/mod.ts";
+import type { HostTensor } from "../../runtime/mod.ts";
+import { DataError } from "../../spec/errors.ts";
+import type { Plan, Program } from "../../spec/plan.ts";
+import type { Opened } from "../open.ts";
+import { CHOICES } from "../replay.ts";
+import type { Tensors } from "../run.ts";
+import type { Task, WeighedBatch } from "./task.ts";
+
+/** What is known of a step. */
+export interface StepMetrics {
+  /** From 1. */
+  readonly step: number;
+  readonly loss: number;
+  /** The part of the loss that is for next tokens, in nats per token; the loss itself where the model has no parts. */
+  readonly crossEntropy: number;
+  /** The part that balances experts, before its weight; undefined without experts. */
+  readonly auxiliary: number | undefined;
+  readonly gradientNorm: number;
+  readonly rate: number;
+  readonly tokens: number;
+  readonly tokensPerSecond: number;
+  /** Of each layer with experts, the share of choices that each expert got. */
+  readonly experts: readonly (readonly number[])[];
+  /** Bytes that ranks of this process sent to others. */
+  readonly sentBytes: number;
+  /** After the step, the cross-entropy on what is not trained on; undefined where it was not measured. */
+  readonly validation: number | undefined;
+  /** A checkpoint was written after it. */
+  readonly saved: boolean;
+}
+
+/** A training that is loaded. */
+export interface Run {
+  readonly opened: Opened;
+  readonly task: Task;
+  /** Steps taken. */
+  step: number;
+  /** Bytes sent until then. */
+  sent: number;
+}
+
+/** Parts of the loss among the outputs of a model, where it has them. */
+export const LOSSES = ["ce_loss", "aux_loss"] as const;
+
+/** Numbers among the outputs besides the loss. */
+const NUMBERS: readonly string[] = [...LOSSES, GRADIENT_NORM];
+
+/** Take a step. Throws DataError where the loss or its gradient is no number any more. */
+export async function takeStep(
+  run: Run,
+  step: number,
+  now: () => number,
+): Promise<Omit<StepMetrics, "validation" | "saved">> {
+  const { opened: { plan, session }, task } = run;
+  const { accumulate = 1, schedule } = task.settings;
+  const rate = rateAt(schedule, step);
+  const started = now();
+  const batches = await batchesOf(run, step);
+  const all = batches.reduce((n, { counted }) => n + counted, 0);
+  const results: Weighed[] = [];
+  for (const [i, { inputs, counted }] of batches.entries()) {
+    const program = programOf(plan, i === accumulate - 1);
+    const share = counted / all;
+    const numbers: { readonly [name: string]: number } = {
+      [STEP_INPUTS.rate]: rate,
+      [STEP_INPUTS.step]: step,
+      [STEP_INPUTS.share]: share,
+      [STEP_INPUTS.keep]: i === 0 ? 0 : 1,
+    };
+    const scalars = Object.entries(numbers)
+      .filter(([name]) => name in program.inputs)
+      .map(([name, value]) => [name, scalar(value)]);
+    const given = { ...inputs, ...Object.fromEntries(scalars) };
+    const wanted = Object.keys(program.outputs).filter((name) =>
+      CHOICES.test(name) || name === task.loss || NUMBERS.includes(name)
+    );
+    const outputs = await session.run(program.name, given, {
+      outputs: wanted,
+      everywhere: true,
+    });
+    results.push({ outputs, share });
+  }
+  const seconds = (now() - started) / 1000;
+  const loss = meanOf(results, task.loss)!;
+  const gradientNorm = results.at(-1)!.outputs[GRADIENT_NORM]!.data[0]!;
+  if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+    throw new DataError(
+      `Cannot go on training: in step ${step} the loss is ${loss} and the norm of its gradients ${gradientNorm}. Go on from the last checkpoint with a lower learning rate, or clip gradients`,
+    );
+  }
+  return {
+    ...{ step, rate, loss, gradientNorm, tokens: task.tokens },
+    crossEntropy: meanOf(results, "ce_loss") ?? loss,
+    auxiliary: meanOf(results, "aux_loss"),
+    tokensPerSecond: task.tokens / seconds,
+    experts: expertLoad(plan, results),
+    sentBytes: newlySent(run),
+  };
+}
+
+/** What a run on a batch gave, and the batch's share of what is counted in the step. */
+interface Weighed {
+  readonly outputs: Tensors;
+  readonly share: number;
+}
+
+/** The batches of a step. */
+async function batchesOf(
+  { opened: { plan, ranks }, task }: Run,
+  step: number,
+): Promise<WeighedBatch[]> {
+  const { accumulate = 1 } = task.settings;
+  const batches: WeighedBatch[] = [];
+  for (let i = 0; i < accumulate; i++) {
+    const program = programOf(plan, i === accumulate - 1);
+    const place = { plan, program, ranks };
+    batches.push(await task.batch((step - 1) * accumulate + i, place));
+  }
+  return batches;
+}
+
+/** The program for the last batch of a step, which changes parameters, or for one before. */
+function programOf(plan: Plan, last: boolean): Program {
+  const name = last ? plan.programs[0]!.name : ACCUMULATE;
+  return plan.programs.find((program) => program.name === name)!;
+}
+
+/** A mean over what is counted in all batches. */
+function meanOf(
+  results: readonly Weighed[],
+  name: string,
+): number | undefined {
+  if (results[0]!.outputs[name] === undefined) return undefined;
+  return results.reduce(
+    (sum, { outputs, share }) => sum + share * outputs[name]!.data[0]!,
+    0,
+  );
+}
+
+/** Of each layer with experts, the share of choices that each expert got. */
+function expertLoad(plan: Plan, results: readonly Weighed[]): number[][] {
+  const experts = plan.axes["expert"]?.size ?? 0;
+  const layers = Object.keys(results[0]!.outputs).filter((name) =>
+    CHOICES.test(name)
+  );
+  return layers.map((name) => {
+    const counts = new Array<number>(experts).fill(0);
+    let all = 0;
+    for (const { outputs } of results) {
+      const { data } = outputs[name]!;
+      for (let i = 0; i < data.length; i++) counts[data[i]!]!++;
+      all += data.length;
+    }
+    return counts.map((count) => count / all);
+  });
+}
+
+/** The mean loss over validation batches, all of them or some, evenly spread; undefined where there are none. */
+export async function measure(
+  run: Run,
+  most = Infinity,
+): Promise<number | undefined> {
+  const { opened: { plan, session, ranks }, task: { validation, loss } } = run;
+  const program = plan.programs.find(({ name }) => name === VALIDATE);
+  if (!program || !validation) return undefined;
+  const output = "ce_loss" in program.outputs ? "ce_loss" : loss;
+  const count = Math.min(validation.count, most);
+  let [sum, tokens] = [0, 0];
+  for (let i = 0; i < count; i++) {
+    const at = Math.floor(i * validation.count / count);
+    const place = { plan, program, ranks };
+    const { inputs, counted } = await validation.at(at, place);
+    const outputs = await session.run(VALIDATE, inputs, {
+      outputs: [output],
+      everywhere: true,
+    });
+    sum += outputs[output]!.data[0]! * counted;
+    tokens += counted;
+  }
+  newlySent(run);
+  return sum / tokens;
+}
+
+function scalar(value: number): HostTensor {
+  return { dtype: "f32", shape: [], data: Float32Array.of(value) };
+}
+
+/** Bytes that ranks of this process have sent since the last call. */
+function newlySent(run: Run): number {
+  const sent = run.opened.session.statistics().ranks.flatMap(({ sentBytes }) =>
+    Object.values(sentBytes).map(({ actual }) => actual)
+  ).reduce((n, bytes) => n + bytes, 0);
+  const fresh = sent - run.sent;
+  run.sent = sent;
+  return fresh;
+}

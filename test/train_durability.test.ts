@@ -1,0 +1,251 @@
+/** Checkpoints of trainings: whatever happens while they are written, and whatever mesh they are loaded on. */
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { compileTraining } from "../compiler/mod.ts";
+import {
+  randomNumbers,
+  type StepMetrics,
+  trainCheckpoint,
+  type TrainOptions,
+} from "../engine/mod.ts";
+import { listWeightFiles } from "../engine/checkpoint.ts";
+import { withTensors } from "../engine/tensors.ts";
+import { checkParameters, loadRemembered } from "../engine/train/load.ts";
+import { readTraining, saveTraining } from "../engine/train/saved.ts";
+import { publishedModel } from "../models/mod.ts";
+import { createCpuDevice } from "../runtime/cpu/mod.ts";
+import { createSession } from "../runtime/mod.ts";
+import { assertLegal } from "../spec/mod.ts";
+import { files, meshOf } from "./helpers/checkpoints.ts";
+import { temporaryFolder } from "./helpers/cli.ts";
+import { repeatWith, SEED } from "./helpers/seed.ts";
+import {
+  contents,
+  type OnDisk,
+  readOnDisk,
+  TEXT,
+  tinyConfig,
+  tinyModel,
+  tinyOptions,
+} from "./helpers/tiny_training.ts";
+
+async function steps(
+  folder: string,
+  options: TrainOptions,
+): Promise<StepMetrics[]> {
+  const found: StepMetrics[] = [];
+  for await (const step of trainCheckpoint(folder, files, options)) {
+    found.push(step);
+  }
+  return found;
+}
+
+/** Load a training on a mesh, and save it from there. */
+async function reload(
+  folder: string,
+  mesh: string,
+  out: string,
+): Promise<OnDisk> {
+  const saved = await readTraining(folder, files);
+  const { batch, length, optimizer } = saved.settings;
+  const plan = await compileTraining(
+    publishedModel(await tinyConfig()).build({
+      ...{ maxTokens: batch! * length!, maxSequences: batch! },
+      ...{ maxContext: length!, training: { auxiliary: 0.01 } },
+    }),
+    {
+      ...{ loss: "loss", optimizer },
+      mesh: Object.fromEntries(
+        meshOf(mesh).map(({ name, size }) => [name, size]),
+      ),
+    },
+  );
+  const ranks = Array.from({ length: plan.ranks }, (_, rank) => rank);
+  const device = await createCpuDevice();
+  await withTensors(
+    await listWeightFiles(folder, files),
+    files,
+    async (tensors) => {
+      const session = await createSession(plan, {
+        devices: ranks.map(() => device),
+        ...{ tensors, verify: assertLegal },
+      });
+      const opened = {
+        ...{ plan, session, ranks, rank: 0, optimizer },
+        gatherTexts: (text: string) => Promise.resolve([text]),
+      };
+      try {
+        await checkParameters(folder, saved, tensors, opened);
+        await loadRemembered(folder, files, saved, opened);
+        const { step, position, text, settings } = saved;
+        await files.makeFolder(out);
+        await saveTraining(out, files, opened, {
+          ...{ step, position, text, settings },
+        });
+      } finally {
+        session.close();
+      }
+    },
+  );
+  return await readOnDisk(out);
+}
+
+t.test("a checkpoint on other meshes", async (t) => {
+  const model = await tinyModel(t);
+  const folder = temporaryFolder(t);
+  const saved = new Map<string, OnDisk>();
+  const metrics = new Map<string, StepMetrics[]>();
+  for (const mesh of ["ep=1", "dp=1", "ep=2", "ep=4", "dp=2,ep=2"]) {
+    const out = path.join(folder, mesh);
+    metrics.set(mesh, await steps(model, tinyOptions(mesh, 2, { out })));
+    saved.set(mesh, await readOnDisk(out));
+  }
+  const alone = metrics.get("ep=1")!;
+  const spread = metrics.get("ep=2")!;
+  t.ok(spread.every(({ sentBytes }) => sentBytes > 0), "ranks exchange");
+  for (const [i, { loss, gradientNorm }] of spread.entries()) {
+    t.ok(Math.abs(loss / alone[i]!.loss - 1) < 1e-5, `loss ${loss}`);
+    t.ok(
+      Math.abs(gradientNorm / alone[i]!.gradientNorm - 1) < 1e-4,
+      `gradient ${gradientNorm}`,
+    );
+  }
+  const { shards, parameters } = saved.get("ep=4")!;
+  t.equal(shards.length, 4, "each rank writes its own file");
+  t.ok(
+    Object.keys(parameters).includes(
+      "model.layers.1.mlp.experts.3.down_proj.weight",
+    ),
+    "names are those of the family",
+  );
+  for (
+    const [from, to] of [
+      ["ep=4", "ep=2"],
+      ["ep=2", "ep=4"],
+      ["ep=2", "ep=1"],
+      ["ep=4", "ep=3"],
+      ["dp=1", "dp=2"],
+      ["dp=2,ep=2", "ep=2"],
+      ["ep=1", "dp=2,ep=2"],
+    ] as const
+  ) {
+    const out = path.join(folder, `${from} on ${to}`);
+    const { shards, ...found } = await reload(
+      path.join(folder, from),
+      to,
+      out,
+    );
+    const { shards: _, ...wanted } = saved.get(from)!;
+    t.same(found, wanted, `${from} on ${to}: all bytes`);
+    const ranks = meshOf(to).reduce((n, { size }) => n * size, 1);
+    t.equal(shards.length, ranks, `${to}: a file of each rank`);
+  }
+  const out = path.join(folder, "ep=4");
+  const on = await steps(out, tinyOptions("ep=2", 3, { out, resume: true }));
+  t.equal(on.length, 1, "a training goes on elsewhere");
+});
+
+const CHILD = fileURLToPath(
+  new URL("./helpers/train_child.ts", import.meta.url),
+);
+
+/** How often a training is killed. */
+const KILLS = 20;
+
+t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
+  const model = await tinyModel(t);
+  const folder = temporaryFolder(t);
+  const out = path.join(folder, "out");
+  const random = randomNumbers(SEED >>> 0, 0);
+  const below = (n: number) => Math.floor(random() * n);
+  t.comment(repeatWith());
+  const hasIndex = () =>
+    existsSync(path.join(out, "model.safetensors.index.json"));
+  let [step, unfinished, before] = [0, 0, 0];
+  for (let kill = 0; kill < KILLS; kill++) {
+    // By turns from outside, at some moment after some steps, and inside of a write of its first or second checkpoint.
+    const inside = kill % 2 === 1;
+    const resume = hasIndex();
+    const child = spawn(process.execPath, [
+      ...["--import", "tsx", CHILD],
+      JSON.stringify({
+        ...{ model, out, mesh: "ep=2", steps: 1e6, resume },
+        ...inside ? { killAt: below(160) } : {},
+      }),
+    ], { stdio: ["ignore", "pipe", "inherit"] });
+    const after = 1 + below(3), delay = below(60);
+    let seen = 0;
+    child.stdout.on("data", (chunk: Buffer) => {
+      seen += chunk.toString().split("\n").length - 1;
+      if (inside || seen < after || child.killed) return;
+      setTimeout(() => child.kill("SIGKILL"), delay);
+    });
+    const [, signal] = await once(child, "exit") as [unknown, string | null];
+    t.equal(signal, "SIGKILL", `kill ${kill + 1}`);
+    if (!hasIndex()) {
+      t.notOk(resume, "what was there is there");
+      before++;
+      continue;
+    }
+    const found = await readOnDisk(out);
+    t.ok(found.step >= step, `step ${found.step} after ${step}`);
+    step = found.step;
+    const files = await readdir(out);
+    const number = String(step).padStart(8, "0");
+    if (files.some((name) => name.startsWith(".") || isOther(name, number))) {
+      unfinished++;
+    }
+  }
+  t.comment(
+    `${KILLS} kills up to step ${step}: ${before} before the first checkpoint, ${unfinished} while one was written`,
+  );
+  t.ok(unfinished > 0, "some were while a checkpoint was written");
+  const options = { out, resume: true, saveEvery: 1 };
+  await steps(out, tinyOptions("ep=2", step + 3, options));
+  const straight = path.join(folder, "straight");
+  await steps(model, tinyOptions("ep=2", step + 3, { out: straight }));
+  t.same(await contents(out), await contents(straight), "the same bytes");
+});
+
+/** Whether a file is of another step than the one that counts. */
+function isOther(name: string, number: string): boolean {
+  return /^(model|optimizer)-\d+-/.test(name) && !name.includes(`-${number}-`);
+}
+
+t.test("only the tokens of its own sequences reach a process", async (t) => {
+  const model = await tinyModel(t);
+  const folder = temporaryFolder(t);
+  const text = await readFile(TEXT, "utf8");
+  const out = path.join(folder, "out");
+  const texts = [text.slice(0, 900), text.slice(900)];
+  const several = tinyOptions("dp=2", 2, {
+    out,
+    data: () => Promise.resolve(texts),
+  });
+  const reads: number[] = [];
+  const counted = {
+    ...files,
+    open: async (file: string) => {
+      const opened = await files.open(file);
+      if (!/tokens-/.test(file)) return opened;
+      return {
+        ...opened,
+        read: async (offset: number, length: number) => {
+          reads.push(length);
+          return await opened.read(offset, length);
+        },
+      };
+    },
+  };
+  const run = trainCheckpoint(model, counted, several);
+  for await (const { step } of run) t.ok(step > 0);
+  t.same(reads, new Array(8).fill(4 * 17), "a read for each sequence");
+  const kept = (await readdir(out)).filter((name) => /^tokens-/.test(name));
+  t.equal(kept.length, 1, "tokens are kept");
+});
