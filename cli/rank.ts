@@ -23,11 +23,27 @@ export async function joinAsRank(
     ...deadline === undefined ? {} : { deadlineMs: 1000 * deadline },
     // Under rank.sh the standard input is a file for notes.
     ...job !== undefined && fstatSync(0).isFile() ? { note } : {},
+    left: (code) => {
+      if (UNNOTICED.includes(code)) sayLeft(io, job !== undefined);
+    },
   });
   const place = rankPlace();
   if (job === undefined || !place) return;
   const { rank, host } = place;
   io.err(startedLine({ rank, host, pid: process.pid }));
+}
+
+/** Exit codes of Node for a program that ended without an error, of its own accord or because nothing was left to wait for. */
+const UNNOTICED = [0, 13];
+
+/** Say that this process ends before its job does. There is no time to wait for others. */
+function sayLeft(io: CliIo, launched: boolean): void {
+  const failure = {
+    ...{ ...launchedPlace(), ...rankPlace(), code: 1 },
+    message:
+      "Cannot go on: the program ended before its job did. Report this as a bug, with the command",
+  };
+  io.err(launched ? failedLine(failure) : describeFailure(failure));
 }
 
 /** Note where this rank is, for whoever survives it. */

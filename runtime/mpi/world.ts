@@ -45,6 +45,8 @@ export interface WorldOptions {
   readonly deadlineMs?: number;
   /** Takes where this rank is, such as `in step 'dispatch'`, whenever that changes. */
   readonly note?: (step: string) => void;
+  /** Takes the exit code of a process that ends without `finish`, before it ends the job. */
+  readonly left?: (code: number) => void;
   /** The largest count to give MPI, whose counts have 32 bits; longer messages are counted in longer units. For tests. */
   readonly longestCount?: number;
 }
@@ -126,7 +128,9 @@ export class MpiWorld implements MpiGroup {
     mpi.call("Init_thread", null, null, mpi.abi.threadFunneled, int());
     // A process that ends before the others would leave them waiting, and not every launcher notices.
     process.on("exit", (code) => {
-      if (!this.#finished) mpi.call("Abort", world, code || 1);
+      if (this.#finished) return;
+      this.#options.left?.(code);
+      mpi.call("Abort", world, code || 1);
     });
     // MPICH's launcher sends it when another rank dies; Node would open a debugger port.
     process.on("SIGUSR1", () => {});

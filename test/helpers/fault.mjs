@@ -3,6 +3,7 @@
  * the rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
  *
  *   kill, throw, stop   in the middle of its first dispatch, and it says when: it is killed, throws, stands still
+ *   leave               the same, and it ends with exit code 0
  *   stray               it tells the others that it is in another step than a dispatch
  *   folder              it works in another folder, as on a host with other files
  */
@@ -50,6 +51,7 @@ const strays = [];
 function fail(kind, values, call) {
   process.stderr.write(`fault at ${Date.now()}\n`);
   if (kind === "throw") throw new Error("a fault that a test made");
+  if (kind === "leave") process.exit(0);
   if (kind === "stray") {
     const [header, ...rest] = values;
     const { buffer, byteOffset, byteLength } = header;

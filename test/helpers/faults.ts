@@ -52,6 +52,15 @@ export const FAULTS: readonly Fault[] = [
     ),
   },
   {
+    name: "a rank leaves as if it were done",
+    ranks: 3,
+    made: { rank: 1, kind: "leave" },
+    code: 1,
+    message: new RegExp(
+      `^rank 1 on \\S+ ${STEP}: Cannot go on: the program ended before its job did\\. .*\\n$`,
+    ),
+  },
+  {
     name: "a rank is out of step",
     ranks: 3,
     made: { rank: 1, kind: "stray" },
