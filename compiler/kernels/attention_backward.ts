@@ -17,7 +17,9 @@ import {
   let_,
   load,
   local,
+  lt,
   max,
+  min,
   mul,
   rem,
   set,
@@ -32,9 +34,11 @@ import { reads, writes } from "./kernel.ts";
 import { blockedSum } from "./sum.ts";
 
 /**
- * What attention it is. `attentionSum` has the bindings of `attention` but the values. The others have `q`, `keys` and
- * `values` as that has; i32 `place` [token], sequence * context + position; f32 `dy` [token, head, valueDim]; and f32
- * `statistics` [token, 2 * head], the logarithms of sums, then the products of cotangents and results.
+ * What attention it is. Heads lie innermost, so that invocations side by side read what lies side by side: f32 `q`
+ * [token, dim, head], `keys` [sequence, context, dim, kvHead], `values` [sequence, context, valueDim, kvHead] and `dy`
+ * [token, valueDim, head]. `attentionSum` has i32 `sequence` [token] and `position` [token], and f32 `sinks` [head] if there
+ * are any. The others have i32 `place` [token], sequence * context + position; and f32 `statistics` [token, 2 * head], the
+ * logarithms of sums, then the products of cotangents and results.
  */
 export interface BackwardOptions {
   readonly name: string;
@@ -78,17 +82,21 @@ function firstSeen(o: BackwardOptions, position: Expr): Expr {
   return starts.reduce((a, b) => max(a, b), u32(0));
 }
 
-/** The vector of (sequence, position) for a head of keys: its number. */
-function cached(o: BackwardOptions, sequence: Expr, position: Expr, kv: Expr) {
-  const entry = add(mul(sequence, u32(o.context)), position);
-  return add(mul(entry, u32(o.kvHeads)), kv);
+/** Where a vector of `length` elements begins among those of `heads` heads, which lie innermost; its elements are `heads` apart. */
+function vector(of: Expr, head: Expr, length: number, heads: number): Expr {
+  return add(mul(of, u32(length * heads)), head);
 }
 
-/** `score`: the product of a query and a key, scaled; `query` and `key` are the numbers of their vectors. */
-function score(o: BackwardOptions, query: Expr, key: Expr): Stmt[] {
+/** Element `d` of a vector. */
+function element(binding: string, from: Expr, d: Expr, heads: number): Expr {
+  return load(binding, add(from, mul(d, u32(heads))));
+}
+
+/** `score`: the product of the query of `token` and `head` and the key of `entry` and `kv`, scaled. */
+function score(o: BackwardOptions): Stmt[] {
   return [
-    let_("q_at", mul(query, u32(o.dim))),
-    let_("key_at", mul(key, u32(o.dim))),
+    let_("q_at", vector(u("token"), u("head"), o.dim, o.heads)),
+    let_("key_at", vector(u("entry"), u("kv"), o.dim, o.kvHeads)),
     ...blockedSum({
       length: o.dim,
       totals: ["dot"],
@@ -96,8 +104,8 @@ function score(o: BackwardOptions, query: Expr, key: Expr): Stmt[] {
       step: (d, [block]) => ({
         values: [
           fma(
-            load("q", add(u("q_at"), d)),
-            load("keys", add(u("key_at"), d)),
+            element("q", u("q_at"), d, o.heads),
+            element("keys", u("key_at"), d, o.kvHeads),
             block!,
           ),
         ],
@@ -108,22 +116,22 @@ function score(o: BackwardOptions, query: Expr, key: Expr): Stmt[] {
 }
 
 /** `weight`, and where the cotangent of the query's result starts. */
-function weight(o: BackwardOptions, query: Expr): Stmt[] {
+function weight(o: BackwardOptions): Stmt[] {
   return [
-    let_("statistic", add(query, mul(div(query, u32(o.heads)), u32(o.heads)))),
+    let_("statistic", add(mul(u("token"), u32(2 * o.heads)), u("head"))),
     let_(
       "weight",
       call("exp", sub(f("score"), load("statistics", u("statistic")))),
     ),
-    let_("dy_at", mul(query, u32(o.valueDim))),
+    let_("dy_at", vector(u("token"), u("head"), o.valueDim, o.heads)),
   ];
 }
 
 /** `slope`: what the score's change changes the loss by. */
-function slope(o: BackwardOptions, key: Expr): Stmt[] {
+function slope(o: BackwardOptions): Stmt[] {
   const stride = o.shared ? o.dim : o.valueDim;
   return [
-    let_("value_at", mul(key, u32(stride))),
+    let_("value_at", vector(u("entry"), u("kv"), stride, o.kvHeads)),
     ...blockedSum({
       length: o.valueDim,
       totals: ["change"],
@@ -131,8 +139,13 @@ function slope(o: BackwardOptions, key: Expr): Stmt[] {
       step: (v, [block]) => ({
         values: [
           fma(
-            load("dy", add(u("dy_at"), v)),
-            load(o.shared ? "keys" : "values", add(u("value_at"), v)),
+            element("dy", u("dy_at"), v, o.heads),
+            element(
+              o.shared ? "keys" : "values",
+              u("value_at"),
+              v,
+              o.kvHeads,
+            ),
             block!,
           ),
         ],
@@ -182,7 +195,7 @@ function together({ context }: BackwardOptions): Place {
   };
 }
 
-/** Each query of each head and its keys: `query` is its number, `key` that of a key's vector. */
+/** Each query, of `token` and `head`, and its keys, of `entry` and `kv`. */
 function eachKey(
   o: BackwardOptions,
   place: Place,
@@ -190,10 +203,8 @@ function eachKey(
 ): Stmt[] {
   return [
     let_("token", div(u("query"), u32(o.heads))),
-    let_(
-      "kv",
-      div(rem(u("query"), u32(o.heads)), u32(o.heads / o.kvHeads)),
-    ),
+    let_("head", rem(u("query"), u32(o.heads))),
+    let_("kv", div(u("head"), u32(o.heads / o.kvHeads))),
     let_("own_position", place.position(u("token"))),
     let_("own_sequence", place.sequence(u("token"))),
     for_(
@@ -201,7 +212,7 @@ function eachKey(
       firstSeen(o, u("own_position")),
       add(u("own_position"), u32(1)),
       [
-        let_("key", cached(o, u("own_sequence"), u("at"), u("kv"))),
+        let_("entry", add(mul(u("own_sequence"), u32(o.context)), u("at"))),
         ...body,
       ],
     ),
@@ -226,7 +237,7 @@ export function attentionSum(o: BackwardOptions): Kernel {
       var_("top", o.sinks ? load("sinks", head) : f32(-3.4028234663852886e38)),
       var_("sum", f32(o.sinks ? 1 : 0)),
       ...eachKey(o, APART, [
-        ...score(o, u("query"), u("key")),
+        ...score(o),
         let_("new_top", max(f("top"), f("score"))),
         set(
           "sum",
@@ -253,15 +264,15 @@ export function queryGrad(o: BackwardOptions): Kernel {
       let_("query", i),
       ...elements(o.dim, (d) => [var_(`sum${d}`, f32(0))]),
       ...eachKey(o, together(o), [
-        ...score(o, u("query"), u("key")),
-        ...weight(o, u("query")),
-        ...slope(o, u("key")),
+        ...score(o),
+        ...weight(o),
+        ...slope(o),
         ...elements(o.dim, (d) => [
           set(
             `sum${d}`,
             fma(
               f("slope"),
-              load("keys", add(u("key_at"), u32(d))),
+              element("keys", u("key_at"), u32(d), o.kvHeads),
               f(`sum${d}`),
             ),
           ),
@@ -287,16 +298,15 @@ function elements(
  */
 export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   const length = of === "keys" ? o.dim : o.valueDim;
-  const place = together(o);
   const group = o.heads / o.kvHeads;
   const added = (d: number): Expr => {
     const value = d < o.valueDim
-      ? load("dy", add(u("dy_at"), u32(d)))
+      ? element("dy", u("dy_at"), u32(d), o.heads)
       : undefined;
     if (of === "values") return fma(f("weight"), value!, f(`sum${d}`));
     const key = fma(
       f("slope"),
-      load("q", add(u("q_at"), u32(d))),
+      element("q", u("q_at"), u32(d), o.heads),
       f(`sum${d}`),
     );
     return o.shared && value ? fma(f("weight"), value, key) : key;
@@ -308,30 +318,22 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
     body: (i) => [
       let_("written", div(i, u32(o.kvHeads))),
       let_("kv", rem(i, u32(o.kvHeads))),
-      let_("at", place.position(u("written"))),
-      let_("own_sequence", place.sequence(u("written"))),
-      let_("key", cached(o, u("own_sequence"), u("at"), u("kv"))),
+      let_("entry", integer("place", u("written"))),
+      let_("end", lastSeeing(o, u("entry"))),
       ...elements(length, (d) => [var_(`sum${d}`, f32(0))]),
       for_("token", u32(0), o.tokens, [
-        let_("seen_from", place.position(u("token"))),
+        let_("seen_from", integer("place", u("token"))),
         if_(
           and(
-            binary("eq", place.sequence(u("token")), u("own_sequence")),
-            binary("le", u("at"), u("seen_from")),
-            binary("ge", u("at"), firstSeen(o, u("seen_from"))),
+            binary("le", u("entry"), u("seen_from")),
+            lt(u("seen_from"), u("end")),
           ),
           [
             for_("h", u32(0), u32(group), [
-              let_(
-                "query",
-                add(
-                  add(mul(u("token"), u32(o.heads)), mul(u("kv"), u32(group))),
-                  u("h"),
-                ),
-              ),
-              ...score(o, u("query"), u("key")),
-              ...weight(o, u("query")),
-              ...of === "keys" ? slope(o, u("key")) : [],
+              let_("head", add(mul(u("kv"), u32(group)), u("h"))),
+              ...score(o),
+              ...weight(o),
+              ...of === "keys" ? slope(o) : [],
               ...elements(length, (d) => [set(`sum${d}`, added(d))]),
             ]),
           ],
@@ -340,10 +342,35 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
       ...elements(length, (d) => [
         store(
           "y",
-          add(mul(u("key"), u32(length)), u32(d)),
+          add(
+            mul(
+              add(mul(u("entry"), u32(o.kvHeads)), u("kv")),
+              u32(length),
+            ),
+            u32(d),
+          ),
           f(`sum${d}`),
         ),
       ]),
     ],
   });
+}
+
+/** The place after the last one, sequence * context + position, from which an entry is seen. */
+function lastSeeing(o: BackwardOptions, entry: Expr): Expr {
+  const whole = (part: number) =>
+    mul(add(div(entry, u32(part)), u32(1)), u32(part));
+  const ends = [
+    ...o.window === undefined ? [] : [add(entry, u32(o.window))],
+    ...o.chunk === undefined ? [] : [
+      add(
+        entry,
+        sub(
+          u32(o.chunk),
+          rem(rem(entry, u32(o.context)), u32(o.chunk)),
+        ),
+      ),
+    ],
+  ];
+  return ends.reduce((a, b) => min(a, b), whole(o.context));
 }

@@ -16,7 +16,6 @@ import {
   max,
   mul,
   rem,
-  select,
   set,
   store,
   sub,
@@ -89,11 +88,13 @@ export function sumRows(o: SumRowsOptions): Kernel {
   });
 }
 
-/** Rows summed by index. Its grid is `elementwiseGrid(count)`. */
+/** Rows summed by index. Its grid is `elementwiseGrid(count / scatterCells(width))`. */
 export interface ScatterOptions {
   readonly name: string;
   /** How many results. */
   readonly count: Expr;
+  /** Results side by side that take the same rows; 1: each its own. */
+  readonly width: number;
   /** How many rows might belong to each. */
   readonly length: number | Expr;
   readonly bindings: readonly Binding[];
@@ -104,30 +105,42 @@ export interface ScatterOptions {
   epilogue(i: Expr, sum: Expr): readonly Stmt[];
 }
 
+/** How many results an invocation sums: many, so that it looks for their rows once, but some are left for others. */
+export function scatterCells(width: number): number {
+  return [8, 4, 2].find((cells) => width % (4 * cells) === 0) ?? 1;
+}
+
 /** Every result looks for its rows, in their order: no result is written twice. */
 export function scatter(o: ScatterOptions): Kernel {
+  const cells = Array.from({ length: scatterCells(o.width) }, (_, c) => c);
+  // Results of one invocation lie apart, so that those of invocations side by side lie side by side.
+  const apart = o.width / cells.length;
+  const result = (c: number) => local(`result${c}`, "u32");
   return elementwise({
     ...o,
+    count: div(o.count, u32(cells.length)),
     body: (i) => [
-      let_("wanted", o.wanted(i)),
+      let_(
+        "first",
+        add(mul(div(i, u32(apart)), u32(o.width)), rem(i, u32(apart))),
+      ),
+      ...cells.map((c) =>
+        let_(`result${c}`, add(local("first", "u32"), u32(c * apart)))
+      ),
+      let_("wanted", o.wanted(result(0))),
       ...blockedSum({
         length: o.length,
-        totals: ["sum"],
-        step: (k, [block]) => ({
-          values: [
-            select(
-              binary(
-                "eq",
-                convert("u32", o.index(i, k)),
-                local("wanted", "u32"),
-              ),
-              add(block!, o.value(i, k)),
-              block!,
-            ),
-          ],
+        totals: cells.map((c) => `sum${c}`),
+        step: (k, blocks) => ({
+          when: binary(
+            "eq",
+            convert("u32", o.index(result(0), k)),
+            local("wanted", "u32"),
+          ),
+          values: cells.map((c) => add(blocks[c]!, o.value(result(c), k))),
         }),
       }),
-      ...o.epilogue(i, local("sum", "f32")),
+      ...cells.flatMap((c) => o.epilogue(result(c), local(`sum${c}`, "f32"))),
     ],
   });
 }

@@ -5,6 +5,7 @@ import {
   add,
   f32,
   for_,
+  if_,
   local,
   min,
   set,
@@ -20,6 +21,8 @@ export const SUM_BLOCK = 32;
 /** One turn of a sum: what to prepare, and the new value of each block sum. */
 export interface SumStep {
   readonly lets?: readonly Stmt[];
+  /** Whether anything is added at this index. Default: always. */
+  readonly when?: Expr;
   readonly values: readonly Expr[];
 }
 
@@ -74,10 +77,11 @@ export function blockLoop(
     blocks.map((block) => local(block, "f32")),
   );
   invariant(step.values.length === blocks.length, "one value for each sum");
+  const sets = step.values.map((value, i) => set(blocks[i]!, value));
   return [
     for_(name, start, end, [
       ...step.lets ?? [],
-      ...step.values.map((value, i) => set(blocks[i]!, value)),
+      ...step.when ? [if_(step.when, sets)] : sets,
     ]),
   ];
 }

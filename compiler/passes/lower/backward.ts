@@ -15,6 +15,7 @@ import {
   logSumExp,
   rowStarts,
   scatter,
+  scatterCells,
   sumRows,
 } from "../../kernels/backward.ts";
 import { contract } from "../../kernels/contract.ts";
@@ -41,6 +42,7 @@ import {
 import { matmulAt, writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
+import { lowerExpertOuter } from "./expert_outer.ts";
 import { returnRows } from "./moe.ts";
 import { ownAxes } from "./params.ts";
 import { atRow, lengthsOn, ownPlace, type Places, placesOf } from "./places.ts";
@@ -53,8 +55,8 @@ interface Target {
   readonly scope: KernelScope;
   readonly places: Places;
   readonly epilogue: (i: Expr, value: Expr) => ReturnType<KernelScope["block"]>;
-  /** Launch it. */
-  readonly launch: (kernel: Kernel) => void;
+  /** Launch it; each invocation computes so many places. */
+  readonly launch: (kernel: Kernel, cells?: number) => void;
 }
 
 function targetOf(lowering: Lowering, node: Node): Target {
@@ -73,10 +75,16 @@ function targetOf(lowering: Lowering, node: Node): Target {
           [value],
         )
       ),
-    launch(kernel) {
+    launch(kernel, cells = 1) {
+      const { size } = places;
+      const invocations = cells === 1
+        ? size
+        : typeof size === "number"
+        ? size / cells
+        : { ceilDiv: [size, cells] } as const;
       addLaunch(lowering, node, kernel, {
         bindings: scope.buffers,
-        workgroups: elementwiseGrid(places.size),
+        workgroups: elementwiseGrid(invocations),
       });
     },
   };
@@ -205,6 +213,13 @@ function lowerSumRows(
   const routing = lowering.routings.get(route)!;
   const { expert, slot } = route.params;
   const { over } = node.params;
+  const inTiles = lowerExpertOuter(
+    lowering,
+    node,
+    routing,
+    () => startsOf(lowering, node, routing),
+  );
+  if (inTiles) return;
   const byExpert = node.axes.includes(expert);
   const starts = byExpert ? startsOf(lowering, node, routing) : undefined;
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
@@ -277,9 +292,14 @@ export function lowerScatter(
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const value = (input: Node) => (i: Expr, k: Expr) =>
     emitValue(scope, input, along(scope, places.at(i), summed, k));
+  const inner = node.axes.slice(node.axes.indexOf(over) + 1);
+  const sizes = inner.map((axis) => sizeOf(lowering, [axis]));
+  const together = sizes.every((size) => typeof size === "number") &&
+    !inner.some((axis) => ids.axes.includes(axis));
+  const width = together ? fixedProduct(lowering, node, inner) : 1;
   const kernel = scatter({
     name: `scatter_${over}`,
-    count: places.count,
+    ...{ count: places.count, width },
     length: productOf(scope, summed),
     bindings: scope.bindings,
     index: value(ids),
@@ -287,7 +307,7 @@ export function lowerScatter(
     value: value(rows),
     epilogue,
   });
-  launch(kernel);
+  launch(kernel, scatterCells(width));
 }
 
 /** The logarithm of the sum of exponentials. */
@@ -356,6 +376,16 @@ function backwardOptions(
   };
 }
 
+/** The axes of a cache with its heads, if it has any, last. */
+function headsInnermost(
+  { axes }: Node,
+  kvHead: string | undefined,
+): readonly string[] {
+  return kvHead === undefined
+    ? axes
+    : [...axes.filter((axis) => axis !== kvHead), kvHead];
+}
+
 /** The logarithm of the sum of a query's exponentials, for all heads. */
 export function lowerAttentionSum(
   lowering: Lowering,
@@ -374,8 +404,8 @@ export function lowerAttentionSum(
   addLaunch(lowering, node, attentionSum(backwardOptions(lowering, node)), {
     bindings: {
       lengths: LENGTHS,
-      q: buffer(q, [token, head, dim]),
-      keys: buffer(keys, keys.axes),
+      q: buffer(q, [token, dim, head]),
+      keys: buffer(keys, headsInnermost(keys, node.params.kvHead)),
       sequence: buffer(sequence, [token]),
       position: buffer(position, [token]),
       ...(sinks ? { sinks: buffer(sinks, [head]) } : {}),
@@ -401,11 +431,13 @@ export function lowerAttentionGrad(
   addLaunch(lowering, node, kernel, {
     bindings: {
       lengths: LENGTHS,
-      q: buffer(q, [token, head, dim]),
-      keys: buffer(keys, keys.axes),
-      ...(shared ? {} : { values: buffer(values, values.axes) }),
+      q: buffer(q, [token, dim, head]),
+      keys: buffer(keys, headsInnermost(keys, kvHead)),
+      ...(shared
+        ? {}
+        : { values: buffer(values, headsInnermost(values, kvHead)) }),
       place: buffer(place, [token]),
-      dy: buffer(dy, [token, head, valueDim]),
+      dy: buffer(dy, [token, valueDim, head]),
       statistics: buffer(statistics, statistics.axes),
       y: storageFor(lowering, node).buffer,
     },

@@ -1,0 +1,105 @@
+/** The gradient of experts' weights, in tiles: products of rows of a dispatch, summed for each expert. */
+
+import { add, load, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import { isRouting, type Node, type NodeOf } from "../../graph/graph.ts";
+import {
+  expertOuter,
+  expertOuterGrid,
+  type ExpertOuterOptions,
+} from "../../kernels/expert_outer.ts";
+import { atFlat, atMapped, localName } from "./at.ts";
+import {
+  addLaunch,
+  fixedProduct,
+  lengthOf,
+  type Lowering,
+  type RoutingBuffers,
+} from "./context.ts";
+import { writeTarget } from "./dot.ts";
+import { emitValue } from "./emit.ts";
+import { atRow, lengthsOn, mostOf, restAxes } from "./places.ts";
+import { KernelScope } from "./scope.ts";
+import { storageFor } from "./storage.ts";
+
+/** The axes of rows and columns of such a sum; undefined where it is none. */
+function sidesOf(
+  node: NodeOf<"accumulate">,
+  { node: route, expert }: RoutingBuffers,
+): { rows: string[]; columns: string[] } | undefined {
+  const [x, y] = node.inputs;
+  if (!x || !y || !isRouting(route) || !node.axes.includes(expert)) {
+    return undefined;
+  }
+  const [rows, columns] = [restAxes(x, route), restAxes(y, route)];
+  const shared = rows.some((axis) => columns.includes(axis));
+  const whole = rows.length + columns.length + 1 === node.axes.length;
+  return shared || !whole || rows.length * columns.length === 0
+    ? undefined
+    : { rows, columns };
+}
+
+/** Lower a sum that has rows of one operand and columns of the other; false where it has not. `starts` is made if it has. */
+export function lowerExpertOuter(
+  lowering: Lowering,
+  node: NodeOf<"accumulate">,
+  routing: RoutingBuffers,
+  startsOf: () => string,
+): boolean {
+  const sides = sidesOf(node, routing);
+  if (sides === undefined) return false;
+  const { rows, columns } = sides;
+  const starts = startsOf();
+  const scope = new KernelScope(lowering);
+  const [x, y] = node.inputs as [Node, Node];
+  const storage = storageFor(lowering, node);
+  const { expert } = routing;
+  const experts = mostOf(lowering, expert);
+  const length = (axis: string) => lengthOf(scope, axis);
+  const value =
+    (input: Node, axes: readonly string[]) => (i: Expr, row: Expr) =>
+      emitValue(
+        scope,
+        input,
+        atRow(scope, atFlat(axes, i, length), { routing, row }),
+      );
+  const [height, width] = [rows, columns].map((axes) =>
+    fixedProduct(lowering, node, axes)
+  ) as [number, number];
+  const options: ExpertOuterOptions = {
+    name: `outer_experts_${height}x${width}`,
+    experts,
+    own: lengthsOn(scope, [expert])(expert),
+    rows: height,
+    columns: width,
+    tile: lowering.tile,
+    bindings: scope.bindings,
+    range: (i) => {
+      const binding = scope.read(starts);
+      return [
+        load(binding, i, "u32"),
+        load(binding, add(i, u32(1)), "u32"),
+      ];
+    },
+    left: value(x, rows),
+    right: value(y, columns),
+    block: (make) => scope.block(make),
+    epilogue: (at, sum) => {
+      const row = atFlat(rows, at.row, length);
+      const column = atFlat(columns, at.column, length);
+      const place = atMapped((axis) =>
+        axis === expert || axis === localName(expert)
+          ? at.expert
+          : (rows.includes(axis) ? row : column).get(axis)
+      );
+      return scope.block(() =>
+        writeTarget(scope, { node, storage, roots: [node] }, place, [sum])
+      );
+    },
+  };
+  addLaunch(lowering, node, expertOuter(options), {
+    bindings: scope.buffers,
+    workgroups: expertOuterGrid(options),
+  });
+  return true;
+}
