@@ -10,6 +10,7 @@ import {
   dot,
   importanceLoss,
   mean,
+  type Model,
   model,
   route,
   type RoutingPreset,
@@ -17,11 +18,13 @@ import {
   upTo,
   zLoss,
 } from "../compiler/mod.ts";
+import { graphWithGradients } from "./helpers/gradients.ts";
 import {
   type Case,
   closeDevices,
   digest,
   holds,
+  matches,
   runCase,
 } from "./helpers/run_model.ts";
 
@@ -85,51 +88,60 @@ holds("losses by sequence", {
 }, MESHES);
 
 /** Six sequences in one axis of tokens; none is the last. */
-const sequence = Array.from({ length: 23 }, (_, i) => (i * i + 1) % 5);
+const sequence = Array.from({ length: 23 }, (_, i) => (7 * i + (i >> 2)) % 5);
 
-const PACKED: Case = {
-  model: model(
-    { token: upTo(40), expert: 5, sequence: 6, embed: 8 },
-    (m) => {
+/** Losses by sequence. Where the router has capacity in each, tokens are dealt by sequence, otherwise in blocks. */
+function packed(preset: "deepspeed.top2" | "deepseekV3"): Case & {
+  readonly model: Model;
+} {
+  const axes = { token: upTo(40), expert: 5, sequence: 6, embed: 8 };
+  return {
+    model: model(axes, (m) => {
       const x = m.input("x", "token embed");
       const logits = dot(x, m.param("router", "expert embed"), "embed");
       const group = m.input("sequence", "token", { dtype: "i32" });
       const mask = m.input("mask", "token", { dtype: "i32" });
-      const routing = route(logits, {
-        ...{ over, topK: 2, preset: "deepspeed.top2", group },
-      });
+      const routing = route(logits, { over, topK: 2, preset, group });
       const per = { over, per: "sequence", group } as const;
       const each = balancingLoss(logits, routing, per);
       return {
-        ...{ each, average: mean(each, "sequence") },
+        ...{ each, loss: mean(each, "sequence") },
         masked: balancingLoss(logits, routing, { ...per, mask }),
         z: zLoss(logits, per),
         importance: importanceLoss(softmax(logits, over), per),
       };
-    },
-  ),
-  lengths: { token: 23 },
-  calls: [{ sequence, mask: sequence.map((s) => s === 4 ? 0 : 1) }],
-};
+    }),
+    lengths: { token: 23 },
+    calls: [{ sequence, mask: sequence.map((s) => s === 4 ? 0 : 1) }],
+  };
+}
 
-holds("losses by sequences of one token axis", PACKED, [{}, ...MESHES]);
+for (const preset of ["deepspeed.top2", "deepseekV3"] as const) {
+  const of = packed(preset);
+  holds(`losses by sequences, ${preset}`, of, [{}, ...MESHES]);
 
-t.test("losses by sequences have the bits of one rank", async (t) => {
-  const one = digest(await runCase(PACKED, "cpu"));
-  for (const options of MESHES) {
-    const found = digest(await runCase(PACKED, "cpu", options));
-    t.equal(found, one, JSON.stringify(options));
-  }
-});
+  t.test(`losses by sequences have the bits of one rank, ${preset}`, async (t) => {
+    const one = digest(await runCase(of, "cpu"));
+    for (const options of MESHES) {
+      const found = digest(await runCase(of, "cpu", options));
+      t.equal(found, one, JSON.stringify(options));
+    }
+  });
 
-t.test("a sequence that there is not is refused", async (t) => {
-  const of = { ...PACKED, calls: [{ sequence: sequence.with(9, 6) }] };
-  for (const options of [{}, ...MESHES]) {
-    await t.rejects(runCase(of, "cpu", options), {
-      name: "DataError",
-      message: /'sequence'.* 6/,
-    }, JSON.stringify(options));
-  }
-});
+  t.test(`gradients of losses by sequences, ${preset}`, async (t) => {
+    const whole = { ...of, model: await graphWithGradients(of.model) };
+    await matches(t, whole, "cpu", [{}, ...MESHES]);
+  });
+
+  t.test(`a sequence that there is not is refused, ${preset}`, async (t) => {
+    const wrong = { ...of, calls: [{ sequence: sequence.with(9, 6) }] };
+    for (const options of [{}, ...MESHES]) {
+      await t.rejects(runCase(wrong, "cpu", options), {
+        name: "DataError",
+        message: /'sequence'.* 6/,
+      }, JSON.stringify(options));
+    }
+  });
+}
 
 t.teardown(closeDevices);
