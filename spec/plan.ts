@@ -145,12 +145,15 @@ export interface StepPart {
     | "combine";
 }
 
-interface StepBase {
+/** What all steps have. */
+export interface StepBase {
   readonly ranks: "all" | readonly number[];
   /** What it computes, in the model's words: `add(x, combine(…))`, and where. */
   readonly label?: string;
   readonly span?: Span;
   readonly part?: StepPart;
+  /** Of training: whether it is for gradients or for next values; absent: for the forward pass. */
+  readonly phase?: "backward" | "update";
 }
 
 /** Start a kernel. `bindings` maps the kernel's binding names to buffers. Zero workgroups: nothing is started. */

@@ -186,7 +186,13 @@ function stepOf(
       anyOf: [{ const: "all" }, list(integer, 1)],
     },
     ...fields,
-  }, { ...optional, label: text, span, part });
+  }, {
+    ...optional,
+    label: text,
+    span,
+    part,
+    phase: oneOf("backward", "update"),
+  });
 }
 
 const steps = {

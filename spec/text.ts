@@ -3,7 +3,13 @@
 import { kernelCost } from "./kernel/cost.ts";
 import { coordinates, positionOver, positionsOver } from "./mesh.ts";
 import { bytesOfKinds } from "./bytes.ts";
-import { onRank, type Plan, type PlanAxis, type PlanWeight } from "./plan.ts";
+import {
+  type AllGatherStep,
+  onRank,
+  type Plan,
+  type PlanAxis,
+  type PlanWeight,
+} from "./plan.ts";
 import {
   alignRows,
   digits,
@@ -143,6 +149,12 @@ function formatRanks(plan: Plan): string[] {
   return ["memory per rank", ...alignRows([header, ...rows])];
 }
 
+/** What is moved for sums that ranks hold in parts. */
+function sumText({ blocks, from }: AllGatherStep, { buffers }: Plan): string {
+  if (blocks) return "own items of sums";
+  return buffers[from]!.partial ? "all of a sum" : "all of own items";
+}
+
 /** What each collective sends to other ranks: a number where fixed, a formula of the run-time rows where not. */
 function formatTraffic(facts: Facts): string[] {
   const { plan } = facts;
@@ -183,14 +195,20 @@ function formatTraffic(facts: Facts): string[] {
     ]];
   });
   for (const { step, at } of collectives(facts)) {
-    if (step.op !== "allGather" || !step.rows) continue;
+    if (step.op !== "allGather" || step.part) continue;
     const others = positionsOver(plan.mesh, step.over) - 1;
+    const where = `over ${step.over.join("+")}`;
+    if (step.rows) {
+      rows.push([
+        `all of ${step.rows.axis}`,
+        ...[at.name, "gather", where],
+        `rows(${step.rows.axis}) x ${step.bytes} B x ${others} others`,
+      ]);
+      continue;
+    }
     rows.push([
-      `all of ${step.rows.axis}`,
-      at.name,
-      "gather",
-      `over ${step.over.join("+")}`,
-      `rows(${step.rows.axis}) x ${step.bytes} B x ${others} others`,
+      ...[sumText(step, plan), at.name, "reduce", where],
+      `${step.bytes * others} B = ${step.bytes} B x ${others} others`,
     ]);
   }
   return rows.length > 0

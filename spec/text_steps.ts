@@ -57,8 +57,12 @@ export function formatPrograms(facts: Facts): string[] {
       .map((routing) => describeRouting(plan, routing));
     const lines: string[] = [];
     let heading = "";
+    const trains = steps.some(({ step }) => step.phase);
+    let phase: string | undefined;
     for (const at of steps) {
       const { part, span } = at.step;
+      const now = at.step.phase ?? "forward";
+      if (trains && now !== phase) lines.push(`  ${phase = now}`);
       const place = span ? `  // ${spanText(span, root)}` : "";
       const next = part ? `${part.verb} ${part.routing}` : "";
       const opens = part !== undefined &&

@@ -49,7 +49,10 @@ export function gradients(
       loss.span,
     );
   }
-  const derivation = { context: builderContext(axes, nodes), scalars };
+  const derivation = {
+    context: builderContext(axes, nodes, "backward"),
+    scalars,
+  };
   const b = new NodeBuilder(derivation.context, loss.span);
   const found = pullBack(derivation, loss, {
     cotangent: b.constant(1, loss),

@@ -270,7 +270,12 @@ export interface NodeOf<P extends Primitive> {
   readonly axes: readonly string[];
   readonly dtype: DType;
   readonly span: Span | undefined;
+  /** Of a step of training: what it is for, if not for the forward pass. */
+  readonly phase?: Phase;
 }
+
+/** What follows the forward pass: gradients, and then next values of parameters. */
+export type Phase = "backward" | "update";
 
 /** What dispatch and combine go by: a router's choices, or given ones. */
 export type RoutingNode = NodeOf<"route"> | NodeOf<"choices">;

@@ -9,6 +9,7 @@ import type {
   AxisSize,
   Node,
   NodeOf,
+  Phase,
   Primitive,
   PrimitiveParams,
   ScalarFunction,
@@ -27,6 +28,8 @@ export interface BuilderContext {
   readonly axes: { readonly [name: string]: AxisSize };
   /** Axes that may be long, and lie over the mesh: of tokens, of slots, of run-time length. */
   readonly rowAxes: ReadonlySet<string>;
+  /** What their nodes are for; absent: the forward pass. */
+  readonly phase?: Phase;
 }
 
 /** Makes nodes at one position of the source. */
@@ -46,10 +49,9 @@ export class NodeBuilder {
     params: PrimitiveParams[P],
     given?: TensorType,
   ): Node {
-    return makeNode(primitive, inputs, params, {
-      span: this.span,
-      given,
-    }) as Node;
+    const { span, context: { phase } } = this;
+    const node = makeNode(primitive, inputs, params, { span, given }) as Node;
+    return phase === undefined ? node : { ...node, phase };
   }
 
   /** A scalar function over nodes; those before have all axes of those after, or together with them. */
@@ -151,6 +153,7 @@ export class NodeBuilder {
 export function builderContext(
   axes: { readonly [name: string]: AxisSize },
   nodes: readonly Node[],
+  phase?: Phase,
 ): BuilderContext {
   const rowAxes = new Set(
     Object.keys(axes).filter((axis) => axes[axis]!.dynamic),
@@ -161,5 +164,5 @@ export function builderContext(
   for (const { params: { tokens, slot } } of routings) {
     for (const axis of [...tokens, slot]) rowAxes.add(axis);
   }
-  return { axes, rowAxes };
+  return { axes, rowAxes, ...phase === undefined ? {} : { phase } };
 }

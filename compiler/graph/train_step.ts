@@ -64,7 +64,8 @@ export function trainStep(
     parameters,
     scalars,
   );
-  const b = new NodeBuilder(builderContext(graph.axes, forward), of.span);
+  const context = builderContext(graph.axes, forward, "update");
+  const b = new NodeBuilder(context, of.span);
   const scalar = (name: string) =>
     b.make("input", [], { name }, { axes: [], dtype: "f32" });
   const found = accumulate
@@ -82,7 +83,10 @@ export function trainStep(
     : own;
   const rate = scalar(STEP_INPUTS.rate);
   const step = scalar(STEP_INPUTS.step);
-  const norm = normOf(b, found);
+  const norm = normOf(
+    new NodeBuilder({ ...context, phase: "backward" }, of.span),
+    found,
+  );
   const next: { [name: string]: Node } = { ...states };
   for (const [i, parameter] of parameters.entries()) {
     const { name } = parameter.params;

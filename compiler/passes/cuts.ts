@@ -79,7 +79,7 @@ export class Cutter {
     if (known) return known;
     const { mesh, axes } = this.#placed;
     let to = `own ${axis}`;
-    while (to in axes || to in this.axes) to = `own ${to}`;
+    if (to in axes || to in this.axes) to = `own ${axis} of ${over.join("+")}`;
     const { size } = axes[axis]!;
     const positions = positionsOver(mesh, over);
     const each = eachOf(size, positions);

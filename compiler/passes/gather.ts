@@ -212,7 +212,11 @@ class Gathering {
     ]);
     const known = this.#made.get(key);
     if (known) return known;
-    const node = { ...made, span: from.span } as unknown as Node;
+    const { span, phase } = from;
+    const node = {
+      ...{ primitive, inputs, params, axes, dtype, span },
+      ...phase === undefined ? {} : { phase },
+    } as unknown as Node;
     this.#made.set(key, node);
     return this.#add(node);
   }

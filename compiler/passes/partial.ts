@@ -6,13 +6,7 @@
  */
 
 import { positionsOver } from "../../spec/mesh.ts";
-import {
-  type Graph,
-  isRouting,
-  type Node,
-  type NodeOf,
-  type Primitive,
-} from "../graph/graph.ts";
+import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { type Cut, Cutter, updateValues } from "./cuts.ts";
 import { isSpread } from "./gather.ts";
 import { type ByExpert, dispatchedNodes } from "./lower/params.ts";
@@ -117,7 +111,8 @@ class Sums {
     if (over === undefined) return now;
     const possible = this.#cutOf(node);
     if (possible) return this.#gather(this.#scatter(now, possible), possible);
-    return this.#make(now, "allReduce", { over }, now.axes);
+    const { axes } = now;
+    return this.#make(now, { primitive: "allReduce", params: { over }, axes });
   }
 
   /** The next values: of what is dealt the rank's own items, of all else everything. */
@@ -255,18 +250,19 @@ class Sums {
       return this.#scatter(now, cut);
     }
     const { axis, to } = cut;
+    const params = { whole: axis, to };
+    const axes = node.axes.map((name) => name === axis ? to : name);
     return this.#make(
       this.whole(node),
-      "take",
-      { whole: axis, to },
-      node.axes.map((name) => name === axis ? to : name),
+      { primitive: "take", params, axes },
       [...held, to],
     );
   }
 
   #scatter(now: Node, { axis, to, over }: Cut): Node {
     const axes = now.axes.map((name) => name === axis ? to : name);
-    return this.#make(now, "reduceScatter", { over, axis, to }, axes, [
+    const params = { over, axis, to };
+    return this.#make(now, { primitive: "reduceScatter", params, axes }, [
       ...this.sharded.get(now) ?? [],
       to,
     ]);
@@ -276,33 +272,23 @@ class Sums {
     const axes = now.axes.map((name) => name === to ? axis : name);
     const held = (this.sharded.get(now) ?? []).filter((name) => name !== to);
     const params = { over, axis: to, to: axis };
-    return this.#make(now, "allGather", params, axes, held);
+    return this.#make(now, { primitive: "allGather", params, axes }, held);
   }
 
   /** A node made of another one by placement, once. */
-  #make<P extends Primitive>(
+  #make(
     of: Node,
-    primitive: P,
-    params: NodeOf<P>["params"],
-    axes: readonly string[],
+    made: Pick<Node, "primitive" | "params" | "axes">,
     own: readonly string[] = this.sharded.get(of) ?? [],
   ): Node {
-    const made = this.#made.get(of) ?? new Map<string, Node>();
-    this.#made.set(of, made);
-    const key = JSON.stringify([primitive, params]);
-    const known = made.get(key);
-    if (known) return known;
-    const { dtype, span } = of;
-    const node = {
-      primitive,
-      inputs: [of],
-      params,
-      axes,
-      dtype,
-      span,
-    } as unknown as Node;
+    const known = this.#made.get(of) ?? new Map<string, Node>();
+    this.#made.set(of, known);
+    const key = JSON.stringify([made.primitive, made.params]);
+    const before = known.get(key);
+    if (before) return before;
+    const node = { ...of, ...made, inputs: [of] } as Node;
     this.nodes.push(node);
-    made.set(key, node);
+    known.set(key, node);
     if (own.length > 0) this.sharded.set(node, own);
     return node;
   }

@@ -266,5 +266,8 @@ function aboutBucket(
   if (members.length === 1) return one;
   const { primitive, params } = first;
   const over = params.over.join("+");
-  return { label: `${primitive} over ${over} of ${members.length} values` };
+  return {
+    label: `${primitive} over ${over} of ${members.length} values`,
+    ...lowering.progress,
+  };
 }

@@ -6,7 +6,12 @@ import { invariant, ModelError } from "../../../spec/errors.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
-import { type BufferAxis, perRank, type StepPart } from "../../../spec/plan.ts";
+import {
+  type BufferAxis,
+  perRank,
+  type StepBase,
+  type StepPart,
+} from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Graph, Node } from "../../graph/graph.ts";
 import { axisSize, localBound, planAxis } from "../place.ts";
@@ -41,6 +46,7 @@ export function startLowering(input: LoweringInput): Lowering {
     rowStarts: new Map(),
     returned: new Map(),
     bucketPlaces: new Map(),
+    progress: {},
     ropeTables: new Map(),
     blockAxes: new Map(),
   };
@@ -231,16 +237,17 @@ export function addLaunch(
 
 /** Label, span and part of a step. */
 export function about(
-  { chunk, partial }: Lowering,
+  { chunk, partial, progress }: Lowering,
   node: Node,
   part?: StepPart,
-): { label: string; span?: NonNullable<Node["span"]>; part?: StepPart } {
+): Pick<StepBase, "span" | "part" | "phase"> & { readonly label: string } {
   const over = partial.get(node);
   const label = labelOf(node) + (over ? `{partial:${over.join("+")}}` : "");
   return {
     label: chunk ? `${label}, ${chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
     ...(part ? { part } : {}),
+    ...progress,
   };
 }
 

@@ -15,6 +15,7 @@ import type {
   Lambda,
   Node,
   NodeOf,
+  Phase,
   ScalarFunction,
 } from "../../graph/graph.ts";
 import type { MatmulTile } from "../../kernels/matmul.ts";
@@ -22,9 +23,9 @@ import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../placed.ts";
 import type { Partial } from "../partial.ts";
-import type { Sharded } from "../sharded.ts";
 import type { Bucket } from "../buckets.ts";
 
+import type { Sharded } from "../sharded.ts";
 /** A buffer before memory is assigned. */
 export type BufferDraft = Omit<PlanBuffer, "allocation">;
 
@@ -133,6 +134,8 @@ export interface Lowering {
   readonly pipelines: Map<Node, Pipeline>;
   /** `chunk 1 of 2`, where the nodes of one are lowered. */
   readonly chunk?: string;
+  /** What the nodes that are being lowered are for. */
+  readonly progress: { phase?: Phase };
   /** Where the rows of each expert start, by route node; made where gradients need it. */
   readonly rowStarts: Map<Node, string>;
   /** What route and topK nodes leave. */
@@ -154,14 +157,14 @@ export interface Lowering {
   readonly sharded: Sharded;
   /** Nodes of which each rank has a part of a sum. */
   readonly partial: Partial;
-  /** Rows that came home, by what was sent home. */
-  readonly returned: Map<Node, string>;
   /** Nodes that one collective moves together, by each of them. */
   readonly buckets: ReadonlyMap<Node, Bucket>;
   /** Where values that a bucket takes are written at once. */
   readonly bucketPlaces: Map<Node, Storage>;
   readonly weights: PlanWeight[];
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
+  /** Rows that came home, by what was sent home. */
+  readonly returned: Map<Node, string>;
 }
 
 /** Buffers that a route or topK node leaves. */
@@ -183,6 +186,7 @@ export type LoweringInput = Pick<
   | "partial"
   | "layouts"
   | "tile"
+  | "buckets"
   | "buckets"
   | "check"
   | "chunks"

@@ -106,6 +106,8 @@ export function lowerGraph(
   const inputs: { [name: string]: Port } = {};
   const updates = startUpdates(lowering);
   for (const node of lowering.graph.nodes) {
+    // What the forward pass does not need comes later, and is for what needs it.
+    if (node.phase) lowering.progress.phase = node.phase;
     if (keepForChunks(lowering, node)) continue;
     const bucket = lowering.buckets.get(node);
     if (bucket) {
