@@ -63,11 +63,6 @@ export interface CompileOptions {
   readonly tuning?: Tuning;
 }
 
-/** A tuning table. */
-export interface Tuning {
-  readonly matmul?: MatmulTile;
-}
-
 /**
  * Compile a model to a plan.
  *
@@ -78,6 +73,11 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Plan> {
   return await compileGraph(trace(model), options);
+}
+
+/** A tuning table. */
+export interface Tuning {
+  readonly matmul?: MatmulTile;
 }
 
 /** Options of `compileTraining`. */
@@ -181,13 +181,14 @@ export async function compileGraph(
   return plan;
 }
 
+/** Sums of gradients are dealt in any case: each is sent as often, and the less of it is kept. */
+function isDealt(state: string, { optimizerState }: CompileOptions): boolean {
+  return optimizerState === "sharded" || state.startsWith(accumulatedName(""));
+}
+
 function chunksOf({ chunks = 1 }: CompileOptions): number {
   if (Number.isInteger(chunks) && chunks >= 1) return chunks;
   throw new ModelError(
     `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
   );
-}
-/** Sums of gradients are dealt in any case: each is sent as often, and the less of it is kept. */
-function isDealt(state: string, { optimizerState }: CompileOptions): boolean {
-  return optimizerState === "sharded" || state.startsWith(accumulatedName(""));
 }

@@ -24,8 +24,8 @@ import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../placed.ts";
 import type { Partial } from "../partial.ts";
 import type { Bucket } from "../buckets.ts";
-
 import type { Sharded } from "../sharded.ts";
+
 /** A buffer before memory is assigned. */
 export type BufferDraft = Omit<PlanBuffer, "allocation">;
 
@@ -132,10 +132,10 @@ export interface Lowering {
   readonly chunks: number;
   /** Routings that are cut into chunks, by route node. */
   readonly pipelines: Map<Node, Pipeline>;
-  /** `chunk 1 of 2`, where the nodes of one are lowered. */
-  readonly chunk?: string;
   /** What the nodes that are being lowered are for. */
   readonly progress: { phase?: Phase };
+  /** `chunk 1 of 2`, where the nodes of one are lowered. */
+  readonly chunk?: string;
   /** Where the rows of each expert start, by route node; made where gradients need it. */
   readonly rowStarts: Map<Node, string>;
   /** What route and topK nodes leave. */
@@ -161,10 +161,10 @@ export interface Lowering {
   readonly buckets: ReadonlyMap<Node, Bucket>;
   /** Where values that a bucket takes are written at once. */
   readonly bucketPlaces: Map<Node, Storage>;
-  readonly weights: PlanWeight[];
-  readonly layouts: ReadonlyMap<Node, ParamLayout>;
   /** Rows that came home, by what was sent home. */
   readonly returned: Map<Node, string>;
+  readonly weights: PlanWeight[];
+  readonly layouts: ReadonlyMap<Node, ParamLayout>;
 }
 
 /** Buffers that a route or topK node leaves. */
@@ -184,10 +184,9 @@ export type LoweringInput = Pick<
   | "dispatched"
   | "sharded"
   | "partial"
+  | "buckets"
   | "layouts"
   | "tile"
-  | "buckets"
-  | "buckets"
   | "check"
   | "chunks"
   | "goesBack"
