@@ -1,4 +1,7 @@
-/** Gradients of whole layers against recorded runs of fairscale and DeepSpeed on several ranks, in the reference evaluator. */
+/**
+ * Gradients of whole layers against recorded runs of fairscale and DeepSpeed on several ranks: in the reference evaluator,
+ * and compiled for one rank and for several.
+ */
 
 import t from "tap";
 import {
@@ -6,6 +9,7 @@ import {
   combine,
   dispatch,
   dot,
+  embedding,
   maximum,
   mean,
   model,
@@ -20,6 +24,10 @@ import {
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import { readTensors } from "./helpers/read_tensors.ts";
+import { runGraph } from "./helpers/run_graph.ts";
+import { closeDevices } from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
 
 /** One recorded layer: ranks with tokens of their own, which are routing groups here. */
 interface Layer {
@@ -89,6 +97,18 @@ const LAYERS = [
   deepspeed("ep4-e8-top3", 3, { factor: 0.75, minimum: 2 }),
 ];
 
+/** What a graph gives. */
+interface Outputs {
+  readonly [name: string]: { readonly data: ArrayLike<number> };
+}
+
+const MESHES = [
+  { mesh: { dp: 1, ep: 1 } },
+  { mesh: { dp: 1, ep: 2 } },
+  { mesh: { dp: 1, ep: 4 } },
+  { mesh: { dp: 2, ep: 2 } },
+];
+
 /** The same tensor of all ranks, rank after rank. */
 function allRanks(
   recorded: { readonly [name: string]: number[] },
@@ -113,10 +133,16 @@ for (const layer of LAYERS) {
     const sizes = {
       group: groups,
       token: x.length / groups / embed,
+      row: x.length / embed,
       ...{ embed, hidden, expert: experts },
     };
     const net = model(sizes, (m) => {
-      const rows = m.param("x", "group token embed");
+      // A parameter is whole on every rank; its rows are not.
+      const rows = embedding(
+        m.param("x", "row embed"),
+        m.input("rows", "group token", { dtype: "i32" }),
+        "row",
+      );
       const logits = dot(rows, m.param("gate", "expert embed"), "embed");
       const drawn = Object.values(layer.drawn ?? {}).map((name) => [
         name,
@@ -164,13 +190,15 @@ for (const layer of LAYERS) {
         (_, e) => recorded[`expert${e}.${name}${suffix}`]!,
       ).flat();
     const weights = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
-    const { outputs } = evaluate(await graphWithGradients(net), {
+    const graph = await graphWithGradients(net);
+    const given = {
       params: {
         x,
         gate: recorded["gate.weight"]!,
         ...Object.fromEntries(weights.map((name) => [name, stacked(name)])),
       },
       inputs: {
+        rows: Array.from({ length: x.length / embed }, (_, i) => i),
         pull: allRanks(recorded, "grad_output"),
         ...Object.fromEntries(
           Object.entries(layer.drawn ?? {}).map(([from, to]) => [
@@ -179,7 +207,7 @@ for (const layer of LAYERS) {
           ]),
         ),
       },
-    });
+    };
     const gate = new Float64Array(experts * embed);
     allRanks(recorded, "grad_gate_weight_local").forEach((g, i) =>
       gate[i % gate.length]! += g
@@ -193,11 +221,26 @@ for (const layer of LAYERS) {
         weights.map((name) => [`grad.${name}`, stacked(name, ".grad")]),
       ),
     };
-    for (const [name, want] of Object.entries(wanted)) {
-      const got = outputs[name]!.data;
-      const off = want.map((v, i) => Math.abs(v - got[i]!));
-      const error = Math.max(...off) / Math.max(...want.map(Math.abs));
-      t.ok(error < 1e-5, `${name} off by ${error}`);
+    const holds = (where: string, outputs: Outputs) => {
+      for (const [name, want] of Object.entries(wanted)) {
+        const got = outputs[name]!.data;
+        const off = want.map((v, i) => Math.abs(v - got[i]!));
+        const error = Math.max(...off) / Math.max(...want.map(Math.abs));
+        t.ok(error < 1e-5, `${where}: ${name} off by ${error}`);
+      }
+    };
+    holds("in the reference", evaluate(graph, given).outputs);
+    for (const options of MESHES) {
+      // Where tokens are those of several ranks they lie as they did there.
+      const ranks = Object.values(options.mesh ?? {}).reduce(
+        (a, b) => a * b,
+        1,
+      );
+      const place = groups % ranks === 0
+        ? { expert: "ep", group: ["dp", "ep"] }
+        : { expert: "ep", token: ["dp", "ep"] };
+      const where = JSON.stringify({ ...options, place });
+      holds(where, await runGraph(graph, given, { ...options, place }));
     }
   });
 }

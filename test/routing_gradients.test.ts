@@ -15,6 +15,13 @@ import {
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import { readJson } from "./helpers/read_tensors.ts";
+import { runGraph } from "./helpers/run_graph.ts";
+import { closeDevices } from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+/** Where a graph runs; tokens lie over all ranks. */
+const MESHES = [undefined, { ep: 1 }, { ep: 2 }, { dp: 2, ep: 2 }];
 
 interface Recorded {
   readonly shape: readonly [number, number];
@@ -85,6 +92,14 @@ function optionsOf(
   return presets[preset];
 }
 
+type Net = Scope<"token" | "row" | "expert" | "choice">;
+
+/** A parameter is whole on every rank; its rows are not. */
+function logitsOf(m: Net) {
+  const rows = m.input("rows", "token", { dtype: "i32" });
+  return embedding(m.param("logits", "row expert"), rows, "row");
+}
+
 /** The largest difference, relative to the largest expected magnitude. */
 function distance(got: ArrayLike<number>, want: readonly number[]): number {
   const off = want.map((x, i) => Math.abs(x - got[i]!));
@@ -106,14 +121,14 @@ for (const { S, E, logits, R, results } of executed) {
         continue;
       }
       const { noise, expert_bias: bias, k } = result;
-      const routerOf = (m: Scope<"token" | "expert" | "choice">) =>
-        route(m.param("logits", "token expert"), {
+      const routerOf = (m: Net) =>
+        route(logitsOf(m), {
           ...{ over: "expert", topK: k!, preset: "olmoe" },
           ...options,
           ...noise ? { noise: m.input("noise", "token expert") } : {},
           ...bias ? { bias: m.input("bias", "expert") } : {},
         });
-      const sizes = { token: S, expert: E, choice: k! };
+      const sizes = { token: S, row: S, expert: E, choice: k! };
       const net = model(sizes, (m) => {
         const { index, weight } = routerOf(m);
         const pulls = m.input("R", "token expert");
@@ -121,34 +136,43 @@ for (const { S, E, logits, R, results } of executed) {
         return { loss: sum(dot(weight, own, "choice"), "token") };
       });
       const balancing = model(sizes, (m) => ({
-        loss: balancingLoss(m.param("logits", "token expert"), routerOf(m), {
+        loss: balancingLoss(logitsOf(m), routerOf(m), {
           over: "expert",
         }),
       }));
-      const run = async (net: typeof balancing) =>
-        evaluate(await graphWithGradients(net), {
-          params: { logits: logits.data },
-          inputs: {
-            R: R.data,
-            ...noise ? { noise: noise.data } : {},
-            ...bias ? { bias: bias.data } : {},
-          },
-        }).outputs;
-      const { preset, capacity } = result;
-      const name = `${preset}, ${k} of ${capacity}`;
-      const weights = await run(net);
-      const error = distance(weights["grad.logits"]!.data, want.data);
-      t.ok(error < 1e-4, `${name}: off by ${error}`);
-      if (result.grad_logits_of_aux === undefined) continue;
-      const aux = await run(balancing);
-      const value = distance(aux["loss"]!.data, [result.aux!]);
-      t.ok(value < 1e-5, `${name}: balancing loss off by ${value}`);
-      const slope = distance(
-        aux["grad.logits"]!.data,
-        result.grad_logits_of_aux.data,
-      );
-      // Recorded to seven decimals, of numbers as small as 1e-4.
-      t.ok(slope < 1e-3, `${name}: its gradient off by ${slope}`);
+      const given = {
+        params: { logits: logits.data },
+        inputs: {
+          R: R.data,
+          rows: Array.from({ length: S }, (_, i) => i),
+          ...noise ? { noise: noise.data } : {},
+          ...bias ? { bias: bias.data } : {},
+        },
+      };
+      const weightsGraph = await graphWithGradients(net);
+      const lossGraph = await graphWithGradients(balancing);
+      for (const mesh of MESHES) {
+        const run = async (graph: typeof lossGraph) =>
+          mesh
+            ? await runGraph(graph, given, { mesh })
+            : evaluate(graph, given).outputs;
+        const name = `${result.preset}, ${k} of ${result.capacity}${
+          mesh ? `, ${JSON.stringify(mesh)}` : ""
+        }`;
+        const weights = await run(weightsGraph);
+        const error = distance(weights["grad.logits"]!.data, want.data);
+        t.ok(error < 1e-4, `${name}: off by ${error}`);
+        if (result.grad_logits_of_aux === undefined) continue;
+        const aux = await run(lossGraph);
+        const value = distance(aux["loss"]!.data, [result.aux!]);
+        t.ok(value < 1e-5, `${name}: balancing loss off by ${value}`);
+        const slope = distance(
+          aux["grad.logits"]!.data,
+          result.grad_logits_of_aux.data,
+        );
+        // Recorded to seven decimals, of numbers as small as 1e-4.
+        t.ok(slope < 1e-3, `${name}: its gradient off by ${slope}`);
+      }
     }
   });
 }
