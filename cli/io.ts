@@ -1,6 +1,7 @@
 /** What the command line touches of the process: output, files, the clock. */
 
-import { availableParallelism } from "node:os";
+import { availableParallelism, homedir } from "node:os";
+import path from "node:path";
 import process from "node:process";
 import type { Writable } from "node:stream";
 import type { AdapterPlaces, FileSystem } from "../engine/mod.ts";
@@ -18,6 +19,8 @@ export interface CliIo {
   /** Standard error, for progress bars. */
   readonly errorStream: Writable;
   readonly files: FileSystem;
+  /** The folder in which programs of this user keep what can be made again. */
+  readonly cache: string;
   /** Threads that this machine runs at once. */
   readonly threads: number;
   /** Whether the system has a graphics device at all, as far as can be told without WebGPU. */
@@ -54,6 +57,7 @@ export function processIo(): CliIo {
     terminal: process.stderr.isTTY === true,
     errorStream: process.stderr,
     files: nodeFiles(),
+    cache: process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache"),
     threads: availableParallelism(),
     graphics: hasGraphics(),
     places: adapterPlaces,

@@ -9,6 +9,7 @@ import { planCommand } from "./commands/plan.ts";
 import { routersCommand } from "./commands/routers.ts";
 import { runCommand } from "./commands/run.ts";
 import { trainCommand } from "./commands/train.ts";
+import { tuneCommand } from "./commands/tune.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags.ts";
@@ -202,6 +203,21 @@ function addRunCommands(
     .option("--json", "machine-readable output")
     .action(async (folder, flags) =>
       finish(await generateCommand(io, folder, { ...flags, prompts }))
+    );
+  deviceFlags(planFlags(
+    program.command("tune")
+      .description("find the fastest kernels for an adapter, and keep them")
+      .argument("<model>", "model file or checkpoint folder"),
+  ))
+    .option("--weights <file>", "safetensors file or folder with the weights")
+    .option(
+      "--budget <seconds>",
+      "time after which nothing new is tried (60)",
+      positive("--budget", 1e6),
+    )
+    .option("--json", "machine-readable output")
+    .action(async (model, flags) =>
+      finish(await tuneCommand(io, model, flags))
     );
   program.command("launch")
     .description("run a command with its ranks as processes, through MPI")

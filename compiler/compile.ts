@@ -13,7 +13,8 @@ import {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 import type { Model } from "./dsl/model.ts";
-import { DEFAULT_TILE, type MatmulTile } from "./kernels/matmul.ts";
+import { DEFAULT_TILE } from "./kernels/matmul.ts";
+import type { Tuning } from "./kernels/tiles.ts";
 import { lowerScalars } from "./scalars.ts";
 import { checkLimits } from "./passes/limits.ts";
 import {
@@ -73,11 +74,6 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Plan> {
   return await compileGraph(trace(model), options);
-}
-
-/** A tuning table. */
-export interface Tuning {
-  readonly matmul?: MatmulTile;
 }
 
 /** Options of `compileTraining`. */
@@ -169,6 +165,7 @@ export async function compileGraph(
     ...{ sharded, partial, buckets },
     layouts,
     tile: options.tuning?.matmul ?? DEFAULT_TILE,
+    tuning: options.tuning ?? {},
     check: options.check ?? false,
     chunks: chunksOf(options),
     goesBack: returningNodes(graph),

@@ -7,9 +7,15 @@ export {
   type CompileOptions,
   compileTraining,
   type CompileTrainingOptions,
-  type Tuning,
   VALIDATE,
 } from "./compile.ts";
+export type { MatmulTile } from "./kernels/matmul.ts";
+export {
+  matmulClass,
+  type MatmulShape,
+  type Tuning,
+  type TuningTable,
+} from "./kernels/tiles.ts";
 export {
   adamw,
   type Batch,

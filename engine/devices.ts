@@ -64,6 +64,8 @@ export interface SelectedDevices {
   readonly software?: boolean;
   /** Threads of the CPU device. */
   readonly threads?: number;
+  /** The adapters with their drivers, or the CPU device: what tunings are kept by. */
+  readonly computer: string;
   /** The job that this process is a rank of, where ranks are processes. */
   readonly world: MpiWorld | undefined;
   open(plan: Plan): Promise<OpenedDevices>;
@@ -110,6 +112,7 @@ export async function selectDevices(
     kind: "gpu",
     adapters: list.map(({ number }) => number),
     software: list.some(({ type }) => type === "software"),
+    computer: [...new Set(list.map(driverOf))].join(" + "),
     limits: commonLimits(list),
     world,
     open: async (plan) => ({
@@ -134,6 +137,7 @@ function selectCpu(
   );
   return {
     kind: "cpu",
+    computer: `CPU device, ${own} thread${own === 1 ? "" : "s"}`,
     threads: own,
     limits: CPU_LIMITS,
     world,
@@ -221,6 +225,12 @@ async function openDevice(
     label: options.label,
     timestamps: options.timestamps ?? false,
   });
+}
+
+function driverOf(adapter: GpuAdapter): string {
+  const { name, vendor, architecture, description } = adapter;
+  return [name, vendor, architecture, description].filter((text) => text)
+    .join(", ");
 }
 
 function commonLimits(

@@ -41,7 +41,15 @@ export {
   openTarget,
   type PlanOptions,
   planTarget,
+  tuneTarget,
 } from "./open.ts";
+export {
+  keepTuning,
+  type KeptTunings,
+  readKept,
+  type Tuned,
+  type TuneOptions,
+} from "./tune/mod.ts";
 export { joinJob, RankCountError } from "./job.ts";
 export {
   type MeasuredMachine,

@@ -25,7 +25,13 @@ import type { Plan } from "../spec/plan.ts";
 import { MAX_RANKS } from "../spec/schema.ts";
 import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
 import { listWeightFiles } from "./checkpoint.ts";
-import { TUNING } from "./tuning.ts";
+import {
+  type KeptTunings,
+  tune,
+  type Tuned,
+  type TuneOptions,
+} from "./tune/mod.ts";
+import { tuningOf } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import type { FileSystem } from "./files.ts";
 import {
@@ -65,6 +71,8 @@ export interface PlanOptions {
 
 /** How a target is loaded. */
 export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
+  /** Tunings by adapter, as 'switchyard tune' keeps them; not used where ranks are processes. */
+  readonly kept?: KeptTunings;
   /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
   readonly weights?: string;
   readonly onProgress?: (progress: Progress) => void;
@@ -129,6 +137,31 @@ export async function openTarget(
   );
 }
 
+/** Find fast variants of a target's kernels on the devices that options choose. */
+export async function tuneTarget(
+  target: Exclude<Target, { readonly kind: "plan" }>,
+  files: FileSystem,
+  options: OpenOptions & TuneOptions,
+): Promise<Tuned & { readonly computer: string }> {
+  const selected = await selectDevices(options);
+  const { limits, computer } = selected;
+  const paths = await weightFiles(target, files, options.weights);
+  const tuned = await withTensors(
+    paths,
+    files,
+    (tensors) =>
+      tune(
+        {
+          compile: (tuning) =>
+            planWith(target, tensors, { limits, ...options, tuning }),
+        },
+        selected,
+        options,
+      ),
+  );
+  return { ...tuned, computer };
+}
+
 /** A plan that is still to be made, and where its weights come from. */
 export interface Loadable {
   /** Compile for the devices that were chosen. */
@@ -149,7 +182,7 @@ export async function openPlan(
   const { world } = selected;
   const plan = await loadable.plan({
     limits: selected.limits,
-    tuning: TUNING[selected.kind],
+    tuning: tuningOf(selected, options.kept),
     ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
     ...options,
   });

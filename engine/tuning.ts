@@ -1,13 +1,44 @@
 /** Kernel variants that were measured to be fast, by what computes. `bench/` has the programs; bits do not depend on them. */
 
-import type { Tuning } from "../compiler/mod.ts";
-import type { Device } from "../runtime/mod.ts";
+import type { MatmulTile, TuningTable } from "../compiler/mod.ts";
+import type { SelectedDevices } from "./devices.ts";
+import type { KeptTunings } from "./tune/kept.ts";
+
+/** What computes: the CPU device, a GPU, or an adapter that computes on the CPU. */
+export type Computer = "cpu" | "gpu" | "software";
+
+/** Good everywhere: the compiler's default. */
+const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
 /**
- * Tuning by kind of device. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants
- * one vector per workgroup, so that rows of activations are loaded once for all lanes. GPUs take the compiler's defaults.
+ * Tuning where no tuner ran. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants one
+ * vector per workgroup, so that rows of activations are loaded once for all lanes. So do software adapters, which load a
+ * column's weights one by one, and so want many rows for each.
  */
-export const TUNING: { readonly [K in Device["kind"]]: Tuning } = {
+export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: { matmul: { rows: 4, columns: 4, lanes: 4 } },
   gpu: {},
+  software: { matmul: { rows: 8, columns: 4, lanes: 8 } },
 };
+
+/** What computes on selected devices. */
+export function computerOf(
+  { kind, software = false }: Pick<SelectedDevices, "kind" | "software">,
+): Computer {
+  return kind === "gpu" && software ? "software" : kind;
+}
+
+/** The tile of matmuls that no tuner looked at. */
+export function tileOf(computer: Computer): MatmulTile {
+  return TUNING[computer].matmul ?? PLAIN;
+}
+
+/** The tuning of selected devices: what a tuner found on them, or else one that does well on such devices. */
+export function tuningOf(
+  selected: Pick<SelectedDevices, "kind" | "software" | "computer" | "world">,
+  kept: KeptTunings = {},
+): TuningTable {
+  // Ranks that are processes must compile the same plan, and each may have a file of its own.
+  const own = selected.world ? undefined : kept[selected.computer];
+  return { ...TUNING[computerOf(selected)], ...own };
+}

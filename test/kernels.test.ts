@@ -50,6 +50,7 @@ const TILES: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 32 },
   { rows: 1, columns: 2, lanes: 8 },
   { rows: 3, columns: 2, lanes: 16 },
+  { rows: 8, columns: 4, lanes: 8 },
 ];
 
 function dense(k: number, columns: number, tile: MatmulTile): MatmulOptions {
@@ -244,12 +245,16 @@ testKernels(
   "matmul() multiplies grouped rows with their experts' weights",
   async (t, target) => {
     const [k, columns, experts] = [40, 6, 3];
-    const tile = { rows: 2, columns: 2, lanes: 8 };
-    const counts = fc.array(fc.nat(5), {
-      minLength: experts,
-      maxLength: experts,
+    // Tiles of one row, of a quarter of the rows, and of more have loops of their own.
+    const tiles: MatmulTile[] = [
+      { rows: 2, columns: 2, lanes: 8 },
+      { rows: 8, columns: 2, lanes: 4 },
+    ];
+    const cases = fc.record({
+      counts: fc.array(fc.nat(9), { minLength: experts, maxLength: experts }),
+      tile: fc.constantFrom(...tiles),
     });
-    await holds(counts, async (counts) => {
+    await holds(cases, async ({ counts, tile }) => {
       const rows = counts.reduce((a, b) => a + b, 0);
       const x = randoms(rows * k, 3);
       const gate = randoms(experts * k * columns, 4);

@@ -27,71 +27,86 @@ testKernels(
       position: fc.constantFrom(0, 1, 30, 31, 32, 33, 63, 64, 79),
     });
     const cases = fc.record({
-      tokens: fc.array(token, { maxLength: 6 }),
+      // Those of one sequence may share a workgroup.
+      tokens: fc.oneof(
+        fc.array(token, { maxLength: 6 }),
+        fc.array(token, { maxLength: 6 }).map((tokens) =>
+          tokens.map(({ position }) => ({ sequence: 1, position }))
+        ),
+      ),
       window: fc.constantFrom(undefined, 1, 40),
       chunk: fc.constantFrom(undefined, 20, 32),
       sinks: fc.boolean(),
       // Values of their own, or the first elements of the keys.
       shared: fc.boolean(),
+      together: fc.constantFrom(2, 3),
       seed: fc.nat(1000),
     });
-    await holds(cases, async ({ tokens, window, chunk, seed, ...how }) => {
-      const valueDim = how.shared ? 12 : dim;
-      const sinks = randoms(heads, 5).map((x) => 8 * x);
-      const q = randoms(tokens.length * row, seed).map((x) => 8 * x);
-      const kernel = attention({
-        ...SHAPE,
-        ...(window ? { window } : {}),
-        ...(chunk ? { chunk } : {}),
-        ...how,
-        valueDim,
-        name: "attention",
-        tokens: lengthAt(0),
-      });
-      const run = async (
-        q: Float32Array,
-        tokens: { sequence: number; position: number }[],
-      ) => {
-        const { y } = await target.run(kernel, {
-          q,
-          ...{ keys, values, sinks },
-          sequence: Int32Array.from(tokens, (t) => t.sequence),
-          position: Int32Array.from(tokens, (t) => t.position),
-          y: new Float32Array(q.length / dim * valueDim),
-          lengths: Uint32Array.of(tokens.length),
-        }, workgroups(attentionGrid(heads, tokens.length)));
-        return y!;
-      };
-      const y = await run(q, tokens);
-      const expected = tokens.flatMap(({ sequence, position }, t) =>
-        Array.from({ length: heads }, (_, h) => {
-          const first = Math.max(
-            0,
-            window ? position - window + 1 : 0,
-            chunk ? position - position % chunk : 0,
-          );
-          const rows = (x: Float32Array) =>
-            Array.from({ length: position + 1 - first }, (_, i) => {
-              const entry = sequence * context + first + i;
-              const start = (entry * kvHeads + Math.floor(h / 2)) * dim;
-              return [...x.subarray(start, start + dim)];
-            });
-          const query = [
-            ...q.subarray((t * heads + h) * dim, (t * heads + h + 1) * dim),
-          ];
-          return attentionOf(query, rows(keys), {
-            values: rows(how.shared ? keys : values),
-            scale: SHAPE.scale,
-            ...how.sinks ? { sink: sinks[h]! } : {},
-          }).slice(0, valueDim);
-        }).flat()
-      );
-      close(t, y, expected);
-      // Neighbours do not matter: the last token alone has the same bits.
-      if (tokens.length > 0) {
-        const alone = await run(q.slice(-row), tokens.slice(-1));
-        t.same(bits(alone), bits(y.slice(-heads * valueDim)));
-      }
-    }, 8);
+    await holds(
+      cases,
+      async ({ tokens, window, chunk, seed, together, ...how }) => {
+        const valueDim = how.shared ? 12 : dim;
+        const sinks = randoms(heads, 5).map((x) => 8 * x);
+        const q = randoms(tokens.length * row, seed).map((x) => 8 * x);
+        const kernel = (together: number) =>
+          attention({
+            ...SHAPE,
+            ...(window ? { window } : {}),
+            ...(chunk ? { chunk } : {}),
+            ...how,
+            valueDim,
+            name: "attention",
+            tokens: lengthAt(0),
+            together,
+          });
+        const run = async (
+          q: Float32Array,
+          tokens: { sequence: number; position: number }[],
+          together = 1,
+        ) => {
+          const { y } = await target.run(kernel(together), {
+            q,
+            ...{ keys, values, sinks },
+            sequence: Int32Array.from(tokens, (t) => t.sequence),
+            position: Int32Array.from(tokens, (t) => t.position),
+            y: new Float32Array(q.length / dim * valueDim),
+            lengths: Uint32Array.of(tokens.length),
+          }, workgroups(attentionGrid(heads, tokens.length, together)));
+          return y!;
+        };
+        const y = await run(q, tokens);
+        const expected = tokens.flatMap(({ sequence, position }, t) =>
+          Array.from({ length: heads }, (_, h) => {
+            const first = Math.max(
+              0,
+              window ? position - window + 1 : 0,
+              chunk ? position - position % chunk : 0,
+            );
+            const rows = (x: Float32Array) =>
+              Array.from({ length: position + 1 - first }, (_, i) => {
+                const entry = sequence * context + first + i;
+                const start = (entry * kvHeads + Math.floor(h / 2)) * dim;
+                return [...x.subarray(start, start + dim)];
+              });
+            const query = [
+              ...q.subarray((t * heads + h) * dim, (t * heads + h + 1) * dim),
+            ];
+            return attentionOf(query, rows(keys), {
+              values: rows(how.shared ? keys : values),
+              scale: SHAPE.scale,
+              ...how.sinks ? { sink: sinks[h]! } : {},
+            }).slice(0, valueDim);
+          }).flat()
+        );
+        close(t, y, expected);
+        t.same(bits(await run(q, tokens, together)), bits(y), "together");
+        // Neighbours do not matter: the last token alone has the same bits.
+        if (tokens.length > 0) {
+          const alone = await run(q.slice(-row), tokens.slice(-1));
+          t.same(bits(alone), bits(y.slice(-heads * valueDim)));
+        }
+      },
+      8,
+    );
   },
 );

@@ -81,6 +81,15 @@ const PLACES: readonly CompileOptions[] = [
   { mesh: { dp: 2 }, place: { token: "dp" } },
   { tuning: { matmul: { rows: 2, columns: 2, lanes: 8 } } },
   { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
+  {
+    tuning: {
+      matmul: { rows: 8, columns: 4, lanes: 8 },
+      matmuls: {
+        "grouped bf16 64x64": { rows: 4, columns: 2, lanes: 16 },
+        "plain bf16 64x64": { rows: 16, columns: 2, lanes: 4 },
+      },
+    },
+  },
 ];
 for (const kind of ["cpu", "gpu"] as const) {
   t.test(`the same bits on every mesh and with every tile, ${kind}`, {

@@ -10,7 +10,7 @@ import { compile, type Model } from "../../compiler/mod.ts";
 import { type DeviceSharing, selectDevices } from "../../engine/devices.ts";
 import { measureMachine } from "../../engine/machine/measure_machine.ts";
 import { predictStep, type SceneOptions } from "../../engine/predict/mod.ts";
-import { TUNING } from "../../engine/tuning.ts";
+import { computerOf, TUNING } from "../../engine/tuning.ts";
 import { storedDTypes } from "../../engine/weights.ts";
 import { publishedModel } from "../../models/mod.ts";
 import {
@@ -118,7 +118,7 @@ async function measure(
   const plan = await compile(work.model, {
     mesh: { ep: ranks },
     limits: selected.limits,
-    tuning: TUNING[selected.kind],
+    tuning: TUNING[computerOf(selected)],
     ...work.file ? { weights: storedDTypes(tensors) } : {},
   });
   const { devices, close } = await selected.open(plan);

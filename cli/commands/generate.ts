@@ -65,7 +65,7 @@ export async function generateCommand(
     NEW_TOKENS;
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
-    ...openOptions(io, target, flags),
+    ...await openOptions(io, target, flags),
     alike: {
       "set of prompts": JSON.stringify([prompts, maxNewTokens]),
       "way to choose tokens": JSON.stringify(samplingOf(flags)),

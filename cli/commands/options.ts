@@ -1,17 +1,21 @@
 /** Flags as options of the engine. */
 
-import type {
-  OpenOptions,
-  PlanOptions,
-  SelectDevicesOptions,
-  Target,
+import {
+  type OpenOptions,
+  type PlanOptions,
+  readKept,
+  type SelectDevicesOptions,
+  type Target,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
 
 /** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */
-export function planOptions(target: Target, flags: PlanFlags): PlanOptions {
+export function planOptions(
+  target: Pick<Target, "kind">,
+  flags: PlanFlags,
+): PlanOptions {
   const { mesh, place, maxTokens, maxSequences, maxContext, chunks } = flags;
   const bounds = {
     ...maxTokens === undefined ? {} : { maxTokens },
@@ -71,11 +75,20 @@ export function deviceOptions(
   };
 }
 
-/** Everything that opening a target needs of the flags. */
-export function openOptions(
+/** Everything that opening a target needs of the flags, and what tuners found. */
+export async function openOptions(
   io: CliIo,
   target: Target,
   flags: PlanFlags & DeviceFlags,
-): OpenOptions {
-  return { ...planOptions(target, flags), ...deviceOptions(io, flags) };
+): Promise<OpenOptions> {
+  return {
+    ...planOptions(target, flags),
+    ...deviceOptions(io, flags),
+    kept: await readKept(io.files, tuningsPath(io)),
+  };
+}
+
+/** Where tuners keep what they found. */
+export function tuningsPath({ files, cache }: CliIo): string {
+  return files.join(files.join(cache, "switchyard"), "tunings.json");
 }

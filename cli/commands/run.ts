@@ -43,7 +43,7 @@ export async function runCommand(
   const started = io.now();
   if (flags.devices === "mpi") await joinAsRank(io, flags);
   const target = await loadTarget(model, io.files);
-  const options = openOptions(io, target, flags);
+  const options = await openOptions(io, target, flags);
   const inputs = await readTensors(flags.inputs, io.files);
   const need = target.kind === "checkpoint"
     ? { need: needOf(readBatch(inputs)) }

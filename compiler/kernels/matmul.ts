@@ -147,13 +147,26 @@ function groupedTile(tiles: string, body: readonly Stmt[]): Stmt[] {
   ];
 }
 
-/** A single row, as in decoding, has a loop of its own beside that for a whole tile: the same sums with less work. */
+/**
+ * Tiles are often not full, above all in decoding: one row, and a quarter of a tile, have loops of their own beside that
+ * for a whole tile, with the same sums and less work.
+ */
 function rowsOfTile(o: MatmulOptions, lanes: number): Stmt[] {
-  const whole = rowsTimesColumns(o, o.tile.rows);
+  const { rows } = o.tile;
+  const whole = rowsTimesColumns(o, rows);
   // Where lanes hold different rows the branch would not be uniform.
-  if (o.tile.rows === 1 || o.tile.lanes !== lanes) return whole;
-  const single = eq(sub(u("end"), u("first")), u32(1));
-  return [if_(single, rowsTimesColumns(o, 1), whole)];
+  if (rows === 1 || o.tile.lanes !== lanes) return whole;
+  const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
+  return heights.reduceRight(
+    (others, height) => [
+      if_(
+        lt(sub(u("end"), u("first")), u32(height + 1)),
+        rowsTimesColumns(o, height),
+        others,
+      ),
+    ],
+    whole,
+  );
 }
 
 /** Consecutive columns of one invocation: the two that share a word where weights are packed. */

@@ -15,4 +15,5 @@ export * from "./regroup.ts";
 export * from "./router.ts";
 export * from "./rows.ts";
 export * from "./sum.ts";
+export * from "./tiles.ts";
 export * from "./top_k.ts";

@@ -9,7 +9,7 @@ import type { Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../predict/device_time.ts";
 import { countStep, type StepWork } from "../predict/step_work.ts";
-import { TUNING } from "../tuning.ts";
+import { computerOf, TUNING } from "../tuning.ts";
 import {
   chainModel,
   expertsModel,
@@ -190,7 +190,7 @@ async function measureSteps(
 ): Promise<Measured[]> {
   const plan = await compile(model, {
     limits: selected.limits,
-    tuning: TUNING[selected.kind],
+    tuning: TUNING[computerOf(selected)],
   });
   const { devices, close } = await selected.open(plan);
   // Weights stay zero: how long arithmetic takes does not depend on them.

@@ -16,7 +16,7 @@ import { writeTables } from "../../runtime/tables.ts";
 import { invariant } from "../../spec/errors.ts";
 import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
-import { TUNING } from "../tuning.ts";
+import { computerOf, TUNING } from "../tuning.ts";
 import { type MeasureOptions, median } from "./measure_device.ts";
 import { exchangeModel } from "./models.ts";
 
@@ -46,7 +46,7 @@ export async function measureLinks(
   const plan = await compile(exchangeModel(ranks, rows), {
     mesh: { ep: ranks },
     limits: selected.limits,
-    tuning: TUNING[selected.kind],
+    tuning: TUNING[computerOf(selected)],
   });
   const { devices, close } = await selected.open(plan);
   try {

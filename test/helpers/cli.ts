@@ -36,6 +36,7 @@ export async function switchyard(
     terminal: false,
     errorStream: new Writable(),
     files,
+    cache: path.join(tmpdir(), "switchyard-no-cache"),
     threads: 2,
     graphics: true,
     places: adapterPlaces,

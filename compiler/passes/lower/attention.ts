@@ -19,6 +19,7 @@ export function lowerAttention(
   const buffer = (input: Node, axes: readonly string[]) =>
     rowMajorBuffer(lowering, input, axes);
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
+  const { attention: together = 1 } = lowering.tuning;
   const kernel = attention({
     name: `attention_${size(head)}x${size(dim)}`,
     heads: size(head),
@@ -32,6 +33,7 @@ export function lowerAttention(
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
     tokens: tokenCount(lowering, [token]),
+    together,
   });
   const bindings = {
     lengths: LENGTHS,
@@ -45,6 +47,10 @@ export function lowerAttention(
   };
   addLaunch(lowering, node, kernel, {
     bindings,
-    workgroups: attentionGrid(size(head), sizeOf(lowering, [token])),
+    workgroups: attentionGrid(
+      size(head),
+      sizeOf(lowering, [token]),
+      together,
+    ),
   });
 }

@@ -11,6 +11,7 @@ import {
   matmulGrid,
   type MatmulOptions,
 } from "../../kernels/matmul.ts";
+import { tileFor } from "../../kernels/tiles.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
 import {
   addLaunch,
@@ -123,15 +124,22 @@ export function lowerMatmul(
     const outer = atFlat(rows, row, length);
     return atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis));
   };
+  const { tile, suffix } = tileFor(lowering.tuning, {
+    grouped: routing !== undefined,
+    weights: weights.length,
+    stored: weights[0]!.stored,
+    k,
+    columns: width,
+  });
   const options: MatmulOptions = {
     bindings: scope.bindings,
     name: `${routing ? "grouped_" : ""}matmul${
       dots.length > 1 ? "_pair" : ""
-    }_${k}x${width}`,
+    }_${k}x${width}${suffix}`,
     k,
     columns: width,
     weights,
-    tile: lowering.tile,
+    tile,
     rows: routing ? u32(0) : productOf(scope, rows),
     ...(routing ? { grouped: { tiles: scope.read(routing.tiles) } } : {}),
     leftRow: (row) =>

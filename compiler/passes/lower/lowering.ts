@@ -19,6 +19,7 @@ import type {
   ScalarFunction,
 } from "../../graph/graph.ts";
 import type { MatmulTile } from "../../kernels/matmul.ts";
+import type { Tuning } from "../../kernels/tiles.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../placed.ts";
@@ -117,6 +118,7 @@ export interface Lowering {
   readonly placed: Placed;
   readonly fusion: Fusion;
   readonly tile: MatmulTile;
+  readonly tuning: Tuning;
   /** Token ids travel along with every routing, and are compared on return. */
   readonly check: boolean;
   /** Outputs that the checks add. */
@@ -187,6 +189,7 @@ export type LoweringInput = Pick<
   | "buckets"
   | "layouts"
   | "tile"
+  | "tuning"
   | "check"
   | "chunks"
   | "goesBack"

@@ -1,0 +1,69 @@
+/** `switchyard tune`: the fastest variants of a target's kernels on an adapter, kept for later runs. */
+
+import { keepTuning, loadTarget, tuneTarget } from "../../engine/mod.ts";
+import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { CliIo } from "../io.ts";
+import { UsageError } from "../values.ts";
+import { openOptions, tuningsPath } from "./options.ts";
+
+/** Flags of `tune`. */
+export interface TuneFlags extends PlanFlags, DeviceFlags {
+  readonly weights?: string;
+  /** Seconds. */
+  readonly budget?: number;
+  readonly json?: boolean;
+}
+
+/** Tune for a target. */
+export async function tuneCommand(
+  io: CliIo,
+  model: string,
+  flags: TuneFlags,
+): Promise<number> {
+  const target = await loadTarget(model, io.files);
+  if (target.kind === "plan") {
+    throw new UsageError(
+      "Cannot tune a plan: its kernels are chosen. Give the model that it was compiled from",
+    );
+  }
+  if (flags.devices === "mpi") {
+    throw new UsageError(
+      "Cannot tune with --devices mpi: a tuner works on one adapter. Leave --devices out",
+    );
+  }
+  const { weights, budget = 60 } = flags;
+  const { kept: _, ...options } = await openOptions(io, target, flags);
+  const { computer, ...tuned } = await tuneTarget(target, io.files, {
+    ...options,
+    ...weights === undefined ? {} : { weights },
+    budget: budget * 1000,
+    now: io.now,
+    onTried: (kernel, candidate, speed) => {
+      if (!flags.json) {
+        io.err(`${kernel}: ${candidate}: ${speed.toFixed(2)} times as fast`);
+      }
+    },
+  });
+  const file = tuningsPath(io);
+  const { files, cache } = io;
+  await files.makeFolder(files.join(cache, "switchyard"));
+  await keepTuning(files, file, { computer, tuning: tuned.tuning });
+  if (flags.json) {
+    await io.out(`${JSON.stringify({ computer, file, ...tuned }, null, 2)}\n`);
+    return 0;
+  }
+  await io.out([
+    `${computer}: ${tuned.tried} candidates`,
+    ...Object.entries(tuned.speed).map(([kernel, speed]) =>
+      `  ${kernel}: ${
+        speed > 1 ? `${speed.toFixed(2)} times as fast` : "as it was"
+      }`
+    ),
+    ...tuned.complete
+      ? []
+      : [`not all were tried within ${budget} s; --budget gives more`],
+    `kept in ${file}`,
+    "",
+  ].join("\n"));
+  return 0;
+}

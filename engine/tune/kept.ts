@@ -1,0 +1,92 @@
+/** What tuners found, kept in a file: tables by what computes. */
+
+import {
+  DataError,
+  type MatmulTile,
+  type TuningTable,
+} from "../../compiler/mod.ts";
+import type { FileSystem } from "../files.ts";
+
+/** Tables by adapter and driver. */
+export type KeptTunings = { readonly [computer: string]: TuningTable };
+
+/** What the file says of itself; tables of another version are forgotten, as kernels have changed. */
+const VERSION = 1;
+
+/** Read what is kept; nothing where there is no such file, or one of another version. */
+export async function readKept(
+  files: FileSystem,
+  path: string,
+): Promise<KeptTunings> {
+  if (await files.stat(path) !== "file") return {};
+  const refuse = (state: string) =>
+    new DataError(
+      `Cannot read tunings from '${path}': ${state}. Remove the file, or run 'switchyard tune' again`,
+    );
+  let document: unknown;
+  try {
+    document = JSON.parse(await files.readText(path));
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw refuse("it is no JSON");
+  }
+  const { version, tunings } = (document ?? {}) as {
+    version?: unknown;
+    tunings?: unknown;
+  };
+  if (version !== VERSION) return {};
+  if (!isRecord(tunings) || !Object.values(tunings).every(isTable)) {
+    throw refuse("its tables are not tables of tiles");
+  }
+  return tunings as KeptTunings;
+}
+
+/** Keep a table beside those of other adapters, whose kernels' tiles stay unless they were found again. */
+export async function keepTuning(
+  files: FileSystem,
+  path: string,
+  { computer, tuning }: {
+    readonly computer: string;
+    readonly tuning: TuningTable;
+  },
+): Promise<void> {
+  const kept = await readKept(files, path);
+  const before = kept[computer];
+  const tunings = {
+    ...kept,
+    [computer]: {
+      ...before,
+      ...tuning,
+      // Tiles of grouped matmuls were found for the rows of that table.
+      matmuls: before?.matmul?.rows === tuning.matmul?.rows
+        ? { ...before?.matmuls, ...tuning.matmuls }
+        : tuning.matmuls ?? {},
+    },
+  };
+  const text = JSON.stringify({ version: VERSION, tunings }, null, 2) + "\n";
+  await files.write(path, [new TextEncoder().encode(text)]);
+}
+
+function isRecord(value: unknown): value is { [key: string]: unknown } {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isTable(value: unknown): value is TuningTable {
+  if (!isRecord(value)) return false;
+  const { matmul, matmuls, attention } = value;
+  return (matmul === undefined || isTile(matmul)) &&
+    (matmuls === undefined ||
+      isRecord(matmuls) && Object.values(matmuls).every(isTile)) &&
+    (attention === undefined || isCount(attention, 8));
+}
+
+function isTile(value: unknown): value is MatmulTile {
+  return isRecord(value) && isCount(value["rows"], 64) &&
+    isCount(value["columns"], 64) && value["columns"] as number % 2 === 0 &&
+    isCount(value["lanes"], 256);
+}
+
+function isCount(value: unknown, most: number): value is number {
+  return Number.isInteger(value) && (value as number) >= 1 &&
+    (value as number) <= most;
+}

@@ -1,0 +1,225 @@
+/** Tries variants of the kernels that a target needs, on the devices of a run, and keeps those that are faster. */
+
+import {
+  matmulClass,
+  type MatmulShape,
+  type MatmulTile,
+  type Tuning,
+  type TuningTable,
+} from "../../compiler/mod.ts";
+import type { Plan } from "../../spec/plan.ts";
+import type { SelectedDevices } from "../devices.ts";
+import { computerOf, tileOf, TUNING } from "../tuning.ts";
+import { attentionModel, matmulModel, type Timed } from "./models.ts";
+import { type Ready, ready } from "./time_models.ts";
+
+/** How to tune. */
+export interface TuneOptions {
+  /** Milliseconds after which nothing new is tried. */
+  readonly budget: number;
+  /** A clock in milliseconds. */
+  readonly now: () => number;
+  /** Told of every candidate: how many times as fast it is as what is kept so far. */
+  readonly onTried?: (kernel: string, candidate: string, speed: number) => void;
+}
+
+/** What was found. */
+export interface Tuned {
+  readonly tuning: TuningTable;
+  /** How many times as fast each kind of kernel became. */
+  readonly speed: { readonly [kernel: string]: number };
+  /** Candidates that were timed. */
+  readonly tried: number;
+  /** False where the time was over before all were. */
+  readonly complete: boolean;
+}
+
+/** Tiles that are tried: rows of grouped ones, which share them, then columns and lanes. */
+const ROWS = [2, 4, 8, 16];
+const ACROSS = [[4, 8], [4, 16], [4, 32], [2, 32], [8, 8], [4, 64]] as const;
+
+/** Tokens of a workgroup of attention that are tried. */
+const TOGETHER = [1, 2, 4, 8];
+
+/** Times of each side of a pair, and how much faster a candidate must be to be kept. */
+const PAIRS = 5, ENOUGH = 1.04;
+
+/** What a tuner works on: the kernels of a plan, and how it is compiled with a tuning. */
+export interface Tunable {
+  compile(tuning: Tuning): Promise<Plan>;
+}
+
+/** Tune for a target. */
+export async function tune(
+  target: Tunable,
+  selected: SelectedDevices,
+  options: TuneOptions,
+): Promise<Tuned> {
+  const search = new Search(selected, options);
+  const computer = computerOf(selected);
+  const { shapes, attention } = await kernelsOf(target, TUNING[computer]);
+  const grouped = shapes.filter((shape) => shape.grouped);
+  let tuning: TuningTable = {
+    ...TUNING[computer],
+    matmul: tileOf(computer),
+    matmuls: {},
+  };
+  // Rows of grouped tiles decide for all that share lists of tiles, so the largest of them decides.
+  if (grouped[0]) {
+    tuning = await search.best(
+      matmulClass(grouped[0]),
+      matmulModel(grouped[0]),
+      tuning,
+      ROWS.map((rows) => {
+        const matmul = { ...tuning.matmul!, rows };
+        return [`${rows} rows`, { ...tuning, matmul }];
+      }),
+    );
+  }
+  for (const shape of shapes) {
+    const key = matmulClass(shape);
+    const timed = matmulModel(shape);
+    const withTile = (tile: MatmulTile): TuningTable => ({
+      ...tuning,
+      matmuls: { ...tuning.matmuls, [key]: tile },
+    });
+    const current = () => tuning.matmuls?.[key] ?? tuning.matmul!;
+    if (!shape.grouped) {
+      tuning = await search.best(
+        key,
+        timed,
+        tuning,
+        ROWS.map((
+          rows,
+        ) => [`${rows} rows`, withTile({ ...current(), rows })]),
+      );
+    }
+    tuning = await search.best(
+      key,
+      timed,
+      tuning,
+      ACROSS.map(([columns, lanes]) => [
+        `${columns} columns, ${lanes} lanes`,
+        withTile({ ...current(), columns, lanes }),
+      ]),
+    );
+  }
+  for (const heads of attention) {
+    tuning = await search.best(
+      "attention",
+      attentionModel(heads),
+      tuning,
+      TOGETHER.map((together) => [
+        `${together} tokens together`,
+        { ...tuning, attention: together },
+      ]),
+    );
+  }
+  return { tuning, ...search.result() };
+}
+
+/** The matmuls of a target, those with most work first, and its attention. */
+async function kernelsOf(target: Tunable, tuning: TuningTable) {
+  const shapes = new Map<string, MatmulShape>();
+  const plan = await target.compile({
+    ...tuning,
+    matmuls: (shape) => {
+      shapes.set(matmulClass(shape), shape);
+      return undefined;
+    },
+  });
+  const work = ({ weights, k, columns }: MatmulShape) => weights * k * columns;
+  const attention = Object.keys(plan.kernels).flatMap((name) => {
+    const found = /^attention_(\d+)x(\d+)$/.exec(name);
+    const kvHeads = plan.axes["kvHead"]?.size;
+    if (!found || kvHeads === undefined) return [];
+    return [{ heads: Number(found[1]), kvHeads, dim: Number(found[2]) }];
+  });
+  return {
+    shapes: [...shapes.values()].sort((a, b) => work(b) - work(a)),
+    attention: attention.slice(0, 1),
+  };
+}
+
+/** A search within a time. */
+class Search {
+  readonly #selected: SelectedDevices;
+  readonly #options: TuneOptions;
+  readonly #until: number;
+  readonly #speed: { [kernel: string]: number } = {};
+  #tried = 0;
+  #complete = true;
+
+  constructor(selected: SelectedDevices, options: TuneOptions) {
+    this.#selected = selected;
+    this.#options = options;
+    this.#until = options.now() + options.budget;
+  }
+
+  result(): Omit<Tuned, "tuning"> {
+    return {
+      speed: this.#speed,
+      tried: this.#tried,
+      complete: this.#complete,
+    };
+  }
+
+  /** The best of a tuning and others that differ in one kernel, each timed in turn with the best so far. */
+  async best(
+    kernel: string,
+    timed: Timed,
+    tuning: TuningTable,
+    others: readonly (readonly [name: string, tuning: TuningTable])[],
+  ): Promise<TuningTable> {
+    let best = tuning;
+    let kept: Ready | undefined;
+    this.#speed[kernel] ??= 1;
+    for (const [name, other] of others) {
+      if (sameTiles(other, best)) continue;
+      if (this.#options.now() >= this.#until) {
+        this.#complete = false;
+        break;
+      }
+      kept ??= await this.#ready(timed, best);
+      const candidate = await this.#ready(timed, other);
+      const speed = await faster(candidate, kept);
+      this.#tried++;
+      this.#options.onTried?.(kernel, name, speed);
+      if (speed < ENOUGH) {
+        await candidate.close();
+        continue;
+      }
+      await kept.close();
+      [kept, best] = [candidate, other];
+      this.#speed[kernel]! *= speed;
+    }
+    await kept?.close();
+    return best;
+  }
+
+  #ready(timed: Timed, tuning: Tuning): Promise<Ready> {
+    const { now } = this.#options;
+    return ready(this.#selected, timed, { tuning, now });
+  }
+}
+
+function sameTiles(a: TuningTable, b: TuningTable): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** How many times as fast one is as another: the geometric mean over steps of medians of pairs. */
+async function faster(candidate: Ready, kept: Ready): Promise<number> {
+  await candidate.time();
+  const pairs: number[][] = [];
+  for (let i = 0; i < PAIRS; i++) {
+    const theirs = await kept.time();
+    const own = await candidate.time();
+    pairs.push(own.map((ms, step) => theirs[step]! / Math.max(ms, 1e-6)));
+  }
+  const steps = pairs[0]!.map((_, step) => {
+    const ratios = pairs.map((pair) => pair[step]!).sort((a, b) => a - b);
+    return ratios[ratios.length >> 1]!;
+  });
+  return steps.reduce((product, ratio) => product * ratio, 1) **
+    (1 / steps.length);
+}

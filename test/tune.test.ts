@@ -1,0 +1,190 @@
+/** The tuner: what it keeps, in which file, and that no table changes a bit. */
+
+import { join } from "node:path";
+import fc from "fast-check";
+import t from "tap";
+import {
+  combine,
+  compile,
+  dispatch,
+  dot,
+  map,
+  matmulClass,
+  type MatmulTile,
+  model,
+  route,
+  type TuningTable,
+  upTo,
+} from "../compiler/mod.ts";
+import { nodeFiles } from "../cli/files.ts";
+import { selectDevices } from "../engine/devices.ts";
+import { keepTuning, readKept, tune } from "../engine/tune/mod.ts";
+import { TUNING, tuningOf } from "../engine/tuning.ts";
+import { temporaryFolder } from "./helpers/cli.ts";
+import {
+  type Case,
+  closeDevices,
+  digest,
+  runCase,
+  skip,
+  waves,
+} from "./helpers/run_model.ts";
+import { holdsFor } from "./helpers/seed.ts";
+
+t.teardown(closeDevices);
+
+const layer = model({ token: upTo(9), embed: 40, ffn: 24, expert: 3 }, (m) => {
+  const x = m.input("x", "token embed");
+  const logits = dot(x, m.param("router", "expert embed"), "embed");
+  const routing = route(logits, { over: "expert", topK: 2, preset: "mixtral" });
+  const sent = dispatch(x, routing);
+  const gate = dot(sent, m.param("gate.{expert}", "expert ffn embed"), "embed");
+  const up = dot(sent, m.param("up.{expert}", "expert ffn embed"), "embed");
+  const done = dot(
+    map((g, u) => g * u, gate, up),
+    m.param("down.{expert}", "expert embed ffn"),
+    "ffn",
+  );
+  return { y: combine(done, routing) };
+});
+
+const layerCase: Case = {
+  model: layer,
+  stored: "bf16",
+  calls: [{ x: waves(9 * 40) }, { x: waves(40, 5) }],
+};
+
+/** A clock on which everything takes less time than what came before. */
+function quickening(): () => number {
+  let [time, step] = [0, 1e9];
+  return () => {
+    time += step;
+    step *= 0.99;
+    return time;
+  };
+}
+
+t.test("a tuner tries every kernel, and what it found changes no bit", async (t) => {
+  const selected = await selectDevices({ sharing: "shared", adapter: "cpu" });
+  const seen: string[] = [];
+  const found = await tune(
+    { compile: (tuning) => compile(layer, { tuning }) },
+    selected,
+    {
+      budget: Infinity,
+      now: quickening(),
+      onTried: (kernel) => seen.push(kernel),
+    },
+  );
+  t.ok(found.complete);
+  t.equal(found.tried, seen.length);
+  t.strictSame([...new Set(seen)].sort(), [
+    "grouped f32 32x64",
+    "grouped pair f32 64x32",
+    "plain f32 64x4",
+  ]);
+  t.ok(
+    Object.values(found.speed).every((speed) => speed > 1.04),
+    "each found something faster on that clock",
+  );
+  const plan = await compile(layer, { tuning: found.tuning });
+  const names = Object.keys(plan.kernels).filter((name) =>
+    name.includes("matmul")
+  );
+  t.ok(
+    names.every((name) => /_by_\d+x\d+x\d+$/.test(name)),
+    "the plan says what was chosen",
+  );
+  t.equal(
+    digest(await runCase(layerCase, "cpu", { tuning: found.tuning })),
+    digest(await runCase(layerCase, "cpu")),
+  );
+});
+
+t.test("a tuner stops when its time is over", async (t) => {
+  const selected = await selectDevices({ sharing: "shared", adapter: "cpu" });
+  const found = await tune(
+    { compile: (tuning) => compile(layer, { tuning }) },
+    selected,
+    { budget: 0, now: quickening() },
+  );
+  t.match(found, { complete: false, tried: 0 });
+  t.same(found.tuning.matmul, TUNING.cpu.matmul);
+});
+
+for (const kind of ["cpu", "gpu"] as const) {
+  t.test(`no table changes a bit, ${kind}`, {
+    skip: kind === "gpu" && skip,
+  }, async (t) => {
+    const wanted = digest(await runCase(layerCase, kind));
+    const tile = fc.record({
+      rows: fc.constantFrom(1, 2, 3, 4, 8, 16),
+      columns: fc.constantFrom(2, 4, 8),
+      lanes: fc.constantFrom(1, 4, 8, 32),
+    });
+    const tables = fc.record({ matmul: tile, pair: tile, plain: tile });
+    await holdsFor(t, tables, {
+      check: async ({ matmul, pair, plain }) => {
+        const tuning: TuningTable = {
+          matmul,
+          matmuls: {
+            "grouped pair bf16 64x32": pair,
+            "plain bf16 64x4": plain,
+          },
+        };
+        t.equal(digest(await runCase(layerCase, kind, { tuning })), wanted);
+      },
+      runs: kind === "cpu" ? 10 : 4,
+    });
+  });
+}
+
+t.test("tables are kept by what computes", async (t) => {
+  const files = nodeFiles();
+  const path = join(temporaryFolder(t), "tunings.json");
+  t.same(await readKept(files, path), {});
+  const tile: MatmulTile = { rows: 8, columns: 4, lanes: 8 };
+  const first = { matmul: tile, matmuls: { "plain f32 4x4": tile } };
+  await keepTuning(files, path, { computer: "one", tuning: first });
+  await keepTuning(files, path, {
+    computer: "other",
+    tuning: { attention: 4 },
+  });
+  const second = { matmul: tile, matmuls: { "plain f32 8x8": tile } };
+  await keepTuning(files, path, { computer: "one", tuning: second });
+  const kept = await readKept(files, path);
+  t.strictSame(Object.keys(kept["one"]!.matmuls!).sort(), [
+    "plain f32 4x4",
+    "plain f32 8x8",
+  ]);
+  // Other rows: tiles of grouped matmuls were found for the old ones.
+  const third = { matmul: { ...tile, rows: 4 }, matmuls: {} };
+  await keepTuning(files, path, { computer: "one", tuning: third });
+  t.same((await readKept(files, path))["one"]!.matmuls, {});
+  const cpu = { kind: "cpu", computer: "one", world: undefined } as const;
+  t.same(tuningOf(cpu, kept).matmul, tile);
+  t.same(tuningOf({ ...cpu, computer: "new" }, kept), TUNING.cpu);
+  const write = (text: string) =>
+    files.write(path, [new TextEncoder().encode(text)]);
+  await write("{");
+  await t.rejects(readKept(files, path), {
+    message:
+      `Cannot read tunings from '${path}': it is no JSON. Remove the file, or run 'switchyard tune' again`,
+  });
+  await write('{"version":1,"tunings":{"one":{"matmul":{"rows":-1}}}}');
+  await t.rejects(readKept(files, path), /its tables are not tables of tiles/);
+  await write('{"version":0,"tunings":7}');
+  t.same(await readKept(files, path), {}, "another version is forgotten");
+});
+
+t.test("classes of matmuls", (t) => {
+  const shape = {
+    grouped: true,
+    weights: 2,
+    stored: "bf16",
+    k: 100,
+    columns: 512,
+  } as const;
+  t.equal(matmulClass(shape), "grouped pair bf16 128x512");
+  t.end();
+});
