@@ -121,6 +121,7 @@ t.test("slots follow each system's formula", (t) => {
   t.equal(of("tutel.topk", { alignment: 16 }), 16, "aligned");
   t.equal(of("megatron.postSoftmax", { factor: 1.5 }), Math.ceil(7.5 * 1.5));
   t.equal(of("gshard.top2"), Math.floor(30 * 2 / 8), "in evaluation");
+  t.equal(of("megablocks", { factor: 1.5 }), Math.floor(1.5 * 2 * 30 / 8));
   t.equal(of("expertChoice", { factor: 3 }), Math.floor(30 * 3 / 8));
   t.equal(of("olmoe", { slots: 5 }), 5);
   // In f32, 3 * 1.4 is just above 4.2 * 1, and 0.7 * 10 is 7 where doubles agree.
