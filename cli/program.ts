@@ -102,6 +102,22 @@ function addInspectCommands(
       "experts are chosen at random, with weights 1/n^s; default: evenly",
       notNegative("--skew"),
     )
+    .option("--train", "the plan of a step of training instead")
+    .addOption(
+      new Option("--optimizer <name>", "of that step (adamw)")
+        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
+    )
+    .option(
+      "--clip <norm>",
+      "gradients of it are scaled down where their norm is larger (1)",
+      positive("--clip", 1e6),
+    )
+    .addOption(
+      new Option(
+        "--optimizer-state <where>",
+        "'sharded': each rank remembers a part of what it shares (whole)",
+      ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
+    )
     .option("--out <file>", "write the document to a file")
     .option("--check", "let token ids travel along, for 'run --check'")
     .option("--json", "print the whole document")

@@ -1,8 +1,8 @@
 /** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
 
-import type { Training } from "../compiler/mod.ts";
+import type { Model, Training } from "../compiler/mod.ts";
 import type { Diagnostic } from "../compiler/source/check.ts";
-import { DataError } from "../spec/errors.ts";
+import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { planTarget } from "./open.ts";
 import { checkTensors } from "./weights.ts";
@@ -29,6 +29,25 @@ export async function loadTarget(
 export async function loadTrainingFile(reference: string): Promise<Training> {
   const { resolveTraining } = await import("../compiler/source/load.ts");
   return await resolveTraining(reference);
+}
+
+/** What a path names that can be trained: a checkpoint folder, or what a model file exports, a training before a model. */
+export async function loadTrainable(
+  path: string,
+  files: FileSystem,
+): Promise<string | Model | Training> {
+  if (await files.stat(path) === "folder") return path;
+  const { resolveModel, resolveTraining } = await import(
+    "../compiler/source/load.ts"
+  );
+  try {
+    return await resolveTraining(path);
+  } catch (error) {
+    const none = error instanceof ModelError &&
+      error.message.startsWith("Cannot find");
+    if (!none) throw error;
+    return await resolveModel(path);
+  }
 }
 
 /** The mistakes of a model file or a checkpoint folder; none if it is sound. Throws DataError if there is no such thing. */

@@ -7,6 +7,7 @@ export {
   formatDiagnostic,
   formatError,
   loadTarget,
+  loadTrainable,
   loadTrainingFile,
 } from "./check.ts";
 export {
@@ -68,6 +69,8 @@ export {
 } from "./predict/mod.ts";
 export {
   readTraining,
+  planTraining,
+  type PlanTrainingOptions,
   runTraining,
   type RunTrainingOptions,
   type SavedSettings,

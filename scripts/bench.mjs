@@ -7,15 +7,23 @@ import process from "node:process";
 import { ensurePackages, ROOT } from "./setup.mjs";
 
 /** Files of bench/ that are not programs. */
-const PARTS = ["measure", "models", "session", "work"];
+const PARTS = [
+  ...["check", "measure", "models", "plot", "results", "roof", "session"],
+  ...["wgsl_matmul", "work"],
+];
 
 const programs = readdirSync(join(ROOT, "bench"))
   .filter((file) => file.endsWith(".ts"))
   .map((file) => file.slice(0, -".ts".length))
   .filter((name) => !PARTS.includes(name));
-const [name, ...flags] = process.argv.slice(2);
-if (!programs.includes(name)) {
-  console.error(`Usage: npm run -s bench -- ${programs.join("|")} [flags]`);
+const [first, ...flags] = process.argv.slice(2);
+const name = first === "--check" ? "check" : first;
+if (name !== "check" && !programs.includes(name)) {
+  console.error(
+    `Usage: npm run -s bench -- ${
+      programs.join("|")
+    } [flags]\n       npm run -s bench -- --check [names]`,
+  );
   process.exit(2);
 }
 ensurePackages();

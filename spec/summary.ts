@@ -43,9 +43,17 @@ export function summarizePlan(plan: Plan): string {
 }
 
 function expertLines(facts: Facts): string[] {
-  const { plan, everyRank } = facts;
+  const { plan, everyRank, buffers } = facts;
+  // What is dealt of updates is on no weight.
+  const lasting = new Set(
+    [...buffers.values()].flatMap(({ kind, axes }) =>
+      kind === "weight" || kind === "input" || kind === "output"
+        ? axes.map(({ axis }) => axis)
+        : []
+    ),
+  );
   return Object.entries(plan.axes).flatMap(([name, { table, over, size }]) => {
-    if (!table || !over) return [];
+    if (!table || !over || !lasting.has(name)) return [];
     const held = everyRank.map((rank) =>
       table[positionOver(plan.mesh, rank, over)]!.length
     );

@@ -13,6 +13,7 @@ import {
 import {
   alignRows,
   digits,
+  idsText,
   oneLine,
   overText,
   perRankText,
@@ -82,7 +83,7 @@ function formatAxes(plan: Plan): string[] {
     if (all !== undefined) return `all of ${all} on each rank`;
     if (!placed && !table) return "";
     const dealt = deal ? ` dealt by ${dealText(deal)}` : "";
-    const ids = table?.map((list) => `[${list.join(" ")}]`).join(" ");
+    const ids = table?.map((list) => `[${idsText(list)}]`).join(" ");
     return `${placed && `over ${placed}`}${dealt}${
       ids === undefined ? "" : ` table ${ids}`
     }`.trim();
@@ -105,7 +106,7 @@ function heldBy(plan: Plan, rank: number): string {
     table && over
       ? [
         `${name} ${
-          table[positionOver(plan.mesh, rank, over)]!.join(" ") || "none"
+          idsText(table[positionOver(plan.mesh, rank, over)]!) || "none"
         }`,
       ]
       : []

@@ -92,6 +92,19 @@ export function typeText(plan: Plan, buffer: PlanBuffer): string {
   return `${buffer.dtype}[${axes}]${partial}${padded}`;
 }
 
+/** `0 1 2 5`; more than eight in a row as `0..31`. */
+export function idsText(ids: readonly number[]): string {
+  const words: string[] = [];
+  for (let i = 0; i < ids.length;) {
+    let end = i + 1;
+    while (end < ids.length && ids[end] === ids[end - 1]! + 1) end++;
+    if (end - i > 8) words.push(`${ids[i]}..${ids[end - 1]}`);
+    else words.push(...ids.slice(i, end).map(String));
+    i = end;
+  }
+  return words.join(" ");
+}
+
 /** The type of a dispatched value: the rows of a buffer as `expert@ep:8 slot`. */
 export function dispatchedType(
   plan: Plan,

@@ -7,8 +7,8 @@ import { Decoder, decoderShape, generate } from "../../engine/mod.ts";
 import { packPrompts, resolveTarget } from "../../engine/mod.ts";
 import { describe, median } from "../measure.ts";
 import { DECODER, decoderFiles } from "./decoder_files.ts";
-import { openOnCpu, pause } from "./engine.ts";
-import { type LlamaSequence, loadLlamaCpp } from "./install.ts";
+import { openOurs as openTargetHere, pause } from "./engine.ts";
+import { openLlama, type Timed } from "./llama.ts";
 import { checkClose, ratioOf, type Run } from "./run.ts";
 
 const PROMPT = Array.from({ length: 256 }, (_, i) => 3 + i * 37 % 256);
@@ -18,13 +18,6 @@ const OURS = "this project";
 
 /** Logits may differ by this much of the greatest one. */
 const TOLERANCE = 1e-4;
-
-/** One generation: the time to the first token, the time of the others, and which they were. */
-interface Timed {
-  readonly prefillMs: number;
-  readonly decodeMs: number;
-  readonly tokens: readonly number[];
-}
 
 /** A side of the comparison. */
 interface Side {
@@ -38,14 +31,21 @@ export async function compareDecode(run: Run): Promise<void> {
   for (const [name, bytes] of Object.entries(decoderFiles())) {
     writeFileSync(join(run.folder, name), bytes);
   }
-  const llama = await openLlama(run);
+  const llama = await openLlama({
+    file: join(run.folder, "model.gguf"),
+    threads: run.threads,
+    context: DECODER.context,
+    vocabulary: DECODER.vocabulary,
+    prompt: PROMPT,
+    newTokens: NEW_TOKENS,
+  });
   // Threads of llama.cpp wait for each other in loops, which is slow where other work is on the cores: one may be faster.
   const counts = [...new Set([run.threads, 1])];
   const ours = await openOurs(run);
   const sides: { [name: string]: Side } = { [OURS]: ours };
   for (const threads of counts) {
     const name = `llama.cpp, ${threads} thread${threads === 1 ? "" : "s"}`;
-    sides[name] = await llama.open(threads);
+    sides[name] = await llama.context(threads);
   }
   const theirs = Object.keys(sides).slice(1);
   const logits = await ours.logits();
@@ -117,7 +117,9 @@ async function openOurs(
   const target = await resolveTarget(run.folder, nodeFiles(), {
     loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
   });
-  const opened = await openOnCpu(target, {
+  const opened = await openTargetHere(target, {
+    adapter: "cpu",
+    threads: run.threads,
     need: {
       tokens: PROMPT.length,
       sequences: 1,
@@ -147,77 +149,6 @@ async function openOurs(
       return { prefillMs, decodeMs, tokens: sequences[0]!.tokens };
     },
     close: () => opened.close(),
-  };
-}
-
-interface OpenLlama {
-  open(threads: number): Promise<Side>;
-  close(): Promise<void>;
-}
-
-async function openLlama(run: Run): Promise<OpenLlama> {
-  const { getLlama } = await loadLlamaCpp();
-  const llama = await getLlama({
-    gpu: false,
-    build: "never",
-    skipDownload: true,
-    progressLogs: false,
-    logLevel: "error",
-    maxThreads: run.threads,
-  });
-  const model = await llama.loadModel({
-    modelPath: join(run.folder, "model.gguf"),
-  });
-  const open = async (threads: number): Promise<Side> => {
-    const context = await model.createContext({
-      contextSize: DECODER.context,
-      batchSize: PROMPT.length,
-      threads,
-      // All in f32, as on our side; its flash attention rounds to f16.
-      flashAttention: false,
-      experimentalKvCacheKeyType: "F32",
-      experimentalKvCacheValueType: "F32",
-    });
-    const sequence = context.getSequence();
-    return {
-      logits: () => logitsOf(sequence),
-      generate: () => generateTheirs(sequence),
-    };
-  };
-  return { open, close: () => llama.dispose() };
-}
-
-async function logitsOf(sequence: LlamaSequence): Promise<Float32Array> {
-  await sequence.clearHistory();
-  const rows = await sequence.controlledEvaluate([
-    ...PROMPT.slice(0, -1),
-    [PROMPT.at(-1)!, { generateNext: { logits: true } }],
-  ]);
-  const logits = rows.at(-1)!.next.logits!;
-  return Float32Array.from(
-    { length: DECODER.vocabulary },
-    (_, token) => logits.get(token) ?? NaN,
-  );
-}
-
-async function generateTheirs(sequence: LlamaSequence): Promise<Timed> {
-  await sequence.clearHistory();
-  const tokens: number[] = [];
-  const started = performance.now();
-  let prefilled = started;
-  const chosen = sequence.evaluate(PROMPT, {
-    temperature: 0,
-    yieldEogToken: true,
-  });
-  for await (const token of chosen) {
-    tokens.push(token);
-    if (tokens.length === 1) prefilled = performance.now();
-    if (tokens.length === NEW_TOKENS) break;
-  }
-  return {
-    prefillMs: prefilled - started,
-    decodeMs: performance.now() - prefilled,
-    tokens,
   };
 }
 

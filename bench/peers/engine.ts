@@ -1,20 +1,33 @@
-/** This project's side: targets opened on the CPU device as every command opens them. */
+/** This project's side: targets opened as every command opens them. */
 
-import { availableParallelism } from "node:os";
 import { nodeFiles } from "../../cli/files.ts";
-import { type Opened, openTarget, type Target } from "../../engine/mod.ts";
-import type { Need } from "../../engine/mod.ts";
+import type { AdapterChoice } from "../../engine/devices.ts";
+import {
+  type Need,
+  type Opened,
+  type OpenOptions,
+  openTarget,
+  type Target,
+} from "../../engine/mod.ts";
 
-/** Open a target on the CPU device, with all that is there by default. */
-export async function openOnCpu(
+/** How a target is opened. */
+export interface OpenOursOptions {
+  readonly adapter: AdapterChoice;
+  readonly threads: number;
+  readonly weights?: string;
+  readonly need?: Need;
+  /** Of a checkpoint: logits of some rows alone. */
+  readonly next?: NonNullable<OpenOptions["next"]>;
+}
+
+/** Open a target with all that is there by default. */
+export async function openOurs(
   target: Target,
-  options: { readonly weights?: string; readonly need?: Need } = {},
+  options: OpenOursOptions,
 ): Promise<Opened> {
   return await openTarget(target, nodeFiles(), {
     ...options,
     sharing: "shared",
-    adapter: "cpu",
-    threads: availableParallelism(),
   });
 }
 

@@ -28,7 +28,7 @@ export function installPeers(): Versions {
   );
   if (present) return dependencies;
   console.error(
-    `Installing into bench/peers/node_modules (400 MB): ${
+    `Installing into bench/peers/node_modules (600 MB): ${
       Object.entries(dependencies).map((entry) => entry.join(" ")).join(", ")
     }`,
   );
@@ -59,21 +59,23 @@ function installedVersion(name: string): string | undefined {
 
 /** A tensor of onnxruntime. */
 export interface OrtTensor {
-  readonly data: Float32Array;
+  readonly data: Float32Array | BigInt64Array;
 }
 
 /** What is used of onnxruntime-node. */
 export interface Ort {
   readonly Tensor: new (
-    type: "float32",
-    data: Float32Array,
+    type: "float32" | "int64" | "int32",
+    data: Float32Array | BigInt64Array | Int32Array,
     shape: readonly number[],
   ) => OrtTensor;
   readonly InferenceSession: {
     create(model: Uint8Array, options: {
       readonly executionProviders: readonly string[];
-      readonly intraOpNumThreads: number;
-      readonly interOpNumThreads: number;
+      readonly intraOpNumThreads?: number;
+      readonly interOpNumThreads?: number;
+      /** 3: errors. */
+      readonly logSeverityLevel?: number;
     }): Promise<OrtSession>;
   };
 }
@@ -123,7 +125,7 @@ export interface LlamaContext {
 /** What is used of node-llama-cpp. */
 export interface LlamaCpp {
   getLlama(options: {
-    readonly gpu: false;
+    readonly gpu: false | "vulkan";
     readonly build: "never";
     readonly skipDownload: boolean;
     readonly progressLogs: boolean;
@@ -134,7 +136,10 @@ export interface LlamaCpp {
 
 /** A loaded llama.cpp. */
 export interface Llama {
-  loadModel(options: { readonly modelPath: string }): Promise<{
+  loadModel(options: {
+    readonly modelPath: string;
+    readonly gpuLayers?: "max" | 0;
+  }): Promise<{
     createContext(options: {
       readonly contextSize: number;
       readonly batchSize: number;

@@ -1,13 +1,6 @@
-/** The expert layer as an ONNX model: a router's product, then the operator `com.microsoft.MoE`. */
+/** The expert layer as an ONNX model: with the operator `com.microsoft.MoE`, or of products of each expert's rows. */
 
-import {
-  bytes,
-  type Field,
-  float,
-  integer,
-  message,
-  text,
-} from "./protobuf.ts";
+import { onnxGraph } from "./onnx_graph.ts";
 
 /** Sizes of an expert layer. */
 export interface LayerSizes {
@@ -26,108 +19,110 @@ export interface LayerWeights {
   readonly down: readonly Float32Array[];
 }
 
-// Codes of onnx.proto.
-const FLOAT = 1;
-const ATTRIBUTE = { float: 1, integer: 2, text: 3 };
-
 /** The bytes of the model: `x` [tokens, embed] to `y` of the same shape. */
 export function onnxLayer(
   sizes: LayerSizes,
   weights: LayerWeights,
 ): Uint8Array {
   const { tokens, embed, ffn, experts, topK } = sizes;
-  const graph = message(7, [
-    node("Gemm", ["x", "router"], "logits", [integerAttribute("transB", 1)]),
-    node("MoE", ["x", "logits", "gate_up", "", "down"], "y", [
-      text(7, "com.microsoft"),
-      integerAttribute("k", topK),
-      textAttribute("activation_type", "swiglu"),
-      // Gate and up interleaved, and the plain function: no scaled sigmoid, no offset.
-      integerAttribute("swiglu_fusion", 1),
-      floatAttribute("activation_alpha", 1),
-      floatAttribute("activation_beta", 0),
-      integerAttribute("normalize_routing_weights", 1),
-    ]),
-    text(2, "layer"),
-    tensor("router", [experts, embed], [weights.router]),
-    tensor(
-      "gate_up",
-      [experts, 2 * ffn, embed],
-      weights.gate.map((gate, i) => interleave(gate, weights.up[i]!, embed)),
-    ),
-    tensor("down", [experts, embed, ffn], weights.down),
-    port(11, "x", [tokens, embed]),
-    port(12, "y", [tokens, embed]),
-  ]);
-  const model: Field[] = [
-    integer(1, 9),
-    graph,
-    message(8, [text(1, ""), integer(2, 17)]),
-    message(8, [text(1, "com.microsoft"), integer(2, 1)]),
-  ];
-  return Buffer.concat(model.flat());
-}
-
-function node(
-  operator: string,
-  inputs: readonly string[],
-  output: string,
-  more: readonly Field[],
-): Field {
-  return message(1, [
-    ...inputs.map((name) => text(1, name)),
-    text(2, output),
-    text(4, operator),
-    ...more,
-  ]);
-}
-
-function integerAttribute(name: string, value: number): Field {
-  return message(5, [
-    text(1, name),
-    integer(3, value),
-    integer(20, ATTRIBUTE.integer),
-  ]);
-}
-
-function floatAttribute(name: string, value: number): Field {
-  return message(5, [
-    text(1, name),
-    float(2, value),
-    integer(20, ATTRIBUTE.float),
-  ]);
-}
-
-function textAttribute(name: string, value: string): Field {
-  return message(5, [
-    text(1, name),
-    text(4, value),
-    integer(20, ATTRIBUTE.text),
-  ]);
-}
-
-function tensor(
-  name: string,
-  shape: readonly number[],
-  parts: readonly Float32Array[],
-): Field {
-  const data = Buffer.concat(
-    parts.map((part) =>
-      new Uint8Array(part.buffer, part.byteOffset, part.byteLength)
-    ),
+  const graph = onnxGraph();
+  const logits = graph.op("Gemm", [
+    "x",
+    graph.weight([experts, embed], weights.router),
+  ], { attributes: { transB: { integer: 1 } } });
+  const gateUp = graph.weight(
+    [experts, 2 * ffn, embed],
+    ...weights.gate.map((gate, i) => interleave(gate, weights.up[i]!, embed)),
   );
-  return message(5, [
-    ...shape.map((size) => integer(1, size)),
-    integer(2, FLOAT),
-    text(8, name),
-    bytes(9, data),
-  ]);
+  const down = graph.weight([experts, embed, ffn], ...weights.down);
+  graph.op("MoE", ["x", logits, gateUp, "", down], {
+    output: "y",
+    domain: "com.microsoft",
+    attributes: {
+      k: { integer: topK },
+      activation_type: { text: "swiglu" },
+      // Gate and up interleaved, and the plain function: no scaled sigmoid, no offset.
+      swiglu_fusion: { integer: 1 },
+      activation_alpha: { float: 1 },
+      activation_beta: { float: 0 },
+      normalize_routing_weights: { integer: 1 },
+    },
+  });
+  const port = { dtype: "f32", shape: [tokens, embed] } as const;
+  return graph.model({ inputs: { x: port }, outputs: { y: port } });
 }
 
-function port(number: number, name: string, shape: readonly number[]): Field {
-  const dimensions = shape.map((size) => message(1, [integer(1, size)]));
-  const type = message(1, [integer(1, FLOAT), message(2, dimensions)]);
-  return message(number, [text(1, name), message(2, [type])]);
+/** The same of plain operators: rows are gathered by expert, multiplied expert by expert, and put back. */
+export function onnxLayerOfProducts(
+  sizes: LayerSizes,
+  weights: LayerWeights,
+): Uint8Array {
+  const { tokens, embed, ffn, experts, topK } = sizes;
+  const graph = onnxGraph();
+  const { op, weight, integers } = graph;
+  const choices = tokens * topK;
+  const logits = op("MatMul", [
+    "x",
+    weight([embed, experts], turned(weights.router, experts, embed)),
+  ]);
+  const [values, index] = graph.ops("TopK", [logits, integers([1], [topK])], {
+    outputs: ["values", "index"],
+  }) as [string, string];
+  const shares = op("Reshape", [
+    op("Softmax", [values], { attributes: { axis: { integer: -1 } } }),
+    integers([3], [tokens, topK, 1]),
+  ]);
+  const flat = op("Reshape", [index, integers([1], [choices])]);
+  const [whole, each] = [integers([1], [-1]), integers([1], [topK])];
+  const parts = Array.from({ length: experts }, (_, e) => {
+    const found = op("NonZero", [op("Equal", [flat, integers([1], [e])])]);
+    const places = op("Reshape", [found, whole]);
+    const rows = op("Gather", ["x", op("Div", [places, each])]);
+    const product = (
+      left: string,
+      of: Float32Array,
+      [from, to]: readonly [number, number],
+    ) => op("MatMul", [left, weight([from, to], turned(of, to, from))]);
+    const gate = product(rows, weights.gate[e]!, [embed, ffn]);
+    const up = product(rows, weights.up[e]!, [embed, ffn]);
+    const hidden = op("Mul", [
+      op("Mul", [gate, op("Sigmoid", [gate])]),
+      up,
+    ]);
+    return { places, done: product(hidden, weights.down[e]!, [ffn, embed]) };
+  });
+  const joined = (names: readonly string[]) =>
+    op("Concat", names, { attributes: { axis: { integer: 0 } } });
+  const back = op("ScatterND", [
+    weight([choices, embed], new Float32Array(choices * embed)),
+    op("Unsqueeze", [
+      joined(parts.map(({ places }) => places)),
+      integers([1], [1]),
+    ]),
+    joined(parts.map(({ done }) => done)),
+  ]);
+  const results = op("Reshape", [back, integers([3], [tokens, topK, embed])]);
+  op("ReduceSum", [op("Mul", [results, shares]), integers([1], [1])], {
+    output: "y",
+    attributes: { keepdims: { integer: 0 } },
+  });
+  const port = { dtype: "f32", shape: [tokens, embed] } as const;
+  return graph.model({ inputs: { x: port }, outputs: { y: port } });
+}
+
+/** A matrix with rows for columns. */
+export function turned(
+  matrix: Float32Array,
+  rows: number,
+  columns: number,
+): Float32Array {
+  const result = new Float32Array(matrix.length);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      result[column * rows + row] = matrix[row * columns + column]!;
+    }
+  }
+  return result;
 }
 
 /** Rows of two matrices in turn. */

@@ -32,11 +32,10 @@ export function message(number: number, fields: readonly Field[]): Field {
   return [varint(number << 3 | 2), varint(length), ...parts];
 }
 
+// Negative numbers are written as of 64 bits.
 function varint(value: number): Uint8Array {
   const digits: number[] = [];
-  let rest = value;
-  for (; rest > 0x7f; rest = Math.floor(rest / 0x80)) {
-    digits.push(rest % 0x80 | 0x80);
-  }
-  return Uint8Array.of(...digits, rest);
+  let rest = BigInt.asUintN(64, BigInt(value));
+  for (; rest > 0x7fn; rest >>= 7n) digits.push(Number(rest & 0x7fn) | 0x80);
+  return Uint8Array.of(...digits, Number(rest));
 }

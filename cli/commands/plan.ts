@@ -1,7 +1,19 @@
 /** `switchyard plan`: compile a model and print its plan, or what a step of it would take on a machine. */
 
-import { loadTarget, planTarget } from "../../engine/mod.ts";
-import { formatPlan, type Mesh, stringifyPlan } from "../../spec/mod.ts";
+import {
+  adamw,
+  loadTarget,
+  loadTrainable,
+  planTarget,
+  planTraining,
+  sgd,
+} from "../../engine/mod.ts";
+import {
+  formatPlan,
+  type Mesh,
+  type Plan,
+  stringifyPlan,
+} from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
@@ -13,6 +25,11 @@ export interface PlanCommandFlags extends PlanFlags, SceneFlags {
   readonly out?: string;
   readonly check?: boolean;
   readonly json?: boolean;
+  /** The plan of a step of training instead. */
+  readonly train?: boolean;
+  readonly optimizer?: "adamw" | "sgd";
+  readonly clip?: number;
+  readonly optimizerState?: "whole" | "sharded";
   /** Every mesh that was given. */
   readonly meshes: readonly Mesh[];
 }
@@ -25,6 +42,11 @@ export async function planCommand(
 ): Promise<number> {
   const { machine, meshes } = flags;
   if (machine !== undefined) {
+    if (flags.train) {
+      throw new UsageError(
+        "Cannot use --train with --machine: only steps without training are predicted. Leave one of them out",
+      );
+    }
     return await predictCommand(io, model, { ...flags, machine });
   }
   const [useless] = (["tokens", "sequences", "past", "skew"] as const)
@@ -39,11 +61,9 @@ export async function planCommand(
       "Cannot use --mesh several times without --machine: a plan has one mesh. Give its axes in one, such as ep=4,dp=2",
     );
   }
-  const target = await loadTarget(model, io.files);
-  const plan = await planTarget(target, io.files, {
-    ...planOptions(target, flags),
-    check: flags.check ?? false,
-  });
+  const plan = flags.train
+    ? await trainingPlan(io, model, flags)
+    : await servingPlan(io, model, flags);
   const document = flags.json || flags.out !== undefined
     ? stringifyPlan(plan)
     : "";
@@ -52,4 +72,45 @@ export async function planCommand(
   }
   await io.out(flags.json ? document : formatPlan(plan));
   return 0;
+}
+
+async function servingPlan(
+  io: CliIo,
+  model: string,
+  flags: PlanCommandFlags,
+): Promise<Plan> {
+  for (const flag of ["optimizer", "clip", "optimizerState"] as const) {
+    if (flags[flag] === undefined) continue;
+    const name = flag === "optimizerState" ? "optimizer-state" : flag;
+    throw new UsageError(
+      `Cannot use --${name} without --train: it says how a model is trained. Leave it out, or give --train`,
+    );
+  }
+  const target = await loadTarget(model, io.files);
+  return await planTarget(target, io.files, {
+    ...planOptions(target, flags),
+    check: flags.check ?? false,
+  });
+}
+
+/** The plan of a step of training: what is exported is trained as it says, else with the output `loss`. */
+async function trainingPlan(
+  io: CliIo,
+  path: string,
+  flags: PlanCommandFlags,
+): Promise<Plan> {
+  const { optimizer, clip, optimizerState } = flags;
+  const what = await loadTrainable(path, io.files);
+  const of = typeof what === "string"
+    ? { kind: "checkpoint" as const }
+    : { kind: "model" as const };
+  return await planTraining(what, io.files, {
+    ...planOptions(of, flags),
+    check: flags.check ?? false,
+    ...optimizer === undefined
+      ? {}
+      : { optimizer: optimizer === "sgd" ? sgd() : adamw() },
+    ...clip === undefined ? {} : { clipNorm: clip },
+    ...optimizerState === undefined ? {} : { optimizerState },
+  });
 }

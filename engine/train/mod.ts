@@ -6,6 +6,7 @@ export {
   trainCheckpoint,
   type TrainOptions,
 } from "./train.ts";
+export { planTraining, type PlanTrainingOptions } from "./plan.ts";
 export { readTraining, type TrainingState } from "./saved.ts";
 export type { SavedSettings, StepSettings, TrainSettings } from "./settings.ts";
 export type { StepMetrics } from "./step.ts";

@@ -1,0 +1,68 @@
+/**
+ * Measures again what bench/results/ keeps, and compares the ratios: a loss of more than 15 % is a failure. Programs to
+ * check may be named. `npm run -s bench -- --check` starts it.
+ */
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { keptPath, readResult } from "./results.ts";
+
+/** How much of a ratio may be lost. */
+const LOSS = 0.15;
+
+const named = process.argv.slice(2).filter((word) => !word.startsWith("-"));
+const kept = readdirSync(fileURLToPath(new URL("results/", import.meta.url)))
+  .filter((file) => file.endsWith(".json"))
+  .map((file) => file.slice(0, -".json".length))
+  .filter((name) => named.length === 0 || named.includes(name))
+  .filter((name) => readResult(keptPath(name)).ratios !== undefined);
+const folder = mkdtempSync(join(tmpdir(), "switchyard-check-"));
+let lost = 0;
+try {
+  for (const name of kept) {
+    const before = readResult(keptPath(name));
+    const out = join(folder, `${name}.json`);
+    const program = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
+    const { status } = spawnSync(
+      process.execPath,
+      ["--import", "tsx", program, "--out", out],
+      { stdio: ["ignore", "ignore", "inherit"] },
+    );
+    if (status !== 0) {
+      console.log(`${name}: it failed`);
+      lost++;
+      continue;
+    }
+    const now = readResult(out);
+    if (now.adapter !== before.adapter) {
+      console.log(
+        `${name}: not compared: kept are figures of ${before.adapter}, and this is ${now.adapter}`,
+      );
+      continue;
+    }
+    for (const [ratio, value] of Object.entries(before.ratios)) {
+      const found = now.ratios[ratio];
+      const ok = found !== undefined && found >= (1 - LOSS) * value;
+      if (!ok) lost++;
+      console.log(
+        `${ok ? "ok  " : "LOST"} ${ratio}: ${
+          found ?? "not measured"
+        }, kept ${value}`,
+      );
+    }
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+console.log(
+  kept.length === 0
+    ? "nothing to check: no such results are kept"
+    : lost === 0
+    ? `no ratio lost more than ${100 * LOSS} %`
+    : `${lost} lost more than ${100 * LOSS} %`,
+);
+process.exit(lost === 0 && kept.length > 0 ? 0 : 1);

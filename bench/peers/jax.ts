@@ -1,0 +1,67 @@
+/** jax-js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
+
+import { politely } from "../../runtime/gpu.ts";
+import { offerWebGpu } from "./webgpu.ts";
+
+/** An array. A function that takes it uses it up, unless it is given its `ref`. */
+export interface JaxArray {
+  readonly ref: JaxArray;
+  readonly shape: number[];
+  data(): Promise<Float32Array | Int32Array>;
+  dispose(): void;
+  add(other: JaxArray | number): JaxArray;
+  sub(other: JaxArray | number): JaxArray;
+  mul(other: JaxArray | number): JaxArray;
+  div(other: JaxArray | number): JaxArray;
+  greaterEqual(other: JaxArray): JaxArray;
+  sum(axis: number): JaxArray;
+  mean(axis: number, options?: { readonly keepdims?: boolean }): JaxArray;
+  reshape(shape: readonly number[]): JaxArray;
+  transpose(axes: readonly number[]): JaxArray;
+  slice(...index: readonly (number | [] | [number, number])[]): JaxArray;
+}
+
+/** What is used of jax-js. */
+export interface Jax {
+  readonly numpy: {
+    array(
+      values: Float32Array | Int32Array,
+      options?: { readonly shape?: readonly number[] },
+    ): JaxArray;
+    matmul(a: JaxArray, b: JaxArray): JaxArray;
+    take(x: JaxArray, indices: JaxArray, axis: number): JaxArray;
+    concatenate(parts: readonly JaxArray[], axis: number): JaxArray;
+    where(condition: JaxArray, a: JaxArray, b: JaxArray | number): JaxArray;
+    sqrt(x: JaxArray): JaxArray;
+    square(x: JaxArray): JaxArray;
+  };
+  readonly nn: {
+    sigmoid(x: JaxArray): JaxArray;
+    softmax(x: JaxArray, axis: number): JaxArray;
+  };
+  readonly lax: { topK(x: JaxArray, k: number): [JaxArray, JaxArray] };
+  readonly jit: <F extends (...args: JaxArray[]) => unknown>(body: F) => F;
+  init(device: "webgpu"): Promise<readonly string[]>;
+  defaultDevice(device: "webgpu"): void;
+}
+
+/** Load jax-js with its WebGPU backend on the adapter of a name. */
+export async function loadJax(adapter: string): Promise<Jax> {
+  await offerWebGpu(adapter);
+  // A name that is no literal, so that the project's check does not look for the package.
+  const name: string = "@jax-js/jax";
+  const jax = await import(name) as Jax;
+  const devices = await jax.init("webgpu");
+  if (!devices.includes("webgpu")) {
+    throw new Error(
+      "Cannot compare with jax-js: its WebGPU backend did not start. Choose another adapter",
+    );
+  }
+  jax.defaultDevice("webgpu");
+  return jax;
+}
+
+/** Values of an array, waited for as our own runs wait; uses it up. */
+export async function takeValues(x: JaxArray): Promise<Float32Array> {
+  return await politely(x.data()) as Float32Array;
+}

@@ -1,0 +1,52 @@
+/** The expert layer in jax-js: the host groups rows by expert, as its functions of fixed shapes cannot. */
+
+import { groupByExpert } from "./grouping.ts";
+import { type JaxArray, loadJax, takeValues } from "./jax.ts";
+import { LAYER_SIZES } from "./layer.ts";
+import { type LayerWeights, turned } from "./onnx.ts";
+
+/** One pass over the rows. */
+export async function jaxLayer(
+  adapter: string,
+  weights: LayerWeights,
+  x: Float32Array,
+): Promise<() => Promise<Float32Array>> {
+  const { numpy: np, nn, lax, jit } = await loadJax(adapter);
+  const { tokens, embed, ffn, experts, topK } = LAYER_SIZES;
+  const matrix = (of: Float32Array, to: number, from: number) =>
+    np.array(turned(of, to, from), { shape: [from, to] });
+  const router = matrix(weights.router, experts, embed);
+  const parts = weights.gate.map((gate, e) => ({
+    gate: matrix(gate, ffn, embed),
+    up: matrix(weights.up[e]!, ffn, embed),
+    down: matrix(weights.down[e]!, embed, ffn),
+  }));
+  // Compiled again for each number of rows, which is the same in every run here.
+  const expert = jit((rows: JaxArray, gate: JaxArray, up: JaxArray) => {
+    const g = np.matmul(rows.ref, gate);
+    return nn.sigmoid(g.ref).mul(g).mul(np.matmul(rows, up));
+  });
+  return async () => {
+    const rows = np.array(x, { shape: [tokens, embed] });
+    const logits = np.matmul(rows.ref, router.ref);
+    const [values, indices] = lax.topK(logits, topK);
+    const shares = nn.softmax(values, -1).reshape([tokens, topK, 1]);
+    const index = await takeValues(indices);
+    const { order, home, counts } = groupByExpert(index, experts);
+    const from = order.map((i) => Math.floor(i / topK));
+    const sent = np.take(rows, np.array(from), 0);
+    let start = 0;
+    const done = counts.flatMap((count, e) => {
+      if (count === 0) return [];
+      const own = sent.ref.slice([start, start + count], []);
+      start += count;
+      const { gate, up, down } = parts[e]!;
+      return [np.matmul(expert(own, gate.ref, up.ref), down.ref)];
+    });
+    sent.dispose();
+    const back = np.take(np.concatenate(done, 0), np.array(home), 0);
+    return await takeValues(
+      back.reshape([tokens, topK, embed]).mul(shares).sum(1),
+    );
+  };
+}

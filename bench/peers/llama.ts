@@ -1,0 +1,114 @@
+/** llama.cpp through node-llama-cpp: greedy tokens behind a prompt, and logits. */
+
+import process from "node:process";
+import { type LlamaSequence, loadLlamaCpp } from "./install.ts";
+
+/** One generation: the time to the first token, the time of the others, and which they were. */
+export interface Timed {
+  readonly prefillMs: number;
+  readonly decodeMs: number;
+  readonly tokens: readonly number[];
+}
+
+/** How a model is opened. */
+export interface LlamaOptions {
+  /** A GGUF file. */
+  readonly file: string;
+  /** Compute on the first Vulkan device, a software one included; default: on the CPU. */
+  readonly vulkan?: boolean;
+  readonly threads: number;
+  readonly context: number;
+  readonly vocabulary: number;
+  readonly prompt: readonly number[];
+  readonly newTokens: number;
+}
+
+/** An open model. */
+export interface LlamaModel {
+  /** A context of so many threads. */
+  context(threads: number): Promise<{
+    /** Logits behind the prompt. */
+    logits(): Promise<Float32Array>;
+    generate(): Promise<Timed>;
+  }>;
+  close(): Promise<void>;
+}
+
+/** Open a model in llama.cpp. */
+export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
+  const { vulkan = false } = options;
+  // Without it, Vulkan devices that compute on the CPU are passed over.
+  if (vulkan) process.env["GGML_VK_VISIBLE_DEVICES"] = "0";
+  const { getLlama } = await loadLlamaCpp();
+  const llama = await getLlama({
+    gpu: vulkan ? "vulkan" : false,
+    build: "never",
+    skipDownload: true,
+    progressLogs: false,
+    logLevel: "error",
+    maxThreads: options.threads,
+  });
+  const model = await llama.loadModel({
+    modelPath: options.file,
+    gpuLayers: vulkan ? "max" : 0,
+  });
+  return {
+    context: async (threads) => {
+      const context = await model.createContext({
+        contextSize: options.context,
+        batchSize: options.prompt.length,
+        threads,
+        // All in f32, as on our side; its flash attention rounds to f16.
+        flashAttention: false,
+        experimentalKvCacheKeyType: "F32",
+        experimentalKvCacheValueType: "F32",
+      });
+      const sequence = context.getSequence();
+      return {
+        logits: () => logitsOf(sequence, options),
+        generate: () => generate(sequence, options),
+      };
+    },
+    close: () => llama.dispose(),
+  };
+}
+
+async function logitsOf(
+  sequence: LlamaSequence,
+  { prompt, vocabulary }: LlamaOptions,
+): Promise<Float32Array> {
+  await sequence.clearHistory();
+  const rows = await sequence.controlledEvaluate([
+    ...prompt.slice(0, -1),
+    [prompt.at(-1)!, { generateNext: { logits: true } }],
+  ]);
+  const logits = rows.at(-1)!.next.logits!;
+  return Float32Array.from(
+    { length: vocabulary },
+    (_, token) => logits.get(token) ?? NaN,
+  );
+}
+
+async function generate(
+  sequence: LlamaSequence,
+  { prompt, newTokens }: LlamaOptions,
+): Promise<Timed> {
+  await sequence.clearHistory();
+  const tokens: number[] = [];
+  const started = performance.now();
+  let prefilled = started;
+  const chosen = sequence.evaluate(prompt, {
+    temperature: 0,
+    yieldEogToken: true,
+  });
+  for await (const token of chosen) {
+    tokens.push(token);
+    if (tokens.length === 1) prefilled = performance.now();
+    if (tokens.length === newTokens) break;
+  }
+  return {
+    prefillMs: prefilled - started,
+    decodeMs: performance.now() - prefilled,
+    tokens,
+  };
+}

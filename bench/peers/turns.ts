@@ -1,0 +1,123 @@
+/** Sides that do the same work in turn. */
+
+import { type Result, speedOf, timingOf, type Work } from "../results.ts";
+import { OURS, ratioName } from "../results.ts";
+import { pause } from "./engine.ts";
+import { checkClose } from "./run.ts";
+
+/** What one run of a side took, and what came of it. */
+export interface Once {
+  /** Milliseconds of each part of the work. */
+  readonly ms: { readonly [part: string]: number };
+  /** Compared with ours in every run. */
+  readonly tokens?: readonly number[];
+}
+
+/** A side that is ready to run. */
+export interface Side {
+  /** Compared with ours before anything is measured. */
+  values(): Promise<Float32Array>;
+  once(): Promise<Once>;
+  close(): Promise<void>;
+}
+
+/** How each side is opened; the first is ours. */
+export type Sides = { readonly [side: string]: () => Promise<Side> };
+
+/** What the parts of the work are. */
+export interface Parts {
+  readonly [part: string]: Pick<Work, "work" | "amount" | "unit">;
+}
+
+/** How to take turns. */
+export interface Turns {
+  readonly pairs: number;
+  readonly warmUp: number;
+  /** Values may differ by this much of the greatest one. */
+  readonly tolerance: number;
+  readonly absent?: { readonly [side: string]: string };
+}
+
+/** Open every side, compare what they compute, then time them in turn. A side that cannot is left out, with the reason. */
+export async function takeTurns(
+  sides: Sides,
+  parts: Parts,
+  { pairs, warmUp, tolerance, absent = {} }: Turns,
+): Promise<Pick<Result, "works" | "ratios">> {
+  const opened: { [side: string]: Side } = {};
+  const difference: { [side: string]: number } = {};
+  const reasons: { [side: string]: string } = { ...absent };
+  let wanted:
+    | { readonly values: Float32Array; readonly once: Once }
+    | undefined;
+  for (const [name, open] of Object.entries(sides)) {
+    try {
+      console.error(`opening ${name}`);
+      const side = await open();
+      const values = await side.values();
+      const once = await side.once();
+      wanted ??= { values, once };
+      if (name !== OURS) {
+        const what = `${name}'s values`;
+        difference[name] = checkClose(values, wanted.values, {
+          what,
+          tolerance,
+        });
+        checkTokens(once, wanted.once, name);
+      }
+      opened[name] = side;
+    } catch (error) {
+      if (name === OURS) throw error;
+      reasons[name] = firstLine(error);
+      console.error(`  ${reasons[name]}`);
+    }
+  }
+  const times: { [part: string]: { [side: string]: number[] } } = {};
+  for (const part of Object.keys(parts)) {
+    times[part] = Object.fromEntries(
+      Object.keys(opened).map((side) => [side, []]),
+    );
+  }
+  for (let round = -warmUp; round < pairs; round++) {
+    for (const [name, side] of Object.entries(opened)) {
+      await pause();
+      const once = await side.once();
+      checkTokens(once, wanted!.once, name);
+      if (round < 0) continue;
+      for (const part of Object.keys(parts)) {
+        times[part]![name]!.push(once.ms[part]!);
+      }
+    }
+  }
+  for (const side of Object.values(opened)) await side.close();
+  const works: Work[] = [];
+  const ratios: { [name: string]: number } = {};
+  for (const [part, of] of Object.entries(parts)) {
+    const sides = Object.fromEntries(
+      Object.entries(times[part]!).map(([side, ms]) => [side, timingOf(ms)]),
+    );
+    works.push({ ...of, sides, difference, absent: reasons });
+    for (const [side, ms] of Object.entries(times[part]!)) {
+      if (side === OURS) continue;
+      ratios[ratioName(of, side)] = speedOf(times[part]![OURS]!, ms);
+    }
+  }
+  return { works, ratios };
+}
+
+function checkTokens(once: Once, wanted: Once, name: string): void {
+  const { tokens } = wanted;
+  if (tokens === undefined) return;
+  const at = tokens.findIndex((token, i) => token !== once.tokens?.[i]);
+  if (at < 0) return;
+  throw new Error(
+    `Cannot compare with ${name}: token ${at} is ${tokens[at]} here and ${
+      once.tokens?.[at]
+    } there. The two sides do not compute the same`,
+  );
+}
+
+function firstLine(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.split("\n")[0]!.slice(0, 300);
+}

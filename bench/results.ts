@@ -1,0 +1,156 @@
+/** Results that are kept: a JSON file, a table and a plot of one program's figures, in bench/results/. */
+
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { machine, median } from "./measure.ts";
+import { barsSvg } from "./plot.ts";
+
+/** Times of one side, in ms. */
+export interface Timing {
+  readonly median: number;
+  readonly least: number;
+  readonly most: number;
+  readonly runs: number;
+}
+
+/** One piece of work, and how long each side took for it in runs taken in turn. */
+export interface Work {
+  readonly work: string;
+  /** What the work amounts to, in units whose rate is printed: `multiply-adds times two`, tokens. */
+  readonly amount: number;
+  readonly unit: "GFLOP/s" | "GB/s" | "tokens/s";
+  readonly sides: { readonly [side: string]: Timing };
+  /** How far results of a side are from ours, as a part of the greatest value. */
+  readonly difference?: { readonly [side: string]: number };
+  /** Sides that cannot do this work, and why. */
+  readonly absent?: { readonly [side: string]: string };
+}
+
+/** What a program measured. */
+export interface Result {
+  readonly program: string;
+  readonly machine: string;
+  readonly adapter: string;
+  readonly versions?: { readonly [name: string]: string };
+  readonly works: readonly Work[];
+  /** Ratios that do not depend on how fast the machine is; more is better. `npm run bench -- --check` compares them. */
+  readonly ratios: { readonly [name: string]: number };
+}
+
+/** The side that is this project. */
+export const OURS = "switchyard";
+
+/** The results that are kept of a program. */
+export function keptPath(program: string): string {
+  return fileURLToPath(new URL(`results/${program}.json`, import.meta.url));
+}
+
+/** The results in a file. */
+export function readResult(file: string): Result {
+  return JSON.parse(readFileSync(file, "utf8")) as Result;
+}
+
+/** A timing of a number of runs. */
+export function timingOf(times: readonly number[]): Timing {
+  return {
+    median: round(median(times)),
+    least: round(Math.min(...times)),
+    most: round(Math.max(...times)),
+    runs: times.length,
+  };
+}
+
+/** How many times as fast one is as another whose runs were taken in turn with its own: the median over pairs. */
+export function speedOf(
+  ours: readonly number[],
+  theirs: readonly number[],
+): number {
+  return round(median(ours.map((ms, i) => theirs[i]! / ms)));
+}
+
+/** Units of work in a second: `17.1 GFLOP/s`. */
+export function rateOf({ amount, unit }: Work, ms: number): string {
+  const rate = unit === "tokens/s" ? amount / ms * 1e3 : amount / ms / 1e6;
+  return `${rate.toFixed(unit === "tokens/s" ? 0 : 1)} ${unit}`;
+}
+
+/** Print a result, and keep it where a file is given: that file, and a table and a plot beside it. */
+export function report(
+  measured: Omit<Result, "machine">,
+  file: string | undefined,
+): void {
+  const { program, adapter, ...rest } = measured;
+  const result: Result = { program, machine: machine(), adapter, ...rest };
+  const table = tableOf(result);
+  console.log(table);
+  if (file === undefined) return;
+  writeResult(file, result, table);
+  writeFileSync(besides(file, "svg"), barsSvg(result));
+}
+
+/** Keep a document, and a table beside it. */
+export function writeResult(
+  file: string,
+  document: object,
+  table: string,
+): void {
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, JSON.stringify(document, null, 2) + "\n");
+  writeFileSync(besides(file, "md"), table);
+}
+
+function besides(file: string, ending: string): string {
+  return `${file.replace(/\.json$/, "")}.${ending}`;
+}
+
+function tableOf(result: Result): string {
+  const lines = [
+    `# ${result.program}`,
+    "",
+    `${result.machine}, ${result.adapter}`,
+  ];
+  for (const work of result.works) {
+    lines.push("", `## ${work.work}`, "");
+    const ours = work.sides[OURS]?.median;
+    lines.push(
+      "| side | median ms | least | most | runs | rate | as fast as it | differs by |",
+      "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    );
+    for (const [side, timing] of Object.entries(work.sides)) {
+      const { median, least, most, runs } = timing;
+      const ratio = side === OURS || ours === undefined
+        ? ""
+        : `${result.ratios[ratioName(work, side)] ?? round(median / ours)}`;
+      const difference = work.difference?.[side]?.toExponential(1) ?? "";
+      const version = result.versions?.[side];
+      const cells = [
+        version === undefined ? side : `${side} ${version}`,
+        ...[median, least, most].map((ms) => ms.toFixed(2)),
+        `${runs}`,
+        ...[rateOf(work, median), ratio, difference],
+      ];
+      lines.push(`| ${cells.join(" | ")} |`);
+    }
+    const absent = Object.entries(work.absent ?? {});
+    if (absent.length > 0) lines.push("");
+    for (const [side, why] of absent) lines.push(`- ${side}: ${why}`);
+  }
+  const others = Object.entries(result.ratios).filter(([name]) =>
+    !result.works.some((work) =>
+      Object.keys(work.sides).some((side) => ratioName(work, side) === name)
+    )
+  );
+  if (others.length > 0) lines.push("");
+  for (const [name, ratio] of others) lines.push(`- ${name}: ${ratio}`);
+  return lines.join("\n") + "\n";
+}
+
+/** The name of the ratio of our speed to a side's. */
+export function ratioName({ work }: Pick<Work, "work">, side: string): string {
+  return `${work}: against ${side}`;
+}
+
+function round(value: number): number {
+  return Number(value.toPrecision(4));
+}

@@ -1,0 +1,228 @@
+/**
+ * What each kernel reaches of what the adapter can do: multiply-adds and bytes are read off the kernels' trees, times are
+ * the adapter's own. The expert FFN of 512 tokens, prefill of 256 tokens and a decode step of 4 sequences of the bundled
+ * checkpoint. `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`.
+ */
+
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { nodeFiles } from "../cli/files.ts";
+import { openTarget, resolveTarget, type Target } from "../engine/mod.ts";
+import { KnownBuffers } from "../engine/predict/known.ts";
+import { LaunchCounter } from "../engine/predict/launch.ts";
+import { dealScene, type SceneOptions } from "../engine/predict/scene.ts";
+import {
+  createGpuDevice,
+  type HostTensor,
+  openGpu,
+  Tracer,
+} from "../runtime/mod.ts";
+import { bindWorkgroups } from "../runtime/run_counts.ts";
+import { onRank, type Plan } from "../spec/plan.ts";
+import { machine, median } from "./measure.ts";
+import { expertLayer } from "./models.ts";
+import { DEMO_FOLDER } from "./peers/demo.ts";
+import { layerTensors, randomWeights } from "./peers/layer.ts";
+import { writeResult } from "./results.ts";
+import { measureRoof, type Roof } from "./roof.ts";
+import { randomValues } from "./session.ts";
+import { packed, PROMPT } from "./work.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    adapter: { type: "string", default: "0" },
+    runs: { type: "string", default: "9" },
+    out: { type: "string" },
+  },
+});
+const runs = Number(flags.runs);
+
+/** What the launches of a kernel do in one step. */
+interface KernelWork {
+  launches: number;
+  multiplyAdds: number;
+  /** Of each binding, no more than its buffer has. */
+  bytes: number;
+}
+
+/** A kernel in a step, measured. */
+interface Reached extends KernelWork {
+  readonly kernel: string;
+  readonly ms: number;
+  /** Of the time that the roof allows. */
+  readonly fraction: number;
+  readonly bound: "multiply-adds" | "bytes";
+}
+
+/** A step that is looked at. */
+interface Scene {
+  readonly name: string;
+  readonly target: Target;
+  readonly weights?: string;
+  readonly options: SceneOptions;
+  readonly inputs: (plan: Plan) => { readonly [name: string]: HostTensor };
+}
+
+function countKernels(plan: Plan, options: SceneOptions) {
+  const scene = dealScene(plan, options);
+  const known = new KnownBuffers(scene);
+  const counter = new LaunchCounter();
+  const kernels = new Map<string, KernelWork>();
+  for (const step of scene.program.steps) {
+    if (step.op !== "launch") continue;
+    const { tree } = plan.kernels[step.kernel]!;
+    const size = bindWorkgroups(step.workgroups, plan, 0)(scene.counts);
+    if (size.includes(0)) continue;
+    const buffers = tree.bindings.map(({ name }) => step.bindings[name]!);
+    const work = counter.count(
+      tree,
+      size,
+      buffers.map((buffer) => known.of(0, buffer)),
+    );
+    const all = kernels.get(step.kernel) ??
+      { launches: 0, multiplyAdds: 0, bytes: 0 };
+    kernels.set(step.kernel, all);
+    all.launches++;
+    all.multiplyAdds += work.multiplyAdds;
+    for (const [i, buffer] of buffers.entries()) {
+      const most = onRank(plan.buffers[buffer]!.bytes, 0);
+      all.bytes += Math.min(work.loads[i]!, most) +
+        Math.min(work.stores[i]!, most);
+    }
+  }
+  return kernels;
+}
+
+async function measureScene(scene: Scene, roof: Roof): Promise<Reached[]> {
+  const tracer = new Tracer(() => performance.now());
+  const opened = await openTarget(scene.target, nodeFiles(), {
+    sharing: "shared",
+    adapter: [Number(flags.adapter)],
+    timestamps: true,
+    tracer,
+    ...scene.weights === undefined ? {} : { weights: scene.weights },
+    bounds: { maxTokens: 256, maxSequences: 4, maxContext: 256 },
+  });
+  const { plan, session } = opened;
+  const inputs = scene.inputs(plan);
+  const perRun: Map<string, number>[] = [];
+  for (let run = -2; run < runs; run++) {
+    session.reset();
+    const before = tracer.toTrace().traceEvents.length;
+    await session.run("main", inputs, { outputs: [] });
+    if (run < 0) continue;
+    const times = new Map<string, number>();
+    for (const event of tracer.toTrace().traceEvents.slice(before)) {
+      const kernel = event.args["kernel"];
+      if (typeof kernel !== "string") continue;
+      times.set(kernel, (times.get(kernel) ?? 0) + (event.dur ?? 0) / 1000);
+    }
+    perRun.push(times);
+  }
+  await opened.close();
+  const reached: Reached[] = [];
+  for (const [kernel, work] of countKernels(plan, scene.options)) {
+    const times = perRun.flatMap((run) => run.get(kernel) ?? []);
+    if (times.length === 0) continue;
+    const ms = median(times);
+    const arithmetic = work.multiplyAdds / roof.multiplyAdds * 1000;
+    const memory = work.bytes / roof.bandwidth * 1000;
+    reached.push({
+      kernel,
+      ...work,
+      ms,
+      fraction: Math.max(arithmetic, memory) / ms,
+      bound: arithmetic > memory ? "multiply-adds" : "bytes",
+    });
+  }
+  return reached.sort((a, b) => b.ms - a.ms);
+}
+
+const folder = mkdtempSync(join(tmpdir(), "switchyard-roofline-"));
+try {
+  const adapter = await openGpu(Number(flags.adapter));
+  const device = await createGpuDevice(adapter);
+  const roof = await measureRoof(device, runs);
+  device.destroy();
+  const weights = join(folder, "layer.safetensors");
+  writeFileSync(weights, layerTensors(randomWeights()));
+  const demo = await resolveTarget(fileURLToPath(DEMO_FOLDER), nodeFiles(), {
+    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+  });
+  const scenes: Scene[] = [{
+    name: "expert FFN, 512 tokens",
+    target: { kind: "model", model: expertLayer(512) },
+    weights,
+    options: { tokens: 512 },
+    inputs: () => ({
+      x: { dtype: "f32", shape: [512, 512], data: randomValues(512 * 512) },
+    }),
+  }, {
+    name: "prefill, 256 tokens of 4 sequences, bundled checkpoint",
+    target: demo,
+    options: { tokens: 256, sequences: 4 },
+    inputs: () => packed(PROMPT),
+  }, {
+    name: "decode, 4 sequences, bundled checkpoint",
+    target: demo,
+    options: { tokens: 4, sequences: 4 },
+    inputs: () => packed({ ...PROMPT, length: 1 }),
+  }];
+  const lines = [
+    "# roofline",
+    "",
+    `${machine()}, ${adapter.name}: copies ${
+      (roof.bandwidth / 1e9).toFixed(1)
+    } GB/s, multiply-adds ${(2 * roof.multiplyAdds / 1e9).toFixed(1)} GFLOP/s`,
+  ];
+  const ratios: { [name: string]: number } = {};
+  const all: { [scene: string]: readonly Reached[] } = {};
+  for (const scene of scenes) {
+    const kernels = all[scene.name] = await measureScene(scene, roof);
+    const total = kernels.reduce((sum, { ms }) => sum + ms, 0);
+    lines.push(
+      "",
+      `## ${scene.name}: ${total.toFixed(2)} ms in kernels`,
+      "",
+      "| kernel | launches | ms | GFLOP/s | GB/s | of the roof | bound by |",
+      "| --- | --- | --- | --- | --- | --- | --- |",
+    );
+    for (const of of kernels) {
+      const rate = (amount: number) => (amount / of.ms / 1e6).toFixed(1);
+      lines.push(
+        `| ${
+          [
+            of.kernel,
+            of.launches,
+            of.ms.toFixed(3),
+            rate(2 * of.multiplyAdds),
+            rate(of.bytes),
+            `${(100 * of.fraction).toFixed(0)} %`,
+            of.bound,
+          ].join(" | ")
+        } |`,
+      );
+      if (of.ms > 0.2 * total) {
+        ratios[`${scene.name}: ${of.kernel}, of the roof`] = Number(
+          of.fraction.toPrecision(3),
+        );
+      }
+    }
+  }
+  const table = lines.join("\n") + "\n";
+  console.log(table);
+  const result = {
+    program: "roofline",
+    machine: machine(),
+    adapter: adapter.name,
+    roof,
+    scenes: all,
+    ratios,
+  };
+  if (flags.out !== undefined) writeResult(flags.out, result, table);
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}

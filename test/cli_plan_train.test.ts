@@ -1,0 +1,53 @@
+// `plan --train`: the whole step of training, what it sends, and what it takes.
+import path from "node:path";
+import t from "tap";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { switchyard } from "./helpers/cli.ts";
+
+const MIXTRAL = checkpointFolder("mixtral-6e");
+const MESH = ["--mesh", "dp=2,ep=2", "--max-tokens", "64"];
+
+/** Of rank 0: bytes at the peak, and of states. */
+function memoryOf(text: string): { peak: number; states: number } {
+  const row = /^ +0 +0,0 +([\d,]+) +[\d,]+ +([\d,]+)/m.exec(text)!;
+  const [peak, states] = row.slice(1).map((n) => Number(n.replaceAll(",", "")));
+  return { peak: peak!, states: states! };
+}
+
+t.test("a checkpoint's step, with its state whole and dealt", async (t) => {
+  const plan = ["plan", MIXTRAL, "--train", ...MESH];
+  const whole = await switchyard(plan);
+  const dealt = await switchyard([...plan, "--optimizer-state", "sharded"]);
+  t.strictSame([whole.code, whole.err], [0, ""]);
+  t.strictSame([dealt.code, dealt.err], [0, ""]);
+  const phases = /\n {2}(forward|backward|update)(?=\n)/g;
+  t.strictSame(
+    [...dealt.out.matchAll(phases)].map(([, phase]) => phase),
+    ["forward", "backward", "update"],
+  );
+  t.match(
+    dealt.out,
+    /own items of sums +main\[\d+\] +reduce +over dp\+ep +\d+ B = \d+ B x 3 others/,
+  );
+  t.match(
+    dealt.out,
+    /own items of sums +main\[\d+\] +reduce +over dp +\d+ B = \d+ B x 1 others/,
+  );
+  t.match(dealt.out, /\{partial:dp\+ep\}/);
+  const [all, part] = [memoryOf(whole.out), memoryOf(dealt.out)];
+  t.ok(part.states < all.states, `${part.states} of ${all.states} bytes`);
+  t.ok(part.peak < all.peak, `${part.peak} of ${all.peak} bytes`);
+});
+
+t.test("flags that say nothing without it", async (t) => {
+  const { code, err } = await switchyard(["plan", MIXTRAL, "--clip", "1"]);
+  t.equal(code, 2);
+  t.match(err, /Cannot use --clip without --train/);
+});
+
+t.test("a model without a loss", async (t) => {
+  const file = path.join(import.meta.dirname, "../examples/layer.ts");
+  const { code, err } = await switchyard(["plan", file, "--train"]);
+  t.equal(code, 1);
+  t.match(err, /Cannot train by output 'loss': the model has no such output/);
+});
