@@ -1,9 +1,11 @@
 // Ranks on several hosts, which are network namespaces of this machine: what they exchange crosses interfaces.
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { checkpointFolder } from "../helpers/checkpoints.ts";
 import {
   floats,
   switchyard,
@@ -97,6 +99,27 @@ for (const launcher of LAUNCHERS) {
       ], err);
       t.ok(Date.now() - Number(at) < 10_000, "within 10 s");
       t.strictSame(processesWith(jobOf(scratch)), [], "no process is left");
+    });
+
+    await t.test("end when the user stops the job", async (t) => {
+      const { ended, printed } = startWith(launcher, scratch, [
+        ...["launch", "-n", "3", "--hosts", hostsFile, "--", "generate"],
+        ...[checkpointFolder("demo-lm"), "--prompt", "Once"],
+        ...["--max-new-tokens", "500", "--max-context", "510"],
+        ...["--temperature", "1", "--adapter", "cpu"],
+      ], onHost);
+      await printed;
+      // Between it and this process are the programs that stand in for a shell on that host.
+      const [launch, ...others] = processesWith(hostsFile);
+      t.strictSame(others, []);
+      const at = Date.now();
+      process.kill(launch!, "SIGINT");
+      const { code, err } = await ended;
+      t.strictSame([code, err], [130, ""]);
+      t.ok(Date.now() - at < 10_000, "within 10 s");
+      const job = jobOf(scratch);
+      t.strictSame(processesWith(job), [], "no process is left");
+      t.notOk(existsSync(job), "no shared memory is left");
     });
   });
 }
