@@ -328,7 +328,19 @@ function addTrainCommand(
       "weight of the loss that balances experts; default: config.json",
       notNegative("--aux"),
     )
+    .addOption(
+      new Option(
+        "--balance <what>",
+        "that of each 'layer', or of all 'together' as transformers does (together)",
+      ).argParser(oneOf("--balance", ["layer", "together"])),
+    )
     .option("--seed <s>", "same seed, same training (0)", integer("--seed", 0))
+    .addOption(
+      new Option(
+        "--optimizer-state <where>",
+        "'whole' on every rank, or 'sharded' over those with the same parameters (whole)",
+      ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
+    )
     .option(
       "--save-every <n>",
       "steps from checkpoint to checkpoint; default: only at the end",

@@ -58,6 +58,12 @@ export function describeStep(metrics: StepMetrics): string {
     ...load.length > 0
       ? [`experts ${least.toFixed(2)} to ${most.toFixed(2)} of a fair share`]
       : [],
-    ...metrics.sentBytes > 0 ? [`${metrics.sentBytes} bytes exchanged`] : [],
+    ...metrics.sentBytes > 0 ? [`${bytes(metrics.sentBytes)} exchanged`] : [],
   ].join(", ");
+}
+
+function bytes(count: number): string {
+  return count < 2 ** 20
+    ? `${(count / 2 ** 10).toFixed(0)} KiB`
+    : `${(count / 2 ** 20).toFixed(1)} MiB`;
 }

@@ -15,6 +15,9 @@ export interface Bounds {
   readonly maxContext: number;
 }
 
+/** What a loss balances: the experts of each layer, or those of all layers with the same number as one. */
+export type Balance = "layer" | "together";
+
 /** How a decoder is built. */
 export interface DecoderOptions extends Bounds {
   /** Experts are not chosen but given: an input `layer{N}.topk_idx` for each router, named as what it chose. */
@@ -29,6 +32,8 @@ export interface DecoderOptions extends Bounds {
   readonly training?: {
     /** Weight of the loss that balances experts; 0: none. */
     readonly auxiliary: number;
+    /** Experts of each layer among themselves, or of all layers together, as transformers does. Default: together. */
+    readonly balance?: Balance | undefined;
   };
 }
 

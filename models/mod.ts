@@ -17,7 +17,7 @@ import { olmoe, olmoeConfig } from "./olmoe.ts";
 import { qwen2Moe, qwen2MoeConfig } from "./qwen2_moe.ts";
 import { qwen3Moe, qwen3MoeConfig } from "./qwen3_moe.ts";
 
-export type { Bounds, Config, DecoderOptions } from "./config.ts";
+export type { Balance, Bounds, Config, DecoderOptions } from "./config.ts";
 export type { Decoder } from "./decoder.ts";
 export type { DeepseekConfig } from "./deepseek.ts";
 export { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";

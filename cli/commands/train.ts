@@ -33,6 +33,7 @@ export interface TrainFlags
   readonly out: string;
   readonly steps: number;
   readonly saveEvery?: number;
+  readonly optimizerState?: "whole" | "sharded";
   readonly metrics?: string;
   readonly resume?: boolean;
   readonly tokenizer?: string;
@@ -104,10 +105,12 @@ async function startTraining(
 ): Promise<AsyncIterable<StepMetrics>> {
   const { out, steps, saveEvery, mesh, place, resume = false } = flags;
   const { validateEvery, validateBatches, signal, onProgress } = flags;
+  const { optimizerState } = flags;
   const options = {
     ...deviceOptions(io, flags),
     ...{ steps, out, now: io.now, resume, signal },
     ...saveEvery === undefined ? {} : { saveEvery },
+    ...optimizerState ? { optimizerState } : {},
     ...validateEvery === undefined ? {} : { validateEvery },
     ...validateBatches === undefined
       ? {}

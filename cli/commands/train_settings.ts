@@ -27,6 +27,7 @@ export interface SettingFlags {
   readonly floor?: number;
   readonly clip?: number;
   readonly aux?: number;
+  readonly balance?: "layer" | "together";
   readonly seed?: number;
 }
 
@@ -35,6 +36,7 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   ...{ beta1: "--beta1", beta2: "--beta2", momentum: "--momentum" },
   ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
   ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
+  balance: "--balance",
   ...{ accumulate: "--accumulate", seed: "--seed" },
 };
 
@@ -54,7 +56,7 @@ export function refuseSettings(
 /** The settings of a new training on text. */
 export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
-  const { accumulate } = flags;
+  const { balance, accumulate } = flags;
   const schedule: Schedule = {
     rate: lr ?? 1e-3,
     warmup: warmup ?? 0,
@@ -66,6 +68,7 @@ export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
     optimizer: optimizerOf(flags),
     clipNorm: clip ?? 1,
     ...aux === undefined ? {} : { auxiliary: aux },
+    ...balance === undefined ? {} : { balance },
     ...accumulate === undefined ? {} : { accumulate },
   };
 }

@@ -6,7 +6,7 @@ import type { StepRecord } from "./record.ts";
 const WIDTH = 720, LEFT = 96, RIGHT = 16, TOP = 52, BOTTOM = 48, GAP = 6;
 
 /** Columns, at most: each is the mean of the steps that it stands for. */
-const COLUMNS = 120;
+const COLUMNS = 60;
 
 /** Shares of a fair share that have colours of their own: none, fair, and so many times as much or more. */
 const MOST = 3;

@@ -13,7 +13,7 @@ export interface StepRecord {
   readonly gradient_norm: number;
   readonly tokens: number;
   readonly tokens_per_second: number;
-  /** Of each layer with experts, the share of choices that each expert got. */
+  /** Of each layer with experts, the share of choices that each expert got, to four digits. */
   readonly expert_load: readonly (readonly number[])[];
   readonly sent_bytes: number;
   readonly saved: boolean;
@@ -31,8 +31,13 @@ export function recordOf(metrics: StepMetrics): StepRecord {
     gradient_norm: metrics.gradientNorm,
     tokens: metrics.tokens,
     tokens_per_second: metrics.tokensPerSecond,
-    expert_load: metrics.experts,
+    expert_load: metrics.experts.map((layer) => layer.map(rounded)),
     sent_bytes: metrics.sentBytes,
     saved: metrics.saved,
   };
+}
+
+/** Shares are counts of choices: more digits say nothing, and take most of the file. */
+function rounded(share: number): number {
+  return Number(share.toFixed(4));
 }

@@ -71,18 +71,19 @@ export async function checkpointTask(
   const held = options.validation && await tokensOf(options.validation);
   const validation = held && new TextRows(held.row, { length, seed });
   const config = await readJsonObject(files.join(folder, "config.json"), files);
-  const { optimizer, schedule, clipNorm } = options;
+  const { optimizer, schedule, clipNorm, balance } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   return {
     model: published.build({
       ...{ maxTokens: batch * length, maxSequences: batch, maxContext: length },
-      training: { auxiliary },
+      training: { auxiliary, balance },
     }),
     loss: "loss",
     settings: {
       ...{ optimizer, schedule, batch, length, seed, auxiliary },
       ...accumulate === 1 ? {} : { accumulate },
+      ...balance === undefined ? {} : { balance },
       ...clipNorm === undefined ? {} : { clipNorm },
     },
     text: tokens.digest,

@@ -15,6 +15,7 @@ export async function declaredTask(
   const { model, loss = "loss", optimizer, schedule, clipNorm } = training;
   const { data, validation, seed = 0, deviation = 0.02, mesh } = training;
   const { accumulate = 1 } = training;
+  const first = data(1);
   return {
     ...{ model, loss },
     ...mesh
@@ -29,9 +30,9 @@ export async function declaredTask(
       ...accumulate === 1 ? {} : { accumulate },
     },
     // A function cannot be compared; what it gives first can.
-    text: await digest(data(1)),
+    text: await digest(first),
     taken: accumulate,
-    tokens: accumulate * (data(1)["ids"]?.data.length ?? 0),
+    tokens: accumulate * rowsOf(first),
     validation: validation && {
       count: training.validationBatches ?? 1,
       at: (index) => Promise.resolve(weighed(validation(index + 1))),
@@ -43,6 +44,11 @@ export async function declaredTask(
     prepare: (out) => files.makeFolder(out),
     close: () => Promise.resolve(),
   };
+}
+
+/** How long the first axes of a batch are at most: those of its tokens. */
+function rowsOf(inputs: Tensors): number {
+  return Math.max(...Object.values(inputs).map(({ shape }) => shape[0] ?? 1));
 }
 
 /** A batch counts as many labels as are not ignored, or 1 where it has none. */

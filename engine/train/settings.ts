@@ -1,6 +1,7 @@
 /** How a model is trained: what a checkpoint must remember so that a run that was stopped goes on as if it had not been. */
 
 import type { Optimizer, Schedule } from "../../compiler/mod.ts";
+import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 
 /** What must stay as it is over all steps of a training, whatever it is on. */
@@ -23,6 +24,8 @@ export interface TrainSettings extends StepSettings {
   readonly length: number;
   /** Weight of the loss that balances experts; default: `router_aux_loss_coef` of config.json, else 0.01. */
   readonly auxiliary?: number;
+  /** Whether that loss balances the experts of each layer, or of all together as transformers does (default). */
+  readonly balance?: Balance;
 }
 
 /** Settings as they are saved: on text, or not. */

@@ -1,6 +1,10 @@
 /** Training: steps of one plan, and checkpoints in between. */
 
-import { compileTraining, type Training } from "../../compiler/mod.ts";
+import {
+  compileTraining,
+  type CompileTrainingOptions,
+  type Training,
+} from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
 import { assertLegal } from "../../spec/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
@@ -34,7 +38,8 @@ export interface RunTrainingOptions
   extends
     SelectDevicesOptions,
     Pick<PlanOptions, "mesh" | "place">,
-    Pick<OpenOptions, "statistics" | "onProgress"> {
+    Pick<OpenOptions, "statistics" | "onProgress">,
+    Pick<CompileTrainingOptions, "optimizerState"> {
   /** Steps in all; those of a training that is gone on with count. */
   readonly steps: number;
   /** Folder for checkpoints. Default: none are written. */
@@ -203,7 +208,7 @@ async function openWith(
 ): Promise<Opened> {
   const { mesh, place, text, settings, where } = task;
   return await openPlan({
-    plan: (chosen) => planTraining(task, chosen),
+    plan: (chosen) => planTraining(task, { ...options, ...chosen }),
     ...{ tensors, where },
   }, {
     ...mesh ? { mesh } : {},
@@ -227,13 +232,15 @@ async function closedOnError(
 
 async function planTraining(
   { model, loss, settings, validation }: Task,
-  options: PlanOptions,
+  options: PlanOptions & Pick<CompileTrainingOptions, "optimizerState">,
 ): Promise<Plan> {
   const { optimizer, clipNorm, accumulate = 1 } = settings;
+  const { optimizerState } = options;
   const plan = await compileTraining(model, {
     ...compileOptions(options),
     ...{ loss, optimizer, accumulate: accumulate > 1 },
     ...clipNorm === undefined ? {} : { clipNorm },
+    ...optimizerState ? { optimizerState } : {},
     ...validation ? { validate: [loss, ...LOSSES] } : {},
   });
   assertLegal(plan);

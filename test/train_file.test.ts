@@ -1,0 +1,138 @@
+/** Training what a model file declares: from the command line and from the engine, with metrics and plots. */
+
+import { readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
+import t from "tap";
+import { nodeFiles } from "../cli/files.ts";
+import { expertLoad } from "../cli/plots/expert_load.ts";
+import { lossCurve } from "../cli/plots/loss_curve.ts";
+import type { StepRecord } from "../cli/plots/record.ts";
+import { ticks } from "../cli/plots/svg.ts";
+import {
+  loadTrainingFile,
+  readTraining,
+  runTraining,
+  type StepMetrics,
+} from "../engine/mod.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const FILE = path.resolve(
+  import.meta.dirname,
+  "../examples/train/next_byte.ts",
+);
+
+function readLines(text: string): StepRecord[] {
+  return text.trim().split("\n").map((line) => JSON.parse(line) as StepRecord);
+}
+
+t.test("a training of a file, stopped and gone on with", async (t) => {
+  const folder = temporaryFolder(t);
+  const argv = (out: string, ...more: string[]) => [
+    ...["train", FILE, "--adapter", "cpu", "--out", path.join(folder, out)],
+    ...more,
+  ];
+  const whole = await switchyard(argv("whole", "--steps", "20", "--json"));
+  t.match(whole, { code: 0, err: "" });
+  const records = readLines(whole.out);
+  t.same(records.map(({ step }) => step), [...Array(20)].map((_, i) => i + 1));
+  t.ok(Math.abs(records[0]!.ce_loss - Math.log(256)) < 0.2, "knows nothing");
+  t.ok(records[19]!.ce_loss < 4.2, `loss ${records[19]!.ce_loss}`);
+  for (const { expert_load, sent_bytes, tokens, loss } of records) {
+    const [layer] = expert_load;
+    t.equal(Math.round(layer!.reduce((n, share) => n + share, 0) * 100), 100);
+    t.ok(sent_bytes > 0, "two ranks exchange");
+    t.equal(tokens, 256);
+    t.ok(Number.isFinite(loss));
+  }
+  const read = (out: string, name: string) =>
+    readFile(path.join(folder, out, name), "utf8");
+  t.same(readLines(await read("whole", "metrics.jsonl")), records);
+
+  await switchyard(argv("parts", "--steps", "8"));
+  // Lines of steps that were taken but not saved, the last one broken off.
+  const metrics = path.join(folder, "parts", "metrics.jsonl");
+  const before = await readFile(metrics, "utf8");
+  const later = JSON.stringify({ ...records[8], loss: -1 });
+  await writeFile(metrics, `${before}${later}\n${later.slice(0, 40)}`);
+  const rest = await switchyard(argv("parts", "--steps", "20", "--resume"));
+  t.match(rest, { code: 0, out: /Wrote/ });
+  const untimed = (text: string) =>
+    readLines(text).map(({ tokens_per_second: _, saved: __, ...rest }) => rest);
+  t.same(
+    untimed(await read("parts", "metrics.jsonl")),
+    untimed(whole.out),
+    "the lines of one training",
+  );
+  for (const name of ["loss.svg", "experts.svg"]) {
+    t.equal(await read("parts", name), await read("whole", name), name);
+  }
+  const saved = await readTraining(path.join(folder, "parts"), nodeFiles());
+  t.equal(saved.step, 20);
+
+  t.match(await switchyard(argv("new", "--steps", "1", "--lr", "1")), {
+    code: 2,
+    err: /Cannot use --lr with a model file: the file says how it is trained/,
+  });
+  t.match(await switchyard(argv("new", "--steps", "1", "--data", FILE)), {
+    code: 2,
+    err: /Cannot use --data with a model file: the file has its data/,
+  });
+});
+
+t.test("the same through the engine", async (t) => {
+  const training = await loadTrainingFile(`${FILE}#training`);
+  const run = async (mesh: { readonly [axis: string]: number }) => {
+    const found: StepMetrics[] = [];
+    const validation = training.data;
+    for await (
+      const step of runTraining(
+        { ...training, mesh, validation, validationBatches: 2 },
+        nodeFiles(),
+        {
+          ...{ steps: 3, sharing: "shared", adapter: "cpu", validateEvery: 2 },
+          now: () => performance.now(),
+        },
+      )
+    ) found.push(step);
+    return found;
+  };
+  const [one, two] = [await run({ ep: 1 }), await run({ ep: 2 })];
+  t.same(one.map(({ validation }) => validation !== undefined), [
+    ...[false, true, true],
+  ]);
+  for (const [i, { loss, validation }] of two.entries()) {
+    t.ok(Math.abs(loss / one[i]!.loss - 1) < 1e-5, `loss ${loss}`);
+    if (validation === undefined) continue;
+    t.ok(Math.abs(validation / one[i]!.validation! - 1) < 1e-5);
+  }
+  // After the last step the batches of validation are the first two of training, by then seen.
+  t.ok(one[2]!.validation! < one[1]!.crossEntropy, "it learns");
+  await t.rejects(loadTrainingFile(`${FILE}#nextByte`), {
+    message:
+      "Cannot find training 'nextByte' in 'next_byte.ts': it exports 'training'. Name one of those",
+  });
+});
+
+t.test("plots of a training", (t) => {
+  const records = Array.from({ length: 500 }, (_, i): StepRecord => ({
+    ...{ step: i + 1, loss: 6 - i / 250, ce_loss: 6 - i / 250, aux_loss: 1 },
+    validation_loss: i % 100 === 99 ? 5 : null,
+    ...{ learning_rate: 1, gradient_norm: 1, tokens: 1, tokens_per_second: 1 },
+    ...{ expert_load: [[0.5, 0.5], [1, 0]], sent_bytes: 0, saved: false },
+  }));
+  const curve = lossCurve(records);
+  t.match(curve, /^<svg .*<\/svg>\n$/s);
+  t.equal(curve.match(/<circle /g)?.length, 5, "one for each validation");
+  t.match(curve, /validation, at last 5\.000/);
+  const map = expertLoad(records)!;
+  t.match(map, /fill="#f7f7f7"/, "a fair share is white");
+  t.match(map, /fill="#2166ac"/, "nothing is blue");
+  t.match(map, />layer 1</);
+  t.equal(
+    expertLoad(records.map((r) => ({ ...r, expert_load: [] }))),
+    undefined,
+  );
+  t.same(ticks(0, 500, 8), [0, 100, 200, 300, 400, 500]);
+  t.same(ticks(3, 5, 8), [3, 3.5, 4, 4.5, 5]);
+  t.end();
+});
