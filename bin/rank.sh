@@ -24,5 +24,6 @@ if [ $code = 0 ]; then
 fi
 eval "read -r step <&$fd"
 printf '\036ended %s %s %s %s\n' "$rank" "$(uname -n)" "$code" "$step" >&2
-rm -rf "$job"
+# Nor does it say that of what it runs itself, when the whole job is told to end.
+{ rm -rf "$job"; } 2>/dev/null
 exit $code

@@ -5,8 +5,8 @@ import { readdirSync } from "node:fs";
 import { homedir } from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import type { AdapterPlaces } from "../engine/mod.ts";
+import { packageFile } from "./places.ts";
 
 /** What the system knows of adapters besides their names. Empty elsewhere than on Linux. */
 export async function adapterPlaces(): Promise<AdapterPlaces> {
@@ -16,7 +16,7 @@ export async function adapterPlaces(): Promise<AdapterPlaces> {
 
 /** Mesa's device-select layer prints what it sees and ends the process, so that it takes one of its own. */
 async function listDevices(): Promise<string> {
-  const program = fileURLToPath(new URL("list_adapters.mjs", import.meta.url));
+  const program = packageFile("cli/list_adapters.mjs");
   const child = spawn(process.execPath, [program], {
     env: { ...process.env, MESA_VK_DEVICE_SELECT: "list" },
     stdio: ["ignore", "ignore", "pipe"],

@@ -1,7 +1,6 @@
 /** `npm start`: the plan's summary, then text from the bundled checkpoint on four ranks. */
 
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import {
   candidatesOf,
   Decoder,
@@ -15,11 +14,12 @@ import {
 import { invariant, summarizePlan } from "../spec/mod.ts";
 import { type CliIo, processIo } from "./io.ts";
 import { exitCodeOf } from "./main.ts";
+import { packageFile } from "./places.ts";
 import { createProgressBar } from "./progress.ts";
 import { UsageError } from "./values.ts";
 
 /** The bundled checkpoint. */
-const FOLDER = fileURLToPath(new URL("../examples/demo-lm", import.meta.url));
+const FOLDER = packageFile("examples/demo-lm");
 
 const PROMPT = "Once upon a time there was a";
 

@@ -16,6 +16,20 @@ const TIMEOUT = 600;
 /** Files at a time. More would only make GPU tests wait for each other. */
 const JOBS = Math.min(2, availableParallelism());
 
+/** What takes longest, the longest first: started at the beginning, so that nothing long is left alone at the end. */
+const LONG = [
+  "end_to_end/families",
+  "mpi/mpi",
+  "end_to_end/references",
+  "mpi/faults",
+  "mpi/",
+  "proof/deno",
+  "pack",
+  "train",
+  "end_to_end/",
+  "style",
+];
+
 ensurePackages();
 const { Parser } = await import("tap-parser");
 
@@ -29,7 +43,13 @@ function testFiles(filters) {
     .filter((file) =>
       filters.length === 0 || filters.some((f) => file.includes(f))
     )
-    .sort();
+    .sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
+}
+
+/** Where a file comes among others. */
+function place(file) {
+  const found = LONG.findIndex((part) => file.startsWith(join("test", part)));
+  return found < 0 ? LONG.length : found;
 }
 
 /** Collects the tree of tests that a TAP stream reports: each point with the points inside it. */

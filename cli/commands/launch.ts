@@ -2,7 +2,6 @@
 
 import { spawn } from "node:child_process";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import { requireKoffi } from "../../engine/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
 import { type Host, hostsFor, parseHosts } from "../hosts_file.ts";
@@ -13,6 +12,7 @@ import {
   type MpiFamily,
   mpiFamily,
 } from "../mpi_launcher.ts";
+import { packageFile } from "../places.ts";
 import { UsageError } from "../values.ts";
 
 /** Flags of `launch`. */
@@ -50,8 +50,8 @@ export async function launchCommand(
   ];
   const ended = await runJob(io, {
     argv: [
-      ...[...launcher, "sh", fileOf("rank.sh"), folder],
-      ...[process.execPath, fileOf("switchyard.mjs"), ...ranks],
+      ...[...launcher, "sh", packageFile("bin/rank.sh"), folder],
+      ...[process.execPath, packageFile("bin/switchyard.mjs"), ...ranks],
     ],
     ...{ family, folder },
   });
@@ -67,10 +67,6 @@ export async function launchCommand(
         `the ranks ended without a result (exit code ${ended.code} of mpirun)`
     }. Start the command again`,
   );
-}
-
-function fileOf(name: string): string {
-  return fileURLToPath(new URL(`../../bin/${name}`, import.meta.url));
 }
 
 function checkCommand(command: string, rest: readonly string[]): void {

@@ -1,6 +1,6 @@
 /** Everything that may go wrong with a rank, made to happen in real MPI jobs, and what must come of it. */
 
-import { cpSync, existsSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, rmSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkpointFolder } from "./checkpoints.ts";
@@ -15,7 +15,7 @@ export interface Fault {
   readonly made?: { readonly rank: number; readonly kind: string };
   /** What `launch` is told once it has printed. */
   readonly signal?: NodeJS.Signals;
-  /** What is launched; default: a run of a checkpoint. */
+  /** What is launched; default: a run of the plan for so many ranks. */
   readonly argv?: readonly string[];
   readonly code: number;
   /** All that is said. */
@@ -29,7 +29,13 @@ const WEIGHTS = path.join(MIXTRAL, "model.safetensors");
 
 const STEP = "in step 'dispatch[^']*'";
 
-const RUN = ["run", "model", "--inputs", "ids", "--outputs", "out"];
+/** Run a plan, which takes ranks less time to begin with than a checkpoint. */
+function runOf(ranks: number): readonly string[] {
+  return [
+    ...["run", `plan.${ranks}.json`, "--weights", WEIGHTS],
+    ...["--inputs", "ids", "--outputs", "out"],
+  ];
+}
 
 /** All of them. */
 export const FAULTS: readonly Fault[] = [
@@ -73,7 +79,7 @@ export const FAULTS: readonly Fault[] = [
     name: "a rank stands still",
     ranks: 3,
     made: { rank: 1, kind: "stop" },
-    argv: [...RUN, "--deadline", "3"],
+    argv: [...runOf(3), "--deadline", "3"],
     code: 3,
     message:
       /^rank [02] on \S+: Cannot go on with step '(dispatch|combine)[^']*': .* did not join within 3 s\. .* Nothing was heard from rank 1 on \S+\n$/,
@@ -82,10 +88,6 @@ export const FAULTS: readonly Fault[] = [
     name: "a rank has another plan",
     ranks: 2,
     made: { rank: 1, kind: "folder" },
-    argv: [
-      ...["run", "plan.json", "--weights", WEIGHTS],
-      ...["--inputs", "ids", "--outputs", "out"],
-    ],
     code: 3,
     message:
       /^rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another plan than rank 0 on \1\. .*\n$/,
@@ -94,6 +96,7 @@ export const FAULTS: readonly Fault[] = [
     name: "a file of the checkpoint is missing on a rank",
     ranks: 2,
     made: { rank: 1, kind: "folder" },
+    argv: ["run", "model", "--inputs", "ids", "--outputs", "out"],
     code: 1,
     message:
       /^rank 1 on \S+: Cannot read 'model': it has no safetensors file\. Copy model\.safetensors there\n$/,
@@ -125,11 +128,14 @@ export async function prepareFaults(scratch: string): Promise<void> {
     }
     await writeRaw(path.join(folder, "ids"), { input_ids: ids });
     const tokens = name === "here" ? "32" : "48";
-    const plan = await switchyard([
-      ...["plan", path.join(folder, "model"), "--mesh", "ep=2"],
-      ...["--max-tokens", tokens, "--out", path.join(folder, "plan.json")],
-    ]);
-    if (plan.code !== 0) throw new Error(plan.err);
+    for (const ranks of name === "here" ? [2, 3, 4] : [2]) {
+      const plan = await switchyard([
+        ...["plan", path.join(folder, "model"), "--mesh", `ep=${ranks}`],
+        ...["--max-tokens", tokens],
+        ...["--out", path.join(folder, `plan.${ranks}.json`)],
+      ]);
+      if (plan.code !== 0) throw new Error(plan.err);
+    }
   }
   rmSync(path.join(scratch, "there", "model", "model.safetensors"));
 }
@@ -143,16 +149,17 @@ export interface FaultResult {
   readonly message: string;
 }
 
-/** Let something go wrong once. */
+/** Let something go wrong once. Several may at a time. */
 export async function makeFault(
   launcher: Launcher,
   scratch: string,
   fault: Fault,
 ): Promise<FaultResult> {
-  const { made, signal, argv = RUN } = fault;
+  const { made, signal, argv = runOf(fault.ranks) } = fault;
   const preload = fileURLToPath(new URL("fault.mjs", import.meta.url));
   const there = path.join(scratch, "there");
-  const { child, ended, printed } = startWith(launcher, scratch, [
+  const own = mkdtempSync(path.join(scratch, "job-"));
+  const { child, ended, printed } = startWith(launcher, own, [
     ...["launch", "-n", String(fault.ranks), "--", ...argv],
     ...["--adapter", "cpu"],
   ], {
@@ -176,7 +183,7 @@ export async function makeFault(
   if (at !== undefined) begun = Number(at);
   const message = err.replace(/^fault at \d+\n/gm, "");
   const seconds = begun === undefined ? undefined : (now - begun) / 1000;
-  const job = jobOf(scratch);
+  const job = jobOf(own);
   const problems = [
     code === fault.code ? "" : `the exit code is ${code}`,
     fault.message.test(message) ? "" : `it says '${message}'`,

@@ -11,8 +11,9 @@ import {
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
+import { COMMAND } from "./compiled.ts";
 
-/** The command. */
+/** The command, from its source. */
 export const BIN = fileURLToPath(
   new URL("../../bin/switchyard.mjs", import.meta.url),
 );
@@ -80,7 +81,7 @@ export interface StartOptions {
   readonly via?: readonly string[];
 }
 
-/** Start `switchyard` with a folder in which `mpirun` is that of a family, or with no other folder on the path. */
+/** Start `switchyard`, compiled, with a folder in which `mpirun` is that of a family, or with no other folder on the path. */
 export function startWith(
   { command }: Pick<Launcher, "command">,
   scratch: string,
@@ -98,7 +99,7 @@ export function startWith(
     chmodSync(script, 0o755);
   }
   const PATH = command ? `${folder}:${process.env["PATH"]}` : folder;
-  const line = [process.execPath, BIN, ...argv];
+  const line = [process.execPath, COMMAND, ...argv];
   const [program, ...rest] = via ? [...via, line.join(" ")] : line;
   return start(program!, rest, {
     ...cwd === undefined ? {} : { cwd },

@@ -1,5 +1,5 @@
 /**
- * A rank of an MPI job that runs several targets, one after the other: `run_rank.ts CASES`, a JSON file of `RankCase`s.
+ * A rank of an MPI job that runs several plans, one after the other: `run_rank.ts CASES`, a JSON file of `RankCase`s.
  * As 'switchyard run' does, without starting processes anew for each.
  */
 
@@ -8,37 +8,31 @@ import process from "node:process";
 import { nodeFiles } from "../../cli/files.ts";
 import {
   loadTarget,
-  needOf,
   openTarget,
-  readBatch,
   readTensors,
   runOpened,
   writeSafetensors,
 } from "../../engine/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
-import { meshOf } from "./checkpoints.ts";
 
-/** What is run, and where its outputs go. */
+/** A plan that is run, and where its outputs go. */
 export interface RankCase {
-  readonly model: string;
+  readonly plan: string;
+  readonly weights: string;
   readonly inputs: string;
-  readonly weights?: string;
-  readonly mesh: string;
   readonly outputs: string;
 }
 
 const files = nodeFiles();
 const [list = ""] = process.argv.slice(2);
 for (const one of JSON.parse(readFileSync(list, "utf8")) as RankCase[]) {
-  const target = await loadTarget(one.model, files);
+  const target = await loadTarget(one.plan, files);
   const inputs = await readTensors(one.inputs, files);
   const opened = await openTarget(target, files, {
     sharing: "mpi",
     adapter: "cpu",
-    mesh: meshOf(one.mesh),
     check: true,
-    ...target.kind === "checkpoint" ? { need: needOf(readBatch(inputs)) } : {},
-    ...one.weights === undefined ? {} : { weights: one.weights },
+    weights: one.weights,
   });
   const outputs = await runOpened(opened, inputs);
   if (opened.rank === 0) {

@@ -2,17 +2,14 @@
 import { readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { listAdapters } from "../../runtime/mod.ts";
 import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
+import { rankProgram } from "../helpers/compiled.ts";
 import { BIN, LAUNCHERS, start } from "../helpers/mpi.ts";
 
-const RANK = fileURLToPath(
-  new URL("../helpers/exchange_rank.ts", import.meta.url),
-);
 const [adapter] = await listAdapters();
 const SEED = process.env["SEED"] ?? String(Date.now() % 1_000_000);
 
@@ -47,7 +44,7 @@ for (const { name, command, family, skip } of LAUNCHERS) {
     const root = process.getuid?.() === 0;
     const { code, out, err } = await start(command!, [
       ...launcherArguments(family, { ranks, root }),
-      ...[process.execPath, "--import", "tsx", RANK, what, SEED],
+      ...[process.execPath, rankProgram("exchange_rank.ts"), what, SEED],
     ]).ended;
     if (code === 0) return JSON.parse(out);
     throw new Error(`SEED=${SEED} ${what}: exit code ${code}: ${err}`);

@@ -7,12 +7,16 @@ import { LAUNCHERS } from "../helpers/mpi.ts";
 const scratch = temporaryFolder(t);
 await prepareFaults(scratch);
 
+// Much of a fault is waiting for the others to notice it.
+t.jobs = 2;
+
 const linux = process.platform === "linux" ? false : "there is no /proc";
 
 for (const launcher of LAUNCHERS) {
   for (const fault of FAULTS) {
     t.test(`${launcher.name}: ${fault.name}`, {
       skip: launcher.skip || linux,
+      buffered: true,
     }, async (t) => {
       const { problems, seconds, message } = await makeFault(
         launcher,

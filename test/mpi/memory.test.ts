@@ -4,11 +4,11 @@ import { writeFile } from "node:fs/promises";
 import { freemem } from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { skipWithoutAdapter } from "../helpers/checkpoints.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
+import { rankProgram } from "../helpers/compiled.ts";
 import { LAUNCHERS, start } from "../helpers/mpi.ts";
 
 const RANKS = 2;
@@ -118,8 +118,7 @@ for (const { adapter, skip: absent } of ADAPTERS) {
           ranks: RANKS,
           root: process.getuid?.() === 0,
         }),
-        ...[process.execPath, "--import", "tsx"],
-        fileURLToPath(new URL("../helpers/memory_rank.ts", import.meta.url)),
+        ...[process.execPath, rankProgram("memory_rank.ts")],
         ...[folder, mode, adapter],
       ]).ended;
       if (code !== 0) throw new Error(err);

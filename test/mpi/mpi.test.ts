@@ -1,11 +1,21 @@
 // Ranks as processes of real MPI jobs: the bytes of ranks on one shared device, and what happens when a rank fails.
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
-import { type Trace, VERSION } from "../../engine/mod.ts";
-import { checkpointFolder } from "../helpers/checkpoints.ts";
+import {
+  loadTarget,
+  needOf,
+  planTarget,
+  readBatch,
+  readTensors,
+  type Trace,
+  VERSION,
+} from "../../engine/mod.ts";
+import { stringifyPlan } from "../../spec/mod.ts";
+import { checkpointFolder, files, meshOf } from "../helpers/checkpoints.ts";
+import { rankProgram } from "../helpers/compiled.ts";
 import {
   floats,
   integers,
@@ -30,9 +40,9 @@ interface Case {
   readonly model: string;
   readonly inputs: string;
   readonly weights?: string;
-  /** Each by a job of its own. */
+  /** Each by a job of its own, as the command does it. */
   readonly launched: readonly string[];
-  /** With the other cases by one job for each number of ranks. */
+  /** With the other cases by one job for each number of ranks, which take the plans from files. */
   readonly together: readonly string[];
 }
 
@@ -82,8 +92,8 @@ const CASES: readonly Case[] = [
     name: "the bundled checkpoint",
     model: DEMO,
     inputs: file("ids"),
-    launched: ["dp=2,ep=2"],
-    together: ["ep=2", "ep=4", "ep=8"],
+    launched: [],
+    together: ["ep=2", "ep=4", "dp=2,ep=2", "ep=8"],
   },
   {
     name: "a DeepSeek-V3",
@@ -103,8 +113,8 @@ const CASES: readonly Case[] = [
     name: "six experts",
     model: MIXTRAL,
     inputs: file("ids"),
-    launched: ["ep=4"],
-    together: [],
+    launched: [],
+    together: ["ep=4"],
   },
   {
     name: "what looks at all tokens",
@@ -159,14 +169,41 @@ function ranksOf(mesh: string): number {
   return [...mesh.matchAll(/\d+/g)].reduce((n, [size]) => n * Number(size), 1);
 }
 
-const known = new Map<string, Promise<Buffer>>();
+/** What a case gives on a shared device, and its plan; made once for both MPIs. */
+interface Known {
+  readonly wanted: Buffer;
+  readonly ranks: RankCase;
+}
 
-/** What a command writes with all ranks on one device. */
-function sharedBytes(argv: readonly string[]): Promise<Buffer> {
-  const key = argv.join(" ");
-  const bytes = known.get(key) ?? writeShared(argv);
-  known.set(key, bytes);
-  return bytes;
+const known = new Map<string, Promise<Known>>();
+
+/** Compile a case, and run it with all ranks on one device. */
+function onOneDevice(one: Case, mesh: string): Promise<Known> {
+  const key = `${one.name} on ${mesh}`;
+  const found = known.get(key) ?? runPlan(one, mesh, known.size);
+  known.set(key, found);
+  return found;
+}
+
+async function runPlan(one: Case, mesh: string, i: number): Promise<Known> {
+  const { inputs, weights = path.join(one.model, "model.safetensors") } = one;
+  const target = await loadTarget(one.model, files);
+  const plan = await planTarget(target, files, {
+    ...{ mesh: meshOf(mesh), check: true, weights },
+    ...target.kind === "checkpoint"
+      ? { need: needOf(readBatch(await readTensors(inputs, files))) }
+      : {},
+  });
+  const ranks = {
+    ...{ plan: file(`plan.${i}.json`), weights, inputs },
+    outputs: file(`mpi.${i}`),
+  };
+  await writeFile(ranks.plan, stringifyPlan(plan));
+  const wanted = await writeShared([
+    ...["run", ranks.plan, "--weights", weights, "--inputs", inputs],
+    ...["--adapter", "cpu", "--check"],
+  ]);
+  return { wanted, ranks };
 }
 
 async function writeShared(argv: readonly string[]): Promise<Buffer> {
@@ -192,7 +229,7 @@ for (const launcher of LAUNCHERS) {
         async (t) => {
           const ranks = ranksOf(mesh);
           const run = runOf(one, mesh);
-          const wanted = await sharedBytes(run);
+          const wanted = await writeShared(run);
           const { code, out, err } = await launch(ranks, [
             ...[...run, "--json", "--outputs", file("mpi")],
           ]).ended;
@@ -222,25 +259,26 @@ for (const launcher of LAUNCHERS) {
           one.together.filter((mesh) => ranksOf(mesh) === ranks)
             .map((mesh) => ({ one, mesh }))
         );
-        t.equal(cases.length, 4);
-        const list = cases.map(({ one, mesh }, i): RankCase => ({
-          ...{ model: one.model, inputs: one.inputs, mesh },
-          ...one.weights === undefined ? {} : { weights: one.weights },
-          outputs: file(`mpi.${i}`),
-        }));
-        await writeFile(file("cases.json"), JSON.stringify(list));
+        t.ok(cases.length >= 4, "the layer and three checkpoints");
+        const list: Known[] = [];
+        for (const { one, mesh } of cases) {
+          list.push(await onOneDevice(one, mesh));
+        }
+        const ofRanks = list.map((one) => one.ranks);
+        for (const { outputs } of ofRanks) rmSync(outputs, { force: true });
+        await writeFile(file("cases.json"), JSON.stringify(ofRanks));
         const { code, err } = await start(command!, [
           ...launcherArguments(launcher.family, {
             ranks,
             root: process.getuid?.() === 0,
           }),
-          ...[process.execPath, "--import", "tsx"],
-          ...[repositoryFile("test/helpers/run_rank.ts"), file("cases.json")],
+          ...[process.execPath, rankProgram("run_rank.ts")],
+          file("cases.json"),
         ]).ended;
         t.strictSame([code, err], [0, ""]);
         for (const [i, { one, mesh }] of cases.entries()) {
-          const wanted = await sharedBytes(runOf(one, mesh));
-          const found = readFileSync(list[i]!.outputs);
+          const { wanted, ranks } = list[i]!;
+          const found = readFileSync(ranks.outputs);
           t.ok(found.equals(wanted), `${one.name} on ${mesh}`);
         }
       },
@@ -298,19 +336,21 @@ for (const launcher of LAUNCHERS) {
       t.equal(missing.code, 1);
       t.match(
         missing.err,
-        /^rank 0 on \S+: Cannot read '.*none': there is no such file or folder\. Check the path\n$/,
+        /^rank [01] on \S+: Cannot read '.*none': there is no such file or folder\. Check the path\n$/,
       );
+      // What comes of an error does not depend on the MPI.
+      if (launcher !== LAUNCHERS.find(({ skip }) => !skip)) return;
       const flag = await launch(2, [...GENERATE, "--none"]).ended;
       t.equal(flag.code, 2);
       t.match(
         flag.err,
-        /^rank 0 on \S+: Cannot run the command: unknown option '--none'\. .*\n$/,
+        /^rank [01] on \S+: Cannot run the command: unknown option '--none'\. .*\n$/,
       );
       const mesh = await launch(2, [...GENERATE, "--mesh", "ep=4"]).ended;
       t.equal(mesh.code, 2);
       t.match(
         mesh.err,
-        /^rank 0 on \S+: Cannot run a mesh of 4 ranks on 2 processes\. .*\n$/,
+        /^rank [01] on \S+: Cannot run a mesh of 4 ranks on 2 processes\. .*\n$/,
       );
     },
   );
