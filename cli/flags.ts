@@ -11,6 +11,7 @@ export interface PlanFlags {
   readonly maxSequences?: number;
   readonly maxContext?: number;
   readonly chunks?: number;
+  readonly sendOnce?: boolean;
 }
 
 /** Flags that say where a plan runs. */

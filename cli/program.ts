@@ -378,6 +378,10 @@ function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "--chunks <n>",
       "parts in which experts' rows travel, one while another is computed (1)",
       integer("--chunks", 1),
+    )
+    .option(
+      "--send-once",
+      "send a token once to each rank, however many of its experts are there",
     );
 }
 

@@ -56,6 +56,12 @@ export interface CompileOptions {
    */
   readonly chunks?: number;
   /**
+   * Send a token once to each rank, however many of its experts are there: fewer bytes for two small exchanges more. Not
+   * for dispatches in chunks, nor where rows are weighted before they are sent. Bits do not depend on it. Default: false,
+   * once for each expert.
+   */
+  readonly sendOnce?: boolean;
+  /**
    * Of a step of training: `sharded` deals what the optimizer remembers of a parameter, and its update, to the ranks that
    * hold the same parameter (ZeRO-1): each has an equal part of an axis. Bits do not depend on it. Default: `whole`.
    */
@@ -168,6 +174,7 @@ export async function compileGraph(
     tuning: options.tuning ?? {},
     check: options.check ?? false,
     chunks: chunksOf(options),
+    sendOnce: options.sendOnce ?? false,
     goesBack: returningNodes(graph),
   });
   const ports = lowerGraph(lowering);

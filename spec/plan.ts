@@ -139,6 +139,8 @@ export interface StepPart {
     | "count"
     | "permute"
     | "exchange counts"
+    | "exchange reach"
+    | "exchange places"
     | "exchange"
     | "wait"
     | "regroup"

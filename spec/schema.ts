@@ -164,6 +164,8 @@ const part = closed({
     "count",
     "permute",
     "exchange counts",
+    "exchange reach",
+    "exchange places",
     "exchange",
     "wait",
     "regroup",

@@ -5,7 +5,11 @@ import { positionOver, positionsOver } from "./mesh.ts";
 import { onRank, type Plan } from "./plan.ts";
 import { meshText } from "./text.ts";
 import { collectFacts, type Facts } from "./verify_facts.ts";
-import { permutationsOf, type RoutingFacts } from "./verify_parts.ts";
+import {
+  movesTokens,
+  permutationsOf,
+  type RoutingFacts,
+} from "./verify_parts.ts";
 
 /** `12.3 MiB` */
 function sizeText(bytes: number): string {
@@ -73,6 +77,28 @@ function choicesOf(facts: Facts, routing: RoutingFacts): number {
   return last ? onRank(last.size, 0) : 0;
 }
 
+/** How many positions a token goes to if its experts are chosen evenly: those that not all choices miss. */
+function positionsReached(
+  { back }: RoutingFacts,
+  { choices, positions }: {
+    readonly choices: number;
+    readonly positions: number;
+  },
+): number {
+  const { splits } = back[0]!.step;
+  const experts = splits.at(-1)!;
+  let reached = 0;
+  for (let p = 0; p < positions; p++) {
+    const others = experts - (splits[p + 1]! - splits[p]!);
+    let missed = 1;
+    for (let j = 0; j < choices; j++) {
+      missed *= Math.max(0, others - j) / (experts - j);
+    }
+    reached += 1 - missed;
+  }
+  return reached;
+}
+
 /** Bytes that a token moves through the dispatches and combines of each program. */
 function trafficLines(facts: Facts): string[] {
   const lines: string[] = [];
@@ -83,13 +109,26 @@ function trafficLines(facts: Facts): string[] {
     for (const verb of ["dispatch", "combine"] as const) {
       let most = 0;
       let others = 0;
+      let saved = 0;
       for (const routing of routings) {
-        const exchanges = verb === "dispatch" ? routing.forward : routing.back;
-        for (const { step } of exchanges) {
-          const bytes = choicesOf(facts, routing) * step.rowBytes;
+        const { forward, back, places } = routing;
+        for (const { step } of verb === "dispatch" ? forward : back) {
+          const choices = choicesOf(facts, routing);
           const positions = positionsOver(facts.plan.mesh, step.over);
-          most += bytes;
-          others += bytes * (positions - 1) / positions;
+          const once = movesTokens(routing, step);
+          const rows = once ? Math.min(choices, positions) : choices;
+          const usual = once
+            ? positionsReached(routing, { choices, positions })
+            : choices;
+          most += rows * step.rowBytes;
+          others += usual * step.rowBytes * (positions - 1) / positions;
+          saved += (choices - usual) * step.rowBytes * (positions - 1) /
+            positions;
+          if (!once) continue;
+          const words = places.length * choices * 4;
+          most += words;
+          others += words * (positions - 1) / positions;
+          saved -= words * (positions - 1) / positions;
         }
       }
       lines.push(
@@ -99,7 +138,11 @@ function trafficLines(facts: Facts): string[] {
             routings.length === 1 ? "layer" : "layers"
           }, ${
             Math.round(others)
-          } of them to other ranks if experts are chosen evenly`,
+          } of them to other ranks if experts are chosen evenly${
+            saved > 0
+              ? `, ${Math.round(saved)} fewer than once for each expert`
+              : ""
+          }`,
       );
     }
   }

@@ -22,6 +22,7 @@ import {
 import { describeRouting, formatPrograms } from "./text_steps.ts";
 import { livesOf } from "./verify_dataflow.ts";
 import { collectFacts, collectives, type Facts } from "./verify_facts.ts";
+import { movesTokens } from "./verify_parts.ts";
 
 /** Options of `formatPlan`. */
 export interface FormatPlanOptions {
@@ -162,10 +163,10 @@ function formatTraffic(facts: Facts): string[] {
   const rows = facts.routings.flatMap((routing) => {
     const { expert } = describeRouting(plan, routing);
     const { number, program, gather, forward, back } = routing;
-    const lines = [...gather, ...forward, ...back].map(({ step, name }) => {
-      const title = step.part?.part === "exchange counts"
-        ? "counts"
-        : step.part!.verb;
+    const { reach, places } = routing;
+    const all = [...gather, ...reach, ...places, ...forward, ...back];
+    const lines = all.map(({ step, name }) => {
+      const title = step.op === "allGather" ? "counts" : step.part!.verb;
       if (step.op === "allGather") {
         const others = positionsOver(plan.mesh, step.over) - 1;
         return [
@@ -177,11 +178,12 @@ function formatTraffic(facts: Facts): string[] {
       }
       if (step.op !== "allToAll") return [name, title];
       const ways = title === "dispatch" ? "rank -> others" : "others -> rank";
+      const what = movesTokens(routing, step) ? "tokens" : "rows";
       return [
         name,
         title,
         `over ${step.over.join("+")}`,
-        `rows(${ways}) x ${step.rowBytes} B, at most ${
+        `${what}(${ways}) x ${step.rowBytes} B, at most ${
           perRankText(plan.buffers[step.from]!.bytes)
         } B`,
       ];

@@ -26,7 +26,7 @@ export interface RoutingText {
 
 /** The axis whose table cuts the columns of a routing's counts. */
 export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
-  const exchange = facts.forward[0]?.step;
+  const exchange = facts.back[0]?.step ?? facts.forward[0]?.step;
   const experts = Object.entries(plan.axes).filter(([, axis]) => axis.table);
   const fits = exchange
     ? experts.filter(([, { table, over }]) =>

@@ -19,6 +19,9 @@ export interface RoutingFacts {
   readonly count: readonly StepFacts[];
   readonly permute: readonly StepFacts[];
   readonly gather: readonly StepOf<AllGatherStep>[];
+  /** Where tokens are sent once to each position: how many each has for every other, and where choices find them. */
+  readonly reach: readonly StepOf<AllGatherStep>[];
+  readonly places: readonly StepOf<AllToAllStep>[];
   readonly forward: readonly StepOf<AllToAllStep>[];
   readonly regroup: readonly StepFacts[];
   readonly back: readonly StepOf<AllToAllStep>[];
@@ -66,6 +69,8 @@ export function routingsOf(
         count: of("dispatch", "count"),
         permute: of("dispatch", "permute"),
         gather: of("dispatch", "exchange counts").filter(isGather),
+        reach: of("dispatch", "exchange reach").filter(isGather),
+        places: of("dispatch", "exchange places").filter(isExchange),
         forward: of("dispatch", "exchange").filter(isExchange),
         regroup: of("dispatch", "regroup"),
         back: of("combine", "exchange").filter(isExchange),
@@ -99,12 +104,24 @@ export function valuesOf(
   return values;
 }
 
-/** The buffers that say in which row each choice is sent: written by count, read by every permute and combine. */
+/**
+ * The buffers that say in which row each choice is sent: written by count, read by every combine and by every permute, but
+ * for those that send tokens once to each position, by other rows that count made.
+ */
 export function permutationsOf(routing: RoutingFacts): string[] {
   const written = new Set(routing.count.flatMap((at) => at.writes));
+  const byTokens = (at: StepFacts) =>
+    routing.reach.length > 0 && at.reads.some((name) => written.has(name));
   return [...written].filter((name) =>
-    [...routing.permute, ...routing.combine].every((at) =>
-      at.reads.includes(name)
-    )
+    routing.combine.every((at) => at.reads.includes(name)) &&
+    routing.permute.every((at) => at.reads.includes(name) || byTokens(at))
   );
+}
+
+/** Whether an exchange moves tokens, each once for a position, and not rows of choices. */
+export function movesTokens(
+  { reach }: RoutingFacts,
+  { counts }: AllToAllStep,
+): boolean {
+  return reach.some(({ step }) => step.to === counts);
 }

@@ -8,7 +8,13 @@ import {
   type PlanBuffer,
   type StepPart,
 } from "./plan.ts";
-import { permutationsOf, type RoutingFacts, valuesOf } from "./verify_parts.ts";
+import {
+  movesTokens,
+  permutationsOf,
+  type RoutingFacts,
+  type StepOf,
+  valuesOf,
+} from "./verify_parts.ts";
 import { sameList, tablesOver } from "./verify_axes.ts";
 import {
   type Facts,
@@ -26,6 +32,8 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "count": "launch",
   "permute": "launch",
   "exchange counts": "allGather",
+  "exchange reach": "allGather",
+  "exchange places": "allToAll",
   "exchange": "allToAll",
   "wait": "wait",
   "regroup": "launch",
@@ -90,6 +98,15 @@ export function checkParts(facts: Facts, report: Report): void {
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
+    const { reach, places } = routing;
+    if (reach.length !== places.length || reach.length > 1) {
+      report(
+        title,
+        `it tells ${reach.length} times how many tokens go where, and ${places.length} times where choices find them`,
+        reach[0] ?? places[0],
+      );
+      continue;
+    }
     if (far && gone.length !== permute.length) {
       report(
         title,
@@ -114,6 +131,18 @@ export function checkParts(facts: Facts, report: Report): void {
           [gather.at(-1)!, forward[0]!],
           [gather.at(-1)!, regroup[0]!],
           [regroup.at(-1)!, back[0]!],
+          ...reach.flatMap((at) =>
+            [
+              [count.at(-1)!, at],
+              [at, regroup.at(-1)!],
+            ] as const
+          ),
+          ...places.flatMap((at) =>
+            [
+              [gather.at(-1)!, at],
+              [at, regroup.at(-1)!],
+            ] as const
+          ),
           // A routing may carry several values, one after another.
           [forward[0]!, back[0]!],
           ...pairs(permute, gone.map((chunks) => chunks[0]!)),
@@ -153,11 +182,21 @@ export function checkOwned(facts: Facts, report: Report): void {
   }
 }
 
-/** All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. */
+/**
+ * All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. Tokens that
+ * are sent once go by a matrix of their own, with a column for each position.
+ */
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const exchanges = [...routing.forward, ...routing.back];
+    const { forward, back, places, reach } = routing;
+    const all = [...forward, ...back, ...places];
+    const tokens = forward.filter(({ step }) => movesTokens(routing, step));
+    for (const at of tokens) checkTokens(routing, at, report);
+    if (reach[0] && tokens.length > 0) {
+      onlyWriter(routing, reach[0].step.to, reach, tokens.at(-1)!, report);
+    }
+    const exchanges = all.filter((at) => !tokens.includes(at));
     const gather = routing.gather[0];
     const first = exchanges[0];
     if (!first || !gather) continue;
@@ -208,6 +247,29 @@ export function checkTransposed(facts: Facts, report: Report): void {
     }
     onlyWriter(routing, gather.step.to, [gather], exchanges.at(-1)!, report);
   }
+}
+
+/** Tokens that are sent once have a column for each position, in counts that the routing made. */
+function checkTokens(
+  routing: RoutingFacts,
+  at: StepOf<AllToAllStep>,
+  report: Report,
+): void {
+  const { step } = at;
+  const { reach, count } = routing;
+  const { from, over } = reach[0]!.step;
+  const made = count.some((other) => other.writes.includes(from));
+  if (
+    made && step.splits.every((end, p) => end === p) && !step.columns &&
+    sameList(step.over, over)
+  ) return;
+  report(
+    titleOf(routing),
+    `it sends tokens once by '${step.counts}' cut at [${
+      step.splits.join(", ")
+    }], which is not what it counted for each position`,
+    at,
+  );
 }
 
 /** No step but `writers` writes a buffer up to the last step that needs it. */
@@ -371,8 +433,10 @@ export function checkCapacity(facts: Facts, report: Report): void {
     );
     if (name === undefined) continue;
     const permutation = facts.buffers.get(name)!;
-    for (const at of [...routing.forward, ...routing.back]) {
-      const fault = capacityFault(facts, at, at.step, permutation);
+    const { forward, back, places } = routing;
+    for (const at of [...forward, ...back, ...places]) {
+      const once = movesTokens(routing, at.step);
+      const fault = capacityFault(facts, at, { permutation, once });
       if (fault !== undefined) report(titleOf(routing), fault, at);
     }
   }
@@ -380,10 +444,13 @@ export function checkCapacity(facts: Facts, report: Report): void {
 
 function capacityFault(
   facts: Facts,
-  at: StepFacts,
-  step: AllToAllStep,
-  permutation: PlanBuffer,
+  at: StepOf<AllToAllStep>,
+  { permutation, once }: {
+    readonly permutation: PlanBuffer;
+    readonly once: boolean;
+  },
 ): string | undefined {
+  const { step } = at;
   const choices = permutation.axes.at(-1)!.size;
   const [sentFrom, receivedIn] = step.direction === "forward"
     ? [step.from, step.to]
@@ -397,8 +464,9 @@ function capacityFault(
       const [first, end] = columnsOf(step)[position] ?? [0, 0];
       const experts = end - first;
       const k = onRank(choices, rank);
+      const sent = storedElementsOf(permutation, rank);
       const need = [
-        [sentFrom, storedElementsOf(permutation, rank)],
+        [sentFrom, once ? sent / k * Math.min(k, group.length) : sent],
         [receivedIn, tokens * Math.min(k, experts)],
       ] as const;
       for (const [name, rows] of need) {

@@ -16,7 +16,8 @@ export function planOptions(
   target: Pick<Target, "kind">,
   flags: PlanFlags,
 ): PlanOptions {
-  const { mesh, place, maxTokens, maxSequences, maxContext, chunks } = flags;
+  const { mesh, place, maxTokens, maxSequences, maxContext } = flags;
+  const { chunks, sendOnce } = flags;
   const bounds = {
     ...maxTokens === undefined ? {} : { maxTokens },
     ...maxSequences === undefined ? {} : { maxSequences },
@@ -26,6 +27,7 @@ export function planOptions(
     ...mesh ? ["--mesh"] : [],
     ...place ? ["--place"] : [],
     ...chunks === undefined ? [] : ["--chunks"],
+    ...sendOnce ? ["--send-once"] : [],
   ];
   const bounded = [
     ...maxTokens === undefined ? [] : ["--max-tokens"],
@@ -48,6 +50,7 @@ export function planOptions(
     ...mesh ? { mesh } : {},
     ...place ? { place } : {},
     ...chunks === undefined ? {} : { chunks },
+    ...sendOnce ? { sendOnce } : {},
     ...Object.keys(bounds).length > 0 ? { bounds } : {},
   };
 }

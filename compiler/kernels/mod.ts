@@ -11,6 +11,7 @@ export * from "./kernel.ts";
 export * from "./matmul.ts";
 export * from "./order_tokens.ts";
 export * from "./permute.ts";
+export * from "./reach.ts";
 export * from "./regroup.ts";
 export * from "./router.ts";
 export * from "./rows.ts";

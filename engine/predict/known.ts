@@ -41,8 +41,9 @@ export class KnownBuffers {
       for (const routing of routings) this.#chosen(routing, rank);
     }
     for (const routing of routings) {
-      for (const { step } of routing.gather) this.#gathered(step);
-      for (const { step } of routing.forward) this.#received(step);
+      const { gather, reach, forward, places } = routing;
+      for (const { step } of [...gather, ...reach]) this.#gathered(step);
+      for (const { step } of [...forward, ...places]) this.#received(step);
       for (const { step } of routing.regroup) this.#regrouped(step);
     }
   }
@@ -130,6 +131,15 @@ export class KnownBuffers {
       routing: routing.number,
     }, options.skew);
     this.#buffers[rank]!.set(counts, this.#intern(chosen));
+    const topK = onRank(rows.axes.at(-1)!.size, rank);
+    for (const { step } of routing.reach) {
+      const { splits } = routing.back[0]!.step;
+      const reached = reachedTokens(chosen, splits, {
+        tokens: tokens.length,
+        topK,
+      });
+      this.#buffers[rank]!.set(step.from, this.#intern(reached));
+    }
     const sent = chosen.reduce((n, count) => n + count, 0);
     this.#rows[rank] = Math.max(this.#rows[rank]!, sent);
     // Which row a choice is sent to does not matter to time, only that it has one.
@@ -234,4 +244,18 @@ function countsBuffer(
     written.has(name) && !permutations.includes(name) &&
     plan.buffers[name]?.dtype === "u32"
   );
+}
+
+/** How many tokens go to each position, if the choices of a token are independent. */
+function reachedTokens(
+  chosen: ArrayLike<number>,
+  splits: readonly number[],
+  { tokens, topK }: { readonly tokens: number; readonly topK: number },
+): number[] {
+  return splits.slice(1).map((end, p) => {
+    let rows = 0;
+    for (let c = splits[p]!; c < end; c++) rows += chosen[c]!;
+    const share = tokens === 0 ? 0 : rows / (tokens * topK);
+    return Math.min(rows, Math.round(tokens * (1 - (1 - share) ** topK)));
+  });
 }

@@ -16,7 +16,7 @@ import {
 /** How many ranks' buffers one local launch reads: bindings are few. */
 const FAN_IN = 4;
 
-/** Every rank of the group learns what every other sends. */
+/** Every rank of the group learns what every other sends: rows for each column, or tokens for each position. */
 export function emitCountsExchange(
   lowering: Lowering,
   node: Node,
@@ -24,13 +24,14 @@ export function emitCountsExchange(
   part: StepPart,
 ): void {
   const positions = positionsOver(lowering.placed.mesh, routing.over);
-  const words = routing.splits.at(-1)!;
+  const once = part.part === "exchange reach" ? routing.once : undefined;
+  const words = once ? positions : routing.splits.at(-1)!;
   lowering.steps.push({
     op: "allGather",
     ranks: "all",
     over: routing.over,
-    from: routing.counts,
-    to: routing.countsAll,
+    from: once?.reach ?? routing.counts,
+    to: once?.reachAll ?? routing.countsAll,
     bytes: words * 4,
     local: localSources(positions).map((sources) => {
       const options = { name: `gather_${words}`, sources, words };
@@ -50,6 +51,8 @@ export interface Exchange {
   readonly to: string;
   readonly words: number;
   readonly direction: "forward" | "back";
+  /** Rows are tokens, each once for a position. */
+  readonly once?: boolean;
   /** Only start it, under this name. */
   readonly handle?: string;
   readonly part?: StepPart;
@@ -63,8 +66,13 @@ export function emitExchange(
   what: Exchange,
 ): void {
   const { from, to, words, direction, handle, part } = what;
-  const { splits, columns } = routing;
   const positions = positionsOver(lowering.placed.mesh, routing.over);
+  const once = what.once ? routing.once : undefined;
+  const { columns } = routing;
+  // One column for each position.
+  const splits = once
+    ? Array.from({ length: positions + 1 }, (_, p) => p)
+    : routing.splits;
   const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
     axis: "position",
     size: positions,
@@ -77,7 +85,7 @@ export function emitExchange(
     from,
     to,
     rowBytes: words * 4,
-    counts: routing.countsAll,
+    counts: once?.reachAll ?? routing.countsAll,
     splits,
     ...columns ? { columns } : {},
     position: routing.position,
@@ -85,7 +93,7 @@ export function emitExchange(
     ...handle === undefined ? {} : { handle },
     local: localSources(positions).map((sources) => {
       const options = {
-        name: `exchange_${direction}_${words}`,
+        name: `exchange_${once ? "once" : direction}_${words}`,
         sources,
         rowWords: words,
         splits,
@@ -95,7 +103,7 @@ export function emitExchange(
       return {
         kernel: addKernel(lowering, exchange(options)),
         sources,
-        workgroups: exchangeGrid(routing.pairSize),
+        workgroups: exchangeGrid((once ?? routing).pairSize),
       };
     }),
     ...about(lowering, node, part),

@@ -90,6 +90,26 @@ export interface RoutingBuffers {
   readonly rowOf: string;
   readonly expertOf: string;
   readonly rowCount: string;
+  /** Where tokens are sent once to each position: what that needs besides. */
+  readonly once?: OnceBuffers;
+}
+
+/** The buffers of a routing whose tokens are sent once to each position, whatever the number of their experts there. */
+export interface OnceBuffers {
+  /** Rows sent and received at most, and between two ranks. */
+  readonly sendBound: PerRank;
+  readonly receiveBound: PerRank;
+  readonly pairSize: Size;
+  /** Tokens for each position, and those of every rank of the group. */
+  readonly reach: string;
+  readonly reachAll: string;
+  /** The row that a token is sent in, at its first choice of each position. */
+  readonly tokenRow: string;
+  /** For each row of a choice, its token among those for its position; as sent, and as received. */
+  readonly places: string;
+  readonly placesHere: string;
+  /** Grouped row -> received token. */
+  readonly tokenOf: string;
 }
 
 /** A dispatched value that is sent in chunks. */
@@ -130,6 +150,8 @@ export interface Lowering {
   readonly storages: Map<Node, Storage>;
   /** Routings by route node; where one is cut into chunks, its first chunk. */
   readonly routings: Map<Node, RoutingBuffers>;
+  /** A token is sent once to each rank, however many of its experts are there. */
+  readonly sendOnce: boolean;
   /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
   readonly chunks: number;
   /** Routings that are cut into chunks, by route node. */
@@ -192,5 +214,6 @@ export type LoweringInput = Pick<
   | "tuning"
   | "check"
   | "chunks"
+  | "sendOnce"
   | "goesBack"
 >;

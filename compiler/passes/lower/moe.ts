@@ -14,6 +14,7 @@ import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reads } from "../../kernels/kernel.ts";
 import { permute } from "../../kernels/permute.ts";
+import { locate, reach } from "../../kernels/reach.ts";
 import { regroup, regroupGrid } from "../../kernels/regroup.ts";
 import { type At, atFlat } from "./at.ts";
 import {
@@ -41,7 +42,10 @@ import { KernelScope, wordType } from "./scope.ts";
 import { rowsAxis, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** A dispatch: count (once per routing), permute, exchange counts (once), exchange, regroup (once). */
+/**
+ * A dispatch: count (once per routing), permute, exchange counts (once), exchange, regroup (once). Where tokens are sent
+ * once to each rank, count also says which ranks those are, and the ranks learn where their choices find them.
+ */
 export function lowerDispatch(
   lowering: Lowering,
   node: NodeOf<"dispatch">,
@@ -59,12 +63,17 @@ export function lowerDispatch(
   const words = fixedProduct(lowering, node, rest);
   const dtype = storedDType(node.dtype);
   const weighed = isWeighted(node);
+  // What goes back as it came needs a row for each choice.
+  const once = weighed || lowering.goesBack.has(node)
+    ? undefined
+    : routing.once;
   const rows = (name: string, size: PerRank) =>
     addScratch(lowering, name, dtype, [
       { axis: rowsAxis(routing), size, dynamic: true },
       ...bufferAxes(lowering, rest),
     ]);
-  const sent = rows("sent", routing.sendBound);
+  const { sendBound, receiveBound } = once ?? routing;
+  const sent = rows("sent", sendBound);
   addLaunch(
     lowering,
     node,
@@ -87,7 +96,7 @@ export function lowerDispatch(
         lengths: LENGTHS,
         x: rowMajorBuffer(lowering, x, x.axes),
         ...(weighed ? { weight: routeResults(lowering, route).weight } : {}),
-        sendRow: routing.sendRow,
+        sendRow: once?.tokenRow ?? routing.sendRow,
         send: sent,
       },
       workgroups: elementwiseGrid({ mul: [routing.sendSize, words] }),
@@ -97,6 +106,13 @@ export function lowerDispatch(
   const positions = positionsOver(lowering.placed.mesh, routing.over);
   if (first && positions > 1) {
     emitCountsExchange(lowering, node, routing, part("exchange counts"));
+    if (routing.once) {
+      emitCountsExchange(lowering, node, routing, part("exchange reach"));
+      emitExchange(lowering, node, routing, {
+        ...{ from: routing.once.places, to: routing.once.placesHere },
+        ...{ words: 1, direction: "forward", part: part("exchange places") },
+      });
+    }
   }
   const pipeline = lowering.pipelines.get(route);
   if (pipeline) {
@@ -104,13 +120,14 @@ export function lowerDispatch(
   }
   let received = sent;
   if (positions > 1 && !pipeline) {
-    received = rows("received", routing.receiveBound);
+    received = rows("received", receiveBound);
     emitExchange(lowering, node, routing, {
       from: sent,
       to: received,
       words,
       direction: "forward",
       part: part("exchange"),
+      once: once !== undefined,
     });
   }
   for (const chunk of first ? pipeline?.chunks ?? [routing] : []) {
@@ -122,7 +139,7 @@ export function lowerDispatch(
     buffer: received,
     dtype,
     axes: rest,
-    rows: { routing, through: routing.rowOf },
+    rows: { routing, through: once?.tokenOf ?? routing.rowOf },
   });
 }
 
@@ -245,6 +262,22 @@ function emitCount(
     sendRow: routing.sendRow,
   };
   addLaunch(lowering, node, kernel, { bindings, workgroups: [1, 1, 1], part });
+  const { once, sendRow, splits, topK } = routing;
+  if (!once) return;
+  const reached = reach({
+    name: `reach_${splits.length - 1}`,
+    ...{ splits, k: topK, ordered: order !== undefined },
+    tokens: tokenCount(lowering, route.params.tokens),
+  });
+  addLaunch(lowering, node, reached, {
+    bindings: {
+      ...{ lengths: LENGTHS, index: results.index, sendRow },
+      ...order ? { order } : {},
+      ...{ reach: once.reach, tokenRow: once.tokenRow, places: once.places },
+    },
+    workgroups: [1, 1, 1],
+    part,
+  });
 }
 
 /** What each rank received, ordered by expert, without moving it: a tile list for the grouped kernels. */
@@ -266,4 +299,20 @@ function emitRegroup(
     workgroups: regroupGrid(routing.receiveSize),
     part,
   });
+  const { once, splits } = routing;
+  if (!once) return;
+  const { reachAll: reached, placesHere: places, tokenOf } = once;
+  addLaunch(
+    lowering,
+    node,
+    locate({ name: `locate_${splits.at(-1)!}`, splits }),
+    {
+      bindings: {
+        ...{ counts: countsAll, reach: reached, position, rowOf, rowCount },
+        ...{ places, tokenOf },
+      },
+      workgroups: elementwiseGrid(routing.receiveSize),
+      part,
+    },
+  );
 }

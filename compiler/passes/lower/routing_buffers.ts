@@ -3,7 +3,7 @@
 import { blockSizes, positionOver, positionsOver } from "../../../spec/mesh.ts";
 import { onRank, type PerRank, perRank } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { RoutingNode } from "../../graph/graph.ts";
+import { isWeighted, type RoutingNode } from "../../graph/graph.ts";
 import { tileBound } from "../../kernels/regroup.ts";
 import { groupBound, localBound } from "../place.ts";
 import {
@@ -14,6 +14,7 @@ import {
   type RoutingBuffers,
   sizeOf,
 } from "./context.ts";
+import type { OnceBuffers } from "./lowering.ts";
 
 /** The buffers of a routing, or of the first of its chunks; made at its first dispatch. */
 export function routingOf(
@@ -71,6 +72,9 @@ export function routingOf(
     // An exchange that is not cut says nothing of columns.
     ...lowering.chunks === 1 ? {} : { columns },
     ...receivedRows(lowering, node, shared, columns),
+    ...sendsOnce(lowering, node, shared)
+      ? { once: onceBuffers(lowering, node, shared) }
+      : {},
   }));
   const [first] = chunks;
   lowering.routings.set(node, first!);
@@ -86,7 +90,7 @@ export function routingOf(
 }
 
 /** What does not depend on which rows are received. */
-type Shared = Omit<RoutingBuffers, keyof ReceivedRows | "columns">;
+type Shared = Omit<RoutingBuffers, keyof ReceivedRows | "columns" | "once">;
 
 type ReceivedRows = Pick<
   RoutingBuffers,
@@ -101,6 +105,64 @@ type ReceivedRows = Pick<
 >;
 
 type Columns = NonNullable<RoutingBuffers["columns"]>;
+
+/** Whether several choices of a token can go to one rank in the same row. */
+function sendsOnce(
+  { sendOnce, chunks, graph }: Lowering,
+  node: RoutingNode,
+  { splits, topK }: Shared,
+): boolean {
+  const most = Math.max(...splits.slice(1).map((end, p) => end - splits[p]!));
+  return sendOnce && chunks === 1 && splits.length > 2 && topK > 1 &&
+    most > 1 &&
+    graph.nodes.some((user) =>
+      user.primitive === "dispatch" && user.inputs[1] === node &&
+      !isWeighted(user)
+    );
+}
+
+function onceBuffers(
+  lowering: Lowering,
+  { params: { tokens, choice } }: RoutingNode,
+  { over, splits, topK, sendBound }: Shared,
+): OnceBuffers {
+  const { placed } = lowering;
+  const positions = splits.length - 1;
+  const group = tokens.reduce(
+    (n, axis) => n * groupBound(placed, axis, over),
+    1,
+  );
+  const most = Array.from({ length: placed.ranks }, (_, rank) => {
+    const [first, end] = [0, 1].map((i) =>
+      splits[positionOver(placed.mesh, rank, over) + i]!
+    );
+    return group * Math.min(topK, end! - first!);
+  });
+  const local = Array.from(
+    { length: placed.ranks },
+    (_, rank) => onRank(sendBound, rank) / topK * Math.min(topK, positions),
+  );
+  const tokensOfRanks = [{ axis: "position", size: positions }, {
+    axis: "tokens for position",
+    size: positions,
+  }];
+  return {
+    sendBound: perRank(local),
+    receiveBound: group,
+    pairSize: sizeOf(lowering, tokens, over),
+    reach: addScratch(lowering, "reach", "u32", tokensOfRanks.slice(1)),
+    reachAll: addScratch(lowering, "reachAll", "u32", tokensOfRanks),
+    tokenRow: addScratch(
+      lowering,
+      "tokenRow",
+      "u32",
+      bufferAxes(lowering, [...tokens, choice]),
+    ),
+    places: routingScratch(lowering, "places", sendBound),
+    placesHere: routingScratch(lowering, "placesHere", perRank(most)),
+    tokenOf: routingScratch(lowering, "tokenOf", perRank(most)),
+  };
+}
 
 /** The columns of each chunk: an equal part of every position's, as far as there are so many. */
 function chunkColumns(splits: readonly number[], chunks: number): Columns[] {

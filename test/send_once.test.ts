@@ -1,0 +1,199 @@
+/** Tokens that are sent once to each rank: the same bits, exact bytes, fewer of them; and plans that say it wrongly. */
+
+import t from "tap";
+import {
+  add,
+  combine,
+  type CompileOptions,
+  dispatch,
+  dot,
+  map,
+  model,
+  mul,
+  route,
+  upTo,
+} from "../compiler/mod.ts";
+import { formatPlan, type Plan, summarizePlan } from "../spec/mod.ts";
+import { type RuleName, verifyPlan } from "../spec/verify.ts";
+import { type Draft, stepAt } from "./helpers/break_plan.ts";
+import { copyPlan } from "./helpers/plans.ts";
+import {
+  type Case,
+  closeDevices,
+  compileCase,
+  digest,
+  runCalls,
+  runCase,
+  skip,
+  tensorsOf,
+  waves,
+} from "./helpers/run_model.ts";
+import { openSession } from "./helpers/sessions.ts";
+
+t.teardown(closeDevices);
+
+/** Placements of eight experts; the last one gives a rank one expert, and one none. */
+const MESHES: readonly CompileOptions[] = [
+  { mesh: { ep: 2 } },
+  { mesh: { ep: 3 } },
+  { mesh: { dp: 2, ep: 2 } },
+  {
+    mesh: { ep: 3 },
+    place: {
+      token: "ep",
+      expert: { over: "ep", table: [[7, 0, 5, 2, 6, 1, 3], [], [4]] },
+    },
+  },
+];
+
+const sizes = { token: upTo(48), embed: 16, ffn: 12, expert: 8 };
+
+/** Three of eight experts; what is dropped; values sent weighed, sent back as they came, and sent twice. */
+const layers: Case = {
+  model: model(sizes, (m) => {
+    const x = m.input("x", "token embed");
+    const logits = dot(x, m.param("router", "expert embed"), "embed");
+    const over = { over: "expert" } as const;
+    const routing = route(logits, { ...over, topK: 3, preset: "mixtral" });
+    const dropping = route(logits, {
+      ...{ over: "expert", topK: 2, preset: "gshard.top2", choice: "two" },
+      ...{ capacity: { slots: 7 }, slot: "place" },
+    });
+    const weighed = route(logits, {
+      ...{ over: "expert", topK: 2, preset: "llama4", choice: "two" },
+      slot: "input",
+    });
+    const up = m.param("experts.{expert}.up", "expert ffn embed");
+    const down = m.param("experts.{expert}.down", "expert embed ffn");
+    const hidden = map(
+      (u) => Math.max(u, 0),
+      dot(dispatch(x, routing), up, "embed"),
+    );
+    const first = combine(dot(hidden, down, "ffn"), routing);
+    return {
+      first,
+      second: combine(mul(dispatch(first, routing), 2), routing),
+      same: combine(dispatch(x, routing), routing),
+      dropped: combine(mul(dispatch(x, dropping), 3), dropping),
+      weighed: combine(add(dispatch(x, weighed), 1), weighed),
+    };
+  }),
+  calls: [48, 5, 1, 0].map((tokens) => ({ x: waves(16 * tokens, tokens) })),
+};
+
+for (const kind of ["cpu", "gpu"] as const) {
+  const options = kind === "gpu" ? { skip } : {};
+  t.test(`no bit changes on a shared ${kind}`, options, async (t) => {
+    const wanted = digest(await runCase(layers, kind));
+    for (const mesh of kind === "gpu" ? MESHES.slice(1, 2) : MESHES) {
+      for (const check of [false, true]) {
+        const found = await runCase(layers, kind, {
+          ...{ ...mesh, check },
+          sendOnce: true,
+        });
+        const plain = found.map((outputs) =>
+          Object.fromEntries(
+            Object.entries(outputs).filter(([name]) => {
+              if (!name.startsWith("check.")) return true;
+              t.ok(outputs[name]!.data.every((n) => n === 0), "all came home");
+              return false;
+            }),
+          )
+        );
+        t.equal(digest(plain), wanted, JSON.stringify(mesh));
+      }
+    }
+  });
+}
+
+t.test("bytes between devices are as predicted, and fewer", async (t) => {
+  const wanted = digest(await runCase(layers, "cpu"));
+  for (const mesh of MESHES) {
+    const sent: number[] = [];
+    for (const sendOnce of [false, true]) {
+      const plan = await compileCase(layers, { ...mesh, sendOnce });
+      const session = await openSession(plan, {
+        ...{ target: "cpu", sharing: "separate", statistics: true },
+        tensors: await tensorsOf(layers),
+      });
+      t.equal(digest(await runCalls(layers, session)), wanted);
+      const { ranks } = session.statistics();
+      session.close();
+      for (const { peakBytes, sentBytes } of ranks) {
+        for (
+          const { predicted, actual } of [
+            peakBytes,
+            ...Object.values(sentBytes),
+          ]
+        ) t.equal(actual, predicted, JSON.stringify(mesh));
+      }
+      sent.push(
+        ranks.reduce((n, { sentBytes }) => n + sentBytes.dispatch.actual, 0),
+      );
+    }
+    t.ok(sent[1]! < sent[0]!, `${sent.join(" and then ")} bytes`);
+  }
+});
+
+const one: Case = {
+  model: model(sizes, (m) => {
+    const x = m.input("x", "token embed");
+    const routing = route(
+      dot(x, m.param("router", "expert embed"), "embed"),
+      { over: "expert", topK: 3, preset: "mixtral" },
+    );
+    return { y: combine(mul(dispatch(x, routing), 2), routing) };
+  }),
+};
+const plan: Plan = await compileCase(one, { mesh: { ep: 2 }, sendOnce: true });
+const index = (part: string) =>
+  plan.programs[0]!.steps.findIndex((step) =>
+    step.part?.verb === "dispatch" && step.part.part === part
+  );
+
+t.test("the plan says what is saved", (t) => {
+  t.same(verifyPlan(plan), []);
+  t.match(
+    summarizePlan(plan),
+    "dispatch per token: at most 140 bytes over 1 layer, 65 of them to other ranks if experts are chosen evenly, 31 fewer than once for each expert\n",
+  );
+  t.match(
+    formatPlan(plan),
+    /dispatch +over ep +tokens\(rank -> others\) x 64 B/,
+  );
+  t.end();
+});
+
+const BROKEN: readonly (readonly [
+  name: string,
+  rule: RuleName,
+  message: RegExp,
+  mutate: (draft: Draft) => void,
+])[] = [
+  ["in other columns", "transposed", /cut at \[0, 2, 2\]/, (p) => {
+    stepAt(p, "allToAll", index("exchange")).splits = [0, 2, 2];
+  }],
+  ["into too little room", "capacity", /up to 48 rows can lie/, (p) => {
+    const { to } = stepAt(p, "allToAll", index("exchange"));
+    p.buffers[to]!.axes[0]!.size = 40;
+    p.buffers[to]!.bytes = 40 * 64;
+  }],
+  ["without their places", "parts", /1 times how many.* and 0 times/, (p) => {
+    Reflect.deleteProperty(
+      stepAt(p, "allToAll", index("exchange places")),
+      "part",
+    );
+  }],
+];
+for (const [name, rule, message, mutate] of BROKEN) {
+  t.test(`tokens that are sent once ${name} are refused`, (t) => {
+    const draft = copyPlan(plan);
+    mutate(draft);
+    const errors = verifyPlan(draft);
+    const found = errors.find((error) =>
+      error.rule === rule && message.test(error.message)
+    );
+    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
+    t.end();
+  });
+}
