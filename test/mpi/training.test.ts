@@ -1,20 +1,19 @@
 // Training between processes of real MPI jobs: losses, norms, parameters and what is remembered have the bits of one process.
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { rankProgram } from "../helpers/compiled.ts";
 import { LAUNCHERS, start } from "../helpers/mpi.ts";
 import { closeDevices, digest, runCase } from "../helpers/run_model.ts";
 import { stepCase } from "../helpers/training_layer.ts";
 
 t.teardown(closeDevices);
 
-const RANK = fileURLToPath(
-  new URL("../helpers/training_rank.ts", import.meta.url),
-);
+const RANK = rankProgram("training_rank.ts");
 
 for (const mesh of [{ ep: 2 }, { dp: 2 }, { dp: 2, ep: 2 }]) {
   const ranks = Object.values(mesh).reduce((a, b) => a * b);
+  let shared: string | undefined;
   for (const { name, command, family, skip } of LAUNCHERS) {
     t.test(`${name}: steps on ${ranks} ranks, ${JSON.stringify(mesh)}`, {
       skip,
@@ -22,10 +21,10 @@ for (const mesh of [{ ep: 2 }, { dp: 2 }, { dp: 2, ep: 2 }]) {
       const root = process.getuid?.() === 0;
       const { code, out, err } = await start(command!, [
         ...launcherArguments(family, { ranks, root }),
-        ...[process.execPath, "--import", "tsx", RANK, JSON.stringify(mesh)],
+        ...[process.execPath, RANK, JSON.stringify(mesh)],
       ]).ended;
       t.equal(code, 0, err);
-      const shared = digest(await runCase(await stepCase(), "cpu", { mesh }));
+      shared ??= digest(await runCase(await stepCase(), "cpu", { mesh }));
       t.equal(out.trimEnd(), shared, "the same bits");
       t.match(shared, /next\.gate/);
     });
