@@ -1,7 +1,7 @@
 /** An MPI job as `launch` sees it: the launcher's process, what comes out of it, and its end, whatever happens. */
 
 import { spawn } from "node:child_process";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -26,6 +26,13 @@ export interface MpiJob {
   readonly family: MpiFamily;
   /** Where its ranks keep memory that they share; see `jobFolder`. */
   readonly folder: string;
+  /** Its ranks can stop by themselves, with what they have saved. */
+  readonly stops?: boolean;
+}
+
+/** A file that tells the ranks of a job on the launcher's host to stop. */
+export function stopFile(folder: string): string {
+  return path.join(folder, "stop");
 }
 
 /** How a job ended. */
@@ -80,7 +87,15 @@ export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
     timer ??= setTimeout(endNow, PATIENCE_MS);
   };
   let signal: number | undefined;
-  const forward = (_: NodeJS.Signals, number: number): void => {
+  let told = false;
+  const forward = (name: NodeJS.Signals, number: number): void => {
+    if (job.stops && name === "SIGINT" && !told) {
+      told = true;
+      mkdirSync(job.folder, { recursive: true });
+      writeFileSync(stopFile(job.folder), "");
+      io.err("Stopping after this step; once more to stop at once");
+      return;
+    }
     signal = number;
     endNow();
   };

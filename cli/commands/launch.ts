@@ -53,7 +53,7 @@ export async function launchCommand(
       ...[...launcher, "sh", packageFile("bin/rank.sh"), folder],
       ...[process.execPath, packageFile("bin/switchyard.mjs"), ...ranks],
     ],
-    ...{ family, folder },
+    ...{ family, folder, stops: command === "train" },
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
   if (ended.failure) {

@@ -9,6 +9,7 @@ import {
 } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
+import { stopFile } from "../mpi_job.ts";
 import { createProgressBar } from "../progress.ts";
 import { joinAsRank } from "../rank.ts";
 import { readTextFile } from "../text_files.ts";
@@ -55,8 +56,8 @@ export async function trainCommand(
     signal: interrupted.signal,
     onProgress: loading.update,
   });
-  // Ranks that are processes must stop after the same step: 'launch' ends them all.
-  const release = flags.devices === "mpi" ? () => {} : io.onInterrupt(() => {
+  const mpi = flags.devices === "mpi";
+  const release = mpi ? () => {} : io.onInterrupt(() => {
     io.err("Stopping after this step; once more to stop at once");
     interrupted.abort();
   });
@@ -69,9 +70,9 @@ export async function trainCommand(
       if (last === undefined) loading.stop();
       last = step;
       const line = await metrics?.add(step);
-      if (quiet) continue;
-      if (flags.json) await io.out(`${line}\n`);
-      else await bar.step(step);
+      if (!quiet && flags.json) await io.out(`${line}\n`);
+      else if (!quiet) await bar.step(step);
+      if (await isToldToStop(io, flags)) interrupted.abort();
     }
     await metrics?.finish();
   } finally {
@@ -83,6 +84,15 @@ export async function trainCommand(
   if (!flags.json) await io.out(ending(out, last, steps));
   if (flags.job !== undefined) await io.out(`${finishLine(flags.job)}\n`);
   return 0;
+}
+
+/** Whether 'launch' was told to stop; ranks stop after the same step if one of them knows. */
+async function isToldToStop(
+  io: CliIo,
+  { job }: Pick<DeviceFlags, "job">,
+): Promise<boolean> {
+  return job !== undefined &&
+    await io.files.stat(stopFile(job)) !== undefined;
 }
 
 function ending(
