@@ -57,8 +57,8 @@ export interface CompileOptions {
   readonly chunks?: number;
   /**
    * Send a token once to each rank, however many of its experts are there: fewer bytes for two small exchanges more. Not
-   * for dispatches in chunks, nor where rows are weighted before they are sent. Bits do not depend on it. Default: false,
-   * once for each expert.
+   * for dispatches in chunks, nor where rows are weighted before they are sent. Bits do not depend on it. Default: where it
+   * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
    */
   readonly sendOnce?: boolean;
   /**
@@ -174,7 +174,7 @@ export async function compileGraph(
     tuning: options.tuning ?? {},
     check: options.check ?? false,
     chunks: chunksOf(options),
-    sendOnce: options.sendOnce ?? false,
+    sendOnce: options.sendOnce,
     goesBack: returningNodes(graph),
   });
   const ports = lowerGraph(lowering);

@@ -61,7 +61,7 @@ export interface PlanOptions {
   readonly tuning?: Tuning;
   /** Cut dispatches into up to so many chunks, computed while others travel. Default: 1. */
   readonly chunks?: number;
-  /** Send a token once to each rank, however many of its experts are there. */
+  /** Send a token once to each rank, however many of its experts are there. Default: where that saves much. */
   readonly sendOnce?: boolean;
   /** Let token ids travel along and compare them on return. */
   readonly check?: boolean;
@@ -279,7 +279,7 @@ export function compileOptions(options: PlanOptions): CompileOptions {
     ...(options.place ? { place: options.place } : {}),
     ...(options.limits ? { limits: options.limits } : {}),
     ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
-    ...(options.sendOnce ? { sendOnce: true } : {}),
+    ...(options.sendOnce === undefined ? {} : { sendOnce: options.sendOnce }),
     ...(options.check ? { check: true } : {}),
     ...(options.tuning ? { tuning: options.tuning } : {}),
   };

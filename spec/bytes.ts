@@ -207,6 +207,22 @@ export function boundOf(
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
 }
 
+/** How many positions a token goes to, on average, if any `choices` experts are as likely as others: those that not all choices miss. */
+export function positionsReached(
+  splits: readonly number[],
+  choices: number,
+): number {
+  const experts = splits.at(-1)!;
+  return splits.slice(1).reduce((reached, end, p) => {
+    const others = experts - (end - splits[p]!);
+    let missed = 1;
+    for (let j = 0; j < choices; j++) {
+      missed *= Math.max(0, others - j) / (experts - j);
+    }
+    return reached + 1 - missed;
+  }, 0);
+}
+
 /** Bytes of buffers of some kinds, by rank. */
 export function bytesOfKinds(plan: Plan, kinds: readonly string[]): number[] {
   const buffers = Object.values(plan.buffers)

@@ -1,6 +1,6 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
-import { bytesOfKinds } from "./bytes.ts";
+import { bytesOfKinds, positionsReached } from "./bytes.ts";
 import { positionOver, positionsOver } from "./mesh.ts";
 import { onRank, type Plan } from "./plan.ts";
 import { meshText } from "./text.ts";
@@ -77,28 +77,6 @@ function choicesOf(facts: Facts, routing: RoutingFacts): number {
   return last ? onRank(last.size, 0) : 0;
 }
 
-/** How many positions a token goes to if its experts are chosen evenly: those that not all choices miss. */
-function positionsReached(
-  { back }: RoutingFacts,
-  { choices, positions }: {
-    readonly choices: number;
-    readonly positions: number;
-  },
-): number {
-  const { splits } = back[0]!.step;
-  const experts = splits.at(-1)!;
-  let reached = 0;
-  for (let p = 0; p < positions; p++) {
-    const others = experts - (splits[p + 1]! - splits[p]!);
-    let missed = 1;
-    for (let j = 0; j < choices; j++) {
-      missed *= Math.max(0, others - j) / (experts - j);
-    }
-    reached += 1 - missed;
-  }
-  return reached;
-}
-
 /** Bytes that a token moves through the dispatches and combines of each program. */
 function trafficLines(facts: Facts): string[] {
   const lines: string[] = [];
@@ -118,7 +96,7 @@ function trafficLines(facts: Facts): string[] {
           const once = movesTokens(routing, step);
           const rows = once ? Math.min(choices, positions) : choices;
           const usual = once
-            ? positionsReached(routing, { choices, positions })
+            ? positionsReached(back[0]!.step.splits, choices)
             : choices;
           most += rows * step.rowBytes;
           others += usual * step.rowBytes * (positions - 1) / positions;

@@ -151,6 +151,32 @@ const index = (part: string) =>
     step.part?.verb === "dispatch" && step.part.part === part
   );
 
+t.test("tokens are sent once by themselves where that saves much", async (t) => {
+  const parts = async (embed: number, mesh: CompileOptions) => {
+    const wide = model({ ...sizes, embed, expert: 16 }, (m) => {
+      const x = m.input("x", "token embed");
+      const router = m.param("router", "expert embed");
+      const routing = route(dot(x, router, "embed"), {
+        ...{ over: "expert", topK: 4, preset: "olmoe" },
+      });
+      return { y: combine(mul(dispatch(x, routing), 2), routing) };
+    });
+    const { programs } = await compileCase({ model: wide }, mesh);
+    return programs[0]!.steps.map(({ part }) => part?.part);
+  };
+  const { length } = (await parts(512, { mesh: { ep: 4 } }))
+    .filter((part) => part === "exchange places");
+  t.equal(length, 1, "a quarter of long rows");
+  for (
+    const [embed, mesh] of [
+      [16, { mesh: { ep: 4 } }],
+      [512, { mesh: { ep: 8 } }],
+      [512, { mesh: { ep: 1 } }],
+      [512, { mesh: { ep: 4 }, sendOnce: false }],
+    ] as const
+  ) t.notOk((await parts(embed, mesh)).includes("exchange places"));
+});
+
 t.test("the plan says what is saved", (t) => {
   t.same(verifyPlan(plan), []);
   t.match(

@@ -150,8 +150,8 @@ export interface Lowering {
   readonly storages: Map<Node, Storage>;
   /** Routings by route node; where one is cut into chunks, its first chunk. */
   readonly routings: Map<Node, RoutingBuffers>;
-  /** A token is sent once to each rank, however many of its experts are there. */
-  readonly sendOnce: boolean;
+  /** Whether a token is sent once to each rank, however many of its experts are there; undefined: where that saves much. */
+  readonly sendOnce: boolean | undefined;
   /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
   readonly chunks: number;
   /** Routings that are cut into chunks, by route node. */

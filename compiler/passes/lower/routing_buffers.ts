@@ -1,6 +1,7 @@
 /** The buffers of a routing, and what the plan knows of its sizes before it runs. */
 
 import { blockSizes, positionOver, positionsOver } from "../../../spec/mesh.ts";
+import { positionsReached } from "../../../spec/bytes.ts";
 import { onRank, type PerRank, perRank } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import { isWeighted, type RoutingNode } from "../../graph/graph.ts";
@@ -106,20 +107,30 @@ type ReceivedRows = Pick<
 
 type Columns = NonNullable<RoutingBuffers["columns"]>;
 
-/** Whether several choices of a token can go to one rank in the same row. */
+/** Whether several choices of a token go to one rank in the same row: where they can, and it is asked for or worth it. */
 function sendsOnce(
-  { sendOnce, chunks, graph }: Lowering,
+  { sendOnce, chunks, graph, placed }: Lowering,
   node: RoutingNode,
   { splits, topK }: Shared,
 ): boolean {
   const most = Math.max(...splits.slice(1).map((end, p) => end - splits[p]!));
-  return sendOnce && chunks === 1 && splits.length > 2 && topK > 1 &&
-    most > 1 &&
-    graph.nodes.some((user) =>
-      user.primitive === "dispatch" && user.inputs[1] === node &&
-      !isWeighted(user)
-    );
+  const value = graph.nodes.find((user) =>
+    user.primitive === "dispatch" && user.inputs[1] === node &&
+    !isWeighted(user)
+  );
+  const can = chunks === 1 && splits.length > 2 && topK > 1 && most > 1;
+  if (!value || !can) return false;
+  if (sendOnce !== undefined) return sendOnce;
+  const rowBytes = value.axes.slice(2).reduce(
+    (bytes, axis) => bytes * placed.axes[axis]!.size,
+    4,
+  );
+  const saved = topK - positionsReached(splits, topK);
+  return saved >= topK * LEAST_SHARE && saved * rowBytes >= LEAST_BYTES;
 }
+
+/** What sending tokens once has to save of the bytes of a token, to be worth two more exchanges of little. */
+const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
 
 function onceBuffers(
   lowering: Lowering,
