@@ -61,7 +61,10 @@ export async function readDemo(): Promise<Demo> {
   const config = JSON.parse(
     readFileSync(new URL("config.json", DEMO_FOLDER), "utf8"),
   ) as DemoConfig;
-  const bytes = readFileSync(new URL("model.safetensors", DEMO_FOLDER));
+  // Not the Buffer itself, whose slices share its memory.
+  const bytes = new Uint8Array(
+    readFileSync(new URL("model.safetensors", DEMO_FOLDER)),
+  );
   const tensors = await openSafetensors([{
     name: "model.safetensors",
     size: bytes.length,
@@ -146,10 +149,18 @@ export function demoGguf({ config, ...demo }: Demo): Uint8Array {
   return Buffer.concat(writeGguf(ggufKeys(config), tensors));
 }
 
-// What llama.cpp wants to know. Nothing is tokenized, so the words of the vocabulary are their numbers.
+// What llama.cpp wants to know, and a vocabulary: nothing is tokenized, but it does not start without words for all bytes.
 function ggufKeys(config: DemoConfig): { readonly [key: string]: GgufValue } {
-  const words = Array.from({ length: config.vocab_size }, (_, i) => `w${i}`);
-  const [NORMAL, CONTROL] = [1, 3];
+  const bytes = Array.from(
+    { length: 256 },
+    (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`,
+  );
+  const control = ["<unk>", "<s>", "</s>"];
+  const words = Array.from(
+    { length: config.vocab_size - bytes.length - control.length },
+    (_, i) => `\u2581${i}`,
+  );
+  const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6] as const;
   const own: { [key: string]: GgufValue } = {
     block_count: { u32: config.num_hidden_layers },
     context_length: { u32: config.max_position_embeddings },
@@ -171,15 +182,19 @@ function ggufKeys(config: DemoConfig): { readonly [key: string]: GgufValue } {
       Object.entries(own).map(([key, value]) => [`olmoe.${key}`, value]),
     ),
     "tokenizer.ggml.model": { text: "llama" },
-    "tokenizer.ggml.tokens": { texts: words },
+    "tokenizer.ggml.tokens": { texts: [...control, ...bytes, ...words] },
     "tokenizer.ggml.scores": {
-      f32s: new Array<number>(words.length).fill(0),
+      f32s: new Array<number>(config.vocab_size).fill(0),
     },
     "tokenizer.ggml.token_type": {
-      i32s: words.map((_, i) => i === 0 ? CONTROL : NORMAL),
+      i32s: [
+        ...[UNKNOWN, CONTROL, CONTROL],
+        ...bytes.map(() => BYTE),
+        ...words.map(() => NORMAL),
+      ],
     },
-    "tokenizer.ggml.bos_token_id": { u32: 0 },
-    "tokenizer.ggml.eos_token_id": { u32: 0 },
+    "tokenizer.ggml.bos_token_id": { u32: 1 },
+    "tokenizer.ggml.eos_token_id": { u32: 2 },
     "tokenizer.ggml.unknown_token_id": { u32: 0 },
   };
 }

@@ -154,7 +154,9 @@ function feedForward(
     shares,
     integers([1], [config.num_experts_per_tok]),
   ], { outputs: [`${shares}.best`, `${shares}.index`] }) as [string];
-  const least = op("ReduceMin", [best, integers([1], [-1])]);
+  const least = op("ReduceMin", [best], {
+    attributes: { axes: { integers: [-1] } },
+  });
   const kept = op("Where", [
     op("GreaterOrEqual", [shares, least]),
     shares,

@@ -70,7 +70,7 @@ export async function tune(
       matmulClass(grouped[0]),
       matmulModel(grouped[0]),
       tuning,
-      ROWS.map((rows) => {
+      ROWS.filter((rows) => rows !== tuning.matmul!.rows).map((rows) => {
         const matmul = { ...tuning.matmul!, rows };
         return [`${rows} rows`, { ...tuning, matmul }];
       }),
@@ -78,41 +78,35 @@ export async function tune(
   }
   for (const shape of shapes) {
     const key = matmulClass(shape);
-    const timed = matmulModel(shape);
-    const withTile = (tile: MatmulTile): TuningTable => ({
-      ...tuning,
-      matmuls: { ...tuning.matmuls, [key]: tile },
-    });
-    const current = () => tuning.matmuls?.[key] ?? tuning.matmul!;
-    if (!shape.grouped) {
+    const tiles = [
+      ...shape.grouped ? [] : [ROWS.map((rows) => ({ rows }))],
+      ACROSS.map(([columns, lanes]) => ({ columns, lanes })),
+    ];
+    for (const changes of tiles) {
+      const current = tuning.matmuls?.[key] ?? tuning.matmul!;
+      const others = changes.map((change) => ({ ...current, ...change }))
+        .filter((tile) => !sameTile(tile, current));
       tuning = await search.best(
         key,
-        timed,
+        matmulModel(shape),
         tuning,
-        ROWS.map((
-          rows,
-        ) => [`${rows} rows`, withTile({ ...current(), rows })]),
+        others.map((tile) => [
+          `${tile.rows} rows, ${tile.columns} columns, ${tile.lanes} lanes`,
+          { ...tuning, matmuls: { ...tuning.matmuls, [key]: tile } },
+        ]),
       );
     }
-    tuning = await search.best(
-      key,
-      timed,
-      tuning,
-      ACROSS.map(([columns, lanes]) => [
-        `${columns} columns, ${lanes} lanes`,
-        withTile({ ...current(), columns, lanes }),
-      ]),
-    );
   }
   for (const heads of attention) {
     tuning = await search.best(
       "attention",
       attentionModel(heads),
       tuning,
-      TOGETHER.map((together) => [
-        `${together} tokens together`,
-        { ...tuning, attention: together },
-      ]),
+      TOGETHER.filter((together) => together !== (tuning.attention ?? 1))
+        .map((together) => [
+          `${together} tokens together`,
+          { ...tuning, attention: together },
+        ]),
     );
   }
   return { tuning, ...search.result() };
@@ -175,7 +169,6 @@ class Search {
     let kept: Ready | undefined;
     this.#speed[kernel] ??= 1;
     for (const [name, other] of others) {
-      if (sameTiles(other, best)) continue;
       if (this.#options.now() >= this.#until) {
         this.#complete = false;
         break;
@@ -203,8 +196,8 @@ class Search {
   }
 }
 
-function sameTiles(a: TuningTable, b: TuningTable): boolean {
-  return JSON.stringify(a) === JSON.stringify(b);
+function sameTile(a: MatmulTile, b: MatmulTile): boolean {
+  return a.rows === b.rows && a.columns === b.columns && a.lanes === b.lanes;
 }
 
 /** How many times as fast one is as another: the geometric mean over steps of medians of pairs. */
