@@ -53,6 +53,9 @@ export function describeStep(metrics: StepMetrics): string {
   const least = Math.min(...load) * fair, most = Math.max(...load) * fair;
   return [
     `step ${step}: loss ${loss.toFixed(4)}`,
+    ...metrics.validation === undefined
+      ? []
+      : [`validation ${metrics.validation.toFixed(4)}`],
     `gradient ${gradientNorm.toFixed(3)}`,
     `${Math.round(tokensPerSecond)} tokens/s`,
     ...load.length > 0
