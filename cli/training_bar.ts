@@ -47,10 +47,6 @@ export function createTrainingBar(io: CliIo, steps: number): TrainingBar {
 /** The figures of a step in words. */
 export function describeStep(metrics: StepMetrics): string {
   const { step, loss, gradientNorm, tokensPerSecond, experts } = metrics;
-  const load = experts.flat();
-  // Of a fair share; 1 where all experts get the same.
-  const fair = experts[0]?.length ?? 0;
-  const least = Math.min(...load) * fair, most = Math.max(...load) * fair;
   return [
     `step ${step}: loss ${loss.toFixed(4)}`,
     ...metrics.validation === undefined
@@ -58,11 +54,34 @@ export function describeStep(metrics: StepMetrics): string {
       : [`validation ${metrics.validation.toFixed(4)}`],
     `gradient ${gradientNorm.toFixed(3)}`,
     `${Math.round(tokensPerSecond)} tokens/s`,
-    ...load.length > 0
-      ? [`experts ${least.toFixed(2)} to ${most.toFixed(2)} of a fair share`]
-      : [],
+    ...experts.length > 0 ? [`experts ${describeLoad(experts)}`] : [],
     ...metrics.sentBytes > 0 ? [`${bytes(metrics.sentBytes)} exchanged`] : [],
   ].join(", ");
+}
+
+/** The least and the most that an expert of any layer got in some steps together; undefined where there are no experts. */
+export function describeExperts(
+  steps: readonly StepMetrics[],
+): string | undefined {
+  const [first] = steps;
+  if (first === undefined || first.experts.length === 0) return undefined;
+  const mean = first.experts.map((layer, l) =>
+    layer.map((_, e) =>
+      steps.reduce((sum, { experts }) => sum + experts[l]![e]!, 0) /
+      steps.length
+    )
+  );
+  return `experts in the last ${steps.length} steps: ${describeLoad(mean)}`;
+}
+
+/** A fair share is 1: what all experts get if they get the same. */
+function describeLoad(experts: StepMetrics["experts"]): string {
+  const load = experts.flat();
+  const fair = experts[0]!.length;
+  const [least, most] = [Math.min(...load), Math.max(...load)];
+  return `${(least * fair).toFixed(2)} to ${
+    (most * fair).toFixed(2)
+  } of a fair share`;
 }
 
 function bytes(count: number): string {

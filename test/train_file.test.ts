@@ -8,12 +8,16 @@ import { expertLoad } from "../cli/plots/expert_load.ts";
 import { lossCurve } from "../cli/plots/loss_curve.ts";
 import type { StepRecord } from "../cli/plots/record.ts";
 import { ticks } from "../cli/plots/svg.ts";
+import { trace } from "../compiler/mod.ts";
+import { evaluate } from "../compiler/graph/evaluate.ts";
 import {
   loadTrainingFile,
+  randomNumbers,
   readTraining,
   runTraining,
   type StepMetrics,
 } from "../engine/mod.ts";
+import { publishedModel } from "../models/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 
 const FILE = path.resolve(
@@ -134,5 +138,79 @@ t.test("plots of a training", (t) => {
   );
   t.same(ticks(0, 500, 8), [0, 100, 200, 300, 400, 500]);
   t.same(ticks(3, 5, 8), [3, 3.5, 4, 4.5, 5]);
+  t.end();
+});
+
+t.test("experts balanced by layer, or all layers together", (t) => {
+  const config = {
+    architectures: ["OlmoeForCausalLM"],
+    ...{ vocab_size: 32, hidden_size: 16, intermediate_size: 8 },
+    ...{ num_hidden_layers: 3, num_experts: 4, num_experts_per_tok: 2 },
+    ...{ num_attention_heads: 2, num_key_value_heads: 2, rms_norm_eps: 1e-5 },
+    ...{ max_position_embeddings: 64, tie_word_embeddings: true },
+  };
+  const [tokens, experts, layers] = [24, 4, 3];
+  const row = (of: (i: number) => number) =>
+    Array.from({ length: tokens }, (_, i) => of(i));
+  const lossesOf = (balance: "layer" | "together") => {
+    const graph = trace(
+      publishedModel(config).build({
+        ...{ maxTokens: tokens, maxSequences: 1, maxContext: tokens },
+        training: { auxiliary: 0.5, balance },
+      }),
+    );
+    const sizes = new Map(
+      Object.entries(graph.axes).map(([name, { size }]) => [name, size]),
+    );
+    const random = randomNumbers(1, 0);
+    const params = Object.fromEntries(
+      graph.nodes.filter((node) => node.primitive === "param").map((node) => [
+        node.params.name,
+        Array.from(
+          { length: node.axes.reduce((n, axis) => n * sizes.get(axis)!, 1) },
+          () => 2 * random() - 1,
+        ),
+      ]),
+    );
+    const { outputs } = evaluate(graph, {
+      inputs: {
+        ids: row((i) => i * 7 % 32),
+        labels: row((i) => i * 5 % 32),
+        sequence: row(() => 0),
+        position: row((i) => i),
+      },
+      params,
+    });
+    return outputs;
+  };
+  /** The number of experts times the sum of their shares of choices and of probabilities, over some layers. */
+  const balanced = (outputs: ReturnType<typeof lossesOf>, of: number[]) => {
+    const [chosen, wanted] = [new Float64Array(4), new Float64Array(4)];
+    for (const layer of of) {
+      for (const e of outputs[`layer${layer}.topk_idx`]!.data) chosen[e]!++;
+      const { data } = outputs[`layer${layer}.router_logits`]!;
+      for (let i = 0; i < data.length; i += experts) {
+        const powers = [...data.subarray(i, i + experts)].map(Math.exp);
+        const sum = powers.reduce((a, b) => a + b);
+        powers.forEach((power, e) => wanted[e]! += power / sum);
+      }
+    }
+    const rows = tokens * of.length;
+    return chosen.reduce((sum, n, e) => sum + n * wanted[e]!, 0) * experts /
+      rows ** 2;
+  };
+  const all = Array.from({ length: layers }, (_, layer) => layer);
+  const [apart, together] = [lossesOf("layer"), lossesOf("together")];
+  const expected = {
+    apart: all.reduce((sum, l) => sum + balanced(apart, [l]), 0) / layers,
+    together: balanced(together, all),
+  };
+  t.ok(expected.apart > expected.together + 1e-3, "they differ");
+  const near = (value: number, wanted: number) =>
+    t.ok(Math.abs(value / wanted - 1) < 1e-5, `${value}, wanted ${wanted}`);
+  near(apart["aux_loss"]!.data[0]!, expected.apart);
+  near(together["aux_loss"]!.data[0]!, expected.together);
+  const { loss, ce_loss } = apart;
+  near(loss!.data[0]!, ce_loss!.data[0]! + 0.5 * expected.apart);
   t.end();
 });

@@ -13,7 +13,11 @@ import { stopFile } from "../mpi_job.ts";
 import { createProgressBar } from "../progress.ts";
 import { joinAsRank } from "../rank.ts";
 import { readTextFile } from "../text_files.ts";
-import { createTrainingBar, describeStep } from "../training_bar.ts";
+import {
+  createTrainingBar,
+  describeExperts,
+  describeStep,
+} from "../training_bar.ts";
 import { openMetrics } from "../training_metrics.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { deviceOptions } from "./options.ts";
@@ -64,11 +68,12 @@ export async function trainCommand(
   const quiet = (rankPlace()?.rank ?? 0) > 0;
   const bar = createTrainingBar(io, steps);
   const metrics = quiet ? undefined : openMetrics(io, flags);
-  let last: StepMetrics | undefined;
+  const recent: StepMetrics[] = [];
   try {
     for await (const step of run) {
-      if (last === undefined) loading.stop();
-      last = step;
+      if (recent.length === 0) loading.stop();
+      recent.push(step);
+      if (recent.length > RECENT) recent.shift();
       const line = await metrics?.add(step);
       if (!quiet && flags.json) await io.out(`${line}\n`);
       else if (!quiet) await bar.step(step);
@@ -81,7 +86,7 @@ export async function trainCommand(
     release();
   }
   if (quiet) return 0;
-  if (!flags.json) await io.out(ending(out, last, steps));
+  if (!flags.json) await io.out(ending(out, recent, steps));
   if (flags.job !== undefined) await io.out(`${finishLine(flags.job)}\n`);
   return 0;
 }
@@ -95,14 +100,23 @@ async function isToldToStop(
     await io.files.stat(stopFile(job)) !== undefined;
 }
 
+/** Steps whose load of experts is told at the end, together: a single one varies much. */
+const RECENT = 100;
+
 function ending(
   out: string,
-  last: StepMetrics | undefined,
+  recent: readonly StepMetrics[],
   steps: number,
 ): string {
+  const last = recent.at(-1);
   if (last === undefined) return `Nothing to do: '${out}' has ${steps} steps\n`;
   const more = last.step < steps ? `; go on with --resume` : "";
-  return `${describeStep(last)}\nWrote '${out}'${more}\n`;
+  const lines = [
+    describeStep(last),
+    ...recent.length > 1 ? [describeExperts(recent)] : [],
+    `Wrote '${out}'${more}`,
+  ].filter((line) => line !== undefined);
+  return `${lines.join("\n")}\n`;
 }
 
 async function startTraining(
