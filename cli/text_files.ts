@@ -95,7 +95,10 @@ async function unpack(
     child.on("error", reject);
     child.on(
       "close",
-      (code) => code === 0 ? resolve() : reject(new Error(`exit code ${code}`)),
+      (code) =>
+        code === 0
+          ? resolve()
+          : reject(new Error(`Cannot unpack: '${tool}' ended with ${code}`)),
     );
   });
   return Buffer.concat(chunks);

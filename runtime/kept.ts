@@ -59,8 +59,7 @@ export function keptAxes(plan: Plan): RunAxes {
 /** Along each axis of a weight or state, the global indices that a rank holds, in local order; undefined: all. */
 export function heldIndices(
   plan: Plan,
-  name: string,
-  rank: number,
+  { name, rank }: { readonly name: string; readonly rank: number },
 ): (Int32Array | undefined)[] {
   return splitKept(plan, name, rank).map(({ local }) => local);
 }

@@ -5,7 +5,6 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import t from "tap";
 import { compileTraining } from "../compiler/mod.ts";
 import {
@@ -24,6 +23,7 @@ import { createSession } from "../runtime/mod.ts";
 import { assertLegal } from "../spec/mod.ts";
 import { files, meshOf } from "./helpers/checkpoints.ts";
 import { temporaryFolder } from "./helpers/cli.ts";
+import { rankProgram } from "./helpers/compiled.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 import {
   contents,
@@ -151,10 +151,6 @@ t.test("a checkpoint on other meshes", async (t) => {
   t.equal(on.length, 1, "a training goes on elsewhere");
 });
 
-const CHILD = fileURLToPath(
-  new URL("./helpers/train_child.ts", import.meta.url),
-);
-
 /** How often a training is killed. */
 const KILLS = 20;
 
@@ -173,9 +169,9 @@ t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
     const inside = kill % 2 === 1;
     const resume = hasIndex();
     const child = spawn(process.execPath, [
-      ...["--import", "tsx", CHILD],
+      rankProgram("train_child.ts"),
       JSON.stringify({
-        ...{ model, out, mesh: "ep=2", steps: 1e6, resume },
+        ...{ model, text: TEXT, out, mesh: "ep=2", steps: 1e6, resume },
         ...inside ? { killAt: below(160) } : {},
       }),
     ], { stdio: ["ignore", "pipe", "inherit"] });
@@ -248,4 +244,32 @@ t.test("only the tokens of its own sequences reach a process", async (t) => {
   t.same(reads, new Array(8).fill(4 * 17), "a read for each sequence");
   const kept = (await readdir(out)).filter((name) => /^tokens-/.test(name));
   t.equal(kept.length, 1, "tokens are kept");
+});
+
+t.test("batches of one step have the gradient of all their labels together", async (t) => {
+  const model = await tinyModel(t);
+  const one = tinyOptions("ep=2", 3, { batch: 4, auxiliary: 0 });
+  const two = { ...one, batch: 2, accumulate: 2 };
+  const wanted = await steps(model, one);
+  const out = path.join(temporaryFolder(t), "out");
+  const found = await steps(model, { ...two, out });
+  for (const [i, { loss, gradientNorm, tokens, experts }] of found.entries()) {
+    const other = wanted[i]!;
+    t.ok(Math.abs(loss / other.loss - 1) < 1e-6, `loss ${loss}`);
+    t.ok(
+      Math.abs(gradientNorm / other.gradientNorm - 1) < 1e-4,
+      `gradient ${gradientNorm}`,
+    );
+    t.equal(tokens, other.tokens);
+    t.ok(
+      experts.flat().every((share, at) =>
+        Math.abs(share - other.experts.flat()[at]!) < 0.02
+      ),
+      "choices of all batches are counted",
+    );
+  }
+  const { step, position, settings } = await readTraining(out, files);
+  t.match({ step, position, settings }, {
+    ...{ step: 3, position: 12, settings: { accumulate: 2, batch: 2 } },
+  });
 });

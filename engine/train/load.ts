@@ -73,7 +73,7 @@ async function loadState(
     shape.join() === shapeOf(plan, state).join();
   if (!whole || !same) throw changed(folder, state);
   const parts = ranks.map((rank) => {
-    const held = heldIndices(plan, state, rank);
+    const held = heldIndices(plan, { name: state, rank });
     return { rank, held, tensor: emptyPart(shape, held) };
   });
   for (const { tensor: name, start, shape, sha256: wanted } of slices) {

@@ -84,7 +84,7 @@ export function statePieces(
   return rememberedStates(plan, optimizer).flatMap((state, turn): Piece[] => {
     if (!writersOf(plan, state, turn).includes(rank)) return [];
     const shape = shapeOf(plan, state);
-    const blocks = blocksOf(shape, heldIndices(plan, state, rank));
+    const blocks = blocksOf(shape, heldIndices(plan, { name: state, rank }));
     return [{
       tensors: blocks.map((block) => ({
         name: nameOf(state, shape, block),

@@ -27,7 +27,7 @@ export type Block = readonly RunOfIndices[];
 export function writersOf(plan: Plan, name: string, turn: number): number[] {
   const holders = new Map<string, number[]>();
   for (let rank = 0; rank < plan.ranks; rank++) {
-    const part = heldIndices(plan, name, rank)
+    const part = heldIndices(plan, { name, rank })
       .map((held) => held?.join() ?? "all").join(";");
     holders.set(part, [...holders.get(part) ?? [], rank]);
   }

@@ -3,15 +3,18 @@
  * itself at some point of writing.
  */
 
+import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { type FileSystem, trainCheckpoint } from "../../engine/mod.ts";
 import { files } from "./checkpoints.ts";
 import { tinyOptions } from "./tiny_training.ts";
 
-const { model, out, mesh, steps, resume, killAt } = JSON.parse(
+const { model, text, out, mesh, steps, resume, killAt } = JSON.parse(
   process.argv[2]!,
 ) as {
   readonly model: string;
+  /** A file to train on. */
+  readonly text: string;
   readonly out: string;
   readonly mesh: string;
   readonly steps: number;
@@ -48,6 +51,9 @@ const touched: FileSystem = {
   },
 };
 
-const options = tinyOptions(mesh, steps, { out, resume, saveEvery: 1 });
+const options = tinyOptions(mesh, steps, {
+  ...{ out, resume, saveEvery: 1 },
+  data: async () => [await readFile(text, "utf8")],
+});
 const run = trainCheckpoint(resume ? out : model, touched, options);
 for await (const { step } of run) console.log(step);
