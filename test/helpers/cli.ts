@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import process from "node:process";
 import { Writable } from "node:stream";
 import { adapterPlaces } from "../../cli/adapter_places.ts";
 import { nodeFiles } from "../../cli/files.ts";
@@ -18,6 +19,9 @@ export interface Finished {
   readonly out: string;
   readonly err: string;
 }
+
+/** Where commands of this process keep what can be made again; nothing is there before one does. */
+export const CACHE = path.join(tmpdir(), `switchyard-cache-${process.pid}`);
 
 /** Run a command line in this process. */
 export async function switchyard(
@@ -36,7 +40,7 @@ export async function switchyard(
     terminal: false,
     errorStream: new Writable(),
     files,
-    cache: path.join(tmpdir(), "switchyard-no-cache"),
+    cache: CACHE,
     threads: 2,
     graphics: true,
     places: adapterPlaces,
