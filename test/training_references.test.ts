@@ -176,7 +176,7 @@ async function gradientsHold(
 ): Promise<void> {
   const hyper = readJson(`${name}/train_hparams.json`) as unknown as Hyper;
   const { graph, scalars } = await trainingGraph(name, hyper);
-  const run = await runner(name, withGradients(graph, "loss", scalars));
+  const run = await runner(name, withGradients(graph, "loss", { scalars }));
   const recorded = readTensors(`${name}/train_batch.safetensors`);
   for (const batch of ["full", "padded"] as const) {
     const outputs = await run(batchInputs(name, batch));

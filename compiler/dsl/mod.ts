@@ -45,6 +45,7 @@ export {
   sub,
   tanh,
 } from "./arithmetic.ts";
+export { recompute } from "./recompute.ts";
 export { dot, einsum } from "./contraction.ts";
 export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";
 export {

@@ -143,7 +143,11 @@ export function model<const Sizes extends AxisSizes, const R extends Outputs>(
     axes: sizes,
     span,
     build: ({ training = false } = {}) =>
-      run({ axes: sizes, training, dispatched: [] }, build as Build, span),
+      run(
+        { axes: sizes, training, dispatched: [], blocks: [] },
+        build as Build,
+        span,
+      ),
   };
   MODELS.add(made);
   return made;

@@ -12,12 +12,14 @@ import { makeNode } from "../graph/make_node.ts";
 import type { TensorType } from "../graph/rules.ts";
 import { callSite } from "./span.ts";
 
-/** What the tensors of one run of a model function share: its axes, what it is for, and the dispatches that must come home. */
+/** What the tensors of one run of a model function share: its axes, what it is for, the dispatches that must come home, and blocks. */
 export interface Trace {
   /** A step of training is made of it. */
   readonly training: boolean;
   readonly axes: { readonly [name: string]: AxisSize };
   readonly dispatched: Node[];
+  /** The block of each call of `recompute`. */
+  readonly blocks: Node[];
 }
 
 /**

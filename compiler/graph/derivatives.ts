@@ -262,6 +262,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   collect: onceOnly,
   gather: placed,
   take: placed,
+  again: ({ dy }) => [() => dy],
   allReduce: placed,
   reduceScatter: placed,
   allGather: placed,

@@ -56,6 +56,7 @@ const MIXES: {
   part: () => [],
   gather: (node) => [node.params.axis],
   take: (node) => [node.params.whole],
+  again: () => [],
   allReduce: "no",
   reduceScatter: "no",
   allGather: "no",
@@ -81,7 +82,11 @@ function verbOf(node: Node): string {
 
 function ofOperands(node: Node, sent: ReadonlyMap<Node, Sent>) {
   let found: Sent | undefined;
-  for (const input of node.inputs) {
+  // What else it waits for is not in the value.
+  const inputs = node.primitive === "again"
+    ? node.inputs.slice(0, 1)
+    : node.inputs;
+  for (const input of inputs) {
     const of = sent.get(input);
     if (of === undefined) continue;
     if (found !== undefined && routeOf(found) !== routeOf(of)) {

@@ -423,6 +423,8 @@ export const REFERENCE: {
   gather: sameElements,
   take: sameElements,
 
+  again: sameElements,
+
   // The evaluator is one rank, which has all of every sum.
   allReduce: (node, context) => operands(node, context)[0]!,
   reduceScatter: sameElements,

@@ -10,6 +10,7 @@ import type {
   Graph,
   Lambda,
   Node,
+  NodeOf,
   Primitive,
   ScalarFunction,
 } from "./graph.ts";
@@ -18,16 +19,26 @@ import {
   builderContext,
   NodeBuilder,
 } from "./node_builder.ts";
+import { repeat } from "./repeat.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
 
 /** The scalar functions of a graph's lambdas, as `lowerScalars` finds them. */
 export type Scalars = ReadonlyMap<Lambda, ScalarFunction>;
 
+/** Options of `gradients`. */
+export interface GradientOptions {
+  readonly scalars?: Scalars;
+  /** What `recompute` says is computed again; else it is kept. Default: true. */
+  readonly repeats?: boolean;
+}
+
 /** What all derivatives of a graph are made with. */
 interface Derivation {
   readonly context: BuilderContext;
   readonly scalars: Scalars;
+  /** Blocks are computed again. */
+  readonly repeats: boolean;
 }
 
 /**
@@ -39,7 +50,7 @@ export function gradients(
   { axes, nodes }: Pick<Graph, "axes" | "nodes">,
   loss: Node,
   by: readonly Node[],
-  scalars: Scalars = new Map(),
+  { scalars = new Map(), repeats = true }: GradientOptions = {},
 ): readonly Node[] {
   if (loss.axes.length > 0 || loss.dtype !== "f32") {
     throw new ModelError(
@@ -51,7 +62,7 @@ export function gradients(
   }
   const derivation = {
     context: builderContext(axes, nodes, "backward"),
-    scalars,
+    ...{ scalars, repeats },
   };
   const b = new NodeBuilder(derivation.context, loss.span);
   const found = pullBack(derivation, loss, {
@@ -65,7 +76,7 @@ export function gradients(
 export function withGradients(
   graph: Graph,
   loss: string,
-  scalars: Scalars = new Map(),
+  options: GradientOptions = {},
 ): Graph {
   const of = graph.outputs[loss];
   if (of === undefined) {
@@ -75,7 +86,7 @@ export function withGradients(
     );
   }
   const params = graph.nodes.filter((node) => node.primitive === "param");
-  const found = gradients(graph, of, params, scalars);
+  const found = gradients(graph, of, params, options);
   const outputs = {
     ...graph.outputs,
     ...Object.fromEntries(
@@ -83,6 +94,8 @@ export function withGradients(
     ),
   };
   const nodes = inOrder([
+    ...Object.values(graph.outputs),
+    ...[...found].reverse(),
     ...Object.values(outputs),
     ...Object.values(graph.states),
   ]);
@@ -109,20 +122,54 @@ function pullBack(
     }
   }
   const cotangents = new Map<Node, Node>([[from, cotangent]]);
-  for (const node of nodes.reverse()) {
+  const add = (input: Node, change: Node, b: NodeBuilder): void => {
+    const before = cotangents.get(input);
+    cotangents.set(input, before ? b.add(before, change) : change);
+  };
+  /** Cotangents of what a node is made of; `copies` stand for some of it. */
+  const step = (node: Node, copies: ReadonlyMap<Node, Node> = NONE): void => {
     const dy = cotangents.get(node);
-    if (dy === undefined || !needed.has(node) || to.has(node)) continue;
+    if (dy === undefined || !needed.has(node) || to.has(node)) return;
     const b = new NodeBuilder(derivation.context, node.span);
+    if (
+      derivation.repeats && node.primitive === "again" &&
+      node.params.end === "out"
+    ) return stepAgain(node, dy, b);
     const made = derive(derivation, node, { dy, b });
     for (const [i, input] of node.inputs.entries()) {
       const change = needed.has(input) ? made[i]?.() : undefined;
-      if (change === undefined) continue;
-      const before = cotangents.get(input);
-      cotangents.set(input, before ? b.add(before, change) : change);
+      if (change !== undefined) add(copies.get(input) ?? input, change, b);
     }
-  }
+  };
+  const stepAgain = (end: NodeOf<"again">, dy: Node, b: NodeBuilder): void => {
+    const { inside, copies } = repeat(end, dy, b);
+    for (const [first, copy] of copies) {
+      if (needed.has(first)) needed.add(copy);
+    }
+    const [y] = end.inputs as [Node];
+    add(copies.get(y) ?? y, dy, b);
+    for (const first of [...inside].reverse()) {
+      const copy = copies.get(first);
+      if (copy && copy.primitive !== "again") {
+        step(copy);
+        continue;
+      }
+      if (first.primitive === "again") {
+        step(copy!);
+        continue;
+      }
+      // It is not computed again, but what it is made of is.
+      const change = copy && cotangents.get(copy);
+      if (change) add(first, change, b);
+      step(first, copies);
+      cotangents.delete(first);
+    }
+  };
+  for (const node of nodes.reverse()) step(node);
   return cotangents;
 }
+
+const NONE: ReadonlyMap<Node, Node> = new Map();
 
 function isFloat({ dtype }: Node): boolean {
   return dtype === "f32" || dtype === "f16";

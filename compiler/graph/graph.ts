@@ -206,6 +206,11 @@ export interface PrimitiveParams {
   gather: { readonly axis: string; readonly to: string };
   /** x: of axis `whole`, which gathering made, the rank's own part, as axis `to`. Only placement makes it. */
   take: { readonly whole: string; readonly to: string };
+  /**
+   * x: the same value, where a block begins (`in`) or ends (`out`) that is computed again for gradients. There, what the
+   * second computation begins with, it takes after `after`: x, after.
+   */
+  again: { readonly block: number; readonly end: "in" | "out" };
   /** x, of which each rank has a part of a sum: all of it, added up over these mesh axes in the order of positions. Only placement makes it. */
   allReduce: { readonly over: readonly string[] };
   /** x, of which each rank has a part of a sum: of all of it the rank's own items of `axis`, as axis `to`. Only placement makes it. */

@@ -428,11 +428,9 @@ export const RULES: {
   take: ({ inputs, params: { whole, to } }) =>
     renamed("take", inputs, whole, to),
 
-  allReduce: ({ inputs }) => {
-    const x = operand(inputs, 0);
-    wantFloat("allReduce", x);
-    return { axes: x.axes, dtype: x.dtype };
-  },
+  again: ({ inputs }) => operand(inputs, 0),
+
+  allReduce: ({ inputs }) => operand(inputs, 0),
 
   reduceScatter: ({ inputs, params: { axis, to } }) =>
     renamed("reduceScatter", inputs, axis, to),

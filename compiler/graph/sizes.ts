@@ -257,6 +257,7 @@ const SIZES: {
   part: none,
   gather: sameLength,
   take: sameLength,
+  again: none,
   allReduce: none,
   reduceScatter: sameLength,
   allGather: sameLength,

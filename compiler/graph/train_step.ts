@@ -18,6 +18,8 @@ export interface TrainStepOptions {
   readonly clipNorm?: number;
   /** Gradients are added up over several batches; default: each batch is a step. */
   readonly accumulate?: boolean;
+  /** What `recompute` says is computed again for gradients; else it is kept: the same bits. Default: true. */
+  readonly recompute?: boolean;
 }
 
 /**
@@ -46,7 +48,8 @@ export const GRADIENT_NORM = "gradient_norm";
  */
 export function trainStep(
   graph: Graph,
-  { loss, optimizer, clipNorm, accumulate = false }: TrainStepOptions,
+  { loss, optimizer, clipNorm, accumulate = false, recompute = true }:
+    TrainStepOptions,
   scalars: Scalars = new Map(),
 ): Graph {
   const { nodes: forward, outputs, states } = graph;
@@ -62,7 +65,7 @@ export function trainStep(
     { axes: graph.axes, nodes: forward },
     of,
     parameters,
-    scalars,
+    { scalars, repeats: recompute },
   );
   const context = builderContext(graph.axes, forward, "update");
   const b = new NodeBuilder(context, of.span);
@@ -105,7 +108,13 @@ export function trainStep(
     kept.forEach((kept, j) => next[kept] = after.remembered[j]!);
   }
   const all = { ...outputs, [GRADIENT_NORM]: norm };
-  const nodes = inOrder([...Object.values(all), ...Object.values(next)]);
+  const nodes = inOrder([
+    ...Object.values(outputs),
+    // The last layers first, as they are gone through: what only a gradient needs is free when it is there.
+    ...[...found].reverse(),
+    ...Object.values(all),
+    ...Object.values(next),
+  ]);
   return {
     axes: deriveSizes(graph.axes, nodes),
     ...{ nodes, outputs: all, states: next },

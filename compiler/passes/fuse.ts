@@ -48,6 +48,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   collect: "kernel",
   gather: "kernel",
   take: "inline",
+  again: "view",
   allReduce: "kernel",
   reduceScatter: "kernel",
   allGather: "kernel",

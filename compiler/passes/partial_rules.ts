@@ -66,6 +66,7 @@ export const PARTIAL: { readonly [P in Primitive]: Rule<P> } = {
   collect: whole,
   gather: first,
   take: first,
+  again: first,
   allReduce: whole,
   reduceScatter: whole,
   allGather: whole,

@@ -4,7 +4,12 @@
  * adds values of whose other axes ranks have parts.
  */
 
-import { type Graph, isRouting, type Node } from "../graph/graph.ts";
+import {
+  type Graph,
+  isRouting,
+  type Node,
+  type Primitive,
+} from "../graph/graph.ts";
 import { usersOf } from "./users.ts";
 import type { Placed } from "./placed.ts";
 
@@ -16,6 +21,9 @@ export function isWhole({ axes }: Placed, expert: string): boolean {
   const { table } = axes[expert]!;
   return table?.length === 1 && table[0]!.every((id, i) => id === i);
 }
+
+/** Primitives that make an element from the same elements of their operands. */
+const ELEMENTWISE: readonly Primitive[] = ["map", "cast", "transpose"];
 
 /** Find the values that lie by expert. `dispatched` are the nodes on dispatched rows. */
 export function shardedNodes(
@@ -43,7 +51,7 @@ export function shardedNodes(
       for (const node of graph.nodes) {
         const own = node.inputs.filter(has);
         if (!has(node) || !own.some((input) => sharded.has(input))) continue;
-        if (node.primitive !== "map" && node.primitive !== "cast") continue;
+        if (!ELEMENTWISE.includes(node.primitive)) continue;
         sharded.set(node, [expert]);
         for (const input of own) {
           const leaf = input.primitive === "state" ||

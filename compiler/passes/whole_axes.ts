@@ -101,6 +101,7 @@ export const WHOLE: { readonly [P in Primitive]: Rule<P> } = {
   collect: ANY,
   gather: ANY,
   take: ANY,
+  again: ANY,
   allReduce: ANY,
   reduceScatter: ANY,
   allGather: ANY,

@@ -3,7 +3,10 @@
 import type { Test } from "tap";
 import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
 import { checkGraph } from "../../compiler/graph/check.ts";
-import { withGradients } from "../../compiler/graph/gradients.ts";
+import {
+  type GradientOptions,
+  withGradients,
+} from "../../compiler/graph/gradients.ts";
 import type { Graph } from "../../compiler/graph/graph.ts";
 import { trace, type Traceable } from "../../compiler/graph/trace.ts";
 import { lowerScalars } from "../../compiler/scalars.ts";
@@ -19,9 +22,15 @@ export interface Differentiable {
 }
 
 /** The graph of a model with its gradients, which is legal. */
-export async function graphWithGradients(model: Traceable): Promise<Graph> {
+export async function graphWithGradients(
+  model: Traceable,
+  options: Pick<GradientOptions, "repeats"> = {},
+): Promise<Graph> {
   const graph = trace(model);
-  const whole = withGradients(graph, "loss", await lowerScalars(graph));
+  const whole = withGradients(graph, "loss", {
+    ...options,
+    scalars: await lowerScalars(graph),
+  });
   checkGraph(whole);
   return whole;
 }

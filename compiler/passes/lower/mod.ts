@@ -78,6 +78,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   combine: (lowering, node) => lowerCombine(lowering, node, node, lowerNode),
   gather: lowerGather,
   take: lowerElementwise,
+  again: lowerView,
   allReduce: lowerAllReduce,
   reduceScatter: inBucket,
   allGather: inBucket,

@@ -49,7 +49,11 @@ export function dispatchedNodes(graph: Graph): Map<Node, Node> {
   for (const node of graph.nodes) {
     if (node.primitive === "dispatch") result.set(node, node.inputs[1]!);
     else if (node.primitive !== "combine" && node.primitive !== "collect") {
-      const from = node.inputs.find((input) => result.has(input));
+      // What else a repetition waits for is not in the value.
+      const inputs = node.primitive === "again"
+        ? node.inputs.slice(0, 1)
+        : node.inputs;
+      const from = inputs.find((input) => result.has(input));
       const route = from && result.get(from)!;
       if (route && !sumsRows(node, route)) result.set(node, route);
     }
@@ -324,7 +328,7 @@ export function returningNodes(graph: Graph): Set<Node> {
     result.add(value);
     while (
       value.primitive === "rename" || value.primitive === "split" ||
-      value.primitive === "merge"
+      value.primitive === "merge" || value.primitive === "again"
     ) {
       value = value.inputs[0]!;
       result.add(value);

@@ -10,6 +10,7 @@ type View =
   | NodeOf<"rename">
   | NodeOf<"split">
   | NodeOf<"merge">
+  | NodeOf<"again">
   | NodeOf<"part">;
 
 /** A view shares its input's buffer where memory order allows; otherwise it is copied. */
@@ -31,6 +32,8 @@ function viewAxes(
   axes: Storage["axes"],
 ): string[] | undefined {
   switch (node.primitive) {
+    case "again":
+      return [...axes];
     case "rename": {
       const { from, to } = node.params;
       return axes.map((axis) => axis === from ? to : axis);

@@ -1,0 +1,40 @@
+/** Blocks whose values are not kept for gradients. */
+
+import { makeNode } from "../graph/make_node.ts";
+import { callSite } from "./span.ts";
+import { type Tensor, traceOf, wrap } from "./tensor.ts";
+
+/**
+ * What `block` makes of `x`. A step of training computes it a second time for the gradients, instead of keeping what is
+ * inside: less memory, more work, the same bits. Choices of experts, and what was dispatched or combined inside, are kept,
+ * so nothing travels twice. Nothing changes where no gradients are asked for.
+ *
+ * Axes, dtype: those of what `block` returns. Errors: what `block` returns is a tensor of another model.
+ *
+ * @example
+ * ```ts
+ * const line = model({ row: 2, n: 3, hidden: 8 }, (m) => {
+ *   const x = m.input("x", "row n");
+ *   const y = recompute(x, (x) => tanh(dot(x, m.param("w", "n hidden"), "n")));
+ *   return { loss: mean(sum(mul(y, y), "hidden"), "row") };
+ * });
+ * ```
+ */
+export function recompute<T extends Tensor, R extends Tensor>(
+  x: T,
+  block: (x: T) => R,
+): R {
+  const trace = traceOf([x], recompute);
+  const span = callSite(recompute);
+  const number = trace.blocks.length;
+  trace.blocks.push(x.node);
+  const enter = makeNode("again", [x.node], { block: number, end: "in" }, {
+    span,
+  });
+  const y = block(wrap(enter, trace) as Tensor as T);
+  traceOf([x, y], recompute);
+  const leave = makeNode("again", [y.node], { block: number, end: "out" }, {
+    span,
+  });
+  return wrap(leave, trace) as Tensor as R;
+}
