@@ -68,9 +68,9 @@ export {
   timeText,
 } from "./predict/mod.ts";
 export {
-  readTraining,
   planTraining,
   type PlanTrainingOptions,
+  readTraining,
   runTraining,
   type RunTrainingOptions,
   type SavedSettings,

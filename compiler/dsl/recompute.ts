@@ -13,11 +13,11 @@ import { type Tensor, traceOf, wrap } from "./tensor.ts";
  *
  * @example
  * ```ts
- * const line = model({ row: 2, n: 3, hidden: 8 }, (m) => {
- *   const x = m.input("x", "row n");
- *   const y = recompute(x, (x) => tanh(dot(x, m.param("w", "n hidden"), "n")));
- *   return { loss: mean(sum(mul(y, y), "hidden"), "row") };
- * });
+ * const block = model({ row: 2, n: 2 }, (m) => ({
+ *   y: recompute(m.input("x", "row n"), (x) => sum(tanh(x), "n")),
+ * }));
+ * const { outputs } = evaluate(trace(block), { inputs: { x: [0, 0, 1, -1] } });
+ * console.assert(String(outputs.y?.data) === "0,0");
  * ```
  */
 export function recompute<T extends Tensor, R extends Tensor>(
