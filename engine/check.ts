@@ -1,6 +1,6 @@
 /** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
 
-import type { Model, Training } from "../compiler/mod.ts";
+import { isTraining, type Model, type Training } from "../compiler/mod.ts";
 import type { Diagnostic } from "../compiler/source/check.ts";
 import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
@@ -27,8 +27,10 @@ export async function loadTarget(
 
 /** The training that a model file exports, `file.ts` or `file.ts#export`. */
 export async function loadTrainingFile(reference: string): Promise<Training> {
-  const { resolveTraining } = await import("../compiler/source/load.ts");
-  return await resolveTraining(reference);
+  const { resolveExport } = await import("../compiler/source/load.ts");
+  return await resolveExport(reference, {
+    ...{ noun: "training", verb: "train(…)", is: isTraining },
+  });
 }
 
 /** What a path names that can be trained: a checkpoint folder, or what a model file exports, a training before a model. */
@@ -37,15 +39,13 @@ export async function loadTrainable(
   files: FileSystem,
 ): Promise<string | Model | Training> {
   if (await files.stat(path) === "folder") return path;
-  const { resolveModel, resolveTraining } = await import(
-    "../compiler/source/load.ts"
-  );
   try {
-    return await resolveTraining(path);
+    return await loadTrainingFile(path);
   } catch (error) {
     const none = error instanceof ModelError &&
       error.message.startsWith("Cannot find");
     if (!none) throw error;
+    const { resolveModel } = await import("../compiler/source/load.ts");
     return await resolveModel(path);
   }
 }

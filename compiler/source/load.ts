@@ -12,7 +12,6 @@ import {
   type Span,
 } from "../../spec/errors.ts";
 import { isModel, type Model } from "../dsl/model.ts";
-import { isTraining, type Training } from "../training.ts";
 import { codeFrame } from "./frame.ts";
 import { hooksFile, ownFolders, runningModules } from "./places.ts";
 
@@ -39,11 +38,13 @@ export async function resolveModel(reference: string): Promise<Model> {
   return chooseModel(await loadModels(path), { path, name });
 }
 
-/** The training that `file.ts#export` names; `file.ts` means the only one that it exports. Throws as `resolveModel`. */
-export async function resolveTraining(reference: string): Promise<Training> {
+/** The export of a kind that `file.ts#export` names; `file.ts` means the only one of that kind. Throws as `resolveModel`. */
+export async function resolveExport<T>(
+  reference: string,
+  kind: ExportKind<T>,
+): Promise<T> {
   const { path, name } = parseReference(reference);
-  const trainings = only(await importFile(path), isTraining);
-  return choose(trainings, { path, name }, TRAINING);
+  return choose(only(await importFile(path), kind.is), { path, name }, kind);
 }
 
 /** The model that a reference means among the models of its file. */
@@ -54,19 +55,21 @@ export function chooseModel(
   return choose(models, reference, MODEL);
 }
 
-/** What an export may be, in words, and the verb that makes it. */
-interface Kind {
+/** What an export may be: in words, the verb that makes it, and how it is told. */
+export interface ExportKind<T> {
   readonly noun: string;
   readonly verb: string;
+  readonly is: (value: unknown) => value is T;
 }
 
-const MODEL: Kind = { noun: "model", verb: "model(…)" };
-const TRAINING: Kind = { noun: "training", verb: "train(…)" };
+const MODEL: ExportKind<Model> = {
+  ...{ noun: "model", verb: "model(…)", is: isModel },
+};
 
 function choose<T>(
   found: Readonly<Record<string, T>>,
   { path, name }: ModelReference,
-  { noun, verb }: Kind,
+  { noun, verb }: Pick<ExportKind<T>, "noun" | "verb">,
 ): T {
   const file = basename(path);
   const names = Object.keys(found);
