@@ -23,6 +23,7 @@ const MODULES: { readonly [specifier: string]: string } = {
   "switchyard-moe/spec": "spec/mod",
   "switchyard-moe/runtime": "runtime/mod",
   "switchyard-moe/engine": "engine/mod",
+  "switchyard-moe/files": "cli/files",
 };
 
 /** Whether a file is part of this package itself rather than of a model. */
