@@ -2,7 +2,7 @@
 
 import type { Result } from "./results.ts";
 
-const ROW = 18, LEFT = 250, WIDTH = 360, RIGHT = 120;
+const ROW = 20, LEFT = 250, WIDTH = 360, RIGHT = 120;
 
 /** Bars as long as the rate of each side, the fastest of a piece of work filling the width. */
 export function barsSvg(result: Result): string {
@@ -14,7 +14,7 @@ export function barsSvg(result: Result): string {
     );
   text(8, y, `${result.machine}, ${result.adapter}`);
   for (const work of result.works) {
-    y += ROW * 1.8;
+    y += 1.5 * ROW;
     text(8, y, work.work, ' font-weight="bold"');
     const rates = Object.entries(work.sides).map(([side, { median }]) => ({
       side,

@@ -114,7 +114,7 @@ function tableOf(result: Result): string {
     lines.push("", `## ${work.work}`, "");
     const ours = work.sides[OURS]?.median;
     lines.push(
-      "| side | median ms | least | most | runs | rate | as fast as it | differs by |",
+      "| side | median ms | least | most | runs | rate | our speed against it | differs by |",
       "| --- | --- | --- | --- | --- | --- | --- | --- |",
     );
     for (const [side, timing] of Object.entries(work.sides)) {
