@@ -35,8 +35,8 @@ import {
   checkPeak,
   checkStaging,
 } from "./verify_memory.ts";
+import { checkCapacity } from "./verify_capacity.ts";
 import {
-  checkCapacity,
   checkChunks,
   checkHome,
   checkOwned,

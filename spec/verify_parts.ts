@@ -125,3 +125,8 @@ export function movesTokens(
 ): boolean {
   return reach.some(({ step }) => step.to === counts);
 }
+
+/** What a routing is called in a complaint. */
+export function titleOf(routing: RoutingFacts): string {
+  return `route by routing ${routing.number} of program '${routing.program}'`;
+}

@@ -1,18 +1,13 @@
 /** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and come home. */
 
 import { columnsOf } from "./bytes.ts";
-import { storedElementsOf } from "./layout.ts";
-import {
-  type AllToAllStep,
-  onRank,
-  type PlanBuffer,
-  type StepPart,
-} from "./plan.ts";
+import type { AllToAllStep, StepPart } from "./plan.ts";
 import {
   movesTokens,
   permutationsOf,
   type RoutingFacts,
   type StepOf,
+  titleOf,
   valuesOf,
 } from "./verify_parts.ts";
 import { sameList, tablesOver } from "./verify_axes.ts";
@@ -22,10 +17,6 @@ import {
   type Report,
   type StepFacts,
 } from "./verify_facts.ts";
-
-function titleOf(routing: RoutingFacts): string {
-  return `route by routing ${routing.number} of program '${routing.program}'`;
-}
 
 /** The op that each part is. */
 const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
@@ -423,78 +414,6 @@ function reaches(
     for (const name of results) touched.add(name);
   }
   return false;
-}
-
-/** Receive and return buffers hold the most rows that can come: tokens of the group times min(choices, local experts). */
-export function checkCapacity(facts: Facts, report: Report): void {
-  for (const routing of facts.routings) {
-    const name = permutationsOf(routing).find((n) =>
-      facts.buffers.get(n)!.axes.length > 1
-    );
-    if (name === undefined) continue;
-    const permutation = facts.buffers.get(name)!;
-    const { forward, back, places } = routing;
-    for (const at of [...forward, ...back, ...places]) {
-      const once = movesTokens(routing, at.step);
-      const fault = capacityFault(facts, at, { permutation, once });
-      if (fault !== undefined) report(titleOf(routing), fault, at);
-    }
-  }
-}
-
-function capacityFault(
-  facts: Facts,
-  at: StepOf<AllToAllStep>,
-  { permutation, once }: {
-    readonly permutation: PlanBuffer;
-    readonly once: boolean;
-  },
-): string | undefined {
-  const { step } = at;
-  const choices = permutation.axes.at(-1)!.size;
-  const [sentFrom, receivedIn] = step.direction === "forward"
-    ? [step.from, step.to]
-    : [step.to, step.from];
-  const rowsOf = (name: string, rank: number) =>
-    Math.floor(onRank(facts.buffers.get(name)!.bytes, rank) / step.rowBytes);
-  for (const group of facts.groups(step.over)) {
-    const tokens = groupTokens(facts, permutation, group);
-    for (const [position, rank] of group.entries()) {
-      if (!at.ranks.includes(rank)) continue;
-      const [first, end] = columnsOf(step)[position] ?? [0, 0];
-      const experts = end - first;
-      const k = onRank(choices, rank);
-      const sent = storedElementsOf(permutation, rank);
-      const need = [
-        [sentFrom, once ? sent / k * Math.min(k, group.length) : sent],
-        [receivedIn, tokens * Math.min(k, experts)],
-      ] as const;
-      for (const [name, rows] of need) {
-        if (rowsOf(name, rank) < rows) {
-          return `up to ${rows} rows can lie in '${name}' on rank ${rank}, which has room for ${
-            rowsOf(name, rank)
-          }`;
-        }
-      }
-    }
-  }
-  return undefined;
-}
-
-/** The most tokens that the ranks of a group can have together. */
-function groupTokens(
-  { plan }: Facts,
-  permutation: PlanBuffer,
-  group: readonly number[],
-): number {
-  return permutation.axes.slice(0, -1).reduce((product, { axis, size }) => {
-    const known = Object.hasOwn(plan.axes, axis) ? plan.axes[axis] : undefined;
-    const sum = group.reduce((n, rank) => n + onRank(size, rank), 0);
-    const most = known?.over
-      ? Math.min(known.size, sum)
-      : Math.max(...group.map((rank) => onRank(size, rank)));
-    return product * most;
-  }, 1);
 }
 
 /** A regroup reads the exchanged counts; without an exchange it reads the counts themselves. */
