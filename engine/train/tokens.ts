@@ -8,7 +8,7 @@ import { openWorld } from "../../runtime/mpi/mod.ts";
 import { MachineError } from "../../spec/errors.ts";
 import type { DeviceSharing } from "../devices.ts";
 import { sha256 } from "../digest.ts";
-import type { FileSystem } from "../files.ts";
+import type { FileSystem, OpenFile } from "../files.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { tokenize, type TokenRow, tokensInMemory } from "./text.ts";
 
@@ -100,14 +100,11 @@ async function makeFile(
 /** Whether a file has what was written. */
 async function isWhole(path: string, files: FileSystem): Promise<boolean> {
   if (await files.stat(path) === undefined) return false;
-  const file = await files.open(path);
-  try {
+  return await withFile(path, files, async (file) => {
     if (file.size < HEAD) return false;
     const head = new TextDecoder().decode(await file.read(0, HEAD));
     return head === await sha256(await file.read(HEAD, file.size - HEAD));
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 async function openFile(path: string, files: FileSystem): Promise<TokenRow> {
@@ -116,15 +113,31 @@ async function openFile(path: string, files: FileSystem): Promise<TokenRow> {
       `Cannot read the text: '${path}', which rank 0 wrote, is not on this host. Give a folder that all hosts share`,
     );
   }
-  const file = await files.open(path);
-  const count = (file.size - HEAD) / 4;
+  const { size } = await withFile(path, files, (file) => Promise.resolve(file));
+  let opened: Promise<OpenFile> | undefined;
   return {
-    count,
+    count: (size - HEAD) / 4,
     read: async (from, to) => {
+      const file = await (opened ??= files.open(path));
       const bytes = await file.read(HEAD + 4 * from, 4 * (to - from));
       const { buffer, byteOffset, length } = wordsOf(bytes);
       return new Int32Array(buffer, byteOffset, length);
     },
-    close: () => file.close(),
+    close: async () => {
+      await (await opened)?.close();
+    },
   };
+}
+
+async function withFile<T>(
+  path: string,
+  files: FileSystem,
+  use: (file: OpenFile) => Promise<T>,
+): Promise<T> {
+  const file = await files.open(path);
+  try {
+    return await use(file);
+  } finally {
+    await file.close();
+  }
 }
