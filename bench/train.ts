@@ -139,5 +139,7 @@ console.log(
 );
 await againstPyTorch();
 for (const ep of [1, 2, 4, 8]) await shareOfExchange(ep);
-await memory("optimizer whole", {});
+await memory("as it is", {});
+await memory("with recomputation", { again: true });
 await memory("optimizer sharded (ZeRO-1)", { optimizerState: "sharded" });
+await memory("both", { again: true, optimizerState: "sharded" });

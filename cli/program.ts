@@ -346,6 +346,10 @@ function addTrainCommand(
       "steps from checkpoint to checkpoint; default: only at the end",
       integer("--save-every", 1),
     )
+    .option(
+      "--recompute",
+      "compute blocks a second time for gradients: less memory, more work",
+    )
     .option("--resume", "go on with the training in --out")
     .option("--tokenizer <folder>", "where the tokenizer is; default: there")
     .option(

@@ -34,6 +34,8 @@ export interface DecoderOptions extends Bounds {
     readonly auxiliary: number;
     /** Experts of each layer among themselves, or of all layers together, as transformers does. Default: together. */
     readonly balance?: Balance | undefined;
+    /** Compute what is inside attention and experts a second time for gradients, instead of keeping it. */
+    readonly recompute?: boolean | undefined;
   };
 }
 

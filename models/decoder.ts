@@ -7,6 +7,7 @@ import {
   type Model,
   model,
   mul,
+  recompute,
   rmsNorm,
   type Scope,
   type Tensor,
@@ -141,6 +142,8 @@ export function decoderModel(
     ...family.axes,
   } as { readonly [axis in DecoderAxis]: number | UpTo };
   const by = family.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
+  const block = (x: Rows, of: (x: Rows) => Rows) =>
+    options.training?.recompute ? recompute(x, of) : of(x);
   return model(sizes, (m) => {
     const ids = m.input("ids", "token", { dtype: "i32" });
     const sequence = m.input("sequence", "token", { dtype: "i32" });
@@ -158,12 +161,19 @@ export function decoderModel(
       const layer = {
         ...{ index, name, sequence, position, keep, choices, routed },
       };
-      const rows = norm(m, x, `${name}.input_layernorm.weight`);
-      x = add(x, times(family.attend(m, rows, layer), by.residual));
+      const added = (
+        norms: string,
+        part: "attend" | "feed",
+      ): Rows =>
+        block(x, (x) =>
+          times(
+            family[part](m, norm(m, x, `${name}.${norms}.weight`), layer),
+            by.residual,
+          ));
+      x = add(x, added("input_layernorm", "attend"));
       // No token sees what the last layer makes of another one after attention.
       if (next && index === decoder.layers - 1) x = pickRows(m, x);
-      const mixed = norm(m, x, `${name}.post_attention_layernorm.weight`);
-      x = add(x, times(family.feed(m, mixed, layer), by.residual));
+      x = add(x, added("post_attention_layernorm", "feed"));
     }
     const output = decoder.tied
       ? table

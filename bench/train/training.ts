@@ -30,6 +30,8 @@ export type Configuration = { readonly [name: string]: unknown };
 export interface TrainingPlace extends Partial<CompileTrainingOptions> {
   readonly adapter: AdapterChoice;
   readonly mesh: { readonly [axis: string]: number };
+  /** Compute blocks a second time for gradients. */
+  readonly again?: boolean;
   /** Record where the time goes; steps take longer. */
   readonly traced?: boolean;
 }
@@ -65,7 +67,7 @@ export function weightsOf(plan: Plan): { readonly [name: string]: HostTensor } {
 /** Compile a step and load it. */
 export async function loadTraining(
   config: Configuration,
-  { adapter, mesh, traced = false, ...more }: TrainingPlace,
+  { adapter, mesh, traced = false, again = false, ...more }: TrainingPlace,
 ): Promise<LoadedTraining> {
   const { batch, length, rate } = STEP;
   const tokens = batch * length;
@@ -75,7 +77,10 @@ export async function loadTraining(
   });
   const model = publishedModel(config).build({
     ...{ maxTokens: tokens, maxSequences: batch, maxContext: length },
-    training: { auxiliary: Number(config["router_aux_loss_coef"]) },
+    training: {
+      auxiliary: Number(config["router_aux_loss_coef"]),
+      recompute: again,
+    },
   });
   const plan = await compileTraining(model, {
     ...{ mesh, loss: "loss", clipNorm: 1, limits: selected.limits },

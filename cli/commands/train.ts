@@ -145,17 +145,20 @@ async function startTraining(
   };
   if (await io.files.stat(what) !== "folder") {
     const { data, validate, tokenizer } = flags;
-    const on = { "--data": data, "--validate": validate };
+    const on = {
+      ...{ "--data": data, "--validate": validate },
+      "--tokenizer": tokenizer,
+    };
     refuseSettings(flags, {
       beside: "a model file",
       because: "the file says how it is trained",
     });
     for (
-      const [flag, given] of Object.entries({ ...on, "--tokenizer": tokenizer })
+      const [flag, given] of Object.entries(on)
     ) {
       if (given === undefined) continue;
       throw new UsageError(
-        `Cannot use ${flag} with a model file: the file has its data. Leave it out`,
+        `Cannot use ${flag} with a model file: the file says what is trained. Leave it out`,
       );
     }
     const training = await loadTrainingFile(what);

@@ -28,6 +28,7 @@ export interface SettingFlags {
   readonly clip?: number;
   readonly aux?: number;
   readonly balance?: "layer" | "together";
+  readonly recompute?: boolean;
   readonly seed?: number;
 }
 
@@ -36,7 +37,7 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   ...{ beta1: "--beta1", beta2: "--beta2", momentum: "--momentum" },
   ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
   ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
-  balance: "--balance",
+  ...{ balance: "--balance", recompute: "--recompute" },
   ...{ accumulate: "--accumulate", seed: "--seed" },
 };
 
@@ -56,7 +57,7 @@ export function refuseSettings(
 /** The settings of a new training on text. */
 export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
-  const { balance, accumulate } = flags;
+  const { balance, accumulate, recompute } = flags;
   const schedule: Schedule = {
     rate: lr ?? 1e-3,
     warmup: warmup ?? 0,
@@ -69,6 +70,7 @@ export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
     clipNorm: clip ?? 1,
     ...aux === undefined ? {} : { auxiliary: aux },
     ...balance === undefined ? {} : { balance },
+    ...recompute ? { recompute } : {},
     ...accumulate === undefined ? {} : { accumulate },
   };
 }

@@ -71,19 +71,20 @@ export async function checkpointTask(
   const held = options.validation && await tokensOf(options.validation);
   const validation = held && new TextRows(held.row, { length, seed });
   const config = await readJsonObject(files.join(folder, "config.json"), files);
-  const { optimizer, schedule, clipNorm, balance } = options;
+  const { optimizer, schedule, clipNorm, balance, recompute } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   return {
     model: published.build({
       ...{ maxTokens: batch * length, maxSequences: batch, maxContext: length },
-      training: { auxiliary, balance },
+      training: { auxiliary, balance, recompute },
     }),
     loss: "loss",
     settings: {
       ...{ optimizer, schedule, batch, length, seed, auxiliary },
       ...accumulate === 1 ? {} : { accumulate },
       ...balance === undefined ? {} : { balance },
+      ...recompute ? { recompute } : {},
       ...clipNorm === undefined ? {} : { clipNorm },
     },
     text: tokens.digest,

@@ -26,6 +26,11 @@ export interface TrainSettings extends StepSettings {
   readonly auxiliary?: number;
   /** Whether that loss balances the experts of each layer, or of all together as transformers does (default). */
   readonly balance?: Balance;
+  /**
+   * Compute what is inside attention and experts a second time for gradients, instead of keeping it. Gradients are the same
+   * but for the order of additions. Default: keep it.
+   */
+  readonly recompute?: boolean;
 }
 
 /** Settings as they are saved: on text, or not. */
