@@ -66,6 +66,8 @@ export async function compareDecodeOnGpu(
     {
       ...run,
       tolerance: TOLERANCE,
+      // On its CPU provider the same model differs by 1e-6.
+      tolerances: { "onnxruntime-node": 2e-2 },
       absent: {
         "@jax-js/jax":
           "no decoder is written for it: a kernel is compiled anew for every length of the cache",

@@ -35,6 +35,8 @@ export interface Turns {
   readonly warmUp: number;
   /** Values may differ by this much of the greatest one. */
   readonly tolerance: number;
+  /** Those of a side, by so much. */
+  readonly tolerances?: { readonly [side: string]: number };
   readonly absent?: { readonly [side: string]: string };
 }
 
@@ -42,7 +44,7 @@ export interface Turns {
 export async function takeTurns(
   sides: Sides,
   parts: Parts,
-  { pairs, warmUp, tolerance, absent = {} }: Turns,
+  { pairs, warmUp, tolerance, tolerances = {}, absent = {} }: Turns,
 ): Promise<Pick<Result, "works" | "ratios">> {
   const opened: { [side: string]: Side } = {};
   const difference: { [side: string]: number } = {};
@@ -61,7 +63,7 @@ export async function takeTurns(
         const what = `${name}'s values`;
         difference[name] = checkClose(values, wanted.values, {
           what,
-          tolerance,
+          tolerance: tolerances[name] ?? tolerance,
         });
         checkTokens(once, wanted.once, name);
       }
