@@ -11,8 +11,8 @@ import { closed, MAX_RANKS, record, type Schema } from "./schema.ts";
 export interface MachineDevice {
   /** Name for people. */
   readonly name?: string;
-  /** It is the CPU device: plans for it have that device's kernel variants. */
-  readonly cpu?: true;
+  /** The CPU device, or an adapter that computes on the CPU: plans have the kernel variants for it. Default: a GPU. */
+  readonly computer?: "cpu" | "software";
   /** WebGPU limits that a plan for it may use. Default: those that every device has. */
   readonly limits?: { readonly [limit: string]: number };
   /** Bytes of memory. Absent: nobody counted. */
@@ -142,7 +142,7 @@ export const machineSchema: Schema = {
       launch: atLeast,
     }, {
       name: text,
-      cpu: { const: true },
+      computer: { enum: ["cpu", "software"] },
       limits: record(atLeast),
       memory: above,
       cache: closed({ bytes: above, bandwidth: above }),

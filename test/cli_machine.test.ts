@@ -20,7 +20,7 @@ function isSound(t: Asserts, machine: Machine, ranks: number): void {
     t.ok(device.operations > 1e6, `${device.operations} operations`);
     t.ok(device.bandwidth > 1e6, `${device.bandwidth} B/s`);
     t.ok(device.launch >= 0 && device.launch < 1, `${device.launch} s`);
-    t.equal(device.cpu, true);
+    t.equal(device.computer, "cpu");
   }
   const { latency, bandwidth } = machine.measured!;
   for (let a = 0; a < ranks; a++) {

@@ -96,12 +96,14 @@ export async function measureDevice(
     1,
     Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
   );
+  const computer = computerOf(selected);
   const alone = 8 * net(one!) / NARROW;
   const grain = net(eight!) / NARROW - alone / Math.min(parallel, 8);
   return {
     ...await measureMemory(selected, options),
-    ...selected.kind === "cpu"
-      ? { cpu: true, memory: CPU_LIMITS.memory }
+    ...computer === "gpu" ? {} : { computer },
+    ...computer === "cpu"
+      ? { memory: CPU_LIMITS.memory }
       : { limits: limitsOf(selected) },
     multiplyAdds: rate(experts!),
     operations,

@@ -53,12 +53,13 @@ export async function predictTarget(
   const context = past + Math.ceil(tokens / sequences);
   const need = { tokens, sequences, context };
   const device = machine.devices[placeRanks(machine)[0]!.kind]!;
-  const limits = device.limits ?? (device.cpu ? CPU_LIMITS : undefined);
+  const limits = device.limits ??
+    (device.computer === "cpu" ? CPU_LIMITS : undefined);
   const predictions = [];
   for (const mesh of target.kind === "plan" ? [undefined] : meshes) {
     const compiled = await planTarget(target, files, {
       need,
-      tuning: TUNING[device.cpu ? "cpu" : "gpu"],
+      tuning: TUNING[device.computer ?? "gpu"],
       ...limits ? { limits } : {},
       ...plan,
       ...mesh ? { mesh } : {},
