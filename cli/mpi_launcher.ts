@@ -47,6 +47,9 @@ const MPICH_LINE =
 const OPEN_MPI_LINE =
   /^(prterun|mpirun)[: ]|^\[[^\]]+:\d+\] (\*\*\* |.*(help message|MCA parameter))|^\d+ more process(es)? (has|have) sent help/;
 
+/** What the event library of Open MPI's launcher says of a socket that closes as a rank dies; nothing follows from it. */
+const OPEN_MPI_NOISE = /^\[warn\] Epoll /;
+
 /** Lines around a block of Open MPI's launcher. */
 const RULE = /^-{50,}$/;
 
@@ -106,6 +109,7 @@ export class LauncherText {
       else this.#block = [];
       return;
     }
+    if (this.#family === "openMpi" && OPEN_MPI_NOISE.test(line)) return;
     if (this.#block) {
       this.#block.push(line);
       return;

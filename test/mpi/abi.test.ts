@@ -73,7 +73,7 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
   t.strictSame(
     read(
       "openMpi",
-      `a notice\n${RULE}\nprterun noticed that process rank 3 with PID 71 on node far exited on\nsignal 9 (Killed).\n${RULE}\n\0`,
+      `a notice\n[warn] Epoll MOD(1) on fd 22 failed. Old events were 6\n${RULE}\nprterun noticed that process rank 3 with PID 71 on node far exited on\nsignal 9 (Killed).\n${RULE}\n\0`,
     ),
     {
       said: ["a notice"],
