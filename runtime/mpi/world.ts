@@ -31,6 +31,9 @@ export const DEADLINE_MS = 120_000;
 /** How long ranks may keep one another waiting while they start and load weights. */
 export const LOADING_DEADLINE_MS = 3_600_000;
 
+/** How long a rank that failed leaves its launcher to read what it said. */
+const BEFORE_ABORT_MICROSECONDS = 200_000;
+
 /** A group of ranks that can exchange. */
 export interface MpiGroup {
   readonly handle: Handle;
@@ -130,6 +133,8 @@ export class MpiWorld implements MpiGroup {
     process.on("exit", (code) => {
       if (this.#finished) return;
       this.#options.left?.(code);
+      // MPICH's launcher drops what it has not read when a job is aborted, and that may be the reason.
+      mpi.sleep(BEFORE_ABORT_MICROSECONDS);
       mpi.call("Abort", world, code || 1);
     });
     // MPICH's launcher sends it when another rank dies; Node would open a debugger port.
