@@ -19,8 +19,11 @@ export interface Purpose {
   culprit(): string;
 }
 
-/** How long the loop tests without a pause while nothing moves. */
-const EAGER_MS = 0.05;
+/**
+ * How long the loop tests without a pause while nothing moves: longer than the ranks of a step are apart, where each has a
+ * core. A rank that pauses is late itself, and then the others pause too.
+ */
+const EAGER_MS = { ownCore: 0.5, sharedCore: 0.05 };
 
 /**
  * A pause between tests. Without it, ranks that wait keep those from the cores that they wait for; Node's timers cannot be
@@ -65,10 +68,12 @@ export class Pump {
   /** Given up, but still known to MPI. */
   readonly #abandoned: Started[] = [];
   readonly #done = new Int32Array(1);
+  readonly #eagerMs: number;
   #running = false;
 
-  constructor(mpi: Binding) {
+  constructor(mpi: Binding, place: keyof typeof EAGER_MS) {
     this.#mpi = mpi;
+    this.#eagerMs = EAGER_MS[place];
   }
 
   /** Start all calls; resolves when all are complete. */
@@ -95,7 +100,7 @@ export class Pump {
       if (this.#turn()) moved = performance.now();
       const now = performance.now();
       this.#giveUp(now);
-      if (now - moved > EAGER_MS) this.#mpi.sleep(PAUSE_MICROSECONDS);
+      if (now - moved > this.#eagerMs) this.#mpi.sleep(PAUSE_MICROSECONDS);
       await new Promise((resolve) => setImmediate(resolve));
     }
     this.#running = false;

@@ -1,6 +1,6 @@
 /** All processes of an MPI job, and collectives among them that leave the event loop alive and have a deadline. */
 
-import { hostname } from "node:os";
+import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 import { type Handle, launcherFacts } from "./abi.ts";
@@ -125,7 +125,6 @@ export class MpiWorld implements MpiGroup {
 
   constructor(mpi: Binding, options: WorldOptions = {}) {
     this.#mpi = mpi;
-    this.#pump = new Pump(mpi);
     this.#options = options;
     const { world, errorsReturn } = mpi.constants;
     mpi.call("Init_thread", null, null, mpi.abi.threadFunneled, int());
@@ -152,6 +151,8 @@ export class MpiWorld implements MpiGroup {
     this.#groups.push(host[0]!);
     this.localRank = this.#ask("Comm_rank", host[0]!);
     this.localSize = this.#ask("Comm_size", host[0]!);
+    const alone = this.localSize <= availableParallelism();
+    this.#pump = new Pump(mpi, alone ? "ownCore" : "sharedCore");
     this.#meeting = new Meeting(this, mpi, this.#pump);
   }
 
