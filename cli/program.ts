@@ -334,6 +334,11 @@ function addTrainCommand(
         "that of each 'layer', or of all 'together' as transformers does (together)",
       ).argParser(oneOf("--balance", ["layer", "together"])),
     )
+    .option(
+      "--bias-update <rate>",
+      "by how much selection biases of routers follow the load of experts in a step; default: they stay",
+      notNegative("--bias-update"),
+    )
     .option("--seed <s>", "same seed, same training (0)", integer("--seed", 0))
     .addOption(
       new Option(

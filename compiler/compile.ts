@@ -9,6 +9,7 @@ import type { Graph } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
 import {
   accumulatedName,
+  accumulatedStates,
   trainStep,
   type TrainStepOptions,
 } from "./graph/train_step.ts";
@@ -116,9 +117,7 @@ export async function compileTraining(
     ? withPartProgram(plan, {
       name: ACCUMULATE,
       outputs: Object.keys(graph.outputs),
-      states: graph.nodes.flatMap((node) =>
-        node.primitive === "param" ? [accumulatedName(node.params.name)] : []
-      ),
+      states: accumulatedStates(graph, options),
     })
     : plan;
   if (validate === undefined) return accumulating;

@@ -86,6 +86,8 @@ export interface TrainingOptions<Name extends string = string> {
   readonly clipNorm?: number;
   /** Batches of a step, whose gradients are added up, each by its share of all labels that count; default: 1. */
   readonly accumulate?: number;
+  /** By how much the selection biases of routers follow the load of experts in each step; default: they stay. */
+  readonly biasUpdate?: number;
   readonly data: Batches;
   /** Batches that are not trained on, by which the loss is measured; as many as `validationBatches`. */
   readonly validation?: Batches;

@@ -28,6 +28,7 @@ export interface SettingFlags {
   readonly clip?: number;
   readonly aux?: number;
   readonly balance?: "layer" | "together";
+  readonly biasUpdate?: number;
   readonly recompute?: boolean;
   readonly seed?: number;
 }
@@ -38,6 +39,7 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
   ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
   ...{ balance: "--balance", recompute: "--recompute" },
+  biasUpdate: "--bias-update",
   ...{ accumulate: "--accumulate", seed: "--seed" },
 };
 
@@ -57,7 +59,7 @@ export function refuseSettings(
 /** The settings of a new training on text. */
 export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
-  const { balance, accumulate, recompute } = flags;
+  const { balance, accumulate, recompute, biasUpdate } = flags;
   const schedule: Schedule = {
     rate: lr ?? 1e-3,
     warmup: warmup ?? 0,
@@ -70,6 +72,7 @@ export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
     clipNorm: clip ?? 1,
     ...aux === undefined ? {} : { auxiliary: aux },
     ...balance === undefined ? {} : { balance },
+    ...biasUpdate === undefined ? {} : { biasUpdate },
     ...recompute ? { recompute } : {},
     ...accumulate === undefined ? {} : { accumulate },
   };

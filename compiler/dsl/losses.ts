@@ -20,6 +20,7 @@ import {
   balancingFormula,
   type BalancingRule,
 } from "../graph/routing_losses.ts";
+import { biasStep } from "../graph/selection_bias.ts";
 import type { Routing } from "./route.ts";
 import { callSite } from "./span.ts";
 import { type Tensor, traceOf, type Verb, wrap } from "./tensor.ts";
@@ -385,11 +386,7 @@ export function biasUpdate<E extends string>(
   );
   const meanOver = (x: Node) =>
     b.make("reduce", [x], { kind: "mean", over: expert });
-  const step = b.map(
-    (n, mean) => mul(call("sign", sub(mean!, n!)), f32(options.rate)),
-    load,
-    meanOver(load),
-  );
+  const step = biasStep(b, load, options.rate);
   const next = options.centred
     ? b.map(
       (old, s, mean) => add(old!, sub(s!, mean!)),

@@ -3,9 +3,10 @@
 import * as k from "../../spec/kernel/build.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { gradients, type Scalars } from "./gradients.ts";
-import type { Graph, Node } from "./graph.ts";
+import type { Graph, Node, NodeOf } from "./graph.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";
 import { type Optimizer, REMEMBERED, update } from "./optimizers.ts";
+import { biasStep, selectionBiases } from "./selection_bias.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
 
@@ -20,6 +21,11 @@ export interface TrainStepOptions {
   readonly accumulate?: boolean;
   /** What `recompute` says is computed again for gradients; else it is kept: the same bits. Default: true. */
   readonly recompute?: boolean;
+  /**
+   * How much the selection bias of an expert goes up after a step in which fewer than the mean of tokens chose it, and down
+   * after one in which more did; default: biases stay.
+   */
+  readonly biasUpdate?: number;
 }
 
 /**
@@ -39,19 +45,40 @@ export function accumulatedName(parameter: string): string {
   return `accumulated.${parameter}`;
 }
 
+/** The state in which choices of experts are counted, whose selection bias it is. */
+export function countedName(bias: string): string {
+  return `counted.${bias}`;
+}
+
+/** What is added up over the batches of a step: gradients, and where biases follow them, choices of experts. */
+export function accumulatedStates(
+  { nodes }: Pick<Graph, "nodes">,
+  { biasUpdate }: Pick<TrainStepOptions, "biasUpdate">,
+): string[] {
+  const biases = selectionBiases(nodes);
+  return nodes.flatMap((node) => {
+    if (node.primitive !== "param") return [];
+    const { name } = node.params;
+    if (!biases.has(node)) return [accumulatedName(name)];
+    return biasUpdate === undefined ? [] : [countedName(name)];
+  });
+}
+
 /** The output that has the norm of all gradients together, before clipping. */
 export const GRADIENT_NORM = "gradient_norm";
 
 /**
  * The graph of a training step. Parameters have next values, as states do; what the optimizer remembers of one is a state
- * named by `REMEMBERED` and it: `adamw.mean.NAME`. Outputs are those of the graph and the norm of the gradients.
+ * named by `REMEMBERED` and it: `adamw.mean.NAME`. Outputs are those of the graph and the norm of the gradients. The
+ * selection bias of a router has no gradient: it follows the load of experts, or stays.
  */
 export function trainStep(
   graph: Graph,
-  { loss, optimizer, clipNorm, accumulate = false, recompute = true }:
-    TrainStepOptions,
+  options: TrainStepOptions,
   scalars: Scalars = new Map(),
 ): Graph {
+  const { loss, optimizer, clipNorm, recompute = true } = options;
+  const { accumulate = false } = options;
   const { nodes: forward, outputs, states } = graph;
   const of = outputs[loss];
   if (of === undefined) {
@@ -60,7 +87,10 @@ export function trainStep(
       undefined,
     );
   }
-  const parameters = forward.filter((node) => node.primitive === "param");
+  const biases = selectionBiases(forward);
+  const parameters = forward.filter((node): node is NodeOf<"param"> =>
+    node.primitive === "param" && !biases.has(node)
+  );
   const own = gradients(
     { axes: graph.axes, nodes: forward },
     of,
@@ -107,9 +137,12 @@ export function trainStep(
     if (accumulate) next[accumulatedName(name)] = found[i]!;
     kept.forEach((kept, j) => next[kept] = after.remembered[j]!);
   }
+  const { loads, next: moved } = nextBiases(b, biases, options);
+  Object.assign(next, moved);
   const all = { ...outputs, [GRADIENT_NORM]: norm };
   const nodes = inOrder([
     ...Object.values(outputs),
+    ...loads,
     // The last layers first, as they are gone through: what only a gradient needs is free when it is there.
     ...[...found].reverse(),
     ...Object.values(all),
@@ -119,6 +152,48 @@ export function trainStep(
     axes: deriveSizes(graph.axes, nodes),
     ...{ nodes, outputs: all, states: next },
   };
+}
+
+/**
+ * The next values of selection biases, and of the counts that they follow. A load is counted over all tokens of the step:
+ * whole numbers, so that it is the same on every mesh. Throws ModelError where no router has a bias.
+ */
+function nextBiases(
+  b: NodeBuilder,
+  biases: ReturnType<typeof selectionBiases>,
+  { biasUpdate, accumulate = false }: TrainStepOptions,
+): {
+  readonly loads: readonly Node[];
+  readonly next: { readonly [name: string]: Node };
+} {
+  if (biasUpdate === undefined) return { loads: [], next: {} };
+  if (biases.size === 0) {
+    throw new ModelError(
+      "Cannot update selection biases: no router of the model has one. Leave the update out",
+      undefined,
+    );
+  }
+  const next: { [name: string]: Node } = {};
+  const loads = [...biases].map(([bias, routers]) => {
+    const own = routers.map((router) =>
+      b.sumTo(b.make("part", [router], { field: "chosen" }), bias.axes)
+    ).reduce((sum, load) => b.add(sum, load));
+    const { name } = bias.params;
+    const load = accumulate
+      ? b.map(
+        (sum, keep, n) => k.add(k.mul(sum!, keep!), n!),
+        b.make("state", [], { name: countedName(name) }, bias),
+        b.make("input", [], { name: STEP_INPUTS.keep }, {
+          ...{ axes: [], dtype: "f32" },
+        }),
+        own,
+      )
+      : own;
+    if (accumulate) next[countedName(name)] = load;
+    next[name] = b.add(bias, biasStep(b, load, biasUpdate));
+    return load;
+  });
+  return { loads, next };
 }
 
 /** The root of the sum of all squares: every element of every parameter counts once, wherever it lies. */

@@ -6,6 +6,7 @@
 import { positionsOver } from "../../spec/mesh.ts";
 import type { PlanAxis } from "../../spec/plan.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import { routeOperand } from "../graph/routing.ts";
 import { sameAxes } from "../graph/rules.ts";
 import type { Placed } from "./placed.ts";
 
@@ -18,12 +19,18 @@ export interface Cut {
 
 /**
  * What the next values of parameters are made of element by element, each with its parameter: gradients, and what is done
- * with them. What those are made of is not there.
+ * with them. What those are made of is not there, nor is a selection bias: of its load, a number for each expert, every
+ * rank needs all.
  */
 export function updateValues({ nodes, states }: Graph): Map<Node, Node> {
   const found = new Map<Node, Node>();
+  const biases = new Set<Node | undefined>(
+    nodes.map((node) =>
+      node.primitive === "route" ? routeOperand(node, "bias") : undefined
+    ),
+  );
   for (const parameter of nodes) {
-    if (parameter.primitive !== "param") continue;
+    if (parameter.primitive !== "param" || biases.has(parameter)) continue;
     const visit = (node: Node): void => {
       if (node === parameter || found.has(node)) return;
       if (!sameAxes(node.axes, parameter.axes)) return;

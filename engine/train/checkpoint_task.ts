@@ -72,6 +72,7 @@ export async function checkpointTask(
   const validation = held && new TextRows(held.row, { length, seed });
   const config = await readJsonObject(files.join(folder, "config.json"), files);
   const { optimizer, schedule, clipNorm, balance, recompute } = options;
+  const { biasUpdate } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   return {
@@ -84,6 +85,7 @@ export async function checkpointTask(
       ...{ optimizer, schedule, batch, length, seed, auxiliary },
       ...accumulate === 1 ? {} : { accumulate },
       ...balance === undefined ? {} : { balance },
+      ...biasUpdate === undefined ? {} : { biasUpdate },
       ...recompute ? { recompute } : {},
       ...clipNorm === undefined ? {} : { clipNorm },
     },

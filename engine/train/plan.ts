@@ -45,6 +45,7 @@ export async function planTraining(
     & Pick<Training, "model">
     & Partial<Training> = declared;
   const { optimizerState = "whole" } = options;
+  const { biasUpdate } = own;
   const plan = await compileTraining(model, {
     ...place ? { place } : {},
     ...compileOptions(options),
@@ -53,6 +54,7 @@ export async function planTraining(
     optimizer: options.optimizer ?? own.optimizer ?? adamw(),
     clipNorm: options.clipNorm ?? own.clipNorm ?? 1,
     accumulate: (own.accumulate ?? 1) > 1,
+    ...biasUpdate === undefined ? {} : { biasUpdate },
   });
   assertLegal(plan);
   return plan;

@@ -12,6 +12,8 @@ export interface StepSettings {
   readonly clipNorm?: number;
   /** Batches of a step, whose gradients are added up; default 1. */
   readonly accumulate?: number;
+  /** By how much the selection biases of routers follow the load of experts in each step; default: they stay. */
+  readonly biasUpdate?: number;
   /** Same seed, same initial weights and order of sequences; default 0. */
   readonly seed?: number;
 }
@@ -38,13 +40,13 @@ export type SavedSettings = StepSettings & Partial<TrainSettings>;
 
 /** Refuse settings that mean nothing. */
 export function checkSettings(
-  { schedule, clipNorm, batch, length, accumulate, auxiliary, seed }:
-    SavedSettings,
+  { schedule, clipNorm, batch, length, accumulate, ...rest }: SavedSettings,
 ): void {
+  const { auxiliary, seed, biasUpdate } = rest;
   const { rate, warmup, decay, floor } = schedule;
   const counts = { batch, length, accumulate };
   const whole = { ...counts, warmup, decay, seed };
-  const numbers = { rate, floor, clipNorm, auxiliary };
+  const numbers = { rate, floor, clipNorm, auxiliary, biasUpdate };
   for (const [name, value] of Object.entries({ ...whole, ...numbers })) {
     if (value === undefined) continue;
     const least = name in counts ? 1 : 0;

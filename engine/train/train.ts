@@ -234,12 +234,13 @@ async function planTraining(
   { model, loss, settings, validation }: Task,
   options: PlanOptions & Pick<CompileTrainingOptions, "optimizerState">,
 ): Promise<Plan> {
-  const { optimizer, clipNorm, accumulate = 1 } = settings;
+  const { optimizer, clipNorm, accumulate = 1, biasUpdate } = settings;
   const { optimizerState } = options;
   const plan = await compileTraining(model, {
     ...compileOptions(options),
     ...{ loss, optimizer, accumulate: accumulate > 1 },
     ...clipNorm === undefined ? {} : { clipNorm },
+    ...biasUpdate === undefined ? {} : { biasUpdate },
     ...optimizerState ? { optimizerState } : {},
     ...validation ? { validate: [loss, ...LOSSES] } : {},
   });

@@ -1,0 +1,40 @@
+/** Selection biases of routers: what balances experts without a loss, and has no gradient. */
+
+import * as k from "../../spec/kernel/build.ts";
+import type { Node, NodeOf } from "./graph.ts";
+import type { NodeBuilder } from "./node_builder.ts";
+import { routeOperand } from "./routing.ts";
+
+/** The parameters that nothing reads but routers, as their selection bias, with the routers. */
+export function selectionBiases(
+  nodes: readonly Node[],
+): Map<NodeOf<"param">, NodeOf<"route">[]> {
+  const found = new Map<NodeOf<"param">, NodeOf<"route">[]>();
+  const others = new Set<Node>();
+  for (const node of nodes) {
+    const bias = node.primitive === "route"
+      ? routeOperand(node, "bias")
+      : undefined;
+    for (const input of node.inputs) {
+      if (input !== bias || node.primitive !== "route") others.add(input);
+      else if (input.primitive === "param") {
+        found.set(input, [...found.get(input) ?? [], node]);
+      }
+    }
+  }
+  for (const bias of found.keys()) {
+    if (others.has(bias)) found.delete(bias);
+  }
+  return found;
+}
+
+/** `rate · sign(mean load - load)` of each expert, whose load is a count of choices. */
+export function biasStep(b: NodeBuilder, load: Node, rate: number): Node {
+  const [expert] = load.axes as [string];
+  const mean = b.make("reduce", [load], { kind: "mean", over: expert });
+  return b.map(
+    (n, mean) => k.mul(k.call("sign", k.sub(mean!, n!)), k.f32(rate)),
+    load,
+    mean,
+  );
+}
