@@ -19,7 +19,7 @@ export interface TrainStepOptions {
   readonly clipNorm?: number;
   /** Gradients are added up over several batches; default: each batch is a step. */
   readonly accumulate?: boolean;
-  /** What `recompute` says is computed again for gradients; else it is kept: the same bits. Default: true. */
+  /** What `recompute` says is computed again for gradients; else it is kept. Default: true. */
   readonly recompute?: boolean;
   /**
    * How much the selection bias of an expert goes up after a step in which fewer than the mean of tokens chose it, and down
