@@ -28,13 +28,23 @@ export interface Launcher {
   readonly skip: false | string;
 }
 
-const koffi = await import("koffi").then(() => true, () => false);
+/** Why MPI cannot be called here, whichever is installed, or false. */
+export const skipWithoutKoffi: false | string = await import("koffi").then(
+  () => false,
+  () => "the optional package 'koffi' is not installed",
+);
 
 /** Both families. */
 export const LAUNCHERS: readonly Launcher[] = [
   find("Open MPI", "openMpi", ["mpirun.openmpi", "OMPI_COMM_WORLD_RANK"]),
   find("MPICH", "mpich", ["mpirun.mpich", "PMI_RANK"]),
 ];
+
+/** Why tests that need an MPI, whichever it is, are skipped here, or false. */
+export const skipWithoutMpi: false | string =
+  LAUNCHERS.every(({ skip }) => skip)
+    ? LAUNCHERS.map(({ skip }) => skip).join("; ")
+    : false;
 
 function find(
   name: string,
@@ -48,11 +58,7 @@ function find(
     });
     return mpiFamily(stdout ?? "") === family;
   });
-  const skip = !command
-    ? `${name} is not installed`
-    : koffi
-    ? false
-    : "the optional package 'koffi' is not installed";
+  const skip = command ? skipWithoutKoffi : `${name} is not installed`;
   return { name, family, command, rankVariable, skip };
 }
 

@@ -8,7 +8,7 @@ import { listAdapters } from "../../runtime/mod.ts";
 import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { rankProgram } from "../helpers/compiled.ts";
-import { BIN, LAUNCHERS, start } from "../helpers/mpi.ts";
+import { BIN, LAUNCHERS, skipWithoutMpi, start } from "../helpers/mpi.ts";
 
 const [adapter] = await listAdapters();
 const SEED = process.env["SEED"] ?? String(Date.now() % 1_000_000);
@@ -89,7 +89,7 @@ for (const { name, command, family, skip } of LAUNCHERS) {
 }
 
 t.test("a process that no launcher started leaves no shared memory", {
-  skip: LAUNCHERS.every(({ skip }) => skip) ? "no MPI is installed" : false,
+  skip: skipWithoutMpi,
 }, async (t) => {
   // What Open MPI calls its files for a job that is no launcher's.
   const lying = () =>

@@ -23,7 +23,12 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import { LAUNCHERS, start, startWith } from "../helpers/mpi.ts";
+import {
+  LAUNCHERS,
+  skipWithoutKoffi,
+  start,
+  startWith,
+} from "../helpers/mpi.ts";
 import type { RankCase } from "../helpers/run_rank.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
@@ -397,9 +402,7 @@ t.test("launch refuses what it cannot start", async (t) => {
 });
 
 t.test("launch says what to install where there is no mpirun", {
-  skip: LAUNCHERS.some(({ skip }) => /koffi/.test(String(skip)))
-    ? "the optional package 'koffi' is not installed"
-    : false,
+  skip: skipWithoutKoffi,
 }, async (t) => {
   const { code, err } = await startWith(
     { command: undefined },

@@ -12,7 +12,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import { BIN, LAUNCHERS, start } from "../helpers/mpi.ts";
+import { BIN, LAUNCHERS, skipWithoutKoffi, start } from "../helpers/mpi.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
 const scratch = temporaryFolder(t);
@@ -109,9 +109,7 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
 }
 
 t.test("a process without an MPI library says what to install", {
-  skip: LAUNCHERS.some(({ skip }) => /koffi/.test(String(skip)))
-    ? "the optional package 'koffi' is not installed"
-    : false,
+  skip: skipWithoutKoffi,
 }, async (t) => {
   const none = fileURLToPath(
     new URL("../helpers/no_library.mjs", import.meta.url),

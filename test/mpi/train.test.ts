@@ -2,7 +2,7 @@
 import path from "node:path";
 import t from "tap";
 import { switchyard, temporaryFolder } from "../helpers/cli.ts";
-import { LAUNCHERS, startWith } from "../helpers/mpi.ts";
+import { LAUNCHERS, skipWithoutMpi, startWith } from "../helpers/mpi.ts";
 import {
   contents,
   readOnDisk,
@@ -31,7 +31,7 @@ async function trainHere(argv: readonly string[]): Promise<void> {
 
 for (const mesh of ["ep=2", "dp=2,ep=2"]) {
   t.test(`checkpoints of ${mesh}`, {
-    skip: LAUNCHERS.every(({ skip }) => skip) && "there is no MPI",
+    skip: skipWithoutMpi,
   }, async (t) => {
     const model = await tinyModel(t);
     const scratch = temporaryFolder(t);
