@@ -4,9 +4,9 @@ import t from "tap";
 import { attention, compile, model, sum, upTo } from "../compiler/mod.ts";
 import { stringifyPlan } from "../spec/json.ts";
 import type { Plan } from "../spec/plan.ts";
-import { type RuleName, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
-import { copyPlan } from "./helpers/plans.ts";
+import { type Mistake, testRefused } from "./helpers/refused.ts";
 
 /** A total over tokens that are dealt by sequence: gathered, and brought into order. */
 const plan: Plan = await compile(
@@ -36,12 +36,7 @@ t.test("what the compiler makes is legal, also read back", (t) => {
   t.end();
 });
 
-const BROKEN: readonly (readonly [
-  name: string,
-  rule: RuleName,
-  message: RegExp,
-  mutate: (draft: Draft) => void,
-])[] = [
+const BROKEN: readonly Mistake[] = [
   ["of another axis", "shapes", /'dim' is not dealt over dp/, (p) => {
     gather(p).rows!.axis = "dim";
   }],
@@ -94,15 +89,4 @@ const BROKEN: readonly (readonly [
     p.axes["all token"]!.all = "sequence";
   }],
 ];
-for (const [name, rule, message, mutate] of BROKEN) {
-  t.test(`a gather ${name} is refused`, (t) => {
-    const draft = copyPlan(plan);
-    mutate(draft);
-    const errors = verifyPlan(draft);
-    const found = errors.find((error) =>
-      error.rule === rule && message.test(error.message)
-    );
-    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
-    t.end();
-  });
-}
+testRefused(plan, BROKEN, (name) => `a gather ${name} is refused`);

@@ -12,9 +12,9 @@ import {
 import { formatPlan } from "../spec/text.ts";
 import { stringifyPlan } from "../spec/json.ts";
 import type { Plan } from "../spec/plan.ts";
-import { type RuleName, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
 import type { Draft } from "./helpers/break_plan.ts";
-import { copyPlan } from "./helpers/plans.ts";
+import { type Mistake, testRefused } from "./helpers/refused.ts";
 
 const sizes = {
   ...{ token: upTo(8), row: upTo(3), head: 2, dim: 4 },
@@ -72,12 +72,7 @@ t.test("rows that are computed cannot be picked of a placed axis", async (t) => 
 
 const input = (draft: Draft) => draft.programs[0]!.inputs["rows"]!;
 
-const BROKEN: readonly (readonly [
-  name: string,
-  rule: RuleName,
-  message: RegExp,
-  mutate: (draft: Draft) => void,
-])[] = [
+const BROKEN: readonly Mistake[] = [
   ["of an axis that is not dealt", "placement", /'head' is not dealt/, (p) => {
     p.axes.row!.deal = { by: "items", input: "rows", of: "head" };
   }],
@@ -100,15 +95,4 @@ const BROKEN: readonly (readonly [
     input(p).indexes = "ghost";
   }],
 ];
-for (const [name, rule, message, mutate] of BROKEN) {
-  t.test(`rows ${name} are refused`, (t) => {
-    const draft = copyPlan(plan);
-    mutate(draft);
-    const errors = verifyPlan(draft);
-    const found = errors.find((error) =>
-      error.rule === rule && message.test(error.message)
-    );
-    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
-    t.end();
-  });
-}
+testRefused(plan, BROKEN, (name) => `rows ${name} are refused`);

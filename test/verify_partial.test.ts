@@ -18,9 +18,9 @@ import { trainStep } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
 import { stringifyPlan } from "../spec/json.ts";
 import type { Plan } from "../spec/plan.ts";
-import { type RuleName, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
-import { copyPlan } from "./helpers/plans.ts";
+import { type Mistake, testRefused } from "./helpers/refused.ts";
 
 /** A step of training a router and its experts on four ranks. */
 async function trainingPlan(): Promise<Plan> {
@@ -83,12 +83,7 @@ t.test("parts are added up where each rank has its own items", (t) => {
   t.end();
 });
 
-const BROKEN: readonly (readonly [
-  name: string,
-  rule: RuleName,
-  message: RegExp,
-  mutate: (draft: Draft) => void,
-])[] = [
+const BROKEN: readonly Mistake[] = [
   ["an update that reads a part", "partial", /take it for all of it/, (p) => {
     const sum = whole(p);
     for (const step of steps(p).slice(GATHER + 2)) {
@@ -156,15 +151,4 @@ const BROKEN: readonly (readonly [
     part(p).partial = ["ghost"];
   }],
 ];
-for (const [name, rule, message, mutate] of BROKEN) {
-  t.test(`${name} is refused`, (t) => {
-    const draft = copyPlan(plan);
-    mutate(draft);
-    const errors = verifyPlan(draft);
-    const found = errors.find((error) =>
-      error.rule === rule && message.test(error.message)
-    );
-    t.ok(found, rule, { found: errors.map((e) => `${e.rule}: ${e.message}`) });
-    t.end();
-  });
-}
+testRefused(plan, BROKEN, (name) => `${name} is refused`);

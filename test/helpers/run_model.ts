@@ -25,6 +25,20 @@ import type { Plan } from "../../spec/plan.ts";
 
 export { waves } from "./waves.ts";
 
+/** Placements of eight experts; the last one gives a rank one expert, and one none. */
+export const EXPERT_MESHES: readonly CompileOptions[] = [
+  { mesh: { ep: 2 } },
+  { mesh: { ep: 3 } },
+  { mesh: { dp: 2, ep: 2 } },
+  {
+    mesh: { ep: 3 },
+    place: {
+      token: "ep",
+      expert: { over: "ep", table: [[7, 0, 5, 2, 6, 1, 3], [], [4]] },
+    },
+  },
+];
+
 /** A model to run, and on what. */
 export interface Case {
   readonly model: Model | Graph;

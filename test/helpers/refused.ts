@@ -1,0 +1,39 @@
+/** Tests that the verifier refuses plans that are broken in one place. */
+
+import t from "tap";
+import type { Plan } from "../../spec/plan.ts";
+import { type RuleName, verifyPlan } from "../../spec/verify.ts";
+import type { Draft } from "./break_plan.ts";
+import { copyPlan } from "./plans.ts";
+
+/** What is wrong with a plan: its name, the rule that finds it, what that rule says, and how the plan is broken. */
+export type Mistake = readonly [
+  name: string,
+  rule: RuleName,
+  message: RegExp,
+  mutate: (draft: Draft) => void,
+];
+
+/** A test for each mistake, made in a copy of a legal plan. */
+export function testRefused(
+  plan: Plan,
+  mistakes: readonly Mistake[],
+  title: (name: string) => string,
+): void {
+  for (const [name, rule, message, mutate] of mistakes) {
+    t.test(title(name), (t) => {
+      const draft = copyPlan(plan);
+      mutate(draft);
+      const errors = verifyPlan(draft);
+      const found = errors.find((error) =>
+        error.rule === rule && message.test(error.message)
+      );
+      const listed = errors.map((e) => `${e.rule}: ${e.message}`);
+      t.ok(found, rule, { found: listed });
+      if (found) {
+        t.match(found.message, /^Cannot [a-z].*: .*[^.]$/s, "its form");
+      }
+      t.end();
+    });
+  }
+}
