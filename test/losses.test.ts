@@ -71,18 +71,28 @@ function losses(
   return run(net, inputs);
 }
 
+/** How often some tokens choose each expert. */
+function load(tokens: readonly number[]): number[] {
+  const counts = new Array<number>(EXPERTS).fill(0);
+  for (const s of tokens) {
+    const row = ROWS[s]!;
+    const best = row.map((_, e) => e)
+      .sort((a, b) => row[b]! - row[a]!).slice(0, 2);
+    for (const e of best) counts[e]!++;
+  }
+  return counts;
+}
+
 /** Shares of choices and of probability of some tokens, and the sum of their products. */
 function balance(tokens: readonly number[]): number {
-  const f = new Array<number>(EXPERTS).fill(0);
+  const chosen = load(tokens);
   const p = new Array<number>(EXPERTS).fill(0);
   for (const s of tokens) {
-    const shares = softmaxRow(ROWS[s]!);
-    const best = shares.map((_, e) => e)
-      .sort((a, b) => shares[b]! - shares[a]!).slice(0, 2);
-    for (const e of best) f[e]! += 1 / tokens.length;
-    shares.forEach((x, e) => p[e]! += x / tokens.length);
+    softmaxRow(ROWS[s]!).forEach((x, e) => p[e]! += x / tokens.length);
   }
-  return f.reduce((sum, x, e) => sum + x * p[e]!, 0);
+  // Of no tokens the sum is 0.
+  const count = Math.max(tokens.length, 1);
+  return chosen.reduce((sum, n, e) => sum + n / count * p[e]!, 0);
 }
 
 const ALL = Array.from({ length: TOKENS }, (_, s) => s);
@@ -243,7 +253,11 @@ t.test("importanceLoss() is the squared variation of the sums", (t) => {
   const plain = squares / EXPERTS / (average ** 2 + 1e-10);
   near(t, found["plain"]!, [plain]);
   near(t, found["unbiased"]!, [plain * EXPERTS / (EXPERTS - 1)]);
-  t.ok(found["load"]![0]! > 0);
+  const counts = load(ALL);
+  const even = TOKENS * 2 / EXPERTS;
+  const uneven = counts.reduce((sum, n) => sum + (n - even) ** 2, 0);
+  t.ok(uneven > 0, "some experts are chosen more often");
+  near(t, found["load"]!, [uneven / EXPERTS / (even ** 2 + 1e-10)]);
   t.end();
 });
 
