@@ -108,6 +108,7 @@ t.test("a checkpoint on other meshes", async (t) => {
   }
   const alone = metrics.get("ep=1")!;
   const spread = metrics.get("ep=2")!;
+  t.equal(spread.length, 2, "two steps");
   t.ok(spread.every(({ sentBytes }) => sentBytes > 0), "ranks exchange");
   for (const [i, { loss, gradientNorm }] of spread.entries()) {
     t.ok(Math.abs(loss / alone[i]!.loss - 1) < 1e-5, `loss ${loss}`);
@@ -253,6 +254,7 @@ t.test("batches of one step have the gradient of all their labels together", asy
   const wanted = await steps(model, one);
   const out = path.join(temporaryFolder(t), "out");
   const found = await steps(model, { ...two, out });
+  t.equal(found.length, wanted.length, "as many steps");
   for (const [i, { loss, gradientNorm, tokens, experts }] of found.entries()) {
     const other = wanted[i]!;
     t.ok(Math.abs(loss / other.loss - 1) < 1e-6, `loss ${loss}`);
@@ -261,6 +263,7 @@ t.test("batches of one step have the gradient of all their labels together", asy
       `gradient ${gradientNorm}`,
     );
     t.equal(tokens, other.tokens);
+    t.equal(experts.flat().length, other.experts.flat().length);
     t.ok(
       experts.flat().every((share, at) =>
         Math.abs(share - other.experts.flat()[at]!) < 0.02

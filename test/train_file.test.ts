@@ -104,6 +104,7 @@ t.test("the same through the engine", async (t) => {
   t.same(one.map(({ validation }) => validation !== undefined), [
     ...[false, true, true],
   ]);
+  t.equal(two.length, one.length, "as many steps");
   for (const [i, { loss, validation }] of two.entries()) {
     t.ok(Math.abs(loss / one[i]!.loss - 1) < 1e-5, `loss ${loss}`);
     if (validation === undefined) continue;
