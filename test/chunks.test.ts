@@ -40,6 +40,7 @@ import {
   closeDevices,
   compileCase,
   digest,
+  EXPERT_MESHES,
   runCalls,
   runCase,
   skip,
@@ -55,20 +56,10 @@ import {
 
 t.teardown(closeDevices);
 
-/** Placements of eight experts; the last one gives a rank one expert, and one none. */
 const MESHES: readonly CompileOptions[] = [
   {},
-  { mesh: { ep: 2 } },
-  { mesh: { ep: 3 } },
+  ...EXPERT_MESHES,
   { mesh: { ep: 4 } },
-  { mesh: { dp: 2, ep: 2 } },
-  {
-    mesh: { ep: 3 },
-    place: {
-      token: "ep",
-      expert: { over: "ep", table: [[7, 0, 5, 2, 6, 1, 3], [], [4]] },
-    },
-  },
 ];
 
 const layer: Case = {
