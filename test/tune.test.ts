@@ -84,6 +84,7 @@ t.test("a tuner tries every kernel, and what it found changes no bit", async (t)
     "grouped pair f32 64x32",
     "plain f32 64x4",
   ]);
+  t.strictSame(Object.keys(found.speed).sort(), [...new Set(seen)].sort());
   t.ok(
     Object.values(found.speed).every((speed) => speed > 1.04),
     "each found something faster on that clock",
@@ -92,6 +93,7 @@ t.test("a tuner tries every kernel, and what it found changes no bit", async (t)
   const names = Object.keys(plan.kernels).filter((name) =>
     name.includes("matmul")
   );
+  t.equal(names.length, 3, "one of each class");
   t.ok(
     names.every((name) => /_by_\d+x\d+x\d+$/.test(name)),
     "the plan says what was chosen",
