@@ -46,6 +46,14 @@ export function describe(times: readonly number[]): string {
   }, ${times.length} runs)`;
 }
 
+/** Units of work in a second: tokens, or 10^9 of operations or bytes. */
+export function rateIn(
+  { unit, amount }: { readonly unit: string; readonly amount: number },
+  ms: number,
+): number {
+  return unit === "tokens/s" ? amount / ms * 1e3 : amount / ms / 1e6;
+}
+
 /** The machine in words. */
 export function machine(): string {
   const all = cpus();

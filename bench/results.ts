@@ -3,7 +3,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { machine, median } from "./measure.ts";
+import { machine, median, rateIn } from "./measure.ts";
 import { barsSvg } from "./plot.ts";
 
 /** Times of one side, in ms. */
@@ -70,9 +70,9 @@ export function speedOf(
 }
 
 /** Units of work in a second: `17.1 GFLOP/s`. */
-export function rateOf({ amount, unit }: Work, ms: number): string {
-  const rate = unit === "tokens/s" ? amount / ms * 1e3 : amount / ms / 1e6;
-  return `${rate.toFixed(unit === "tokens/s" ? 0 : 1)} ${unit}`;
+function rateOf(work: Work, ms: number): string {
+  const { unit } = work;
+  return `${rateIn(work, ms).toFixed(unit === "tokens/s" ? 0 : 1)} ${unit}`;
 }
 
 /** Print a result, and keep it where a file is given: that file, and a table and a plot beside it. */
