@@ -4,7 +4,13 @@
  */
 
 import { atPlace as at, ModelError } from "../../spec/errors.ts";
-import type { Node, NodeOf, Primitive, RoutingNode } from "./graph.ts";
+import {
+  type Node,
+  type NodeOf,
+  type Primitive,
+  type RoutingNode,
+  valueInputs,
+} from "./graph.ts";
 
 /** What dispatched a node's value. */
 type Sent = NodeOf<"dispatch">;
@@ -82,11 +88,7 @@ function verbOf(node: Node): string {
 
 function ofOperands(node: Node, sent: ReadonlyMap<Node, Sent>) {
   let found: Sent | undefined;
-  // What else it waits for is not in the value.
-  const inputs = node.primitive === "again"
-    ? node.inputs.slice(0, 1)
-    : node.inputs;
-  for (const input of inputs) {
+  for (const input of valueInputs(node)) {
     const of = sent.get(input);
     if (of === undefined) continue;
     if (found !== undefined && routeOf(found) !== routeOf(of)) {

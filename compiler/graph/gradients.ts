@@ -150,12 +150,10 @@ function pullBack(
     add(copies.get(y) ?? y, dy, b);
     for (const first of [...inside].reverse()) {
       const copy = copies.get(first);
-      if (copy && copy.primitive !== "again") {
+      if (
+        copy && (copy.primitive !== "again" || first.primitive === "again")
+      ) {
         step(copy);
-        continue;
-      }
-      if (first.primitive === "again") {
-        step(copy!);
         continue;
       }
       // It is not computed again, but what it is made of is.

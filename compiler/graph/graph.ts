@@ -285,6 +285,11 @@ export type Phase = "backward" | "update";
 /** What dispatch and combine go by: a router's choices, or given ones. */
 export type RoutingNode = NodeOf<"route"> | NodeOf<"choices">;
 
+/** The operands that a value is made of: what else the second computation of a block waits for is not in it. */
+export function valueInputs({ primitive, inputs }: Node): readonly Node[] {
+  return primitive === "again" ? inputs.slice(0, 1) : inputs;
+}
+
 /** Whether a node is what dispatch and combine go by. */
 export function isRouting(node: Node | undefined): node is RoutingNode {
   return node?.primitive === "route" || node?.primitive === "choices";

@@ -46,7 +46,7 @@ export function accumulatedName(parameter: string): string {
 }
 
 /** The state in which choices of experts are counted, whose selection bias it is. */
-export function countedName(bias: string): string {
+function countedName(bias: string): string {
   return `counted.${bias}`;
 }
 

@@ -23,13 +23,10 @@ import {
   var_,
 } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import { kernelOf, reads, writes } from "./kernel.ts";
+import { kernelOf, reads, SHARED_WORDS, writes } from "./kernel.ts";
 
 /** The send row of a choice that was dropped. */
 export const DROPPED = 0xffffffff;
-
-/** Words of workgroup memory that every WebGPU device has. */
-const SHARED_WORDS = 4096;
 
 /**
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]

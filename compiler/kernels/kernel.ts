@@ -1,6 +1,7 @@
 /** What all kernel descriptions share: putting a kernel together, launch grids, run-time lengths. */
 
 import { invariant } from "../../spec/errors.ts";
+import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { add, id, load, mul, u32 } from "../../spec/kernel/build.ts";
 import type {
   Binding,
@@ -12,7 +13,11 @@ import type {
 import type { Size } from "../../spec/size.ts";
 
 /** The most workgroups in one dimension that every WebGPU device allows. */
-export const GRID_LIMIT = 65535;
+export const GRID_LIMIT = GUARANTEED_LIMITS.maxComputeWorkgroupsPerDimension;
+
+/** Words of workgroup memory that every WebGPU device has. */
+export const SHARED_WORDS = GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize /
+  4;
 
 /** Workgroup counts as a launch step takes them. */
 export type Grid = readonly [Size, Size, Size];

@@ -29,10 +29,7 @@ import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { DROPPED } from "./assign.ts";
 import { elementwise } from "./elementwise.ts";
 import { pick } from "./exchange.ts";
-import { kernelOf, reads, writes } from "./kernel.ts";
-
-/** Words of workgroup memory that every WebGPU device has. */
-const SHARED_WORDS = 4096;
+import { kernelOf, reads, SHARED_WORDS, writes } from "./kernel.ts";
 
 function u(name: string): Expr {
   return local(name, "u32");

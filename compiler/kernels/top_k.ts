@@ -3,6 +3,7 @@
 import {
   add,
   and,
+  barrier,
   binary,
   convert,
   eq,
@@ -73,7 +74,7 @@ export function topKOfLong({ name, rows, count, k }: TopKOptions): Kernel {
           if_(eq(u("look"), u32(1)), lookForOwn(count)),
           sharedStore("tops", id("local"), f("own_value")),
           sharedStore("places", id("local"), u("own")),
-          { op: "barrier" },
+          barrier(),
           if_(eq(id("local"), u32(0)), [
             ...bestOfLanes(count),
             sharedStore("taken", u32(0), u("best")),
@@ -86,7 +87,7 @@ export function topKOfLong({ name, rows, count, k }: TopKOptions): Kernel {
               convert("i32", min(u("best"), u32(count - 1))),
             ),
           ]),
-          { op: "barrier" },
+          barrier(),
           set("look", u32(0)),
           if_(eq(shared("taken", u32(0), "u32"), u("own")), [
             set("last", u("own")),

@@ -10,7 +10,7 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { gather } from "../../kernels/exchange.ts";
 import { reduce } from "../../kernels/rows.ts";
 import type { Bucket } from "../buckets.ts";
-import { FUSION_CLASS } from "../fuse.ts";
+import { type Fusion, FUSION_CLASS } from "../fuse.ts";
 import {
   about,
   addKernel,
@@ -142,7 +142,7 @@ export function placeBuckets(lowering: Lowering): void {
     const taken = bucket.members.map(({ inputs }) => inputs[0]!);
     const direct = (x: Node) =>
       DIRECT.includes(x.primitive) && fusion.stored.has(x) && !named.has(x) &&
-      !bucketPlaces.has(x) && !reads(lowering, x, new Set(taken));
+      !bucketPlaces.has(x) && !reads(fusion, x, new Set(taken));
     const chosen = taken.map(direct);
     if (!chosen.includes(true)) continue;
     const buffer = sendBuffer(lowering, layout);
@@ -158,7 +158,7 @@ const DIRECT: readonly string[] = ["map", "cast", "accumulate"];
 
 /** Whether what computes a value reads one of `others`. */
 function reads(
-  { fusion }: Lowering,
+  fusion: Fusion,
   x: Node,
   others: ReadonlySet<Node>,
 ): boolean {
@@ -168,7 +168,7 @@ function reads(
     const inside = kind === "view" || kind === "part" ||
       fusion.absorbed.has(input) ||
       kind === "inline" && !fusion.stored.has(input);
-    return inside && reads({ fusion } as Lowering, input, others);
+    return inside && reads(fusion, input, others);
   });
 }
 

@@ -9,6 +9,7 @@ import {
   isRouting,
   type Node,
   type NodeOf,
+  valueInputs,
 } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";
@@ -49,11 +50,7 @@ export function dispatchedNodes(graph: Graph): Map<Node, Node> {
   for (const node of graph.nodes) {
     if (node.primitive === "dispatch") result.set(node, node.inputs[1]!);
     else if (node.primitive !== "combine" && node.primitive !== "collect") {
-      // What else a repetition waits for is not in the value.
-      const inputs = node.primitive === "again"
-        ? node.inputs.slice(0, 1)
-        : node.inputs;
-      const from = inputs.find((input) => result.has(input));
+      const from = valueInputs(node).find((input) => result.has(input));
       const route = from && result.get(from)!;
       if (route && !sumsRows(node, route)) result.set(node, route);
     }
@@ -200,7 +197,7 @@ function addBlocks(
   const outer = ownPart(
     lowering,
     bufferAxes(lowering, batch),
-    layout.localExperts === undefined ? [] : [layout.localExperts],
+    ownOfLayout(layout),
   );
   const add = (
     buffer: string,
@@ -243,11 +240,16 @@ export function expertsOfRanks(placed: Placed, axis: string): number[][] {
   );
 }
 
+/** The axes of a parameter of which its rank has a part. */
+function ownOfLayout({ localExperts }: ParamLayout): readonly string[] {
+  return localExperts === undefined ? [] : [localExperts];
+}
+
 /** The axes of a buffer that has only what its rank has of the axes `own`. */
 export function ownPart(
   { placed }: Lowering,
   axes: readonly BufferAxis[],
-  own: readonly string[] = [],
+  own: readonly string[],
 ): readonly BufferAxis[] {
   return axes.map((entry) => {
     const { axis } = entry;
@@ -257,7 +259,7 @@ export function ownPart(
   });
 }
 
-/** The axes of a node of which its rank has a part, and that it is on no row. */
+/** The axes of a node on no row of which its rank has a part. */
 export function ownAxes(
   { sharded }: Pick<Lowering, "sharded">,
   node: Node,
@@ -278,7 +280,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const axes = ownPart(
     lowering,
     bufferAxes(lowering, layout.axes),
-    layout.localExperts === undefined ? [] : [layout.localExperts],
+    ownOfLayout(layout),
   );
   addBuffer(lowering, {
     name,
