@@ -112,11 +112,13 @@ export async function planTarget(
   options: PlanOptions & { readonly weights?: string } = {},
 ): Promise<Plan> {
   if (target.kind === "plan") return target.plan;
-  return await withTensors(
+  const plan = await withTensors(
     await weightFiles(target, files, options.weights),
     files,
     (tensors) => planWith(target, tensors, options),
   );
+  assertLegal(plan);
+  return plan;
 }
 
 /** Load a target onto devices. */
@@ -164,7 +166,7 @@ export async function tuneTarget(
   return { ...tuned, computer };
 }
 
-/** A plan that is still to be made, and where its weights come from. */
+/** A plan that is still to be made, and is verified when it is loaded; and where its weights come from. */
 export interface Loadable {
   /** Compile for the devices that were chosen. */
   plan(options: PlanOptions): Promise<Plan>;
@@ -262,12 +264,10 @@ async function planWith(
     }
     return target.plan;
   }
-  const plan = await compile(modelOf(target, options), {
+  return await compile(modelOf(target, options), {
     ...compileOptions(options),
     weights: storedDTypes(tensors),
   });
-  assertLegal(plan);
-  return plan;
 }
 
 /** Options of a plan as the compiler takes them. */

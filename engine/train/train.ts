@@ -6,7 +6,6 @@ import {
   type Training,
 } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
-import { assertLegal } from "../../spec/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
@@ -236,7 +235,7 @@ async function planTraining(
 ): Promise<Plan> {
   const { optimizer, clipNorm, accumulate = 1, biasUpdate } = settings;
   const { optimizerState } = options;
-  const plan = await compileTraining(model, {
+  return await compileTraining(model, {
     ...compileOptions(options),
     ...{ loss, optimizer, accumulate: accumulate > 1 },
     ...clipNorm === undefined ? {} : { clipNorm },
@@ -244,8 +243,6 @@ async function planTraining(
     ...optimizerState ? { optimizerState } : {},
     ...validation ? { validate: [loss, ...LOSSES] } : {},
   });
-  assertLegal(plan);
-  return plan;
 }
 
 async function saveRun(
