@@ -2,7 +2,7 @@
 
 import { type Block, blocksOf, type ExchangeBlocks } from "../spec/bytes.ts";
 import { onRank } from "../spec/plan.ts";
-import type { AllToAllStep, Plan } from "../spec/plan.ts";
+import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,
@@ -11,6 +11,7 @@ import type {
 import type { Span } from "./device.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
+import { gatheredRows, type RunCounts } from "./run_counts.ts";
 
 /** Make sure of staging for what a collective reads and writes on a rank. */
 export function reserveStaging(
@@ -79,6 +80,24 @@ export class KnownCounts {
 
 /** Rows by position and column. */
 export type Counts = readonly (readonly number[])[];
+
+/** Where the parts of a gather lie in `to`, by position, in bytes: one after the other. */
+export function gatheredSpans(
+  step: AllGatherStep,
+  plan: Plan,
+  { ranks, counts }: {
+    readonly ranks: readonly number[];
+    readonly counts: RunCounts;
+  },
+): Span[] {
+  let offset = 0;
+  return ranks.map((rank) => {
+    const bytes = gatheredRows(step, plan, counts[rank]!) * step.bytes;
+    const span = { offset, bytes };
+    offset += bytes;
+    return span;
+  });
+}
 
 /** Where the rows of an exchange lie on the rank at a position, in bytes: in `from` and in `to`. */
 export function spansOf(

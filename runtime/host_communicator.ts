@@ -9,13 +9,14 @@ import type {
 import type { Span } from "./device.ts";
 import {
   bringsCounts,
+  gatheredSpans,
   KnownCounts,
   reserveStaging,
   sentKind,
   spansOf,
 } from "./exchange.ts";
 import type { RankMemory } from "./memory.ts";
-import { gatheredRows, type RunCounts } from "./run_counts.ts";
+import type { RunCounts } from "./run_counts.ts";
 
 /** One collective among ranks of this process. */
 interface Bound {
@@ -49,13 +50,8 @@ async function allGather(
   counts: RunCounts,
 ): Promise<void> {
   const { group, context, known } = bound;
-  let offset = 0;
-  const spans = group.map(({ rank }) => {
-    const rows = gatheredRows(step, context.plan, counts[rank]!);
-    const span = { offset, bytes: rows * step.bytes };
-    offset += span.bytes;
-    return span;
-  });
+  const ranks = group.map(({ rank }) => rank);
+  const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await transfer(step, bound, {
     out: (s) => step.blocks ? spans : [{ offset: 0, bytes: spans[s]!.bytes }],
     into: () => spans,

@@ -11,14 +11,14 @@ import type {
 import type { Span } from "../device.ts";
 import {
   bringsCounts,
+  gatheredSpans,
   KnownCounts,
   reserveStaging,
   sentKind,
   spansOf,
 } from "../exchange.ts";
 import type { RankMemory } from "../memory.ts";
-import { gatheredRows, type RunCounts } from "../run_counts.ts";
-import { startsOf } from "./blocks.ts";
+import type { RunCounts } from "../run_counts.ts";
 import { LOADING_DEADLINE_MS, type MpiGroup, type MpiWorld } from "./world.ts";
 
 /** One collective among the processes of one group. */
@@ -91,19 +91,13 @@ async function allGather(
   counts: RunCounts,
 ): Promise<void> {
   const { context, group, known, memory, position } = bound;
-  const lengths = group.ranks.map((rank) =>
-    gatheredRows(step, context.plan, counts[rank]!) * step.bytes
-  );
-  const starts = startsOf(lengths);
-  const spans = lengths.map((length, p) => ({
-    offset: starts[p]!,
-    bytes: length,
-  }));
+  const { ranks } = group;
+  const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await exchange(step, bound, {
     // A block for each, or one for everyone.
-    out: step.blocks ? spans : [{ offset: 0, bytes: lengths[position]! }],
+    out: step.blocks ? spans : [{ offset: 0, bytes: spans[position]!.bytes }],
     into: spans,
-    agreed: lengths,
+    agreed: spans.map(({ bytes }) => bytes),
     arrived: (blocks) => {
       if (bound.counts) known.keep(memory, step.to, blocks);
     },
