@@ -1,8 +1,9 @@
 /**
  * Predicted against measured step and exchange times at ep=1, 2 and 4: the machine is measured, then predicted from, then
  * run. Ranks on one device and on devices of their own, on the CPU and with `--adapter NUMBER` (default 0, where there is
- * one) on an adapter, and as processes through every MPI that is installed. `--ranks 1,2,4`, `--runs N` (default 15),
- * `--only shared|separate|mpi`, `--out FILE` (JSON).
+ * one) on an adapter, and as processes through every MPI that is installed. `--ranks 1,2,4`, `--rounds N` (default 5), each
+ * with `--runs N` (default 7) of every step, `--only shared|separate|mpi`, `--out FILE` (JSON). What counts is the median of
+ * the rounds' ratios: a prediction is compared with steps that ran right after the machine was measured.
  */
 
 import { spawnSync } from "node:child_process";
@@ -14,14 +15,15 @@ import { launcherArguments } from "../cli/mpi_launcher.ts";
 import { listAdapters } from "../runtime/mod.ts";
 import type { Machine } from "../spec/mod.ts";
 import { LAUNCHERS } from "../test/helpers/mpi.ts";
-import { machine } from "./measure.ts";
+import { machine, median } from "./measure.ts";
 import type { Compared } from "./predict/rank.ts";
 
 const flags = parseArgs({
   options: {
     adapter: { type: "string", default: "0" },
     ranks: { type: "string", default: "1,2,4" },
-    runs: { type: "string", default: "15" },
+    runs: { type: "string", default: "7" },
+    rounds: { type: "string", default: "5" },
     only: { type: "string" },
     out: { type: "string" },
   },
@@ -39,10 +41,10 @@ interface Result {
 function run(
   launcher: readonly string[],
   [sharing, adapter, ranks]: readonly string[],
-): Result {
+): Result[] {
   const program = [
     ...[process.execPath, "--import", "tsx", RANK],
-    ...[sharing!, adapter!, ranks!, flags.runs],
+    ...[sharing!, adapter!, ranks!, flags.runs, flags.rounds],
   ];
   const [command, ...args] = [...launcher, ...program];
   const { stdout, stderr, status } = spawnSync(command!, args, {
@@ -50,31 +52,68 @@ function run(
     timeout: 1_200_000,
   });
   if (status !== 0) throw new Error(`${RANK} failed: ${stderr}`);
-  return JSON.parse(stdout) as Result;
+  return JSON.parse(stdout) as Result[];
 }
 
-const results: (Result & { readonly where: string })[] = [];
+/** A time of a step, by the medians of all rounds; the ratio is the median of theirs. */
+interface Summary {
+  readonly predicted: number;
+  readonly measured: number;
+  readonly ratio: number;
+  readonly ratios: readonly number[];
+}
 
-function show(where: string, result: Result): void {
-  results.push({ where, ...result });
-  for (const { work, ranks, step, exchange } of result.compared) {
+/** What is written. */
+interface Row {
+  readonly where: string;
+  readonly work: string;
+  readonly ranks: number;
+  readonly step: Summary;
+  readonly exchange?: Summary;
+}
+
+const rows: Row[] = [];
+const machines: { [where: string]: Machine } = {};
+
+function show(where: string, rounds: readonly Result[]): void {
+  machines[where] = rounds[0]!.machine;
+  for (const [i, { work, ranks }] of rounds[0]!.compared.entries()) {
+    const of = (part: "step" | "exchange") =>
+      summarise(rounds.map(({ compared }) => compared[i]![part]));
+    const row: Row = {
+      ...{ where, work, ranks, step: of("step") },
+      ...ranks > 1 ? { exchange: of("exchange") } : {},
+    };
+    rows.push(row);
     const parts = [
-      compare("step", step),
-      ...exchange.measured > 0 ? [compare("exchange", exchange)] : [],
+      describe("step", row.step),
+      ...row.exchange ? [describe("exchange", row.exchange)] : [],
     ];
     console.log(`${where}, ${work}, ep=${ranks}: ${parts.join("; ")}`);
   }
 }
 
-function compare(
+function summarise(rounds: readonly Compared["step"][]): Summary {
+  const ratios = rounds.map(({ predicted, measured }) => predicted / measured);
+  return {
+    predicted: median(rounds.map(({ predicted }) => predicted)),
+    measured: median(rounds.map(({ measured }) => measured)),
+    ratio: median(ratios),
+    ratios,
+  };
+}
+
+function describe(
   what: string,
-  { predicted, measured }: Compared["step"],
+  { predicted, measured, ratio, ratios }: Summary,
 ): string {
-  const ratio = predicted / measured;
   const off = ratio > WITHIN || ratio < 1 / WITHIN ? ", off" : "";
+  const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
   return `${what} ${predicted.toFixed(3)} ms predicted, ${
     measured.toFixed(3)
-  } measured, ratio ${ratio.toFixed(2)}${off}`;
+  } measured, ratio ${ratio.toFixed(2)} (${least.toFixed(2)} to ${
+    most.toFixed(2)
+  })${off}`;
 }
 
 console.log(machine());
@@ -102,7 +141,11 @@ for (const { name, command, family, skip } of LAUNCHERS) {
   }
 }
 if (flags.out !== undefined) {
-  const text = JSON.stringify({ machine: machine(), results }, undefined, 2);
+  const text = JSON.stringify(
+    { machine: machine(), rows, machines },
+    undefined,
+    2,
+  );
   writeFileSync(flags.out, `${text}\n`);
 }
 process.exit(0);

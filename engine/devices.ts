@@ -49,7 +49,7 @@ export interface SelectDevicesOptions {
   readonly graphics?: boolean;
   /** Finds out where adapters lie, to tell those of one name apart. */
   readonly places?: () => Promise<AdapterPlaces>;
-  /** Threads of the CPU device; ranks that are processes of one host divide them. Default: 1. */
+  /** Cores that compute where no GPU does; ranks that are processes of one host divide them. Default: 1. */
   readonly threads?: number;
 }
 
@@ -62,7 +62,7 @@ export interface SelectedDevices {
   readonly adapters?: readonly number[];
   /** Whether they compute on the CPU. */
   readonly software?: boolean;
-  /** Threads of the CPU device. */
+  /** Cores that compute, on the CPU device and on a software adapter. */
   readonly threads?: number;
   /** The adapters with their drivers, or the CPU device: what tunings are kept by. */
   readonly computer: string;
@@ -108,10 +108,12 @@ export async function selectDevices(
       `Cannot share ${list.length} adapters: with 'shared' all ranks are on one device. Name one adapter, or use separate devices`,
     );
   }
+  const software = list.some(({ type }) => type === "software");
   return {
     kind: "gpu",
     adapters: list.map(({ number }) => number),
-    software: list.some(({ type }) => type === "software"),
+    software,
+    ...software ? { threads: options.threads ?? 1 } : {},
     computer: [...new Set(list.map(driverOf))].join(" + "),
     limits: commonLimits(list),
     world,

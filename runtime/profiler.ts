@@ -67,11 +67,17 @@ export class Tracer {
         const start = this.#now();
         const here = ranks.filter(({ rank }) => part.ranks.includes(rank));
         const flies = fliesOff(step, part, { ranks });
-        await part.carryOut(counts);
+        const wait = part.carryOut(counts);
+        await wait;
+        const carried = this.#now() - start;
         const timed = here.every(({ device }) => device.timings);
         // What was launched while an exchange was under way is not its own.
         const timings = flies ? [] : await finish(here);
-        const duration = this.#now() - start;
+        // An exchange through the host is over when the host is done with it.
+        const duration =
+          wait && (step.op === "allToAll" || step.op === "allGather")
+            ? carried
+            : this.#now() - start;
         const span = spanOf(timings);
         // Zero workgroups: nothing was started.
         if (step.op === "launch" && span === undefined && timed) return;

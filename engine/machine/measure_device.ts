@@ -27,21 +27,17 @@ export interface MeasureOptions {
   readonly repetitions?: number;
 }
 
-/** A step that was run again and again. */
-interface Measured {
-  /** The middle of the times, in seconds. */
-  readonly seconds: number;
-  readonly work: StepWork;
-}
-
 /** Launches of the two chains whose difference is the time of a launch. */
-const SHORT = 16, LONG = 80;
+const SHORT = 64, LONG = 256;
 
-/** Tokens of steps that are tried until one takes long enough: long against its launches, short against other programs' turns. */
-const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-3;
+/** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
+const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
+
+/** Seconds that a step is repeated before it counts: the host's part of a short one is slow at first. */
+const WARM_UP = 0.1;
 
 /** Matmuls in a step of the narrow model. */
-const NARROW = 8;
+const NARROW = 32;
 
 /** Bytes of the copies that find out where the cache ends. */
 const COPIES = [1 << 20, 1 << 22, 1 << 24, 1 << 26] as const;
@@ -51,65 +47,82 @@ export async function measureDevice(
   selected: SelectedDevices,
   options: MeasureOptions,
 ): Promise<MachineDevice> {
-  const on = (model: Model, scenes: (plan: Plan) => readonly Scene[]) =>
-    measureSteps(selected, { model, scenes }, options);
-  const first = (model: Model, scenes: readonly Scene[]) =>
-    measureSteps(
-      selected,
-      { model, scenes: () => scenes, enough: ENOUGH },
-      options,
-    );
-  const [short] = await on(chainModel(SHORT), () => [{ tokens: 1 }]);
-  const [long] = await on(chainModel(LONG), () => [{ tokens: 1 }]);
+  const opened: SmallModel[] = [];
+  const open = async (model: Model) => {
+    const small = await openSmall(selected, model, options);
+    opened.push(small);
+    return small;
+  };
+  let measured: readonly Measured[];
+  try {
+    const [short, long] = [
+      await open(chainModel(SHORT)),
+      await open(chainModel(LONG)),
+    ];
+    const operations = await open(operationsModel(2));
+    const experts = await open(expertsModel());
+    const narrow = await open(narrowModel(NARROW));
+    const tokens = tokensOfAWorkgroup(narrow.plan);
+    measured = await inTurn([
+      [short, { tokens: 1 }],
+      [long, { tokens: 1 }],
+      [operations, await longEnough(operations)],
+      [experts, await longEnough(experts)],
+      ...[1, 8, 1024 / tokens].map((n): [SmallModel, Scene] => [
+        narrow,
+        { tokens: n * tokens },
+      ]),
+    ], options);
+  } finally {
+    for (const { close } of opened) await close();
+  }
+  return {
+    ...await measureMemory(selected, options),
+    ...describe(selected, measured),
+  };
+}
+
+/** What the times of the small models say of a device. */
+function describe(
+  selected: SelectedDevices,
+  [short, long, other, experts, one, eight, many]: readonly Measured[],
+): Omit<MachineDevice, "bandwidth"> {
   const launch = Math.max(
     0,
     (long!.seconds - short!.seconds) / (LONG - SHORT),
   );
   const run = Math.max(0, short!.seconds - SHORT * launch);
+  // Where noise hides what a step does, a part of it is what it does.
   const net = ({ seconds, work }: Measured) =>
-    Math.max(1e-9, seconds - run - work.launches * launch);
-
-  const [other] = await first(
-    operationsModel(2),
-    LONGER.map((tokens) => ({
-      tokens,
-      sequences: tokens / SEQUENCE,
-    })),
-  );
+    Math.max(seconds / 8, seconds - run - work.launches * launch);
   const operations = other!.work.operations / net(other!);
   const rate = (measured: Measured) => {
     const { multiplyAdds, operations: all } = measured.work;
     const rest = Math.max(0, all - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds);
-    return multiplyAdds / Math.max(1e-9, net(measured) - rest / operations);
+    const seconds = net(measured);
+    return multiplyAdds / Math.max(seconds / 8, seconds - rest / operations);
   };
-  const [experts] = await first(
-    expertsModel(),
-    [32, ...LONGER].map((tokens) => ({ tokens })),
-  );
-
+  const computer = computerOf(selected);
+  const rates = { multiplyAdds: rate(experts!), operations, launch, run };
+  if (computer === "software") {
+    // A workgroup is on one core, and the drivers' threads take the next as they become free.
+    return {
+      ...{ computer, limits: limitsOf(selected), ...rates },
+      parallel: selected.threads ?? 1,
+    };
+  }
   // One workgroup leaves a part of the device idle: how large a part, and what it takes until the others join in.
-  const [one, eight, many] = await on(narrowModel(NARROW), (plan) => {
-    const tokens = tokensOfAWorkgroup(plan);
-    return [1, 8, 1024 / tokens].map((n) => ({ tokens: n * tokens }));
-  });
   const parallel = Math.max(
     1,
     Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
   );
-  const computer = computerOf(selected);
   const alone = 8 * net(one!) / NARROW;
   const grain = net(eight!) / NARROW - alone / Math.min(parallel, 8);
   return {
-    ...await measureMemory(selected, options),
-    ...computer === "gpu" ? {} : { computer },
     ...computer === "cpu"
-      ? { memory: CPU_LIMITS.memory }
+      ? { computer, memory: CPU_LIMITS.memory }
       : { limits: limitsOf(selected) },
-    multiplyAdds: rate(experts!),
-    operations,
-    launch,
-    run,
-    parallel,
+    ...{ ...rates, parallel },
     grain: Math.max(0, Math.min(grain, alone)),
   };
 }
@@ -180,47 +193,90 @@ interface Scene {
   readonly sequences?: number;
 }
 
-async function measureSteps(
+/** A small model, loaded. */
+interface SmallModel {
+  readonly plan: Plan;
+  /** Seconds of a step. */
+  step(scene: Scene): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** A step that was run again and again. */
+interface Measured {
+  /** The middle of the times, in seconds. */
+  readonly seconds: number;
+  readonly work: StepWork;
+}
+
+async function openSmall(
   selected: SelectedDevices,
-  { model, scenes, enough }: {
-    readonly model: Model;
-    readonly scenes: (plan: Plan) => readonly Scene[];
-    /** Only the first scene that takes so many seconds counts, or the last one. */
-    readonly enough?: number;
-  },
-  { now, repetitions = 9 }: MeasureOptions,
-): Promise<Measured[]> {
+  model: Model,
+  { now }: MeasureOptions,
+): Promise<SmallModel> {
   const plan = await compile(model, {
     limits: selected.limits,
     tuning: TUNING[computerOf(selected)],
   });
   const { devices, close } = await selected.open(plan);
-  // Weights stay zero: how long arithmetic takes does not depend on them.
+  const output = Object.keys(plan.programs[0]!.outputs)
+    .find((name) => name.startsWith("y"))!;
+  const read = { outputs: [output], rows: { [output]: [0] } };
+  // How long arithmetic takes does not depend on weights, but memory that was never written is slow to read.
   const session = await createSession({ ...plan, weights: [] }, { devices });
-  try {
-    const measured: Measured[] = [];
-    for (const scene of scenes(plan)) {
-      const inputs = inputsOf(plan, scene);
-      const times: number[] = [];
-      for (let i = -2; i < repetitions; i++) {
-        session.reset();
-        await devices[0]!.idle();
-        const start = now();
-        await session.run("main", inputs, { outputs: [] });
-        await devices[0]!.idle();
-        if (i >= 0) times.push((now() - start) / 1000);
-      }
-      const seconds = median(times);
-      const work = countStep(plan, scene);
-      if (enough === undefined) measured.push({ seconds, work });
-      else measured[0] = { seconds, work };
-      if (enough !== undefined && seconds >= enough) break;
-    }
-    return measured;
-  } finally {
-    session.close();
-    await close();
+  for (const { buffer } of plan.weights) {
+    session.writePart(buffer, 0, await session.readPart(buffer, 0));
   }
+  return {
+    plan,
+    step: async (scene) => {
+      const inputs = inputsOf(plan, scene);
+      session.reset();
+      await devices[0]!.idle();
+      const start = now();
+      // A real run is over when something of its result is here.
+      await session.run("main", inputs, read);
+      await devices[0]!.idle();
+      return (now() - start) / 1000;
+    },
+    close: async () => {
+      session.close();
+      await close();
+    },
+  };
+}
+
+/** The first scene that takes long enough, or the last. */
+async function longEnough(model: SmallModel): Promise<Scene> {
+  const sequenced = Object.hasOwn(model.plan.programs[0]!.inputs, "sequence");
+  const scenes = LONGER.map((tokens): Scene => ({
+    tokens,
+    ...sequenced ? { sequences: tokens / SEQUENCE } : {},
+  }));
+  for (const scene of scenes) {
+    await model.step(scene);
+    if (await model.step(scene) >= ENOUGH) return scene;
+  }
+  return scenes.at(-1)!;
+}
+
+/** Times of steps, taken in turn so that a noisy moment touches all of them. */
+async function inTurn(
+  steps: readonly (readonly [SmallModel, Scene])[],
+  { repetitions = 9 }: MeasureOptions,
+): Promise<Measured[]> {
+  const times = steps.map((): number[] => []);
+  for (const [model, scene] of steps) {
+    for (let spent = 0; spent < WARM_UP;) spent += await model.step(scene);
+  }
+  for (let i = 0; i < repetitions; i++) {
+    for (const [n, [model, scene]] of steps.entries()) {
+      times[n]!.push(await model.step(scene));
+    }
+  }
+  return steps.map(([{ plan }, scene], n) => ({
+    seconds: median(times[n]!),
+    work: countStep(plan, scene),
+  }));
 }
 
 /** Inputs of some length: sequences one after the other, and floats that spread choices over experts. */

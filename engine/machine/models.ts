@@ -62,10 +62,10 @@ export function operationsModel(layers: number): Model {
   );
 }
 
-/** A layer of gated experts: matmuls grouped by expert. */
+/** A layer of gated experts: matmuls grouped by expert, whose weights do not fit the cache of a core, as those of models. */
 export function expertsModel(): Model {
   return model(
-    { token: upTo(MOST_TOKENS), embed: 256, ffn: 512, expert: 4 },
+    { token: upTo(MOST_TOKENS), embed: 512, ffn: 1024, expert: 4 },
     (m) => {
       const x = m.input("x", "token embed");
       const logits = m.input("logits", "token expert");

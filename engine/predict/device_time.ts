@@ -4,7 +4,7 @@ import type { MachineDevice } from "../../spec/machine.ts";
 import type { LaunchWork } from "./launch.ts";
 
 /** Operations that go along with each multiply-add of a matmul, and are in its measured rate already. */
-export const OPERATIONS_PER_MULTIPLY_ADD = 1.75;
+export const OPERATIONS_PER_MULTIPLY_ADD = 2.25;
 
 /** Seconds of a launch, and what for. */
 export interface LaunchSeconds {

@@ -26,10 +26,10 @@ export interface Purpose {
 const EAGER_MS = { ownCore: 0.5, sharedCore: 0.05 };
 
 /**
- * A pause between tests. Without it, ranks that wait keep those from the cores that they wait for; Node's timers cannot be
- * so short.
+ * Pauses between tests, in microseconds: a hundredth of what was waited already, within these. Without them, ranks that
+ * wait keep those from the cores that they wait for; Node's timers cannot be so short.
  */
-const PAUSE_MICROSECONDS = 20;
+const PAUSE = { least: 20, most: 1000 };
 
 /** A round of tests that took so long has moved bytes: MPI moves them only while it is called. */
 const PROGRESS_MS = 0.01;
@@ -100,7 +100,11 @@ export class Pump {
       if (this.#turn()) moved = performance.now();
       const now = performance.now();
       this.#giveUp(now);
-      if (now - moved > this.#eagerMs) this.#mpi.sleep(PAUSE_MICROSECONDS);
+      const waited = now - moved;
+      if (waited > this.#eagerMs) {
+        const pause = Math.min(PAUSE.most, Math.max(PAUSE.least, 10 * waited));
+        this.#mpi.sleep(Math.round(pause));
+      }
       await new Promise((resolve) => setImmediate(resolve));
     }
     this.#running = false;
