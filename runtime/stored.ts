@@ -10,7 +10,10 @@ export function spanBytes(dtype: StoredDType, elements: number): number {
 }
 
 /** The elements in bytes from a device, a word each; 16-bit floats are widened, perhaps with one that fills a word. */
-export function storedWords(dtype: StoredDType, bytes: Uint8Array): Uint32Array {
+export function storedWords(
+  dtype: StoredDType,
+  bytes: Uint8Array,
+): Uint32Array {
   const found = wordsOf(bytes);
   if (!isHalf(dtype)) return found;
   const { buffer, byteOffset, length } = found;

@@ -4,7 +4,14 @@ import t from "tap";
 import { elementwise, elementwiseGrid } from "../compiler/kernels/mod.ts";
 import { narrow } from "../runtime/mod.ts";
 import { widen } from "../runtime/half.ts";
-import { let_, load, local, packBits, store, u32 } from "../spec/kernel/build.ts";
+import {
+  let_,
+  load,
+  local,
+  packBits,
+  store,
+  u32,
+} from "../spec/kernel/build.ts";
 import { halves, INFINITE, nearest } from "./helpers/halves.ts";
 import { testKernels, workgroups } from "./helpers/run_kernel.ts";
 

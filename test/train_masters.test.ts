@@ -174,17 +174,25 @@ t.test("gone on with on another mesh", async (t) => {
   const tiny = await tinyModel(t);
   const out = path.join(folder, "out");
   const more = { out, dtype: "bf16" } as const;
-  await steps(tiny, files, tinyOptions("dp=2,ep=2", 2, {
-    ...{ ...more, optimizerState: "sharded" },
-  }));
+  await steps(
+    tiny,
+    files,
+    tinyOptions("dp=2,ep=2", 2, {
+      ...{ ...more, optimizerState: "sharded" },
+    }),
+  );
   const before = await readOnDisk(out);
   await steps(out, files, tinyOptions("ep=4", 3, { ...more, resume: true }));
   const after = await readOnDisk(out);
   isRounded(t, after, "bf16");
   const straight = path.join(folder, "straight");
-  await steps(tiny, files, tinyOptions("dp=2,ep=2", 3, {
-    ...{ ...more, out: straight },
-  }));
+  await steps(
+    tiny,
+    files,
+    tinyOptions("dp=2,ep=2", 3, {
+      ...{ ...more, out: straight },
+    }),
+  );
   const wanted = await readOnDisk(straight);
   let [far, moved] = [0, 0];
   for (const name of Object.keys(wanted.parameters)) {
@@ -487,6 +495,7 @@ t.test("weights that 16 bits have no number for", async (t) => {
     ...{ steps: 1, sharing: "shared", adapter: "cpu", now: () => 0 },
   });
   await t.rejects(run.next(), {
-    message: /Cannot train 'w' in f16: its element \d+ is -?\d+.*, which f16 has no number for\. Train it in another dtype/,
+    message:
+      /Cannot train 'w' in f16: its element \d+ is -?\d+.*, which f16 has no number for\. Train it in another dtype/,
   });
 });
