@@ -118,6 +118,7 @@ function addInspectCommands(
         "'sharded': each rank remembers a part of what it shares (whole)",
       ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
     )
+    .addOption(dtypeOption())
     .option("--out <file>", "write the document to a file")
     .option("--check", "let token ids travel along, for 'run --check'")
     .option("--json", "print the whole document")
@@ -346,6 +347,7 @@ function addTrainCommand(
         "'whole' on every rank, or 'sharded' over those with the same parameters (whole)",
       ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
     )
+    .addOption(dtypeOption())
     .option(
       "--save-every <n>",
       "steps from checkpoint to checkpoint; default: only at the end",
@@ -363,6 +365,13 @@ function addTrainCommand(
     )
     .option("--json", "these lines on standard output")
     .action(async (what, flags) => finish(await trainCommand(io, what, flags)));
+}
+
+function dtypeOption(): Option {
+  return new Option(
+    "--dtype <dtype>",
+    "what is trained is stored as: f32, or with f32 masters bf16 or f16; default: as the checkpoint's weights are",
+  ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
 }
 
 /** `meshes` takes every mesh that is given. */

@@ -6,6 +6,7 @@ import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import { withPartProgram } from "../spec/part_program.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { Graph } from "./graph/graph.ts";
+import { storedForTraining, type TrainedDType } from "./graph/stored.ts";
 import { trace } from "./graph/trace.ts";
 import {
   accumulatedName,
@@ -85,7 +86,12 @@ export async function compile(
 
 /** Options of `compileTraining`. */
 export interface CompileTrainingOptions
-  extends CompileOptions, TrainStepOptions {
+  extends CompileOptions, Omit<TrainStepOptions, "masters"> {
+  /**
+   * What all parameters are stored as. Those in 16 bits have f32 masters, states that the optimizer updates and that
+   * whoever loads the plan must write (`adamw.master.NAME`). Default: 16 bits where `weights` says so, else f32.
+   */
+  readonly dtype?: TrainedDType;
   /** Outputs, as far as there are such, of a second program, `validate`: it has the inputs of the model and changes no parameter. */
   readonly validate?: readonly string[];
 }
@@ -109,8 +115,14 @@ export async function compileTraining(
   options: CompileTrainingOptions,
 ): Promise<Plan> {
   const graph = trace(model, { training: true });
-  const step = trainStep(graph, options, await lowerScalars(graph));
-  const plan = await compileGraph(step, options);
+  const { dtype, weights: given = {} } = options;
+  const { weights, masters } = storedForTraining(graph, given, dtype);
+  const step = trainStep(
+    graph,
+    { ...options, masters },
+    await lowerScalars(graph),
+  );
+  const plan = await compileGraph(step, { ...options, weights });
   const [{ outputs }] = plan.programs as [Plan["programs"][number]];
   const { accumulate = false, validate } = options;
   const accumulating = accumulate

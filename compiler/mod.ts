@@ -30,6 +30,7 @@ export {
 } from "./training.ts";
 export {
   type AdamW,
+  MASTER,
   type Optimizer,
   REMEMBERED,
   type Sgd,
@@ -40,6 +41,7 @@ export {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 export type { AxisPlacement, Placement } from "./passes/place.ts";
+export type { TrainedDType } from "./graph/stored.ts";
 export { trace, type TraceOptions } from "./graph/trace.ts";
 export type { RoutingPreset } from "./graph/routing.ts";
 export {

@@ -3,6 +3,7 @@
 import { ModelError } from "../spec/errors.ts";
 import { isModel, type Model } from "./dsl/model.ts";
 import type { AdamW, Optimizer, Sgd } from "./graph/optimizers.ts";
+import type { TrainedDType } from "./graph/stored.ts";
 import type { Placement } from "./passes/place.ts";
 
 /**
@@ -88,6 +89,8 @@ export interface TrainingOptions<Name extends string = string> {
   readonly accumulate?: number;
   /** By how much the selection biases of routers follow the load of experts in each step; default: they stay. */
   readonly biasUpdate?: number;
+  /** What all parameters are stored as, with f32 masters beside those in 16 bits. Default: f32. */
+  readonly dtype?: TrainedDType;
   readonly data: Batches;
   /** Batches that are not trained on, by which the loss is measured; as many as `validationBatches`. */
   readonly validation?: Batches;

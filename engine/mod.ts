@@ -88,6 +88,7 @@ export {
   rateAt,
   type Schedule,
   sgd,
+  type TrainedDType,
   type Training,
 } from "../compiler/mod.ts";
 export { VERSION } from "./version.ts";

@@ -73,13 +73,13 @@ export interface Session {
     options?: RunOptions,
   ): Promise<{ [output: string]: HostTensor }>;
   /**
-   * Parameters and states as they are now, whole, in the axes of their buffers; each is an f32 weight or state of the
-   * plan. Where ranks live in several processes all must ask, and only that of rank 0 is given them.
+   * Parameters and states as they are now, whole, in f32 and in the axes of their buffers; each is a weight or state of
+   * the plan that holds floats. Where ranks live in several processes all must ask, and only that of rank 0 is given them.
    */
   read(names: readonly string[]): Promise<{ [name: string]: HostTensor }>;
   /** What a rank of this process holds of a parameter or state: along each axis the indices of `heldIndices`. */
   readPart(name: string, rank: number): Promise<HostTensor>;
-  /** Set what a rank of this process holds of a parameter or state. */
+  /** Set what a rank of this process holds of a parameter or state that is stored as f32. */
   writePart(name: string, rank: number, part: HostTensor): void;
   /** Set states to zero and forget which rank each sequence lives on. */
   reset(): void;

@@ -1,16 +1,12 @@
 /** What a plan keeps between runs, parameters and states, as tensors that a caller can read and write. */
 
-import { DataError } from "../spec/errors.ts";
+import { isHalf } from "../spec/dtype.ts";
+import { DataError, invariant } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
-import {
-  bytesOf,
-  type HostTensor,
-  words,
-  wordsOf,
-  zeros,
-} from "./host_tensor.ts";
+import { bytesOf, type HostTensor, words, zeros } from "./host_tensor.ts";
 import { splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
+import { spanBytes, storedWords } from "./stored.ts";
 import {
   dealAxes,
   forEachRun,
@@ -25,9 +21,9 @@ export function keptPort(plan: Plan, name: string): Port {
     ? plan.buffers[name]
     : undefined;
   const kept = buffer?.kind === "weight" || buffer?.kind === "state";
-  if (!kept || buffer.dtype !== "f32") {
+  if (!kept || buffer.dtype !== "f32" && !isHalf(buffer.dtype)) {
     throw new DataError(
-      `Cannot reach '${name}': it is no weight or state of the plan that is stored as f32. See the plan for their names`,
+      `Cannot reach '${name}': it is no weight or state of the plan that holds floats. See the plan for their names`,
     );
   }
   const axes = buffer.axes.map(({ axis }) => axis);
@@ -73,9 +69,14 @@ export async function readKeptPart(
   const split = splitKept(plan, name, memory.rank);
   const part = zeros("f32", split.map(heldLength));
   if (part.data.length === 0) return part;
-  const bytes = 4 * localSpan(split);
-  const held = wordsOf(
-    await memory.device.read(memory.buffer(name), 0, bytes),
+  const { dtype } = memory.plan(name);
+  const held = storedWords(
+    dtype,
+    await memory.device.read(
+      memory.buffer(name),
+      0,
+      spanBytes(dtype, localSpan(split)),
+    ),
   );
   const target = words(part);
   forEachRun(split.map(withoutGaps), (to, from, count) => {
@@ -92,6 +93,7 @@ export function writeKeptPart(
   part: HostTensor,
 ): void {
   const split = splitKept(plan, name, memory.rank);
+  invariant(plan.buffers[name]!.dtype === "f32", `'${name}' is not in f32`);
   checkKept(name, part, split.map(heldLength));
   if (part.data.length === 0) return;
   const held = new Uint32Array(localSpan(split));

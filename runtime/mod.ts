@@ -5,6 +5,7 @@ export * from "./device.ts";
 export * from "./executor.ts";
 export * from "./gpu.ts";
 export * from "./gpu_device.ts";
+export { narrow } from "./half.ts";
 export * from "./host_tensor.ts";
 export { type Inputs } from "./inputs.ts";
 export { heldIndices } from "./kept.ts";

@@ -3,13 +3,7 @@
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
-import {
-  bytesOf,
-  type HostTensor,
-  words,
-  wordsOf,
-  zeros,
-} from "./host_tensor.ts";
+import { bytesOf, type HostTensor, words, zeros } from "./host_tensor.ts";
 import { speaksFor, splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
 import {
@@ -18,6 +12,7 @@ import {
   type RunAxes,
   type SplitAxis,
 } from "./shard.ts";
+import { spanBytes, storedWords } from "./stored.ts";
 
 /** Where outputs lie after a run. */
 export interface FinishedRun {
@@ -38,8 +33,9 @@ export async function readOutput(
 ): Promise<HostTensor | undefined> {
   const { plan, axes } = from;
   const split = splitOnRanks(port, from);
+  const { dtype } = plan.buffers[port.buffer]!;
   const lengths = split.map((axes, rank) =>
-    speaksFor(plan, rank, port) ? 4 * localSpan(axes) : 0
+    speaksFor(plan, rank, port) ? spanBytes(dtype, localSpan(axes)) : 0
   );
   const parts = await readParts(lengths, from, async (memory) => {
     const bytes = lengths[memory.rank]!;
@@ -50,7 +46,7 @@ export async function readOutput(
   const target = words(result);
   for (const [rank, bytes] of parts.entries()) {
     if (bytes.length === 0) continue;
-    const part = wordsOf(bytes);
+    const part = storedWords(dtype, bytes);
     forEachRun(split[rank]!, (global, local, count) => {
       if (count === 1) target[global] = part[local]!;
       else target.set(part.subarray(local, local + count), global);

@@ -3,6 +3,7 @@
 import { DataError } from "../spec/errors.ts";
 import { bytesOf, elementCount, type HostTensor } from "./host_tensor.ts";
 import { type FileSource, readExactly } from "./file_source.ts";
+import { widen } from "./half.ts";
 import { parseHeader } from "./safetensors_header.ts";
 
 export type { FileSource } from "./file_source.ts";
@@ -102,11 +103,9 @@ export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
     case "U32":
       return tensor(new Uint32Array(buffer));
     case "F16":
-      return tensor(Float32Array.from(new Uint16Array(buffer), widenF16));
-    case "BF16": {
-      const words = Uint32Array.from(new Uint16Array(buffer), (h) => h << 16);
-      return tensor(new Float32Array(words.buffer));
-    }
+      return tensor(widen("f16", new Uint16Array(buffer)));
+    case "BF16":
+      return tensor(widen("bf16", new Uint16Array(buffer)));
     case "U8":
     case "BOOL":
       return integers(new Uint8Array(buffer));
@@ -137,17 +136,6 @@ export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
         `Cannot read tensor '${name}' of '${source.name}': its dtype is ${dtype}. Store it as F32, F16, BF16, I32 or I64`,
       );
   }
-}
-
-/** The value of an f16's bits. */
-function widenF16(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return exponent === 0
-    ? sign * fraction * 2 ** -24
-    : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
 /** A safetensors file of tensors, in the order given. */
@@ -190,10 +178,7 @@ const WIDTHS = { f32: 4, i32: 4, u32: 4, f16: 2, bf16: 2 } as const;
 /** What a file has before the bytes of its tensors, which follow in the same order. */
 export function safetensorsHead(
   tensors: Iterable<
-    readonly [name: string, {
-      readonly dtype: keyof typeof WIDTHS;
-      readonly shape: readonly number[];
-    }]
+    readonly [name: string, Pick<FileTensor, "dtype" | "shape">]
   >,
   metadata?: { readonly [key: string]: string },
 ): Uint8Array {
@@ -221,9 +206,16 @@ export function safetensorsHead(
   return head;
 }
 
+/** A tensor as it lies in a file. */
+export interface FileTensor {
+  readonly dtype: keyof typeof WIDTHS;
+  readonly shape: readonly number[];
+  readonly data: ArrayBufferView;
+}
+
 /** Tensors in memory as a directory. `where` they are from is for messages. */
 export function tensorsInMemory(
-  tensors: { readonly [name: string]: HostTensor },
+  tensors: { readonly [name: string]: FileTensor },
   where: string,
 ): TensorDirectory {
   return new Map(

@@ -22,3 +22,8 @@ export const STORED_BYTES: { readonly [D in StoredDType]: number } = {
 export function storedDType(dtype: DType): StoredDType {
   return dtype === "f16" ? "f32" : dtype;
 }
+
+/** Whether elements are 16-bit floats, two to a word. */
+export function isHalf(dtype: FileDType): dtype is "f16" | "bf16" {
+  return dtype === "f16" || dtype === "bf16";
+}

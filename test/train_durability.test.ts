@@ -53,7 +53,7 @@ async function reload(
   out: string,
 ): Promise<OnDisk> {
   const saved = await readTraining(folder, files);
-  const { batch, length, optimizer } = saved.settings;
+  const { batch, length, optimizer, dtype } = saved.settings;
   const plan = await compileTraining(
     publishedModel(await tinyConfig()).build({
       ...{ maxTokens: batch! * length!, maxSequences: batch! },
@@ -61,6 +61,7 @@ async function reload(
     }),
     {
       ...{ loss: "loss", optimizer },
+      ...dtype === undefined ? {} : { dtype },
       mesh: Object.fromEntries(
         meshOf(mesh).map(({ name, size }) => [name, size]),
       ),
@@ -150,6 +151,29 @@ t.test("a checkpoint on other meshes", async (t) => {
   const out = path.join(folder, "ep=4");
   const on = await steps(out, tinyOptions("ep=2", 3, { out, resume: true }));
   t.equal(on.length, 1, "a training goes on elsewhere");
+});
+
+t.test("weights in 16 bits and their masters on other meshes", async (t) => {
+  const model = await tinyModel(t);
+  const folder = temporaryFolder(t);
+  const out = path.join(folder, "out");
+  const options = tinyOptions("dp=2,ep=2", 2, {
+    ...{ out, dtype: "bf16", optimizerState: "sharded" },
+  });
+  await steps(model, options);
+  const { shards: _, ...wanted } = await readOnDisk(out);
+  const masters = Object.keys(wanted.remembered).filter((name) =>
+    name.startsWith("adamw.master.")
+  );
+  t.equal(3 * masters.length, Object.keys(wanted.remembered).length);
+  for (const mesh of ["ep=1", "ep=3", "dp=2", "dp=2,ep=4"]) {
+    const { shards: _, ...found } = await reload(
+      out,
+      mesh,
+      path.join(folder, mesh),
+    );
+    t.same(found, wanted, `on ${mesh}: all bytes`);
+  }
 });
 
 /** How often a training is killed. */

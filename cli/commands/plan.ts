@@ -7,6 +7,7 @@ import {
   planTarget,
   planTraining,
   sgd,
+  type TrainedDType,
 } from "../../engine/mod.ts";
 import {
   formatPlan,
@@ -30,6 +31,7 @@ export interface PlanCommandFlags extends PlanFlags, SceneFlags {
   readonly optimizer?: "adamw" | "sgd";
   readonly clip?: number;
   readonly optimizerState?: "whole" | "sharded";
+  readonly dtype?: TrainedDType;
   /** Every mesh that was given. */
   readonly meshes: readonly Mesh[];
 }
@@ -79,7 +81,8 @@ async function servingPlan(
   model: string,
   flags: PlanCommandFlags,
 ): Promise<Plan> {
-  for (const flag of ["optimizer", "clip", "optimizerState"] as const) {
+  const ofTraining = ["optimizer", "clip", "optimizerState", "dtype"] as const;
+  for (const flag of ofTraining) {
     if (flags[flag] === undefined) continue;
     const name = flag === "optimizerState" ? "optimizer-state" : flag;
     throw new UsageError(
@@ -99,7 +102,7 @@ async function trainingPlan(
   path: string,
   flags: PlanCommandFlags,
 ): Promise<Plan> {
-  const { optimizer, clip, optimizerState } = flags;
+  const { optimizer, clip, optimizerState, dtype } = flags;
   const what = await loadTrainable(path, io.files);
   const of = typeof what === "string"
     ? { kind: "checkpoint" as const }
@@ -112,5 +115,6 @@ async function trainingPlan(
       : { optimizer: optimizer === "sgd" ? sgd() : adamw() },
     ...clip === undefined ? {} : { clipNorm: clip },
     ...optimizerState === undefined ? {} : { optimizerState },
+    ...dtype === undefined ? {} : { dtype },
   });
 }

@@ -5,6 +5,7 @@ import {
   readTraining,
   type Schedule,
   sgd,
+  type TrainedDType,
   type TrainSettings,
 } from "../../engine/mod.ts";
 import type { FileSystem } from "../../engine/mod.ts";
@@ -30,6 +31,7 @@ export interface SettingFlags {
   readonly balance?: "layer" | "together";
   readonly biasUpdate?: number;
   readonly recompute?: boolean;
+  readonly dtype?: TrainedDType;
   readonly seed?: number;
 }
 
@@ -39,7 +41,7 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
   ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
   ...{ balance: "--balance", recompute: "--recompute" },
-  biasUpdate: "--bias-update",
+  ...{ biasUpdate: "--bias-update", dtype: "--dtype" },
   ...{ accumulate: "--accumulate", seed: "--seed" },
 };
 
@@ -59,7 +61,7 @@ export function refuseSettings(
 /** The settings of a new training on text. */
 export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
-  const { balance, accumulate, recompute, biasUpdate } = flags;
+  const { balance, accumulate, recompute, biasUpdate, dtype } = flags;
   const schedule: Schedule = {
     rate: lr ?? 1e-3,
     warmup: warmup ?? 0,
@@ -74,6 +76,7 @@ export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
     ...balance === undefined ? {} : { balance },
     ...biasUpdate === undefined ? {} : { biasUpdate },
     ...recompute ? { recompute } : {},
+    ...dtype === undefined ? {} : { dtype },
     ...accumulate === undefined ? {} : { accumulate },
   };
 }

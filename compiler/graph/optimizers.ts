@@ -35,6 +35,15 @@ export const REMEMBERED: {
   sgd: ["sgd.momentum"],
 };
 
+/**
+ * The state that is a parameter in f32, its master, where the parameter itself is stored in 16 bits; by the prefix of its
+ * name.
+ */
+export const MASTER: { readonly [K in Optimizer["kind"]]: string } = {
+  adamW: "adamw.master",
+  sgd: "sgd.master",
+};
+
 /** Numbers that the host gives each step. */
 export interface StepInputs {
   /** The learning rate. */

@@ -5,7 +5,7 @@ import { ModelError } from "../../spec/errors.ts";
 import { gradients, type Scalars } from "./gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";
-import { type Optimizer, REMEMBERED, update } from "./optimizers.ts";
+import { MASTER, type Optimizer, REMEMBERED, update } from "./optimizers.ts";
 import { biasStep, selectionBiases } from "./selection_bias.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
@@ -26,6 +26,8 @@ export interface TrainStepOptions {
    * after one in which more did; default: biases stay.
    */
   readonly biasUpdate?: number;
+  /** Parameters that are stored in 16 bits: an f32 master of each is a state, and is what the optimizer updates. */
+  readonly masters?: ReadonlySet<string>;
 }
 
 /**
@@ -69,7 +71,8 @@ export const GRADIENT_NORM = "gradient_norm";
 
 /**
  * The graph of a training step. Parameters have next values, as states do; what the optimizer remembers of one is a state
- * named by `REMEMBERED` and it: `adamw.mean.NAME`. Outputs are those of the graph and the norm of the gradients. The
+ * named by `REMEMBERED` and it: `adamw.mean.NAME`. Where a parameter has a master (`adamw.master.NAME`), both have the
+ * same next value, which the parameter's storage rounds; a master starts as what is written to it. Outputs are those of the graph and the norm of the gradients. The
  * selection bias of a router has no gradient: it follows the load of experts, or stays.
  */
 export function trainStep(
@@ -78,7 +81,7 @@ export function trainStep(
   scalars: Scalars = new Map(),
 ): Graph {
   const { loss, optimizer, clipNorm, recompute = true } = options;
-  const { accumulate = false } = options;
+  const { accumulate = false, masters = new Set() } = options;
   const { nodes: forward, outputs, states } = graph;
   const of = outputs[loss];
   if (of === undefined) {
@@ -124,8 +127,13 @@ export function trainStep(
   for (const [i, parameter] of parameters.entries()) {
     const { name } = parameter.params;
     const kept = REMEMBERED[optimizer.kind].map((what) => `${what}.${name}`);
+    const master = masters.has(name)
+      ? `${MASTER[optimizer.kind]}.${name}`
+      : undefined;
     const after = update(b, optimizer, {
-      parameter,
+      parameter: master === undefined
+        ? parameter
+        : b.make("state", [], { name: master }, parameter),
       gradient: clipNorm === undefined
         ? found[i]!
         : clipped(b, found[i]!, norm, clipNorm),
@@ -134,6 +142,7 @@ export function trainStep(
       ),
     }, { rate, step });
     next[name] = after.parameter;
+    if (master !== undefined) next[master] = after.parameter;
     if (accumulate) next[accumulatedName(name)] = found[i]!;
     kept.forEach((kept, j) => next[kept] = after.remembered[j]!);
   }

@@ -15,6 +15,7 @@ import { readTensors } from "../tensors.ts";
 import { initialWeights } from "./initial.ts";
 import { prepareFolder } from "./saved.ts";
 import type { TrainSettings } from "./settings.ts";
+import { hasWeights, storedIn } from "./stored.ts";
 import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
 import { type Sequence, TextRows } from "./text.ts";
 import { openTokens } from "./tokens.ts";
@@ -72,7 +73,7 @@ export async function checkpointTask(
   const validation = held && new TextRows(held.row, { length, seed });
   const config = await readJsonObject(files.join(folder, "config.json"), files);
   const { optimizer, schedule, clipNorm, balance, recompute } = options;
-  const { biasUpdate } = options;
+  const { biasUpdate, dtype } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   return {
@@ -87,8 +88,10 @@ export async function checkpointTask(
       ...balance === undefined ? {} : { balance },
       ...biasUpdate === undefined ? {} : { biasUpdate },
       ...recompute ? { recompute } : {},
+      ...dtype === undefined ? {} : { dtype },
       ...clipNorm === undefined ? {} : { clipNorm },
     },
+    weights: await storedIn(folder, files),
     text: tokens.digest,
     taken: batch * accumulate,
     tokens: batch * accumulate * length,
@@ -109,7 +112,7 @@ export async function checkpointTask(
       }),
     batch: (index, place) =>
       batchOf(rows, place, { first: index * batch, count: batch }),
-    prepare: (out) => prepareFolder(out, files, from),
+    prepare: (out, plan) => prepareFolder(out, files, from, plan),
     close: async () => {
       await rows.close();
       await validation?.close();
@@ -117,13 +120,12 @@ export async function checkpointTask(
   };
 }
 
-/** The weights of a folder as they are computed with; undefined where it has none. */
+/** The weights of a folder, widened to f32; undefined where it has none. */
 async function storedWeights(
   folder: string,
   files: FileSystem,
 ): Promise<Tensors | undefined> {
-  const names = await files.list(folder);
-  if (!names.some((name) => name.endsWith(".safetensors"))) return undefined;
+  if (!await hasWeights(folder, files)) return undefined;
   const read: { [name: string]: HostTensor } = {};
   for (const path of await listWeightFiles(folder, files)) {
     Object.assign(read, await readTensors(path, files));

@@ -14,7 +14,7 @@ export async function declaredTask(
 ): Promise<Task> {
   const { model, loss = "loss", optimizer, schedule, clipNorm } = training;
   const { data, validation, seed = 0, deviation = 0.02, mesh } = training;
-  const { accumulate = 1, biasUpdate } = training;
+  const { accumulate = 1, biasUpdate, dtype } = training;
   const first = data(1);
   return {
     ...{ model, loss },
@@ -29,6 +29,7 @@ export async function declaredTask(
       ...clipNorm === undefined ? {} : { clipNorm },
       ...accumulate === 1 ? {} : { accumulate },
       ...biasUpdate === undefined ? {} : { biasUpdate },
+      ...dtype === undefined ? {} : { dtype },
     },
     // A function cannot be compared; what it gives first can.
     text: await digest(first),

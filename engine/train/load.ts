@@ -1,5 +1,6 @@
 /** Going on with what was saved, on any mesh: every rank reads its own part, and what it reads must be what was written. */
 
+import type { Optimizer } from "../../compiler/mod.ts";
 import {
   heldIndices,
   readTensor,
@@ -12,7 +13,7 @@ import type { Plan } from "../../spec/plan.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { withTensors } from "../tensors.ts";
-import { shapeOf } from "./parameters.ts";
+import { rememberedStates, shapeOf } from "./parameters.ts";
 import { emptyPart, placeSlice, reaches } from "./parts.ts";
 import type { SavedTraining } from "./saved.ts";
 
@@ -40,13 +41,16 @@ export async function checkParameters(
   }
 }
 
-/** Give the ranks of this process what the optimizer remembered. */
+/** Give the ranks of this process what the optimizer remembered. Throws DataError where something is missing. */
 export async function loadRemembered(
   folder: string,
   files: FileSystem,
   { remembered }: SavedTraining,
-  into: Loading,
+  into: Loading & { readonly optimizer: Optimizer },
 ): Promise<void> {
+  const missing = rememberedStates(into.plan, into.optimizer)
+    .find((state) => !Object.hasOwn(remembered, state));
+  if (missing !== undefined) throw changed(folder, missing);
   const paths = new Set(
     Object.values(remembered).flatMap(({ slices }) =>
       slices.map(({ file }) => files.join(folder, file))

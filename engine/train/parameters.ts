@@ -1,25 +1,27 @@
 /** Parameters and what an optimizer remembers of them: what each rank writes of them, in pieces that are read one by one. */
 
-import { type Optimizer, REMEMBERED } from "../../compiler/mod.ts";
+import { MASTER, type Optimizer, REMEMBERED } from "../../compiler/mod.ts";
 import {
+  type FileTensor,
   heldIndices,
   type HostTensor,
+  narrow,
   type Session,
 } from "../../runtime/mod.ts";
+import { isHalf } from "../../spec/dtype.ts";
 import type { Plan, PlanWeight } from "../../spec/plan.ts";
 import { type Block, blocksOf, cutBlock, writersOf } from "./parts.ts";
 
 /** Tensors of a file that are read together. */
 export interface Piece {
   readonly tensors: readonly WrittenTensor[];
-  read(): Promise<readonly HostTensor[]>;
+  read(): Promise<readonly FileTensor[]>;
 }
 
 /** A tensor of a file. */
-export interface WrittenTensor {
+export interface WrittenTensor extends Pick<FileTensor, "dtype" | "shape"> {
   /** Its name in the file. */
   readonly name: string;
-  readonly shape: readonly number[];
   /** Which block of which state it is; parameters are whole. */
   readonly of?: { readonly state: string; readonly start: readonly number[] };
 }
@@ -50,7 +52,7 @@ export function parameterPieces(
   rank: number,
 ): Piece[] {
   return plan.weights.flatMap((weight, turn): Piece[] => {
-    const { buffer, source, pick, shape } = weight;
+    const { buffer, source, pick, shape, stored: dtype } = weight;
     const read = async (tensor: Promise<HostTensor | undefined>) => {
       const found = await tensor;
       return found ? asInFiles(plan, weight, found) : [];
@@ -59,7 +61,7 @@ export function parameterPieces(
       // No rank has all of this tensor. It comes together on rank 0, and processes of other ranks must join.
       if (rank !== 0 && ranks.length > 1) return [];
       return [{
-        tensors: rank === 0 ? [{ name: source, shape }] : [],
+        tensors: rank === 0 ? [{ name: source, dtype, shape }] : [],
         read: () =>
           read(session.read([buffer]).then((tensors) => tensors[buffer])),
       }];
@@ -69,7 +71,7 @@ export function parameterPieces(
       ? pick.index[rank]!.map((index) => sourceOf(weight, index))
       : [source];
     return [{
-      tensors: names.map((name) => ({ name, shape })),
+      tensors: names.map((name) => ({ name, dtype, shape })),
       read: () => read(session.readPart(buffer, rank)),
     }];
   });
@@ -88,6 +90,7 @@ export function statePieces(
     return [{
       tensors: blocks.map((block) => ({
         name: nameOf(state, shape, block),
+        dtype: "f32",
         shape: block.map(({ length }) => length),
         of: { state, start: block.map(({ first }) => first) },
       })),
@@ -102,7 +105,7 @@ export function statePieces(
 /** The states of an optimizer in a plan. */
 export function rememberedStates(plan: Plan, { kind }: Optimizer): string[] {
   return Object.values(plan.buffers).flatMap((buffer) => {
-    const own = REMEMBERED[kind].some((what) =>
+    const own = [...REMEMBERED[kind], MASTER[kind]].some((what) =>
       buffer.name.startsWith(`${what}.`)
     );
     return buffer.kind === "state" && own ? [buffer.name] : [];
@@ -121,20 +124,21 @@ function nameOf(state: string, shape: readonly number[], block: Block): string {
   return `${state}[${ranges.join()}]`;
 }
 
-/** From the axes of a buffer to those of the file: one tensor, or one for each index of a stacked axis. */
+/** From a buffer to the axes and the dtype of the file: one tensor, or one for each index of a stacked axis. */
 function asInFiles(
   plan: Plan,
-  { buffer, axes, shape, pick }: PlanWeight,
+  { buffer, axes, shape, pick, stored: dtype }: PlanWeight,
   tensor: HostTensor,
-): HostTensor[] {
+): FileTensor[] {
   const held = plan.buffers[buffer]!.axes.map(({ axis }) => axis);
   const wanted = pick?.stacked ? [pick.axis, ...axes] : axes;
   const order = wanted.map((axis) => held.indexOf(axis));
-  const data = reordered(tensor, order);
+  const values = reordered(tensor, order);
+  const data = isHalf(dtype) ? narrow(dtype, values) : values;
   const count = pick?.stacked ? tensor.shape[order[0]!]! : 1;
   const size = data.length / count;
   return Array.from({ length: count }, (_, i) => ({
-    dtype: "f32",
+    dtype,
     shape,
     data: data.subarray(i * size, (i + 1) * size),
   }));

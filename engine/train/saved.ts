@@ -6,7 +6,9 @@
 
 import type { Optimizer } from "../../compiler/mod.ts";
 import { bytesOf, safetensorsHead } from "../../runtime/mod.ts";
+import type { StoredDType } from "../../spec/dtype.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
+import type { Plan } from "../../spec/plan.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
@@ -15,6 +17,7 @@ import {
   parameterPieces,
   type Piece,
   shapeOf,
+  sourcesOf,
   statePieces,
   type WrittenTensor,
 } from "./parameters.ts";
@@ -103,6 +106,7 @@ export async function prepareFolder(
   folder: string,
   files: FileSystem,
   from: Sources,
+  plan: Plan,
 ): Promise<void> {
   await files.makeFolder(folder);
   for (const name of COMPANIONS) {
@@ -121,8 +125,8 @@ export async function prepareFolder(
     files.join(from.folder, "config.json"),
     files,
   );
-  // Parameters are saved as they are computed with.
-  const dtype = { torch_dtype: "float32", dtype: "float32" };
+  const name = TORCH_DTYPES[commonDType(plan)];
+  const dtype = { torch_dtype: name, dtype: name };
   const kept = Object.fromEntries(
     Object.entries(dtype).filter(([key]) => key in config),
   );
@@ -131,6 +135,25 @@ export async function prepareFolder(
     `${JSON.stringify({ ...config, ...kept }, null, 2)}\n`,
     files,
   );
+}
+
+/** What configurations call dtypes. */
+const TORCH_DTYPES: { readonly [dtype: string]: string } = {
+  ...{ f32: "float32", f16: "float16", bf16: "bfloat16" },
+};
+
+/** What most elements of a plan's parameters are stored as. */
+function commonDType(plan: Plan): StoredDType {
+  const counts = new Map<StoredDType, number>();
+  for (const weight of plan.weights) {
+    const elements = [...weight.shape, sourcesOf(plan, weight).length]
+      .reduce((n, size) => n * size, 1);
+    counts.set(weight.stored, elements + (counts.get(weight.stored) ?? 0));
+  }
+  const [most = "f32"] = [...counts.keys()].sort((a, b) =>
+    counts.get(b)! - counts.get(a)!
+  );
+  return most;
 }
 
 /** What is saved, and by whom. */
@@ -206,7 +229,7 @@ async function writePieces(
   const tensors: WrittenFile["tensors"][number][] = [];
   async function* parts(): AsyncGenerator<Uint8Array, void, undefined> {
     yield safetensorsHead(
-      named.map(({ name, shape }) => [name, { dtype: "f32", shape }]),
+      named.map(({ name, dtype, shape }) => [name, { dtype, shape }]),
       { format: "pt" },
     );
     for (const piece of pieces) {

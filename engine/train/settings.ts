@@ -1,6 +1,6 @@
 /** How a model is trained: what a checkpoint must remember so that a run that was stopped goes on as if it had not been. */
 
-import type { Optimizer, Schedule } from "../../compiler/mod.ts";
+import type { Optimizer, Schedule, TrainedDType } from "../../compiler/mod.ts";
 import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 
@@ -14,6 +14,11 @@ export interface StepSettings {
   readonly accumulate?: number;
   /** By how much the selection biases of routers follow the load of experts in each step; default: they stay. */
   readonly biasUpdate?: number;
+  /**
+   * What all parameters are stored as, with f32 masters beside those in 16 bits. Default: of a checkpoint, what its weights
+   * are; else f32.
+   */
+  readonly dtype?: TrainedDType;
   /** Same seed, same initial weights and order of sequences; default 0. */
   readonly seed?: number;
 }

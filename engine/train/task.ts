@@ -1,6 +1,7 @@
 /** What is trained, whatever it comes from: a checkpoint on text, or what a model file exports. */
 
 import type { Model } from "../../compiler/mod.ts";
+import type { FileDType } from "../../spec/dtype.ts";
 import type { Plan, Program } from "../../spec/plan.ts";
 import type { PlanOptions } from "../open.ts";
 import type { Tensors } from "../run.ts";
@@ -33,6 +34,8 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   /** The output to make smaller. */
   readonly loss: string;
   readonly settings: SavedSettings;
+  /** What source tensors are stored as, where not as f32. */
+  readonly weights?: { readonly [tensor: string]: FileDType };
   /** What tells the data from others. */
   readonly text: string;
   /** Sequences, or else batches, that a step takes. */
@@ -47,7 +50,7 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   /** Batch `index` over all steps, from 0. */
   batch(index: number, place: BatchPlace): Promise<WeighedBatch>;
   /** Make the folder of checkpoints, with what is the same in all of them. */
-  prepare(out: string): Promise<void>;
+  prepare(out: string, plan: Plan): Promise<void>;
   /** Give back what batches are read from. */
   close(): Promise<void>;
 }

@@ -17,6 +17,7 @@ import {
   openPlan,
   type PlanOptions,
 } from "../open.ts";
+import type { Tensors } from "../run.ts";
 import { checkpointTask, type TextOptions } from "./checkpoint_task.ts";
 import { declaredTask } from "./declared_task.ts";
 import { checkParameters, loadRemembered } from "./load.ts";
@@ -29,6 +30,7 @@ import {
   type StepMetrics,
   takeStep,
 } from "./step.ts";
+import { storedTensors, writeMasters } from "./stored.ts";
 import type { Task } from "./task.ts";
 import { withTensors } from "../tensors.ts";
 
@@ -173,13 +175,15 @@ async function openTraining(
   const { out, resume = false } = options;
   const folder = out ?? task.where;
   if (!resume) {
-    const opened = await openWith(
-      task,
-      options,
-      async (plan) => tensorsInMemory(await task.initial(plan), task.where),
-    );
+    let initial: Tensors = {};
+    const opened = await openWith(task, options, async (plan) => {
+      initial = await task.initial(plan);
+      return tensorsInMemory(storedTensors(plan, initial), task.where);
+    });
     await closedOnError(opened, async () => {
-      if (out !== undefined && opened.rank === 0) await task.prepare(out);
+      const { plan, rank } = opened;
+      writeMasters(opened, task.settings.optimizer, initial);
+      if (out !== undefined && rank === 0) await task.prepare(out, plan);
     });
     return { opened, task, step: 0, sent: 0 };
   }
@@ -194,7 +198,8 @@ async function openTraining(
     );
     await closedOnError(opened, async () => {
       await checkParameters(folder, before, tensors, opened);
-      await loadRemembered(folder, files, before, opened);
+      const { optimizer } = task.settings;
+      await loadRemembered(folder, files, before, { ...opened, optimizer });
     });
     return { opened, task, step: before.step, sent: 0 };
   });
@@ -230,16 +235,18 @@ async function closedOnError(
 }
 
 async function planTraining(
-  { model, loss, settings, validation }: Task,
+  { model, loss, settings, weights, validation }: Task,
   options: PlanOptions & Pick<CompileTrainingOptions, "optimizerState">,
 ): Promise<Plan> {
-  const { optimizer, clipNorm, accumulate = 1, biasUpdate } = settings;
+  const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
   const { optimizerState } = options;
   return await compileTraining(model, {
     ...compileOptions(options),
     ...{ loss, optimizer, accumulate: accumulate > 1 },
     ...clipNorm === undefined ? {} : { clipNorm },
     ...biasUpdate === undefined ? {} : { biasUpdate },
+    ...dtype === undefined ? {} : { dtype },
+    ...weights ? { weights } : {},
     ...optimizerState ? { optimizerState } : {},
     ...validation ? { validate: [loss, ...LOSSES] } : {},
   });

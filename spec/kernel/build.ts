@@ -235,3 +235,26 @@ export function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
     ? bitcast("f32", binary("and", word, u32(0xffff0000)))
     : call("unpackF16Hi", word);
 }
+/**
+ * The bits of an f32 value, rounded to the nearest 16-bit float (ties to even, subnormals kept), in the low half of a
+ * u32. What is no number, or too large, becomes an infinity. `value` is used several times, so let it be a local.
+ */
+export function packBits(stored: "f16" | "bf16", value: Expr): Expr {
+  const bits = bitcast("u32", value);
+  const shifted = (a: Expr, by: number) => binary("shr", a, u32(by));
+  const sign = binary("and", shifted(bits, 16), u32(0x8000));
+  const size = binary("and", bits, u32(0x7fffffff));
+  const rounded = (drop: number) => {
+    const odd = binary("and", shifted(size, drop), u32(1));
+    return shifted(add(size, add(u32(2 ** (drop - 1) - 1), odd)), drop);
+  };
+  if (stored === "bf16") {
+    return binary("or", sign, min(rounded(16), u32(0x7f80)));
+  }
+  // Exponents of f32 begin 112 lower. Below 2^-14, f16 counts in steps of 2^-24.
+  const normal = min(sub(rounded(13), u32(112 << 10)), u32(0x7c00));
+  const steps = call("round", mul(bitcast("f32", size), f32(2 ** 24)));
+  const tiny = lt(size, u32(113 << 23));
+  const below = select(tiny, steps, f32(0));
+  return binary("or", sign, select(tiny, convert("u32", below), normal));
+}

@@ -5,11 +5,15 @@
 
 import { readFile } from "node:fs/promises";
 import process from "node:process";
-import { type FileSystem, trainCheckpoint } from "../../engine/mod.ts";
+import {
+  type FileSystem,
+  trainCheckpoint,
+  type TrainOptions,
+} from "../../engine/mod.ts";
 import { files } from "./checkpoints.ts";
 import { tinyOptions } from "./tiny_training.ts";
 
-const { model, text, out, mesh, steps, resume, killAt } = JSON.parse(
+const { model, text, out, mesh, steps, resume, killAt, more } = JSON.parse(
   process.argv[2]!,
 ) as {
   readonly model: string;
@@ -21,6 +25,8 @@ const { model, text, out, mesh, steps, resume, killAt } = JSON.parse(
   readonly resume: boolean;
   /** Before which touch of a file of a checkpoint; absent: never. */
   readonly killAt?: number;
+  /** Options besides. */
+  readonly more?: Pick<TrainOptions, "dtype" | "optimizerState">;
 };
 
 let touches = 0;
@@ -52,7 +58,7 @@ const touched: FileSystem = {
 };
 
 const options = tinyOptions(mesh, steps, {
-  ...{ out, resume, saveEvery: 1 },
+  ...{ out, resume, saveEvery: 1, ...more },
   data: async () => [await readFile(text, "utf8")],
 });
 const run = trainCheckpoint(resume ? out : model, touched, options);

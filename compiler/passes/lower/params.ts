@@ -12,6 +12,7 @@ import {
   valueInputs,
 } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
+import { tensorOf } from "../../graph/stored.ts";
 import { usersOf } from "../users.ts";
 import type { Placed } from "../placed.ts";
 import { isWhole, type Sharded } from "../sharded.ts";
@@ -119,12 +120,7 @@ function layoutParam(
       `Cannot place parameter '${node.params.name}': it is used both on dispatched rows and elsewhere. Name two parameters`,
     );
   }
-  const first = { [node.params.stack ?? ""]: "0" };
-  const tensor = node.params.name.replace(
-    /\{(\w+)\}/g,
-    (_, axis: string) => first[axis] ?? `{${axis}}`,
-  );
-  const stored = storedDTypes[tensor] ?? storedDType(node.dtype);
+  const stored = storedDTypes[tensorOf(node)] ?? storedDType(node.dtype);
   const dot = users.find((user): user is NodeOf<"dot"> =>
     user.primitive === "dot" && user.inputs[1] === node
   );

@@ -1,6 +1,6 @@
 /** Where results go: a buffer of the node's own, in its axes; on dispatched rows, in grouped order or where they came from. */
 
-import { storedDType } from "../../../spec/dtype.ts";
+import { isHalf, storedDType } from "../../../spec/dtype.ts";
 import { isRouting, type Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/rules.ts";
 import { ownAxes, ownPart } from "./params.ts";
@@ -72,13 +72,13 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
   return { buffer, dtype, axes: order, own };
 }
 
-/** Of the next value of a parameter: the order in which the parameter lies in memory. */
+/** Of the next value of a parameter that is copied: the order in which the parameter lies in memory. */
 function updatedAxes(
   { graph, layouts }: Lowering,
   node: Node,
 ): readonly string[] | undefined {
-  for (const [leaf, { axes }] of layouts) {
-    if (leaf.primitive !== "param") continue;
+  for (const [leaf, { axes, stored }] of layouts) {
+    if (leaf.primitive !== "param" || isHalf(stored)) continue;
     if (graph.states[leaf.params.name] === node) return axes;
   }
   return undefined;

@@ -1,13 +1,15 @@
 /**
  * Updates of parameters and of states that are computed: next values have buffers of their own, and are copied when
- * nothing reads the old ones any more. What a cache writes is in place already.
+ * nothing reads the old ones any more; into 16 bits they are rounded before. What a cache writes is in place already.
  */
 
+import { isHalf } from "../../../spec/dtype.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import { onRank } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
 import { about, type Lowering, type Storage } from "./context.ts";
 import { rowMajorStorage } from "./elementwise.ts";
+import { packedStorage } from "./pack.ts";
 
 /** The updates of one lowering. */
 export interface Updates {
@@ -45,19 +47,16 @@ export function startUpdates(lowering: Lowering): Updates {
 }
 
 /** A next value as its leaf lies; one that arrived with others is taken out of them. */
-function plainOf(
-  lowering: Lowering,
-  made: Storage,
-  { leaf, next }: Update,
-): Storage {
-  if (!made.bucket) return made;
-  const { axes } = lowering.storages.get(leaf)!;
-  return rowMajorStorage(lowering, next, axes);
+function madeFor(lowering: Lowering, { leaf, next }: Update): Storage {
+  const made = lowering.storages.get(next)!;
+  const old = lowering.storages.get(leaf)!;
+  if (isHalf(old.dtype)) return packedStorage(lowering, next, old);
+  return made.bucket ? rowMajorStorage(lowering, next, old.axes) : made;
 }
 
 function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
   const old = lowering.storages.get(leaf)!;
-  const made = plainOf(lowering, lowering.storages.get(next)!, { leaf, next });
+  const made = madeFor(lowering, { leaf, next });
   if (old.buffer === made.buffer) return;
   if (old.dtype !== made.dtype || old.axes.join() !== made.axes.join()) {
     throw new ModelError(

@@ -1,0 +1,86 @@
+/** Packing: a value in f32, rounded to 16 bits, as a parameter lies that is stored so: two elements to a word, rows padded. */
+
+import { isHalf } from "../../../spec/dtype.ts";
+import { invariant } from "../../../spec/errors.ts";
+import {
+  add,
+  binary,
+  div,
+  lt,
+  mul,
+  packBits,
+  select,
+  store,
+  sub,
+  u32,
+} from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import { onRank } from "../../../spec/plan.ts";
+import type { Node } from "../../graph/graph.ts";
+import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
+import { addBuffer, addLaunch, freshName, type Lowering } from "./context.ts";
+import type { Storage } from "./context.ts";
+import { emitValue } from "./emit.ts";
+import { ownAxes } from "./params.ts";
+import { lengthsOn, placesOf } from "./places.ts";
+import { KernelScope } from "./scope.ts";
+
+/** The value of a stored node as `like` lies, in a buffer of its own. */
+export function packedStorage(
+  lowering: Lowering,
+  node: Node,
+  like: Storage,
+): Storage {
+  const { dtype, axes, rowStride } = like;
+  invariant(isHalf(dtype), "only 16-bit floats are packed");
+  const { axes: bufferAxes, bytes } = lowering.buffers.get(like.buffer)!;
+  const padded = rowStride === undefined ? {} : { rowStride };
+  const buffer = addBuffer(lowering, {
+    ...{ name: freshName(lowering, "rounded"), kind: "scratch", dtype },
+    ...{ axes: bufferAxes, ...padded },
+  });
+  const scope = new KernelScope(lowering);
+  const places = placesOf(scope, node, axes);
+  const length = lengthsOn(scope, ownAxes(lowering, node));
+  const rows = axes.slice(0, -1).map(length)
+    .reduce((a, b) => mul(a, b), u32(1));
+  const count = rowStride === undefined
+    ? places.count
+    : mul(rows, u32(rowStride));
+  /** Which element of the value an element of the buffer is, and whether it is one. */
+  const unpadded = (element: Expr): { inside: Expr; index: Expr } => {
+    if (rowStride === undefined) {
+      return { inside: lt(element, places.count), index: element };
+    }
+    const row = scope.bindValue(div(element, u32(rowStride)));
+    const column = scope.bindValue(sub(element, mul(row, u32(rowStride))));
+    const width = length(axes.at(-1)!);
+    return { inside: lt(column, width), index: add(mul(row, width), column) };
+  };
+  /** The bits of an element of the buffer; what is no element of the value is 0. */
+  const bitsAt = (element: Expr): Expr => {
+    const { inside, index } = unpadded(element);
+    const there = scope.bindValue(select(inside, index, u32(0)));
+    const value = scope.bindValue(emitValue(scope, node, places.at(there)));
+    return select(inside, packBits(dtype, value), u32(0));
+  };
+  const kernel = elementwise({
+    name: `round_to_${dtype}`,
+    count: div(add(count, u32(1)), u32(2)),
+    bindings: scope.bindings,
+    body: (word) =>
+      scope.block(() => {
+        const low = bitsAt(mul(word, u32(2)));
+        const high = bitsAt(add(mul(word, u32(2)), u32(1)));
+        const both = binary("or", low, binary("shl", high, u32(16)));
+        return [store(scope.write(buffer), word, both)];
+      }),
+  });
+  const ranks = Array.from({ length: lowering.placed.ranks }, (_, r) => r);
+  const most = Math.max(...ranks.map((rank) => onRank(bytes, rank)));
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(most / 4),
+  });
+  return { buffer, dtype, axes, ...padded };
+}

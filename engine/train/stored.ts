@@ -1,0 +1,124 @@
+/** Parameters that are trained in 16 bits: which those are, their first values, and those of their f32 masters. */
+
+import { MASTER, type Optimizer } from "../../compiler/mod.ts";
+import {
+  type FileTensor,
+  heldIndices,
+  type HostTensor,
+  narrow,
+  type Session,
+} from "../../runtime/mod.ts";
+import { type FileDType, isHalf, type StoredDType } from "../../spec/dtype.ts";
+import { DataError } from "../../spec/errors.ts";
+import type { Plan, PlanWeight } from "../../spec/plan.ts";
+import { listWeightFiles } from "../checkpoint.ts";
+import type { FileSystem } from "../files.ts";
+import type { Tensors } from "../run.ts";
+import { withTensors } from "../tensors.ts";
+import { storedDTypes } from "../weights.ts";
+import { shapeOf, sourcesOf } from "./parameters.ts";
+import { emptyPart, placeSlice } from "./parts.ts";
+
+/** What the tensors of a folder are stored as, from the headers of its files; nothing of one without weights. */
+export async function storedIn(
+  folder: string,
+  files: FileSystem,
+): Promise<{ readonly [tensor: string]: FileDType }> {
+  if (!await hasWeights(folder, files)) return {};
+  return await withTensors(
+    await listWeightFiles(folder, files),
+    files,
+    (tensors) => Promise.resolve(storedDTypes(tensors)),
+  );
+}
+
+/** Whether a folder has files of weights. */
+export async function hasWeights(
+  folder: string,
+  files: FileSystem,
+): Promise<boolean> {
+  const names = await files.list(folder);
+  return names.some((name) => name.endsWith(".safetensors"));
+}
+
+/** First values as a plan stores them: those in 16 bits are rounded. Throws DataError where one is too large for them. */
+export function storedTensors(
+  plan: Plan,
+  initial: Tensors,
+): { readonly [name: string]: FileTensor } {
+  const tensors: { [name: string]: FileTensor } = { ...initial };
+  for (const weight of plan.weights) {
+    for (const name of sourcesOf(plan, weight)) {
+      const tensor = initial[name];
+      if (tensor) tensors[name] = storedAs(name, weight.stored, tensor);
+    }
+  }
+  return tensors;
+}
+
+function storedAs(
+  name: string,
+  stored: StoredDType,
+  { shape, data, dtype }: HostTensor,
+): FileTensor {
+  if (!isHalf(stored) || !(data instanceof Float32Array)) {
+    return { dtype, shape, data };
+  }
+  const halves = narrow(stored, data);
+  const infinite = stored === "f16" ? 0x7c00 : 0x7f80;
+  const large = halves.findIndex((bits) => (bits & 0x7fff) === infinite);
+  if (large >= 0) {
+    throw new DataError(
+      `Cannot train '${name}' in ${stored}: its element ${large} is ${
+        data[large]
+      }, which ${stored} has no number for. Train it in another dtype`,
+    );
+  }
+  return { dtype: stored, shape, data: halves };
+}
+
+/** Give the ranks of this process the masters of what is stored in 16 bits: first values as they are, not rounded. */
+export function writeMasters(
+  { plan, session, ranks }: {
+    readonly plan: Plan;
+    readonly session: Session;
+    readonly ranks: readonly number[];
+  },
+  { kind }: Optimizer,
+  initial: Tensors,
+): void {
+  for (const weight of plan.weights) {
+    if (!isHalf(weight.stored)) continue;
+    const state = `${MASTER[kind]}.${weight.buffer}`;
+    const stack = stackedAt(plan, weight, state);
+    for (const rank of ranks) {
+      const held = heldIndices(plan, { name: state, rank });
+      const part = emptyPart(shapeOf(plan, state), held);
+      for (const [i, name] of sourcesOf(plan, weight).entries()) {
+        const { dtype, shape, data } = initial[name]!;
+        const [whole, start] = [[...shape], shape.map(() => 0)];
+        if (stack !== undefined) {
+          whole.splice(stack, 0, 1);
+          start.splice(stack, 0, i);
+        }
+        const tensor = { dtype, shape: whole, data };
+        placeSlice(part, held, { start, tensor });
+      }
+      session.writePart(state, rank, part);
+    }
+  }
+}
+
+/** Which axis of a state its source tensors are stacked along; undefined where there is one. */
+function stackedAt(
+  plan: Plan,
+  { axes, pick }: PlanWeight,
+  state: string,
+): number | undefined {
+  if (!pick?.stacked) return undefined;
+  // Of an axis that is dealt a state has its own items, 'own AXIS'.
+  return plan.buffers[state]!.axes.findIndex(({ axis }, i) => {
+    const own = `own ${axes[i]}`;
+    return axis !== axes[i] && axis !== own && !axis.startsWith(`${own} of `);
+  });
+}

@@ -1,0 +1,59 @@
+/** 16-bit floats in host memory: their values, and numbers rounded to them. */
+
+/** The f32 values of 16-bit floats: exact. */
+export function widen(
+  stored: "f16" | "bf16",
+  halves: Uint16Array,
+): Float32Array {
+  if (stored === "f16") return Float32Array.from(halves, widenF16);
+  return new Float32Array(Uint32Array.from(halves, (h) => h << 16).buffer);
+}
+
+/** The value of an f16's bits. */
+function widenF16(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return exponent === 0
+    ? sign * fraction * 2 ** -24
+    : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** Numbers rounded to the nearest 16-bit floats, ties to even, as kernels that update parameters round them. */
+export function narrow(
+  stored: "f16" | "bf16",
+  values: Float32Array,
+): Uint16Array {
+  const bits = new Uint32Array(
+    values.buffer,
+    values.byteOffset,
+    values.length,
+  );
+  const bitsOf = stored === "f16" ? narrowF16 : narrowBf16;
+  return Uint16Array.from(
+    bits,
+    (all) => all >>> 16 & 0x8000 | bitsOf(all & 0x7fffffff),
+  );
+}
+
+function narrowBf16(size: number): number {
+  return Math.min(rounded(size, 16), 0x7f80);
+}
+
+/** Exponents of f32 begin 112 lower. Below 2^-14, f16 counts in steps of 2^-24. */
+function narrowF16(size: number): number {
+  if (size >= 113 << 23) {
+    return Math.min(rounded(size, 13) - (112 << 10), 0x7c00);
+  }
+  // With all 24 bits of its fraction, and as much too long as its exponent is below that of the step.
+  const exponent = size >>> 23;
+  if (exponent < 102) return 0;
+  return rounded(size & 0x7fffff | 0x800000, 126 - exponent);
+}
+
+/** Bits without the last `drop`, rounded to the nearest, ties to even. */
+function rounded(size: number, drop: number): number {
+  const odd = size >>> drop & 1;
+  return (size + 2 ** (drop - 1) - 1 + odd) / 2 ** drop >>> 0;
+}

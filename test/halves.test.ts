@@ -1,0 +1,82 @@
+/** Rounding to 16 bits, in kernels and in host memory: every value, and what lies between. */
+
+import t from "tap";
+import { elementwise, elementwiseGrid } from "../compiler/kernels/mod.ts";
+import { narrow } from "../runtime/mod.ts";
+import { widen } from "../runtime/half.ts";
+import {
+  let_,
+  load,
+  local,
+  packBits,
+  store,
+  u32,
+} from "../spec/kernel/build.ts";
+import { halves, INFINITE, nearest } from "./helpers/halves.ts";
+import { testKernels, workgroups } from "./helpers/run_kernel.ts";
+
+/** Of both signs: every value, the middle to the next one, and what lies beside that; then too large ones and infinity. */
+function candidates(stored: "f16" | "bf16"): Float32Array {
+  const values = halves(stored);
+  const largest = values.at(-1)!;
+  const beyond = 2 * largest - values.at(-2)!;
+  const found: number[] = [Infinity];
+  values.forEach((value, i) => {
+    const next = values[i + 1] ?? beyond;
+    const middle = Math.fround((value + next) / 2);
+    const ulp = Math.max(2 ** -149, middle * 2 ** -23);
+    for (const x of [value, middle, middle - ulp, middle + ulp]) {
+      if (Math.abs(x) <= 3.4028234663852886e38) found.push(Math.fround(x));
+    }
+  });
+  if (stored === "f16") found.push(65519.996, 65520, 7e4, 1e38, 2 ** -140);
+  return Float32Array.from(found.flatMap((x) => [x, -x]));
+}
+
+for (const stored of ["f16", "bf16"] as const) {
+  const values = halves(stored);
+  const given = candidates(stored);
+  const wanted = Uint16Array.from(given, (x) => nearest(values, x));
+  const wrong = (found: ArrayLike<number>) => {
+    const at = wanted.findIndex((bits, i) => bits !== found[i]);
+    return at < 0 ? "none" : `${given[at]} to ${found[at]}, not ${wanted[at]}`;
+  };
+
+  t.test(`${stored} in host memory`, (t) => {
+    t.equal(wrong(narrow(stored, given)), "none");
+    const bits = Uint16Array.from(values, (_, i) => i);
+    const wide = widen(stored, bits);
+    t.ok(values.every((value, i) => wide[i] === value), "what they stand for");
+    const other = narrow(stored, Float32Array.of(NaN))[0]!;
+    t.ok((other & 0x7fff) >= INFINITE[stored], "no number stays none");
+    t.end();
+  });
+
+  testKernels(`${stored} rounded by a kernel`, async (t, target) => {
+    // A device may take what is below the smallest normal f32 as 0.
+    const normal = (x: number) => x === 0 || Math.abs(x) >= 2 ** -126;
+    const count = given.length;
+    const kernel = elementwise({
+      name: "round",
+      count: u32(count),
+      bindings: [
+        { name: "x", type: "f32", access: "read" },
+        { name: "y", type: "u32", access: "write" },
+      ],
+      body: (i) => [
+        let_("value", load("x", i)),
+        store("y", i, packBits(stored, local("value", "f32"))),
+      ],
+    });
+    const { y } = await target.run(
+      kernel,
+      { x: given, y: new Uint32Array(count) },
+      workgroups(elementwiseGrid(count)),
+    );
+    const found = Array.from(
+      y!,
+      (bits, i) => normal(given[i]!) ? bits : wanted[i]!,
+    );
+    t.equal(wrong(found), "none");
+  });
+}
