@@ -14,12 +14,16 @@ import {
 function training(
   model: string,
   out: string,
-  { mesh, steps }: { readonly mesh: string; readonly steps: number },
+  { mesh, steps, more = [] }: {
+    readonly mesh: string;
+    readonly steps: number;
+    readonly more?: readonly string[];
+  },
 ): string[] {
   return [
     ...["train", model, "--data", TEXT, "--out", out, "--mesh", mesh],
     ...["--steps", String(steps), "--decay", "100", "--lr", "0.01"],
-    ...["--batch", "4", "--length", "16", "--adapter", "cpu"],
+    ...["--batch", "4", "--length", "16", "--adapter", "cpu", ...more],
   ];
 }
 
@@ -29,23 +33,30 @@ async function trainHere(argv: readonly string[]): Promise<void> {
   if (code !== 0) throw new Error(err);
 }
 
-for (const mesh of ["ep=2", "dp=2,ep=2"]) {
-  t.test(`checkpoints of ${mesh}`, {
+const JOBS = [
+  { mesh: "ep=2", ranks: 2, more: [] },
+  {
+    ...{ mesh: "dp=2,ep=2", ranks: 4 },
+    more: ["--dtype", "bf16", "--optimizer-state", "sharded"],
+  },
+];
+
+for (const { mesh, ranks, more } of JOBS) {
+  t.test(`checkpoints of ${[mesh, ...more].join(" ")}`, {
     skip: skipWithoutMpi,
   }, async (t) => {
     const model = await tinyModel(t);
     const scratch = temporaryFolder(t);
     const here = path.join(scratch, "here");
-    await trainHere(training(model, here, { mesh, steps: 3 }));
+    await trainHere(training(model, here, { mesh, steps: 3, more }));
     const wanted = await contents(here);
-    const ranks = mesh === "ep=2" ? 2 : 4;
     for (const launcher of LAUNCHERS) {
       const { name, family, skip } = launcher;
       t.test(name, { skip }, async (t) => {
         const out = path.join(scratch, family);
         const { code, err } = await startWith(launcher, scratch, [
           ...["launch", "-n", String(ranks), "--"],
-          ...training(model, out, { mesh, steps: 3 }),
+          ...training(model, out, { mesh, steps: 3, more }),
         ]).ended;
         t.equal(code, 0, err);
         t.same(await contents(out), wanted, "every byte, a file of each rank");
