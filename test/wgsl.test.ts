@@ -33,6 +33,7 @@ import {
   kernelOf,
   lengthAt,
   matmul,
+  type MatmulTile,
   reads,
   rmsNorm,
   rowMajor,
@@ -104,11 +105,31 @@ t.test("printWgsl() of a row norm and a matmul", (t) => {
     epilogue: (row, i, value) => [store("y", add(mul(row, u32(40)), i), value)],
   });
   t.equal(printWgsl(norm), golden("norm"));
-  const product = matmul({
+  t.equal(
+    printWgsl(product({ rows: 1, columns: 2, lanes: 4 })),
+    golden("matmul"),
+  );
+  t.end();
+});
+
+t.test("printWgsl() of variants of a matmul", (t) => {
+  const variants: { readonly [file: string]: MatmulTile } = {
+    matmul_workgroup: { rows: 2, columns: 2, lanes: 4, left: "workgroup" },
+    matmul_split: { rows: 1, columns: 2, lanes: 8, split: 2 },
+  };
+  for (const [file, tile] of Object.entries(variants)) {
+    t.equal(printWgsl(product(tile)), golden(file), file);
+  }
+  t.end();
+});
+
+/** A product with bf16 weights. */
+function product(tile: MatmulTile): Kernel {
+  return matmul({
     name: "matmul",
     k: 40,
     columns: 6,
-    tile: { rows: 1, columns: 2, lanes: 4 },
+    tile,
     rows: lengthAt(0),
     bindings: [reads("x"), reads("w", "u32"), writes("y")],
     weights: [{ binding: "w", stored: "bf16", rowStride: 8 }],
@@ -118,9 +139,7 @@ t.test("printWgsl() of a row norm and a matmul", (t) => {
       store("y", add(mul(at.row, u32(6)), at.column), sum!),
     ],
   });
-  t.equal(printWgsl(product), golden("matmul"));
-  t.end();
-});
+}
 
 t.test("printWgsl() prints constants that read back as the same value", (t) => {
   t.equal(printed(f32(0.1)), "0.1f");
