@@ -128,6 +128,7 @@ for (const kind of ["cpu", "gpu"] as const) {
       lanes: fc.constantFrom(1, 4, 8, 32),
       split: fc.constantFrom(1, 2, 4),
       left: fc.constantFrom("registers", "workgroup"),
+      right: fc.constantFrom("scalar", "vector"),
     }).map(({ split, ...tile }): MatmulTile => ({
       ...tile,
       split: tile.lanes % split === 0 ? split : 1,
@@ -187,7 +188,7 @@ t.test("tables are kept by what computes", async (t) => {
   });
   await write('{"version":2,"tunings":{"one":{"matmul":{"rows":-1}}}}');
   await t.rejects(readKept(files, path), /its tables are not tables of tiles/);
-  for (const wrong of [{ split: 3 }, { left: "nowhere" }]) {
+  for (const wrong of [{ split: 3 }, { left: "nowhere" }, { right: 1 }]) {
     const tunings = { one: { matmul: { ...tile, ...wrong } } };
     await write(JSON.stringify({ version: 2, tunings }));
     await t.rejects(readKept(files, path), /its tables are not tables of/);

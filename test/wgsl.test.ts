@@ -115,6 +115,7 @@ t.test("printWgsl() of a row norm and a matmul", (t) => {
 t.test("printWgsl() of variants of a matmul", (t) => {
   const variants: { readonly [file: string]: MatmulTile } = {
     matmul_workgroup: { rows: 2, columns: 2, lanes: 4, left: "workgroup" },
+    matmul_vector: { rows: 1, columns: 4, lanes: 4, right: "vector" },
     matmul_split: { rows: 1, columns: 2, lanes: 8, split: 2 },
   };
   for (const [file, tile] of Object.entries(variants)) {

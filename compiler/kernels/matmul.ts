@@ -136,7 +136,7 @@ function products(
   return (k, blocks) => ({
     lets: [
       ...range(rows).map((r) => let_(`a${r}`, left.at(r, k))),
-      ...o.weights.flatMap((w, i) => rightRow(w, `${i}`, { k, columns })),
+      ...o.weights.flatMap((_, i) => rightRow(o, i, k)),
     ],
     values: o.weights.flatMap((_, i) =>
       cells.map(({ r, c }, cell) =>

@@ -10,6 +10,7 @@ import {
   id,
   let_,
   load,
+  loads,
   local,
   lt,
   mul,
@@ -20,13 +21,29 @@ import {
   unpackLow,
 } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
+import { bindingsOf } from "./kernel.ts";
+import type { MatmulOptions } from "./matmul_tile.ts";
 
-/** Consecutive columns of one invocation: the two that share a word where weights are packed. */
+/** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
 export function unitOf(o: MatmulOptions): number {
-  const unit = o.weights.some((w) => isPacked(w.stored)) ? 2 : 1;
+  const unit = widthOf(o) * (o.weights.some((w) => isPacked(w.stored)) ? 2 : 1);
   invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
   return unit;
+}
+
+/** Words that are loaded at once. */
+function widthOf(o: MatmulOptions): number {
+  if (o.tile.right !== "vector") return 1;
+  const left = bindingsOf(o.left(o.leftRow(u32(0)), u32(0)));
+  // What is loaded in vectors is loaded in no other way.
+  if (o.weights.some(({ binding }) => left.has(binding))) return 1;
+  return [4, 2].find((width) =>
+    o.weights.every(({ stored, rowStride }) => {
+      const unit = width * (isPacked(stored) ? 2 : 1);
+      return isPacked(stored) === isPacked(o.weights[0]!.stored) &&
+        rowStride % unit === 0 && o.tile.columns % unit === 0;
+    })
+  ) ?? 1;
 }
 
 function isPacked(stored: FileDType): stored is "f16" | "bf16" {
@@ -43,12 +60,12 @@ function range(n: number): number[] {
 }
 
 /**
- * column<c>: the result's. at<w>_<c>: where weight w of that column is read at k = 0, in elements, or in words where
- * packed. Lanes stand side by side, so that their loads are contiguous. Beyond the last column something is read, and
+ * column<c>: the result's. at<w>_<c>: where weight w of that column is read at k = 0, in what is loaded at
+ * once; scale<w>_<c>: where its scales start. Lanes stand side by side, so that their loads are contiguous. Beyond the last column something is read, and
  * nothing written.
  */
 export function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
-  const unit = unitOf(o);
+  const [unit, width] = [unitOf(o), widthOf(o)];
   const perGroup = o.tile.columns * lanes / unit;
   const laneColumn = add(
     mul(id("group.y"), u32(perGroup)),
@@ -68,12 +85,18 @@ export function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
     ...o.weights.flatMap((w, i) => {
       const packed = isPacked(w.stored);
       invariant(!packed || w.rowStride % 2 === 0, "packed rows are even");
-      const base = ofExpert(o, w.rowStride / perWord(w.stored));
-      return range(o.tile.columns).filter((c) => !packed || c % 2 === 0)
-        .map((c): Stmt => {
-          const from = packed ? u(`unit${c / 2}`) : u(`column${c}`);
-          return let_(`at${i}_${c}`, add(base, from));
-        }).concat(w.scales === undefined ? [] : scalePlaces(o, w, i));
+      const apart = packed || width > 1 ? unit : 1;
+      const places = (name: string, perWord: number) => {
+        const base = ofExpert(o, w.rowStride / perWord / width);
+        return range(o.tile.columns / apart).map((j) => {
+          const from = u(apart > 1 ? `unit${j}` : `column${j}`);
+          return let_(`${name}${i}_${j * apart}`, add(base, from));
+        });
+      };
+      return [
+        ...places("at", perWord(w.stored)),
+        ...w.scales === undefined ? [] : places("scale", 32),
+      ];
     }),
   ];
 }
@@ -85,61 +108,77 @@ function ofExpert({ k, grouped }: MatmulOptions, rowWords: number): Expr {
   return mul(u("expert"), u32(k * rowWords));
 }
 
-/** scale<w>_<c>: where the scales of weight w of that column start. */
-function scalePlaces(o: MatmulOptions, w: MatmulWeight, i: number): Stmt[] {
-  const base = ofExpert(o, w.rowStride / 32);
-  return range(o.tile.columns).map((c) =>
-    let_(`scale${i}_${c}`, add(base, u(`column${c}`)))
-  );
-}
-
-/** b<number>_<c>: one weight's values at k for every column. */
-export function rightRow(
-  w: MatmulWeight,
-  number: string,
-  at: { readonly k: Expr; readonly columns: number },
-): Stmt[] {
+/** b<i>_<c>: the values of weight i at k for every column. */
+export function rightRow(o: MatmulOptions, i: number, k: Expr): Stmt[] {
+  const w = o.weights[i]!;
+  const width = widthOf(o);
   const { stored } = w;
-  if (stored === "mxfp4") return blockRow(w, number, at);
-  if (!isPacked(stored)) {
-    const row = mul(at.k, u32(w.rowStride));
-    return range(at.columns).map((c) =>
-      let_(`b${number}_${c}`, load(w.binding, add(u(`at${number}_${c}`), row)))
-    );
-  }
-  const row = mul(at.k, u32(w.rowStride / 2));
-  return range(at.columns / 2).flatMap((j) => {
-    const word = u(`word${number}_${2 * j}`);
-    const index = add(u(`at${number}_${2 * j}`), row);
+  if (stored === "mxfp4") return blockRow(o, i, k);
+  const packed = isPacked(stored);
+  const row = mul(k, u32(w.rowStride / perWord(stored) / width));
+  const each = packed ? 2 : 1;
+  return range(o.tile.columns / width / each).flatMap((j) => {
+    const first = j * width * each;
+    const name = packed ? "word" : "b";
+    const words = range(width).map((n) => `${name}${i}_${first + n * each}`);
     return [
-      let_(`word${number}_${2 * j}`, load(w.binding, index, "u32")),
-      let_(`b${number}_${2 * j}`, unpackLow(stored, word)),
-      let_(`b${number}_${2 * j + 1}`, unpackHigh(stored, word)),
+      fetch(words, {
+        binding: w.binding,
+        index: add(u(`at${i}_${first}`), row),
+        type: packed ? "u32" : "f32",
+      }),
+      ...packed
+        ? words.flatMap((word, n) => [
+          let_(`b${i}_${first + 2 * n}`, unpackLow(stored, u(word))),
+          let_(`b${i}_${first + 2 * n + 1}`, unpackHigh(stored, u(word))),
+        ])
+        : [],
     ];
   });
 }
 
+/** Name words that lie together. */
+function fetch(
+  names: readonly string[],
+  from: {
+    readonly binding: string;
+    readonly index: Expr;
+    readonly type: "f32" | "u32";
+  },
+): Stmt {
+  return names.length === 1
+    ? let_(names[0]!, load(from.binding, from.index, from.type))
+    : loads(names, from);
+}
+
 /** The same from MXFP4 blocks; products with a power of two are exact. */
-function blockRow(
-  w: MatmulWeight,
-  number: string,
-  at: { readonly k: Expr; readonly columns: number },
-): Stmt[] {
+function blockRow(o: MatmulOptions, i: number, k: Expr): Stmt[] {
+  const w = o.weights[i]!;
+  const width = widthOf(o);
   const along = (shift: number) =>
-    mul(binary("shr", at.k, u32(shift)), u32(w.rowStride));
-  const bit = mul(binary("and", at.k, u32(7)), u32(4));
-  return range(at.columns).flatMap((c) => {
-    const [bits, scale] = [`bits${number}_${c}`, `power${number}_${c}`];
-    const word = load(w.binding, add(u(`at${number}_${c}`), along(3)), "u32");
-    const exponent = load(
-      w.scales!,
-      add(u(`scale${number}_${c}`), along(5)),
-      "u32",
-    );
+    mul(binary("shr", k, u32(shift)), u32(w.rowStride / width));
+  const bit = mul(binary("and", k, u32(7)), u32(4));
+  return range(o.tile.columns / width).flatMap((j) => {
+    const first = j * width;
+    const columns = range(width).map((n) => first + n);
+    const codes = columns.map((c) => `codes${i}_${c}`);
+    const exponents = columns.map((c) => `exponent${i}_${c}`);
+    const from = { binding: w.binding, type: "u32" } as const;
     return [
-      let_(bits, binary("shr", word, bit)),
-      let_(scale, bitcast("f32", binary("shl", exponent, u32(23)))),
-      let_(`b${number}_${c}`, mul(unpackFp4(u(bits)), f(scale))),
+      fetch(codes, { ...from, index: add(u(`at${i}_${first}`), along(3)) }),
+      fetch(exponents, {
+        ...{ ...from, binding: w.scales! },
+        index: add(u(`scale${i}_${first}`), along(5)),
+      }),
+      ...columns.flatMap((c, n) => {
+        const [bits, scale] = [`bits${i}_${c}`, `power${i}_${c}`];
+        const power = binary("shl", u(exponents[n]!), u32(23));
+        return [
+          let_(bits, binary("shr", u(codes[n]!), bit)),
+          let_(scale, bitcast("f32", power)),
+          let_(`b${i}_${c}`, mul(unpackFp4(u(bits)), f(scale))),
+        ];
+      }),
     ];
   });
 }

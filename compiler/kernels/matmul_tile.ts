@@ -33,6 +33,11 @@ export interface MatmulTile {
    * a block of k at a time, into its memory, if that is large enough. Default: registers.
    */
   readonly left?: "registers" | "workgroup";
+  /**
+   * How the right operand is loaded: word by word, or two or four words at once, of columns that lie together, where its
+   * rows and the tile's columns allow it. Default: scalar.
+   */
+  readonly right?: "scalar" | "vector";
 }
 
 /** A good tile without a tuner. */

@@ -88,9 +88,11 @@ function isTable(value: unknown): value is TuningTable {
 function isTile(value: unknown): value is MatmulTile {
   if (!isRecord(value)) return false;
   const { rows, columns, lanes, split = 1, left = "registers" } = value;
+  const { right = "scalar" } = value;
   return isCount(rows, 64) && isCount(columns, 64) && columns % 2 === 0 &&
     isCount(lanes, 256) && isCount(split, 64) && lanes % split === 0 &&
-    (left === "registers" || left === "workgroup");
+    (left === "registers" || left === "workgroup") &&
+    (right === "scalar" || right === "vector");
 }
 
 function isCount(value: unknown, most: number): value is number {

@@ -3,19 +3,18 @@
 import {
   matmulClass,
   type MatmulShape,
-  type MatmulTile,
   ofHeight,
   tileHeight,
   tileName,
   type Tuning,
   type TuningTable,
 } from "../../compiler/mod.ts";
-import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
-import { type Computer, computerOf, tileOf, TUNING } from "../tuning.ts";
+import { computerOf, tileOf, TUNING } from "../tuning.ts";
 import { attentionModel, matmulModel, type Timed } from "./models.ts";
 import { type Ready, ready } from "./time_models.ts";
+import { ROWS, variantsOf } from "./variants.ts";
 
 /** How to tune. */
 export interface TuneOptions {
@@ -37,17 +36,6 @@ export interface Tuned {
   /** False where the time was over before all were. */
   readonly complete: boolean;
 }
-
-/** Tiles that are tried: rows of grouped ones, which share them, then columns and lanes. */
-const ROWS = [2, 4, 8, 16];
-const ACROSS = [[4, 8], [4, 16], [4, 32], [2, 32], [8, 8], [4, 64]] as const;
-
-/** How many teams of lanes share k where rows are few, and where the left operand is, as tried on GPUs. */
-const SPLITS = [2, 4, 8];
-const LEFTS = ["registers", "workgroup"] as const;
-
-/** The most lanes of a workgroup that every device allows. */
-const MOST_LANES = GUARANTEED_LIMITS.maxComputeInvocationsPerWorkgroup;
 
 /** Tokens of a workgroup of attention that are tried. */
 const TOGETHER = [1, 2, 4, 8];
@@ -95,7 +83,6 @@ export async function tune(
       const others = new Map(
         variants(current)
           .map((tile) => shape.grouped ? ofHeight(tile, height) : tile)
-          .filter(({ rows, lanes }) => rows >= 1 && lanes <= MOST_LANES)
           .map((tile) => [tileName(tile), tile]),
       );
       others.delete(tileName(current));
@@ -123,25 +110,6 @@ export async function tune(
     );
   }
   return { tuning, ...search.result() };
-}
-
-/** Tiles that are tried one list after another, each made of the best before. */
-function variantsOf(
-  { grouped }: MatmulShape,
-  computer: Computer,
-): ((tile: MatmulTile) => MatmulTile[])[] {
-  return [
-    ...grouped ? [] : [
-      (tile: MatmulTile) => ROWS.map((rows) => ({ ...tile, rows })),
-    ],
-    (tile) => ACROSS.map(([columns, lanes]) => ({ ...tile, columns, lanes })),
-    // To the CPU engine lanes are parts of a vector and all memory is one: waiting for each other only costs.
-    ...computer === "cpu" ? [] : [
-      (tile: MatmulTile) => LEFTS.map((left) => ({ ...tile, left })),
-      (tile: MatmulTile) =>
-        SPLITS.map((split) => ({ ...tile, split, lanes: tile.lanes * split })),
-    ],
-  ];
 }
 
 /** The matmuls of a target, those with most work first, and its attention. */
