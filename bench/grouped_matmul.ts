@@ -88,11 +88,10 @@ const y = device.createBuffer(SIZES.m * SIZES.n * 4, "y");
 
 function ours(tile: MatmulTile, rows: readonly number[]): Candidate {
   const { k, n } = SIZES;
-  const shape = { columns: n, tile, grouped: { tiles: "tiles" } };
+  const shape = { k, columns: n, tile, grouped: { tiles: "tiles" } };
   const tree = matmul({
     ...shape,
     name: "grouped_matmul",
-    k,
     bindings: Object.values(BINDINGS),
     weights: [{ binding: "w", stored: "f32", rowStride: n }],
     rows: u32(0),

@@ -408,7 +408,7 @@ testKernels(
 
 t.test("matmulShape() gives idle lanes more rows", (t) => {
   const tile = { rows: 4, columns: 4, lanes: 32 };
-  t.same(matmulShape({ columns: 8, tile }), { rows: 64, columns: 8 });
-  t.same(matmulShape({ columns: 999, tile }), { rows: 4, columns: 128 });
+  t.same(matmulShape({ k: 64, columns: 8, tile }), { rows: 64, columns: 8 });
+  t.same(matmulShape({ k: 9, columns: 999, tile }), { rows: 4, columns: 128 });
   t.end();
 });

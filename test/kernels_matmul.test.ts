@@ -1,6 +1,7 @@
-/** Variants of the matmul: each is right, and has the bits of the plain tile. */
+/** Variants of the matmul: each is right and has the bits of the plain tile, which it is where a block is not whole. */
 
 import fc from "fast-check";
+import type { Test } from "tap";
 import {
   DEFAULT_TILE,
   lengthAt,
@@ -14,6 +15,7 @@ import {
   writes,
 } from "../compiler/kernels/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
 import { blockedDot } from "./helpers/kernel_reference.ts";
 import {
   bits,
@@ -86,18 +88,17 @@ function weightsOf(
   return { words, rowStride, values };
 }
 
-/** A product as it was computed with a tile: the bytes behind the results have their old values. */
-async function resultOf(
-  target: KernelTarget,
-  product: Product,
-  tile: MatmulTile,
-): Promise<Words> {
-  const { k, columns, counts, grouped, pair, late, seed } = product;
-  const rows = counts.reduce((a, b) => a + b, 0);
-  const names = pair ? ["v", "w"] : ["w"];
+function namesOf({ pair }: Product): string[] {
+  return pair ? ["v", "w"] : ["w"];
+}
+
+/** A product with a tile. */
+function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
+  const { k, columns, grouped, late, seed } = product;
+  const names = namesOf(product);
   const weights = names.map((_, i) => weightsOf(product, seed + i));
   const type = product.stored === "f32" ? "f32" : "u32";
-  const o: MatmulOptions = {
+  return {
     name: "matmul",
     k: late ? lengthAt(1) : k,
     columns,
@@ -127,6 +128,19 @@ async function resultOf(
       ),
     ],
   };
+}
+
+/** A product as it was computed with a tile: the bytes behind the results have their old values. */
+async function resultOf(
+  target: KernelTarget,
+  product: Product,
+  tile: MatmulTile,
+): Promise<Words> {
+  const { k, columns, counts, grouped, seed } = product;
+  const rows = counts.reduce((a, b) => a + b, 0);
+  const names = namesOf(product);
+  const weights = names.map((_, i) => weightsOf(product, seed + i));
+  const o = optionsOf(product, tile);
   const height = matmulShape(o).rows;
   const tiles: number[] = [];
   let first = 0;
@@ -190,12 +204,17 @@ function countsOf(tile: MatmulTile): fc.Arbitrary<number> {
   return fc.constantFrom(...edges);
 }
 
-function productsOf(tile: MatmulTile): fc.Arbitrary<Product> {
+/** Products of whole blocks; ragged: with a last block that is not, or that is known only when the kernel runs. */
+function productsOf(
+  tile: MatmulTile,
+  { ragged }: { readonly ragged: boolean },
+): fc.Arbitrary<Product> {
   const count = countsOf(tile);
   return fc.record({
-    stored: fc.constantFrom(...STORED),
+    // Blocks of MXFP4 are whole.
+    stored: fc.constantFrom(...STORED.filter((s) => !ragged || s !== "mxfp4")),
     blocks: fc.integer({ min: 1, max: 6 }),
-    less: fc.oneof(fc.constant(0), fc.nat(31)),
+    less: fc.integer({ min: 1, max: 31 }),
     columns: fc.oneof(
       fc.constantFrom(1, 8, 64),
       fc.integer({ min: 1, max: 67 }),
@@ -203,36 +222,65 @@ function productsOf(tile: MatmulTile): fc.Arbitrary<Product> {
     grouped: fc.boolean(),
     counts: fc.array(count, { minLength: 3, maxLength: 3 }),
     pair: fc.boolean(),
-    late: fc.boolean(),
+    late: fc.constantFrom(false, ragged),
     seed: fc.nat(1000),
   }).map(({ blocks, less, ...rest }): Product => {
     const { stored, grouped, late } = rest;
     return {
       ...rest,
-      // Blocks of MXFP4 are whole.
-      k: 32 * blocks - (stored === "mxfp4" ? 0 : less),
+      k: 32 * blocks - (ragged ? less : 0),
       counts: grouped ? rest.counts : rest.counts.slice(0, 1),
       late: late && !grouped && stored === "f32",
     };
   });
 }
 
+/** Terms may cancel out, so an error is measured by what was added. */
+function isRight(t: Test, product: Product, found: Words): void {
+  const size = Math.max(...expected(product, Math.abs));
+  close(
+    t,
+    found.map((value) => value / size) as Words,
+    expected(product).map((value) => value / size),
+  );
+}
+
+/** The tile without what makes it a variant. */
+function plainOf(
+  { rows, columns, lanes, split = 1 }: MatmulTile,
+  { grouped }: Product,
+): MatmulTile {
+  return { rows: grouped ? rows * split : rows, columns, lanes };
+}
+
 for (const tile of VARIANTS) {
   testKernels(
     `matmul() by ${tileName(tile)} has the bits of the plain tile`,
     async (t, target) => {
-      await holds(productsOf(tile), async (product) => {
+      await holds(productsOf(tile, { ragged: false }), async (product) => {
         const found = await resultOf(target, product, tile);
         const plain = await resultOf(target, product, DEFAULT_TILE);
         t.same(bits(found), bits(plain));
-        // Terms may cancel out, so an error is measured by what was added.
-        const size = Math.max(...expected(product, Math.abs));
-        close(
-          t,
-          found.map((value) => value / size) as Words,
-          expected(product).map((value) => value / size),
-        );
+        isRight(t, product, found);
       }, 4);
+    },
+  );
+  testKernels(
+    `matmul() by ${
+      tileName(tile)
+    } is the plain tile where blocks are not whole`,
+    async (t, target) => {
+      await holds(productsOf(tile, { ragged: true }), async (product) => {
+        const plain = plainOf(tile, product);
+        t.equal(
+          printWgsl(matmul(optionsOf(product, tile))),
+          printWgsl(matmul(optionsOf(product, plain))),
+        );
+        const found = await resultOf(target, product, tile);
+        const same = await resultOf(target, product, DEFAULT_TILE);
+        t.same(bits(found), bits(same));
+        isRight(t, product, found);
+      }, 2);
     },
   );
 }

@@ -34,6 +34,8 @@ import {
   type MatmulOptions,
   matmulShape,
   teamsOf,
+  tileTaken,
+  wholeBlocks,
 } from "./matmul_tile.ts";
 import { blockedSum, SUM_BLOCK, type SumStep } from "./sum.ts";
 
@@ -44,7 +46,8 @@ interface Part {
 }
 
 /** Describe a matrix multiplication. */
-export function matmul(o: MatmulOptions): Kernel {
+export function matmul(options: MatmulOptions): Kernel {
+  const o = { ...options, tile: tileTaken(options) };
   const { lanes } = teamsOf(o);
   const { body, shared } = rowsOfTile(o);
   const inside = [...columnsAndWeights(o, lanes), ...body];
@@ -179,7 +182,7 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
     own: u(apart ? "own" : "first"),
     place: apart ? sub(u("own"), u("first")) : u32(0),
     stretch: SUM_BLOCK,
-    waits: typeof o.k === "number" && o.k <= SUM_BLOCK,
+    waits: wholeBlocks(o.k) === 1,
   });
   const body = [
     ...left.prepare,
@@ -215,16 +218,14 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
 function fewRows(o: MatmulOptions, rows: number): Part {
   const { teams } = teamsOf(o);
   const blocks = blocksInRound(o, rows);
-  const stretch = SUM_BLOCK * teams * blocks;
+  const stretch = SUM_BLOCK * Math.min(teams * blocks, wholeBlocks(o.k));
   const left = leftOf(o, {
     rows,
     ofGroup: rows,
     first: u("first"),
     own: u("first"),
     place: u32(0),
-    stretch: typeof o.k === "number"
-      ? Math.min(stretch, SUM_BLOCK * Math.ceil(o.k / SUM_BLOCK))
-      : stretch,
+    stretch,
     waits: true,
   });
   const sums = sumsOfTeams(o, {

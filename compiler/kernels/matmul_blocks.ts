@@ -22,10 +22,9 @@ import {
   var_,
 } from "../../spec/kernel/build.ts";
 import type { Expr, SharedArray, Stmt } from "../../spec/kernel/tree.ts";
-import { lengthOf } from "./kernel.ts";
 import type { Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
-import { type MatmulOptions, teamsOf } from "./matmul_tile.ts";
+import { type MatmulOptions, teamsOf, wholeBlocks } from "./matmul_tile.ts";
 import { blockLoop, SUM_BLOCK, type SumStep } from "./sum.ts";
 
 const SUMS = "block_sums";
@@ -65,19 +64,16 @@ export function sumsOfTeams(
   const cells = rows * columns;
   const each = o.weights.length * cells;
   const inRound = teams * blocks;
-  const length = lengthOf(o.k);
-  const fixed = typeof o.k === "number" ? o.k : undefined;
-  const single = fixed !== undefined && fixed <= inRound * SUM_BLOCK;
+  const ofK = wholeBlocks(o.k);
+  const length = u32(ofK * SUM_BLOCK);
+  const single = ofK <= inRound;
   const start = single ? u32(0) : u("k_round");
   const place = (block: Expr, sum: Expr) =>
     add(mul(add(mul(block, u32(each)), sum), u32(lanes)), u("lane_column"));
 
   const names = range(each).map((i) => `block${i}`);
   const from = add(start, mul(u("block"), u32(SUM_BLOCK)));
-  const next = add(u("block_start"), u32(SUM_BLOCK));
-  const end = fixed !== undefined && fixed % SUM_BLOCK === 0
-    ? next
-    : min(next, length);
+  const end = add(u("block_start"), u32(SUM_BLOCK));
   const oneBlock = [
     ...names.map((name) => var_(name, f32(0))),
     ...blockLoop({ step }, u("block_start"), end, names),
@@ -85,8 +81,7 @@ export function sumsOfTeams(
       sharedStore(SUMS, place(u("block"), u32(i)), local(name, "f32"))
     ),
   ];
-  const all = fixed !== undefined &&
-    fixed > (Math.ceil(fixed / SUM_BLOCK / inRound) * inRound - 1) * SUM_BLOCK;
+  const even = ofK % inRound === 0;
 
   const own = range(Math.ceil(cells / teams)).map((j) => ({
     cell: u(`cell${j}`),
@@ -97,15 +92,11 @@ export function sumsOfTeams(
         ? body
         : [if_(lt(u(`cell${j}`), u32(cells)), body)],
   }));
-  const left_ = div(
-    add(sub(length, start), u32(SUM_BLOCK - 1)),
-    u32(SUM_BLOCK),
-  );
   const count = single
-    ? u32(Math.ceil(fixed / SUM_BLOCK))
-    : all
+    ? u32(ofK)
+    : even
     ? u32(inRound)
-    : min(u32(inRound), left_);
+    : min(u32(inRound), div(sub(length, start), u32(SUM_BLOCK)));
   const before = left.before(start);
   const round = [
     // Nobody may write sums of this round while others add those of the last one.
@@ -113,7 +104,7 @@ export function sumsOfTeams(
     for_("turn", u32(0), u32(blocks), [
       let_("block", add(mul(u("turn"), u32(teams)), u("team"))),
       let_("block_start", from),
-      ...all ? oneBlock : [if_(lt(u("block_start"), length), oneBlock)],
+      ...even ? oneBlock : [if_(lt(u("block_start"), length), oneBlock)],
     ]),
     barrier(),
     ...own.flatMap(({ cell, sums, guard }) =>

@@ -19,8 +19,8 @@ import {
   u32,
 } from "../../spec/kernel/build.ts";
 import type { Expr, SharedArray, Stmt } from "../../spec/kernel/tree.ts";
-import { lengthOf } from "./kernel.ts";
-import { isStaged, type MatmulOptions } from "./matmul_tile.ts";
+import { isStaged, type MatmulOptions, wholeBlocks } from "./matmul_tile.ts";
+import { SUM_BLOCK } from "./sum.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -93,7 +93,7 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
   const { rows, ofGroup, stretch } = at;
   const depth = at.waits ? stretch : 2 * stretch;
   const { lanes } = o.tile;
-  const whole = typeof o.k === "number" && o.k % stretch === 0;
+  const length = SUM_BLOCK * wholeBlocks(o.k);
   /** Each element once, by one lane. */
   const each = (count: number, body: (e: Expr) => readonly Stmt[]): Stmt =>
     for_("turn", u32(0), u32(Math.ceil(count / lanes)), [
@@ -126,7 +126,9 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
         return [
           let_("of_row", div(e, u32(stretch))),
           let_("at_k", add(start, rem(e, u32(stretch)))),
-          whole ? store : if_(lt(u("at_k"), lengthOf(o.k)), [store]),
+          length % stretch === 0
+            ? store
+            : if_(lt(u("at_k"), u32(length)), [store]),
         ];
       }),
       barrier(),

@@ -69,7 +69,24 @@ export interface MatmulOptions {
   ): readonly Stmt[];
 }
 
-type Shape = Pick<MatmulOptions, "columns" | "tile" | "grouped">;
+type Shape = Pick<MatmulOptions, "k" | "columns" | "tile" | "grouped">;
+
+/** How many blocks a sum over k has, if that is known and all are whole; else 0. */
+export function wholeBlocks(k: MatmulOptions["k"]): number {
+  return typeof k === "number" && k % SUM_BLOCK === 0 ? k / SUM_BLOCK : 0;
+}
+
+/**
+ * The tile that a kernel takes: the plain one of its size unless all blocks of k are whole. Drivers (Mesa's llvmpipe) may
+ * unroll a short last block and then add its products in another order, which depends on the code around it.
+ */
+export function tileTaken(
+  { k, grouped, tile }: Omit<Shape, "columns">,
+): MatmulTile {
+  if (wholeBlocks(k) > 0) return tile;
+  const { rows, columns, lanes } = tile;
+  return { rows: grouped ? tileHeight(tile) : rows, columns, lanes };
+}
 
 /** Rows of a tile of grouped rows. */
 export function tileHeight({ rows, split = 1 }: MatmulTile): number {
@@ -83,7 +100,7 @@ export interface Teams {
 }
 
 /** Few columns leave lanes idle, so the rest of a workgroup's lanes go to more teams (not when grouped). */
-export function teamsOf(o: Shape): Teams {
+export function teamsOf(o: Omit<Shape, "k">): Teams {
   const { split = 1, columns } = o.tile;
   invariant(o.tile.lanes % split === 0, "teams have equally many lanes");
   const most = o.tile.lanes / split;
@@ -96,8 +113,9 @@ export function teamsOf(o: Shape): Teams {
 
 /** Rows and columns of the result that one workgroup computes. */
 export function matmulShape(o: Shape): { rows: number; columns: number } {
-  const { lanes, teams } = teamsOf(o);
-  return { rows: o.tile.rows * teams, columns: o.tile.columns * lanes };
+  const tile = tileTaken(o);
+  const { lanes, teams } = teamsOf({ ...o, tile });
+  return { rows: tile.rows * teams, columns: tile.columns * lanes };
 }
 
 /**
@@ -127,17 +145,17 @@ export function isStaged(o: Shape): boolean {
  * 0: they do not, as memory is too small or there is nothing to share.
  */
 export function blocksInRound(
-  o: Shape & Pick<MatmulOptions, "k" | "weights">,
+  o: Shape & Pick<MatmulOptions, "weights">,
   rows: number,
 ): number {
   const { lanes, teams } = teamsOf(o);
-  if ((o.tile.split ?? 1) === 1 || o.k === 0) return 0;
+  if ((o.tile.split ?? 1) === 1) return 0;
   const staged = isStaged(o);
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
   const left = staged ? rows * (SUM_BLOCK * teams + 1) : 0;
   const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0);
   if (sums > room || left > LEFT_WORDS) return 0;
-  const all = typeof o.k === "number" ? Math.ceil(o.k / SUM_BLOCK / teams) : 1;
+  const all = Math.ceil(wholeBlocks(o.k) / teams);
   const fits = Math.min(
     Math.floor(ROUND_WORDS / sums),
     staged ? Math.floor(LEFT_WORDS / left) : Infinity,
