@@ -1,7 +1,7 @@
 /**
  * The grouped matmul of the compiler against products written by hand in WGSL, on one adapter: 1,024 rows over 8 experts,
  * evenly and skewed, times 512 x 1024. `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`,
- * `--tiles 8x4x8,…` tries tiles.
+ * `--tiles 8x4x8,…` tries tiles; `--search` first looks for the best variant, over all that a tuner tries, and any height.
  */
 
 import { parseArgs } from "node:util";
@@ -9,7 +9,10 @@ import {
   matmul,
   matmulGrid,
   type MatmulTile,
+  tileHeight,
+  tileName,
 } from "../compiler/kernels/mod.ts";
+import { variantsOf } from "../engine/tune/variants.ts";
 import { tileOf } from "../engine/tuning.ts";
 import { createGpuDevice, type DeviceBuffer, openGpu } from "../runtime/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
@@ -43,6 +46,7 @@ const { values: flags } = parseArgs({
     runs: { type: "string", default: "15" },
     out: { type: "string" },
     tiles: { type: "string" },
+    search: { type: "boolean", default: false },
   },
 });
 
@@ -84,11 +88,10 @@ const y = device.createBuffer(SIZES.m * SIZES.n * 4, "y");
 
 function ours(tile: MatmulTile, rows: readonly number[]): Candidate {
   const { k, n } = SIZES;
-  const shape = { columns: n, tile, grouped: { tiles: "tiles" } };
+  const shape = { k, columns: n, tile, grouped: { tiles: "tiles" } };
   const tree = matmul({
     ...shape,
     name: "grouped_matmul",
-    k,
     bindings: Object.values(BINDINGS),
     weights: [{ binding: "w", stored: "f32", rowStride: n }],
     rows: u32(0),
@@ -98,11 +101,12 @@ function ours(tile: MatmulTile, rows: readonly number[]): Candidate {
       store("y", add(mul(row, u32(n)), column), sum!),
     ],
   });
+  const height = tileHeight(tile);
   const list: number[] = [];
   let first = 0;
   for (const [expert, count] of rows.entries()) {
-    for (let row = 0; row < count; row += tile.rows) {
-      list.push(expert, first + row, Math.min(tile.rows, count - row));
+    for (let row = 0; row < count; row += height) {
+      list.push(expert, first + row, Math.min(height, count - row));
     }
     first += count;
   }
@@ -134,12 +138,54 @@ const given = flags.tiles?.split(",").map((text): MatmulTile => {
   return { rows: rows!, columns: columns!, lanes: lanes! };
 });
 const kind = adapter.type === "software" ? "software" : "gpu";
+
+/** Make a candidate ready, and run it once. */
+async function ready(
+  side: string,
+  { tree, wgsl, grid, buffers }: Candidate,
+): Promise<() => Promise<void>> {
+  await device.prepare({ [side]: { tree, wgsl } });
+  const once = async () => {
+    device.launch(side, buffers, grid);
+    await device.idle();
+  };
+  await once();
+  return once;
+}
+
+/** The tuner's search on both loads, with no other kernel to share a height with. */
+async function searched(): Promise<MatmulTile> {
+  let best = tileOf(kind);
+  for (const variants of variantsOf({ grouped: false }, kind)) {
+    const tiles = new Map(
+      [best, ...variants(best)].map((tile) => [tileName(tile), tile]),
+    );
+    const sides: { [name: string]: () => Promise<void> } = {};
+    for (const [name, tile] of tiles) {
+      const both = await Promise.all(
+        Object.entries(LOADS).map(([load, rows]) =>
+          ready(`${name}, ${load}`, ours(tile, rows))
+        ),
+      );
+      sides[name] = async () => {
+        for (const once of both) await once();
+      };
+    }
+    const times = await interleaved(sides, { repetitions: 5, warmUp: 1 });
+    const fastest = Object.keys(times).reduce((a, b) =>
+      median(times[a]!) <= median(times[b]!) ? a : b
+    );
+    best = tiles.get(fastest)!;
+    console.error(`best so far: ${fastest}`);
+  }
+  return best;
+}
+
+const tried = flags.search ? [await searched()] : given;
 const candidates: { [side: string]: Candidate } = {};
-for (const tile of given ?? [tileOf(kind)]) {
+for (const tile of tried ?? [tileOf(kind)]) {
   for (const [name, rows] of Object.entries(LOADS)) {
-    const side = given
-      ? `${name}, ${tile.rows}x${tile.columns} lanes ${tile.lanes}`
-      : name;
+    const side = tried ? `${name}, ${tileName(tile)}` : name;
     candidates[side] = ours(tile, rows);
   }
 }
@@ -156,15 +202,8 @@ for (const variant of HAND_WRITTEN) {
 const once: { [side: string]: () => Promise<void> } = {};
 let expected: Float32Array | undefined;
 const difference: { [side: string]: number } = {};
-for (
-  const [side, { tree, wgsl, grid, buffers }] of Object.entries(candidates)
-) {
-  await device.prepare({ [side]: { tree, wgsl } });
-  once[side] = async () => {
-    device.launch(side, buffers, grid);
-    await device.idle();
-  };
-  await once[side]();
+for (const [side, candidate] of Object.entries(candidates)) {
+  once[side] = await ready(side, candidate);
   const bytes = await device.read(y, 0, y.bytes);
   const values = new Float32Array(bytes.buffer);
   expected ??= values;

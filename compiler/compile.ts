@@ -15,7 +15,7 @@ import {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 import type { Model } from "./dsl/model.ts";
-import { DEFAULT_TILE } from "./kernels/matmul.ts";
+import { DEFAULT_TILE } from "./kernels/matmul_tile.ts";
 import type { Tuning } from "./kernels/tiles.ts";
 import { lowerScalars } from "./scalars.ts";
 import { checkLimits } from "./passes/limits.ts";

@@ -9,10 +9,12 @@ export {
   type CompileTrainingOptions,
   VALIDATE,
 } from "./compile.ts";
-export type { MatmulTile } from "./kernels/matmul.ts";
+export { type MatmulTile, tileHeight } from "./kernels/matmul_tile.ts";
 export {
   matmulClass,
   type MatmulShape,
+  ofHeight,
+  tileName,
   type Tuning,
   type TuningTable,
 } from "./kernels/tiles.ts";

@@ -123,6 +123,12 @@ function stmtOf(
 const stmts = {
   let: stmtOf("let", { name: identifier, value: expr }),
   var: stmtOf("var", { name: identifier, value: expr }),
+  loads: stmtOf("loads", {
+    names: { ...list(identifier, 2), maxItems: 4 },
+    type: element,
+    binding: identifier,
+    index: expr,
+  }),
   set: stmtOf("set", { name: identifier, value: expr }),
   store: stmtOf("store", { binding: identifier, index: expr, value: expr }),
   sharedStore: stmtOf("sharedStore", {

@@ -8,6 +8,7 @@ import type {
   ScalarType,
   Stmt,
 } from "./kernel/tree.ts";
+import { scalarLoads } from "./kernel/vectors.ts";
 
 /** What a kernel tree says about itself. */
 export interface KernelFacts {
@@ -111,6 +112,13 @@ class Reader {
   readonly #bindings;
   readonly #shared;
   #scopes: Map<string, Local>[] = [];
+  /** Loads of vectors as loads of their elements. */
+  readonly #elements = new Map<Stmt, Stmt[]>();
+  /** Elements of a vector, by binding; NaN where that differs. */
+  readonly #widths = new Map<string, number>();
+  /** Bindings that are loaded from element by element. */
+  readonly #loaded = new Set<string>();
+  #inVector = false;
 
   constructor(readonly kernel: Kernel) {
     this.#bindings = new Map(kernel.bindings.map((b) => [b.name, b]));
@@ -127,6 +135,17 @@ class Reader {
     this.divergent.clear();
     this.#scopes = [];
     this.#block(this.kernel.body, true);
+    for (const [name, width] of this.#widths) {
+      const binding = this.#bindings.get(name);
+      if (this.#loaded.has(name) || Number.isNaN(width)) {
+        this.faults.add(`'${name}' is loaded from in more than one width`);
+      }
+      if (binding && binding.access !== "read") {
+        this.faults.add(
+          `'${name}' is loaded from in vectors and its access is not 'read'`,
+        );
+      }
+    }
   }
 
   #find(name: string): Local | undefined {
@@ -168,6 +187,20 @@ class Reader {
         if (!this.#expr(stmt.value)) this.varying.add(stmt);
         this.#declare(stmt.name, stmt.value, stmt.op, stmt);
         return;
+      case "loads": {
+        if (stmt.names.length !== 2 && stmt.names.length !== 4) {
+          this.faults.add(`a vector has ${stmt.names.length} elements`);
+        }
+        let each = this.#elements.get(stmt);
+        if (!each) this.#elements.set(stmt, each = scalarLoads(stmt));
+        const { length } = stmt.names;
+        const known = this.#widths.get(stmt.binding) ?? length;
+        this.#widths.set(stmt.binding, known === length ? length : NaN);
+        this.#inVector = true;
+        for (const element of each) this.#stmt(element, uniform);
+        this.#inVector = false;
+        return;
+      }
       case "set": {
         const local = this.#find(stmt.name);
         const same = this.#expr(stmt.value);
@@ -310,6 +343,8 @@ class Reader {
         }
         this.#expect(expr, binding.type, "a load from", expr.binding);
         this.loads.add(expr.binding);
+        // An index into a vector's binding that is a load may be of another.
+        if (!this.#inVector) this.#loaded.add(expr.binding);
         if (!this.stores.has(expr.binding)) this.needs.add(expr.binding);
         return same && binding.access === "read";
       }

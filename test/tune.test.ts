@@ -126,7 +126,13 @@ for (const kind of ["cpu", "gpu"] as const) {
       rows: fc.constantFrom(1, 2, 3, 4, ...most),
       columns: fc.constantFrom(2, 4),
       lanes: fc.constantFrom(1, 4, 8, 32),
-    });
+      split: fc.constantFrom(1, 2, 4),
+      left: fc.constantFrom("registers", "workgroup"),
+      right: fc.constantFrom("scalar", "vector"),
+    }).map(({ split, ...tile }): MatmulTile => ({
+      ...tile,
+      split: tile.lanes % split === 0 ? split : 1,
+    }));
     const tables = fc.record({ matmul: tile, pair: tile, plain: tile });
     await holdsFor(t, tables, {
       check: async ({ matmul, pair, plain }) => {
@@ -166,6 +172,10 @@ t.test("tables are kept by what computes", async (t) => {
   const third = { matmul: { ...tile, rows: 4 }, matmuls: {} };
   await keepTuning(files, path, { computer: "one", tuning: third });
   t.same((await readKept(files, path))["one"]!.matmuls, {});
+  const shared: MatmulTile = { ...tile, split: 4, left: "workgroup" };
+  const fourth = { matmul: shared, matmuls: { "plain f32 8x8": shared } };
+  await keepTuning(files, path, { computer: "one", tuning: fourth });
+  t.strictSame((await readKept(files, path))["one"], fourth);
   const cpu = { kind: "cpu", computer: "one", world: undefined } as const;
   t.same(tuningOf(cpu, kept).matmul, tile);
   t.same(tuningOf({ ...cpu, computer: "new" }, kept), TUNING.cpu);
@@ -176,8 +186,13 @@ t.test("tables are kept by what computes", async (t) => {
     message:
       `Cannot read tunings from '${path}': it is no JSON. Remove the file, or run 'switchyard tune' again`,
   });
-  await write('{"version":1,"tunings":{"one":{"matmul":{"rows":-1}}}}');
+  await write('{"version":2,"tunings":{"one":{"matmul":{"rows":-1}}}}');
   await t.rejects(readKept(files, path), /its tables are not tables of tiles/);
+  for (const wrong of [{ split: 3 }, { left: "nowhere" }, { right: 1 }]) {
+    const tunings = { one: { matmul: { ...tile, ...wrong } } };
+    await write(JSON.stringify({ version: 2, tunings }));
+    await t.rejects(readKept(files, path), /its tables are not tables of/);
+  }
   await write('{"version":0,"tunings":7}');
   t.same(await readKept(files, path), {}, "another version is forgotten");
 });

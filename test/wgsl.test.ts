@@ -33,6 +33,7 @@ import {
   kernelOf,
   lengthAt,
   matmul,
+  type MatmulTile,
   reads,
   rmsNorm,
   rowMajor,
@@ -104,23 +105,42 @@ t.test("printWgsl() of a row norm and a matmul", (t) => {
     epilogue: (row, i, value) => [store("y", add(mul(row, u32(40)), i), value)],
   });
   t.equal(printWgsl(norm), golden("norm"));
-  const product = matmul({
+  t.equal(
+    printWgsl(product({ rows: 1, columns: 2, lanes: 4 })),
+    golden("matmul"),
+  );
+  t.end();
+});
+
+t.test("printWgsl() of variants of a matmul", (t) => {
+  const variants: { readonly [file: string]: MatmulTile } = {
+    matmul_workgroup: { rows: 2, columns: 2, lanes: 4, left: "workgroup" },
+    matmul_vector: { rows: 1, columns: 4, lanes: 4, right: "vector" },
+    matmul_split: { rows: 1, columns: 2, lanes: 8, split: 2 },
+  };
+  for (const [file, tile] of Object.entries(variants)) {
+    t.equal(printWgsl(product(tile, 96)), golden(file), file);
+  }
+  t.end();
+});
+
+/** A product with bf16 weights. */
+function product(tile: MatmulTile, k = 40): Kernel {
+  return matmul({
     name: "matmul",
-    k: 40,
+    k,
     columns: 6,
-    tile: { rows: 1, columns: 2, lanes: 4 },
+    tile,
     rows: lengthAt(0),
     bindings: [reads("x"), reads("w", "u32"), writes("y")],
     weights: [{ binding: "w", stored: "bf16", rowStride: 8 }],
-    leftRow: (row) => mul(row, u32(40)),
+    leftRow: (row) => mul(row, u32(k)),
     left: (base, k) => load("x", add(base, k)),
     epilogue: (at, [sum]) => [
       store("y", add(mul(at.row, u32(6)), at.column), sum!),
     ],
   });
-  t.equal(printWgsl(product), golden("matmul"));
-  t.end();
-});
+}
 
 t.test("printWgsl() prints constants that read back as the same value", (t) => {
   t.equal(printed(f32(0.1)), "0.1f");

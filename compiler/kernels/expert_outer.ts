@@ -18,7 +18,7 @@ import {
 } from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { foldGrid, type Grid, groupXZ, kernelOf } from "./kernel.ts";
-import type { MatmulTile } from "./matmul.ts";
+import type { MatmulTile } from "./matmul_tile.ts";
 import { blockedSum } from "./sum.ts";
 
 /** A result [expert, row, column]: of each expert, the sum over its grouped rows of left[row] times right[column]. */

@@ -82,11 +82,18 @@ function visitExpr(e: Expr, seen: Set<string>): void {
   }
 }
 
+/** The bindings that an expression loads from. */
+export function bindingsOf(e: Expr): ReadonlySet<string> {
+  const seen = new Set<string>();
+  visitExpr(e, seen);
+  return seen;
+}
+
 function visit(body: readonly Stmt[], seen: Set<string>): void {
   for (const s of body) {
     if ("value" in s) visitExpr(s.value, seen);
     if ("index" in s) visitExpr(s.index, seen);
-    if (s.op === "store") seen.add(s.binding);
+    if (s.op === "store" || s.op === "loads") seen.add(s.binding);
     if (s.op === "if") {
       visitExpr(s.condition, seen);
       visit(s.then, seen);

@@ -1,14 +1,12 @@
-/** Matrix multiplication from registers: each invocation holds a tile of rows x columns of the result. */
+/**
+ * Matrix multiplication from registers: each invocation holds a tile of rows x columns of the result. How a tile is shared
+ * out, and where operands come from, differs by `MatmulTile`; the order of every sum is that of `sum.ts`.
+ */
 
-import type { FileDType } from "../../spec/dtype.ts";
-import { invariant } from "../../spec/errors.ts";
 import {
   add,
   and,
-  binary,
-  bitcast,
   div,
-  eq,
   fma,
   id,
   if_,
@@ -16,121 +14,76 @@ import {
   load,
   local,
   lt,
-  min,
   mul,
-  rem,
-  select,
   sub,
   u32,
-  unpackHigh,
-  unpackLow,
 } from "../../spec/kernel/build.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import type { Size } from "../../spec/size.ts";
-import { foldGrid, type Grid, groupXZ, kernelOf } from "./kernel.ts";
-import { blockedSum, type SumStep } from "./sum.ts";
+import type {
+  Expr,
+  Kernel,
+  SharedArray,
+  Stmt,
+} from "../../spec/kernel/tree.ts";
+import { groupXZ, kernelOf } from "./kernel.ts";
+import { sumsOfTeams } from "./matmul_blocks.ts";
+import { type Left, leftOf, longest } from "./matmul_left.ts";
+import { columnsAndWeights, rightRow } from "./matmul_right.ts";
+import {
+  blocksInRound,
+  isStaged,
+  type MatmulOptions,
+  matmulShape,
+  teamsOf,
+  tileTaken,
+  wholeBlocks,
+} from "./matmul_tile.ts";
+import { blockedSum, SUM_BLOCK, type SumStep } from "./sum.ts";
 
-/** A right operand, [expert,] k, n with n innermost. */
-export interface MatmulWeight {
-  readonly binding: string;
-  /** `mxfp4`: words of eight four-bit floats that follow each other along k. */
-  readonly stored: FileDType;
-  /** MXFP4: the binding of scales, [expert,] k / 32, n. */
-  readonly scales?: string;
-  /** Elements between k and k + 1; even for 16-bit weights. */
-  readonly rowStride: number;
-}
-
-/** Each invocation computes rows x columns results; `lanes` invocations make a workgroup. */
-export interface MatmulTile {
-  readonly rows: number;
-  readonly columns: number;
-  readonly lanes: number;
-}
-
-/** A good tile without a tuner. */
-export const DEFAULT_TILE: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
-
-/** A matrix multiplication, perhaps over groups of rows that each have their own weights. */
-export interface MatmulOptions {
-  readonly name: string;
-  /** How many products in a sum; known at run time only where there are no groups and no packed weights. */
-  readonly k: number | Expr;
-  readonly columns: number;
-  /** Superset of what is used, weights included (16-bit weights are u32 bindings). */
-  readonly bindings: readonly Binding[];
-  /** One, or several that share the left operand (gate and up of an expert). */
-  readonly weights: readonly MatmulWeight[];
-  readonly tile: MatmulTile;
-  /** Run-time row count, uniform; not used when grouped. */
-  readonly rows: Expr;
-  /** The binding of the tile list that `regroup` makes; its tile height must be `matmulShape(o).rows`. */
-  readonly grouped?: { readonly tiles: string };
-  /** A u32 prepared once for each row, such as `rowOf[row] * k`. */
-  leftRow(row: Expr): Expr;
-  /** The left operand at k, f32. */
-  left(base: Expr, k: Expr): Expr;
-  /** Uses one result: one sum for each weight. */
-  epilogue(
-    at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },
-    sums: readonly Expr[],
-  ): readonly Stmt[];
-}
-
-type Shape = Pick<MatmulOptions, "columns" | "tile" | "grouped">;
-
-/** Few columns leave lanes idle, so the rest of a workgroup's lanes go to more rows (not when grouped). */
-function laneColumns(o: Shape): number {
-  if (o.grouped) return o.tile.lanes;
-  let lanes = 1;
-  while (lanes < o.tile.lanes && lanes * o.tile.columns < o.columns) lanes *= 2;
-  return Math.min(lanes, o.tile.lanes);
-}
-
-/** Rows and columns of the result that one workgroup computes. */
-export function matmulShape(o: Shape): { rows: number; columns: number } {
-  const lanes = laneColumns(o);
-  return {
-    rows: o.tile.rows * Math.floor(o.tile.lanes / lanes),
-    columns: o.tile.columns * lanes,
-  };
-}
-
-/**
- * The grid for a number of rows, or for a number of tiles when grouped. Tiles lie in x: neighbours then share weights, and
- * where fewer tiles arrive than could, the idle ones are spread over the whole grid and not left to one core at its end.
- */
-export function matmulGrid(o: Shape, rowsOrTiles: Size): Grid {
-  const shape = matmulShape(o);
-  const tiles: Size = o.grouped
-    ? rowsOrTiles
-    : { ceilDiv: [rowsOrTiles, shape.rows] };
-  const [x, z] = foldGrid(tiles);
-  return [x, Math.ceil(o.columns / shape.columns), z];
+/** Statements, and the workgroup memory that they use. */
+interface Part {
+  readonly body: readonly Stmt[];
+  readonly shared: readonly SharedArray[];
 }
 
 /** Describe a matrix multiplication. */
-export function matmul(o: MatmulOptions): Kernel {
-  const shape = matmulShape(o);
-  const lanes = laneColumns(o);
-  const laneRow = o.tile.lanes === lanes
-    ? u32(0)
-    : div(id("local"), u32(lanes));
-  const firstRow = add(
-    mul(groupXZ(), u32(shape.rows)),
-    mul(laneRow, u32(o.tile.rows)),
-  );
-  const body = [...columnsAndWeights(o, lanes), ...rowsOfTile(o, lanes)];
+export function matmul(options: MatmulOptions): Kernel {
+  const o = { ...options, tile: tileTaken(options) };
+  const { lanes } = teamsOf(o);
+  const { body, shared } = rowsOfTile(o);
+  const inside = [...columnsAndWeights(o, lanes), ...body];
   return kernelOf({
     name: o.name,
     workgroupSize: o.tile.lanes,
     bindings: o.bindings,
-    body: o.grouped ? groupedTile(o.grouped.tiles, body) : [
-      let_("first", firstRow),
+    shared: longest(shared),
+    body: o.grouped ? groupedTile(o.grouped.tiles, inside) : [
+      let_("first", firstRow(o)),
       let_("end", o.rows),
-      if_(lt(u("first"), u("end")), body),
+      if_(lt(u("first"), u("end")), inside),
     ],
   });
+}
+
+/** Whether lanes of a workgroup wait for each other: then all of them arrive, also those without rows. */
+function isJoint(o: MatmulOptions): boolean {
+  return isStaged(o) || blocksInRound(o, 1) > 0;
+}
+
+/** The first row of the workgroup, or at once of the lane's team where teams do not wait for each other. */
+function firstRow(o: MatmulOptions): Expr {
+  const first = mul(groupXZ(), u32(matmulShape(o).rows));
+  return isJoint(o) ? first : add(first, placeOfTeam(o));
+}
+
+/** The first of a team's rows among the workgroup's. */
+function placeOfTeam(o: MatmulOptions): Expr {
+  return mul(teamOf(o), u32(o.tile.rows));
+}
+
+/** Which team a lane is of. */
+function teamOf(o: MatmulOptions): Expr {
+  const { lanes, teams } = teamsOf(o);
+  return teams === 1 ? u32(0) : div(id("local"), u32(lanes));
 }
 
 /** Read the workgroup's tile from the list, if it has that many. */
@@ -149,108 +102,44 @@ function groupedTile(tiles: string, body: readonly Stmt[]): Stmt[] {
 
 /**
  * Tiles are often not full, above all in decoding: one row, and a quarter of a tile, have loops of their own beside that
- * for a whole tile, with the same sums and less work.
+ * for a whole tile, with the same sums and less work. So has every number of rows for which teams share out k.
  */
-function rowsOfTile(o: MatmulOptions, lanes: number): Stmt[] {
+function rowsOfTile(o: MatmulOptions): Part {
   const { rows } = o.tile;
   const whole = rowsTimesColumns(o, rows);
-  // Where lanes hold different rows the branch would not be uniform.
-  if (rows === 1 || o.tile.lanes !== lanes) return whole;
   const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
-  return heights.reduceRight(
-    (others, height) => [
-      if_(
-        lt(sub(u("end"), u("first")), u32(height + 1)),
-        rowsTimesColumns(o, height),
-        others,
-      ),
-    ],
-    whole,
-  );
-}
-
-/** Consecutive columns of one invocation: the two that share a word where weights are packed. */
-function unitOf(o: MatmulOptions): number {
-  const unit = o.weights.some((w) => isPacked(w.stored)) ? 2 : 1;
-  invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
-  return unit;
-}
-
-function isPacked(stored: FileDType): stored is "f16" | "bf16" {
-  return stored === "f16" || stored === "bf16";
-}
-
-/** Elements of a weight in one word of its binding. */
-function perWord(stored: FileDType): number {
-  return isPacked(stored) ? 2 : stored === "mxfp4" ? 8 : 1;
+  const few: [height: number, part: Part][] = teamsOf(o).teams === 1
+    ? rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)])
+    // Without a barrier lanes of different rows may not be at one branch.
+    : [...new Set([...heights, rows])].flatMap((n) =>
+      blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []
+    );
+  return {
+    body: few.reduceRight<readonly Stmt[]>(
+      (others, [height, { body }]) => [
+        if_(lt(sub(u("end"), u("first")), u32(height + 1)), body, others),
+      ],
+      whole.body,
+    ),
+    shared: [whole, ...few.map(([, part]) => part)].flatMap((p) => p.shared),
+  };
 }
 
 function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-/**
- * column<c>: the result's. at<w>_<c>: where weight w of that column is read at k = 0, in elements, or in words where
- * packed. Lanes stand side by side, so that their loads are contiguous. Beyond the last column something is read, and
- * nothing written.
- */
-function columnsAndWeights(o: MatmulOptions, lanes: number): Stmt[] {
-  const unit = unitOf(o);
-  const perGroup = o.tile.columns * lanes / unit;
-  const laneColumn = add(
-    mul(id("group.y"), u32(perGroup)),
-    rem(id("local"), u32(lanes)),
-  );
-  return [
-    let_("lane_unit", laneColumn),
-    ...range(o.tile.columns / unit).flatMap((j) => [
-      let_(`unit${j}`, add(u("lane_unit"), u32(j * lanes))),
-      ...range(unit).map((i) =>
-        let_(
-          `column${j * unit + i}`,
-          add(mul(u(`unit${j}`), u32(unit)), u32(i)),
-        )
-      ),
-    ]),
-    ...o.weights.flatMap((w, i) => {
-      const packed = isPacked(w.stored);
-      invariant(!packed || w.rowStride % 2 === 0, "packed rows are even");
-      const base = ofExpert(o, w.rowStride / perWord(w.stored));
-      return range(o.tile.columns).filter((c) => !packed || c % 2 === 0)
-        .map((c): Stmt => {
-          const from = packed ? u(`unit${c / 2}`) : u(`column${c}`);
-          return let_(`at${i}_${c}`, add(base, from));
-        }).concat(w.scales === undefined ? [] : scalePlaces(o, w, i));
-    }),
-  ];
-}
-
-/** Where the weights of the tile's expert start, whose rows have `rowWords` words. */
-function ofExpert({ k, grouped }: MatmulOptions, rowWords: number): Expr {
-  if (!grouped) return u32(0);
-  invariant(typeof k === "number", "experts' weights have one size");
-  return mul(u("expert"), u32(k * rowWords));
-}
-
-/** scale<w>_<c>: where the scales of weight w of that column start. */
-function scalePlaces(o: MatmulOptions, w: MatmulWeight, i: number): Stmt[] {
-  const base = ofExpert(o, w.rowStride / 32);
-  return range(o.tile.columns).map((c) =>
-    let_(`scale${i}_${c}`, add(base, u(`column${c}`)))
-  );
-}
-
-/** `rows` rows by all columns of a tile: their sums, and what becomes of them. */
-function rowsTimesColumns(o: MatmulOptions, rows: number): Stmt[] {
+/** One product for each result: rows from the left, columns from the right, weight by weight. */
+function products(
+  o: MatmulOptions,
+  { left, rows }: { readonly left: Left; readonly rows: number },
+): (k: Expr, blocks: readonly Expr[]) => SumStep {
   const { columns } = o.tile;
-  const cells = range(rows * columns).map((i) => ({
-    r: Math.floor(i / columns),
-    c: i % columns,
-  }));
-  const step = (k: Expr, blocks: readonly Expr[]): SumStep => ({
+  const cells = cellsOf(rows, columns);
+  return (k, blocks) => ({
     lets: [
-      ...range(rows).map((r) => let_(`a${r}`, o.left(u(`left${r}`), k))),
-      ...o.weights.flatMap((w, i) => rightRow(w, `${i}`, { k, columns })),
+      ...range(rows).map((r) => let_(`a${r}`, left.at(r, k))),
+      ...o.weights.flatMap((_, i) => rightRow(o, i, k)),
     ],
     values: o.weights.flatMap((_, i) =>
       cells.map(({ r, c }, cell) =>
@@ -258,89 +147,96 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Stmt[] {
       )
     ),
   });
+}
+
+function cellsOf(rows: number, columns: number): { r: number; c: number }[] {
+  return range(rows * columns).map((i) => ({
+    r: Math.floor(i / columns),
+    c: i % columns,
+  }));
+}
+
+/** The results of one place that is in the matrix. */
+function finish(
+  o: MatmulOptions,
+  { row, column }: { readonly row: Expr; readonly column: Expr },
+  sums: readonly Expr[],
+): Stmt {
   const expert = o.grouped ? u("expert") : u32(0);
-  return [
-    ...range(rows).flatMap((r) => [
-      let_(`row${r}`, add(u("first"), u32(r))),
-      let_(`left${r}`, o.leftRow(min(u(`row${r}`), sub(u("end"), u32(1))))),
-    ]),
+  return if_(
+    and(lt(row, u("end")), lt(column, u32(o.columns))),
+    o.epilogue({ row, column, expert }, sums),
+  );
+}
+
+/** `rows` rows by all columns of a lane: their sums, and what becomes of them. */
+function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
+  const { columns } = o.tile;
+  const { teams } = teamsOf(o);
+  const apart = isJoint(o) && teams > 1;
+  const cells = cellsOf(rows, columns);
+  const left = leftOf(o, {
+    rows,
+    ofGroup: rows * teams,
+    first: u("first"),
+    own: u(apart ? "own" : "first"),
+    place: apart ? sub(u("own"), u("first")) : u32(0),
+    stretch: SUM_BLOCK,
+    waits: wholeBlocks(o.k) === 1,
+  });
+  const body = [
+    ...left.prepare,
     ...blockedSum({
       length: o.k,
       totals: o.weights.flatMap((_, i) =>
         cells.map(({ r, c }) => `sum${i}_${r}_${c}`)
       ),
-      step,
+      before: (start) => left.before(start),
+      step: products(o, { left, rows }),
     }),
-    ...cells.map(({ r, c }) => {
-      const [row, column] = [u(`row${r}`), u(`column${c}`)];
-      const sums = o.weights.map((_, i) => f(`sum${i}_${r}_${c}`));
-      return if_(
-        and(lt(row, u("end")), lt(column, u32(o.columns))),
-        o.epilogue({ row, column, expert }, sums),
-      );
-    }),
+    ...cells.map(({ r, c }) =>
+      finish(
+        o,
+        { row: u(`row${r}`), column: u(`column${c}`) },
+        o.weights.map((_, i) => f(`sum${i}_${r}_${c}`)),
+      )
+    ),
   ];
+  const { shared } = left;
+  if (!apart) return { body, shared };
+  return {
+    body: [
+      let_("own", add(u("first"), placeOfTeam(o))),
+      // Lanes without rows have only to be there where others wait for them.
+      ...isStaged(o) ? body : [if_(lt(u("own"), u("end")), body)],
+    ],
+    shared,
+  };
 }
 
-/** b<number>_<c>: one weight's values at k for every column. */
-function rightRow(
-  w: MatmulWeight,
-  number: string,
-  at: { readonly k: Expr; readonly columns: number },
-): Stmt[] {
-  const { stored } = w;
-  if (stored === "mxfp4") return blockRow(w, number, at);
-  if (!isPacked(stored)) {
-    const row = mul(at.k, u32(w.rowStride));
-    return range(at.columns).map((c) =>
-      let_(`b${number}_${c}`, load(w.binding, add(u(`at${number}_${c}`), row)))
-    );
-  }
-  const row = mul(at.k, u32(w.rowStride / 2));
-  return range(at.columns / 2).flatMap((j) => {
-    const word = u(`word${number}_${2 * j}`);
-    const index = add(u(`at${number}_${2 * j}`), row);
-    return [
-      let_(`word${number}_${2 * j}`, load(w.binding, index, "u32")),
-      let_(`b${number}_${2 * j}`, unpackLow(stored, word)),
-      let_(`b${number}_${2 * j + 1}`, unpackHigh(stored, word)),
-    ];
+/** No more rows than one team holds: teams sum different blocks of k. */
+function fewRows(o: MatmulOptions, rows: number): Part {
+  const { teams } = teamsOf(o);
+  const blocks = blocksInRound(o, rows);
+  const stretch = SUM_BLOCK * Math.min(teams * blocks, wholeBlocks(o.k));
+  const left = leftOf(o, {
+    rows,
+    ofGroup: rows,
+    first: u("first"),
+    own: u("first"),
+    place: u32(0),
+    stretch,
+    waits: true,
   });
-}
-
-/** The same from MXFP4 blocks; products with a power of two are exact. */
-function blockRow(
-  w: MatmulWeight,
-  number: string,
-  at: { readonly k: Expr; readonly columns: number },
-): Stmt[] {
-  const along = (shift: number) =>
-    mul(binary("shr", at.k, u32(shift)), u32(w.rowStride));
-  const bit = mul(binary("and", at.k, u32(7)), u32(4));
-  return range(at.columns).flatMap((c) => {
-    const [bits, scale] = [`bits${number}_${c}`, `power${number}_${c}`];
-    const word = load(w.binding, add(u(`at${number}_${c}`), along(3)), "u32");
-    const exponent = load(
-      w.scales!,
-      add(u(`scale${number}_${c}`), along(5)),
-      "u32",
-    );
-    return [
-      let_(bits, binary("shr", word, bit)),
-      let_(scale, bitcast("f32", binary("shl", exponent, u32(23)))),
-      let_(`b${number}_${c}`, mul(unpackFp4(u(bits)), f(scale))),
-    ];
+  const sums = sumsOfTeams(o, {
+    ...{ rows, blocks, left },
+    step: products(o, { left, rows }),
+    finish: (at, sums) => finish(o, at, sums),
   });
-}
-
-/** The value of the lowest four bits: a sign, two bits of exponent, one of mantissa; 1 is 0.5. */
-function unpackFp4(bits: Expr): Expr {
-  const magnitude = binary("and", bits, u32(7));
-  const sign = binary("shl", binary("and", bits, u32(8)), u32(28));
-  const normal = add(binary("shl", magnitude, u32(22)), u32(126 << 23));
-  const small = select(eq(magnitude, u32(1)), u32(126 << 23), u32(0));
-  const value = select(lt(magnitude, u32(2)), small, normal);
-  return bitcast("f32", binary("or", sign, value));
+  return {
+    body: [let_("team", teamOf(o)), ...left.prepare, ...sums.body],
+    shared: [...left.shared, ...sums.shared],
+  };
 }
 
 function u(name: string): Expr {

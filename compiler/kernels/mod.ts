@@ -9,6 +9,7 @@ export * from "./elementwise.ts";
 export * from "./exchange.ts";
 export * from "./kernel.ts";
 export * from "./matmul.ts";
+export * from "./matmul_tile.ts";
 export * from "./order_tokens.ts";
 export * from "./permute.ts";
 export * from "./reach.ts";

@@ -34,6 +34,8 @@ export interface BlockedSumOptions {
   readonly totals: readonly string[];
   /** Name of the index, and prefix of the names that the loop needs. Default `k`. */
   readonly index?: string;
+  /** What comes before each block, given its first index. */
+  before?(start: Expr): readonly Stmt[];
   /** New block sums at index `k`, given the current ones: usually `fma(a, b, blocks[i])`. */
   step(k: Expr, blocks: readonly Expr[]): SumStep;
 }
@@ -51,6 +53,7 @@ export function blockedSum(o: BlockedSumOptions): Stmt[] {
   const next = add(start, u32(SUM_BLOCK));
   const end = short ? length : whole ? next : min(next, length);
   const body = [
+    ...o.before?.(start) ?? [],
     ...blocks.map((block) => var_(block, f32(0))),
     ...blockLoop({ ...o, index: name }, start, end, blocks),
     // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.

@@ -1,11 +1,11 @@
 /** Which variant of a kernel a plan takes: what a tuner found for the adapter, by the shape of the work, or a default. */
 
 import type { FileDType } from "../../spec/dtype.ts";
-import { DEFAULT_TILE, type MatmulTile } from "./matmul.ts";
+import { DEFAULT_TILE, type MatmulTile, tileHeight } from "./matmul_tile.ts";
 
 /** Variants of kernels. Bits do not depend on them. */
 export interface TuningTable {
-  /** The tile of matmuls that `matmuls` does not name. Its rows are those of every grouped matmul: they share lists of tiles. */
+  /** The tile of matmuls that `matmuls` does not name. Its height is that of every grouped matmul: they share lists of tiles. */
   readonly matmul?: MatmulTile;
   /** Tiles by `matmulClass`. */
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
@@ -53,9 +53,26 @@ export function tileFor(
     ? matmuls(shape)
     : matmuls[matmulClass(shape)];
   if (!found) return { tile: matmul, suffix: "" };
-  const tile = shape.grouped ? { ...found, rows: matmul.rows } : found;
-  return {
-    tile,
-    suffix: `_by_${tile.rows}x${tile.columns}x${tile.lanes}`,
-  };
+  const tile = shape.grouped ? ofHeight(found, tileHeight(matmul)) : found;
+  return { tile, suffix: `_by_${tileName(tile)}` };
+}
+
+/** A tile with as many rows as give it a height; whole where its teams cannot share that. */
+export function ofHeight(tile: MatmulTile, height: number): MatmulTile {
+  const { split = 1, ...whole } = tile;
+  return height % split === 0
+    ? { ...tile, rows: height / split }
+    : { ...whole, rows: height };
+}
+
+/** `4x4x32`, and what else tells a tile from others: `4x4x32_split8_workgroup`. */
+export function tileName(tile: MatmulTile): string {
+  const { rows, columns, lanes, split = 1, left = "registers" } = tile;
+  const { right = "scalar" } = tile;
+  return [
+    `${rows}x${columns}x${lanes}`,
+    ...split === 1 ? [] : [`split${split}`],
+    ...left === "registers" ? [] : [left],
+    ...right === "scalar" ? [] : [right],
+  ].join("_");
 }

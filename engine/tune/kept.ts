@@ -3,6 +3,7 @@
 import {
   DataError,
   type MatmulTile,
+  tileHeight,
   type TuningTable,
 } from "../../compiler/mod.ts";
 import type { FileSystem } from "../files.ts";
@@ -11,7 +12,7 @@ import type { FileSystem } from "../files.ts";
 export type KeptTunings = { readonly [computer: string]: TuningTable };
 
 /** What the file says of itself; tables of another version are forgotten, as kernels have changed. */
-const VERSION = 1;
+const VERSION = 2;
 
 /** Read what is kept; nothing where there is no such file, or one of another version. */
 export async function readKept(
@@ -57,14 +58,18 @@ export async function keepTuning(
     [computer]: {
       ...before,
       ...tuning,
-      // Tiles of grouped matmuls were found for the rows of that table.
-      matmuls: before?.matmul?.rows === tuning.matmul?.rows
+      // Tiles of grouped matmuls were found for the height of that table's tile.
+      matmuls: heightOf(before) === heightOf(tuning)
         ? { ...before?.matmuls, ...tuning.matmuls }
         : tuning.matmuls ?? {},
     },
   };
   const text = JSON.stringify({ version: VERSION, tunings }, null, 2) + "\n";
   await files.write(path, [new TextEncoder().encode(text)]);
+}
+
+function heightOf(table: TuningTable | undefined): number | undefined {
+  return table?.matmul && tileHeight(table.matmul);
 }
 
 function isRecord(value: unknown): value is { [key: string]: unknown } {
@@ -81,9 +86,13 @@ function isTable(value: unknown): value is TuningTable {
 }
 
 function isTile(value: unknown): value is MatmulTile {
-  return isRecord(value) && isCount(value["rows"], 64) &&
-    isCount(value["columns"], 64) && value["columns"] as number % 2 === 0 &&
-    isCount(value["lanes"], 256);
+  if (!isRecord(value)) return false;
+  const { rows, columns, lanes, split = 1, left = "registers" } = value;
+  const { right = "scalar" } = value;
+  return isCount(rows, 64) && isCount(columns, 64) && columns % 2 === 0 &&
+    isCount(lanes, 256) && isCount(split, 64) && lanes % split === 0 &&
+    (left === "registers" || left === "workgroup") &&
+    (right === "scalar" || right === "vector");
 }
 
 function isCount(value: unknown, most: number): value is number {

@@ -3,7 +3,9 @@
 import {
   matmulClass,
   type MatmulShape,
-  type MatmulTile,
+  ofHeight,
+  tileHeight,
+  tileName,
   type Tuning,
   type TuningTable,
 } from "../../compiler/mod.ts";
@@ -12,6 +14,7 @@ import type { SelectedDevices } from "../devices.ts";
 import { computerOf, tileOf, TUNING } from "../tuning.ts";
 import { attentionModel, matmulModel, type Timed } from "./models.ts";
 import { type Ready, ready } from "./time_models.ts";
+import { ROWS, variantsOf } from "./variants.ts";
 
 /** How to tune. */
 export interface TuneOptions {
@@ -33,10 +36,6 @@ export interface Tuned {
   /** False where the time was over before all were. */
   readonly complete: boolean;
 }
-
-/** Tiles that are tried: rows of grouped ones, which share them, then columns and lanes. */
-const ROWS = [2, 4, 8, 16];
-const ACROSS = [[4, 8], [4, 16], [4, 32], [2, 32], [8, 8], [4, 64]] as const;
 
 /** Tokens of a workgroup of attention that are tried. */
 const TOGETHER = [1, 2, 4, 8];
@@ -78,20 +77,21 @@ export async function tune(
   }
   for (const shape of shapes) {
     const key = matmulClass(shape);
-    const tiles = [
-      ...shape.grouped ? [] : [ROWS.map((rows) => ({ rows }))],
-      ACROSS.map(([columns, lanes]) => ({ columns, lanes })),
-    ];
-    for (const changes of tiles) {
+    for (const variants of variantsOf(shape, computer)) {
       const current = tuning.matmuls?.[key] ?? tuning.matmul!;
-      const others = changes.map((change) => ({ ...current, ...change }))
-        .filter((tile) => !sameTile(tile, current));
+      const height = tileHeight(tuning.matmul!);
+      const others = new Map(
+        variants(current)
+          .map((tile) => shape.grouped ? ofHeight(tile, height) : tile)
+          .map((tile) => [tileName(tile), tile]),
+      );
+      others.delete(tileName(current));
       tuning = await search.best(
         key,
         matmulModel(shape),
         tuning,
-        others.map((tile) => [
-          `${tile.rows} rows, ${tile.columns} columns, ${tile.lanes} lanes`,
+        [...others].map(([name, tile]) => [
+          name,
           { ...tuning, matmuls: { ...tuning.matmuls, [key]: tile } },
         ]),
       );
@@ -194,10 +194,6 @@ class Search {
     const { now } = this.#options;
     return ready(this.#selected, timed, { tuning, now });
   }
-}
-
-function sameTile(a: MatmulTile, b: MatmulTile): boolean {
-  return a.rows === b.rows && a.columns === b.columns && a.lanes === b.lanes;
 }
 
 /** How many times as fast one is as another: the geometric mean over steps of medians of pairs. */

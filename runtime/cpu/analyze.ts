@@ -47,6 +47,8 @@ export function expressionsOf(s: Stmt): readonly Expr[] {
       return [s.from, s.to, s.step];
     case "if":
       return [s.condition];
+    case "loads":
+      return [s.index];
     case "barrier":
       return [];
   }
@@ -170,6 +172,8 @@ function renameBody(
           then: renameBody(s.then, scope, fresh),
           ...(s.else ? { else: renameBody(s.else, scope, fresh) } : {}),
         };
+      // Taken apart before.
+      case "loads":
       case "barrier":
         return s;
     }

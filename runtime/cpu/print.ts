@@ -5,6 +5,7 @@
  */
 
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, uniqueNames } from "./analyze.ts";
 import { Expressions } from "./expression.ts";
 import { MathLibrary } from "./math.ts";
@@ -105,7 +106,7 @@ class KernelPrinter {
     this.#kernel = kernel;
     this.#lanes = lanes;
     const { f } = this;
-    const body = uniqueNames(kernel.body);
+    const body = uniqueNames(withScalarLoads(kernel.body));
     const shapes = analyzeShapes(kernel, body, lanes);
     this.#x = new Expressions(f, shapes, math);
     this.#statements = new Statements(this.#x, {

@@ -85,8 +85,9 @@ export class Statements {
         return hasUniformTrip(s, this.x.shapes)
           ? this.#for(s)
           : this.#maskedFor(s);
+      case "loads":
       case "barrier":
-        throw new Error("internal: a barrier inside a phase");
+        throw new Error("internal: '" + s.op + "' inside a phase");
     }
   }
 

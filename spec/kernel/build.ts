@@ -6,6 +6,7 @@ import type {
   CallName,
   Expr,
   IdName,
+  LoadsStmt,
   ScalarType,
   Stmt,
 } from "./tree.ts";
@@ -168,6 +169,17 @@ export function bitcast(type: ScalarType, a: Expr): Expr {
 /** Bind a value once. */
 export function let_(name: string, value: Expr): Stmt {
   return { op: "let", name, value };
+}
+/** Bind elements of a binding, as many as there are names, at `index` times that number. */
+export function loads(
+  names: readonly string[],
+  from: {
+    readonly binding: string;
+    readonly index: Expr;
+    readonly type?: LoadsStmt["type"];
+  },
+): Stmt {
+  return { op: "loads", names, type: "f32", ...from };
 }
 /** Declare a variable with its first value. */
 export function var_(name: string, value: Expr): Stmt {

@@ -107,10 +107,23 @@ export type Expr =
   | { readonly op: "convert"; readonly type: ScalarType; readonly a: Expr }
   | { readonly op: "bitcast"; readonly type: ScalarType; readonly a: Expr };
 
+/**
+ * Binds two or four names to elements of a binding that is only read, at `index` times their number and after it: a load of
+ * a vector, where what computes has such. All loads from one binding are then of as many elements.
+ */
+export interface LoadsStmt {
+  readonly op: "loads";
+  readonly names: readonly string[];
+  readonly type: "f32" | "i32" | "u32";
+  readonly binding: string;
+  readonly index: Expr;
+}
+
 /** A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`. */
 export type Stmt =
   | { readonly op: "let"; readonly name: string; readonly value: Expr }
   | { readonly op: "var"; readonly name: string; readonly value: Expr }
+  | LoadsStmt
   | { readonly op: "set"; readonly name: string; readonly value: Expr }
   | {
     readonly op: "store";

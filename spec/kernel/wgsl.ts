@@ -1,7 +1,15 @@
 /** Prints a kernel tree as WGSL. Only this file knows that language. */
 
-import { wgslNames } from "./wgsl_names.ts";
-import type { BinaryOp, CallName, Expr, Kernel, Stmt } from "./tree.ts";
+import { vectorWidths } from "./vectors.ts";
+import { vectorName, wgslNames } from "./wgsl_names.ts";
+import type {
+  BinaryOp,
+  Binding,
+  CallName,
+  Expr,
+  Kernel,
+  Stmt,
+} from "./tree.ts";
 
 const OPERATORS: { readonly [fn in BinaryOp]?: string } = {
   add: "+",
@@ -83,6 +91,11 @@ function printF32(value: number): string {
 /** The WGSL of a kernel: the same tree always gives the same text. */
 export function printWgsl(kernel: Kernel): string {
   const names = wgslNames(kernel);
+  const widths = vectorWidths(kernel);
+  const elementOf = ({ name, type }: Binding) => {
+    const width = widths.get(name);
+    return width === undefined ? type : `vec${width}<${type}>`;
+  };
 
   function inner(e: Expr): string {
     const text = print(e);
@@ -145,6 +158,16 @@ export function printWgsl(kernel: Kernel): string {
       case "let":
       case "var":
         return line(`${s.op} ${names.local(s.name)} = ${print(s.value)};`);
+      case "loads": {
+        const all = names.local(vectorName(s));
+        const from = `${names.global(s.binding)}[${print(s.index)}]`;
+        return [
+          ...line(`let ${all} = ${from};`),
+          ...s.names.flatMap((name, i) =>
+            line(`let ${names.local(name)} = ${all}.${"xyzw"[i]};`)
+          ),
+        ];
+      }
       case "set":
         return line(`${names.local(s.name)} = ${print(s.value)};`);
       case "store":
@@ -189,7 +212,7 @@ export function printWgsl(kernel: Kernel): string {
     ...kernel.bindings.map((b, i) =>
       `@group(0) @binding(${i}) var<storage, ${
         b.access === "read" ? "read" : "read_write"
-      }> ${names.global(b.name)}: array<${b.type}>;`
+      }> ${names.global(b.name)}: array<${elementOf(b)}>;`
     ),
     ...kernel.shared.map((a) =>
       `var<workgroup> ${names.global(a.name)}: array<${a.type}, ${a.length}>;`

@@ -1,6 +1,6 @@
 /** Names of a kernel as WGSL identifiers: legal, not reserved, and distinct. */
 
-import type { Kernel, Stmt } from "./tree.ts";
+import type { Kernel, LoadsStmt, Stmt } from "./tree.ts";
 
 /** WGSL keywords and reserved words, predeclared types and functions that the printer uses, and its own names. */
 const TAKEN = new Set(
@@ -30,9 +30,17 @@ export interface WgslNames {
   local(name: string): string;
 }
 
+/** The name of what a load of a vector binds before its parts are named. */
+export function vectorName({ names }: LoadsStmt): string {
+  return `${names[0]}_vector`;
+}
+
 function localsOf(statements: readonly Stmt[], into: Set<string>): Set<string> {
   for (const s of statements) {
     if (s.op === "let" || s.op === "var" || s.op === "for") into.add(s.name);
+    if (s.op === "loads") {
+      [vectorName(s), ...s.names].forEach((n) => into.add(n));
+    }
     if (s.op === "for") localsOf(s.body, into);
     if (s.op === "if") {
       localsOf(s.then, into);

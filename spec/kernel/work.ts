@@ -2,6 +2,7 @@
 
 import { STORED_BYTES } from "../dtype.ts";
 import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
+import { scalarLoads } from "./vectors.ts";
 
 /** What an invocation does. Where a condition is not known, the dearer branch counts. */
 export interface KernelWork {
@@ -100,6 +101,8 @@ class Walk {
         this.#known.set(s.name, this.#value(s.value, times));
         this.#mark(s.name, this.#varies);
         return;
+      case "loads":
+        return this.block(scalarLoads(s), times);
       case "store": {
         this.#add(
           this.#stores.get(s.binding)!,

@@ -1,6 +1,7 @@
 /** A plain interpreter of the kernel tree: every invocation on its own, in step at barriers. The oracle of the printers. */
 
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 
 /** The contents of a binding, as u32 words. */
 export type Words = Uint32Array;
@@ -189,7 +190,7 @@ function* execute(
   first?: [string, number],
 ): Generator<void> {
   at.scopes.push(new Map(first ? [first] : []));
-  for (const s of body) {
+  for (const s of withScalarLoads(body)) {
     if (s.op === "let" || s.op === "var") {
       at.scopes.at(-1)!.set(s.name, evaluate(s.value, at));
     } else if (s.op === "set") {

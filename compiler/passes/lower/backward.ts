@@ -20,11 +20,8 @@ import {
 } from "../../kernels/backward.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import {
-  matmul,
-  matmulGrid,
-  type MatmulOptions,
-} from "../../kernels/matmul.ts";
+import { matmul } from "../../kernels/matmul.ts";
+import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
 import { reduce } from "../../kernels/rows.ts";
 import { type At, atFlat, atMapped, localName } from "./at.ts";
 import type { LowerNode } from "./chunks.ts";

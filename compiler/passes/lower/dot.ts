@@ -6,11 +6,8 @@ import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import { isRouting, type Node, type NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import {
-  matmul,
-  matmulGrid,
-  type MatmulOptions,
-} from "../../kernels/matmul.ts";
+import { matmul } from "../../kernels/matmul.ts";
+import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
 import { tileFor } from "../../kernels/tiles.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
 import {

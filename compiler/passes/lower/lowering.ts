@@ -18,7 +18,7 @@ import type {
   Phase,
   ScalarFunction,
 } from "../../graph/graph.ts";
-import type { MatmulTile } from "../../kernels/matmul.ts";
+import type { MatmulTile } from "../../kernels/matmul_tile.ts";
 import type { Tuning } from "../../kernels/tiles.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";

@@ -15,6 +15,7 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reads } from "../../kernels/kernel.ts";
 import { permute } from "../../kernels/permute.ts";
 import { locate, reach } from "../../kernels/reach.ts";
+import { tileHeight } from "../../kernels/matmul_tile.ts";
 import { regroup, regroupGrid } from "../../kernels/regroup.ts";
 import { type At, atFlat } from "./at.ts";
 import {
@@ -291,7 +292,7 @@ function emitRegroup(
     name: `regroup_${routing.splits.at(-1)!}`,
     splits: routing.splits,
     ...routing.columns ? { columns: routing.columns } : {},
-    tileRows: lowering.tile.rows,
+    tileRows: tileHeight(lowering.tile),
   });
   const { countsAll, position, tiles, rowOf, expertOf, rowCount } = routing;
   addLaunch(lowering, node, kernel, {

@@ -5,6 +5,7 @@ import { positionsReached } from "../../../spec/bytes.ts";
 import { onRank, type PerRank, perRank } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import { isWeighted, type RoutingNode } from "../../graph/graph.ts";
+import { tileHeight } from "../../kernels/matmul_tile.ts";
 import { tileBound } from "../../kernels/regroup.ts";
 import { groupBound, localBound } from "../place.ts";
 import {
@@ -211,7 +212,7 @@ function receivedRows(
   const receiveSize: Size = {
     mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
   };
-  const tileRows = lowering.tile.rows;
+  const tileRows = tileHeight(lowering.tile);
   const tilesBound = perRank(
     localExperts.map((n, rank) =>
       1 + 3 * (Math.ceil(onRank(receiveBound, rank) / tileRows) + n)

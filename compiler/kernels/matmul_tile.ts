@@ -1,0 +1,164 @@
+/** What a matrix multiplication is made of, and how its lanes share a tile of the result. */
+
+import type { FileDType } from "../../spec/dtype.ts";
+import { invariant } from "../../spec/errors.ts";
+import type { Binding, Expr, Stmt } from "../../spec/kernel/tree.ts";
+import type { Size } from "../../spec/size.ts";
+import { foldGrid, type Grid, SHARED_WORDS } from "./kernel.ts";
+import { SUM_BLOCK } from "./sum.ts";
+
+/** A right operand, [expert,] k, n with n innermost. */
+export interface MatmulWeight {
+  readonly binding: string;
+  /** `mxfp4`: words of eight four-bit floats that follow each other along k. */
+  readonly stored: FileDType;
+  /** MXFP4: the binding of scales, [expert,] k / 32, n. */
+  readonly scales?: string;
+  /** Elements between k and k + 1; even for 16-bit weights. */
+  readonly rowStride: number;
+}
+
+/** Each invocation computes rows x columns results; `lanes` invocations make a workgroup. */
+export interface MatmulTile {
+  readonly rows: number;
+  readonly columns: number;
+  readonly lanes: number;
+  /**
+   * Teams of lanes that have the same columns. Each has rows of its own; where a tile has no more rows than one team holds,
+   * as in decoding, teams sum different blocks of k, and block sums are added in order. Divides `lanes`. Default: 1.
+   */
+  readonly split?: number;
+  /**
+   * Where products take the left operand from: loaded by every lane for itself, or by all lanes of a workgroup together,
+   * a block of k at a time, into its memory, if that is large enough. Default: registers.
+   */
+  readonly left?: "registers" | "workgroup";
+  /**
+   * How the right operand is loaded: word by word, or two or four words at once, of columns that lie together, where its
+   * rows and the tile's columns allow it. Default: scalar.
+   */
+  readonly right?: "scalar" | "vector";
+}
+
+/** A good tile without a tuner. */
+export const DEFAULT_TILE: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
+
+/** A matrix multiplication, perhaps over groups of rows that each have their own weights. */
+export interface MatmulOptions {
+  readonly name: string;
+  /** How many products in a sum; known at run time only where there are no groups and no packed weights. */
+  readonly k: number | Expr;
+  readonly columns: number;
+  /** Superset of what is used, weights included (16-bit weights are u32 bindings). */
+  readonly bindings: readonly Binding[];
+  /** One, or several that share the left operand (gate and up of an expert). */
+  readonly weights: readonly MatmulWeight[];
+  readonly tile: MatmulTile;
+  /** Run-time row count, uniform; not used when grouped. */
+  readonly rows: Expr;
+  /** The binding of the tile list that `regroup` makes; its tile height must be `matmulShape(o).rows`. */
+  readonly grouped?: { readonly tiles: string };
+  /** A u32 prepared once for each row, such as `rowOf[row] * k`. */
+  leftRow(row: Expr): Expr;
+  /** The left operand at k, f32. */
+  left(base: Expr, k: Expr): Expr;
+  /** Uses one result: one sum for each weight. */
+  epilogue(
+    at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },
+    sums: readonly Expr[],
+  ): readonly Stmt[];
+}
+
+type Shape = Pick<MatmulOptions, "k" | "columns" | "tile" | "grouped">;
+
+/** How many blocks a sum over k has, if that is known and all are whole; else 0. */
+export function wholeBlocks(k: MatmulOptions["k"]): number {
+  return typeof k === "number" && k % SUM_BLOCK === 0 ? k / SUM_BLOCK : 0;
+}
+
+/**
+ * The tile that a kernel takes: the plain one of its size unless all blocks of k are whole. Drivers (Mesa's llvmpipe) may
+ * unroll a short last block and then add its products in another order, which depends on the code around it.
+ */
+export function tileTaken(
+  { k, grouped, tile }: Omit<Shape, "columns">,
+): MatmulTile {
+  if (wholeBlocks(k) > 0) return tile;
+  const { rows, columns, lanes } = tile;
+  return { rows: grouped ? tileHeight(tile) : rows, columns, lanes };
+}
+
+/** Rows of a tile of grouped rows. */
+export function tileHeight({ rows, split = 1 }: MatmulTile): number {
+  return rows * split;
+}
+
+/** Lanes side by side, of different columns, and how many such teams a workgroup has. */
+export interface Teams {
+  readonly lanes: number;
+  readonly teams: number;
+}
+
+/** Few columns leave lanes idle, so the rest of a workgroup's lanes go to more teams (not when grouped). */
+export function teamsOf(o: Omit<Shape, "k">): Teams {
+  const { split = 1, columns } = o.tile;
+  invariant(o.tile.lanes % split === 0, "teams have equally many lanes");
+  const most = o.tile.lanes / split;
+  if (o.grouped) return { lanes: most, teams: split };
+  let lanes = 1;
+  while (lanes < most && lanes * columns < o.columns) lanes *= 2;
+  if (lanes > most || o.tile.lanes % lanes !== 0) lanes = most;
+  return { lanes, teams: o.tile.lanes / lanes };
+}
+
+/** Rows and columns of the result that one workgroup computes. */
+export function matmulShape(o: Shape): { rows: number; columns: number } {
+  const tile = tileTaken(o);
+  const { lanes, teams } = teamsOf({ ...o, tile });
+  return { rows: tile.rows * teams, columns: tile.columns * lanes };
+}
+
+/**
+ * The grid for a number of rows, or for a number of tiles when grouped. Tiles lie in x: neighbours then share weights, and
+ * where fewer tiles arrive than could, the idle ones are spread over the whole grid and not left to one core at its end.
+ */
+export function matmulGrid(o: Shape, rowsOrTiles: Size): Grid {
+  const shape = matmulShape(o);
+  const tiles: Size = o.grouped
+    ? rowsOrTiles
+    : { ceilDiv: [rowsOrTiles, shape.rows] };
+  const [x, z] = foldGrid(tiles);
+  return [x, Math.ceil(o.columns / shape.columns), z];
+}
+
+/** Words of workgroup memory for the left operand, and those for block sums beyond the first of each lane's results. */
+const LEFT_WORDS = 2560, ROUND_WORDS = 1024;
+
+/** Whether lanes load the left operand together: two blocks of every row, and where each row starts, must fit. */
+export function isStaged(o: Shape): boolean {
+  return o.tile.left === "workgroup" &&
+    matmulShape(o).rows * (2 * SUM_BLOCK + 1) <= LEFT_WORDS;
+}
+
+/**
+ * Where teams sum blocks of k for a number of rows: how many blocks each has in a round, at whose end they are added.
+ * 0: they do not, as memory is too small or there is nothing to share.
+ */
+export function blocksInRound(
+  o: Shape & Pick<MatmulOptions, "weights">,
+  rows: number,
+): number {
+  const { lanes, teams } = teamsOf(o);
+  if ((o.tile.split ?? 1) === 1) return 0;
+  const staged = isStaged(o);
+  const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
+  const left = staged ? rows * (SUM_BLOCK * teams + 1) : 0;
+  const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0);
+  if (sums > room || left > LEFT_WORDS) return 0;
+  const all = Math.ceil(wholeBlocks(o.k) / teams);
+  const fits = Math.min(
+    Math.floor(ROUND_WORDS / sums),
+    staged ? Math.floor(LEFT_WORDS / left) : Infinity,
+  );
+  return Math.max(1, Math.min(all, fits));
+}

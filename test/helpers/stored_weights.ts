@@ -1,0 +1,67 @@
+/** Random weights as checkpoints store them, and the numbers that they stand for. */
+
+import { randoms } from "./run_kernel.ts";
+
+/** The values of the sixteen codes of a four-bit float. */
+const FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6].flatMap((x, i, all) =>
+  i < 7 ? [x] : [x, ...all.map((v) => -v)]
+);
+
+/** The value of any 16 bits: sign, exponent, fraction. */
+function value16(bits: number, stored: "f16" | "bf16"): number {
+  const [width, bias] = stored === "f16" ? [10, 15] : [7, 127];
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits & 0x7fff) >> width;
+  const fraction = (bits & (1 << width) - 1) / 2 ** width;
+  return sign *
+    (exponent === 0
+      ? fraction * 2 ** (1 - bias)
+      : (1 + fraction) * 2 ** (exponent - bias));
+}
+
+/** Weights [k, columns] as they are stored, with the binding that holds them and what they stand for. */
+export interface StoredWeights {
+  readonly words: Uint32Array;
+  readonly scales?: Uint32Array;
+  readonly rowStride: number;
+  readonly values: Float32Array;
+}
+
+/** Any bits but infinities and NaN, two to a word, rows padded to a multiple of four. */
+export function weights16(
+  [k, columns]: readonly [number, number],
+  stored: "f16" | "bf16",
+  seed: number,
+): StoredWeights {
+  const rowStride = Math.ceil(columns / 4) * 4;
+  const halves = new Uint16Array(k * rowStride);
+  const noise = randoms(k * columns, seed);
+  // Exponents of about 1 in bf16, so that sums stay finite; all of them in f16, zero and subnormals too.
+  const [least, most] = stored === "f16" ? [0, 0x7bff] : [0x3800, 0x4700];
+  const values = noise.map((x, at) => {
+    const size = least + Math.floor(Math.abs(x) * (most - least + 1));
+    const bits = x < 0 ? size | 0x8000 : size;
+    halves[Math.floor(at / columns) * rowStride + at % columns] = bits;
+    return value16(bits, stored);
+  });
+  return { words: new Uint32Array(halves.buffer), rowStride, values };
+}
+
+/** All codes, and the exponents that published weights have. */
+export function weights4(
+  [k, columns]: readonly [number, number],
+  seed: number,
+): StoredWeights {
+  const words = new Uint32Array(k / 8 * columns);
+  const scales = new Uint32Array(k / 32 * columns);
+  const noise = randoms(k * columns, seed).map(Math.abs);
+  const values = noise.map((x, at) => {
+    const [i, c] = [Math.floor(at / columns), at % columns];
+    const scale = Math.floor(i / 32) * columns + c;
+    if (i % 32 === 0) scales[scale] = 118 + Math.floor(x * 14);
+    const code = Math.floor(x * 16000) % 16;
+    words[Math.floor(i / 8) * columns + c]! |= code << 4 * (i % 8);
+    return FP4[code]! * 2 ** (scales[scale]! - 127);
+  });
+  return { words, scales, rowStride: columns, values };
+}
