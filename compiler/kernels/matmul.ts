@@ -64,9 +64,10 @@ export function matmul(options: MatmulOptions): Kernel {
   });
 }
 
-/** Whether lanes of a workgroup wait for each other: then all of them arrive, also those without rows. */
+/** Whether teams begin at one row, as where they wait for each other or share a tile of the list: also those without rows. */
 function isJoint(o: MatmulOptions): boolean {
-  return isStaged(o) || blocksInRound(o, 1) > 0;
+  return isStaged(o) || blocksInRound(o, 1) > 0 ||
+    o.grouped !== undefined && teamsOf(o).teams > 1;
 }
 
 /** The first row of the workgroup, or at once of the lane's team where teams do not wait for each other. */
