@@ -26,8 +26,8 @@ import type { Plan } from "../../spec/plan.ts";
 import { median } from "../measure.ts";
 import { expertLayer } from "../models.ts";
 import { randomValues, randomWeights } from "../session.ts";
-import { bindExchanges } from "./exchanges.ts";
 import { FFN, packed, PROMPT } from "../work.ts";
+import { bindExchanges } from "./exchanges.ts";
 
 /** A step, predicted and measured, in milliseconds. */
 export interface Compared {

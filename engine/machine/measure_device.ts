@@ -61,17 +61,15 @@ export async function measureDevice(
     ];
     const operations = await open(operationsModel(2));
     const experts = await open(expertsModel());
-    const narrow = await open(narrowModel(NARROW));
-    const tokens = tokensOfAWorkgroup(narrow.plan);
     measured = await inTurn([
       [short, { tokens: 1 }],
       [long, { tokens: 1 }],
       [operations, await longEnough(operations)],
       [experts, await longEnough(experts)],
-      ...[1, 8, 1024 / tokens].map((n): [SmallModel, Scene] => [
-        narrow,
-        { tokens: n * tokens },
-      ]),
+      // On a software adapter a workgroup has a core to itself.
+      ...computerOf(selected) === "software"
+        ? []
+        : workgroupsOf(await open(narrowModel(NARROW))),
     ], options);
   } finally {
     for (const { close } of opened) await close();
@@ -132,6 +130,12 @@ function limitsOf({ limits }: SelectedDevices): { [limit: string]: number } {
   return Object.fromEntries(
     Object.keys(GUARANTEED_LIMITS).map((name) => [name, limits[name]!]),
   );
+}
+
+/** Steps whose matmuls are one workgroup, eight, and many. */
+function workgroupsOf(narrow: SmallModel): [SmallModel, Scene][] {
+  const tokens = tokensOfAWorkgroup(narrow.plan);
+  return [1, 8, 1024 / tokens].map((n) => [narrow, { tokens: n * tokens }]);
 }
 
 /** The most tokens for which a narrow matmul is one workgroup. */
