@@ -1,9 +1,10 @@
 /**
  * Predicted against measured step and exchange times at ep=1, 2 and 4: the machine is measured, then predicted from, then
  * run. Ranks on one device and on devices of their own, on the CPU and with `--adapter NUMBER` (default 0, where there is
- * one) on an adapter, and as processes through every MPI that is installed. `--ranks 1,2,4`, `--rounds N` (default 5), each
- * with `--runs N` (default 7) of every step, `--only shared|separate|mpi`, `--out FILE` (JSON). What counts is the median of
- * the rounds' ratios: a prediction is compared with steps that ran right after the machine was measured.
+ * one) on an adapter, and as processes through every MPI that is installed. `--ranks 1,2,4`, `--rounds N` (default 15), each
+ * with `--runs N` (default 2) of every step, `--only shared|separate|mpi`, `--out FILE` (JSON). What counts is the median of
+ * the rounds' ratios: a prediction is compared with steps that ran right after the machine was measured. Rounds are short,
+ * some seconds, since a machine that others share drifts; how far what was measured moves from round to round is told too.
  */
 
 import { spawnSync } from "node:child_process";
@@ -22,8 +23,8 @@ const flags = parseArgs({
   options: {
     adapter: { type: "string", default: "0" },
     ranks: { type: "string", default: "1,2,4" },
-    runs: { type: "string", default: "7" },
-    rounds: { type: "string", default: "5" },
+    runs: { type: "string", default: "2" },
+    rounds: { type: "string", default: "15" },
     only: { type: "string" },
     out: { type: "string" },
   },

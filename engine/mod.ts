@@ -53,9 +53,9 @@ export {
 } from "./tune/mod.ts";
 export { joinJob, RankCountError } from "./job.ts";
 export {
-  type MeasuredMachine,
-  measureMachine,
+  type MachineMeter,
   type MeasureMachineOptions,
+  openMachineMeter,
 } from "./machine/measure_machine.ts";
 export {
   type Compared as ComparedMesh,

@@ -33,6 +33,8 @@ export interface MachineDevice {
   readonly parallel?: number;
   /** What a launch has to take on one workgroup's share of the device before the rest joins in. Default: 0. */
   readonly grain?: number;
+  /** What the host takes at every exchange to learn that launches before it are done, and to start those after it. Default: 0. */
+  readonly turn?: number;
   /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */
   readonly staging?: { readonly latency: number; readonly bandwidth: number };
 }
@@ -62,10 +64,14 @@ export interface MachineHost {
 export interface MachineLink {
   /** Seconds until the first byte is there. */
   readonly latency: number;
+  /** Seconds of a gather of some numbers of all ranks. Default: as an exchange of so many bytes. */
+  readonly gather?: number;
   /** Bytes a second, in each direction. */
   readonly bandwidth: number;
   /** What has that bandwidth: each pair of ranks, each rank (its port), or each host, all its ranks together. */
   readonly per: "pair" | "rank" | "host";
+  /** The first so many bytes of an exchange move at this bandwidth instead. Default: none. */
+  readonly short?: { readonly bytes: number; readonly bandwidth: number };
   /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
   readonly peer?: number;
 }
@@ -126,7 +132,11 @@ const link = closed({
   latency: atLeast,
   bandwidth: above,
   per: { enum: ["pair", "rank", "host"] },
-}, { peer: atLeast });
+}, {
+  gather: atLeast,
+  peer: atLeast,
+  short: closed({ bytes: above, bandwidth: above }),
+});
 
 /** The JSON Schema of a machine file. Objects are closed: an unknown field is an error. */
 export const machineSchema: Schema = {
@@ -149,6 +159,7 @@ export const machineSchema: Schema = {
       run: atLeast,
       parallel: above,
       grain: atLeast,
+      turn: atLeast,
       staging: closed({ latency: atLeast, bandwidth: above }),
     })),
     hosts: {

@@ -153,16 +153,20 @@ t.test("the time of a launch", (t) => {
 t.test("the time of an exchange", (t) => {
   const link = { latency: 1, bandwidth: 10 };
   const bytes = [[0, 100, 100], [100, 0, 100], [100, 100, 0]];
-  const seconds = (machine: Machine) =>
+  const seconds = (machine: Machine, gathers = false) =>
     exchangeSeconds(machine, {
       places: placeRanks(machine).slice(0, 3),
-      bytes,
+      ...{ bytes, gathers },
     });
   const by = (per: "pair" | "rank" | "host", more: object = {}) =>
     machineOf({}, { links: { sameHost: { ...link, per, ...more } } });
   t.equal(seconds(by("pair")), 1 + 10);
   t.equal(seconds(by("rank")), 1 + 20);
   t.equal(seconds(by("host")), 1 + 60);
+  t.equal(seconds(by("rank", { gather: 3 })), 1 + 20);
+  t.equal(seconds(by("rank", { gather: 3 }), true), 3);
+  const short = { bytes: 50, bandwidth: 5 };
+  t.equal(seconds(by("rank", { short })), 1 + 10 + 15, "the first 50 bytes");
   t.equal(seconds(by("pair", { peer: 3 })), 1 + 3 + 10);
   const hosts = [
     { devices: [{ kind: "d", count: 2 }] },

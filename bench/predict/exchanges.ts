@@ -1,25 +1,20 @@
 /** The exchanges of a step by themselves: the plan's own collectives, with the counts of a scene, and no kernels between. */
 
+import type { OpenedDevices } from "../../engine/devices.ts";
+import { bindCollectives } from "../../engine/machine/collectives.ts";
 import { KnownBuffers } from "../../engine/predict/known.ts";
 import { dealScene, type SceneOptions } from "../../engine/predict/scene.ts";
-import type { OpenedDevices } from "../../engine/devices.ts";
-import {
-  type CollectiveStep,
-  type Communicator,
-  createCommunicator,
-  type Device,
-  type DeviceBuffer,
+import type {
+  CollectiveStep,
+  Device,
+  DeviceBuffer,
   RankMemory,
-  StagingAccount,
 } from "../../runtime/mod.ts";
 import { bytesOf } from "../../runtime/host_tensor.ts";
-import { kernelsByKey } from "../../runtime/kernel_key.ts";
-import { createMpiCommunicator, type MpiWorld } from "../../runtime/mpi/mod.ts";
-import { writeTables } from "../../runtime/tables.ts";
-import { exchangesAtOnce } from "../../spec/bytes.ts";
+import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { onRank, type Plan } from "../../spec/plan.ts";
 
-/** Steps whose exchanges are timed together, so that a wait for the device counts little. */
+/** How often each exchange is carried out in a row, so that a wait for the device counts little. */
 const TOGETHER = 8;
 
 /** The exchanges of a step, ready. */
@@ -37,47 +32,36 @@ export async function bindExchanges(
     readonly now: () => number;
   },
 ): Promise<Exchanges> {
-  const unique = [...new Set(devices)];
-  for (const device of unique) await device.prepare(kernelsByKey(plan));
-  const memories = devices.map((device, i) =>
-    new RankMemory(plan, device, world?.rank ?? i)
-  );
-  for (const memory of memories) writeTables(plan, memory);
   const scene = dealScene(plan, options);
   const known = new KnownBuffers(scene);
-  const communicator: Communicator = world
-    ? await createMpiCommunicator(world, plan)
-    : createCommunicator();
-  const staging = new StagingAccount();
-  const context = { plan, staging, sent: undefined };
-  const steps = scene.program.steps
-    .filter((step): step is CollectiveStep =>
-      step.op === "allGather" || step.op === "allToAll"
-    )
-    .map((step) => ({
-      exchange: communicator.bind(step, memories, context),
-      // Counts that ranks tell each other lie where other buffers have been since.
-      given: step.op === "allGather"
-        ? memories.flatMap((memory) => contentOf(memory, step.from) ?? [])
-        : [],
-    }));
-  staging.allocate(exchangesAtOnce(plan));
+  const steps = scene.program.steps.filter((step): step is CollectiveStep =>
+    step.op === "allGather" || step.op === "allToAll"
+  );
+  const bound = await bindCollectives(plan, steps, { devices, world });
+  // Counts that ranks tell each other lie where other buffers have been since.
+  const given = steps.map((step) =>
+    step.op === "allGather"
+      ? bound.memories.flatMap((memory) => contentOf(memory, step.from) ?? [])
+      : []
+  );
   return {
     time: async () => {
-      for (const device of unique) await device.idle();
-      await world?.barrier(world, { what: "measuring" });
-      const start = now();
-      for (let i = 0; i < TOGETHER; i++) {
-        for (const { exchange, given } of steps) {
-          for (const { device, from, to, bytes } of given) {
-            device.copy(from, 0, to, 0, bytes);
-          }
-          const wait = exchange(scene.counts);
+      let spent = 0;
+      for (const [n, carryOut] of bound.carryOut.entries()) {
+        for (const { device, from, to, bytes } of given[n]!) {
+          device.copy(from, 0, to, 0, bytes);
+        }
+        await bound.idle();
+        await world?.barrier(world, { what: "measuring" });
+        const start = now();
+        for (let i = 0; i < TOGETHER; i++) {
+          const wait = carryOut(scene.counts);
           if (wait) await wait;
         }
+        await bound.idle();
+        spent += (now() - start) / TOGETHER;
       }
-      for (const device of unique) await device.idle();
-      return (now() - start) / TOGETHER;
+      return spent;
     },
   };
 

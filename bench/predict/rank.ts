@@ -9,7 +9,7 @@ import { availableParallelism } from "node:os";
 import process from "node:process";
 import { compile, type Model } from "../../compiler/mod.ts";
 import { type DeviceSharing, selectDevices } from "../../engine/devices.ts";
-import { measureMachine } from "../../engine/machine/measure_machine.ts";
+import { openMachineMeter } from "../../engine/machine/measure_machine.ts";
 import { predictStep, type SceneOptions } from "../../engine/predict/mod.ts";
 import { computerOf, TUNING } from "../../engine/tuning.ts";
 import { storedDTypes } from "../../engine/weights.ts";
@@ -45,7 +45,10 @@ const [sharing, adapter, list, runs, rounds] = process.argv.slice(2) as [
   string,
 ];
 const repetitions = Number(runs);
-const WARM_UP = 6;
+/** Runs before any counts, each of so many steps: engines compile code that is used often once more. */
+const WARM_UP = 10;
+/** Times that each round measures a part of the machine. */
+const PARTS = 3;
 const select = {
   sharing,
   adapter: adapter === "cpu" ? "cpu" as const : [Number(adapter)],
@@ -98,7 +101,7 @@ function works(): Work[] {
     name: `prefill, ${sequences * length} tokens`,
     ...{ model: demo, file },
     scene: { tokens: sequences * length, sequences, skew: 0 },
-    times: 4,
+    times: 8,
     run: (session) => {
       session.reset();
       return session.run("main", packed(PROMPT), logits([0]));
@@ -175,14 +178,15 @@ for (const work of works()) {
   for (const ranks of counts) all.push(await load(work, ranks));
 }
 
+const { measure, first, world, close } = await openMachineMeter({
+  ...select,
+  ...sharing === "mpi" ? {} : { ranks: Math.max(...counts) },
+  ...{ host: "here", now, repetitions: PARTS },
+});
+
 /** What one round found: a machine, and each piece of work predicted from it and run. */
 async function round() {
-  const { machine, first } = await measureMachine({
-    ...select,
-    ...sharing === "mpi" ? {} : { ranks: Math.max(...counts) },
-    host: "here",
-    now,
-  });
+  const machine = await measure();
   const compared: Compared[] = [];
   for (const { work, ranks, plan, step, exchanges } of all) {
     const steps: number[] = [];
@@ -202,10 +206,12 @@ async function round() {
   return { machine, compared };
 }
 
+// The first round warms up what measures the machine.
+await round();
 const found: Awaited<ReturnType<typeof round>>[] = [];
 for (let i = 0; i < Number(rounds); i++) found.push(await round());
-const { world } = await selectDevices(select);
-if ((world?.rank ?? 0) === 0) console.log(JSON.stringify(found));
+if (first) console.log(JSON.stringify(found));
 for (const { close } of all) await close();
+await close();
 await world?.finish();
 process.exit(0);

@@ -1,7 +1,7 @@
 /** `switchyard devices --all`: what a run's devices can do, and how fast its ranks exchange. */
 
 import { hostname } from "node:os";
-import { measureMachine, timeText } from "../../engine/mod.ts";
+import { openMachineMeter, timeText } from "../../engine/mod.ts";
 import {
   type Machine,
   type MachineDevice,
@@ -35,12 +35,13 @@ export async function machineCommand(
     }
     await joinAsRank(io, flags);
   }
-  const { machine, first, finish } = await measureMachine({
+  const { first, world, measure, close } = await openMachineMeter({
     ...deviceOptions(io, flags),
     ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
     host: hostname(),
     now: io.now,
   });
+  const machine = await measure();
   if (first) {
     const text = stringifyMachine(machine);
     if (flags.out !== undefined) {
@@ -48,7 +49,8 @@ export async function machineCommand(
     }
     await io.out(flags.json ? text : formatMachine(machine));
   }
-  await finish();
+  await close();
+  await world?.finish();
   if (first && flags.job !== undefined) {
     await io.out(`${finishLine(flags.job)}\n`);
   }

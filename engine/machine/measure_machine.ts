@@ -14,12 +14,14 @@ import {
   type SelectedDevices,
 } from "../devices.ts";
 import type { MpiWorld } from "../../runtime/mpi/mod.ts";
-import { type LinkTimes, measureLinks } from "./measure_links.ts";
+import { openDeviceMeter } from "./measure_device.ts";
+import { type LinkTimes, openLinkMeter } from "./measure_links.ts";
 import {
-  measureDevice,
-  type MeasureOptions,
-  median,
-} from "./measure_device.ts";
+  openTurnMeter,
+  type TurnMeter,
+  type TurnTimes,
+} from "./measure_turn.ts";
+import { type MeasureOptions, median, type Meter } from "./meter.ts";
 
 /** How a machine is measured. */
 export interface MeasureMachineOptions
@@ -30,39 +32,47 @@ export interface MeasureMachineOptions
   readonly host: string;
 }
 
-/** What was measured. */
-export interface MeasuredMachine {
-  readonly machine: Machine;
-  /** Whether this process is the one to print it. */
+/** A machine that can be measured again and again. */
+export interface MachineMeter extends Meter<Machine> {
+  /** Whether this process is the one to tell of it. */
   readonly first: boolean;
-  /** Say that this process is done. */
-  finish(): Promise<void>;
+  /** The job's ranks, where they are processes; whoever is done with it finishes it. */
+  readonly world: MpiWorld | undefined;
 }
 
 /** What a rank tells the others of itself. */
 interface RankReport {
   readonly host: string;
-  /** The name of its device. */
-  readonly name: string;
+  /** The name of its device; absent: that of the first of its host. */
+  readonly name?: string;
   readonly measured?: MachineDevice;
   /** Devices of its host that can run at full rate at once. */
   readonly atOnce?: number;
   readonly links: LinkTimes | undefined;
+  readonly turns: TurnTimes | undefined;
 }
 
-/** Measure the devices and links that a run with the same options would use. Ranks that are processes must all call it. */
-export async function measureMachine(
+/** Open the devices that a run with the same options would use. Ranks that are processes must all call it, and all that it returns. */
+export async function openMachineMeter(
   options: MeasureMachineOptions,
-): Promise<MeasuredMachine> {
+): Promise<MachineMeter> {
   const selected = await selectDevices(options);
   const { world, kind } = selected;
   const ranks = world?.size ?? options.ranks ?? selected.adapters?.length ?? 1;
   const host = world?.hosts[world.rank] ?? options.host;
-  const own = world
-    ? [await measureInTurn(selected, world, options)]
-    : await measureEach(selected, ranks, options);
+  const communicator = world
+    ? "mpi"
+    : options.sharing === "shared"
+    ? "local"
+    : "host";
+  const devices = world
+    ? await openInTurn(selected, world, options)
+    : await openEach(selected, ranks, options);
   const links = ranks > 1
-    ? await measureLinks(selected, ranks, options)
+    ? await openLinkMeter(selected, ranks, options)
+    : undefined;
+  const turns = ranks > 1 && communicator !== "local"
+    ? await openTurnMeter(selected, ranks, options)
     : undefined;
   const adapters = new Set(selected.adapters).size;
   const atOnce = kind === "cpu"
@@ -72,24 +82,33 @@ export async function measureMachine(
     : adapters < (world?.localSize ?? ranks)
     ? adapters
     : undefined;
-  const here = own.map((measured): RankReport => ({
-    ...{ host, name: measured.name ?? kind, measured, links },
-    ...atOnce === undefined ? {} : { atOnce },
-  }));
-  const reports: RankReport[] = world
-    ? (await world.gatherTexts(JSON.stringify(here), { what: "measuring" }))
-      .flatMap((text) => JSON.parse(text) as RankReport[])
-    : here;
-  const communicator = world
-    ? "mpi"
-    : options.sharing === "shared"
-    ? "local"
-    : "host";
   return {
-    machine: rounded(describe(reports, communicator)),
-    first: (world?.rank ?? 0) === 0,
-    finish: async () => {
-      await world?.finish();
+    ...{ first: (world?.rank ?? 0) === 0, world },
+    measure: async () => {
+      const own = await devices.measure();
+      const times = {
+        links: await links?.measure(),
+        turns: await turns?.measure(),
+      };
+      const here = own.map((measured): RankReport => ({
+        ...{ host, ...times },
+        ...measured === undefined
+          ? {}
+          : { name: measured.name ?? kind, measured },
+        ...atOnce === undefined ? {} : { atOnce },
+      }));
+      const reports: RankReport[] = world
+        ? (await world.gatherTexts(JSON.stringify(here), { what: "measuring" }))
+          .flatMap((text) => JSON.parse(text) as RankReport[])
+        : here;
+      return rounded(
+        withTurns(describe(reports, communicator), reports, turns),
+      );
+    },
+    close: async () => {
+      await devices.close();
+      await links?.close();
+      await turns?.close();
     },
   };
 }
@@ -107,45 +126,91 @@ function rounded(machine: Machine): Machine {
   ) as Machine;
 }
 
-/** Measure the device of every rank of this process: each adapter once, by itself. */
-async function measureEach(
+/** Devices of ranks; of those that are like another one of their host, nothing is measured. */
+type DevicesMeter = Meter<(MachineDevice | undefined)[]>;
+
+/** The device of every rank of this process: each adapter once, by itself. */
+async function openEach(
   selected: SelectedDevices,
   ranks: number,
   options: MeasureMachineOptions,
-): Promise<MachineDevice[]> {
+): Promise<DevicesMeter> {
   const { adapters = [] } = selected;
+  const meters = new Map<number | undefined, Meter<MachineDevice>>();
   if (new Set(adapters).size < 2) {
-    const one = await measureDevice(selected, options);
-    return new Array<MachineDevice>(ranks).fill(one);
+    meters.set(adapters[0], await openDeviceMeter(selected, options));
+  } else {
+    for (const number of new Set(adapters.slice(0, ranks))) {
+      const alone = await selectDevices({ ...options, adapter: [number] });
+      meters.set(number, await openDeviceMeter(alone, options));
+    }
   }
-  const measured = new Map<number, MachineDevice>();
-  for (const number of new Set(adapters.slice(0, ranks))) {
-    const alone = await selectDevices({ ...options, adapter: [number] });
-    measured.set(number, await measureDevice(alone, options));
-  }
-  return Array.from(
-    { length: ranks },
-    (_, rank) => measured.get(adapters[rank % adapters.length]!)!,
-  );
+  return {
+    measure: async () => {
+      const measured = new Map<number | undefined, MachineDevice>();
+      for (const [number, meter] of meters) {
+        measured.set(number, await meter.measure());
+      }
+      return Array.from(
+        { length: ranks },
+        (_, rank) => measured.get(adapters[rank % adapters.length]),
+      );
+    },
+    close: async () => {
+      for (const { close } of meters.values()) await close();
+    },
+  };
 }
 
-/** Measure this rank's device while no other rank of its host measures. */
-async function measureInTurn(
+/** This rank's device, which is opened and measured while no other rank of its host does so. */
+async function openInTurn(
   selected: SelectedDevices,
   world: MpiWorld,
   options: MeasureMachineOptions,
-): Promise<MachineDevice> {
-  let own: MachineDevice | undefined;
-  const turns = Math.max(
-    ...(await world.gatherTexts(String(world.localSize), {
-      what: "measuring",
-    })).map(Number),
-  );
-  for (let turn = 0; turn < turns; turn++) {
-    if (turn === world.localRank) own = await measureDevice(selected, options);
-    await world.barrier(world, { what: "measuring", deadlineMs: 600_000 });
-  }
-  return own!;
+): Promise<DevicesMeter> {
+  const sizes = await world.gatherTexts(String(world.localSize), {
+    what: "measuring",
+  });
+  // The cores of a host are alike; its adapters may not be.
+  const turns = selected.kind === "cpu" ? 1 : Math.max(...sizes.map(Number));
+  const inTurn = async <T>(work: () => Promise<T>): Promise<T | undefined> => {
+    let result: T | undefined;
+    for (let turn = 0; turn < turns; turn++) {
+      if (turn === world.localRank) result = await work();
+      await world.barrier(world, { what: "measuring", deadlineMs: 600_000 });
+    }
+    return result;
+  };
+  const meter = await inTurn(() => openDeviceMeter(selected, options));
+  return {
+    measure: async () => [await inTurn(async () => await meter!.measure())],
+    close: async () => {
+      await meter?.close();
+    },
+  };
+}
+
+/** The machine, with what its devices take between exchanges. */
+function withTurns(
+  machine: Machine,
+  reports: readonly RankReport[],
+  meter: TurnMeter | undefined,
+): Machine {
+  const times = reports.flatMap(({ turns }) => turns ?? []);
+  if (!meter || times.length === 0) return machine;
+  const turn = meter.turn({
+    few: Math.max(...times.map(({ few }) => few)),
+    many: Math.max(...times.map(({ many }) => many)),
+  }, machine);
+  return {
+    ...machine,
+    devices: Object.fromEntries(
+      Object.entries(machine.devices).map(([kind, device]) => [
+        kind,
+        { ...device, turn },
+      ]),
+    ),
+  };
 }
 
 function describe(
@@ -154,23 +219,24 @@ function describe(
 ): Machine {
   const devices: { [kind: string]: MachineDevice } = {};
   for (const { name, measured } of reports) {
-    if (measured) devices[name] ??= measured;
+    if (name !== undefined && measured) devices[name] ??= measured;
   }
   const hosts: MachineHost[] = [];
   const names = [...new Set(reports.map(({ host }) => host))];
   for (const name of names) {
     const here = reports.filter(({ host }) => host === name);
     const { atOnce } = here[0]!;
+    const kindOf = (rank: RankReport) => rank.name ?? here[0]!.name!;
     const shared = communicator === "local";
     hosts.push({
       name,
       devices: shared
-        ? [{ kind: here[0]!.name, ranks: here.length }]
-        : here.map((rank) => ({ kind: rank.name })),
+        ? [{ kind: kindOf(here[0]!), ranks: here.length }]
+        : here.map((rank) => ({ kind: kindOf(rank) })),
       ...atOnce === undefined ? {} : { atOnce },
     });
   }
-  const first = slowest(reports.flatMap(({ links }) => links ?? []));
+  const times = slowest(reports.flatMap(({ links }) => links ?? []));
   const machine: Machine = {
     version: 1,
     name: names.length === 1 ? names[0]! : `${names.length} hosts`,
@@ -179,18 +245,18 @@ function describe(
     } by 'switchyard devices --all'.`,
     ...{ devices, hosts, links: {} },
   };
-  if (!first) return machine;
-  const links = communicator === "local" ? {} : linksOf(machine, first);
-  const bytes = (first.rows - 1) * first.rowBytes;
+  if (!times) return machine;
+  const { pairs, rows, rowBytes } = times;
+  const bytes = (rows.many - 1) * rowBytes;
   return {
     ...machine,
-    links,
+    links: linksOf(machine, times, { oneProcess: communicator !== "mpi" }),
     measured: {
       communicator,
-      latency: first.short,
-      bandwidth: first.short.map((row, a) =>
-        row.map((short, b) =>
-          a === b ? 0 : bytes / transferTime(first.long[a]![b]!, short)
+      latency: pairs.one,
+      bandwidth: pairs.one.map((row, a) =>
+        row.map((one, b) =>
+          a === b ? 0 : bytes / transferTime(pairs.many[a]![b]!, one)
         )
       ),
     },
@@ -201,61 +267,87 @@ function describe(
 function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
   const [first] = all;
   if (!first) return undefined;
-  const most = (name: "short" | "long") =>
-    first[name].map((row, a) =>
-      row.map((_, b) => Math.max(...all.map((links) => links[name][a]![b]!)))
+  type Size = keyof LinkTimes["all"];
+  const pairs = (size: Size) =>
+    first.pairs[size].map((row, a) =>
+      row.map((_, b) =>
+        Math.max(...all.map(({ pairs }) => pairs[size][a]![b]!))
+      )
     );
+  const every = (size: Size) => Math.max(...all.map(({ all }) => all[size]));
   return {
     ...first,
-    ...{ short: most("short"), long: most("long") },
-    allShort: Math.max(...all.map(({ allShort }) => allShort)),
-    allLong: Math.max(...all.map(({ allLong }) => allLong)),
+    pairs: { one: pairs("one"), some: pairs("some"), many: pairs("many") },
+    all: { one: every("one"), some: every("some"), many: every("many") },
+    gather: Math.max(...all.map(({ gather }) => gather)),
   };
 }
 
 /** The middle of the pairs of each class; what all ranks at once take says what shares the bandwidth. */
-function linksOf(machine: Machine, times: LinkTimes): MachineLinks {
+function linksOf(
+  machine: Machine,
+  times: LinkTimes,
+  { oneProcess }: { readonly oneProcess: boolean },
+): MachineLinks {
   const places = placeRanks(machine);
   const ranks = places.length;
   const links: { -readonly [C in keyof MachineLinks]: MachineLink } = {};
   const pairs = places.flatMap((a, i) =>
     places.flatMap((b, j) => i < j ? [{ i, j, class: linkClass(a, b) }] : [])
   );
-  const bytes = (times.rows - 1) * times.rowBytes;
   const oneClass = new Set(pairs.map((pair) => pair.class)).size === 1;
+  // All at once tell most of what a run sees, but only where all their links are alike.
+  const together = oneClass && ranks > 2;
   for (const name of new Set(pairs.map((pair) => pair.class))) {
     const here = pairs.filter((pair) => pair.class === name);
-    const latency = median(here.map(({ i, j }) => times.short[i]![j]!));
-    const long = median(here.map(({ i, j }) => times.long[i]![j]!));
-    const pairTime = transferTime(long, latency);
-    const allTime = transferTime(times.allLong, times.allShort);
-    const peer = oneClass && ranks > 2
-      ? Math.max(0, (times.allShort - latency) / (ranks - 2))
+    const pair = (size: keyof LinkTimes["all"]) =>
+      median(here.map(({ i, j }) => times.pairs[size][i]![j]!));
+    // A process does for one of its ranks after the other what an exchange takes.
+    const each = times.all.one / ranks;
+    const latency = oneProcess ? 2 * each : pair("one");
+    const peer = oneProcess
+      ? each
+      : together
+      ? Math.max(0, (times.all.one - latency) / (ranks - 2))
       : 0;
-    // Twice as long as a pair: each pair's own; as long as its peers: a rank's; as long as all pairs: the host's.
-    const shares = { pair: 1, rank: ranks - 1, host: ranks * (ranks - 1) / 2 };
-    const measured = allTime / pairTime;
-    const per = oneClass && ranks > 2
-      ? (["pair", "rank", "host"] as const).reduce((best, next) =>
-        distance(measured, shares[next]) < distance(measured, shares[best])
-          ? next
-          : best
-      )
-      : "host";
-    const volume = { pair: 1, rank: ranks - 1, host: ranks * (ranks - 1) };
-    const bandwidth = oneClass && ranks > 2
-      ? volume[per] * bytes / allTime
-      : (per === "host" ? 2 : 1) * bytes / pairTime;
-    links[name] = { latency, bandwidth, per, peer };
+    const per = oneProcess || !together ? "host" : sharedBy(times, pair, ranks);
+    const volume = oneClass
+      ? { pair: 1, rank: ranks - 1, host: ranks * ranks }[per]
+      : 2;
+    const size = oneClass ? (n: keyof LinkTimes["all"]) => times.all[n] : pair;
+    const moved = (rows: number) => volume * (rows - 1) * times.rowBytes;
+    const some = transferTime(size("some"), size("one"));
+    const many = transferTime(size("many"), size("one"));
+    const short = {
+      bytes: moved(times.rows.some),
+      bandwidth: moved(times.rows.some) / some,
+    };
+    const rest = moved(times.rows.many) - short.bytes;
+    const alike = { latency, gather: times.gather, per, peer };
+    links[name] = rest > 0 && many > some
+      ? { ...alike, bandwidth: rest / (many - some), short }
+      : { ...alike, bandwidth: moved(times.rows.many) / many };
   }
   return links;
+}
+
+/** Twice as long as a pair: each pair's own; as long as its peers: a rank's; as long as all pairs: the host's. */
+function sharedBy(
+  { all }: LinkTimes,
+  pair: (size: keyof LinkTimes["all"]) => number,
+  ranks: number,
+): MachineLink["per"] {
+  const measured = transferTime(all.many, all.one) /
+    transferTime(pair("many"), pair("one"));
+  const shares = { pair: 1, rank: ranks - 1, host: ranks * (ranks - 1) / 2 };
+  const away = (per: MachineLink["per"]) =>
+    Math.abs(Math.log(measured / shares[per]));
+  return (["pair", "rank", "host"] as const).reduce((best, next) =>
+    away(next) < away(best) ? next : best
+  );
 }
 
 /** What the bytes of a long exchange take, beyond a short one. Where noise hides that, a part of it at least. */
 function transferTime(long: number, short: number): number {
   return Math.max(1e-9, long - short, long / 4);
-}
-
-function distance(a: number, b: number): number {
-  return Math.abs(Math.log(a / b));
 }

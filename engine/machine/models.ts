@@ -63,9 +63,9 @@ export function operationsModel(layers: number): Model {
 }
 
 /** A layer of gated experts: matmuls grouped by expert, whose weights do not fit the cache of a core, as those of models. */
-export function expertsModel(): Model {
+export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
   return model(
-    { token: upTo(MOST_TOKENS), embed: 512, ffn: 1024, expert: 4 },
+    { token: upTo(MOST_TOKENS), embed, ffn, expert: 4 },
     (m) => {
       const x = m.input("x", "token embed");
       const logits = m.input("logits", "token expert");
@@ -97,19 +97,36 @@ export function narrowModel(matmuls: number): Model {
   });
 }
 
-/** Rows of 4 KiB that go to experts and come back as they are, from each of as many ranks `rows` to each expert. */
+/** Rows of 1 KiB that go to experts and come back, from each of as many ranks `rows` to each expert. */
 export function exchangeModel(experts: number, rows: number): Model {
+  return dispatchesModel({ experts, rows, dispatches: 1, launches: 0 });
+}
+
+/** Several such dispatches, and some kernels with little to do before each. */
+export function dispatchesModel(
+  { experts, rows, dispatches, launches }: {
+    readonly experts: number;
+    readonly rows: number;
+    readonly dispatches: number;
+    readonly launches: number;
+  },
+): Model {
   return model(
-    { token: upTo(rows * experts * experts), embed: 1024, expert: experts },
+    { token: upTo(rows * experts * experts), embed: 256, expert: experts },
     (m) => {
-      const x = m.input("x", "token embed");
+      const scale = m.param("scale", "embed");
       const logits = m.input("logits", "token expert");
       const routing = route(logits, {
         over: "expert",
         topK: 1,
         preset: "mixtral",
       });
-      return { y: combine(dispatch(x, routing), routing) };
+      let x: Tensor<string, "f32"> = m.input("x", "token embed");
+      for (let i = 0; i < dispatches; i++) {
+        for (let j = 0; j < launches; j++) x = rmsNorm(x, scale, "embed");
+        x = combine(dispatch(x, routing), routing);
+      }
+      return { y: mul(x, scale) };
     },
   );
 }

@@ -29,10 +29,10 @@ export function launchSeconds(
     operations - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds,
   );
   const all = multiplyAdds / device.multiplyAdds + rest / device.operations;
-  // On a part of the device alone, or on as many as there are workgroups for, once they have joined in.
+  // On a part of the device alone, unless that takes long enough for the others to join in.
   const alone = all * parallel;
-  const workers = Math.min(parallel, work.workgroups);
-  const arithmetic = Math.min(alone, grain + alone / Math.max(1, workers));
+  const workers = Math.max(1, Math.min(parallel, work.workgroups));
+  const arithmetic = alone <= grain ? alone : alone / workers;
   const memory = bytes /
     (cached && device.cache ? device.cache.bandwidth : device.bandwidth);
   return arithmetic >= memory

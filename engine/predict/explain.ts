@@ -36,7 +36,7 @@ const REASONS: { readonly [P in keyof Parts]: string } = {
   memory: "reading and writing memory",
   exchange: "exchanging rows between ranks",
   waiting: "waiting for ranks with more to do",
-  run: "what every run takes besides its steps",
+  run: "what the host takes besides, for a run and at its exchanges",
 };
 
 /** From where on an imbalance is worth a word. */

@@ -14,12 +14,14 @@ export interface LinkTraffic {
   readonly places: readonly RankPlacement[];
   /** Bytes from each position to each. */
   readonly bytes: readonly (readonly number[])[];
+  /** Every rank tells all others the same few numbers. */
+  readonly gathers: boolean;
 }
 
 /** Predict the seconds of an exchange: those of the slowest rank. Kinds of links work at the same time. */
 export function exchangeSeconds(
   machine: Machine,
-  { places, bytes }: LinkTraffic,
+  { places, bytes, gathers }: LinkTraffic,
 ): number {
   let slowest = 0;
   for (const [r, place] of places.entries()) {
@@ -31,11 +33,15 @@ export function exchangeSeconds(
     }
     let transfer = 0;
     for (const [link, others] of peers) {
-      const { latency, bandwidth, peer = 0 } = link;
+      const { peer = 0 } = link;
+      if (gathers && link.gather !== undefined) {
+        transfer = Math.max(transfer, link.gather);
+        continue;
+      }
       const moved = busiest(machine, link, { r, others, places, bytes });
       transfer = Math.max(
         transfer,
-        latency + peer * (others.length - 1) + moved / bandwidth,
+        link.latency + peer * (others.length - 1) + moveSeconds(link, moved),
       );
     }
     const { staging } = machine.devices[place.kind]!;
@@ -46,6 +52,12 @@ export function exchangeSeconds(
     slowest = Math.max(slowest, transfer + staged);
   }
   return slowest;
+}
+
+function moveSeconds({ bandwidth, short }: MachineLink, bytes: number): number {
+  if (!short) return bytes / bandwidth;
+  const first = Math.min(bytes, short.bytes);
+  return first / short.bandwidth + (bytes - first) / bandwidth;
 }
 
 function linkBetween(
@@ -68,7 +80,7 @@ function linkBetween(
 function busiest(
   machine: Machine,
   link: MachineLink,
-  { r, others, places, bytes }: LinkTraffic & {
+  { r, others, places, bytes }: Omit<LinkTraffic, "gathers"> & {
     readonly r: number;
     readonly others: readonly number[];
   },
@@ -81,7 +93,12 @@ function busiest(
   let [leaves, enters] = [0, 0];
   for (const [a, from] of places.entries()) {
     for (const [b, to] of places.entries()) {
-      if (a === b || linkBetween(machine, from, to) !== link) continue;
+      // What a rank keeps is moved within its host, too.
+      if (
+        a === b
+          ? link === machine.links.otherHost
+          : linkBetween(machine, from, to) !== link
+      ) continue;
       if (from.host === host) leaves += bytes[a]![b]!;
       if (to.host === host) enters += bytes[a]![b]!;
     }

@@ -32,7 +32,7 @@ export interface Parts {
   exchange: number;
   /** For ranks that have more to do. */
   waiting: number;
-  /** What a run takes besides its steps. */
+  /** What the host takes besides: for a run, and at its exchanges. */
   run: number;
 }
 
@@ -357,8 +357,16 @@ class Prophet {
       return this.#launches(this.#localLaunches(step, group), "exchange");
     }
     const places = group.map((rank) => this.#places[rank]!);
-    const seconds = exchangeSeconds(this.#machine, { places, bytes });
+    const seconds = exchangeSeconds(this.#machine, {
+      ...{ places, bytes },
+      // Gathers of counts; those of rows depend on their bytes.
+      gathers: step.op === "allGather" && !step.rows,
+    });
     const clocks = new Set(group.map((rank) => this.#clockOf(rank)));
+    for (const clock of clocks) {
+      const { turn = 0 } = this.#machine.devices[clock.kind]!;
+      this.#advance(clock, clock.now + turn, "run");
+    }
     const start = Math.max(...[...clocks].map(({ now }) => now));
     if (step.op === "allToAll" && step.handle !== undefined) {
       // Only started: what comes next goes on meanwhile.

@@ -1,7 +1,7 @@
 /** What a step does on one rank, exchanges left out. */
 
 import { bindWorkgroups } from "../../runtime/run_counts.ts";
-import type { Plan } from "../../spec/plan.ts";
+import { onRank, type Plan } from "../../spec/plan.ts";
 import { KnownBuffers } from "./known.ts";
 import { LaunchCounter } from "./launch.ts";
 import { dealScene, type SceneOptions } from "./scene.ts";
@@ -13,6 +13,8 @@ export interface StepWork {
   readonly workgroups: number;
   readonly multiplyAdds: number;
   readonly operations: number;
+  /** Bytes of weights that are read, those of all experts among them. */
+  readonly weightBytes: number;
 }
 
 /** Count the launches of a step on rank 0. */
@@ -20,7 +22,10 @@ export function countStep(plan: Plan, options: SceneOptions): StepWork {
   const scene = dealScene(plan, options);
   const known = new KnownBuffers(scene);
   const counter = new LaunchCounter();
-  const total = { launches: 0, workgroups: 0, multiplyAdds: 0, operations: 0 };
+  const total = {
+    ...{ launches: 0, workgroups: 0, multiplyAdds: 0, operations: 0 },
+    weightBytes: 0,
+  };
   for (const step of scene.program.steps) {
     if (step.op !== "launch") continue;
     const { tree } = plan.kernels[step.kernel]!;
@@ -34,6 +39,11 @@ export function countStep(plan: Plan, options: SceneOptions): StepWork {
     total.workgroups = Math.max(total.workgroups, work.workgroups);
     total.multiplyAdds += work.multiplyAdds;
     total.operations += work.operations;
+    for (const [i, { name }] of tree.bindings.entries()) {
+      const { kind, bytes } = plan.buffers[step.bindings[name]!]!;
+      if (kind !== "weight") continue;
+      total.weightBytes += Math.min(work.loads[i]!, onRank(bytes, 0));
+    }
   }
   return total;
 }

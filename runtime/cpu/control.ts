@@ -28,3 +28,6 @@ export const ARENA_ADDRESS = 4096;
 export const ARENA_BYTES = 4 << 20;
 /** Where buffers begin. */
 export const HEAP_ADDRESS = ARENA_ADDRESS + ARENA_BYTES;
+
+/** A launch that one thread is done with sooner stays on it: to share it takes some microseconds. */
+export const SHARE_FROM_MS = 0.025;

@@ -15,6 +15,7 @@ import { MAX_THREADS } from "./control.ts";
 import { HEAP_BYTES, type Span } from "./heap.ts";
 import { CpuPool, type PoolKernel } from "./pool.ts";
 
+export { SHARE_FROM_MS } from "./control.ts";
 export { CpuPool } from "./pool.ts";
 export { type PrintedModule, printKernels } from "./print.ts";
 

@@ -1,6 +1,11 @@
 /** The program of a worker thread, as text: workers start without the loaders of the main thread, so it is plain JavaScript. */
 
-import { ARENA_ADDRESS, CONTROL, HEAP_ADDRESS } from "./control.ts";
+import {
+  ARENA_ADDRESS,
+  CONTROL,
+  HEAP_ADDRESS,
+  SHARE_FROM_MS,
+} from "./control.ts";
 import { RECORD } from "./print.ts";
 
 /**
@@ -16,7 +21,7 @@ const { memory, index, threads } = workerData;
 const C = ${JSON.stringify(CONTROL)}, R = ${JSON.stringify(RECORD)};
 const words = new Int32Array(memory.buffer, 0, ${HEAP_ADDRESS / 4});
 const fns = [], cost = [];
-const SHARE_FROM = 0.025, SPINS = 2000;
+const SHARE_FROM = ${SHARE_FROM_MS}, SPINS = 2000;
 
 function receive() {
   let got;

@@ -1,0 +1,100 @@
+/** Small models, loaded, whose steps are timed. */
+
+import { compile, type Model } from "../../compiler/mod.ts";
+import { createSession, type HostTensor } from "../../runtime/mod.ts";
+import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";
+import type { Plan } from "../../spec/plan.ts";
+import type { SelectedDevices } from "../devices.ts";
+import { computerOf, TUNING } from "../tuning.ts";
+import type { MeasureOptions } from "./meter.ts";
+
+/** Inputs of a step. */
+export interface StepInputs {
+  readonly tokens: number;
+  readonly sequences?: number;
+}
+
+/** A model, loaded. */
+export interface SmallModel {
+  readonly plan: Plan;
+  /** Seconds of a step. */
+  step(inputs: StepInputs): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** Compile a model for the devices and load it, with weights that nobody chose. Of several ranks, all must call it. */
+export async function openSmallModel(
+  selected: SelectedDevices,
+  model: Model,
+  { now, ranks }: MeasureOptions & { readonly ranks: number },
+): Promise<SmallModel> {
+  const { world } = selected;
+  const plan = await compile(model, {
+    ...ranks > 1 ? { mesh: { ep: ranks } } : {},
+    limits: selected.limits,
+    tuning: TUNING[computerOf(selected)],
+  });
+  const { devices, close } = await selected.open(plan);
+  const output = Object.keys(plan.programs[0]!.outputs)
+    .find((name) => name.startsWith("y"))!;
+  const read = { outputs: [output], rows: { [output]: [0] } };
+  // How long arithmetic takes does not depend on weights, but memory that was never written is slow to read.
+  const session = await createSession({ ...plan, weights: [] }, {
+    devices,
+    ...world && ranks > 1
+      ? { communicator: await createMpiCommunicator(world, plan) }
+      : {},
+  });
+  for (const { buffer } of plan.weights) {
+    session.writePart(buffer, 0, await session.readPart(buffer, 0));
+  }
+  const idle = async () => {
+    for (const device of new Set(devices)) await device.idle();
+  };
+  return {
+    plan,
+    step: async (scene) => {
+      const inputs = inputsOf(plan, scene);
+      session.reset();
+      await idle();
+      if (ranks > 1) await world?.barrier(world, { what: "measuring" });
+      const start = now();
+      // A real run is over when something of its result is here.
+      await session.run("main", inputs, read);
+      await idle();
+      return (now() - start) / 1000;
+    },
+    close: async () => {
+      session.close();
+      await close();
+    },
+  };
+}
+
+/** Inputs of some length: sequences one after the other, and floats that spread choices over experts. */
+function inputsOf(
+  plan: Plan,
+  { tokens, sequences = 1 }: StepInputs,
+): { [name: string]: HostTensor } {
+  const each = Math.ceil(tokens / sequences);
+  return Object.fromEntries(
+    Object.entries(plan.programs[0]!.inputs).map(([name, port]) => {
+      const shape = port.axes.map((axis) =>
+        plan.axes[axis]!.dynamic ? tokens : plan.axes[axis]!.size
+      );
+      const length = shape.reduce((n, size) => n * size, 1);
+      const width = length / Math.max(1, tokens);
+      const value = (i: number) => {
+        const token = Math.floor(i / width);
+        if (name === "sequence") return Math.floor(token / each);
+        if (name === "position") return token % each;
+        // Two choices of each token, in turn over the experts.
+        return (i % width - 2 * token % width + width) % width < 2 ? 1 : 0;
+      };
+      const data = port.dtype === "f32"
+        ? Float32Array.from({ length }, (_, i) => value(i))
+        : Int32Array.from({ length }, (_, i) => value(i));
+      return [name, { dtype: port.dtype, shape, data } as HostTensor];
+    }),
+  );
+}
