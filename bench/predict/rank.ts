@@ -48,7 +48,7 @@ const repetitions = Number(runs);
 /** Runs before any counts, each of so many steps: engines compile code that is used often once more. */
 const WARM_UP = 10;
 /** Times that each round measures a part of the machine. */
-const PARTS = 3;
+const PARTS = 5;
 const select = {
   sharing,
   adapter: adapter === "cpu" ? "cpu" as const : [Number(adapter)],

@@ -38,7 +38,7 @@ const FEW_TOKENS = 4, SMALL = { embed: 256, ffn: 256 };
 const WARM_UP = 0.3;
 
 /** Seconds of a turn: the shorter a step, the more of them. */
-const TURN = 2e-3;
+const TURN = 1e-2;
 
 /** Matmuls in a step of the narrow model. */
 const NARROW = 32;

@@ -9,7 +9,7 @@ import type { SelectedDevices } from "../devices.ts";
 import { computerOf, TUNING } from "../tuning.ts";
 import { bindCollectives } from "./collectives.ts";
 import { type MeasureOptions, median, type Meter } from "./meter.ts";
-import { exchangeModel } from "./models.ts";
+import { exchangeModel, EXPERTS_OF_RANK } from "./models.ts";
 
 /** Seconds of exchanges of one row, of some rows, and of many, from each rank to each other one. */
 export interface SizedTimes<T> {
@@ -70,8 +70,13 @@ export async function openLinkMeter(
     ...{ devices, world },
   });
   const [gatherCounts, carryOut] = bound.carryOut;
-  const lengths = (n: number): RunCounts =>
-    Array.from({ length: ranks }, () => plan.counts.map(() => n * ranks));
+  type Rows = (from: number, to: number) => number;
+  const everyone = Array.from({ length: ranks }, (_, rank) => rank);
+  const lengthsOf = (count: Rows): RunCounts =>
+    everyone.map((from) => {
+      const sent = everyone.reduce((n, to) => n + count(from, to), 0);
+      return plan.counts.map(() => sent);
+    });
 
   /** The seconds of a collective. */
   async function time(
@@ -91,21 +96,17 @@ export async function openLinkMeter(
     return median(seconds);
   }
 
-  /** The seconds of an exchange in which rank `from` sends `n` rows to each rank `to` for which that holds. */
-  async function exchangeRows(
-    n: number,
-    holds: (from: number, to: number) => boolean,
-    times?: number,
-  ): Promise<number> {
+  /** The seconds of an exchange in which rank `from` sends `count(from, to)` rows to rank `to`. */
+  async function exchangeRows(count: Rows, times?: number): Promise<number> {
     for (const memory of bound.memories) {
       const counts = Uint32Array.from(
-        { length: ranks },
-        (_, to) => holds(memory.rank, to) ? n : 0,
+        everyone.flatMap((to) => split(count(memory.rank, to))),
       );
       memory.device.write(memory.buffer(gather!.from), 0, bytesOf(counts));
     }
-    await gatherCounts!(lengths(n));
-    return await time(() => carryOut!(lengths(n)), times);
+    const lengths = lengthsOf(count);
+    await gatherCounts!(lengths);
+    return await time(() => carryOut!(lengths), times);
   }
 
   const everyPair = async (n: number) => {
@@ -115,34 +116,43 @@ export async function openLinkMeter(
     );
     for (let a = 0; a < ranks; a++) {
       for (let b = a + 1; b < ranks; b++) {
-        const pair = await exchangeRows(
-          n,
-          (from, to) => from === a && to === b || from === b && to === a,
+        const pair = await exchangeRows((from, to) =>
+          from === a && to === b || from === b && to === a ? n : 0
         );
         times[a]![b] = times[b]![a] = pair;
       }
     }
     return times;
   };
-  // Its own rows are moved by a rank as well.
-  const everyRank = (n: number, times?: number) =>
-    exchangeRows(n, () => true, times);
+  // Its own rows are moved by a rank as well. In one process an exchange takes its rows, else its messages.
+  const everyRank = (n: number): Rows =>
+    n === 1 && !world
+      ? (from, to) => to === (from + 1) % ranks ? 1 : 0
+      : () => n;
   const sized = async <T>(measure: (rows: number) => Promise<T>) => ({
     one: await measure(rows.one),
     some: await measure(rows.some),
     many: await measure(rows.many),
   });
-  await everyRank(1, WARM_UP / TOGETHER);
+  await exchangeRows(everyRank(1), WARM_UP / TOGETHER);
   return {
     measure: async () => ({
       ...{ rows, rowBytes: exchange.rowBytes },
       pairs: await sized(everyPair),
-      all: await sized((n) => everyRank(n)),
-      gather: await time(() => gatherCounts!(lengths(1))),
+      all: await sized((n) => exchangeRows(everyRank(n))),
+      gather: await time(() => gatherCounts!(lengthsOf(everyRank(1)))),
     }),
     close: async () => {
       for (const device of new Set(devices)) device.destroy();
       await close();
     },
   };
+}
+
+/** Rows for each of a rank's experts. */
+function split(rows: number): number[] {
+  return Array.from(
+    { length: EXPERTS_OF_RANK },
+    (_, e) => Math.floor((rows + e) / EXPERTS_OF_RANK),
+  );
 }

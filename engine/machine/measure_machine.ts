@@ -49,6 +49,8 @@ interface RankReport {
   /** Devices of its host that can run at full rate at once. */
   readonly atOnce?: number;
   readonly links: LinkTimes | undefined;
+  /** Of a process whose ranks are two. */
+  readonly two: LinkTimes | undefined;
   readonly turns: TurnTimes | undefined;
 }
 
@@ -71,6 +73,10 @@ export async function openMachineMeter(
   const links = ranks > 1
     ? await openLinkMeter(selected, ranks, options)
     : undefined;
+  // A process carries exchanges of its ranks out one after the other: how long two take, and all, says what each adds.
+  const two = ranks > 2 && !world
+    ? await openLinkMeter(selected, 2, options)
+    : links;
   const turns = ranks > 1 && communicator !== "local"
     ? await openTurnMeter(selected, ranks, options)
     : undefined;
@@ -88,6 +94,7 @@ export async function openMachineMeter(
       const own = await devices.measure();
       const times = {
         links: await links?.measure(),
+        two: await two?.measure(),
         turns: await turns?.measure(),
       };
       const here = own.map((measured): RankReport => ({
@@ -108,6 +115,7 @@ export async function openMachineMeter(
     close: async () => {
       await devices.close();
       await links?.close();
+      if (two !== links) await two?.close();
       await turns?.close();
     },
   };
@@ -237,6 +245,7 @@ function describe(
     });
   }
   const times = slowest(reports.flatMap(({ links }) => links ?? []));
+  const { two } = reports[0]!;
   const machine: Machine = {
     version: 1,
     name: names.length === 1 ? names[0]! : `${names.length} hosts`,
@@ -250,7 +259,7 @@ function describe(
   const bytes = (rows.many - 1) * rowBytes;
   return {
     ...machine,
-    links: linksOf(machine, times, { oneProcess: communicator !== "mpi" }),
+    links: linksOf(machine, times, communicator === "mpi" ? undefined : two),
     measured: {
       communicator,
       latency: pairs.one,
@@ -287,7 +296,7 @@ function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
 function linksOf(
   machine: Machine,
   times: LinkTimes,
-  { oneProcess }: { readonly oneProcess: boolean },
+  two: LinkTimes | undefined,
 ): MachineLinks {
   const places = placeRanks(machine);
   const ranks = places.length;
@@ -302,15 +311,11 @@ function linksOf(
     const here = pairs.filter((pair) => pair.class === name);
     const pair = (size: keyof LinkTimes["all"]) =>
       median(here.map(({ i, j }) => times.pairs[size][i]![j]!));
-    // A process does for one of its ranks after the other what an exchange takes.
-    const each = times.all.one / ranks;
-    const latency = oneProcess ? 2 * each : pair("one");
-    const peer = oneProcess
-      ? each
-      : together
+    const latency = two?.all.one ?? pair("one");
+    const peer = together
       ? Math.max(0, (times.all.one - latency) / (ranks - 2))
       : 0;
-    const per = oneProcess || !together ? "host" : sharedBy(times, pair, ranks);
+    const per = two || !together ? "host" : sharedBy(times, pair, ranks);
     const volume = oneClass
       ? { pair: 1, rank: ranks - 1, host: ranks * ranks }[per]
       : 2;

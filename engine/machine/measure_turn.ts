@@ -34,7 +34,7 @@ export async function openTurnMeter(
 ): Promise<TurnMeter> {
   const { repetitions = 9 } = options;
   const open = (dispatches: number) => {
-    const sizes = { experts: ranks, rows: 1, launches: LAUNCHES };
+    const sizes = { ranks, rows: 1, launches: LAUNCHES };
     const model = dispatchesModel({ ...sizes, dispatches });
     return openSmallModel(selected, model, { ...options, ranks });
   };

@@ -97,36 +97,38 @@ export function narrowModel(matmuls: number): Model {
   });
 }
 
-/** Rows of 1 KiB that go to experts and come back, from each of as many ranks `rows` to each expert. */
-export function exchangeModel(experts: number, rows: number): Model {
-  return dispatchesModel({ experts, rows, dispatches: 1, launches: 0 });
+/** Experts of each rank in models that dispatch: what an exchange takes depends on how many counts there are. */
+export const EXPERTS_OF_RANK = 4;
+
+/** Rows of 1 KiB that go to experts and come back, from each of some ranks up to `rows` to each. */
+export function exchangeModel(ranks: number, rows: number): Model {
+  return dispatchesModel({ ranks, rows, dispatches: 1, launches: 0 });
 }
 
 /** Several such dispatches, and some kernels with little to do before each. */
 export function dispatchesModel(
-  { experts, rows, dispatches, launches }: {
-    readonly experts: number;
+  { ranks, rows, dispatches, launches }: {
+    readonly ranks: number;
     readonly rows: number;
     readonly dispatches: number;
     readonly launches: number;
   },
 ): Model {
-  return model(
-    { token: upTo(rows * experts * experts), embed: 256, expert: experts },
-    (m) => {
-      const scale = m.param("scale", "embed");
-      const logits = m.input("logits", "token expert");
-      const routing = route(logits, {
-        over: "expert",
-        topK: 1,
-        preset: "mixtral",
-      });
-      let x: Tensor<string, "f32"> = m.input("x", "token embed");
-      for (let i = 0; i < dispatches; i++) {
-        for (let j = 0; j < launches; j++) x = rmsNorm(x, scale, "embed");
-        x = combine(dispatch(x, routing), routing);
-      }
-      return { y: mul(x, scale) };
-    },
-  );
+  const sizes = {
+    ...{ token: upTo(rows * ranks * ranks), embed: 256 },
+    expert: EXPERTS_OF_RANK * ranks,
+  };
+  return model(sizes, (m) => {
+    const scale = m.param("scale", "embed");
+    const logits = m.input("logits", "token expert");
+    const routing = route(logits, {
+      ...{ over: "expert", topK: 1, preset: "mixtral" },
+    });
+    let x: Tensor<string, "f32"> = m.input("x", "token embed");
+    for (let i = 0; i < dispatches; i++) {
+      for (let j = 0; j < launches; j++) x = rmsNorm(x, scale, "embed");
+      x = combine(dispatch(x, routing), routing);
+    }
+    return { y: mul(x, scale) };
+  });
 }
