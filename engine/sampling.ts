@@ -1,6 +1,7 @@
 /** Choosing the next token from logits: greedy, or temperature with top-k and top-p, from a seed. */
 
 import { DataError } from "../spec/errors.ts";
+import { sum } from "../spec/sum.ts";
 
 /** How a token is drawn. Without a temperature, or with 0: the largest logit, the lowest id among equals. */
 export interface SamplingOptions {
@@ -116,8 +117,4 @@ function byLogit(logits: Float32Array): Uint32Array {
   });
   new BigUint64Array(keys.buffer).sort();
   return bits.map((_, i) => keys[2 * i]!);
-}
-
-function sum(values: Float64Array): number {
-  return values.reduce((total, value) => total + value, 0);
 }
