@@ -95,9 +95,14 @@ export function writeResult(
   document: object,
   table: string,
 ): void {
+  writeDocument(file, document);
+  writeFileSync(besides(file, "md"), table);
+}
+
+/** Keep a document alone. */
+export function writeDocument(file: string, document: object): void {
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, JSON.stringify(document, null, 2) + "\n");
-  writeFileSync(besides(file, "md"), table);
 }
 
 function besides(file: string, ending: string): string {

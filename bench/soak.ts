@@ -4,13 +4,7 @@
  * whose names have it), `--out FILE` (default `bench/results/soak.json`).
  */
 
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -19,6 +13,7 @@ import { parseArgs } from "node:util";
 import { FAULTS, makeFault, prepareFaults } from "../test/helpers/faults.ts";
 import { LAUNCHERS } from "../test/helpers/mpi.ts";
 import { machine, median } from "./measure.ts";
+import { writeDocument } from "./results.ts";
 
 const { runs, only, out } = parseArgs({
   options: {
@@ -88,17 +83,7 @@ try {
   rmSync(scratch, { recursive: true, force: true });
 }
 const left = [...sharedMemory()].filter((name) => !before.has(name));
-mkdirSync(path.dirname(out), { recursive: true });
-writeFileSync(
-  out,
-  `${
-    JSON.stringify(
-      { machine: machine(), rows, leftInSharedMemory: left },
-      null,
-      2,
-    )
-  }\n`,
-);
+writeDocument(out, { machine: machine(), rows, leftInSharedMemory: left });
 if (left.length > 0) console.log(`left in shared memory: ${left.join(", ")}`);
 const good = left.length === 0 && rows.length > 0 &&
   rows.every(({ passed, runs }) => passed === runs);

@@ -19,7 +19,7 @@ import {
   type Tracer,
 } from "../runtime/mod.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
-import { assertLegal } from "../spec/mod.ts";
+import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import { MAX_RANKS } from "../spec/schema.ts";
@@ -112,13 +112,11 @@ export async function planTarget(
   options: PlanOptions & { readonly weights?: string } = {},
 ): Promise<Plan> {
   if (target.kind === "plan") return target.plan;
-  const plan = await withTensors(
+  return await withTensors(
     await weightFiles(target, files, options.weights),
     files,
     (tensors) => planWith(target, tensors, options),
   );
-  assertLegal(plan);
-  return plan;
 }
 
 /** Load a target onto devices. */
@@ -166,10 +164,10 @@ export async function tuneTarget(
   return { ...tuned, computer };
 }
 
-/** A plan that is still to be made, and is verified when it is loaded; and where its weights come from. */
+/** A plan that is still to be made, and where its weights come from. */
 export interface Loadable {
   /** Compile for the devices that were chosen. */
-  plan(options: PlanOptions): Promise<Plan>;
+  plan(options: PlanOptions): Promise<LegalPlan>;
   tensors(plan: Plan): Promise<TensorDirectory>;
   /** The folder or file of the weights, for messages; undefined where there is none. */
   readonly where: string | undefined;
@@ -213,7 +211,6 @@ export async function openPlan(
     const session = await createSession(plan, {
       devices,
       tensors,
-      verify: assertLegal,
       statistics: options.statistics ?? false,
       ...(onProgress ? { onProgress } : {}),
       ...(tracer ? { tracer } : {}),
@@ -251,11 +248,12 @@ export async function openPlan(
   }
 }
 
+/** The plan of a target. A saved one was verified when it was read. */
 async function planWith(
   target: Target,
   tensors: TensorDirectory,
   options: PlanOptions,
-): Promise<Plan> {
+): Promise<LegalPlan> {
   if (target.kind === "plan") {
     if (options.check && !hasChecks(target.plan)) {
       throw new DataError(
@@ -264,10 +262,12 @@ async function planWith(
     }
     return target.plan;
   }
-  return await compile(modelOf(target, options), {
+  const plan = await compile(modelOf(target, options), {
     ...compileOptions(options),
     weights: storedDTypes(tensors),
   });
+  assertLegal(plan);
+  return plan;
 }
 
 /** Options of a plan as the compiler takes them. */

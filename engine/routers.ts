@@ -10,6 +10,7 @@ import { evaluate } from "../compiler/graph/evaluate.ts";
 import { marks, routeTokens } from "../compiler/graph/evaluate_routing.ts";
 import { balancingLoss, model, route, trace, zLoss } from "../compiler/mod.ts";
 import { DataError } from "../spec/errors.ts";
+import { sum } from "../spec/sum.ts";
 import type { FileSystem } from "./files.ts";
 import { readTensors } from "./tensors.ts";
 
@@ -242,12 +243,6 @@ function equalWeights(routed: readonly RoutedBy[]): RoutingPreset[][] {
   }
   return groups.filter((group) => group.length > 1)
     .map((group) => group.map(({ row }) => row.preset));
-}
-
-function sum(values: Iterable<number>): number {
-  let total = 0;
-  for (const value of values) total += value;
-  return total;
 }
 
 /** Read the logits of a file: JSON, a list of rows; or a tensor of a safetensors file, whose last axis is the experts. */

@@ -2,8 +2,7 @@
 
 import type { Model } from "../compiler/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
-import type { Plan } from "../spec/plan.ts";
-import { verifyPlanText } from "../spec/mod.ts";
+import { type LegalPlan, verifyPlanText } from "../spec/mod.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 
@@ -11,7 +10,7 @@ import type { FileSystem } from "./files.ts";
 export type Target =
   | { readonly kind: "checkpoint"; readonly checkpoint: Checkpoint }
   | { readonly kind: "model"; readonly model: Model }
-  | { readonly kind: "plan"; readonly plan: Plan };
+  | { readonly kind: "plan"; readonly plan: LegalPlan };
 
 /** Options of `resolveTarget`. */
 export interface ResolveTargetOptions {
@@ -53,7 +52,7 @@ export async function resolveTarget(
 export async function readPlan(
   path: string,
   files: FileSystem,
-): Promise<Plan> {
+): Promise<LegalPlan> {
   const { plan, errors } = verifyPlanText(
     await files.readText(path),
     { file: path },
@@ -64,5 +63,5 @@ export async function readPlan(
     const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
     throw new PlanError(`${first.message}${more}`);
   }
-  return plan;
+  return plan as LegalPlan;
 }

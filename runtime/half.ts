@@ -1,5 +1,7 @@
 /** 16-bit floats in host memory: their values, and numbers rounded to them. */
 
+import { QUIET_NAN } from "../spec/dtype.ts";
+
 /** The f32 values of 16-bit floats: exact. */
 export function widen(
   stored: "f16" | "bf16",
@@ -20,7 +22,10 @@ function widenF16(bits: number): number {
     : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** Numbers rounded to the nearest 16-bit floats, ties to even, as kernels that update parameters round them. */
+/**
+ * Numbers rounded to the nearest 16-bit floats, ties to even, as kernels that update parameters round them. What is no
+ * number becomes the positive quiet NaN.
+ */
 export function narrow(
   stored: "f16" | "bf16",
   values: Float32Array,
@@ -31,10 +36,11 @@ export function narrow(
     values.length,
   );
   const bitsOf = stored === "f16" ? narrowF16 : narrowBf16;
-  return Uint16Array.from(
-    bits,
-    (all) => all >>> 16 & 0x8000 | bitsOf(all & 0x7fffffff),
-  );
+  return Uint16Array.from(bits, (all) => {
+    const size = all & 0x7fffffff;
+    if (size > 0x7f800000) return QUIET_NAN[stored];
+    return all >>> 16 & 0x8000 | bitsOf(size);
+  });
 }
 
 function narrowBf16(size: number): number {

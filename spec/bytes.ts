@@ -11,6 +11,7 @@ import {
   type Step,
 } from "./plan.ts";
 import type { Size } from "./size.ts";
+import { sum } from "./sum.ts";
 
 /** How ranks are connected, as far as memory depends on it. */
 export type StagingKind = "local" | "host";
@@ -142,10 +143,6 @@ export function blocksOf(
   return step.direction === "forward"
     ? { send: byDestination, receive: bySource }
     : { send: bySource, receive: byDestination };
-}
-
-function sum(numbers: readonly number[]): number {
-  return numbers.reduce((total, n) => total + n, 0);
 }
 
 /** Where bytes are counted. */

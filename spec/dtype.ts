@@ -27,3 +27,6 @@ export function storedDType(dtype: DType): StoredDType {
 export function isHalf(dtype: FileDType): dtype is "f16" | "bf16" {
   return dtype === "f16" || dtype === "bf16";
 }
+
+/** The bits of the one NaN among 16-bit floats that rounding gives. */
+export const QUIET_NAN = { f16: 0x7e00, bf16: 0x7fc0 } as const;

@@ -33,4 +33,9 @@ export {
   verifyPlan,
   verifyPlanText,
 } from "./verify.ts";
-export type { RuleName, VerifyError, VerifyPlanOptions } from "./verify.ts";
+export type {
+  LegalPlan,
+  RuleName,
+  VerifyError,
+  VerifyPlanOptions,
+} from "./verify.ts";

@@ -120,6 +120,11 @@ export interface VerifyError {
   readonly message: string;
 }
 
+declare const legal: unique symbol;
+
+/** A plan in which nothing is illegal: what `assertLegal` lets pass. Only such plans are run. */
+export type LegalPlan = Plan & { readonly [legal]: true };
+
 /** Options of `verifyPlan`. */
 export interface VerifyPlanOptions {
   /** The plan comes from `parsePlan`, so it fits the schema. Default: false. */
@@ -194,7 +199,10 @@ export function verifyPlanText(
 }
 
 /** Throws a PlanError that lists what is not legal, if anything is. */
-export function assertLegal(plan: Plan, options: VerifyPlanOptions = {}): void {
+export function assertLegal(
+  plan: Plan,
+  options: VerifyPlanOptions = {},
+): asserts plan is LegalPlan {
   const errors = verifyPlan(plan, options);
   if (errors.length === 0) return;
   const [first] = errors;

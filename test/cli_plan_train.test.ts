@@ -1,6 +1,18 @@
 // `plan --train`: the whole step of training, what it sends, and what it takes.
 import path from "node:path";
 import t from "tap";
+import { nodeFiles } from "../cli/files.ts";
+import {
+  compileTraining,
+  dot,
+  mean,
+  model,
+  mul,
+  sgd,
+  train,
+} from "../compiler/mod.ts";
+import { planTraining } from "../engine/mod.ts";
+import { stringifyPlan } from "../spec/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { switchyard } from "./helpers/cli.ts";
 
@@ -37,6 +49,35 @@ t.test("a checkpoint's step, with its state whole and dealt", async (t) => {
   const [all, part] = [memoryOf(whole.out), memoryOf(dealt.out)];
   t.ok(part.states < all.states, `${part.states} of ${all.states} bytes`);
   t.ok(part.peak < all.peak, `${part.peak} of ${all.peak} bytes`);
+});
+
+t.test("a declared training is planned as it is carried out", async (t) => {
+  const line = model({ row: 4, input: 2 }, (m) => {
+    const y = dot(m.input("x", "row input"), m.param("w", "input"), "input");
+    return { miss: mean(mul(y, y), "row") };
+  });
+  const declared = {
+    ...{ loss: "miss" as const, optimizer: sgd() },
+    ...{ mesh: { dp: 2 }, place: { row: "dp" } },
+  };
+  const texts = new Set<string>();
+  const own: readonly { clipNorm?: number; accumulate?: number }[] = [
+    {},
+    { clipNorm: 2 },
+    { clipNorm: 2, accumulate: 2 },
+  ];
+  for (const more of own) {
+    const training = train(line, {
+      ...{ ...declared, ...more, schedule: { rate: 1 }, data: () => ({}) },
+    });
+    const text = stringifyPlan(await planTraining(training, nodeFiles(), {}));
+    const wanted = await compileTraining(line, {
+      ...{ ...declared, ...more, accumulate: "accumulate" in more },
+    });
+    t.equal(text, stringifyPlan(wanted), JSON.stringify(more));
+    texts.add(text);
+  }
+  t.equal(texts.size, 3, "each is another");
 });
 
 t.test("flags that say nothing without it", async (t) => {

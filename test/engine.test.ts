@@ -76,9 +76,11 @@ t.test("sample() draws the same from the best as from all", (t) => {
   const random = randomNumbers(5, 0);
   const logits = Float32Array.from(
     { length: 300 },
-    // Steps of a quarter, so that there are ties.
-    () => Math.round(20 * random()) / 4,
+    // Steps of a quarter on both sides of 0, so that there are ties, -0 with 0 too.
+    () => Math.round(20 * random() - 10) / 4,
   );
+  t.ok(logits.some((x) => Object.is(x, -0)), "-0 is among them");
+  t.ok(logits.some((x) => Object.is(x, 0)), "0 is among them");
   const ids = Int32Array.from(
     [...logits.keys()].sort((i, j) => logits[j]! - logits[i]! || i - j),
   );
@@ -87,9 +89,12 @@ t.test("sample() draws the same from the best as from all", (t) => {
       {},
       { temperature: 0.8, topK: 40 },
       { temperature: 2, topK: 7, topP: 0.6 },
+      { temperature: 1, topK: 200 },
+      { temperature: 3, topP: 0.9 },
+      { temperature: 3 },
     ]
   ) {
-    const k = candidatesOf(options)!;
+    const k = candidatesOf(options) ?? logits.length;
     const best = {
       logits: Float32Array.from(ids.subarray(0, k), (id) => logits[id]!),
       ids: ids.slice(0, k),

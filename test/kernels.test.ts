@@ -377,7 +377,7 @@ testKernels(
 );
 
 testKernels(
-  "roundF16 rounds to nearest even, keeps subnormals, overflows to infinity",
+  "roundF16 rounds to nearest even, keeps subnormals and NaN, overflows to infinity",
   async (t, target) => {
     const cases = [
       [1 + 2 ** -11, 1],
@@ -390,6 +390,7 @@ testKernels(
       [65519, 65504],
       [65520, Infinity],
       [-1e30, -Infinity],
+      [NaN, NaN],
     ] as const;
     const kernel = elementwise({
       name: "round_halves",

@@ -4,7 +4,13 @@ import fc from "fast-check";
 import t from "tap";
 import { stringifyPlan } from "../spec/json.ts";
 import type { Plan } from "../spec/plan.ts";
-import { RULE_NAMES, verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import type { Target } from "../engine/mod.ts";
+import {
+  assertLegal,
+  RULE_NAMES,
+  verifyPlan,
+  verifyPlanText,
+} from "../spec/verify.ts";
 import { BROKEN_DOCUMENTS } from "./helpers/broken_documents.ts";
 import { BROKEN_FLIGHTS } from "./helpers/broken_flights.ts";
 import { BROKEN_PROGRAMS } from "./helpers/broken_programs.ts";
@@ -45,6 +51,15 @@ t.test("verifyPlan() rejects", async (t) => {
     if (found.step !== null) t.match(found.message, found.step);
     t.match(found.message, /^Cannot [a-z].*: .*[^.]$/s, `${name}: message`);
   }
+});
+
+t.test("only what assertLegal() lets pass can be opened", async (t) => {
+  const plan: Plan = await goodPlan("layer", { ep: 2 });
+  // @ts-expect-error: nothing says that it is legal.
+  const unknown: Target = { kind: "plan", plan };
+  assertLegal(plan);
+  const legal: Target = { kind: "plan", plan };
+  t.same(unknown, legal);
 });
 
 t.test("verifyPlanText() says where a text ends too early", async (t) => {

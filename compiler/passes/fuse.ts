@@ -4,7 +4,7 @@
  */
 
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
-import { type Cut, cutWide } from "./cut_wide.ts";
+import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "./users.ts";
 
 /** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
@@ -72,7 +72,7 @@ export interface Fusion {
 export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
-  known: Pick<Cut, "dispatched" | "layouts" | "sharded">,
+  known: Pick<Expressions, "dispatched" | "layouts" | "sharded">,
 ): Fusion {
   const users = usersOf(graph);
   const required = new Set<Node>([
@@ -102,7 +102,7 @@ export function fuse(
   const single = (node: Node) =>
     users.get(node)?.length === 1 && !isNamed(graph, node);
   const canEnd = (node: Node) => single(node) && isMatmul(node);
-  cutWide({ graph, isInline, canEnd, ...known }, stored);
+  storeWide({ graph, isInline, canEnd, ...known }, stored);
   const absorbs = new Map<Node, readonly Node[]>();
   const absorbed = new Set<Node>();
   for (const node of graph.nodes) {

@@ -3,6 +3,7 @@
 import type { Training } from "../../compiler/mod.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
+import type { PlanOptions } from "../open.ts";
 import type { Tensors } from "../run.ts";
 import { initialWeights } from "./initial.ts";
 import type { Task, WeighedBatch } from "./task.ts";
@@ -13,17 +14,12 @@ export async function declaredTask(
   files: FileSystem,
 ): Promise<Task> {
   const { model, loss = "loss", optimizer, schedule, clipNorm } = training;
-  const { data, validation, seed = 0, deviation = 0.02, mesh } = training;
+  const { data, validation, seed = 0, deviation = 0.02 } = training;
   const { accumulate = 1, biasUpdate, dtype } = training;
   const first = data(1);
   return {
     ...{ model, loss },
-    ...mesh
-      ? {
-        mesh: Object.entries(mesh).map(([name, size]) => ({ name, size })),
-      }
-      : {},
-    ...training.place ? { place: training.place } : {},
+    ...placesOf(training),
     settings: {
       ...{ optimizer, schedule, seed },
       ...clipNorm === undefined ? {} : { clipNorm },
@@ -45,6 +41,20 @@ export async function declaredTask(
     batch: (index) => Promise.resolve(weighed(data(index + 1))),
     prepare: (out) => files.makeFolder(out),
     close: () => Promise.resolve(),
+  };
+}
+
+/** The mesh and the placements of a declared training, as far as it has them. */
+export function placesOf(
+  { mesh, place }: Training,
+): Pick<PlanOptions, "mesh" | "place"> {
+  return {
+    ...mesh
+      ? {
+        mesh: Object.entries(mesh).map(([name, size]) => ({ name, size })),
+      }
+      : {},
+    ...place ? { place } : {},
   };
 }
 

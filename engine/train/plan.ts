@@ -1,30 +1,59 @@
-/** The plan of a step of training, without text to train on and without devices. */
+/** The plan of a step of training: of one that is carried out, and without text to train on and without devices. */
 
 import {
   adamw,
-  type CompileOptions,
   compileTraining,
+  type CompileTrainingOptions,
   isTraining,
   type Model,
   type TrainedDType,
   type Training,
 } from "../../compiler/mod.ts";
-import { assertLegal } from "../../spec/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import { assertLegal, type LegalPlan } from "../../spec/mod.ts";
 import { defaultBounds } from "../bounds.ts";
 import { openConfiguration } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
+import { placesOf } from "./declared_task.ts";
 import type { StepSettings } from "./settings.ts";
 import { storedIn } from "./stored.ts";
+import type { Task } from "./task.ts";
+
+/** What a step of training is compiled of. */
+export interface Step extends Pick<Task, "model" | "loss" | "weights"> {
+  readonly settings: Omit<StepSettings, "schedule" | "seed">;
+  /** Outputs by which the loss is measured without training. Default: the plan has no program for that. */
+  readonly validate?: readonly string[];
+}
+
+/** Compile a step of training, and verify its plan. */
+export async function compileStep(
+  { model, loss, settings, weights, validate }: Step,
+  options: PlanOptions & Pick<CompileTrainingOptions, "optimizerState">,
+): Promise<LegalPlan> {
+  const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
+  const { optimizerState } = options;
+  const plan = await compileTraining(model, {
+    ...compileOptions(options),
+    ...{ loss, optimizer, accumulate: accumulate > 1 },
+    ...clipNorm === undefined ? {} : { clipNorm },
+    ...biasUpdate === undefined ? {} : { biasUpdate },
+    ...dtype === undefined ? {} : { dtype },
+    ...weights ? { weights } : {},
+    ...optimizerState ? { optimizerState } : {},
+    ...validate ? { validate } : {},
+  });
+  assertLegal(plan);
+  return plan;
+}
 
 /** How a step of training is compiled. */
 export interface PlanTrainingOptions extends PlanOptions {
-  /** Default: AdamW. */
+  /** Default: as declared, else AdamW. */
   readonly optimizer?: StepSettings["optimizer"];
-  /** Gradients are scaled down together where their norm is larger; default: 1. */
+  /** Gradients are scaled down together where their norm is larger. Default: as declared; of what is no training, 1. */
   readonly clipNorm?: number;
-  /** What all parameters are stored as. Default: of a checkpoint with weights, what those are; else f32. */
+  /** What all parameters are stored as. Default: as declared; of a checkpoint with weights, what those are; else f32. */
   readonly dtype?: TrainedDType;
   /** `sharded`: ranks that hold the same parameter remember a part of it each. Default: `whole`. */
   readonly optimizerState?: "whole" | "sharded";
@@ -40,35 +69,35 @@ export async function planTraining(
   what: string | Model | Training,
   files: FileSystem,
   options: PlanTrainingOptions,
-): Promise<Plan> {
-  const declared = typeof what === "string"
-    ? {
-      model: await decoderOf(what, files, options),
-      weights: await storedIn(what, files),
-    }
-    : isTraining(what)
-    ? what
-    : { model: what };
-  const { model, mesh, place, loss = "loss", weights = {}, ...own }:
-    & Pick<Training, "model">
-    & Partial<Training>
-    & Pick<CompileOptions, "weights"> = declared;
-  const { optimizerState = "whole" } = options;
-  const dtype = options.dtype ?? own.dtype;
-  const { biasUpdate } = own;
-  const plan = await compileTraining(model, {
-    ...place ? { place } : {},
-    ...compileOptions(options),
-    ...mesh && !options.mesh ? { mesh } : {},
-    ...{ loss, optimizerState, weights },
-    ...dtype === undefined ? {} : { dtype },
-    optimizer: options.optimizer ?? own.optimizer ?? adamw(),
-    clipNorm: options.clipNorm ?? own.clipNorm ?? 1,
-    accumulate: (own.accumulate ?? 1) > 1,
-    ...biasUpdate === undefined ? {} : { biasUpdate },
-  });
-  assertLegal(plan);
-  return plan;
+): Promise<LegalPlan> {
+  const { optimizer, clipNorm, dtype } = options;
+  const { settings, ...step } = await stepOf(what, files, options);
+  return await compileStep({
+    ...step,
+    settings: {
+      ...settings,
+      ...optimizer === undefined ? {} : { optimizer },
+      ...clipNorm === undefined ? {} : { clipNorm },
+      ...dtype === undefined ? {} : { dtype },
+    },
+  }, { ...isTraining(what) ? placesOf(what) : {}, ...options });
+}
+
+/** How what is given is trained where nothing else is said. */
+async function stepOf(
+  what: string | Model | Training,
+  files: FileSystem,
+  options: PlanTrainingOptions,
+): Promise<Step> {
+  const settings = { optimizer: adamw(), clipNorm: 1 };
+  if (typeof what === "string") {
+    return {
+      ...{ model: await decoderOf(what, files, options), loss: "loss" },
+      ...{ weights: await storedIn(what, files), settings },
+    };
+  }
+  if (!isTraining(what)) return { model: what, loss: "loss", settings };
+  return { model: what.model, loss: what.loss ?? "loss", settings: what };
 }
 
 /** The model of a checkpoint, with its losses. */

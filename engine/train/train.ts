@@ -1,17 +1,12 @@
 /** Training: steps of one plan, and checkpoints in between. */
 
-import {
-  compileTraining,
-  type CompileTrainingOptions,
-  type Training,
-} from "../../compiler/mod.ts";
+import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
 import type { FileSystem } from "../files.ts";
 import {
-  compileOptions,
   type Opened,
   type OpenOptions,
   openPlan,
@@ -21,6 +16,7 @@ import type { Tensors } from "../run.ts";
 import { checkpointTask, type TextOptions } from "./checkpoint_task.ts";
 import { declaredTask } from "./declared_task.ts";
 import { checkParameters, loadRemembered } from "./load.ts";
+import { compileStep } from "./plan.ts";
 import { checkFolder, readTraining, saveTraining } from "./saved.ts";
 import { canonical, checkSame, checkSettings } from "./settings.ts";
 import {
@@ -210,9 +206,12 @@ async function openWith(
   options: RunTrainingOptions,
   tensors: (plan: Plan) => Promise<TensorDirectory>,
 ): Promise<Opened> {
-  const { mesh, place, text, settings, where } = task;
+  const { mesh, place, text, settings, where, validation } = task;
+  const step = validation
+    ? { ...task, validate: [task.loss, ...LOSSES] }
+    : task;
   return await openPlan({
-    plan: (chosen) => planTraining(task, { ...options, ...chosen }),
+    plan: (chosen) => compileStep(step, { ...options, ...chosen }),
     ...{ tensors, where },
   }, {
     ...mesh ? { mesh } : {},
@@ -232,24 +231,6 @@ async function closedOnError(
     await opened.close();
     throw error;
   }
-}
-
-async function planTraining(
-  { model, loss, settings, weights, validation }: Task,
-  options: PlanOptions & Pick<CompileTrainingOptions, "optimizerState">,
-): Promise<Plan> {
-  const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
-  const { optimizerState } = options;
-  return await compileTraining(model, {
-    ...compileOptions(options),
-    ...{ loss, optimizer, accumulate: accumulate > 1 },
-    ...clipNorm === undefined ? {} : { clipNorm },
-    ...biasUpdate === undefined ? {} : { biasUpdate },
-    ...dtype === undefined ? {} : { dtype },
-    ...weights ? { weights } : {},
-    ...optimizerState ? { optimizerState } : {},
-    ...validation ? { validate: [loss, ...LOSSES] } : {},
-  });
 }
 
 async function saveRun(

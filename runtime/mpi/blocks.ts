@@ -78,11 +78,6 @@ export function startsOf(counts: readonly number[]): number[] {
   });
 }
 
-/** The sum of some numbers. */
-export function sum(values: readonly number[]): number {
-  return values.reduce((n, value) => n + value, 0);
-}
-
 /** The bytes of words. */
 export function viewOf(words: Int32Array | Uint32Array): Uint8Array {
   return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);

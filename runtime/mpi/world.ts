@@ -3,6 +3,7 @@
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
+import { sum } from "../../spec/sum.ts";
 import { type Handle, launcherFacts } from "./abi.ts";
 import { type Argument, type Binding, loadBinding } from "./binding.ts";
 import {
@@ -11,7 +12,6 @@ import {
   layOut,
   LONGEST_COUNT,
   startsOf,
-  sum,
   unitOf,
   viewOf,
 } from "./blocks.ts";

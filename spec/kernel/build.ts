@@ -1,5 +1,6 @@
 /** Constructors for kernel trees, with constant folding of index arithmetic; no other cleverness. */
 
+import { QUIET_NAN } from "../dtype.ts";
 import { invariant } from "../errors.ts";
 import type {
   BinaryOp,
@@ -249,7 +250,8 @@ export function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
 }
 /**
  * The bits of an f32 value, rounded to the nearest 16-bit float (ties to even, subnormals kept), in the low half of a
- * u32. What is no number, or too large, becomes an infinity. `value` is used several times, so let it be a local.
+ * u32. What is too large becomes an infinity; what is no number, the positive quiet NaN. `value` is used several times, so
+ * let it be a local.
  */
 export function packBits(stored: "f16" | "bf16", value: Expr): Expr {
   const bits = bitcast("u32", value);
@@ -260,13 +262,17 @@ export function packBits(stored: "f16" | "bf16", value: Expr): Expr {
     const odd = binary("and", shifted(size, drop), u32(1));
     return shifted(add(size, add(u32(2 ** (drop - 1) - 1), odd)), drop);
   };
-  if (stored === "bf16") {
-    return binary("or", sign, min(rounded(16), u32(0x7f80)));
-  }
+  const orNan = (rounded: Expr) =>
+    select(
+      binary("gt", size, u32(0x7f800000)),
+      u32(QUIET_NAN[stored]),
+      binary("or", sign, rounded),
+    );
+  if (stored === "bf16") return orNan(min(rounded(16), u32(0x7f80)));
   // Exponents of f32 begin 112 lower. Below 2^-14, f16 counts in steps of 2^-24.
   const normal = min(sub(rounded(13), u32(112 << 10)), u32(0x7c00));
   const steps = call("round", mul(bitcast("f32", size), f32(2 ** 24)));
   const tiny = lt(size, u32(113 << 23));
   const below = select(tiny, steps, f32(0));
-  return binary("or", sign, select(tiny, convert("u32", below), normal));
+  return orNan(select(tiny, convert("u32", below), normal));
 }

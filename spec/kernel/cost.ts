@@ -1,5 +1,6 @@
 /** What a kernel costs, read off its tree alone. */
 
+import { sum } from "../sum.ts";
 import type { Kernel } from "./tree.ts";
 import { kernelWork } from "./work.ts";
 
@@ -23,8 +24,4 @@ export function kernelCost(kernel: Kernel): KernelCost {
     storeBytes: sum(stores),
     exact,
   };
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((n, value) => n + value, 0);
 }

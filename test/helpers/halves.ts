@@ -11,7 +11,10 @@ function valueOf(stored: "f16" | "bf16", bits: number): number {
 }
 
 /** The bits of infinity: those before it are of finite values, in their order. */
-export const INFINITE = { f16: 0x7c00, bf16: 0x7f80 } as const;
+const INFINITE = { f16: 0x7c00, bf16: 0x7f80 } as const;
+
+/** The bits of what is no number, as rounding gives it. */
+export const NAN = { f16: 0x7e00, bf16: 0x7fc0 } as const;
 
 /** The positive finite values, by their bits. */
 export function halves(stored: "f16" | "bf16"): Float64Array {

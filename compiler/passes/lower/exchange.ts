@@ -16,22 +16,27 @@ import {
 /** How many ranks' buffers one local launch reads: bindings are few. */
 const FAN_IN = 4;
 
-/** Every rank of the group learns what every other sends: rows for each column, or tokens for each position. */
+/** Counts that every rank has, and where those of all ranks go. */
+export interface CountsExchange {
+  readonly from: string;
+  readonly to: string;
+  /** How many each rank has: one for each column, or for each position. */
+  readonly words: number;
+  readonly part: StepPart;
+}
+
+/** Every rank of a routing's group learns the counts of every other. */
 export function emitCountsExchange(
   lowering: Lowering,
   node: Node,
-  routing: RoutingBuffers,
-  part: StepPart,
+  { over }: RoutingBuffers,
+  { from, to, words, part }: CountsExchange,
 ): void {
-  const positions = positionsOver(lowering.placed.mesh, routing.over);
-  const once = part.part === "exchange reach" ? routing.once : undefined;
-  const words = once ? positions : routing.splits.at(-1)!;
+  const positions = positionsOver(lowering.placed.mesh, over);
   lowering.steps.push({
     op: "allGather",
     ranks: "all",
-    over: routing.over,
-    from: once?.reach ?? routing.counts,
-    to: once?.reachAll ?? routing.countsAll,
+    ...{ over, from, to },
     bytes: words * 4,
     local: localSources(positions).map((sources) => {
       const options = { name: `gather_${words}`, sources, words };

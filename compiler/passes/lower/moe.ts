@@ -106,9 +106,15 @@ export function lowerDispatch(
   );
   const positions = positionsOver(lowering.placed.mesh, routing.over);
   if (first && positions > 1) {
-    emitCountsExchange(lowering, node, routing, part("exchange counts"));
+    emitCountsExchange(lowering, node, routing, {
+      ...{ from: routing.counts, to: routing.countsAll },
+      ...{ words: routing.splits.at(-1)!, part: part("exchange counts") },
+    });
     if (routing.once) {
-      emitCountsExchange(lowering, node, routing, part("exchange reach"));
+      emitCountsExchange(lowering, node, routing, {
+        ...{ from: routing.once.reach, to: routing.once.reachAll },
+        ...{ words: positions, part: part("exchange reach") },
+      });
       emitExchange(lowering, node, routing, {
         ...{ from: routing.once.places, to: routing.once.placesHere },
         ...{ words: 1, direction: "forward", part: part("exchange places") },

@@ -1,12 +1,12 @@
-/** Cut expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
+/** Expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import type { Sharded } from "./sharded.ts";
 import type { ParamLayout } from "./param_layout.ts";
 
-/** What is known of the nodes that are cut. */
-export interface Cut {
+/** What is known of the nodes of expressions. */
+export interface Expressions {
   readonly graph: Graph;
   /** Whether a node is computed where it is used unless it is stored. */
   isInline(node: Node): boolean;
@@ -29,28 +29,28 @@ const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 type Bindings = ReadonlySet<Node | string>;
 
 /** Store inner nodes of expressions that would need too many bindings: the widest first. */
-export function cutWide(cut: Cut, stored: Set<Node>): void {
+export function storeWide(known: Expressions, stored: Set<Node>): void {
   const needs = new Map<Node, Bindings>();
-  for (const node of cut.graph.nodes) {
-    if (!cut.isInline(node)) {
-      needs.set(node, leafBindings(cut, node));
+  for (const node of known.graph.nodes) {
+    if (!known.isInline(node)) {
+      needs.set(node, leafBindings(known, node));
       continue;
     }
-    const own = ownBindings(cut, node);
+    const own = ownBindings(known, node);
     const inner = node.inputs.map((input) => needs.get(input)!);
     let all = union([own, ...inner]);
     while (count(all) > MOST) {
-      const widest = widestOf(cut, node, { inner, stored });
+      const widest = widestOf(known, node, { inner, stored });
       if (widest < 0) break;
       const input = node.inputs[widest]!;
       stored.add(input);
-      needs.set(input, leafBindings(cut, input));
+      needs.set(input, leafBindings(known, input));
       node.inputs.forEach((other, i) => {
         if (other === input) inner[i] = needs.get(input)!;
       });
       all = union([own, ...inner]);
     }
-    needs.set(node, stored.has(node) ? leafBindings(cut, node) : all);
+    needs.set(node, stored.has(node) ? leafBindings(known, node) : all);
   }
 }
 
@@ -62,7 +62,7 @@ function count(bindings: Bindings): number {
 
 /** Which input of `node` needs the most bindings and can be stored instead; -1 if none. */
 function widestOf(
-  cut: Cut,
+  known: Expressions,
   node: Node,
   { inner, stored }: {
     readonly inner: readonly Bindings[];
@@ -71,7 +71,7 @@ function widestOf(
 ): number {
   let widest = -1;
   for (const [i, input] of node.inputs.entries()) {
-    if (!cut.isInline(input) || stored.has(input)) continue;
+    if (!known.isInline(input) || stored.has(input)) continue;
     if (inner[i]!.size > (inner[widest]?.size ?? 0)) widest = i;
   }
   return widest;
@@ -82,7 +82,10 @@ function union(sets: readonly Bindings[]): Bindings {
 }
 
 /** What a kernel binds besides what it reads: its result, and lengths, or who is in which row. */
-function ownBindings({ dispatched, sharded }: Cut, node: Node): Bindings {
+function ownBindings(
+  { dispatched, sharded }: Expressions,
+  node: Node,
+): Bindings {
   const table = node.primitive === "rope"
     ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
     : node.primitive === "take"
@@ -97,26 +100,26 @@ function ownBindings({ dispatched, sharded }: Cut, node: Node): Bindings {
 }
 
 /** What reading a stored value binds; a contraction or combine may end in the kernel that uses it. */
-function leafBindings(cut: Cut, node: Node): Bindings {
-  if (cut.canEnd(node)) {
+function leafBindings(known: Expressions, node: Node): Bindings {
+  if (known.canEnd(node)) {
     const [, weight] = node.inputs;
     const scaled = weight?.primitive === "param" &&
-      cut.layouts.get(weight)?.stored === "mxfp4";
+      known.layouts.get(weight)?.stored === "mxfp4";
     return new Set([
       ...node.inputs,
-      ...rows(cut, node),
-      ...cut.dispatched.has(node) ? [TILES] : [],
+      ...rows(known, node),
+      ...known.dispatched.has(node) ? [TILES] : [],
       ...scaled ? [`scales of ${weight.params.name}`] : [],
     ]);
   }
   if (node.primitive === "combine") {
     return new Set([node, "sent rows", "weights"]);
   }
-  return new Set([node, ...rows(cut, node)]);
+  return new Set([node, ...rows(known, node)]);
 }
 
 /** On dispatched rows: the order of rows, and the expert of each, by its place on the rank or its id. */
-function rows({ dispatched }: Cut, node: Node): string[] {
+function rows({ dispatched }: Expressions, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
   const byExpert = [...new Set(dispatched.values())].some((route) =>
     isRouting(route) && node.axes.includes(route.params.expert)

@@ -1,0 +1,8 @@
+/** Sums of numbers on the host. */
+
+/** The sum of some numbers, added in their order. */
+export function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}
