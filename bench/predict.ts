@@ -8,7 +8,6 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -17,6 +16,7 @@ import { listAdapters } from "../runtime/mod.ts";
 import type { Machine } from "../spec/mod.ts";
 import { LAUNCHERS } from "../test/helpers/mpi.ts";
 import { machine, median } from "./measure.ts";
+import { writeDocument } from "./results.ts";
 import type { Compared } from "./predict/rank.ts";
 
 const flags = parseArgs({
@@ -142,11 +142,6 @@ for (const { name, command, family, skip } of LAUNCHERS) {
   }
 }
 if (flags.out !== undefined) {
-  const text = JSON.stringify(
-    { machine: machine(), rows, machines },
-    undefined,
-    2,
-  );
-  writeFileSync(flags.out, `${text}\n`);
+  writeDocument(flags.out, { machine: machine(), rows, machines });
 }
 process.exit(0);

@@ -133,8 +133,7 @@ t.test("the time of a launch", (t) => {
     more: object = {},
   ) =>
     launchSeconds({ ...device, ...change }, { ...work, ...more }, {
-      bytes,
-      cached: true,
+      ...{ bytes, kept: bytes / 2, cached: true },
     });
   t.same(seconds({}), { launch: 2, arithmetic: 10, memory: 0 });
   t.equal(
@@ -144,9 +143,10 @@ t.test("the time of a launch", (t) => {
   );
   t.same(seconds({}, 30), { launch: 2, arithmetic: 0, memory: 30 });
   t.equal(seconds({ cache: { bytes: 1, bandwidth: 2 } }, 30).memory, 15);
+  t.equal(seconds({ reading: 0.25 }, 30).memory, 60, "half of it is weights");
   t.equal(seconds({ parallel: 16 }).arithmetic, 20, "half of it is idle");
-  t.equal(seconds({ parallel: 8, grain: 5 }).arithmetic, 15);
-  t.equal(seconds({ parallel: 2, grain: 15 }).arithmetic, 20, "alone");
+  t.equal(seconds({ parallel: 8, grain: 5 }).arithmetic, 10);
+  t.equal(seconds({ parallel: 2, grain: 20 }).arithmetic, 20, "alone");
   t.end();
 });
 
@@ -237,6 +237,10 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
     [separate.parts.launch, separate.parts.exchange, separate.devices],
     [launches(two), 300, 2],
   );
+  const turning = machineOf({ launch: 1, turn: 10 }, {
+    links: { sameHost: link },
+  });
+  t.equal(predictStep(two, turning, scene).seconds, separate.seconds + 3 * 10);
   const shared = predictStep(
     two,
     machineOf({ launch: 1 }, {

@@ -75,7 +75,6 @@ export async function openDeviceMeter(
       [operations, await longEnough(operations)],
       [experts, await longEnough(experts)],
       [operations, { tokens: FEW_TOKENS, sequences: FEW_TOKENS }],
-      [experts, { tokens: FEW_TOKENS }],
       [await open(expertsModel(SMALL)), { tokens: FEW_TOKENS }],
       // On a software adapter a workgroup has a core to itself.
       ...computerOf(selected) === "software"
@@ -100,9 +99,8 @@ export async function openDeviceMeter(
 /** What copies and the times of the small models say of a device. */
 function describe(
   selected: SelectedDevices,
-  { name, ...copies }: MemoryRates,
-  [short, long, other, experts, inputs, few, small, one, many]:
-    readonly Measured[],
+  copies: MemoryRates,
+  [short, long, other, experts, inputs, few, one, many]: readonly Measured[],
 ): MachineDevice {
   const launch = Math.max(
     0,
@@ -119,25 +117,10 @@ function describe(
     const seconds = net(measured);
     return multiplyAdds / Math.max(seconds / 8, seconds - rest / operations);
   };
-  // Matmuls of a few rows read their weights more slowly than a copy does.
-  const read = (measured: Measured) =>
-    measured.work.weightBytes / net(measured);
-  const { bandwidth, cache } = copies;
-  const memory = {
-    ...name === undefined ? {} : { name },
-    bandwidth: Math.min(bandwidth, read(few!)),
-    ...cache
-      ? {
-        cache: {
-          bytes: cache.bytes,
-          bandwidth: Math.min(cache.bandwidth, read(small!)),
-        },
-      }
-      : {},
-  };
   const computer = computerOf(selected);
   const rates = {
     ...{ multiplyAdds: rate(experts!), operations, launch },
+    reading: few!.work.weightBytes / net(few!),
     // Tokens of several sequences are dealt and their states looked up, which a chain of kernels has nothing of.
     run: Math.max(
       run,
@@ -148,7 +131,7 @@ function describe(
   if (computer === "software") {
     // A workgroup is on one core, and the drivers' threads take the next as they become free.
     return {
-      ...{ ...memory, computer, limits: limitsOf(selected), ...rates },
+      ...{ ...copies, computer, limits: limitsOf(selected), ...rates },
       parallel: selected.threads ?? 1,
     };
   }
@@ -158,7 +141,7 @@ function describe(
     Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
   );
   return {
-    ...memory,
+    ...copies,
     ...computer === "cpu"
       ? { computer, memory: CPU_LIMITS.memory, grain: SHARE_FROM_MS / 1000 }
       : { limits: limitsOf(selected) },

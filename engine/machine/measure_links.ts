@@ -37,6 +37,9 @@ const SOME_ROWS = 128, MANY_ROWS = 2048, ALL_ROWS = 1 << 17;
 /** Exchanges in a row that are timed together: in a step they follow each other as well, and a wait is long against one. */
 const TOGETHER = 8;
 
+/** Repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
+const OF_PAIR = 3;
+
 /** Times that an exchange is carried out before any counts. */
 const WARM_UP = 200;
 
@@ -116,8 +119,10 @@ export async function openLinkMeter(
     );
     for (let a = 0; a < ranks; a++) {
       for (let b = a + 1; b < ranks; b++) {
-        const pair = await exchangeRows((from, to) =>
-          from === a && to === b || from === b && to === a ? n : 0
+        const pair = await exchangeRows(
+          (from, to) =>
+            from === a && to === b || from === b && to === a ? n : 0,
+          OF_PAIR,
         );
         times[a]![b] = times[b]![a] = pair;
       }

@@ -16,11 +16,15 @@ export interface LaunchSeconds {
   readonly memory: number;
 }
 
-/** Predict a launch that touches `bytes` different bytes of memory. */
+/** Predict a launch that touches `bytes` different bytes of memory, of which it reads `kept` from weights and states. */
 export function launchSeconds(
   device: MachineDevice,
   work: LaunchWork,
-  { bytes, cached }: { readonly bytes: number; readonly cached: boolean },
+  { bytes, kept, cached }: {
+    readonly bytes: number;
+    readonly kept: number;
+    readonly cached: boolean;
+  },
 ): LaunchSeconds {
   const { launch, parallel = 1, grain = 0 } = device;
   const { multiplyAdds, operations } = work;
@@ -33,8 +37,13 @@ export function launchSeconds(
   const alone = all * parallel;
   const workers = Math.max(1, Math.min(parallel, work.workgroups));
   const arithmetic = alone <= grain ? alone : alone / workers;
-  const memory = bytes /
-    (cached && device.cache ? device.cache.bandwidth : device.bandwidth);
+  const bandwidth = cached && device.cache
+    ? device.cache.bandwidth
+    : device.bandwidth;
+  const memory = Math.max(
+    bytes / bandwidth,
+    kept / (device.reading ?? bandwidth),
+  );
   return arithmetic >= memory
     ? { launch, arithmetic, memory: 0 }
     : { launch, arithmetic: 0, memory };

@@ -7,6 +7,7 @@ import {
   type RankPlacement,
 } from "../../spec/machine.ts";
 import { DataError } from "../../spec/errors.ts";
+import { sum } from "../../spec/sum.ts";
 
 /** An exchange among the ranks of one group. */
 export interface LinkTraffic {
@@ -104,8 +105,4 @@ function busiest(
     }
   }
   return Math.max(leaves, enters);
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((n, value) => n + value, 0);
 }

@@ -276,7 +276,7 @@ class Prophet {
       const work = this.#count(launch);
       this.#exact &&= work.exact;
       const seconds = launchSeconds(this.#machine.devices[clock.kind]!, work, {
-        bytes: this.#touched(launch, work),
+        ...this.#touched(launch, work),
         cached: clock.cached,
       });
       const slower = Math.max(
@@ -298,21 +298,23 @@ class Prophet {
     return this.#counter.count(this.#plan.kernels[kernel]!.tree, size, known);
   }
 
-  /** Different bytes that a launch touches: what it loads and stores, but no buffer more than once each way. */
+  /** Different bytes that a launch touches: what it loads and stores, but no buffer more than once each way; and those it loads of weights and states. */
   #touched(
     { rank, buffers }: PredictedLaunch,
     { loads, stores }: LaunchWork,
-  ): number {
-    let bytes = 0;
+  ): { readonly bytes: number; readonly kept: number } {
+    let [bytes, kept] = [0, 0];
     for (const [i, name] of buffers.entries()) {
       const room = name === undefined ? Infinity : this.#live(name, rank);
       const read = Math.min(loads[i]!, room);
       bytes += read + Math.min(stores[i]!, room);
+      const kind = name && this.#plan.buffers[name]!.kind;
+      if (kind === "weight" || kind === "state") kept += read;
       if (name !== undefined && this.#isExpert(name)) {
         this.#experts[rank]! += read;
       }
     }
-    return bytes;
+    return { bytes, kept };
   }
 
   #isExpert(name: string): boolean {
