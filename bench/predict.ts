@@ -74,10 +74,11 @@ interface Row {
 }
 
 const rows: Row[] = [];
-const machines: { [where: string]: Machine } = {};
+/** What each round predicted from. */
+const machines: { [where: string]: readonly Machine[] } = {};
 
 function show(where: string, rounds: readonly Result[]): void {
-  machines[where] = rounds[0]!.machine;
+  machines[where] = rounds.map(({ machine }) => machine);
   for (const [i, { work, ranks }] of rounds[0]!.compared.entries()) {
     const of = (part: "step" | "exchange") =>
       summarise(rounds.map(({ compared }) => compared[i]![part]));

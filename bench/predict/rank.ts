@@ -184,33 +184,43 @@ const { measure, first, world, close } = await openMachineMeter({
   ...{ host: "here", now, repetitions: PARTS },
 });
 
-/** What one round found: a machine, and each piece of work predicted from it and run. */
+/** What one round found: a machine, and how long each piece of work took on it. */
 async function round() {
   const machine = await measure();
-  const compared: Compared[] = [];
-  for (const { work, ranks, plan, step, exchanges } of all) {
+  const times: { step: number; exchange: number }[] = [];
+  for (const { work, step, exchanges } of all) {
+    // Memory that was idle for a while is slow at first.
+    await step();
     const steps: number[] = [];
     for (let i = 0; i < repetitions * work.times; i++) {
       steps.push(await step());
     }
+    await exchanges();
     const moves: number[] = [];
     for (let i = 0; i < repetitions; i++) moves.push(await exchanges());
-    if (!first) continue;
-    const { seconds, parts } = predictStep(plan, machine, work.scene);
-    compared.push({
-      ...{ work: work.name, ranks },
-      step: { predicted: 1000 * seconds, measured: median(steps) },
-      exchange: { predicted: 1000 * parts.exchange, measured: median(moves) },
-    });
+    times.push({ step: median(steps), exchange: median(moves) });
   }
-  return { machine, compared };
+  return { machine, times };
 }
 
 // The first round warms up what measures the machine.
 await round();
 const found: Awaited<ReturnType<typeof round>>[] = [];
 for (let i = 0; i < Number(rounds); i++) found.push(await round());
-if (first) console.log(JSON.stringify(found));
+// Predictions leave garbage, whose collection would run beside what is measured: they are made at the end.
+const results = found.map(({ machine, times }) => ({
+  machine,
+  compared: all.map(({ work, ranks, plan }, i): Compared => {
+    const { seconds, parts } = predictStep(plan, machine, work.scene);
+    const { step, exchange } = times[i]!;
+    return {
+      ...{ work: work.name, ranks },
+      step: { predicted: 1000 * seconds, measured: step },
+      exchange: { predicted: 1000 * parts.exchange, measured: exchange },
+    };
+  }),
+}));
+if (first) console.log(JSON.stringify(results));
 for (const { close } of all) await close();
 await close();
 await world?.finish();

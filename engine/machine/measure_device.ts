@@ -82,10 +82,12 @@ export async function openDeviceMeter(
         : workgroupsOf(await open(narrowModel(NARROW))),
     ];
     await warmUp(steps);
+    const works = steps.map(([{ plan }, inputs]) => countStep(plan, inputs));
     return {
       measure: async () => {
         const copies = await memory.measure();
-        const measured = await inTurn(steps, options);
+        const times = await inTurn(steps, options);
+        const measured = works.map((work, i) => ({ work, seconds: times[i]! }));
         return describe(selected, copies, measured);
       },
       close,
@@ -201,14 +203,16 @@ async function warmUp(steps: readonly Step[]): Promise<void> {
   }
 }
 
-/** Times of steps, taken in turn so that a noisy moment touches all of them. */
+/** The middle of the times of steps, in seconds, taken in turn so that a noisy moment touches all of them. */
 async function inTurn(
   steps: readonly Step[],
   { repetitions = 9 }: MeasureOptions,
-): Promise<Measured[]> {
+): Promise<number[]> {
   const times = steps.map((): number[] => []);
   for (let i = 0; i < repetitions; i++) {
     for (const [n, [model, inputs]] of steps.entries()) {
+      // Memory that was idle for a while is slow at first.
+      await model.step(inputs);
       for (let spent = 0; spent < TURN;) {
         const seconds = await model.step(inputs);
         times[n]!.push(seconds);
@@ -216,8 +220,5 @@ async function inTurn(
       }
     }
   }
-  return steps.map(([{ plan }, inputs], n) => ({
-    seconds: median(times[n]!),
-    work: countStep(plan, inputs),
-  }));
+  return times.map(median);
 }

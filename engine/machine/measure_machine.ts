@@ -92,9 +92,10 @@ export async function openMachineMeter(
     ...{ first: (world?.rank ?? 0) === 0, world },
     measure: async () => {
       const own = await devices.measure();
+      const all = await links?.measure();
       const times = {
-        links: await links?.measure(),
-        two: await two?.measure(),
+        links: all,
+        two: two === links ? all : await two?.measure(),
         turns: await turns?.measure(),
       };
       const here = own.map((measured): RankReport => ({
