@@ -66,6 +66,8 @@ interface Work {
   readonly scene: SceneOptions;
   /** Steps for each run that is asked for: the shorter, the more, and the host's part of a step is slow at first. */
   readonly times: number;
+  /** States are empty before a step. */
+  readonly fresh?: boolean;
   run(session: Session): Promise<unknown>;
 }
 
@@ -102,10 +104,8 @@ function works(): Work[] {
     ...{ model: demo, file },
     scene: { tokens: sequences * length, sequences, skew: 0 },
     times: 8,
-    run: (session) => {
-      session.reset();
-      return session.run("main", packed(PROMPT), logits([0]));
-    },
+    fresh: true,
+    run: (session) => session.run("main", packed(PROMPT), logits([0])),
   }, {
     name: `decode, ${sequences} sequences`,
     ...{ model: demo, file },
@@ -148,6 +148,8 @@ async function load(work: Work, ranks: number): Promise<Ready> {
     ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
   });
   const step = async () => {
+    if (work.fresh) session.reset();
+    for (const device of new Set(devices)) await device.idle();
     await world?.barrier(world, { what: "measuring" });
     const start = now();
     await work.run(session);
