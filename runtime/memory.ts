@@ -4,6 +4,9 @@ import { invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 
+/** What buffers are cleared with: states are cleared for every prompt, and garbage of their size is collected beside the run. */
+const ZEROS = new Uint8Array(1 << 20);
+
 /** Buffers of one rank by name. */
 export class RankMemory {
   readonly device: Device;
@@ -47,10 +50,9 @@ export class RankMemory {
   /** Set a whole buffer to zero. */
   clear(name: string): void {
     const bytes = onRank(this.plan(name).bytes, this.rank);
-    const zeros = new Uint8Array(Math.min(bytes, 1 << 20));
-    for (let at = 0; at < bytes; at += zeros.length) {
-      const length = Math.min(zeros.length, bytes - at);
-      this.device.write(this.buffer(name), at, zeros.subarray(0, length));
+    for (let at = 0; at < bytes; at += ZEROS.length) {
+      const length = Math.min(ZEROS.length, bytes - at);
+      this.device.write(this.buffer(name), at, ZEROS.subarray(0, length));
     }
   }
 }
