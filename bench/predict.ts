@@ -62,6 +62,8 @@ interface Summary {
   readonly measured: number;
   readonly ratio: number;
   readonly ratios: readonly number[];
+  /** The least and the most that a round measured: no prediction can be nearer than these are to each other. */
+  readonly range: readonly [number, number];
 }
 
 /** What is written. */
@@ -102,20 +104,24 @@ function summarise(rounds: readonly Compared["step"][]): Summary {
     measured: median(rounds.map(({ measured }) => measured)),
     ratio: median(ratios),
     ratios,
+    range: [
+      Math.min(...rounds.map(({ measured }) => measured)),
+      Math.max(...rounds.map(({ measured }) => measured)),
+    ],
   };
 }
 
 function describe(
   what: string,
-  { predicted, measured, ratio, ratios }: Summary,
+  { predicted, measured, ratio, ratios, range }: Summary,
 ): string {
   const off = ratio > WITHIN || ratio < 1 / WITHIN ? ", off" : "";
   const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
   return `${what} ${predicted.toFixed(3)} ms predicted, ${
     measured.toFixed(3)
-  } measured, ratio ${ratio.toFixed(2)} (${least.toFixed(2)} to ${
-    most.toFixed(2)
-  })${off}`;
+  } measured (${range.map((ms) => ms.toFixed(3)).join(" to ")}), ratio ${
+    ratio.toFixed(2)
+  } (${least.toFixed(2)} to ${most.toFixed(2)})${off}`;
 }
 
 console.log(machine());
