@@ -51,6 +51,9 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
   t.equal(machine.measured!.communicator, "host");
   t.strictSame(Object.keys(machine.links), ["sameHost"]);
   t.equal(machine.hosts[0]!.atOnce, 1, "both ranks compute on the same cores");
+  for (const device of Object.values(machine.devices)) {
+    t.ok(device.turn! >= 0, "the host's part of an exchange");
+  }
 
   const predicted = await switchyard([
     ...["plan", DEMO, "--machine", file, "--tokens", "8", "--json"],
@@ -77,13 +80,21 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
   }
 });
 
-t.test("ranks that share a device need no links", async (t) => {
+t.test("of ranks that share a device, what exchanges by kernels take is measured", async (t) => {
   const { code, out, err } = await switchyard([
     ...["devices", "--all", "--adapter", "cpu", "--ranks", "2"],
   ]);
   t.strictSame([code, err], [0, ""]);
   t.match(out, /^rank {2}host .*\n0 .*\n1 /);
   t.match(out, "to (local), GB/s");
+  const measured = await switchyard([
+    ...["devices", "--all", "--adapter", "cpu", "--ranks", "2", "--json"],
+  ]);
+  const { links, devices } = parseMachine(measured.out);
+  t.strictSame(Object.keys(links), ["sameDevice"]);
+  const [device] = Object.values(devices);
+  t.equal(device!.turn, undefined, "no exchange goes through the host");
+  t.ok(device!.reading! > 1e6, `${device!.reading} B/s`);
 });
 
 for (const launcher of LAUNCHERS) {

@@ -129,6 +129,7 @@ export function dispatchesModel(
       for (let j = 0; j < launches; j++) x = rmsNorm(x, scale, "embed");
       x = combine(dispatch(x, routing), routing);
     }
+    // Without launches nothing else would use the parameter.
     return { y: mul(x, scale) };
   });
 }

@@ -28,7 +28,8 @@ export async function openSmallModel(
   model: Model,
   { now, ranks }: MeasureOptions & { readonly ranks: number },
 ): Promise<SmallModel> {
-  const { world } = selected;
+  // A model of one rank is each process's own.
+  const world = ranks > 1 ? selected.world : undefined;
   const plan = await compile(model, {
     ...ranks > 1 ? { mesh: { ep: ranks } } : {},
     limits: selected.limits,
@@ -41,12 +42,9 @@ export async function openSmallModel(
   // How long arithmetic takes does not depend on weights, but memory that was never written is slow to read.
   const session = await createSession({ ...plan, weights: [] }, {
     devices,
-    ...world && ranks > 1
-      ? { communicator: await createMpiCommunicator(world, plan) }
-      : {},
+    ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
   });
-  const here = world && ranks > 1 ? [world.rank] : devices.keys();
-  for (const rank of here) {
+  for (const rank of world ? [world.rank] : devices.keys()) {
     for (const { buffer } of plan.weights) {
       const part = await session.readPart(buffer, rank);
       session.writePart(buffer, rank, part);
@@ -69,7 +67,7 @@ export async function openSmallModel(
       const inputs = inputsFor(scene);
       session.reset();
       await idle();
-      if (ranks > 1) await world?.barrier(world, { what: "measuring" });
+      await world?.barrier(world, { what: "measuring" });
       const start = now();
       // A real run is over when something of its result is here.
       await session.run("main", inputs, read);

@@ -95,11 +95,10 @@ function busiest(
   for (const [a, from] of places.entries()) {
     for (const [b, to] of places.entries()) {
       // What a rank keeps is moved within its host, too.
-      if (
-        a === b
-          ? link === machine.links.otherHost
-          : linkBetween(machine, from, to) !== link
-      ) continue;
+      const moves = a === b
+        ? link !== machine.links.otherHost
+        : linkBetween(machine, from, to) === link;
+      if (!moves) continue;
       if (from.host === host) leaves += bytes[a]![b]!;
       if (to.host === host) enters += bytes[a]![b]!;
     }
