@@ -37,6 +37,8 @@ export interface MachineDevice {
   readonly grain?: number;
   /** What the host takes at every exchange to learn that launches before it are done, and to start those after it. Default: 0. */
   readonly turn?: number;
+  /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
+  readonly exchange?: { readonly launch: number; readonly operations: number };
   /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */
   readonly staging?: { readonly latency: number; readonly bandwidth: number };
 }
@@ -66,22 +68,25 @@ export interface MachineHost {
 export interface MachineLink {
   /** Seconds until the first byte is there. */
   readonly latency: number;
-  /** Seconds of a gather of some numbers of all ranks. Default: as an exchange of so many bytes. */
-  readonly gather?: number;
+  /** Seconds of a gather of some numbers of two ranks, and what each further one adds. Default: as an exchange of so many bytes. */
+  readonly gather?: { readonly latency: number; readonly peer: number };
   /** Bytes a second, in each direction. */
   readonly bandwidth: number;
   /** What has that bandwidth: each pair of ranks, each rank (its port), or each host, all its ranks together. */
   readonly per: "pair" | "rank" | "host";
-  /** The first so many bytes of an exchange move at this bandwidth instead. Default: none. */
-  readonly short?: { readonly bytes: number; readonly bandwidth: number };
+  /** How long so many bytes take beyond the latency, the fewest first: between them time grows evenly, and after them by `bandwidth`. Default: none. */
+  readonly short?: readonly {
+    readonly bytes: number;
+    readonly seconds: number;
+  }[];
   /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
   readonly peer?: number;
 }
 
 /** Which link two ranks use. */
-export const LINK_CLASSES = ["sameDevice", "sameHost", "otherHost"] as const;
+export const LINK_CLASSES = ["sameHost", "otherHost"] as const;
 
-/** Links by where the two ranks are. `sameDevice` absent: such ranks exchange by kernels of the plan. */
+/** Links by where the two ranks are. Where all ranks of an exchange share a device, it is kernels of the plan. */
 export type MachineLinks = {
   readonly [C in (typeof LINK_CLASSES)[number]]?: MachineLink;
 };
@@ -135,9 +140,9 @@ const link = closed({
   bandwidth: above,
   per: { enum: ["pair", "rank", "host"] },
 }, {
-  gather: atLeast,
+  gather: closed({ latency: atLeast, peer: atLeast }),
   peer: atLeast,
-  short: closed({ bytes: above, bandwidth: above }),
+  short: { type: "array", items: closed({ bytes: above, seconds: atLeast }) },
 });
 
 /** The JSON Schema of a machine file. Objects are closed: an unknown field is an error. */
@@ -163,6 +168,7 @@ export const machineSchema: Schema = {
       parallel: above,
       grain: atLeast,
       turn: atLeast,
+      exchange: closed({ launch: atLeast, operations: above }),
       staging: closed({ latency: atLeast, bandwidth: above }),
     })),
     hosts: {
@@ -176,7 +182,7 @@ export const machineSchema: Schema = {
         },
       }, { name: text, count, atOnce: above }),
     },
-    links: closed({}, { sameDevice: link, sameHost: link, otherHost: link }),
+    links: closed({}, { sameHost: link, otherHost: link }),
   }, {
     source: text,
     measured: closed({
@@ -298,8 +304,7 @@ export function linkClass(
   a: RankPlacement,
   b: RankPlacement,
 ): (typeof LINK_CLASSES)[number] {
-  if (a.host !== b.host) return "otherHost";
-  return a.device === b.device ? "sameDevice" : "sameHost";
+  return a.host === b.host ? "sameHost" : "otherHost";
 }
 
 /** The JSON text of a machine, one device, host and link a line. */

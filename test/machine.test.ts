@@ -163,10 +163,12 @@ t.test("the time of an exchange", (t) => {
   t.equal(seconds(by("pair")), 1 + 10);
   t.equal(seconds(by("rank")), 1 + 20);
   t.equal(seconds(by("host")), 1 + 60);
-  t.equal(seconds(by("rank", { gather: 3 })), 1 + 20);
-  t.equal(seconds(by("rank", { gather: 3 }), true), 3);
-  const short = { bytes: 50, bandwidth: 5 };
-  t.equal(seconds(by("rank", { short })), 1 + 10 + 15, "the first 50 bytes");
+  const gather = { latency: 3, peer: 4 };
+  t.equal(seconds(by("rank", { gather })), 1 + 20);
+  t.equal(seconds(by("rank", { gather }), true), 3 + 4);
+  const short = [{ bytes: 50, seconds: 5 }, { bytes: 150, seconds: 7 }];
+  t.equal(seconds(by("rank", { short })), 1 + 7 + 5, "after the first 150");
+  t.equal(seconds(by("pair", { short })), 1 + 6, "between two sizes");
   t.equal(seconds(by("pair", { peer: 3 })), 1 + 3 + 10);
   const hosts = [
     { devices: [{ kind: "d", count: 2 }] },

@@ -47,7 +47,7 @@ const [sharing, adapter, list, runs, rounds] = process.argv.slice(2) as [
 const repetitions = Number(runs);
 /** Runs before any counts, each of so many steps: engines compile code that is used often once more. */
 const WARM_UP = 10;
-/** Times that each round measures a part of the machine. */
+/** Times that each round measures a part of the machine, and the exchanges of a step. */
 const PARTS = 5;
 const select = {
   sharing,
@@ -199,7 +199,7 @@ async function round() {
     }
     await exchanges();
     const moves: number[] = [];
-    for (let i = 0; i < repetitions; i++) moves.push(await exchanges());
+    for (let i = 0; i < PARTS; i++) moves.push(await exchanges());
     times.push({ step: median(steps), exchange: median(moves) });
   }
   return { machine, times };

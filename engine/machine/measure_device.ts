@@ -1,6 +1,6 @@
 /** What a device can do, measured by small models on it: the same kernels, launches and waits as in a real run. */
 
-import type { Model } from "../../compiler/mod.ts";
+import type { CompileOptions, Model } from "../../compiler/mod.ts";
 import { CPU_LIMITS, SHARE_FROM_MS } from "../../runtime/cpu/mod.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { MachineDevice } from "../../spec/machine.ts";
@@ -31,8 +31,14 @@ const SHORT = 64, LONG = 256;
 /** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
 const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
 
-/** Tokens of steps whose matmuls wait for weights, and the size of a model whose weights stay in a cache. */
-const FEW_TOKENS = 4, SMALL = { embed: 256, ffn: 256 };
+/** Tokens of a step that does little. */
+const FEW_TOKENS = 4;
+
+/**
+ * Sizes of models that wait for their weights, which are stored in 16 bits, as most are; and tokens that give each expert a
+ * row: with two, a core computes about as long as it waits.
+ */
+const READING = [512, 1024, 2048, 4096], READING_TOKENS = 2;
 
 /** Seconds that a step is repeated before any counts: engines compile code that is used often once more, and better. */
 const WARM_UP = 0.3;
@@ -49,10 +55,12 @@ export async function openDeviceMeter(
   options: MeasureOptions,
 ): Promise<Meter<MachineDevice>> {
   const opened: Pick<SmallModel, "close">[] = [];
-  const open = async (model: Model) => {
+  const open = async (
+    model: Model,
+    weights: CompileOptions["weights"] = {},
+  ) => {
     const small = await openSmallModel(selected, model, {
-      ...options,
-      ranks: 1,
+      ...{ ...options, ranks: 1, weights },
     });
     opened.push(small);
     return small;
@@ -75,7 +83,7 @@ export async function openDeviceMeter(
       [operations, await longEnough(operations)],
       [experts, await longEnough(experts)],
       [operations, { tokens: FEW_TOKENS, sequences: FEW_TOKENS }],
-      [await open(expertsModel(SMALL)), { tokens: FEW_TOKENS }],
+      [await openReading(open, short), { tokens: READING_TOKENS }],
       // On a software adapter a workgroup has a core to itself.
       ...computerOf(selected) === "software"
         ? []
@@ -171,6 +179,29 @@ function tokensOfAWorkgroup(plan: Plan): number {
     tokens < 128 && countStep(plan, { tokens: 2 * tokens }).workgroups === 1
   ) tokens *= 2;
   return tokens;
+}
+
+/** The first model that reads its weights for longer than `short` takes, by far, or the largest. */
+async function openReading(
+  open: (
+    model: Model,
+    weights: CompileOptions["weights"],
+  ) => Promise<SmallModel>,
+  short: SmallModel,
+): Promise<SmallModel> {
+  const dtypes = { gate: "bf16", up: "bf16", down: "bf16" } as const;
+  const seconds = async (model: SmallModel, tokens: number) => {
+    for (let i = 0; i < 3; i++) await model.step({ tokens });
+    return await model.step({ tokens });
+  };
+  const enough = 3 * await seconds(short, 1);
+  for (const size of READING.slice(0, -1)) {
+    const model = await open(expertsModel({ embed: size, ffn: size }), dtypes);
+    if (await seconds(model, READING_TOKENS) > enough) return model;
+    await model.close();
+  }
+  const size = READING.at(-1)!;
+  return await open(expertsModel({ embed: size, ffn: size }), dtypes);
 }
 
 /** A model and what it is given. */

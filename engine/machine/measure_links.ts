@@ -4,16 +4,17 @@ import { compile } from "../../compiler/mod.ts";
 import { bytesOf } from "../../runtime/host_tensor.ts";
 import type { RunCounts } from "../../runtime/mod.ts";
 import { invariant } from "../../spec/errors.ts";
-import type { AllGatherStep, AllToAllStep } from "../../spec/plan.ts";
+import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { computerOf, TUNING } from "../tuning.ts";
 import { bindCollectives } from "./collectives.ts";
 import { type MeasureOptions, median, type Meter } from "./meter.ts";
 import { exchangeModel, EXPERTS_OF_RANK } from "./models.ts";
 
-/** Seconds of exchanges of one row, of some rows, and of many, from each rank to each other one. */
+/** Seconds of exchanges of one row, of a few, of some, and of many, from each rank to each other one. */
 export interface SizedTimes<T> {
   readonly one: T;
+  readonly few: T;
   readonly some: T;
   readonly many: T;
 }
@@ -31,30 +32,45 @@ export interface LinkTimes {
   readonly rowBytes: number;
 }
 
-/** Rows that two ranks exchange, and those of all ranks together, at most. Some are as many as stay in a cache. */
-const SOME_ROWS = 128, MANY_ROWS = 2048, ALL_ROWS = 1 << 17;
+/** Rows that two ranks exchange: as many as libraries send in one piece, as stay in a cache, and as do not. */
+const FEW_ROWS = 16, SOME_ROWS = 128, MANY_ROWS = 2048;
 
-/** Exchanges in a row that are timed together: in a step they follow each other as well, and a wait is long against one. */
-const TOGETHER = 8;
+/** Rows of all ranks together, at most. */
+const ALL_ROWS = 1 << 17;
 
-/** Repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
-const OF_PAIR = 3;
+/**
+ * Exchanges in a row that are timed together: in a step they follow each other as well, and to learn that a device is done
+ * may take a millisecond, which is long against a short one.
+ */
+const TOGETHER = { one: 64, few: 64, some: 16, many: 8 };
+
+/** Exchanges in a row and repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
+const OF_PAIR = { together: 8, times: 3 };
 
 /** Times that an exchange is carried out before any counts. */
 const WARM_UP = 200;
+
+/** The meter, and what it measures with. */
+export interface LinkMeter extends Meter<LinkTimes> {
+  readonly plan: Plan;
+  readonly exchange: AllToAllStep;
+}
 
 /** Open devices and measure the exchanges of `ranks` ranks. Ranks that are processes must all call it, and all that it returns. */
 export async function openLinkMeter(
   selected: SelectedDevices,
   ranks: number,
   { now, repetitions = 9 }: MeasureOptions,
-): Promise<Meter<LinkTimes>> {
+): Promise<LinkMeter> {
   const { world } = selected;
   const many = Math.min(
     MANY_ROWS,
     Math.max(2, Math.floor(ALL_ROWS / ranks ** 2)),
   );
-  const rows = { one: 1, some: Math.min(SOME_ROWS, many), many };
+  const rows = {
+    ...{ one: 1, few: Math.min(FEW_ROWS, many) },
+    ...{ some: Math.min(SOME_ROWS, many), many },
+  };
   const plan = await compile(exchangeModel(ranks, many), {
     mesh: { ep: ranks },
     limits: selected.limits,
@@ -84,7 +100,7 @@ export async function openLinkMeter(
   /** The seconds of a collective. */
   async function time(
     collective: () => void | Promise<void>,
-    times = repetitions,
+    { together, times = repetitions }: Repeated,
   ): Promise<number> {
     const seconds: number[] = [];
     // The first does not count: memory that was idle for a while is slow.
@@ -93,15 +109,18 @@ export async function openLinkMeter(
       // All begin at once: what is measured is the exchange, not the wait for others.
       await world?.barrier(world, { what: "measuring links" });
       const start = now();
-      for (let n = 0; n < TOGETHER; n++) await collective();
+      for (let n = 0; n < together; n++) await collective();
       await bound.idle();
-      if (i >= 0) seconds.push((now() - start) / 1000 / TOGETHER);
+      if (i >= 0) seconds.push((now() - start) / 1000 / together);
     }
     return median(seconds);
   }
 
   /** The seconds of an exchange in which rank `from` sends `count(from, to)` rows to rank `to`. */
-  async function exchangeRows(count: Rows, times?: number): Promise<number> {
+  async function exchangeRows(
+    count: Rows,
+    repeated: Repeated,
+  ): Promise<number> {
     for (const memory of bound.memories) {
       const counts = Uint32Array.from(
         everyone.flatMap((to) => split(count(memory.rank, to))),
@@ -110,7 +129,7 @@ export async function openLinkMeter(
     }
     const lengths = lengthsOf(count);
     await gatherCounts!(lengths);
-    return await time(() => carryOut!(lengths), times);
+    return await time(() => carryOut!(lengths), repeated);
   }
 
   const everyPair = async (n: number) => {
@@ -130,29 +149,48 @@ export async function openLinkMeter(
     }
     return times;
   };
-  // Its own rows are moved by a rank as well. In one process an exchange takes its rows, else its messages.
+  // Its own rows are moved by a rank as well. The host of one process moves rows, others messages, kernels both.
   const everyRank = (n: number): Rows =>
-    n === 1 && !world
+    n === 1 && new Set(devices).size > 1
       ? (from, to) => to === (from + 1) % ranks ? 1 : 0
       : () => n;
-  const sized = async <T>(measure: (rows: number) => Promise<T>) => ({
-    one: await measure(rows.one),
-    some: await measure(rows.some),
-    many: await measure(rows.many),
+  // The longest last: they leave caches with nothing of what the others need.
+  type Size = keyof typeof rows;
+  const sized = async <T>(
+    measure: (rows: number, size: Size) => Promise<T>,
+  ) => ({
+    one: await measure(rows.one, "one"),
+    few: await measure(rows.few, "few"),
+    some: await measure(rows.some, "some"),
+    many: await measure(rows.many, "many"),
   });
-  await exchangeRows(everyRank(1), WARM_UP / TOGETHER);
+  await exchangeRows(everyRank(1), { together: WARM_UP, times: 1 });
   return {
-    measure: async () => ({
-      ...{ rows, rowBytes: exchange.rowBytes },
-      pairs: await sized(everyPair),
-      all: await sized((n) => exchangeRows(everyRank(n))),
-      gather: await time(() => gatherCounts!(lengthsOf(everyRank(1)))),
-    }),
+    ...{ plan, exchange },
+    measure: async () => {
+      const lengths = lengthsOf(everyRank(1));
+      const gather = await time(() => gatherCounts!(lengths), {
+        together: TOGETHER.one,
+      });
+      return {
+        ...{ rows, rowBytes: exchange.rowBytes, gather },
+        all: await sized((n, size) =>
+          exchangeRows(everyRank(n), { together: TOGETHER[size] })
+        ),
+        pairs: await sized(everyPair),
+      };
+    },
     close: async () => {
       for (const device of new Set(devices)) device.destroy();
       await close();
     },
   };
+}
+
+/** Collectives in a row, and how often that is timed. */
+interface Repeated {
+  readonly together: number;
+  readonly times?: number;
 }
 
 /** Rows for each of a rank's experts. */

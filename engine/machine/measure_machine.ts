@@ -15,6 +15,7 @@ import {
 } from "../devices.ts";
 import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { openDeviceMeter } from "./measure_device.ts";
+import { exchangeRates } from "./exchange_rates.ts";
 import { type LinkTimes, openLinkMeter } from "./measure_links.ts";
 import {
   openTurnMeter,
@@ -74,7 +75,7 @@ export async function openMachineMeter(
     ? await openLinkMeter(selected, ranks, options)
     : undefined;
   // A process carries exchanges of its ranks out one after the other: how long two take, and all, says what each adds.
-  const two = ranks > 2 && !world
+  const two = ranks > 2 && communicator === "host"
     ? await openLinkMeter(selected, 2, options)
     : links;
   const turns = ranks > 1 && communicator !== "local"
@@ -109,8 +110,17 @@ export async function openMachineMeter(
         ? (await world.gatherTexts(JSON.stringify(here), { what: "measuring" }))
           .flatMap((text) => JSON.parse(text) as RankReport[])
         : here;
+      const machine = describe(reports, communicator);
       return rounded(
-        withTurns(describe(reports, communicator), reports, turns),
+        communicator === "local"
+          ? withDevices(
+            machine,
+            (device) =>
+              all && links
+                ? { ...device, exchange: exchangeRates(links, all, device) }
+                : device,
+          )
+          : withTurns(machine, reports, turns),
       );
     },
     close: async () => {
@@ -211,15 +221,18 @@ function withTurns(
     few: Math.max(...times.map(({ few }) => few)),
     many: Math.max(...times.map(({ many }) => many)),
   }, machine);
-  return {
-    ...machine,
-    devices: Object.fromEntries(
-      Object.entries(machine.devices).map(([kind, device]) => [
-        kind,
-        { ...device, turn },
-      ]),
-    ),
-  };
+  return withDevices(machine, (device) => ({ ...device, turn }));
+}
+
+function withDevices(
+  machine: Machine,
+  change: (device: MachineDevice) => MachineDevice,
+): Machine {
+  const devices = Object.entries(machine.devices).map(([kind, device]) => [
+    kind,
+    change(device),
+  ]);
+  return { ...machine, devices: Object.fromEntries(devices) };
 }
 
 function describe(
@@ -260,7 +273,9 @@ function describe(
   const bytes = (rows.many - 1) * rowBytes;
   return {
     ...machine,
-    links: linksOf(machine, times, communicator === "mpi" ? undefined : two),
+    links: communicator === "local"
+      ? {}
+      : linksOf(machine, times, communicator === "mpi" ? undefined : two),
     measured: {
       communicator,
       latency: pairs.one,
@@ -285,10 +300,13 @@ function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
       )
     );
   const every = (size: Size) => Math.max(...all.map(({ all }) => all[size]));
+  const sized = <T>(of: (size: Size) => T) => ({
+    ...{ one: of("one"), few: of("few"), some: of("some"), many: of("many") },
+  });
   return {
     ...first,
-    pairs: { one: pairs("one"), some: pairs("some"), many: pairs("many") },
-    all: { one: every("one"), some: every("some"), many: every("many") },
+    pairs: sized(pairs),
+    all: sized(every),
     gather: Math.max(...all.map(({ gather }) => gather)),
   };
 }
@@ -320,21 +338,37 @@ function linksOf(
     const volume = oneClass
       ? { pair: 1, rank: ranks - 1, host: ranks * ranks }[per]
       : 2;
-    const size = oneClass ? (n: keyof LinkTimes["all"]) => times.all[n] : pair;
-    const moved = (rows: number) => volume * (rows - 1) * times.rowBytes;
-    const some = transferTime(size("some"), size("one"));
-    const many = transferTime(size("many"), size("one"));
-    const short = {
-      bytes: moved(times.rows.some),
-      bandwidth: moved(times.rows.some) / some,
+    const both = two && together ? two.gather : times.gather;
+    const gather = {
+      latency: both,
+      peer: together ? Math.max(0, (times.gather - both) / (ranks - 2)) : 0,
     };
-    const rest = moved(times.rows.many) - short.bytes;
-    const alike = { latency, gather: times.gather, per, peer };
-    links[name] = rest > 0 && many > some
-      ? { ...alike, bandwidth: rest / (many - some), short }
-      : { ...alike, bandwidth: moved(times.rows.many) / many };
+    const size = oneClass ? (n: keyof LinkTimes["all"]) => times.all[n] : pair;
+    links[name] = {
+      ...{ latency, gather, per, peer },
+      ...rates((["few", "some", "many"] as const).map((n) => ({
+        bytes: volume * (times.rows[n] - 1) * times.rowBytes,
+        seconds: transferTime(size(n), size("one")),
+      }))),
+    };
   }
   return links;
+}
+
+/** What moves, by how long it takes: the longest says the bandwidth, the others come before it. */
+function rates(
+  moves: readonly { readonly bytes: number; readonly seconds: number }[],
+): Pick<MachineLink, "bandwidth" | "short"> {
+  const longest = moves.at(-1)!;
+  const short = moves.filter(({ bytes, seconds }) =>
+    bytes > 0 && bytes < longest.bytes && seconds < longest.seconds
+  );
+  const last = short.at(-1);
+  return {
+    bandwidth: (longest.bytes - (last?.bytes ?? 0)) /
+      (longest.seconds - (last?.seconds ?? 0)),
+    ...last ? { short } : {},
+  };
 }
 
 /** Twice as long as a pair: each pair's own; as long as its peers: a rank's; as long as all pairs: the host's. */

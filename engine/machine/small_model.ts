@@ -1,8 +1,18 @@
 /** Small models, loaded, whose steps are timed. */
 
-import { compile, type Model } from "../../compiler/mod.ts";
-import { createSession, type HostTensor } from "../../runtime/mod.ts";
+import {
+  compile,
+  type CompileOptions,
+  type Model,
+} from "../../compiler/mod.ts";
+import {
+  createSession,
+  type HostTensor,
+  type TensorDirectory,
+  tensorsInMemory,
+} from "../../runtime/mod.ts";
 import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";
+import { STORED_BYTES } from "../../spec/dtype.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { computerOf, TUNING } from "../tuning.ts";
@@ -26,12 +36,16 @@ export interface SmallModel {
 export async function openSmallModel(
   selected: SelectedDevices,
   model: Model,
-  { now, ranks }: MeasureOptions & { readonly ranks: number },
+  { now, ranks, weights }: MeasureOptions & {
+    readonly ranks: number;
+    readonly weights?: NonNullable<CompileOptions["weights"]>;
+  },
 ): Promise<SmallModel> {
   // A model of one rank is each process's own.
   const world = ranks > 1 ? selected.world : undefined;
   const plan = await compile(model, {
     ...ranks > 1 ? { mesh: { ep: ranks } } : {},
+    ...weights ? { weights } : {},
     limits: selected.limits,
     tuning: TUNING[computerOf(selected)],
   });
@@ -39,17 +53,10 @@ export async function openSmallModel(
   const output = Object.keys(plan.programs[0]!.outputs)
     .find((name) => name.startsWith("y"))!;
   const read = { outputs: [output], rows: { [output]: [0] } };
-  // How long arithmetic takes does not depend on weights, but memory that was never written is slow to read.
-  const session = await createSession({ ...plan, weights: [] }, {
-    devices,
+  const session = await createSession(plan, {
+    ...{ devices, tensors: blankWeights(plan) },
     ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
   });
-  for (const rank of world ? [world.rank] : devices.keys()) {
-    for (const { buffer } of plan.weights) {
-      const part = await session.readPart(buffer, rank);
-      session.writePart(buffer, rank, part);
-    }
-  }
   // Made once: what collects their garbage would run beside the next step.
   const made = new Map<string, { [name: string]: HostTensor }>();
   const inputsFor = (scene: StepInputs) => {
@@ -79,6 +86,16 @@ export async function openSmallModel(
       await close();
     },
   };
+}
+
+/** Weights that are zero: how long arithmetic takes does not depend on them, but memory that was never written is slow to read. */
+function blankWeights(plan: Plan): TensorDirectory {
+  const tensors = plan.weights.map(({ source, stored, shape }) => {
+    const elements = shape.reduce((n, size) => n * size, 1);
+    const data = new Uint8Array(elements * STORED_BYTES[stored]);
+    return [source, { dtype: stored, shape, data }];
+  });
+  return tensorsInMemory(Object.fromEntries(tensors), "a small model");
 }
 
 /** Inputs of some length: sequences one after the other, and floats that spread choices over experts. */

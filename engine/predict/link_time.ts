@@ -34,15 +34,17 @@ export function exchangeSeconds(
     }
     let transfer = 0;
     for (const [link, others] of peers) {
-      const { peer = 0 } = link;
-      if (gathers && link.gather !== undefined) {
-        transfer = Math.max(transfer, link.gather);
+      const further = others.length - 1;
+      if (gathers && link.gather) {
+        const { latency, peer } = link.gather;
+        transfer = Math.max(transfer, latency + peer * further);
         continue;
       }
       const moved = busiest(machine, link, { r, others, places, bytes });
+      const { latency, peer = 0 } = link;
       transfer = Math.max(
         transfer,
-        link.latency + peer * (others.length - 1) + moveSeconds(link, moved),
+        latency + peer * further + moveSeconds(link, moved),
       );
     }
     const { staging } = machine.devices[place.kind]!;
@@ -55,10 +57,19 @@ export function exchangeSeconds(
   return slowest;
 }
 
-function moveSeconds({ bandwidth, short }: MachineLink, bytes: number): number {
-  if (!short) return bytes / bandwidth;
-  const first = Math.min(bytes, short.bytes);
-  return first / short.bandwidth + (bytes - first) / bandwidth;
+function moveSeconds(
+  { bandwidth, short = [] }: MachineLink,
+  bytes: number,
+): number {
+  let before = { bytes: 0, seconds: 0 };
+  for (const size of short) {
+    if (bytes < size.bytes) {
+      const part = (bytes - before.bytes) / (size.bytes - before.bytes);
+      return before.seconds + part * (size.seconds - before.seconds);
+    }
+    before = size;
+  }
+  return before.seconds + (bytes - before.bytes) / bandwidth;
 }
 
 function linkBetween(
@@ -67,13 +78,10 @@ function linkBetween(
   b: RankPlacement,
 ): MachineLink {
   const wanted = linkClass(a, b);
-  const link = machine.links[wanted] ??
-    (wanted === "sameDevice" ? machine.links.sameHost : undefined);
+  const link = machine.links[wanted];
   if (link) return link;
   throw new DataError(
-    `Cannot predict an exchange between hosts '${a.hostName}' and '${b.hostName}': the machine '${machine.name}' has no link '${
-      wanted === "sameDevice" ? "sameHost" : wanted
-    }'. Describe it in the machine file`,
+    `Cannot predict an exchange between hosts '${a.hostName}' and '${b.hostName}': the machine '${machine.name}' has no link '${wanted}'. Describe it in the machine file`,
   );
 }
 

@@ -20,6 +20,7 @@ import { launchSeconds } from "./device_time.ts";
 import { type Known, KnownBuffers } from "./known.ts";
 import { LaunchCounter, type LaunchWork } from "./launch.ts";
 import { layersOf } from "./layers.ts";
+import { localLaunches, type PlacedLaunch } from "./local_exchange.ts";
 import { exchangeSeconds } from "./link_time.ts";
 import { dealScene, type Scene, type SceneOptions } from "./scene.ts";
 
@@ -261,8 +262,8 @@ class Prophet {
 
   /** Launches of one step: devices work at the same time, ranks of one device one after the other. */
   #launches(
-    launches: readonly PredictedLaunch[],
-    what?: "exchange",
+    launches: readonly PlacedLaunch[],
+    exchange?: AllGatherStep | AllToAllStep,
   ): void {
     const started = launches.filter(({ size }) => !size.includes(0));
     const busy = new Map<number, Set<number>>();
@@ -275,7 +276,9 @@ class Prophet {
       const clock = this.#clockOf(rank);
       const work = this.#count(launch);
       this.#exact &&= work.exact;
-      const seconds = launchSeconds(this.#machine.devices[clock.kind]!, work, {
+      const device = this.#machine.devices[clock.kind]!;
+      const moves = exchange?.op === "allToAll" ? device.exchange : {};
+      const seconds = launchSeconds({ ...device, ...moves }, work, {
         ...this.#touched(launch, work),
         cached: clock.cached,
       });
@@ -286,12 +289,12 @@ class Prophet {
       clock.launches++;
       for (const part of ["launch", "arithmetic", "memory"] as const) {
         const end = clock.now + seconds[part] * slower;
-        this.#advance(clock, end, what ?? part);
+        this.#advance(clock, end, exchange ? "exchange" : part);
       }
     }
   }
 
-  #count({ rank, kernel, size, buffers }: PredictedLaunch): LaunchWork {
+  #count({ rank, kernel, size, buffers }: PlacedLaunch): LaunchWork {
     const known = buffers.map((name): Known | undefined =>
       name === undefined ? undefined : this.#known.of(rank, name)
     );
@@ -300,7 +303,7 @@ class Prophet {
 
   /** Different bytes that a launch touches: what it loads and stores, but no buffer more than once each way; and those it loads of weights and states. */
   #touched(
-    { rank, buffers }: PredictedLaunch,
+    { rank, buffers }: PlacedLaunch,
     { loads, stores }: LaunchWork,
   ): { readonly bytes: number; readonly kept: number } {
     let [bytes, kept] = [0, 0];
@@ -353,10 +356,9 @@ class Prophet {
     const bytes = this.#bytesBetween(step, group);
     this.#sent += bytes.flatMap((row, s) => row.filter((_, p) => p !== s))
       .reduce((n, b) => n + b, 0);
-    const { sameDevice } = this.#machine.links;
     const devices = new Set(group.map((rank) => this.#places[rank]!.device));
-    if (devices.size === 1 && !sameDevice) {
-      return this.#launches(this.#localLaunches(step, group), "exchange");
+    if (devices.size === 1) {
+      return this.#launches(localLaunches(step, group, this.#scene), step);
     }
     const places = group.map((rank) => this.#places[rank]!);
     const seconds = exchangeSeconds(this.#machine, {
@@ -403,35 +405,6 @@ class Prophet {
       )
     );
   }
-
-  /** How ranks of one device exchange: launches of the plan's own kernels, for each that receives. */
-  #localLaunches(
-    step: AllGatherStep | AllToAllStep,
-    group: readonly number[],
-  ): PredictedLaunch[] {
-    const names: { readonly [binding: string]: string | undefined } =
-      step.op === "allToAll"
-        ? { counts: step.counts, position: step.position }
-        : { counts: step.rows?.counts };
-    return group.flatMap((rank) =>
-      step.local.map(({ kernel, workgroups }) => ({
-        rank,
-        kernel,
-        size: bindWorkgroups(workgroups, this.#plan, rank)(this.#scene.counts),
-        buffers: this.#plan.kernels[kernel]!.tree.bindings.map(({ name }) =>
-          names[name]
-        ),
-      }))
-    );
-  }
-}
-
-/** A launch on one rank. Of buffers without a name nothing is known. */
-interface PredictedLaunch {
-  readonly rank: number;
-  readonly kernel: string;
-  readonly size: readonly [number, number, number];
-  readonly buffers: readonly (string | undefined)[];
 }
 
 function imbalanceOf(totals: readonly Parts[]): number {
