@@ -102,6 +102,10 @@ function addInspectCommands(
       "experts are chosen at random, with weights 1/n^s; default: evenly",
       notNegative("--skew"),
     )
+    .option(
+      "--choices <file>",
+      "experts are chosen as in the outputs of a run, of as many tokens",
+    )
     .option("--train", "the plan of a step of training instead")
     .addOption(
       new Option("--optimizer <name>", "of that step (adamw)")

@@ -64,6 +64,7 @@ export {
   predictStep,
   predictTarget,
   readMachine,
+  recordedChoices,
   type SceneOptions,
   timeText,
 } from "./predict/mod.ts";

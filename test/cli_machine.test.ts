@@ -162,6 +162,11 @@ t.test("flags that do not go together, and files that are no machines", async (t
       2,
       /--sequences 2 with --tokens 1/,
     ],
+    [
+      ["plan", DEMO, "--machine", file, "--skew", "1", "--choices", "x"],
+      2,
+      /--skew with --choices/,
+    ],
     [["plan", DEMO, "--machine", file], 1, /'.*m\.json': '\/' has no field/],
     [["plan", DEMO, "--machine", "no.json"], 1, /Cannot read 'no\.json'/],
     [["devices", "--out", file], 2, /--out without --all/],

@@ -8,6 +8,7 @@ import { comparePredictions } from "../engine/predict/explain.ts";
 import { launchSeconds } from "../engine/predict/device_time.ts";
 import { exchangeSeconds } from "../engine/predict/link_time.ts";
 import { predictStep } from "../engine/predict/mod.ts";
+import { recordedChoices } from "../engine/predict/choices.ts";
 import { chooseExperts } from "../engine/predict/scene.ts";
 import {
   DataError,
@@ -191,16 +192,42 @@ t.test("the time of an exchange", (t) => {
 });
 
 t.test("assumed choices of experts", (t) => {
-  const count = (skew?: number) => [
+  const choose = (how: Parameters<typeof chooseExperts>[2]) => [
     ...chooseExperts([0, 1, 2, 3, 4], {
       ...{ topK: 2, experts: 4, routing: 0 },
-    }, skew),
+    }, how),
   ];
+  const count = (skew?: number) => choose(skew === undefined ? {} : { skew });
   t.strictSame(count(), [3, 3, 2, 2], "in turn");
   const sum = (values: number[]) => values.reduce((n, value) => n + value);
   t.equal(sum(count(0)), 10);
   t.equal(count(50)[0], 5, "a strong favourite is chosen by every token");
   t.strictSame(count(1), count(1), "the same again");
+  const recorded = [[3, 1, 3, 1, 3, 0, 3, 0, 3, 0]];
+  t.strictSame(choose({ choices: recorded }), [3, 2, 0, 5], "as recorded");
+  t.throws(() => choose({ choices: [[3, 1, 4]] }), {
+    message: /router 0 does: of token 1, choice 0 is expert 4, of 4/,
+  });
+  t.throws(() => choose({ choices: [] }), {
+    message: /of token 0, choice 0 is missing/,
+  });
+  const tensor = (tokens: number, value: number) => ({
+    ...{ dtype: "i32", shape: [1, tokens, 1] } as const,
+    data: new Int32Array(tokens).fill(value),
+  });
+  const trace = {
+    "layer10.topk_idx": tensor(2, 1),
+    "layer9.topk_idx": tensor(2, 0),
+  };
+  t.strictSame(
+    recordedChoices(trace, 2).map((choices) => choices[0]),
+    [0, 1],
+    "in the order of layers",
+  );
+  t.throws(() => recordedChoices(trace, 3), {
+    message: /has the choices of 2 tokens, and the step has 3/,
+  });
+  t.throws(() => recordedChoices({}, 3), { message: /no tensor 'layer/ });
   t.end();
 });
 

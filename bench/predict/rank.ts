@@ -10,7 +10,11 @@ import process from "node:process";
 import { compile, type Model } from "../../compiler/mod.ts";
 import { type DeviceSharing, selectDevices } from "../../engine/devices.ts";
 import { openMachineMeter } from "../../engine/machine/measure_machine.ts";
-import { predictStep, type SceneOptions } from "../../engine/predict/mod.ts";
+import {
+  predictStep,
+  recordedChoices,
+  type SceneOptions,
+} from "../../engine/predict/mod.ts";
 import { computerOf, TUNING } from "../../engine/tuning.ts";
 import { storedDTypes } from "../../engine/weights.ts";
 import { publishedModel } from "../../models/mod.ts";
@@ -55,6 +59,9 @@ const select = {
   threads: availableParallelism(),
 };
 
+/** What the bundled checkpoint records of its routers. */
+const CHOICES = Array.from({ length: 4 }, (_, i) => `layer${i}.topk_idx`);
+
 function now(): number {
   return performance.now();
 }
@@ -64,6 +71,8 @@ interface Work {
   readonly model: Model;
   readonly file?: FileSource;
   readonly scene: SceneOptions;
+  /** What outputs record of the choices of experts; else they are about even. */
+  record?(session: Session): ReturnType<Session["run"]>;
   /** Steps for each run that is asked for: the shorter, the more, and the host's part of a step is slow at first. */
   readonly times: number;
   /** States are empty before a step. */
@@ -88,6 +97,10 @@ function works(): Work[] {
   const logits = (rows: number[]): RunOptions => ({
     ...{ outputs: ["logits"], rows: { logits: rows }, everywhere: true },
   });
+  const prompt = packed(PROMPT);
+  const next = packed({ ...PROMPT, length: 1, position: length });
+  const record = (inputs: typeof prompt) => (session: Session) =>
+    session.run("main", inputs, { outputs: CHOICES, everywhere: true });
   const x = {
     dtype: "f32",
     shape: [FFN.tokens, 512],
@@ -102,21 +115,18 @@ function works(): Work[] {
   }, {
     name: `prefill, ${sequences * length} tokens`,
     ...{ model: demo, file },
-    scene: { tokens: sequences * length, sequences, skew: 0 },
+    scene: { tokens: sequences * length, sequences },
+    record: record(prompt),
     times: 8,
     fresh: true,
-    run: (session) => session.run("main", packed(PROMPT), logits([0])),
+    run: (session) => session.run("main", prompt, logits([0])),
   }, {
     name: `decode, ${sequences} sequences`,
     ...{ model: demo, file },
-    scene: { tokens: sequences, sequences, past: length, skew: 0 },
+    scene: { tokens: sequences, sequences, past: length },
+    record: record(next),
     times: 32,
-    run: (session) =>
-      session.run(
-        "main",
-        packed({ ...PROMPT, length: 1, position: length }),
-        logits([0, 1, 2, 3]),
-      ),
+    run: (session) => session.run("main", next, logits([0, 1, 2, 3])),
   }];
 }
 
@@ -125,6 +135,7 @@ interface Ready {
   readonly work: Work;
   readonly ranks: number;
   readonly plan: Plan;
+  readonly scene: SceneOptions;
   /** Milliseconds of a step, and of its exchanges by themselves. */
   step(): Promise<number>;
   exchanges(): Promise<number>;
@@ -157,13 +168,19 @@ async function load(work: Work, ranks: number): Promise<Ready> {
     return now() - start;
   };
   for (let i = 0; i < WARM_UP * work.times; i++) await step();
+  const scene = work.record
+    ? {
+      ...work.scene,
+      choices: recordedChoices(await work.record(session), work.scene.tokens),
+    }
+    : work.scene;
   const own = await selected.open(plan);
   const exchanges = ranks === 1
     ? undefined
-    : await bindExchanges(plan, work.scene, { ...own, world, now });
+    : await bindExchanges(plan, scene, { ...own, world, now });
   for (let i = 0; i < WARM_UP; i++) await exchanges?.time();
   return {
-    ...{ work, ranks, plan, step },
+    ...{ work, ranks, plan, scene, step },
     exchanges: () => exchanges?.time() ?? Promise.resolve(0),
     close: async () => {
       session.close();
@@ -212,8 +229,8 @@ for (let i = 0; i < Number(rounds); i++) found.push(await round());
 // Predictions leave garbage, whose collection would run beside what is measured: they are made at the end.
 const results = found.map(({ machine, times }) => ({
   machine,
-  compared: all.map(({ work, ranks, plan }, i): Compared => {
-    const { seconds, parts } = predictStep(plan, machine, work.scene);
+  compared: all.map(({ work, ranks, plan, scene }, i): Compared => {
+    const { seconds, parts } = predictStep(plan, machine, scene);
     const { step, exchange } = times[i]!;
     return {
       ...{ work: work.name, ranks },

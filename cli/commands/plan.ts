@@ -51,8 +51,9 @@ export async function planCommand(
     }
     return await predictCommand(io, model, { ...flags, machine });
   }
-  const [useless] = (["tokens", "sequences", "past", "skew"] as const)
-    .filter((flag) => flags[flag] !== undefined);
+  const [useless] =
+    (["tokens", "sequences", "past", "skew", "choices"] as const)
+      .filter((flag) => flags[flag] !== undefined);
   if (useless !== undefined) {
     throw new UsageError(
       `Cannot use --${useless} without --machine: it says what step is predicted. Leave it out, or give a machine file`,

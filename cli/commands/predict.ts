@@ -6,6 +6,8 @@ import {
   meshName,
   predictTarget,
   readMachine,
+  readTensors,
+  recordedChoices,
   timeText,
 } from "../../engine/mod.ts";
 import type { Mesh } from "../../spec/mod.ts";
@@ -22,6 +24,7 @@ export interface SceneFlags {
   readonly sequences?: number;
   readonly past?: number;
   readonly skew?: number;
+  readonly choices?: string;
 }
 
 /** Print predictions; `--out` writes them to a file as JSON. */
@@ -36,7 +39,13 @@ export async function predictCommand(
     readonly json?: boolean;
   },
 ): Promise<number> {
-  const { meshes, tokens = 1, sequences = 1, past = 0, skew } = flags;
+  const { meshes, tokens = 1, sequences = 1, past = 0 } = flags;
+  const { skew, choices } = flags;
+  if (skew !== undefined && choices !== undefined) {
+    throw new UsageError(
+      "Cannot use --skew with --choices: both say which experts are chosen. Leave one of them out",
+    );
+  }
   if (sequences > tokens) {
     throw new UsageError(
       `Cannot use --sequences ${sequences} with --tokens ${tokens}: every sequence has at least one token in a step. Give more tokens`,
@@ -49,15 +58,19 @@ export async function predictCommand(
     ...{ tokens, sequences, past },
     ...skew === undefined ? {} : { skew },
   };
+  const chosen = choices === undefined ? {} : {
+    choices: recordedChoices(await readTensors(choices, io.files), tokens),
+  };
   const compared = await predictTarget(target, {
-    ...{ ...options, machine, scene, files: io.files },
+    ...{ ...options, machine, files: io.files },
+    scene: { ...scene, ...chosen },
     ...meshes.length > 0 ? { meshes } : {},
     check: flags.check ?? false,
   });
   const document = JSON.stringify(
     {
       machine: machine.name,
-      scene,
+      scene: { ...scene, ...choices === undefined ? {} : { choices } },
       meshes: compared.map(({ prediction, speed, why }) => ({
         ...prediction,
         ...{ mesh: meshName(prediction), speed, why },
@@ -69,7 +82,9 @@ export async function predictCommand(
   if (flags.out !== undefined) {
     await io.files.write(flags.out, [new TextEncoder().encode(document)]);
   }
-  const choice = skew === undefined
+  const choice = choices !== undefined
+    ? `experts chosen as in '${choices}'`
+    : skew === undefined
     ? "experts chosen evenly"
     : `experts chosen at random with skew ${skew}`;
   await io.out(

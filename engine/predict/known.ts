@@ -129,7 +129,7 @@ export class KnownBuffers {
       topK: onRank(rows.axes.at(-1)!.size, rank),
       experts: onRank(plan.buffers[counts]!.bytes, rank) / 4,
       routing: routing.number,
-    }, options.skew);
+    }, options);
     this.#buffers[rank]!.set(counts, this.#intern(chosen));
     const topK = onRank(rows.axes.at(-1)!.size, rank);
     for (const { step } of routing.reach) {

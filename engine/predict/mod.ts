@@ -23,6 +23,7 @@ export {
   type Prediction,
   predictStep,
 } from "./predict.ts";
+export { recordedChoices } from "./choices.ts";
 export type { SceneOptions } from "./scene.ts";
 
 /** How meshes are compared. */

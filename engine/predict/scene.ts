@@ -20,6 +20,8 @@ export interface SceneOptions {
    * with 0, none is preferred.
    */
   readonly skew?: number;
+  /** What was chosen, instead: of each router in order, the experts of each token, [token, choice]. */
+  readonly choices?: readonly ArrayLike<number>[];
 }
 
 /** A scene, dealt to the ranks of a plan. */
@@ -88,7 +90,7 @@ interface StepTokens {
   readonly tokens: number;
 }
 
-/** How many of some tokens' choices fall on each expert. */
+/** How many of some tokens' choices fall on each expert. Throws DataError where given choices are none that can be made. */
 export function chooseExperts(
   tokens: ArrayLike<number>,
   { topK, experts, routing }: {
@@ -96,9 +98,27 @@ export function chooseExperts(
     readonly experts: number;
     readonly routing: number;
   },
-  skew: number | undefined,
+  { skew, choices }: Pick<SceneOptions, "skew" | "choices">,
 ): Uint32Array {
   const counts = new Uint32Array(experts);
+  if (choices) {
+    for (let i = 0; i < tokens.length; i++) {
+      for (let j = 0; j < topK; j++) {
+        const expert = choices[routing]?.[tokens[i]! * topK + j] ?? -1;
+        if (expert >= 0 && expert < experts) counts[expert]! += 1;
+        else {
+          throw new DataError(
+            `Cannot predict what router ${routing} does: of token ${
+              tokens[i]
+            }, choice ${j} is ${
+              expert < 0 ? "missing" : `expert ${expert}, of ${experts}`
+            }. Record a run of the same model and as many tokens`,
+          );
+        }
+      }
+    }
+    return counts;
+  }
   if (skew === undefined) {
     for (let i = 0; i < tokens.length; i++) {
       for (let j = 0; j < topK; j++) {
