@@ -25,8 +25,10 @@ export interface MachineDevice {
   readonly bandwidth: number;
   /** Where everything that its ranks hold fits into so many bytes, this bandwidth holds instead. */
   readonly cache?: { readonly bytes: number; readonly bandwidth: number };
-  /** Bytes a second of weights and states that a kernel reads and hardly uses again, as a matmul of a few rows does. Default: `bandwidth`. */
+  /** Bytes a second of weights that a kernel reads and hardly uses again, as a matmul of a few rows does. Default: `bandwidth`. */
   readonly reading?: number;
+  /** Bytes a second of states, as attention of a few tokens reads their keys and values. Default: `bandwidth`. */
+  readonly attending?: number;
   /** Time that every launch takes, however little it does. */
   readonly launch: number;
   /** Time that every run of a program takes besides its steps: inputs written, outputs read. Default: 0. */
@@ -164,6 +166,7 @@ export const machineSchema: Schema = {
       memory: above,
       cache: closed({ bytes: above, bandwidth: above }),
       reading: above,
+      attending: above,
       run: atLeast,
       parallel: above,
       grain: atLeast,

@@ -134,7 +134,7 @@ t.test("the time of a launch", (t) => {
     more: object = {},
   ) =>
     launchSeconds({ ...device, ...change }, { ...work, ...more }, {
-      ...{ bytes, kept: bytes / 2, cached: true },
+      ...{ bytes, weights: bytes / 2, states: bytes / 3, cached: true },
     });
   t.same(seconds({}), { launch: 2, arithmetic: 10, memory: 0 });
   t.equal(
@@ -145,6 +145,7 @@ t.test("the time of a launch", (t) => {
   t.same(seconds({}, 30), { launch: 2, arithmetic: 0, memory: 30 });
   t.equal(seconds({ cache: { bytes: 1, bandwidth: 2 } }, 30).memory, 15);
   t.equal(seconds({ reading: 0.25 }, 30).memory, 60, "half of it is weights");
+  t.equal(seconds({ attending: 0.125 }, 30).memory, 80, "a third is states");
   t.equal(seconds({ parallel: 16 }).arithmetic, 20, "half of it is idle");
   t.equal(seconds({ parallel: 8, grain: 5 }).arithmetic, 10);
   t.equal(seconds({ parallel: 2, grain: 20 }).arithmetic, 20, "alone");

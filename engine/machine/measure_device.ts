@@ -31,8 +31,8 @@ const SHORT = 64, LONG = 256;
 /** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
 const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
 
-/** Tokens of a step that does little. */
-const FEW_TOKENS = 4;
+/** Tokens of a step that does little; and of one that attends, of as many sequences. */
+const FEW_TOKENS = 4, ATTENDING = 16;
 
 /**
  * Sizes of models that wait for their weights, which are stored in 16 bits, as most are; and tokens that give each expert a
@@ -43,8 +43,8 @@ const READING = [512, 1024, 2048, 4096], READING_TOKENS = 2;
 /** Seconds that a step is repeated before any counts: engines compile code that is used often once more, and better. */
 const WARM_UP = 0.3;
 
-/** Seconds of a turn: the shorter a step, the more of them. */
-const TURN = 1e-2;
+/** Seconds of a turn: the shorter a step, the more of them, but some at least. */
+const TURN = 1e-2, STEPS = 3;
 
 /** Matmuls in a step of the narrow model. */
 const NARROW = 32;
@@ -84,6 +84,10 @@ export async function openDeviceMeter(
       [experts, await longEnough(experts)],
       [operations, { tokens: FEW_TOKENS, sequences: FEW_TOKENS }],
       [await openReading(open, short), { tokens: READING_TOKENS }],
+      ...[0, SEQUENCE - 1].map((past): Step => {
+        const scene = { tokens: ATTENDING, sequences: ATTENDING, past };
+        return [operations, scene];
+      }),
       // On a software adapter a workgroup has a core to itself.
       ...computerOf(selected) === "software"
         ? []
@@ -110,7 +114,8 @@ export async function openDeviceMeter(
 function describe(
   selected: SelectedDevices,
   copies: MemoryRates,
-  [short, long, other, experts, inputs, few, one, many]: readonly Measured[],
+  [short, long, other, experts, inputs, few, first, attends, one, many]:
+    readonly Measured[],
 ): MachineDevice {
   const launch = Math.max(
     0,
@@ -131,6 +136,7 @@ function describe(
   const rates = {
     ...{ multiplyAdds: rate(experts!), operations, launch },
     reading: few!.work.weightBytes / net(few!),
+    ...attendingRate(first!, attends!),
     // Tokens of several sequences are dealt and their states looked up, which a chain of kernels has nothing of.
     run: Math.max(
       run,
@@ -157,6 +163,16 @@ function describe(
       : { limits: limitsOf(selected) },
     ...{ ...rates, parallel },
   };
+}
+
+/** What the same step takes longer with states to attend to; nothing where it takes about as long. */
+function attendingRate(
+  first: Measured,
+  attends: Measured,
+): Pick<MachineDevice, "attending"> {
+  const seconds = attends.seconds - first.seconds;
+  const bytes = attends.work.stateBytes - first.work.stateBytes;
+  return seconds > first.seconds / 4 ? { attending: bytes / seconds } : {};
 }
 
 /** The limits that plans may state. */
@@ -244,7 +260,7 @@ async function inTurn(
     for (const [n, [model, inputs]] of steps.entries()) {
       // Memory that was idle for a while is slow at first.
       await model.step(inputs);
-      for (let spent = 0; spent < TURN;) {
+      for (let spent = 0, steps = 0; spent < TURN || steps < STEPS; steps++) {
         const seconds = await model.step(inputs);
         times[n]!.push(seconds);
         spent += seconds;

@@ -22,6 +22,8 @@ import type { MeasureOptions } from "./meter.ts";
 export interface StepInputs {
   readonly tokens: number;
   readonly sequences?: number;
+  /** Tokens of each sequence before. Default: 0. */
+  readonly past?: number;
 }
 
 /** A model, loaded. */
@@ -60,7 +62,7 @@ export async function openSmallModel(
   // Made once: what collects their garbage would run beside the next step.
   const made = new Map<string, { [name: string]: HostTensor }>();
   const inputsFor = (scene: StepInputs) => {
-    const key = `${scene.tokens} ${scene.sequences}`;
+    const key = `${scene.tokens} ${scene.sequences} ${scene.past}`;
     const inputs = made.get(key) ?? inputsOf(plan, scene);
     made.set(key, inputs);
     return inputs;
@@ -101,7 +103,7 @@ function blankWeights(plan: Plan): TensorDirectory {
 /** Inputs of some length: sequences one after the other, and floats that spread choices over experts. */
 function inputsOf(
   plan: Plan,
-  { tokens, sequences = 1 }: StepInputs,
+  { tokens, sequences = 1, past = 0 }: StepInputs,
 ): { [name: string]: HostTensor } {
   const each = Math.ceil(tokens / sequences);
   return Object.fromEntries(
@@ -114,7 +116,7 @@ function inputsOf(
       const value = (i: number) => {
         const token = Math.floor(i / width);
         if (name === "sequence") return Math.floor(token / each);
-        if (name === "position") return token % each;
+        if (name === "position") return past + token % each;
         // Two choices of each token, in turn over the experts.
         return (i % width - 2 * token % width + width) % width < 2 ? 1 : 0;
       };

@@ -16,13 +16,18 @@ export interface LaunchSeconds {
   readonly memory: number;
 }
 
-/** Predict a launch that touches `bytes` different bytes of memory, of which it reads `kept` from weights and states. */
+/** Different bytes that a launch touches: all, and what it reads of weights and of states. */
+export interface TouchedBytes {
+  readonly bytes: number;
+  readonly weights: number;
+  readonly states: number;
+}
+
+/** Predict a launch that touches `bytes` different bytes of memory, of which it reads some from weights and states. */
 export function launchSeconds(
   device: MachineDevice,
   work: LaunchWork,
-  { bytes, kept, cached }: {
-    readonly bytes: number;
-    readonly kept: number;
+  { bytes, weights, states, cached }: TouchedBytes & {
     readonly cached: boolean;
   },
 ): LaunchSeconds {
@@ -32,18 +37,21 @@ export function launchSeconds(
     0,
     operations - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds,
   );
-  const all = multiplyAdds / device.multiplyAdds + rest / device.operations;
+  const computes = multiplyAdds / device.multiplyAdds +
+    rest / device.operations;
+  const reads = Math.max(
+    device.reading === undefined ? 0 : weights / device.reading,
+    device.attending === undefined ? 0 : states / device.attending,
+  );
   // On a part of the device alone, unless that takes long enough for the others to join in.
-  const alone = all * parallel;
-  const workers = Math.max(1, Math.min(parallel, work.workgroups));
-  const arithmetic = alone <= grain ? alone : alone / workers;
+  const alone = parallel * Math.max(computes, reads) <= grain;
+  const workers = alone ? 1 : Math.max(1, Math.min(parallel, work.workgroups));
+  const slower = parallel / workers;
   const bandwidth = cached && device.cache
     ? device.cache.bandwidth
     : device.bandwidth;
-  const memory = Math.max(
-    bytes / bandwidth,
-    kept / (device.reading ?? bandwidth),
-  );
+  const arithmetic = slower * computes;
+  const memory = Math.max(bytes / bandwidth, slower * reads);
   return arithmetic >= memory
     ? { launch, arithmetic, memory: 0 }
     : { launch, arithmetic: 0, memory };

@@ -16,7 +16,7 @@ import {
   type Plan,
   type Step,
 } from "../../spec/plan.ts";
-import { launchSeconds } from "./device_time.ts";
+import { launchSeconds, type TouchedBytes } from "./device_time.ts";
 import { type Known, KnownBuffers } from "./known.ts";
 import { LaunchCounter, type LaunchWork } from "./launch.ts";
 import { layersOf } from "./layers.ts";
@@ -301,23 +301,24 @@ class Prophet {
     return this.#counter.count(this.#plan.kernels[kernel]!.tree, size, known);
   }
 
-  /** Different bytes that a launch touches: what it loads and stores, but no buffer more than once each way; and those it loads of weights and states. */
+  /** Different bytes that a launch touches: what it loads and stores, but no buffer more than once each way. */
   #touched(
     { rank, buffers }: PlacedLaunch,
     { loads, stores }: LaunchWork,
-  ): { readonly bytes: number; readonly kept: number } {
-    let [bytes, kept] = [0, 0];
+  ): TouchedBytes {
+    let bytes = 0;
+    const kept = { weight: 0, state: 0 };
     for (const [i, name] of buffers.entries()) {
       const room = name === undefined ? Infinity : this.#live(name, rank);
       const read = Math.min(loads[i]!, room);
       bytes += read + Math.min(stores[i]!, room);
       const kind = name && this.#plan.buffers[name]!.kind;
-      if (kind === "weight" || kind === "state") kept += read;
+      if (kind === "weight" || kind === "state") kept[kind] += read;
       if (name !== undefined && this.#isExpert(name)) {
         this.#experts[rank]! += read;
       }
     }
-    return { bytes, kept };
+    return { bytes, weights: kept.weight, states: kept.state };
   }
 
   #isExpert(name: string): boolean {

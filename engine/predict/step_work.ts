@@ -15,6 +15,7 @@ export interface StepWork {
   readonly operations: number;
   /** Bytes of weights that are read, those of all experts among them. */
   readonly weightBytes: number;
+  readonly stateBytes: number;
 }
 
 /** Count the launches of a step on rank 0. */
@@ -24,7 +25,7 @@ export function countStep(plan: Plan, options: SceneOptions): StepWork {
   const counter = new LaunchCounter();
   const total = {
     ...{ launches: 0, workgroups: 0, multiplyAdds: 0, operations: 0 },
-    weightBytes: 0,
+    ...{ weightBytes: 0, stateBytes: 0 },
   };
   for (const step of scene.program.steps) {
     if (step.op !== "launch") continue;
@@ -41,8 +42,9 @@ export function countStep(plan: Plan, options: SceneOptions): StepWork {
     total.operations += work.operations;
     for (const [i, { name }] of tree.bindings.entries()) {
       const { kind, bytes } = plan.buffers[step.bindings[name]!]!;
-      if (kind !== "weight") continue;
-      total.weightBytes += Math.min(work.loads[i]!, onRank(bytes, 0));
+      const read = Math.min(work.loads[i]!, onRank(bytes, 0));
+      if (kind === "weight") total.weightBytes += read;
+      if (kind === "state") total.stateBytes += read;
     }
   }
   return total;

@@ -43,7 +43,7 @@ function receive() {
 function take(r) {
   const fn = fns[words[r]], groups = words[r + R.groups], chunk = words[r + R.chunk];
   const scratch = words[C.scratch + index];
-  let start;
+  let start, taken = 0;
   while ((start = Atomics.add(words, r + R.next, chunk)) < groups) {
     const end = Math.min(start + chunk, groups);
     try {
@@ -51,9 +51,11 @@ function take(r) {
     } catch (error) {
       parentPort.postMessage({ failed: String(error) });
     }
+    taken += end - start;
     Atomics.add(words, r + R.done, end - start);
     if (index > 0 && Atomics.load(words, C.waiting)) Atomics.notify(words, r + R.done);
   }
+  return taken;
 }
 
 function share(r, groups, each) {
@@ -62,7 +64,7 @@ function share(r, groups, each) {
   Atomics.store(words, C.current, r);
   Atomics.add(words, C.signal, 1);
   if (Atomics.load(words, C.sleepers) > 0) Atomics.notify(words, C.signal);
-  take(r);
+  const begin = performance.now(), taken = take(r), busy = performance.now() - begin;
   let spins = 0, done;
   while ((done = Atomics.load(words, r + R.done)) < groups) {
     if (++spins < SPINS) continue;
@@ -70,6 +72,8 @@ function share(r, groups, each) {
     Atomics.wait(words, r + R.done, done, 1);
     Atomics.store(words, C.waiting, 0);
   }
+  // What sharing itself takes is no part of it: else what is short would go on being shared.
+  return taken > 0 ? busy / taken : each;
 }
 
 function runBatch(length) {
@@ -79,7 +83,7 @@ function runBatch(length) {
   let last = origin;
   for (let r = begin; r < end; r += words[r + R.words]) {
     const op = words[r], groups = words[r + R.groups];
-    let parallel = 1;
+    let each;
     if (threads === 1 || groups === 1 || (cost[op] >= 0 && cost[op] * groups < SHARE_FROM)) {
       fns[op](r * 4, 0, groups, scratch);
     } else {
@@ -89,13 +93,12 @@ function runBatch(length) {
         words[r + R.next] = 1;
         words[r + R.done] = 1;
       }
-      share(r, groups, cost[op]);
-      parallel = threads;
+      each = share(r, groups, cost[op]);
     }
     const now = performance.now();
     words[r + R.start] = (last - origin) * 1e5;
     words[r + R.end] = (now - origin) * 1e5;
-    const each = (now - last) * parallel / groups;
+    each ??= (now - last) / groups;
     cost[op] = cost[op] < 0 ? each : 0.5 * (cost[op] + each);
     last = now;
   }
