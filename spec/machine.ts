@@ -37,7 +37,7 @@ export interface MachineDevice {
   readonly parallel?: number;
   /** What a launch has to take on one workgroup's share of the device before the rest joins in. Default: 0. */
   readonly grain?: number;
-  /** What the host takes at every exchange to learn that launches before it are done, and to start those after it. Default: 0. */
+  /** What the host takes at an exchange that comes after launches, to learn that they are done and to start the next. Default: 0. */
   readonly turn?: number;
   /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
   readonly exchange?: { readonly launch: number; readonly operations: number };

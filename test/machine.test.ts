@@ -270,7 +270,11 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
   const turning = machineOf({ launch: 1, turn: 10 }, {
     links: { sameHost: link },
   });
-  t.equal(predictStep(two, turning, scene).seconds, separate.seconds + 3 * 10);
+  t.equal(
+    predictStep(two, turning, scene).seconds,
+    separate.seconds + 2 * 10,
+    "counts and rows that follow them are one turn",
+  );
   const shared = predictStep(
     two,
     machineOf({ launch: 1 }, {

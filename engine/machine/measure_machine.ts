@@ -17,12 +17,13 @@ import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { openDeviceMeter } from "./measure_device.ts";
 import { exchangeRates } from "./exchange_rates.ts";
 import { type LinkTimes, openLinkMeter } from "./measure_links.ts";
+import { openTurnMeter, type TurnMeter } from "./measure_turn.ts";
 import {
-  openTurnMeter,
-  type TurnMeter,
-  type TurnTimes,
-} from "./measure_turn.ts";
-import { type MeasureOptions, median, type Meter } from "./meter.ts";
+  type MeasureOptions,
+  median,
+  type Meter,
+  withDevices,
+} from "./meter.ts";
 
 /** How a machine is measured. */
 export interface MeasureMachineOptions
@@ -52,7 +53,8 @@ interface RankReport {
   readonly links: LinkTimes | undefined;
   /** Of a process whose ranks are two. */
   readonly two: LinkTimes | undefined;
-  readonly turns: TurnTimes | undefined;
+  /** Seconds. */
+  readonly turns: number | undefined;
 }
 
 /** Open the devices that a run with the same options would use. Ranks that are processes must all call it, and all that it returns. */
@@ -217,22 +219,8 @@ function withTurns(
 ): Machine {
   const times = reports.flatMap(({ turns }) => turns ?? []);
   if (!meter || times.length === 0) return machine;
-  const turn = meter.turn({
-    few: Math.max(...times.map(({ few }) => few)),
-    many: Math.max(...times.map(({ many }) => many)),
-  }, machine);
+  const turn = meter.turn(Math.max(...times), machine);
   return withDevices(machine, (device) => ({ ...device, turn }));
-}
-
-function withDevices(
-  machine: Machine,
-  change: (device: MachineDevice) => MachineDevice,
-): Machine {
-  const devices = Object.entries(machine.devices).map(([kind, device]) => [
-    kind,
-    change(device),
-  ]);
-  return { ...machine, devices: Object.fromEntries(devices) };
 }
 
 function describe(

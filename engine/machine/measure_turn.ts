@@ -3,27 +3,28 @@
 import type { Machine } from "../../spec/machine.ts";
 import { predictStep } from "../predict/predict.ts";
 import type { SelectedDevices } from "../devices.ts";
-import { type MeasureOptions, median, type Meter } from "./meter.ts";
+import {
+  type MeasureOptions,
+  median,
+  type Meter,
+  withDevices,
+} from "./meter.ts";
 import { dispatchesModel } from "./models.ts";
 import { openSmallModel, type SmallModel } from "./small_model.ts";
 
-/** Steps of tiny exchanges, few and many, whose difference is what exchanges in a step take. */
-export interface TurnTimes {
-  /** Seconds. */
-  readonly few: number;
-  readonly many: number;
-}
+/** Dispatches in a step, and launches before each where they are many: about as many as in a layer of a model. */
+const FEW = 1, MANY = 9, LAUNCHES = 16;
 
-/** Dispatches in a step, and launches before each: about as many as in a layer of a model. */
-const FEW = 1, MANY = 9, LAUNCHES = 8;
+/** Rows from each rank to each: so many that between exchanges threads fall asleep, as they do in a step of a model. */
+const ROWS = 16;
 
-/** Steps before any counts, and steps in a turn. */
-const WARM_UP = 100, TOGETHER = 4;
+/** Steps before any counts, and pairs of steps for each repetition. */
+const WARM_UP = 100, PAIRS = 6;
 
-/** The meter, and what a machine says of its times. */
-export interface TurnMeter extends Meter<TurnTimes> {
-  /** Seconds of a turn: what steps take beyond what is predicted of them without. */
-  turn(times: TurnTimes, machine: Machine): number;
+/** Measures how much longer a step takes whose exchanges are many instead of few, in seconds. */
+export interface TurnMeter extends Meter<number> {
+  /** Seconds of a turn: what that is beyond what is predicted of it without. */
+  turn(seconds: number, machine: Machine): number;
 }
 
 /** Open devices for `ranks` ranks that exchange through their hosts. Ranks that are processes must all call it, and all that it returns. */
@@ -34,44 +35,43 @@ export async function openTurnMeter(
 ): Promise<TurnMeter> {
   const { repetitions = 9 } = options;
   const open = (dispatches: number) => {
-    const sizes = { ranks, rows: 1, launches: LAUNCHES };
+    // As many launches in all, so that what those take makes no difference.
+    const sizes = { ranks, rows: ROWS, launches: LAUNCHES * MANY / dispatches };
     const model = dispatchesModel({ ...sizes, dispatches });
     return openSmallModel(selected, model, { ...options, ranks });
   };
   const [few, many] = [await open(FEW), await open(MANY)];
-  const inputs = { tokens: ranks * ranks };
+  const inputs = { tokens: ROWS * ranks ** 2 };
   for (const model of [few, many]) {
     for (let i = 0; i < WARM_UP; i++) await model.step(inputs);
   }
   return {
     measure: async () => {
-      const times = { few: [] as number[], many: [] as number[] };
-      for (let i = 0; i < repetitions; i++) {
-        for (let n = 0; n < TOGETHER; n++) {
-          times.few.push(await few.step(inputs));
-        }
-        for (let n = 0; n < TOGETHER; n++) {
-          times.many.push(await many.step(inputs));
-        }
+      const differences: number[] = [];
+      for (let i = 0; i < PAIRS * repetitions; i++) {
+        // Right after each other, so that a noisy moment touches both.
+        const seconds = await few.step(inputs);
+        differences.push(await many.step(inputs) - seconds);
       }
-      return { few: median(times.few), many: median(times.many) };
+      return median(differences);
     },
     close: async () => {
       await few.close();
       await many.close();
     },
-    turn: (times, machine) => {
-      const predicted = (model: SmallModel) =>
-        predictStep(model.plan, machine, inputs).seconds;
-      const beyond = times.many - times.few -
-        (predicted(many) - predicted(few));
-      return Math.max(0, beyond / (exchanges(many) - exchanges(few)));
+    turn: (seconds, machine) => {
+      const difference = (turn: number) => {
+        const seconds = ({ plan }: SmallModel) =>
+          predictStep(
+            plan,
+            withDevices(machine, (device) => ({ ...device, turn })),
+            inputs,
+          ).seconds;
+        return seconds(many) - seconds(few);
+      };
+      const without = difference(0);
+      const turns = difference(1) - without;
+      return Math.max(0, (seconds - without) / turns);
     },
   };
-}
-
-function exchanges({ plan }: SmallModel): number {
-  return plan.programs[0]!.steps.filter(({ op }) =>
-    op === "allGather" || op === "allToAll"
-  ).length;
 }

@@ -1,5 +1,7 @@
 /** What all measurements have in common. */
 
+import type { Machine, MachineDevice } from "../../spec/machine.ts";
+
 /** How a machine is measured. */
 export interface MeasureOptions {
   /** A clock in milliseconds. */
@@ -17,4 +19,16 @@ export interface Meter<T> {
 /** The middle value. */
 export function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1]!;
+}
+
+/** The machine, with each kind of device changed. */
+export function withDevices(
+  machine: Machine,
+  change: (device: MachineDevice) => MachineDevice,
+): Machine {
+  const devices = Object.entries(machine.devices).map(([kind, device]) => [
+    kind,
+    change(device),
+  ]);
+  return { ...machine, devices: Object.fromEntries(devices) };
 }

@@ -93,6 +93,8 @@ interface Clock {
   cached: boolean;
   now: number;
   launches: number;
+  /** Launches came since its last exchange. */
+  busy: boolean;
   readonly layers: Parts[];
 }
 
@@ -140,6 +142,7 @@ class Prophet {
           cached: false,
           now: 0,
           launches: 0,
+          busy: false,
           layers: this.#layers.names.map(() => ({ ...NOTHING })),
         });
       }
@@ -287,6 +290,7 @@ class Prophet {
         busy.get(clock.host)!.size / this.#atOnce(clock.host),
       );
       clock.launches++;
+      clock.busy = true;
       for (const part of ["launch", "arithmetic", "memory"] as const) {
         const end = clock.now + seconds[part] * slower;
         this.#advance(clock, end, exchange ? "exchange" : part);
@@ -369,8 +373,10 @@ class Prophet {
     });
     const clocks = new Set(group.map((rank) => this.#clockOf(rank)));
     for (const clock of clocks) {
+      // Exchanges right after each other wait for the device once.
       const { turn = 0 } = this.#machine.devices[clock.kind]!;
-      this.#advance(clock, clock.now + turn, "run");
+      if (clock.busy) this.#advance(clock, clock.now + turn, "run");
+      clock.busy = false;
     }
     const start = Math.max(...[...clocks].map(({ now }) => now));
     if (step.op === "allToAll" && step.handle !== undefined) {
