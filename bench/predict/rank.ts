@@ -15,12 +15,14 @@ import {
   recordedChoices,
   type SceneOptions,
 } from "../../engine/predict/mod.ts";
+import { CHOICES } from "../../engine/replay.ts";
 import { computerOf, TUNING } from "../../engine/tuning.ts";
 import { storedDTypes } from "../../engine/weights.ts";
 import { publishedModel } from "../../models/mod.ts";
 import {
   createSession,
   type FileSource,
+  type HostTensor,
   openSafetensors,
   type RunOptions,
   type Session,
@@ -59,9 +61,6 @@ const select = {
   threads: availableParallelism(),
 };
 
-/** What the bundled checkpoint records of its routers. */
-const CHOICES = Array.from({ length: 4 }, (_, i) => `layer${i}.topk_idx`);
-
 function now(): number {
   return performance.now();
 }
@@ -71,8 +70,8 @@ interface Work {
   readonly model: Model;
   readonly file?: FileSource;
   readonly scene: SceneOptions;
-  /** What outputs record of the choices of experts; else they are about even. */
-  record?(session: Session): ReturnType<Session["run"]>;
+  /** Inputs whose choices of experts are recorded; without, they are about even. */
+  readonly recorded?: { readonly [name: string]: HostTensor };
   /** Steps for each run that is asked for: the shorter, the more, and the host's part of a step is slow at first. */
   readonly times: number;
   /** States are empty before a step. */
@@ -99,8 +98,6 @@ function works(): Work[] {
   });
   const prompt = packed(PROMPT);
   const next = packed({ ...PROMPT, length: 1, position: length });
-  const record = (inputs: typeof prompt) => (session: Session) =>
-    session.run("main", inputs, { outputs: CHOICES, everywhere: true });
   const x = {
     dtype: "f32",
     shape: [FFN.tokens, 512],
@@ -116,7 +113,7 @@ function works(): Work[] {
     name: `prefill, ${sequences * length} tokens`,
     ...{ model: demo, file },
     scene: { tokens: sequences * length, sequences },
-    record: record(prompt),
+    recorded: prompt,
     times: 8,
     fresh: true,
     run: (session) => session.run("main", prompt, logits([0])),
@@ -124,7 +121,7 @@ function works(): Work[] {
     name: `decode, ${sequences} sequences`,
     ...{ model: demo, file },
     scene: { tokens: sequences, sequences, past: length },
-    record: record(next),
+    recorded: next,
     times: 32,
     run: (session) => session.run("main", next, logits([0, 1, 2, 3])),
   }];
@@ -168,12 +165,7 @@ async function load(work: Work, ranks: number): Promise<Ready> {
     return now() - start;
   };
   for (let i = 0; i < WARM_UP * work.times; i++) await step();
-  const scene = work.record
-    ? {
-      ...work.scene,
-      choices: recordedChoices(await work.record(session), work.scene.tokens),
-    }
-    : work.scene;
+  const scene = await sceneOf(work, plan, session);
   const own = await selected.open(plan);
   const exchanges = ranks === 1
     ? undefined
@@ -189,6 +181,21 @@ async function load(work: Work, ranks: number): Promise<Ready> {
       await own.close();
     },
   };
+}
+
+/** What a step is predicted with: the choices of experts that it makes, where the model tells them. */
+async function sceneOf(
+  { recorded, scene }: Work,
+  plan: Plan,
+  session: Session,
+): Promise<SceneOptions> {
+  if (!recorded) return scene;
+  const outputs = Object.keys(plan.programs[0]!.outputs)
+    .filter((name) => CHOICES.test(name));
+  const trace = await session.run("main", recorded, {
+    ...{ outputs, everywhere: true },
+  });
+  return { ...scene, choices: recordedChoices(trace, scene.tokens) };
 }
 
 const counts = list.split(",").map(Number);

@@ -2,30 +2,42 @@
 
 import type { MachineDevice } from "../../spec/machine.ts";
 import { sum } from "../../spec/sum.ts";
+import type { LaunchWork } from "../predict/launch.ts";
 import { countExchange } from "../predict/local_exchange.ts";
 import type { LinkMeter, LinkTimes } from "./measure_links.ts";
 
-/** The rates at which exchanges of one row and of some take what they took. */
-export function exchangeRates(
-  { plan, exchange }: Pick<LinkMeter, "plan" | "exchange">,
-  { all, rows }: Pick<LinkTimes, "all" | "rows">,
-  { parallel = 1, grain = 0 }: MachineDevice,
-): NonNullable<MachineDevice["exchange"]> {
+/** The launches of exchanges of one row and of some. */
+export interface ExchangeWorks {
+  readonly one: readonly LaunchWork[];
+  readonly some: readonly LaunchWork[];
+}
+
+/** Count what a link meter carries out between ranks of one device. */
+export function exchangeWorks(
+  { plan, exchange, rows }: Pick<LinkMeter, "plan" | "exchange" | "rows">,
+): ExchangeWorks {
   const works = (count: number) =>
     countExchange(plan, exchange, { tokens: count * plan.ranks ** 2 });
-  // Short launches stay on one workgroup's share of the device where others join in late.
-  const workers = (workgroups: number, short: boolean) =>
-    short && grain > 0 ? 1 : Math.max(1, Math.min(parallel, workgroups));
-  const operations = (count: number) =>
-    sum(
-      works(count).map(({ operations, workgroups }) =>
-        operations * parallel / workers(workgroups, count === rows.one)
-      ),
-    );
-  const [few, many] = [operations(rows.one), operations(rows.some)];
+  return { one: works(rows.one), some: works(rows.some) };
+}
+
+/** The rates at which exchanges of one row and of some take what they took. */
+export function exchangeRates(
+  { one, some }: ExchangeWorks,
+  all: Pick<LinkTimes["all"], "one" | "some">,
+  { parallel = 1, grain = 0 }: Pick<MachineDevice, "parallel" | "grain">,
+): NonNullable<MachineDevice["exchange"]> {
+  // Operations as if all of the device did them; short launches stay on a part of it where others join in late.
+  const operations = (works: readonly LaunchWork[], alone: boolean) =>
+    sum(works.map(({ operations, workgroups }) => {
+      const workers = alone ? 1 : Math.max(1, Math.min(parallel, workgroups));
+      return operations * parallel / workers;
+    }));
+  const few = operations(one, grain > 0);
+  const many = operations(some, false);
   // Where noise hides what rows take, a part of it at least.
   const seconds = Math.max(all.some / 4, all.some - all.one);
   const rate = Math.max(1, many - few) / seconds;
-  const launch = (all.one - few / rate) / works(rows.one).length;
+  const launch = (all.one - few / rate) / one.length;
   return { launch: Math.max(0, launch), operations: rate };
 }

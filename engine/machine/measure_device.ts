@@ -211,13 +211,12 @@ async function openReading(
     return await model.step({ tokens });
   };
   const enough = 3 * await seconds(short, 1);
-  for (const size of READING.slice(0, -1)) {
-    const model = await open(expertsModel({ embed: size, ffn: size }), dtypes);
-    if (await seconds(model, READING_TOKENS) > enough) return model;
-    await model.close();
+  let model: SmallModel | undefined;
+  for (const size of READING) {
+    model = await open(expertsModel({ embed: size, ffn: size }), dtypes);
+    if (await seconds(model, READING_TOKENS) > enough) break;
   }
-  const size = READING.at(-1)!;
-  return await open(expertsModel({ embed: size, ffn: size }), dtypes);
+  return model!;
 }
 
 /** A model and what it is given. */

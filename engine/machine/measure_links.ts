@@ -54,6 +54,8 @@ const WARM_UP = 200;
 export interface LinkMeter extends Meter<LinkTimes> {
   readonly plan: Plan;
   readonly exchange: AllToAllStep;
+  /** Rows from each rank to each. */
+  readonly rows: SizedTimes<number>;
 }
 
 /** Open devices and measure the exchanges of `ranks` ranks. Ranks that are processes must all call it, and all that it returns. */
@@ -166,7 +168,7 @@ export async function openLinkMeter(
   });
   await exchangeRows(everyRank(1), { together: WARM_UP, times: 1 });
   return {
-    ...{ plan, exchange },
+    ...{ plan, exchange, rows },
     measure: async () => {
       const lengths = lengthsOf(everyRank(1));
       const gather = await time(() => gatherCounts!(lengths), {

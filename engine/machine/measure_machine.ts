@@ -15,7 +15,11 @@ import {
 } from "../devices.ts";
 import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { openDeviceMeter } from "./measure_device.ts";
-import { exchangeRates } from "./exchange_rates.ts";
+import {
+  exchangeRates,
+  type ExchangeWorks,
+  exchangeWorks,
+} from "./exchange_rates.ts";
 import { type LinkTimes, openLinkMeter } from "./measure_links.ts";
 import { openTurnMeter, type TurnMeter } from "./measure_turn.ts";
 import {
@@ -83,6 +87,9 @@ export async function openMachineMeter(
   const turns = ranks > 1 && communicator !== "local"
     ? await openTurnMeter(selected, ranks, options)
     : undefined;
+  const works = links && communicator === "local"
+    ? exchangeWorks(links)
+    : undefined;
   const adapters = new Set(selected.adapters).size;
   const atOnce = kind === "cpu"
     ? Math.max(1, Math.floor((options.threads ?? 1) / (selected.threads ?? 1)))
@@ -115,13 +122,7 @@ export async function openMachineMeter(
       const machine = describe(reports, communicator);
       return rounded(
         communicator === "local"
-          ? withDevices(
-            machine,
-            (device) =>
-              all && links
-                ? { ...device, exchange: exchangeRates(links, all, device) }
-                : device,
-          )
+          ? withExchange(machine, works, all?.all)
           : withTurns(machine, reports, turns),
       );
     },
@@ -209,6 +210,19 @@ async function openInTurn(
       await meter?.close();
     },
   };
+}
+
+/** The machine, with what exchanges take between ranks of its device. */
+function withExchange(
+  machine: Machine,
+  works: ExchangeWorks | undefined,
+  times: LinkTimes["all"] | undefined,
+): Machine {
+  if (!works || !times) return machine;
+  return withDevices(machine, (device) => ({
+    ...device,
+    exchange: exchangeRates(works, times, device),
+  }));
 }
 
 /** The machine, with what its devices take between exchanges. */
@@ -348,9 +362,13 @@ function rates(
   moves: readonly { readonly bytes: number; readonly seconds: number }[],
 ): Pick<MachineLink, "bandwidth" | "short"> {
   const longest = moves.at(-1)!;
-  const short = moves.filter(({ bytes, seconds }) =>
-    bytes > 0 && bytes < longest.bytes && seconds < longest.seconds
-  );
+  // Where noise has fewer bytes take longer than more, they say nothing.
+  const short = moves.filter(({ bytes, seconds }, i) =>
+    bytes > 0 &&
+    moves.slice(i + 1).every((next) =>
+      bytes < next.bytes && seconds < next.seconds
+    )
+  ).slice(0, -1);
   const last = short.at(-1);
   return {
     bandwidth: (longest.bytes - (last?.bytes ?? 0)) /
