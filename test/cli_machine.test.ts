@@ -6,7 +6,12 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { type Machine, machineRanks, parseMachine } from "../spec/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
-import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  integers,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
 import { LAUNCHERS, startWith } from "./helpers/mpi.ts";
 
 const DEMO = checkpointFolder("demo-lm");
@@ -143,6 +148,44 @@ t.test("predictions of a described machine, as a table", async (t) => {
   t.match(lines[4], /^ep=2,dp=2 +4 .*x .* yes$/);
   t.match(two.out, /^ep=2,dp=2 is .* times as .* as ep=4: .*$/m);
   t.match(two.out, /^ep=4, by layer +compute +exchange +waiting$/m);
+});
+
+t.test("with the choices that a run recorded, predicted bytes are those it sent", async (t) => {
+  const scratch = temporaryFolder(t);
+  const [inputs, outputs] = ["in", "out"].map((name) =>
+    path.join(scratch, name)
+  ) as [string, string];
+  await writeRaw(inputs, {
+    input_ids: integers([2, 4], [5, 6, 7, 8, 9, 5, 5, 5]),
+  });
+  const run = await switchyard([
+    ...["run", DEMO, "--mesh", "ep=2", "--adapter", "cpu", "--json"],
+    ...["--inputs", inputs, "--outputs", outputs],
+  ]);
+  t.strictSame([run.code, run.err], [0, ""]);
+  const { ranks } = JSON.parse(run.out) as {
+    ranks: { sentBytes: { [kind: string]: { actual: number } } }[];
+  };
+  const sent = ranks.flatMap(({ sentBytes }) => Object.values(sentBytes))
+    .reduce((n, { actual }) => n + actual, 0);
+  const node = fileURLToPath(
+    new URL("../examples/cluster/machines/node_8_nvlink.json", import.meta.url),
+  );
+  const predicted = async (...choices: string[]) => {
+    const { code, out, err } = await switchyard([
+      ...["plan", DEMO, "--machine", node, "--mesh", "ep=2", "--json"],
+      ...["--tokens", "8", "--sequences", "2", ...choices],
+    ]);
+    t.strictSame([code, err], [0, ""]);
+    return JSON.parse(out) as {
+      scene: { choices?: string };
+      meshes: [{ sentBytes: number }];
+    };
+  };
+  const recorded = await predicted("--choices", outputs);
+  t.equal(recorded.meshes[0].sentBytes, sent);
+  t.equal(recorded.scene.choices, outputs);
+  t.not((await predicted()).meshes[0].sentBytes, sent, "chosen evenly");
 });
 
 t.test("flags that do not go together, and files that are no machines", async (t) => {

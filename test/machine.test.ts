@@ -225,6 +225,8 @@ t.test("assumed choices of experts", (t) => {
     [0, 1],
     "in the order of layers",
   );
+  const padded = { ...tensor(2, 1), data: Int32Array.of(3, -1) };
+  t.strictSame(recordedChoices({ "layer0.topk_idx": padded }, 1), [[3]]);
   t.throws(() => recordedChoices(trace, 3), {
     message: /has the choices of 2 tokens, and the step has 3/,
   });

@@ -4,7 +4,7 @@ import type { HostTensor } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { CHOICES } from "../replay.ts";
 
-/** The choices of each router in order. Throws DataError where the trace is not of so many tokens. */
+/** The choices of each router in order, padding left out. Throws DataError where the trace is not of so many tokens. */
 export function recordedChoices(
   trace: { readonly [name: string]: HostTensor },
   tokens: number,
@@ -18,8 +18,10 @@ export function recordedChoices(
     );
   }
   return layers.map(([name, { shape, data }]) => {
-    const recorded = shape.slice(0, -1).reduce((n, size) => n * size, 1);
-    if (recorded === tokens) return data;
+    // Padding chooses nothing, which a run records as -1.
+    const chosen = [...data].filter((expert) => expert >= 0);
+    const recorded = chosen.length / shape.at(-1)!;
+    if (recorded === tokens) return chosen;
     throw new DataError(
       `Cannot predict with '${name}': it has the choices of ${recorded} tokens, and the step has ${tokens}. Give --tokens ${recorded}`,
     );
