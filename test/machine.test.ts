@@ -5,7 +5,13 @@ import { Ajv } from "ajv";
 import t from "tap";
 import { compile, dot, model, upTo } from "../compiler/mod.ts";
 import { comparePredictions } from "../engine/predict/explain.ts";
+import {
+  exchangeRates,
+  exchangeWorks,
+} from "../engine/machine/exchange_rates.ts";
+import { exchangeModel } from "../engine/machine/models.ts";
 import { launchSeconds } from "../engine/predict/device_time.ts";
+import type { AllToAllStep } from "../spec/plan.ts";
 import { exchangeSeconds } from "../engine/predict/link_time.ts";
 import { predictStep } from "../engine/predict/mod.ts";
 import { recordedChoices } from "../engine/predict/choices.ts";
@@ -189,6 +195,31 @@ t.test("the time of an exchange", (t) => {
   t.throws(() => seconds(machineOf({}, { hosts })), {
     message: /the machine 'made up' has no link 'otherHost'/,
   });
+  t.end();
+});
+
+t.test("from the times of exchanges on one device, the rates that give them", async (t) => {
+  const plan = await compile(exchangeModel(2, 128), { mesh: { ep: 2 } });
+  const { steps } = plan.programs[0]!;
+  const exchange = steps.find((step) => step.op === "allToAll") as AllToAllStep;
+  const rows = { one: 1, few: 16, some: 128, many: 128 };
+  const works = exchangeWorks({ plan, exchange, rows });
+  const device = { ...FREE, bandwidth: 1e30, parallel: 4 };
+  const wanted = { launch: 3, operations: 1e4 };
+  const seconds = (launches: typeof works.one) =>
+    launches.reduce((n, work) => {
+      const bytes = { bytes: 0, weights: 0, states: 0, cached: false };
+      const { launch, arithmetic } = launchSeconds(
+        { ...device, ...wanted },
+        work,
+        bytes,
+      );
+      return n + launch + arithmetic;
+    }, 0);
+  const times = { one: seconds(works.one), some: seconds(works.some) };
+  const { launch, operations } = exchangeRates(works, times, device);
+  t.ok(Math.abs(launch / wanted.launch - 1) < 1e-6, `${launch} s`);
+  t.ok(Math.abs(operations / wanted.operations - 1) < 1e-6);
   t.end();
 });
 
