@@ -11,7 +11,8 @@ import { RECORD } from "./print.ts";
 /**
  * Worker 0 goes through a batch in order. What is short it does alone; what is long it shares with the others by a
  * counter of workgroups in the record itself, so that a worker that comes late finds nothing left rather than the
- * wrong work. Nobody turns in a loop for longer than some microseconds.
+ * wrong work. Nobody turns in a loop for longer than some microseconds; who sleeps needs some tens to come, and is called
+ * before launches that are short if one that is long follows soon.
  */
 export const WORKER_SOURCE = `
 "use strict";
@@ -21,7 +22,7 @@ const { memory, index, threads } = workerData;
 const C = ${JSON.stringify(CONTROL)}, R = ${JSON.stringify(RECORD)};
 const words = new Int32Array(memory.buffer, 0, ${HEAP_ADDRESS / 4});
 const fns = [], cost = [];
-const SHARE_FROM = ${SHARE_FROM_MS}, SPINS = 2000;
+const SHARE_FROM = ${SHARE_FROM_MS}, CALL_BEFORE = 0.04, SPINS = 2000;
 
 function receive() {
   let got;
@@ -76,15 +77,36 @@ function share(r, groups, each) {
   return taken > 0 ? busy / taken : each;
 }
 
+function isShort(r) {
+  const op = words[r], groups = words[r + R.groups];
+  return groups === 1 || (cost[op] >= 0 && cost[op] * groups < SHARE_FROM);
+}
+
+let called = 0;
+function callFor(r, end) {
+  if (Atomics.load(words, C.sleepers) === 0) return;
+  let ms = 0;
+  for (; r < end && isShort(r); r += words[r + R.words]) {
+    ms += Math.max(0, cost[words[r]]) * words[r + R.groups];
+    if (ms > CALL_BEFORE) return;
+  }
+  if (r >= end || r === called) return;
+  called = r;
+  Atomics.add(words, C.signal, 1);
+  Atomics.notify(words, C.signal);
+}
+
 function runBatch(length) {
   const begin = ${ARENA_ADDRESS / 4}, end = begin + length;
   const scratch = words[C.scratch];
   const origin = performance.now();
   let last = origin;
+  called = 0;
   for (let r = begin; r < end; r += words[r + R.words]) {
     const op = words[r], groups = words[r + R.groups];
     let each;
-    if (threads === 1 || groups === 1 || (cost[op] >= 0 && cost[op] * groups < SHARE_FROM)) {
+    if (threads === 1 || isShort(r)) {
+      callFor(r, end);
       fns[op](r * 4, 0, groups, scratch);
     } else {
       if (cost[op] < 0) {
