@@ -25,8 +25,11 @@ import {
   type StepInputs,
 } from "./small_model.ts";
 
-/** Launches of the two chains whose difference is the time of a launch. */
-const SHORT = 64, LONG = 256;
+/** Launches of chains: the difference of the last two is the time of a launch, that of the first two tells what a run takes besides. */
+const CHAINS = [64, 256, 1024] as const;
+
+/** Tokens of chains that keep a device busy for long enough that who waits for it falls asleep, as in a step of a model. */
+const BUSY_TOKENS = 16;
 
 /** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
 const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
@@ -71,14 +74,17 @@ export async function openDeviceMeter(
   try {
     const memory = await openMemoryMeter(selected, options);
     opened.push(memory);
-    const [short, long] = [
-      await open(chainModel(SHORT)),
-      await open(chainModel(LONG)),
+    const [short, middle, long] = [
+      await open(chainModel(CHAINS[0])),
+      await open(chainModel(CHAINS[1])),
+      await open(chainModel(CHAINS[2])),
     ];
     const operations = await open(operationsModel(2));
     const experts = await open(expertsModel());
     const steps: Step[] = [
-      [short, { tokens: 1 }],
+      [short, { tokens: BUSY_TOKENS }],
+      [middle, { tokens: BUSY_TOKENS }],
+      [middle, { tokens: 1 }],
       [long, { tokens: 1 }],
       [operations, await longEnough(operations)],
       [experts, await longEnough(experts)],
@@ -114,14 +120,17 @@ export async function openDeviceMeter(
 function describe(
   selected: SelectedDevices,
   copies: MemoryRates,
-  [short, long, other, experts, inputs, few, first, attends, one, many]:
-    readonly Measured[],
+  [short, middle, ...rest]: readonly Measured[],
 ): MachineDevice {
-  const launch = Math.max(
+  const [fewer, more, other, experts, inputs] = rest;
+  const [few, first, attends, one, many] = rest.slice(5);
+  const perLaunch = (a: Measured, b: Measured) =>
+    Math.max(0, b.seconds - a.seconds) / (b.work.launches - a.work.launches);
+  const launch = perLaunch(fewer!, more!);
+  const run = Math.max(
     0,
-    (long!.seconds - short!.seconds) / (LONG - SHORT),
+    short!.seconds - short!.work.launches * perLaunch(short!, middle!),
   );
-  const run = Math.max(0, short!.seconds - SHORT * launch);
   // Where noise hides what a step does, a part of it is what it does.
   const net = ({ seconds, work }: Measured) =>
     Math.max(seconds / 8, seconds - run - work.launches * launch);

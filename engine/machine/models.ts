@@ -6,6 +6,7 @@ import {
   combine,
   dispatch,
   dot,
+  map,
   type Model,
   model,
   mul,
@@ -18,9 +19,9 @@ import {
 /** The most tokens of a step that is measured, and those of a sequence. */
 export const MOST_TOKENS = 4096, SEQUENCE = 64;
 
-/** `launches` kernels with next to nothing to do, one after the other. */
+/** `launches` kernels with little to do, one after the other. */
 export function chainModel(launches: number): Model {
-  return model({ token: upTo(64), embed: 64 }, (m) => {
+  return model({ token: upTo(64), embed: 256 }, (m) => {
     const scale = m.param("scale", "embed");
     let x: Tensor<string, "f32"> = m.input("x", "token embed");
     for (let i = 0; i < launches; i++) x = rmsNorm(x, scale, "embed");
@@ -78,7 +79,11 @@ export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
       const gate = m.param("gate", "expert ffn embed");
       const up = m.param("up", "expert ffn embed");
       const down = m.param("down", "expert embed ffn");
-      const hidden = mul(dot(sent, gate, "embed"), dot(sent, up, "embed"));
+      const hidden = map(
+        (g, u) => (g / (1 + Math.exp(-g))) * u,
+        dot(sent, gate, "embed"),
+        dot(sent, up, "embed"),
+      );
       return { y: add(x, combine(dot(hidden, down, "ffn"), routing)) };
     },
   );

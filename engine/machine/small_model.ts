@@ -74,7 +74,6 @@ export async function openSmallModel(
     plan,
     step: async (scene) => {
       const inputs = inputsFor(scene);
-      session.reset();
       await idle();
       await world?.barrier(world, { what: "measuring" });
       const start = now();
