@@ -15,8 +15,8 @@ export interface LaunchWork {
   readonly exact: boolean;
 }
 
-/** Workgroups along the longest side of a launch, and along the others, that are looked at. */
-const ALONG = 64, ACROSS = 2;
+/** Workgroups along each side of a launch that are looked at. */
+const ALONG = 32;
 
 /** Invocations of a workgroup that are looked at where not all do the same. */
 const LANES = 8;
@@ -90,14 +90,15 @@ function countLaunch(
   };
 }
 
-/** Workgroups that stand for all: what they do changes along one side, by tile or by token. */
+/** Workgroups that stand for all. */
 function lookedAt(
   size: readonly [number, number, number],
 ): [number, number, number][] {
-  const longest = size.indexOf(Math.max(...size));
-  const [xs, ys, zs] = size.map((n, i) =>
-    spread(n, i === longest ? ALONG : ACROSS)
-  ) as [number[], number[], number[]];
+  const [xs, ys, zs] = size.map((n) => spread(n, ALONG)) as [
+    number[],
+    number[],
+    number[],
+  ];
   return zs.flatMap((z) =>
     ys.flatMap((y) => xs.map((x): [number, number, number] => [x, y, z]))
   );
