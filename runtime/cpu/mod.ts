@@ -185,8 +185,7 @@ class CpuDevice implements Device {
 
   submit(): void {
     this.#check();
-    // Whoever waits next is told of a failure.
-    this.#pool.settle().catch(() => {});
+    this.#pool.submit();
   }
 
   async idle(): Promise<void> {

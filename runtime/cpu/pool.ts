@@ -11,6 +11,7 @@ import {
   MAX_THREADS,
 } from "./control.ts";
 import { Heap, type Span } from "./heap.ts";
+import { ShortBatches } from "./here.ts";
 import { printKernels, RECORD, RECORD_BYTES } from "./print.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 import { type CompiledModule, webAssembly } from "./web_assembly.ts";
@@ -59,6 +60,7 @@ export class CpuPool {
   readonly heap = new Heap();
   #workers: Worker[];
   #control: Int32Array;
+  readonly #here: ShortBatches;
   #kernels = new Map<string, PoolKernel>();
   #count = 2;
   #scratch: Span[] = [];
@@ -88,6 +90,7 @@ export class CpuPool {
     this.threads = threads;
     const { memory } = this.heap;
     this.#control = new Int32Array(memory.buffer, 0, HEAP_ADDRESS / 4);
+    this.#here = new ShortBatches(memory, this.#control);
     this.#workers = Array.from({ length: threads }, (_, index) => {
       const worker = new Worker(WORKER_SOURCE, {
         eval: true,
@@ -140,6 +143,7 @@ export class CpuPool {
     count: number,
   ): Promise<void> {
     this.#check();
+    this.#here.install(module, first, count);
     const id = this.#nextReady++;
     this.#hold();
     try {
@@ -157,17 +161,20 @@ export class CpuPool {
     }
   }
 
-  /** Scratch memory for every worker, at least so large. */
+  /** Scratch memory for every worker, and this thread, at least so large. */
   async #reserve(bytes: number): Promise<void> {
     if (bytes <= this.#scratchBytes) return;
     await this.settle();
     for (const span of this.#scratch) this.heap.release(span);
     this.#scratchBytes = bytes;
+    const here = this.heap.allocate(bytes, "scratch");
+    this.#here.scratch = here.address;
     this.#scratch = this.#workers.map((_, index) => {
       const span = this.heap.allocate(bytes, "scratch");
       this.#control[CONTROL.scratch + index] = span.address;
       return span;
     });
+    this.#scratch.push(here);
   }
 
   #wake(word: number): void {
@@ -280,11 +287,21 @@ export class CpuPool {
     }
   }
 
-  /** Run everything recorded so far; what is recorded meanwhile is not waited for. */
+  /** Run everything recorded so far and wait for it; what is recorded meanwhile is not waited for. */
   async settle(): Promise<void> {
+    await this.#settle(true);
+  }
+
+  /** Start everything recorded so far, for the workers to carry out. */
+  submit(): void {
+    // Whoever waits next is told of a failure.
+    this.#settle(false).catch(() => {});
+  }
+
+  async #settle(waiting: boolean): Promise<void> {
     const until = this.#recorded;
     while (this.#ran < until) {
-      this.#running ??= this.#run().finally(() => {
+      this.#running ??= this.#run(waiting).finally(() => {
         this.#running = undefined;
       });
       await this.#running;
@@ -292,8 +309,8 @@ export class CpuPool {
     this.#check();
   }
 
-  /** Hand the records to the workers, as many at a time as the arena holds. */
-  async #run(): Promise<void> {
+  /** Hand the records to the workers, as many at a time as the arena holds; short ones, if waited for, run here. */
+  async #run(waiting: boolean): Promise<void> {
     this.#check();
     const records = this.#record;
     const used = this.#used;
@@ -311,7 +328,13 @@ export class CpuPool {
       }
       this.#control.set(records.subarray(start, end), ARENA_ADDRESS / 4);
       const origin = performance.now() * 1e6;
-      await this.#batch(end - start);
+      const to = ARENA_ADDRESS / 4 + end - start;
+      if (waiting && this.#here.areShort(ARENA_ADDRESS / 4, to)) {
+        this.#here.run(ARENA_ADDRESS / 4, to);
+      } else {
+        await this.#batch(end - start);
+        this.#here.learn(ARENA_ADDRESS / 4, to);
+      }
       while (timed.length > 0 && timed[0]!.at < end) {
         const { at, times } = timed.shift()!;
         const base = ARENA_ADDRESS / 4 + at - start;

@@ -14,7 +14,7 @@ import { Statements } from "./statement.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 
 /** Bytes of a launch record before its bindings; see `RECORD` for the words. */
-export const RECORD_BYTES = 40;
+export const RECORD_BYTES = 44;
 /** Words of a launch record. After them: address and length in elements of each binding. */
 export const RECORD = {
   op: 0,
@@ -28,6 +28,8 @@ export const RECORD = {
   /** When it ran, in units of 10 ns from the start of the batch. */
   start: 8,
   end: 9,
+  /** What a workgroup takes one thread, in picoseconds. */
+  cost: 10,
 } as const;
 /** Bytes around every array in memory that may be read by vectors that touch its ends. */
 export const GUARD_BYTES = 16;

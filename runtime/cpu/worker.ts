@@ -122,6 +122,7 @@ function runBatch(length) {
     words[r + R.end] = (now - origin) * 1e5;
     each ??= (now - last) / groups;
     cost[op] = cost[op] < 0 ? each : 0.5 * (cost[op] + each);
+    words[r + R.cost] = Math.min(2e9, 1e9 * cost[op]);
     last = now;
   }
   Atomics.store(words, C.current, 0);
