@@ -29,7 +29,7 @@ import {
 const CHAINS = [64, 256, 1024] as const;
 
 /** Tokens of chains that keep a device busy for long enough that who waits for it falls asleep, as in a step of a model. */
-const BUSY_TOKENS = 16;
+const BUSY_TOKENS = 32;
 
 /** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
 const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;

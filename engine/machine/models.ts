@@ -19,9 +19,9 @@ import {
 /** The most tokens of a step that is measured, and those of a sequence. */
 export const MOST_TOKENS = 4096, SEQUENCE = 64;
 
-/** `launches` kernels with little to do, one after the other. */
+/** `launches` kernels with next to nothing to do, one after the other. */
 export function chainModel(launches: number): Model {
-  return model({ token: upTo(64), embed: 256 }, (m) => {
+  return model({ token: upTo(64), embed: 64 }, (m) => {
     const scale = m.param("scale", "embed");
     let x: Tensor<string, "f32"> = m.input("x", "token embed");
     for (let i = 0; i < launches; i++) x = rmsNorm(x, scale, "embed");

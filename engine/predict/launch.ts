@@ -104,11 +104,14 @@ function lookedAt(
   );
 }
 
-/** Up to `most` of n numbers, evenly spread. */
+/** The golden ratio: its multiples fall nowhere twice. */
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+
+/** Up to `most` of n numbers, one from each of as many equal parts, but at no fixed distance: work may repeat, as by sequences. */
 function spread(n: number, most: number): number[] {
   if (n <= most) return Array.from({ length: n }, (_, i) => i);
   return Array.from(
     { length: most },
-    (_, i) => Math.floor((i + 0.5) * n / most),
+    (_, i) => Math.floor((i + (i * GOLDEN) % 1) * n / most),
   );
 }
