@@ -51,8 +51,10 @@ const [sharing, adapter, list, runs, rounds] = process.argv.slice(2) as [
   string,
 ];
 const repetitions = Number(runs);
-/** Runs before any counts, each of so many steps: engines compile code that is used often once more. */
+/** Runs before any counts: engines compile code that is used often once more. */
 const WARM_UP = 10;
+/** Steps of a decode in a run: threads that go to sleep and wake in another rhythm than before are slow for some 0.1 s. */
+const DECODES = adapter === "cpu" ? 100 : 16;
 /** Times that each round measures a part of the machine, and the exchanges of a step. */
 const PARTS = 5;
 const select = {
@@ -72,7 +74,7 @@ interface Work {
   readonly scene: SceneOptions;
   /** Inputs whose choices of experts are recorded; without, they are about even. */
   readonly recorded?: { readonly [name: string]: HostTensor };
-  /** Steps for each run that is asked for: the shorter, the more, and the host's part of a step is slow at first. */
+  /** Steps for each run that is asked for: the shorter, the more. */
   readonly times: number;
   /** States are empty before a step. */
   readonly fresh?: boolean;
@@ -122,7 +124,7 @@ function works(): Work[] {
     ...{ model: demo, file },
     scene: { tokens: sequences, sequences, past: length },
     recorded: next,
-    times: 32,
+    times: DECODES,
     run: (session) => session.run("main", next, logits([0, 1, 2, 3])),
   }];
 }
@@ -164,7 +166,7 @@ async function load(work: Work, ranks: number): Promise<Ready> {
     for (const device of new Set(devices)) await device.idle();
     return now() - start;
   };
-  for (let i = 0; i < WARM_UP * work.times; i++) await step();
+  for (let i = 0; i < WARM_UP * Math.min(work.times, 32); i++) await step();
   const scene = await sceneOf(work, plan, session);
   const own = await selected.open(plan);
   const exchanges = ranks === 1
@@ -215,12 +217,12 @@ async function round() {
   const machine = await measure();
   const times: { step: number; exchange: number }[] = [];
   for (const { work, step, exchanges } of all) {
-    // Memory that was idle for a while is slow at first.
-    await step();
+    // As many steps before any counts: memory that was idle for a while is slow at first, and so are threads.
     const steps: number[] = [];
-    for (let i = 0; i < repetitions * work.times; i++) {
+    for (let i = 0; i < 2 * repetitions * work.times; i++) {
       steps.push(await step());
     }
+    steps.splice(0, repetitions * work.times);
     await exchanges();
     const moves: number[] = [];
     for (let i = 0; i < PARTS; i++) moves.push(await exchanges());
