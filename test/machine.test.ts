@@ -9,6 +9,7 @@ import {
   exchangeRates,
   exchangeWorks,
 } from "../engine/machine/exchange_rates.ts";
+import { forSizes } from "../engine/machine/measure_links.ts";
 import { exchangeModel } from "../engine/machine/models.ts";
 import { launchSeconds } from "../engine/predict/device_time.ts";
 import type { AllToAllStep } from "../spec/plan.ts";
@@ -202,7 +203,7 @@ t.test("from the times of exchanges on one device, the rates that give them", as
   const plan = await compile(exchangeModel(2, 128), { mesh: { ep: 2 } });
   const { steps } = plan.programs[0]!;
   const exchange = steps.find((step) => step.op === "allToAll") as AllToAllStep;
-  const rows = { one: 1, few: 16, some: 128, many: 128 };
+  const rows = forSizes((size) => size === "one" ? 1 : 128);
   const works = exchangeWorks({ plan, exchange, rows });
   const device = { ...FREE, bandwidth: 1e30, parallel: 4 };
   const wanted = { launch: 3, operations: 1e4 };

@@ -15,7 +15,7 @@ import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { onRank, type Plan } from "../../spec/plan.ts";
 
 /** How often each exchange is carried out in a row, so that a wait for the device counts little. */
-const TOGETHER = 32;
+const TOGETHER = 64;
 
 /** The exchanges of a step, ready. */
 export interface Exchanges {

@@ -34,8 +34,8 @@ const BUSY_TOKENS = 32;
 /** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
 const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
 
-/** Tokens of a step that does little; and of one that attends, of as many sequences. */
-const FEW_TOKENS = 4, ATTENDING = 16;
+/** Tokens of a step that attends, of as many sequences. */
+const ATTENDING = 16;
 
 /**
  * Sizes of models that wait for their weights, which are stored in 16 bits, as most are; and tokens that give each expert a
@@ -82,13 +82,12 @@ export async function openDeviceMeter(
     const operations = await open(operationsModel(2));
     const experts = await open(expertsModel());
     const steps: Step[] = [
-      [short, { tokens: BUSY_TOKENS }],
-      [middle, { tokens: BUSY_TOKENS }],
+      [short, { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS }],
+      [middle, { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS }],
       [middle, { tokens: 1 }],
       [long, { tokens: 1 }],
       [operations, await longEnough(operations)],
       [experts, await longEnough(experts)],
-      [operations, { tokens: FEW_TOKENS, sequences: FEW_TOKENS }],
       [await openReading(open, short), { tokens: READING_TOKENS }],
       ...[0, SEQUENCE - 1].map((past): Step => {
         const scene = { tokens: ATTENDING, sequences: ATTENDING, past };
@@ -122,8 +121,8 @@ function describe(
   copies: MemoryRates,
   [short, middle, ...rest]: readonly Measured[],
 ): MachineDevice {
-  const [fewer, more, other, experts, inputs] = rest;
-  const [few, first, attends, one, many] = rest.slice(5);
+  const [fewer, more, other, experts, few] = rest;
+  const [first, attends, one, many] = rest.slice(5);
   const perLaunch = (a: Measured, b: Measured) =>
     Math.max(0, b.seconds - a.seconds) / (b.work.launches - a.work.launches);
   const launch = perLaunch(fewer!, more!);
@@ -146,12 +145,7 @@ function describe(
     ...{ multiplyAdds: rate(experts!), operations, launch },
     reading: few!.work.weightBytes / net(few!),
     ...attendingRate(first!, attends!),
-    // Tokens of several sequences are dealt and their states looked up, which a chain of kernels has nothing of.
-    run: Math.max(
-      run,
-      inputs!.seconds - inputs!.work.launches * launch -
-        inputs!.work.operations / operations,
-    ),
+    run,
   };
   if (computer === "software") {
     // A workgroup is on one core, and the drivers' threads take the next as they become free.

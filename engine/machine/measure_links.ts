@@ -11,29 +11,35 @@ import { bindCollectives } from "./collectives.ts";
 import { type MeasureOptions, median, type Meter } from "./meter.ts";
 import { exchangeModel, EXPERTS_OF_RANK } from "./models.ts";
 
-/** Seconds of exchanges of one row, of a few, of some, and of many, from each rank to each other one. */
-export interface SizedTimes<T> {
-  readonly one: T;
-  readonly few: T;
-  readonly some: T;
-  readonly many: T;
+/** How many rows go from each rank to each other one, from the fewest to the most. */
+export const SIZES = ["one", "few", "some", "more", "many"] as const;
+
+/** Something for each of them. */
+export type Sized<T> = { readonly [Size in typeof SIZES[number]]: T };
+
+/** Ask the same for each. */
+export function forSizes<T>(of: (size: keyof Sized<T>) => T): Sized<T> {
+  const [one, few, some, more, many] = SIZES.map(of) as [T, T, T, T, T];
+  return { one, few, some, more, many };
 }
 
 /** What was measured between ranks. */
 export interface LinkTimes {
   /** Between two ranks alone, [rank][rank]. */
-  readonly pairs: SizedTimes<readonly (readonly number[])[]>;
+  readonly pairs: Sized<readonly (readonly number[])[]>;
   /** Between all ranks at once. */
-  readonly all: SizedTimes<number>;
+  readonly all: Sized<number>;
   /** All ranks tell each other how many rows they will send. */
   readonly gather: number;
   /** How many rows these were, of how many bytes. */
-  readonly rows: SizedTimes<number>;
+  readonly rows: Sized<number>;
   readonly rowBytes: number;
 }
 
-/** Rows that two ranks exchange: as many as libraries send in one piece, as stay in a cache, and as do not. */
-const FEW_ROWS = 16, SOME_ROWS = 128, MANY_ROWS = 2048;
+/** Rows of each size: as many as libraries send in one piece, as stay in a core's cache, as stay in a larger one, and as do not. */
+const ROWS: Sized<number> = {
+  ...{ one: 1, few: 16, some: 128, more: 512, many: 2048 },
+};
 
 /** Rows of all ranks together, at most. */
 const ALL_ROWS = 1 << 17;
@@ -42,7 +48,9 @@ const ALL_ROWS = 1 << 17;
  * Exchanges in a row that are timed together: in a step they follow each other as well, and to learn that a device is done
  * may take a millisecond, which is long against a short one.
  */
-const TOGETHER = { one: 64, few: 64, some: 16, many: 8 };
+const TOGETHER: Sized<number> = {
+  ...{ one: 64, few: 64, some: 64, more: 32, many: 8 },
+};
 
 /** Exchanges in a row and repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
 const OF_PAIR = { together: 8, times: 3 };
@@ -55,7 +63,7 @@ export interface LinkMeter extends Meter<LinkTimes> {
   readonly plan: Plan;
   readonly exchange: AllToAllStep;
   /** Rows from each rank to each. */
-  readonly rows: SizedTimes<number>;
+  readonly rows: Sized<number>;
 }
 
 /** Open devices and measure the exchanges of `ranks` ranks. Ranks that are processes must all call it, and all that it returns. */
@@ -65,15 +73,9 @@ export async function openLinkMeter(
   { now, repetitions = 9 }: MeasureOptions,
 ): Promise<LinkMeter> {
   const { world } = selected;
-  const many = Math.min(
-    MANY_ROWS,
-    Math.max(2, Math.floor(ALL_ROWS / ranks ** 2)),
-  );
-  const rows = {
-    ...{ one: 1, few: Math.min(FEW_ROWS, many) },
-    ...{ some: Math.min(SOME_ROWS, many), many },
-  };
-  const plan = await compile(exchangeModel(ranks, many), {
+  const most = Math.max(2, Math.floor(ALL_ROWS / ranks ** 2));
+  const rows = forSizes((size) => Math.min(ROWS[size], most));
+  const plan = await compile(exchangeModel(ranks, rows.many), {
     mesh: { ep: ranks },
     limits: selected.limits,
     tuning: TUNING[computerOf(selected)],
@@ -157,15 +159,15 @@ export async function openLinkMeter(
       ? (from, to) => to === (from + 1) % ranks ? 1 : 0
       : () => n;
   // The longest last: they leave caches with nothing of what the others need.
-  type Size = keyof typeof rows;
   const sized = async <T>(
-    measure: (rows: number, size: Size) => Promise<T>,
-  ) => ({
-    one: await measure(rows.one, "one"),
-    few: await measure(rows.few, "few"),
-    some: await measure(rows.some, "some"),
-    many: await measure(rows.many, "many"),
-  });
+    measure: (rows: number, together: number) => Promise<T>,
+  ): Promise<Sized<T>> => {
+    const times = new Map<string, T>();
+    for (const size of SIZES) {
+      times.set(size, await measure(rows[size], TOGETHER[size]));
+    }
+    return forSizes((size) => times.get(size)!);
+  };
   await exchangeRows(everyRank(1), { together: WARM_UP, times: 1 });
   return {
     ...{ plan, exchange, rows },
@@ -176,8 +178,8 @@ export async function openLinkMeter(
       });
       return {
         ...{ rows, rowBytes: exchange.rowBytes, gather },
-        all: await sized((n, size) =>
-          exchangeRows(everyRank(n), { together: TOGETHER[size] })
+        all: await sized((n, together) =>
+          exchangeRows(everyRank(n), { together })
         ),
         pairs: await sized(everyPair),
       };

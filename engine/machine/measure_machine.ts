@@ -20,7 +20,12 @@ import {
   type ExchangeWorks,
   exchangeWorks,
 } from "./exchange_rates.ts";
-import { type LinkTimes, openLinkMeter } from "./measure_links.ts";
+import {
+  forSizes,
+  type LinkTimes,
+  openLinkMeter,
+  SIZES,
+} from "./measure_links.ts";
 import { openTurnMeter, type TurnMeter } from "./measure_turn.ts";
 import {
   type MeasureOptions,
@@ -302,13 +307,10 @@ function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
       )
     );
   const every = (size: Size) => Math.max(...all.map(({ all }) => all[size]));
-  const sized = <T>(of: (size: Size) => T) => ({
-    ...{ one: of("one"), few: of("few"), some: of("some"), many: of("many") },
-  });
   return {
     ...first,
-    pairs: sized(pairs),
-    all: sized(every),
+    pairs: forSizes(pairs),
+    all: forSizes(every),
     gather: Math.max(...all.map(({ gather }) => gather)),
   };
 }
@@ -348,10 +350,12 @@ function linksOf(
     const size = oneClass ? (n: keyof LinkTimes["all"]) => times.all[n] : pair;
     links[name] = {
       ...{ latency, gather, per, peer },
-      ...rates((["few", "some", "many"] as const).map((n) => ({
-        bytes: volume * (times.rows[n] - 1) * times.rowBytes,
-        seconds: transferTime(size(n), size("one")),
-      }))),
+      ...rates(
+        SIZES.slice(1).map((n) => ({
+          bytes: volume * (times.rows[n] - 1) * times.rowBytes,
+          seconds: transferTime(size(n), size("one")),
+        })),
+      ),
     };
   }
   return links;

@@ -19,13 +19,27 @@ import {
 /** The most tokens of a step that is measured, and those of a sequence. */
 export const MOST_TOKENS = 4096, SEQUENCE = 64;
 
-/** `launches` kernels with next to nothing to do, one after the other. */
+/** `launches` kernels with next to nothing to do, one after the other, of tokens whose states are looked up. */
 export function chainModel(launches: number): Model {
-  return model({ token: upTo(64), embed: 64 }, (m) => {
-    const scale = m.param("scale", "embed");
-    let x: Tensor<string, "f32"> = m.input("x", "token embed");
-    for (let i = 0; i < launches; i++) x = rmsNorm(x, scale, "embed");
-    return { y: x };
+  const sizes = {
+    ...{ token: upTo(64), sequence: 64, context: SEQUENCE },
+    ...{ head: 1, kvHead: 1, headDim: 64 },
+  };
+  return model(sizes, (m) => {
+    const scale = m.param("scale", "headDim");
+    const query = m.input("x", "token head headDim");
+    const key = m.input("key", "token kvHead headDim");
+    const cache = "sequence context kvHead headDim";
+    const { y, keys, values } = attention(query, {
+      ...{ key, value: key },
+      sequence: m.input("sequence", "token", { dtype: "i32" }),
+      position: m.input("position", "token", { dtype: "i32" }),
+      keys: m.state("keys", cache),
+      values: m.state("values", cache),
+    });
+    let x: Tensor<string, "f32"> = y;
+    for (let i = 0; i < launches; i++) x = rmsNorm(x, scale, "headDim");
+    return { y: x, keys, values };
   });
 }
 
