@@ -19,8 +19,8 @@ const TOGETHER = 64;
 
 /** The exchanges of a step, ready. */
 export interface Exchanges {
-  /** Milliseconds of those of one step. */
-  time(): Promise<number>;
+  /** Milliseconds of each of those of one step. */
+  time(): Promise<number[]>;
 }
 
 /** Make the exchanges of a plan's first program ready. Ranks that are processes must all call it. */
@@ -46,7 +46,7 @@ export async function bindExchanges(
   );
   return {
     time: async () => {
-      let spent = 0;
+      const spent: number[] = [];
       for (const [n, carryOut] of bound.carryOut.entries()) {
         for (const { device, from, to, bytes } of given[n]!) {
           device.copy(from, 0, to, 0, bytes);
@@ -59,7 +59,7 @@ export async function bindExchanges(
           if (wait) await wait;
         }
         await bound.idle();
-        spent += (now() - start) / TOGETHER;
+        spent.push((now() - start) / TOGETHER);
       }
       return spent;
     },

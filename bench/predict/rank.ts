@@ -29,6 +29,7 @@ import {
 } from "../../runtime/mod.ts";
 import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
+import { sum } from "../../spec/sum.ts";
 import { median } from "../measure.ts";
 import { expertLayer } from "../models.ts";
 import { randomValues, randomWeights } from "../session.ts";
@@ -135,9 +136,9 @@ interface Ready {
   readonly ranks: number;
   readonly plan: Plan;
   readonly scene: SceneOptions;
-  /** Milliseconds of a step, and of its exchanges by themselves. */
+  /** Milliseconds of a step, and of each of its exchanges by themselves. */
   step(): Promise<number>;
-  exchanges(): Promise<number>;
+  exchanges(): Promise<number[]>;
   close(): Promise<void>;
 }
 
@@ -175,7 +176,7 @@ async function load(work: Work, ranks: number): Promise<Ready> {
   for (let i = 0; i < WARM_UP; i++) await exchanges?.time();
   return {
     ...{ work, ranks, plan, scene, step },
-    exchanges: () => exchanges?.time() ?? Promise.resolve(0),
+    exchanges: () => exchanges?.time() ?? Promise.resolve([]),
     close: async () => {
       session.close();
       await close();
@@ -224,9 +225,10 @@ async function round() {
     }
     steps.splice(0, repetitions * work.times);
     await exchanges();
-    const moves: number[] = [];
+    const moves: number[][] = [];
     for (let i = 0; i < PARTS; i++) moves.push(await exchanges());
-    times.push({ step: median(steps), exchange: median(moves) });
+    const middles = moves[0]!.map((_, n) => median(moves.map((ms) => ms[n]!)));
+    times.push({ step: median(steps), exchange: sum(middles) });
   }
   return { machine, times };
 }
