@@ -55,8 +55,8 @@ const TOGETHER: Sized<number> = {
 /** Exchanges in a row and repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
 const OF_PAIR = { together: 8, times: 3 };
 
-/** Times that an exchange is carried out before any counts. */
-const WARM_UP = 200;
+/** Exchanges before any counts: threads that slept, or woke in another rhythm, are slow at first. */
+const WARM_UP = 2000;
 
 /** The meter, and what it measures with. */
 export interface LinkMeter extends Meter<LinkTimes> {
@@ -168,10 +168,10 @@ export async function openLinkMeter(
     }
     return forSizes((size) => times.get(size)!);
   };
-  await exchangeRows(everyRank(1), { together: WARM_UP, times: 1 });
   return {
     ...{ plan, exchange, rows },
     measure: async () => {
+      await exchangeRows(everyRank(1), { together: WARM_UP, times: 0 });
       const lengths = lengthsOf(everyRank(1));
       const gather = await time(() => gatherCounts!(lengths), {
         together: TOGETHER.one,

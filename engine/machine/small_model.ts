@@ -54,7 +54,11 @@ export async function openSmallModel(
   const { devices, close } = await selected.open(plan);
   const output = Object.keys(plan.programs[0]!.outputs)
     .find((name) => name.startsWith("y"))!;
-  const read = { outputs: [output], rows: { [output]: [0] } };
+  // As a step of some sequences is read.
+  const readOf = (tokens: number) => ({
+    outputs: [output],
+    rows: { [output]: [0, 1, 2, 3].filter((row) => row < tokens) },
+  });
   const session = await createSession(plan, {
     ...{ devices, tensors: blankWeights(plan) },
     ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
@@ -74,6 +78,7 @@ export async function openSmallModel(
     plan,
     step: async (scene) => {
       const inputs = inputsFor(scene);
+      const read = readOf(scene.tokens);
       await idle();
       await world?.barrier(world, { what: "measuring" });
       const start = now();
