@@ -14,8 +14,8 @@ import { bytesOf } from "../../runtime/host_tensor.ts";
 import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { onRank, type Plan } from "../../spec/plan.ts";
 
-/** How often each exchange is carried out in a row, so that a wait for the device counts little. */
-const TOGETHER = 64;
+/** How often each exchange is carried out in a row, so that a wait for the device counts little: of few tokens, and of many. */
+const TOGETHER = { few: 256, many: 64 }, FEW_TOKENS = 16;
 
 /** The exchanges of a step, ready. */
 export interface Exchanges {
@@ -32,6 +32,7 @@ export async function bindExchanges(
     readonly now: () => number;
   },
 ): Promise<Exchanges> {
+  const together = TOGETHER[options.tokens > FEW_TOKENS ? "many" : "few"];
   const scene = dealScene(plan, options);
   const known = new KnownBuffers(scene);
   const steps = scene.program.steps.filter((step): step is CollectiveStep =>
@@ -54,12 +55,12 @@ export async function bindExchanges(
         await bound.idle();
         await world?.barrier(world, { what: "measuring" });
         const start = now();
-        for (let i = 0; i < TOGETHER; i++) {
+        for (let i = 0; i < together; i++) {
           const wait = carryOut(scene.counts);
           if (wait) await wait;
         }
         await bound.idle();
-        spent.push((now() - start) / TOGETHER);
+        spent.push((now() - start) / together);
       }
       return spent;
     },

@@ -49,7 +49,7 @@ const ALL_ROWS = 1 << 17;
  * may take a millisecond, which is long against a short one.
  */
 const TOGETHER: Sized<number> = {
-  ...{ one: 64, few: 64, some: 64, more: 32, many: 8 },
+  ...{ one: 256, few: 64, some: 64, more: 32, many: 8 },
 };
 
 /** Exchanges in a row and repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
