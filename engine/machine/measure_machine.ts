@@ -16,10 +16,10 @@ import {
 import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { openDeviceMeter } from "./measure_device.ts";
 import {
-  exchangeRates,
   type ExchangeWorks,
   exchangeWorks,
-} from "./exchange_rates.ts";
+  movingRate,
+} from "./moving_rate.ts";
 import {
   forSizes,
   type LinkTimes,
@@ -127,7 +127,7 @@ export async function openMachineMeter(
       const machine = describe(reports, communicator);
       return rounded(
         communicator === "local"
-          ? withExchange(machine, works, all?.all)
+          ? withMoving(machine, works, all?.all)
           : withTurns(machine, reports, turns),
       );
     },
@@ -218,7 +218,7 @@ async function openInTurn(
 }
 
 /** The machine, with what exchanges take between ranks of its device. */
-function withExchange(
+function withMoving(
   machine: Machine,
   works: ExchangeWorks | undefined,
   times: LinkTimes["all"] | undefined,
@@ -226,7 +226,7 @@ function withExchange(
   if (!works || !times) return machine;
   return withDevices(machine, (device) => ({
     ...device,
-    exchange: exchangeRates(works, times, device),
+    moving: movingRate(works, times, device),
   }));
 }
 

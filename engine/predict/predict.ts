@@ -280,8 +280,11 @@ class Prophet {
       const work = this.#count(launch);
       this.#exact &&= work.exact;
       const device = this.#machine.devices[clock.kind]!;
-      const moves = exchange?.op === "allToAll" ? device.exchange : {};
-      const seconds = launchSeconds({ ...device, ...moves }, work, {
+      const { moving = device.operations } = device;
+      const operations = exchange?.op === "allToAll"
+        ? moving
+        : device.operations;
+      const seconds = launchSeconds({ ...device, operations }, work, {
         ...this.#touched(launch, work),
         cached: clock.cached,
       });

@@ -1,4 +1,4 @@
-/** What kernels take that move rows between ranks of one device, from measured exchanges. */
+/** How fast kernels move rows between ranks of one device, from measured exchanges. */
 
 import type { MachineDevice } from "../../spec/machine.ts";
 import { sum } from "../../spec/sum.ts";
@@ -21,23 +21,21 @@ export function exchangeWorks(
   return { one: works(rows.one), some: works(rows.some) };
 }
 
-/** The rates at which exchanges of one row and of some take what they took. */
-export function exchangeRates(
+/** The rate at which exchanges of one row and of some take what they took. */
+export function movingRate(
   { one, some }: ExchangeWorks,
   all: Pick<LinkTimes["all"], "one" | "some">,
-  { parallel = 1, grain = 0 }: Pick<MachineDevice, "parallel" | "grain">,
-): NonNullable<MachineDevice["exchange"]> {
+  { launch, parallel = 1, grain = 0 }: Pick<
+    MachineDevice,
+    "launch" | "parallel" | "grain"
+  >,
+): number {
   // Operations as if all of the device did them; short launches stay on a part of it where others join in late.
-  const operations = (works: readonly LaunchWork[], alone: boolean) =>
+  const rate = (works: readonly LaunchWork[], seconds: number, alone = false) =>
     sum(works.map(({ operations, workgroups }) => {
       const workers = alone ? 1 : Math.max(1, Math.min(parallel, workgroups));
       return operations * parallel / workers;
-    }));
-  const few = operations(one, grain > 0);
-  const many = operations(some, false);
-  // Where noise hides what rows take, a part of it at least.
-  const seconds = Math.max(all.some / 4, all.some - all.one);
-  const rate = Math.max(1, many - few) / seconds;
-  const launch = (all.one - few / rate) / one.length;
-  return { launch: Math.max(0, launch), operations: rate };
+    })) / Math.max(seconds / 8, seconds - works.length * launch);
+  // Short ones and long ones differ a little: what lies between their rates is about as far from both.
+  return Math.sqrt(rate(one, all.one, grain > 0) * rate(some, all.some));
 }
