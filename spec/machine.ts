@@ -39,8 +39,8 @@ export interface MachineDevice {
   readonly grain?: number;
   /** What the host takes at an exchange that comes after launches, to learn that they are done and to start the next. Default: 0. */
   readonly turn?: number;
-  /** Operations a second of kernels that move rows between ranks of this device. Default: `operations`. */
-  readonly moving?: number;
+  /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
+  readonly exchange?: { readonly launch: number; readonly operations: number };
   /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */
   readonly staging?: { readonly latency: number; readonly bandwidth: number };
 }
@@ -171,7 +171,7 @@ export const machineSchema: Schema = {
       parallel: above,
       grain: atLeast,
       turn: atLeast,
-      moving: above,
+      exchange: closed({ launch: atLeast, operations: above }),
       staging: closed({ latency: atLeast, bandwidth: above }),
     })),
     hosts: {

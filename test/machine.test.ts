@@ -5,7 +5,10 @@ import { Ajv } from "ajv";
 import t from "tap";
 import { compile, dot, model, upTo } from "../compiler/mod.ts";
 import { comparePredictions } from "../engine/predict/explain.ts";
-import { exchangeWorks, movingRate } from "../engine/machine/moving_rate.ts";
+import {
+  exchangeRates,
+  exchangeWorks,
+} from "../engine/machine/exchange_rates.ts";
 import { forSizes } from "../engine/machine/measure_links.ts";
 import { exchangeModel } from "../engine/machine/models.ts";
 import { launchSeconds } from "../engine/predict/device_time.ts";
@@ -196,26 +199,28 @@ t.test("the time of an exchange", (t) => {
   t.end();
 });
 
-t.test("from the times of exchanges on one device, the rate that gives them", async (t) => {
+t.test("from the times of exchanges on one device, the rates that give them", async (t) => {
   const plan = await compile(exchangeModel(2, 128), { mesh: { ep: 2 } });
   const { steps } = plan.programs[0]!;
   const exchange = steps.find((step) => step.op === "allToAll") as AllToAllStep;
   const rows = forSizes((size) => size === "one" ? 1 : 128);
   const works = exchangeWorks({ plan, exchange, rows });
   const device = { ...FREE, bandwidth: 1e30, parallel: 4 };
+  const wanted = { launch: 3, operations: 1e4 };
   const seconds = (launches: typeof works.one) =>
     launches.reduce((n, work) => {
       const bytes = { bytes: 0, weights: 0, states: 0, cached: false };
       const { launch, arithmetic } = launchSeconds(
-        { ...device, launch: 3, operations: 1e4 },
+        { ...device, ...wanted },
         work,
         bytes,
       );
       return n + launch + arithmetic;
     }, 0);
   const times = { one: seconds(works.one), some: seconds(works.some) };
-  const rate = movingRate(works, times, { ...device, launch: 3 });
-  t.ok(Math.abs(rate / 1e4 - 1) < 1e-6, `${rate} a second`);
+  const { launch, operations } = exchangeRates(works, times, device);
+  t.ok(Math.abs(launch / wanted.launch - 1) < 1e-6, `${launch} s`);
+  t.ok(Math.abs(operations / wanted.operations - 1) < 1e-6);
   t.end();
 });
 

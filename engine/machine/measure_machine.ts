@@ -16,10 +16,10 @@ import {
 import type { MpiWorld } from "../../runtime/mpi/mod.ts";
 import { openDeviceMeter } from "./measure_device.ts";
 import {
+  exchangeRates,
   type ExchangeWorks,
   exchangeWorks,
-  movingRate,
-} from "./moving_rate.ts";
+} from "./exchange_rates.ts";
 import {
   forSizes,
   type LinkTimes,
@@ -127,7 +127,7 @@ export async function openMachineMeter(
       const machine = describe(reports, communicator);
       return rounded(
         communicator === "local"
-          ? withMoving(machine, works, all?.all)
+          ? withExchange(machine, works, all?.all)
           : withTurns(machine, reports, turns),
       );
     },
@@ -218,7 +218,7 @@ async function openInTurn(
 }
 
 /** The machine, with what exchanges take between ranks of its device. */
-function withMoving(
+function withExchange(
   machine: Machine,
   works: ExchangeWorks | undefined,
   times: LinkTimes["all"] | undefined,
@@ -226,7 +226,7 @@ function withMoving(
   if (!works || !times) return machine;
   return withDevices(machine, (device) => ({
     ...device,
-    moving: movingRate(works, times, device),
+    exchange: exchangeRates(works, times, device),
   }));
 }
 

@@ -280,11 +280,8 @@ class Prophet {
       const work = this.#count(launch);
       this.#exact &&= work.exact;
       const device = this.#machine.devices[clock.kind]!;
-      const { moving = device.operations } = device;
-      const operations = exchange?.op === "allToAll"
-        ? moving
-        : device.operations;
-      const seconds = launchSeconds({ ...device, operations }, work, {
+      const moves = exchange?.op === "allToAll" ? device.exchange : {};
+      const seconds = launchSeconds({ ...device, ...moves }, work, {
         ...this.#touched(launch, work),
         cached: clock.cached,
       });

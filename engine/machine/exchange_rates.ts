@@ -1,4 +1,4 @@
-/** How fast kernels move rows between ranks of one device, from measured exchanges. */
+/** What kernels take that move rows between ranks of one device, from measured exchanges. */
 
 import type { MachineDevice } from "../../spec/machine.ts";
 import { sum } from "../../spec/sum.ts";
@@ -21,21 +21,23 @@ export function exchangeWorks(
   return { one: works(rows.one), some: works(rows.some) };
 }
 
-/** The rate at which exchanges of one row and of some take what they took. */
-export function movingRate(
+/** The rates at which exchanges of one row and of some take what they took. */
+export function exchangeRates(
   { one, some }: ExchangeWorks,
   all: Pick<LinkTimes["all"], "one" | "some">,
-  { launch, parallel = 1, grain = 0 }: Pick<
-    MachineDevice,
-    "launch" | "parallel" | "grain"
-  >,
-): number {
+  { parallel = 1, grain = 0 }: Pick<MachineDevice, "parallel" | "grain">,
+): NonNullable<MachineDevice["exchange"]> {
   // Operations as if all of the device did them; short launches stay on a part of it where others join in late.
-  const rate = (works: readonly LaunchWork[], seconds: number, alone = false) =>
+  const operations = (works: readonly LaunchWork[], alone: boolean) =>
     sum(works.map(({ operations, workgroups }) => {
       const workers = alone ? 1 : Math.max(1, Math.min(parallel, workgroups));
       return operations * parallel / workers;
-    })) / Math.max(seconds / 8, seconds - works.length * launch);
-  // Short ones and long ones differ a little: what lies between their rates is about as far from both.
-  return Math.sqrt(rate(one, all.one, grain > 0) * rate(some, all.some));
+    }));
+  const few = operations(one, grain > 0);
+  const many = operations(some, false);
+  // Where noise hides what rows take, a part of it at least.
+  const seconds = Math.max(all.some / 4, all.some - all.one);
+  const rate = Math.max(1, many - few) / seconds;
+  const launch = (all.one - few / rate) / one.length;
+  return { launch: Math.max(0, launch), operations: rate };
 }
