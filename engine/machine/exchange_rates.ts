@@ -25,8 +25,9 @@ export function exchangeWorks(
 export function exchangeRates(
   { one, some }: ExchangeWorks,
   all: Pick<LinkTimes["all"], "one" | "some">,
-  { parallel = 1, grain = 0 }: Pick<MachineDevice, "parallel" | "grain">,
+  device: Pick<MachineDevice, "launch" | "parallel" | "grain">,
 ): NonNullable<MachineDevice["exchange"]> {
+  const { parallel = 1, grain = 0 } = device;
   // Operations as if all of the device did them; short launches stay on a part of it where others join in late.
   const operations = (works: readonly LaunchWork[], alone: boolean) =>
     sum(works.map(({ operations, workgroups }) => {
@@ -36,8 +37,17 @@ export function exchangeRates(
   const few = operations(one, grain > 0);
   const many = operations(some, false);
   // Where noise hides what rows take, a part of it at least.
-  const seconds = Math.max(all.some / 4, all.some - all.one);
-  const rate = Math.max(1, many - few) / seconds;
-  const launch = (all.one - few / rate) / one.length;
-  return { launch: Math.max(0, launch), operations: rate };
+  const rows = Math.max(all.some / 4, all.some - all.one);
+  // No launch takes less than those of kernels that have next to nothing to do.
+  const launch = Math.max(
+    device.launch,
+    (all.one - few * rows / Math.max(1, many - few)) / one.length,
+  );
+  const rate = (operations: number, seconds: number) =>
+    operations / Math.max(seconds / 8, seconds - one.length * launch);
+  // Short ones and long ones may differ: what lies between their rates is about as far from both.
+  return {
+    launch,
+    operations: Math.sqrt(rate(few, all.one) * rate(many, all.some)),
+  };
 }
