@@ -37,6 +37,8 @@ export interface MachineDevice {
   readonly parallel?: number;
   /** What a launch has to take on one workgroup's share of the device before the rest joins in. Default: 0. */
   readonly grain?: number;
+  /** What a launch takes besides where the rest does join in. Default: 0. */
+  readonly join?: number;
   /** What the host takes at an exchange that comes after launches, to learn that they are done and to start the next. Default: 0. */
   readonly turn?: number;
   /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
@@ -170,6 +172,7 @@ export const machineSchema: Schema = {
       run: atLeast,
       parallel: above,
       grain: atLeast,
+      join: atLeast,
       turn: atLeast,
       exchange: closed({ launch: atLeast, operations: above }),
       staging: closed({ latency: atLeast, bandwidth: above }),

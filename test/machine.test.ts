@@ -156,6 +156,8 @@ t.test("the time of a launch", (t) => {
   t.equal(seconds({ parallel: 16 }).arithmetic, 20, "half of it is idle");
   t.equal(seconds({ parallel: 8, grain: 5 }).arithmetic, 10);
   t.equal(seconds({ parallel: 2, grain: 20 }).arithmetic, 20, "alone");
+  t.equal(seconds({ parallel: 2, grain: 20, join: 3 }).launch, 2);
+  t.equal(seconds({ parallel: 2, grain: 5, join: 3 }).launch, 5, "shared");
   t.end();
 });
 

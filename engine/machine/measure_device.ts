@@ -122,7 +122,7 @@ function describe(
   [short, middle, ...rest]: readonly Measured[],
 ): MachineDevice {
   const [fewer, more, other, experts, few] = rest;
-  const [first, attends, one, many] = rest.slice(5);
+  const [first, attends, one, some, many] = rest.slice(5);
   const perLaunch = (a: Measured, b: Measured) =>
     Math.max(0, b.seconds - a.seconds) / (b.work.launches - a.work.launches);
   const launch = perLaunch(fewer!, more!);
@@ -159,12 +159,16 @@ function describe(
     1,
     Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
   );
+  if (computer === "gpu") {
+    return { ...copies, limits: limitsOf(selected), ...rates, parallel };
+  }
+  // Each of its workers has work in some workgroups, but not for long.
+  const { launches, multiplyAdds } = some!.work;
+  const join = net(some!) / launches - multiplyAdds / launches / rate(many!);
   return {
-    ...copies,
-    ...computer === "cpu"
-      ? { computer, memory: CPU_LIMITS.memory, grain: SHARE_FROM_MS / 1000 }
-      : { limits: limitsOf(selected) },
-    ...{ ...rates, parallel },
+    ...{ ...copies, computer, memory: CPU_LIMITS.memory, ...rates, parallel },
+    grain: SHARE_FROM_MS / 1000,
+    ...parallel > 1 ? { join: Math.max(0, join) } : {},
   };
 }
 
@@ -185,10 +189,10 @@ function limitsOf({ limits }: SelectedDevices): { [limit: string]: number } {
   );
 }
 
-/** Steps whose matmuls are one workgroup, and many. */
+/** Steps whose matmuls are one workgroup, some, and many. */
 function workgroupsOf(narrow: SmallModel): Step[] {
   const tokens = tokensOfAWorkgroup(narrow.plan);
-  return [1, 1024 / tokens].map((n) => [narrow, { tokens: n * tokens }]);
+  return [1, 16, 1024 / tokens].map((n) => [narrow, { tokens: n * tokens }]);
 }
 
 /** The most tokens for which a narrow matmul is one workgroup. */

@@ -8,7 +8,7 @@ export const OPERATIONS_PER_MULTIPLY_ADD = 2.25;
 
 /** Seconds of a launch, and what for. */
 export interface LaunchSeconds {
-  /** The same for every launch. */
+  /** The same for every launch, and what it takes to share one. */
   readonly launch: number;
   /** Arithmetic, where that takes longer than memory; else 0. */
   readonly arithmetic: number;
@@ -31,7 +31,7 @@ export function launchSeconds(
     readonly cached: boolean;
   },
 ): LaunchSeconds {
-  const { launch, parallel = 1, grain = 0 } = device;
+  const { parallel = 1, grain = 0, join = 0 } = device;
   const { multiplyAdds, operations } = work;
   const rest = Math.max(
     0,
@@ -47,6 +47,7 @@ export function launchSeconds(
   const alone = parallel * Math.max(computes, reads) <= grain;
   const workers = alone ? 1 : Math.max(1, Math.min(parallel, work.workgroups));
   const slower = parallel / workers;
+  const launch = device.launch + (workers > 1 ? join : 0);
   const bandwidth = cached && device.cache
     ? device.cache.bandwidth
     : device.bandwidth;
