@@ -5,6 +5,7 @@
 job=$1
 shift
 rank=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}
+host=$(uname -n)
 mkdir -p "$job" || exit 3
 # The rank notes its step in a file that has no name, its standard input. MPICH gives its processes a descriptor.
 fd=9
@@ -14,7 +15,8 @@ eval "exec $fd<>\"\$note\""
 rm -f "$note"
 eval "\"\$@\" <&$fd $fd<&- &"
 child=$!
-trap 'kill -9 $child 2>/dev/null; rm -rf "$job"; exit 143' HUP INT TERM
+# Whoever ends a job may say so twice, and a shell says 'Terminated' of what it runs then: from the first time on nobody listens.
+trap 'trap "" HUP INT TERM; kill -9 $child 2>/dev/null; rm -rf "$job"; exit 143' HUP INT TERM
 # A shell says 'Killed' of its own accord.
 { wait $child; } 2>/dev/null
 code=$?
@@ -23,7 +25,7 @@ if [ $code = 0 ]; then
   exit 0
 fi
 eval "read -r step <&$fd"
-printf '\036ended %s %s %s %s\n' "$rank" "$(uname -n)" "$code" "$step" >&2
+printf '\036ended %s %s %s %s\n' "$rank" "$host" "$code" "$step" >&2
 # Nor does it say that of what it runs itself, when the whole job is told to end.
 { rm -rf "$job"; } 2>/dev/null
 exit $code
