@@ -330,7 +330,7 @@ export class CpuPool {
       const origin = performance.now() * 1e6;
       const to = ARENA_ADDRESS / 4 + end - start;
       if (waiting && this.#here.areShort(ARENA_ADDRESS / 4, to)) {
-        this.#here.run(ARENA_ADDRESS / 4, to);
+        this.#runHere(to, timed.length > 0);
       } else {
         await this.#batch(end - start);
         this.#here.learn(ARENA_ADDRESS / 4, to);
@@ -347,6 +347,16 @@ export class CpuPool {
     }
     this.#spare = records;
     this.#ran += used;
+  }
+
+  /** Carry out what lies in the arena; a kernel that fails here is told as one that fails in a worker. */
+  #runHere(to: number, timed: boolean): void {
+    try {
+      this.#here.run(ARENA_ADDRESS / 4, to, timed);
+    } catch (error) {
+      this.#fail(String(error));
+      this.#check();
+    }
   }
 
   async #batch(words: number): Promise<void> {
