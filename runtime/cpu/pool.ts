@@ -90,7 +90,7 @@ export class CpuPool {
     this.threads = threads;
     const { memory } = this.heap;
     this.#control = new Int32Array(memory.buffer, 0, HEAP_ADDRESS / 4);
-    this.#here = new ShortBatches(memory, this.#control);
+    this.#here = new ShortBatches(memory, this.#control, threads);
     this.#workers = Array.from({ length: threads }, (_, index) => {
       const worker = new Worker(WORKER_SOURCE, {
         eval: true,
@@ -333,7 +333,8 @@ export class CpuPool {
         this.#runHere(to, timed.length > 0);
       } else {
         await this.#batch(end - start);
-        this.#here.learn(ARENA_ADDRESS / 4, to);
+        const elapsed = performance.now() - origin / 1e6;
+        this.#here.learn(ARENA_ADDRESS / 4, to, elapsed);
       }
       while (timed.length > 0 && timed[0]!.at < end) {
         const { at, times } = timed.shift()!;
