@@ -14,6 +14,8 @@ export const CONTROL = {
   waiting: 4,
   /** Words of the batch in the arena; 0 is none. */
   batch: 5,
+  /** The first worker is at a batch. */
+  running: 6,
   /** One word for each worker: it looks at the current record. */
   inside: 64,
   /** One word for each worker: address of its scratch memory. */
@@ -29,5 +31,5 @@ export const ARENA_BYTES = 4 << 20;
 /** Where buffers begin. */
 export const HEAP_ADDRESS = ARENA_ADDRESS + ARENA_BYTES;
 
-/** A launch that one thread is done with sooner stays on it: to share it takes some microseconds. */
-export const SHARE_FROM_MS = 0.025;
+/** A launch that one thread is done with sooner stays on it: to share it takes microseconds, even with those that are awake. */
+export const SHARE_FROM_MS = 0.005;

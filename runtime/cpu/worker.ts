@@ -11,8 +11,9 @@ import { RECORD } from "./print.ts";
 /**
  * Worker 0 goes through a batch in order. What is short it does alone; what is long it shares with the others by a
  * counter of workgroups in the record itself, so that a worker that comes late finds nothing left rather than the
- * wrong work. Nobody turns in a loop for longer than some microseconds; who sleeps needs some tens to come, and is called
- * before launches that are short if one that is long follows soon.
+ * wrong work. Who sleeps needs some tens of microseconds to come, hundreds on a virtual machine: so the others stay awake
+ * during a batch, but turn in a loop for less than a millisecond, and are called before launches that are short if one
+ * that is long follows soon.
  */
 export const WORKER_SOURCE = `
 "use strict";
@@ -22,7 +23,7 @@ const { memory, index, threads } = workerData;
 const C = ${JSON.stringify(CONTROL)}, R = ${JSON.stringify(RECORD)};
 const words = new Int32Array(memory.buffer, 0, ${HEAP_ADDRESS / 4});
 const fns = [], cost = [];
-const SHARE_FROM = ${SHARE_FROM_MS}, CALL_BEFORE = 0.04, SPINS = 2000;
+const SHARE_FROM = ${SHARE_FROM_MS}, CALL_BEFORE = 0.04, SPINS = 2000, BATCH_SPINS = 20000;
 
 function receive() {
   let got;
@@ -102,6 +103,7 @@ function runBatch(length) {
   const origin = performance.now();
   let last = origin;
   called = 0;
+  Atomics.store(words, C.running, 1);
   for (let r = begin; r < end; r += words[r + R.words]) {
     const op = words[r], groups = words[r + R.groups];
     let each;
@@ -126,6 +128,7 @@ function runBatch(length) {
     last = now;
   }
   Atomics.store(words, C.current, 0);
+  Atomics.store(words, C.running, 0);
   for (let i = 1; i < threads; i++) {
     let spins = 0;
     while (Atomics.load(words, C.inside + i)) {
@@ -153,7 +156,10 @@ function lead() {
 function help() {
   for (let seen = 0;;) {
     let spins = 0;
-    while (Atomics.load(words, C.signal) === seen && ++spins < SPINS);
+    while (
+      Atomics.load(words, C.signal) === seen &&
+      (++spins < SPINS || spins < BATCH_SPINS && Atomics.load(words, C.running))
+    );
     if (Atomics.load(words, C.signal) === seen) {
       Atomics.add(words, C.sleepers, 1);
       Atomics.wait(words, C.signal, seen);
