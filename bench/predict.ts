@@ -62,8 +62,8 @@ interface Summary {
   readonly measured: number;
   readonly ratio: number;
   readonly ratios: readonly number[];
-  /** The least and the most that a round measured: no prediction can be nearer than these are to each other. */
-  readonly range: readonly [number, number];
+  /** What each round measured: no prediction can be nearer than these are to each other. */
+  readonly rounds: readonly number[];
 }
 
 /** What is written. */
@@ -104,24 +104,48 @@ function summarise(rounds: readonly Compared["step"][]): Summary {
     measured: median(rounds.map(({ measured }) => measured)),
     ratio: median(ratios),
     ratios,
-    range: [
-      Math.min(...rounds.map(({ measured }) => measured)),
-      Math.max(...rounds.map(({ measured }) => measured)),
-    ],
+    rounds: rounds.map(({ measured }) => measured),
   };
 }
 
 function describe(
   what: string,
-  { predicted, measured, ratio, ratios, range }: Summary,
+  { predicted, measured, ratio, ratios, rounds }: Summary,
 ): string {
-  const off = ratio > WITHIN || ratio < 1 / WITHIN ? ", off" : "";
-  const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
+  const off = isWithin(ratio) ? "" : ", off";
   return `${what} ${predicted.toFixed(3)} ms predicted, ${
     measured.toFixed(3)
-  } measured (${range.map((ms) => ms.toFixed(3)).join(" to ")}), ratio ${
-    ratio.toFixed(2)
-  } (${least.toFixed(2)} to ${most.toFixed(2)})${off}`;
+  } measured (${rangeOf(rounds, 3)}), ratio ${ratio.toFixed(2)} (${
+    rangeOf(ratios, 2)
+  })${off}`;
+}
+
+function rangeOf(values: readonly number[], digits: number): string {
+  return [Math.min(...values), Math.max(...values)]
+    .map((value) => value.toFixed(digits)).join(" to ");
+}
+
+function isWithin(ratio: number): boolean {
+  return ratio <= WITHIN && ratio >= 1 / WITHIN;
+}
+
+/**
+ * How much of all is within the goal, by the middle of the rounds and by single ones; and how often what a round measured is
+ * within it of what the round before measured of the very same: a prediction cannot be expected to say more.
+ */
+function tellAll(what: string, all: readonly Summary[]): void {
+  const share = (ratios: readonly number[]) =>
+    `${ratios.filter(isWithin).length} of ${ratios.length}`;
+  const again = all.flatMap(({ rounds }) =>
+    rounds.slice(1).map((ms, i) => rounds[i]! / ms)
+  );
+  console.log(
+    `${what} within the goal: ${
+      share(all.map(({ ratio }) => ratio))
+    }; in single rounds ${
+      share(all.flatMap(({ ratios }) => ratios))
+    }; measured in the round before against measured, ${share(again)}`,
+  );
 }
 
 console.log(machine());
@@ -148,6 +172,8 @@ for (const { name, command, family, skip } of LAUNCHERS) {
     show(`CPU device, ${name}`, result);
   }
 }
+tellAll("steps", rows.map(({ step }) => step));
+tellAll("exchanges", rows.flatMap(({ exchange }) => exchange ?? []));
 if (flags.out !== undefined) {
   writeDocument(flags.out, { machine: machine(), rows, machines });
 }
