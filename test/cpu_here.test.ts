@@ -34,6 +34,8 @@ t.test("a batch is short while workers would save less of it than a handover tak
   const two = batchOf(4, 2);
   two.learn(0.05, 50);
   t.notOk(two.areShort(), "handovers of 0.05 ms");
+  two.learn(9, 3);
+  t.notOk(two.areShort(), "a few that took long say little");
   two.learn(0.25, 50);
   t.ok(two.areShort(), "handovers of 0.25 ms");
   two.learn(9, 1);

@@ -6,7 +6,7 @@ export const CONTROL = {
   work: 0,
   /** Counts up when the other workers have something to do; they sleep on this word. */
   signal: 1,
-  /** Record that all workers share, in words from address 0; 0 is none. */
+  /** Record that all workers share, or the last they shared of a batch that is running, in words from address 0; 0 is none. */
   current: 2,
   /** How many workers sleep on `signal`. */
   sleepers: 3,
@@ -14,8 +14,6 @@ export const CONTROL = {
   waiting: 4,
   /** Words of the batch in the arena; 0 is none. */
   batch: 5,
-  /** The first worker is at a batch. */
-  running: 6,
   /** One word for each worker: it looks at the current record. */
   inside: 64,
   /** One word for each worker: address of its scratch memory. */

@@ -103,7 +103,6 @@ function runBatch(length) {
   const origin = performance.now();
   let last = origin;
   called = 0;
-  Atomics.store(words, C.running, 1);
   for (let r = begin; r < end; r += words[r + R.words]) {
     const op = words[r], groups = words[r + R.groups];
     let each;
@@ -128,7 +127,6 @@ function runBatch(length) {
     last = now;
   }
   Atomics.store(words, C.current, 0);
-  Atomics.store(words, C.running, 0);
   for (let i = 1; i < threads; i++) {
     let spins = 0;
     while (Atomics.load(words, C.inside + i)) {
@@ -158,7 +156,7 @@ function help() {
     let spins = 0;
     while (
       Atomics.load(words, C.signal) === seen &&
-      (++spins < SPINS || spins < BATCH_SPINS && Atomics.load(words, C.running))
+      (++spins < SPINS || spins < BATCH_SPINS && Atomics.load(words, C.current))
     );
     if (Atomics.load(words, C.signal) === seen) {
       Atomics.add(words, C.sleepers, 1);
