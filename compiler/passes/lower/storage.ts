@@ -77,9 +77,12 @@ function updatedAxes(
   { graph, layouts }: Lowering,
   node: Node,
 ): readonly string[] | undefined {
+  const [name] =
+    Object.entries(graph.states).find(([, next]) => next === node) ?? [];
+  if (name === undefined) return undefined;
   for (const [leaf, { axes, stored }] of layouts) {
-    if (leaf.primitive !== "param" || isHalf(stored)) continue;
-    if (graph.states[leaf.params.name] === node) return axes;
+    if (leaf.primitive !== "param" || leaf.params.name !== name) continue;
+    return isHalf(stored) ? undefined : axes;
   }
   return undefined;
 }

@@ -10,6 +10,7 @@ import type { Node } from "../../graph/graph.ts";
 import { about, type Lowering, type Storage } from "./context.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { packedStorage } from "./pack.ts";
+import { usersOf } from "../users.ts";
 
 /** The updates of one lowering. */
 export interface Updates {
@@ -27,14 +28,14 @@ export function startUpdates(lowering: Lowering): Updates {
   const { graph } = lowering;
   const place = new Map(graph.nodes.map((node, i) => [node, i]));
   const due = new Map<Node, Update[]>();
+  const users = usersOf(graph);
   for (const leaf of graph.nodes) {
     if (leaf.primitive !== "state" && leaf.primitive !== "param") continue;
     const next = graph.states[leaf.params.name];
     if (next === undefined) continue;
     // The last node that reads the old value, or makes the new one.
-    const last = graph.nodes.reduce(
-      (found, node, i) =>
-        node.inputs.includes(leaf) && i > place.get(found)! ? node : found,
+    const last = (users.get(leaf) ?? []).reduce(
+      (found, node) => place.get(node)! > place.get(found)! ? node : found,
       next,
     );
     due.set(last, [...due.get(last) ?? [], { leaf, next }]);
