@@ -55,3 +55,4 @@ export {
   PlanError,
   type Span,
 } from "../spec/errors.ts";
+export { shown } from "../spec/shown.ts";

@@ -5,6 +5,7 @@ import {
   type Config,
   integerField,
   positiveField,
+  requireAbsent,
   requireField,
   requireMultiple,
 } from "./config.ts";
@@ -35,13 +36,19 @@ export function decoderFields(
   requireField(config, "quantization_config", null);
   const size = (key: string, value: number) =>
     integerField(config, key, { default: value });
+  const { ffn } = names;
+  // Families with layers without experts have both, as two things; the others have one.
+  const foreign = "moe_intermediate_size";
+  if (ffn !== foreign && config[ffn] === undefined) {
+    requireAbsent(config, foreign, ffn);
+  }
   return {
     layers: size("num_hidden_layers", defaults.layers),
     vocabulary: size("vocab_size", defaults.vocabulary),
     embed: size("hidden_size", defaults.embed),
     experts: size(names.experts, defaults.experts),
     expertsPerToken: size("num_experts_per_tok", defaults.expertsPerToken),
-    ffn: size(names.ffn, defaults.ffn),
+    ffn: size(ffn, defaults.ffn),
     epsilon: positiveField(config, "rms_norm_eps", defaults.epsilon),
     maxPositions: size("max_position_embeddings", defaults.maxPositions),
     tied: booleanField(config, "tie_word_embeddings", false),

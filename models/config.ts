@@ -1,6 +1,7 @@
 /** Reading a Hugging Face config.json: typed fields, the family's defaults, and clear errors. */
 
-import { DataError } from "../compiler/mod.ts";
+import { DataError, shown } from "../compiler/mod.ts";
+import { mostOf, otherSpelling } from "./field_names.ts";
 
 /** A parsed config.json. */
 export type Config = { readonly [key: string]: unknown };
@@ -39,18 +40,43 @@ export interface DecoderOptions extends Bounds {
   };
 }
 
-/** An integer field of at least `least`. */
+/**
+ * The value of a field; undefined where it is missing or null. Throws DataError where it is missing and another key
+ * stands in its place: the default would be taken without a word.
+ */
+export function fieldValue(config: Config, key: string): unknown {
+  const other = config[key] === undefined
+    ? otherSpelling(key, Object.keys(config))
+    : undefined;
+  if (other !== undefined) requireAbsent(config, other, key);
+  return config[key] ?? undefined;
+}
+
+/** Refuse a field that says under another name what an architecture calls `key`. */
+export function requireAbsent(
+  config: Config,
+  other: string,
+  key: string,
+): void {
+  if ((config[other] ?? undefined) === undefined) return;
+  throw new DataError(
+    `Cannot read config.json: it has '${other}', and its architecture calls that '${key}'. Rename it`,
+  );
+}
+
+/** An integer field of at least `least`, and at most what a field of that name may be. */
 export function integerField(
   config: Config,
   key: string,
   options: { readonly default?: number; readonly least?: number } = {},
 ): number {
-  const value = config[key] ?? options.default;
-  const least = options.least ?? 1;
+  const value = fieldValue(config, key) ?? options.default;
+  const least = options.least ?? 1, most = mostOf(key);
   if (
-    typeof value !== "number" || !Number.isInteger(value) || value < least
+    typeof value !== "number" || !Number.isInteger(value) || value < least ||
+    value > most
   ) {
-    throw fieldError(key, value, `an integer of at least ${least}`);
+    throw fieldError(key, value, `an integer from ${least} to ${most}`);
   }
   return value;
 }
@@ -61,7 +87,7 @@ export function positiveField(
   key: string,
   fallback: number | undefined,
 ): number {
-  const value = config[key] ?? fallback;
+  const value = fieldValue(config, key) ?? fallback;
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0) {
     throw fieldError(key, value, "a number above 0");
   }
@@ -73,7 +99,7 @@ export function optionalField(
   config: Config,
   key: string,
 ): number | undefined {
-  return config[key] === undefined || config[key] === null
+  return fieldValue(config, key) === undefined
     ? undefined
     : positiveField(config, key, 1);
 }
@@ -83,7 +109,7 @@ export function optionalIntegerField(
   config: Config,
   key: string,
 ): number | undefined {
-  return config[key] === undefined || config[key] === null
+  return fieldValue(config, key) === undefined
     ? undefined
     : integerField(config, key);
 }
@@ -94,7 +120,7 @@ export function booleanField(
   key: string,
   fallback: boolean,
 ): boolean {
-  const value = config[key] ?? fallback;
+  const value = fieldValue(config, key) ?? fallback;
   if (typeof value !== "boolean") {
     throw fieldError(key, value, "true or false");
   }
@@ -107,7 +133,7 @@ export function requireField(
   key: string,
   only: unknown,
 ): void {
-  const value = config[key] ?? only;
+  const value = fieldValue(config, key) ?? only;
   if (value !== only) {
     throw fieldError(key, value, `${JSON.stringify(only)}, the only one built`);
   }
@@ -130,7 +156,7 @@ export function requireLayerTypes(
 
 /** An object, or nothing where the field is null or missing. */
 export function objectField(config: Config, key: string): Config | undefined {
-  const value = config[key] ?? undefined;
+  const value = fieldValue(config, key);
   if (value === undefined) return undefined;
   if (typeof value !== "object") throw fieldError(key, value, "an object");
   return value as Config;
@@ -141,7 +167,7 @@ export function integersField(
   config: Config,
   key: string,
 ): readonly number[] | undefined {
-  const value = config[key] ?? undefined;
+  const value = fieldValue(config, key);
   if (value === undefined) return undefined;
   if (!Array.isArray(value) || !value.every(Number.isInteger)) {
     throw fieldError(key, value, "a list of integers");
@@ -168,7 +194,7 @@ export function fieldError(
 ): DataError {
   const state = value === undefined
     ? "is missing"
-    : `is ${JSON.stringify(value)}`;
+    : `is ${shown(JSON.stringify(value))}`;
   return new DataError(
     `Cannot read config.json: '${key}' ${state}. It must be ${wanted}`,
   );

@@ -19,7 +19,6 @@ import {
   type Config,
   integerField,
   optionalField,
-  optionalIntegerField,
   positiveField,
   requireField,
 } from "./config.ts";
@@ -66,9 +65,10 @@ export function latentFields(
     plain,
     value: integerField(config, "v_head_dim", { default: 128 }),
     latent: integerField(config, "kv_lora_rank", { default: 512 }),
-    queryLatent: config["q_lora_rank"] === undefined
-      ? 1536
-      : optionalIntegerField(config, "q_lora_rank"),
+    // Where it is null, queries are not compressed.
+    queryLatent: config["q_lora_rank"] === null
+      ? undefined
+      : integerField(config, "q_lora_rank", { default: 1536 }),
     rotary: readRotary(config, { dim: headDim, theta: 10000, interleaved }),
     scale: stretch(config) ** 2 / Math.sqrt(plain + headDim),
   };

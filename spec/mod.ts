@@ -17,6 +17,7 @@ export * from "./limits.ts";
 export { blockSizes, coordinates, positionsOver, rankCount } from "./mesh.ts";
 export type { Mesh, MeshAxis } from "./mesh.ts";
 export * from "./plan.ts";
+export * from "./shown.ts";
 export * from "./size.ts";
 export * from "./bytes.ts";
 export * from "./machine.ts";

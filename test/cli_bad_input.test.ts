@@ -28,6 +28,10 @@ function file(name: string, change: (path: string) => void) {
   return (folder: string): void => change(path.join(folder, name));
 }
 
+function rewrite(path: string, from: string, to: string): void {
+  writeFileSync(path, readFileSync(path, "utf8").replace(from, to));
+}
+
 function tensors(change: (tensors: { [name: string]: RawTensor }) => void) {
   return async (folder: string): Promise<void> => {
     const weights = path.join(folder, "model.safetensors");
@@ -131,6 +135,24 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
     ),
     message:
       "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+  },
+  {
+    what: "a size that is too large",
+    spoil: file(
+      "config.json",
+      (f) => rewrite(f, '"hidden_size": 48', '"hidden_size": 1e9'),
+    ),
+    message:
+      "Cannot read config.json: 'hidden_size' is 1000000000. It must be an integer from 1 to 1048576",
+  },
+  {
+    what: "a field under another family's name",
+    spoil: file(
+      "config.json",
+      (f) => rewrite(f, '"num_local_experts"', '"num_experts"'),
+    ),
+    message:
+      "Cannot read config.json: it has 'num_experts', and its architecture calls that 'num_local_experts'. Rename it",
   },
   {
     what: "no weights",

@@ -225,11 +225,11 @@ const WRONG: readonly (readonly [object, string])[] = [
   ],
   [
     { num_hidden_layers: 0 },
-    "Cannot read config.json: 'num_hidden_layers' is 0. It must be an integer of at least 1",
+    "Cannot read config.json: 'num_hidden_layers' is 0. It must be an integer from 1 to 512",
   ],
   [
     { hidden_size: "64" },
-    `Cannot read config.json: 'hidden_size' is "64". It must be an integer of at least 1`,
+    `Cannot read config.json: 'hidden_size' is "64". It must be an integer from 1 to 1048576`,
   ],
   [
     { num_attention_heads: 5 },
@@ -254,6 +254,34 @@ const WRONG: readonly (readonly [object, string])[] = [
   [
     { norm_topk_prob: "no" },
     `Cannot read config.json: 'norm_topk_prob' is "no". It must be true or false`,
+  ],
+  [
+    { num_hidden_layers: 2 ** 31 },
+    "Cannot read config.json: 'num_hidden_layers' is 2147483648. It must be an integer from 1 to 512",
+  ],
+  [
+    { num_experts: 2 ** 31 },
+    "Cannot read config.json: 'num_experts' is 2147483648. It must be an integer from 1 to 65536",
+  ],
+  [
+    { hidden_size: 1e9 },
+    "Cannot read config.json: 'hidden_size' is 1000000000. It must be an integer from 1 to 1048576",
+  ],
+  [
+    { hidden_size: 1e18 },
+    "Cannot read config.json: 'hidden_size' is 1000000000000000000. It must be an integer from 1 to 1048576",
+  ],
+  [
+    { vocab_size: 2 ** 40 },
+    "Cannot read config.json: 'vocab_size' is 1099511627776. It must be an integer from 1 to 16777216",
+  ],
+  [
+    { hidden_size: 2 ** 20, num_attention_heads: 4 },
+    "Cannot read config.json: 'head_dim' is 262144. It must be an integer from 1 to 16384",
+  ],
+  [
+    { max_position_embeddings: 2 ** 31 },
+    "Cannot read config.json: 'max_position_embeddings' is 2147483648. It must be an integer from 1 to 2147483647",
   ],
   [
     { num_attention_heads: 64 },
@@ -339,6 +367,34 @@ t.test("families refuse options that they do not have, by name", (t) => {
       name: "DataError",
       message: `Cannot read config.json: ${state}`,
     });
+  }
+  t.end();
+});
+
+t.test("a field under another family's name, or with a slip, is reported by both names", (t) => {
+  const renamed: readonly (readonly [string, string, string])[] = [
+    ["mixtral-8e", "num_local_experts", "num_experts"],
+    ["olmoe-16e", "num_experts", "num_local_experts"],
+    ["granitemoe-8e", "num_local_experts", "n_routed_experts"],
+    ["deepseekv2-16e", "n_routed_experts", "num_experts"],
+    ["qwen3moe-16e", "num_experts", "n_routed_experts"],
+    ["mixtral-8e", "intermediate_size", "moe_intermediate_size"],
+    ["qwen2moe-8e", "num_experts_per_tok", "moe_topk"],
+    ["llama4-8e", "hidden_size", "hidden_sise"],
+    ["gptoss-8e", "head_dim", "heda_dim"],
+    ["qwen3moe-16e", "norm_topk_prob", "norm_topk_probs"],
+    ["deepseekv3-16e", "n_group", "ngroup"],
+    ["olmoe-16e", "tie_word_embeddings", "tie_word_embedding"],
+  ];
+  for (const [name, key, other] of renamed) {
+    const { [key]: value, ...rest } = configOf(name);
+    t.throws(() => publishedModel({ ...rest, [other]: value }), {
+      name: "DataError",
+      message:
+        `Cannot read config.json: it has '${other}', and its architecture calls that '${key}'. Rename it`,
+    }, `${name}: ${other}`);
+    const both = { ...rest, [key]: value, [other]: value };
+    t.doesNotThrow(() => publishedModel(both), `${name}: ${key} and ${other}`);
   }
   t.end();
 });

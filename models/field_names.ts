@@ -1,0 +1,79 @@
+/**
+ * What the fields of a config.json are called, and how large each may be. A file of a stranger is refused here, by the
+ * name of the field, before anything is built of it.
+ */
+
+/** Largest value of each integer field. What is not listed may be any 32-bit integer. */
+const MOST: { readonly [key: string]: number } = {
+  num_hidden_layers: 512,
+  num_nextn_predict_layers: 512,
+  vocab_size: 2 ** 24,
+  hidden_size: 2 ** 20,
+  intermediate_size: 2 ** 20,
+  intermediate_size_mlp: 2 ** 20,
+  moe_intermediate_size: 2 ** 20,
+  shared_expert_intermediate_size: 2 ** 20,
+  num_attention_heads: 2 ** 16,
+  num_key_value_heads: 2 ** 16,
+  head_dim: 2 ** 14,
+  qk_rope_head_dim: 2 ** 14,
+  qk_nope_head_dim: 2 ** 14,
+  v_head_dim: 2 ** 14,
+  kv_lora_rank: 2 ** 16,
+  q_lora_rank: 2 ** 16,
+  num_experts: 2 ** 16,
+  num_local_experts: 2 ** 16,
+  n_routed_experts: 2 ** 16,
+  num_experts_per_tok: 2 ** 12,
+  n_shared_experts: 2 ** 12,
+  n_group: 2 ** 12,
+  topk_group: 2 ** 12,
+};
+
+/** The largest value of an integer field. */
+export function mostOf(key: string): number {
+  return Object.hasOwn(MOST, key) ? MOST[key]! : 2 ** 31 - 1;
+}
+
+/** Names that different families have for one thing. */
+const SYNONYMS: readonly (readonly string[])[] = [
+  ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"],
+  [
+    ...["num_experts_per_tok", "num_experts_per_token", "experts_per_token"],
+    ...["moe_top_k", "moe_topk", "num_selected_experts"],
+  ],
+  ["num_hidden_layers", "num_layers", "n_layers", "n_layer"],
+  ["hidden_size", "d_model", "n_embd"],
+  ["num_attention_heads", "num_heads", "n_heads", "n_head"],
+  ["num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv"],
+  ["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_eps"],
+  ["max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"],
+  ["vocab_size", "n_vocab", "padded_vocab_size"],
+  ["rope_theta", "rotary_emb_base"],
+  ["norm_topk_prob", "moe_normalize_expert_weights", "norm_top_k_prob"],
+];
+
+/**
+ * The key of `keys` that stands where `key` is meant: another family's name for it, or one that a single letter left out,
+ * added, replaced or swapped makes of it. Nothing where there is none.
+ */
+export function otherSpelling(
+  key: string,
+  keys: readonly string[],
+): string | undefined {
+  const names = SYNONYMS.find((group) => group.includes(key)) ?? [];
+  return keys.find((other) => names.includes(other)) ??
+    keys.find((other) => isOneSlip(other, key));
+}
+
+/** Whether one letter left out, added, replaced or swapped with its neighbour makes `b` of `a`. */
+function isOneSlip(a: string, b: string): boolean {
+  if (a.length > b.length) return isOneSlip(b, a);
+  if (b.length - a.length > 1 || a === b) return false;
+  let i = 0;
+  while (i < a.length && a[i] === b[i]) i++;
+  if (a.length < b.length) return a.slice(i) === b.slice(i + 1);
+  return a.slice(i + 1) === b.slice(i + 1) ||
+    (a[i] === b[i + 1] && a[i + 1] === b[i] &&
+      a.slice(i + 2) === b.slice(i + 2));
+}
