@@ -66,6 +66,9 @@ interface Row {
   readonly copiesPerByte: number;
 }
 
+/** Runs a program of this folder. */
+const RUN = fileURLToPath(new URL("../scripts/run.mjs", import.meta.url));
+
 function fileOf(name: string): string {
   return fileURLToPath(new URL(`all_to_all/${name}`, import.meta.url));
 }
@@ -109,7 +112,7 @@ function measure(
   programs: { readonly raw: string | undefined; readonly device: string },
 ): Row[] {
   const { raw, device } = programs;
-  const rank = [process.execPath, "--import", "tsx", fileOf("rank.ts"), device];
+  const rank = [process.execPath, RUN, fileOf("rank.ts"), device];
   const lines: Line[] = [];
   for (let run = 0; run < runs; run++) {
     if (raw) lines.push(...runRanks(launcher, ranks, [raw, ...sizes]));

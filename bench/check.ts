@@ -15,6 +15,8 @@ import { keptPath, readResult } from "./results.ts";
 const LOSS = 0.15;
 
 const named = process.argv.slice(2).filter((word) => !word.startsWith("-"));
+/** Runs a program of this folder. */
+const RUN = fileURLToPath(new URL("../scripts/run.mjs", import.meta.url));
 const results = fileURLToPath(new URL("results/", import.meta.url));
 const all = (existsSync(results) ? readdirSync(results) : [])
   .filter((file) => file.endsWith(".json"))
@@ -41,7 +43,7 @@ try {
     const program = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
     const { status } = spawnSync(
       process.execPath,
-      ["--import", "tsx", program, "--out", out],
+      [RUN, program, "--out", out],
       { stdio: ["ignore", "ignore", "inherit"] },
     );
     if (status !== 0) {

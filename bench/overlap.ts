@@ -25,12 +25,14 @@ const flags = parseArgs({
   },
 }).values;
 
+/** Runs a program of this folder. */
+const RUN = fileURLToPath(new URL("../scripts/run.mjs", import.meta.url));
 const RANK = fileURLToPath(new URL("overlap/rank.ts", import.meta.url));
 
 /** The program with the ranks of a process, or as one of an MPI job's. */
 function program(ranksHere: number, device: string): string[] {
   return [
-    ...[process.execPath, "--import", "tsx", RANK, String(ranksHere), device],
+    ...[process.execPath, RUN, RANK, String(ranksHere), device],
     ...[flags.tokens, flags.runs, "1", ...flags.chunks.split(",")],
   ];
 }

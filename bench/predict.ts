@@ -30,6 +30,8 @@ const flags = parseArgs({
   },
 }).values;
 
+/** Runs a program of this folder. */
+const RUN = fileURLToPath(new URL("../scripts/run.mjs", import.meta.url));
 const RANK = fileURLToPath(new URL("predict/rank.ts", import.meta.url));
 /** A prediction is held to this, either way. */
 const WITHIN = 1.25;
@@ -44,7 +46,7 @@ function run(
   [sharing, adapter, ranks]: readonly string[],
 ): Result[] {
   const program = [
-    ...[process.execPath, "--import", "tsx", RANK],
+    ...[process.execPath, RUN, RANK],
     ...[sharing!, adapter!, ranks!, flags.runs, flags.rounds],
   ];
   const [command, ...args] = [...launcher, ...program];

@@ -29,7 +29,7 @@ if (name !== "check" && !programs.includes(name)) {
 ensurePackages();
 const { status } = spawnSync(
   process.execPath,
-  ["--import", "tsx", join(ROOT, "bench", `${name}.ts`), ...flags],
+  [join(ROOT, "scripts/run.mjs"), join("bench", `${name}.ts`), ...flags],
   { cwd: ROOT, stdio: "inherit" },
 );
 process.exit(status ?? 1);

@@ -1,13 +1,14 @@
 /** `npm start`: makes sure of the set-up, then runs the main job, `cli/start.ts`. */
 
 import process from "node:process";
-import { fileURLToPath } from "node:url";
+import { pathToFileURL } from "node:url";
+import { compiledFile, compileOrExit, LIBRARY } from "./compile.mjs";
 import { ensurePackages } from "./setup.mjs";
 
 ensurePackages();
-const { register } = await import("tsx/esm/api");
-register({
-  tsconfig: fileURLToPath(new URL("../tsconfig.json", import.meta.url)),
-});
-const { start } = await import("../cli/start.ts");
+await compileOrExit(LIBRARY);
+process.setSourceMapsEnabled(true);
+const { start } = await import(
+  pathToFileURL(compiledFile("cli/start.ts")).href
+);
 process.exitCode = await start(process.argv.slice(2));

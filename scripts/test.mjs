@@ -9,6 +9,7 @@ import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
 import process from "node:process";
+import { compile, compiledFile, LIBRARY, PROGRAMS } from "./compile.mjs";
 import { ensurePackages, ROOT } from "./setup.mjs";
 
 /** Seconds that one file may take. */
@@ -117,7 +118,7 @@ function runFile(file) {
   const started = performance.now();
   const child = spawn(
     process.execPath,
-    ["--import", "tsx", file],
+    ["--enable-source-maps", compiledFile(file)],
     {
       cwd: ROOT,
       env: { ...process.env, TAP_TIMEOUT: String(TIMEOUT) },
@@ -193,6 +194,8 @@ function summarise(file, { points, ended, exit, stderr, seconds }) {
 }
 
 const files = testFiles(process.argv.slice(2).map((f) => relative(".", f)));
+const mistakes = await compile([...LIBRARY, ...PROGRAMS, ...files]);
+for (const text of mistakes.values()) console.log(text);
 const waiting = [...files];
 const all = [];
 await Promise.all(Array.from({ length: JOBS }, async () => {

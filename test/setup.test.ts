@@ -11,8 +11,8 @@ interface Setup {
   packagesAreCurrent(root?: string): boolean;
 }
 
-const setupModule: string = "../scripts/setup.mjs";
-const { packagesAreCurrent } = await import(setupModule) as Setup;
+const setupModule = new URL("../scripts/setup.mjs", import.meta.url);
+const { packagesAreCurrent } = await import(setupModule.href) as Setup;
 
 function node(argv: string[], env: { [name: string]: string } = {}) {
   return spawnSync(process.execPath, argv, {

@@ -9,7 +9,7 @@ const FRAME = /\(?((?:file:\/\/)?[^()\n]*?):(\d+):(\d+)\)?$/;
 
 /**
  * The place from which `verb` was called, or undefined where the engine does not say. The stack is read as text,
- * because that is where every loader (tsx, tap, `--enable-source-maps`) puts positions of the source.
+ * because that is where `--enable-source-maps` puts positions of the source.
  */
 export function callSite(verb: AnyFunction): Span | undefined {
   const holder: { stack?: string } = {};

@@ -1,0 +1,120 @@
+// What a clone compiles before it runs: scripts/compile.mjs, in a small clone of its own.
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import t, { type Test } from "tap";
+import { temporaryFolder } from "./helpers/cli.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+interface Compile {
+  compile(paths: readonly string[]): Promise<Map<string, string>>;
+  compiledFile(source: string): string;
+}
+
+/** A clone with nothing but what compiles it. */
+async function emptyClone(t: Test) {
+  const root = temporaryFolder(t);
+  const script = join(root, "scripts/compile.mjs");
+  mkdirSync(dirname(script));
+  cpSync(join(ROOT, "scripts/compile.mjs"), script);
+  symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
+  writeFileSync(join(root, "package.json"), '{ "type": "module" }');
+  const url = pathToFileURL(script).href;
+  const { compile, compiledFile } = await import(url) as Compile;
+  /** Writes a source as of a second. */
+  const write = (path: string, text: string, second: number): void => {
+    mkdirSync(dirname(join(root, path)), { recursive: true });
+    writeFileSync(join(root, path), text);
+    utimesSync(join(root, path), second, second);
+  };
+  /** What is compiled of a source, or undefined. */
+  const compiled = (path: string): string | undefined => {
+    const file = compiledFile(path);
+    return existsSync(file) ? readFileSync(file, "utf8") : undefined;
+  };
+  const run = (path: string): Promise<{ value: unknown }> =>
+    import(pathToFileURL(compiledFile(path)).href);
+  return { root, compile, compiledFile, write, compiled, run };
+}
+
+t.test("sources run compiled, with their imports", async (t) => {
+  const { root, compile, write, run } = await emptyClone(t);
+  write("compiler/mod.ts", "export const one: number = 1;", 1);
+  write("spec/a.mjs", "export const two = 2;", 1);
+  write(
+    "test/a.ts",
+    `import { one } from "switchyard-moe";
+import type { None } from "../spec/types.ts";
+import { two } from "../spec/a.mjs";
+const { three } = await import("./b.ts");
+export const value: (number | string)[] = [one, two, three, import.meta.url];`,
+    1,
+  );
+  write("test/b.ts", "export const three = 3 as number;", 1);
+  t.equal((await compile(["compiler", "spec", "test"])).size, 0);
+  t.strictSame((await run("test/a.ts")).value, [
+    ...[1, 2, 3],
+    pathToFileURL(join(root, "test/a.ts")).href,
+  ]);
+});
+
+t.test("a file is compiled again when its source has changed", async (t) => {
+  const { root, compile, compiledFile, write, compiled } = await emptyClone(t);
+  write("spec/a.ts", "export const a = 1;", 1.0004);
+  write("spec/b.ts", "export const b = 1;", 1);
+  await compile(["spec"]);
+  // So that it shows when this one is compiled without a reason.
+  writeFileSync(compiledFile("spec/a.ts"), "untouched");
+  utimesSync(compiledFile("spec/a.ts"), 1.0004, 1.0004);
+  write("spec/b.ts", "export const b = 2;", 0.5);
+  await compile(["spec"]);
+  t.equal(compiled("spec/a.ts"), "untouched");
+  t.match(compiled("spec/b.ts"), "2");
+  unlinkSync(join(root, "spec/b.ts"));
+  await compile(["spec"]);
+  t.equal(compiled("spec/b.ts"), undefined, "its source is gone");
+});
+
+t.test("what another version of the compiler made is not used", async (t) => {
+  const { root, compile, write, compiled } = await emptyClone(t);
+  write("spec/a.ts", "export const a = 1;", 1);
+  await compile(["spec"]);
+  writeFileSync(join(root, ".compiled/spec/b.js"), "old");
+  writeFileSync(join(root, ".compiled/compile.mjs"), "another");
+  await compile([]);
+  t.equal(compiled("spec/a.ts"), undefined);
+});
+
+t.test("a mistake is told by its place and leaves other files", async (t) => {
+  const { compile, write, compiled } = await emptyClone(t);
+  write("spec/a.ts", "export const a = 1;", 1);
+  write("spec/b.ts", "export const b = 1;", 1);
+  write("spec/c.ts", "export const c = 1;", 1);
+  await compile(["spec"]);
+  write("spec/a.ts", "export const a = 2;", 2);
+  write("spec/b.ts", "\nexport const = 1;", 2);
+  write("spec/c.ts", 'import "./none.ts";', 2);
+  t.strictSame([...await compile(["spec"])].toSorted(), [
+    [
+      "spec/b.ts",
+      `Cannot compile 'spec/b.ts:2:14': Expected identifier but found "="`,
+    ],
+    [
+      "spec/c.ts",
+      "Cannot compile 'spec/c.ts:1:8': there is no file './none.ts'",
+    ],
+  ]);
+  t.match(compiled("spec/a.ts"), "2");
+  t.equal(compiled("spec/b.ts"), undefined);
+  t.equal(compiled("spec/c.ts"), undefined);
+});
