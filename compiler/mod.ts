@@ -43,6 +43,7 @@ export {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 export type { AxisPlacement, Placement } from "./passes/place.ts";
+export { type ParamFacts, paramFacts } from "./passes/param_facts.ts";
 export type { TrainedDType } from "./graph/stored.ts";
 export { trace, type TraceOptions } from "./graph/trace.ts";
 export type { RoutingPreset } from "./graph/routing.ts";

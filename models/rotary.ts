@@ -1,4 +1,4 @@
-/** Rotary frequencies of a configuration: plain, or stretched to longer contexts (YaRN). */
+/** Rotary frequencies of a configuration: plain, or scaled to longer contexts (YaRN, Llama 3). */
 
 import {
   booleanField,
@@ -51,8 +51,18 @@ export function readRotary(
   if (type === "default") {
     return { inverseFrequencies: plain, scale: 1, interleaved };
   }
+  if (type === "llama3") {
+    return {
+      inverseFrequencies: llama3(scaling, plain),
+      ...{ scale: 1, interleaved },
+    };
+  }
   if (type !== "yarn") {
-    throw fieldError("rope_scaling", type, "of type 'default' or 'yarn'");
+    throw fieldError(
+      "rope_scaling",
+      type,
+      "of type 'default', 'yarn' or 'llama3'",
+    );
   }
   return { ...yarn(scaling, config, { plain, base, dim }), interleaved };
 }
@@ -90,6 +100,26 @@ function yarn(
     }),
     scale: optionalField(scaling, "attention_factor") ?? magnitude(scaling),
   };
+}
+
+/**
+ * Llama 3.1 (transformers, `rope_type` llama3): pairs whose wavelength is more than the original context over
+ * `low_freq_factor` are slowed by `factor`, those below the original context over `high_freq_factor` are left alone, and
+ * in between the two are mixed, evenly in the number of turns over the original context.
+ */
+function llama3(scaling: Config, plain: readonly number[]): number[] {
+  const factor = positiveField(scaling, "factor", undefined);
+  const low = positiveField(scaling, "low_freq_factor", undefined);
+  const high = positiveField(scaling, "high_freq_factor", undefined);
+  const original = integerField(scaling, "original_max_position_embeddings");
+  return plain.map((frequency) => {
+    const turns = original * frequency / (2 * Math.PI);
+    if (turns > high) return frequency;
+    if (turns < low) return frequency / factor;
+    // Where both factors are the same, only a pair right on them comes here.
+    const mix = high === low ? 0 : (turns - low) / (high - low);
+    return frequency / factor * (1 - mix) + frequency * mix;
+  });
 }
 
 /** What YaRN multiplies cosines and sines by, where the configuration does not say. */

@@ -245,7 +245,7 @@ const WRONG: readonly (readonly [object, string])[] = [
   ],
   [
     { rope_scaling: { type: "dynamic" } },
-    `Cannot read config.json: 'rope_scaling' is "dynamic". It must be of type 'default' or 'yarn'`,
+    `Cannot read config.json: 'rope_scaling' is "dynamic". It must be of type 'default', 'yarn' or 'llama3'`,
   ],
   [
     { rms_norm_eps: -1 },
@@ -358,8 +358,8 @@ t.test("families refuse options that they do not have, by name", (t) => {
     ],
     [
       "llama4-8e",
-      { rope_scaling: { rope_type: "llama3" } },
-      `'rope_scaling' is "llama3". It must be of type 'default' or 'yarn'`,
+      { rope_scaling: { rope_type: "longrope" } },
+      `'rope_scaling' is "longrope". It must be of type 'default', 'yarn' or 'llama3'`,
     ],
   ];
   for (const [name, change, state] of wrong) {

@@ -1,0 +1,120 @@
+/** What the parameters of a model are, before any of them lies anywhere: how many elements, which of them a token needs, and as what matrices. */
+
+import type { DType } from "../../spec/dtype.ts";
+import type { MatrixShape } from "../../spec/encoding.ts";
+import {
+  type Graph,
+  isRouting,
+  type Node,
+  type NodeOf,
+} from "../graph/graph.ts";
+import { selectionBiases } from "../graph/selection_bias.ts";
+import { tensorOf } from "../graph/stored.ts";
+import { dispatchedNodes } from "./lower/params.ts";
+import { usersOf } from "./users.ts";
+
+/** One parameter of a model. */
+export interface ParamFacts {
+  readonly name: string;
+  /** The source tensor, or the first of those that are stacked. */
+  readonly tensor: string;
+  readonly dtype: DType;
+  /** Axes of the whole parameter, in the order of the model. */
+  readonly axes: readonly string[];
+  /** Elements of all source tensors together. */
+  readonly elements: number;
+  /** Elements that one token needs: of the experts that it chooses, and one row of a table that is only looked up. */
+  readonly active: number;
+  /** What it is used for. A table that is also contracted is a matrix. */
+  readonly use: "matrix" | "table" | "other";
+  /** The matrices that files have, and how many. Vectors are one row. */
+  readonly matrix: MatrixShape & { readonly count: number };
+  /** It belongs to the experts of this axis. */
+  readonly expert?: string;
+  /** It is the selection bias of a router, which is f32 in files of 16 bits too. */
+  readonly selection: boolean;
+}
+
+/** The parameters of a graph, in its order. */
+export function paramFacts(graph: Graph): ParamFacts[] {
+  const users = usersOf(graph);
+  const dispatched = dispatchedNodes(graph);
+  const biases = selectionBiases(graph.nodes);
+  return graph.nodes.flatMap((node) => {
+    if (node.primitive !== "param") return [];
+    const sizes = sizesOf(graph, node);
+    const elements = sizes.reduce((n, size) => n * size, 1);
+    const used = users.get(node) ?? [];
+    const route = used.map((user) => dispatched.get(user)).find(isRouting);
+    const expert = route?.params.expert;
+    const dots = used.flatMap((user) => dotsOf(user, users));
+    const tables = used.filter((user): user is NodeOf<"embedding"> =>
+      user.primitive === "embedding" && user.inputs[0] === node
+    );
+    const use = dots.length > 0
+      ? "matrix"
+      : tables.length > 0
+      ? "table"
+      : "other";
+    const share = expert !== undefined && node.axes.includes(expert)
+      ? route!.params.rule.topK / sizes[node.axes.indexOf(expert)]!
+      : use === "table"
+      ? 1 / sizes[node.axes.indexOf(tables[0]!.params.over)]!
+      : 1;
+    return [{
+      name: node.params.name,
+      tensor: tensorOf(node),
+      dtype: node.dtype,
+      axes: node.axes,
+      elements,
+      active: Math.round(elements * share),
+      use,
+      matrix: matrixOf(node, sizes, used),
+      ...expert === undefined ? {} : { expert },
+      selection: biases.has(node),
+    }];
+  });
+}
+
+function sizesOf(graph: Graph, node: Node): number[] {
+  return node.axes.map((axis) => graph.axes[axis]!.size);
+}
+
+/** The contractions that a parameter is an operand of, as it is or by way of views. */
+function dotsOf(
+  user: Node,
+  users: ReadonlyMap<Node, readonly Node[]>,
+): NodeOf<"dot">[] {
+  if (user.primitive === "dot") return [user];
+  const view = user.primitive === "split" || user.primitive === "merge" ||
+    user.primitive === "slice" || user.primitive === "rename";
+  return view
+    ? (users.get(user) ?? []).flatMap((next) => dotsOf(next, users))
+    : [];
+}
+
+/** Contracted axes are columns; without a contraction of the parameter itself, the last axis is. */
+function matrixOf(
+  node: NodeOf<"param">,
+  sizes: readonly number[],
+  used: readonly Node[],
+): ParamFacts["matrix"] {
+  const dot = used.find((user): user is NodeOf<"dot"> =>
+    user.primitive === "dot" && user.inputs[1] === node
+  );
+  const over = dot?.params.over ?? node.axes.slice(-1);
+  const batch = dot
+    ? node.axes.filter((axis) =>
+      dot.inputs[0]!.axes.includes(axis) && !over.includes(axis)
+    )
+    : node.axes.slice(0, -2);
+  const size = (axes: readonly string[]) =>
+    axes.reduce((n, axis) => n * sizes[node.axes.indexOf(axis)]!, 1);
+  return {
+    count: size(batch),
+    columns: size(over),
+    rows: size(
+      node.axes.filter((axis) => !over.includes(axis) && !batch.includes(axis)),
+    ),
+  };
+}

@@ -1,0 +1,141 @@
+/**
+ * How checkpoints store weights: one table. An entry says how many bytes a matrix takes, and whether kernels read it as
+ * it is.
+ */
+
+import { type FileDType, STORED_BYTES, type StoredDType } from "./dtype.ts";
+
+/** A matrix as files have it: `rows` outputs of `columns` contracted elements each. A vector is one row. */
+export interface MatrixShape {
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** What an encoding leaves open. Each entry reads what it knows. */
+export interface EncodingForm {
+  /** Rows and columns that share a scale. Absent: the whole matrix. */
+  readonly block?: readonly [rows: number, columns: number];
+  /** Columns that share a scale. Default: 32 or 128, as the format has it. */
+  readonly group?: number;
+  /** Bits of an element. Default: 4. */
+  readonly bits?: number;
+  /** Groups have a zero point beside their scale. */
+  readonly zeros?: boolean;
+}
+
+/** One way to store weights. */
+export interface EncodingEntry {
+  /** Whether kernels read it as it is; otherwise it can be planned only. */
+  readonly runs: boolean;
+  /** What people call it. */
+  readonly title: (form: EncodingForm) => string;
+  /** Bytes of a matrix in a file, scales and zero points included. */
+  readonly bytes: (shape: MatrixShape, form: EncodingForm) => number;
+}
+
+function plain(dtype: StoredDType): EncodingEntry & { readonly runs: true } {
+  return {
+    runs: true,
+    title: () => dtype,
+    bytes: ({ rows, columns }) => rows * columns * STORED_BYTES[dtype],
+  };
+}
+
+/** 32-bit words that hold `count` elements. */
+function words(count: number, bits: number): number {
+  return Math.ceil(count * bits / 32);
+}
+
+function groups(columns: number, group: number): number {
+  return Math.ceil(columns / group);
+}
+
+/** The table. */
+export const WEIGHT_ENCODINGS = {
+  f32: plain("f32"),
+  f16: plain("f16"),
+  bf16: plain("bf16"),
+  i32: plain("i32"),
+  u32: plain("u32"),
+  // Sixteen bytes of elements and a scale of one byte (E8M0) for 32 of a row.
+  mxfp4: {
+    runs: true,
+    title: () => "mxfp4",
+    bytes: ({ rows, columns }) => rows * groups(columns, 32) * 17,
+  },
+  // A byte (E4M3) an element, and an f32 for each block: `weight_scale_inv`.
+  fp8: {
+    runs: false,
+    title: ({ block }) => block ? `fp8 ${block.join("x")}` : "fp8",
+    bytes: ({ rows, columns }, { block = [rows, columns] }) =>
+      rows * columns +
+      4 * Math.ceil(rows / block[0]) * Math.ceil(columns / block[1]),
+  },
+  // compressed-tensors, `pack-quantized`: words along rows, a bf16 for each group, and the shape in two i32.
+  int4: {
+    runs: false,
+    title: ({ bits = 4, group = 32 }) => `int${bits} group ${group}`,
+    bytes: ({ rows, columns }, { bits = 4, group = 32, zeros = false }) =>
+      rows * words(columns, bits) * 4 +
+      groups(columns, group) *
+        (2 * rows + (zeros ? 4 * words(rows, bits) : 0)) +
+      8,
+  },
+  // Words along columns; an f16 and a zero point for each group and row; the group of each column in an i32.
+  gptq: {
+    runs: false,
+    title: ({ bits = 4, group = 128 }) => `gptq ${bits} bits, group ${group}`,
+    bytes: ({ rows, columns }, { bits = 4, group = 128 }) =>
+      rows * words(columns, bits) * 4 +
+      groups(columns, group) * (2 * rows + 4 * words(rows, bits)) +
+      4 * columns,
+  },
+  // Words along rows; an f16 for each group and row, and a zero point.
+  awq: {
+    runs: false,
+    title: ({ bits = 4, group = 128 }) => `awq ${bits} bits, group ${group}`,
+    bytes: (
+      { rows, columns },
+      { bits = 4, group = 128, zeros = true },
+    ) =>
+      columns * words(rows, bits) * 4 +
+      groups(columns, group) * (2 * rows + (zeros ? 4 * words(rows, bits) : 0)),
+  },
+} as const satisfies
+  & { readonly [name: string]: EncodingEntry }
+  & { readonly [D in FileDType]: EncodingEntry & { readonly runs: true } };
+
+/** A name in the table. */
+export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
+
+/** How a weight is stored: an entry of the table, and what it leaves open. */
+export interface WeightEncoding extends EncodingForm {
+  readonly name: EncodingName;
+}
+
+function entryOf({ name }: WeightEncoding): EncodingEntry {
+  return WEIGHT_ENCODINGS[name];
+}
+
+/** Bytes of a matrix stored so. */
+export function encodedBytes(
+  encoding: WeightEncoding,
+  shape: MatrixShape,
+): number {
+  return entryOf(encoding).bytes(shape, encoding);
+}
+
+/** What people call an encoding: `fp8 128x128`. */
+export function encodingTitle(encoding: WeightEncoding): string {
+  return entryOf(encoding).title(encoding);
+}
+
+/** What a plan reads a weight as: the encoding where kernels read it as it is, else bf16. */
+export function fileDTypeOf({ name }: WeightEncoding): FileDType {
+  return isFileDType(name) ? name : "bf16";
+}
+
+/** Whether kernels read an encoding as it is. */
+export function isFileDType(name: EncodingName): name is FileDType {
+  return WEIGHT_ENCODINGS[name].runs;
+}

@@ -1,0 +1,237 @@
+/** Published models from nothing but their config.json: parameters, active parameters, bytes of weights. */
+
+import { readFileSync } from "node:fs";
+import t from "tap";
+import { type ParamFacts, paramFacts, trace } from "../compiler/mod.ts";
+import { configurationOf } from "../engine/configuration.ts";
+import { readStoredAs } from "../engine/stored_as.ts";
+import { publishedModel } from "../models/mod.ts";
+import { encodedBytes, type WeightEncoding } from "../spec/encoding.ts";
+
+const CONFIGS = new URL("references/configs/", import.meta.url);
+
+/** `published.json`: what publishers say, as they round it. */
+interface Published {
+  readonly parameters: string;
+  readonly active: string;
+  readonly bytes?: number;
+}
+
+function read(name: string): { readonly [key: string]: unknown } {
+  return JSON.parse(readFileSync(new URL(`${name}.json`, CONFIGS), "utf8"));
+}
+
+const PUBLISHED = read("published") as { readonly [name: string]: Published };
+
+function factsOf(name: string): ParamFacts[] {
+  return paramFacts(
+    trace(
+      configurationOf(read(name), name).published.build({
+        ...{ maxTokens: 16, maxSequences: 1, maxContext: 64 },
+      }),
+    ),
+  );
+}
+
+function sum(
+  facts: readonly ParamFacts[],
+  of: (param: ParamFacts) => number,
+): number {
+  return facts.reduce((n, param) => n + of(param), 0);
+}
+
+/** Bytes of the tensors of a checkpoint with this config.json. */
+function bytesOf(name: string, facts: readonly ParamFacts[]): number {
+  const stored = configurationOf(read(name), name).storedAs();
+  return sum(
+    facts,
+    (param) =>
+      param.matrix.count * encodedBytes(stored.of(param), param.matrix),
+  );
+}
+
+/** Whether `value` is what `text` ("30.5B", "400M") says, to a unit of its last digit. */
+function agrees(value: number, text: string): boolean {
+  const [, digits, scale] = /^([\d.]+)([BM])$/.exec(text)!;
+  const decimals = digits!.split(".")[1]?.length ?? 0;
+  const whole = scale === "B" ? 1e9 : 1e6;
+  // "400M" is rounded to hundreds.
+  const zeros = decimals === 0 ? /0*$/.exec(digits!)![0].length : 0;
+  const unit = whole * 10 ** (zeros - decimals);
+  return Math.abs(value - Number(digits) * whole) < unit;
+}
+
+/** The vision part of Llama 4 Scout (34 layers of 1408 with 5632, and what brings patches in and out), which is not built. */
+const VISION = 34 * (4 * 1408 * 1408 + 2 * 1408 * 5632);
+
+for (const [name, { parameters, active, bytes }] of Object.entries(PUBLISHED)) {
+  t.test(`${name} has the parameters that its publisher counts`, (t) => {
+    const facts = factsOf(name);
+    const left = name.startsWith("llama-4") ? VISION : 0;
+    const all = sum(facts, (param) => param.elements);
+    t.ok(agrees(all + left, parameters), `${all} is ${parameters}`);
+    const some = sum(facts, (param) => param.active);
+    t.ok(agrees(some, active), `${some} is ${active}`);
+    if (bytes === undefined) t.comment(`${name}: no total_size was found`);
+    else t.equal(bytesOf(name, facts), bytes, "bytes are its total_size");
+    t.end();
+  });
+}
+
+t.test("DeepSeek-V3 with its predictor has the elements and bytes that its files have", (t) => {
+  const facts = factsOf("deepseek-v3");
+  const layer = facts.filter(({ name }) => name.startsWith("model.layers.60."));
+  const [embed, vocab] = [7168, 129280];
+  // A layer as any with experts, and eh_proj, embedding, output and norms, in bf16.
+  const beside = 2 * embed * embed + 2 * vocab * embed + 3 * embed;
+  const stored = configurationOf(read("deepseek-v3"), "").storedAs();
+  const scales = (of: readonly ParamFacts[]) =>
+    sum(
+      of,
+      (param) =>
+        stored.of(param).name === "fp8"
+          ? (encodedBytes(stored.of(param), param.matrix) * param.matrix.count -
+            param.elements) / 4
+          : 0,
+    );
+  t.equal(
+    sum([...facts, ...layer], (param) => param.elements) + beside +
+      scales([...facts, ...layer]),
+    684_531_386_000,
+    "elements of 91,991 tensors, scales among them",
+  );
+  const bytes = bytesOf("deepseek-v3", [...facts, ...layer]) + 2 * beside;
+  t.equal((bytes / 2 ** 30).toFixed(2), "641.29", "GiB");
+  t.end();
+});
+
+/** Encodings beside the tensors that files have for one matrix: elements times bytes. */
+const TENSORS: readonly (readonly [WeightEncoding, string, number])[] = [
+  [
+    { name: "fp8", block: [128, 128] },
+    "DeepSeek-R1 kv_a_proj_with_mqa [576, 7168], weight_scale_inv [5, 56] f32",
+    576 * 7168 + 5 * 56 * 4,
+  ],
+  [
+    { name: "int4", group: 32 },
+    "Kimi-K2 down_proj: weight_packed [576, 896] i32, scale [576, 224] bf16, shape [2] i32",
+    576 * 896 * 4 + 576 * 224 * 2 + 2 * 4,
+  ],
+  [
+    { name: "gptq", group: 128 },
+    "qweight [896, 576] i32, qzeros [56, 72] i32, scales [56, 576] f16, g_idx [7168] i32",
+    896 * 576 * 4 + 56 * 72 * 4 + 56 * 576 * 2 + 7168 * 4,
+  ],
+  [
+    { name: "awq", group: 128 },
+    "qweight [7168, 72] i32, qzeros [56, 72] i32, scales [56, 576] f16",
+    7168 * 72 * 4 + 56 * 72 * 4 + 56 * 576 * 2,
+  ],
+  [
+    { name: "mxfp4" },
+    "blocks [576, 224, 16] u8, scales [576, 224] u8",
+    576 * 224 * 17,
+  ],
+];
+
+t.test("an encoding takes the bytes of the tensors that files have", (t) => {
+  for (const [encoding, tensors, bytes] of TENSORS) {
+    t.equal(
+      encodedBytes(encoding, { rows: 576, columns: 7168 }),
+      bytes,
+      tensors,
+    );
+  }
+  t.end();
+});
+
+t.test("a quantization says what it packs, and what it skips", (t) => {
+  const facts = factsOf("qwen3-30b-a3b");
+  const param = (end: string) => facts.find(({ name }) => name.endsWith(end))!;
+  const awq = readStoredAs({
+    torch_dtype: "float16",
+    quantization_config: {
+      ...{ quant_method: "awq", bits: 4, group_size: 64, zero_point: true },
+      modules_to_not_convert: ["model.layers.*.self_attn"],
+    },
+  }, undefined);
+  t.strictSame(awq.of(param("layers.0.mlp.experts.{expert}.up_proj.weight")), {
+    ...{ name: "awq", bits: 4, group: 64, zeros: true },
+  });
+  for (
+    const kept of [
+      "0.self_attn.q_proj.weight",
+      "lm_head.weight",
+      "embed_tokens.weight",
+      "0.mlp.gate.weight",
+      "0.input_layernorm.weight",
+    ]
+  ) t.strictSame(awq.of(param(kept)), { name: "f16" }, kept);
+  const packed = readStoredAs({
+    quantization_config: {
+      quant_method: "compressed-tensors",
+      config_groups: {
+        group_0: {
+          weights: {
+            num_bits: 4,
+            type: "int",
+            group_size: 32,
+            symmetric: true,
+          },
+        },
+      },
+      ignore: ["lm_head", "re:.*self_attn.*"],
+    },
+  }, undefined);
+  t.strictSame(packed.of(param("0.mlp.experts.{expert}.up_proj.weight")), {
+    ...{ name: "int4", bits: 4, group: 32, zeros: false },
+  });
+  t.strictSame(packed.of(param("0.self_attn.q_proj.weight")), { name: "bf16" });
+  t.throws(
+    () =>
+      readStoredAs({ quantization_config: { quant_method: "hqq" } }, undefined),
+    {
+      name: "DataError",
+      message:
+        `Cannot read config.json: 'quantization_config' is not known, 'quant_method' is "hqq". Known methods are fp8, mxfp4, gptq, awq, compressed-tensors; or say how weights are stored with --dtype`,
+    },
+  );
+  t.equal(
+    readStoredAs({ torch_dtype: "float32" }, "fp8").of(
+      param("0.mlp.experts.{expert}.up_proj.weight"),
+    ).name,
+    "fp8",
+    "--dtype overrules the file",
+  );
+  t.end();
+});
+
+t.test("Llama 3 scaling slows long wavelengths only", (t) => {
+  const { text_config: text } = read("llama-4-scout-17b-16e");
+  const frequencies = (factors: { readonly [key: string]: number }) => {
+    const { decoder } = publishedModel({
+      ...text as { readonly [key: string]: unknown },
+      architectures: ["Llama4ForCausalLM"],
+      rope_scaling: {
+        ...{ rope_type: "llama3", factor: 16 },
+        ...{ original_max_position_embeddings: 8192, ...factors },
+      },
+    });
+    return (decoder as unknown as {
+      readonly rotary: { readonly inverseFrequencies: readonly number[] };
+    }).rotary.inverseFrequencies;
+  };
+  const scout = frequencies({ low_freq_factor: 1, high_freq_factor: 1 });
+  const wide = frequencies({ low_freq_factor: 1, high_freq_factor: 4 });
+  for (let i = 0; i < 64; i++) {
+    const plain = 500000 ** (-i / 64);
+    const turns = 8192 * plain / (2 * Math.PI);
+    t.equal(scout[i], turns < 1 ? plain / 16 : plain, `pair ${i}`);
+    const mix = Math.min(1, Math.max(0, (turns - 1) / 3));
+    t.ok(
+      Math.abs(wide[i]! / (plain * (mix + (1 - mix) / 16)) - 1) < 1e-12,
+      `pair ${i} of a wider band`,
+    );
+  }
+  t.end();
+});
