@@ -9,6 +9,7 @@ import type {
   Stmt,
 } from "./kernel/tree.ts";
 import { scalarLoads } from "./kernel/vectors.ts";
+import { loopFaults, MAX_NODES, treeNodes } from "./verify_loops.ts";
 
 /** What a kernel tree says about itself. */
 export interface KernelFacts {
@@ -252,9 +253,7 @@ class Reader {
         this.#expect(stmt.from, "u32", "the start of loop", stmt.name);
         this.#expect(stmt.to, "u32", "the end of loop", stmt.name);
         this.#expect(stmt.step, "u32", "the step of loop", stmt.name);
-        if (stmt.step.op === "const" && stmt.step.value === 0) {
-          this.faults.add(`loop '${stmt.name}' never ends: its step is 0`);
-        }
+        for (const fault of loopFaults(stmt)) this.faults.add(fault);
         const same = from! && to! && step!;
         if (!same) this.varying.add(stmt);
         this.#block(stmt.body, uniform && same, () => {
@@ -415,6 +414,12 @@ class Reader {
 /** Read a kernel tree. Never throws on a tree that the schema admits. */
 export function readTree(kernel: Kernel): KernelFacts {
   const reader = new Reader(kernel);
+  const nodes = treeNodes(kernel);
+  if (nodes > MAX_NODES) {
+    reader.faults.add(
+      `its tree has ${nodes} statements and expressions, and at most ${MAX_NODES} are allowed`,
+    );
+  }
   for (let rounds = 0, before = -1; reader.varying.size > before; rounds++) {
     before = reader.varying.size;
     // A hostile tree may need as many rounds as it has variables.

@@ -222,6 +222,9 @@ export function hasUniformTrip(s: ForStmt, shapes: Shapes): boolean {
     (variable.stride === 1 && variable.align >= 4 && to.align >= 4);
 }
 
+/** Rounds of `analyzeShapes` after which no more is found out of variables that are set. */
+const MAX_ROUNDS = 32;
+
 /** Shapes of all variables: start from the best that can be and weaken until nothing changes. */
 export function analyzeShapes(
   kernel: Kernel,
@@ -312,8 +315,14 @@ export function analyzeShapes(
       }
     }
   };
-  while (changed) {
+  for (let round = 0; changed; round++) {
     changed = false;
+    // A hostile kernel may need as many rounds as it has variables.
+    if (round === MAX_ROUNDS) {
+      for (const variable of variables.values()) {
+        if (variable.kind === "var") variable.shape = VARYING;
+      }
+    }
     shapes.reset();
     const before = [...variables.values()].map((v) => v.shape);
     visit(body, 0, 0);

@@ -33,8 +33,15 @@ interface Linear {
   readonly factors: readonly Expr[];
 }
 
+/** Terms and factors that an index may have, and definitions that may be followed, before it is taken as it is. */
+const MAX_PARTS = 32;
+
 /** What does not change while a loop runs. */
 class Invariants {
+  /** Linear forms of the definitions met so far: a definition may be mentioned in many others. */
+  readonly known = new Map<string, Linear | undefined>();
+  /** Definitions being followed. */
+  depth = 0;
   readonly #changing: Set<string>;
   readonly #writable: ReadonlySet<string>;
   readonly counter: string;
@@ -87,11 +94,38 @@ class Invariants {
   }
 }
 
+/** `e` as a linear form of the counter, or as one term; undefined where it is neither. */
 function linear(e: Expr, known: Invariants): Linear | undefined {
-  const atom = (): Linear | undefined =>
-    known.holds(e) && known.shapes.of(e).stride !== null
-      ? { constant: 0, terms: [e], stride: 0, factors: [] }
-      : undefined;
+  const form = linearParts(e, known);
+  const small = form === undefined ||
+    (form.constant < 2 ** 31 && form.stride < 2 ** 31 &&
+      form.terms.length + form.factors.length <= MAX_PARTS);
+  return small ? form : atomOf(e, known);
+}
+
+function atomOf(e: Expr, known: Invariants): Linear | undefined {
+  return known.holds(e) && known.shapes.of(e).stride !== null
+    ? { constant: 0, terms: [e], stride: 0, factors: [] }
+    : undefined;
+}
+
+/** The form of a local's definition; undefined where there is none, or it is too deep. */
+function linearDefinition(
+  name: string,
+  known: Invariants,
+): Linear | undefined {
+  if (known.known.has(name)) return known.known.get(name);
+  if (known.depth >= MAX_PARTS) return undefined;
+  const definition = known.definition(name);
+  known.depth++;
+  const form = definition && linear(definition, known);
+  known.depth--;
+  known.known.set(name, form);
+  return form;
+}
+
+function linearParts(e: Expr, known: Invariants): Linear | undefined {
+  const atom = () => atomOf(e, known);
   if (e.type !== "u32" && e.type !== "i32") return undefined;
   if (e.op === "const") {
     const value = Number(e.value);
@@ -103,8 +137,7 @@ function linear(e: Expr, known: Invariants): Linear | undefined {
     if (e.name === known.counter) {
       return { constant: 0, terms: [], stride: 1, factors: [] };
     }
-    const definition = known.definition(e.name);
-    return (definition && linear(definition, known)) ?? atom();
+    return linearDefinition(e.name, known) ?? atom();
   }
   if (e.op !== "binary") return atom();
   const a = linear(e.a, known);

@@ -4,6 +4,7 @@
  * run one invocation at a time.
  */
 
+import { endOf } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, uniqueNames } from "./analyze.ts";
@@ -244,7 +245,8 @@ class KernelPrinter {
       return f.op("end");
     }
     const { loop } = o;
-    const bounds = [loop.from, loop.to, loop.step];
+    const end = endOf(loop);
+    const bounds = [loop.from, end, loop.step];
     const [counter, to, step] = [
       this.#statements.localOf(loop.name),
       f.local("i32"),
@@ -254,7 +256,7 @@ class KernelPrinter {
     this.#recall();
     x.scalar(loop.from);
     f.set(counter);
-    x.scalar(loop.to);
+    x.scalar(end);
     f.set(to);
     x.scalar(loop.step);
     f.set(step);

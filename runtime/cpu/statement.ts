@@ -1,7 +1,7 @@
 /** Statements of the kernel tree to WebAssembly, for the invocations of one vector. Divergent conditions become masks. */
 
 import { invariant } from "../../spec/errors.ts";
-import { mul } from "../../spec/kernel/build.ts";
+import { endOf, mul } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import {
   expressionsOf,
@@ -19,6 +19,9 @@ type ForStmt = Extract<Stmt, { op: "for" }>;
 /** Expressions of a loop body up to which it is unrolled four times, and twice. */
 const UNROLL_FOUR = 220;
 const UNROLL_TWO = 700;
+
+/** Elements that a pointer may advance in one turn of an unrolled loop. */
+const MAX_LEAP = 2 ** 26;
 
 /** Prints statements into one function. */
 export class Statements {
@@ -175,7 +178,7 @@ export class Statements {
     const { f } = this;
     const counter = this.localOf(s.name);
     const from = this.#keep(s.from);
-    const to = this.#keep(s.to);
+    const to = this.#keep(endOf(s));
     const constant = s.step.op === "const" ? Number(s.step.value) : undefined;
     const step = constant === undefined ? this.#keep(s.step) : undefined;
     f.get(from);
@@ -218,7 +221,12 @@ export class Statements {
       lanes: this.#lanes,
     });
     if (groups.length === 0) return;
-    const unroll = size <= UNROLL_FOUR ? 4 : size <= UNROLL_TWO ? 2 : 1;
+    // Steps and strides so large that offsets of an unrolled round would not fit 32 bits are not unrolled.
+    const far = groups.some(({ stride }) =>
+      loop.step * (typeof stride === "number" ? Math.max(1, stride) : 1) >=
+        MAX_LEAP
+    );
+    const unroll = far || size > UNROLL_TWO ? 1 : size > UNROLL_FOUR ? 2 : 4;
     const round = loop.step * unroll;
 
     // end = from + whole rounds, if from < to.
@@ -342,12 +350,13 @@ export class Statements {
     const { f, x } = this;
     const counter = this.localOf(s.name);
     const scalarCounter = this.isScalar(s.name);
-    x.begin([s.from, s.to, s.step]);
+    const end = endOf(s);
+    x.begin([s.from, end, s.step]);
     if (scalarCounter) x.scalar(s.from);
     else x.vector(s.from);
     f.set(counter);
     const to = f.local("v128");
-    x.vector(s.to);
+    x.vector(end);
     f.set(to);
     const step = f.local(scalarCounter ? "i32" : "v128");
     if (scalarCounter) x.scalar(s.step);

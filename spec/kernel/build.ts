@@ -208,6 +208,19 @@ export function for_(
 ): Stmt {
   return { op: "for", name, from, to, step, body };
 }
+/**
+ * What the counter of a loop is compared with: `to`, or where steps of more than 1 could lead past 2^32, the largest
+ * multiple of 4 from which they do not. So every loop ends.
+ */
+export function endOf(
+  { to, step }: Extract<Stmt, { readonly op: "for" }>,
+): Expr {
+  const size = step.op === "const" ? Number(step.value) : 1;
+  if (size === 1) return to;
+  const last = Math.floor((2 ** 32 - size) / 4) * 4;
+  if (to.op !== "const") return min(to, u32(last));
+  return Number(to.value) <= last ? to : u32(last);
+}
 /** Run `then` where the condition holds. */
 export function if_(
   condition: Expr,

@@ -119,7 +119,10 @@ export interface LoadsStmt {
   readonly index: Expr;
 }
 
-/** A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`. */
+/**
+ * A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`, a constant of at
+ * least 1, and ends before its counter would pass 2^32 (`endOf` in build.ts). Nothing inside of it changes `to`.
+ */
 export type Stmt =
   | { readonly op: "let"; readonly name: string; readonly value: Expr }
   | { readonly op: "var"; readonly name: string; readonly value: Expr }

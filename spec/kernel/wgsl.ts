@@ -1,5 +1,6 @@
 /** Prints a kernel tree as WGSL. Only this file knows that language. */
 
+import { endOf } from "./build.ts";
 import { vectorWidths } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import type {
@@ -181,7 +182,7 @@ export function printWgsl(kernel: Kernel): string {
       case "for": {
         const name = names.local(s.name);
         const head = `var ${name} = ${print(s.from)}; ` +
-          `${name} < ${inner(s.to)}; ${name} += ${print(s.step)}`;
+          `${name} < ${inner(endOf(s))}; ${name} += ${print(s.step)}`;
         return [
           `${indent}for (${head}) {`,
           ...block(s.body, indent + "  "),

@@ -1,5 +1,6 @@
 /** A plain interpreter of the kernel tree: every invocation on its own, in step at barriers. The oracle of the printers. */
 
+import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 
@@ -204,7 +205,7 @@ function* execute(
       const bits = toBits(s.value.type, evaluate(s.value, at));
       if (index < words.length) words[index] = bits;
     } else if (s.op === "for") {
-      const to = evaluate(s.to, at);
+      const to = evaluate(endOf(s), at);
       const step = evaluate(s.step, at);
       for (let i = evaluate(s.from, at); i < to; i += step) {
         yield* execute(s.body, at, [s.name, i]);

@@ -1,0 +1,211 @@
+// Kernels that a stranger could write: they are printed in little time, end, and do on WebAssembly what the tree says.
+import t from "tap";
+import {
+  add,
+  binary,
+  f32,
+  for_,
+  id,
+  let_,
+  load,
+  local,
+  mul,
+  set,
+  store,
+  sub,
+  u32,
+  var_,
+} from "../spec/kernel/build.ts";
+import type { Expr, Kernel, Stmt } from "../spec/kernel/tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { readTree } from "../spec/verify_tree.ts";
+import { interpretKernel } from "./helpers/interpret_kernel.ts";
+import { runWasm } from "./helpers/run_wasm.ts";
+
+function kernel(body: readonly Stmt[]): Kernel {
+  return {
+    ...{ name: "hostile", workgroupSize: 16, shared: [] },
+    bindings: [
+      { name: "a", type: "f32", access: "read" },
+      { name: "n", type: "u32", access: "read" },
+      { name: "y", type: "f32", access: "read_write" },
+    ],
+    body,
+  };
+}
+
+const LENGTH = 160;
+
+function data(): { [name: string]: Uint32Array } {
+  const a = new Float32Array(LENGTH).map((_, i) => i + 1);
+  return {
+    a: new Uint32Array(a.buffer),
+    n: new Uint32Array(LENGTH).map((_, i) => i < 4 ? 2 ** 32 - 1 - i : i),
+    y: new Uint32Array(LENGTH),
+  };
+}
+
+const u = (name: string) => local(name, "u32");
+const group = id("group.x");
+const at = let_("i", add(mul(group, u32(16)), id("local")));
+const sumOf = (index: Expr) =>
+  set("sum", add(local("sum", "f32"), load("a", index)));
+const end = store("y", u("i"), local("sum", "f32"));
+
+/** `c1` is made of `c0` twice, `c2` of `c1` twice, and so on. */
+function chain(length: number, fn: "add" | "mul"): Stmt[] {
+  return [
+    let_("c0", add(group, u32(1))),
+    ...Array.from(
+      { length },
+      (_, n) => let_(`c${n + 1}`, binary(fn, u(`c${n}`), u(`c${n}`))),
+    ),
+    for_("q", u32(0), u32(8), [sumOf(add(u(`c${length}`), u("q")))]),
+  ];
+}
+
+/** `c1` is `c0` plus 1, and so on. */
+function ladder(length: number): Stmt[] {
+  return [
+    let_("c0", group),
+    ...Array.from(
+      { length },
+      (_, n) => let_(`c${n + 1}`, add(u(`c${n}`), u32(1))),
+    ),
+    for_("q", u32(0), u32(8), [
+      sumOf(sub(add(u(`c${length}`), u("q")), u32(length))),
+    ]),
+  ];
+}
+
+/** What each variable holds takes one turn more to find out than what the next one does. */
+function backward(length: number): Stmt[] {
+  const before = (n: number) => n === length - 1 ? u("i") : u(`v${n + 1}`);
+  return [
+    ...Array.from({ length }, (_, n) => var_(`v${n}`, u32(n))),
+    for_("q", u32(0), u32(3), [
+      ...Array.from({ length }, (_, n) => set(`v${n}`, before(n))),
+      sumOf(u("v0")),
+    ]),
+  ];
+}
+
+const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
+  "sums of sums": chain(40, "add"),
+  "products of products": chain(40, "mul"),
+  "sums upon sums": ladder(4000),
+  "variables set one after the other": backward(2000),
+  "steps that fill 32 bits in four turns": [
+    for_(
+      "q",
+      u32(0),
+      u32(0x90000000),
+      [sumOf(add(group, u("q")))],
+      u32(2 ** 30),
+    ),
+  ],
+  "the same without the counter": [
+    for_("q", u32(0), u32(0x90000000), [sumOf(group)], u32(2 ** 30)),
+  ],
+  "strides that fill 32 bits": [
+    for_(
+      "q",
+      u32(0),
+      u32(2 ** 16),
+      [sumOf(mul(u("q"), u32(0x7fffff)))],
+      u32(2 ** 12),
+    ),
+  ],
+  "a constant end from which the step leads past 32 bits": [
+    for_("q", u32(2 ** 32 - 64), u32(2 ** 32 - 1), [sumOf(u("i"))], u32(7)),
+  ],
+  "a loaded end from which the step leads past 32 bits": [
+    for_(
+      "q",
+      u32(2 ** 32 - 64),
+      load("n", u32(0), "u32"),
+      [sumOf(u("i"))],
+      u32(7),
+    ),
+  ],
+  "ends that differ, from which the step leads past 32 bits": [
+    for_(
+      "q",
+      u32(2 ** 32 - 64),
+      load("n", id("local"), "u32"),
+      [sumOf(u("i"))],
+      u32(7),
+    ),
+  ],
+};
+
+for (const [what, body] of Object.entries(HOSTILE)) {
+  t.test(what, (t) => {
+    const k = kernel([at, var_("sum", f32(0)), ...body, end]);
+    t.strictSame(readTree(k).faults, []);
+    const [wanted, vectors, singles] = [data(), data(), data()];
+    interpretKernel(k, wanted, [3, 1, 1]);
+    runWasm(k, vectors, [3, 1, 1]);
+    runWasm(k, singles, [3, 1, 1], { lanes: 1 });
+    t.ok(wanted.y!.some((word) => word !== 0), "writes something");
+    t.strictSame(vectors.y, wanted.y, "vectors");
+    t.strictSame(singles.y, wanted.y, "single invocations");
+    t.end();
+  });
+}
+
+t.test("WGSL ends loops where the tree does", (t) => {
+  const to = load("n", u32(0), "u32");
+  const loops: readonly (readonly [Stmt, string])[] = [
+    [for_("q", u32(0), to, [], u32(7)), "q < min(n[0u], 4294967288u); q += 7u"],
+    [for_("q", u32(0), to, []), "q < n[0u]; q += 1u"],
+    [
+      for_("q", u32(0), u32(2 ** 32 - 1), [], u32(2)),
+      "q < 4294967292u; q += 2u",
+    ],
+    [for_("q", u32(0), u32(64), [], u32(8)), "q < 64u; q += 8u"],
+  ];
+  for (const [loop, head] of loops) {
+    t.match(printWgsl(kernel([loop])), `for (var q = 0u; ${head}) {`);
+  }
+  t.end();
+});
+
+t.test("loops that may not end are refused by name", (t) => {
+  const v = u("v");
+  const again = set("v", add(v, u32(1)));
+  const wrong: readonly (readonly [readonly Stmt[], string])[] = [
+    [
+      [for_("q", u32(0), u32(10), [], sub(group, group))],
+      "the step of loop 'q' is no constant",
+    ],
+    [
+      [for_("q", u32(0), u32(10), [], u32(0))],
+      "loop 'q' never ends: its step is 0",
+    ],
+    [
+      [var_("v", u32(1)), for_("q", u32(0), v, [again])],
+      "the end of loop 'q' changes inside of it",
+    ],
+    [
+      [for_("q", u32(0), load("y", u32(0), "u32"), [
+        store("y", u32(0), u("q")),
+      ])],
+      "the end of loop 'q' changes inside of it",
+    ],
+  ];
+  for (const [body, fault] of wrong) {
+    const k = kernel(body);
+    const bindings = k.bindings.map((b) => ({ ...b, type: "u32" as const }));
+    t.strictSame(readTree({ ...k, bindings }).faults, [fault]);
+  }
+  t.end();
+});
+
+t.test("a kernel tree has a largest size", (t) => {
+  const many = Array.from({ length: 20_000 }, (_, n) => let_(`v${n}`, u32(n)));
+  t.match(readTree(kernel(many)).faults, [
+    "its tree has 40000 statements and expressions, and at most 32768 are allowed",
+  ]);
+  t.end();
+});
