@@ -1,10 +1,15 @@
 /** What moves bytes between ranks: the interface, and the choice of one. */
 
-import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  Plan,
+  PlanKernel,
+} from "../spec/plan.ts";
 import { invariant } from "../spec/errors.ts";
 import type { Device, Staging, StagingUse } from "./device.ts";
 import { createHostBinder } from "./host_communicator.ts";
-import { bindLocal } from "./local_communicator.ts";
+import { LocalBinder } from "./local_communicator.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
 
@@ -32,6 +37,11 @@ export type SentAccount = readonly SentBytes[];
 export interface Communicator {
   /** Set where every rank lives in a process of its own; unset where all live in this one. */
   readonly remote?: RemoteRanks;
+  /** Kernels that it launches besides those of the plan, by key; `devices` has that of each rank. */
+  kernels?(
+    plan: Plan,
+    devices: readonly Device[],
+  ): { readonly [key: string]: PlanKernel };
   /**
    * Make ready to carry out `step` among `group` (by position), again and again; called once at load. `group` holds the
    * ranks of this process only.
@@ -118,14 +128,16 @@ interface StagingPool {
   readonly free: Staging[];
 }
 
-/** Groups whose ranks share one device exchange by kernels of the plan, others through host memory. */
+/** Groups whose ranks share one device exchange by kernel launches, others through host memory. */
 export function createCommunicator(): Communicator {
   const bindHost = createHostBinder();
+  const local = new LocalBinder();
   return {
+    kernels: (plan, devices) => local.kernels(plan, devices),
     bind(step, group, context) {
       const shared = group.every((m) => m.device === group[0]!.device);
       return shared
-        ? bindLocal(step, group, context)
+        ? local.bind(step, group, context)
         : bindHost(step, group, context);
     },
   };

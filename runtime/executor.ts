@@ -94,13 +94,17 @@ export async function createSession(
   plan: Plan,
   options: CreateSessionOptions,
 ): Promise<Session> {
-  const { devices, tensors = new Map(), verify, onProgress, tracer } = options;
+  const { devices, tensors = new Map(), verify, onProgress } = options;
   verify?.(plan);
   const remote = options.communicator?.remote;
   checkDevices(devices, remote ? 1 : plan.ranks);
   let done = 0;
   const unique = [...new Set(devices)];
-  const kernels = kernelsByKey(plan);
+  const communicator = options.communicator ?? createCommunicator();
+  const kernels = {
+    ...kernelsByKey(plan),
+    ...communicator.kernels?.(plan, devices),
+  };
   const total = unique.length * Object.keys(kernels).length;
   for (const device of unique) {
     await device.prepare(
@@ -118,7 +122,7 @@ export async function createSession(
       onProgress?.({ stage: "weights", done, total }),
   });
   for (const device of unique) await device.idle();
-  return new LoadedSession(plan, ranks, options, tracer);
+  return new LoadedSession(plan, ranks, { ...options, communicator });
 }
 
 class LoadedSession implements Session {
@@ -138,14 +142,14 @@ class LoadedSession implements Session {
   constructor(
     plan: Plan,
     ranks: readonly RankMemory[],
-    options: CreateSessionOptions,
-    tracer: Tracer | undefined,
+    options: CreateSessionOptions & { readonly communicator: Communicator },
   ) {
+    const { communicator, tracer } = options;
     this.#plan = plan;
     this.#ranks = ranks;
     this.#staging = new StagingAccount();
     this.#tracer = tracer;
-    this.#remote = options.communicator?.remote;
+    this.#remote = communicator.remote;
     this.#traffic = options.statistics || tracer
       ? new TrafficAccount(plan, ranks)
       : undefined;
@@ -157,7 +161,7 @@ class LoadedSession implements Session {
       ranks,
       staging: this.#staging,
       sent: this.#traffic?.actual,
-      communicator: options.communicator ?? createCommunicator(),
+      communicator,
       ...(tracer && this.#traffic
         ? { around: tracer.around(ranks, this.#traffic.actual) }
         : {}),

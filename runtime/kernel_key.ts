@@ -9,6 +9,11 @@ const keys = new WeakMap<PlanKernel, string>();
 export function kernelKey(plan: Plan, name: string): string {
   const kernel = plan.kernels[name];
   invariant(kernel, `no kernel '${name}'`);
+  return keyOf(name, kernel);
+}
+
+/** The key of a kernel that is called `name`. */
+export function keyOf(name: string, kernel: PlanKernel): string {
   let key = keys.get(kernel);
   if (!key) {
     const text = kernel.wgsl || JSON.stringify(kernel.tree);

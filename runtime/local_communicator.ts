@@ -1,49 +1,127 @@
-/** Exchanges between ranks that share one device: launches of the plan's own kernels, without a host wait. */
+/** Exchanges between ranks that share one device: kernel launches that follow from the step, without a host wait. */
 
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import type { Grid } from "../spec/kernel/make.ts";
+import type { Binding, Kernel } from "../spec/kernel/tree.ts";
+import { localLaunches } from "../spec/local/mod.ts";
+import { groupOf } from "../spec/mesh.ts";
+import type { Plan, PlanKernel } from "../spec/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,
   Exchange,
 } from "./communicator.ts";
-import type { DeviceBuffer } from "./device.ts";
+import type { Device, DeviceBuffer } from "./device.ts";
 import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
-import { kernelKey } from "./kernel_key.ts";
+import { keyOf } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
-/** Bind the `local` launches of a collective for every rank of the group. */
-export function bindLocal(
-  step: CollectiveStep,
-  group: readonly RankMemory[],
-  context: CommunicatorContext,
-): Exchange {
-  const launches = group.flatMap((to) =>
-    step.local.map((local) => {
-      const bindings = context.plan.kernels[local.kernel]!.tree.bindings;
-      const buffers: readonly DeviceBuffer[] = Object.freeze(
-        bindings.map(({ name }) =>
-          bufferOf(name, step, local.sources, to, group)
-        ),
-      );
-      const workgroups = bindWorkgroups(
-        local.workgroups,
-        context.plan,
-        to.rank,
-      );
-      const key = kernelKey(context.plan, local.kernel);
-      return (counts: RunCounts) =>
-        to.device.launch(key, buffers, workgroups(counts), step.label);
-    })
-  );
-  const launchAll = (counts: RunCounts) => {
-    for (const launch of launches) launch(counts);
-  };
-  const { sent } = context;
-  if (!sent) return launchAll;
-  return async (counts) => {
-    launchAll(counts);
-    await countSent(step, group, sent);
+/** A launch by which a rank receives from some of its group. */
+interface Received {
+  readonly key: string;
+  readonly bindings: readonly Binding[];
+  readonly sources: readonly number[];
+  readonly workgroups: Grid;
+}
+
+/** Makes the launches of collectives, each kernel once. */
+export class LocalBinder {
+  readonly #launches = new Map<
+    Plan,
+    (step: CollectiveStep) => readonly Received[]
+  >();
+  readonly #printed = new Map<Kernel, PlanKernel>();
+
+  /** The kernels of those collectives of a plan that go between ranks of one device; `devices` has that of each rank. */
+  kernels(
+    plan: Plan,
+    devices: readonly Device[],
+  ): { [key: string]: PlanKernel } {
+    const isShared = sharing(plan, devices);
+    for (const { steps } of plan.programs) {
+      for (const step of steps) {
+        if (step.op !== "allGather" && step.op !== "allToAll") continue;
+        if (isShared(step.over)) this.#of(plan, step);
+      }
+    }
+    return Object.fromEntries(
+      [...this.#printed.values()].map((kernel) =>
+        [keyOf(kernel.tree.name, kernel), kernel] as const
+      ),
+    );
+  }
+
+  /** Bind the launches of a collective for every rank of a group. */
+  bind(
+    step: CollectiveStep,
+    group: readonly RankMemory[],
+    context: CommunicatorContext,
+  ): Exchange {
+    const received = this.#of(context.plan, step);
+    const launches = group.flatMap((to) =>
+      received.map(({ key, bindings, sources, ...launch }) => {
+        const buffers: readonly DeviceBuffer[] = Object.freeze(
+          bindings.map(({ name }) => bufferOf(name, step, sources, to, group)),
+        );
+        const workgroups = bindWorkgroups(
+          launch.workgroups,
+          context.plan,
+          to.rank,
+        );
+        return (counts: RunCounts) =>
+          to.device.launch(key, buffers, workgroups(counts), step.label);
+      })
+    );
+    const launchAll = (counts: RunCounts) => {
+      for (const launch of launches) launch(counts);
+    };
+    const { sent } = context;
+    if (!sent) return launchAll;
+    return async (counts) => {
+      launchAll(counts);
+      await countSent(step, group, sent);
+    };
+  }
+
+  #of(plan: Plan, step: CollectiveStep): readonly Received[] {
+    let launches = this.#launches.get(plan);
+    if (!launches) {
+      const made = localLaunches(plan.mesh);
+      launches = (step) =>
+        made(step).map(({ kernel, sources, workgroups }) => ({
+          key: keyOf(kernel.name, this.#print(kernel)),
+          bindings: kernel.bindings,
+          ...{ sources, workgroups },
+        }));
+      this.#launches.set(plan, launches);
+    }
+    return launches(step);
+  }
+
+  #print(tree: Kernel): PlanKernel {
+    const known = this.#printed.get(tree) ?? { tree, wgsl: printWgsl(tree) };
+    this.#printed.set(tree, known);
+    return known;
+  }
+}
+
+/** Whether some group over mesh axes lives on one device. */
+function sharing(
+  { mesh, ranks }: Plan,
+  devices: readonly Device[],
+): (over: readonly string[]) => boolean {
+  const known = new Map<string, boolean>();
+  return (over) => {
+    const key = JSON.stringify(over);
+    const shared = known.get(key) ??
+      Array.from({ length: ranks }, (_, rank) => groupOf(mesh, rank, over))
+        .some((group) =>
+          group.every((rank) => devices[rank] === devices[group[0]!])
+        );
+    known.set(key, shared);
+    return shared;
   };
 }
 

@@ -175,17 +175,6 @@ export interface CopyStep extends StepBase {
 }
 
 /**
- * How ranks that share one device carry a collective out: for every receiving rank, each entry is a launch of `kernel`
- * with bindings `dst` (to), `src0`, `src1`, … (from, of the group positions in `sources`), and where the kernel has them
- * `counts`, `position` and `moved`, by the step's fields of those names.
- */
-export interface LocalExchange {
-  readonly kernel: string;
-  readonly sources: readonly number[];
-  readonly workgroups: readonly [Size, Size, Size];
-}
-
-/**
  * Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. With `rows`, `bytes` are those of
  * a row, and every rank gives as many rows as it has items of the placed run-time axis; `rows.counts` is a `dealt` buffer
  * that holds these numbers by position. With `blocks`, `from` has a block of `bytes` bytes for each position, and a rank
@@ -199,7 +188,6 @@ export interface AllGatherStep extends StepBase {
   readonly bytes: number;
   readonly rows?: { readonly axis: string; readonly counts: string };
   readonly blocks?: { readonly position: string };
-  readonly local: readonly LocalExchange[];
 }
 
 /**
@@ -227,7 +215,8 @@ export interface AllToAllStep extends StepBase {
   readonly columns?: readonly (readonly [first: number, end: number])[];
   readonly position: string;
   readonly moved: string;
-  readonly local: readonly LocalExchange[];
+  /** The most rows from one rank to another. */
+  readonly pairRows: Size;
   readonly handle?: string;
 }
 

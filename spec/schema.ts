@@ -179,10 +179,6 @@ const part = closed({
   ),
 });
 
-const local = list(
-  closed({ kernel: name, sources: list(integer), workgroups: sizes }),
-);
-
 function stepOf(
   op: string,
   fields: { readonly [name: string]: Schema },
@@ -215,7 +211,6 @@ const steps = {
     from: name,
     to: name,
     bytes: integer,
-    local,
   }, {
     rows: closed({ axis: name, counts: name }),
     blocks: closed({ position: name }),
@@ -230,7 +225,7 @@ const steps = {
     splits: list(integer, 2),
     position: name,
     moved: name,
-    local,
+    pairRows: size,
   }, {
     columns: list({ ...list(integer, 2), maxItems: 2 }, 1),
     handle: name,

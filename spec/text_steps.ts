@@ -2,7 +2,7 @@
 
 import { columnsOf } from "./bytes.ts";
 import { positionsOver } from "./mesh.ts";
-import type { LocalExchange, Plan, Port, Step } from "./plan.ts";
+import type { Plan, Port, Step } from "./plan.ts";
 import { formatSize, type Size } from "./size.ts";
 import {
   dispatchedType,
@@ -173,12 +173,6 @@ function gridText(sizes: readonly [Size, Size, Size]): string {
   }>`;
 }
 
-function localText(local: readonly LocalExchange[]): string {
-  return local.map((entry) =>
-    `${entry.kernel}[${entry.sources.join(" ")}]${gridText(entry.workgroups)}`
-  ).join(" ");
-}
-
 function stepText(plan: Plan, at: StepFacts, underHeading: boolean): string {
   const { step, index } = at;
   const head = `%${index}`;
@@ -213,9 +207,7 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
         step.rows ? `${step.rows.axis} x ` : ""
       }${step.bytes} B to each of ${
         positionsOver(plan.mesh, step.over) - 1
-      } others)${step.rows ? ` by ${step.rows.counts}` : ""} local ${
-        localText(step.local)
-      }`;
+      } others)${step.rows ? ` by ${step.rows.counts}` : ""}`;
     case "allToAll":
       return `${step.to} = ${
         step.handle === undefined ? "" : "start "
@@ -225,9 +217,11 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
         step.columns
           ? ` columns ${step.columns.map((pair) => pair.join("..")).join(" ")}`
           : ""
-      } at ${step.position} (${step.rowBytes} B a row) moved ${step.moved} local ${
-        localText(step.local)
-      }${step.handle === undefined ? "" : ` as '${oneLine(step.handle)}'`}`;
+      } at ${step.position} (${step.rowBytes} B a row, at most ${
+        formatSize(step.pairRows)
+      } to a rank) moved ${step.moved}${
+        step.handle === undefined ? "" : ` as '${oneLine(step.handle)}'`
+      }`;
     case "wait":
       return `${at.writes[0]} = wait for '${oneLine(step.handle)}'`;
     default:

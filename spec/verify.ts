@@ -7,7 +7,7 @@ import { PlanError } from "./errors.ts";
 import { parsePlan, schemaProblem } from "./json.ts";
 import type { Plan } from "./plan.ts";
 import { checkAxes, checkPlacement, checkPorts } from "./verify_axes.ts";
-import { checkGroups, checkLocal, checkShapes } from "./verify_collectives.ts";
+import { checkGroups, checkShapes } from "./verify_collectives.ts";
 import { checkFlight, checkHandles } from "./verify_flight.ts";
 import {
   checkAliasing,
@@ -85,7 +85,6 @@ const RULES = {
   partial: checkPartial,
   groups: checkGroups,
   shapes: checkShapes,
-  local: checkLocal,
   flight: checkFlight,
   parts: checkParts,
   owned: checkOwned,

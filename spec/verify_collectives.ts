@@ -1,4 +1,4 @@
-/** Rules of collectives: whole groups meet them, shapes match, and the local form moves what the step says. */
+/** Rules of collectives: whole groups meet them, and shapes match. */
 
 import { columnsOf } from "./bytes.ts";
 import { STORED_BYTES } from "./dtype.ts";
@@ -7,7 +7,6 @@ import { positionOver } from "./mesh.ts";
 import {
   type AllGatherStep,
   type AllToAllStep,
-  type LocalExchange,
   onRank,
   type PlanBuffer,
 } from "./plan.ts";
@@ -20,7 +19,6 @@ import {
   type StepFacts,
   width,
 } from "./verify_facts.ts";
-import { bindingFaults } from "./verify_launch.ts";
 
 function titleOf(step: Collective): string {
   return step.op === "allGather"
@@ -227,95 +225,4 @@ function isRowOf(buffer: PlanBuffer, rowBytes: number): boolean {
     bytes *= size;
   }
   return false;
-}
-
-/** The launches that carry a collective out on one device cover every source once, with the right buffers. */
-export function checkLocal(facts: Facts, report: Report): void {
-  for (const { step, at } of collectives(facts)) {
-    const title = titleOf(step);
-    const positions = width(facts, step.over);
-    const sources = step.local.flatMap((entry) => entry.sources);
-    if (
-      sources.length !== positions || sources.some((source, i) => source !== i)
-    ) {
-      report(
-        title,
-        `its launches take from positions [${
-          sources.slice(0, 64).join(", ")
-        }] and not from 0 to ${positions - 1} in order`,
-        at,
-      );
-    }
-    for (const entry of step.local) {
-      for (const fault of localFaults(facts, step, at, entry)) {
-        report(title, fault, at);
-      }
-    }
-  }
-}
-
-function localFaults(
-  facts: Facts,
-  step: Collective,
-  at: StepFacts,
-  entry: LocalExchange,
-): string[] {
-  const known = facts.kernels.get(entry.kernel)!;
-  const faults: string[] = [];
-  const has = new Set(known.kernel.tree.bindings.map((b) => b.name));
-  const bindings: { [binding: string]: string } = { dst: step.to };
-  for (const i of entry.sources.keys()) bindings[`src${i}`] = step.from;
-  if (step.op === "allToAll") {
-    bindings.counts = step.counts;
-    bindings.moved = step.moved;
-    // A kernel whose splits do not depend on the position has no need of it.
-    if (has.has("position")) bindings.position = step.position;
-  } else if (step.rows) bindings.counts = step.rows.counts;
-  else if (step.blocks) {
-    bindings.position = step.blocks.position;
-    if (!has.has("position")) {
-      faults.push(`kernel '${entry.kernel}' does not ask for its position`);
-    }
-  }
-  const options = { ranks: at.ranks, words: true };
-  for (const fault of bindingFaults(facts, known, bindings, options)) {
-    faults.push(`kernel '${entry.kernel}': ${fault}`);
-  }
-  for (const { name } of known.kernel.tree.bindings) {
-    const writes = name === "dst" || name === "moved";
-    if (known.facts.stores.has(name) !== writes) {
-      faults.push(
-        `kernel '${entry.kernel}' ${
-          writes ? "never writes" : "writes"
-        } '${name}'`,
-      );
-    }
-    if (writes && known.facts.loads.has(name)) {
-      faults.push(`kernel '${entry.kernel}' reads '${name}'`);
-    }
-  }
-  const words = (step.op === "allToAll" ? step.rowBytes : step.bytes) / 4;
-  const shown = step.op === "allToAll" || step.rows
-    ? [words]
-    : [words, ...entry.sources.map((source) => source * words)];
-  // Factors 0 and 1 fold away in the tree.
-  if (shown.some((n) => n > 1 && !known.facts.words.has(n))) {
-    faults.push(
-      `kernel '${entry.kernel}' does not move ${words} words of positions [${
-        entry.sources.join(", ")
-      }]`,
-    );
-  }
-  const counted = [...known.facts.indices.get("moved") ?? []];
-  if (
-    step.op === "allToAll" &&
-    !sameList(counted.sort((a, b) => a - b), entry.sources)
-  ) {
-    faults.push(
-      `kernel '${entry.kernel}' counts rows of positions [${
-        counted.join(", ")
-      }] and is given [${entry.sources.join(", ")}]`,
-    );
-  }
-  return faults;
 }

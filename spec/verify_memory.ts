@@ -157,13 +157,8 @@ export function checkLimits(facts: Facts, report: Report): void {
   }
   for (const { steps } of facts.programs) {
     for (const at of steps) {
-      const launches = at.step.op === "launch"
-        ? [at.step]
-        : isCollective(at.step)
-        ? at.step.local
-        : [];
-      for (const { workgroups } of launches) {
-        const bounds = workgroups.map((size) => facts.bound(size));
+      if (at.step.op === "launch") {
+        const bounds = at.step.workgroups.map((size) => facts.bound(size));
         const most = Math.max(...bounds);
         // The negation also refuses what is not a number.
         if (!(most <= limit("maxComputeWorkgroupsPerDimension"))) {
@@ -176,7 +171,8 @@ export function checkLimits(facts: Facts, report: Report): void {
           );
         }
       }
-      if (launches.length === 0) continue;
+      // Ranks that share a device bind what a collective moves.
+      if (at.step.op !== "launch" && !isCollective(at.step)) continue;
       for (const name of new Set(buffersOf(at.step))) {
         const bytes = largest[buffers.get(name)!.allocation]!;
         if (bytes > limit("maxStorageBufferBindingSize")) {

@@ -264,6 +264,7 @@ function heldUp(
 ): Communicator {
   const real = createCommunicator();
   return {
+    ...real,
     bind(step, group, context): Exchange {
       const exchange = real.bind(step, group, context);
       return step.op === "allToAll" && step.handle !== undefined

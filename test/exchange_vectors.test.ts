@@ -1,7 +1,6 @@
 /** Where rows go: values of MaxText's and torchtitan's own tests, against exchanges and regrouping here. */
 
 import t from "tap";
-import { gatherRows } from "../compiler/kernels/gather_rows.ts";
 import {
   elementwiseGrid,
   regroup,
@@ -9,6 +8,7 @@ import {
 } from "../compiler/kernels/mod.ts";
 import { combine, compile, dispatch, model, route } from "../compiler/mod.ts";
 import { blocksOf } from "../spec/bytes.ts";
+import { gatherRows } from "../spec/local/gather_rows.ts";
 import { readJson } from "./helpers/read_tensors.ts";
 import { testKernels, workgroups } from "./helpers/run_kernel.ts";
 

@@ -6,14 +6,13 @@ import {
   combine,
   DROPPED,
   elementwiseGrid,
-  exchange,
-  exchangeGrid,
-  gather,
   lengthAt,
   permute,
   regroup,
   regroupGrid,
 } from "../compiler/kernels/mod.ts";
+import { exchange, exchangeGrid } from "../spec/local/exchange.ts";
+import { gather } from "../spec/local/gather.ts";
 import { assignOf } from "./helpers/kernel_reference.ts";
 import {
   close,

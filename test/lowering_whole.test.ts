@@ -328,7 +328,7 @@ t.test("the plan shows what is gathered", async (t) => {
     .map((line) => line.replace(/ {2}\/\/.*/, "").trim());
   t.equal(
     gathers[0],
-    "%1 gather : f32[all token expert]: gathered = allGather dot over ep (token x 16 B to each of 1 others) by counts of token local gather_rows_4[0 1]<ceil(token@ep * 4 / 64)>",
+    "%1 gather : f32[all token expert]: gathered = allGather dot over ep (token x 16 B to each of 1 others) by counts of token",
   );
   t.match(
     text,

@@ -31,18 +31,7 @@ function kernel(name: string, bindings: readonly string[]): Kernel {
   };
 }
 
-const KERNELS = {
-  work: kernel("work", ["x", "y", "lengths"]),
-  exchange: kernel("exchange", [
-    "dst",
-    "src0",
-    "src1",
-    "counts",
-    "position",
-    "moved",
-  ]),
-  gather: kernel("gather", ["dst", "src0", "src1"]),
-};
+const KERNELS = { work: kernel("work", ["x", "y", "lengths"]) };
 
 /** Two ranks: y = work(x); counts are gathered; rows of y are exchanged into z. */
 function examplePlan(counts: readonly (readonly number[])[]): Plan {
@@ -123,7 +112,6 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
           to: "all",
           bytes: 8,
           part: { verb: "dispatch", routing: 0, part: "exchange counts" },
-          local: [{ kernel: "gather", sources: [0, 1], workgroups: [1, 1, 1] }],
         },
         {
           op: "allToAll",
@@ -138,11 +126,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
           position: "position",
           moved: "moved",
           part: { verb: "dispatch", routing: 0, part: "exchange" },
-          local: [{
-            kernel: "exchange",
-            sources: [0, 1],
-            workgroups: [1, 1, 1],
-          }],
+          pairRows: 0,
         },
       ],
     }],
@@ -165,17 +149,17 @@ function emulate(key: string, buffers: readonly NullBuffer[]): void {
   const name = nameOf(key);
   const [a, b, c] = buffers.map(u32) as [Uint32Array, Uint32Array, Uint32Array];
   if (name === "work") b.set(a.subarray(0, 2 * c[0]!));
-  else if (name === "gather") {
-    a.set(b.subarray(0, 2), 0);
-    a.set(c.subarray(0, 2), 2);
+  else if (name === "gather_2") {
+    c.set(a.subarray(0, 2), 0);
+    c.set(b.subarray(0, 2), 2);
   } else {
-    const [, , , counts, position, moved] = buffers.map(u32);
+    const [counts, position, first, second, dst, moved] = buffers.map(u32);
     const me = position![0]!;
     let to = 0;
-    for (const [s, from] of [b, c].entries()) {
+    for (const [s, from] of [first!, second!].entries()) {
       const skip = me === 0 ? 0 : counts![2 * s]!;
       const rows = counts![2 * s + me]!;
-      a.set(from.subarray(2 * skip, 2 * (skip + rows)), 2 * to);
+      dst!.set(from.subarray(2 * skip, 2 * (skip + rows)), 2 * to);
       moved![s] = rows;
       to += rows;
     }
@@ -203,8 +187,8 @@ t.test("a run writes counts and inputs, launches, exchanges, reads", async (t) =
     ),
     [
       ...["write", "write", "write", "write"],
-      ...["work 3", "work 2", "gather 1", "gather 1"],
-      ...["exchange 1", "exchange 1", "read", "read"],
+      ...["work 3", "work 2", "gather_2 1", "gather_2 1"],
+      ...["exchange_forward_2 1", "exchange_forward_2 1", "read", "read"],
     ],
   );
   const rows = await session.run("main", { x: tensor(5) }, {

@@ -66,13 +66,6 @@ const BROKEN: readonly Mistake[] = [
   ["on one rank", "groups", /wait for ever/, (p) => {
     steps(p)[GATHER]!.ranks = [0];
   }],
-  ["from one rank only", "local", /take from positions \[0\]/, (p) => {
-    gather(p).local[0]!.sources = [0];
-  }],
-  ["by a kernel that ignores the counts", "local", /no buffer|counts/, (p) => {
-    const { tree } = p.kernels[gather(p).local[0]!.kernel]!;
-    tree.bindings = tree.bindings.filter(({ name }) => name !== "counts");
-  }],
   ["with a table that nobody describes", "contents", /'dealt' belongs/, (p) => {
     Reflect.deleteProperty(buffer(p, "rows of token"), "dealt");
   }],

@@ -140,13 +140,6 @@ const BROKEN: readonly Mistake[] = [
     const { position } = gather(p).blocks!;
     p.buffers[position]!.data = { ranks: [[0], [0], [2], [3]] };
   }],
-  ["blocks that a kernel takes from anywhere", "local", /its position/, (p) => {
-    const other = steps(p).find((step) =>
-      step.op === "allGather" && step.over.length === 2 && !step.blocks
-    );
-    if (other?.op !== "allGather") throw new Error("nothing is gathered");
-    gather(p).local = other.local;
-  }],
   ["parts over no mesh axis", "references", /'ghost'.*no axis/, (p) => {
     part(p).partial = ["ghost"];
   }],

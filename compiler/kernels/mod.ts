@@ -6,7 +6,6 @@ export * from "./capacity.ts";
 export * from "./combine.ts";
 export * from "./contract.ts";
 export * from "./elementwise.ts";
-export * from "./exchange.ts";
 export * from "./kernel.ts";
 export * from "./matmul.ts";
 export * from "./matmul_tile.ts";

@@ -25,10 +25,10 @@ import {
   u32,
   var_,
 } from "../../spec/kernel/build.ts";
+import { pick } from "../../spec/kernel/pick.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { DROPPED } from "./assign.ts";
 import { elementwise } from "./elementwise.ts";
-import { pick } from "./exchange.ts";
 import { kernelOf, reads, SHARED_WORDS, writes } from "./kernel.ts";
 
 function u(name: string): Expr {

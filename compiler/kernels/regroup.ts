@@ -24,7 +24,7 @@ import {
 import { columnsOf } from "../../spec/bytes.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import { pick } from "./exchange.ts";
+import { pick } from "../../spec/kernel/pick.ts";
 import {
   foldGrid,
   type Grid,

@@ -16,13 +16,7 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
   const max = (values: readonly number[]) =>
     values.reduce((a, b) => Math.max(a, b), 0);
   const grids = plan.programs.flatMap(({ steps }) =>
-    steps.flatMap((step) =>
-      step.op === "launch"
-        ? step.workgroups
-        : "local" in step
-        ? step.local.flatMap(({ workgroups }) => workgroups)
-        : []
-    )
+    steps.flatMap((step) => step.op === "launch" ? step.workgroups : [])
   );
   const memory = max(plan.allocations.map(({ bytes }) => most(bytes)));
   return {

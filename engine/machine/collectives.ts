@@ -34,7 +34,6 @@ export async function bindCollectives(
   },
 ): Promise<BoundCollectives> {
   const unique = [...new Set(devices)];
-  for (const device of unique) await device.prepare(kernelsByKey(plan));
   const memories = devices.map((device, i) =>
     new RankMemory(plan, device, world?.rank ?? i)
   );
@@ -42,6 +41,11 @@ export async function bindCollectives(
   const communicator = world
     ? await createMpiCommunicator(world, plan)
     : createCommunicator();
+  const kernels = {
+    ...kernelsByKey(plan),
+    ...communicator.kernels?.(plan, devices),
+  };
+  for (const device of unique) await device.prepare(kernels);
   const staging = new StagingAccount();
   const context = { plan, staging, sent: undefined };
   const carryOut = steps.map((step) =>

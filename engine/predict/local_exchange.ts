@@ -1,6 +1,8 @@
-/** How ranks of one device exchange: launches of the plan's own kernels, for each that receives. */
+/** How ranks of one device exchange: kernel launches, for each that receives. */
 
 import { bindWorkgroups } from "../../runtime/run_counts.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { localLaunches } from "../../spec/local/mod.ts";
 import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
 import { KnownBuffers } from "./known.ts";
 import { LaunchCounter, type LaunchWork } from "./launch.ts";
@@ -9,31 +11,33 @@ import { dealScene, type Scene, type SceneOptions } from "./scene.ts";
 /** A launch on one rank. Of buffers without a name nothing is known. */
 export interface PlacedLaunch {
   readonly rank: number;
-  readonly kernel: string;
+  readonly kernel: Kernel;
   readonly size: readonly [number, number, number];
   readonly buffers: readonly (string | undefined)[];
 }
 
-/** The launches of an exchange among the ranks of a group. */
-export function localLaunches(
+/** The launches of exchanges among the ranks of a group. */
+export function placedLaunches(
+  { plan, counts }: Pick<Scene, "plan" | "counts">,
+): (
   step: AllGatherStep | AllToAllStep,
   group: readonly number[],
-  { plan, counts }: Pick<Scene, "plan" | "counts">,
-): PlacedLaunch[] {
-  const names: { readonly [binding: string]: string | undefined } =
-    step.op === "allToAll"
-      ? { counts: step.counts, position: step.position }
-      : { counts: step.rows?.counts };
-  return group.flatMap((rank) =>
-    step.local.map(({ kernel, workgroups }) => ({
-      rank,
-      kernel,
-      size: bindWorkgroups(workgroups, plan, rank)(counts),
-      buffers: plan.kernels[kernel]!.tree.bindings.map(({ name }) =>
-        names[name]
-      ),
-    }))
-  );
+) => PlacedLaunch[] {
+  const launches = localLaunches(plan.mesh);
+  return (step, group) => {
+    const names: { readonly [binding: string]: string | undefined } =
+      step.op === "allToAll"
+        ? { counts: step.counts, position: step.position }
+        : { counts: step.rows?.counts };
+    return group.flatMap((rank) =>
+      launches(step).map(({ kernel, workgroups }) => ({
+        rank,
+        kernel,
+        size: bindWorkgroups(workgroups, plan, rank)(counts),
+        buffers: kernel.bindings.map(({ name }) => names[name]),
+      }))
+    );
+  };
 }
 
 /** The work of an exchange among all ranks of a plan, launch by launch. */
@@ -46,10 +50,10 @@ export function countExchange(
   const known = new KnownBuffers(scene);
   const counter = new LaunchCounter();
   const everyone = Array.from({ length: plan.ranks }, (_, rank) => rank);
-  return localLaunches(step, everyone, scene).map(
+  return placedLaunches(scene)(step, everyone).map(
     ({ rank, kernel, size, buffers }) =>
       counter.count(
-        plan.kernels[kernel]!.tree,
+        kernel,
         size,
         buffers.map((name) =>
           name === undefined ? undefined : known.of(rank, name)

@@ -20,7 +20,7 @@ import { launchSeconds, type TouchedBytes } from "./device_time.ts";
 import { type Known, KnownBuffers } from "./known.ts";
 import { LaunchCounter, type LaunchWork } from "./launch.ts";
 import { layersOf } from "./layers.ts";
-import { localLaunches, type PlacedLaunch } from "./local_exchange.ts";
+import { type PlacedLaunch, placedLaunches } from "./local_exchange.ts";
 import { exchangeSeconds } from "./link_time.ts";
 import { dealScene, type Scene, type SceneOptions } from "./scene.ts";
 
@@ -104,6 +104,7 @@ class Prophet {
   readonly #scene: Scene;
   readonly #known: KnownBuffers;
   readonly #counter = new LaunchCounter();
+  readonly #exchangeLaunches: ReturnType<typeof placedLaunches>;
   readonly #places: readonly RankPlacement[];
   readonly #clocks = new Map<number, Clock>();
   readonly #layers: {
@@ -121,6 +122,7 @@ class Prophet {
     this.#plan = plan;
     this.#machine = machine;
     this.#scene = scene;
+    this.#exchangeLaunches = placedLaunches(scene);
     this.#known = new KnownBuffers(scene);
     this.#layers = layersOf(plan, scene.program);
     this.#experts = new Array<number>(plan.ranks).fill(0);
@@ -221,7 +223,7 @@ class Prophet {
             this.#scene.counts,
           );
           const buffers = tree.bindings.map(({ name }) => step.bindings[name]!);
-          return { rank, kernel: step.kernel, size, buffers };
+          return { rank, kernel: tree, size, buffers };
         }));
       }
       case "copy":
@@ -302,7 +304,7 @@ class Prophet {
     const known = buffers.map((name): Known | undefined =>
       name === undefined ? undefined : this.#known.of(rank, name)
     );
-    return this.#counter.count(this.#plan.kernels[kernel]!.tree, size, known);
+    return this.#counter.count(kernel, size, known);
   }
 
   /** Different bytes that a launch touches: what it loads and stores, but no buffer more than once each way. */
@@ -363,7 +365,7 @@ class Prophet {
       .reduce((n, b) => n + b, 0);
     const devices = new Set(group.map((rank) => this.#places[rank]!.device));
     if (devices.size === 1) {
-      return this.#launches(localLaunches(step, group, this.#scene), step);
+      return this.#launches(this.#exchangeLaunches(step, group), step);
     }
     const places = group.map((rank) => this.#places[rank]!);
     const seconds = exchangeSeconds(this.#machine, {

@@ -208,30 +208,6 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       p.buffers["position@ep"]!.data = { ranks: [[1], [0]] };
     },
   ),
-  broken("source left out", "local", EXCHANGE, /positions \[0\]/, (p) => {
-    exchange(p, EXCHANGE).local[0]!.sources = [0];
-  }),
-  broken("sources in another order", "local", EXCHANGE, /\[1, 0\]/, (p) => {
-    exchange(p, EXCHANGE).local[0]!.sources = [1, 0];
-  }),
-  broken("local kernel of other rows", "local", EXCHANGE, /16 words/, (p) => {
-    const { local } = exchange(p, EXCHANGE);
-    const kernel = p.kernels[local[0]!.kernel]!;
-    kernel.tree = JSON.parse(
-      JSON.stringify(kernel.tree).replaceAll('"value":16}', '"value":12}'),
-    );
-    reprint(kernel);
-  }),
-  broken(
-    "local kernel that is a copy",
-    "local",
-    EXCHANGE,
-    /never writes|no buffer|no binding/,
-    (p) => {
-      exchange(p, EXCHANGE).local[0]!.kernel =
-        stepAt(p, "allGather", COUNTS).local[0]!.kernel;
-    },
-  ),
 
   // Dispatch and combine.
   broken("lost combine", "parts", COUNT, /no 'combine'/, (p) => {

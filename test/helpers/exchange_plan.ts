@@ -93,7 +93,6 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
     from: "mine",
     to: "all",
     bytes: 4 * columns,
-    local: [],
   };
   const exchange = (
     direction: "forward" | "back",
@@ -124,7 +123,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
         : {},
       position: "mine",
       moved: "mine",
-      local: [],
+      pairRows: shape.receiveRows,
     };
   };
   const waits = (exchanges: readonly AllToAllStep[]): Step[] =>

@@ -23,6 +23,7 @@ const CHECKPOINT = "mixtral-6e";
 function swappingCommunicator(): Communicator {
   const honest = createCommunicator();
   return {
+    ...honest,
     bind(step, group, context) {
       const exchange = honest.bind(step, group, context);
       if (step.op === "allGather" || step.direction === "back") return exchange;

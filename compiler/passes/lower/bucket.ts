@@ -7,7 +7,6 @@ import { positionsOver } from "../../../spec/mesh.ts";
 import { add, load, mul, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { gather } from "../../kernels/exchange.ts";
 import { reduce } from "../../kernels/rows.ts";
 import type { Bucket } from "../buckets.ts";
 import { type Fusion, FUSION_CLASS } from "../fuse.ts";
@@ -19,7 +18,6 @@ import {
   type Storage,
 } from "./context.ts";
 import { copyTo } from "./elementwise.ts";
-import { localSources } from "./exchange.ts";
 import { ownAxes } from "./params.ts";
 import { mostOf } from "./places.ts";
 import { positionBuffer } from "./routing_buffers.ts";
@@ -190,20 +188,6 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     ...{ over, from, to },
     bytes: words * 4,
     ...position === undefined ? {} : { blocks: { position } },
-    local: localSources(positions).map((sources) => {
-      const options = {
-        sources,
-        words,
-        type: "f32",
-        blocks: scatters,
-      } as const;
-      const name = scatters ? `swap_blocks_${words}` : `gather_parts_${words}`;
-      return {
-        kernel: addKernel(lowering, gather({ ...options, name })),
-        sources,
-        workgroups: elementwiseGrid(words),
-      };
-    }),
     ...aboutBucket(lowering, layout),
   });
   if (!scatters) {

@@ -3,18 +3,12 @@
 import { positionsOver } from "../../../spec/mesh.ts";
 import type { StepPart } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { exchange, exchangeGrid, gather } from "../../kernels/exchange.ts";
 import {
   about,
-  addKernel,
   addScratch,
   type Lowering,
   type RoutingBuffers,
 } from "./context.ts";
-
-/** How many ranks' buffers one local launch reads: bindings are few. */
-const FAN_IN = 4;
 
 /** Counts that every rank has, and where those of all ranks go. */
 export interface CountsExchange {
@@ -32,20 +26,11 @@ export function emitCountsExchange(
   { over }: RoutingBuffers,
   { from, to, words, part }: CountsExchange,
 ): void {
-  const positions = positionsOver(lowering.placed.mesh, over);
   lowering.steps.push({
     op: "allGather",
     ranks: "all",
     ...{ over, from, to },
     bytes: words * 4,
-    local: localSources(positions).map((sources) => {
-      const options = { name: `gather_${words}`, sources, words };
-      return {
-        kernel: addKernel(lowering, gather(options)),
-        sources,
-        workgroups: elementwiseGrid(words),
-      };
-    }),
     ...about(lowering, node, part),
   });
 }
@@ -95,31 +80,8 @@ export function emitExchange(
     ...columns ? { columns } : {},
     position: routing.position,
     moved,
+    pairRows: (once ?? routing).pairSize,
     ...handle === undefined ? {} : { handle },
-    local: localSources(positions).map((sources) => {
-      const options = {
-        name: `exchange_${once ? "once" : direction}_${words}`,
-        sources,
-        rowWords: words,
-        splits,
-        ...columns ? { columns } : {},
-        direction,
-      };
-      return {
-        kernel: addKernel(lowering, exchange(options)),
-        sources,
-        workgroups: exchangeGrid((once ?? routing).pairSize),
-      };
-    }),
     ...about(lowering, node, part),
   });
-}
-
-/** Group positions, as many at a time as one local launch reads. */
-export function localSources(positions: number): number[][] {
-  const all = Array.from({ length: positions }, (_, i) => i);
-  return Array.from(
-    { length: Math.ceil(positions / FAN_IN) },
-    (_, i) => all.slice(i * FAN_IN, (i + 1) * FAN_IN),
-  );
 }

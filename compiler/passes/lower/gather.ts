@@ -2,26 +2,19 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import { load } from "../../../spec/kernel/build.ts";
-import { positionsOver } from "../../../spec/mesh.ts";
 import type { NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { gatherRows } from "../../kernels/gather_rows.ts";
 import { atMapped } from "./at.ts";
 import {
   about,
-  addKernel,
   addScratch,
   bufferAxes,
   fixedProduct,
   type Lowering,
-  sizeOf,
   type Storage,
 } from "./context.ts";
 import { dealtBuffer } from "./dealt.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { loadFrom, storeTo } from "./emit.ts";
-import { localSources } from "./exchange.ts";
-import { tidyGrid } from "./grid.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -43,7 +36,6 @@ export function lowerGather(lowering: Lowering, node: NodeOf<"gather">): void {
       ? bufferAxes(lowering, [to, ...rest])
       : [{ axis: `${axis} by rank`, size, dynamic: true }, ...inner],
   );
-  const positions = positionsOver(lowering.placed.mesh, over!);
   lowering.steps.push({
     op: "allGather",
     ranks: "all",
@@ -52,20 +44,6 @@ export function lowerGather(lowering: Lowering, node: NodeOf<"gather">): void {
     to: gathered,
     bytes: words * 4,
     rows: { axis, counts: dealtBuffer(lowering, axis, "counts") },
-    local: localSources(positions).map((sources) => {
-      const options = { name: `gather_rows_${words}`, sources };
-      return {
-        kernel: addKernel(
-          lowering,
-          gatherRows({ ...options, rowWords: words }),
-        ),
-        sources,
-        workgroups: tidyGrid(
-          lowering.placed,
-          elementwiseGrid({ mul: [sizeOf(lowering, [axis], over), words] }),
-        ),
-      };
-    }),
     ...about(lowering, node),
   });
   const raw: Storage = { buffer: gathered, dtype, axes: [to, ...rest] };

@@ -8,18 +8,10 @@ import { onRank } from "../../../spec/plan.ts";
 import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { gather } from "../../kernels/exchange.ts";
 import { reduce } from "../../kernels/rows.ts";
-import {
-  about,
-  addKernel,
-  addLaunch,
-  addScratch,
-  type Lowering,
-} from "./context.ts";
+import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
-import { localSources } from "./exchange.ts";
 import { ownAxes } from "./params.ts";
 import { placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
@@ -43,14 +35,6 @@ export function lowerAllReduce(
     ranks: "all",
     ...{ over, from, to: parts },
     bytes: words * 4,
-    local: localSources(positions).map((sources) => {
-      const options = { name: `gather_parts_${words}`, sources, words };
-      return {
-        kernel: addKernel(lowering, gather({ ...options, type: "f32" })),
-        sources,
-        workgroups: elementwiseGrid(words),
-      };
-    }),
     ...about(lowering, node),
   });
   const scope = new KernelScope(lowering);

@@ -1,6 +1,6 @@
 /** Rows of all ranks that share a device, one rank's after another's: a launch, and nothing waits for the host. */
 
-import { invariant } from "../../spec/errors.ts";
+import { invariant } from "../errors.ts";
 import {
   add,
   and,
@@ -18,11 +18,11 @@ import {
   sub,
   u32,
   var_,
-} from "../../spec/kernel/build.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
-import { ELEMENTWISE_LANES } from "./elementwise.ts";
-import { EXCHANGE_SOURCES } from "./exchange.ts";
-import { groupXY, kernelOf, reads, writes } from "./kernel.ts";
+} from "../kernel/build.ts";
+import type { Kernel } from "../kernel/tree.ts";
+import { ELEMENTWISE_LANES } from "../kernel/elementwise.ts";
+import { SOURCES } from "./exchange.ts";
+import { groupXY, kernelOf, reads, writes } from "../kernel/make.ts";
 
 /**
  * A part of a gather of rows. Bindings: `counts` u32 [position], the rows of each; `dst`, written, and `src0`, `src1`, …
@@ -41,7 +41,7 @@ function u(name: string) {
 
 /** The words of the sources' rows, after those of the positions before them. */
 export function gatherRows(o: GatherRowsOptions): Kernel {
-  invariant(o.sources.length <= EXCHANGE_SOURCES, "at most four sources");
+  invariant(o.sources.length <= SOURCES, "at most four sources");
   const numbers = o.sources.map((_, f) => f);
   const words = (position: number) =>
     mul(load("counts", u32(position), "u32"), u32(o.rowWords));

@@ -1,7 +1,7 @@
-/** Collectives between ranks that share a device: they are launches, and nothing waits for the host. */
+/** An all-to-all between ranks that share a device: launches that read the rows of up to four ranks each. */
 
-import { columnsOf } from "../../spec/bytes.ts";
-import { invariant } from "../../spec/errors.ts";
+import { columnsOf } from "../bytes.ts";
+import { invariant } from "../errors.ts";
 import {
   add,
   and,
@@ -14,19 +14,18 @@ import {
   local,
   lt,
   mul,
-  select,
   set,
   store,
   u32,
   var_,
-} from "../../spec/kernel/build.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import type { Size } from "../../spec/size.ts";
-import { elementwise } from "./elementwise.ts";
-import { type Grid, kernelOf, reads, writes } from "./kernel.ts";
+} from "../kernel/build.ts";
+import { type Grid, kernelOf, reads, writes } from "../kernel/make.ts";
+import { pick } from "../kernel/pick.ts";
+import type { Expr, Kernel, Stmt } from "../kernel/tree.ts";
+import type { Size } from "../size.ts";
 
 /** Sources of one launch: with the other bindings they stay within the eight that every device has. */
-export const EXCHANGE_SOURCES = 4;
+export const SOURCES = 4;
 
 /** Workgroups of an exchange; each takes every 64th row. */
 const EXCHANGE_GROUPS = 64;
@@ -37,60 +36,20 @@ function u(name: string): Expr {
 }
 
 /**
- * A part of an all-gather. Bindings: `dst`, written, and `src0`, `src1`, … of the group positions `sources`.
- * Its grid is `elementwiseGrid(words)`.
- */
-export interface GatherOptions {
-  readonly name: string;
-  /** Words of each source. */
-  readonly words: number;
-  /** Group positions of the sources, at most four. */
-  readonly sources: readonly number[];
-  /** Type that the buffers are seen as. Default u32. */
-  readonly type?: Binding["type"];
-  /** Sources have a block of `words` for each position, of which the rank's own is taken; binding `position`, u32 [1]. */
-  readonly blocks?: boolean;
-}
-
-/** dst[sources[f]] = src f, or its block for this position */
-export function gather(o: GatherOptions): Kernel {
-  const type = o.type ?? "u32";
-  invariant(o.sources.length <= EXCHANGE_SOURCES, "at most four sources");
-  return elementwise({
-    name: o.name,
-    count: u32(o.words),
-    bindings: [
-      reads("position", "u32"),
-      ...o.sources.map((_, f) => reads(`src${f}`, type)),
-      writes("dst", type),
-    ],
-    body(i) {
-      const start = mul(load("position", u32(0), "u32"), u32(o.words));
-      const from = o.blocks ? add(start, i) : i;
-      return o.sources.map((source, f) =>
-        store("dst", add(u32(source * o.words), i), load(`src${f}`, from, type))
-      );
-    },
-  });
-}
-
-/**
- * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [position, column], `position`
- * u32 [1], `dst` and `moved` u32 [position], both written, and `src0`, `src1`, … of the group positions `sources`.
+ * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, column], `position`
+ * u32 [1], `dst` and `moved` u32 [group rank], both written, and `src0`, `src1`, … of the group ranks `sources`.
  * Its grid is `exchangeGrid(rows)`.
  */
 export interface ExchangeOptions {
   readonly name: string;
   readonly direction: "forward" | "back";
-  /** Columns splits[p] to splits[p + 1] belong to position p. */
+  /** Columns splits[p] to splits[p + 1] belong to group rank p. */
   readonly splits: readonly number[];
-  /** Only these columns of each position; default all. */
+  /** Only these columns of each group rank; default all. */
   readonly columns?: readonly (readonly [first: number, end: number])[];
-  /** Group positions of the sources, at most four. */
+  /** Group ranks of the sources, at most four. */
   readonly sources: readonly number[];
   readonly rowWords: number;
-  /** Type that the buffers are seen as. Default u32. */
-  readonly type?: Binding["type"];
 }
 
 /** The grid of `exchange` when at most `rows` rows arrive. There is always a workgroup, to write `moved`. */
@@ -98,28 +57,9 @@ export function exchangeGrid(rows: Size): Grid {
   return [{ min: [EXCHANGE_GROUPS, { add: [rows, 1] }] }, 1, 1];
 }
 
-/** values[at], from constants: a line where they lie on one, else a search. */
-export function pick(values: readonly number[], at: Expr): Expr {
-  const step = values.length > 1 ? values[1]! - values[0]! : 0;
-  if (step >= 0 && values.every((v, i) => v === values[0]! + i * step)) {
-    return add(u32(values[0]!), mul(at, u32(step)));
-  }
-  const choose = (from: number, to: number): Expr => {
-    if (to - from === 1) return u32(values[from]!);
-    const middle = (from + to) >> 1;
-    return select(
-      lt(at, u32(middle)),
-      choose(from, middle),
-      choose(middle, to),
-    );
-  };
-  return choose(0, values.length);
-}
-
 /** Rows from several positions, in blocks that follow from the counts alone. */
 export function exchange(o: ExchangeOptions): Kernel {
-  const type = o.type ?? "u32";
-  invariant(o.sources.length <= EXCHANGE_SOURCES, "at most four sources");
+  invariant(o.sources.length <= SOURCES, "at most four sources");
   const columns = o.splits.at(-1)!;
   const parts = columnsOf(o);
   const numbers = o.sources.map((_, f) => f);
@@ -166,7 +106,7 @@ export function exchange(o: ExchangeOptions): Kernel {
         store(
           "dst",
           add(u("write_at"), u("word")),
-          load(`src${f}`, add(u("read_at"), u("word")), type),
+          load(`src${f}`, add(u("read_at"), u("word")), "u32"),
         ),
       ], u32(LANES)),
     ], u32(EXCHANGE_GROUPS));
@@ -176,8 +116,8 @@ export function exchange(o: ExchangeOptions): Kernel {
     bindings: [
       reads("counts", "u32"),
       reads("position", "u32"),
-      ...numbers.map((f) => reads(`src${f}`, type)),
-      writes("dst", type),
+      ...numbers.map((f) => reads(`src${f}`, "u32")),
+      writes("dst", "u32"),
       writes("moved", "u32"),
     ],
     body: [

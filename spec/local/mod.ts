@@ -1,0 +1,91 @@
+/**
+ * How ranks that share one device run a collective: launches that follow from the step and the mesh alone, made when a
+ * session opens on such devices. No plan lists them, so that a plan does not grow with its ranks.
+ */
+
+import { elementwiseGrid } from "../kernel/elementwise.ts";
+import type { Grid } from "../kernel/make.ts";
+import type { Kernel } from "../kernel/tree.ts";
+import { type Mesh, positionsOver } from "../mesh.ts";
+import type { AllGatherStep, AllToAllStep } from "../plan.ts";
+import { exchange, exchangeGrid, SOURCES } from "./exchange.ts";
+import { gather } from "./gather.ts";
+import { gatherRows } from "./gather_rows.ts";
+
+/**
+ * A launch on the rank that receives. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
+ * group ranks in `sources`), and where it uses them `counts`, `position` and `moved`, by the step's fields of those names.
+ */
+export interface LocalLaunch {
+  readonly kernel: Kernel;
+  readonly sources: readonly number[];
+  readonly workgroups: Grid;
+}
+
+/** The launches by which each rank of a group that shares a device receives its part of a collective. Kernels are made once. */
+export function localLaunches(
+  mesh: Mesh,
+): (step: AllGatherStep | AllToAllStep) => readonly LocalLaunch[] {
+  const made = new Map<string, Kernel>();
+  return (step) => {
+    const ranks = positionsOver(mesh, step.over);
+    const { key, make, workgroups } = step.op === "allToAll"
+      ? exchangeOf(step)
+      : step.rows
+      ? rowsOf(step, step.rows.axis)
+      : partsOf(step);
+    return Array.from({ length: Math.ceil(ranks / SOURCES) }, (_, i) => {
+      const first = i * SOURCES;
+      const count = Math.min(SOURCES, ranks - first);
+      const sources = Array.from({ length: count }, (_, f) => first + f);
+      const known = `${key} ${sources}`;
+      const kernel = made.get(known) ?? make(sources);
+      made.set(known, kernel);
+      return { kernel, sources, workgroups };
+    });
+  };
+}
+
+/** Launches that differ in their sources only. */
+interface Form {
+  /** Equal for equal kernels. */
+  readonly key: string;
+  make(sources: readonly number[]): Kernel;
+  readonly workgroups: Grid;
+}
+
+function exchangeOf(step: AllToAllStep): Form {
+  const { splits, columns, direction } = step;
+  const rowWords = step.rowBytes / 4;
+  const name = `exchange_${direction}_${rowWords}`;
+  return {
+    key: JSON.stringify([name, splits, columns]),
+    make: (sources) =>
+      exchange({
+        ...{ name, direction, splits, rowWords, sources },
+        ...columns ? { columns } : {},
+      }),
+    workgroups: exchangeGrid(step.pairRows),
+  };
+}
+
+function rowsOf({ bytes, over }: AllGatherStep, axis: string): Form {
+  const rowWords = bytes / 4;
+  const name = `gather_rows_${rowWords}`;
+  return {
+    key: name,
+    make: (sources) => gatherRows({ name, rowWords, sources }),
+    workgroups: elementwiseGrid({ mul: [{ count: axis, over }, rowWords] }),
+  };
+}
+
+function partsOf({ bytes, blocks }: AllGatherStep): Form {
+  const words = bytes / 4;
+  const name = blocks ? `swap_blocks_${words}` : `gather_${words}`;
+  return {
+    key: name,
+    make: (sources) =>
+      gather({ name, words, sources, blocks: blocks !== undefined }),
+    workgroups: elementwiseGrid(words),
+  };
+}
