@@ -2,10 +2,15 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
-import { checkJob, type JobFacts, RankCountError } from "../engine/job.ts";
+import {
+  checkJob,
+  gatherTrace,
+  type JobFacts,
+  RankCountError,
+} from "../engine/job.ts";
 import { VERSION } from "../engine/mod.ts";
 import { compile } from "../compiler/mod.ts";
-import { openSafetensors } from "../runtime/mod.ts";
+import { openSafetensors, Tracer } from "../runtime/mod.ts";
 import type { MpiWorld } from "../runtime/mpi/mod.ts";
 import type { Plan } from "../spec/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
@@ -117,4 +122,50 @@ t.test("a plan for another number of ranks is refused", async (t) => {
       "Cannot run a mesh of 3 ranks on 2 processes. Start as many as the mesh has ranks: 'switchyard launch -n 3 -- …'",
     ),
   );
+});
+
+t.test("a trace has the events of every rank on the clock of rank 0", async (t) => {
+  // They meet at 500 ms of the clock of rank 0, which is 30 ms of the other one's.
+  const clocks = [[100, 400, 500], [10, 20, 30]];
+  const parts: Uint8Array[] = [];
+  let arrive!: (parts: Uint8Array[]) => void;
+  const all = new Promise<Uint8Array[]>((resolve) => arrive = resolve);
+  const join = (rank: number) => {
+    const times = clocks[rank]!;
+    let met = false;
+    const tracer = new Tracer(() => {
+      if (times.length === 1 && !met) throw new Error("read before they met");
+      return times.shift()!;
+    });
+    tracer.begin("main");
+    tracer.end();
+    const world: Partial<MpiWorld> = {
+      ...{ size: 2, rank, hosts: ["near", "far"] },
+      barrier: () => {
+        met = true;
+        return Promise.resolve();
+      },
+      gatherTexts: (text) => Promise.resolve([text, text]),
+      gather: async (part) => {
+        parts[rank] = part;
+        if (parts[0] && parts[1]) arrive(parts);
+        return rank === 0 ? await all : undefined;
+      },
+    };
+    return gatherTrace(world as MpiWorld, tracer);
+  };
+  const [trace, nothing] = await Promise.all([join(0), join(1)]);
+  t.equal(nothing, undefined);
+  t.strictSame(
+    trace!.traceEvents.filter(({ ph }) => ph === "X")
+      .map(({ pid, name, ts, dur }) => ({ pid, name, ts, dur })),
+    [
+      { pid: 0, name: "main", ts: 100_000, dur: 300_000 },
+      { pid: 1, name: "main", ts: 480_000, dur: 10_000 },
+    ],
+  );
+  t.match(trace!.traceEvents.filter(({ pid }) => pid === 1)[0], {
+    name: "process_name",
+    args: { name: "rank 1 on far" },
+  });
 });

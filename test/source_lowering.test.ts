@@ -221,13 +221,3 @@ t.test("the two precisions of the interpreter", async (t) => {
   t.equal(evaluateScalar(fn!, [3]), Math.fround(3 * Math.fround(0.1)));
   t.equal(evaluateScalar(fn!, [3], { precision: "f64" }), 3 * 0.1);
 });
-
-t.test("a handful of functions is lowered in a blink", async (t) => {
-  await lowerLambdas([map((x) => x!)]);
-  const lambdas = Object.values(CASES);
-  const start = performance.now();
-  await lowerLambdas(lambdas);
-  const took = performance.now() - start;
-  t.comment(`${lambdas.length} functions in ${took.toFixed(1)} ms`);
-  t.ok(took < 1000, "even on a busy machine");
-});

@@ -18,6 +18,9 @@ export const BIN = fileURLToPath(
   new URL("../../bin/switchyard.mjs", import.meta.url),
 );
 
+/** After this a process is thought to hang, on a machine that is busy with other work too. */
+const HANG_MS = 1_200_000;
+
 /** A family of MPI, its launcher, and why its tests are skipped here, or false. */
 export interface Launcher {
   readonly name: string;
@@ -54,7 +57,7 @@ function find(
   const command = [own, "mpirun"].find((candidate) => {
     const { stdout } = spawnSync(candidate, ["--version"], {
       encoding: "utf8",
-      timeout: 10_000,
+      timeout: HANG_MS,
     });
     return mpiFamily(stdout ?? "") === family;
   });
@@ -67,7 +70,6 @@ export interface Ended {
   readonly code: number | null;
   readonly out: string;
   readonly err: string;
-  readonly seconds: number;
 }
 
 /** A process that is under way. */
@@ -113,6 +115,14 @@ export function startWith(
   });
 }
 
+/**
+ * What was said, without the lines that an MPI library writes by itself when a rank goes: they begin with the host and the
+ * process, as `[host:123]`, and whether there are any depends on which rank notices first.
+ */
+export function withoutMpi(text: string): string {
+  return text.replaceAll(/^\[[^\s\]]+:\d+\].*\n/gm, "");
+}
+
 /** The folder of the last job that was started with this scratch folder. */
 export function jobOf(scratch: string): string {
   const text = readFileSync(path.join(scratch, "bin", "arguments"), "utf8");
@@ -125,12 +135,11 @@ export function start(
   argv: readonly string[],
   options: { readonly cwd?: string; readonly env?: NodeJS.ProcessEnv } = {},
 ): Started {
-  const begun = performance.now();
   const child = spawn(program, argv, {
     ...options,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const timer = setTimeout(() => child.kill("SIGTERM"), 180_000);
+  const timer = setTimeout(() => child.kill("SIGTERM"), HANG_MS);
   let out = "", err = "";
   const printed = new Promise<void>((resolve) => {
     child.stdout.on("data", (text) => {
@@ -143,8 +152,7 @@ export function start(
   const ended = new Promise<Ended>((resolve) => {
     child.on("close", (code) => {
       clearTimeout(timer);
-      const seconds = (performance.now() - begun) / 1000;
-      resolve({ code, out, err, seconds });
+      resolve({ code, out, err });
     });
   });
   return { child, ended, printed };

@@ -1,4 +1,4 @@
-// Ranks of real MPI jobs that fail: the whole job ends soon, with one message that says who, where and why, and nothing is left.
+// Ranks of real MPI jobs that fail: the whole job ends, with one message that says who, where and why, and nothing is left.
 import t from "tap";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { FAULTS, makeFault, prepareFaults } from "../helpers/faults.ts";
@@ -18,13 +18,12 @@ for (const launcher of LAUNCHERS) {
       skip: launcher.skip || linux,
       buffered: true,
     }, async (t) => {
-      const { problems, seconds, message } = await makeFault(
+      const { problems, message } = await makeFault(
         launcher,
         scratch,
         fault,
       );
       t.strictSame(problems, [], message);
-      if (seconds !== undefined) t.comment(`${seconds.toFixed(1)} s`);
     });
   }
 }

