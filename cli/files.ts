@@ -1,6 +1,7 @@
 /** File access through Node: reads that name the file, and writes that replace a file whole or not at all. */
 
-import { existsSync, readdirSync } from "node:fs";
+import { constants as buffer } from "node:buffer";
+import { constants, existsSync, readdirSync, type Stats } from "node:fs";
 import * as fs from "node:fs/promises";
 import path from "node:path";
 import process from "node:process";
@@ -12,7 +13,7 @@ export function nodeFiles(): FileSystem {
   return {
     stat: (file) => guard("read", file, () => kindOf(file)),
     list: (folder) => guard("read", folder, () => fs.readdir(folder)),
-    readText: (file) => guard("read", file, () => fs.readFile(file, "utf8")),
+    readText: (file) => guard("read", file, () => readText(file)),
     open: (file) => guard("read", file, () => openFile(file)),
     write: (file, parts) =>
       guard("write", file, () => replaceFile(file, parts)),
@@ -75,7 +76,10 @@ async function guard<T>(
 
 async function kindOf(file: string): Promise<"file" | "folder" | undefined> {
   try {
-    return (await fs.stat(file)).isDirectory() ? "folder" : "file";
+    const stats = await fs.stat(file);
+    if (stats.isDirectory()) return "folder";
+    requireRegular(file, stats);
+    return "file";
   } catch (error) {
     if (error instanceof Error && "code" in error && error.code === "ENOENT") {
       return undefined;
@@ -84,9 +88,54 @@ async function kindOf(file: string): Promise<"file" | "folder" | undefined> {
   }
 }
 
+/** Refuse what is no regular file: a pipe that nobody writes to would be waited for, and a device has no end. */
+function requireRegular(file: string, stats: Stats): void {
+  if (stats.isFile()) return;
+  const [state] = Object.entries({
+    "it is a folder": stats.isDirectory(),
+    "it is a pipe": stats.isFIFO(),
+    "it is a socket": stats.isSocket(),
+    "it is a device": true,
+  }).find(([, is]) => is)!;
+  throw new DataError(`Cannot read '${file}': ${state}. Give a file`);
+}
+
+/** Open a regular file for reading. Nothing else is opened, or waited for. */
+async function openRegular(
+  file: string,
+): Promise<{ readonly handle: fs.FileHandle; readonly size: number }> {
+  // Windows has no such flag, and no pipes in its file system.
+  const handle = await fs.open(
+    file,
+    constants.O_RDONLY | (constants.O_NONBLOCK ?? 0),
+  );
+  try {
+    const stats = await handle.stat();
+    requireRegular(file, stats);
+    return { handle, size: stats.size };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** Bytes of a file that is read as one text: what a string can hold. */
+const LONGEST_TEXT = buffer.MAX_STRING_LENGTH;
+
+async function readText(file: string): Promise<string> {
+  const { handle, size } = await openRegular(file);
+  try {
+    if (size <= LONGEST_TEXT) return await handle.readFile("utf8");
+  } finally {
+    await handle.close();
+  }
+  throw new DataError(
+    `Cannot read '${file}': it has ${size} bytes, and at most ${LONGEST_TEXT} are read as text. Give a smaller file`,
+  );
+}
+
 async function openFile(file: string): Promise<OpenFile> {
-  const handle = await fs.open(file, "r");
-  const { size } = await handle.stat();
+  const { handle, size } = await openRegular(file);
   return {
     size,
     read: (offset, length) =>

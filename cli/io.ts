@@ -29,9 +29,12 @@ export interface CliIo {
   places(): Promise<AdapterPlaces>;
   /** Milliseconds. */
   now(): number;
-  /** Do something at Ctrl-C, once, instead of ending at once; returns what undoes it. */
+  /** Do something at Ctrl-C, or where the process is told to end, once, instead of ending at once; returns what undoes it. */
   onInterrupt(action: () => void): () => void;
 }
+
+/** Signals that ask a process to end. */
+const ENDING = ["SIGINT", "SIGTERM"] as const;
 
 /** Whoever read the output has gone; that is no error. */
 export class OutputClosed extends Error {
@@ -63,8 +66,16 @@ export function processIo(): CliIo {
     places: adapterPlaces,
     now: () => performance.now(),
     onInterrupt: (action) => {
-      process.once("SIGINT", action);
-      return () => process.off("SIGINT", action);
+      // Schedulers send SIGTERM. The second signal, of either kind, ends the process.
+      const release = (): void => {
+        for (const name of ENDING) process.off(name, once);
+      };
+      const once = (): void => {
+        release();
+        action();
+      };
+      for (const name of ENDING) process.on(name, once);
+      return release;
     },
   };
 }

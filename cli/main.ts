@@ -8,6 +8,7 @@ import {
   ModelError,
   PlacementError,
   PlanError,
+  printable,
 } from "../spec/mod.ts";
 import {
   formatError,
@@ -69,7 +70,8 @@ export async function exitCodeOf(
     return await action();
   } catch (error) {
     if (error instanceof OutputClosed) return DONE;
-    const { code, message } = describe(error);
+    const { code, message: text } = describe(error);
+    const message = printable(text);
     const place = rankPlace() ?? (launched ? launchedPlace() : undefined);
     if (place) {
       const consequence = error instanceof PeerError;

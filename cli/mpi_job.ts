@@ -89,7 +89,7 @@ export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
   let signal: number | undefined;
   let told = false;
   const forward = (name: NodeJS.Signals, number: number): void => {
-    if (job.stops && name === "SIGINT" && !told) {
+    if (job.stops && name !== "SIGHUP" && !told) {
       told = true;
       mkdirSync(job.folder, { recursive: true });
       writeFileSync(stopFile(job.folder), "");

@@ -2,6 +2,7 @@
 
 import { elementCount, type HostTensor, zeros } from "../runtime/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
+import { shown } from "../spec/shown.ts";
 import { checkRoom, Decoder, decoderShape } from "./decoder.ts";
 import type { Need } from "./bounds.ts";
 import { CHECK, type Opened } from "./open.ts";
@@ -38,7 +39,9 @@ export function readBatch(inputs: Tensors): PaddedBatch {
   for (const name of Object.keys(inputs)) {
     if (name === "input_ids" || name === "attention_mask") continue;
     throw new DataError(
-      `Cannot use input '${name}': a checkpoint takes 'input_ids' and 'attention_mask'. Remove it`,
+      `Cannot use input '${
+        shown(name)
+      }': a checkpoint takes 'input_ids' and 'attention_mask'. Remove it`,
     );
   }
   const ids = inputs["input_ids"];

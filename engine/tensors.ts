@@ -38,8 +38,11 @@ export async function readTensors(
   files: FileSystem,
 ): Promise<{ [name: string]: HostTensor }> {
   return await withTensors([path], files, async (tensors) => {
-    const read: { [name: string]: HostTensor } = {};
-    for (const [name, entry] of tensors) read[name] = await readTensor(entry);
-    return read;
+    const read: [string, HostTensor][] = [];
+    for (const [name, entry] of tensors) {
+      read.push([name, await readTensor(entry)]);
+    }
+    // A name such as __proto__ is one as any other here.
+    return Object.fromEntries(read);
   });
 }

@@ -3,6 +3,7 @@
 import { type TensorDirectory, weightForm } from "../runtime/mod.ts";
 import type { FileDType, StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
+import { shown } from "../spec/shown.ts";
 import type { Plan, PlanWeight } from "../spec/plan.ts";
 
 /** Names in safetensors files of the dtypes that weights can be stored in. */
@@ -56,7 +57,9 @@ export function checkTensors(
     if (wanted.has(name) || HARMLESS.test(name)) continue;
     if (unused.some((start) => name.startsWith(start))) continue;
     throw new DataError(
-      `Cannot load '${where}': tensor '${name}' is no part of the model. Remove it, or check that the model is the right one`,
+      `Cannot load '${where}': tensor '${
+        shown(name)
+      }' is no part of the model. Remove it, or check that the model is the right one`,
     );
   }
 }
@@ -85,7 +88,7 @@ function checkTensor(
   if (found.shape.join(" ") !== weight.shape.join(" ")) {
     throw new DataError(
       `Cannot load '${where}': tensor '${name}' has shape [${
-        found.shape.join(", ")
+        shown(found.shape.join(", "))
       }], and the model wants [${weight.shape.join(", ")}] (${
         weight.axes.join(" ")
       }). Check that the model is the right one`,

@@ -1,6 +1,7 @@
 /** Inputs of a run: what the caller may give, and how it reaches the ranks. */
 
 import { DataError } from "../spec/errors.ts";
+import { shown } from "../spec/shown.ts";
 import { coordinates } from "../spec/mesh.ts";
 import {
   onRank,
@@ -37,7 +38,7 @@ export function checkInputs(
   for (const name of Object.keys(inputs)) {
     if (!Object.hasOwn(program.inputs, name)) {
       throw new DataError(
-        `${cannot}: it has no input '${name}'. Its inputs are ${
+        `${cannot}: it has no input '${shown(name)}'. Its inputs are ${
           Object.keys(program.inputs).map((n) => `'${n}'`).join(", ")
         }`,
       );
@@ -72,6 +73,7 @@ export function checkInputs(
       checkLength(plan, cannot, name, axis, tensor.shape[i]!, lengths);
     }
     checkRange(cannot, name, port.below, tensor);
+    checkNumbers(cannot, name, tensor);
   }
   for (const [name, { indexes }] of Object.entries(program.inputs)) {
     if (indexes === undefined) continue;
@@ -123,6 +125,27 @@ function checkRange(
       `${cannot}: the input '${name}' is ${value} at index ${at}. Its values must be 0 to ${
         below - 1
       }`,
+    );
+  }
+}
+
+/** What is not a number would come out in the middle of the results. Infinities are numbers: masks are made of them. */
+function checkNumbers(
+  cannot: string,
+  name: string,
+  { data, dtype, shape }: HostTensor,
+): void {
+  if (dtype !== "f32") return;
+  for (let at = 0; at < data.length; at++) {
+    if (data[at] === data[at]) continue;
+    const index = shape.map((_, i) => {
+      const inner = elementCount(shape.slice(i + 1));
+      return Math.floor(at / inner) % shape[i]!;
+    });
+    throw new DataError(
+      `${cannot}: the input '${name}' is NaN at [${
+        index.join(", ")
+      }]. Give it numbers`,
     );
   }
 }

@@ -1,6 +1,7 @@
 /** Safetensors files: a directory of their tensors, checked against everything a header can lie about; reading; writing. */
 
 import { DataError } from "../spec/errors.ts";
+import { shown } from "../spec/shown.ts";
 import { bytesOf, elementCount, type HostTensor } from "./host_tensor.ts";
 import { type FileSource, readExactly } from "./file_source.ts";
 import { widen } from "./half.ts";
@@ -36,7 +37,9 @@ export async function openSafetensors(
       const other = directory.get(entry.name);
       if (other) {
         throw new DataError(
-          `Cannot open '${source.name}': its tensor '${entry.name}' is also in '${other.source.name}'. Remove one of them`,
+          `Cannot open '${source.name}': its tensor '${
+            shown(entry.name)
+          }' is also in '${other.source.name}'. Remove one of them`,
         );
       }
       directory.set(entry.name, entry);
@@ -125,7 +128,9 @@ export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
         narrow[i] = Number(value);
         if (BigInt(narrow[i]) !== value) {
           throw new DataError(
-            `Cannot read tensor '${name}' of '${source.name}': element ${i} is ${value}, which does not fit in 32 bits. Store it as I32`,
+            `Cannot read tensor '${
+              shown(name)
+            }' of '${source.name}': element ${i} is ${value}, which does not fit in 32 bits. Store it as I32`,
           );
         }
       }
@@ -133,7 +138,9 @@ export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
     }
     default:
       throw new DataError(
-        `Cannot read tensor '${name}' of '${source.name}': its dtype is ${dtype}. Store it as F32, F16, BF16, I32 or I64`,
+        `Cannot read tensor '${
+          shown(name)
+        }' of '${source.name}': its dtype is ${dtype}. Store it as F32, F16, BF16, I32 or I64`,
       );
   }
 }

@@ -1,5 +1,7 @@
 /** The JSON header of a safetensors file, believed only where it agrees with itself and with the file. */
 
+import { shown } from "../spec/shown.ts";
+
 /** A tensor as the header describes it; `begin` counts from the end of the header. */
 export interface HeaderTensor {
   readonly name: string;
@@ -50,7 +52,7 @@ export function parseHeader(
   if (!isRecord(parsed)) return refuse("its header is not a JSON object");
   const twice = duplicateKey(text);
   if (twice !== undefined) {
-    return refuse(`its header names '${twice}' twice`);
+    return refuse(`its header names '${shown(twice)}' twice`);
   }
   const tensors = Object.entries(parsed)
     .filter(([name]) => name !== "__metadata__")
@@ -65,23 +67,21 @@ function parseEntry(
   dataBytes: number,
   refuse: (state: string) => never,
 ): HeaderTensor {
-  const of = `its tensor '${name}'`;
+  const of = `its tensor '${shown(name)}'`;
   if (!isRecord(entry)) return refuse(`${of} is not a JSON object`);
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== "string" || !Object.hasOwn(BITS, dtype)) {
-    return refuse(`${of} has the unknown dtype ${JSON.stringify(dtype)}`);
+    return refuse(`${of} has the unknown dtype ${shownValue(dtype)}`);
   }
   if (!isSizes(shape)) {
     return refuse(
-      `${of} has the shape ${
-        JSON.stringify(shape)
-      }, which is not a list of sizes`,
+      `${of} has the shape ${shownValue(shape)}, which is not a list of sizes`,
     );
   }
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!) {
     return refuse(
       `${of} has the offsets ${
-        JSON.stringify(offsets)
+        shownValue(offsets)
       }, which are not a begin and an end`,
     );
   }
@@ -94,7 +94,7 @@ function parseEntry(
   const bits = shape.reduce((n, size) => n * size, BITS[dtype]!);
   if (bits !== 8 * (end - begin)) {
     return refuse(
-      `${of} is ${dtype} [${shape.join(", ")}], which is ${
+      `${of} is ${dtype} [${shown(shape.join(", "))}], which is ${
         bits / 8
       } bytes, and its offsets span ${end - begin}`,
     );
@@ -114,10 +114,14 @@ function checkCoverage(
     a.begin - b.begin || a.bytes - b.bytes
   );
   for (const { name, begin, bytes } of ordered) {
-    if (begin < end) refuse(`its tensors '${last}' and '${name}' overlap`);
+    if (begin < end) {
+      refuse(`its tensors '${shown(last)}' and '${shown(name)}' overlap`);
+    }
     if (begin > end) {
       refuse(
-        `bytes ${end} to ${begin} of the data, before tensor '${name}', belong to no tensor`,
+        `bytes ${end} to ${begin} of the data, before tensor '${
+          shown(name)
+        }', belong to no tensor`,
       );
     }
     end = begin + bytes;
@@ -131,24 +135,40 @@ function checkCoverage(
 }
 
 /** The first key of the outermost object that comes twice; `JSON.parse` would keep the last silently. */
-function duplicateKey(text: string): string | undefined {
+function duplicateKey(json: string): string | undefined {
   const seen = new Set<string>();
   let depth = 0;
-  for (
-    const { 0: token, index } of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]]/g)
-  ) {
-    if (token === "{" || token === "[") depth++;
-    else if (token === "}" || token === "]") depth--;
-    else if (
-      depth === 1 &&
-      /^\s*:/.test(text.slice(index + token.length, index + token.length + 16))
-    ) {
-      const key = JSON.parse(token) as string;
-      if (seen.has(key)) return key;
-      seen.add(key);
-    }
+  for (let at = 0; at < json.length; at++) {
+    const character = json[at];
+    if (character === "{" || character === "[") depth++;
+    else if (character === "}" || character === "]") depth--;
+    if (character !== '"') continue;
+    const begin = at;
+    at = endOfString(json, at);
+    if (depth !== 1 || !isBeforeColon(json, at + 1)) continue;
+    const key = JSON.parse(json.slice(begin, at + 1)) as string;
+    if (seen.has(key)) return key;
+    seen.add(key);
   }
   return undefined;
+}
+
+/** The quote that ends a string of JSON. */
+function endOfString(json: string, begin: number): number {
+  let at = begin + 1;
+  while (json[at] !== '"') at += json[at] === "\\" ? 2 : 1;
+  return at;
+}
+
+function isBeforeColon(json: string, from: number): boolean {
+  let at = from;
+  while (/\s/.test(json[at] ?? "")) at++;
+  return json[at] === ":";
+}
+
+/** Any value of the header in a message. */
+function shownValue(value: unknown): string {
+  return shown(JSON.stringify(value) ?? "undefined");
 }
 
 function isRecord(value: unknown): value is { [key: string]: unknown } {

@@ -17,8 +17,17 @@ export function shown(text: string): string {
     : `${text.slice(0, half)}…(${text.length - LONGEST} more)…${
       text.slice(-half)
     }`;
-  return short.replace(
+  return short.replace(UNPRINTABLE, escaped);
+}
+
+/** Text of several lines without the codes that a terminal obeys. */
+export function printable(text: string): string {
+  return text.replace(
     UNPRINTABLE,
-    (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`,
+    (character) => /[\n\t]/.test(character) ? character : escaped(character),
   );
+}
+
+function escaped(character: string): string {
+  return `\\u{${character.codePointAt(0)!.toString(16)}}`;
 }

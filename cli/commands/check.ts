@@ -5,6 +5,7 @@ import {
   type Diagnostic,
   formatDiagnostic,
 } from "../../engine/mod.ts";
+import { printable } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 
 /** Check a model file or a checkpoint folder; exit code 1 if there are mistakes. */
@@ -21,7 +22,9 @@ export async function checkCommand(
   } else if (ok) {
     await io.out(`${model} has no mistakes\n`);
   } else {
-    for (const diagnostic of found) io.err(formatDiagnostic(diagnostic));
+    for (const diagnostic of found) {
+      io.err(printable(formatDiagnostic(diagnostic)));
+    }
   }
   return ok ? 0 : 1;
 }

@@ -87,7 +87,7 @@ export async function openOptions(
   return {
     ...planOptions(target, flags),
     ...deviceOptions(io, flags),
-    kept: await readKept(io.files, tuningsPath(io)),
+    kept: await readKept(io.files, tuningsPath(io), { notice: io.err }),
   };
 }
 

@@ -1,6 +1,6 @@
 /** `switchyard verify`: is a saved plan legal? */
 
-import { verifyPlanText } from "../../spec/mod.ts";
+import { printable, verifyPlanText } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 
 /** Verify a plan document; exit code 1 and the reasons if it is not legal. */
@@ -18,7 +18,7 @@ export async function verifyCommand(
   } else if (ok) {
     await io.out(`${path} is legal\n`);
   } else {
-    for (const { message } of errors) io.err(message);
+    for (const { message } of errors) io.err(printable(message));
   }
   return ok ? 0 : 1;
 }

@@ -2,6 +2,7 @@
 
 import {
   DataError,
+  MachineError,
   type MatmulTile,
   tileHeight,
   type TuningTable,
@@ -14,12 +15,31 @@ export type KeptTunings = { readonly [computer: string]: TuningTable };
 /** What the file says of itself; tables of another version are forgotten, as kernels have changed. */
 const VERSION = 2;
 
-/** Read what is kept; nothing where there is no such file, or one of another version. */
+/**
+ * Read what is kept; nothing where there is no such file, or one of another version. One that cannot be read is as none:
+ * `notice` is given the reason, and the next tuning replaces it.
+ */
 export async function readKept(
   files: FileSystem,
   path: string,
+  { notice }: { readonly notice?: (text: string) => void } = {},
 ): Promise<KeptTunings> {
-  if (await files.stat(path) !== "file") return {};
+  try {
+    return await parseKept(files, path);
+  } catch (error) {
+    if (!(error instanceof DataError || error instanceof MachineError)) {
+      throw error;
+    }
+    notice?.(`${error.message}. This run does without tunings`);
+    return {};
+  }
+}
+
+async function parseKept(
+  files: FileSystem,
+  path: string,
+): Promise<KeptTunings> {
+  if (await files.stat(path) === undefined) return {};
   const refuse = (state: string) =>
     new DataError(
       `Cannot read tunings from '${path}': ${state}. Remove the file, or run 'switchyard tune' again`,
