@@ -49,5 +49,17 @@ export function withPartProgram(
     steps: kept.reverse().map((index) => program.steps[index]!),
   };
   const programs = [...plan.programs, part];
-  return { ...plan, programs, staging: predictStaging({ ...plan, programs }) };
+  const buffers = Object.fromEntries(
+    Object.entries(plan.buffers).map(([key, buffer]) => {
+      const order = buffer.written?.[program.name];
+      const writes = order !== undefined && needed.has(key) &&
+        (order === "before reads" || states.includes(key));
+      const written = { ...buffer.written, [name]: order! };
+      return [key, writes ? { ...buffer, written } : buffer];
+    }),
+  );
+  return {
+    ...{ ...plan, programs, buffers },
+    staging: predictStaging({ ...plan, programs }),
+  };
 }

@@ -70,6 +70,9 @@ export type BufferKind =
   | "output"
   | "scratch";
 
+/** before reads: they see the new contents. after reads: they see what was there before the program. */
+export type WriteOrder = "before reads" | "after reads";
+
 /** A buffer of every rank. Row-major over `axes`; `rowStride` is the padded length of the last axis, in elements. */
 export interface PlanBuffer {
   readonly name: string;
@@ -79,6 +82,16 @@ export interface PlanBuffer {
   readonly rowStride?: number;
   /** What it holds is, on each rank, a part of a sum: added up over the positions of these mesh axes they are the value. */
   readonly partial?: readonly string[];
+  /**
+   * Kinds scratch and output: the steps of a program that write it on a rank, each a part of it. A step that reads it comes
+   * after all of them. Default: 1.
+   */
+  readonly writers?: number;
+  /**
+   * Kinds state and weight: the programs that write it, in one step on every rank, and on which side of the steps that read
+   * it that step is. A program that is not named here does not write it.
+   */
+  readonly written?: { readonly [program: string]: WriteOrder };
   /** Bytes on each rank: the product of sizes (with padding) times the element, rounded up to 4, at least 4. */
   readonly bytes: PerRank;
   /** Index into `plan.allocations`. Buffers that share one are never live at once. */

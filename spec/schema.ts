@@ -258,6 +258,8 @@ const buffer = closed({
 }, {
   rowStride: integer,
   partial: names,
+  writers: positive,
+  written: record(oneOf("before reads", "after reads")),
   data: {
     anyOf: [closed({ all: list(word) }), closed({ ranks: list(list(word)) })],
   },

@@ -233,13 +233,20 @@ function formatBuffers(facts: Facts): string[] {
         ? [`${p.name} ${found.first}..${Math.min(found.last, p.end)}`]
         : [];
     }).join(", ") || "never";
+    const { writers, written = {} } = buffer;
+    const writes = [
+      ...writers === undefined ? [] : [`${writers} writers`],
+      ...Object.entries(written).map(([program, order]) =>
+        `${program} writes it ${order}`
+      ),
+    ];
     return [
       name,
       buffer.kind,
       typeText(plan, buffer),
       `${perRankText(buffer.bytes)} B`,
       `allocation ${buffer.allocation}`,
-      life,
+      [life, ...writes].join(", "),
     ];
   });
   return [

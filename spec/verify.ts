@@ -9,12 +9,7 @@ import type { Plan } from "./plan.ts";
 import { checkAxes, checkPlacement, checkPorts } from "./verify_axes.ts";
 import { checkGroups, checkShapes } from "./verify_collectives.ts";
 import { checkFlight, checkHandles } from "./verify_flight.ts";
-import {
-  checkAliasing,
-  checkOverlap,
-  checkReads,
-  checkWrites,
-} from "./verify_dataflow.ts";
+import { checkAliasing, checkOverlap } from "./verify_dataflow.ts";
 import {
   type Check,
   collectFacts,
@@ -53,6 +48,12 @@ import {
 } from "./verify_structure.ts";
 import { checkPartial } from "./verify_partial.ts";
 import { checkWeights } from "./verify_weights.ts";
+import {
+  checkOnce,
+  checkReads,
+  checkUpdates,
+  checkWrites,
+} from "./verify_writes.ts";
 
 /** Rules that the others stand on; where one fails, the others are not asked. */
 const STRUCTURE = {
@@ -81,6 +82,8 @@ const RULES = {
   aliasing: checkAliasing,
   reads: checkReads,
   writes: checkWrites,
+  once: checkOnce,
+  updates: checkUpdates,
   overlap: checkOverlap,
   partial: checkPartial,
   groups: checkGroups,

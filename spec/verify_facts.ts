@@ -44,6 +44,8 @@ export interface StepPlace {
 export interface StepFacts extends StepPlace {
   readonly index: number;
   readonly ranks: readonly number[];
+  /** The classes of its ranks: indices into `Facts.classes`. */
+  readonly classes: readonly number[];
   readonly reads: readonly string[];
   readonly writes: readonly string[];
 }
@@ -65,6 +67,8 @@ export interface KernelEntry {
 export interface Facts {
   readonly plan: Plan;
   readonly everyRank: readonly number[];
+  /** The ranks by the steps that they take part in: those of one class take part in the same ones. */
+  readonly classes: readonly (readonly number[])[];
   readonly buffers: ReadonlyMap<string, PlanBuffer>;
   readonly kernels: ReadonlyMap<string, KernelEntry>;
   readonly programs: readonly ProgramFacts[];
@@ -128,6 +132,8 @@ export function collectFacts(plan: Plan): Facts {
       [name, { name, kernel, facts: readTree(kernel.tree) }] as const
     ),
   );
+  const classes = rankClasses(plan, everyRank);
+  const every = [...classes.keys()];
   const programs: ProgramFacts[] = plan.programs.map((program) => {
     const started = startedBy(program.steps);
     return {
@@ -136,7 +142,9 @@ export function collectFacts(plan: Plan): Facts {
         step,
         index,
         name: `${program.name}[${index}]`,
-        ranks: step.ranks === "all" ? everyRank : step.ranks,
+        ...step.ranks === "all"
+          ? { ranks: everyRank, classes: every }
+          : { ranks: step.ranks, classes: classesOf(step.ranks, classes) },
         ...accesses(step, kernels, started),
       })),
     };
@@ -145,6 +153,7 @@ export function collectFacts(plan: Plan): Facts {
   return {
     plan,
     everyRank,
+    classes,
     buffers: new Map(Object.entries(plan.buffers)),
     kernels,
     programs,
@@ -157,6 +166,38 @@ export function collectFacts(plan: Plan): Facts {
       return known;
     },
   };
+}
+
+/** Ranks that no step tells apart. */
+function rankClasses(
+  plan: Plan,
+  everyRank: readonly number[],
+): (readonly number[])[] {
+  const lists = new Map<string, ReadonlySet<number>>();
+  for (const { steps } of plan.programs) {
+    for (const { ranks } of steps) {
+      if (ranks !== "all") lists.set(ranks.join(), new Set(ranks));
+    }
+  }
+  let classes: (readonly number[])[] = [everyRank];
+  for (const list of lists.values()) {
+    classes = classes.flatMap((ranks) => {
+      const inside = ranks.filter((rank) => list.has(rank));
+      return inside.length === 0 || inside.length === ranks.length
+        ? [ranks]
+        : [inside, ranks.filter((rank) => !list.has(rank))];
+    });
+  }
+  return classes;
+}
+
+/** The classes that a list of ranks is made of. */
+function classesOf(
+  ranks: readonly number[],
+  classes: readonly (readonly number[])[],
+): number[] {
+  const inside = new Set(ranks);
+  return [...classes.keys()].filter((c) => inside.has(classes[c]![0]!));
 }
 
 /**

@@ -7,7 +7,7 @@ import type { Allocated } from "./allocate.ts";
 import type { Placed } from "./placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
-import type { Lowering } from "./lower/context.ts";
+import { type Lowering, MAIN } from "./lower/context.ts";
 
 /** Inputs and outputs of the program. */
 export interface Ports {
@@ -54,7 +54,7 @@ export function assemble(
     buffers,
     kernels: Object.fromEntries(printed),
     weights,
-    programs: [{ name: "main", ...ports, steps }],
+    programs: [{ name: MAIN, ...ports, steps }],
     peakBytes: perRank(peak),
     staging: { local: 0, host: 0 },
   };

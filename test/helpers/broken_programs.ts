@@ -161,6 +161,12 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
     p.buffers.dot!.allocation = p.buffers.router!.allocation;
   }),
+  broken("step done twice", "once", COMBINE + 1, /main\[10\] has/, (p) => {
+    steps(p).push(structuredClone(steps(p)[COMBINE]!));
+  }),
+  broken("update that is not there", "updates", null, /no step writes/, (p) => {
+    p.buffers.router!.written = { main: "after reads" };
+  }),
   broken("logits in parts", "partial", ROUTE, /part of a sum over ep/, (p) => {
     p.buffers.dot!.partial = ["ep"];
   }),

@@ -10,10 +10,12 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/rows.ts";
 import type { Bucket } from "../buckets.ts";
 import { type Fusion, FUSION_CLASS } from "../fuse.ts";
+import { usersOf } from "../users.ts";
 import {
   about,
   addKernel,
   addScratch,
+  amendBuffer,
   type Lowering,
   type Storage,
 } from "./context.ts";
@@ -100,21 +102,19 @@ function wholePlace(
 /** The buffer that a bucket sends from. */
 function sendBuffer(lowering: Lowering, layout: Layout): string {
   const { members: [first], over, words } = layout;
+  const block = { axis: "element of a block", size: words };
+  const writers = layout.members.length;
   if (first!.primitive === "allGather") {
-    return addScratch(lowering, "block", "f32", [
-      { axis: "element of a block", size: words },
-    ]);
+    const buffer = addScratch(lowering, "block", "f32", [block]);
+    return amendBuffer(lowering, buffer, { writers });
   }
   const positions = positionsOver(lowering.placed.mesh, over);
   const buffer = addScratch(lowering, "bucket", "f32", [
     { axis: "position", size: positions },
-    { axis: "element of a block", size: words },
+    block,
   ]);
-  lowering.buffers.set(buffer, {
-    ...lowering.buffers.get(buffer)!,
-    partial: lowering.partial.get(first!.inputs[0]!)!,
-  });
-  return buffer;
+  const partial = lowering.partial.get(first!.inputs[0]!)!;
+  return amendBuffer(lowering, buffer, { partial, writers });
 }
 
 function placeIn(
@@ -131,6 +131,7 @@ function placeIn(
 /** Say of what buckets take where it is written at once, before anything is lowered. */
 export function placeBuckets(lowering: Lowering): void {
   const { graph, fusion, bucketPlaces } = lowering;
+  const users = usersOf(graph);
   const named = new Set([
     ...Object.values(graph.outputs),
     ...Object.values(graph.states),
@@ -140,6 +141,8 @@ export function placeBuckets(lowering: Lowering): void {
     const taken = bucket.members.map(({ inputs }) => inputs[0]!);
     const direct = (x: Node) =>
       DIRECT.includes(x.primitive) && fusion.stored.has(x) && !named.has(x) &&
+      // A step that reads a bucket comes after all that is written there.
+      users.get(x)!.every((user) => lowering.buckets.has(user)) &&
       !bucketPlaces.has(x) && !reads(fusion, x, new Set(taken));
     const chosen = taken.map(direct);
     if (!chosen.includes(true)) continue;

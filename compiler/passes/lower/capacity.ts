@@ -12,6 +12,7 @@ import {
   addBuffer,
   addLaunch,
   addScratch,
+  amendBuffer,
   bufferAxes,
   type Launch,
   LENGTHS,
@@ -67,6 +68,8 @@ export function lowerCapacity(
     bufferAxes(lowering, [expert, ...tokens]),
   );
   const { mask } = operands;
+  // Marking sets every slot to -1; what then finds room, by the marks, gets its slot.
+  amendBuffer(lowering, slot, { writers: 2 });
   addLaunch(
     lowering,
     node,

@@ -29,6 +29,7 @@ import {
   addBuffer,
   addLaunch,
   addScratch,
+  amendBuffer,
   type Lowering,
   productOf,
   type RoutingBuffers,
@@ -95,6 +96,9 @@ export function emitCheck(
   if (routing.over.length) {
     returned = ids("returnedIds", routing.sendBound);
     const { chunks = [routing] } = lowering.pipelines.get(route) ?? {};
+    if (chunks.length > 1) {
+      amendBuffer(lowering, returned, { writers: chunks.length });
+    }
     for (const chunk of chunks) {
       const received = ids("receivedIds", chunk.receiveBound);
       const trips = [

@@ -10,6 +10,7 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   about,
   addScratch,
+  amendBuffer,
   bufferAxes,
   freshName,
   type Lowering,
@@ -132,6 +133,7 @@ export function runChunks(
       routing: chunks[c]!.number,
       part: "wait",
     });
+  amendBuffer(lowering, back.to, { writers: chunks.length });
   let last: string | undefined;
   for (const [c, chunk] of chunks.entries()) {
     for (const value of travelling) {

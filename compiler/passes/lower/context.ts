@@ -58,6 +58,9 @@ function leafNames(graph: Graph): string[] {
   );
 }
 
+/** The name of the program that is lowered. */
+export const MAIN = "main";
+
 /** The name of the buffer with this rank's run-time lengths. */
 export const LENGTHS = "run-time lengths";
 
@@ -101,6 +104,18 @@ export function addScratch(
     dtype,
     axes,
   });
+}
+
+/** State more facts about a buffer. Returns its name. */
+export function amendBuffer(
+  lowering: Lowering,
+  name: string,
+  facts: Partial<Pick<BufferDraft, "partial" | "writers" | "written">>,
+): string {
+  const known = lowering.buffers.get(name);
+  invariant(known, `no buffer '${name}'`);
+  lowering.buffers.set(name, { ...known, ...facts });
+  return name;
 }
 
 /** The axes of a tensor as a buffer has them: local bounds, run-time lengths marked. */

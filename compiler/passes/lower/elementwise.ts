@@ -8,9 +8,11 @@ import type { At } from "./at.ts";
 import {
   addBuffer,
   addScratch,
+  amendBuffer,
   bufferAxes,
   freshName,
   type Lowering,
+  MAIN,
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, storeTo } from "./emit.ts";
@@ -53,6 +55,9 @@ export function lowerCacheWrite(
     return [
       storeTo(scope, storage, there, emitValue(scope, value, at)),
     ];
+  });
+  amendBuffer(lowering, storage.buffer, {
+    written: { [MAIN]: "before reads" },
   });
   lowering.storages.set(node, storage);
 }

@@ -7,7 +7,13 @@ import { isHalf } from "../../../spec/dtype.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import { onRank } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
-import { about, type Lowering, type Storage } from "./context.ts";
+import {
+  about,
+  amendBuffer,
+  type Lowering,
+  MAIN,
+  type Storage,
+} from "./context.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { packedStorage } from "./pack.ts";
 import { usersOf } from "../users.ts";
@@ -69,6 +75,9 @@ function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
       next.span,
     );
   }
+  amendBuffer(lowering, old.buffer, {
+    written: { [MAIN]: "after reads" },
+  });
   const { bytes } = lowering.buffers.get(old.buffer)!;
   const ranks = Array.from({ length: lowering.placed.ranks }, (_, r) => r);
   // Ranks may hold different numbers of experts.

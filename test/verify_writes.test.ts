@@ -1,0 +1,173 @@
+/** Rules of the verifier that concern data flow: each writer once, and states on the right side of the steps that read them. */
+
+import t from "tap";
+import { compileTraining, dot, map, mean, model } from "../compiler/mod.ts";
+import type { Step } from "../spec/plan.ts";
+import { formatPlan } from "../spec/text.ts";
+import { verifyPlan } from "../spec/verify.ts";
+import { type Draft, steps } from "./helpers/break_plan.ts";
+import { goodPlan } from "./helpers/plans.ts";
+import { type Mistake, testRefused } from "./helpers/refused.ts";
+
+const decoder = await goodPlan("decoder", { ep: 2 });
+const chunked = await goodPlan("layer", { ep: 2 }, 2);
+const training = await compileTraining(
+  model({ token: 8, embed: 4 }, (m) => {
+    const y = dot(m.input("x", "token embed"), m.param("w", "embed"), "embed");
+    return { loss: mean(map((v) => v * v, y), "token") };
+  }),
+  { loss: "loss", optimizer: { kind: "sgd" } },
+);
+
+/** The first step of which `is` holds. */
+function find(plan: Draft, is: (step: Step) => boolean): number {
+  const index = steps(plan).findIndex((step) => is(step as Step));
+  if (index < 0) throw new Error("the plan has no such step");
+  return index;
+}
+
+const writesValues = (step: Step) =>
+  step.op === "launch" && step.kernel === "cacheWrite_2";
+const attends = (step: Step) =>
+  step.op === "launch" && step.kernel.startsWith("attention");
+const updates = (step: Step) => step.op === "copy" && step.to === "w";
+function drop(plan: Draft, is: (step: Step) => boolean): void {
+  steps(plan).splice(find(plan, is), 1);
+}
+
+function double(plan: Draft, is: (step: Step) => boolean): void {
+  const index = find(plan, is);
+  steps(plan).splice(index, 0, structuredClone(steps(plan)[index]!));
+}
+
+/** Move a step to where another was. */
+function move(plan: Draft, from: number, to: number): void {
+  const [step] = steps(plan).splice(from, 1);
+  steps(plan).splice(to, 0, step!);
+}
+
+const CACHES: readonly Mistake[] = [
+  [
+    "is not written",
+    "updates",
+    /buffer 'model.layers.0.values' in program 'main': no step writes it on rank 0/,
+    (plan) => drop(plan, writesValues),
+  ],
+  [
+    "is written behind the attention that reads it",
+    "updates",
+    /read buffer 'model.layers.0.values' in main\[\d+\].*: the program writes it before reads, and has not yet on rank 0/,
+    (plan) => move(plan, find(plan, writesValues), find(plan, attends)),
+  ],
+  [
+    "is written twice",
+    "updates",
+    /write buffer 'model.layers.0.values' in main\[(\d+)\].*: main\[\d+\] has written it on rank 0/,
+    (plan) => double(plan, writesValues),
+  ],
+  [
+    "is not written on a rank",
+    "updates",
+    /buffer 'model.layers.0.values' in program 'main': no step writes it on rank 1/,
+    (plan) => {
+      steps(plan)[find(plan, writesValues)]!.ranks = [0];
+    },
+  ],
+  [
+    "is written and does not say so",
+    "updates",
+    /it does not say that program 'main' does/,
+    (plan) => {
+      Reflect.deleteProperty(plan.buffers["model.layers.0.values"]!, "written");
+    },
+  ],
+  [
+    "is written by a program that is not there",
+    "updates",
+    /the plan has no such program/,
+    (plan) => {
+      plan.buffers["model.layers.0.values"]!.written!["other"] = "after reads";
+    },
+  ],
+];
+testRefused(decoder, CACHES, (name) => `a cache that ${name} is refused`);
+
+const WEIGHTS: readonly Mistake[] = [
+  [
+    "is not updated",
+    "updates",
+    /buffer 'w' in program 'main': no step writes it on rank 0/,
+    (plan) => drop(plan, updates),
+  ],
+  [
+    "is updated before it is read",
+    "updates",
+    /read buffer 'w' in main\[\d+\].*: the program writes it after reads, and main\[0\] has/,
+    (plan) => move(plan, find(plan, updates), 0),
+  ],
+  [
+    "is updated twice",
+    "updates",
+    /write buffer 'w' in main\[\d+\].*: main\[\d+\] has written it/,
+    (plan) => double(plan, updates),
+  ],
+];
+testRefused(training, WEIGHTS, (name) => `a weight that ${name} is refused`);
+
+const SCRATCH: readonly Mistake[] = [
+  [
+    "one writer less than they say",
+    "reads",
+    /read buffer 'returned' in main\[\d+\].*: 2 of its 3 writers have written it on rank 0/,
+    (plan) => {
+      plan.buffers["returned"]!.writers = 3;
+    },
+  ],
+  [
+    "one writer more than they say",
+    "once",
+    /write buffer 'returned' in main\[\d+\].*: main\[\d+\] has written it on rank 0/,
+    (plan) => {
+      Reflect.deleteProperty(plan.buffers["returned"]!, "writers");
+    },
+  ],
+  [
+    "a second writer where there is one",
+    "once",
+    /write buffer 'y'.*: main\[\d+\] has written it on rank 0/,
+    (plan) => steps(plan).push(structuredClone(steps(plan).at(-1)!)),
+  ],
+  [
+    "writers that are counted of an input",
+    "once",
+    /count the writers of buffer 'x': it is of kind 'input'/,
+    (plan) => {
+      plan.buffers["x"]!.writers = 2;
+    },
+  ],
+  [
+    "programs that write what does not outlive them",
+    "updates",
+    /let programs write buffer 'y': it is of kind 'output'/,
+    (plan) => {
+      plan.buffers["y"]!.written = { main: "after reads" };
+    },
+  ],
+];
+testRefused(chunked, SCRATCH, (name) => `buffers with ${name} are refused`);
+
+t.test("plans say what they write, and their text does", (t) => {
+  for (const plan of [decoder, chunked, training]) {
+    t.same(verifyPlan(plan), []);
+  }
+  t.match(
+    formatPlan(decoder),
+    /model.layers.0.values +state .* always, main writes it before reads\n/,
+  );
+  t.match(
+    formatPlan(training),
+    /w +weight .* always, main writes it after reads\n/,
+  );
+  t.match(formatPlan(chunked), /returned +scratch .*, 2 writers\n/);
+  t.end();
+});
