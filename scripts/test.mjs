@@ -1,57 +1,25 @@
 /**
- * `npm test [-- FILTER…]`: makes sure of the set-up, runs every test file whose path contains a filter (default: all;
- * a filter that is a file is that file), and ends with one line, `N passed, N failed, N skipped`. A test is an innermost `t.test`, or a whole file that has
- * none; a file that crashes or prints no result counts as failed.
+ * `npm test [-- WORD…]`: makes sure of the set-up, runs test files, and ends with one line, `N passed, N failed,
+ * N skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`), a part of a path, or a file; default: all files.
+ * A test is an innermost `t.test`, or a whole file that has none; a file that crashes or prints no result counts as
+ * failed.
  */
 
 import { spawn } from "node:child_process";
-import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join, relative } from "node:path";
+import { relative } from "node:path";
 import process from "node:process";
 import { compile, compiledFile, LIBRARY, PROGRAMS } from "./compile.mjs";
 import { ensurePackages, ROOT } from "./setup.mjs";
+import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
 
 /** Seconds after which a file is thought to hang, on a machine that is busy with other work too. */
 const TIMEOUT = 3600;
 /** Files at a time. More would only make GPU tests wait for each other. */
 const JOBS = Math.min(2, availableParallelism());
 
-/** What takes longest, the longest first: started at the beginning, so that nothing long is left alone at the end. */
-const LONG = [
-  "end_to_end/families",
-  "mpi/mpi",
-  "end_to_end/references",
-  "mpi/faults",
-  "mpi/",
-  "proof/deno",
-  "pack",
-  "train",
-  "end_to_end/",
-  "style",
-];
-
 ensurePackages();
 const { Parser } = await import("tap-parser");
-
-function testFiles(filters) {
-  if (filters.length > 0 && filters.every((f) => f.endsWith(".ts"))) {
-    return filters;
-  }
-  return readdirSync(join(ROOT, "test"), { recursive: true })
-    .filter((name) => name.endsWith(".test.ts"))
-    .map((name) => join("test", name))
-    .filter((file) =>
-      filters.length === 0 || filters.some((f) => file.includes(f))
-    )
-    .sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
-}
-
-/** Where a file comes among others. */
-function place(file) {
-  const found = LONG.findIndex((part) => file.startsWith(join("test", part)));
-  return found < 0 ? LONG.length : found;
-}
 
 /** Collects the tree of tests that a TAP stream reports: each point with the points inside it. */
 function watch(parser) {
@@ -121,7 +89,12 @@ function runFile(file) {
     ["--enable-source-maps", compiledFile(file)],
     {
       cwd: ROOT,
-      env: { ...process.env, TAP_TIMEOUT: String(TIMEOUT) },
+      env: {
+        ...process.env,
+        TAP_TIMEOUT: String(TIMEOUT),
+        // What needs another kind is skipped: see test/helpers/needs.ts.
+        SWITCHYARD_TEST_KINDS: kinds.join(),
+      },
       stdio: ["ignore", "pipe", "pipe"],
     },
   );
@@ -157,7 +130,7 @@ function runFile(file) {
 }
 
 function summarise(file, { points, ended, exit, stderr, seconds }) {
-  const counts = { passed: 0, failed: [], skipped: [] };
+  const counts = { file, seconds, passed: 0, failed: [], skipped: [] };
   const empty = ["", "no tests found"].includes(ended.plan.skipReason ?? "");
   if (ended.plan.skipAll && !empty) {
     counts.skipped.push(`${file}: ${ended.plan.skipReason}`);
@@ -178,7 +151,10 @@ function summarise(file, { points, ended, exit, stderr, seconds }) {
     counts.failed.push({ name: file, details: why });
   }
   if (counts.failed.length > 0 && stderr !== "") {
-    counts.failed.at(-1).details += `\n${indent(stderr.trimEnd())}`;
+    const lines = stderr.trimEnd().split("\n");
+    // A driver may say the same for every device.
+    const text = [...new Set(lines)].join("\n");
+    counts.failed.at(-1).details += `\n${indent(text)}`;
   }
   const line = [
     `${counts.passed} passed`,
@@ -193,7 +169,9 @@ function summarise(file, { points, ended, exit, stderr, seconds }) {
   return counts;
 }
 
-const files = testFiles(process.argv.slice(2).map((f) => relative(".", f)));
+const { files, kinds } = chooseFiles(
+  process.argv.slice(2).map((word) => relative(".", word)),
+);
 const mistakes = await compile([...LIBRARY, ...PROGRAMS, ...files]);
 for (const text of mistakes.values()) console.log(text);
 const waiting = [...files];
@@ -212,6 +190,12 @@ if (failed > 0) {
   for (const { name } of all.flatMap((counts) => counts.failed)) {
     console.log(`  ${name}`);
   }
+}
+for (const kind of KINDS) {
+  const some = all.filter(({ file }) => kindsOf(file).at(-1) === kind);
+  const seconds = some.reduce((sum, { seconds }) => sum + seconds, 0);
+  if (some.length === 0) continue;
+  console.log(`${kind}: ${some.length} files, ${seconds.toFixed(0)} s`);
 }
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 process.exitCode = failed > 0 || files.length === 0 ? 1 : 0;

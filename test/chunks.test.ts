@@ -1,4 +1,5 @@
 /** Dispatches in chunks: the same bits, exact bytes, exchanges that are under way while the device computes. */
+// needs: cpu, gpu
 
 import { readFileSync } from "node:fs";
 import path from "node:path";

@@ -1,9 +1,10 @@
 // Bad input: the exact message and exit code of each, and outputs that stay as they were.
+// needs: cpu, gpu
 import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { fileError, nodeFiles } from "../cli/files.ts";
-import { checkpointFolder, skipWithoutAdapter } from "./helpers/checkpoints.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
 import {
   copyCheckpoint,
   integers,
@@ -13,6 +14,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "./helpers/cli.ts";
+import { skipWithoutGpu } from "./helpers/needs.ts";
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const W1 = "model.layers.1.block_sparse_moe.experts.3.w1.weight";
@@ -432,7 +434,7 @@ t.test("a bad command has its message and exit code", async (t) => {
 });
 
 t.test("ranks that should not share an adapter do not", {
-  skip: await skipWithoutAdapter(),
+  skip: skipWithoutGpu,
 }, async (t) => {
   const scratch = temporaryFolder(t);
   const inputs = path.join(scratch, "in.safetensors");

@@ -1,4 +1,5 @@
 // `generate --chat`: prompts as messages in the checkpoint's own template, from the command line down to token ids.
+// needs: cpu
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

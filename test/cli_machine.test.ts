@@ -1,4 +1,5 @@
 // `devices --all` and `plan --machine`: from a measurement to a prediction, and what is refused on the way.
+// needs: cpu, mpi
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

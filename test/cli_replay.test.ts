@@ -1,4 +1,5 @@
 // `run --replay`: choices of experts that one run wrote, made again by another.
+// needs: cpu
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

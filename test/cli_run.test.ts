@@ -1,4 +1,5 @@
 // `run` and `generate` from the command line: files in and out, saved plans in an empty folder, reports.
+// needs: cpu
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

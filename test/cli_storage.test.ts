@@ -1,4 +1,5 @@
 // How a checkpoint is stored: 16 bits or 32, in one file or several, with an output matrix or without.
+// needs: cpu
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

@@ -1,3 +1,4 @@
+// needs: cpu
 import t from "tap";
 import { CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
 import {

@@ -1,3 +1,4 @@
+// needs: cpu
 import t from "tap";
 import { ShortBatches } from "../runtime/cpu/here.ts";
 import { RECORD, RECORD_BYTES } from "../runtime/cpu/print.ts";

@@ -1,3 +1,4 @@
+// needs: cpu
 import fc from "fast-check";
 import t, { type Test } from "tap";
 import {

@@ -1,3 +1,4 @@
+// needs: cpu
 import t, { type Test } from "tap";
 import {
   add,

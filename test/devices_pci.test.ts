@@ -1,4 +1,5 @@
 // Adapters of one name, told apart: two copies of the software driver stand in for two GPUs of one kind.
+// needs: cpu, gpu, mpi
 import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -8,6 +9,7 @@ import { selectDevices } from "../engine/devices.ts";
 import { createGpuDevice, listAdapters } from "../runtime/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { LAUNCHERS, startWith } from "./helpers/mpi.ts";
+import { skipUnasked } from "./helpers/needs.ts";
 import {
   integers,
   switchyard,
@@ -19,9 +21,8 @@ const DRIVER = [
   "/usr/lib/x86_64-linux-gnu/libvulkan_lvp.so",
   "/usr/lib/aarch64-linux-gnu/libvulkan_lvp.so",
 ].find((file) => existsSync(file));
-const skip = DRIVER === undefined
-  ? "Mesa's software driver is not installed (Debian package mesa-vulkan-drivers)"
-  : false;
+const skip = skipUnasked("gpu") || DRIVER === undefined &&
+    "Mesa's software driver is not installed (Debian package mesa-vulkan-drivers)";
 const DEMO = checkpointFolder("demo-lm");
 
 /** Make the Vulkan loader see `copies` copies of the software driver, and nothing else. */

@@ -1,4 +1,5 @@
 /** The ends of routing: one expert, one token, none, every token to one expert, every expert for each token, long rows. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Where rows go: values of MaxText's and torchtitan's own tests, against exchanges and regrouping here. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Rounding to 16 bits, in kernels and in host memory: every value, and what lies between. */
+// needs: cpu, gpu
 
 import t from "tap";
 import { elementwise, elementwiseGrid } from "../compiler/kernels/mod.ts";

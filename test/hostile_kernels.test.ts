@@ -1,4 +1,5 @@
 // Kernels that a stranger could write: they are printed in little time, end, and do on WebAssembly what the tree says.
+// needs: cpu
 import t from "tap";
 import {
   add,

@@ -1,4 +1,5 @@
 /** Matrix kernels, elementwise kernels and rows against plain code. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import t from "tap";

@@ -1,4 +1,5 @@
 /** Attention against plain code. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import { attention, attentionGrid, lengthAt } from "../compiler/kernels/mod.ts";

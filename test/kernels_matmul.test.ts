@@ -1,4 +1,5 @@
 /** Variants of the matmul: each is right and has the bits of the plain tile, which it is where a block is not whole. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import type { Test } from "tap";

@@ -1,4 +1,5 @@
 /** Routing kernels against plain code. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import {

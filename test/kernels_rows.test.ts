@@ -1,4 +1,5 @@
 /** Kernels that count, send, exchange and bring back rows, against plain code. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import {

@@ -2,6 +2,7 @@
  * Gradients of whole layers against recorded runs of fairscale and DeepSpeed on several ranks: in the reference evaluator,
  * and compiled for one rank and for several.
  */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Every verb in every shape, compiled and run, against the reference evaluator: verbs on whole tensors. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

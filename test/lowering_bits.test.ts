@@ -1,4 +1,5 @@
 /** Results do not depend on the mesh, the placement or the tile: not by one bit. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Routers, attention and meshes, compiled and run, against the reference evaluator. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Values that look at all tokens, with tokens on several ranks: as the reference says, and the same bits on every mesh. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import t, { type Test } from "tap";

@@ -1,4 +1,5 @@
 /** Plans that give only what follows some tokens: the same bits and the same tokens as those that give all logits. */
+// needs: cpu, gpu
 
 import t from "tap";
 import { generate, packPrompts } from "../engine/mod.ts";
@@ -7,12 +8,10 @@ import {
   type Loaded,
   type Place,
 } from "./helpers/checkpoints.ts";
-import { skipWithoutAdapter } from "./helpers/checkpoints.ts";
+import { skipWithoutGpu } from "./helpers/needs.ts";
 
 const PROMPTS = [[5, 9, 2, 7], [3], [8, 8, 1], [4, 6]];
 const LAST = [3, 4, 7, 9];
-
-const noAdapter = await skipWithoutAdapter();
 
 /** What a decoder makes of prompts: what follows each, and what it generates in each way. */
 async function take({ decoder, session }: Loaded): Promise<{
@@ -103,4 +102,4 @@ for (
 ) {
   holdAgainst(name, { adapter: "cpu", skip: false });
 }
-holdAgainst("demo-lm", { adapter: "auto", skip: noAdapter });
+holdAgainst("demo-lm", { adapter: "auto", skip: skipWithoutGpu });

@@ -1,4 +1,5 @@
 // The npm package, installed in an empty project elsewhere: its command, its types, and its import from JavaScript.
+// needs: cpu
 import { spawnSync } from "node:child_process";
 import {
   cpSync,

@@ -1,4 +1,5 @@
 /** Random models on random meshes: as the reference evaluator says, and the same bits as on one rank. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import t from "tap";

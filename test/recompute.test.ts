@@ -1,4 +1,5 @@
 /** Blocks that are computed again for gradients: the same bits, in less memory, as predicted. */
+// needs: cpu
 
 import t from "tap";
 import {

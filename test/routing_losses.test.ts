@@ -1,4 +1,5 @@
 /** Losses of routers on meshes: what a plan computes of tokens that lie on several ranks. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

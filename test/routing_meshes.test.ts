@@ -1,4 +1,5 @@
 /** Routers whose choices are given, forced or priority's, on meshes: with their experts behind them. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Every composition of a router's choices, on meshes: what kernels compute is what the reference says. */
+// needs: cpu, gpu
 
 import fc from "fast-check";
 import t, { type Test } from "tap";

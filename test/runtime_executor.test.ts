@@ -1,4 +1,5 @@
 /** Needs a null device only: order of steps, bytes, exchanges, weights and the messages of bad input. */
+// needs: cpu
 
 import t from "tap";
 import fc from "fast-check";

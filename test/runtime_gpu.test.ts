@@ -1,4 +1,5 @@
 /** Needs an adapter: order, errors, timestamps and waits of the WebGPU device. */
+// needs: gpu
 
 import t from "tap";
 import type { Plan, PlanKernel } from "../spec/plan.ts";
@@ -11,11 +12,10 @@ import {
   openGpu,
 } from "../runtime/mod.ts";
 import { countTurns } from "./helpers/count_turns.ts";
+import { skipWithoutGpu } from "./helpers/needs.ts";
 
 const adapters: GpuAdapter[] = await listAdapters();
-const skip = adapters.length === 0
-  ? "no WebGPU adapter: install a Vulkan driver"
-  : false;
+const skip = skipWithoutGpu;
 
 /** b[i] = a[i] * 2, `rounds` times over. */
 function double(rounds = 1): PlanKernel {

@@ -1,4 +1,5 @@
 /** Tokens that are sent once to each rank: the same bits, exact bytes, fewer of them; and plans that say it wrongly. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

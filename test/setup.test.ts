@@ -1,6 +1,6 @@
 // The set-up scripts and the test runner itself.
 import { spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
@@ -13,6 +13,14 @@ interface Setup {
 
 const setupModule = new URL("../scripts/setup.mjs", import.meta.url);
 const { packagesAreCurrent } = await import(setupModule.href) as Setup;
+
+interface TestFiles {
+  kindsOf(file: string): string[];
+  chooseFiles(words: readonly string[]): { files: string[]; kinds: string[] };
+}
+
+const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
+const { kindsOf, chooseFiles } = await import(filesModule.href) as TestFiles;
 
 function node(argv: string[], env: { [name: string]: string } = {}) {
   return spawnSync(process.execPath, argv, {
@@ -78,5 +86,49 @@ t.test("npm test counts a file that goes wrong as failed", (t) => {
     last: "0 passed, 2 failed, 0 skipped",
     stdout: /missing\.ts/,
   });
+  t.end();
+});
+
+/** What shows that a test needs something. */
+const SIGNS: { readonly [kind: string]: RegExp } = {
+  mpi: /helpers\/(mpi|faults|network)\.ts/,
+  gpu:
+    /helpers\/(run_kernel|references)\.ts|\b(TARGETS|skipWithoutGpu|createGpuDevice)\b/,
+  cpu:
+    /helpers\/(run_kernel|run_wasm|references)\.ts|\b(TARGETS|createCpuDevice|CpuPool|runCase|matches)\b|"--adapter", "cpu"/,
+};
+
+t.test("every test file says what it needs", (t) => {
+  const { files } = chooseFiles([]);
+  t.ok(files.length > 100);
+  for (const file of files.filter((file) => file !== "test/setup.test.ts")) {
+    const text = readFileSync(join(ROOT, file), "utf8");
+    const needed = Object.keys(SIGNS).filter((kind) => SIGNS[kind]!.test(text));
+    const kinds = kindsOf(file);
+    t.strictSame(
+      needed.filter((kind) => !kinds.includes(kind)),
+      [],
+      `what a line '// needs: ' lacks in ${file}`,
+    );
+  }
+  t.end();
+});
+
+t.test("npm test chooses files by kinds and by parts of their paths", (t) => {
+  const all = chooseFiles([]).files;
+  const pure = chooseFiles(["pure"]).files;
+  t.ok(pure.includes("test/spec.test.ts"));
+  t.notOk(pure.includes("test/kernels.test.ts"));
+  const other = chooseFiles(["cpu", "gpu", "mpi"]);
+  t.strictSame(other.kinds, ["cpu", "gpu", "mpi"]);
+  t.strictSame([...pure, ...other.files].toSorted(), all.toSorted());
+  t.strictSame(chooseFiles(["cpu", "test/kernels"]).files.toSorted(), [
+    "test/kernels.test.ts",
+    "test/kernels_attention.test.ts",
+    "test/kernels_matmul.test.ts",
+    "test/kernels_moe.test.ts",
+    "test/kernels_rows.test.ts",
+  ]);
+  t.strictSame(chooseFiles(["pure", "test/kernels"]).files, []);
   t.end();
 });

@@ -1,4 +1,5 @@
 /** Training from outside: loss that falls, checkpoints that others read, runs that go on as if they had not been stopped. */
+// needs: cpu
 
 import { spawnSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";

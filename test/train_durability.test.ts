@@ -1,4 +1,5 @@
 /** Checkpoints of trainings: whatever happens while they are written, and whatever mesh they are loaded on. */
+// needs: cpu
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

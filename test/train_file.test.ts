@@ -1,4 +1,5 @@
 /** Training what a model file declares: from the command line and from the engine, with metrics and plots. */
+// needs: cpu
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";

@@ -1,4 +1,5 @@
 /** Training what is stored in 16 bits: f32 masters, weights that are their rounding, and checkpoints of both. */
+// needs: cpu
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,4 +1,5 @@
 /** Selection biases that follow the load of experts in training: their formula, the same bits on every mesh. */
+// needs: cpu
 
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";

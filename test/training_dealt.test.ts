@@ -1,4 +1,5 @@
 /** Optimizer state dealt to the ranks that hold the same parameters: the same bits, for a part of the memory. */
+// needs: cpu, gpu
 
 import t from "tap";
 import { trace } from "../compiler/graph/trace.ts";

@@ -1,4 +1,5 @@
 /** Gradients and whole training steps, compiled: what kernels compute is what the reference says, and the same each time. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

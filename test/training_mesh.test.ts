@@ -1,4 +1,5 @@
 /** Training on meshes: losses, gradients, norms and steps are those of one rank, wherever tokens and experts lie. */
+// needs: cpu, gpu
 
 import t from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Training against recorded runs of published implementations: losses, gradients, steps; by the reference and compiled. */
+// needs: cpu
 
 import t, { type Test } from "tap";
 import { compileGraph } from "../compiler/compile.ts";

@@ -1,4 +1,5 @@
 /** The tuner: what it keeps, in which file, and that no table changes a bit. */
+// needs: cpu, gpu
 
 import { rmSync } from "node:fs";
 import { join } from "node:path";

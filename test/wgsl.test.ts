@@ -1,4 +1,5 @@
 /** The text of kernels: golden files, names, constants, costs. */
+// needs: cpu, gpu
 
 import { readFileSync } from "node:fs";
 import t from "tap";

@@ -1,4 +1,5 @@
 // Every other published family; three ranks hold unequal numbers of experts.
+// needs: cpu, gpu
 import { testReferences } from "../helpers/references.ts";
 
 testReferences(

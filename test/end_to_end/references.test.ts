@@ -1,4 +1,5 @@
 // The families that demonstrations run on, on many meshes.
+// needs: cpu, gpu
 import { testReferences } from "../helpers/references.ts";
 
 testReferences(

@@ -1,4 +1,5 @@
 /** Recorded layers with capacity: DeepSpeed's gates and layers, fairscale's layers and losses. */
+// needs: cpu, gpu
 
 import t, { type Test } from "tap";
 import {

@@ -1,4 +1,5 @@
 /** Every recorded router of fairscale, DeepSpeed, Tutel and Megatron: by the reference, on devices, on one rank and on several. */
+// needs: cpu, gpu
 
 import t, { type Test } from "tap";
 import {

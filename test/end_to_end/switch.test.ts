@@ -1,4 +1,5 @@
 // The Switch block against runs of transformers: outputs, losses and who is dropped, on one rank and on several.
+// needs: cpu, gpu
 import t from "tap";
 import { compile } from "../../compiler/mod.ts";
 import { type SwitchBlock, switchBlock } from "../../models/switch.ts";

@@ -8,7 +8,6 @@ import {
   decoderShape,
   type DeviceSharing,
   type HostTensor,
-  listAdapters,
   loadTarget,
   type Opened,
   openTarget,
@@ -75,11 +74,6 @@ export async function loadCheckpoint(
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   return { ...opened, decoder };
-}
-
-/** Why tests that need a GPU adapter are skipped here, or false. */
-export async function skipWithoutAdapter(): Promise<false | string> {
-  return (await listAdapters()).length > 0 ? false : "there is no GPU adapter";
 }
 
 /** Prompts as a right-padded batch, as `run` takes it. */

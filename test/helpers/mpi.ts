@@ -12,6 +12,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
 import { COMMAND } from "./compiled.ts";
+import { skipUnasked } from "./needs.ts";
 
 /** The command, from its source. */
 export const BIN = fileURLToPath(
@@ -61,7 +62,8 @@ function find(
     });
     return mpiFamily(stdout ?? "") === family;
   });
-  const skip = command ? skipWithoutKoffi : `${name} is not installed`;
+  const skip = skipUnasked("mpi") ||
+    (command ? skipWithoutKoffi : `${name} is not installed`);
   return { name, family, command, rankVariable, skip };
 }
 

@@ -15,8 +15,8 @@ import {
   padBatch,
   readReference,
   relativeError,
-  skipWithoutAdapter,
 } from "./checkpoints.ts";
+import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 
 const TOLERANCE = 1e-4;
 
@@ -25,8 +25,8 @@ const OUTPUT = /\.(logits|router_logits|topk_idx)$/;
 
 /** Both kinds of device; each gives its own bits. */
 const DEVICES = [
-  { title: "on the CPU", adapter: "cpu", skip: false },
-  { title: "on a GPU", adapter: [0], skip: await skipWithoutAdapter() },
+  { title: "on the CPU", adapter: "cpu", skip: skipUnasked("cpu") },
+  { title: "on a GPU", adapter: [0], skip: skipWithoutGpu },
 ] as const;
 
 interface Recorded {

@@ -8,6 +8,7 @@ import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import type { Binding, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { holdsFor } from "./seed.ts";
 
 const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
@@ -176,8 +177,8 @@ export function testKernels(
     running = { t, target };
     await body(t, target);
   };
-  t.test(name, on(cpu));
-  const skip = !gpu && "no GPU adapter";
+  t.test(name, { skip: skipUnasked("cpu") }, on(cpu));
+  const skip = skipWithoutGpu;
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     if (gpu) await on(gpu)(t);
   });

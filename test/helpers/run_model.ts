@@ -23,6 +23,8 @@ import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { verifyPlan } from "../../spec/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 
+import { skipUnasked, skipWithoutGpu } from "./needs.ts";
+
 export { waves } from "./waves.ts";
 
 /** Placements of eight experts; the last one gives a rank one expert, and one none. */
@@ -56,9 +58,7 @@ export interface Case {
 type Results = readonly { readonly [output: string]: HostTensor }[];
 
 /** Why GPU tests are skipped here, or false. */
-export const skip = (await listAdapters()).length > 0
-  ? false
-  : "there is no GPU adapter";
+export const skip = skipWithoutGpu;
 
 /** One device of each kind, opened when first asked for; ranks and plans share it. */
 const opened = new Map<"cpu" | "gpu", Promise<Device>>();
@@ -421,7 +421,9 @@ export function holds(
   of: Case,
   meshes: readonly CompileOptions[] = MESHES,
 ): void {
-  t.test(name, async (t) => await matches(t, of, "cpu", meshes));
+  t.test(name, { skip: skipUnasked("cpu") }, async (t) => {
+    await matches(t, of, "cpu", meshes);
+  });
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     await matches(t, of, "gpu", meshes);
   });

@@ -32,6 +32,7 @@ import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { assertLegal } from "../../spec/mod.ts";
+import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 
 const [adapter] = await listAdapters();
 
@@ -43,12 +44,12 @@ export const TARGETS: readonly {
   readonly target: Target;
   readonly skip: false | string;
 }[] = [
-  { target: "gpu", skip: adapter ? false : "there is no adapter" },
-  { target: "cpu", skip: false },
+  { target: "gpu", skip: skipWithoutGpu },
+  { target: "cpu", skip: skipUnasked("cpu") },
 ];
 
 /** Why tests that need an adapter are skipped here, or false. */
-export const skip = adapter ? false : "there is no adapter";
+export const skip = skipWithoutGpu;
 
 /** Tensors of a run by name. */
 export type Tensors = { readonly [name: string]: HostTensor };

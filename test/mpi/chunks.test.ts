@@ -1,4 +1,5 @@
 // Dispatches in chunks between processes of real MPI jobs: the bytes of whole dispatches on one shared device.
+// needs: cpu, mpi
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

@@ -1,16 +1,16 @@
 // The communicator between processes: every word where it belongs, groups, long messages, and what is said of ranks that are out of step.
+// needs: cpu, gpu, mpi
 import { readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
-import { listAdapters } from "../../runtime/mod.ts";
 import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { rankProgram } from "../helpers/compiled.ts";
 import { BIN, LAUNCHERS, skipWithoutMpi, start } from "../helpers/mpi.ts";
+import { skipWithoutGpu } from "../helpers/needs.ts";
 
-const [adapter] = await listAdapters();
 const SEED = process.env["SEED"] ?? String(Date.now() % 1_000_000);
 
 t.test("layOut() gives one address and offsets from there", (t) => {
@@ -57,7 +57,7 @@ for (const { name, command, family, skip } of LAUNCHERS) {
   });
 
   t.test(`${name}: exchanges from and into mapped memory of a GPU`, {
-    skip: skip || (adapter ? false : "there is no adapter"),
+    skip: skip || skipWithoutGpu,
   }, async (t) => {
     t.equal(await job("mapped", 2), "right");
   });

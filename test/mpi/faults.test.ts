@@ -1,4 +1,5 @@
 // Ranks of real MPI jobs that fail: the whole job ends, with one message that says who, where and why, and nothing is left.
+// needs: cpu, mpi
 import t from "tap";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { FAULTS, makeFault, prepareFaults } from "../helpers/faults.ts";

@@ -1,4 +1,5 @@
 // Peak memory of ranks that load a checkpoint of more than 1 GiB: their own share of it, and a bounded piece.
+// needs: cpu, gpu, mpi
 import { ftruncateSync, openSync, statfsSync, writeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { freemem } from "node:os";
@@ -6,7 +7,7 @@ import path from "node:path";
 import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
-import { skipWithoutAdapter } from "../helpers/checkpoints.ts";
+import { skipWithoutGpu } from "../helpers/needs.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { rankProgram } from "../helpers/compiled.ts";
 import { LAUNCHERS, start } from "../helpers/mpi.ts";
@@ -101,7 +102,7 @@ const short = process.platform !== "linux"
   : false;
 const ADAPTERS = [
   { adapter: "cpu", skip: false },
-  { adapter: "0", skip: await skipWithoutAdapter() },
+  { adapter: "0", skip: skipWithoutGpu },
 ];
 
 // Which MPI it is makes no difference to what a rank loads.

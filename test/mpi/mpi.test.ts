@@ -1,4 +1,5 @@
 // Ranks as processes of real MPI jobs: the bytes of ranks on one shared device, and what happens when a rank fails.
+// needs: cpu, mpi
 import { readFileSync, rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

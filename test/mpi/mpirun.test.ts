@@ -1,4 +1,5 @@
 // Ranks that mpirun starts by itself, without `launch`: the bytes of a shared device, and what is said where that cannot be.
+// needs: cpu, mpi
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";

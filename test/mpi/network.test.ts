@@ -1,4 +1,5 @@
 // Ranks on several hosts, which are network namespaces of this machine: what they exchange crosses interfaces.
+// needs: cpu, mpi
 import { existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

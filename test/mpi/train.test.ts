@@ -1,4 +1,5 @@
 // `switchyard train` between processes of real MPI jobs: checkpoints have the bytes of one process, and Ctrl-C saves.
+// needs: cpu, mpi
 import path from "node:path";
 import t from "tap";
 import { switchyard, temporaryFolder } from "../helpers/cli.ts";

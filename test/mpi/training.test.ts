@@ -1,4 +1,5 @@
 // Training between processes of real MPI jobs: losses, norms, parameters and what is remembered have the bits of one process.
+// needs: cpu, mpi
 import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";

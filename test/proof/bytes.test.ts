@@ -1,4 +1,5 @@
 // Memory and traffic: what a plan predicts, what the runtime counts, and what the test itself counts, from the buffers that are made and from where each token's experts live.
+// needs: cpu, gpu
 import t, { type Test } from "tap";
 import { compile } from "../../compiler/mod.ts";
 import { layer } from "../../examples/layer.ts";
@@ -228,9 +229,6 @@ const CASES = [
   await checkpointCase("demo-lm", { experts: 8, embed: 128 }),
   await layerCase(),
 ];
-
-// Some forty runs, on a machine that may be busy.
-t.setTimeout(300_000);
 
 for (const { target, skip } of TARGETS) {
   for (const run of CASES) {

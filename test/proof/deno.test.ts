@@ -1,4 +1,5 @@
 // A saved plan under Deno's own GPU object, another implementation of WebGPU: the recorded logits, router choices and tokens.
+// needs: gpu
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -24,9 +25,6 @@ import {
 const TOLERANCE = 1e-4;
 const STEPS = 8;
 const NO_ADAPTER = 3;
-
-// The software adapter compiles shaders of a new machine for half a minute.
-t.setTimeout(600_000);
 
 type Recorded = ReturnType<typeof readTensors>;
 

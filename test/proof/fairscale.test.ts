@@ -1,4 +1,5 @@
 // Recorded runs of fairscale's MOELayer with Top2Gate: outputs, slots and combine weights, on one rank and on as many as were recorded.
+// needs: cpu, gpu
 import t, { type Test } from "tap";
 import { compile } from "../../compiler/mod.ts";
 import { fairscale } from "../../examples/fairscale.ts";

@@ -1,4 +1,5 @@
 // A device that is lost in the middle of a run: an error that names it, on every kind of exchange.
+// needs: cpu, gpu
 import t, { type Test } from "tap";
 import {
   createGpuDevice,

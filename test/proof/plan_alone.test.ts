@@ -1,4 +1,5 @@
 // The plan is the executor's only source of work: in an empty folder it gives the bytes that its model gives, and what it says is what is done.
+// needs: cpu, gpu
 import { execFileSync } from "node:child_process";
 import {
   copyFileSync,

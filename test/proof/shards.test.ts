@@ -1,4 +1,5 @@
 // Each rank's memory holds its own experts and no others: what the loader reads, how long the buffers are, and that nothing changes if all other experts are NaN.
+// needs: cpu, gpu
 import t, { type Test } from "tap";
 import {
   createNullDevice,

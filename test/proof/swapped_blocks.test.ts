@@ -1,4 +1,5 @@
 // What arrives matters: swapping the rows that two ranks received changes the output, and the check steps see it.
+// needs: cpu, gpu
 import t from "tap";
 import {
   type Communicator,

@@ -1,4 +1,5 @@
 // Waiting leaves the core to others: the event loop is idle while a device computes, and nothing polls when nothing is asked.
+// needs: cpu, gpu
 import process from "node:process";
 import { setTimeout } from "node:timers/promises";
 import t, { type Test } from "tap";

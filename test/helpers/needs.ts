@@ -1,0 +1,26 @@
+/**
+ * What tests need of the machine. `npm test -- KIND…` runs files that say they need one of the kinds; what needs another
+ * kind in them is skipped.
+ */
+
+import process from "node:process";
+import { listAdapters } from "../../runtime/mod.ts";
+
+/** The CPU device, a GPU adapter, an MPI. A test without any is pure. */
+export type Need = "cpu" | "gpu" | "mpi";
+
+/** The kinds that were asked for, set by scripts/test.mjs; all where nothing is. */
+const ASKED = process.env["SWITCHYARD_TEST_KINDS"]?.split(",");
+
+/** Why tests that need a kind are skipped because others were asked for, or false. */
+export function skipUnasked(need: Need): false | string {
+  return ASKED === undefined || ASKED.includes(need)
+    ? false
+    : `only ${ASKED.join(" and ")} tests were asked for`;
+}
+
+/** Why tests that need a GPU are skipped here, or false. */
+export const skipWithoutGpu: false | string = skipUnasked("gpu") ||
+  ((await listAdapters()).length > 0
+    ? false
+    : "there is no GPU adapter: install a Vulkan driver");
