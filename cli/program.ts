@@ -65,6 +65,11 @@ function addInspectCommands(
       "measure what a run would use, and every link of its ranks",
     )
     .option("--ranks <n>", "ranks in this process", integer("--ranks", 1))
+    .option(
+      "--repetitions <n>",
+      "times that everything is measured; the median counts (default: 9)",
+      integer("--repetitions", 1),
+    )
     .option("--out <file>", "write a machine file, for 'plan --machine'")
     .option("--json", "machine-readable output")
     .action(async (flags) => finish(await devicesCommand(io, flags)));

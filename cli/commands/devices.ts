@@ -32,6 +32,7 @@ export async function devicesCommand(
   const [useless] = [
     ...flags.out === undefined ? [] : ["--out"],
     ...flags.ranks === undefined ? [] : ["--ranks"],
+    ...flags.repetitions === undefined ? [] : ["--repetitions"],
     ...flags.devices === "shared" ? [] : ["--devices"],
     ...flags.adapter === "auto" ? [] : ["--adapter"],
   ];

@@ -18,6 +18,8 @@ import { deviceOptions } from "./options.ts";
 /** Flags of `devices --all`. */
 export interface MachineFlags extends DeviceFlags {
   readonly ranks?: number;
+  /** Times that everything is measured. */
+  readonly repetitions?: number;
   readonly out?: string;
   readonly json?: boolean;
 }
@@ -38,6 +40,9 @@ export async function machineCommand(
   const { first, world, measure, close } = await openMachineMeter({
     ...deviceOptions(io, flags),
     ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
+    ...flags.repetitions === undefined
+      ? {}
+      : { repetitions: flags.repetitions },
     host: hostname(),
     now: io.now,
   });
