@@ -7,6 +7,7 @@ import path from "node:path";
 import process from "node:process";
 import type { FileSystem, OpenFile } from "../engine/files.ts";
 import { DataError, MachineError } from "../spec/errors.ts";
+import { takeLock } from "./lock_file.ts";
 
 /** Files of this machine. */
 export function nodeFiles(): FileSystem {
@@ -24,6 +25,7 @@ export function nodeFiles(): FileSystem {
         await fs.mkdir(folder, { recursive: true });
       }),
     remove: (file) => guard("write", file, () => fs.rm(file, { force: true })),
+    lock: (file) => guard("write", file, () => takeLock(file)),
     join: (folder, name) => path.join(folder, name),
   };
 }

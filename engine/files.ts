@@ -8,6 +8,11 @@ export interface OpenFile {
   close(): Promise<void>;
 }
 
+/** A lock that was taken; or who has it, and whether it may be gone without this machine knowing. */
+export type Lock =
+  | { readonly release: () => Promise<void> }
+  | { readonly owner: string; readonly gone: boolean };
+
 /** File access. Errors name the path: a DataError where the user can mend it, a MachineError where the machine is at fault. */
 export interface FileSystem {
   /** What lies at a path; undefined where there is nothing. */
@@ -27,5 +32,7 @@ export interface FileSystem {
   makeFolder(folder: string): Promise<void>;
   /** Remove a file; nothing where there is none. */
   remove(path: string): Promise<void>;
+  /** Take a file as a lock, unless a process that runs has it. */
+  lock(path: string): Promise<Lock>;
   join(folder: string, name: string): string;
 }

@@ -101,6 +101,27 @@ export async function checkFolder(
   }
 }
 
+/**
+ * Keep other trainings out of a folder, which is made where it is not there; returns what lets them in again. Throws
+ * DataError where there is one.
+ */
+export async function lockFolder(
+  folder: string,
+  files: FileSystem,
+): Promise<() => Promise<void>> {
+  await files.makeFolder(folder);
+  const path = files.join(folder, "training.lock");
+  const lock = await files.lock(path);
+  if ("release" in lock) return lock.release;
+  throw new DataError(
+    `Cannot train into '${folder}': another training does, ${lock.owner}. ${
+      lock.gone
+        ? `Wait until it ends, or remove '${path}' if it has`
+        : "Wait until it ends, or give another folder"
+    }`,
+  );
+}
+
 /** Make a folder in which a training can be saved, with what is the same in all its checkpoints. */
 export async function prepareFolder(
   folder: string,

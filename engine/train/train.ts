@@ -2,6 +2,7 @@
 
 import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
+import { DataError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
@@ -17,7 +18,12 @@ import { checkpointTask, type TextOptions } from "./checkpoint_task.ts";
 import { declaredTask } from "./declared_task.ts";
 import { checkParameters, loadRemembered } from "./load.ts";
 import { compileStep } from "./plan.ts";
-import { checkFolder, readTraining, saveTraining } from "./saved.ts";
+import {
+  checkFolder,
+  lockFolder,
+  readTraining,
+  saveTraining,
+} from "./saved.ts";
 import { canonical, checkSame, checkSettings } from "./settings.ts";
 import {
   LOSSES,
@@ -128,7 +134,7 @@ async function* takeSteps(
 ): AsyncGenerator<StepMetrics, void, undefined> {
   const { steps, saveEvery, validateEvery, out, signal, now } = options;
   const run = await openTraining(task, files, options);
-  const { opened } = run;
+  const { opened, unlock } = run;
   // Ranks that are processes stop after the same step.
   const stopping = async () => {
     const own = signal?.aborted ? "stop" : "";
@@ -159,29 +165,45 @@ async function* takeSteps(
     await save(run.step);
     await opened.finish();
   } finally {
+    await unlock();
     await opened.close();
   }
+}
+
+/** A training that is open, and has its folder to itself. */
+interface OpenRun extends Run {
+  readonly unlock: () => Promise<void>;
 }
 
 async function openTraining(
   task: Task,
   files: FileSystem,
   options: RunTrainingOptions,
-): Promise<Run> {
+): Promise<OpenRun> {
   const { out, resume = false } = options;
   const folder = out ?? task.where;
+  /** Others may have been at the folder until now. */
+  const lock = async ({ rank }: Opened, check: () => Promise<void>) => {
+    if (out === undefined || rank > 0) return () => Promise.resolve();
+    const unlock = await lockFolder(out, files);
+    await undoneOnError(unlock, check);
+    return unlock;
+  };
   if (!resume) {
     let initial: Tensors = {};
     const opened = await openWith(task, options, async (plan) => {
       initial = await task.initial(plan);
       return tensorsInMemory(storedTensors(plan, initial), task.where);
     });
-    await closedOnError(opened, async () => {
+    return await undoneOnError(opened.close, async () => {
       const { plan, rank } = opened;
       writeMasters(opened, task.settings.optimizer, initial);
-      if (out !== undefined && rank === 0) await task.prepare(out, plan);
+      const unlock = await lock(opened, () => checkFolder(folder, files));
+      if (out !== undefined && rank === 0) {
+        await undoneOnError(unlock, () => task.prepare(out, plan));
+      }
+      return { opened, unlock, task, step: 0, sent: 0 };
     });
-    return { opened, task, step: 0, sent: 0 };
   }
   const before = await readTraining(folder, files);
   checkSame(folder, before, task);
@@ -192,12 +214,21 @@ async function openTraining(
       options,
       () => Promise.resolve(tensors),
     );
-    await closedOnError(opened, async () => {
-      await checkParameters(folder, before, tensors, opened);
-      const { optimizer } = task.settings;
-      await loadRemembered(folder, files, before, { ...opened, optimizer });
+    return await undoneOnError(opened.close, async () => {
+      const unlock = await lock(opened, async () => {
+        const { step } = await readTraining(folder, files);
+        if (step === before.step) return;
+        throw new DataError(
+          `Cannot go on with '${folder}': another training has saved step ${step} meanwhile. Start the command again`,
+        );
+      });
+      await undoneOnError(unlock, async () => {
+        await checkParameters(folder, before, tensors, opened);
+        const { optimizer } = task.settings;
+        await loadRemembered(folder, files, before, { ...opened, optimizer });
+      });
+      return { opened, unlock, task, step: before.step, sent: 0 };
     });
-    return { opened, task, step: before.step, sent: 0 };
   });
 }
 
@@ -221,14 +252,15 @@ async function openWith(
   });
 }
 
-async function closedOnError(
-  opened: Opened,
-  action: () => Promise<void>,
-): Promise<void> {
+/** Do something; where it fails, undo what went before it. */
+async function undoneOnError<T>(
+  undo: () => Promise<void>,
+  action: () => Promise<T>,
+): Promise<T> {
   try {
-    await action();
+    return await action();
   } catch (error) {
-    await opened.close();
+    await undo();
     throw error;
   }
 }

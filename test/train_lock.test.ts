@@ -1,0 +1,133 @@
+// One training at a time has a folder; who has it is named, and one that was killed has it no longer.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import { hostname } from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { files } from "./helpers/checkpoints.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { readOnDisk, TEXT, tinyModel } from "./helpers/tiny_training.ts";
+
+function training(model: string, out: string, more: string[]): string[] {
+  return [
+    ...["train", model, "--data", TEXT, "--out", out, "--json"],
+    ...["--adapter", "cpu", ...more],
+  ];
+}
+
+const BEGIN = ["--batch", "2", "--length", "8"];
+
+t.test("a folder has one training at a time", async (t) => {
+  const model = await tinyModel(t);
+  const out = path.join(temporaryFolder(t), "out");
+  const child = spawn(process.execPath, [
+    fileURLToPath(new URL("../bin/switchyard.mjs", import.meta.url)),
+    ...training(model, out, [
+      ...BEGIN,
+      "--steps",
+      "1000000",
+      "--save-every",
+      "1",
+    ]),
+  ], { stdio: ["ignore", "pipe", "inherit"] });
+  t.teardown(() => child.kill("SIGKILL"));
+  await once(child.stdout, "data");
+  child.stdout.resume();
+  const lock = path.join(out, "training.lock");
+  const { since } = JSON.parse(readFileSync(lock, "utf8"));
+  const step = (await readOnDisk(out)).step;
+  t.strictSame(
+    await switchyard(training(out, out, ["--resume", "--steps", "9"])),
+    {
+      ...{ code: 1, out: "" },
+      err:
+        `Cannot train into '${out}': another training does, process ${child.pid} on ${hostname()}, since ${since}. Wait until it ends, or give another folder\n`,
+    },
+  );
+  t.ok((await readOnDisk(out)).step >= step, "the first goes on");
+  child.kill("SIGKILL");
+  await once(child, "close");
+  t.ok(existsSync(lock), "nobody could remove it");
+  const { step: last } = await readOnDisk(out);
+  const resumed = await switchyard(
+    training(out, out, ["--resume", "--steps", `${last + 1}`]),
+  );
+  t.equal(resumed.code, 0, resumed.err);
+  t.equal((await readOnDisk(out)).step, last + 1);
+  t.notOk(existsSync(lock), "it is given back");
+});
+
+t.test("a lock of another host, or of nobody known, stands", async (t) => {
+  const model = await tinyModel(t);
+  const out = path.join(temporaryFolder(t), "out");
+  const lock = path.join(out, "training.lock");
+  mkdirSync(out);
+  const since = "2026-01-02T03:04:05.678Z";
+  const owners: readonly (readonly [string, string])[] = [
+    [
+      JSON.stringify({ pid: 7, host: "elsewhere", since }),
+      `process 7 on elsewhere, since ${since}`,
+    ],
+    ["?", "an unknown process"],
+    ["", "an unknown process"],
+  ];
+  for (const [text, owner] of owners) {
+    writeFileSync(lock, text);
+    t.strictSame(
+      await switchyard(training(model, out, [...BEGIN, "--steps", "1"])),
+      {
+        ...{ code: 1, out: "" },
+        err:
+          `Cannot train into '${out}': another training does, ${owner}. Wait until it ends, or remove '${lock}' if it has\n`,
+      },
+    );
+    const written = readdirSync(out).filter((name) =>
+      !name.startsWith("tokens-")
+    );
+    t.strictSame(written, ["training.lock"], "nothing but tokens of the text");
+    t.equal(readFileSync(lock, "utf8"), text);
+  }
+});
+
+t.test("of many that take over a lock, one has it", async (t) => {
+  const lock = path.join(temporaryFolder(t), "lock");
+  const child = spawn(process.execPath, ["-e", ""]);
+  await once(child, "close");
+  const since = new Date().toISOString();
+  for (let round = 0; round < 20; round++) {
+    writeFileSync(
+      lock,
+      JSON.stringify({ pid: child.pid, host: hostname(), since }),
+    );
+    const taken = await Promise.all(
+      Array.from({ length: 8 }, () => files.lock(lock)),
+    );
+    const held = taken.flatMap((one) => "release" in one ? [one] : []);
+    t.equal(held.length, 1, `round ${round}`);
+    await held[0]!.release();
+    t.strictSame(readdirSync(path.dirname(lock)), []);
+  }
+});
+
+t.test("a process of the same number that began later is another one", async (t) => {
+  const lock = path.join(temporaryFolder(t), "lock");
+  const owner = {
+    pid: process.pid,
+    host: hostname(),
+    start: "1",
+    since: "then",
+  };
+  writeFileSync(lock, JSON.stringify(owner));
+  const taken = await files.lock(lock);
+  if (existsSync("/proc/self/stat")) t.ok("release" in taken, "it is over");
+  else t.ok("owner" in taken, "nothing tells when processes began");
+});
