@@ -1,19 +1,9 @@
 /** The commands and their flags. */
 
 import { Command, Option } from "commander";
-import { checkCommand } from "./commands/check.ts";
-import { devicesCommand } from "./commands/devices.ts";
-import { generateCommand } from "./commands/generate.ts";
-import { launchCommand } from "./commands/launch.ts";
-import { planCommand } from "./commands/plan.ts";
-import { routersCommand } from "./commands/routers.ts";
-import { runCommand } from "./commands/run.ts";
-import { trainCommand } from "./commands/train.ts";
-import { tuneCommand } from "./commands/tune.ts";
-import { verifyCommand } from "./commands/verify.ts";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags.ts";
-import { VERSION } from "../engine/mod.ts";
+import { VERSION } from "../engine/version.ts";
 import type { Mesh } from "../spec/mod.ts";
 import {
   integer,
@@ -25,6 +15,21 @@ import {
   parseTokens,
   positive,
 } from "./values.ts";
+
+/** What runs a command, loaded when it is called: to print help takes none of it. */
+const COMMANDS = {
+  check: async () => (await import("./commands/check.ts")).checkCommand,
+  devices: async () => (await import("./commands/devices.ts")).devicesCommand,
+  generate: async () =>
+    (await import("./commands/generate.ts")).generateCommand,
+  launch: async () => (await import("./commands/launch.ts")).launchCommand,
+  plan: async () => (await import("./commands/plan.ts")).planCommand,
+  routers: async () => (await import("./commands/routers.ts")).routersCommand,
+  run: async () => (await import("./commands/run.ts")).runCommand,
+  train: async () => (await import("./commands/train.ts")).trainCommand,
+  tune: async () => (await import("./commands/tune.ts")).tuneCommand,
+  verify: async () => (await import("./commands/verify.ts")).verifyCommand,
+};
 
 /** How commands report back. */
 export interface ProgramHooks {
@@ -72,13 +77,15 @@ function addInspectCommands(
     )
     .option("--out <file>", "write a machine file, for 'plan --machine'")
     .option("--json", "machine-readable output")
-    .action(async (flags) => finish(await devicesCommand(io, flags)));
+    .action(async (flags) =>
+      finish(await (await COMMANDS.devices())(io, flags))
+    );
   program.command("check")
     .description("type errors and domain errors of a model")
     .argument("<model>", "model file or checkpoint folder")
     .option("--json", "machine-readable output")
     .action(async (model, flags) =>
-      finish(await checkCommand(io, model, flags))
+      finish(await (await COMMANDS.check())(io, model, flags))
     );
   const meshes: Mesh[] = [];
   planFlags(
@@ -132,7 +139,7 @@ function addInspectCommands(
     .option("--check", "let token ids travel along, for 'run --check'")
     .option("--json", "print the whole document")
     .action(async (model, flags) =>
-      finish(await planCommand(io, model, { ...flags, meshes }))
+      finish(await (await COMMANDS.plan())(io, model, { ...flags, meshes }))
     );
   const presets: string[] = [];
   program.command("routers")
@@ -157,13 +164,15 @@ function addInspectCommands(
       return presets;
     })
     .option("--json", "machine-readable output")
-    .action(async (flags) => finish(await routersCommand(io, flags)));
+    .action(async (flags) =>
+      finish(await (await COMMANDS.routers())(io, flags))
+    );
   program.command("verify")
     .description("say whether a saved plan is legal")
     .argument("<plan>", "plan document")
     .option("--json", "machine-readable output")
     .action(async (plan, flags) =>
-      finish(await verifyCommand(io, plan, flags))
+      finish(await (await COMMANDS.verify())(io, plan, flags))
     );
 }
 
@@ -187,7 +196,9 @@ function addRunCommands(
     .option("--trace <file>", "write a Chrome/Perfetto trace")
     .option("--check", "observe that every token comes home")
     .option("--json", "machine-readable output")
-    .action(async (model, flags) => finish(await runCommand(io, model, flags)));
+    .action(async (model, flags) =>
+      finish(await (await COMMANDS.run())(io, model, flags))
+    );
   const prompts: Prompt[] = [];
   deviceFlags(planFlags(
     program.command("generate")
@@ -228,7 +239,9 @@ function addRunCommands(
     .option("--seed <s>", "same seed, same tokens", integer("--seed", 0))
     .option("--json", "machine-readable output")
     .action(async (folder, flags) =>
-      finish(await generateCommand(io, folder, { ...flags, prompts }))
+      finish(
+        await (await COMMANDS.generate())(io, folder, { ...flags, prompts }),
+      )
     );
   deviceFlags(planFlags(
     program.command("tune")
@@ -243,7 +256,7 @@ function addRunCommands(
     )
     .option("--json", "machine-readable output")
     .action(async (model, flags) =>
-      finish(await tuneCommand(io, model, flags))
+      finish(await (await COMMANDS.tune())(io, model, flags))
     );
   program.command("launch")
     .description("run a command with its ranks as processes, through MPI")
@@ -255,7 +268,7 @@ function addRunCommands(
       "'run', 'generate', 'train' or 'devices --all' with its arguments, behind --",
     )
     .action(async (args, flags) =>
-      finish(await launchCommand(io, args, flags))
+      finish(await (await COMMANDS.launch())(io, args, flags))
     );
 }
 
@@ -373,7 +386,9 @@ function addTrainCommand(
       "a line of JSON for each step, with plots beside it at the end (OUT/metrics.jsonl)",
     )
     .option("--json", "these lines on standard output")
-    .action(async (what, flags) => finish(await trainCommand(io, what, flags)));
+    .action(async (what, flags) =>
+      finish(await (await COMMANDS.train())(io, what, flags))
+    );
 }
 
 function dtypeOption(): Option {

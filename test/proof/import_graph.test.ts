@@ -1,22 +1,51 @@
-// The runtime stands on the spec alone: everything that loading it can load, as a module loader sees it.
+// What loading a part can load, as a module loader sees it: the runtime stands on the spec alone, help on the command line.
 import { execFileSync } from "node:child_process";
 import t from "tap";
 import { repositoryFile } from "../helpers/sessions.ts";
 
-interface ModuleGraph {
-  readonly modules: readonly { readonly specifier: string }[];
+interface Module {
+  readonly specifier: string;
+  /** Imports of values; those of types have no code. */
+  readonly dependencies?: readonly {
+    readonly code?: { readonly specifier: string };
+    readonly isDynamic?: boolean;
+  }[];
 }
 
-/** Every module that a file reaches, dynamic imports included; ours by their path in the repository. */
-function reachedFrom(file: string): string[] {
+const ROOT = `file://${repositoryFile("")}/`;
+
+/** Every module that a file reaches, dynamic imports included. */
+function modulesOf(file: string): readonly Module[] {
   const output = execFileSync(
     repositoryFile("node_modules/.bin/deno"),
     ["info", "--json", repositoryFile(file)],
     { maxBuffer: 1 << 28, stdio: ["ignore", "pipe", "ignore"] },
   );
-  const { modules } = JSON.parse(output.toString()) as ModuleGraph;
-  const root = `file://${repositoryFile("")}/`;
-  return modules.map(({ specifier }) => specifier.replace(root, ""));
+  const { modules } = JSON.parse(output.toString()) as {
+    readonly modules: readonly Module[];
+  };
+  return modules;
+}
+
+/** Every module that a file reaches; ours by their path in the repository. */
+function reachedFrom(file: string): string[] {
+  return modulesOf(file).map(({ specifier }) => specifier.replace(ROOT, ""));
+}
+
+/** Every module that runs before a file does; ours by their path in the repository. */
+function loadedBefore(file: string): string[] {
+  const modules = new Map(
+    modulesOf(file).map((module) => [module.specifier, module]),
+  );
+  const loaded = new Set([ROOT + file]);
+  for (const specifier of loaded) {
+    for (
+      const { code, isDynamic } of modules.get(specifier)?.dependencies ?? []
+    ) {
+      if (code && !isDynamic) loaded.add(code.specifier);
+    }
+  }
+  return [...loaded].map((specifier) => specifier.replace(ROOT, ""));
 }
 
 t.test("runtime/mod.ts loads runtime/, spec/ and packages only", (t) => {
@@ -35,5 +64,19 @@ t.test("compiler/mod.ts loads nothing of the runtime", (t) => {
   const reached = reachedFrom("compiler/mod.ts");
   t.ok(reached.includes("compiler/compile.ts"), "the compiler is reached");
   t.strictSame(reached.filter((file) => /^(runtime|engine)\//.test(file)), []);
+  t.end();
+});
+
+t.test("the command line loads what a command needs when it is called", (t) => {
+  const loaded = loadedBefore("cli/main.ts");
+  t.ok(loaded.includes("cli/program.ts"), "the program is reached");
+  t.strictSame(
+    loaded.filter((file) =>
+      /^(compiler|runtime|models|engine|spec)\//.test(file)
+    )
+      .toSorted(),
+    ["engine/version.ts", "spec/errors.ts"],
+  );
+  t.ok(reachedFrom("cli/main.ts").includes("engine/mod.ts"), "commands do");
   t.end();
 });

@@ -1,0 +1,70 @@
+/** What is said where a command fails, and its exit code. */
+
+import {
+  formatError,
+  PeerError,
+  RankCountError,
+  rankPlace,
+} from "../engine/mod.ts";
+import {
+  DataError,
+  LowerError,
+  MachineError,
+  ModelError,
+  PlacementError,
+  PlanError,
+  printable,
+} from "../spec/mod.ts";
+import type { CliIo } from "./io.ts";
+import { failAsRank, launchedPlace } from "./rank.ts";
+import { UsageError } from "./values.ts";
+
+/** Exit codes. */
+const USER = 1, USAGE = 2, MACHINE = 3;
+
+/** Say what went wrong, once for all ranks of a job. Returns the exit code. */
+export async function reportFailure(
+  io: CliIo,
+  error: unknown,
+  { launched }: { readonly launched: boolean },
+): Promise<number> {
+  const { code, message: text } = describe(error);
+  const message = printable(text);
+  const place = rankPlace() ?? (launched ? launchedPlace() : undefined);
+  if (place) {
+    const consequence = error instanceof PeerError;
+    await failAsRank(io, { place, code, message, consequence, launched });
+  } else io.err(message);
+  return code;
+}
+
+function describe(
+  error: unknown,
+): { readonly code: number; readonly message: string } {
+  if (error instanceof UsageError || error instanceof RankCountError) {
+    return { code: USAGE, message: error.message };
+  }
+  if (error instanceof MachineError) {
+    return { code: MACHINE, message: error.message };
+  }
+  if (error instanceof ModelError || error instanceof LowerError) {
+    return { code: USER, message: formatError(error) };
+  }
+  if (
+    error instanceof PlacementError || error instanceof PlanError ||
+    error instanceof DataError
+  ) return { code: USER, message: error.message };
+  if (error instanceof RangeError && /allocation failed/.test(error.message)) {
+    return {
+      code: MACHINE,
+      message:
+        "Cannot go on: the memory of this machine is used up. Use smaller bounds or a larger mesh",
+    };
+  }
+  const text = error instanceof Error ? error.message : String(error);
+  return {
+    code: USER,
+    message:
+      `Cannot go on: an unexpected error, '${text}'. Report this as a bug, with the command`,
+  };
+}
