@@ -98,6 +98,7 @@ function countWaiting(
     limits: device.limits,
     prepare: (kernels, progress) => device.prepare(kernels, progress),
     createBuffer: (bytes, label) => device.createBuffer(bytes, label),
+    range: (buffer, offset, bytes) => device.range(buffer, offset, bytes),
     write: (buffer, offset, data) => device.write(buffer, offset, data),
     launch: (kernel, buffers, workgroups, label) =>
       device.launch(kernel, buffers, workgroups, label),

@@ -190,9 +190,14 @@ export async function compileGraph(
   });
   const ports = lowerGraph(lowering);
   const steps = overlap(lowering.steps, lowering.kernels);
-  const memory = allocate(lowering.buffers, steps, placed.ranks);
+  const limits = { ...GUARANTEED_LIMITS, ...options.limits };
+  const memory = allocate(lowering.buffers, steps, {
+    kernels: lowering.kernels,
+    ranks: placed.ranks,
+    maxBytes: limits.maxBufferSize,
+  });
   const plan = assemble({ ...lowering, steps }, ports, memory);
-  checkLimits(plan, { ...GUARANTEED_LIMITS, ...options.limits });
+  checkLimits(plan, limits);
   return plan;
 }
 

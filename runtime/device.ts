@@ -8,7 +8,7 @@ export interface LaunchTiming {
   readonly end: number;
 }
 
-/** Memory of a device. Zero when created. */
+/** Memory of a device, or a range of it. Zero when created. */
 export interface DeviceBuffer {
   readonly bytes: number;
 }
@@ -53,6 +53,8 @@ export interface Device {
     progress?: (done: number, total: number) => void,
   ): Promise<void>;
   createBuffer(bytes: number, label: string): DeviceBuffer;
+  /** A range of a buffer as a buffer: the same memory. `offset` is a multiple of 256, to be bound by kernels. */
+  range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer;
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void;
   /**
    * Start a prepared kernel; `buffers` in the order of the kernel's bindings. Pass the same frozen array again and the

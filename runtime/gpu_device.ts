@@ -1,6 +1,6 @@
 /** A rank's device on WebGPU: any vendor's GPU, a software adapter, a browser's or Deno's own. */
 
-import { MachineError } from "../spec/errors.ts";
+import { invariant, MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan.ts";
 import type {
   Device,
@@ -97,13 +97,15 @@ function textOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Memory of a WebGPU device. */
+/** A range of a buffer of a WebGPU device. */
 class GpuMemory implements DeviceBuffer {
-  readonly bytes: number;
   readonly gpu: GPUBuffer;
-  constructor(gpu: GPUBuffer) {
+  readonly offset: number;
+  readonly bytes: number;
+  constructor(gpu: GPUBuffer, offset = 0, bytes = gpu.size) {
     this.gpu = gpu;
-    this.bytes = gpu.size;
+    this.offset = offset;
+    this.bytes = bytes;
   }
 }
 
@@ -192,13 +194,19 @@ class GpuDevice implements Device {
     );
   }
 
+  range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer {
+    const { gpu, offset: start } = memory(buffer, offset, bytes);
+    return new GpuMemory(gpu, start + offset, bytes);
+  }
+
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
     if (data.byteLength === 0) return;
+    const { gpu, offset: start } = memory(buffer, offset, data.byteLength);
     // The queue writes at once, so what was recorded before must be submitted before.
     this.#submit();
     this.#device.queue.writeBuffer(
-      memory(buffer),
-      offset,
+      gpu,
+      start + offset,
       data.buffer as ArrayBuffer,
       data.byteOffset,
       data.byteLength,
@@ -226,7 +234,7 @@ class GpuDevice implements Device {
       pass!.setPipeline(pipeline.gpu);
       this.#current = pipeline;
     }
-    pass!.setBindGroup(0, pipeline.bind(buffers, memory));
+    pass!.setBindGroup(0, pipeline.bind(buffers, bindingOf));
     pass!.dispatchWorkgroups(x, y, z);
     if (this.#timer) {
       pass!.end();
@@ -244,14 +252,17 @@ class GpuDevice implements Device {
   ): void {
     if (bytes === 0) return;
     this.#endPass();
-    this.#encode()
-      .copyBufferToBuffer(
-        memory(from),
-        fromOffset,
-        memory(to),
-        toOffset,
-        bytes,
-      );
+    const [source, target] = [
+      memory(from, fromOffset, bytes),
+      memory(to, toOffset, bytes),
+    ];
+    this.#encode().copyBufferToBuffer(
+      source.gpu,
+      source.offset + fromOffset,
+      target.gpu,
+      target.offset + toOffset,
+      bytes,
+    );
   }
 
   async read(
@@ -262,13 +273,7 @@ class GpuDevice implements Device {
     const result = new Uint8Array(bytes);
     const pieces = this.#staging.split(bytes).map(({ start, length }) => {
       const stage = this.#staging.take(length);
-      this.copy(
-        buffer,
-        offset + start,
-        { gpu: stage, bytes: length } as GpuMemory,
-        0,
-        length,
-      );
+      this.copy(buffer, offset + start, new GpuMemory(stage), 0, length);
       return { stage, start, length };
     });
     // Reads that are asked for together, such as several outputs, go in one submission.
@@ -288,7 +293,7 @@ class GpuDevice implements Device {
   createStaging(use: StagingUse, bytes: number): Staging {
     return new GpuMapping(this.#device, use, bytes, {
       copy: (stage, at, buffer, { offset, bytes }) => {
-        const own = { gpu: stage, bytes: stage.size } as GpuMemory;
+        const own = new GpuMemory(stage);
         if (use === "write") this.copy(own, at, buffer, offset, bytes);
         else this.copy(buffer, offset, own, at, bytes);
       },
@@ -361,8 +366,22 @@ class GpuDevice implements Device {
   }
 }
 
-function memory(buffer: DeviceBuffer): GPUBuffer {
-  return (buffer as GpuMemory).gpu;
+/** A buffer of this device, if it has those bytes: WebGPU checks the whole allocation, not the range. */
+function memory(
+  buffer: DeviceBuffer,
+  offset: number,
+  bytes: number,
+): GpuMemory {
+  invariant(
+    offset >= 0 && bytes >= 0 && offset + bytes <= buffer.bytes,
+    `bytes ${offset} to ${offset + bytes} of a buffer of ${buffer.bytes}`,
+  );
+  return buffer as GpuMemory;
+}
+
+function bindingOf(buffer: DeviceBuffer): GPUBufferBinding {
+  const { gpu, offset, bytes } = buffer as GpuMemory;
+  return { buffer: gpu, offset, size: bytes };
 }
 
 function limitsOf(device: GPUDevice): { [limit: string]: number } {

@@ -1,6 +1,7 @@
 /** One kernel on one WebGPU device: its pipeline, its bind groups, its first launch. */
 
 import { MachineError } from "../spec/errors.ts";
+import { isReadOnly } from "../spec/kernel/tree.ts";
 import type { PlanKernel } from "../spec/plan.ts";
 import type { DeviceBuffer } from "./device.ts";
 
@@ -35,12 +36,12 @@ export class GpuPipeline {
     deviceName: string,
   ): Promise<GpuPipeline> {
     const entries = kernel.tree.bindings.map((
-      { access },
+      declared,
       binding,
     ): GPUBindGroupLayoutEntry => ({
       binding,
       visibility: 4, // GPUShaderStage.COMPUTE
-      buffer: { type: access === "read" ? "read-only-storage" : "storage" },
+      buffer: { type: isReadOnly(declared) ? "read-only-storage" : "storage" },
     }));
     device.pushErrorScope("validation");
     const layout = device.createBindGroupLayout({ entries, label: name });
@@ -77,7 +78,7 @@ export class GpuPipeline {
   /** The bind group of `buffers`; remembered for as long as a frozen array lives. */
   bind(
     buffers: readonly DeviceBuffer[],
-    memory: (buffer: DeviceBuffer) => GPUBuffer,
+    range: (buffer: DeviceBuffer) => GPUBufferBinding,
   ): GPUBindGroup {
     const known = this.#groups.get(buffers);
     if (known) return known;
@@ -85,7 +86,7 @@ export class GpuPipeline {
       layout: this.#layout,
       entries: buffers.map((buffer, binding) => ({
         binding,
-        resource: { buffer: memory(buffer) },
+        resource: range(buffer),
       })),
     });
     if (Object.isFrozen(buffers)) this.#groups.set(buffers, group);

@@ -1,4 +1,4 @@
-/** The memory of one rank: its allocations, and which buffer of the plan lies in which. */
+/** The memory of one rank: its allocations, and the ranges of them that the buffers of the plan are. */
 
 import { invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
@@ -12,7 +12,7 @@ export class RankMemory {
   readonly device: Device;
   readonly rank: number;
   readonly #plan: Plan;
-  readonly #allocations: readonly DeviceBuffer[];
+  readonly #buffers: ReadonlyMap<string, DeviceBuffer>;
   readonly #bytes: number;
 
   /** Allocate everything that the plan lists for `rank`. */
@@ -21,13 +21,20 @@ export class RankMemory {
     this.device = device;
     this.rank = rank;
     let bytes = 0;
-    this.#allocations = plan.allocations.map((allocation, i) => {
+    const allocations = plan.allocations.map((allocation, i) => {
       const label = `rank ${rank} allocation ${i}`;
       const buffer = device.createBuffer(onRank(allocation.bytes, rank), label);
       bytes += buffer.bytes;
       return buffer;
     });
     this.#bytes = bytes;
+    this.#buffers = new Map(
+      Object.entries(plan.buffers).map(([name, buffer]) => {
+        const { allocation, offset } = buffer;
+        const bytes = onRank(buffer.bytes, rank);
+        return [name, device.range(allocations[allocation]!, offset, bytes)];
+      }),
+    );
   }
 
   /** Bytes that the device really gave; never read off the plan. */
@@ -37,7 +44,9 @@ export class RankMemory {
 
   /** The device memory of a buffer. */
   buffer(name: string): DeviceBuffer {
-    return this.#allocations[this.plan(name).allocation]!;
+    const buffer = this.#buffers.get(name);
+    invariant(buffer, `no buffer '${name}'`);
+    return buffer;
   }
 
   /** The plan's entry of a buffer. */
@@ -49,10 +58,10 @@ export class RankMemory {
 
   /** Set a whole buffer to zero. */
   clear(name: string): void {
-    const bytes = onRank(this.plan(name).bytes, this.rank);
-    for (let at = 0; at < bytes; at += ZEROS.length) {
-      const length = Math.min(ZEROS.length, bytes - at);
-      this.device.write(this.buffer(name), at, ZEROS.subarray(0, length));
+    const buffer = this.buffer(name);
+    for (let at = 0; at < buffer.bytes; at += ZEROS.length) {
+      const length = Math.min(ZEROS.length, buffer.bytes - at);
+      this.device.write(buffer, at, ZEROS.subarray(0, length));
     }
   }
 }

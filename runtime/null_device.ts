@@ -59,6 +59,10 @@ export function createNullDevice(
       allocated.push({ label, bytes });
       return { bytes, label, data: new Uint8Array(bytes) };
     },
+    range(buffer, offset, bytes): NullBuffer {
+      const { label, data } = own(buffer);
+      return { bytes, label, data: data.subarray(offset, offset + bytes) };
+    },
     write(buffer, offset, data) {
       const { label, data: target } = own(buffer);
       target.set(data, offset);

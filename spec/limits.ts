@@ -11,6 +11,12 @@ export const GUARANTEED_LIMITS = {
   maxComputeWorkgroupsPerDimension: 65535,
 } as const satisfies { readonly [limit: string]: number };
 
+/**
+ * Offsets of buffers in an allocation are multiples of so many bytes: every WebGPU device binds storage buffers there
+ * (minStorageBufferOffsetAlignment).
+ */
+export const STORAGE_ALIGNMENT = 256;
+
 /** The name of a limit that a plan may state. */
 export type LimitName = keyof typeof GUARANTEED_LIMITS;
 

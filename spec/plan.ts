@@ -17,6 +17,13 @@ export function onRank(value: PerRank, rank: number): number {
   return typeof value === "number" ? value : value[rank]!;
 }
 
+/** The largest value on any rank. */
+export function maxOverRanks(value: PerRank): number {
+  return typeof value === "number"
+    ? value
+    : value.reduce((max, one) => Math.max(max, one), 0);
+}
+
 /** One number if all ranks have the same. */
 export function perRank(values: readonly number[]): PerRank {
   return values.every((value) => value === values[0]) ? values[0] ?? 0 : values;
@@ -94,8 +101,13 @@ export interface PlanBuffer {
   readonly written?: { readonly [program: string]: WriteOrder };
   /** Bytes on each rank: the product of sizes (with padding) times the element, rounded up to 4, at least 4. */
   readonly bytes: PerRank;
-  /** Index into `plan.allocations`. Buffers that share one are never live at once. */
+  /** Index into `plan.allocations`. */
   readonly allocation: number;
+  /**
+   * Where it begins in its allocation, in bytes, on every rank: a multiple of `STORAGE_ALIGNMENT`. Buffers that overlap
+   * there are never live at once.
+   */
+  readonly offset: number;
   /** kind const: the u32 values, the same on all ranks or one list per rank. */
   readonly data?: { readonly all: readonly number[] } | {
     readonly ranks: readonly (readonly number[])[];
@@ -115,7 +127,7 @@ export interface PlanBuffer {
   };
 }
 
-/** One GPUBuffer of every rank. */
+/** Memory that every rank allocates as one when a plan is loaded, such as a GPUBuffer. Buffers are ranges of it. */
 export interface Allocation {
   readonly bytes: PerRank;
 }

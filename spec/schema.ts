@@ -155,7 +155,7 @@ const kernel = closed({
       name: identifier,
       type: element,
       access: oneOf("read", "write", "read_write"),
-    }),
+    }, { writable: yes }),
   ),
   shared: short(closed({ name: identifier, type: element, length: positive })),
   body: block,
@@ -255,6 +255,7 @@ const buffer = closed({
   axes: short(closed({ axis: name, size: perRank }, { dynamic: yes })),
   bytes: perRank,
   allocation: integer,
+  offset: integer,
 }, {
   rowStride: integer,
   partial: names,

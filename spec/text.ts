@@ -245,7 +245,7 @@ function formatBuffers(facts: Facts): string[] {
       buffer.kind,
       typeText(plan, buffer),
       `${perRankText(buffer.bytes)} B`,
-      `allocation ${buffer.allocation}`,
+      `allocation ${buffer.allocation} at ${buffer.offset}`,
       [life, ...writes].join(", "),
     ];
   });
@@ -302,8 +302,8 @@ function formatKernels(plan: Plan): string[] {
       `${
         cost.exact ? "" : ">= "
       }${cost.multiplyAdds} multiply-adds an invocation`,
-      tree.bindings.map(({ name: binding, type, access }) =>
-        `${binding}: ${access} ${type}`
+      tree.bindings.map(({ name: binding, type, access, writable }) =>
+        `${binding}: ${access}${writable ? " (writable)" : ""} ${type}`
       ).join(", "),
     ];
   });

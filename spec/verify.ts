@@ -9,7 +9,7 @@ import type { Plan } from "./plan.ts";
 import { checkAxes, checkPlacement, checkPorts } from "./verify_axes.ts";
 import { checkGroups, checkShapes } from "./verify_collectives.ts";
 import { checkFlight, checkHandles } from "./verify_flight.ts";
-import { checkAliasing, checkOverlap } from "./verify_dataflow.ts";
+import { checkAliasing } from "./verify_dataflow.ts";
 import {
   type Check,
   collectFacts,
@@ -46,6 +46,7 @@ import {
   checkReferences,
   type StructureCheck,
 } from "./verify_structure.ts";
+import { checkOverlap, checkUsage } from "./verify_overlap.ts";
 import { checkPartial } from "./verify_partial.ts";
 import { checkWeights } from "./verify_weights.ts";
 import {
@@ -85,6 +86,7 @@ const RULES = {
   once: checkOnce,
   updates: checkUpdates,
   overlap: checkOverlap,
+  usage: checkUsage,
   partial: checkPartial,
   groups: checkGroups,
   shapes: checkShapes,

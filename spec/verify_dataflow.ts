@@ -1,4 +1,4 @@
-/** Rules of memory over time: when buffers live, and that those that live at once lie apart. */
+/** Rules of memory over time: when buffers are live, and that a step does not write what it uses under a second name. */
 
 import type { Facts, ProgramFacts, Report, StepFacts } from "./verify_facts.ts";
 
@@ -34,33 +34,6 @@ export function livesOf(
     }
   }
   return lives;
-}
-
-/** No two buffers of one allocation live at the same time. */
-export function checkOverlap(facts: Facts, report: Report): void {
-  for (const program of facts.programs) {
-    const byAllocation = new Map<number, Life[]>();
-    for (const life of livesOf(facts, program).values()) {
-      const { allocation } = facts.buffers.get(life.name)!;
-      const tenants = byAllocation.get(allocation) ?? [];
-      tenants.push(life);
-      byAllocation.set(allocation, tenants);
-    }
-    for (const [allocation, tenants] of byAllocation) {
-      tenants.sort((a, b) => a.first - b.first);
-      let longest: Life | undefined;
-      for (const life of tenants) {
-        if (longest && life.first <= longest.last) {
-          report(
-            `keep buffers '${longest.name}' and '${life.name}' in allocation ${allocation}`,
-            "both are live at once",
-            program.steps[Math.max(life.first, 0)],
-          );
-        }
-        if (!longest || life.last > longest.last) longest = life;
-      }
-    }
-  }
 }
 
 /** Within a step, a buffer that is written is not bound a second time. */

@@ -7,13 +7,14 @@ import {
   KNOWN_FEATURES,
   type LimitName,
   limitOf,
+  STORAGE_ALIGNMENT,
 } from "./limits.ts";
 import { positionsOver } from "./mesh.ts";
-import { onRank } from "./plan.ts";
+import { maxOverRanks, onRank } from "./plan.ts";
 import { type Facts, isCollective, type Report } from "./verify_facts.ts";
 import { buffersOf } from "./verify_structure.ts";
 
-/** Each buffer's bytes are those of its axes and fit its allocation; no allocation is without a buffer. */
+/** Each buffer's bytes are those of its axes and are inside its allocation at an aligned offset; no allocation is without a buffer. */
 export function checkBytes(
   { plan, buffers, everyRank }: Facts,
   report: Report,
@@ -53,14 +54,21 @@ export function checkBytes(
         );
         break;
       }
-      const room = onRank(plan.allocations[buffer.allocation]!.bytes, rank);
-      if (bytes > room || room % 4 !== 0) {
+      const { allocation, offset } = buffer;
+      const room = onRank(plan.allocations[allocation]!.bytes, rank);
+      if (offset + bytes > room || room % 4 !== 0) {
         report(
           `lay out buffer '${name}'`,
-          `it takes ${bytes} bytes on rank ${rank} and allocation ${buffer.allocation} has ${room}`,
+          `it takes ${bytes} bytes at ${offset} on rank ${rank} and allocation ${allocation} has ${room}`,
         );
         break;
       }
+    }
+    if (buffer.offset % STORAGE_ALIGNMENT !== 0) {
+      report(
+        `lay out buffer '${name}'`,
+        `its offset ${buffer.offset} is no multiple of ${STORAGE_ALIGNMENT}`,
+      );
     }
   }
   for (const i of plan.allocations.keys()) {
@@ -110,7 +118,7 @@ export function checkStaging({ plan, everyRank }: Facts, report: Report): void {
 
 /** Allocations, bindings, kernels and launches stay inside the limits that the plan states. */
 export function checkLimits(facts: Facts, report: Report): void {
-  const { plan, everyRank, buffers, kernels } = facts;
+  const { plan, buffers, kernels } = facts;
   const limit = (name: LimitName) => limitOf(plan.requiredLimits, name);
   for (const name of Object.keys(plan.requiredLimits)) {
     if (!Object.hasOwn(GUARANTEED_LIMITS, name)) {
@@ -122,10 +130,8 @@ export function checkLimits(facts: Facts, report: Report): void {
       report(`require feature '${name}'`, "no kernel of a plan can use it");
     }
   }
-  const largest = plan.allocations.map((allocation) =>
-    Math.max(...everyRank.map((rank) => onRank(allocation.bytes, rank)))
-  );
-  for (const [i, bytes] of largest.entries()) {
+  for (const [i, allocation] of plan.allocations.entries()) {
+    const bytes = maxOverRanks(allocation.bytes);
     if (bytes > limit("maxBufferSize")) {
       report(
         `allocate ${bytes} bytes for allocation ${i}`,
@@ -174,11 +180,11 @@ export function checkLimits(facts: Facts, report: Report): void {
       // Ranks that share a device bind what a collective moves.
       if (at.step.op !== "launch" && !isCollective(at.step)) continue;
       for (const name of new Set(buffersOf(at.step))) {
-        const bytes = largest[buffers.get(name)!.allocation]!;
+        const bytes = maxOverRanks(buffers.get(name)!.bytes);
         if (bytes > limit("maxStorageBufferBindingSize")) {
           report(
             `bind buffer '${name}'`,
-            `its allocation has ${bytes} bytes and maxStorageBufferBindingSize is ${
+            `it has ${bytes} bytes and maxStorageBufferBindingSize is ${
               limit("maxStorageBufferBindingSize")
             }`,
             at,

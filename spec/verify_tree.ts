@@ -1,12 +1,13 @@
 /** Reads a kernel tree: is it well formed, and what does it do with its bindings? Knows nothing of plans. */
 
-import type {
-  BinaryOp,
-  CallName,
-  Expr,
-  Kernel,
-  ScalarType,
-  Stmt,
+import {
+  type BinaryOp,
+  type CallName,
+  type Expr,
+  isReadOnly,
+  type Kernel,
+  type ScalarType,
+  type Stmt,
 } from "./kernel/tree.ts";
 import { scalarLoads } from "./kernel/vectors.ts";
 import { loopFaults, MAX_NODES, treeNodes } from "./verify_loops.ts";
@@ -345,7 +346,7 @@ class Reader {
         // An index into a vector's binding that is a load may be of another.
         if (!this.#inVector) this.#loaded.add(expr.binding);
         if (!this.stores.has(expr.binding)) this.needs.add(expr.binding);
-        return same && binding.access === "read";
+        return same && isReadOnly(binding);
       }
       case "shared": {
         this.#sharedIndex(expr.array, expr.index);

@@ -80,6 +80,8 @@ const PLACES: readonly CompileOptions[] = [
     place: { token: "ep", expert: { over: "ep", table: [[3, 0], [1, 4, 2]] } },
   },
   { mesh: { dp: 2 }, place: { token: "dp" } },
+  // Arenas of one buffer or two.
+  { mesh: { ep: 2 }, limits: { maxBufferSize: 16384 } },
   { tuning: { matmul: { rows: 2, columns: 2, lanes: 8 } } },
   { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
   {

@@ -52,6 +52,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
       axes: sizes.map(([axis, size]) => ({ axis, size })),
       bytes,
       allocation: allocations.push({ bytes }) - 1,
+      offset: 0,
       ...rest,
     };
   };
@@ -379,6 +380,7 @@ async function load(
         axes: [],
         bytes: 64,
         allocation: 0,
+        offset: 0,
         ...buffer,
       },
     },

@@ -67,6 +67,7 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
           rowStride,
           bytes,
           allocation: 0,
+          offset: 0,
         };
         const weight: PlanWeight = {
           buffer: "w",

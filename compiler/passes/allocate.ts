@@ -1,23 +1,36 @@
 /**
- * Allocate: give every buffer memory. Buffers that keep their contents have an allocation each; scratch buffers whose
- * lives do not meet share one. Holds after it: at any step, no two live buffers share an allocation.
+ * Allocate: give every buffer memory. Buffers that keep their contents have an allocation each. Scratch buffers are
+ * ranges of an arena, and share its bytes where their live ranges do not overlap; what is read after the program is
+ * stored apart, so that it pins nothing. Holds after it: no two buffers that are live at once overlap.
  */
 
+import { barrierBindings } from "../../spec/barrier_bindings.ts";
 import { startedBy } from "../../spec/handles.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
   type Allocation,
   type AllToAllStep,
+  maxOverRanks,
   onRank,
   perRank,
   type PlanBuffer,
   type Step,
 } from "../../spec/plan.ts";
+import { packArenas } from "./arena.ts";
 import type { BufferDraft } from "./lower/context.ts";
 
 /** Buffers with memory, and the memory. */
 export interface Allocated {
   readonly allocations: readonly Allocation[];
   readonly buffers: { readonly [name: string]: PlanBuffer };
+}
+
+/** Options of `allocate`. */
+export interface AllocateOptions {
+  readonly kernels: ReadonlyMap<string, Kernel>;
+  readonly ranks: number;
+  /** Bytes of the longest allocation; a longer buffer has one of its own. */
+  readonly maxBytes: number;
 }
 
 /** The buffers that a step reads or writes; for a wait those of the exchange that it ends. */
@@ -43,97 +56,152 @@ function buffersOf(
   }
 }
 
-/** First and last step of every buffer that steps use. */
-function lives(
-  steps: readonly Step[],
-): Map<string, { first: number; last: number }> {
-  const result = new Map<string, { first: number; last: number }>();
+/** First and last step that uses a buffer. */
+interface Use {
+  first: number;
+  last: number;
+}
+
+/** When each buffer is used. */
+function usesOf(steps: readonly Step[]): Map<string, Use> {
+  const result = new Map<string, Use>();
   const started = startedBy(steps);
   steps.forEach((step, i) => {
     for (const buffer of buffersOf(step, started)) {
-      const life = result.get(buffer);
-      if (life) life.last = Math.max(life.last, i);
+      const use = result.get(buffer);
+      if (use) use.last = i;
       else result.set(buffer, { first: i, last: i });
     }
-    // How much moved is read after the program.
-    if (step.op === "allToAll") result.get(step.moved)!.last = steps.length;
   });
   return result;
 }
 
-/** Assign memory: the smallest free allocation that is large enough, else the largest free one grown, else a new one. */
+/**
+ * Buffers in groups, each with arenas of its own. All are in the first one but those on which a barrier depends: the
+ * kernel must see them as read-only storage, so that nothing that it writes may be in the same allocation.
+ */
+function groupsOf(
+  names: readonly string[],
+  steps: readonly Step[],
+  kernels: ReadonlyMap<string, Kernel>,
+): Map<string, number> {
+  const groups = new Map(names.map((name) => [name, 0]));
+  const readOnly = new Map(
+    [...kernels].map(([name, kernel]) => [name, barrierBindings(kernel)]),
+  );
+  const apart = new Map<string, Set<string>>();
+  for (const step of steps) {
+    if (step.op !== "launch") continue;
+    const written = kernels.get(step.kernel)!.bindings
+      .filter(({ access }) => access !== "read")
+      .map(({ name }) => step.bindings[name]!);
+    for (const binding of readOnly.get(step.kernel)!) {
+      const buffer = step.bindings[binding]!;
+      if (!groups.has(buffer)) continue;
+      apart.set(buffer, new Set([...apart.get(buffer) ?? [], ...written]));
+    }
+  }
+  for (const [buffer, others] of apart) {
+    for (const other of others) apart.get(other)?.add(buffer);
+  }
+  for (const [buffer, others] of apart) {
+    const taken = [...others].map((other) => groups.get(other));
+    let group = 0;
+    while (taken.includes(group)) group++;
+    groups.set(buffer, group);
+  }
+  return groups;
+}
+
+/** Allocations with the buffers in them. */
+class Memory {
+  readonly #ranks: number;
+  readonly #tenants: PlanBuffer[][] = [];
+
+  constructor(ranks: number) {
+    this.#ranks = ranks;
+  }
+
+  /** The number of the next allocation. */
+  get next(): number {
+    return this.#tenants.length;
+  }
+
+  add(draft: BufferDraft, allocation: number, offset: number): PlanBuffer {
+    const buffer = { ...draft, allocation, offset };
+    (this.#tenants[allocation] ??= []).push(buffer);
+    return buffer;
+  }
+
+  /** Each as long as its buffers reach on a rank. */
+  get allocations(): Allocation[] {
+    return this.#tenants.map((tenants) => {
+      const equal = tenants.reduce(
+        (end, { bytes, offset }) =>
+          typeof bytes === "number" ? Math.max(end, offset + bytes) : end,
+        0,
+      );
+      const others = tenants.filter(({ bytes }) => typeof bytes !== "number");
+      if (others.length === 0) return { bytes: equal };
+      const ends = Array.from(
+        { length: this.#ranks },
+        (_, rank) =>
+          others.reduce(
+            (end, { bytes, offset }) =>
+              Math.max(end, offset + onRank(bytes, rank)),
+            equal,
+          ),
+      );
+      return { bytes: perRank(ends) };
+    });
+  }
+}
+
+/** Assign memory. Offsets are the same on every rank: a buffer takes as many bytes as on the rank that needs most. */
 export function allocate(
   drafts: ReadonlyMap<string, BufferDraft>,
   steps: readonly Step[],
-  ranks: number,
+  { kernels, ranks, maxBytes }: AllocateOptions,
 ): Allocated {
-  const bytes: number[][] = [];
-  const assigned = new Map<string, number>();
-  const life = lives(steps);
-  const sizesOf = (draft: BufferDraft) =>
-    Array.from({ length: ranks }, (_, rank) => onRank(draft.bytes, rank));
+  const memory = new Memory(ranks);
+  const made = new Map<string, PlanBuffer>();
+  const uses = usesOf(steps);
+  const kept = new Set(
+    steps.flatMap((step) => step.op === "allToAll" ? [step.moved] : []),
+  );
   const scratch: string[] = [];
   for (const [name, draft] of drafts) {
-    if (draft.kind === "scratch" && life.has(name)) scratch.push(name);
-    else if (draft.kind !== "scratch") {
-      assigned.set(name, bytes.length);
-      bytes.push(sizesOf(draft));
-    }
+    if (draft.kind !== "scratch") {
+      made.set(name, memory.add(draft, memory.next, 0));
+    } else if (uses.has(name)) scratch.push(name);
   }
-  scratch.sort((a, b) => life.get(a)!.first - life.get(b)!.first);
-  const free: number[] = [];
-  const busy: { allocation: number; last: number }[] = [];
-  for (const name of scratch) {
-    const { first, last } = life.get(name)!;
-    for (let i = busy.length - 1; i >= 0; i--) {
-      if (busy[i]!.last < first) {
-        free.push(...busy.splice(i, 1).map((b) => b.allocation));
-      }
-    }
-    const need = sizesOf(drafts.get(name)!);
-    const index = chooseFree(free, bytes, need);
-    let allocation: number;
-    if (index === undefined) {
-      allocation = bytes.length;
-      bytes.push(need);
-    } else {
-      allocation = free.splice(index, 1)[0]!;
-      bytes[allocation] = bytes[allocation]!.map((size, rank) =>
-        Math.max(size, need[rank]!)
-      );
-    }
-    assigned.set(name, allocation);
-    busy.push({ allocation, last });
-  }
-  const buffers: { [name: string]: PlanBuffer } = {};
-  for (const [name, draft] of drafts) {
-    const allocation = assigned.get(name);
-    if (allocation !== undefined) buffers[name] = { ...draft, allocation };
-  }
-  return {
-    allocations: bytes.map((sizes) => ({ bytes: perRank(sizes) })),
-    buffers,
+  const pack = (names: readonly string[], rangeOf: (use: Use) => Use) => {
+    const base = memory.next;
+    const slots = packArenas(
+      names.map((name) => ({
+        bytes: maxOverRanks(drafts.get(name)!.bytes),
+        ...rangeOf(uses.get(name)!),
+      })),
+      maxBytes,
+    );
+    names.forEach((name, i) => {
+      const { arena, offset } = slots[i]!;
+      made.set(name, memory.add(drafts.get(name)!, base + arena, offset));
+    });
   };
-}
-
-/** The index in `free` that wastes or grows least: never a small buffer in a far larger allocation if a closer one is free. */
-function chooseFree(
-  free: readonly number[],
-  bytes: readonly (readonly number[])[],
-  need: readonly number[],
-): number | undefined {
-  let best: number | undefined;
-  let bestCost = Infinity;
-  const total = (sizes: readonly number[]) =>
-    sizes.reduce((n, size) => n + size, 0);
-  free.forEach((allocation, i) => {
-    const size = bytes[allocation]!;
-    const growth = total(need.map((n, rank) => Math.max(0, n - size[rank]!)));
-    const cost = growth * 4 + Math.abs(total(size) - total(need));
-    if (cost < bestCost) {
-      best = i;
-      bestCost = cost;
-    }
-  });
-  return best;
+  const shared = scratch.filter((name) => !kept.has(name));
+  const groups = groupsOf(shared, steps, kernels);
+  for (let group = 0; group <= Math.max(...groups.values(), 0); group++) {
+    pack(shared.filter((name) => groups.get(name) === group), (use) => use);
+  }
+  // They are read after the program: all of them live to its end.
+  pack(scratch.filter((name) => kept.has(name)), () => ({ first: 0, last: 0 }));
+  return {
+    allocations: memory.allocations,
+    buffers: Object.fromEntries(
+      [...drafts.keys()].flatMap((name) =>
+        made.has(name) ? [[name, made.get(name)!]] : []
+      ),
+    ),
+  };
 }

@@ -8,6 +8,7 @@ import type { Placed } from "./placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
+import { declareWritable } from "./writable.ts";
 
 /** Inputs and outputs of the program. */
 export interface Ports {
@@ -28,7 +29,8 @@ export function assemble(
   ports: Ports,
   { allocations, buffers }: Allocated,
 ): Plan {
-  const { placed, kernels, weights, steps } = lowering;
+  const { placed, weights, steps } = lowering;
+  const kernels = declareWritable(lowering.kernels, steps, buffers);
   const printed = [...kernels].map(([name, tree]) =>
     [name, { tree, wgsl: printWgsl(tree) }] as const
   );

@@ -4,11 +4,7 @@ import { boundOf } from "../../spec/bytes.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import { MachineError } from "../../spec/errors.ts";
 import { GUARANTEED_LIMITS, type LimitName } from "../../spec/limits.ts";
-import { onRank, type PerRank, type Plan } from "../../spec/plan.ts";
-
-function most(value: PerRank): number {
-  return typeof value === "number" ? value : Math.max(...value);
-}
+import { type Allocation, maxOverRanks, type Plan } from "../../spec/plan.ts";
 
 /** The largest need of each limit. */
 export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
@@ -18,10 +14,12 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
   const grids = plan.programs.flatMap(({ steps }) =>
     steps.flatMap((step) => step.op === "launch" ? step.workgroups : [])
   );
-  const memory = max(plan.allocations.map(({ bytes }) => most(bytes)));
+  const longest = (all: readonly Pick<Allocation, "bytes">[]) =>
+    max(all.map(({ bytes }) => maxOverRanks(bytes)));
   return {
-    maxBufferSize: memory,
-    maxStorageBufferBindingSize: memory,
+    maxBufferSize: longest(plan.allocations),
+    // A binding is a buffer, however much memory it is allocated with.
+    maxStorageBufferBindingSize: longest(Object.values(plan.buffers)),
     maxStorageBuffersPerShaderStage: max(
       kernels.map(({ bindings }) => bindings.length),
     ),
@@ -67,10 +65,8 @@ function largestBuffer(plan: Plan): string {
   let largest = "";
   let bytes = -1;
   for (const [name, buffer] of Object.entries(plan.buffers)) {
-    for (let rank = 0; rank < plan.ranks; rank++) {
-      const size = onRank(buffer.bytes, rank);
-      if (size > bytes) [largest, bytes] = [name, size];
-    }
+    const size = maxOverRanks(buffer.bytes);
+    if (size > bytes) [largest, bytes] = [name, size];
   }
   return `buffer '${largest}'`;
 }

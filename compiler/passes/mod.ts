@@ -13,8 +13,8 @@
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is under way |
- * | `allocate` | buffers, steps | memory, shared by buffers whose lives do not meet |
- * | `assemble` | all of these | the plan |
+ * | `allocate` | buffers, steps | memory: scratch buffers at offsets in an arena, shared where they are not live at once |
+ * | `assemble` | all of these | the plan, its kernels declared for the memory that they are bound to |
  */
 
 export { allocate } from "./allocate.ts";

@@ -51,13 +51,13 @@ export async function createCpuDevice(
   return new CpuDevice(pool, options);
 }
 
-/** Memory of a CPU device. */
+/** A range of the heap of a CPU device. */
 class CpuBuffer implements DeviceBuffer {
   readonly bytes: number;
-  readonly span: Span;
-  constructor(bytes: number, span: Span) {
+  readonly address: number;
+  constructor(bytes: number, address: number) {
     this.bytes = bytes;
-    this.span = span;
+    this.address = address;
   }
 }
 
@@ -68,7 +68,7 @@ class CpuDevice implements Device {
   readonly #pool: CpuPool;
   readonly #ownsPool: boolean;
   readonly #kernels = new Map<string, PoolKernel>();
-  #buffers: CpuBuffer[] = [];
+  #spans: Span[] = [];
   /** What frozen lists of buffers bind. */
   readonly #bindings = new WeakMap<readonly DeviceBuffer[], Int32Array>();
   #destroyed = false;
@@ -108,12 +108,13 @@ class CpuDevice implements Device {
 
   createBuffer(bytes: number, label: string): DeviceBuffer {
     this.#check();
-    const buffer = new CpuBuffer(
-      bytes,
-      this.#pool.heap.allocate(bytes, label),
-    );
-    this.#buffers.push(buffer);
-    return buffer;
+    const span = this.#pool.heap.allocate(bytes, label);
+    this.#spans.push(span);
+    return new CpuBuffer(bytes, span.address);
+  }
+
+  range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer {
+    return new CpuBuffer(bytes, this.#address(buffer, offset, bytes));
   }
 
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
@@ -196,8 +197,8 @@ class CpuDevice implements Device {
   destroy(): void {
     if (this.#destroyed) return;
     this.#destroyed = true;
-    const spans = this.#buffers.map((buffer) => buffer.span);
-    this.#buffers = [];
+    const spans = this.#spans;
+    this.#spans = [];
     if (this.#ownsPool) {
       void this.#pool.close();
       return;
@@ -224,6 +225,6 @@ class CpuDevice implements Device {
       offset >= 0 && bytes >= 0 && offset + bytes <= buffer.bytes,
       `bytes ${offset} to ${offset + bytes} of a buffer of ${buffer.bytes}`,
     );
-    return buffer.span.address + offset;
+    return buffer.address + offset;
   }
 }

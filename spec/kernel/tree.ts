@@ -161,6 +161,16 @@ export interface Binding {
   readonly name: string;
   readonly type: "f32" | "i32" | "u32";
   readonly access: "read" | "write" | "read_write";
+  /**
+   * access read: it is declared `read_write` all the same, because a launch binds it to an allocation that it also
+   * writes. In one dispatch, WebGPU lets a buffer be read-only storage or writable storage, not both.
+   */
+  readonly writable?: true;
+}
+
+/** Whether a binding is declared as storage that is only read. */
+export function isReadOnly({ access, writable }: Binding): boolean {
+  return access === "read" && !writable;
 }
 
 /** Workgroup memory. */

@@ -3,13 +3,14 @@
 import { endOf } from "./build.ts";
 import { vectorWidths } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
-import type {
-  BinaryOp,
-  Binding,
-  CallName,
-  Expr,
-  Kernel,
-  Stmt,
+import {
+  type BinaryOp,
+  type Binding,
+  type CallName,
+  type Expr,
+  isReadOnly,
+  type Kernel,
+  type Stmt,
 } from "./tree.ts";
 
 const OPERATORS: { readonly [fn in BinaryOp]?: string } = {
@@ -212,7 +213,7 @@ export function printWgsl(kernel: Kernel): string {
   return [
     ...kernel.bindings.map((b, i) =>
       `@group(0) @binding(${i}) var<storage, ${
-        b.access === "read" ? "read" : "read_write"
+        isReadOnly(b) ? "read" : "read_write"
       }> ${names.global(b.name)}: array<${elementOf(b)}>;`
     ),
     ...kernel.shared.map((a) =>

@@ -39,11 +39,21 @@ export function localLaunches(
       const count = Math.min(SOURCES, ranks - first);
       const sources = Array.from({ length: count }, (_, f) => first + f);
       const known = `${key} ${sources}`;
-      const kernel = made.get(known) ?? make(sources);
+      const kernel = made.get(known) ?? inOneArena(make(sources));
       made.set(known, kernel);
       return { kernel, sources, workgroups };
     });
   };
+}
+
+/** A kernel whose bindings may share an allocation: what it reads with what it writes. */
+function inOneArena(kernel: Kernel): Kernel {
+  const bindings = kernel.bindings.map((binding) =>
+    binding.access === "read"
+      ? { ...binding, writable: true as const }
+      : binding
+  );
+  return { ...kernel, bindings };
 }
 
 /** Launches that differ in their sources only. */

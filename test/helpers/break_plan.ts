@@ -46,6 +46,7 @@ export const own = (
   bytes: number,
 ) => {
   buffer.allocation = plan.allocations.length;
+  buffer.offset = 0;
   plan.allocations.push({ bytes });
   plan.peakBytes = Number(plan.peakBytes) + bytes;
 };

@@ -109,6 +109,12 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("allocation too small", "bytes", null, /allocation \d+ has 8/, (p) => {
     p.allocations[p.buffers.sent!.allocation]!.bytes = 8;
   }),
+  broken("offset not aligned", "bytes", null, /no multiple of 256/, (p) => {
+    p.buffers.sendRow!.offset += 4;
+  }),
+  broken("offset outside", "bytes", null, /at 1048576 on rank 0/, (p) => {
+    p.buffers.sendRow!.offset = 1048576;
+  }),
   broken("row stride too short", "bytes", null, /row stride 7/, (p) => {
     p.buffers.router!.rowStride = 7;
   }),

@@ -155,11 +155,13 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     COUNT,
     /'sendRow'|'weight'/,
     (p) => {
-      p.buffers.sendRow!.allocation = p.buffers.weight!.allocation;
+      p.buffers.sendRow!.offset = p.buffers.weight!.offset;
     },
   ),
-  broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
-    p.buffers.dot!.allocation = p.buffers.router!.allocation;
+  broken("live buffers overlap in part", "overlap", HIDDEN, /'map'/, (p) => {
+    // The end of 'map', which is longer, is where 'received' begins.
+    p.buffers.received!.offset = p.buffers.map!.offset +
+      Number(p.buffers.map!.bytes) - 256;
   }),
   broken("step done twice", "once", COMBINE + 1, /main\[10\] has/, (p) => {
     steps(p).push(structuredClone(steps(p)[COMBINE]!));
@@ -167,6 +169,66 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   broken("update that is not there", "updates", null, /no step writes/, (p) => {
     p.buffers.router!.written = { main: "after reads" };
   }),
+  broken("moved rows overwritten", "overlap", null, /'moved/, (p) => {
+    const { allocation, offset } = p.buffers["moved forward"]!;
+    Object.assign(p.buffers["moved back"]!, { allocation, offset });
+  }),
+  broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
+    const { allocation, offset } = p.buffers.router!;
+    Object.assign(p.buffers.dot!, { allocation, offset });
+  }),
+  broken(
+    "an allocation read-only and writable",
+    "usage",
+    PERMUTE,
+    /one as read-only and one as writable/,
+    (p) => {
+      const kernel = kernelOf(p, PERMUTE);
+      for (const binding of kernel.tree.bindings) delete binding.writable;
+      reprint(kernel);
+    },
+  ),
+  broken("a buffer writable twice", "usage", DOWN, /twice as writable/, (p) => {
+    const { bindings } = launch(p, DOWN);
+    bindings.x4 = bindings.x1!;
+  }),
+  broken("copy within an allocation", "usage", null, /both are in/, (p) => {
+    steps(p).push({
+      op: "copy",
+      ranks: "all",
+      from: "sent",
+      to: "received",
+      bytes: 16,
+    });
+  }),
+  broken(
+    "barriers where a writable binding decides",
+    "barriers",
+    null,
+    /not every invocation arrives/,
+    (p) => {
+      const { tree } = kernelOf(p, COUNT);
+      const lengths = tree.bindings.find(({ name }) => name === "lengths")!;
+      lengths.writable = true;
+      tree.body.push({
+        op: "if",
+        condition: {
+          op: "binary",
+          type: "bool",
+          fn: "eq",
+          a: {
+            op: "load",
+            type: "u32",
+            binding: "lengths",
+            index: { op: "const", type: "u32", value: 0 },
+          },
+          b: { op: "const", type: "u32", value: 0 },
+        },
+        then: [{ op: "barrier" }],
+      });
+      reprint(kernelOf(p, COUNT));
+    },
+  ),
   broken("logits in parts", "partial", ROUTE, /part of a sum over ep/, (p) => {
     p.buffers.dot!.partial = ["ep"];
   }),

@@ -77,6 +77,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       axes: [{ axis: "word", size: words }],
       bytes: 4 * words,
       allocation: allocations.push({ bytes: 4 * words }) - 1,
+      offset: 0,
     };
   };
   add("mine", columns);

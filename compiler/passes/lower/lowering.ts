@@ -28,7 +28,7 @@ import type { Bucket } from "../buckets.ts";
 import type { Sharded } from "../sharded.ts";
 
 /** A buffer before memory is assigned. */
-export type BufferDraft = Omit<PlanBuffer, "allocation">;
+export type BufferDraft = Omit<PlanBuffer, "allocation" | "offset">;
 
 /**
  * Where a node's value lies: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then

@@ -1,0 +1,178 @@
+/**
+ * Arenas: offsets for buffers with live ranges, so that buffers that are live at once do not overlap. Greedy by size:
+ * largest first, each at the lowest offset that is free while it is live. Not here: how live ranges follow from steps.
+ */
+
+import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
+
+/** A buffer of `bytes` bytes that is live from step `first` to step `last`, both included. */
+export interface LiveRange {
+  readonly bytes: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** Where a buffer is stored: from byte `offset` of an arena on, a multiple of `STORAGE_ALIGNMENT`. */
+export interface ArenaSlot {
+  readonly arena: number;
+  readonly offset: number;
+}
+
+/** Orders other than by size are tried only if that needs more than so many times the bytes that are live at once. */
+const GOOD = 1.01;
+
+/** How often an order is improved before the next one is tried. */
+const ROUNDS = 16;
+
+/** A live range with aligned bytes, and what orders depend on. */
+interface Item extends LiveRange {
+  readonly index: number;
+  /** The maximum, over the steps of its live range, of the bytes that are live at a step. */
+  readonly pressure: number;
+}
+
+/** Slots of all items. */
+interface Packing {
+  readonly slots: readonly ArenaSlot[];
+  /** Bytes of all arenas. */
+  readonly bytes: number;
+  /** Items that end above the bytes that are live at once. */
+  readonly above: readonly Item[];
+}
+
+type Order = (a: Item, b: Item) => number;
+
+/** Of equal size, the earlier first: layers that repeat then have offsets that repeat. */
+function bySize(a: Item, b: Item): number {
+  return b.bytes - a.bytes || a.first - b.first;
+}
+
+function byLength(a: Item, b: Item): number {
+  return b.last - b.first - (a.last - a.first);
+}
+
+function byPressure(a: Item, b: Item): number {
+  return b.pressure - a.pressure;
+}
+
+/**
+ * A slot for each live range, in their order. No arena is longer than `limit` bytes, unless it holds a buffer that is.
+ * Deterministic: equal live ranges get equal slots.
+ */
+export function packArenas(
+  ranges: readonly LiveRange[],
+  limit: number,
+): readonly ArenaSlot[] {
+  const items = itemsOf(ranges);
+  const atOnce = items.reduce(
+    (max, { pressure }) => Math.max(max, pressure),
+    0,
+  );
+  const pack = (order: readonly Item[]) => packInOrder(order, limit, atOnce);
+  let best = pack([...items].sort(bySize));
+  const orders: Order[] = [
+    (a, b) => byPressure(a, b) || bySize(a, b),
+    (a, b) => byPressure(a, b) || byLength(a, b) || bySize(a, b),
+  ];
+  for (const order of orders) {
+    const sorted = [...items].sort(order);
+    // Whatever ended above goes first in the next round, ahead of what did so less often.
+    const blame = items.map(() => 0);
+    for (let i = 0; i < ROUNDS && best.bytes > GOOD * atOnce; i++) {
+      const packing = pack(sorted);
+      if (packing.bytes < best.bytes) best = packing;
+      for (const { index } of packing.above) blame[index]!++;
+      sorted.sort((a, b) => blame[b.index]! - blame[a.index]! || order(a, b));
+    }
+  }
+  return best.slots;
+}
+
+function itemsOf(ranges: readonly LiveRange[]): Item[] {
+  const steps = ranges.reduce((n, { last }) => Math.max(n, last + 1), 0);
+  const aligned = ranges.map(({ bytes }) =>
+    Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT
+  );
+  const live = new Array<number>(steps).fill(0);
+  ranges.forEach(({ first, last }, i) => {
+    for (let step = first; step <= last; step++) live[step]! += aligned[i]!;
+  });
+  return ranges.map(({ first, last }, index) => {
+    let pressure = 0;
+    for (let step = first; step <= last; step++) {
+      pressure = Math.max(pressure, live[step]!);
+    }
+    return { index, first, last, bytes: aligned[index]!, pressure };
+  });
+}
+
+/** An item with its offset. */
+interface Placed extends LiveRange {
+  readonly offset: number;
+}
+
+/** One arena: the items in it, by offset. */
+interface Arena {
+  /** Bytes that it may have. */
+  readonly room: number;
+  readonly placed: Placed[];
+  bytes: number;
+}
+
+function packInOrder(
+  order: readonly Item[],
+  limit: number,
+  atOnce: number,
+): Packing {
+  const arenas: Arena[] = [];
+  const slots = new Array<ArenaSlot>(order.length);
+  for (const item of order) {
+    let arena = 0;
+    let offset: number | undefined;
+    while (offset === undefined) {
+      arenas[arena] ??= {
+        room: Math.max(limit, item.bytes),
+        placed: [],
+        bytes: 0,
+      };
+      offset = freeOffset(arenas[arena]!, item);
+      if (offset === undefined) arena++;
+    }
+    insert(arenas[arena]!, { ...item, offset });
+    slots[item.index] = { arena, offset };
+  }
+  const starts: number[] = [];
+  let bytes = 0;
+  for (const arena of arenas) {
+    starts.push(bytes);
+    bytes += arena.bytes;
+  }
+  const above = order.filter((item) => {
+    const { arena, offset } = slots[item.index]!;
+    return starts[arena]! + offset + item.bytes > atOnce;
+  });
+  return { slots, bytes, above };
+}
+
+/** The lowest offset in an arena that is free while an item is live; undefined if it has no room. */
+function freeOffset({ room, placed }: Arena, item: Item): number | undefined {
+  let offset = 0;
+  for (const other of placed) {
+    if (other.last < item.first || other.first > item.last) continue;
+    if (other.offset - offset >= item.bytes) break;
+    offset = Math.max(offset, other.offset + other.bytes);
+  }
+  return offset + item.bytes <= room ? offset : undefined;
+}
+
+function insert(arena: Arena, item: Placed): void {
+  const { placed } = arena;
+  let [low, high] = [0, placed.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (placed[middle]!.offset > item.offset) high = middle;
+    else low = middle + 1;
+  }
+  placed.splice(low, 0, item);
+  arena.bytes = Math.max(arena.bytes, item.offset + item.bytes);
+}

@@ -1,0 +1,78 @@
+/**
+ * Writable: declare bindings as writable storage where their buffers share an allocation with one that the same launch
+ * writes. Holds after it: no launch binds an allocation both as read-only and as writable storage.
+ */
+
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import type { PlanBuffer, Step } from "../../spec/plan.ts";
+
+/** A kernel and the allocation that each of its bindings is given. */
+interface Use {
+  readonly kernel: Kernel;
+  readonly allocations: readonly number[];
+}
+
+/** The kernels of `steps`, declared for the memory that their launches bind. */
+export function declareWritable(
+  kernels: ReadonlyMap<string, Kernel>,
+  steps: readonly Step[],
+  buffers: { readonly [name: string]: PlanBuffer },
+): Map<string, Kernel> {
+  const uses = differentUses(kernels, steps, buffers);
+  const writable = new Map<string, Set<string>>();
+  for (const { name } of kernels.values()) writable.set(name, new Set());
+  // What is writable for one launch is so for all launches of its kernel, which may concern other bindings of theirs.
+  for (let again = true; again;) {
+    again = uses.some((use) =>
+      addWritable(use, writable.get(use.kernel.name)!)
+    );
+  }
+  return new Map(
+    [...kernels].map(([name, kernel]) => [
+      name,
+      {
+        ...kernel,
+        bindings: kernel.bindings.map((binding) =>
+          writable.get(name)!.has(binding.name)
+            ? { ...binding, writable: true }
+            : binding
+        ),
+      },
+    ]),
+  );
+}
+
+function differentUses(
+  kernels: ReadonlyMap<string, Kernel>,
+  steps: readonly Step[],
+  buffers: { readonly [name: string]: PlanBuffer },
+): Use[] {
+  const uses = new Map<string, Use>();
+  for (const step of steps) {
+    if (step.op !== "launch") continue;
+    const kernel = kernels.get(step.kernel)!;
+    const allocations = kernel.bindings.map(({ name }) =>
+      buffers[step.bindings[name]!]!.allocation
+    );
+    uses.set(`${step.kernel} ${allocations.join()}`, { kernel, allocations });
+  }
+  return [...uses.values()];
+}
+
+/** Add the bindings that one use of their kernel makes writable; says whether there are any. */
+function addWritable(
+  { kernel, allocations }: Use,
+  writable: Set<string>,
+): boolean {
+  const before = writable.size;
+  const written = new Set(
+    allocations.filter((_, i) => {
+      const { access, name } = kernel.bindings[i]!;
+      return access !== "read" || writable.has(name);
+    }),
+  );
+  kernel.bindings.forEach(({ access, name }, i) => {
+    if (access === "read" && written.has(allocations[i]!)) writable.add(name);
+  });
+  return writable.size > before;
+}

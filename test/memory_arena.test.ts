@@ -1,0 +1,131 @@
+// Offsets in arenas: no overlap while live, aligned, deterministic, and the same for every layer.
+
+import fc from "fast-check";
+import t from "tap";
+import { type LiveRange, packArenas } from "../compiler/passes/arena.ts";
+import { STORAGE_ALIGNMENT } from "../spec/limits.ts";
+
+const STEPS = 40;
+const LIMIT = 2 ** 14;
+
+/** Live ranges over some steps; bytes are often equal, as they are in models. */
+function ranges(steps: number): fc.Arbitrary<LiveRange[]> {
+  const bytes = fc.oneof(
+    fc.constantFrom(4, 256, 1024, 4096),
+    fc.integer({ min: 4, max: 9000 }),
+  );
+  const step = fc.nat(steps - 1);
+  return fc.array(
+    fc.tuple(bytes, step, step).map(([bytes, a, b]) => ({
+      bytes,
+      first: Math.min(a, b),
+      last: Math.max(a, b),
+    })),
+    { maxLength: 60 },
+  );
+}
+
+function aligned({ bytes }: LiveRange): number {
+  return Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
+}
+
+/** The most bytes that are live at a step. */
+function liveAtOnce(all: readonly LiveRange[]): number {
+  let most = 0;
+  for (const { first } of all) {
+    const live = all.filter((r) => r.first <= first && r.last >= first);
+    most = Math.max(most, live.reduce((n, range) => n + aligned(range), 0));
+  }
+  return most;
+}
+
+/** Where each arena ends. */
+function lengths(all: readonly LiveRange[], limit: number): number[] {
+  const ends: number[] = [];
+  packArenas(all, limit).forEach(({ arena, offset }, i) => {
+    ends[arena] = Math.max(ends[arena] ?? 0, offset + aligned(all[i]!));
+  });
+  return ends;
+}
+
+t.test("buffers that are live at once do not overlap", (t) => {
+  fc.assert(
+    fc.property(
+      ranges(STEPS),
+      fc.constantFrom(LIMIT, 2 ** 30),
+      (all, limit) => {
+        const slots = packArenas(all, limit);
+        t.equal(slots.length, all.length);
+        for (const [i, a] of all.entries()) {
+          const [at, end] = [slots[i]!, slots[i]!.offset + a.bytes];
+          if (
+            at.offset < 0 || at.offset % STORAGE_ALIGNMENT !== 0
+          ) return false;
+          for (const [j, b] of all.entries()) {
+            const other = slots[j]!;
+            if (
+              j < i && at.arena === other.arena &&
+              a.first <= b.last && b.first <= a.last &&
+              at.offset < other.offset + b.bytes && other.offset < end
+            ) return false;
+          }
+        }
+        return true;
+      },
+    ),
+  );
+  t.end();
+});
+
+t.test("no arena is longer than the limit, and one is enough without", (t) => {
+  fc.assert(
+    fc.property(ranges(STEPS), (all) => {
+      const many = lengths(all, LIMIT);
+      const one = lengths(all, Infinity);
+      return many.every((bytes) => bytes > 0 && bytes <= LIMIT) &&
+        one.length <= 1 && (one[0] ?? 0) >= liveAtOnce(all);
+    }),
+  );
+  const long = { bytes: 2 * LIMIT, first: 0, last: 1 };
+  const short = { bytes: 512, first: 0, last: 1 };
+  t.same(packArenas([short, long], LIMIT), [
+    { arena: 1, offset: 0 },
+    { arena: 0, offset: 0 },
+  ]);
+  t.end();
+});
+
+t.test("layers that repeat have the same offsets, however many there are", (t) => {
+  const count = 5;
+  fc.assert(
+    fc.property(ranges(12), (layer) => {
+      const all = Array.from(
+        { length: count },
+        (_, i) =>
+          layer.map((range) => ({
+            ...range,
+            first: range.first + 12 * i,
+            last: range.last + 12 * i,
+          })),
+      ).flat();
+      const one = packArenas(layer, Infinity);
+      return packArenas(all, Infinity).every((slot, i) =>
+        slot.offset === one[i % layer.length]!.offset
+      );
+    }),
+  );
+  t.end();
+});
+
+t.test("orders other than by size are tried where they help", (t) => {
+  // Largest first, both of 1,024 are at 0; the long one of 768 then begins above them, and the other above that.
+  const all = [
+    { bytes: 1024, first: 0, last: 2 },
+    { bytes: 768, first: 0, last: 4 },
+    { bytes: 768, first: 3, last: 5 },
+    { bytes: 1024, first: 5, last: 5 },
+  ];
+  t.same(lengths(all, Infinity), [1792]);
+  t.equal(liveAtOnce(all), 1792);
+  t.end();
+});

@@ -1,0 +1,179 @@
+// Scratch memory of models at their real sizes: hardly more than is live at once, whatever the number of layers.
+
+import t from "tap";
+import {
+  adamw,
+  compile,
+  type CompileOptions,
+  compileTraining,
+  type Model,
+} from "../compiler/mod.ts";
+import {
+  type DecoderOptions,
+  deepseekV3,
+  deepseekV3Config,
+  qwen3Moe,
+  qwen3MoeConfig,
+} from "../models/mod.ts";
+import type { Plan, Step } from "../spec/plan.ts";
+import { verifyPlan } from "../spec/verify.ts";
+import { smallDecoder } from "./helpers/plans.ts";
+import { scratchOf } from "./helpers/scratch.ts";
+
+/** As much as any of the plans asks for. */
+const LIMITS = {
+  maxBufferSize: 2 ** 40,
+  maxStorageBufferBindingSize: 2 ** 40,
+};
+const BOUNDS: DecoderOptions = {
+  maxTokens: 512,
+  maxSequences: 16,
+  maxContext: 2048,
+};
+/** Allocated, as a multiple of what is live at once. */
+const MOST = 1.05;
+/** Of many layers, as a multiple of few. */
+const DEEPER = 1.02;
+
+/** Qwen3-30B-A3B, but for its number of layers. */
+function qwen(layers: number): Model {
+  const config = { num_hidden_layers: layers, norm_topk_prob: true };
+  return qwen3Moe(qwen3MoeConfig({ ...config, head_dim: 128 }), BOUNDS);
+}
+
+/** DeepSeek-V3, but for its number of layers. */
+function deepseek(layers: number): Model {
+  return deepseekV3(
+    deepseekV3Config({
+      ...{ num_hidden_layers: layers, topk_method: "noaux_tc" },
+      ...{ scoring_func: "sigmoid", n_group: 8, topk_group: 4 },
+      ...{ q_lora_rank: 1536, kv_lora_rank: 512, v_head_dim: 128 },
+      ...{ qk_nope_head_dim: 128, qk_rope_head_dim: 64 },
+    }),
+    BOUNDS,
+  );
+}
+
+/** Compile for limits that ask for nothing. */
+function compiled(model: Model, options: CompileOptions): Promise<Plan> {
+  return compile(model, { limits: LIMITS, ...options });
+}
+
+interface Shape {
+  readonly name: string;
+  readonly model: (layers: number) => Model;
+  readonly layers: readonly [few: number, many: number];
+  readonly options: CompileOptions;
+}
+
+const SHAPES: readonly Shape[] = [
+  {
+    ...{ name: "Qwen3-30B-A3B, ep=8", model: qwen, layers: [4, 48] },
+    options: { mesh: { ep: 8 } },
+  },
+  {
+    ...{ name: "Qwen3-30B-A3B, dp=2, ep=3", model: qwen, layers: [4, 12] },
+    options: { mesh: { dp: 2, ep: 3 } },
+  },
+  {
+    ...{ name: "Qwen3-30B-A3B in chunks", model: qwen, layers: [4, 12] },
+    options: { mesh: { ep: 8 }, chunks: 4 },
+  },
+  {
+    ...{ name: "DeepSeek-V3, ep=8", model: deepseek, layers: [6, 61] },
+    options: { mesh: { ep: 8 } },
+  },
+  {
+    ...{ name: "DeepSeek-V3 in chunks", model: deepseek, layers: [6, 12] },
+    options: { mesh: { ep: 8 }, chunks: 2 },
+  },
+];
+
+for (const { name, model, layers: [few, many], options } of SHAPES) {
+  t.test(name, async (t) => {
+    const short = await compiled(model(few), options);
+    const long = await compiled(model(many), options);
+    for (const plan of [short, long]) {
+      const { live, allocated } = scratchOf(plan);
+      t.ok(allocated <= MOST * live, `${allocated} for ${live}`);
+    }
+    const [a, b] = [short, long].map((plan) => scratchOf(plan).allocated);
+    t.ok(b! <= DEEPER * a!, `${b} for ${many} layers, ${a} for ${few}`);
+    t.same(verifyPlan(short), []);
+    t.same(
+      repeating(
+        long,
+        (stepsOf(long).length - stepsOf(short).length) /
+          (many - few),
+      ),
+      [],
+    );
+  });
+}
+
+function stepsOf({ programs }: Plan): readonly Step[] {
+  return programs[0]!.steps;
+}
+
+/** Scratch buffers of the layers in the middle that are not where those of the next layer are. */
+function repeating(plan: Plan, layer: number): string[] {
+  const steps = stepsOf(plan);
+  const wrong: string[] = [];
+  let compared = 0;
+  // The first two layers and the last two have other neighbours.
+  for (let i = steps.length - 3 * layer; i >= steps.length - 4 * layer; i--) {
+    const [here, next] = [steps[i]!, steps[i + layer]!];
+    if (here.op !== "launch" || next.op !== "launch") continue;
+    for (const [binding, name] of Object.entries(here.bindings)) {
+      const [a, b] = [name, next.bindings[binding]!]
+        .map((name) => plan.buffers[name]!);
+      if (a!.kind !== "scratch") continue;
+      compared++;
+      if (a!.offset !== b!.offset || a!.allocation !== b!.allocation) {
+        wrong.push(`${a!.name} at ${a!.offset}, ${b!.name} at ${b!.offset}`);
+      }
+    }
+  }
+  return compared > 20 ? wrong : [`only ${compared} were compared`];
+}
+
+t.test("several arenas where a limit asks for them", async (t) => {
+  const model = smallDecoder(2, 8);
+  const roomy = await compiled(model, { mesh: { ep: 2 } });
+  const one = scratchOf(roomy);
+  t.equal(one.allocations, 2, "an arena, and what is read after the program");
+  const longest = roomy.requiredLimits["maxStorageBufferBindingSize"]!;
+  t.ok(one.allocated > longest);
+  const limits = { ...LIMITS, maxBufferSize: longest };
+  const plan = await compiled(model, { mesh: { ep: 2 }, limits });
+  t.ok(scratchOf(plan).allocations > 2);
+  t.equal(plan.requiredLimits["maxBufferSize"], longest);
+  t.same(verifyPlan(plan), []);
+});
+
+for (const recompute of [false, true]) {
+  t.test(`a step of training, recompute ${recompute}`, async (t) => {
+    const model = qwen3Moe(
+      qwen3MoeConfig({
+        ...{ num_hidden_layers: 4, norm_topk_prob: true, vocab_size: 4096 },
+        ...{ hidden_size: 512, num_attention_heads: 8, head_dim: 64 },
+        ...{ num_key_value_heads: 4, num_experts: 16, num_experts_per_tok: 2 },
+        moe_intermediate_size: 256,
+      }),
+      {
+        ...{ maxTokens: 1024, maxSequences: 4, maxContext: 512 },
+        training: { auxiliary: 0.01, recompute },
+      },
+    );
+    for (const mesh of [{ ep: 2 }, { dp: 2, ep: 2 }, { ep: 3 }]) {
+      const plan = await compileTraining(model, {
+        ...{ mesh, limits: LIMITS, loss: "loss", optimizer: adamw() },
+      });
+      const { live, allocated } = scratchOf(plan);
+      t.ok(
+        allocated <= MOST * live,
+        `${JSON.stringify(mesh)}: ${allocated} for ${live}`,
+      );
+    }
+  });
+}
