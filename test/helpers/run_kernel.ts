@@ -20,6 +20,8 @@ export type Words = Float32Array | Int32Array | Uint32Array;
 /** Something that can run kernels. Buffers by binding name; those the kernel writes are replaced by what it wrote. */
 export interface KernelTarget {
   readonly name: string;
+  /** Whether it is a GPU that the processor stands in for. */
+  readonly software: boolean;
   run(
     kernel: Kernel,
     buffers: { readonly [binding: string]: Words },
@@ -71,6 +73,9 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
 
   return {
     name: `gpu ${adapter.info.description || adapter.info.vendor}`,
+    software: /llvmpipe|lavapipe|swiftshader|software/i.test(
+      `${adapter.info.device} ${adapter.info.description}`,
+    ),
     async run(kernel, buffers, workgroups) {
       device.pushErrorScope("validation");
       const pipeline = await pipelineOf(kernel);
@@ -136,6 +141,7 @@ export async function cpuTarget(): Promise<KernelTarget> {
   const pool = await CpuPool.open(2);
   return {
     name: "cpu",
+    software: false,
     async run(kernel, buffers, workgroups) {
       const device = await createCpuDevice({ pool });
       await device.prepare({ kernel: { tree: kernel, wgsl: "" } });
@@ -190,7 +196,11 @@ const gpu = await gpuTarget();
 /** The test that is running: tap runs those of a file one after another. */
 let running: { readonly t: Test; readonly target: KernelTarget } | undefined;
 
-/** Run a property a few times, more often where a kernel of new constants costs little. */
+/**
+ * Run a property a few times, more often where a kernel of new constants costs little. Software GPUs take seconds of
+ * processor to compile a kernel: they run a third of the cases, of which each run of the tests draws new ones. What a
+ * kernel computes is held on the CPU device by five times as many cases of the same trees.
+ */
 export async function holds<T>(
   values: fc.Arbitrary<T>,
   property: (value: T) => Promise<void>,
@@ -198,7 +208,11 @@ export async function holds<T>(
 ): Promise<void> {
   if (!running) throw new Error("Cannot hold a property outside testKernels");
   const { t, target } = running;
-  const often = target === cpu ? 5 * runs : runs;
+  const often = target === cpu
+    ? 5 * runs
+    : target.software
+    ? Math.ceil(runs / 3)
+    : runs;
   await holdsFor(t, values, { check: property, runs: often });
 }
 
