@@ -30,5 +30,5 @@ function diverges(kernel: Kernel, writable: readonly string[]): boolean {
       ? { ...binding, writable: true as const }
       : binding
   );
-  return readTree({ ...kernel, bindings }).divergent.length > 0;
+  return readTree({ ...kernel, bindings }).divergent.size > 0;
 }

@@ -32,7 +32,12 @@ export function checkTrees({ kernels }: Facts, report: Report): void {
 /** Barriers lie where every invocation of a workgroup arrives. */
 export function checkBarriers({ kernels }: Facts, report: Report): void {
   for (const [name, { facts }] of kernels) {
-    for (const fault of facts.divergent) report(`use kernel '${name}'`, fault);
+    if (facts.divergent.size > 0) {
+      report(
+        `use kernel '${name}'`,
+        "a barrier lies where not every invocation arrives",
+      );
+    }
   }
 }
 

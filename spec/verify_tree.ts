@@ -1,14 +1,13 @@
 /** Reads a kernel tree: is it well formed, and what does it do with its bindings? Knows nothing of plans. */
 
 import {
-  type BinaryOp,
-  type CallName,
   type Expr,
   isReadOnly,
   type Kernel,
   type ScalarType,
   type Stmt,
 } from "./kernel/tree.ts";
+import { ARGUMENTS, binaryType, fitsType } from "./kernel/types.ts";
 import { scalarLoads } from "./kernel/vectors.ts";
 import { loopFaults, MAX_NODES, treeNodes } from "./verify_loops.ts";
 
@@ -27,75 +26,13 @@ export interface KernelFacts {
   /** What is not well formed, in words. */
   readonly faults: readonly string[];
   /** Barriers that some invocation may not reach. */
-  readonly divergent: readonly string[];
+  readonly divergent: ReadonlySet<Stmt>;
 }
 
 interface Local {
   readonly type: ScalarType;
   readonly kind: "let" | "var" | "loop";
   readonly declared: Stmt;
-}
-
-const COMPARE: readonly BinaryOp[] = ["lt", "le", "gt", "ge"];
-const ARITHMETIC: readonly BinaryOp[] = [
-  "add",
-  "sub",
-  "mul",
-  "div",
-  "rem",
-  "min",
-  "max",
-];
-const BITS: readonly BinaryOp[] = ["and", "or", "xor"];
-
-const ARGUMENTS: { readonly [F in CallName]: readonly ScalarType[] } = {
-  fma: ["f32", "f32", "f32"],
-  exp: ["f32"],
-  log: ["f32"],
-  sqrt: ["f32"],
-  rsqrt: ["f32"],
-  sin: ["f32"],
-  cos: ["f32"],
-  tanh: ["f32"],
-  abs: ["f32"],
-  floor: ["f32"],
-  ceil: ["f32"],
-  trunc: ["f32"],
-  round: ["f32"],
-  sign: ["f32"],
-  pow: ["f32", "f32"],
-  roundF16: ["f32"],
-  unpackF16Lo: ["u32"],
-  unpackF16Hi: ["u32"],
-};
-
-/** The result type of a binary operation, or undefined where the operands do not fit. */
-function binaryType(
-  fn: BinaryOp,
-  a: ScalarType,
-  b: ScalarType,
-): ScalarType | undefined {
-  const integer = a === "u32" || a === "i32";
-  if (fn === "shl" || fn === "shr") {
-    return integer && b === "u32" ? a : undefined;
-  }
-  if (a !== b) return undefined;
-  if (fn === "land" || fn === "lor") return a === "bool" ? "bool" : undefined;
-  if (fn === "eq" || fn === "ne") return "bool";
-  if (COMPARE.includes(fn)) return a === "bool" ? undefined : "bool";
-  if (ARITHMETIC.includes(fn)) return a === "bool" ? undefined : a;
-  if (BITS.includes(fn)) return integer ? a : undefined;
-  return undefined;
-}
-
-function fitsType(type: ScalarType, value: number | boolean): boolean {
-  if (type === "bool") return typeof value === "boolean";
-  if (typeof value !== "number" || Number.isNaN(value)) return false;
-  if (type === "f32") return true;
-  return Number.isInteger(value) &&
-    (type === "u32"
-      ? value >= 0 && value <= 0xffffffff
-      : value >= -0x80000000 && value <= 0x7fffffff);
 }
 
 /** Walks the tree once per round; rounds repeat until no further variable turns out to differ between invocations. */
@@ -106,7 +43,7 @@ class Reader {
   readonly indices = new Map<string, Set<number>>();
   readonly words = new Set<number>();
   readonly faults = new Set<string>();
-  readonly divergent = new Set<string>();
+  readonly divergent = new Set<Stmt>();
   /** Declarations whose value may differ between invocations of a workgroup. */
   readonly varying = new Set<Stmt>();
   /** Take every variable for one that differs. */
@@ -270,11 +207,7 @@ class Reader {
         return;
       }
       case "barrier":
-        if (!uniform) {
-          this.divergent.add(
-            "a barrier lies where not every invocation arrives",
-          );
-        }
+        if (!uniform) this.divergent.add(stmt);
         return;
       default:
         stmt satisfies never;
@@ -436,6 +369,6 @@ export function readTree(kernel: Kernel): KernelFacts {
     indices,
     words,
     faults: [...faults],
-    divergent: [...divergent],
+    divergent,
   };
 }

@@ -5,7 +5,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { callSite } from "../compiler/dsl/span.ts";
+import { callSite } from "../spec/call_site.ts";
 import type { Lambda } from "../compiler/graph/graph.ts";
 import { codeFrame } from "../compiler/source/frame.ts";
 import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";

@@ -2,7 +2,7 @@
 
 import fc from "fast-check";
 import t from "tap";
-import { callSite } from "../compiler/dsl/span.ts";
+import { callSite } from "../spec/call_site.ts";
 import type { Lambda } from "../compiler/graph/graph.ts";
 import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";

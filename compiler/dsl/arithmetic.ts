@@ -10,7 +10,7 @@ import type {
   ScalarType,
 } from "../../spec/kernel/tree.ts";
 import type { Lambda } from "../graph/graph.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { apply, type Tensor, traceOf, type Verb } from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 

@@ -5,7 +5,7 @@ import { ModelError } from "../../spec/errors.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import { mul } from "./arithmetic.ts";
 import { makeNode } from "../graph/make_node.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { apply, names, type Tensor, traceOf, wrap } from "./tensor.ts";
 import type { CanDot, CanEinsum, Dot, EinsumOut, Float } from "./types.ts";
 

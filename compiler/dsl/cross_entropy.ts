@@ -13,7 +13,7 @@ import {
 } from "../../spec/kernel/build.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { type Tensor, traceOf, wrap } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 

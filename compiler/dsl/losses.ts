@@ -22,7 +22,7 @@ import {
 } from "../graph/routing_losses.ts";
 import { biasStep } from "../graph/selection_bias.ts";
 import type { Routing } from "./route.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { type Tensor, traceOf, type Verb, wrap } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 

@@ -5,7 +5,7 @@ import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without } from "../graph/messages.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { names, Tensor, type Trace, wrap } from "./tensor.ts";
 import type { Known, KnownParam, ParamName } from "./types.ts";

@@ -5,7 +5,7 @@ import { isRouting, type RoutingNode } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import type { Routing } from "./route.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { type Tensor, traceOf, wrap } from "./tensor.ts";
 import { transpose } from "./shape.ts";
 import type {

@@ -1,7 +1,7 @@
 /** Blocks whose values are not kept for gradients. */
 
 import { makeNode } from "../graph/make_node.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { type Tensor, traceOf, wrap } from "./tensor.ts";
 
 /**

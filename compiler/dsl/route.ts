@@ -12,7 +12,7 @@ import {
   routingRule,
   type RuleChoices,
 } from "../graph/routing.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { type Tensor, type Trace, traceOf, wrap } from "./tensor.ts";
 import type { Axis, Cat, Without } from "./types.ts";
 

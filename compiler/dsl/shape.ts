@@ -3,7 +3,7 @@
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { choices } from "../graph/messages.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 import { apply, names, type Tensor, traceOf } from "./tensor.ts";
 import type {
   Axis,

@@ -10,7 +10,7 @@ import type {
 } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import type { TensorType } from "../graph/rules.ts";
-import { callSite } from "./span.ts";
+import { callSite } from "../../spec/call_site.ts";
 
 /** What the tensors of one run of a model function share: its axes, what it is for, the dispatches that must come home, and blocks. */
 export interface Trace {

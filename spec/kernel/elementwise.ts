@@ -1,35 +1,39 @@
 /** One invocation for each index: maps, copies, anything without a sum across elements. */
 
-import { add, id, if_, let_, local, lt, mul, u32 } from "./build.ts";
-import type { Binding, Expr, Kernel, Stmt } from "./tree.ts";
+import { local } from "./build.ts";
+import { type Hole, type Statements, wgsl } from "./text.ts";
+import type { Binding, Expr, Kernel } from "./tree.ts";
 import type { Size } from "../size.ts";
-import { foldGrid, type Grid, groupXY, kernelOf } from "./make.ts";
+import { foldGrid, type Grid, GROUP_XY, kernelOf } from "./make.ts";
 
 /** Invocations of a workgroup. */
 export const ELEMENTWISE_LANES = 64;
 
+/** The index of an invocation: the variable `i` of an elementwise kernel. */
+export const INDEX = local("i", "u32");
+
 /** An elementwise kernel. */
 export interface ElementwiseOptions {
   readonly name: string;
-  /** How many indices. */
-  readonly count: Expr;
+  /** How many indices: u32, as an expression or as text. */
+  readonly count: Hole;
   /** Superset of what `body` uses; `lengths` need not be listed. */
   readonly bindings: readonly Binding[];
-  /** What happens at an index (the local `i`). */
-  body(index: Expr): readonly Stmt[];
+  /** What happens at index `i`. */
+  readonly body: Statements | ((index: Expr) => Statements);
 }
 
-/** Run `body` for every index below `count`. */
+/** Run `body` for every index `i` below `count`. */
 export function elementwise(o: ElementwiseOptions): Kernel {
-  const index = local("i", "u32");
   return kernelOf({
     name: o.name,
     workgroupSize: ELEMENTWISE_LANES,
     bindings: o.bindings,
-    body: [
-      let_("i", add(mul(groupXY(), u32(ELEMENTWISE_LANES)), id("local"))),
-      if_(lt(index, o.count), o.body(index)),
-    ],
+    body: wgsl`
+      let i = ${GROUP_XY} * ${ELEMENTWISE_LANES} + lane;
+      if (i < ${o.count}) {
+        ${typeof o.body === "function" ? o.body(INDEX) : o.body}
+      }`,
   });
 }
 

@@ -3,8 +3,11 @@
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
+import { parseStatements } from "./parse.ts";
+import { type Statements, wgsl } from "./text.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
+import { readTree } from "../verify_tree.ts";
 
 /** The most workgroups in one dimension that every WebGPU device allows. */
 export const GRID_LIMIT = GUARANTEED_LIMITS.maxComputeWorkgroupsPerDimension;
@@ -36,6 +39,9 @@ export function foldGrid(groups: Size): readonly [Size, Size] {
 }
 
 /** The workgroup's number where `foldGrid` lies in x and y. */
+export const GROUP_XY = wgsl`group.x + group.y * ${GRID_LIMIT}`;
+
+/** The workgroup's number where `foldGrid` lies in x and y. */
 export function groupXY(): Expr {
   return add(id("group.x"), mul(id("group.y"), u32(GRID_LIMIT)));
 }
@@ -55,47 +61,55 @@ export function lengthOf(length: number | Expr): Expr {
   return typeof length === "number" ? u32(length) : length;
 }
 
-function visitExpr(e: Expr, seen: Set<string>): void {
+/** Bindings that statements load from and store to. */
+interface Uses {
+  readonly loads: Set<string>;
+  readonly stores: Set<string>;
+}
+
+function visitExpr(e: Expr, loads: Set<string>): void {
   switch (e.op) {
     case "load":
-      seen.add(e.binding);
-      return visitExpr(e.index, seen);
+      loads.add(e.binding);
+      return visitExpr(e.index, loads);
     case "shared":
-      return visitExpr(e.index, seen);
+      return visitExpr(e.index, loads);
     case "binary":
-      visitExpr(e.a, seen);
-      return visitExpr(e.b, seen);
+      visitExpr(e.a, loads);
+      return visitExpr(e.b, loads);
     case "call":
-      return e.args.forEach((a) => visitExpr(a, seen));
+      return e.args.forEach((a) => visitExpr(a, loads));
     case "select":
-      return [e.condition, e.a, e.b].forEach((a) => visitExpr(a, seen));
+      return [e.condition, e.a, e.b].forEach((a) => visitExpr(a, loads));
     case "unary":
     case "convert":
     case "bitcast":
-      return visitExpr(e.a, seen);
+      return visitExpr(e.a, loads);
   }
 }
 
 /** The bindings that an expression loads from. */
 export function bindingsOf(e: Expr): ReadonlySet<string> {
-  const seen = new Set<string>();
-  visitExpr(e, seen);
-  return seen;
+  const loads = new Set<string>();
+  visitExpr(e, loads);
+  return loads;
 }
 
-function visit(body: readonly Stmt[], seen: Set<string>): void {
+function visit(body: readonly Stmt[], uses: Uses): void {
+  const { loads, stores } = uses;
   for (const s of body) {
-    if ("value" in s) visitExpr(s.value, seen);
-    if ("index" in s) visitExpr(s.index, seen);
-    if (s.op === "store" || s.op === "loads") seen.add(s.binding);
+    if ("value" in s) visitExpr(s.value, loads);
+    if ("index" in s) visitExpr(s.index, loads);
+    if (s.op === "store") stores.add(s.binding);
+    if (s.op === "loads") loads.add(s.binding);
     if (s.op === "if") {
-      visitExpr(s.condition, seen);
-      visit(s.then, seen);
-      visit(s.else ?? [], seen);
+      visitExpr(s.condition, loads);
+      visit(s.then, uses);
+      if (s.else) visit(s.else, uses);
     }
     if (s.op === "for") {
-      [s.from, s.to, s.step].forEach((e) => visitExpr(e, seen));
-      visit(s.body, seen);
+      [s.from, s.to, s.step].forEach((e) => visitExpr(e, loads));
+      visit(s.body, uses);
     }
   }
 }
@@ -105,31 +119,45 @@ export interface KernelParts {
   readonly name: string;
   readonly workgroupSize: number;
   readonly bindings: readonly Binding[];
+  /** Workgroup arrays that the body does not declare itself. */
   readonly shared?: readonly SharedArray[];
-  readonly body: readonly Stmt[];
+  readonly body: Statements;
 }
 
-/** Put a kernel together: bindings that the body does not use are left out, `lengths` is added where it is used. */
+/**
+ * Put a kernel together. Bindings that the body does not use are left out, `lengths` is added where it is used, and what
+ * is written and read again is bound for both. Throws KernelTextError.
+ */
 export function kernelOf(parts: KernelParts): Kernel {
-  const used = new Set<string>();
-  visit(parts.body, used);
+  const { name, workgroupSize } = parts;
   const all = parts.bindings.some((b) => b.name === LENGTHS.name)
     ? parts.bindings
     : [...parts.bindings, LENGTHS];
-  const bindings = all.filter((b) => used.has(b.name));
-  for (const name of used) {
+  const { body, shared, nestedBarriers } = parseStatements(parts.body, all);
+  const uses: Uses = { loads: new Set(), stores: new Set() };
+  visit(body, uses);
+  const bindings = all.flatMap((b): Binding[] => {
+    const loaded = uses.loads.has(b.name);
+    if (!loaded && !uses.stores.has(b.name)) return [];
+    return [
+      b.access === "write" && loaded ? { ...b, access: "read_write" } : b,
+    ];
+  });
+  for (const used of [...uses.loads, ...uses.stores]) {
     invariant(
-      bindings.filter((b) => b.name === name).length === 1,
-      `kernel '${parts.name}' needs exactly one binding '${name}'`,
+      bindings.filter((b) => b.name === used).length === 1,
+      `kernel '${name}' needs exactly one binding '${used}'`,
     );
   }
-  return {
-    name: parts.name,
-    workgroupSize: parts.workgroupSize,
-    bindings,
-    shared: parts.shared ?? [],
-    body: parts.body,
-  };
+  const arrays = [...parts.shared ?? [], ...shared];
+  const kernel = { name, workgroupSize, bindings, shared: arrays, body };
+  if (nestedBarriers.size > 0) {
+    for (const barrier of readTree(kernel).divergent) {
+      const error = nestedBarriers.get(barrier)?.();
+      if (error) throw error;
+    }
+  }
+  return kernel;
 }
 
 /** A binding that is read. */
@@ -140,4 +168,20 @@ export function reads(name: string, type: Binding["type"] = "f32"): Binding {
 /** A binding that is written. */
 export function writes(name: string, type: Binding["type"] = "f32"): Binding {
   return { name, type, access: "write" };
+}
+
+/** Types of bindings by their names. */
+export interface BindingTypes {
+  readonly [name: string]: Binding["type"];
+}
+
+/** Bindings that are read, then those that are written. */
+export function bindings(
+  read: BindingTypes,
+  written: BindingTypes = {},
+): Binding[] {
+  return [
+    ...Object.entries(read).map(([name, type]) => reads(name, type)),
+    ...Object.entries(written).map(([name, type]) => writes(name, type)),
+  ];
 }

@@ -46,7 +46,7 @@ const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;
 
 const LIBRARY = /^(spec|compiler|runtime|models|engine|cli)\//;
 
-const WGSL = /@compute|@workgroup_size|var<storage|var<workgroup>|@group\(/;
+const WGSL = /@compute|@workgroup_size|var<storage|@group\(/;
 
 const MAX_LINES = 500;
 

@@ -4,9 +4,11 @@ import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf, RouteOperand } from "../../graph/graph.ts";
 import { slotsOf } from "../../graph/routing.ts";
-import { keep, mark, slots, slotsGrid } from "../../kernels/capacity.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { keep } from "../../kernels/keep.ts";
+import { mark } from "../../kernels/mark.ts";
 import { mergeRuns, SORTED_RUN, sortRuns } from "../../kernels/order_tokens.ts";
+import { slots, slotsGrid } from "../../kernels/slots.ts";
 import { localBound } from "../place.ts";
 import {
   addBuffer,

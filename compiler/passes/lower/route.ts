@@ -4,11 +4,12 @@ import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf, RouteOperand } from "../../graph/graph.ts";
 import { isMark, type Mark } from "../../graph/routing.ts";
-import { marks } from "../../kernels/capacity.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { router, topK } from "../../kernels/router.ts";
+import { marks } from "../../kernels/marks.ts";
+import { router } from "../../kernels/router.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
-import { LONG_ROW, topKOfLong } from "../../kernels/top_k.ts";
+import { topK } from "../../kernels/top_k.ts";
+import { LONG_ROW, topKOfLong } from "../../kernels/top_k_long.ts";
 import { groupLength, lowerCapacity } from "./capacity.ts";
 import {
   addLaunch,

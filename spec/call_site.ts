@@ -1,6 +1,6 @@
 /** Where the user wrote a call. */
 
-import type { Span } from "../../spec/errors.ts";
+import type { Span } from "./errors.ts";
 
 /** Any function: only its identity is used, to leave it and all above it out of a stack. */
 type AnyFunction = (...args: never[]) => unknown;

@@ -1,0 +1,157 @@
+/**
+ * Kernel text: WGSL statements and expressions in a tagged template. Here it is cut into tokens; `parse.ts` makes a kernel
+ * tree of it where it is used, because only there the names that it mentions have types. See spec/kernels.md.
+ */
+
+import { callSite } from "../call_site.ts";
+import type { Span } from "../errors.ts";
+import type { Expr, Stmt } from "./tree.ts";
+
+/** A piece of text: an expression, or statements. It means what it says in the scope where it stands. */
+export class KernelText {
+  constructor(
+    readonly template: Template,
+    readonly holes: readonly Hole[],
+  ) {}
+}
+
+/** Statements, as text or as a tree. */
+export type Statements = KernelText | readonly (Stmt | KernelText)[];
+
+/**
+ * What a hole takes. A number is a literal, with the suffix that follows it (`${n}u`); a string is a name, or a part of one
+ * (`sum${i}_${j}`); `false` and `undefined` stand for no statements.
+ */
+export type Hole = number | string | Expr | Statements | false | undefined;
+
+/** A token. `parts` of a name with holes are pieces of it and numbers of holes; `hole` is the number of a hole. */
+export type Token =
+  & { readonly line: number; readonly column: number }
+  & (
+    | { readonly kind: "name" | "number" | "operator"; readonly text: string }
+    | { readonly kind: "parts"; readonly parts: readonly (string | number)[] }
+    | { readonly kind: "hole"; readonly hole: number }
+    | { readonly kind: "end" }
+  );
+
+/** What does not change between uses of one template: there is one for each place in the source. */
+export interface Template {
+  readonly tokens: readonly Token[];
+  /** The text with `${…}` for holes. */
+  readonly source: string;
+  /** The template's place in its file, where the engine tells it. */
+  readonly site: Span | undefined;
+}
+
+const templates = new WeakMap<TemplateStringsArray, Template>();
+
+/** Kernel text: WGSL statements or an expression, with holes. */
+export function wgsl(
+  strings: TemplateStringsArray,
+  ...holes: readonly Hole[]
+): KernelText {
+  let template = templates.get(strings);
+  if (!template) {
+    template = readTemplate(strings, callSite(wgsl));
+    templates.set(strings, template);
+  }
+  return new KernelText(template, holes);
+}
+
+const HOLE = "${…}";
+
+const TOKEN = new RegExp(
+  [
+    String.raw`(?<space>\s+|\/\/[^\n]*)`,
+    String.raw`(?<name>[A-Za-z_]\w*)`,
+    String
+      .raw`(?<number>0x[0-9a-fA-F]+[ui]?|\d+(?:\.\d*)?(?:e[-+]?\d+)?[uif]?)`,
+    String.raw`(?<operator>\|\||&&|[=!<>+*/%&|^-]=|\+\+|<<|>>|[^])`,
+  ].join("|"),
+  "gy",
+);
+
+/** Cut a template into tokens. */
+export function readTemplate(
+  strings: readonly string[],
+  site: Span | undefined,
+): Template {
+  const tokens: Token[] = [];
+  let line = 1, column = 1;
+  const advance = (text: string) => {
+    const lines = text.split("\n");
+    line += lines.length - 1;
+    column = lines.length > 1 ? lines.at(-1)!.length + 1 : column + text.length;
+  };
+  /** The pieces of a name that goes on behind a hole. */
+  let open: (string | number)[] | undefined;
+  /** A comment goes on behind a hole. */
+  let comment = false;
+  strings.forEach((text, hole) => {
+    let rest = text;
+    if (comment) {
+      const skipped = /^[^\n]*/.exec(text)![0];
+      advance(skipped);
+      rest = text.slice(skipped.length);
+    }
+    const glued = hole > 0 ? /^\w+/.exec(rest)?.[0] ?? "" : "";
+    if (open && glued) {
+      open.push(glued);
+      advance(glued);
+      rest = text.slice(glued.length);
+    }
+    const continues = open !== undefined && rest === "";
+    if (!continues) open = undefined;
+    for (const { 0: found, groups } of rest.matchAll(TOKEN)) {
+      const { name, number, operator } = groups!;
+      const at = { line, column };
+      if (name) tokens.push({ kind: "name", text: name, ...at });
+      if (number) tokens.push({ kind: "number", text: number, ...at });
+      if (operator) tokens.push({ kind: "operator", text: operator, ...at });
+      advance(found);
+    }
+    if (hole === strings.length - 1) return;
+    const last = tokens.at(-1);
+    comment = comment && rest === "" || /\/\/[^\n]*$/.test(rest);
+    if (comment) open = undefined;
+    else if (open) open.push(hole);
+    else if (last?.kind === "name" && /\w$/.test(rest)) {
+      tokens.pop();
+      open = [last.text, hole];
+      tokens.push({ ...last, kind: "parts", parts: open });
+    } else if (/^\w/.test(strings[hole + 1]!)) {
+      open = [hole];
+      tokens.push({ kind: "parts", parts: open, line, column });
+    } else tokens.push({ kind: "hole", hole, line, column });
+    advance(HOLE);
+  });
+  tokens.push({ kind: "end", line, column });
+  return { tokens, source: strings.join(HOLE), site };
+}
+
+/** A mistake in kernel text. The message ends with the line that it is about; lines and columns count from 1 in the text. */
+export class KernelTextError extends SyntaxError {
+  override name = "KernelTextError";
+  readonly line: number;
+  readonly column: number;
+  /** The template's place in its file, where the engine tells it. */
+  readonly site: Span | undefined;
+
+  constructor(sentence: string, { source, site }: Template, at: Token) {
+    const { line, column } = at;
+    const gutter = " ".repeat(String(line).length);
+    const file = site
+      ? `${site.file.split(/[/\\]/).at(-1)}:${site.line}, `
+      : "";
+    super([
+      sentence,
+      `${gutter} --> ${file}line ${line}, column ${column} of the text`,
+      `${gutter} |`,
+      `${line} | ${source.split("\n")[line - 1]}`,
+      `${gutter} | ${" ".repeat(column - 1)}^`,
+    ].join("\n"));
+    this.line = line;
+    this.column = column;
+    this.site = site;
+  }
+}

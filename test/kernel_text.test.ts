@@ -1,0 +1,509 @@
+/** Kernel text: what it says as a tree, and what each mistake in it says, with its place. */
+
+import t from "tap";
+import {
+  binary,
+  bitcast,
+  call,
+  convert,
+  f32,
+  for_,
+  i32,
+  id,
+  if_,
+  let_,
+  load,
+  loads,
+  local,
+  mul,
+  select,
+  set,
+  shared,
+  sharedStore,
+  store,
+  u32,
+  var_,
+} from "../spec/kernel/build.ts";
+import { expr, parseStatements } from "../spec/kernel/parse.ts";
+import { type KernelText, KernelTextError, wgsl } from "../spec/kernel/text.ts";
+import type { Expr, Stmt } from "../spec/kernel/tree.ts";
+import { bindings, kernelOf } from "../compiler/kernels/kernel.ts";
+
+const BINDINGS = bindings(
+  { x: "f32", words: "u32", index: "i32" },
+  { y: "f32", counts: "u32" },
+);
+
+function statements(text: KernelText): readonly Stmt[] {
+  return parseStatements(text, BINDINGS).body;
+}
+
+/** The expression of `let v = …;` behind some variables. */
+function valueOf(text: KernelText): Expr {
+  const body = statements(wgsl`
+    let a = 1u; let b = 2u; let c = 3i; let f = 1.0; let p = true;
+    let v = ${text};`);
+  const last = body.at(-1)!;
+  return last.op === "let" ? last.value : u32(0);
+}
+
+const [A, B] = [local("a", "u32"), local("b", "u32")];
+const [C, F] = [local("c", "i32"), local("f", "f32")];
+const P = local("p", "bool");
+
+const VALUES: readonly (readonly [KernelText, Expr])[] = [
+  [wgsl`a + b * 2`, binary("add", A, mul(B, u32(2)))],
+  [wgsl`(a + b) * 2`, mul(binary("add", A, B), u32(2))],
+  [wgsl`a - b - 1`, binary("sub", binary("sub", A, B), u32(1))],
+  [wgsl`a + 0`, A],
+  [wgsl`6 * a / 1`, mul(u32(6), A)],
+  [wgsl`0xffu`, u32(255)],
+  [wgsl`-5i`, i32(-5)],
+  [wgsl`-f`, { op: "unary", type: "f32", fn: "neg", a: F }],
+  [wgsl`f * 2`, mul(F, f32(2))],
+  [wgsl`1.5e-3`, f32(1.5e-3)],
+  [wgsl`a & 7`, binary("and", A, u32(7))],
+  [wgsl`(a >> 3u) & 1`, binary("and", binary("shr", A, u32(3)), u32(1))],
+  [
+    wgsl`a == 1 || b < 2`,
+    binary("lor", binary("eq", A, u32(1)), binary("lt", B, u32(2))),
+  ],
+  [wgsl`!p`, { op: "unary", type: "bool", fn: "not", a: P }],
+  [wgsl`u32(c)`, convert("u32", C)],
+  [wgsl`f32(3)`, f32(3)],
+  [wgsl`bitcast<u32>(f)`, bitcast("u32", F)],
+  [wgsl`select(b, a, p)`, select(P, A, B)],
+  [wgsl`select(0, f, p)`, select(P, F, f32(0))],
+  [wgsl`max(a, 1)`, binary("max", A, u32(1))],
+  [wgsl`fma(f, 2, x[a])`, call("fma", F, f32(2), load("x", A))],
+  [wgsl`inverseSqrt(f)`, call("rsqrt", F)],
+  [
+    wgsl`unpack2x16float(words[a]).y`,
+    call("unpackF16Hi", load("words", A, "u32")),
+  ],
+  [
+    wgsl`group.z * 64 + lane`,
+    binary("add", mul(id("group.z"), u32(64)), id("local")),
+  ],
+  [wgsl`u32(index[a])`, convert("u32", load("index", A, "i32"))],
+  [wgsl`${3}u`, u32(3)],
+  [wgsl`f + ${0.5}`, binary("add", F, f32(0.5))],
+  [wgsl`max(f, ${-Infinity})`, binary("max", F, f32(-Infinity))],
+  [wgsl`${B} * ${wgsl`a + b`}`, mul(B, binary("add", A, B))],
+  [wgsl`x[${"a"}]`, load("x", A)],
+];
+
+t.test("expressions", (t) => {
+  for (const [text, tree] of VALUES) {
+    t.strictSame(valueOf(text), tree, text.template.source);
+  }
+  t.strictSame(expr`${A} + 1`, binary("add", A, u32(1)), "of holes alone");
+  t.end();
+});
+
+t.test("statements", (t) => {
+  const { body, shared: arrays } = parseStatements(
+    wgsl`
+      var<workgroup> cells: array<u32, ${64}>;
+      var total: f32 = 0; // declared with its type
+      cells[lane] = 0;
+      for (var k = lane; k < 64; k += ${2}) {
+        let (s, t) = vec2(x)[k];
+        total += s * t;
+        cells[k]++;
+      }
+      workgroupBarrier();
+      if (lane == 0) { y[0] = total; } else if (lane == 1) { counts[1] = cells[1]; } else { total = 1; }`,
+    BINDINGS,
+  );
+  const [lane, k] = [id("local"), local("k", "u32")];
+  const total = local("total", "f32");
+  const product = mul(local("s", "f32"), local("t", "f32"));
+  const cell = shared("cells", k, "u32");
+  t.strictSame(arrays, [{ name: "cells", type: "u32", length: 64 }]);
+  t.strictSame(body, [
+    var_("total", f32(0)),
+    sharedStore("cells", lane, u32(0)),
+    for_("k", lane, u32(64), [
+      loads(["s", "t"], { binding: "x", index: k, type: "f32" }),
+      set("total", binary("add", total, product)),
+      sharedStore("cells", k, binary("add", cell, u32(1))),
+    ], u32(2)),
+    { op: "barrier" },
+    if_(binary("eq", lane, u32(0)), [store("y", u32(0), total)], [
+      if_(
+        binary("eq", lane, u32(1)),
+        [store("counts", u32(1), shared("cells", u32(1), "u32"))],
+        [set("total", f32(1))],
+      ),
+    ]),
+  ]);
+  t.end();
+});
+
+t.test("holes take names, texts, trees and nothing", (t) => {
+  const rows = [0, 1].map((r) => wgsl`let row${r}_${r + 1} = a + ${r};`);
+  const body = statements(wgsl`
+    let a = 1u;
+    ${rows}
+    ${false}
+    ${[let_("b", A)]}
+    // A comment with a hole: ${A} and more.
+    ${wgsl`let c = row1_2 + b;`}
+    let ${"d"}_${3} = c;`);
+  t.strictSame(
+    body.map((s) => "name" in s ? s.name : s.op),
+    ["a", "row0_1", "row1_2", "b", "c", "d_3"],
+  );
+  t.end();
+});
+
+t.test("a template is cut into tokens once", (t) => {
+  const text = (n: number) => wgsl`let a = ${n}u;`;
+  t.equal(text(1).template, text(2).template);
+  t.strictSame(statements(text(2)), [let_("a", u32(2))]);
+  t.end();
+});
+
+t.test("what a block declares ends with it", (t) => {
+  const body = statements(wgsl`
+    if (lane == 0) { let a = 1u; counts[0] = a; }
+    if (lane == 1) { let a = 2u; counts[0] = a; }`);
+  t.equal(body.length, 2);
+  t.end();
+});
+
+t.test("kernelOf() leaves out what is not used, and binds for both what is read again", (t) => {
+  const kernel = kernelOf({
+    name: "k",
+    workgroupSize: 8,
+    bindings: BINDINGS,
+    body: wgsl`counts[lane] = words[lane]; counts[lane] += 1;`,
+  });
+  t.strictSame(
+    kernel.bindings.map(({ name, access }) => `${name} ${access}`),
+    ["words read", "counts read_write"],
+  );
+  t.end();
+});
+
+/** Each mistake: the text, where it is seen, and what is said of it. */
+const MISTAKES: readonly (readonly [
+  text: () => KernelText,
+  place: readonly [line: number, column: number],
+  message: string,
+])[] = [
+  [
+    () => wgsl`counts[0] = total;`,
+    [1, 13],
+    "Cannot read 'total': nothing of that name is declared here. Declare it before, or add it to the bindings",
+  ],
+  [
+    () =>
+      wgsl`let a = 1u;
+      let b = a + 1.0;`,
+    [2, 17],
+    "Cannot apply '+': the operands are u32 and f32. Convert one of them",
+  ],
+  [
+    () => wgsl`x[0] = 1.0;`,
+    [1, 1],
+    "Cannot store to 'x': the binding is only read. List it among those that are written",
+  ],
+  [
+    () => wgsl`y[0] = 1u;`,
+    [1, 8],
+    "Cannot use u32 for 'y': it must be f32. Convert it with f32()",
+  ],
+  [
+    () => wgsl`let v = sine(x[0]);`,
+    [1, 9],
+    "Cannot call 'sine': there is no such function. Functions are fma, exp, log, sqrt, sin, cos, tanh, abs, floor, ceil, trunc, round, sign, pow, roundF16, inverseSqrt, unpack2x16float, min, max, select and bitcast",
+  ],
+  [
+    () => wgsl`if (lane == 0) { counts[0] = 1;`,
+    [1, 32],
+    "Cannot read '}': the text ends",
+  ],
+  [
+    () =>
+      wgsl`let a = 1u
+      let b = 2u;`,
+    [2, 7],
+    "Cannot read ';': 'let' is there",
+  ],
+  [
+    () => wgsl`let a = 1;`,
+    [1, 9],
+    "Cannot tell the type of 1: nothing beside it has one. Write 1u, 1i or 1.0",
+  ],
+  [
+    () => wgsl`let a = 1u; a = 2;`,
+    [1, 13],
+    "Cannot assign to 'a': it is a 'let'. Declare a 'var'",
+  ],
+  [
+    () => wgsl`for (var i = 0u; i < 4; i++) { i = 2; }`,
+    [1, 32],
+    "Cannot assign to 'i': it counts a loop. Declare a 'var'",
+  ],
+  [
+    () => wgsl`total = 2;`,
+    [1, 1],
+    "Cannot assign to 'total': nothing of that name is declared here. Declare a 'var'",
+  ],
+  [
+    () => wgsl`let a = 1u; if (lane == 0) { let a = 2u; }`,
+    [1, 34],
+    "Cannot declare 'a': it is declared already. Rename it, or assign to it",
+  ],
+  [
+    () => wgsl`let lane = 1u;`,
+    [1, 5],
+    "Cannot declare 'lane': the word has a meaning of its own. Rename it",
+  ],
+  [
+    () => wgsl`let a = x[index[0]];`,
+    [1, 11],
+    "Cannot use i32 for an index: it must be u32. Convert it with u32()",
+  ],
+  [
+    () => wgsl`let a = z[0];`,
+    [1, 9],
+    "Cannot index 'z': it is neither a binding nor a workgroup array. Declare it as one of them",
+  ],
+  [
+    () => wgsl`let a = 1u; let b = a[0];`,
+    [1, 21],
+    "Cannot index 'a': it is a variable. Declare it as one of them",
+  ],
+  [
+    () => wgsl`let a = x;`,
+    [1, 9],
+    "Cannot use 'x' as a value: it is an array. Add an index",
+  ],
+  [
+    () => wgsl`var<workgroup> cells: array<u32, 4>; cells[4] = 1;`,
+    [1, 44],
+    "Cannot index 'cells' with 4: it has 4 elements. Stay below that",
+  ],
+  [
+    () => wgsl`var<workgroup> cells: array<bool, 4>;`,
+    [1, 29],
+    "Cannot declare 'cells': memory holds no bool. Use u32",
+  ],
+  [
+    () => wgsl`var<workgroup> cells: array<u32, 0>;`,
+    [1, 34],
+    "Cannot declare 'cells': its length is not a positive constant. Give a number",
+  ],
+  [
+    () => wgsl`if (lane) { counts[0] = 1; }`,
+    [1, 5],
+    "Cannot use u32 for a condition: it must be bool. Convert it with bool()",
+  ],
+  [
+    () => wgsl`while (lane < 4) { counts[0] = 1; }`,
+    [1, 1],
+    "Cannot read a statement: 'while' is there. Kernel text has no 'while'; see spec/kernels.md",
+  ],
+  [
+    () => wgsl`for (var i = 0; i < 4; i++) {}`,
+    [1, 14],
+    "Cannot tell the type of 0: nothing beside it has one. Write 0u, 0i or 0.0",
+  ],
+  [
+    () => wgsl`for (var i = 0u; i < index[0]; i++) {}`,
+    [1, 22],
+    "Cannot use i32 for the end of 'i': loops count u32. Convert it with u32()",
+  ],
+  [
+    () => wgsl`for (var i = 0u; i < 4; i += 0) {}`,
+    [1, 27],
+    "Cannot count 'i' by this step: it is no positive constant. Give a number",
+  ],
+  [
+    () => wgsl`for (var i = 0u; i < 4; i += lane) {}`,
+    [1, 27],
+    "Cannot count 'i' by this step: it is no positive constant. Give a number",
+  ],
+  [
+    () => wgsl`var n = 4u; for (var i = 0u; i < n; i++) { n++; }`,
+    [1, 34],
+    "Cannot count 'i' to this end: it changes inside of the loop. Keep it in a 'let'",
+  ],
+  [
+    () => wgsl`for (var i = 0u; i > 4; i++) {}`,
+    [1, 20],
+    "Cannot read '<': '>' is there",
+  ],
+  [
+    () => wgsl`let a = exp(1u);`,
+    [1, 9],
+    "Cannot call 'exp' with u32: it takes f32. Convert the arguments",
+  ],
+  [
+    () => wgsl`let a = fma(1.0, 2.0);`,
+    [1, 9],
+    "Cannot call 'fma' with 2 arguments: it takes 3. Give as many",
+  ],
+  [
+    () => wgsl`let a = select(1u, 2.0, true);`,
+    [1, 9],
+    "Cannot select by bool between u32 and f32: it takes two values of one type, then a bool. Convert one of them",
+  ],
+  [
+    () => wgsl`let a = -lane;`,
+    [1, 9],
+    "Cannot negate u32: it has no negative values. Subtract it, or convert it",
+  ],
+  [
+    () => wgsl`let a = !lane;`,
+    [1, 9],
+    "Cannot apply '!': the operand is u32 and not bool. Compare it with a value",
+  ],
+  [
+    () => wgsl`let a = lane & 1u == 0;`,
+    [1, 14],
+    "Cannot mix '==' and '&': neither comes before the other. Add parentheses",
+  ],
+  [
+    () => wgsl`let a = true && false || true;`,
+    [1, 23],
+    "Cannot mix '&&' and '||': neither comes before the other. Add parentheses",
+  ],
+  [
+    () => wgsl`let a = 4294967296u;`,
+    [1, 9],
+    "Cannot use 4294967296 as u32: u32 does not have it. Give a value in its range",
+  ],
+  [
+    () => wgsl`let a = lane + ${-1};`,
+    [1, 16],
+    "Cannot use -1 as u32: u32 does not have it. Give a value in its range",
+  ],
+  [
+    () => wgsl`let a = group.w;`,
+    [1, 15],
+    "Cannot read 'group.w': workgroups are numbered in x, y and z. Name one of them",
+  ],
+  [
+    () => wgsl`let a = bitcast<bool>(lane);`,
+    [1, 17],
+    "Cannot cast the bits of u32 to 'bool': only f32, i32 and u32 have bits. Name one of them",
+  ],
+  [
+    () => wgsl`let a: half = 1.0;`,
+    [1, 8],
+    "Cannot read 'half' as a type: types are f32, i32, u32 and bool. Name one of them",
+  ],
+  [
+    () => wgsl`let (a, b, c) = vec3(x)[0];`,
+    [1, 5],
+    "Cannot load 3 elements at once: vectors have 2 or 4. Name as many",
+  ],
+  [
+    () => wgsl`let (a, b) = vec2(y)[0];`,
+    [1, 19],
+    "Cannot load vectors from 'y': it is written. Name a binding that is only read",
+  ],
+  [
+    () => wgsl`let a = ${[let_("b", A)]};`,
+    [1, 9],
+    "Cannot read an expression: a hole with statements is there",
+  ],
+  [
+    () => wgsl`${A};`,
+    [1, 1],
+    "Cannot read a statement: a hole with an expression is there",
+  ],
+  [
+    () => wgsl`let a = @;`,
+    [1, 9],
+    "Cannot read an expression: '@' is there",
+  ],
+  [
+    () => wgsl`return;`,
+    [1, 1],
+    "Cannot read a statement: 'return' is there. Kernel text has no 'return'; see spec/kernels.md",
+  ],
+  [
+    () => wgsl`let ${"a-b"} = 1u;`,
+    [1, 5],
+    "Cannot use 'a-b' as a name: names are letters, digits and '_'. Rename it",
+  ],
+  [
+    () => wgsl`if (lane == 0) { workgroupBarrier(); }`,
+    [1, 18],
+    "Cannot wait at this barrier: not every invocation of the workgroup arrives. Make the bounds and conditions around it uniform",
+  ],
+  [
+    () =>
+      wgsl`
+      var n = group.x;
+      for (var i = 0u; i < 4; i++) {
+        if (n == 0) {
+          workgroupBarrier();
+        }
+        n = words[lane];
+      }`,
+    [5, 11],
+    "Cannot wait at this barrier: not every invocation of the workgroup arrives. Make the bounds and conditions around it uniform",
+  ],
+  [
+    () =>
+      wgsl`let a = lane;
+      ${wgsl`
+        let b = a + 1.0;`}`,
+    [2, 19],
+    "Cannot apply '+': the operands are u32 and f32. Convert one of them",
+  ],
+];
+
+t.test("mistakes are told with their place", (t) => {
+  for (const [text, [line, column], message] of MISTAKES) {
+    try {
+      kernelOf({
+        name: "k",
+        workgroupSize: 8,
+        bindings: BINDINGS,
+        body: text(),
+      });
+      t.fail(`no mistake: ${message}`);
+    } catch (error) {
+      if (!(error instanceof KernelTextError)) throw error;
+      const [sentence, at] = error.message.split("\n");
+      t.equal(sentence, message);
+      t.strictSame([error.line, error.column], [line, column], message);
+      t.match(
+        at,
+        new RegExp(
+          String
+            .raw`kernel_text\.test\.ts:\d+, line ${line}, column ${column} of the text`,
+        ),
+      );
+    }
+  }
+  t.end();
+});
+
+t.test("a mistake is shown in its text", (t) => {
+  t.throws(
+    () =>
+      statements(wgsl`
+        let a = 1u;
+        let b = ${A} * x[a];`),
+    {
+      message: new RegExp(
+        [
+          "Cannot apply '\\*': the operands are u32 and f32. Convert one of them",
+          "  --> kernel_text.test.ts:\\d+, line 3, column 22 of the text",
+          "  \\|",
+          "3 \\|         let b = \\$\\{…\\} \\* x\\[a\\];",
+          "  \\|                      \\^",
+        ].join("\n"),
+      ),
+    },
+  );
+  t.end();
+});
