@@ -47,7 +47,7 @@ async function demonstrate(io: CliIo): Promise<void> {
   const target = await loadTarget(FOLDER, io.files);
   const tokenizer = await openTokenizer(FOLDER, io.files);
   invariant(target.kind === "checkpoint" && tokenizer, "no bundled checkpoint");
-  const prompt = tokenizer.encode(PROMPT);
+  const prompt = await tokenizer.encode(PROMPT);
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
     mesh: [{ name: "ep", size: 4 }],
@@ -72,13 +72,15 @@ async function demonstrate(io: CliIo): Promise<void> {
         maxNewTokens: 100,
         stop: target.checkpoint.stop,
         now: io.now,
-        onToken: (_, token) => io.out(text.push(token)),
+        onToken: async (_, token) => await io.out(await text.push(token)),
       },
     );
     const seconds = (io.now() - started) / 1000;
     const { tokens } = result.sequences[0]!;
     await io.out(
-      `${text.end()}\n\n${tokens.length} tokens in ${seconds.toFixed(1)} s\n`,
+      `${await text.end()}\n\n${tokens.length} tokens in ${
+        seconds.toFixed(1)
+      } s\n`,
     );
   } finally {
     await opened.close();

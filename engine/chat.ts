@@ -1,9 +1,10 @@
 /** Chat templates: a conversation as the text that a checkpoint was trained to continue. */
 
-import { Template } from "@huggingface/jinja";
 import { DataError } from "../spec/errors.ts";
+import { shown } from "../spec/shown.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
+import { Sandbox, type Task, UntrustedError } from "./untrusted/sandbox.ts";
 
 /** A turn of a conversation. */
 export interface ChatMessage {
@@ -17,14 +18,22 @@ export interface ChatTemplate {
    * The text up to where the assistant begins. It spells out every special token, the first one too: encode it with
    * `encodeBare`.
    */
-  render(messages: readonly ChatMessage[]): string;
+  render(messages: readonly ChatMessage[]): Promise<string>;
+  /** End its process. */
+  close(): void;
 }
+
+/** MiB that a template may take. */
+const MEMORY = 256;
+
+/** Characters of a template, at most. Published ones have some thousand. */
+const LONGEST = 2 ** 18;
 
 /** Special tokens of tokenizer_config.json that templates may name. */
 const TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
 /**
- * The chat template of a checkpoint folder: chat_template.jinja, else `chat_template` of tokenizer_config.json, a text or
+ * The chat template of a checkpoint folder, in a sandbox, since a stranger may have written it: chat_template.jinja, else `chat_template` of tokenizer_config.json, a text or
  * a list of named ones, of which the one named "default" is for conversations. Throws DataError where there is none.
  */
 export async function openChatTemplate(
@@ -38,42 +47,49 @@ export async function openChatTemplate(
   const source = names.has("chat_template.jinja")
     ? await files.readText(files.join(folder, "chat_template.jinja"))
     : conversationTemplate(config["chat_template"], folder);
-  return createTemplate(source, config, folder);
+  return await createTemplate(source, config, folder);
 }
 
-function createTemplate(
+async function createTemplate(
   source: string,
   config: { readonly [key: string]: unknown },
   folder: string,
-): ChatTemplate {
-  const explain = <T>(action: () => T, remedy: string): T => {
+): Promise<ChatTemplate> {
+  if (source.length > LONGEST) {
+    throw new DataError(
+      `Cannot apply the chat template of '${folder}': it has ${source.length} characters, and at most ${LONGEST} are read. Check the template`,
+    );
+  }
+  const sandbox = new Sandbox({ memory: MEMORY });
+  const call = async (task: Task, arg: unknown, remedy: string) => {
     try {
-      return action();
+      return await sandbox.call(task, [arg]);
     } catch (error) {
-      const state = error instanceof Error ? error.message : String(error);
+      if (!(error instanceof UntrustedError)) throw error;
       throw new DataError(
         `Cannot apply the chat template of '${folder}': ${
-          state.replace(/[.\s]+$/, "")
+          shown(error.state.replace(/[.\s]+$/, ""))
         }. ${remedy}`,
       );
     }
   };
-  const template = explain(() => new Template(source), "Check the template");
+  await call("openTemplate", source, "Check the template");
   const tokens = Object.fromEntries(TOKENS.flatMap((kind) => {
     const content = contentOf(config[`${kind}_token`]);
     return content === undefined ? [] : [[`${kind}_token`, content]];
   }));
   return {
-    render: (messages) =>
-      explain(
-        () =>
-          template.render({
-            ...{ ...tokens, messages, add_generation_prompt: true },
-            // What a template asks for even where a conversation has none.
-            ...{ tools: null, documents: null },
-          }),
+    render: async (messages) =>
+      await call(
+        "render",
+        {
+          ...{ ...tokens, messages, add_generation_prompt: true },
+          // What a template asks for even where a conversation has none.
+          ...{ tools: null, documents: null },
+        },
         "Leave out --system if it takes none, or give the whole text without --chat",
-      ),
+      ) as string,
+    close: () => sandbox.close(),
   };
 }
 

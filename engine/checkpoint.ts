@@ -3,7 +3,7 @@
 import { type PublishedModel, publishedModel } from "../models/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
-import { readJsonObject } from "./json_file.ts";
+import { parseJsonObject, readJsonObject } from "./json_file.ts";
 import { stopTokens } from "./stop_tokens.ts";
 import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
 
@@ -105,10 +105,11 @@ export async function openTokenizer(
   const path = files.join(folder, "tokenizer.json");
   if (await files.stat(path) === undefined) return undefined;
   const config = files.join(folder, "tokenizer_config.json");
-  return createTokenizer({
-    tokenizer: await readJsonObject(path, files),
+  const text = await files.readText(path);
+  return await createTokenizer({
+    tokenizer: parseJsonObject(text, path),
     config: await files.stat(config) === undefined
       ? {}
       : await readJsonObject(config, files),
-  }, folder);
+  }, { folder, size: text.length });
 }

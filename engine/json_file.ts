@@ -8,7 +8,14 @@ export async function readJsonObject(
   path: string,
   files: FileSystem,
 ): Promise<{ readonly [key: string]: unknown }> {
-  const text = await files.readText(path);
+  return parseJsonObject(await files.readText(path), path);
+}
+
+/** The object in the text of a JSON file. Throws DataError where it is none. */
+export function parseJsonObject(
+  text: string,
+  path: string,
+): { readonly [key: string]: unknown } {
   let value: unknown;
   try {
     value = JSON.parse(text);

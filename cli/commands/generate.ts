@@ -56,11 +56,15 @@ export async function generateCommand(
   }
   const tokenizer = await openTokenizer(folder, io.files);
   const chat = flags.chat && await openChatTemplate(folder, io.files);
-  const prompts = flags.prompts.map((prompt) =>
-    chat
-      ? encodeChat(prompt, tokenizer, { chat, system: flags.system })
-      : encode(prompt, tokenizer)
-  );
+  const prompts: number[][] = [];
+  for (const prompt of flags.prompts) {
+    prompts.push(
+      await (chat
+        ? encodeChat(prompt, tokenizer, { chat, system: flags.system })
+        : encode(prompt, tokenizer)),
+    );
+  }
+  if (chat) chat.close();
   const maxNewTokens = flags.maxNewTokens ?? target.checkpoint.maxNewTokens ??
     NEW_TOKENS;
   const bar = createProgressBar(io);
@@ -104,7 +108,9 @@ export async function generateCommand(
     if (flags.json) {
       const timing = { loadMs: loaded - started, prefillMs, decodeMs };
       const document = {
-        sequences: sequences.map((sequence) => toJson(sequence, tokenizer)),
+        sequences: await Promise.all(
+          sequences.map((sequence) => toJson(sequence, tokenizer)),
+        ),
         timing: { ...timing, decodeSteps },
       };
       await io.out(`${JSON.stringify(document, null, 2)}\n`);
@@ -117,6 +123,7 @@ export async function generateCommand(
     }
     return 0;
   } finally {
+    tokenizer?.close();
     await opened.close();
   }
 }
@@ -149,28 +156,31 @@ function checkFlags(flags: GenerateFlags): void {
   }
 }
 
-function encode(prompt: Prompt, tokenizer: Tokenizer | undefined): number[] {
+async function encode(
+  prompt: Prompt,
+  tokenizer: Tokenizer | undefined,
+): Promise<number[]> {
   return "tokens" in prompt
     ? [...prompt.tokens]
-    : requireTokenizer(tokenizer).encode(prompt.text);
+    : await requireTokenizer(tokenizer).encode(prompt.text);
 }
 
-function encodeChat(
+async function encodeChat(
   prompt: Prompt,
   tokenizer: Tokenizer | undefined,
   { chat, system }: {
     readonly chat: ChatTemplate;
     readonly system: string | undefined;
   },
-): number[] {
+): Promise<number[]> {
   invariant("text" in prompt, "token ids in a conversation");
-  const text = chat.render([
+  const text = await chat.render([
     ...system === undefined
       ? []
       : [{ role: "system" as const, content: system }],
     { role: "user", content: prompt.text },
   ]);
-  return requireTokenizer(tokenizer).encodeBare(text);
+  return await requireTokenizer(tokenizer).encodeBare(text);
 }
 
 function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
@@ -204,14 +214,14 @@ class Printer {
 
   async push(token: number): Promise<void> {
     const piece = this.#stream
-      ? this.#stream.push(token)
+      ? await this.#stream.push(token)
       : `${this.#count === 0 ? "" : ","}${token}`;
     this.#count++;
     if (piece !== "") await this.#io.out(piece);
   }
 
   async end(): Promise<void> {
-    await this.#io.out(`${this.#stream?.end() ?? ""}\n`);
+    await this.#io.out(`${await this.#stream?.end() ?? ""}\n`);
   }
 }
 
@@ -221,19 +231,19 @@ async function printAll(
   tokenizer: Tokenizer | undefined,
 ): Promise<void> {
   for (const [i, { tokens }] of sequences.entries()) {
-    const text = tokenizer ? tokenizer.decode(tokens) : tokens.join(",");
+    const text = tokenizer ? await tokenizer.decode(tokens) : tokens.join(",");
     await io.out(`[${i + 1}] ${text}\n`);
   }
 }
 
-function toJson(
+async function toJson(
   { prompt, tokens }: GeneratedSequence,
   tokenizer: Tokenizer | undefined,
-): object {
+): Promise<object> {
   return {
     prompt_tokens: prompt,
     tokens,
-    text: tokenizer ? tokenizer.decode(tokens) : null,
+    text: tokenizer ? await tokenizer.decode(tokens) : null,
   };
 }
 

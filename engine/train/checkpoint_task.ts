@@ -70,6 +70,7 @@ export async function checkpointTask(
   const tokens = await tokensOf(options.data);
   const rows = new TextRows(tokens.row, { length, seed });
   const held = options.validation && await tokensOf(options.validation);
+  tokenizer.close();
   const validation = held && new TextRows(held.row, { length, seed });
   const config = await readJsonObject(files.join(folder, "config.json"), files);
   const { optimizer, schedule, clipNorm, balance, recompute } = options;

@@ -8,17 +8,17 @@ import type { Tokenizer } from "../tokenizer.ts";
 const PIECE = 1 << 14;
 
 /** The tokens of some texts, one after another, with `between` behind each. */
-export function tokenize(
+export async function tokenize(
   tokenizer: Tokenizer,
   texts: readonly string[],
   between: number | undefined,
-): Int32Array {
+): Promise<Int32Array> {
   const parts: number[][] = [];
   for (const text of texts) {
     for (let from = 0; from < text.length;) {
       const end = text.indexOf("\n\n", from + PIECE);
       const to = end < 0 ? text.length : end;
-      parts.push(tokenizer.encodeBare(text.slice(from, to)));
+      parts.push(await tokenizer.encodeBare(text.slice(from, to)));
       from = to;
     }
     if (between !== undefined) parts.push([between]);

@@ -48,7 +48,9 @@ export async function openTokens(
   if (folder === undefined) {
     const all = await texts();
     return {
-      row: tokensInMemory(tokenize(how.tokenizer, all, how.between)),
+      row: tokensInMemory(
+        await tokenize(how.tokenizer, all, how.between),
+      ),
       digest: await digestOf(all, how),
     };
   }
@@ -92,7 +94,7 @@ async function makeFile(
   files: FileSystem,
 ): Promise<void> {
   if (await isWhole(path, files)) return;
-  const tokens = tokenize(tokenizer, texts, between);
+  const tokens = await tokenize(tokenizer, texts, between);
   const head = new TextEncoder().encode(await sha256(tokens));
   await files.write(path, [head, bytesOf(tokens)]);
 }

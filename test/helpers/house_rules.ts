@@ -39,7 +39,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may touch the machine: read files, see the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|runtime\/mpi\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|runtime\/mpi\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** Files whose verbs read like mathematics and may take more than two arguments. */
 const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;

@@ -1,0 +1,206 @@
+/**
+ * A process with little memory, and little time for each call, for what strangers wrote. A thread would not do: V8 ends
+ * the whole process where an array of a thread grows beyond the memory that it may have.
+ */
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import process from "node:process";
+import { MachineError } from "../../spec/errors.ts";
+import { PROGRAM } from "./program.ts";
+
+/** Seconds of CPU time for a call, where it is not said. */
+export const SECONDS = 2;
+
+/** A call may take so many times its seconds by the clock, on a machine that does other things. */
+const PATIENCE = 20;
+
+/** Milliseconds between two looks at the time. */
+const LOOK_MS = 100;
+
+/** Linux counts CPU time in ticks of so many milliseconds. */
+const TICK_MS = 10;
+
+/** What the process can do. */
+export type Task =
+  | "openTokenizer"
+  | "encode"
+  | "decode"
+  | "openTemplate"
+  | "render";
+
+/** What was called failed, or took too much. */
+export class UntrustedError extends Error {
+  override name = "UntrustedError";
+  /** The part of the sentence that says what is wrong. */
+  readonly state: string;
+  constructor({ state }: { readonly state: string }) {
+    super(`Cannot carry out what a stranger wrote: ${state}`);
+    this.state = state;
+  }
+}
+
+/** An answer of the process. */
+interface Answer {
+  readonly value?: unknown;
+  readonly error?: string;
+}
+
+/** Carries out calls, one after another. */
+export class Sandbox {
+  readonly #child: ChildProcess;
+  readonly #memory: number;
+  #last: Promise<unknown> = Promise.resolve();
+  #pending:
+    | { answer(answer: Answer): void; fail(error: Error): void }
+    | undefined;
+  #ended: Error | undefined;
+
+  /** `memory`: MiB that it may take. */
+  constructor({ memory }: { readonly memory: number }) {
+    this.#memory = memory;
+    const { resolve } = createRequire(import.meta.url);
+    const child = spawn(process.execPath, [
+      ...[`--max-old-space-size=${memory}`, "-e", PROGRAM, "--"],
+      ...[resolve("@huggingface/tokenizers"), resolve("@huggingface/jinja")],
+    ], {
+      stdio: ["ignore", "ignore", "ignore", "ipc"],
+      serialization: "advanced",
+      // Loaders and debuggers are of this process.
+      env: { ...process.env, NODE_OPTIONS: "" },
+    });
+    this.#child = child;
+    child.on("message", (answer: Answer) => this.#pending?.answer(answer));
+    child.on("error", ({ message }) =>
+      this.#end(
+        new MachineError(
+          `Cannot start a process: ${message}. Free memory, or allow more processes (ulimit -u)`,
+        ),
+      ));
+    child.on(
+      "exit",
+      (code, signal) => this.#end(exitError(code, signal, memory)),
+    );
+    this.#idle();
+  }
+
+  /**
+   * Call a task; `seconds` of CPU time. Throws UntrustedError where it fails or takes too much; the process is ended then,
+   * and later calls fail too.
+   */
+  async call(
+    task: Task,
+    args: readonly unknown[],
+    seconds: number = SECONDS,
+  ): Promise<unknown> {
+    const before = this.#last;
+    const { promise, resolve } = createDeferred();
+    this.#last = promise;
+    await before;
+    try {
+      return await this.#call(task, args, seconds);
+    } finally {
+      resolve();
+    }
+  }
+
+  /** End the process. */
+  close(): void {
+    this.#end(new UntrustedError({ state: "it is closed" }));
+    this.#child.kill("SIGKILL");
+  }
+
+  async #call(
+    task: Task,
+    args: readonly unknown[],
+    seconds: number,
+  ): Promise<unknown> {
+    if (this.#ended) throw this.#ended;
+    const child = this.#child;
+    child.ref();
+    child.channel?.ref();
+    const clock = createClock(child.pid);
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      const { value, error } = await new Promise<Answer>((answer, fail) => {
+        this.#pending = { answer, fail };
+        timer = setInterval(() => {
+          const { cpu, wall } = clock();
+          if (Math.max(cpu, wall / PATIENCE) <= seconds) return;
+          this.#end(
+            new UntrustedError({
+              state: `it takes more than ${seconds} s`,
+            }),
+          );
+          child.kill("SIGKILL");
+        }, LOOK_MS);
+        child.send({ task, args }, (error) => {
+          if (error) this.#end(exitError(null, null, this.#memory));
+        });
+      });
+      if (error !== undefined) throw new UntrustedError({ state: error });
+      return value;
+    } finally {
+      clearInterval(timer);
+      this.#pending = undefined;
+      this.#idle();
+    }
+  }
+
+  /** Who has nothing else to do need not wait for it. */
+  #idle(): void {
+    this.#child.unref();
+    this.#child.channel?.unref();
+  }
+
+  #end(error: Error): void {
+    this.#ended ??= error;
+    this.#pending?.fail(this.#ended);
+  }
+}
+
+function exitError(
+  code: number | null,
+  signal: NodeJS.Signals | null,
+  memory: number,
+): UntrustedError {
+  // V8 aborts; the system kills where there is no memory at all.
+  const killed = code === null || signal !== null || code >= 128;
+  return new UntrustedError({
+    state: killed
+      ? `it takes more than ${memory} MiB of memory`
+      : `its process ends with exit code ${code}`,
+  });
+}
+
+function createDeferred(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((done) => resolve = done);
+  return { promise, resolve };
+}
+
+/** Seconds since now: of CPU time of a process, by the clock where the system does not tell, and by the clock. */
+function createClock(
+  pid: number | undefined,
+): () => { readonly cpu: number; readonly wall: number } {
+  const begin = performance.now();
+  const start = cpuSeconds(pid);
+  return () => {
+    const wall = (performance.now() - begin) / 1000;
+    const now = cpuSeconds(pid);
+    const cpu = start === undefined || now === undefined ? wall : now - start;
+    return { cpu, wall };
+  };
+}
+
+/** CPU time of a process so far, where the system tells. */
+function cpuSeconds(pid: number | undefined): number | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return (Number(fields[11]) + Number(fields[12])) * TICK_MS / 1000;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,100 @@
+// Chat templates and tokenizers of strangers: they get so much time and memory, and then there is a sentence.
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import t from "tap";
+import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const checkpoint = await copyCheckpoint("demo-lm", temporaryFolder(t));
+const file = (name: string) => path.join(checkpoint, name);
+const TOKENIZER = JSON.parse(readFileSync(file("tokenizer.json"), "utf8"));
+
+async function generate(...args: string[]) {
+  const { code, out, err } = await switchyard([
+    ...["generate", checkpoint, "--adapter", "cpu"],
+    ...["--max-new-tokens", "1", ...args],
+  ]);
+  return { code, out, err: err.replaceAll(checkpoint, "FOLDER") };
+}
+
+const SLOW = "it takes more than 2 s",
+  LARGE = "it takes more than 256 MiB of memory";
+const BARE =
+  "Leave out --system if it takes none, or give the whole text without --chat";
+
+const TEMPLATES: readonly (readonly [string, string, string, string])[] = [
+  ["a long list", "{{ range(1000000000) }}", LARGE, BARE],
+  [
+    "loops in loops",
+    "{% for a in range(30000) %}{% for b in range(30000) %}{% endfor %}{% endfor %}",
+    SLOW,
+    BARE,
+  ],
+  [
+    "two million characters",
+    "{{ a }}".repeat(300_000),
+    "it has 2100000 characters, and at most 262144 are read",
+    "Check the template",
+  ],
+  [
+    "parentheses in parentheses",
+    `{{ ${"(".repeat(100_000)} }}`,
+    "Maximum call stack size exceeded",
+    "Check the template",
+  ],
+  [
+    "a text that doubles",
+    `{% set ns = namespace(a="xxxxxxxxxxxxxxxx") %}{% for i in range(40) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a }}`,
+    "Invalid string length",
+    BARE,
+  ],
+];
+
+for (const [what, template, state, remedy] of TEMPLATES) {
+  t.test(`a chat template: ${what}`, async (t) => {
+    writeFileSync(file("chat_template.jinja"), template);
+    t.strictSame(await generate("--chat", "--prompt", "Hello"), {
+      ...{ code: 1, out: "" },
+      err: `Cannot apply the chat template of 'FOLDER': ${state}. ${remedy}\n`,
+    });
+  });
+}
+
+function withTokenizer(change: object): void {
+  writeFileSync(
+    file("tokenizer.json"),
+    JSON.stringify({ ...TOKENIZER, ...change }),
+  );
+}
+
+const split = (pattern: string) => ({
+  pre_tokenizer: {
+    ...{ type: "Split", pattern: { Regex: pattern } },
+    ...{ behavior: "Isolated", invert: false },
+  },
+});
+
+t.test("a pattern that takes exponential time", async (t) => {
+  withTokenizer(split("(a+)+$"));
+  t.strictSame(await generate("--prompt", `${"a".repeat(40)}!`), {
+    ...{ code: 1, out: "" },
+    err:
+      "Cannot use the tokenizer of 'FOLDER': it takes more than 3 s. Check tokenizer.json\n",
+  });
+});
+
+t.test("a pattern that is none", async (t) => {
+  withTokenizer(split("("));
+  t.match(await generate("--prompt", "Hello"), {
+    code: 1,
+    err:
+      /^Cannot read the tokenizer of 'FOLDER': Invalid regular expression: .*\. Check tokenizer\.json\n$/,
+  });
+});
+
+t.test("a tokenizer that names nothing known", async (t) => {
+  withTokenizer({ model: { type: "\u001b[2J" } });
+  const { code, err } = await generate("--prompt", "Hello");
+  t.equal(code, 1);
+  t.match(err, /^Cannot read the tokenizer of 'FOLDER': /);
+  t.notMatch(err.trimEnd(), /\p{Cc}/u, "nothing for a terminal to obey");
+});
