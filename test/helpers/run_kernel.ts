@@ -198,7 +198,7 @@ let running: { readonly t: Test; readonly target: KernelTarget } | undefined;
 
 /**
  * Run a property a few times, more often where a kernel of new constants costs little. Software GPUs take seconds of
- * processor to compile a kernel: they run a third of the cases, of which each run of the tests draws new ones. What a
+ * processor to compile a kernel: they run a fifth of the cases, of which each run of the tests draws new ones. What a
  * kernel computes is held on the CPU device by five times as many cases of the same trees.
  */
 export async function holds<T>(
@@ -211,7 +211,7 @@ export async function holds<T>(
   const often = target === cpu
     ? 5 * runs
     : target.software
-    ? Math.ceil(runs / 3)
+    ? Math.ceil(runs / 5)
     : runs;
   await holdsFor(t, values, { check: property, runs: often });
 }
