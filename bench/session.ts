@@ -13,6 +13,7 @@ import {
   type Session,
   writeSafetensors,
 } from "../runtime/mod.ts";
+import { sourceNames } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan.ts";
 
 /** A loaded plan, its devices, and how long the host has waited for them. */
@@ -133,10 +134,9 @@ export function randomValues(length: number, seed = 1): Float32Array {
 /** A safetensors file in memory with random values for every weight of a plan. */
 export function randomWeights(plan: Plan): FileSource {
   const tensors: { [name: string]: HostTensor } = {};
-  for (const { source, shape, pick } of plan.weights) {
-    const copies = pick?.stacked ? plan.axes[pick.axis]!.size : 1;
-    for (let i = 0; i < copies; i++) {
-      const name = source.replace(/\{.*?\}/, String(i));
+  for (const weight of plan.weights) {
+    const { shape } = weight;
+    for (const [i, name] of sourceNames(plan, weight).entries()) {
       const elements = shape.reduce((product, size) => product * size, 1);
       const scale = Math.sqrt(3 / shape.at(-1)!);
       const data = randomValues(elements, i + 1).map((v) => v * scale);

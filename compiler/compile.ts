@@ -19,24 +19,28 @@ import { DEFAULT_TILE } from "./kernels/matmul_tile.ts";
 import type { Tuning } from "./kernels/tiles.ts";
 import { lowerScalars } from "./scalars.ts";
 import { checkLimits } from "./passes/limits.ts";
+import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
+import {
+  axisFacts,
+  checkSizes,
+  checkStates,
+  localize,
+  type Placement,
+  readPlacement,
+  shard,
+} from "./sharding/mod.ts";
 import {
   allocate,
   assemble,
-  checkPlaced,
-  dispatchedNodes,
   fillBuckets,
   fuse,
-  gatherWhole,
   isMatmul,
   layoutParams,
   lowerGraph,
   overlap,
-  placeAxes,
-  type Placement,
   returningNodes,
   simplify,
   startLowering,
-  sumPartials,
 } from "./passes/mod.ts";
 
 /** Options of `compile`. */
@@ -149,29 +153,22 @@ export async function compileGraph(
     size,
   }));
   const simple = simplify(traced);
-  const gathered = gatherWhole(
-    simple,
-    placeAxes(simple, mesh, options.place),
-  );
-  checkPlaced(gathered.graph, gathered.placed);
-  const { placed, partial, sharded, ...summed } = sumPartials(
-    gathered.graph,
-    gathered.placed,
-    { dealsState: (name) => isDealt(name, options) },
-  );
-  const { graph, buckets } = fillBuckets(summed.graph);
+  checkStates(simple);
+  const place = readPlacement(simple, mesh, options.place);
+  const facts = axisFacts(simple, place.mesh, place.requests);
+  checkSizes(facts);
+  const sharded = shard(facts, {
+    shardsState: (name) => isSharded(name, options),
+  });
+  const { graph: local, placed } = localize(facts, sharded);
+  const { graph, buckets } = fillBuckets(local);
   const scalars = await lowerScalars(graph);
   const dispatched = dispatchedNodes(graph);
-  const layouts = layoutParams(
-    graph,
-    placed,
-    { dispatched, sharded },
-    options.weights ?? {},
-  );
+  const layouts = layoutParams(graph, placed, options.weights ?? {});
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),
-    { dispatched, layouts, sharded },
+    { dispatched, layouts, placed },
   );
   const lowering = startLowering({
     graph,
@@ -179,8 +176,7 @@ export async function compileGraph(
     fusion,
     scalars,
     dispatched,
-    ...{ sharded, partial, buckets },
-    layouts,
+    ...{ buckets, layouts },
     tile: options.tuning?.matmul ?? DEFAULT_TILE,
     tuning: options.tuning ?? {},
     check: options.check ?? false,
@@ -201,8 +197,8 @@ export async function compileGraph(
   return plan;
 }
 
-/** Sums of gradients are dealt in any case: each is sent as often, and the less of it is kept. */
-function isDealt(state: string, { optimizerState }: CompileOptions): boolean {
+/** Sums of gradients are sharded in any case: each is sent as often, and the less of it is kept. */
+function isSharded(state: string, { optimizerState }: CompileOptions): boolean {
   return optimizerState === "sharded" || state.startsWith(accumulatedName(""));
 }
 

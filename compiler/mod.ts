@@ -42,7 +42,7 @@ export {
   STEP_INPUTS,
   type TrainStepOptions,
 } from "./graph/train_step.ts";
-export type { AxisPlacement, Placement } from "./passes/place.ts";
+export type { AxisPlacement, Placement } from "./sharding/placement.ts";
 export { type ParamFacts, paramFacts } from "./passes/param_facts.ts";
 export type { TrainedDType } from "./graph/stored.ts";
 export { trace, type TraceOptions } from "./graph/trace.ts";

@@ -4,7 +4,7 @@ import { ModelError } from "../spec/errors.ts";
 import { isModel, type Model } from "./dsl/model.ts";
 import type { AdamW, Optimizer, Sgd } from "./graph/optimizers.ts";
 import type { TrainedDType } from "./graph/stored.ts";
-import type { Placement } from "./passes/place.ts";
+import type { Placement } from "./sharding/placement.ts";
 
 /**
  * Adam with decoupled weight decay.

@@ -1,5 +1,6 @@
 /** The tensors of safetensors files against what a plan wants: all there, in the right shape, and no others. */
 
+import { sourceNames } from "../spec/axis_parts.ts";
 import { type TensorDirectory, weightForm } from "../runtime/mod.ts";
 import type { FileDType, StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
@@ -62,15 +63,6 @@ export function checkTensors(
       }' is no part of the model. Remove it, or check that the model is the right one`,
     );
   }
-}
-
-/** The source tensors of a weight, one per index of a stacked axis. */
-function sourceNames(plan: Plan, { source, pick }: PlanWeight): string[] {
-  if (!pick?.stacked) return [source];
-  return Array.from(
-    { length: plan.axes[pick.axis]?.size ?? 0 },
-    (_, i) => source.replaceAll(`{${pick.axis}}`, String(i)),
-  );
 }
 
 function checkTensor(

@@ -1,5 +1,6 @@
 /** Tables of how placed axes lie on the ranks in one run, for kernels that bring them together and apart again. */
 
+import { groupOf } from "../spec/mesh.ts";
 import type { Plan, PlanBuffer } from "../spec/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
@@ -17,6 +18,7 @@ export function dealtBuffers(plan: Plan): DealtBuffer[] {
 
 /** Write `dealt` buffers of all ranks. */
 export function writeDealt(
+  plan: Plan,
   buffers: readonly DealtBuffer[],
   ranks: readonly RankMemory[],
   axes: RunAxes,
@@ -24,9 +26,9 @@ export function writeDealt(
   for (const { name, dealt } of buffers) {
     let words: Uint32Array | undefined;
     for (const memory of ranks) {
-      // Only the items differ by rank.
-      if (!words || dealt.holds === "items") {
-        words = tableOf(dealt, memory.rank, axes);
+      // Only rows are the same on every rank.
+      if (!words || dealt.holds !== "rows") {
+        words = tableOf(plan, dealt, memory.rank, axes);
       }
       if (words.length === 0) continue;
       memory.device.write(memory.buffer(name), 0, bytesOf(words));
@@ -36,18 +38,25 @@ export function writeDealt(
 
 /** The contents of a `dealt` buffer of a rank. */
 export function tableOf(
-  { axis, holds }: NonNullable<PlanBuffer["dealt"]>,
+  { mesh }: Pick<Plan, "mesh">,
+  { axis, holds, of, over }: NonNullable<PlanBuffer["dealt"]>,
   rank: number,
   axes: RunAxes,
 ): Uint32Array {
-  const parts = axes.dealt(axis) ?? [];
   switch (holds) {
-    case "items":
-      return Uint32Array.from(axes.local(axis, rank) ?? []);
+    case "items": {
+      const items = axes.local(axis, rank) ?? [];
+      // Of a replicated axis, indices are global.
+      const numbers = axes.numbers(of!);
+      return Uint32Array.from(items, (item) => numbers?.[item] ?? item);
+    }
     case "counts":
-      return Uint32Array.from(parts, ({ length }) => length);
+      return Uint32Array.from(
+        groupOf(mesh, rank, over!),
+        (other) => axes.local(axis, other)?.length ?? axes.length(axis),
+      );
     case "rows":
-      return rowsOf(parts, axes.length(axis));
+      return rowsOf(axes.dealt(axis) ?? [], axes.length(axis));
   }
 }
 

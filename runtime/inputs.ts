@@ -1,5 +1,6 @@
 /** Inputs of a run: what the caller may give, and how it reaches the ranks. */
 
+import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
 import { coordinates } from "../spec/mesh.ts";
@@ -47,7 +48,8 @@ export function checkInputs(
   const lengths = new Map<string, { length: number; input: string }>();
   for (const [name, port] of Object.entries(program.inputs)) {
     const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
-    const wanted = `${port.dtype} [${port.axes.join(" ")}]`;
+    const axes = port.axes.map((axis) => modelAxis(plan, axis));
+    const wanted = `${port.dtype} [${axes.join(" ")}]`;
     if (!tensor) {
       throw new DataError(
         `${cannot}: the input '${name}' is missing. Give it as ${wanted}`,
@@ -70,7 +72,7 @@ export function checkInputs(
       );
     }
     for (const [i, axis] of port.axes.entries()) {
-      checkLength(plan, cannot, name, axis, tensor.shape[i]!, lengths);
+      checkLength(plan, cannot, name, modelAxis(plan, axis), tensor.shape[i]!, lengths);
     }
     checkRange(cannot, name, port.below, tensor);
     checkNumbers(cannot, name, tensor);
@@ -78,7 +80,7 @@ export function checkInputs(
   for (const [name, { indexes }] of Object.entries(program.inputs)) {
     if (indexes === undefined) continue;
     const { size, exact } = plan.axes[indexes]!;
-    const length = lengths.get(indexes)?.length ?? (exact ? size : 0);
+    const length = lengths.get(modelAxis(plan, indexes))?.length ?? (exact ? size : 0);
     checkRange(cannot, name, length, inputs[name]!);
   }
   return new Map([...lengths].map(([axis, { length }]) => [axis, length]));

@@ -1,5 +1,6 @@
 /** How the items of an axis are dealt to ranks, and how global tensors are split and joined by that. */
 
+import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
 import { blockSizes, positionOver, positionsOver } from "../spec/mesh.ts";
 import type { Plan, PlanAxis, PlanBuffer } from "../spec/plan.ts";
@@ -69,15 +70,10 @@ export interface RunAxes {
   split(buffer: PlanBuffer, i: number): boolean;
 }
 
-/**
- * Whether ranks hold different items of a buffer's axis. Experts are dealt by table only where weights lie by expert: a
- * router's logits are whole on every rank, and their buffer has room for all.
- */
+/** Whether ranks hold different items of a buffer's axis. */
 export function isSplit(plan: Plan, buffer: PlanBuffer, i: number): boolean {
-  const { axis, size } = buffer.axes[i]!;
-  const placed = plan.axes[axis];
-  if (!placed?.over?.length) return false;
-  return !placed.table || size !== placed.size;
+  const { axis } = buffer.axes[i]!;
+  return (plan.axes[axis]?.over?.length ?? 0) > 0;
 }
 
 /** Deal every placed axis of the plan, given the lengths of this run. */
@@ -89,13 +85,14 @@ export function dealAxes(
 ): RunAxes {
   const dealt = new Map<string, Dealt>();
   const length = (axis: string) => {
-    const name = plan.axes[axis]?.all ?? axis;
+    const name = modelAxis(plan, axis);
     return lengths.get(name) ??
       (plan.axes[name]?.dynamic && !plan.axes[name]?.exact
         ? 0
         : plan.axes[name]?.size ?? 0);
   };
   const following: [string, Followed][] = [];
+  const shared: [string, string][] = [];
   for (const [name, axis] of Object.entries(plan.axes)) {
     const parts = positionsOver(plan.mesh, axis.over ?? []);
     if (!axis.over?.length) continue;
@@ -116,12 +113,19 @@ export function dealAxes(
         break;
       }
       default:
-        dealt.set(name, dealBlocks(length(name), parts));
+        if (deal?.within !== undefined) shared.push([name, deal.within]);
+        else dealt.set(name, dealBlocks(length(name), parts));
     }
   }
   for (const [name, { input, of }] of following) {
     const key = keyOf(inputs, { name, input, length });
     dealt.set(name, dealItems(key, dealt.get(of)!, length(of)));
+  }
+  for (const [name, within] of shared) {
+    const outer = dealt.get(within)!;
+    const each = positionsOver(plan.mesh, plan.axes[name]!.over!) /
+      outer.length;
+    dealt.set(name, outer.flatMap((items) => blocksOf(items, each)));
   }
   const numbers = new Map<string, Int32Array>();
   return {
@@ -158,6 +162,14 @@ function keyOf(
   if (length(name) === 0) return [];
   throw new DataError(
     `Cannot deal axis '${name}' to ranks: there is no input '${input}' to say where each item belongs. Give it`,
+  );
+}
+
+/** Items in contiguous blocks. */
+function blocksOf(items: Int32Array, parts: number): Int32Array[] {
+  let next = 0;
+  return blockSizes(items.length, parts).map((size) =>
+    items.subarray(next, next += size)
   );
 }
 

@@ -2,6 +2,8 @@
 
 import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
+import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
+import { positionOver } from "../spec/mesh.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan.ts";
 import type { RankMemory } from "./memory.ts";
 import { readExactly } from "./file_source.ts";
@@ -57,7 +59,7 @@ export async function loadWeights(
   options: LoadWeightsOptions = {},
 ): Promise<void> {
   const { onProgress } = options;
-  for (const weight of plan.weights) checkSources(weight, ranks, tensors);
+  for (const weight of plan.weights) checkSources(plan, weight, ranks, tensors);
   const total = plan.weights.reduce(
     (n, { buffer }) =>
       n + ranks.reduce(
@@ -77,28 +79,25 @@ export async function loadWeights(
     },
   };
   for (const weight of plan.weights) {
-    for (const owners of ownersOf(weight, ranks)) {
-      await loadWeight(weight, owners, loading);
+    for (const owners of ownersOf(plan, weight, ranks)) {
+      await loadWeight(plan, weight, owners, loading);
     }
   }
 }
 
-function sourceName({ source, pick }: PlanWeight, index: number): string {
-  return pick ? source.replaceAll(`{${pick.axis}}`, String(index)) : source;
-}
-
 /** Refuse before anything is read: missing tensors, other dtypes, other shapes. */
 function checkSources(
+  plan: Plan,
   weight: PlanWeight,
   ranks: readonly RankMemory[],
   tensors: TensorDirectory,
 ): void {
-  const picked = weight.pick?.stacked
-    ? new Set(ranks.flatMap(({ rank }) => weight.pick!.index[rank] ?? []))
-    : [0];
+  const picked = weight.stack === undefined
+    ? [0]
+    : new Set(ranks.flatMap(({ rank }) => stackedOn(plan, weight, rank)));
   const wanted = `${weight.stored.toUpperCase()} [${weight.shape.join(", ")}]`;
   for (const index of picked) {
-    const name = sourceName(weight, index);
+    const name = sourceName(plan, weight, index);
     const entry = tensors.get(name);
     if (!entry) {
       throw new DataError(
@@ -116,18 +115,22 @@ function checkSources(
 
 /** Ranks by what they hold: those of one group are filled together. */
 function ownersOf(
-  { pick }: PlanWeight,
+  plan: Plan,
+  { axes, stack }: PlanWeight,
   ranks: readonly RankMemory[],
 ): RankMemory[][] {
   const groups = new Map<string, RankMemory[]>();
+  const sharded = [...axes, ...stack === undefined ? [] : [stack]]
+    .flatMap((axis) => plan.axes[axis]?.over ?? []);
   for (const memory of ranks) {
-    const key = pick ? pick.index[memory.rank]!.join() : "";
+    const key = String(positionOver(plan.mesh, memory.rank, sharded));
     groups.set(key, [...groups.get(key) ?? [], memory]);
   }
   return [...groups.values()];
 }
 
 async function loadWeight(
+  plan: Plan,
   weight: PlanWeight,
   owners: readonly RankMemory[],
   { tensors, pieceBytes, readBytes, images, wrote }: Loading,
@@ -138,13 +141,12 @@ async function loadWeight(
   const width = STORED_BYTES[weight.stored];
   const sizes = buffer.axes.map(({ size }) => onRank(size, first.rank));
   const strides = stridesOf(sizes, buffer.rowStride);
-  const held = weight.pick?.index[first.rank];
-  const sources: Source[] = weight.pick?.stacked
-    ? held!.map((index, slot) => ({
+  const sources: Source[] = weight.stack === undefined
+    ? [{ slot: 0, entry: tensors.get(weight.source)! }]
+    : stackedOn(plan, weight, first.rank).map((index, slot) => ({
       slot,
-      entry: tensors.get(sourceName(weight, index))!,
-    }))
-    : [{ slot: 0, entry: tensors.get(weight.source)! }];
+      entry: tensors.get(sourceName(plan, weight, index))!,
+    }));
   // Pieces are runs of the outermost axis; a buffer too long for one is read in several passes.
   const outer = strides.length > 1 ? strides[0]! * width : bytes;
   const step = Math.max(1, Math.floor(pieceBytes / outer)) * outer;
@@ -155,7 +157,7 @@ async function loadWeight(
       ? new Uint16Array(image.buffer, 0, image.length / 2)
       : new Uint32Array(image.buffer, 0, image.length / 4);
     for (const source of sources) {
-      const placed = place(weight, source, first, strides, sizes);
+      const placed = place(plan, weight, source, first, { strides, sizes });
       if (placed.lowest * width >= end || placed.highest * width < begin) {
         continue;
       }
@@ -189,11 +191,14 @@ function stridesOf(sizes: readonly number[], rowStride?: number): number[] {
 
 /** Where the elements of a source tensor go in the buffer: an offset, and for each file axis a stride and the indices held. */
 function place(
+  plan: Plan,
   weight: PlanWeight,
   { slot }: Source,
   memory: RankMemory,
-  strides: readonly number[],
-  sizes: readonly number[],
+  { strides, sizes }: {
+    readonly strides: readonly number[];
+    readonly sizes: readonly number[];
+  },
 ): Placed {
   const { axes } = memory.plan(weight.buffer);
   const strideOf = (name: string) => {
@@ -201,19 +206,20 @@ function place(
     invariant(i >= 0, `weight '${weight.source}' has no axis '${name}'`);
     return strides[i]!;
   };
-  const { pick } = weight;
-  const offset = pick?.stacked ? slot * strideOf(pick.axis) : 0;
+  const { stack } = weight;
+  const offset = stack === undefined ? 0 : slot * strideOf(stack);
   const fileAxes = weight.axes.map((name, i) => {
     const stride = strideOf(name);
-    if (pick && !pick.stacked && pick.axis === name) {
+    const held = indicesOn(plan, name, memory.rank);
+    if (held) {
       const local = new Int32Array(weight.shape[i]!).fill(-1);
-      pick.index[memory.rank]!.forEach((global, at) => local[global] = at);
+      held.forEach((global, at) => local[global] = at);
       return { size: weight.shape[i]!, stride, local };
     }
     return { size: weight.shape[i]!, stride, local: undefined };
   });
   const span = sizes.reduce((n, size, i) => {
-    const stacked = pick?.stacked && axes[i]!.axis === pick.axis;
+    const stacked = axes[i]!.axis === stack;
     return n + (stacked ? 0 : Math.max(0, size - 1) * strides[i]!);
   }, 0);
   return { axes: fileAxes, lowest: offset, highest: offset + span };

@@ -183,14 +183,18 @@ export function predictSentBytes(
 /** The largest value that a size can take: run-time counts at their bounds, sums over a group at the bound of the whole. */
 export function boundOf(
   size: Size,
-  plan: Pick<Plan, "axes" | "mesh">,
+  plan: Pick<Plan, "mesh"> & {
+    readonly axes: {
+      readonly [name: string]: Pick<Plan["axes"][string], "size" | "over">;
+    };
+  },
 ): number {
   if (typeof size === "number") return size;
   if ("count" in size) {
     const axis = Object.hasOwn(plan.axes, size.count)
       ? plan.axes[size.count]
       : undefined;
-    // Ranks along a mesh axis that the tensor axis is not placed over all hold the same items.
+    // Ranks along a mesh axis that the tensor axis is not sharded over all hold the same items.
     const copies = (size.over ?? []).filter((m) => !axis?.over?.includes(m));
     return (axis?.size ?? 0) * positionsOver(plan.mesh, copies);
   }

@@ -9,6 +9,26 @@ export interface MeshAxis {
 /** Mesh axes in order; rank numbers are row-major over them. */
 export type Mesh = readonly MeshAxis[];
 
+/** What the field shards over a mesh axis. */
+export type MeshRole =
+  | "tokens"
+  | "experts"
+  | "heads"
+  | "hidden"
+  | "vocabulary";
+
+/**
+ * The usual names of mesh axes, and what is sharded over them if nobody says otherwise: data, expert and tensor
+ * parallelism. Any other name means what `dp` does.
+ */
+export const MESH_AXES: {
+  readonly [name: string]: readonly MeshRole[] | undefined;
+} = {
+  dp: ["tokens"],
+  ep: ["tokens", "experts"],
+  tp: ["heads", "hidden", "vocabulary", "experts"],
+};
+
 /** How many ranks a mesh has. */
 export function rankCount(mesh: Mesh): number {
   return mesh.reduce((product, axis) => product * axis.size, 1);

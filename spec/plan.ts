@@ -39,16 +39,19 @@ export interface PlanAxis {
   readonly exact?: true;
   /** The mesh axes it is placed over; absent: every rank has all of it. */
   readonly over?: readonly string[];
-  /** It is all of this placed run-time axis, on every rank, in global order. */
-  readonly all?: string;
+  /** The axis of the model that ranks hold parts of; absent: it is that axis. */
+  readonly of?: string;
+  /** Experts are numbered on it. */
+  readonly experts?: true;
   /** Fixed axes: global ids held at each position over the mesh axes, in local order. */
   readonly table?: readonly (readonly number[])[];
   /**
-   * Placed run-time axes: how items are dealt to ranks. `sequence` names the input that keeps a sequence on one rank.
+   * Placed run-time axes: how items are dealt to ranks. `blocks`: contiguous ones, of all items or of those that ranks
+   * have of axis `within`. `sequence` names the input that keeps a sequence on one rank.
    * `items`: each goes where that item of axis `of` is whose number the input gives; a rank is given its number there.
    */
   readonly deal?:
-    | { readonly by: "blocks" }
+    | { readonly by: "blocks"; readonly within?: string }
     | { readonly by: "sequence"; readonly input: string }
     | { readonly by: "items"; readonly input: string; readonly of: string };
 }
@@ -118,12 +121,15 @@ export interface PlanBuffer {
     readonly scale: number;
   };
   /**
-   * kind dealt: what is said of the axis. items: the global index of each of this rank's items, in local order. rows: for
-   * each global index, its row where the items of all positions lie one after another. counts: the items of each position.
+   * kind dealt: what is said of the axis. items: for each of this rank's items, in local order, its index among those that
+   * the rank has of axis `of`. rows: for each global index, its row where the items of all group ranks lie one after
+   * another. counts: how many items each rank of the group over the mesh axes `over` has.
    */
   readonly dealt?: {
     readonly axis: string;
     readonly holds: "items" | "rows" | "counts";
+    readonly of?: string;
+    readonly over?: readonly string[];
   };
 }
 
@@ -138,7 +144,10 @@ export interface PlanKernel {
   readonly wgsl: string;
 }
 
-/** How a weight buffer is filled on each rank. */
+/**
+ * How a weight buffer is filled. `axes` are those of one source tensor as it lies in the file, under the names that the
+ * buffer has them by: along an axis that is sharded, each rank takes its own indices, which the axis says.
+ */
 export interface PlanWeight {
   readonly buffer: string;
   /** The safetensors key; `{axis}` stands for an index of the stacked axis. */
@@ -147,12 +156,8 @@ export interface PlanWeight {
   /** Axes and shape of one source tensor, as it lies in the file. */
   readonly axes: readonly string[];
   readonly shape: readonly number[];
-  /** Indices of one axis that each rank holds, in local order. `stacked`: one source tensor per index; else a slice of it. */
-  readonly pick?: {
-    readonly axis: string;
-    readonly stacked: boolean;
-    readonly index: readonly (readonly number[])[];
-  };
+  /** The axis of the buffer for each index of which there is a source tensor of its own. */
+  readonly stack?: string;
 }
 
 /** Which dispatch or combine of the model a step is a part of. */

@@ -265,18 +265,22 @@ const buffer = closed({
     anyOf: [closed({ all: list(word) }), closed({ ranks: list(list(word)) })],
   },
   rope: closed({ inverseFrequencies: list(number), scale: number }),
-  dealt: closed({ axis: name, holds: oneOf("items", "rows", "counts") }),
+  dealt: closed({ axis: name, holds: oneOf("items", "rows", "counts") }, {
+    of: name,
+    over: list(name),
+  }),
 });
 
 const axis = closed({ size: integer }, {
   dynamic: yes,
   exact: yes,
+  of: name,
+  experts: yes,
   over: names,
-  all: name,
   table: list(list(integer)),
   deal: {
     anyOf: [
-      closed({ by: { const: "blocks" } }),
+      closed({ by: { const: "blocks" } }, { within: name }),
       closed({ by: { const: "sequence" }, input: name }),
       closed({ by: { const: "items" }, input: name, of: name }),
     ],
@@ -290,11 +294,7 @@ const weight = closed({
   axes: names,
   shape: list(integer),
 }, {
-  pick: closed({
-    axis: name,
-    stacked: { type: "boolean" },
-    index: list(list(integer)),
-  }),
+  stack: name,
 });
 
 /** The JSON Schema of a plan document. Objects are closed: an unknown field is an error. */

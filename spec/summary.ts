@@ -1,7 +1,8 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
+import { indicesOn, modelAxis } from "./axis_parts.ts";
 import { bytesOfKinds, positionsReached } from "./bytes.ts";
-import { positionOver, positionsOver } from "./mesh.ts";
+import { positionsOver } from "./mesh.ts";
 import { onRank, type Plan } from "./plan.ts";
 import { meshText } from "./text.ts";
 import { collectFacts, type Facts } from "./verify_facts.ts";
@@ -48,21 +49,24 @@ export function summarizePlan(plan: Plan): string {
 
 function expertLines(facts: Facts): string[] {
   const { plan, everyRank, buffers } = facts;
-  // What is dealt of updates is on no weight.
-  const lasting = new Set(
+  const ofWeights = new Set(
     [...buffers.values()].flatMap(({ kind, axes }) =>
-      kind === "weight" || kind === "input" || kind === "output"
-        ? axes.map(({ axis }) => axis)
-        : []
+      kind === "weight" ? axes.map(({ axis }) => axis) : []
     ),
   );
-  return Object.entries(plan.axes).flatMap(([name, { table, over, size }]) => {
-    if (!table || !over || !lasting.has(name)) return [];
+  const axes = Object.entries(plan.axes)
+    .filter(([name, { experts }]) => experts && ofWeights.has(name));
+  // A router's matrix has all experts on every rank.
+  const sharded = axes.filter(([, { over }]) => over);
+  return (sharded.length > 0 ? sharded : axes).map(([name, axis]) => {
+    const { over, size } = axis;
     const held = everyRank.map((rank) =>
-      table[positionOver(plan.mesh, rank, over)]!.length
+      indicesOn(plan, name, rank)?.length ?? size
     );
-    const where = over.length > 0 ? `over ${over.join("+")}` : "on each rank";
-    return [`${name}s per rank: ${held.join(" ")} (${size} ${where})`];
+    const where = over ? `over ${over.join("+")}` : "on each rank";
+    return `${modelAxis(plan, name)}s per rank: ${
+      held.join(" ")
+    } (${size} ${where})`;
   });
 }
 

@@ -8,7 +8,6 @@ import {
   onRank,
   type Plan,
   type PlanAxis,
-  type PlanWeight,
 } from "./plan.ts";
 import {
   alignRows,
@@ -73,15 +72,16 @@ function formatHeader(plan: Plan): string[] {
 }
 
 function dealText(deal: NonNullable<PlanAxis["deal"]>): string {
-  if (deal.by === "blocks") return deal.by;
+  if (deal.by === "blocks") {
+    return deal.within === undefined ? deal.by : `${deal.by} of ${deal.within}`;
+  }
   const input = `${deal.by} ${deal.input}`;
   return deal.by === "items" ? `${input} of ${deal.of}` : input;
 }
 
 function formatAxes(plan: Plan): string[] {
-  const where = ({ over, table, deal, all }: PlanAxis): string => {
+  const where = ({ over, table, deal }: PlanAxis): string => {
     const placed = overText(over);
-    if (all !== undefined) return `all of ${all} on each rank`;
     if (!placed && !table) return "";
     const dealt = deal ? ` dealt by ${dealText(deal)}` : "";
     const ids = table?.map((list) => `[${idsText(list)}]`).join(" ");
@@ -255,37 +255,20 @@ function formatBuffers(facts: Facts): string[] {
   ];
 }
 
-/** `as placed`, `all`, or the indices of each rank. */
-function indexText(
-  plan: Plan,
-  pick: NonNullable<PlanWeight["pick"]>,
-): string {
-  const { table, over, size } = plan.axes[pick.axis]!;
-  const lists = pick.index.map((ids) => ids.join(" "));
-  const placed = pick.index.map((_, rank) =>
-    table && over
-      ? table[positionOver(plan.mesh, rank, over)]!.join(" ")
-      : undefined
-  );
-  if (lists.every((list, rank) => list === placed[rank])) return "as placed";
-  if (pick.index.every((ids) => ids.length === size)) return "all";
-  return lists.map((list) => `[${list}]`).join(" ");
-}
-
 function formatWeights(plan: Plan): string[] {
   if (plan.weights.length === 0) return [];
   const rows = plan.weights.map((weight) => {
     const shape = weight.axes.map((axis, i) => `${axis}:${weight.shape[i]}`);
-    const { pick } = weight;
+    const { stack } = weight;
+    const sliced = weight.axes.filter((axis) => plan.axes[axis]?.over);
     return [
       weight.source,
       `${weight.stored}[${shape.join(" ")}]`,
       weight.buffer === weight.source ? "" : `into ${weight.buffer}`,
-      pick
-        ? `${pick.stacked ? "one tensor" : "slice"} per ${pick.axis}: ${
-          indexText(plan, pick)
-        }`
-        : "whole",
+      [
+        ...stack === undefined ? [] : [`one tensor per ${stack}`],
+        ...sliced.length > 0 ? [`slices of ${sliced.join(" ")}`] : [],
+      ].join(", ") || "whole",
     ];
   });
   return [`weights (${rows.length})`, ...alignRows(rows)];

@@ -1,10 +1,8 @@
 /** Pieces of a plan's text: tables, numbers, types of buffers, source positions. */
 
 import type { Span } from "./errors.ts";
-import { positionOver } from "./mesh.ts";
 import {
   type BufferAxis,
-  onRank,
   type PerRank,
   type Plan,
   type PlanAxis,
@@ -57,38 +55,21 @@ function known(plan: Plan, axis: string): PlanAxis | undefined {
   return Object.hasOwn(plan.axes, axis) ? plan.axes[axis] : undefined;
 }
 
-/** Whether a buffer axis holds only each rank's part of its axis. */
-function isPart(plan: Plan, { axis, size }: BufferAxis): boolean {
-  const { over, table } = known(plan, axis) ?? {};
-  if (!over?.length || !table) return false;
-  for (let rank = 0; rank < plan.ranks; rank++) {
-    const part = table[positionOver(plan.mesh, rank, over)];
-    if (part?.length !== onRank(size, rank)) return false;
-  }
-  return true;
-}
-
-/** `token@dp+ep<=4096`, `expert@ep:8`, `embed:512`. */
+/** `token/dp+ep<=4096`, `expert/ep:2`, `embed:512`. */
 export function axisText(plan: Plan, axis: BufferAxis): string {
   const entry = known(plan, axis.axis);
-  const over = overText(entry?.over);
-  if (axis.dynamic) {
-    return entry
-      ? `${axis.axis}${over && `@${over}`}<=${entry.size}`
-      : `${axis.axis}<=${perRankText(axis.size).replaceAll(",", "")}`;
-  }
-  return entry && over && isPart(plan, axis)
-    ? `${axis.axis}@${over}:${entry.size}`
-    : `${axis.axis}:${perRankText(axis.size).replaceAll(",", "")}`;
+  const size = perRankText(axis.size).replaceAll(",", "");
+  if (!axis.dynamic) return `${axis.axis}:${size}`;
+  return `${axis.axis}<=${entry ? entry.size : size}`;
 }
 
-/** `f32[expert@ep:8 embed:512]`, `f32[embed:512]{partial:dp+ep}` */
+/** `f32[expert/ep:2 embed:512]`, `f32[embed:512]{unreduced:dp+ep}` */
 export function typeText(plan: Plan, buffer: PlanBuffer): string {
   const axes = buffer.axes.map((axis) => axisText(plan, axis)).join(" ");
   const padded = buffer.rowStride === undefined
     ? ""
     : ` row stride ${buffer.rowStride}`;
-  const partial = buffer.partial ? `{partial:${overText(buffer.partial)}}` : "";
+  const partial = buffer.partial ? `{unreduced:${overText(buffer.partial)}}` : "";
   return `${buffer.dtype}[${axes}]${partial}${padded}`;
 }
 
@@ -105,17 +86,14 @@ export function idsText(ids: readonly number[]): string {
   return words.join(" ");
 }
 
-/** The type of a dispatched value: the rows of a buffer as `expert@ep:8 slot`. */
+/** The type of a dispatched value: the rows of a buffer as `expert/ep slot`. */
 export function dispatchedType(
   plan: Plan,
   buffer: PlanBuffer,
   expert: string | undefined,
 ): string {
   const entry = expert === undefined ? undefined : known(plan, expert);
-  const over = overText(entry?.over);
-  const rows = entry
-    ? `${expert}${over && `@${over}`}:${entry.size} slot`
-    : "expert slot";
+  const rows = entry ? `${expert}:${entry.size} slot` : "expert slot";
   const rest = buffer.axes.slice(1).map((axis) => axisText(plan, axis));
   return `${buffer.dtype}[${[rows, ...rest].join(" ")}]`;
 }

@@ -24,19 +24,15 @@ export interface RoutingText {
   readonly permutation: string;
 }
 
-/** The axis whose table cuts the columns of a routing's counts. */
+/** The axis of a routing's experts, as ranks hold it. */
 export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
   const exchange = facts.back[0]?.step ?? facts.forward[0]?.step;
-  const experts = Object.entries(plan.axes).filter(([, axis]) => axis.table);
-  const fits = exchange
-    ? experts.filter(([, { table, over }]) =>
-      over?.some((name) => exchange.over.includes(name)) &&
-      table!.flat().length === exchange.splits.at(-1)
-    )
-    : experts;
+  const expert = Object.entries(plan.axes).find(([, { experts, over = [] }]) =>
+    experts && over.join() === (exchange?.over ?? []).join()
+  );
   return {
     facts,
-    expert: fits.length > 0 ? fits[0]![0] : undefined,
+    expert: expert?.[0],
     permutation: permutationsOf(facts)[0] ?? "?",
   };
 }

@@ -26,14 +26,24 @@ export function checkPlacement(facts: Facts, report: Report): void {
       fail("only a placed run-time axis is dealt");
     }
     if (axis.exact && !axis.deal) fail("'exact' is for axes that are dealt");
-    if (axis.all !== undefined) {
-      const part = plan.axes[axis.all]!;
-      const free = part.dynamic && !part.exact;
+    if (axis.of !== undefined) {
+      const all = plan.axes[axis.of]!;
+      const free = axis.dynamic && !axis.exact;
       if (
-        axis.over || axis.table || !part.deal || part.size !== axis.size ||
-        (axis.dynamic ?? false) !== (free ?? false)
+        !axis.over || all.over || all.size !== axis.size ||
+        (all.dynamic ?? false) !== (free ?? false)
       ) {
-        fail(`it is not as long as all of '${axis.all}', on every rank`);
+        fail(`it is no part of '${axis.of}'`);
+      }
+    }
+    if (axis.deal?.by === "blocks" && axis.deal.within !== undefined) {
+      const within = plan.axes[axis.deal.within]!;
+      const outer = within.over ?? [];
+      if (
+        !within.deal || within.of !== axis.of ||
+        !outer.every((m, i) => m === axis.over?.[i])
+      ) {
+        fail(`'${axis.deal.within}' is not dealt over the first of its mesh axes`);
       }
     }
     if (axis.dynamic && axis.over && !axis.deal) {

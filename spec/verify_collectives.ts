@@ -129,17 +129,26 @@ function rowFaults(
   if (from.dtype !== to.dtype) {
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
   }
-  if (!axis.deal || !sameList(axis.over ?? [], step.over)) {
-    faults.push(`'${rows.axis}' is not dealt over ${step.over.join("+")}`);
-  }
-  if (counts.dealt?.axis !== rows.axis || counts.dealt.holds !== "counts") {
-    faults.push(`'${counts.name}' does not hold the counts of '${rows.axis}'`);
+  if (!axis.dynamic) faults.push(`'${rows.axis}' is no run-time axis`);
+  const { dealt } = counts;
+  if (
+    dealt?.axis !== rows.axis || dealt.holds !== "counts" ||
+    !sameList(dealt.over ?? [], step.over)
+  ) {
+    faults.push(
+      `'${counts.name}' does not hold the counts of '${rows.axis}' over ${
+        step.over.join("+")
+      }`,
+    );
   }
   if (from.axes[0]?.axis !== rows.axis) {
     faults.push(`'${from.name}' does not begin with '${rows.axis}'`);
   }
   for (
-    const [buffer, length] of [[from, undefined], [to, axis.size]] as const
+    const [buffer, length] of [
+      [from, undefined],
+      [to, facts.bound({ count: rows.axis, over: step.over })],
+    ] as const
   ) {
     const [outer, ...inner] = buffer.axes;
     const bytes = inner.reduce(

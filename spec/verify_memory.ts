@@ -240,13 +240,16 @@ export function checkContents(facts: Facts, report: Report): void {
     }
     if (dealt) {
       const axis = plan.axes[dealt.axis]!;
-      const positions = positionsOver(plan.mesh, axis.over ?? []);
       const [only] = buffer.axes;
-      const fits = dealt.holds === "items"
-        ? only?.axis === dealt.axis
-        : only?.size === (dealt.holds === "rows" ? axis.size : positions);
+      const fits = {
+        items: () => dealt.of !== undefined && axis.deal !== undefined &&
+          only?.axis === dealt.axis,
+        rows: () => axis.deal !== undefined && only?.size === axis.size,
+        counts: () => dealt.over !== undefined && axis.dynamic === true &&
+          only?.size === positionsOver(plan.mesh, dealt.over),
+      }[dealt.holds]();
       if (
-        !axis.deal || buffer.dtype !== "u32" || buffer.axes.length !== 1 ||
+        buffer.dtype !== "u32" || buffer.axes.length !== 1 ||
         buffer.rowStride !== undefined || !fits
       ) {
         fail(`it cannot hold the ${dealt.holds} of a dealt axis as u32`);

@@ -75,11 +75,6 @@ export function checkRanks(plan: Plan, report: Report): void {
       perRank(`the data of buffer '${name}'`, buffer.data.ranks);
     }
   }
-  for (const weight of plan.weights) {
-    if (weight.pick) {
-      perRank(`the indices of weight '${weight.source}'`, weight.pick.index);
-    }
-  }
   perRank("the peak bytes", plan.peakBytes);
   perRank("the local staging", plan.staging.local);
   perRank("the host staging", plan.staging.host);
@@ -159,7 +154,10 @@ export function checkReferences(plan: Plan, report: Report): void {
 
   for (const [name, axis] of Object.entries(plan.axes)) {
     isMesh(axis.over ?? [], `axis '${name}'`);
-    if (axis.all !== undefined) isAxis(axis.all, `let '${name}' be all of`);
+    if (axis.of !== undefined) isAxis(axis.of, `let '${name}' be a part of`);
+    if (axis.deal?.by === "blocks" && axis.deal.within !== undefined) {
+      isAxis(axis.deal.within, `deal '${name}' in blocks of`);
+    }
     if (axis.deal?.by === "items") {
       isAxis(axis.deal.of, `deal '${name}' by items of`);
     }
@@ -169,7 +167,12 @@ export function checkReferences(plan: Plan, report: Report): void {
       report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
     }
     if (buffer.partial) isMesh(buffer.partial, `a sum in buffer '${key}'`);
-    if (buffer.dealt) isAxis(buffer.dealt.axis, `let '${key}' say how to find`);
+    if (buffer.dealt) {
+      const { axis, of, over } = buffer.dealt;
+      isAxis(axis, `let '${key}' say how to find`);
+      if (of !== undefined) isAxis(of, `let '${key}' say how to find in`);
+      if (over) isMesh(over, `buffer '${key}'`);
+    }
     if (buffer.allocation >= plan.allocations.length) {
       report(
         `use buffer '${key}'`,

@@ -1,8 +1,7 @@
-/** Rules of weights: every weight buffer is filled once, from tensors of the right shape, with the rank's own indices. */
+/** Rules of weights: every weight buffer is filled once, from tensors of the right shape. */
 
-import { positionOver } from "./mesh.ts";
-import { onRank, type PlanWeight } from "./plan.ts";
-import { isPartition, sameList } from "./verify_axes.ts";
+import { modelAxis } from "./axis_parts.ts";
+import type { PlanWeight } from "./plan.ts";
 import type { Facts, Report } from "./verify_facts.ts";
 
 /** Every weight buffer has one source, and axes, shape and dtype of the source are those of the buffer. */
@@ -28,7 +27,7 @@ export function checkWeights(facts: Facts, report: Report): void {
 function weightFaults(facts: Facts, weight: PlanWeight): string[] {
   const faults: string[] = [];
   const buffer = facts.buffers.get(weight.buffer)!;
-  const { pick, axes, shape } = weight;
+  const { stack, axes, shape } = weight;
   if (buffer.kind !== "weight") {
     faults.push(`the buffer is of kind '${buffer.kind}'`);
   }
@@ -38,7 +37,7 @@ function weightFaults(facts: Facts, weight: PlanWeight): string[] {
   if (axes.length !== shape.length) {
     faults.push(`it has ${axes.length} axes and ${shape.length} lengths`);
   }
-  const all = pick?.stacked ? [pick.axis, ...axes] : [...axes];
+  const all = stack === undefined ? [...axes] : [stack, ...axes];
   const held = buffer.axes.map((axis) => axis.axis);
   if (
     all.length !== held.length || new Set(all).size !== all.length ||
@@ -49,62 +48,20 @@ function weightFaults(facts: Facts, weight: PlanWeight): string[] {
     );
     return faults;
   }
-  if (pick && !pick.stacked && !axes.includes(pick.axis)) {
-    faults.push(`it is cut along '${pick.axis}', which it does not have`);
-    return faults;
+  if (stack !== undefined) {
+    const name = modelAxis(facts.plan, stack);
+    if (!weight.source.includes(`{${name}}`)) {
+      faults.push(`it is one tensor per '${name}', which its name does not say`);
+    }
   }
-  if (pick?.stacked && !weight.source.includes(`{${pick.axis}}`)) {
-    faults.push(
-      `it is one tensor per '${pick.axis}', which its name does not say`,
-    );
-  }
-  for (const { axis, size } of buffer.axes) {
+  for (const { axis } of buffer.axes) {
     const known = Object.hasOwn(facts.plan.axes, axis)
       ? facts.plan.axes[axis]
       : undefined;
-    if (!known) continue;
     const length = shape[axes.indexOf(axis)];
-    if (length !== undefined && length !== known.size) {
+    if (known && length !== undefined && length !== known.size) {
       faults.push(`its axis '${axis}' has ${length} and not ${known.size}`);
     }
-    for (const rank of facts.everyRank) {
-      const indices = pick?.axis === axis
-        ? pick.index[rank]!.length
-        : known.size;
-      if (onRank(size, rank) !== indices) {
-        faults.push(
-          `rank ${rank} takes ${indices} of axis '${axis}' and its buffer holds ${
-            onRank(size, rank)
-          }`,
-        );
-        break;
-      }
-    }
   }
-  if (pick) faults.push(...pickFaults(facts, pick));
   return faults;
-}
-
-/** Each rank holds its part of the placement table, or all ranks hold all indices. */
-function pickFaults(
-  { plan, everyRank }: Facts,
-  pick: NonNullable<PlanWeight["pick"]>,
-): string[] {
-  const axis = Object.hasOwn(plan.axes, pick.axis)
-    ? plan.axes[pick.axis]
-    : undefined;
-  if (!axis) return [`the plan has no axis '${pick.axis}'`];
-  const { over, table, size } = axis;
-  const inOrder = (ids: readonly number[]) =>
-    isPartition(ids, size) && ids.every((id, i) => id === i);
-  if (everyRank.every((rank) => inOrder(pick.index[rank]!))) return [];
-  const wrong = everyRank.find((rank) => {
-    const part = over && table?.[positionOver(plan.mesh, rank, over)];
-    return !part || !sameList(part, pick.index[rank]!);
-  });
-  return wrong === undefined ? [] : [
-    `rank ${wrong} takes indices [${
-      pick.index[wrong]!.slice(0, 16).join(", ")
-    }] of axis '${pick.axis}', which are not those of its placement`,
-  ];
 }

@@ -367,10 +367,16 @@ async function load(
   weight: PlanWeight,
   buffer: Partial<PlanBuffer>,
   tensors: TensorDirectory,
+  table: number[][] = [[2], [0, 1]],
 ): Promise<NullBuffer[]> {
   const base = examplePlan([[0, 0], [0, 0]]);
+  const { over } = Object.values(base.axes).find(({ over }) => over)!;
   const plan: Plan = {
     ...base,
+    axes: {
+      expert: { size: 3 },
+      "expert/all": { size: 3, of: "expert", over: over!, table },
+    },
     allocations: [{ bytes: 64 }],
     buffers: {
       w: {
@@ -428,7 +434,7 @@ const STACKED: PlanWeight = {
   stored: "f32",
   axes: ["n", "k"],
   shape: [2, 3],
-  pick: { axis: "expert", stacked: true, index: [[2], [0, 1]] },
+  stack: "expert/all",
 };
 
 t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t) => {
@@ -438,7 +444,7 @@ t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t
     "e.2": f32([2, 3], [21, 22, 23, 24, 25, 26]),
   });
   const [one, two] = await load(STACKED, {
-    axes: [{ axis: "expert", size: [1, 2] }, { axis: "k", size: 3 }, {
+    axes: [{ axis: "expert/all", size: [1, 2] }, { axis: "k", size: 3 }, {
       axis: "n",
       size: 2,
     }],
@@ -450,7 +456,7 @@ t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t
     [1, 4, 2, 5, 3, 6, 11, 14, 12, 15, 13, 16],
   );
   const [padded] = await load(
-    { ...STACKED, source: "e.0", pick: undefined } as unknown as PlanWeight,
+    { ...STACKED, source: "e.0", stack: undefined } as unknown as PlanWeight,
     {
       axes: [{ axis: "n", size: 2 }, { axis: "k", size: 3 }],
       rowStride: 4,
@@ -470,15 +476,15 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
       buffer: "w",
       source: "w",
       stored: "f32",
-      axes: ["expert", "k"],
+      axes: ["expert/all", "k"],
       shape: [3, 2],
-      pick: { axis: "expert", stacked: false, index: [[2, 0], [1]] },
     },
     {
-      axes: [{ axis: "expert", size: [2, 1] }, { axis: "k", size: 2 }],
+      axes: [{ axis: "expert/all", size: [2, 1] }, { axis: "k", size: 2 }],
       bytes: [16, 8],
     },
     tensors,
+    [[2, 0], [1]],
   );
   t.same(floats(one!).slice(0, 4), [5, 6, 1, 2]);
   t.same(floats(two!).slice(0, 2), [3, 4]);
@@ -486,26 +492,26 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
 
 t.test("loadWeights() names what is missing, misshapen or not finite", async (t) => {
   const shape = {
-    axes: [{ axis: "expert", size: 1 }, { axis: "k", size: 3 }, {
+    axes: [{ axis: "expert/all", size: 1 }, { axis: "k", size: 3 }, {
       axis: "n",
       size: 2,
     }],
     bytes: 24,
   };
-  const pick = { axis: "expert", stacked: true, index: [[0], [1]] };
+  const table = [[0], [1]];
   const good = f32([2, 3], [1, 2, 3, 4, 5, 6]);
   const bad = f32([2, 3], [1, 2, 3, 4, NaN, Infinity]);
-  const weight = { ...STACKED, pick };
-  await t.rejects(load(weight, shape, await directory({ "e.0": good })), {
+  await t.rejects(load(STACKED, shape, await directory({ "e.0": good }), table), {
     name: "DataError",
     message:
       "Cannot load weight 'e.1': the files have no tensor of that name. It must be F32 [2, 3]",
   });
   await t.rejects(
     load(
-      weight,
+      STACKED,
       shape,
       await directory({ "e.0": good, "e.1": f32([3, 2], [1, 2, 3, 4, 5, 6]) }),
+      table,
     ),
     {
       message:
@@ -513,7 +519,7 @@ t.test("loadWeights() names what is missing, misshapen or not finite", async (t)
     },
   );
   await t.rejects(
-    load(weight, shape, await directory({ "e.0": good, "e.1": bad })),
+    load(STACKED, shape, await directory({ "e.0": good, "e.1": bad }), table),
     {
       message:
         "Cannot load weight 'e.1': element [1, 1] in 'w.safetensors' is not a finite number. Get the file again",
@@ -522,9 +528,10 @@ t.test("loadWeights() names what is missing, misshapen or not finite", async (t)
   // A tensor that no rank owns is never looked at.
   await t.resolves(
     load(
-      weight,
+      STACKED,
       shape,
       await directory({ "e.0": good, "e.1": good, "e.2": bad }),
+      table,
     ),
   );
 });

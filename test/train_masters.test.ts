@@ -438,8 +438,8 @@ t.test("memory is what the plan says", async (t) => {
     }
     const device = await createCpuDevice();
     const zeros = Object.fromEntries(
-      plan.weights.flatMap(({ source, shape, pick }) =>
-        Array.from({ length: pick?.stacked ? 8 : 1 }, (_, i) => [
+      plan.weights.flatMap(({ source, shape, stack }) =>
+        Array.from({ length: stack === undefined ? 1 : 8 }, (_, i) => [
           source.replace("{expert}", String(i)),
           {
             ...{ dtype: "bf16" as const, shape },

@@ -37,7 +37,7 @@ t.test("what the compiler makes is legal, also read back", (t) => {
 });
 
 const BROKEN: readonly Mistake[] = [
-  ["of another axis", "shapes", /'dim' is not dealt over dp/, (p) => {
+  ["of another axis", "shapes", /'dim' is no run-time axis/, (p) => {
     gather(p).rows!.axis = "dim";
   }],
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
@@ -51,7 +51,7 @@ const BROKEN: readonly Mistake[] = [
     "shapes",
     /does not hold the counts/,
     (p) => {
-      gather(p).rows!.counts = "rows of token";
+      gather(p).rows!.counts = "rows of token/dp";
     },
   ],
   ["of longer rows", "shapes", /rows of 64 bytes/, (p) => {
@@ -67,19 +67,19 @@ const BROKEN: readonly Mistake[] = [
     steps(p)[GATHER]!.ranks = [0];
   }],
   ["with a table that nobody describes", "contents", /'dealt' belongs/, (p) => {
-    Reflect.deleteProperty(buffer(p, "rows of token"), "dealt");
+    Reflect.deleteProperty(buffer(p, "rows of token/dp"), "dealt");
   }],
   ["with a table of too few positions", "contents", /the counts of/, (p) => {
-    buffer(p, "counts of token").axes[0]!.size = 1;
+    buffer(p, "counts of token/dp over dp").axes[0]!.size = 1;
   }],
   ["with a table of too few rows", "contents", /the rows of/, (p) => {
-    buffer(p, "rows of token").axes[0]!.size = 4;
+    buffer(p, "rows of token/dp").axes[0]!.size = 4;
   }],
-  ["with a table of an axis that is whole", "contents", /a dealt axis/, (p) => {
-    buffer(p, "rows of token").dealt!.axis = "context";
+  ["with a table of an axis that is replicated", "contents", /the rows/, (p) => {
+    buffer(p, "rows of token/dp").dealt!.axis = "context";
   }],
-  ["into an axis of another length", "placement", /all of\s'sequence'/, (p) => {
-    p.axes["all token"]!.all = "sequence";
+  ["of a part of another axis", "placement", /no part of 'sequence'/, (p) => {
+    p.axes["token/dp"]!.of = "sequence";
   }],
 ];
 testRefused(plan, BROKEN, (name) => `a gather ${name} is refused`);

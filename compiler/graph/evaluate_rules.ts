@@ -420,8 +420,7 @@ export const REFERENCE: {
       routing(node.inputs[1]!, context),
     ),
 
-  gather: sameElements,
-  take: sameElements,
+  allSlice: sameElements,
 
   again: sameElements,
 

@@ -2,6 +2,7 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
+import type { Sharding } from "../sharding/sharding.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 
 /** A scalar function in kernel terms: parameters are locals `p0`, `p1`, …; `lets` bind in order; pure. */
@@ -202,25 +203,26 @@ export interface PrimitiveParams {
   combine: { readonly weighted?: boolean };
   /** y, routing: [expert, slot, rest…] -> [tokens…, choice, rest…], 0 where dropped */
   collect: Record<never, never>;
-  /** x: all of `axis`, which the ranks hold in parts, on each of them, in global order, as axis `to`. Only placement makes it. */
-  gather: { readonly axis: string; readonly to: string };
-  /** x: of axis `whole`, which gathering made, the rank's own part, as axis `to`. Only placement makes it. */
-  take: { readonly whole: string; readonly to: string };
   /**
    * x: the same value, where a block begins (`in`) or ends (`out`) that is computed again for gradients. There, what the
    * second computation begins with, it takes after `after`: x, after.
    */
   again: { readonly block: number; readonly end: "in" | "out" };
-  /** x, of which each rank has a part of a sum: all of it, added up over these mesh axes in the order of positions. Only placement makes it. */
-  allReduce: { readonly over: readonly string[] };
-  /** x, of which each rank has a part of a sum: of all of it the rank's own items of `axis`, as axis `to`. Only placement makes it. */
-  reduceScatter: {
+  /**
+   * What resharding inserts (see sharding/reshard.ts): along `axis`, the value is sharded over fewer mesh axes, by those in
+   * `over`; below `shard`, the axis is `axis` on the operand and `to` on the result.
+   */
+  allGather: {
     readonly over: readonly string[];
     readonly axis: string;
     readonly to: string;
   };
-  /** x, of whose axis each rank has its own items: all of them on every rank, as axis `to`. Only placement makes it. */
-  allGather: {
+  /** Each rank keeps its own part along `axis`; nothing is sent. */
+  allSlice: { readonly axis: string; readonly to: string };
+  /** The terms that ranks hold along the mesh axes `over`, added as a balanced tree by group rank: on every rank. */
+  allReduce: { readonly over: readonly string[] };
+  /** The same sum; each rank is given its part along `axis`. */
+  reduceScatter: {
     readonly over: readonly string[];
     readonly axis: string;
     readonly to: string;
@@ -277,6 +279,8 @@ export interface NodeOf<P extends Primitive> {
   readonly span: Span | undefined;
   /** Of a step of training: what it is for, if not for the forward pass. */
   readonly phase?: Phase;
+  /** How its elements are divided among ranks; `shard` says so. */
+  readonly sharding?: Sharding;
 }
 
 /** What follows the forward pass: gradients, and then next values of parameters. */

@@ -422,11 +422,8 @@ export const RULES: {
     return { axes: [...tokens, choice, ...y.axes.slice(2)], dtype: y.dtype };
   },
 
-  gather: ({ inputs, params: { axis, to } }) =>
-    renamed("gather", inputs, axis, to),
-
-  take: ({ inputs, params: { whole, to } }) =>
-    renamed("take", inputs, whole, to),
+  allSlice: ({ inputs, params: { axis, to } }) =>
+    renamed("allSlice", inputs, axis, to),
 
   again: ({ inputs }) => operand(inputs, 0),
 

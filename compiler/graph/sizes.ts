@@ -110,15 +110,13 @@ function checkSlot(sizes: Sizes, node: RoutingNode): void {
 /** A part of an axis and the whole of it: over all ranks they are as long. */
 function sameLength(
   node:
-    | NodeOf<"gather">
-    | NodeOf<"take">
+    | NodeOf<"allSlice">
     | NodeOf<"reduceScatter">
     | NodeOf<"allGather">,
   sizes: Sizes,
 ): void {
-  const from = node.primitive === "take" ? node.params.whole : node.params.axis;
-  const { to } = node.params;
-  if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node, from));
+  const { axis, to } = node.params;
+  if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node, axis));
 }
 
 /** Positions start, start + step, … of `whole`, as many as `part` is long, are all there. */
@@ -255,8 +253,7 @@ const SIZES: {
     checkSlot(sizes, node);
   },
   part: none,
-  gather: sameLength,
-  take: sameLength,
+  allSlice: sameLength,
   again: none,
   allReduce: none,
   reduceScatter: sameLength,

@@ -2,9 +2,16 @@
 
 import { predictStaging } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
-import { onRank, perRank, type Plan, type Port } from "../../spec/plan.ts";
+import {
+  onRank,
+  perRank,
+  type Plan,
+  type PlanAxis,
+  type Port,
+} from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
-import type { Placed } from "./placed.ts";
+import type { LocalAxis } from "../sharding/local_axes.ts";
+import type { Placed } from "../sharding/placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
@@ -16,11 +23,26 @@ export interface Ports {
   readonly outputs: { readonly [name: string]: Port };
 }
 
-/** The axes but those that are others under another name. */
-function ownAxes({ axes, aliases }: Placed): Plan["axes"] {
+/** Local axes as the plan has them; not those that are others under another name. */
+function planAxes({ axes, aliases }: Placed): Plan["axes"] {
   return Object.fromEntries(
-    Object.entries(axes).filter(([name]) => !aliases[name]),
+    Object.entries(axes).filter(([name]) => !aliases[name])
+      .map(([name, axis]) => [name, planAxisOf(axis)]),
   );
+}
+
+function planAxisOf(
+  { of, over, total, dynamic, exact, experts, table, deal }: LocalAxis,
+): PlanAxis {
+  return {
+    size: total,
+    ...dynamic ? { dynamic: true } : {},
+    ...exact ? { exact } : {},
+    ...over.length > 0 ? { of, over } : {},
+    ...experts ? { experts } : {},
+    ...table ? { table } : {},
+    ...deal ? { deal } : {},
+  };
 }
 
 /** The plan of a lowering whose buffers have memory. */
@@ -47,7 +69,7 @@ export function assemble(
     mesh: placed.mesh,
     ranks: placed.ranks,
     axes: {
-      ...ownAxes(placed),
+      ...planAxes(placed),
       ...checkAxis(lowering),
       ...Object.fromEntries(lowering.blockAxes),
     },

@@ -67,7 +67,13 @@ function bucketsOf({ nodes, axes }: Graph): Map<Node, Bucket> {
   const buckets = new Map<Node, Bucket>();
   for (const node of nodes) {
     const depth = Math.max(0, ...node.inputs.map((x) => depths.get(x)!));
-    if (node.primitive !== "reduceScatter" && node.primitive !== "allGather") {
+    const moves = node.primitive === "reduceScatter" ||
+      node.primitive === "allGather";
+    // Rows that are counted at run time are moved by themselves.
+    const counted = [node, ...node.inputs].some((n) =>
+      n.axes.some((axis) => axes[axis]?.dynamic)
+    );
+    if (!moves || counted) {
       depths.set(node, depth);
       continue;
     }

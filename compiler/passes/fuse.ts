@@ -5,7 +5,7 @@
 
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
-import { usersOf } from "./users.ts";
+import { usersOf } from "../graph/users.ts";
 
 /** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
 export type FusionClass =
@@ -46,8 +46,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   dispatch: "kernel",
   combine: "kernel",
   collect: "kernel",
-  gather: "kernel",
-  take: "inline",
+  allSlice: "inline",
   again: "view",
   allReduce: "kernel",
   reduceScatter: "kernel",
@@ -72,7 +71,7 @@ export interface Fusion {
 export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
-  known: Pick<Expressions, "dispatched" | "layouts" | "sharded">,
+  known: Pick<Expressions, "dispatched" | "layouts" | "placed">,
 ): Fusion {
   const users = usersOf(graph);
   const required = new Set<Node>([

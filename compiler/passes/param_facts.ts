@@ -10,8 +10,8 @@ import {
 } from "../graph/graph.ts";
 import { selectionBiases } from "../graph/selection_bias.ts";
 import { tensorOf } from "../graph/stored.ts";
-import { dispatchedNodes } from "./lower/params.ts";
-import { usersOf } from "./users.ts";
+import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { usersOf } from "../graph/users.ts";
 
 /** One parameter of a model. */
 export interface ParamFacts {

@@ -10,6 +10,4 @@ export interface ParamLayout {
   readonly stored: FileDType;
   /** Rows of 16-bit elements may begin in the middle of a word. */
   readonly splitsWords?: boolean;
-  /** Each rank holds only its own experts of this axis. */
-  readonly localExperts?: string;
 }

@@ -1,8 +1,8 @@
 /** Expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
-import { type Graph, isRouting, type Node } from "../graph/graph.ts";
-import type { Sharded } from "./sharded.ts";
+import type { Graph, Node } from "../graph/graph.ts";
+import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
 
 /** What is known of the nodes of expressions. */
@@ -15,13 +15,11 @@ export interface Expressions {
   /** Nodes on dispatched rows. */
   readonly dispatched: ReadonlyMap<Node, Node>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
-  /** Nodes of some of whose axes a rank has a part. */
-  readonly sharded: Sharded;
+  readonly placed: Placed;
 }
 
 const EXPERT = "expert of row";
 const ROWS = "row count";
-const OWN = "own items";
 const TILES = "tiles of matmul";
 const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 
@@ -83,18 +81,19 @@ function union(sets: readonly Bindings[]): Bindings {
 
 /** What a kernel binds besides what it reads: its result, and lengths, or who is in which row. */
 function ownBindings(
-  { dispatched, sharded }: Expressions,
+  { dispatched, placed }: Expressions,
   node: Node,
 ): Bindings {
   const table = node.primitive === "rope"
     ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
-    : node.primitive === "take"
-    ? [sharded.has(node) ? OWN : `items of ${node.params.to}`]
+    : node.primitive === "allSlice"
+    ? [`items of ${node.params.to}`]
     : [];
+  const uneven = node.axes.filter((axis) => placed.axes[axis]?.table);
   return new Set([
     "result",
     dispatched.has(node) ? ROWS : "lengths",
-    ...sharded.has(node) ? [OWN] : [],
+    ...uneven.map((axis) => `length of ${axis}`),
     ...table,
   ]);
 }
@@ -118,15 +117,9 @@ function leafBindings(known: Expressions, node: Node): Bindings {
   return new Set([node, ...rows(known, node)]);
 }
 
-/** On dispatched rows: the order of rows, and the expert of each, by its place on the rank or its id. */
+/** On dispatched rows: the order of rows, and the expert of each. */
 function rows({ dispatched }: Expressions, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
-  const byExpert = [...new Set(dispatched.values())].some((route) =>
-    isRouting(route) && node.axes.includes(route.params.expert)
-  );
-  if (!byExpert) return [];
-  // A parameter that dispatched rows use themselves lies by expert.
-  const local = node.primitive === "param" &&
-    [...dispatched.keys()].some(({ inputs }) => inputs.includes(node));
-  return local ? [EXPERT] : [EXPERT, "ids of experts"];
+  const experts = [...dispatched].flatMap(([row]) => row.axes.slice(0, 1));
+  return node.axes.some((axis) => experts.includes(axis)) ? [EXPERT] : [];
 }

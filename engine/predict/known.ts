@@ -94,7 +94,7 @@ export class KnownBuffers {
     const here = this.#buffers[rank]!;
     for (const [name, { kind, data, dealt }] of Object.entries(plan.buffers)) {
       if (kind === "counts") here.set(name, this.#intern(counts[rank]!));
-      if (dealt) here.set(name, this.#intern(tableOf(dealt, rank, axes)));
+      if (dealt) here.set(name, this.#intern(tableOf(plan, dealt, rank, axes)));
       if (kind !== "const" || !data) continue;
       here.set(
         name,

@@ -330,7 +330,7 @@ class Prophet {
   #isExpert(name: string): boolean {
     const { kind, axes } = this.#plan.buffers[name]!;
     return kind === "weight" && axes.length > 0 &&
-      this.#plan.axes[axes[0]!.axis]?.table !== undefined;
+      this.#plan.axes[axes[0]!.axis]?.experts === true;
   }
 
   /** Bytes of a buffer that are in use in this scene. */

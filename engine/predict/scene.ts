@@ -1,5 +1,6 @@
 /** What is assumed of a step that is predicted: how many tokens, of which sequences, and which experts they choose. */
 
+import { modelAxis } from "../../spec/axis_parts.ts";
 import { type HostTensor } from "../../runtime/mod.ts";
 import { countsOf } from "../../runtime/inputs.ts";
 import type { RunCounts } from "../../runtime/run_counts.ts";
@@ -45,7 +46,10 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
       const { dynamic, exact, size } = plan.axes[axis]!;
       if (!dynamic || exact) continue;
       if (indexes !== undefined) {
-        lengths.set(axis, Math.min(sequences, tokens, size));
+        lengths.set(
+          modelAxis(plan, axis),
+          Math.min(sequences, tokens, size),
+        );
         continue;
       }
       if (tokens > size) {
@@ -53,7 +57,7 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
           `Cannot predict a step of ${tokens} tokens: the plan has room for ${size}. Raise --max-tokens, or give fewer`,
         );
       }
-      lengths.set(axis, tokens);
+      lengths.set(modelAxis(plan, axis), tokens);
     }
   }
   const each = Math.max(1, Math.ceil(tokens / sequences));
@@ -61,7 +65,7 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
   for (const [name, port] of Object.entries(program.inputs)) {
     const value = VALUES[name];
     if (port.dtype !== "i32" || port.axes.length !== 1 || !value) continue;
-    const length = lengths.get(port.axes[0]!) ?? 0;
+    const length = lengths.get(modelAxis(plan, port.axes[0]!)) ?? 0;
     const data = Int32Array.from(
       { length },
       (_, i) => value(i, { each, past, tokens }),

@@ -4,7 +4,7 @@ import type { HostTensor } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { randomNumbers } from "../sampling.ts";
 import type { Tensors } from "../run.ts";
-import { sourcesOf } from "./parameters.ts";
+import { sourceNames } from "../../spec/axis_parts.ts";
 
 /** How random weights are drawn. */
 export interface InitialOptions {
@@ -17,7 +17,7 @@ export interface InitialOptions {
 export function initialWeights(plan: Plan, options: InitialOptions): Tensors {
   return Object.fromEntries(
     plan.weights.flatMap((weight) =>
-      sourcesOf(plan, weight).map((name) => [
+      sourceNames(plan, weight).map((name) => [
         name,
         initialTensor(name, weight.shape, options),
       ])

@@ -1,5 +1,6 @@
 /** Parameters and what an optimizer remembers of them: what each rank writes of them, in pieces that are read one by one. */
 
+import { isSliced, sourceName, sourceNames, stackedOn } from "../../spec/axis_parts.ts";
 import { MASTER, type Optimizer, REMEMBERED } from "../../compiler/mod.ts";
 import {
   type FileTensor,
@@ -34,42 +35,33 @@ export interface Reading {
   readonly ranks: readonly number[];
 }
 
-/** The source tensors of a weight, one for each index of a stacked axis. */
-export function sourcesOf(plan: Plan, weight: PlanWeight): string[] {
-  const { source, pick } = weight;
-  if (!pick?.stacked) return [source];
-  const { size } = plan.axes[pick.axis]!;
-  return Array.from({ length: size }, (_, i) => sourceOf(weight, i));
-}
-
-function sourceOf({ source, pick }: PlanWeight, index: number): string {
-  return source.replaceAll(`{${pick!.axis}}`, String(index));
-}
-
 /** The parameters that a rank writes, tensor by tensor as a checkpoint has them. */
 export function parameterPieces(
   { plan, session, ranks }: Reading,
   rank: number,
 ): Piece[] {
   return plan.weights.flatMap((weight, turn): Piece[] => {
-    const { buffer, source, pick, shape, stored: dtype } = weight;
+    const { buffer, stack, shape, stored: dtype } = weight;
     const read = async (tensor: Promise<HostTensor | undefined>) => {
       const found = await tensor;
       return found ? asInFiles(plan, weight, found) : [];
     };
-    if (pick && !pick.stacked) {
+    if (isSliced(plan, weight)) {
       // No rank has all of this tensor. It comes together on rank 0, and processes of other ranks must join.
       if (rank !== 0 && ranks.length > 1) return [];
       return [{
-        tensors: rank === 0 ? [{ name: source, dtype, shape }] : [],
+        tensors: rank === 0
+          ? sourceNames(plan, weight).map((name) => ({ name, dtype, shape }))
+          : [],
         read: () =>
           read(session.read([buffer]).then((tensors) => tensors[buffer])),
       }];
     }
     if (!writersOf(plan, buffer, turn).includes(rank)) return [];
-    const names = pick
-      ? pick.index[rank]!.map((index) => sourceOf(weight, index))
-      : [source];
+    const names = stack === undefined
+      ? sourceNames(plan, weight)
+      : stackedOn(plan, weight, rank)
+        .map((index) => sourceName(plan, weight, index));
     return [{
       tensors: names.map((name) => ({ name, dtype, shape })),
       read: () => read(session.readPart(buffer, rank)),
@@ -127,15 +119,15 @@ function nameOf(state: string, shape: readonly number[], block: Block): string {
 /** From a buffer to the axes and the dtype of the file: one tensor, or one for each index of a stacked axis. */
 function asInFiles(
   plan: Plan,
-  { buffer, axes, shape, pick, stored: dtype }: PlanWeight,
+  { buffer, axes, shape, stack, stored: dtype }: PlanWeight,
   tensor: HostTensor,
 ): FileTensor[] {
   const held = plan.buffers[buffer]!.axes.map(({ axis }) => axis);
-  const wanted = pick?.stacked ? [pick.axis, ...axes] : axes;
+  const wanted = stack === undefined ? axes : [stack, ...axes];
   const order = wanted.map((axis) => held.indexOf(axis));
   const values = reordered(tensor, order);
   const data = isHalf(dtype) ? narrow(dtype, values) : values;
-  const count = pick?.stacked ? tensor.shape[order[0]!]! : 1;
+  const count = stack === undefined ? 1 : tensor.shape[order[0]!]!;
   const size = data.length / count;
   return Array.from({ length: count }, (_, i) => ({
     dtype,

@@ -4,6 +4,7 @@
  * replaced last and at once.
  */
 
+import { sourceNames } from "../../spec/axis_parts.ts";
 import type { Optimizer } from "../../compiler/mod.ts";
 import { bytesOf, safetensorsHead } from "../../runtime/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
@@ -17,7 +18,6 @@ import {
   parameterPieces,
   type Piece,
   shapeOf,
-  sourcesOf,
   statePieces,
   type WrittenTensor,
 } from "./parameters.ts";
@@ -167,7 +167,7 @@ const TORCH_DTYPES: { readonly [dtype: string]: string } = {
 function commonDType(plan: Plan): StoredDType {
   const counts = new Map<StoredDType, number>();
   for (const weight of plan.weights) {
-    const elements = [...weight.shape, sourcesOf(plan, weight).length]
+    const elements = [...weight.shape, sourceNames(plan, weight).length]
       .reduce((n, size) => n * size, 1);
     counts.set(weight.stored, elements + (counts.get(weight.stored) ?? 0));
   }

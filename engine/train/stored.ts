@@ -1,5 +1,6 @@
 /** Parameters that are trained in 16 bits: which those are, their first values, and those of their f32 masters. */
 
+import { modelAxis, sourceNames } from "../../spec/axis_parts.ts";
 import { MASTER, type Optimizer } from "../../compiler/mod.ts";
 import {
   type FileTensor,
@@ -16,7 +17,7 @@ import type { FileSystem } from "../files.ts";
 import type { Tensors } from "../run.ts";
 import { withTensors } from "../tensors.ts";
 import { storedDTypes } from "../weights.ts";
-import { shapeOf, sourcesOf } from "./parameters.ts";
+import { shapeOf } from "./parameters.ts";
 import { emptyPart, placeSlice } from "./parts.ts";
 
 /** What the tensors of a folder are stored as, from the headers of its files; nothing of one without weights. */
@@ -48,7 +49,7 @@ export function storedTensors(
 ): { readonly [name: string]: FileTensor } {
   const tensors: { [name: string]: FileTensor } = { ...initial };
   for (const weight of plan.weights) {
-    for (const name of sourcesOf(plan, weight)) {
+    for (const name of sourceNames(plan, weight)) {
       const tensor = initial[name];
       if (tensor) tensors[name] = storedAs(name, weight.stored, tensor);
     }
@@ -94,7 +95,7 @@ export function writeMasters(
     for (const rank of ranks) {
       const held = heldIndices(plan, { name: state, rank });
       const part = emptyPart(shapeOf(plan, state), held);
-      for (const [i, name] of sourcesOf(plan, weight).entries()) {
+      for (const [i, name] of sourceNames(plan, weight).entries()) {
         const { dtype, shape, data } = initial[name]!;
         const [whole, start] = [[...shape], shape.map(() => 0)];
         if (stack !== undefined) {
@@ -112,13 +113,12 @@ export function writeMasters(
 /** Which axis of a state its source tensors are stacked along; undefined where there is one. */
 function stackedAt(
   plan: Plan,
-  { axes, pick }: PlanWeight,
+  { stack }: PlanWeight,
   state: string,
 ): number | undefined {
-  if (!pick?.stacked) return undefined;
-  // Of an axis that is dealt a state has its own items, 'own AXIS'.
-  return plan.buffers[state]!.axes.findIndex(({ axis }, i) => {
-    const own = `own ${axes[i]}`;
-    return axis !== axes[i] && axis !== own && !axis.startsWith(`${own} of `);
-  });
+  if (stack === undefined) return undefined;
+  const stacked = modelAxis(plan, stack);
+  return plan.buffers[state]!.axes.findIndex(({ axis }) =>
+    modelAxis(plan, axis) === stacked
+  );
 }

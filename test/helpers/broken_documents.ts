@@ -48,7 +48,6 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     for (const b of Object.values(p.buffers)) {
       if (b.data && "ranks" in b.data) b.data.ranks.push([0], [1]);
     }
-    for (const w of p.weights) w.pick?.index.push([0, 1, 2, 3], [4, 5, 6, 7]);
   }),
   broken("two mesh axes of one name", "mesh", null, /named 'ep'/, (p) => {
     p.mesh.push({ name: "ep", size: 1 });
@@ -168,7 +167,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("weight of other dtype", "weights", null, /bf16/, (p) => {
     p.weights[0]!.stored = "bf16";
   }),
-  broken("experts of another rank", "weights", null, /rank 0 takes/, (p) => {
-    p.weights.at(-1)!.pick!.index.reverse();
+  broken("experts that are not stacked", "weights", null, /name does not say/, (p) => {
+    p.weights.at(-1)!.source = "experts";
   }),
 ];

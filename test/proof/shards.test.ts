@@ -1,5 +1,6 @@
 // Each rank's memory holds its own experts and no others: what the loader reads, how long the buffers are, and that nothing changes if all other experts are NaN.
 // needs: cpu, gpu
+import { stackedOn } from "../../spec/axis_parts.ts";
 import t, { type Test } from "tap";
 import {
   createNullDevice,
@@ -36,7 +37,8 @@ const EXPERT = /\.experts\.(\d+)\./;
 
 /** The global ids of the experts on a rank. */
 function ownedBy(plan: Plan, rank: number): readonly number[] {
-  return plan.weights.find(({ pick }) => pick)!.pick!.index[rank]!;
+  const stacked = plan.weights.find(({ stack }) => stack !== undefined)!;
+  return stackedOn(plan, stacked, rank);
 }
 
 /** Whether a tensor is one of the experts in `owned`, or no expert. */

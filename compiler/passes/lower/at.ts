@@ -32,11 +32,6 @@ export function atFlat(
 /** What a place on dispatched rows answers with its grouped row. */
 export const ROW = "row of the routing";
 
-/** What a place on dispatched rows answers with the index of its expert among those of the rank; the axis itself is global. */
-export function localName(expert: string): string {
-  return `${expert} of the rank`;
-}
-
 /** `at` with some axes answered by `indices`. */
 export function atWith(at: At, indices: { readonly [axis: string]: Expr }): At {
   return { ...at, get: (axis) => indices[axis] ?? at.get(axis) };

@@ -1,7 +1,7 @@
 /** What only derivatives are made of: sums over rows, rows summed by index, rows that came home, attention backwards. */
 
 import { ModelError } from "../../../spec/errors.ts";
-import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
+import { add, load, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import {
@@ -23,7 +23,7 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
 import { reduce } from "../../kernels/rows.ts";
-import { type At, atFlat, atMapped, localName } from "./at.ts";
+import { type At, atFlat, atMapped } from "./at.ts";
 import type { LowerNode } from "./chunks.ts";
 import {
   addLaunch,
@@ -41,8 +41,7 @@ import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
 import { lowerExpertOuter } from "./expert_outer.ts";
 import { returnRows } from "./moe.ts";
-import { ownAxes } from "./params.ts";
-import { atRow, lengthsOn, ownPlace, type Places, placesOf } from "./places.ts";
+import { atRow, type Places, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -87,18 +86,15 @@ function targetOf(lowering: Lowering, node: Node): Target {
   };
 }
 
-/** `at`, with the axes `inner` counted by `k`; of the axes `own` among the items of the rank. */
+/** `at`, with the axes `inner` counted by `k`. */
 function along(
   scope: KernelScope,
   at: At,
   inner: readonly string[],
   k: Expr,
-  own: readonly string[] = [],
 ): At {
-  const within = own.filter((axis) => inner.includes(axis));
-  const there = ownPlace(scope, inner, k, within);
-  const names = [...inner, ...within.map(localName)];
-  return atMapped((axis) => (names.includes(axis) ? there : at).get(axis));
+  const there = atFlat(inner, k, (axis) => lengthOf(scope, axis));
+  return atMapped((axis) => (inner.includes(axis) ? there : at).get(axis));
 }
 
 /** A sum of values or products: over rows of a dispatch, expert by expert, or over any axes. */
@@ -115,16 +111,13 @@ export function lowerAccumulate(
   }
   const [x, y] = node.inputs as [Node, Node?];
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
-  // Sums over experts are of those of the rank.
-  const own = ownAxes(lowering, x);
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const value = (input: Node) => (i: Expr, k: Expr) =>
-    emitValue(scope, input, along(scope, places.at(i), over, k, own));
-  const length = lengthsOn(scope, own);
+    emitValue(scope, input, along(scope, places.at(i), over, k));
   const options = {
     name: `accumulate_${over.join("_").replaceAll(" ", "_")}`,
     count: places.count,
-    length: over.map(length).reduce((a, b) => mul(a, b)),
+    length: productOf(scope, over),
     bindings: scope.bindings,
     epilogue,
   };
@@ -136,14 +129,12 @@ export function lowerAccumulate(
 
 /** Whether a sum of products has rows of one operand and columns of the other, as a matmul has. */
 function isOuter(
-  { sharded, dispatched }: Lowering,
+  { dispatched }: Lowering,
   node: NodeOf<"accumulate">,
   x: Node,
   y: Node,
 ): boolean {
-  const apart = [node, x, y].every((n) =>
-    !sharded.has(n) && !dispatched.has(n)
-  );
+  const apart = [node, x, y].every((n) => !dispatched.has(n));
   const { over } = node.params;
   const columns = y.axes.filter((axis) => !over.includes(axis));
   return apart && columns.length > 0 && x.axes.length > over.length &&
@@ -208,7 +199,8 @@ function lowerSumRows(
   route: RoutingNode,
 ): void {
   const routing = lowering.routings.get(route)!;
-  const { expert, slot } = route.params;
+  const { expert } = routing;
+  const { slot } = route.params;
   const { over } = node.params;
   const inTiles = lowerExpertOuter(
     lowering,
@@ -238,9 +230,7 @@ function lowerSumRows(
         return [u32(0), load(scope.read(routing.rowCount), u32(0), "u32")];
       }
       const at = places.at(i);
-      const own = at.get(
-        lowering.sharded.has(node) ? localName(expert) : expert,
-      );
+      const own = at.get(expert);
       const binding = scope.read(starts);
       return [
         load(binding, own, "u32"),
@@ -265,7 +255,7 @@ function startsOf(
 ): string {
   const known = lowering.rowStarts.get(routing.node);
   if (known) return known;
-  const experts = routing.splits.at(-1)!;
+  const experts = lowering.placed.axes[routing.expert]!.size;
   const starts = addScratch(lowering, "rowStarts", "u32", [
     { axis: `${routing.expert} and end`, size: experts + 1 },
   ]);

@@ -18,10 +18,9 @@ import {
   amendBuffer,
   type Lowering,
   type Storage,
+  unreducedOf,
 } from "./context.ts";
 import { copyTo } from "./elementwise.ts";
-import { ownAxes } from "./params.ts";
-import { mostOf } from "./places.ts";
 import { positionBuffer } from "./routing_buffers.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -43,13 +42,8 @@ function layoutOf(lowering: Lowering, { members }: Bucket): Layout {
   const offsets = members.map((member) => {
     const offset = words;
     const part = partOf(member as Member);
-    const own = ownAxes(lowering, part);
     words += part.axes.reduce(
-      (n, axis) =>
-        n *
-        (own.includes(axis)
-          ? mostOf(lowering, axis)
-          : lowering.placed.axes[axis]!.size),
+      (n, axis) => n * lowering.placed.axes[axis]!.size,
       1,
     );
     return offset;
@@ -65,14 +59,13 @@ function partOf(member: Member): Node {
 
 /** Where the rank's own items of a member lie in the buffer of its block. */
 function ownPlace(
-  lowering: Lowering,
   { members, offsets }: Layout,
   i: number,
   buffer: string,
 ): Storage {
   const part = partOf(members[i]!);
   return {
-    ...{ buffer, dtype: "f32", axes: part.axes, own: ownAxes(lowering, part) },
+    ...{ buffer, dtype: "f32", axes: part.axes },
     bucket: { offset: offsets[i]! },
   };
 }
@@ -91,10 +84,13 @@ function wholePlace(
   const [cut, own] = scatters ? [axis, to] : [to, axis];
   return {
     ...{ buffer, dtype: "f32", axes: whole.axes },
-    own: ownAxes(lowering, whole),
     bucket: {
       offset: offsets[i]!,
-      cut: { axis: cut, each: mostOf(lowering, own), stride: words },
+      cut: {
+        axis: cut,
+        each: lowering.placed.axes[own]!.size,
+        stride: words,
+      },
     },
   };
 }
@@ -113,7 +109,7 @@ function sendBuffer(lowering: Lowering, layout: Layout): string {
     { axis: "position", size: positions },
     block,
   ]);
-  const partial = lowering.partial.get(first!.inputs[0]!)!;
+  const partial = unreducedOf(first!.inputs[0]!);
   return amendBuffer(lowering, buffer, { partial, writers });
 }
 
@@ -124,7 +120,7 @@ function placeIn(
   buffer: string,
 ): Storage {
   return layout.members[i]!.primitive === "allGather"
-    ? ownPlace(lowering, layout, i, buffer)
+    ? ownPlace(layout, i, buffer)
     : wholePlace(lowering, layout, i, buffer);
 }
 
@@ -220,7 +216,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     ...aboutBucket(lowering, layout),
   });
   members.forEach((member, i) =>
-    lowering.storages.set(member, ownPlace(lowering, layout, i, block))
+    lowering.storages.set(member, ownPlace(layout, i, block))
   );
 }
 

@@ -18,6 +18,7 @@ import { axisSize, localBound, planAxis } from "../place.ts";
 import { tidyGrid } from "./grid.ts";
 import type { BufferDraft, Lowering, LoweringInput } from "./lowering.ts";
 import type { KernelScope } from "./scope.ts";
+import type { LocalAxis } from "../../sharding/local_axes.ts";
 
 export type {
   BufferDraft,
@@ -123,14 +124,11 @@ export function bufferAxes(
   lowering: Lowering,
   axes: readonly string[],
 ): BufferAxis[] {
+  const { placed } = lowering;
   return axes.map((axis) => {
-    const { dynamic, size } = lowering.placed.axes[axis]!;
-    return dynamic
-      ? {
-        axis: planAxis(lowering.placed, axis),
-        size: perRank(localBound(lowering.placed, axis)),
-        dynamic: true,
-      }
+    const size = perRank(localBound(placed, axis));
+    return placed.axes[axis]!.dynamic
+      ? { axis: planAxis(placed, axis), size, dynamic: true }
       : { axis, size };
   });
 }
@@ -141,10 +139,42 @@ export function lengthOf(
   axis: string,
 ): Expr {
   const { placed } = scope.lowering;
-  const { dynamic, size } = placed.axes[axis]!;
-  if (!dynamic) return u32(size);
+  const { dynamic, size, table } = placed.axes[axis]!;
+  if (!dynamic) {
+    return table && !isEven(table)
+      ? load(scope.read(lengthTable(scope.lowering, axis)), u32(0), "u32")
+      : u32(size);
+  }
   const slot = placed.counts.indexOf(planAxis(placed, axis));
   return load(scope.read(LENGTHS), u32(slot), "u32");
+}
+
+/** Whether all ranks have equally many items of an axis. */
+function isEven(table: NonNullable<LocalAxis["table"]>): boolean {
+  return table.every((ids) => ids.length === table[0]!.length);
+}
+
+/** How many items of a fixed axis each rank has. */
+function lengthTable(lowering: Lowering, axis: string): string {
+  const data = localBound(lowering.placed, axis).map((n) => [n]);
+  return addTable(lowering, `length of ${axis}`, { axis: "length", data });
+}
+
+/** A constant buffer with a list for each rank, made once. Returns its name. */
+export function addTable(
+  lowering: Lowering,
+  name: string,
+  { axis, data }: {
+    readonly axis: string;
+    readonly data: readonly (readonly number[])[];
+  },
+): string {
+  if (lowering.buffers.has(name)) return name;
+  return addBuffer(lowering, {
+    ...{ name, kind: "const", dtype: "u32" },
+    axes: [{ axis, size: data[0]!.length }],
+    data: { ranks: data },
+  });
 }
 
 /** The product of lengths inside a kernel. */
@@ -252,18 +282,24 @@ export function addLaunch(
 
 /** Label, span and part of a step. */
 export function about(
-  { chunk, partial, progress }: Lowering,
+  { chunk, progress }: Lowering,
   node: Node,
   part?: StepPart,
 ): Pick<StepBase, "span" | "part" | "phase"> & { readonly label: string } {
-  const over = partial.get(node);
-  const label = labelOf(node) + (over ? `{partial:${over.join("+")}}` : "");
+  const over = unreducedOf(node);
+  const label = labelOf(node) +
+    (over.length > 0 ? `{partial:${over.join("+")}}` : "");
   return {
     label: chunk ? `${label}, ${chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
     ...(part ? { part } : {}),
     ...progress,
   };
+}
+
+/** The mesh axes along which ranks hold terms of a value. */
+export function unreducedOf({ sharding }: Node): readonly string[] {
+  return sharding?.unreduced ?? [];
 }
 
 /** `dot over embed : f32[token ffn]` */

@@ -62,8 +62,7 @@ function hasMatmulShape(
   const route = dispatched.get(node.inputs[0]!);
   if (!route) return batch.length === 0 && rows.length > 0;
   return isRouting(route) && batch.length === 1 &&
-    batch[0] === route.params.expert &&
-    rows.join() === route.params.slot;
+    batch[0] === node.axes[0] && rows.join() === route.params.slot;
 }
 
 /**

@@ -16,7 +16,6 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, storeTo } from "./emit.ts";
-import { ownAxes, ownPart } from "./params.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { isPlain, markPartial, storageFor } from "./storage.ts";
@@ -80,14 +79,13 @@ export function lowerOutputCopy(
   node: Node,
 ): string {
   const dtype = storedDType(node.dtype);
-  const own = ownAxes(lowering, node);
   const buffer = addBuffer(lowering, {
     name: freshName(lowering, name),
     kind: "output",
     dtype,
-    axes: ownPart(lowering, bufferAxes(lowering, node.axes), own),
+    axes: bufferAxes(lowering, node.axes),
   });
-  copyTo(lowering, node, { buffer, dtype, axes: node.axes, own });
+  copyTo(lowering, node, { buffer, dtype, axes: node.axes });
   return buffer;
 }
 
@@ -108,7 +106,7 @@ export function rowMajorBuffer(
   return rowMajorStorage(lowering, node, axes).buffer;
 }
 
-/** The same, with what else is known of it; of a value that lies by expert, the rank's own part. */
+/** The same, with what else is known of it. */
 export function rowMajorStorage(
   lowering: Lowering,
   node: Node,
@@ -120,15 +118,14 @@ export function rowMajorStorage(
   const plain = isPlain(found) && found.dtype === dtype &&
     found.axes.join() === axes.join();
   if (plain) return found;
-  const own = ownAxes(lowering, node);
   const buffer = addScratch(
     lowering,
     "ordered",
     dtype,
-    ownPart(lowering, bufferAxes(lowering, axes), own),
+    bufferAxes(lowering, axes),
   );
   markPartial(lowering, node, buffer);
-  const storage = { buffer, dtype, axes, own };
+  const storage = { buffer, dtype, axes };
   copyTo(lowering, node, storage);
   return storage;
 }

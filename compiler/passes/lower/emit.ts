@@ -25,11 +25,10 @@ import type {
   Primitive,
   ScalarFunction,
 } from "../../graph/graph.ts";
-import { type At, atMapped, atWith, flatIndex, localName, ROW } from "./at.ts";
+import { type At, atMapped, atWith, flatIndex, ROW } from "./at.ts";
 import { lengthOf, type Storage } from "./context.ts";
 import type { BucketPlace } from "./lowering.ts";
-import { dealtBuffer } from "./dealt.ts";
-import { lengthsOn, mostOf } from "./places.ts";
+import { heldIndex } from "./held.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the kernel at hand has already computed. */
@@ -104,21 +103,18 @@ export function indexIn(
   storage: Storage,
   at: At,
 ): Expr {
-  const { axes, own = [], rowStride, bucket } = storage;
+  const { axes, rowStride, bucket } = storage;
+  const length = (axis: string) => lengthOf(scope, axis);
   if (storage.rows) {
-    const length = (axis: string) => lengthOf(scope, axis);
     return add(
       mul(rowIn(scope, storage, at), restLength(scope, storage)),
       flatIndex(at, axes, length),
     );
   }
   if (bucket) return indexInBucket(scope, storage, bucket, at);
-  const names = axes.map((axis) => own.includes(axis) ? localName(axis) : axis);
-  const lengths = lengthsOn(scope, own);
-  const length = (name: string) => lengths(axes[names.indexOf(name)]!);
-  if (rowStride === undefined) return flatIndex(at, names, length);
-  const last = names.at(-1)!;
-  return names.reduce<Expr>(
+  if (rowStride === undefined) return flatIndex(at, axes, length);
+  const last = axes.at(-1)!;
+  return axes.reduce<Expr>(
     (index, name) =>
       add(
         mul(index, name === last ? u32(rowStride) : length(name)),
@@ -131,11 +127,11 @@ export function indexIn(
 /** The index of a place of a value that lies in a bucket. */
 function indexInBucket(
   scope: KernelScope,
-  { axes, own = [] }: Storage,
+  { axes }: Storage,
   { offset, cut }: BucketPlace,
   at: At,
 ): Expr {
-  const { lowering } = scope;
+  const { placed } = scope.lowering;
   const item = cut && scope.bindValue(at.get(cut.axis));
   const position = cut && scope.bindValue(div(item!, u32(cut.each)));
   const index = axes.reduce<Expr>((index, axis) => {
@@ -143,9 +139,7 @@ function indexInBucket(
       const local = sub(item!, mul(position!, u32(cut.each)));
       return add(mul(index, u32(cut.each)), local);
     }
-    return own.includes(axis)
-      ? add(mul(index, u32(mostOf(lowering, axis))), at.get(localName(axis)))
-      : add(mul(index, lengthOf(scope, axis)), at.get(axis));
+    return add(mul(index, u32(placed.axes[axis]!.size)), at.get(axis));
   }, u32(0));
   const start = cut
     ? add(mul(position!, u32(cut.stride)), u32(offset))
@@ -404,19 +398,14 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     });
     return call("fma", signed, sin, mul(x, cos));
   },
-  take(inline) {
+  allSlice(inline) {
     const { scope, node, at } = inline;
-    const { whole, to } = node.params;
-    // Of an axis with a table, places are global ids.
-    const row = scope.lowering.placed.axes[to]!.table ? at.get(to) : load(
-      scope.read(dealtBuffer(scope.lowering, to, "items")),
-      at.get(to),
-      "u32",
-    );
+    const { axis: from, to } = node.params;
+    const there = scope.bindValue(heldIndex(scope, { from, to }, at.get(to)));
     return input(
       inline,
       0,
-      atMapped((axis) => axis === whole ? row : at.get(axis)),
+      atMapped((axis) => axis === from ? there : at.get(axis)),
     );
   },
   part() {

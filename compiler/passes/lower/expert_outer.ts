@@ -8,7 +8,7 @@ import {
   expertOuterGrid,
   type ExpertOuterOptions,
 } from "../../kernels/expert_outer.ts";
-import { atFlat, atMapped, localName } from "./at.ts";
+import { atFlat, atMapped } from "./at.ts";
 import {
   addLaunch,
   fixedProduct,
@@ -18,7 +18,7 @@ import {
 } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { emitValue } from "./emit.ts";
-import { atRow, lengthsOn, mostOf, restAxes } from "./places.ts";
+import { atRow, restAxes } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
@@ -54,7 +54,7 @@ export function lowerExpertOuter(
   const [x, y] = node.inputs as [Node, Node];
   const storage = storageFor(lowering, node);
   const { expert } = routing;
-  const experts = mostOf(lowering, expert);
+  const experts = lowering.placed.axes[expert]!.size;
   const length = (axis: string) => lengthOf(scope, axis);
   const value =
     (input: Node, axes: readonly string[]) => (i: Expr, row: Expr) =>
@@ -69,7 +69,7 @@ export function lowerExpertOuter(
   const options: ExpertOuterOptions = {
     name: `outer_experts_${height}x${width}`,
     experts,
-    own: lengthsOn(scope, [expert])(expert),
+    own: length(expert),
     rows: height,
     columns: width,
     tile: lowering.tile,
@@ -88,7 +88,7 @@ export function lowerExpertOuter(
       const row = atFlat(rows, at.row, length);
       const column = atFlat(columns, at.column, length);
       const place = atMapped((axis) =>
-        axis === expert || axis === localName(expert)
+        axis === expert
           ? at.expert
           : (rows.includes(axis) ? row : column).get(axis)
       );

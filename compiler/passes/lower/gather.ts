@@ -1,14 +1,28 @@
-/** All of a placed axis on every rank: a collective of rows, and a launch that orders them where they are not. */
+/** What ranks hold, one rank's after another's, on every rank of a group: for values whose rows are counted at run time. */
 
 import { storedDType } from "../../../spec/dtype.ts";
-import { load } from "../../../spec/kernel/build.ts";
-import type { NodeOf } from "../../graph/graph.ts";
-import { atMapped } from "./at.ts";
+import { PlacementError } from "../../../spec/errors.ts";
+import {
+  add,
+  div,
+  load,
+  loadStored,
+  mul,
+  sub,
+  u32,
+} from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import { positionsOver } from "../../../spec/mesh.ts";
+import type { BufferAxis } from "../../../spec/plan.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { planAxis } from "../place.ts";
+import { type At, atMapped, flatIndex } from "./at.ts";
 import {
   about,
   addScratch,
   bufferAxes,
   fixedProduct,
+  lengthOf,
   type Lowering,
   type Storage,
 } from "./context.ts";
@@ -17,51 +31,177 @@ import { rowMajorBuffer } from "./elementwise.ts";
 import { loadFrom, storeTo } from "./emit.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
+import { markPartial, storageFor } from "./storage.ts";
 
-/** Rows of every rank, one rank's after another's; where sequences are dealt, they are brought into global order. */
-export function lowerGather(lowering: Lowering, node: NodeOf<"gather">): void {
-  const { axis, to } = node.params;
-  const x = node.inputs[0]!;
-  const rest = x.axes.filter((name) => name !== axis);
+/** What moves values between ranks. */
+type Moving =
+  | NodeOf<"allGather">
+  | NodeOf<"allReduce">
+  | NodeOf<"reduceScatter">;
+
+/** Rows of every rank of a group, by group rank. */
+export interface GatheredRows {
+  readonly buffer: string;
+  /** The axis of the rows, and the other axes in memory order. */
+  readonly rows: string;
+  readonly rest: readonly string[];
+}
+
+/** The axis along which a value has rows that are counted at run time; undefined: its lengths are fixed. */
+export function countedAxis(
+  { placed, dispatched }: Lowering,
+  node: Node,
+): string | undefined {
+  const counted = node.axes.filter((axis) => placed.axes[axis]?.dynamic);
+  if (counted.length > 1 || dispatched.has(node)) {
+    throw new PlacementError(
+      `Cannot move '${
+        node.axes.join(" ")
+      }' between ranks: it has more than one axis whose length is known only at run time. Place its axes otherwise`,
+    );
+  }
+  return counted[0];
+}
+
+/** Gather the rows of a stored value over `over`. `into` are the axes of the buffer; by default all of the first rank's, then all of the next. */
+export function gatherRowsOf(
+  lowering: Lowering,
+  node: Moving,
+  rows: string,
+  into?: readonly BufferAxis[],
+): GatheredRows {
+  const [x] = node.inputs as [Node];
+  const { over } = node.params;
+  const { placed } = lowering;
+  const rest = x.axes.filter((name) => name !== rows);
   const words = fixedProduct(lowering, node, rest);
-  const dtype = storedDType(node.dtype);
-  const { over, deal, size } = lowering.placed.axes[axis]!;
-  const ordered = deal!.by === "blocks";
-  const inner = bufferAxes(lowering, rest);
-  const gathered = addScratch(
+  const dtype = storedDType(x.dtype);
+  const buffer = addScratch(
     lowering,
     "gathered",
     dtype,
-    ordered
-      ? bufferAxes(lowering, [to, ...rest])
-      : [{ axis: `${axis} by rank`, size, dynamic: true }, ...inner],
+    into ?? [
+      { axis: `${rows} by rank`, size: boundOver(lowering, rows, over), dynamic: true },
+      ...bufferAxes(lowering, rest),
+    ],
   );
+  const counts = dealtBuffer(lowering, rows, { holds: "counts", over });
   lowering.steps.push({
     op: "allGather",
     ranks: "all",
-    over: over!,
-    from: rowMajorBuffer(lowering, x, [axis, ...rest]),
-    to: gathered,
+    over,
+    from: rowMajorBuffer(lowering, x, [rows, ...rest]),
+    to: buffer,
     bytes: words * 4,
-    rows: { axis, counts: dealtBuffer(lowering, axis, "counts") },
+    rows: { axis: planAxis(placed, rows), counts },
     ...about(lowering, node),
   });
-  const raw: Storage = { buffer: gathered, dtype, axes: [to, ...rest] };
+  return { buffer, rows, rest };
+}
+
+/** The most rows that the ranks of a group have together. */
+export function boundOver(
+  { placed }: Lowering,
+  rows: string,
+  over: readonly string[],
+): number {
+  const { size, over: sharded } = placed.axes[rows]!;
+  const copies = over.filter((name) => !sharded.includes(name));
+  return size * positionsOver(placed.mesh, copies);
+}
+
+/** The element of group rank `position` at a place, where all ranks have the same rows. */
+export function loadTerm(
+  scope: KernelScope,
+  { buffer, rows, rest }: GatheredRows,
+  position: Expr,
+  at: At,
+): Expr {
+  const length = (axis: string) => lengthOf(scope, axis);
+  const index = flatIndex(at, [rows, ...rest], length);
+  const each = [rows, ...rest].map(length).reduce((a, b) => mul(a, b));
+  const { dtype } = scope.lowering.buffers.get(buffer)!;
+  return loadStored(
+    scope.read(buffer),
+    dtype,
+    add(mul(position, each), index),
+  );
+}
+
+/** All of an axis on every rank of a group. */
+export function lowerAllGather(
+  lowering: Lowering,
+  node: NodeOf<"allGather">,
+): void {
+  const { axis, to } = node.params;
+  const [x] = node.inputs as [Node];
+  const rows = countedAxis(lowering, x)!;
+  if (rows === axis) gatherRagged(lowering, node);
+  else gatherColumns(lowering, node, rows, { axis, to });
+}
+
+/** Parts of rows: each rank has some elements of every row. */
+function gatherColumns(
+  lowering: Lowering,
+  node: NodeOf<"allGather">,
+  rows: string,
+  { axis, to }: { readonly axis: string; readonly to: string },
+): void {
+  const gathered = gatherRowsOf(lowering, node, rows);
+  const each = lowering.placed.axes[axis]!.size;
+  const storage = storageFor(lowering, node);
+  const scope = new KernelScope(lowering);
+  writeAll(scope, node, node.axes, (at) => {
+    const i = scope.bindValue(at.get(to));
+    const position = scope.bindValue(div(i, u32(each)));
+    const there = atMapped((name) =>
+      name === axis ? sub(i, mul(position, u32(each))) : at.get(name)
+    );
+    return [
+      storeTo(scope, storage, at, loadTerm(scope, gathered, position, there)),
+    ];
+  });
+}
+
+/** Rows of every rank, in the order of the axis that they are a part of. */
+function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
+  const { axis, to } = node.params;
+  const [x] = node.inputs as [Node];
+  const { placed } = lowering;
+  const deal = placed.axes[axis]!.deal!;
+  const part = placed.axes[to]!;
+  const ordered = deal.by === "blocks" &&
+    (deal.within === undefined || part.over.length > 0 ||
+      placed.axes[deal.within]!.deal!.by === "blocks");
+  const rest = x.axes.filter((name) => name !== axis);
+  const gathered = gatherRowsOf(
+    lowering,
+    node,
+    axis,
+    ordered ? bufferAxes(lowering, [to, ...rest]) : undefined,
+  );
+  const { buffer } = gathered;
+  const { dtype } = lowering.buffers.get(buffer)!;
+  const raw: Storage = { buffer, dtype, axes: [to, ...rest] };
+  markPartial(lowering, node, buffer);
   if (ordered) {
     lowering.storages.set(node, raw);
     return;
   }
-  const buffer = addScratch(
-    lowering,
-    "whole",
-    dtype,
-    bufferAxes(lowering, raw.axes),
-  );
-  const whole: Storage = { ...raw, buffer };
-  const rows = dealtBuffer(lowering, axis, "rows");
+  const whole: Storage = {
+    ...raw,
+    buffer: addScratch(
+      lowering,
+      "replicated",
+      dtype,
+      bufferAxes(lowering, raw.axes),
+    ),
+  };
+  markPartial(lowering, node, whole.buffer);
+  const order = dealtBuffer(lowering, axis, { holds: "rows" });
   const scope = new KernelScope(lowering);
   writeAll(scope, node, whole.axes, (at) => {
-    const row = load(scope.read(rows), at.get(to), "u32");
+    const row = load(scope.read(order), at.get(to), "u32");
     const there = atMapped((name) => name === to ? row : at.get(name));
     return [storeTo(scope, whole, at, loadFrom(scope, raw, there))];
   });

@@ -3,7 +3,7 @@
 import { boundOf } from "../../../spec/bytes.ts";
 import type { Size } from "../../../spec/size.ts";
 import { type Grid, GRID_LIMIT } from "../../kernels/kernel.ts";
-import type { Placed } from "../placed.ts";
+import type { Placed } from "../../sharding/placed.ts";
 
 /** The same grid in fewer words. `ceil(n / limit)` becomes 1: where n is 0, the other dimension is too, and nothing starts. */
 export function tidyGrid(placed: Placed, [x, y, z]: Grid): Grid {

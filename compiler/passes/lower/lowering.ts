@@ -22,10 +22,8 @@ import type { MatmulTile } from "../../kernels/matmul_tile.ts";
 import type { Tuning } from "../../kernels/tiles.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
-import type { Placed } from "../placed.ts";
-import type { Partial } from "../partial.ts";
+import type { Placed } from "../../sharding/placed.ts";
 import type { Bucket } from "../buckets.ts";
-import type { Sharded } from "../sharded.ts";
 
 /** A buffer before memory is assigned. */
 export type BufferDraft = Omit<PlanBuffer, "allocation" | "offset">;
@@ -45,8 +43,6 @@ export interface Storage {
     readonly routing: RoutingBuffers;
     readonly through?: string;
   };
-  /** Axes on which memory has only what the rank has of them. */
-  readonly own?: readonly string[];
   /** It lies in a buffer with others: see `bucket.ts`. */
   readonly bucket?: BucketPlace;
 }
@@ -67,6 +63,7 @@ export interface BucketPlace {
 export interface RoutingBuffers {
   readonly number: number;
   readonly node: Node;
+  /** The axis of the rank's experts. */
   readonly expert: string;
   readonly topK: number;
   readonly over: readonly string[];
@@ -177,10 +174,6 @@ export interface Lowering {
   readonly ropeTables: Map<string, string>;
   /** Nodes whose value lives on dispatched rows -> their route node. */
   readonly dispatched: ReadonlyMap<Node, Node>;
-  /** Nodes on no row of some of whose axes a rank has a part. */
-  readonly sharded: Sharded;
-  /** Nodes of which each rank has a part of a sum. */
-  readonly partial: Partial;
   /** Nodes that one collective moves together, by each of them. */
   readonly buckets: ReadonlyMap<Node, Bucket>;
   /** Where values that a bucket takes are written at once. */
@@ -206,8 +199,6 @@ export type LoweringInput = Pick<
   | "fusion"
   | "scalars"
   | "dispatched"
-  | "sharded"
-  | "partial"
   | "buckets"
   | "layouts"
   | "tile"

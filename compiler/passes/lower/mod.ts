@@ -36,10 +36,10 @@ import {
   lowerOutputCopy,
 } from "./elementwise.ts";
 import { ropeKey } from "./emit.ts";
-import { lowerGather } from "./gather.ts";
+import { lowerAllGather } from "./gather.ts";
 import { lowerCombine, lowerDispatch } from "./moe.ts";
-import { addParam, ownAxes, ownPart } from "./params.ts";
-import { lowerAllReduce } from "./reduce_ranks.ts";
+import { addParam } from "./params.ts";
+import { lowerAllReduce, lowerReduceScatter } from "./reduce_ranks.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
 import { startUpdates } from "./updates.ts";
@@ -76,12 +76,11 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   part: lowerView,
   dispatch: lowerDispatch,
   combine: (lowering, node) => lowerCombine(lowering, node, node, lowerNode),
-  gather: lowerGather,
-  take: lowerElementwise,
+  allSlice: lowerElementwise,
   again: lowerView,
   allReduce: lowerAllReduce,
-  reduceScatter: inBucket,
-  allGather: inBucket,
+  reduceScatter: lowerReduceScatter,
+  allGather: lowerAllGather,
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
   attentionSum: lowerAttentionSum,
@@ -137,10 +136,6 @@ export function lowerGraph(
   return { inputs, outputs };
 }
 
-function inBucket(_: Lowering, { primitive }: Node): void {
-  invariant(false, `'${primitive}' is in no bucket`);
-}
-
 function lowerNode(lowering: Lowering, node: Node): void {
   const { stored, absorbs, absorbed } = lowering.fusion;
   if (absorbed.has(node)) return;
@@ -162,14 +157,11 @@ function addSource(
 ): void {
   const { name } = node.params;
   const dtype = storedDType(node.dtype);
-  const own = ownAxes(lowering, node);
   addBuffer(lowering, {
-    name,
-    kind,
-    dtype,
-    axes: ownPart(lowering, bufferAxes(lowering, node.axes), own),
+    ...{ name, kind, dtype },
+    axes: bufferAxes(lowering, node.axes),
   });
-  lowering.storages.set(node, { buffer: name, dtype, axes: node.axes, own });
+  lowering.storages.set(node, { buffer: name, dtype, axes: node.axes });
 }
 
 function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
@@ -279,7 +271,7 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
       return routeOperand(user, "choices") === index
         ? [size(user.params.expert)]
         : [];
-    case "gather":
+    case "allGather":
       return first === index
         ? lowering.graph.nodes.flatMap((next) =>
           indexBound(lowering, next, user)

@@ -53,7 +53,7 @@ export function lowerDispatch(
 ): void {
   const [x, route] = node.inputs as [Node, RoutingNode];
   const first = !lowering.routings.has(route);
-  const routing = routingOf(lowering, route);
+  const routing = routingOf(lowering, route, node.axes[0]!);
   const part = (name: StepPart["part"]): StepPart => ({
     verb: "dispatch",
     routing: routing.number,

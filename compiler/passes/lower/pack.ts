@@ -18,11 +18,16 @@ import type { Expr } from "../../../spec/kernel/tree.ts";
 import { onRank } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
-import { addBuffer, addLaunch, freshName, type Lowering } from "./context.ts";
-import type { Storage } from "./context.ts";
+import {
+  addBuffer,
+  addLaunch,
+  freshName,
+  lengthOf,
+  type Lowering,
+  type Storage,
+} from "./context.ts";
 import { emitValue } from "./emit.ts";
-import { ownAxes } from "./params.ts";
-import { lengthsOn, placesOf } from "./places.ts";
+import { placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 
 /** The value of a stored node as `like` lies, in a buffer of its own. */
@@ -41,7 +46,7 @@ export function packedStorage(
   });
   const scope = new KernelScope(lowering);
   const places = placesOf(scope, node, axes);
-  const length = lengthsOn(scope, ownAxes(lowering, node));
+  const length = (axis: string) => lengthOf(scope, axis);
   const rows = axes.slice(0, -1).map(length)
     .reduce((a, b) => mul(a, b), u32(1));
   const count = rowStride === undefined

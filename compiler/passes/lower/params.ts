@@ -1,21 +1,12 @@
 /** How parameters lie in memory: contracted axis outside, output axes inside, so that neighbouring outputs lie side by side. */
 
 import { type FileDType, storedDType } from "../../../spec/dtype.ts";
-import { ModelError, PlacementError } from "../../../spec/errors.ts";
-import { positionOver } from "../../../spec/mesh.ts";
-import { type BufferAxis, perRank } from "../../../spec/plan.ts";
-import {
-  type Graph,
-  isRouting,
-  type Node,
-  type NodeOf,
-  valueInputs,
-} from "../../graph/graph.ts";
+import { ModelError } from "../../../spec/errors.ts";
+import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { tensorOf } from "../../graph/stored.ts";
-import { usersOf } from "../users.ts";
-import type { Placed } from "../placed.ts";
-import { isWhole, type Sharded } from "../sharded.ts";
+import { usersOf } from "../../graph/users.ts";
+import type { Placed } from "../../sharding/placed.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 
@@ -45,81 +36,33 @@ export function dotShape(node: NodeOf<"dot">): DotShape {
   };
 }
 
-/** Every node on dispatched rows, with the routing that put it there. */
-export function dispatchedNodes(graph: Graph): Map<Node, Node> {
-  const result = new Map<Node, Node>();
-  for (const node of graph.nodes) {
-    if (node.primitive === "dispatch") result.set(node, node.inputs[1]!);
-    else if (node.primitive !== "combine" && node.primitive !== "collect") {
-      const from = valueInputs(node).find((input) => result.has(input));
-      const route = from && result.get(from)!;
-      if (route && !sumsRows(node, route)) result.set(node, route);
-    }
-  }
-  return result;
-}
-
-/** Whether a node sums rows of a dispatch, so that what it makes has none. */
-function sumsRows(node: Node, route: Node): boolean {
-  return node.primitive === "accumulate" && isRouting(route) &&
-    node.params.over.includes(route.params.slot);
-}
-
-/** What lies by expert: nodes on dispatched rows, and others. */
-export interface ByExpert {
-  readonly dispatched: ReadonlyMap<Node, Node>;
-  readonly sharded: Sharded;
-}
-
 /** Decide the layout of every parameter. `storedDTypes` gives the file's dtype by source tensor name. */
 export function layoutParams(
   graph: Graph,
   placed: Placed,
-  { dispatched, sharded }: ByExpert,
   storedDTypes: { readonly [tensor: string]: FileDType },
 ): Map<Node, ParamLayout> {
   const layouts = new Map<Node, ParamLayout>();
   const users = usersOf(graph);
   for (const node of graph.nodes) {
     if (node.primitive !== "param") continue;
-    layouts.set(
+    const layout = layoutParam(
       node,
-      layoutParam(
-        node,
-        users.get(node) ?? [],
-        placed,
-        { dispatched, sharded },
-        storedDTypes,
-      ),
+      users.get(node) ?? [],
+      placed,
+      storedDTypes,
     );
+    layouts.set(node, layout);
   }
   return layouts;
-}
-
-/** The expert axis of a route node. */
-function expertOf(route: Node | undefined): string | undefined {
-  return isRouting(route) ? route.params.expert : undefined;
 }
 
 function layoutParam(
   node: NodeOf<"param">,
   users: readonly Node[],
   placed: Placed,
-  { dispatched, sharded }: ByExpert,
   storedDTypes: { readonly [tensor: string]: FileDType },
 ): ParamLayout {
-  const uses = new Set(users.map((user) => expertOf(dispatched.get(user))));
-  const used = node.axes.find((axis) => uses.has(axis));
-  // Where a rank has all experts in their order, its parameters are as anywhere else.
-  const expert = used !== undefined && isWhole(placed, used) ? undefined : used;
-  const elsewhere = users.some((user) =>
-    expertOf(dispatched.get(user)) !== expert && !sharded.has(user)
-  );
-  if (expert !== undefined && elsewhere) {
-    throw new PlacementError(
-      `Cannot place parameter '${node.params.name}': it is used both on dispatched rows and elsewhere. Name two parameters`,
-    );
-  }
   const stored = storedDTypes[tensorOf(node)] ?? storedDType(node.dtype);
   const dot = users.find((user): user is NodeOf<"dot"> =>
     user.primitive === "dot" && user.inputs[1] === node
@@ -140,7 +83,6 @@ function layoutParam(
       ? { rowStride: Math.ceil(last / 4) * 4 }
       : {}),
     ...(packed && viewed && last % 2 ? { splitsWords: true } : {}),
-    ...(expert === undefined ? {} : { localExperts: expert }),
   };
 }
 
@@ -181,20 +123,13 @@ function addBlocks(
     user.primitive === "dot"
   ) as NodeOf<"dot">;
   const { batch, over, columns } = dotShape(dot);
-  const experts = layout.localExperts
-    ? expertsOfRanks(placed, layout.localExperts)
-    : undefined;
   const length = placed.axes[over[0]!]!.size;
   const block = { axis: `${over[0]}_block`, size: length / BLOCK };
   const word = { axis: `${over[0]}_word`, size: BLOCK / PER_WORD };
   for (const { axis, size } of [block, word]) {
     lowering.blockAxes.set(axis, { size });
   }
-  const outer = ownPart(
-    lowering,
-    bufferAxes(lowering, batch),
-    ownOfLayout(layout),
-  );
+  const outer = bufferAxes(lowering, batch);
   const add = (
     buffer: string,
     blocks: readonly { readonly axis: string; readonly size: number }[],
@@ -208,14 +143,9 @@ function addBlocks(
       ...{ buffer, source: buffer, stored: "u32" },
       axes: [...whole, ...blocks.map(({ axis }) => axis)],
       shape: [
-        ...whole.map((axis) => placed.axes[axis]!.size),
+        ...whole.map((axis) => placed.axes[axis]!.total),
         ...blocks.map(({ size }) => size),
       ],
-      ...experts
-        ? {
-          pick: { axis: layout.localExperts!, stacked: false, index: experts },
-        }
-        : {},
     });
     return buffer;
   };
@@ -227,42 +157,6 @@ function addBlocks(
   });
 }
 
-/** The experts that each rank holds, or its items of another axis with a table, by global id in local order. */
-export function expertsOfRanks(placed: Placed, axis: string): number[][] {
-  const { over, table } = placed.axes[axis]!;
-  return Array.from(
-    { length: placed.ranks },
-    (_, rank) => [...table![positionOver(placed.mesh, rank, over!)]!],
-  );
-}
-
-/** The axes of a parameter of which its rank has a part. */
-function ownOfLayout({ localExperts }: ParamLayout): readonly string[] {
-  return localExperts === undefined ? [] : [localExperts];
-}
-
-/** The axes of a buffer that has only what its rank has of the axes `own`. */
-export function ownPart(
-  { placed }: Lowering,
-  axes: readonly BufferAxis[],
-  own: readonly string[],
-): readonly BufferAxis[] {
-  return axes.map((entry) => {
-    const { axis } = entry;
-    if (!own.includes(axis)) return entry;
-    const lengths = expertsOfRanks(placed, axis).map((ids) => ids.length);
-    return { axis, size: perRank(lengths) };
-  });
-}
-
-/** The axes of a node on no row of which its rank has a part. */
-export function ownAxes(
-  { sharded }: Pick<Lowering, "sharded">,
-  node: Node,
-): readonly string[] {
-  return sharded.get(node) ?? [];
-}
-
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.layouts.get(node)!;
@@ -270,50 +164,25 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   if (stored === "mxfp4") return addBlocks(lowering, node, layout);
   const { name, stack } = node.params;
   const { placed } = lowering;
-  const experts = layout.localExperts
-    ? expertsOfRanks(placed, layout.localExperts)
-    : undefined;
-  const axes = ownPart(
-    lowering,
-    bufferAxes(lowering, layout.axes),
-    ownOfLayout(layout),
-  );
+  const padded = layout.rowStride === undefined
+    ? {}
+    : { rowStride: layout.rowStride };
   addBuffer(lowering, {
-    name,
-    kind: "weight",
-    dtype: stored,
-    axes,
-    ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
+    ...{ name, kind: "weight", dtype: stored },
+    axes: bufferAxes(lowering, layout.axes),
+    ...padded,
   });
   lowering.storages.set(node, {
-    buffer: name,
-    dtype: stored,
-    axes: layout.axes,
-    ...(layout.rowStride === undefined ? {} : { rowStride: layout.rowStride }),
-    ...(layout.localExperts ? { own: [layout.localExperts] } : {}),
+    ...{ buffer: name, dtype: stored, axes: layout.axes },
+    ...padded,
   });
-  const fileAxes = node.axes.filter((axis) => axis !== stack);
-  const picked = stack ?? layout.localExperts;
+  // The stacked axis is the first one, under the name that the rank has it by.
+  const fileAxes = stack === undefined ? node.axes : node.axes.slice(1);
   lowering.weights.push({
-    buffer: name,
-    source: name,
-    stored,
+    ...{ buffer: name, source: name, stored },
     axes: fileAxes,
-    shape: fileAxes.map((axis) => placed.axes[axis]!.size),
-    ...(picked
-      ? {
-        pick: {
-          axis: picked,
-          stacked: picked === stack,
-          index: experts ??
-            Array.from(
-              { length: placed.ranks },
-              () =>
-                Array.from({ length: placed.axes[picked]!.size }, (_, i) => i),
-            ),
-        },
-      }
-      : {}),
+    shape: fileAxes.map((axis) => placed.axes[axis]!.total),
+    ...stack === undefined ? {} : { stack: node.axes[0]! },
   });
 }
 

@@ -5,24 +5,36 @@
 
 import { positionsOver } from "../../../spec/mesh.ts";
 import { onRank } from "../../../spec/plan.ts";
-import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
+import { invariant } from "../../../spec/errors.ts";
+import { add, binary, load, mul, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/rows.ts";
-import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
+import {
+  about,
+  addLaunch,
+  addScratch,
+  type Lowering,
+} from "./context.ts";
+import { atMapped } from "./at.ts";
 import { writeTarget } from "./dot.ts";
+import { storeTo } from "./emit.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
-import { ownAxes } from "./params.ts";
-import { placesOf } from "./places.ts";
+import { countedAxis, gatherRowsOf, loadTerm } from "./gather.ts";
+import { heldIndex } from "./held.ts";
+import { placesOf, writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { markPartial, storageFor } from "./storage.ts";
 
-/** All of a sum: a gather of its parts, and a launch that adds them. */
+/** All of a sum: a gather of its terms, and a launch that adds them. */
 export function lowerAllReduce(
   lowering: Lowering,
   node: NodeOf<"allReduce">,
 ): void {
   const [x] = node.inputs as [Node];
+  const rows = countedAxis(lowering, x);
+  if (rows !== undefined) return addRows(lowering, node, rows);
   const { over } = node.params;
   const positions = positionsOver(lowering.placed.mesh, over);
   const { from, words } = partsOf(lowering, x);
@@ -61,6 +73,53 @@ export function lowerAllReduce(
   });
 }
 
+/** A rank's part of a sum: of rows that are counted at run time. Where lengths are fixed, `bucket.ts` does it. */
+export function lowerReduceScatter(
+  lowering: Lowering,
+  node: NodeOf<"reduceScatter">,
+): void {
+  const rows = countedAxis(lowering, node.inputs[0]!);
+  invariant(rows !== undefined, "a reduce-scatter of fixed lengths is in no bucket");
+  addRows(lowering, node, rows);
+}
+
+/** Gather the terms of rows, and add those of the places that the rank is given. */
+function addRows(
+  lowering: Lowering,
+  node: NodeOf<"allReduce"> | NodeOf<"reduceScatter">,
+  rows: string,
+): void {
+  const { params } = node;
+  const positions = positionsOver(lowering.placed.mesh, params.over);
+  const gathered = gatherRowsOf(lowering, node, rows);
+  const storage = storageFor(lowering, node);
+  const scope = new KernelScope(lowering);
+  writeAll(scope, node, node.axes, (at) => {
+    let there = at;
+    if ("axis" in params) {
+      const held = { from: params.axis, to: params.to };
+      const item = scope.bindValue(heldIndex(scope, held, at.get(params.to)));
+      there = atMapped((axis) => axis === params.axis ? item : at.get(axis));
+    }
+    const terms = Array.from(
+      { length: positions },
+      (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), there)),
+    );
+    return [storeTo(scope, storage, at, addAsTree(terms))];
+  });
+}
+
+/** Halves are sums of their own, so that ranks that hold whole halves give the bits of one rank. */
+function addAsTree(terms: readonly Expr[]): Expr {
+  if (terms.length === 1) return terms[0]!;
+  const half = Math.ceil(terms.length / 2);
+  return binary(
+    "add",
+    addAsTree(terms.slice(0, half)),
+    addAsTree(terms.slice(half)),
+  );
+}
+
 /** A buffer of one length on all ranks that begins with a rank's part: its own, or a copy where ranks hold different numbers of experts. */
 function partsOf(
   lowering: Lowering,
@@ -80,7 +139,6 @@ function partsOf(
     { axis: "element of a part", size: words },
   ]);
   markPartial(lowering, x, from);
-  const own = ownAxes(lowering, x);
-  copyTo(lowering, x, { buffer: from, dtype: "f32", axes: x.axes, own });
+  copyTo(lowering, x, { buffer: from, dtype: "f32", axes: x.axes });
   return { from, words };
 }

@@ -18,21 +18,19 @@ import {
 } from "./context.ts";
 import type { OnceBuffers } from "./lowering.ts";
 
-/** The buffers of a routing, or of the first of its chunks; made at its first dispatch. */
+/** The buffers of a routing to the experts of `expert`, or of the first of its chunks; made at its first dispatch. */
 export function routingOf(
   lowering: Lowering,
   node: RoutingNode,
+  expert: string,
 ): RoutingBuffers {
   const known = lowering.routings.get(node);
   if (known) return known;
   const { placed } = lowering;
-  const { expert, choice, tokens, rule } = node.params;
-  const { over: expertOver, table, size: experts } = placed.axes[expert]!;
-  const over = expertOver!.filter((axis) =>
-    placed.mesh.some((m) => m.name === axis && m.size > 1)
-  );
+  const { choice, tokens, rule } = node.params;
+  const { over, total: experts } = placed.axes[expert]!;
   const positions = positionsOver(placed.mesh, over);
-  const splits = table!.reduce<number[]>(
+  const splits = expertTable(lowering, expert).reduce<number[]>(
     (ends, ids) => [...ends, ends.at(-1)! + ids.length],
     [0],
   );
@@ -240,6 +238,15 @@ function routingScratch(
   ]);
 }
 
+/** The experts of each position, in local order. */
+function expertTable(
+  { placed }: Lowering,
+  expert: string,
+): readonly (readonly number[])[] {
+  const { table, total } = placed.axes[expert]!;
+  return table ?? [Array.from({ length: total }, (_, id) => id)];
+}
+
 /** This rank's position in its exchange group. */
 export function positionBuffer(
   lowering: Lowering,
@@ -267,7 +274,7 @@ export function orderBuffer(
   lowering: Lowering,
   expert: string,
 ): string | undefined {
-  const ids = lowering.placed.axes[expert]!.table!.flat();
+  const ids = expertTable(lowering, expert).flat();
   if (ids.every((id, i) => id === i)) return undefined;
   const name = `order of ${expert}`;
   if (lowering.buffers.has(name)) return name;

@@ -3,7 +3,6 @@
 import { isHalf, storedDType } from "../../../spec/dtype.ts";
 import { isRouting, type Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/rules.ts";
-import { ownAxes, ownPart } from "./params.ts";
 import { restAxes } from "./places.ts";
 import {
   addBuffer,
@@ -13,15 +12,13 @@ import {
   type Lowering,
   type RoutingBuffers,
   type Storage,
+  unreducedOf,
   verbOf,
 } from "./context.ts";
 
 /** The axis name of the rows of a dispatch in a plan. */
-export function rowsAxis(routing: RoutingBuffers): string {
-  const route = routing.node;
-  return isRouting(route)
-    ? `${route.params.expert} ${route.params.slot}`
-    : "rows";
+export function rowsAxis({ node, expert }: RoutingBuffers): string {
+  return isRouting(node) ? `${expert} ${node.params.slot}` : "rows";
 }
 
 /** Make the buffer of a node's value and remember it. Outputs keep their names. */
@@ -47,16 +44,15 @@ export function markPartial(
   node: Node,
   buffer: string,
 ): void {
-  const partial = lowering.partial.get(node);
-  if (partial === undefined) return;
+  const partial = unreducedOf(node);
+  if (partial.length === 0) return;
   lowering.buffers.set(buffer, { ...lowering.buffers.get(buffer)!, partial });
 }
 
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
   const order = updatedAxes(lowering, node) ?? node.axes;
-  const own = ownAxes(lowering, node);
-  const axes = ownPart(lowering, bufferAxes(lowering, order), own);
+  const axes = bufferAxes(lowering, order);
   const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
     value === node
   )?.[0];
@@ -69,7 +65,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
       dtype,
       axes,
     });
-  return { buffer, dtype, axes: order, own };
+  return { buffer, dtype, axes: order };
 }
 
 /** Of the next value of a parameter that is copied: the order in which the parameter lies in memory. */

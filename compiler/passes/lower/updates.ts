@@ -16,7 +16,7 @@ import {
 } from "./context.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { packedStorage } from "./pack.ts";
-import { usersOf } from "../users.ts";
+import { usersOf } from "../../graph/users.ts";
 
 /** The updates of one lowering. */
 export interface Updates {

@@ -1,6 +1,6 @@
 /** Who uses what. */
 
-import type { Graph, Node } from "../graph/graph.ts";
+import type { Graph, Node } from "./graph.ts";
 
 /** The users of every node, once per use. */
 export function usersOf(graph: Graph): Map<Node, Node[]> {

@@ -1,0 +1,72 @@
+/** What a rank holds of an axis: where its items are among those of the axis with more of them. */
+
+import { add, load, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import { positionOver } from "../../../spec/mesh.ts";
+import type { LocalAxis } from "../../sharding/local_axes.ts";
+import { addTable, type Lowering } from "./context.ts";
+import { dealtBuffer } from "./dealt.ts";
+import type { KernelScope } from "./scope.ts";
+
+/** An axis of which ranks hold a part, and the one that it is a part of. */
+export interface Held {
+  readonly from: string;
+  readonly to: string;
+}
+
+/** The index along `from` of item `index` of `to`. */
+export function heldIndex(
+  scope: KernelScope,
+  { from, to }: Held,
+  index: Expr,
+): Expr {
+  const { lowering } = scope;
+  if (lowering.placed.axes[to]!.deal) {
+    const items = dealtBuffer(lowering, to, { holds: "items", of: from });
+    return load(scope.read(items), index, "u32");
+  }
+  const held = heldItems(lowering, { from, to });
+  const blocks = held.every((items) =>
+    items.every((item, i) => item === items[0]! + i)
+  );
+  if (blocks) {
+    return add(heldStart(scope, { from, to }, held), index);
+  }
+  const most = Math.max(1, ...held.map((items) => items.length));
+  const table = addTable(lowering, `items of ${to} in ${from}`, {
+    axis: to,
+    data: held.map((items) =>
+      Array.from({ length: most }, (_, i) => items[i] ?? 0)
+    ),
+  });
+  return load(scope.read(table), index, "u32");
+}
+
+/** The index along `from` of the first item of `to`, whose items follow each other. */
+export function heldStart(
+  scope: KernelScope,
+  { from, to }: Held,
+  held: readonly (readonly number[])[] = heldItems(scope.lowering, { from, to }),
+): Expr {
+  const starts = held.map((items) => [items[0] ?? 0]);
+  if (starts.every(([start]) => start === starts[0]![0])) {
+    return u32(starts[0]![0]!);
+  }
+  const table = addTable(scope.lowering, `start of ${to} in ${from}`, {
+    axis: "start",
+    data: starts,
+  });
+  return load(scope.read(table), u32(0), "u32");
+}
+
+/** For each rank, the indices along `from` of its items of `to`. */
+function heldItems({ placed }: Lowering, { from, to }: Held): number[][] {
+  const { mesh, ranks, axes } = placed;
+  const idsOn = ({ table, over, total }: LocalAxis, rank: number) =>
+    table?.[positionOver(mesh, rank, over)] ??
+      Array.from({ length: total }, (_, id) => id);
+  return Array.from({ length: ranks }, (_, rank) => {
+    const at = new Map(idsOn(axes[from]!, rank).map((id, i) => [id, i]));
+    return idsOn(axes[to]!, rank).map((id) => at.get(id)!);
+  });
+}

@@ -1,0 +1,114 @@
+/** Agreement: how the axes of one node's operands are sharded, so that its work on a rank needs nothing of another's. */
+
+import type { Node } from "../graph/graph.ts";
+import type { Role } from "./rules.ts";
+import { type Over, overOf, type Sharding } from "./sharding.ts";
+
+/** An operand, and how it is sharded. */
+export interface Offered {
+  readonly axes: readonly string[];
+  readonly sharding: Sharding;
+  /** It stays as it is, and the others follow. */
+  readonly fixed: boolean;
+}
+
+/** What was agreed: how each axis is sharded, and the mesh axes along which the result is unreduced. */
+export interface Agreed {
+  readonly over: Over;
+  readonly reduced: readonly string[];
+}
+
+/** What is asked of the node. */
+export interface AgreeOptions {
+  readonly roles: (operand: number, axis: string) => Role;
+  readonly isRagged: (axis: string) => boolean;
+}
+
+/**
+ * Along an axis that operands share, the one that is sharded most decides: the others are sliced. Where two axes of a value
+ * are sharded over one mesh axis, the axis of a fixed length keeps it, since that is how weights are stored.
+ */
+export function agree(
+  node: Node,
+  operands: readonly Offered[],
+  { roles, isRagged }: AgreeOptions,
+): Agreed {
+  const found = new Map<string, Found>();
+  operands.forEach(({ axes, sharding, fixed }, i) => {
+    for (const axis of axes) {
+      const role = roles(i, axis);
+      if (role === "local") continue;
+      const over = overOf(sharding, axis);
+      const known = found.get(axis);
+      const reduces = role === "reduce" || known?.reduces === true;
+      const exactly = role === "whole"
+        ? []
+        : typeof role !== "string"
+        ? role
+        : fixed
+        ? over
+        : undefined;
+      found.set(axis, {
+        over: exactly ?? known?.exactly ?? longest(known?.over, over),
+        exactly: known?.exactly ?? exactly,
+        reduces,
+        operands: [...known?.operands ?? [], i],
+      });
+    }
+  });
+  const agreed = new Map<string, readonly string[]>();
+  const order = [...found].sort(([a, x], [b, y]) =>
+    rank(a, x, isRagged) - rank(b, y, isRagged)
+  );
+  for (const [axis, { over, exactly, ...about }] of order) {
+    const meets = (other: string) =>
+      together(node, [axis, about], [other, found.get(other)!]);
+    const taken = [...agreed].filter(([other]) => meets(other))
+      .flatMap(([, names]) => names);
+    const clash = over.findIndex((name) => taken.includes(name));
+    agreed.set(axis, exactly || clash < 0 ? over : over.slice(0, clash));
+  }
+  const reduced = [...found].flatMap(([axis, { reduces }]) =>
+    reduces ? agreed.get(axis)! : []
+  );
+  return { over: Object.fromEntries(agreed), reduced };
+}
+
+/** What operands say of an axis. */
+interface Found {
+  readonly over: readonly string[];
+  /** It can be nothing else. */
+  readonly exactly: readonly string[] | undefined;
+  readonly reduces: boolean;
+  readonly operands: readonly number[];
+}
+
+function longest(
+  known: readonly string[] | undefined,
+  over: readonly string[],
+): readonly string[] {
+  return known && known.length >= over.length ? known : over;
+}
+
+/** Who keeps a mesh axis first: what can be nothing else, then fixed lengths, then ragged ones. */
+function rank(
+  axis: string,
+  { exactly }: Found,
+  isRagged: (axis: string) => boolean,
+): number {
+  return exactly ? 0 : isRagged(axis) ? 2 : 1;
+}
+
+type About = Pick<Found, "operands" | "reduces">;
+
+/** Whether one value has both axes, or the result is divided along both. */
+function together(
+  node: Node,
+  [a, x]: readonly [string, About],
+  [b, y]: readonly [string, About],
+): boolean {
+  if (x.operands.some((i) => y.operands.includes(i))) return true;
+  const inResult = (axis: string, { reduces }: About) =>
+    reduces || node.axes.includes(axis);
+  return inResult(a, x) && inResult(b, y);
+}

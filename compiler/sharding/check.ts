@@ -1,0 +1,107 @@
+/** What no sharding can do: refused here, at the place in the model. */
+
+import { ModelError, PlacementError } from "../../spec/errors.ts";
+import { positionsOver } from "../../spec/mesh.ts";
+import type { Graph, Node } from "../graph/graph.ts";
+import { segmentsOf } from "../kernels/sum.ts";
+import { usersOf } from "../graph/users.ts";
+import { type AxisFacts, isRagged } from "./local_axes.ts";
+import type { Over } from "./sharding.ts";
+
+/** Axes of a fixed length are cut into equal parts. Throws PlacementError. */
+export function checkSizes({ graph, mesh, requests, experts, ...facts }: AxisFacts): void {
+  for (const [axis, { over }] of requests) {
+    if (experts.has(axis) || isRagged({ graph, mesh, requests, experts, ...facts }, axis)) {
+      continue;
+    }
+    const positions = positionsOver(mesh, over);
+    const { size } = graph.axes[axis]!;
+    if (size % positions === 0) continue;
+    throw new PlacementError(
+      `Cannot shard axis '${axis}' over '${over.join("+")}': its size, ${size}, is no multiple of ${positions}. ${
+        remedy(over, divisors(size, positions))
+      }`,
+    );
+  }
+}
+
+/** A contraction over a sharded axis has the bits of one rank only where ranks hold whole segments of the sum. */
+export function checkSums(
+  { graph, mesh }: AxisFacts,
+  node: Node,
+  over: Over,
+  reduced: readonly string[],
+): void {
+  if (node.primitive !== "dot" || reduced.length === 0) return;
+  const sharded = node.params.over.filter((axis) => over[axis]?.length);
+  const k = node.params.over.reduce((n, axis) => n * graph.axes[axis]!.size, 1);
+  const positions = positionsOver(mesh, reduced);
+  const segments = segmentsOf(k);
+  const outermost = sharded.length === 1 && sharded[0] === node.params.over[0];
+  if (outermost && segments % positions === 0) return;
+  const possible = Array.from({ length: segments }, (_, i) => i + 1)
+    .filter((n) => segments % n === 0);
+  throw new PlacementError(
+    outermost
+      ? `Cannot shard axis '${sharded[0]}' over '${reduced.join("+")}': a sum over ${k} elements has ${segments} segments, which ${positions} ranks cannot share evenly. ${
+        remedy(reduced, possible)
+      }`
+      : `Cannot shard axis '${sharded.join(" ")}' over '${
+        reduced.join("+")
+      }': a contraction over '${
+        node.params.over.join(" ")
+      }' can be sharded along its first axis only. Place '${
+        node.params.over[0]
+      }' instead`,
+  );
+}
+
+function divisors(size: number, below: number): number[] {
+  return Array.from({ length: below }, (_, i) => i + 1)
+    .filter((n) => size % n === 0);
+}
+
+function remedy(over: readonly string[], sizes: readonly number[]): string {
+  const which = sizes.map((n) => `${over.join("+")}=${n}`).join(", ");
+  return `Use ${which}, or place it otherwise`;
+}
+
+/** States are updated in place: whoever reads one before it is written might see it after. */
+export function checkStates(graph: Graph): void {
+  const users = usersOf(graph);
+  for (const state of graph.nodes) {
+    if (state.primitive !== "state") continue;
+    const { name } = state.params;
+    const dynamic = state.axes.find((axis) => graph.axes[axis]!.dynamic);
+    if (dynamic !== undefined) {
+      throw new ModelError(
+        `Cannot keep state '${name}': the length of '${dynamic}' is known only at run time. Give the axis a fixed size`,
+        state.span,
+      );
+    }
+    const uses = new Set(users.get(state));
+    const writes = [...uses].filter(isWrite);
+    const again = writes.flatMap((write) =>
+      (users.get(write) ?? []).filter(isWrite)
+    );
+    const second = writes[1] ?? again[0];
+    if (second) {
+      throw new ModelError(
+        `Cannot write state '${name}' twice: it is updated in place. Give each attention states of its own`,
+        second.span,
+      );
+    }
+    const reader = [...uses].find((user) => !isWrite(user)) ??
+      Object.values(graph.outputs).find((output) => output === state);
+    if (writes.length && reader) {
+      throw new ModelError(
+        `Cannot read state '${name}' before it is written: it is updated in place. Read what attention makes of it`,
+        reader.span,
+      );
+    }
+  }
+}
+
+function isWrite(node: Node): boolean {
+  return node.primitive === "cacheWrite";
+}

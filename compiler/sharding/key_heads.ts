@@ -1,0 +1,85 @@
+/**
+ * Heads of keys: they are sharded as the heads that read them. Where there are fewer of them than ranks, several ranks hold
+ * the same one: the mesh axis is split in two, `tp.0` and `tp.1`, and heads of keys are sharded over the first only.
+ */
+
+import { PlacementError } from "../../spec/errors.ts";
+import { type Mesh, positionsOver } from "../../spec/mesh.ts";
+import type { Graph } from "../graph/graph.ts";
+import type { PlacedMesh, Request } from "./placement.ts";
+
+/** Place the heads of keys of every attention. Throws PlacementError where ranks cannot share them evenly. */
+export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
+  let now = placed;
+  for (const node of graph.nodes) {
+    if (node.primitive !== "attention") continue;
+    const { head, kvHead } = node.params;
+    const over = now.requests.get(head)?.over ?? [];
+    if (kvHead === undefined || over.length === 0) continue;
+    if (now.requests.has(kvHead)) continue;
+    now = placeAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
+  }
+  return now;
+}
+
+function placeAxis(
+  { mesh, requests }: PlacedMesh,
+  axis: string,
+  { over, size }: { readonly over: readonly string[]; readonly size: number },
+): PlacedMesh {
+  const taken: string[] = [];
+  let rest = size;
+  for (const name of over) {
+    const ranks = positionsOver(mesh, [name]);
+    if (rest % ranks === 0) {
+      taken.push(name);
+      rest /= ranks;
+      continue;
+    }
+    if (rest === 1) break;
+    if (ranks % rest !== 0) {
+      throw new PlacementError(
+        `Cannot shard axis '${axis}' over '${over.join("+")}': its size, ${size}, and the ${
+          positionsOver(mesh, over)
+        } ranks do not divide each other. Use as many ranks as divide it, or a multiple of it`,
+      );
+    }
+    const split = splitMeshAxis({ mesh, requests }, name, rest);
+    return withRequest(split, axis, { over: [...taken, `${name}.0`] });
+  }
+  return withRequest({ mesh, requests }, axis, { over: taken });
+}
+
+function withRequest(
+  { mesh, requests }: PlacedMesh,
+  axis: string,
+  request: Request,
+): PlacedMesh {
+  return { mesh, requests: new Map([...requests, [axis, request]]) };
+}
+
+/** The same ranks in the same order, with one axis of the mesh as two. */
+function splitMeshAxis(
+  { mesh, requests }: PlacedMesh,
+  name: string,
+  first: number,
+): PlacedMesh {
+  const replace = (names: readonly string[]) =>
+    names.flatMap((n) => n === name ? [`${name}.0`, `${name}.1`] : [n]);
+  return {
+    mesh: mesh.flatMap((axis): Mesh =>
+      axis.name === name
+        ? [
+          { name: `${name}.0`, size: first },
+          { name: `${name}.1`, size: axis.size / first },
+        ]
+        : [axis]
+    ),
+    requests: new Map(
+      [...requests].map(([axis, request]) => [
+        axis,
+        { ...request, over: replace(request.over) },
+      ]),
+    ),
+  };
+}

@@ -1,0 +1,63 @@
+/** What sharding rules know of the model and the mesh. */
+
+import { ModelError } from "../../spec/errors.ts";
+import type { Node } from "../graph/graph.ts";
+import {
+  type AxisFacts,
+  dealInput,
+  isRagged,
+  placedOver,
+} from "./local_axes.ts";
+import type { Known } from "./rules.ts";
+
+/** What rules know. `tokensOver` says where the tokens of a routing are while experts work on them. */
+export function knownOf(
+  facts: AxisFacts,
+  tokensOver: Known["tokensOver"],
+): Known {
+  return {
+    tokensOver,
+    isRagged: (axis) => isRagged(facts, axis),
+    placedOver: (axis) => placedOver(facts, axis),
+    expertsOver: (axis) => placedOver(facts, axis),
+    sequenceOver: (node, by, axis) => sequenceOver(facts, node, by, axis),
+    itemsOver(axis, ids) {
+      const follows = facts.followers.get(ids.axes[0] ?? "");
+      const here = follows?.of === axis && ids.primitive === "input" &&
+        follows.input === ids.params.name;
+      return here ? placedOver(facts, axis) : undefined;
+    },
+    isGroupTogether(axis, group) {
+      const input = dealInput(facts.graph, axis);
+      return group?.primitive === "input" && input === group.params.name;
+    },
+  };
+}
+
+/** The placement of tokens, if those of one sequence are on one rank by it. Throws ModelError. */
+function sequenceOver(
+  facts: AxisFacts,
+  node: Node,
+  by: Node,
+  axis: string,
+): readonly string[] {
+  const over = placedOver(facts, axis);
+  if (over.length === 0 || !by.axes.includes(axis)) return over;
+  const cannot = `Cannot place axis '${axis}' over '${
+    over.join("+")
+  }': attention needs`;
+  if (by.primitive !== "input") {
+    throw new ModelError(
+      `${cannot} tokens of one sequence on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced`,
+      node.span,
+    );
+  }
+  const input = dealInput(facts.graph, axis);
+  if (input === by.params.name) return over;
+  throw new ModelError(
+    `${cannot} tokens with one '${by.params.name}' on one rank, and they are dealt by ${
+      input === undefined ? "blocks" : `'${input}'`
+    }. Use one input for both, or leave the axis unplaced`,
+    node.span,
+  );
+}

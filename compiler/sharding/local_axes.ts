@@ -1,0 +1,215 @@
+/**
+ * Axes as ranks hold them: an axis of the model and the mesh axes that a value is sharded over along it are one *local
+ * axis*, with a length of its own. Below `shard` nothing else is known of the mesh.
+ */
+
+import { blockSizes, type Mesh, positionsOver } from "../../spec/mesh.ts";
+import type { PlanAxis } from "../../spec/plan.ts";
+import { type Graph, isRouting, type Node } from "../graph/graph.ts";
+import { looksAtGroup, routeOperand } from "../graph/routing.ts";
+import type { Requests } from "./placement.ts";
+import { extendsOver, localName, sameOver } from "./sharding.ts";
+
+/** How the items of a ragged axis are dealt to ranks. */
+export type Deal = NonNullable<PlanAxis["deal"]>;
+
+/** What is known of the axes of a graph on a mesh. */
+export interface AxisFacts {
+  readonly graph: Graph;
+  readonly mesh: Mesh;
+  readonly requests: Requests;
+  readonly experts: ReadonlySet<string>;
+  /** Axes of inputs whose items go where the items are that they number, with those. */
+  readonly followers: ReadonlyMap<string, Extract<Deal, { by: "items" }>>;
+  /** Axes of tokens, and placed axes, that inputs have: the host deals their items to ranks. */
+  readonly given: ReadonlySet<string>;
+}
+
+/** Look at the axes of a graph. */
+export function axisFacts(
+  graph: Graph,
+  mesh: Mesh,
+  requests: Requests,
+): AxisFacts {
+  const experts = new Set(
+    graph.nodes.filter(isRouting).map(({ params }) => params.expert),
+  );
+  const tokens = new Set(graph.nodes.flatMap(tokensOf));
+  const given = new Set(
+    graph.nodes.flatMap((node) => node.primitive === "input" ? node.axes : [])
+      .filter((axis) => tokens.has(axis) || requests.get(axis)?.over.length),
+  );
+  const all = new Map(requests);
+  const followers = followersOf(graph, requests);
+  for (const [name, { of }] of followers) all.set(name, requests.get(of)!);
+  return { graph, mesh, requests: all, experts, followers, given };
+}
+
+/** Axes of tokens: those that are routed, and those that attend. */
+function tokensOf(node: Node): readonly string[] {
+  if (isRouting(node)) return node.params.tokens;
+  return node.primitive === "attention" ? [node.params.token] : [];
+}
+
+/** Whether the length of an axis on a rank is known at run time only. */
+export function isRagged(
+  { graph, experts, given }: AxisFacts,
+  axis: string,
+): boolean {
+  return graph.axes[axis]?.dynamic || given.has(axis) && !experts.has(axis);
+}
+
+/** The mesh axes that an axis is placed over. */
+export function placedOver(
+  { requests }: AxisFacts,
+  axis: string,
+): readonly string[] {
+  return requests.get(axis)?.over ?? [];
+}
+
+/** Axes of inputs that pick rows of a placed axis, and are placed as it is or not at all: items go where those rows are. */
+function followersOf(
+  { nodes, axes }: Graph,
+  requests: Requests,
+): Map<string, Extract<Deal, { by: "items" }>> {
+  const followers = new Map<string, Extract<Deal, { by: "items" }>>();
+  for (const node of nodes) {
+    if (node.primitive !== "embedding") continue;
+    const { over } = node.params;
+    const ids = node.inputs[1]!;
+    const [axis, second] = ids.axes;
+    if (ids.primitive !== "input" || axis === undefined || second) continue;
+    const where = requests.get(over)?.over;
+    const own = requests.get(axis)?.over ?? where;
+    if (!where?.length || !own || !sameOver(own, where)) continue;
+    if (node.inputs[0]!.primitive === "param") continue;
+    if (!axes[over] || followers.has(over) || followers.has(axis)) continue;
+    if (axis === over) continue;
+    followers.set(axis, { by: "items", input: ids.params.name, of: over });
+  }
+  return followers;
+}
+
+/** The input by whose values the items of an axis are dealt to ranks: those of a sequence, else those of a routing group. */
+export function dealInput({ nodes }: Graph, axis: string): string | undefined {
+  const sequences = nodes.map((node) =>
+    node.primitive === "attention"
+      ? node.inputs[3]
+      : node.primitive === "cacheWrite"
+      ? node.inputs[2]
+      : undefined
+  );
+  const groups = nodes.map((node) =>
+    node.primitive === "route" && looksAtGroup(node.params.rule)
+      ? routeOperand(node, "group")
+      : undefined
+  );
+  for (const node of [...sequences, ...groups]) {
+    if (node?.primitive === "input" && node.axes.join() === axis) {
+      return node.params.name;
+    }
+  }
+  return undefined;
+}
+
+/** A local axis: its length on a rank, or the bound of it, and how it is a part of an axis of the model. */
+export interface LocalAxis {
+  /** The axis of the model. */
+  readonly of: string;
+  readonly over: readonly string[];
+  /** The most that any rank has. Of a ragged axis: the bound over all ranks. */
+  readonly size: number;
+  /** Its length on a rank is known only at run time. */
+  readonly dynamic: boolean;
+  /** Its length over all ranks is known, and only its parts are not. */
+  readonly exact?: boolean;
+  /** Experts are numbered on it. */
+  readonly experts?: true;
+  /** Over all ranks. */
+  readonly total: number;
+  /** Ids of each group rank, of an axis that is sharded and not ragged. */
+  readonly table?: readonly (readonly number[])[];
+  /** How the items of a ragged, sharded axis are dealt. */
+  readonly deal?: Deal;
+  /** The local axis that `deal` refers to. */
+  readonly by?: { readonly axis: string; readonly over: readonly string[] };
+}
+
+/** The local axis of an axis that is sharded over these mesh axes. */
+export function localAxis(
+  facts: AxisFacts,
+  of: string,
+  over: readonly string[],
+): LocalAxis {
+  const { graph, mesh, requests, experts } = facts;
+  const { size, dynamic } = graph.axes[of]!;
+  const common = { of, over, size, total: size };
+  const numbered = experts.has(of) ? { experts: true } as const : {};
+  if (over.length === 0) return { ...common, dynamic, ...numbered };
+  if (isRagged(facts, of)) {
+    return {
+      ...{ ...common, dynamic: true },
+      ...dynamic ? {} : { exact: true },
+      ...dealOf(facts, of, over),
+    };
+  }
+  const request = requests.get(of);
+  const table = request?.table && sameOver(request.over, over)
+    ? request.table
+    : blocks(size, positionsOver(mesh, over), experts.has(of));
+  const most = Math.max(...table.map((ids) => ids.length));
+  return { ...common, size: most, dynamic: false, table, ...numbered };
+}
+
+/** Contiguous ids. Experts are spread evenly; other axes are cut into equal blocks of which the last may be short. */
+function blocks(size: number, positions: number, even: boolean): number[][] {
+  const each = Math.ceil(size / positions);
+  const sizes = even
+    ? blockSizes(size, positions)
+    : Array.from(
+      { length: positions },
+      (_, p) => Math.max(0, Math.min(each, size - p * each)),
+    );
+  let next = 0;
+  return sizes.map((n) => Array.from({ length: n }, () => next++));
+}
+
+/** Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. */
+function dealOf(
+  { graph, requests, followers }: AxisFacts,
+  axis: string,
+  over: readonly string[],
+): Pick<LocalAxis, "deal" | "by"> {
+  const placed = requests.get(axis)?.over ?? [];
+  if (sameOver(placed, over)) {
+    const follows = followers.get(axis);
+    if (follows) {
+      const by = { axis: follows.of, over };
+      return { deal: { ...follows, of: localName(follows.of, over) }, by };
+    }
+    const input = dealInput(graph, axis);
+    return {
+      deal: input === undefined ? { by: "blocks" } : { by: "sequence", input },
+    };
+  }
+  if (placed.length === 0 || !extendsOver(over, placed)) {
+    return { deal: { by: "blocks" } };
+  }
+  const within = localName(axis, placed);
+  return { deal: { by: "blocks", within }, by: { axis, over: placed } };
+}
+
+/** The leaves of a graph by name, of one primitive. */
+export function leavesOf(
+  { nodes }: Graph,
+  primitive: "state" | "param" | "input",
+): Map<string, Node> {
+  return new Map(
+    nodes.flatMap((node) =>
+      node.primitive === primitive && "name" in node.params
+        ? [[node.params.name, node] as const]
+        : []
+    ),
+  );
+}
+

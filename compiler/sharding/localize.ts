@@ -1,0 +1,124 @@
+/**
+ * Localize: the graph as one rank sees it. Every axis of a value becomes the local axis that the rank holds of it, so that
+ * what comes after knows sizes and no mesh. Holds after it: an axis has one length on a rank, whatever value has it.
+ */
+
+import { rankCount } from "../../spec/mesh.ts";
+import type { AxisSize, Graph, Node } from "../graph/graph.ts";
+import type { Placed } from "./placed.ts";
+import { type AxisFacts, type LocalAxis, localAxis } from "./local_axes.ts";
+import { localName, type Over, overOf } from "./sharding.ts";
+
+/** A graph over local axes, and what those are. */
+export interface Localized {
+  readonly graph: Graph;
+  readonly placed: Placed;
+}
+
+/** Parameters of primitives that name axes of operands or of the result. */
+const AXIS_PARAMETERS: ReadonlySet<string> = new Set([
+  ...["over", "from", "to", "axis", "axes", "into"],
+  ...["tokens", "leadingGroup", "choice"],
+  ...["token", "head", "dim", "valueDim", "kvHead", "context"],
+]);
+
+/** Name every axis of every value by what the rank holds of it. */
+export function localize(facts: AxisFacts, sharded: Graph): Localized {
+  const axes: { [name: string]: AxisSize } = {};
+  const local: { [name: string]: LocalAxis } = {};
+  const counted = new Map<string, string>();
+  const name = (axis: string, over: readonly string[]): string => {
+    // The slots of a routing have no length of their own.
+    if (!facts.graph.axes[axis]) return axis;
+    const found = localName(axis, over);
+    if (found in local) return found;
+    const entry = localAxis(facts, axis, over);
+    local[found] = entry;
+    axes[found] = { size: entry.size, dynamic: entry.dynamic };
+    // What it is dealt by has to be there too.
+    const { by } = entry;
+    if (by) name(by.axis, by.over);
+    return found;
+  };
+  const now = new Map<Node, Node>();
+  const nodes = sharded.nodes.map((node) => {
+    const inputs = node.inputs.map((input) => now.get(input)!);
+    const over = overOfNode(node);
+    const rename = (axis: string) => name(axis, overOf({ over }, axis));
+    const made = {
+      ...node,
+      inputs,
+      axes: node.axes.map((axis) => name(axis, overOf(node.sharding!, axis))),
+      params: moves(node)
+        ? movedParams(node, name)
+        : renamed(node.params as { readonly [key: string]: unknown }, rename),
+    } as Node;
+    now.set(node, made);
+    if (made.primitive === "rename" && axes[made.params.from]?.dynamic) {
+      const { from, to } = made.params;
+      counted.set(to, counted.get(from) ?? from);
+    }
+    return made;
+  });
+  const of = (named: { readonly [name: string]: Node }) =>
+    Object.fromEntries(
+      Object.entries(named).map(([key, node]) => [key, now.get(node)!]),
+    );
+  // Every axis of the model is in the plan: the caller's tensors have them.
+  for (const axis of Object.keys(facts.graph.axes)) name(axis, []);
+  const counts = Object.keys(local).filter((axis) =>
+    local[axis]!.dynamic && !counted.has(axis)
+  );
+  return {
+    graph: {
+      ...{ axes, nodes },
+      outputs: of(sharded.outputs),
+      states: of(sharded.states),
+    },
+    placed: {
+      ...{ mesh: facts.mesh, ranks: rankCount(facts.mesh) },
+      ...{ axes: local, counts, aliases: Object.fromEntries(counted) },
+    },
+  };
+}
+
+/** How each axis that a node knows is sharded. */
+function overOfNode({ inputs, sharding }: Node): Over {
+  return Object.assign(
+    {},
+    ...inputs.map((input) => input.sharding!.over),
+    sharding!.over,
+  );
+}
+
+/** Whether a node only moves a value along an axis that keeps its name. */
+function moves({ primitive }: Node): boolean {
+  return primitive === "allGather" || primitive === "allSlice" ||
+    primitive === "reduceScatter" || primitive === "allReduce";
+}
+
+function movedParams(
+  { params, inputs: [from], sharding }: Node,
+  name: (axis: string, over: readonly string[]) => string,
+): unknown {
+  if (!("axis" in params) || !from) return params;
+  const axis = params.axis;
+  return {
+    ...params,
+    axis: name(axis, overOf(from.sharding!, axis)),
+    to: name(axis, overOf(sharding!, axis)),
+  };
+}
+
+function renamed(
+  params: { readonly [key: string]: unknown },
+  rename: (axis: string) => string,
+): unknown {
+  return Object.fromEntries(
+    Object.entries(params).map(([key, value]) => {
+      if (!AXIS_PARAMETERS.has(key)) return [key, value];
+      if (typeof value === "string") return [key, rename(value)];
+      return [key, Array.isArray(value) ? value.map(rename) : value];
+    }),
+  );
+}

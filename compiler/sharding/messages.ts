@@ -1,0 +1,6 @@
+/** Pieces of messages. */
+
+/** `'a', 'b'`, or `none`. */
+export function quoteAll(names: readonly string[]): string {
+  return names.length ? names.map((name) => `'${name}'`).join(", ") : "none";
+}

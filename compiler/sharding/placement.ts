@@ -1,0 +1,191 @@
+/**
+ * Placement: which axes of the model are sharded over which mesh axes, where nothing else is known of a value. What is
+ * asked for is checked and completed here: axes that are split into, or merged from, a placed one follow it.
+ */
+
+import { PlacementError } from "../../spec/errors.ts";
+import { type Mesh, positionsOver } from "../../spec/mesh.ts";
+import { type Graph, isRouting, type Node } from "../graph/graph.ts";
+import { conventionalPlacement } from "./conventions.ts";
+import { placeKeyHeads } from "./key_heads.ts";
+import { quoteAll } from "./messages.ts";
+
+/** Where an axis is sharded: mesh axes, optionally with a table of ids by group rank. */
+export type AxisPlacement = string | readonly string[] | {
+  readonly over: string | readonly string[];
+  readonly table?: readonly (readonly number[])[];
+};
+
+/** Tensor axis -> placement. */
+export interface Placement {
+  readonly [axis: string]: AxisPlacement;
+}
+
+/** A placement that was read: mesh axes of more than one rank, and the table of ids, if one was given. */
+export interface Request {
+  readonly over: readonly string[];
+  readonly table?: readonly (readonly number[])[];
+}
+
+/** Tensor axis -> where it is sharded. */
+export type Requests = ReadonlyMap<string, Request>;
+
+/** The mesh, and where axes are placed on it. */
+export interface PlacedMesh {
+  readonly mesh: Mesh;
+  readonly requests: Requests;
+}
+
+/**
+ * Read what is asked for, or what is usual on such a mesh. Where attention has fewer heads of keys than there are ranks
+ * for its heads, a mesh axis is split in two, over the first of which heads of keys are sharded. Throws PlacementError.
+ */
+export function readPlacement(
+  graph: Graph,
+  mesh: Mesh,
+  requested?: Placement,
+): PlacedMesh {
+  checkMesh(mesh);
+  const given = requested
+    ? readRequests(graph, mesh, requested)
+    : conventionalPlacement(graph, mesh);
+  checkAllUsed(mesh, given);
+  const experts = new Set(
+    graph.nodes.filter(isRouting).map(({ params }) => params.expert),
+  );
+  for (const axis of experts) checkTable(graph, mesh, given, axis);
+  const wide = new Map(
+    [...given].map(([axis, request]) => [axis, {
+      ...request,
+      over: request.over.filter((name) => positionsOver(mesh, [name]) > 1),
+    }]),
+  );
+  follow(graph, wide);
+  const placed = placeKeyHeads(graph, { mesh, requests: wide });
+  const complete = new Map(placed.requests);
+  follow(graph, complete);
+  return { mesh: placed.mesh, requests: complete };
+}
+
+function checkMesh(mesh: Mesh): void {
+  for (const { name, size } of mesh) {
+    if (!Number.isInteger(size) || size < 1) {
+      throw new PlacementError(
+        `Cannot make mesh axis '${name}': its size is ${size}. Give a whole number from 1`,
+      );
+    }
+  }
+  const names = mesh.map((axis) => axis.name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice) {
+    throw new PlacementError(
+      `Cannot make the mesh: it has two axes '${twice}'. Name each once`,
+    );
+  }
+}
+
+function readRequests(
+  graph: Graph,
+  mesh: Mesh,
+  requested: Placement,
+): Map<string, Request> {
+  const requests = new Map<string, Request>();
+  for (const [name, value] of Object.entries(requested)) {
+    if (!graph.axes[name]) {
+      throw new PlacementError(
+        `Cannot place axis '${name}': the model has no such axis. Its axes are ${
+          quoteAll(Object.keys(graph.axes))
+        }`,
+      );
+    }
+    const given = typeof value === "string" || Array.isArray(value)
+      ? { over: value }
+      : value as Exclude<AxisPlacement, string | readonly string[]>;
+    const over = typeof given.over === "string"
+      ? [given.over]
+      : given.over as readonly string[];
+    for (const meshAxis of over) {
+      if (!mesh.some((axis) => axis.name === meshAxis)) {
+        throw new PlacementError(
+          `Cannot place axis '${name}' over '${meshAxis}': the mesh has no such axis. Its axes are ${
+            quoteAll(mesh.map((axis) => axis.name))
+          }`,
+        );
+      }
+    }
+    requests.set(
+      name,
+      "table" in given && given.table ? { over, table: given.table } : { over },
+    );
+  }
+  return requests;
+}
+
+function checkAllUsed(mesh: Mesh, requests: Requests): void {
+  const used = new Set(
+    [...requests.values()].flatMap((request) => request.over),
+  );
+  for (const { name, size } of mesh) {
+    if (size > 1 && !used.has(name)) {
+      throw new PlacementError(
+        `Cannot use mesh axis '${name}': no axis of the model is placed over it. Place one, or remove it from the mesh`,
+      );
+    }
+  }
+}
+
+/** A table of experts holds each id once. */
+function checkTable(
+  graph: Graph,
+  mesh: Mesh,
+  requests: Requests,
+  axis: string,
+): void {
+  const { over = [], table } = requests.get(axis) ?? {};
+  if (!table) return;
+  const { size } = graph.axes[axis]!;
+  const positions = positionsOver(mesh, over);
+  const ids = table.flat().sort((a, b) => a - b);
+  if (
+    table.length !== positions || ids.length !== size ||
+    ids.some((id, i) => id !== i)
+  ) {
+    throw new PlacementError(
+      `Cannot place axis '${axis}': its table must hold each of 0 to ${
+        size - 1
+      } once, in ${positions} lists. Correct the table`,
+    );
+  }
+}
+
+/** Axes that belong together: of a split and a merge, the whole and its outermost part. */
+function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
+  const pairs = nodes.flatMap(linkedAxes).filter(([a, b]) =>
+    !axes[a]?.dynamic && !axes[b]?.dynamic
+  );
+  for (let before = -1; before !== requests.size;) {
+    before = requests.size;
+    for (const [a, b] of pairs) {
+      for (const [from, to] of [[a, b], [b, a]] as const) {
+        const request = requests.get(from);
+        if (request && !requests.has(to)) {
+          requests.set(to, { over: request.over });
+        }
+      }
+    }
+  }
+}
+
+/** Pairs of axes of which one is sharded as the other is. */
+function linkedAxes(
+  { primitive, params }: Node,
+): readonly (readonly [string, string])[] {
+  switch (primitive) {
+    case "split":
+      return [[params.axis, params.into[0]!]];
+    case "merge":
+      return [[params.to, params.axes[0]!]];
+    default:
+      return [];
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * Reshard: from the sharding that a value has to the one that is wanted.
+ *
+ * | has | wants | inserted |
+ * |---|---|---|
+ * | an axis replicated | sharded | `allSlice`: free |
+ * | an axis sharded | replicated | `allGather` |
+ * | unreduced | an axis sharded over the same mesh axes | `reduceScatter` |
+ * | unreduced | reduced | `allReduce` |
+ */
+
+import {
+  isRouting,
+  type Node,
+  type PrimitiveParams,
+  type RoutingNode,
+} from "../graph/graph.ts";
+import type { AxisFacts } from "./local_axes.ts";
+import { isRagged, placedOver } from "./local_axes.ts";
+import {
+  extendsOver,
+  type Over,
+  overOf,
+  sameOver,
+  type Sharding,
+  tidyOver,
+} from "./sharding.ts";
+
+/** The primitives that only resharding makes. */
+type Made = "allGather" | "allSlice" | "allReduce" | "reduceScatter";
+
+/** A value with its sharding. */
+type Sharded = Node & { readonly sharding: Sharding };
+
+/** The nodes of a graph so far, and what moves their values, once for each value and sharding. */
+export class Resharding {
+  readonly nodes: Node[] = [];
+  readonly #facts: AxisFacts;
+  readonly #made = new Map<Node, Map<string, Sharded>>();
+
+  constructor(facts: AxisFacts) {
+    this.#facts = facts;
+  }
+
+  /** Add a node. */
+  add<N extends Node>(node: N): N {
+    this.nodes.push(node);
+    return node;
+  }
+
+  /** `value` in another sharding; `wanted.over` is of all its axes. */
+  to(value: Node, wanted: Sharding): Node {
+    if (isRouting(value)) return this.#routing(value, wanted.over);
+    let now = value as Sharded;
+    now = this.#reduce(now, wanted);
+    for (const axis of value.axes) {
+      now = this.#alongAxis(now, axis, overOf(wanted, axis));
+    }
+    return now;
+  }
+
+  /** Whether the terms of a value have been added up before. */
+  isAddedUp(value: Node): boolean {
+    return [...this.#made.get(value)?.values() ?? []].some(({ primitive }) =>
+      primitive === "allReduce" || primitive === "reduceScatter"
+    );
+  }
+
+  /** Add up terms: onto an axis that is wanted sharded over their mesh axes, where there is one. */
+  #reduce(value: Sharded, wanted: Sharding): Sharded {
+    let now = value;
+    let rest = value.sharding.unreduced.filter((name) =>
+      !wanted.unreduced.includes(name)
+    );
+    for (const axis of value.axes) {
+      const [has, wants] = [overOf(now.sharding, axis), overOf(wanted, axis)];
+      const more = extendsOver(wants, has) ? wants.slice(has.length) : [];
+      if (more.length === 0 || !more.every((name) => rest.includes(name))) {
+        continue;
+      }
+      rest = rest.filter((name) => !more.includes(name));
+      now = this.#make(now, "reduceScatter", { over: more, axis, to: axis }, {
+        over: { ...now.sharding.over, [axis]: wants },
+        unreduced: now.sharding.unreduced.filter((m) => !more.includes(m)),
+      });
+    }
+    if (rest.length === 0) return now;
+    return this.#make(now, "allReduce", { over: rest }, {
+      over: now.sharding.over,
+      unreduced: now.sharding.unreduced.filter((m) => !rest.includes(m)),
+    });
+  }
+
+  #alongAxis(
+    value: Sharded,
+    axis: string,
+    wants: readonly string[],
+  ): Sharded {
+    const has = overOf(value.sharding, axis);
+    if (sameOver(has, wants)) return value;
+    const kept = this.#common(axis, has, wants);
+    const { unreduced } = value.sharding;
+    const over = (names: readonly string[]): Over =>
+      tidyOver({ ...value.sharding.over, [axis]: names });
+    let now = value;
+    if (kept.length < has.length) {
+      const gathered = { over: has.slice(kept.length), axis, to: axis };
+      now = this.#make(now, "allGather", gathered, {
+        ...{ over: over(kept), unreduced },
+      });
+    }
+    if (kept.length === wants.length) return now;
+    return this.#make(now, "allSlice", { axis, to: axis }, {
+      ...{ over: over(wants), unreduced },
+    });
+  }
+
+  /** The mesh axes that need not be gathered. Parts of a ragged axis are known where it is placed, and beyond. */
+  #common(
+    axis: string,
+    has: readonly string[],
+    wants: readonly string[],
+  ): readonly string[] {
+    const differs = has.findIndex((name, i) => name !== wants[i]);
+    const common = differs < 0 ? has : has.slice(0, differs);
+    if (common.length === has.length || !isRagged(this.#facts, axis)) {
+      return common;
+    }
+    const placed = placedOver(this.#facts, axis);
+    return extendsOver(common, placed) ? placed : [];
+  }
+
+  /** A routing of the same choices, with the tokens that the ranks work on. */
+  #routing(route: RoutingNode, over: Over): Node {
+    const { tokens } = route.params;
+    const same = tokens.every((axis) =>
+      sameOver(overOf(route.sharding!, axis), overOf({ over }, axis))
+    );
+    if (same) return route;
+    const { rule, expert, slot, choice } = route.params;
+    const operands = route.primitive === "route" ? route.params.operands : [];
+    const slotted = route.primitive === "choices"
+      ? route.params.slotted
+      : rule.capacity !== undefined || operands.includes("mask");
+    const axes = [...tokens, choice];
+    const part = (field: "index" | "weight" | "slot") =>
+      this.to(
+        this.#once(route, field, {
+          ...{ primitive: "part", inputs: [route], params: { field }, axes },
+          dtype: field === "weight" ? "f32" : "i32",
+        }, route.sharding!),
+        { over, unreduced: [] },
+      );
+    const inputs = [
+      part("index"),
+      part("weight"),
+      ...slotted ? [part("slot")] : [],
+    ];
+    const params = { rule, expert, slot, choice, tokens, slotted };
+    const key = JSON.stringify(tokens.map((axis) => overOf({ over }, axis)));
+    return this.#once(route, `choices ${key}`, {
+      ...{ primitive: "choices", inputs, params, axes, dtype: "f32" },
+    }, {
+      over: tidyOver(
+        Object.fromEntries(tokens.map((axis) => [axis, overOf({ over }, axis)])),
+      ),
+      unreduced: [],
+    });
+  }
+
+  #make<P extends Made>(
+    of: Sharded,
+    primitive: P,
+    params: PrimitiveParams[P],
+    sharding: Sharding,
+  ): Sharded {
+    const { axes, dtype } = of;
+    const key = JSON.stringify([primitive, params, sharding]);
+    const made = { primitive, params, inputs: [of], axes, dtype };
+    return this.#once(of, key, made, sharding);
+  }
+
+  #once(
+    of: Node,
+    key: string,
+    made: Pick<Node, "axes" | "dtype" | "inputs"> & {
+      readonly primitive: string;
+      readonly params: unknown;
+    },
+    sharding: Sharding,
+  ): Sharded {
+    const known = this.#made.get(of) ?? new Map<string, Sharded>();
+    this.#made.set(of, known);
+    const before = known.get(key);
+    if (before) return before;
+    const { span, phase } = of;
+    const node = {
+      ...{ ...made, span, sharding: { ...sharding, over: tidyOver(sharding.over) } },
+      ...phase === undefined ? {} : { phase },
+    } as unknown as Sharded;
+    known.set(key, node);
+    return this.add(node);
+  }
+}

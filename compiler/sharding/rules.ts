@@ -1,0 +1,273 @@
+/**
+ * The sharding rule of each primitive: what it does along each axis of its operands, which operand it only moves, and in
+ * which of them it is linear. Everything that `shard` knows of a primitive is here.
+ */
+
+import type { Node, NodeOf, Primitive } from "../graph/graph.ts";
+import { isRouting } from "../graph/graph.ts";
+import { looksAtGroup, routeOperand } from "../graph/routing.ts";
+import { LINEAR, type LinearRule } from "./linear.ts";
+import type { Over } from "./sharding.ts";
+
+/**
+ * What a primitive does along an axis of an operand.
+ *
+ * - `pass`: it works on any part of it; the result is sharded alike.
+ * - `reduce`: it sums over it; over a sharded axis the result is unreduced.
+ * - `whole`: it needs all of it on every rank.
+ * - `local`: it stays as it is, and the result does not see it.
+ * - mesh axes: it must be sharded over exactly these.
+ */
+export type Role = "pass" | "reduce" | "whole" | "local" | readonly string[];
+
+/** What rules know of the model and the mesh. */
+export interface Known {
+  /** Whether the length of an axis is known at run time only, on the ranks or at all. */
+  isRagged(axis: string): boolean;
+  /** Where an axis is placed. */
+  placedOver(axis: string): readonly string[];
+  /** Where the tokens of one sequence are on one rank. Throws where no placement has that. */
+  sequenceOver(node: Node, by: Node, axis: string): readonly string[];
+  /** Where the items of a ragged axis are that the items of an input number; undefined: they may be anywhere. */
+  itemsOver(axis: string, ids: Node): readonly string[] | undefined;
+  /** Whether the tokens of a routing group are on one rank. */
+  isGroupTogether(axis: string, group: Node | undefined): boolean;
+  /** Where the tokens of a routing are while its experts work on them. */
+  tokensOver(route: Node, axis: string): readonly string[];
+  /** Where experts of an axis are. */
+  expertsOver(axis: string): readonly string[];
+}
+
+/** The rule of a primitive. */
+export interface Rule<P extends Primitive> {
+  readonly role: (
+    node: NodeOf<P>,
+    at: { readonly operand: number; readonly axis: string },
+    known: Known,
+  ) => Role;
+  /** Axes of the result that are sharded otherwise than axes of that name on operands. */
+  readonly result?: (node: NodeOf<P>, over: Over, known: Known) => Over;
+  /** The operand whose elements are only moved: it may be unreduced, and so is the result then. */
+  readonly moves?: number;
+  /** Whether the result is a term of the same sum where some operands are: it may have another order then. */
+  readonly linear: LinearRule<P>;
+}
+
+type Role_<P extends Primitive> = Rule<P>["role"];
+
+const pass = (): Role => "pass";
+const leaf = { role: pass, linear: LINEAR.never };
+
+/** An axis `over` that is needed whole; all others pass. */
+function wholeOver<P extends "softmax" | "logSumExp" | "rmsNorm" | "topK">() {
+  const role: Role_<P> = ({ params: { over } }, { axis }) =>
+    axis === over ? "whole" : "pass";
+  return { role, linear: LINEAR.never };
+}
+
+/** Heads, and the heads of keys that they read, are sharded as they are placed: a rank has what its heads need. */
+const attends: Role_<"attention" | "attentionSum"> = (
+  node,
+  { operand, axis },
+  known,
+) => {
+  const { token, kvHead, head } = node.params;
+  const sequence = node.inputs[node.primitive === "attention" ? 3 : 2]!;
+  if (axis === token) return known.sequenceOver(node, sequence, axis);
+  if (axis === head || axis === kvHead) return known.placedOver(axis);
+  const cache = operand === 1 || node.primitive === "attention" && operand === 2;
+  return cache ? "local" : "whole";
+};
+
+/** The rules. A primitive without one does not compile. */
+export const RULES: { readonly [P in Primitive]: Rule<P> } = {
+  input: leaf,
+  param: leaf,
+  state: leaf,
+  map: { role: pass, linear: LINEAR.lambda },
+  cast: { role: pass, linear: ({ dtype }) => dtype === "f32" },
+  transpose: { role: pass, moves: 0, linear: LINEAR.first },
+  again: {
+    role: (_, { operand }) => operand === 0 ? "pass" : "local",
+    moves: 0,
+    linear: LINEAR.first,
+  },
+  dot: {
+    // Lengths that are known at run time cannot be split into equal segments.
+    role: ({ params: { over } }, { axis }, known) =>
+      !over.includes(axis)
+        ? "pass"
+        : known.isRagged(axis)
+        ? "whole"
+        : "reduce",
+    linear: LINEAR.oneOf,
+  },
+  reduce: {
+    role: ({ params: { over } }, { axis }) => axis === over ? "whole" : "pass",
+    linear: ({ params: { kind } }) => kind !== "max",
+  },
+  accumulate: {
+    role: ({ params: { over } }, { axis }) =>
+      over.includes(axis) ? "reduce" : "pass",
+    linear: LINEAR.oneOf,
+  },
+  softmax: wholeOver(),
+  logSumExp: wholeOver(),
+  rmsNorm: wholeOver(),
+  rope: {
+    role: ({ params: { over } }, { axis }) => axis === over ? "whole" : "pass",
+    linear: LINEAR.first,
+  },
+  embedding: {
+    role: ({ params: { over }, inputs: [, ids] }, { operand, axis }, known) => {
+      if (operand !== 0 || axis !== over) return "pass";
+      // Each row is on one rank: the others add nothing.
+      if (!known.isRagged(axis)) return "reduce";
+      return known.itemsOver(axis, ids!) ?? "whole";
+    },
+    linear: LINEAR.first,
+  },
+  scatter: {
+    role: ({ params: { over, whole }, axes }, { axis }) =>
+      axis === over || whole && !axes.includes(axis)
+        ? "whole"
+        : axes.includes(axis)
+        ? "pass"
+        : "reduce",
+    linear: LINEAR.first,
+  },
+  rename: {
+    role: ({ params: { from } }, { axis }, known) =>
+      axis === from && known.isRagged(axis) ? "whole" : "pass",
+    result: ({ params: { from, to } }, over) => ({ [to]: over[from] ?? [] }),
+    moves: 0,
+    linear: LINEAR.first,
+  },
+  split: {
+    role: ({ params: { axis: from } }, { axis }, known) =>
+      axis === from && known.isRagged(axis) ? "whole" : "pass",
+    result: ({ params: { axis, into } }, over) => ({
+      [into[0]!]: over[axis] ?? [],
+    }),
+    moves: 0,
+    linear: LINEAR.first,
+  },
+  merge: {
+    role: ({ params: { axes } }, { axis }, known) =>
+      axes.includes(axis) && (axis !== axes[0] || known.isRagged(axis))
+        ? "whole"
+        : "pass",
+    result: ({ params: { axes, to } }, over) => ({ [to]: over[axes[0]!] ?? [] }),
+    moves: 0,
+    linear: LINEAR.first,
+  },
+  slice: {
+    role: ({ params: { axis: from } }, { axis }) =>
+      axis === from ? "whole" : "pass",
+    moves: 0,
+    linear: LINEAR.first,
+  },
+  concat: {
+    role: ({ params: { axes } }, { axis }) =>
+      axes.includes(axis) ? "whole" : "pass",
+    linear: LINEAR.together,
+  },
+  spread: {
+    role: ({ params: { axis: from } }, { axis }) =>
+      axis === from ? "whole" : "pass",
+    linear: LINEAR.first,
+  },
+  topK: wholeOver(),
+  route: {
+    role: (node, { axis }, known) => {
+      const { rule, expert, tokens, leadingGroup } = node.params;
+      if (axis === expert) return "whole";
+      if (!tokens.includes(axis) || !looksAtGroup(rule)) return "pass";
+      if (axis === leadingGroup) return "pass";
+      return known.isGroupTogether(axis, routeOperand(node, "group"))
+        ? "pass"
+        : "whole";
+    },
+    linear: LINEAR.never,
+  },
+  choices: { role: pass, linear: LINEAR.never },
+  part: { role: pass, linear: LINEAR.never },
+  dispatch: {
+    role: (node, { axis }, known) =>
+      tokensOf(node).includes(axis)
+        ? known.tokensOver(node.inputs[1]!, axis)
+        : "pass",
+    result: (node, _, known) => rowsOver(node.inputs[1]!, known),
+    linear: LINEAR.never,
+  },
+  combine: { role: returnsRows, result: returnedOver, linear: LINEAR.never },
+  collect: { role: returnsRows, result: returnedOver, linear: LINEAR.never },
+  allGather: { role: pass, linear: LINEAR.never },
+  allSlice: { role: pass, linear: LINEAR.never },
+  allReduce: { role: pass, linear: LINEAR.never },
+  reduceScatter: { role: pass, linear: LINEAR.never },
+  cacheWrite: {
+    role: (node, { operand, axis }, known) => {
+      if (operand === 0 && node.axes.indexOf(axis) < 2) return "local";
+      const by = node.inputs[2]!;
+      return by.axes.includes(axis)
+        ? known.sequenceOver(node, by, axis)
+        : "pass";
+    },
+    linear: LINEAR.never,
+  },
+  attention: { role: attends, linear: LINEAR.never },
+  attentionSum: { role: attends, linear: LINEAR.never },
+  attentionGrad: {
+    role: (node, { operand, axis }, known) => {
+      const { token, head, kvHead, of } = node.params;
+      if (axis === token || axis === kvHead) return known.placedOver(axis);
+      // The gradient of keys and values has a term from each head that reads them.
+      if (axis === head) {
+        return of === "query" ? known.placedOver(axis) : "reduce";
+      }
+      return operand === 1 || operand === 2 ? "local" : "pass";
+    },
+    linear: LINEAR.never,
+  },
+};
+
+function tokensOf({ inputs: [, route] }: Node): readonly string[] {
+  return isRouting(route) ? route.params.tokens : [];
+}
+
+/** Rows of a dispatch: with their experts, and apart where their tokens are apart besides. */
+function rowsOver(route: Node, known: Known): Over {
+  if (!isRouting(route)) return {};
+  const { expert, slot, tokens } = route.params;
+  const experts = known.expertsOver(expert);
+  const all = tokens.flatMap((axis) => known.tokensOver(route, axis));
+  return {
+    [expert]: experts,
+    [slot]: all.filter((name) => !experts.includes(name)),
+  };
+}
+
+/** Rows stay with their experts; the routing says where tokens are. */
+function returnsRows(
+  node: NodeOf<"combine"> | NodeOf<"collect">,
+  { operand, axis }: { readonly operand: number; readonly axis: string },
+  known: Known,
+): Role {
+  if (operand === 1) {
+    return tokensOf(node).includes(axis)
+      ? known.tokensOver(node.inputs[1]!, axis)
+      : "pass";
+  }
+  return node.axes.includes(axis) ? "pass" : "local";
+}
+
+function returnedOver(
+  node: NodeOf<"combine"> | NodeOf<"collect">,
+  _: Over,
+  known: Known,
+): Over {
+  return Object.fromEntries(
+    tokensOf(node).map((axis) => [axis, known.tokensOver(node.inputs[1]!, axis)]),
+  );
+}

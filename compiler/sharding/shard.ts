@@ -1,0 +1,328 @@
+/**
+ * Shard: every value gets a sharding, and what moves data is inserted where a value has another one than its user needs.
+ * Nothing is gathered that can be sliced instead; weights and states stay where they are, and activations move. Holds after
+ * it: every node has a sharding, operands of a node agree on the axes they share, and no output or state is unreduced.
+ */
+
+import { positionsOver } from "../../spec/mesh.ts";
+import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { type Graph, isRouting, type Node, type Primitive } from "../graph/graph.ts";
+import { agree } from "./agree.ts";
+import { checkSums } from "./check.ts";
+import { expertLeaves } from "./expert_leaves.ts";
+import { type AxisFacts, leavesOf, placedOver } from "./local_axes.ts";
+import { knownOf } from "./known.ts";
+import { Resharding } from "./reshard.ts";
+import { type Known, type Rule, RULES } from "./rules.ts";
+import { type Over, overOf, type Sharding, tidyOver } from "./sharding.ts";
+import { type Cut, cutOf, updateValues } from "./updates.ts";
+
+/** What is asked for besides the placement. */
+export interface ShardOptions {
+  /** Whether ranks that hold the same parameter have parts of this state, which is kept of it (ZeRO-1). */
+  shardsState(name: string): boolean;
+}
+
+/** Give every value a sharding. Throws PlacementError and ModelError. */
+export function shard(facts: AxisFacts, options: ShardOptions): Graph {
+  const shards = new Shards(facts, options);
+  const { graph } = facts;
+  for (const node of graph.nodes) shards.convert(node);
+  const outputs = Object.fromEntries(
+    Object.entries(graph.outputs).map(([name, node]) =>
+      [name, shards.output(node)] as const
+    ),
+  );
+  const states = shards.nextStates();
+  return { axes: graph.axes, nodes: shards.nodes, outputs, states };
+}
+
+class Shards {
+  readonly #facts: AxisFacts;
+  readonly #options: ShardOptions;
+  readonly #known: Known;
+  readonly #move: Resharding;
+  readonly #dispatched: ReadonlyMap<Node, Node>;
+  readonly #byExpert: ReadonlySet<Node>;
+  /** What updates parameters, element by element, with the parameter. */
+  readonly #updates: ReadonlyMap<Node, Node>;
+  readonly #now = new Map<Node, Node>();
+  /** Where the tokens of a routing are while its experts work on them. */
+  readonly #tokens = new Map<Node, Over>();
+
+  constructor(facts: AxisFacts, options: ShardOptions) {
+    this.#facts = facts;
+    this.#options = options;
+    this.#move = new Resharding(facts);
+    this.#dispatched = dispatchedNodes(facts.graph);
+    this.#byExpert = expertLeaves(facts.graph, this.#dispatched);
+    this.#updates = updateValues(facts.graph);
+    this.#known = knownOf(facts, (route, axis) => this.#tokensOver(route, axis));
+  }
+
+  get nodes(): readonly Node[] {
+    return this.#move.nodes;
+  }
+
+  /** Add what stands for `node`; its inputs have been added. */
+  convert(node: Node): void {
+    const { primitive } = node;
+    if (primitive === "state" && this.#isFree(node)) return;
+    if (
+      primitive === "input" || primitive === "param" || primitive === "state"
+    ) {
+      this.#set(node, node, this.#placed(node));
+      return;
+    }
+    if (primitive === "dispatch") this.#startDispatch(node);
+    const rule = RULES[primitive] as unknown as Rule<Primitive>;
+    const keeps = this.#keptTerms(node, rule);
+    const values = node.inputs.map((input, i) => ({
+      axes: input.axes,
+      sharding: this.#offered(input, keeps.includes(i)),
+      fixed: this.#isFixed(node, input),
+    }));
+    const roles = (operand: number, axis: string) =>
+      rule.role(node as never, { operand, axis }, this.#known);
+    const { over, reduced } = agree(node, values, {
+      roles,
+      isRagged: (axis) => this.#known.isRagged(axis),
+    });
+    const inputs = node.inputs.map((input, i) =>
+      this.#operand(input, {
+        over: wantedOver(input, i, { over, roles, now: values[i]!.sharding }),
+        unreduced: keeps.includes(i) ? this.#of(input).sharding!.unreduced : [],
+      })
+    );
+    checkSums(this.#facts, node, over, reduced);
+    const result = tidyOver({
+      ...Object.fromEntries(
+        node.axes.map((axis) => [axis, over[axis] ?? this.#stays(node, axis)]),
+      ),
+      ...rule.result?.(node as never, over, this.#known),
+    });
+    const taken = new Set(Object.values(result).flat());
+    const unreduced = this.#inMeshOrder([
+      ...reduced.filter((name) => !taken.has(name)),
+      ...keeps.flatMap((i) => this.#of(node.inputs[i]!).sharding!.unreduced),
+    ]);
+    const same = inputs.every((input, i) => input === node.inputs[i]);
+    this.#set(node, same ? node : { ...node, inputs } as Node, {
+      over: result,
+      unreduced,
+    });
+  }
+
+  /** An output: all terms added up, and whole along the axes that only ranks of one replica share. */
+  output(node: Node): Node {
+    const { over } = this.#of(node).sharding!;
+    const kept = Object.fromEntries(
+      Object.entries(over).filter(([axis]) =>
+        this.#known.isRagged(axis) || this.#facts.experts.has(axis)
+      ),
+    );
+    return this.#to(node, { over: kept, unreduced: [] });
+  }
+
+  /** The next values of states and parameters, sharded as those are. */
+  nextStates(): { [name: string]: Node } {
+    const leaves = new Map([
+      ...leavesOf(this.#facts.graph, "param"),
+      ...leavesOf(this.#facts.graph, "state"),
+    ]);
+    return Object.fromEntries(
+      Object.entries(this.#facts.graph.states).map(([name, node]) => {
+        const leaf = leaves.get(name)!;
+        const { over } = this.#of(leaf).sharding!;
+        const next = this.#of(node).sharding!.over;
+        // What is local to a rank, as the entries of its sequences, has no other form.
+        return [name, this.#to(node, { over: { ...next, ...missing(next), ...over }, unreduced: [] })];
+      }),
+    );
+  }
+
+  /** What stands for a node. */
+  #of(node: Node): Node {
+    // A state that no update has asked a part of.
+    if (!this.#now.has(node)) this.#set(node, node, this.#placed(node));
+    return this.#now.get(node)!;
+  }
+
+  #set(node: Node, now: Node, sharding: Sharding): void {
+    this.#now.set(node, this.#move.add({ ...now, sharding } as Node));
+  }
+
+  /** Where a leaf is: where its axes are placed, each mesh axis once. */
+  #placed(node: Node): Sharding {
+    const used = new Set<string>();
+    const over = Object.fromEntries(node.axes.map((axis) => {
+      const free = this.#isPlaced(node, axis)
+        ? placedOver(this.#facts, axis).filter((name) => !used.has(name))
+        : [];
+      for (const name of free) used.add(name);
+      return [axis, free] as const;
+    }));
+    return { over: tidyOver(over), unreduced: [] };
+  }
+
+  /** Only parameters of experts are with experts; tokens are ragged where they are given, and not in what is kept of them. */
+  #isPlaced(node: Node, axis: string): boolean {
+    if (this.#facts.experts.has(axis)) return this.#byExpert.has(node);
+    if (node.primitive === "input") return true;
+    return !this.#known.isRagged(axis);
+  }
+
+  /** An axis of the result that no operand has a say in. */
+  #stays(node: Node, axis: string): readonly string[] {
+    const from = node.inputs.find((input) => input.axes.includes(axis));
+    return from ? overOf(this.#offered(from, true), axis) : [];
+  }
+
+  /** The sharding that a value is taken with: with its terms, or as they are added up. */
+  #offered(node: Node, terms: boolean): Sharding {
+    if (this.#isFree(node) && !this.#now.has(node)) {
+      return { over: {}, unreduced: [] };
+    }
+    const sharding = this.#of(node).sharding!;
+    if (terms || sharding.unreduced.length === 0) return sharding;
+    const cut = this.#cutOf(node);
+    const { over } = sharding;
+    return { over: cut ? { ...over, [cut.axis]: cut.over } : over, unreduced: [] };
+  }
+
+  /** A state that an optimizer keeps, and of which ranks are to have parts: which parts is known when it is used. */
+  #isFree(node: Node): boolean {
+    return node.primitive === "state" && this.#updates.has(node) &&
+      this.#options.shardsState(node.params.name);
+  }
+
+  /** Whether an operand of an update must stay as it is. */
+  #isFixed(node: Node, input: Node): boolean {
+    return this.#updates.has(node) && input.primitive === "state" &&
+      (!this.#isFree(input) || this.#now.has(input));
+  }
+
+  /** How the terms of a parameter's gradient are added up: each rank gets the sum of its part. */
+  #cutOf(node: Node): Cut | undefined {
+    const parameter = this.#updates.get(node);
+    const sharding = this.#now.get(node)?.sharding;
+    if (!parameter || !sharding || sharding.unreduced.length === 0) {
+      return undefined;
+    }
+    return cutOf(this.#facts, parameter, sharding);
+  }
+
+  #operand(node: Node, wanted: Sharding): Node {
+    if (this.#isFree(node) && !this.#now.has(node)) {
+      const held = this.#placed(node).over;
+      this.#set(node, node, { over: tidyOver({ ...held, ...wanted.over }), unreduced: [] });
+      return this.#of(node);
+    }
+    return this.#to(node, wanted);
+  }
+
+  #to(node: Node, wanted: Sharding): Node {
+    const now = this.#of(node);
+    const { unreduced } = now.sharding!;
+    const cut = unreduced.some((name) => !wanted.unreduced.includes(name))
+      ? this.#cutOf(node)
+      : undefined;
+    const scattered = cut
+      ? this.#move.to(now, {
+        over: { ...now.sharding!.over, [cut.axis]: cut.over },
+        unreduced: wanted.unreduced,
+      })
+      : now;
+    return this.#move.to(scattered, wanted);
+  }
+
+  /**
+   * The operands whose terms the result is a term of, too: of what only moves elements, and of gradients where the node is
+   * linear in them. Any other operand is added up first.
+   */
+  #keptTerms(node: Node, rule: Rule<Primitive>): number[] {
+    const terms = node.inputs.map((input) => {
+      const { unreduced } = this.#offered(input, true);
+      return unreduced.length > 0 ? unreduced : undefined;
+    });
+    const marked = terms.flatMap((over, i) => over ? [i] : []);
+    if (marked.length === 0) return [];
+    if (marked.every((i) => i === rule.moves)) return marked;
+    if (node.phase === undefined || this.#dispatched.has(node)) return [];
+    const [first] = marked as [number];
+    // What has been added up once is not added up again.
+    const added = marked.every((i) => this.#move.isAddedUp(this.#of(node.inputs[i]!)));
+    const alike = marked.every((i) => terms[i]!.join() === terms[first]!.join());
+    const apart = node.inputs.some((input) =>
+      Object.values(this.#offered(input, true).over).flat()
+        .some((name) => terms[first]!.includes(name))
+    );
+    const cut = node.inputs.some((input) => this.#isCut(input));
+    const linear = !added && alike && !apart && !cut &&
+      rule.linear(node as never, terms.map((over) => over !== undefined));
+    return linear ? marked : [];
+  }
+
+  /** Whether ranks have parts of a value that only an update has. */
+  #isCut(node: Node): boolean {
+    const parameter = this.#updates.get(node);
+    const sharding = this.#now.get(node)?.sharding;
+    if (!parameter || !sharding || sharding.unreduced.length > 0) return false;
+    const placed = this.#placed(parameter);
+    return node.axes.some((axis) =>
+      overOf(sharding, axis).length > overOf(placed, axis).length
+    );
+  }
+
+  /** Tokens are where they were, and apart over what their experts are apart over. */
+  #startDispatch(node: Node): void {
+    const [x, route] = node.inputs as [Node, Node];
+    if (!isRouting(route) || this.#tokens.has(route)) return;
+    const { tokens, expert } = route.params;
+    const { over } = this.#offered(x, false);
+    const held = tokens.flatMap((axis) => over[axis] ?? []);
+    const lacks = placedOver(this.#facts, expert)
+      .filter((name) => !held.includes(name));
+    this.#tokens.set(
+      route,
+      Object.fromEntries(tokens.map((axis, i) => [
+        axis,
+        [...over[axis] ?? [], ...i === 0 ? lacks : []],
+      ])),
+    );
+  }
+
+  #tokensOver(route: Node, axis: string): readonly string[] {
+    return this.#tokens.get(route)?.[axis] ?? [];
+  }
+
+  #inMeshOrder(names: readonly string[]): string[] {
+    const { mesh } = this.#facts;
+    return mesh.map(({ name }) => name).filter((name) =>
+      names.includes(name) && positionsOver(mesh, [name]) > 1
+    );
+  }
+}
+
+/** How an operand has to be sharded: as agreed, but along axes that are its own affair. */
+function wantedOver(
+  { axes }: Node,
+  operand: number,
+  { over, roles, now }: {
+    readonly over: Over;
+    readonly roles: (operand: number, axis: string) => unknown;
+    readonly now: Sharding;
+  },
+): Over {
+  return Object.fromEntries(
+    axes.map((axis) => [
+      axis,
+      roles(operand, axis) === "local" ? overOf(now, axis) : over[axis] ?? [],
+    ]),
+  );
+}
+
+/** Every axis of `over`, replicated. */
+function missing(over: Over): Over {
+  return Object.fromEntries(Object.keys(over).map((axis) => [axis, []]));
+}

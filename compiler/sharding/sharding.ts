@@ -1,0 +1,66 @@
+/** Shardings: how the elements of one value are divided among the ranks of the mesh. */
+
+/** Axis -> the mesh axes it is sharded over, major first. An axis that is not in it is replicated. */
+export interface Over {
+  readonly [axis: string]: readonly string[];
+}
+
+/**
+ * The sharding of a value. Along the mesh axes in `unreduced` ranks hold terms of a sum: the value is what they add up
+ * to. Along all other mesh axes that no axis is sharded over, ranks hold the same.
+ */
+export interface Sharding {
+  readonly over: Over;
+  readonly unreduced: readonly string[];
+}
+
+/** Every rank has all of the value. */
+export const REPLICATED: Sharding = { over: {}, unreduced: [] };
+
+/** The mesh axes that an axis is sharded over. */
+export function overOf({ over }: Pick<Sharding, "over">, axis: string) {
+  return Object.hasOwn(over, axis) ? over[axis]! : [];
+}
+
+/** Whether two lists of mesh axes are the same. */
+export function sameOver(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((name, i) => name === b[i]);
+}
+
+/** Whether `a` begins with `b`. */
+export function extendsOver(
+  a: readonly string[],
+  b: readonly string[],
+): boolean {
+  return b.every((name, i) => name === a[i]);
+}
+
+/** The mesh axes that a value is divided along, by an axis or as terms of a sum. */
+export function usedBy({ over, unreduced }: Sharding): Set<string> {
+  return new Set([...Object.values(over).flat(), ...unreduced]);
+}
+
+/** Without the axes that are replicated. */
+export function tidyOver(over: Over): Over {
+  return Object.fromEntries(
+    Object.entries(over).filter(([, names]) => names.length > 0),
+  );
+}
+
+/** The name of an axis as the ranks hold it: `head/tp`, `token/dp+ep`, or `embed` where it is replicated. */
+export function localName(axis: string, over: readonly string[]): string {
+  return over.length === 0 ? axis : `${axis}/${over.join("+")}`;
+}
+
+/** `token/ep embed {unreduced tp}` */
+export function formatSharding(
+  axes: readonly string[],
+  sharding: Sharding,
+): string {
+  const text = axes.map((axis) => localName(axis, overOf(sharding, axis)));
+  const { unreduced } = sharding;
+  return [
+    ...text,
+    ...unreduced.length > 0 ? [`{unreduced ${unreduced.join("+")}}`] : [],
+  ].join(" ");
+}

@@ -1,0 +1,61 @@
+/** Which part of an axis a rank holds, and what the axis of the model is called. */
+
+import { positionOver } from "./mesh.ts";
+import type { Plan, PlanWeight } from "./plan.ts";
+
+type Axes = Pick<Plan, "axes" | "mesh">;
+
+/** The axis of the model that an axis of a buffer is, or is a part of. */
+export function modelAxis({ axes }: Pick<Plan, "axes">, axis: string): string {
+  return (Object.hasOwn(axes, axis) ? axes[axis]!.of : undefined) ?? axis;
+}
+
+/** The indices of an axis that a rank holds, in local order; undefined where it holds all of them, or they differ by run. */
+export function indicesOn(
+  { axes, mesh }: Axes,
+  axis: string,
+  rank: number,
+): readonly number[] | undefined {
+  const { over, table } = axes[axis] ?? {};
+  return over && table?.[positionOver(mesh, rank, over)];
+}
+
+/** The indices of a stacked axis that a rank holds, in local order. */
+export function stackedOn(
+  plan: Axes,
+  { stack }: PlanWeight,
+  rank: number,
+): readonly number[] {
+  const { size } = plan.axes[stack!]!;
+  return indicesOn(plan, stack!, rank) ??
+    Array.from({ length: size }, (_, i) => i);
+}
+
+/** The name of a source tensor: of a stacked weight, that of one index. */
+export function sourceName(
+  plan: Pick<Plan, "axes">,
+  { source, stack }: PlanWeight,
+  index: number,
+): string {
+  return stack === undefined
+    ? source
+    : source.replaceAll(`{${modelAxis(plan, stack)}}`, String(index));
+}
+
+/** The names of all source tensors of a weight. */
+export function sourceNames(
+  plan: Pick<Plan, "axes">,
+  weight: PlanWeight,
+): string[] {
+  const { stack } = weight;
+  const count = stack === undefined ? 1 : plan.axes[stack]?.size ?? 0;
+  return Array.from({ length: count }, (_, i) => sourceName(plan, weight, i));
+}
+
+/** Whether a rank takes only a part of each source tensor of a weight. */
+export function isSliced(
+  { axes }: Pick<Plan, "axes">,
+  weight: Pick<PlanWeight, "axes">,
+): boolean {
+  return weight.axes.some((axis) => axes[axis]?.table !== undefined);
+}
