@@ -79,7 +79,7 @@ export function checkParts(facts: Facts, report: Report): void {
       if (steps.length === 0) report(title, `it has no '${name}'`, first);
     }
     if (stages.some(([, steps]) => steps.length === 0)) continue;
-    if (!far && tablesOver(facts, []).length === 0) {
+    if (!far && permute.some((at) => isSharded(facts, at))) {
       report(
         title,
         "its experts lie on several ranks and it has no 'exchange'",
@@ -433,4 +433,13 @@ export function checkRegroup(facts: Facts, report: Report): void {
       }
     }
   }
+}
+
+/** Whether the rows that a permute makes are of experts that are sharded, which the axis of rows, `expert/ep slot`, says. */
+function isSharded({ plan }: Facts, { writes }: StepFacts): boolean {
+  return writes.some((name) => {
+    const [expert] = plan.buffers[name]?.axes[0]?.axis.split(" ") ?? [];
+    return expert !== undefined && Object.hasOwn(plan.axes, expert) &&
+      plan.axes[expert]!.over !== undefined;
+  });
 }

@@ -160,8 +160,12 @@ function checkTable(
 
 /** Axes that belong together: of a split and a merge, the whole and its outermost part. */
 function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
-  const pairs = nodes.flatMap(linkedAxes).filter(([a, b]) =>
-    !axes[a]?.dynamic && !axes[b]?.dynamic
+  // Axes that inputs have are dealt to ranks, and their parts are no blocks of an axis that they are split into.
+  const given = new Set(
+    nodes.flatMap((node) => node.primitive === "input" ? node.axes : []),
+  );
+  const pairs = nodes.flatMap(linkedAxes).filter((pair) =>
+    pair.every((axis) => !axes[axis]?.dynamic && !given.has(axis))
   );
   for (let before = -1; before !== requests.size;) {
     before = requests.size;

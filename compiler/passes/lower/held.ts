@@ -34,7 +34,7 @@ export function heldIndex(
   }
   const most = Math.max(1, ...held.map((items) => items.length));
   const table = addTable(lowering, `items of ${to} in ${from}`, {
-    axis: to,
+    axis: "item",
     data: held.map((items) =>
       Array.from({ length: most }, (_, i) => items[i] ?? 0)
     ),
