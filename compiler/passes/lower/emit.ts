@@ -4,6 +4,7 @@ import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
   binary,
+  bitcast,
   call,
   convert,
   div,
@@ -28,7 +29,7 @@ import type {
 import { type At, atMapped, atWith, flatIndex, ROW } from "./at.ts";
 import { lengthOf, type Storage } from "./context.ts";
 import type { BucketPlace } from "./lowering.ts";
-import { heldIndex } from "./held.ts";
+import { heldIndex, heldStart } from "./held.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the kernel at hand has already computed. */
@@ -358,14 +359,23 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     return result!;
   },
   embedding(inline) {
-    const { node, at } = inline;
-    const table = node.params.over;
+    const { scope, node, at } = inline;
+    const { over: axis } = node.params;
+    const { table, of, size } = scope.lowering.placed.axes[axis]!;
     const id = convert("u32", input(inline, 1, at));
-    return input(
-      inline,
-      0,
-      atMapped((axis) => axis === table ? id : at.get(axis)),
-    );
+    const row = (index: Expr) =>
+      input(
+        inline,
+        0,
+        atMapped((name) => name === axis ? index : at.get(name)),
+      );
+    if (!table) return row(id);
+    // Of a row that another rank has, the term is -0: what a sum of any number with it is.
+    const first = heldStart(scope, { from: of, to: axis });
+    const index = scope.bindValue(sub(id, first));
+    const here = lt(index, u32(size));
+    const nothing = bitcast("f32", u32(0x80000000));
+    return select(here, row(scope.bindValue(select(here, index, u32(0)))), nothing);
   },
   rope(inline) {
     const { scope, node, at } = inline;

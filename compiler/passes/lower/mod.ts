@@ -254,7 +254,7 @@ function indexedAxis(
 /** The length of what `user` indexes by `index`. */
 function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
   const size = (axis: string | undefined) =>
-    lowering.placed.axes[axis ?? ""]!.size;
+    lowering.placed.axes[axis ?? ""]!.total;
   const [first, second, third, fourth] = user.inputs;
   switch (user.primitive) {
     case "embedding":
