@@ -1,5 +1,6 @@
 /** A decoder's plan in use: packed tokens in, logits or the best of them out. Knows only the plan, so a saved one works alike. */
 
+import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port, Program } from "../spec/plan.ts";
@@ -20,6 +21,8 @@ export interface DecoderShape {
   readonly choices: readonly (readonly [name: string, port: Port])[];
   /** What it gives: logits of every token, of some, or so many of the best tokens to follow each of these. */
   readonly gives: "logits" | "next logits" | { readonly candidates: number };
+  /** The axis of the model that an axis of a port is a part of. */
+  readonly modelAxis: (axis: string) => string;
   /** Elements of an input or output for each token. */
   width(port: Port): number;
 }
@@ -52,6 +55,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   return {
     ...{ program, vocabulary, maxTokens, maxSequences, maxContext },
     ...{ experts: size("expert") ?? 0, choices, width },
+    modelAxis: (axis) => modelAxis(plan, axis),
     gives: candidates !== undefined
       ? { candidates }
       : next
@@ -74,10 +78,13 @@ export class Decoder implements DecoderShape {
   readonly choices: DecoderShape["choices"];
   readonly gives: DecoderShape["gives"];
   readonly width: (port: Port) => number;
+  /** The axis of the model that an axis of a port is a part of. */
+  readonly modelAxis: (axis: string) => string;
   readonly #session: Session;
 
   constructor(session: Session, shape: DecoderShape) {
     this.#session = session;
+    this.modelAxis = shape.modelAxis;
     this.program = shape.program;
     this.vocabulary = shape.vocabulary;
     this.maxTokens = shape.maxTokens;
@@ -91,9 +98,11 @@ export class Decoder implements DecoderShape {
 
   /** Outputs that have a row for each token, such as logits and choices of routers. */
   get rowOutputs(): [string, Port][] {
-    const token = this.program.inputs["ids"]!.axes[0];
+    const axisOf = ({ axes }: Port) =>
+      axes[0] === undefined ? undefined : this.modelAxis(axes[0]);
+    const token = axisOf(this.program.inputs["ids"]!);
     return Object.entries(this.program.outputs).filter(([, port]) =>
-      port.axes[0] === token && port.axes.length === 2
+      axisOf(port) === token && port.axes.length === 2
     );
   }
 

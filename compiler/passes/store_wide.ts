@@ -20,6 +20,7 @@ export interface Expressions {
 
 const EXPERT = "expert of row";
 const ROWS = "row count";
+const PARTS = "parts of axes";
 const TILES = "tiles of matmul";
 const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 
@@ -87,13 +88,19 @@ function ownBindings(
   const table = node.primitive === "rope"
     ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
     : node.primitive === "allSlice"
-    ? [`items of ${node.params.to}`]
+    ? [
+      placed.axes[node.params.to]!.table
+        ? PARTS
+        : `items of ${node.params.to}`,
+    ]
     : [];
-  const uneven = node.axes.filter((axis) => placed.axes[axis]?.table);
+  const parts = [node, ...node.inputs].some((n) =>
+    n.axes.some((axis) => placed.axes[axis]?.table)
+  );
   return new Set([
     "result",
     dispatched.has(node) ? ROWS : "lengths",
-    ...uneven.map((axis) => `length of ${axis}`),
+    ...parts ? [PARTS] : [],
     ...table,
   ]);
 }

@@ -115,7 +115,7 @@ export function lowerAccumulate(
   const value = (input: Node) => (i: Expr, k: Expr) =>
     emitValue(scope, input, along(scope, places.at(i), over, k));
   const options = {
-    name: `accumulate_${over.join("_").replaceAll(" ", "_")}`,
+    name: `accumulate_${over.join("_")}`,
     count: places.count,
     length: productOf(scope, over),
     bindings: scope.bindings,

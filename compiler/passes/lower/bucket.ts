@@ -10,7 +10,7 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/rows.ts";
 import type { Bucket } from "../buckets.ts";
 import { type Fusion, FUSION_CLASS } from "../fuse.ts";
-import { usersOf } from "../users.ts";
+import { usersOf } from "../../graph/users.ts";
 import {
   about,
   addKernel,

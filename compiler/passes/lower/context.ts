@@ -3,6 +3,7 @@
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytesOf } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
+import { positionOver } from "../../../spec/mesh.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
@@ -142,7 +143,7 @@ export function lengthOf(
   const { dynamic, size, table } = placed.axes[axis]!;
   if (!dynamic) {
     return table && !isEven(table)
-      ? load(scope.read(lengthTable(scope.lowering, axis)), u32(0), "u32")
+      ? partOf(scope, axis, "length")
       : u32(size);
   }
   const slot = placed.counts.indexOf(planAxis(placed, axis));
@@ -154,10 +155,28 @@ function isEven(table: NonNullable<LocalAxis["table"]>): boolean {
   return table.every((ids) => ids.length === table[0]!.length);
 }
 
-/** How many items of a fixed axis each rank has. */
-function lengthTable(lowering: Lowering, axis: string): string {
-  const data = localBound(lowering.placed, axis).map((n) => [n]);
-  return addTable(lowering, `length of ${axis}`, { axis: "length", data });
+/** The constants that say which part of each sharded axis a rank has. */
+export const PARTS = "parts of axes";
+
+/** How many items of a sharded axis the rank has, or which is the first: in one buffer for all such axes. */
+export function partOf(
+  scope: KernelScope,
+  axis: string,
+  what: "length" | "start",
+): Expr {
+  const { axes, mesh, ranks } = scope.lowering.placed;
+  const names = Object.keys(axes).filter((name) => axes[name]!.table);
+  const name = addTable(scope.lowering, PARTS, {
+    axis: "length and start",
+    data: Array.from({ length: ranks }, (_, rank) =>
+      names.flatMap((name) => {
+        const { table, over } = axes[name]!;
+        const ids = table![positionOver(mesh, rank, over)]!;
+        return [ids.length, ids[0] ?? 0];
+      })),
+  });
+  const slot = 2 * names.indexOf(axis) + (what === "length" ? 0 : 1);
+  return load(scope.read(name), u32(slot), "u32");
 }
 
 /** A constant buffer with a list for each rank, made once. Returns its name. */
@@ -241,8 +260,10 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
   ]);
   const known = lowering.kernelNames.get(key);
   if (known) return known;
-  let name = kernel.name;
-  for (let n = 2; lowering.kernels.has(name); n++) name = `${kernel.name}_${n}`;
+  // Names of axes may be part of it, and those hold anything.
+  const base = kernel.name.replaceAll(/\W+/g, "_");
+  let name = base;
+  for (let n = 2; lowering.kernels.has(name); n++) name = `${base}_${n}`;
   lowering.kernels.set(name, { ...kernel, name });
   lowering.kernelNames.set(key, name);
   return name;

@@ -223,7 +223,7 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
     return emitValue(scope, input, joined);
   };
   const kernel = contract({
-    name: `contract_${over.join("_").replaceAll(/\W/g, "_")}`,
+    name: `contract_${over.join("_")}`,
     count: places.count,
     length: productOf(scope, over),
     bindings: scope.bindings,

@@ -1,10 +1,10 @@
 /** What a rank holds of an axis: where its items are among those of the axis with more of them. */
 
-import { add, load, u32 } from "../../../spec/kernel/build.ts";
+import { add, load, sub } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { positionOver } from "../../../spec/mesh.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
-import { addTable, type Lowering } from "./context.ts";
+import { addTable, type Lowering, partOf } from "./context.ts";
 import { dealtBuffer } from "./dealt.ts";
 import type { KernelScope } from "./scope.ts";
 
@@ -30,7 +30,7 @@ export function heldIndex(
     items.every((item, i) => item === items[0]! + i)
   );
   if (blocks) {
-    return add(heldStart(scope, { from, to }, held), index);
+    return add(heldStart(scope, { from, to }), index);
   }
   const most = Math.max(1, ...held.map((items) => items.length));
   const table = addTable(lowering, `items of ${to} in ${from}`, {
@@ -43,20 +43,11 @@ export function heldIndex(
 }
 
 /** The index along `from` of the first item of `to`, whose items follow each other. */
-export function heldStart(
-  scope: KernelScope,
-  { from, to }: Held,
-  held: readonly (readonly number[])[] = heldItems(scope.lowering, { from, to }),
-): Expr {
-  const starts = held.map((items) => [items[0] ?? 0]);
-  if (starts.every(([start]) => start === starts[0]![0])) {
-    return u32(starts[0]![0]!);
-  }
-  const table = addTable(scope.lowering, `start of ${to} in ${from}`, {
-    axis: "start",
-    data: starts,
-  });
-  return load(scope.read(table), u32(0), "u32");
+export function heldStart(scope: KernelScope, { from, to }: Held): Expr {
+  const first = partOf(scope, to, "start");
+  return scope.lowering.placed.axes[from]!.table
+    ? sub(first, partOf(scope, from, "start"))
+    : first;
 }
 
 /** For each rank, the indices along `from` of its items of `to`. */
