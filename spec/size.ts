@@ -28,7 +28,7 @@ export function evaluateSize(
   return Math.ceil(evaluateSize(size.ceilDiv[0], count) / size.ceilDiv[1]);
 }
 
-/** The text of a size: `ceil(token / 4)`, `token@ep * 2`. */
+/** The text of a size: `ceil(token / 4)`, `token/ep@ep * 2`. */
 export function formatSize(size: Size): string {
   if (typeof size === "number") return String(size);
   if ("count" in size) {

@@ -105,7 +105,7 @@ function continues(steps: readonly StepFacts[], at: StepFacts): boolean {
     );
 }
 
-/** `%7 = dispatch x by sendRow over ep : f32[expert@ep:8 slot embed:512]` */
+/** `%7 = dispatch x by sendRow over ep : f32[expert/ep:8 slot embed:512]` */
 function headingOf(
   plan: Plan,
   steps: readonly StepFacts[],

@@ -45,7 +45,7 @@ t.test("a checkpoint's step, with its state whole and dealt", async (t) => {
     dealt.out,
     /own items of sums +main\[\d+\] +reduce +over dp +\d+ B = \d+ B x 1 others/,
   );
-  t.match(dealt.out, /\{partial:dp\+ep\}/);
+  t.match(dealt.out, /\{unreduced:dp\+ep\}/);
   const [all, part] = [memoryOf(whole.out), memoryOf(dealt.out)];
   t.ok(part.states < all.states, `${part.states} of ${all.states} bytes`);
   t.ok(part.peak < all.peak, `${part.peak} of ${all.peak} bytes`);

@@ -7,8 +7,6 @@ import {
   combine,
   type CompileOptions,
   dispatch,
-  dot,
-  embedding,
   type Model,
   model,
   mul,
@@ -38,57 +36,7 @@ function refused(
 }
 
 const token = upTo(8);
-const EP2: CompileOptions = { mesh: { ep: 2 } };
 
-/** A layer of experts around what a test does with the dispatched value. */
-const layer = model({ token, embed: 4, expert: 4 }, (m) => {
-  const x = m.input("x", "token embed");
-  const routing = route(m.input("logits", "token expert"), {
-    over: "expert",
-    topK: 2,
-    preset: "mixtral",
-  });
-  return {
-    y: combine(
-      mul(dispatch(x, routing), m.param("w", "expert embed")),
-      routing,
-    ),
-  };
-});
-
-refused(
-  "experts placed, their tokens not",
-  layer,
-  {
-    mesh: { ep: 2 },
-    place: { expert: "ep" },
-  },
-  "Cannot place axis 'expert' over 'ep': the tokens that are routed to it are not. Place 'token' over 'ep' too",
-);
-refused(
-  "experts placed over more than their tokens",
-  layer,
-  {
-    mesh: { dp: 2, ep: 2 },
-    place: { expert: ["ep", "dp"], token: "dp" },
-  },
-  "Cannot place axis 'expert' over 'ep': the tokens that are routed to it are not. Place 'token' over 'ep' too",
-);
-refused(
-  "a table of a placed axis",
-  model(
-    { token, vocab: 8, embed: 4 },
-    (m) => ({
-      y: embedding(
-        m.input("table", "vocab embed"),
-        m.input("ids", "token", { dtype: "i32" }),
-        "vocab",
-      ),
-    }),
-  ),
-  { mesh: { dp: 2 }, place: { vocab: "dp" } },
-  "Cannot place axis 'vocab' over 'dp': embedding needs all of it on one rank. Leave the axis unplaced",
-);
 refused(
   "a sum over one of two placed axes",
   model(
@@ -96,22 +44,7 @@ refused(
     (m) => ({ y: sum(m.input("x", "token other"), "token") }),
   ),
   { mesh: { dp: 2, ep: 2 }, place: { token: "dp", other: "ep" } },
-  "Cannot gather 'token other': the length of 'other' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
-);
-refused(
-  "a placed axis of a parameter",
-  model(
-    { token, vocab: 8, embed: 4 },
-    (m) => ({
-      y: embedding(
-        m.param("table", "vocab embed"),
-        m.input("ids", "token", { dtype: "i32" }),
-        "vocab",
-      ),
-    }),
-  ),
-  { mesh: { dp: 2 }, place: { vocab: "dp" } },
-  "Cannot place axis 'vocab' over 'dp': parameter 'table' needs all of it on one rank. Leave the axis unplaced",
+  "Cannot move 'token/dp other/ep' between ranks: it has more than one axis whose length is known only at run time. Place its axes otherwise",
 );
 refused(
   "a dispatched value of a run-time width",
@@ -145,21 +78,6 @@ refused(
   }),
   {},
   "Cannot topK 'expert slot embed': it is a dispatched value. Choose before the dispatch, or after the combine",
-);
-refused(
-  "a parameter by expert and as a whole",
-  model({ token, embed: 4, expert: 4 }, (m) => {
-    const x = m.input("x", "token embed");
-    const w = m.param("w", "expert embed");
-    const routing = route(dot(x, w, "embed"), {
-      over: "expert",
-      topK: 2,
-      preset: "mixtral",
-    });
-    return { y: combine(mul(dispatch(x, routing), w), routing) };
-  }),
-  EP2,
-  "Cannot place parameter 'w': it is used both on dispatched rows and elsewhere. Name two parameters",
 );
 
 /** Attention with some of its parts as a test wants them. */

@@ -324,12 +324,11 @@ t.test("nothing is gathered where a rank has what is needed", async (t) => {
 
 t.test("the plan shows what is gathered", async (t) => {
   const text = formatPlan(await compileCase(routed, { mesh: { ep: 2 } }));
-  t.match(text, "all token  <= 40  all of token on each rank");
-  const gathers = text.split("\n").filter((line) => / gather : /.test(line))
+  const gathers = text.split("\n").filter((line) => / allGather over /.test(line))
     .map((line) => line.replace(/ {2}\/\/.*/, "").trim());
   t.equal(
     gathers[0],
-    "%1 gather : f32[all token expert]: gathered = allGather dot over ep (token x 16 B to each of 1 others) by counts of token",
+    "%1 allGather over ep : f32[token/ep expert] -> f32[token expert]: gathered = allGather dot over ep (token/ep x 16 B to each of 1 others) by counts of token/ep over ep",
   );
   t.match(
     text,

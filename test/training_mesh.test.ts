@@ -123,15 +123,15 @@ t.test("bytes of sums are those predicted, and the plan says them", async (t) =>
   };
   const plan = await compileCase(of, { mesh: { dp: 2, ep: 2 } });
   const text = formatPlan(plan);
-  t.match(text, /f32\[embed:6\]\{partial:dp\+ep\}/, "of all ranks");
+  t.match(text, /f32\[embed:6\]\{unreduced:dp\+ep\}/, "of all ranks");
   t.match(
     text,
-    /f32\[expert@ep:8 embed:6 ffn:5\]\{partial:dp\}/,
+    /f32\[expert\/ep:4 embed:6 ffn:5\]\{unreduced:dp\}/,
     "of ranks with the same experts",
   );
   t.match(
     text,
-    /accumulate over token : f32\[embed\]\{partial:dp\+ep\}:/,
+    /accumulate over token\/dp\+ep : f32\[embed\]\{unreduced:dp\+ep\}:/,
     "where it is computed",
   );
   t.match(

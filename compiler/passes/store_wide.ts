@@ -2,6 +2,7 @@
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
 
@@ -95,7 +96,7 @@ function ownBindings(
     ]
     : [];
   const parts = [node, ...node.inputs].some((n) =>
-    n.axes.some((axis) => placed.axes[axis]?.table)
+    n.axes.some((axis) => isUneven(placed.axes[axis]))
   );
   return new Set([
     "result",
@@ -129,4 +130,11 @@ function rows({ dispatched }: Expressions, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
   const experts = [...dispatched].flatMap(([row]) => row.axes.slice(0, 1));
   return node.axes.some((axis) => experts.includes(axis)) ? [EXPERT] : [];
+}
+
+/** Whether ranks have different numbers of items of an axis. */
+function isUneven(axis: LocalAxis | undefined): boolean {
+  const { table } = axis ?? {};
+  return table !== undefined &&
+    table.some((ids) => ids.length !== table[0]!.length);
 }

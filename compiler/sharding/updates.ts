@@ -57,7 +57,9 @@ export function cutOf(
   const size = (axis: string) => graph.axes[axis]!.size;
   const free = parameter.axes.filter((axis) =>
     overOf({ over }, axis).length === 0 && !isRagged(facts, axis) &&
-    !experts.has(axis) && size(axis) >= positions
+    size(axis) >= positions &&
+    // Experts are dealt evenly, and not in equal blocks of which the last may be short.
+    (!experts.has(axis) || size(axis) % positions === 0)
   );
   const share = (axis: string) => Math.ceil(size(axis) / positions) / size(axis);
   const least = Math.min(...free.map(share));

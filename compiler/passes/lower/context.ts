@@ -14,7 +14,7 @@ import {
   type StepPart,
 } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { Graph, Node } from "../../graph/graph.ts";
+import type { Graph, Node, Primitive } from "../../graph/graph.ts";
 import { axisSize, localBound, planAxis } from "../place.ts";
 import { tidyGrid } from "./grid.ts";
 import type { BufferDraft, Lowering, LoweringInput } from "./lowering.ts";
@@ -307,9 +307,7 @@ export function about(
   node: Node,
   part?: StepPart,
 ): Pick<StepBase, "span" | "part" | "phase"> & { readonly label: string } {
-  const over = unreducedOf(node);
-  const label = labelOf(node) +
-    (over.length > 0 ? `{partial:${over.join("+")}}` : "");
+  const label = labelOf(node);
   return {
     label: chunk ? `${label}, ${chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
@@ -323,15 +321,31 @@ export function unreducedOf({ sharding }: Node): readonly string[] {
   return sharding?.unreduced ?? [];
 }
 
-/** `dot over embed : f32[token ffn]` */
+/** What changes the sharding of a value. */
+const RESHARDS: readonly Primitive[] = [
+  ...["allGather", "allSlice", "allReduce", "reduceScatter"] as const,
+];
+
+/** `f32[token/ep embed]`, `f32[embed]{unreduced:dp+ep}` */
+function typeOf(node: Node): string {
+  const over = unreducedOf(node);
+  return `${node.dtype}[${node.axes.join(" ")}]${
+    over.length > 0 ? `{unreduced:${over.join("+")}}` : ""
+  }`;
+}
+
+/** `dot over embed : f32[token ffn]`; of what moves a value, `allGather over ep : f32[token/ep embed] -> f32[token embed]`. */
 export function labelOf(node: Node): string {
   const verb = node.primitive === "map" ? node.params.verb : node.primitive;
   const over = "over" in node.params
     ? ` over ${
       Array.isArray(node.params.over)
-        ? node.params.over.join(" ")
+        ? node.params.over.join(RESHARDS.includes(node.primitive) ? "+" : " ")
         : node.params.over
     }`
     : "";
-  return `${verb}${over} : ${node.dtype}[${node.axes.join(" ")}]`;
+  const has = RESHARDS.includes(node.primitive)
+    ? `${typeOf(node.inputs[0]!)} -> `
+    : "";
+  return `${verb}${over} : ${has}${typeOf(node)}`;
 }

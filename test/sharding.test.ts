@@ -1,0 +1,188 @@
+/** Placements that move values: experts over ranks that share their tokens, tensor parallelism, meshes of any names. */
+// needs: cpu, gpu
+
+import t, { type Test } from "tap";
+import {
+  add,
+  attention,
+  combine,
+  type CompileOptions,
+  dispatch,
+  dot,
+  embedding,
+  map,
+  merge,
+  type Model,
+  model,
+  mul,
+  rmsNorm,
+  route,
+  split,
+  upTo,
+} from "../compiler/mod.ts";
+import { PlacementError } from "../spec/errors.ts";
+import {
+  type Case,
+  closeDevices,
+  compileCase,
+  digest,
+  matches,
+  runCase,
+  skip,
+} from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+const token = upTo(8);
+
+/** As the reference says on one rank, and the same bits on every other placement. */
+function sameBits(
+  name: string,
+  of: Case,
+  places: readonly CompileOptions[],
+): void {
+  const check = (kind: "cpu" | "gpu", on: readonly CompileOptions[]) =>
+  async (t: Test) => {
+    await matches(t, of, kind, [{}]);
+    const wanted = digest(await runCase(of, kind, {}));
+    for (const options of on) {
+      const found = digest(await runCase(of, kind, options));
+      t.equal(found, wanted, JSON.stringify(options));
+    }
+  };
+  t.test(name, check("cpu", places));
+  t.test(`${name}, on a GPU`, { skip }, check("gpu", places.slice(0, 2)));
+}
+
+sameBits("experts over ranks that hold the same tokens", {
+  model: model({ token, embed: 4, expert: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const routing = route(m.input("logits", "token expert"), {
+      ...{ over: "expert", topK: 2, preset: "mixtral" },
+    });
+    const w = m.param("w", "expert embed");
+    return { y: add(x, combine(mul(dispatch(x, routing), w), routing)) };
+  }),
+}, [
+  { mesh: { ep: 2 }, place: { expert: "ep" } },
+  { mesh: { ep: 3 }, place: { expert: "ep" } },
+  { mesh: { dp: 2, ep: 2 }, place: { expert: ["ep", "dp"], token: "dp" } },
+  { mesh: { tp: 4 } },
+  { mesh: { dp: 2, tp: 2, ep: 2 } },
+]);
+
+sameBits("a parameter of experts that a router shares", {
+  model: model({ token, embed: 4, expert: 4 }, (m) => {
+    const x = m.input("x", "token embed");
+    const w = m.param("w", "expert embed");
+    const routing = route(dot(x, w, "embed"), {
+      ...{ over: "expert", topK: 2, preset: "mixtral" },
+    });
+    return { y: combine(mul(dispatch(x, routing), w), routing) };
+  }),
+}, [{ mesh: { ep: 2 } }, { mesh: { tp: 2 } }]);
+
+for (const kind of ["param", "input"] as const) {
+  sameBits(`a sharded vocabulary of a table that is a ${kind}`, {
+    model: model(
+      { token, vocab: 8, embed: 4 },
+      (m) => ({
+        y: embedding(
+          m[kind]("table", "vocab embed"),
+          m.input("ids", "token", { dtype: "i32" }),
+          "vocab",
+        ),
+      }),
+    ),
+    calls: [{ ids: [7, 0, 3, 4, 4, 2, 1, 6] }, { ids: [5] }],
+  }, [
+    { mesh: { dp: 2 }, place: { vocab: "dp" } },
+    { mesh: { a: 2, b: 2 }, place: { vocab: "b", token: "a" } },
+  ]);
+}
+
+/** Attention with grouped heads of keys, and a feed-forward block: what tensor parallelism shards. */
+function block(heads: number, kvHeads: number): Model {
+  const dim = 8;
+  return model({
+    token,
+    ...{ vocab: 16, embed: 32, head: heads, kvHead: kvHeads, dim, ffn: 64 },
+    ...{ query: heads * dim, keyValue: kvHeads * dim },
+    ...{ sequence: 2, context: 8 },
+  }, (m) => {
+    const table = m.param("table", "vocab embed");
+    const ids = m.input("ids", "token", { dtype: "i32" });
+    const x = embedding(table, ids, "vocab");
+    const rows = rmsNorm(x, m.param("g", "embed"), "embed");
+    const heads = (name: string) =>
+      split(
+        dot(rows, m.param(name, "keyValue embed"), "embed"),
+        "keyValue",
+        "kvHead dim",
+      );
+    const cache = "sequence context kvHead dim";
+    const q = dot(rows, m.param("q", "query embed"), "embed");
+    const { y, keys, values } = attention(split(q, "query", "head dim"), {
+      key: heads("k"),
+      value: heads("v"),
+      keys: m.state("keys", cache),
+      values: m.state("values", cache),
+      sequence: m.input("sequence", "token", { dtype: "i32" }),
+      position: m.input("position", "token", { dtype: "i32" }),
+    });
+    const merged = merge(y, "head dim", "query");
+    const h = add(x, dot(merged, m.param("o", "embed query"), "query"));
+    const up = dot(h, m.param("up", "ffn embed"), "embed");
+    const hidden = map((u) => u / (1 + Math.exp(-u)), up);
+    const z = add(h, dot(hidden, m.param("down", "embed ffn"), "ffn"));
+    return { logits: dot(z, table, "embed"), keys, values };
+  });
+}
+
+const calls: Case["calls"] = [{
+  ids: [3, 0, 15, 7, 7, 1],
+  sequence: [0, 0, 1, 0, 1, 1],
+  position: [0, 1, 0, 2, 1, 2],
+}, { ids: [2, 9], sequence: [1, 0], position: [3, 3] }];
+
+const TENSOR_PARALLEL: readonly CompileOptions[] = [
+  { mesh: { tp: 2 } },
+  { mesh: { dp: 2, tp: 2 }, place: { token: "dp", head: "tp", ffn: "tp", vocab: "tp" } },
+  { mesh: { tp: 4 } },
+  { mesh: { a: 2, b: 2 }, place: { token: "a", head: "b", ffn: ["a", "b"] } },
+];
+for (const [heads, kvHeads] of [[4, 4], [4, 2], [4, 1], [8, 2]] as const) {
+  sameBits(
+    `tensor parallelism of ${heads} heads with keys of ${kvHeads}`,
+    { model: block(heads, kvHeads), calls, tolerance: 1e-5 },
+    TENSOR_PARALLEL,
+  );
+}
+
+/** Compiling must fail with exactly this message. */
+function refused(
+  name: string,
+  of: Model,
+  options: CompileOptions,
+  message: string,
+): void {
+  t.test(name, async (t) => {
+    const error: unknown = await compileCase({ model: of }, options)
+      .catch((error: unknown) => error);
+    t.ok(error instanceof PlacementError, "a PlacementError");
+    t.equal((error as Error).message, message);
+  });
+}
+
+refused(
+  "heads that ranks cannot share",
+  block(4, 2),
+  { mesh: { tp: 3 } },
+  "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
+);
+
+t.test("rows of a call that has none", async (t) => {
+  const of = { model: block(4, 2), calls: [{ ids: [], sequence: [], position: [] }] };
+  const one = digest(await runCase(of, "cpu", {}));
+  t.equal(digest(await runCase(of, "cpu", { mesh: { tp: 2 } })), one);
+});
