@@ -72,7 +72,14 @@ export function checkInputs(
       );
     }
     for (const [i, axis] of port.axes.entries()) {
-      checkLength(plan, cannot, name, modelAxis(plan, axis), tensor.shape[i]!, lengths);
+      checkLength(
+        plan,
+        cannot,
+        name,
+        modelAxis(plan, axis),
+        tensor.shape[i]!,
+        lengths,
+      );
     }
     checkRange(cannot, name, port.below, tensor);
     checkNumbers(cannot, name, tensor);
@@ -80,7 +87,8 @@ export function checkInputs(
   for (const [name, { indexes }] of Object.entries(program.inputs)) {
     if (indexes === undefined) continue;
     const { size, exact } = plan.axes[indexes]!;
-    const length = lengths.get(modelAxis(plan, indexes))?.length ?? (exact ? size : 0);
+    const length = lengths.get(modelAxis(plan, indexes))?.length ??
+      (exact ? size : 0);
     checkRange(cannot, name, length, inputs[name]!);
   }
   return new Map([...lengths].map(([axis, { length }]) => [axis, length]));

@@ -69,7 +69,9 @@ export function typeText(plan: Plan, buffer: PlanBuffer): string {
   const padded = buffer.rowStride === undefined
     ? ""
     : ` row stride ${buffer.rowStride}`;
-  const partial = buffer.partial ? `{unreduced:${overText(buffer.partial)}}` : "";
+  const partial = buffer.partial
+    ? `{unreduced:${overText(buffer.partial)}}`
+    : "";
   return `${buffer.dtype}[${axes}]${partial}${padded}`;
 }
 

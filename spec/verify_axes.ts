@@ -43,7 +43,9 @@ export function checkPlacement(facts: Facts, report: Report): void {
         !within.deal || within.of !== axis.of ||
         !outer.every((m, i) => m === axis.over?.[i])
       ) {
-        fail(`'${axis.deal.within}' is not dealt over the first of its mesh axes`);
+        fail(
+          `'${axis.deal.within}' is not dealt over the first of its mesh axes`,
+        );
       }
     }
     if (axis.dynamic && axis.over && !axis.deal) {

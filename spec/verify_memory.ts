@@ -242,10 +242,12 @@ export function checkContents(facts: Facts, report: Report): void {
       const axis = plan.axes[dealt.axis]!;
       const [only] = buffer.axes;
       const fits = {
-        items: () => dealt.of !== undefined && axis.deal !== undefined &&
+        items: () =>
+          dealt.of !== undefined && axis.deal !== undefined &&
           only?.axis === dealt.axis,
         rows: () => axis.deal !== undefined && only?.size === axis.size,
-        counts: () => dealt.over !== undefined && axis.dynamic === true &&
+        counts: () =>
+          dealt.over !== undefined && axis.dynamic === true &&
           only?.size === positionsOver(plan.mesh, dealt.over),
       }[dealt.holds]();
       if (

@@ -29,10 +29,13 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
     const over = partialOf(name);
     if (over.length === 0) continue;
     if (step.op === "allGather") {
-      const whole = sameList(over, step.over);
-      const some = step.over.some((axis) => over.includes(axis));
-      const kept = whole ? [] : over;
-      if (some && !whole || !sameList(partialOf(step.to), kept)) {
+      // Terms over the gathered axes are all there then; those over others stay terms.
+      const found = step.over.filter((axis) => over.includes(axis));
+      const kept = over.filter((axis) => !found.includes(axis));
+      if (
+        found.length > 0 && found.length < step.over.length ||
+        !sameList(partialOf(step.to), kept)
+      ) {
         report(
           `gather '${name}'`,
           `it is a part of a sum over ${over.join("+")}, gathered over ${

@@ -51,7 +51,9 @@ function weightFaults(facts: Facts, weight: PlanWeight): string[] {
   if (stack !== undefined) {
     const name = modelAxis(facts.plan, stack);
     if (!weight.source.includes(`{${name}}`)) {
-      faults.push(`it is one tensor per '${name}', which its name does not say`);
+      faults.push(
+        `it is one tensor per '${name}', which its name does not say`,
+      );
     }
   }
   for (const { axis } of buffer.axes) {

@@ -324,7 +324,9 @@ t.test("nothing is gathered where a rank has what is needed", async (t) => {
 
 t.test("the plan shows what is gathered", async (t) => {
   const text = formatPlan(await compileCase(routed, { mesh: { ep: 2 } }));
-  const gathers = text.split("\n").filter((line) => / allGather over /.test(line))
+  const gathers = text.split("\n").filter((line) =>
+    / allGather over /.test(line)
+  )
     .map((line) => line.replace(/ {2}\/\/.*/, "").trim());
   t.equal(
     gathers[0],

@@ -501,11 +501,14 @@ t.test("loadWeights() names what is missing, misshapen or not finite", async (t)
   const table = [[0], [1]];
   const good = f32([2, 3], [1, 2, 3, 4, 5, 6]);
   const bad = f32([2, 3], [1, 2, 3, 4, NaN, Infinity]);
-  await t.rejects(load(STACKED, shape, await directory({ "e.0": good }), table), {
-    name: "DataError",
-    message:
-      "Cannot load weight 'e.1': the files have no tensor of that name. It must be F32 [2, 3]",
-  });
+  await t.rejects(
+    load(STACKED, shape, await directory({ "e.0": good }), table),
+    {
+      name: "DataError",
+      message:
+        "Cannot load weight 'e.1': the files have no tensor of that name. It must be F32 [2, 3]",
+    },
+  );
   await t.rejects(
     load(
       STACKED,

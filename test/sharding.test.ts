@@ -41,15 +41,15 @@ function sameBits(
   of: Case,
   places: readonly CompileOptions[],
 ): void {
-  const check = (kind: "cpu" | "gpu", on: readonly CompileOptions[]) =>
-  async (t: Test) => {
-    await matches(t, of, kind, [{}]);
-    const wanted = digest(await runCase(of, kind, {}));
-    for (const options of on) {
-      const found = digest(await runCase(of, kind, options));
-      t.equal(found, wanted, JSON.stringify(options));
-    }
-  };
+  const check =
+    (kind: "cpu" | "gpu", on: readonly CompileOptions[]) => async (t: Test) => {
+      await matches(t, of, kind, [{}]);
+      const wanted = digest(await runCase(of, kind, {}));
+      for (const options of on) {
+        const found = digest(await runCase(of, kind, options));
+        t.equal(found, wanted, JSON.stringify(options));
+      }
+    };
   t.test(name, check("cpu", places));
   t.test(`${name}, on a GPU`, { skip }, check("gpu", places.slice(0, 2)));
 }
@@ -88,7 +88,9 @@ for (const kind of ["param", "input"] as const) {
       { token, vocab: 8, embed: 4 },
       (m) => ({
         y: embedding(
-          m[kind]("table", "vocab embed"),
+          kind === "param"
+            ? m.param("table", "vocab embed")
+            : m.input("table", "vocab embed"),
           m.input("ids", "token", { dtype: "i32" }),
           "vocab",
         ),
@@ -147,7 +149,10 @@ const calls: Case["calls"] = [{
 
 const TENSOR_PARALLEL: readonly CompileOptions[] = [
   { mesh: { tp: 2 } },
-  { mesh: { dp: 2, tp: 2 }, place: { token: "dp", head: "tp", ffn: "tp", vocab: "tp" } },
+  {
+    mesh: { dp: 2, tp: 2 },
+    place: { token: "dp", head: "tp", ffn: "tp", vocab: "tp" },
+  },
   { mesh: { tp: 4 } },
   { mesh: { a: 2, b: 2 }, place: { token: "a", head: "b", ffn: ["a", "b"] } },
 ];
@@ -182,7 +187,10 @@ refused(
 );
 
 t.test("rows of a call that has none", async (t) => {
-  const of = { model: block(4, 2), calls: [{ ids: [], sequence: [], position: [] }] };
+  const of = {
+    model: block(4, 2),
+    calls: [{ ids: [], sequence: [], position: [] }],
+  };
   const one = digest(await runCase(of, "cpu", {}));
   t.equal(digest(await runCase(of, "cpu", { mesh: { tp: 2 } })), one);
 });

@@ -75,9 +75,14 @@ const BROKEN: readonly Mistake[] = [
   ["with a table of too few rows", "contents", /the rows of/, (p) => {
     buffer(p, "rows of token/dp").axes[0]!.size = 4;
   }],
-  ["with a table of an axis that is replicated", "contents", /the rows/, (p) => {
-    buffer(p, "rows of token/dp").dealt!.axis = "context";
-  }],
+  [
+    "with a table of an axis that is replicated",
+    "contents",
+    /the rows/,
+    (p) => {
+      buffer(p, "rows of token/dp").dealt!.axis = "context";
+    },
+  ],
   ["of a part of another axis", "placement", /no part of 'sequence'/, (p) => {
     p.axes["token/dp"]!.of = "sequence";
   }],

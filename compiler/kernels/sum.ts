@@ -92,6 +92,8 @@ export function blockLoop(
 /** How many segments a contraction over `k` elements has: see spec/numerics.md. */
 export function segmentsOf(k: number): number {
   let segments = 8;
-  while (segments > 1 && (k % segments !== 0 || k / segments < 8)) segments /= 2;
+  while (segments > 1 && (k % segments !== 0 || k / segments < 8)) {
+    segments /= 2;
+  }
   return segments;
 }

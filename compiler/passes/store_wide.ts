@@ -90,9 +90,7 @@ function ownBindings(
     ? [`table ${node.params.positions} ${node.params.inverseFrequencies}`]
     : node.primitive === "allSlice"
     ? [
-      placed.axes[node.params.to]!.table
-        ? PARTS
-        : `items of ${node.params.to}`,
+      placed.axes[node.params.to]!.table ? PARTS : `items of ${node.params.to}`,
     ]
     : [];
   const parts = [node, ...node.inputs].some((n) =>

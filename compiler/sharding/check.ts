@@ -9,16 +9,23 @@ import { type AxisFacts, isRagged } from "./local_axes.ts";
 import type { Over } from "./sharding.ts";
 
 /** Axes of a fixed length are cut into equal parts. Throws PlacementError. */
-export function checkSizes({ graph, mesh, requests, experts, ...facts }: AxisFacts): void {
+export function checkSizes(
+  { graph, mesh, requests, experts, ...facts }: AxisFacts,
+): void {
   for (const [axis, { over }] of requests) {
-    if (experts.has(axis) || isRagged({ graph, mesh, requests, experts, ...facts }, axis)) {
+    if (
+      experts.has(axis) ||
+      isRagged({ graph, mesh, requests, experts, ...facts }, axis)
+    ) {
       continue;
     }
     const positions = positionsOver(mesh, over);
     const { size } = graph.axes[axis]!;
     if (size % positions === 0) continue;
     throw new PlacementError(
-      `Cannot shard axis '${axis}' over '${over.join("+")}': its size, ${size}, is no multiple of ${positions}. ${
+      `Cannot shard axis '${axis}' over '${
+        over.join("+")
+      }': its size, ${size}, is no multiple of ${positions}. ${
         remedy(over, divisors(size, positions))
       }`,
     );
@@ -43,7 +50,9 @@ export function checkSums(
     .filter((n) => segments % n === 0);
   throw new PlacementError(
     outermost
-      ? `Cannot shard axis '${sharded[0]}' over '${reduced.join("+")}': a sum over ${k} elements has ${segments} segments, which ${positions} ranks cannot share evenly. ${
+      ? `Cannot shard axis '${sharded[0]}' over '${
+        reduced.join("+")
+      }': a sum over ${k} elements has ${segments} segments, which ${positions} ranks cannot share evenly. ${
         remedy(reduced, possible)
       }`
       : `Cannot shard axis '${sharded.join(" ")}' over '${

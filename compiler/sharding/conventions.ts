@@ -28,7 +28,9 @@ export function conventionalPlacement(
     for (const axis of axes) {
       // A vocabulary has any size, and costs little where every rank has all of it.
       if (role === "vocabulary" && !divides(graph, mesh, axis, over)) continue;
-      if (!requests.has(axis)) requests.set(axis, { over: ordered(role, over) });
+      if (!requests.has(axis)) {
+        requests.set(axis, { over: ordered(role, over) });
+      }
     }
   }
   return requests;

@@ -1,6 +1,11 @@
 /** Leaves that are with experts: parameters that rows of a dispatch meet, and what an optimizer keeps of those. */
 
-import { type Graph, isRouting, type Node, type Primitive } from "../graph/graph.ts";
+import {
+  type Graph,
+  isRouting,
+  type Node,
+  type Primitive,
+} from "../graph/graph.ts";
 import { usersOf } from "../graph/users.ts";
 
 /** Primitives that make an element from the same elements of their operands. */
@@ -26,7 +31,9 @@ export function expertLeaves(
     node.primitive === "accumulate"
       ? onRows(node.inputs[0]!)
       : node.primitive === "param" && users.get(node)?.some(onRows);
-  for (const node of graph.nodes) if (has(node) && starts(node)) found.add(node);
+  for (const node of graph.nodes) {
+    if (has(node) && starts(node)) found.add(node);
+  }
   // Elementwise nodes are as their operands are, and leaves that meet such operands as those are.
   for (let before = -1; before !== found.size;) {
     before = found.size;

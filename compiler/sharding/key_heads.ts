@@ -39,7 +39,9 @@ function placeAxis(
     if (rest === 1) break;
     if (ranks % rest !== 0) {
       throw new PlacementError(
-        `Cannot shard axis '${axis}' over '${over.join("+")}': its size, ${size}, and the ${
+        `Cannot shard axis '${axis}' over '${
+          over.join("+")
+        }': its size, ${size}, and the ${
           positionsOver(mesh, over)
         } ranks do not divide each other. Use as many ranks as divide it, or a multiple of it`,
       );

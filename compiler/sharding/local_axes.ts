@@ -164,12 +164,10 @@ export function localAxis(
 /** Contiguous ids. Experts are spread evenly; other axes are cut into equal blocks of which the last may be short. */
 function blocks(size: number, positions: number, even: boolean): number[][] {
   const each = Math.ceil(size / positions);
-  const sizes = even
-    ? blockSizes(size, positions)
-    : Array.from(
-      { length: positions },
-      (_, p) => Math.max(0, Math.min(each, size - p * each)),
-    );
+  const sizes = even ? blockSizes(size, positions) : Array.from(
+    { length: positions },
+    (_, p) => Math.max(0, Math.min(each, size - p * each)),
+  );
   let next = 0;
   return sizes.map((n) => Array.from({ length: n }, () => next++));
 }
@@ -212,4 +210,3 @@ export function leavesOf(
     ),
   );
 }
-

@@ -66,28 +66,46 @@ export class Resharding {
     );
   }
 
-  /** Add up terms: onto an axis that is wanted sharded over their mesh axes, where there is one. */
+  /**
+   * Add up terms: onto an axis that is wanted sharded over their mesh axes, where there is one. Terms are in the order of
+   * their mesh axes, major first, and neighbours are added first: the minor axes before the major ones.
+   */
   #reduce(value: Sharded, wanted: Sharding): Sharded {
-    let now = value;
-    let rest = value.sharding.unreduced.filter((name) =>
+    const rest = value.sharding.unreduced.filter((name) =>
       !wanted.unreduced.includes(name)
     );
-    for (const axis of value.axes) {
-      const [has, wants] = [overOf(now.sharding, axis), overOf(wanted, axis)];
+    if (rest.length === 0) return value;
+    const onto = value.axes.map((axis) => {
+      const [has, wants] = [
+        overOf(value.sharding, axis),
+        overOf(wanted, axis),
+      ];
       const more = extendsOver(wants, has) ? wants.slice(has.length) : [];
-      if (more.length === 0 || !more.every((name) => rest.includes(name))) {
-        continue;
-      }
-      rest = rest.filter((name) => !more.includes(name));
-      now = this.#make(now, "reduceScatter", { over: more, axis, to: axis }, {
-        over: { ...now.sharding.over, [axis]: wants },
-        unreduced: now.sharding.unreduced.filter((m) => !more.includes(m)),
-      });
-    }
-    if (rest.length === 0) return now;
-    return this.#make(now, "allReduce", { over: rest }, {
-      over: now.sharding.over,
-      unreduced: now.sharding.unreduced.filter((m) => !rest.includes(m)),
+      const first = rest.indexOf(more[0] ?? "");
+      const fits = first >= 0 &&
+        sameOver(rest.slice(first, first + more.length), more);
+      return { axis, wants, more, first, fits };
+    }).find(({ fits }) => fits);
+    if (!onto) return this.#allReduce(value, rest);
+    const { axis, wants, more, first } = onto;
+    const minor = this.#allReduce(value, rest.slice(first + more.length));
+    const scattered = this.#make(
+      minor,
+      "reduceScatter",
+      { over: more, axis, to: axis },
+      {
+        over: { ...minor.sharding.over, [axis]: wants },
+        unreduced: minor.sharding.unreduced.filter((m) => !more.includes(m)),
+      },
+    );
+    return this.#allReduce(scattered, rest.slice(0, first));
+  }
+
+  #allReduce(value: Sharded, over: readonly string[]): Sharded {
+    if (over.length === 0) return value;
+    return this.#make(value, "allReduce", { over }, {
+      over: value.sharding.over,
+      unreduced: value.sharding.unreduced.filter((m) => !over.includes(m)),
     });
   }
 
@@ -162,7 +180,9 @@ export class Resharding {
       ...{ primitive: "choices", inputs, params, axes, dtype: "f32" },
     }, {
       over: tidyOver(
-        Object.fromEntries(tokens.map((axis) => [axis, overOf({ over }, axis)])),
+        Object.fromEntries(
+          tokens.map((axis) => [axis, overOf({ over }, axis)]),
+        ),
       ),
       unreduced: [],
     });
@@ -195,7 +215,11 @@ export class Resharding {
     if (before) return before;
     const { span, phase } = of;
     const node = {
-      ...{ ...made, span, sharding: { ...sharding, over: tidyOver(sharding.over) } },
+      ...{
+        ...made,
+        span,
+        sharding: { ...sharding, over: tidyOver(sharding.over) },
+      },
       ...phase === undefined ? {} : { phase },
     } as unknown as Sharded;
     known.set(key, node);

@@ -75,7 +75,8 @@ const attends: Role_<"attention" | "attentionSum"> = (
   const sequence = node.inputs[node.primitive === "attention" ? 3 : 2]!;
   if (axis === token) return known.sequenceOver(node, sequence, axis);
   if (axis === head || axis === kvHead) return known.placedOver(axis);
-  const cache = operand === 1 || node.primitive === "attention" && operand === 2;
+  const cache = operand === 1 ||
+    node.primitive === "attention" && operand === 2;
   return cache ? "local" : "whole";
 };
 
@@ -95,11 +96,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   dot: {
     // Lengths that are known at run time cannot be split into equal segments.
     role: ({ params: { over } }, { axis }, known) =>
-      !over.includes(axis)
-        ? "pass"
-        : known.isRagged(axis)
-        ? "whole"
-        : "reduce",
+      !over.includes(axis) ? "pass" : known.isRagged(axis) ? "whole" : "reduce",
     linear: LINEAR.oneOf,
   },
   reduce: {
@@ -157,7 +154,9 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
       axes.includes(axis) && (axis !== axes[0] || known.isRagged(axis))
         ? "whole"
         : "pass",
-    result: ({ params: { axes, to } }, over) => ({ [to]: over[axes[0]!] ?? [] }),
+    result: ({ params: { axes, to } }, over) => ({
+      [to]: over[axes[0]!] ?? [],
+    }),
     moves: 0,
     linear: LINEAR.first,
   },
@@ -268,6 +267,8 @@ function returnedOver(
   known: Known,
 ): Over {
   return Object.fromEntries(
-    tokensOf(node).map((axis) => [axis, known.tokensOver(node.inputs[1]!, axis)]),
+    tokensOf(node).map((
+      axis,
+    ) => [axis, known.tokensOver(node.inputs[1]!, axis)]),
   );
 }

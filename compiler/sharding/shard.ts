@@ -4,9 +4,13 @@
  * it: every node has a sharding, operands of a node agree on the axes they share, and no output or state is unreduced.
  */
 
-import { positionsOver } from "../../spec/mesh.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
-import { type Graph, isRouting, type Node, type Primitive } from "../graph/graph.ts";
+import {
+  type Graph,
+  isRouting,
+  type Node,
+  type Primitive,
+} from "../graph/graph.ts";
 import { agree } from "./agree.ts";
 import { checkSums } from "./check.ts";
 import { expertLeaves } from "./expert_leaves.ts";
@@ -57,7 +61,10 @@ class Shards {
     this.#dispatched = dispatchedNodes(facts.graph);
     this.#byExpert = expertLeaves(facts.graph, this.#dispatched);
     this.#updates = updateValues(facts.graph);
-    this.#known = knownOf(facts, (route, axis) => this.#tokensOver(route, axis));
+    this.#known = knownOf(
+      facts,
+      (route, axis) => this.#tokensOver(route, axis),
+    );
   }
 
   get nodes(): readonly Node[] {
@@ -102,10 +109,13 @@ class Shards {
       ...rule.result?.(node as never, over, this.#known),
     });
     const taken = new Set(Object.values(result).flat());
-    const unreduced = this.#inMeshOrder([
-      ...reduced.filter((name) => !taken.has(name)),
-      ...keeps.flatMap((i) => this.#of(node.inputs[i]!).sharding!.unreduced),
-    ]);
+    // In the order of the axis that is summed over, so that neighbours are added first.
+    const unreduced = [
+      ...new Set([
+        ...reduced.filter((name) => !taken.has(name)),
+        ...keeps.flatMap((i) => this.#of(node.inputs[i]!).sharding!.unreduced),
+      ]),
+    ];
     const same = inputs.every((input, i) => input === node.inputs[i]);
     this.#set(node, same ? node : { ...node, inputs } as Node, {
       over: result,
@@ -136,7 +146,13 @@ class Shards {
         const { over } = this.#of(leaf).sharding!;
         const next = this.#of(node).sharding!.over;
         // What is local to a rank, as the entries of its sequences, has no other form.
-        return [name, this.#to(node, { over: { ...next, ...missing(next), ...over }, unreduced: [] })];
+        return [
+          name,
+          this.#to(node, {
+            over: { ...next, ...missing(next), ...over },
+            unreduced: [],
+          }),
+        ];
       }),
     );
   }
@@ -187,7 +203,10 @@ class Shards {
     if (terms || sharding.unreduced.length === 0) return sharding;
     const cut = this.#cutOf(node);
     const { over } = sharding;
-    return { over: cut ? { ...over, [cut.axis]: cut.over } : over, unreduced: [] };
+    return {
+      over: cut ? { ...over, [cut.axis]: cut.over } : over,
+      unreduced: [],
+    };
   }
 
   /** A state that an optimizer keeps, and of which ranks are to have parts: which parts is known when it is used. */
@@ -215,7 +234,10 @@ class Shards {
   #operand(node: Node, wanted: Sharding): Node {
     if (this.#isFree(node) && !this.#now.has(node)) {
       const held = this.#placed(node).over;
-      this.#set(node, node, { over: tidyOver({ ...held, ...wanted.over }), unreduced: [] });
+      this.#set(node, node, {
+        over: tidyOver({ ...held, ...wanted.over }),
+        unreduced: [],
+      });
       return this.#of(node);
     }
     return this.#to(node, wanted);
@@ -251,8 +273,12 @@ class Shards {
     if (node.phase === undefined || this.#dispatched.has(node)) return [];
     const [first] = marked as [number];
     // What has been added up once is not added up again.
-    const added = marked.every((i) => this.#move.isAddedUp(this.#of(node.inputs[i]!)));
-    const alike = marked.every((i) => terms[i]!.join() === terms[first]!.join());
+    const added = marked.every((i) =>
+      this.#move.isAddedUp(this.#of(node.inputs[i]!))
+    );
+    const alike = marked.every((i) =>
+      terms[i]!.join() === terms[first]!.join()
+    );
     const apart = node.inputs.some((input) =>
       Object.values(this.#offered(input, true).over).flat()
         .some((name) => terms[first]!.includes(name))
@@ -294,13 +320,6 @@ class Shards {
 
   #tokensOver(route: Node, axis: string): readonly string[] {
     return this.#tokens.get(route)?.[axis] ?? [];
-  }
-
-  #inMeshOrder(names: readonly string[]): string[] {
-    const { mesh } = this.#facts;
-    return mesh.map(({ name }) => name).filter((name) =>
-      names.includes(name) && positionsOver(mesh, [name]) > 1
-    );
   }
 }
 

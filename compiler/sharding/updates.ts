@@ -61,7 +61,8 @@ export function cutOf(
     // Experts are dealt evenly, and not in equal blocks of which the last may be short.
     (!experts.has(axis) || size(axis) % positions === 0)
   );
-  const share = (axis: string) => Math.ceil(size(axis) / positions) / size(axis);
+  const share = (axis: string) =>
+    Math.ceil(size(axis) / positions) / size(axis);
   const least = Math.min(...free.map(share));
   const axis = free.find((axis) => share(axis) === least);
   return axis === undefined ? undefined : { axis, over: unreduced };

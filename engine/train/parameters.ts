@@ -1,6 +1,11 @@
 /** Parameters and what an optimizer remembers of them: what each rank writes of them, in pieces that are read one by one. */
 
-import { isSliced, sourceName, sourceNames, stackedOn } from "../../spec/axis_parts.ts";
+import {
+  isSliced,
+  sourceName,
+  sourceNames,
+  stackedOn,
+} from "../../spec/axis_parts.ts";
 import { MASTER, type Optimizer, REMEMBERED } from "../../compiler/mod.ts";
 import {
   type FileTensor,

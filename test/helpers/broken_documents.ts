@@ -167,7 +167,13 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("weight of other dtype", "weights", null, /bf16/, (p) => {
     p.weights[0]!.stored = "bf16";
   }),
-  broken("experts that are not stacked", "weights", null, /name does not say/, (p) => {
-    p.weights.at(-1)!.source = "experts";
-  }),
+  broken(
+    "experts that are not stacked",
+    "weights",
+    null,
+    /name does not say/,
+    (p) => {
+      p.weights.at(-1)!.source = "experts";
+    },
+  ),
 ];

@@ -142,9 +142,7 @@ export function lengthOf(
   const { placed } = scope.lowering;
   const { dynamic, size, table } = placed.axes[axis]!;
   if (!dynamic) {
-    return table && !isEven(table)
-      ? partOf(scope, axis, "length")
-      : u32(size);
+    return table && !isEven(table) ? partOf(scope, axis, "length") : u32(size);
   }
   const slot = placed.counts.indexOf(planAxis(placed, axis));
   return load(scope.read(LENGTHS), u32(slot), "u32");

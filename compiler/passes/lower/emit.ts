@@ -375,7 +375,11 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const index = scope.bindValue(sub(id, first));
     const here = lt(index, u32(size));
     const nothing = bitcast("f32", u32(0x80000000));
-    return select(here, row(scope.bindValue(select(here, index, u32(0)))), nothing);
+    return select(
+      here,
+      row(scope.bindValue(select(here, index, u32(0)))),
+      nothing,
+    );
   },
   rope(inline) {
     const { scope, node, at } = inline;

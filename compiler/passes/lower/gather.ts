@@ -81,10 +81,16 @@ export function gatherRowsOf(
     "gathered",
     dtype,
     into ?? [
-      { axis: `${rows} by rank`, size: boundOver(lowering, rows, over), dynamic: true },
+      {
+        axis: `${rows} by rank`,
+        size: boundOver(lowering, rows, over),
+        dynamic: true,
+      },
       ...bufferAxes(lowering, rest),
     ],
   );
+  // Terms of a sum over other mesh axes stay such terms.
+  markPartial(lowering, node, buffer);
   const counts = dealtBuffer(lowering, rows, { holds: "counts", over });
   lowering.steps.push({
     op: "allGather",
@@ -183,7 +189,6 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
   const { buffer } = gathered;
   const { dtype } = lowering.buffers.get(buffer)!;
   const raw: Storage = { buffer, dtype, axes: [to, ...rest] };
-  markPartial(lowering, node, buffer);
   if (ordered) {
     lowering.storages.set(node, raw);
     return;

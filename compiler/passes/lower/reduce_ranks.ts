@@ -11,12 +11,7 @@ import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/rows.ts";
-import {
-  about,
-  addLaunch,
-  addScratch,
-  type Lowering,
-} from "./context.ts";
+import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
 import { atMapped } from "./at.ts";
 import { writeTarget } from "./dot.ts";
 import { storeTo } from "./emit.ts";
@@ -79,7 +74,10 @@ export function lowerReduceScatter(
   node: NodeOf<"reduceScatter">,
 ): void {
   const rows = countedAxis(lowering, node.inputs[0]!);
-  invariant(rows !== undefined, "a reduce-scatter of fixed lengths is in no bucket");
+  invariant(
+    rows !== undefined,
+    "a reduce-scatter of fixed lengths is in no bucket",
+  );
   addRows(lowering, node, rows);
 }
 
