@@ -303,7 +303,12 @@ export const planSchema: Schema = {
   title: "Switchyard plan, version 1",
   ...closed({
     version: { const: 1 },
-    numerics: { const: "exact" },
+    numerics: closed({
+      class: { const: "exact" },
+      segments: positive,
+      minSegment: positive,
+      block: positive,
+    }),
     requiredLimits: record(integer),
     requiredFeatures: list(name),
     mesh: short(

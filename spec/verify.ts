@@ -42,6 +42,7 @@ import {
 } from "./verify_routing.ts";
 import {
   checkMesh,
+  checkNumerics,
   checkRanks,
   checkReferences,
   type StructureCheck,
@@ -61,6 +62,7 @@ const STRUCTURE = {
   ranks: checkRanks,
   references: checkReferences,
   mesh: checkMesh,
+  numerics: checkNumerics,
   handles: checkHandles,
 } as const satisfies { readonly [rule: string]: StructureCheck };
 

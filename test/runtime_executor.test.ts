@@ -4,6 +4,7 @@
 import t from "tap";
 import fc from "fast-check";
 import type { Kernel } from "../spec/kernel/tree.ts";
+import { EXACT } from "../spec/numerics.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
 import {
   createNullDevice,
@@ -74,7 +75,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
   const grid = [{ count: "token" }, 1, 1] as const;
   return {
     version: 1,
-    numerics: "exact",
+    numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],
     mesh: [{ name: "ep", size: 2 }],

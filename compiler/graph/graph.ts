@@ -101,8 +101,11 @@ export interface PrimitiveParams {
   state: { readonly name: string };
   /** Elementwise, operands broadcast by axis name; node.axes is the union in the order of the operand that has them all. */
   map: { readonly lambda: Lambda; readonly verb: string };
-  /** a, b: contract over axes that both have; other shared axes are batch axes. */
-  dot: { readonly over: readonly string[] };
+  /**
+   * a, b: contract over axes that both have; other shared axes are batch axes. `segments`, where it is not that of the length
+   * (`segmentsOf`): of a rank that has a part of the terms. Only placement says it.
+   */
+  dot: { readonly over: readonly string[]; readonly segments?: number };
   /** x */
   reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
   /** x, or x and y: the sum over axes of x, or of their products as in `dot`, where only differentiation makes it: over tokens or slots, so that what a rank has is a part of the sum. */

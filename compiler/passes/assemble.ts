@@ -2,6 +2,7 @@
 
 import { predictStaging } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { EXACT } from "../../spec/numerics.ts";
 import {
   onRank,
   perRank,
@@ -63,7 +64,7 @@ export function assemble(
   );
   const draft: Plan = {
     version: 1,
-    numerics: "exact",
+    numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],
     mesh: placed.mesh,

@@ -3,7 +3,7 @@
 import { ModelError, PlacementError } from "../../spec/errors.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
-import { segmentsOf } from "../kernels/sum.ts";
+import { segmentsOf } from "../../spec/numerics.ts";
 import { usersOf } from "../graph/users.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
 import type { Over } from "./sharding.ts";
@@ -32,20 +32,23 @@ export function checkSizes(
   }
 }
 
-/** A contraction over a sharded axis has the bits of one rank only where ranks hold whole segments of the sum. */
-export function checkSums(
+/**
+ * The segments of a rank's sum, where a contraction is over a sharded axis: it has the bits of one rank only where ranks
+ * hold whole segments. Undefined for all other nodes. Throws PlacementError.
+ */
+export function segmentsOfRank(
   { graph, mesh }: AxisFacts,
   node: Node,
   over: Over,
   reduced: readonly string[],
-): void {
-  if (node.primitive !== "dot" || reduced.length === 0) return;
+): number | undefined {
+  if (node.primitive !== "dot" || reduced.length === 0) return undefined;
   const sharded = node.params.over.filter((axis) => over[axis]?.length);
   const k = node.params.over.reduce((n, axis) => n * graph.axes[axis]!.size, 1);
   const positions = positionsOver(mesh, reduced);
   const segments = segmentsOf(k);
   const outermost = sharded.length === 1 && sharded[0] === node.params.over[0];
-  if (outermost && segments % positions === 0) return;
+  if (outermost && segments % positions === 0) return segments / positions;
   const possible = Array.from({ length: segments }, (_, i) => i + 1)
     .filter((n) => segments % n === 0);
   throw new PlacementError(

@@ -16,7 +16,9 @@ export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
     const { head, kvHead } = node.params;
     const over = now.requests.get(head)?.over ?? [];
     if (kvHead === undefined || over.length === 0) continue;
-    if (now.requests.has(kvHead)) continue;
+    // Heads that ranks cannot share are refused later, by their own name.
+    const even = graph.axes[head]!.size % positionsOver(now.mesh, over) === 0;
+    if (now.requests.has(kvHead) || !even) continue;
     now = placeAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
   }
   return now;

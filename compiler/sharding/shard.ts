@@ -12,7 +12,7 @@ import {
   type Primitive,
 } from "../graph/graph.ts";
 import { agree } from "./agree.ts";
-import { checkSums } from "./check.ts";
+import { segmentsOfRank } from "./check.ts";
 import { expertLeaves } from "./expert_leaves.ts";
 import { type AxisFacts, leavesOf, placedOver } from "./local_axes.ts";
 import { knownOf } from "./known.ts";
@@ -101,7 +101,7 @@ class Shards {
         unreduced: keeps.includes(i) ? this.#of(input).sharding!.unreduced : [],
       })
     );
-    checkSums(this.#facts, node, over, reduced);
+    const segments = segmentsOfRank(this.#facts, node, over, reduced);
     const result = tidyOver({
       ...Object.fromEntries(
         node.axes.map((axis) => [axis, over[axis] ?? this.#stays(node, axis)]),
@@ -116,8 +116,12 @@ class Shards {
         ...keeps.flatMap((i) => this.#of(node.inputs[i]!).sharding!.unreduced),
       ]),
     ];
-    const same = inputs.every((input, i) => input === node.inputs[i]);
-    this.#set(node, same ? node : { ...node, inputs } as Node, {
+    const same = segments === undefined &&
+      inputs.every((input, i) => input === node.inputs[i]);
+    const params = segments === undefined
+      ? node.params
+      : { ...node.params, segments };
+    this.#set(node, same ? node : { ...node, inputs, params } as Node, {
       over: result,
       unreduced,
     });

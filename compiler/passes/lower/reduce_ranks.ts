@@ -1,16 +1,16 @@
 /**
- * Partial sums made whole: every rank of a group gets the parts of all, and adds them in the order of positions, so that
- * all of them get the same bits.
+ * Partial sums made whole: every rank of a group gets the parts of all, and adds them as a balanced binary tree in the order
+ * of group ranks, so that all of them get the same bits.
  */
 
 import { positionsOver } from "../../../spec/mesh.ts";
+import { addAsTree } from "../../../spec/numerics.ts";
 import { onRank } from "../../../spec/plan.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, binary, load, mul, u32 } from "../../../spec/kernel/build.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
+import { addParts } from "../../kernels/add_parts.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { reduce } from "../../kernels/rows.ts";
 import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
 import { atMapped } from "./at.ts";
 import { writeTarget } from "./dot.ts";
@@ -48,11 +48,10 @@ export function lowerAllReduce(
   const storage = storageFor(lowering, node);
   const places = placesOf(scope, node);
   const binding = scope.read(parts);
-  const kernel = reduce({
+  const kernel = addParts({
     name: `add_parts_${positions}`,
-    kind: "sum",
     count: places.count,
-    length: positions,
+    parts: positions,
     bindings: scope.bindings,
     load: (i, k) => load(binding, add(mul(k, u32(words)), i)),
     epilogue: (i, sum) =>
@@ -103,19 +102,15 @@ function addRows(
       { length: positions },
       (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), there)),
     );
-    return [storeTo(scope, storage, at, addAsTree(terms))];
+    return [
+      storeTo(
+        scope,
+        storage,
+        at,
+        addAsTree(terms, (a, b) => binary("add", a, b)),
+      ),
+    ];
   });
-}
-
-/** Halves are sums of their own, so that ranks that hold whole halves give the bits of one rank. */
-function addAsTree(terms: readonly Expr[]): Expr {
-  if (terms.length === 1) return terms[0]!;
-  const half = Math.ceil(terms.length / 2);
-  return binary(
-    "add",
-    addAsTree(terms.slice(0, half)),
-    addAsTree(terms.slice(half)),
-  );
 }
 
 /** A buffer of one length on all ranks that begins with a rank's part: its own, or a copy where ranks hold different numbers of experts. */
