@@ -1,7 +1,13 @@
 /** The memory of one rank: its allocations, and the ranges of them that the buffers of the plan are. */
 
 import { invariant } from "../spec/errors.ts";
-import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
+import { pickedOn } from "../spec/picked.ts";
+import {
+  onRank,
+  type Plan,
+  type PlanBuffer,
+  type PlanWeight,
+} from "../spec/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 
 /** What buffers are cleared with: states are cleared for every prompt, and garbage of their size is collected beside the run. */
@@ -54,6 +60,11 @@ export class RankMemory {
     const buffer = this.#plan.buffers[name];
     invariant(buffer, `no buffer '${name}'`);
     return buffer;
+  }
+
+  /** The indices that the rank holds of an axis of a weight, in local order. */
+  picked(pick: NonNullable<PlanWeight["pick"]>): readonly number[] {
+    return pickedOn(this.#plan, pick, this.rank);
   }
 
   /** Set a whole buffer to zero. */

@@ -93,8 +93,9 @@ function checkSources(
   ranks: readonly RankMemory[],
   tensors: TensorDirectory,
 ): void {
-  const picked = weight.pick?.stacked
-    ? new Set(ranks.flatMap(({ rank }) => weight.pick!.index[rank] ?? []))
+  const { pick } = weight;
+  const picked = pick?.stacked
+    ? new Set(ranks.flatMap((memory) => memory.picked(pick)))
     : [0];
   const wanted = `${weight.stored.toUpperCase()} [${weight.shape.join(", ")}]`;
   for (const index of picked) {
@@ -121,7 +122,7 @@ function ownersOf(
 ): RankMemory[][] {
   const groups = new Map<string, RankMemory[]>();
   for (const memory of ranks) {
-    const key = pick ? pick.index[memory.rank]!.join() : "";
+    const key = pick ? memory.picked(pick).join() : "";
     groups.set(key, [...groups.get(key) ?? [], memory]);
   }
   return [...groups.values()];
@@ -138,7 +139,7 @@ async function loadWeight(
   const width = STORED_BYTES[weight.stored];
   const sizes = buffer.axes.map(({ size }) => onRank(size, first.rank));
   const strides = stridesOf(sizes, buffer.rowStride);
-  const held = weight.pick?.index[first.rank];
+  const held = weight.pick && first.picked(weight.pick);
   const sources: Source[] = weight.pick?.stacked
     ? held!.map((index, slot) => ({
       slot,
@@ -207,7 +208,7 @@ function place(
     const stride = strideOf(name);
     if (pick && !pick.stacked && pick.axis === name) {
       const local = new Int32Array(weight.shape[i]!).fill(-1);
-      pick.index[memory.rank]!.forEach((global, at) => local[global] = at);
+      memory.picked(pick).forEach((global, at) => local[global] = at);
       return { size: weight.shape[i]!, stride, local };
     }
     return { size: weight.shape[i]!, stride, local: undefined };

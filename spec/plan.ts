@@ -7,27 +7,11 @@ import type { StoredDType } from "./dtype.ts";
 import type { Span } from "./errors.ts";
 import type { Kernel } from "./kernel/tree.ts";
 import type { Mesh } from "./mesh.ts";
+import type { ConstData, PerRank } from "./per_rank.ts";
 import type { Size } from "./size.ts";
 
-/** A number that is the same on every rank, or one per rank. */
-export type PerRank = number | readonly number[];
-
-/** The value on one rank. */
-export function onRank(value: PerRank, rank: number): number {
-  return typeof value === "number" ? value : value[rank]!;
-}
-
-/** The largest value on any rank. */
-export function maxOverRanks(value: PerRank): number {
-  return typeof value === "number"
-    ? value
-    : value.reduce((max, one) => Math.max(max, one), 0);
-}
-
-/** One number if all ranks have the same. */
-export function perRank(values: readonly number[]): PerRank {
-  return values.every((value) => value === values[0]) ? values[0] ?? 0 : values;
-}
+export { maxOverRanks, onRank, perRank } from "./per_rank.ts";
+export type { ConstData, PerRank } from "./per_rank.ts";
 
 /** An axis of the model as the plan sees it. */
 export interface PlanAxis {
@@ -108,10 +92,8 @@ export interface PlanBuffer {
    * there are never live at once.
    */
   readonly offset: number;
-  /** kind const: the u32 values, the same on all ranks or one list per rank. */
-  readonly data?: { readonly all: readonly number[] } | {
-    readonly ranks: readonly (readonly number[])[];
-  };
+  /** kind const: the u32 values. */
+  readonly data?: ConstData;
   /** kind rope: element [position][i] = cos, [position][half+i] = sin of position * inverseFrequencies[i], scaled. */
   readonly rope?: {
     readonly inverseFrequencies: readonly number[];
@@ -147,11 +129,14 @@ export interface PlanWeight {
   /** Axes and shape of one source tensor, as it lies in the file. */
   readonly axes: readonly string[];
   readonly shape: readonly number[];
-  /** Indices of one axis that each rank holds, in local order. `stacked`: one source tensor per index; else a slice of it. */
+  /**
+   * An axis of which each rank holds some indices: with `placed` those that the axis's table gives it, in local order; else
+   * all. `stacked`: one source tensor per index; else a slice of it.
+   */
   readonly pick?: {
     readonly axis: string;
     readonly stacked: boolean;
-    readonly index: readonly (readonly number[])[];
+    readonly placed: boolean;
   };
 }
 
@@ -196,7 +181,7 @@ export interface CopyStep extends StepBase {
   readonly op: "copy";
   readonly from: string;
   readonly to: string;
-  readonly bytes: number;
+  readonly bytes: PerRank;
 }
 
 /**

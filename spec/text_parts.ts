@@ -1,7 +1,7 @@
 /** Pieces of a plan's text: tables, numbers, types of buffers, source positions. */
 
 import type { Span } from "./errors.ts";
-import { positionOver } from "./mesh.ts";
+import { groupRanks } from "./mesh.ts";
 import {
   type BufferAxis,
   onRank,
@@ -35,11 +35,17 @@ export function digits(n: number): string {
   return String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
-/** One number, or one per rank: `4`, `4/4/3`. */
+/** One number, or those of the ranks until they repeat: `4`, `4/4/3`; more than eight equal ones as `29 x 256/4 x 768`. */
 export function perRankText(value: PerRank): string {
-  return typeof value === "number"
-    ? digits(value)
-    : value.map(digits).join("/");
+  if (typeof value === "number") return digits(value);
+  const { every, runs } = value;
+  return runs.flatMap(([count, number]) => {
+    const times = count * every;
+    const one = digits(number);
+    return times > 8
+      ? [`${one} x ${times}`]
+      : new Array<string>(times).fill(one);
+  }).join("/");
 }
 
 /** Text on one line: names and labels of a plan may hold anything. */
@@ -61,11 +67,14 @@ function known(plan: Plan, axis: string): PlanAxis | undefined {
 function isPart(plan: Plan, { axis, size }: BufferAxis): boolean {
   const { over, table } = known(plan, axis) ?? {};
   if (!over?.length || !table) return false;
-  for (let rank = 0; rank < plan.ranks; rank++) {
-    const part = table[positionOver(plan.mesh, rank, over)];
-    if (part?.length !== onRank(size, rank)) return false;
+  const [first] = table;
+  if (table.every((ids) => ids.length === first!.length)) {
+    return size === first!.length;
   }
-  return true;
+  const places = groupRanks(plan.mesh, over);
+  return places.every((place, rank) =>
+    table[place]?.length === onRank(size, rank)
+  );
 }
 
 /** `token@dp+ep<=4096`, `expert@ep:8`, `embed:512`. */

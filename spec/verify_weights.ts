@@ -1,8 +1,7 @@
 /** Rules of weights: every weight buffer is filled once, from tensors of the right shape, with the rank's own indices. */
 
-import { positionOver } from "./mesh.ts";
+import { pickedOn } from "./picked.ts";
 import { onRank, type PlanWeight } from "./plan.ts";
-import { isPartition, sameList } from "./verify_axes.ts";
 import type { Facts, Report } from "./verify_facts.ts";
 
 /** Every weight buffer has one source, and axes, shape and dtype of the source are those of the buffer. */
@@ -69,7 +68,7 @@ function weightFaults(facts: Facts, weight: PlanWeight): string[] {
     }
     for (const rank of facts.everyRank) {
       const indices = pick?.axis === axis
-        ? pick.index[rank]!.length
+        ? pickedOn(facts.plan, pick, rank).length
         : known.size;
       if (onRank(size, rank) !== indices) {
         faults.push(
@@ -85,26 +84,16 @@ function weightFaults(facts: Facts, weight: PlanWeight): string[] {
   return faults;
 }
 
-/** Each rank holds its part of the placement table, or all ranks hold all indices. */
+/** What is picked as placed has a placement. */
 function pickFaults(
-  { plan, everyRank }: Facts,
+  { plan }: Facts,
   pick: NonNullable<PlanWeight["pick"]>,
 ): string[] {
   const axis = Object.hasOwn(plan.axes, pick.axis)
     ? plan.axes[pick.axis]
     : undefined;
   if (!axis) return [`the plan has no axis '${pick.axis}'`];
-  const { over, table, size } = axis;
-  const inOrder = (ids: readonly number[]) =>
-    isPartition(ids, size) && ids.every((id, i) => id === i);
-  if (everyRank.every((rank) => inOrder(pick.index[rank]!))) return [];
-  const wrong = everyRank.find((rank) => {
-    const part = over && table?.[positionOver(plan.mesh, rank, over)];
-    return !part || !sameList(part, pick.index[rank]!);
-  });
-  return wrong === undefined ? [] : [
-    `rank ${wrong} takes indices [${
-      pick.index[wrong]!.slice(0, 16).join(", ")
-    }] of axis '${pick.axis}', which are not those of its placement`,
-  ];
+  return pick.placed && !axis.table
+    ? [`it is picked as '${pick.axis}' is placed, which has no table`]
+    : [];
 }

@@ -4,6 +4,7 @@
 import t from "tap";
 import fc from "fast-check";
 import type { Kernel } from "../spec/kernel/tree.ts";
+import { dataPerRank, perRank } from "../spec/per_rank.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
 import {
   createNullDevice,
@@ -62,12 +63,12 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
   add("lengths", "counts", [["axis", 1]], { dtype: "u32" });
   add("mine", "const", [["column", 2]], {
     dtype: "u32",
-    data: { ranks: counts },
+    data: dataPerRank(counts),
   });
   add("all", "scratch", [["position", 2], ["column", 2]], { dtype: "u32" });
   add("position", "const", [["one", 1]], {
     dtype: "u32",
-    data: { ranks: [[0], [1]] },
+    data: { groupRank: ["ep"] },
   });
   add("moved", "scratch", [["position", 2]], { dtype: "u32" });
   add("cache", "state", [["token", 8]]);
@@ -365,12 +366,16 @@ t.test("createSession() refuses other numbers and kinds of device", async (t) =>
 /** A plan that only loads one weight, with the host memory of its buffer on each rank. */
 async function load(
   weight: PlanWeight,
-  buffer: Partial<PlanBuffer>,
+  { table, ...buffer }: Partial<PlanBuffer> & {
+    /** The experts of each rank. */
+    readonly table: readonly (readonly number[])[];
+  },
   tensors: TensorDirectory,
 ): Promise<NullBuffer[]> {
   const base = examplePlan([[0, 0], [0, 0]]);
   const plan: Plan = {
     ...base,
+    axes: { expert: { size: table.flat().length, over: ["ep"], table } },
     allocations: [{ bytes: 64 }],
     buffers: {
       w: {
@@ -428,7 +433,7 @@ const STACKED: PlanWeight = {
   stored: "f32",
   axes: ["n", "k"],
   shape: [2, 3],
-  pick: { axis: "expert", stacked: true, index: [[2], [0, 1]] },
+  pick: { axis: "expert", stacked: true, placed: true },
 };
 
 t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t) => {
@@ -438,11 +443,12 @@ t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t
     "e.2": f32([2, 3], [21, 22, 23, 24, 25, 26]),
   });
   const [one, two] = await load(STACKED, {
-    axes: [{ axis: "expert", size: [1, 2] }, { axis: "k", size: 3 }, {
+    table: [[2], [0, 1]],
+    axes: [{ axis: "expert", size: perRank([1, 2]) }, { axis: "k", size: 3 }, {
       axis: "n",
       size: 2,
     }],
-    bytes: [24, 48],
+    bytes: perRank([24, 48]),
   }, tensors);
   t.same(floats(one!).slice(0, 6), [21, 24, 22, 25, 23, 26]);
   t.same(
@@ -455,6 +461,7 @@ t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t
       axes: [{ axis: "n", size: 2 }, { axis: "k", size: 3 }],
       rowStride: 4,
       bytes: 32,
+      table: [],
     },
     tensors,
   );
@@ -472,11 +479,12 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
       stored: "f32",
       axes: ["expert", "k"],
       shape: [3, 2],
-      pick: { axis: "expert", stacked: false, index: [[2, 0], [1]] },
+      pick: { axis: "expert", stacked: false, placed: true },
     },
     {
-      axes: [{ axis: "expert", size: [2, 1] }, { axis: "k", size: 2 }],
-      bytes: [16, 8],
+      table: [[2, 0], [1]],
+      axes: [{ axis: "expert", size: perRank([2, 1]) }, { axis: "k", size: 2 }],
+      bytes: perRank([16, 8]),
     },
     tensors,
   );
@@ -486,16 +494,16 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
 
 t.test("loadWeights() names what is missing, misshapen or not finite", async (t) => {
   const shape = {
+    table: [[0], [1]],
     axes: [{ axis: "expert", size: 1 }, { axis: "k", size: 3 }, {
       axis: "n",
       size: 2,
     }],
     bytes: 24,
   };
-  const pick = { axis: "expert", stacked: true, index: [[0], [1]] };
   const good = f32([2, 3], [1, 2, 3, 4, 5, 6]);
   const bad = f32([2, 3], [1, 2, 3, 4, NaN, Infinity]);
-  const weight = { ...STACKED, pick };
+  const weight = STACKED;
   await t.rejects(load(weight, shape, await directory({ "e.0": good })), {
     name: "DataError",
     message:

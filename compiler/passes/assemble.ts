@@ -2,7 +2,8 @@
 
 import { predictStaging } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
-import { onRank, perRank, type Plan, type Port } from "../../spec/plan.ts";
+import { sumPerRank } from "../../spec/per_rank.ts";
+import type { Plan, Port } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
 import type { Placed } from "./placed.ts";
 import { requiredLimits } from "./limits.ts";
@@ -34,11 +35,6 @@ export function assemble(
   const printed = [...kernels].map(([name, tree]) =>
     [name, { tree, wgsl: printWgsl(tree) }] as const
   );
-  const peak = Array.from(
-    { length: placed.ranks },
-    (_, rank) =>
-      allocations.reduce((n, { bytes }) => n + onRank(bytes, rank), 0),
-  );
   const draft: Plan = {
     version: 1,
     numerics: "exact",
@@ -57,7 +53,7 @@ export function assemble(
     kernels: Object.fromEntries(printed),
     weights,
     programs: [{ name: MAIN, ...ports, steps }],
-    peakBytes: perRank(peak),
+    peakBytes: sumPerRank(allocations.map(({ bytes }) => bytes)),
     staging: { local: 0, host: 0 },
   };
   return {

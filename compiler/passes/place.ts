@@ -6,9 +6,8 @@
 import { PlacementError } from "../../spec/errors.ts";
 import {
   blockSizes,
-  groupOf,
+  groupRanks,
   type Mesh,
-  positionOver,
   positionsOver,
   rankCount,
 } from "../../spec/mesh.ts";
@@ -245,15 +244,14 @@ function quoteAll(names: readonly string[]): string {
 /** The longest an axis can be on each rank. */
 export function localBound(placed: Placed, axis: string): number[] {
   const { size, over, deal } = placed.axes[axis]!;
-  return Array.from({ length: placed.ranks }, (_, rank) => {
-    if (!over || placed.expertAxes.has(axis) || deal?.by !== "blocks") {
-      return size;
-    }
-    return blockSizes(
-      size,
-      positionsOver(placed.mesh, over),
-    )[positionOver(placed.mesh, rank, over)]!;
-  });
+  if (!over || placed.expertAxes.has(axis) || deal?.by !== "blocks") {
+    return new Array<number>(placed.ranks).fill(size);
+  }
+  const lengths = blockSizes(size, positionsOver(placed.mesh, over));
+  if (lengths[0] === lengths.at(-1)) {
+    return new Array<number>(placed.ranks).fill(lengths[0]!);
+  }
+  return groupRanks(placed.mesh, over).map((place) => lengths[place]!);
 }
 
 /** The most of an axis that the ranks of one exchange group can have together. */
@@ -264,11 +262,15 @@ export function groupBound(
 ): number {
   const { size, deal, over: axisOver } = placed.axes[axis]!;
   if (!axisOver || deal?.by !== "blocks") return size;
-  const local = localBound(placed, axis);
-  const sums = local.map((_, rank) =>
-    groupOf(placed.mesh, rank, over).reduce((n, other) => n + local[other]!, 0)
-  );
-  return Math.min(size, Math.max(...sums));
+  const others = placed.mesh.map(({ name }) => name)
+    .filter((name) => !over.includes(name));
+  const groups = groupRanks(placed.mesh, others);
+  const sums: number[] = [];
+  for (const [rank, n] of localBound(placed, axis).entries()) {
+    const group = groups[rank]!;
+    sums[group] = (sums[group] ?? 0) + n;
+  }
+  return Math.min(size, sums.reduce((a, b) => Math.max(a, b)));
 }
 
 /** The run-time length of an axis on a rank, or over an exchange group, as the host knows it. */

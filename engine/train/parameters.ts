@@ -9,6 +9,7 @@ import {
   type Session,
 } from "../../runtime/mod.ts";
 import { isHalf } from "../../spec/dtype.ts";
+import { pickedOn } from "../../spec/picked.ts";
 import type { Plan, PlanWeight } from "../../spec/plan.ts";
 import { type Block, blocksOf, cutBlock, writersOf } from "./parts.ts";
 
@@ -68,7 +69,7 @@ export function parameterPieces(
     }
     if (!writersOf(plan, buffer, turn).includes(rank)) return [];
     const names = pick
-      ? pick.index[rank]!.map((index) => sourceOf(weight, index))
+      ? pickedOn(plan, pick, rank).map((index) => sourceOf(weight, index))
       : [source];
     return [{
       tensors: names.map((name) => ({ name, dtype, shape })),

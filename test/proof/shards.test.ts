@@ -14,6 +14,7 @@ import {
   writeSafetensors,
 } from "../../runtime/mod.ts";
 import { loadWeights } from "../../runtime/weights.ts";
+import { pickedOn } from "../../spec/picked.ts";
 import type { Plan } from "../../spec/plan.ts";
 import {
   bytesOf,
@@ -36,7 +37,7 @@ const EXPERT = /\.experts\.(\d+)\./;
 
 /** The global ids of the experts on a rank. */
 function ownedBy(plan: Plan, rank: number): readonly number[] {
-  return plan.weights.find(({ pick }) => pick)!.pick!.index[rank]!;
+  return pickedOn(plan, plan.weights.find(({ pick }) => pick)!.pick!, rank);
 }
 
 /** Whether a tensor is one of the experts in `owned`, or no expert. */

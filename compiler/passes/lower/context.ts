@@ -1,7 +1,7 @@
 /** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
 
 import type { StoredDType } from "../../../spec/dtype.ts";
-import { storedBytesOf } from "../../../spec/layout.ts";
+import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
@@ -80,14 +80,11 @@ export function addBuffer(
   lowering: Lowering,
   buffer: Omit<BufferDraft, "bytes">,
 ): string {
-  const bytes = perRank(
-    Array.from(
-      { length: lowering.placed.ranks },
-      (_, rank) => storedBytesOf(buffer, rank),
-    ),
-  );
   invariant(!lowering.buffers.has(buffer.name), `two buffers '${buffer.name}'`);
-  lowering.buffers.set(buffer.name, { ...buffer, bytes });
+  lowering.buffers.set(buffer.name, {
+    ...buffer,
+    bytes: storedBytes(buffer),
+  });
   return buffer.name;
 }
 

@@ -2,7 +2,7 @@
 
 import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import { ModelError, PlacementError } from "../../../spec/errors.ts";
-import { positionOver } from "../../../spec/mesh.ts";
+import { groupRanks } from "../../../spec/mesh.ts";
 import { type BufferAxis, perRank } from "../../../spec/plan.ts";
 import {
   type Graph,
@@ -181,9 +181,6 @@ function addBlocks(
     user.primitive === "dot"
   ) as NodeOf<"dot">;
   const { batch, over, columns } = dotShape(dot);
-  const experts = layout.localExperts
-    ? expertsOfRanks(placed, layout.localExperts)
-    : undefined;
   const length = placed.axes[over[0]!]!.size;
   const block = { axis: `${over[0]}_block`, size: length / BLOCK };
   const word = { axis: `${over[0]}_word`, size: BLOCK / PER_WORD };
@@ -211,10 +208,8 @@ function addBlocks(
         ...whole.map((axis) => placed.axes[axis]!.size),
         ...blocks.map(({ size }) => size),
       ],
-      ...experts
-        ? {
-          pick: { axis: layout.localExperts!, stacked: false, index: experts },
-        }
+      ...layout.localExperts
+        ? { pick: { axis: layout.localExperts, stacked: false, placed: true } }
         : {},
     });
     return buffer;
@@ -230,10 +225,7 @@ function addBlocks(
 /** The experts that each rank holds, or its items of another axis with a table, by global id in local order. */
 export function expertsOfRanks(placed: Placed, axis: string): number[][] {
   const { over, table } = placed.axes[axis]!;
-  return Array.from(
-    { length: placed.ranks },
-    (_, rank) => [...table![positionOver(placed.mesh, rank, over!)]!],
-  );
+  return groupRanks(placed.mesh, over!).map((place) => [...table![place]!]);
 }
 
 /** The axes of a parameter of which its rank has a part. */
@@ -250,8 +242,13 @@ export function ownPart(
   return axes.map((entry) => {
     const { axis } = entry;
     if (!own.includes(axis)) return entry;
-    const lengths = expertsOfRanks(placed, axis).map((ids) => ids.length);
-    return { axis, size: perRank(lengths) };
+    const { table } = placed.axes[axis]!;
+    const [first] = table!;
+    const even = table!.every((ids) => ids.length === first!.length);
+    const size = even
+      ? first!.length
+      : perRank(expertsOfRanks(placed, axis).map((ids) => ids.length));
+    return { axis, size };
   });
 }
 
@@ -270,9 +267,6 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   if (stored === "mxfp4") return addBlocks(lowering, node, layout);
   const { name, stack } = node.params;
   const { placed } = lowering;
-  const experts = layout.localExperts
-    ? expertsOfRanks(placed, layout.localExperts)
-    : undefined;
   const axes = ownPart(
     lowering,
     bufferAxes(lowering, layout.axes),
@@ -305,12 +299,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
         pick: {
           axis: picked,
           stacked: picked === stack,
-          index: experts ??
-            Array.from(
-              { length: placed.ranks },
-              () =>
-                Array.from({ length: placed.axes[picked]!.size }, (_, i) => i),
-            ),
+          placed: layout.localExperts !== undefined,
         },
       }
       : {}),

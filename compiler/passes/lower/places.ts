@@ -10,6 +10,7 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import { dataPerRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import { isRouting, type Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
@@ -142,7 +143,7 @@ function addTable(
   return addBuffer(lowering, {
     ...{ name, kind: "const", dtype: "u32" },
     axes: [{ axis, size: data[0]!.length }],
-    data: { ranks: data },
+    data: dataPerRank(data),
   });
 }
 
