@@ -3,6 +3,7 @@
 import { invariant } from "../spec/errors.ts";
 import { startedBy } from "../spec/handles.ts";
 import { groupOf } from "../spec/mesh.ts";
+import { onRank } from "../spec/per_rank.ts";
 import type {
   AllToAllStep,
   LaunchStep,
@@ -137,9 +138,10 @@ function bindStep(
     case "copy":
       return here.map((memory) => {
         const [from, to] = [memory.buffer(step.from), memory.buffer(step.to)];
+        const bytes = onRank(step.bytes, memory.rank);
         return {
           ranks: [memory.rank],
-          carryOut: () => memory.device.copy(from, 0, to, 0, step.bytes),
+          carryOut: () => memory.device.copy(from, 0, to, 0, bytes),
         };
       });
     case "allGather":

@@ -1,5 +1,6 @@
 /** Buffers whose contents the plan itself gives: constants and tables of the rotary embedding. */
 
+import { wordsOn } from "../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
@@ -10,7 +11,7 @@ export function writeTables(plan: Plan, memory: RankMemory): void {
     if (buffer.kind === "const") {
       const { data } = buffer;
       if (!data) continue;
-      const words = "all" in data ? data.all : data.ranks[memory.rank] ?? [];
+      const words = wordsOn(data, { mesh: plan.mesh, rank: memory.rank });
       write(memory, name, new Uint32Array(words));
     } else if (buffer.kind === "rope") {
       write(memory, name, ropeTable(buffer, memory.rank));

@@ -1,15 +1,9 @@
 /** Memory and traffic that a plan predicts. The runtime counts what really happens and never reads these. */
 
-import { storedBytesOf } from "./layout.ts";
+import { storedBytes } from "./layout.ts";
 import { groupOf, type Mesh, positionOver, positionsOver } from "./mesh.ts";
-import {
-  type AllToAllStep,
-  onRank,
-  type PerRank,
-  perRank,
-  type Plan,
-  type Step,
-} from "./plan.ts";
+import { mapRanks, onRank, type PerRank, sumPerRank } from "./per_rank.ts";
+import type { AllToAllStep, Plan, Step } from "./plan.ts";
 import type { Size } from "./size.ts";
 import { sum } from "./sum.ts";
 
@@ -40,28 +34,24 @@ export function predictPeakBytes(
  * memory need none.
  */
 export function predictStaging(
-  plan: Pick<Plan, "ranks" | "buffers" | "programs">,
+  plan: Pick<Plan, "buffers" | "programs">,
 ): { local: PerRank; host: PerRank } {
-  const nothing = () => new Array<number>(plan.ranks).fill(0);
-  const longest = { from: nothing(), to: nothing() };
+  const longest: { from: PerRank; to: PerRank } = { from: 0, to: 0 };
   for (const step of plan.programs.flatMap(({ steps }) => steps)) {
     if (step.op !== "allGather" && step.op !== "allToAll") continue;
     for (const side of ["from", "to"] as const) {
-      const { bytes } = plan.buffers[step[side]]!;
-      for (let rank = 0; rank < plan.ranks; rank++) {
-        if (step.ranks !== "all" && !step.ranks.includes(rank)) continue;
-        longest[side][rank] = Math.max(
-          longest[side][rank]!,
-          onRank(bytes, rank),
-        );
-      }
+      longest[side] = mapRanks(
+        [longest[side], plan.buffers[step[side]]!.bytes],
+        (bytes) => Math.max(...bytes),
+      );
     }
   }
   const atOnce = exchangesAtOnce(plan);
   return {
     local: 0,
-    host: perRank(
-      longest.from.map((bytes, rank) => atOnce * (bytes + longest.to[rank]!)),
+    host: mapRanks(
+      [longest.from, longest.to],
+      ([from, to]) => atOnce * (from! + to!),
     ),
   };
 }
@@ -224,13 +214,9 @@ export function positionsReached(
   }, 0);
 }
 
-/** Bytes of buffers of some kinds, by rank. */
-export function bytesOfKinds(plan: Plan, kinds: readonly string[]): number[] {
-  const buffers = Object.values(plan.buffers)
-    .filter((buffer) => kinds.includes(buffer.kind));
-  return Array.from(
-    { length: plan.ranks },
-    (_, rank) =>
-      buffers.reduce((n, buffer) => n + storedBytesOf(buffer, rank), 0),
-  );
+/** Bytes of buffers of some kinds. */
+export function bytesOfKinds(plan: Plan, kinds: readonly string[]): PerRank {
+  const bytes = Object.values(plan.buffers)
+    .filter((buffer) => kinds.includes(buffer.kind)).map(storedBytes);
+  return sumPerRank(bytes);
 }

@@ -1,22 +1,41 @@
 /** How a buffer's elements lie in memory. */
 
 import { STORED_BYTES } from "./dtype.ts";
-import { onRank, type PlanBuffer } from "./plan.ts";
+import { mapRanks, onRank, type PerRank } from "./per_rank.ts";
+import type { PlanBuffer } from "./plan.ts";
 
 /** The layout of a buffer, as far as its length depends on it. */
 export type BufferLayout = Pick<PlanBuffer, "dtype" | "axes" | "rowStride">;
 
 /** Elements of a buffer on a rank, padding of rows included. */
 export function storedElementsOf(buffer: BufferLayout, rank: number): number {
-  const lengths = buffer.axes.map((axis) => onRank(axis.size, rank));
-  if (buffer.rowStride !== undefined && lengths.length > 0) {
-    lengths[lengths.length - 1] = buffer.rowStride;
-  }
-  return lengths.reduce((n, length) => n * length, 1);
+  return elementsOf(buffer, buffer.axes.map(({ size }) => onRank(size, rank)));
+}
+
+function elementsOf(
+  { rowStride }: BufferLayout,
+  lengths: readonly number[],
+): number {
+  const last = lengths.length - 1;
+  return lengths.reduce(
+    (n, length, i) => n * (i === last ? rowStride ?? length : length),
+    1,
+  );
 }
 
 /** Bytes of a buffer on a rank: elements times the element, rounded up to 4, at least 4. */
 export function storedBytesOf(buffer: BufferLayout, rank: number): number {
-  const bytes = storedElementsOf(buffer, rank) * STORED_BYTES[buffer.dtype];
-  return Math.max(4, Math.ceil(bytes / 4) * 4);
+  return inWords(buffer, storedElementsOf(buffer, rank));
+}
+
+function inWords({ dtype }: BufferLayout, elements: number): number {
+  return Math.max(4, Math.ceil(elements * STORED_BYTES[dtype] / 4) * 4);
+}
+
+/** Bytes of a buffer on every rank. */
+export function storedBytes(buffer: BufferLayout): PerRank {
+  return mapRanks(
+    buffer.axes.map(({ size }) => size),
+    (lengths) => inWords(buffer, elementsOf(buffer, lengths)),
+  );
 }

@@ -58,6 +58,14 @@ export function positionOver(
   }, 0);
 }
 
+/** `positionOver` of every rank. */
+export function groupRanks(mesh: Mesh, over: readonly string[]): number[] {
+  return Array.from(
+    { length: rankCount(mesh) },
+    (_, rank) => positionOver(mesh, rank, over),
+  );
+}
+
 /** How many positions the mesh axes `over` have together. */
 export function positionsOver(mesh: Mesh, over: readonly string[]): number {
   return over.reduce(
@@ -72,16 +80,27 @@ export function groupOf(
   rank: number,
   over: readonly string[],
 ): number[] {
-  const at = coordinates(mesh, rank);
-  const group: number[] = [];
-  for (let other = 0; other < rankCount(mesh); other++) {
-    const there = coordinates(mesh, other);
-    const same = mesh.every((axis, i) =>
-      over.includes(axis.name) || there[i] === at[i]
-    );
-    if (same) group[positionOver(mesh, other, over)] = other;
+  // How far apart in the list of ranks neighbours along a mesh axis are.
+  const strides = new Map<string, number>();
+  let stride = 1;
+  for (const { name, size } of mesh.toReversed()) {
+    strides.set(name, stride);
+    stride *= size;
   }
-  return group;
+  const at = coordinates(mesh, rank);
+  const axes = mesh.map(({ name, size }, i) => ({ name, size, at: at[i]! }))
+    .filter(({ name }) => over.includes(name));
+  const first = axes.reduce(
+    (r, { name, at }) => r - at * strides.get(name)!,
+    rank,
+  );
+  return over.reduce<number[]>((group, name) => {
+    const { size } = axes.find((axis) => axis.name === name)!;
+    const apart = strides.get(name)!;
+    return group.flatMap((r) =>
+      Array.from({ length: size }, (_, i) => r + i * apart)
+    );
+  }, [first]);
 }
 
 /** Sizes of contiguous blocks: the first `n mod parts` one longer. */

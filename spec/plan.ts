@@ -8,27 +8,11 @@ import type { Span } from "./errors.ts";
 import type { Kernel } from "./kernel/tree.ts";
 import type { Mesh } from "./mesh.ts";
 import type { Numerics } from "./numerics.ts";
+import type { ConstData, PerRank } from "./per_rank.ts";
 import type { Size } from "./size.ts";
 
-/** A number that is the same on every rank, or one per rank. */
-export type PerRank = number | readonly number[];
-
-/** The value on one rank. */
-export function onRank(value: PerRank, rank: number): number {
-  return typeof value === "number" ? value : value[rank]!;
-}
-
-/** The largest value on any rank. */
-export function maxOverRanks(value: PerRank): number {
-  return typeof value === "number"
-    ? value
-    : value.reduce((max, one) => Math.max(max, one), 0);
-}
-
-/** One number if all ranks have the same. */
-export function perRank(values: readonly number[]): PerRank {
-  return values.every((value) => value === values[0]) ? values[0] ?? 0 : values;
-}
+export { maxOverRanks, onRank, perRank } from "./per_rank.ts";
+export type { ConstData, PerRank } from "./per_rank.ts";
 
 /** An axis of the model as the plan sees it. */
 export interface PlanAxis {
@@ -112,10 +96,8 @@ export interface PlanBuffer {
    * there are never live at once.
    */
   readonly offset: number;
-  /** kind const: the u32 values, the same on all ranks or one list per rank. */
-  readonly data?: { readonly all: readonly number[] } | {
-    readonly ranks: readonly (readonly number[])[];
-  };
+  /** kind const: the u32 values. */
+  readonly data?: ConstData;
   /** kind rope: element [position][i] = cos, [position][half+i] = sin of position * inverseFrequencies[i], scaled. */
   readonly rope?: {
     readonly inverseFrequencies: readonly number[];
@@ -202,7 +184,7 @@ export interface CopyStep extends StepBase {
   readonly op: "copy";
   readonly from: string;
   readonly to: string;
-  readonly bytes: number;
+  readonly bytes: PerRank;
 }
 
 /**

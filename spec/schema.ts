@@ -3,8 +3,8 @@
 /** A JSON Schema, or a part of one. */
 export type Schema = { readonly [keyword: string]: unknown };
 
-/** Lists that hold no more than this many ranks keep every check cheap. */
-export const MAX_RANKS = 1024;
+/** Meshes of up to so many ranks are compiled and verified by `bench/scale.ts`. */
+export const MAX_RANKS = 4096;
 
 const integer: Schema = {
   type: "integer",
@@ -205,7 +205,7 @@ const steps = {
     bindings: { ...record(name), maxProperties: SHORT },
     workgroups: sizes,
   }),
-  copy: stepOf("copy", { from: name, to: name, bytes: integer }),
+  copy: stepOf("copy", { from: name, to: name, bytes: perRank }),
   allGather: stepOf("allGather", {
     over: short(name, 1),
     from: name,
@@ -262,7 +262,11 @@ const buffer = closed({
   writers: positive,
   written: record(oneOf("before reads", "after reads")),
   data: {
-    anyOf: [closed({ all: list(word) }), closed({ ranks: list(list(word)) })],
+    anyOf: [
+      closed({ all: list(word) }),
+      closed({ every: positive, lists: list(list(word), 2) }),
+      closed({ groupRank: short(name) }),
+    ],
   },
   rope: closed({ inverseFrequencies: list(number), scale: number }),
   dealt: closed({ axis: name, holds: oneOf("items", "rows", "counts") }, {
@@ -335,10 +339,24 @@ export const planSchema: Schema = {
   }),
   definitions: {
     perRank: {
-      type: ["integer", "array"],
+      type: ["integer", "object"],
       minimum: 0,
       maximum: Number.MAX_SAFE_INTEGER,
-      items: integer,
+      properties: {
+        every: positive,
+        runs: {
+          type: "array",
+          minItems: 2,
+          items: {
+            type: "array",
+            items: [positive, integer],
+            minItems: 2,
+            additionalItems: false,
+          },
+        },
+      },
+      required: ["every", "runs"],
+      additionalProperties: false,
     },
     size: {
       anyOf: [

@@ -1,10 +1,12 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
-import { indicesOn, modelAxis } from "./axis_parts.ts";
+import { modelAxis } from "./axis_parts.ts";
 import { bytesOfKinds, positionsReached } from "./bytes.ts";
-import { positionsOver } from "./mesh.ts";
+import { groupRanks, positionsOver } from "./mesh.ts";
+import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
 import { meshText } from "./text.ts";
+import { perRankText } from "./text_parts.ts";
 import { collectFacts, type Facts } from "./verify_facts.ts";
 import {
   movesTokens,
@@ -22,7 +24,8 @@ function sizeText(bytes: number): string {
 }
 
 /** `12.3 MiB`, or the least and the most. */
-function rangeText(values: readonly number[]): string {
+function rangeText(value: PerRank): string {
+  const values = valuesOf(value);
   const [least, most] = [Math.min(...values), Math.max(...values)];
   return least === most
     ? sizeText(most)
@@ -39,16 +42,16 @@ export function summarizePlan(plan: Plan): string {
   return [
     `ranks: ${plan.ranks} (mesh ${meshText(plan)})`,
     ...expertLines(facts),
-    `memory per rank: ${
-      rangeText(facts.everyRank.map((rank) => onRank(plan.peakBytes, rank)))
-    } (weights ${kinds("weight")}, states ${kinds("state")})`,
+    `memory per rank: ${rangeText(plan.peakBytes)} (weights ${
+      kinds("weight")
+    }, states ${kinds("state")})`,
     ...trafficLines(facts),
     `work: ${steps.join(", ")}, ${Object.keys(plan.kernels).length} kernels`,
   ].join("\n") + "\n";
 }
 
 function expertLines(facts: Facts): string[] {
-  const { plan, everyRank, buffers } = facts;
+  const { plan, buffers } = facts;
   const ofWeights = new Set(
     [...buffers.values()].flatMap(({ kind, axes }) =>
       kind === "weight" ? axes.map(({ axis }) => axis) : []
@@ -59,15 +62,24 @@ function expertLines(facts: Facts): string[] {
   // A router's matrix has all experts on every rank.
   const sharded = axes.filter(([, { over }]) => over);
   return (sharded.length > 0 ? sharded : axes).map(([name, axis]) => {
-    const { over, size } = axis;
-    const held = everyRank.map((rank) =>
-      indicesOn(plan, name, rank)?.length ?? size
+    const { over, table, size } = axis;
+    const held = groupRanks(plan.mesh, over ?? []).map((place) =>
+      table?.[place]?.length ?? size
     );
     const where = over ? `over ${over.join("+")}` : "on each rank";
     return `${modelAxis(plan, name)}s per rank: ${
-      held.join(" ")
+      heldText(held)
     } (${size} ${where})`;
   });
+}
+
+/** `2 2 2 2`; of more than 16 ranks `1 x 256/0 x 768`. */
+function heldText(held: readonly number[]): string {
+  const value = perRank(held);
+  if (held.length <= 16) return held.join(" ");
+  return typeof value === "number"
+    ? `${value} x ${held.length}`
+    : perRankText(value);
 }
 
 /** Choices per token of a routing: the last axis of its permutation. */

@@ -19,6 +19,7 @@ import {
   typeText,
 } from "./text_parts.ts";
 import { describeRouting, formatPrograms } from "./text_steps.ts";
+import { rankClasses } from "./rank_classes.ts";
 import { livesOf } from "./verify_dataflow.ts";
 import { collectFacts, collectives, type Facts } from "./verify_facts.ts";
 import { movesTokens } from "./verify_parts.ts";
@@ -38,7 +39,7 @@ export function formatPlan(
   const sections = [
     formatHeader(plan),
     formatAxes(plan),
-    formatRanks(plan),
+    formatRanks(facts),
     formatTraffic(facts),
     formatBuffers(facts),
     formatWeights(plan),
@@ -85,12 +86,23 @@ function dealText(deal: NonNullable<PlanAxis["deal"]>): string {
   return deal.by === "items" ? `${input} of ${deal.of}` : input;
 }
 
+/** The ids at each position; of many positions that hold blocks of equal length only that. */
+function tableText(table: readonly (readonly number[])[]): string {
+  const [{ length: each }] = table as [readonly number[]];
+  const ids = table.flat();
+  const blocks = table.every(({ length }) => length === each) &&
+    ids.every((id, i) => id === i);
+  return blocks && table.length > FEW_RANKS
+    ? `${idsText(ids)} in ${table.length} blocks of ${each}`
+    : table.map((list) => `[${idsText(list)}]`).join(" ");
+}
+
 function formatAxes(plan: Plan): string[] {
   const where = ({ over, table, deal }: PlanAxis): string => {
     const placed = overText(over);
     if (!placed && !table) return "";
     const dealt = deal ? ` dealt by ${dealText(deal)}` : "";
-    const ids = table?.map((list) => `[${idsText(list)}]`).join(" ");
+    const ids = table && tableText(table);
     return `${placed && `over ${placed}`}${dealt}${
       ids === undefined ? "" : ` table ${ids}`
     }`.trim();
@@ -107,20 +119,38 @@ function formatAxes(plan: Plan): string[] {
   ];
 }
 
-/** Axes that are placed by table, with the ids that a rank holds. */
-function heldBy(plan: Plan, rank: number): string {
-  return Object.entries(plan.axes).flatMap(([name, { table, over }]) =>
-    table && over
-      ? [
-        `${name} ${
-          idsText(table[positionOver(plan.mesh, rank, over)]!) || "none"
-        }`,
-      ]
-      : []
-  ).join("; ");
+/** Axes that are placed by table, with the ids that a rank holds, or of equal ranks how many. */
+function heldBy(plan: Plan, ranks: readonly number[]): string {
+  return Object.entries(plan.axes).flatMap(([name, { table, over }]) => {
+    if (!table || !over) return [];
+    const [first] = ranks;
+    const ids = table[positionOver(plan.mesh, first!, over)]!;
+    const held = ranks.length === 1
+      ? idsText(ids) || "none"
+      : `x ${ids.length}`;
+    return [`${name} ${held}`];
+  }).join("; ");
 }
 
-function formatRanks(plan: Plan): string[] {
+/** Ranks that are shown one by one; of more, equal ones are shown together. */
+const FEW_RANKS = 16;
+
+/** Ranks by the row that they share. */
+function rankRows({ plan }: Facts): number[][] {
+  if (plan.ranks <= FEW_RANKS) {
+    return Array.from({ length: plan.ranks }, (_, rank) => [rank]);
+  }
+  const rows = new Map<number, number[]>();
+  for (const [rank, of] of rankClasses(plan).entries()) {
+    const row = rows.get(of);
+    if (row) row.push(rank);
+    else rows.set(of, [rank]);
+  }
+  return [...rows.values()];
+}
+
+function formatRanks(facts: Facts): string[] {
+  const { plan } = facts;
   const header = [
     "rank",
     "at",
@@ -140,18 +170,19 @@ function formatRanks(plan: Plan): string[] {
     "counts",
     "dealt",
   ]].map((kinds) => bytesOfKinds(plan, kinds));
-  const rows = Array.from({ length: plan.ranks }, (_, rank) => {
+  const rows = rankRows(facts).map((ranks) => {
+    const rank = ranks[0]!;
     const peak = onRank(plan.peakBytes, rank);
-    const lasting = columns.map((bytes) => bytes[rank]!);
+    const lasting = columns.map((bytes) => onRank(bytes, rank));
     // Scratch buffers share allocations: what is not lasting is theirs.
     const scratch = lasting.reduce((rest, bytes) => rest - bytes, peak);
     return [
-      `${rank}`,
-      coordinates(plan.mesh, rank).join(","),
+      idsText(ranks),
+      ranks.length === 1 ? coordinates(plan.mesh, rank).join(",") : "",
       ...[peak, ...lasting, scratch].map(digits),
       digits(onRank(plan.staging.local, rank)),
       digits(onRank(plan.staging.host, rank)),
-      heldBy(plan, rank),
+      heldBy(plan, ranks),
     ];
   });
   return ["memory per rank", ...alignRows([header, ...rows])];

@@ -33,11 +33,17 @@ export function digits(n: number): string {
   return String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
-/** One number, or one per rank: `4`, `4/4/3`. */
+/** One number, or those of the ranks until they repeat: `4`, `4/4/3`; more than eight equal ones as `29 x 256/4 x 768`. */
 export function perRankText(value: PerRank): string {
-  return typeof value === "number"
-    ? digits(value)
-    : value.map(digits).join("/");
+  if (typeof value === "number") return digits(value);
+  const { every, runs } = value;
+  return runs.flatMap(([count, number]) => {
+    const times = count * every;
+    const one = digits(number);
+    return times > 8
+      ? [`${one} x ${times}`]
+      : new Array<string>(times).fill(one);
+  }).join("/");
 }
 
 /** Text on one line: names and labels of a plan may hold anything. */

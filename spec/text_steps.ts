@@ -6,7 +6,9 @@ import type { Plan, Port, Step } from "./plan.ts";
 import { formatSize, type Size } from "./size.ts";
 import {
   dispatchedType,
+  idsText,
   oneLine,
+  perRankText,
   sourceRoot,
   spanText,
   typeText,
@@ -195,7 +197,7 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
       }) ${gridText(step.workgroups)}`;
     }
     case "copy":
-      return `${step.to} = copy ${step.from} (${step.bytes} B)`;
+      return `${step.to} = copy ${step.from} (${perRankText(step.bytes)} B)`;
     case "allGather":
       return `${step.to} = ${
         step.blocks ? "allToAll blocks" : "allGather"
@@ -209,7 +211,7 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
         step.handle === undefined ? "" : "start "
       }allToAll ${step.direction} ${step.from} over ${
         step.over.join("+")
-      } by ${step.counts} split ${step.splits.join(" ")}${
+      } by ${step.counts} split ${idsText(step.splits)}${
         step.columns
           ? ` columns ${step.columns.map((pair) => pair.join("..")).join(" ")}`
           : ""

@@ -2,6 +2,7 @@
 
 import { blockSizes, positionOver, positionsOver } from "./mesh.ts";
 import { onRank, type PlanAxis, type Port } from "./plan.ts";
+import { perRankText } from "./text_parts.ts";
 import { type Facts, type Report, width } from "./verify_facts.ts";
 
 /** Whether numbers are 0, 1, … n - 1, in any order. */
@@ -173,11 +174,13 @@ export function checkAxes(facts: Facts, report: Report): void {
       }
       const { whole, part } = entry.legal;
       const isWhole = facts.everyRank.every((r) => onRank(size, r) === whole);
-      const isPart = part?.every((n, r) => onRank(size, r) === n) ?? false;
-      // Where parts are bounded by blocks, whole is legal too only for an axis that every rank has all of.
-      if (!isPart && !isWhole) {
+      const isPart = part?.every((n, i) =>
+        onRank(size, facts.everyRank[i]!) === n
+      ) ?? false;
+      // Parts of a fixed axis are as long as its table says; where parts are bounded by blocks, room for all is legal too.
+      if (!isPart && !(isWhole && !entry.axis.table)) {
         fail(
-          `its length is ${size} and the axis has ${whole}${
+          `its length is ${perRankText(size)} and the axis has ${whole}${
             part ? `, in parts ${part}` : ""
           }`,
         );

@@ -43,11 +43,11 @@ function capacityFault(
     : [step.to, step.from];
   const rowsOf = (name: string, rank: number) =>
     Math.floor(onRank(facts.buffers.get(name)!.bytes, rank) / step.rowBytes);
+  const columns = columnsOf(step);
   for (const group of facts.groups(step.over)) {
     const tokens = groupTokens(facts, permutation, group);
     for (const [position, rank] of group.entries()) {
-      if (!at.ranks.includes(rank)) continue;
-      const [first, end] = columnsOf(step)[position] ?? [0, 0];
+      const [first, end] = columns[position] ?? [0, 0];
       const experts = end - first;
       const k = onRank(choices, rank);
       const sent = storedElementsOf(permutation, rank);

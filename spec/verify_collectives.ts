@@ -3,7 +3,6 @@
 import { columnsOf } from "./bytes.ts";
 import { STORED_BYTES } from "./dtype.ts";
 import { storedElementsOf } from "./layout.ts";
-import { positionOver } from "./mesh.ts";
 import {
   type AllGatherStep,
   type AllToAllStep,
@@ -29,6 +28,7 @@ function titleOf(step: Collective): string {
 /** A collective is met by all ranks of its group or by none; steps are one list, so all meet them in one order. */
 export function checkGroups(facts: Facts, report: Report): void {
   for (const { step, at } of collectives(facts)) {
+    if (step.ranks === "all") continue;
     const present = new Set(at.ranks);
     for (const group of facts.groups(step.over)) {
       const missing = group.filter((rank) => !present.has(rank));
@@ -90,7 +90,7 @@ function gatherFaults(
     }
   }
   if (step.blocks) {
-    faults.push(...positionFaults(facts, step.over, step.blocks.position, at));
+    faults.push(...positionFaults(facts, step.over, step.blocks.position));
   }
   return faults;
 }
@@ -100,16 +100,14 @@ function positionFaults(
   facts: Facts,
   over: readonly string[],
   name: string,
-  at: StepFacts,
 ): string[] {
   const { kind, data } = facts.buffers.get(name)!;
-  for (const rank of at.ranks) {
-    const said = data && "ranks" in data ? data.ranks[rank] : data?.all;
-    const real = positionOver(facts.plan.mesh, rank, over);
-    if (kind === "const" && said?.length === 1 && said[0] === real) continue;
-    return [`'${name}' must say that rank ${rank} is at position ${real}`];
-  }
-  return [];
+  const real = over.filter((axis) => width(facts, [axis]) > 1);
+  const said = data && "groupRank" in data
+    ? data.groupRank.filter((axis) => width(facts, [axis]) > 1)
+    : undefined;
+  if (kind === "const" && said && sameList(said, real)) return [];
+  return [`'${name}' must hold the rank's number over ${over.join("+")}`];
 }
 
 /** A gather of rows: of the axis's own items, by their numbers, into room for all of them. */
@@ -219,7 +217,7 @@ function exchangeFaults(
   };
   holds(step.counts, positions * (splits.at(-1) ?? 0));
   holds(step.moved, positions);
-  faults.push(...positionFaults(facts, step.over, step.position, at));
+  faults.push(...positionFaults(facts, step.over, step.position));
   return faults;
 }
 

@@ -5,6 +5,7 @@ import type { Span } from "./errors.ts";
 import { startedBy } from "./handles.ts";
 import type { KernelFacts } from "./verify_tree.ts";
 import { type RoutingFacts, routingsOf } from "./verify_parts.ts";
+import { rankClasses } from "./rank_classes.ts";
 import { readTree } from "./verify_tree.ts";
 import { type Mesh, positionOver, positionsOver } from "./mesh.ts";
 import type {
@@ -66,8 +67,9 @@ export interface KernelEntry {
 /** A plan as the rules see it. Maps, so that no name of the plan finds a property of Object. */
 export interface Facts {
   readonly plan: Plan;
+  /** One rank of each class of equal ranks: what holds on it holds on all of its class. */
   readonly everyRank: readonly number[];
-  /** The ranks by the steps that they take part in: those of one class take part in the same ones. */
+  /** The ranks by class: those of one class hold as much of everything and take part in the same steps. */
   readonly classes: readonly (readonly number[])[];
   readonly buffers: ReadonlyMap<string, PlanBuffer>;
   readonly kernels: ReadonlyMap<string, KernelEntry>;
@@ -75,7 +77,7 @@ export interface Facts {
   readonly routings: readonly RoutingFacts[];
   /** The largest value that a size can take. */
   bound(size: Size): number;
-  /** Groups of ranks over mesh axes; each group by position. */
+  /** Groups of ranks over mesh axes, each by group rank; of groups of equal ranks only one. */
   groups(over: readonly string[]): readonly (readonly number[])[];
 }
 
@@ -124,15 +126,30 @@ export function groupsOver(
   return [...groups.values()];
 }
 
+/** The first of all groups in which the same classes of ranks follow each other. */
+function differentGroups(
+  groups: readonly number[][],
+  classOf: readonly number[],
+): number[][] {
+  const found = new Map<string, number[]>();
+  for (const group of groups) {
+    const key = group.map((rank) => classOf[rank]).join();
+    if (!found.has(key)) found.set(key, group);
+  }
+  return [...found.values()];
+}
+
 /** Collect the facts of a plan whose structure is sound. */
 export function collectFacts(plan: Plan): Facts {
-  const everyRank = Array.from({ length: plan.ranks }, (_, rank) => rank);
+  const classOf = rankClasses(plan);
+  const classes: number[][] = [];
+  for (const [rank, of] of classOf.entries()) (classes[of] ??= []).push(rank);
+  const everyRank = classes.map(([first]) => first!);
   const kernels = new Map(
     Object.entries(plan.kernels).map(([name, kernel]) =>
       [name, { name, kernel, facts: readTree(kernel.tree) }] as const
     ),
   );
-  const classes = rankClasses(plan, everyRank);
   const every = [...classes.keys()];
   const programs: ProgramFacts[] = plan.programs.map((program) => {
     const started = startedBy(program.steps);
@@ -161,34 +178,12 @@ export function collectFacts(plan: Plan): Facts {
     bound: (size) => boundOf(size, plan),
     groups(over) {
       const key = JSON.stringify(over);
-      const known = cache.get(key) ?? groupsOver(plan.mesh, plan.ranks, over);
+      const known = cache.get(key) ??
+        differentGroups(groupsOver(plan.mesh, plan.ranks, over), classOf);
       cache.set(key, known);
       return known;
     },
   };
-}
-
-/** Ranks that no step tells apart. */
-function rankClasses(
-  plan: Plan,
-  everyRank: readonly number[],
-): (readonly number[])[] {
-  const lists = new Map<string, ReadonlySet<number>>();
-  for (const { steps } of plan.programs) {
-    for (const { ranks } of steps) {
-      if (ranks !== "all") lists.set(ranks.join(), new Set(ranks));
-    }
-  }
-  let classes: (readonly number[])[] = [everyRank];
-  for (const list of lists.values()) {
-    classes = classes.flatMap((ranks) => {
-      const inside = ranks.filter((rank) => list.has(rank));
-      return inside.length === 0 || inside.length === ranks.length
-        ? [ranks]
-        : [inside, ranks.filter((rank) => !list.has(rank))];
-    });
-  }
-  return classes;
 }
 
 /** The classes that a list of ranks is made of. */

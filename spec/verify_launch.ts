@@ -4,6 +4,7 @@ import { printWgsl } from "./kernel/wgsl.ts";
 import type { Binding } from "./kernel/tree.ts";
 import { storedElementsOf } from "./layout.ts";
 import { STORED_BYTES, type StoredDType } from "./dtype.ts";
+import { valuesOf } from "./per_rank.ts";
 import { onRank, type PlanBuffer } from "./plan.ts";
 import type { Facts, KernelEntry, Report } from "./verify_facts.ts";
 
@@ -147,12 +148,17 @@ export function checkCopies(facts: Facts, report: Report): void {
       if (from!.dtype !== to!.dtype) {
         fail(`one is ${from!.dtype} and the other ${to!.dtype}`);
       }
-      if (step.bytes % 4 !== 0) fail(`${step.bytes} bytes are no whole words`);
+      const ragged = valuesOf(step.bytes).find((bytes) => bytes % 4 !== 0);
+      if (ragged !== undefined) fail(`${ragged} bytes are no whole words`);
       for (const buffer of [from!, to!]) {
-        const rank = at.ranks.find((r) => onRank(buffer.bytes, r) < step.bytes);
+        const rank = at.ranks.find((r) =>
+          onRank(buffer.bytes, r) < onRank(step.bytes, r)
+        );
         if (rank === undefined) continue;
         fail(
-          `${step.bytes} bytes do not fit '${buffer.name}', which has ${
+          `${
+            onRank(step.bytes, rank)
+          } bytes do not fit '${buffer.name}', which has ${
             onRank(buffer.bytes, rank)
           } on rank ${rank}`,
         );

@@ -11,6 +11,7 @@ import {
 } from "./limits.ts";
 import { positionsOver } from "./mesh.ts";
 import { maxOverRanks, onRank } from "./plan.ts";
+import { perRankText } from "./text_parts.ts";
 import { type Facts, isCollective, type Report } from "./verify_facts.ts";
 import { buffersOf } from "./verify_structure.ts";
 
@@ -208,17 +209,18 @@ export function checkContents(facts: Facts, report: Report): void {
       fail("'rope' belongs to buffers of kind 'rope', and to each of them");
     }
     if (buffer.data) {
-      for (const rank of everyRank) {
-        const values = "all" in buffer.data
-          ? buffer.data.all
-          : buffer.data.ranks[rank]!;
-        const words = onRank(buffer.bytes, rank) / 4;
-        if (values.length !== words) {
-          fail(
-            `it holds ${words} words on rank ${rank} and is given ${values.length}`,
-          );
-          break;
-        }
+      const given = "all" in buffer.data
+        ? [buffer.data.all.length]
+        : "groupRank" in buffer.data
+        ? [1]
+        : buffer.data.lists.map((words) => words.length);
+      const other = given.find((length) => length * 4 !== buffer.bytes);
+      if (other !== undefined) {
+        fail(
+          `it holds ${
+            perRankText(buffer.bytes)
+          } bytes and is given ${other} words`,
+        );
       }
     }
     if (buffer.rope) {

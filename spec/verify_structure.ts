@@ -1,7 +1,8 @@
 /** Rules that the other rules stand on: the mesh is a mesh, sums have an order, lists have one value per rank, and every name means something. */
 
 import { type MeshAxis, rankCount } from "./mesh.ts";
-import type { PerRank, Plan, Program, Step } from "./plan.ts";
+import { type PerRank, ranksGiven } from "./per_rank.ts";
+import type { Plan, Program, Step } from "./plan.ts";
 import { MAX_RANKS } from "./schema.ts";
 import type { Size } from "./size.ts";
 import { isCollective, type Report, type StepPlace } from "./verify_facts.ts";
@@ -64,32 +65,33 @@ export function checkNumerics(
   );
 }
 
-/** Values that differ by rank have one entry per rank, and steps name ranks that exist, once, in order. */
+/** Values that differ by rank are given for a part of the ranks that repeats, and steps name ranks that exist, once, in order. */
 export function checkRanks(plan: Plan, report: Report): void {
-  const wrong = (value: PerRank | readonly unknown[]) =>
-    typeof value !== "number" && value.length !== plan.ranks;
-  const perRank = (what: string, value: PerRank | readonly unknown[]) => {
-    if (!wrong(value)) return;
-    report(
-      `use ${what}`,
-      `it has ${(value as unknown[]).length} entries for ${plan.ranks} ranks`,
-    );
+  const given = (what: string, ranks: number) => {
+    if (plan.ranks % ranks === 0) return;
+    report(`use ${what}`, `it is given for ${ranks} ranks of ${plan.ranks}`);
   };
+  const perRank = (what: string, value: PerRank) =>
+    given(what, ranksGiven(value));
   for (const [i, allocation] of plan.allocations.entries()) {
     perRank(`the bytes of allocation ${i}`, allocation.bytes);
   }
-  for (const [name, buffer] of Object.entries(plan.buffers)) {
-    perRank(`the bytes of buffer '${name}'`, buffer.bytes);
-    for (const axis of buffer.axes) {
-      perRank(`axis '${axis.axis}' of buffer '${name}'`, axis.size);
+  for (const [name, { bytes, axes, data }] of Object.entries(plan.buffers)) {
+    perRank(`the bytes of buffer '${name}'`, bytes);
+    for (const { axis, size } of axes) {
+      perRank(`the length of '${axis}' in buffer '${name}'`, size);
     }
-    if (buffer.data && "ranks" in buffer.data) {
-      perRank(`the data of buffer '${name}'`, buffer.data.ranks);
+    if (data && "lists" in data) {
+      const ranks = data.every * data.lists.length;
+      given(`the data of buffer '${name}'`, ranks);
     }
   }
   perRank("the peak bytes", plan.peakBytes);
   perRank("the local staging", plan.staging.local);
   perRank("the host staging", plan.staging.host);
+  for (const { step, name } of stepsOf(plan)) {
+    if (step.op === "copy") perRank(`the bytes of ${name}`, step.bytes);
+  }
   for (const place of stepsOf(plan)) {
     const { ranks } = place.step;
     if (ranks === "all") continue;
@@ -184,6 +186,9 @@ export function checkReferences(plan: Plan, report: Report): void {
       isAxis(axis, `let '${key}' say how to find`);
       if (of !== undefined) isAxis(of, `let '${key}' say how to find in`);
       if (over) isMesh(over, `buffer '${key}'`);
+    }
+    if (buffer.data && "groupRank" in buffer.data) {
+      isMesh(buffer.data.groupRank, `buffer '${key}'`);
     }
     if (buffer.allocation >= plan.allocations.length) {
       report(

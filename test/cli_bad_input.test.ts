@@ -306,7 +306,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `plan ${MIXTRAL} --mesh ep=5000`,
     code: 1,
     message:
-      "Cannot use a mesh of 5000 ranks: a plan has at most 1024. Make the mesh smaller",
+      "Cannot use a mesh of 5000 ranks: a plan has at most 4096. Make the mesh smaller",
   },
   {
     line: `plan ${MIXTRAL} --max-context 9000000`,

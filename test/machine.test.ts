@@ -108,8 +108,8 @@ t.test("mistakes in machine files are named with their place", (t) => {
       /'\/links\/sameHost\/per' must be one of pair, rank, host/,
     ],
     [
-      { hosts: [{ count: 2000, devices: [{ kind: "d" }] }] },
-      /places for 2000 ranks, and a plan has at most 1024/,
+      { hosts: [{ count: 20000, devices: [{ kind: "d" }] }] },
+      /places for 20000 ranks, and a plan has at most 4096/,
     ],
     [
       { measured: { communicator: "mpi", latency: [[0]], bandwidth: [[0]] } },

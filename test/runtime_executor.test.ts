@@ -5,6 +5,7 @@ import t from "tap";
 import fc from "fast-check";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { EXACT } from "../spec/numerics.ts";
+import { dataPerRank, perRank } from "../spec/per_rank.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
 import {
   createNullDevice,
@@ -63,12 +64,12 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
   add("lengths", "counts", [["axis", 1]], { dtype: "u32" });
   add("mine", "const", [["column", 2]], {
     dtype: "u32",
-    data: { ranks: counts },
+    data: dataPerRank(counts),
   });
   add("all", "scratch", [["position", 2], ["column", 2]], { dtype: "u32" });
   add("position", "const", [["one", 1]], {
     dtype: "u32",
-    data: { ranks: [[0], [1]] },
+    data: { groupRank: ["ep"] },
   });
   add("moved", "scratch", [["position", 2]], { dtype: "u32" });
   add("cache", "state", [["token", 8]]);
@@ -371,12 +372,11 @@ async function load(
   table: number[][] = [[2], [0, 1]],
 ): Promise<NullBuffer[]> {
   const base = examplePlan([[0, 0], [0, 0]]);
-  const { over } = Object.values(base.axes).find(({ over }) => over)!;
   const plan: Plan = {
     ...base,
     axes: {
       expert: { size: 3 },
-      "expert/all": { size: 3, of: "expert", over: over!, table },
+      "expert/ep": { size: 3, of: "expert", over: ["ep"], table },
     },
     allocations: [{ bytes: 64 }],
     buffers: {
@@ -435,7 +435,7 @@ const STACKED: PlanWeight = {
   stored: "f32",
   axes: ["n", "k"],
   shape: [2, 3],
-  stack: "expert/all",
+  stack: "expert/ep",
 };
 
 t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t) => {
@@ -445,11 +445,15 @@ t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t
     "e.2": f32([2, 3], [21, 22, 23, 24, 25, 26]),
   });
   const [one, two] = await load(STACKED, {
-    axes: [{ axis: "expert/all", size: [1, 2] }, { axis: "k", size: 3 }, {
-      axis: "n",
-      size: 2,
-    }],
-    bytes: [24, 48],
+    axes: [
+      { axis: "expert/ep", size: perRank([1, 2]) },
+      { axis: "k", size: 3 },
+      {
+        axis: "n",
+        size: 2,
+      },
+    ],
+    bytes: perRank([24, 48]),
   }, tensors);
   t.same(floats(one!).slice(0, 6), [21, 24, 22, 25, 23, 26]);
   t.same(
@@ -477,12 +481,15 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
       buffer: "w",
       source: "w",
       stored: "f32",
-      axes: ["expert/all", "k"],
+      axes: ["expert/ep", "k"],
       shape: [3, 2],
     },
     {
-      axes: [{ axis: "expert/all", size: [2, 1] }, { axis: "k", size: 2 }],
-      bytes: [16, 8],
+      axes: [{ axis: "expert/ep", size: perRank([2, 1]) }, {
+        axis: "k",
+        size: 2,
+      }],
+      bytes: perRank([16, 8]),
     },
     tensors,
     [[2, 0], [1]],
@@ -493,7 +500,7 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
 
 t.test("loadWeights() names what is missing, misshapen or not finite", async (t) => {
   const shape = {
-    axes: [{ axis: "expert/all", size: 1 }, { axis: "k", size: 3 }, {
+    axes: [{ axis: "expert/ep", size: 1 }, { axis: "k", size: 3 }, {
       axis: "n",
       size: 2,
     }],

@@ -79,11 +79,18 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
             pick: {
               axis: names[sliced]!,
               stacked: false,
-              index: [taken[sliced]!],
+              placed: true,
             },
           }),
         };
+        const axis = sliced === null ? {} : {
+          [names[sliced]!]: {
+            ...{ size: sizes[sliced]!, over: [], table: [taken[sliced]!] },
+          },
+        };
         const plan = {
+          mesh: [],
+          axes: axis,
           allocations: [{ bytes }],
           buffers: { w: buffer },
           weights: [weight],

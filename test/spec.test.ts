@@ -8,7 +8,9 @@ import {
   type AllToAllStep,
   boundOf,
   formatPlan,
+  onRank,
   parsePlan,
+  perRank,
   type Plan,
   planSchema,
   predictPeakBytes,
@@ -127,7 +129,7 @@ t.test("predictPeakBytes() counts allocations and staging", async (t) => {
   const plan: Plan = await goodPlan("decoder", { ep: 3 });
   for (let rank = 0; rank < 3; rank++) {
     const sum = plan.allocations.reduce(
-      (n, { bytes }) => n + (typeof bytes === "number" ? bytes : bytes[rank]!),
+      (n, { bytes }) => n + onRank(bytes, rank),
       0,
     );
     t.equal(predictPeakBytes(plan, rank), sum);
@@ -154,7 +156,7 @@ t.test("predictSentBytes() counts what goes to other ranks", async (t) => {
 });
 
 t.test("storedBytesOf() and boundOf()", async (t) => {
-  const axes = [{ axis: "a", size: [3, 0] }, { axis: "b", size: 5 }];
+  const axes = [{ axis: "a", size: perRank([3, 0]) }, { axis: "b", size: 5 }];
   const bf16 = { dtype: "bf16", axes } as const;
   t.equal(storedBytesOf(bf16, 0), 32);
   t.equal(storedBytesOf(bf16, 1), 4);

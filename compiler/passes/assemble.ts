@@ -3,13 +3,8 @@
 import { predictStaging } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { EXACT } from "../../spec/numerics.ts";
-import {
-  onRank,
-  perRank,
-  type Plan,
-  type PlanAxis,
-  type Port,
-} from "../../spec/plan.ts";
+import { sumPerRank } from "../../spec/per_rank.ts";
+import type { Plan, PlanAxis, Port } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
@@ -57,11 +52,6 @@ export function assemble(
   const printed = [...kernels].map(([name, tree]) =>
     [name, { tree, wgsl: printWgsl(tree) }] as const
   );
-  const peak = Array.from(
-    { length: placed.ranks },
-    (_, rank) =>
-      allocations.reduce((n, { bytes }) => n + onRank(bytes, rank), 0),
-  );
   const draft: Plan = {
     version: 1,
     numerics: EXACT,
@@ -80,7 +70,7 @@ export function assemble(
     kernels: Object.fromEntries(printed),
     weights,
     programs: [{ name: MAIN, ...ports, steps }],
-    peakBytes: perRank(peak),
+    peakBytes: sumPerRank(allocations.map(({ bytes }) => bytes)),
     staging: { local: 0, host: 0 },
   };
   return {

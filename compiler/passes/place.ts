@@ -1,11 +1,6 @@
 /** Lengths of local axes: on each rank, over a group of ranks, and in the words of the plan. */
 
-import {
-  blockSizes,
-  groupOf,
-  positionOver,
-  positionsOver,
-} from "../../spec/mesh.ts";
+import { blockSizes, groupRanks, positionsOver } from "../../spec/mesh.ts";
 import type { Size } from "../../spec/size.ts";
 import type { Placed } from "../sharding/placed.ts";
 
@@ -18,13 +13,15 @@ export function planAxis({ aliases }: Placed, axis: string): string {
 export function localBound(placed: Placed, axis: string): number[] {
   const { size, over, deal, table } = placed.axes[axis]!;
   const { mesh, ranks } = placed;
-  const blocks = deal?.by === "blocks" && deal.within === undefined
+  const lengths = table
+    ? table.map((ids) => ids.length)
+    : deal?.by === "blocks" && deal.within === undefined
     ? blockSizes(size, positionsOver(mesh, over))
-    : undefined;
-  return Array.from({ length: ranks }, (_, rank) => {
-    const at = positionOver(mesh, rank, over);
-    return table ? table[at]!.length : blocks ? blocks[at]! : size;
-  });
+    : [size];
+  if (lengths.every((length) => length === lengths[0])) {
+    return new Array<number>(ranks).fill(lengths[0]!);
+  }
+  return groupRanks(mesh, over).map((place) => lengths[place]!);
 }
 
 /** The most of an axis that the ranks of one group can have together. */
@@ -35,11 +32,15 @@ export function groupBound(
 ): number {
   const { size, deal, over: axisOver } = placed.axes[axis]!;
   if (axisOver.length === 0 || deal?.by !== "blocks") return size;
-  const local = localBound(placed, axis);
-  const sums = local.map((_, rank) =>
-    groupOf(placed.mesh, rank, over).reduce((n, other) => n + local[other]!, 0)
-  );
-  return Math.min(size, Math.max(...sums));
+  const others = placed.mesh.map(({ name }) => name)
+    .filter((name) => !over.includes(name));
+  const groups = groupRanks(placed.mesh, others);
+  const sums: number[] = [];
+  for (const [rank, n] of localBound(placed, axis).entries()) {
+    const group = groups[rank]!;
+    sums[group] = (sums[group] ?? 0) + n;
+  }
+  return Math.min(size, sums.reduce((a, b) => Math.max(a, b)));
 }
 
 /** The run-time length of an axis on a rank, or over a group, as the host knows it. */

@@ -5,6 +5,7 @@ import { bindWorkgroups } from "../../runtime/run_counts.ts";
 import { rowsBetween } from "../../spec/bytes.ts";
 import { groupOf, positionOver } from "../../spec/mesh.ts";
 import { kernelWork } from "../../spec/kernel/work.ts";
+import { wordsOn } from "../../spec/per_rank.ts";
 import { onRank, type Plan, type Step } from "../../spec/plan.ts";
 import { collectFacts } from "../../spec/verify_facts.ts";
 import { permutationsOf, type RoutingFacts } from "../../spec/verify_parts.ts";
@@ -98,7 +99,7 @@ export class KnownBuffers {
       if (kind !== "const" || !data) continue;
       here.set(
         name,
-        this.#intern("all" in data ? data.all : data.ranks[rank]!),
+        this.#intern(wordsOn(data, { mesh: plan.mesh, rank })),
       );
     }
     for (const [name, { data }] of Object.entries(inputs)) {

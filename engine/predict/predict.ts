@@ -231,7 +231,7 @@ class Prophet {
           const clock = this.#clockOf(rank);
           const { launch, bandwidth } = this.#machine.devices[clock.kind]!;
           this.#advance(clock, clock.now + launch, "launch");
-          const seconds = 2 * step.bytes / bandwidth;
+          const seconds = 2 * onRank(step.bytes, rank) / bandwidth;
           this.#advance(clock, clock.now + seconds, "memory");
         }
         return;

@@ -45,9 +45,6 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("unused mesh axis", "mesh", null, /mesh axis 'tp'.*nothing/, (p) => {
     p.mesh.push({ name: "tp", size: 2 });
     p.ranks = 4;
-    for (const b of Object.values(p.buffers)) {
-      if (b.data && "ranks" in b.data) b.data.ranks.push([0], [1]);
-    }
   }),
   broken(
     "segments that have no halves",
@@ -64,9 +61,26 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("two mesh axes of one name", "mesh", null, /named 'ep'/, (p) => {
     p.mesh.push({ name: "ep", size: 1 });
   }),
-  broken("a rank too few in a list", "ranks", null, /'position@ep'/, (p) => {
-    const { data } = p.buffers["position@ep"]!;
-    if (data && "ranks" in data) data.ranks.pop();
+  broken(
+    "bytes of three ranks",
+    "ranks",
+    null,
+    /given for 3 ranks of 2/,
+    (p) => {
+      p.buffers.sent!.bytes = { every: 1, runs: [[1, 4], [2, 8]] };
+    },
+  ),
+  broken(
+    "data of three ranks",
+    "ranks",
+    null,
+    /'position@ep'.* 3 ranks/,
+    (p) => {
+      p.buffers["position@ep"]!.data = { every: 1, lists: [[0], [1], [2]] };
+    },
+  ),
+  broken("position on no mesh axis", "references", null, /'ghost'/, (p) => {
+    p.buffers["position@ep"]!.data = { groupRank: ["ghost"] };
   }),
   broken("a rank that does not exist", "ranks", DOWN, /\[0, 2\]/, (p) => {
     steps(p)[DOWN]!.ranks = [0, 2];
@@ -159,7 +173,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     p.requiredFeatures.push("warp-drive");
   }),
   broken("constant too short", "contents", null, /given 0/, (p) => {
-    p.buffers["position@ep"]!.data = { ranks: [[0], []] };
+    p.buffers["position@ep"]!.data = { every: 1, lists: [[0], []] };
   }),
   broken("data in a scratch buffer", "contents", null, /'sent'/, (p) => {
     p.buffers.sent!.data = { all: [1] };
@@ -178,6 +192,10 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   }),
   broken("weight of other dtype", "weights", null, /bf16/, (p) => {
     p.weights[0]!.stored = "bf16";
+  }),
+  broken("experts of all ranks", "axes", null, /in parts/, (p) => {
+    const { buffer } = p.weights.at(-1)!;
+    p.buffers[buffer]!.axes[0]!.size = 8;
   }),
   broken(
     "experts that are not stacked",

@@ -271,9 +271,9 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     "wrong position",
     "shapes",
     EXCHANGE,
-    /rank 0 is at position 0/,
+    /must hold the rank's number over ep/,
     (p) => {
-      p.buffers["position@ep"]!.data = { ranks: [[1], [0]] };
+      p.buffers["position@ep"]!.data = { every: 1, lists: [[1], [0]] };
     },
   ),
 

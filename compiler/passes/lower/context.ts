@@ -1,9 +1,10 @@
 /** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
 
 import type { StoredDType } from "../../../spec/dtype.ts";
-import { storedBytesOf } from "../../../spec/layout.ts";
+import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { positionOver } from "../../../spec/mesh.ts";
+import { dataPerRank } from "../../../spec/per_rank.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
@@ -82,14 +83,11 @@ export function addBuffer(
   lowering: Lowering,
   buffer: Omit<BufferDraft, "bytes">,
 ): string {
-  const bytes = perRank(
-    Array.from(
-      { length: lowering.placed.ranks },
-      (_, rank) => storedBytesOf(buffer, rank),
-    ),
-  );
   invariant(!lowering.buffers.has(buffer.name), `two buffers '${buffer.name}'`);
-  lowering.buffers.set(buffer.name, { ...buffer, bytes });
+  lowering.buffers.set(buffer.name, {
+    ...buffer,
+    bytes: storedBytes(buffer),
+  });
   return buffer.name;
 }
 
@@ -190,7 +188,7 @@ export function addTable(
   return addBuffer(lowering, {
     ...{ name, kind: "const", dtype: "u32" },
     axes: [{ axis, size: data[0]!.length }],
-    data: { ranks: data },
+    data: dataPerRank(data),
   });
 }
 

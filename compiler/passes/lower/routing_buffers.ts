@@ -1,8 +1,13 @@
 /** The buffers of a routing, and what the plan knows of its sizes before it runs. */
 
-import { blockSizes, positionOver, positionsOver } from "../../../spec/mesh.ts";
+import {
+  blockSizes,
+  groupRanks,
+  type Mesh,
+  positionsOver,
+} from "../../../spec/mesh.ts";
 import { positionsReached } from "../../../spec/bytes.ts";
-import { onRank, type PerRank, perRank } from "../../../spec/plan.ts";
+import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import { isWeighted, type RoutingNode } from "../../graph/graph.ts";
 import { tileHeight } from "../../kernels/matmul_tile.ts";
@@ -42,14 +47,10 @@ export function routingOf(
     topK: rule.topK,
     over,
     splits,
-    sendBound: perRank(Array.from(
-      { length: placed.ranks },
-      (_, rank) =>
-        tokens.reduce(
-          (n, axis) => n * localBound(placed, axis)[rank]!,
-          rule.topK,
-        ),
-    )),
+    sendBound: mapRanks(
+      tokens.map((axis) => perRank(localBound(placed, axis))),
+      (lengths) => lengths.reduce((n, length) => n * length, rule.topK),
+    ),
     sendSize: sizeOf(lowering, [...tokens, choice]),
     sendRow: addScratch(
       lowering,
@@ -142,22 +143,21 @@ function onceBuffers(
     (n, axis) => n * groupBound(placed, axis, over),
     1,
   );
-  const most = Array.from({ length: placed.ranks }, (_, rank) => {
-    const [first, end] = [0, 1].map((i) =>
-      splits[positionOver(placed.mesh, rank, over) + i]!
-    );
-    return group * Math.min(topK, end! - first!);
-  });
-  const local = Array.from(
-    { length: placed.ranks },
-    (_, rank) => onRank(sendBound, rank) / topK * Math.min(topK, positions),
+  const held = splits.slice(1).map((end, p) => end - splits[p]!);
+  const most = mapRanks(
+    [heldPerRank(placed.mesh, over, held)],
+    ([experts]) => group * Math.min(topK, experts!),
+  );
+  const local = mapRanks(
+    [sendBound],
+    ([rows]) => rows! / topK * Math.min(topK, positions),
   );
   const tokensOfRanks = [{ axis: "position", size: positions }, {
     axis: "tokens for position",
     size: positions,
   }];
   return {
-    sendBound: perRank(local),
+    sendBound: local,
     receiveBound: group,
     pairSize: sizeOf(lowering, tokens, over),
     reach: addScratch(lowering, "reach", "u32", tokensOfRanks.slice(1)),
@@ -169,9 +169,20 @@ function onceBuffers(
       bufferAxes(lowering, [...tokens, choice]),
     ),
     places: routingScratch(lowering, "places", sendBound),
-    placesHere: routingScratch(lowering, "placesHere", perRank(most)),
-    tokenOf: routingScratch(lowering, "tokenOf", perRank(most)),
+    placesHere: routingScratch(lowering, "placesHere", most),
+    tokenOf: routingScratch(lowering, "tokenOf", most),
   };
+}
+
+/** What each rank has of what is listed by its group rank. */
+function heldPerRank(
+  mesh: Mesh,
+  over: readonly string[],
+  held: readonly number[],
+): PerRank {
+  return held.every((n) => n === held[0])
+    ? held[0]!
+    : perRank(groupRanks(mesh, over).map((place) => held[place]!));
 }
 
 /** The columns of each chunk: an equal part of every position's, as far as there are so many. */
@@ -195,26 +206,24 @@ function receivedRows(
   columns: Columns,
 ): ReceivedRows {
   const { placed } = lowering;
-  const localExperts = Array.from({ length: placed.ranks }, (_, rank) => {
-    const [first, end] = columns[positionOver(placed.mesh, rank, over)]!;
-    return end - first;
-  });
+  const lengths = columns.map(([first, end]) => end - first);
+  const localExperts = heldPerRank(placed.mesh, over, lengths);
   const group = tokens.reduce(
     (n, axis) => n * groupBound(placed, axis, over),
     1,
   );
-  const most = Math.max(...localExperts);
-  const receiveBound = columns.length === 1 ? sendBound : perRank(
-    localExperts.map((n) => group * Math.min(rule.topK, n)),
+  const most = lengths.reduce((a, b) => Math.max(a, b));
+  const receiveBound = columns.length === 1 ? sendBound : mapRanks(
+    [localExperts],
+    ([experts]) => group * Math.min(rule.topK, experts!),
   );
   const receiveSize: Size = {
     mul: [sizeOf(lowering, tokens, over), Math.min(rule.topK, most)],
   };
   const tileRows = tileHeight(lowering.tile);
-  const tilesBound = perRank(
-    localExperts.map((n, rank) =>
-      1 + 3 * (Math.ceil(onRank(receiveBound, rank) / tileRows) + n)
-    ),
+  const tilesBound = mapRanks(
+    [receiveBound, localExperts],
+    ([rows, experts]) => 1 + 3 * (Math.ceil(rows! / tileRows) + experts!),
   );
   return {
     receiveBound,
@@ -254,18 +263,12 @@ export function positionBuffer(
 ): string {
   const name = `position@${over.join("+") || "one"}`;
   if (lowering.buffers.has(name)) return name;
-  const { mesh, ranks } = lowering.placed;
   return addBuffer(lowering, {
     name,
     kind: "const",
     dtype: "u32",
     axes: [{ axis: "position", size: 1 }],
-    data: {
-      ranks: Array.from(
-        { length: ranks },
-        (_, rank) => [positionOver(mesh, rank, over)],
-      ),
-    },
+    data: { groupRank: over },
   });
 }
 

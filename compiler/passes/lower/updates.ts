@@ -5,7 +5,6 @@
 
 import { isHalf } from "../../../spec/dtype.ts";
 import { ModelError } from "../../../spec/errors.ts";
-import { onRank } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
 import {
   about,
@@ -79,18 +78,8 @@ function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
     written: { [MAIN]: "after reads" },
   });
   const { bytes } = lowering.buffers.get(old.buffer)!;
-  const ranks = Array.from({ length: lowering.placed.ranks }, (_, r) => r);
-  // Ranks may hold different numbers of experts.
-  const sizes = new Set(ranks.map((rank) => onRank(bytes, rank)));
-  for (const size of sizes) {
-    const own = ranks.filter((rank) => onRank(bytes, rank) === size);
-    lowering.steps.push({
-      op: "copy",
-      ranks: sizes.size === 1 ? "all" : own,
-      from: made.buffer,
-      to: old.buffer,
-      bytes: size,
-      ...about(lowering, next),
-    });
-  }
+  lowering.steps.push({
+    ...{ op: "copy", ranks: "all", from: made.buffer, to: old.buffer, bytes },
+    ...about(lowering, next),
+  });
 }
