@@ -135,7 +135,7 @@ export async function openTarget(
         tensors: () => Promise.resolve(tensors),
         where: options.weights ?? folderOf(target),
         unused: unusedOf(target),
-      }, options),
+      }, { ...options, strange: target.kind === "plan" }),
   );
 }
 
