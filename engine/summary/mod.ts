@@ -20,7 +20,7 @@ import type { Target } from "../target.ts";
 import { TUNING } from "../tuning.ts";
 import { layerClasses } from "./layers.ts";
 import { machineLimits, problemsOf } from "./problems.ts";
-import { rankClasses } from "./ranks.ts";
+import { summarizeRanks } from "./ranks.ts";
 import type { PlanSummary } from "../../spec/plan_summary.ts";
 import {
   heldBytes,
@@ -124,7 +124,7 @@ export function planSummary(
     : ({ bytes }: PlanBuffer, rank: number) => onRank(bytes, rank);
   const experts = expertAxes(plan, weights);
   const isExperts = expertBuffers(plan, weights);
-  const ranks = rankClasses(plan, { machine, held, experts });
+  const ranks = summarizeRanks(plan, { machine, held, experts });
   return {
     model: weights ? summarizeModel(weights) : summarizeWeights(plan),
     mesh: Object.fromEntries(plan.mesh.map(({ name, size }) => [name, size])),
@@ -132,7 +132,7 @@ export function planSummary(
     bounds: boundsOf(plan),
     ranks: rank === undefined
       ? ranks
-      : rankClasses(plan, { machine, held, experts, only: [rank] }),
+      : summarizeRanks(plan, { machine, held, experts, only: [rank] }),
     layers: weights ? layerClasses(plan, weights.params) : [],
     problems: problemsOf(plan, ranks, {
       ...{ machine, limits, held, experts, isExperts, bounds: flags },

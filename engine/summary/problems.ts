@@ -3,7 +3,8 @@
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import { UNLIMITED } from "../../spec/limits.ts";
 import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
-import { maxOverRanks, type Plan, type PlanBuffer } from "../../spec/plan.ts";
+import { maxOverRanks, ranksGiven } from "../../spec/per_rank.ts";
+import type { Plan, PlanBuffer } from "../../spec/plan.ts";
 import {
   boundMend,
   limitProblems,
@@ -40,12 +41,14 @@ export function problemsOf(
     ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
     ...limits === undefined ? [] : limitProblems(plan, limits, {
       bounds,
-      bytesOf: (buffer) =>
-        typeof buffer.bytes === "number"
-          ? options.held(buffer, 0)
-          : maxOverRanks(
-            buffer.bytes.map((_, rank) => options.held(buffer, rank)),
-          ),
+      bytesOf: (buffer) => {
+        const ranks = ranksGiven(buffer.bytes);
+        let most = 0;
+        for (let rank = 0; rank < ranks; rank++) {
+          most = Math.max(most, options.held(buffer, rank));
+        }
+        return most;
+      },
     }),
   ];
 }

@@ -3,6 +3,7 @@
 import { type Machine, placeRanks } from "../../spec/machine.ts";
 import { positionOver } from "../../spec/mesh.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../spec/plan.ts";
+import { rankClasses } from "../../spec/rank_classes.ts";
 import type { RankBytes, RankClass } from "../../spec/plan_summary.ts";
 
 /** What is known besides the plan. */
@@ -17,62 +18,49 @@ export interface RankOptions {
 }
 
 /** Ranks that hold the same, in the order of the lowest of each. */
-export function rankClasses(plan: Plan, options: RankOptions): RankClass[] {
+export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
   const limitOf = shareOfDevice(plan, options.machine);
-  const weights = totals(plan, "weight", options.held);
-  const asPlanned = totals(plan, "weight", ({ bytes }, r) => onRank(bytes, r));
-  const states = totals(plan, "state", ({ bytes }, r) => onRank(bytes, r));
   const staged = stagingOf(plan, options.machine);
+  const equal = rankClasses(plan);
   const classes = new Map<string, RankClass>();
   const { only = Array.from({ length: plan.ranks }, (_, rank) => rank) } =
     options;
   for (const rank of only) {
-    const scratch = onRank(plan.peakBytes, rank) - asPlanned(rank) -
-      states(rank);
-    const staging = onRank(staged, rank);
-    const bytes: RankBytes = {
-      weights: weights(rank),
-      state: states(rank),
-      scratch,
-      staging,
-      total: weights(rank) + states(rank) + scratch + staging,
-    };
     const limit = limitOf(rank);
-    const fields = {
-      bytes,
+    const key = `${equal[rank]} ${limit}`;
+    const known = classes.get(key);
+    if (known) {
+      classes.set(key, { ...known, count: known.count + 1 });
+      continue;
+    }
+    const bytes = bytesOf(plan, rank, {
+      held: options.held,
+      staging: onRank(staged, rank),
+    });
+    classes.set(key, {
+      ...{ count: 1, first: rank, bytes },
       ...limit === undefined ? {} : { limit, headroom: limit - bytes.total },
       experts: heldExperts(plan, options.experts, rank),
-    };
-    const key = JSON.stringify(fields);
-    const known = classes.get(key);
-    classes.set(
-      key,
-      known
-        ? { ...known, count: known.count + 1 }
-        : { count: 1, first: rank, ...fields },
-    );
+    });
   }
   return [...classes.values()];
 }
 
-/** Sums over the buffers of a kind: of those that are the same on all ranks once. */
-function totals(
+function bytesOf(
   plan: Plan,
-  kind: PlanBuffer["kind"],
-  held: RankOptions["held"],
-): (rank: number) => number {
-  const buffers = Object.values(plan.buffers).filter((b) => b.kind === kind);
-  const isEqual = ({ bytes }: PlanBuffer) => typeof bytes === "number";
-  const equal = buffers.filter(isEqual)
-    .reduce((n, buffer) => n + held(buffer, 0), 0);
-  const others = buffers.filter((buffer) => !isEqual(buffer));
-  const known = new Map<number, number>();
-  return (rank) => {
-    const total = known.get(rank) ??
-      others.reduce((n, buffer) => n + held(buffer, rank), equal);
-    known.set(rank, total);
-    return total;
-  };
+  rank: number,
+  { held, staging }: Pick<RankOptions, "held"> & { readonly staging: number },
+): RankBytes {
+  let weights = 0, planned = 0, state = 0;
+  for (const buffer of Object.values(plan.buffers)) {
+    if (buffer.kind === "state") state += onRank(buffer.bytes, rank);
+    if (buffer.kind !== "weight") continue;
+    weights += held(buffer, rank);
+    planned += onRank(buffer.bytes, rank);
+  }
+  const scratch = onRank(plan.peakBytes, rank) - planned - state;
+  const total = weights + state + scratch + staging;
+  return { weights, state, scratch, staging, total };
 }
 
 /** Ranks on one device exchange in place; others by way of their hosts. */
