@@ -4,12 +4,14 @@ import { Command, Option } from "commander";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags.ts";
 import { VERSION } from "../engine/version.ts";
+import { STORED_NAMES } from "../spec/encoding.ts";
 import type { Mesh } from "../spec/mod.ts";
 import {
   integer,
   notNegative,
   oneOf,
   parseAdapter,
+  parseLimits,
   parseMesh,
   parsePlace,
   parseTokens,
@@ -90,10 +92,29 @@ function addInspectCommands(
   const meshes: Mesh[] = [];
   planFlags(
     program.command("plan")
-      .description("compile a model and print its plan")
-      .argument("<model>", "model file or checkpoint folder"),
+      .description(
+        "compile a model, and say what its plan holds and whether it fits",
+      )
+      .argument(
+        "<model>",
+        "model file, checkpoint folder, config.json or plan document",
+      )
+      .argument("[other]", "with --diff, what to compare it with"),
     meshes,
   )
+    .option(
+      "--target <machine>",
+      "hold the plan against a machine: a name of machines/, or a machine file",
+    )
+    .option(
+      "--limits <limits>",
+      "limits of its devices, such as maxBufferSize=4294967296",
+      parseLimits,
+    )
+    .option("--full", "print the whole plan")
+    .option("--layer <n>", "only this layer", integer("--layer", 0))
+    .option("--rank <n>", "only this rank", integer("--rank", 0))
+    .option("--diff", "what another model or plan has otherwise")
     .option(
       "--machine <file>",
       "print what a step would take on that machine, for each --mesh",
@@ -134,13 +155,19 @@ function addInspectCommands(
         "'sharded': each rank remembers a part of what it shares (whole)",
       ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
     )
-    .addOption(dtypeOption())
+    .addOption(
+      new Option(
+        "--dtype <dtype>",
+        "what weights are stored as, of a config.json without weights or with --train; default: as it says",
+      ).argParser(oneOf("--dtype", STORED_NAMES)),
+    )
     .option("--out <file>", "write the document to a file")
     .option("--check", "let token ids travel along, for 'run --check'")
-    .option("--json", "print the whole document")
-    .action(async (model, flags) =>
-      finish(await (await COMMANDS.plan())(io, model, { ...flags, meshes }))
-    );
+    .option("--json", "the summary as JSON; with --full, the document")
+    .action(async (model, other, flags) => {
+      const planCommand = await COMMANDS.plan();
+      finish(await planCommand(io, model, { ...flags, other, meshes }));
+    });
   const presets: string[] = [];
   program.command("routers")
     .description("what router presets make of the same logits, side by side")
@@ -455,7 +482,7 @@ function deviceFlags(command: Command): Command {
     )
     .option(
       "--deadline <seconds>",
-      "how long ranks that are processes may wait for one another in a step (120)",
+      "how long a run may take on the CPU device (600), and how long processes wait for one another in a step (120)",
       positive("--deadline", 86_400),
     )
     .addOption(new Option("--job <folder>").hideHelp());

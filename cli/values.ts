@@ -1,7 +1,11 @@
 /** Values of flags: meshes, placements, adapters, token lists, numbers. */
 
 import type { AdapterChoice } from "../engine/devices.ts";
+import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
+
+/** Buffers are no larger. */
+const MOST_LIMIT = Number.MAX_SAFE_INTEGER;
 
 /** A command line that cannot be understood; exit code 2. */
 export class UsageError extends Error {
@@ -62,15 +66,16 @@ export function parseTokens(text: string): number[] {
 export function integer(
   flag: string,
   least: number,
+  most = 2 ** 32 - 1,
 ): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (
       !/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least ||
-      value > 2 ** 32 - 1
+      value > most
     ) {
       throw new UsageError(
-        `Cannot use ${flag} '${text}'. Give a whole number from ${least} to 4294967295`,
+        `Cannot use ${flag} '${text}'. Give a whole number from ${least} to ${most}`,
       );
     }
     return value;
@@ -104,6 +109,23 @@ export function positive(
     }
     return value;
   };
+}
+
+/** `maxBufferSize=4294967296`: limits of a device. */
+export function parseLimits(text: string): { [limit: string]: number } {
+  const form = "LIMIT=NUMBER, such as maxBufferSize=4294967296";
+  return Object.fromEntries(
+    pairs(text, "--limits", form).map(([name, value]) => {
+      if (!Object.hasOwn(GUARANTEED_LIMITS, name)) {
+        throw new UsageError(
+          `Cannot use --limits '${text}': plans have no limit '${name}'. Give one of ${
+            Object.keys(GUARANTEED_LIMITS).join(", ")
+          }`,
+        );
+      }
+      return [name, integer(`--limits ${name}`, 1, MOST_LIMIT)(value)];
+    }),
+  );
 }
 
 /** A parser of one of a few words. */

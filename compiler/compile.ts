@@ -53,6 +53,8 @@ export interface CompileOptions {
   readonly weights?: { readonly [tensor: string]: FileDType };
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
+  /** Compile what needs more than the limits too; `limitProblems` says what that is. Default: it is refused. */
+  readonly overLimits?: boolean;
   /** Let token ids travel along with every routing; outputs `check.0`, `check.1`, … count choices that did not come home. */
   readonly check?: boolean;
   /**
@@ -193,7 +195,7 @@ export async function compileGraph(
     maxBytes: limits.maxBufferSize,
   });
   const plan = assemble({ ...lowering, steps }, ports, memory);
-  checkLimits(plan, limits);
+  if (!options.overLimits) checkLimits(plan, limits);
   return plan;
 }
 

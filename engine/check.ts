@@ -6,7 +6,11 @@ import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { planTarget } from "./open.ts";
 import { checkTensors } from "./weights.ts";
-import { resolveTarget, type Target } from "./target.ts";
+import {
+  resolveTarget,
+  type ResolveTargetOptions,
+  type Target,
+} from "./target.ts";
 import { withTensors } from "./tensors.ts";
 
 export { formatDiagnostic, formatError } from "../compiler/source/check.ts";
@@ -16,8 +20,10 @@ export type { Diagnostic } from "../compiler/source/check.ts";
 export async function loadTarget(
   path: string,
   files: FileSystem,
+  options: Pick<ResolveTargetOptions, "withoutWeights"> = {},
 ): Promise<Target> {
   return await resolveTarget(path, files, {
+    ...options,
     loadModel: async (reference) => {
       const { resolveModel } = await import("../compiler/source/load.ts");
       return await resolveModel(reference);

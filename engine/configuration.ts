@@ -1,10 +1,11 @@
 /** A config.json alone: what there is of a model before its weights are, for plans. */
 
 import { type PublishedModel, publishedModel } from "../models/mod.ts";
+import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
 import { readStoredAs, type StoredAs } from "./stored_as.ts";
-import { type EncodingName, isFileDType } from "../spec/encoding.ts";
+import type { EncodingName } from "../spec/encoding.ts";
 
 type Config = { readonly [key: string]: unknown };
 
@@ -22,15 +23,7 @@ const TEXT_PARTS: { readonly [architecture: string]: string } = {
   Llama4ForConditionalGeneration: "Llama4ForCausalLM",
 };
 
-/** Read a config.json. Throws DataError where it is none, or of a model that is not known. */
-export async function openConfigurationFile(
-  path: string,
-  files: FileSystem,
-): Promise<Configuration> {
-  return configurationOf(await readJsonObject(path, files), path);
-}
-
-/** What a parsed config.json describes. */
+/** What a parsed config.json describes. Throws DataError for a model that is not known. */
 export function configurationOf(config: Config, path: string): Configuration {
   const { quantization_config: _, ...model } = textPart(config);
   return {
@@ -43,17 +36,49 @@ export function configurationOf(config: Config, path: string): Configuration {
   };
 }
 
-/** Whether a JSON document is a config.json, and not a plan. */
-export function isConfiguration(document: Config): boolean {
-  return document["architectures"] !== undefined ||
-    document["model_type"] !== undefined;
+/**
+ * The configuration that a path names: a config.json, or a folder with one whose weights are not there, or are stored in
+ * a way that is planned only. Undefined for anything else.
+ */
+export async function findConfiguration(
+  path: string,
+  files: FileSystem,
+): Promise<Configuration | undefined> {
+  if (await files.stat(path) === "folder") {
+    const names = await files.list(path);
+    if (!names.includes("config.json")) return undefined;
+    const file = files.join(path, "config.json");
+    const config = await readJsonObject(file, files);
+    const found = names.some((name) => name.endsWith(".safetensors"));
+    return found && !isPlannedOnly(config)
+      ? undefined
+      : configurationOf(config, file);
+  }
+  if (!path.endsWith(".json")) return undefined;
+  const document = await documentOf(path, files);
+  return document?.["architectures"] === undefined
+    ? undefined
+    : configurationOf(document, path);
 }
 
-/** Whether the weights of a configuration can be planned but not read yet. */
-export function isPlannedOnly(config: Config): boolean {
-  if ((config["quantization_config"] ?? undefined) === undefined) return false;
-  const method = (config["quantization_config"] as Config)["quant_method"];
-  return method !== "mxfp4" && !isFileDType(method as EncodingName);
+/** The object in a JSON file; undefined where it is none, which is for others to complain of. */
+async function documentOf(
+  path: string,
+  files: FileSystem,
+): Promise<Config | undefined> {
+  try {
+    return await readJsonObject(path, files);
+  } catch (error) {
+    if (error instanceof DataError) return undefined;
+    throw error;
+  }
+}
+
+/** Whether weights are stored in a way that no kernel reads yet. */
+function isPlannedOnly(config: Config): boolean {
+  const quantization = config["quantization_config"] as Config | undefined;
+  return (quantization ?? undefined) !== undefined &&
+    quantization!["quant_method"] !== "mxfp4";
 }
 
 function textPart(config: Config): Config {

@@ -51,6 +51,10 @@ export interface SelectDevicesOptions {
   readonly places?: () => Promise<AdapterPlaces>;
   /** Cores that compute where no GPU does; ranks that are processes of one host divide them. Default: 1. */
   readonly threads?: number;
+  /** Milliseconds that what is started at once, at most a run, may take on the CPU device. */
+  readonly deadlineMs?: number;
+  /** The plan is a file, so that its kernels may be a stranger's. */
+  readonly strange?: boolean;
 }
 
 /** Adapters that were chosen, before a plan says what it needs of them. */
@@ -130,9 +134,11 @@ export async function selectDevices(
 
 // Ranks on separate CPU devices share the threads and the memory of one pool; processes have a pool each.
 function selectCpu(
-  { sharing, threads = 1, timestamps = false }: SelectDevicesOptions,
+  options: SelectDevicesOptions,
   world: MpiWorld | undefined,
 ): SelectedDevices {
+  const { sharing, threads = 1, timestamps = false } = options;
+  const { deadlineMs, strange = false } = options;
   const own = Math.min(
     MAX_THREADS,
     Math.max(1, Math.floor(threads / (world?.localSize ?? 1))),
@@ -148,7 +154,10 @@ function selectCpu(
         ? [world.rank]
         : Array.from({ length: plan.ranks }, (_, rank) => rank);
       checkCpuMemory(plan, ranks);
-      const pool = await CpuPool.open(own);
+      const pool = await CpuPool.open(own, {
+        ...deadlineMs === undefined ? {} : { deadlineMs },
+        strange,
+      });
       const devices: Device[] = [];
       for (const rank of ranks) {
         devices.push(

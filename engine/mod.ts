@@ -68,6 +68,7 @@ export {
   type SceneOptions,
   timeText,
 } from "./predict/mod.ts";
+export { type Layers, layersOf } from "./predict/layers.ts";
 export {
   planTraining,
   type PlanTrainingOptions,
@@ -124,6 +125,13 @@ export {
   type SamplingOptions,
 } from "./sampling.ts";
 export { resolveTarget, type Target } from "./target.ts";
+export {
+  planSummary,
+  type Summarized,
+  summarizeTarget,
+  type SummarizeTargetOptions,
+  type SummaryOptions,
+} from "./summary/mod.ts";
 export { readTensors } from "./tensors.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {

@@ -4,11 +4,13 @@ import {
   compile,
   type CompileOptions,
   DataError,
+  paramFacts,
   type Placement,
   PlacementError,
+  trace,
   type Tuning,
 } from "../compiler/mod.ts";
-import type { Bounds, DecoderOptions } from "../models/mod.ts";
+import type { Bounds, DecoderOptions, PublishedModel } from "../models/mod.ts";
 import {
   createSession,
   type Progress,
@@ -20,6 +22,8 @@ import {
 } from "../runtime/mod.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
+import type { FileDType } from "../spec/dtype.ts";
+import { type EncodingName, fileDTypeOf } from "../spec/encoding.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import { MAX_RANKS } from "../spec/schema.ts";
@@ -57,6 +61,8 @@ export interface PlanOptions {
   readonly need?: Need;
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
+  /** Compile what needs more than the limits too. Default: it is refused. */
+  readonly overLimits?: boolean;
   /** Kernel variants; default: those for the devices, or the compiler's where no device is opened. */
   readonly tuning?: Tuning;
   /** Cut dispatches into up to so many chunks, computed while others travel. Default: 1. */
@@ -112,10 +118,33 @@ export async function planTarget(
   options: PlanOptions & { readonly weights?: string } = {},
 ): Promise<Plan> {
   if (target.kind === "plan") return target.plan;
+  return await compileTarget(
+    target,
+    await storedWeights(target, files, options),
+    options,
+  );
+}
+
+/**
+ * What the weights of a target are stored as, by source tensor: as its files say, or its configuration. What no kernel
+ * reads as it is stored is compiled as bf16.
+ */
+export async function storedWeights(
+  target: Target,
+  files: FileSystem,
+  options: { readonly weights?: string; readonly dtype?: EncodingName } = {},
+): Promise<{ readonly [tensor: string]: FileDType }> {
+  if (target.kind === "configuration") {
+    const stored = target.configuration.storedAs(options.dtype);
+    const params = paramFacts(trace(modelOf(target, {})));
+    return Object.fromEntries(
+      params.map((param) => [param.tensor, fileDTypeOf(stored.of(param))]),
+    );
+  }
   return await withTensors(
     await weightFiles(target, files, options.weights),
     files,
-    (tensors) => planWith(target, tensors, options),
+    (tensors) => Promise.resolve(storedDTypes(tensors)),
   );
 }
 
@@ -135,7 +164,7 @@ export async function openTarget(
         tensors: () => Promise.resolve(tensors),
         where: options.weights ?? folderOf(target),
         unused: unusedOf(target),
-      }, options),
+      }, { ...options, strange: target.kind === "plan" }),
   );
 }
 
@@ -262,9 +291,18 @@ async function planWith(
     }
     return target.plan;
   }
+  return await compileTarget(target, storedDTypes(tensors), options);
+}
+
+/** Compile and verify the model of a target. */
+export async function compileTarget(
+  target: Exclude<Target, { readonly kind: "plan" }>,
+  weights: { readonly [tensor: string]: FileDType },
+  options: PlanOptions,
+): Promise<LegalPlan> {
   const plan = await compile(modelOf(target, options), {
     ...compileOptions(options),
-    weights: storedDTypes(tensors),
+    weights,
   });
   assertLegal(plan);
   return plan;
@@ -278,6 +316,7 @@ export function compileOptions(options: PlanOptions): CompileOptions {
     mesh: Object.fromEntries(mesh.map(({ name, size }) => [name, size])),
     ...(options.place ? { place: options.place } : {}),
     ...(options.limits ? { limits: options.limits } : {}),
+    ...(options.overLimits ? { overLimits: true } : {}),
     ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
     ...(options.sendOnce === undefined ? {} : { sendOnce: options.sendOnce }),
     ...(options.check ? { check: true } : {}),
@@ -293,12 +332,13 @@ function checkRanks(mesh: Mesh): void {
   );
 }
 
-function modelOf(
+/** The model of a target, with the bounds that options give. */
+export function modelOf(
   target: Exclude<Target, { readonly kind: "plan" }>,
   options: PlanOptions,
 ): Parameters<typeof compile>[0] {
   if (target.kind === "model") return target.model;
-  const { decoder, build } = target.checkpoint.published;
+  const { decoder, build } = publishedOf(target);
   const given = options.bounds ?? {};
   const bounds = options.need
     ? chooseBounds(options.need, given, decoder.maxPositions)
@@ -308,6 +348,14 @@ function modelOf(
     replay: options.replay ?? false,
     ...options.next ? { next: options.next } : {},
   });
+}
+
+function publishedOf(
+  target: Extract<Target, { readonly kind: "checkpoint" | "configuration" }>,
+): PublishedModel {
+  return target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.configuration.published;
 }
 
 function folderOf(target: Target): string | undefined {

@@ -17,11 +17,6 @@ export interface StoredAs {
   readonly notes: readonly string[];
 }
 
-/** Names that `--dtype` takes. */
-export const STORED_NAMES = [
-  ...["f32", "f16", "bf16", "fp8", "mxfp4", "int4", "gptq", "awq"],
-] as const as readonly EncodingName[];
-
 /** What config.json calls the dtypes of tensors. */
 const DTYPES: { readonly [name: string]: EncodingName } = {
   float32: "f32",

@@ -4,11 +4,13 @@ import type { Model } from "../compiler/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import { type LegalPlan, verifyPlanText } from "../spec/mod.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import { type Configuration, findConfiguration } from "./configuration.ts";
 import type { FileSystem } from "./files.ts";
 
-/** A thing that can be compiled or run. */
+/** A thing that can be compiled, and but for a configuration run. */
 export type Target =
   | { readonly kind: "checkpoint"; readonly checkpoint: Checkpoint }
+  | { readonly kind: "configuration"; readonly configuration: Configuration }
   | { readonly kind: "model"; readonly model: Model }
   | { readonly kind: "plan"; readonly plan: LegalPlan };
 
@@ -16,6 +18,8 @@ export type Target =
 export interface ResolveTargetOptions {
   /** Loads the model of a TypeScript file, `file.ts` or `file.ts#export`. */
   readonly loadModel: (specifier: string) => Promise<Model>;
+  /** A config.json without weights will do, in a folder or as a file. Default: weights must be there. */
+  readonly withoutWeights?: boolean;
 }
 
 /** Find out what a path names, and read it. */
@@ -30,6 +34,10 @@ export async function resolveTarget(
     throw new DataError(
       `Cannot read '${file}': there is no such file or folder. Check the path`,
     );
+  }
+  if (options.withoutWeights) {
+    const configuration = await findConfiguration(path, files);
+    if (configuration) return { kind: "configuration", configuration };
   }
   if (kind === "folder") {
     return {

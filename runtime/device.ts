@@ -1,6 +1,23 @@
 /** What computes for a rank: a GPU, or the CPU engine. The executor knows only this interface. */
 
+import { MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan.ts";
+
+/** A kernel, if it is known which, takes longer than it may; the device is lost. */
+export class DeadlineError extends MachineError {
+  readonly kernel: string | undefined;
+  readonly deadlineMs: number;
+  constructor(kernel: string | undefined, deadlineMs: number, at = "") {
+    const what = kernel === undefined ? "a copy" : `kernel '${kernel}'`;
+    super(
+      `Cannot finish ${what}${at}: it has not ended within ${
+        deadlineMs / 1000
+      } s. Allow more with --deadline if it needs that`,
+    );
+    this.kernel = kernel;
+    this.deadlineMs = deadlineMs;
+  }
+}
 
 /** When a launch ran on the device, in nanoseconds of the device's clock. */
 export interface LaunchTiming {

@@ -11,7 +11,7 @@ import {
   StagingAccount,
 } from "./communicator.ts";
 import { type DealtBuffer, dealtBuffers, writeDealt } from "./dealt.ts";
-import type { Device } from "./device.ts";
+import { DeadlineError, type Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
 import { keptAxes, keptPort, readKeptPart, writeKeptPart } from "./kept.ts";
@@ -100,6 +100,7 @@ export async function createSession(
   checkDevices(devices, remote ? 1 : plan.ranks);
   let done = 0;
   const unique = [...new Set(devices)];
+  checkLimits(plan, unique);
   const communicator = options.communicator ?? createCommunicator();
   const kernels = {
     ...kernelsByKey(plan),
@@ -229,7 +230,7 @@ class LoadedSession implements Session {
     } catch (error) {
       // What goes on within this process must not meet the next run; other processes may never answer.
       if (!this.#remote) await bound.inFlight.settle();
-      throw error;
+      throw error instanceof DeadlineError ? inStep(error, program) : error;
     } finally {
       this.#running = false;
     }
@@ -324,6 +325,33 @@ class LoadedSession implements Session {
         memory.buffer(name),
         0,
         bytesOf(new Uint32Array(counts)),
+      );
+    }
+  }
+}
+
+/** Say in which step a kernel took too long, or in which ones it may have. */
+function inStep(
+  { kernel, deadlineMs }: DeadlineError,
+  { name, steps }: Program,
+): DeadlineError {
+  const places = steps.flatMap((step, i) =>
+    step.op === "launch" && step.kernel === kernel ? [`${name}[${i}]`] : []
+  );
+  const at = places.length === 0
+    ? ` of program '${name}'`
+    : ` in ${places.slice(0, 4).join(" or ")}${places.length > 4 ? " …" : ""}`;
+  return new DeadlineError(kernel, deadlineMs, at);
+}
+
+/** The plan asks no more of devices than they have. A GPU was opened with what the plan asks. */
+function checkLimits(plan: Plan, devices: readonly Device[]): void {
+  for (const { name, limits } of devices) {
+    for (const [limit, value] of Object.entries(plan.requiredLimits)) {
+      const has = limits[limit];
+      if (has === undefined || value <= has) continue;
+      throw new MachineError(
+        `Cannot run the plan on '${name}': it needs ${limit} = ${value}, and the device has ${has}. Compile the model for this device`,
       );
     }
   }

@@ -108,6 +108,11 @@ export const WEIGHT_ENCODINGS = {
 /** A name in the table. */
 export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
 
+/** What published weights are stored as, for people to say. */
+export const STORED_NAMES: readonly EncodingName[] = [
+  ...["f32", "f16", "bf16", "fp8", "mxfp4", "int4", "gptq", "awq"] as const,
+];
+
 /** How a weight is stored: an entry of the table, and what it leaves open. */
 export interface WeightEncoding extends EncodingForm {
   readonly name: EncodingName;

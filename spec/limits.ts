@@ -20,6 +20,12 @@ export const STORAGE_ALIGNMENT = 256;
 /** The name of a limit that a plan may state. */
 export type LimitName = keyof typeof GUARANTEED_LIMITS;
 
+/** No limit at all: for plans that are held against a machine afterwards. */
+export const UNLIMITED: { readonly [L in LimitName]: number } = Object
+  .fromEntries(
+    Object.keys(GUARANTEED_LIMITS).map((name) => [name, Infinity]),
+  ) as { [L in LimitName]: number };
+
 /** Features that a plan may require of a device. */
 export const KNOWN_FEATURES: readonly string[] = ["shader-f16", "subgroups"];
 

@@ -28,6 +28,16 @@ export { planSchema } from "./schema.ts";
 export type { Schema } from "./schema.ts";
 export { formatPlan } from "./text.ts";
 export type { FormatPlanOptions } from "./text.ts";
+export {
+  type ExchangeSummary,
+  type LayerClass,
+  type ModelSummary,
+  type PlanSummary,
+  type RankBytes,
+  type RankClass,
+} from "./plan_summary.ts";
+export { planSummarySchema } from "./plan_summary_schema.ts";
+export type { Problem } from "./problems.ts";
 export { summarizePlan } from "./summary.ts";
 export {
   assertLegal,

@@ -5,6 +5,7 @@ import { bytesOfKinds, positionsReached } from "./bytes.ts";
 import { groupRanks, positionsOver } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
+import { sizeText } from "./size_text.ts";
 import { meshText } from "./text.ts";
 import { perRankText } from "./text_parts.ts";
 import { collectFacts, type Facts } from "./verify_facts.ts";
@@ -13,15 +14,6 @@ import {
   permutationsOf,
   type RoutingFacts,
 } from "./verify_parts.ts";
-
-/** `12.3 MiB` */
-function sizeText(bytes: number): string {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-  let value = bytes;
-  let unit = 0;
-  for (; value >= 1024 && unit < units.length - 1; unit++) value /= 1024;
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
-}
 
 /** `12.3 MiB`, or the least and the most. */
 function rangeText(value: PerRank): string {

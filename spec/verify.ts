@@ -22,6 +22,7 @@ import {
   checkCopies,
   checkTrees,
   checkWgsl,
+  checkWork,
 } from "./verify_launch.ts";
 import {
   checkBytes,
@@ -81,6 +82,7 @@ const RULES = {
   barriers: checkBarriers,
   wgsl: checkWgsl,
   bindings: checkBindings,
+  work: checkWork,
   copies: checkCopies,
   aliasing: checkAliasing,
   reads: checkReads,

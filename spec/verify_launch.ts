@@ -1,5 +1,6 @@
 /** Rules of kernels and of the steps that start them. */
 
+import { constantWork } from "./kernel/bound.ts";
 import { printWgsl } from "./kernel/wgsl.ts";
 import type { Binding } from "./kernel/tree.ts";
 import { storedElementsOf } from "./layout.ts";
@@ -134,6 +135,48 @@ export function checkBindings(facts: Facts, report: Report): void {
       ) report(`launch kernel '${step.kernel}'`, fault, at);
     }
   }
+}
+
+/** Workgroups of a launch, at most. */
+const MAX_GROUPS = 2 ** 30;
+
+/** Operations of an invocation and of a launch that constants ask for, at most: more than the largest models need. */
+const MAX_INVOCATION = 2 ** 32, MAX_LAUNCH = 2 ** 54;
+
+/** Launches ask for no more work than a machine does in a sensible time, as far as their constants tell. */
+export function checkWork(facts: Facts, report: Report): void {
+  const works = new Map<string, number>();
+  for (const { steps } of facts.programs) {
+    for (const at of steps) {
+      const { step } = at;
+      if (step.op !== "launch") continue;
+      const { tree } = facts.kernels.get(step.kernel)!.kernel;
+      const work = works.get(step.kernel) ?? constantWork(tree);
+      works.set(step.kernel, work);
+      const sizes = step.workgroups.map((size) => facts.bound(size));
+      const groups = sizes.reduce((a, b) => a * b, 1);
+      const checks: readonly (readonly [string, number, number])[] = [
+        ["workgroups", groups, MAX_GROUPS],
+        ["operations an invocation", work, MAX_INVOCATION],
+        ["operations", groups * tree.workgroupSize * work, MAX_LAUNCH],
+      ];
+      for (const [what, found, most] of checks) {
+        if (found <= most) continue;
+        report(
+          `launch kernel '${step.kernel}'`,
+          `it takes ${rounded(found)} ${what}, and ${
+            rounded(most)
+          } are allowed`,
+          at,
+        );
+      }
+    }
+  }
+}
+
+/** A count that is large, to three digits. */
+function rounded(count: number): string {
+  return count < 1e6 ? String(count) : count.toExponential(2);
 }
 
 /** Copies lie inside both buffers and keep the dtype. */

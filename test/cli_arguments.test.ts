@@ -31,7 +31,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "plan x.ts y.ts",
-    "Cannot run the command: too many arguments for 'plan'. Expected 1 argument but got 2. See 'switchyard --help'",
+    "Cannot plan 'y.ts' too: a plan is of one model. Give one, or compare two with --diff",
   ],
   [
     "run x.ts --outputs y",
@@ -154,13 +154,15 @@ t.test("check prints nothing wrong of the examples", async (t) => {
 t.test("plan prints, writes a document, and verify reads it", async (t) => {
   const file = path.join(temporaryFolder(t), "plan.json");
   const text = await switchyard(
-    ["plan", MIXTRAL, "--mesh", "ep=4", "--out", file],
+    ["plan", MIXTRAL, "--mesh", "ep=4", "--full", "--out", file],
   );
   t.equal(text.code, 0);
   t.match(text.out, /dispatch .* over ep/);
-  const json = await switchyard(["plan", MIXTRAL, "--mesh", "ep=4", "--json"]);
+  const json = await switchyard(
+    ["plan", MIXTRAL, "--mesh", "ep=4", "--json", "--full"],
+  );
   t.equal(json.out, readFileSync(file, "utf8"), "the same document");
-  const again = await switchyard(["plan", file]);
+  const again = await switchyard(["plan", file, "--full"]);
   t.equal(again.out, text.out, "a saved plan prints alike");
   t.strictSame(await switchyard(["verify", file]), {
     code: 0,
@@ -208,7 +210,7 @@ function spawned(
 
 t.test("a closed output pipe is exit code 0", async (t) => {
   const finished = await spawned(
-    ["plan", MIXTRAL, "--json"],
+    ["plan", MIXTRAL, "--json", "--full"],
     "pipe",
     (child) => child.stdout?.destroy(),
   );
@@ -219,7 +221,7 @@ t.test("a full disk under standard output is exit code 3", {
   skip: process.platform === "linux" ? false : "there is no /dev/full",
 }, async (t) => {
   const finished = await spawned(
-    ["plan", MIXTRAL, "--json"],
+    ["plan", MIXTRAL, "--json", "--full"],
     openSync("/dev/full", "w"),
   );
   t.strictSame(finished, {

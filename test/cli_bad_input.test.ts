@@ -309,10 +309,11 @@ const COMMANDS: readonly BadCommand[] = [
       "Cannot use a mesh of 5000 ranks: a plan has at most 4096. Make the mesh smaller",
   },
   {
-    line: `plan ${MIXTRAL} --max-context 9000000`,
+    line:
+      `plan ${MIXTRAL} --max-context 9000000 --limits maxBufferSize=268435456`,
     code: 3,
     message:
-      "Cannot fit the plan: buffer 'model.layers.0.keys' needs maxBufferSize = 3456000000, and 268435456 is allowed. Use more ranks or smaller bounds, or allow more by 'limits'",
+      "Cannot fit the plan: buffer 'model.layers.0.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. What mends it: --max-context 699050",
   },
   {
     line: `plan ${MIXTRAL} --out /dev/full`,

@@ -27,7 +27,7 @@ function memoryOf(text: string): { peak: number; states: number } {
 }
 
 t.test("a checkpoint's step, with its state whole and dealt", async (t) => {
-  const plan = ["plan", MIXTRAL, "--train", ...MESH];
+  const plan = ["plan", MIXTRAL, "--train", "--full", ...MESH];
   const whole = await switchyard(plan);
   const dealt = await switchyard([...plan, "--optimizer-state", "sharded"]);
   t.strictSame([whole.code, whole.err], [0, ""]);

@@ -1,4 +1,3 @@
-// needs: cpu
 import t from "tap";
 import { ShortBatches } from "../runtime/cpu/here.ts";
 import { RECORD, RECORD_BYTES } from "../runtime/cpu/print.ts";

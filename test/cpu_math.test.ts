@@ -1,4 +1,3 @@
-// needs: cpu
 import fc from "fast-check";
 import t, { type Test } from "tap";
 import {

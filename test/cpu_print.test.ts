@@ -1,4 +1,3 @@
-// needs: cpu
 import t, { type Test } from "tap";
 import {
   add,

@@ -1,5 +1,4 @@
 // Parts of the engine that need no device: sampling, tokenizer, packing, bounds, stop tokens.
-// needs: cpu
 import { readFileSync } from "node:fs";
 import t from "tap";
 import { chooseBounds } from "../engine/bounds.ts";

@@ -1,4 +1,5 @@
 // Chat templates and tokenizers of strangers: they get so much time and memory, and then there is a sentence.
+// needs: cpu
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

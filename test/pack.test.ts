@@ -136,10 +136,11 @@ t.test("switchyard check", (t) => {
 
 t.test("switchyard plan", (t) => {
   const { status, stdout, stderr } = switchyard(
-    ...["plan", "layer.ts", "--mesh", "ep=4", "--json"],
+    ...["plan", "layer.ts", "--target", "8xh100", "--mesh", "ep=4", "--json"],
   );
   t.equal(status, 0, stderr);
-  t.equal(JSON.parse(stdout).ranks, 4);
+  const { mesh, target } = JSON.parse(stdout);
+  t.strictSame([mesh, target], [{ ep: 4 }, "8 H100 with NVLink"]);
   t.end();
 });
 

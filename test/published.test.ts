@@ -1,4 +1,4 @@
-/** Published models from nothing but their config.json: parameters, active parameters, bytes of weights. */
+// Published models from nothing but their config.json: parameters, active parameters, bytes of weights.
 
 import { readFileSync } from "node:fs";
 import t from "tap";

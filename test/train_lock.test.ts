@@ -1,4 +1,5 @@
 // One training at a time has a folder; who has it is named, and one that was killed has it no longer.
+// needs: cpu
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {

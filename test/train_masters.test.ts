@@ -463,7 +463,8 @@ t.test("the plan of a step says it", async (t) => {
   const tiny = await tinyModel(t);
   const plan = async (...more: string[]) => {
     const { code, out } = await switchyard([
-      ...["plan", tiny, "--train", "--max-tokens", "64", "--json", ...more],
+      ...["plan", tiny, "--train", "--max-tokens", "64", "--json"],
+      ...["--full", ...more],
     ]);
     t.equal(code, 0);
     return JSON.parse(out) as {

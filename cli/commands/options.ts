@@ -60,7 +60,7 @@ export function deviceOptions(
   io: CliIo,
   flags: DeviceFlags,
 ): SelectDevicesOptions {
-  const { devices, adapter } = flags;
+  const { devices, adapter, deadline } = flags;
   if (devices === "shared" && Array.isArray(adapter) && adapter.length > 1) {
     throw new UsageError(
       `Cannot use --adapter ${
@@ -71,6 +71,7 @@ export function deviceOptions(
   return {
     sharing: devices,
     adapter,
+    ...deadline === undefined ? {} : { deadlineMs: 1000 * deadline },
     threads: io.threads,
     graphics: io.graphics,
     places: io.places,

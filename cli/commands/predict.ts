@@ -52,7 +52,7 @@ export async function predictCommand(
     );
   }
   const machine = await readMachine(flags.machine, io.files);
-  const target = await loadTarget(model, io.files);
+  const target = await loadTarget(model, io.files, { withoutWeights: true });
   const { mesh: _, ...options } = planOptions(target, flags);
   const scene = {
     ...{ tokens, sequences, past },

@@ -3,8 +3,9 @@
 import { boundOf } from "../../spec/bytes.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import { MachineError } from "../../spec/errors.ts";
-import { GUARANTEED_LIMITS, type LimitName } from "../../spec/limits.ts";
+import type { LimitName } from "../../spec/limits.ts";
 import { type Allocation, maxOverRanks, type Plan } from "../../spec/plan.ts";
+import { limitProblems } from "../../spec/problems.ts";
 
 /** The largest need of each limit. */
 export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
@@ -43,30 +44,16 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
   };
 }
 
-/** Refuse a plan that needs more than `limits` give. Throws MachineError that names what is too large. */
+/** Refuse a plan that needs more than `limits` give. Throws MachineError that names everything that is too large. */
 export function checkLimits(
   plan: Plan,
   limits: { readonly [limit: string]: number },
 ): void {
-  for (const [name, need] of Object.entries(plan.requiredLimits)) {
-    const allowed = limits[name] ?? GUARANTEED_LIMITS[name as LimitName];
-    if (need <= allowed) continue;
-    const what =
-      name === "maxBufferSize" || name === "maxStorageBufferBindingSize"
-        ? largestBuffer(plan)
-        : "a kernel";
-    throw new MachineError(
-      `Cannot fit the plan: ${what} needs ${name} = ${need}, and ${allowed} is allowed. Use more ranks or smaller bounds, or allow more by 'limits'`,
-    );
-  }
-}
-
-function largestBuffer(plan: Plan): string {
-  let largest = "";
-  let bytes = -1;
-  for (const [name, buffer] of Object.entries(plan.buffers)) {
-    const size = maxOverRanks(buffer.bytes);
-    if (size > bytes) [largest, bytes] = [name, size];
-  }
-  return `buffer '${largest}'`;
+  const problems = limitProblems(plan, limits);
+  if (problems.length === 0) return;
+  throw new MachineError(
+    `Cannot fit the plan: ${
+      problems.map(({ what }) => what).join("; ")
+    }. Use more ranks or smaller bounds, or allow more by 'limits'`,
+  );
 }

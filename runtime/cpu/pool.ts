@@ -3,6 +3,7 @@
 import { Worker } from "node:worker_threads";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { DeadlineError } from "../device.ts";
 import {
   ARENA_ADDRESS,
   ARENA_BYTES,
@@ -51,12 +52,26 @@ interface TimedLaunch {
 /** A printed kernel in all workers. */
 export interface PoolKernel {
   readonly index: number;
+  readonly name: string;
   readonly bindings: number;
+}
+
+/** Options of a pool. */
+export interface CpuPoolOptions {
+  /**
+   * Milliseconds for what is handed to the workers at once, which is at most a run. Then they are ended, and the pool with
+   * them. Default: ten minutes.
+   */
+  readonly deadlineMs?: number;
+  /** Kernels are a stranger's: none runs on the thread that waits, where nothing could end it. */
+  readonly strange?: boolean;
 }
 
 /** One pool for all ranks of a process. */
 export class CpuPool {
   readonly threads: number;
+  readonly #deadlineMs: number;
+  readonly #strange: boolean;
   readonly heap = new Heap();
   #workers: Worker[];
   #control: Int32Array;
@@ -81,7 +96,9 @@ export class CpuPool {
   #failure: Error | undefined;
   #pending = 0;
 
-  constructor(threads: number) {
+  constructor(threads: number, options: CpuPoolOptions = {}) {
+    this.#deadlineMs = options.deadlineMs ?? 600_000;
+    this.#strange = options.strange ?? false;
     if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
       throw new RangeError(
         `Cannot start ${threads} threads: a CPU device has 1 to ${MAX_THREADS}. Give a number in that range`,
@@ -106,8 +123,11 @@ export class CpuPool {
   }
 
   /** Start the workers and give them the functions that are not kernels. */
-  static async open(threads: number): Promise<CpuPool> {
-    const pool = new CpuPool(threads);
+  static async open(
+    threads: number,
+    options?: CpuPoolOptions,
+  ): Promise<CpuPool> {
+    const pool = new CpuPool(threads, options);
     const module = await webAssembly.compile(printMoves());
     await pool.#install(module, COPY, 2);
     return pool;
@@ -130,6 +150,7 @@ export class CpuPool {
       [...fresh].forEach(([text, kernel], i) => {
         this.#kernels.set(text, {
           index: first + i,
+          name: kernel.name,
           bindings: kernel.bindings.length,
         });
       });
@@ -329,7 +350,8 @@ export class CpuPool {
       this.#control.set(records.subarray(start, end), ARENA_ADDRESS / 4);
       const origin = performance.now() * 1e6;
       const to = ARENA_ADDRESS / 4 + end - start;
-      if (waiting && this.#here.areShort(ARENA_ADDRESS / 4, to)) {
+      const here = waiting && !this.#strange;
+      if (here && this.#here.areShort(ARENA_ADDRESS / 4, to)) {
         this.#runHere(to, timed.length > 0);
       } else {
         await this.#batch(end - start);
@@ -362,6 +384,10 @@ export class CpuPool {
 
   async #batch(words: number): Promise<void> {
     this.#hold();
+    const timer = setTimeout(() => {
+      this.#stop(this.#late(words));
+      for (const worker of this.#workers) void worker.terminate();
+    }, this.#deadlineMs);
     try {
       await new Promise<void>((resolve, reject) => {
         this.#finish = { resolve, reject };
@@ -369,9 +395,27 @@ export class CpuPool {
         this.#wake(CONTROL.work);
       });
     } finally {
+      clearTimeout(timer);
       this.#finish = undefined;
       this.#letGo();
     }
+  }
+
+  /** The first of the records in the arena that has not run yet is the one that takes too long. */
+  #late(words: number): DeadlineError {
+    const control = this.#control;
+    let at = ARENA_ADDRESS / 4;
+    const end = at + words;
+    while (at < end && control[at + RECORD.end] !== 0) {
+      at += control[at + RECORD.words]!;
+    }
+    const index = at < end ? control[at] : undefined;
+    for (const kernel of this.#kernels.values()) {
+      if (kernel.index === index) {
+        return new DeadlineError(kernel.name, this.#deadlineMs);
+      }
+    }
+    return new DeadlineError(undefined, this.#deadlineMs);
   }
 
   /** End the workers. */

@@ -16,4 +16,5 @@ testReferences(
     "llama4-8e",
   ],
   ["ep=1", "ep=2", "ep=3", "ep=4"],
+  { software: ["ep=3"] },
 );

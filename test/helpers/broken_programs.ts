@@ -103,6 +103,32 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       launch(p, PERMUTE).bindings.x = "sent";
     },
   ),
+  broken(
+    "as many workgroups as can be",
+    "work",
+    COMBINE,
+    /it takes 4\.29e\+9 workgroups, and 1\.07e\+9 are allowed/,
+    (p) => {
+      launch(p, COMBINE).workgroups = [65535, 65535, 1];
+    },
+  ),
+  broken(
+    "a loop as long as can be",
+    "work",
+    ROUTE,
+    /it takes .*e\+9 operations an invocation, and 4\.29e\+9 are allowed/,
+    (p) => {
+      const kernel = kernelOf(p, ROUTE);
+      const word = (value: number) => ({
+        ...{ op: "const" as const, type: "u32" as const, value },
+      });
+      kernel.tree.body.push({
+        ...{ op: "for", name: "long", from: word(0), to: word(2 ** 32 - 1) },
+        ...{ step: word(1), body: [] },
+      });
+      reprint(kernel);
+    },
+  ),
   broken("index outside a buffer", "bindings", ROUTE, /element 5/, (p) => {
     const kernel = kernelOf(p, ROUTE);
     kernel.tree.body.push({

@@ -19,8 +19,11 @@ export function skipUnasked(need: Need): false | string {
     : `only ${ASKED.join(" and ")} tests were asked for`;
 }
 
+const [adapter] = await listAdapters();
+
 /** Why tests that need a GPU are skipped here, or false. */
 export const skipWithoutGpu: false | string = skipUnasked("gpu") ||
-  ((await listAdapters()).length > 0
-    ? false
-    : "there is no GPU adapter: install a Vulkan driver");
+  (adapter ? false : "there is no GPU adapter: install a Vulkan driver");
+
+/** Whether the processor stands in for the GPU. It takes up to seconds to compile a kernel, and each mesh has its own. */
+export const gpuIsSoftware: boolean = adapter?.type === "software";

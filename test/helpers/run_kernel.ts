@@ -8,7 +8,7 @@ import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import type { Binding, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
-import { skipUnasked, skipWithoutGpu } from "./needs.ts";
+import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { holdsFor } from "./seed.ts";
 
 const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
@@ -73,9 +73,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
 
   return {
     name: `gpu ${adapter.info.description || adapter.info.vendor}`,
-    software: /llvmpipe|lavapipe|swiftshader|software/i.test(
-      `${adapter.info.device} ${adapter.info.description}`,
-    ),
+    software: gpuIsSoftware,
     async run(kernel, buffers, workgroups) {
       device.pushErrorScope("validation");
       const pipeline = await pipelineOf(kernel);

@@ -1,0 +1,98 @@
+/** Parts of a plan's text and summary: one layer, one rank. */
+
+import { layersOf } from "../engine/mod.ts";
+import type { Plan, PlanSummary } from "../spec/mod.ts";
+import { DataError } from "../spec/errors.ts";
+
+/** What is shown; undefined: all. */
+export interface Shown {
+  readonly layer?: number | undefined;
+  readonly rank?: number | undefined;
+}
+
+/** The class of a layer only. Throws DataError where there is no such layer. */
+export function filterSummary(
+  summary: PlanSummary,
+  { layer }: Shown,
+): PlanSummary {
+  // A saved plan says nothing of its layers but in its steps.
+  if (layer === undefined || summary.layers.length === 0) return summary;
+  const own = summary.layers.find(({ layers }) => hasNumber(layers, layer));
+  if (own === undefined) throw noLayer(layer);
+  return { ...summary, layers: [{ ...own, count: 1, layers: `${layer}` }] };
+}
+
+function noLayer(layer: number): DataError {
+  return new DataError(
+    `Cannot show layer ${layer}: the model has no such layer. Leave --layer out to see all`,
+  );
+}
+
+function hasNumber(ranges: string, layer: number): boolean {
+  return ranges.split(", ").some((range) => {
+    const [first, last = first] = range.split("-").map(Number);
+    return first !== undefined && first <= layer && layer <= last!;
+  });
+}
+
+/** The lines of a plan's text that are about a layer and a rank. */
+export function filterPlanText(
+  text: string,
+  plan: Plan,
+  { layer, rank }: Shown,
+): string {
+  const keep = layer === undefined ? undefined : linesOfLayer(plan, layer);
+  let title: readonly string[] = [];
+  return text.split("\n").filter((line) => {
+    if (/^\S/.test(line)) title = line.split(" ");
+    if (!line.startsWith("  ")) return true;
+    if (title[0] === "memory" && rank !== undefined) {
+      const [first] = line.trim().split(/\s+/);
+      return first === "rank" || first === `${rank}`;
+    }
+    return keep?.(title, line) ?? true;
+  }).join("\n");
+}
+
+/** Whether a line of a section is about a layer: its steps, and the buffers and kernels that they use. */
+function linesOfLayer(
+  plan: Plan,
+  layer: number,
+): (title: readonly string[], line: string) => boolean {
+  const names = new Set<string>();
+  const steps = new Map<string, Set<number>>();
+  for (const program of plan.programs) {
+    const layers = layersOf(plan, program);
+    const wanted = layers.names.indexOf(`layer ${layer}`);
+    const own = new Set<number>();
+    for (const [i, step] of program.steps.entries()) {
+      if (wanted < 0 || layers.of[i] !== wanted) continue;
+      own.add(i);
+      if (step.op === "launch") {
+        names.add(step.kernel);
+        for (const name of Object.values(step.bindings)) names.add(name);
+      } else if (step.op !== "wait") names.add(step.from).add(step.to);
+    }
+    steps.set(program.name, own);
+  }
+  if ([...steps.values()].every((own) => own.size === 0)) {
+    throw noLayer(layer);
+  }
+  return ([section = "", program = ""], line) => {
+    if (section === "bytes") {
+      const [, name, index] = /(\S+)\[(\d+)\]/.exec(line) ?? [];
+      return name === undefined || steps.get(name)!.has(Number(index));
+    }
+    if (section === "program") {
+      const [, index] = /^\s*%(\d+) /.exec(line) ?? [];
+      return index === undefined || steps.get(program)!.has(Number(index));
+    }
+    if (
+      section === "buffers" || section === "weights" || section === "kernels"
+    ) {
+      const name = line.trim().split(/ {2,}/)[0]!;
+      return names.has(name);
+    }
+    return true;
+  };
+}

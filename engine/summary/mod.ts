@@ -1,0 +1,260 @@
+/** Compile a target for a machine that need not be here, and say whether it fits, what moves and what it computes. */
+
+import { modelAxis } from "../../spec/axis_parts.ts";
+import { paramFacts, trace } from "../../compiler/mod.ts";
+import { type EncodingName, isFileDType } from "../../spec/encoding.ts";
+import { DataError } from "../../spec/errors.ts";
+import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
+import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
+import type { LegalPlan } from "../../spec/mod.ts";
+import type { Plan, PlanBuffer, PlanWeight } from "../../spec/plan.ts";
+import { onRank } from "../../spec/plan.ts";
+import { sizeText } from "../../spec/size_text.ts";
+import type { FileSystem } from "../files.ts";
+import {
+  compileTarget,
+  modelOf,
+  type PlanOptions,
+  storedWeights,
+} from "../open.ts";
+import type { Target } from "../target.ts";
+import { TUNING } from "../tuning.ts";
+import { layerClasses } from "./layers.ts";
+import { machineLimits, problemsOf } from "./problems.ts";
+import { summarizeRanks } from "./ranks.ts";
+import type { PlanSummary } from "../../spec/plan_summary.ts";
+import {
+  heldBytes,
+  type ModelWeights,
+  summarizeModel,
+  summarizeWeights,
+} from "./weights.ts";
+
+export type {
+  ExchangeSummary,
+  LayerClass,
+  ModelSummary,
+  PlanSummary,
+  RankBytes,
+  RankClass,
+} from "../../spec/plan_summary.ts";
+
+/** What a summary is held against. */
+export interface SummaryOptions {
+  readonly machine?: Machine | undefined;
+  /** Limits over those of the machine. Without a machine, only these are held against the plan. */
+  readonly limits?: { readonly [limit: string]: number } | undefined;
+  /** What people set to change a bound, by axis: `{ token: "--max-tokens" }`. Default: the axis of the model. */
+  readonly flags?: { readonly [axis: string]: string };
+  /** List only this rank. Default: all, equal ones together. */
+  readonly rank?: number | undefined;
+}
+
+/** Options of `summarizeTarget`. */
+export interface SummarizeTargetOptions
+  extends Omit<PlanOptions, "limits">, SummaryOptions {
+  /** What the weights of a configuration are stored as. Default: as it says. */
+  readonly dtype?: EncodingName;
+}
+
+/** A plan and what is to be said of it. */
+export interface Summarized {
+  readonly plan: Plan;
+  readonly summary: PlanSummary;
+}
+
+/** Compile a target, whatever it needs, and summarize it. Without a mesh it is on all ranks of the machine. */
+export async function summarizeTarget(
+  target: Target,
+  files: FileSystem,
+  options: SummarizeTargetOptions = {},
+): Promise<Summarized> {
+  if (target.kind === "plan") {
+    return {
+      plan: target.plan,
+      summary: planSummary(target.plan, options),
+    };
+  }
+  const { machine, limits, flags, dtype, rank, ...given } = options;
+  const params = paramFacts(trace(modelOf(target, given)));
+  const stored = await storedWeights(target, files, dtype ? { dtype } : {});
+  const configuration = target.kind === "configuration"
+    ? target.configuration
+    : undefined;
+  const declared = configuration?.storedAs(dtype);
+  const weights: ModelWeights = {
+    params,
+    storedAs: (param) =>
+      declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
+  };
+  const mesh = given.mesh ?? (machine && meshOf(machine, params));
+  const device = machine?.devices[placeRanks(machine)[0]!.kind];
+  const plan: LegalPlan = await compileTarget(target, stored, {
+    ...given,
+    ...mesh ? { mesh } : {},
+    ...given.tuning || !device
+      ? {}
+      : { tuning: TUNING[device.computer ?? "gpu"] },
+    limits: { ...machine && machineLimits(machine), ...limits },
+    overLimits: true,
+  });
+  const summary = planSummary(plan, {
+    ...{ machine, limits, weights, rank },
+    ...flags ? { flags } : {},
+    notes: [
+      ...configuration?.notes ?? [],
+      ...declared?.notes ?? [],
+      ...boundNotes(plan, flags ?? {}, given.bounds),
+    ],
+  });
+  return { plan, summary };
+}
+
+/** Summarize a plan; `weights` are of its model, where that is there. */
+export function planSummary(
+  plan: Plan,
+  options: SummaryOptions & {
+    readonly weights?: ModelWeights;
+    readonly notes?: readonly string[];
+  } = {},
+): PlanSummary {
+  const { machine, limits, weights, rank, flags = {}, notes = [] } = options;
+  checkRank(plan, rank);
+  const held = weights
+    ? heldBytes(plan, weights)
+    : ({ bytes }: PlanBuffer, rank: number) => onRank(bytes, rank);
+  const experts = expertAxes(plan, weights);
+  const isExperts = expertBuffers(plan, weights);
+  const ranks = summarizeRanks(plan, { machine, held, experts });
+  return {
+    model: weights ? summarizeModel(weights) : summarizeWeights(plan),
+    mesh: Object.fromEntries(plan.mesh.map(({ name, size }) => [name, size])),
+    ...machine ? { target: machine.name } : {},
+    bounds: boundsOf(plan),
+    ranks: rank === undefined
+      ? ranks
+      : summarizeRanks(plan, { machine, held, experts, only: [rank] }),
+    layers: weights ? layerClasses(plan, weights.params) : [],
+    problems: problemsOf(plan, ranks, {
+      ...{ machine, limits, held, experts, isExperts, bounds: flags },
+    }),
+    notes: [
+      ...notes,
+      ...machine || limits ? [] : limitNotes(plan, weights),
+    ],
+  };
+}
+
+function checkRank({ ranks }: Plan, rank: number | undefined): void {
+  if (rank === undefined || rank < ranks) return;
+  throw new DataError(
+    `Cannot show rank ${rank}: the plan has ${ranks}. Give a number from 0 to ${
+      ranks - 1
+    }`,
+  );
+}
+
+/** All ranks of a machine, but no more than there are experts. */
+function meshOf(
+  machine: Machine,
+  params: ModelWeights["params"],
+): PlanOptions["mesh"] {
+  const most = Math.max(
+    1,
+    ...params.map(({ expert, matrix }) => expert ? matrix.count : 1),
+  );
+  return [{ name: "ep", size: Math.min(machineRanks(machine), most) }];
+}
+
+function expertAxes(
+  plan: Plan,
+  weights: ModelWeights | undefined,
+): readonly string[] {
+  const names = weights
+    ? weights.params.flatMap(({ expert }) => expert ?? [])
+    : plan.weights.flatMap((weight) => axesOf(weight))
+      .filter((axis) => plan.axes[axis]?.experts)
+      .map((axis) => modelAxis(plan, axis));
+  return [...new Set(names)];
+}
+
+function axesOf({ axes, stack }: PlanWeight): readonly string[] {
+  return stack === undefined ? axes : [stack, ...axes];
+}
+
+/** Which buffers hold weights of experts: those of the model, else what ranks hold parts of. */
+function expertBuffers(
+  plan: Plan,
+  weights: ModelWeights | undefined,
+): (buffer: PlanBuffer) => boolean {
+  const names = new Set(
+    weights
+      ? weights.params.filter(({ expert }) => expert !== undefined)
+        .flatMap(({ name }) => [name, `${name}_blocks`, `${name}_scales`])
+      : plan.weights.filter((weight) =>
+        axesOf(weight).some((axis) => plan.axes[axis]?.experts)
+      ).map(({ buffer }) => buffer),
+  );
+  return ({ name, kind }) => kind === "weight" && names.has(name);
+}
+
+/** Bounds that a run has to keep to, in the words of the model: lengths of inputs and of states. */
+function boundsOf(plan: Plan): { readonly [axis: string]: number } {
+  const named = Object.values(plan.buffers).flatMap(({ kind, axes }) =>
+    kind === "input" || kind === "state" ? axes.map(({ axis }) => axis) : []
+  );
+  return Object.fromEntries(
+    Object.entries(plan.axes).flatMap(([name, { size, dynamic }]) =>
+      named.includes(name) &&
+        (dynamic || name === "sequence" || name === "context")
+        ? [[name, size]]
+        : []
+    ),
+  );
+}
+
+/** Bounds of a checkpoint's model that nobody gave. */
+function boundNotes(
+  plan: Plan,
+  flags: { readonly [axis: string]: string },
+  given: PlanOptions["bounds"] = {},
+): string[] {
+  const names = {
+    token: given.maxTokens,
+    sequence: given.maxSequences,
+    context: given.maxContext,
+  };
+  const defaults = Object.entries(names).flatMap(([axis, value]) =>
+    value === undefined && Object.hasOwn(flags, axis) && plan.axes[axis]
+      ? [`${flags[axis]} ${plan.axes[axis]!.size}`]
+      : []
+  );
+  return defaults.length === 0
+    ? []
+    : [`bounds by default: ${defaults.join(", ")}`];
+}
+
+/** What a plan needs that not every device has, where nobody says which device it is for. */
+function limitNotes(plan: Plan, weights: ModelWeights | undefined): string[] {
+  // What is planned by other bytes than it was compiled with says nothing of limits.
+  const known =
+    weights?.params.every((param) =>
+      isFileDType(weights.storedAs(param).name)
+    ) ?? true;
+  const over = Object.entries(GUARANTEED_LIMITS).flatMap(([name, allowed]) => {
+    const need = plan.requiredLimits[name] ?? 0;
+    if (need <= allowed) return [];
+    return [
+      name.startsWith("max") && name.includes("Size") && need > 1 << 20
+        ? `${name} ${sizeText(need)} (${sizeText(allowed)})`
+        : `${name} ${need} (${allowed})`,
+    ];
+  });
+  return known && over.length > 0
+    ? [
+      `needs more than every WebGPU device has: ${
+        over.join(", ")
+      }. Name a machine with --target, or limits with --limits`,
+    ]
+    : [];
+}

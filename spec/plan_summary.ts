@@ -1,0 +1,80 @@
+/** The summary of a plan: whether it fits, what moves, what it computes. One screen at any size, and a JSON document. */
+
+import type { Problem } from "./problems.ts";
+
+/** The model, before it lies anywhere. */
+export interface ModelSummary {
+  readonly parameters: number;
+  /** Those that one token needs: of the experts it chooses, and one row of the embedding. Absent for a saved plan. */
+  readonly activeParameters?: number;
+  /** Bytes of weights in files. */
+  readonly bytes: number;
+  /** The same by encoding, largest first. */
+  readonly stored: { readonly [encoding: string]: number };
+}
+
+/** Bytes that a rank holds. */
+export interface RankBytes {
+  readonly weights: number;
+  readonly state: number;
+  /** All else: inputs, outputs, tables, and what steps need. */
+  readonly scratch: number;
+  /** What exchanges through the host take besides. */
+  readonly staging: number;
+  readonly total: number;
+}
+
+/** Ranks that hold the same. */
+export interface RankClass {
+  readonly count: number;
+  /** The lowest of them. */
+  readonly first: number;
+  readonly bytes: RankBytes;
+  /** Bytes of its share of a device; absent where no machine says. */
+  readonly limit?: number;
+  /** `limit` less the total; negative: it does not fit. */
+  readonly headroom?: number;
+  /** Experts of each layer that it holds. */
+  readonly experts: number;
+}
+
+/** What a layer sends for each token. */
+export interface ExchangeSummary {
+  readonly name: "dispatch" | "combine";
+  /** Bytes to other ranks, if experts are chosen evenly. */
+  readonly bytesPerToken: number;
+  /** Mesh axes. */
+  readonly over: readonly string[];
+}
+
+/** Layers that are alike. */
+export interface LayerClass {
+  readonly count: number;
+  /** `vocabulary`: embedding, last norm and output. */
+  readonly kind: "experts" | "dense" | "vocabulary";
+  /** Numbers of the layers, as ranges: `3-60`. */
+  readonly layers: string;
+  /** Twice the parameters that a token is multiplied by; attention to earlier tokens comes on top. */
+  readonly flopsPerToken: number;
+  readonly exchanges: readonly ExchangeSummary[];
+  /** Predicted. */
+  readonly seconds?: number;
+}
+
+/** The document that `plan --json` prints. */
+export interface PlanSummary {
+  readonly model: ModelSummary;
+  readonly mesh: { readonly [axis: string]: number };
+  /** The machine that it is held against. */
+  readonly target?: string;
+  /** How much there is room for: tokens of a step, sequences, positions. */
+  readonly bounds: { readonly [axis: string]: number };
+  readonly ranks: readonly RankClass[];
+  readonly layers: readonly LayerClass[];
+  /** What does not fit. */
+  readonly problems: readonly Problem[];
+  /** What was assumed, and what should be known besides. */
+  readonly notes: readonly string[];
+  /** Predicted times. */
+  readonly predicted?: { readonly prefill: number; readonly decode: number };
+}

@@ -1,0 +1,174 @@
+// Plans that a stranger could have written: what takes for ever is refused, or ended and named.
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import t from "tap";
+import {
+  bitcast,
+  convert,
+  for_,
+  id,
+  load,
+  set,
+  sub,
+  u32,
+  var_,
+} from "../spec/kernel/build.ts";
+import type { Stmt } from "../spec/kernel/tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { parsePlan, stringifyPlan } from "../spec/mod.ts";
+import type { LaunchStep } from "../spec/plan.ts";
+import {
+  floats,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+import type { Mutable } from "./helpers/plans.ts";
+
+const folder = temporaryFolder(t);
+const at = (name: string) => path.join(folder, name);
+writeFileSync(
+  at("model.ts"),
+  `import { add, model } from "switchyard-moe";
+export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1) }));
+`,
+);
+await writeRaw(at("in"), { x: floats([64, 64], 1) });
+const made = await switchyard([
+  "plan",
+  at("model.ts"),
+  "--out",
+  at("plan.json"),
+]);
+t.equal(made.code, 0, made.err);
+const text = readFileSync(at("plan.json"), "utf8");
+
+/** A plan that is changed, in a file. */
+function plan(
+  change: (parts: {
+    readonly plan: Mutable<ReturnType<typeof parsePlan>>;
+    readonly launch: Mutable<LaunchStep>;
+    readonly body: Mutable<Stmt>[];
+  }) => void,
+): string {
+  const plan = parsePlan(text) as Mutable<ReturnType<typeof parsePlan>>;
+  const launch = plan.programs[0]!.steps[0]! as Mutable<LaunchStep>;
+  const kernel = plan.kernels[launch.kernel]!;
+  change({ plan, launch, body: kernel.tree.body });
+  kernel.wgsl = printWgsl(kernel.tree);
+  writeFileSync(at("hostile.json"), stringifyPlan(plan));
+  return at("hostile.json");
+}
+
+const kernel = (parsePlan(text).programs[0]!.steps[0] as LaunchStep).kernel;
+const [binding] = parsePlan(text).kernels[kernel]!.tree.bindings;
+
+/** A plan with a statement before all others. */
+function withFirst(...statements: Stmt[]): string {
+  return plan(({ body }) =>
+    body.unshift(...structuredClone(statements) as Mutable<Stmt>[])
+  );
+}
+
+async function run(file: string, ...more: string[]) {
+  writeFileSync(at("out"), "what was there");
+  const done = await switchyard([
+    ...["run", file, "--inputs", at("in"), "--outputs", at("out")],
+    ...["--adapter", "cpu", ...more],
+  ]);
+  return { ...done, left: readFileSync(at("out"), "utf8") };
+}
+
+const LONG: { readonly [what: string]: () => string } = {
+  "a constant end": () =>
+    withFirst(for_("q", u32(0), u32(2 ** 32 - 1), [], u32(2))),
+  "an end in the data": () => {
+    const word = binding!.type === "f32"
+      ? bitcast("u32", load(binding!.name, u32(0)))
+      : load(binding!.name, u32(0), binding!.type);
+    const most = (name: string, body: Stmt[]) =>
+      for_(name, u32(0), {
+        op: "binary",
+        type: "u32",
+        fn: "or",
+        a: word,
+        b: u32(2 ** 31),
+      }, body);
+    return withFirst(
+      var_("long", u32(0)),
+      most("q", [
+        most("r", [
+          set("long", convert("u32", { op: "local", type: "u32", name: "r" })),
+        ]),
+      ]),
+    );
+  },
+};
+
+for (const [what, file] of Object.entries(LONG)) {
+  t.test(`a loop without an end, by ${what}, has a deadline`, async (t) => {
+    const path = file();
+    t.equal((await switchyard(["verify", path])).err, "");
+    t.strictSame(await run(path, "--deadline", "1"), {
+      ...{ code: 3, out: "", left: "what was there" },
+      err:
+        `Cannot finish kernel '${kernel}' in main[0]: it has not ended within 1 s. Allow more with --deadline if it needs that\n`,
+    });
+  });
+}
+
+t.test("loops and grids that no machine ends are refused", async (t) => {
+  const inner = for_("r", u32(0), u32(2 ** 32 - 2), []);
+  const group = id("group.x");
+  const cases: readonly (readonly [string, string])[] = [
+    [
+      withFirst(for_("q", u32(0), u32(2 ** 32 - 2), [inner])),
+      `Cannot launch kernel '${kernel}' in main[0] (model.ts:2:55): it takes 1.84e+19 operations an invocation, and 4.29e+9 are allowed`,
+    ],
+  ];
+  for (const [file, message] of cases) {
+    const { code, err } = await switchyard(["verify", file]);
+    t.equal(code, 1);
+    t.equal(err.split("\n")[0], message);
+    const ran = await run(file);
+    t.equal(ran.code, 1);
+    t.equal(ran.err, `${message} (and 1 more)\n`);
+    t.equal(ran.left, "what was there");
+  }
+  const grid = await switchyard([
+    "verify",
+    plan(({ plan, launch }) => {
+      plan.requiredLimits = { maxComputeWorkgroupsPerDimension: 65535 };
+      launch.workgroups = [65535, 65535, 1];
+    }),
+  ]);
+  t.strictSame(grid, {
+    ...{ code: 1, out: "" },
+    err:
+      `Cannot launch kernel '${kernel}' in main[0] (model.ts:2:55): it takes 4.29e+9 workgroups, and 1.07e+9 are allowed\n`,
+  });
+  const endless = await switchyard([
+    "verify",
+    withFirst(for_("q", u32(0), u32(10), [], sub(group, group))),
+  ]);
+  t.strictSame(endless, {
+    ...{ code: 1, out: "" },
+    err: `Cannot use kernel '${kernel}': the step of loop 'q' is no constant\n`,
+  });
+});
+
+t.test("the CPU device has the limits that a plan asks for, or says which not", async (t) => {
+  const file = plan(({ plan }) => {
+    plan.requiredLimits = {
+      ...plan.requiredLimits,
+      maxComputeWorkgroupsPerDimension: 1e6,
+    };
+  });
+  const { code, err, left } = await run(file);
+  t.equal(code, 3);
+  t.match(
+    err,
+    /^Cannot run the plan on 'CPU \(WebAssembly SIMD, \d+ threads?\)': it needs maxComputeWorkgroupsPerDimension = 1000000, and the device has 65535\. Compile the model for this device\n$/,
+  );
+  t.equal(left, "what was there");
+});

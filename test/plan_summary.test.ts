@@ -1,0 +1,407 @@
+// `switchyard plan`: its summary, what does not fit and what mends it, from a config.json and for machines that are not here.
+
+import { Ajv } from "ajv";
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import t, { type Test } from "tap";
+import {
+  type Machine,
+  machineRanks,
+  parseMachine,
+  type Plan,
+  type PlanSummary,
+  planSummarySchema,
+  type RankBytes,
+} from "../spec/mod.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const CONFIGS = path.join(ROOT, "test/references/configs");
+const OLMOE = checkpointFolder("olmoe-16e");
+const isSummary = new Ajv().compile(planSummarySchema);
+
+/** The summary of a plan, with its exit code. */
+async function summaryOf(
+  t: Test,
+  ...argv: readonly string[]
+): Promise<PlanSummary & { readonly code: number }> {
+  const { code, out, err } = await switchyard(["plan", ...argv, "--json"]);
+  t.ok(out.startsWith("{"), err);
+  const summary = JSON.parse(out) as PlanSummary;
+  t.ok(isSummary(summary), JSON.stringify(isSummary.errors));
+  t.equal(code, summary.problems.length > 0 ? 3 : 0, "exit code");
+  t.equal(err === "", summary.problems.length === 0, err);
+  return { ...summary, code };
+}
+
+/** A machine of so many devices with so much memory, as a file. */
+function machineFile(
+  t: Test,
+  { ranks, memory, limits }: {
+    readonly ranks: number;
+    readonly memory: number;
+    readonly limits?: { readonly [limit: string]: number };
+  },
+): string {
+  const file = path.join(temporaryFolder(t), "machine.json");
+  const machine: Machine = {
+    version: 1,
+    name: "made up",
+    devices: {
+      d: {
+        ...{ multiplyAdds: 1, operations: 1, bandwidth: 1, launch: 0, memory },
+        limits: {
+          maxBufferSize: 2 ** 40,
+          maxStorageBufferBindingSize: 2 ** 40,
+        },
+        ...limits ? { limits } : {},
+      },
+    },
+    hosts: [{ devices: [{ kind: "d", count: ranks }] }],
+    links: { sameHost: { latency: 0, bandwidth: 1, per: "rank" } },
+  };
+  writeFileSync(file, JSON.stringify(machine));
+  return file;
+}
+
+t.test("the summary's schema is a schema, and the file of it", (t) => {
+  const file = path.join(ROOT, "spec/plan_summary.schema.json");
+  t.same(JSON.parse(readFileSync(file, "utf8")), planSummarySchema);
+  t.ok(new Ajv().validateSchema(planSummarySchema));
+  t.end();
+});
+
+t.test("every machine of the library is described whole, with its sources", async (t) => {
+  const folder = path.join(ROOT, "machines");
+  const ranks: { [name: string]: number } = {};
+  for (const file of readdirSync(folder)) {
+    const machine = parseMachine(readFileSync(path.join(folder, file), "utf8"));
+    ranks[file.replace(/\.json$/, "")] = machineRanks(machine);
+    t.match(machine.source, /Specifications, nothing measured/, file);
+    for (const { memory, limits } of Object.values(machine.devices)) {
+      t.ok(memory! >= 16e9, `${file} has memory`);
+      t.ok(
+        limits!["maxStorageBufferBindingSize"]! > 2 ** 31,
+        `${file} has limits`,
+      );
+    }
+    t.equal(
+      machineRanks(machine) > 1,
+      machine.links.sameHost !== undefined,
+      `${file} has links where it has ranks`,
+    );
+  }
+  t.strictSame(ranks, {
+    ...{ "1x24gb": 1, "2x24gb": 2, "4x24gb": 4, "8x24gb": 8 },
+    ...{ "64x8xh100": 512, "64x8xh800": 512 },
+    ...{ "8xh100": 8, "8xh800": 8, "8xmi300x": 8 },
+    ...{ "gb200-nvl72": 72, "laptop-16gb": 1 },
+  });
+  const unknown = await switchyard(["plan", OLMOE, "--target", "9xh100"]);
+  t.equal(unknown.code, 1);
+  t.match(
+    unknown.err,
+    /^Cannot find machine '9xh100': it is no file, and no name of 1x24gb, .*gb200-nvl72/,
+  );
+});
+
+t.test("published models from their config.json", async (t) => {
+  const published = JSON.parse(
+    readFileSync(path.join(CONFIGS, "published.json"), "utf8"),
+  ) as { readonly [name: string]: { readonly bytes?: number } };
+  for (const [name, { bytes }] of Object.entries(published)) {
+    await t.test(name, async (t) => {
+      const file = path.join(CONFIGS, `${name}.json`);
+      const summary = await summaryOf(t, file, "--target", "8xmi300x");
+      const { model, ranks, layers, mesh } = summary;
+      if (bytes !== undefined) t.equal(model.bytes, bytes);
+      t.strictSame(mesh, { ep: 8 }, "all ranks of the machine");
+      t.equal(ranks.reduce((n, { count }) => n + count, 0), 8);
+      const config = JSON.parse(readFileSync(file, "utf8"));
+      const { num_hidden_layers: depth } = config.text_config ?? config;
+      t.equal(
+        layers.filter(({ kind }) => kind !== "vocabulary")
+          .reduce((n, { count }) => n + count, 0),
+        depth,
+      );
+      // What is multiplied is nearly all that a token needs; norms, biases and a row of the embedding are not.
+      const flops = layers.reduce((n, l) => n + l.count * l.flopsPerToken, 0);
+      const share = flops / 2 / model.activeParameters!;
+      t.ok(share > 0.99 && share <= 1, `${share} of the active parameters`);
+      t.match(
+        summary.notes.at(-1),
+        "bounds by default: --max-tokens 512, --max-sequences 8, --max-context 4096",
+      );
+    });
+  }
+});
+
+t.test("ranks hold what files have: experts once over all, the rest on each", async (t) => {
+  for (const name of ["deepseek-v3", "mixtral-8x7b"]) {
+    const file = path.join(CONFIGS, `${name}.json`);
+    const small = ["--max-tokens", "16", "--max-sequences", "1"];
+    const on = async (ep: number) =>
+      (await summaryOf(t, file, "--mesh", `ep=${ep}`, ...small)).ranks[0]!
+        .bytes.weights;
+    const { model, ranks } = await summaryOf(t, file, ...small);
+    const one = ranks[0]!.bytes.weights;
+    const [two, four] = [await on(2), await on(4)];
+    t.equal(one, model.bytes, "one rank holds all");
+    t.equal(one - two, 2 * (two - four), "half of the experts, a quarter");
+  }
+});
+
+t.test("a summary says what the plan says", async (t) => {
+  const argv = [OLMOE, "--mesh", "ep=4"];
+  const { ranks, layers, model } = await summaryOf(t, ...argv);
+  const file = path.join(temporaryFolder(t), "plan.json");
+  await switchyard(["plan", ...argv, "--out", file]);
+  const plan = JSON.parse(readFileSync(file, "utf8")) as Plan;
+  const { count, first, experts, bytes } = ranks[0]!;
+  t.strictSame([ranks.length, count, first, experts], [1, 4, 0, 4]);
+  t.equal(bytes.total, plan.peakBytes, "ranks share a device");
+  t.equal(bytes.weights + bytes.state + bytes.scratch, plan.peakBytes);
+  // 4 choices of 64 f32, three quarters of them to other ranks.
+  const exchange = { bytesPerToken: 4 * 64 * 4 * 3 / 4, over: ["ep"] };
+  t.strictSame(layers.map(({ exchanges }) => exchanges), [
+    [{ name: "dispatch", ...exchange }, { name: "combine", ...exchange }],
+    [],
+  ]);
+  const saved = await summaryOf(t, file);
+  t.strictSame(saved.ranks, ranks, "a saved plan holds the same");
+  t.strictSame(
+    [saved.model.parameters, saved.model.bytes],
+    [model.parameters, model.bytes],
+  );
+  const whole = await switchyard(["plan", ...argv, "--json", "--full"]);
+  t.equal(
+    whole.out,
+    readFileSync(file, "utf8"),
+    "--json --full is the document",
+  );
+});
+
+t.test("one layer and one rank", async (t) => {
+  const argv = [OLMOE, "--mesh", "ep=3"];
+  const all = await summaryOf(t, ...argv);
+  t.strictSame(
+    all.ranks.map(({ first, count, experts }) => [first, count, experts]),
+    [[0, 1, 6], [1, 2, 5]],
+  );
+  const one = await summaryOf(t, ...argv, "--rank", "2", "--layer", "1");
+  t.strictSame(one.ranks, [{ ...all.ranks[1]!, first: 2, count: 1 }]);
+  t.strictSame(one.layers, [{ ...all.layers[0]!, count: 1, layers: "1" }]);
+  const text = (await switchyard(["plan", ...argv, "--layer", "1"])).out;
+  t.match(text, /model\.layers\.1\.self_attn\.q_proj\.weight/);
+  t.match(text, /\n {2}%\d+ = dispatch /, "its steps");
+  t.notMatch(text, /model\.layers\.0\.|lm_head/, "and no others");
+  for (const [flag, n] of [["--layer", "7"], ["--rank", "3"]] as const) {
+    const { code, err } = await switchyard(["plan", ...argv, flag, n]);
+    t.strictSame([code, /^Cannot show (layer 7|rank 3): /.test(err)], [
+      1,
+      true,
+    ]);
+  }
+});
+
+/** The plan once more with what mends a problem. */
+async function mended(
+  t: Test,
+  argv: readonly string[],
+  mend: string,
+): Promise<PlanSummary> {
+  return await summaryOf(t, ...argv, ...mend.split(" "));
+}
+
+t.test("what mends a problem mends it, and nothing smaller does", async (t) => {
+  const long = ["--max-context", "2048"];
+  const wide = ["--max-tokens", "2048"];
+  const cases: readonly (readonly [
+    what: string,
+    bounds: readonly string[],
+    missing: (bytes: RankBytes) => number,
+    mend: RegExp,
+  ])[] = [
+    ["positions", long, (b) => 0.6 * b.state, /^--max-context (\d+)$/],
+    ["tokens", wide, (b) => 0.6 * b.scratch, /^--max-tokens (\d+)$/],
+    [
+      ...["both", long] as const,
+      (b) => b.state + 0.5 * b.scratch,
+      /^--max-tokens \d+ --max-context (\d+)$/,
+    ],
+    [
+      ...["experts", long] as const,
+      (b) => b.total - 0.4 * b.weights,
+      /^--mesh ep=16, on devices of .*: one expert of each layer is /,
+    ],
+  ];
+  for (const [what, bounds, missing, pattern] of cases) {
+    await t.test(what, async (t) => {
+      const argv = [OLMOE, "--mesh", "ep=2", ...bounds, "--target"];
+      const large = machineFile(t, { ranks: 2, memory: 2 ** 40 });
+      const { ranks } = await summaryOf(t, ...argv, large);
+      const { bytes } = ranks[0]!;
+      const memory = bytes.total - missing(bytes);
+      argv.push(machineFile(t, { ranks: 2, memory }));
+      const { problems } = await summaryOf(t, ...argv);
+      t.equal(problems.length, 1);
+      const [, number] = pattern.exec(problems[0]!.mend) ?? [];
+      t.match(problems[0]!.mend, pattern);
+      if (number === undefined) return;
+      const after = await mended(t, argv, problems[0]!.mend);
+      t.strictSame(after.problems, [], "mended");
+      if (what === "both") return;
+      const [flag] = problems[0]!.mend.split(" ");
+      const more = `${flag} ${Math.ceil(Number(number) * 1.2)}`;
+      const less = await mended(t, argv, more);
+      t.equal(less.problems.length, 1, `${more} does not`);
+    });
+  }
+});
+
+t.test("more ranks mend what too many experts break, and all problems are told", async (t) => {
+  const { ranks } = await summaryOf(
+    t,
+    OLMOE,
+    "--mesh",
+    "ep=2",
+    "--max-tokens",
+    "1",
+    "--max-sequences",
+    "1",
+    "--max-context",
+    "8",
+  );
+  const { total, weights } = ranks[0]!.bytes;
+  const target = machineFile(t, {
+    ...{ ranks: 8, memory: total - 0.3 * weights },
+  });
+  const argv = [
+    OLMOE,
+    "--target",
+    target,
+    "--max-tokens",
+    "1",
+    "--max-sequences",
+    "1",
+    "--max-context",
+    "8",
+  ];
+  const [problem] = (await summaryOf(t, ...argv, "--mesh", "ep=2")).problems;
+  t.match(problem!.mend, /^--mesh ep=\d$/);
+  t.strictSame((await mended(t, argv, problem!.mend)).problems, []);
+
+  const tight = machineFile(t, {
+    ...{ ranks: 2, memory: 1e6 },
+    limits: { maxBufferSize: 2 ** 16, maxStorageBufferBindingSize: 2 ** 16 },
+  });
+  const all = await summaryOf(t, OLMOE, "--target", tight, "--mesh", "ep=4");
+  const limits = ["maxBufferSize", "maxStorageBufferBindingSize"];
+  t.strictSame(
+    all.problems.map(({ what }) =>
+      what.replace(/\(and \d+ more\) /, "").replace(/= \d+/, "=")
+        .replace(/needs [\d.]+ MiB/, "needs MiB")
+    ),
+    [
+      "the mesh has 4 ranks, and 'made up' has 2",
+      "each of 4 ranks needs MiB, and has 976.6 KiB",
+      ...limits.flatMap((limit) => [
+        `buffer 'sent' needs ${limit} =, and 65536 is allowed`,
+        `buffer 'model.layers.0.keys' needs ${limit} =, and 65536 is allowed`,
+      ]),
+    ],
+  );
+});
+
+t.test("limits without a machine are those that are given", async (t) => {
+  const argv = [OLMOE, "--mesh", "ep=2", "--max-context", "4096"];
+  t.strictSame((await summaryOf(t, ...argv)).problems, []);
+  const { problems } = await summaryOf(
+    t,
+    ...[...argv, "--limits", "maxBufferSize=1048576"],
+  );
+  t.strictSame(problems.map(({ what }) => what), [
+    "buffer 'model.layers.0.keys' (and 3 more) needs maxBufferSize = 8388608, and 1048576 is allowed",
+  ]);
+  t.equal(problems[0]!.mend, "--max-context 512");
+  const bad = await switchyard(["plan", OLMOE, "--limits", "maxBuffer=1"]);
+  t.equal(bad.code, 2);
+  t.match(
+    bad.err,
+    /plans have no limit 'maxBuffer'\. Give one of maxBufferSize, /,
+  );
+});
+
+t.test("a folder without weights is planned and not run", async (t) => {
+  const folder = path.join(temporaryFolder(t), "model");
+  mkdirSync(folder);
+  copyFileSync(
+    path.join(OLMOE, "config.json"),
+    path.join(folder, "config.json"),
+  );
+  const { model } = await summaryOf(t, folder);
+  t.strictSame(model.stored, { f32: model.bytes });
+  const packed = await summaryOf(t, folder, "--dtype", "fp8");
+  t.ok(packed.model.bytes < model.bytes / 2);
+  t.match(
+    packed.notes[0],
+    /fp8 128x128 are planned by their bytes; they cannot be run yet/,
+  );
+  const run = await switchyard(["generate", folder, "--tokens", "1"]);
+  t.strictSame([run.code, run.err], [
+    1,
+    `Cannot read '${folder}': it has no safetensors file. Copy model.safetensors there\n`,
+  ]);
+  const there = await switchyard(["plan", OLMOE, "--dtype", "bf16"]);
+  t.equal(there.code, 2);
+  t.match(
+    there.err,
+    /Cannot use --dtype without --train: .* says what its weights are stored as/,
+  );
+});
+
+t.test("two plans differ by what they hold, not by their columns", async (t) => {
+  const mesh = (ep: number) =>
+    switchyard([
+      "plan",
+      OLMOE,
+      "--mesh",
+      `ep=${ep}`,
+      "--out",
+      path.join(folder, `${ep}`),
+    ]);
+  const folder = temporaryFolder(t);
+  await mesh(2);
+  await mesh(4);
+  const file = (ep: number) => `${path.join(folder, `${ep}`)}`;
+  for (const ep of [2, 4]) {
+    writeFileSync(`${file(ep)}.json`, readFileSync(file(ep)));
+  }
+  const { code, out } = await switchyard([
+    "plan",
+    "--diff",
+    `${file(2)}.json`,
+    `${file(4)}.json`,
+  ]);
+  t.equal(code, 0);
+  const lines = out.split("\n");
+  t.ok(lines.length < 100, `${lines.length} lines`);
+  t.ok(lines.includes("- mesh  ep=2 (2 ranks)"));
+  t.ok(lines.includes("+ mesh  ep=4 (4 ranks)"));
+  t.notMatch(out, /%\d+ /, "steps have no numbers");
+  const same = await switchyard([
+    "plan",
+    "--diff",
+    `${file(2)}.json`,
+    `${file(2)}.json`,
+  ]);
+  t.equal(same.out, "the plans are the same\n");
+});
