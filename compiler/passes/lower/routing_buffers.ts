@@ -63,7 +63,7 @@ export function routingOf(
       ? counts
       : addScratch(lowering, "countsAll", "u32", [
         { axis: "position", size: positions },
-        { axis: expert, size: experts },
+        { axis: placed.axes[expert]!.of, size: experts },
       ]),
     position: positionBuffer(lowering, over),
   };
@@ -286,7 +286,7 @@ export function orderBuffer(
     name,
     kind: "const",
     dtype: "u32",
-    axes: [{ axis: expert, size: ids.length }],
+    axes: [{ axis: lowering.placed.axes[expert]!.of, size: ids.length }],
     data: { all: column },
   });
 }
