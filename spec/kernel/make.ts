@@ -41,6 +41,12 @@ export function foldGrid(groups: Size): readonly [Size, Size] {
 /** The workgroup's number where `foldGrid` lies in x and y. */
 export const GROUP_XY = wgsl`group.x + group.y * ${GRID_LIMIT}`;
 
+/** The workgroup's number where `foldGrid` lies in x and z. */
+export const GROUP_XZ = wgsl`group.x + group.z * ${GRID_LIMIT}`;
+
+/** The workgroup's number where `foldGrid` lies in y and z. */
+export const GROUP_YZ = wgsl`group.y + group.z * ${GRID_LIMIT}`;
+
 /** The workgroup's number where `foldGrid` lies in x and y. */
 export function groupXY(): Expr {
   return add(id("group.x"), mul(id("group.y"), u32(GRID_LIMIT)));

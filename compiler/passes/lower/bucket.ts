@@ -7,7 +7,7 @@ import { positionsOver } from "../../../spec/mesh.ts";
 import { add, load, mul, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { reduce } from "../../kernels/rows.ts";
+import { reduce } from "../../kernels/reduce.ts";
 import type { Bucket } from "../buckets.ts";
 import { type Fusion, FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";

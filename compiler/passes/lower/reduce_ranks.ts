@@ -8,7 +8,7 @@ import { onRank } from "../../../spec/plan.ts";
 import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { reduce } from "../../kernels/rows.ts";
+import { reduce } from "../../kernels/reduce.ts";
 import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
