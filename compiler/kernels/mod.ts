@@ -8,6 +8,7 @@ export * from "./contract.ts";
 export * from "./elementwise.ts";
 export * from "./keep.ts";
 export * from "./kernel.ts";
+export * from "./locate.ts";
 export * from "./mark.ts";
 export * from "./marks.ts";
 export * from "./matmul.ts";
