@@ -22,7 +22,8 @@ export interface Mutant {
 
 /** Most are near: what depends on nothing in between stays legal, and is executed. */
 const distance = fc.oneof(
-  { arbitrary: fc.integer({ min: -6, max: 6 }), weight: 3 },
+  { arbitrary: fc.integer({ min: -3, max: 3 }), weight: 4 },
+  { arbitrary: fc.integer({ min: -12, max: 12 }), weight: 2 },
   { arbitrary: fc.integer({ min: -2000, max: 2000 }), weight: 2 },
 );
 
