@@ -265,7 +265,7 @@ export interface Program {
 
 /** The whole document. */
 export interface Plan {
-  readonly version: 1;
+  readonly version: 2;
   readonly numerics: "exact";
   readonly requiredLimits: { readonly [limit: string]: number };
   readonly requiredFeatures: readonly string[];

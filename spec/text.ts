@@ -16,6 +16,7 @@ import {
   oneLine,
   overText,
   perRankText,
+  repeatRows,
   typeText,
 } from "./text_parts.ts";
 import { describeRouting, formatPrograms } from "./text_steps.ts";
@@ -245,7 +246,7 @@ function formatTraffic(facts: Facts): string[] {
     ]);
   }
   return rows.length > 0
-    ? ["bytes that leave each rank", ...alignRows(rows)]
+    ? ["bytes that leave each rank", ...repeatRows(rows)]
     : [];
 }
 
@@ -281,7 +282,7 @@ function formatBuffers(facts: Facts): string[] {
   });
   return [
     `buffers (${rows.length} in ${plan.allocations.length} allocations)`,
-    ...alignRows(rows),
+    ...repeatRows(rows),
   ];
 }
 
@@ -301,7 +302,7 @@ function formatWeights(plan: Plan): string[] {
         : "whole",
     ];
   });
-  return [`weights (${rows.length})`, ...alignRows(rows)];
+  return [`weights (${rows.length})`, ...repeatRows(rows)];
 }
 
 function formatKernels(plan: Plan): string[] {

@@ -9,6 +9,7 @@ import {
   idsText,
   oneLine,
   perRankText,
+  repeatLines,
   sourceRoot,
   spanText,
   typeText,
@@ -82,9 +83,9 @@ export function formatPrograms(facts: Facts): string[] {
     }
     return [
       `program ${program.name} (${steps.length} steps)`,
-      ...ports(program.inputs, "in "),
-      ...ports(program.outputs, "out"),
-      ...lines,
+      ...repeatLines(ports(program.inputs, "in ")),
+      ...repeatLines(ports(program.outputs, "out")),
+      ...repeatLines(lines),
     ];
   });
 }

@@ -67,9 +67,9 @@ t.test("parsePlan() names the place of a fault", async (t) => {
     message:
       "Cannot read the plan: main[5] at '/programs/0/steps/5/rowBytes' must be integer. Compile it again",
   });
-  t.throws(() => parsePlan('{"version": 2}'), {
+  t.throws(() => parsePlan('{"version": 1}'), {
     name: "PlanError",
-    message: /has version 2, and this program reads version 1/,
+    message: /has version 1, and this program reads version 2/,
   });
 });
 

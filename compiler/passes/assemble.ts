@@ -36,7 +36,7 @@ export function assemble(
     [name, { tree, wgsl: printWgsl(tree) }] as const
   );
   const draft: Plan = {
-    version: 1,
+    version: 2,
     numerics: "exact",
     requiredLimits: {},
     requiredFeatures: [],

@@ -35,7 +35,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     p.axes.embed!.size = 1.5;
   }),
   broken("another version", "schema", null, /must be 1/, (p) => {
-    Object.assign(p, { version: 2 });
+    Object.assign(p, { version: 3 });
   }),
 
   // Mesh, ranks, references.
