@@ -181,7 +181,8 @@ function repeatOf(
 function wordOf(part: readonly Json[], number: number): string {
   const found = new RegExp(`([a-z_]{2,64})\\.${number}(?!\\d)`, "i")
     .exec(JSON.stringify(part));
-  return found?.[1]!.toLowerCase().replace(/s$/, "") ?? "part";
+  const [, word = "part"] = found ?? [];
+  return word.toLowerCase().replace(/s$/, "");
 }
 
 /** The variable of a repeat and its first value. */

@@ -178,25 +178,7 @@ export function dispatchedType(
   return `${buffer.dtype}[${[rows, ...rest].join(" ")}]`;
 }
 
-/** The directory that all absolute source paths of a plan share; positions are printed relative to it. */
-export function sourceRoot(plan: Plan): string {
-  let root: string[] | undefined;
-  for (const { steps } of plan.programs) {
-    for (const { span } of steps) {
-      if (!span || !/^([/\\]|\w+:)/.test(span.file)) continue;
-      const folders = span.file.split(/(?<=[/\\])/).slice(0, -1);
-      root ??= folders;
-      const differs = root.findIndex((folder, i) => folder !== folders[i]);
-      if (differs >= 0) root = root.slice(0, differs);
-    }
-  }
-  return root?.join("") ?? "";
-}
-
 /** `layer.ts:9:16` */
-export function spanText(span: Span, root: string): string {
-  const file = root && span.file.startsWith(root)
-    ? span.file.slice(root.length)
-    : span.file;
-  return oneLine(`${file}:${span.line}:${span.column}`);
+export function spanText({ file, line, column }: Span): string {
+  return oneLine(`${file}:${line}:${column}`);
 }

@@ -10,7 +10,6 @@ import {
   oneLine,
   perRankText,
   repeatLines,
-  sourceRoot,
   spanText,
   typeText,
 } from "./text_parts.ts";
@@ -47,7 +46,6 @@ export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
 /** The lines of every program. */
 export function formatPrograms(facts: Facts): string[] {
   const { plan } = facts;
-  const root = sourceRoot(plan);
   return facts.programs.flatMap(({ program, steps }) => {
     const ports = (of: { readonly [name: string]: Port }, mark: string) =>
       Object.entries(of).map(([name, port]) =>
@@ -66,7 +64,7 @@ export function formatPrograms(facts: Facts): string[] {
       const { part, span } = at.step;
       const now = at.step.phase ?? "forward";
       if (trains && now !== phase) lines.push(`  ${phase = now}`);
-      const place = span ? `  // ${spanText(span, root)}` : "";
+      const place = span ? `  // ${spanText(span)}` : "";
       const next = part ? `${part.verb} ${part.routing}` : "";
       const opens = part !== undefined &&
         (next !== heading || opensGroup(part.part, steps[at.index - 1])) &&

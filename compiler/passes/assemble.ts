@@ -8,6 +8,7 @@ import type { Allocated } from "./allocate.ts";
 import type { Placed } from "./placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
+import { withSourceNames } from "./source_names.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
 import { declareWritable } from "./writable.ts";
 
@@ -52,7 +53,7 @@ export function assemble(
     buffers,
     kernels: Object.fromEntries(printed),
     weights,
-    programs: [{ name: MAIN, ...ports, steps }],
+    programs: [{ name: MAIN, ...ports, steps: withSourceNames(steps) }],
     peakBytes: sumPerRank(allocations.map(({ bytes }) => bytes)),
     staging: { local: 0, host: 0 },
   };
