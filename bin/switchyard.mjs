@@ -4,16 +4,21 @@
  * has changed, even while it is packed and has a `dist` too.
  */
 
-import { existsSync } from "node:fs";
+import { closeSync, existsSync, openSync } from "node:fs";
 import process from "node:process";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
 const installed = new URL("../dist/cli/main.js", import.meta.url);
 const compiler = new URL("../scripts/compile.mjs", import.meta.url);
+
+// Until `main` runs, which says what is wrong with the machine, nobody else does.
+process.on("uncaughtException", fail);
 const { main } = await import(
   existsSync(compiler) ? await compileClone() : installed.href
-);
-process.exitCode = await main(process.argv.slice(2));
+).catch(fail);
+process.off("uncaughtException", fail);
+// It fails where not even what says so can be loaded.
+process.exitCode = await main(process.argv.slice(2)).catch(fail);
 
 async function compileClone() {
   const { compiledFile, compileOrExit, LIBRARY } = await import(compiler.href);
@@ -21,4 +26,38 @@ async function compileClone() {
   // Errors and the places of calls speak of the source.
   process.setSourceMapsEnabled(true);
   return pathToFileURL(compiledFile("cli/main.ts")).href;
+}
+
+/** Says in a sentence why the program cannot start, and ends it as `main` does where the machine is at fault. */
+function fail(error) {
+  const text = error instanceof Error ? error.message : String(error);
+  const [state, remedy] = !hasFiles()
+    ? ["too many files are open", "Raise the limit (ulimit -n)"]
+    : /memory|allocation|ENOMEM|EAGAIN/i.test(text)
+    ? [
+      "there is too little memory",
+      "Free some, or raise the limit (ulimit -v)",
+    ]
+    : [`'${text.split("\n")[0]}'`, "Install the package again (npm ci)"];
+  process.stderr.write(
+    `Cannot start switchyard: ${state}. ${remedy}\n`,
+    () => process.exit(3),
+  );
+  // Nothing goes on until the sentence is out.
+  return new Promise(() => {});
+}
+
+/** Whether as many files can be opened as loading a program opens at once. */
+function hasFiles() {
+  const open = [];
+  try {
+    while (open.length < 100) {
+      open.push(openSync(fileURLToPath(import.meta.url)));
+    }
+    return true;
+  } catch {
+    return false;
+  } finally {
+    open.forEach((file) => closeSync(file));
+  }
 }

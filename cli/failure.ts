@@ -38,6 +38,16 @@ export async function reportFailure(
   return code;
 }
 
+/** What a machine has no more of, by the codes of errors. */
+const EXHAUSTED: { readonly [code: string]: string } = {
+  EMFILE: "too many files are open. Raise the limit (ulimit -n)",
+  ENFILE: "too many files are open on this machine. End other programs",
+  ENOMEM: "there is too little memory. Free some",
+  EAGAIN: "no more threads or processes can start. Raise the limit (ulimit -u)",
+  ERR_WORKER_INIT_FAILED:
+    "no more threads or processes can start. Raise the limit (ulimit -u)",
+};
+
 function describe(
   error: unknown,
 ): { readonly code: number; readonly message: string } {
@@ -60,6 +70,10 @@ function describe(
       message:
         "Cannot go on: the memory of this machine is used up. Use smaller bounds or a larger mesh",
     };
+  }
+  if (error instanceof Error && "code" in error) {
+    const state = EXHAUSTED[String(error.code)];
+    if (state) return { code: MACHINE, message: `Cannot go on: ${state}` };
   }
   const text = error instanceof Error ? error.message : String(error);
   return {

@@ -17,6 +17,9 @@ import { finishLine } from "./values.ts";
 /** How long a job may take to end by itself once a rank failed, and then until it is killed. */
 const PATIENCE_MS = 2500, GRACE_MS = 3000;
 
+/** How long ranks may take to free their memory once all results are written. */
+const FREEING_MS = 60_000;
+
 /** MPICH's launcher reports failures on standard output, line by line; the last line so far may be its first. */
 const MPICH_FAILURE = /\n?={60,}(\n=\s+BAD TERMINATION|\n?$)/;
 
@@ -41,6 +44,8 @@ export interface EndedJob {
   readonly code: number;
   /** Rank 0 said that it got to the end. */
   readonly finished: boolean;
+  /** It was done and had to be ended: its results are there all the same. */
+  readonly late: boolean;
   /** The signal that this process was told to end with. */
   readonly signal: number | undefined;
   /** The rank that failed, in a sentence, and its exit code. */
@@ -60,8 +65,12 @@ export function jobFolder(): string {
   );
 }
 
-/** Run a job to its end. */
-export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
+/** Run a job to its end. `freeingMs`: how long it may take once its results are written. */
+export async function runJob(
+  io: CliIo,
+  job: MpiJob,
+  { freeingMs = FREEING_MS }: { readonly freeingMs?: number } = {},
+): Promise<EndedJob> {
   // A group of its own, so that all of it can be ended.
   const child = spawn("mpirun", job.argv, {
     detached: true,
@@ -84,7 +93,22 @@ export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
     timer = setTimeout(() => kill("SIGKILL"), GRACE_MS);
   };
   const end = (): void => {
+    if (freeing) {
+      clearTimeout(timer);
+      timer = undefined;
+      freeing = false;
+    }
     timer ??= setTimeout(endNow, PATIENCE_MS);
+  };
+  // Every rank is done: what they still do is free their memory.
+  let freeing = false, late = false;
+  const finish = (): void => {
+    if (timer) return;
+    freeing = true;
+    timer = setTimeout(() => {
+      late = true;
+      endNow();
+    }, freeingMs);
   };
   let signal: number | undefined;
   let told = false;
@@ -117,7 +141,7 @@ export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
   });
   child.stderr.setEncoding("utf8").on("data", (chunk) => text.push(chunk));
   const output = new JobOutput(io, finishLine(job.folder), {
-    finished: end,
+    finished: finish,
     closed: endNow,
   });
   child.stdout.setEncoding("utf8").on("data", (chunk) => output.push(chunk));
@@ -133,7 +157,7 @@ export async function runJob(io: CliIo, job: MpiJob): Promise<EndedJob> {
   if (left !== "") text.push(`${left}\n`);
   text.end();
   return {
-    ...{ code, signal, finished: output.finished, cause: text.cause() },
+    ...{ code, signal, finished: output.finished, late, cause: text.cause() },
     failure: describeEnd(failures, started),
   };
 }

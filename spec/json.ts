@@ -3,7 +3,9 @@
 import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
 import { PlanError } from "./errors.ts";
 import type { Plan } from "./plan.ts";
-import { planSchema } from "./schema.ts";
+import { documentOf, expandDocument } from "./document.ts";
+import { isRepeat } from "./repeat.ts";
+import { expandedSchema } from "./schema.ts";
 
 /** Documents nested deeper than this are refused, so that no walk over a tree runs out of stack. */
 const MAX_DEPTH = 500;
@@ -32,7 +34,9 @@ const SPREAD: { readonly [field: string]: number } = {
   programs: 4,
 };
 
-function spread(value: unknown, levels: number, indent: string): string {
+function spread(value: unknown, given: number, indent: string): string {
+  // Each item of what repeats has a line of its own.
+  const levels = isRepeat(value) ? 2 : given;
   if (levels === 0 || typeof value !== "object" || value === null) {
     return JSON.stringify(value, keepNumber);
   }
@@ -52,7 +56,7 @@ function spread(value: unknown, levels: number, indent: string): string {
 
 /** The JSON text of a plan. Infinities are written as `1e999`, which every JSON reader takes for one. */
 export function stringifyPlan(plan: Plan): string {
-  const fields = Object.entries(plan).map(([key, value]) =>
+  const fields = Object.entries(documentOf(plan)).map(([key, value]) =>
     ` ${JSON.stringify(key)}: ${spread(value, SPREAD[key] ?? 0, " ")}`
   );
   const json = `{\n${fields.join(",\n")}\n}\n`;
@@ -84,11 +88,11 @@ function compiledSchema(): ValidateFunction {
     meta: false,
     validateSchema: false,
     code: { optimize: false },
-  }).compile(planSchema);
+  }).compile(expandedSchema);
   return validator;
 }
 
-/** The first difference between a document and the schema of a plan; undefined if there is none. */
+/** The first difference between a plan, or what may be one, and the schema; undefined if there is none. */
 export function schemaProblem(document: unknown): SchemaProblem | undefined {
   const deep = tooDeep(document);
   if (deep !== undefined) {
@@ -195,23 +199,53 @@ function describeSyntax(text: string, error: unknown): string {
   return `it is not JSON${where}. Give a document that 'switchyard plan --out' wrote`;
 }
 
-/** Parse a plan document and hold it against the schema. Throws a PlanError that names the place. */
-export function parsePlan(text: string): Plan {
-  let document: unknown;
-  try {
-    document = JSON.parse(text);
-  } catch (error) {
-    throw new PlanError(`Cannot read the plan: ${describeSyntax(text, error)}`);
-  }
+/** A plan, or why a document is none. */
+export type ReadPlan =
+  | { readonly plan: Plan; readonly problem?: undefined }
+  | { readonly plan?: undefined; readonly problem: SchemaProblem };
+
+/** Expand a parsed document and hold it against the schema. */
+export function readDocument(document: unknown): ReadPlan {
   const version = typeof document === "object" && document !== null
     ? (document as { version?: unknown }).version
     : undefined;
-  if (typeof version === "number" && version !== 1) {
-    throw new PlanError(
-      `Cannot read the plan: it has version ${version}, and this program reads version 1. Compile the model again`,
+  const refused = (message: string): ReadPlan => ({
+    problem: { path: "", step: null, message },
+  });
+  if (typeof version === "number" && version !== 2) {
+    return refused(
+      `Cannot read the plan: it has version ${version}, and this program reads version 2. Compile the model again`,
     );
   }
-  const problem = schemaProblem(document);
+  const deep = tooDeep(document);
+  if (deep !== undefined) {
+    return {
+      problem: problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`),
+    };
+  }
+  let plan: unknown;
+  try {
+    plan = expandDocument(document);
+  } catch (error) {
+    if (!(error instanceof PlanError)) throw error;
+    return refused(error.message);
+  }
+  const problem = schemaProblem(plan);
+  return problem ? { problem } : { plan: plan as Plan };
+}
+
+/** Parse the text of a document. Throws a PlanError that says where it is no JSON. */
+export function parseDocument(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new PlanError(`Cannot read the plan: ${describeSyntax(text, error)}`);
+  }
+}
+
+/** Parse a plan document and hold it against the schema. Throws a PlanError that names the place. */
+export function parsePlan(text: string): Plan {
+  const { plan, problem } = readDocument(parseDocument(text));
   if (problem) throw new PlanError(problem.message);
-  return document as Plan;
+  return plan;
 }

@@ -268,7 +268,7 @@ export interface Program {
 
 /** The whole document. */
 export interface Plan {
-  readonly version: 1;
+  readonly version: 2;
   /** In which order sums are taken; see `numerics.md`. */
   readonly numerics: Numerics;
   readonly requiredLimits: { readonly [limit: string]: number };

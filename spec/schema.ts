@@ -301,82 +301,138 @@ const weight = closed({
   stack: name,
 });
 
-/** The JSON Schema of a plan document. Objects are closed: an unknown field is an error. */
-export const planSchema: Schema = {
-  $schema: "http://json-schema.org/draft-07/schema#",
-  title: "Switchyard plan, version 1",
-  ...closed({
-    version: { const: 1 },
-    numerics: closed({
-      class: { const: "exact" },
-      segments: positive,
-      minSegment: positive,
-      block: positive,
-    }),
-    requiredLimits: record(integer),
-    requiredFeatures: list(name),
-    mesh: short(
-      closed({ name, size: { ...positive, maximum: MAX_RANKS } }),
-    ),
-    ranks: { ...positive, maximum: MAX_RANKS },
-    axes: record(axis),
-    counts: names,
-    allocations: list(closed({ bytes: perRank })),
-    buffers: record(buffer),
-    kernels: record(closed({ tree: kernel, wgsl: text })),
-    weights: list(weight),
-    programs: list(
-      closed({
-        name,
-        inputs: record(port),
-        outputs: record(port),
-        steps: list(ref("step")),
-      }),
-      1,
-    ),
-    peakBytes: perRank,
-    staging: closed({ local: perRank, host: perRank }),
-  }),
-  definitions: {
-    perRank: {
-      type: ["integer", "object"],
-      minimum: 0,
-      maximum: Number.MAX_SAFE_INTEGER,
-      properties: {
-        every: positive,
-        runs: {
+const definitions: Schema = {
+  perRank: {
+    type: ["integer", "object"],
+    minimum: 0,
+    maximum: Number.MAX_SAFE_INTEGER,
+    properties: {
+      every: positive,
+      runs: {
+        type: "array",
+        minItems: 2,
+        items: {
           type: "array",
+          items: [positive, integer],
           minItems: 2,
-          items: {
-            type: "array",
-            items: [positive, integer],
-            minItems: 2,
-            additionalItems: false,
-          },
+          additionalItems: false,
         },
       },
-      required: ["every", "runs"],
-      additionalProperties: false,
     },
-    size: {
-      anyOf: [
-        integer,
-        closed({ count: name }, { over: short(name, 1) }),
-        closed({ mul: short(size, 1) }),
-        closed({ add: short(size, 1) }),
-        closed({ min: short(size, 1) }),
-        closed({
-          ceilDiv: {
-            type: "array",
-            items: [size, positive],
-            minItems: 2,
-            additionalItems: false,
-          },
-        }),
-      ],
-    },
-    expr: union(exprs),
-    stmt: union(stmts),
-    step: union(steps),
+    required: ["every", "runs"],
+    additionalProperties: false,
   },
+  size: {
+    anyOf: [
+      integer,
+      closed({ count: name }, { over: short(name, 1) }),
+      closed({ mul: short(size, 1) }),
+      closed({ add: short(size, 1) }),
+      closed({ min: short(size, 1) }),
+      closed({
+        ceilDiv: {
+          type: "array",
+          items: [size, positive],
+          minItems: 2,
+          additionalItems: false,
+        },
+      }),
+    ],
+  },
+  expr: union(exprs),
+  stmt: union(stmts),
+  step: union(steps),
 };
+
+/** A list in which what repeats is written once. */
+function repeating(items: Schema): Schema {
+  return list({
+    anyOf: [
+      items,
+      closed({
+        repeat: { type: "string", pattern: "^[a-z_]{1,64}$" },
+        from: { type: "integer" },
+        to: { type: "integer" },
+        body: list({ type: "object" }),
+      }),
+    ],
+  });
+}
+
+/** Ports as a document lists them. */
+const namedPort = closed(
+  { name, buffer: name, dtype: element, axes: names },
+  { below: positive, indexes: name },
+);
+
+/** The lists of a plan that grow with its model. */
+interface Lists {
+  readonly title: string;
+  readonly allocations: Schema;
+  readonly buffers: Schema;
+  readonly weights: Schema;
+  readonly ports: Schema;
+  readonly steps: Schema;
+}
+
+function schemaOf(
+  { title, allocations, buffers, weights, ports, steps }: Lists,
+): Schema {
+  return {
+    $schema: "http://json-schema.org/draft-07/schema#",
+    title,
+    ...closed({
+      version: { const: 2 },
+      numerics: closed({
+        class: { const: "exact" },
+        segments: positive,
+        minSegment: positive,
+        block: positive,
+      }),
+      requiredLimits: record(integer),
+      requiredFeatures: list(name),
+      mesh: short(
+        closed({ name, size: { ...positive, maximum: MAX_RANKS } }),
+      ),
+      ranks: { ...positive, maximum: MAX_RANKS },
+      axes: record(axis),
+      counts: names,
+      allocations,
+      buffers,
+      kernels: record(closed({ tree: kernel, wgsl: text })),
+      weights,
+      programs: list(
+        closed({ name, inputs: ports, outputs: ports, steps }),
+        1,
+      ),
+      peakBytes: perRank,
+      staging: closed({ local: perRank, host: perRank }),
+    }),
+    definitions,
+  };
+}
+
+const allocation = closed({ bytes: perRank });
+
+/**
+ * The JSON Schema of a plan document, in which what repeats is written once. Objects are closed: an unknown field is an
+ * error. What stands in a repeat is held against the schema when it is expanded.
+ */
+export const planSchema: Schema = schemaOf({
+  title: "Switchyard plan, version 2",
+  allocations: repeating(allocation),
+  buffers: repeating(buffer),
+  weights: repeating(weight),
+  ports: repeating(namedPort),
+  steps: repeating(ref("step")),
+});
+
+/** The schema of a plan whose repeats are expanded. */
+export const expandedSchema: Schema = schemaOf({
+  title: "Switchyard plan, expanded",
+  allocations: list(allocation),
+  buffers: record(buffer),
+  weights: list(weight),
+  ports: record(port),
+  steps: list(ref("step")),
+});

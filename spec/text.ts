@@ -16,6 +16,7 @@ import {
   oneLine,
   overText,
   perRankText,
+  repeatRows,
   typeText,
 } from "./text_parts.ts";
 import { describeRouting, formatPrograms } from "./text_steps.ts";
@@ -252,7 +253,7 @@ function formatTraffic(facts: Facts): string[] {
     ]);
   }
   return rows.length > 0
-    ? ["bytes that leave each rank", ...alignRows(rows)]
+    ? ["bytes that leave each rank", ...repeatRows(rows)]
     : [];
 }
 
@@ -288,7 +289,7 @@ function formatBuffers(facts: Facts): string[] {
   });
   return [
     `buffers (${rows.length} in ${plan.allocations.length} allocations)`,
-    ...alignRows(rows),
+    ...repeatRows(rows),
   ];
 }
 
@@ -308,7 +309,7 @@ function formatWeights(plan: Plan): string[] {
       ].join(", ") || "whole",
     ];
   });
-  return [`weights (${rows.length})`, ...alignRows(rows)];
+  return [`weights (${rows.length})`, ...repeatRows(rows)];
 }
 
 function formatKernels(plan: Plan): string[] {

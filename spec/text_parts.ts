@@ -1,6 +1,8 @@
 /** Pieces of a plan's text: tables, numbers, types of buffers, source positions. */
 
 import type { Span } from "./errors.ts";
+import { findRepeats } from "./find_repeats.ts";
+import { isRepeat, type Repeat } from "./repeat.ts";
 import {
   type BufferAxis,
   type PerRank,
@@ -25,6 +27,53 @@ export function alignRows(
       if (/^[\d,]+( B)?$/.test(cell)) return cell.padStart(widths[i]!);
       return i === row.length - 1 ? cell : cell.padEnd(widths[i]!);
     }).join("  ")).trimEnd()
+  );
+}
+
+/** `repeat layer 3..60 {`, and what stands before its first part. */
+function repeatHead({ repeat, from, to }: Repeat, indent: string): string {
+  return `${indent}repeat ${repeat} ${from}..${to} {`;
+}
+
+/** Rows as `alignRows` has them, those that repeat written once. */
+export function repeatRows(rows: readonly (readonly string[])[]): string[] {
+  const found = findRepeats(rows) as readonly (Repeat | readonly string[])[];
+  const bodyOf = (item: Repeat | readonly string[]) =>
+    isRepeat(item) ? item.body as readonly (readonly string[])[] : [item];
+  const lines = alignRows(found.flatMap(bodyOf));
+  return found.flatMap((item) => {
+    const body = lines.splice(0, bodyOf(item).length);
+    return isRepeat(item)
+      ? [
+        repeatHead(item, "  "),
+        ...body.map((line) => `  ${line}`),
+        "  }",
+      ]
+      : body;
+  });
+}
+
+/** Lines of steps, those that repeat written once; `%12` there is the number of the step in the first part. */
+export function repeatLines(lines: readonly string[]): string[] {
+  const found = findRepeats(lines) as readonly (Repeat | string)[];
+  return found.flatMap((item) =>
+    isRepeat(item)
+      ? [
+        repeatHead(item, "  "),
+        ...firstNumbers(item).map((line) => `  ${line}`),
+        "  }",
+      ]
+      : [item]
+  );
+}
+
+function firstNumbers({ repeat, from, body }: Repeat): string[] {
+  const number = new RegExp(`%\\{(?:(\\d+)\\*)?${repeat}([+-]\\d+)?\\}`, "g");
+  return (body as readonly string[]).map((line) =>
+    line.replace(
+      number,
+      (_, step = "1", first = "0") => `%${Number(step) * from + Number(first)}`,
+    )
   );
 }
 
@@ -106,25 +155,7 @@ export function dispatchedType(
   return `${buffer.dtype}[${[rows, ...rest].join(" ")}]`;
 }
 
-/** The directory that all absolute source paths of a plan share; positions are printed relative to it. */
-export function sourceRoot(plan: Plan): string {
-  let root: string[] | undefined;
-  for (const { steps } of plan.programs) {
-    for (const { span } of steps) {
-      if (!span || !/^([/\\]|\w+:)/.test(span.file)) continue;
-      const folders = span.file.split(/(?<=[/\\])/).slice(0, -1);
-      root ??= folders;
-      const differs = root.findIndex((folder, i) => folder !== folders[i]);
-      if (differs >= 0) root = root.slice(0, differs);
-    }
-  }
-  return root?.join("") ?? "";
-}
-
 /** `layer.ts:9:16` */
-export function spanText(span: Span, root: string): string {
-  const file = root && span.file.startsWith(root)
-    ? span.file.slice(root.length)
-    : span.file;
-  return oneLine(`${file}:${span.line}:${span.column}`);
+export function spanText({ file, line, column }: Span): string {
+  return oneLine(`${file}:${line}:${column}`);
 }

@@ -9,7 +9,7 @@ import {
   idsText,
   oneLine,
   perRankText,
-  sourceRoot,
+  repeatLines,
   spanText,
   typeText,
 } from "./text_parts.ts";
@@ -42,7 +42,6 @@ export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
 /** The lines of every program. */
 export function formatPrograms(facts: Facts): string[] {
   const { plan } = facts;
-  const root = sourceRoot(plan);
   return facts.programs.flatMap(({ program, steps }) => {
     const ports = (of: { readonly [name: string]: Port }, mark: string) =>
       Object.entries(of).map(([name, port]) =>
@@ -61,7 +60,7 @@ export function formatPrograms(facts: Facts): string[] {
       const { part, span } = at.step;
       const now = at.step.phase ?? "forward";
       if (trains && now !== phase) lines.push(`  ${phase = now}`);
-      const place = span ? `  // ${spanText(span, root)}` : "";
+      const place = span ? `  // ${spanText(span)}` : "";
       const next = part ? `${part.verb} ${part.routing}` : "";
       const opens = part !== undefined &&
         (next !== heading || opensGroup(part.part, steps[at.index - 1])) &&
@@ -78,9 +77,9 @@ export function formatPrograms(facts: Facts): string[] {
     }
     return [
       `program ${program.name} (${steps.length} steps)`,
-      ...ports(program.inputs, "in "),
-      ...ports(program.outputs, "out"),
-      ...lines,
+      ...repeatLines(ports(program.inputs, "in ")),
+      ...repeatLines(ports(program.outputs, "out")),
+      ...repeatLines(lines),
     ];
   });
 }

@@ -4,7 +4,7 @@
  */
 
 import { PlanError } from "./errors.ts";
-import { parsePlan, schemaProblem } from "./json.ts";
+import { parseDocument, readDocument, schemaProblem } from "./json.ts";
 import type { Plan } from "./plan.ts";
 import { checkAxes, checkPlacement, checkPorts } from "./verify_axes.ts";
 import { checkGroups, checkShapes } from "./verify_collectives.ts";
@@ -184,26 +184,32 @@ export function verifyPlanText(
   text: string,
   options: { readonly file?: string } = {},
 ): { readonly plan: Plan | undefined; readonly errors: VerifyError[] } {
+  const what = options.file === undefined ? "the plan" : `'${options.file}'`;
+  const refused = (
+    message: string,
+    where: Pick<VerifyError, "step" | "rule">,
+  ) => ({
+    plan: undefined,
+    errors: [{
+      ...where,
+      message: message.replace(
+        /^Cannot read the plan/,
+        () => `Cannot read ${what}`,
+      ),
+    }],
+  });
   let document: unknown;
   try {
-    document = JSON.parse(text);
-  } catch {
-    document = undefined;
-  }
-  try {
-    const plan = parsePlan(text);
-    return { plan, errors: verifyPlan(plan, { parsed: true }) };
+    document = parseDocument(text);
   } catch (error) {
     if (!(error instanceof PlanError)) throw error;
-    const step = schemaProblem(document)?.step ?? null;
-    const rule = document === undefined ? "json" : "schema";
-    const what = options.file === undefined ? "the plan" : `'${options.file}'`;
-    const message = error.message.replace(
-      /^Cannot read the plan/,
-      () => `Cannot read ${what}`,
-    );
-    return { plan: undefined, errors: [{ step, rule, message }] };
+    return refused(error.message, { step: null, rule: "json" });
   }
+  const { plan, problem } = readDocument(document);
+  if (problem) {
+    return refused(problem.message, { step: problem.step, rule: "schema" });
+  }
+  return { plan, errors: verifyPlan(plan, { parsed: true }) };
 }
 
 /** Throws a PlanError that lists what is not legal, if anything is. */

@@ -1,6 +1,8 @@
 /** Rules of sums that ranks hold in parts: nothing takes a part for the whole. */
 
+import type { LaunchStep } from "./plan.ts";
 import { sameList } from "./verify_axes.ts";
+import { degreesOf } from "./verify_linear.ts";
 import type { Facts, Report, StepFacts } from "./verify_facts.ts";
 
 /**
@@ -17,9 +19,47 @@ export function checkPartial(facts: Facts, report: Report): void {
       );
     }
   }
+  const known = new Map<string, readonly string[]>();
   for (const { steps } of facts.programs) {
-    for (const at of steps) checkStep(facts, at, report);
+    for (const at of steps) {
+      checkStep(facts, at, report);
+      const { step } = at;
+      if (step.op !== "launch") continue;
+      for (const binding of nonLinear(facts, step, known)) {
+        report(
+          `launch kernel '${step.kernel}'`,
+          `what it stores to '${binding}' is not linear in what it reads of parts of sums, so it is no part of one`,
+          at,
+        );
+      }
+    }
   }
+}
+
+/** Bindings with parts of a sum to which a launch stores what is not linear in the parts that it reads. */
+function nonLinear(
+  { buffers, kernels }: Facts,
+  { kernel, bindings }: LaunchStep,
+  known: Map<string, readonly string[]>,
+): readonly string[] {
+  const { facts: tree, kernel: { tree: { bindings: all } } } = kernels.get(
+    kernel,
+  )!;
+  const parts = all.map(({ name }) => name).filter((name) =>
+    Object.hasOwn(bindings, name) && buffers.get(bindings[name]!)!.partial
+  );
+  if (!parts.some((name) => tree.needs.has(name))) return [];
+  const key = JSON.stringify([kernel, parts]);
+  let found = known.get(key);
+  if (!found) {
+    const degrees = degreesOf(kernels.get(kernel)!.kernel.tree, new Set(parts));
+    found = parts.filter((name) => {
+      const degree = degrees.get(name) ?? "zero";
+      return degree !== "zero" && degree !== "linear";
+    });
+    known.set(key, found);
+  }
+  return found;
 }
 
 function checkStep(facts: Facts, at: StepFacts, report: Report): void {

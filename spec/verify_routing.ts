@@ -314,8 +314,9 @@ export function checkChunks(facts: Facts, report: Report): void {
     const { forward, back, steps } = routing;
     for (const chunks of [...valuesOf(forward), ...valuesOf(back)]) {
       const { splits } = chunks[0]!.step;
+      const columns = chunks.map(({ step }) => columnsOf(step));
       for (const [p, start] of splits.slice(0, -1).entries()) {
-        const own = chunks.map(({ step }) => columnsOf(step)[p] ?? [0, 0])
+        const own = columns.map((pairs) => pairs[p] ?? [0, 0] as const)
           .filter(([first, end]) => first < end)
           .sort(([a], [b]) => a - b);
         const end = own.reduce(

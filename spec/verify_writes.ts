@@ -124,7 +124,13 @@ export function checkReads(facts: Facts, report: Report): void {
   }
 }
 
-/** Within a program no more steps write a scratch buffer or an output than it says. */
+/** What a step does, without what is said of it. */
+function workOf({ step }: StepFacts): unknown {
+  const said = { label: undefined, span: undefined, phase: undefined };
+  return { ...step, ...said, part: undefined };
+}
+
+/** Within a program no more steps write a scratch buffer or an output than it says, and of several no two are the same. */
 export function checkOnce(facts: Facts, report: Report): void {
   for (const [name, { kind, writers }] of facts.buffers) {
     if (writers !== undefined && kind !== "scratch" && kind !== "output") {
@@ -137,10 +143,23 @@ export function checkOnce(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     const writers = new Writers(facts);
     const last = new Map<string, StepFacts>();
+    const parts = new Map<string, StepFacts>();
     for (const at of steps) {
       for (const name of written(at)) {
         const { kind, writers: all = 1 } = facts.buffers.get(name)!;
         if (LASTING.includes(kind)) continue;
+        if (all > 1) {
+          const part = JSON.stringify([name, workOf(at)]);
+          const same = parts.get(part);
+          if (same) {
+            report(
+              `write buffer '${name}'`,
+              `${same.name} is the same step, so its writers are not all different`,
+              at,
+            );
+          }
+          parts.set(part, at);
+        }
         const full = at.classes.find((c) => writers.count(name, c) >= all);
         if (full !== undefined) {
           report(

@@ -1,4 +1,5 @@
 // Plans that a stranger could have written: what takes for ever is refused, or ended and named.
+// needs: cpu
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

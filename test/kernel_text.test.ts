@@ -187,6 +187,26 @@ t.test("kernelOf() leaves out what is not used, and binds for both what is read 
   t.end();
 });
 
+t.test("kernelOf() makes a kernel of equal text once", (t) => {
+  const kernel = (value: number | Expr | KernelText, name = "k") =>
+    kernelOf({
+      name,
+      workgroupSize: 8,
+      bindings: BINDINGS,
+      body: wgsl`y[lane] = f32(${value});`,
+    });
+  t.equal(kernel(0), kernel(0));
+  const element = (index: Expr) => wgsl`x[${index}]`;
+  t.equal(kernel(element(A)), kernel(element(local("a", "u32"))));
+  const others = [
+    ...[kernel(0), kernel(-0), kernel(1), kernel(0, "other")],
+    ...[kernel(f32(Infinity)), kernel(f32(-Infinity)), kernel(f32(0))],
+    ...[kernel(f32(-0)), kernel(wgsl`x[0]`), kernel(wgsl`x[0]`)],
+  ];
+  t.equal(new Set(others).size, others.length, "equal trees are not assumed");
+  t.end();
+});
+
 /** Each mistake: the text, where it is seen, and what is said of it. */
 const MISTAKES: readonly (readonly [
   text: () => KernelText,

@@ -75,7 +75,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
   add("cache", "state", [["token", 8]]);
   const grid = [{ count: "token" }, 1, 1] as const;
   return {
-    version: 1,
+    version: 2,
     numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],

@@ -478,9 +478,9 @@ t.test("the plan of a step says it", async (t) => {
   t.notOk(`adamw.master.${embed}` in wide.buffers);
   t.equal(narrow.buffers[embed]!.dtype, "bf16");
   t.equal(narrow.buffers[`adamw.master.${embed}`]!.dtype, "f32");
-  t.match(await switchyard(["plan", tiny, "--dtype", "bf16"]), {
+  t.match(await switchyard(["plan", tiny, "--train", "--dtype", "fp8"]), {
     code: 2,
-    err: /Cannot use --dtype without --train/,
+    err: /Cannot use --dtype 'fp8' with --train/,
   });
 });
 

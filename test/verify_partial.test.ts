@@ -16,6 +16,8 @@ import { compileGraph } from "../compiler/compile.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { trainStep } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
+import { add, f32, max } from "../spec/kernel/build.ts";
+import type { Expr } from "../spec/kernel/tree.ts";
 import { stringifyPlan } from "../spec/json.ts";
 import type { Plan } from "../spec/plan.ts";
 import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
@@ -57,6 +59,29 @@ const GATHER = steps(plan as Draft).findIndex((step) =>
 );
 const gather = (draft: Draft) => stepAt(draft, "allGather", GATHER);
 const part = (draft: Draft) => draft.buffers[gather(draft).from]!;
+/** A launch that makes parts of parts. */
+const linear = (draft: Draft) => {
+  const found = steps(draft).flatMap((step) => {
+    if (step.op !== "launch") return [];
+    const { tree } = draft.kernels[step.kernel]!;
+    const all = tree.bindings.filter(({ name }) =>
+      draft.buffers[step.bindings[name]!]!.partial
+    );
+    return all.some(({ access }) => access === "read") ? [{ tree, all }] : [];
+  });
+  if (!found[0]) throw new Error("no launch reads parts");
+  return found[0];
+};
+/** Store `change` of what a launch of parts stores. */
+function restore(draft: Draft, change: (value: Expr) => Expr): void {
+  const { tree } = linear(draft);
+  const body = JSON.stringify(
+    tree.body,
+    (_, node) =>
+      node?.op === "store" ? { ...node, value: change(node.value) } : node,
+  );
+  tree.body = JSON.parse(body);
+}
 /** The sums, as the launch after the exchange makes them. */
 const whole = (draft: Draft) => {
   const { bindings } = stepAt(draft, "launch", GATHER + 1);
@@ -129,6 +154,12 @@ const BROKEN: readonly Mistake[] = [
     )!;
     p.buffers[other]!.partial = ["dp"];
     part(p).partial = ["ep"];
+  }],
+  ["a part that is cut off below", "partial", /is not linear in/, (p) => {
+    restore(p, (value) => max(value, f32(0)));
+  }],
+  ["a part with a constant", "partial", /is not linear in/, (p) => {
+    restore(p, (value) => add(value, f32(1)));
   }],
   ["blocks that do not fill the group", "shapes", /it moves 4 from/, (p) => {
     gather(p).bytes = 4;

@@ -132,6 +132,15 @@ const SCRATCH: readonly Mistake[] = [
     },
   ],
   [
+    "a writer done twice in place of another",
+    "once",
+    /write buffer 'y' in main\[\d+\].*: main\[\d+\] is the same step/,
+    (plan) => {
+      steps(plan).push(structuredClone(steps(plan).at(-1)!));
+      plan.buffers["y"]!.writers = 2;
+    },
+  ],
+  [
     "a second writer where there is one",
     "once",
     /write buffer 'y'.*: main\[\d+\] has written it on rank 0/,

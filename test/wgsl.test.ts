@@ -37,10 +37,9 @@ import {
   type MatmulTile,
   reads,
   rmsNorm,
-  rowMajor,
   writes,
 } from "../compiler/kernels/mod.ts";
-import { testKernels } from "./helpers/run_kernel.ts";
+import { rowMajor, testKernels } from "./helpers/run_kernel.ts";
 
 /** A kernel's text as it was when it was last looked at. */
 function golden(name: string): string {

@@ -1,29 +1,13 @@
-/** Gives every routed token its row in the send buffer, and counts the rows for each expert. */
+/**
+ * Gives every routed token its row in the send buffer, and counts the rows for each expert: a counting sort in which every
+ * lane takes consecutive choices. `spec/kernels.md` explains it line by line.
+ */
 
-import {
-  add,
-  barrier,
-  binary,
-  convert,
-  div,
-  for_,
-  i32,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  min,
-  mul,
-  set,
-  shared,
-  sharedStore,
-  store,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
-import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import { kernelOf, reads, SHARED_WORDS, writes } from "./kernel.ts";
+import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import { bindings, kernelOf, SHARED_WORDS } from "./kernel.ts";
+import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
+import { laneShare } from "./pieces/lanes.ts";
 
 /** The send row of a choice that was dropped. */
 export const DROPPED = 0xffffffff;
@@ -43,89 +27,71 @@ export interface AssignOptions {
   readonly ordered: boolean;
 }
 
-/** Rows by column, then token: a counting sort in which every lane takes consecutive choices. */
+/** Rows by column, then token. */
 export function assign(o: AssignOptions): Kernel {
-  const u = (name: string) => local(name, "u32");
-  const { experts } = o;
-  let lanes = 64;
-  while (lanes > 1 && (lanes + 1) * experts > SHARED_WORDS) lanes /= 2;
-  const lane = id("local");
-  const mine = mul(lane, u32(experts));
-
-  /** For each of this lane's choices that is not dropped: `column`, then `body`. */
-  const eachChoice = (
-    body: readonly Stmt[],
-    dropped: readonly Stmt[],
-  ): Stmt => {
-    const expert = convert("u32", load("index", u("a"), "i32"));
-    const kept: Stmt[] = [
-      let_("column", o.ordered ? load("order", expert, "u32") : expert),
-      ...body,
-    ];
-    const isKept = binary("ge", load("slot", u("a"), "i32"), i32(0));
-    return for_(
-      "a",
-      u("from"),
-      u("to"),
-      o.dropping ? [if_(isKept, kept, dropped)] : kept,
-    );
-  };
-  const cell = add(mine, u("column"));
-  const above = add(mul(u("l"), u32(experts)), u("e"));
+  const { experts, k, tokens } = o;
+  const lanes = lanesFor(experts, { words: SHARED_WORDS, others: 1 });
+  const counted = eachChoice(o, wgsl`cells[lane * ${experts} + column]++;`);
+  const scan = scanCells({
+    ...{ lanes, buckets: experts, bucket: "e" },
+    ...{ counts: "counts", totals: "columns" },
+  });
+  const numbered = eachChoice(
+    o,
+    wgsl`
+      let next = cells[lane * ${experts} + column];
+      sendRow[a] = next;
+      cells[lane * ${experts} + column] = next + 1;`,
+    wgsl`sendRow[a] = ${DROPPED};`,
+  );
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
-    bindings: [
-      reads("index", "i32"),
-      reads("slot", "i32"),
-      reads("order", "u32"),
-      writes("counts", "u32"),
-      writes("sendRow", "u32"),
-    ],
-    shared: [
-      { name: "cells", type: "u32", length: lanes * experts },
-      { name: "columns", type: "u32", length: experts },
-    ],
-    body: [
-      let_("choices", mul(o.tokens, u32(o.k))),
-      let_("share", div(add(u("choices"), u32(lanes - 1)), u32(lanes))),
-      let_("from", min(mul(lane, u("share")), u("choices"))),
-      let_("to", min(add(u("from"), u("share")), u("choices"))),
-      for_("e", u32(0), u32(experts), [
-        sharedStore("cells", add(mine, u("e")), u32(0)),
-      ]),
-      eachChoice([
-        sharedStore("cells", cell, add(shared("cells", cell, "u32"), u32(1))),
-      ], []),
-      barrier(),
+    bindings: bindings(
+      { index: "i32", slot: "i32", order: "u32" },
+      { counts: "u32", sendRow: "u32" },
+    ),
+    body: wgsl`
+      var<workgroup> cells: array<u32, ${lanes * experts}>;
+      var<workgroup> columns: array<u32, ${experts}>;
+
+      let choices = ${tokens} * ${k};
+      ${laneShare(wgsl`choices`, lanes)}
+
+      // How many choices of this lane fall on each column.
+      for (var e = 0u; e < ${experts}; e++) { cells[lane * ${experts} + e] = 0; }
+      ${counted}
+      workgroupBarrier();
+
       // Within a column: how many choices earlier lanes have.
-      for_("e", lane, u32(experts), [
-        var_("count", u32(0)),
-        for_("l", u32(0), u32(lanes), [
-          let_("here", shared("cells", above, "u32")),
-          sharedStore("cells", above, u("count")),
-          set("count", add(u("count"), u("here"))),
-        ]),
-        store("counts", u("e"), u("count")),
-        sharedStore("columns", u("e"), u("count")),
-      ], u32(lanes)),
-      barrier(),
+      ${scan}
+      workgroupBarrier();
+
       // Across columns: each lane adds up to its own cells.
-      var_("start", u32(0)),
-      for_("e", u32(0), u32(experts), [
-        let_("own", add(mine, u("e"))),
-        sharedStore(
-          "cells",
-          u("own"),
-          add(shared("cells", u("own"), "u32"), u("start")),
-        ),
-        set("start", add(u("start"), shared("columns", u("e"), "u32"))),
-      ]),
-      eachChoice([
-        let_("next", shared("cells", cell, "u32")),
-        store("sendRow", u("a"), u("next")),
-        sharedStore("cells", cell, add(u("next"), u32(1))),
-      ], [store("sendRow", u("a"), u32(DROPPED))]),
-    ],
+      var start = 0u;
+      for (var e = 0u; e < ${experts}; e++) {
+        let own = lane * ${experts} + e;
+        cells[own] += start;
+        start += columns[e];
+      }
+
+      // Each choice takes the next row of its cell.
+      ${numbered}`,
   });
+}
+
+/** For each of this lane's choices `a`: `kept`, with its `column`, or `dropped`. */
+function eachChoice(
+  { dropping, ordered }: AssignOptions,
+  kept: KernelText,
+  dropped: KernelText = wgsl``,
+): KernelText {
+  const column = ordered ? wgsl`order[u32(index[a])]` : wgsl`u32(index[a])`;
+  const taken = wgsl`let column = ${column}; ${kept}`;
+  return wgsl`
+    for (var a = from; a < to; a++) {
+      ${
+    dropping ? wgsl`if (slot[a] >= 0) { ${taken} } else { ${dropped} }` : taken
+  }
+    }`;
 }

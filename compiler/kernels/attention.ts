@@ -1,47 +1,17 @@
-/** Causal attention of packed tokens over a cache, 32 keys at a time, for one token or several that share what they load. */
+/**
+ * Causal attention over a cache, a block of 32 keys at a time: the running softmax of Milakov and Gimelshein ("Online
+ * normalizer calculation for softmax", 2018), as in FlashAttention. A workgroup computes a head of one token (decode), or of
+ * several tokens of one sequence that load keys and values once (prefill). For scores, lane j takes key j of the block; for
+ * sums, lane d takes dimension d of the values. `spec/kernels.md` explains it line by line.
+ */
 
-import {
-  add,
-  and,
-  barrier,
-  binary,
-  call,
-  convert,
-  div,
-  eq,
-  f32,
-  fma,
-  for_,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  lt,
-  max,
-  min,
-  mul,
-  select,
-  set,
-  shared,
-  sharedStore,
-  store,
-  sub,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
-import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import {
-  foldGrid,
-  type Grid,
-  groupYZ,
-  kernelOf,
-  reads,
-  writes,
-} from "./kernel.ts";
-import { blockedSum } from "./sum.ts";
+import { bindings, foldGrid, type Grid, GROUP_YZ, kernelOf } from "./kernel.ts";
+import { blockedSum } from "./pieces/blocked_sum.ts";
 
+/** The lowest f32: below every score. */
 const LOWEST = -3.4028234663852886e38;
 
 /** Keys in a block; also the invocations of a workgroup. */
@@ -90,284 +60,284 @@ export function attentionGrid(
 /** Describe attention. A head's result depends on nothing but its query and the keys up to its position. */
 export function attention(o: AttentionOptions): Kernel {
   const { together = 1 } = o;
-  const at = "first_token";
   return kernelOf({
     name: o.name,
     workgroupSize: ATTENTION_BLOCK,
-    bindings: [
-      reads("q"),
-      reads("keys"),
-      ...o.shared ? [] : [reads("values")],
-      reads("sequence", "i32"),
-      reads("position", "i32"),
-      ...o.sinks ? [reads("sinks")] : [],
-      writes("y"),
-    ],
-    shared: ["scores", "weights"].map((name) => ({
-      name,
-      type: "f32",
-      length: together * ATTENTION_BLOCK,
-    })),
-    body: [
-      let_(at, mul(groupYZ(), u32(together))),
-      if_(
-        lt(u(at), o.tokens),
-        together === 1 ? attend(o, u(at), 1) : tile(o, together),
-      ),
-    ],
+    bindings: bindings({
+      ...{ q: "f32", keys: "f32", ...o.shared ? {} : { values: "f32" } },
+      ...{ sequence: "i32", position: "i32" },
+      ...o.sinks ? { sinks: "f32" } : {},
+    }, { y: "f32" }),
+    body: wgsl`
+      var<workgroup> scores: array<f32, ${together * ATTENTION_BLOCK}>;
+      var<workgroup> weights: array<f32, ${together * ATTENTION_BLOCK}>;
+
+      let first_token = ${GROUP_YZ} * ${together};
+      if (first_token < ${o.tokens}) {
+        ${together === 1 ? attend(o, "first_token", 1) : tile(o, together)}
+      }`,
   });
-}
-
-function u(name: string): Expr {
-  return local(name, "u32");
-}
-
-function f(name: string): Expr {
-  return local(name, "f32");
-}
-
-function sequenceOf(token: Expr): Expr {
-  return load("sequence", token, "i32");
 }
 
 /** Tokens of one sequence together; those of several, one after the other. */
-function tile(o: AttentionOptions, together: number): Stmt[] {
-  const first = u("first_token");
-  const others = Array.from(
+function tile(o: AttentionOptions, together: number): KernelText {
+  const { tokens } = o;
+  const alike = Array.from(
     { length: together - 1 },
-    (_, i) => min(add(first, u32(i + 1)), sub(o.tokens, u32(1))),
-  );
-  const [one, ...rest] = others.map((token) =>
-    eq(sequenceOf(token), sequenceOf(first))
-  );
-  return [
-    if_(and(one!, ...rest), attend(o, first, together), [
-      for_(
-        "token",
-        first,
-        min(add(first, u32(together)), o.tokens),
-        attend(o, u("token"), 1),
-      ),
-    ]),
-  ];
+    (_, i) =>
+      wgsl`sequence[min(first_token + ${
+        i + 1
+      }, ${tokens} - 1)] == sequence[first_token]`,
+  )
+    .reduce((all, test) => wgsl`${all} && ${test}`);
+  return wgsl`
+    if (${alike}) {
+      ${attend(o, "first_token", together)}
+    } else {
+      for (var token = first_token; token < min(first_token + ${together}, ${tokens}); token++) {
+        ${attend(o, "token", 1)}
+      }
+    }`;
 }
 
-/** What belongs to one of the tokens: names of its variables end in its number where there are several. */
-interface Row {
-  readonly name: (of: string) => string;
-  /** Where its scores and weights lie in workgroup memory. */
-  readonly at: (key: Expr) => Expr;
-  /** Whether its query sees key j of the block; undefined: every key of the loop. */
-  readonly sees: Expr | undefined;
+/** One of the tokens that a workgroup computes. */
+interface Token {
+  /** Its index. */
+  readonly index: KernelText;
+  /** What the names of its variables end in: nothing where there is one token, else its number. */
+  readonly t: string;
+  /** Where its scores and weights begin in workgroup memory. */
+  readonly at: number;
+}
+
+/** Tokens of one workgroup, and what their text has in common. */
+interface Tokens {
+  readonly o: AttentionOptions;
+  readonly tokens: readonly Token[];
+  /** The keys that a token sees do not begin with the first one. */
+  readonly limited: boolean;
+  /** Parts of a value of 32 elements each: lane d sums element 32c + d in `sum<c>`. */
+  readonly parts: readonly number[];
 }
 
 /** `count` tokens of one sequence from `token` on; beyond the last one its work is done again, and not written. */
-function attend(o: AttentionOptions, token: Expr, count: number): Stmt[] {
-  const { shared: sharing = false, sinks = false } = o;
-  const width = o.valueDim ?? o.dim;
-  const chunks = Array.from(
-    { length: Math.ceil(width / ATTENTION_BLOCK) },
-    (_, c) => c,
-  );
-  const valueLength = sharing ? o.dim : width;
-  const limited = o.window !== undefined || o.chunk !== undefined;
-  const single = count === 1;
-  const rows = Array.from({ length: count }, (_, r): Row => {
-    const name = (of: string) => single ? of : `${of}_${r}`;
-    return {
-      name,
-      at: (key) => add(key, u32(r * ATTENTION_BLOCK)),
-      sees: single
-        ? undefined
-        : and(le(u(name("low")), u("j")), lt(u("j"), u(name("high")))),
-    };
-  });
-  const all = (of: string) => rows.map(({ name }) => u(name(of)));
-  const smallest = (of: string) => all(of).reduce((a, b) => min(a, b));
-  const largest = (of: string) => all(of).reduce((a, b) => max(a, b));
-  /** The dimension that this lane sums in chunk c, and whether there is one. */
-  const dimension = (c: number) => add(id("local"), u32(c * ATTENTION_BLOCK));
-  const whole = width % ATTENTION_BLOCK === 0;
-  const readable = (c: number) =>
-    whole ? dimension(c) : min(dimension(c), u32(width - 1));
-  /** Where the vector of a key position starts, of so many elements. */
-  const cached = (key: Expr, length: number) =>
-    mul(add(u("cache"), mul(key, u32(o.kvHeads))), u32(length));
-
-  const tokens = rows.flatMap(({ name }, r): Stmt[] => {
-    const own = r === 0
-      ? token
-      : min(add(token, u32(r)), sub(o.tokens, u32(1)));
-    const starts = [
-      ...o.window === undefined
-        ? []
-        : [sub(max(u(name("end")), u32(o.window)), u32(o.window))],
-      ...o.chunk === undefined ? [] : [
-        mul(div(sub(u(name("end")), u32(1)), u32(o.chunk)), u32(o.chunk)),
-      ],
-    ];
-    return [
-      let_(
-        name("end"),
-        add(convert("u32", load("position", own, "i32")), u32(1)),
-      ),
-      ...limited
-        ? [let_(name("first"), starts.reduce((a, b) => max(a, b)))]
-        : [],
-      let_(name("row"), add(mul(own, u32(o.heads)), id("group.x"))),
-      let_(name("q_at"), mul(u(name("row")), u32(o.dim))),
-      var_(name("top"), sinks ? load("sinks", id("group.x")) : f32(LOWEST)),
-      var_(name("sum"), f32(sinks ? 1 : 0)),
-      ...chunks.map((c) => var_(name(`sum${c}`), f32(0))),
-    ];
-  });
-  const score: Stmt[] = [
-    // Lanes beyond the last key score that key again, and nobody looks at it.
-    let_("key", min(add(u("start"), id("local")), sub(largest("end"), u32(1)))),
-    let_("key_at", cached(u("key"), o.dim)),
-    ...blockedSum({
-      length: o.dim,
-      totals: rows.map(({ name }) => name("dot")),
-      index: "d",
-      step: (d, blocks) => ({
-        lets: [let_("key_d", load("keys", add(u("key_at"), d)))],
-        values: rows.map(({ name }, r) =>
-          fma(load("q", add(u(name("q_at")), d)), f("key_d"), blocks[r]!)
-        ),
-      }),
-    }),
-    ...rows.flatMap(({ name, at }) => [
-      let_(name("score"), mul(f(name("dot")), f32(o.scale))),
-      sharedStore("scores", at(id("local")), f(name("score"))),
-    ]),
-    barrier(),
-  ];
-  // A block that a token does not see has no keys for it: low is not below high.
-  const bounds = ({ name }: Row): Stmt[] => {
-    const first = limited
-      ? sub(max(u("start"), u(name("first"))), u("start"))
-      : u32(0);
-    const end = single ? u(name("end")) : max(u(name("end")), u("start"));
-    return [
-      let_(
-        name("low"),
-        single || !limited ? first : min(first, u32(ATTENTION_BLOCK)),
-      ),
-      let_(name("high"), min(sub(end, u("start")), u32(ATTENTION_BLOCK))),
-    ];
+function attend(o: AttentionOptions, token: string, count: number): KernelText {
+  const of: Tokens = {
+    o,
+    tokens: range(count).map((r) => ({
+      index: r === 0
+        ? wgsl`${token}`
+        : wgsl`min(${token} + ${r}, ${o.tokens} - 1)`,
+      t: count === 1 ? "" : `_${r}`,
+      at: r * ATTENTION_BLOCK,
+    })),
+    limited: o.window !== undefined || o.chunk !== undefined,
+    parts: range(Math.ceil((o.valueDim ?? o.dim) / ATTENTION_BLOCK)),
   };
-  const weights: Stmt[] = rows.flatMap((row) => {
-    const { name, at } = row;
-    const low = u(name("low"));
-    const some = single ? low : min(low, u32(ATTENTION_BLOCK - 1));
-    return [
-      ...bounds(row),
-      var_(name("block_top"), shared("scores", at(some))),
-      for_("j", add(low, u32(1)), u(name("high")), [
-        set(
-          name("block_top"),
-          max(f(name("block_top")), shared("scores", at(u("j")))),
-        ),
-      ]),
-      sharedStore(
-        "weights",
-        at(id("local")),
-        call("exp", sub(f(name("score")), f(name("block_top")))),
-      ),
-    ];
-  });
-  const sums: Stmt[] = [
-    barrier(),
-    ...rows.flatMap(({ name }) => [
-      var_(name("block_sum"), f32(0)),
-      ...chunks.map((c) => var_(name(`block${c}`), f32(0))),
-    ]),
-    for_("j", smallest("low"), largest("high"), [
-      let_("value_at", cached(add(u("start"), u("j")), valueLength)),
-      ...chunks.map((c) =>
-        let_(
-          `value${c}`,
-          load(sharing ? "keys" : "values", add(u("value_at"), readable(c))),
-        )
-      ),
-      ...rows.flatMap(({ name, at, sees }) => {
-        const weight = f(name("weight"));
-        // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
-        const put = (sum: string, value: Expr) =>
-          set(sum, sees ? select(sees, value, f(sum)) : value);
-        return [
-          let_(name("weight"), shared("weights", at(u("j")))),
-          put(name("block_sum"), add(f(name("block_sum")), weight)),
-          ...chunks.map((c) => {
-            const block = name(`block${c}`);
-            return put(block, fma(weight, f(`value${c}`), f(block)));
-          }),
-        ];
-      }),
-    ]),
-  ];
-  // Sums start at 0 with the lowest finite top, so that the first block's scale is exactly 1 and the old one's 0; or as
-  // if a sink's block, exp(sink - sink) and no value, had come first.
-  const merge = rows.flatMap(({ name }): Stmt[] => {
-    const [top, new_top] = [f(name("top")), f(name("new_top"))];
-    const merged = [
-      let_(name("new_top"), max(top, f(name("block_top")))),
-      let_(name("old_scale"), call("exp", sub(top, new_top))),
-      let_(
-        name("block_scale"),
-        call("exp", sub(f(name("block_top")), new_top)),
-      ),
-      ...["sum", ...chunks.map((c) => `sum${c}`)].map((sum, i) =>
-        set(
-          name(sum),
-          fma(
-            f(name(i === 0 ? "block_sum" : `block${i - 1}`)),
-            f(name("block_scale")),
-            mul(f(name(sum)), f(name("old_scale"))),
-          ),
-        )
-      ),
-      set(name("top"), new_top),
-    ];
-    return single ? merged : [if_(lt(u(name("low")), u(name("high"))), merged)];
-  });
-  const write = rows.flatMap(({ name }, r): Stmt[] => {
-    const results = chunks.map((c) => {
-      const result = store(
-        "y",
-        add(mul(u(name("row")), u32(width)), dimension(c)),
-        div(f(name(`sum${c}`)), f(name("sum"))),
-      );
-      return whole ? result : if_(lt(dimension(c), u32(width)), [result]);
-    });
-    return r === 0 ? results : [if_(lt(add(token, u32(r)), o.tokens), results)];
-  });
-  const blockOf = (first: Expr) =>
-    mul(div(first, u32(ATTENTION_BLOCK)), u32(ATTENTION_BLOCK));
-  return [
+  const first = of.limited
+    ? wgsl`${smallest(of, "first")} / ${ATTENTION_BLOCK} * ${ATTENTION_BLOCK}`
+    : wgsl`0u`;
+  return wgsl`
     // The cached vector of position 0.
-    let_(
-      "cache",
-      add(
-        mul(
-          convert("u32", sequenceOf(token)),
-          u32(o.context * o.kvHeads),
-        ),
-        div(id("group.x"), u32(o.heads / o.kvHeads)),
-      ),
-    ),
-    ...tokens,
-    for_(
-      "start",
-      limited ? blockOf(smallest("first")) : u32(0),
-      largest("end"),
-      [...score, ...weights, ...sums, ...merge],
-      u32(ATTENTION_BLOCK),
-    ),
-    ...write,
-  ];
+    let cache = u32(sequence[${token}]) * ${
+    o.context * o.kvHeads
+  } + group.x / ${o.heads / o.kvHeads};
+    ${queries(of)}
+    for (var start = ${first}; start < ${
+    largest(of, "end")
+  }; start += ${ATTENTION_BLOCK}) {
+      ${scores(of)}
+      workgroupBarrier();
+      ${weights(of)}
+      workgroupBarrier();
+      ${blockSums(of)}
+      ${mergeBlock(of)}
+    }
+    ${results(of, token)}`;
 }
 
-function le(a: Expr, b: Expr): Expr {
-  return binary("le", a, b);
+/** Of each token: the keys that it sees, where its query begins, and its running maximum and sums. */
+function queries({ o, tokens, limited, parts }: Tokens): KernelText {
+  const top = o.sinks ? wgsl`sinks[group.x]` : wgsl`f32(${LOWEST})`;
+  return wgsl`${
+    tokens.map(({ t, index }) =>
+      wgsl`
+      let end${t} = u32(position[${index}]) + 1;
+      ${limited && wgsl`let first${t} = ${firstPosition(o, t)};`}
+      let row${t} = ${index} * ${o.heads} + group.x;
+      let q_at${t} = row${t} * ${o.dim};
+      var top${t} = ${top};
+      var sum${t} = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
+      ${parts.map((c) => wgsl`var sum${c}${t} = 0.0;`)}`
+    )
+  }`;
+}
+
+/** The first position that a token sees whose last one is `end` - 1. */
+function firstPosition(
+  { window, chunk }: AttentionOptions,
+  t: string,
+): KernelText {
+  const ofWindow = wgsl`max(end${t}, ${window}) - ${window}`;
+  const ofChunk = wgsl`(end${t} - 1) / ${chunk} * ${chunk}`;
+  if (chunk === undefined) return ofWindow;
+  return window === undefined ? ofChunk : wgsl`max(${ofWindow}, ${ofChunk})`;
+}
+
+/** Lane j scores key j of the block: q · k * scale. */
+function scores(of: Tokens): KernelText {
+  const { o, tokens } = of;
+  const dots = tokens.map(({ t }) => `dot${t}`);
+  const products = tokens.map(({ t }) =>
+    wgsl`dot${t}_block = fma(q[q_at${t} + d], key_d, dot${t}_block);`
+  );
+  const dot = blockedSum(
+    dots,
+    { length: o.dim, over: "d" },
+    wgsl`
+    let key_d = keys[key_at + d];
+    ${products}`,
+  );
+  const scaled = tokens.map(({ t, at }) =>
+    wgsl`
+      let score${t} = dot${t} * ${o.scale};
+      scores[lane + ${at}] = score${t};`
+  );
+  return wgsl`
+    // Lanes beyond the last key score that key again, and nobody looks at it.
+    let key = min(start + lane, ${largest(of, "end")} - 1);
+    let key_at = (cache + key * ${o.kvHeads}) * ${o.dim};
+    ${dot}
+    ${scaled}`;
+}
+
+/** Lane j weights key j: exp(score - the largest score of the block). A token sees keys low to high - 1 of the block. */
+function weights({ tokens, limited }: Tokens): KernelText {
+  const single = tokens.length === 1;
+  return wgsl`${
+    tokens.map(({ t, at }) => {
+      const first = limited ? wgsl`max(start, first${t}) - start` : wgsl`0u`;
+      // A block that one of several tokens does not see has no keys for it: low is not below high.
+      const low = single || !limited
+        ? first
+        : wgsl`min(${first}, ${ATTENTION_BLOCK})`;
+      const end = single ? wgsl`end` : wgsl`max(end${t}, start)`;
+      const some = single
+        ? wgsl`low`
+        : wgsl`min(low${t}, ${ATTENTION_BLOCK - 1})`;
+      return wgsl`
+      let low${t} = ${low};
+      let high${t} = min(${end} - start, ${ATTENTION_BLOCK});
+      var block_top${t} = scores[${some} + ${at}];
+      for (var j = low${t} + 1; j < high${t}; j++) {
+        block_top${t} = max(block_top${t}, scores[j + ${at}]);
+      }
+      weights[lane + ${at}] = exp(score${t} - block_top${t});`;
+    })
+  }`;
+}
+
+/** Lane d sums dimension d of the block's values, times their weights; and every lane the weights. */
+function blockSums(of: Tokens): KernelText {
+  const { o, tokens, parts } = of;
+  const width = o.valueDim ?? o.dim;
+  const [values, length] = o.shared ? ["keys", o.dim] : ["values", width];
+  const dimension = (c: number) => {
+    const d = wgsl`lane + ${c * ATTENTION_BLOCK}`;
+    return width % ATTENTION_BLOCK === 0 ? d : wgsl`min(${d}, ${width - 1})`;
+  };
+  const declared = tokens.map(({ t }) =>
+    wgsl`
+      var block_sum${t} = 0.0;
+      ${parts.map((c) => wgsl`var block${c}${t} = 0.0;`)}`
+  );
+  const loaded = parts.map((c) =>
+    wgsl`let value${c} = ${values}[value_at + ${dimension(c)}];`
+  );
+  const added = tokens.map(({ t, at }) => {
+    // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
+    const put = (sum: KernelText, value: KernelText) =>
+      tokens.length === 1
+        ? value
+        : wgsl`select(${sum}, ${value}, low${t} <= j && j < high${t})`;
+    const [sum, more] = [wgsl`block_sum${t}`, wgsl`block_sum${t} + weight${t}`];
+    const part = (c: number) => {
+      const block = wgsl`block${c}${t}`;
+      const next = wgsl`fma(weight${t}, value${c}, ${block})`;
+      return wgsl`block${c}${t} = ${put(block, next)};`;
+    };
+    return wgsl`
+      let weight${t} = weights[j + ${at}];
+      block_sum${t} = ${put(sum, more)};
+      ${parts.map(part)}`;
+  });
+  return wgsl`
+    ${declared}
+    for (var j = ${smallest(of, "low")}; j < ${largest(of, "high")}; j++) {
+      let value_at = (cache + (start + j) * ${o.kvHeads}) * ${length};
+      ${loaded}
+      ${added}
+    }`;
+}
+
+/**
+ * The running softmax takes a block in: what was summed before is scaled to the new maximum. Sums start at 0 with the
+ * lowest finite maximum, so that the first block's scale is exactly 1 and the old one's 0; or as if a sink's block,
+ * exp(sink - sink) and no value, had come first.
+ */
+function mergeBlock({ tokens, parts }: Tokens): KernelText {
+  const merged = tokens.map(({ t }) =>
+    wgsl`
+      let new_top${t} = max(top${t}, block_top${t});
+      let old_scale${t} = exp(top${t} - new_top${t});
+      let block_scale${t} = exp(block_top${t} - new_top${t});
+      sum${t} = fma(block_sum${t}, block_scale${t}, sum${t} * old_scale${t});
+      ${
+      parts.map((c) =>
+        wgsl`sum${c}${t} = fma(block${c}${t}, block_scale${t}, sum${c}${t} * old_scale${t});`
+      )
+    }
+      top${t} = new_top${t};`
+  );
+  return tokens.length === 1
+    ? merged[0]!
+    : wgsl`${
+      tokens.map(({ t }, r) => wgsl`if (low${t} < high${t}) { ${merged[r]} }`)
+    }`;
+}
+
+/** Lane d writes dimension d of every token that there is. */
+function results({ o, tokens, parts }: Tokens, token: string): KernelText {
+  const width = o.valueDim ?? o.dim;
+  return wgsl`${
+    tokens.map(({ t }, r) => {
+      const written = parts.map((c) => {
+        const d = wgsl`lane + ${c * ATTENTION_BLOCK}`;
+        const result = wgsl`
+          y[row${t} * ${width} + ${d}] = sum${c}${t} / sum${t};`;
+        return width % ATTENTION_BLOCK === 0
+          ? result
+          : wgsl`if (${d} < ${width}) { ${result} }`;
+      });
+      return r === 0
+        ? wgsl`${written}`
+        : wgsl`if (${token} + ${r} < ${o.tokens}) { ${written} }`;
+    })
+  }`;
+}
+
+/** The smallest of a variable of all tokens. */
+function smallest({ tokens }: Tokens, name: string): KernelText {
+  return tokens.map(({ t }) => wgsl`${name + t}`)
+    .reduce((a, b) => wgsl`min(${a}, ${b})`);
+}
+
+/** The largest of a variable of all tokens. */
+function largest({ tokens }: Tokens, name: string): KernelText {
+  return tokens.map(({ t }) => wgsl`${name + t}`)
+    .reduce((a, b) => wgsl`max(${a}, ${b})`);
+}
+
+function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
 }

@@ -1,27 +1,11 @@
 /** Brings the experts' results back to their tokens. */
 
-import {
-  add,
-  binary,
-  div,
-  f32,
-  fma,
-  for_,
-  if_,
-  let_,
-  load,
-  local,
-  mul,
-  rem,
-  set,
-  store,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
+import { local } from "../../spec/kernel/build.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise } from "./elementwise.ts";
-import { reads, writes } from "./kernel.ts";
+import { elementwise, INDEX } from "./elementwise.ts";
+import { bindings } from "./kernel.ts";
 
 /**
  * A combine. Bindings: `returned` f32 [token * k, row] in send order, `sendRow` u32 and `weight` f32 [token, k], and `y`
@@ -43,40 +27,28 @@ export interface CombineOptions {
 
 /** y[t] = sum over j, in order, of weight[t, j] * returned[sendRow[t, j]]; dropped choices are left out. */
 export function combine(o: CombineOptions): Kernel {
-  const row = u32(o.row);
-  const u = (name: string) => local(name, "u32");
-  const sum = local("sum", "f32");
+  const { row, weighed = true } = o;
   return elementwise({
     name: o.name,
-    count: mul(o.tokens, row),
-    bindings: o.bindings ??
-      [
-        reads("returned"),
-        reads("sendRow", "u32"),
-        reads("weight"),
-        writes("y"),
-      ],
-    body: (i) => [
-      let_("choices", mul(div(i, row), u32(o.k))),
-      let_("element", rem(i, row)),
-      var_("sum", f32(0)),
-      for_("j", u32(0), u32(o.k), [
-        let_("choice", add(u("choices"), u("j"))),
-        let_("from", load("sendRow", u("choice"), "u32")),
-        if_(binary("ne", u("from"), u32(DROPPED)), [
-          let_(
-            "result",
-            load("returned", add(mul(u("from"), row), u("element"))),
-          ),
-          set(
-            "sum",
-            o.weighed ?? true
-              ? fma(load("weight", u("choice")), local("result", "f32"), sum)
-              : add(sum, local("result", "f32")),
-          ),
-        ]),
-      ]),
-      ...o.epilogue?.(i, sum) ?? [store("y", i, sum)],
-    ],
+    count: wgsl`${o.tokens} * ${row}`,
+    bindings: o.bindings ?? bindings(
+      { returned: "f32", sendRow: "u32", weight: "f32" },
+      { y: "f32" },
+    ),
+    body: wgsl`
+      let choices = i / ${row} * ${o.k};
+      let element = i % ${row};
+      var sum = 0.0;
+      for (var j = 0u; j < ${o.k}; j++) {
+        let choice = choices + j;
+        let from = sendRow[choice];
+        if (from != ${DROPPED}) {
+          let result = returned[from * ${row} + element];
+          sum = ${
+      weighed ? wgsl`fma(weight[choice], result, sum)` : wgsl`sum + result`
+    };
+        }
+      }
+      ${o.epilogue?.(INDEX, local("sum", "f32")) ?? wgsl`y[i] = sum;`}`,
   });
 }

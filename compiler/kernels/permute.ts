@@ -1,18 +1,7 @@
 /** Moves token rows into send order. */
 
-import {
-  add,
-  binary,
-  div,
-  if_,
-  let_,
-  load,
-  local,
-  mul,
-  rem,
-  store,
-  u32,
-} from "../../spec/kernel/build.ts";
+import { local } from "../../spec/kernel/build.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
 import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { DROPPED } from "./assign.ts";
 import { elementwise } from "./elementwise.ts";
@@ -36,35 +25,29 @@ export interface PermuteOptions {
   readonly bindings?: readonly Binding[];
 }
 
+const [SOURCE, CHOICE] = [local("source", "u32"), local("choice", "u32")];
+
 /** send[sendRow[t, j]] = x[t] */
 export function permute(o: PermuteOptions): Kernel {
-  const type = o.type ?? "f32";
-  const row = u32(o.row);
-  const u = (name: string) => local(name, "u32");
+  const { row, k, type = "f32" } = o;
   return elementwise({
     name: o.name,
-    count: mul(o.tokens, u32(o.k * o.row)),
+    count: wgsl`${o.tokens} * ${k * row}`,
     bindings: [
       ...o.value ? [] : [reads("x", type)],
       reads("sendRow", "u32"),
       ...o.bindings ?? [],
       writes("send", type),
     ],
-    body: (i) => {
-      const source = add(mul(div(u("choice"), u32(o.k)), row), u("element"));
-      return [
-        let_("choice", div(i, row)),
-        let_("element", rem(i, row)),
-        let_("to", load("sendRow", u("choice"), "u32")),
-        if_(binary("ne", u("to"), u32(DROPPED)), [
-          let_("source", source),
-          store(
-            "send",
-            add(mul(u("to"), row), u("element")),
-            o.value?.(u("source"), u("choice")) ?? load("x", u("source"), type),
-          ),
-        ]),
-      ];
-    },
+    body: wgsl`
+      let choice = i / ${row};
+      let element = i % ${row};
+      let to = sendRow[choice];
+      if (to != ${DROPPED}) {
+        let source = choice / ${k} * ${row} + element;
+        send[to * ${row} + element] = ${
+      o.value?.(SOURCE, CHOICE) ?? wgsl`x[source]`
+    };
+      }`,
   });
 }

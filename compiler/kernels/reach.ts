@@ -1,45 +1,20 @@
-/** Which ranks a token goes to, whatever the number of its experts there: rows to send once, and where choices find them. */
+/**
+ * Deduplicated dispatch: to which group ranks a token goes, whatever the number of its experts there. Rows to send once,
+ * by a counting sort in which every lane takes consecutive tokens; and where choices find them.
+ */
 
-import {
-  add,
-  barrier,
-  binary,
-  convert,
-  div,
-  eq,
-  for_,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  lt,
-  min,
-  mul,
-  select,
-  set,
-  shared,
-  sharedStore,
-  store,
-  sub,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
-import { pick } from "../../spec/kernel/pick.ts";
-import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise } from "./elementwise.ts";
-import { kernelOf, reads, SHARED_WORDS, writes } from "./kernel.ts";
-
-function u(name: string): Expr {
-  return local(name, "u32");
-}
+import { bindings, kernelOf, SHARED_WORDS } from "./kernel.ts";
+import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
+import { laneShare } from "./pieces/lanes.ts";
 
 /**
  * What a token reaches. Bindings: `index` i32 and `sendRow` u32 [token, k]; `order` u32 [expert] if `ordered`: the column
  * of each expert; written: `reach` u32 [position]: tokens for each; `tokenRow` u32 [token, k]: the row in which the token
  * is sent to the position of this choice, at its first choice there, else DROPPED; `places` u32 [row]: for the choice of
- * a send row, its token among those sent to the same position. Its grid is one workgroup.
+ * a send row, its token among those sent to the same position. Positions are group ranks. Its grid is one workgroup.
  */
 export interface ReachOptions {
   readonly name: string;
@@ -50,159 +25,103 @@ export interface ReachOptions {
   readonly ordered: boolean;
 }
 
-/** Rows by position, then token: a counting sort in which every lane takes consecutive tokens. */
+/** Rows by position, then token. */
 export function reach(o: ReachOptions): Kernel {
   const positions = o.splits.length - 1;
-  let lanes = 64;
-  while (lanes > 1 && (lanes + 2) * positions > SHARED_WORDS) lanes /= 2;
-  const lane = id("local");
-  const mine = mul(lane, u32(positions));
-  const kept = (a: Expr) =>
-    binary("ne", load("sendRow", a, "u32"), u32(DROPPED));
-  const column = (a: Expr) => {
-    const expert = convert("u32", load("index", a, "i32"));
-    return o.ordered ? load("order", expert, "u32") : expert;
-  };
-  /** The position of a column: how many positions end before it. */
-  const positionOf = (column: Expr) =>
-    o.splits.slice(1, -1).reduce<Expr>(
-      (p, end) => add(p, select(lt(column, u32(end)), u32(0), u32(1))),
-      u32(0),
-    );
-  /** For each choice of this lane that is not dropped: `p`, its position, and `fresh`, 1 if no choice before it goes there. */
-  const eachChoice = (then: readonly Stmt[], dropped: readonly Stmt[]): Stmt =>
-    for_("t", u("from"), u("to"), [
-      for_("j", u32(0), u32(o.k), [
-        let_("a", add(mul(u("t"), u32(o.k)), u("j"))),
-        if_(kept(u("a")), [
-          let_("column", column(u("a"))),
-          let_("p", positionOf(u("column"))),
-          var_("fresh", u32(1)),
-          for_("i", u32(0), u("j"), [
-            let_("b", add(mul(u("t"), u32(o.k)), u("i"))),
-            if_(kept(u("b")), [
-              let_("other", column(u("b"))),
-              if_(eq(positionOf(u("other")), u("p")), [set("fresh", u32(0))]),
-            ]),
-          ]),
-          ...then,
-        ], dropped),
-      ]),
-    ]);
-  const cell = add(mine, u("p"));
-  const above = add(mul(u("l"), u32(positions)), u("q"));
-  const isFresh = eq(u("fresh"), u32(1));
+  const lanes = lanesFor(positions, { words: SHARED_WORDS, others: 2 });
+  const cell = wgsl`cells[lane * ${positions} + p]`;
+  const counted = eachChoice(
+    o,
+    wgsl`
+    if (fresh == 1) { cells[lane * ${positions} + p]++; }`,
+  );
+  const scan = scanCells({
+    ...{ lanes, buckets: positions, bucket: "q" },
+    ...{ counts: "reach", totals: "totals" },
+  });
+  const numbered = eachChoice(
+    o,
+    wgsl`
+      var start = 0u;
+      for (var q = 0u; q < p; q++) { start += totals[q]; }
+      if (fresh == 1) {
+        let next = ${cell};
+        cells[lane * ${positions} + p] = next + 1;
+        tokenRow[a] = start + next;
+      } else {
+        tokenRow[a] = ${DROPPED};
+      }
+      // The last of the position so far is this token.
+      places[sendRow[a]] = ${cell} - 1;`,
+    wgsl`tokenRow[a] = ${DROPPED};`,
+  );
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
-    bindings: [
-      reads("index", "i32"),
-      reads("sendRow", "u32"),
-      reads("order", "u32"),
-      writes("reach", "u32"),
-      writes("tokenRow", "u32"),
-      writes("places", "u32"),
-    ],
-    shared: [
-      { name: "cells", type: "u32", length: lanes * positions },
-      { name: "totals", type: "u32", length: positions },
-    ],
-    body: [
-      let_("tokens", o.tokens),
-      let_("share", div(add(u("tokens"), u32(lanes - 1)), u32(lanes))),
-      let_("from", min(mul(lane, u("share")), u("tokens"))),
-      let_("to", min(add(u("from"), u("share")), u("tokens"))),
-      for_("q", u32(0), u32(positions), [
-        sharedStore("cells", add(mine, u("q")), u32(0)),
-      ]),
-      eachChoice([
-        if_(isFresh, [
-          sharedStore("cells", cell, add(shared("cells", cell, "u32"), u32(1))),
-        ]),
-      ], []),
-      barrier(),
+    bindings: bindings(
+      { index: "i32", sendRow: "u32", order: "u32" },
+      { reach: "u32", tokenRow: "u32", places: "u32" },
+    ),
+    body: wgsl`
+      var<workgroup> cells: array<u32, ${lanes * positions}>;
+      var<workgroup> totals: array<u32, ${positions}>;
+
+      let tokens = ${o.tokens};
+      ${laneShare(wgsl`tokens`, lanes)}
+
+      // How many tokens of this lane go to each position.
+      for (var q = 0u; q < ${positions}; q++) { cells[lane * ${positions} + q] = 0; }
+      ${counted}
+      workgroupBarrier();
+
       // Within a position: how many tokens earlier lanes have.
-      for_("q", lane, u32(positions), [
-        var_("count", u32(0)),
-        for_("l", u32(0), u32(lanes), [
-          let_("here", shared("cells", above, "u32")),
-          sharedStore("cells", above, u("count")),
-          set("count", add(u("count"), u("here"))),
-        ]),
-        store("reach", u("q"), u("count")),
-        sharedStore("totals", u("q"), u("count")),
-      ], u32(lanes)),
-      barrier(),
-      eachChoice([
-        var_("start", u32(0)),
-        for_("q", u32(0), u("p"), [
-          set("start", add(u("start"), shared("totals", u("q"), "u32"))),
-        ]),
-        if_(isFresh, [
-          let_("next", shared("cells", cell, "u32")),
-          sharedStore("cells", cell, add(u("next"), u32(1))),
-          store("tokenRow", u("a"), add(u("start"), u("next"))),
-        ], [store("tokenRow", u("a"), u32(DROPPED))]),
-        // The last of the position so far is this token.
-        store(
-          "places",
-          load("sendRow", u("a"), "u32"),
-          sub(shared("cells", cell, "u32"), u32(1)),
-        ),
-      ], [store("tokenRow", u("a"), u32(DROPPED))]),
-    ],
+      ${scan}
+      workgroupBarrier();
+
+      // Each token takes the next row of its cell, behind those of earlier positions.
+      ${numbered}`,
   });
 }
 
 /**
- * Where grouped rows find their tokens. Bindings: `counts` u32 [position, column] and `reach` u32 [position, position] of
- * the whole group, `position` u32 [1], `rowOf` u32 [row] and `rowCount` u32 [1] of a regroup, `places` u32 [row] as they
- * were received; written: `tokenOf` u32 [row]. Its grid is `elementwiseGrid(rows)`.
+ * For each choice `a` of this lane's tokens that is not dropped: `then`, with `p`, its position, and `fresh`, 1 if no
+ * choice before it goes there; else `dropped`.
  */
-export interface LocateOptions {
-  readonly name: string;
-  readonly splits: readonly number[];
+function eachChoice(
+  o: ReachOptions,
+  then: KernelText,
+  dropped: KernelText = wgsl``,
+): KernelText {
+  const { k, ordered } = o;
+  const column = (a: string) =>
+    ordered ? wgsl`order[u32(index[${a}])]` : wgsl`u32(index[${a}])`;
+  return wgsl`
+    for (var t = from; t < to; t++) {
+      for (var j = 0u; j < ${k}; j++) {
+        let a = t * ${k} + j;
+        if (sendRow[a] != ${DROPPED}) {
+          let column = ${column("a")};
+          let p = ${positionOf(o, "column")};
+          var fresh = 1u;
+          for (var i = 0u; i < j; i++) {
+            let b = t * ${k} + i;
+            if (sendRow[b] != ${DROPPED}) {
+              let other = ${column("b")};
+              if (${positionOf(o, "other")} == p) { fresh = 0; }
+            }
+          }
+          ${then}
+        } else {
+          ${dropped}
+        }
+      }
+    }`;
 }
 
-/** tokenOf[g] = the tokens of earlier sources, then the place of its choice among those of its own. */
-export function locate({ name, splits }: LocateOptions): Kernel {
-  const positions = splits.length - 1;
-  const columns = splits.at(-1)!;
-  const count = load("counts", add(mul(u("s"), u32(columns)), u("c")), "u32");
-  const tokens = load(
-    "reach",
-    add(mul(u("s"), u32(positions)), u("me")),
-    "u32",
+/** The position of a column: how many positions end before it. */
+function positionOf({ splits }: ReachOptions, column: string): KernelText {
+  return splits.slice(1, -1).reduce(
+    (p, end) => wgsl`${p} + select(1u, 0u, ${column} < ${end})`,
+    wgsl`0u`,
   );
-  return elementwise({
-    name,
-    count: load("rowCount", u32(0), "u32"),
-    bindings: [
-      ...["counts", "reach", "position", "rowOf", "rowCount", "places"]
-        .map((name) => reads(name, "u32")),
-      writes("tokenOf", "u32"),
-    ],
-    body: (g) => [
-      let_("me", load("position", u32(0), "u32")),
-      let_("row", load("rowOf", g, "u32")),
-      let_("my_first", pick(splits.slice(0, -1), u("me"))),
-      let_("my_end", pick(splits.slice(1), u("me"))),
-      // Rows and tokens of the sources before the one that the row is of.
-      var_("rows", u32(0)),
-      var_("before", u32(0)),
-      var_("open", u32(1)),
-      for_("s", u32(0), u32(positions), [
-        var_("here", u32(0)),
-        for_("c", u("my_first"), u("my_end"), [
-          set("here", add(u("here"), count)),
-        ]),
-        set("rows", add(u("rows"), u("here"))),
-        if_(lt(u("row"), u("rows")), [set("open", u32(0))]),
-        if_(eq(u("open"), u32(1)), [
-          set("before", add(u("before"), tokens)),
-        ]),
-      ]),
-      store("tokenOf", g, add(u("before"), load("places", u("row"), "u32"))),
-    ],
-  });
 }

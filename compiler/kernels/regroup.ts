@@ -1,38 +1,15 @@
-/** Finds, from the counts, which received rows belong to which local expert. No data moves. */
+/**
+ * Finds, from the counts, which received rows belong to which local expert, and lists the tiles of the grouped matmuls. No
+ * data moves: rows are found by walking the counts, one invocation for each grouped row.
+ */
 
-import {
-  add,
-  and,
-  binary,
-  div,
-  eq,
-  for_,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  lt,
-  min,
-  mul,
-  set,
-  store,
-  sub,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
 import { columnsOf } from "../../spec/bytes.ts";
-import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import type { Size } from "../../spec/size.ts";
+import { local } from "../../spec/kernel/build.ts";
 import { pick } from "../../spec/kernel/pick.ts";
-import {
-  foldGrid,
-  type Grid,
-  groupXY,
-  kernelOf,
-  reads,
-  writes,
-} from "./kernel.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import type { Size } from "../../spec/size.ts";
+import { bindings, foldGrid, type Grid, GROUP_XY, kernelOf } from "./kernel.ts";
 
 const LANES = 64;
 
@@ -67,113 +44,81 @@ export function tileBound(
   };
 }
 
+const ME = local("me", "u32");
+
 /**
  * tiles = [count, then (local expert, first grouped row, rows) of each tile]; rowOf[g] = the received row of grouped row
  * g, expertOf[g] = its local expert. Received rows are ordered by source, local expert, token; grouped ones by local
  * expert, source, token.
  */
 export function regroup(o: RegroupOptions): Kernel {
-  const u = (name: string) => local(name, "u32");
   const positions = o.splits.length - 1;
   const columns = o.splits.at(-1)!;
   const parts = columnsOf(o);
   const skipped = parts.map(([first], p) => first - o.splits[p]!);
   const skips = skipped.some((n) => n > 0);
-  const expert = (e: Expr) => skips ? add(u("skipped"), e) : e;
-  const count = (s: Expr, e: Expr) =>
-    load("counts", add(mul(s, u32(columns)), u("first"), e), "u32");
-  const eachSource = (body: readonly Stmt[]) =>
-    for_("s", u32(0), u32(positions), body);
-  const me = positions === 1 ? u32(0) : load("position", u32(0), "u32");
-
-  /** Walk the grouped order until the block (expert, source) that holds row g. */
-  const rows: Stmt[] = [
-    var_("before", u32(0)),
-    for_("e", u32(0), u("experts"), [
-      eachSource([
-        let_("here", count(u("s"), u("e"))),
-        if_(
-          and(
-            binary("ge", u("g"), u("before")),
-            lt(u("g"), add(u("before"), u("here"))),
-          ),
-          [
-            var_("row", sub(u("g"), u("before"))),
-            // In received order: all rows of earlier sources, then this source's rows for earlier experts.
-            for_("s2", u32(0), u("s"), [
-              for_("e2", u32(0), u("experts"), [
-                set("row", add(u("row"), count(u("s2"), u("e2")))),
-              ]),
-            ]),
-            for_("e2", u32(0), u("e"), [
-              set("row", add(u("row"), count(u("s"), u("e2")))),
-            ]),
-            store("rowOf", u("g"), u("row")),
-            store("expertOf", u("g"), expert(u("e"))),
-          ],
-        ),
-        set("before", add(u("before"), u("here"))),
-      ]),
-    ]),
-  ];
-
-  /** One invocation for each expert lists its tiles after those of earlier experts. */
-  const tileRows = u32(o.tileRows);
-  const tilesOf = (n: Expr) => div(add(n, u32(o.tileRows - 1)), tileRows);
-  const tiles: Stmt[] = [
-    var_("tile", u32(0)),
-    var_("first_row", u32(0)),
-    for_("e", u32(0), u("experts"), [
-      var_("of_expert", u32(0)),
-      eachSource([
-        set("of_expert", add(u("of_expert"), count(u("s"), u("e")))),
-      ]),
-      if_(eq(binary("rem", u("e"), u32(LANES)), id("local")), [
-        for_("t", u32(0), tilesOf(u("of_expert")), [
-          let_("word", add(mul(add(u("tile"), u("t")), u32(3)), u32(1))),
-          let_("done", mul(u("t"), tileRows)),
-          store("tiles", u("word"), expert(u("e"))),
-          store(
-            "tiles",
-            add(u("word"), u32(1)),
-            add(u("first_row"), u("done")),
-          ),
-          store(
-            "tiles",
-            add(u("word"), u32(2)),
-            min(tileRows, sub(u("of_expert"), u("done"))),
-          ),
-        ]),
-      ]),
-      set("tile", add(u("tile"), tilesOf(u("of_expert")))),
-      set("first_row", add(u("first_row"), u("of_expert"))),
-    ]),
-    if_(eq(id("local"), u32(0)), [store("tiles", u32(0), u("tile"))]),
-  ];
+  const expert = skips ? wgsl`skipped + e` : wgsl`e`;
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
-    bindings: [
-      reads("counts", "u32"),
-      reads("position", "u32"),
-      writes("tiles", "u32"),
-      writes("rowOf", "u32"),
-      writes("expertOf", "u32"),
-      writes("rowCount", "u32"),
-    ],
-    body: [
-      let_("group_number", groupXY()),
-      let_("g", add(mul(u("group_number"), u32(LANES)), id("local"))),
-      let_("me", me),
-      let_("first", pick(parts.map(([first]) => first), u("me"))),
-      let_(
-        "experts",
-        sub(pick(parts.map(([, end]) => end), u("me")), u("first")),
-      ),
-      ...skips ? [let_("skipped", pick(skipped, u("me")))] : [],
-      ...rows,
-      if_(eq(u("g"), u32(0)), [store("rowCount", u32(0), u("before"))]),
-      if_(eq(u("group_number"), u32(0)), tiles),
-    ],
+    bindings: bindings(
+      { counts: "u32", position: "u32" },
+      { tiles: "u32", rowOf: "u32", expertOf: "u32", rowCount: "u32" },
+    ),
+    body: wgsl`
+      let group_number = ${GROUP_XY};
+      let g = group_number * ${LANES} + lane;
+      let me = ${positions === 1 ? wgsl`0u` : wgsl`position[0]`};
+      let first = ${pick(parts.map(([first]) => first), ME)};
+      let experts = ${pick(parts.map(([, end]) => end), ME)} - first;
+      ${skips && wgsl`let skipped = ${pick(skipped, ME)};`}
+
+      // Walk the grouped order until the block (expert, source) that has row g.
+      var before = 0u;
+      for (var e = 0u; e < experts; e++) {
+        for (var s = 0u; s < ${positions}; s++) {
+          let here = counts[s * ${columns} + first + e];
+          if (g >= before && g < before + here) {
+            var row = g - before;
+            // In received order: all rows of earlier sources, then this source's rows for earlier experts.
+            for (var s2 = 0u; s2 < s; s2++) {
+              for (var e2 = 0u; e2 < experts; e2++) {
+                row += counts[s2 * ${columns} + first + e2];
+              }
+            }
+            for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${columns} + first + e2]; }
+            rowOf[g] = row;
+            expertOf[g] = ${expert};
+          }
+          before += here;
+        }
+      }
+      if (g == 0) { rowCount[0] = before; }
+
+      // One invocation of the first workgroup for each expert lists its tiles, after those of earlier experts.
+      if (group_number == 0) {
+        var tile = 0u;
+        var first_row = 0u;
+        for (var e = 0u; e < experts; e++) {
+          var of_expert = 0u;
+          for (var s = 0u; s < ${positions}; s++) {
+            of_expert += counts[s * ${columns} + first + e];
+          }
+          if (e % ${LANES} == lane) {
+            for (var t = 0u; t < (of_expert + ${
+      o.tileRows - 1
+    }) / ${o.tileRows}; t++) {
+              let word = (tile + t) * 3 + 1;
+              let done = t * ${o.tileRows};
+              tiles[word] = ${expert};
+              tiles[word + 1] = first_row + done;
+              tiles[word + 2] = min(${o.tileRows}u, of_expert - done);
+            }
+          }
+          tile += (of_expert + ${o.tileRows - 1}) / ${o.tileRows};
+          first_row += of_expert;
+        }
+        if (lane == 0) { tiles[0] = tile; }
+      }`,
   });
 }

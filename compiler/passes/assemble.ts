@@ -10,6 +10,7 @@ import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
+import { withSourceNames } from "./source_names.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
 import { declareWritable } from "./writable.ts";
 
@@ -53,7 +54,7 @@ export function assemble(
     [name, { tree, wgsl: printWgsl(tree) }] as const
   );
   const draft: Plan = {
-    version: 1,
+    version: 2,
     numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],
@@ -69,7 +70,7 @@ export function assemble(
     buffers,
     kernels: Object.fromEntries(printed),
     weights,
-    programs: [{ name: MAIN, ...ports, steps }],
+    programs: [{ name: MAIN, ...ports, steps: withSourceNames(steps) }],
     peakBytes: sumPerRank(allocations.map(({ bytes }) => bytes)),
     staging: { local: 0, host: 0 },
   };

@@ -4,7 +4,8 @@ import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
 import { parseStatements } from "./parse.ts";
-import { type Statements, wgsl } from "./text.ts";
+import { KernelText, type Statements, wgsl } from "./text.ts";
+import { textKey } from "./text_key.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { readTree } from "../verify_tree.ts";
@@ -40,6 +41,12 @@ export function foldGrid(groups: Size): readonly [Size, Size] {
 
 /** The workgroup's number where `foldGrid` lies in x and y. */
 export const GROUP_XY = wgsl`group.x + group.y * ${GRID_LIMIT}`;
+
+/** The workgroup's number where `foldGrid` lies in x and z. */
+export const GROUP_XZ = wgsl`group.x + group.z * ${GRID_LIMIT}`;
+
+/** The workgroup's number where `foldGrid` lies in y and z. */
+export const GROUP_YZ = wgsl`group.y + group.z * ${GRID_LIMIT}`;
 
 /** The workgroup's number where `foldGrid` lies in x and y. */
 export function groupXY(): Expr {
@@ -124,11 +131,30 @@ export interface KernelParts {
   readonly body: Statements;
 }
 
+/** Kernels of text that were put together lately, by all that they are made from. */
+const made = new Map<string, Kernel>();
+const MADE = 256;
+
 /**
- * Put a kernel together. Bindings that the body does not use are left out, `lengths` is added where it is used, and what
+ * Put a kernel together; layers alike share one. Bindings that the body does not use are left out, `lengths` is added where it is used, and what
  * is written and read again is bound for both. Throws KernelTextError.
  */
 export function kernelOf(parts: KernelParts): Kernel {
+  const { name, workgroupSize, bindings, shared, body } = parts;
+  const text = body instanceof KernelText && shared === undefined
+    ? textKey(body)
+    : undefined;
+  if (text === undefined) return make(parts);
+  const key = JSON.stringify([name, workgroupSize, bindings, text]);
+  const known = made.get(key);
+  if (known) return known;
+  if (made.size === MADE) made.clear();
+  const kernel = make(parts);
+  made.set(key, kernel);
+  return kernel;
+}
+
+function make(parts: KernelParts): Kernel {
   const { name, workgroupSize } = parts;
   const all = parts.bindings.some((b) => b.name === LENGTHS.name)
     ? parts.bindings

@@ -33,7 +33,14 @@ import {
   wgsl,
 } from "./text.ts";
 import { TextScope, type VariableKind } from "./text_scope.ts";
-import type { Binding, Expr, ScalarType, SharedArray, Stmt } from "./tree.ts";
+import type {
+  BinaryOp,
+  Binding,
+  Expr,
+  ScalarType,
+  SharedArray,
+  Stmt,
+} from "./tree.ts";
 import { binaryType } from "./types.ts";
 import { loopFaults } from "../verify_loops.ts";
 
@@ -50,6 +57,14 @@ const RESERVED: ReadonlySet<string> = new Set(
   "bitcast bool else f32 false for group i32 if lane let true u32 var vec2 vec4"
     .split(" "),
 );
+
+/** Operators of assignments that compute: `+=`, `++` and the like. */
+const ASSIGNMENTS: ReadonlyMap<string, BinaryOp> = new Map([
+  ["++", "add"],
+  ...[...OPERATORS.values()]
+    .filter(({ kind }) => kind === "arithmetic" || kind === "bits")
+    .map(({ text, fn }) => [`${text}=`, fn] as const),
+]);
 
 interface Parser extends Parsing {
   readonly barriers: Map<Stmt, () => KernelTextError>;
@@ -385,19 +400,13 @@ function assigned(p: Parser, target: Expr, name: string): Expr {
   const { scanner } = p;
   const token = scanner.next();
   const text = token.kind === "operator" ? token.text : "";
-  const operator = text.endsWith("=")
-    ? OPERATORS.get(text.slice(0, -1))
-    : undefined;
-  const compound = operator && /arithmetic|bits/.test(operator.kind);
-  if (text !== "=" && text !== "++" && !compound) {
-    throw scanner.expected("'='", token);
-  }
+  const fn = ASSIGNMENTS.get(text);
+  if (text !== "=" && fn === undefined) throw scanner.expected("'='", token);
   const value = text === "++"
     ? u32(1)
     : expressionOf(p, target.type, `'${name}'`);
   scanner.skip(";");
-  if (text === "=") return value;
-  const fn = operator?.fn ?? "add";
+  if (fn === undefined) return value;
   if (binaryType(fn, target.type, value.type) === undefined) {
     throw scanner.error(
       token,

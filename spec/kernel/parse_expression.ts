@@ -205,7 +205,13 @@ function unary(p: Parsing): Operand {
 
 function primary(p: Parsing, token: Token): Expr | Literal {
   const { scanner } = p;
-  if (token.kind === "number") return written(p, token, token.text);
+  if (token.kind === "number") {
+    return numeric(scanner, {
+      value: token.value,
+      suffix: token.suffix,
+      token,
+    });
+  }
   const number = scanner.suffixed(token);
   if (number) return numeric(scanner, { ...number, token });
   if (token.kind === "hole") {
@@ -223,16 +229,6 @@ function primary(p: Parsing, token: Token): Expr | Literal {
   if (scanner.is("(") || name === "bitcast") return called(p, name, token);
   if (scanner.is("[")) return elementAt(p, name, indexOf(p, name, token));
   return named(p, name, token);
-}
-
-/** A number as it is written. */
-function written(p: Parsing, token: Token, text: string): Expr | Literal {
-  const hex = text.startsWith("0x");
-  const suffix = (hex ? /[ui]$/ : /[uif]$/).exec(text)?.[0] ?? "";
-  const digits = text.slice(0, text.length - suffix.length);
-  const value = Number(digits);
-  const real = !hex && suffix === "" && /[.e]/.test(digits);
-  return numeric(p.scanner, { value, suffix: real ? "f" : suffix, token });
 }
 
 function numeric(

@@ -28,7 +28,14 @@ export type Hole = number | string | Expr | Statements | false | undefined;
 export type Token =
   & { readonly line: number; readonly column: number }
   & (
-    | { readonly kind: "name" | "number" | "operator"; readonly text: string }
+    | { readonly kind: "name" | "operator"; readonly text: string }
+    | {
+      readonly kind: "number";
+      readonly text: string;
+      readonly value: number;
+      /** `u`, `i`, `f` (also of decimals without one), or nothing. */
+      readonly suffix: string;
+    }
     | { readonly kind: "parts"; readonly parts: readonly (string | number)[] }
     | { readonly kind: "hole"; readonly hole: number }
     | { readonly kind: "end" }
@@ -71,6 +78,27 @@ const TOKEN = new RegExp(
   "gy",
 );
 
+/** A number as it is written. */
+function numberOf(
+  text: string,
+): {
+  readonly kind: "number";
+  readonly text: string;
+  readonly value: number;
+  readonly suffix: string;
+} {
+  const hex = text.startsWith("0x");
+  const suffix = (hex ? /[ui]$/ : /[uif]$/).exec(text)?.[0] ?? "";
+  const digits = text.slice(0, text.length - suffix.length);
+  const real = !hex && suffix === "" && /[.e]/.test(digits);
+  return {
+    kind: "number",
+    text,
+    value: Number(digits),
+    suffix: real ? "f" : suffix,
+  };
+}
+
 /** Cut a template into tokens. */
 export function readTemplate(
   strings: readonly string[],
@@ -106,7 +134,7 @@ export function readTemplate(
       const { name, number, operator } = groups!;
       const at = { line, column };
       if (name) tokens.push({ kind: "name", text: name, ...at });
-      if (number) tokens.push({ kind: "number", text: number, ...at });
+      if (number) tokens.push({ ...numberOf(number), ...at });
       if (operator) tokens.push({ kind: "operator", text: operator, ...at });
       advance(found);
     }

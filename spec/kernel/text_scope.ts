@@ -63,8 +63,8 @@ export class TextScope {
   block<T>(read: () => T): T {
     const { length } = this.#declared;
     const result = read();
-    for (const name of this.#declared.splice(length)) {
-      this.#variables.delete(name);
+    while (this.#declared.length > length) {
+      this.#variables.delete(this.#declared.pop()!);
     }
     return result;
   }

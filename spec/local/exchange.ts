@@ -2,26 +2,11 @@
 
 import { columnsOf } from "../bytes.ts";
 import { invariant } from "../errors.ts";
-import {
-  add,
-  and,
-  eq,
-  for_,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  lt,
-  mul,
-  set,
-  store,
-  u32,
-  var_,
-} from "../kernel/build.ts";
-import { type Grid, kernelOf, reads, writes } from "../kernel/make.ts";
+import { local } from "../kernel/build.ts";
+import { bindings, type Grid, kernelOf } from "../kernel/make.ts";
 import { pick } from "../kernel/pick.ts";
-import type { Expr, Kernel, Stmt } from "../kernel/tree.ts";
+import { type Hole, type KernelText, wgsl } from "../kernel/text.ts";
+import type { Kernel } from "../kernel/tree.ts";
 import type { Size } from "../size.ts";
 
 /** Sources of one launch: with the other bindings they stay within the eight that every device has. */
@@ -30,10 +15,6 @@ export const SOURCES = 4;
 /** Workgroups of an exchange; each takes every 64th row. */
 const EXCHANGE_GROUPS = 64;
 const LANES = 64;
-
-function u(name: string): Expr {
-  return local(name, "u32");
-}
 
 /**
  * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, column], `position`
@@ -57,79 +38,69 @@ export function exchangeGrid(rows: Size): Grid {
   return [{ min: [EXCHANGE_GROUPS, { add: [rows, 1] }] }, 1, 1];
 }
 
+const ME = local("me", "u32");
+
 /** Rows from several positions, in blocks that follow from the counts alone. */
 export function exchange(o: ExchangeOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
-  const columns = o.splits.at(-1)!;
   const parts = columnsOf(o);
   const numbers = o.sources.map((_, f) => f);
-
-  /** `name` += counts of `sender` in columns from `first` below `end`. */
-  const addColumns = (name: string, sender: Expr, first: Expr, end: Expr) =>
-    for_("c", first, end, [
-      set(
-        name,
-        add(
-          u(name),
-          load("counts", add(mul(sender, u32(columns)), u("c")), "u32"),
-        ),
-      ),
-    ]);
-  /** `name` += rows that the senders before `sender` have for the columns from `first` below `end`. */
-  const addSenders = (name: string, sender: Expr, first: Expr, end: Expr) =>
-    for_("s", u32(0), sender, [addColumns(name, u("s"), first, end)]);
-
-  const blockOf = (f: number): Stmt[] => {
-    const source = u32(o.sources[f]!);
-    const forward = o.direction === "forward";
-    const [sender, first, end] = forward
-      ? [source, u("my_first"), u("my_end")]
-      : [
-        u("me"),
-        u32(parts[o.sources[f]!]![0]),
-        u32(parts[o.sources[f]!]![1]),
-      ];
-    const inSender = forward ? `from${f}` : `to${f}`;
-    const inReceiver = forward ? `to${f}` : `from${f}`;
-    return [
-      ...[`rows${f}`, `from${f}`, `to${f}`].map((name) => var_(name, u32(0))),
-      addColumns(`rows${f}`, sender, first, end),
-      addColumns(inSender, sender, u32(0), first),
-      addSenders(inReceiver, sender, first, end),
-    ];
-  };
-  const copyRows = (f: number): Stmt =>
-    for_("row", id("group.x"), u(`rows${f}`), [
-      let_("read_at", mul(add(u(`from${f}`), u("row")), u32(o.rowWords))),
-      let_("write_at", mul(add(u(`to${f}`), u("row")), u32(o.rowWords))),
-      for_("word", id("local"), u32(o.rowWords), [
-        store(
-          "dst",
-          add(u("write_at"), u("word")),
-          load(`src${f}`, add(u("read_at"), u("word")), "u32"),
-        ),
-      ], u32(LANES)),
-    ], u32(EXCHANGE_GROUPS));
+  const sources = numbers.map((f) => [`src${f}`, "u32"] as const);
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
-    bindings: [
-      reads("counts", "u32"),
-      reads("position", "u32"),
-      ...numbers.map((f) => reads(`src${f}`, "u32")),
-      writes("dst", "u32"),
-      writes("moved", "u32"),
-    ],
-    body: [
-      let_("me", load("position", u32(0), "u32")),
-      let_("my_first", pick(parts.map(([first]) => first), u("me"))),
-      let_("my_end", pick(parts.map(([, end]) => end), u("me"))),
-      ...numbers.flatMap(blockOf),
-      ...numbers.map(copyRows),
-      if_(
-        and(eq(id("group.x"), u32(0)), lt(id("local"), u32(1))),
-        numbers.map((f) => store("moved", u32(o.sources[f]!), u(`rows${f}`))),
-      ),
-    ],
+    bindings: bindings(
+      { counts: "u32", position: "u32", ...Object.fromEntries(sources) },
+      { dst: "u32", moved: "u32" },
+    ),
+    body: wgsl`
+      let me = position[0];
+      let my_first = ${pick(parts.map(([first]) => first), ME)};
+      let my_end = ${pick(parts.map(([, end]) => end), ME)};
+      ${numbers.map((f) => blockOf(o, f))}
+      ${numbers.map((f) => copyRows(o, f))}
+      if (group.x == 0 && lane < 1) {
+        ${numbers.map((f) => wgsl`moved[${o.sources[f]}] = rows${f};`)}
+      }`,
   });
+}
+
+/** `rows<f>` rows of source f, from its row `from<f>` to row `to<f>` here: prefix sums of counts. */
+function blockOf(o: ExchangeOptions, f: number): KernelText {
+  const columns = o.splits.at(-1)!;
+  const source = o.sources[f]!;
+  const [own_first, own_end] = columnsOf(o)[source]!;
+  const forward = o.direction === "forward";
+  const [sender, first, end] = forward
+    ? [wgsl`${source}u`, wgsl`my_first`, wgsl`my_end`]
+    : [wgsl`me`, wgsl`${own_first}u`, wgsl`${own_end}u`];
+  const [inSender, inReceiver] = forward ? ["from", "to"] : ["to", "from"];
+  /** `name` += counts of `sender` in columns from `from` below `to`. */
+  const addColumns = (name: string, sender: Hole, from: Hole, to: Hole) =>
+    wgsl`
+      for (var c = ${from}; c < ${to}; c++) {
+        ${name + f} += counts[${sender} * ${columns} + c];
+      }`;
+  return wgsl`
+    var rows${f} = 0u;
+    var from${f} = 0u;
+    var to${f} = 0u;
+    ${addColumns("rows", sender, first, end)}
+    // The sender's rows for columns before, and those that senders before have for these columns.
+    ${addColumns(inSender, sender, wgsl`0u`, first)}
+    for (var s = 0u; s < ${sender}; s++) {
+      ${addColumns(inReceiver, wgsl`s`, first, end)}
+    }`;
+}
+
+/** Copy the rows of source f: a workgroup takes every 64th row, a lane every 64th word. */
+function copyRows({ rowWords }: ExchangeOptions, f: number): KernelText {
+  return wgsl`
+    for (var row = group.x; row < rows${f}; row += ${EXCHANGE_GROUPS}) {
+      let read_at = (from${f} + row) * ${rowWords};
+      let write_at = (to${f} + row) * ${rowWords};
+      for (var word = lane; word < ${rowWords}; word += ${LANES}) {
+        dst[write_at + word] = src${f}[read_at + word];
+      }
+    }`;
 }

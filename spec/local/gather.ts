@@ -1,9 +1,9 @@
 /** An all-gather of equal parts between ranks that share a device. */
 
 import { invariant } from "../errors.ts";
-import { add, load, mul, store, u32 } from "../kernel/build.ts";
 import { elementwise } from "../kernel/elementwise.ts";
 import { reads, writes } from "../kernel/make.ts";
+import { wgsl } from "../kernel/text.ts";
 import type { Kernel } from "../kernel/tree.ts";
 import { SOURCES } from "./exchange.ts";
 
@@ -24,24 +24,17 @@ export interface GatherOptions {
 /** dst[sources[f]] = src f, or its block for this rank */
 export function gather(o: GatherOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
+  const from = o.blocks ? wgsl`position[0] * ${o.words} + i` : wgsl`i`;
   return elementwise({
     name: o.name,
-    count: u32(o.words),
+    count: o.words,
     bindings: [
       reads("position", "u32"),
       ...o.sources.map((_, f) => reads(`src${f}`, "u32")),
       writes("dst", "u32"),
     ],
-    body(i) {
-      const start = mul(load("position", u32(0), "u32"), u32(o.words));
-      const from = o.blocks ? add(start, i) : i;
-      return o.sources.map((source, f) =>
-        store(
-          "dst",
-          add(u32(source * o.words), i),
-          load(`src${f}`, from, "u32"),
-        )
-      );
-    },
+    body: o.sources.map((source, f) =>
+      wgsl`dst[${source * o.words} + i] = src${f}[${from}];`
+    ),
   });
 }

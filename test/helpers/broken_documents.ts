@@ -34,8 +34,8 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("size that is no whole number", "schema", null, /integer/, (p) => {
     p.axes.embed!.size = 1.5;
   }),
-  broken("another version", "schema", null, /must be 1/, (p) => {
-    Object.assign(p, { version: 2 });
+  broken("another version", "schema", null, /must be 2/, (p) => {
+    Object.assign(p, { version: 3 });
   }),
 
   // Mesh, ranks, references.

@@ -135,7 +135,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
   const dispatches = each.map((chunk) => exchange("forward", chunk));
   const combines = each.map((chunk) => exchange("back", chunk));
   const plan: Plan = {
-    version: 1,
+    version: 2,
     numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],

@@ -24,7 +24,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 
 /** Where each package may be imported. Packages not named here may be imported in tests and benchmarks only. */
 const PACKAGES: { readonly [name: string]: RegExp } = {
-  "ts-morph": /^compiler\/source\/project\.ts$/,
+  "ts-morph": /^compiler\/source\/typescript\.ts$/,
   "webgpu": /^runtime\/gpu\.ts$/,
   "koffi": /^runtime\/mpi\//,
   "ajv": /^spec\//,

@@ -6,7 +6,8 @@ import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
 import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
 import { evaluateSize } from "../../spec/size.ts";
-import type { Binding, Kernel } from "../../spec/kernel/tree.ts";
+import { add, load, mul, u32 } from "../../spec/kernel/build.ts";
+import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { holdsFor } from "./seed.ts";
@@ -34,6 +35,14 @@ const ARRAYS = { f32: Float32Array, i32: Int32Array, u32: Uint32Array };
 /** The words as the binding's type. */
 export function typed(binding: Binding, bytes: ArrayBuffer): Words {
   return new ARRAYS[binding.type](bytes);
+}
+
+/** Loads from a row-major matrix: element row * length + i. */
+export function rowMajor(
+  binding: string,
+  length: number,
+): (row: Expr, i: Expr) => Expr {
+  return (row, i) => load(binding, add(mul(row, u32(length)), i));
 }
 
 /** A GPU as a target, or undefined where there is none. */

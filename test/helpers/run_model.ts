@@ -25,6 +25,8 @@ import type { Plan } from "../../spec/plan.ts";
 
 import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 
+import { watchDevice } from "./sessions.ts";
+
 export { waves } from "./waves.ts";
 
 /** Placements of eight experts; the last one gives a rank one expert, and one none. */
@@ -322,12 +324,29 @@ export async function runCase(
   options: CompileOptions = {},
 ): Promise<Results> {
   const plan = await compileCase(of, options);
-  const device = await deviceOf(kind);
+  const device = withGarbage(await deviceOf(kind), plan);
   const session = await createSession(plan, {
     devices: new Array<Device>(plan.ranks).fill(device),
     tensors: await tensorsOf(of),
   });
   return await runCalls(of, session);
+}
+
+/** The device, but memory of scratch buffers is all NaN at first: what earlier buffers left there must not matter. */
+function withGarbage(device: Device, { buffers }: Plan): Device {
+  const scratch = new Set(
+    Object.values(buffers).filter(({ kind }) => kind === "scratch")
+      .map(({ allocation }) => `allocation ${allocation}`),
+  );
+  return watchDevice(device, {
+    createBuffer(bytes, label) {
+      const buffer = device.createBuffer(bytes, label);
+      if (scratch.has(label.replace(/^rank \d+ /, ""))) {
+        device.write(buffer, 0, new Uint8Array(bytes).fill(255));
+      }
+      return buffer;
+    },
+  });
 }
 
 /** The checkpoint of a case. */

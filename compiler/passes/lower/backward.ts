@@ -4,25 +4,20 @@ import { ModelError } from "../../../spec/errors.ts";
 import { add, load, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
-import {
-  attentionSum,
-  type BackwardOptions,
-  keyGrad,
-  queryGrad,
-} from "../../kernels/attention_backward.ts";
-import {
-  collect,
-  logSumExp,
-  rowStarts,
-  scatter,
-  scatterCells,
-  sumRows,
-} from "../../kernels/backward.ts";
+import type { BackwardOptions } from "../../kernels/attention_backward.ts";
+import { attentionSum } from "../../kernels/attention_sum.ts";
+import { combineTranspose } from "../../kernels/combine_transpose.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { keyGrad } from "../../kernels/key_grad.ts";
+import { logSumExp } from "../../kernels/log_sum_exp.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
-import { reduce } from "../../kernels/rows.ts";
+import { queryGrad } from "../../kernels/query_grad.ts";
+import { reduce } from "../../kernels/reduce.ts";
+import { rowStarts } from "../../kernels/row_starts.ts";
+import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
+import { sumRows } from "../../kernels/sum_rows.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
 import type { LowerNode } from "./chunks.ts";
 import {
@@ -284,7 +279,7 @@ export function lowerScatter(
   const together = sizes.every((size) => typeof size === "number") &&
     !inner.some((axis) => ids.axes.includes(axis));
   const width = together ? fixedProduct(lowering, node, inner) : 1;
-  const kernel = scatter({
+  const kernel = segmentSum({
     name: `scatter_${over}`,
     ...{ count: places.count, width },
     length: productOf(scope, summed),
@@ -294,7 +289,7 @@ export function lowerScatter(
     value: value(rows),
     epilogue,
   });
-  launch(kernel, scatterCells(width));
+  launch(kernel, segmentCells(width));
 }
 
 /** The logarithm of the sum of exponentials. */
@@ -331,7 +326,7 @@ export function lowerCollect(
   const { scope, epilogue, launch } = targetOf(lowering, node);
   scope.readAs("returned", returned);
   scope.readAs("sendRow", routing.sendRow);
-  const kernel = collect({
+  const kernel = combineTranspose({
     name: `collect_${width}`,
     width,
     choices: productOf(scope, [...tokens, choice]),

@@ -248,8 +248,9 @@ function aboutBucket(
   if (members.length === 1) return one;
   const { primitive, params } = first;
   const over = params.over.join("+");
+  const { phase } = lowering.progress;
   return {
     label: `${primitive} over ${over} of ${members.length} values`,
-    ...lowering.progress,
+    ...phase ? { phase } : {},
   };
 }

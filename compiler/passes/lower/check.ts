@@ -1,30 +1,12 @@
 /** Check steps: the id of every choice travels as its token does, there and back, and is compared on return. */
 
-import {
-  add,
-  barrier,
-  binary,
-  eq,
-  for_,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  mul,
-  set,
-  shared,
-  sharedStore,
-  store,
-  u32,
-  var_,
-} from "../../../spec/kernel/build.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
+import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 import { onRank, type PlanAxis } from "../../../spec/plan.ts";
 import type { Node, RoutingNode } from "../../graph/graph.ts";
 import { DROPPED } from "../../kernels/assign.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { kernelOf } from "../../kernels/kernel.ts";
+import { sumOfLanes } from "../../kernels/pieces/lanes.ts";
 import {
   addBuffer,
   addLaunch,
@@ -41,24 +23,20 @@ import { KernelScope } from "./scope.ts";
 export const CHECK_AXIS = "rank of check";
 
 const LANES = 64;
-const CHOICE = local("choice", "u32");
 
 /** An id that no other choice of the exchange group has. */
 function idOf(
   scope: KernelScope,
   routing: RoutingBuffers,
-  choice: Expr,
-): Expr {
+  choice: KernelText,
+): KernelText {
   const most = Math.max(
     ...Array.from(
       { length: scope.lowering.placed.ranks },
       (_, rank) => onRank(routing.sendBound, rank),
     ),
   );
-  return add(
-    mul(load(scope.read(routing.position), u32(0), "u32"), u32(most)),
-    choice,
-  );
+  return wgsl`${scope.read(routing.position)}[0] * ${most} + ${choice}`;
 }
 
 /** Send ids there and back through the exchanges of `routing`, and count those that are not where they were. */
@@ -77,16 +55,11 @@ export function emitCheck(
     name: "send_ids",
     count: productOf(out, [...tokens, choice]),
     bindings: out.bindings,
-    body: (i) => [
-      let_("row", load(out.read(routing.sendRow), i, "u32")),
-      if_(binary("ne", local("row", "u32"), u32(DROPPED)), [
-        store(
-          out.write(sent),
-          local("row", "u32"),
-          idOf(out, routing, i),
-        ),
-      ]),
-    ],
+    body: wgsl`
+      let row = ${out.read(routing.sendRow)}[i];
+      if (row != ${DROPPED}) {
+        ${out.write(sent)}[row] = ${idOf(out, routing, wgsl`i`)};
+      }`,
   });
   addLaunch(lowering, node, kernel, {
     bindings: out.buffers,
@@ -130,39 +103,28 @@ function emitCompare(
 ): void {
   const { tokens, choice } = (routing.node as RoutingNode).params;
   const scope = new KernelScope(lowering);
-  const row = load(scope.read(routing.sendRow), CHOICE, "u32");
+  const row = wgsl`${scope.read(routing.sendRow)}[choice]`;
   const count = productOf(scope, [...tokens, choice]);
-  const wrong = binary(
-    "ne",
-    load(scope.read(what.returned), row, "u32"),
-    idOf(scope, routing, CHOICE),
-  );
-  const total = local("total", "u32");
+  const returned = wgsl`${scope.read(what.returned)}[${row}]`;
+  const id = idOf(scope, routing, wgsl`choice`);
   const kernel = kernelOf({
     name: "compare_ids",
     workgroupSize: LANES,
-    shared: [{ name: "wrong", type: "u32", length: LANES }],
     bindings: scope.bindings,
-    body: [
-      var_("total", u32(0)),
-      for_("choice", id("local"), count, [
-        if_(binary("ne", row, u32(DROPPED)), [
-          if_(wrong, [set("total", add(total, u32(1)))]),
-        ]),
-      ], u32(LANES)),
-      sharedStore("wrong", id("local"), total),
-      barrier(),
-      if_(eq(id("local"), u32(0)), [
-        var_("all", u32(0)),
-        for_("i", u32(0), u32(LANES), [
-          set(
-            "all",
-            add(local("all", "u32"), shared("wrong", local("i", "u32"), "u32")),
-          ),
-        ]),
-        store(scope.write(what.buffer), u32(0), local("all", "u32")),
-      ]),
-    ],
+    body: wgsl`
+      var<workgroup> wrong: array<u32, ${LANES}>;
+      var total = 0u;
+      for (var choice = lane; choice < ${count}; choice += ${LANES}) {
+        if (${row} != ${DROPPED}) {
+          if (${returned} != ${id}) { total++; }
+        }
+      }
+      wrong[lane] = total;
+      workgroupBarrier();
+      if (lane == 0) {
+        ${sumOfLanes("all", "wrong", LANES)}
+        ${scope.write(what.buffer)}[0] = all;
+      }`,
   });
   addLaunch(lowering, node, kernel, {
     bindings: scope.buffers,

@@ -98,8 +98,9 @@ export function addScratch(
   dtype: StoredDType,
   axes: readonly BufferAxis[],
 ): string {
+  const { block } = lowering.progress;
   return addBuffer(lowering, {
-    name: freshName(lowering, base),
+    name: freshName(lowering, block === undefined ? base : `${block}.${base}`),
     kind: "scratch",
     dtype,
     axes,
@@ -308,7 +309,7 @@ export function about(
     label: chunk ? `${label}, ${chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
     ...(part ? { part } : {}),
-    ...progress,
+    ...progress.phase ? { phase: progress.phase } : {},
   };
 }
 

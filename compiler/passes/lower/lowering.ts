@@ -154,7 +154,7 @@ export interface Lowering {
   /** Routings that are cut into chunks, by route node. */
   readonly pipelines: Map<Node, Pipeline>;
   /** What the nodes that are being lowered are for. */
-  readonly progress: { phase?: Phase };
+  readonly progress: { phase?: Phase; block?: string | undefined };
   /** `chunk 1 of 2`, where the nodes of one are lowered. */
   readonly chunk?: string;
   /** Where the rows of each expert start, by route node; made where gradients need it. */

@@ -9,6 +9,7 @@ import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../place.ts";
+import { blocksOf } from "./blocks.ts";
 import { CHECK_AXIS } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
 import { lowerBucket, placeBuckets } from "./bucket.ts";
@@ -105,9 +106,11 @@ export function lowerGraph(
   placeBuckets(lowering);
   const inputs: { [name: string]: Port } = {};
   const updates = startUpdates(lowering);
+  const blocks = blocksOf(lowering.graph);
   for (const node of lowering.graph.nodes) {
     // What the forward pass does not need comes later, and is for what needs it.
     if (node.phase) lowering.progress.phase = node.phase;
+    lowering.progress.block = node.phase ? undefined : blocks.get(node);
     if (keepForChunks(lowering, node)) continue;
     const bucket = lowering.buckets.get(node);
     if (bucket) {

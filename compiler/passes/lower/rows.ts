@@ -5,13 +5,10 @@ import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import {
-  reduce,
-  rmsNorm,
-  rowsGrid,
-  type RowsOptions,
-  softmax,
-} from "../../kernels/rows.ts";
+import { reduce } from "../../kernels/reduce.ts";
+import { rmsNorm } from "../../kernels/rms_norm.ts";
+import { rowsGrid, type RowsOptions } from "../../kernels/rows.ts";
+import { softmax } from "../../kernels/softmax.ts";
 import { addLaunch, lengthOf, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { loadFrom } from "./emit.ts";

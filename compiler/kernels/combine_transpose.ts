@@ -1,0 +1,33 @@
+/** The transpose of a combine's weights: the row that came back for each choice, which the derivative of its weight needs. */
+
+import { local } from "../../spec/kernel/build.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
+import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { DROPPED } from "./assign.ts";
+import { elementwise, INDEX } from "./elementwise.ts";
+
+/** Returned rows. Bindings are f32 `returned` [row, width] in send order, u32 `sendRow` [token, k], and others. */
+export interface CombineTransposeOptions {
+  readonly name: string;
+  readonly width: number;
+  /** Tokens times k. */
+  readonly choices: Expr;
+  readonly bindings: readonly Binding[];
+  /** Uses element i of [token, k, width]. */
+  epilogue(i: Expr, value: Expr): readonly Stmt[];
+}
+
+/** A row for each choice; 0 for those that were dropped. Its grid is `elementwiseGrid(tokens * k * width)`. */
+export function combineTranspose(o: CombineTransposeOptions): Kernel {
+  const { width } = o;
+  return elementwise({
+    name: o.name,
+    count: wgsl`${o.choices} * ${width}`,
+    bindings: o.bindings,
+    body: wgsl`
+      let from = sendRow[i / ${width}];
+      var value = 0.0;
+      if (from != ${DROPPED}) { value = returned[from * ${width} + i % ${width}]; }
+      ${o.epilogue(INDEX, local("value", "f32"))}`,
+  });
+}

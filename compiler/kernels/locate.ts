@@ -1,0 +1,52 @@
+/** Deduplicated dispatch: where grouped rows find their tokens. */
+
+import { pick } from "../../spec/kernel/pick.ts";
+import { local } from "../../spec/kernel/build.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { elementwise } from "./elementwise.ts";
+import { bindings } from "./kernel.ts";
+
+/**
+ * Where grouped rows find their tokens. Bindings: `counts` u32 [position, column] and `reach` u32 [position, position] of
+ * the whole group, `position` u32 [1], `rowOf` u32 [row] and `rowCount` u32 [1] of a regroup, `places` u32 [row] as they
+ * were received; written: `tokenOf` u32 [row]. Its grid is `elementwiseGrid(rows)`.
+ */
+export interface LocateOptions {
+  readonly name: string;
+  readonly splits: readonly number[];
+}
+
+const ME = local("me", "u32");
+
+/** tokenOf[g] = the tokens of earlier sources, then the place of its choice among those of its own. */
+export function locate({ name, splits }: LocateOptions): Kernel {
+  const positions = splits.length - 1;
+  return elementwise({
+    name,
+    count: wgsl`rowCount[0]`,
+    bindings: bindings({
+      ...{ counts: "u32", reach: "u32", position: "u32" },
+      ...{ rowOf: "u32", rowCount: "u32", places: "u32" },
+    }, { tokenOf: "u32" }),
+    body: wgsl`
+      let me = position[0];
+      let row = rowOf[i];
+      let my_first = ${pick(splits.slice(0, -1), ME)};
+      let my_end = ${pick(splits.slice(1), ME)};
+      // Rows and tokens of the sources before the one that the row is of.
+      var rows = 0u;
+      var before = 0u;
+      var open = 1u;
+      for (var s = 0u; s < ${positions}; s++) {
+        var here = 0u;
+        for (var c = my_first; c < my_end; c++) {
+          here += counts[s * ${splits.at(-1)} + c];
+        }
+        rows += here;
+        if (row < rows) { open = 0; }
+        if (open == 1) { before += reach[s * ${positions} + me]; }
+      }
+      tokenOf[i] = before + places[row];`,
+  });
+}

@@ -1,0 +1,46 @@
+/** Softmaxes of rows: a workgroup for each row. */
+
+import { local } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import {
+  eachElement,
+  ELEMENT,
+  lanesOf,
+  ROW,
+  rowKernel,
+  type RowsOptions,
+  rowSum,
+} from "./rows.ts";
+
+const [K, TOP, TOTAL] = [
+  local("k", "u32"),
+  local("top", "f32"),
+  local("total", "f32"),
+];
+
+/** exp(x - max) / sum of exp(x - max), of every row. */
+export function softmax(o: RowsOptions): Kernel {
+  const lanes = lanesOf(o.length);
+  const largest = eachElement(
+    o,
+    wgsl`
+    lane_top = max(lane_top, ${o.load(ROW, ELEMENT)});`,
+  );
+  const powers = rowSum(o, wgsl`block += exp(${o.load(ROW, K)} - top);`);
+  const share = expr`exp(${o.load(ROW, ELEMENT)} - ${TOP}) / ${TOTAL}`;
+  return rowKernel(
+    o,
+    wgsl`
+    var<workgroup> tops: array<f32, ${lanes}>;
+    var lane_top = ${-Infinity};
+    ${largest}
+    tops[lane] = lane_top;
+    workgroupBarrier();
+    var top = ${-Infinity};
+    for (var l = 0u; l < ${lanes}; l++) { top = max(top, tops[l]); }
+    ${powers}
+    ${eachElement(o, o.epilogue(ROW, ELEMENT, share))}`,
+  );
+}

@@ -1,0 +1,33 @@
+/** Which block of the model a node belongs to, such as `layers.3`: buffers are named by it, so that equal layers look equal. */
+
+import type { Graph, Node } from "../../graph/graph.ts";
+
+/** The first number between dots in a name and the word before it. */
+const BLOCK = /(?:^|\.)([A-Za-z_]\w*\.\d+)\./;
+
+/**
+ * The block of each node that needs a parameter or state of one: that of its own name, else the last one, in the order of
+ * the graph, that its operands belong to.
+ */
+export function blocksOf(graph: Graph): ReadonlyMap<Node, string> {
+  const order = new Map<string, number>();
+  const blocks = new Map<Node, string>();
+  for (const node of graph.nodes) {
+    const named = node.primitive === "param" || node.primitive === "state"
+      ? BLOCK.exec(node.params.name)?.[1]
+      : undefined;
+    if (named !== undefined && !order.has(named)) {
+      order.set(named, order.size);
+    }
+    let block = named;
+    for (const input of node.inputs) {
+      const other = blocks.get(input);
+      if (other === undefined) continue;
+      if (block === undefined || order.get(other)! > order.get(block)!) {
+        block = other;
+      }
+    }
+    if (block !== undefined) blocks.set(node, block);
+  }
+  return blocks;
+}

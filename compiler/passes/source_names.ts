@@ -1,0 +1,47 @@
+/**
+ * Source positions as a plan has them: of files of this package relative to it, of others relative to the folder that
+ * holds them all. A plan says nothing of where the machine that made it keeps them.
+ */
+
+import { callSite } from "../../spec/call_site.ts";
+import type { Step } from "../../spec/plan.ts";
+
+/** Where this file is, as call sites name it. */
+function here(): string {
+  return callSite(here)?.file ?? "";
+}
+
+/** The folder of the package, with a slash at its end. */
+function packageFolder(): string {
+  return here().replace(/compiler[/\\]passes[/\\][^/\\]*$/, "");
+}
+
+/** The folders of a path that all paths share. */
+function sharedFolder(files: readonly string[]): string {
+  const [first = "", ...others] = files.map((file) =>
+    file.split(/(?<=[/\\])/).slice(0, -1)
+  );
+  const folders = [...first];
+  for (const other of others) {
+    const differs = folders.findIndex((folder, i) => folder !== other[i]);
+    if (differs >= 0) folders.length = differs;
+  }
+  return folders.join("");
+}
+
+/** The same steps, with names of source files that hold on any machine. */
+export function withSourceNames(steps: readonly Step[]): Step[] {
+  const files = [
+    ...new Set(steps.flatMap(({ span }) => span ? [span.file] : [])),
+  ];
+  const own = packageFolder();
+  const isOwn = (file: string) => own !== "" && file.startsWith(own);
+  const shared = sharedFolder(files.filter((file) => !isOwn(file)));
+  const nameOf = (file: string) =>
+    file.slice((isOwn(file) ? own : shared).length).replaceAll("\\", "/");
+  return steps.map((step) =>
+    step.span
+      ? { ...step, span: { ...step.span, file: nameOf(step.span.file) } }
+      : step
+  );
+}

@@ -1,0 +1,64 @@
+/** Each class of `npm run fuzz` for a short time, with a seed that is drawn anew each time. */
+// needs: cpu
+
+import t from "tap";
+import { CLASSES } from "./fuzz/classes.ts";
+import { SOURCES } from "./fuzz/demo_plans.ts";
+import { fuzz, type FuzzClass, reportText } from "./fuzz/fuzz.ts";
+import { planClass } from "./fuzz/plan.ts";
+import { repeatWith, SEED } from "./helpers/seed.ts";
+
+const TRIED: readonly string[] = [
+  "inference ep=2",
+  "inference ep=2 in chunks",
+  "inference dp=2,ep=2",
+  "training ep=2",
+];
+
+/** Smaller cases than those of `npm run fuzz`, and how many. */
+const SHORT: {
+  readonly [name: string]: {
+    readonly make: () => FuzzClass<unknown>;
+    readonly count: number;
+  };
+} = {
+  plan: {
+    make: () =>
+      planClass({
+        layers: 1,
+        sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
+      }) as FuzzClass<unknown>,
+    count: 100,
+  },
+};
+
+t.same(Object.keys(SHORT), Object.keys(CLASSES), "every class is tried");
+
+for (const [name, { make, count }] of Object.entries(SHORT)) {
+  t.test(name, async (t) => {
+    const of = make();
+    const report = await fuzz(of, { seed: SEED, count, findings: 1 });
+    await of.close();
+    t.comment(reportText(report));
+    t.equal(report.tried, count);
+    t.same(report.found, [], repeatWith());
+  });
+}
+
+t.test("a finding is made small and counted", async (t) => {
+  const of = planClass({ layers: 1, sources: SOURCES.slice(0, 1) });
+  const report = await fuzz({
+    ...of,
+    judge: ({ changes: [change] }) =>
+      change!.at < 40
+        ? Promise.resolve("low")
+        : Promise.reject(new Error("high")),
+  }, { seed: SEED, count: 100, findings: 2 });
+  await of.close();
+  t.equal(report.found.length, 2);
+  for (const found of report.found) {
+    t.match(found.message, /high/);
+    t.equal(found.case.changes[0]!.at, 40, "the smallest");
+  }
+  t.match(reportText(report), /^\d+ tried: .*; 2 findings$/);
+});

@@ -1,0 +1,59 @@
+/** Class `plan`: a plan in which steps are dropped, doubled, swapped or moved is refused, or gives the same bytes. */
+
+import { stringifyPlan } from "../../spec/json.ts";
+import { verifyPlan } from "../../spec/verify.ts";
+import { DemoPlans, type PlanSource, SOURCES } from "./demo_plans.ts";
+import { Finding, type FuzzClass } from "./fuzz.ts";
+import { type Mutant, mutants, mutate } from "./mutants.ts";
+
+/** What is mutated. */
+export interface PlanClassOptions {
+  /** Default: the plans of the bundled checkpoint on all meshes. */
+  readonly sources?: readonly PlanSource[];
+  /** Layers of the bundled checkpoint. Default: all. */
+  readonly layers?: number;
+}
+
+/** Mutants of the plans of the bundled checkpoint. */
+export function planClass(
+  { sources = SOURCES, layers }: PlanClassOptions = {},
+): FuzzClass<Mutant> {
+  const plans = new DemoPlans(layers);
+  const wanted = new Map<PlanSource, ReadonlyMap<string, string>>();
+  const changed = async (mutant: Mutant) => {
+    const source = sources[mutant.plan % sources.length]!;
+    const subject = await plans.open(source);
+    return { source, subject, ...mutate(subject.plan, mutant.changes) };
+  };
+  return {
+    name: "plan",
+    count: 1000,
+    cases: mutants(sources.length),
+    async judge(mutant) {
+      const { source, subject, plan, text } = await changed(mutant);
+      const [first] = verifyPlan(plan, { parsed: true });
+      if (first) {
+        if (/^Cannot [a-z].*: .*[^.]$/s.test(first.message)) {
+          return `refused by ${first.rule}`;
+        }
+        throw new Finding(
+          `The plan of ${source.name}, ${text}, is refused without a reason: ${first.message}`,
+        );
+      }
+      const whole = wanted.get(source) ?? await subject.run(subject.plan);
+      wanted.set(source, whole);
+      const found = await subject.run(plan);
+      const other = [...whole].find(([what, hex]) => found.get(what) !== hex);
+      if (other === undefined) return "legal and the same bytes";
+      throw new Finding(
+        `The plan of ${source.name}, ${text}, is legal and gives another ${
+          other[0]
+        }`,
+      );
+    },
+    async evidence(mutant) {
+      return { "plan.json": stringifyPlan((await changed(mutant)).plan) };
+    },
+    close: () => plans.close(),
+  };
+}

@@ -1,0 +1,55 @@
+// Where the machine has too little of something for the program to start, it says so in a sentence.
+import { spawnSync } from "node:child_process";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+
+const PROGRAM = fileURLToPath(
+  new URL("../bin/switchyard.mjs", import.meta.url),
+);
+const PLAN = fileURLToPath(new URL("../package.json", import.meta.url));
+
+const SKIP = process.platform !== "linux" && "limits of other systems differ";
+
+t.test("too few files may be open", { skip: SKIP }, (t) => {
+  // As it is: what is compiled is there, and what is needed is found.
+  const wanted = spawnSync(process.execPath, [PROGRAM, "verify", PLAN], {
+    encoding: "utf8",
+  });
+  t.equal(wanted.status, 1);
+  t.match(wanted.stderr, /^Cannot read '.*package\.json': .*\n$/);
+  const seen = new Set<number | null>();
+  // Below 20 Node.js itself does not start.
+  for (const limit of [22, 24, 28, 32, 40, 64, 200]) {
+    const { status, stderr } = spawnSync("sh", [
+      ...["-c", `ulimit -n ${limit}; exec "$@"`, "sh"],
+      ...[process.execPath, PROGRAM, "verify", PLAN],
+    ], { encoding: "utf8" });
+    seen.add(status);
+    if (status === 1) t.equal(stderr, wanted.stderr, `${limit} files do`);
+    else {
+      t.equal(status, 3, `${limit} files`);
+      t.match(
+        stderr,
+        /^Cannot (start switchyard|go on): too many files are open\. Raise the limit \(ulimit -n\)\n$/,
+        `${limit} files`,
+      );
+    }
+  }
+  t.strictSame([...seen].sort(), [1, 3], "some are too few, some enough");
+  t.end();
+});
+
+t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
+  const { status, stderr } = spawnSync(process.execPath, [
+    "--import",
+    "data:text/javascript,import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module'; fs.existsSync = () => { throw new Error('first line\\nsecond'); }; syncBuiltinESMExports();",
+    ...[PROGRAM, "verify", PLAN],
+  ], { encoding: "utf8" });
+  t.equal(status, 3);
+  t.equal(
+    stderr,
+    "Cannot start switchyard: 'first line'. Install the package again (npm ci)\n",
+  );
+  t.end();
+});
