@@ -181,7 +181,7 @@ function refused(
 
 refused(
   "heads that ranks cannot share",
-  block(4, 3),
+  block(4, 2),
   { mesh: { tp: 3 } },
   "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
 );

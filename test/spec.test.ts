@@ -87,8 +87,8 @@ t.test("formatPlan() says everything, and the same every time", async (t) => {
     /%2 = dispatch x by sendRow over ep : f32\[expert\/ep:8 slot embed:16\] {2}\/\/ test\/helpers\/plans\.ts:\d+:\d+\n/;
   t.match(text, heading);
   t.match(text, /%9 = combine \S+ by sendRow over ep : f32\[token\/dp\+ep<=64/);
-  t.match(text, /expert +8 +over ep table \[0 1 2 3\] \[4 5 6 7\]\n/);
-  t.match(text, /token +<= 64 +over dp\+ep dealt by blocks\n/);
+  t.match(text, /expert\/ep +8 +over ep table \[0 1 2 3\] \[4 5 6 7\]\n/);
+  t.match(text, /token\/dp\+ep +<= 64 +over dp\+ep dealt by blocks\n/);
   t.match(text, /counts +over ep +32 B = 32 B x 1 others\n/);
   t.match(text, /dispatch +over ep +rows\(rank -> others\) x 64 B/);
   t.notMatch(text, "undefined");
@@ -163,7 +163,8 @@ t.test("storedBytesOf() and boundOf()", async (t) => {
   t.equal(storedBytesOf({ ...bf16, rowStride: 8 }, 0), 48);
   const plan: Plan = await goodPlan("layer", { dp: 2, ep: 2 });
   t.equal(boundOf({ ceilDiv: [{ count: "token" }, 48] }, plan), 2);
-  t.equal(boundOf({ min: [{ count: "token", over: ["ep"] }, 80] }, plan), 64);
+  const sharded = { count: "token/dp+ep", over: ["ep"] };
+  t.equal(boundOf({ min: [sharded, 80] }, plan), 64);
 });
 
 t.test("plan.md says what every rule proves", (t) => {

@@ -44,13 +44,13 @@ t.test("what the compiler makes is legal, also read back, and says where rows li
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
   t.match(
     formatPlan(plan),
-    /row +<= 3 +over dp dealt by items rows of token\n/,
+    /row\/dp +<= 3 +over dp dealt by items rows of token\/dp\n/,
   );
-  t.equal(plan.programs[0]!.inputs["rows"]!.indexes, "token");
+  t.equal(plan.programs[0]!.inputs["rows"]!.indexes, "token/dp");
   t.end();
 });
 
-t.test("rows that are computed cannot be picked of a placed axis", async (t) => {
+t.test("rows that are computed are picked of all tokens", async (t) => {
   const computed = model(sizes, (m) => ({
     y: embedding(
       m.input("x", "token dim"),
@@ -61,29 +61,27 @@ t.test("rows that are computed cannot be picked of a placed axis", async (t) => 
       "token",
     ),
   }));
-  await t.rejects(
-    compile(computed, { mesh: { dp: 2 }, place: { token: "dp" } }),
-    {
-      message:
-        "Cannot place axis 'token' over 'dp': embedding needs all of it on one rank. Leave the axis unplaced",
-    },
-  );
+  const plan = await compile(computed, {
+    ...{ mesh: { dp: 2 }, place: { token: "dp" } },
+  });
+  t.same(verifyPlan(plan), []);
+  t.match(formatPlan(plan), /token\/dp dim\] -> f32\[token dim\]/);
 });
 
 const input = (draft: Draft) => draft.programs[0]!.inputs["rows"]!;
 
 const BROKEN: readonly Mistake[] = [
   ["of an axis that is not dealt", "placement", /'head' is not dealt/, (p) => {
-    p.axes.row!.deal = { by: "items", input: "rows", of: "head" };
+    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "head" };
   }],
   ["of themselves", "placement", /'row' is not dealt over/, (p) => {
-    p.axes.row!.deal = { by: "items", input: "rows", of: "row" };
+    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "row" };
   }],
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
-    p.axes.row!.deal = { by: "items", input: "rows", of: "ghost" };
+    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "ghost" };
   }],
   ["by an input of other items", "placement", /no input 'sequence'/, (p) => {
-    p.axes.row!.deal = { by: "items", input: "sequence", of: "token" };
+    p.axes["row/dp"]!.deal = { by: "items", input: "sequence", of: "token" };
   }],
   ["whose numbers have no bound", "placement", /no input 'rows'/, (p) => {
     Reflect.deleteProperty(input(p), "indexes");

@@ -101,17 +101,17 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
 
   // Placement, axes, ports.
   broken("expert held twice", "placement", null, /exactly once/, (p) => {
-    p.axes.expert!.table![1]![0] = 0;
+    p.axes["expert/ep"]!.table![1]![0] = 0;
   }),
   broken("axis without counts", "placement", null, /not counted/, (p) => {
-    const size = { count: "token" };
+    const size = { count: "token/ep" };
     p.counts = ["other"];
     p.axes.other = { size: 4, dynamic: true };
     p.programs[0]!.steps = JSON.parse(
       JSON.stringify(steps(p)).replaceAll(
         JSON.stringify(size),
         JSON.stringify({ count: "other" }),
-      ).replaceAll('"count":"token"', '"count":"other"'),
+      ).replaceAll('"count":"token/ep"', '"count":"other"'),
     );
   }),
   broken("buffer with a shorter axis", "axes", null, /axis 'embed'/, (p) => {
