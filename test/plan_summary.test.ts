@@ -15,10 +15,12 @@ import {
   type Machine,
   machineRanks,
   parseMachine,
+  parsePlan,
   type Plan,
   type PlanSummary,
   planSummarySchema,
   type RankBytes,
+  summarizePlan,
 } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
@@ -187,6 +189,35 @@ t.test("a summary says what the plan says", async (t) => {
     readFileSync(file, "utf8"),
     "--json --full is the document",
   );
+});
+
+t.test("bytes of exchanges are those that a run prints, tokens sent once included", async (t) => {
+  for (const name of ["olmoe-16e", "deepseekv3-16e", "llama4-8e"]) {
+    const file = path.join(temporaryFolder(t), "plan.json");
+    const argv = [checkpointFolder(name), "--mesh", "ep=4"];
+    for (const more of [[], ["--send-once"], ["--chunks", "2"]]) {
+      await switchyard(["plan", ...argv, ...more, "--out", file]);
+      const plan = parsePlan(readFileSync(file, "utf8"));
+      const { layers } = await summaryOf(t, ...argv, ...more);
+      for (const verb of ["dispatch", "combine"] as const) {
+        const [, printed] = new RegExp(`${verb} per token.*, (\\d+) of them to`)
+          .exec(summarizePlan(plan))!;
+        const sent = layers.reduce(
+          (n, { count, exchanges }) =>
+            n +
+            count * (exchanges.find((e) => e.name === verb)?.bytesPerToken ??
+                0),
+          0,
+        );
+        // Layers are rounded one by one.
+        const layersSent = layers.reduce((n, { count }) => n + count, 0);
+        t.ok(
+          Math.abs(sent - Number(printed)) <= layersSent / 2,
+          `${name} ${more}: ${verb} ${sent}, printed ${printed}`,
+        );
+      }
+    }
+  }
 });
 
 t.test("one layer and one rank", async (t) => {
