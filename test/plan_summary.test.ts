@@ -345,7 +345,7 @@ t.test("more ranks mend what too many experts break, and all problems are told",
       "the mesh has 4 ranks, and 'made up' has 2",
       "each of 4 ranks needs MiB, and has 976.6 KiB",
       ...limits.flatMap((limit) => [
-        `buffer 'sent' needs ${limit} =, and 65536 is allowed`,
+        `buffer 'layers.0.sent' needs ${limit} =, and 65536 is allowed`,
         `buffer 'model.layers.0.keys' needs ${limit} =, and 65536 is allowed`,
       ]),
     ],
