@@ -16,6 +16,7 @@ export * from "./layout.ts";
 export * from "./limits.ts";
 export { blockSizes, coordinates, positionsOver, rankCount } from "./mesh.ts";
 export type { Mesh, MeshAxis } from "./mesh.ts";
+export * from "./numerics.ts";
 export * from "./plan.ts";
 export * from "./shown.ts";
 export * from "./size.ts";

@@ -7,6 +7,7 @@ import type { StoredDType } from "./dtype.ts";
 import type { Span } from "./errors.ts";
 import type { Kernel } from "./kernel/tree.ts";
 import type { Mesh } from "./mesh.ts";
+import type { Numerics } from "./numerics.ts";
 import type { ConstData, PerRank } from "./per_rank.ts";
 import type { Size } from "./size.ts";
 
@@ -266,7 +267,8 @@ export interface Program {
 /** The whole document. */
 export interface Plan {
   readonly version: 2;
-  readonly numerics: "exact";
+  /** In which order sums are taken; see `numerics.md`. */
+  readonly numerics: Numerics;
   readonly requiredLimits: { readonly [limit: string]: number };
   readonly requiredFeatures: readonly string[];
   readonly mesh: Mesh;

@@ -383,7 +383,12 @@ function schemaOf(
     title,
     ...closed({
       version: { const: 2 },
-      numerics: { const: "exact" },
+      numerics: closed({
+        class: { const: "exact" },
+        segments: positive,
+        minSegment: positive,
+        block: positive,
+      }),
       requiredLimits: record(integer),
       requiredFeatures: list(name),
       mesh: short(

@@ -63,9 +63,15 @@ function pairs(record: { readonly [name: string]: number }): string {
     .join(" ");
 }
 
+/** `exact segments=8 minSegment=8 block=32` */
+function numericsText({ numerics }: Plan): string {
+  const { class: name, ...parameters } = numerics;
+  return `${name} ${pairs(parameters)}`;
+}
+
 function formatHeader(plan: Plan): string[] {
   return [
-    `plan version ${plan.version}, numerics ${plan.numerics}`,
+    `plan version ${plan.version}, numerics ${numericsText(plan)}`,
     `  mesh      ${meshText(plan)} (${plan.ranks} ranks)`,
     `  counts    ${plan.counts.join(" ") || "none"}`,
     `  limits    ${pairs(plan.requiredLimits) || "none"}`,

@@ -43,6 +43,7 @@ import {
 } from "./verify_routing.ts";
 import {
   checkMesh,
+  checkNumerics,
   checkRanks,
   checkReferences,
   type StructureCheck,
@@ -62,6 +63,7 @@ const STRUCTURE = {
   ranks: checkRanks,
   references: checkReferences,
   mesh: checkMesh,
+  numerics: checkNumerics,
   handles: checkHandles,
 } as const satisfies { readonly [rule: string]: StructureCheck };
 

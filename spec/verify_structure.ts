@@ -1,4 +1,4 @@
-/** Rules that the other rules stand on: the mesh is a mesh, lists have one value per rank, and every name means something. */
+/** Rules that the other rules stand on: the mesh is a mesh, sums have an order, lists have one value per rank, and every name means something. */
 
 import { type MeshAxis, rankCount } from "./mesh.ts";
 import { type PerRank, ranksGiven } from "./per_rank.ts";
@@ -51,6 +51,18 @@ export function checkMesh(plan: Plan, report: Report): void {
       `it has ${size} positions and nothing is placed over it. Place an axis over it or leave it out`,
     );
   }
+}
+
+/** Segments of a contraction are halved until they fit, and its halves are added as a tree. */
+export function checkNumerics(
+  { numerics: { segments } }: Plan,
+  report: Report,
+): void {
+  if (Number.isInteger(Math.log2(segments))) return;
+  report(
+    "use the numerics",
+    `contractions have up to ${segments} segments, which is no power of two`,
+  );
 }
 
 /** Values that differ by rank are given for a part of the ranks that repeats, and steps name ranks that exist, once, in order. */

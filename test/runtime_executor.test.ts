@@ -4,6 +4,7 @@
 import t from "tap";
 import fc from "fast-check";
 import type { Kernel } from "../spec/kernel/tree.ts";
+import { EXACT } from "../spec/numerics.ts";
 import { dataPerRank, perRank } from "../spec/per_rank.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
 import {
@@ -75,7 +76,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
   const grid = [{ count: "token" }, 1, 1] as const;
   return {
     version: 2,
-    numerics: "exact",
+    numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],
     mesh: [{ name: "ep", size: 2 }],

@@ -1,6 +1,7 @@
 /**
  * The reference: run a graph on the CPU in plain loops. It is the meaning of the language, and the oracle of every
- * kernel; it is not fast. Values are rounded to their dtype at every node; sums are in double precision.
+ * kernel; it is not fast. Values are rounded to their dtype at every node. Contractions (`dot`) have the bits of the CPU
+ * device: the order of `numerics.md`, every product and sum rounded to f32. Other sums are in double precision.
  */
 
 import { DataError, invariant } from "../../spec/errors.ts";
@@ -52,6 +53,7 @@ export function evaluate(
   const results = new Map<Node, Result>();
   const context: Context = {
     lengthOf: (axis) => lengths.get(axis)!,
+    isFixed: (axis) => !graph.axes[axis]!.dynamic,
     result: (node) => results.get(node)!,
     value: (node) => {
       const result = results.get(node)!;

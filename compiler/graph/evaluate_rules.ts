@@ -14,10 +14,12 @@ import {
 } from "./evaluate_routing.ts";
 import type { Node, NodeOf, Primitive } from "./graph.ts";
 import { invariant } from "../../spec/errors.ts";
+import { orderedSum, segmentsOf } from "../../spec/numerics.ts";
 import {
   count,
   lengthOf,
   put,
+  rounding,
   type Shown,
   strides,
   type Value,
@@ -37,6 +39,8 @@ export function isRouted(result: Result): result is Routed {
 export interface Context {
   /** The length of an axis in this run. */
   readonly lengthOf: (axis: string) => number;
+  /** Whether an axis has one length in every run. */
+  readonly isFixed: (axis: string) => boolean;
   /** The result of an operand. */
   readonly result: (node: Node) => Result;
   /** The result of an operand that is a tensor. */
@@ -143,20 +147,28 @@ export const REFERENCE: {
 
   dot: (node, context) => {
     const values = operands(node, context);
-    const { over } = node.params;
+    const { over, segments: given } = node.params;
     const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
-    const [a, b] = values;
-    const inner = over.map((axis) => lengthOf(a!, axis));
-    const [aInner, bInner] = [strides(a!, over), strides(b!, over)];
+    const [a, b] = values as [Value, Value];
+    // Products in row-major order over the contracted axes, as kernels have them.
+    const terms: (readonly [left: number, right: number])[] = [];
+    visit(
+      over.map((axis) => lengthOf(a, axis)),
+      [strides(a, over), strides(b, over)],
+      ([p, q]) => terms.push([p!, q!]),
+    );
+    const round = rounding(result);
+    const fixed = over.every(context.isFixed) ? segmentsOf(terms.length) : 1;
+    const options = { segments: given ?? fixed, round };
     visit(
       result.shape,
-      [strides(a!, node.axes), strides(b!, node.axes)],
+      [strides(a, node.axes), strides(b, node.axes)],
       ([i, j], n) => {
-        let sum = 0;
-        visit(inner, [aInner, bInner], ([p, q]) => {
-          sum += a!.data[i! + p!]! * b!.data[j! + q!]!;
-        });
-        put(result, n, sum);
+        const step = (k: number, sum: number) => {
+          const [p, q] = terms[k]!;
+          return round(round(a.data[i! + p]! * b.data[j! + q]!) + sum);
+        };
+        put(result, n, orderedSum(terms.length, step, options));
       },
     );
     return result;

@@ -100,8 +100,11 @@ export interface PrimitiveParams {
   state: { readonly name: string };
   /** Elementwise, operands broadcast by axis name; node.axes is the union in the order of the operand that has them all. */
   map: { readonly lambda: Lambda; readonly verb: string };
-  /** a, b: contract over axes that both have; other shared axes are batch axes. */
-  dot: { readonly over: readonly string[] };
+  /**
+   * a, b: contract over axes that both have; other shared axes are batch axes. `segments`, where it is not that of the length
+   * (`segmentsOf`): of a rank that has a part of the terms. Only placement says it.
+   */
+  dot: { readonly over: readonly string[]; readonly segments?: number };
   /** x */
   reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
   /** x, or x and y: the sum over axes of x, or of their products as in `dot`, where only differentiation makes it: over tokens or slots, so that what a rank has is a part of the sum. */
@@ -211,7 +214,7 @@ export interface PrimitiveParams {
    * second computation begins with, it takes after `after`: x, after.
    */
   again: { readonly block: number; readonly end: "in" | "out" };
-  /** x, of which each rank has a part of a sum: all of it, added up over these mesh axes in the order of positions. Only placement makes it. */
+  /** x, of which each rank has a part of a sum: all of it, added up over these mesh axes as a balanced tree in the order of group ranks. Only placement makes it. */
   allReduce: { readonly over: readonly string[] };
   /** x, of which each rank has a part of a sum: of all of it the rank's own items of `axis`, as axis `to`. Only placement makes it. */
   reduceScatter: {

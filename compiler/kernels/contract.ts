@@ -12,6 +12,8 @@ export interface ContractOptions {
   readonly count: Expr;
   /** How many products in each. */
   readonly length: number | Expr;
+  /** Equal segments of it, whose sums are added as a balanced tree; see `blockedSum`. Default: 1. */
+  readonly segments?: number;
   readonly bindings: readonly Binding[];
   /** Statements before the loop, such as coordinates of `i`. */
   prepare?(i: Expr): readonly Stmt[];
@@ -28,6 +30,7 @@ export function contract(o: ContractOptions): Kernel {
       ...o.prepare?.(i) ?? [],
       ...blockedSum({
         length: o.length,
+        ...o.segments === undefined ? {} : { segments: o.segments },
         totals: ["sum"],
         step: (k, [block]) => ({
           values: [fma(o.left(i, k), o.right(i, k), block!)],

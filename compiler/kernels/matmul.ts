@@ -3,6 +3,7 @@
  * out, and where operands come from, differs by `MatmulTile`; the order of every sum is that of `sum.ts`.
  */
 
+import { invariant } from "../../spec/errors.ts";
 import {
   add,
   and,
@@ -30,12 +31,12 @@ import { type Left, leftOf, longest } from "./matmul_left.ts";
 import { columnsAndWeights, rightRow } from "./matmul_right.ts";
 import {
   blocksInRound,
+  equalBlocks,
   isStaged,
   type MatmulOptions,
   matmulShape,
   teamsOf,
   tileTaken,
-  wholeBlocks,
 } from "./matmul_tile.ts";
 import { blockedSum, SUM_BLOCK, type SumStep } from "./sum.ts";
 
@@ -176,19 +177,21 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
   const { teams } = teamsOf(o);
   const apart = isJoint(o) && teams > 1;
   const cells = cellsOf(rows, columns);
+  const blocks = equalBlocks(o);
   const left = leftOf(o, {
     rows,
     ofGroup: rows * teams,
     first: u("first"),
     own: u(apart ? "own" : "first"),
     place: apart ? sub(u("own"), u("first")) : u32(0),
-    stretch: SUM_BLOCK,
-    waits: wholeBlocks(o.k) === 1,
+    stretch: blocks?.length ?? SUM_BLOCK,
+    waits: blocks?.count === 1,
   });
   const body = [
     ...left.prepare,
     ...blockedSum({
       length: o.k,
+      ...o.segments === undefined ? {} : { segments: o.segments },
       totals: o.weights.flatMap((_, i) =>
         cells.map(({ r, c }) => `sum${i}_${r}_${c}`)
       ),
@@ -218,8 +221,10 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
 /** No more rows than one team holds: teams sum different blocks of k. */
 function fewRows(o: MatmulOptions, rows: number): Part {
   const { teams } = teamsOf(o);
-  const blocks = blocksInRound(o, rows);
-  const stretch = SUM_BLOCK * Math.min(teams * blocks, wholeBlocks(o.k));
+  const blocks = equalBlocks(o);
+  invariant(blocks, "teams share out equal blocks");
+  const each = blocksInRound(o, rows);
+  const stretch = blocks.length * Math.min(teams * each, blocks.count);
   const left = leftOf(o, {
     rows,
     ofGroup: rows,
@@ -230,7 +235,7 @@ function fewRows(o: MatmulOptions, rows: number): Part {
     waits: true,
   });
   const sums = sumsOfTeams(o, {
-    ...{ rows, blocks, left },
+    ...{ rows, blocks, each, left },
     step: products(o, { left, rows }),
     finish: (at, sums) => finish(o, at, sums),
   });

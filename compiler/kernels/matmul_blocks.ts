@@ -1,9 +1,10 @@
-/** Few rows of a matrix multiplication: teams of lanes sum different blocks of k, and block sums are added in order. */
+/** Few rows of a matrix multiplication: teams of lanes sum different blocks of k, and block sums are added in the contract's order. */
 
 import {
   add,
   barrier,
   div,
+  eq,
   f32,
   for_,
   id,
@@ -24,16 +25,21 @@ import {
 import type { Expr, SharedArray, Stmt } from "../../spec/kernel/tree.ts";
 import type { Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
-import { type MatmulOptions, teamsOf, wholeBlocks } from "./matmul_tile.ts";
-import { blockLoop, SUM_BLOCK, type SumStep } from "./sum.ts";
+import {
+  type EqualBlocks,
+  type MatmulOptions,
+  teamsOf,
+} from "./matmul_tile.ts";
+import { blockLoop, type SumStep, sumTree } from "./sum.ts";
 
 const SUMS = "block_sums";
 
 /** What teams sum. */
 export interface TeamSums {
   readonly rows: number;
-  /** Blocks of each team in a round. */
-  readonly blocks: number;
+  /** The blocks of k, and those of each team in a round. */
+  readonly blocks: EqualBlocks;
+  readonly each: number;
   readonly left: Left;
   step(k: Expr, blocks: readonly Expr[]): SumStep;
   /** Uses the results at a place. */
@@ -53,27 +59,26 @@ function u(name: string): Expr {
 
 /**
  * In a round every team sums its blocks and leaves the sums in workgroup memory; then each lane adds those of its results,
- * in the order of blocks. Results are dealt to the teams one by one.
+ * in the order of blocks, and the sums of segments as a tree. Results are dealt to the teams one by one.
  */
 export function sumsOfTeams(
   o: MatmulOptions,
-  { rows, blocks, left, step, finish }: TeamSums,
+  { rows, blocks, each, left, step, finish }: TeamSums,
 ): { readonly body: readonly Stmt[]; readonly shared: readonly SharedArray[] } {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
   const cells = rows * columns;
-  const each = o.weights.length * cells;
-  const inRound = teams * blocks;
-  const ofK = wholeBlocks(o.k);
-  const length = u32(ofK * SUM_BLOCK);
-  const single = ofK <= inRound;
+  const results = o.weights.length * cells;
+  const inRound = teams * each;
+  const length = u32(blocks.count * blocks.length);
+  const single = blocks.count <= inRound;
   const start = single ? u32(0) : u("k_round");
   const place = (block: Expr, sum: Expr) =>
-    add(mul(add(mul(block, u32(each)), sum), u32(lanes)), u("lane_column"));
+    add(mul(add(mul(block, u32(results)), sum), u32(lanes)), u("lane_column"));
 
-  const names = range(each).map((i) => `block${i}`);
-  const from = add(start, mul(u("block"), u32(SUM_BLOCK)));
-  const end = add(u("block_start"), u32(SUM_BLOCK));
+  const names = range(results).map((i) => `block${i}`);
+  const from = add(start, mul(u("block"), u32(blocks.length)));
+  const end = add(u("block_start"), u32(blocks.length));
   const oneBlock = [
     ...names.map((name) => var_(name, f32(0))),
     ...blockLoop({ step }, u("block_start"), end, names),
@@ -81,11 +86,18 @@ export function sumsOfTeams(
       sharedStore(SUMS, place(u("block"), u32(i)), local(name, "f32"))
     ),
   ];
-  const even = ofK % inRound === 0;
+  const even = blocks.count % inRound === 0;
 
   const own = range(Math.ceil(cells / teams)).map((j) => ({
     cell: u(`cell${j}`),
-    sums: o.weights.map((_, i) => `sum${i}_${j}`),
+    totals: o.weights.map((_, i) => `sum${i}_${j}`),
+    ...addedBlocks(o.weights.map((_, i) => `sum${i}_${j}`), blocks, {
+      first: div(start, u32(blocks.length)),
+      sums: (block) =>
+        o.weights.map((_, i) =>
+          shared(SUMS, place(block, add(u32(i * cells), u(`cell${j}`))))
+        ),
+    }),
     // The last ones are not enough for all teams.
     guard: (body: readonly Stmt[]): readonly Stmt[] =>
       (j + 1) * teams <= cells
@@ -93,43 +105,31 @@ export function sumsOfTeams(
         : [if_(lt(u(`cell${j}`), u32(cells)), body)],
   }));
   const count = single
-    ? u32(ofK)
+    ? u32(blocks.count)
     : even
     ? u32(inRound)
-    : min(u32(inRound), div(sub(length, start), u32(SUM_BLOCK)));
+    : min(u32(inRound), div(sub(length, start), u32(blocks.length)));
   const before = left.before(start);
   const round = [
     // Nobody may write sums of this round while others add those of the last one.
     ...before.length > 0 ? before : single ? [] : [barrier()],
-    for_("turn", u32(0), u32(blocks), [
+    for_("turn", u32(0), u32(each), [
       let_("block", add(mul(u("turn"), u32(teams)), u("team"))),
       let_("block_start", from),
       ...even ? oneBlock : [if_(lt(u("block_start"), length), oneBlock)],
     ]),
     barrier(),
-    ...own.flatMap(({ cell, sums, guard }) =>
-      guard([
-        for_("block", u32(0), count, [
-          ...sums.map((sum, i) =>
-            set(
-              sum,
-              add(
-                local(sum, "f32"),
-                shared(SUMS, place(u("block"), add(u32(i * cells), cell))),
-              ),
-            )
-          ),
-        ]),
-      ])
+    ...own.flatMap(({ addBlock, guard }) =>
+      guard([for_("block", u32(0), count, addBlock(u("block")))])
     ),
   ];
   return {
-    shared: [{ name: SUMS, type: "f32", length: inRound * each * lanes }],
+    shared: [{ name: SUMS, type: "f32", length: inRound * results * lanes }],
     body: [
       let_("lane_column", rem(id("local"), u32(lanes))),
-      ...own.flatMap(({ sums }, j) => [
+      ...own.flatMap(({ declare }, j) => [
         let_(`cell${j}`, add(u("team"), u32(j * teams))),
-        ...sums.map((sum) => var_(sum, f32(0))),
+        ...declare,
       ]),
       ...single ? round : [
         for_(
@@ -137,10 +137,10 @@ export function sumsOfTeams(
           u32(0),
           length,
           round,
-          u32(inRound * SUM_BLOCK),
+          u32(inRound * blocks.length),
         ),
       ],
-      ...own.flatMap(({ cell, sums, guard }, j) =>
+      ...own.flatMap(({ cell, totals, guard }, j) =>
         guard([
           let_(`column_of${j}`, rem(cell, u32(columns))),
           finish(
@@ -148,10 +148,53 @@ export function sumsOfTeams(
               row: add(u("first"), div(cell, u32(columns))),
               column: columnAt(o, u(`column_of${j}`)),
             },
-            sums.map((sum) => local(sum, "f32")),
+            totals.map((sum) => local(sum, "f32")),
           ),
         ])
       ),
+    ],
+  };
+}
+
+/** How one lane adds the blocks of a result: those of a segment in order, segments as a tree. */
+function addedBlocks(
+  totals: readonly string[],
+  { count, ofSegment }: EqualBlocks,
+  o: {
+    /** The number of the round's first block. */
+    readonly first: Expr;
+    /** The sums of a block of the round, one for each total. */
+    readonly sums: (block: Expr) => readonly Expr[];
+  },
+): {
+  readonly declare: readonly Stmt[];
+  readonly addBlock: (block: Expr) => readonly Stmt[];
+} {
+  const segments = count / ofSegment;
+  const sums = segments === 1
+    ? totals
+    : totals.map((name) => `${name}_segment`);
+  const addTo = (block: Expr) =>
+    o.sums(block).map((sum, i) =>
+      set(sums[i]!, add(local(sums[i]!, "f32"), sum))
+    );
+  const zero = (names: readonly string[]) =>
+    names.map((name) => var_(name, f32(0)));
+  if (segments === 1) return { declare: zero(totals), addBlock: addTo };
+  const tree = sumTree({ count: segments, totals });
+  const done = add(u("block_number"), u32(1));
+  return {
+    declare: [...zero(sums), ...tree.declare],
+    addBlock: (block) => [
+      ...addTo(block),
+      let_("block_number", add(o.first, block)),
+      if_(eq(rem(done, u32(ofSegment)), u32(0)), [
+        ...tree.add(
+          div(u("block_number"), u32(ofSegment)),
+          sums.map((name) => local(name, "f32")),
+        ),
+        ...sums.map((name) => set(name, f32(0))),
+      ]),
     ],
   };
 }

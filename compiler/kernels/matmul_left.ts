@@ -1,5 +1,6 @@
 /** The left operand of a matrix multiplication: loaded by each lane, or once for all in workgroup memory. */
 
+import { invariant } from "../../spec/errors.ts";
 import {
   add,
   barrier,
@@ -19,8 +20,7 @@ import {
   u32,
 } from "../../spec/kernel/build.ts";
 import type { Expr, SharedArray, Stmt } from "../../spec/kernel/tree.ts";
-import { isStaged, type MatmulOptions, wholeBlocks } from "./matmul_tile.ts";
-import { SUM_BLOCK } from "./sum.ts";
+import { equalBlocks, isStaged, type MatmulOptions } from "./matmul_tile.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -93,7 +93,9 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
   const { rows, ofGroup, stretch } = at;
   const depth = at.waits ? stretch : 2 * stretch;
   const { lanes } = o.tile;
-  const length = SUM_BLOCK * wholeBlocks(o.k);
+  const blocks = equalBlocks(o);
+  invariant(blocks, "a staged left operand has equal blocks");
+  const length = blocks.length * blocks.count;
   /** Each element once, by one lane. */
   const each = (count: number, body: (e: Expr) => readonly Stmt[]): Stmt =>
     for_("turn", u32(0), u32(Math.ceil(count / lanes)), [

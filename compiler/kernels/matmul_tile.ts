@@ -5,7 +5,7 @@ import { invariant } from "../../spec/errors.ts";
 import type { Binding, Expr, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "./kernel.ts";
-import { SUM_BLOCK } from "./sum.ts";
+import { segmentLength, SUM_BLOCK } from "./sum.ts";
 
 /** A right operand, [expert,] k, n with n innermost. */
 export interface MatmulWeight {
@@ -48,6 +48,8 @@ export interface MatmulOptions {
   readonly name: string;
   /** How many products in a sum; known at run time only where there are no groups and no packed weights. */
   readonly k: number | Expr;
+  /** Equal segments of k, whose sums are added as a balanced tree; see `blockedSum`. Default: 1. */
+  readonly segments?: number;
   readonly columns: number;
   /** Superset of what is used, weights included (16-bit weights are u32 bindings). */
   readonly bindings: readonly Binding[];
@@ -69,21 +71,47 @@ export interface MatmulOptions {
   ): readonly Stmt[];
 }
 
-type Shape = Pick<MatmulOptions, "k" | "columns" | "tile" | "grouped">;
+type Shape = Pick<
+  MatmulOptions,
+  "k" | "segments" | "columns" | "tile" | "grouped"
+>;
 
-/** How many blocks a sum over k has, if that is known and all are whole; else 0. */
-export function wholeBlocks(k: MatmulOptions["k"]): number {
-  return typeof k === "number" && k % SUM_BLOCK === 0 ? k / SUM_BLOCK : 0;
+/** The blocks of a sum over k, which are equally long. */
+export interface EqualBlocks {
+  /** Indices of a block. */
+  readonly length: number;
+  readonly count: number;
+  readonly ofSegment: number;
 }
 
 /**
- * The tile that a kernel takes: the plain one of its size unless all blocks of k are whole. Drivers (Mesa's llvmpipe) may
- * unroll a short last block and then add its products in another order, which depends on the code around it.
+ * The blocks of a sum over k; undefined unless all are equally long: those of 32, or short segments. One that is short and
+ * alone is not taken for such.
  */
-export function tileTaken(
-  { k, grouped, tile }: Omit<Shape, "columns">,
-): MatmulTile {
-  if (wholeBlocks(k) > 0) return tile;
+export function equalBlocks(
+  { k, segments = 1 }: Pick<MatmulOptions, "k" | "segments">,
+): EqualBlocks | undefined {
+  if (typeof k !== "number" || k === 0) return undefined;
+  const ofSegment = segmentLength(k, segments);
+  if (ofSegment % SUM_BLOCK === 0) {
+    return {
+      length: SUM_BLOCK,
+      count: k / SUM_BLOCK,
+      ofSegment: ofSegment / SUM_BLOCK,
+    };
+  }
+  return segments > 1 && ofSegment < SUM_BLOCK
+    ? { length: ofSegment, count: segments, ofSegment: 1 }
+    : undefined;
+}
+
+/**
+ * The tile that a kernel takes: the plain one of its size unless all blocks of k are equally long. Drivers (Mesa's llvmpipe)
+ * may unroll a short last block and then add its products in another order, which depends on the code around it.
+ */
+export function tileTaken(o: Omit<Shape, "columns">): MatmulTile {
+  const { grouped, tile } = o;
+  if (equalBlocks(o)) return tile;
   const { rows, columns, lanes } = tile;
   return { rows: grouped ? tileHeight(tile) : rows, columns, lanes };
 }
@@ -152,10 +180,11 @@ export function blocksInRound(
   if ((o.tile.split ?? 1) === 1) return 0;
   const staged = isStaged(o);
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
-  const left = staged ? rows * (SUM_BLOCK * teams + 1) : 0;
+  const blocks = equalBlocks(o);
+  const left = staged && blocks ? rows * (blocks.length * teams + 1) : 0;
   const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0);
-  if (sums > room || left > LEFT_WORDS) return 0;
-  const all = Math.ceil(wholeBlocks(o.k) / teams);
+  if (!blocks || sums > room || left > LEFT_WORDS) return 0;
+  const all = Math.ceil(blocks.count / teams);
   const fits = Math.min(
     Math.floor(ROUND_WORDS / sums),
     staged ? Math.floor(LEFT_WORDS / left) : Infinity,

@@ -1,5 +1,6 @@
 /** Kernel descriptions. Each says which bindings its kernel has and which function gives its launch grid. */
 
+export * from "./add_parts.ts";
 export * from "./assign.ts";
 export * from "./attention.ts";
 export * from "./capacity.ts";

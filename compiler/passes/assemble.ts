@@ -2,6 +2,7 @@
 
 import { predictStaging } from "../../spec/bytes.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { EXACT } from "../../spec/numerics.ts";
 import { sumPerRank } from "../../spec/per_rank.ts";
 import type { Plan, Port } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
@@ -38,7 +39,7 @@ export function assemble(
   );
   const draft: Plan = {
     version: 2,
-    numerics: "exact",
+    numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],
     mesh: placed.mesh,

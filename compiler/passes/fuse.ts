@@ -165,5 +165,6 @@ function absorbable(
 function sameContraction(a: Node, b: Node): boolean {
   return a.primitive === "dot" && b.primitive === "dot" &&
     a.params.over.join() === b.params.over.join() &&
+    a.params.segments === b.params.segments &&
     a.inputs[1]!.axes.join() === b.inputs[1]!.axes.join();
 }

@@ -46,6 +46,18 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     p.mesh.push({ name: "tp", size: 2 });
     p.ranks = 4;
   }),
+  broken(
+    "segments that have no halves",
+    "numerics",
+    null,
+    /up to 6 seg/,
+    (p) => {
+      Object.assign(p.numerics, { segments: 6 });
+    },
+  ),
+  broken("numerics of another class", "schema", null, /"exact"|exact/, (p) => {
+    Object.assign(p.numerics, { class: "fast" });
+  }),
   broken("two mesh axes of one name", "mesh", null, /named 'ep'/, (p) => {
     p.mesh.push({ name: "ep", size: 1 });
   }),

@@ -3,6 +3,7 @@
 import type { Device } from "../../runtime/mod.ts";
 import type { Mesh } from "../../spec/mesh.ts";
 import { positionsOver, rankCount } from "../../spec/mesh.ts";
+import { EXACT } from "../../spec/numerics.ts";
 import type {
   AllGatherStep,
   AllToAllStep,
@@ -135,7 +136,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
   const combines = each.map((chunk) => exchange("back", chunk));
   const plan: Plan = {
     version: 2,
-    numerics: "exact",
+    numerics: EXACT,
     requiredLimits: {},
     requiredFeatures: [],
     mesh,

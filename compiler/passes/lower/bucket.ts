@@ -6,8 +6,8 @@
 import { positionsOver } from "../../../spec/mesh.ts";
 import { add, load, mul, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
+import { addParts } from "../../kernels/add_parts.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { reduce } from "../../kernels/reduce.ts";
 import type { Bucket } from "../buckets.ts";
 import { type Fusion, FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../users.ts";
@@ -204,11 +204,10 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   ]);
   const scope = new KernelScope(lowering);
   const [parts, sum] = [scope.read(to), scope.write(block)];
-  const kernel = reduce({
+  const kernel = addParts({
     name: `add_blocks_${positions}`,
-    kind: "sum",
     count: u32(words),
-    length: positions,
+    parts: positions,
     bindings: scope.bindings,
     load: (i, k) => load(parts, add(mul(k, u32(words)), i)),
     epilogue: (i, value) => [store(sum, i, value)],

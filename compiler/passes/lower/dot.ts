@@ -3,6 +3,7 @@
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import { segmentsOf } from "../../../spec/numerics.ts";
 import { isRouting, type Node, type NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
@@ -133,7 +134,7 @@ export function lowerMatmul(
     name: `${routing ? "grouped_" : ""}matmul${
       dots.length > 1 ? "_pair" : ""
     }_${k}x${width}${suffix}`,
-    k,
+    ...{ k, segments: first!.params.segments ?? segmentsOf(k) },
     columns: width,
     weights,
     tile,
@@ -208,6 +209,17 @@ export function writeTarget(
   return [storeTo(scope, storage, at, value)];
 }
 
+/** How many products a dot sums; in segments where that is fixed. */
+function contracted(
+  scope: KernelScope,
+  { over, segments }: NodeOf<"dot">["params"],
+): { readonly length: number | Expr; readonly segments?: number } {
+  const length = productOf(scope, over);
+  if (length.op !== "const") return { length };
+  const k = Number(length.value);
+  return { length: k, segments: segments ?? segmentsOf(k) };
+}
+
 /** Lower a dot that the tiled kernel cannot do: one invocation per element. */
 export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const scope = new KernelScope(lowering);
@@ -226,7 +238,7 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const kernel = contract({
     name: `contract_${over.join("_").replaceAll(/\W/g, "_")}`,
     count: places.count,
-    length: productOf(scope, over),
+    ...contracted(scope, node.params),
     bindings: scope.bindings,
     left: operand(left),
     right: operand(right),

@@ -1,14 +1,14 @@
 /**
- * Partial sums made whole: every rank of a group gets the parts of all, and adds them in the order of positions, so that
- * all of them get the same bits.
+ * Partial sums made whole: every rank of a group gets the parts of all, and adds them as a balanced binary tree in the order
+ * of group ranks, so that all of them get the same bits.
  */
 
 import { positionsOver } from "../../../spec/mesh.ts";
 import { onRank } from "../../../spec/plan.ts";
 import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
+import { addParts } from "../../kernels/add_parts.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { reduce } from "../../kernels/reduce.ts";
 import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
@@ -41,11 +41,10 @@ export function lowerAllReduce(
   const storage = storageFor(lowering, node);
   const places = placesOf(scope, node);
   const binding = scope.read(parts);
-  const kernel = reduce({
+  const kernel = addParts({
     name: `add_parts_${positions}`,
-    kind: "sum",
     count: places.count,
-    length: positions,
+    parts: positions,
     bindings: scope.bindings,
     load: (i, k) => load(binding, add(mul(k, u32(words)), i)),
     epilogue: (i, sum) =>

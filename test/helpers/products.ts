@@ -1,0 +1,200 @@
+/** Matrix products for tests of kernels: what goes in, what a kernel makes of it, and what should come out. */
+
+import {
+  lengthAt,
+  matmul,
+  matmulGrid,
+  type MatmulOptions,
+  matmulShape,
+  type MatmulTile,
+  reads,
+  writes,
+} from "../../compiler/kernels/mod.ts";
+import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import { blockedDot } from "./kernel_reference.ts";
+import {
+  type KernelTarget,
+  randoms,
+  type Words,
+  workgroups,
+} from "./run_kernel.ts";
+import { type StoredWeights, weights16, weights4 } from "./stored_weights.ts";
+
+/** How weights are stored. */
+export const STORED = ["f32", "bf16", "f16", "mxfp4"] as const;
+
+/** A product: what is multiplied, and how. */
+export interface Product {
+  readonly stored: typeof STORED[number];
+  readonly k: number;
+  /** Segments of k. */
+  readonly segments: number;
+  readonly columns: number;
+  /** Rows of each expert; one number where rows are not grouped. */
+  readonly counts: readonly number[];
+  readonly grouped: boolean;
+  /** Two right operands, whose results are multiplied. */
+  readonly pair: boolean;
+  /** The kernel is told k when it runs. */
+  readonly late: boolean;
+  readonly seed: number;
+  /** Of how many ranks, which share out k, this is which one. Default: it has all of k. */
+  readonly part?: { readonly of: number; readonly rank: number };
+}
+
+/** Of groups of rows, one after another, those that a rank has of each. */
+function rowsOfRank<T extends Words>(words: T, product: Product): T {
+  const { counts, part = { of: 1, rank: 0 } } = product;
+  const each = words.length / counts.length / part.of;
+  const mine = counts.flatMap((_, group) => {
+    const from = (group * part.of + part.rank) * each;
+    return [...words.subarray(from, from + each)];
+  });
+  return new (words.constructor as new (mine: number[]) => T)(mine);
+}
+
+function weightsOf(
+  product: Product,
+  seed: number,
+): Omit<StoredWeights, "words"> & { readonly words: Words } {
+  const { stored, k, columns, counts } = product;
+  // Experts lie one after another, as more rows.
+  const size = [k * counts.length, columns] as const;
+  if (stored === "mxfp4") {
+    const { words, scales, ...rest } = weights4(size, seed);
+    return {
+      ...rest,
+      words: rowsOfRank(words, product),
+      scales: rowsOfRank(scales!, product),
+    };
+  }
+  if (stored !== "f32") {
+    const { words, ...rest } = weights16(size, stored, seed);
+    return { ...rest, words: rowsOfRank(words, product) };
+  }
+  const values = randoms(size[0] * columns, seed);
+  if (columns % 2 === 1) {
+    const words = rowsOfRank(values, product);
+    return { words, rowStride: columns, values };
+  }
+  // As published weights are laid out: rows of whole vectors.
+  const rowStride = Math.ceil(columns / 4) * 4;
+  const words = new Float32Array(size[0] * rowStride);
+  for (const [i, value] of values.entries()) {
+    words[Math.floor(i / columns) * rowStride + i % columns] = value;
+  }
+  return { words: rowsOfRank(words, product), rowStride, values };
+}
+
+function namesOf({ pair }: Product): string[] {
+  return pair ? ["v", "w"] : ["w"];
+}
+
+/** A product with a tile. */
+export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
+  const { columns, grouped, late, seed, part } = product;
+  const k = product.k / (part?.of ?? 1);
+  const segments = product.segments / (part?.of ?? 1);
+  const names = namesOf(product);
+  const weights = names.map((_, i) => weightsOf(product, seed + i));
+  const type = product.stored === "f32" ? "f32" : "u32";
+  return {
+    name: "matmul",
+    ...late ? { k: lengthAt(1) } : { k, segments },
+    columns,
+    tile,
+    bindings: [
+      reads("x"),
+      ...names.map((name) => reads(name, type)),
+      ...names.map((name) => reads(`scales.${name}`, "u32")),
+      reads("tiles", "u32"),
+      reads("rowOf", "u32"),
+      writes("y"),
+    ],
+    weights: names.map((binding, i) => ({
+      ...{ binding, stored: product.stored },
+      rowStride: weights[i]!.rowStride,
+      ...weights[i]!.scales ? { scales: `scales.${binding}` } : {},
+    })),
+    rows: lengthAt(0),
+    ...grouped ? { grouped: { tiles: "tiles" } } : {},
+    leftRow: (row) => mul(load("rowOf", row, "u32"), u32(k)),
+    left: (base, at) => load("x", add(base, at)),
+    epilogue: (at, sums) => [
+      store(
+        "y",
+        add(mul(at.row, u32(columns)), at.column),
+        sums.length > 1 ? mul(sums[0]!, sums[1]!) : sums[0]!,
+      ),
+    ],
+  };
+}
+
+/** A product as it was computed with a tile: the bytes behind the results have their old values. */
+export async function resultOf(
+  target: KernelTarget,
+  product: Product,
+  tile: MatmulTile,
+): Promise<Words> {
+  const { k, columns, counts, grouped, seed } = product;
+  const rows = counts.reduce((a, b) => a + b, 0);
+  const names = namesOf(product);
+  const weights = names.map((_, i) => weightsOf(product, seed + i));
+  const o = optionsOf(product, tile);
+  const height = matmulShape(o).rows;
+  const tiles: number[] = [];
+  let first = 0;
+  for (const [expert, count] of counts.entries()) {
+    for (let row = 0; row < count; row += height) {
+      tiles.push(expert, first + row, Math.min(height, count - row));
+    }
+    first += count;
+  }
+  const bound = grouped ? tiles.length / 3 + 1 : rows;
+  const { y } = await target.run(matmul(o), {
+    x: leftOf(product),
+    // The rows are taken in reverse.
+    rowOf: Uint32Array.from({ length: rows }, (_, row) => rows - 1 - row),
+    ...Object.fromEntries(names.flatMap((name, i) => [
+      [name, weights[i]!.words],
+      [`scales.${name}`, weights[i]!.scales ?? new Uint32Array(1)],
+    ])),
+    tiles: Uint32Array.of(tiles.length / 3, ...tiles),
+    lengths: Uint32Array.of(rows, k),
+    y: new Float32Array(rows * columns + 5).fill(7),
+  }, workgroups(matmulGrid(o, bound)));
+  return y!;
+}
+
+function leftOf({ k, counts, seed, part }: Product): Float32Array {
+  const x = randoms(counts.reduce((a, b) => a + b, 0) * k, seed + 9);
+  if (!part) return x;
+  const each = k / part.of;
+  return x.filter((_, at) => Math.floor(at % k / each) === part.rank);
+}
+
+/** The same by plain code; `of` is done to every factor. */
+export function expected(
+  product: Product,
+  of = (factor: number) => factor,
+): number[] {
+  const { k, columns, counts, pair, seed } = product;
+  const x = leftOf(product);
+  const weights = (pair ? [0, 1] : [0]).map((i) =>
+    weightsOf(product, seed + i).values
+  );
+  const rows = counts.reduce((a, b) => a + b, 0);
+  const expertOf = counts.flatMap((n, e) => new Array<number>(n).fill(e));
+  const results = Array.from({ length: rows * columns }, (_, at) => {
+    const [row, c] = [Math.floor(at / columns), at % columns];
+    const left = (rows - 1 - row) * k;
+    return weights.map((w) =>
+      blockedDot(
+        k,
+        (i) =>
+          of(x[left + i]!) * of(w[(expertOf[row]! * k + i) * columns + c]!),
+      )
+    ).reduce((a, b) => a * b);
+  });
+  return [...results, 7, 7, 7, 7, 7];
+}
