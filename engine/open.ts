@@ -23,7 +23,6 @@ import {
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
-import { type EncodingName, fileDTypeOf } from "../spec/encoding.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import { MAX_RANKS } from "../spec/schema.ts";
@@ -47,6 +46,7 @@ import {
 } from "./job.ts";
 import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
+import { compiledAs } from "./stored_as.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
 
 /** How a target is compiled. */
@@ -132,13 +132,12 @@ export async function planTarget(
 export async function storedWeights(
   target: Target,
   files: FileSystem,
-  options: { readonly weights?: string; readonly dtype?: EncodingName } = {},
+  options: { readonly weights?: string } = {},
 ): Promise<{ readonly [tensor: string]: FileDType }> {
   if (target.kind === "configuration") {
-    const stored = target.configuration.storedAs(options.dtype);
-    const params = paramFacts(trace(modelOf(target, {})));
-    return Object.fromEntries(
-      params.map((param) => [param.tensor, fileDTypeOf(stored.of(param))]),
+    return compiledAs(
+      target.configuration.storedAs(),
+      paramFacts(trace(modelOf(target, {}))),
     );
   }
   return await withTensors(

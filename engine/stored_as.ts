@@ -4,9 +4,11 @@ import type { ParamFacts } from "../compiler/mod.ts";
 import {
   type EncodingName,
   encodingTitle,
+  fileDTypeOf,
   isFileDType,
   type WeightEncoding,
 } from "../spec/encoding.ts";
+import type { FileDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
 
 type Config = { readonly [key: string]: unknown };
@@ -65,6 +67,16 @@ export function readStoredAs(
       } are planned by their bytes; they cannot be run yet`,
     ],
   };
+}
+
+/** What parameters are compiled as, by source tensor: bf16 where no kernel reads them as they are stored. */
+export function compiledAs(
+  stored: StoredAs,
+  params: readonly ParamFacts[],
+): { readonly [tensor: string]: FileDType } {
+  return Object.fromEntries(
+    params.map((param) => [param.tensor, fileDTypeOf(stored.of(param))]),
+  );
 }
 
 /** A selection bias is f32 in every published checkpoint that has one. */

@@ -79,6 +79,15 @@ export function columnsOf(
     splits.slice(1).map((end, p) => [splits[p]!, end] as const);
 }
 
+/** The part of all columns that an allToAll moves: less than 1 for a chunk. */
+export function shareOfColumns(
+  step: Pick<AllToAllStep, "splits" | "columns">,
+): number {
+  const moved = columnsOf(step)
+    .reduce((n, [first, end]) => n + end - first, 0);
+  return moved / step.splits.at(-1)!;
+}
+
 /** n(s, p) of an allToAll from its counts, `[position][column]`: rows from position s to position p on the way forward. */
 export function rowsBetween(
   counts: readonly (readonly number[])[],

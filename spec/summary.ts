@@ -1,7 +1,7 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
 import { modelAxis } from "./axis_parts.ts";
-import { bytesOfKinds, positionsReached } from "./bytes.ts";
+import { bytesOfKinds, positionsReached, shareOfColumns } from "./bytes.ts";
 import { groupRanks, positionsOver } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
@@ -106,10 +106,10 @@ function trafficLines(facts: Facts): string[] {
           const usual = once
             ? positionsReached(back[0]!.step.splits, choices)
             : choices;
-          most += rows * step.rowBytes;
-          others += usual * step.rowBytes * (positions - 1) / positions;
-          saved += (choices - usual) * step.rowBytes * (positions - 1) /
-            positions;
+          const bytes = step.rowBytes * shareOfColumns(step);
+          most += rows * bytes;
+          others += usual * bytes * (positions - 1) / positions;
+          saved += (choices - usual) * bytes * (positions - 1) / positions;
           if (!once) continue;
           const words = places.length * choices * 4;
           most += words;
@@ -120,7 +120,9 @@ function trafficLines(facts: Facts): string[] {
       lines.push(
         most === 0
           ? `${verb} per token${where}: 0 bytes, all experts are on each rank`
-          : `${verb} per token${where}: at most ${most} bytes over ${routings.length} ${
+          : `${verb} per token${where}: at most ${
+            Math.round(most)
+          } bytes over ${routings.length} ${
             routings.length === 1 ? "layer" : "layers"
           }, ${
             Math.round(others)

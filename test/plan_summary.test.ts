@@ -15,10 +15,12 @@ import {
   type Machine,
   machineRanks,
   parseMachine,
+  parsePlan,
   type Plan,
   type PlanSummary,
   planSummarySchema,
   type RankBytes,
+  summarizePlan,
 } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
@@ -189,6 +191,35 @@ t.test("a summary says what the plan says", async (t) => {
   );
 });
 
+t.test("bytes of exchanges are those that a run prints, tokens sent once included", async (t) => {
+  for (const name of ["olmoe-16e", "deepseekv3-16e", "llama4-8e"]) {
+    const file = path.join(temporaryFolder(t), "plan.json");
+    const argv = [checkpointFolder(name), "--mesh", "ep=4"];
+    for (const more of [[], ["--send-once"], ["--chunks", "2"]]) {
+      await switchyard(["plan", ...argv, ...more, "--out", file]);
+      const plan = parsePlan(readFileSync(file, "utf8"));
+      const { layers } = await summaryOf(t, ...argv, ...more);
+      for (const verb of ["dispatch", "combine"] as const) {
+        const [, printed] = new RegExp(`${verb} per token.*, (\\d+) of them to`)
+          .exec(summarizePlan(plan))!;
+        const sent = layers.reduce(
+          (n, { count, exchanges }) =>
+            n +
+            count * (exchanges.find((e) => e.name === verb)?.bytesPerToken ??
+                0),
+          0,
+        );
+        // Layers are rounded one by one.
+        const layersSent = layers.reduce((n, { count }) => n + count, 0);
+        t.ok(
+          Math.abs(sent - Number(printed)) <= layersSent / 2,
+          `${name} ${more}: ${verb} ${sent}, printed ${printed}`,
+        );
+      }
+    }
+  }
+});
+
 t.test("one layer and one rank", async (t) => {
   const argv = [OLMOE, "--mesh", "ep=3"];
   const all = await summaryOf(t, ...argv);
@@ -314,7 +345,7 @@ t.test("more ranks mend what too many experts break, and all problems are told",
       "the mesh has 4 ranks, and 'made up' has 2",
       "each of 4 ranks needs MiB, and has 976.6 KiB",
       ...limits.flatMap((limit) => [
-        `buffer 'sent' needs ${limit} =, and 65536 is allowed`,
+        `buffer 'layers.0.sent' needs ${limit} =, and 65536 is allowed`,
         `buffer 'model.layers.0.keys' needs ${limit} =, and 65536 is allowed`,
       ]),
     ],

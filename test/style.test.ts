@@ -60,6 +60,11 @@ const BROKEN: [path: string, text: string, finding: RegExp][] = [
     /must not import 'cli/,
   ],
   ["runtime/cpu/a.ts", 'export * from "../../compiler/mod.ts";', /must not/],
+  [
+    "compiler/kernels/a.ts",
+    'import { add, mul, sub, u32 } from "../../spec/kernel/build.ts";',
+    /4 constructors of trees/,
+  ],
   ["models/a.ts", 'import "../compiler/dsl/ops.ts";', /'models' must not/],
   ["cli/a.ts", 'import "../runtime/mod.ts";', /'cli' must not import/],
   ["compiler/dsl/a.ts", 'import "../passes/mod.ts";', /'compiler\/dsl' must/],

@@ -106,17 +106,45 @@ function itemsOf(ranges: readonly LiveRange[]): Item[] {
   });
 }
 
-/** An item with its offset. */
-interface Placed extends LiveRange {
-  readonly offset: number;
-}
+/** One arena: the items in it, by offset. Arrays of numbers, because this is where packing spends its time. */
+class Arena {
+  bytes = 0;
+  readonly #room: number;
+  readonly #starts: number[] = [];
+  readonly #ends: number[] = [];
+  readonly #first: number[] = [];
+  readonly #last: number[] = [];
 
-/** One arena: the items in it, by offset. */
-interface Arena {
-  /** Bytes that it may have. */
-  readonly room: number;
-  readonly placed: Placed[];
-  bytes: number;
+  /** An arena that may have `room` bytes. */
+  constructor(room: number) {
+    this.#room = room;
+  }
+
+  /** Add an item at the lowest offset that is free while it is live; undefined if there is no room. */
+  add({ bytes, first, last }: Item): number | undefined {
+    const [starts, ends] = [this.#starts, this.#ends];
+    const [firsts, lasts] = [this.#first, this.#last];
+    let offset = 0;
+    for (let i = 0; i < starts.length; i++) {
+      if (lasts[i]! < first || firsts[i]! > last) continue;
+      if (starts[i]! - offset >= bytes) break;
+      if (ends[i]! > offset) offset = ends[i]!;
+    }
+    const end = offset + bytes;
+    if (end > this.#room) return undefined;
+    let [low, high] = [0, starts.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (starts[middle]! > offset) high = middle;
+      else low = middle + 1;
+    }
+    starts.splice(low, 0, offset);
+    ends.splice(low, 0, end);
+    firsts.splice(low, 0, first);
+    lasts.splice(low, 0, last);
+    this.bytes = Math.max(this.bytes, end);
+    return offset;
+  }
 }
 
 function packInOrder(
@@ -130,15 +158,10 @@ function packInOrder(
     let arena = 0;
     let offset: number | undefined;
     while (offset === undefined) {
-      arenas[arena] ??= {
-        room: Math.max(limit, item.bytes),
-        placed: [],
-        bytes: 0,
-      };
-      offset = freeOffset(arenas[arena]!, item);
+      arenas[arena] ??= new Arena(Math.max(limit, item.bytes));
+      offset = arenas[arena]!.add(item);
       if (offset === undefined) arena++;
     }
-    insert(arenas[arena]!, { ...item, offset });
     slots[item.index] = { arena, offset };
   }
   const starts: number[] = [];
@@ -152,27 +175,4 @@ function packInOrder(
     return starts[arena]! + offset + item.bytes > atOnce;
   });
   return { slots, bytes, above };
-}
-
-/** The lowest offset in an arena that is free while an item is live; undefined if it has no room. */
-function freeOffset({ room, placed }: Arena, item: Item): number | undefined {
-  let offset = 0;
-  for (const other of placed) {
-    if (other.last < item.first || other.first > item.last) continue;
-    if (other.offset - offset >= item.bytes) break;
-    offset = Math.max(offset, other.offset + other.bytes);
-  }
-  return offset + item.bytes <= room ? offset : undefined;
-}
-
-function insert(arena: Arena, item: Placed): void {
-  const { placed } = arena;
-  let [low, high] = [0, placed.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (placed[middle]!.offset > item.offset) high = middle;
-    else low = middle + 1;
-  }
-  placed.splice(low, 0, item);
-  arena.bytes = Math.max(arena.bytes, item.offset + item.bytes);
 }

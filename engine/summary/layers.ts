@@ -1,7 +1,7 @@
 /** What layers compute and send for a token, equal ones together. */
 
 import type { ParamFacts } from "../../compiler/mod.ts";
-import { positionsReached } from "../../spec/bytes.ts";
+import { positionsReached, shareOfColumns } from "../../spec/bytes.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import {
   type AllToAllStep,
@@ -88,13 +88,17 @@ function exchangesOf(plan: Plan): Map<string, ExchangeSummary[]> {
   for (const [i, step] of program.steps.entries()) {
     if (step.op !== "allToAll" || !step.part) continue;
     const { verb, routing, part } = step.part;
-    if (part !== "exchange") continue;
+    if (part !== "exchange" && part !== "exchange places") continue;
     const layer = /\d+/.exec(names[of[i]!]!)?.[0] ?? "";
     const list = found.get(layer) ?? [];
-    const bytes = bytesPerToken(plan, step, {
-      choices: choices.get(routing) ?? 0,
-      splits: experts.get(routing) ?? step.splits,
-    });
+    const chosen = choices.get(routing) ?? 0;
+    // Where tokens travel once, a word for each choice says where it finds its token.
+    const bytes = part === "exchange places"
+      ? toOthers(plan, step, chosen * 4)
+      : bytesPerToken(plan, step, {
+        choices: chosen,
+        splits: experts.get(routing) ?? step.splits,
+      });
     const known = list.findIndex(({ name }) => name === verb);
     const before = known < 0 ? 0 : list[known]!.bytesPerToken;
     const entry = {
@@ -129,14 +133,14 @@ function bytesPerToken(
     readonly splits: readonly number[];
   },
 ): number {
-  const positions = positionsOver(plan.mesh, step.over);
-  const columns = step.splits.at(-1)!;
-  const moved = step.columns === undefined
-    ? columns
-    : step.columns.reduce((n, [first, end]) => n + end - first, 0);
   const rows = isOnce(plan, step) ? positionsReached(splits, choices) : choices;
-  return rows * step.rowBytes * (moved / columns) * (positions - 1) /
-    positions;
+  return toOthers(plan, step, rows * step.rowBytes * shareOfColumns(step));
+}
+
+/** What leaves a rank, of what goes to all positions evenly. */
+function toOthers(plan: Plan, { over }: AllToAllStep, bytes: number): number {
+  const positions = positionsOver(plan.mesh, over);
+  return bytes * (positions - 1) / positions;
 }
 
 /** Whether an exchange moves each token once to a position: other exchanges of its routing say where choices find it. */

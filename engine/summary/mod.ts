@@ -17,6 +17,7 @@ import {
   type PlanOptions,
   storedWeights,
 } from "../open.ts";
+import { compiledAs } from "../stored_as.ts";
 import type { Target } from "../target.ts";
 import { TUNING } from "../tuning.ts";
 import { layerClasses } from "./layers.ts";
@@ -77,11 +78,13 @@ export async function summarizeTarget(
   }
   const { machine, limits, flags, dtype, rank, ...given } = options;
   const params = paramFacts(trace(modelOf(target, given)));
-  const stored = await storedWeights(target, files, dtype ? { dtype } : {});
   const configuration = target.kind === "configuration"
     ? target.configuration
     : undefined;
   const declared = configuration?.storedAs(dtype);
+  const stored = declared
+    ? compiledAs(declared, params)
+    : await storedWeights(target, files);
   const weights: ModelWeights = {
     params,
     storedAs: (param) =>

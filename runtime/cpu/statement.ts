@@ -16,6 +16,18 @@ import type { WasmFunction } from "./wasm.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
+/** How far a loop counts: a number, or NaN where that is known only when it runs. */
+function spanOf({ from, to }: ForStmt): number {
+  if (to.op !== "binary" || to.fn !== "add" || to.b.op !== "const") {
+    return from.op === "const" && to.op === "const"
+      ? Number(to.value) - Number(from.value)
+      : NaN;
+  }
+  const same = to.a === from ||
+    to.a.op === "local" && from.op === "local" && to.a.name === from.name;
+  return same ? Number(to.b.value) : NaN;
+}
+
 /** Expressions of a loop body up to which it is unrolled four times, and twice. */
 const UNROLL_FOUR = 220;
 const UNROLL_TWO = 700;
@@ -183,8 +195,8 @@ export class Statements {
     const step = constant === undefined ? this.#keep(s.step) : undefined;
     f.get(from);
     f.set(counter);
-    if (constant) this.#fastFor(s, { counter, from, to, step: constant });
     f.block();
+    if (constant) this.#fastFor(s, { counter, from, to, step: constant });
     f.loop();
     f.get(counter);
     f.get(to);
@@ -287,7 +299,10 @@ export class Statements {
     f.get(end);
     f.op("i32.ne");
     f.branchIf(0);
-    f.op("end", "end", "end");
+    f.op("end");
+    // Nothing is left for the loop that checks every access.
+    if (spanOf(s) % round === 0) f.branch(2);
+    f.op("end", "end");
   }
 
   /** Set a group's pointer to its first element, and push whether all of its elements are in the array. */

@@ -50,6 +50,13 @@ const WGSL = /@compute|@workgroup_size|var<storage|@group\(/;
 
 const MAX_LINES = 500;
 
+/** Names that a kernel may take from the constructors of trees: kernels are text. */
+const MAX_CONSTRUCTORS = 3;
+
+/** Kernels whose bodies are generated: unrolled register tiles and the sums in them. */
+const GENERATED =
+  /^compiler\/kernels\/(matmul|matmul_blocks|matmul_left|matmul_right|expert_outer|sum)\.ts$/;
+
 /** Arguments of a function that only its own layer calls. */
 const MAX_INTERNAL_ARGUMENTS = 4;
 
@@ -130,6 +137,17 @@ function checkFile(file: SourceFile, { path, say }: Check): void {
 }
 
 function checkImports(file: SourceFile, { path, say }: Check): void {
+  for (const node of file.getImportDeclarations()) {
+    const names = node.getNamedImports().length;
+    const constructors = path.startsWith("compiler/kernels/") &&
+      node.getModuleSpecifierValue().endsWith("kernel/build.ts");
+    if (constructors && names > MAX_CONSTRUCTORS && !GENERATED.test(path)) {
+      say(
+        node,
+        `${names} constructors of trees; write the kernel as text, see spec/kernels.md`,
+      );
+    }
+  }
   const layer = path.split("/")[0]!;
   const dynamic = file.getDescendantsOfKind(SyntaxKind.CallExpression)
     .filter((call) => Node.isImportExpression(call.getExpression()))

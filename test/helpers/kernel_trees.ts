@@ -2,7 +2,7 @@
  * A program: prints the hash of every kernel tree of many plans, a line each, so that two versions of the compiler can be
  * compared by `diff`. The second hash does not depend on the names of variables.
  *
- *     node --import tsx test/helpers/kernel_trees.ts > trees.txt
+ *     node scripts/run.mjs test/helpers/kernel_trees.ts > trees.txt
  */
 
 import { createHash } from "node:crypto";

@@ -1,0 +1,39 @@
+/** The kernels that spec/kernels.md explains line by line, by the names that it gives them. */
+
+import {
+  assign,
+  attention,
+  lengthAt,
+  matmul,
+  reads,
+  writes,
+} from "../../compiler/kernels/mod.ts";
+import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+
+const ATTENTION = {
+  ...{ name: "attention", heads: 4, kvHeads: 2, dim: 32, context: 1024 },
+  ...{ scale: 0.125, tokens: lengthAt(0) },
+};
+
+/** Kernels by name. */
+export const SHOWN: { readonly [name: string]: Kernel } = {
+  assign: assign({
+    ...{ name: "assign", experts: 8, k: 2, tokens: lengthAt(0) },
+    ...{ dropping: true, ordered: false },
+  }),
+  decode: attention(ATTENTION),
+  prefill: attention({ ...ATTENTION, together: 2 }),
+  "grouped matmul": matmul({
+    name: "matmul",
+    ...{ k: 64, columns: 128, rows: u32(0), grouped: { tiles: "tiles" } },
+    bindings: [reads("tiles", "u32"), reads("x"), reads("w"), writes("y")],
+    weights: [{ binding: "w", stored: "f32", rowStride: 128 }],
+    tile: { rows: 2, columns: 1, lanes: 32 },
+    leftRow: (row) => mul(row, u32(64)),
+    left: (base, k) => load("x", add(base, k)),
+    epilogue: ({ row, column }, [sum]) => [
+      store("y", add(mul(row, u32(128)), column), sum ?? local("sum", "f32")),
+    ],
+  }),
+};
