@@ -44,7 +44,9 @@ export function kernelClass(): FuzzClass<Numbers> {
   return {
     name: "kernel",
     count: 5000,
-    cases: fc.array(fc.nat(2 ** 20), { minLength: 1, maxLength: 120 }),
+    cases: fc.array(fc.nat(2 ** 20), {
+      ...{ minLength: 1, maxLength: 250, size: "max" } as const,
+    }),
     judge(numbers) {
       const kernel = randomKernel(numbers);
       const [fault] = [
