@@ -9,23 +9,39 @@ import type { FileSystem, OpenFile } from "../engine/files.ts";
 import { DataError, MachineError } from "../spec/errors.ts";
 import { takeLock } from "./lock_file.ts";
 
+/** Calls of the operating system that files take; tests make them fail. */
+export type Disk = Pick<
+  typeof fs,
+  | "appendFile"
+  | "link"
+  | "mkdir"
+  | "open"
+  | "readFile"
+  | "readdir"
+  | "rename"
+  | "rm"
+  | "stat"
+  | "writeFile"
+>;
+
 /** Files of this machine. */
-export function nodeFiles(): FileSystem {
+export function nodeFiles(disk: Disk = fs): FileSystem {
   return {
-    stat: (file) => guard("read", file, () => kindOf(file)),
-    list: (folder) => guard("read", folder, () => fs.readdir(folder)),
-    readText: (file) => guard("read", file, () => readText(file)),
-    open: (file) => guard("read", file, () => openFile(file)),
+    stat: (file) => guard("read", file, () => kindOf(file, disk)),
+    list: (folder) => guard("read", folder, () => disk.readdir(folder)),
+    readText: (file) => guard("read", file, () => readText(file, disk)),
+    open: (file) => guard("read", file, () => openFile(file, disk)),
     write: (file, parts) =>
-      guard("write", file, () => replaceFile(file, parts)),
+      guard("write", file, () => replaceFile(file, parts, disk)),
     append: (file, bytes) =>
-      guard("write", file, () => fs.appendFile(file, bytes)),
+      guard("write", file, () => disk.appendFile(file, bytes)),
     makeFolder: (folder) =>
       guard("write", folder, async () => {
-        await fs.mkdir(folder, { recursive: true });
+        await disk.mkdir(folder, { recursive: true });
       }),
-    remove: (file) => guard("write", file, () => fs.rm(file, { force: true })),
-    lock: (file) => guard("write", file, () => takeLock(file)),
+    remove: (file) =>
+      guard("write", file, () => disk.rm(file, { force: true })),
+    lock: (file) => guard("write", file, () => takeLock(file, disk)),
     join: (folder, name) => path.join(folder, name),
   };
 }
@@ -57,6 +73,7 @@ const SENTENCES: {
   ENOSPC: ["the disk is full", "Free some space", true],
   EDQUOT: ["the disk quota is used up", "Free some space", true],
   EROFS: ["the file system is read-only", "Choose another folder", true],
+  EINTR: ["it was interrupted", "Start again", true],
   EIO: ["the disk reports an error", "Check the disk", true],
   EMFILE: ["too many files are open", "Raise the limit (ulimit -n)", true],
 };
@@ -76,9 +93,12 @@ async function guard<T>(
   }
 }
 
-async function kindOf(file: string): Promise<"file" | "folder" | undefined> {
+async function kindOf(
+  file: string,
+  disk: Disk,
+): Promise<"file" | "folder" | undefined> {
   try {
-    const stats = await fs.stat(file);
+    const stats = await disk.stat(file);
     if (stats.isDirectory()) return "folder";
     requireRegular(file, stats);
     return "file";
@@ -105,9 +125,10 @@ function requireRegular(file: string, stats: Stats): void {
 /** Open a regular file for reading. Nothing else is opened, or waited for. */
 async function openRegular(
   file: string,
+  disk: Disk,
 ): Promise<{ readonly handle: fs.FileHandle; readonly size: number }> {
   // Windows has no such flag, and no pipes in its file system.
-  const handle = await fs.open(
+  const handle = await disk.open(
     file,
     constants.O_RDONLY | (constants.O_NONBLOCK ?? 0),
   );
@@ -124,8 +145,8 @@ async function openRegular(
 /** Bytes of a file that is read as one text: what a string can hold. */
 const LONGEST_TEXT = buffer.MAX_STRING_LENGTH;
 
-async function readText(file: string): Promise<string> {
-  const { handle, size } = await openRegular(file);
+async function readText(file: string, disk: Disk): Promise<string> {
+  const { handle, size } = await openRegular(file, disk);
   try {
     if (size <= LONGEST_TEXT) return await handle.readFile("utf8");
   } finally {
@@ -136,8 +157,8 @@ async function readText(file: string): Promise<string> {
   );
 }
 
-async function openFile(file: string): Promise<OpenFile> {
-  const { handle, size } = await openRegular(file);
+async function openFile(file: string, disk: Disk): Promise<OpenFile> {
+  const { handle, size } = await openRegular(file, disk);
   return {
     size,
     read: (offset, length) =>
@@ -161,7 +182,7 @@ async function openFile(file: string): Promise<OpenFile> {
         }
         return bytes;
       }),
-    close: () => handle.close(),
+    close: () => guard("read", file, () => handle.close()),
   };
 }
 
@@ -169,8 +190,9 @@ async function openFile(file: string): Promise<OpenFile> {
 async function replaceFile(
   file: string,
   parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  disk: Disk,
 ): Promise<void> {
-  const old = await fs.stat(file).catch(() => undefined);
+  const old = await disk.stat(file).catch(() => undefined);
   if (old?.isDirectory()) {
     throw new DataError(`Cannot write '${file}': it is a folder. Give a file`);
   }
@@ -179,7 +201,7 @@ async function replaceFile(
     ? file
     : path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}`);
   try {
-    const handle = await fs.open(target, "w");
+    const handle = await disk.open(target, "w");
     try {
       for await (const part of parts) await handle.writeFile(part);
       if (!special) await handle.sync();
@@ -187,19 +209,19 @@ async function replaceFile(
       await handle.close();
     }
     if (!special) {
-      await fs.rename(target, file);
-      await syncFolder(path.dirname(file));
+      await disk.rename(target, file);
+      await syncFolder(path.dirname(file), disk);
     }
   } catch (error) {
-    if (!special) await fs.rm(target, { force: true });
+    if (!special) await disk.rm(target, { force: true });
     throw error;
   }
 }
 
 /** Make sure that new names in a folder outlive a loss of power, where the system can say so. */
-async function syncFolder(folder: string): Promise<void> {
+async function syncFolder(folder: string, disk: Disk): Promise<void> {
   if (process.platform === "win32") return;
-  const handle = await fs.open(folder, "r");
+  const handle = await disk.open(folder, "r");
   try {
     await handle.sync();
   } finally {

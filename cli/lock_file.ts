@@ -7,6 +7,7 @@ import * as fs from "node:fs/promises";
 import { hostname } from "node:os";
 import process from "node:process";
 import type { Lock } from "../engine/files.ts";
+import type { Disk } from "./files.ts";
 
 /** Who has a lock. */
 interface Owner {
@@ -18,11 +19,17 @@ interface Owner {
   readonly since: string;
 }
 
+/** A name that nobody else takes, and the disk. */
+interface Spare {
+  readonly spare: string;
+  readonly disk: Disk;
+}
+
 /** Attempts to take over a lock that others take over too. */
 const ATTEMPTS = 10;
 
 /** Take a lock, or say who has it. Errors are those of the file system. */
-export async function takeLock(path: string): Promise<Lock> {
+export async function takeLock(path: string, disk: Disk): Promise<Lock> {
   const own: Owner = {
     ...{ pid: process.pid, host: hostname() },
     start: await startOf(process.pid),
@@ -32,16 +39,16 @@ export async function takeLock(path: string): Promise<Lock> {
   // Names that no other process, and no other lock of this one, takes.
   const spare = `${path}.${process.pid}.${crypto.randomUUID()}`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    if (await create(path, text, spare)) {
-      return { release: () => release(path, text) };
+    if (await create(path, text, { spare, disk })) {
+      return { release: () => release(path, text, disk) };
     }
-    const found = await readIfThere(path);
+    const found = await readIfThere(path, disk);
     if (found === undefined) continue;
     const owner = parseOwner(found);
     if (owner === undefined || await isRunning(owner)) {
       return { owner: describe(owner), gone: owner?.host !== own.host };
     }
-    await removeStale(path, found, spare);
+    await removeStale(path, found, { spare, disk });
   }
   return { owner: "another process", gone: true };
 }
@@ -50,11 +57,11 @@ export async function takeLock(path: string): Promise<Lock> {
 async function create(
   path: string,
   text: string,
-  spare: string,
+  { spare, disk }: Spare,
 ): Promise<boolean> {
-  await fs.writeFile(spare, text, { flag: "wx" });
   try {
-    await fs.link(spare, path);
+    await disk.writeFile(spare, text, { flag: "wx" });
+    await disk.link(spare, path);
     return true;
   } catch (error) {
     const code = codeOf(error);
@@ -63,14 +70,16 @@ async function create(
       throw error;
     }
   } finally {
-    await fs.rm(spare, { force: true });
+    // The lock is there, or is not, whatever becomes of this.
+    await disk.rm(spare, { force: true }).catch(() => {});
   }
   // A file system without hard links: the text follows.
   try {
-    await fs.writeFile(path, text, { flag: "wx" });
+    await disk.writeFile(path, text, { flag: "wx" });
     return true;
   } catch (error) {
     if (codeOf(error) === "EEXIST") return false;
+    await disk.rm(path, { force: true });
     throw error;
   }
 }
@@ -79,26 +88,35 @@ async function create(
 async function removeStale(
   path: string,
   found: string,
-  spare: string,
+  { spare, disk }: Spare,
 ): Promise<void> {
   try {
-    await fs.rename(path, spare);
+    await disk.rename(path, spare);
   } catch (error) {
     if (codeOf(error) === "ENOENT") return;
     throw error;
   }
-  const moved = await fs.readFile(spare, "utf8");
-  if (moved !== found) await fs.link(spare, path).catch(() => {});
-  await fs.rm(spare, { force: true });
+  const moved = await disk.readFile(spare, "utf8");
+  if (moved !== found) await disk.link(spare, path).catch(() => {});
+  await disk.rm(spare, { force: true });
 }
 
-async function release(path: string, text: string): Promise<void> {
-  if (await readIfThere(path) === text) await fs.rm(path, { force: true });
+async function release(
+  path: string,
+  text: string,
+  disk: Disk,
+): Promise<void> {
+  if (await readIfThere(path, disk) === text) {
+    await disk.rm(path, { force: true });
+  }
 }
 
-async function readIfThere(path: string): Promise<string | undefined> {
+async function readIfThere(
+  path: string,
+  disk: Disk,
+): Promise<string | undefined> {
   try {
-    return await fs.readFile(path, "utf8");
+    return await disk.readFile(path, "utf8");
   } catch (error) {
     if (codeOf(error) === "ENOENT") return undefined;
     throw error;

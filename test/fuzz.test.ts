@@ -5,6 +5,7 @@ import t from "tap";
 import { CLASSES } from "./fuzz/classes.ts";
 import { SOURCES } from "./fuzz/demo_plans.ts";
 import { fuzz, type FuzzClass, reportText } from "./fuzz/fuzz.ts";
+import { kernelClass } from "./fuzz/kernel.ts";
 import { planClass } from "./fuzz/plan.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 
@@ -22,6 +23,10 @@ const SHORT: {
     readonly count: number;
   };
 } = {
+  kernel: {
+    make: () => kernelClass() as FuzzClass<unknown>,
+    count: 1000,
+  },
   plan: {
     make: () =>
       planClass({

@@ -48,19 +48,9 @@ export const GROUP_XZ = wgsl`group.x + group.z * ${GRID_LIMIT}`;
 /** The workgroup's number where `foldGrid` lies in y and z. */
 export const GROUP_YZ = wgsl`group.y + group.z * ${GRID_LIMIT}`;
 
-/** The workgroup's number where `foldGrid` lies in x and y. */
-export function groupXY(): Expr {
-  return add(id("group.x"), mul(id("group.y"), u32(GRID_LIMIT)));
-}
-
 /** The workgroup's number where `foldGrid` lies in x and z. */
 export function groupXZ(): Expr {
   return add(id("group.x"), mul(id("group.z"), u32(GRID_LIMIT)));
-}
-
-/** The workgroup's number where `foldGrid` lies in y and z. */
-export function groupYZ(): Expr {
-  return add(id("group.y"), mul(id("group.z"), u32(GRID_LIMIT)));
 }
 
 /** The u32 expression of a length. */

@@ -174,11 +174,16 @@ function evaluate(e: Expr, at: Invocation): number {
     }
     case "convert": {
       const a = evaluate(e.a, at);
-      if (e.a.type !== "f32" || e.type === "bool") return wrap(e.type, a);
+      // As WGSL says, what is no number is true.
+      if (e.type === "bool") return +(a !== 0);
+      if (e.a.type !== "f32") return wrap(e.type, a);
       const [low, high] = e.type === "i32"
         ? [-(2 ** 31), 2 ** 31 - 1]
         : [0, 2 ** 32 - 1];
-      return Number.isNaN(a) ? 0 : Math.trunc(Math.min(high, Math.max(low, a)));
+      // An integer has no zero with a sign.
+      return Number.isNaN(a)
+        ? 0
+        : Math.trunc(Math.min(high, Math.max(low, a))) + 0;
     }
     case "bitcast":
       return fromBits(e.type, toBits(e.a.type, evaluate(e.a, at)));

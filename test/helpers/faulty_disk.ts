@@ -1,0 +1,56 @@
+/** A disk on which one call fails. */
+
+import * as fs from "node:fs/promises";
+import type { Disk } from "../../cli/files.ts";
+
+/** What goes wrong: an error of the system, or a read that gives less than was asked. */
+export type Fault = "EIO" | "ENOSPC" | "EINTR" | "short";
+
+/** A disk, and how many calls it has taken. */
+export interface FaultyDisk {
+  readonly disk: Disk;
+  calls(): number;
+}
+
+const CALLS = [
+  ...["appendFile", "link", "mkdir", "open", "readFile", "readdir"],
+  ...["rename", "rm", "stat", "writeFile"],
+] as const;
+
+const HANDLE = ["close", "read", "readFile", "stat", "sync", "writeFile"];
+
+/** The disk of this machine, but call `at` (from 0) of calls on it and its open files fails. */
+export function faultyDisk(at: number, fault: Fault): FaultyDisk {
+  let calls = 0;
+  const fails = () => calls++ === at;
+  const refuse = () => {
+    throw Object.assign(new Error(`${fault}: made up`), { code: fault });
+  };
+  const wrapHandle = (handle: fs.FileHandle): fs.FileHandle =>
+    new Proxy(handle, {
+      get: (target, key: keyof fs.FileHandle) => {
+        const member = target[key] as unknown;
+        if (typeof member !== "function") return member;
+        const call = member.bind(target) as (...args: unknown[]) => unknown;
+        if (!HANDLE.includes(String(key))) return call;
+        return async (...args: unknown[]) => {
+          if (!fails()) return await call(...args);
+          if (key === "close") await call();
+          if (fault !== "short") refuse();
+          // buffer, offset, length, position
+          if (key === "read") args[2] = Math.ceil(Number(args[2]) / 2);
+          return key === "close" ? undefined : await call(...args);
+        };
+      },
+    });
+  const disk = Object.fromEntries(CALLS.map((name) => [
+    name,
+    async (...args: unknown[]) => {
+      if (fails() && fault !== "short") refuse();
+      const call = fs[name] as (...args: unknown[]) => Promise<unknown>;
+      const done = await call(...args);
+      return name === "open" ? wrapHandle(done as fs.FileHandle) : done;
+    },
+  ])) as unknown as Disk;
+  return { disk, calls: () => calls };
+}
