@@ -23,7 +23,7 @@ export type Numerics = ExactNumerics;
 export const EXACT: ExactNumerics = {
   class: "exact",
   segments: 8,
-  minSegment: 8,
+  minSegment: 4,
   block: 32,
 };
 

@@ -63,7 +63,7 @@ function pairs(record: { readonly [name: string]: number }): string {
     .join(" ");
 }
 
-/** `exact segments=8 minSegment=8 block=32` */
+/** `exact segments=8 minSegment=4 block=32` */
 function numericsText({ numerics }: Plan): string {
   const { class: name, ...parameters } = numerics;
   return `${name} ${pairs(parameters)}`;
