@@ -22,7 +22,7 @@ import {
 import { runTraining, trainCheckpoint } from "../engine/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import { createSession, tensorsInMemory } from "../runtime/mod.ts";
-import { onRank, verifyPlan } from "../spec/mod.ts";
+import { onRank, parsePlan, verifyPlan } from "../spec/mod.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { readRaw, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { rankProgram } from "./helpers/compiled.ts";
@@ -467,10 +467,7 @@ t.test("the plan of a step says it", async (t) => {
       ...["--full", ...more],
     ]);
     t.equal(code, 0);
-    return JSON.parse(out) as {
-      readonly buffers: { readonly [name: string]: { readonly dtype: string } };
-      readonly peakBytes: number;
-    };
+    return parsePlan(out);
   };
   const [wide, narrow] = [await plan(), await plan("--dtype", "bf16")];
   const embed = "model.embed_tokens.weight";

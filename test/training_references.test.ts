@@ -95,6 +95,9 @@ const RUNNERS: { readonly [title: string]: Runner } = {
   },
   "compiled": compiled({}),
   "compiled for ep=2": compiled({ ep: 2 }),
+  "compiled for tp=2": compiled({ tp: 2 }),
+  "compiled for tp=2,ep=2": compiled({ tp: 2, ep: 2 }),
+  "compiled for dp=2,tp=2": compiled({ dp: 2, tp: 2 }),
   "compiled for ep=4": compiled({ ep: 4 }),
   "compiled for dp=2,ep=2": compiled({ dp: 2, ep: 2 }),
 };

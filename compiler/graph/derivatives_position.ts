@@ -64,10 +64,13 @@ export function attentionDerivative(
     b.map((y, d) => k.mul(y!, d!), node, dy),
   ], { kind: "sum", over: params.valueDim });
   const place = placeOf(b, params.context, sequence, position);
-  const statistics = b.make("concat", [sum, product], {
-    axes: [params.head, params.head],
-    to: `${params.head}_statistics`,
-  });
+  // The two numbers of a head beside each other, so that ranks that have some of the heads have theirs.
+  const beside = (x: Node, start: number) =>
+    b.make("spread", [x], {
+      ...{ axis: params.head, start, step: 2 },
+      to: `${params.head}_statistics`,
+    });
+  const statistics = b.add(beside(sum, 0), beside(product, 1));
   const of = (what: "query" | "keys" | "values") => () =>
     b.make(
       "attentionGrad",

@@ -107,7 +107,7 @@ export function attendBack(
   const { of, scale, shared } = node.params;
   const like = { query: q!, keys: keys!, values: values! }[of];
   const sums = new Float64Array(like.data.length);
-  const [, heads, dim] = q!.shape as [number, number, number];
+  const [, , dim] = q!.shape as [number, number, number];
   const contexts = keys!.shape[1]!;
   const valueDim = dy!.shape[2]!;
   const valueStride = values!.shape.at(-1)!;
@@ -116,9 +116,8 @@ export function attendBack(
     position: place!.data[t]! % contexts,
   });
   eachQuery(node.params, [q!, keys!], placeOf, (seen, query) => {
-    const own = Math.floor(query / heads) * 2 * heads + query % heads;
-    const logSum = statistics!.data[own]!;
-    const product = statistics!.data[own + heads]!;
+    const logSum = statistics!.data[2 * query]!;
+    const product = statistics!.data[2 * query + 1]!;
     for (const { from, key, score } of seen) {
       const weight = Math.exp(score - logSum);
       if (of === "values" || of === "keys" && shared) {

@@ -221,7 +221,11 @@ const SIZES: {
     checkPositions(sizes, node, axis, to);
   },
   spread: (node, sizes) => {
-    const { axis, to } = node.params;
+    const { axis, step, to } = node.params;
+    // A new axis has room for every step.
+    if (!sizes.has(to)) {
+      bind(sizes, node, to, fixed(sizes, node, axis, "dilate") * step);
+    }
     checkPositions(sizes, node, to, axis);
   },
   concat: (node, sizes) => {

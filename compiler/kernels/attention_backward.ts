@@ -13,7 +13,7 @@ import { blockedSum } from "./pieces/blocked_sum.ts";
  * What attention it is. Heads are innermost, so that invocations side by side read what is side by side: f32 `q`
  * [token, dim, head], `keys` [sequence, context, dim, kvHead], `values` [sequence, context, valueDim, kvHead] and `dy`
  * [token, valueDim, head]. `attentionSum` has i32 `sequence` [token] and `position` [token], and f32 `sinks` [head] if there
- * are any. The others have i32 `place` [token], sequence * context + position; and f32 `statistics` [token, 2 * head], the
+ * are any. The others have i32 `place` [token], sequence * context + position; and f32 `statistics` [token, head, 2], the
  * logarithms of sums, then the products of cotangents and results.
  */
 export interface BackwardOptions {
@@ -60,7 +60,7 @@ export function score(
 /** `weight`, of the softmax, and where the cotangent of the query's result begins. */
 export function weight({ heads, valueDim }: BackwardOptions): KernelText {
   return wgsl`
-    let statistic = token * ${2 * heads} + head;
+    let statistic = (token * ${heads} + head) * 2;
     let weight = exp(score - statistics[statistic]);
     let dy_at = token * ${valueDim * heads} + head;`;
 }
@@ -78,7 +78,7 @@ export function slope(o: BackwardOptions): KernelText {
   return wgsl`
     let value_at = entry * ${(o.shared ? o.dim : valueDim) * kvHeads} + kv;
     ${change}
-    let slope = weight * (change - statistics[statistic + ${heads}]) * ${o.scale};`;
+    let slope = weight * (change - statistics[statistic + 1]) * ${o.scale};`;
 }
 
 /** For the query of `query`, which is of `token` and `head`, and each key of `entry` and `kv` that it sees: `then`. */

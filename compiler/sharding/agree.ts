@@ -40,9 +40,12 @@ export function agree(
       if (role === "local") continue;
       const over = overOf(sharding, axis);
       const known = found.get(axis);
-      const reduces = role === "reduce" || known?.reduces === true;
+      const summed = typeof role === "object" && "sum" in role;
+      const reduces = role === "reduce" || summed || known?.reduces === true;
       const exactly = role === "whole"
         ? []
+        : summed
+        ? role.sum
         : typeof role !== "string"
         ? role
         : fixed

@@ -17,6 +17,11 @@ export function knownOf(
 ): Known {
   return {
     tokensOver,
+    fills({ axis, start, step, to }) {
+      const { [axis]: part, [to]: all } = facts.graph.axes;
+      return !isRagged(facts, axis) && start < step &&
+        part!.size * step === all!.size;
+    },
     isRagged: (axis) => isRagged(facts, axis),
     placedOver: (axis) => placedOver(facts, axis),
     expertsOver: (axis) => placedOver(facts, axis),

@@ -3,7 +3,12 @@
  * which of them it is linear. Everything that `shard` knows of a primitive is here.
  */
 
-import type { Node, NodeOf, Primitive } from "../graph/graph.ts";
+import type {
+  Node,
+  NodeOf,
+  Primitive,
+  PrimitiveParams,
+} from "../graph/graph.ts";
 import { isRouting } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { LINEAR, type LinearRule } from "./linear.ts";
@@ -16,14 +21,22 @@ import type { Over } from "./sharding.ts";
  * - `reduce`: it sums over it; over a sharded axis the result is unreduced.
  * - `whole`: it needs all of it on every rank.
  * - `local`: it stays as it is, and the result does not see it.
- * - mesh axes: it must be sharded over exactly these.
+ * - mesh axes: it must be sharded over exactly these; with `sum`, it is summed over besides.
  */
-export type Role = "pass" | "reduce" | "whole" | "local" | readonly string[];
+export type Role =
+  | "pass"
+  | "reduce"
+  | "whole"
+  | "local"
+  | readonly string[]
+  | { readonly sum: readonly string[] };
 
 /** What rules know of the model and the mesh. */
 export interface Known {
   /** Whether the length of an axis is known at run time only, on the ranks or at all. */
   isRagged(axis: string): boolean;
+  /** Whether the positions that a dilated axis takes are all of another one's, but for those between. */
+  fills(params: PrimitiveParams["spread"]): boolean;
   /** Where an axis is placed. */
   placedOver(axis: string): readonly string[];
   /** Where the tokens of one sequence are on one rank. Throws where no placement has that. */
@@ -172,8 +185,11 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     linear: LINEAR.together,
   },
   spread: {
-    role: ({ params: { axis: from } }, { axis }) =>
-      axis === from ? "whole" : "pass",
+    // Where every item has a place of its own, and nothing else is there, parts stay parts.
+    role: ({ params }, { axis }, known) =>
+      axis === params.axis && !known.fills(params) ? "whole" : "pass",
+    result: ({ params }, over, known) =>
+      known.fills(params) ? { [params.to]: over[params.axis] ?? [] } : {},
     linear: LINEAR.first,
   },
   topK: wholeOver(),
@@ -223,7 +239,8 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
       if (axis === token || axis === kvHead) return known.placedOver(axis);
       // The gradient of keys and values has a term from each head that reads them.
       if (axis === head) {
-        return of === "query" ? known.placedOver(axis) : "reduce";
+        const over = known.placedOver(axis);
+        return of === "query" ? over : { sum: over };
       }
       return operand === 1 || operand === 2 ? "local" : "pass";
     },

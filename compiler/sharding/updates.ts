@@ -52,14 +52,15 @@ export function cutOf(
   parameter: Node,
   { over, unreduced }: Sharding,
 ): Cut | undefined {
-  const { graph, mesh, experts } = facts;
+  const { graph, mesh, experts, requests } = facts;
   const positions = positionsOver(mesh, unreduced);
   const size = (axis: string) => graph.axes[axis]!.size;
   const free = parameter.axes.filter((axis) =>
     overOf({ over }, axis).length === 0 && !isRagged(facts, axis) &&
     size(axis) >= positions &&
-    // Experts are dealt evenly, and not in equal blocks of which the last may be short.
-    (!experts.has(axis) || size(axis) % positions === 0)
+    // Experts are dealt evenly or by a table, and not in equal blocks of which the last may be short.
+    (!experts.has(axis) ||
+      size(axis) % positions === 0 && !requests.get(axis)?.table)
   );
   const share = (axis: string) =>
     Math.ceil(size(axis) / positions) / size(axis);
