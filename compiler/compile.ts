@@ -47,7 +47,7 @@ import {
 export interface CompileOptions {
   /** Mesh axes in order with their sizes: `{ dp: 2, ep: 2 }`. Default: one rank. */
   readonly mesh?: { readonly [meshAxis: string]: number };
-  /** Where axes lie. Default: experts over `ep`, tokens over all mesh axes. */
+  /** Which axes are sharded over which mesh axes. Default: what the names of the mesh axes say, see `MESH_AXES`. */
   readonly place?: Placement;
   /** Stored dtype of source tensors, from the checkpoint's headers. Default: the parameter's own dtype. */
   readonly weights?: { readonly [tensor: string]: FileDType };

@@ -53,7 +53,7 @@ import { checkTensors, storedDTypes } from "./weights.ts";
 export interface PlanOptions {
   /** Mesh axes in order. Default: `ep=1`. */
   readonly mesh?: Mesh;
-  /** Default: experts over `ep`, tokens over all mesh axes. */
+  /** Default: what the names of the mesh axes say, see spec/sharding.md. */
   readonly place?: Placement;
   /** Bounds of a checkpoint's model, as far as they are given. */
   readonly bounds?: Partial<Bounds>;

@@ -291,10 +291,10 @@ const COMMANDS: readonly BadCommand[] = [
       "Cannot place axis 'expert' over 'tp': the mesh has no such axis. Its axes are 'ep'",
   },
   {
-    line: `plan ${MIXTRAL} --mesh tp=2`,
+    line: `plan ${MIXTRAL} --mesh tp=3`,
     code: 1,
     message:
-      "Cannot use mesh axis 'tp': the mesh axes are 'dp' and 'ep'. Rename or remove it",
+      "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
   },
   {
     line: `plan ${MIXTRAL} --mesh ep=2,dp=2 --place expert=ep,token=ep`,

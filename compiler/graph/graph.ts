@@ -2,7 +2,7 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
-import type { Sharding } from "../sharding/sharding.ts";
+import type { Sharding } from "./sharding.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 
 /** A scalar function in kernel terms: parameters are locals `p0`, `p1`, …; `lets` bind in order; pure. */

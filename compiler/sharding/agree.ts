@@ -2,7 +2,7 @@
 
 import type { Node } from "../graph/graph.ts";
 import type { Role } from "./rules.ts";
-import { type Over, overOf, type Sharding } from "./sharding.ts";
+import { type Over, overOf, type Sharding } from "../graph/sharding.ts";
 
 /** An operand, and how it is sharded. */
 export interface Offered {

@@ -6,7 +6,7 @@ import type { Graph, Node } from "../graph/graph.ts";
 import { segmentsOf } from "../../spec/numerics.ts";
 import { usersOf } from "../graph/users.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
-import type { Over } from "./sharding.ts";
+import type { Over } from "../graph/sharding.ts";
 
 /** Axes of a fixed length are cut into equal parts. Throws PlacementError. */
 export function checkSizes(

@@ -8,7 +8,7 @@ import type { PlanAxis } from "../../spec/plan.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import type { Requests } from "./placement.ts";
-import { extendsOver, localName, sameOver } from "./sharding.ts";
+import { extendsOver, localName, sameOver } from "../graph/sharding.ts";
 
 /** How the items of a ragged axis are dealt to ranks. */
 export type Deal = NonNullable<PlanAxis["deal"]>;

@@ -7,7 +7,7 @@ import { rankCount } from "../../spec/mesh.ts";
 import type { AxisSize, Graph, Node } from "../graph/graph.ts";
 import type { Placed } from "./placed.ts";
 import { type AxisFacts, type LocalAxis, localAxis } from "./local_axes.ts";
-import { localName, type Over, overOf } from "./sharding.ts";
+import { localName, type Over, overOf } from "../graph/sharding.ts";
 
 /** A graph over local axes, and what those are. */
 export interface Localized {

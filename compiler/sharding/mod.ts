@@ -12,3 +12,4 @@ export {
   readPlacement,
 } from "./placement.ts";
 export { shard } from "./shard.ts";
+export { formatSharded } from "./text.ts";

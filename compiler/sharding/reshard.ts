@@ -24,7 +24,7 @@ import {
   sameOver,
   type Sharding,
   tidyOver,
-} from "./sharding.ts";
+} from "../graph/sharding.ts";
 
 /** The primitives that only resharding makes. */
 type Made = "allGather" | "allSlice" | "allReduce" | "reduceScatter";

@@ -12,7 +12,7 @@ import type {
 import { isRouting } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { LINEAR, type LinearRule } from "./linear.ts";
-import type { Over } from "./sharding.ts";
+import type { Over } from "../graph/sharding.ts";
 
 /**
  * What a primitive does along an axis of an operand.
@@ -68,7 +68,10 @@ export interface Rule<P extends Primitive> {
 
 type Role_<P extends Primitive> = Rule<P>["role"];
 
-const pass = (): Role => "pass";
+function pass(): Role {
+  return "pass";
+}
+
 const leaf = { role: pass, linear: LINEAR.never };
 
 /** An axis `over` that is needed whole; all others pass. */
@@ -79,11 +82,11 @@ function wholeOver<P extends "softmax" | "logSumExp" | "rmsNorm" | "topK">() {
 }
 
 /** Heads, and the heads of keys that they read, are sharded as they are placed: a rank has what its heads need. */
-const attends: Role_<"attention" | "attentionSum"> = (
-  node,
-  { operand, axis },
-  known,
-) => {
+function attends(
+  node: NodeOf<"attention"> | NodeOf<"attentionSum">,
+  { operand, axis }: { readonly operand: number; readonly axis: string },
+  known: Known,
+): Role {
   const { token, kvHead, head } = node.params;
   const sequence = node.inputs[node.primitive === "attention" ? 3 : 2]!;
   if (axis === token) return known.sequenceOver(node, sequence, axis);
@@ -91,7 +94,7 @@ const attends: Role_<"attention" | "attentionSum"> = (
   const cache = operand === 1 ||
     node.primitive === "attention" && operand === 2;
   return cache ? "local" : "whole";
-};
+}
 
 /** The rules. A primitive without one does not compile. */
 export const RULES: { readonly [P in Primitive]: Rule<P> } = {

@@ -18,7 +18,12 @@ import { type AxisFacts, leavesOf, placedOver } from "./local_axes.ts";
 import { knownOf } from "./known.ts";
 import { Resharding } from "./reshard.ts";
 import { type Known, type Rule, RULES } from "./rules.ts";
-import { type Over, overOf, type Sharding, tidyOver } from "./sharding.ts";
+import {
+  type Over,
+  overOf,
+  type Sharding,
+  tidyOver,
+} from "../graph/sharding.ts";
 import { type Cut, cutOf, updateValues } from "./updates.ts";
 
 /** What is asked for besides the placement. */

@@ -8,7 +8,7 @@ import type { Graph, Node } from "../graph/graph.ts";
 import { sameAxes } from "../graph/rules.ts";
 import { routeOperand } from "../graph/routing.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
-import { overOf, type Sharding } from "./sharding.ts";
+import { overOf, type Sharding } from "../graph/sharding.ts";
 
 /** An axis of a gradient, and the mesh axes that it is sharded over when terms are added up. */
 export interface Cut {

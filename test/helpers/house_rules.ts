@@ -18,7 +18,8 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
   graph: [],
   dsl: ["graph"],
   kernels: ["graph"],
-  passes: ["graph", "kernels"],
+  passes: ["graph", "kernels", "sharding"],
+  sharding: ["graph"],
   source: ["graph", "dsl"],
 };
 
@@ -55,7 +56,7 @@ const MAX_CONSTRUCTORS = 3;
 
 /** Kernels whose bodies are generated: unrolled register tiles and the sums in them. */
 const GENERATED =
-  /^compiler\/kernels\/(matmul|matmul_blocks|matmul_left|matmul_right|expert_outer|sum)\.ts$/;
+  /^compiler\/kernels\/(add_parts|matmul|matmul_blocks|matmul_left|matmul_right|expert_outer|sum)\.ts$/;
 
 /** Arguments of a function that only its own layer calls. */
 const MAX_INTERNAL_ARGUMENTS = 4;

@@ -18,7 +18,10 @@ export interface Sharding {
 export const REPLICATED: Sharding = { over: {}, unreduced: [] };
 
 /** The mesh axes that an axis is sharded over. */
-export function overOf({ over }: Pick<Sharding, "over">, axis: string) {
+export function overOf(
+  { over }: Pick<Sharding, "over">,
+  axis: string,
+): readonly string[] {
   return Object.hasOwn(over, axis) ? over[axis]! : [];
 }
 

@@ -1,0 +1,67 @@
+/** A layer before and after `shard`, on several meshes, as text; the page about sharding quotes it. */
+
+import { readFileSync } from "node:fs";
+import t from "tap";
+import {
+  add,
+  combine,
+  dispatch,
+  dot,
+  embedding,
+  model,
+  mul,
+  route,
+  trace,
+  upTo,
+} from "../compiler/mod.ts";
+import {
+  axisFacts,
+  formatSharded,
+  readPlacement,
+  shard,
+} from "../compiler/sharding/mod.ts";
+
+/** An embedding, a feed-forward block and experts. */
+const layer = model(
+  { token: upTo(64), vocab: 32, embed: 64, ffn: 128, expert: 8 },
+  (m) => {
+    const ids = m.input("ids", "token", { dtype: "i32" });
+    const x = embedding(m.param("table", "vocab embed"), ids, "vocab");
+    const up = dot(x, m.param("up", "ffn embed"), "embed");
+    const h = add(x, dot(mul(up, up), m.param("down", "embed ffn"), "ffn"));
+    const logits = dot(h, m.param("router", "expert embed"), "embed");
+    const routing = route(logits, {
+      ...{ over: "expert", topK: 2, preset: "mixtral" },
+    });
+    const w = m.param("w", "expert embed");
+    return { y: add(h, combine(mul(dispatch(h, routing), w), routing)) };
+  },
+);
+
+function textOn(mesh: { readonly [axis: string]: number }): string {
+  const graph = trace(layer);
+  const axes = Object.entries(mesh).map(([name, size]) => ({ name, size }));
+  const placed = readPlacement(graph, axes);
+  const facts = axisFacts(graph, placed.mesh, placed.requests);
+  return formatSharded(shard(facts, { shardsState: () => false }));
+}
+
+const page = readFileSync(
+  new URL("../spec/sharding.md", import.meta.url),
+  "utf8",
+);
+
+for (
+  const [title, mesh] of [
+    ["one rank", {}],
+    ["tp=2", { tp: 2 }],
+    ["ep=2", { ep: 2 }],
+    ["tp=2,ep=2", { tp: 2, ep: 2 }],
+  ] as const
+) {
+  t.test(`a layer on ${title}`, (t) => {
+    const quoted = `Mesh ${title}:\n\n\`\`\`\n${textOn(mesh)}\`\`\`\n`;
+    t.ok(page.includes(quoted), "spec/sharding.md has this text", { quoted });
+    t.end();
+  });
+}
