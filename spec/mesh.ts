@@ -29,6 +29,11 @@ export const MESH_AXES: {
   tp: ["heads", "hidden", "vocabulary", "experts"],
 };
 
+/** What is usually sharded over the mesh axis of this name. */
+export function meshRoles(name: string): readonly MeshRole[] {
+  return MESH_AXES[name] ?? MESH_AXES["dp"]!;
+}
+
 /** How many ranks a mesh has. */
 export function rankCount(mesh: Mesh): number {
   return mesh.reduce((product, axis) => product * axis.size, 1);

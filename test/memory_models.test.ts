@@ -76,6 +76,10 @@ const SHAPES: readonly Shape[] = [
     options: { mesh: { dp: 2, ep: 3 } },
   },
   {
+    ...{ name: "Qwen3-30B-A3B, tp=2, ep=4", model: qwen, layers: [4, 48] },
+    options: { mesh: { tp: 2, ep: 4 } },
+  },
+  {
     ...{ name: "Qwen3-30B-A3B in chunks", model: qwen, layers: [4, 12] },
     options: { mesh: { ep: 8 }, chunks: 4 },
   },

@@ -5,8 +5,8 @@
 
 import {
   type Mesh,
-  MESH_AXES,
   type MeshRole,
+  meshRoles,
   positionsOver,
 } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
@@ -22,7 +22,7 @@ export function conventionalPlacement(
   const roles = rolesOf(graph);
   for (const [role, axes] of roles) {
     const over = mesh.flatMap(({ name }) =>
-      (MESH_AXES[name] ?? MESH_AXES["dp"]!).includes(role) ? [name] : []
+      meshRoles(name).includes(role) ? [name] : []
     );
     if (over.length === 0) continue;
     for (const axis of axes) {
@@ -39,7 +39,7 @@ export function conventionalPlacement(
 /** Experts are sharded over the axes that only they use first, so that a token finds neighbours of its group nearest. */
 function ordered(role: MeshRole, over: readonly string[]): readonly string[] {
   if (role !== "experts") return over;
-  const tokens = over.filter((name) => MESH_AXES[name]!.includes("tokens"));
+  const tokens = over.filter((name) => meshRoles(name).includes("tokens"));
   return [...tokens, ...over.filter((name) => !tokens.includes(name))];
 }
 

@@ -40,6 +40,7 @@ const MESHES: readonly Mesh[] = [
   { ep: 1 },
   { ep: 2 },
   { dp: 2, ep: 2 },
+  { tp: 2, ep: 2 },
 ];
 
 function meshName(mesh: Mesh): string {
