@@ -119,10 +119,10 @@ export function startWith(
 
 /**
  * What was said, without the lines that an MPI library writes by itself when a rank goes: they begin with the host and the
- * process, as `[host:123]`, and whether there are any depends on which rank notices first.
+ * process, as `[host:123]` or `[host][[16059,1],1]`, and whether there are any depends on which rank notices first.
  */
 export function withoutMpi(text: string): string {
-  return text.replaceAll(/^\[[^\s\]]+:\d+\].*\n/gm, "");
+  return text.replaceAll(/^\[[^\s\]]+(?::\d+\]|\]\[\[).*\n/gm, "");
 }
 
 /** The folder of the last job that was started with this scratch folder. */
