@@ -59,3 +59,12 @@ export function isSliced(
 ): boolean {
   return weight.axes.some((axis) => axes[axis]?.table !== undefined);
 }
+
+/** An axis as ranks hold parts of it, where they do, with a table of which; else the axis itself. */
+export function heldAxis(
+  { axes }: Pick<Plan, "axes">,
+  axis: string,
+): Plan["axes"][string] {
+  return Object.values(axes).find(({ of, table }) => of === axis && table) ??
+    axes[axis]!;
+}

@@ -1,5 +1,6 @@
 /** What does not fit a machine, all of it, with the smallest change found that mends each. */
 
+import { heldAxis, modelAxis } from "../../spec/axis_parts.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import { UNLIMITED } from "../../spec/limits.ts";
 import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
@@ -137,7 +138,7 @@ function largerDevice(
   if (name === undefined || experts === 0) {
     return `devices of ${sizeText(bytes.total)}`;
   }
-  const axis = plan.axes[name]!;
+  const axis = heldAxis(plan, name);
   const one = experts / mostHeld(axis);
   return `${meshMend(plan, axis, axis.size)}, on devices of ${
     sizeText(alike + one)
@@ -178,10 +179,11 @@ function boundChange(
 
 /** The axis of tokens: the input axis whose length is known only at run time. */
 function tokenAxis(plan: Plan): string | undefined {
-  return Object.values(plan.buffers)
+  const found = Object.values(plan.buffers)
     .filter(({ kind }) => kind === "input")
     .flatMap(({ axes }) => axes)
-    .find(({ dynamic }) => dynamic)?.axis;
+    .find(({ dynamic }) => dynamic);
+  return found && modelAxis(plan, found.axis);
 }
 
 /** Tables, whose length does not depend on tokens. */
@@ -201,7 +203,7 @@ function expertChanges(
   const held = expertBytes(plan, rank, options);
   const remains = (held - excess) / held;
   return options.experts.flatMap((name) => {
-    const axis = plan.axes[name]!;
+    const axis = heldAxis(plan, name);
     const fewer = Math.floor(mostHeld(axis) * remains);
     if (!(fewer >= 1)) return [];
     const parts = Math.ceil(axis.size / fewer);

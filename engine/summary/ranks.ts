@@ -1,5 +1,6 @@
 /** What ranks hold, equal ones together, and of how much. */
 
+import { heldAxis } from "../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../spec/machine.ts";
 import { positionOver } from "../../spec/mesh.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../spec/plan.ts";
@@ -104,7 +105,7 @@ function heldExperts(
   rank: number,
 ): number {
   return axes.reduce((n, name) => {
-    const { table, over, size } = plan.axes[name]!;
+    const { table, over, size } = heldAxis(plan, name);
     return n +
       (table && over
         ? table[positionOver(plan.mesh, rank, over)]!.length
