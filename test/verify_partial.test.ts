@@ -29,7 +29,9 @@ async function trainingPlan(): Promise<Plan> {
   const graph = trace(
     model({ token: upTo(16), embed: 4, expert: 4 }, (m) => {
       const x = m.input("x", "token embed");
-      const logits = dot(x, m.param("router", "expert embed"), "embed");
+      // Its gradient is twice a sum that ranks hold terms of.
+      const router = map((w) => w * 2, m.param("router", "expert embed"));
+      const logits = dot(x, router, "embed");
       const routing = route(logits, { over: "expert", topK: 2 });
       const scaled = map(
         (v, s) => v * s,
