@@ -29,7 +29,7 @@ export interface CliIo {
   places(): Promise<AdapterPlaces>;
   /** Milliseconds. */
   now(): number;
-  /** Do something at Ctrl-C, or where the process is told to end, once, instead of ending at once; returns what undoes it. */
+  /** Do something at Ctrl-C, or on SIGTERM, once, instead of ending at once; returns what undoes it. */
   onInterrupt(action: () => void): () => void;
 }
 

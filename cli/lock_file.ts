@@ -1,6 +1,6 @@
 /**
  * Locks of output folders: a file that says which process has it. One whose process has ended, killed or not, is taken
- * over. Whether a process of another host runs cannot be told, so its lock stands until it is removed.
+ * over. Whether a process of another host runs is not known, so its lock stands until it is removed.
  */
 
 import * as fs from "node:fs/promises";

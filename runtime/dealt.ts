@@ -7,28 +7,39 @@ import type { RankMemory } from "./memory.ts";
 import type { Dealt, RunAxes } from "./shard.ts";
 
 /** A buffer that the host fills with how an axis is dealt. */
-export type DealtBuffer = Required<Pick<PlanBuffer, "name" | "dealt">>;
+export interface DealtBuffer
+  extends Required<Pick<PlanBuffer, "name" | "dealt">> {
+  /** The ranks of a rank's group, by group rank, of a table of counts; looked up once and not in every run. */
+  group(rank: number): readonly number[];
+}
 
 /** The `dealt` buffers of a plan. */
-export function dealtBuffers(plan: Plan): DealtBuffer[] {
-  return Object.values(plan.buffers).flatMap(({ name, dealt }) =>
-    dealt ? [{ name, dealt }] : []
-  );
+export function dealtBuffers({ buffers, mesh }: Plan): DealtBuffer[] {
+  return Object.values(buffers).flatMap(({ name, dealt }) => {
+    if (!dealt) return [];
+    const groups = new Map<number, readonly number[]>();
+    const group = (rank: number) => {
+      const found = groups.get(rank) ?? groupOf(mesh, rank, dealt.over ?? []);
+      groups.set(rank, found);
+      return found;
+    };
+    return [{ name, dealt, group }];
+  });
 }
 
 /** Write `dealt` buffers of all ranks. */
 export function writeDealt(
-  plan: Plan,
   buffers: readonly DealtBuffer[],
   ranks: readonly RankMemory[],
   axes: RunAxes,
 ): void {
-  for (const { name, dealt } of buffers) {
+  for (const buffer of buffers) {
+    const { name, dealt } = buffer;
     let words: Uint32Array | undefined;
     for (const memory of ranks) {
       // Only rows are the same on every rank.
       if (!words || dealt.holds !== "rows") {
-        words = tableOf(plan, dealt, memory.rank, axes);
+        words = tableOf(buffer, memory.rank, axes);
       }
       if (words.length === 0) continue;
       memory.device.write(memory.buffer(name), 0, bytesOf(words));
@@ -38,8 +49,7 @@ export function writeDealt(
 
 /** The contents of a `dealt` buffer of a rank. */
 export function tableOf(
-  { mesh }: Pick<Plan, "mesh">,
-  { axis, holds, of, over }: NonNullable<PlanBuffer["dealt"]>,
+  { dealt: { axis, holds, of }, group }: DealtBuffer,
   rank: number,
   axes: RunAxes,
 ): Uint32Array {
@@ -52,7 +62,7 @@ export function tableOf(
     }
     case "counts":
       return Uint32Array.from(
-        groupOf(mesh, rank, over!),
+        group(rank),
         (other) => axes.local(axis, other)?.length ?? axes.length(axis),
       );
     case "rows":

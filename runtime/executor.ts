@@ -211,7 +211,7 @@ class LoadedSession implements Session {
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
       const told = counts === this.#counts;
       this.#counts = counts;
-      writeDealt(this.#plan, this.#dealtBuffers, this.#ranks, axes);
+      writeDealt(this.#dealtBuffers, this.#ranks, axes);
       for (const memory of this.#ranks) {
         if (!told) this.#writeCounts(memory, counts[memory.rank]!);
         for (const [input, port] of Object.entries(program.inputs)) {

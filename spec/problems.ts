@@ -10,7 +10,7 @@ export interface Problem {
   readonly mend: string;
 }
 
-/** What `limitProblems` may be told. */
+/** Options of `limitProblems`. */
 export interface LimitProblemsOptions {
   /** Bytes of a buffer on its largest rank, where they are not those of the plan. */
   readonly bytesOf?: (buffer: PlanBuffer) => number;

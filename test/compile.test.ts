@@ -95,7 +95,7 @@ t.test("what another version of the compiler made is not used", async (t) => {
   t.equal(compiled("spec/a.ts"), undefined);
 });
 
-t.test("a mistake is told by its place and leaves other files", async (t) => {
+t.test("a mistake is reported with its place and leaves other files", async (t) => {
   const { compile, write, compiled } = await emptyClone(t);
   write("spec/a.ts", "export const a = 1;", 1);
   write("spec/b.ts", "export const b = 1;", 1);

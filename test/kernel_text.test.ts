@@ -480,7 +480,7 @@ const MISTAKES: readonly (readonly [
   ],
 ];
 
-t.test("mistakes are told with their place", (t) => {
+t.test("mistakes are reported with their place", (t) => {
   for (const [text, [line, column], message] of MISTAKES) {
     try {
       kernelOf({

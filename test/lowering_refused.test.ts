@@ -1,6 +1,5 @@
 /** What cannot be lowered is refused when it is compiled, in words, at the place. */
 
-import t from "tap";
 import {
   add,
   attention,
@@ -15,29 +14,11 @@ import {
   topK,
   upTo,
 } from "../compiler/mod.ts";
-import { ModelError, PlacementError } from "../spec/errors.ts";
-import { compileCase } from "./helpers/run_model.ts";
-
-/** Compiling `of` must fail with exactly this message; mistakes of the model also say where. */
-function refused(
-  name: string,
-  of: Model,
-  options: CompileOptions,
-  message: string,
-): void {
-  t.test(name, async (t) => {
-    const error: unknown = await compileCase({ model: of }, options)
-      .catch((error: unknown) => error);
-    if (error instanceof ModelError) {
-      t.match(error.span?.file, /lowering_refused\.test\.ts$/, "at its place");
-    } else t.ok(error instanceof PlacementError, "a PlacementError");
-    t.equal((error as Error).message, message);
-  });
-}
+import { compileRefused } from "./helpers/compile_refused.ts";
 
 const token = upTo(8);
 
-refused(
+compileRefused(
   "a sum over one of two placed axes",
   model(
     { token, other: 8 },
@@ -46,7 +27,7 @@ refused(
   { mesh: { dp: 2, ep: 2 }, place: { token: "dp", other: "ep" } },
   "Cannot move 'token/dp other/ep' between ranks: it has more than one axis whose length is known only at run time. Place its axes otherwise",
 );
-refused(
+compileRefused(
   "a dispatched value of a run-time width",
   model({ token, wide: upTo(3), expert: 4 }, (m) => {
     const routing = route(m.input("logits", "token expert"), {
@@ -61,7 +42,7 @@ refused(
   {},
   "Cannot dispatch 'token wide': the length of 'wide' on a rank is known only at run time. Give the axis a fixed size, and do not place it",
 );
-refused(
+compileRefused(
   "topK of a dispatched value",
   model({ token, embed: 4, expert: 4 }, (m) => {
     const routing = route(m.input("logits", "token expert"), {
@@ -146,37 +127,37 @@ function attending(
   });
 }
 const DP2: CompileOptions = { mesh: { dp: 2 }, place: { token: "dp" } };
-refused(
+compileRefused(
   "a state that is written twice",
   attending("twice"),
   {},
   "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
 );
-refused(
+compileRefused(
   "a state that is read before it is written",
   attending("old"),
   {},
   "Cannot read state 'keys' before it is written: it is updated in place. Read what attention makes of it",
 );
-refused(
+compileRefused(
   "a state that is written by two attentions",
   attending("chain"),
   {},
   "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
 );
-refused(
+compileRefused(
   "a state of a run-time length",
   attending("dynamic"),
   {},
   "Cannot keep state 'keys': the length of 'context' is known only at run time. Give the axis a fixed size",
 );
-refused(
+compileRefused(
   "placed tokens whose sequences are computed",
   attending("computed"),
   DP2,
   "Cannot place axis 'token' over 'dp': attention needs tokens of one sequence on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced",
 );
-refused(
+compileRefused(
   "placed tokens of two kinds of sequences",
   attending("two"),
   DP2,

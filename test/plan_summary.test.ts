@@ -298,7 +298,7 @@ t.test("what mends a problem mends it, and nothing smaller does", async (t) => {
   }
 });
 
-t.test("more ranks mend what too many experts break, and all problems are told", async (t) => {
+t.test("more ranks mend what too many experts break, and all problems are reported", async (t) => {
   const { ranks } = await summaryOf(
     t,
     OLMOE,

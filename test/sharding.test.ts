@@ -20,11 +20,10 @@ import {
   split,
   upTo,
 } from "../compiler/mod.ts";
-import { PlacementError } from "../spec/errors.ts";
+import { compileRefused } from "./helpers/compile_refused.ts";
 import {
   type Case,
   closeDevices,
-  compileCase,
   digest,
   matches,
   runCase,
@@ -164,22 +163,7 @@ for (const [heads, kvHeads] of [[4, 4], [4, 2], [4, 1], [8, 2]] as const) {
   );
 }
 
-/** Compiling must fail with exactly this message. */
-function refused(
-  name: string,
-  of: Model,
-  options: CompileOptions,
-  message: string,
-): void {
-  t.test(name, async (t) => {
-    const error: unknown = await compileCase({ model: of }, options)
-      .catch((error: unknown) => error);
-    t.ok(error instanceof PlacementError, "a PlacementError");
-    t.equal((error as Error).message, message);
-  });
-}
-
-refused(
+compileRefused(
   "heads that ranks cannot share",
   block(4, 2),
   { mesh: { tp: 3 } },

@@ -38,11 +38,6 @@ export function extendsOver(
   return b.every((name, i) => name === a[i]);
 }
 
-/** The mesh axes that a value is divided along, by an axis or as terms of a sum. */
-export function usedBy({ over, unreduced }: Sharding): Set<string> {
-  return new Set([...Object.values(over).flat(), ...unreduced]);
-}
-
 /** Without the axes that are replicated. */
 export function tidyOver(over: Over): Over {
   return Object.fromEntries(

@@ -1,5 +1,5 @@
 /**
- * Deduplicated dispatch: to which group ranks a token goes, whatever the number of its experts there. Rows to send once,
+ * Deduplicated dispatch: to which group ranks a token goes, whatever the number of its experts there. Rows to send, each once,
  * by a counting sort in which every lane takes consecutive tokens; and where choices find them.
  */
 

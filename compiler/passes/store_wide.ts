@@ -28,8 +28,18 @@ const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 /** What a kernel binds, by node or by name; two of the same are one binding. */
 type Bindings = ReadonlySet<Node | string>;
 
+/** Expressions, and the axes of the experts of dispatched rows. */
+interface Known extends Expressions {
+  readonly experts: ReadonlySet<string>;
+}
+
 /** Store inner nodes of expressions that would need too many bindings: the widest first. */
-export function storeWide(known: Expressions, stored: Set<Node>): void {
+export function storeWide(expressions: Expressions, stored: Set<Node>): void {
+  const rows = [...expressions.dispatched.keys()];
+  const known: Known = {
+    ...expressions,
+    experts: new Set(rows.flatMap(({ axes }) => axes.slice(0, 1))),
+  };
   const needs = new Map<Node, Bindings>();
   for (const node of known.graph.nodes) {
     if (!known.isInline(node)) {
@@ -62,7 +72,7 @@ function count(bindings: Bindings): number {
 
 /** Which input of `node` needs the most bindings and can be stored instead; -1 if none. */
 function widestOf(
-  known: Expressions,
+  known: Known,
   node: Node,
   { inner, stored }: {
     readonly inner: readonly Bindings[];
@@ -105,7 +115,7 @@ function ownBindings(
 }
 
 /** What reading a stored value binds; a contraction or combine may end in the kernel that uses it. */
-function leafBindings(known: Expressions, node: Node): Bindings {
+function leafBindings(known: Known, node: Node): Bindings {
   if (known.canEnd(node)) {
     const [, weight] = node.inputs;
     const scaled = weight?.primitive === "param" &&
@@ -124,10 +134,9 @@ function leafBindings(known: Expressions, node: Node): Bindings {
 }
 
 /** On dispatched rows: the order of rows, and the expert of each. */
-function rows({ dispatched }: Expressions, node: Node): string[] {
+function rows({ dispatched, experts }: Known, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
-  const experts = [...dispatched].flatMap(([row]) => row.axes.slice(0, 1));
-  return node.axes.some((axis) => experts.includes(axis)) ? [EXPERT] : [];
+  return node.axes.some((axis) => experts.has(axis)) ? [EXPERT] : [];
 }
 
 /** Whether ranks have different numbers of items of an axis. */

@@ -153,15 +153,7 @@ class Shards {
       Object.entries(this.#facts.graph.states).map(([name, node]) => {
         const leaf = leaves.get(name)!;
         const { over } = this.#of(leaf).sharding!;
-        const next = this.#of(node).sharding!.over;
-        // What is local to a rank, as the entries of its sequences, has no other form.
-        return [
-          name,
-          this.#to(node, {
-            over: { ...next, ...missing(next), ...over },
-            unreduced: [],
-          }),
-        ];
+        return [name, this.#to(node, { over, unreduced: [] })];
       }),
     );
   }
@@ -348,9 +340,4 @@ function wantedOver(
       roles(operand, axis) === "local" ? overOf(now, axis) : over[axis] ?? [],
     ]),
   );
-}
-
-/** Every axis of `over`, replicated. */
-function missing(over: Over): Over {
-  return Object.fromEntries(Object.keys(over).map((axis) => [axis, []]));
 }

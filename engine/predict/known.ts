@@ -1,6 +1,10 @@
 /** Integers that kernels will find in their buffers in a scene: lengths, positions, counts of choices, and tables made of them. */
 
-import { tableOf } from "../../runtime/dealt.ts";
+import {
+  type DealtBuffer,
+  dealtBuffers,
+  tableOf,
+} from "../../runtime/dealt.ts";
 import { bindWorkgroups } from "../../runtime/run_counts.ts";
 import { rowsBetween } from "../../spec/bytes.ts";
 import { groupOf, positionOver } from "../../spec/mesh.ts";
@@ -21,6 +25,7 @@ export interface Known {
 /** What is known of every buffer on every rank. */
 export class KnownBuffers {
   readonly #scene: Scene;
+  readonly #dealt: readonly DealtBuffer[];
   readonly #interned = new Map<string, Known>();
   readonly #buffers: Map<string, Known>[];
   readonly #tables = new Map<string, ReadonlyMap<string, Known>>();
@@ -30,6 +35,7 @@ export class KnownBuffers {
 
   constructor(scene: Scene) {
     this.#scene = scene;
+    this.#dealt = dealtBuffers(scene.plan);
     const { plan } = scene;
     this.#buffers = Array.from({ length: plan.ranks }, () => new Map());
     this.#rows = new Array<number>(plan.ranks).fill(0);
@@ -93,9 +99,11 @@ export class KnownBuffers {
   #given(rank: number): void {
     const { plan, counts, axes, inputs, program } = this.#scene;
     const here = this.#buffers[rank]!;
-    for (const [name, { kind, data, dealt }] of Object.entries(plan.buffers)) {
+    for (const buffer of this.#dealt) {
+      here.set(buffer.name, this.#intern(tableOf(buffer, rank, axes)));
+    }
+    for (const [name, { kind, data }] of Object.entries(plan.buffers)) {
       if (kind === "counts") here.set(name, this.#intern(counts[rank]!));
-      if (dealt) here.set(name, this.#intern(tableOf(plan, dealt, rank, axes)));
       if (kind !== "const" || !data) continue;
       here.set(
         name,

@@ -92,7 +92,7 @@ function exchangesOf(plan: Plan): Map<string, ExchangeSummary[]> {
     const layer = /\d+/.exec(names[of[i]!]!)?.[0] ?? "";
     const list = found.get(layer) ?? [];
     const chosen = choices.get(routing) ?? 0;
-    // Where tokens travel once, a word for each choice says where it finds its token.
+    // Where dispatch is deduplicated, a word for each choice says where it finds its token.
     const bytes = part === "exchange places"
       ? toOthers(plan, step, chosen * 4)
       : bytesPerToken(plan, step, {

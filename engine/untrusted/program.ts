@@ -1,5 +1,5 @@
 /**
- * The program of a process that carries out what strangers wrote: chat templates, and the regular expressions of
+ * The program of a process that runs untrusted text: chat templates, and the regular expressions of
  * tokenizers. As text: it starts without the loaders of this process, so it is plain JavaScript. It takes
  * `{ task, args }` and answers with `{ value }` or `{ error }`.
  */

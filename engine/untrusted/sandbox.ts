@@ -36,7 +36,7 @@ export class UntrustedError extends Error {
   /** The part of the sentence that says what is wrong. */
   readonly state: string;
   constructor({ state }: { readonly state: string }) {
-    super(`Cannot carry out what a stranger wrote: ${state}`);
+    super(`Cannot run untrusted text: ${state}`);
     this.state = state;
   }
 }

@@ -1,4 +1,4 @@
-/** How much work a kernel asks for, as far as its constants tell. Cheap on any tree: nothing is carried out. */
+/** How much work a kernel asks for, as far as its constants tell. Cheap on any tree: nothing is executed. */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
 

@@ -8,7 +8,7 @@ import fc from "fast-check";
 /** Something that is fuzzed: one file of this folder each, listed in `classes.ts`. */
 export interface FuzzClass<Case> {
   readonly name: string;
-  /** Cases in a run that is not told how many. */
+  /** Cases in a run whose number is not given. */
   readonly count: number;
   /** What is tried. A case is JSON, so that it can be tried again. */
   readonly cases: fc.Arbitrary<Case>;

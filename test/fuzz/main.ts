@@ -46,10 +46,14 @@ function classOf(name: string): () => FuzzClass<unknown> {
 
 const flags = new Command("npm run -s fuzz --")
   .description("Draw cases from a seed and judge them")
-  .option("--class <name>", "the class, default: each in turn", (name) => {
-    classOf(name);
-    return name;
-  })
+  .option(
+    "--class <name>",
+    "the class, default: all, one after another",
+    (name) => {
+      classOf(name);
+      return name;
+    },
+  )
   .option("--count <n>", "cases, default: as the class says", numberFrom(1))
   .option("--seed <n>", "default: a new one", numberFrom(-0x80000000))
   .option("--minutes <n>", "time for each class", numberFrom(0))

@@ -35,7 +35,7 @@ export interface Product {
   readonly grouped: boolean;
   /** Two right operands, whose results are multiplied. */
   readonly pair: boolean;
-  /** The kernel is told k when it runs. */
+  /** The length k is known only when the kernel runs. */
   readonly late: boolean;
   readonly seed: number;
   /** Of how many ranks, which share out k, this is which one. Default: it has all of k. */

@@ -1,5 +1,6 @@
 /** What ranks hold, one rank's after another's, on every rank of a group: for values whose rows are counted at run time. */
 
+import { boundOf } from "../../../spec/bytes.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import { PlacementError } from "../../../spec/errors.ts";
 import {
@@ -12,7 +13,6 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { positionsOver } from "../../../spec/mesh.ts";
 import type { BufferAxis } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { planAxis } from "../place.ts";
@@ -83,7 +83,7 @@ export function gatherRowsOf(
     into ?? [
       {
         axis: `${rows} by rank`,
-        size: boundOver(lowering, rows, over),
+        size: boundOf({ count: rows, over }, placed),
         dynamic: true,
       },
       ...bufferAxes(lowering, rest),
@@ -103,17 +103,6 @@ export function gatherRowsOf(
     ...about(lowering, node),
   });
   return { buffer, rows, rest };
-}
-
-/** The most rows that the ranks of a group have together. */
-export function boundOver(
-  { placed }: Lowering,
-  rows: string,
-  over: readonly string[],
-): number {
-  const { size, over: sharded } = placed.axes[rows]!;
-  const copies = over.filter((name) => !sharded.includes(name));
-  return size * positionsOver(placed.mesh, copies);
 }
 
 /** The element of group rank `position` at a place, where all ranks have the same rows. */
