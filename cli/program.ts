@@ -222,6 +222,10 @@ function addRunCommands(
     )
     .option("--trace <file>", "write a Chrome/Perfetto trace")
     .option("--check", "observe that every token comes home")
+    .option(
+      "--allow-kernels",
+      "run a plan that is not what the model in it compiles to: results may differ from run to run",
+    )
     .option("--json", "machine-readable output")
     .action(async (model, flags) =>
       finish(await (await COMMANDS.run())(io, model, flags))

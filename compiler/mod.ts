@@ -9,6 +9,11 @@ export {
   type CompileTrainingOptions,
   VALIDATE,
 } from "./compile.ts";
+export {
+  compileDocument,
+  type DocumentTraining,
+  modelDocument,
+} from "./document/mod.ts";
 export { type MatmulTile, tileHeight } from "./kernels/matmul_tile.ts";
 export {
   matmulClass,

@@ -27,6 +27,7 @@ import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import { MAX_RANKS } from "../spec/schema.ts";
 import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
+import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";
 import {
   type KeptTunings,
@@ -81,6 +82,8 @@ export interface PlanOptions {
 export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
   /** Tunings by adapter, as 'switchyard tune' keeps them; not used where ranks are processes. */
   readonly kept?: KeptTunings;
+  /** Run a plan whose kernels and launches are not what the model in it compiles to. Default: it is refused. */
+  readonly allowKernels?: boolean;
   /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
   readonly weights?: string;
   readonly onProgress?: (progress: Progress) => void;
@@ -159,7 +162,12 @@ export async function openTarget(
     files,
     (tensors) =>
       openPlan({
-        plan: (chosen) => planWith(target, tensors, chosen),
+        plan: async (chosen) => {
+          if (target.kind === "plan" && !options.allowKernels) {
+            await assertCompiled(target.plan);
+          }
+          return await planWith(target, tensors, chosen);
+        },
         tensors: () => Promise.resolve(tensors),
         where: options.weights ?? folderOf(target),
         unused: unusedOf(target),
@@ -305,6 +313,17 @@ export async function compileTarget(
   });
   assertLegal(plan);
   return plan;
+}
+
+/** As `compileTarget`, to a plan that can be saved. */
+export async function compileToSave(
+  target: Exclude<Target, { readonly kind: "plan" }>,
+  weights: { readonly [tensor: string]: FileDType },
+  options: PlanOptions,
+): Promise<LegalPlan> {
+  return await compileDocumented(modelOf(target, options), {
+    options: { ...compileOptions(options), weights },
+  });
 }
 
 /** Options of a plan as the compiler takes them. */

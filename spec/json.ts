@@ -1,9 +1,10 @@
 /** The JSON form of a plan. Reading treats the text as untrusted: it is parsed, then held against the schema. */
 
-import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
+import type { ErrorObject } from "ajv";
 import { PlanError } from "./errors.ts";
 import type { Plan } from "./plan.ts";
 import { documentOf, expandDocument } from "./document.ts";
+import { schemaErrors } from "./hold.ts";
 import { isRepeat } from "./repeat.ts";
 import { expandedSchema } from "./schema.ts";
 
@@ -32,6 +33,7 @@ const SPREAD: { readonly [field: string]: number } = {
   kernels: 2,
   weights: 1,
   programs: 4,
+  compiledFrom: 2,
 };
 
 function spread(value: unknown, given: number, indent: string): string {
@@ -75,33 +77,15 @@ export interface SchemaProblem {
   readonly message: string;
 }
 
-let validator: ValidateFunction | undefined;
-
-function compiledSchema(): ValidateFunction {
-  // Infinities are legal constants of kernels, so numbers need not be finite; all sizes have a maximum.
-  validator ??= new Ajv({
-    discriminator: true,
-    strictNumbers: false,
-    allowUnionTypes: true,
-    strictTuples: false,
-    // The schema is ours and a test holds it against the meta-schema: no need to compile that one too.
-    meta: false,
-    validateSchema: false,
-    code: { optimize: false },
-  }).compile(expandedSchema);
-  return validator;
-}
-
 /** The first difference between a plan, or what may be one, and the schema; undefined if there is none. */
 export function schemaProblem(document: unknown): SchemaProblem | undefined {
   const deep = tooDeep(document);
   if (deep !== undefined) {
     return problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`);
   }
-  const validate = compiledSchema();
-  if (validate(document)) return undefined;
+  const errors = schemaErrors(document, expandedSchema);
+  if (errors.length === 0) return undefined;
   // The failed branches of a union are all listed; the one that got furthest is the one that was meant.
-  const errors = validate.errors ?? [];
   const worst = errors.reduce<ErrorObject | undefined>(
     (best, error) =>
       !best || error.instancePath.length > best.instancePath.length

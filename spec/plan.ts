@@ -287,4 +287,6 @@ export interface Plan {
   readonly peakBytes: PerRank;
   /** Bytes of staging that a communicator adds on each rank, where it is used. */
   readonly staging: { readonly local: PerRank; readonly host: PerRank };
+  /** The document of the model that it was compiled from, and how: of a saved plan, so that it can be compiled again. */
+  readonly compiledFrom?: { readonly [field: string]: unknown };
 }

@@ -63,14 +63,15 @@ export function record(value: Schema): Schema {
   };
 }
 
-/** A union of closed objects told apart by the field `op`. */
-function union(
+/** A union of closed objects told apart by a field, `op` where none is named. */
+export function union(
   variants: { readonly [op: string]: Schema },
+  field = "op",
 ): Schema {
   return {
     type: "object",
-    required: ["op"],
-    discriminator: { propertyName: "op" },
+    required: [field],
+    discriminator: { propertyName: field },
     oneOf: Object.values(variants),
   };
 }
@@ -301,7 +302,8 @@ const weight = closed({
   stack: name,
 });
 
-const definitions: Schema = {
+/** What `$ref` finds: sizes, steps, and the statements and expressions of kernels. */
+export const definitions: Schema = {
   perRank: {
     type: ["integer", "object"],
     minimum: 0,
@@ -407,6 +409,9 @@ function schemaOf(
       ),
       peakBytes: perRank,
       staging: closed({ local: perRank, host: perRank }),
+    }, {
+      // Whoever compiles knows what stands in it.
+      compiledFrom: { type: "object" },
     }),
     definitions,
   };

@@ -70,7 +70,13 @@ t.test("a declared training is planned as it is carried out", async (t) => {
     const training = train(line, {
       ...{ ...declared, ...more, schedule: { rate: 1 }, data: () => ({}) },
     });
-    const text = stringifyPlan(await planTraining(training, nodeFiles(), {}));
+    const { compiledFrom, ...plan } = await planTraining(
+      training,
+      nodeFiles(),
+      {},
+    );
+    t.ok(compiledFrom);
+    const text = stringifyPlan(plan);
     const wanted = await compileTraining(line, {
       ...{ ...declared, ...more, accumulate: "accumulate" in more },
     });

@@ -80,6 +80,102 @@ async function run(file: string, ...more: string[]) {
   return { ...done, left: readFileSync(at("out"), "utf8") };
 }
 
+/** What a plan needs that is not what the model in it compiles to. */
+const ALLOWED = ["--allow-kernels"];
+
+const REMEDY =
+  "Compile the model again, or run what it says without a promise of its results (--allow-kernels)\n";
+
+t.test("a plan is run as it was compiled, and no other without leave", async (t) => {
+  t.equal((await run(at("plan.json"))).code, 0);
+  const groups = (n: number) =>
+    plan(({ launch }) => {
+      launch.workgroups = [n, 1, 1];
+    });
+  const others: { readonly [what: string]: readonly [() => string, string] } = {
+    "all workgroups store to the same elements": [
+      () =>
+        plan(({ plan }) => {
+          const { tree } = plan.kernels[kernel]!;
+          tree.body = JSON.parse(
+            JSON.stringify(tree.body).replaceAll(
+              '{"op":"id","type":"u32","name":"group.x"}',
+              '{"op":"const","type":"u32","value":0}',
+            ),
+          );
+        }),
+      `kernel '${kernel}' is not what the model in it compiles to`,
+    ],
+    "a launch that is too short": [
+      () => groups(1),
+      "step main[0] is not what the model in it compiles to",
+    ],
+    "a launch of nothing": [
+      () => groups(0),
+      "step main[0] is not what the model in it compiles to",
+    ],
+    "other limits": [
+      () =>
+        plan(({ plan }) => {
+          plan.requiredLimits = {
+            ...plan.requiredLimits,
+            maxComputeWorkgroupsPerDimension: 65535,
+          };
+        }),
+      "'requiredLimits' is not what the model in it compiles to",
+    ],
+    "no model": [
+      () =>
+        plan(({ plan }) => {
+          delete plan.compiledFrom;
+        }),
+      "it does not say which model it was compiled from",
+    ],
+    "a model that is none": [
+      () =>
+        plan(({ plan }) => {
+          plan.compiledFrom = { axes: {} };
+        }),
+      "the model in it does not compile, Cannot read the model of the plan: '/' must have required property 'nodes'. Compile it again",
+    ],
+    "a model that is too large": [
+      () =>
+        plan(({ plan }) => {
+          plan.compiledFrom = {
+            ...plan.compiledFrom,
+            axes: { a: { size: 2 ** 40, dynamic: false } },
+          };
+        }),
+      "the model in it does not compile, Cannot read the model of the plan: '/axes/a/size' must be <= 16777216. Compile it again",
+    ],
+    "another model": [
+      () =>
+        plan(({ plan }) => {
+          plan.compiledFrom = JSON.parse(
+            JSON.stringify(plan.compiledFrom).replaceAll(
+              '"value":1',
+              '"value":2',
+            ),
+          );
+        }),
+      `kernel '${kernel}' is not what the model in it compiles to`,
+    ],
+  };
+  for (const [what, [file, state]] of Object.entries(others)) {
+    const path = file();
+    t.equal((await switchyard(["verify", path])).err, "", what);
+    t.strictSame(await run(path), {
+      ...{ code: 1, out: "", left: "what was there" },
+      err: `Cannot run the plan: ${state}. ${REMEDY}`,
+    }, what);
+  }
+  const raced = await run(
+    others["a launch that is too short"]![0](),
+    ...ALLOWED,
+  );
+  t.equal(raced.code, 0, raced.err);
+});
+
 const LONG: { readonly [what: string]: () => string } = {
   "a constant end": () =>
     withFirst(for_("q", u32(0), u32(2 ** 32 - 1), [], u32(2))),
@@ -110,7 +206,7 @@ for (const [what, file] of Object.entries(LONG)) {
   t.test(`a loop without an end, by ${what}, has a deadline`, async (t) => {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "");
-    t.strictSame(await run(path, "--deadline", "1"), {
+    t.strictSame(await run(path, "--deadline", "1", ...ALLOWED), {
       ...{ code: 3, out: "", left: "what was there" },
       err:
         `Cannot finish kernel '${kernel}' in main[0]: it has not ended within 1 s. Allow more with --deadline if it needs that\n`,
@@ -165,7 +261,7 @@ t.test("the CPU device has the limits that a plan asks for, or says which not", 
       maxComputeWorkgroupsPerDimension: 1e6,
     };
   });
-  const { code, err, left } = await run(file);
+  const { code, err, left } = await run(file, ...ALLOWED);
   t.equal(code, 3);
   t.match(
     err,

@@ -31,6 +31,7 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
   readonly replay?: string;
   readonly trace?: string;
   readonly check?: boolean;
+  readonly allowKernels?: boolean;
   readonly json?: boolean;
 }
 
@@ -74,6 +75,7 @@ export async function runCommand(
     ...flags.weights === undefined ? {} : { weights: flags.weights },
     ...tracer ? { tracer } : {},
     check: flags.check ?? false,
+    allowKernels: flags.allowKernels ?? false,
     replay: flags.replay !== undefined,
     timestamps: tracer !== undefined,
     statistics: true,

@@ -4,7 +4,7 @@
  */
 
 import { callSite } from "../../spec/call_site.ts";
-import type { Step } from "../../spec/plan.ts";
+import type { Span } from "../../spec/errors.ts";
 
 /** Where this file is, as call sites name it. */
 function here(): string {
@@ -29,16 +29,23 @@ function sharedFolder(files: readonly string[]): string {
   return folders.join("");
 }
 
-/** The same steps, with names of source files that hold on any machine. */
-export function withSourceNames(steps: readonly Step[]): Step[] {
+/** `/a/b.ts`, `C:\a\b.ts`, `file:///a/b.ts` */
+const WHOLE = /^([/\\]|[A-Za-z]+:)/;
+
+/** The same steps or nodes, with names of source files that hold on any machine. Those that do already are kept. */
+export function withSourceNames<T extends { readonly span?: Span }>(
+  steps: readonly T[],
+): T[] {
   const files = [
     ...new Set(steps.flatMap(({ span }) => span ? [span.file] : [])),
-  ];
+  ].filter((file) => WHOLE.test(file));
   const own = packageFolder();
   const isOwn = (file: string) => own !== "" && file.startsWith(own);
   const shared = sharedFolder(files.filter((file) => !isOwn(file)));
   const nameOf = (file: string) =>
-    file.slice((isOwn(file) ? own : shared).length).replaceAll("\\", "/");
+    WHOLE.test(file)
+      ? file.slice((isOwn(file) ? own : shared).length).replaceAll("\\", "/")
+      : file;
   return steps.map((step) =>
     step.span
       ? { ...step, span: { ...step.span, file: nameOf(step.span.file) } }

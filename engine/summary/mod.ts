@@ -12,7 +12,7 @@ import { onRank } from "../../spec/plan.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import type { FileSystem } from "../files.ts";
 import {
-  compileTarget,
+  compileToSave,
   modelOf,
   type PlanOptions,
   storedWeights,
@@ -92,7 +92,7 @@ export async function summarizeTarget(
   };
   const mesh = given.mesh ?? (machine && meshOf(machine, params));
   const device = machine?.devices[placeRanks(machine)[0]!.kind];
-  const plan: LegalPlan = await compileTarget(target, stored, {
+  const plan: LegalPlan = await compileToSave(target, stored, {
     ...given,
     ...mesh ? { mesh } : {},
     ...given.tuning || !device

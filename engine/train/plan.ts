@@ -2,8 +2,10 @@
 
 import {
   adamw,
+  type CompileOptions,
   compileTraining,
   type CompileTrainingOptions,
+  type DocumentTraining,
   isTraining,
   type Model,
   type TrainedDType,
@@ -12,6 +14,7 @@ import {
 import { assertLegal, type LegalPlan } from "../../spec/mod.ts";
 import { defaultBounds } from "../bounds.ts";
 import { openConfiguration } from "../checkpoint.ts";
+import { compileDocumented } from "../compiled_from.ts";
 import type { FileSystem } from "../files.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
 import { placesOf } from "./declared_task.ts";
@@ -28,23 +31,46 @@ export interface Step extends Pick<Task, "model" | "loss" | "weights"> {
 
 /** Compile a step of training, and verify its plan. */
 export async function compileStep(
-  { model, loss, settings, weights, validate }: Step,
-  options: PlanOptions & Pick<CompileTrainingOptions, "optimizerState">,
+  step: Step,
+  options: StepOptions,
 ): Promise<LegalPlan> {
-  const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
-  const { optimizerState } = options;
-  const plan = await compileTraining(model, {
-    ...compileOptions(options),
-    ...{ loss, optimizer, accumulate: accumulate > 1 },
-    ...clipNorm === undefined ? {} : { clipNorm },
-    ...biasUpdate === undefined ? {} : { biasUpdate },
-    ...dtype === undefined ? {} : { dtype },
-    ...weights ? { weights } : {},
-    ...optimizerState ? { optimizerState } : {},
-    ...validate ? { validate } : {},
+  const how = howOf(step, options);
+  const plan = await compileTraining(step.model, {
+    ...how.options,
+    ...how.training,
   });
   assertLegal(plan);
   return plan;
+}
+
+type StepOptions =
+  & PlanOptions
+  & Pick<CompileTrainingOptions, "optimizerState">;
+
+/** What the compiler is given: options of any plan, and of a step of training. */
+function howOf(
+  { loss, settings, weights, validate }: Step,
+  options: StepOptions,
+): {
+  readonly options: CompileOptions;
+  readonly training: DocumentTraining;
+} {
+  const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
+  const { optimizerState } = options;
+  return {
+    options: {
+      ...compileOptions(options),
+      ...weights ? { weights } : {},
+      ...optimizerState ? { optimizerState } : {},
+    },
+    training: {
+      ...{ loss, optimizer, accumulate: accumulate > 1 },
+      ...clipNorm === undefined ? {} : { clipNorm },
+      ...biasUpdate === undefined ? {} : { biasUpdate },
+      ...dtype === undefined ? {} : { dtype },
+      ...validate ? { validate } : {},
+    },
+  };
 }
 
 /** How a step of training is compiled. */
@@ -72,15 +98,19 @@ export async function planTraining(
 ): Promise<LegalPlan> {
   const { optimizer, clipNorm, dtype } = options;
   const { settings, ...step } = await stepOf(what, files, options);
-  return await compileStep({
-    ...step,
-    settings: {
-      ...settings,
-      ...optimizer === undefined ? {} : { optimizer },
-      ...clipNorm === undefined ? {} : { clipNorm },
-      ...dtype === undefined ? {} : { dtype },
-    },
-  }, { ...isTraining(what) ? placesOf(what) : {}, ...options });
+  const chosen = {
+    ...settings,
+    ...optimizer === undefined ? {} : { optimizer },
+    ...clipNorm === undefined ? {} : { clipNorm },
+    ...dtype === undefined ? {} : { dtype },
+  };
+  return await compileDocumented(
+    step.model,
+    howOf({ ...step, settings: chosen }, {
+      ...isTraining(what) ? placesOf(what) : {},
+      ...options,
+    }),
+  );
 }
 
 /** How what is given is trained where nothing else is said. */

@@ -29,6 +29,7 @@ for (const one of JSON.parse(readFileSync(list, "utf8")) as RankCase[]) {
   const target = await loadTarget(one.plan, files);
   const inputs = await readTensors(one.inputs, files);
   const opened = await openTarget(target, files, {
+    allowKernels: true,
     sharing: "mpi",
     adapter: "cpu",
     check: true,

@@ -1,0 +1,71 @@
+/** The document of a model: what a plan is compiled from, as JSON. It holds no program text, so it may be a stranger's. */
+
+import type { DType } from "../../spec/dtype.ts";
+import type { Span } from "../../spec/errors.ts";
+import type { CompileOptions, CompileTrainingOptions } from "../compile.ts";
+import type {
+  AxisSize,
+  Primitive,
+  PrimitiveParams,
+  ScalarFunction,
+} from "../graph/graph.ts";
+import type { TuningTable } from "../kernels/tiles.ts";
+
+/** Primitives that the language makes. Others are made of them: by differentiation, and by placement. */
+export type ModelPrimitive = Exclude<
+  Primitive,
+  | "allGather"
+  | "allReduce"
+  | "allSlice"
+  | "attentionGrad"
+  | "attentionSum"
+  | "collect"
+  | "reduceScatter"
+>;
+
+/** Parameters as a document has them: of a scalar function, what it was lowered to. */
+export type DocumentParams<P extends ModelPrimitive = ModelPrimitive> =
+  P extends "map" ? { readonly verb: string; readonly fn: ScalarFunction }
+    : PrimitiveParams[P];
+
+/** A node. Its operands are so many nodes before it. */
+export interface NodeDocument {
+  readonly primitive: ModelPrimitive;
+  readonly inputs: readonly number[];
+  readonly params: DocumentParams;
+  /** The type that it is declared with; the others have what their rule says. */
+  readonly given?: { readonly axes: readonly string[]; readonly dtype: DType };
+  readonly span?: Span;
+}
+
+/** Options of `compile`, without functions. */
+export interface DocumentOptions extends Omit<CompileOptions, "tuning"> {
+  readonly tuning?: TuningTable;
+}
+
+/** What a step of training has besides. */
+export type DocumentTraining = Omit<
+  CompileTrainingOptions,
+  keyof CompileOptions
+>;
+
+/** The document. */
+export interface ModelDocument {
+  /** The axes that the model declares. */
+  readonly axes: { readonly [name: string]: AxisSize };
+  /** Every node that is needed, operands before users; what repeats is written once. */
+  readonly nodes: readonly unknown[];
+  /** What the model returns, by name: indices of nodes. */
+  readonly returns: readonly {
+    readonly name: string;
+    readonly node: number;
+  }[];
+  readonly options: DocumentOptions;
+  /** Absent: the plan is of the model itself. */
+  readonly training?: DocumentTraining;
+}
+
+/** Nodes that are declared with a type. */
+export const GIVEN: ReadonlySet<Primitive> = new Set<Primitive>([
+  ...["input", "param", "state", "transpose", "cast", "scatter"] as const,
+]);

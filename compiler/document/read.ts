@@ -1,0 +1,113 @@
+/** From a document, which may be a stranger's, back to a model; and from there to its plan. */
+
+import { PlanError } from "../../spec/errors.ts";
+import { schemaErrors } from "../../spec/hold.ts";
+import type { Plan } from "../../spec/plan.ts";
+import { expandRepeats, type Json } from "../../spec/repeat.ts";
+import type { Schema } from "../../spec/schema.ts";
+import { compile, compileTraining } from "../compile.ts";
+import type { Node, Primitive, PrimitiveParams } from "../graph/graph.ts";
+import { makeNode } from "../graph/make_node.ts";
+import type { Traceable } from "../graph/trace.ts";
+import type { ModelDocument, NodeDocument } from "./document.ts";
+import { documentSchema, nodesSchema } from "./schema.ts";
+
+/**
+ * Compile what a document says. Everything in it is checked as if it were written in the language: only its form is
+ * believed before. Throws PlanError where it has none, and what `compile` throws.
+ */
+export async function compileDocument(
+  document: { readonly [field: string]: unknown },
+): Promise<Plan> {
+  hold(document, documentSchema);
+  const { axes, nodes, returns, options, training } =
+    document as unknown as ModelDocument;
+  const list = expandRepeats(nodes as readonly Json[], "nodes");
+  hold(list, nodesSchema);
+  const model: Traceable = {
+    axes,
+    span: undefined,
+    build: () => {
+      const made = makeNodes(list as unknown as NodeDocument[]);
+      return {
+        outputs: Object.fromEntries(
+          returns.map(({ name, node }) => [name, nodeAt(made, node)]),
+        ),
+        declared: made,
+        dispatched: made.filter(({ primitive }) => primitive === "dispatch"),
+      };
+    },
+  };
+  return training
+    ? await compileTraining(model, { ...options, ...training })
+    : await compile(model, options);
+}
+
+function hold(value: unknown, schema: Schema): void {
+  const [first] = schemaErrors(value, schema);
+  if (first === undefined) return;
+  throw new PlanError(
+    `Cannot read the model of the plan: '${first.instancePath || "/"}' ${
+      first.message ?? "does not fit"
+    }. Compile it again`,
+  );
+}
+
+/** Kernels have the operand of each of these twice, and all of them in a row at most so often. */
+const MAX_ROPES = 4;
+
+/** Primitives that are computed within the kernel of what uses them. */
+const INLINE: ReadonlySet<Primitive> = new Set<Primitive>([
+  ...["map", "rope", "cast", "rename", "split", "merge"] as const,
+  ...["slice", "spread", "concat", "transpose", "embedding"] as const,
+]);
+
+/** Refuse rotations of rotations, whose kernels grow twofold with each. */
+function checkRopes(nodes: readonly Node[]): void {
+  const depths = new Map<Node, number>();
+  for (const node of nodes) {
+    const below = Math.max(0, ...node.inputs.map((x) => depths.get(x)!));
+    const depth = below + (node.primitive === "rope" ? 1 : 0);
+    if (depth > MAX_ROPES) {
+      throw new PlanError(
+        `Cannot read the model of the plan: it rotates what is rotated more than ${MAX_ROPES} times. Compile it again`,
+      );
+    }
+    depths.set(node, INLINE.has(node.primitive) ? depth : 0);
+  }
+}
+
+function makeNodes(list: readonly NodeDocument[]): Node[] {
+  const made: Node[] = [];
+  for (const { primitive, inputs, params, given, span } of list) {
+    made.push(
+      makeNode<Primitive>(
+        primitive,
+        inputs.map((back) => nodeAt(made, made.length - back)),
+        paramsOf(params),
+        { span, given },
+      ) as Node,
+    );
+  }
+  checkRopes(made);
+  return made;
+}
+
+function nodeAt(made: readonly Node[], index: number): Node {
+  const node = made[index];
+  if (node !== undefined) return node;
+  throw new PlanError(
+    `Cannot read the model of the plan: it has no node ${index}. Compile it again`,
+  );
+}
+
+function paramsOf(params: NodeDocument["params"]): PrimitiveParams[Primitive] {
+  if (!("fn" in params)) return params;
+  const { verb, fn } = params;
+  return { verb, lambda: { js: unknown, span: undefined, lowered: fn } };
+}
+
+/** A document has no JavaScript. */
+function unknown(): never {
+  throw new PlanError("Cannot evaluate a scalar function of a document");
+}

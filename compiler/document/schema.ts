@@ -1,0 +1,264 @@
+/** What a document of a model may hold: its form, and a largest value of every number that takes time or memory to compile. */
+
+import {
+  closed,
+  definitions,
+  record,
+  type Schema,
+  union,
+} from "../../spec/schema.ts";
+import { GIVEN, type ModelPrimitive } from "./document.ts";
+
+/** Nodes of a document, at most: the largest published models have a tenth. */
+export const MAX_NODES = 1 << 16;
+
+/** Length of an axis, at most: the largest vocabulary that a configuration may have. */
+const MAX_LENGTH = 1 << 24;
+
+/** Choices of a token, and lists of a few things, at most. */
+const FEW = 64;
+
+/** Rows, columns and lanes of a tile, at most. */
+const MAX_TILE = 64;
+
+const text: Schema = { type: "string", maxLength: 1 << 10 };
+const yes: Schema = { const: true };
+const flag: Schema = { type: "boolean" };
+const number: Schema = { type: "number" };
+const axis: Schema = {
+  type: "string",
+  pattern: "^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+};
+const axes: Schema = {
+  type: "array",
+  items: axis,
+  maxItems: FEW,
+  uniqueItems: true,
+};
+const expr: Schema = { $ref: "#/definitions/expr" };
+const scalars: Schema = {
+  type: "array",
+  items: { enum: ["f32", "i32", "u32", "bool"] },
+  maxItems: FEW,
+};
+const dtype: Schema = { enum: ["f32", "f16", "i32"] };
+const stored: Schema = { enum: ["f32", "f16", "bf16", "i32", "u32", "mxfp4"] };
+
+function oneOf(...values: readonly (string | number)[]): Schema {
+  return { enum: values };
+}
+
+function list(items: Schema, most: number): Schema {
+  return { type: "array", items, maxItems: most };
+}
+
+function upTo(maximum: number, minimum = 0): Schema {
+  return { type: "integer", minimum, maximum };
+}
+
+const length = upTo(MAX_LENGTH);
+const few = upTo(FEW, 1);
+
+const fn = closed({
+  parameters: scalars,
+  lets: list(closed({ name: text, value: expr }), 1 << 10),
+  result: expr,
+});
+
+const capacity = closed({
+  slots: {
+    anyOf: [
+      length,
+      oneOf("largest", "floor", "ceil", "ceilF32", "floorOfCeil"),
+    ],
+  },
+  drop: oneOf("position", "score", "random"),
+  order: oneOf("choice", "token"),
+}, {
+  factor: number,
+  per: oneOf("choice", "token"),
+  minimum: length,
+  alignment: length,
+  prioritised: flag,
+});
+
+const rule = closed({
+  preset: text,
+  topK: few,
+  score: oneOf("softmax", "chosenSoftmax", "sigmoid", "none"),
+  normalize: oneOf("none", "chosen", "kept"),
+}, {
+  choose: oneOf("given", "balanced"),
+  expertGroups: closed({ count: few, keep: few, best: few }),
+  noisy: oneOf("all", "second"),
+  epsilon: number,
+  least: number,
+  scale: number,
+  weighs: oneOf("input", "output"),
+  capacity,
+});
+
+const positions = { start: length, step: upTo(MAX_LENGTH, 1) };
+const renamed = { axis, to: axis };
+const routing = { rule, expert: axis, slot: axis, choice: axis, tokens: axes };
+
+/** Parameters by primitive. */
+const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
+  input: closed({ name: text }),
+  param: closed({ name: text }, { stack: axis }),
+  state: closed({ name: text }),
+  map: closed({ verb: text, fn }),
+  // Only placement says how many segments a sum has.
+  dot: closed({ over: axes }),
+  reduce: closed({ kind: oneOf("sum", "max", "mean"), over: axis }),
+  accumulate: closed({ over: axes }),
+  softmax: closed({ over: axis }),
+  logSumExp: closed({ over: axis }),
+  rmsNorm: closed({ over: axis, epsilon: number }),
+  rope: closed({
+    over: axis,
+    inverseFrequencies: list(number, 1 << 12),
+    scale: number,
+    interleaved: flag,
+    positions: length,
+  }),
+  embedding: closed({ over: axis }),
+  // What a rank has is a part of the sum in gradients only.
+  scatter: closed({ over: axis, whole: yes }),
+  rename: closed({ from: axis, to: axis }),
+  split: closed({ axis, into: axes }),
+  merge: closed({ axes, to: axis }),
+  slice: closed({ ...renamed, ...positions }),
+  spread: closed({ ...renamed, ...positions }),
+  concat: closed({ axes, to: axis }),
+  transpose: closed({}),
+  cast: closed({}),
+  topK: closed({ over: axis, k: few, axis }),
+  route: closed({
+    ...routing,
+    operands: {
+      ...list(
+        oneOf("group", "noise", "bias", "mask", "random", "choices", "weights"),
+        FEW,
+      ),
+      uniqueItems: true,
+    },
+  }, { leadingGroup: axis }),
+  choices: closed({ ...routing, slotted: flag }),
+  part: closed({
+    field: oneOf(
+      ...["values", "indices", "index", "weight", "slot"],
+      ...["chosen", "first", "kept", "settled"],
+    ),
+  }),
+  dispatch: closed({}, { weighted: flag }),
+  combine: closed({}, { weighted: flag }),
+  again: closed({ block: upTo(MAX_NODES), end: oneOf("in", "out") }),
+  cacheWrite: closed({}),
+  attention: closed({
+    ...{ scale: number, token: axis, head: axis, dim: axis, valueDim: axis },
+    ...{ context: axis, sinks: flag, shared: flag },
+  }, { kvHead: axis, window: upTo(2 ** 31, 1), chunk: upTo(2 ** 31, 1) }),
+};
+
+const span = closed({ file: text, line: length, column: length });
+
+function nodeOf(primitive: ModelPrimitive): Schema {
+  const given = closed({ axes, dtype });
+  const declared = GIVEN.has(primitive);
+  return closed({
+    primitive: { const: primitive },
+    inputs: list(upTo(MAX_NODES, 1), 1 << 10),
+    params: PARAMS[primitive],
+    ...declared ? { given } : {},
+  }, { span });
+}
+
+/** A list of nodes, with its repeats expanded. */
+export const nodesSchema: Schema = {
+  ...list(
+    union(
+      Object.fromEntries(
+        (Object.keys(PARAMS) as ModelPrimitive[]).map((p) => [p, nodeOf(p)]),
+      ),
+      "primitive",
+    ),
+    MAX_NODES,
+  ),
+  definitions,
+};
+
+const tile = closed({
+  rows: upTo(MAX_TILE, 1),
+  columns: upTo(MAX_TILE, 1),
+  lanes: upTo(4 * MAX_TILE, 1),
+}, {
+  split: upTo(4 * MAX_TILE, 1),
+  left: oneOf("registers", "workgroup"),
+  right: oneOf("scalar", "vector"),
+});
+
+const meshAxes: Schema = { anyOf: [text, list(text, FEW)] };
+
+const options = closed({}, {
+  mesh: { ...record(upTo(1 << 12, 1)), maxProperties: FEW },
+  place: record({
+    anyOf: [
+      ...[text, list(text, FEW)],
+      closed({ over: meshAxes }, {
+        table: list(list(length, 1 << 16), 1 << 12),
+      }),
+    ],
+  }),
+  weights: record(stored),
+  limits: record(upTo(Number.MAX_SAFE_INTEGER)),
+  overLimits: yes,
+  check: yes,
+  chunks: upTo(1 << 10, 1),
+  sendOnce: flag,
+  optimizerState: oneOf("whole", "sharded"),
+  tuning: closed({}, {
+    matmul: tile,
+    matmuls: record(tile),
+    attention: upTo(FEW, 1),
+  }),
+});
+
+const betas: Schema = {
+  type: "array",
+  items: [number, number],
+  minItems: 2,
+  additionalItems: false,
+};
+
+const training = closed({
+  loss: text,
+  optimizer: {
+    anyOf: [
+      closed({ kind: { const: "adamW" } }, {
+        ...{ betas, epsilon: number, weightDecay: number },
+      }),
+      closed({ kind: { const: "sgd" } }, {
+        ...{ momentum: number, weightDecay: number },
+      }),
+    ],
+  },
+}, {
+  clipNorm: number,
+  accumulate: flag,
+  recompute: flag,
+  biasUpdate: number,
+  dtype: oneOf("f32", "f16", "bf16"),
+  validate: list(text, 1 << 10),
+});
+
+/** A document, whose nodes have a schema of their own. */
+export const documentSchema: Schema = closed({
+  axes: {
+    ...record(closed({ size: upTo(MAX_LENGTH, 1), dynamic: flag })),
+    maxProperties: 1 << 12,
+  },
+  nodes: { type: "array" },
+  returns: list(closed({ name: text, node: upTo(MAX_NODES) }), MAX_NODES),
+  options,
+}, { training });

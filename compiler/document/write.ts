@@ -1,0 +1,110 @@
+/** From a model and how it is compiled to their document. */
+
+import { invariant } from "../../spec/errors.ts";
+import { findRepeats } from "../../spec/find_repeats.ts";
+import type { Json } from "../../spec/repeat.ts";
+import type { CompileOptions } from "../compile.ts";
+import type { Graph, Lambda, Node, ScalarFunction } from "../graph/graph.ts";
+import { tensorOf } from "../graph/stored.ts";
+import { trace, type Traceable } from "../graph/trace.ts";
+import { withSourceNames } from "../passes/source_names.ts";
+import { lowerScalars } from "../scalars.ts";
+import {
+  type DocumentOptions,
+  type DocumentTraining,
+  GIVEN,
+  type ModelDocument,
+  type ModelPrimitive,
+  type NodeDocument,
+} from "./document.ts";
+
+/** How the model of a document is compiled. */
+export interface DocumentedOptions {
+  readonly options?: CompileOptions;
+  /** The plan is of a step of training. */
+  readonly training?: DocumentTraining;
+}
+
+/**
+ * The document of a model. Reads source files where the model has lambdas. Throws ModelError and LowerError as `compile`
+ * does for mistakes in the model.
+ */
+export async function modelDocument(
+  model: Traceable,
+  { options = {}, training }: DocumentedOptions,
+): Promise<ModelDocument> {
+  const graph = trace(model, { training: training !== undefined });
+  const scalars = await lowerScalars(graph);
+  const indices = new Map(graph.nodes.map((node, i) => [node, i]));
+  const nodes = graph.nodes.map((node, i) =>
+    nodeDocument(node, {
+      scalars,
+      inputs: node.inputs.map((input) => i - indices.get(input)!),
+    })
+  );
+  const returned = Object.entries({ ...graph.outputs, ...graph.states });
+  return {
+    axes: model.axes,
+    nodes: findRepeats(
+      withSourceNames(nodes) as unknown as Json[],
+    ) as readonly unknown[],
+    returns: returned.map(([name, node]) => ({
+      name,
+      node: indices.get(node)!,
+    })),
+    options: documentOptions(graph, options),
+    ...training ? { training } : {},
+  };
+}
+
+function nodeDocument(
+  { primitive, params, axes, dtype, span }: Node,
+  { scalars, inputs }: {
+    readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
+    readonly inputs: readonly number[];
+  },
+): NodeDocument {
+  return {
+    primitive: primitive as ModelPrimitive,
+    inputs,
+    params: primitive === "map"
+      ? {
+        verb: params.verb,
+        fn: params.lambda.lowered ?? scalars.get(params.lambda)!,
+      }
+      : defined(params) as NodeDocument["params"],
+    ...GIVEN.has(primitive) ? { given: { axes, dtype } } : {},
+    ...span ? { span } : {},
+  };
+}
+
+/** Options that a document can hold, of weights only those that the model has. */
+function documentOptions(
+  { nodes }: Graph,
+  { tuning, weights, ...rest }: CompileOptions,
+): DocumentOptions {
+  const { matmuls, ...table } = tuning ?? {};
+  invariant(typeof matmuls !== "function", "a document has a table of tiles");
+  const stored = nodes.flatMap((node) => {
+    if (node.primitive !== "param") return [];
+    const tensor = tensorOf(node);
+    const dtype = weights?.[tensor];
+    return dtype === undefined ? [] : [[tensor, dtype] as const];
+  });
+  return defined({
+    ...rest,
+    ...stored.length > 0 ? { weights: Object.fromEntries(stored) } : {},
+    ...tuning
+      ? {
+        tuning: { ...table, ...matmuls ? { matmuls } : {} },
+      }
+      : {},
+  });
+}
+
+/** An object without the fields that are undefined, as JSON has it. */
+function defined<T extends object>(fields: T): T {
+  return Object.fromEntries(
+    Object.entries(fields).filter(([, value]) => value !== undefined),
+  ) as T;
+}

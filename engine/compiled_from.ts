@@ -1,0 +1,88 @@
+/**
+ * Saved plans name what they were compiled from, and whoever runs one compiles that again and compares. A plan that is
+ * equal does what every plan of this compiler does: each launch writes each element of its result once, and all of them.
+ */
+
+import {
+  compileDocument,
+  type CompileOptions,
+  type DocumentTraining,
+  type Model,
+  modelDocument,
+} from "../compiler/mod.ts";
+import { PlanError } from "../spec/errors.ts";
+import { assertLegal, type LegalPlan } from "../spec/mod.ts";
+import type { Plan } from "../spec/plan.ts";
+import { shown } from "../spec/shown.ts";
+
+/** Compile a model to a plan that can be saved: it names what it was compiled from. */
+export async function compileDocumented(
+  model: Model,
+  how: {
+    readonly options: CompileOptions;
+    readonly training?: DocumentTraining;
+  },
+): Promise<LegalPlan> {
+  const compiledFrom = { ...await modelDocument(model, how) };
+  const plan: Plan = { ...await compileDocument(compiledFrom), compiledFrom };
+  assertLegal(plan);
+  return plan;
+}
+
+const REMEDY =
+  "Compile the model again, or run what it says without a promise of its results (--allow-kernels)";
+
+/**
+ * Throws PlanError unless a plan is what the model in it compiles to: its kernels, what is launched with which buffers and
+ * how often, and where those are.
+ */
+export async function assertCompiled(plan: Plan): Promise<void> {
+  const { compiledFrom, ...given } = plan;
+  const refuse = (what: string): never => {
+    throw new PlanError(`Cannot run the plan: ${what}. ${REMEDY}`);
+  };
+  if (compiledFrom === undefined) {
+    return refuse("it does not say which model it was compiled from");
+  }
+  let again: Plan;
+  try {
+    again = await compileDocument(compiledFrom);
+  } catch (error) {
+    // Whatever goes wrong: the document is a stranger's, and the compiler is written for models that are not.
+    const why = error instanceof Error ? error.message : String(error);
+    return refuse(`the model in it does not compile, ${shown(why)}`);
+  }
+  const different = difference(given, again);
+  if (different !== undefined) {
+    refuse(`${different} is not what the model in it compiles to`);
+  }
+}
+
+/** The first part of a plan that another has otherwise: a kernel, a step, or a field. */
+function difference(given: Plan, wanted: Plan): string | undefined {
+  for (const [name, kernel] of Object.entries(given.kernels)) {
+    if (!equal(kernel, wanted.kernels[name])) return `kernel '${shown(name)}'`;
+  }
+  for (const [p, { name, steps }] of given.programs.entries()) {
+    const others = wanted.programs[p]?.steps ?? [];
+    const at = steps.findIndex((step, i) => !equal(step, others[i]));
+    if (at >= 0) return `step ${shown(name)}[${at}]`;
+  }
+  const fields = new Set([...Object.keys(given), ...Object.keys(wanted)]);
+  for (const field of fields as Set<keyof Plan>) {
+    if (!equal(given[field], wanted[field])) return `'${field}'`;
+  }
+  return undefined;
+}
+
+/** Whether two values of JSON are equal; of objects, the order of fields does not count. */
+function equal(a: unknown, b: unknown): boolean {
+  if (Object.is(a, b)) return true;
+  if (typeof a !== "object" || typeof b !== "object" || !a || !b) return false;
+  if (Array.isArray(a) !== Array.isArray(b)) return false;
+  const [x, y] = [a, b].map((value) =>
+    new Map(Object.entries(value).filter(([, field]) => field !== undefined))
+  );
+  return x!.size === y!.size &&
+    [...x!].every(([key, value]) => y!.has(key) && equal(value, y!.get(key)));
+}
