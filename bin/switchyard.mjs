@@ -19,6 +19,8 @@ const { main } = await import(
 process.off("uncaughtException", fail);
 // It fails where not even what says so can be loaded.
 process.exitCode = await main(process.argv.slice(2)).catch(fail);
+// Where the machine is at fault, a GPU may never end what it was given, and its threads would keep the process.
+if (process.exitCode === 3) process.exit();
 
 async function compileClone() {
   const { compiledFile, compileOrExit, LIBRARY } = await import(compiler.href);

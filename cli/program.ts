@@ -486,7 +486,7 @@ function deviceFlags(command: Command): Command {
     )
     .option(
       "--deadline <seconds>",
-      "how long a run may take on the CPU device (600), and how long processes wait for one another in a step (120)",
+      "how long a run may take (600), and how long processes wait for one another in a step (120)",
       positive("--deadline", 86_400),
     )
     .addOption(new Option("--job <folder>").hideHelp());

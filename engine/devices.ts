@@ -51,7 +51,7 @@ export interface SelectDevicesOptions {
   readonly places?: () => Promise<AdapterPlaces>;
   /** Cores that compute where no GPU does; ranks that are processes of one host divide them. Default: 1. */
   readonly threads?: number;
-  /** Milliseconds that what is started at once, at most a run, may take on the CPU device. */
+  /** Milliseconds that what is started at once, at most a run, may take on a device. */
   readonly deadlineMs?: number;
   /** The plan is a file, so that its kernels may be a stranger's. */
   readonly strange?: boolean;
@@ -235,6 +235,9 @@ async function openDevice(
     features: plan.requiredFeatures,
     label: options.label,
     timestamps: options.timestamps ?? false,
+    ...options.deadlineMs === undefined
+      ? {}
+      : { deadlineMs: options.deadlineMs },
   });
 }
 

@@ -3,18 +3,26 @@
 import { MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan.ts";
 
-/** A kernel, if it is known which, takes longer than it may; the device is lost. */
+/** Milliseconds for what a device is handed at once, which is at most a run, where nothing else is said. */
+export const DEADLINE_MS = 600_000;
+
+/** A kernel, one of several where it is not known which, or a copy where there is none, takes longer than it may; the device is lost. */
 export class DeadlineError extends MachineError {
-  readonly kernel: string | undefined;
+  readonly kernels: readonly string[];
   readonly deadlineMs: number;
-  constructor(kernel: string | undefined, deadlineMs: number, at = "") {
-    const what = kernel === undefined ? "a copy" : `kernel '${kernel}'`;
+  constructor(kernels: readonly string[], deadlineMs: number, at = "") {
+    const [first, ...more] = kernels;
+    const what = first === undefined
+      ? "a copy"
+      : more.length === 0
+      ? `kernel '${first}'`
+      : `one of ${kernels.length} kernels from '${first}' to '${more.at(-1)}'`;
     super(
       `Cannot finish ${what}${at}: it has not ended within ${
         deadlineMs / 1000
       } s. Allow more with --deadline if it needs that`,
     );
-    this.kernel = kernel;
+    this.kernels = kernels;
     this.deadlineMs = deadlineMs;
   }
 }

@@ -332,16 +332,18 @@ class LoadedSession implements Session {
 
 /** Say in which step a kernel took too long, or in which ones it may have. */
 function inStep(
-  { kernel, deadlineMs }: DeadlineError,
+  { kernels, deadlineMs }: DeadlineError,
   { name, steps }: Program,
 ): DeadlineError {
   const places = steps.flatMap((step, i) =>
-    step.op === "launch" && step.kernel === kernel ? [`${name}[${i}]`] : []
+    step.op === "launch" && kernels.includes(step.kernel)
+      ? [`${name}[${i}]`]
+      : []
   );
   const at = places.length === 0
     ? ` of program '${name}'`
     : ` in ${places.slice(0, 4).join(" or ")}${places.length > 4 ? " …" : ""}`;
-  return new DeadlineError(kernel, deadlineMs, at);
+  return new DeadlineError(kernels, deadlineMs, at);
 }
 
 /** The plan asks no more of devices than they have. A GPU was opened with what the plan asks. */

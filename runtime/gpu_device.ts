@@ -2,12 +2,14 @@
 
 import { invariant, MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan.ts";
-import type {
-  Device,
-  DeviceBuffer,
-  LaunchTiming,
-  Staging,
-  StagingUse,
+import {
+  DEADLINE_MS,
+  DeadlineError,
+  type Device,
+  type DeviceBuffer,
+  type LaunchTiming,
+  type Staging,
+  type StagingUse,
 } from "./device.ts";
 import { adapterName, type GpuAdapter, politely } from "./gpu.ts";
 import { GpuPipeline } from "./gpu_pipeline.ts";
@@ -24,6 +26,8 @@ export interface CreateGpuDeviceOptions {
   readonly label?: string;
   /** Record when each launch runs, where the adapter can. */
   readonly timestamps?: boolean;
+  /** Milliseconds that the host waits for the device at most, which is at most for a run. Default: ten minutes. */
+  readonly deadlineMs?: number;
 }
 
 /**
@@ -41,6 +45,7 @@ export async function createGpuDevice(
   options: CreateGpuDeviceOptions = {},
 ): Promise<Device> {
   const { limits = {}, features = [], label, timestamps = false } = options;
+  const { deadlineMs = DEADLINE_MS } = options;
   const adapter = "request" in source
     ? await source.request()
     : await politely(source.requestAdapter());
@@ -64,7 +69,7 @@ export async function createGpuDevice(
       `Cannot open a device on adapter '${name}': ${textOf(error)}`,
     );
   });
-  return new GpuDevice(device, { name, label, timed });
+  return new GpuDevice(device, { name, label, timed, deadlineMs });
 }
 
 function checkAdapter(
@@ -129,16 +134,23 @@ class GpuDevice implements Device {
   #launches = 0;
   #failure: MachineError | undefined;
   #destroyed = false;
+  readonly #deadlineMs: number;
+  /** The kernels of what is not submitted yet, and of each submission that is not done. */
+  #recorded = new Set<string>();
+  readonly #unfinished = new Set<ReadonlySet<string>>();
+  #late = false;
   readonly timings?: () => Promise<LaunchTiming[]>;
 
   constructor(
     device: GPUDevice,
-    { name, label, timed }: {
+    { name, label, timed, deadlineMs }: {
       readonly name: string;
       readonly label: string | undefined;
       readonly timed: boolean;
+      readonly deadlineMs: number;
     },
   ) {
+    this.#deadlineMs = deadlineMs;
     this.#device = device;
     this.name = name;
     this.#title = label ? `'${name}' (${label})` : `'${name}'`;
@@ -176,6 +188,7 @@ class GpuDevice implements Device {
     for (const [done, pipeline] of made.entries()) {
       progress?.(done, made.length);
       pipeline.warmUp();
+      this.#watch(new Set([pipeline.name]));
       await this.idle();
       this.#pipelines.set(pipeline.name, pipeline);
     }
@@ -221,6 +234,7 @@ class GpuDevice implements Device {
   ): void {
     const [x, y, z] = workgroups;
     if (x === 0 || y === 0 || z === 0) return;
+    this.#recorded.add(kernel);
     const pipeline = this.#pipelines.get(kernel);
     if (!pipeline) throw new Error(`internal: kernel '${kernel}' not prepared`);
     let pass = this.#pass;
@@ -315,7 +329,8 @@ class GpuDevice implements Device {
 
   destroy(): void {
     this.#destroyed = true;
-    this.#device.destroy();
+    // To destroy what does not end may take as long: it ends with the process.
+    if (!this.#late) this.#device.destroy();
   }
 
   #encode(): GPUCommandEncoder {
@@ -334,6 +349,24 @@ class GpuDevice implements Device {
     this.#timer?.resolve(this.#encoder);
     this.#device.queue.submit([this.#encoder.finish()]);
     this.#encoder = undefined;
+    if (this.#recorded.size > 0) this.#watch(this.#recorded);
+    this.#recorded = new Set();
+  }
+
+  /** Note which kernels were submitted last, until they are done. */
+  #watch(kernels: ReadonlySet<string>): void {
+    this.#unfinished.add(kernels);
+    const done = () => void this.#unfinished.delete(kernels);
+    this.#device.queue.onSubmittedWorkDone().then(done, done);
+  }
+
+  /** The device does not end what it was given. */
+  #tooLate(): MachineError {
+    this.#late = true;
+    const [first = []] = this.#unfinished;
+    // A key is a kernel's name and what tells it from others of that name.
+    const names = new Set([...first].map((key) => key.split("#")[0]!));
+    return this.#failure ??= new DeadlineError([...names], this.#deadlineMs);
   }
 
   /** Await the GPU; a lost device or an error that it reported meanwhile becomes this wait's error. */
@@ -346,6 +379,7 @@ class GpuDevice implements Device {
     let fail: (error: MachineError) => void = () => {};
     const lost = new Promise<never>((_, reject) => fail = reject);
     this.#waits.add(fail);
+    const timer = setTimeout(() => fail(this.#tooLate()), this.#deadlineMs);
     try {
       const value = await politely(Promise.race([promise, lost]));
       if (this.#failure) throw this.#failure;
@@ -354,6 +388,7 @@ class GpuDevice implements Device {
       throw this.#failure ??
         (error instanceof MachineError ? error : this.#fail(textOf(error)));
     } finally {
+      clearTimeout(timer);
       this.#waits.delete(fail);
     }
   }

@@ -1,15 +1,22 @@
 // Plans that a stranger could have written: what takes for ever is refused, or ended and named.
 // needs: cpu
+import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
 import t from "tap";
 import {
+  add,
   bitcast,
   convert,
+  f32,
   for_,
   id,
   load,
+  local,
   set,
+  store,
   sub,
   u32,
   var_,
@@ -24,7 +31,12 @@ import {
   temporaryFolder,
   writeRaw,
 } from "./helpers/cli.ts";
+import { skipWithoutGpu } from "./helpers/needs.ts";
 import type { Mutable } from "./helpers/plans.ts";
+
+const PROGRAM = fileURLToPath(
+  new URL("../bin/switchyard.mjs", import.meta.url),
+);
 
 const folder = temporaryFolder(t);
 const at = (name: string) => path.join(folder, name);
@@ -213,6 +225,44 @@ for (const [what, file] of Object.entries(LONG)) {
     });
   });
 }
+
+t.test("a loop without an end has a deadline on a GPU too", {
+  skip: skipWithoutGpu,
+}, (t) => {
+  const whole = (name: string): Stmt =>
+    for_(name, u32(0), bitcast("u32", load("x", u32(0))), [
+      ...name === "q" ? [whole("r")] : [
+        set("long", add(local("long", "u32"), local("r", "u32"))),
+      ],
+    ]);
+  const file = plan(({ body, plan }) => {
+    const { bindings } = plan.kernels[kernel]!.tree;
+    const [from, to] = ["read", "write"].map((access) =>
+      bindings.find((b) => b.access.endsWith(access))!
+    );
+    const index = add(u32(4095), local("long", "u32"));
+    const statements = [
+      var_("long", u32(0)),
+      whole("q"),
+      store(to!.name, index, f32(0)),
+    ];
+    const text = JSON.stringify(statements)
+      .replaceAll('"binding":"x"', `"binding":"${from!.name}"`);
+    body.unshift(...JSON.parse(text) as Mutable<Stmt>[]);
+  });
+  writeFileSync(at("out"), "what was there");
+  const { status, stderr } = spawnSync(process.execPath, [
+    ...[PROGRAM, "run", file, "--inputs", at("in"), "--outputs", at("out")],
+    ...["--adapter", "0", "--deadline", "1", ...ALLOWED],
+  ], { encoding: "utf8" });
+  t.equal(status, 3);
+  t.equal(
+    stderr.replace(/^Warning: .*\n/gm, ""),
+    `Cannot finish kernel '${kernel}' in main[0]: it has not ended within 1 s. Allow more with --deadline if it needs that\n`,
+  );
+  t.equal(readFileSync(at("out"), "utf8"), "what was there");
+  t.end();
+});
 
 t.test("loops and grids that no machine ends are refused", async (t) => {
   const inner = for_("r", u32(0), u32(2 ** 32 - 2), []);

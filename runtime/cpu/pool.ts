@@ -3,7 +3,7 @@
 import { Worker } from "node:worker_threads";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { DeadlineError } from "../device.ts";
+import { DEADLINE_MS, DeadlineError } from "../device.ts";
 import {
   ARENA_ADDRESS,
   ARENA_BYTES,
@@ -97,7 +97,7 @@ export class CpuPool {
   #pending = 0;
 
   constructor(threads: number, options: CpuPoolOptions = {}) {
-    this.#deadlineMs = options.deadlineMs ?? 600_000;
+    this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
     this.#strange = options.strange ?? false;
     if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
       throw new RangeError(
@@ -412,10 +412,10 @@ export class CpuPool {
     const index = at < end ? control[at] : undefined;
     for (const kernel of this.#kernels.values()) {
       if (kernel.index === index) {
-        return new DeadlineError(kernel.name, this.#deadlineMs);
+        return new DeadlineError([kernel.name], this.#deadlineMs);
       }
     }
-    return new DeadlineError(undefined, this.#deadlineMs);
+    return new DeadlineError([], this.#deadlineMs);
   }
 
   /** End the workers. */
