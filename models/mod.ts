@@ -1,6 +1,6 @@
 /** The published families, by the architecture that their config.json names. */
 
-import { DataError, type Model } from "../compiler/mod.ts";
+import { DataError, type Model, shown } from "../compiler/mod.ts";
 import type { Config, DecoderOptions } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
 import { deepseekV2, deepseekV2Config } from "./deepseek_v2.ts";
@@ -100,7 +100,9 @@ export function publishedModel(config: Config): PublishedModel {
     : undefined;
   if (read === undefined) {
     throw new DataError(
-      `Cannot build architecture '${architecture}': it is unknown. Known ones are ${known}`,
+      `Cannot build architecture '${
+        shown(architecture)
+      }': it is unknown. Known ones are ${known}`,
     );
   }
   const made = read(config);

@@ -35,6 +35,11 @@ const SHORT: {
       }) as FuzzClass<unknown>,
     count: 100,
   },
+  model: { make: CLASSES["model"]!, count: 60 },
+  safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
+  config: { make: CLASSES["config"]!, count: 60 },
+  tokenizer: { make: CLASSES["tokenizer"]!, count: 4 },
+  template: { make: CLASSES["template"]!, count: 4 },
 };
 
 t.same(Object.keys(SHORT), Object.keys(CLASSES), "every class is tried");

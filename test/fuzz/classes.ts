@@ -2,7 +2,11 @@
 
 import type { FuzzClass } from "./fuzz.ts";
 import { kernelClass } from "./kernel.ts";
+import { configClass } from "./config.ts";
+import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
+import { safetensorsClass } from "./safetensors.ts";
+import { templateClass, tokenizerClass } from "./text.ts";
 
 /** By name, made when they are asked for. */
 export const CLASSES: {
@@ -10,4 +14,9 @@ export const CLASSES: {
 } = {
   kernel: () => kernelClass() as FuzzClass<unknown>,
   plan: () => planClass() as FuzzClass<unknown>,
+  model: () => modelClass() as FuzzClass<unknown>,
+  safetensors: () => safetensorsClass() as FuzzClass<unknown>,
+  config: () => configClass() as FuzzClass<unknown>,
+  tokenizer: () => tokenizerClass() as FuzzClass<unknown>,
+  template: () => templateClass() as FuzzClass<unknown>,
 };

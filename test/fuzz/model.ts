@@ -1,0 +1,41 @@
+/** Class `model`: a plan whose model is changed is refused in little time, unless it compiles to the same plan. */
+
+import {
+  assertCompiled,
+  compileDocumented,
+} from "../../engine/compiled_from.ts";
+import { publishedModel } from "../../models/mod.ts";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { checkpointFolder } from "../helpers/checkpoints.ts";
+import type { FuzzClass } from "./fuzz.ts";
+import { type JsonChange, jsonChanges, mutateJson } from "./json_mutant.ts";
+import { acceptedOrRefused } from "./refusal.ts";
+
+/** The documents of models in plans. */
+export function modelClass(): FuzzClass<readonly JsonChange[]> {
+  const file = path.join(checkpointFolder("mixtral-6e"), "config.json");
+  const config = {
+    ...JSON.parse(readFileSync(file, "utf8")),
+    num_hidden_layers: 1,
+  };
+  const model = publishedModel(config)
+    .build({ maxTokens: 4, maxSequences: 1, maxContext: 8 });
+  const plan = compileDocumented(model, { options: { mesh: { ep: 2 } } });
+  return {
+    name: "model",
+    count: 1000,
+    cases: jsonChanges,
+    judge: async (changes) => {
+      const { compiledFrom, ...rest } = await plan;
+      return await acceptedOrRefused("A model in a plan", async () => {
+        const mutant = mutateJson(compiledFrom!, changes);
+        await assertCompiled({
+          ...rest,
+          compiledFrom: mutant as NonNullable<typeof compiledFrom>,
+        });
+      });
+    },
+    close: () => Promise.resolve(),
+  };
+}
