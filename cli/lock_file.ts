@@ -71,7 +71,7 @@ async function create(
     }
   } finally {
     // The lock is there, or is not, whatever becomes of this.
-    await disk.rm(spare, { force: true }).catch(() => {});
+    await removeFile(spare, disk).catch(() => {});
   }
   // A file system without hard links: the text follows.
   try {
@@ -79,7 +79,7 @@ async function create(
     return true;
   } catch (error) {
     if (codeOf(error) === "EEXIST") return false;
-    await disk.rm(path, { force: true });
+    await removeFile(path, disk);
     throw error;
   }
 }
@@ -98,7 +98,13 @@ async function removeStale(
   }
   const moved = await disk.readFile(spare, "utf8");
   if (moved !== found) await disk.link(spare, path).catch(() => {});
-  await disk.rm(spare, { force: true });
+  await removeFile(spare, disk);
+}
+
+/** Remove a file. One that stays would be in the way of others, so a disk that fails once is asked again. */
+async function removeFile(path: string, disk: Disk): Promise<void> {
+  await disk.rm(path, { force: true })
+    .catch(() => disk.rm(path, { force: true }));
 }
 
 async function release(
@@ -106,9 +112,9 @@ async function release(
   text: string,
   disk: Disk,
 ): Promise<void> {
-  if (await readIfThere(path, disk) === text) {
-    await disk.rm(path, { force: true });
-  }
+  const found = await readIfThere(path, disk)
+    .catch(() => readIfThere(path, disk));
+  if (found === text) await removeFile(path, disk);
 }
 
 async function readIfThere(

@@ -28,7 +28,8 @@ export async function withTensors<T>(
     }
     return await use(await openSafetensors(sources));
   } finally {
-    for (const file of open) await file.close();
+    // What was read has been read, whatever becomes of this; and who opened something meanwhile must be given it.
+    for (const file of open) await file.close().catch(() => {});
   }
 }
 

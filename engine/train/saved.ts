@@ -232,7 +232,9 @@ export async function saveTraining(
   await checkThere(folder, files, written);
   const text = `${JSON.stringify(indexOf(from, written, state), null, 2)}\n`;
   await writeText(files.join(folder, INDEX), text, files);
-  await removeOthers(folder, files, written);
+  // A disk that fails once is asked again: what stays would be there until the next save, if there is one.
+  await removeOthers(folder, files, written)
+    .catch(() => removeOthers(folder, files, written));
 }
 
 function padded(number: number, digits: number): string {

@@ -1,15 +1,18 @@
 /** A disk on which one call fails. */
 
 import * as fs from "node:fs/promises";
+import path from "node:path";
 import type { Disk } from "../../cli/files.ts";
 
 /** What goes wrong: an error of the system, or a read that gives less than was asked. */
 export type Fault = "EIO" | "ENOSPC" | "EINTR" | "short";
 
-/** A disk, and how many calls it has taken. */
+/** A disk, and the calls that it has taken. */
 export interface FaultyDisk {
   readonly disk: Disk;
   calls(): number;
+  /** Of each call what it does and to which file, without what differs from process to process: `read config.json`. */
+  readonly kinds: readonly string[];
 }
 
 const CALLS = [
@@ -22,11 +25,19 @@ const HANDLE = ["close", "read", "readFile", "stat", "sync", "writeFile"];
 /** The disk of this machine, but call `at` (from 0) of calls on it and its open files fails. */
 export function faultyDisk(at: number, fault: Fault): FaultyDisk {
   let calls = 0;
-  const fails = () => calls++ === at;
+  const kinds: string[] = [];
+  const fails = (name: string, file: unknown) => {
+    const base = path.basename(String(file)).replace(
+      /(\.\d+|\.[0-9a-f-]{36})+$/,
+      "",
+    );
+    kinds.push(`${name} ${base.replace(/-\d{8}-/, "-step-")}`);
+    return calls++ === at;
+  };
   const refuse = () => {
     throw Object.assign(new Error(`${fault}: made up`), { code: fault });
   };
-  const wrapHandle = (handle: fs.FileHandle): fs.FileHandle =>
+  const wrapHandle = (handle: fs.FileHandle, file: unknown): fs.FileHandle =>
     new Proxy(handle, {
       get: (target, key: keyof fs.FileHandle) => {
         const member = target[key] as unknown;
@@ -34,7 +45,7 @@ export function faultyDisk(at: number, fault: Fault): FaultyDisk {
         const call = member.bind(target) as (...args: unknown[]) => unknown;
         if (!HANDLE.includes(String(key))) return call;
         return async (...args: unknown[]) => {
-          if (!fails()) return await call(...args);
+          if (!fails(`handle ${String(key)}`, file)) return await call(...args);
           if (key === "close") await call();
           if (fault !== "short") refuse();
           // buffer, offset, length, position
@@ -46,11 +57,13 @@ export function faultyDisk(at: number, fault: Fault): FaultyDisk {
   const disk = Object.fromEntries(CALLS.map((name) => [
     name,
     async (...args: unknown[]) => {
-      if (fails() && fault !== "short") refuse();
+      if (fails(name, args[0]) && fault !== "short") refuse();
       const call = fs[name] as (...args: unknown[]) => Promise<unknown>;
       const done = await call(...args);
-      return name === "open" ? wrapHandle(done as fs.FileHandle) : done;
+      return name === "open"
+        ? wrapHandle(done as fs.FileHandle, args[0])
+        : done;
     },
   ])) as unknown as Disk;
-  return { disk, calls: () => calls };
+  return { disk, calls: () => calls, kinds };
 }
