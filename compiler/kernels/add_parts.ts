@@ -1,6 +1,15 @@
 /** Parts of sums, one from each rank of a group, added as a balanced binary tree in the order of ranks. */
 
-import { add, for_, let_, local, u32 } from "../../spec/kernel/build.ts";
+import {
+  add,
+  f32,
+  for_,
+  let_,
+  local,
+  set,
+  u32,
+  var_,
+} from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import { elementwise } from "./elementwise.ts";
@@ -41,10 +50,11 @@ function sumOfParts(o: AddPartsOptions, i: Expr): readonly Stmt[] {
   const tree = sumTree({ count: o.parts, totals: ["sum"] });
   const rank = local("rank", "u32");
   return [
+    var_("sum", f32(0)),
     ...tree.declare,
     for_("rank", u32(0), u32(o.parts), [
-      let_("part", o.load(i, rank)),
-      ...tree.add(rank, [local("part", "f32")]),
+      set("sum", o.load(i, rank)),
+      ...tree.add(rank),
     ]),
     ...tree.finish,
   ];

@@ -171,30 +171,25 @@ function addedBlocks(
   readonly addBlock: (block: Expr) => readonly Stmt[];
 } {
   const segments = count / ofSegment;
-  const sums = segments === 1
-    ? totals
-    : totals.map((name) => `${name}_segment`);
+  const zero = totals.map((name) => var_(name, f32(0)));
   const addTo = (block: Expr) =>
     o.sums(block).map((sum, i) =>
-      set(sums[i]!, add(local(sums[i]!, "f32"), sum))
+      set(totals[i]!, add(local(totals[i]!, "f32"), sum))
     );
-  const zero = (names: readonly string[]) =>
-    names.map((name) => var_(name, f32(0)));
-  if (segments === 1) return { declare: zero(totals), addBlock: addTo };
+  if (segments === 1) return { declare: zero, addBlock: addTo };
   const tree = sumTree({ count: segments, totals });
-  const done = add(u("block_number"), u32(1));
+  const number = u("block_number");
+  const at = (place: Expr, then: readonly Stmt[]): readonly Stmt[] =>
+    ofSegment === 1
+      ? then
+      : [if_(eq(rem(place, u32(ofSegment)), u32(0)), then)];
   return {
-    declare: [...zero(sums), ...tree.declare],
+    declare: [...zero, ...tree.declare],
     addBlock: (block) => [
-      ...addTo(block),
       let_("block_number", add(o.first, block)),
-      if_(eq(rem(done, u32(ofSegment)), u32(0)), [
-        ...tree.add(
-          div(u("block_number"), u32(ofSegment)),
-          sums.map((name) => local(name, "f32")),
-        ),
-        ...sums.map((name) => set(name, f32(0))),
-      ]),
+      ...at(number, totals.map((name) => set(name, f32(0)))),
+      ...addTo(block),
+      ...at(add(number, u32(1)), tree.add(div(number, u32(ofSegment)))),
     ],
   };
 }

@@ -52,38 +52,21 @@ export interface BlockedSumOptions {
 
 /** Statements that declare `totals` and sum into them in the contract's order. */
 export function blockedSum(o: BlockedSumOptions): Stmt[] {
-  const { segments = 1, totals } = o;
-  if (o.length === 0) return totals.map((total) => var_(total, f32(0)));
-  return segments === 1
-    ? oneSegment(o, totals)
-    : pairsOfSegments(o, segmentLength(o.length, segments));
-}
-
-/** Several segments, two in a turn of the loop: half of the sums then need not wait for others. */
-function pairsOfSegments(o: BlockedSumOptions, length: number): Stmt[] {
   const { segments = 1, totals, index: name = "k" } = o;
-  const [pair, first, second] = ["pair", "first", "second"].map((part) =>
-    `${name}_${part}`
-  ) as [string, string, string];
-  const [left, right] = ["left", "right"].map((side) =>
-    totals.map((total) => `${total}_${side}`)
-  ) as [string[], string[]];
-  const at = (start: string, sums: readonly string[]) =>
-    oneSegment({ ...o, length }, sums, local(start, "u32"));
-  const tree = sumTree({ count: segments / 2, totals });
+  const declared = totals.map((total) => var_(total, f32(0)));
+  if (o.length === 0) return declared;
+  if (segments === 1) return [...declared, ...oneSegment(o)];
+  const length = segmentLength(o.length, segments);
+  const [segment, first] = [`${name}_segment`, `${name}_first`];
+  const tree = sumTree({ count: segments, totals });
   return [
+    ...declared,
     ...tree.declare,
-    for_(pair, u32(0), u32(segments / 2), [
-      let_(first, mul(local(pair, "u32"), u32(2 * length))),
-      ...at(first, left),
-      let_(second, add(local(first, "u32"), u32(length))),
-      ...at(second, right),
-      ...tree.add(
-        local(pair, "u32"),
-        totals.map((_, i) =>
-          add(local(left[i]!, "f32"), local(right[i]!, "f32"))
-        ),
-      ),
+    for_(segment, u32(0), u32(segments), [
+      let_(first, mul(local(segment, "u32"), u32(length))),
+      ...length > SUM_BLOCK ? totals.map((total) => set(total, f32(0))) : [],
+      ...oneSegment({ ...o, length }, local(first, "u32")),
+      ...tree.add(local(segment, "u32")),
     ]),
     ...tree.finish,
   ];
@@ -98,13 +81,9 @@ export function segmentLength(length: number | Expr, segments: number): number {
   return length / segments;
 }
 
-/** Statements that declare `totals` and sum into them the blocks from index `first` on; without it, from 0. */
-function oneSegment(
-  o: BlockedSumOptions,
-  totals: readonly string[],
-  first?: Expr,
-): Stmt[] {
-  const name = o.index ?? "k";
+/** Statements that add to totals of 0 the blocks from index `first` on; without it, from 0. A single block replaces them. */
+function oneSegment(o: BlockedSumOptions, first?: Expr): Stmt[] {
+  const { totals, index: name = "k" } = o;
   const length = lengthOf(o.length);
   const last = first === undefined ? length : add(first, length);
   const blocks = totals.map((total) => `${total}_block`);
@@ -118,15 +97,13 @@ function oneSegment(
     ...blocks.map((block) => var_(block, f32(0))),
     ...blockLoop({ ...o, index: name }, start, end, blocks),
     // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
-    ...totals.map((total, i) =>
-      set(total, add(local(total, "f32"), local(blocks[i]!, "f32")))
-    ),
+    ...totals.map((total, i) => {
+      const sum = short ? f32(0) : local(total, "f32");
+      return set(total, add(sum, local(blocks[i]!, "f32")));
+    }),
   ];
-  return [
-    ...totals.map((total) => var_(total, f32(0))),
-    ...short ? body : [
-      for_(`${name}_block`, first ?? u32(0), last, body, u32(SUM_BLOCK)),
-    ],
+  return short ? body : [
+    for_(`${name}_block`, first ?? u32(0), last, body, u32(SUM_BLOCK)),
   ];
 }
 
@@ -152,53 +129,49 @@ export function blockLoop(
   ];
 }
 
-/** Items that are added as a balanced tree, one after another. */
+/** Items that are added as a balanced tree, one after another: each is in the totals when it is taken. */
 export interface SumTree {
-  /** Declares the totals and what else is kept. */
+  /** Declares what waits beside the totals. */
   readonly declare: readonly Stmt[];
-  /** Takes item `index` of each total. */
-  add(index: Expr, items: readonly Expr[]): readonly Stmt[];
+  /** Takes item `index`, which is in the totals; the last item completes them where there is a power of two. */
+  add(index: Expr): readonly Stmt[];
   /** After the last item: the totals are complete. */
   readonly finish: readonly Stmt[];
 }
 
 /**
  * The balanced tree over `count` items (`treeSplit`) as a binary counter: of the items so far, the sum of 2^j of them waits
- * for the next 2^j where bit j of their number is set. The sum of the most waits in the total itself.
+ * for the next 2^j where bit j of their number is set.
  */
 export function sumTree(
   o: { readonly count: number; readonly totals: readonly string[] },
 ): SumTree {
   const { count, totals } = o;
-  const levels = Math.floor(Math.log2(count));
-  const waiting = (level: number) =>
-    totals.map((total) => level === levels ? total : `${total}_${level}`);
-  const all = Array.from({ length: levels + 1 }, (_, level) => level);
-  const carry = (
-    index: Expr,
-    level: number,
-    values: readonly Expr[],
-  ): Stmt[] => {
-    const names = waiting(level);
-    const keep = names.map((name, i) => set(name, values[i]!));
-    const sums = names.map((name, i) => add(local(name, "f32"), values[i]!));
+  const levels = Math.ceil(Math.log2(count));
+  const waiting = (total: string, level: number) => `${total}_${level}`;
+  const all = Array.from({ length: levels }, (_, level) => level);
+  const carry = (index: Expr, level: number): Stmt[] => {
+    if (level === levels) return [];
     const bit = binary("and", index, u32(2 ** level));
-    // The last item completes the tree of a power of two.
-    if (level === levels) return keep;
-    return [if_(eq(bit, u32(0)), keep, carry(index, level + 1, sums))];
+    const keep = totals.map((total) =>
+      set(waiting(total, level), local(total, "f32"))
+    );
+    const added = totals.map((total) => set(total, withWaiting(total, level)));
+    return [
+      if_(eq(bit, u32(0)), keep, [...added, ...carry(index, level + 1)]),
+    ];
   };
+  const withWaiting = (total: string, level: number) =>
+    add(local(waiting(total, level), "f32"), local(total, "f32"));
   const rest = all.filter((level) => (count >> level) & 1);
   return {
     declare: all.flatMap((level) =>
-      waiting(level).map((name) => var_(name, f32(0)))
+      totals.map((total) => var_(waiting(total, level), f32(0)))
     ),
-    add: (index, items) => carry(index, 0, items),
-    finish: rest.length === 1 ? [] : totals.map((total, i) =>
-      set(
-        total,
-        rest.map((level) => local(waiting(level)[i]!, "f32"))
-          .reduce((right, left) => add(left, right)),
-      )
+    add: (index) => carry(index, 0),
+    // The last item kept is still in the totals.
+    finish: rest.slice(1).flatMap((level) =>
+      totals.map((total) => set(total, withWaiting(total, level)))
     ),
   };
 }
