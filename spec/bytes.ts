@@ -79,6 +79,14 @@ export function columnsOf(
     splits.slice(1).map((end, p) => [splits[p]!, end] as const);
 }
 
+/** Where the columns of each position and chunk end, of exchanges that are the chunks of one value: a token is sent once to each. */
+export function unitSplits(
+  chunks: readonly Pick<AllToAllStep, "splits" | "columns">[],
+): number[] {
+  const ends = chunks.flatMap((step) => columnsOf(step).map(([, end]) => end));
+  return [0, ...new Set(ends.sort((a, b) => a - b))];
+}
+
 /** The part of all columns that an allToAll moves: less than 1 for a chunk. */
 export function shareOfColumns(
   step: Pick<AllToAllStep, "splits" | "columns">,

@@ -1,7 +1,12 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
 import { modelAxis } from "./axis_parts.ts";
-import { bytesOfKinds, positionsReached, shareOfColumns } from "./bytes.ts";
+import {
+  bytesOfKinds,
+  positionsReached,
+  shareOfColumns,
+  unitSplits,
+} from "./bytes.ts";
 import { groupRanks, positionsOver } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
@@ -102,10 +107,10 @@ function trafficLines(facts: Facts): string[] {
           const choices = choicesOf(facts, routing);
           const positions = positionsOver(facts.plan.mesh, step.over);
           const once = movesTokens(routing, step);
-          const rows = once ? Math.min(choices, positions) : choices;
-          const usual = once
-            ? positionsReached(back[0]!.step.splits, choices)
-            : choices;
+          // Of tokens that are sent once, a chunk has a part of the ranks and chunks that they go to.
+          const ends = once ? unitSplits(back.map(({ step }) => step)) : [];
+          const rows = once ? Math.min(choices, ends.length - 1) : choices;
+          const usual = once ? positionsReached(ends, choices) : choices;
           const bytes = step.rowBytes * shareOfColumns(step);
           most += rows * bytes;
           others += usual * bytes * (positions - 1) / positions;

@@ -90,10 +90,14 @@ export function checkParts(facts: Facts, report: Report): void {
       report(title, "its counts are exchanged twice", gather[1]);
     }
     const { reach, places } = routing;
-    if (reach.length !== places.length || reach.length > 1) {
+    if (
+      reach.length > 1 || valuesOf(places).length !== reach.length
+    ) {
       report(
         title,
-        `it tells ${reach.length} times how many tokens go where, and ${places.length} times where choices find them`,
+        `it tells ${reach.length} times how many tokens go where, and ${
+          valuesOf(places).length
+        } times where choices find them`,
         reach[0] ?? places[0],
       );
       continue;
@@ -175,7 +179,7 @@ export function checkOwned(facts: Facts, report: Report): void {
 
 /**
  * All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. Tokens that
- * are sent once go by a matrix of their own, with a column for each position.
+ * are sent once go by a matrix of their own, with a column for each position and chunk.
  */
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
@@ -251,7 +255,8 @@ function checkTokens(
   const { from, over } = reach[0]!.step;
   const made = count.some((other) => other.writes.includes(from));
   if (
-    made && step.splits.every((end, p) => end === p) && !step.columns &&
+    made && step.splits.every((end, p) => end === p * step.splits[1]!) &&
+    columnsOf(step).every(([first, end]) => end === first + 1) &&
     sameList(step.over, over)
   ) return;
   report(
@@ -311,8 +316,9 @@ export function checkPermutation(facts: Facts, report: Report): void {
 export function checkChunks(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, steps } = routing;
-    for (const chunks of [...valuesOf(forward), ...valuesOf(back)]) {
+    const { forward, back, places } = routing;
+    const values = [forward, back, places].flatMap(valuesOf);
+    for (const chunks of values) {
       const { splits } = chunks[0]!.step;
       const columns = chunks.map(({ step }) => columnsOf(step));
       for (const [p, start] of splits.slice(0, -1).entries()) {
@@ -334,17 +340,39 @@ export function checkChunks(facts: Facts, report: Report): void {
         break;
       }
     }
-    for (const at of back) {
-      if (!at.step.columns) continue;
-      const came = forward.some((other) =>
-        sameColumns(other.step, at.step) &&
-        reaches(steps.slice(other.index + 1), [other.step.to], [at])
-      );
-      if (!came) {
-        report(title, `'${at.step.from}' did not come in these columns`, at);
+    for (const chunks of valuesOf(back)) {
+      const order = [...chunks].sort((a, b) => start(a.step) - start(b.step));
+      for (const at of chunks) {
+        if (!at.step.columns) continue;
+        if (!cameSo(routing, at, order.indexOf(at))) {
+          report(title, `'${at.step.from}' did not come in these columns`, at);
+        }
       }
     }
   }
+}
+
+/** Chunks in order have columns that start later, at some position. */
+function start(step: AllToAllStep): number {
+  return columnsOf(step).reduce((sum, [first]) => sum + first, 0);
+}
+
+/** Whether rows that go back have come in the same columns; of tokens, as the same chunk, and the places of choices so. */
+function cameSo(
+  routing: RoutingFacts,
+  at: StepOf<AllToAllStep>,
+  chunk: number,
+): boolean {
+  const flows = (other: StepOf<AllToAllStep>) =>
+    reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
+  const inColumns = (other: StepOf<AllToAllStep>) =>
+    sameColumns(other.step, at.step) && flows(other);
+  return routing.forward.some((other) =>
+    movesTokens(routing, other.step)
+      ? columnsOf(other.step)[0]![0] === chunk && flows(other) &&
+        routing.places.some(inColumns)
+      : inColumns(other)
+  );
 }
 
 function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {

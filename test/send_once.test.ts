@@ -104,8 +104,14 @@ t.test("bytes between devices are as predicted, and fewer", async (t) => {
   const wanted = digest(await runCase(layers, "cpu"));
   for (const mesh of EXPERT_MESHES) {
     const sent: number[] = [];
-    for (const sendOnce of [false, true]) {
-      const plan = await compileCase(layers, { ...mesh, sendOnce });
+    for (
+      const strategy of [
+        { sendOnce: false },
+        { sendOnce: true },
+        { sendOnce: true, chunks: 2 },
+      ]
+    ) {
+      const plan = await compileCase(layers, { ...mesh, ...strategy });
       const session = await openSession(plan, {
         ...{ target: "cpu", sharing: "separate", statistics: true },
         tensors: await tensorsOf(layers),

@@ -16,12 +16,13 @@ import {
   cacheWriteDerivative,
 } from "./derivatives_position.ts";
 import { differentiateScalar } from "./derivative_scalar.ts";
-import type {
-  Lambda,
-  Node,
-  NodeOf,
-  Primitive,
-  ScalarFunction,
+import {
+  type Lambda,
+  type Node,
+  type NodeOf,
+  ofExpanded,
+  type Primitive,
+  type ScalarFunction,
 } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 
@@ -260,6 +261,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   dispatch: dispatchDerivative,
   combine: combineDerivative,
   collect: onceOnly,
+  ...ofExpanded(placed),
   allSlice: placed,
   again: ({ dy }) => [() => dy],
   allReduce: placed,

@@ -7,6 +7,7 @@ import { atPlace as at, ModelError } from "../../spec/errors.ts";
 import {
   type Node,
   type NodeOf,
+  ofExpanded,
   type Primitive,
   type RoutingNode,
   valueInputs,
@@ -68,6 +69,7 @@ const MIXES: {
   dispatch: "no",
   combine: () => [],
   collect: () => [],
+  ...ofExpanded("no" as const),
   cacheWrite: "no",
   attention: "no",
   attentionSum: "no",

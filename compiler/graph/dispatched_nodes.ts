@@ -1,23 +1,39 @@
 /** Which values are rows of a dispatch. */
 
-import { type Graph, isRouting, type Node, valueInputs } from "./graph.ts";
+import {
+  type Graph,
+  type Node,
+  type NodeOf,
+  type RoutingNode,
+  valueInputs,
+} from "./graph.ts";
 
-/** Every node on dispatched rows, with the routing that put it there. */
-export function dispatchedNodes(graph: Pick<Graph, "nodes">): Map<Node, Node> {
-  const result = new Map<Node, Node>();
+/** What rows belong to: a routing, or, where it is expanded, its groups of received rows. */
+export type RowsNode = RoutingNode | NodeOf<"group">;
+
+/** Primitives that rows come home by. */
+const HOME: readonly Node["primitive"][] = ["combine", "collect", "allToAll"];
+
+/** Every node on dispatched rows, with what put it there. */
+export function dispatchedNodes(
+  graph: Pick<Graph, "nodes">,
+): Map<Node, RowsNode> {
+  const result = new Map<Node, RowsNode>();
   for (const node of graph.nodes) {
-    if (node.primitive === "dispatch") result.set(node, node.inputs[1]!);
-    else if (node.primitive !== "combine" && node.primitive !== "collect") {
-      const from = valueInputs(node).find((input) => result.has(input));
-      const route = from && result.get(from)!;
-      if (route && !sumsRows(node, route)) result.set(node, route);
+    if (node.primitive === "dispatch" || node.primitive === "received") {
+      result.set(node, node.inputs[1] as RowsNode);
+      continue;
     }
+    if (HOME.includes(node.primitive)) continue;
+    const from = valueInputs(node).find((input) => result.has(input));
+    const rows = from && result.get(from)!;
+    if (rows && !sumsRows(node, rows)) result.set(node, rows);
   }
   return result;
 }
 
 /** Whether a node sums rows of a dispatch, so that what it makes has none. */
-function sumsRows(node: Node, route: Node): boolean {
-  return node.primitive === "accumulate" && isRouting(route) &&
-    node.params.over.includes(route.params.slot);
+function sumsRows(node: Node, rows: RowsNode): boolean {
+  return node.primitive === "accumulate" &&
+    node.params.over.includes(rows.params.slot);
 }

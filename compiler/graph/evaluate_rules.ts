@@ -12,7 +12,7 @@ import {
   routeTokens,
   softmaxRow,
 } from "./evaluate_routing.ts";
-import type { Node, NodeOf, Primitive } from "./graph.ts";
+import { type Node, type NodeOf, ofExpanded, type Primitive } from "./graph.ts";
 import { invariant } from "../../spec/errors.ts";
 import { orderedSum, segmentsOf } from "../../spec/numerics.ts";
 import {
@@ -431,6 +431,12 @@ export const REFERENCE: {
       context.value(node.inputs[0]!),
       routing(node.inputs[1]!, context),
     ),
+
+  ...ofExpanded((): Result => {
+    throw new Error(
+      "Cannot evaluate parts of a dispatch: the evaluator has one rank. Evaluate the graph before it is expanded",
+    );
+  }),
 
   allSlice: sameElements,
 

@@ -230,6 +230,36 @@ export interface PrimitiveParams {
     readonly axis: string;
     readonly to: string;
   };
+  /**
+   * What expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row that each
+   * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too.
+   */
+  assign: {
+    readonly expert: string;
+    readonly slot: string;
+    readonly chunks: number;
+    readonly once: boolean;
+  };
+  /** assign: its counts on every rank of the group */
+  gatherCounts: { readonly over: readonly string[] };
+  /** counts (gatherCounts, or assign on one rank): the received rows of each expert, of those of a chunk */
+  group: {
+    readonly expert: string;
+    readonly slot: string;
+    readonly chunk: number;
+  };
+  /** x, assign: [tokens…, rest…] in the order of send rows; `once`: of tokens */
+  permute: { readonly weighted: boolean; readonly once: boolean };
+  /** rows, gatherCounts, then the rows of earlier chunks, which are kept: rows to the ranks that own their experts, or back */
+  allToAll: {
+    readonly direction: "forward" | "back";
+    readonly chunk: number;
+    readonly once: boolean;
+  };
+  /** rows, group: received rows by expert */
+  received: { readonly once: boolean };
+  /** assign, groups: ids of choices, sent there and back and compared */
+  checkIds: Record<never, never>;
   /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
   cacheWrite: Record<never, never>;
   /**
@@ -269,6 +299,26 @@ export interface AttentionParams {
 /** Names of the primitives. */
 export type Primitive = keyof PrimitiveParams;
 
+const EXPANDED = [
+  "assign",
+  "gatherCounts",
+  "group",
+  "permute",
+  "allToAll",
+  "received",
+  "checkIds",
+] as const satisfies readonly Primitive[];
+
+/** What dispatch and combine are made of: only in graphs over local axes. */
+export type Expanded = typeof EXPANDED[number];
+
+/** One entry of a table for all of them. */
+export function ofExpanded<T>(entry: T): { readonly [P in Expanded]: T } {
+  return Object.fromEntries(
+    EXPANDED.map((primitive) => [primitive, entry]),
+  ) as { [P in Expanded]: T };
+}
+
 /** One value of the program. */
 export type Node = { readonly [P in Primitive]: NodeOf<P> }[Primitive];
 
@@ -282,6 +332,8 @@ export interface NodeOf<P extends Primitive> {
   readonly span: Span | undefined;
   /** Of a step of training: what it is for, if not for the forward pass. */
   readonly phase?: Phase;
+  /** `chunk 1 of 2`, where a node is there once for each chunk of a dispatch. */
+  readonly chunk?: string;
   /** How its elements are divided among ranks; `shard` says so. */
   readonly sharding?: Sharding;
 }

@@ -10,6 +10,7 @@ import { messages as say, without } from "./messages.ts";
 import {
   isRouting,
   type Node,
+  ofExpanded,
   type Primitive,
   type PrimitiveParams,
   type RoutingNode,
@@ -421,6 +422,8 @@ export const RULES: {
     wantFree("collect", y, [...tokens, choice]);
     return { axes: [...tokens, choice, ...y.axes.slice(2)], dtype: y.dtype };
   },
+
+  ...ofExpanded(({ inputs }: RuleInput<Primitive>) => operand(inputs, 0)),
 
   allSlice: ({ inputs, params: { axis, to } }) =>
     renamed("allSlice", inputs, axis, to),

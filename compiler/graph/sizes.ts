@@ -4,8 +4,14 @@
  */
 
 import { ModelError } from "../../spec/errors.ts";
-import type { AxisSize, NodeOf, Primitive, RoutingNode } from "./graph.ts";
-import type { Node } from "./graph.ts";
+import {
+  type AxisSize,
+  type Node,
+  type NodeOf,
+  ofExpanded,
+  type Primitive,
+  type RoutingNode,
+} from "./graph.ts";
 
 type Sizes = Map<string, AxisSize>;
 
@@ -265,6 +271,7 @@ const SIZES: {
   dispatch: none,
   combine: none,
   collect: none,
+  ...ofExpanded(none),
   cacheWrite: none,
   attention: (node, sizes) => {
     const { head, kvHead, dim, valueDim, window, chunk } = node.params;

@@ -1,5 +1,6 @@
 /** Deduplicated dispatch: where grouped rows find their tokens. */
 
+import { columnsOf } from "../../spec/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
 import { local } from "../../spec/kernel/build.ts";
 import { wgsl } from "../../spec/kernel/text.ts";
@@ -8,20 +9,27 @@ import { elementwise } from "./elementwise.ts";
 import { bindings } from "./kernel.ts";
 
 /**
- * Where grouped rows find their tokens. Bindings: `counts` u32 [position, column] and `reach` u32 [position, position] of
+ * Where grouped rows find their tokens. Bindings: `counts` u32 [position, column] and `reach` u32 [position, rank and chunk] of
  * the whole group, `position` u32 [1], `rowOf` u32 [row] and `rowCount` u32 [1] of a regroup, `places` u32 [row] as they
  * were received; written: `tokenOf` u32 [row]. Its grid is `elementwiseGrid(rows)`.
  */
 export interface LocateOptions {
   readonly name: string;
   readonly splits: readonly number[];
+  /** Only these columns of each position have arrived, of this chunk; default all. */
+  readonly columns?: readonly (readonly [first: number, end: number])[];
+  readonly chunk: number;
+  readonly chunks: number;
 }
 
 const ME = local("me", "u32");
 
 /** tokenOf[g] = the tokens of earlier sources, then the place of its choice among those of its own. */
-export function locate({ name, splits }: LocateOptions): Kernel {
+export function locate(o: LocateOptions): Kernel {
+  const { name, splits, chunk, chunks } = o;
+  const parts = columnsOf(o);
   const positions = splits.length - 1;
+  const unit = chunks === 1 ? wgsl`me` : wgsl`me * ${chunks} + ${chunk}`;
   return elementwise({
     name,
     count: wgsl`rowCount[0]`,
@@ -32,8 +40,8 @@ export function locate({ name, splits }: LocateOptions): Kernel {
     body: wgsl`
       let me = position[0];
       let row = rowOf[i];
-      let my_first = ${pick(splits.slice(0, -1), ME)};
-      let my_end = ${pick(splits.slice(1), ME)};
+      let my_first = ${pick(parts.map(([first]) => first), ME)};
+      let my_end = ${pick(parts.map(([, end]) => end), ME)};
       // Rows and tokens of the sources before the one that the row is of.
       var rows = 0u;
       var before = 0u;
@@ -45,7 +53,7 @@ export function locate({ name, splits }: LocateOptions): Kernel {
         }
         rows += here;
         if (row < rows) { open = 0; }
-        if (open == 1) { before += reach[s * ${positions} + me]; }
+        if (open == 1) { before += reach[s * ${positions * chunks} + ${unit}]; }
       }
       tokenOf[i] = before + places[row];`,
   });

@@ -7,10 +7,12 @@
  * | `readPlacement` | graph, mesh | the mesh axes that axes of the model are sharded over |
  * | `shard` | graph, placement | graph: every value has a sharding, and resharding is explicit |
  * | `localize` | sharded graph | graph over local axes: what one rank holds |
+ * | `expand` | graph | graph: dispatch and combine are their parts, in chunks where asked, with explicit exchanges |
  * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
  * | `layoutParams` | graph, places | every parameter has a memory layout |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
+ * | `waitForExchanges` | steps | steps: what is started is waited for where it is needed |
  * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is under way |
  * | `allocate` | buffers, steps | memory: scratch buffers at offsets in an arena, shared where they are not live at once |
  * | `assemble` | all of these | the plan, its kernels declared for the memory that they are bound to |
@@ -19,7 +21,8 @@
 export { allocate } from "./allocate.ts";
 export { fillBuckets } from "./buckets.ts";
 export { fuse } from "./fuse.ts";
-export { overlap } from "./overlap.ts";
+export { expand } from "./expand.ts";
+export { overlap, waitForExchanges } from "./overlap.ts";
 export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";

@@ -13,6 +13,38 @@ interface Known {
   readonly started: ReadonlyMap<string, AllToAllStep>;
 }
 
+/** Wait for every exchange that is only started, before the first step that needs what it moves, and at the end. */
+export function waitForExchanges(
+  steps: readonly Step[],
+  kernels: ReadonlyMap<string, Kernel>,
+): Step[] {
+  const known = { kernels, started: startedBy(steps) };
+  const result: Step[] = [];
+  let flying: AllToAllStep[] = [];
+  for (const step of steps) {
+    const { reads, writes } = accesses(step, known);
+    const needs = ({ from, to, moved }: AllToAllStep) =>
+      [to, moved].some((name) => reads.includes(name)) ||
+      [from, to, moved].some((name) => writes.includes(name));
+    result.push(...flying.filter(needs).map(waitFor));
+    flying = flying.filter((exchange) => !needs(exchange));
+    result.push(step);
+    if (step.op === "allToAll" && step.handle !== undefined) flying.push(step);
+  }
+  return [...result, ...flying.map(waitFor)];
+}
+
+function waitFor(exchange: AllToAllStep): Step {
+  const { handle, label, span, part, phase } = exchange;
+  return {
+    ...{ op: "wait", ranks: "all", handle: handle! },
+    ...label === undefined ? {} : { label },
+    ...span ? { span } : {},
+    ...part ? { part: { ...part, part: "wait" } } : {},
+    ...phase ? { phase } : {},
+  };
+}
+
 /** The steps of a program in an order in which waits come as late as they may. */
 export function overlap(
   steps: readonly Step[],

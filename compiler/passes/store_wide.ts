@@ -2,6 +2,7 @@
 
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import type { RowsNode } from "../graph/dispatched_nodes.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
@@ -14,7 +15,7 @@ export interface Expressions {
   /** Whether the kernel of this contraction can go on with the expression that uses it. */
   canEnd(node: Node): boolean;
   /** Nodes on dispatched rows. */
-  readonly dispatched: ReadonlyMap<Node, Node>;
+  readonly dispatched: ReadonlyMap<Node, RowsNode>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
   readonly placed: Placed;
 }

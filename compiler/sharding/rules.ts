@@ -9,7 +9,7 @@ import type {
   Primitive,
   PrimitiveParams,
 } from "../graph/graph.ts";
-import { isRouting } from "../graph/graph.ts";
+import { isRouting, ofExpanded } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { LINEAR, type LinearRule } from "./linear.ts";
 import type { Over } from "../graph/sharding.ts";
@@ -220,6 +220,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   combine: { role: returnsRows, result: returnedOver, linear: LINEAR.never },
   collect: { role: returnsRows, result: returnedOver, linear: LINEAR.never },
+  ...ofExpanded({ role: pass, linear: LINEAR.never }),
   allGather: { role: pass, linear: LINEAR.never },
   allSlice: { role: pass, linear: LINEAR.never },
   allReduce: { role: pass, linear: LINEAR.never },

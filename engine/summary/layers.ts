@@ -1,7 +1,11 @@
 /** What layers compute and send for a token, equal ones together. */
 
 import type { ParamFacts } from "../../compiler/mod.ts";
-import { positionsReached, shareOfColumns } from "../../spec/bytes.ts";
+import {
+  positionsReached,
+  shareOfColumns,
+  unitSplits,
+} from "../../spec/bytes.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import {
   type AllToAllStep,
@@ -113,14 +117,16 @@ function exchangesOf(plan: Plan): Map<string, ExchangeSummary[]> {
   return found;
 }
 
-/** Where the experts of each position begin, by routing: what comes back is always by choice. */
+/** Where the experts of each position and chunk end, by routing: what comes back is always by choice. */
 function expertSplits(program: Program): Map<number, readonly number[]> {
+  const back = new Map<number, AllToAllStep[]>();
+  for (const step of program.steps) {
+    if (step.op !== "allToAll" || step.part?.verb !== "combine") continue;
+    const { routing } = step.part;
+    back.set(routing, [...back.get(routing) ?? [], step]);
+  }
   return new Map(
-    program.steps.flatMap((step) =>
-      step.op === "allToAll" && step.part?.verb === "combine"
-        ? [[step.part.routing, step.splits] as const]
-        : []
-    ),
+    [...back].map(([routing, chunks]) => [routing, unitSplits(chunks)]),
   );
 }
 

@@ -3,7 +3,7 @@
 import { ModelError } from "../../../spec/errors.ts";
 import { add, load, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
-import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { BackwardOptions } from "../../kernels/attention_backward.ts";
 import { attentionSum } from "../../kernels/attention_sum.ts";
 import { combineTranspose } from "../../kernels/combine_transpose.ts";
@@ -18,8 +18,8 @@ import { reduce } from "../../kernels/reduce.ts";
 import { rowStarts } from "../../kernels/row_starts.ts";
 import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
 import { sumRows } from "../../kernels/sum_rows.ts";
+import { sentBy } from "./assign.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
-import type { LowerNode } from "./chunks.ts";
 import {
   addLaunch,
   addScratch,
@@ -28,14 +28,12 @@ import {
   LENGTHS,
   type Lowering,
   productOf,
-  type RoutingBuffers,
   sizeOf,
 } from "./context.ts";
 import { matmulAt, writeTarget } from "./dot.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
 import { lowerExpertOuter } from "./expert_outer.ts";
-import { returnRows } from "./moe.ts";
 import { atRow, type Places, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
@@ -97,12 +95,10 @@ export function lowerAccumulate(
   lowering: Lowering,
   node: NodeOf<"accumulate">,
 ): void {
-  const route = lowering.dispatched.get(node.inputs[0]!) as
-    | RoutingNode
-    | undefined;
+  const group = lowering.dispatched.get(node.inputs[0]!);
   const { over } = node.params;
-  if (route && over.includes(route.params.slot)) {
-    return lowerSumRows(lowering, node, route);
+  if (group && over.includes(group.params.slot)) {
+    return lowerSumRows(lowering, node, group as NodeOf<"group">);
   }
   const [x, y] = node.inputs as [Node, Node?];
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
@@ -191,21 +187,21 @@ function lowerOuter(lowering: Lowering, node: NodeOf<"accumulate">): void {
 function lowerSumRows(
   lowering: Lowering,
   node: NodeOf<"accumulate">,
-  route: RoutingNode,
+  group: NodeOf<"group">,
 ): void {
-  const routing = lowering.routings.get(route)!;
-  const { expert } = routing;
-  const { slot } = route.params;
+  const grouped = lowering.groups.get(group)!;
+  const { expert, slot } = group.params;
   const { over } = node.params;
+  const startsHere = () => startsOf(lowering, node, group);
   const inTiles = lowerExpertOuter(
     lowering,
     node,
-    routing,
-    () => startsOf(lowering, node, routing),
+    grouped,
+    startsHere,
   );
   if (inTiles) return;
   const byExpert = node.axes.includes(expert);
-  const starts = byExpert ? startsOf(lowering, node, routing) : undefined;
+  const starts = byExpert ? startsHere() : undefined;
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
   const inner = over.filter((axis) => axis !== slot && axis !== expert);
   if (inner.length > 0) {
@@ -222,7 +218,7 @@ function lowerSumRows(
     bindings: scope.bindings,
     range: (i) => {
       if (starts === undefined) {
-        return [u32(0), load(scope.read(routing.rowCount), u32(0), "u32")];
+        return [u32(0), load(scope.read(grouped.rowCount), u32(0), "u32")];
       }
       const at = places.at(i);
       const own = at.get(expert);
@@ -234,7 +230,7 @@ function lowerSumRows(
     },
     terms: (i, row) => {
       const inner = atMapped((axis) => places.at(i).get(axis));
-      const at = atRow(scope, inner, { routing, row });
+      const at = atRow(scope, inner, { grouped, row });
       return node.inputs.map((input) => emitValue(scope, input, at));
     },
     epilogue,
@@ -246,20 +242,21 @@ function lowerSumRows(
 function startsOf(
   lowering: Lowering,
   node: Node,
-  routing: RoutingBuffers,
+  group: NodeOf<"group">,
 ): string {
-  const known = lowering.rowStarts.get(routing.node);
+  const known = lowering.rowStarts.get(group);
   if (known) return known;
-  const experts = lowering.placed.axes[routing.expert]!.size;
+  const { expert } = group.params;
+  const experts = lowering.placed.axes[expert]!.size;
   const starts = addScratch(lowering, "rowStarts", "u32", [
-    { axis: `${routing.expert} and end`, size: experts + 1 },
+    { axis: `${expert} and end`, size: experts + 1 },
   ]);
-  const { expertOf, rowCount } = routing;
+  const { expertOf, rowCount } = lowering.groups.get(group)!;
   addLaunch(lowering, node, rowStarts(`row_starts_${experts}`, experts), {
     bindings: { expertOf, rowCount, starts },
     workgroups: elementwiseGrid(experts + 1),
   });
-  lowering.rowStarts.set(routing.node, starts);
+  lowering.rowStarts.set(group, starts);
   return starts;
 }
 
@@ -315,17 +312,14 @@ export function lowerLogSumExp(
 export function lowerCollect(
   lowering: Lowering,
   node: NodeOf<"collect">,
-  lowerNode: LowerNode,
 ): void {
-  const [y, route] = node.inputs as [Node, RoutingNode];
-  const routing = lowering.routings.get(route)!;
+  const [returned, assign] = node.inputs as [Node, Node];
+  const { route, sendRow } = sentBy(lowering, assign);
   const { tokens, choice } = route.params;
-  const rest = y.axes.slice(2);
-  const width = fixedProduct(lowering, node, rest);
-  const returned = returnRows(lowering, node, routing, lowerNode);
+  const width = fixedProduct(lowering, node, returned.axes.slice(2));
   const { scope, epilogue, launch } = targetOf(lowering, node);
-  scope.readAs("returned", returned);
-  scope.readAs("sendRow", routing.sendRow);
+  scope.readAs("returned", lowering.storages.get(returned)!.buffer);
+  scope.readAs("sendRow", sendRow);
   const kernel = combineTranspose({
     name: `collect_${width}`,
     width,

@@ -21,7 +21,7 @@ import {
   unreducedOf,
 } from "./context.ts";
 import { copyTo } from "./elementwise.ts";
-import { positionBuffer } from "./routing_buffers.ts";
+import { positionBuffer } from "./assign.ts";
 import { KernelScope } from "./scope.ts";
 
 type Member = NodeOf<"reduceScatter"> | NodeOf<"allGather">;

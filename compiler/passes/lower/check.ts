@@ -1,8 +1,8 @@
 /** Check steps: the id of every choice travels as its token does, there and back, and is compared on return. */
 
 import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
-import { onRank, type PlanAxis } from "../../../spec/plan.ts";
-import type { Node, RoutingNode } from "../../graph/graph.ts";
+import { onRank, type PerRank, type PlanAxis } from "../../../spec/plan.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
 import { DROPPED } from "../../kernels/assign.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { kernelOf } from "../../kernels/kernel.ts";
@@ -14,8 +14,8 @@ import {
   amendBuffer,
   type Lowering,
   productOf,
-  type RoutingBuffers,
 } from "./context.ts";
+import { sentBy, type SentRows } from "./assign.ts";
 import { emitExchange } from "./exchange.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -27,63 +27,62 @@ const LANES = 64;
 /** An id that no other choice of the exchange group has. */
 function idOf(
   scope: KernelScope,
-  routing: RoutingBuffers,
+  sent: SentRows,
   choice: KernelText,
 ): KernelText {
   const most = Math.max(
     ...Array.from(
       { length: scope.lowering.placed.ranks },
-      (_, rank) => onRank(routing.sendBound, rank),
+      (_, rank) => onRank(sent.bound, rank),
     ),
   );
-  return wgsl`${scope.read(routing.position)}[0] * ${most} + ${choice}`;
+  return wgsl`${scope.read(sent.position)}[0] * ${most} + ${choice}`;
 }
 
-/** Send ids there and back through the exchanges of `routing`, and count those that are not where they were. */
-export function emitCheck(
+/** Send ids there and back through the exchanges of a routing, and count those that are not where they were. */
+export function lowerCheckIds(
   lowering: Lowering,
-  node: Node,
-  routing: RoutingBuffers,
+  node: NodeOf<"checkIds">,
 ): void {
-  const route = routing.node as RoutingNode;
-  const { tokens, choice } = route.params;
-  const ids = (name: string, size: RoutingBuffers["sendBound"]) =>
+  const [assign, ...groups] = node.inputs as [Node, ...Node[]];
+  const rows = sentBy(lowering, assign);
+  const { tokens, choice } = rows.route.params;
+  const ids = (name: string, size: PerRank) =>
     addScratch(lowering, name, "u32", [{ axis: "ids", size }]);
-  const sent = ids("sentIds", routing.sendBound);
+  const sent = ids("sentIds", rows.bound);
   const out = new KernelScope(lowering);
   const kernel = elementwise({
     name: "send_ids",
     count: productOf(out, [...tokens, choice]),
     bindings: out.bindings,
     body: wgsl`
-      let row = ${out.read(routing.sendRow)}[i];
+      let row = ${out.read(rows.sendRow)}[i];
       if (row != ${DROPPED}) {
-        ${out.write(sent)}[row] = ${idOf(out, routing, wgsl`i`)};
+        ${out.write(sent)}[row] = ${idOf(out, rows, wgsl`i`)};
       }`,
   });
   addLaunch(lowering, node, kernel, {
     bindings: out.buffers,
-    workgroups: elementwiseGrid(routing.sendSize),
+    workgroups: elementwiseGrid(rows.size),
   });
   let returned = sent;
-  if (routing.over.length) {
-    returned = ids("returnedIds", routing.sendBound);
-    const { chunks = [routing] } = lowering.pipelines.get(route) ?? {};
-    if (chunks.length > 1) {
-      amendBuffer(lowering, returned, { writers: chunks.length });
+  if (rows.over.length) {
+    returned = ids("returnedIds", rows.bound);
+    if (groups.length > 1) {
+      amendBuffer(lowering, returned, { writers: groups.length });
     }
-    for (const chunk of chunks) {
-      const received = ids("receivedIds", chunk.receiveBound);
+    for (const group of groups.map((group) => lowering.groups.get(group)!)) {
+      const received = ids("receivedIds", group.bound);
       const trips = [
         { from: sent, to: received, direction: "forward" },
         { from: received, to: returned, direction: "back" },
       ] as const;
       for (const trip of trips) {
-        emitExchange(lowering, node, chunk, { ...trip, words: 1 });
+        emitExchange(lowering, node, group, { ...trip, words: 1 });
       }
     }
   }
-  const name = `check.${routing.number}`;
+  const name = `check.${rows.number}`;
   const buffer = addBuffer(lowering, {
     name,
     kind: "output",
@@ -91,22 +90,22 @@ export function emitCheck(
     axes: [{ axis: CHECK_AXIS, size: 1 }],
   });
   lowering.checks.push({ name, buffer });
-  emitCompare(lowering, node, routing, { returned, buffer });
+  emitCompare(lowering, node, rows, { returned, buffer });
 }
 
 /** Each lane counts every 64th choice that came home wrong; the first lane adds up. */
 function emitCompare(
   lowering: Lowering,
   node: Node,
-  routing: RoutingBuffers,
+  sent: SentRows,
   what: { returned: string; buffer: string },
 ): void {
-  const { tokens, choice } = (routing.node as RoutingNode).params;
+  const { tokens, choice } = sent.route.params;
   const scope = new KernelScope(lowering);
-  const row = wgsl`${scope.read(routing.sendRow)}[choice]`;
+  const row = wgsl`${scope.read(sent.sendRow)}[choice]`;
   const count = productOf(scope, [...tokens, choice]);
   const returned = wgsl`${scope.read(what.returned)}[${row}]`;
-  const id = idOf(scope, routing, wgsl`choice`);
+  const id = idOf(scope, sent, wgsl`choice`);
   const kernel = kernelOf({
     name: "compare_ids",
     workgroupSize: LANES,

@@ -26,7 +26,6 @@ export type {
   BufferDraft,
   Lowering,
   LoweringInput,
-  RoutingBuffers,
   Storage,
 } from "./lowering.ts";
 
@@ -43,11 +42,10 @@ export function startLowering(input: LoweringInput): Lowering {
     steps: [],
     weights: [],
     storages: new Map(),
-    routings: new Map(),
-    pipelines: new Map(),
+    sent: new Map(),
+    groups: new Map(),
     results: new Map(),
     rowStarts: new Map(),
-    returned: new Map(),
     bucketPlaces: new Map(),
     progress: {},
     ropeTables: new Map(),
@@ -300,13 +298,13 @@ export function addLaunch(
 
 /** Label, span and part of a step. */
 export function about(
-  { chunk, progress }: Lowering,
+  { progress }: Lowering,
   node: Node,
   part?: StepPart,
 ): Pick<StepBase, "span" | "part" | "phase"> & { readonly label: string } {
   const label = labelOf(node);
   return {
-    label: chunk ? `${label}, ${chunk}` : label,
+    label: node.chunk ? `${label}, ${node.chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
     ...(part ? { part } : {}),
     ...progress.phase ? { phase: progress.phase } : {},
@@ -331,10 +329,29 @@ function typeOf(node: Node): string {
   }`;
 }
 
+/** The verb of a step: the parts of a dispatch or combine say which they are beside it. */
+function labelVerb(node: Node): string {
+  switch (node.primitive) {
+    case "map":
+      return node.params.verb;
+    case "allToAll":
+      return node.params.direction === "forward" ? "dispatch" : "combine";
+    case "assign":
+    case "gatherCounts":
+    case "group":
+    case "permute":
+    case "received":
+    case "checkIds":
+      return "dispatch";
+    default:
+      return node.primitive;
+  }
+}
+
 /** `dot over embed : f32[token ffn]`; of what moves a value, `allGather over ep : f32[token/ep embed] -> f32[token embed]`. */
 export function labelOf(node: Node): string {
-  const verb = node.primitive === "map" ? node.params.verb : node.primitive;
-  const over = "over" in node.params
+  const verb = labelVerb(node);
+  const over = "over" in node.params && node.primitive !== "gatherCounts"
     ? ` over ${
       Array.isArray(node.params.over)
         ? node.params.over.join(RESHARDS.includes(node.primitive) ? "+" : " ")

@@ -4,7 +4,8 @@ import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
-import { isRouting, type Node, type NodeOf } from "../../graph/graph.ts";
+import type { RowsNode } from "../../graph/dispatched_nodes.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { matmul } from "../../kernels/matmul.ts";
@@ -39,7 +40,7 @@ import { KernelScope } from "./scope.ts";
 export function isMatmul(
   node: Node,
   layouts: ReadonlyMap<Node, ParamLayout>,
-  dispatched: ReadonlyMap<Node, Node>,
+  dispatched: ReadonlyMap<Node, RowsNode>,
 ): boolean {
   if (node.primitive !== "dot") return false;
   const layout = layouts.get(node.inputs[1]!);
@@ -57,13 +58,13 @@ export function isMatmul(
 /** Whether a dot has rows on the left, columns on the right, and no batch axis but experts of dispatched rows. */
 function hasMatmulShape(
   node: NodeOf<"dot">,
-  dispatched: ReadonlyMap<Node, Node>,
+  dispatched: ReadonlyMap<Node, RowsNode>,
 ): boolean {
   const { batch, rows } = dotShape(node);
-  const route = dispatched.get(node.inputs[0]!);
-  if (!route) return batch.length === 0 && rows.length > 0;
-  return isRouting(route) && batch.length === 1 &&
-    batch[0] === node.axes[0] && rows.join() === route.params.slot;
+  const group = dispatched.get(node.inputs[0]!);
+  if (!group) return batch.length === 0 && rows.length > 0;
+  return batch.length === 1 && batch[0] === node.axes[0] &&
+    rows.join() === group.params.slot;
 }
 
 /**
@@ -99,8 +100,8 @@ export function lowerMatmul(
   invariant(left, "the left operand of a dot is not stored");
   const k = fixedProduct(lowering, first!, over);
   const width = fixedProduct(lowering, first!, columns);
-  const route = lowering.dispatched.get(target);
-  const routing = route ? lowering.routings.get(route)! : undefined;
+  const group = lowering.dispatched.get(target);
+  const grouped = group ? lowering.groups.get(group)! : undefined;
   const storage = storageFor(lowering, target);
   const weights = dots.map((dot) => {
     const param = turned ?? lowering.storages.get(dot.inputs[1]!)!;
@@ -117,12 +118,12 @@ export function lowerMatmul(
     left.rowStride === undefined && !left.bucket;
   const leftAt = (row: Expr, k: Expr): At => {
     const inner = atFlat(over, k, length);
-    if (routing) return atRow(scope, inner, { routing, row });
+    if (grouped) return atRow(scope, inner, { grouped, row });
     const outer = atFlat(rows, row, length);
     return atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis));
   };
   const { tile, suffix } = tileFor(lowering.tuning, {
-    grouped: routing !== undefined,
+    grouped: grouped !== undefined,
     weights: weights.length,
     stored: weights[0]!.stored,
     k,
@@ -130,15 +131,15 @@ export function lowerMatmul(
   });
   const options: MatmulOptions = {
     bindings: scope.bindings,
-    name: `${routing ? "grouped_" : ""}matmul${
+    name: `${grouped ? "grouped_" : ""}matmul${
       dots.length > 1 ? "_pair" : ""
     }_${k}x${width}${suffix}`,
     ...{ k, segments: first!.params.segments ?? segmentsOf(k) },
     columns: width,
     weights,
     tile,
-    rows: routing ? u32(0) : productOf(scope, rows),
-    ...(routing ? { grouped: { tiles: scope.read(routing.tiles) } } : {}),
+    rows: grouped ? u32(0) : productOf(scope, rows),
+    ...(grouped ? { grouped: { tiles: scope.read(grouped.tiles) } } : {}),
     leftRow: (row) =>
       contiguous
         ? mul(left.rows ? rowIn(scope, left, leftAt(row, u32(0))) : row, u32(k))
@@ -149,15 +150,15 @@ export function lowerMatmul(
         : loadFrom(scope, left, leftAt(base, i)),
     epilogue: ({ row, column, expert }, sums) => {
       const inner = atFlat(columns, column, length);
-      const at = routing
-        ? atRow(scope, inner, { routing, row, expert })
+      const at = grouped
+        ? atRow(scope, inner, { grouped, row, expert })
         : matmulAt(rows, columns, { row, column, width, length });
       return scope.block(() =>
         writeTarget(scope, { node: target, storage, roots: dots }, at, sums)
       );
     },
   };
-  const tiles = routing ? routing.tileSize : sizeOf(lowering, rows);
+  const tiles = grouped ? grouped.tileSize : sizeOf(lowering, rows);
   addLaunch(lowering, target, matmul(options), {
     bindings: scope.buffers,
     workgroups: matmulGrid(options, tiles),

@@ -1,39 +1,21 @@
-/** The collectives of a routing: counts to everyone, rows to the ranks that own their experts and back. */
+/** Exchanges of rows: to the ranks that own their experts, and back. */
 
+import { storedDType } from "../../../spec/dtype.ts";
 import { positionsOver } from "../../../spec/mesh.ts";
 import type { StepPart } from "../../../spec/plan.ts";
-import type { Node } from "../../graph/graph.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { partOf, sentBy } from "./assign.ts";
 import {
   about,
   addScratch,
+  amendBuffer,
+  bufferAxes,
+  fixedProduct,
+  freshName,
   type Lowering,
-  type RoutingBuffers,
+  type Storage,
 } from "./context.ts";
-
-/** Counts that every rank has, and where those of all ranks go. */
-export interface CountsExchange {
-  readonly from: string;
-  readonly to: string;
-  /** How many each rank has: one for each column, or for each position. */
-  readonly words: number;
-  readonly part: StepPart;
-}
-
-/** Every rank of a routing's group learns the counts of every other. */
-export function emitCountsExchange(
-  lowering: Lowering,
-  node: Node,
-  { over }: RoutingBuffers,
-  { from, to, words, part }: CountsExchange,
-): void {
-  lowering.steps.push({
-    op: "allGather",
-    ranks: "all",
-    ...{ over, from, to },
-    bytes: words * 4,
-    ...about(lowering, node, part),
-  });
-}
+import { type ReceivedRows, receivedRows } from "./received.ts";
 
 /** Rows of `words` words, from one buffer into another on the ranks that they go to. */
 export interface Exchange {
@@ -41,28 +23,32 @@ export interface Exchange {
   readonly to: string;
   readonly words: number;
   readonly direction: "forward" | "back";
-  /** Rows are tokens, each once for a position. */
+  /** Rows are tokens, each once for a rank and chunk. */
   readonly once?: boolean;
   /** Only start it, under this name. */
   readonly handle?: string;
   readonly part?: StepPart;
 }
 
-/** Add an exchange over the group of a routing, of the rows of its chunk. */
+/** Add an exchange of the rows of a chunk. */
 export function emitExchange(
   lowering: Lowering,
   node: Node,
-  routing: RoutingBuffers,
+  rows: ReceivedRows,
   what: Exchange,
 ): void {
   const { from, to, words, direction, handle, part } = what;
-  const positions = positionsOver(lowering.placed.mesh, routing.over);
-  const once = what.once ? routing.once : undefined;
-  const { columns } = routing;
-  // One column for each position.
-  const splits = once
-    ? Array.from({ length: positions + 1 }, (_, p) => p)
-    : routing.splits;
+  const { over, position, chunks, tokens, splits, countsAll } = rows.sent;
+  const positions = positionsOver(lowering.placed.mesh, over);
+  const once = what.once ? tokens : undefined;
+  // Of tokens, a column for each rank and chunk.
+  const count = chunks.length;
+  const ends = Array.from({ length: positions + 1 }, (_, p) => p * count);
+  const columns = once
+    ? ends.slice(0, -1).map((first) =>
+      [first + rows.chunk, first + rows.chunk + 1] as const
+    )
+    : chunks[rows.chunk]!;
   const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
     axis: "position",
     size: positions,
@@ -70,18 +56,73 @@ export function emitExchange(
   lowering.steps.push({
     op: "allToAll",
     ranks: "all",
-    over: routing.over,
-    direction,
-    from,
-    to,
+    ...{ over, direction, from, to },
     rowBytes: words * 4,
-    counts: once?.reachAll ?? routing.countsAll,
-    splits,
-    ...columns ? { columns } : {},
-    position: routing.position,
-    moved,
-    pairRows: (once ?? routing).pairSize,
+    counts: once ? once.reachAll : countsAll,
+    splits: once ? ends : splits,
+    ...count > 1 ? { columns } : {},
+    ...{ position, moved },
+    pairRows: once ? rows.tokenSize : rows.size,
     ...handle === undefined ? {} : { handle },
     ...about(lowering, node, part),
   });
+}
+
+/** Rows to the ranks that own their experts, or back to where they were sent from; only started where it is one of several chunks. */
+export function lowerAllToAll(
+  lowering: Lowering,
+  node: NodeOf<"allToAll">,
+): void {
+  const [value, counts, before] = node.inputs as [Node, Node, Node?];
+  const { direction, once, chunk } = node.params;
+  const sent = sentBy(lowering, counts);
+  const rows = receivedRows(lowering, sent, chunk);
+  const [expert, slot, ...rest] = node.axes;
+  const words = fixedProduct(lowering, node, rest);
+  const dtype = storedDType(node.dtype);
+  const forward = direction === "forward";
+  const arriving = once ? rows.tokenBound : rows.bound;
+  const buffer = before ? lowering.storages.get(before)!.buffer : addScratch(
+    lowering,
+    forward ? "received" : "returned",
+    dtype,
+    [
+      {
+        axis: `${expert} ${slot}`,
+        size: forward ? arriving : sent.bound,
+        dynamic: true,
+      },
+      ...bufferAxes(lowering, rest),
+    ],
+  );
+  const count = sent.chunks.length;
+  if (!forward && !before && count > 1) {
+    amendBuffer(lowering, buffer, { writers: count });
+  }
+  const verb = forward ? "dispatch" : "combine";
+  emitExchange(lowering, node, rows, {
+    ...{ from: lowering.storages.get(value)!.buffer, to: buffer },
+    ...{ words, direction, once, part: partOf(sent, "exchange", verb) },
+    ...count > 1
+      ? {
+        handle: freshName(
+          lowering,
+          `${verb} ${sent.number} ${node.chunk!}`,
+        ),
+      }
+      : {},
+  });
+  lowering.storages.set(node, { buffer, dtype, axes: rest });
+}
+
+/** Received rows, by expert. */
+export function lowerReceived(
+  lowering: Lowering,
+  node: NodeOf<"received">,
+): void {
+  const [value, group] = node.inputs as [Node, Node];
+  const rows = lowering.groups.get(group)!;
+  const found = lowering.storages.get(value) as Storage;
+  const through = node.params.once ? rows.tokens!.tokenOf : rows.rowOf;
+  lowering.storages.set(node, { ...found, rows: { rows, through } });
 }

@@ -2,22 +2,17 @@
 
 import { add, load, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { isRouting, type Node, type NodeOf } from "../../graph/graph.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   expertOuter,
   expertOuterGrid,
   type ExpertOuterOptions,
 } from "../../kernels/expert_outer.ts";
 import { atFlat, atMapped } from "./at.ts";
-import {
-  addLaunch,
-  fixedProduct,
-  lengthOf,
-  type Lowering,
-  type RoutingBuffers,
-} from "./context.ts";
+import { addLaunch, fixedProduct, lengthOf, type Lowering } from "./context.ts";
 import { writeTarget } from "./dot.ts";
 import { emitValue } from "./emit.ts";
+import type { GroupedRows } from "./group.ts";
 import { atRow, restAxes } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
@@ -25,13 +20,13 @@ import { storageFor } from "./storage.ts";
 /** The axes of rows and columns of such a sum; undefined where it is none. */
 function sidesOf(
   node: NodeOf<"accumulate">,
-  { node: route, expert }: RoutingBuffers,
+  { expert }: GroupedRows,
 ): { rows: string[]; columns: string[] } | undefined {
   const [x, y] = node.inputs;
-  if (!x || !y || !isRouting(route) || !node.axes.includes(expert)) {
+  if (!x || !y || !node.axes.includes(expert)) {
     return undefined;
   }
-  const [rows, columns] = [restAxes(x, route), restAxes(y, route)];
+  const [rows, columns] = [restAxes(x), restAxes(y)];
   const shared = rows.some((axis) => columns.includes(axis));
   const whole = rows.length + columns.length + 1 === node.axes.length;
   return shared || !whole || rows.length * columns.length === 0
@@ -43,17 +38,17 @@ function sidesOf(
 export function lowerExpertOuter(
   lowering: Lowering,
   node: NodeOf<"accumulate">,
-  routing: RoutingBuffers,
+  grouped: GroupedRows,
   startsOf: () => string,
 ): boolean {
-  const sides = sidesOf(node, routing);
+  const sides = sidesOf(node, grouped);
   if (sides === undefined) return false;
   const { rows, columns } = sides;
   const starts = startsOf();
   const scope = new KernelScope(lowering);
   const [x, y] = node.inputs as [Node, Node];
   const storage = storageFor(lowering, node);
-  const { expert } = routing;
+  const { expert } = grouped;
   const experts = lowering.placed.axes[expert]!.size;
   const length = (axis: string) => lengthOf(scope, axis);
   const value =
@@ -61,7 +56,7 @@ export function lowerExpertOuter(
       emitValue(
         scope,
         input,
-        atRow(scope, atFlat(axes, i, length), { routing, row }),
+        atRow(scope, atFlat(axes, i, length), { grouped, row }),
       );
   const [height, width] = [rows, columns].map((axes) =>
     fixedProduct(lowering, node, axes)

@@ -10,10 +10,10 @@ import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../place.ts";
 import { blocksOf } from "./blocks.ts";
-import { CHECK_AXIS } from "./check.ts";
+import { lowerAssign, lowerGatherCounts } from "./assign.ts";
+import { CHECK_AXIS, lowerCheckIds } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
 import { lowerBucket, placeBuckets } from "./bucket.ts";
-import { keepForChunks } from "./chunks.ts";
 import { lowerAttention } from "./attention.ts";
 import {
   lowerAccumulate,
@@ -38,7 +38,9 @@ import {
 } from "./elementwise.ts";
 import { ropeKey } from "./emit.ts";
 import { lowerAllGather } from "./gather.ts";
-import { lowerCombine, lowerDispatch } from "./moe.ts";
+import { lowerGroup } from "./group.ts";
+import { lowerCombine, lowerPermute } from "./permute.ts";
+import { lowerAllToAll, lowerReceived } from "./exchange.ts";
 import { addParam } from "./params.ts";
 import { lowerAllReduce, lowerReduceScatter } from "./reduce_ranks.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
@@ -75,8 +77,16 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   route: lowerRoute,
   choices: lowerChoices,
   part: lowerView,
-  dispatch: lowerDispatch,
-  combine: (lowering, node) => lowerCombine(lowering, node, node, lowerNode),
+  dispatch: (_, { primitive }) =>
+    invariant(false, `'${primitive}' is expanded before`),
+  assign: lowerAssign,
+  gatherCounts: lowerGatherCounts,
+  group: lowerGroup,
+  checkIds: lowerCheckIds,
+  permute: lowerPermute,
+  allToAll: lowerAllToAll,
+  received: lowerReceived,
+  combine: (lowering, node) => lowerCombine(lowering, node, node),
   allSlice: lowerElementwise,
   again: lowerView,
   allReduce: lowerAllReduce,
@@ -87,7 +97,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   attentionSum: lowerAttentionSum,
   attentionGrad: lowerAttentionGrad,
   scatter: lowerScatter,
-  collect: (lowering, node) => lowerCollect(lowering, node, lowerNode),
+  collect: lowerCollect,
 };
 
 /** Lower the whole graph into `lowering`; returns the ports of the program. */
@@ -111,7 +121,6 @@ export function lowerGraph(
     // What the forward pass does not need comes later, and is for what needs it.
     if (node.phase) lowering.progress.phase = node.phase;
     lowering.progress.block = node.phase ? undefined : blocks.get(node);
-    if (keepForChunks(lowering, node)) continue;
     const bucket = lowering.buckets.get(node);
     if (bucket) {
       // All that it moves has been computed when the last of it has.
@@ -144,7 +153,7 @@ function lowerNode(lowering: Lowering, node: Node): void {
   if (absorbed.has(node)) return;
   const roots = absorbs.get(node);
   if (roots?.[0]?.primitive === "combine") {
-    return lowerCombine(lowering, node, roots[0], lowerNode);
+    return lowerCombine(lowering, node, roots[0]);
   }
   if (roots) return lowerMatmul(lowering, node, roots as NodeOf<"dot">[]);
   if (node.primitive === "rope") addRopeTable(lowering, node);

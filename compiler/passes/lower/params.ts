@@ -186,12 +186,16 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   });
 }
 
-/** What combines take, seen through views. */
+/** Rows that go home, seen through views. */
 export function returningNodes(graph: Graph): Set<Node> {
   const result = new Set<Node>();
   for (const node of graph.nodes) {
-    if (node.primitive !== "combine" && node.primitive !== "collect") continue;
-    let value = node.inputs[0]!;
+    const [home] = node.inputs;
+    const returns = node.primitive === "combine" ||
+      node.primitive === "collect" ||
+      node.primitive === "allToAll" && node.params.direction === "back";
+    if (!returns || home!.primitive === "allToAll") continue;
+    let value: Node = home!;
     result.add(value);
     while (
       value.primitive === "rename" || value.primitive === "split" ||

@@ -10,7 +10,7 @@ import {
 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
-import { isRouting, type Node } from "../../graph/graph.ts";
+import type { Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { type At, atFlat, ROW } from "./at.ts";
 import {
@@ -18,10 +18,10 @@ import {
   fixedProduct,
   lengthOf,
   productOf,
-  type RoutingBuffers,
   sizeOf,
   verbOf,
 } from "./context.ts";
+import type { GroupedRows } from "./group.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Places in a row-major order. */
@@ -41,8 +41,8 @@ export function placesOf(
 ): Places {
   const { lowering } = scope;
   const length = (axis: string) => lengthOf(scope, axis);
-  const route = lowering.dispatched.get(node);
-  if (!route) {
+  const group = lowering.dispatched.get(node);
+  if (!group) {
     return {
       count: productOf(scope, axes),
       size: sizeOf(lowering, axes),
@@ -50,17 +50,17 @@ export function placesOf(
     };
   }
   // The number of rows is known on the device only, so the host's is the most there can be.
-  const routing = lowering.routings.get(route)!;
-  const rest = restAxes(node, route, axes);
+  const grouped = lowering.groups.get(group)!;
+  const rest = restAxes(node, axes);
   const width = fixedProduct(lowering, node, rest);
-  const rows = load(scope.read(routing.rowCount), u32(0), "u32");
+  const rows = load(scope.read(grouped.rowCount), u32(0), "u32");
   return {
     count: mul(rows, u32(width)),
-    size: { mul: [routing.receiveSize, width] },
+    size: { mul: [grouped.size, width] },
     at(index) {
       const row = div(index, u32(width));
       const inner = atFlat(rest, rem(index, u32(width)), length);
-      return atRow(scope, inner, { routing, row });
+      return atRow(scope, inner, { grouped, row });
     },
   };
 }
@@ -68,10 +68,8 @@ export function placesOf(
 /** The axes of a dispatched value inside a row. */
 export function restAxes(
   node: Node,
-  route: Node,
   axes: readonly string[] = node.axes,
 ): string[] {
-  if (!isRouting(route)) return [...axes];
   // Rows begin with their expert and slot.
   const [expert, slot] = node.axes;
   return axes.filter((axis) => axis !== expert && axis !== slot);
@@ -79,7 +77,7 @@ export function restAxes(
 
 /** A grouped row; `expert` is the index of its expert, if known. */
 export interface GroupedRow {
-  readonly routing: RoutingBuffers;
+  readonly grouped: GroupedRows;
   readonly row: Expr;
   readonly expert?: Expr;
 }
@@ -88,14 +86,14 @@ export interface GroupedRow {
 export function atRow(
   scope: KernelScope,
   inner: At,
-  { routing, row, expert }: GroupedRow,
+  { grouped, row, expert }: GroupedRow,
 ): At {
   return {
     ...inner,
     get(axis) {
       if (axis === ROW) return row;
-      if (axis !== routing.expert) return inner.get(axis);
-      return expert ?? load(scope.read(routing.expertOf), row, "u32");
+      if (axis !== grouped.expert) return inner.get(axis);
+      return expert ?? load(scope.read(grouped.expertOf), row, "u32");
     },
   };
 }

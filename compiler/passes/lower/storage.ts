@@ -1,8 +1,9 @@
 /** Where results go: a buffer of the node's own, in its axes; on dispatched rows, in grouped order or where they came from. */
 
 import { isHalf, storedDType } from "../../../spec/dtype.ts";
-import { isRouting, type Node } from "../../graph/graph.ts";
+import type { Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/rules.ts";
+import type { GroupedRows } from "./group.ts";
 import { restAxes } from "./places.ts";
 import {
   addBuffer,
@@ -10,23 +11,17 @@ import {
   bufferAxes,
   freshName,
   type Lowering,
-  type RoutingBuffers,
   type Storage,
   unreducedOf,
   verbOf,
 } from "./context.ts";
 
-/** The axis name of the rows of a dispatch in a plan. */
-export function rowsAxis({ node, expert }: RoutingBuffers): string {
-  return isRouting(node) ? `${expert} ${node.params.slot}` : "rows";
-}
-
 /** Make the buffer of a node's value and remember it. Outputs keep their names. */
 export function storageFor(lowering: Lowering, node: Node): Storage {
-  const route = lowering.dispatched.get(node);
+  const group = lowering.dispatched.get(node);
   const storage = lowering.bucketPlaces.get(node) ??
-    (route
-      ? rowStorage(lowering, node, lowering.routings.get(route)!)
+    (group
+      ? rowStorage(lowering, node, lowering.groups.get(group)!)
       : plainStorage(lowering, node));
   lowering.storages.set(node, storage);
   markPartial(lowering, node, storage.buffer);
@@ -87,12 +82,12 @@ function updatedAxes(
 function rowStorage(
   lowering: Lowering,
   node: Node,
-  routing: RoutingBuffers,
+  rows: GroupedRows,
 ): Storage {
   const dtype = storedDType(node.dtype);
-  const rest = restAxes(node, routing.node);
+  const rest = restAxes(node);
   const buffer = addScratch(lowering, verbOf(node), dtype, [
-    { axis: rowsAxis(routing), size: routing.receiveBound, dynamic: true },
+    { axis: rows.axis, size: rows.bound, dynamic: true },
     ...bufferAxes(lowering, rest),
   ]);
   return {
@@ -100,7 +95,7 @@ function rowStorage(
     dtype,
     axes: rest,
     rows: lowering.goesBack.has(node)
-      ? { routing, through: routing.rowOf }
-      : { routing },
+      ? { rows, through: rows.rowOf }
+      : { rows },
   };
 }

@@ -1,0 +1,56 @@
+/** Columns of the counts of a routing: one for each expert, those of one owner together, and how chunks cut them. */
+
+import { blockSizes } from "../../spec/mesh.ts";
+import type { Placed } from "../sharding/placed.ts";
+
+/** The columns of each owner, `first` to before `end`, by group rank. */
+export type Columns = readonly (readonly [first: number, end: number])[];
+
+/** The experts of each owner, in its order. */
+export function expertTable(
+  placed: Placed,
+  expert: string,
+): readonly (readonly number[])[] {
+  const { table, total } = placed.axes[expert]!;
+  return table ?? [Array.from({ length: total }, (_, id) => id)];
+}
+
+/** Columns splits[p] to splits[p + 1] are those of the experts of group rank p. */
+export function splitsOf(placed: Placed, expert: string): number[] {
+  return expertTable(placed, expert).reduce<number[]>(
+    (ends, ids) => [...ends, ends.at(-1)! + ids.length],
+    [0],
+  );
+}
+
+/** How many experts each owner has. */
+export function heldExperts(splits: readonly number[]): number[] {
+  return splits.slice(1).map((end, p) => end - splits[p]!);
+}
+
+/** The columns of each chunk: an equal part of every owner's, as far as there are so many. */
+export function chunkColumns(
+  splits: readonly number[],
+  chunks: number,
+): Columns[] {
+  const lengths = heldExperts(splits);
+  const count = Math.max(1, Math.min(chunks, Math.max(...lengths)));
+  const ends = lengths.map((length) => blockSizes(length, count));
+  return Array.from({ length: count }, (_, c) =>
+    ends.map((sizes, p) => {
+      const first = splits[p]! + sizes.slice(0, c).reduce((a, b) => a + b, 0);
+      return [first, first + sizes[c]!] as const;
+    }));
+}
+
+/** Where the columns of each owner and chunk end, in order: a deduplicated token is sent once for each. */
+export function unitSplits(chunks: readonly Columns[]): number[] {
+  const owners = chunks[0]!.length;
+  return [
+    0,
+    ...Array.from(
+      { length: owners },
+      (_, p) => chunks.map((columns) => columns[p]![1]),
+    ).flat(),
+  ];
+}

@@ -1,0 +1,343 @@
+/**
+ * Expand: dispatch and combine become their parts, as the strategy of each routing has them. Holds after it: no dispatch is
+ * left; combine and collect take rows that are where they were sent from; every exchange of rows is a node.
+ *
+ * ```
+ * dispatch = assign -> gatherCounts -> group, permute -> allToAll -> received
+ * combine  = allToAll back -> combine (the weighted sum in the order of choices)
+ * ```
+ *
+ * A routing of one rank has no exchange. In chunks, what is between dispatch and combine is there once for each chunk: the
+ * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk.
+ */
+
+import { ModelError } from "../../spec/errors.ts";
+import { positionsOver } from "../../spec/mesh.ts";
+import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import {
+  type Graph,
+  isWeighted,
+  type Node,
+  type NodeOf,
+  type PrimitiveParams,
+  type RoutingNode,
+} from "../graph/graph.ts";
+import type { Placed } from "../sharding/placed.ts";
+import { chunkColumns, splitsOf } from "./columns.ts";
+import { sendsOnce } from "./send_once.ts";
+
+/** How rows are exchanged. */
+export interface Strategy {
+  /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
+  readonly chunks: number;
+  /** Whether a token is sent once to each rank; undefined: where that saves much. */
+  readonly sendOnce: boolean | undefined;
+}
+
+/** What is asked for. */
+export interface ExpandOptions extends Strategy {
+  readonly placed: Placed;
+  /** Ids of choices travel along with every routing, and are compared on return. */
+  readonly check: boolean;
+}
+
+/** Write out every dispatch and combine. Throws ModelError where chunks are asked for and something needs all rows at once. */
+export function expand(graph: Graph, options: ExpandOptions): Graph {
+  const expansion = new Expansion(graph, options);
+  for (const node of graph.nodes) expansion.add(node);
+  const now = (named: { readonly [name: string]: Node }) =>
+    Object.fromEntries(
+      Object.entries(named).map(([name, node]) => [name, expansion.now(node)]),
+    );
+  return {
+    ...{ axes: graph.axes, nodes: expansion.nodes },
+    ...{ outputs: now(graph.outputs), states: now(graph.states) },
+  };
+}
+
+/** What the parts of one routing share. */
+interface Routed {
+  readonly assign: NodeOf<"assign">;
+  /** The mesh axes of its group of ranks. */
+  readonly over: readonly string[];
+  readonly chunks: number;
+  /** Its counts, of every rank of the group. */
+  counts: Node;
+  /** Received rows, by chunk. */
+  readonly groups: Node[];
+  /** Values whose first chunk is sent. */
+  readonly travelling: {
+    readonly node: Node;
+    readonly sent: NodeOf<"permute">;
+  }[];
+  /** Nodes on rows that wait for a combine, in order. */
+  readonly kept: Node[];
+  /** What stands for a node on rows, by chunk. */
+  readonly values: readonly Map<Node, Node>[];
+  /** Rows that came home, by what was sent home. */
+  readonly home: Map<Node, Node>;
+}
+
+class Expansion {
+  readonly nodes: Node[] = [];
+  readonly #now = new Map<Node, Node>();
+  readonly #routed = new Map<Node, Routed>();
+  readonly #dispatched: ReadonlyMap<Node, Node>;
+  /** Values that combines take as they were received. */
+  readonly #untouched: ReadonlySet<Node>;
+  readonly #graph: Graph;
+  readonly #options: ExpandOptions;
+
+  constructor(graph: Graph, options: ExpandOptions) {
+    this.#graph = graph;
+    this.#options = options;
+    this.#dispatched = dispatchedNodes(graph);
+    this.#untouched = new Set(
+      graph.nodes.flatMap((node) => isReturn(node) ? node.inputs[0]! : []),
+    );
+  }
+
+  /** What stands for a node. */
+  now(node: Node): Node {
+    return this.#now.get(node)!;
+  }
+
+  /** Add what stands for a node; its inputs have been added. */
+  add(node: Node): void {
+    if (node.primitive === "dispatch") return this.#dispatch(node);
+    if (isReturn(node)) return this.#return(node);
+    const routed = this.#routed.get(this.#dispatched.get(node)!);
+    if (routed && routed.chunks > 1) {
+      routed.kept.push(node);
+      return;
+    }
+    this.#refuseChunks(node);
+    this.#now.set(node, this.#copy(node, { of: (input) => this.now(input) }));
+  }
+
+  #copy(
+    node: Node,
+    { of, chunk }: { of(input: Node): Node; readonly chunk?: string },
+  ): Node {
+    const inputs = node.inputs.map(of);
+    const same = inputs.every((input, i) => input === node.inputs[i]);
+    if (same && chunk === undefined) return this.#push(node);
+    return this.#push(
+      { ...node, inputs, ...chunk === undefined ? {} : { chunk } } as Node,
+    );
+  }
+
+  #push<N extends Node>(node: N): N {
+    this.nodes.push(node);
+    return node;
+  }
+
+  #make<P extends keyof PrimitiveParams>(
+    of: Node,
+    primitive: P,
+    made:
+      & Pick<NodeOf<P>, "params" | "inputs">
+      & Partial<Pick<NodeOf<P>, "axes" | "dtype" | "chunk">>,
+  ): NodeOf<P> {
+    const { span, phase, axes, dtype } = of;
+    const node = {
+      ...{ primitive, axes, dtype, span, ...made },
+      ...phase === undefined ? {} : { phase },
+    } as NodeOf<P>;
+    this.nodes.push(node as unknown as Node);
+    return node;
+  }
+
+  #dispatch(node: NodeOf<"dispatch">): void {
+    const [x, route] = node.inputs as [Node, RoutingNode];
+    const known = this.#routed.get(route);
+    const routed = known ?? this.#route(node, route);
+    const { assign, chunks } = routed;
+    const weighted = isWeighted(node);
+    const params = {
+      weighted,
+      // What goes back as it came needs a row for each choice.
+      once: assign.params.once && !weighted && !this.#untouched.has(node),
+    };
+    const inputs = [this.now(x), assign as Node];
+    const sent = this.#make(node, "permute", { inputs, params });
+    if (!known) this.#count(node, routed);
+    const arrived = this.#send(node, routed, { sent, chunk: 0 });
+    if (!known) this.#group(node, routed);
+    const received = this.#receive(node, routed, { arrived, chunk: 0 });
+    if (chunks === 1) this.#now.set(node, received);
+    else routed.travelling.push({ node, sent });
+    if (known || !this.#options.check) return;
+    this.#make(node, "checkIds", {
+      ...{ inputs: [assign, ...routed.groups] as Node[], params: {} },
+    });
+  }
+
+  /** Number the rows of a routing: where each choice goes. */
+  #route(node: NodeOf<"dispatch">, route: RoutingNode): Routed {
+    const { placed, sendOnce } = this.#options;
+    const [expert, slot] = node.axes as [string, string];
+    const splits = splitsOf(placed, expert);
+    const { over } = placed.axes[expert]!;
+    const far = positionsOver(placed.mesh, over) > 1;
+    const chunks = chunkColumns(splits, far ? this.#options.chunks : 1).length;
+    const once = sendsOnce(this.#graph, route, {
+      ...{ placed, splits, chunks, asked: sendOnce },
+    });
+    const assign = this.#make(node, "assign", {
+      inputs: [this.now(route)],
+      params: { expert, slot, chunks, once },
+    });
+    const routed: Routed = {
+      ...{ assign, over: far ? over : [], chunks, counts: assign as Node },
+      ...{ groups: [], travelling: [], kept: [], home: new Map() },
+      values: Array.from({ length: chunks }, () => new Map<Node, Node>()),
+    };
+    this.#routed.set(route, routed);
+    return routed;
+  }
+
+  /** Tell the ranks of the group how many rows each has for every expert. */
+  #count(node: Node, routed: Routed): void {
+    const { assign, over } = routed;
+    if (over.length === 0) return;
+    routed.counts = this.#make(node, "gatherCounts", {
+      ...{ inputs: [assign as Node], params: { over } },
+    }) as Node;
+  }
+
+  /** Find which received rows are whose. */
+  #group(node: Node, { assign, chunks, counts, groups }: Routed): void {
+    const { expert, slot } = assign.params;
+    for (let chunk = 0; chunk < chunks; chunk++) {
+      groups.push(
+        this.#make(node, "group", {
+          ...{ inputs: [counts], params: { expert, slot, chunk } },
+        }) as Node,
+      );
+    }
+  }
+
+  /** The rows of a chunk, at the ranks that own their experts. */
+  #send(
+    node: Node,
+    { over, chunks, counts }: Routed,
+    { sent, chunk }: {
+      readonly sent: NodeOf<"permute">;
+      readonly chunk: number;
+    },
+  ): Node {
+    if (over.length === 0) return sent as Node;
+    return this.#make(node, "allToAll", {
+      inputs: [sent as Node, counts],
+      params: { direction: "forward", chunk, once: sent.params.once },
+      ...chunkName(chunk, chunks),
+    }) as Node;
+  }
+
+  /** The same rows, by expert. */
+  #receive(
+    node: Node,
+    { assign, chunks, groups, values }: Routed,
+    { arrived, chunk }: { readonly arrived: Node; readonly chunk: number },
+  ): Node {
+    const once = "once" in arrived.params && arrived.params.once;
+    const received = this.#make(node, "received", {
+      inputs: [arrived, groups[chunk]!],
+      params: { once: once && assign.params.once },
+      ...chunkName(chunk, chunks),
+    }) as Node;
+    values[chunk]!.set(node, received);
+    return received;
+  }
+
+  #return(node: NodeOf<"combine"> | NodeOf<"collect">): void {
+    const [y, route] = node.inputs as [Node, Node];
+    const routed = this.#routed.get(route)!;
+    const rows = routed.home.get(y) ?? this.#home(node, y, routed);
+    routed.home.set(y, rows);
+    const params = node.primitive === "combine"
+      ? { weighted: isWeighted(node) }
+      : {};
+    const inputs = [rows, routed.assign as Node];
+    this.#now.set(node, this.#push({ ...node, inputs, params } as Node));
+  }
+
+  /** The rows of a value, back where they were sent from. */
+  #home(node: Node, y: Node, routed: Routed): Node {
+    const { over, chunks, values } = routed;
+    if (chunks === 1) {
+      const value = this.now(y);
+      return over.length === 0 ? value : this.#sendBack(node, y, routed, {
+        ...{ value, chunk: 0 },
+      });
+    }
+    const travelling = routed.travelling.splice(0);
+    const kept = routed.kept.splice(0);
+    let before: Node | undefined;
+    for (const [chunk, own] of values.entries()) {
+      // While a chunk is worked on, the next one travels.
+      for (const { node, sent } of chunk + 1 < chunks ? travelling : []) {
+        const next = { sent, chunk: chunk + 1 };
+        const arrived = this.#send(node, routed, next);
+        this.#receive(node, routed, { arrived, chunk: chunk + 1 });
+      }
+      for (const other of kept) {
+        own.set(
+          other,
+          this.#copy(other, {
+            of: (input) => own.get(input) ?? this.now(input),
+            ...chunkName(chunk, chunks),
+          }),
+        );
+      }
+      before = this.#sendBack(node, y, routed, {
+        ...{ value: own.get(y)!, chunk },
+        ...before ? { before } : {},
+      });
+    }
+    return before!;
+  }
+
+  #sendBack(
+    node: Node,
+    { axes, dtype }: Node,
+    { chunks, counts }: Routed,
+    { value, chunk, before }: {
+      readonly value: Node;
+      readonly chunk: number;
+      readonly before?: Node;
+    },
+  ): Node {
+    return this.#make(node, "allToAll", {
+      inputs: [value, counts, ...before ? [before] : []],
+      ...{ params: { direction: "back", chunk, once: false }, axes, dtype },
+      ...chunkName(chunk, chunks),
+    }) as Node;
+  }
+
+  #refuseChunks(node: Node): void {
+    const rows = node.inputs.some((input) => {
+      const route = this.#dispatched.get(input);
+      return route && this.#routed.get(route)!.chunks > 1;
+    });
+    if (!rows) return;
+    throw new ModelError(
+      `Cannot cut a dispatch into chunks: '${node.primitive}' needs all of its rows at once. Compile with one chunk`,
+      node.span,
+    );
+  }
+}
+
+function isReturn(
+  node: Node,
+): node is NodeOf<"combine"> | NodeOf<"collect"> {
+  return node.primitive === "combine" || node.primitive === "collect";
+}
+
+function chunkName(
+  chunk: number,
+  chunks: number,
+): { readonly chunk?: string } {
+  return chunks === 1 ? {} : { chunk: `chunk ${chunk + 1} of ${chunks}` };
+}

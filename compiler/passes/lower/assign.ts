@@ -1,0 +1,253 @@
+/** The rows of a routing: who gets how many, the row that each choice is sent in, and, sent once, that of each token. */
+
+import { positionsOver } from "../../../spec/mesh.ts";
+import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
+import type { StepPart } from "../../../spec/plan.ts";
+import type { Size } from "../../../spec/size.ts";
+import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
+import { assign } from "../../kernels/assign.ts";
+import { reach } from "../../kernels/reach.ts";
+import {
+  chunkColumns,
+  type Columns,
+  expertTable,
+  splitsOf,
+  unitSplits,
+} from "../columns.ts";
+import { localBound } from "../place.ts";
+import {
+  about,
+  addBuffer,
+  addLaunch,
+  addScratch,
+  bufferAxes,
+  LENGTHS,
+  type Lowering,
+  sizeOf,
+} from "./context.ts";
+import { routeResults } from "./route.ts";
+import { tokenCount } from "./tokens.ts";
+
+/** The rows that a rank sends by a routing, and the buffers that say which. */
+export interface SentRows {
+  readonly number: number;
+  readonly route: RoutingNode;
+  /** The axis of the rank's experts. */
+  readonly expert: string;
+  readonly over: readonly string[];
+  readonly splits: readonly number[];
+  /** The columns of the counts of each chunk. */
+  readonly chunks: readonly Columns[];
+  /** Rows at most, and the host's bound at run time. */
+  readonly bound: PerRank;
+  readonly size: Size;
+  readonly sendRow: string;
+  readonly counts: string;
+  /** Counts of every rank of the group; `counts` itself where there is one rank. */
+  readonly countsAll: string;
+  readonly position: string;
+  /** Where tokens are sent once to each rank and chunk, a *unit*. */
+  readonly tokens?: SentTokens;
+}
+
+/** The tokens that a rank sends once to each unit, whatever the number of their experts there. */
+export interface SentTokens {
+  readonly bound: PerRank;
+  /** Tokens for each unit, and those of every rank of the group. */
+  readonly reach: string;
+  readonly reachAll: string;
+  /** The row that a token is sent in, at its first choice of each unit. */
+  readonly tokenRow: string;
+  /** For each row of a choice, its token among those for its unit. */
+  readonly places: string;
+}
+
+/** Count rows for each expert and number them. */
+export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
+  const rows = sentRows(lowering, node);
+  lowering.sent.set(node, rows);
+  const { route, splits, tokens, sendRow } = rows;
+  const { rule: { topK }, tokens: axes } = route.params;
+  const results = routeResults(lowering, route);
+  const order = orderBuffer(lowering, rows.expert);
+  const part = partOf(rows, "count");
+  const kernel = assign({
+    name: `assign_${splits.at(-1)!}`,
+    experts: splits.at(-1)!,
+    k: topK,
+    tokens: tokenCount(lowering, axes),
+    dropping: results.slot !== undefined,
+    ordered: order !== undefined,
+  });
+  const bindings = {
+    ...{ lengths: LENGTHS, index: results.index, sendRow },
+    ...results.slot ? { slot: results.slot } : {},
+    ...order ? { order } : {},
+    counts: rows.counts,
+  };
+  addLaunch(lowering, node, kernel, { bindings, workgroups: [1, 1, 1], part });
+  if (!tokens) return;
+  const units = unitSplits(rows.chunks);
+  const reached = reach({
+    name: `reach_${units.length - 1}`,
+    ...{ splits: units, k: topK, ordered: order !== undefined },
+    tokens: tokenCount(lowering, axes),
+  });
+  addLaunch(lowering, node, reached, {
+    bindings: {
+      ...{ lengths: LENGTHS, index: results.index, sendRow },
+      ...order ? { order } : {},
+      ...{ reach: tokens.reach, tokenRow: tokens.tokenRow },
+      places: tokens.places,
+    },
+    workgroups: [1, 1, 1],
+    part,
+  });
+}
+
+/** Every rank of the group learns the counts of every other. */
+export function lowerGatherCounts(
+  lowering: Lowering,
+  node: NodeOf<"gatherCounts">,
+): void {
+  const rows = lowering.sent.get(node.inputs[0]!)!;
+  const gather = (
+    what: { from: string; to: string; words: number },
+    part: StepPart["part"],
+  ) =>
+    lowering.steps.push({
+      op: "allGather",
+      ranks: "all",
+      ...{ over: rows.over, from: what.from, to: what.to },
+      bytes: what.words * 4,
+      ...about(lowering, node, partOf(rows, part)),
+    });
+  lowering.sent.set(node, rows);
+  const { counts, countsAll, splits, tokens } = rows;
+  const words = splits.at(-1)!;
+  gather({ from: counts, to: countsAll, words }, "exchange counts");
+  if (!tokens) return;
+  const units = unitSplits(rows.chunks).length - 1;
+  gather(
+    { from: tokens.reach, to: tokens.reachAll, words: units },
+    "exchange reach",
+  );
+}
+
+/** What a step of a dispatch by these rows is part of. */
+export function partOf(
+  { number }: SentRows,
+  part: StepPart["part"],
+  verb: StepPart["verb"] = "dispatch",
+): StepPart {
+  return { verb, routing: number, part };
+}
+
+function sentRows(
+  lowering: Lowering,
+  node: NodeOf<"assign">,
+): SentRows {
+  const { placed } = lowering;
+  const { expert, once } = node.params;
+  const route = node.inputs[0] as RoutingNode;
+  const { choice, tokens, rule: { topK } } = route.params;
+  const { over, of, total } = placed.axes[expert]!;
+  const positions = positionsOver(placed.mesh, over);
+  const splits = splitsOf(placed, expert);
+  const chunks = chunkColumns(splits, node.params.chunks);
+  const bound = mapRanks(
+    tokens.map((axis) => perRank(localBound(placed, axis))),
+    (lengths) => lengths.reduce((n, length) => n * length, topK),
+  );
+  const choices = (name: string) =>
+    addScratch(
+      lowering,
+      name,
+      "u32",
+      bufferAxes(lowering, [...tokens, choice]),
+    );
+  const counts = routingScratch(lowering, "counts", total);
+  return {
+    ...{ number: numberOf(lowering), route, expert, over, splits, chunks },
+    ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
+    sendRow: choices("sendRow"),
+    countsAll: positions === 1
+      ? counts
+      : addScratch(lowering, "countsAll", "u32", [
+        { axis: "position", size: positions },
+        { axis: of, size: total },
+      ]),
+    position: positionBuffer(lowering, over),
+    ...once ? { tokens: sentTokens(positions * chunks.length) } : {},
+  };
+
+  function sentTokens(units: number): SentTokens {
+    const axis = { axis: "tokens for unit", size: units };
+    return {
+      bound: mapRanks(
+        [bound],
+        ([rows]) => rows! / topK * Math.min(topK, units),
+      ),
+      reach: addScratch(lowering, "reach", "u32", [axis]),
+      reachAll: addScratch(lowering, "reachAll", "u32", [
+        { axis: "position", size: positions },
+        axis,
+      ]),
+      tokenRow: choices("tokenRow"),
+      places: routingScratch(lowering, "places", bound),
+    };
+  }
+}
+
+/** A buffer of a routing that is listed by something of its own. */
+export function routingScratch(
+  lowering: Lowering,
+  name: string,
+  size: PerRank,
+): string {
+  return addScratch(lowering, name, "u32", [
+    { axis: `${name} of routing`, size },
+  ]);
+}
+
+/** This rank's position in its exchange group. */
+export function positionBuffer(
+  lowering: Lowering,
+  over: readonly string[],
+): string {
+  const name = `position@${over.join("+") || "one"}`;
+  if (lowering.buffers.has(name)) return name;
+  return addBuffer(lowering, {
+    name,
+    kind: "const",
+    dtype: "u32",
+    axes: [{ axis: "position", size: 1 }],
+    data: { groupRank: over },
+  });
+}
+
+/** Which column of the counts each expert has, where the table is not in order. */
+function orderBuffer(lowering: Lowering, expert: string): string | undefined {
+  const ids = expertTable(lowering.placed, expert).flat();
+  if (ids.every((id, i) => id === i)) return undefined;
+  const name = `order of ${expert}`;
+  if (lowering.buffers.has(name)) return name;
+  const column = ids.map((_, id) => ids.indexOf(id));
+  return addBuffer(lowering, {
+    name,
+    kind: "const",
+    dtype: "u32",
+    axes: [{ axis: lowering.placed.axes[expert]!.of, size: ids.length }],
+    data: { all: column },
+  });
+}
+
+/** How many routings there are already. */
+function numberOf({ sent }: Lowering): number {
+  return new Set(sent.values()).size;
+}
+
+/** The rows that a node sends by. */
+export function sentBy(lowering: Lowering, node: Node): SentRows {
+  return lowering.sent.get(node)!;
+}

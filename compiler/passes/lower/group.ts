@@ -1,0 +1,109 @@
+/** The rows that a rank receives for its experts, or for those of a chunk, by expert: nothing is moved for that. */
+
+import { mapRanks, type PerRank } from "../../../spec/per_rank.ts";
+import type { Size } from "../../../spec/size.ts";
+import type { NodeOf } from "../../graph/graph.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { locate } from "../../kernels/locate.ts";
+import { tileHeight } from "../../kernels/matmul_tile.ts";
+import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
+import { partOf, routingScratch, sentBy } from "./assign.ts";
+import { addLaunch, type Lowering } from "./context.ts";
+import { type ReceivedRows, receivedRows } from "./received.ts";
+import { emitExchange } from "./exchange.ts";
+
+/** Received rows, and the buffers that list them by expert. */
+export interface GroupedRows extends ReceivedRows {
+  /** The axis of the rank's experts, and of its rows in the plan. */
+  readonly expert: string;
+  readonly axis: string;
+  readonly tileSize: Size;
+  readonly tiles: string;
+  readonly rowOf: string;
+  readonly expertOf: string;
+  readonly rowCount: string;
+  /** Where tokens are sent once. */
+  readonly tokens?: ReceivedTokens;
+}
+
+/** Where the choices of tokens that are received once find them. */
+interface ReceivedTokens {
+  /** For each received row of a choice, its token among those of its source. */
+  readonly places: string;
+  /** Grouped row -> received token. */
+  readonly tokenOf: string;
+}
+
+/** Order what each rank receives by expert: a tile list for the grouped kernels. */
+export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
+  const rows = groupedRows(lowering, node);
+  lowering.groups.set(node, rows);
+  const { sent, tokens, chunk } = rows;
+  const { splits, chunks, position } = sent;
+  const columns = chunks.length === 1 ? {} : { columns: chunks[chunk]! };
+  const kernel = regroup({
+    name: `regroup_${splits.at(-1)!}`,
+    ...{ splits, ...columns },
+    tileRows: tileHeight(lowering.tile),
+  });
+  const { tiles, rowOf, expertOf, rowCount } = rows;
+  const part = partOf(sent, "regroup");
+  addLaunch(lowering, node, kernel, {
+    bindings: {
+      ...{ counts: sent.countsAll, position },
+      ...{ tiles, rowOf, expertOf, rowCount },
+    },
+    workgroups: regroupGrid(rows.size),
+    part,
+  });
+  if (!tokens) return;
+  emitExchange(lowering, node, rows, {
+    ...{ from: sent.tokens!.places, to: tokens.places, words: 1 },
+    ...{ direction: "forward", part: partOf(sent, "exchange places") },
+  });
+  const located = locate({
+    ...{ name: `locate_${splits.at(-1)!}`, splits, ...columns },
+    ...{ chunk, chunks: chunks.length },
+  });
+  addLaunch(lowering, node, located, {
+    bindings: {
+      ...{ counts: sent.countsAll, reach: sent.tokens!.reachAll, position },
+      ...{ rowOf, rowCount, places: tokens.places, tokenOf: tokens.tokenOf },
+    },
+    workgroups: elementwiseGrid(rows.size),
+    part,
+  });
+}
+
+function groupedRows(
+  lowering: Lowering,
+  node: NodeOf<"group">,
+): GroupedRows {
+  const sent = sentBy(lowering, node.inputs[0]!);
+  const { chunk, expert, slot } = node.params;
+  const rows = receivedRows(lowering, sent, chunk);
+  const { bound, size, experts, most } = rows;
+  const tileRows = tileHeight(lowering.tile);
+  const tilesBound = mapRanks(
+    [bound, experts],
+    ([rows, n]) => 1 + 3 * (Math.ceil(rows! / tileRows) + n!),
+  );
+  const scratch = (name: string, size: PerRank) =>
+    routingScratch(lowering, name, size);
+  return {
+    ...{ ...rows, expert, axis: `${expert} ${slot}` },
+    tileSize: tileBound(size, most, tileRows),
+    tiles: scratch("tiles", tilesBound),
+    rowOf: scratch("rowOf", bound),
+    expertOf: scratch("expertOf", bound),
+    rowCount: scratch("rowCount", 1),
+    ...sent.tokens
+      ? {
+        tokens: {
+          places: scratch("placesHere", bound),
+          tokenOf: scratch("tokenOf", bound),
+        },
+      }
+      : {},
+  };
+}

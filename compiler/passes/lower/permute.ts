@@ -1,0 +1,122 @@
+/** Tokens into the order in which they are sent, and rows that came home back into tokens. */
+
+import { storedDType } from "../../../spec/dtype.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { combine } from "../../kernels/combine.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { reads } from "../../kernels/kernel.ts";
+import { permute } from "../../kernels/permute.ts";
+import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
+import { partOf, sentBy } from "./assign.ts";
+import { type At, atFlat } from "./at.ts";
+import {
+  addLaunch,
+  addScratch,
+  bufferAxes,
+  fixedProduct,
+  lengthOf,
+  LENGTHS,
+  type Lowering,
+  productOf,
+  sizeOf,
+} from "./context.ts";
+import { writeTarget } from "./dot.ts";
+import { rowMajorBuffer } from "./elementwise.ts";
+import { finish } from "./emit.ts";
+import { routeResults } from "./route.ts";
+import { KernelScope, wordType } from "./scope.ts";
+import { storageFor } from "./storage.ts";
+import { tokenCount } from "./tokens.ts";
+
+/** A row for each choice, or for each token and rank that it goes to. */
+export function lowerPermute(
+  lowering: Lowering,
+  node: NodeOf<"permute">,
+): void {
+  const [x, assign] = node.inputs as [Node, Node];
+  const rows = sentBy(lowering, assign);
+  const { weighted, once } = node.params;
+  const { tokens, rule: { topK } } = rows.route.params;
+  const [expert, slot, ...rest] = node.axes;
+  const words = fixedProduct(lowering, node, rest);
+  const dtype = storedDType(node.dtype);
+  const send = addScratch(lowering, "sent", dtype, [
+    {
+      axis: `${expert} ${slot}`,
+      size: once ? rows.tokens!.bound : rows.bound,
+      dynamic: true,
+    },
+    ...bufferAxes(lowering, rest),
+  ]);
+  const kernel = permute({
+    name: `permute_${words}`,
+    row: words,
+    k: topK,
+    tokens: tokenCount(lowering, tokens),
+    type: wordType(dtype),
+    ...weighted
+      ? {
+        bindings: [reads("x"), reads("weight")],
+        value: (i, choice) =>
+          finish(node as Node, mul(load("x", i), load("weight", choice))),
+      }
+      : {},
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: {
+      ...{ lengths: LENGTHS, send },
+      x: rowMajorBuffer(lowering, x, x.axes),
+      ...weighted ? { weight: routeResults(lowering, rows.route).weight } : {},
+      sendRow: once ? rows.tokens!.tokenRow : rows.sendRow,
+    },
+    workgroups: elementwiseGrid({ mul: [rows.size, words] }),
+    part: partOf(rows, "permute"),
+  });
+  lowering.storages.set(node, { buffer: send, dtype, axes: rest });
+}
+
+/** The weighted sum of the rows of a token in the order of its choices, into what follows it. */
+export function lowerCombine(
+  lowering: Lowering,
+  target: Node,
+  node: NodeOf<"combine">,
+): void {
+  const [returned, assign] = node.inputs as [Node, Node];
+  const rows = sentBy(lowering, assign);
+  const { tokens, rule: { topK } } = rows.route.params;
+  const rest = node.axes.slice(tokens.length);
+  const words = fixedProduct(lowering, node, rest);
+  const scope = new KernelScope(lowering);
+  const storage = storageFor(lowering, target);
+  const length = (axis: string) => lengthOf(scope, axis);
+  scope.readAs("returned", lowering.storages.get(returned)!.buffer);
+  scope.readAs("sendRow", rows.sendRow);
+  const weighed = node.params.weighted!;
+  if (weighed) {
+    scope.readAs("weight", routeResults(lowering, rows.route).weight);
+  }
+  const kernel = combine({
+    name: `combine_${words}`,
+    row: words,
+    k: topK,
+    tokens: productOf(scope, tokens),
+    weighed,
+    bindings: scope.bindings,
+    epilogue: (index, sum) => {
+      const outer = atFlat(tokens, div(index, u32(words)), length);
+      const inner = atFlat(rest, rem(index, u32(words)), length);
+      const at: At = {
+        flat: { order: node.axes, index },
+        get: (axis) => rest.includes(axis) ? inner.get(axis) : outer.get(axis),
+      };
+      return scope.block(() =>
+        writeTarget(scope, { node: target, storage, roots: [node] }, at, [sum])
+      );
+    },
+  });
+  addLaunch(lowering, target, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+    part: partOf(rows, "combine", "combine"),
+  });
+}

@@ -1,0 +1,38 @@
+/** When a token is sent once to each rank, however many of its experts are there. */
+
+import { positionsReached } from "../../spec/bytes.ts";
+import { type Graph, isWeighted, type RoutingNode } from "../graph/graph.ts";
+import type { Placed } from "../sharding/placed.ts";
+import { chunkColumns, heldExperts, unitSplits } from "./columns.ts";
+
+/** What sending tokens once has to save of the bytes of a token, to be worth two more exchanges of little. */
+const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
+
+/** Whether choices of a token go to one rank in the same row: where they can, and it is asked for or worth it. */
+export function sendsOnce(
+  graph: Graph,
+  route: RoutingNode,
+  { placed, splits, chunks, asked }: {
+    readonly placed: Placed;
+    readonly splits: readonly number[];
+    readonly chunks: number;
+    readonly asked: boolean | undefined;
+  },
+): boolean {
+  const { topK } = route.params.rule;
+  const value = graph.nodes.find((user) =>
+    user.primitive === "dispatch" && user.inputs[1] === route &&
+    !isWeighted(user)
+  );
+  const units = unitSplits(chunkColumns(splits, chunks));
+  const can = splits.length > 2 && topK > 1 &&
+    Math.max(...heldExperts(units)) > 1;
+  if (!value || !can) return false;
+  if (asked !== undefined) return asked;
+  const rowBytes = value.axes.slice(2).reduce(
+    (bytes, axis) => bytes * placed.axes[axis]!.size,
+    4,
+  );
+  const saved = topK - positionsReached(units, topK);
+  return saved >= topK * LEAST_SHARE && saved * rowBytes >= LEAST_BYTES;
+}
