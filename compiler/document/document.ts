@@ -5,15 +5,17 @@ import type { Span } from "../../spec/errors.ts";
 import type { CompileOptions, CompileTrainingOptions } from "../compile.ts";
 import type {
   AxisSize,
+  Expanded,
   Primitive,
   PrimitiveParams,
   ScalarFunction,
 } from "../graph/graph.ts";
 import type { TuningTable } from "../kernels/tiles.ts";
 
-/** Primitives that the language makes. Others are made of them: by differentiation, and by placement. */
+/** Primitives that the language makes. Others are made of them: by differentiation, by placement, and by expansion. */
 export type ModelPrimitive = Exclude<
   Primitive,
+  | Expanded
   | "allGather"
   | "allReduce"
   | "allSlice"
