@@ -480,7 +480,10 @@ function deviceFlags(command: Command): Command {
         .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
     )
     .addOption(
-      new Option("--adapter <which>", "what computes: auto, cpu, or numbers")
+      new Option(
+        "--adapter <which>",
+        "what computes: auto, cpu, native, or numbers",
+      )
         .default("auto")
         .argParser(parseAdapter),
     )

@@ -41,12 +41,12 @@ export function parsePlace(text: string): { [axis: string]: string[] } {
   );
 }
 
-/** `auto`, `cpu`, or numbers of adapters. */
+/** `auto`, `cpu`, `native`, or numbers of adapters. */
 export function parseAdapter(text: string): AdapterChoice {
-  if (text === "auto" || text === "cpu") return text;
+  if (text === "auto" || text === "cpu" || text === "native") return text;
   if (!/^\d{1,4}(,\d{1,4})*$/.test(text)) {
     throw new UsageError(
-      `Cannot use --adapter '${text}'. Give auto, cpu, or numbers from 'switchyard devices', such as 0,1`,
+      `Cannot use --adapter '${text}'. Give auto, cpu, native, or numbers from 'switchyard devices', such as 0,1`,
     );
   }
   return text.split(",").map(Number);

@@ -8,13 +8,57 @@ import {
   listAdapters,
 } from "../runtime/mod.ts";
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
-import { CPU_LIMITS, CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
+import { CPU_LIMITS, CpuPool } from "../runtime/cpu/mod.ts";
+import {
+  MAX_NATIVE_THREADS,
+  NATIVE_LIMITS,
+  NativePool,
+  whyNotNative,
+} from "../runtime/native/mod.ts";
+import { HostDevice, type HostPool } from "../runtime/host_device.ts";
 import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
 
-/** What computes: the best there is, the CPU device, or adapters by number. */
-export type AdapterChoice = "auto" | "cpu" | readonly number[];
+/** What computes: the best there is, the CPU by WebAssembly or by compiled C, or adapters by number. */
+export type AdapterChoice = "auto" | HostKind | readonly number[];
+
+/** Devices that compute on the processor. */
+export type HostKind = "cpu" | "native";
+
+/** How a kind of device on the processor is named and opened. */
+interface HostRule {
+  /** What tunings are kept by. */
+  readonly computer: string;
+  readonly maxThreads: number;
+  readonly limits: {
+    readonly [limit: string]: number;
+    readonly memory: number;
+  };
+  open(
+    threads: number,
+    options: { readonly deadlineMs?: number; readonly strange?: boolean },
+  ): Promise<HostPool>;
+  /** Why there is none on this machine; undefined where there is. */
+  whyNot(): Promise<string | undefined>;
+}
+
+const HOSTS: { readonly [K in HostKind]: HostRule } = {
+  cpu: {
+    computer: "CPU device",
+    maxThreads: MAX_THREADS,
+    limits: CPU_LIMITS,
+    open: (threads, options) => CpuPool.open(threads, options),
+    whyNot: () => Promise.resolve(undefined),
+  },
+  native: {
+    computer: "native CPU device",
+    maxThreads: MAX_NATIVE_THREADS,
+    limits: NATIVE_LIMITS,
+    open: (threads, options) => NativePool.open(threads, options),
+    whyNot: whyNotNative,
+  },
+};
 
 /** Where ranks live: all on one device, each on its own, or each in a process of an MPI job. */
 export type DeviceSharing = "shared" | "separate" | "mpi";
@@ -89,8 +133,11 @@ export async function selectDevices(
 ): Promise<SelectedDevices> {
   const { sharing, adapter: choice } = options;
   const world = sharing === "mpi" ? await openWorld() : undefined;
-  if (choice === "cpu" || choice === "auto" && options.graphics === false) {
-    return selectCpu(options, world);
+  if (choice === "cpu" || choice === "native") {
+    return await selectHost(choice, { ...options, world });
+  }
+  if (choice === "auto" && options.graphics === false) {
+    return await selectHost("cpu", { ...options, world });
   }
   const adapters = await listAdapters({
     ...options.gpu ? { gpu: options.gpu } : {},
@@ -99,7 +146,9 @@ export async function selectDevices(
   const list: GpuAdapter[] = [];
   if (choice === "auto") {
     const { adapter } = chooseAdapter(adapters);
-    if (adapter === "cpu") return selectCpu(options, world);
+    if (adapter === "cpu") {
+      return await selectHost("cpu", { ...options, world });
+    }
     // Ranks on devices of their own take the hardware adapters in turn.
     list.push(
       ...sharing === "shared"
@@ -132,50 +181,62 @@ export async function selectDevices(
   };
 }
 
-// Ranks on separate CPU devices share the threads and the memory of one pool; processes have a pool each.
-function selectCpu(
-  options: SelectDevicesOptions,
-  world: MpiWorld | undefined,
-): SelectedDevices {
-  const { sharing, threads = 1, timestamps = false } = options;
+// Ranks on separate devices of one processor share the threads and the memory of one pool; processes have a pool each.
+async function selectHost(
+  kind: HostKind,
+  options: SelectDevicesOptions & { readonly world: MpiWorld | undefined },
+): Promise<SelectedDevices> {
+  const { sharing, threads = 1, timestamps = false, world } = options;
   const { deadlineMs, strange = false } = options;
+  const rule = HOSTS[kind];
+  const why = await rule.whyNot();
+  if (why !== undefined) {
+    throw new MachineError(
+      `Cannot use --adapter ${kind}: ${why}. Install it, or use --adapter cpu`,
+    );
+  }
   const own = Math.min(
-    MAX_THREADS,
+    rule.maxThreads,
     Math.max(1, Math.floor(threads / (world?.localSize ?? 1))),
   );
   return {
     kind: "cpu",
-    computer: `CPU device, ${own} thread${own === 1 ? "" : "s"}`,
+    computer: `${rule.computer}, ${own} thread${own === 1 ? "" : "s"}`,
     threads: own,
-    limits: CPU_LIMITS,
+    limits: rule.limits,
     world,
     open: async (plan) => {
       const ranks = world
         ? [world.rank]
         : Array.from({ length: plan.ranks }, (_, rank) => rank);
-      checkCpuMemory(plan, ranks);
-      const pool = await CpuPool.open(own, {
+      checkMemory(plan, { ranks, rule });
+      const pool = await rule.open(own, {
         ...deadlineMs === undefined ? {} : { deadlineMs },
         strange,
       });
-      const devices: Device[] = [];
-      for (const rank of ranks) {
-        devices.push(
-          sharing === "shared" && rank > 0
-            ? devices[0]!
-            : await createCpuDevice({ pool, timestamps }),
-        );
-      }
+      const one = new HostDevice(pool, { timestamps });
+      const devices = ranks.map((_, n) =>
+        n === 0 || sharing === "shared"
+          ? one
+          : new HostDevice(pool, { timestamps })
+      );
       return { devices, close: () => pool.close() };
     },
   };
 }
 
-function checkCpuMemory(plan: Plan, ranks: readonly number[]): void {
-  const bytes = ranks.reduce((n, rank) => n + onRank(plan.peakBytes, rank), 0);
-  if (bytes <= CPU_LIMITS.memory) return;
+function checkMemory(
+  plan: Plan,
+  at: { readonly ranks: readonly number[]; readonly rule: HostRule },
+): void {
+  const { memory } = at.rule.limits;
+  const bytes = at.ranks.reduce(
+    (n, rank) => n + onRank(plan.peakBytes, rank),
+    0,
+  );
+  if (bytes <= memory) return;
   throw new MachineError(
-    `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the CPU device has ${CPU_LIMITS.memory}. Use a GPU, or smaller bounds`,
+    `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the ${at.rule.computer} has ${memory}. Use a GPU, or smaller bounds`,
   );
 }
 

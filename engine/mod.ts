@@ -155,3 +155,4 @@ export {
   type WorldOptions,
 } from "../runtime/mpi/mod.ts";
 export { CPU_LIMITS } from "../runtime/cpu/mod.ts";
+export { NATIVE_LIMITS, nativeCompiler } from "../runtime/native/mod.ts";

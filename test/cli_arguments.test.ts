@@ -75,7 +75,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "run x.ts --inputs a --outputs b --adapter fast",
-    "Cannot use --adapter 'fast'. Give auto, cpu, or numbers from 'switchyard devices', such as 0,1",
+    "Cannot use --adapter 'fast'. Give auto, cpu, native, or numbers from 'switchyard devices', such as 0,1",
   ],
   [
     "generate x",

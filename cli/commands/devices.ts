@@ -5,6 +5,8 @@ import {
   CPU_LIMITS,
   type GpuAdapter,
   listAdapters,
+  NATIVE_LIMITS,
+  nativeCompiler,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
 import { UsageError } from "../values.ts";
@@ -43,6 +45,7 @@ export async function devicesCommand(
   }
   const adapters = await listAdapters({ places: io.places });
   const { adapter, why } = chooseAdapter(adapters);
+  const native = await nativeCompiler();
   const chosen = adapter === "cpu" ? adapter : adapter.number;
   if (flags.json) {
     const document = {
@@ -54,6 +57,9 @@ export async function devicesCommand(
         }),
       ),
       cpu: { limits: CPU_LIMITS },
+      native: native.compiler
+        ? { ...native.compiler, limits: NATIVE_LIMITS }
+        : { missing: native.missing },
       chosen: { adapter: chosen, why },
     };
     await io.out(`${JSON.stringify(document, null, 2)}\n`);
@@ -62,6 +68,9 @@ export async function devicesCommand(
   await io.out([
     ...adapters.map(formatAdapter),
     `cpu  the CPU device (WebAssembly SIMD)\n   limits: memory ${CPU_LIMITS.memory} of all ranks together`,
+    native.compiler
+      ? `native  the CPU device by C (${native.compiler.version} as '${native.compiler.command}', vectors of ${native.compiler.lanes} f32)\n   limits: memory ${NATIVE_LIMITS.memory} of all ranks together`
+      : `native  not on this machine: ${native.missing}`,
     `auto uses ${
       chosen === "cpu" ? "cpu" : `adapter ${chosen}`
     }: ${why}. Software adapters are only used by number`,

@@ -219,7 +219,7 @@ export function hasUniformTrip(s: ForStmt, shapes: Shapes): boolean {
   const to = shapes.of(s.to);
   if (!shapes.isUniform(s.step) || to.stride !== 0) return false;
   return variable.stride === 0 ||
-    (variable.stride === 1 && variable.align >= 4 && to.align >= 4);
+    (shapes.isAlignedRun(variable) && to.align >= shapes.lanes);
 }
 
 /** Rounds of `analyzeShapes` after which no more is found out of variables that are set. */
@@ -229,7 +229,7 @@ const MAX_ROUNDS = 32;
 export function analyzeShapes(
   kernel: Kernel,
   body: readonly Stmt[],
-  lanes: 1 | 4,
+  lanes: number,
 ): Shapes {
   const variables = new Map<string, Variable>();
   const shapes = new Shapes(variables, {

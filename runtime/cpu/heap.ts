@@ -13,6 +13,18 @@ const GROW_PAGES = 128;
 /** Bytes of memory that a process can have for all ranks on the CPU. */
 export const HEAP_BYTES = MEMORY_PAGES * PAGE - HEAP_ADDRESS;
 
+/** What a CPU device can do; `memory` is the bytes of all buffers of its pool together. */
+export const CPU_LIMITS = {
+  maxBufferSize: HEAP_BYTES,
+  maxStorageBufferBindingSize: HEAP_BYTES,
+  maxStorageBuffersPerShaderStage: 64,
+  maxComputeWorkgroupStorageSize: 1 << 20,
+  maxComputeInvocationsPerWorkgroup: 1024,
+  maxComputeWorkgroupSizeX: 1024,
+  maxComputeWorkgroupsPerDimension: 65535,
+  memory: HEAP_BYTES,
+} as const satisfies { readonly [limit: string]: number };
+
 /** An address range of the shared memory. */
 export interface Span {
   readonly address: number;

@@ -211,12 +211,9 @@ function keyOf(e: Expr): string {
 export function findPointers(
   loop: Extract<Stmt, { op: "for" }>,
   shapes: Shapes,
-  options: {
-    readonly writable: ReadonlySet<string>;
-    readonly lanes: 1 | 4;
-  },
+  writable: ReadonlySet<string>,
 ): PointerGroup[] {
-  const known = new Invariants(loop, shapes, options.writable);
+  const known = new Invariants(loop, shapes, writable);
   const groups = new Map<string, PointerGroup>();
   const seen = new Set<Expr>();
   for (const s of loop.body) {
@@ -224,7 +221,7 @@ export function findPointers(
       walkExpression(top, (e) => {
         if (e.op !== "load" && e.op !== "shared") return;
         const { stride: lane } = shapes.of(e.index);
-        if (lane !== 0 && !(lane === 1 && options.lanes === 4)) return;
+        if (lane !== 0 && !(lane === 1 && shapes.lanes > 1)) return;
         const index = linear(e.index, known);
         if (!index || index.constant >= 2 ** 26) return;
         if (index.factors.some((factor) => !shapes.isUniform(factor))) return;

@@ -4,6 +4,7 @@ import { Worker } from "node:worker_threads";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { DEADLINE_MS, DeadlineError } from "../device.ts";
+import type { HostKernel, HostPool } from "../host_device.ts";
 import {
   ARENA_ADDRESS,
   ARENA_BYTES,
@@ -11,7 +12,7 @@ import {
   HEAP_ADDRESS,
   MAX_THREADS,
 } from "./control.ts";
-import { Heap, type Span } from "./heap.ts";
+import { CPU_LIMITS, Heap, type Span } from "./heap.ts";
 import { ShortBatches } from "./here.ts";
 import { printKernels, RECORD, RECORD_BYTES } from "./print.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
@@ -50,10 +51,8 @@ interface TimedLaunch {
 }
 
 /** A printed kernel in all workers. */
-export interface PoolKernel {
-  readonly index: number;
+export interface PoolKernel extends HostKernel {
   readonly name: string;
-  readonly bindings: number;
 }
 
 /** Options of a pool. */
@@ -68,7 +67,9 @@ export interface CpuPoolOptions {
 }
 
 /** One pool for all ranks of a process. */
-export class CpuPool {
+export class CpuPool implements HostPool<Int32Array> {
+  readonly name: string;
+  readonly limits = CPU_LIMITS;
   readonly threads: number;
   readonly #deadlineMs: number;
   readonly #strange: boolean;
@@ -105,6 +106,9 @@ export class CpuPool {
       );
     }
     this.threads = threads;
+    this.name = `CPU (WebAssembly SIMD, ${threads} thread${
+      threads === 1 ? "" : "s"
+    })`;
     const { memory } = this.heap;
     this.#control = new Int32Array(memory.buffer, 0, HEAP_ADDRESS / 4);
     this.#here = new ShortBatches(memory, this.#control, threads);
@@ -134,7 +138,10 @@ export class CpuPool {
   }
 
   /** Print kernels that the pool does not have, and make them ready in all workers. */
-  async prepare(kernels: readonly Kernel[]): Promise<PoolKernel[]> {
+  async prepare(
+    kernels: readonly Kernel[],
+    progress?: (done: number, total: number) => void,
+  ): Promise<PoolKernel[]> {
     const texts = kernels.map((kernel) => JSON.stringify(kernel));
     const fresh = new Map<string, Kernel>();
     kernels.forEach((kernel, i) => {
@@ -155,6 +162,7 @@ export class CpuPool {
         });
       });
     }
+    progress?.(kernels.length, kernels.length);
     return texts.map((text) => this.#kernels.get(text)!);
   }
 
@@ -261,9 +269,18 @@ export class CpuPool {
     return at;
   }
 
-  /** Record a launch. `bindings`: address and elements of each; `times` receives when it ran. */
+  /** Address and elements of each range. */
+  bind(
+    ranges: readonly { readonly address: number; readonly bytes: number }[],
+  ): Int32Array {
+    return Int32Array.from(
+      ranges.flatMap(({ address, bytes }) => [address, Math.floor(bytes / 4)]),
+    );
+  }
+
+  /** Record a launch; `times` receives when it ran. */
   launch(
-    kernel: PoolKernel,
+    kernel: HostKernel,
     bindings: Int32Array,
     workgroups: readonly [number, number, number],
     times?: LaunchTime[],

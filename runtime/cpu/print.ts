@@ -113,7 +113,6 @@ class KernelPrinter {
     const shapes = analyzeShapes(kernel, body, lanes);
     this.#x = new Expressions(f, shapes, math);
     this.#statements = new Statements(this.#x, {
-      lanes,
       storeLanes,
       writable: new Set(
         kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),

@@ -1,5 +1,5 @@
 /**
- * How a value varies over the four lanes of a vector and over a workgroup. Lanes are consecutive invocations, so most
+ * How a value varies over the lanes of a vector and over a workgroup. Lanes are consecutive invocations, so most
  * index arithmetic is `base + lane * stride` with a scalar base: this is what finds uniform and contiguous accesses.
  */
 
@@ -52,31 +52,29 @@ export function sameShape(a: Shape, b: Shape): boolean {
     a.value === b.value;
 }
 
-/** Whether lanes 0 to 3 lie in one aligned block of four, in order. */
-function isAlignedRun(shape: Shape): boolean {
-  return shape.stride === 1 && shape.align >= 4;
-}
-
 /** Shapes of expressions, given those of the variables. */
 export class Shapes {
   readonly variables: Map<string, Variable>;
+  /** Lanes of a vector: a power of two. */
+  readonly lanes: number;
   readonly #local: Shape;
   #memo = new Map<Expr, Shape>();
 
-  /** `lanes` is 4, or 1 for kernels whose workgroups are not made of whole vectors. */
+  /** `lanes` divides `workgroupSize`; it is 1 for kernels whose workgroups are not made of whole vectors. */
   constructor(
     variables: Map<string, Variable>,
-    options: { readonly lanes: 1 | 4; readonly workgroupSize: number },
+    options: { readonly lanes: number; readonly workgroupSize: number },
   ) {
     this.variables = variables;
     const { lanes, workgroupSize } = options;
+    this.lanes = lanes;
     this.#local = workgroupSize === 1
       ? { stride: 0, align: MAX_ALIGN, group: true, value: 0 }
       : lanes === 1
       ? { stride: 0, align: 1, group: false }
       : {
         stride: 1,
-        align: workgroupSize === 4 ? MAX_ALIGN : 4,
+        align: workgroupSize === lanes ? MAX_ALIGN : lanes,
         group: false,
       };
   }
@@ -98,6 +96,11 @@ export class Shapes {
   /** The same in all lanes. */
   isUniform(e: Expr): boolean {
     return this.of(e).stride === 0;
+  }
+
+  /** Whether the lanes of a vector are in one aligned block of as many elements, in order. */
+  isAlignedRun(shape: Shape): boolean {
+    return shape.stride === 1 && shape.align >= this.lanes;
   }
 
   #derive(e: Expr): Shape {
@@ -200,7 +203,8 @@ export class Shapes {
         };
       }
       case "shr":
-        return b.value !== undefined && (b.value & 31) >= 2 && isAlignedRun(a)
+        return b.value !== undefined && 2 ** (b.value & 31) >= this.lanes &&
+            this.isAlignedRun(a)
           ? {
             stride: 0,
             align: Math.max(1, a.align / 2 ** (b.value & 31)),
@@ -208,13 +212,15 @@ export class Shapes {
           }
           : plain;
       case "div":
-        return e.type === "u32" && isAlignedRun(a) && b.value !== undefined &&
-            b.value > 0 && b.value % 4 === 0
+        return e.type === "u32" && this.isAlignedRun(a) &&
+            b.value !== undefined &&
+            b.value > 0 && b.value % this.lanes === 0
           ? { stride: 0, align: 1, group: false }
           : plain;
       case "rem":
-        return e.type === "u32" && isAlignedRun(a) && b.value !== undefined &&
-            b.value > 0 && b.value % 4 === 0
+        return e.type === "u32" && this.isAlignedRun(a) &&
+            b.value !== undefined &&
+            b.value > 0 && b.value % this.lanes === 0
           ? {
             stride: 1,
             align: Math.min(a.align, lowBit(b.value)),
@@ -223,14 +229,15 @@ export class Shapes {
           : plain;
       case "and": {
         const span = (b.value ?? 0) + 1;
-        return isAlignedRun(a) && span >= 4 && lowBit(span) === span
+        return this.isAlignedRun(a) && span >= this.lanes &&
+            lowBit(span) === span
           ? { stride: 1, align: Math.min(a.align, span), group: false }
           : plain;
       }
       case "lt":
       case "ge":
-        // An aligned run of four lies wholly below or wholly above a multiple of four.
-        return isAlignedRun(a) && b.stride === 0 && b.align >= 4
+        // An aligned run is wholly below or wholly above a multiple of its length.
+        return this.isAlignedRun(a) && b.stride === 0 && b.align >= this.lanes
           ? { stride: 0, align: 1, group: false }
           : plain;
       case "min":

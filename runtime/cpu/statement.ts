@@ -39,7 +39,6 @@ const MAX_LEAP = 2 ** 26;
 export class Statements {
   readonly x: Expressions;
   readonly f: WasmFunction;
-  readonly #lanes: 1 | 4;
   readonly #writable: ReadonlySet<string>;
   /** Index of the function that stores lanes one by one. */
   readonly #storeLanes: () => number;
@@ -49,13 +48,11 @@ export class Statements {
   readonly #declaredAt = new Map<string, number>();
 
   constructor(x: Expressions, options: {
-    readonly lanes: 1 | 4;
     readonly writable: ReadonlySet<string>;
     readonly storeLanes: () => number;
   }) {
     this.x = x;
     this.f = x.f;
-    this.#lanes = options.lanes;
     this.#writable = options.writable;
     this.#storeLanes = options.storeLanes;
   }
@@ -228,10 +225,7 @@ export class Statements {
       }
     });
     if (nested || !x.shapes.isUniform(s.from)) return;
-    const groups = findPointers(s, x.shapes, {
-      writable: this.#writable,
-      lanes: this.#lanes,
-    });
+    const groups = findPointers(s, x.shapes, this.#writable);
     if (groups.length === 0) return;
     // Steps and strides so large that offsets of an unrolled round would not fit 32 bits are not unrolled.
     const far = groups.some(({ stride }) =>

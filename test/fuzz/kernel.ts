@@ -1,12 +1,17 @@
-/** Class `kernel`: a valid kernel tree does the same in the interpreter of trees and in WebAssembly. */
+/** Class `kernel`: a valid kernel tree does the same in the interpreter of trees, in WebAssembly and in compiled C. */
 
 import fc from "fast-check";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { readTree } from "../../spec/verify_tree.ts";
 import { interpretKernel } from "../helpers/interpret_kernel.ts";
+import { runNative } from "../helpers/run_native.ts";
 import { runWasm } from "../helpers/run_wasm.ts";
+import { NativePool, whyNotNative } from "../../runtime/native/mod.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 import { LENGTH, randomKernel } from "./random_kernel.ts";
+
+/** One of so many kernels is compiled as C too: a compiler takes a hundred times as long as the others. */
+const NATIVE_EVERY = 50;
 
 /** Numbers of which a kernel is made. */
 type Numbers = readonly number[];
@@ -41,13 +46,17 @@ function difference(wanted: Data, found: Data): string | undefined {
 
 /** Random kernels, run differentially. */
 export function kernelClass(): FuzzClass<Numbers> {
+  let judged = 0;
+  let pool: Promise<NativePool | undefined> | undefined;
+  const open = async () =>
+    await whyNotNative() === undefined ? await NativePool.open(1) : undefined;
   return {
     name: "kernel",
     count: 5000,
     cases: fc.array(fc.nat(2 ** 20), {
       ...{ minLength: 1, maxLength: 250, size: "max" } as const,
     }),
-    judge(numbers) {
+    async judge(numbers) {
       const kernel = randomKernel(numbers);
       const [fault] = [
         ...readTree(kernel).faults,
@@ -71,11 +80,24 @@ export function kernelClass(): FuzzClass<Numbers> {
           }`,
         );
       }
+      if (judged++ % NATIVE_EVERY === 0) {
+        const native = await (pool ??= open());
+        if (native) {
+          const found = data();
+          await runNative(native, kernel, { bindings: found, groups });
+          const differs = difference(wanted, found);
+          if (differs !== undefined) throw new Finding(`${differs}, in C`);
+          return "equal in C";
+        }
+      }
       const lanes = kernel.workgroupSize % 4 === 0 ? "vectors" : "invocations";
-      return Promise.resolve(`equal in ${lanes}`);
+      return `equal in ${lanes}`;
     },
     evidence: (numbers) =>
       Promise.resolve({ "wgsl": printWgsl(randomKernel(numbers)) }),
-    close: () => Promise.resolve(),
+    close: async () => {
+      await (await pool)?.close();
+      pool = undefined;
+    },
   };
 }

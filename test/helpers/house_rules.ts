@@ -27,7 +27,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "ts-morph": /^compiler\/source\/typescript\.ts$/,
   "webgpu": /^runtime\/gpu\.ts$/,
-  "koffi": /^runtime\/mpi\//,
+  "koffi": /^runtime\/(mpi|native)\//,
   "ajv": /^spec\//,
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/jinja": /^engine\//,
@@ -40,7 +40,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may touch the machine: read files, see the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|runtime\/mpi\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|runtime\/mpi\/|runtime\/native\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** Files whose verbs read like mathematics and may take more than two arguments. */
 const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;

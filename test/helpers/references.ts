@@ -9,6 +9,7 @@ import {
   type Tensors,
   writeSafetensors,
 } from "../../engine/mod.ts";
+import { whyNotNative } from "../../runtime/native/mod.ts";
 import {
   loadCheckpoint,
   type Loaded,
@@ -23,17 +24,27 @@ const TOLERANCE = 1e-4;
 /** Recordings of a prompt that outputs of the same names are held against. */
 const OUTPUT = /\.(logits|router_logits|topk_idx)$/;
 
-/** Both kinds of device; each gives its own bits. */
+const withoutNative = await whyNotNative();
+if (withoutNative !== undefined) {
+  t.comment(`No mesh runs on the native CPU device: ${withoutNative}`);
+}
+
+/**
+ * Both kinds of device; each gives its own bits. On the CPU, every second mesh runs compiled C, which has to give the bits of
+ * the first, which runs WebAssembly.
+ */
 const DEVICES = [
   {
     title: "on the CPU",
     adapter: "cpu",
+    second: withoutNative === undefined ? "native" : "cpu",
     skip: skipUnasked("cpu"),
     software: false,
   },
   {
     title: "on a GPU",
     adapter: [0],
+    second: [0],
     skip: skipWithoutGpu,
     software: gpuIsSoftware,
   },
@@ -149,10 +160,10 @@ export function testReferences(
 function testReference(
   name: string,
   meshes: { readonly shared: readonly string[]; readonly separate: string },
-  { title, adapter, skip }:
+  { title, skip, ...device }:
     & Pick<
       (typeof DEVICES)[number],
-      "title" | "adapter"
+      "title" | "adapter" | "second"
     >
     & { readonly skip: string | boolean },
 ): void {
@@ -160,12 +171,15 @@ function testReference(
     const recorded = await readRecorded(name);
     const bits = new SameBits();
     for (
-      const [mesh, sharing] of [
-        ...meshes.shared.map((mesh) => [mesh, "shared"] as const),
-        [meshes.separate, "separate"] as const,
+      const [mesh, sharing, adapter] of [
+        ...meshes.shared.map((mesh, i) =>
+          [mesh, "shared", i % 2 ? device.second : device.adapter] as const
+        ),
+        [meshes.separate, "separate", device.adapter] as const,
       ]
     ) {
-      await t.test(`${mesh}, ${sharing} devices`, async (t) => {
+      const on = adapter === "native" ? ", compiled C" : "";
+      await t.test(`${mesh}, ${sharing} devices${on}`, async (t) => {
         const loaded = await loadCheckpoint(name, {
           ...{ mesh, sharing, adapter },
         });

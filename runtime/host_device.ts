@@ -1,0 +1,243 @@
+/** A device that computes in the memory of this process: what differs between kinds of it is the pool that runs launches. */
+
+import { invariant, MachineError } from "../spec/errors.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
+import type { PlanKernel } from "../spec/plan.ts";
+import type { Device, DeviceBuffer, LaunchTiming, Staging } from "./device.ts";
+
+/** Memory taken from a pool. */
+export interface HostSpan {
+  readonly address: number;
+  /** Bytes taken, more than asked for. */
+  readonly size: number;
+}
+
+/** A prepared kernel of a pool. */
+export interface HostKernel {
+  readonly index: number;
+  readonly bindings: number;
+}
+
+/** Threads and memory that devices share: their launches run one after another, in the order of the calls. */
+export interface HostPool<Bindings = unknown> {
+  /** For people. */
+  readonly name: string;
+  readonly limits: { readonly [limit: string]: number };
+  readonly heap: {
+    /** Zeroed memory of `bytes` bytes. Throws MachineError where there is none. */
+    allocate(bytes: number, label: string): HostSpan;
+    view(address: number, bytes: number): Uint8Array;
+    release(span: HostSpan): void;
+  };
+  /** Make kernels ready, in order; `progress` is called as each is. */
+  prepare(
+    kernels: readonly Kernel[],
+    progress?: (done: number, total: number) => void,
+  ): Promise<HostKernel[]>;
+  /** Memory that a launch binds, in the order of a kernel's bindings. */
+  bind(
+    ranges: readonly { readonly address: number; readonly bytes: number }[],
+  ): Bindings;
+  /** Record a launch; `times` receives when it ran. */
+  launch(
+    kernel: HostKernel,
+    bindings: Bindings,
+    workgroups: readonly [number, number, number],
+    times?: LaunchTiming[],
+  ): void;
+  /** Record a copy between addresses. */
+  copy(from: number, to: number, bytes: number): void;
+  /** Write bytes now if nothing is pending, else in its turn. */
+  write(address: number, data: Uint8Array): void;
+  /** Run everything recorded so far and wait for it. */
+  settle(): Promise<void>;
+  /** Start everything recorded so far. */
+  submit(): void;
+  close(): Promise<void>;
+}
+
+/** Options of a device. */
+export interface HostDeviceOptions {
+  /** The pool is closed with the device. */
+  readonly ownsPool?: boolean;
+  /** Keep when each launch ran, for `timings`. */
+  readonly timestamps?: boolean;
+}
+
+/** A range of a pool's memory. */
+class HostBuffer implements DeviceBuffer {
+  readonly bytes: number;
+  readonly address: number;
+  constructor(bytes: number, address: number) {
+    this.bytes = bytes;
+    this.address = address;
+  }
+}
+
+/** A rank's device over a pool. */
+export class HostDevice<Bindings> implements Device {
+  readonly kind = "cpu";
+  readonly name: string;
+  readonly limits: Device["limits"];
+  readonly #pool: HostPool<Bindings>;
+  readonly #ownsPool: boolean;
+  readonly #kernels = new Map<string, HostKernel>();
+  #spans: HostSpan[] = [];
+  /** What frozen lists of buffers bind. */
+  readonly #bindings = new WeakMap<readonly DeviceBuffer[], Bindings>();
+  #destroyed = false;
+
+  readonly timings?: () => Promise<LaunchTiming[]>;
+  #times: LaunchTiming[] | undefined;
+
+  constructor(pool: HostPool<Bindings>, options: HostDeviceOptions = {}) {
+    this.#pool = pool;
+    this.name = pool.name;
+    this.limits = pool.limits;
+    this.#ownsPool = options.ownsPool ?? false;
+    if (options.timestamps) {
+      this.#times = [];
+      this.timings = async () => {
+        await this.idle();
+        const times = this.#times!;
+        this.#times = [];
+        return times;
+      };
+    }
+  }
+
+  async prepare(
+    kernels: { readonly [name: string]: PlanKernel },
+    progress?: (done: number, total: number) => void,
+  ): Promise<void> {
+    this.#check();
+    const names = Object.keys(kernels);
+    const ready = await this.#pool.prepare(
+      names.map((name) => kernels[name]!.tree),
+      progress,
+    );
+    names.forEach((name, i) => this.#kernels.set(name, ready[i]!));
+  }
+
+  createBuffer(bytes: number, label: string): DeviceBuffer {
+    this.#check();
+    const span = this.#pool.heap.allocate(bytes, label);
+    this.#spans.push(span);
+    return new HostBuffer(bytes, span.address);
+  }
+
+  range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer {
+    return new HostBuffer(bytes, this.#address(buffer, offset, bytes));
+  }
+
+  write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
+    this.#pool.write(this.#address(buffer, offset, data.length), data);
+  }
+
+  launch(
+    kernel: string,
+    buffers: readonly DeviceBuffer[],
+    workgroups: readonly [number, number, number],
+  ): void {
+    this.#check();
+    const known = this.#kernels.get(kernel);
+    invariant(known, `kernel '${kernel}' is not prepared`);
+    let bindings = this.#bindings.get(buffers);
+    if (!bindings) {
+      invariant(
+        buffers.length === known.bindings,
+        `kernel '${kernel}' binds ${known.bindings} buffers, not ${buffers.length}`,
+      );
+      bindings = this.#pool.bind(
+        buffers.map((buffer) => ({
+          address: this.#address(buffer, 0, buffer.bytes),
+          bytes: buffer.bytes,
+        })),
+      );
+      if (Object.isFrozen(buffers)) this.#bindings.set(buffers, bindings);
+    }
+    this.#pool.launch(known, bindings, workgroups, this.#times);
+  }
+
+  copy(
+    from: DeviceBuffer,
+    fromOffset: number,
+    to: DeviceBuffer,
+    toOffset: number,
+    bytes: number,
+  ): void {
+    this.#pool.copy(
+      this.#address(from, fromOffset, bytes),
+      this.#address(to, toOffset, bytes),
+      bytes,
+    );
+  }
+
+  async read(
+    buffer: DeviceBuffer,
+    offset: number,
+    bytes: number,
+  ): Promise<Uint8Array> {
+    const address = this.#address(buffer, offset, bytes);
+    await this.#pool.settle();
+    return Uint8Array.from(this.#pool.heap.view(address, bytes));
+  }
+
+  /** The memory itself, whichever way: once what was recorded is done, nothing stands between it and the host. */
+  createStaging(): Staging {
+    return {
+      bytes: 0,
+      open: async (buffer, spans) => {
+        await this.#pool.settle();
+        return spans.map(({ offset, bytes }) =>
+          this.#pool.heap.view(this.#address(buffer, offset, bytes), bytes)
+        );
+      },
+      close: () => {},
+    };
+  }
+
+  submit(): void {
+    this.#check();
+    this.#pool.submit();
+  }
+
+  async idle(): Promise<void> {
+    this.#check();
+    await this.#pool.settle();
+  }
+
+  destroy(): void {
+    if (this.#destroyed) return;
+    this.#destroyed = true;
+    const spans = this.#spans;
+    this.#spans = [];
+    if (this.#ownsPool) {
+      void this.#pool.close();
+      return;
+    }
+    // Launches recorded earlier may still use the memory. A pool that failed gives nothing back.
+    this.#pool.settle().then(
+      () => spans.forEach((span) => this.#pool.heap.release(span)),
+      () => {},
+    );
+  }
+
+  #check(): void {
+    if (this.#destroyed) {
+      throw new MachineError(
+        "Cannot use the CPU device: it was destroyed. Open another",
+      );
+    }
+  }
+
+  #address(buffer: DeviceBuffer, offset: number, bytes: number): number {
+    this.#check();
+    invariant(buffer instanceof HostBuffer, "a buffer of another device");
+    invariant(
+      offset >= 0 && bytes >= 0 && offset + bytes <= buffer.bytes,
+      `bytes ${offset} to ${offset + bytes} of a buffer of ${buffer.bytes}`,
+    );
+    return buffer.address + offset;
+  }
+}

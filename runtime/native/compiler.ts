@@ -1,0 +1,212 @@
+/** The C compiler of this machine, and shared objects that it makes, kept in a cache folder by what they are made of. */
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { access, mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { availableParallelism, homedir } from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { MachineError } from "../../spec/errors.ts";
+
+/** A compiler that was found. */
+export interface Compiler {
+  /** How it is started: a name on the path, or a path. */
+  readonly command: string;
+  /** What it calls itself, such as `gcc 12.4.0`. */
+  readonly version: string;
+  /** Lanes of the widest vectors that this processor computes with. */
+  readonly lanes: number;
+  /** A hash of all that decides what it makes of a text: its version, and the processor. */
+  readonly identity: string;
+}
+
+/** Commands that are tried where the environment names none (`CC`). */
+const COMMANDS = ["cc", "clang", "gcc"] as const;
+
+/**
+ * Every sum and product is rounded by itself, and whole numbers wrap. What is left out is only the trapping and the error
+ * number of functions, which have no effect on values.
+ */
+const FLAGS = [
+  "-std=gnu11",
+  "-O2",
+  "-march=native",
+  "-ffp-contract=off",
+  "-fno-math-errno",
+  "-fno-trapping-math",
+  "-fwrapv",
+  "-fno-strict-aliasing",
+  "-fPIC",
+  "-w",
+] as const;
+
+/** The most that compilers print which is read. */
+const MAX_OUTPUT = 1 << 22;
+
+interface Finished {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+function run(
+  command: string,
+  args: readonly string[],
+  input: string,
+): Promise<Finished> {
+  return new Promise((resolve) => {
+    let child: ChildProcess;
+    let out = "";
+    let err = "";
+    try {
+      child = spawn(command, args, { stdio: "pipe" });
+    } catch (error) {
+      return resolve({ code: null, out, err: String(error) });
+    }
+    child.on(
+      "error",
+      (error) => resolve({ code: null, out, err: error.message }),
+    );
+    child.stdout!.on("data", (data) => {
+      if (out.length < MAX_OUTPUT) out += data;
+    });
+    child.stderr!.on("data", (data) => {
+      if (err.length < MAX_OUTPUT) err += data;
+    });
+    child.on("close", (code) => resolve({ code, out, err }));
+    child.stdin!.on("error", () => {});
+    child.stdin!.end(input);
+  });
+}
+
+/** The words of `CC`, or the commands that may be there. */
+function candidates(): readonly (readonly string[])[] {
+  const named = process.env["CC"]?.trim();
+  return named ? [named.split(/\s+/)] : COMMANDS.map((command) => [command]);
+}
+
+let found: Promise<Compiler | undefined> | undefined;
+
+/** The first compiler that works; undefined where there is none. Looked for once in a process. */
+export function findCompiler(): Promise<Compiler | undefined> {
+  return found ??= search();
+}
+
+async function search(): Promise<Compiler | undefined> {
+  // Windows has no POSIX threads, which the runtime is written for.
+  if (process.platform === "win32") return undefined;
+  for (const [command, ...args] of candidates()) {
+    // All macros of the compiler: its version, and what the processor has.
+    const { code, out } = await run(
+      command!,
+      [...args, ...FLAGS, "-dM", "-E", "-x", "c", "-"],
+      "",
+    );
+    if (code !== 0) continue;
+    const macros = new Map(
+      [...out.matchAll(/^#define (\w+) (.*)$/gm)].map(([, name, value]) =>
+        [name!, value!] as const
+      ),
+    );
+    const number = ["__clang_major__", "__clang_minor__"].every((m) =>
+        macros.has(m)
+      )
+      ? `clang ${macros.get("__clang_major__")}.${
+        macros.get("__clang_minor__")
+      }`
+      : `gcc ${macros.get("__GNUC__")}.${macros.get("__GNUC_MINOR__")}`;
+    return {
+      command: [command, ...args].join(" "),
+      version: number,
+      lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
+      identity: createHash("sha256").update(out).update(FLAGS.join(" "))
+        .digest("hex"),
+    };
+  }
+  return undefined;
+}
+
+/** Where compiled objects are kept. */
+export function defaultCache(): string {
+  const base = process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache");
+  return path.join(base, "switchyard", "native");
+}
+
+/** Compiles texts into shared objects, each once. */
+export class ObjectCache {
+  readonly compiler: Compiler;
+  readonly #folder: string;
+
+  constructor(compiler: Compiler, folder: string = defaultCache()) {
+    this.compiler = compiler;
+    this.#folder = folder;
+  }
+
+  /**
+   * The paths of shared objects of C texts, in order. Those that are not there are compiled, as many at a time as the machine
+   * runs; `progress` is called as each is there. Throws MachineError where one cannot be compiled.
+   */
+  async compile(
+    texts: readonly string[],
+    progress?: (done: number) => void,
+  ): Promise<string[]> {
+    const paths = new Array<string>(texts.length);
+    let next = 0;
+    let done = 0;
+    const worker = async () => {
+      for (let i = next++; i < texts.length; i = next++) {
+        paths[i] = await this.#object(texts[i]!);
+        progress?.(++done);
+      }
+    };
+    await mkdir(this.#folder, { recursive: true, mode: 0o700 });
+    await Promise.all(
+      Array.from({ length: availableParallelism() }, () => worker()),
+    );
+    return paths;
+  }
+
+  async #object(text: string): Promise<string> {
+    const { identity, command } = this.compiler;
+    const key = createHash("sha256").update(identity).update(text).digest(
+      "hex",
+    );
+    const file = path.join(this.#folder, `${key}.so`);
+    if (await access(file).then(() => true, () => false)) return file;
+    // Written beside it, so that no other process meets half of one.
+    const part = path.join(this.#folder, `${key}.${process.pid}.${unique++}`);
+    const [first, ...rest] = command.split(" ");
+    const { code, err } = await run(
+      first!,
+      [
+        ...rest,
+        ...FLAGS,
+        "-shared",
+        "-pthread",
+        "-x",
+        "c",
+        "-",
+        "-o",
+        part,
+        "-lm",
+      ],
+      text,
+    );
+    if (code !== 0) {
+      await rm(part, { force: true });
+      await writeFile(path.join(this.#folder, `${key}.c`), text);
+      throw new MachineError(
+        `Cannot compile a kernel: ${command} ended with ${
+          code ?? "an error"
+        } (${
+          err.split("\n").find((line) => line.includes("error")) ??
+            err.slice(0, 200)
+        }). Name another compiler in the environment variable CC, or use --adapter cpu`,
+      );
+    }
+    await rename(part, file);
+    return file;
+  }
+}
+
+let unique = 0;

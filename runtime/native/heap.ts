@@ -1,0 +1,59 @@
+/** Memory outside of JavaScript for the buffers of native devices. */
+
+import { totalmem } from "node:os";
+import { MachineError } from "../../spec/errors.ts";
+import type { HostSpan } from "../host_device.ts";
+import type { Runtime } from "./library.ts";
+
+/** Allocates, and gives views of what it allocated. */
+export class NativeHeap {
+  readonly #runtime: Runtime;
+  /** Bytes that all allocations together may have. */
+  readonly #limit: number;
+  #used = 0;
+  /** Bytes of each allocation by its address. */
+  readonly #sizes = new Map<number, number>();
+
+  constructor(runtime: Runtime, limit = totalmem()) {
+    this.#runtime = runtime;
+    this.#limit = limit;
+  }
+
+  allocate(bytes: number, label: string): HostSpan {
+    const address = this.#used + bytes > this.#limit
+      ? 0
+      : this.#runtime.allocate(bytes);
+    if (address === 0) {
+      const mib = (n: number) => `${Math.ceil(n / 2 ** 20)} MiB`;
+      throw new MachineError(
+        `Cannot create buffer '${label}' on the native CPU device: it needs ${
+          mib(bytes)
+        } and ${
+          mib(this.#limit - this.#used)
+        } of this machine's memory are left. Use more ranks on other hosts, or lower the bounds of the model`,
+      );
+    }
+    this.#used += bytes;
+    this.#sizes.set(address, bytes);
+    return { address, size: bytes };
+  }
+
+  /** Give memory back; of a heap that was closed, it has been. */
+  release({ address, size }: HostSpan): void {
+    if (!this.#sizes.delete(address)) return;
+    this.#runtime.free(address, size);
+    this.#used -= size;
+  }
+
+  /** Give everything back; no view may be used any more. */
+  close(): void {
+    for (const [address, size] of this.#sizes) this.release({ address, size });
+  }
+
+  /** Bytes of an allocation. */
+  view(address: number, bytes: number): Uint8Array {
+    return bytes === 0
+      ? new Uint8Array()
+      : new Uint8Array(this.#runtime.view(address, bytes));
+  }
+}

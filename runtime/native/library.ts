@@ -1,0 +1,124 @@
+/** The compiled runtime, called through koffi. Both are optional and loaded when first asked for. */
+
+import type { LibraryHandle } from "koffi";
+import { MachineError } from "../../spec/errors.ts";
+import { findCompiler, ObjectCache } from "./compiler.ts";
+import { THREADS_IN_C } from "./threads.ts";
+
+type Callable = ReturnType<LibraryHandle["func"]>;
+
+/** Functions of the runtime: `threads.ts` has their text. */
+export interface Runtime {
+  /** A pool of threads; 0 where there is no memory. */
+  open(threads: number): bigint;
+  close(pool: bigint): void;
+  /** Number of a kernel in a pool, or -1. */
+  load(pool: bigint, path: string, name: string, scratch: number): number;
+  /** Run records from word `from` to word `to`; `budget` in nanoseconds, 0 for all of them. Says which word it reached. */
+  run(
+    pool: bigint,
+    words: Uint32Array,
+    range: {
+      readonly from: number;
+      readonly to: number;
+      readonly budget: number;
+    },
+  ): number;
+  /** The same on another thread, without a budget. */
+  runAside(
+    pool: bigint,
+    words: Uint32Array,
+    range: { readonly from: number; readonly to: number },
+  ): Promise<number>;
+  /** Have a run end early. */
+  stop(pool: bigint): void;
+  /** The word of the record that runs, or ran last. */
+  position(pool: bigint): number;
+  /** Nanoseconds of the clock of records. */
+  now(): number;
+  /** Zeroed memory with a guard on both sides; 0 where there is none. */
+  allocate(bytes: number): number;
+  free(address: number, bytes: number): void;
+  /** Memory as an ArrayBuffer, valid until it is freed. */
+  view(address: number, bytes: number): ArrayBuffer;
+}
+
+/** What the native device is made of. */
+export interface NativeLibrary {
+  readonly objects: ObjectCache;
+  readonly runtime: Runtime;
+}
+
+let loaded: Promise<NativeLibrary> | undefined;
+
+/** Compile and load the runtime, once. Throws MachineError where there is no compiler or no koffi. */
+export function loadNative(): Promise<NativeLibrary> {
+  return loaded ??= load();
+}
+
+/** Why there is no native device here, or undefined where there is. */
+export async function whyNotNative(): Promise<string | undefined> {
+  if (await findCompiler() === undefined) {
+    return "no C compiler was found (cc, clang or gcc)";
+  }
+  try {
+    await import("koffi");
+    return undefined;
+  } catch {
+    return "the optional package 'koffi' could not be loaded";
+  }
+}
+
+async function load(): Promise<NativeLibrary> {
+  const compiler = await findCompiler();
+  const why = await whyNotNative();
+  if (compiler === undefined || why !== undefined) {
+    throw new MachineError(
+      `Cannot use the native CPU device: ${why}. Install it, or use --adapter cpu`,
+    );
+  }
+  const objects = new ObjectCache(compiler);
+  const [path] = await objects.compile([THREADS_IN_C]);
+  const koffi = await import("koffi");
+  const library = koffi.load(path!);
+  const bind = (text: string) => library.func(text);
+  const open = bind("void *switchyard_open(uint32_t threads)");
+  const close = bind("void switchyard_close(void *pool)");
+  const loadKernel = bind(
+    "int32_t switchyard_load(void *pool, const char *path, const char *name, uint64_t scratch)",
+  );
+  const run = bind(
+    "uint64_t switchyard_run(void *pool, void *words, uint64_t from, uint64_t to, double budget)",
+  );
+  const stop = bind("void switchyard_stop(void *pool)");
+  const position = bind("uint64_t switchyard_position(void *pool)");
+  const now = bind("uint64_t switchyard_now()");
+  const allocate = bind("void *switchyard_allocate(uint64_t bytes)");
+  const free = bind("void switchyard_free(void *address, uint64_t bytes)");
+  const runtime: Runtime = {
+    open: (threads) => open(threads) ?? 0n,
+    close: (pool) => close(pool),
+    load: (...args) => loadKernel(...args),
+    run: (pool, words, { from, to, budget }) =>
+      Number(run(pool, words, from, to, budget)),
+    runAside: (pool, words, { from, to }) =>
+      aside(run, pool, words, from, to, 0),
+    stop: (pool) => stop(pool),
+    position: (pool) => Number(position(pool)),
+    now: () => Number(now()),
+    allocate: (bytes) => Number(allocate(bytes) ?? 0n),
+    free: (address, bytes) => free(BigInt(address), bytes),
+    view: (address, bytes) => koffi.view(BigInt(address), bytes),
+  };
+  // A library is unloaded once its handle and functions are collected: the closures above keep them.
+  return { objects, runtime };
+}
+
+function aside(call: Callable, ...args: unknown[]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    call.async(...args, (error: Error | null, result: number | bigint) => {
+      if (error) reject(error);
+      else resolve(Number(result));
+    });
+  });
+}

@@ -1,0 +1,59 @@
+/**
+ * The CPU as a device by C: kernels printed as C, compiled by the system's compiler, run by threads on memory outside of
+ * JavaScript. It computes the same bits as the WebAssembly device, faster, and needs a compiler and the package `koffi`.
+ *
+ * @example
+ * ```ts
+ * const device = await createNativeDevice({ threads: 2 });
+ * ```
+ */
+
+import { availableParallelism } from "node:os";
+import type { Device } from "../device.ts";
+import { HostDevice } from "../host_device.ts";
+import { type Compiler, findCompiler } from "./compiler.ts";
+import { whyNotNative } from "./library.ts";
+import { MAX_NATIVE_THREADS, NativePool } from "./pool.ts";
+
+export { type Compiler, findCompiler } from "./compiler.ts";
+export { whyNotNative } from "./library.ts";
+export { MAX_NATIVE_THREADS, NATIVE_LIMITS, NativePool } from "./pool.ts";
+export { type PrintedKernel, printKernel } from "./print.ts";
+
+/** The compiler that native devices use here, or why there is none. */
+export async function nativeCompiler(): Promise<
+  {
+    readonly compiler?: Pick<Compiler, "command" | "version" | "lanes">;
+    readonly missing?: string;
+  }
+> {
+  const [found, missing] = [await findCompiler(), await whyNotNative()];
+  if (found === undefined || missing !== undefined) {
+    return { missing: missing ?? "no C compiler was found" };
+  }
+  const { command, version, lanes } = found;
+  return { compiler: { command, version, lanes } };
+}
+
+/** Options of `createNativeDevice`. */
+export interface NativeDeviceOptions {
+  /** Threads that compute; default: as many as the machine runs at once. */
+  readonly threads?: number;
+  /** A pool that several devices share; `threads` is then the pool's, and the caller closes it. */
+  readonly pool?: NativePool;
+  /** Keep when each launch ran, for `timings`. */
+  readonly timestamps?: boolean;
+}
+
+/** Open the CPU as a native device. Throws MachineError where there is no compiler or no koffi. */
+export async function createNativeDevice(
+  options: NativeDeviceOptions = {},
+): Promise<Device> {
+  const threads = options.threads ??
+    Math.min(availableParallelism(), MAX_NATIVE_THREADS);
+  const pool = options.pool ?? await NativePool.open(threads);
+  return new HostDevice(pool, {
+    ownsPool: options.pool === undefined,
+    timestamps: options.timestamps ?? false,
+  });
+}

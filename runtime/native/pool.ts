@@ -1,0 +1,315 @@
+/** Threads of compiled C over memory outside of JavaScript: kernels of all native devices of a pool run here, in order. */
+
+import { totalmem } from "node:os";
+import { MachineError } from "../../spec/errors.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
+import type { HostKernel, HostPool } from "../host_device.ts";
+import { NativeHeap } from "./heap.ts";
+import { loadNative, type NativeLibrary } from "./library.ts";
+import { ENTRY, printKernel } from "./print.ts";
+import { BINDING_WORDS, RECORD, RECORD_WORDS } from "./records.ts";
+import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
+
+/** Most threads of a pool. */
+export const MAX_NATIVE_THREADS = 256;
+
+/** The longest write that is inside a record; longer ones are several records. */
+const INLINE_BYTES = 1 << 20;
+
+/** Nanoseconds up to which launches run on the thread that waits for them: to hand them to another takes about as long. */
+const HERE_BUDGET = 200_000;
+
+/** What a native device can do; `memory` is the bytes of all buffers of its pool together. Indices of kernels are 32 bits. */
+export const NATIVE_LIMITS = {
+  maxBufferSize: totalmem(),
+  maxStorageBufferBindingSize: 2 ** 34 - 2 ** 10,
+  maxStorageBuffersPerShaderStage: 64,
+  maxComputeWorkgroupStorageSize: 1 << 20,
+  maxComputeInvocationsPerWorkgroup: 1024,
+  maxComputeWorkgroupSizeX: 1024,
+  maxComputeWorkgroupsPerDimension: 65535,
+  memory: totalmem(),
+} as const satisfies { readonly [limit: string]: number };
+
+/** Options of a pool. */
+export interface NativePoolOptions {
+  /** Milliseconds for what is started at once, which is at most a run. Then the pool is of no more use. Default: ten minutes. */
+  readonly deadlineMs?: number;
+  /** Kernels are a stranger's: none runs on the thread that waits, where nothing could end it. */
+  readonly strange?: boolean;
+}
+
+/** A record whose times are wanted, and who wants them. */
+interface TimedLaunch {
+  readonly at: number;
+  readonly times: LaunchTiming[];
+}
+
+/** One pool for all ranks of a process. */
+export class NativePool implements HostPool<Uint32Array> {
+  readonly name: string;
+  readonly limits = NATIVE_LIMITS;
+  readonly heap: NativeHeap;
+  readonly threads: number;
+  readonly #library: NativeLibrary;
+  readonly #pool: bigint;
+  readonly #deadlineMs: number;
+  readonly #strange: boolean;
+  readonly #kernels = new Map<string, HostKernel>();
+  /** Names of kernels by their number. */
+  readonly #names: (string | undefined)[] = [];
+  /** Records that have not been started, and room for the next ones while these run. */
+  #words = new Uint32Array(1 << 14);
+  #spare = new Uint32Array(1 << 14);
+  #used = 0;
+  /** Words of all records so far, and of those that have run. */
+  #recorded = 0;
+  #ran = 0;
+  #timed: TimedLaunch[] = [];
+  #running: Promise<void> | undefined;
+  #failure: Error | undefined;
+  #closed = false;
+
+  private constructor(
+    library: NativeLibrary,
+    pool: bigint,
+    options: NativePoolOptions & { readonly threads: number },
+  ) {
+    const { threads } = options;
+    this.#library = library;
+    this.#pool = pool;
+    this.threads = threads;
+    this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
+    this.#strange = options.strange ?? false;
+    this.heap = new NativeHeap(library.runtime);
+    this.name =
+      `CPU (native, ${library.objects.compiler.version}, ${threads} thread${
+        threads === 1 ? "" : "s"
+      })`;
+  }
+
+  /** Start the threads. Throws MachineError where there is no compiler or no koffi. */
+  static async open(
+    threads: number,
+    options: NativePoolOptions = {},
+  ): Promise<NativePool> {
+    if (
+      !Number.isInteger(threads) || threads < 1 || threads > MAX_NATIVE_THREADS
+    ) {
+      throw new RangeError(
+        `Cannot start ${threads} threads: a native CPU device has 1 to ${MAX_NATIVE_THREADS}. Give a number in that range`,
+      );
+    }
+    const library = await loadNative();
+    const pool = library.runtime.open(threads);
+    if (pool === 0n) {
+      throw new MachineError(
+        "Cannot start the native CPU device: the system gives no memory. Close other programs",
+      );
+    }
+    return new NativePool(library, pool, { ...options, threads });
+  }
+
+  /** Print and compile kernels that the pool does not have. */
+  async prepare(
+    kernels: readonly Kernel[],
+    progress?: (done: number, total: number) => void,
+  ): Promise<HostKernel[]> {
+    this.#check();
+    const { objects, runtime } = this.#library;
+    const keys = kernels.map((kernel) => JSON.stringify(kernel));
+    const fresh = new Map<string, Kernel>();
+    kernels.forEach((kernel, i) => {
+      if (!this.#kernels.has(keys[i]!)) fresh.set(keys[i]!, kernel);
+    });
+    const printed = [...fresh.values()].map((kernel) =>
+      printKernel(kernel, objects.compiler.lanes)
+    );
+    const ready = kernels.length - fresh.size;
+    const paths = await objects.compile(
+      printed.map(({ text }) => text),
+      (done) => progress?.(ready + done, kernels.length),
+    );
+    // What runs has no more use for the table of kernels and for scratch memory once it has ended.
+    await this.settle();
+    [...fresh].forEach(([key, kernel], i) => {
+      const { scratch } = printed[i]!;
+      const index = runtime.load(this.#pool, paths[i]!, ENTRY, scratch);
+      if (index < 0) {
+        throw new MachineError(
+          `Cannot load the compiled kernel '${kernel.name}' from ${paths[
+            i
+          ]!}. Remove that file and start again`,
+        );
+      }
+      this.#names[index] = kernel.name;
+      this.#kernels.set(key, { index, bindings: kernel.bindings.length });
+    });
+    return keys.map((key) => this.#kernels.get(key)!);
+  }
+
+  bind(
+    ranges: readonly { readonly address: number; readonly bytes: number }[],
+  ): Uint32Array {
+    return Uint32Array.from(
+      ranges.flatMap(({ address, bytes }) => [
+        ...halves(address),
+        ...halves(Math.floor(bytes / 4)),
+      ]),
+    );
+  }
+
+  /** Room for a record; says where it begins. */
+  #begin(kernel: number, groups: number, words: number): number {
+    const at = this.#used;
+    // Addresses in a record are of 64 bits.
+    const size = Math.ceil((RECORD_WORDS + words) / 2) * 2;
+    if (at + size > this.#words.length) {
+      const larger = new Uint32Array(
+        Math.max(2 * this.#words.length, at + size),
+      );
+      larger.set(this.#words.subarray(0, at));
+      this.#words = larger;
+    }
+    this.#words.fill(0, at, at + RECORD_WORDS);
+    this.#words[at + RECORD.words] = size;
+    this.#words[at + RECORD.kernel] = kernel;
+    this.#words[at + RECORD.groups] = groups;
+    this.#used += size;
+    this.#recorded += size;
+    return at;
+  }
+
+  launch(
+    kernel: HostKernel,
+    bindings: Uint32Array,
+    workgroups: readonly [number, number, number],
+    times?: LaunchTiming[],
+  ): void {
+    const [x, y, z] = workgroups;
+    if (x === 0 || y === 0 || z === 0) return;
+    const at = this.#begin(kernel.index, x * y * z, bindings.length);
+    this.#words[at + RECORD.x] = x;
+    this.#words[at + RECORD.y] = y;
+    this.#words.set(bindings, at + RECORD_WORDS);
+    if (times) this.#timed.push({ at, times });
+  }
+
+  copy(from: number, to: number, bytes: number): void {
+    if (bytes === 0) return;
+    const groups = Math.ceil(bytes / COPY_BLOCK);
+    const at = this.#begin(COPY, groups, 2 * BINDING_WORDS) + RECORD_WORDS;
+    this.#words.set([...halves(to), ...halves(bytes), ...halves(from)], at);
+  }
+
+  write(address: number, data: Uint8Array): void {
+    if (this.#used === 0 && !this.#running) {
+      return this.heap.view(address, data.length).set(data);
+    }
+    for (let done = 0; done < data.length; done += INLINE_BYTES) {
+      const part = data.subarray(done, done + INLINE_BYTES);
+      const inline = Math.ceil(part.length / 4);
+      const at = this.#begin(WRITE, 1, BINDING_WORDS + inline) + RECORD_WORDS;
+      this.#words.set([...halves(address + done), ...halves(part.length)], at);
+      new Uint8Array(
+        this.#words.buffer,
+        4 * (at + BINDING_WORDS),
+        part.length,
+      ).set(part);
+    }
+  }
+
+  async settle(): Promise<void> {
+    await this.#settle(true);
+  }
+
+  submit(): void {
+    // Whoever waits next is told of a failure.
+    this.#settle(false).catch(() => {});
+  }
+
+  async #settle(waiting: boolean): Promise<void> {
+    const until = this.#recorded;
+    while (this.#ran < until) {
+      this.#running ??= this.#run(waiting).finally(() => {
+        this.#running = undefined;
+      });
+      await this.#running;
+    }
+    this.#check();
+  }
+
+  /** Run the records: the first ones here if they are short and waited for, the others on another thread. */
+  async #run(waiting: boolean): Promise<void> {
+    this.#check();
+    const { runtime } = this.#library;
+    const words = this.#words;
+    const to = this.#used;
+    const timed = this.#timed;
+    this.#words = this.#spare;
+    this.#used = 0;
+    this.#timed = [];
+    let from = 0;
+    if (waiting && !this.#strange) {
+      from = runtime.run(this.#pool, words, { from, to, budget: HERE_BUDGET });
+    }
+    if (from < to) await this.#aside(words, { from, to });
+    for (const { at, times } of timed) {
+      times.push({
+        start: whole(words, at + RECORD.start),
+        end: whole(words, at + RECORD.end),
+      });
+    }
+    this.#spare = words;
+    this.#ran += to;
+  }
+
+  async #aside(
+    words: Uint32Array,
+    range: { readonly from: number; readonly to: number },
+  ): Promise<void> {
+    const { runtime } = this.#library;
+    const timer = setTimeout(() => {
+      const at = runtime.position(this.#pool);
+      const name = this.#names[words[at + RECORD.kernel]!];
+      this.#failure ??= new DeadlineError(
+        name === undefined ? [] : [name],
+        this.#deadlineMs,
+      );
+      runtime.stop(this.#pool);
+    }, this.#deadlineMs);
+    try {
+      await runtime.runAside(this.#pool, words, range);
+    } finally {
+      clearTimeout(timer);
+    }
+    this.#check();
+  }
+
+  #check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** End the threads and give all memory back; what runs is ended early. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#failure ??= new MachineError(
+      "Cannot use the CPU device: it was destroyed. Open another",
+    );
+    this.#library.runtime.stop(this.#pool);
+    await this.#running?.catch(() => {});
+    this.#library.runtime.close(this.#pool);
+    this.heap.close();
+  }
+}
+
+/** A whole number below 2^53 as two words, the lower first. */
+function halves(value: number): [number, number] {
+  return [value % 2 ** 32, Math.floor(value / 2 ** 32)];
+}
+
+function whole(words: Uint32Array, at: number): number {
+  return words[at]! + 2 ** 32 * words[at + 1]!;
+}

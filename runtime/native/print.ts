@@ -1,0 +1,259 @@
+/**
+ * Kernels to C. Consecutive invocations of a workgroup are the lanes of a vector; a loop runs over the vectors of a
+ * workgroup, and one around it over workgroups. Kernels whose workgroups are not made of whole vectors have shorter ones.
+ */
+
+import { endOf } from "../../spec/kernel/build.ts";
+import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { withScalarLoads } from "../../spec/kernel/vectors.ts";
+import { analyzeShapes, uniqueNames } from "../cpu/analyze.ts";
+import { cutPhases, type Outer, type Phase } from "../cpu/phases.ts";
+import { Expressions } from "./expression.ts";
+import { Statements } from "./statement.ts";
+import { GUARD_BYTES, vectorsInC } from "./vectors.ts";
+import { Writer } from "./writer.ts";
+
+/** The function that every text defines, of type `kernel_function`. */
+export const ENTRY = "switchyard_kernel";
+
+/** A kernel in C. */
+export interface PrintedKernel {
+  readonly text: string;
+  /** Bytes of scratch memory that a thread needs. */
+  readonly scratch: number;
+}
+
+/** Print a kernel for vectors of at most `lanes` lanes, a power of two. */
+export function printKernel(kernel: Kernel, lanes: number): PrintedKernel {
+  while (kernel.workgroupSize % lanes !== 0) lanes /= 2;
+  const printer = new KernelPrinter(kernel, lanes);
+  return {
+    text: `${vectorsInC(lanes)}
+void ${ENTRY}(const struct launch *launch, uint32_t first_group, uint32_t end_group, char *scratch, const volatile uint32_t *stop) {
+${printer.body()}
+}
+`,
+    scratch: printer.scratchBytes,
+  };
+}
+
+/** Prints one kernel into one function. */
+class KernelPrinter {
+  scratchBytes = GUARD_BYTES;
+  readonly #kernel: Kernel;
+  readonly #lanes: number;
+  readonly #writer = new Writer();
+  readonly #x: Expressions;
+  readonly #statements: Statements;
+  readonly #outer: readonly Outer[];
+  /** Names of the memory of variables that outlive a phase. */
+  readonly #slots = new Map<string, string>();
+  readonly #crossing: ReadonlySet<string>;
+  readonly #first: string;
+
+  constructor(kernel: Kernel, lanes: number) {
+    this.#kernel = kernel;
+    this.#lanes = lanes;
+    const body = uniqueNames(withScalarLoads(kernel.body));
+    const shapes = analyzeShapes(kernel, body, lanes);
+    this.#x = new Expressions(this.#writer, shapes);
+    this.#statements = new Statements(
+      this.#x,
+      new Set(
+        kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),
+      ),
+    );
+    this.#first = this.#writer.name("first");
+    this.#x.ids.set("local", this.#first);
+    const { outer, crossing } = cutPhases(kernel, body, shapes);
+    this.#outer = outer;
+    this.#crossing = crossing;
+  }
+
+  /** The workgroup is one vector, so phases need no loops and variables no memory. */
+  get #isSingle(): boolean {
+    return this.#kernel.workgroupSize === this.#lanes;
+  }
+
+  /** The function's text. */
+  body(): string {
+    const writer = this.#writer;
+    this.#bindings();
+    const shared = this.#sharedArrays();
+    const { ids } = this.#x;
+    for (const name of ["group.x", "group.y", "group.z"]) {
+      ids.set(name, writer.name(name));
+    }
+    const [x, y, z] = ["group.x", "group.y", "group.z"].map((name) =>
+      ids.get(name)!
+    );
+    writer.block(
+      "for (u group = first_group; group < end_group; group++)",
+      () => {
+        writer.line("if (*stop) return;");
+        writer.line(`const u ${x} = group % launch->x;`);
+        writer.line(`const u ${y} = group / launch->x % launch->y;`);
+        writer.line(`const u ${z} = group / launch->x / launch->y;`);
+        writer.line(`u ${this.#first} = 0;`);
+        // Workgroup memory is zero when a workgroup starts.
+        if (shared !== undefined) {
+          writer.line(
+            `__builtin_memset(scratch + ${shared.from}, 0, ${shared.bytes});`,
+          );
+        }
+        this.#outlived();
+        for (const o of this.#outer) this.#print(o);
+      },
+    );
+    return writer.text();
+  }
+
+  #bindings(): void {
+    const writer = this.#writer;
+    this.#kernel.bindings.forEach(({ name }, n) => {
+      const address = writer.name(name);
+      const length = writer.name("length");
+      writer.line(`word *const ${address} = launch->bindings[${n}].address;`);
+      writer.line(`const u ${length} = launch->bindings[${n}].length;`);
+      this.#x.arrays.set(name, { address, length });
+    });
+  }
+
+  #sharedArrays(): { from: number; bytes: number } | undefined {
+    const writer = this.#writer;
+    const from = this.scratchBytes;
+    for (const array of this.#kernel.shared) {
+      const address = writer.name(array.name);
+      writer.line(
+        `word *const ${address} = (word *)(scratch + ${this.scratchBytes});`,
+      );
+      this.#x.arrays.set(array.name, { address, length: `${array.length}u` });
+      this.scratchBytes += alignedBytes(4 * array.length) + GUARD_BYTES;
+    }
+    return this.#kernel.shared.length > 0
+      ? { from, bytes: this.scratchBytes - from }
+      : undefined;
+  }
+
+  /** Declare what is used beyond the phase that declares it, and memory for what each vector has of it. */
+  #outlived(): void {
+    const phases = this.#phases(this.#outer);
+    if (phases.length === 1 && this.#outer.length === 1) return;
+    for (const { body } of phases) {
+      for (const s of body) {
+        if (s.op !== "let" && s.op !== "var") continue;
+        this.#statements.declare(s.name);
+      }
+    }
+    if (this.#isSingle) return;
+    for (const name of this.#crossing) {
+      const slot = this.#writer.name("slot");
+      const type = this.#statements.typeOf(name);
+      this.#writer.line(
+        `${type} *const ${slot} = (${type} *)(scratch + ${this.scratchBytes});`,
+      );
+      this.#slots.set(name, slot);
+      const bytes = 4 * this.#lanes;
+      this.scratchBytes += alignedBytes(
+        bytes * this.#kernel.workgroupSize / this.#lanes,
+      );
+    }
+  }
+
+  #phases(outer: readonly Outer[]): Phase[] {
+    return outer.flatMap((o) => {
+      if (o.op === "phase") return [o];
+      if (o.op === "for") return this.#phases(o.body);
+      return [...this.#phases(o.then), ...this.#phases(o.else)];
+    });
+  }
+
+  #print(o: Outer): void {
+    const writer = this.#writer;
+    const x = this.#x;
+    if (o.op === "phase") return this.#phase(o);
+    if (o.op === "if") {
+      x.begin(o.condition);
+      this.#recall();
+      writer.block(`if (${x.scalar(o.condition)})`, () => {
+        for (const inner of o.then) this.#print(inner);
+      });
+      if (o.else.length === 0) return;
+      return writer.block("else", () => {
+        for (const inner of o.else) this.#print(inner);
+      });
+    }
+    const { loop } = o;
+    const end = endOf(loop);
+    writer.block("", () => {
+      x.begin(loop.from, end, loop.step);
+      this.#recall();
+      const from = x.keep("u", x.scalar(loop.from));
+      const to = x.keep("u", x.scalar(end));
+      const step = x.keep("u", x.scalar(loop.step));
+      const counter = writer.name(loop.name);
+      x.locals.set(loop.name, counter);
+      writer.block(
+        `for (u ${counter} = ${from}; ${counter} < ${to}; ${counter} += ${step})`,
+        () => {
+          writer.line("if (*stop) return;");
+          for (const inner of o.body) this.#print(inner);
+        },
+      );
+    });
+  }
+
+  /** Between phases, a uniform variable that is in memory has the value that the first invocation sees. */
+  #recall(): void {
+    if (this.#slots.size === 0) return;
+    this.#writer.line(`${this.#first} = 0;`);
+    for (const name of this.#slots.keys()) {
+      if (this.#x.shapes.variables.get(name)!.shape.group) this.#load(name);
+    }
+  }
+
+  #phase(phase: Phase): void {
+    const writer = this.#writer;
+    writer.line(`${this.#first} = 0;`);
+    if (this.#isSingle) return this.#statements.list(phase.body);
+    // What the whole workgroup shares is computed once.
+    const start = this.#sharedStart(phase.body);
+    this.#statements.list(phase.body.slice(0, start));
+    writer.block(
+      `for (; ${this.#first} < ${this.#kernel.workgroupSize}u; ${this.#first} += LANES)`,
+      () => {
+        for (const name of phase.reads) this.#load(name);
+        this.#statements.list(phase.body.slice(start));
+        for (const name of phase.writes) this.#save(name);
+      },
+    );
+  }
+
+  /** How many statements at the start of a phase declare what is the same for the whole workgroup. */
+  #sharedStart(body: readonly Stmt[]): number {
+    const at = body.findIndex((s) =>
+      s.op !== "let" || !this.#x.shapes.variables.get(s.name)!.shape.group
+    );
+    return at < 0 ? body.length : at;
+  }
+
+  #load(name: string): void {
+    this.#writer.line(
+      `${this.#x.locals.get(name)!} = ${this.#slot(name)};`,
+    );
+  }
+
+  #save(name: string): void {
+    this.#writer.line(
+      `${this.#slot(name)} = ${this.#x.locals.get(name)!};`,
+    );
+  }
+
+  #slot(name: string): string {
+    return `${this.#slots.get(name)!}[${this.#first} / LANES]`;
+  }
+}
+
+function alignedBytes(bytes: number): number {
+  return Math.ceil(bytes / GUARD_BYTES) * GUARD_BYTES;
+}

@@ -1,0 +1,29 @@
+/** A launch as words that JavaScript writes and C reads. */
+
+/** Words of a record. After them, for each binding, four words: its address and its length in elements, both of 64 bits. */
+export const RECORD = {
+  /** Words of the record, bindings included. */
+  words: 0,
+  kernel: 1,
+  groups: 2,
+  x: 3,
+  y: 4,
+  /** When it ran, in nanoseconds of the pool's clock: two words each. */
+  start: 6,
+  end: 8,
+} as const;
+
+/** Words of a record before its bindings. */
+export const RECORD_WORDS = 10;
+/** Words of a binding. */
+export const BINDING_WORDS = 4;
+
+/** The record in C, and the signature of what a kernel is compiled to: workgroups `first` to `end` of a launch. */
+export const LAUNCH_STRUCT = `
+struct launch {
+  uint32_t words, kernel, groups, x, y, unused;
+  uint64_t start, end;
+  struct { uint32_t *address; uint64_t length; } bindings[];
+};
+typedef void kernel_function(const struct launch *, uint32_t first, uint32_t end, char *scratch, const volatile uint32_t *stop);
+`;

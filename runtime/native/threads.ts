@@ -1,0 +1,259 @@
+/** The C text of the runtime: a pool of threads that runs records of launches, one after another, and memory for buffers. */
+
+import { LAUNCH_STRUCT } from "./records.ts";
+import { GUARD_BYTES } from "./vectors.ts";
+
+/** Number of the kernel that copies bytes. */
+export const COPY = 0;
+/** Number of the kernel that writes the bytes that follow its record. */
+export const WRITE = 1;
+/** Bytes that one workgroup of a copy moves. */
+export const COPY_BLOCK = 1 << 18;
+
+/** Nanoseconds that one thread is done with sooner than others are awake: such launches are not shared. */
+const SHARE_FROM = 4000;
+/** Turns of a waiting thread before it sleeps: some tens of microseconds. */
+const SPINS = 4000;
+/** Bytes from which a buffer has pages of its own. */
+const PAGES_FROM = 1 << 20;
+
+/**
+ * The caller's thread leads: it goes through the records, alone where a launch is short, else shared with the others by a
+ * counter of workgroups. A thread counts itself in (`inside`) before it looks at the launch that is shared (`current`), and the
+ * leader takes the launch away before it waits for all to be out, so nobody looks at a launch that has ended.
+ */
+export const THREADS_IN_C = `
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+${LAUNCH_STRUCT}
+struct kernel { kernel_function *run; double cost; };
+struct pool {
+  uint32_t threads;
+  pthread_t *ids;
+  char **scratch;
+  uint64_t scratch_bytes;
+  struct kernel *kernels;
+  uint32_t kernel_count;
+  uint32_t stop;
+  uint64_t position;
+  _Atomic(const struct launch *) current;
+  kernel_function *run;
+  uint32_t groups, chunk;
+  atomic_uint next, inside, signal, sleepers, in_batch, closing;
+  pthread_mutex_t mutex;
+  pthread_cond_t wake;
+};
+struct start { struct pool *pool; uint32_t index; };
+
+static inline void pause_briefly(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+static uint64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static void copy_bytes(const struct launch *l, uint32_t first, uint32_t end, char *scratch, const volatile uint32_t *stop) {
+  uint64_t bytes = l->bindings[0].length, from = (uint64_t)first * ${COPY_BLOCK}, to = (uint64_t)end * ${COPY_BLOCK};
+  if (to > bytes) to = bytes;
+  memmove((char *)l->bindings[0].address + from, (char *)l->bindings[1].address + from, to - from);
+}
+
+static void write_bytes(const struct launch *l, uint32_t first, uint32_t end, char *scratch, const volatile uint32_t *stop) {
+  memcpy(l->bindings[0].address, &l->bindings[1], l->bindings[0].length);
+}
+
+// Take workgroups of the shared launch until none is left; says how many.
+static uint32_t take(struct pool *p, const struct launch *l, uint32_t index) {
+  uint32_t taken = 0;
+  for (;;) {
+    uint32_t first = atomic_fetch_add(&p->next, p->chunk);
+    if (first >= p->groups) return taken;
+    uint32_t end = first + p->chunk < p->groups ? first + p->chunk : p->groups;
+    p->run(l, first, end, p->scratch[index], &p->stop);
+    taken += end - first;
+  }
+}
+
+static void *help(void *argument) {
+  struct start start = *(struct start *)argument;
+  free(argument);
+  struct pool *p = start.pool;
+  uint32_t seen = 0;
+  for (;;) {
+    for (uint32_t spins = 0; atomic_load(&p->signal) == seen;) {
+      pause_briefly();
+      if (++spins < ${SPINS}) continue;
+      if (atomic_load(&p->in_batch) && spins < 8 * ${SPINS}) continue;
+      pthread_mutex_lock(&p->mutex);
+      atomic_fetch_add(&p->sleepers, 1);
+      while (atomic_load(&p->signal) == seen) pthread_cond_wait(&p->wake, &p->mutex);
+      atomic_fetch_sub(&p->sleepers, 1);
+      pthread_mutex_unlock(&p->mutex);
+    }
+    seen = atomic_load(&p->signal);
+    if (atomic_load(&p->closing)) return 0;
+    atomic_fetch_add(&p->inside, 1);
+    const struct launch *l = atomic_load(&p->current);
+    if (l) take(p, l, start.index);
+    atomic_fetch_sub(&p->inside, 1);
+  }
+}
+
+static void wake_all(struct pool *p) {
+  atomic_fetch_add(&p->signal, 1);
+  if (atomic_load(&p->sleepers) == 0) return;
+  pthread_mutex_lock(&p->mutex);
+  pthread_cond_broadcast(&p->wake);
+  pthread_mutex_unlock(&p->mutex);
+}
+
+static void share(struct pool *p, const struct launch *l, struct kernel *kernel) {
+  uint32_t chunk = l->groups / (p->threads * 8);
+  uint32_t least = kernel->cost > 0 ? ${SHARE_FROM} / kernel->cost : 1;
+  uint32_t most = (l->groups + p->threads - 1) / p->threads;
+  if (chunk < least) chunk = least;
+  if (chunk > most) chunk = most;
+  p->chunk = chunk ? chunk : 1;
+  p->groups = l->groups;
+  p->run = kernel->run;
+  atomic_store(&p->next, 0);
+  atomic_store(&p->current, l);
+  wake_all(p);
+  uint64_t begin = now();
+  uint32_t taken = take(p, l, 0);
+  double each = taken ? (double)(now() - begin) / taken : kernel->cost;
+  atomic_store(&p->current, NULL);
+  for (uint32_t spins = 0; atomic_load(&p->inside);) {
+    if (++spins < ${SPINS}) pause_briefly();
+    else sched_yield();
+  }
+  kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
+}
+
+struct pool *switchyard_open(uint32_t threads) {
+  struct pool *p = calloc(1, sizeof *p);
+  if (!p) return 0;
+  p->ids = calloc(threads, sizeof *p->ids);
+  p->scratch = calloc(threads, sizeof *p->scratch);
+  p->kernels = calloc(2, sizeof *p->kernels);
+  if (!p->ids || !p->scratch || !p->kernels) return 0;
+  p->kernels[${COPY}] = (struct kernel){ copy_bytes, -1 };
+  p->kernels[${WRITE}] = (struct kernel){ write_bytes, -1 };
+  p->kernel_count = 2;
+  pthread_mutex_init(&p->mutex, 0);
+  pthread_cond_init(&p->wake, 0);
+  p->threads = 1;
+  for (uint32_t index = 1; index < threads; index++) {
+    struct start *start = malloc(sizeof *start);
+    if (!start) break;
+    *start = (struct start){ p, index };
+    if (pthread_create(&p->ids[index], 0, help, start)) { free(start); break; }
+    p->threads++;
+  }
+  return p;
+}
+
+void switchyard_close(struct pool *p) {
+  atomic_store(&p->closing, 1);
+  wake_all(p);
+  for (uint32_t index = 1; index < p->threads; index++) pthread_join(p->ids[index], 0);
+  for (uint32_t index = 0; index < p->threads; index++) free(p->scratch[index]);
+  free(p->ids);
+  free(p->scratch);
+  free(p->kernels);
+  pthread_cond_destroy(&p->wake);
+  pthread_mutex_destroy(&p->mutex);
+  free(p);
+}
+
+// Load a compiled kernel that needs so much scratch memory; its number, or -1.
+int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint64_t scratch_bytes) {
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  kernel_function *run = library ? (kernel_function *)dlsym(library, name) : 0;
+  if (!run) return -1;
+  if (scratch_bytes > p->scratch_bytes) {
+    for (uint32_t index = 0; index < p->threads; index++) {
+      void *larger;
+      if (posix_memalign(&larger, ${GUARD_BYTES}, scratch_bytes)) return -1;
+      memset(larger, 0, scratch_bytes);
+      free(p->scratch[index]);
+      p->scratch[index] = larger;
+    }
+    p->scratch_bytes = scratch_bytes;
+  }
+  struct kernel *kernels = realloc(p->kernels, (p->kernel_count + 1) * sizeof *kernels);
+  if (!kernels) return -1;
+  p->kernels = kernels;
+  kernels[p->kernel_count] = (struct kernel){ run, -1 };
+  return p->kernel_count++;
+}
+
+// Run records from word \`from\` to word \`to\`; with a budget in nanoseconds, stop before a launch that may exceed it. The word reached.
+uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t to, double budget) {
+  uint64_t begin = now(), last = begin;
+  atomic_store(&p->in_batch, 1);
+  for (; from < to && !p->stop; from += words[from]) {
+    struct launch *l = (struct launch *)(words + from);
+    struct kernel *kernel = &p->kernels[l->kernel];
+    double predicted = kernel->cost * l->groups;
+    if (budget > 0 && (kernel->cost < 0 || last - begin + predicted / p->threads > budget)) break;
+    p->position = from;
+    l->start = last;
+    if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && predicted < ${SHARE_FROM})) {
+      kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
+      last = now();
+      double each = (double)(last - l->start) / l->groups;
+      kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
+    } else {
+      share(p, l, kernel);
+      last = now();
+    }
+    l->end = last;
+  }
+  atomic_store(&p->in_batch, 0);
+  return from;
+}
+
+void switchyard_stop(struct pool *p) { __atomic_store_n(&p->stop, 1, __ATOMIC_SEQ_CST); }
+uint64_t switchyard_position(struct pool *p) { return __atomic_load_n(&p->position, __ATOMIC_SEQ_CST); }
+uint64_t switchyard_now(void) { return now(); }
+
+// Zeroed memory with a guard on both sides, or 0.
+char *switchyard_allocate(uint64_t bytes) {
+  uint64_t size = bytes + 2 * ${GUARD_BYTES};
+  void *start;
+  if (size >= ${PAGES_FROM}) {
+    start = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) return 0;
+#ifdef MADV_HUGEPAGE
+    madvise(start, size, MADV_HUGEPAGE);
+#endif
+  } else {
+    if (posix_memalign(&start, ${GUARD_BYTES}, size)) return 0;
+    memset(start, 0, size);
+  }
+  return (char *)start + ${GUARD_BYTES};
+}
+
+void switchyard_free(char *address, uint64_t bytes) {
+  uint64_t size = bytes + 2 * ${GUARD_BYTES};
+  if (size >= ${PAGES_FROM}) munmap(address - ${GUARD_BYTES}, size);
+  else free(address - ${GUARD_BYTES});
+}
+`;

@@ -1,0 +1,35 @@
+/** Lines of C with their indent, and names that nothing else has. */
+
+/** Collects the body of a function. */
+export class Writer {
+  readonly #lines: string[] = [];
+  #depth = 1;
+  #names = 0;
+
+  /** Add a line. */
+  line(text: string): void {
+    this.#lines.push("  ".repeat(this.#depth) + text);
+  }
+
+  /** Add `head {`, what `body` adds, and `}`. */
+  block(head: string, body: () => void): void {
+    this.line(head === "" ? "{" : `${head} {`);
+    this.#depth++;
+    body();
+    this.#depth--;
+    this.line("}");
+  }
+
+  /**
+   * A name that begins with `stem`, of which only letters and digits stay: names in a plan may be a stranger's, and the text
+   * is compiled.
+   */
+  name(stem: string): string {
+    return `${stem.replace(/[^A-Za-z0-9]/g, "").slice(0, 40)}_${this
+      .#names++}`;
+  }
+
+  text(): string {
+    return this.#lines.join("\n");
+  }
+}

@@ -1,0 +1,203 @@
+// The native CPU device: kernels as compiled C have the bits of the WebAssembly device and of the interpreter, and keep to their bounds.
+// needs: cpu
+import fc from "fast-check";
+import t from "tap";
+import { DeadlineError } from "../runtime/device.ts";
+import {
+  createNativeDevice,
+  findCompiler,
+  NativePool,
+  printKernel,
+  whyNotNative,
+} from "../runtime/native/mod.ts";
+import {
+  add,
+  call,
+  f32,
+  for_,
+  id,
+  let_,
+  load,
+  mul,
+  set,
+  store,
+  u32,
+  var_,
+} from "../spec/kernel/build.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
+import { runNative } from "./helpers/run_native.ts";
+import { interpretKernel } from "./helpers/interpret_kernel.ts";
+import { runWasm } from "./helpers/run_wasm.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import { LENGTH, randomKernel } from "./fuzz/random_kernel.ts";
+import { repeatWith } from "./helpers/seed.ts";
+
+const why = await whyNotNative();
+const skip = skipUnasked("cpu") || (why ?? false);
+
+const pool = skip ? undefined : await NativePool.open(2);
+t.teardown(() => pool?.close());
+
+type Words = { [binding: string]: Uint32Array };
+
+const FUNCTIONS = ["exp", "log", "sin", "cos", "tanh", "round"] as const;
+
+/** y = fn(x), all functions side by side. */
+const functions: Kernel = {
+  name: "functions",
+  workgroupSize: 32,
+  bindings: [
+    { name: "x", type: "f32", access: "read" },
+    { name: "y", type: "f32", access: "write" },
+  ],
+  shared: [],
+  body: [
+    let_("at", add(mul(id("group.x"), u32(32)), id("local"))),
+    let_("x", load("x", { op: "local", type: "u32", name: "at" })),
+    ...[...FUNCTIONS, "pow" as const].map((fn, i) => {
+      const x = { op: "local", type: "f32", name: "x" } as const;
+      return store(
+        "y",
+        add(
+          { op: "local", type: "u32", name: "at" },
+          u32(64 * i),
+        ),
+        fn === "pow" ? call("pow", x, f32(1.7)) : call(fn, x),
+      );
+    }),
+  ],
+};
+
+/** Stores and loads far outside of its bindings. */
+const outside: Kernel = {
+  name: "outside",
+  workgroupSize: 32,
+  bindings: [
+    { name: "x", type: "u32", access: "read" },
+    { name: "y", type: "u32", access: "read_write" },
+  ],
+  shared: [],
+  body: [4, 2 ** 20, 2 ** 31, 2 ** 32 - 8].flatMap((far) => [
+    store("y", add(id("local"), u32(far)), u32(7)),
+    store("y", u32(far + 4), load("x", add(id("local"), u32(far)), "u32")),
+    store(
+      "y",
+      mul(id("local"), u32(far + 1)),
+      load("x", mul(id("local"), u32(far + 1)), "u32"),
+    ),
+  ]),
+};
+
+/** Counts for as long as its data say. */
+const long: Kernel = {
+  name: "long",
+  workgroupSize: 1,
+  bindings: [
+    { name: "x", type: "u32", access: "read" },
+    { name: "y", type: "u32", access: "write" },
+  ],
+  shared: [],
+  body: [
+    var_("n", u32(1)),
+    for_("i", u32(0), load("x", u32(0), "u32"), [
+      for_("j", u32(0), load("x", u32(0), "u32"), [
+        set(
+          "n",
+          add(mul({ op: "local", type: "u32", name: "n" }, u32(3)), u32(1)),
+        ),
+      ]),
+    ]),
+    store("y", u32(0), { op: "local", type: "u32", name: "n" }),
+  ],
+};
+
+const groups = [2, 1, 1] as const;
+
+t.test("compiled C and WebAssembly give the same bits", { skip }, async (t) => {
+  const special = [0, -0, 1, -1, Infinity, -Infinity, NaN, 1e-40, 3e38, -1e30];
+  const x = Float32Array.from(
+    { length: 64 },
+    (_, i) => special[i] ?? Math.fround(Math.tan(i) * 10 ** (i % 5)),
+  );
+  const data = () => ({
+    x: new Uint32Array(x.slice().buffer),
+    y: new Uint32Array(64 * (FUNCTIONS.length + 1)),
+  });
+  const [found, wanted] = [data(), data()];
+  await runNative(pool!, functions, { bindings: found, groups });
+  runWasm(functions, wanted, groups);
+  const [a, b] = [found, wanted].map(({ y }) => new Float32Array(y.buffer));
+  const wrong = b!.findIndex((value, i) => !Object.is(value, a![i]));
+  const fn = FUNCTIONS[Math.floor(wrong / 64)] ?? "pow";
+  t.equal(wrong, -1, `${fn}(${x[wrong % 64]}) is ${a![wrong]}`);
+  t.ok(b!.some((value) => value > 0 && value < 1), "there are values");
+});
+
+t.test("random kernels do what the interpreter does", { skip }, async (t) => {
+  const numbers = fc.array(fc.nat(2 ** 20), {
+    ...{ minLength: 1, maxLength: 250, size: "max" } as const,
+  });
+  const data = (): Words => ({
+    a: new Uint32Array(
+      Float32Array.from({ length: LENGTH }, (_, i) => (i - 40) * 0.75).buffer,
+    ),
+    n: Uint32Array.from({ length: LENGTH }, (_, i) => (i * 7919) % 101),
+    y: new Uint32Array(LENGTH),
+    z: new Uint32Array(LENGTH),
+  });
+  for (const kernel of fc.sample(numbers, 16).map(randomKernel)) {
+    const [found, wanted] = [data(), data()];
+    await runNative(pool!, kernel, { bindings: found, groups });
+    interpretKernel(kernel, wanted, groups);
+    const [y, right] = [found, wanted].map((w) =>
+      new Float32Array(w["y"]!.buffer)
+    );
+    const wrong = y!.findIndex((value, i) => !Object.is(value, right![i]));
+    t.equal(wrong, -1, `y of ${JSON.stringify(kernel)}. ${repeatWith()}`);
+    t.strictSame([...found["z"]!], [...wanted["z"]!], "z");
+  }
+});
+
+t.test("no index leads out of a buffer", { skip }, async (t) => {
+  const words = {
+    x: new Uint32Array(4).fill(9),
+    y: new Uint32Array(4).fill(5),
+  };
+  await runNative(pool!, outside, { bindings: words, groups });
+  t.ok([...words.y].every((word) => [0, 5, 7, 9].includes(word)), `${words.y}`);
+});
+
+t.test("a kernel that takes too long is ended", { skip }, async (t) => {
+  const own = await NativePool.open(1, { deadlineMs: 50, strange: true });
+  const bindings = { x: Uint32Array.of(2 ** 32 - 1), y: new Uint32Array(1) };
+  await t.rejects(
+    runNative(own, long, { bindings, groups: [1, 1, 1] }),
+    new DeadlineError(["long"], 50),
+  );
+  await own.close();
+});
+
+t.test("buffers may be larger than 4 GiB", { skip }, async (t) => {
+  const device = await createNativeDevice({ pool: pool! });
+  const bytes = 5 * 2 ** 30;
+  const buffer = device.createBuffer(bytes, "large");
+  device.write(buffer, bytes - 4, Uint8Array.of(1, 2, 3, 4));
+  device.copy(buffer, bytes - 4, buffer, 2 ** 32, 4);
+  t.strictSame(
+    await device.read(buffer, 2 ** 32, 4),
+    Uint8Array.of(1, 2, 3, 4),
+  );
+  device.destroy();
+});
+
+t.test("names of a plan are no C", { skip }, async (t) => {
+  const { text } = printKernel({
+    ...functions,
+    bindings: [
+      { name: 'x; system("ls"); //', type: "f32", access: "read" },
+      ...functions.bindings,
+    ],
+  }, 4);
+  t.notMatch(text, "system(");
+  t.ok(await findCompiler());
+});
