@@ -4,6 +4,7 @@ import { PlanError } from "./errors.ts";
 import { findRepeats } from "./find_repeats.ts";
 import type { Plan, Port } from "./plan.ts";
 import { expandRepeats, type Json } from "./repeat.ts";
+import { longTree, shortTree } from "./short_trees.ts";
 
 type Fields = { readonly [field: string]: unknown };
 
@@ -26,6 +27,12 @@ export function documentOf(plan: Plan): Fields {
     ...plan,
     allocations: once(plan.allocations),
     buffers: once(Object.values(plan.buffers)),
+    kernels: Object.fromEntries(
+      Object.entries(plan.kernels).map(([name, kernel]) => [
+        name,
+        { ...kernel, tree: shortTree(kernel.tree) },
+      ]),
+    ),
     weights: once(plan.weights),
     programs: plan.programs.map(({ name, inputs, outputs, steps }) => ({
       name,
@@ -74,7 +81,7 @@ function byName(
  */
 export function expandDocument(document: unknown): unknown {
   if (!isFields(document)) return document;
-  const { allocations, buffers, weights, programs } = document;
+  const { allocations, buffers, kernels, weights, programs } = document;
   const programOf = (program: unknown): unknown => {
     if (!isFields(program)) return program;
     const { inputs, outputs, steps } = program;
@@ -89,6 +96,16 @@ export function expandDocument(document: unknown): unknown {
     ...document,
     allocations: expanded(allocations, "allocations"),
     buffers: byName(buffers, { what: "buffers", keepsName: true }),
+    kernels: isFields(kernels)
+      ? Object.fromEntries(
+        Object.entries(kernels).map(([name, kernel]) => [
+          name,
+          isFields(kernel) && "tree" in kernel
+            ? { ...kernel, tree: longTree(kernel.tree) }
+            : kernel,
+        ]),
+      )
+      : kernels,
     weights: expanded(weights, "weights"),
     programs: Array.isArray(programs) ? programs.map(programOf) : programs,
   };

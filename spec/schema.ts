@@ -1,5 +1,7 @@
 /** The JSON Schema of a plan document, as data. `plan.schema.json` is this, written out. */
 
+import { SHORT_EXPRESSION } from "./short_trees.ts";
+
 /** A JSON Schema, or a part of one. */
 export type Schema = { readonly [keyword: string]: unknown };
 
@@ -375,10 +377,12 @@ interface Lists {
   readonly weights: Schema;
   readonly ports: Schema;
   readonly steps: Schema;
+  /** Expressions of kernel trees. */
+  readonly exprs: Schema;
 }
 
 function schemaOf(
-  { title, allocations, buffers, weights, ports, steps }: Lists,
+  { title, allocations, buffers, weights, ports, steps, exprs }: Lists,
 ): Schema {
   return {
     $schema: "http://json-schema.org/draft-07/schema#",
@@ -413,7 +417,7 @@ function schemaOf(
       // Whoever compiles knows what stands in it.
       compiledFrom: { type: "object" },
     }),
-    definitions,
+    definitions: { ...definitions, expr: exprs },
   };
 }
 
@@ -430,6 +434,9 @@ export const planSchema: Schema = schemaOf({
   weights: repeating(weight),
   ports: repeating(namedPort),
   steps: repeating(ref("step")),
+  exprs: {
+    anyOf: [{ type: "string", pattern: SHORT_EXPRESSION }, union(exprs)],
+  },
 });
 
 /** The schema of a plan whose repeats are expanded. */
@@ -440,4 +447,5 @@ export const expandedSchema: Schema = schemaOf({
   weights: list(weight),
   ports: record(port),
   steps: list(ref("step")),
+  exprs: union(exprs),
 });

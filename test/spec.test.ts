@@ -73,6 +73,14 @@ t.test("parsePlan() names the place of a fault", async (t) => {
   });
 });
 
+t.test("documents have variables and counts of kernels as strings", async (t) => {
+  const plan = await goodPlan("layer", { ep: 2 });
+  const document = stringifyPlan(plan);
+  t.match(document, /"index":"u32 i"/);
+  t.notMatch(document, /"op":"local"/);
+  t.same(parsePlan(document), plan);
+});
+
 t.test("plan.schema.json is the exported schema, and a schema", (t) => {
   t.same(JSON.parse(read("../spec/plan.schema.json")), planSchema);
   const ajv = new Ajv({ allowUnionTypes: true, discriminator: true });
