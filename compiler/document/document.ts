@@ -19,9 +19,16 @@ export type ModelPrimitive = Exclude<
   | "allGather"
   | "allReduce"
   | "allSlice"
+  | "allToAll"
+  | "assign"
   | "attentionGrad"
   | "attentionSum"
+  | "checkIds"
   | "collect"
+  | "gatherCounts"
+  | "group"
+  | "permute"
+  | "received"
   | "reduceScatter"
 >;
 
