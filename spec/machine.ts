@@ -85,15 +85,18 @@ export interface MachineLink {
   }[];
   /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
   readonly peer?: number;
+  /** How many times its bandwidth the ranks below a switch can ask for at once. Default: 1. */
+  readonly oversubscription?: number;
 }
 
-/** Which link two ranks use. */
-export const LINK_CLASSES = ["sameHost", "otherHost"] as const;
+/** Which link two ranks use: inside of a node, of a rack, or across the spine. */
+export const LINK_CLASSES = ["sameHost", "otherHost", "otherRack"] as const;
+
+/** One of `LINK_CLASSES`. */
+export type LinkClass = (typeof LINK_CLASSES)[number];
 
 /** Links by where the two ranks are. Where all ranks of an exchange share a device, it is kernels of the plan. */
-export type MachineLinks = {
-  readonly [C in (typeof LINK_CLASSES)[number]]?: MachineLink;
-};
+export type MachineLinks = { readonly [C in LinkClass]?: MachineLink };
 
 /** What was measured between all ranks, in the order of ranks, [from][to]; 0 from a rank to itself. */
 export interface MeasuredLinks {
@@ -113,6 +116,8 @@ export interface Machine {
   readonly source?: string;
   readonly devices: { readonly [kind: string]: MachineDevice };
   readonly hosts: readonly MachineHost[];
+  /** Hosts of a rack, in order. Default: all are in one. */
+  readonly rack?: number;
   readonly links: MachineLinks;
   readonly measured?: MeasuredLinks;
 }
@@ -123,8 +128,9 @@ export interface RankPlacement {
   readonly kind: string;
   /** Number of its device among all devices of the machine. */
   readonly device: number;
-  /** Number of its host. */
+  /** Number of its host, and of its rack. */
   readonly host: number;
+  readonly rack: number;
   readonly hostName: string;
 }
 
@@ -146,6 +152,7 @@ const link = closed({
 }, {
   gather: closed({ latency: atLeast, peer: atLeast }),
   peer: atLeast,
+  oversubscription: above,
   short: { type: "array", items: closed({ bytes: above, seconds: atLeast }) },
 });
 
@@ -188,9 +195,10 @@ export const machineSchema: Schema = {
         },
       }, { name: text, count, atOnce: above }),
     },
-    links: closed({}, { sameHost: link, otherHost: link }),
+    links: closed({}, { sameHost: link, otherHost: link, otherRack: link }),
   }, {
     source: text,
+    rack: count,
     measured: closed({
       communicator: text,
       latency: matrix,
@@ -296,7 +304,8 @@ export function placeRanks(machine: Machine): RankPlacement[] {
       for (const { kind, count: many = 1, ranks = 1 } of devices) {
         for (let d = 0; d < many; d++, device++) {
           for (let r = 0; r < ranks; r++) {
-            places.push({ kind, device, host, hostName });
+            const rack = Math.floor(host / (machine.rack ?? Infinity));
+            places.push({ kind, device, host, hostName, rack });
           }
         }
       }
@@ -309,8 +318,12 @@ export function placeRanks(machine: Machine): RankPlacement[] {
 export function linkClass(
   a: RankPlacement,
   b: RankPlacement,
-): (typeof LINK_CLASSES)[number] {
-  return a.host === b.host ? "sameHost" : "otherHost";
+): LinkClass {
+  return a.host === b.host
+    ? "sameHost"
+    : a.rack === b.rack
+    ? "otherHost"
+    : "otherRack";
 }
 
 /** The JSON text of a machine, one device, host and link a line. */

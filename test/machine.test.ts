@@ -11,7 +11,7 @@ import {
 } from "../engine/machine/exchange_rates.ts";
 import { forSizes } from "../engine/machine/measure_links.ts";
 import { exchangeModel } from "../engine/machine/models.ts";
-import { launchSeconds } from "../engine/predict/device_time.ts";
+import { launchSeconds } from "../engine/simulate/device_time.ts";
 import type { AllToAllStep } from "../spec/plan.ts";
 import { exchangeSeconds } from "../engine/predict/link_time.ts";
 import { predictStep } from "../engine/predict/mod.ts";

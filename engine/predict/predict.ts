@@ -16,10 +16,10 @@ import {
   type Plan,
   type Step,
 } from "../../spec/plan.ts";
-import { launchSeconds, type TouchedBytes } from "./device_time.ts";
+import { launchSeconds, type TouchedBytes } from "../simulate/device_time.ts";
 import { type Known, KnownBuffers } from "./known.ts";
 import { LaunchCounter, type LaunchWork } from "./launch.ts";
-import { layersOf } from "./layers.ts";
+import { layersOf } from "../simulate/layers.ts";
 import { type PlacedLaunch, placedLaunches } from "./local_exchange.ts";
 import { exchangeSeconds } from "./link_time.ts";
 import { dealScene, type Scene, type SceneOptions } from "./scene.ts";

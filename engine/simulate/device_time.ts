@@ -1,7 +1,7 @@
 /** How long a device takes for a launch, from what the launch does and what the machine file says of the device. */
 
 import type { MachineDevice } from "../../spec/machine.ts";
-import type { LaunchWork } from "./launch.ts";
+import type { LaunchWork } from "./launch_work.ts";
 
 /** Operations that go along with each multiply-add of a matmul, and are in its measured rate already. */
 export const OPERATIONS_PER_MULTIPLY_ADD = 2.25;

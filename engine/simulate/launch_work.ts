@@ -1,0 +1,135 @@
+/** What a launch does on a rank: what invocations of one workgroup do, times the workgroups. */
+
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { kernelWork } from "../../spec/kernel/work.ts";
+import { wordsOn } from "../../spec/per_rank.ts";
+import { onRank, type Plan, type PlanBuffer } from "../../spec/plan.ts";
+import type { RoutingRows } from "./routings.ts";
+import type { Lengths, Workload } from "./workload.ts";
+
+/** The work of all invocations of a launch. */
+export interface LaunchWork {
+  readonly workgroups: number;
+  readonly multiplyAdds: number;
+  readonly operations: number;
+  /** Bytes moved between invocations and bindings, by binding. */
+  readonly loads: readonly number[];
+  readonly stores: readonly number[];
+  /** False where a loop is as long as data of which nothing is assumed; its body is then counted once. */
+  readonly exact: boolean;
+}
+
+/** An integer that stands for all that a buffer holds; undefined: not known. */
+export type Typical = (index: number) => number | undefined;
+
+/** Where a launch is counted. */
+export interface LaunchPlace {
+  readonly workgroups: readonly [number, number, number];
+  /** What bindings hold, and a key that is equal for equal contents. */
+  readonly typical: readonly (Typical | undefined)[];
+  readonly key: string;
+}
+
+/** Invocations of a workgroup that stand for all: what a lane does may depend on its number. */
+const LANES = 4;
+
+/** Counts the work of launches; equal launches are counted once. */
+export class LaunchCounter {
+  readonly #counted = new Map<Kernel, Map<string, LaunchWork>>();
+
+  /** Count a launch of `kernel`. */
+  count(kernel: Kernel, place: LaunchPlace): LaunchWork {
+    const counted = this.#counted.get(kernel) ?? new Map<string, LaunchWork>();
+    this.#counted.set(kernel, counted);
+    const key = `${place.workgroups} ${place.key}`;
+    const work = counted.get(key) ?? countLaunch(kernel, place);
+    counted.set(key, work);
+    return work;
+  }
+}
+
+function countLaunch(
+  kernel: Kernel,
+  { workgroups: [x, y, z], typical }: LaunchPlace,
+): LaunchWork {
+  const { workgroupSize, bindings } = kernel;
+  const lanes = Math.min(LANES, workgroupSize);
+  const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
+  const works = Array.from({ length: lanes }, (_, i) =>
+    kernelWork(kernel, {
+      group: [x >> 1, y >> 1, z >> 1],
+      lane: lanes === 1 ? 0 : Math.round(i * (workgroupSize - 1) / (lanes - 1)),
+      load: (binding, index) => data.get(binding)?.(index),
+    }));
+  const scale = x * y * z * workgroupSize / lanes;
+  const total = (of: (work: (typeof works)[number]) => number) =>
+    scale * works.reduce((n, work) => n + of(work), 0);
+  return {
+    workgroups: x * y * z,
+    multiplyAdds: total(({ multiplyAdds }) => multiplyAdds),
+    operations: total(({ operations }) => operations),
+    loads: bindings.map((_, i) => total(({ loads }) => loads[i]!)),
+    stores: bindings.map((_, i) => total(({ stores }) => stores[i]!)),
+    exact: works.every(({ exact }) => exact),
+  };
+}
+
+/** What is known of a step besides the plan. */
+export interface TypicalOptions {
+  readonly workload: Workload;
+  readonly lengths: Lengths;
+  readonly rank: number;
+  /** The routing that a buffer belongs to. */
+  readonly rows: RoutingRows | undefined;
+  /** Rows of a tile of a grouped matmul. */
+  readonly tileRows: number;
+}
+
+/** The integers that kernels find in a buffer, and a key of them. */
+export function typicalOf(
+  plan: Plan,
+  buffer: PlanBuffer,
+  { workload, lengths, rank, rows, tileRows }: TypicalOptions,
+): { readonly at: Typical; readonly key: string } | undefined {
+  const { kind, data, dealt, axes, name } = buffer;
+  if (kind === "counts") {
+    const values = plan.counts.map((axis) => lengths.most(axis));
+    return { at: (i) => values[i], key: `${values}` };
+  }
+  if (kind === "const" && data) {
+    const words = wordsOn(data, { mesh: plan.mesh, rank });
+    return { at: (i) => words[i], key: `${rank}` };
+  }
+  if (dealt) {
+    return dealt.holds === "counts"
+      ? constant(lengths.most(dealt.axis))
+      : { at: (i) => i, key: "i" };
+  }
+  if (kind === "input" && buffer.dtype === "i32") {
+    const { tokens, sequences = 1, past = 0 } = workload;
+    // The middle of the new tokens: attention to those before grows evenly.
+    return constant(
+      name === "position"
+        ? past + Math.floor(Math.max(1, tokens / sequences) / 2)
+        : 0,
+    );
+  }
+  if (buffer.dtype !== "u32" || rows === undefined) return undefined;
+  if (axes.some(({ axis }) => axis === "tiles of routing")) {
+    const full = Math.max(1, Math.min(tileRows, rows.most / rows.localExperts));
+    // A number of tiles, then for each its expert, its first row and its rows.
+    return {
+      at: (i) => i === 0 ? 2 ** 31 : i % 3 === 0 ? Math.round(full) : 0,
+      key: `${Math.round(full)}`,
+    };
+  }
+  const columns = onRank(axes.at(-1)!.size, rank);
+  if (columns === rows.experts && axes.length <= 2) {
+    return constant(Math.round(rows.tokens * rows.topK / rows.experts));
+  }
+  return constant(0);
+}
+
+function constant(value: number): { at: Typical; key: string } {
+  return { at: () => value, key: `${value}` };
+}

@@ -1,0 +1,312 @@
+/** The seconds of launches on a rank: sizes from the workload, work from the kernel, bytes from what is in use. */
+
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import type { MachineDevice } from "../../spec/machine.ts";
+import { localLaunches } from "../../spec/local/mod.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  type LaunchStep,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+  type Program,
+} from "../../spec/plan.ts";
+import { evaluateSize, type Size } from "../../spec/size.ts";
+import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
+import {
+  LaunchCounter,
+  type LaunchWork,
+  type Typical,
+  typicalOf,
+} from "./launch_work.ts";
+import type { RoutingRows } from "./routings.ts";
+import type { Lengths, Workload } from "./workload.ts";
+
+/** What launches are counted with. */
+export interface LaunchContext {
+  readonly plan: Plan;
+  readonly program: Program;
+  readonly workload: Workload;
+  readonly lengths: Lengths;
+  readonly routings: ReadonlyMap<number, RoutingRows>;
+  /** Bytes of a buffer on a rank. Default: what the plan allocates. */
+  readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
+}
+
+/** A launch, counted. */
+export interface CountedLaunch {
+  readonly work: LaunchWork;
+  /** Different bytes that it touches: all, and what it reads of weights, of weights of experts, and of states. */
+  readonly bytes: number;
+  readonly weights: number;
+  readonly experts: number;
+  readonly states: number;
+}
+
+/** How full the group rank is whose launches are counted. */
+export type Fullness = "most" | "mean";
+
+/** Counts the launches of a program. */
+export interface LaunchMeter {
+  /** Undefined: nothing is started. */
+  launch(
+    step: LaunchStep,
+    at: { readonly rank: number; readonly fullness: Fullness },
+  ): CountedLaunch | undefined;
+  /** Kernels that move rows between ranks of one device: those of one rank that receives. */
+  local(step: AllGatherStep | AllToAllStep, rank: number): LaunchWork[];
+}
+
+/** Make ready what counts launches. */
+export function openLaunchMeter(context: LaunchContext): LaunchMeter {
+  const { plan, lengths, routings, workload } = context;
+  const counter = new LaunchCounter();
+  const routed = routedBuffers(context);
+  const dispatched = Math.max(
+    0,
+    ...[...routings.values()].map((r) => Math.max(r.most, r.tokens * r.topK)),
+  );
+  const locals = localLaunches(plan.mesh);
+  const count = (axis: string, over: readonly string[]) =>
+    over.length > 0 ? lengths.over(axis, over) : lengths.most(axis);
+  const made = new Map<string, CountedLaunch>();
+  return {
+    launch: (step, { rank, fullness }) => {
+      const names = plan.kernels[step.kernel]!.tree.bindings
+        .map(({ name }) => step.bindings[name]!);
+      const of = names.map((name) => routed.get(name))
+        .find((found) => found !== undefined);
+      const given = of && routings.get(of.routing);
+      const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
+      const here = rows && { ...rows, most: rows[fullness] };
+      const grouped = here !== undefined && step.part?.part !== "regroup" &&
+        names.some((name) => routed.get(name)?.afterwards);
+      const tile = grouped ? tileOf(step.workgroups) : undefined;
+      const workgroups = step.workgroups.map((size) => {
+        if (!grouped || typeof size === "number") {
+          return evaluateSize(size, count);
+        }
+        if (tile && size === tile.size) {
+          return expectedTiles(here, tile.rows, workload);
+        }
+        const share = here.most / (here.groupTokens * here.topK);
+        return Math.ceil(
+          evaluateSize(size, (axis, over) => count(axis, over) * share),
+        );
+      }) as [number, number, number];
+      if (workgroups.includes(0)) return undefined;
+      const { tree } = plan.kernels[step.kernel]!;
+      const typical = names.map((name) =>
+        typicalOf(plan, plan.buffers[name]!, {
+          ...{ workload, lengths, rank, rows: here },
+          tileRows: tile?.rows ?? 1,
+        })
+      );
+      const room = names.map((name) => roomOf(name, rank, here));
+      const key = [
+        ...[step.kernel, workgroups, room],
+        ...typical.map((known) => known?.key),
+      ].join(";");
+      const known = made.get(key);
+      if (known) return known;
+      const work = counter.count(tree, {
+        workgroups,
+        typical: typical.map((known) => known?.at),
+        key: typical.map((known) => known?.key ?? "").join(";"),
+      });
+      const counted = { work, ...touched(names, room, work) };
+      made.set(key, counted);
+      return counted;
+    },
+    local: (step, rank) => {
+      const rows = step.part && routings.get(step.part.routing);
+      return locals(step).map(({ kernel, workgroups }) =>
+        countLocal(kernel, workgroups, { step, rank, rows })
+      );
+    },
+  };
+
+  /** Bytes of a buffer that are in use. */
+  function roomOf(
+    name: string,
+    rank: number,
+    rows: RoutingRows | undefined,
+  ): number {
+    const buffer = plan.buffers[name]!;
+    const share = buffer.axes.reduce((part, { axis, size, dynamic }) => {
+      const bound = onRank(size, rank);
+      if (!dynamic || bound === 0) return part;
+      const length = plan.axes[axis]
+        ? lengths.most(axis)
+        : rows?.most ?? dispatched;
+      return part * Math.min(1, length / bound);
+    }, 1);
+    const bytes = buffer.kind === "weight" && context.held
+      ? context.held(buffer, rank)
+      : onRank(buffer.bytes, rank);
+    if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
+    // Experts that nobody chose are not read.
+    const each = rows.most / rows.localExperts;
+    const chosen = workload.experts === undefined ||
+        workload.experts.kind === "even"
+      ? Math.min(1, each)
+      : 1 - Math.exp(-each);
+    return bytes * chosen;
+  }
+
+  function touched(
+    names: readonly string[],
+    room: readonly number[],
+    { loads, stores }: LaunchWork,
+  ): Omit<CountedLaunch, "work"> {
+    const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
+    for (const [i, name] of names.entries()) {
+      const buffer = plan.buffers[name]!;
+      // Weights that are planned by fewer bytes than they are compiled with are read once.
+      const read = Math.min(loads[i]!, room[i]!);
+      sums.bytes += read + Math.min(stores[i]!, room[i]!);
+      if (buffer.kind === "weight") sums.weights += read;
+      if (buffer.kind === "state") sums.states += read;
+      if (isExpert(plan, buffer)) sums.experts += read;
+    }
+    return sums;
+  }
+
+  function countLocal(
+    kernel: Kernel,
+    sizes: readonly [Size, Size, Size],
+    { step, rank, rows }: {
+      readonly step: AllGatherStep | AllToAllStep;
+      readonly rank: number;
+      readonly rows: RoutingRows | undefined;
+    },
+  ): LaunchWork {
+    const workgroups = sizes.map((size) => evaluateSize(size, count)) as [
+      number,
+      number,
+      number,
+    ];
+    const columns = step.op === "allToAll" ? step.splits.at(-1)! : 1;
+    const each = step.op === "allGather"
+      ? step.rows ? lengths.most(step.rows.axis) : 0
+      : rows
+      ? rows.tokens * (columns === rows.experts ? rows.topK : rows.reached) /
+        columns
+      : 0;
+    const named: { readonly [binding: string]: Typical } = {
+      counts: () => Math.round(each),
+      position: () => 0,
+    };
+    return counter.count(kernel, {
+      workgroups,
+      typical: kernel.bindings.map(({ name }) => named[name]),
+      key: `${Math.round(each)} ${rank}`,
+    });
+  }
+}
+
+function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
+  return kind === "weight" && axes.length > 0 &&
+    plan.axes[axes[0]!.axis]?.experts === true;
+}
+
+/** Which routing a buffer is of, how many chunks it has, and whether the buffer says where rows are after the exchange. */
+interface Routed {
+  readonly routing: number;
+  readonly chunks: number;
+  readonly afterwards: boolean;
+}
+
+function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
+  const found = new Map<string, Routed>();
+  const chunks = new Map<number, Set<string>>();
+  for (const step of program.steps) {
+    if (step.op !== "launch" || step.part?.part !== "regroup") continue;
+    const tiles = Object.values(step.bindings).filter((name) =>
+      plan.buffers[name]!.axes.some(({ axis }) => axis === "tiles of routing")
+    );
+    const known = chunks.get(step.part.routing) ?? new Set();
+    chunks.set(step.part.routing, known);
+    for (const name of tiles) known.add(name);
+  }
+  for (const step of program.steps) {
+    if (!step.part) continue;
+    const { routing, part } = step.part;
+    const afterwards = part === "regroup";
+    const names = step.op === "launch"
+      ? Object.values(step.bindings)
+      : step.op === "allGather" || step.op === "allToAll"
+      ? [step.op === "allGather" ? step.to : step.counts]
+      : [];
+    for (const name of names) {
+      const { kind, dtype, axes } = plan.buffers[name]!;
+      if (kind !== "scratch" && kind !== "output" || dtype !== "u32") continue;
+      const tables = axes.some(({ axis }) => /of routing$/.test(axis)) &&
+        !axes.some(({ axis }) => axis === "counts of routing");
+      if (found.get(name)?.afterwards) continue;
+      found.set(name, {
+        routing,
+        chunks: Math.max(1, chunks.get(routing)?.size ?? 1),
+        afterwards: afterwards && tables,
+      });
+    }
+  }
+  return found;
+}
+
+/** A chunk has a part of the experts. */
+function chunkOf(rows: RoutingRows, chunks: number): RoutingRows {
+  return {
+    ...rows,
+    localExperts: rows.localExperts / chunks,
+    most: rows.most / chunks,
+    mean: rows.mean / chunks,
+  };
+}
+
+/** The size among a launch's that counts tiles of experts, `min(rows, ceil(rows / tile) + experts)`, and the rows of a tile. */
+function tileOf(
+  sizes: readonly Size[],
+): { readonly size: Size; readonly rows: number } | undefined {
+  for (const size of sizes) {
+    const rows = divisorOf(size);
+    if (rows !== undefined) return { size, rows };
+  }
+  return undefined;
+}
+
+function divisorOf(size: Size): number | undefined {
+  if (typeof size === "number" || "count" in size) return undefined;
+  if ("ceilDiv" in size) return undefined;
+  const terms = "mul" in size ? size.mul : "min" in size ? size.min : size.add;
+  for (const term of terms) {
+    if (typeof term !== "number" && "ceilDiv" in term && "add" in size) {
+      return term.ceilDiv[1];
+    }
+    const found = divisorOf(term);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Tiles of the experts of a rank: of even loads exactly, of others each expert's last one half full. */
+function expectedTiles(
+  { most, localExperts }: RoutingRows,
+  tile: number,
+  { experts }: Workload,
+): number {
+  const tiles = experts === undefined || experts.kind === "even"
+    ? localExperts * Math.ceil(most / localExperts / tile)
+    : most / tile + localExperts * (tile - 1) / (2 * tile);
+  return Math.max(most > 0 ? 1 : 0, Math.ceil(Math.min(most, tiles)));
+}
+
+/** Seconds of a launch, or of one that moves rows between ranks of a device. */
+export function secondsOf(
+  device: MachineDevice,
+  { work, bytes, weights, states }: Omit<CountedLaunch, "experts">,
+  cached: boolean,
+): LaunchSeconds {
+  return launchSeconds(device, work, { bytes, weights, states, cached });
+}

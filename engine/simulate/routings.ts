@@ -1,0 +1,110 @@
+/** The routings of a program in a workload: how many rows ranks send and receive. */
+
+import { positionsReached } from "../../spec/bytes.ts";
+import { positionsOver } from "../../spec/mesh.ts";
+import {
+  type AllToAllStep,
+  onRank,
+  type Plan,
+  type Program,
+} from "../../spec/plan.ts";
+import { type ExpertLoad, expertShares, rowShares } from "./loads.ts";
+import type { Lengths } from "./workload.ts";
+
+/** What is expected of one routing. Rows count choices, unless a token is sent once. */
+export interface RoutingRows {
+  readonly topK: number;
+  readonly experts: number;
+  /** Experts of the group rank that has most. */
+  readonly localExperts: number;
+  /** Tokens of the rank that has most, and of the group. */
+  readonly tokens: number;
+  readonly groupTokens: number;
+  /** Rows of choices for the experts of a group rank: of the one with most, and of the mean one. */
+  readonly most: number;
+  readonly mean: number;
+  /** Whether dispatch sends a token once to each group rank, and to how many it then goes. */
+  readonly once: boolean;
+  readonly reached: number;
+}
+
+/** Routings by their number in the plan. */
+export function routingRows(
+  plan: Plan,
+  program: Program,
+  { lengths, load }: { readonly lengths: Lengths; readonly load: ExpertLoad },
+): Map<number, RoutingRows> {
+  const found = new Map<number, RoutingRows>();
+  const once = new Set(
+    program.steps.flatMap(({ part }) =>
+      part?.part === "exchange reach" ? [part.routing] : []
+    ),
+  );
+  const back = new Map<number, AllToAllStep>();
+  for (const step of program.steps) {
+    if (step.op !== "allToAll" || step.part?.verb !== "combine") continue;
+    back.set(step.part.routing, step);
+  }
+  const made = new Map<string, RoutingRows>();
+  for (const step of program.steps) {
+    if (step.op !== "launch" || step.part?.part !== "count") continue;
+    const { routing } = step.part;
+    const buffers = Object.values(step.bindings).map((name) =>
+      plan.buffers[name]!
+    );
+    const choices = buffers.find(({ axes, dtype }) =>
+      dtype === "u32" && axes.length > 1 && !axes.at(-1)!.dynamic
+    );
+    const counts = buffers.find(({ axes }) =>
+      axes.some(({ axis }) => axis === "counts of routing")
+    );
+    if (!choices || !counts || found.has(routing)) continue;
+    const exchange = back.get(routing);
+    const experts = exchange?.splits.at(-1) ??
+      onRank(counts.axes.at(-1)!.size, 0);
+    const { axis, dynamic, size } = choices.axes[0]!;
+    const facts = {
+      topK: onRank(choices.axes.at(-1)!.size, 0),
+      experts,
+      splits: exchange?.splits ?? [0, experts],
+      tokens: dynamic ? lengths.most(axis) : onRank(size, 0),
+      groupTokens: !dynamic
+        ? onRank(size, 0) * positionsOver(plan.mesh, exchange?.over ?? [])
+        : lengths.over(axis, exchange?.over ?? []),
+      once: once.has(routing),
+      number: load.kind === "recorded" ? routing : 0,
+    };
+    const key = JSON.stringify(facts);
+    const rows = made.get(key) ?? rowsOf(facts, load);
+    made.set(key, rows);
+    found.set(routing, rows);
+  }
+  return found;
+}
+
+function rowsOf(
+  { topK, experts, splits, tokens, groupTokens, once, number }: {
+    readonly topK: number;
+    readonly experts: number;
+    readonly splits: readonly number[];
+    readonly tokens: number;
+    readonly groupTokens: number;
+    readonly once: boolean;
+    readonly number: number;
+  },
+  load: ExpertLoad,
+): RoutingRows {
+  const shares = expertShares(load, { experts, topK, routing: number });
+  // Without an exchange, a rank has the choices of its own tokens.
+  const all = splits.length > 2 ? groupTokens : tokens;
+  const { most, mean } = rowShares(load, shares, { splits, tokens: all });
+  return {
+    ...{ topK, experts, tokens, groupTokens: all, once },
+    localExperts: Math.max(
+      ...splits.slice(1).map((end, p) => end - splits[p]!),
+    ),
+    most: all * topK * most,
+    mean: all * topK * mean,
+    reached: once ? positionsReached(splits, topK) : topK,
+  };
+}

@@ -1,0 +1,361 @@
+/** How long a step of a plan takes on a machine: every launch and exchange in order, by classes of equal ranks. */
+
+import { shareOfColumns } from "../../spec/bytes.ts";
+import { DataError } from "../../spec/errors.ts";
+import {
+  type LinkClass,
+  linkClass,
+  type Machine,
+  type MachineDevice,
+  placeRanks,
+  type RankPlacement,
+} from "../../spec/machine.ts";
+import { groupOf } from "../../spec/mesh.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+  type Step,
+} from "../../spec/plan.ts";
+import { rankClasses } from "../../spec/rank_classes.ts";
+import { sum } from "../../spec/sum.ts";
+import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
+import { exchangeSeconds, type LevelTraffic } from "./exchange_time.ts";
+import { layersOf } from "./layers.ts";
+import { openLaunchMeter, secondsOf } from "./launches.ts";
+import { type RoutingRows, routingRows } from "./routings.ts";
+import { type Lengths, lengthsOf, type Workload } from "./workload.ts";
+
+/** Seconds of a device, and what for. */
+export interface Parts {
+  /** What every launch takes, however little it does. */
+  readonly launch: number;
+  readonly arithmetic: number;
+  readonly memory: number;
+  readonly exchange: number;
+  /** For ranks that have more to do. */
+  readonly waiting: number;
+  /** What the host takes besides: for a run, and at its exchanges. */
+  readonly run: number;
+}
+
+/** A layer of a predicted step. */
+export interface PredictedLayer extends Parts {
+  readonly name: string;
+}
+
+/** A predicted step. */
+export interface Prediction {
+  readonly seconds: number;
+  /** Seconds of a device with a mean share of the experts' work, by what they are for. */
+  readonly parts: Parts;
+  readonly layers: readonly PredictedLayer[];
+  /** Launches on a device. */
+  readonly launches: number;
+  /** Bytes of expert weights that a rank reads. */
+  readonly expertBytes: number;
+  /** Bytes that a rank sends to other ranks. */
+  readonly sentBytes: number;
+  /** Devices that the ranks live on. */
+  readonly devices: number;
+  /** False where the work of a kernel depends on data of which nothing is assumed; its time is then a lower bound. */
+  readonly exact: boolean;
+}
+
+/** Settings of `simulate`. */
+export interface SimulateOptions {
+  /** Bytes of a weight buffer on a rank, where they are not what the plan allocates. */
+  readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
+  /** Bytes of an element of rows that are exchanged, such as 1 of FP8. Default: what the plan sends. */
+  readonly wire?: { readonly dispatch: number; readonly combine: number };
+}
+
+/** Parts of which none took any time. */
+export const NO_PARTS: Parts = {
+  ...{ launch: 0, arithmetic: 0, memory: 0, exchange: 0, waiting: 0, run: 0 },
+};
+
+/** Ranks that hold as much, and whose devices are equal: one stands for all. */
+interface RankGroup {
+  readonly rank: number;
+  readonly place: RankPlacement;
+  readonly device: MachineDevice;
+  /** Ranks of the plan on its device, and devices of its host that compute at once, for each that can. */
+  readonly sharing: number;
+  readonly slower: number;
+  /** Everything that its ranks hold fits the device's cache. */
+  readonly cached: boolean;
+}
+
+interface Clock {
+  now: number;
+  busy: boolean;
+}
+
+/** Predict one step of a plan's first program. Throws DataError where the machine has too few places for ranks. */
+export function simulate(
+  plan: Plan,
+  machine: Machine,
+  workload: Workload,
+  options: SimulateOptions = {},
+): Prediction {
+  const program = plan.programs[0]!;
+  const places = placesOf(plan, machine);
+  const groups = rankGroups(plan, machine, places);
+  const lengths = lengthsOf(plan, program, workload);
+  const routings = routingRows(plan, program, {
+    ...{ lengths, load: workload.experts ?? { kind: "even" } },
+  });
+  const meter = openLaunchMeter({
+    ...{ plan, program, workload, lengths, routings, held: options.held },
+  });
+  const { names, of } = layersOf(plan, program);
+  const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
+  const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
+  const ends = new Map<string, number>();
+  let [launches, expertBytes, sentBytes, linkFree] = [0, 0, 0, 0];
+  let exact = true;
+  let layer = 0;
+  const spend = (i: number, what: keyof Parts, seconds: number) => {
+    clocks[i]!.now += seconds;
+    // The first class stands for the machine in what time is for.
+    if (i === 0) layers[layer]![what] += seconds;
+  };
+  const waitUntil = (time: number, what: keyof Parts) => {
+    for (const [i, clock] of clocks.entries()) {
+      if (time > clock.now) spend(i, what, time - clock.now);
+    }
+  };
+  for (const [n, step] of program.steps.entries()) {
+    layer = of[n]!;
+    take(step);
+  }
+  const last = Math.max(...clocks.map(({ now }) => now), linkFree);
+  waitUntil(last, "waiting");
+  spend(0, "run", groups[0]!.device.run ?? 0);
+  const parts = addUp(layers);
+  return {
+    ...{ seconds: clocks[0]!.now, parts, launches, expertBytes, sentBytes },
+    layers: names.map((name, i) => ({ name, ...layers[i]! })),
+    devices: new Set(places.map(({ device }) => device)).size,
+    exact,
+  };
+
+  function take(step: Step): void {
+    if (step.op === "launch") {
+      for (const [i, group] of groups.entries()) {
+        if (step.ranks !== "all" && !step.ranks.includes(group.rank)) continue;
+        launch(step, group, i);
+      }
+    } else if (step.op === "copy") {
+      for (const [i, { rank, device, sharing, slower }] of groups.entries()) {
+        const times = sharing * slower;
+        spend(i, "launch", device.launch * times);
+        const seconds = 2 * onRank(step.bytes, rank) / device.bandwidth;
+        spend(i, "memory", seconds * times);
+      }
+    } else if (step.op === "wait") {
+      waitUntil(ends.get(step.handle) ?? 0, "exchange");
+    } else exchange(step);
+  }
+
+  function launch(
+    step: Step & { readonly op: "launch" },
+    { rank, device, sharing, slower, cached }: RankGroup,
+    i: number,
+  ): void {
+    const seconds = (fullness: "most" | "mean") => {
+      const counted = meter.launch(step, { rank, fullness });
+      return counted && { counted, ...secondsOf(device, counted, cached) };
+    };
+    const most = seconds("most");
+    if (most === undefined) return;
+    // Devices of their own wait for the fullest; ranks of one device add up.
+    const mean = seconds("mean") ?? most;
+    const times = sharing * slower;
+    spendLaunch(i, mean, times, false);
+    if (sharing === 1) {
+      spend(i, "waiting", Math.max(0, total(most) - total(mean)) * times);
+    }
+    clocks[i]!.busy = true;
+    if (i > 0) return;
+    launches += sharing;
+    exact &&= most.counted.work.exact;
+    expertBytes += mean.counted.experts;
+  }
+
+  function spendLaunch(
+    i: number,
+    seconds: LaunchSeconds,
+    times: number,
+    exchanges: boolean,
+  ): void {
+    for (const part of ["launch", "arithmetic", "memory"] as const) {
+      spend(i, exchanges ? "exchange" : part, seconds[part] * times);
+    }
+  }
+
+  function exchange(step: AllGatherStep | AllToAllStep): void {
+    const { rank, place, device, sharing, slower } = groups[0]!;
+    const group = groupOf(plan.mesh, rank, step.over);
+    if (group.length === 1) return;
+    const each = peerBytes(plan, step, {
+      ...{ lengths, rows: step.part && routings.get(step.part.routing) },
+      positions: group.length,
+      wire: options.wire,
+    });
+    sentBytes += each * (group.length - 1);
+    if (group.every((other) => places[other]!.device === place.device)) {
+      const moves = step.op === "allToAll" ? device.exchange : {};
+      for (const work of meter.local(step, rank)) {
+        const bytes = sum(work.loads) + sum(work.stores);
+        const seconds = launchSeconds({ ...device, ...moves }, work, {
+          ...{ bytes, weights: 0, states: 0, cached: groups[0]!.cached },
+        });
+        spendLaunch(0, seconds, sharing * slower, true);
+        launches += sharing;
+      }
+      waitUntil(clocks[0]!.now, "waiting");
+      return;
+    }
+    const seconds = exchangeSeconds(machine, {
+      levels: levelsOf(places, { rank, group, each }),
+      // Gathers of counts; those of rows depend on their bytes.
+      gathers: step.op === "allGather" && !step.rows,
+      staged: 2 * group.length * each,
+    }, place.kind);
+    for (const [i, clock] of clocks.entries()) {
+      // Exchanges right after each other wait for the device once.
+      if (clock.busy) spend(i, "run", groups[i]!.device.turn ?? 0);
+      clock.busy = false;
+    }
+    const ready = Math.max(...clocks.map(({ now }) => now));
+    const start = Math.max(ready, linkFree);
+    linkFree = start + seconds;
+    if (step.op === "allToAll" && step.handle !== undefined) {
+      // Only started: what comes next goes on meanwhile.
+      ends.set(step.handle, linkFree);
+      return;
+    }
+    waitUntil(ready, "waiting");
+    waitUntil(linkFree, "exchange");
+  }
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+function total({ launch, arithmetic, memory }: LaunchSeconds): number {
+  return launch + arithmetic + memory;
+}
+
+function addUp(layers: readonly Parts[]): Parts {
+  const all = { ...NO_PARTS } as Mutable<Parts>;
+  for (const parts of layers) {
+    for (const part of Object.keys(all) as (keyof Parts)[]) {
+      all[part] += parts[part];
+    }
+  }
+  return all;
+}
+
+function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
+  const places = placeRanks(machine);
+  if (plan.ranks <= places.length) return places.slice(0, plan.ranks);
+  throw new DataError(
+    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has places for ${places.length}. Use a smaller mesh, or describe a larger machine`,
+  );
+}
+
+function rankGroups(
+  plan: Plan,
+  machine: Machine,
+  places: readonly RankPlacement[],
+): RankGroup[] {
+  const classes = rankClasses(plan);
+  const sharing = new Map<number, number>();
+  const devices = new Map<number, Set<number>>();
+  for (const { device, host } of places) {
+    sharing.set(device, (sharing.get(device) ?? 0) + 1);
+    devices.set(host, (devices.get(host) ?? new Set()).add(device));
+  }
+  const atOnce = machine.hosts.flatMap(({ count = 1, atOnce = Infinity }) =>
+    new Array<number>(count).fill(atOnce)
+  );
+  const groups = new Map<string, RankGroup>();
+  for (const [rank, place] of places.entries()) {
+    const shared = sharing.get(place.device)!;
+    const slower = Math.max(
+      1,
+      devices.get(place.host)!.size / atOnce[place.host]!,
+    );
+    const key = `${classes[rank]} ${place.kind} ${shared} ${slower}`;
+    if (groups.has(key)) continue;
+    const device = machine.devices[place.kind]!;
+    const held = shared * onRank(plan.peakBytes, rank);
+    groups.set(key, {
+      ...{ rank, place, device, sharing: shared, slower },
+      cached: held <= (device.cache?.bytes ?? 0),
+    });
+  }
+  return [...groups.values()];
+}
+
+/** Bytes from a rank to each other rank of its group, in the busier direction. */
+function peerBytes(
+  plan: Plan,
+  step: AllGatherStep | AllToAllStep,
+  { lengths, rows, positions, wire }: {
+    readonly lengths: Lengths;
+    readonly rows: RoutingRows | undefined;
+    readonly positions: number;
+    readonly wire: SimulateOptions["wire"];
+  },
+): number {
+  if (step.op === "allGather") {
+    return step.bytes * (step.rows ? lengths.most(step.rows.axis) : 1);
+  }
+  if (rows === undefined) return 0;
+  const { tokens, topK, most } = rows;
+  const choices = Math.max(tokens * topK / positions, most / positions);
+  const isRows = step.part?.part === "exchange";
+  const share = rows.once && isRows && step.part?.verb === "dispatch"
+    ? rows.reached / topK
+    : 1;
+  const element = wire && isRows && step.part
+    ? wire[step.part.verb] /
+      (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
+    : 1;
+  return step.rowBytes * element * choices * share * shareOfColumns(step);
+}
+
+/** Other ranks of a group by the link to them, and the bytes to them. */
+export function levelsOf(
+  places: readonly RankPlacement[],
+  { rank, group, each }: {
+    readonly rank: number;
+    readonly group: readonly number[];
+    readonly each: number;
+  },
+): { readonly [L in LinkClass]?: LevelTraffic } {
+  const place = places[rank]!;
+  const peers = new Map<LinkClass, number>();
+  for (const other of group) {
+    if (other === rank) continue;
+    const link = linkClass(place, places[other]!);
+    peers.set(link, (peers.get(link) ?? 0) + 1);
+  }
+  const beside = places.filter(({ host }) => host === place.host).length;
+  return Object.fromEntries(
+    [...peers].map(([link, count]) => {
+      // What a rank keeps is moved within its host, too.
+      const kept = link === "sameHost" ? each : 0;
+      const bytes = count * each;
+      return [link, {
+        ...{ peers: count, bytes, pairBytes: each },
+        hostBytes: beside * (bytes + kept),
+      }];
+    }),
+  );
+}
