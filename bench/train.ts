@@ -141,5 +141,5 @@ await againstPyTorch();
 for (const ep of [1, 2, 4, 8]) await shareOfExchange(ep);
 await memory("as it is", {});
 await memory("with recomputation", { again: true });
-await memory("optimizer sharded (ZeRO-1)", { optimizerState: "sharded" });
-await memory("both", { again: true, optimizerState: "sharded" });
+await memory("optimizer sharded (ZeRO-1)", { zero: 1 });
+await memory("both", { again: true, zero: 1 });

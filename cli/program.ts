@@ -149,12 +149,7 @@ function addInspectCommands(
       "gradients of it are scaled down where their norm is larger (1)",
       positive("--clip", 1e6),
     )
-    .addOption(
-      new Option(
-        "--optimizer-state <where>",
-        "'sharded': each rank remembers a part of what it shares (whole)",
-      ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
-    )
+    .addOption(zeroOption())
     .addOption(
       new Option(
         "--dtype <dtype>",
@@ -394,12 +389,7 @@ function addTrainCommand(
       notNegative("--bias-update"),
     )
     .option("--seed <s>", "same seed, same training (0)", integer("--seed", 0))
-    .addOption(
-      new Option(
-        "--optimizer-state <where>",
-        "'whole' on every rank, or 'sharded' over those with the same parameters (whole)",
-      ).argParser(oneOf("--optimizer-state", ["whole", "sharded"])),
-    )
+    .addOption(zeroOption())
     .addOption(dtypeOption())
     .option(
       "--save-every <n>",
@@ -420,6 +410,14 @@ function addTrainCommand(
     .action(async (what, flags) =>
       finish(await (await COMMANDS.train())(io, what, flags))
     );
+}
+
+function zeroOption(): Option {
+  const stage = oneOf("--zero", ["0", "1", "3"]);
+  return new Option(
+    "--zero <stage>",
+    "what ranks with the same parameters share: 0, nothing; 1, the optimizer state; 3, parameters too (0)",
+  ).argParser((text) => Number(stage(text)));
 }
 
 function dtypeOption(): Option {

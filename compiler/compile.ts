@@ -28,6 +28,7 @@ import {
   type Placement,
   readPlacement,
   shard,
+  viewAgain,
 } from "./sharding/mod.ts";
 import {
   allocate,
@@ -44,6 +45,13 @@ import {
   startLowering,
   waitForExchanges,
 } from "./passes/mod.ts";
+
+/**
+ * What ranks that hold the same parameter share, each an equal part of an axis: nothing (0); the optimizer state and the
+ * update (1); the parameter too, which is gathered where it is used (3). Stage 2 of DeepSpeed is in 1: gradients are
+ * reduce-scattered in any case.
+ */
+export type ZeroStage = 0 | 1 | 3;
 
 /** Options of `compile`. */
 export interface CompileOptions {
@@ -71,11 +79,8 @@ export interface CompileOptions {
    * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
    */
   readonly sendOnce?: boolean;
-  /**
-   * Of a step of training: `sharded` deals what the optimizer remembers of a parameter, and its update, to the ranks that
-   * hold the same parameter (ZeRO-1): each has an equal part of an axis. Bits do not depend on it. Default: `whole`.
-   */
-  readonly optimizerState?: "whole" | "sharded";
+  /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
+  readonly zero?: ZeroStage;
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
   readonly tuning?: Tuning;
 }
@@ -156,13 +161,16 @@ export async function compileGraph(
     name,
     size,
   }));
-  const simple = simplify(traced);
+  const { zero = 0 } = options;
+  const simple = zero === 3 ? viewAgain(simplify(traced)) : simplify(traced);
   checkStates(simple);
   const place = readPlacement(simple, mesh, options.place);
   const facts = axisFacts(simple, place.mesh, place.requests);
   checkSizes(facts);
   const sharded = shard(facts, {
-    shardsState: (name) => isSharded(name, options),
+    // Sums of gradients are sharded in any case: each is sent as often, and less memory is needed.
+    shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
+    shardsParameters: zero === 3,
   });
   const { graph: local, placed } = localize(facts, sharded);
   const { check = false, sendOnce } = options;
@@ -204,11 +212,6 @@ export async function compileGraph(
   const plan = assemble({ ...lowering, steps }, ports, memory);
   if (!options.overLimits) checkLimits(plan, limits);
   return plan;
-}
-
-/** Sums of gradients are sharded in any case: each is sent as often, and the less of it is kept. */
-function isSharded(state: string, { optimizerState }: CompileOptions): boolean {
-  return optimizerState === "sharded" || state.startsWith(accumulatedName(""));
 }
 
 function chunksOf({ chunks = 1 }: CompileOptions): number {

@@ -8,6 +8,7 @@ export {
   compileTraining,
   type CompileTrainingOptions,
   VALIDATE,
+  type ZeroStage,
 } from "./compile.ts";
 export {
   compileDocument,

@@ -29,7 +29,7 @@ function memoryOf(text: string): { peak: number; states: number } {
 t.test("a checkpoint's step, with its state whole and dealt", async (t) => {
   const plan = ["plan", MIXTRAL, "--train", "--full", ...MESH];
   const whole = await switchyard(plan);
-  const dealt = await switchyard([...plan, "--optimizer-state", "sharded"]);
+  const dealt = await switchyard([...plan, "--zero", "1"]);
   t.strictSame([whole.code, whole.err], [0, ""]);
   t.strictSame([dealt.code, dealt.err], [0, ""]);
   const phases = /\n {2}(forward|backward|update)(?=\n)/g;

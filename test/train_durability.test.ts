@@ -159,10 +159,14 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
   const folder = temporaryFolder(t);
   const out = path.join(folder, "out");
   const options = tinyOptions("dp=2,ep=2", 2, {
-    ...{ out, dtype: "bf16", optimizerState: "sharded" },
+    ...{ out, dtype: "bf16", zero: 1 },
   });
   await steps(model, options);
   const { shards: _, ...wanted } = await readOnDisk(out);
+  const gathered = path.join(folder, "gathered");
+  await steps(model, { ...options, out: gathered, zero: 3 });
+  const { shards: __, ...same } = await readOnDisk(gathered);
+  t.same(same, wanted, "parameters in parts: all bytes");
   const masters = Object.keys(wanted.remembered).filter((name) =>
     name.startsWith("adamw.master.")
   );

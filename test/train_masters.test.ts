@@ -158,7 +158,7 @@ for (const dtype of ["bf16", "f16"] as const) {
   });
 }
 
-const SHARDED = ["--optimizer-state", "sharded"];
+const SHARDED = ["--zero", "1"];
 
 function same({ parameters, remembered }: OnDisk) {
   return { parameters, remembered };
@@ -179,7 +179,7 @@ t.test("gone on with on another mesh", async (t) => {
     tiny,
     files,
     tinyOptions("dp=2,ep=2", 2, {
-      ...{ ...more, optimizerState: "sharded" },
+      ...{ ...more, zero: 1 },
     }),
   );
   const before = await readOnDisk(out);
@@ -236,7 +236,7 @@ t.test("killed while it writes", async (t) => {
   const folder = temporaryFolder(t);
   const tiny = await tinyModel(t);
   const out = path.join(folder, "out");
-  const more = { dtype: "bf16", optimizerState: "sharded" } as const;
+  const more = { dtype: "bf16", zero: 1 } as const;
   let resume = false;
   for (const killAt of [400, 170, 260]) {
     const child = spawn(process.execPath, [
@@ -416,10 +416,10 @@ t.test("one step, to the last bit", async (t) => {
 
 t.test("memory is what the plan says", async (t) => {
   const optimizer = adamw();
-  for (const optimizerState of ["whole", "sharded"] as const) {
+  for (const zero of [0, 1] as const) {
     const plan = await compileTraining(layer("mixtral", 2), {
       ...{ loss: "loss", optimizer, clipNorm: 1, dtype: "bf16" },
-      ...{ mesh: { dp: 2, ep: 2 }, optimizerState },
+      ...{ mesh: { dp: 2, ep: 2 }, zero },
     });
     t.same(verifyPlan(plan), []);
     const bytesOf = (name: string) =>
@@ -429,7 +429,7 @@ t.test("memory is what the plan says", async (t) => {
       );
     // 8 experts of 5 rows of 6, which lie in 16 bits padded to 8; their masters whole or over two ranks.
     t.same(bytesOf("down.{expert}"), Array(4).fill(4 * 5 * 8 * 2));
-    const part = optimizerState === "sharded" ? 2 : 1;
+    const part = zero === 1 ? 2 : 1;
     for (const state of ["adamw.master", "adamw.mean"]) {
       t.same(
         bytesOf(`${state}.down.{expert}`),

@@ -49,7 +49,7 @@ async function trainingPlan(): Promise<Plan> {
   );
   return await compileGraph(step, {
     mesh: { dp: 2, ep: 2 },
-    optimizerState: "sharded",
+    zero: 1,
   });
 }
 

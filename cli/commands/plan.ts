@@ -6,6 +6,7 @@ import {
   loadTrainable,
   planSummary,
   planTraining,
+  type PlanTrainingOptions,
   sgd,
   type Summarized,
   summarizeTarget,
@@ -47,7 +48,7 @@ export interface PlanCommandFlags extends PlanFlags, SceneFlags {
   readonly train?: boolean;
   readonly optimizer?: "adamw" | "sgd";
   readonly clip?: number;
-  readonly optimizerState?: "whole" | "sharded";
+  readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
   readonly dtype?: EncodingName;
   /** Every mesh that was given. */
   readonly meshes: readonly Mesh[];
@@ -145,11 +146,10 @@ function checkFlags(flags: PlanCommandFlags): void {
     );
   }
   if (flags.train) return;
-  for (const flag of ["optimizer", "clip", "optimizerState"] as const) {
+  for (const flag of ["optimizer", "clip", "zero"] as const) {
     if (flags[flag] === undefined) continue;
-    const name = flag === "optimizerState" ? "optimizer-state" : flag;
     throw new UsageError(
-      `Cannot use --${name} without --train: it says how a model is trained. Leave it out, or give --train`,
+      `Cannot use --${flag} without --train: it says how a model is trained. Leave it out, or give --train`,
     );
   }
 }
@@ -191,7 +191,7 @@ async function trainingPlan(
   path: string,
   flags: PlanCommandFlags,
 ): Promise<Plan> {
-  const { optimizer, clip, optimizerState, dtype } = flags;
+  const { optimizer, clip, zero, dtype } = flags;
   const what = await loadTrainable(path, io.files);
   const of = typeof what === "string"
     ? { kind: "checkpoint" as const }
@@ -203,7 +203,7 @@ async function trainingPlan(
       ? {}
       : { optimizer: optimizer === "sgd" ? sgd() : adamw() },
     ...clip === undefined ? {} : { clipNorm: clip },
-    ...optimizerState === undefined ? {} : { optimizerState },
+    ...zero === undefined ? {} : { zero },
     ...dtype === undefined ? {} : { dtype: trainedDType(dtype) },
   });
 }

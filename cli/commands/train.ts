@@ -2,6 +2,7 @@
 
 import {
   loadTrainingFile,
+  type PlanTrainingOptions,
   rankPlace,
   runTraining,
   type StepMetrics,
@@ -38,7 +39,7 @@ export interface TrainFlags
   readonly out: string;
   readonly steps: number;
   readonly saveEvery?: number;
-  readonly optimizerState?: "whole" | "sharded";
+  readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
   readonly metrics?: string;
   readonly resume?: boolean;
   readonly tokenizer?: string;
@@ -129,12 +130,12 @@ async function startTraining(
 ): Promise<AsyncIterable<StepMetrics>> {
   const { out, steps, saveEvery, mesh, place, resume = false } = flags;
   const { validateEvery, validateBatches, signal, onProgress } = flags;
-  const { optimizerState } = flags;
+  const { zero } = flags;
   const options = {
     ...deviceOptions(io, flags),
     ...{ steps, out, now: io.now, resume, signal },
     ...saveEvery === undefined ? {} : { saveEvery },
-    ...optimizerState ? { optimizerState } : {},
+    ...zero === undefined ? {} : { zero },
     ...validateEvery === undefined ? {} : { validateEvery },
     ...validateBatches === undefined
       ? {}

@@ -79,7 +79,7 @@ function bucketsOf({ nodes, axes }: Graph): Map<Node, Bucket> {
     }
     depths.set(node, depth + 1);
     const { over } = node.params;
-    const key = `${node.primitive} ${depth} ${over.join("+")}`;
+    const key = `${node.primitive} ${depth} ${over.join("+")} ${node.phase}`;
     const elements = node.axes.reduce((n, axis) => n * axes[axis]!.size, 1);
     let bucket = open.get(key);
     if (!bucket || bucket.elements + elements > FULL) {

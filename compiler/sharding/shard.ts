@@ -11,6 +11,7 @@ import {
   type Node,
   type Primitive,
 } from "../graph/graph.ts";
+import { PlacementError } from "../../spec/errors.ts";
 import { agree } from "./agree.ts";
 import { segmentsOfRank } from "./check.ts";
 import { expertLeaves } from "./expert_leaves.ts";
@@ -30,11 +31,26 @@ import { type Cut, cutOf, updateValues } from "./updates.ts";
 export interface ShardOptions {
   /** Whether ranks that hold the same parameter have parts of this state, which is kept of it (ZeRO-1). */
   shardsState(name: string): boolean;
+  /** Whether they have parts of the parameter too, and gather it where it is used (ZeRO-3). */
+  readonly shardsParameters?: boolean;
 }
 
 /** Give every value a sharding. Throws PlacementError and ModelError. */
 export function shard(facts: AxisFacts, options: ShardOptions): Graph {
-  const shards = new Shards(facts, options);
+  const { graph, cuts } = shardOnce(facts, options);
+  // A parameter is stored as its gradient is added up, and how that is shows at the end of the graph.
+  return options.shardsParameters
+    ? shardOnce(facts, options, cuts).graph
+    : graph;
+}
+
+/** The graph with shardings, and how the gradient of each parameter was added up. Parameters are stored by `gradients`. */
+function shardOnce(
+  facts: AxisFacts,
+  options: ShardOptions,
+  gradients: ReadonlyMap<Node, Cut> = new Map(),
+): { readonly graph: Graph; readonly cuts: ReadonlyMap<Node, Cut> } {
+  const shards = new Shards(facts, options, gradients);
   const { graph } = facts;
   for (const node of graph.nodes) shards.convert(node);
   const outputs = Object.fromEntries(
@@ -43,7 +59,10 @@ export function shard(facts: AxisFacts, options: ShardOptions): Graph {
     ),
   );
   const states = shards.nextStates();
-  return { axes: graph.axes, nodes: shards.nodes, outputs, states };
+  return {
+    graph: { axes: graph.axes, nodes: shards.nodes, outputs, states },
+    cuts: shards.cuts,
+  };
 }
 
 class Shards {
@@ -55,11 +74,21 @@ class Shards {
   readonly #byExpert: ReadonlySet<Node>;
   /** What updates parameters, element by element, with the parameter. */
   readonly #updates: ReadonlyMap<Node, Node>;
+  /** Parameters of which ranks have parts, beyond their placement. */
+  readonly #stored: ReadonlyMap<Node, Cut>;
+  /** Parameters that were gathered, for each phase. */
+  readonly #gathered = new Map<string, Node>();
+  /** How the gradients of parameters are added up. */
+  readonly cuts = new Map<Node, Cut>();
   readonly #now = new Map<Node, Node>();
   /** Where the tokens of a routing are while its experts work on them. */
   readonly #tokens = new Map<Node, Over>();
 
-  constructor(facts: AxisFacts, options: ShardOptions) {
+  constructor(
+    facts: AxisFacts,
+    options: ShardOptions,
+    gradients: ReadonlyMap<Node, Cut>,
+  ) {
     this.#facts = facts;
     this.#options = options;
     this.#move = new Resharding(facts);
@@ -70,6 +99,30 @@ class Shards {
       facts,
       (route, axis) => this.#tokensOver(route, axis),
     );
+    this.#stored = this.#storedAs(gradients);
+  }
+
+  /** How parameters are stored beyond their placement: over the mesh axes that their gradients are added up over, and they are not. */
+  #storedAs(gradients: ReadonlyMap<Node, Cut>): Map<Node, Cut> {
+    const stored = new Map<Node, Cut>();
+    for (const [parameter, gradient] of gradients) {
+      const { over } = this.#placed(parameter);
+      const placed = Object.entries(over).find(([axis]) =>
+        !this.#facts.experts.has(axis)
+      );
+      if (placed) {
+        const [axis, by] = placed;
+        throw new PlacementError(
+          `Cannot gather parameters where they are used: axis '${axis}' of one is sharded over '${
+            by.join("+")
+          }' already. Use ZeRO stage 1, or place '${axis}' otherwise`,
+        );
+      }
+      const { over: unreduced } = gradient;
+      const cut = cutOf(this.#facts, parameter, { over, unreduced });
+      if (cut) stored.set(parameter, cut);
+    }
+    return stored;
   }
 
   get nodes(): readonly Node[] {
@@ -83,13 +136,19 @@ class Shards {
     if (
       primitive === "input" || primitive === "param" || primitive === "state"
     ) {
-      this.#set(node, node, this.#placed(node));
+      const { over } = this.#placed(node);
+      const cut = this.#stored.get(node);
+      this.#set(node, node, {
+        over: cut ? { ...over, [cut.axis]: cut.over } : over,
+        unreduced: [],
+      });
       return;
     }
     if (primitive === "dispatch") this.#startDispatch(node);
     const rule = RULES[primitive] as unknown as Rule<Primitive>;
-    const keeps = this.#keptTerms(node, rule);
-    const values = node.inputs.map((input, i) => ({
+    const taken = node.inputs.map((input) => this.#taken(input, node));
+    const keeps = this.#keptTerms(node, rule, taken);
+    const values = taken.map((input, i) => ({
       axes: input.axes,
       sharding: this.#offered(input, keeps.includes(i)),
       fixed: this.#isFixed(node, input),
@@ -100,7 +159,7 @@ class Shards {
       roles,
       isRagged: (axis) => this.#known.isRagged(axis),
     });
-    const inputs = node.inputs.map((input, i) =>
+    const inputs = taken.map((input, i) =>
       this.#operand(input, {
         over: wantedOver(input, i, { over, roles, now: values[i]!.sharding }),
         unreduced: keeps.includes(i) ? this.#of(input).sharding!.unreduced : [],
@@ -109,16 +168,16 @@ class Shards {
     const segments = segmentsOfRank(this.#facts, node, over, reduced);
     const result = tidyOver({
       ...Object.fromEntries(
-        node.axes.map((axis) => [axis, over[axis] ?? this.#stays(node, axis)]),
+        node.axes.map((axis) => [axis, over[axis] ?? this.#stays(taken, axis)]),
       ),
       ...rule.result?.(node as never, over, this.#known),
     });
-    const taken = new Set(Object.values(result).flat());
+    const onAxes = new Set(Object.values(result).flat());
     // In the order of the axis that is summed over, so that neighbours are added first.
     const unreduced = [
       ...new Set([
-        ...reduced.filter((name) => !taken.has(name)),
-        ...keeps.flatMap((i) => this.#of(node.inputs[i]!).sharding!.unreduced),
+        ...reduced.filter((name) => !onAxes.has(name)),
+        ...keeps.flatMap((i) => this.#of(taken[i]!).sharding!.unreduced),
       ]),
     ];
     const same = segments === undefined &&
@@ -190,9 +249,33 @@ class Shards {
   }
 
   /** An axis of the result that no operand has a say in. */
-  #stays(node: Node, axis: string): readonly string[] {
-    const from = node.inputs.find((input) => input.axes.includes(axis));
+  #stays(taken: readonly Node[], axis: string): readonly string[] {
+    const from = taken.find((input) => input.axes.includes(axis));
     return from ? overOf(this.#offered(from, true), axis) : [];
+  }
+
+  /**
+   * What `user` takes of an operand: its update takes a parameter as it is stored, all else as it is placed. It is gathered
+   * for the forward pass and again for the backward pass, so that it need not be kept between them.
+   */
+  #taken(input: Node, user: Node): Node {
+    const cut = this.#stored.get(input);
+    if (!cut || user.phase === "update") return input;
+    const key = `${
+      input.primitive === "param" ? input.params.name : ""
+    } ${user.phase}`;
+    const before = this.#gathered.get(key);
+    if (before) return before;
+    const { axis, over } = cut;
+    const gathered = {
+      ...{ primitive: "allGather", params: { over, axis, to: axis } },
+      ...{ inputs: [this.#of(input)], axes: input.axes, dtype: input.dtype },
+      span: user.span,
+      ...user.phase === undefined ? {} : { phase: user.phase },
+    } as unknown as Node;
+    this.#gathered.set(key, gathered);
+    this.#set(gathered, gathered, this.#placed(input));
+    return gathered;
   }
 
   /** The sharding that a value is taken with: with its terms, or as they are added up. */
@@ -229,7 +312,9 @@ class Shards {
     if (!parameter || !sharding || sharding.unreduced.length === 0) {
       return undefined;
     }
-    return cutOf(this.#facts, parameter, sharding);
+    const cut = cutOf(this.#facts, parameter, sharding);
+    if (cut) this.cuts.set(parameter, cut);
+    return cut;
   }
 
   #operand(node: Node, wanted: Sharding): Node {
@@ -263,8 +348,12 @@ class Shards {
    * The operands whose terms the result is a term of, too: of what only moves elements, and of gradients where the node is
    * linear in them. Any other operand is added up first.
    */
-  #keptTerms(node: Node, rule: Rule<Primitive>): number[] {
-    const terms = node.inputs.map((input) => {
+  #keptTerms(
+    node: Node,
+    rule: Rule<Primitive>,
+    taken: readonly Node[],
+  ): number[] {
+    const terms = taken.map((input) => {
       const { unreduced } = this.#offered(input, true);
       return unreduced.length > 0 ? unreduced : undefined;
     });
@@ -275,16 +364,16 @@ class Shards {
     const [first] = marked as [number];
     // What has been added up once is not added up again.
     const added = marked.every((i) =>
-      this.#move.isAddedUp(this.#of(node.inputs[i]!))
+      this.#move.isAddedUp(this.#of(taken[i]!))
     );
     const alike = marked.every((i) =>
       terms[i]!.join() === terms[first]!.join()
     );
-    const apart = node.inputs.some((input) =>
+    const apart = taken.some((input) =>
       Object.values(this.#offered(input, true).over).flat()
         .some((name) => terms[first]!.includes(name))
     );
-    const cut = node.inputs.some((input) => this.#isCut(input));
+    const cut = taken.some((input) => this.#isCut(input));
     const linear = !added && alike && !apart && !cut &&
       rule.linear(node as never, terms.map((over) => over !== undefined));
     return linear ? marked : [];

@@ -10,6 +10,7 @@ import {
   type Model,
   type TrainedDType,
   type Training,
+  type ZeroStage,
 } from "../../compiler/mod.ts";
 import { assertLegal, type LegalPlan } from "../../spec/mod.ts";
 import { defaultBounds } from "../bounds.ts";
@@ -45,7 +46,7 @@ export async function compileStep(
 
 type StepOptions =
   & PlanOptions
-  & Pick<CompileTrainingOptions, "optimizerState">;
+  & Pick<CompileTrainingOptions, "zero">;
 
 /** What the compiler is given: options of any plan, and of a step of training. */
 function howOf(
@@ -56,12 +57,12 @@ function howOf(
   readonly training: DocumentTraining;
 } {
   const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
-  const { optimizerState } = options;
+  const { zero } = options;
   return {
     options: {
       ...compileOptions(options),
       ...weights ? { weights } : {},
-      ...optimizerState ? { optimizerState } : {},
+      ...zero === undefined ? {} : { zero },
     },
     training: {
       ...{ loss, optimizer, accumulate: accumulate > 1 },
@@ -81,8 +82,8 @@ export interface PlanTrainingOptions extends PlanOptions {
   readonly clipNorm?: number;
   /** What all parameters are stored as. Default: as declared; of a checkpoint with weights, what those are; else f32. */
   readonly dtype?: TrainedDType;
-  /** `sharded`: ranks that hold the same parameter remember a part of it each. Default: `whole`. */
-  readonly optimizerState?: "whole" | "sharded";
+  /** What ranks that hold the same parameter share. Default: 0, nothing. */
+  readonly zero?: ZeroStage;
 }
 
 /**

@@ -42,7 +42,7 @@ export interface RunTrainingOptions
     SelectDevicesOptions,
     Pick<PlanOptions, "mesh" | "place">,
     Pick<OpenOptions, "statistics" | "onProgress">,
-    Pick<CompileTrainingOptions, "optimizerState"> {
+    Pick<CompileTrainingOptions, "zero"> {
   /** Steps in all; those of a training that is gone on with count. */
   readonly steps: number;
   /** Folder for checkpoints. Default: none are written. */

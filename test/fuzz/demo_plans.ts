@@ -64,7 +64,7 @@ export const SOURCES: readonly PlanSource[] = [
   },
   {
     ...{ name: "training dp=2,ep=2, sharded states", what: "training" },
-    options: { mesh: { dp: 2, ep: 2 }, optimizerState: "sharded" },
+    options: { mesh: { dp: 2, ep: 2 }, zero: 1 },
   },
 ];
 

@@ -26,7 +26,7 @@ const { model, text, out, mesh, steps, resume, killAt, more } = JSON.parse(
   /** Before which touch of a file of a checkpoint; absent: never. */
   readonly killAt?: number;
   /** Options besides. */
-  readonly more?: Pick<TrainOptions, "dtype" | "optimizerState">;
+  readonly more?: Pick<TrainOptions, "dtype" | "zero">;
 };
 
 let touches = 0;

@@ -38,7 +38,7 @@ const JOBS = [
   { mesh: "ep=2", ranks: 2, more: [] },
   {
     ...{ mesh: "dp=2,ep=2", ranks: 4 },
-    more: ["--dtype", "bf16", "--optimizer-state", "sharded"],
+    more: ["--dtype", "bf16", "--zero", "1"],
   },
 ];
 

@@ -227,9 +227,10 @@ function packed(lowering: Lowering, layout: Layout): string {
   const isAt = (i: number, buffer: string) =>
     JSON.stringify(found[i]) ===
       JSON.stringify(placeIn(lowering, layout, i, buffer));
-  // What was scattered is gathered as it lies.
+  // What was scattered is gathered as it lies, if nothing else lies there.
   const [{ buffer: first }] = found as [Storage];
-  if (taken.every((_, i) => isAt(i, first))) return first;
+  const alone = lowering.buffers.get(first)!.bytes === layout.words * 4;
+  if (alone && taken.every((_, i) => isAt(i, first))) return first;
   const buffer = placed?.buffer ?? sendBuffer(lowering, layout);
   taken.forEach((x, i) => {
     if (isAt(i, buffer)) return;

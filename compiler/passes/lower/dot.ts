@@ -31,7 +31,7 @@ import {
   storeTo,
 } from "./emit.ts";
 import { rowMajorStorage } from "./elementwise.ts";
-import { dotShape } from "./params.ts";
+import { dotShape, isGathered, rightAxes } from "./params.ts";
 import { atRow, placesOf } from "./places.ts";
 import { storageFor } from "./storage.ts";
 import { KernelScope } from "./scope.ts";
@@ -45,9 +45,9 @@ export function isMatmul(
   if (node.primitive !== "dot") return false;
   const layout = layouts.get(node.inputs[1]!);
   if (!layout) return false;
-  const { batch, over, columns } = dotShape(node);
-  const wanted = [...batch, ...over, ...columns];
-  if (layout.axes.join() !== wanted.join() || columns.length === 0) {
+  const shape = dotShape(node);
+  const { columns } = shape;
+  if (layout.axes.join() !== rightAxes(shape).join() || columns.length === 0) {
     return false;
   }
   if (columns.length > 1 && layout.rowStride !== undefined) return false;
@@ -78,12 +78,20 @@ export function turnedRight(
 ): Storage | undefined {
   const right = node.inputs[1]!;
   const layout = lowering.layouts.get(right);
-  const { batch, over, columns } = dotShape(node);
-  const fits = layout !== undefined && layout.stored !== "mxfp4" &&
-    columns.length > 0 && hasMatmulShape(node, lowering.dispatched);
-  return fits
-    ? rowMajorStorage(lowering, right, [...batch, ...over, ...columns])
-    : undefined;
+  const shape = dotShape(node);
+  const known = layout ? layout.stored !== "mxfp4" : isGathered(right);
+  const fits = known &&
+    shape.columns.length > 0 && hasMatmulShape(node, lowering.dispatched);
+  return fits ? rowMajorStorage(lowering, right, rightAxes(shape)) : undefined;
+}
+
+/** A parameter as it lies; one that was gathered is taken out of what it arrived with. */
+function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
+  const right = node.inputs[1]!;
+  const found = lowering.storages.get(right)!;
+  return found.bucket
+    ? rowMajorStorage(lowering, right, rightAxes(dotShape(node)))
+    : found;
 }
 
 /** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `turned` is the right operand, if it does not lie as it should. */
@@ -104,7 +112,7 @@ export function lowerMatmul(
   const grouped = group ? lowering.groups.get(group)! : undefined;
   const storage = storageFor(lowering, target);
   const weights = dots.map((dot) => {
-    const param = turned ?? lowering.storages.get(dot.inputs[1]!)!;
+    const param = turned ?? rightOf(lowering, dot);
     return {
       binding: scope.read(param.buffer),
       stored: param.scales === undefined ? param.dtype : "mxfp4" as const,

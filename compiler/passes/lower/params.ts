@@ -45,16 +45,36 @@ export function layoutParams(
   const layouts = new Map<Node, ParamLayout>();
   const users = usersOf(graph);
   for (const node of graph.nodes) {
-    if (node.primitive !== "param") continue;
-    const layout = layoutParam(
-      node,
-      users.get(node) ?? [],
-      placed,
-      storedDTypes,
-    );
-    layouts.set(node, layout);
+    const used = users.get(node) ?? [];
+    if (node.primitive === "param") {
+      layouts.set(node, layoutParam(node, used, placed, storedDTypes));
+    } else if (isGathered(node) && node.phase === undefined) {
+      const dot = contractionWith(node, used);
+      const axes = dot ? rightAxes(dotShape(dot)) : node.axes;
+      layouts.set(node, { axes, stored: "f32" });
+    }
   }
   return layouts;
+}
+
+/** Whether a node is a parameter, of which ranks have parts, on every rank. */
+export function isGathered({ primitive, inputs: [from] }: Node): boolean {
+  return primitive === "allGather" && from!.primitive === "param";
+}
+
+/** The first contraction that has a value on its right. */
+function contractionWith(
+  node: Node,
+  users: readonly Node[],
+): NodeOf<"dot"> | undefined {
+  return users.find((user): user is NodeOf<"dot"> =>
+    user.primitive === "dot" && user.inputs[1] === node
+  );
+}
+
+/** The order in which the tiled kernel reads a right operand. */
+export function rightAxes({ batch, over, columns }: DotShape): string[] {
+  return [...batch, ...over, ...columns];
 }
 
 function layoutParam(
@@ -64,15 +84,10 @@ function layoutParam(
   storedDTypes: { readonly [tensor: string]: FileDType },
 ): ParamLayout {
   const stored = storedDTypes[tensorOf(node)] ?? storedDType(node.dtype);
-  const dot = users.find((user): user is NodeOf<"dot"> =>
-    user.primitive === "dot" && user.inputs[1] === node
-  );
+  const dot = contractionWith(node, users);
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   let axes = node.axes;
-  if (dot && !viewed) {
-    const shape = dotShape(dot);
-    axes = [...shape.batch, ...shape.over, ...shape.columns];
-  }
+  if (dot && !viewed) axes = rightAxes(dotShape(dot));
   if (stored === "mxfp4") checkBlocks(node, viewed ? undefined : dot, placed);
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
