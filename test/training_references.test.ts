@@ -7,7 +7,11 @@ import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
 import { withGradients } from "../compiler/graph/gradients.ts";
 import type { Graph } from "../compiler/graph/graph.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { STEP_INPUTS, trainStep } from "../compiler/graph/train_step.ts";
+import {
+  GRADIENT_NORM,
+  STEP_INPUTS,
+  trainStep,
+} from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
 import { packBatch } from "../engine/packing.ts";
 import { type Config, publishedModel } from "../models/mod.ts";
@@ -229,6 +233,9 @@ async function stepsHold(
   const recorded = readTensors(`${name}/train_batch.safetensors`);
   const losses = recorded["full.step_losses"]!;
   const inputs = batchInputs(name, "full");
+  const gradients = readTensors(`${name}/train_grads_full.safetensors`);
+  const squares = names.flatMap((param) => stacked(gradients, param))
+    .reduce((sum, g) => sum + g * g, 0);
   let outputs: Outputs = {};
   for (let n = 0; n < 3; n++) {
     outputs = await run({
@@ -237,6 +244,11 @@ async function stepsHold(
       [STEP_INPUTS.step]: [n + 1],
     });
     lossesHold(t, outputs, losses.slice(3 * n, 3 * n + 3));
+    if (n === 0) {
+      const norm = outputs[GRADIENT_NORM]!.data[0]!;
+      const error = Math.abs(norm / Math.sqrt(squares) - 1);
+      t.ok(error < 1e-4, `norm of gradients ${norm}: off by ${error}`);
+    }
   }
   const last = readTensors(`${name}/train_params_after_3_steps.safetensors`);
   let [count, far, worst] = [0, 0, 0];

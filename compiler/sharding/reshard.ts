@@ -9,6 +9,7 @@
  * | unreduced | reduced | `allReduce` |
  */
 
+import { invariant } from "../../spec/errors.ts";
 import {
   isRouting,
   type Node,
@@ -53,8 +54,12 @@ export class Resharding {
     if (isRouting(value)) return this.#routing(value, wanted.over);
     let now = value as Sharded;
     now = this.#reduce(now, wanted);
+    // A mesh axis that one axis gives up may be what another is to be sharded over.
     for (const axis of value.axes) {
-      now = this.#alongAxis(now, axis, overOf(wanted, axis));
+      now = this.#gather(now, axis, overOf(wanted, axis));
+    }
+    for (const axis of value.axes) {
+      now = this.#slice(now, axis, overOf(wanted, axis));
     }
     return now;
   }
@@ -109,27 +114,23 @@ export class Resharding {
     });
   }
 
-  #alongAxis(
-    value: Sharded,
-    axis: string,
-    wants: readonly string[],
-  ): Sharded {
+  #gather(value: Sharded, axis: string, wants: readonly string[]): Sharded {
     const has = overOf(value.sharding, axis);
     if (sameOver(has, wants)) return value;
     const kept = this.#common(axis, has, wants);
-    const { unreduced } = value.sharding;
-    const over = (names: readonly string[]): Over =>
-      tidyOver({ ...value.sharding.over, [axis]: names });
-    let now = value;
-    if (kept.length < has.length) {
-      const gathered = { over: has.slice(kept.length), axis, to: axis };
-      now = this.#make(now, "allGather", gathered, {
-        ...{ over: over(kept), unreduced },
-      });
-    }
-    if (kept.length === wants.length) return now;
-    return this.#make(now, "allSlice", { axis, to: axis }, {
-      ...{ over: over(wants), unreduced },
+    if (kept.length === has.length) return value;
+    const params = { over: has.slice(kept.length), axis, to: axis };
+    return this.#make(value, "allGather", params, {
+      over: { ...value.sharding.over, [axis]: kept },
+      unreduced: value.sharding.unreduced,
+    });
+  }
+
+  #slice(value: Sharded, axis: string, wants: readonly string[]): Sharded {
+    if (sameOver(overOf(value.sharding, axis), wants)) return value;
+    return this.#make(value, "allSlice", { axis, to: axis }, {
+      over: { ...value.sharding.over, [axis]: wants },
+      unreduced: value.sharding.unreduced,
     });
   }
 
@@ -194,6 +195,14 @@ export class Resharding {
     params: PrimitiveParams[P],
     sharding: Sharding,
   ): Sharded {
+    const names = [
+      ...Object.values(sharding.over).flat(),
+      ...sharding.unreduced,
+    ];
+    invariant(
+      new Set(names).size === names.length,
+      `a mesh axis shards two axes of '${of.axes.join(" ")}'`,
+    );
     const { axes, dtype } = of;
     const key = JSON.stringify([primitive, params, sharding]);
     const made = { primitive, params, inputs: [of], axes, dtype };
