@@ -158,6 +158,20 @@ t.test("a checkpoint on other meshes", async (t) => {
   t.equal(on.length, 1, "a training goes on elsewhere");
 });
 
+t.test("parameters in parts beside tensor parallelism: all bytes", async (t) => {
+  const model = await tinyModel(t);
+  const folder = temporaryFolder(t);
+  const [whole, parts] = await Promise.all(
+    ([0, 3] as const).map(async (zero) => {
+      const out = path.join(folder, `${zero}`);
+      await steps(model, tinyOptions("tp=2,ep=2", 2, { out, zero }));
+      const { shards: _, ...found } = await readOnDisk(out);
+      return found;
+    }),
+  );
+  t.same(parts, whole);
+});
+
 t.test("weights in 16 bits and their masters on other meshes", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);

@@ -11,7 +11,6 @@ import {
   type Node,
   type Primitive,
 } from "../graph/graph.ts";
-import { PlacementError } from "../../spec/errors.ts";
 import { agree } from "./agree.ts";
 import { segmentsOfRank } from "./check.ts";
 import { expertLeaves } from "./expert_leaves.ts";
@@ -107,18 +106,9 @@ class Shards {
     const stored = new Map<Node, Cut>();
     for (const [parameter, gradient] of gradients) {
       const { over } = this.#placed(parameter);
-      const placed = Object.entries(over).find(([axis]) =>
-        !this.#facts.experts.has(axis)
-      );
-      if (placed) {
-        const [axis, by] = placed;
-        throw new PlacementError(
-          `Cannot gather parameters where they are used: axis '${axis}' of one is sharded over '${
-            by.join("+")
-          }' already. Use ZeRO stage 1, or place '${axis}' otherwise`,
-        );
-      }
-      const { over: unreduced } = gradient;
+      const taken = Object.values(over).flat();
+      const unreduced = gradient.over.filter((name) => !taken.includes(name));
+      if (unreduced.length === 0) continue;
       const cut = cutOf(this.#facts, parameter, { over, unreduced });
       if (cut) stored.set(parameter, cut);
     }
