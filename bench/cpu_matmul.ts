@@ -48,7 +48,7 @@ async function measure(
     ],
   });
   const device = await createCpuDevice({ threads });
-  await device.prepare({ matmul: { tree, wgsl: "" } });
+  await device.prepare({ matmul: { tree } });
   const rows = EXPERTS * ROWS;
   const tiles = [];
   for (let expert = 0; expert < EXPERTS; expert++) {

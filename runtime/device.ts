@@ -27,6 +27,12 @@ export class DeadlineError extends MachineError {
   }
 }
 
+/** A kernel as devices prepare it. */
+export interface DeviceKernel extends PlanKernel {
+  /** What a GPU runs instead of the tree's print: text written by hand, to compare with. */
+  readonly wgsl?: string;
+}
+
 /** When a launch ran on the device, in nanoseconds of the device's clock. */
 export interface LaunchTiming {
   readonly start: number;
@@ -74,7 +80,7 @@ export interface Device {
   readonly limits: { readonly [limit: string]: number };
   /** Make kernels ready to launch, by name; `progress` is called as each becomes ready. */
   prepare(
-    kernels: { readonly [name: string]: PlanKernel },
+    kernels: { readonly [name: string]: DeviceKernel },
     progress?: (done: number, total: number) => void,
   ): Promise<void>;
   createBuffer(bytes: number, label: string): DeviceBuffer;

@@ -1,12 +1,12 @@
 /** A rank's device on WebGPU: any vendor's GPU, a software adapter, a browser's or Deno's own. */
 
 import { invariant, MachineError } from "../spec/errors.ts";
-import type { PlanKernel } from "../spec/plan.ts";
 import {
   DEADLINE_MS,
   DeadlineError,
   type Device,
   type DeviceBuffer,
+  type DeviceKernel,
   type LaunchTiming,
   type Staging,
   type StagingUse,
@@ -174,7 +174,7 @@ class GpuDevice implements Device {
   }
 
   async prepare(
-    kernels: { readonly [name: string]: PlanKernel },
+    kernels: { readonly [name: string]: DeviceKernel },
     progress?: (done: number, total: number) => void,
   ): Promise<void> {
     const wanted = Object.entries(kernels)

@@ -2,7 +2,8 @@
 
 import { MachineError } from "../spec/errors.ts";
 import { isReadOnly } from "../spec/kernel/tree.ts";
-import type { PlanKernel } from "../spec/plan.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import type { DeviceKernel } from "./device.ts";
 import type { DeviceBuffer } from "./device.ts";
 
 /** A compiled kernel. */
@@ -32,7 +33,7 @@ export class GpuPipeline {
   static async create(
     device: GPUDevice,
     name: string,
-    kernel: PlanKernel,
+    kernel: DeviceKernel,
     deviceName: string,
   ): Promise<GpuPipeline> {
     const entries = kernel.tree.bindings.map((
@@ -46,7 +47,7 @@ export class GpuPipeline {
     device.pushErrorScope("validation");
     const layout = device.createBindGroupLayout({ entries, label: name });
     const module = device.createShaderModule({
-      code: kernel.wgsl,
+      code: kernel.wgsl ?? printWgsl(kernel.tree),
       label: name,
     });
     const compiled = device.createComputePipelineAsync({

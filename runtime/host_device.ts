@@ -2,8 +2,13 @@
 
 import { invariant, MachineError } from "../spec/errors.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
-import type { PlanKernel } from "../spec/plan.ts";
-import type { Device, DeviceBuffer, LaunchTiming, Staging } from "./device.ts";
+import type {
+  Device,
+  DeviceBuffer,
+  DeviceKernel,
+  LaunchTiming,
+  Staging,
+} from "./device.ts";
 
 /** Memory taken from a pool. */
 export interface HostSpan {
@@ -107,7 +112,7 @@ export class HostDevice<Bindings> implements Device {
   }
 
   async prepare(
-    kernels: { readonly [name: string]: PlanKernel },
+    kernels: { readonly [name: string]: DeviceKernel },
     progress?: (done: number, total: number) => void,
   ): Promise<void> {
     this.#check();

@@ -16,7 +16,7 @@ export function kernelKey(plan: Plan, name: string): string {
 export function keyOf(name: string, kernel: PlanKernel): string {
   let key = keys.get(kernel);
   if (!key) {
-    const text = kernel.wgsl || JSON.stringify(kernel.tree);
+    const text = JSON.stringify(kernel);
     keys.set(kernel, key = `${name}#${hash(text)}`);
   }
   return key;

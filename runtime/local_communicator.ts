@@ -1,6 +1,5 @@
 /** Exchanges between ranks that share one device: kernel launches that follow from the step, without a host wait. */
 
-import { printWgsl } from "../spec/kernel/wgsl.ts";
 import type { Grid } from "../spec/kernel/make.ts";
 import type { Binding, Kernel } from "../spec/kernel/tree.ts";
 import { localLaunches } from "../spec/local/mod.ts";
@@ -101,7 +100,7 @@ export class LocalBinder {
   }
 
   #print(tree: Kernel): PlanKernel {
-    const known = this.#printed.get(tree) ?? { tree, wgsl: printWgsl(tree) };
+    const known = this.#printed.get(tree) ?? { tree };
     this.#printed.set(tree, known);
     return known;
   }

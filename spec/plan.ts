@@ -121,10 +121,9 @@ export interface Allocation {
   readonly bytes: PerRank;
 }
 
-/** A kernel of the plan: its tree, and the WGSL that is the tree's print. */
+/** A kernel of the plan. Devices print it in their own language: WGSL (`printWgsl`), WebAssembly, C. */
 export interface PlanKernel {
   readonly tree: Kernel;
-  readonly wgsl: string;
 }
 
 /**

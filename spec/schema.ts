@@ -405,7 +405,7 @@ function schemaOf(
       counts: names,
       allocations,
       buffers,
-      kernels: record(closed({ tree: kernel, wgsl: text })),
+      kernels: record(closed({ tree: kernel })),
       weights,
       programs: list(
         closed({ name, inputs: ports, outputs: ports, steps }),

@@ -1,5 +1,6 @@
 /** The text form of a plan: everything it says, in one canonical order, for reading and for diffs. For legal plans only. */
 
+import { printWgsl } from "./kernel/wgsl.ts";
 import { kernelCost } from "./kernel/cost.ts";
 import { coordinates, positionOver, positionsOver } from "./mesh.ts";
 import { bytesOfKinds } from "./bytes.ts";
@@ -332,8 +333,10 @@ function formatKernels(plan: Plan): string[] {
 }
 
 function formatWgsl(plan: Plan): string[] {
-  return Object.entries(plan.kernels).flatMap(([name, { wgsl }]) => [
+  return Object.entries(plan.kernels).flatMap(([name, { tree }]) => [
     `kernel ${name}`,
-    ...wgsl.trimEnd().split("\n").map((line) => `  ${oneLine(line)}`.trimEnd()),
+    ...printWgsl(tree).trimEnd().split("\n").map((line) =>
+      `  ${oneLine(line)}`.trimEnd()
+    ),
   ]);
 }

@@ -21,7 +21,6 @@ import {
   checkBindings,
   checkCopies,
   checkTrees,
-  checkWgsl,
   checkWork,
 } from "./verify_launch.ts";
 import {
@@ -80,7 +79,6 @@ const RULES = {
   weights: checkWeights,
   tree: checkTrees,
   barriers: checkBarriers,
-  wgsl: checkWgsl,
   bindings: checkBindings,
   work: checkWork,
   copies: checkCopies,

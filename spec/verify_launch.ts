@@ -1,7 +1,6 @@
 /** Rules of kernels and of the steps that start them. */
 
 import { constantWork } from "./kernel/bound.ts";
-import { printWgsl } from "./kernel/wgsl.ts";
 import type { Binding } from "./kernel/tree.ts";
 import { storedElementsOf } from "./layout.ts";
 import { STORED_BYTES, type StoredDType } from "./dtype.ts";
@@ -40,24 +39,6 @@ export function checkBarriers({ kernels }: Facts, report: Report): void {
         "a barrier lies where not every invocation arrives",
       );
     }
-  }
-}
-
-/** The WGSL of every kernel is its tree's print. */
-export function checkWgsl({ kernels }: Facts, report: Report): void {
-  for (const [name, { kernel, facts }] of kernels) {
-    // A tree with faults has no print.
-    if (facts.faults.length > 0) continue;
-    const print = printWgsl(kernel.tree);
-    if (print === kernel.wgsl) continue;
-    const lines = kernel.wgsl.split("\n");
-    const at = print.split("\n").findIndex((line, i) => line !== lines[i]);
-    report(
-      `use the WGSL of kernel '${name}'`,
-      `line ${
-        at < 0 ? lines.length : at + 1
-      } is not what its tree prints. Print it again`,
-    );
   }
 }
 

@@ -27,7 +27,7 @@ function step(factor: number): PlanKernel {
       store("y", i, add(mul(load("y", i, "u32"), u32(factor)), i)),
     ],
   };
-  return { tree, wgsl: "" };
+  return { tree };
 }
 
 const bytesOf = (words: Uint32Array) =>

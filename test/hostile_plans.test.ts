@@ -22,7 +22,6 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import type { Stmt } from "../spec/kernel/tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
 import { parsePlan, stringifyPlan } from "../spec/mod.ts";
 import type { LaunchStep } from "../spec/plan.ts";
 import {
@@ -68,7 +67,6 @@ function plan(
   const launch = plan.programs[0]!.steps[0]! as Mutable<LaunchStep>;
   const kernel = plan.kernels[launch.kernel]!;
   change({ plan, launch, body: kernel.tree.body });
-  kernel.wgsl = printWgsl(kernel.tree);
   writeFileSync(at("hostile.json"), stringifyPlan(plan));
   return at("hostile.json");
 }

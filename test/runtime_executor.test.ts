@@ -89,7 +89,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
     allocations,
     buffers,
     kernels: Object.fromEntries(
-      Object.entries(KERNELS).map(([name, tree]) => [name, { tree, wgsl: "" }]),
+      Object.entries(KERNELS).map(([name, tree]) => [name, { tree }]),
     ),
     weights: [],
     programs: [{

@@ -2,7 +2,8 @@
 // needs: gpu
 
 import t from "tap";
-import type { Plan, PlanKernel } from "../spec/plan.ts";
+import type { DeviceKernel } from "../runtime/device.ts";
+import type { Plan } from "../spec/plan.ts";
 import { kernelKey, kernelsByKey } from "../runtime/kernel_key.ts";
 import {
   createGpuDevice,
@@ -18,7 +19,7 @@ const adapters: GpuAdapter[] = await listAdapters();
 const skip = skipWithoutGpu;
 
 /** b[i] = a[i] * 2, `rounds` times over. */
-function double(rounds = 1): PlanKernel {
+function double(rounds = 1): DeviceKernel {
   return {
     tree: {
       name: "double",

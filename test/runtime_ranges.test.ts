@@ -3,7 +3,6 @@
 import t from "tap";
 import { add, id, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
 import { closeDevices, deviceOf, skip } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
@@ -39,7 +38,7 @@ for (const kind of ["cpu", "gpu"] as const) {
     skip: kind === "gpu" && skip,
   }, async (t) => {
     const device = await deviceOf(kind);
-    await device.prepare({ triple: { tree, wgsl: printWgsl(tree) } });
+    await device.prepare({ triple: { tree } });
     const bytes = 4 * 64 * GROUPS;
     const all = device.createBuffer(4 * bytes, "all");
     const x = device.range(all, bytes, bytes);

@@ -1,7 +1,6 @@
 /** Assemble: the document from its parts, with the totals it states about itself. Holds after it: the plan is complete. */
 
 import { predictStaging } from "../../spec/bytes.ts";
-import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import { sumPerRank } from "../../spec/per_rank.ts";
 import type { Plan, PlanAxis, Port } from "../../spec/plan.ts";
@@ -50,9 +49,7 @@ export function assemble(
 ): Plan {
   const { placed, weights, steps } = lowering;
   const kernels = declareWritable(lowering.kernels, steps, buffers);
-  const printed = [...kernels].map(([name, tree]) =>
-    [name, { tree, wgsl: printWgsl(tree) }] as const
-  );
+  const printed = [...kernels].map(([name, tree]) => [name, { tree }] as const);
   const draft: Plan = {
     version: 2,
     numerics: EXACT,

@@ -1,6 +1,5 @@
 /** The means to break a plan: its steps by name, and small changes. */
 
-import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import type { Plan, PlanBuffer, Step } from "../../spec/plan.ts";
 import type { RuleName } from "../../spec/verify.ts";
 import type { Mutable } from "./plans.ts";
@@ -52,9 +51,6 @@ export const own = (
 };
 export const kernelOf = (plan: Draft, index: number) =>
   plan.kernels[launch(plan, index).kernel]!;
-export const reprint = (kernel: Draft["kernels"][string]) => {
-  kernel.wgsl = printWgsl(kernel.tree);
-};
 
 /** One kind of broken plan, made from the good plan of the layer over ep=2. */
 export interface Broken {

@@ -9,7 +9,6 @@ import {
   kernelOf,
   launch,
   LOGITS,
-  reprint,
   steps,
 } from "./break_plan.ts";
 
@@ -164,7 +163,6 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("workgroup too large", "limits", null, /WorkgroupSizeX/, (p) => {
     const kernel = kernelOf(p, DOWN);
     kernel.tree.workgroupSize = 512;
-    reprint(kernel);
   }),
   broken("unknown limit", "limits", null, /'maxLuck'/, (p) => {
     p.requiredLimits.maxLuck = 1;

@@ -17,7 +17,6 @@ import {
   own,
   PERMUTE,
   REGROUP,
-  reprint,
   ROUTE,
   stepAt,
   steps,
@@ -27,10 +26,6 @@ import {
 /** Broken plans, by what is broken. */
 export const BROKEN_PROGRAMS: readonly Broken[] = [
   // Kernels.
-  broken("WGSL of another tree", "wgsl", null, /line \d+/, (p) => {
-    const kernel = kernelOf(p, DOWN);
-    kernel.wgsl = kernel.wgsl.replace(/fma/, "max");
-  }),
   broken(
     "name that is not bound",
     "tree",
@@ -77,7 +72,6 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       },
       then: [{ op: "barrier" }],
     });
-    reprint(kernel);
   }),
   broken(
     "binding left out",
@@ -126,7 +120,6 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
         ...{ op: "for", name: "long", from: word(0), to: word(2 ** 32 - 1) },
         ...{ step: word(1), body: [] },
       });
-      reprint(kernel);
     },
   ),
   broken("index outside a buffer", "bindings", ROUTE, /element 5/, (p) => {
@@ -141,7 +134,6 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
         index: { op: "const", type: "u32", value: 5 },
       },
     });
-    reprint(kernel);
   }),
 
   broken("copy of another dtype", "copies", null, /one is/, (p) => {
@@ -211,7 +203,6 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     (p) => {
       const kernel = kernelOf(p, PERMUTE);
       for (const binding of kernel.tree.bindings) delete binding.writable;
-      reprint(kernel);
     },
   ),
   broken("a buffer writable twice", "usage", DOWN, /twice as writable/, (p) => {
@@ -252,7 +243,6 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
         },
         then: [{ op: "barrier" }],
       });
-      reprint(kernelOf(p, COUNT));
     },
   ),
   broken("logits in parts", "partial", ROUTE, /part of a sum over ep/, (p) => {

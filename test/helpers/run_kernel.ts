@@ -151,7 +151,7 @@ export async function cpuTarget(): Promise<KernelTarget> {
     software: false,
     async run(kernel, buffers, workgroups) {
       const device = await createCpuDevice({ pool });
-      await device.prepare({ kernel: { tree: kernel, wgsl: "" } });
+      await device.prepare({ kernel: { tree: kernel } });
       const made = kernel.bindings.map((b) => {
         const words = buffers[b.name];
         if (!words) throw new Error(`no buffer for binding '${b.name}'`);

@@ -14,7 +14,7 @@ export async function runNative(
   },
 ): Promise<void> {
   const device = new HostDevice(pool);
-  await device.prepare({ kernel: { tree: kernel, wgsl: "" } });
+  await device.prepare({ kernel: { tree: kernel } });
   const buffers = kernel.bindings.map(({ name }) => {
     const words = on.bindings[name]!;
     const buffer = device.createBuffer(words.byteLength, name);

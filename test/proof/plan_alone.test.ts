@@ -27,7 +27,6 @@ import {
   parsePlan,
   type Plan,
   type PlanKernel,
-  printWgsl,
   stringifyPlan,
 } from "../../spec/mod.ts";
 import {
@@ -87,7 +86,7 @@ function editKernels(
       JSON.stringify(tree),
       (_, value) => edit(value),
     );
-    kernels[name] = { tree: edited, wgsl: printWgsl(edited) };
+    kernels[name] = { tree: edited };
   }
   return { ...plan, kernels };
 }
