@@ -1,5 +1,5 @@
 // Plans that a stranger could have written: what takes for ever is refused, or ended and named.
-// needs: cpu
+// needs: cpu, gpu
 import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -224,8 +224,7 @@ export function fixedProduct(
 
 /** The verb that made a node, as its user wrote it. */
 export function verbOf(node: Node): string {
-  if (node.primitive === "map") return node.params.verb;
-  return node.primitive === "reduce" ? node.params.kind : node.primitive;
+  return node.primitive === "reduce" ? node.params.kind : labelVerb(node);
 }
 
 /** The host's product of lengths. */
