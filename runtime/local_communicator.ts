@@ -31,7 +31,7 @@ export class LocalBinder {
     Plan,
     (step: CollectiveStep) => readonly Received[]
   >();
-  readonly #printed = new Map<Kernel, PlanKernel>();
+  readonly #kernels = new Map<Kernel, PlanKernel>();
 
   /** The kernels of those collectives of a plan that go between ranks of one device; `devices` has that of each rank. */
   kernels(
@@ -46,7 +46,7 @@ export class LocalBinder {
       }
     }
     return Object.fromEntries(
-      [...this.#printed.values()].map((kernel) =>
+      [...this.#kernels.values()].map((kernel) =>
         [keyOf(kernel.tree.name, kernel), kernel] as const
       ),
     );
@@ -90,7 +90,7 @@ export class LocalBinder {
       const made = localLaunches(plan.mesh);
       launches = (step) =>
         made(step).map(({ kernel, sources, workgroups }) => ({
-          key: keyOf(kernel.name, this.#print(kernel)),
+          key: keyOf(kernel.name, this.#kernelOf(kernel)),
           bindings: kernel.bindings,
           ...{ sources, workgroups },
         }));
@@ -99,9 +99,9 @@ export class LocalBinder {
     return launches(step);
   }
 
-  #print(tree: Kernel): PlanKernel {
-    const known = this.#printed.get(tree) ?? { tree };
-    this.#printed.set(tree, known);
+  #kernelOf(tree: Kernel): PlanKernel {
+    const known = this.#kernels.get(tree) ?? { tree };
+    this.#kernels.set(tree, known);
     return known;
   }
 }

@@ -80,7 +80,7 @@ export function columnsOf(
 }
 
 /** Where the columns of each position and chunk end, of exchanges that are the chunks of one value: a token is sent once to each. */
-export function unitSplits(
+export function unitEnds(
   chunks: readonly Pick<AllToAllStep, "splits" | "columns">[],
 ): number[] {
   const ends = chunks.flatMap((step) => columnsOf(step).map(([, end]) => end));

@@ -65,7 +65,7 @@ export function record(value: Schema): Schema {
   };
 }
 
-/** A union of closed objects told apart by a field, `op` where none is named. */
+/** A union of closed objects distinguished by a field, `op` where none is named. */
 export function union(
   variants: { readonly [op: string]: Schema },
   field = "op",

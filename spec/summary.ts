@@ -5,7 +5,7 @@ import {
   bytesOfKinds,
   positionsReached,
   shareOfColumns,
-  unitSplits,
+  unitEnds,
 } from "./bytes.ts";
 import { groupRanks, positionsOver } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
@@ -108,7 +108,7 @@ function trafficLines(facts: Facts): string[] {
           const positions = positionsOver(facts.plan.mesh, step.over);
           const once = movesTokens(routing, step);
           // Of tokens that are sent once, a chunk has a part of the ranks and chunks that they go to.
-          const ends = once ? unitSplits(back.map(({ step }) => step)) : [];
+          const ends = once ? unitEnds(back.map(({ step }) => step)) : [];
           const rows = once ? Math.min(choices, ends.length - 1) : choices;
           const usual = once ? positionsReached(ends, choices) : choices;
           const bytes = step.rowBytes * shareOfColumns(step);

@@ -26,27 +26,27 @@ function memoryOf(text: string): { peak: number; states: number } {
   return { peak: peak!, states: states! };
 }
 
-t.test("a checkpoint's step, with its state whole and dealt", async (t) => {
+t.test("a checkpoint's step, with its state whole and sharded", async (t) => {
   const plan = ["plan", MIXTRAL, "--train", "--full", ...MESH];
   const whole = await switchyard(plan);
-  const dealt = await switchyard([...plan, "--zero", "1"]);
+  const sharded = await switchyard([...plan, "--zero", "1"]);
   t.strictSame([whole.code, whole.err], [0, ""]);
-  t.strictSame([dealt.code, dealt.err], [0, ""]);
+  t.strictSame([sharded.code, sharded.err], [0, ""]);
   const phases = /\n {2}(forward|backward|update)(?=\n)/g;
   t.strictSame(
-    [...dealt.out.matchAll(phases)].map(([, phase]) => phase),
+    [...sharded.out.matchAll(phases)].map(([, phase]) => phase),
     ["forward", "backward", "update"],
   );
   t.match(
-    dealt.out,
+    sharded.out,
     /own items of sums +main\[\d+\] +reduce +over dp\+ep +\d+ B = \d+ B x 3 others/,
   );
   t.match(
-    dealt.out,
+    sharded.out,
     /own items of sums +main\[\d+\] +reduce +over dp +\d+ B = \d+ B x 1 others/,
   );
-  t.match(dealt.out, /\{unreduced:dp\+ep\}/);
-  const [all, part] = [memoryOf(whole.out), memoryOf(dealt.out)];
+  t.match(sharded.out, /\{unreduced:dp\+ep\}/);
+  const [all, part] = [memoryOf(whole.out), memoryOf(sharded.out)];
   t.ok(part.states < all.states, `${part.states} of ${all.states} bytes`);
   t.ok(part.peak < all.peak, `${part.peak} of ${all.peak} bytes`);
 });

@@ -164,12 +164,14 @@ t.test("parameters in parts beside tensor parallelism: all bytes", async (t) => 
   const [whole, parts] = await Promise.all(
     ([0, 3] as const).map(async (zero) => {
       const out = path.join(folder, `${zero}`);
-      await steps(model, tinyOptions("tp=2,ep=2", 2, { out, zero }));
+      const options = tinyOptions("tp=2,ep=2", 2, { out, zero });
+      const [{ sentBytes } = { sentBytes: 0 }] = await steps(model, options);
       const { shards: _, ...found } = await readOnDisk(out);
-      return found;
+      return { sentBytes, found };
     }),
   );
-  t.same(parts, whole);
+  t.same(parts!.found, whole!.found);
+  t.ok(parts!.sentBytes !== whole!.sentBytes, "parameters are gathered");
 });
 
 t.test("weights in 16 bits and their masters on other meshes", async (t) => {

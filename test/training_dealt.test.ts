@@ -1,4 +1,4 @@
-/** Optimizer state dealt to the ranks that hold the same parameters: the same bits, for a part of the memory. */
+/** Optimizer state sharded to the ranks that hold the same parameters: the same bits, for a part of the memory. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -102,9 +102,9 @@ for (const mesh of MESHES) {
     t.test(title, async (t) => {
       const of = await steps(clipNorm === undefined ? {} : { clipNorm });
       const whole = await trained(of, { mesh });
-      const dealt = await trained(of, { mesh, zero: 1 });
+      const sharded = await trained(of, { mesh, zero: 1 });
       const gathered = await trained(of, { mesh, zero: 3 });
-      for (const { results, after } of [dealt, gathered]) {
+      for (const { results, after } of [sharded, gathered]) {
         t.equal(digest(results), digest(whole.results), "outputs");
         t.equal(
           digest([inOrder(after)]),
@@ -112,7 +112,7 @@ for (const mesh of MESHES) {
           "what is kept",
         );
       }
-      for (const { plan, statistics } of [whole, dealt, gathered]) {
+      for (const { plan, statistics } of [whole, sharded, gathered]) {
         for (const { rank, peakBytes, sentBytes } of statistics.ranks) {
           t.equal(peakBytes.actual, onRank(plan.peakBytes, rank), "memory");
           for (const [what, bytes] of Object.entries(sentBytes)) {
@@ -128,20 +128,20 @@ t.test("each rank remembers its part, and sends each sum once", async (t) => {
   const of = await steps();
   const mesh = { dp: 2, ep: 2 };
   const whole = await compileCase(of, { mesh });
-  const dealt = await compileCase(of, { mesh, zero: 1 });
+  const sharded = await compileCase(of, { mesh, zero: 1 });
   // Six of a gain over four ranks, 48 of a router; 4 of 8 experts with 5 x 6 over two ranks.
   t.same(bytesOf(whole, "adamw.mean.gain"), [24, 24, 24, 24]);
-  t.same(bytesOf(dealt, "adamw.mean.gain"), [8, 8, 8, 4]);
-  t.same(bytesOf(dealt, "adamw.mean.router"), [48, 48, 48, 48]);
+  t.same(bytesOf(sharded, "adamw.mean.gain"), [8, 8, 8, 4]);
+  t.same(bytesOf(sharded, "adamw.mean.router"), [48, 48, 48, 48]);
   t.same(
     bytesOf(whole, "adamw.mean.gate.{expert}"),
     new Array(4).fill(4 * 4 * 30),
   );
   t.same(
-    bytesOf(dealt, "adamw.mean.gate.{expert}"),
+    bytesOf(sharded, "adamw.mean.gate.{expert}"),
     new Array(4).fill(4 * 4 * 15),
   );
-  for (const plan of [whole, dealt]) {
+  for (const plan of [whole, sharded]) {
     t.equal(sumsOver(plan, "dp+ep"), 2, "to add them up, and to bring them");
     t.equal(sumsOver(plan, "dp"), 2, "of experts");
   }
@@ -171,10 +171,10 @@ t.test("between devices", async (t) => {
   for (const device of devices) device.destroy();
 });
 
-t.test("dealt on four ranks of a GPU", { skip }, async (t) => {
+t.test("sharded on four ranks of a GPU", { skip }, async (t) => {
   const of = await steps({ clipNorm: 0.05 });
   const mesh = { dp: 2, ep: 2 };
   const whole = await trained(of, { mesh }, "gpu");
-  const dealt = await trained(of, { mesh, zero: 1 }, "gpu");
-  t.equal(digest([dealt.after]), digest([whole.after]), "the same bits");
+  const sharded = await trained(of, { mesh, zero: 1 }, "gpu");
+  t.equal(digest([sharded.after]), digest([whole.after]), "the same bits");
 });

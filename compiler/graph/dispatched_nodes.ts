@@ -11,8 +11,12 @@ import {
 /** What rows belong to: a routing, or, where it is expanded, its groups of received rows. */
 export type RowsNode = RoutingNode | NodeOf<"group">;
 
-/** Primitives that rows come home by. */
-const HOME: readonly Node["primitive"][] = ["combine", "collect", "allToAll"];
+/** Primitives that return rows. */
+const RETURNS: readonly Node["primitive"][] = [
+  "combine",
+  "collect",
+  "allToAll",
+];
 
 /** Every node on dispatched rows, with what put it there. */
 export function dispatchedNodes(
@@ -24,7 +28,7 @@ export function dispatchedNodes(
       result.set(node, node.inputs[1] as RowsNode);
       continue;
     }
-    if (HOME.includes(node.primitive)) continue;
+    if (RETURNS.includes(node.primitive)) continue;
     const from = valueInputs(node).find((input) => result.has(input));
     const rows = from && result.get(from)!;
     if (rows && !sumsRows(node, rows)) result.set(node, rows);

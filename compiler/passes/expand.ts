@@ -3,7 +3,7 @@
  * left; combine and collect take rows that are where they were sent from; every exchange of rows is a node.
  *
  * ```
- * dispatch = assign -> gatherCounts -> group, permute -> allToAll -> received
+ * dispatch = assign -> permute, gatherCounts -> allToAll -> received, group
  * combine  = allToAll back -> combine (the weighted sum in the order of choices)
  * ```
  *
@@ -26,18 +26,14 @@ import type { Placed } from "../sharding/placed.ts";
 import { chunkColumns, splitsOf } from "./columns.ts";
 import { sendsOnce } from "./send_once.ts";
 
-/** How rows are exchanged. */
-export interface Strategy {
+/** The mesh, and the strategy of every routing. */
+export interface ExpandOptions {
+  readonly placed: Placed;
   /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
   readonly chunks: number;
   /** Whether a token is sent once to each rank; undefined: where that saves much. */
   readonly sendOnce: boolean | undefined;
-}
-
-/** What is asked for. */
-export interface ExpandOptions extends Strategy {
-  readonly placed: Placed;
-  /** Ids of choices travel along with every routing, and are compared on return. */
+  /** Ids of choices are sent with every routing, and compared on return. */
   readonly check: boolean;
 }
 
@@ -66,7 +62,7 @@ interface Routed {
   /** Received rows, by chunk. */
   readonly groups: Node[];
   /** Values whose first chunk is sent. */
-  readonly travelling: {
+  readonly inFlight: {
     readonly node: Node;
     readonly sent: NodeOf<"permute">;
   }[];
@@ -74,8 +70,8 @@ interface Routed {
   readonly kept: Node[];
   /** What stands for a node on rows, by chunk. */
   readonly values: readonly Map<Node, Node>[];
-  /** Rows that came home, by what was sent home. */
-  readonly home: Map<Node, Node>;
+  /** Returned rows, by the value that was sent back. */
+  readonly returned: Map<Node, Node>;
 }
 
 class Expansion {
@@ -156,7 +152,7 @@ class Expansion {
     const weighted = isWeighted(node);
     const params = {
       weighted,
-      // What goes back as it came needs a row for each choice.
+      // A value that is returned unchanged needs a row for each choice.
       once: assign.params.once && !weighted && !this.#untouched.has(node),
     };
     const inputs = [this.now(x), assign as Node];
@@ -164,9 +160,11 @@ class Expansion {
     if (!known) this.#count(node, routed);
     const arrived = this.#send(node, routed, { sent, chunk: 0 });
     if (!known) this.#group(node, routed);
-    const received = this.#receive(node, routed, { arrived, chunk: 0 });
+    const received = this.#receive(node, routed, {
+      ...{ arrived, once: params.once, chunk: 0 },
+    });
     if (chunks === 1) this.#now.set(node, received);
-    else routed.travelling.push({ node, sent });
+    else routed.inFlight.push({ node, sent });
     if (known || !this.#options.check) return;
     this.#make(node, "checkIds", {
       ...{ inputs: [assign, ...routed.groups] as Node[], params: {} },
@@ -190,7 +188,7 @@ class Expansion {
     });
     const routed: Routed = {
       ...{ assign, over: far ? over : [], chunks, counts: assign as Node },
-      ...{ groups: [], travelling: [], kept: [], home: new Map() },
+      ...{ groups: [], inFlight: [], kept: [], returned: new Map() },
       values: Array.from({ length: chunks }, () => new Map<Node, Node>()),
     };
     this.#routed.set(route, routed);
@@ -238,13 +236,16 @@ class Expansion {
   /** The same rows, by expert. */
   #receive(
     node: Node,
-    { assign, chunks, groups, values }: Routed,
-    { arrived, chunk }: { readonly arrived: Node; readonly chunk: number },
+    { chunks, groups, values }: Routed,
+    { arrived, once, chunk }: {
+      readonly arrived: Node;
+      readonly once: boolean;
+      readonly chunk: number;
+    },
   ): Node {
-    const once = "once" in arrived.params && arrived.params.once;
     const received = this.#make(node, "received", {
       inputs: [arrived, groups[chunk]!],
-      params: { once: once && assign.params.once },
+      params: { once },
       ...chunkName(chunk, chunks),
     }) as Node;
     values[chunk]!.set(node, received);
@@ -254,8 +255,8 @@ class Expansion {
   #return(node: NodeOf<"combine"> | NodeOf<"collect">): void {
     const [y, route] = node.inputs as [Node, Node];
     const routed = this.#routed.get(route)!;
-    const rows = routed.home.get(y) ?? this.#home(node, y, routed);
-    routed.home.set(y, rows);
+    const rows = routed.returned.get(y) ?? this.#returnRows(node, y, routed);
+    routed.returned.set(y, rows);
     const params = node.primitive === "combine"
       ? { weighted: isWeighted(node) }
       : {};
@@ -264,7 +265,7 @@ class Expansion {
   }
 
   /** The rows of a value, back where they were sent from. */
-  #home(node: Node, y: Node, routed: Routed): Node {
+  #returnRows(node: Node, y: Node, routed: Routed): Node {
     const { over, chunks, values } = routed;
     if (chunks === 1) {
       const value = this.now(y);
@@ -272,15 +273,15 @@ class Expansion {
         ...{ value, chunk: 0 },
       });
     }
-    const travelling = routed.travelling.splice(0);
+    const inFlight = routed.inFlight.splice(0);
     const kept = routed.kept.splice(0);
     let before: Node | undefined;
     for (const [chunk, own] of values.entries()) {
-      // While a chunk is worked on, the next one travels.
-      for (const { node, sent } of chunk + 1 < chunks ? travelling : []) {
-        const next = { sent, chunk: chunk + 1 };
+      // While a chunk is computed on, the next one is in flight.
+      for (const { node, sent } of chunk + 1 < chunks ? inFlight : []) {
+        const next = { sent, once: sent.params.once, chunk: chunk + 1 };
         const arrived = this.#send(node, routed, next);
-        this.#receive(node, routed, { arrived, chunk: chunk + 1 });
+        this.#receive(node, routed, { ...next, arrived });
       }
       for (const other of kept) {
         own.set(

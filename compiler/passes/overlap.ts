@@ -1,6 +1,7 @@
 /**
- * Overlap: while an exchange is under way, do what does not depend on it. Launches that come after a wait and need nothing
- * of what it waits for are brought before it. Holds after it: every step finds what it reads as it was in the order given.
+ * Waits: an exchange that is only started is waited for before the first step that needs it. Overlap: while it is in flight,
+ * do what does not depend on it; launches after a wait that need nothing of what it waits for are brought before it. Holds
+ * after both: every step finds what it reads as it was in the order given.
  */
 
 import { startedBy } from "../../spec/handles.ts";
@@ -20,18 +21,20 @@ export function waitForExchanges(
 ): Step[] {
   const known = { kernels, started: startedBy(steps) };
   const result: Step[] = [];
-  let flying: AllToAllStep[] = [];
+  let inFlight: AllToAllStep[] = [];
   for (const step of steps) {
     const { reads, writes } = accesses(step, known);
     const needs = ({ from, to, moved }: AllToAllStep) =>
       [to, moved].some((name) => reads.includes(name)) ||
       [from, to, moved].some((name) => writes.includes(name));
-    result.push(...flying.filter(needs).map(waitFor));
-    flying = flying.filter((exchange) => !needs(exchange));
+    result.push(...inFlight.filter(needs).map(waitFor));
+    inFlight = inFlight.filter((exchange) => !needs(exchange));
     result.push(step);
-    if (step.op === "allToAll" && step.handle !== undefined) flying.push(step);
+    if (step.op === "allToAll" && step.handle !== undefined) {
+      inFlight.push(step);
+    }
   }
-  return [...result, ...flying.map(waitFor)];
+  return [...result, ...inFlight.map(waitFor)];
 }
 
 function waitFor(exchange: AllToAllStep): Step {

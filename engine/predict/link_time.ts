@@ -1,5 +1,6 @@
 /** How long an exchange between devices takes, from the bytes between its ranks and the links of the machine file. */
 
+import { moveSeconds } from "../simulate/exchange_time.ts";
 import {
   linkClass,
   type Machine,
@@ -55,21 +56,6 @@ export function exchangeSeconds(
     slowest = Math.max(slowest, transfer + staged);
   }
   return slowest;
-}
-
-function moveSeconds(
-  { bandwidth, short = [] }: MachineLink,
-  bytes: number,
-): number {
-  let before = { bytes: 0, seconds: 0 };
-  for (const size of short) {
-    if (bytes < size.bytes) {
-      const part = (bytes - before.bytes) / (size.bytes - before.bytes);
-      return before.seconds + part * (size.seconds - before.seconds);
-    }
-    before = size;
-  }
-  return before.seconds + (bytes - before.bytes) / bandwidth;
 }
 
 function linkBetween(

@@ -59,7 +59,8 @@ function movedBytes({ per }: MachineLink, traffic: LevelTraffic): number {
   return per === "pair" ? pairBytes : per === "rank" ? bytes : hostBytes;
 }
 
-function moveSeconds(
+/** Seconds that a link takes for a message of so many bytes, latency aside. */
+export function moveSeconds(
   { bandwidth, oversubscription = 1, short = [] }: MachineLink,
   bytes: number,
 ): number {

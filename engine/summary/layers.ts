@@ -4,7 +4,7 @@ import type { ParamFacts } from "../../compiler/mod.ts";
 import {
   positionsReached,
   shareOfColumns,
-  unitSplits,
+  unitEnds,
 } from "../../spec/bytes.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import {
@@ -126,7 +126,7 @@ function expertSplits(program: Program): Map<number, readonly number[]> {
     back.set(routing, [...back.get(routing) ?? [], step]);
   }
   return new Map(
-    [...back].map(([routing, chunks]) => [routing, unitSplits(chunks)]),
+    [...back].map(([routing, chunks]) => [routing, unitEnds(chunks)]),
   );
 }
 

@@ -33,6 +33,22 @@ export function operands(e: Expr): readonly Expr[] {
   }
 }
 
+/** The expressions with operands that occur more than once in `expressions`, as one object each. */
+export function repeated(expressions: readonly Expr[]): Set<Expr> {
+  const found = new Set<Expr>();
+  const seen = new Set<Expr>();
+  const visit = (e: Expr) => {
+    if (seen.has(e)) {
+      if (operands(e).length > 0) found.add(e);
+      return;
+    }
+    seen.add(e);
+    for (const operand of operands(e)) visit(operand);
+  };
+  for (const e of expressions) visit(e);
+  return found;
+}
+
 /** The expressions of a statement itself, without those of statements inside it. */
 export function expressionsOf(s: Stmt): readonly Expr[] {
   switch (s.op) {

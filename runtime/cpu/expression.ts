@@ -2,7 +2,7 @@
 
 import { invariant } from "../../spec/errors.ts";
 import type { BinaryOp, Expr } from "../../spec/kernel/tree.ts";
-import { operands } from "./analyze.ts";
+import { repeated } from "./analyze.ts";
 import {
   gather,
   type MemoryView,
@@ -63,18 +63,8 @@ export class Expressions {
 
   /** Start a statement: nodes that occur more than once in these expressions are evaluated once. */
   begin(expressions: readonly Expr[]): void {
-    this.#shared.clear();
     this.#kept.clear();
-    const seen = new Set<Expr>();
-    const visit = (e: Expr) => {
-      if (seen.has(e)) {
-        if (operands(e).length > 0) this.#shared.add(e);
-        return;
-      }
-      seen.add(e);
-      for (const operand of operands(e)) visit(operand);
-    };
-    for (const e of expressions) visit(e);
+    this.#shared = repeated(expressions);
   }
 
   #once(e: Expr, form: "scalar" | "vector", push: () => void): void {

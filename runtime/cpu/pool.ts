@@ -332,7 +332,7 @@ export class CpuPool implements HostPool<Int32Array> {
 
   /** Start everything recorded so far, for the workers to carry out. */
   submit(): void {
-    // Whoever waits next is told of a failure.
+    // The next `settle` throws a failure.
     this.#settle(false).catch(() => {});
   }
 

@@ -11,7 +11,7 @@ import type {
   Expr,
   ScalarType,
 } from "../../spec/kernel/tree.ts";
-import { operands } from "../cpu/analyze.ts";
+import { repeated } from "../cpu/analyze.ts";
 import type { Shapes } from "../cpu/shape.ts";
 import type { Writer } from "./writer.ts";
 
@@ -110,18 +110,8 @@ export class Expressions {
 
   /** Start a statement: nodes that occur more than once in these expressions are evaluated once, before it. */
   begin(...expressions: readonly Expr[]): void {
-    this.#shared.clear();
     this.#kept.clear();
-    const seen = new Set<Expr>();
-    const visit = (e: Expr) => {
-      if (seen.has(e)) {
-        if (operands(e).length > 0) this.#shared.add(e);
-        return;
-      }
-      seen.add(e);
-      for (const operand of operands(e)) visit(operand);
-    };
-    for (const e of expressions) visit(e);
+    this.#shared = repeated(expressions);
   }
 
   #once(e: Expr, form: "scalar" | "vector", print: () => string): string {

@@ -225,7 +225,7 @@ export class NativePool implements HostPool<Uint32Array> {
   }
 
   submit(): void {
-    // Whoever waits next is told of a failure.
+    // The next `settle` throws a failure.
     this.#settle(false).catch(() => {});
   }
 

@@ -110,7 +110,7 @@ export function lowerGatherCounts(
   lowering: Lowering,
   node: NodeOf<"gatherCounts">,
 ): void {
-  const rows = lowering.sent.get(node.inputs[0]!)!;
+  const rows = sentBy(lowering, node);
   const gather = (
     what: { from: string; to: string; words: number },
     part: StepPart["part"],
@@ -122,7 +122,6 @@ export function lowerGatherCounts(
       bytes: what.words * 4,
       ...about(lowering, node, partOf(rows, part)),
     });
-  lowering.sent.set(node, rows);
   const { counts, countsAll, splits, tokens } = rows;
   const words = splits.at(-1)!;
   gather({ from: counts, to: countsAll, words }, "exchange counts");
@@ -168,7 +167,7 @@ function sentRows(
     );
   const counts = routingScratch(lowering, "counts", total);
   return {
-    ...{ number: numberOf(lowering), route, expert, over, splits, chunks },
+    ...{ number: lowering.sent.size, route, expert, over, splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
     countsAll: positions === 1
@@ -242,12 +241,7 @@ function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   });
 }
 
-/** How many routings there are already. */
-function numberOf({ sent }: Lowering): number {
-  return new Set(sent.values()).size;
-}
-
-/** The rows that a node sends by. */
-export function sentBy(lowering: Lowering, node: Node): SentRows {
-  return lowering.sent.get(node)!;
+/** The rows that a node sends by: those of an assignment, or of one whose counts were gathered. */
+export function sentBy({ sent }: Lowering, node: Node): SentRows {
+  return sent.get(node.primitive === "gatherCounts" ? node.inputs[0]! : node)!;
 }

@@ -1,4 +1,4 @@
-/** Tokens into the order in which they are sent, and rows that came home back into tokens. */
+/** Permute tokens into the order in which they are sent, and combine returned rows into tokens. */
 
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
