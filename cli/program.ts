@@ -2,18 +2,22 @@
 
 import { Command, Option } from "commander";
 import type { CliIo } from "./io.ts";
+import {
+  deviceFlags,
+  dtypeOption,
+  meshFlags,
+  planFlags,
+  summaryFlags,
+  zeroOption,
+} from "./flag_options.ts";
 import type { Prompt } from "./flags.ts";
 import { VERSION } from "../engine/version.ts";
-import { STORED_NAMES } from "../spec/encoding.ts";
 import type { Mesh } from "../spec/mod.ts";
+import { PICTURE_NAMES } from "../view/picture_names.ts";
 import {
   integer,
   notNegative,
   oneOf,
-  parseAdapter,
-  parseLimits,
-  parseMesh,
-  parsePlace,
   parseTokens,
   positive,
 } from "./values.ts";
@@ -30,6 +34,7 @@ const COMMANDS = {
   run: async () => (await import("./commands/run.ts")).runCommand,
   train: async () => (await import("./commands/train.ts")).trainCommand,
   tune: async () => (await import("./commands/tune.ts")).tuneCommand,
+  view: async () => (await import("./commands/view.ts")).viewCommand,
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
 };
 
@@ -90,7 +95,7 @@ function addInspectCommands(
       finish(await (await COMMANDS.check())(io, model, flags))
     );
   const meshes: Mesh[] = [];
-  planFlags(
+  summaryFlags(
     program.command("plan")
       .description(
         "compile a model, and say what its plan holds and whether it fits",
@@ -102,15 +107,6 @@ function addInspectCommands(
       .argument("[other]", "with --diff, what to compare it with"),
     meshes,
   )
-    .option(
-      "--target <machine>",
-      "hold the plan against a machine: a name of machines/, or a machine file",
-    )
-    .option(
-      "--limits <limits>",
-      "limits of its devices, such as maxBufferSize=4294967296",
-      parseLimits,
-    )
     .option("--full", "print the whole plan")
     .option("--layer <n>", "only this layer", integer("--layer", 0))
     .option("--rank <n>", "only this rank", integer("--rank", 0))
@@ -139,29 +135,38 @@ function addInspectCommands(
       "--choices <file>",
       "experts are chosen as in the outputs of a run, of as many tokens",
     )
-    .option("--train", "the plan of a step of training instead")
-    .addOption(
-      new Option("--optimizer <name>", "of that step (adamw)")
-        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
-    )
-    .option(
-      "--clip <norm>",
-      "gradients of it are scaled down where their norm is larger (1)",
-      positive("--clip", 1e6),
-    )
-    .addOption(zeroOption())
-    .addOption(
-      new Option(
-        "--dtype <dtype>",
-        "what weights are stored as, of a config.json without weights or with --train; default: as it says",
-      ).argParser(oneOf("--dtype", STORED_NAMES)),
-    )
     .option("--out <file>", "write the document to a file")
     .option("--check", "let token ids travel along, for 'run --check'")
     .option("--json", "the summary as JSON; with --full, the document")
     .action(async (model, other, flags) => {
       const planCommand = await COMMANDS.plan();
       finish(await planCommand(io, model, { ...flags, other, meshes }));
+    });
+  const viewed: Mesh[] = [];
+  summaryFlags(
+    program.command("view")
+      .description(
+        "draw a plan: ranks as tracks, dispatch and combine as switches",
+      )
+      .argument(
+        "<model>",
+        "model file, checkpoint folder, config.json or plan document",
+      ),
+    viewed,
+  )
+    .addOption(
+      new Option(
+        "--svg <picture>",
+        `one picture as SVG: ${PICTURE_NAMES.join(", ")}`,
+      )
+        .argParser(oneOf("--svg", PICTURE_NAMES))
+        .makeOptionMandatory(),
+    )
+    .option("--dark", "on a dark ground")
+    .option("--out <file>", "write to a file")
+    .action(async (model, flags) => {
+      const viewCommand = await COMMANDS.view();
+      finish(await viewCommand(io, model, { ...flags, meshes: viewed }));
     });
   const presets: string[] = [];
   program.command("routers")
@@ -410,85 +415,4 @@ function addTrainCommand(
     .action(async (what, flags) =>
       finish(await (await COMMANDS.train())(io, what, flags))
     );
-}
-
-function zeroOption(): Option {
-  const stage = oneOf("--zero", ["0", "1", "3"]);
-  return new Option(
-    "--zero <stage>",
-    "what ranks with the same parameters share: 0, nothing; 1, the optimizer state; 3, parameters too (0)",
-  ).argParser((text) => Number(stage(text)));
-}
-
-function dtypeOption(): Option {
-  return new Option(
-    "--dtype <dtype>",
-    "what is trained is stored as: f32, or with f32 masters bf16 or f16; default: as the checkpoint's weights are",
-  ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
-}
-
-/** `meshes` takes every mesh that is given. */
-function planFlags(command: Command, meshes: Mesh[] = []): Command {
-  return meshFlags(command, meshes)
-    .option(
-      "--max-tokens <n>",
-      "tokens of one step",
-      integer("--max-tokens", 1),
-    )
-    .option(
-      "--max-sequences <n>",
-      "sequences that a cache is kept for",
-      integer("--max-sequences", 1),
-    )
-    .option(
-      "--max-context <n>",
-      "positions of a sequence",
-      integer("--max-context", 1),
-    )
-    .option(
-      "--chunks <n>",
-      "parts in which experts' rows travel, one while another is computed (1)",
-      integer("--chunks", 1),
-    )
-    .option(
-      "--send-once",
-      "send a token once to each rank, however many of its experts are there",
-    );
-}
-
-function meshFlags(command: Command, meshes: Mesh[] = []): Command {
-  return command
-    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", (text) => {
-      const mesh = parseMesh(text);
-      meshes.push(mesh);
-      return mesh;
-    })
-    .option(
-      "--place <axes>",
-      "where tensor axes lie, such as expert=ep,token=dp+ep",
-      parsePlace,
-    );
-}
-
-function deviceFlags(command: Command): Command {
-  return command
-    .addOption(
-      new Option("--devices <where>", "where ranks live")
-        .default("shared")
-        .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
-    )
-    .addOption(
-      new Option(
-        "--adapter <which>",
-        "what computes: auto, cpu, native, or numbers",
-      )
-        .default("auto")
-        .argParser(parseAdapter),
-    )
-    .option(
-      "--deadline <seconds>",
-      "how long a run may take (600), and how long processes wait for one another in a step (120)",
-      positive("--deadline", 86_400),
-    )
-    .addOption(new Option("--job <folder>").hideHelp());
 }

@@ -68,7 +68,7 @@ export {
   type SceneOptions,
   timeText,
 } from "./predict/mod.ts";
-export { type Layers, layersOf } from "./simulate/layers.ts";
+export { type Layers, layersOf } from "../spec/layers.ts";
 export {
   planTraining,
   type PlanTrainingOptions,

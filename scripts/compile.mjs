@@ -28,7 +28,7 @@ const COMPILED = join(ROOT, ".compiled");
 
 /** Folders of the package's own code. */
 export const LIBRARY = [
-  ...["spec", "compiler", "runtime", "models", "engine", "cli"],
+  ...["spec", "compiler", "runtime", "models", "engine", "view", "cli"],
 ];
 
 /** Folders of code that runs in a clone only. */

@@ -19,7 +19,7 @@ import {
 import { launchSeconds, type TouchedBytes } from "../simulate/device_time.ts";
 import { type Known, KnownBuffers } from "./known.ts";
 import { LaunchCounter, type LaunchWork } from "./launch.ts";
-import { layersOf } from "../simulate/layers.ts";
+import { layersOf } from "../../spec/layers.ts";
 import { type PlacedLaunch, placedLaunches } from "./local_exchange.ts";
 import { exchangeSeconds } from "./link_time.ts";
 import { dealScene, type Scene, type SceneOptions } from "./scene.ts";

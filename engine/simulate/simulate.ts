@@ -23,7 +23,7 @@ import { rankClasses } from "../../spec/rank_classes.ts";
 import { sum } from "../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import { exchangeSeconds, type LevelTraffic } from "./exchange_time.ts";
-import { layersOf } from "./layers.ts";
+import { layersOf } from "../../spec/layers.ts";
 import { openLaunchMeter, secondsOf } from "./launches.ts";
 import { type RoutingRows, routingRows } from "./routings.ts";
 import { type Lengths, lengthsOf, type Workload } from "./workload.ts";

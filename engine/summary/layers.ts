@@ -13,7 +13,7 @@ import {
   type Plan,
   type Program,
 } from "../../spec/plan.ts";
-import { layersOf } from "../simulate/layers.ts";
+import { layersOf } from "../../spec/layers.ts";
 import type { ExchangeSummary, LayerClass } from "../../spec/plan_summary.ts";
 
 /** Layers that are alike, in the order of the first of each; what has no number is one class. */

@@ -1,6 +1,6 @@
 /** Which layer of the model each step of a program belongs to, by the numbers in the names of weights. */
 
-import type { Plan, Program } from "../../spec/plan.ts";
+import type { Plan, Program } from "./plan.ts";
 
 /** Names of layers in order, and for each step which of them it belongs to. */
 export interface Layers {

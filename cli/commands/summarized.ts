@@ -1,0 +1,122 @@
+/** The plan that a command line names, with its summary. */
+
+import {
+  adamw,
+  loadTarget,
+  loadTrainable,
+  planSummary,
+  planTraining,
+  type PlanTrainingOptions,
+  sgd,
+  type Summarized,
+  summarizeTarget,
+  type TrainedDType,
+} from "../../engine/mod.ts";
+import type { EncodingName } from "../../spec/encoding.ts";
+import type { Machine, Mesh, Plan } from "../../spec/mod.ts";
+import type { PlanFlags } from "../flags.ts";
+import type { CliIo } from "../io.ts";
+import { UsageError } from "../values.ts";
+import { planOptions } from "./options.ts";
+
+/** Flags of commands that look at a plan. */
+export interface SummaryFlags extends PlanFlags {
+  /** A name of `machines/`, or a file. */
+  readonly target?: string;
+  readonly limits?: { readonly [limit: string]: number };
+  readonly check?: boolean;
+  readonly rank?: number;
+  /** The plan of a step of training instead. */
+  readonly train?: boolean;
+  readonly optimizer?: "adamw" | "sgd";
+  readonly clip?: number;
+  readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
+  readonly dtype?: EncodingName;
+  /** Every mesh that was given. */
+  readonly meshes: readonly Mesh[];
+}
+
+/** What sets the bound of an axis of a checkpoint's model. */
+const BOUND_FLAGS = {
+  token: "--max-tokens",
+  sequence: "--max-sequences",
+  context: "--max-context",
+};
+
+/** Refuse flags of which a plan has no use. Throws UsageError. */
+export function checkSummaryFlags(flags: SummaryFlags): void {
+  if (flags.meshes.length > 1) {
+    throw new UsageError(
+      "Cannot use --mesh several times without --machine: a plan has one mesh. Give its axes in one, such as ep=4,dp=2",
+    );
+  }
+  if (flags.train) return;
+  for (const flag of ["optimizer", "clip", "zero"] as const) {
+    if (flags[flag] === undefined) continue;
+    throw new UsageError(
+      `Cannot use --${flag} without --train: it says how a model is trained. Leave it out, or give --train`,
+    );
+  }
+}
+
+/** Compile what a command line names, and summarize it; a plan document as it is. */
+export async function summarized(
+  io: CliIo,
+  model: string,
+  flags: SummaryFlags,
+  machine: Machine | undefined,
+): Promise<Summarized> {
+  const against = {
+    ...machine ? { machine } : {},
+    ...flags.limits ? { limits: flags.limits } : {},
+    ...flags.rank === undefined ? {} : { rank: flags.rank },
+  };
+  if (flags.train) {
+    const plan = await trainingPlan(io, model, flags);
+    return { plan, summary: planSummary(plan, against) };
+  }
+  const target = await loadTarget(model, io.files, { withoutWeights: true });
+  const { dtype } = flags;
+  if (dtype !== undefined && target.kind !== "configuration") {
+    throw new UsageError(
+      `Cannot use --dtype without --train: '${model}' says what its weights are stored as. Leave it out, or give --train`,
+    );
+  }
+  return await summarizeTarget(target, io.files, {
+    ...planOptions(target, flags),
+    ...against,
+    ...target.kind === "model" ? {} : { flags: BOUND_FLAGS },
+    ...dtype === undefined ? {} : { dtype },
+    check: flags.check ?? false,
+  });
+}
+
+/** The plan of a step of training: what is exported is trained as it says, else with the output `loss`. */
+async function trainingPlan(
+  io: CliIo,
+  path: string,
+  flags: SummaryFlags,
+): Promise<Plan> {
+  const { optimizer, clip, zero, dtype } = flags;
+  const what = await loadTrainable(path, io.files);
+  const of = typeof what === "string"
+    ? { kind: "checkpoint" as const }
+    : { kind: "model" as const };
+  return await planTraining(what, io.files, {
+    ...planOptions(of, flags),
+    check: flags.check ?? false,
+    ...optimizer === undefined
+      ? {}
+      : { optimizer: optimizer === "sgd" ? sgd() : adamw() },
+    ...clip === undefined ? {} : { clipNorm: clip },
+    ...zero === undefined ? {} : { zero },
+    ...dtype === undefined ? {} : { dtype: trainedDType(dtype) },
+  });
+}
+
+function trainedDType(dtype: EncodingName): TrainedDType {
+  if (dtype === "f32" || dtype === "f16" || dtype === "bf16") return dtype;
+  throw new UsageError(
+    `Cannot use --dtype '${dtype}' with --train. Give f32, f16, bf16`,
+  );
+}

@@ -1,0 +1,130 @@
+/** Flags that several commands have. */
+
+import { type Command, Option } from "commander";
+import { STORED_NAMES } from "../spec/encoding.ts";
+import type { Mesh } from "../spec/mod.ts";
+import {
+  integer,
+  oneOf,
+  parseAdapter,
+  parseLimits,
+  parseMesh,
+  parsePlace,
+  positive,
+} from "./values.ts";
+
+/** `--zero` of a training. */
+export function zeroOption(): Option {
+  const stage = oneOf("--zero", ["0", "1", "3"]);
+  return new Option(
+    "--zero <stage>",
+    "what ranks with the same parameters share: 0, nothing; 1, the optimizer state; 3, parameters too (0)",
+  ).argParser((text) => Number(stage(text)));
+}
+
+/** `--dtype` of a training. */
+export function dtypeOption(): Option {
+  return new Option(
+    "--dtype <dtype>",
+    "what is trained is stored as: f32, or with f32 masters bf16 or f16; default: as the checkpoint's weights are",
+  ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
+}
+
+/** Flags that say how a model is compiled. `meshes` takes every mesh that is given. */
+export function planFlags(command: Command, meshes: Mesh[] = []): Command {
+  return meshFlags(command, meshes)
+    .option(
+      "--max-tokens <n>",
+      "tokens of one step",
+      integer("--max-tokens", 1),
+    )
+    .option(
+      "--max-sequences <n>",
+      "sequences that a cache is kept for",
+      integer("--max-sequences", 1),
+    )
+    .option(
+      "--max-context <n>",
+      "positions of a sequence",
+      integer("--max-context", 1),
+    )
+    .option(
+      "--chunks <n>",
+      "parts in which experts' rows travel, one while another is computed (1)",
+      integer("--chunks", 1),
+    )
+    .option(
+      "--send-once",
+      "send a token once to each rank, however many of its experts are there",
+    );
+}
+
+/** Flags that say where a model is placed. */
+export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
+  return command
+    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", (text) => {
+      const mesh = parseMesh(text);
+      meshes.push(mesh);
+      return mesh;
+    })
+    .option(
+      "--place <axes>",
+      "where tensor axes lie, such as expert=ep,token=dp+ep",
+      parsePlace,
+    );
+}
+
+/** Flags that say where a plan runs. */
+export function deviceFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--devices <where>", "where ranks live")
+        .default("shared")
+        .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
+    )
+    .addOption(
+      new Option(
+        "--adapter <which>",
+        "what computes: auto, cpu, native, or numbers",
+      )
+        .default("auto")
+        .argParser(parseAdapter),
+    )
+    .option(
+      "--deadline <seconds>",
+      "how long a run may take (600), and how long processes wait for one another in a step (120)",
+      positive("--deadline", 86_400),
+    )
+    .addOption(new Option("--job <folder>").hideHelp());
+}
+
+/** Flags that say what plan of a model is looked at, and what it is held against. */
+export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
+  return planFlags(command, meshes)
+    .option(
+      "--target <machine>",
+      "hold the plan against a machine: a name of machines/, or a machine file",
+    )
+    .option(
+      "--limits <limits>",
+      "limits of its devices, such as maxBufferSize=4294967296",
+      parseLimits,
+    )
+    .option("--train", "the plan of a step of training instead")
+    .addOption(
+      new Option("--optimizer <name>", "of that step (adamw)")
+        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
+    )
+    .option(
+      "--clip <norm>",
+      "gradients of it are scaled down where their norm is larger (1)",
+      positive("--clip", 1e6),
+    )
+    .addOption(zeroOption())
+    .addOption(
+      new Option(
+        "--dtype <dtype>",
+        "what weights are stored as, of a config.json without weights or with --train; default: as it says",
+      ).argParser(oneOf("--dtype", STORED_NAMES)),
+    );
+}

@@ -1,0 +1,129 @@
+// Pictures of plans: what stands on the tracks, what changes them, and that those of docs/ are what is drawn today.
+
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { formatPlan, parsePlan } from "../spec/mod.ts";
+import { mainSection } from "../view/sections.ts";
+import { sceneSvg } from "../view/scene.ts";
+import { stationsOf } from "../view/stations.ts";
+import { trackPicture } from "../view/track_picture.ts";
+import { pairsOver, trackName, tracksOf } from "../view/tracks.ts";
+import { type PlanView, viewPlan } from "../view/plan_view.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** The plan of what a command line names. */
+async function viewOf(...argv: readonly string[]): Promise<PlanView> {
+  const { code, out, err } = await switchyard([
+    ...["plan", ...argv, "--json", "--full"],
+  ]);
+  t.equal(code, 0, err);
+  return viewPlan(parsePlan(out));
+}
+
+const layer = await viewOf("examples/layer.ts", "--mesh", "ep=4");
+const demo = await viewOf("examples/demo-lm", "--mesh", "dp=2,ep=2");
+
+t.test("a layer has its stations, and switches where rows are exchanged", (t) => {
+  const [program] = layer.programs;
+  const [section] = program!.sections;
+  const stations = stationsOf(program!, section!);
+  t.strictSame(
+    stations.map(({ kind, role, title, steps }) =>
+      `${kind} ${role}: ${title} ${steps.map(({ index }) => index).join(" ")}`
+    ),
+    [
+      "station router: router 0 1",
+      "station dispatch: permute 2 3",
+      "tie dispatch: counts 4",
+      "switch dispatch: dispatch 5",
+      "station dispatch: group 6",
+      "station experts: experts 7 8",
+      "switch combine: combine 9",
+      "station combine: weighted sum 10",
+    ],
+  );
+  const svg = sceneSvg(
+    trackPicture(layer, { program: program!, section: section! }),
+  );
+  t.equal(svg.match(/<path [^>]*d="M[^"]*C/g)?.length, 2 * 4 * 4, "curves");
+  t.equal(svg.match(/<rect [^>]*rx="5"/g)?.length, 5 * 4, "stations");
+  t.match(svg, "2.0 KiB a row");
+  t.match(svg, /href="#main\/7"/, "a station leads to its first step");
+  t.end();
+});
+
+t.test("layers that take the same steps are one section", (t) => {
+  const [{ sections, program, roles }] = demo.programs as [
+    PlanView["programs"][0],
+  ];
+  t.strictSame(
+    sections.map(({ name, times }) => `${times} x ${name}`),
+    ["1 x before the layers", "4 x layers 0–3", "1 x after the layers"],
+  );
+  const last = sections.at(-1)!;
+  t.equal(last.start + last.length, program.steps.length);
+  t.equal(mainSection(program, sections).times, 4);
+  t.equal(roles.length, program.steps.length);
+  t.ok(formatPlan(demo.plan).includes(`(${roles.length} steps)`));
+  for (const [i, { part, label }] of program.steps.entries()) {
+    if (part) t.equal(roles[i], part.verb, label!);
+  }
+  t.equal(roles.filter((role) => role === "router").length % 4, 0);
+  t.end();
+});
+
+t.test("only ranks of a group are joined", (t) => {
+  const tracks = tracksOf(demo.plan);
+  t.strictSame(
+    pairsOver(demo.plan, tracks, ["ep"]).map((pair) => pair.join("")),
+    ["00", "01", "10", "11", "22", "23", "32", "33"],
+  );
+  t.end();
+});
+
+t.test("many ranks are bundles, one of which opens", (t) => {
+  const tracks = tracksOf({ ranks: 256 });
+  t.equal(tracks.length, 16);
+  t.equal(trackName(tracks[1]!), "ranks 16–31");
+  const open = tracksOf({ ranks: 256 }, 20);
+  t.equal(open.length, 15 + 16);
+  t.strictSame(open.slice(0, 3).map(trackName), [
+    ...["ranks 0–15", "rank 16", "rank 17"],
+  ]);
+  const ranks = tracksOf({ ranks: 60 }, 59);
+  t.equal(ranks.reduce((n, { count }) => n + count, 0), 60);
+  t.end();
+});
+
+t.test("what a plan says cannot leave its text", (t) => {
+  const svg = sceneSvg({
+    ...{ size: [1, 1], label: `"><script>` },
+    shapes: [{ kind: "text", at: [0, 0], text: "<a>\u0000&", link: `"x` }],
+  });
+  t.notMatch(svg, /<script|<a>|\0/);
+  t.match(svg, /&lt;a&gt;&amp;/);
+  t.match(svg, `href="#&quot;x"`);
+  t.end();
+});
+
+t.test("the pictures of docs/ are what is drawn today", async (t) => {
+  const { PICTURES } = await import("../scripts/pictures.mjs" as string) as {
+    PICTURES: { readonly [file: string]: readonly string[] };
+  };
+  const out = path.join(temporaryFolder(t), "picture.svg");
+  for (const [file, argv] of Object.entries(PICTURES)) {
+    const { code, err } = await switchyard(["view", ...argv, "--out", out]);
+    t.equal(code, 0, err);
+    t.equal(
+      readFileSync(out, "utf8"),
+      readFileSync(path.join(ROOT, "docs", file), "utf8"),
+      `docs/${file}: draw it again with 'npm run pictures'`,
+    );
+  }
+  const readme = readFileSync(path.join(ROOT, "README.md"), "utf8");
+  for (const file of Object.keys(PICTURES)) t.match(readme, `docs/${file}`);
+});

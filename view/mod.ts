@@ -1,0 +1,7 @@
+/** Pictures of a plan: functions from it to scenes, and scenes as SVG. */
+
+export { DARK, LIGHT, type Palette } from "./palette.ts";
+export { PICTURE_NAMES, type PictureName } from "./picture_names.ts";
+export { PICTURES } from "./pictures.ts";
+export { type PlanView, viewPlan } from "./plan_view.ts";
+export { type Scene, sceneSvg } from "./scene.ts";

@@ -1,0 +1,69 @@
+/** One color for one thing, in every picture: what work is for, what memory holds, and the paper. */
+
+/** What a color stands for. */
+export type Ink =
+  | "ink"
+  | "soft"
+  | "line"
+  | "paper"
+  | "card"
+  | "attention"
+  | "router"
+  | "dispatch"
+  | "experts"
+  | "combine"
+  | "dense"
+  | "update"
+  | "weights"
+  | "state"
+  | "scratch"
+  | "staging";
+
+/** A color for each ink. The hues are those that Okabe and Ito chose to be told apart by everyone. */
+export type Palette = { readonly [I in Ink]: string };
+
+/** On white paper. */
+export const LIGHT: Palette = {
+  ink: "#1d2433",
+  soft: "#5b6372",
+  line: "#d9d6cd",
+  paper: "#fbfaf7",
+  card: "#ffffff",
+  attention: "#0072b2",
+  router: "#a8508c",
+  dispatch: "#e08e0b",
+  experts: "#009e73",
+  combine: "#c4470f",
+  dense: "#6b7587",
+  update: "#8a7a3c",
+  weights: "#009e73",
+  state: "#0072b2",
+  scratch: "#e08e0b",
+  staging: "#8a93a3",
+};
+
+/** On black paper. */
+export const DARK: Palette = {
+  ink: "#e8e6e1",
+  soft: "#a3abb8",
+  line: "#343b47",
+  paper: "#14171d",
+  card: "#1b2028",
+  attention: "#56b4e9",
+  router: "#d98fc0",
+  dispatch: "#f0b440",
+  experts: "#2fc39c",
+  combine: "#f08454",
+  dense: "#95a0b0",
+  update: "#c8b66a",
+  weights: "#2fc39c",
+  state: "#56b4e9",
+  scratch: "#f0b440",
+  staging: "#6f7988",
+};
+
+/** The inks as properties of a style sheet: `--ink: #1d2433; …` */
+export function paletteStyle(palette: Palette): string {
+  return Object.entries(palette).map(([ink, color]) => `--${ink}: ${color};`)
+    .join(" ");
+}

@@ -1,0 +1,58 @@
+/** What each step is for, which is the color that it has in every picture. */
+
+import type { Program, Step } from "../spec/plan.ts";
+import type { Section } from "./sections.ts";
+
+/** What a step is for. `dense`: everything that none of the others is. */
+export type Role =
+  | "attention"
+  | "router"
+  | "dispatch"
+  | "experts"
+  | "combine"
+  | "dense"
+  | "update";
+
+/** The role of every step of a program, from its part of a dispatch, its label, and what is around it. */
+export function rolesOf(
+  program: Program,
+  sections: readonly Section[],
+): Role[] {
+  return sections.flatMap(({ start, length, times }) => {
+    const roles = sectionRoles(program.steps.slice(start, start + length));
+    return Array.from({ length: times }, () => roles).flat();
+  });
+}
+
+/** The verb that a label begins with: `attention` of `attention : f32[…]`. */
+export function verbOf({ label = "" }: Pick<Step, "label">): string {
+  return /^[\w]+/.exec(label)?.[0] ?? "";
+}
+
+const BY_VERB: { readonly [verb: string]: Role | undefined } = {
+  attention: "attention",
+  cacheWrite: "attention",
+  rope: "attention",
+  route: "router",
+};
+
+function sectionRoles(steps: readonly Step[]): Role[] {
+  const known = steps.map((step): Role | undefined =>
+    step.part?.verb ??
+      (step.phase === "update" ? "update" : BY_VERB[verbOf(step)])
+  );
+  const dispatch = known.indexOf("dispatch");
+  const combine = known.lastIndexOf("combine");
+  const router = known.indexOf("router");
+  // Attention is all up to the norm of what comes after it.
+  const norm = steps.findIndex((step, i) =>
+    i > known.lastIndexOf("attention") && verbOf(step) === "rmsNorm"
+  );
+  const attends = known.includes("attention");
+  return known.map((role, i) => {
+    if (role !== undefined) return role;
+    if (attends && (i < norm || norm < 0)) return "attention";
+    if (i < router) return "router";
+    return dispatch >= 0 && i > dispatch && i < combine ? "experts" : "dense";
+  });
+}

@@ -1,0 +1,187 @@
+/** A picture as data: shapes at places, in inks. `sceneSvg` writes it; nothing is measured, so text has the width that it is given. */
+
+import type { Ink, Palette } from "./palette.ts";
+
+/** What any shape may have: a text shown while the pointer is over it, and where a click leads. */
+export interface ShapeNote {
+  readonly title?: string | undefined;
+  /** The part of the page's address behind `#`. */
+  readonly link?: string | undefined;
+}
+
+/** A box. */
+export interface Rect extends ShapeNote {
+  readonly kind: "rect";
+  readonly at: Point;
+  readonly size: Point;
+  readonly ink: Ink;
+  readonly radius?: number;
+  readonly opacity?: number;
+  /** The ink of its border. */
+  readonly border?: Ink;
+}
+
+/** A curve: SVG path data. */
+export interface Path extends ShapeNote {
+  readonly kind: "path";
+  readonly d: string;
+  readonly ink: Ink;
+  readonly width: number;
+  readonly opacity?: number;
+}
+
+/** A line of text, its baseline at a point. */
+export interface Text extends ShapeNote {
+  readonly kind: "text";
+  readonly at: Point;
+  readonly text: string;
+  readonly ink?: Ink;
+  readonly size?: number;
+  readonly bold?: boolean;
+  readonly anchor?: "start" | "middle" | "end";
+}
+
+/** Shapes that share a title or a link. */
+export interface Group extends ShapeNote {
+  readonly kind: "group";
+  readonly shapes: readonly Shape[];
+}
+
+/** What a picture is made of. */
+export type Shape = Rect | Path | Text | Group;
+
+/** x and y, or a width and a height, in pixels. */
+export type Point = readonly [x: number, y: number];
+
+/** A whole picture. */
+export interface Scene {
+  readonly size: Point;
+  /** What it shows, for those who do not see it. */
+  readonly label: string;
+  readonly shapes: readonly Shape[];
+}
+
+/** Options of `sceneSvg`. */
+export interface SceneSvgOptions {
+  /** Colors of a picture that stands by itself. Default: the properties of the page that it is in. */
+  readonly palette?: Palette;
+}
+
+/** A picture as an SVG element. With a palette it is a file of its own. */
+export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
+  const { palette } = options;
+  const [width, height] = scene.size;
+  const colorOf = (ink: Ink) => palette ? palette[ink] : `var(--${ink})`;
+  const content = scene.shapes.map((shape) => shapeSvg(shape, colorOf));
+  const links = palette === undefined && hasLinks(scene.shapes);
+  return element(
+    "svg",
+    {
+      ...palette ? { xmlns: "http://www.w3.org/2000/svg" } : {},
+      ...{ viewBox: `0 0 ${round(width)} ${round(height)}` },
+      ...{ width: round(width), height: round(height) },
+      // Of a picture, all is one image; what can be clicked stays a group.
+      ...{ role: links ? "group" : "img", "aria-label": scene.label },
+      "font-family": "system-ui, sans-serif",
+    },
+    [
+      ...palette
+        ? [shapeSvg({
+          ...{ kind: "rect", at: [0, 0], size: scene.size, ink: "card" },
+          radius: 9,
+        }, colorOf)]
+        : [],
+      ...content,
+    ].join(palette ? "\n" : ""),
+  );
+}
+
+function hasLinks(shapes: readonly Shape[]): boolean {
+  return shapes.some((shape) =>
+    shape.link !== undefined || shape.kind === "group" && hasLinks(shape.shapes)
+  );
+}
+
+function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
+  const drawn = bareSvg(shape, colorOf);
+  if (shape.link === undefined) return drawn;
+  const named = shape.title === undefined ? {} : { "aria-label": shape.title };
+  return element("a", { href: `#${shape.link}`, ...named }, drawn);
+}
+
+function bareSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
+  const title = shape.title === undefined
+    ? ""
+    : element("title", {}, escaped(shape.title));
+  switch (shape.kind) {
+    case "rect": {
+      const { at: [x, y], size: [width, height], radius, opacity, border } =
+        shape;
+      return element("rect", {
+        ...{ x: round(x), y: round(y) },
+        ...{ width: round(width), height: round(height) },
+        ...radius === undefined ? {} : { rx: radius },
+        ...opacity === undefined ? {} : { opacity },
+        ...border === undefined ? {} : { stroke: colorOf(border) },
+        fill: colorOf(shape.ink),
+      }, title);
+    }
+    case "path":
+      return element("path", {
+        ...{ d: shape.d, fill: "none", stroke: colorOf(shape.ink) },
+        "stroke-width": round(shape.width),
+        ...shape.opacity === undefined ? {} : { opacity: shape.opacity },
+      }, title);
+    case "text": {
+      const { at: [x, y], text, ink = "ink", size = 12, bold, anchor } = shape;
+      return element("text", {
+        ...{ x: round(x), y: round(y), "font-size": size, fill: colorOf(ink) },
+        ...bold ? { "font-weight": 600 } : {},
+        ...anchor === undefined ? {} : { "text-anchor": anchor },
+      }, title + escaped(text));
+    }
+    case "group":
+      return element(
+        "g",
+        {},
+        title + shape.shapes.map((inner) => shapeSvg(inner, colorOf)).join(""),
+      );
+    default:
+      return shape satisfies never;
+  }
+}
+
+/** Path data of a curve that leaves and arrives level. */
+export function curve([x0, y0]: Point, [x1, y1]: Point): string {
+  const middle = round((x0 + x1) / 2);
+  const [from, to] = [`${round(x0)} ${round(y0)}`, `${round(x1)} ${round(y1)}`];
+  return `M${from} C${middle} ${round(y0)} ${middle} ${round(y1)} ${to}`;
+}
+
+/** Path data of a straight line. */
+export function line([x0, y0]: Point, [x1, y1]: Point): string {
+  return `M${round(x0)} ${round(y0)} L${round(x1)} ${round(y1)}`;
+}
+
+function element(
+  name: string,
+  attributes: { readonly [name: string]: string | number },
+  content: string,
+): string {
+  const written = Object.entries(attributes)
+    .map(([key, value]) => ` ${key}="${escaped(String(value))}"`).join("");
+  return content === ""
+    ? `<${name}${written}/>`
+    : `<${name}${written}>${content}</${name}>`;
+}
+
+/** Text as XML has it; what XML cannot hold is left out. */
+export function escaped(text: string): string {
+  return text.replace(/(?![\t\n])[\p{Cc}\ufffe\uffff]/gu, "")
+    .replaceAll("&", "&amp;").replaceAll("<", "&lt;")
+    .replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+}
+
+function round(value: number): number {
+  return Number(value.toFixed(1));
+}

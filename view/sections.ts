@@ -1,0 +1,95 @@
+/** A program in sections: layers that take the same steps are one, with how often they come. */
+
+import { layersOf } from "../spec/layers.ts";
+import type { Plan, Program, Step } from "../spec/plan.ts";
+
+/** Steps that follow each other and belong together. */
+export interface Section {
+  /** What people call it: `layers 3–60`, `before the layers`. */
+  readonly name: string;
+  readonly phase: "forward" | "backward" | "update";
+  /** How many layers take these steps, one after another. */
+  readonly times: number;
+  /** The first step of the first of them. */
+  readonly start: number;
+  /** Steps of one. */
+  readonly length: number;
+}
+
+interface Run {
+  readonly layer: string;
+  readonly phase: Section["phase"];
+  readonly start: number;
+  length: number;
+}
+
+/** The sections of a program, in order. */
+export function sectionsOf(plan: Plan, program: Program): Section[] {
+  const { names, of } = layersOf(plan, program);
+  const runs: Run[] = [];
+  for (const [i, step] of program.steps.entries()) {
+    const { phase = "forward" } = step;
+    const layer = names[of[i]!]!;
+    const last = runs.at(-1);
+    if (last?.layer === layer && last.phase === phase) last.length++;
+    else runs.push({ layer, phase, start: i, length: 1 });
+  }
+  const folded: Run[][] = [];
+  let before = "";
+  for (const run of runs) {
+    const { start, length, layer, phase } = run;
+    const steps = program.steps.slice(start, start + length);
+    const key = `${phase} ${/\d/.test(layer)} ${steps.map(shapeOf).join()}`;
+    const group = folded.at(-1);
+    if (group && key === before && /\d/.test(layer)) group.push(run);
+    else folded.push([run]);
+    before = key;
+  }
+  return folded.map((group) => ({
+    name: nameOf(group),
+    phase: group[0]!.phase,
+    times: group.length,
+    start: group[0]!.start,
+    length: group[0]!.length,
+  }));
+}
+
+/** What two layers have the same of where they take the same steps. */
+function shapeOf(step: Step): string {
+  const part = step.part ? `${step.part.verb} ${step.part.part}` : "";
+  return `${step.op} ${step.op === "launch" ? step.kernel : ""} ${part}`;
+}
+
+function nameOf(group: readonly Run[]): string {
+  const numbers = group.map(({ layer }) => Number(/\d+/.exec(layer)?.[0]));
+  const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
+  const [{ layer, phase }] = group as [Run];
+  const name = Number.isNaN(low)
+    ? WORDS[layer] ?? layer
+    : low === high
+    ? `layer ${low}`
+    : `layers ${low}–${high}`;
+  return phase === "forward" ? name : `${name}, ${phase}`;
+}
+
+const WORDS: { readonly [name: string]: string } = {
+  begin: "before the layers",
+  end: "after the layers",
+  all: "all steps",
+};
+
+/** The section that people want to see first: that which exchanges most often, else which comes most often. */
+export function mainSection(
+  program: Program,
+  sections: readonly Section[],
+): Section {
+  const weight = ({ start, length, times }: Section) =>
+    times +
+    (program.steps.slice(start, start + length)
+        .some(({ part }) => part !== undefined)
+      ? 1e6
+      : 0);
+  return sections.reduce((best, section) =>
+    weight(section) > weight(best) ? section : best
+  );
+}

@@ -1,0 +1,94 @@
+/** What a section looks like on the tracks: work at stations, exchanges of rows as switches, gathers as ties. */
+
+import type { AllToAllStep, Step } from "../spec/plan.ts";
+import { sizeText } from "../spec/size_text.ts";
+import type { StepFacts } from "../spec/verify_facts.ts";
+import { type ProgramView, stepsOf } from "./plan_view.ts";
+import { type Role, verbOf } from "./roles.ts";
+import type { Section } from "./sections.ts";
+
+/** Steps that stand on the tracks as one. */
+export interface Station {
+  /** station: work on each rank. switch: rows change tracks. tie: every rank gets what all of a group have. */
+  readonly kind: "station" | "switch" | "tie";
+  readonly role: Role;
+  readonly title: string;
+  /** A line or two below the title. */
+  readonly details: readonly string[];
+  readonly steps: readonly StepFacts[];
+  /** Mesh axes that an exchange goes over. */
+  readonly over: readonly string[];
+}
+
+/** The stations of one layer of a section. */
+export function stationsOf(program: ProgramView, section: Section): Station[] {
+  const groups: { role: Role; steps: StepFacts[] }[] = [];
+  const roles = stepsOf(program.roles, section);
+  for (const [i, at] of stepsOf(program.steps, section).entries()) {
+    const last = groups.at(-1);
+    const role = roles[i]!;
+    if (
+      last?.role === role && !isExchange(at.step) &&
+      !isExchange(last.steps[0]!.step)
+    ) last.steps.push(at);
+    else groups.push({ role, steps: [at] });
+  }
+  return groups.map(({ role, steps }) => stationOf(role, steps, section));
+}
+
+function isExchange({ op }: Step): boolean {
+  return op === "allToAll" || op === "allGather";
+}
+
+function stationOf(
+  role: Role,
+  steps: readonly StepFacts[],
+  section: Section,
+): Station {
+  const [{ step }] = steps as readonly [StepFacts];
+  const base = { role, steps };
+  if (step.op === "allToAll") {
+    return {
+      ...{ ...base, kind: "switch", over: step.over },
+      title: step.part?.part === "exchange places" ? "places" : role,
+      details: [`all-to-all over ${step.over.join(", ")}`, rowText(step)],
+    };
+  }
+  if (step.op === "allGather") {
+    return {
+      ...{ ...base, kind: "tie", over: step.over },
+      title: step.part ? step.part.part.replace("exchange ", "") : "all-gather",
+      details: [],
+    };
+  }
+  const count = steps.length;
+  return {
+    ...{ ...base, kind: "station", over: [] },
+    title: titleOf(role, steps, section),
+    details: [count === 1 ? "1 step" : `${count} steps`],
+  };
+}
+
+function rowText({ rowBytes, columns }: AllToAllStep): string {
+  return `${sizeText(rowBytes)} a row${columns ? ", a chunk" : ""}`;
+}
+
+function titleOf(
+  role: Role,
+  steps: readonly StepFacts[],
+  { times, name }: Section,
+): string {
+  const parts = steps.flatMap(({ step }) => step.part?.part ?? []);
+  if (role === "dispatch") {
+    if (parts.includes("permute")) return "permute";
+    return parts.includes("regroup") ? "group" : parts[0] ?? "dispatch";
+  }
+  if (role === "combine") {
+    return parts.includes("combine") ? "weighted sum" : parts[0] ?? "combine";
+  }
+  if (role !== "dense") return role;
+  if (times > 1 || /^layer/.test(name)) return "feed-forward";
+  const verbs = [...new Set(steps.map(({ step }) => verbOf(step)))]
+    .filter((verb) => verb !== "");
+  return verbs.slice(0, 2).join(", ") || "steps";
+}

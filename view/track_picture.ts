@@ -1,0 +1,221 @@
+/** The picture of a layer: ranks are tracks, work stands on them, and dispatch and combine are the switches. */
+
+import type { StepFacts } from "../spec/verify_facts.ts";
+import { spanText } from "../spec/text_parts.ts";
+import type { Ink } from "./palette.ts";
+import type { PlanView, ProgramView } from "./plan_view.ts";
+import { curve, line, type Scene, type Shape } from "./scene.ts";
+import type { Section } from "./sections.ts";
+import { type Station, stationsOf } from "./stations.ts";
+import { stepLink } from "./links.ts";
+import {
+  groupsOn,
+  pairsOver,
+  type Track,
+  trackName,
+  tracksOf,
+} from "./tracks.ts";
+
+/** What a track picture shows. */
+export interface TrackPictureOptions {
+  readonly program: ProgramView;
+  readonly section: Section;
+  /** A rank whose bundle is shown rank by rank. */
+  readonly open?: number | undefined;
+  /** Leave out what only a page can follow. Default: false. */
+  readonly bare?: boolean;
+}
+
+const LEFT = 132;
+const TOP = 56;
+const GAP = 44;
+const WIDTH = 1180;
+
+/** Where a picture is drawn. */
+interface Drawing {
+  readonly view: PlanView;
+  readonly tracks: readonly Track[];
+  /** The middle of a track. */
+  readonly y: (track: number) => number;
+  readonly bottom: number;
+  readonly options: TrackPictureOptions;
+}
+
+/** The tracks of one layer of a section. */
+export function trackPicture(
+  view: PlanView,
+  options: TrackPictureOptions,
+): Scene {
+  const { program, section, open } = options;
+  const tracks = tracksOf(view.plan, open);
+  const stations = stationsOf(program, section);
+  const y = (track: number) => TOP + track * GAP;
+  const bottom = y(tracks.length - 1);
+  const drawing: Drawing = { view, tracks, y, bottom, options };
+  const least = stations.map(leastWidth);
+  const total = least.reduce((a, b) => a + b, 0);
+  const stretch = Math.max(1, (WIDTH - LEFT - 24) / total);
+  const width = LEFT + total * stretch + 24;
+  let x = LEFT;
+  const shapes = stations.flatMap((station, i) => {
+    const from = x;
+    x += least[i]! * stretch;
+    return stationShapes(station, { ...drawing, from, to: x });
+  });
+  return {
+    size: [width, bottom + 66],
+    label: labelOf(view, section, stations),
+    shapes: [
+      ...tracks.flatMap((track, i) => railShapes(track, i, drawing, width)),
+      ...shapes,
+    ],
+  };
+}
+
+function labelOf(
+  { plan }: PlanView,
+  { name }: Section,
+  stations: readonly Station[],
+): string {
+  const words = stations.map(({ kind, title, over }) =>
+    kind === "station" ? title : `${title} over ${over.join(", ")}`
+  );
+  return `${name} on ${plan.ranks} ranks: ${words.join(", then ")}`;
+}
+
+/** Pixels that a station and the words below it need. */
+function leastWidth({ kind, title, details, steps }: Station): number {
+  if (kind === "tie") return 30;
+  const text = Math.max(
+    title.length * 7.2,
+    ...details.map((detail) => detail.length * 6.1),
+  ) + 10;
+  return kind === "switch"
+    ? Math.max(150, text)
+    : Math.max(62, text, Math.min(150, 44 + steps.length * 11));
+}
+
+function railShapes(
+  track: Track,
+  i: number,
+  { y, options }: Drawing,
+  width: number,
+): Shape[] {
+  const bundle = track.count > 1;
+  const link = bundle && !options.bare ? `open/${track.first}` : undefined;
+  return [
+    {
+      ...{ kind: "path", ink: "line", width: bundle ? 9 : 5 },
+      d: line([LEFT - 14, y(i)], [width - 18, y(i)]),
+    },
+    {
+      ...{ kind: "text", text: trackName(track), anchor: "end", size: 12.5 },
+      ...{ at: [LEFT - 24, y(i) + 4], ink: "soft" },
+      ...link ? { link, title: `Show ${trackName(track)} one by one` } : {},
+    },
+  ];
+}
+
+interface Span extends Drawing {
+  readonly from: number;
+  readonly to: number;
+}
+
+const DRAWN: {
+  readonly [K in Station["kind"]]: (station: Station, span: Span) => Shape[];
+} = {
+  station: (station, { tracks, y, from, to, options }) =>
+    tracks.map((_, i): Shape => ({
+      ...{ kind: "rect", radius: 5, ink: station.role },
+      ...{ at: [from + 3, y(i) - 11], size: [to - from - 6, 22] },
+      // One of them is enough to click with the keyboard.
+      ...i === 0 && !options.bare
+        ? {
+          link: stepLink(options.program, station.steps[0]!.index),
+          title: `${station.title}\n${station.steps.map(stepLine).join("\n")}`,
+        }
+        : { title: station.steps.map(stepLine).join("\n") },
+    })),
+  switch: (station, { view, tracks, y, from, to }) => {
+    const pairs = pairsOver(view.plan, tracks, station.over);
+    const gap: Shape = {
+      ...{ kind: "rect", ink: "card" },
+      ...{
+        at: [from, y(0) - 14],
+        size: [to - from, y(tracks.length - 1) - y(0) + 28],
+      },
+    };
+    const many = pairs.length > 80;
+    return [
+      gap,
+      ...pairs.map(([a, b]): Shape => ({
+        ...{ kind: "path", ink: station.role, width: many ? 1.2 : 2.6 },
+        d: curve([from, y(a)], [to, y(b)]),
+        opacity: a === b ? 0.3 : many ? 0.45 : 0.75,
+        title: `${trackName(tracks[a]!)} to ${trackName(tracks[b]!)}: ${
+          station.details[1]
+        }`,
+      })),
+    ];
+  },
+  tie: (station, { view, tracks, y, from, to }) => {
+    const x = (from + to) / 2;
+    const groups = groupsOn(view.plan, tracks, station.over);
+    const ends = new Map<number, [number, number]>();
+    for (const [track, on] of groups.entries()) {
+      for (const group of on) {
+        const known = ends.get(group);
+        ends.set(group, [known?.[0] ?? track, track]);
+      }
+    }
+    // Groups that interleave stand beside each other.
+    const lines = [...ends.values()].filter(([a, b]) => b > a);
+    const apart = Math.min(4, 20 / Math.max(1, lines.length));
+    return [
+      ...lines.slice(0, 16).map(([a, b], i): Shape => ({
+        ...{ kind: "path", ink: station.role, width: 2.2 },
+        d: line(
+          [x + (i - (lines.length - 1) / 2) * apart, y(a) - 9],
+          [x + (i - (lines.length - 1) / 2) * apart, y(b) + 9],
+        ),
+        title: station.steps.map(stepLine).join("\n"),
+      })),
+      ...tracks.map((_, i): Shape => ({
+        ...{ kind: "rect", ink: station.role, radius: 4 },
+        ...{ at: [x - 4, y(i) - 4], size: [8, 8] },
+        title: station.steps.map(stepLine).join("\n"),
+      })),
+    ];
+  },
+};
+
+function stationShapes(station: Station, span: Span): Shape[] {
+  const { kind, role, title, details } = station;
+  const { from, to, bottom } = span;
+  const x = (from + to) / 2;
+  const words = (text: string, y: number, rest: Partial<Shape>): Shape => ({
+    ...{ kind: "text", text, at: [x, y], anchor: "middle", size: 11.5 },
+    ...{ ink: "soft" as Ink, ...rest },
+  } as Shape);
+  const below = details.map((detail, i) =>
+    words(detail, bottom + (kind === "switch" ? 33 : 44) + i * 15, {})
+  );
+  const shapes = DRAWN[kind](station, span);
+  if (kind === "tie") {
+    return [...shapes, words(title, bottom + 30, { size: 10.5 })];
+  }
+  const name = kind === "switch"
+    ? words(title, TOP - 28, { size: 14, bold: true, ink: role })
+    : words(title, bottom + 29, { size: 12.5, bold: true, ink: "ink" });
+  return [...shapes, name, ...below];
+}
+
+/** `dot over embed  matmul_512x8  examples/layer.ts:17:20` */
+function stepLine({ step }: StepFacts): string {
+  const what = step.part
+    ? `${step.part.verb}: ${step.part.part}`
+    : step.label ?? step.op;
+  const how = step.op === "launch" ? step.kernel : step.op;
+  const where = step.span ? spanText(step.span) : "";
+  return [what, how, where].filter((text) => text !== "").join("  ");
+}
