@@ -15,8 +15,8 @@ import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
 
 /** Seconds after which a file is thought to hang, on a machine that is busy with other work too. */
 const TIMEOUT = 3600;
-/** Files at a time. More would only make GPU tests wait for each other. */
-const JOBS = Math.min(2, availableParallelism());
+/** Files at a time: one more than cores, because some wait for what they stopped. More would only keep memory. */
+const JOBS = Math.min(4, availableParallelism() + 1);
 
 ensurePackages();
 const { Parser } = await import("tap-parser");
@@ -92,6 +92,8 @@ function runFile(file) {
       env: {
         ...process.env,
         TAP_TIMEOUT: String(TIMEOUT),
+        // A software GPU takes longer to compile a kernel than to run it, most of that to make it faster.
+        GALLIVM_PERF: "nopt",
         // What needs another kind is skipped: see test/helpers/needs.ts.
         SWITCHYARD_TEST_KINDS: kinds.join(),
       },

@@ -5,6 +5,7 @@ import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
 import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
+import { politely } from "../../runtime/gpu.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import { add, load, mul, u32 } from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
@@ -50,9 +51,9 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   const gpu = create([]);
   // The binding crashes if this object is collected while a device lives.
   Object.assign(globalThis, { keptGpu: gpu });
-  const adapter = await gpu.requestAdapter();
+  const adapter = await politely(gpu.requestAdapter());
   if (!adapter) return undefined;
-  const device = await adapter.requestDevice();
+  const device = await politely(adapter.requestDevice());
   const pipelines = new Map<string, GPUComputePipeline>();
 
   async function pipelineOf(kernel: Kernel): Promise<GPUComputePipeline> {
@@ -67,7 +68,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
       })),
     });
     const module = device.createShaderModule({ code });
-    const { messages } = await module.getCompilationInfo();
+    const { messages } = await politely(module.getCompilationInfo());
     if (messages.length > 0) {
       const lines = messages.map((m) => `${m.lineNum}: ${m.message}`);
       throw new Error([...lines, code].join("\n"));
@@ -125,13 +126,13 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
         return [{ binding: b, buffer: to }];
       });
       device.queue.submit([encoder.finish()]);
-      const error = await device.popErrorScope();
+      const error = await politely(device.popErrorScope());
       if (error) {
         throw new Error(`${error.message}\n${printWgsl(kernel)}`);
       }
       const results: { [binding: string]: Words } = {};
       for (const { binding, buffer } of written) {
-        await buffer.mapAsync(GPUMapMode.READ);
+        await politely(buffer.mapAsync(GPUMapMode.READ));
         const bytes = buffer.getMappedRange().slice(0);
         const words = typed(binding, bytes);
         results[binding.name] = words.slice(0, buffers[binding.name]!.length);
