@@ -2,8 +2,10 @@
 // needs: cpu
 
 import t from "tap";
+import { smallCheckpoint } from "./fuzz/checkpoint.ts";
 import { CLASSES } from "./fuzz/classes.ts";
 import { SOURCES } from "./fuzz/demo_plans.ts";
+import { determinismClass } from "./fuzz/determinism.ts";
 import { fuzz, type FuzzClass, reportText } from "./fuzz/fuzz.ts";
 import { kernelClass } from "./fuzz/kernel.ts";
 import { planClass } from "./fuzz/plan.ts";
@@ -30,10 +32,18 @@ const SHORT: {
   plan: {
     make: () =>
       planClass({
-        layers: 1,
+        read: smallCheckpoint,
         sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
       }) as FuzzClass<unknown>,
     count: 100,
+  },
+  determinism: {
+    make: () =>
+      determinismClass({
+        together: 6,
+        sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
+      }) as FuzzClass<unknown>,
+    count: 6,
   },
   model: { make: CLASSES["model"]!, count: 60 },
   safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
@@ -56,7 +66,7 @@ for (const [name, { make, count }] of Object.entries(SHORT)) {
 }
 
 t.test("a finding is made small and counted", async (t) => {
-  const of = planClass({ layers: 1, sources: SOURCES.slice(0, 1) });
+  const of = planClass({ read: smallCheckpoint, sources: SOURCES.slice(0, 1) });
   const report = await fuzz({
     ...of,
     judge: ({ changes: [change] }) =>

@@ -3,6 +3,7 @@
 import type { FuzzClass } from "./fuzz.ts";
 import { kernelClass } from "./kernel.ts";
 import { configClass } from "./config.ts";
+import { determinismClass } from "./determinism.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
 import { safetensorsClass } from "./safetensors.ts";
@@ -14,6 +15,7 @@ export const CLASSES: {
 } = {
   kernel: () => kernelClass() as FuzzClass<unknown>,
   plan: () => planClass() as FuzzClass<unknown>,
+  determinism: () => determinismClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,
   safetensors: () => safetensorsClass() as FuzzClass<unknown>,
   config: () => configClass() as FuzzClass<unknown>,

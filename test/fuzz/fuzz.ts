@@ -10,10 +10,12 @@ export interface FuzzClass<Case> {
   readonly name: string;
   /** Cases in a run whose number is not given. */
   readonly count: number;
+  /** Cases that are drawn and judged together, at most. Default: 1. */
+  readonly together?: number;
   /** What is tried. A case is JSON, so that it can be tried again. */
   readonly cases: fc.Arbitrary<Case>;
-  /** Judge a case: what became of it, in few words that many cases share. Throws a Finding. */
-  judge(of: Case): Promise<string>;
+  /** Judge a case, or some together: what became of each, in few words that many share. Throws a Finding. */
+  judge(of: Case): Promise<string | readonly string[]>;
   /** Files that show a finding to those who cannot judge it again, by their endings. */
   evidence?(of: Case): Promise<{ readonly [ending: string]: string }>;
   /** Give back what judging took. */
@@ -67,20 +69,22 @@ export async function fuzz<Case>(
     let shrinking = false;
     const result = await fc.check(
       fc.asyncProperty(of.cases, async (drawn) => {
-        if (!shrinking) tried++;
         try {
-          const outcome = await of.judge(drawn);
-          if (!shrinking) {
+          const judged = await of.judge(drawn);
+          if (shrinking) return;
+          for (const outcome of [judged].flat()) {
+            tried++;
             outcomes.set(outcome, 1 + (outcomes.get(outcome) ?? 0));
           }
         } catch (error) {
+          if (!shrinking) tried++;
           shrinking = true;
           throw error;
         }
       }),
       {
         seed: (seed + round) | 0,
-        numRuns: Math.min(most - tried, 1e6),
+        numRuns: Math.ceil(Math.min(most - tried, 1e6) / (of.together ?? 1)),
         ...Number.isFinite(end)
           ? {
             interruptAfterTimeLimit: Math.max(1, end - Date.now()),

@@ -2,24 +2,26 @@
 
 import { stringifyPlan } from "../../spec/json.ts";
 import { verifyPlan } from "../../spec/verify.ts";
+import { type Checkpoint, demoCheckpoint } from "./checkpoint.ts";
 import { DemoPlans, type PlanSource, SOURCES } from "./demo_plans.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
+import type { Results } from "./runs.ts";
 import { type Mutant, mutants, mutate } from "./mutants.ts";
 
 /** What is mutated. */
 export interface PlanClassOptions {
   /** Default: the plans of the bundled checkpoint on all meshes. */
   readonly sources?: readonly PlanSource[];
-  /** Layers of the bundled checkpoint. Default: all. */
-  readonly layers?: number;
+  /** Default: the bundled checkpoint. */
+  readonly read?: () => Promise<Checkpoint>;
 }
 
 /** Mutants of the plans of the bundled checkpoint. */
 export function planClass(
-  { sources = SOURCES, layers }: PlanClassOptions = {},
+  { sources = SOURCES, read = demoCheckpoint }: PlanClassOptions = {},
 ): FuzzClass<Mutant> {
-  const plans = new DemoPlans(layers);
-  const wanted = new Map<PlanSource, ReadonlyMap<string, string>>();
+  const plans = new DemoPlans(() => read());
+  const wanted = new Map<PlanSource, Results>();
   const changed = async (mutant: Mutant) => {
     const source = sources[mutant.plan % sources.length]!;
     const subject = await plans.open(source);

@@ -1,0 +1,142 @@
+/**
+ * Class `determinism`: a plan that is changed so that it stays legal gives, in two new processes and in one that ran
+ * others before, the bytes of the plan that was not changed.
+ */
+
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import process from "node:process";
+import { promisify } from "node:util";
+import fc from "fast-check";
+import { stringifyPlan } from "../../spec/json.ts";
+import { verifyPlan } from "../../spec/verify.ts";
+import { fuzzProgram } from "../helpers/compiled.ts";
+import { smallCheckpoint } from "./checkpoint.ts";
+import { DemoPlans, type PlanSource, SOURCES } from "./demo_plans.ts";
+import { type Edit, edit, edits } from "./edits.ts";
+import type { FreshRuns } from "./fresh_runs.ts";
+import { Finding, type FuzzClass } from "./fuzz.ts";
+import { type Call, digestOf } from "./runs.ts";
+
+/** A plan and what is changed in it. */
+interface Case {
+  /** The plan's number. */
+  readonly plan: number;
+  readonly edits: readonly Edit[];
+}
+
+/** What is tried. */
+export interface DeterminismOptions {
+  /** Plans that a new process runs, each with threads and memory of its own. Default: 50. */
+  readonly together?: number;
+  readonly sources?: readonly PlanSource[];
+}
+
+/** Tiles of matmuls and tokens of a workgroup of attention: kernels with other parameters of the same generators. */
+const TUNED: readonly PlanSource[] = [
+  { rows: 1, columns: 2, lanes: 8 },
+  { rows: 8, columns: 4, lanes: 8 },
+  { rows: 3, columns: 2, lanes: 16 },
+].map((matmul, i): PlanSource => ({
+  ...{ name: `inference ep=2, tuned ${i}`, what: "inference" },
+  options: { mesh: { ep: 2 }, tuning: { matmul, attention: i + 1 } },
+}));
+
+/** Inference three times as often as training, whose plans have ten times the kernels. */
+const OFTEN: readonly PlanSource[] = [...SOURCES, ...TUNED].flatMap((source) =>
+  source.what === "inference" ? [source, source, source] : [source]
+);
+
+/** Legal changes of plans of a small checkpoint. */
+export function determinismClass(
+  { together = 50, sources = OFTEN }: DeterminismOptions = {},
+): FuzzClass<readonly Case[]> {
+  const plans = new DemoPlans(smallCheckpoint);
+  const wanted = new Map<PlanSource, string>();
+  const changed = async ({ plan, edits }: Case) => {
+    const source = sources[plan % sources.length]!;
+    const subject = await plans.open(source);
+    return { source, subject, plan: edit(subject.plan, edits) };
+  };
+  return {
+    name: "determinism",
+    count: 100,
+    together,
+    cases: fc.array(
+      fc.record({ plan: fc.nat(sources.length - 1), edits }),
+      { minLength: together, maxLength: together },
+    ),
+    async judge(cases) {
+      const outcomes: string[] = [];
+      const legal: {
+        name: string;
+        calls: readonly Call[];
+        text: string;
+        digest: string;
+      }[] = [];
+      for (const one of cases) {
+        const { source, subject, plan } = await changed(one);
+        const [first] = verifyPlan(plan, { parsed: true });
+        if (first) {
+          outcomes.push(`refused by ${first.rule}`);
+          continue;
+        }
+        const digest = wanted.get(source) ??
+          digestOf(await subject.run(subject.plan));
+        wanted.set(source, digest);
+        const name = `The plan of ${source.name}, ${
+          JSON.stringify(one.edits)
+        },`;
+        if (digestOf(await subject.run(plan)) !== digest) {
+          throw new Finding(`${name} gives other bytes in a warm process`);
+        }
+        legal.push({
+          name,
+          calls: subject.calls,
+          text: stringifyPlan(plan),
+          digest,
+        });
+      }
+      // In the second process after others, and on another number of threads.
+      for (
+        const [threads, list] of [[1, legal], [2, legal.toReversed()]] as const
+      ) {
+        const found = await inNewProcess({ threads, plans: list });
+        for (const [i, { name, digest }] of list.entries()) {
+          if (found[i] === digest) continue;
+          throw new Finding(
+            `${name} gives other bytes in a new process, on ${threads} threads`,
+          );
+        }
+      }
+      return [...outcomes, ...legal.map(() => "legal and the same bytes")];
+    },
+    evidence: async (cases) =>
+      Object.fromEntries(
+        await Promise.all(cases.map(async (one, i) => [
+          `${i}.plan.json`,
+          stringifyPlan((await changed(one)).plan),
+        ])),
+      ),
+    close: () => plans.close(),
+  };
+}
+
+/** The digests of plans that a process of their own runs. */
+async function inNewProcess(runs: FreshRuns): Promise<string[]> {
+  if (runs.plans.length === 0) return [];
+  const folder = await mkdtemp(path.join(tmpdir(), "switchyard-fuzz-"));
+  try {
+    const file = path.join(folder, "plans.json");
+    await writeFile(file, JSON.stringify(runs));
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      fuzzProgram("fresh_runs.ts"),
+      file,
+    ]);
+    return stdout.trim().split("\n");
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,331 @@
+/** Changes of a plan that leave what it computes as it is: the order of independent steps, names, and where buffers are. */
+
+import fc from "fast-check";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import { mapRanks, maxOverRanks, type PerRank } from "../../spec/per_rank.ts";
+import type { Plan, PlanBuffer, Step } from "../../spec/plan.ts";
+import { collectFacts, isCollective } from "../../spec/verify_facts.ts";
+import type { StepFacts } from "../../spec/verify_facts.ts";
+
+/** A change of a plan. Numbers are taken modulo what there is, so that all edits fit all plans. */
+export interface Edit {
+  readonly kind: keyof typeof EDITS;
+  /** Which of the places where it can be made. */
+  readonly at: number;
+  /** How much, or how far. */
+  readonly by: number;
+}
+
+/** Makes a change at one of its places. */
+type Apply = (plan: Plan, at: number, by: number) => Plan;
+
+const EDITS = {
+  reorder,
+  "rename buffer": renameBuffer,
+  "rename kernel": renameKernel,
+  "copy kernel": copyKernel,
+  "rename exchange": renameExchange,
+  "move allocation": moveAllocation,
+  "own allocation": ownAllocation,
+  "swap operands": swapOperands,
+  "reverse lists": reverseLists,
+  "forget labels": forgetLabels,
+} as const satisfies { readonly [kind: string]: Apply };
+
+/** Most change the order of steps: that is what may race. */
+export const edits: fc.Arbitrary<readonly Edit[]> = fc.array(
+  fc.record({
+    kind: fc.oneof(
+      { arbitrary: fc.constant("reorder" as const), weight: 8 },
+      {
+        arbitrary: fc.constantFrom(
+          ...Object.keys(EDITS) as (keyof typeof EDITS)[],
+        ),
+        weight: 10,
+      },
+    ),
+    at: fc.nat({ max: 1 << 20 }),
+    by: fc.nat({ max: 40 }),
+  }),
+  { minLength: 1, maxLength: 8 },
+);
+
+/** The plan with the changes made, one after another. It shares all else with the original. */
+export function edit(plan: Plan, changes: readonly Edit[]): Plan {
+  return changes.reduce(
+    (changed, { kind, at, by }) => EDITS[kind](changed, at, by),
+    plan,
+  );
+}
+
+function pick<T>(list: readonly T[], at: number): T | undefined {
+  return list[at % Math.max(1, list.length)];
+}
+
+/** Swap a step with the one after it, again and again, as far as neither needs the other. */
+function reorder(plan: Plan, at: number, by: number): Plan {
+  const { programs } = collectFacts(plan);
+  const places = programs.flatMap(({ steps }, p) =>
+    steps.slice(1).flatMap((next, i) =>
+      independent(plan, steps[i]!, next) ? [{ p, i }] : []
+    )
+  );
+  const place = pick(places, at);
+  if (!place) return plan;
+  const facts = [...programs[place.p]!.steps];
+  for (let i = place.i, n = 0; n <= by && i + 1 < facts.length; i++, n++) {
+    if (!independent(plan, facts[i]!, facts[i + 1]!)) break;
+    [facts[i], facts[i + 1]] = [facts[i + 1]!, facts[i]!];
+  }
+  return {
+    ...plan,
+    programs: plan.programs.map((program, p) =>
+      p === place.p
+        ? { ...program, steps: facts.map(({ step }) => step) }
+        : program
+    ),
+  };
+}
+
+/** Whether two steps touch no common memory that one of them writes. Exchanges keep their order, and stay between their waits. */
+function independent(plan: Plan, a: StepFacts, b: StepFacts): boolean {
+  const exchanges = [a, b].map(({ step }) =>
+    isCollective(step) || step.op === "wait"
+  );
+  if (exchanges[0] && exchanges[1]) return false;
+  const touches = (one: StepFacts, other: StepFacts) =>
+    one.writes.some((name) =>
+      [...other.reads, ...other.writes].some((used) =>
+        overlap(plan.buffers[name]!, plan.buffers[used]!)
+      )
+    );
+  return !touches(a, b) && !touches(b, a);
+}
+
+function overlap(a: PlanBuffer, b: PlanBuffer): boolean {
+  return a.allocation === b.allocation &&
+    a.offset < b.offset + maxOverRanks(b.bytes) &&
+    b.offset < a.offset + maxOverRanks(a.bytes);
+}
+
+/** Strings of a step that name buffers, replaced. */
+function withBuffer(step: Step, from: string, to: string): Step {
+  const change = (value: unknown): unknown =>
+    value === from
+      ? to
+      : typeof value === "object" && value !== null && !Array.isArray(value)
+      ? Object.fromEntries(
+        Object.entries(value).map(([key, inner]) => [key, change(inner)]),
+      )
+      : value;
+  const { ranks, part, span, ...rest } = step;
+  const fixed = {
+    op: step.op,
+    ranks,
+    ...part && { part },
+    ...span && { span },
+  };
+  return {
+    ...change(rest) as Step,
+    ...fixed,
+    ..."kernel" in step ? { kernel: step.kernel } : {},
+    ..."handle" in step ? { handle: step.handle } : {},
+  } as Step;
+}
+
+function mapSteps(plan: Plan, change: (step: Step) => Step): Plan {
+  return {
+    ...plan,
+    programs: plan.programs.map((program) => ({
+      ...program,
+      steps: program.steps.map(change),
+    })),
+  };
+}
+
+function renameBuffer(plan: Plan, at: number, by: number): Plan {
+  const scratch = Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "scratch");
+  const buffer = pick(scratch, at);
+  const to = `${buffer?.name}_${by}`;
+  if (!buffer || to in plan.buffers) return plan;
+  const buffers = Object.fromEntries(
+    Object.entries(plan.buffers).map(([name, value]) =>
+      name === buffer.name ? [to, { ...value, name: to }] : [name, value]
+    ),
+  );
+  return mapSteps(
+    { ...plan, buffers },
+    (step) => withBuffer(step, buffer.name, to),
+  );
+}
+
+function named(tree: Kernel, name: string): Kernel {
+  return { ...tree, name };
+}
+
+function renameKernel(plan: Plan, at: number, by: number): Plan {
+  const from = pick(Object.keys(plan.kernels), at);
+  const to = `${from}_${by}`;
+  if (from === undefined || to in plan.kernels) return plan;
+  const kernels = Object.fromEntries(
+    Object.entries(plan.kernels).map(([name, kernel]) =>
+      name === from
+        ? [to, { ...kernel, tree: named(kernel.tree, to) }]
+        : [name, kernel]
+    ),
+  );
+  return mapSteps(
+    { ...plan, kernels },
+    (step) =>
+      step.op === "launch" && step.kernel === from
+        ? { ...step, kernel: to }
+        : step,
+  );
+}
+
+/** One launch gets a kernel of its own. */
+function copyKernel(plan: Plan, at: number, by: number): Plan {
+  const launches = plan.programs.flatMap(({ steps }) =>
+    steps.flatMap((step) => step.op === "launch" ? [step] : [])
+  );
+  const launch = pick(launches, at);
+  const to = `${launch?.kernel}_of_${by}`;
+  if (!launch || to in plan.kernels) return plan;
+  if (
+    launches.every(({ kernel }, i) =>
+      launches[i] === launch || kernel !== launch.kernel
+    )
+  ) {
+    return renameKernel(plan, at, by);
+  }
+  const kernel = plan.kernels[launch.kernel]!;
+  const kernels = {
+    ...plan.kernels,
+    [to]: { ...kernel, tree: named(kernel.tree, to) },
+  };
+  return mapSteps(
+    { ...plan, kernels },
+    (step) => step === launch ? { ...launch, kernel: to } : step,
+  );
+}
+
+function renameExchange(plan: Plan, at: number, by: number): Plan {
+  const handles = plan.programs.flatMap(({ steps }) =>
+    steps.flatMap((step) => step.op === "wait" ? [step.handle] : [])
+  );
+  const from = pick(handles, at);
+  const to = `${from}_${by}`;
+  if (from === undefined || handles.includes(to)) return plan;
+  return mapSteps(
+    plan,
+    (step) =>
+      "handle" in step && step.handle === from ? { ...step, handle: to } : step,
+  );
+}
+
+/** Buffers begin later in their allocation, which is longer by as much. */
+function moveAllocation(plan: Plan, at: number, by: number): Plan {
+  const moved = at % plan.allocations.length;
+  const more = 256 * by;
+  const grown = (bytes: PerRank) => mapRanks([bytes], ([n]) => n! + more);
+  const { maxBufferSize = 0 } = plan.requiredLimits;
+  return {
+    ...plan,
+    allocations: plan.allocations.map(({ bytes }, i) => ({
+      bytes: i === moved ? grown(bytes) : bytes,
+    })),
+    buffers: Object.fromEntries(
+      Object.entries(plan.buffers).map(([name, buffer]) => [
+        name,
+        buffer.allocation === moved
+          ? { ...buffer, offset: buffer.offset + more }
+          : buffer,
+      ]),
+    ),
+    peakBytes: grown(plan.peakBytes),
+    requiredLimits: {
+      ...plan.requiredLimits,
+      maxBufferSize: maxBufferSize + more,
+    },
+  };
+}
+
+/** A buffer that shares an allocation gets one of its own. */
+function ownAllocation(plan: Plan, at: number): Plan {
+  const all = Object.values(plan.buffers);
+  const sharing = all.filter(({ name, allocation }) =>
+    all.some((other) => other.name !== name && other.allocation === allocation)
+  );
+  const buffer = pick(sharing, at);
+  if (!buffer) return plan;
+  const { bytes } = buffer;
+  return {
+    ...plan,
+    allocations: [...plan.allocations, { bytes }],
+    buffers: {
+      ...plan.buffers,
+      [buffer.name]: {
+        ...buffer,
+        ...{ allocation: plan.allocations.length, offset: 0 },
+      },
+    },
+    peakBytes: mapRanks([plan.peakBytes, bytes], ([n, more]) => n! + more!),
+  };
+}
+
+/** Operators of which `a op b` and `b op a` have the same bits. */
+const COMMUTATIVE = ["add", "mul", "and", "or", "xor", "eq", "ne"];
+
+/** Swap the operands of one operator in one kernel. */
+function swapOperands(plan: Plan, at: number, by: number): Plan {
+  const name = pick(Object.keys(plan.kernels), at);
+  if (name === undefined) return plan;
+  const kernel = plan.kernels[name]!;
+  const found: Expr[] = [];
+  walk(kernel.tree.body, (e) => {
+    if (e.op === "binary" && COMMUTATIVE.includes(e.fn)) found.push(e);
+    return e;
+  });
+  const chosen = pick(found, by + at);
+  const body = walk(
+    kernel.tree.body,
+    (e) => e === chosen && e.op === "binary" ? { ...e, a: e.b, b: e.a } : e,
+  );
+  return {
+    ...plan,
+    kernels: {
+      ...plan.kernels,
+      [name]: {
+        ...kernel,
+        tree: { ...kernel.tree, body: body as Kernel["body"] },
+      },
+    },
+  };
+}
+
+/** A tree with each of its expressions replaced, the outermost first. */
+function walk(value: unknown, change: (e: Expr) => Expr): unknown {
+  if (Array.isArray(value)) return value.map((inner) => walk(inner, change));
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(change(value as Expr))
+      .map(([key, inner]) => [key, walk(inner, change)]),
+  );
+}
+
+/** Buffers and kernels are listed in another order. */
+function reverseLists(plan: Plan, at: number): Plan {
+  const reversed = <T>(object: { readonly [name: string]: T }) =>
+    Object.fromEntries(Object.entries(object).reverse());
+  return at % 2 === 0
+    ? { ...plan, kernels: reversed(plan.kernels) }
+    : { ...plan, buffers: reversed(plan.buffers) };
+}
+
+function forgetLabels(plan: Plan): Plan {
+  return mapSteps(plan, (step) => {
+    const { label: _, span: __, ...rest } = step;
+    return rest as Step;
+  });
+}
