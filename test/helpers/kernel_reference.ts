@@ -11,6 +11,25 @@ export function blockedDot(n: number, product: (k: number) => number): number {
   return total;
 }
 
+/** A row [k] by the first rows of a matrix [k, columns]: each sum as `blockedDot`. */
+export function blockedRow(
+  row: Float32Array,
+  matrix: Float32Array,
+  columns: number,
+): Float64Array {
+  const total = new Float64Array(columns);
+  for (let start = 0; start < row.length; start += 32) {
+    const block = new Float64Array(columns);
+    for (let k = start; k < Math.min(start + 32, row.length); k++) {
+      for (let c = 0; c < columns; c++) {
+        block[c]! += row[k]! * matrix[k * columns + c]!;
+      }
+    }
+    for (let c = 0; c < columns; c++) total[c]! += block[c]!;
+  }
+  return total;
+}
+
 /** Softmax of a row, in f64. */
 export function softmaxOf(row: readonly number[]): number[] {
   const top = Math.max(...row);

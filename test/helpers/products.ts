@@ -11,7 +11,7 @@ import {
   writes,
 } from "../../compiler/kernels/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
-import { blockedDot } from "./kernel_reference.ts";
+import { blockedRow } from "./kernel_reference.ts";
 import {
   type KernelTarget,
   randoms,
@@ -44,7 +44,8 @@ export interface Product {
 
 /** Of groups of rows, one after another, those that a rank has of each. */
 function rowsOfRank<T extends Words>(words: T, product: Product): T {
-  const { counts, part = { of: 1, rank: 0 } } = product;
+  const { counts, part } = product;
+  if (!part) return words;
   const each = words.length / counts.length / part.of;
   const mine = counts.flatMap((_, group) => {
     const from = (group * part.of + part.rank) * each;
@@ -53,10 +54,20 @@ function rowsOfRank<T extends Words>(words: T, product: Product): T {
   return new (words.constructor as new (mine: number[]) => T)(mine);
 }
 
-function weightsOf(
-  product: Product,
-  seed: number,
-): Omit<StoredWeights, "words"> & { readonly words: Words } {
+type Weights = Omit<StoredWeights, "words"> & { readonly words: Words };
+
+/** The weights of products, which are asked for by every tile and once more to say what should come out. */
+const known = new WeakMap<Product, readonly Weights[]>();
+
+/** Those of each right operand. */
+function weightsOf(product: Product): readonly Weights[] {
+  const found = known.get(product) ??
+    namesOf(product).map((_, i) => makeWeights(product, product.seed + i));
+  known.set(product, found);
+  return found;
+}
+
+function makeWeights(product: Product, seed: number): Weights {
   const { stored, k, columns, counts } = product;
   // Experts lie one after another, as more rows.
   const size = [k * counts.length, columns] as const;
@@ -92,11 +103,11 @@ function namesOf({ pair }: Product): string[] {
 
 /** A product with a tile. */
 export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
-  const { columns, grouped, late, seed, part } = product;
+  const { columns, grouped, late, part } = product;
   const k = product.k / (part?.of ?? 1);
   const segments = product.segments / (part?.of ?? 1);
   const names = namesOf(product);
-  const weights = names.map((_, i) => weightsOf(product, seed + i));
+  const weights = weightsOf(product);
   const type = product.stored === "f32" ? "f32" : "u32";
   return {
     name: "matmul",
@@ -136,10 +147,10 @@ export async function resultOf(
   product: Product,
   tile: MatmulTile,
 ): Promise<Words> {
-  const { k, columns, counts, grouped, seed } = product;
+  const { k, columns, counts, grouped } = product;
   const rows = counts.reduce((a, b) => a + b, 0);
   const names = namesOf(product);
-  const weights = names.map((_, i) => weightsOf(product, seed + i));
+  const weights = weightsOf(product);
   const o = optionsOf(product, tile);
   const height = matmulShape(o).rows;
   const tiles: number[] = [];
@@ -178,23 +189,20 @@ export function expected(
   product: Product,
   of = (factor: number) => factor,
 ): number[] {
-  const { k, columns, counts, pair, seed } = product;
-  const x = leftOf(product);
-  const weights = (pair ? [0, 1] : [0]).map((i) =>
-    weightsOf(product, seed + i).values
-  );
+  const { k, columns, counts } = product;
+  const x = leftOf(product).map(of);
+  const weights = weightsOf(product).map(({ values }) => values.map(of));
   const rows = counts.reduce((a, b) => a + b, 0);
   const expertOf = counts.flatMap((n, e) => new Array<number>(n).fill(e));
-  const results = Array.from({ length: rows * columns }, (_, at) => {
-    const [row, c] = [Math.floor(at / columns), at % columns];
-    const left = (rows - 1 - row) * k;
-    return weights.map((w) =>
-      blockedDot(
-        k,
-        (i) =>
-          of(x[left + i]!) * of(w[(expertOf[row]! * k + i) * columns + c]!),
-      )
-    ).reduce((a, b) => a * b);
+  const results = expertOf.flatMap((expert, row) => {
+    const left = x.subarray((rows - 1 - row) * k, (rows - row) * k);
+    const sums = weights.map((w) =>
+      blockedRow(left, w.subarray(expert * k * columns), columns)
+    );
+    return Array.from(
+      { length: columns },
+      (_, c) => sums.reduce((product, of) => product * of[c]!, 1),
+    );
   });
   return [...results, 7, 7, 7, 7, 7];
 }
