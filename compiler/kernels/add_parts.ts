@@ -1,19 +1,12 @@
 /** Parts of sums, one from each rank of a group, added as a balanced binary tree in the order of ranks. */
 
-import {
-  add,
-  f32,
-  for_,
-  let_,
-  local,
-  set,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
+import { local } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
+import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { addAsTree } from "../../spec/numerics.ts";
-import { elementwise } from "./elementwise.ts";
-import { sumTree } from "./sum.ts";
+import { elementwise, INDEX } from "./elementwise.ts";
+import { sumTree } from "./pieces/sum_tree.ts";
 
 /** Elements that are each a sum of parts. The grid is `elementwiseGrid(count)`. */
 export interface AddPartsOptions {
@@ -35,27 +28,29 @@ const ONE_EXPRESSION = 8;
 export function addParts(o: AddPartsOptions): Kernel {
   return elementwise({
     ...o,
-    body: (i) => [...sumOfParts(o, i), ...o.epilogue(i, local("sum", "f32"))],
+    body: wgsl`
+      ${o.parts <= ONE_EXPRESSION ? oneExpression(o) : loop(o)}
+      ${o.epilogue(INDEX, local("sum", "f32"))}`,
   });
 }
 
-function sumOfParts(o: AddPartsOptions, i: Expr): readonly Stmt[] {
-  if (o.parts <= ONE_EXPRESSION) {
-    const parts = Array.from(
-      { length: o.parts },
-      (_, rank) => o.load(i, u32(rank)),
-    );
-    return [let_("sum", addAsTree(parts, (a, b) => add(a, b)))];
-  }
-  const tree = sumTree({ count: o.parts, totals: ["sum"] });
+function oneExpression(o: AddPartsOptions): KernelText {
+  const parts = Array.from(
+    { length: o.parts },
+    (_, rank): Hole => o.load(INDEX, expr`${rank}u`),
+  );
+  return wgsl`let sum = ${addAsTree(parts, (a, b) => wgsl`${a} + ${b}`)};`;
+}
+
+function loop(o: AddPartsOptions): KernelText {
+  const tree = sumTree(["sum"], o.parts);
   const rank = local("rank", "u32");
-  return [
-    var_("sum", f32(0)),
-    ...tree.declare,
-    for_("rank", u32(0), u32(o.parts), [
-      set("sum", o.load(i, rank)),
-      ...tree.add(rank),
-    ]),
-    ...tree.finish,
-  ];
+  return wgsl`
+    var sum = 0.0;
+    ${tree.declare}
+    for (var rank = 0u; rank < ${o.parts}; rank++) {
+      sum = ${o.load(INDEX, rank)};
+      ${tree.add(rank)}
+    }
+    ${tree.finish}`;
 }

@@ -1,25 +1,15 @@
 /** Products of rows summed for each expert in tiles of registers: the gradient of a grouped matmul's weights. */
 
+import { local } from "../../spec/kernel/build.ts";
 import {
-  add,
-  and,
-  div,
-  fma,
-  id,
-  if_,
-  let_,
-  local,
-  lt,
-  min,
-  mul,
-  rem,
-  sub,
-  u32,
-} from "../../spec/kernel/build.ts";
+  type KernelText,
+  type Statements,
+  wgsl,
+} from "../../spec/kernel/text.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import { foldGrid, type Grid, groupXZ, kernelOf } from "./kernel.ts";
+import { foldGrid, type Grid, GROUP_XZ, kernelOf } from "./kernel.ts";
 import type { MatmulTile } from "./matmul_tile.ts";
-import { blockedSum } from "./sum.ts";
+import { blockedSum } from "./pieces/blocked_sum.ts";
 
 /** A result [expert, row, column]: of each expert, the sum over its grouped rows of left[row] times right[column]. */
 export interface ExpertOuterOptions {
@@ -33,11 +23,11 @@ export interface ExpertOuterOptions {
   readonly bindings: readonly Binding[];
   /** The first of the grouped rows of an expert, and the one after the last. */
   range(expert: Expr): readonly [from: Expr, to: Expr];
-  /** What a grouped row has for a row or column of the result; `block` gives statements that they need first. */
+  /** What a grouped row has for a row or column of the result. */
   left(row: Expr, grouped: Expr): Expr;
   right(column: Expr, grouped: Expr): Expr;
-  /** Collects statements that expressions need before them. */
-  block(make: () => readonly Stmt[]): readonly Stmt[];
+  /** Statements, behind those that the expressions in them need first. */
+  block(make: () => readonly KernelText[]): Statements;
   epilogue(
     at: { readonly expert: Expr; readonly row: Expr; readonly column: Expr },
     sum: Expr,
@@ -61,72 +51,73 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-function u(name: string): Expr {
-  return local(name, "u32");
-}
-
-function f(name: string): Expr {
-  return local(name, "f32");
-}
+const [EXPERT, GROUPED] = [local("expert", "u32"), local("grouped", "u32")];
 
 /** Each invocation has a tile of the result; sums are in grouped order, in the blocks of every sum. */
 export function expertOuter(o: ExpertOuterOptions): Kernel {
-  const { rows, columns, lanes } = o.tile;
-  const down = u32(tilesDown(o));
-  const [from, to] = o.range(u("expert"));
-  const grouped = (k: Expr) => add(u("from"), k);
-  const cells = range(rows * columns).map((i) => ({
-    r: Math.floor(i / columns),
-    c: i % columns,
-  }));
-  const body: Stmt[] = [
-    let_("first", mul(rem(groupXZ(), down), u32(rows))),
-    ...range(rows).flatMap((r) => [
-      let_(`row${r}`, add(u("first"), u32(r))),
-      // Beyond the last row the last one is read, and nothing written; so with columns.
-      let_(`left${r}`, min(u(`row${r}`), u32(o.rows - 1))),
-    ]),
-    // Lanes stand side by side, so that what they load is.
-    let_("lane", add(mul(id("group.y"), u32(columns * lanes)), id("local"))),
-    ...range(columns).flatMap((c) => [
-      let_(`column${c}`, add(u("lane"), u32(c * lanes))),
-      let_(`right${c}`, min(u(`column${c}`), u32(o.columns - 1))),
-    ]),
-    let_("from", from),
-    let_("length", sub(to, u("from"))),
-    ...blockedSum({
-      length: u("length"),
-      totals: cells.map(({ r, c }) => `sum${r}_${c}`),
-      step: (k, blocks) => ({
-        lets: o.block(() => [
-          let_("grouped", grouped(k)),
-          ...range(rows).map((r) =>
-            let_(`a${r}`, o.left(u(`left${r}`), u("grouped")))
-          ),
-          ...range(columns).map((c) =>
-            let_(`b${c}`, o.right(u(`right${c}`), u("grouped")))
-          ),
-        ]),
-        values: cells.map(({ r, c }, i) =>
-          fma(f(`a${r}`), f(`b${c}`), blocks[i]!)
-        ),
-      }),
-    }),
-    ...cells.map(({ r, c }) => {
-      const [row, column] = [u(`row${r}`), u(`column${c}`)];
-      return if_(
-        and(lt(row, u32(o.rows)), lt(column, u32(o.columns))),
-        o.epilogue({ expert: u("expert"), row, column }, f(`sum${r}_${c}`)),
-      );
-    }),
-  ];
+  const [rows, columns] = [range(o.tile.rows), range(o.tile.columns)];
+  const { lanes } = o.tile;
+  const down = tilesDown(o);
+  const [from, to] = o.range(EXPERT);
+  const cells = rows.flatMap((r) => columns.map((c) => ({ r, c })));
+  const operands = o.block(() => [
+    ...rows.map((r) =>
+      wgsl`let a${r} = ${o.left(local(`left${r}`, "u32"), GROUPED)};`
+    ),
+    ...columns.map((c) =>
+      wgsl`let b${c} = ${o.right(local(`right${c}`, "u32"), GROUPED)};`
+    ),
+  ]);
+  const sums = blockedSum(
+    cells.map(({ r, c }) => `sum${r}_${c}`),
+    { length: wgsl`length` },
+    wgsl`
+      let grouped = from + k;
+      ${operands}
+      ${
+      cells.map(({ r, c }) =>
+        wgsl`sum${r}_${c}_block = fma(a${r}, b${c}, sum${r}_${c}_block);`
+      )
+    }`,
+  );
+  const result = ({ r, c }: { r: number; c: number }) => {
+    const [row, column] = [local(`row${r}`, "u32"), local(`column${c}`, "u32")];
+    return wgsl`
+      if (${row} < ${o.rows} && ${column} < ${o.columns}) {
+        ${
+      o.epilogue({ expert: EXPERT, row, column }, local(`sum${r}_${c}`, "f32"))
+    }
+      }`;
+  };
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
     bindings: o.bindings,
-    body: [
-      let_("expert", div(groupXZ(), down)),
-      if_(lt(u("expert"), o.own), body),
-    ],
+    body: wgsl`
+      let expert = (${GROUP_XZ}) / ${down};
+      if (expert < ${o.own}) {
+        let first = (${GROUP_XZ}) % ${down} * ${rows.length};
+        // Beyond the last row the last one is read, and nothing written; so with columns.
+        ${
+      rows.map((r) =>
+        wgsl`
+        let row${r} = first + ${r};
+        let left${r} = min(row${r}, ${o.rows - 1});`
+      )
+    }
+        // Lanes have columns side by side, so that what they load is side by side.
+        let lane_column = group.y * ${columns.length * lanes} + lane;
+        ${
+      columns.map((c) =>
+        wgsl`
+        let column${c} = lane_column + ${c * lanes};
+        let right${c} = min(column${c}, ${o.columns - 1});`
+      )
+    }
+        let from = ${from};
+        let length = ${to} - from;
+        ${sums}
+        ${cells.map(result)}
+      }`,
   });
 }

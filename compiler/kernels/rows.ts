@@ -5,7 +5,7 @@ import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { foldGrid, type Grid, GROUP_XY, kernelOf } from "./kernel.ts";
-import { SUM_BLOCK } from "./sum.ts";
+import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** A kernel of one workgroup for each row. Its grid is `rowsGrid(rows)`. */
 export interface RowsOptions {

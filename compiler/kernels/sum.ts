@@ -20,11 +20,10 @@ import {
   var_,
 } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import { EXACT } from "../../spec/numerics.ts";
 import { lengthOf } from "./kernel.ts";
+import { segmentLength, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
-/** Indices in a block of a sum. */
-export const SUM_BLOCK = EXACT.block;
+export { segmentLength, SUM_BLOCK };
 
 /** One turn of a sum: what to prepare, and the new value of each block sum. */
 export interface SumStep {
@@ -70,15 +69,6 @@ export function blockedSum(o: BlockedSumOptions): Stmt[] {
     ]),
     ...tree.finish,
   ];
-}
-
-/** Indices of one of several segments. */
-export function segmentLength(length: number | Expr, segments: number): number {
-  invariant(
-    typeof length === "number" && length % segments === 0,
-    "segments are equally long",
-  );
-  return length / segments;
 }
 
 /** Statements that add to totals of 0 the blocks from index `first` on; without it, from 0. A single block replaces them. */

@@ -55,9 +55,11 @@ const MAX_LINES = 500;
 /** Names that a kernel may take from the constructors of trees: kernels are text. */
 const MAX_CONSTRUCTORS = 3;
 
-/** Kernels whose bodies are generated: unrolled register tiles and the sums in them. */
-const GENERATED =
-  /^compiler\/kernels\/(add_parts|matmul|matmul_blocks|matmul_left|matmul_right|expert_outer|sum)\.ts$/;
+/** Kernels that are not text yet. A file that is text by now, or is no more, must leave the list. */
+export const NOT_TEXT_YET: ReadonlySet<string> = new Set(
+  ["matmul", "matmul_blocks", "matmul_left", "matmul_right", "sum"]
+    .map((name) => `compiler/kernels/${name}.ts`),
+);
 
 /** Arguments of a function that only its own layer calls. */
 const MAX_INTERNAL_ARGUMENTS = 4;
@@ -139,17 +141,7 @@ function checkFile(file: SourceFile, { path, say }: Check): void {
 }
 
 function checkImports(file: SourceFile, { path, say }: Check): void {
-  for (const node of file.getImportDeclarations()) {
-    const names = node.getNamedImports().length;
-    const constructors = path.startsWith("compiler/kernels/") &&
-      node.getModuleSpecifierValue().endsWith("kernel/build.ts");
-    if (constructors && names > MAX_CONSTRUCTORS && !GENERATED.test(path)) {
-      say(
-        node,
-        `${names} constructors of trees; write the kernel as text, see spec/kernels.md`,
-      );
-    }
-  }
+  if (path.startsWith("compiler/kernels/")) checkKernel(file, { path, say });
   const layer = path.split("/")[0]!;
   const dynamic = file.getDescendantsOfKind(SyntaxKind.CallExpression)
     .filter((call) => Node.isImportExpression(call.getExpression()))
@@ -176,6 +168,31 @@ function checkImports(file: SourceFile, { path, say }: Check): void {
         say(node, `'${name}' may not be imported here`);
       }
     }
+  }
+}
+
+/** Kernels are text. What imports the whole module of constructors counts as all of them. */
+function checkKernel(file: SourceFile, { path, say }: Check): void {
+  const names = file.getImportDeclarations()
+    .filter((node) =>
+      node.getModuleSpecifierValue().endsWith("kernel/build.ts") &&
+      !node.isTypeOnly()
+    )
+    .map((node) =>
+      node.getNamespaceImport() ? Infinity : node.getNamedImports().length
+    )
+    .reduce((a, b) => a + b, 0);
+  const many = names > MAX_CONSTRUCTORS;
+  if (many && !NOT_TEXT_YET.has(path)) {
+    say(
+      file,
+      `${
+        names === Infinity ? "all" : names
+      } constructors of trees; write the kernel as text, see spec/kernels.md`,
+    );
+  }
+  if (!many && NOT_TEXT_YET.has(path)) {
+    say(file, "the kernel is text; take it off the list NOT_TEXT_YET");
   }
 }
 

@@ -1,12 +1,20 @@
-/** The contract's sum as text: blocks of 32 consecutive indices, block sums added in order. See spec/numerics.md. */
+/**
+ * The contract's sum as text: equal segments, each summed in blocks of 32 consecutive indices; block sums are added in
+ * order, segments as a balanced binary tree. See spec/numerics.md.
+ */
 
+import { invariant } from "../../../spec/errors.ts";
 import {
   type Hole,
   type KernelText,
   type Statements,
   wgsl,
 } from "../../../spec/kernel/text.ts";
-import { SUM_BLOCK } from "../sum.ts";
+import { EXACT } from "../../../spec/numerics.ts";
+import { sumTree } from "./sum_tree.ts";
+
+/** Indices in a block of a sum. */
+export const SUM_BLOCK = EXACT.block;
 
 /** Sums over one index. */
 export interface BlockedSumOptions {
@@ -14,6 +22,10 @@ export interface BlockedSumOptions {
   readonly length: Hole;
   /** Name of the index, and prefix of the names that the loop needs. Default `k`. */
   readonly over?: string;
+  /** Equal segments, whose sums are added as a tree: a power of two that divides `length`, which is then a number. Default: 1. */
+  readonly segments?: number | undefined;
+  /** What comes before each block, given its first index. */
+  before?(start: KernelText): Statements;
 }
 
 /**
@@ -22,33 +34,68 @@ export interface BlockedSumOptions {
  */
 export function blockedSum(
   totals: string | readonly string[],
-  { length, over: k = "k" }: BlockedSumOptions,
+  { segments = 1, ...o }: BlockedSumOptions,
   add: Statements,
 ): KernelText {
+  const { length, over: k = "k" } = o;
   const all = typeof totals === "string" ? [totals] : totals;
   const declared = all.map((total) => wgsl`var ${total} = 0.0;`);
   if (length === 0) return wgsl`${declared}`;
-  const known = typeof length === "number";
-  /** The block of indices from `start` below `end`. */
+  if (segments === 1) return wgsl`${declared} ${oneSegment(all, o, add)}`;
+  const tree = sumTree(all, segments);
+  const segment = {
+    ...{ ...o, length: segmentLength(length, segments) },
+    first: wgsl`${k}_first`,
+  };
+  return wgsl`
+    ${declared}
+    ${tree.declare}
+    for (var ${k}_segment = 0u; ${k}_segment < ${segments}; ${k}_segment++) {
+      let ${k}_first = ${k}_segment * ${segment.length};
+      ${all.map((total) => wgsl`${total} = 0.0;`)}
+      ${oneSegment(all, segment, add)}
+      ${tree.add(wgsl`${k}_segment`)}
+    }
+    ${tree.finish}`;
+}
+
+/** Indices of one of several segments. */
+export function segmentLength(length: Hole, segments: number): number {
+  invariant(
+    typeof length === "number" && length % segments === 0,
+    "segments are equally long",
+  );
+  return length / segments;
+}
+
+/** Adds to totals of 0 the blocks of `length` indices from `first` on; without it, from 0. */
+function oneSegment(
+  totals: readonly string[],
+  { length, over: k = "k", first, before }: BlockedSumOptions & {
+    readonly first?: KernelText;
+  },
+  add: Statements,
+): KernelText {
+  const last = first ? wgsl`${first} + ${length}` : length;
   const block = (start: KernelText, end: Hole) =>
     wgsl`
-      ${all.map((total) => wgsl`var ${total}_block = 0.0;`)}
+      ${before?.(start)}
+      ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
       for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
         ${add}
       }
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
-      ${all.map((total) => wgsl`${total} += ${total}_block;`)}`;
-  if (known && length <= SUM_BLOCK) {
-    return wgsl`${declared} ${block(wgsl`0u`, length)}`;
-  }
-  const start = wgsl`${k}_block`;
+      ${totals.map((total) => wgsl`${total} += ${total}_block;`)}`;
+  const known = typeof length === "number";
+  if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;
   const end = known && length % SUM_BLOCK === 0
     ? next
-    : wgsl`min(${next}, ${length})`;
+    : wgsl`min(${next}, ${last})`;
   return wgsl`
-    ${declared}
-    for (var ${k}_block = 0u; ${k}_block < ${length}; ${k}_block += ${SUM_BLOCK}) {
-      ${block(start, end)}
+    for (var ${k}_block = ${
+    first ?? wgsl`0u`
+  }; ${k}_block < ${last}; ${k}_block += ${SUM_BLOCK}) {
+      ${block(wgsl`${k}_block`, end)}
     }`;
 }

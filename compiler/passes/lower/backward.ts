@@ -2,7 +2,7 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { add, load, u32 } from "../../../spec/kernel/build.ts";
-import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
+import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { BackwardOptions } from "../../kernels/attention_backward.ts";
 import { attentionSum } from "../../kernels/attention_sum.ts";
@@ -43,7 +43,7 @@ import { tokenCount } from "./tokens.ts";
 interface Target {
   readonly scope: KernelScope;
   readonly places: Places;
-  readonly epilogue: (i: Expr, value: Expr) => ReturnType<KernelScope["block"]>;
+  readonly epilogue: (i: Expr, value: Expr) => Stmt[];
   /** Launch it; each invocation computes so many places. */
   readonly launch: (kernel: Kernel, cells?: number) => void;
 }

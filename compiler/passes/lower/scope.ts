@@ -2,6 +2,7 @@
 
 import { invariant } from "../../../spec/errors.ts";
 import { let_, local } from "../../../spec/kernel/build.ts";
+import type { KernelText } from "../../../spec/kernel/text.ts";
 import type { Binding, Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import type { Lowering } from "./lowering.ts";
@@ -72,7 +73,9 @@ export class KernelScope {
   }
 
   /** Collect the statements of `make`, and those that its expressions needed before them. */
-  block(make: () => readonly Stmt[]): Stmt[] {
+  block<S extends Stmt | KernelText = Stmt>(
+    make: () => readonly S[],
+  ): (Stmt | S)[] {
     const outer = this.#sink;
     const inner: Stmt[] = this.#sink = [];
     const last = make();
