@@ -14,6 +14,7 @@ import { PlanError } from "../spec/errors.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { Plan } from "../spec/plan.ts";
 import { shown } from "../spec/shown.ts";
+import { Sandbox, UntrustedError } from "./untrusted/sandbox.ts";
 
 /** Compile a model to a plan that can be saved: it names what it was compiled from. */
 export async function compileDocumented(
@@ -32,17 +33,49 @@ export async function compileDocumented(
 const REMEDY =
   "Compile the model again, or run what it says without a promise of its results (--allow-kernels)";
 
+/** MiB that compiling the model of a plan may take. */
+const MEMORY = 4096;
+
+/** Seconds of CPU time that compiling the model of a plan may take, and steps of the plan for which it gets another. */
+const SECONDS = 10, STEPS_A_SECOND = 100;
+
+/** What compiling the model of a plan may take. */
+export interface CompileBounds {
+  /** Of CPU time. Default: 10, and another for each 100 steps of the plan. */
+  readonly seconds?: number;
+  /** MiB. Default: 4096. */
+  readonly memory?: number;
+}
+
 /**
  * Throws PlanError unless a plan is what the model in it compiles to: its kernels, what is launched with which buffers and
- * how often, and where those are.
+ * how often, and where those are. The model is a stranger's: it is compiled in a sandbox, with bounds of time and memory.
  */
-export async function assertCompiled(plan: Plan): Promise<void> {
+export async function assertCompiled(
+  plan: Plan,
+  bounds: CompileBounds = {},
+): Promise<void> {
+  const steps = plan.programs.reduce((n, { steps }) => n + steps.length, 0);
+  const { seconds = SECONDS + Math.floor(steps / STEPS_A_SECOND) } = bounds;
+  const sandbox = new Sandbox({ memory: bounds.memory ?? MEMORY });
+  let why: unknown;
+  try {
+    why = await sandbox.call("whyNotCompiled", [plan], seconds);
+  } catch (error) {
+    if (!(error instanceof UntrustedError)) throw error;
+    why = `the model in it does not compile, ${shown(error.state)}`;
+  } finally {
+    sandbox.close();
+  }
+  if (why === undefined) return;
+  throw new PlanError(`Cannot run the plan: ${why}. ${REMEDY}`);
+}
+
+/** What makes a plan another one than the model in it compiles to; undefined: nothing does. */
+export async function whyNotCompiled(plan: Plan): Promise<string | undefined> {
   const { compiledFrom, ...given } = plan;
-  const refuse = (what: string): never => {
-    throw new PlanError(`Cannot run the plan: ${what}. ${REMEDY}`);
-  };
   if (compiledFrom === undefined) {
-    return refuse("it does not say which model it was compiled from");
+    return "it does not say which model it was compiled from";
   }
   let again: Plan;
   try {
@@ -50,12 +83,11 @@ export async function assertCompiled(plan: Plan): Promise<void> {
   } catch (error) {
     // Whatever goes wrong: the document is a stranger's, and the compiler is written for models that are not.
     const why = error instanceof Error ? error.message : String(error);
-    return refuse(`the model in it does not compile, ${shown(why)}`);
+    return `the model in it does not compile, ${shown(why)}`;
   }
   const different = difference(given, again);
-  if (different !== undefined) {
-    refuse(`${different} is not what the model in it compiles to`);
-  }
+  return different &&
+    `${different} is not what the model in it compiles to`;
 }
 
 /** The first part of a plan that another has otherwise: a kernel, a step, or a field. */

@@ -6,6 +6,7 @@ import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { assertCompiled } from "../engine/compiled_from.ts";
 import {
   add,
   bitcast,
@@ -184,6 +185,31 @@ t.test("a plan is run as it was compiled, and no other without leave", async (t)
     ...ALLOWED,
   );
   t.equal(raced.code, 0, raced.err);
+});
+
+t.test("a model in a plan may take little time and memory to compile", async (t) => {
+  const { compiledFrom, ...rest } = parsePlan(text);
+  const [input] = compiledFrom!["nodes"] as object[];
+  const many = 2 ** 16 - 2;
+  const softmax = { primitive: "softmax", inputs: [1], params: { over: "b" } };
+  const hostile = {
+    ...rest,
+    compiledFrom: {
+      ...compiledFrom,
+      nodes: [input, { repeat: "n", from: 0, to: many - 1, body: [softmax] }],
+      returns: [{ name: "y", node: many }],
+    },
+  };
+  const refused = (what: string) => ({
+    name: "PlanError",
+    message:
+      `Cannot run the plan: the model in it does not compile, it takes more than ${what}. ${REMEDY.trim()}`,
+  });
+  await t.rejects(assertCompiled(hostile, { seconds: 0.5 }), refused("0.5 s"));
+  await t.rejects(
+    assertCompiled(hostile, { memory: 32 }),
+    refused("32 MiB of memory"),
+  );
 });
 
 const LONG: { readonly [what: string]: () => string } = {

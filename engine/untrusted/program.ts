@@ -1,11 +1,11 @@
 /**
- * The program of a process that runs untrusted text: chat templates, and the regular expressions of
- * tokenizers. As text: it starts without the loaders of this process, so it is plain JavaScript. It takes
+ * The program of a process that runs untrusted text: chat templates, the regular expressions of tokenizers, and models in
+ * plans. As text: it starts without the loaders of this process, so it is plain JavaScript. It takes
  * `{ task, args }` and answers with `{ value }` or `{ error }`.
  */
 export const PROGRAM = `
 "use strict";
-const [, tokenizers, jinja] = process.argv;
+const [, tokenizers, jinja, compiled] = process.argv;
 let opened;
 const TASKS = {
   openTokenizer: (tokenizer, config) => {
@@ -19,11 +19,12 @@ const TASKS = {
     opened = new Template(source);
   },
   render: (values) => opened.render(values),
+  whyNotCompiled: async (plan) => (await import(compiled)).whyNotCompiled(plan),
 };
-process.on("message", ({ task, args }) => {
+process.on("message", async ({ task, args }) => {
   let answer;
   try {
-    answer = { value: TASKS[task](...args) };
+    answer = { value: await TASKS[task](...args) };
   } catch (error) {
     answer = { error: String(error instanceof Error ? error.message : error) };
   }

@@ -28,7 +28,8 @@ export type Task =
   | "encode"
   | "decode"
   | "openTemplate"
-  | "render";
+  | "render"
+  | "whyNotCompiled";
 
 /** What was called failed, or took too much. */
 export class UntrustedError extends Error {
@@ -64,6 +65,7 @@ export class Sandbox {
     const child = spawn(process.execPath, [
       ...[`--max-old-space-size=${memory}`, "-e", PROGRAM, "--"],
       ...[resolve("@huggingface/tokenizers"), resolve("@huggingface/jinja")],
+      new URL("../compiled_from.js", import.meta.url).href,
     ], {
       stdio: ["ignore", "ignore", "ignore", "ipc"],
       serialization: "advanced",
