@@ -56,6 +56,11 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     .option(
       "--send-once",
       "send a token once to each rank, however many of its experts are there",
+    )
+    .option(
+      "--numerics <class>",
+      "whether the mesh may change the order of sums (exact)",
+      oneOf("--numerics", ["exact", "fast"]),
     );
 }
 

@@ -1,7 +1,7 @@
 /** Flags as commands take them. */
 
 import type { AdapterChoice } from "../engine/mod.ts";
-import type { Mesh } from "../spec/mod.ts";
+import type { Mesh, NumericsClass } from "../spec/mod.ts";
 
 /** Flags that say how a model is compiled. */
 export interface PlanFlags {
@@ -12,6 +12,7 @@ export interface PlanFlags {
   readonly maxContext?: number;
   readonly chunks?: number;
   readonly sendOnce?: boolean;
+  readonly numerics?: NumericsClass;
 }
 
 /** Flags that say where a plan runs. */

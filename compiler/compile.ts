@@ -2,6 +2,7 @@
 
 import type { FileDType } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
+import type { NumericsClass } from "../spec/numerics.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import { withPartProgram } from "../spec/part_program.ts";
 import type { Plan } from "../spec/plan.ts";
@@ -79,6 +80,11 @@ export interface CompileOptions {
    * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
    */
   readonly sendOnce?: boolean;
+  /**
+   * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
+   * they return them, where tokens are sent once. Default: exact. See spec/numerics.md.
+   */
+  readonly numerics?: NumericsClass;
   /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
   readonly zero?: ZeroStage;
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
@@ -173,9 +179,9 @@ export async function compileGraph(
     shardsParameters: zero === 3,
   });
   const { graph: local, placed } = localize(facts, sharded);
-  const { check = false, sendOnce } = options;
+  const { check = false, sendOnce, numerics = "exact" } = options;
   const expanded = expand(local, {
-    ...{ placed, check, sendOnce },
+    ...{ placed, check, sendOnce, numerics },
     chunks: chunksOf(options),
   });
   const { graph, buckets } = fillBuckets(expanded);
@@ -190,6 +196,7 @@ export async function compileGraph(
   const lowering = startLowering({
     graph,
     placed,
+    numerics,
     fusion,
     scalars,
     dispatched,

@@ -47,6 +47,7 @@ import {
 } from "./job.ts";
 import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
+import type { NumericsClass } from "../spec/numerics.ts";
 import { compiledAs } from "./stored_as.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
 
@@ -70,6 +71,8 @@ export interface PlanOptions {
   readonly chunks?: number;
   /** Send a token once to each rank, however many of its experts are there. Default: where that saves much. */
   readonly sendOnce?: boolean;
+  /** Whether the mesh may change the order of sums. Default: exact. */
+  readonly numerics?: NumericsClass;
   /** Let token ids travel along and compare them on return. */
   readonly check?: boolean;
   /** Of a checkpoint: routers do not choose, but are given what was recorded. */
@@ -337,6 +340,7 @@ export function compileOptions(options: PlanOptions): CompileOptions {
     ...(options.overLimits ? { overLimits: true } : {}),
     ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
     ...(options.sendOnce === undefined ? {} : { sendOnce: options.sendOnce }),
+    ...(options.numerics === undefined ? {} : { numerics: options.numerics }),
     ...(options.check ? { check: true } : {}),
     ...(options.tuning ? { tuning: options.tuning } : {}),
   };

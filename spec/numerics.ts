@@ -5,9 +5,13 @@
 
 import { invariant } from "./errors.ts";
 
-/** Sums have one order, whatever the mesh: results have the same bits on every one. */
-export interface ExactNumerics {
-  readonly class: "exact";
+/** The order of sums, and whether the mesh may change it. Its parameters belong to the kind of device. */
+export interface Numerics {
+  /**
+   * `exact`: sums have one order, so results have the same bits on every mesh. `fast`: ranks may add up what they hold
+   * before it is sent; results have the same bits from run to run on one mesh, and f32 accuracy between meshes.
+   */
+  readonly class: NumericsClass;
   /** The most segments of a contraction; a power of two. */
   readonly segments: number;
   /** The fewest terms of a segment, where there are several. */
@@ -16,11 +20,11 @@ export interface ExactNumerics {
   readonly block: number;
 }
 
-/** How a plan computes. Its parameters belong to the kind of device. */
-export type Numerics = ExactNumerics;
+/** Whether the mesh may change the order of sums. */
+export type NumericsClass = "exact" | "fast";
 
 /** The parameters that all kernels have today. */
-export const EXACT: ExactNumerics = {
+export const EXACT: Numerics = {
   class: "exact",
   segments: 8,
   minSegment: 4,

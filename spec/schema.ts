@@ -175,6 +175,9 @@ const part = closed({
     "exchange counts",
     "exchange reach",
     "exchange places",
+    "list rows",
+    "exchange rows",
+    "sum",
     "exchange",
     "wait",
     "regroup",
@@ -390,7 +393,7 @@ function schemaOf(
     ...closed({
       version: { const: 2 },
       numerics: closed({
-        class: { const: "exact" },
+        class: { enum: ["exact", "fast"] },
         segments: positive,
         minSegment: positive,
         block: positive,

@@ -1,12 +1,7 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
 import { modelAxis } from "./axis_parts.ts";
-import {
-  bytesOfKinds,
-  positionsReached,
-  shareOfColumns,
-  unitEnds,
-} from "./bytes.ts";
+import { bytesOfKinds, positionsReached, shareOfColumns } from "./bytes.ts";
 import { groupRanks, positionsOver } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
@@ -15,6 +10,7 @@ import { meshText } from "./text.ts";
 import { perRankText } from "./text_parts.ts";
 import { collectFacts, type Facts } from "./verify_facts.ts";
 import {
+  expertEnds,
   movesTokens,
   permutationsOf,
   type RoutingFacts,
@@ -102,24 +98,23 @@ function trafficLines(facts: Facts): string[] {
       let others = 0;
       let saved = 0;
       for (const routing of routings) {
-        const { forward, back, places } = routing;
-        for (const { step } of verb === "dispatch" ? forward : back) {
+        const { forward, back, places, lists } = routing;
+        const exchanges = verb === "dispatch"
+          ? [...forward, ...places, ...lists]
+          : back;
+        const ends = expertEnds(routing);
+        for (const { step } of exchanges) {
           const choices = choicesOf(facts, routing);
           const positions = positionsOver(facts.plan.mesh, step.over);
           const once = movesTokens(routing, step);
           // Of tokens that are sent once, a chunk has a part of the ranks and chunks that they go to.
-          const ends = once ? unitEnds(back.map(({ step }) => step)) : [];
           const rows = once ? Math.min(choices, ends.length - 1) : choices;
           const usual = once ? positionsReached(ends, choices) : choices;
           const bytes = step.rowBytes * shareOfColumns(step);
           most += rows * bytes;
           others += usual * bytes * (positions - 1) / positions;
-          saved += (choices - usual) * bytes * (positions - 1) / positions;
-          if (!once) continue;
-          const words = places.length * choices * 4;
-          most += words;
-          others += words * (positions - 1) / positions;
-          saved -= words * (positions - 1) / positions;
+          const plain = step.part!.part === "exchange" ? choices : 0;
+          saved += (plain - usual) * bytes * (positions - 1) / positions;
         }
       }
       lines.push(

@@ -202,8 +202,8 @@ function formatTraffic(facts: Facts): string[] {
   const rows = facts.routings.flatMap((routing) => {
     const { expert } = describeRouting(plan, routing);
     const { number, program, gather, forward, back } = routing;
-    const { reach, places } = routing;
-    const all = [...gather, ...reach, ...places, ...forward, ...back];
+    const { reach, places, lists } = routing;
+    const all = [...gather, ...reach, ...places, ...lists, ...forward, ...back];
     const lines = all.map(({ step, name }) => {
       const title = step.op === "allGather" ? "counts" : step.part!.verb;
       if (step.op === "allGather") {

@@ -32,7 +32,6 @@ import {
 } from "./verify_memory.ts";
 import { checkCapacity } from "./verify_capacity.ts";
 import {
-  checkChunks,
   checkHome,
   checkOwned,
   checkParts,
@@ -40,6 +39,7 @@ import {
   checkRegroup,
   checkTransposed,
 } from "./verify_routing.ts";
+import { checkChunks } from "./verify_returns.ts";
 import {
   checkMesh,
   checkNumerics,

@@ -1,6 +1,6 @@
 /** The steps of each routing, sorted by the part of dispatch or combine that they are. */
 
-import { columnsOf } from "./bytes.ts";
+import { columnsOf, unitEnds } from "./bytes.ts";
 import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
 import type { ProgramFacts, StepFacts } from "./verify_facts.ts";
 
@@ -22,6 +22,9 @@ export interface RoutingFacts {
   /** Where tokens are sent once to each position: how many each has for every other, and where choices find them. */
   readonly reach: readonly StepOf<AllGatherStep>[];
   readonly places: readonly StepOf<AllToAllStep>[];
+  /** Where ranks add up rows before they return: which rows are of one token, and the sums. */
+  readonly lists: readonly StepOf<AllToAllStep>[];
+  readonly sums: readonly StepFacts[];
   readonly forward: readonly StepOf<AllToAllStep>[];
   readonly regroup: readonly StepFacts[];
   readonly back: readonly StepOf<AllToAllStep>[];
@@ -71,6 +74,8 @@ export function routingsOf(
         gather: of("dispatch", "exchange counts").filter(isGather),
         reach: of("dispatch", "exchange reach").filter(isGather),
         places: of("dispatch", "exchange places").filter(isExchange),
+        lists: of("dispatch", "exchange rows").filter(isExchange),
+        sums: of("combine", "sum"),
         forward: of("dispatch", "exchange").filter(isExchange),
         regroup: of("dispatch", "regroup"),
         back: of("combine", "exchange").filter(isExchange),
@@ -106,14 +111,18 @@ export function valuesOf(
 
 /**
  * The buffers that say in which row each choice is sent: written by count, read by every combine and by every permute, but
- * for those that send tokens once to each position, by other rows that count made.
+ * for those that send tokens once to each position, by other rows that count made, and those that add what ranks have added up.
  */
 export function permutationsOf(routing: RoutingFacts): string[] {
   const written = new Set(routing.count.flatMap((at) => at.writes));
   const byTokens = (at: StepFacts) =>
     routing.reach.length > 0 && at.reads.some((name) => written.has(name));
+  const bySums = (at: StepFacts) =>
+    routing.back.some(({ step }) =>
+      movesTokens(routing, step) && at.reads.includes(step.to)
+    );
   return [...written].filter((name) =>
-    routing.combine.every((at) => at.reads.includes(name)) &&
+    routing.combine.every((at) => at.reads.includes(name) || bySums(at)) &&
     routing.permute.every((at) => at.reads.includes(name) || byTokens(at))
   );
 }
@@ -124,6 +133,12 @@ export function movesTokens(
   { counts }: AllToAllStep,
 ): boolean {
   return reach.some(({ step }) => step.to === counts);
+}
+
+/** Where the experts of each position and chunk end: what goes by choices is cut so. */
+export function expertEnds({ places, back }: RoutingFacts): number[] {
+  const byChoices = places.length > 0 ? places : back;
+  return unitEnds(byChoices.map(({ step }) => step));
 }
 
 /** What a routing is called in a complaint. */

@@ -2,6 +2,7 @@
 
 import { columnsOf } from "./bytes.ts";
 import type { AllToAllStep, StepPart } from "./plan.ts";
+import { checkSums, reaches } from "./verify_returns.ts";
 import {
   movesTokens,
   permutationsOf,
@@ -26,9 +27,12 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "exchange reach": "allGather",
   "exchange places": "allToAll",
   "exchange": "allToAll",
+  "list rows": "launch",
+  "exchange rows": "allToAll",
   "wait": "wait",
   "regroup": "launch",
   "combine": "launch",
+  "sum": "launch",
 };
 
 /** What belongs together, in the order of steps. */
@@ -47,7 +51,7 @@ export function checkParts(facts: Facts, report: Report): void {
     for (const at of routing.all) {
       const { verb, part } = at.step.part!;
       const legal = part === "exchange" || part === "wait" ||
-        (part === "combine") === (verb === "combine");
+        (part === "combine" || part === "sum") === (verb === "combine");
       if (at.step.op !== OPS[part] || !legal) {
         report(title, `${at.step.op} is no '${part}' of a ${verb}`, at);
       }
@@ -102,6 +106,7 @@ export function checkParts(facts: Facts, report: Report): void {
       );
       continue;
     }
+    checkSums(facts, routing, report);
     if (far && gone.length !== permute.length) {
       report(
         title,
@@ -184,9 +189,11 @@ export function checkOwned(facts: Facts, report: Report): void {
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, places, reach } = routing;
-    const all = [...forward, ...back, ...places];
-    const tokens = forward.filter(({ step }) => movesTokens(routing, step));
+    const { forward, back, places, lists, reach } = routing;
+    const all = [...forward, ...back, ...places, ...lists];
+    const tokens = [...forward, ...lists, ...back].filter(({ step }) =>
+      movesTokens(routing, step)
+    );
     for (const at of tokens) checkTokens(routing, at, report);
     if (reach[0] && tokens.length > 0) {
       onlyWriter(routing, reach[0].step.to, reach, tokens.at(-1)!, report);
@@ -312,73 +319,6 @@ export function checkPermutation(facts: Facts, report: Report): void {
   }
 }
 
-/** The chunks of a value move every column once, and go back in the columns in which they came. */
-export function checkChunks(facts: Facts, report: Report): void {
-  for (const routing of facts.routings) {
-    const title = titleOf(routing);
-    const { forward, back, places } = routing;
-    const values = [forward, back, places].flatMap(valuesOf);
-    for (const chunks of values) {
-      const { splits } = chunks[0]!.step;
-      const columns = chunks.map(({ step }) => columnsOf(step));
-      for (const [p, start] of splits.slice(0, -1).entries()) {
-        const own = columns.map((pairs) => pairs[p] ?? [0, 0] as const)
-          .filter(([first, end]) => first < end)
-          .sort(([a], [b]) => a - b);
-        const end = own.reduce(
-          (at, [first, end]) => first === at ? end : NaN,
-          start,
-        );
-        if (end === splits[p + 1]) continue;
-        report(
-          title,
-          `columns ${start} to ${splits[p + 1]} of position ${p} travel as [${
-            own.map((pair) => pair.join(" to ")).join(", ")
-          }]`,
-          chunks.at(-1),
-        );
-        break;
-      }
-    }
-    for (const chunks of valuesOf(back)) {
-      const order = [...chunks].sort((a, b) => start(a.step) - start(b.step));
-      for (const at of chunks) {
-        if (!at.step.columns) continue;
-        if (!cameSo(routing, at, order.indexOf(at))) {
-          report(title, `'${at.step.from}' did not come in these columns`, at);
-        }
-      }
-    }
-  }
-}
-
-/** Chunks in order have columns that start later, at some position. */
-function start(step: AllToAllStep): number {
-  return columnsOf(step).reduce((sum, [first]) => sum + first, 0);
-}
-
-/** Whether rows that go back have come in the same columns; of tokens, as the same chunk, and the places of choices so. */
-function cameSo(
-  routing: RoutingFacts,
-  at: StepOf<AllToAllStep>,
-  chunk: number,
-): boolean {
-  const flows = (other: StepOf<AllToAllStep>) =>
-    reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
-  const inColumns = (other: StepOf<AllToAllStep>) =>
-    sameColumns(other.step, at.step) && flows(other);
-  return routing.forward.some((other) =>
-    movesTokens(routing, other.step)
-      ? columnsOf(other.step)[0]![0] === chunk && flows(other) &&
-        routing.places.some(inColumns)
-      : inColumns(other)
-  );
-}
-
-function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {
-  return sameList(columnsOf(a).flat(), columnsOf(b).flat());
-}
-
 /** Every dispatched value is exchanged, and reaches a combine of its routing or a sum over its rows. */
 export function checkHome(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
@@ -423,26 +363,6 @@ function sumsRows({ plan, buffers }: Facts, { step, writes }: StepFacts) {
         !dynamic && Object.hasOwn(plan.axes, axis)
       );
   });
-}
-
-/** Whether data in some buffers flow into one of the steps `ends`. */
-function reaches(
-  steps: readonly StepFacts[],
-  from: readonly string[],
-  ends: readonly StepFacts[],
-): boolean {
-  const touched = new Set(from);
-  for (const at of steps) {
-    const { step } = at;
-    // What a wait ends was followed where it began.
-    if (step.op === "wait") continue;
-    const sources = step.op === "allToAll" ? [step.from] : at.reads;
-    if (!sources.some((name) => touched.has(name))) continue;
-    if (ends.includes(at)) return true;
-    const results = step.op === "allToAll" ? [step.to] : at.writes;
-    for (const name of results) touched.add(name);
-  }
-  return false;
 }
 
 /** A regroup reads the exchanged counts; without an exchange it reads the counts themselves. */

@@ -120,3 +120,50 @@ t.test("no bit depends on the strategy", async (t) => {
   );
   t.ok(cut > 3 && both > 1, `${cut} in chunks, ${both} deduplicated too`);
 });
+
+t.test("fast numerics: a token returns once from each rank", async (t) => {
+  let summed = 0;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.record({
+        router: fc.constantFrom(...ROUTERS),
+        capacity: fc.constantFrom(...CAPACITIES),
+        dtype: fc.constant("f32" as const),
+        tokens: fc.integer({ min: 0, max: 40 }),
+        mesh: fc.constantFrom(...EXPERT_MESHES),
+        chunks: fc.integer({ min: 1, max: 3 }),
+      }),
+      async ({ router, mesh, chunks, ...rest }) => {
+        const made = layer(router, rest);
+        const options = {
+          ...{ ...mesh, chunks, sendOnce: true, check: true },
+          numerics: "fast" as const,
+        };
+        const plan = await compileCase(made, options);
+        const problems = verifyPlan(plan);
+        if (problems.length > 0) throw new Error(JSON.stringify(problems));
+        const steps = plan.programs.flatMap(({ steps }) => steps);
+        const sums = steps.some(({ part }) => part?.part === "sum");
+        if (sums) summed++;
+        const [wanted] = await runCase(made, "cpu");
+        const [found] = await runCase(made, "cpu", options);
+        const again = await runCase(made, "cpu", options);
+        for (const [name, { data }] of Object.entries(found!)) {
+          if (!name.startsWith("check.")) continue;
+          if (data.some((n) => n !== 0)) throw new Error("rows are lost");
+        }
+        const far = [...found!.y!.data].findIndex((n, i) =>
+          !(Math.abs(n - wanted!.y!.data[i]!) <= 1e-5)
+        );
+        if (far >= 0) {
+          throw new Error(
+            `y[${far}] = ${found!.y!.data[far]}, not ${wanted!.y!.data[far]}`,
+          );
+        }
+        return digest(again) === digest([found!]);
+      },
+    ),
+    { numRuns: 25, seed: 17 },
+  );
+  t.ok(summed > 8, `${summed} of them add up rows before they return`);
+});

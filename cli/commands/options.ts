@@ -17,7 +17,7 @@ export function planOptions(
   flags: PlanFlags,
 ): PlanOptions {
   const { mesh, place, maxTokens, maxSequences, maxContext } = flags;
-  const { chunks, sendOnce } = flags;
+  const { chunks, sendOnce, numerics } = flags;
   const bounds = {
     ...maxTokens === undefined ? {} : { maxTokens },
     ...maxSequences === undefined ? {} : { maxSequences },
@@ -28,6 +28,7 @@ export function planOptions(
     ...place ? ["--place"] : [],
     ...chunks === undefined ? [] : ["--chunks"],
     ...sendOnce ? ["--send-once"] : [],
+    ...numerics === undefined ? [] : ["--numerics"],
   ];
   const bounded = [
     ...maxTokens === undefined ? [] : ["--max-tokens"],
@@ -51,6 +52,7 @@ export function planOptions(
     ...place ? { place } : {},
     ...chunks === undefined ? {} : { chunks },
     ...sendOnce ? { sendOnce } : {},
+    ...numerics === undefined ? {} : { numerics },
     ...Object.keys(bounds).length > 0 ? { bounds } : {},
   };
 }

@@ -216,6 +216,7 @@ const options = closed({}, {
   check: yes,
   chunks: upTo(1 << 10, 1),
   sendOnce: flag,
+  numerics: oneOf("exact", "fast"),
   zero: oneOf(0, 1, 3),
   tuning: closed({}, {
     matmul: tile,

@@ -16,6 +16,7 @@ const RETURNS: readonly Node["primitive"][] = [
   "combine",
   "collect",
   "allToAll",
+  "localCombine",
 ];
 
 /** Every node on dispatched rows, with what put it there. */

@@ -202,8 +202,8 @@ export interface PrimitiveParams {
   };
   /** x, routing: [tokens…, rest…] -> [expert, slot, rest…]; `weighted`: times the weight, instead of what the rule says */
   dispatch: { readonly weighted?: boolean };
-  /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the sum in the order of choices; `weighted`: by the weights, instead of what the rule says */
-  combine: { readonly weighted?: boolean };
+  /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the sum in the order of choices; `weighted`: by the weights, instead of what the rule says; `once`, where it is expanded: ranks have added up the rows of a token */
+  combine: { readonly weighted?: boolean; readonly once?: boolean };
   /** y, routing: [expert, slot, rest…] -> [tokens…, choice, rest…], 0 where dropped */
   collect: Record<never, never>;
   /**
@@ -232,13 +232,15 @@ export interface PrimitiveParams {
   };
   /**
    * What expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row that each
-   * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too.
+   * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too; `sums`:
+   * whose rows are added up before they return.
    */
   assign: {
     readonly expert: string;
     readonly slot: string;
     readonly chunks: number;
     readonly once: boolean;
+    readonly sums: boolean;
   };
   /** assign: its counts on every rank of the group */
   gatherCounts: { readonly over: readonly string[] };
@@ -258,6 +260,8 @@ export interface PrimitiveParams {
   };
   /** rows, group: received rows by expert */
   received: { readonly once: boolean };
+  /** rows, group: the sum of the rows of each token that was received once, in the order of choices */
+  localCombine: { readonly weighted: boolean };
   /** assign, groups: ids of choices, sent there and back and compared */
   checkIds: Record<never, never>;
   /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
@@ -306,6 +310,7 @@ const EXPANDED = [
   "permute",
   "allToAll",
   "received",
+  "localCombine",
   "checkIds",
 ] as const satisfies readonly Primitive[];
 

@@ -52,7 +52,7 @@ export function assemble(
   const printed = [...kernels].map(([name, tree]) => [name, { tree }] as const);
   const draft: Plan = {
     version: 2,
-    numerics: EXACT,
+    numerics: { ...EXACT, class: lowering.numerics },
     requiredLimits: {},
     requiredFeatures: [],
     mesh: placed.mesh,

@@ -8,10 +8,12 @@
  * ```
  *
  * A routing of one rank has no exchange. In chunks, what is between dispatch and combine is there once for each chunk: the
- * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk.
+ * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk; under `fast` numerics,
+ * what comes back is too: `localCombine` adds up the rows of a token where its experts are.
  */
 
 import { ModelError } from "../../spec/errors.ts";
+import type { NumericsClass } from "../../spec/numerics.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
 import {
@@ -33,6 +35,7 @@ export interface ExpandOptions {
   readonly chunks: number;
   /** Whether a token is sent once to each rank; undefined: where that saves much. */
   readonly sendOnce: boolean | undefined;
+  readonly numerics: NumericsClass;
   /** Ids of choices are sent with every routing, and compared on return. */
   readonly check: boolean;
 }
@@ -81,6 +84,8 @@ class Expansion {
   readonly #dispatched: ReadonlyMap<Node, Node>;
   /** Values that combines take as they were received. */
   readonly #untouched: ReadonlySet<Node>;
+  /** Values of which each row is needed where it was sent from. */
+  readonly #collected: ReadonlySet<Node>;
   readonly #graph: Graph;
   readonly #options: ExpandOptions;
 
@@ -88,6 +93,11 @@ class Expansion {
     this.#graph = graph;
     this.#options = options;
     this.#dispatched = dispatchedNodes(graph);
+    this.#collected = new Set(
+      graph.nodes.flatMap(({ primitive, inputs }) =>
+        primitive === "collect" ? inputs[0]! : []
+      ),
+    );
     this.#untouched = new Set(
       graph.nodes.flatMap((node) => isReturn(node) ? node.inputs[0]! : []),
     );
@@ -173,7 +183,7 @@ class Expansion {
 
   /** Number the rows of a routing: where each choice goes. */
   #route(node: NodeOf<"dispatch">, route: RoutingNode): Routed {
-    const { placed, sendOnce } = this.#options;
+    const { placed, sendOnce, numerics } = this.#options;
     const [expert, slot] = node.axes as [string, string];
     const splits = splitsOf(placed, expert);
     const { over } = placed.axes[expert]!;
@@ -184,7 +194,7 @@ class Expansion {
     });
     const assign = this.#make(node, "assign", {
       inputs: [this.now(route)],
-      params: { expert, slot, chunks, once },
+      params: { expert, slot, chunks, once, sums: once && numerics === "fast" },
     });
     const routed: Routed = {
       ...{ assign, over: far ? over : [], chunks, counts: assign as Node },
@@ -257,15 +267,25 @@ class Expansion {
     const routed = this.#routed.get(route)!;
     const rows = routed.returned.get(y) ?? this.#returnRows(node, y, routed);
     routed.returned.set(y, rows);
+    const once = this.#sums(y, routed);
     const params = node.primitive === "combine"
-      ? { weighted: isWeighted(node) }
+      ? { weighted: isWeighted(node) && !once, once }
       : {};
     const inputs = [rows, routed.assign as Node];
     this.#now.set(node, this.#push({ ...node, inputs, params } as Node));
   }
 
+  /** Whether the rows of a token are added up before they return. */
+  #sums(y: Node, { assign }: Routed): boolean {
+    return assign.params.sums && !this.#collected.has(y);
+  }
+
   /** The rows of a value, back where they were sent from. */
-  #returnRows(node: Node, y: Node, routed: Routed): Node {
+  #returnRows(
+    node: NodeOf<"combine"> | NodeOf<"collect">,
+    y: Node,
+    routed: Routed,
+  ): Node {
     const { over, chunks, values } = routed;
     if (chunks === 1) {
       const value = this.now(y);
@@ -301,18 +321,28 @@ class Expansion {
   }
 
   #sendBack(
-    node: Node,
-    { axes, dtype }: Node,
-    { chunks, counts }: Routed,
+    node: NodeOf<"combine"> | NodeOf<"collect">,
+    y: Node,
+    routed: Routed,
     { value, chunk, before }: {
       readonly value: Node;
       readonly chunk: number;
       readonly before?: Node;
     },
   ): Node {
+    const { chunks, counts, groups } = routed;
+    const { axes, dtype } = y;
+    const once = node.primitive === "combine" && this.#sums(y, routed);
+    const rows = once
+      ? this.#make(node, "localCombine", {
+        inputs: [value, groups[chunk]!],
+        ...{ params: { weighted: isWeighted(node) }, axes, dtype },
+        ...chunkName(chunk, chunks),
+      }) as Node
+      : value;
     return this.#make(node, "allToAll", {
-      inputs: [value, counts, ...before ? [before] : []],
-      ...{ params: { direction: "back", chunk, once: false }, axes, dtype },
+      inputs: [rows, counts, ...before ? [before] : []],
+      ...{ params: { direction: "back", chunk, once }, axes, dtype },
       ...chunkName(chunk, chunks),
     }) as Node;
   }

@@ -53,6 +53,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   permute: "kernel",
   allToAll: "kernel",
   received: "view",
+  localCombine: "kernel",
   allSlice: "inline",
   again: "view",
   allReduce: "kernel",

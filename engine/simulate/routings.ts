@@ -40,10 +40,16 @@ export function routingRows(
       part?.part === "exchange reach" ? [part.routing] : []
     ),
   );
-  const back = new Map<number, AllToAllStep>();
+  // What goes by choices has a column for each expert: places where tokens are sent once, else what comes back.
+  const byChoices = new Map<number, AllToAllStep>();
   for (const step of program.steps) {
-    if (step.op !== "allToAll" || step.part?.verb !== "combine") continue;
-    back.set(step.part.routing, step);
+    if (step.op !== "allToAll" || !step.part) continue;
+    const { verb, part, routing } = step.part;
+    if (
+      part === "exchange places" || verb === "combine" && !once.has(routing)
+    ) {
+      byChoices.set(routing, step);
+    }
   }
   const made = new Map<string, RoutingRows>();
   for (const step of program.steps) {
@@ -59,7 +65,7 @@ export function routingRows(
       axes.some(({ axis }) => axis === "counts of routing")
     );
     if (!choices || !counts || found.has(routing)) continue;
-    const exchange = back.get(routing);
+    const exchange = byChoices.get(routing);
     const experts = exchange?.splits.at(-1) ??
       onRank(counts.axes.at(-1)!.size, 0);
     const { axis, dynamic, size } = choices.axes[0]!;

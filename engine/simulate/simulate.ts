@@ -320,9 +320,8 @@ function peerBytes(
   const { tokens, topK, most } = rows;
   const choices = Math.max(tokens * topK / positions, most / positions);
   const isRows = step.part?.part === "exchange";
-  const share = rows.once && isRows && step.part?.verb === "dispatch"
-    ? rows.reached / topK
-    : 1;
+  const ofTokens = step.splits.at(-1) !== rows.experts;
+  const share = rows.once && ofTokens ? rows.reached / topK : 1;
   const element = wire && isRows && step.part
     ? wire[step.part.verb] /
       (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)

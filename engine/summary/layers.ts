@@ -92,7 +92,7 @@ function exchangesOf(plan: Plan): Map<string, ExchangeSummary[]> {
   for (const [i, step] of program.steps.entries()) {
     if (step.op !== "allToAll" || !step.part) continue;
     const { verb, routing, part } = step.part;
-    if (part !== "exchange" && part !== "exchange places") continue;
+    if (!part.startsWith("exchange")) continue;
     const layer = /\d+/.exec(names[of[i]!]!)?.[0] ?? "";
     const list = found.get(layer) ?? [];
     const chosen = choices.get(routing) ?? 0;
@@ -117,17 +117,21 @@ function exchangesOf(plan: Plan): Map<string, ExchangeSummary[]> {
   return found;
 }
 
-/** Where the experts of each position and chunk end, by routing: what comes back is always by choice. */
+/** Where the experts of each position and chunk end, by routing: as what goes by choices has it, places or what comes back. */
 function expertSplits(program: Program): Map<number, readonly number[]> {
-  const back = new Map<number, AllToAllStep[]>();
+  const chunks = new Map<string, AllToAllStep[]>();
+  const ends = new Map<number, readonly number[]>();
   for (const step of program.steps) {
-    if (step.op !== "allToAll" || step.part?.verb !== "combine") continue;
-    const { routing } = step.part;
-    back.set(routing, [...back.get(routing) ?? [], step]);
+    if (step.op !== "allToAll" || !step.part) continue;
+    const { verb, part, routing } = step.part;
+    if (verb !== "combine" && part !== "exchange places") continue;
+    if (verb === "combine" && chunks.has(`places ${routing}`)) continue;
+    const key = `${verb === "combine" ? "back" : "places"} ${routing}`;
+    const known = [...chunks.get(key) ?? [], step];
+    chunks.set(key, known);
+    ends.set(routing, unitEnds(known));
   }
-  return new Map(
-    [...back].map(([routing, chunks]) => [routing, unitEnds(chunks)]),
-  );
+  return ends;
 }
 
 /** Bytes of a token to other ranks if experts are chosen evenly; of a chunk, its part. */

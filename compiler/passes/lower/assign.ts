@@ -6,11 +6,14 @@ import type { StepPart } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { listRows } from "../../kernels/list_rows.ts";
 import { reach } from "../../kernels/reach.ts";
 import {
   chunkColumns,
   type Columns,
   expertTable,
+  heldExperts,
   splitsOf,
   unitSplits,
 } from "../columns.ts";
@@ -60,6 +63,8 @@ export interface SentTokens {
   readonly tokenRow: string;
   /** For each row of a choice, its token among those for its unit. */
   readonly places: string;
+  /** Where rows are added up before they return: those of each token, and how many at most. */
+  readonly lists?: { readonly rows: string; readonly most: number };
 }
 
 /** Count rows for each expert and number them. */
@@ -122,7 +127,7 @@ export function lowerGatherCounts(
       bytes: what.words * 4,
       ...about(lowering, node, partOf(rows, part)),
     });
-  const { counts, countsAll, splits, tokens } = rows;
+  const { counts, countsAll, splits, tokens, route } = rows;
   const words = splits.at(-1)!;
   gather({ from: counts, to: countsAll, words }, "exchange counts");
   if (!tokens) return;
@@ -131,6 +136,22 @@ export function lowerGatherCounts(
     { from: tokens.reach, to: tokens.reachAll, words: units },
     "exchange reach",
   );
+  if (!tokens.lists) return;
+  const { weight } = routeResults(lowering, route);
+  const { rule: { topK }, tokens: axes } = route.params;
+  const list = listRows({
+    ...{ name: `list_rows_${units}`, splits: unitSplits(rows.chunks), k: topK },
+    ...{ most: tokens.lists.most, tokens: tokenCount(lowering, axes) },
+  });
+  addLaunch(lowering, node, list, {
+    bindings: {
+      ...{ lengths: LENGTHS, weight, sendRow: rows.sendRow },
+      ...{ tokenRow: tokens.tokenRow, counts: countsAll },
+      ...{ position: rows.position, rows: tokens.lists.rows },
+    },
+    workgroups: elementwiseGrid(rows.size),
+    part: partOf(rows, "list rows"),
+  });
 }
 
 /** What a step of a dispatch by these rows is part of. */
@@ -182,11 +203,21 @@ function sentRows(
 
   function sentTokens(units: number): SentTokens {
     const axis = { axis: "tokens for unit", size: units };
+    const most = Math.min(topK, Math.max(...heldExperts(unitSplits(chunks))));
+    const tokenBound = mapRanks(
+      [bound],
+      ([rows]) => rows! / topK * Math.min(topK, units),
+    );
     return {
-      bound: mapRanks(
-        [bound],
-        ([rows]) => rows! / topK * Math.min(topK, units),
-      ),
+      bound: tokenBound,
+      ...node.params.sums
+        ? {
+          lists: {
+            rows: listBuffer(lowering, tokenBound, most),
+            most,
+          },
+        }
+        : {},
       reach: addScratch(lowering, "reach", "u32", [axis]),
       reachAll: addScratch(lowering, "reachAll", "u32", [
         { axis: "position", size: positions },
@@ -206,6 +237,18 @@ export function routingScratch(
 ): string {
   return addScratch(lowering, name, "u32", [
     { axis: `${name} of routing`, size },
+  ]);
+}
+
+/** For each token that is sent once: rows of its choices, then their weights. */
+export function listBuffer(
+  lowering: Lowering,
+  tokens: PerRank,
+  most: number,
+): string {
+  return addScratch(lowering, "rowsOfTokens", "u32", [
+    { axis: "token for unit", size: tokens, dynamic: true },
+    { axis: "row or weight", size: 2 * most },
   ]);
 }
 

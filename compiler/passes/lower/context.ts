@@ -342,6 +342,8 @@ function labelVerb(node: Node): string {
     case "received":
     case "checkIds":
       return "dispatch";
+    case "localCombine":
+      return "combine";
     default:
       return node.primitive;
   }

@@ -89,7 +89,7 @@ export function lowerAllToAll(
     [
       {
         axis: `${expert} ${slot}`,
-        size: forward ? arriving : sent.bound,
+        size: forward ? arriving : once ? sent.tokens!.bound : sent.bound,
         dynamic: true,
       },
       ...bufferAxes(lowering, rest),

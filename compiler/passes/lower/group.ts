@@ -4,10 +4,12 @@ import { mapRanks, type PerRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { countTokens } from "../../kernels/local_combine.ts";
 import { locate } from "../../kernels/locate.ts";
 import { tileHeight } from "../../kernels/matmul_tile.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
-import { partOf, routingScratch, sentBy } from "./assign.ts";
+import { unitSplits } from "../columns.ts";
+import { listBuffer, partOf, routingScratch, sentBy } from "./assign.ts";
 import { addLaunch, type Lowering } from "./context.ts";
 import { type ReceivedRows, receivedRows } from "./received.ts";
 import { emitExchange } from "./exchange.ts";
@@ -32,6 +34,12 @@ interface ReceivedTokens {
   readonly places: string;
   /** Grouped row -> received token. */
   readonly tokenOf: string;
+  /** Where rows are added up: those of each received token, and how many tokens there are. */
+  readonly sums?: {
+    readonly rows: string;
+    readonly most: number;
+    readonly count: string;
+  };
 }
 
 /** Order what each rank receives by expert: a tile list for the grouped kernels. */
@@ -57,6 +65,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
     part,
   });
   if (!tokens) return;
+  if (tokens.sums) lowerSums(lowering, node, rows);
   emitExchange(lowering, node, rows, {
     ...{ from: sent.tokens!.places, to: tokens.places, words: 1 },
     ...{ direction: "forward", part: partOf(sent, "exchange places") },
@@ -75,6 +84,35 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   });
 }
 
+/** Tell the ranks of experts which rows they add up, and count the tokens that they are of. */
+function lowerSums(
+  lowering: Lowering,
+  node: NodeOf<"group">,
+  rows: GroupedRows,
+): void {
+  const { sent, chunk } = rows;
+  const { lists, reachAll } = sent.tokens!;
+  const { sums } = rows.tokens!;
+  emitExchange(lowering, node, rows, {
+    ...{ from: lists!.rows, to: sums!.rows, words: 2 * lists!.most },
+    ...{ direction: "forward", once: true },
+    part: partOf(sent, "exchange rows"),
+  });
+  const units = unitSplits(sent.chunks).length - 1;
+  const counted = countTokens({
+    name: `count_tokens_${units}`,
+    ...{ positions: sent.splits.length - 1, chunk },
+    chunks: sent.chunks.length,
+  });
+  addLaunch(lowering, node, counted, {
+    bindings: {
+      ...{ reach: reachAll, position: sent.position, tokenCount: sums!.count },
+    },
+    workgroups: [1, 1, 1],
+    part: partOf(sent, "list rows"),
+  });
+}
+
 function groupedRows(
   lowering: Lowering,
   node: NodeOf<"group">,
@@ -83,6 +121,7 @@ function groupedRows(
   const { chunk, expert, slot } = node.params;
   const rows = receivedRows(lowering, sent, chunk);
   const { bound, size, experts, most } = rows;
+  const lists = sent.tokens?.lists;
   const tileRows = tileHeight(lowering.tile);
   const tilesBound = mapRanks(
     [bound, experts],
@@ -102,6 +141,14 @@ function groupedRows(
         tokens: {
           places: scratch("placesHere", bound),
           tokenOf: scratch("tokenOf", bound),
+          ...lists
+            ? {
+              sums: {
+                rows: listBuffer(lowering, rows.tokenBound, lists.most),
+                ...{ most: lists.most, count: scratch("tokenCount", 1) },
+              },
+            }
+            : {},
         },
       }
       : {},

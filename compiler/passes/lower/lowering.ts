@@ -1,5 +1,6 @@
 /** What a lowering knows and collects: where each node's value lies, and the buffers, kernels and steps so far. */
 
+import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import type {
@@ -63,6 +64,7 @@ export interface BucketPlace {
 export interface Lowering {
   readonly graph: Graph;
   readonly placed: Placed;
+  readonly numerics: NumericsClass;
   readonly fusion: Fusion;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
@@ -115,6 +117,7 @@ export type LoweringInput = Pick<
   Lowering,
   | "graph"
   | "placed"
+  | "numerics"
   | "fusion"
   | "scalars"
   | "dispatched"

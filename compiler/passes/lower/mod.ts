@@ -39,6 +39,7 @@ import {
 import { ropeKey } from "./emit.ts";
 import { lowerAllGather } from "./gather.ts";
 import { lowerGroup } from "./group.ts";
+import { lowerLocalCombine } from "./local_combine.ts";
 import { lowerCombine, lowerPermute } from "./permute.ts";
 import { lowerAllToAll, lowerReceived } from "./exchange.ts";
 import { addParam } from "./params.ts";
@@ -86,6 +87,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   permute: lowerPermute,
   allToAll: lowerAllToAll,
   received: lowerReceived,
+  localCombine: lowerLocalCombine,
   combine: (lowering, node) => lowerCombine(lowering, node, node),
   allSlice: lowerElementwise,
   again: lowerView,

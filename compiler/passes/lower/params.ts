@@ -207,7 +207,7 @@ export function returningNodes(graph: Graph): Set<Node> {
   for (const node of graph.nodes) {
     const [home] = node.inputs;
     const returns = node.primitive === "combine" ||
-      node.primitive === "collect" ||
+      node.primitive === "collect" || node.primitive === "localCombine" ||
       node.primitive === "allToAll" && node.params.direction === "back";
     if (!returns || home!.primitive === "allToAll") continue;
     let value: Node = home!;

@@ -90,7 +90,10 @@ export function lowerCombine(
   const storage = storageFor(lowering, target);
   const length = (axis: string) => lengthOf(scope, axis);
   scope.readAs("returned", lowering.storages.get(returned)!.buffer);
-  scope.readAs("sendRow", rows.sendRow);
+  scope.readAs(
+    "sendRow",
+    node.params.once ? rows.tokens!.tokenRow : rows.sendRow,
+  );
   const weighed = node.params.weighted!;
   if (weighed) {
     scope.readAs("weight", routeResults(lowering, rows.route).weight);

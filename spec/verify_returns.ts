@@ -1,0 +1,144 @@
+/** Rules of what comes back by a routing: in the columns in which it came, and added up on the way only where sums may be. */
+
+import { columnsOf } from "./bytes.ts";
+import type { AllToAllStep } from "./plan.ts";
+import { sameList } from "./verify_axes.ts";
+import type { Facts, Report, StepFacts } from "./verify_facts.ts";
+import {
+  movesTokens,
+  type RoutingFacts,
+  type StepOf,
+  titleOf,
+  valuesOf,
+} from "./verify_parts.ts";
+
+/** The chunks of a value move every column once, and go back in the columns in which they came. */
+export function checkChunks(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const { forward, back, places, lists } = routing;
+    const values = [forward, back, places, lists].flatMap(valuesOf);
+    for (const chunks of values) {
+      const { splits } = chunks[0]!.step;
+      const columns = chunks.map(({ step }) => columnsOf(step));
+      for (const [p, start] of splits.slice(0, -1).entries()) {
+        const own = columns.map((pairs) => pairs[p] ?? [0, 0] as const)
+          .filter(([first, end]) => first < end)
+          .sort(([a], [b]) => a - b);
+        const end = own.reduce(
+          (at, [first, end]) => first === at ? end : NaN,
+          start,
+        );
+        if (end === splits[p + 1]) continue;
+        report(
+          title,
+          `columns ${start} to ${splits[p + 1]} of position ${p} travel as [${
+            own.map((pair) => pair.join(" to ")).join(", ")
+          }]`,
+          chunks.at(-1),
+        );
+        break;
+      }
+    }
+    for (const chunks of valuesOf(back)) {
+      const order = [...chunks].sort((a, b) => start(a.step) - start(b.step));
+      for (const at of chunks) {
+        if (!at.step.columns) continue;
+        if (!cameSo(routing, at, order.indexOf(at))) {
+          report(title, `'${at.step.from}' did not come in these columns`, at);
+        }
+      }
+    }
+  }
+}
+
+/** Chunks in order have columns that start later, at some position. */
+function start(step: AllToAllStep): number {
+  return columnsOf(step).reduce((sum, [first]) => sum + first, 0);
+}
+
+/** Whether rows that go back have come in the same columns; of tokens, as the same chunk, and the places of choices so. */
+function cameSo(
+  routing: RoutingFacts,
+  at: StepOf<AllToAllStep>,
+  chunk: number,
+): boolean {
+  const flows = (other: StepOf<AllToAllStep>) =>
+    reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
+  const inColumns = (other: StepOf<AllToAllStep>) =>
+    sameColumns(other.step, at.step) && flows(other);
+  if (movesTokens(routing, at.step)) {
+    return routing.lists.some(inColumns) && routing.forward.some(flows);
+  }
+  return routing.forward.some((other) =>
+    movesTokens(routing, other.step)
+      ? columnsOf(other.step)[0]![0] === chunk && flows(other) &&
+        routing.places.some(inColumns)
+      : inColumns(other)
+  );
+}
+
+function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {
+  return sameList(columnsOf(a).flat(), columnsOf(b).flat());
+}
+
+/** Rows are added up before they return only where sums may have another order, by lists that travelled once. */
+export function checkSums(
+  { plan }: Facts,
+  routing: RoutingFacts,
+  report: Report,
+): void {
+  const { reach, lists, sums, back } = routing;
+  const title = titleOf(routing);
+  const [first] = [...lists, ...sums];
+  if (first && plan.numerics.class !== "fast") {
+    report(
+      title,
+      `it adds up rows before they return, and numerics are '${plan.numerics.class}'`,
+      first,
+    );
+  }
+  if (first && (reach.length !== 1 || valuesOf(lists).length !== 1)) {
+    report(
+      title,
+      `it tells ${
+        valuesOf(lists).length
+      } times which rows are added up, of tokens that are counted ${reach.length} times`,
+      first,
+    );
+  }
+  for (const at of back) {
+    const { step, index } = at;
+    const summed = sums.some((sum) =>
+      sum.index < index && sum.writes.includes(step.from)
+    );
+    if (summed === movesTokens(routing, step)) continue;
+    report(
+      title,
+      summed
+        ? `'${step.from}' has a row for each token and goes back by choices`
+        : `'${step.from}' goes back by tokens and nothing adds up its rows`,
+      at,
+    );
+  }
+}
+
+/** Whether data in some buffers flow into one of the steps `ends`. */
+export function reaches(
+  steps: readonly StepFacts[],
+  from: readonly string[],
+  ends: readonly StepFacts[],
+): boolean {
+  const touched = new Set(from);
+  for (const at of steps) {
+    const { step } = at;
+    // What a wait ends was followed where it began.
+    if (step.op === "wait") continue;
+    const sources = step.op === "allToAll" ? [step.from] : at.reads;
+    if (!sources.some((name) => touched.has(name))) continue;
+    if (ends.includes(at)) return true;
+    const results = step.op === "allToAll" ? [step.to] : at.writes;
+    for (const name of results) touched.add(name);
+  }
+  return false;
+}
