@@ -151,6 +151,9 @@ export function finishLine(mark: string): string {
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
+/** `expert`, `layers.3.moe/expert`. */
+const AXIS = /^([A-Za-z0-9_.-]+\/)?[A-Za-z_][A-Za-z0-9_]*$/;
+
 function pairs(
   text: string,
   flag: string,
@@ -159,7 +162,7 @@ function pairs(
   const seen = new Set<string>();
   return text.split(",").map((pair) => {
     const [name, value, ...rest] = pair.split("=");
-    if (!name || !NAME.test(name) || !value || rest.length > 0) {
+    if (!name || !AXIS.test(name) || !value || rest.length > 0) {
       throw new UsageError(`Cannot use ${flag} '${text}'. Give ${form}`);
     }
     if (seen.has(name)) {

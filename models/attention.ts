@@ -26,14 +26,25 @@ export interface Heads {
   readonly v: Tensor<"token kvHead headDim", "f32">;
 }
 
-/** Sizes of the axes of grouped-query attention. */
+/**
+ * Sizes of the axes of grouped-query attention: heads of keys, one head, all heads of a projection together. Two
+ * projections of one size have two names, as an axis is one thing.
+ */
+export type GroupedAxes = {
+  readonly [axis in "kvHead" | "headDim" | "query" | "keyValue"]: number;
+};
+
+/** The scope of an attention block. */
+export type AttentionScope = DecoderScope<keyof GroupedAxes>;
+
+/** The sizes of a configuration. */
 export function groupedAxes(
   c: {
     readonly heads: number;
     readonly kvHeads: number;
     readonly headDim: number;
   },
-): { kvHead: number; headDim: number; query: number; keyValue: number } {
+): GroupedAxes {
   return {
     kvHead: c.kvHeads,
     headDim: c.headDim,
@@ -44,23 +55,17 @@ export function groupedAxes(
 
 /** `q_proj`, `k_proj` and `v_proj`, with or without biases. */
 export function project(
-  m: DecoderScope,
+  m: AttentionScope,
   rows: Rows,
-  layer: Layer,
   { bias = false }: { readonly bias?: boolean } = {},
 ): Projections {
-  const at = `${layer.name}.self_attn`;
   const keyValue = (name: string) => {
-    const y = dot(
-      rows,
-      m.param(`${at}.${name}.weight`, "keyValue embed"),
-      "embed",
-    );
-    return bias ? add(y, m.param(`${at}.${name}.bias`, "keyValue")) : y;
+    const y = dot(rows, m.param(`${name}.weight`, "keyValue embed"), "embed");
+    return bias ? add(y, m.param(`${name}.bias`, "keyValue")) : y;
   };
-  const q = dot(rows, m.param(`${at}.q_proj.weight`, "query embed"), "embed");
+  const q = dot(rows, m.param("q_proj.weight", "query embed"), "embed");
   return {
-    q: bias ? add(q, m.param(`${at}.q_proj.bias`, "query")) : q,
+    q: bias ? add(q, m.param("q_proj.bias", "query")) : q,
     k: keyValue("k_proj"),
     v: keyValue("v_proj"),
   };
@@ -77,12 +82,11 @@ export function splitHeads({ q, k, v }: Projections): Heads {
 
 /** Project rows, head by head. */
 export function projectHeads(
-  m: DecoderScope,
+  m: AttentionScope,
   rows: Rows,
-  layer: Layer,
   options: { readonly bias?: boolean } = {},
 ): Heads {
-  return splitHeads(project(m, rows, layer, options));
+  return splitHeads(project(m, rows, options));
 }
 
 /** Turn queries and keys by their positions. */
@@ -95,9 +99,9 @@ export function turn(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   };
 }
 
-/** Attend over the layer's cache, and bring all heads back to a row by `o_proj`. */
+/** Attend over the cache of the layer's block `self_attn`, and bring all heads back to a row by `o_proj`. */
 export function attendHeads(
-  m: DecoderScope,
+  m: AttentionScope,
   { q, k, v }: Heads,
   layer: Layer,
   options: {
@@ -113,20 +117,19 @@ export function attendHeads(
   const { y, keys, values } = attention(q, {
     key: k,
     value: v,
-    keys: m.state(`${layer.name}.keys`, cache),
-    values: m.state(`${layer.name}.values`, cache),
+    keys: m.state("keys", cache),
+    values: m.state("values", cache),
     sequence: layer.sequence,
     position: layer.position,
     ...window === undefined ? {} : { window },
     ...rest,
   });
-  layer.keep(`${layer.name}.keys`, keys);
-  layer.keep(`${layer.name}.values`, values);
-  const at = `${layer.name}.self_attn.o_proj`;
+  layer.keep(`${layer.name}.self_attn.keys`, keys);
+  layer.keep(`${layer.name}.self_attn.values`, values);
   const rows = dot(
     merge(y, "head headDim", "query"),
-    m.param(`${at}.weight`, "embed query"),
+    m.param("o_proj.weight", "embed query"),
     "query",
   );
-  return bias ? add(rows, m.param(`${at}.bias`, "embed")) : rows;
+  return bias ? add(rows, m.param("o_proj.bias", "embed")) : rows;
 }

@@ -2,6 +2,7 @@
 
 import {
   add,
+  type AxisSizes,
   dot,
   embedding,
   type Model,
@@ -35,34 +36,6 @@ export interface Decoder {
   readonly tied: boolean;
 }
 
-/** Axes that only some families have. Two projections of one size have two names, as an axis is one thing. */
-export type FamilyAxis =
-  // Grouped-query attention: heads of keys, one head, all heads of a projection together.
-  | "kvHead"
-  | "headDim"
-  | "query"
-  | "keyValue"
-  // Latent attention: what queries and keys with values are compressed to; of a head, what has positions, what has
-  // none, both together, and the value; a key and value of a head; a cached vector; all heads together.
-  | "queryLatent"
-  | "latent"
-  | "turned"
-  | "plain"
-  | "headQuery"
-  | "value"
-  | "plainValue"
-  | "cached"
-  | "queries"
-  | "plainValues"
-  | "values"
-  // Hidden elements: of an expert, of a layer without experts, of the experts that every token goes to.
-  // Two of an expert in one matrix.
-  | "ffn"
-  | "gateUp"
-  | "denseFfn"
-  | "sharedFfn"
-  | "sharedGate";
-
 /** Axes of a decoder. */
 export type DecoderAxis =
   | "token"
@@ -74,11 +47,10 @@ export type DecoderAxis =
   | "embed"
   | "head"
   | "expert"
-  | "choice"
-  | FamilyAxis;
+  | "choice";
 
-/** Where tensors of a decoder are declared. */
-export type DecoderScope = Scope<DecoderAxis>;
+/** Where tensors of a decoder are declared. `Own` are the axes of a family, or of a block. */
+export type DecoderScope<Own extends string = never> = Scope<DecoderAxis | Own>;
 
 /** Rows of a layer. */
 export type Rows = Tensor<"token embed", "f32">;
@@ -86,7 +58,7 @@ export type Rows = Tensor<"token embed", "f32">;
 /** A layer at work. */
 export interface Layer {
   readonly index: number;
-  /** Prefix of the names of its tensors, `model.layers.N`. */
+  /** Its block, `model.layers.N`. */
   readonly name: string;
   /** Of each token. */
   readonly sequence: Tensor<"token", "i32">;
@@ -105,11 +77,15 @@ export function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
 
-/** What differs between families. Both blocks take normed rows; the residual is added here. */
-export interface Family {
-  /** Sizes of the axes that the family needs. */
-  readonly axes: { readonly [axis in FamilyAxis]?: number };
-  readonly attend: (m: DecoderScope, rows: Rows, layer: Layer) => Rows;
+/** What differs between families. Both parts take normed rows and the scope of the layer; the residual is added here. */
+export interface Family<Axes extends AxisSizes> {
+  /** Axes of attention, which are those of all layers. */
+  readonly axes: Axes;
+  readonly attend: (
+    m: DecoderScope<keyof Axes & string>,
+    rows: Rows,
+    layer: Layer,
+  ) => Rows;
   readonly feed: (m: DecoderScope, rows: Rows, layer: Layer) => Rows;
   /** Multiply embeddings, what each block adds, and logits; default 1. */
   readonly multipliers?: {
@@ -120,14 +96,18 @@ export interface Family {
 }
 
 /** A decoder with a cache. Outputs `logits`, and what its layers keep. */
-export function decoderModel(
+export function decoderModel<Axes extends AxisSizes>(
   decoder: Decoder,
-  family: Family,
+  family: Family<Axes>,
   options: DecoderOptions,
 ): Model {
   const { next } = options;
   const candidates = next?.candidates &&
     Math.min(next.candidates, decoder.vocabulary);
+  const optional: { readonly row?: UpTo; readonly candidate?: number } = {
+    ...next ? { row: upTo(options.maxSequences) } : {},
+    ...candidates ? { candidate: candidates } : {},
+  };
   const sizes = {
     token: upTo(options.maxTokens),
     sequence: options.maxSequences,
@@ -137,14 +117,16 @@ export function decoderModel(
     head: decoder.heads,
     expert: decoder.experts,
     choice: decoder.expertsPerToken,
-    ...next ? { row: upTo(options.maxSequences) } : {},
-    ...candidates ? { candidate: candidates } : {},
+    ...optional,
     ...family.axes,
-  } as { readonly [axis in DecoderAxis]: number | UpTo };
+  };
   const by = family.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
-  const block = (x: Rows, of: (x: Rows) => Rows) =>
-    options.training?.recompute ? recompute(x, of) : of(x);
-  return model(sizes, (m) => {
+  const part = (x: Rows, of: (x: Rows) => Rows) => {
+    const added = (x: Rows) => times(of(x), by.residual);
+    return options.training?.recompute ? recompute(x, added) : added(x);
+  };
+  return model(sizes, (own) => {
+    const m: DecoderScope = own;
     const ids = m.input("ids", "token", { dtype: "i32" });
     const sequence = m.input("sequence", "token", { dtype: "i32" });
     const position = m.input("position", "token", { dtype: "i32" });
@@ -161,19 +143,30 @@ export function decoderModel(
       const layer = {
         ...{ index, name, sequence, position, keep, choices, routed },
       };
-      const added = (
-        norms: string,
-        part: "attend" | "feed",
-      ): Rows =>
-        block(x, (x) =>
-          times(
-            family[part](m, norm(m, x, `${name}.${norms}.weight`), layer),
-            by.residual,
-          ));
-      x = add(x, added("input_layernorm", "attend"));
-      // No token sees what the last layer makes of another one after attention.
-      if (next && index === decoder.layers - 1) x = pickRows(m, x);
-      x = add(x, added("post_attention_layernorm", "feed"));
+      x = own.block(name, {}, (own) => {
+        const m: DecoderScope = own;
+        const attended = add(
+          x,
+          part(
+            x,
+            (x) =>
+              family.attend(own, norm(m, x, "input_layernorm.weight"), layer),
+          ),
+        );
+        // No token sees what the last layer makes of another one after attention.
+        const rows = next && index === decoder.layers - 1
+          ? pickRows(m, attended)
+          : attended;
+        return add(
+          rows,
+          part(rows, (x) =>
+            family.feed(
+              m,
+              norm(m, x, "post_attention_layernorm.weight"),
+              layer,
+            )),
+        );
+      });
     }
     const output = decoder.tied
       ? table
@@ -214,5 +207,5 @@ export function times<A extends string>(
   x: Tensor<A, "f32">,
   factor: number,
 ): Tensor<A, "f32"> {
-  return factor === 1 ? x : mul(x, factor) as Tensor<A, "f32">;
+  return factor === 1 ? x : mul<A, "f32">(x, factor);
 }

@@ -9,13 +9,7 @@ import {
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
+import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
 import { attendLatent, latentAxes } from "./latent_attention.ts";
 
 /**
@@ -51,24 +45,25 @@ export function deepseekV2(
 ): Model {
   const { ffn, denseFfn, sharedFfn, expertGroups } = config;
   return decoderModel(config, {
-    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
+    axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
     feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
       if (layer.index < config.firstSparse) {
-        return mlp(m, rows, block, "denseFfn");
+        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
       }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "deepseekV2",
-        ...expertGroups ? { expertGroups } : {},
-        scale: config.routedScale,
+      return m.block("mlp", { ffn }, (m) => {
+        const logits = routerLogits(m, rows, "gate.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "deepseekV2",
+          ...expertGroups ? { expertGroups } : {},
+          scale: config.routedScale,
+        });
+        return add(
+          experts(m, rows, routing),
+          mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+        );
       });
-      return add(
-        experts(m, rows, routing, expertNames(block)),
-        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
-      );
     },
   }, options);
 }

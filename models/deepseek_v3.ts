@@ -13,13 +13,7 @@ import {
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
+import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
 import { attendLatent, latentAxes } from "./latent_attention.ts";
 
 /** A DeepSeek-V3 configuration. */
@@ -65,27 +59,28 @@ export function deepseekV3(
 ): Model {
   const { ffn, denseFfn, sharedFfn, expertGroups } = config;
   return decoderModel(config, {
-    axes: { ...latentAxes(config), ffn, denseFfn, sharedFfn },
+    axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
     feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
       if (layer.index < config.firstSparse) {
-        return mlp(m, rows, block, "denseFfn");
+        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
       }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "deepseekV3",
-        // Which experts are chosen depends on it, their weights do not.
-        bias: m.param(`${block}.gate.e_score_correction_bias`, "expert"),
-        ...expertGroups ? { expertGroups } : {},
-        normalize: config.normalize ? "chosen" : "none",
-        scale: config.routedScale,
+      return m.block("mlp", { ffn }, (m) => {
+        const logits = routerLogits(m, rows, "gate.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "deepseekV3",
+          // Which experts are chosen depends on it, their weights do not.
+          bias: m.param("gate.e_score_correction_bias", "expert"),
+          ...expertGroups ? { expertGroups } : {},
+          normalize: config.normalize ? "chosen" : "none",
+          scale: config.routedScale,
+        });
+        return add(
+          experts(m, rows, routing),
+          mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+        );
       });
-      return add(
-        experts(m, rows, routing, expertNames(block)),
-        mlp(m, rows, `${block}.shared_experts`, "sharedFfn"),
-      );
     },
   }, options);
 }

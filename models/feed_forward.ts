@@ -22,29 +22,26 @@ import {
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
 
 /** up · silu(gate) */
-export function swiglu<T extends Tensor<string, "f32">>(gate: T, up: T): T {
-  const [a, b]: Tensor<string, "f32">[] = [gate, up];
-  return map((g, u) => (g / (1 + Math.exp(-g))) * u, a!, b!) as T;
+export function swiglu(gate: number, up: number): number {
+  return (gate / (1 + Math.exp(-gate))) * up;
 }
 
-/** `gate_proj`, `up_proj` and `down_proj` of a block that every token goes through; `axis` is its width. */
+/** `gate_proj`, `up_proj` and `down_proj` of a block that every token goes through. */
 export function mlp(
   m: DecoderScope,
   rows: Rows,
-  name: string,
-  axis: "denseFfn" | "sharedFfn",
+  { name, ffn }: { readonly name: string; readonly ffn: number },
 ): Rows {
-  const inward = `${axis} embed` as "denseFfn embed";
-  const hidden = swiglu(
-    dot(rows, m.param(`${name}.gate_proj.weight`, inward), "embed"),
-    dot(rows, m.param(`${name}.up_proj.weight`, inward), "embed"),
-  );
-  const outward = `embed ${axis}` as "embed denseFfn";
-  return dot(
-    hidden,
-    m.param(`${name}.down_proj.weight`, outward),
-    axis as "denseFfn",
-  );
+  return m.block(name, { ffn }, (m) => {
+    const gate = m.param("gate_proj.weight", "ffn embed");
+    const up = m.param("up_proj.weight", "ffn embed");
+    const hidden = map(
+      swiglu,
+      dot(rows, gate, "embed"),
+      dot(rows, up, "embed"),
+    );
+    return dot(hidden, m.param("down_proj.weight", "embed ffn"), "ffn");
+  });
 }
 
 /** How a router routes, but over what. */
@@ -78,30 +75,33 @@ export function routeLayer(
   return routing;
 }
 
-/** Experts with matrices `gate`, `up` and `down` of their own; `{expert}` in the names is their number. */
+/** The names of the matrices of experts; `{expert}` in them is the number of the expert. */
+export interface ExpertNames {
+  readonly gate: string;
+  readonly up: string;
+  readonly down: string;
+}
+
+/** The names that most families give those matrices. */
+const NAMES: ExpertNames = {
+  gate: "experts.{expert}.gate_proj.weight",
+  up: "experts.{expert}.up_proj.weight",
+  down: "experts.{expert}.down_proj.weight",
+};
+
+/** Experts with matrices of their own. */
 export function experts(
-  m: DecoderScope,
+  m: DecoderScope<"ffn">,
   rows: Rows,
   routing: TokenRouting,
-  names: { readonly gate: string; readonly up: string; readonly down: string },
+  names = NAMES,
 ): Rows {
   const sent = dispatch(rows, routing);
-  const hidden = swiglu(
+  const hidden = map(
+    swiglu,
     dot(sent, m.param(names.gate, "expert ffn embed"), "embed"),
     dot(sent, m.param(names.up, "expert ffn embed"), "embed"),
   );
   const done = dot(hidden, m.param(names.down, "expert embed ffn"), "ffn");
   return combine(done, routing);
-}
-
-/** The names that most families give those matrices. */
-export function expertNames(
-  block: string,
-): { gate: string; up: string; down: string } {
-  const at = `${block}.experts.{expert}`;
-  return {
-    gate: `${at}.gate_proj.weight`,
-    up: `${at}.up_proj.weight`,
-    down: `${at}.down_proj.weight`,
-  };
 }

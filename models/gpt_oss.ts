@@ -82,44 +82,44 @@ function readWindows(config: Config): GptOssConfig["windowOf"] {
 export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
   const { ffn, limit } = config;
   return decoderModel(config, {
-    axes: { ...groupedAxes(config), ffn, gateUp: 2 * ffn },
-    attend(m, rows, layer) {
-      const heads = projectHeads(m, rows, layer, { bias: true });
-      return attendHeads(m, turn(heads, config.rotary, layer), layer, {
-        bias: true,
-        sinks: m.param(`${layer.name}.self_attn.sinks`, "head"),
-        window: config.windowOf(layer.index),
-      });
-    },
-    feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
-      const logits = add(
-        routerLogits(m, rows, `${block}.router.weight`),
-        m.param(`${block}.router.bias`, "expert"),
-      );
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "gptOss",
-      });
-      const at = `${block}.experts`;
-      const inward = m.param(`${at}.gate_up_proj`, "expert embed gateUp");
-      const both = add(
-        dot(dispatch(rows, routing), inward, "embed"),
-        m.param(`${at}.gate_up_proj_bias`, "expert gateUp"),
-      );
-      // Gates and what they multiply lie side by side.
-      const hidden = clampedGlu(
-        slice(both, "gateUp", 0, "ffn", 2),
-        slice(both, "gateUp", 1, "ffn", 2),
-        limit,
-      );
-      const outward = m.param(`${at}.down_proj`, "expert ffn embed");
-      const done = add(
-        dot(hidden, outward, "ffn"),
-        m.param(`${at}.down_proj_bias`, "expert embed"),
-      );
-      return combine(done, routing);
-    },
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const heads = projectHeads(m, rows, { bias: true });
+        return attendHeads(m, turn(heads, config.rotary, layer), layer, {
+          bias: true,
+          sinks: m.param("sinks", "head"),
+          window: config.windowOf(layer.index),
+        });
+      }),
+    feed: (m, rows, layer) =>
+      m.block("mlp", { ffn, gateUp: 2 * ffn }, (m) => {
+        const logits = add(
+          routerLogits(m, rows, "router.weight"),
+          m.param("router.bias", "expert"),
+        );
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "gptOss",
+        });
+        const inward = m.param("experts.gate_up_proj", "expert embed gateUp");
+        const both = add(
+          dot(dispatch(rows, routing), inward, "embed"),
+          m.param("experts.gate_up_proj_bias", "expert gateUp"),
+        );
+        // Gates and what they multiply lie side by side.
+        const hidden = clampedGlu(
+          slice(both, "gateUp", 0, "ffn", 2),
+          slice(both, "gateUp", 1, "ffn", 2),
+          limit,
+        );
+        const outward = m.param("experts.down_proj", "expert ffn embed");
+        const done = add(
+          dot(hidden, outward, "ffn"),
+          m.param("experts.down_proj_bias", "expert embed"),
+        );
+        return combine(done, routing);
+      }),
   }, options);
 }
 

@@ -1,6 +1,13 @@
 /** GraniteMoe: the softmax is over the chosen experts only, fused expert matrices, and four multipliers. */
 
-import { combine, dispatch, dot, type Model, slice } from "../compiler/mod.ts";
+import {
+  combine,
+  dispatch,
+  dot,
+  map,
+  type Model,
+  slice,
+} from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
@@ -49,34 +56,35 @@ export function graniteMoe(
 ): Model {
   const { ffn, multipliers } = config;
   return decoderModel(config, {
-    axes: { ...groupedAxes(config), ffn, gateUp: 2 * ffn },
+    axes: groupedAxes(config),
     multipliers: { ...multipliers, logits: 1 / multipliers.logits },
-    attend(m, rows, layer) {
-      const heads = projectHeads(m, rows, layer);
-      const turned = turn(heads, config.rotary, layer);
-      return attendHeads(m, turned, layer, { scale: multipliers.attention });
-    },
-    feed(m, rows, layer) {
-      const block = `${layer.name}.block_sparse_moe`;
-      const logits = routerLogits(m, rows, `${block}.router.layer.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "graniteMoe",
-      });
-      const inward = m.param(
-        `${block}.input_linear.weight`,
-        "expert gateUp embed",
-      );
-      const both = dot(dispatch(rows, routing), inward, "embed");
-      const hidden = swiglu(
-        slice(both, "gateUp", 0, "ffn"),
-        slice(both, "gateUp", ffn, "ffn"),
-      );
-      const outward = m.param(
-        `${block}.output_linear.weight`,
-        "expert embed ffn",
-      );
-      return combine(dot(hidden, outward, "ffn"), routing);
-    },
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const turned = turn(projectHeads(m, rows), config.rotary, layer);
+        return attendHeads(m, turned, layer, { scale: multipliers.attention });
+      }),
+    feed: (m, rows, layer) =>
+      m.block("block_sparse_moe", { ffn, gateUp: 2 * ffn }, (m) => {
+        const logits = routerLogits(m, rows, "router.layer.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "graniteMoe",
+        });
+        const inward = m.param(
+          "input_linear.weight",
+          "expert gateUp embed",
+        );
+        const both = dot(dispatch(rows, routing), inward, "embed");
+        const hidden = map(
+          swiglu,
+          slice(both, "gateUp", 0, "ffn"),
+          slice(both, "gateUp", ffn, "ffn"),
+        );
+        const outward = m.param(
+          "output_linear.weight",
+          "expert embed ffn",
+        );
+        return combine(dot(hidden, outward, "ffn"), routing);
+      }),
   }, options);
 }

@@ -22,7 +22,7 @@ import {
   positiveField,
   requireField,
 } from "./config.ts";
-import type { DecoderScope, Family, Layer, Rows } from "./decoder.ts";
+import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 import {
   readRotary,
   ropeScaling,
@@ -82,10 +82,29 @@ function stretch(config: Config): number {
   return yarnMagnitude(positiveField(scaling, "factor", undefined), weight);
 }
 
-/** Sizes of the axes of latent attention. */
-export function latentAxes(c: LatentFields): Family["axes"] {
+/**
+ * Sizes of the axes of latent attention: what keys with values are compressed to; of a head, what has positions, what has
+ * none, both together, and the value; a key and value of a head; a cached vector; all heads together.
+ */
+export type LatentAxes = {
+  readonly [
+    axis in
+      | "latent"
+      | "turned"
+      | "plain"
+      | "headQuery"
+      | "value"
+      | "plainValue"
+      | "cached"
+      | "queries"
+      | "plainValues"
+      | "values"
+  ]: number;
+};
+
+/** The sizes of a configuration. */
+export function latentAxes(c: LatentFields): LatentAxes {
   return {
-    ...c.queryLatent === undefined ? {} : { queryLatent: c.queryLatent },
     latent: c.latent,
     turned: c.headDim,
     plain: c.plain,
@@ -99,22 +118,34 @@ export function latentAxes(c: LatentFields): Family["axes"] {
   };
 }
 
-/** The attention block of a layer. */
+/** The block `self_attn` of a layer. */
 export function attendLatent(
-  m: DecoderScope,
+  m: DecoderScope<keyof LatentAxes>,
   rows: Rows,
   layer: Layer,
   c: LatentFields,
 ): Rows {
-  const at = `${layer.name}.self_attn`;
+  const query = queries(m, rows, c);
+  return m.block("self_attn", {}, (m) => attend(m, { rows, query, layer }, c));
+}
+
+function attend(
+  m: DecoderScope<keyof LatentAxes>,
+  { rows, query, layer }: {
+    readonly rows: Rows;
+    readonly query: Queries;
+    readonly layer: Layer;
+  },
+  c: LatentFields,
+): Rows {
   const turn = { position: layer.position, ...c.rotary };
 
   // What is cached: the normed latent, and a key part with the position that all heads share.
-  const down = m.param(`${at}.kv_a_proj_with_mqa.weight`, "cached embed");
+  const down = m.param("kv_a_proj_with_mqa.weight", "cached embed");
   const compressed = dot(rows, down, "embed");
   const latent = rmsNorm(
     slice(compressed, "cached", 0, "latent"),
-    m.param(`${at}.kv_a_layernorm.weight`, "latent"),
+    m.param("kv_a_layernorm.weight", "latent"),
     "latent",
     { epsilon: EPSILON },
   );
@@ -123,49 +154,57 @@ export function attendLatent(
 
   // What makes keys (without positions) and values of the latent, by head.
   const up = split(
-    m.param(`${at}.kv_b_proj.weight`, "plainValues latent"),
+    m.param("kv_b_proj.weight", "plainValues latent"),
     "plainValues",
     "head plainValue",
   );
   const toKey = slice(up, "plainValue", 0, "plain");
   const toValue = slice(up, "plainValue", c.plain, "value");
 
-  const q = split(queries(m, rows, at, c), "queries", "head headQuery");
+  const q = split(query, "queries", "head headQuery");
   const plain = dot(slice(q, "headQuery", 0, "plain"), toKey, "plain");
   const turned = rope(slice(q, "headQuery", c.plain, "turned"), "turned", turn);
   const { y, keys } = latentAttention(
     concat(plain, turned, "latent", "cached"),
     {
       key,
-      keys: m.state(`${layer.name}.latents`, "sequence context cached"),
+      keys: m.state("latents", "sequence context cached"),
       value: "latent",
       sequence: layer.sequence,
       position: layer.position,
       scale: c.scale,
     },
   );
-  layer.keep(`${layer.name}.latents`, keys);
+  layer.keep(`${layer.name}.self_attn.latents`, keys);
   const values = merge(dot(y, toValue, "latent"), "head value", "values");
-  return dot(values, m.param(`${at}.o_proj.weight`, "embed values"), "values");
+  return dot(values, m.param("o_proj.weight", "embed values"), "values");
 }
 
-/** Queries of all heads: of the row itself, or by way of a short vector. */
+/** Queries of all heads together. */
+type Queries = Tensor<"token queries", "f32">;
+
+/** Queries of the row itself, or by way of a short vector. */
 function queries(
-  m: DecoderScope,
+  m: DecoderScope<keyof LatentAxes>,
   rows: Rows,
-  at: string,
-  c: LatentFields,
-): Tensor<"token queries", "f32"> {
-  if (c.queryLatent === undefined) {
-    return dot(rows, m.param(`${at}.q_proj.weight`, "queries embed"), "embed");
+  { queryLatent }: LatentFields,
+): Queries {
+  if (queryLatent === undefined) {
+    return m.block(
+      "self_attn",
+      {},
+      (m) => dot(rows, m.param("q_proj.weight", "queries embed"), "embed"),
+    );
   }
-  const down = m.param(`${at}.q_a_proj.weight`, "queryLatent embed");
-  const short = rmsNorm(
-    dot(rows, down, "embed"),
-    m.param(`${at}.q_a_layernorm.weight`, "queryLatent"),
-    "queryLatent",
-    { epsilon: EPSILON },
-  );
-  const up = m.param(`${at}.q_b_proj.weight`, "queries queryLatent");
-  return dot(short, up, "queryLatent");
+  return m.block("self_attn", { queryLatent }, (m) => {
+    const down = m.param("q_a_proj.weight", "queryLatent embed");
+    const short = rmsNorm(
+      dot(rows, down, "embed"),
+      m.param("q_a_layernorm.weight", "queryLatent"),
+      "queryLatent",
+      { epsilon: EPSILON },
+    );
+    const up = m.param("q_b_proj.weight", "queries queryLatent");
+    return dot(short, up, "queryLatent");
+  });
 }

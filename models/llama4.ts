@@ -100,42 +100,42 @@ export function llama4Config(config: Config): Llama4Config {
 export function llama4(config: Llama4Config, options: DecoderOptions): Model {
   const { ffn, denseFfn, rotary, chunk } = config;
   return decoderModel(config, {
-    axes: {
-      ...groupedAxes(config),
-      ...{ ffn, gateUp: 2 * ffn, sharedFfn: ffn, denseFfn },
-    },
-    attend(m, rows, layer) {
-      const heads = projectHeads(m, rows, layer);
-      if (!config.hasPositions(layer.index)) {
-        return attendHeads(m, heat(heads, layer, config), layer);
-      }
-      const { q, k, v } = turn(heads, rotary, layer);
-      const norm = config.normed ? plainNorm : same;
-      const normed = { q: norm(q, config), k: norm(k, config), v };
-      return attendHeads(m, normed, layer, { chunk });
-    },
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const heads = projectHeads(m, rows);
+        if (!config.hasPositions(layer.index)) {
+          return attendHeads(m, heat(heads, layer, config), layer);
+        }
+        const { q, k, v } = turn(heads, rotary, layer);
+        const norm = config.normed ? plainNorm : same;
+        const normed = { q: norm(q, config), k: norm(k, config), v };
+        return attendHeads(m, normed, layer, { chunk });
+      }),
     feed(m, rows, layer) {
-      const block = `${layer.name}.feed_forward`;
+      const name = "feed_forward";
       if (!config.hasExperts(layer.index)) {
-        return mlp(m, rows, block, "denseFfn");
+        return mlp(m, rows, { name, ffn: denseFfn });
       }
-      const logits = routerLogits(m, rows, `${block}.router.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "llama4",
+      return m.block(name, { ffn, gateUp: 2 * ffn }, (m) => {
+        const logits = routerLogits(m, rows, "router.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "llama4",
+        });
+        const inward = m.param("experts.gate_up_proj", "expert embed gateUp");
+        const both = dot(dispatch(rows, routing), inward, "embed");
+        const hidden = map(
+          swiglu,
+          slice(both, "gateUp", 0, "ffn"),
+          slice(both, "gateUp", ffn, "ffn"),
+        );
+        const outward = m.param("experts.down_proj", "expert ffn embed");
+        return add(
+          combine(dot(hidden, outward, "ffn"), routing),
+          mlp(m, rows, { name: "shared_expert", ffn }),
+        );
       });
-      const at = `${block}.experts`;
-      const inward = m.param(`${at}.gate_up_proj`, "expert embed gateUp");
-      const both = dot(dispatch(rows, routing), inward, "embed");
-      const hidden = swiglu(
-        slice(both, "gateUp", 0, "ffn"),
-        slice(both, "gateUp", ffn, "ffn"),
-      );
-      const outward = m.param(`${at}.down_proj`, "expert ffn embed");
-      return add(
-        combine(dot(hidden, outward, "ffn"), routing),
-        mlp(m, rows, `${block}.shared_expert`, "sharedFfn"),
-      );
     },
   }, options);
 }

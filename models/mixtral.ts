@@ -32,24 +32,24 @@ export function mixtralConfig(config: Config): MixtralConfig {
 /** The model of a configuration. */
 export function mixtral(config: MixtralConfig, options: DecoderOptions): Model {
   return decoderModel(config, {
-    axes: { ...groupedAxes(config), ffn: config.ffn },
-    attend(m, rows, layer) {
-      const heads = projectHeads(m, rows, layer);
-      const turned = turn(heads, config.rotary, layer);
-      return attendHeads(m, turned, layer, { window: config.window });
-    },
-    feed(m, rows, layer) {
-      const block = `${layer.name}.block_sparse_moe`;
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "mixtral",
-      });
-      return experts(m, rows, routing, {
-        gate: `${block}.experts.{expert}.w1.weight`,
-        up: `${block}.experts.{expert}.w3.weight`,
-        down: `${block}.experts.{expert}.w2.weight`,
-      });
-    },
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const turned = turn(projectHeads(m, rows), config.rotary, layer);
+        return attendHeads(m, turned, layer, { window: config.window });
+      }),
+    feed: (m, rows, layer) =>
+      m.block("block_sparse_moe", { ffn: config.ffn }, (m) => {
+        const logits = routerLogits(m, rows, "gate.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "mixtral",
+        });
+        return experts(m, rows, routing, {
+          gate: "experts.{expert}.w1.weight",
+          up: "experts.{expert}.w3.weight",
+          down: "experts.{expert}.w2.weight",
+        });
+      }),
   }, options);
 }

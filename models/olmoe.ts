@@ -23,12 +23,7 @@ import {
   requireField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import {
-  expertNames,
-  experts,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
+import { experts, routeLayer, routerLogits } from "./feed_forward.ts";
 
 /** An OLMoE configuration. */
 export interface OlmoeConfig extends GroupedDecoder {
@@ -57,29 +52,29 @@ export function olmoeConfig(config: Config): OlmoeConfig {
 export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
   const { clip, epsilon } = config;
   return decoderModel(config, {
-    axes: { ...groupedAxes(config), ffn: config.ffn },
-    attend(m, rows, layer) {
-      const at = `${layer.name}.self_attn`;
-      const { q, k, v } = project(m, rows, layer);
-      const qGain = m.param(`${at}.q_norm.weight`, "query");
-      const kGain = m.param(`${at}.k_norm.weight`, "keyValue");
-      const heads = splitHeads({
-        q: clamp(rmsNorm(q, qGain, "query", { epsilon }), clip),
-        k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), clip),
-        v: clamp(v, clip),
-      });
-      return attendHeads(m, turn(heads, config.rotary, layer), layer);
-    },
-    feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "olmoe",
-        normalize: config.normalize ? "chosen" : "none",
-      });
-      return experts(m, rows, routing, expertNames(block));
-    },
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const { q, k, v } = project(m, rows);
+        const qGain = m.param("q_norm.weight", "query");
+        const kGain = m.param("k_norm.weight", "keyValue");
+        const heads = splitHeads({
+          q: clamp(rmsNorm(q, qGain, "query", { epsilon }), clip),
+          k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), clip),
+          v: clamp(v, clip),
+        });
+        return attendHeads(m, turn(heads, config.rotary, layer), layer);
+      }),
+    feed: (m, rows, layer) =>
+      m.block("mlp", { ffn: config.ffn }, (m) => {
+        const logits = routerLogits(m, rows, "gate.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "olmoe",
+          normalize: config.normalize ? "chosen" : "none",
+        });
+        return experts(m, rows, routing);
+      }),
   }, options);
 }
 

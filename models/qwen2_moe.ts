@@ -9,13 +9,7 @@ import {
   integerField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
+import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
 /** A Qwen2-MoE configuration. */
@@ -49,34 +43,34 @@ export function qwen2Moe(
 ): Model {
   const { bias, ffn, denseFfn, sharedFfn } = config;
   return decoderModel(config, {
-    axes: { ...groupedAxes(config), ffn, denseFfn, sharedFfn, sharedGate: 1 },
-    attend(m, rows, layer) {
-      const heads = projectHeads(m, rows, layer, { bias });
-      return attendHeads(m, turn(heads, config.rotary, layer), layer);
-    },
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const heads = projectHeads(m, rows, { bias });
+        return attendHeads(m, turn(heads, config.rotary, layer), layer);
+      }),
     feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
       if (!config.hasExperts(layer.index)) {
-        return mlp(m, rows, block, "denseFfn");
+        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
       }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "qwen2Moe",
-        normalize: config.normalize ? "chosen" : "none",
+      return m.block("mlp", { ffn }, (m) => {
+        const logits = routerLogits(m, rows, "gate.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "qwen2Moe",
+          normalize: config.normalize ? "chosen" : "none",
+        });
+        const open = m.block("shared_expert_gate", { gate: 1 }, (m) =>
+          map(
+            (g) => 1 / (1 + Math.exp(-g)),
+            sum(dot(rows, m.param("weight", "gate embed"), "embed"), "gate"),
+          ));
+        const shared = { name: "shared_expert", ffn: sharedFfn };
+        return add(
+          experts(m, rows, routing),
+          mul(mlp(m, rows, shared), open),
+        );
       });
-      const gate = m.param(
-        `${block}.shared_expert_gate.weight`,
-        "sharedGate embed",
-      );
-      const open = map(
-        (g) => 1 / (1 + Math.exp(-g)),
-        sum(dot(rows, gate, "embed"), "sharedGate"),
-      );
-      return add(
-        experts(m, rows, routing, expertNames(block)),
-        mul(mlp(m, rows, `${block}.shared_expert`, "sharedFfn"), open),
-      );
     },
   }, options);
 }

@@ -4,13 +4,7 @@ import { type Model, rmsNorm } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import { type Config, type DecoderOptions, requireField } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import {
-  expertNames,
-  experts,
-  mlp,
-  routeLayer,
-  routerLogits,
-} from "./feed_forward.ts";
+import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
 /** A Qwen3-MoE configuration. */
@@ -33,31 +27,32 @@ export function qwen3Moe(
 ): Model {
   const { epsilon, ffn, denseFfn } = config;
   return decoderModel(config, {
-    axes: { ...groupedAxes(config), ffn, denseFfn },
-    attend(m, rows, layer) {
-      const at = `${layer.name}.self_attn`;
-      const { q, k, v } = projectHeads(m, rows, layer);
-      const qGain = m.param(`${at}.q_norm.weight`, "headDim");
-      const kGain = m.param(`${at}.k_norm.weight`, "headDim");
-      const heads = {
-        q: rmsNorm(q, qGain, "headDim", { epsilon }),
-        k: rmsNorm(k, kGain, "headDim", { epsilon }),
-        v,
-      };
-      return attendHeads(m, turn(heads, config.rotary, layer), layer);
-    },
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const { q, k, v } = projectHeads(m, rows);
+        const qGain = m.param("q_norm.weight", "headDim");
+        const kGain = m.param("k_norm.weight", "headDim");
+        const heads = {
+          q: rmsNorm(q, qGain, "headDim", { epsilon }),
+          k: rmsNorm(k, kGain, "headDim", { epsilon }),
+          v,
+        };
+        return attendHeads(m, turn(heads, config.rotary, layer), layer);
+      }),
     feed(m, rows, layer) {
-      const block = `${layer.name}.mlp`;
       if (!config.hasExperts(layer.index)) {
-        return mlp(m, rows, block, "denseFfn");
+        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
       }
-      const logits = routerLogits(m, rows, `${block}.gate.weight`);
-      const routing = routeLayer(logits, layer, {
-        topK: config.expertsPerToken,
-        preset: "qwen3Moe",
-        normalize: config.normalize ? "chosen" : "none",
+      return m.block("mlp", { ffn }, (m) => {
+        const logits = routerLogits(m, rows, "gate.weight");
+        const routing = routeLayer(logits, layer, {
+          topK: config.expertsPerToken,
+          preset: "qwen3Moe",
+          normalize: config.normalize ? "chosen" : "none",
+        });
+        return experts(m, rows, routing);
       });
-      return experts(m, rows, routing, expertNames(block));
     },
   }, options);
 }

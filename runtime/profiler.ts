@@ -91,8 +91,10 @@ export class Tracer {
               ? { sentBytes: this.#newlySent(rank, sent[rank]!) }
               : {}),
           };
-          const name = step.label ??
-            (step.op === "launch" ? step.kernel : step.op);
+          const what = step.part
+            ? `${step.part.verb}/${step.part.part}`
+            : step.label ?? (step.op === "launch" ? step.kernel : step.op);
+          const name = step.block ? `${step.block}/${what}` : what;
           this.#add(
             rank,
             name,

@@ -1,5 +1,6 @@
 /** Which part of an axis a rank holds, and what the axis of the model is called. */
 
+import { shortAxis } from "./axis_name.ts";
 import { positionOver } from "./mesh.ts";
 import type { Plan, PlanWeight } from "./plan.ts";
 
@@ -37,9 +38,10 @@ export function sourceName(
   { source, stack }: PlanWeight,
   index: number,
 ): string {
-  return stack === undefined
-    ? source
-    : source.replaceAll(`{${modelAxis(plan, stack)}}`, String(index));
+  return stack === undefined ? source : source.replaceAll(
+    `{${shortAxis(modelAxis(plan, stack))}}`,
+    String(index),
+  );
 }
 
 /** The names of all source tensors of a weight. */

@@ -168,6 +168,8 @@ export interface StepBase {
   /** What it computes, in the model's words: `add(x, combine(…))`, and where. */
   readonly label?: string;
   readonly span?: Span;
+  /** The block of the model that it is of, such as `layers.3.moe`; absent: of none. */
+  readonly block?: string;
   readonly part?: StepPart;
   /** Of training: whether it is for gradients or for next values; absent: for the forward pass. */
   readonly phase?: "backward" | "update";

@@ -200,6 +200,7 @@ function stepOf(
     ...optional,
     label: text,
     span,
+    block: name,
     part,
     phase: oneOf("backward", "update"),
   });

@@ -111,7 +111,7 @@ function formatAxes(plan: Plan): string[] {
   };
   return [
     "axes",
-    ...alignRows(
+    ...repeatRows(
       Object.entries(plan.axes).map(([name, axis]) => [
         name,
         `${axis.dynamic && !axis.exact ? "<= " : ""}${axis.size}`,

@@ -1,5 +1,6 @@
 /** The text of programs: their ports, and one line a step; the parts of a dispatch or combine under one heading. */
 
+import { blockOfAxis, isWithin } from "./axis_name.ts";
 import { columnsOf } from "./bytes.ts";
 import { positionsOver } from "./mesh.ts";
 import type { Plan, Port, Step } from "./plan.ts";
@@ -29,12 +30,20 @@ export interface RoutingText {
 /** The axis of a routing's experts, as ranks hold it. */
 export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
   const exchange = facts.back[0]?.step ?? facts.forward[0]?.step;
-  const expert = Object.entries(plan.axes).find(([, { experts, over = [] }]) =>
-    experts && over.join() === (exchange?.over ?? []).join()
+  const { block = "" } = facts.count[0]?.step ?? exchange ?? {};
+  const axes = Object.entries(plan.axes).flatMap((
+    [name, { experts, over = [], of = name }],
+  ) =>
+    experts && over.join() === (exchange?.over ?? []).join() &&
+      isWithin(block, blockOfAxis(of))
+      ? [{ name, of }]
+      : []
   );
+  // The axis of the innermost block that the routing is in.
+  const [expert] = axes.sort((a, b) => b.of.length - a.of.length);
   return {
     facts,
-    expert: expert?.[0],
+    expert: expert?.name,
     permutation: permutationsOf(facts)[0] ?? "?",
   };
 }
@@ -57,10 +66,11 @@ export function formatPrograms(facts: Facts): string[] {
     const trains = steps.some(({ step }) => step.phase);
     let phase: string | undefined;
     for (const at of steps) {
-      const { part, span } = at.step;
+      const { part, span, block } = at.step;
       const now = at.step.phase ?? "forward";
       if (trains && now !== phase) lines.push(`  ${phase = now}`);
-      const place = span ? `  // ${spanText(span)}` : "";
+      const said = [...block ? [block] : [], ...span ? [spanText(span)] : []];
+      const place = said.length > 0 ? `  // ${said.join(" ")}` : "";
       const next = part ? `${part.verb} ${part.routing}` : "";
       const opens = part !== undefined &&
         (next !== heading || opensGroup(part.part, steps[at.index - 1])) &&

@@ -1,5 +1,6 @@
 /** Rules of weights: every weight buffer is filled once, from tensors of the right shape. */
 
+import { shortAxis } from "./axis_name.ts";
 import { modelAxis } from "./axis_parts.ts";
 import type { PlanWeight } from "./plan.ts";
 import type { Facts, Report } from "./verify_facts.ts";
@@ -49,7 +50,7 @@ function weightFaults(facts: Facts, weight: PlanWeight): string[] {
     return faults;
   }
   if (stack !== undefined) {
-    const name = modelAxis(facts.plan, stack);
+    const name = shortAxis(modelAxis(facts.plan, stack));
     if (!weight.source.includes(`{${name}}`)) {
       faults.push(
         `it is one tensor per '${name}', which its name does not say`,

@@ -313,7 +313,7 @@ const COMMANDS: readonly BadCommand[] = [
       `plan ${MIXTRAL} --max-context 9000000 --limits maxBufferSize=268435456`,
     code: 3,
     message:
-      "Cannot fit the plan: buffer 'model.layers.0.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. What mends it: --max-context 699050",
+      "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. What mends it: --max-context 699050",
   },
   {
     line: `plan ${MIXTRAL} --out /dev/full`,

@@ -70,7 +70,17 @@ t.test("sizes are held to the model's axes", (t) => {
           sum(topK(x(m), { over: "embed", k: 2 }).values, "choice"),
           sum(topK(x(m), { over: "embed", k: 3 }).values, "choice"),
         ),
-      "Cannot make axis 'choice' of 3: its size in this model is 2. Use another name for one of them",
+      "Cannot make axis 'choice' of 3: its size in this model is 2. Name it by the option 'axis' of 'topK', such as { axis: 'choice2' }",
+    ],
+    [
+      (m) => {
+        const logits = dot(x(m), m.param("router", "expert embed"), "embed");
+        const [two, three] = [2, 3].map((topK) =>
+          route(logits, { over: "expert", topK, preset: "mixtral" })
+        );
+        return add(sum(two!.weight, "choice"), sum(three!.weight, "choice"));
+      },
+      "Cannot make axis 'choice' of 3: its size in this model is 2. Name it by the option 'choice' of 'route', such as { choice: 'choice2' }, or route in a block",
     ],
     [
       (m) => m.param("by token", "token embed"),

@@ -346,7 +346,7 @@ t.test("more ranks mend what too many experts break, and all problems are report
       "each of 4 ranks needs MiB, and has 976.6 KiB",
       ...limits.flatMap((limit) => [
         `buffer 'layers.0.sent' needs ${limit} =, and 65536 is allowed`,
-        `buffer 'model.layers.0.keys' needs ${limit} =, and 65536 is allowed`,
+        `buffer 'model.layers.0.self_attn.keys' needs ${limit} =, and 65536 is allowed`,
       ]),
     ],
   );
@@ -360,7 +360,7 @@ t.test("limits without a machine are those that are given", async (t) => {
     ...[...argv, "--limits", "maxBufferSize=1048576"],
   );
   t.strictSame(problems.map(({ what }) => what), [
-    "buffer 'model.layers.0.keys' (and 3 more) needs maxBufferSize = 8388608, and 1048576 is allowed",
+    "buffer 'model.layers.0.self_attn.keys' (and 3 more) needs maxBufferSize = 8388608, and 1048576 is allowed",
   ]);
   t.equal(problems[0]!.mend, "--max-context 512");
   const bad = await switchyard(["plan", OLMOE, "--limits", "maxBuffer=1"]);

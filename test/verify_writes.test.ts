@@ -50,25 +50,25 @@ const CACHES: readonly Mistake[] = [
   [
     "is not written",
     "updates",
-    /buffer 'model.layers.0.values' in program 'main': no step writes it on rank 0/,
+    /buffer 'model.layers.0.self_attn.values' in program 'main': no step writes it on rank 0/,
     (plan) => drop(plan, writesValues),
   ],
   [
     "is written behind the attention that reads it",
     "updates",
-    /read buffer 'model.layers.0.values' in main\[\d+\].*: the program writes it before reads, and has not yet on rank 0/,
+    /read buffer 'model.layers.0.self_attn.values' in main\[\d+\].*: the program writes it before reads, and has not yet on rank 0/,
     (plan) => move(plan, find(plan, writesValues), find(plan, attends)),
   ],
   [
     "is written twice",
     "updates",
-    /write buffer 'model.layers.0.values' in main\[(\d+)\].*: main\[\d+\] has written it on rank 0/,
+    /write buffer 'model.layers.0.self_attn.values' in main\[(\d+)\].*: main\[\d+\] has written it on rank 0/,
     (plan) => double(plan, writesValues),
   ],
   [
     "is not written on a rank",
     "updates",
-    /buffer 'model.layers.0.values' in program 'main': no step writes it on rank 1/,
+    /buffer 'model.layers.0.self_attn.values' in program 'main': no step writes it on rank 1/,
     (plan) => {
       steps(plan)[find(plan, writesValues)]!.ranks = [0];
     },
@@ -78,7 +78,7 @@ const CACHES: readonly Mistake[] = [
     "updates",
     /it does not say that program 'main' does/,
     (plan) => {
-      Reflect.deleteProperty(plan.buffers["model.layers.0.values"]!, "written");
+      Reflect.deleteProperty(plan.buffers["model.layers.0.self_attn.values"]!, "written");
     },
   ],
   [
@@ -86,7 +86,7 @@ const CACHES: readonly Mistake[] = [
     "updates",
     /the plan has no such program/,
     (plan) => {
-      plan.buffers["model.layers.0.values"]!.written!["other"] = "after reads";
+      plan.buffers["model.layers.0.self_attn.values"]!.written!["other"] = "after reads";
     },
   ],
 ];
@@ -171,7 +171,7 @@ t.test("plans say what they write, and their text does", (t) => {
   }
   t.match(
     formatPlan(decoder),
-    /model.layers.0.values +state .* always, main writes it before reads\n/,
+    /model.layers.0.self_attn.values +state .* always, main writes it before reads\n/,
   );
   t.match(
     formatPlan(training),

@@ -45,6 +45,8 @@ export interface NodeDocument {
   /** The type that it is declared with; the others have what their rule says. */
   readonly given?: { readonly axes: readonly string[]; readonly dtype: DType };
   readonly span?: Span;
+  /** The block that it is written in. */
+  readonly block?: string;
 }
 
 /** Options of `compile`, without functions. */

@@ -30,6 +30,7 @@ export async function compileDocument(
     build: () => {
       const made = makeNodes(list as unknown as NodeDocument[]);
       return {
+        axes,
         outputs: Object.fromEntries(
           returns.map(({ name, node }) => [name, nodeAt(made, node)]),
         ),
@@ -79,13 +80,13 @@ function checkRopes(nodes: readonly Node[]): void {
 
 function makeNodes(list: readonly NodeDocument[]): Node[] {
   const made: Node[] = [];
-  for (const { primitive, inputs, params, given, span } of list) {
+  for (const { primitive, inputs, params, given, span, block } of list) {
     made.push(
       makeNode<Primitive>(
         primitive,
         inputs.map((back) => nodeAt(made, made.length - back)),
         paramsOf(params),
-        { span, given },
+        { span, block, given },
       ) as Node,
     );
   }

@@ -27,8 +27,9 @@ const flag: Schema = { type: "boolean" };
 const number: Schema = { type: "number" };
 const axis: Schema = {
   type: "string",
-  pattern: "^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+  pattern: "^([A-Za-z0-9_.-]{1,200}/)?[A-Za-z_][A-Za-z0-9_]{0,99}$",
 };
+const block: Schema = { type: "string", pattern: "^[A-Za-z0-9_.-]{1,200}$" };
 const axes: Schema = {
   type: "array",
   items: axis,
@@ -171,7 +172,7 @@ function nodeOf(primitive: ModelPrimitive): Schema {
     inputs: list(upTo(MAX_NODES, 1), 1 << 10),
     params: PARAMS[primitive],
     ...declared ? { given } : {},
-  }, { span });
+  }, { span, block });
 }
 
 /** A list of nodes, with its repeats expanded. */

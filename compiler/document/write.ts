@@ -44,7 +44,7 @@ export async function modelDocument(
   );
   const returned = Object.entries({ ...graph.outputs, ...graph.states });
   return {
-    axes: model.axes,
+    axes: graph.declared,
     nodes: findRepeats(
       withSourceNames(nodes) as unknown as Json[],
     ) as readonly unknown[],
@@ -58,7 +58,7 @@ export async function modelDocument(
 }
 
 function nodeDocument(
-  { primitive, params, axes, dtype, span }: Node,
+  { primitive, params, axes, dtype, span, block }: Node,
   { scalars, inputs }: {
     readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
     readonly inputs: readonly number[];
@@ -75,6 +75,7 @@ function nodeDocument(
       : defined(params) as NodeDocument["params"],
     ...GIVEN.has(primitive) ? { given: { axes, dtype } } : {},
     ...span ? { span } : {},
+    ...block === undefined ? {} : { block },
   };
 }
 

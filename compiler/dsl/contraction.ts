@@ -1,12 +1,21 @@
 /** Contractions: sums of products over shared axes. */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { messages as say, without } from "../graph/messages.ts";
 import { mul } from "./arithmetic.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { apply, names, type Tensor, traceOf, wrap } from "./tensor.ts";
+import {
+  apply,
+  axisOf,
+  names,
+  siteOf,
+  type Tensor,
+  traceOf,
+  wrap,
+} from "./tensor.ts";
 import type { CanDot, CanEinsum, Dot, EinsumOut, Float } from "./types.ts";
 
 /**
@@ -68,26 +77,27 @@ export function einsum<
   b: Tensor<B, NoInfer<D>>,
 ): Tensor<EinsumOut<S>, D> {
   const trace = traceOf([a, b], einsum);
-  const span = callSite(einsum);
-  const output = names(parseSpec(spec, a, b));
+  const site = siteOf(trace, einsum);
+  const output = names(parseSpec(spec, a, b))
+    .map((axis) => axisOf(axis, [a, b], trace));
   let [left, right] = [a.node, b.node];
   for (const axis of without(left.axes, [...right.axes, ...output])) {
-    left = makeNode("reduce", [left], { kind: "sum", over: axis }, { span });
+    left = makeNode("reduce", [left], { kind: "sum", over: axis }, site);
   }
   for (const axis of without(right.axes, [...left.axes, ...output])) {
-    right = makeNode("reduce", [right], { kind: "sum", over: axis }, { span });
+    right = makeNode("reduce", [right], { kind: "sum", over: axis }, site);
   }
   const over = left.axes.filter((axis) =>
     right.axes.includes(axis) && !output.includes(axis)
   );
   const product = over.length > 0
-    ? makeNode("dot", [left, right], { over }, { span })
+    ? makeNode("dot", [left, right], { over }, site)
     : mul(wrap<string, DType>(left, trace), wrap<string, DType>(right, trace))
       .node;
   if (product.axes.join(" ") === output.join(" ")) return wrap(product, trace);
   return wrap(
     makeNode("transpose", [product], {}, {
-      span,
+      ...site,
       given: { axes: output, dtype: product.dtype },
     }),
     trace,
@@ -106,7 +116,7 @@ function parseSpec(spec: string, a: Tensor, b: Tensor): string {
     return fail(say.einsumOperands(spec, left, right));
   }
   const output = spec.slice(arrow + 4);
-  const lost = without(names(output), [...left, ...right]);
+  const lost = without(names(output), [...left, ...right].map(shortAxis));
   if (lost.length > 0) fail(say.einsumOutput(spec, lost));
   return output;
 }

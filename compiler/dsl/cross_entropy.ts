@@ -13,8 +13,8 @@ import {
 } from "../../spec/kernel/build.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
-import { callSite } from "../../spec/call_site.ts";
-import { type Tensor, traceOf, wrap } from "./tensor.ts";
+import { sameAxes } from "../graph/rules.ts";
+import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 
 /** Options of `crossEntropy`. */
@@ -49,15 +49,17 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
   labels: Tensor<Without<A, NoInfer<K>>, "i32">,
   options: CrossEntropyOptions<K>,
 ): Tensor<"", "f32"> {
-  const { over, ignore = -100 } = options;
+  const { ignore = -100 } = options;
   const trace = traceOf([logits, labels], crossEntropy);
-  const span = callSite(crossEntropy);
+  const site = siteOf(trace, crossEntropy);
+  const { span } = site;
+  const over = axisOf(options.over, [logits], trace);
   const [x, label] = [logits.node, labels.node];
   if (!x.axes.includes(over)) {
     throw new ModelError(say.axis("crossEntropy", x.axes, over), span);
   }
   const rest = x.axes.filter((axis) => axis !== over);
-  if (words(label.axes) !== words(rest) || label.dtype !== "i32") {
+  if (!sameAxes(label.axes, rest) || label.dtype !== "i32") {
     throw new ModelError(
       `Cannot take the crossEntropy of '${
         words(x.axes)
@@ -67,7 +69,7 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
       span,
     );
   }
-  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const b = new NodeBuilder(builderContext(trace.axes, []), site);
   const counts = b.make(
     "cast",
     [

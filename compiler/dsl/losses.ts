@@ -1,5 +1,6 @@
 /** Losses that keep routers balanced and their logits small. Formulas and sources are in spec/routing.md. */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
 import {
   add,
@@ -22,8 +23,14 @@ import {
 } from "../graph/routing_losses.ts";
 import { biasStep } from "../graph/selection_bias.ts";
 import type { Routing } from "./route.ts";
-import { callSite } from "../../spec/call_site.ts";
-import { type Tensor, traceOf, type Verb, wrap } from "./tensor.ts";
+import {
+  axisOf,
+  siteOf,
+  type Tensor,
+  traceOf,
+  type Verb,
+  wrap,
+} from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 
 /** One thing, or one for each layer. */
@@ -55,7 +62,7 @@ type Kept<G> = [G] extends [never] ? "" : G extends string ? G : "";
 function begin(
   verb: Verb,
   logits: readonly Tensor[],
-  { over, per, group, mask }: {
+  { group, mask, ...names }: {
     readonly over: string;
     readonly per?: string | undefined;
     readonly group?: Tensor | undefined;
@@ -64,7 +71,12 @@ function begin(
 ): Sums {
   const given = [group, mask].filter((x) => x !== undefined);
   const trace = traceOf([...logits, ...given], verb);
-  const span = callSite(verb);
+  const site = siteOf(trace, verb);
+  const { span } = site;
+  const over = axisOf(names.over, logits, trace);
+  const per = names.per === undefined
+    ? undefined
+    : axisOf(names.per, logits, trace);
   const kept = per === undefined || group ? [over] : [over, per];
   for (const { node } of logits) {
     for (const axis of kept) {
@@ -78,14 +90,14 @@ function begin(
   const wrong = group &&
     groupProblem({ axes, tokens, group: group.node, per, trace });
   if (wrong !== undefined) throw new ModelError(wrong, span);
-  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const b = new NodeBuilder(builderContext(trace.axes, []), site);
   const float = (x: Node) =>
     b.make("cast", [x], {}, { axes: [], dtype: "f32" });
   const counts = mask
     ? float(mask.node)
     : group && float(b.constant(1, group.node));
   return {
-    ...{ b, trace, span, tokens, counts },
+    ...{ b, trace, span, over, tokens, counts },
     groups: group && { ids: group.node, over: per! },
   };
 }
@@ -103,10 +115,14 @@ function groupProblem({ axes, tokens, group, per, trace }: {
     return `${cannot}: no axis is named for the groups. Give 'per'`;
   }
   if (!Object.hasOwn(trace.axes, per)) {
-    return `${cannot} along '${per}': the model has no such axis. Declare it, as long as there are groups`;
+    return `${cannot} along '${
+      shortAxis(per)
+    }': the model has no such axis. Declare it, as long as there are groups`;
   }
   if (axes.includes(per)) {
-    return `${cannot} along '${per}': they have that axis already. Leave 'group' out, or name another axis`;
+    return `${cannot} along '${
+      shortAxis(per)
+    }': they have that axis already. Leave 'group' out, or name another axis`;
   }
   if (!sameAxes(group.axes, tokens) || group.dtype !== "i32") {
     return `${cannot} by ${group.dtype}[${words(group.axes)}]: expected i32[${
@@ -121,6 +137,8 @@ interface Sums {
   readonly b: NodeBuilder;
   readonly trace: Tensor["trace"];
   readonly span: Span | undefined;
+  /** The axis of experts. */
+  readonly over: string;
   /** Axes that are summed. */
   readonly tokens: readonly string[];
   /** 1 for tokens that count, if not all do, or not all together. */
@@ -217,10 +235,9 @@ export function balancingLoss<
   routing: OneOrMore<Routing>,
   options: BalancingOptions<A, E, G>,
 ): Tensor<Kept<G>, "f32"> {
-  const { over } = options;
   const [layers, routings] = [list(logits), list(routing)];
   const sums = begin(balancingLoss, layers, options);
-  const { b, trace, span } = sums;
+  const { b, trace, span, over } = sums;
   if (layers.length !== routings.length) {
     throw new ModelError(
       `Cannot balance ${routings.length} routings by the logits of ${layers.length}: give the logits of each`,
@@ -269,11 +286,11 @@ export function zLoss<
 ): Tensor<Kept<G>, "f32"> {
   const layers = list(logits);
   const sums = begin(zLoss, layers, options);
-  const { b } = sums;
+  const { b, over } = sums;
   const squares = layers.map(({ node }) =>
     b.map(
       (z) => mul(z!, z!),
-      b.make("logSumExp", [node], { over: options.over }),
+      b.make("logSumExp", [node], { over }),
     )
   );
   return wrap(meanOf(sums, squares), sums.trace);
@@ -309,9 +326,9 @@ export function importanceLoss<
   scores: Tensor<A, "f32">,
   options: ImportanceOptions<A, E, G>,
 ): Tensor<Kept<G>, "f32"> {
-  const { over, unbiased = false } = options;
+  const { unbiased = false } = options;
   const sums = begin(importanceLoss, [scores], options);
-  const { b, trace } = sums;
+  const { b, trace, over } = sums;
   // Sums over tokens and their means are as different from each other, but for the 1e-10.
   const tokens = sums.counts
     ? b.map((v, n) => mul(v!, n!), scores.node, sums.counts)
@@ -371,15 +388,15 @@ export function biasUpdate<E extends string>(
   options: BiasUpdateOptions,
 ): Tensor<E, "f32"> {
   const trace = traceOf([bias, routing], biasUpdate);
-  const span = callSite(biasUpdate);
+  const site = siteOf(trace, biasUpdate);
   const { expert, tokens } = routing.node.params;
-  if (bias.axes !== expert) {
+  if (!sameAxes(bias.node.axes, [expert])) {
     throw new ModelError(
-      `Cannot update bias '${bias.axes}': expected '${expert}'`,
-      span,
+      `Cannot update bias '${bias.axes}': expected '${shortAxis(expert)}'`,
+      site.span,
     );
   }
-  const b = new NodeBuilder(builderContext(trace.axes, []), span);
+  const b = new NodeBuilder(builderContext(trace.axes, []), site);
   const load = tokens.reduceRight<Node>(
     (sum, over) => b.make("reduce", [sum], { kind: "sum", over }),
     b.make("part", [routing.node], { field: "chosen" }),

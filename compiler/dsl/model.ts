@@ -1,14 +1,16 @@
 /** Declare a model: its axes, and the function that builds it. */
 
+import { axisIn, blockOfAxis, isWithin } from "../../spec/axis_name.ts";
 import type { DType } from "../../spec/dtype.ts";
 import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
-import { messages as say, without } from "../graph/messages.ts";
+import { messages as say, without, words } from "../graph/messages.ts";
+import { sameAxes } from "../graph/rules.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { makeNode } from "../graph/make_node.ts";
-import { names, Tensor, type Trace, wrap } from "./tensor.ts";
-import type { Known, KnownParam, ParamName } from "./types.ts";
+import { type Block, names, Tensor, type Trace, wrap } from "./tensor.ts";
+import type { CanReturn, Known, KnownParam, ParamName } from "./types.ts";
 
 /** A length known when a program starts, at most `bound`. */
 export interface UpTo {
@@ -50,8 +52,42 @@ export interface DeclareOptions<D extends DType> {
   readonly dtype?: D;
 }
 
-/** What a model function declares its tensors with. `Names` are the axes of the model. */
-export interface Scope<Names extends string = string> {
+/**
+ * What a model function declares its tensors with. `Names` are the axes of the model, or of a block and what is around it; a
+ * function that takes a scope can be called with any that has its axes.
+ */
+export interface Scope<in Names extends string = string> {
+  /**
+   * What `body` makes, in a scope with the axes `axes` besides those around it. They are local: the same name around it or in
+   * another block is another axis, of any size, which placements and plans call `layers.3.moe/expert`. So is an axis that a verb
+   * names inside, such as "choice" of `route`. Parameters and states declared inside have the name of the block in front
+   * of theirs, `layers.3.moe.router`; names of blocks inside of blocks are joined in the same way. Called twice with one
+   * name and the same axes, it is the same block.
+   *
+   * Axes, dtype: those of what `body` returns. Errors: a name that is not letters, digits, '_', '-' and '.'; an axis that
+   * the block has with another size; what is returned has a local axis.
+   *
+   * @example
+   * ```ts
+   * const hidden = (m: Scope<"token" | "embed" | "ffn">, x: Tensor<"token embed", "f32">) =>
+   *   dot(dot(x, m.param("up", "ffn embed"), "embed"), m.param("down", "embed ffn"), "ffn");
+   * const two = model({ token: 1, embed: 2 }, (m) => {
+   *   const x = m.input("x", "token embed");
+   *   const y = m.block("layers.0", { ffn: 4 }, (m) => hidden(m, x));
+   *   return { y: m.block("layers.1", { ffn: 6 }, (m) => hidden(m, y)) };
+   * });
+   * console.assert(trace(two).axes["layers.1/ffn"]?.size === 6);
+   * ```
+   */
+  block<
+    const L extends AxisSizes,
+    const A extends string,
+    const D extends DType,
+  >(
+    name: string,
+    axes: L,
+    body: (m: Scope<Names | (keyof L & string)>) => Tensor<A, D>,
+  ): CanReturn<A, keyof L, Tensor<A, D>>;
   /**
    * A tensor given at run time. Its name is its safetensors key; ids and positions are "i32".
    *
@@ -135,22 +171,36 @@ export function model<const Sizes extends AxisSizes, const R extends Outputs>(
   build: (m: Scope<keyof Sizes & string>) => R,
 ): Model<keyof R & string> {
   const span = callSite(model);
-  const sizes: { [name: string]: AxisSize } = {};
-  for (const [name, size] of Object.entries(axes)) {
-    sizes[name] = axisSize(name, size, span);
-  }
+  const sizes = axisSizes(axes, span);
   const made: Model<keyof R & string> = {
     axes: sizes,
     span,
     build: ({ training = false } = {}) =>
       run(
-        { axes: sizes, training, dispatched: [], blocks: [] },
+        {
+          ...{ axes: { ...sizes }, training, dispatched: [], blocks: [] },
+          block: {
+            path: "",
+            names: new Map(Object.keys(sizes).map((name) => [name, name])),
+          },
+        },
         build as Build,
         span,
       ),
   };
   MODELS.add(made);
   return made;
+}
+
+function axisSizes(
+  axes: AxisSizes,
+  span: Span | undefined,
+): { readonly [name: string]: AxisSize } {
+  return Object.fromEntries(
+    Object.entries(axes).map((
+      [name, size],
+    ) => [name, axisSize(name, size, span)]),
+  );
 }
 
 function axisSize(
@@ -179,7 +229,7 @@ type Build = (m: Scope) => unknown;
 
 function run(trace: Trace, build: Build, span: Span | undefined): Built {
   const declared = new Map<string, Node>();
-  const returned: unknown = build(makeScope(trace, declared));
+  const returned: unknown = build(makeScope(trace, declared, trace.block));
   if (typeof returned !== "object" || returned === null) {
     throw new ModelError(
       "Cannot build a model: its function returned no outputs. Return an object of tensors by name",
@@ -200,6 +250,7 @@ function run(trace: Trace, build: Build, span: Span | undefined): Built {
     outputs[name] = value.node;
   }
   return {
+    axes: trace.axes,
     outputs,
     declared: [...declared.values()],
     dispatched: trace.dispatched,
@@ -210,8 +261,12 @@ type Leaf = "input" | "param" | "state";
 
 type AnyOptions = DeclareOptions<DType>;
 
-/** The three declaring functions. Typed loosely here, which is cheaper: the interface is what users see. */
-function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
+/** What users declare with. Typed loosely here, which is cheaper: the interface is what they see. */
+function makeScope(
+  trace: Trace,
+  declared: Map<string, Node>,
+  block: Block,
+): Scope {
   function declare(
     kind: Leaf,
     verb: (...args: never[]) => unknown,
@@ -221,12 +276,9 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
   ): Tensor<never, never> {
     const span = callSite(verb);
     const list = names(axes);
-    const unknown = without(list, Object.keys(trace.axes));
-    if (unknown.length > 0) {
-      throw new ModelError(
-        say.unknownAxis(list, Object.keys(trace.axes)),
-        span,
-      );
+    const known = [...block.names.keys()];
+    if (without(list, known).length > 0) {
+      throw new ModelError(say.unknownAxis(list, known), span);
     }
     const twice = list.find((axis, i) => list.indexOf(axis, i + 1) >= 0);
     if (twice !== undefined) {
@@ -238,25 +290,31 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
         span,
       );
     }
+    const full = kind === "input" ? name : nameIn(block, name);
     const stack = kind === "param" ? /\{([^}]*)\}/.exec(name)?.[1] : undefined;
     const node = makeNode(
       kind,
       [],
-      stack === undefined ? { name } : { name, stack },
-      { span, given: { axes: list, dtype } },
+      stack === undefined
+        ? { name: full }
+        : { name: full, stack: block.names.get(stack) ?? stack },
+      {
+        ...{ span, block: block.path },
+        given: { axes: list.map((axis) => block.names.get(axis)!), dtype },
+      },
     );
-    const before = declared.get(name);
+    const before = declared.get(full);
     if (before === undefined) {
-      declared.set(name, node as Node);
+      declared.set(full, node as Node);
       return wrap(node as Node, trace);
     }
     if (
       before.primitive !== kind || before.dtype !== dtype ||
-      before.axes.join(" ") !== axes
+      !sameAxes(before.axes, node.axes)
     ) {
       throw new ModelError(
-        `Cannot declare ${kind} '${name}' as ${dtype}[${axes}]: it is ${before.primitive} ${before.dtype}[${
-          before.axes.join(" ")
+        `Cannot declare ${kind} '${full}' as ${dtype}[${axes}]: it is ${before.primitive} ${before.dtype}[${
+          words(before.axes)
         }]${atPlace(before.span)} already`,
         span,
       );
@@ -270,6 +328,76 @@ function makeScope(trace: Trace, declared: Map<string, Node>): Scope {
       declare("param", scope.param, name, axes, options?.dtype ?? "f32"),
     state: (name: string, axes: string, options?: AnyOptions) =>
       declare("state", scope.state, name, axes, options?.dtype ?? "f32"),
+    block: (name: string, axes: AxisSizes, body: (m: Scope) => unknown) => {
+      const span = callSite(scope.block);
+      const inner = openBlock(trace, block, { name, axes, span });
+      const before = trace.block;
+      trace.block = inner;
+      try {
+        return closeBlock(inner, body(makeScope(trace, declared, inner)), span);
+      } finally {
+        trace.block = before;
+      }
+    },
   };
   return scope as unknown as Scope;
+}
+
+/** The name of a parameter, state or block that is declared in a block. */
+function nameIn({ path }: Block, name: string): string {
+  return path === "" ? name : `${path}.${name}`;
+}
+
+/** The scope of a block: its axes, and those around it. */
+function openBlock(
+  trace: Trace,
+  outer: Block,
+  { name, axes, span }: {
+    readonly name: string;
+    readonly axes: AxisSizes;
+    readonly span: Span | undefined;
+  },
+): Block {
+  if (!/^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/.test(name)) {
+    throw new ModelError(
+      `Cannot name a block '${name}': a name is letters, digits, '_' and '-', in parts joined by '.'`,
+      span,
+    );
+  }
+  const path = nameIn(outer, name);
+  const known = new Map(outer.names);
+  for (const [axis, size] of Object.entries(axisSizes(axes, span))) {
+    const full = axisIn(path, axis);
+    const before = trace.axes[full] ?? size;
+    if (before.size !== size.size || before.dynamic !== size.dynamic) {
+      throw new ModelError(
+        `Cannot declare axis '${full}' of ${size.size}: it is ${before.size} already. Give the block another name`,
+        span,
+      );
+    }
+    trace.axes[full] = before;
+    known.set(axis, full);
+  }
+  return { path, names: known };
+}
+
+/** What the body of a block returned, which has no axis of the block. */
+function closeBlock(
+  { path }: Block,
+  value: unknown,
+  span: Span | undefined,
+): Tensor {
+  if (!(value instanceof Tensor)) {
+    throw new ModelError(
+      `Cannot return from block '${path}': it is no tensor`,
+      span,
+    );
+  }
+  const { axes } = value.node;
+  const local = axes.filter((axis) => {
+    const of = blockOfAxis(axis);
+    return of !== "" && isWithin(of, path);
+  });
+  if (local.length > 0) throw new ModelError(say.leave(axes, local), span);
+  return value;
 }

@@ -3,10 +3,10 @@
 import { ModelError } from "../../spec/errors.ts";
 import { isRouting, type RoutingNode } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
-import { messages as say, without } from "../graph/messages.ts";
+import { messages as say, without, words } from "../graph/messages.ts";
 import type { Routing } from "./route.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { type Tensor, traceOf, wrap } from "./tensor.ts";
+import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
 import { transpose } from "./shape.ts";
 import type {
   Axis,
@@ -59,12 +59,15 @@ export function topK<
   x: Tensor<A, D>,
   options: TopKOptions<E, C>,
 ): TopK<Cat<Without<A, E>, C>, D> {
-  const { over, k, axis = "choice" } = options;
   const trace = traceOf([x], topK);
-  const span = callSite(topK);
-  const tuple = makeNode("topK", [x.node], { over, k, axis }, { span });
+  const site = siteOf(trace, topK);
+  const tuple = makeNode("topK", [x.node], {
+    over: axisOf(options.over, [x], trace),
+    k: options.k,
+    axis: axisOf(options.axis ?? "choice", [x], trace),
+  }, site);
   const read = (field: "values" | "indices") =>
-    makeNode("part", [tuple], { field }, { span });
+    makeNode("part", [tuple], { field }, site);
   return {
     values: wrap(read("values"), trace),
     indices: wrap(read("indices"), trace),
@@ -117,14 +120,14 @@ export function dispatch<
   let value = x as unknown as Tensor;
   const trace = traceOf([value, routing], dispatch);
   const node = routeNode(routing, dispatch);
-  const span = callSite(dispatch);
+  const site = siteOf(trace, dispatch);
   const { tokens } = node.params;
   if (without(tokens, value.node.axes).length > 0) {
-    throw new ModelError(say.dispatch(value.node.axes, tokens), span);
+    throw new ModelError(say.dispatch(value.node.axes, tokens), site.span);
   }
-  const order = [...tokens, ...without(value.node.axes, tokens)].join(" ");
+  const order = words([...tokens, ...without(value.node.axes, tokens)]);
   if (order !== value.axes) value = transpose(value, order);
-  const sent = makeNode("dispatch", [value.node, node], {}, { span });
+  const sent = makeNode("dispatch", [value.node, node], {}, site);
   trace.dispatched.push(sent);
   return wrap(sent, trace);
 }
@@ -161,10 +164,6 @@ export function combine<
   const value = y as unknown as Tensor;
   const trace = traceOf([value, routing], combine);
   const node = routeNode(routing, combine);
-  return wrap(
-    makeNode("combine", [value.node, node], {}, {
-      span: callSite(combine),
-    }),
-    trace,
-  );
+  const site = siteOf(trace, combine);
+  return wrap(makeNode("combine", [value.node, node], {}, site), trace);
 }

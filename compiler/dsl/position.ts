@@ -2,9 +2,10 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
-import { messages as say, words } from "../graph/messages.ts";
+import { messages as say } from "../graph/messages.ts";
+import { sameAxes } from "../graph/rules.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { apply, type Tensor, traceOf } from "./tensor.ts";
+import { apply, axisOf, names, type Tensor, traceOf } from "./tensor.ts";
 import type {
   Axis,
   CanCache,
@@ -97,12 +98,13 @@ export function rope<
   options: RopeOptions<CanPosition<NoInfer<A>, P, Tensor<P, "i32">>>,
 ): Tensor<A, D> {
   const position = options.position as unknown as Tensor;
-  const { axes } = traceOf([x, position], rope);
+  const trace = traceOf([x, position], rope);
   const span = callSite(rope);
-  if (!x.node.axes.includes(axis)) {
+  const sizeOf = (name: string) => trace.axes[axisOf(name, [x], trace)]?.size;
+  if (!names(x.axes).includes(axis)) {
     throw new ModelError(say.axis("rope", x.node.axes, axis), span);
   }
-  const length = axes[axis]?.size;
+  const length = sizeOf(axis);
   if (length === undefined || length % 2 !== 0) {
     throw new ModelError(
       `Cannot rope '${x.axes}' over '${axis}': its size is ${
@@ -111,7 +113,7 @@ export function rope<
       span,
     );
   }
-  const positions = options.positions ?? axes["context"]?.size;
+  const positions = options.positions ?? sizeOf("context");
   if (positions === undefined) {
     throw new ModelError(
       `Cannot rope '${x.axes}': nothing bounds the positions. Give 'positions', or the model an axis 'context'`,
@@ -225,15 +227,15 @@ export function attention<
   const [token, head, dim] = query.node.axes;
   const kvHead = key.node.axes[1];
   if (query.node.axes.length !== 3) return fail(say.query(query.node.axes));
-  if (words(key.node.axes) !== `${token} ${kvHead} ${dim}`) {
+  if (!sameAxes(key.node.axes, [token!, kvHead!, dim!])) {
     return fail(say.key(query.node.axes, key.node.axes));
   }
-  if (value.axes !== key.node.axes.join(" ")) {
+  if (!sameAxes(value.node.axes, key.node.axes)) {
     return fail(say.value(key.node.axes, value.node.axes));
   }
   for (const cache of [keys, values]) {
     const [s, c, ...rest] = cache.node.axes;
-    if (words(rest) !== words(key.node.axes.slice(1)) || !s || !c) {
+    if (!sameAxes(rest, key.node.axes.slice(1)) || !s || !c) {
       return fail(say.cache(key.node.axes, cache.node.axes));
     }
   }
@@ -320,7 +322,7 @@ export function latentAttention<
   if (query.node.axes.length !== 3) {
     throw new ModelError(say.query(query.node.axes), span);
   }
-  if (words(key.node.axes) !== `${token} ${dim}`) {
+  if (!sameAxes(key.node.axes, [token!, dim!])) {
     throw new ModelError(say.sharedKey(query.node.axes, key.node.axes), span);
   }
   if (state.node.axes.length !== 3 || state.node.axes[2] !== dim) {

@@ -1,8 +1,7 @@
 /** Blocks whose values are not kept for gradients. */
 
 import { makeNode } from "../graph/make_node.ts";
-import { callSite } from "../../spec/call_site.ts";
-import { type Tensor, traceOf, wrap } from "./tensor.ts";
+import { siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
 
 /**
  * What `block` makes of `x`. A step of training computes it a second time for the gradients, instead of keeping what is
@@ -25,16 +24,22 @@ export function recompute<T extends Tensor, R extends Tensor>(
   block: (x: T) => R,
 ): R {
   const trace = traceOf([x], recompute);
-  const span = callSite(recompute);
+  const site = siteOf(trace, recompute);
   const number = trace.blocks.length;
   trace.blocks.push(x.node);
-  const enter = makeNode("again", [x.node], { block: number, end: "in" }, {
-    span,
-  });
+  const enter = makeNode(
+    "again",
+    [x.node],
+    { block: number, end: "in" },
+    site,
+  );
   const y = block(wrap(enter, trace) as Tensor as T);
   traceOf([x, y], recompute);
-  const leave = makeNode("again", [y.node], { block: number, end: "out" }, {
-    span,
-  });
+  const leave = makeNode(
+    "again",
+    [y.node],
+    { block: number, end: "out" },
+    site,
+  );
   return wrap(leave, trace) as Tensor as R;
 }

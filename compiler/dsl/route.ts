@@ -12,8 +12,14 @@ import {
   routingRule,
   type RuleChoices,
 } from "../graph/routing.ts";
-import { callSite } from "../../spec/call_site.ts";
-import { type Tensor, type Trace, traceOf, wrap } from "./tensor.ts";
+import {
+  axisOf,
+  siteOf,
+  type Tensor,
+  type Trace,
+  traceOf,
+  wrap,
+} from "./tensor.ts";
 import type { Axis, Cat, Without } from "./types.ts";
 
 declare const routing: unique symbol;
@@ -121,8 +127,10 @@ class Routed {
 
   #part(field: NodeOf<"part">["params"]["field"]): Tensor<never, never> {
     const getter = Object.getOwnPropertyDescriptor(Routed.prototype, field);
-    const span = getter?.get ? callSite(getter.get) : this.node.span;
-    return wrap(makeNode("part", [this.node], { field }, { span }), this.trace);
+    const site = getter?.get
+      ? siteOf(this.trace, getter.get)
+      : { span: this.node.span, block: this.node.block };
+    return wrap(makeNode("part", [this.node], { field }, site), this.trace);
   }
 
   get index(): Tensor<never, never> {
@@ -217,19 +225,25 @@ export function route<
   logits: Tensor<A, "f32">,
   options: RouteOptions<A, E, P, S, C> & { readonly capacity?: K },
 ): RoutingBy<P, K, Without<A, E>, E, S, C> {
-  const { over, group } = options;
-  const span = callSite(route);
-  if (typeof group === "string" && !logits.node.axes.includes(group)) {
-    throw new ModelError(
-      say.axis("group", without(logits.node.axes, [over]), group),
-      span,
-    );
-  }
   const operands = OPERANDS.filter((name) =>
     options[name] !== undefined && typeof options[name] !== "string"
   );
   const tensors = operands.map((name) => options[name] as Tensor);
   const trace = traceOf([logits, ...tensors], route);
+  const site = siteOf(trace, route);
+  const { span } = site;
+  const named = (name: string) => axisOf(name, [logits], trace);
+  const over = named(options.over);
+  const group = typeof options.group === "string"
+    ? named(options.group)
+    : undefined;
+  if (group !== undefined && !logits.node.axes.includes(group)) {
+    throw new ModelError(
+      say.axis("group", without(logits.node.axes, [over]), group),
+      span,
+    );
+  }
+  const { slot = "slot" } = options;
   const node = makeNode("route", [logits, ...tensors].map((x) => x.node), {
     rule: routingRule(
       {
@@ -240,12 +254,12 @@ export function route<
       span,
     ),
     expert: over,
-    slot: options.slot ?? "slot",
-    choice: options.choice ?? "choice",
+    slot: trace.block.names.get(slot) ?? slot,
+    choice: named(options.choice ?? "choice"),
     tokens: without(logits.node.axes, [over]),
-    ...typeof group === "string" ? { leadingGroup: group } : {},
+    ...group === undefined ? {} : { leadingGroup: group },
     operands,
-  }, { span });
+  }, site);
   // `Routed` has every part; which of them the preset has is in the type, and checked when one is read.
   return new Routed(node, trace) as unknown as ReturnType<
     typeof route<A, E, P, S, C, K>

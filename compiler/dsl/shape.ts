@@ -155,7 +155,7 @@ export function concat<
 ): Tensor<Renamed<A, F, T>, D> {
   const other = b as unknown as Tensor;
   traceOf([a, other], concat);
-  const at = a.node.axes.indexOf(axis);
+  const at = names(a.axes).indexOf(axis);
   return apply(concat, "concat", [a, other], {
     axes: [axis, other.node.axes[at] ?? axis],
     to,

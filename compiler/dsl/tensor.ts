@@ -1,7 +1,9 @@
 /** A tensor of the model: a node of the graph with its axes and dtype in its type. */
 
 import type { DType } from "../../spec/dtype.ts";
-import { ModelError } from "../../spec/errors.ts";
+import { axisIn, shortAxis } from "../../spec/axis_name.ts";
+import { ModelError, type Span } from "../../spec/errors.ts";
+import { renameAxes } from "../graph/axis_params.ts";
 import type {
   AxisSize,
   Node,
@@ -9,17 +11,29 @@ import type {
   PrimitiveParams,
 } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
+import { messages as say, words } from "../graph/messages.ts";
 import type { TensorType } from "../graph/rules.ts";
 import { callSite } from "../../spec/call_site.ts";
+
+/** A scope of axis names: the model, or a block of it. */
+export interface Block {
+  /** `layers.3.moe`; "" is the model itself. */
+  readonly path: string;
+  /** What axes that are declared here or around here are called in the graph: `expert` is `layers.3.moe/expert`. */
+  readonly names: ReadonlyMap<string, string>;
+}
 
 /** What the tensors of one run of a model function share: its axes, what it is for, the dispatches that must come home, and blocks. */
 export interface Trace {
   /** A step of training is made of it. */
   readonly training: boolean;
-  readonly axes: { readonly [name: string]: AxisSize };
+  /** Every axis that is declared, as the graph calls it. */
+  readonly axes: { [name: string]: AxisSize };
   readonly dispatched: Node[];
   /** The block of each call of `recompute`. */
   readonly blocks: Node[];
+  /** The block whose body runs. */
+  block: Block;
 }
 
 /**
@@ -55,10 +69,13 @@ export function wrap<A extends string, D extends DType>(
   node: Node,
   trace: Trace,
 ): Tensor<A, D> {
-  return new Tensor(node.axes.join(" ") as A, node.dtype as D, node, trace);
+  return new Tensor(words(node.axes) as A, node.dtype as D, node, trace);
 }
 
-/** The trace that all operands belong to; complains about values that are no tensors, for callers without types. */
+/**
+ * The trace that all operands belong to. Complains about values that are no tensors, for callers without types, and about
+ * axes of two blocks under one name.
+ */
 export function traceOf(
   operands: readonly unknown[],
   verb: Verb,
@@ -80,7 +97,52 @@ export function traceOf(
     }
     trace = of;
   }
+  checkNames(operands as readonly Tensor[], verb);
   return trace!;
+}
+
+/** Operands mean the same axis by a name. */
+function checkNames(operands: readonly Tensor[], verb: Verb): void {
+  const known = new Map<string, readonly [axis: string, node: Node]>();
+  for (const { node } of operands) {
+    for (const axis of node.axes) {
+      const name = shortAxis(axis);
+      const [other, first] = known.get(name) ?? [axis, node];
+      if (other !== axis) {
+        throw new ModelError(
+          say.twoAxes(verb.name, first.axes, node.axes, name),
+          callSite(verb),
+        );
+      }
+      known.set(name, [axis, node]);
+    }
+  }
+}
+
+/**
+ * What the graph calls the axis that a verb names: that of an operand, else what is declared in the block at hand or around
+ * it, else a new one of the block.
+ */
+export function axisOf(
+  name: string,
+  operands: readonly Pick<Tensor, "node">[],
+  { block }: Trace,
+): string {
+  for (const { node } of operands) {
+    const found = node.axes.find((axis) => shortAxis(axis) === name);
+    if (found !== undefined) return found;
+  }
+  return name.includes("/")
+    ? name
+    : block.names.get(name) ?? axisIn(block.path, name);
+}
+
+/** Where a verb was called: the place in the source, and the block. */
+export function siteOf(
+  trace: Trace,
+  verb: Verb,
+): { readonly span: Span | undefined; readonly block: string } {
+  return { span: callSite(verb), block: trace.block.path };
 }
 
 function describe(value: unknown): string {
@@ -99,9 +161,10 @@ export function apply<P extends Primitive, A extends string, D extends DType>(
 ): Tensor<A, D> {
   const trace = traceOf(operands, verb);
   const inputs = operands.map((operand) => operand.node);
-  const node = makeNode(primitive, inputs, params, {
-    span: callSite(verb),
-    given,
+  const rename = (axis: string) => axisOf(axis, operands, trace);
+  const node = makeNode(primitive, inputs, renameAxes(params, rename), {
+    ...siteOf(trace, verb),
+    given: given && { ...given, axes: given.axes.map(rename) },
   });
   return wrap(node as Node, trace);
 }

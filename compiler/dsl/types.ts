@@ -85,6 +85,14 @@ export type KnownParam<
   : string extends S | X ? S
   : `Cannot stack '${S}' over '${X}': it is not the first axis`;
 
+/** `Ok` if a tensor of the axes `A` has none that are local to a block. */
+export type CanReturn<A extends string, Local, Ok> = [Axis<A> & Local] extends
+  [never] ? Ok
+  : `Cannot return '${A}' from a block: axis '${Without<
+    A,
+    Exclude<Axis<A>, Local>
+  >}' is local to it`;
+
 // --- elementwise
 
 /** Axes of an elementwise result: those of the operand that has them all. */

@@ -4,6 +4,7 @@
  * device: the order of `numerics.md`, every product and sum rounded to f32. Other sums are in double precision.
  */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import { DataError, invariant } from "../../spec/errors.ts";
 import {
   type Context,
@@ -150,7 +151,7 @@ function unstack(
   const { name, stack } = node.params;
   const all: number[] = [];
   for (let i = 0; i < shape[0]!; i++) {
-    const part = tensors[name.replaceAll(`{${stack}}`, String(i))];
+    const part = tensors[name.replaceAll(`{${shortAxis(stack)}}`, String(i))];
     if (part === undefined) return undefined;
     for (let j = 0; j < part.length; j++) all.push(part[j]!);
   }

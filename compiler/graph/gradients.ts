@@ -64,7 +64,7 @@ export function gradients(
     context: builderContext(axes, nodes, "backward"),
     ...{ scalars, repeats },
   };
-  const b = new NodeBuilder(derivation.context, loss.span);
+  const b = new NodeBuilder(derivation.context, loss);
   const found = pullBack(derivation, loss, {
     cotangent: b.constant(1, loss),
     to: new Set(by),
@@ -130,7 +130,7 @@ function pullBack(
   const step = (node: Node, copies: ReadonlyMap<Node, Node> = NONE): void => {
     const dy = cotangents.get(node);
     if (dy === undefined || !needed.has(node) || to.has(node)) return;
-    const b = new NodeBuilder(derivation.context, node.span);
+    const b = new NodeBuilder(derivation.context, node);
     if (
       derivation.repeats && node.primitive === "again" &&
       node.params.end === "out"

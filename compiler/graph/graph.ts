@@ -335,12 +335,26 @@ export interface NodeOf<P extends Primitive> {
   readonly axes: readonly string[];
   readonly dtype: DType;
   readonly span: Span | undefined;
+  /** The block that it is written in, such as `layers.3.moe`; absent: in none. */
+  readonly block?: string;
   /** Of a step of training: what it is for, if not for the forward pass. */
   readonly phase?: Phase;
   /** `chunk 1 of 2`, where a node is there once for each chunk of a dispatch. */
   readonly chunk?: string;
   /** How its elements are divided among ranks; `shard` says so. */
   readonly sharding?: Sharding;
+}
+
+/** Where a node is written, and what it is for. */
+export type Origin = Pick<Node, "span" | "block" | "phase">;
+
+/** The origin of a node, for those that are made because of it. */
+export function originOf({ span, block, phase }: Origin): Origin {
+  return {
+    span,
+    ...block === undefined ? {} : { block },
+    ...phase === undefined ? {} : { phase },
+  };
 }
 
 /** What follows the forward pass: gradients, and then next values of parameters. */

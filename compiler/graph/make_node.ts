@@ -7,6 +7,8 @@ import { RuleError, RULES, type TensorType } from "./rules.ts";
 /** Where a node is written, and for leaves, transpose, cast and scatter the type that it is given. */
 export interface Written {
   readonly span: Span | undefined;
+  /** The block that it is written in. */
+  readonly block?: string | undefined;
   readonly given?: TensorType | undefined;
 }
 
@@ -17,11 +19,14 @@ export function makeNode<P extends Primitive>(
   primitive: P,
   inputs: readonly Node[],
   params: PrimitiveParams[P],
-  { span, given = NOTHING }: Written,
+  { span, block, given = NOTHING }: Written,
 ): NodeOf<P> {
   try {
     const { axes, dtype } = RULES[primitive]({ inputs, params, given });
-    return { primitive, inputs, params, axes, dtype, span } as NodeOf<P>;
+    return {
+      ...{ primitive, inputs, params, axes, dtype, span },
+      ...block ? { block } : {},
+    } as NodeOf<P>;
   } catch (error) {
     if (error instanceof RuleError) throw new ModelError(error.message, span);
     throw error;

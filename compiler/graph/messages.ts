@@ -1,8 +1,15 @@
 /** The sentences of domain errors. `dsl/types.ts` says the same ones in the editor; `test/types.test.ts` compares them. */
 
-/** `token embed` from a list of names. */
+import { shortAxis as shortName } from "../../spec/axis_name.ts";
+
+/** An axis as users write it; callers without types may give anything. */
+function shortAxis(axis: string): string {
+  return shortName(String(axis));
+}
+
+/** `token embed` from a list of axes, under the names that the model is written with. */
 export function words(axes: readonly string[]): string {
-  return axes.join(" ");
+  return axes.map(shortAxis).join(" ");
 }
 
 /** Names of `axes` that are not among `others`. */
@@ -15,7 +22,7 @@ export function without(
 
 /** `'token' or 'embed'` */
 export function choices(names: readonly string[]): string {
-  return names.map((name) => `'${name}'`).join(" or ");
+  return names.map((name) => `'${shortAxis(name)}'`).join(" or ");
 }
 
 /** A tensor's axes as messages show them. */
@@ -27,10 +34,20 @@ export const messages = {
     `Cannot declare '${words(axes)}': the model has no axis '${
       words(without(axes, names))
     }'`,
+  leave: (axes: Axes, lost: Axes): string =>
+    `Cannot return '${words(axes)}' from a block: axis '${
+      words(lost)
+    }' is local to it`,
+  twoAxes: (verb: string, axes: Axes, others: Axes, axis: string): string =>
+    `Cannot ${verb} '${words(axes)}' with '${
+      words(others)
+    }': axis '${axis}' is of another block in each`,
   repeatedAxis: (axes: Axes, axis: string): string =>
-    `Cannot declare '${words(axes)}': axis '${axis}' is there twice`,
+    `Cannot declare '${words(axes)}': axis '${shortAxis(axis)}' is there twice`,
   stack: (axes: Axes, axis: string): string =>
-    `Cannot stack '${words(axes)}' over '${axis}': it is not the first axis`,
+    `Cannot stack '${words(axes)}' over '${
+      shortAxis(axis)
+    }': it is not the first axis`,
   broadcast: (a: Axes, b: Axes): string =>
     `Cannot broadcast '${words(b)}' against '${words(a)}': left has no '${
       words(without(b, a))
@@ -42,7 +59,9 @@ export const messages = {
       words(over)
     }': expected ${choices(a.filter((axis) => b.includes(axis)))}`,
   axis: (verb: string, axes: Axes, axis: string): string =>
-    `Cannot ${verb} '${words(axes)}' over '${axis}': expected ${choices(axes)}`,
+    `Cannot ${verb} '${words(axes)}' over '${shortAxis(axis)}': expected ${
+      choices(axes)
+    }`,
   dtype: (verb: string, axes: Axes, got: string, want: string): string =>
     `Cannot ${verb} '${
       words(axes)
@@ -56,9 +75,9 @@ export const messages = {
       words(lost)
     }' is on neither operand`,
   gain: (axes: Axes, over: string, gain: Axes): string =>
-    `Cannot rmsNorm '${
-      words(axes)
-    }' over '${over}': expected gain '${over}', got '${words(gain)}'`,
+    `Cannot rmsNorm '${words(axes)}' over '${
+      shortAxis(over)
+    }': expected gain '${shortAxis(over)}', got '${words(gain)}'`,
   taken: (verb: string, axes: Axes, to: Axes): string =>
     `Cannot ${verb} '${words(axes)}' to '${words(to)}': it has an axis '${
       words(to.filter((axis) => axes.includes(axis)))
@@ -80,12 +99,12 @@ export const messages = {
       words(axes)
     }': expected three axes, 'token head dim'`,
   key: (query: Axes, key: Axes): string =>
-    `Cannot attend with key '${words(key)}': expected '${query[0]} kvHead ${
-      query[2]
-    }', to go with query '${words(query)}'`,
+    `Cannot attend with key '${words(key)}': expected '${
+      words([query[0]!])
+    } kvHead ${words([query[2]!])}', to go with query '${words(query)}'`,
   sharedKey: (query: Axes, key: Axes): string =>
-    `Cannot attend with key '${words(key)}': expected '${query[0]} ${
-      query[2]
+    `Cannot attend with key '${words(key)}': expected '${
+      words([query[0]!, query[2]!])
     }', to go with query '${words(query)}'`,
   value: (key: Axes, value: Axes): string =>
     `Cannot attend with value '${words(value)}': expected '${
@@ -104,7 +123,7 @@ export const messages = {
       words(tokens)
     }', which it does not have`,
   combine: (axes: Axes, expert: string, slot: string): string =>
-    `Cannot combine '${
-      words(axes)
-    }': expected '${expert} ${slot} …', the axes its routing dispatched to`,
+    `Cannot combine '${words(axes)}': expected '${
+      words([expert, slot])
+    } …', the axes its routing dispatched to`,
 };

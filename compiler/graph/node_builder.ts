@@ -32,14 +32,20 @@ export interface BuilderContext {
   readonly phase?: Phase;
 }
 
-/** Makes nodes at one position of the source. */
+/** Makes nodes at one position of the source, in one block. */
 export class NodeBuilder {
   readonly context: BuilderContext;
-  readonly span: Span | undefined;
+  readonly origin: Pick<Node, "span" | "block">;
 
-  constructor(context: BuilderContext, span: Span | undefined) {
+  constructor(
+    context: BuilderContext,
+    { span, block }: {
+      readonly span: Span | undefined;
+      readonly block?: string | undefined;
+    },
+  ) {
     this.context = context;
-    this.span = span;
+    this.origin = block ? { span, block } : { span };
   }
 
   /** A node of any primitive. */
@@ -49,8 +55,10 @@ export class NodeBuilder {
     params: PrimitiveParams[P],
     given?: TensorType,
   ): Node {
-    const { span, context: { phase } } = this;
-    const node = makeNode(primitive, inputs, params, { span, given }) as Node;
+    const { origin, context: { phase } } = this;
+    const node = makeNode(primitive, inputs, params, {
+      ...{ ...origin, given },
+    }) as Node;
     return phase === undefined ? node : { ...node, phase };
   }
 
@@ -58,7 +66,7 @@ export class NodeBuilder {
   apply(fn: ScalarFunction, inputs: readonly Node[], verb = "map"): Node {
     const compute = compileScalar(fn, { precision: "f64" });
     const js = (...xs: number[]) => Number(compute(xs));
-    const lambda = { js, span: this.span, lowered: fn };
+    const lambda = { js, span: this.origin.span, lowered: fn };
     return this.make("map", inputs, { lambda, verb });
   }
 

@@ -3,6 +3,7 @@
  * the others are held against what the model declared.
  */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError } from "../../spec/errors.ts";
 import {
   type AxisSize,
@@ -46,8 +47,24 @@ function bind(sizes: Sizes, node: Node, axis: string, size: number): void {
   else if (known.size !== size || known.dynamic) {
     fail(
       node,
-      `Cannot make axis '${axis}' of ${size}: its size in this model is ${known.size}. Use another name for one of them`,
+      `Cannot make axis '${axis}' of ${size}: its size in this model is ${known.size}. ${
+        remedy(node, axis)
+      }`,
     );
+  }
+}
+
+/** How an axis that a verb names gets another name. */
+function remedy({ primitive }: Node, axis: string): string {
+  const other = `${shortAxis(axis)}2`;
+  switch (primitive) {
+    case "route":
+    case "choices":
+      return `Name it by the option 'choice' of 'route', such as { choice: '${other}' }, or route in a block`;
+    case "topK":
+      return `Name it by the option 'axis' of 'topK', such as { axis: '${other}' }`;
+    default:
+      return "Use another name for one of them";
   }
 }
 

@@ -1,5 +1,6 @@
 /** What parameters are stored as: in the files that they come from, and while they are trained. */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 import type { Graph, NodeOf } from "./graph.ts";
 import { selectionBiases } from "./selection_bias.ts";
@@ -12,7 +13,9 @@ export type StoredDTypes = { readonly [tensor: string]: FileDType };
 
 /** The source tensor of a parameter, or the first of those that are stacked. */
 export function tensorOf({ params: { name, stack } }: NodeOf<"param">): string {
-  return stack === undefined ? name : name.replaceAll(`{${stack}}`, "0");
+  return stack === undefined
+    ? name
+    : name.replaceAll(`{${shortAxis(stack)}}`, "0");
 }
 
 /** How the parameters of a graph are stored while they are trained. */

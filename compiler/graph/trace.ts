@@ -7,6 +7,8 @@ import { deriveSizes } from "./sizes.ts";
 
 /** What one run of a model function left: the graph before it is checked. */
 export interface Built {
+  /** The declared axes, those of blocks too. */
+  readonly axes: { readonly [name: string]: AxisSize };
   /** What it returned, by name. */
   readonly outputs: { readonly [name: string]: Node };
   /** Inputs, parameters and states, used or not. */
@@ -36,6 +38,8 @@ export interface Traceable<out Name extends string = string> {
 /** A graph whose outputs have known names; one that is missing updates a state. */
 export type TracedGraph<Name extends string> = Graph & {
   readonly outputs: { readonly [N in Name]?: Node };
+  /** The axes that the model and its blocks declare. */
+  readonly declared: { readonly [name: string]: AxisSize };
 };
 
 /**
@@ -48,7 +52,8 @@ export function trace<Name extends string>(
   model: Traceable<Name>,
   options: TraceOptions = {},
 ): TracedGraph<Name> {
-  const { outputs: returned, declared, dispatched } = model.build(options);
+  const built = model.build(options);
+  const { outputs: returned, declared, dispatched } = built;
   const leaves = new Map<string, Node>();
   for (const node of declared) {
     if ("name" in node.params) leaves.set(node.params.name, node);
@@ -74,9 +79,9 @@ export function trace<Name extends string>(
   const nodes = inOrder(results);
   checkStates(nodes, states);
   checkDispatched(nodes, results, dispatched);
-  const axes = deriveSizes(model.axes, nodes);
+  const axes = deriveSizes(built.axes, nodes);
   const graph: Graph = { axes, nodes, outputs, states };
-  return graph as TracedGraph<Name>;
+  return { ...graph, declared: built.axes } as TracedGraph<Name>;
 }
 
 /** Everything that `results` need, inputs before users, in the order in which outputs ask for it. */

@@ -101,7 +101,7 @@ export function trainStep(
     { scalars, repeats: recompute },
   );
   const context = builderContext(graph.axes, forward, "update");
-  const b = new NodeBuilder(context, of.span);
+  const b = new NodeBuilder(context, of);
   const scalar = (name: string) =>
     b.make("input", [], { name }, { axes: [], dtype: "f32" });
   const found = accumulate
@@ -120,7 +120,7 @@ export function trainStep(
   const rate = scalar(STEP_INPUTS.rate);
   const step = scalar(STEP_INPUTS.step);
   const norm = normOf(
-    new NodeBuilder({ ...context, phase: "backward" }, of.span),
+    new NodeBuilder({ ...context, phase: "backward" }, of),
     found,
   );
   const next: { [name: string]: Node } = { ...states };

@@ -21,6 +21,7 @@ import {
   isWeighted,
   type Node,
   type NodeOf,
+  originOf,
   type PrimitiveParams,
   type RoutingNode,
 } from "../graph/graph.ts";
@@ -145,10 +146,9 @@ class Expansion {
       & Pick<NodeOf<P>, "params" | "inputs">
       & Partial<Pick<NodeOf<P>, "axes" | "dtype" | "chunk">>,
   ): NodeOf<P> {
-    const { span, phase, axes, dtype } = of;
+    const { axes, dtype } = of;
     const node = {
-      ...{ primitive, axes, dtype, span, ...made },
-      ...phase === undefined ? {} : { phase },
+      ...{ primitive, axes, dtype, ...originOf(of), ...made },
     } as NodeOf<P>;
     this.nodes.push(node as unknown as Node);
     return node;

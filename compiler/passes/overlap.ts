@@ -38,11 +38,12 @@ export function waitForExchanges(
 }
 
 function waitFor(exchange: AllToAllStep): Step {
-  const { handle, label, span, part, phase } = exchange;
+  const { handle, label, span, block, part, phase } = exchange;
   return {
     ...{ op: "wait", ranks: "all", handle: handle! },
     ...label === undefined ? {} : { label },
     ...span ? { span } : {},
+    ...block === undefined ? {} : { block },
     ...part ? { part: { ...part, part: "wait" } } : {},
     ...phase ? { phase } : {},
   };

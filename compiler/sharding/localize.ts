@@ -4,6 +4,7 @@
  */
 
 import { rankCount } from "../../spec/mesh.ts";
+import { renameAxes } from "../graph/axis_params.ts";
 import type { AxisSize, Graph, Node } from "../graph/graph.ts";
 import type { Placed } from "./placed.ts";
 import { type AxisFacts, type LocalAxis, localAxis } from "./local_axes.ts";
@@ -14,13 +15,6 @@ export interface Localized {
   readonly graph: Graph;
   readonly placed: Placed;
 }
-
-/** Parameters of primitives that name axes of operands or of the result. */
-const AXIS_PARAMETERS: ReadonlySet<string> = new Set([
-  ...["over", "from", "to", "axis", "axes", "into"],
-  ...["tokens", "leadingGroup", "choice"],
-  ...["token", "head", "dim", "valueDim", "kvHead", "context"],
-]);
 
 /** Name every axis of every value by what the rank holds of it. */
 export function localize(facts: AxisFacts, sharded: Graph): Localized {
@@ -51,7 +45,7 @@ export function localize(facts: AxisFacts, sharded: Graph): Localized {
       axes: node.axes.map((axis) => name(axis, overOf(node.sharding!, axis))),
       params: moves(node)
         ? movedParams(node, name)
-        : renamed(node.params as { readonly [key: string]: unknown }, rename),
+        : renameAxes(node.params, rename),
     } as Node;
     now.set(node, made);
     if (made.primitive === "rename" && axes[made.params.from]?.dynamic) {
@@ -108,17 +102,4 @@ function movedParams(
     axis: name(axis, overOf(from.sharding!, axis)),
     to: name(axis, overOf(sharding!, axis)),
   };
-}
-
-function renamed(
-  params: { readonly [key: string]: unknown },
-  rename: (axis: string) => string,
-): unknown {
-  return Object.fromEntries(
-    Object.entries(params).map(([key, value]) => {
-      if (!AXIS_PARAMETERS.has(key)) return [key, value];
-      if (typeof value === "string") return [key, rename(value)];
-      return [key, Array.isArray(value) ? value.map(rename) : value];
-    }),
-  );
 }

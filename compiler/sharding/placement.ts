@@ -3,6 +3,7 @@
  * asked for is checked and completed here: axes that are split into, or merged from, a placed one follow it.
  */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import { type Mesh, positionsOver } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
@@ -16,7 +17,10 @@ export type AxisPlacement = string | readonly string[] | {
   readonly table?: readonly (readonly number[])[];
 };
 
-/** Tensor axis -> placement. */
+/**
+ * Tensor axis -> placement. `expert` is the axis of that name of the model and of every block; `layers.3.moe/expert`, that of
+ * one block, goes before it.
+ */
 export interface Placement {
   readonly [axis: string]: AxisPlacement;
 }
@@ -90,11 +94,19 @@ function readRequests(
   requested: Placement,
 ): Map<string, Request> {
   const requests = new Map<string, Request>();
-  for (const [name, value] of Object.entries(requested)) {
-    if (!graph.axes[name]) {
+  const axes = Object.keys(graph.axes);
+  // Names of axes of one block come last, and replace what is asked for all of them.
+  const entries = Object.entries(requested).sort(([a], [b]) =>
+    Number(a.includes("/")) - Number(b.includes("/"))
+  );
+  for (const [name, value] of entries) {
+    const named = axes.filter((axis) =>
+      axis === name || shortAxis(axis) === name
+    );
+    if (named.length === 0) {
       throw new PlacementError(
         `Cannot place axis '${name}': the model has no such axis. Its axes are ${
-          quoteAll(Object.keys(graph.axes))
+          quoteAll([...new Set(axes.map(shortAxis))])
         }`,
       );
     }
@@ -113,10 +125,10 @@ function readRequests(
         );
       }
     }
-    requests.set(
-      name,
-      "table" in given && given.table ? { over, table: given.table } : { over },
-    );
+    const request = "table" in given && given.table
+      ? { over, table: given.table }
+      : { over };
+    for (const axis of named) requests.set(axis, request);
   }
   return requests;
 }

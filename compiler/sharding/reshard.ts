@@ -13,6 +13,7 @@ import { invariant } from "../../spec/errors.ts";
 import {
   isRouting,
   type Node,
+  originOf,
   type PrimitiveParams,
   type RoutingNode,
 } from "../graph/graph.ts";
@@ -222,14 +223,10 @@ export class Resharding {
     this.#made.set(of, known);
     const before = known.get(key);
     if (before) return before;
-    const { span, phase } = of;
     const node = {
-      ...{
-        ...made,
-        span,
-        sharding: { ...sharding, over: tidyOver(sharding.over) },
-      },
-      ...phase === undefined ? {} : { phase },
+      ...made,
+      ...originOf(of),
+      sharding: { ...sharding, over: tidyOver(sharding.over) },
     } as unknown as Sharded;
     known.set(key, node);
     return this.add(node);

@@ -9,6 +9,7 @@ import {
   type Graph,
   isRouting,
   type Node,
+  originOf,
   type Primitive,
 } from "../graph/graph.ts";
 import { agree } from "./agree.ts";
@@ -260,8 +261,7 @@ class Shards {
     const gathered = {
       ...{ primitive: "allGather", params: { over, axis, to: axis } },
       ...{ inputs: [this.#of(input)], axes: input.axes, dtype: input.dtype },
-      span: user.span,
-      ...user.phase === undefined ? {} : { phase: user.phase },
+      ...originOf(user),
     } as unknown as Node;
     this.#gathered.set(key, gathered);
     this.#set(gathered, gathered, this.#placed(input));

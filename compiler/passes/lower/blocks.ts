@@ -3,7 +3,7 @@
 import type { Graph, Node } from "../../graph/graph.ts";
 
 /** The first number between dots in a name and the word before it. */
-const BLOCK = /(?:^|\.)([A-Za-z_]\w*\.\d+)\./;
+const BLOCK = /(?:^|\.)([A-Za-z_]\w*\.\d+)(?:\.|$)/;
 
 /**
  * The block of each node that needs a parameter or state of one: that of its own name, else the last one, in the order of
@@ -13,7 +13,9 @@ export function blocksOf(graph: Graph): ReadonlyMap<Node, string> {
   const order = new Map<string, number>();
   const blocks = new Map<Node, string>();
   for (const node of graph.nodes) {
-    const named = node.primitive === "param" || node.primitive === "state"
+    const named = node.block !== undefined
+      ? BLOCK.exec(node.block)?.[1] ?? node.block
+      : node.primitive === "param" || node.primitive === "state"
       ? BLOCK.exec(node.params.name)?.[1]
       : undefined;
     if (named !== undefined && !order.has(named)) {

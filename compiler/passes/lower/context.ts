@@ -1,5 +1,6 @@
 /** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
 
+import { isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
@@ -300,11 +301,14 @@ export function about(
   { progress }: Lowering,
   node: Node,
   part?: StepPart,
-): Pick<StepBase, "span" | "part" | "phase"> & { readonly label: string } {
+): Pick<StepBase, "span" | "part" | "phase" | "block"> & {
+  readonly label: string;
+} {
   const label = labelOf(node);
   return {
     label: node.chunk ? `${label}, ${node.chunk}` : label,
     ...(node.span ? { span: node.span } : {}),
+    ...node.block === undefined ? {} : { block: node.block },
     ...(part ? { part } : {}),
     ...progress.phase ? { phase: progress.phase } : {},
   };
@@ -320,10 +324,17 @@ const RESHARDS: readonly Primitive[] = [
   ...["allGather", "allSlice", "allReduce", "reduceScatter"] as const,
 ];
 
+/** An axis as a label has it: without the block where that is the node's own, or around it. */
+function axisLabel(axis: string, { block = "" }: Node): string {
+  const of = axis.slice(0, Math.max(0, axis.indexOf("/")));
+  return of !== "" && isWithin(block, of) ? axis.slice(of.length + 1) : axis;
+}
+
 /** `f32[token/ep embed]`, `f32[embed]{unreduced:dp+ep}` */
 function typeOf(node: Node): string {
   const over = unreducedOf(node);
-  return `${node.dtype}[${node.axes.join(" ")}]${
+  const axes = node.axes.map((axis) => axisLabel(axis, node));
+  return `${node.dtype}[${axes.join(" ")}]${
     over.length > 0 ? `{unreduced:${over.join("+")}}` : ""
   }`;
 }
@@ -354,9 +365,8 @@ export function labelOf(node: Node): string {
   const verb = labelVerb(node);
   const over = "over" in node.params && node.primitive !== "gatherCounts"
     ? ` over ${
-      Array.isArray(node.params.over)
-        ? node.params.over.join(RESHARDS.includes(node.primitive) ? "+" : " ")
-        : node.params.over
+      [node.params.over].flat().map((axis) => axisLabel(axis, node))
+        .join(RESHARDS.includes(node.primitive) ? "+" : " ")
     }`
     : "";
   const has = RESHARDS.includes(node.primitive)
