@@ -54,6 +54,16 @@ export function filterPlanText(
   }).join("\n");
 }
 
+/** Whether a line of an axis is about a layer: of blocks, only those of the layer are. */
+function hasAxis(line: string, layer: number): boolean {
+  const [, low, high = low] =
+    /\.(?:(\d+)|\{(\d+)\.\.(\d+)\})[./]/.exec(line)?.filter((group) =>
+      group !== undefined
+    ) ?? [];
+  return low === undefined ||
+    Number(low) <= layer && layer <= Number(high);
+}
+
 /** Whether a line of a section is about a layer: its steps, and the buffers and kernels that they use. */
 function linesOfLayer(
   plan: Plan,
@@ -79,6 +89,7 @@ function linesOfLayer(
     throw noLayer(layer);
   }
   return ([section = "", program = ""], line) => {
+    if (section === "axes") return hasAxis(line, layer);
     if (section === "bytes") {
       const [, name, index] = /(\S+)\[(\d+)\]/.exec(line) ?? [];
       return name === undefined || steps.get(name)!.has(Number(index));

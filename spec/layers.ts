@@ -1,4 +1,4 @@
-/** Which layer of the model each step of a program belongs to, by the numbers in the names of weights. */
+/** Which layer of the model each step of a program belongs to, by the numbers in its block, or in the names of weights. */
 
 import type { Plan, Program } from "./plan.ts";
 
@@ -8,7 +8,12 @@ export interface Layers {
   readonly of: readonly number[];
 }
 
-/** Steps without a weight belong to the layer of the step before. A model without numbers has one layer. */
+/** The first number between dots of the name of a block or weight. */
+function numberIn(name: string): readonly string[] {
+  return /(?:^|\.)(\d+)(?:\.|$)/.exec(name)?.slice(1) ?? [];
+}
+
+/** Steps without a block and without a weight belong to the layer of the step before. A model without numbers has one layer. */
 export function layersOf(plan: Plan, program: Program): Layers {
   const sources = new Map(
     plan.weights.map(({ buffer, source }) => [buffer, source]),
@@ -20,9 +25,7 @@ export function layersOf(plan: Plan, program: Program): Layers {
     const weights = step.op === "launch"
       ? Object.values(step.bindings).flatMap((name) => sources.get(name) ?? [])
       : [];
-    const [number] = weights.flatMap((source) =>
-      /(?:^|\.)(\d+)\./.exec(source)?.[1] ?? []
-    );
+    const [number] = [step.block ?? "", ...weights].flatMap(numberIn);
     const numbered = names.some((name) => /\d/.test(name));
     const name = number !== undefined
       ? `layer ${number}`

@@ -14,6 +14,7 @@ import {
   alignRows,
   digits,
   idsText,
+  mergeRows,
   oneLine,
   overText,
   perRankText,
@@ -111,12 +112,14 @@ function formatAxes(plan: Plan): string[] {
   };
   return [
     "axes",
-    ...repeatRows(
-      Object.entries(plan.axes).map(([name, axis]) => [
-        name,
-        `${axis.dynamic && !axis.exact ? "<= " : ""}${axis.size}`,
-        where(axis),
-      ]),
+    ...alignRows(
+      mergeRows(
+        Object.entries(plan.axes).map(([name, axis]) => [
+          name,
+          `${axis.dynamic && !axis.exact ? "<= " : ""}${axis.size}`,
+          where(axis),
+        ]),
+      ),
     ),
   ];
 }

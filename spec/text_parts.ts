@@ -53,6 +53,43 @@ export function repeatRows(rows: readonly (readonly string[])[]): string[] {
   });
 }
 
+/** Rows of a table that are equal but for one number in their names, which goes up by one, as one: `layers.{0..3}.moe/ffn`. */
+export function mergeRows(
+  rows: readonly (readonly string[])[],
+): (readonly string[])[] {
+  const groups: Numbered[] = [];
+  const last = new Map<string, Numbered>();
+  for (const [name = "", ...rest] of rows) {
+    const numbers = [...name.matchAll(/(?<=\.)\d+(?=[./])/g)]
+      .map(([digits]) => Number(digits));
+    const key = JSON.stringify([
+      name.replace(/(?<=\.)\d+(?=[./])/g, "#"),
+      rest,
+    ]);
+    const before = numbers.length === 1 ? last.get(key) : undefined;
+    if (before && numbers[0] === before.to + 1) {
+      before.to++;
+      continue;
+    }
+    const from = numbers[0] ?? 0;
+    const group = { name, rest, from, to: from };
+    groups.push(group);
+    last.set(key, group);
+  }
+  return groups.map(({ name, rest, from, to }) => [
+    from === to ? name : name.replace(/(?<=\.)\d+(?=[./])/, `{${from}..${to}}`),
+    ...rest,
+  ]);
+}
+
+/** A row, and the numbers that its name is there with. */
+interface Numbered {
+  readonly name: string;
+  readonly rest: readonly string[];
+  readonly from: number;
+  to: number;
+}
+
 /** Lines of steps, those that repeat written once; `%12` there is the number of the step in the first part. */
 export function repeatLines(lines: readonly string[]): string[] {
   const found = findRepeats(lines) as readonly (Repeat | string)[];

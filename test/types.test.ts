@@ -106,18 +106,49 @@ void axes;
 `;
 }
 
-t.test("a 60-layer unrolled model costs at most 40,000 type instantiations", (t) => {
-  const count = (layers: number) => {
-    const program = programOf(
-      "test/fixtures/types/unrolled.ts",
-      () => unrolled(layers),
-    );
-    t.strictSame(errorsOf(program), []);
-    return program.getInstantiationCount();
-  };
-  const cost = count(60);
-  t.ok(cost <= 40_000, `${cost} instantiations`);
-  t.ok(cost > count(1), "layers are counted");
-  t.comment(`${cost} instantiations for 60 layers`);
-  t.end();
+/** Layers of one block, each with sizes of its own, called one by one. */
+function inBlocks(layers: number): string {
+  const lines = Array.from({ length: layers }, (_, i) => `
+  const x${i + 1} = m.block("layers.${i}", { expert: ${i + 4}, ffn: ${
+    i + 8
+  }, choice: 2 }, (m) => add(x${i}, moe(m, x${i}, 2)));`);
+  return `
+import { add, combine, dispatch, dot, map, model, route, type Scope, type Tensor, upTo } from "../../../compiler/dsl/mod.ts";
+function moe(m: Scope<"token" | "embed" | "expert" | "ffn" | "choice">, x: Tensor<"token embed", "f32">, topK: number) {
+  const routing = route(dot(x, m.param("router", "expert embed"), "embed"), { over: "expert", topK, preset: "mixtral" });
+  const sent = dispatch(x, routing);
+  const gate = dot(sent, m.param("experts.{expert}.gate", "expert ffn embed"), "embed");
+  const up = dot(sent, m.param("experts.{expert}.up", "expert ffn embed"), "embed");
+  const hidden = map((g, u) => (g / (1 + Math.exp(-g))) * u, gate, up);
+  return combine(dot(hidden, m.param("experts.{expert}.down", "expert embed ffn"), "ffn"), routing);
+}
+export const net = model({ token: upTo(64), embed: 32 }, (m) => {
+  const x0 = m.input("x", "token embed");
+${lines.join("")}
+  return { y: x${layers} };
 });
+`;
+}
+
+for (
+  const { what, source, most } of [
+    { what: "unrolled layers", source: unrolled, most: 40_000 },
+    { what: "layers of one block", source: inBlocks, most: 60_000 },
+  ]
+) {
+  t.test(`60 ${what} cost at most ${most} type instantiations`, (t) => {
+    const count = (layers: number) => {
+      const program = programOf(
+        "test/fixtures/types/unrolled.ts",
+        () => source(layers),
+      );
+      t.strictSame(errorsOf(program), []);
+      return program.getInstantiationCount();
+    };
+    const cost = count(60);
+    t.ok(cost <= most, `${cost} instantiations`);
+    t.ok(cost > count(1), "layers are counted");
+    t.comment(`${cost} instantiations for 60 ${what}`);
+    t.end();
+  });
+}

@@ -78,7 +78,10 @@ const CACHES: readonly Mistake[] = [
     "updates",
     /it does not say that program 'main' does/,
     (plan) => {
-      Reflect.deleteProperty(plan.buffers["model.layers.0.self_attn.values"]!, "written");
+      Reflect.deleteProperty(
+        plan.buffers["model.layers.0.self_attn.values"]!,
+        "written",
+      );
     },
   ],
   [
@@ -86,7 +89,8 @@ const CACHES: readonly Mistake[] = [
     "updates",
     /the plan has no such program/,
     (plan) => {
-      plan.buffers["model.layers.0.self_attn.values"]!.written!["other"] = "after reads";
+      plan.buffers["model.layers.0.self_attn.values"]!.written!["other"] =
+        "after reads";
     },
   ],
 ];

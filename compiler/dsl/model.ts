@@ -86,8 +86,10 @@ export interface Scope<in Names extends string = string> {
   >(
     name: string,
     axes: L,
-    body: (m: Scope<Names | (keyof L & string)>) => Tensor<A, D>,
-  ): CanReturn<A, keyof L, Tensor<A, D>>;
+    body: (
+      m: Scope<Names | (keyof L & string)>,
+    ) => CanReturn<A, keyof NoInfer<L>, Tensor<A, D>>,
+  ): Tensor<A, D>;
   /**
    * A tensor given at run time. Its name is its safetensors key; ids and positions are "i32".
    *

@@ -86,8 +86,8 @@ export type KnownParam<
   : `Cannot stack '${S}' over '${X}': it is not the first axis`;
 
 /** `Ok` if a tensor of the axes `A` has none that are local to a block. */
-export type CanReturn<A extends string, Local, Ok> = [Axis<A> & Local] extends
-  [never] ? Ok
+export type CanReturn<A extends string, Local, Ok> = string extends A ? Ok
+  : [Axis<A> & Local] extends [never] ? Ok
   : `Cannot return '${A}' from a block: axis '${Without<
     A,
     Exclude<Axis<A>, Local>

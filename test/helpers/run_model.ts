@@ -1,5 +1,6 @@
 /** Small models with made-up weights: what the reference evaluator says, and what a compiled plan computes on a device. */
 
+import { shortAxis } from "../../spec/axis_name.ts";
 import t, { type Test } from "tap";
 import type { CompileOptions, Model } from "../../compiler/mod.ts";
 import { compileGraph } from "../../compiler/compile.ts";
@@ -208,7 +209,7 @@ async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
     for (let i = 0; i < count; i++) {
       const tensor = stack === undefined
         ? name
-        : name.replaceAll(`{${stack}}`, String(i));
+        : name.replaceAll(`{${shortAxis(stack)}}`, String(i));
       dtypes[tensor] = dtype;
       header[tensor] = {
         dtype: dtype.toUpperCase(),
