@@ -453,6 +453,41 @@ const MISTAKES: readonly (readonly [
     "Cannot use 'a-b' as a name: names are letters, digits and '_'. Rename it",
   ],
   [
+    () => wgsl`exp(1.0);`,
+    [1, 1],
+    "Cannot call 'exp' as a statement: only workgroupBarrier() is one. Use its value",
+  ],
+  [
+    () => wgsl`var open = true; open += true;`,
+    [1, 23],
+    "Cannot apply '+=' to 'open': it is bool. Write the operation out",
+  ],
+  [
+    () => wgsl`y = 1.0;`,
+    [1, 1],
+    "Cannot assign to 'y': it is an array. Declare a 'var'",
+  ],
+  [
+    () => wgsl`let (a, b) = vec2(z)[0];`,
+    [1, 19],
+    "Cannot load vectors from 'z': it is no binding. Name a binding that is only read",
+  ],
+  [
+    () => wgsl`let a = unpack2x16float(words[0]).z;`,
+    [1, 35],
+    "Cannot read x or y: 'z' is there",
+  ],
+  [
+    () => wgsl`let row${A} = 1u;`,
+    [1, 5],
+    "Cannot put a name together: a hole in it holds neither a word nor a number. Give it one, or separate it by a space",
+  ],
+  [
+    () => wgsl`let row${-1} = 1u;`,
+    [1, 5],
+    "Cannot use 'row-1' as a name: names are letters, digits and '_'. Rename it",
+  ],
+  [
     () => wgsl`if (lane == 0) { workgroupBarrier(); }`,
     [1, 18],
     "Cannot wait at this barrier: not every invocation of the workgroup arrives. Make the bounds and conditions around it uniform",

@@ -1,16 +1,7 @@
 /** The loss of language models. */
 
 import { ModelError } from "../../spec/errors.ts";
-import {
-  div,
-  eq,
-  f32,
-  i32,
-  max,
-  mul,
-  select,
-  sub,
-} from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { sameAxes } from "../graph/rules.ts";
@@ -73,25 +64,25 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
   const counts = b.make(
     "cast",
     [
-      b.map((l) => select(eq(l!, i32(ignore)), i32(0), i32(1)), label),
+      b.map((l) => expr`select(1i, 0i, ${l} == ${ignore})`, label),
     ],
     {},
     { axes: [], dtype: "f32" },
   );
   const known = b.map(
-    (l) => select(eq(l!, i32(ignore)), i32(0), l!),
+    (l) => expr`select(${l}, 0, ${l} == ${ignore})`,
     label,
   );
   const total = b.make("logSumExp", [x], { over });
   const own = b.make("embedding", [x, known], { over });
   const losses = b.map(
-    (t, o, c) => mul(sub(t!, o!), c!),
+    (t, o, c) => expr`(${t} - ${o}) * ${c}`,
     total,
     own,
     counts,
   );
   const mean = b.map(
-    (sum, n) => div(sum!, max(n!, f32(1))),
+    (sum, n) => expr`${sum} / max(${n}, 1)`,
     b.total(losses),
     b.total(counts),
   );

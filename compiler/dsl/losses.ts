@@ -2,16 +2,7 @@
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
-import {
-  add,
-  call,
-  div,
-  f32,
-  max,
-  mul,
-  neg,
-  sub,
-} from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import type { Node, NodeOf } from "../graph/graph.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
@@ -172,9 +163,9 @@ function meanOf(sums: Sums, layers: readonly Node[]): Node {
         x,
       );
     }
-    const real = b.map((v, n) => mul(v!, n!), x, counts);
+    const real = b.map((v, n) => expr`${v} * ${n}`, x, counts);
     return b.map(
-      (v, n) => div(v!, max(n!, f32(1))),
+      (v, n) => expr`${v} / max(${n}, 1)`,
       sumOf(sums, real),
       sumOf(sums, counts),
     );
@@ -182,7 +173,7 @@ function meanOf(sums: Sums, layers: readonly Node[]): Node {
   const total = means.reduce((a, x) => b.add(a, x));
   return means.length === 1
     ? total
-    : b.map((v) => div(v!, f32(means.length)), total);
+    : b.map((v) => expr`${v} / ${means.length}`, total);
 }
 
 /** What experts score in the mean over tokens: shares of a softmax, or of the sigmoids of a token. */
@@ -194,11 +185,11 @@ function shares(
 ): Node {
   if (score === "softmax") return b.make("softmax", [logits], { over });
   const sigmoid = b.map(
-    (x) => div(f32(1), add(f32(1), call("exp", neg(x!)))),
+    (x) => expr`1.0 / (1.0 + exp(-${x}))`,
     logits,
   );
   const sum = b.make("reduce", [sigmoid], { kind: "sum", over });
-  return b.map((x, all) => div(x!, add(all!, f32(1e-20))), sigmoid, sum);
+  return b.map((x, all) => expr`${x} / (${all} + 1e-20)`, sigmoid, sum);
 }
 
 function list<T>(x: OneOrMore<T>): readonly T[] {
@@ -258,7 +249,7 @@ export function balancingLoss<
   );
   const product = b.make("dot", [f, p], { over: [over] });
   const factor = formula.factor(trace.axes[over]!.size, rule.topK);
-  return wrap(b.map((x) => mul(x!, f32(factor)), product), trace);
+  return wrap(b.map((x) => expr`${x} * ${factor}`, product), trace);
 }
 
 /**
@@ -289,7 +280,7 @@ export function zLoss<
   const { b, over } = sums;
   const squares = layers.map(({ node }) =>
     b.map(
-      (z) => mul(z!, z!),
+      (z) => expr`${z} * ${z}`,
       b.make("logSumExp", [node], { over }),
     )
   );
@@ -331,14 +322,14 @@ export function importanceLoss<
   const { b, trace, over } = sums;
   // Sums over tokens and their means are as different from each other, but for the 1e-10.
   const tokens = sums.counts
-    ? b.map((v, n) => mul(v!, n!), scores.node, sums.counts)
+    ? b.map((v, n) => expr`${v} * ${n}`, scores.node, sums.counts)
     : scores.node;
   const total = sumOf(sums, tokens);
   const mean = b.make("reduce", [total], { kind: "mean", over });
   const squares = b.map(
     (x, m) => {
-      const distance = sub(x!, m!);
-      return mul(distance, distance);
+      const distance = expr`${x} - ${m}`;
+      return expr`${distance} * ${distance}`;
     },
     total,
     mean,
@@ -348,7 +339,7 @@ export function importanceLoss<
   const scale = unbiased ? experts / (experts - 1) : 1;
   return wrap(
     b.map(
-      (v, m) => div(mul(v!, f32(scale)), add(mul(m!, m!), f32(1e-10))),
+      (v, m) => expr`${v} * ${scale} / (${m} * ${m} + 1e-10)`,
       variance,
       mean,
     ),
@@ -406,7 +397,7 @@ export function biasUpdate<E extends string>(
   const step = biasStep(b, load, options.rate);
   const next = options.centred
     ? b.map(
-      (old, s, mean) => add(old!, sub(s!, mean!)),
+      (old, s, mean) => expr`${old} + (${s} - ${mean})`,
       bias.node,
       step,
       meanOver(step),

@@ -5,6 +5,7 @@
  */
 
 import * as k from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import type { CallName, Expr } from "../../spec/kernel/tree.ts";
 import type { ScalarFunction } from "./graph.ts";
 
@@ -36,13 +37,13 @@ const SLOPES: {
   readonly [fn in CallName]?: (x: Expr, y: Expr) => Expr;
 } = {
   exp: (_, y) => y,
-  log: (x) => k.div(ONE, x),
-  sqrt: (_, y) => k.div(k.f32(0.5), y),
-  rsqrt: (x, y) => k.mul(k.f32(-0.5), k.div(y, x)),
-  sin: (x) => k.call("cos", x),
-  cos: (x) => k.neg(k.call("sin", x)),
-  tanh: (_, y) => k.sub(ONE, k.mul(y, y)),
-  abs: (x) => k.call("sign", x),
+  log: (x) => expr`1.0 / ${x}`,
+  sqrt: (_, y) => expr`0.5 / ${y}`,
+  rsqrt: (x, y) => expr`-0.5 * (${y} / ${x})`,
+  sin: (x) => expr`cos(${x})`,
+  cos: (x) => expr`-sin(${x})`,
+  tanh: (_, y) => expr`1.0 - ${y} * ${y}`,
+  abs: (x) => expr`sign(${x})`,
   roundF16: () => ONE,
 };
 
@@ -155,7 +156,7 @@ class Derivation {
         return change === undefined ? undefined : k.div(change, b);
       }
       case "rem": {
-        const whole = k.call("trunc", k.div(a, b));
+        const whole = expr`trunc(${a} / ${b})`;
         return plus(da, minus(times(db, whole)));
       }
       case "min":
@@ -181,10 +182,10 @@ class Derivation {
     }
     if (e.fn === "pow") {
       const [x, n] = args as [Expr, Expr];
-      const lower = k.call("pow", x, k.sub(n, ONE));
+      const lower = expr`pow(${x}, ${n} - 1)`;
       return plus(
-        times(slopes[0], k.mul(n, lower)),
-        times(slopes[1], k.mul(k.call("log", x), y)),
+        times(slopes[0], expr`${n} * ${lower}`),
+        times(slopes[1], expr`log(${x}) * ${y}`),
       );
     }
     const slope = SLOPES[e.fn];

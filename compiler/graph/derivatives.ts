@@ -3,8 +3,7 @@
  * its operands, in primitives. Choices, of experts or of the largest, have none: they are held where they are.
  */
 
-import * as k from "../../spec/kernel/build.ts";
-import type { Expr } from "../../spec/kernel/tree.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import { ModelError } from "../../spec/errors.ts";
 import {
   combineDerivative,
@@ -69,11 +68,6 @@ const placed = refused(
   "it is made by placement. Differentiate before placing",
 );
 
-/** The product of two expressions. */
-function times(a: Expr, b: Expr): Expr {
-  return k.mul(a, b);
-}
-
 /** The derivatives. A primitive without one does not compile. */
 export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   input: leaf,
@@ -106,23 +100,23 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
       return [
         () =>
           dynamic
-            ? b.map((_, d, n) => k.div(d!, n!), x!, dy, b.count(x!, over))
-            : b.map((_, d) => k.mul(d!, k.f32(1 / size)), x!, dy),
+            ? b.map((_, d, n) => expr`${d} / ${n}`, x!, dy, b.count(x!, over))
+            : b.map((_, d) => expr`${d} * ${1 / size}`, x!, dy),
       ];
     }
     // Equal maxima share it evenly.
     return [() => {
       const best = b.map(
-        (v, top) => k.select(k.eq(v!, top!), k.f32(1), k.f32(0)),
+        (v, top) => expr`select(0.0, 1.0, ${v} == ${top})`,
         x!,
         node,
       );
       const share = b.map(
-        (d, n) => k.div(d!, n!),
+        (d, n) => expr`${d} / ${n}`,
         dy,
         b.make("reduce", [best], { kind: "sum", over }),
       );
-      return b.map((is, d) => times(is!, d!), best, share);
+      return b.map((is, d) => expr`${is} * ${d}`, best, share);
     }];
   },
 
@@ -133,14 +127,14 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
 
   softmax: ({ node, dy, b }) => [() => {
     const { over } = node.params;
-    const product = b.map((y, d) => times(y!, d!), node, dy);
+    const product = b.map((y, d) => expr`${y} * ${d}`, node, dy);
     const mean = b.make("reduce", [product], { kind: "sum", over });
-    return b.map((y, d, m) => times(y!, k.sub(d!, m!)), node, dy, mean);
+    return b.map((y, d, m) => expr`${y} * (${d} - ${m})`, node, dy, mean);
   }],
 
   logSumExp: ({ node, dy, b }) => [() =>
     b.map(
-      (x, y, d) => times(k.call("exp", k.sub(x!, y!)), d!),
+      (x, y, d) => expr`exp(${x} - ${y}) * ${d}`,
       node.inputs[0]!,
       node,
       dy,
@@ -149,18 +143,18 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   rmsNorm: ({ node, dy, b }) => {
     const [x, gain] = node.inputs;
     const { over, epsilon } = node.params;
-    const square = b.map((v) => times(v!, v!), x!);
+    const square = b.map((v) => expr`${v} * ${v}`, x!);
     const scale = b.map(
-      (mean) => k.div(k.f32(1), k.call("sqrt", k.add(mean!, k.f32(epsilon)))),
+      (mean) => expr`1.0 / sqrt(${mean} + ${epsilon})`,
       b.make("reduce", [square], { kind: "mean", over }),
     );
     return [
       () => {
-        const gained = b.map((d, g) => times(d!, g!), dy, gain!);
-        const product = b.map((d, v) => times(d!, v!), gained, x!);
+        const gained = b.map((d, g) => expr`${d} * ${g}`, dy, gain!);
+        const product = b.map((d, v) => expr`${d} * ${v}`, gained, x!);
         const mean = b.make("reduce", [product], { kind: "mean", over });
         return b.map(
-          (v, d, r, m) => times(r!, k.sub(d!, k.mul(v!, times(r!, r!), m!))),
+          (v, d, r, m) => expr`${r} * (${d} - ${v} * (${r} * ${r}) * ${m})`,
           x!,
           gained,
           scale,
@@ -169,7 +163,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
       },
       () =>
         b.sumTo(
-          b.map((d, v, r) => times(d!, times(v!, r!)), dy, x!, scale),
+          b.map((d, v, r) => expr`${d} * (${v} * ${r})`, dy, x!, scale),
           gain!.axes,
         ),
     ];

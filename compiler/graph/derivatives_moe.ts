@@ -4,7 +4,7 @@
  * that none travels again. Routers are differentiated through the weights that they give, never through the choice.
  */
 
-import * as k from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import { isWeighted, type Node, type NodeOf } from "./graph.ts";
@@ -22,7 +22,7 @@ function ofWeights(
   const collected = b.make("collect", [rows, routing], {});
   const over = without(value.axes, routing.axes);
   return over.length === 0
-    ? b.map((x, y) => k.mul(x!, y!), collected, value)
+    ? b.map((x, y) => expr`${x} * ${y}`, collected, value)
     : b.make("dot", [collected, value], { over });
 }
 
@@ -75,13 +75,13 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   const masked = (x: Node) =>
     mask
       ? b.map(
-        (v, slot) => k.select(k.lt(slot!, k.f32(0)), k.f32(0), v!),
+        (v, slot) => expr`select(${v}, 0, ${slot} < 0)`,
         x,
         mask,
       )
       : x;
   const scaled = (x: Expr) =>
-    rule.scale === undefined ? x : k.mul(x, k.f32(rule.scale));
+    rule.scale === undefined ? x : expr`${x} * ${rule.scale}`;
   if (rule.normalize === "none") {
     return masked(
       rule.scale === undefined ? raw : b.map((x) => scaled(x!), raw),
@@ -90,15 +90,15 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   const summed = rule.normalize === "kept" ? masked(raw) : raw;
   const { epsilon = 0, least } = rule;
   const divisor = (total: Expr) => {
-    const sum = k.add(total, k.f32(epsilon));
-    return least === undefined ? sum : k.max(sum, k.f32(least));
+    const sum = expr`${total} + ${epsilon}`;
+    return least === undefined ? sum : expr`max(${sum}, ${least})`;
   };
   const sum = b.make("reduce", [summed], {
     kind: "sum",
     over: node.params.choice,
   });
   const divided = b.map(
-    (x, total) => scaled(k.div(x!, divisor(total!))),
+    (x, total) => scaled(expr`${x} / ${divisor(total!)}`),
     summed,
     sum,
   );
@@ -120,7 +120,7 @@ function scores(node: NodeOf<"route">, b: NodeBuilder): Node {
       return b.make("softmax", [pick(logits)], { over: choice });
     case "sigmoid":
       return b.map(
-        (x) => k.div(k.f32(1), k.add(k.f32(1), k.call("exp", k.neg(x!)))),
+        (x) => expr`1.0 / (1.0 + exp(-${x}))`,
         pick(logits),
       );
     case "none":

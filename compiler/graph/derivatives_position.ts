@@ -1,6 +1,6 @@
 /** Derivatives of attention and its cache. Entries of the cache from earlier runs are constants. */
 
-import * as k from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import { ModelError } from "../../spec/errors.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import type { Node } from "./graph.ts";
@@ -38,8 +38,8 @@ function placeOf(
   sequence: Node,
   position: Node,
 ): Node {
-  const length = k.i32(b.context.axes[context]!.size);
-  return b.map((s, p) => k.add(k.mul(s!, length), p!), sequence, position);
+  const length = b.context.axes[context]!.size;
+  return b.map((s, p) => expr`${s} * ${length} + ${p}`, sequence, position);
 }
 
 /** Backwards through the softmax, whose sums are computed again from queries and keys. */
@@ -61,7 +61,7 @@ export function attentionDerivative(
     params,
   );
   const product = b.make("reduce", [
-    b.map((y, d) => k.mul(y!, d!), node, dy),
+    b.map((y, d) => expr`${y} * ${d}`, node, dy),
   ], { kind: "sum", over: params.valueDim });
   const place = placeOf(b, params.context, sequence, position);
   // The two numbers of a head beside each other, so that ranks that have some of the heads have theirs.
@@ -80,8 +80,7 @@ export function attentionDerivative(
   const ofSinks = () =>
     b.sumTo(
       b.map(
-        (total, p, sink) =>
-          k.neg(k.mul(k.call("exp", k.sub(sink!, total!)), p!)),
+        (total, p, sink) => expr`-(exp(${sink} - ${total}) * ${p})`,
         sum,
         product,
         sinks!,

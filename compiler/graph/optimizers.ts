@@ -1,6 +1,6 @@
 /** How parameters follow their gradients: rules from a parameter, its gradient and what is remembered, in primitives. */
 
-import * as k from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import type { Node } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 
@@ -86,28 +86,22 @@ function adamW(
 ): After {
   const [first, second] = betas;
   const mean = b.map(
-    (m, g) => k.add(k.mul(m!, k.f32(first)), k.mul(g!, k.f32(1 - first))),
+    (m, g) => expr`${m} * ${first} + ${g} * ${1 - first}`,
     remembered[0]!,
     gradient,
   );
   const square = b.map(
-    (v, g) =>
-      k.add(k.mul(v!, k.f32(second)), k.mul(k.mul(g!, g!), k.f32(1 - second))),
+    (v, g) => expr`${v} * ${second} + ${g} * ${g} * ${1 - second}`,
     remembered[1]!,
     gradient,
   );
   // 1 - beta^step: means start from 0, and are too small by this factor.
   const share = (beta: number) =>
-    b.map(
-      (t) => k.sub(k.f32(1), k.call("exp", k.mul(t!, k.f32(Math.log(beta))))),
-      step,
-    );
+    b.map((t) => expr`1.0 - exp(${t} * ${Math.log(beta)})`, step);
   const next = b.map(
     (p, m, v, lr, c1, c2) => {
-      const root = k.call("sqrt", k.div(v!, c2!));
-      const change = k.div(k.div(m!, c1!), k.add(root, k.f32(epsilon)));
-      const kept = k.sub(p!, k.mul(k.mul(lr!, k.f32(weightDecay)), p!));
-      return k.sub(kept, k.mul(lr!, change));
+      const change = expr`${m} / ${c1} / (sqrt(${v} / ${c2}) + ${epsilon})`;
+      return expr`${p} - ${lr} * ${weightDecay} * ${p} - ${lr} * ${change}`;
     },
     parameter,
     mean,
@@ -126,17 +120,16 @@ function sgd(
   { rate }: StepInputs,
 ): After {
   const velocity = b.map(
-    (v, g, p) =>
-      k.add(
-        k.mul(v!, k.f32(momentum)),
-        weightDecay === 0 ? g! : k.add(g!, k.mul(p!, k.f32(weightDecay))),
-      ),
+    (v, g, p) => {
+      const slope = weightDecay === 0 ? g : expr`${g} + ${p} * ${weightDecay}`;
+      return expr`${v} * ${momentum} + ${slope}`;
+    },
     remembered[0]!,
     gradient,
     parameter,
   );
   const next = b.map(
-    (p, v, lr) => k.sub(p!, k.mul(lr!, v!)),
+    (p, v, lr) => expr`${p} - ${lr} * ${v}`,
     parameter,
     velocity,
     rate,

@@ -1,6 +1,6 @@
 /** Selection biases of routers: what balances experts without a loss, and has no gradient. */
 
-import * as k from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import type { Node, NodeOf } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 import { routeOperand } from "./routing.ts";
@@ -33,7 +33,7 @@ export function biasStep(b: NodeBuilder, load: Node, rate: number): Node {
   const [expert] = load.axes as [string];
   const mean = b.make("reduce", [load], { kind: "mean", over: expert });
   return b.map(
-    (n, mean) => k.mul(k.call("sign", k.sub(mean!, n!)), k.f32(rate)),
+    (n, mean) => expr`sign(${mean} - ${n}) * ${rate}`,
     load,
     mean,
   );

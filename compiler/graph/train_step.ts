@@ -1,6 +1,6 @@
 /** One step of training as one graph: forward, backward, and the update of every parameter. */
 
-import * as k from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { gradients, type Scalars } from "./gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
@@ -107,7 +107,7 @@ export function trainStep(
   const found = accumulate
     ? own.map((gradient, i) =>
       b.map(
-        (sum, keep, g, share) => k.add(k.mul(sum!, keep!), k.mul(g!, share!)),
+        (sum, keep, g, share) => expr`${sum} * ${keep} + ${g} * ${share}`,
         b.make("state", [], {
           name: accumulatedName(parameters[i]!.params.name),
         }, parameters[i]!),
@@ -190,7 +190,7 @@ function nextBiases(
     const { name } = bias.params;
     const load = accumulate
       ? b.map(
-        (sum, keep, n) => k.add(k.mul(sum!, keep!), n!),
+        (sum, keep, n) => expr`${sum} * ${keep} + ${n}`,
         b.make("state", [], { name: countedName(name) }, bias),
         b.make("input", [], { name: STEP_INPUTS.keep }, {
           ...{ axes: [], dtype: "f32" },
@@ -208,13 +208,13 @@ function nextBiases(
 /** The root of the sum of all squares: every element of every parameter counts once, wherever it lies. */
 function normOf(b: NodeBuilder, found: readonly Node[]): Node {
   const squares = found.map((gradient) => {
-    const square = b.map((g) => k.mul(g!, g!), gradient);
+    const square = b.map((g) => expr`${g} * ${g}`, gradient);
     return square.axes.length === 0
       ? square
       : b.make("accumulate", [square], { over: square.axes });
   });
   const sum = squares.reduce((x, y) => b.add(x, y));
-  return b.map((x) => k.call("sqrt", x!), sum);
+  return b.map((x) => expr`sqrt(${x})`, sum);
 }
 
 /** A gradient no longer than its share of `limit`; PyTorch's `clip_grad_norm_`. */
@@ -225,11 +225,7 @@ function clipped(
   limit: number,
 ): Node {
   return b.map(
-    (g, n) =>
-      k.mul(
-        g!,
-        k.min(k.f32(1), k.div(k.f32(limit), k.add(n!, k.f32(1e-6)))),
-      ),
+    (g, n) => expr`${g} * min(1.0, ${limit} / (${n} + 1e-6))`,
     gradient,
     norm,
   );

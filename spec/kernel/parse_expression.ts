@@ -311,6 +311,12 @@ export function indexOf(
   return index;
 }
 
+/** The halves of a word that is two floats of 16 bits. */
+const HALVES: { readonly [part: string]: CallName } = {
+  x: "unpackF16Lo",
+  y: "unpackF16Hi",
+};
+
 /** A conversion or a function's value; its arguments stand next. */
 function called(p: Parsing, name: string, token: Token): Expr {
   const { scanner } = p;
@@ -334,8 +340,9 @@ function called(p: Parsing, name: string, token: Token): Expr {
   if (name === "unpack2x16float") {
     const [word] = operands(p, name, { token, count: 1 });
     scanner.skip(".");
-    const half = scanner.name("x or y");
-    const fn = half === "x" ? "unpackF16Lo" : "unpackF16Hi";
+    const half = scanner.next();
+    const fn = HALVES[scanner.nameOf(half) ?? ""];
+    if (fn === undefined) throw scanner.expected("x or y", half);
     return function_(p, fn, { name, token, values: [word!] });
   }
   const fn = NAMED[name] ?? name as CallName;
