@@ -8,16 +8,18 @@ import {
   listAdapters,
 } from "../runtime/mod.ts";
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
-import { CPU_LIMITS, CpuPool } from "../runtime/cpu/mod.ts";
+import { CPU_LIMITS, CpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
 import {
   MAX_NATIVE_THREADS,
   NATIVE_LIMITS,
   NativePool,
+  SHARE_FROM_NS,
   whyNotNative,
 } from "../runtime/native/mod.ts";
 import { HostDevice, type HostPool } from "../runtime/host_device.ts";
 import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
+import type { MachineDevice } from "../spec/machine.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
 
 /** What computes: the best there is, the CPU by WebAssembly or by compiled C, or adapters by number. */
@@ -35,6 +37,8 @@ interface HostRule {
     readonly [limit: string]: number;
     readonly memory: number;
   };
+  /** Seconds that a launch has to take before threads share it. */
+  readonly grain: number;
   open(
     threads: number,
     options: { readonly deadlineMs?: number; readonly strange?: boolean },
@@ -43,11 +47,13 @@ interface HostRule {
   whyNot(): Promise<string | undefined>;
 }
 
-const HOSTS: { readonly [K in HostKind]: HostRule } = {
+/** Devices on the processor, by how they are named. */
+export const HOSTS: { readonly [K in HostKind]: HostRule } = {
   cpu: {
     computer: "CPU device",
     maxThreads: MAX_THREADS,
     limits: CPU_LIMITS,
+    grain: SHARE_FROM_MS / 1e3,
     open: (threads, options) => CpuPool.open(threads, options),
     whyNot: () => Promise.resolve(undefined),
   },
@@ -55,28 +61,44 @@ const HOSTS: { readonly [K in HostKind]: HostRule } = {
     computer: "native CPU device",
     maxThreads: MAX_NATIVE_THREADS,
     limits: NATIVE_LIMITS,
+    grain: SHARE_FROM_NS / 1e9,
     open: (threads, options) => NativePool.open(threads, options),
     whyNot: whyNotNative,
   },
 };
+
+/** Limits of a device of a machine file; undefined: those that every WebGPU device guarantees. */
+export function deviceLimits(
+  { limits, computer }: Pick<MachineDevice, "limits" | "computer">,
+): { readonly [limit: string]: number } | undefined {
+  if (limits || computer === undefined || computer === "software") {
+    return limits;
+  }
+  return HOSTS[computer].limits;
+}
 
 /** Where ranks live: all on one device, each on its own, or each in a process of an MPI job. */
 export type DeviceSharing = "shared" | "separate" | "mpi";
 
 /** What `auto` takes on this machine. */
 export interface ChosenAdapter {
-  readonly adapter: GpuAdapter | "cpu";
+  readonly adapter: GpuAdapter | HostKind;
   readonly why: string;
 }
 
-/** A hardware GPU if there is one, else the CPU device; software adapters are only used when named. */
+/**
+ * A hardware GPU if there is one, else the native CPU device unless `missing` says why there is none, else the CPU device;
+ * software adapters are only used when named.
+ */
 export function chooseAdapter(
   adapters: readonly GpuAdapter[],
+  missing: string | undefined,
 ): ChosenAdapter {
   const hardware = adapters.find(({ type }) => type === "hardware");
-  return hardware
-    ? { adapter: hardware, why: "it is a hardware GPU" }
-    : { adapter: "cpu", why: "there is no hardware GPU" };
+  if (hardware) return { adapter: hardware, why: "it is a hardware GPU" };
+  return missing === undefined
+    ? { adapter: "native", why: "there is no hardware GPU" }
+    : { adapter: "cpu", why: `there is no hardware GPU, and ${missing}` };
 }
 
 /** How devices are chosen. */
@@ -104,6 +126,8 @@ export interface SelectDevicesOptions {
 /** Adapters that were chosen, before a plan says what it needs of them. */
 export interface SelectedDevices {
   readonly kind: Device["kind"];
+  /** Which device on the processor; undefined for adapters. */
+  readonly host?: HostKind;
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
   /** Numbers of the adapters that ranks take in turn; undefined on the CPU. */
@@ -137,7 +161,7 @@ export async function selectDevices(
     return await selectHost(choice, { ...options, world });
   }
   if (choice === "auto" && options.graphics === false) {
-    return await selectHost("cpu", { ...options, world });
+    return await selectHost(await bestHost(), { ...options, world });
   }
   const adapters = await listAdapters({
     ...options.gpu ? { gpu: options.gpu } : {},
@@ -145,9 +169,9 @@ export async function selectDevices(
   });
   const list: GpuAdapter[] = [];
   if (choice === "auto") {
-    const { adapter } = chooseAdapter(adapters);
-    if (adapter === "cpu") {
-      return await selectHost("cpu", { ...options, world });
+    const { adapter } = chooseAdapter(adapters, await HOSTS.native.whyNot());
+    if (typeof adapter === "string") {
+      return await selectHost(adapter, { ...options, world });
     }
     // Ranks on devices of their own take the hardware adapters in turn.
     list.push(
@@ -181,6 +205,10 @@ export async function selectDevices(
   };
 }
 
+async function bestHost(): Promise<HostKind> {
+  return await HOSTS.native.whyNot() === undefined ? "native" : "cpu";
+}
+
 // Ranks on separate devices of one processor share the threads and the memory of one pool; processes have a pool each.
 async function selectHost(
   kind: HostKind,
@@ -201,6 +229,7 @@ async function selectHost(
   );
   return {
     kind: "cpu",
+    host: kind,
     computer: `${rule.computer}, ${own} thread${own === 1 ? "" : "s"}`,
     threads: own,
     limits: rule.limits,

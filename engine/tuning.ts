@@ -1,31 +1,33 @@
 /** Kernel variants that were measured to be fast, by what computes. `bench/` has the programs; bits do not depend on them. */
 
 import type { MatmulTile, TuningTable } from "../compiler/mod.ts";
-import type { SelectedDevices } from "./devices.ts";
+import type { HostKind, SelectedDevices } from "./devices.ts";
 import type { KeptTunings } from "./tune/kept.ts";
 
-/** What computes: the CPU device, a GPU, or an adapter that computes on the CPU. */
-export type Computer = "cpu" | "gpu" | "software";
+/** What computes: a CPU device, by WebAssembly or by C, a GPU, or an adapter that computes on the CPU. */
+export type Computer = HostKind | "gpu" | "software";
 
 /** Good everywhere: the compiler's default. */
 const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
 /**
  * Tuning where no tuner ran. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants one
- * vector per workgroup, so that rows of activations are loaded once for all lanes. So do software adapters, which load a
- * column's weights one by one, and so want many rows for each.
+ * vector per workgroup, so that rows of activations are loaded once for all lanes. So does C, whose vectors are up to 16
+ * lanes wide and which has 32 of them. So do software adapters, which load a column's weights one by one, and so want many
+ * rows for each.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: { matmul: { rows: 4, columns: 4, lanes: 4 } },
+  native: { matmul: { rows: 6, columns: 4, lanes: 16 } },
   gpu: {},
   software: { matmul: { rows: 8, columns: 4, lanes: 8 } },
 };
 
 /** What computes on selected devices. */
 export function computerOf(
-  { kind, software = false }: Pick<SelectedDevices, "kind" | "software">,
+  { host, software = false }: Pick<SelectedDevices, "host" | "software">,
 ): Computer {
-  return kind === "gpu" && software ? "software" : kind;
+  return host ?? (software ? "software" : "gpu");
 }
 
 /** The tile of matmuls that no tuner looked at. */
@@ -35,7 +37,7 @@ export function tileOf(computer: Computer): MatmulTile {
 
 /** The tuning of selected devices: what a tuner found on them, or else one that does well on such devices. */
 export function tuningOf(
-  selected: Pick<SelectedDevices, "kind" | "software" | "computer" | "world">,
+  selected: Pick<SelectedDevices, "host" | "software" | "computer" | "world">,
   kept: KeptTunings = {},
 ): TuningTable {
   // Ranks that are processes must compile the same plan, and each may have a file of its own.

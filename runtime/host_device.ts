@@ -194,9 +194,13 @@ export class HostDevice<Bindings> implements Device {
       bytes: 0,
       open: async (buffer, spans) => {
         await this.#pool.settle();
-        return spans.map(({ offset, bytes }) =>
-          this.#pool.heap.view(this.#address(buffer, offset, bytes), bytes)
-        );
+        // MPI wants blocks of one ArrayBuffer.
+        const start = this.#address(buffer, 0, buffer.bytes);
+        const whole = this.#pool.heap.view(start, buffer.bytes);
+        return spans.map(({ offset, bytes }) => {
+          const from = this.#address(buffer, offset, bytes) - start;
+          return whole.subarray(from, from + bytes);
+        });
       },
       close: () => {},
     };

@@ -11,8 +11,8 @@ import { closed, MAX_RANKS, record, type Schema } from "./schema.ts";
 export interface MachineDevice {
   /** Name for people. */
   readonly name?: string;
-  /** The CPU device, or an adapter that computes on the CPU: plans have the kernel variants for it. Default: a GPU. */
-  readonly computer?: "cpu" | "software";
+  /** A CPU device, or an adapter that computes on the CPU: plans have the kernel variants for it. Default: a GPU. */
+  readonly computer?: "cpu" | "native" | "software";
   /** WebGPU limits that a plan for it may use. Default: those that every device has. */
   readonly limits?: { readonly [limit: string]: number };
   /** Bytes of memory. Absent: nobody counted. */
@@ -170,7 +170,7 @@ export const machineSchema: Schema = {
       launch: atLeast,
     }, {
       name: text,
-      computer: { enum: ["cpu", "software"] },
+      computer: { enum: ["cpu", "native", "software"] },
       limits: record(atLeast),
       memory: above,
       cache: closed({ bytes: above, bandwidth: above }),

@@ -219,11 +219,14 @@ function adapter(
   };
 }
 
-t.test("chooseAdapter() takes hardware, else the CPU device, never software", (t) => {
+t.test("chooseAdapter() takes hardware, else the native CPU device or the other one, never software", (t) => {
   const list = [adapter(0, "software"), adapter(1, "hardware")];
-  t.equal(chooseAdapter(list).adapter, list[1]);
-  t.equal(chooseAdapter(list.slice(0, 1)).adapter, "cpu");
-  t.equal(chooseAdapter([]).adapter, "cpu");
+  t.equal(chooseAdapter(list, undefined).adapter, list[1]);
+  t.equal(chooseAdapter(list.slice(0, 1), undefined).adapter, "native");
+  t.strictSame(chooseAdapter([], "there is no compiler"), {
+    adapter: "cpu",
+    why: "there is no hardware GPU, and there is no compiler",
+  });
   t.end();
 });
 

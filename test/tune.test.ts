@@ -177,7 +177,7 @@ t.test("tables are kept by what computes", async (t) => {
   const fourth = { matmul: shared, matmuls: { "plain f32 8x8": shared } };
   await keepTuning(files, path, { computer: "one", tuning: fourth });
   t.strictSame((await readKept(files, path))["one"], fourth);
-  const cpu = { kind: "cpu", computer: "one", world: undefined } as const;
+  const cpu = { host: "cpu", computer: "one", world: undefined } as const;
   t.same(tuningOf(cpu, kept).matmul, tile);
   t.same(tuningOf({ ...cpu, computer: "new" }, kept), TUNING.cpu);
   const write = (text: string) =>

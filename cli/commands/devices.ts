@@ -44,9 +44,9 @@ export async function devicesCommand(
     );
   }
   const adapters = await listAdapters({ places: io.places });
-  const { adapter, why } = chooseAdapter(adapters);
   const native = await nativeCompiler();
-  const chosen = adapter === "cpu" ? adapter : adapter.number;
+  const { adapter, why } = chooseAdapter(adapters, native.missing);
+  const chosen = typeof adapter === "string" ? adapter : adapter.number;
   if (flags.json) {
     const document = {
       adapters: adapters.map(
@@ -72,7 +72,7 @@ export async function devicesCommand(
       ? `native  the CPU device by C (${native.compiler.version} as '${native.compiler.command}', vectors of ${native.compiler.lanes} f32)\n   limits: memory ${NATIVE_LIMITS.memory} of all ranks together`
       : `native  not on this machine: ${native.missing}`,
     `auto uses ${
-      chosen === "cpu" ? "cpu" : `adapter ${chosen}`
+      typeof chosen === "string" ? chosen : `adapter ${chosen}`
     }: ${why}. Software adapters are only used by number`,
     "",
   ].join("\n"));

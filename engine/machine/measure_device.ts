@@ -1,11 +1,10 @@
 /** What a device can do, measured by small models on it: the same kernels, launches and waits as in a real run. */
 
 import type { CompileOptions, Model } from "../../compiler/mod.ts";
-import { CPU_LIMITS, SHARE_FROM_MS } from "../../runtime/cpu/mod.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { MachineDevice } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
-import type { SelectedDevices } from "../devices.ts";
+import { HOSTS, type SelectedDevices } from "../devices.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
 import { countStep, type StepWork } from "../predict/step_work.ts";
 import { computerOf } from "../tuning.ts";
@@ -166,8 +165,8 @@ function describe(
   const { launches, multiplyAdds } = some!.work;
   const join = net(some!) / launches - multiplyAdds / launches / rate(many!);
   return {
-    ...{ ...copies, computer, memory: CPU_LIMITS.memory, ...rates, parallel },
-    grain: SHARE_FROM_MS / 1000,
+    ...{ ...copies, computer, memory: HOSTS[computer].limits.memory },
+    ...{ ...rates, parallel, grain: HOSTS[computer].grain },
     ...parallel > 1 ? { join: Math.max(0, join) } : {},
   };
 }

@@ -1,7 +1,7 @@
 /** What a plan would take on a machine, from the plan itself and a description of the machine. */
 
 import type { FileSystem } from "../files.ts";
-import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
+import { deviceLimits } from "../devices.ts";
 import {
   type Machine,
   machineRanks,
@@ -54,8 +54,7 @@ export async function predictTarget(
   const context = past + Math.ceil(tokens / sequences);
   const need = { tokens, sequences, context };
   const device = machine.devices[placeRanks(machine)[0]!.kind]!;
-  const limits = device.limits ??
-    (device.computer === "cpu" ? CPU_LIMITS : undefined);
+  const limits = deviceLimits(device);
   const predictions = [];
   for (const mesh of target.kind === "plan" ? [undefined] : meshes) {
     const compiled = await planTarget(target, files, {

@@ -1,7 +1,6 @@
 /** What does not fit a machine, all of it, with the smallest change found that mends each. */
 
 import { heldAxis, modelAxis } from "../../spec/axis_parts.ts";
-import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import { UNLIMITED } from "../../spec/limits.ts";
 import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
 import { maxOverRanks, ranksGiven } from "../../spec/per_rank.ts";
@@ -12,6 +11,7 @@ import {
   meshMend,
   type Problem,
 } from "../../spec/problems.ts";
+import { deviceLimits } from "../devices.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import type { RankClass } from "../../spec/plan_summary.ts";
 
@@ -67,8 +67,7 @@ function limitsOf(
 export function machineLimits(
   machine: Machine,
 ): { readonly [limit: string]: number } {
-  const { limits, computer } = machine.devices[placeRanks(machine)[0]!.kind]!;
-  return limits ?? (computer === "cpu" ? CPU_LIMITS : {});
+  return deviceLimits(machine.devices[placeRanks(machine)[0]!.kind]!) ?? {};
 }
 
 function placeProblems(plan: Plan, machine: Machine | undefined): Problem[] {

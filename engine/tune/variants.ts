@@ -30,8 +30,8 @@ export function variantsOf(
       (tile: MatmulTile) => ROWS.map((rows) => ({ ...tile, rows })),
     ],
     (tile) => ACROSS.map(([columns, lanes]) => ({ ...tile, columns, lanes })),
-    // To the CPU engine lanes are parts of a vector and all memory is one: waiting for each other only costs.
-    ...computer === "cpu" ? [] : [
+    // To CPU devices lanes are parts of a vector and all memory is one: waiting for each other only costs.
+    ...computer === "cpu" || computer === "native" ? [] : [
       (tile: MatmulTile) => RIGHTS.map((right) => ({ ...tile, right })),
       (tile: MatmulTile) => LEFTS.map((left) => ({ ...tile, left })),
       (tile: MatmulTile) =>

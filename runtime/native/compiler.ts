@@ -151,10 +151,13 @@ export class ObjectCache {
     progress?: (done: number) => void,
   ): Promise<string[]> {
     const paths = new Array<string>(texts.length);
+    // Processes that start together begin at different texts, so that each finds what others have compiled.
+    const first = process.pid * 7;
     let next = 0;
     let done = 0;
     const worker = async () => {
-      for (let i = next++; i < texts.length; i = next++) {
+      while (next < texts.length) {
+        const i = (first + next++) % texts.length;
         paths[i] = await this.#object(texts[i]!);
         progress?.(++done);
       }

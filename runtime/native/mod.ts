@@ -18,6 +18,7 @@ import { MAX_NATIVE_THREADS, NativePool } from "./pool.ts";
 export { type Compiler, findCompiler } from "./compiler.ts";
 export { whyNotNative } from "./library.ts";
 export { MAX_NATIVE_THREADS, NATIVE_LIMITS, NativePool } from "./pool.ts";
+export { SHARE_FROM_NS } from "./threads.ts";
 export { type PrintedKernel, printKernel } from "./print.ts";
 
 /** The compiler that native devices use here, or why there is none. */

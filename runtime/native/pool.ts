@@ -22,7 +22,7 @@ const HERE_BUDGET = 200_000;
 
 /** What a native device can do; `memory` is the bytes of all buffers of its pool together. Indices of kernels are 32 bits. */
 export const NATIVE_LIMITS = {
-  maxBufferSize: totalmem(),
+  maxBufferSize: Number.MAX_SAFE_INTEGER,
   maxStorageBufferBindingSize: 2 ** 34 - 2 ** 10,
   maxStorageBuffersPerShaderStage: 64,
   maxComputeWorkgroupStorageSize: 1 << 20,

@@ -11,7 +11,7 @@ export const WRITE = 1;
 export const COPY_BLOCK = 1 << 18;
 
 /** Nanoseconds that one thread is done with sooner than others are awake: such launches are not shared. */
-const SHARE_FROM = 4000;
+export const SHARE_FROM_NS = 4000;
 /** Turns of a waiting thread before it sleeps: some tens of microseconds. */
 const SPINS = 4000;
 /** Bytes from which a buffer has pages of its own. */
@@ -125,7 +125,7 @@ static void wake_all(struct pool *p) {
 
 static void share(struct pool *p, const struct launch *l, struct kernel *kernel) {
   uint32_t chunk = l->groups / (p->threads * 8);
-  uint32_t least = kernel->cost > 0 ? ${SHARE_FROM} / kernel->cost : 1;
+  uint32_t least = kernel->cost > 0 ? ${SHARE_FROM_NS} / kernel->cost : 1;
   uint32_t most = (l->groups + p->threads - 1) / p->threads;
   if (chunk < least) chunk = least;
   if (chunk > most) chunk = most;
@@ -215,7 +215,7 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     if (budget > 0 && (kernel->cost < 0 || last - begin + predicted / p->threads > budget)) break;
     p->position = from;
     l->start = last;
-    if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && predicted < ${SHARE_FROM})) {
+    if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && predicted < ${SHARE_FROM_NS})) {
       kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
       last = now();
       double each = (double)(last - l->start) / l->groups;

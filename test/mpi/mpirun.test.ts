@@ -13,6 +13,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
+import { whyNotNative } from "../../runtime/native/mod.ts";
 import { BIN, LAUNCHERS, skipWithoutKoffi, start } from "../helpers/mpi.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
@@ -26,8 +27,14 @@ await writeRaw(file("ids"), {
 });
 const RUN = [
   ...["run", checkpointFolder("mixtral-6e"), "--inputs", file("ids")],
-  ...["--adapter", "cpu", "--mesh", "ep=4", "--outputs"],
+  ...["--mesh", "ep=4", "--outputs"],
 ];
+const absent = await whyNotNative();
+if (absent !== undefined) {
+  t.comment(`No rank is on the native CPU device: ${absent}`);
+}
+/** Compiled C gives the bits of WebAssembly. */
+const NATIVE = absent === undefined ? "native" : "cpu";
 const GENERATE = [
   ...["generate", checkpointFolder("demo-lm"), "--prompt", "Once"],
   ...["--max-new-tokens", "3", "--adapter", "cpu", "--devices", "mpi"],
@@ -50,12 +57,14 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
   t.test(`${name}: mpirun -n 4 npx switchyard run --devices mpi`, {
     skip,
   }, async (t) => {
-    const shared = await switchyard([...RUN, file("shared")]);
+    const shared = await switchyard([
+      ...[...RUN, file("shared"), "--adapter", "cpu"],
+    ]);
     t.equal(shared.code, 0);
     const { code, out, err } = await npx(
       4,
       family === "mpich" ? ["-pmi-port"] : [],
-      [...RUN, file("apart"), "--devices", "mpi"],
+      [...RUN, file("apart"), "--devices", "mpi", "--adapter", NATIVE],
     );
     t.strictSame([code, err], [0, ""]);
     t.match(out, /^Wrote .*apart\n(.*\n)+rank 3: \d+ bytes of memory, .*\n$/);
