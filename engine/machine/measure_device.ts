@@ -9,7 +9,13 @@ import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
 import { countStep, type StepWork } from "../predict/step_work.ts";
 import { computerOf } from "../tuning.ts";
 import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
-import { type MeasureOptions, median, type Meter } from "./meter.ts";
+import {
+  type MeasureOptions,
+  median,
+  type Meter,
+  REPETITIONS,
+  warmUpFor,
+} from "./meter.ts";
 import {
   chainModel,
   expertsModel,
@@ -97,7 +103,7 @@ export async function openDeviceMeter(
         ? []
         : workgroupsOf(await open(narrowModel(NARROW))),
     ];
-    await warmUp(steps);
+    await warmUp(steps, options);
     const works = steps.map(([{ plan }, inputs]) => countStep(plan, inputs));
     return {
       measure: async () => {
@@ -249,16 +255,20 @@ async function longEnough(model: SmallModel): Promise<StepInputs> {
   return scenes.at(-1)!;
 }
 
-async function warmUp(steps: readonly Step[]): Promise<void> {
+async function warmUp(
+  steps: readonly Step[],
+  { repetitions = REPETITIONS }: MeasureOptions,
+): Promise<void> {
+  const seconds = warmUpFor(WARM_UP, repetitions);
   for (const [model, inputs] of steps) {
-    for (let spent = 0; spent < WARM_UP;) spent += await model.step(inputs);
+    for (let spent = 0; spent < seconds;) spent += await model.step(inputs);
   }
 }
 
 /** The middle of the times of steps, in seconds, taken in turn so that a noisy moment touches all of them. */
 async function inTurn(
   steps: readonly Step[],
-  { repetitions = 9 }: MeasureOptions,
+  { repetitions = REPETITIONS }: MeasureOptions,
 ): Promise<number[]> {
   const times = steps.map((): number[] => []);
   for (let i = 0; i < repetitions; i++) {

@@ -8,7 +8,13 @@ import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { computerOf, TUNING } from "../tuning.ts";
 import { bindCollectives } from "./collectives.ts";
-import { type MeasureOptions, median, type Meter } from "./meter.ts";
+import {
+  type MeasureOptions,
+  median,
+  type Meter,
+  REPETITIONS,
+  warmUpFor,
+} from "./meter.ts";
 import { exchangeModel, EXPERTS_OF_RANK } from "./models.ts";
 
 /** How many rows go from each rank to each other one, from the fewest to the most. */
@@ -70,7 +76,7 @@ export interface LinkMeter extends Meter<LinkTimes> {
 export async function openLinkMeter(
   selected: SelectedDevices,
   ranks: number,
-  { now, repetitions = 9 }: MeasureOptions,
+  { now, repetitions = REPETITIONS }: MeasureOptions,
 ): Promise<LinkMeter> {
   const { world } = selected;
   const most = Math.max(2, Math.floor(ALL_ROWS / ranks ** 2));
@@ -171,7 +177,10 @@ export async function openLinkMeter(
   return {
     ...{ plan, exchange, rows },
     measure: async () => {
-      await exchangeRows(everyRank(1), { together: WARM_UP, times: 0 });
+      await exchangeRows(everyRank(1), {
+        together: Math.ceil(warmUpFor(WARM_UP, repetitions)),
+        times: 0,
+      });
       const lengths = lengthsOf(everyRank(1));
       const gather = await time(() => gatherCounts!(lengths), {
         together: TOGETHER.one,

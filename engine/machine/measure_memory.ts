@@ -3,7 +3,12 @@
 import { compile } from "../../compiler/mod.ts";
 import type { MachineDevice } from "../../spec/machine.ts";
 import type { SelectedDevices } from "../devices.ts";
-import { type MeasureOptions, median, type Meter } from "./meter.ts";
+import {
+  type MeasureOptions,
+  median,
+  type Meter,
+  REPETITIONS,
+} from "./meter.ts";
 import { chainModel } from "./models.ts";
 
 /** Bytes of the copies that find out where the cache ends. */
@@ -15,7 +20,7 @@ export type MemoryRates = Pick<MachineDevice, "name" | "bandwidth" | "cache">;
 /** Open a device and measure its memory: by the longest copies, and by the longest that lie in a cache and are much faster. */
 export async function openMemoryMeter(
   selected: SelectedDevices,
-  { now, repetitions = 9 }: MeasureOptions,
+  { now, repetitions = REPETITIONS }: MeasureOptions,
 ): Promise<Meter<MemoryRates>> {
   const plan = await compile(chainModel(1), { limits: selected.limits });
   const { devices: [opened], close } = await selected.open(plan);

@@ -7,6 +7,8 @@ import {
   type MeasureOptions,
   median,
   type Meter,
+  REPETITIONS,
+  warmUpFor,
   withDevices,
 } from "./meter.ts";
 import { dispatchesModel } from "./models.ts";
@@ -33,7 +35,7 @@ export async function openTurnMeter(
   ranks: number,
   options: MeasureOptions,
 ): Promise<TurnMeter> {
-  const { repetitions = 9 } = options;
+  const { repetitions = REPETITIONS } = options;
   const open = (dispatches: number) => {
     // As many launches in all, so that what those take makes no difference.
     const sizes = { ranks, rows: ROWS, launches: LAUNCHES * MANY / dispatches };
@@ -43,7 +45,9 @@ export async function openTurnMeter(
   const [few, many] = [await open(FEW), await open(MANY)];
   const inputs = { tokens: ROWS * ranks ** 2 };
   for (const model of [few, many]) {
-    for (let i = 0; i < WARM_UP; i++) await model.step(inputs);
+    for (let i = 0; i < warmUpFor(WARM_UP, repetitions); i++) {
+      await model.step(inputs);
+    }
   }
   return {
     measure: async () => {

@@ -243,7 +243,11 @@ class Walk {
         return undefined;
       case "binary": {
         this.#add(OTHER, times);
-        const [a, b] = this.#all(times, e.a, e.b);
+        // As `#all`, without a list: most of a tree is this.
+        const a = this.#value(e.a, times);
+        const varies = this.#varies;
+        const b = this.#value(e.b, times);
+        this.#varies ||= varies;
         return binaryValue(e, a, b);
       }
     }
