@@ -143,7 +143,10 @@ function checkFile(file: SourceFile, { path, say }: Check): void {
 function checkImports(file: SourceFile, { path, say }: Check): void {
   if (path.startsWith("compiler/kernels/")) checkKernel(file, { path, say });
   const layer = path.split("/")[0]!;
-  const dynamic = file.getDescendantsOfKind(SyntaxKind.CallExpression)
+  const calls = /\bimport\s*\(/.test(file.getFullText())
+    ? file.getDescendantsOfKind(SyntaxKind.CallExpression)
+    : [];
+  const dynamic = calls
     .filter((call) => Node.isImportExpression(call.getExpression()))
     .flatMap((call) => call.getArguments().filter(Node.isStringLiteral))
     .map((argument) => ({ node: argument, to: argument.getLiteralValue() }));
@@ -224,8 +227,12 @@ function resolvePath(from: string, specifier: string): string {
 }
 
 function checkText(file: SourceFile, { path, say }: Check): void {
-  for (const node of file.getDescendantsOfKind(SyntaxKind.AnyKeyword)) {
-    say(node, "'any'");
+  // To walk over a file takes long, and most have nothing that it would find.
+  const text = file.getFullText();
+  if (/\bany\b/.test(text)) {
+    for (const node of file.forEachDescendantAsArray()) {
+      if (node.isKind(SyntaxKind.AnyKeyword)) say(node, "'any'");
+    }
   }
   for (
     const node of [...file.getInterfaces(), ...file.getTypeAliases()]
@@ -241,7 +248,7 @@ function checkText(file: SourceFile, { path, say }: Check): void {
       }
     }
   }
-  if (!AT_THE_EDGE.test(path)) {
+  if (!AT_THE_EDGE.test(path) && /\bprocess\b/.test(text)) {
     for (
       const node of file.getDescendantsOfKind(
         SyntaxKind.PropertyAccessExpression,
@@ -252,8 +259,10 @@ function checkText(file: SourceFile, { path, say }: Check): void {
       }
     }
   }
-  if (LIBRARY.test(path) && !/^spec\/kernel\/wgsl/.test(path)) {
-    for (const node of file.getDescendants()) {
+  if (
+    LIBRARY.test(path) && !/^spec\/kernel\/wgsl/.test(path) && WGSL.test(text)
+  ) {
+    for (const node of file.forEachDescendantAsArray()) {
       if (
         (Node.isStringLiteral(node) || Node.isTemplateHead(node) ||
           Node.isNoSubstitutionTemplateLiteral(node)) &&
