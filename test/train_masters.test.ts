@@ -100,6 +100,12 @@ async function dtypesIn(folder: string): Promise<string[]> {
   return [...found];
 }
 
+/** What a mesh does to a step does not depend on how it rounds, so that f16 has one with both axes. */
+const MESHES = {
+  bf16: ["dp=2", "ep=2", "dp=2,ep=2"],
+  f16: ["dp=2,ep=2"],
+};
+
 for (const dtype of ["bf16", "f16"] as const) {
   t.test(`from the command line, in ${dtype}`, async (t) => {
     const folder = temporaryFolder(t);
@@ -129,7 +135,7 @@ for (const dtype of ["bf16", "f16"] as const) {
       sequences: [{ tokens: [Number, Number, Number] }],
     }, "'generate' reads it");
 
-    for (const mesh of ["dp=2", "ep=2", "dp=2,ep=2"]) {
+    for (const mesh of MESHES[dtype]) {
       const on = ["--mesh", mesh];
       const whole = await run(`${mesh} whole`, 4, ...on);
       isRounded(t, whole, dtype);
@@ -175,25 +181,14 @@ t.test("gone on with on another mesh", async (t) => {
   const tiny = await tinyModel(t);
   const out = path.join(folder, "out");
   const more = { out, dtype: "bf16" } as const;
-  await steps(
-    tiny,
-    files,
-    tinyOptions("dp=2,ep=2", 2, {
-      ...{ ...more, zero: 1 },
-    }),
-  );
+  await steps(tiny, files, tinyOptions("dp=2,ep=2", 2, { ...more, zero: 1 }));
   const before = await readOnDisk(out);
   await steps(out, files, tinyOptions("ep=4", 3, { ...more, resume: true }));
   const after = await readOnDisk(out);
   isRounded(t, after, "bf16");
   const straight = path.join(folder, "straight");
-  await steps(
-    tiny,
-    files,
-    tinyOptions("dp=2,ep=2", 3, {
-      ...{ ...more, out: straight },
-    }),
-  );
+  const on = tinyOptions("dp=2,ep=2", 3, { ...more, out: straight });
+  await steps(tiny, files, on);
   const wanted = await readOnDisk(straight);
   let [far, moved] = [0, 0];
   for (const name of Object.keys(wanted.parameters)) {

@@ -1,6 +1,6 @@
-// Every other published family; three ranks hold unequal numbers of experts.
+// Published families of the plain kind of attention; three ranks hold unequal numbers of experts.
 // needs: cpu, gpu
-import { testReferences } from "../helpers/references.ts";
+import { TENSOR_PARALLEL, testReferences } from "../helpers/references.ts";
 
 testReferences(
   [
@@ -8,13 +8,11 @@ testReferences(
     "qwen3moe-8e-bf16",
     "qwen2moe-8e",
     "granitemoe-8e",
-    "deepseekv2-16e",
-    "deepseekv2-lite-8e",
-    "deepseekv3-16e",
-    "gptoss-8e",
-    "gptoss-8e-mxfp4",
     "llama4-8e",
   ],
-  ["ep=1", "ep=2", "ep=3", "ep=4"],
-  { software: ["ep=3"] },
+  {
+    shared: ["ep=1", "ep=2", "ep=3", "ep=4", ...TENSOR_PARALLEL],
+    separate: ["ep=4", "tp=2,ep=2"],
+  },
+  { shared: ["ep=3"], separate: [] },
 );

@@ -123,6 +123,17 @@ async function runFresh(
   return await runOpened(loaded, padBatch(prompts));
 }
 
+/** Meshes whose ranks share one device, and meshes whose ranks have devices of their own. */
+export interface Meshes {
+  readonly shared: readonly string[];
+  readonly separate: readonly string[];
+}
+
+/** Heads, hidden elements and vocabulary over `tp`, alone and with tokens and experts over other axes. */
+export const TENSOR_PARALLEL: readonly string[] = [
+  ...["tp=2", "tp=4", "tp=2,ep=2", "dp=2,tp=2", "dp=2,tp=2,ep=2"],
+];
+
 /**
  * Hold checkpoints against what was recorded of them, on every mesh and kind of device; on four ranks also on devices of
  * their own.
@@ -139,27 +150,19 @@ async function runFresh(
  */
 export function testReferences(
   names: readonly string[],
-  meshes: readonly string[],
-  { software, separate = "ep=4" }: {
-    readonly software: readonly string[];
-    /** The mesh whose ranks have devices of their own. */
-    readonly separate?: string;
-  },
+  meshes: Meshes,
+  software: Meshes,
 ): void {
   for (const name of names) {
     for (const device of DEVICES) {
-      const shared = device.software ? software : meshes;
-      const skip = device.skip ||
-        shared.length === 0 &&
-          "a software GPU compiles these meshes for minutes";
-      testReference(name, { shared, separate }, { ...device, skip });
+      testReference(name, device.software ? software : meshes, device);
     }
   }
 }
 
 function testReference(
   name: string,
-  meshes: { readonly shared: readonly string[]; readonly separate: string },
+  meshes: Meshes,
   { title, skip, ...device }:
     & Pick<
       (typeof DEVICES)[number],
@@ -175,7 +178,9 @@ function testReference(
         ...meshes.shared.map((mesh, i) =>
           [mesh, "shared", i % 2 ? device.second : device.adapter] as const
         ),
-        [meshes.separate, "separate", device.adapter] as const,
+        ...meshes.separate.map((mesh) =>
+          [mesh, "separate", device.adapter] as const
+        ),
       ]
     ) {
       const on = adapter === "native" ? ", compiled C" : "";

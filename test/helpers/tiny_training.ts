@@ -157,7 +157,7 @@ function product(sizes: readonly number[]): number {
   return sizes.reduce((a, b) => a * b, 1);
 }
 
-/** Put a block where it belongs, element by element. */
+/** Put a block where it belongs, row by row. */
 function copyBlock(
   block: Buffer,
   { start, shape }: {
@@ -167,13 +167,15 @@ function copyBlock(
   whole: Buffer,
   sizes: readonly number[],
 ): void {
-  for (let i = 0; i < product(shape); i++) {
+  // Along the last axis elements lie one after another in both.
+  const length = shape.at(-1) ?? 1;
+  for (let i = 0; i < product(shape); i += length) {
     let [rest, to, stride] = [i, 0, 1];
     for (let axis = shape.length - 1; axis >= 0; axis--) {
       to += (start[axis]! + rest % shape[axis]!) * stride;
       rest = Math.floor(rest / shape[axis]!);
       stride *= sizes[axis]!;
     }
-    block.copy(whole, 4 * to, 4 * i, 4 * i + 4);
+    block.copy(whole, 4 * to, 4 * i, 4 * (i + length));
   }
 }
