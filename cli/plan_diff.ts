@@ -5,9 +5,12 @@ import { formatPlan } from "../spec/mod.ts";
 import { formatSummary } from "./summary_text.ts";
 
 /** Lines that only one of two plans has, under the sections that they are in; those of the second begin with `+`. */
-export function diffPlans(a: Summarized, b: Summarized): string {
-  const before = sectionsOf(a);
-  const after = sectionsOf(b);
+export async function diffPlans(
+  a: Summarized,
+  b: Summarized,
+): Promise<string> {
+  const before = await sectionsOf(a);
+  const after = await sectionsOf(b);
   const titles = [...new Set([...before.keys(), ...after.keys()])];
   const parts = titles.flatMap((title) => {
     const changed = diffLines(before.get(title) ?? [], after.get(title) ?? []);
@@ -19,7 +22,9 @@ export function diffPlans(a: Summarized, b: Summarized): string {
 }
 
 /** Sections by title, each a list of lines without what depends on the rest of the plan. */
-function sectionsOf({ plan, summary }: Summarized): Map<string, string[]> {
+async function sectionsOf(
+  { plan, summary }: Summarized,
+): Promise<Map<string, string[]>> {
   const sections = new Map<string, string[]>();
   const add = (title: string, line: string) =>
     sections.set(title, [...sections.get(title) ?? [], line]);
@@ -27,7 +32,7 @@ function sectionsOf({ plan, summary }: Summarized): Map<string, string[]> {
     if (line !== "") add("summary", `  ${squeeze(line)}`);
   }
   let title = "plan";
-  for (const line of formatPlan(plan).split("\n")) {
+  for (const line of formatPlan(await plan()).split("\n")) {
     if (/^\S/.test(line)) title = line.replace(/ \(.*\)$/, "");
     else if (line.trim() !== "") add(title, `  ${squeeze(line)}`);
   }

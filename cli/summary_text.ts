@@ -1,7 +1,15 @@
 /** The summary of a plan on one screen. */
 
-import type { LayerClass, PlanSummary, RankClass } from "../spec/mod.ts";
+import type {
+  LayerClass,
+  LayerSeconds,
+  Phase,
+  PlanSummary,
+  PredictedStep,
+  RankClass,
+} from "../spec/mod.ts";
 import { sizeText } from "../spec/size_text.ts";
+import { timeText } from "../spec/time_text.ts";
 import { formatTable } from "./table.ts";
 
 /** What people call a bound. */
@@ -38,6 +46,7 @@ export function formatSummary(summary: PlanSummary): string {
     "",
     ...formatTable([rankHeader(ranks), ...ranks.map(rankRow)]),
     ...layerLines(summary),
+    ...predictedLines(summary),
     ...problems.length === 0 ? [] : [
       "",
       `does not fit (${problems.length} ${
@@ -73,9 +82,10 @@ function rankRow({ count, first, bytes, limit, headroom, experts }: RankClass) {
   ];
 }
 
-function layerLines({ layers }: PlanSummary): string[] {
+function layerLines({ layers, predicted = {} }: PlanSummary): string[] {
   if (layers.length === 0) return [];
   const names = ["dispatch", "combine"] as const;
+  const phases = Object.keys(predicted) as Phase[];
   const sent = (layer: LayerClass, name: (typeof names)[number]) => {
     const exchange = layer.exchanges.find((e) => e.name === name);
     return exchange
@@ -89,6 +99,7 @@ function layerLines({ layers }: PlanSummary): string[] {
         "layers, for each token",
         "FLOPs",
         ...names.map((n) => `${n} to others`),
+        ...phases.map((phase) => `${phase}, each`),
       ],
       ...layers.map((layer) => [
         `${layer.count} x ${layer.kind}${
@@ -96,9 +107,57 @@ function layerLines({ layers }: PlanSummary): string[] {
         }`,
         countText(layer.flopsPerToken, "G"),
         ...names.map((name) => sent(layer, name)),
+        ...phases.map((phase) => layerTime(layer.seconds?.[phase])),
       ]),
     ]),
   ];
+}
+
+/** `1.2 ms, 61 % exchange` */
+function layerTime(seconds: LayerSeconds | undefined): string {
+  if (seconds === undefined) return "-";
+  const { total, exchange, bound } = seconds;
+  const why = exchange > 0
+    ? `${percentText(exchange / total)} exchange`
+    : bound;
+  return total > 0 ? `${timeText(total)}, ${why}` : timeText(total);
+}
+
+function predictedLines({ predicted = {} }: PlanSummary): string[] {
+  const steps = Object.entries(predicted) as [Phase, PredictedStep][];
+  if (steps.length === 0) return [];
+  return [
+    "",
+    ...formatTable([
+      [
+        "predicted",
+        "tokens",
+        "sequences",
+        "after",
+        "step",
+        "speed",
+        "bound by",
+      ],
+      ...steps.map(([phase, step]) => [
+        phase,
+        ...[step.tokens, step.sequences, step.past].map(String),
+        `${step.exact ? "" : ">= "}${timeText(step.seconds)}`,
+        `${countText(step.tokensPerSecond, "G")} tokens/s`,
+        `${step.bound} (${percentText(step.parts[step.bound] / step.seconds)})`,
+      ]),
+    ]),
+    ...predicted.prefill && predicted.decode
+      ? [
+        `time to the first token ${
+          timeText(predicted.prefill.seconds)
+        }, to each further one ${timeText(predicted.decode.seconds)}`,
+      ]
+      : [],
+  ];
+}
+
+function percentText(part: number): string {
+  return `${Math.round(100 * part)} %`;
 }
 
 /** `46.70 B`, `12.90 M`. Thousands of millions are `B` of parameters and `G` of all else. */
@@ -107,7 +166,9 @@ function countText(count: number, billions: "B" | "G"): string {
   let unit = 0;
   let value = count;
   for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
-  return `${unit === 0 ? value : value.toPrecision(value < 10 ? 3 : 4)}${
-    units[unit]
-  }`;
+  return `${
+    unit === 0 && Number.isInteger(value)
+      ? value
+      : value.toPrecision(value < 10 ? 3 : 4)
+  }${units[unit]}`;
 }

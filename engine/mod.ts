@@ -66,7 +66,6 @@ export {
   readMachine,
   recordedChoices,
   type SceneOptions,
-  timeText,
 } from "./predict/mod.ts";
 export { type Layers, layersOf } from "../spec/layers.ts";
 export {

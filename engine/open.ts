@@ -77,6 +77,8 @@ export interface PlanOptions {
   readonly check?: boolean;
   /** Of a checkpoint: routers do not choose, but are given what was recorded. */
   readonly replay?: boolean;
+  /** Of a checkpoint: only these layers of it, to plan it by them. */
+  readonly layers?: readonly number[];
   /** Of a checkpoint: only what follows the last tokens, as `generate` needs it. */
   readonly next?: NonNullable<DecoderOptions["next"]>;
 }
@@ -369,6 +371,7 @@ export function modelOf(
     ...bounds,
     replay: options.replay ?? false,
     ...options.next ? { next: options.next } : {},
+    layers: options.layers,
   });
 }
 

@@ -18,7 +18,7 @@ export type DecoderFields =
   & { readonly ffn: number };
 
 /** A family's defaults. No family ties its embedding unless the file says so. */
-export type DecoderDefaults = Omit<DecoderFields, "tied">;
+export type DecoderDefaults = Omit<DecoderFields, "tied" | "kindOf">;
 
 /** What a family calls the fields that not all families call the same. */
 export interface FieldNames {
@@ -26,7 +26,7 @@ export interface FieldNames {
   readonly ffn: string;
 }
 
-/** Read what any decoder has but its heads. */
+/** Read what any decoder has but its heads; all layers are alike and have experts unless a family says otherwise. */
 export function decoderFields(
   config: Config,
   defaults: DecoderDefaults,
@@ -52,6 +52,7 @@ export function decoderFields(
     epsilon: positiveField(config, "rms_norm_eps", defaults.epsilon),
     maxPositions: size("max_position_embeddings", defaults.maxPositions),
     tied: booleanField(config, "tie_word_embeddings", false),
+    kindOf: () => ({ experts: true }),
   };
 }
 

@@ -21,6 +21,8 @@ export type Balance = "layer" | "together";
 
 /** How a decoder is built. */
 export interface DecoderOptions extends Bounds {
+  /** Only these layers, in order, to plan a model by layers that stand for others. Default: all. */
+  readonly layers?: readonly number[] | undefined;
   /** Experts are not chosen but given: an input `layer{N}.topk_idx` for each router, named as what it chose. */
   readonly replay?: boolean;
   /**

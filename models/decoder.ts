@@ -34,6 +34,17 @@ export interface Decoder {
   readonly maxPositions: number;
   /** The embedding table is also the output matrix. */
   readonly tied: boolean;
+  /** What sets a layer apart from others of the model. */
+  readonly kindOf: (layer: number) => LayerKind;
+}
+
+/** All that layers of a decoder may differ in: those of one kind are alike. */
+export interface LayerKind {
+  readonly experts: boolean;
+  /** Positions that a token sees; undefined: all. */
+  readonly window?: number | undefined;
+  /** Queries and keys are turned by their positions, where only some layers do that. */
+  readonly turned?: boolean;
 }
 
 /** Axes of a decoder. */
@@ -57,7 +68,7 @@ export type Rows = Tensor<"token embed", "f32">;
 
 /** A layer at work. */
 export interface Layer {
-  readonly index: number;
+  readonly kind: LayerKind;
   /** Its block, `model.layers.N`. */
   readonly name: string;
   /** Of each token. */
@@ -68,8 +79,8 @@ export interface Layer {
   readonly keep: (name: string, tensor: Tensor) => void;
   /** The experts of each token, where they are given instead of chosen. */
   readonly choices: (() => Tensor<"token choice", "i32">) | undefined;
-  /** What the routers of all layers so far did. */
-  readonly routed: Routed[];
+  /** Takes what its router did. */
+  readonly routed: (routed: Routed) => void;
 }
 
 /** The name of what a layer's router chose, and of what it is given instead. */
@@ -133,15 +144,23 @@ export function decoderModel<Axes extends AxisSizes>(
     const table = m.param("model.embed_tokens.weight", "vocab embed");
     const kept: { [name: string]: Tensor } = {};
     const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
-    const routed: Routed[] = [];
+    const all: Routed[] = [];
     let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
-    for (let index = 0; index < decoder.layers; index++) {
+    const built = options.layers ??
+      Array.from({ length: decoder.layers }, (_, index) => index);
+    for (const index of built) {
       const name = `model.layers.${index}`;
+      const kind = decoder.kindOf(index);
       const choices = options.replay
         ? () => m.input(choicesName(index), "token choice", { dtype: "i32" })
         : undefined;
+      const routed = ({ logits, routing }: Routed) => {
+        keep(`layer${index}.router_logits`, logits);
+        keep(choicesName(index), routing.index);
+        all.push({ logits, routing });
+      };
       const layer = {
-        ...{ index, name, sequence, position, keep, choices, routed },
+        ...{ kind, name, sequence, position, keep, choices, routed },
       };
       x = own.block(name, {}, (own) => {
         const m: DecoderScope = own;
@@ -154,7 +173,7 @@ export function decoderModel<Axes extends AxisSizes>(
           ),
         );
         // No token sees what the last layer makes of another one after attention.
-        const rows = next && index === decoder.layers - 1
+        const rows = next && index === built.at(-1)
           ? pickRows(m, attended)
           : attended;
         return add(
@@ -184,7 +203,7 @@ export function decoderModel<Axes extends AxisSizes>(
       return kept;
     }
     const losses = options.training
-      ? decoderLosses(m, logits, routed, options.training)
+      ? decoderLosses(m, logits, all, options.training)
       : {};
     return { logits, ...losses, ...kept };
   });

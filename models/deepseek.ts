@@ -13,8 +13,6 @@ export interface DeepseekConfig extends DecoderFields, LatentFields {
   /** Hidden elements of all shared experts together, and of a layer without experts. */
   readonly sharedFfn: number;
   readonly denseFfn: number;
-  /** Layers before this one have no experts. */
-  readonly firstSparse: number;
   readonly expertGroups:
     | { readonly count: number; readonly keep: number }
     | undefined;
@@ -46,15 +44,16 @@ export function deepseekFields(
     ffn: "moe_intermediate_size",
   });
   const count = field("n_group", defaults.groups);
+  const firstSparse = integerField(config, "first_k_dense_replace", {
+    default: defaults.firstSparse,
+    least: 0,
+  });
   return {
     ...latentFields(config, defaults),
     ...fields,
     sharedFfn: fields.ffn * field("n_shared_experts", defaults.sharedExperts),
     denseFfn: field("intermediate_size", defaults.denseFfn),
-    firstSparse: integerField(config, "first_k_dense_replace", {
-      default: defaults.firstSparse,
-      least: 0,
-    }),
+    kindOf: (layer) => ({ experts: layer >= firstSparse }),
     expertGroups: count === 1
       ? undefined
       : { count, keep: field("topk_group", defaults.keptGroups) },

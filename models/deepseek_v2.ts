@@ -48,7 +48,7 @@ export function deepseekV2(
     axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
     feed(m, rows, layer) {
-      if (layer.index < config.firstSparse) {
+      if (!layer.kind.experts) {
         return mlp(m, rows, { name: "mlp", ffn: denseFfn });
       }
       return m.block("mlp", { ffn }, (m) => {

@@ -11,12 +11,7 @@ import {
   type RoutingPreset,
   type Tensor,
 } from "../compiler/mod.ts";
-import {
-  choicesName,
-  type DecoderScope,
-  type Layer,
-  type Rows,
-} from "./decoder.ts";
+import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
@@ -69,9 +64,7 @@ export function routeLayer(
     ...{ over: "expert", ...options },
     ...layer.choices ? { choices: layer.choices() } : {},
   });
-  layer.keep(`layer${layer.index}.router_logits`, logits);
-  layer.keep(choicesName(layer.index), routing.index);
-  layer.routed.push({ logits, routing });
+  layer.routed({ logits, routing });
   return routing;
 }
 

@@ -28,8 +28,6 @@ import { routeLayer, routerLogits } from "./feed_forward.ts";
 
 /** A gpt-oss configuration. */
 export interface GptOssConfig extends GroupedDecoder {
-  /** How many positions a token of a layer sees; undefined: all. */
-  readonly windowOf: (layer: number) => number | undefined;
   /** Gates are at most this, and what they multiply is within ± this. */
   readonly limit: number;
 }
@@ -57,13 +55,13 @@ export function gptOssConfig(config: Config): GptOssConfig {
       ...{ headDim: 64, experts: 128, expertsPerToken: 4, ffn: 2880 },
       ...{ epsilon: 1e-5, theta: 150000, maxPositions: 131072 },
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
-    windowOf: readWindows(config),
+    kindOf: readKinds(config),
     limit: positiveField(config, "swiglu_limit", 7),
   };
 }
 
 /** Layers say which kind they are; by default the first slides, and every other one. */
-function readWindows(config: Config): GptOssConfig["windowOf"] {
+function readKinds(config: Config): GptOssConfig["kindOf"] {
   const window = integerField(config, "sliding_window", { default: 128 });
   const kinds: unknown = config["layer_types"] ?? [];
   const known = ["sliding_attention", "full_attention"];
@@ -74,8 +72,10 @@ function readWindows(config: Config): GptOssConfig["windowOf"] {
       "a list of 'sliding_attention' and 'full_attention'",
     );
   }
-  return (layer) =>
-    (kinds[layer] ?? known[layer % 2]) === known[0] ? window : undefined;
+  return (layer) => {
+    const slides = (kinds[layer] ?? known[layer % 2]) === known[0];
+    return { experts: true, window: slides ? window : undefined };
+  };
 }
 
 /** The model of a configuration. */
@@ -89,7 +89,7 @@ export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
         return attendHeads(m, turn(heads, config.rotary, layer), layer, {
           bias: true,
           sinks: m.param("sinks", "head"),
-          window: config.windowOf(layer.index),
+          window: layer.kind.window,
         });
       }),
     feed: (m, rows, layer) =>

@@ -42,8 +42,6 @@ import { mlp, routeLayer, routerLogits, swiglu } from "./feed_forward.ts";
 export interface Llama4Config extends GroupedDecoder {
   /** Hidden elements of a layer without experts. */
   readonly denseFfn: number;
-  readonly hasExperts: (layer: number) => boolean;
-  readonly hasPositions: (layer: number) => boolean;
   /** Tokens of layers with positions see their own block of so many. */
   readonly chunk: number;
   /** Queries and keys of layers with positions are normed. */
@@ -83,8 +81,10 @@ export function llama4Config(config: Config): Llama4Config {
     denseFfn: integerField(config, "intermediate_size_mlp", {
       default: 16384,
     }),
-    hasExperts: (layer) => sparse.includes(layer),
-    hasPositions,
+    kindOf: (layer) => ({
+      experts: sparse.includes(layer),
+      turned: hasPositions(layer),
+    }),
     chunk: integerField(config, "attention_chunk_size", { default: 8192 }),
     normed: booleanField(config, "use_qk_norm", true),
     temperature: booleanField(config, "attn_temperature_tuning", true)
@@ -104,7 +104,7 @@ export function llama4(config: Llama4Config, options: DecoderOptions): Model {
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
         const heads = projectHeads(m, rows);
-        if (!config.hasPositions(layer.index)) {
+        if (!layer.kind.turned) {
           return attendHeads(m, heat(heads, layer, config), layer);
         }
         const { q, k, v } = turn(heads, rotary, layer);
@@ -114,7 +114,7 @@ export function llama4(config: Llama4Config, options: DecoderOptions): Model {
       }),
     feed(m, rows, layer) {
       const name = "feed_forward";
-      if (!config.hasExperts(layer.index)) {
+      if (!layer.kind.experts) {
         return mlp(m, rows, { name, ffn: denseFfn });
       }
       return m.block(name, { ffn, gateUp: 2 * ffn }, (m) => {

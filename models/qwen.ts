@@ -20,7 +20,6 @@ export interface QwenConfig extends GroupedDecoder {
   readonly denseFfn: number;
   /** Weights of a token's experts are divided by their sum. */
   readonly normalize: boolean;
-  readonly hasExperts: (layer: number) => boolean;
 }
 
 /** Read what both have. Every `decoder_sparse_step`-th layer has experts, but those of `mlp_only_layers`. */
@@ -45,6 +44,8 @@ export function qwenFields(
       default: defaults.denseFfn,
     }),
     normalize: booleanField(config, "norm_topk_prob", false),
-    hasExperts: (layer) => !dense.includes(layer) && (layer + 1) % step === 0,
+    kindOf: (layer) => ({
+      experts: !dense.includes(layer) && (layer + 1) % step === 0,
+    }),
   };
 }

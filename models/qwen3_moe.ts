@@ -41,7 +41,7 @@ export function qwen3Moe(
         return attendHeads(m, turn(heads, config.rotary, layer), layer);
       }),
     feed(m, rows, layer) {
-      if (!config.hasExperts(layer.index)) {
+      if (!layer.kind.experts) {
         return mlp(m, rows, { name: "mlp", ffn: denseFfn });
       }
       return m.block("mlp", { ffn }, (m) => {

@@ -5,12 +5,15 @@ import type { Plan, Program } from "./plan.ts";
 /** Names of layers in order, and for each step which of them it belongs to. */
 export interface Layers {
   readonly names: readonly string[];
+  /** Its number in the model, of those that have one. */
+  readonly numbers: readonly (number | undefined)[];
   readonly of: readonly number[];
 }
 
-/** The first number between dots of the name of a block or weight. */
-function numberIn(name: string): readonly string[] {
-  return /(?:^|\.)(\d+)(?:\.|$)/.exec(name)?.slice(1) ?? [];
+/** The layer in the name of a block, a parameter, a state or a port: `model.layers.3.keys`, `layer3.router_logits`. */
+export function layerOf(name: string): number | undefined {
+  const number = /(?:^|\.)(?:layer)?(\d+)(?:\.|$)/.exec(name)?.[1];
+  return number === undefined ? undefined : Number(number);
 }
 
 /** Steps without a block and without a weight belong to the layer of the step before. A model without numbers has one layer. */
@@ -25,7 +28,8 @@ export function layersOf(plan: Plan, program: Program): Layers {
     const weights = step.op === "launch"
       ? Object.values(step.bindings).flatMap((name) => sources.get(name) ?? [])
       : [];
-    const [number] = [step.block ?? "", ...weights].flatMap(numberIn);
+    const [number] = [step.block ?? "", ...weights]
+      .flatMap((name) => layerOf(name) ?? []);
     const numbered = names.some((name) => /\d/.test(name));
     const name = number !== undefined
       ? `layer ${number}`
@@ -40,6 +44,10 @@ export function layersOf(plan: Plan, program: Program): Layers {
     } else if (names.length === 0) names.push("begin");
     of.push(at);
   }
+  const numbers = names.map((name) => {
+    const number = /^layer (\d+)$/.exec(name)?.[1];
+    return number === undefined ? undefined : Number(number);
+  });
   if (names.length === 1) names[0] = "all";
-  return { names: names.length > 0 ? names : ["all"], of };
+  return { names: names.length > 0 ? names : ["all"], numbers, of };
 }

@@ -31,8 +31,11 @@ export type { FormatPlanOptions } from "./text.ts";
 export {
   type ExchangeSummary,
   type LayerClass,
+  type LayerSeconds,
   type ModelSummary,
+  type Phase,
   type PlanSummary,
+  type PredictedStep,
   type RankBytes,
   type RankClass,
 } from "./plan_summary.ts";

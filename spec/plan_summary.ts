@@ -57,8 +57,48 @@ export interface LayerClass {
   /** Twice the parameters that a token is multiplied by; attention to earlier tokens comes on top. */
   readonly flopsPerToken: number;
   readonly exchanges: readonly ExchangeSummary[];
-  /** Predicted. */
-  readonly seconds?: number;
+  /** Predicted of one of them, where a machine is given. */
+  readonly seconds?: { readonly [P in Phase]?: LayerSeconds };
+}
+
+/**
+ * Steps that are predicted: of as many tokens as there is room for; of one token of each sequence, after as many as there
+ * is room for; of training. `step`: of a model that is no decoder.
+ */
+export type Phase = "prefill" | "decode" | "train" | "step";
+
+/** What a device does, or waits for. */
+export type Bottleneck =
+  | "launch"
+  | "arithmetic"
+  | "memory"
+  | "exchange"
+  | "waiting"
+  | "run";
+
+/** What one layer takes in a step. */
+export interface LayerSeconds {
+  readonly total: number;
+  /** Of it, with nothing else going on. */
+  readonly exchange: number;
+  readonly bound: Bottleneck;
+}
+
+/** A predicted step. */
+export interface PredictedStep {
+  /** Over all ranks. */
+  readonly tokens: number;
+  readonly sequences: number;
+  /** Tokens of each sequence that came in earlier steps. */
+  readonly past: number;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  /** What most of the time goes to. */
+  readonly bound: Bottleneck;
+  /** Seconds by what they are for; `waiting`: for ranks that have more to do. */
+  readonly parts: { readonly [B in Bottleneck]: number };
+  /** False: a lower bound, as some work depends on data of which nothing is assumed. */
+  readonly exact: boolean;
 }
 
 /** The document that `plan --json` prints. */
@@ -75,6 +115,6 @@ export interface PlanSummary {
   readonly problems: readonly Problem[];
   /** What was assumed, and what should be known besides. */
   readonly notes: readonly string[];
-  /** Predicted times. */
-  readonly predicted?: { readonly prefill: number; readonly decode: number };
+  /** Predicted, where a machine is given that has the ranks. */
+  readonly predicted?: { readonly [P in Phase]?: PredictedStep };
 }

@@ -1,5 +1,6 @@
 /** The JSON Schema of a plan's summary, as data. `plan_summary.schema.json` is this, written out. */
 
+import type { Bottleneck, Phase } from "./plan_summary.ts";
 import { closed, record, type Schema } from "./schema.ts";
 
 const count: Schema = { type: "integer", minimum: 0 };
@@ -8,6 +9,17 @@ const text: Schema = { type: "string" };
 
 function list(items: Schema): Schema {
   return { type: "array", items };
+}
+
+const BOTTLENECKS: readonly Bottleneck[] = [
+  ...["launch", "arithmetic", "memory", "exchange", "waiting", "run"] as const,
+];
+const PHASES: readonly Phase[] = ["prefill", "decode", "train", "step"];
+
+const bound: Schema = { enum: [...BOTTLENECKS] };
+
+function byPhase(what: Schema): Schema {
+  return closed({}, Object.fromEntries(PHASES.map((name) => [name, what])));
 }
 
 /** What `plan --json` prints. */
@@ -43,11 +55,20 @@ export const planSummarySchema: Schema = {
         bytesPerToken: count,
         over: list(text),
       })),
-    }, { seconds: amount })),
+    }, {
+      seconds: byPhase(closed({ total: amount, exchange: amount, bound })),
+    })),
     problems: list(closed({ what: text, mend: text })),
     notes: list(text),
   }, {
     target: text,
-    predicted: closed({ prefill: amount, decode: amount }),
+    predicted: byPhase(closed({
+      ...{ tokens: count, sequences: count, past: count },
+      ...{ seconds: amount, tokensPerSecond: amount, bound },
+      parts: closed(
+        Object.fromEntries(BOTTLENECKS.map((name) => [name, amount])),
+      ),
+      exact: { type: "boolean" },
+    })),
   }),
 };

@@ -14,6 +14,8 @@ export interface Problem {
 export interface LimitProblemsOptions {
   /** Bytes of a buffer on its largest rank, where they are not those of the plan. */
   readonly bytesOf?: (buffer: PlanBuffer) => number;
+  /** How many buffers one with this name stands for. Default: itself. */
+  readonly times?: (name: string) => number;
   /** What people set to make an axis shorter: `--max-tokens` for `token`. Default: the axis of the model. */
   readonly bounds?: { readonly [axis: string]: string };
 }
@@ -48,6 +50,7 @@ interface OverLimit extends LimitProblemsOptions {
 function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
   const { name, allowed, bytesOf = ({ bytes }) => maxOverRanks(bytes) } =
     options;
+  const { times = () => 1 } = options;
   const kinds = new Map<string, { buffer: PlanBuffer; bytes: number }[]>();
   for (const buffer of Object.values(plan.buffers)) {
     const bytes = bytesOf(buffer);
@@ -64,7 +67,8 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
   }
   return [...kinds.values()].map((over) => {
     const largest = over.reduce((a, b) => b.bytes > a.bytes ? b : a);
-    const others = over.length > 1 ? ` (and ${over.length - 1} more)` : "";
+    const all = over.reduce((n, { buffer }) => n + times(buffer.name), 0);
+    const others = all > 1 ? ` (and ${all - 1} more)` : "";
     return {
       what:
         `buffer '${largest.buffer.name}'${others} needs ${name} = ${largest.bytes}, and ${allowed} is allowed`,

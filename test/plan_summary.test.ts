@@ -22,6 +22,8 @@ import {
   type RankBytes,
   summarizePlan,
 } from "../spec/mod.ts";
+import { nodeFiles } from "../cli/files.ts";
+import { loadTarget, planSummary, summarizeTarget } from "../engine/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 
@@ -189,6 +191,44 @@ t.test("a summary says what the plan says", async (t) => {
     readFileSync(file, "utf8"),
     "--json --full is the document",
   );
+});
+
+t.test("layers that stand for others hold and take what all layers do", async (t) => {
+  const machine = parseMachine(
+    readFileSync(path.join(ROOT, "machines/8xmi300x.json"), "utf8"),
+  );
+  for (const name of ["olmoe-1b-7b", "deepseek-v2-lite"]) {
+    const target = await loadTarget(
+      path.join(CONFIGS, `${name}.json`),
+      nodeFiles(),
+      { withoutWeights: true },
+    );
+    const mesh = [
+      { name: "dp", size: 2 },
+      { name: "ep", size: 2 },
+      { name: "tp", size: 2 },
+    ];
+    const { plan, summary } = await summarizeTarget(target, nodeFiles(), {
+      ...{ machine, mesh },
+    });
+    const whole = planSummary(await plan(), { machine });
+    t.strictSame(summary.ranks, whole.ranks, name);
+    t.equal(summary.model.parameters, whole.model.parameters);
+    for (const phase of ["prefill", "decode"] as const) {
+      const [some, all] = [summary, whole].map(({ predicted }) =>
+        predicted![phase]!
+      );
+      const ratio = some!.seconds / all!.seconds;
+      t.ok(Math.abs(ratio - 1) < 0.01, `${name}: ${phase} ${ratio}`);
+      const seconds = summary.layers.reduce(
+        (n, layer) => n + layer.count * layer.seconds![phase]!.total,
+        0,
+      );
+      t.ok(Math.abs(seconds / some!.seconds - 1) < 1e-6, "of all layers");
+      t.equal(some!.tokensPerSecond, some!.tokens / some!.seconds);
+      t.ok(some!.parts[some!.bound] >= some!.seconds / 6, some!.bound);
+    }
+  }
 });
 
 t.test("bytes of exchanges are those that a run prints, tokens sent once included", async (t) => {

@@ -1,13 +1,14 @@
 /** `switchyard devices --all`: what a run's devices can do, and how fast its ranks exchange. */
 
 import { hostname } from "node:os";
-import { openMachineMeter, timeText } from "../../engine/mod.ts";
+import { openMachineMeter } from "../../engine/mod.ts";
 import {
   type Machine,
   type MachineDevice,
   placeRanks,
   stringifyMachine,
 } from "../../spec/mod.ts";
+import { timeText } from "../../spec/time_text.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags } from "../flags.ts";
 import { joinAsRank } from "../rank.ts";

@@ -5,7 +5,7 @@ import { formatPlan, stringifyPlan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import { findMachine } from "../machines.ts";
 import { diffPlans } from "../plan_diff.ts";
-import { filterPlanText, filterSummary } from "../plan_filter.ts";
+import { filterPlanText, filterSummary, type Shown } from "../plan_filter.ts";
 import { formatSummary } from "../summary_text.ts";
 import { UsageError } from "../values.ts";
 import { predictCommand, type SceneFlags } from "./predict.ts";
@@ -49,7 +49,7 @@ export async function planCommand(
   const made = await summarized(io, model, flags, machineOf);
   if (flags.other !== undefined) {
     const other = await summarized(io, flags.other, flags, machineOf);
-    await io.out(diffPlans(made, other));
+    await io.out(await diffPlans(made, other));
     return 0;
   }
   return await printPlan(io, made, flags);
@@ -61,7 +61,9 @@ async function printPlan(
   flags: PlanCommandFlags,
 ): Promise<number> {
   const { json = false, full = false, layer, rank, out } = flags;
-  const document = out !== undefined || json && full ? stringifyPlan(plan) : "";
+  const document = out !== undefined || json && full
+    ? stringifyPlan(await plan())
+    : "";
   if (out !== undefined) {
     await io.files.write(out, [new TextEncoder().encode(document)]);
   }
@@ -70,7 +72,7 @@ async function printPlan(
     json
       ? full ? document : `${JSON.stringify(shown, null, 2)}\n`
       : full || layer !== undefined
-      ? filterPlanText(formatPlan(plan), plan, { layer, rank })
+      ? await planText(plan, { layer, rank })
       : formatSummary(shown),
   );
   const { problems, target } = summary;
@@ -82,6 +84,14 @@ async function printPlan(
     }. What mends it: ${problems[0]!.mend}`,
   );
   return 3;
+}
+
+async function planText(
+  compiled: Summarized["plan"],
+  filter: Shown,
+): Promise<string> {
+  const plan = await compiled();
+  return filterPlanText(formatPlan(plan), plan, filter);
 }
 
 /** Refuse flags that would do nothing. */

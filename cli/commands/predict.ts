@@ -8,12 +8,12 @@ import {
   readMachine,
   readTensors,
   recordedChoices,
-  timeText,
 } from "../../engine/mod.ts";
 import type { Mesh } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { PlanFlags } from "../flags.ts";
 import { formatTable } from "../table.ts";
+import { timeText } from "../../spec/time_text.ts";
 import { UsageError } from "../values.ts";
 import { planOptions } from "./options.ts";
 

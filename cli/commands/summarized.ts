@@ -73,7 +73,8 @@ export async function summarized(
   };
   if (flags.train) {
     const plan = await trainingPlan(io, model, flags);
-    return { plan, summary: planSummary(plan, against) };
+    const summary = planSummary(plan, against);
+    return { plan: () => Promise.resolve(plan), summary };
   }
   const target = await loadTarget(model, io.files, { withoutWeights: true });
   const { dtype } = flags;

@@ -34,7 +34,7 @@ export async function viewCommand(
     ? undefined
     : await findMachine(io, flags.target);
   const { plan } = await summarized(io, model, flags, machine);
-  const text = sceneSvg(PICTURES[flags.svg](viewPlan(plan)), {
+  const text = sceneSvg(PICTURES[flags.svg](viewPlan(await plan())), {
     palette: flags.dark ? DARK : LIGHT,
   });
   if (flags.out === undefined) await io.out(`${text}\n`);

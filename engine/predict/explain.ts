@@ -142,12 +142,3 @@ export function sizeText(bytes: number): string {
   for (; value >= 1024 && unit < units.length - 1; unit++) value /= 1024;
   return `${unit === 0 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
-
-/** `1.23 ms` */
-export function timeText(seconds: number): string {
-  return seconds >= 1
-    ? `${seconds.toFixed(2)} s`
-    : seconds >= 1e-3
-    ? `${(seconds * 1e3).toFixed(2)} ms`
-    : `${(seconds * 1e6).toFixed(1)} us`;
-}

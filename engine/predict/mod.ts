@@ -16,7 +16,7 @@ import { type Compared, comparePredictions } from "./explain.ts";
 import { predictStep } from "./predict.ts";
 import type { SceneOptions } from "./scene.ts";
 
-export { type Compared, meshName, sizeText, timeText } from "./explain.ts";
+export { type Compared, meshName, sizeText } from "./explain.ts";
 export {
   type Parts,
   type PredictedLayer,

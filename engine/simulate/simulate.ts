@@ -44,6 +44,8 @@ export interface Parts {
 /** A layer of a predicted step. */
 export interface PredictedLayer extends Parts {
   readonly name: string;
+  /** Its number in the model, where it has one. */
+  readonly number: number | undefined;
 }
 
 /** A predicted step. */
@@ -70,6 +72,8 @@ export interface SimulateOptions {
   readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
   /** Bytes of an element of rows that are exchanged, such as 1 of FP8. Default: what the plan sends. */
   readonly wire?: { readonly dispatch: number; readonly combine: number };
+  /** How many layers a layer of the plan stands for. Default: itself. */
+  readonly times?: ((layer: number) => number) | undefined;
 }
 
 /** Parts of which none took any time. */
@@ -111,7 +115,9 @@ export function simulate(
   const meter = openLaunchMeter({
     ...{ plan, program, workload, lengths, routings, held: options.held },
   });
-  const { names, of } = layersOf(plan, program);
+  const { names, numbers, of } = layersOf(plan, program);
+  const { times: timesOf = () => 1 } = options;
+  const alike = numbers.map((n) => n === undefined ? 1 : timesOf(n));
   const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
   const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
   const ends = new Map<string, number>();
@@ -135,10 +141,13 @@ export function simulate(
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
   waitUntil(last, "waiting");
   spend(0, "run", groups[0]!.device.run ?? 0);
-  const parts = addUp(layers);
+  const parts = addUp(layers, alike);
   return {
-    ...{ seconds: clocks[0]!.now, parts, launches, expertBytes, sentBytes },
-    layers: names.map((name, i) => ({ name, ...layers[i]! })),
+    ...{ seconds: sum(Object.values(parts)), parts },
+    ...{ launches, expertBytes, sentBytes },
+    layers: names.map((name, i) => ({
+      ...{ name, number: numbers[i], ...layers[i]! },
+    })),
     devices: new Set(places.map(({ device }) => device)).size,
     exact,
   };
@@ -181,9 +190,9 @@ export function simulate(
     }
     clocks[i]!.busy = true;
     if (i > 0) return;
-    launches += sharing;
+    launches += sharing * alike[layer]!;
     exact &&= most.counted.work.exact;
-    expertBytes += mean.counted.experts;
+    expertBytes += mean.counted.experts * alike[layer]!;
   }
 
   function spendLaunch(
@@ -206,7 +215,7 @@ export function simulate(
       positions: group.length,
       wire: options.wire,
     });
-    sentBytes += each * (group.length - 1);
+    sentBytes += each * (group.length - 1) * alike[layer]!;
     if (group.every((other) => places[other]!.device === place.device)) {
       const moves = step.op === "allToAll" ? device.exchange : {};
       for (const work of meter.local(step, rank)) {
@@ -215,7 +224,7 @@ export function simulate(
           ...{ bytes, weights: 0, states: 0, cached: groups[0]!.cached },
         });
         spendLaunch(0, seconds, sharing * slower, true);
-        launches += sharing;
+        launches += sharing * alike[layer]!;
       }
       waitUntil(clocks[0]!.now, "waiting");
       return;
@@ -250,11 +259,11 @@ function total({ launch, arithmetic, memory }: LaunchSeconds): number {
   return launch + arithmetic + memory;
 }
 
-function addUp(layers: readonly Parts[]): Parts {
+function addUp(layers: readonly Parts[], alike: readonly number[]): Parts {
   const all = { ...NO_PARTS } as Mutable<Parts>;
-  for (const parts of layers) {
+  for (const [i, parts] of layers.entries()) {
     for (const part of Object.keys(all) as (keyof Parts)[]) {
-      all[part] += parts[part];
+      all[part] += parts[part] * alike[i]!;
     }
   }
   return all;

@@ -13,24 +13,30 @@ import {
   type Plan,
   type Program,
 } from "../../spec/plan.ts";
-import { layersOf } from "../../spec/layers.ts";
+import { layerOf, layersOf } from "../../spec/layers.ts";
+import type { StandIns } from "./stand_ins.ts";
+import { layerSeconds, type Predictions } from "./predictions.ts";
 import type { ExchangeSummary, LayerClass } from "../../spec/plan_summary.ts";
 
 /** Layers that are alike, in the order of the first of each; what has no number is one class. */
 export function layerClasses(
   plan: Plan,
-  params: readonly ParamFacts[],
+  { params, stands, predicted }: {
+    readonly params: readonly ParamFacts[];
+    readonly stands: StandIns;
+    readonly predicted: Predictions;
+  },
 ): LayerClass[] {
   const exchanges = exchangesOf(plan);
-  const byLayer = new Map<string, ParamFacts[]>();
+  const byLayer = new Map<number | undefined, ParamFacts[]>();
   for (const param of params) {
     const layer = layerOf(param.name);
     byLayer.set(layer, [...byLayer.get(layer) ?? [], param]);
   }
-  const classes = new Map<string, { fields: LayerFields; layers: string[] }>();
+  const classes = new Map<string, LayerAlike>();
   for (const [layer, own] of byLayer) {
     const fields: LayerFields = {
-      kind: layer === ""
+      kind: layer === undefined
         ? "vocabulary"
         : own.some(({ expert }) => expert !== undefined)
         ? "experts"
@@ -40,60 +46,65 @@ export function layerClasses(
       exchanges: exchanges.get(layer) ?? [],
     };
     const key = JSON.stringify(fields);
-    const known = classes.get(key) ?? { fields, layers: [] };
-    known.layers.push(layer);
+    const known = classes.get(key) ?? { fields, built: [], layers: [] };
+    known.built.push(layer);
+    if (layer !== undefined) known.layers.push(...stands.of(layer));
     classes.set(key, known);
   }
   // Models without numbers have one layer, whatever it is.
   const single = byLayer.size === 1;
   return [...classes.values()]
-    .sort((a, b) => Number(a.layers[0] === "") - Number(b.layers[0] === ""))
-    .map(({ fields, layers }) => ({
-      count: layers.length,
+    .sort((a, b) =>
+      Number(a.layers.length === 0) - Number(b.layers.length === 0)
+    )
+    .map(({ fields, built, layers }) => ({
+      count: Math.max(1, layers.length),
       ...fields,
-      ...single && byLayer.has("")
+      ...single && byLayer.has(undefined)
         ? {
           kind: params.some(({ expert }) => expert !== undefined)
             ? "experts" as const
             : "dense" as const,
         }
         : {},
-      layers: rangesOf(layers),
+      layers: rangesOf(layers.sort((a, b) => a - b)),
+      ...layerSeconds(predicted, built, stands),
     }));
 }
 
 type LayerFields = Omit<LayerClass, "count" | "layers">;
 
-/** The number in the name of a parameter, or nothing. */
-function layerOf(name: string): string {
-  return /(?:^|\.)(\d+)\./.exec(name)?.[1] ?? "";
+/** Layers that are alike: those that are built, and all that they stand for. */
+interface LayerAlike {
+  readonly fields: LayerFields;
+  readonly built: (number | undefined)[];
+  readonly layers: number[];
 }
 
 /** `0-2, 4` */
-function rangesOf(layers: readonly string[]): string {
+function rangesOf(layers: readonly number[]): string {
   const ranges: [number, number][] = [];
   for (const layer of layers) {
-    if (layer === "") continue;
     const last = ranges.at(-1);
-    if (last && last[1] + 1 === Number(layer)) last[1]++;
-    else ranges.push([Number(layer), Number(layer)]);
+    if (last && last[1] + 1 === layer) last[1]++;
+    else ranges.push([layer, layer]);
   }
   return ranges.map(([a, b]) => a === b ? `${a}` : `${a}-${b}`).join(", ");
 }
 
 /** What each layer exchanges, by its number. */
-function exchangesOf(plan: Plan): Map<string, ExchangeSummary[]> {
-  const found = new Map<string, ExchangeSummary[]>();
+function exchangesOf(plan: Plan): Map<number | undefined, ExchangeSummary[]> {
+  const found = new Map<number | undefined, ExchangeSummary[]>();
   const [program] = plan.programs;
   if (!program) return found;
-  const { names, of } = layersOf(plan, program);
+  const { numbers, of } = layersOf(plan, program);
   const choices = choicesOf(plan, program);
   const experts = expertSplits(program);
   for (const [i, step] of program.steps.entries()) {
     if (step.op !== "allToAll" || !step.part) continue;
     const { verb, routing, part } = step.part;
     if (!part.startsWith("exchange")) continue;
-    const layer = /\d+/.exec(names[of[i]!]!)?.[0] ?? "";
+    const layer = numbers[of[i]!];
     const list = found.get(layer) ?? [];
     const chosen = choices.get(routing) ?? 0;
     // Where dispatch is deduplicated, a word for each choice says where it finds its token.

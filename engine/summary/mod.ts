@@ -1,31 +1,25 @@
 /** Compile a target for a machine that need not be here, and say whether it fits, what moves and what it computes. */
 
 import { modelAxis } from "../../spec/axis_parts.ts";
-import { paramFacts, trace } from "../../compiler/mod.ts";
 import { type EncodingName, isFileDType } from "../../spec/encoding.ts";
 import { DataError } from "../../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
-import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
-import type { LegalPlan } from "../../spec/mod.ts";
+import type { Machine } from "../../spec/machine.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../spec/plan.ts";
-import { onRank } from "../../spec/plan.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import type { FileSystem } from "../files.ts";
-import {
-  compileToSave,
-  modelOf,
-  type PlanOptions,
-  storedWeights,
-} from "../open.ts";
-import { compiledAs } from "../stored_as.ts";
+import type { PlanOptions } from "../open.ts";
 import type { Target } from "../target.ts";
-import { TUNING } from "../tuning.ts";
+import type { ExpertLoad } from "../simulate/mod.ts";
+import { compileStandIns } from "./compiled.ts";
 import { layerClasses } from "./layers.ts";
-import { machineLimits, problemsOf } from "./problems.ts";
+import { predictedSteps, predictSteps } from "./predictions.ts";
+import { EACH_ITSELF } from "./stand_ins.ts";
+import { problemsOf } from "./problems.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type { PlanSummary } from "../../spec/plan_summary.ts";
 import {
-  heldBytes,
+  heldOf,
   type ModelWeights,
   summarizeModel,
   summarizeWeights,
@@ -35,7 +29,9 @@ export type {
   ExchangeSummary,
   LayerClass,
   ModelSummary,
+  Phase,
   PlanSummary,
+  PredictedStep,
   RankBytes,
   RankClass,
 } from "../../spec/plan_summary.ts";
@@ -47,6 +43,8 @@ export interface SummaryOptions {
   readonly limits?: { readonly [limit: string]: number } | undefined;
   /** What people set to change a bound, by axis: `{ token: "--max-tokens" }`. Default: the axis of the model. */
   readonly flags?: { readonly [axis: string]: string };
+  /** How experts are chosen in steps that are predicted. Default: evenly. */
+  readonly experts?: ExpertLoad | undefined;
   /** List only this rank. Default: all, equal ones together. */
   readonly rank?: number | undefined;
 }
@@ -58,59 +56,38 @@ export interface SummarizeTargetOptions
   readonly dtype?: EncodingName;
 }
 
-/** A plan and what is to be said of it. */
+/** What is to be said of a plan, and the plan. */
 export interface Summarized {
-  readonly plan: Plan;
+  /** All of it, compiled when it is asked for. */
+  plan(): Promise<Plan>;
   readonly summary: PlanSummary;
 }
 
-/** Compile a target, whatever it needs, and summarize it. Without a mesh it is on all ranks of the machine. */
+/**
+ * Compile a target, whatever it needs, and summarize it: of a decoder, each kind of layer. Without a mesh it is on all
+ * ranks of the machine.
+ */
 export async function summarizeTarget(
   target: Target,
   files: FileSystem,
   options: SummarizeTargetOptions = {},
 ): Promise<Summarized> {
   if (target.kind === "plan") {
+    const { plan } = target;
     return {
-      plan: target.plan,
-      summary: planSummary(target.plan, options),
+      plan: () => Promise.resolve(plan),
+      summary: planSummary(plan, options),
     };
   }
-  const { machine, limits, flags, dtype, rank, ...given } = options;
-  const params = paramFacts(trace(modelOf(target, given)));
-  const configuration = target.kind === "configuration"
-    ? target.configuration
-    : undefined;
-  const declared = configuration?.storedAs(dtype);
-  const stored = declared
-    ? compiledAs(declared, params)
-    : await storedWeights(target, files);
-  const weights: ModelWeights = {
-    params,
-    storedAs: (param) =>
-      declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
-  };
-  const mesh = given.mesh ?? (machine && meshOf(machine, params));
-  const device = machine?.devices[placeRanks(machine)[0]!.kind];
-  const plan: LegalPlan = await compileToSave(target, stored, {
-    ...given,
-    ...mesh ? { mesh } : {},
-    ...given.tuning || !device
-      ? {}
-      : { tuning: TUNING[device.computer ?? "gpu"] },
-    limits: { ...machine && machineLimits(machine), ...limits },
-    overLimits: true,
-  });
+  const { flags = {}, rank, experts, ...given } = options;
+  const { machine, limits } = options;
+  const compiled = await compileStandIns(target, files, given);
+  const { plan, weights, notes, whole } = compiled;
   const summary = planSummary(plan, {
-    ...{ machine, limits, weights, rank },
-    ...flags ? { flags } : {},
-    notes: [
-      ...configuration?.notes ?? [],
-      ...declared?.notes ?? [],
-      ...boundNotes(plan, flags ?? {}, given.bounds),
-    ],
+    ...{ machine, limits, weights, rank, experts, flags },
+    notes: [...notes, ...boundNotes(plan, flags, given.bounds)],
   });
-  return { plan, summary };
+  return { plan: whole, summary };
 }
 
 /** Summarize a plan; `weights` are of its model, where that is there. */
@@ -123,12 +100,16 @@ export function planSummary(
 ): PlanSummary {
   const { machine, limits, weights, rank, flags = {}, notes = [] } = options;
   checkRank(plan, rank);
-  const held = weights
-    ? heldBytes(plan, weights)
-    : ({ bytes }: PlanBuffer, rank: number) => onRank(bytes, rank);
+  const stands = weights?.stands ?? EACH_ITSELF;
+  const { times } = stands;
+  const held = heldOf(plan, weights);
   const experts = expertAxes(plan, weights);
   const isExperts = expertBuffers(plan, weights);
-  const ranks = summarizeRanks(plan, { machine, held, experts });
+  const holding = { ...{ machine, held, experts }, times };
+  const ranks = summarizeRanks(plan, holding);
+  const predicted = predictSteps(plan, {
+    ...{ machine, stands, held, experts: options.experts },
+  });
   return {
     model: weights ? summarizeModel(weights) : summarizeWeights(plan),
     mesh: Object.fromEntries(plan.mesh.map(({ name, size }) => [name, size])),
@@ -136,11 +117,12 @@ export function planSummary(
     bounds: boundsOf(plan),
     ranks: rank === undefined
       ? ranks
-      : summarizeRanks(plan, { machine, held, experts, only: [rank] }),
-    layers: weights ? layerClasses(plan, weights.params) : [],
+      : summarizeRanks(plan, { ...holding, only: [rank] }),
+    layers: weights ? layerClasses(plan, { ...weights, predicted }) : [],
     problems: problemsOf(plan, ranks, {
-      ...{ machine, limits, held, experts, isExperts, bounds: flags },
+      ...{ ...holding, limits, isExperts, bounds: flags },
     }),
+    ...predictedSteps(predicted),
     notes: [
       ...notes,
       ...machine || limits ? [] : limitNotes(plan, weights),
@@ -155,18 +137,6 @@ function checkRank({ ranks }: Plan, rank: number | undefined): void {
       ranks - 1
     }`,
   );
-}
-
-/** All ranks of a machine, but no more than there are experts. */
-function meshOf(
-  machine: Machine,
-  params: ModelWeights["params"],
-): PlanOptions["mesh"] {
-  const most = Math.max(
-    1,
-    ...params.map(({ expert, matrix }) => expert ? matrix.count : 1),
-  );
-  return [{ name: "ep", size: Math.min(machineRanks(machine), most) }];
 }
 
 function expertAxes(

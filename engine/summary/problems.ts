@@ -21,6 +21,8 @@ export interface ProblemOptions {
   /** Limits besides those of the machine. */
   readonly limits?: { readonly [limit: string]: number } | undefined;
   readonly held: (buffer: PlanBuffer, rank: number) => number;
+  /** How many buffers one with this name stands for. */
+  readonly times: (name: string) => number;
   /** Axes of experts. */
   readonly experts: readonly string[];
   /** Whether a buffer holds weights of experts. */
@@ -41,7 +43,7 @@ export function problemsOf(
     ...placeProblems(plan, machine),
     ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
     ...limits === undefined ? [] : limitProblems(plan, limits, {
-      bounds,
+      ...{ bounds, times: options.times },
       bytesOf: (buffer) => {
         const ranks = ranksGiven(buffer.bytes);
         let most = 0;
@@ -223,8 +225,8 @@ function expertChanges(
 function expertBytes(
   plan: Plan,
   rank: number,
-  { held, isExperts }: ProblemOptions,
+  { held, times, isExperts }: ProblemOptions,
 ): number {
   return Object.values(plan.buffers).filter(isExperts)
-    .reduce((n, buffer) => n + held(buffer, rank), 0);
+    .reduce((n, buffer) => n + times(buffer.name) * held(buffer, rank), 0);
 }

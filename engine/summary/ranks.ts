@@ -3,7 +3,13 @@
 import { heldAxis } from "../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../spec/machine.ts";
 import { positionOver } from "../../spec/mesh.ts";
-import { onRank, type Plan, type PlanBuffer } from "../../spec/plan.ts";
+import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
+import {
+  maxOverRanks,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+} from "../../spec/plan.ts";
 import { rankClasses } from "../../spec/rank_classes.ts";
 import type { RankBytes, RankClass } from "../../spec/plan_summary.ts";
 
@@ -12,6 +18,8 @@ export interface RankOptions {
   readonly machine?: Machine | undefined;
   /** Bytes of a buffer on a rank. */
   readonly held: (buffer: PlanBuffer, rank: number) => number;
+  /** How many buffers one with this name stands for. */
+  readonly times: (name: string) => number;
   /** Axes of experts. */
   readonly experts: readonly string[];
   /** Default: all ranks. */
@@ -35,7 +43,7 @@ export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
       continue;
     }
     const bytes = bytesOf(plan, rank, {
-      held: options.held,
+      ...options,
       staging: onRank(staged, rank),
     });
     classes.set(key, {
@@ -50,18 +58,45 @@ export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
 function bytesOf(
   plan: Plan,
   rank: number,
-  { held, staging }: Pick<RankOptions, "held"> & { readonly staging: number },
+  { held, times, staging }: Pick<RankOptions, "held" | "times"> & {
+    readonly staging: number;
+  },
 ): RankBytes {
-  let weights = 0, planned = 0, state = 0;
+  let weights = 0, state = 0;
+  let scratch = onRank(plan.peakBytes, rank);
+  const read = readAfterwards(plan);
   for (const buffer of Object.values(plan.buffers)) {
-    if (buffer.kind === "state") state += onRank(buffer.bytes, rank);
-    if (buffer.kind !== "weight") continue;
-    weights += held(buffer, rank);
-    planned += onRank(buffer.bytes, rank);
+    const bytes = onRank(buffer.bytes, rank);
+    const n = times(buffer.name);
+    if (buffer.kind === "scratch") {
+      // What a layer needs only while it works, the next one has after it.
+      if (!read.has(buffer.name)) continue;
+      scratch += (n - 1) * aligned(maxOverRanks(buffer.bytes));
+      continue;
+    }
+    if (buffer.kind === "weight") weights += n * held(buffer, rank);
+    else if (buffer.kind === "state") state += n * bytes;
+    else {
+      scratch += (n - 1) * bytes;
+      continue;
+    }
+    scratch -= bytes;
   }
-  const scratch = onRank(plan.peakBytes, rank) - planned - state;
   const total = weights + state + scratch + staging;
   return { weights, state, scratch, staging, total };
+}
+
+/** Scratch buffers that stay until a program has ended: how much each exchange moved. */
+function readAfterwards({ programs }: Plan): Set<string> {
+  return new Set(
+    programs.flatMap(({ steps }) =>
+      steps.flatMap((step) => step.op === "allToAll" ? [step.moved] : [])
+    ),
+  );
+}
+
+function aligned(bytes: number): number {
+  return Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
 }
 
 /** Ranks on one device exchange in place; others by way of their hosts. */

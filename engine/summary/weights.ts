@@ -13,26 +13,33 @@ import {
   type PlanBuffer,
   type PlanWeight,
 } from "../../spec/plan.ts";
+import type { StandIns } from "./stand_ins.ts";
 import type { ModelSummary } from "../../spec/plan_summary.ts";
 
 /** The parameters of a model, and how each is stored. */
 export interface ModelWeights {
+  /** Those of the layers that stand for others. */
   readonly params: readonly ParamFacts[];
+  readonly stands: StandIns;
   storedAs(param: ParamFacts): WeightEncoding;
 }
 
 /** Count the parameters of a model. */
 export function summarizeModel(
-  { params, storedAs }: ModelWeights,
+  { params, stands, storedAs }: ModelWeights,
 ): ModelSummary {
   const stored = new Map<string, number>();
+  let [parameters, activeParameters] = [0, 0];
   for (const param of params) {
     const title = encodingTitle(storedAs(param));
-    stored.set(title, (stored.get(title) ?? 0) + fileBytes(param, storedAs));
+    const times = stands.times(param.name);
+    const bytes = times * fileBytes(param, storedAs);
+    stored.set(title, (stored.get(title) ?? 0) + bytes);
+    parameters += times * param.elements;
+    activeParameters += times * param.active;
   }
   return {
-    parameters: sum(params, ({ elements }) => elements),
-    activeParameters: sum(params, ({ active }) => active),
+    ...{ parameters, activeParameters },
     ...bytesOf(stored),
   };
 }
@@ -93,7 +100,7 @@ export function fileBytes(
  * Bytes of a weight buffer on a rank: what the plan allocates, or for weights that no kernel reads yet as they are, what
  * they take as they are stored.
  */
-export function heldBytes(
+function heldBytes(
   plan: Plan,
   { params, storedAs }: ModelWeights,
 ): (buffer: PlanBuffer, rank: number) => number {
@@ -115,9 +122,12 @@ export function heldBytes(
   };
 }
 
-function sum(
-  params: readonly ParamFacts[],
-  of: (param: ParamFacts) => number,
-): number {
-  return params.reduce((n, param) => n + of(param), 0);
+/** Bytes of a weight buffer on a rank, where the model may not be there. */
+export function heldOf(
+  plan: Plan,
+  weights: ModelWeights | undefined,
+): (buffer: PlanBuffer, rank: number) => number {
+  return weights
+    ? heldBytes(plan, weights)
+    : ({ bytes }, rank) => onRank(bytes, rank);
 }

@@ -154,24 +154,35 @@ function isEven(table: NonNullable<LocalAxis["table"]>): boolean {
 /** The constants that say which part of each sharded axis a rank has. */
 export const PARTS = "parts of axes";
 
-/** How many items of a sharded axis the rank has, or which is the first: in one buffer for all such axes. */
+/** How many items of a sharded axis the rank has, or which is the first: in one buffer for all such axes, equal ones once. */
 export function partOf(
   scope: KernelScope,
   axis: string,
   what: "length" | "start",
 ): Expr {
   const { axes, mesh, ranks } = scope.lowering.placed;
-  const names = Object.keys(axes).filter((name) => axes[name]!.table);
+  const keyOf = ({ over, table }: LocalAxis) =>
+    table &&
+    `${over}: ${table.map((ids) => [ids.length, ids[0] ?? 0])}`;
+  const parts = new Map(
+    Object.values(axes).flatMap((axis) => {
+      const key = keyOf(axis);
+      return key === undefined ? [] : [[key, axis] as const];
+    }),
+  );
   const name = addTable(scope.lowering, PARTS, {
     axis: "length and start",
-    data: Array.from({ length: ranks }, (_, rank) =>
-      names.flatMap((name) => {
-        const { table, over } = axes[name]!;
-        const ids = table![positionOver(mesh, rank, over)]!;
-        return [ids.length, ids[0] ?? 0];
-      })),
+    data: Array.from(
+      { length: ranks },
+      (_, rank) =>
+        [...parts.values()].flatMap(({ table, over }) => {
+          const ids = table![positionOver(mesh, rank, over)]!;
+          return [ids.length, ids[0] ?? 0];
+        }),
+    ),
   });
-  const slot = 2 * names.indexOf(axis) + (what === "length" ? 0 : 1);
+  const place = [...parts.keys()].indexOf(keyOf(axes[axis]!)!);
+  const slot = 2 * place + (what === "length" ? 0 : 1);
   return load(scope.read(name), u32(slot), "u32");
 }
 

@@ -1,0 +1,111 @@
+/** A target compiled by layers that stand for others, on a machine that need not be here. */
+
+import { compile, paramFacts, trace } from "../../compiler/mod.ts";
+import type { EncodingName } from "../../spec/encoding.ts";
+import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
+import type { Plan } from "../../spec/plan.ts";
+import type { FileSystem } from "../files.ts";
+import {
+  compileOptions,
+  compileToSave,
+  modelOf,
+  type PlanOptions,
+  storedWeights,
+} from "../open.ts";
+import { compiledAs } from "../stored_as.ts";
+import type { Target } from "../target.ts";
+import { TUNING } from "../tuning.ts";
+import { machineLimits } from "./problems.ts";
+import { EACH_ITSELF, type StandIns, standIns } from "./stand_ins.ts";
+import type { ModelWeights } from "./weights.ts";
+
+/** A target with a model in it. */
+export type ModelTarget = Exclude<Target, { readonly kind: "plan" }>;
+
+/** How a target is compiled for a machine. */
+export interface CompileStandInsOptions extends Omit<PlanOptions, "limits"> {
+  readonly machine?: Machine | undefined;
+  /** Limits over those of the machine. */
+  readonly limits?: PlanOptions["limits"] | undefined;
+  /** What the weights of a configuration are stored as. Default: as it says. */
+  readonly dtype?: EncodingName | undefined;
+}
+
+/** A plan of the layers that stand for others. */
+export interface CompiledStandIns {
+  readonly plan: Plan;
+  readonly weights: ModelWeights;
+  /** What is to be said of the model. */
+  readonly notes: readonly string[];
+  /** The plan of all layers, compiled when it is asked for. */
+  whole(): Promise<Plan>;
+}
+
+/** Compile a target, whatever it needs. Without a mesh it is on all ranks of the machine. */
+export async function compileStandIns(
+  target: ModelTarget,
+  files: FileSystem,
+  { machine, dtype, limits, ...given }: CompileStandInsOptions,
+): Promise<CompiledStandIns> {
+  const stands = standInsOf(target);
+  const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
+  const model = modelOf(target, { ...given, ...built });
+  const params = paramFacts(trace(model));
+  const configuration = target.kind === "configuration"
+    ? target.configuration
+    : undefined;
+  const declared = configuration?.storedAs(dtype);
+  const stored = declared
+    ? compiledAs(declared, params)
+    : await storedWeights(target, files);
+  const mesh = given.mesh ?? (machine && meshOf(machine, params));
+  const device = machine?.devices[placeRanks(machine)[0]!.kind];
+  const how: PlanOptions = {
+    ...given,
+    ...mesh ? { mesh } : {},
+    ...given.tuning || !device
+      ? {}
+      : { tuning: TUNING[device.computer ?? "gpu"] },
+    limits: { ...machine && machineLimits(machine), ...limits },
+    overLimits: true,
+  };
+  const plan = await compile(model, {
+    ...compileOptions(how),
+    weights: stored,
+  });
+  const whole = () =>
+    declared
+      ? compiledAs(declared, paramFacts(trace(modelOf(target, given))))
+      : stored;
+  return {
+    plan,
+    weights: {
+      ...{ params, stands },
+      storedAs: (param) =>
+        declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
+    },
+    notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
+    whole: () => compileToSave(target, whole(), how),
+  };
+}
+
+/** Layers that stand for others in a target: every layer for itself where it is no decoder. */
+export function standInsOf(target: ModelTarget): StandIns {
+  if (target.kind === "model") return EACH_ITSELF;
+  const { decoder } = target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.configuration.published;
+  return standIns(decoder);
+}
+
+/** All ranks of a machine, but no more than there are experts. */
+function meshOf(
+  machine: Machine,
+  params: ModelWeights["params"],
+): PlanOptions["mesh"] {
+  const most = Math.max(
+    1,
+    ...params.map(({ expert, matrix }) => expert ? matrix.count : 1),
+  );
+  return [{ name: "ep", size: Math.min(machineRanks(machine), most) }];
+}

@@ -1,0 +1,10 @@
+/** Times as people read them. */
+
+/** `12.30 ms` */
+export function timeText(seconds: number): string {
+  return seconds >= 1
+    ? `${seconds.toFixed(2)} s`
+    : seconds >= 1e-3
+    ? `${(seconds * 1e3).toFixed(2)} ms`
+    : `${(seconds * 1e6).toFixed(1)} us`;
+}
