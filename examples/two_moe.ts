@@ -4,10 +4,11 @@ import {
   combine,
   dispatch,
   dot,
-  map,
   model,
+  mul,
   route,
   type Scope,
+  silu,
   type Tensor,
   upTo,
 } from "switchyard-moe";
@@ -16,14 +17,10 @@ type Rows = Tensor<"token embed", "f32">;
 type MlpScope = Scope<"token" | "embed" | "ffn">;
 type MoeScope = Scope<"token" | "embed" | "ffn" | "expert">;
 
-function swiglu(gate: number, up: number) {
-  return (gate / (1 + Math.exp(-gate))) * up;
-}
-
 function mlp(m: MlpScope, x: Rows): Rows {
   const gate = dot(x, m.param("gate", "ffn embed"), "embed");
   const up = dot(x, m.param("up", "ffn embed"), "embed");
-  const hidden = map(swiglu, gate, up);
+  const hidden = mul(silu(gate), up);
   return dot(hidden, m.param("down", "embed ffn"), "ffn");
 }
 
@@ -31,17 +28,15 @@ function mlp(m: MlpScope, x: Rows): Rows {
 function moe(m: MoeScope, x: Rows, router: { topK: number; bias: boolean }) {
   const logits = dot(x, m.param("router.weight", "expert embed"), "embed");
   const chosen = { over: "expert", topK: router.topK } as const;
+  const bias = () => m.param("router.bias", "expert");
   const routing = router.bias
-    ? route(logits, {
-      ...{ ...chosen, preset: "deepseekV3" },
-      bias: m.param("router.bias", "expert"),
-    })
+    ? route(logits, { ...chosen, preset: "deepseekV3", bias: bias() })
     : route(logits, { ...chosen, preset: "mixtral" });
   const sent = dispatch(x, routing);
   const at = "experts.{expert}";
   const gate = dot(sent, m.param(`${at}.gate`, "expert ffn embed"), "embed");
   const up = dot(sent, m.param(`${at}.up`, "expert ffn embed"), "embed");
-  const hidden = map(swiglu, gate, up);
+  const hidden = mul(silu(gate), up);
   const done = dot(hidden, m.param(`${at}.down`, "expert embed ffn"), "ffn");
   const routed = combine(done, routing);
   return add(routed, m.block("shared", { ffn: 24 }, (m) => mlp(m, x)));

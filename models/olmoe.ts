@@ -1,12 +1,6 @@
 /** OLMoE: norms over whole queries and keys, optional clipping, weights of experts as the softmax gives them. */
 
-import {
-  maximum,
-  minimum,
-  type Model,
-  rmsNorm,
-  type Tensor,
-} from "../compiler/mod.ts";
+import { clamp, type Model, rmsNorm } from "../compiler/mod.ts";
 import {
   attendHeads,
   groupedAxes,
@@ -50,7 +44,7 @@ export function olmoeConfig(config: Config): OlmoeConfig {
 
 /** The model of a configuration. */
 export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
-  const { clip, epsilon } = config;
+  const { clip = Infinity, epsilon } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
@@ -59,9 +53,9 @@ export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
         const qGain = m.param("q_norm.weight", "query");
         const kGain = m.param("k_norm.weight", "keyValue");
         const heads = splitHeads({
-          q: clamp(rmsNorm(q, qGain, "query", { epsilon }), clip),
-          k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), clip),
-          v: clamp(v, clip),
+          q: clamp(rmsNorm(q, qGain, "query", { epsilon }), -clip, clip),
+          k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), -clip, clip),
+          v: clamp(v, -clip, clip),
         });
         return attendHeads(m, turn(heads, config.rotary, layer), layer);
       }),
@@ -76,12 +70,4 @@ export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
         return experts(m, rows, routing);
       }),
   }, options);
-}
-
-function clamp<A extends string>(
-  x: Tensor<A, "f32">,
-  limit: number | undefined,
-): Tensor<A, "f32"> {
-  if (limit === undefined) return x;
-  return minimum(maximum(x, -limit), limit) as Tensor<A, "f32">;
 }

@@ -20,8 +20,9 @@ export interface CrossEntropyOptions<K extends string> {
  * The mean of `-log softmax(logits)[label]` over all tokens whose label counts; 0 where none does. Probabilities are
  * never stored: `logSumExp` and the logit of the label are enough.
  *
- * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Errors: an axis that the
- * logits do not have; labels with other axes; when run, a label that is no class.
+ * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore` -100.
+ * Errors: an axis that the logits do not have; labels with other axes; when run, a label that is no class. Gradient: by
+ * `logits`, `softmax(logits)` less 1 at the label, over the number of tokens that count.
  *
  * @example
  * ```ts

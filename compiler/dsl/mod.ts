@@ -45,6 +45,16 @@ export {
   sub,
   tanh,
 } from "./arithmetic.ts";
+export {
+  gelu,
+  type GeluOptions,
+  relu,
+  sigmoid,
+  silu,
+  softplus,
+} from "./activations.ts";
+export { clamp, where } from "./choose.ts";
+export { layerNorm, type LayerNormOptions } from "./layer_norm.ts";
 export { recompute } from "./recompute.ts";
 export { dot, einsum } from "./contraction.ts";
 export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";

@@ -87,6 +87,7 @@ export function softmax<A extends string, D extends Float>(
  * The logarithm of the sum of `exp(x)` along `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
+ * Gradient: `softmax(x)`.
  *
  * @example
  * ```ts
@@ -115,8 +116,8 @@ export interface RmsNormOptions {
 /**
  * `gain * x / sqrt(mean(x²) + epsilon)`, the mean along `axis`.
  *
- * Axes: those of `x`; `gain` has `axis` alone. Dtype: both alike, "f32" or "f16". Errors: an axis that `x` does not
- * have; a gain with other axes; dtypes differ.
+ * Axes: those of `x`; `gain` has `axis` alone. Dtype: both alike, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors: an
+ * axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`.
  *
  * @example
  * ```ts
@@ -137,7 +138,12 @@ export function rmsNorm<
   const K extends Axis<A>,
 >(
   x: Tensor<A, D>,
-  gain: CanGain<G, NoInfer<A>, NoInfer<K>, Tensor<G, NoInfer<D>>>,
+  gain: CanGain<
+    { verb: "rmsNorm"; gain: G },
+    NoInfer<A>,
+    NoInfer<K>,
+    Tensor<G, NoInfer<D>>
+  >,
   axis: K,
   options?: RmsNormOptions,
 ): Tensor<A, D> {

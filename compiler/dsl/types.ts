@@ -146,11 +146,17 @@ export type CanEinsum<S extends string, A extends string, B extends string> =
 
 // --- reductions
 
-/** `Ok` if the gain `G` has the one axis `K`. */
-export type CanGain<G extends string, A extends string, K extends string, Ok> =
-  [G] extends [K] ? Ok
-    : string extends G ? Ok
-    : `Cannot rmsNorm '${A}' over '${K}': expected gain '${K}', got '${G}'`;
+/** `Ok` if the gain of a norm has the one axis `K`. */
+export type CanGain<
+  N extends { readonly verb: string; readonly gain: string },
+  A extends string,
+  K extends string,
+  Ok,
+> = [N["gain"]] extends [K] ? Ok
+  : string extends N["gain"] ? Ok
+  : `Cannot ${N["verb"]} '${A}' over '${K}': expected gain '${K}', got '${N[
+    "gain"
+  ]}'`;
 
 // --- shapes
 

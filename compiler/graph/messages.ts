@@ -74,8 +74,12 @@ export const messages = {
     `Cannot einsum '${spec}': output axis '${
       words(lost)
     }' is on neither operand`,
-  gain: (axes: Axes, over: string, gain: Axes): string =>
-    `Cannot rmsNorm '${words(axes)}' over '${
+  gain: (
+    axes: Axes,
+    over: string,
+    { verb, gain }: { readonly verb: string; readonly gain: Axes },
+  ): string =>
+    `Cannot ${verb} '${words(axes)}' over '${
       shortAxis(over)
     }': expected gain '${shortAxis(over)}', got '${words(gain)}'`,
   taken: (verb: string, axes: Axes, to: Axes): string =>

@@ -187,7 +187,9 @@ export const RULES: {
   rmsNorm: ({ inputs, params: { over } }) => {
     const [x, gain] = [operand(inputs, 0), operand(inputs, 1)];
     wantAxis("rmsNorm", x, over);
-    if (!sameAxes(gain.axes, [over])) fail(say.gain(x.axes, over, gain.axes));
+    if (!sameAxes(gain.axes, [over])) {
+      fail(say.gain(x.axes, over, { verb: "rmsNorm", gain: gain.axes }));
+    }
     wantType("rmsNorm", gain, x.dtype);
     wantFloat("rmsNorm", x);
     return x;

@@ -1,0 +1,161 @@
+/** Activation functions: elementwise verbs of one operand, made of the functions that kernels have. */
+
+import {
+  add,
+  call,
+  div,
+  f32,
+  gt,
+  local,
+  lt,
+  max,
+  min,
+  mul,
+  neg,
+  select,
+  sub,
+} from "../../spec/kernel/build.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
+import { scalarMap, wantFloat } from "./scalar_map.ts";
+import { type Tensor, traceOf, type Verb } from "./tensor.ts";
+import type { Float } from "./types.ts";
+
+const ONE = f32(1);
+const HALF = f32(0.5);
+
+/** exp(-x), but finite: of numbers below -80 as of -80, so that gradients are no NaN. */
+function expMinus(x: Expr): Expr {
+  return call("exp", min(neg(x), f32(80)));
+}
+
+function activation(
+  verb: Verb,
+  x: Tensor,
+  f: (x: Expr) => Expr,
+): Tensor<never, never> {
+  traceOf([x], verb);
+  wantFloat(verb, [x]);
+  return scalarMap(verb, [x], {
+    ...{ parameters: ["f32"], lets: [], result: f(local("p0", "f32")) },
+  });
+}
+
+/**
+ * `1 / (1 + exp(-x))`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `y · (1 - y)`.
+ *
+ * @example
+ * ```ts
+ * const f = model({ n: 1 }, (m) => ({ y: sigmoid(m.input("x", "n")) }));
+ * console.assert(evaluate(trace(f), { inputs: { x: [0] } }).outputs.y?.data[0] === 0.5);
+ * ```
+ */
+export function sigmoid<A extends string, D extends Float>(
+  x: Tensor<A, D>,
+): Tensor<A, D> {
+  return activation(sigmoid, x, (v) => div(ONE, add(ONE, expMinus(v))));
+}
+
+/**
+ * `x · sigmoid(x)`, also called swish. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient:
+ * `s · (1 + x · (1 - s))`, s being `sigmoid(x)`.
+ *
+ * @example
+ * ```ts
+ * const glu = model({ n: 2 }, (m) => ({ y: mul(silu(m.input("gate", "n")), m.input("up", "n")) }));
+ * const { outputs } = evaluate(trace(glu), { inputs: { gate: [0, 100], up: [5, 2] } });
+ * console.assert(String(outputs.y?.data) === "0,200");
+ * ```
+ */
+export function silu<A extends string, D extends Float>(
+  x: Tensor<A, D>,
+): Tensor<A, D> {
+  return activation(silu, x, (v) => div(v, add(ONE, expMinus(v))));
+}
+
+/**
+ * The larger of `x` and 0. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: 1 above 0, else 0.
+ *
+ * @example
+ * ```ts
+ * const f = model({ n: 2 }, (m) => ({ y: relu(m.input("x", "n")) }));
+ * const { outputs } = evaluate(trace(f), { inputs: { x: [-2, 3] } });
+ * console.assert(String(outputs.y?.data) === "0,3");
+ * ```
+ */
+export function relu<A extends string, D extends Float>(
+  x: Tensor<A, D>,
+): Tensor<A, D> {
+  return activation(relu, x, (v) => max(f32(0), v));
+}
+
+/**
+ * `log(1 + exp(x))`, without overflow, to 1e-7. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
+ * Gradient: `sigmoid(x)`.
+ *
+ * @example
+ * ```ts
+ * const f = model({ n: 1 }, (m) => ({ y: softplus(m.input("x", "n")) }));
+ * console.assert(evaluate(trace(f), { inputs: { x: [1000] } }).outputs.y?.data[0] === 1000);
+ * ```
+ */
+export function softplus<A extends string, D extends Float>(
+  x: Tensor<A, D>,
+): Tensor<A, D> {
+  const log1p = (v: Expr) => call("log", add(ONE, v));
+  return activation(softplus, x, (v) =>
+    select(
+      gt(v, f32(0)),
+      add(v, log1p(call("exp", neg(v)))),
+      log1p(call("exp", v)),
+    ));
+}
+
+/** Options of `gelu`. */
+export interface GeluOptions {
+  /** "tanh": `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 · x³)))`; "none": `x · Φ(x)`. Default "none", as in PyTorch. */
+  readonly approximate?: "none" | "tanh";
+}
+
+/**
+ * `x · Φ(x)`, Φ being the distribution function of the standard normal distribution, to 2e-7; or its approximation by tanh.
+ *
+ * Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `Φ(x) + x · φ(x)`, or that of the
+ * approximation.
+ *
+ * @example
+ * ```ts
+ * const f = model({ n: 2 }, (m) => ({ y: gelu(m.input("x", "n")) }));
+ * const { outputs } = evaluate(trace(f), { inputs: { x: [0, 1] } });
+ * console.assert(outputs.y?.data[0] === 0 && Math.abs(outputs.y!.data[1]! - 0.8413447) < 1e-6);
+ * ```
+ */
+export function gelu<A extends string, D extends Float>(
+  x: Tensor<A, D>,
+  options: GeluOptions = {},
+): Tensor<A, D> {
+  const f = options.approximate === "tanh" ? geluTanh : geluErf;
+  return activation(gelu, x, f);
+}
+
+function geluTanh(x: Expr): Expr {
+  const cube = mul(f32(0.044715), x, x, x);
+  const inner = mul(f32(Math.sqrt(2 / Math.PI)), add(x, cube));
+  return mul(HALF, x, add(ONE, call("tanh", inner)));
+}
+
+/** Coefficients of `log(erfc(z) / t) + z²` by powers of t = 1 / (1 + z / 2), to 1.2e-7 (Numerical Recipes, erfcc). */
+const ERFC = [
+  ...[-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806],
+  ...[0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277],
+];
+
+function geluErf(x: Expr): Expr {
+  const z = mul(call("abs", x), f32(Math.SQRT1_2));
+  const t = div(ONE, add(ONE, mul(HALF, z)));
+  const series = ERFC.reduceRight<Expr>(
+    (sum, c) => add(f32(c), mul(t, sum)),
+    f32(0),
+  );
+  const tail = mul(HALF, t, call("exp", sub(series, mul(z, z))));
+  return mul(x, select(lt(x, f32(0)), tail, sub(ONE, tail)));
+}

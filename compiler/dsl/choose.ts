@@ -1,0 +1,124 @@
+/** Elementwise verbs that choose: between limits, and between two tensors. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { ModelError } from "../../spec/errors.ts";
+import {
+  binary,
+  eq,
+  f32,
+  i32,
+  local,
+  max,
+  min,
+  select,
+  u32,
+} from "../../spec/kernel/build.ts";
+import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
+import { callSite } from "../../spec/call_site.ts";
+import { scalarMap, scalarType } from "./scalar_map.ts";
+import { apply, type Tensor, traceOf } from "./tensor.ts";
+import type { Broadcast, CanBroadcast } from "./types.ts";
+
+function constant(type: ScalarType, value: number): Expr {
+  if (type === "i32") return i32(value);
+  return type === "u32" ? u32(value) : f32(value);
+}
+
+/**
+ * `x` within `low` and `high`, numbers; either may be infinite.
+ *
+ * Axes: those of `x`. Dtype: any; limits of integers are whole numbers. Errors: `low` above `high`; a limit that is no
+ * number of the dtype. Gradient: 1 from `low` to `high`, 0 outside.
+ *
+ * @example
+ * ```ts
+ * const f = model({ n: 3 }, (m) => ({ y: clamp(m.input("x", "n"), -1, 2) }));
+ * const { outputs } = evaluate(trace(f), { inputs: { x: [-5, 1, 5] } });
+ * console.assert(String(outputs.y?.data) === "-1,1,2");
+ * ```
+ */
+export function clamp<A extends string, D extends DType>(
+  x: Tensor<A, D>,
+  low: number,
+  high: number,
+): Tensor<A, D> {
+  traceOf([x], clamp);
+  const type = scalarType(x.dtype);
+  const least = type === "u32" ? 0 : -Infinity;
+  const fits = (limit: number) =>
+    type === "f32" || Math.abs(limit) === Infinity || Number.isInteger(limit);
+  if (!(low <= high) || !fits(low) || !fits(high) || high < least) {
+    throw new ModelError(
+      `Cannot clamp '${x.axes}' to ${low} and ${high}: its dtype is '${x.dtype}'. Give ${
+        type === "f32" ? "two numbers" : "two whole numbers"
+      }, the smaller first`,
+      callSite(clamp),
+    );
+  }
+  if (low === -Infinity && high === Infinity) return x;
+  const above = low > least
+    ? max(local("p0", type), constant(type, low))
+    : local("p0", type);
+  const result = high < Infinity ? min(above, constant(type, high)) : above;
+  return scalarMap(clamp, [x], { parameters: [type], lets: [], result });
+}
+
+/**
+ * `a` where `condition` is not 0, else `b`; operands broadcast by axis name.
+ *
+ * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: `a` and `b` alike, any;
+ * `condition` any. Errors: no operand has all axes; dtypes differ. Gradient: that of the result goes to `a` or to `b`,
+ * and 0 to the other; `condition` has none.
+ *
+ * @example
+ * ```ts
+ * const f = model({ n: 2 }, (m) => {
+ *   const mask = m.input("mask", "n", { dtype: "i32" });
+ *   return { y: where(mask, m.input("a", "n"), m.input("b", "n")) };
+ * });
+ * const { outputs } = evaluate(trace(f), { inputs: { mask: [1, 0], a: [1, 2], b: [3, 4] } });
+ * console.assert(String(outputs.y?.data) === "1,4");
+ * ```
+ */
+export function where<
+  C extends string,
+  A extends string,
+  B extends string,
+  D extends DType,
+>(
+  condition: Tensor<C>,
+  a: CanBroadcast<C, A, Tensor<A, D>>,
+  b: CanBroadcast<Broadcast<C, A>, B, Tensor<B, NoInfer<D>>>,
+): Tensor<Broadcast<Broadcast<C, A>, B>, D> {
+  const [yes, no] = [a as unknown as Tensor, b as unknown as Tensor];
+  traceOf([condition, yes, no], where);
+  const type = scalarType(yes.dtype);
+  const test = condition.dtype === yes.dtype
+    ? condition
+    : apply<"cast", string, DType>(where, "cast", [isNonzero(condition)], {}, {
+      ...{ axes: [], dtype: yes.dtype },
+    });
+  return scalarMap(where, [test, yes, no], {
+    parameters: [type, type, type],
+    lets: [],
+    result: select(
+      eq(local("p0", type), constant(type, 0)),
+      local("p2", type),
+      local("p1", type),
+    ),
+  });
+}
+
+/** 1 where a value is not 0, so that no cast makes 0 of a small number. */
+function isNonzero(x: Tensor): Tensor {
+  const type = scalarType(x.dtype);
+  return scalarMap(where, [x], {
+    parameters: [type],
+    lets: [],
+    result: select(
+      binary("ne", local("p0", type), constant(type, 0)),
+      constant(type, 1),
+      constant(type, 0),
+    ),
+  });
+}

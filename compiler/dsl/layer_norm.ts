@@ -1,0 +1,101 @@
+/** Layer normalization, of sums and elementwise functions. */
+
+import { add, call, div, f32, mul, sub } from "../../spec/kernel/build.ts";
+import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import { ModelError } from "../../spec/errors.ts";
+import { messages as say } from "../graph/messages.ts";
+import { wantFloat } from "./scalar_map.ts";
+import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
+import type { Axis, CanGain, Float } from "./types.ts";
+
+/** Options of `layerNorm`. */
+export interface LayerNormOptions<B> {
+  /** Added to the result; default nothing. It has the one axis of the gain. */
+  readonly bias?: B;
+  /** Added to the variance; default 1e-5, as in PyTorch. */
+  readonly epsilon?: number;
+}
+
+/**
+ * `gain * (x - mean(x)) / sqrt(variance(x) + epsilon) + bias`, mean and variance (divided by the number of elements) along
+ * `axis`. Sums are in f32.
+ *
+ * Axes: those of `x`; `gain` and `bias` have `axis` alone. Dtype: all alike, "f32" or "f16". Defaults: no `bias`;
+ * `epsilon` 1e-5. Errors: an axis that `x` does not have; a gain or bias with other axes; dtypes differ. Gradient: by `x`,
+ * `gain` and `bias`.
+ *
+ * @example
+ * ```ts
+ * const norm = model({ n: 2 }, (m) => ({
+ *   y: layerNorm(m.input("x", "n"), m.param("gain", "n"), "n", { bias: m.param("bias", "n"), epsilon: 0 }),
+ * }));
+ * const { outputs } = evaluate(trace(norm), {
+ *   inputs: { x: [1, 5] },
+ *   params: { gain: [1, 2], bias: [0, 10] },
+ * });
+ * console.assert(String(outputs.y?.data) === "-1,12");
+ * ```
+ */
+export function layerNorm<
+  A extends string,
+  D extends Float,
+  G extends string,
+  const K extends Axis<A>,
+>(
+  x: Tensor<A, D>,
+  gain: CanGain<
+    { verb: "layerNorm"; gain: G },
+    NoInfer<A>,
+    NoInfer<K>,
+    Tensor<G, NoInfer<D>>
+  >,
+  axis: K,
+  options: LayerNormOptions<Tensor<NoInfer<K>, NoInfer<D>>> = {},
+): Tensor<A, D> {
+  const scale = gain as unknown as Tensor;
+  const { bias, epsilon = 1e-5 } = options;
+  const operands = [x, scale, ...bias ? [bias] : []];
+  const trace = traceOf(operands, layerNorm);
+  wantFloat(layerNorm, operands);
+  const site = siteOf(trace, layerNorm);
+  const over = axisOf(axis, [x], trace);
+  const fail = (message: string) => {
+    throw new ModelError(message, site.span);
+  };
+  if (!x.node.axes.includes(over)) {
+    fail(say.axis("layerNorm", x.node.axes, over));
+  }
+  for (const { node, dtype, axes } of operands.slice(1)) {
+    if (node.axes.length !== 1 || node.axes[0] !== over) {
+      fail(say.gain(x.node.axes, over, { verb: "layerNorm", gain: node.axes }));
+    }
+    if (dtype !== x.dtype) {
+      fail(say.dtype("layerNorm", [axes], dtype, x.dtype));
+    }
+  }
+  const b = new NodeBuilder(builderContext(trace.axes, []), site);
+  const wide = (node: Tensor["node"]) =>
+    node.dtype === "f32"
+      ? node
+      : b.make("cast", [node], {}, { axes: [], dtype: "f32" });
+  const value = wide(x.node);
+  const meanOf = (node: Tensor["node"]) =>
+    b.make("reduce", [node], { kind: "mean", over });
+  const centred = b.map((v, m) => sub(v!, m!), value, meanOf(value));
+  const variance = meanOf(b.map((v) => mul(v!, v!), centred));
+  const normed = b.map(
+    (v, s, g) => mul(div(v!, call("sqrt", add(s!, f32(epsilon)))), g!),
+    centred,
+    variance,
+    wide(scale.node),
+  );
+  const result = bias
+    ? b.map((v, w) => add(v!, w!), normed, wide(bias.node))
+    : normed;
+  return wrap(
+    x.dtype === "f32"
+      ? result
+      : b.make("cast", [result], {}, { axes: [], dtype: x.dtype }),
+    trace,
+  );
+}
