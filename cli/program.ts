@@ -18,6 +18,7 @@ import {
   integer,
   notNegative,
   oneOf,
+  parseSeed,
   parseTokens,
   positive,
 } from "./values.ts";
@@ -213,22 +214,33 @@ function addRunCommands(
       .description("carry a model or a plan out, tensors in, tensors out")
       .argument("<model>", "model file, checkpoint folder or plan document"),
   ))
-    .requiredOption("--inputs <file>", "safetensors file with the inputs")
+    .option("--inputs <file>", "safetensors file with the inputs")
     .option("--weights <file>", "safetensors file or folder with the weights")
-    .requiredOption("--outputs <file>", "safetensors file to write")
+    .option("--outputs <file>", "safetensors file to write")
+    .option(
+      "--random [seed]",
+      "draw inputs and weights that are not given; default seed: 0",
+    )
     .option(
       "--replay <file>",
       "choices of experts, as the outputs of a run have them, to be made again",
     )
     .option("--trace <file>", "write a Chrome/Perfetto trace")
-    .option("--check", "observe that every token comes home")
+    .option("--check", "check that every choice comes back to its token")
     .option(
       "--allow-kernels",
       "run a plan that is not what the model in it compiles to: results may differ from run to run",
     )
     .option("--json", "machine-readable output")
     .action(async (model, flags) =>
-      finish(await (await COMMANDS.run())(io, model, flags))
+      finish(
+        await (await COMMANDS.run())(io, model, {
+          ...flags,
+          ...flags.random === undefined
+            ? {}
+            : { random: parseSeed(flags.random) },
+        }),
+      )
     );
   const prompts: Prompt[] = [];
   deviceFlags(planFlags(

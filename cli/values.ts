@@ -52,6 +52,16 @@ export function parseAdapter(text: string): AdapterChoice {
   return text.split(",").map(Number);
 }
 
+/** The seed of `--random`, or 0 where none is given. */
+export function parseSeed(text: string | true): number {
+  if (text === true) return 0;
+  const seed = Number(text);
+  if (/^\d+$/.test(text) && Number.isSafeInteger(seed)) return seed;
+  throw new UsageError(
+    `Cannot use --random '${text}'. Give a whole number as the seed, or none and the model before it`,
+  );
+}
+
 /** `1,2,3`: token ids; empty for none. */
 export function parseTokens(text: string): number[] {
   if (!/^\d{1,9}(,\d{1,9})*$/.test(text)) {

@@ -44,6 +44,7 @@ export {
   planTarget,
   tuneTarget,
 } from "./open.ts";
+export { randomBatch, randomInputs } from "./random.ts";
 export {
   keepTuning,
   type KeptTunings,

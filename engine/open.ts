@@ -49,6 +49,7 @@ import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
 import type { NumericsClass } from "../spec/numerics.ts";
 import { compiledAs } from "./stored_as.ts";
+import { randomWeights } from "./random.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
 
 /** How a target is compiled. */
@@ -91,6 +92,8 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
   readonly allowKernels?: boolean;
   /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
   readonly weights?: string;
+  /** Where no files have weights, draw them from this seed. Default: it is refused. */
+  readonly random?: number;
   readonly onProgress?: (progress: Progress) => void;
   readonly tracer?: Tracer;
   /** Count bytes sent between ranks; runs are slower. */
@@ -173,8 +176,14 @@ export async function openTarget(
           }
           return await planWith(target, tensors, chosen);
         },
-        tensors: () => Promise.resolve(tensors),
-        where: options.weights ?? folderOf(target),
+        tensors: (plan) =>
+          Promise.resolve(
+            paths.length > 0 || options.random === undefined
+              ? tensors
+              : randomWeights(plan, options.random),
+          ),
+        where: options.weights ?? folderOf(target) ??
+          (options.random === undefined ? undefined : "random numbers"),
         unused: unusedOf(target),
       }, { ...options, strange: target.kind === "plan" }),
   );

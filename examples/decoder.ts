@@ -1,4 +1,4 @@
-// A whole decoder with a key-value cache. Run it on random data, on four ranks: node examples/run.mjs decoder
+// A whole decoder with a key-value cache. Run it on random data, on four ranks: switchyard run examples/decoder.ts --random --mesh ep=4
 import {
   add,
   attention,

@@ -1,5 +1,5 @@
 // fairscale's MOELayer with Top2Gate: every group of tokens is routed by itself, its experts take 2 · tokens / experts each and
-// drop the rest. Run it on random data, on four ranks: node examples/run.mjs fairscale
+// drop the rest. Run it on random data, on four ranks: switchyard run examples/fairscale.ts --random --mesh ep=4
 import {
   add,
   combine,

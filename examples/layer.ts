@@ -1,4 +1,4 @@
-// One mixture-of-experts layer. Run it on random data, its experts on four ranks: node examples/run.mjs layer
+// One mixture-of-experts layer. Run it on random data: switchyard run examples/layer.ts --random --mesh ep=4
 import {
   add,
   combine,

@@ -35,11 +35,11 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "run x.ts --outputs y",
-    "Cannot run the command: required option '--inputs <file>' not specified. See 'switchyard --help'",
+    "Cannot run without --inputs: give a file, or --random to draw what is not given",
   ],
   [
     "run x.ts --inputs y",
-    "Cannot run the command: required option '--outputs <file>' not specified. See 'switchyard --help'",
+    "Cannot run without --outputs: give a file, or --random to only look at them",
   ],
   [
     "plan x.ts --mesh ep",
@@ -188,7 +188,7 @@ t.test("devices says which adapter would be used", async (t) => {
   t.strictSame(adapters.map(({ number }) => number), [...adapters.keys()]);
   t.match(chosen, { why: /./ });
   const plain = await switchyard(["devices"]);
-  t.match(plain.out, /^auto uses (cpu|adapter \d+): /m);
+  t.match(plain.out, /^auto uses (cpu|native|adapter \d+): /m);
 });
 
 /** The real program, its standard output as given. */

@@ -1,9 +1,12 @@
 /** `switchyard run`: carry a model or a plan out on tensors from a file. */
 
 import {
+  decoderShape,
   loadTarget,
   needOf,
   openTarget,
+  randomBatch,
+  randomInputs,
   type RankStatistics,
   type RankTimes,
   rankTimes,
@@ -11,10 +14,13 @@ import {
   readTensors,
   runOpened,
   type RunOptions,
+  type Target,
   type Tensors,
   Tracer,
   writeSafetensors,
 } from "../../engine/mod.ts";
+import type { HostTensor } from "../../runtime/mod.ts";
+import type { Plan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
@@ -25,9 +31,11 @@ import { openOptions } from "./options.ts";
 
 /** Flags of `run`. */
 export interface RunFlags extends PlanFlags, DeviceFlags {
-  readonly inputs: string;
-  readonly outputs: string;
+  readonly inputs?: string;
+  readonly outputs?: string;
   readonly weights?: string;
+  /** The seed of what is not given. */
+  readonly random?: number;
   readonly replay?: string;
   readonly trace?: string;
   readonly check?: boolean;
@@ -42,12 +50,18 @@ export async function runCommand(
   flags: RunFlags,
 ): Promise<number> {
   const started = io.now();
+  checkFlags(flags);
   if (flags.devices === "mpi") await joinAsRank(io, flags);
-  const target = await loadTarget(model, io.files);
+  const { random } = flags;
+  const target = await loadTarget(model, io.files, {
+    withoutWeights: random !== undefined && flags.weights === undefined,
+  });
   const options = await openOptions(io, target, flags);
-  const inputs = await readTensors(flags.inputs, io.files);
-  const need = target.kind === "checkpoint"
-    ? { need: needOf(readBatch(inputs)) }
+  const given = flags.inputs === undefined
+    ? batchFor(target, random ?? 0)
+    : await readTensors(flags.inputs, io.files);
+  const need = given && target.kind !== "model" && target.kind !== "plan"
+    ? { need: needOf(readBatch(given)) }
     : {};
   if (flags.replay !== undefined && target.kind === "model") {
     throw new UsageError(
@@ -65,7 +79,7 @@ export async function runCommand(
     ...flags.devices === "mpi"
       ? {
         alike: {
-          "set of inputs": writeSafetensors(inputs),
+          "set of inputs": given ? writeSafetensors(given) : `${random}`,
           ...trace.replay
             ? { "trace of choices": writeSafetensors(trace.replay) }
             : {},
@@ -73,6 +87,7 @@ export async function runCommand(
       }
       : {},
     ...flags.weights === undefined ? {} : { weights: flags.weights },
+    ...random === undefined ? {} : { random },
     ...tracer ? { tracer } : {},
     check: flags.check ?? false,
     allowKernels: flags.allowKernels ?? false,
@@ -83,6 +98,7 @@ export async function runCommand(
   }).finally(bar.stop);
   try {
     const loaded = io.now();
+    const inputs = given ?? randomInputs(opened.plan, random ?? 0);
     const outputs = await runOpened(opened, inputs, trace);
     const ran = io.now();
     const ranks = await opened.statistics();
@@ -91,18 +107,27 @@ export async function runCommand(
       await opened.finish();
       return 0;
     }
-    await io.files.write(flags.outputs, [writeSafetensors(outputs)]);
+    if (flags.outputs !== undefined) {
+      await io.files.write(flags.outputs, [writeSafetensors(outputs)]);
+    }
     if (events && flags.trace !== undefined) {
       const text = JSON.stringify(events);
       await io.files.write(flags.trace, [new TextEncoder().encode(text)]);
     }
     const timing = { loadMs: loaded - started, runMs: ran - loaded };
     const times = events ? { traced: rankTimes(events) } : {};
-    const document = { ranks: ranks.map(toJson), timing, ...times };
+    const checked = flags.check ? checkedRoutings(opened.plan) : undefined;
+    const document = {
+      ranks: ranks.map(toJson),
+      ...{ timing, ...times },
+      ...checked === undefined ? {} : { checkedRoutings: checked },
+      ...random === undefined ? {} : { seed: random },
+    };
     await io.out(
       flags.json
         ? `${JSON.stringify(document, null, 2)}\n`
-        : describe(flags.outputs, outputs, ranks) + describeTimes(times.traced),
+        : describe(flags, outputs, ranks) + describeChecked(checked) +
+          describeTimes(times.traced),
     );
     await opened.finish();
     if (flags.job !== undefined) {
@@ -112,6 +137,49 @@ export async function runCommand(
   } finally {
     await opened.close();
   }
+}
+
+/** Refuse a run that has no inputs, or whose results nobody would see. */
+function checkFlags({ inputs, outputs, random }: RunFlags): void {
+  if (random !== undefined) return;
+  for (const [flag, value] of Object.entries({ inputs, outputs })) {
+    if (value !== undefined) continue;
+    throw new UsageError(
+      `Cannot run without --${flag}: give a file, or --random to ${
+        flag === "inputs" ? "draw what is not given" : "only look at them"
+      }`,
+    );
+  }
+}
+
+/** Random token ids for a checkpoint or its configuration; undefined for what has inputs of its own. */
+function batchFor(target: Target, seed: number): Tensors | undefined {
+  if (target.kind === "plan") {
+    const shape = decoderShape(target.plan);
+    return shape?.gives === "logits"
+      ? randomBatch(shape.vocabulary, seed)
+      : undefined;
+  }
+  if (target.kind === "model") return undefined;
+  const { published } = target.kind === "checkpoint"
+    ? target.checkpoint
+    : target.configuration;
+  return randomBatch(published.decoder.vocabulary, seed);
+}
+
+/** How many routings a plan with check steps has. */
+function checkedRoutings(plan: Plan): number {
+  return plan.programs.flatMap(({ outputs }) => Object.keys(outputs))
+    .filter((name) => /^check\.\d+$/.test(name)).length;
+}
+
+function describeChecked(routings: number | undefined): string {
+  if (routings === undefined) return "";
+  return routings === 0
+    ? "checked nothing: no tokens are dispatched\n"
+    : `checked ${routings} ${
+      routings === 1 ? "routing" : "routings"
+    }: every choice of an expert came back to its token\n`;
 }
 
 /** Where the time of each rank went. */
@@ -133,14 +201,35 @@ function toJson(rank: RankStatistics): object {
   return { rank: rank.rank, peakBytes, stagingBytes, sentBytes };
 }
 
+/** The least, mean and largest of the numbers of an output. */
+function rangeText({ data }: HostTensor): string {
+  let [least, most, sum] = [Infinity, -Infinity, 0];
+  for (const x of data) {
+    least = Math.min(least, x);
+    most = Math.max(most, x);
+    sum += x;
+  }
+  const [a, b, c] = [least, sum / data.length, most]
+    .map((x) => Number(x.toPrecision(6)));
+  return data.length === 0 ? "" : `, ${a} to ${c}, mean ${b}`;
+}
+
 function describe(
-  file: string,
+  { outputs: file, random }: RunFlags,
   outputs: Tensors,
   ranks: readonly RankStatistics[],
 ): string {
-  const tensors = Object.entries(outputs).map(([name, { dtype, shape }]) =>
-    `  ${name} ${dtype} [${shape.join(", ")}]`
+  const tensors = Object.entries(outputs).map(([name, tensor]) =>
+    `  ${name} ${tensor.dtype} [${tensor.shape.join(", ")}]${
+      random === undefined ? "" : rangeText(tensor)
+    }`
   );
+  const head = [
+    ...random === undefined
+      ? []
+      : [`Drew what is not given from seed ${random}`],
+    file === undefined ? "Outputs" : `Wrote ${file}`,
+  ];
   const lines = ranks.map(({ rank, peakBytes, sentBytes }) =>
     `rank ${rank}: ${peakBytes.actual} bytes of memory, sent ${sentBytes.dispatch.actual} bytes in dispatch and ${sentBytes.combine.actual} in combine${
       sentBytes.gather.actual > 0
@@ -148,5 +237,5 @@ function describe(
         : ""
     }`
   );
-  return [`Wrote ${file}`, ...tensors, ...lines, ""].join("\n");
+  return [...head, ...tensors, ...lines, ""].join("\n");
 }

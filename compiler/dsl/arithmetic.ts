@@ -171,8 +171,8 @@ export function div<
  *
  * @example
  * ```ts
- * const relu = model({ n: 2 }, (m) => ({ y: maximum(m.input("x", "n"), 0) }));
- * const { outputs } = evaluate(trace(relu), { inputs: { x: [-1, 2] } });
+ * const positive = model({ n: 2 }, (m) => ({ y: maximum(m.input("x", "n"), 0) }));
+ * const { outputs } = evaluate(trace(positive), { inputs: { x: [-1, 2] } });
  * console.assert(String(outputs.y?.data) === "0,2");
  * ```
  */
