@@ -7,6 +7,7 @@ import {
   integer,
   oneOf,
   parseAdapter,
+  parseDispatcher,
   parseLimits,
   parseMesh,
   parsePlace,
@@ -61,6 +62,11 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "--numerics <class>",
       "whether the mesh may change the order of sums (exact)",
       oneOf("--numerics", ["exact", "fast"]),
+    )
+    .option(
+      "--dispatcher <how>",
+      "how tokens get to experts on other ranks: alltoall, or allgather with fast numerics (alltoall)",
+      parseDispatcher,
     );
 }
 

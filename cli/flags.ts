@@ -1,5 +1,6 @@
 /** Flags as commands take them. */
 
+import type { Dispatcher } from "../compiler/mod.ts";
 import type { AdapterChoice } from "../engine/mod.ts";
 import type { Mesh, NumericsClass } from "../spec/mod.ts";
 
@@ -13,6 +14,7 @@ export interface PlanFlags {
   readonly chunks?: number;
   readonly sendOnce?: boolean;
   readonly numerics?: NumericsClass;
+  readonly dispatcher?: Dispatcher;
 }
 
 /** Flags that say where a plan runs. */

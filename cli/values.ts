@@ -1,5 +1,6 @@
 /** Values of flags: meshes, placements, adapters, token lists, numbers. */
 
+import type { Dispatcher } from "../compiler/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
@@ -183,4 +184,12 @@ function pairs(
     seen.add(name);
     return [name, value];
   });
+}
+
+const DISPATCHERS = { alltoall: "allToAll", allgather: "allGather" } as const;
+
+/** A dispatcher by Megatron's name of it. Throws UsageError for another. */
+export function parseDispatcher(text: string): Dispatcher {
+  const named = oneOf("--dispatcher", ["alltoall", "allgather"]);
+  return DISPATCHERS[named(text)];
 }

@@ -54,6 +54,9 @@ import {
  */
 export type ZeroStage = 0 | 1 | 3;
 
+/** How tokens get to experts on other ranks. */
+export type Dispatcher = "allToAll" | "allGather";
+
 /** Options of `compile`. */
 export interface CompileOptions {
   /** Mesh axes in order with their sizes: `{ dp: 2, ep: 2 }`. Default: one rank. */
@@ -85,6 +88,12 @@ export interface CompileOptions {
    * they return them, where tokens are sent once. Default: exact. See spec/numerics.md.
    */
   readonly numerics?: NumericsClass;
+  /**
+   * How tokens get to experts on other ranks: `allToAll`, the rows of each choice or token there and back; `allGather`, all
+   * tokens to all ranks, and a reduce-scatter of what their experts make of them, which needs `fast` numerics. Default:
+   * allToAll.
+   */
+  readonly dispatcher?: Dispatcher;
   /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
   readonly zero?: ZeroStage;
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
@@ -177,6 +186,7 @@ export async function compileGraph(
     // Sums of gradients are sharded in any case: each is sent as often, and less memory is needed.
     shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
     shardsParameters: zero === 3,
+    gathersTokens: gathersTokens(options),
   });
   const { graph: local, placed } = localize(facts, sharded);
   const { check = false, sendOnce, numerics = "exact" } = options;
@@ -219,6 +229,15 @@ export async function compileGraph(
   const plan = assemble({ ...lowering, steps }, ports, memory);
   if (!options.overLimits) checkLimits(plan, limits);
   return plan;
+}
+
+function gathersTokens({ dispatcher, numerics }: CompileOptions): boolean {
+  if (dispatcher !== "allGather" || numerics === "fast") {
+    return dispatcher === "allGather";
+  }
+  throw new ModelError(
+    "Cannot dispatch by all-gather: what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or dispatch by all-to-all",
+  );
 }
 
 function chunksOf({ chunks = 1 }: CompileOptions): number {

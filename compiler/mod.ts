@@ -7,6 +7,7 @@ export {
   type CompileOptions,
   compileTraining,
   type CompileTrainingOptions,
+  type Dispatcher,
   VALIDATE,
   type ZeroStage,
 } from "./compile.ts";

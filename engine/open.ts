@@ -4,6 +4,7 @@ import {
   compile,
   type CompileOptions,
   DataError,
+  type Dispatcher,
   paramFacts,
   type Placement,
   PlacementError,
@@ -74,6 +75,8 @@ export interface PlanOptions {
   readonly sendOnce?: boolean;
   /** Whether the mesh may change the order of sums. Default: exact. */
   readonly numerics?: NumericsClass;
+  /** How tokens get to experts on other ranks. Default: allToAll. */
+  readonly dispatcher?: Dispatcher;
   /** Let token ids travel along and compare them on return. */
   readonly check?: boolean;
   /** Of a checkpoint: routers do not choose, but are given what was recorded. */
@@ -352,6 +355,9 @@ export function compileOptions(options: PlanOptions): CompileOptions {
     ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
     ...(options.sendOnce === undefined ? {} : { sendOnce: options.sendOnce }),
     ...(options.numerics === undefined ? {} : { numerics: options.numerics }),
+    ...(options.dispatcher === undefined
+      ? {}
+      : { dispatcher: options.dispatcher }),
     ...(options.check ? { check: true } : {}),
     ...(options.tuning ? { tuning: options.tuning } : {}),
   };

@@ -28,7 +28,7 @@ export function reserveStaging(
 /** Under what the bytes of a collective are counted. */
 export function sentKind(step: CollectiveStep): keyof SentBytes {
   if (step.op === "allToAll") return step.part?.verb ?? "dispatch";
-  if (step.rows) return "gather";
+  if (step.rows && !step.blocks) return "gather";
   return step.part ? "counts" : "reduce";
 }
 
@@ -81,7 +81,7 @@ export class KnownCounts {
 /** Rows by position and column. */
 export type Counts = readonly (readonly number[])[];
 
-/** Where the parts of a gather lie in `to`, by position, in bytes: one after the other. */
+/** Where the parts of a gather lie, by position, in bytes: one after the other. */
 export function gatheredSpans(
   step: AllGatherStep,
   plan: Plan,
@@ -97,6 +97,17 @@ export function gatheredSpans(
     offset += bytes;
     return span;
   });
+}
+
+/** Where a rank receives the parts of a gather: as they lie, or, of blocks, each as long as its own. */
+export function receivedSpans(
+  step: AllGatherStep,
+  spans: readonly Span[],
+  position: number,
+): readonly Span[] {
+  if (!step.blocks) return spans;
+  const { bytes } = spans[position]!;
+  return spans.map((_, s) => ({ offset: s * bytes, bytes }));
 }
 
 /** Where the rows of an exchange lie on the rank at a position, in bytes: in `from` and in `to`. */

@@ -11,6 +11,7 @@ import {
   bringsCounts,
   gatheredSpans,
   KnownCounts,
+  receivedSpans,
   reserveStaging,
   sentKind,
   spansOf,
@@ -54,7 +55,7 @@ async function allGather(
   const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await transfer(step, bound, {
     out: (s) => step.blocks ? spans : [{ offset: 0, bytes: spans[s]!.bytes }],
-    into: () => spans,
+    into: (p) => receivedSpans(step, spans, p),
     arrived: (memory, blocks) => {
       if (bound.counts) known.keep(memory, step.to, blocks);
     },

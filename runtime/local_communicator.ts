@@ -165,8 +165,11 @@ async function countSent(
       ),
     );
     for (const [s, { rank }] of group.entries()) {
-      const bytes = (rows?.[s] ?? 1) * step.bytes * (group.length - 1);
-      sent[rank]![sentKind(step)] += bytes;
+      for (const p of group.keys()) {
+        if (p === s) continue;
+        const times = rows?.[step.blocks ? p : s] ?? 1;
+        sent[rank]![sentKind(step)] += times * step.bytes;
+      }
     }
     return;
   }

@@ -70,7 +70,7 @@ export class TrafficAccount {
       this.#predicted[rank]![key] += predictSentBytes(step, rows, {
         mesh: this.#plan.mesh,
         rank,
-        length: (axis) => lengths[rank]![this.#plan.counts.indexOf(axis)]!,
+        length: (axis, of) => lengths[of]![this.#plan.counts.indexOf(axis)]!,
       });
     }));
   }

@@ -156,8 +156,8 @@ export function blocksOf(
 export interface SentBytesOptions {
   readonly mesh: Mesh;
   readonly rank: number;
-  /** This rank's length of a run-time axis; only gathers of rows ask. */
-  readonly length?: (axis: string) => number;
+  /** A rank's length of a run-time axis; only gathers of rows ask. */
+  readonly length?: (axis: string, rank: number) => number;
 }
 
 /**
@@ -172,8 +172,13 @@ export function predictSentBytes(
   const { mesh, rank, length = () => 0 } = options;
   if (step.ranks !== "all" && !step.ranks.includes(rank)) return 0;
   if (step.op === "allGather") {
-    const rows = step.rows ? length(step.rows.axis) : 1;
-    return rows * step.bytes * (positionsOver(mesh, step.over) - 1);
+    const { rows, blocks, bytes } = step;
+    const others = groupOf(mesh, rank, step.over).filter((r) => r !== rank);
+    if (!rows) return bytes * others.length;
+    // Each other rank gets this one's rows, or, of blocks, as many as it has itself.
+    return bytes * sum(
+      others.map((other) => length(rows.axis, blocks ? other : rank)),
+    );
   }
   if (step.op !== "allToAll") return 0;
   const me = positionOver(mesh, rank, step.over);

@@ -245,9 +245,13 @@ function formatTraffic(facts: Facts): string[] {
     const where = `over ${step.over.join("+")}`;
     if (step.rows) {
       rows.push([
-        `all of ${step.rows.axis}`,
-        ...[at.name, "gather", where],
-        `rows(${step.rows.axis}) x ${step.bytes} B x ${others} others`,
+        step.blocks
+          ? `own ${step.rows.axis} of sums`
+          : `all of ${step.rows.axis}`,
+        ...[at.name, step.blocks ? "reduce" : "gather", where],
+        step.blocks
+          ? `rows(${step.rows.axis} of others) x ${step.bytes} B`
+          : `rows(${step.rows.axis}) x ${step.bytes} B x ${others} others`,
       ]);
       continue;
     }

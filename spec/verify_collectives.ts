@@ -63,7 +63,9 @@ function gatherFaults(
   if (step.rows) {
     return [
       ...rowFaults(facts, step, step.rows),
-      ...step.blocks ? ["it moves rows, or blocks, and not both"] : [],
+      ...step.blocks
+        ? positionFaults(facts, step.over, step.blocks.position)
+        : [],
     ];
   }
   const faults: string[] = [];
@@ -110,7 +112,10 @@ function positionFaults(
   return [`'${name}' must hold the rank's number over ${over.join("+")}`];
 }
 
-/** A gather of rows: of the axis's own items, by their numbers, into room for all of them. */
+/**
+ * A gather of rows: of the axis's own items, by their numbers, into room for all of them. With blocks, of the items of all
+ * ranks of the group, into room for the own ones of each.
+ */
 function rowFaults(
   facts: Facts,
   step: AllGatherStep,
@@ -139,16 +144,20 @@ function rowFaults(
       }`,
     );
   }
-  if (from.axes[0]?.axis !== rows.axis) {
-    faults.push(`'${from.name}' does not begin with '${rows.axis}'`);
-  }
+  const positions = width(facts, step.over);
+  const [own, whole] = step.blocks ? [to, from] : [from, to];
+  const axes = step.blocks ? own.axes.slice(1) : own.axes;
+  if (
+    axes[0]?.axis !== rows.axis ||
+    step.blocks && own.axes[0]?.size !== positions
+  ) faults.push(`'${own.name}' does not begin with '${rows.axis}'`);
+  const all = facts.bound({ count: rows.axis, over: step.over });
   for (
-    const [buffer, length] of [
-      [from, undefined],
-      [to, facts.bound({ count: rows.axis, over: step.over })],
+    const [buffer, [outer, ...inner], length] of [
+      [own, axes, undefined],
+      [whole, whole.axes, all],
     ] as const
   ) {
-    const [outer, ...inner] = buffer.axes;
     const bytes = inner.reduce(
       (n, { size, dynamic }) => dynamic ? NaN : n * onRank(size, 0),
       STORED_BYTES[buffer.dtype],

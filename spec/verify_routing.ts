@@ -83,7 +83,11 @@ export function checkParts(facts: Facts, report: Report): void {
       if (steps.length === 0) report(title, `it has no '${name}'`, first);
     }
     if (stages.some(([, steps]) => steps.length === 0)) continue;
-    if (!far && permute.some((at) => isSharded(facts, at))) {
+    const terms = facts.plan.numerics.class === "fast" &&
+      combine.every(({ writes }) =>
+        writes.every((name) => facts.buffers.get(name)!.partial)
+      );
+    if (!far && !terms && permute.some((at) => isSharded(facts, at))) {
       report(
         title,
         "its experts lie on several ranks and it has no 'exchange'",

@@ -111,6 +111,7 @@ t.test("bytes between devices are as predicted, and fewer", async (t) => {
         { sendOnce: true },
         { sendOnce: true, chunks: 2 },
         { sendOnce: true, numerics: "fast" },
+        { dispatcher: "allGather", numerics: "fast" },
       ] as const
     ) {
       const plan = await compileCase(layers, { ...mesh, ...strategy });

@@ -121,8 +121,9 @@ t.test("no bit depends on the strategy", async (t) => {
   t.ok(cut > 3 && both > 1, `${cut} in chunks, ${both} deduplicated too`);
 });
 
-t.test("fast numerics: a token returns once from each rank", async (t) => {
+t.test("fast numerics: rows are added up before they return", async (t) => {
   let summed = 0;
+  let gathered = 0;
   await fc.assert(
     fc.asyncProperty(
       fc.record({
@@ -132,11 +133,12 @@ t.test("fast numerics: a token returns once from each rank", async (t) => {
         tokens: fc.integer({ min: 0, max: 40 }),
         mesh: fc.constantFrom(...EXPERT_MESHES),
         chunks: fc.integer({ min: 1, max: 3 }),
+        dispatcher: fc.constantFrom("allToAll" as const, "allGather" as const),
       }),
-      async ({ router, mesh, chunks, ...rest }) => {
+      async ({ router, mesh, chunks, dispatcher, ...rest }) => {
         const made = layer(router, rest);
         const options = {
-          ...{ ...mesh, chunks, sendOnce: true, check: true },
+          ...{ ...mesh, chunks, sendOnce: true, check: true, dispatcher },
           numerics: "fast" as const,
         };
         const plan = await compileCase(made, options);
@@ -145,6 +147,11 @@ t.test("fast numerics: a token returns once from each rank", async (t) => {
         const steps = plan.programs.flatMap(({ steps }) => steps);
         const sums = steps.some(({ part }) => part?.part === "sum");
         if (sums) summed++;
+        if (dispatcher === "allGather") {
+          const exchange = steps.find(({ op }) => op === "allToAll");
+          if (exchange) throw new Error("rows are exchanged");
+          gathered++;
+        }
         const [wanted] = await runCase(made, "cpu");
         const [found] = await runCase(made, "cpu", options);
         const again = await runCase(made, "cpu", options);
@@ -163,7 +170,10 @@ t.test("fast numerics: a token returns once from each rank", async (t) => {
         return digest(again) === digest([found!]);
       },
     ),
-    { numRuns: 25, seed: 17 },
+    { numRuns: 30, seed: 17 },
   );
-  t.ok(summed > 8, `${summed} of them add up rows before they return`);
+  t.ok(
+    summed > 6 && gathered > 6,
+    `${summed} exchange rows, ${gathered} gather tokens`,
+  );
 });

@@ -17,7 +17,7 @@ export function planOptions(
   flags: PlanFlags,
 ): PlanOptions {
   const { mesh, place, maxTokens, maxSequences, maxContext } = flags;
-  const { chunks, sendOnce, numerics } = flags;
+  const { chunks, sendOnce, numerics, dispatcher } = flags;
   const bounds = {
     ...maxTokens === undefined ? {} : { maxTokens },
     ...maxSequences === undefined ? {} : { maxSequences },
@@ -29,6 +29,7 @@ export function planOptions(
     ...chunks === undefined ? [] : ["--chunks"],
     ...sendOnce ? ["--send-once"] : [],
     ...numerics === undefined ? [] : ["--numerics"],
+    ...dispatcher === undefined ? [] : ["--dispatcher"],
   ];
   const bounded = [
     ...maxTokens === undefined ? [] : ["--max-tokens"],
@@ -53,6 +54,7 @@ export function planOptions(
     ...chunks === undefined ? {} : { chunks },
     ...sendOnce ? { sendOnce } : {},
     ...numerics === undefined ? {} : { numerics },
+    ...dispatcher === undefined ? {} : { dispatcher },
     ...Object.keys(bounds).length > 0 ? { bounds } : {},
   };
 }

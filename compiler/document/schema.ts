@@ -218,6 +218,7 @@ const options = closed({}, {
   chunks: upTo(1 << 10, 1),
   sendOnce: flag,
   numerics: oneOf("exact", "fast"),
+  dispatcher: oneOf("allToAll", "allGather"),
   zero: oneOf(0, 1, 3),
   tuning: closed({}, {
     matmul: tile,

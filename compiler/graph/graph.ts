@@ -233,7 +233,7 @@ export interface PrimitiveParams {
   /**
    * What expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row that each
    * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too; `sums`:
-   * whose rows are added up before they return.
+   * whose rows are added up before they return; `own`: only of choices whose experts this rank has.
    */
   assign: {
     readonly expert: string;
@@ -241,6 +241,7 @@ export interface PrimitiveParams {
     readonly chunks: number;
     readonly once: boolean;
     readonly sums: boolean;
+    readonly own: boolean;
   };
   /** assign: its counts on every rank of the group */
   gatherCounts: { readonly over: readonly string[] };

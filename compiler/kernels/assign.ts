@@ -3,6 +3,8 @@
  * lane takes consecutive choices. `spec/kernels.md` explains it line by line.
  */
 
+import { local } from "../../spec/kernel/build.ts";
+import { pick } from "../../spec/kernel/pick.ts";
 import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
 import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { bindings, kernelOf, SHARED_WORDS } from "./kernel.ts";
@@ -14,7 +16,7 @@ export const DROPPED = 0xffffffff;
 
 /**
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
- * if `ordered`: the column of each expert in send order; written: `counts` u32 [column], `sendRow` u32 [token, k].
+ * if `ordered`: the column of each expert in send order; `position` u32 [1] if `own`; written: `counts` u32 [column], `sendRow` u32 [token, k].
  * Its grid is one workgroup.
  */
 export interface AssignOptions {
@@ -23,6 +25,8 @@ export interface AssignOptions {
   readonly k: number;
   readonly tokens: Expr;
   readonly dropping: boolean;
+  /** Columns own[p] to own[p + 1] are those of position p: choices of others are dropped. Default: none are. */
+  readonly own?: readonly number[];
   /** Send order is not the order of expert numbers. */
   readonly ordered: boolean;
 }
@@ -48,7 +52,7 @@ export function assign(o: AssignOptions): Kernel {
     name: o.name,
     workgroupSize: lanes,
     bindings: bindings(
-      { index: "i32", slot: "i32", order: "u32" },
+      { index: "i32", slot: "i32", order: "u32", position: "u32" },
       { counts: "u32", sendRow: "u32" },
     ),
     body: wgsl`
@@ -56,6 +60,7 @@ export function assign(o: AssignOptions): Kernel {
       var<workgroup> columns: array<u32, ${experts}>;
 
       let choices = ${tokens} * ${k};
+      ${o.own && ownColumns(o.own)}
       ${laneShare(wgsl`choices`, lanes)}
 
       // How many choices of this lane fall on each column.
@@ -80,14 +85,28 @@ export function assign(o: AssignOptions): Kernel {
   });
 }
 
+const ME = local("me", "u32");
+
+/** `first` and `end` of the columns of this rank. */
+function ownColumns(splits: readonly number[]): KernelText {
+  return wgsl`
+    let me = position[0];
+    let first = ${pick(splits.slice(0, -1), ME)};
+    let end = ${pick(splits.slice(1), ME)};`;
+}
+
 /** For each of this lane's choices `a`: `kept`, with its `column`, or `dropped`. */
 function eachChoice(
-  { dropping, ordered }: AssignOptions,
+  { dropping, ordered, own }: AssignOptions,
   kept: KernelText,
   dropped: KernelText = wgsl``,
 ): KernelText {
   const column = ordered ? wgsl`order[u32(index[a])]` : wgsl`u32(index[a])`;
-  const taken = wgsl`let column = ${column}; ${kept}`;
+  const taken = own
+    ? wgsl`
+      let column = ${column};
+      if (column >= first && column < end) { ${kept} } else { ${dropped} }`
+    : wgsl`let column = ${column}; ${kept}`;
   return wgsl`
     for (var a = from; a < to; a++) {
       ${

@@ -22,6 +22,8 @@ export interface RegroupOptions {
   readonly name: string;
   /** Columns splits[p] to splits[p + 1] belong to position p. */
   readonly splits: readonly number[];
+  /** Ranks that rows come from, each with a row of counts. Default: all positions. */
+  readonly sources?: number;
   /** Only these columns of each position have arrived; default all. Rows are numbered within them, experts within the rank. */
   readonly columns?: readonly (readonly [first: number, end: number])[];
   /** Rows of a tile: `matmulShape(…).rows` of the matmuls that use the list. */
@@ -53,6 +55,7 @@ const ME = local("me", "u32");
  */
 export function regroup(o: RegroupOptions): Kernel {
   const positions = o.splits.length - 1;
+  const sources = o.sources ?? positions;
   const columns = o.splits.at(-1)!;
   const parts = columnsOf(o);
   const skipped = parts.map(([first], p) => first - o.splits[p]!);
@@ -76,7 +79,7 @@ export function regroup(o: RegroupOptions): Kernel {
       // Walk the grouped order until the block (expert, source) that has row g.
       var before = 0u;
       for (var e = 0u; e < experts; e++) {
-        for (var s = 0u; s < ${positions}; s++) {
+        for (var s = 0u; s < ${sources}; s++) {
           let here = counts[s * ${columns} + first + e];
           if (g >= before && g < before + here) {
             var row = g - before;
@@ -101,7 +104,7 @@ export function regroup(o: RegroupOptions): Kernel {
         var first_row = 0u;
         for (var e = 0u; e < experts; e++) {
           var of_expert = 0u;
-          for (var s = 0u; s < ${positions}; s++) {
+          for (var s = 0u; s < ${sources}; s++) {
             of_expert += counts[s * ${columns} + first + e];
           }
           if (e % ${LANES} == lane) {

@@ -7,7 +7,8 @@
  * combine  = allToAll back -> combine (the weighted sum in the order of choices)
  * ```
  *
- * A routing of one rank has no exchange. In chunks, what is between dispatch and combine is there once for each chunk: the
+ * A routing of one rank has no exchange, and neither has one whose tokens are on every rank of its group: there, each rank
+ * takes the rows of its own experts. In chunks, what is between dispatch and combine is there once for each chunk: the
  * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk; under `fast` numerics,
  * what comes back is too: `localCombine` adds up the rows of a token where its experts are.
  */
@@ -175,7 +176,7 @@ class Expansion {
     });
     if (chunks === 1) this.#now.set(node, received);
     else routed.inFlight.push({ node, sent });
-    if (known || !this.#options.check) return;
+    if (known || assign.params.own || !this.#options.check) return;
     this.#make(node, "checkIds", {
       ...{ inputs: [assign, ...routed.groups] as Node[], params: {} },
     });
@@ -187,14 +188,24 @@ class Expansion {
     const [expert, slot] = node.axes as [string, string];
     const splits = splitsOf(placed, expert);
     const { over } = placed.axes[expert]!;
-    const far = positionsOver(placed.mesh, over) > 1;
+    const several = positionsOver(placed.mesh, over) > 1;
+    const held = route.params.tokens.flatMap((axis) => placed.axes[axis]!.over);
+    const far = several && over.every((name) => held.includes(name));
+    const own = several && !far;
     const chunks = chunkColumns(splits, far ? this.#options.chunks : 1).length;
-    const once = sendsOnce(this.#graph, route, {
+    const once = !own && sendsOnce(this.#graph, route, {
       ...{ placed, splits, chunks, asked: sendOnce },
     });
     const assign = this.#make(node, "assign", {
       inputs: [this.now(route)],
-      params: { expert, slot, chunks, once, sums: once && numerics === "fast" },
+      params: {
+        expert,
+        slot,
+        chunks,
+        once,
+        sums: once && numerics === "fast",
+        own,
+      },
     });
     const routed: Routed = {
       ...{ assign, over: far ? over : [], chunks, counts: assign as Node },

@@ -60,6 +60,8 @@ export interface Rule<P extends Primitive> {
   ) => Role;
   /** Axes of the result that are sharded otherwise than axes of that name on operands. */
   readonly result?: (node: NodeOf<P>, over: Over, known: Known) => Over;
+  /** The mesh axes along which ranks hold terms of the result, besides those that axes are summed over. */
+  readonly terms?: (node: NodeOf<P>, known: Known) => readonly string[];
   /** The operand whose elements are only moved: it may be unreduced, and so is the result then. */
   readonly moves?: number;
   /** Whether the result is a term of the same sum where some operands are: it may have another order then. */
@@ -218,8 +220,14 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     result: (node, _, known) => rowsOver(node.inputs[1]!, known),
     linear: LINEAR.never,
   },
-  combine: { role: returnsRows, result: returnedOver, linear: LINEAR.never },
-  collect: { role: returnsRows, result: returnedOver, linear: LINEAR.never },
+  combine: {
+    ...{ role: returnsRows, result: returnedOver, terms: returnedTerms },
+    linear: LINEAR.never,
+  },
+  collect: {
+    ...{ role: returnsRows, result: returnedOver, terms: returnedTerms },
+    linear: LINEAR.never,
+  },
   ...ofExpanded({ role: pass, linear: LINEAR.never }),
   allGather: { role: pass, linear: LINEAR.never },
   allSlice: { role: pass, linear: LINEAR.never },
@@ -292,4 +300,16 @@ function returnedOver(
       axis,
     ) => [axis, known.tokensOver(node.inputs[1]!, axis)]),
   );
+}
+
+/** Where tokens are together while their experts are apart, a rank has the rows of its own experts only. */
+function returnedTerms(
+  node: NodeOf<"combine"> | NodeOf<"collect">,
+  known: Known,
+): readonly string[] {
+  const route = node.inputs[1]!;
+  if (!isRouting(route)) return [];
+  const { expert, tokens } = route.params;
+  const apart = tokens.flatMap((axis) => known.tokensOver(route, axis));
+  return known.expertsOver(expert).filter((name) => !apart.includes(name));
 }

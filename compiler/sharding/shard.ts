@@ -31,6 +31,8 @@ import { type Cut, cutOf, updateValues } from "./updates.ts";
 export interface ShardOptions {
   /** Whether ranks that hold the same parameter have parts of this state, which is kept of it (ZeRO-1). */
   shardsState(name: string): boolean;
+  /** Whether tokens are gathered for experts on other ranks, and the results added up; else they are sent there and back. */
+  readonly gathersTokens?: boolean;
   /** Whether they have parts of the parameter too, and gather it where it is used (ZeRO-3). */
   readonly shardsParameters?: boolean;
 }
@@ -168,6 +170,7 @@ class Shards {
     const unreduced = [
       ...new Set([
         ...reduced.filter((name) => !onAxes.has(name)),
+        ...rule.terms?.(node as never, this.#known) ?? [],
         ...keeps.flatMap((i) => this.#of(taken[i]!).sharding!.unreduced),
       ]),
     ];
@@ -380,15 +383,19 @@ class Shards {
     );
   }
 
-  /** Tokens are where they were, and apart over what their experts are apart over. */
+  /** Tokens are where they were, and apart over what their experts are apart over, or together over it. */
   #startDispatch(node: Node): void {
     const [x, route] = node.inputs as [Node, Node];
     if (!isRouting(route) || this.#tokens.has(route)) return;
     const { tokens, expert } = route.params;
     const { over } = this.#offered(x, false);
+    const experts = placedOver(this.#facts, expert);
+    if (this.#options.gathersTokens) {
+      this.#tokens.set(route, this.#gatheredOver(tokens, over, experts));
+      return;
+    }
     const held = tokens.flatMap((axis) => over[axis] ?? []);
-    const lacks = placedOver(this.#facts, expert)
-      .filter((name) => !held.includes(name));
+    const lacks = experts.filter((name) => !held.includes(name));
     this.#tokens.set(
       route,
       Object.fromEntries(tokens.map((axis, i) => [
@@ -396,6 +403,20 @@ class Shards {
         [...over[axis] ?? [], ...i === 0 ? lacks : []],
       ])),
     );
+  }
+
+  /** Where tokens are that are together over `experts`. Of a ragged axis that is placed over them, no part is known. */
+  #gatheredOver(
+    tokens: readonly string[],
+    over: Over,
+    experts: readonly string[],
+  ): Over {
+    return Object.fromEntries(tokens.map((axis) => {
+      const placed = placedOver(this.#facts, axis);
+      const known = !placed.some((name) => experts.includes(name));
+      const rest = (over[axis] ?? []).filter((n) => !experts.includes(n));
+      return [axis, known || !this.#known.isRagged(axis) ? rest : []];
+    }));
   }
 
   #tokensOver(route: Node, axis: string): readonly string[] {

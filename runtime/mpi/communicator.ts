@@ -13,6 +13,7 @@ import {
   bringsCounts,
   gatheredSpans,
   KnownCounts,
+  receivedSpans,
   reserveStaging,
   sentKind,
   spansOf,
@@ -96,7 +97,7 @@ async function allGather(
   await exchange(step, bound, {
     // A block for each, or one for everyone.
     out: step.blocks ? spans : [{ offset: 0, bytes: spans[position]!.bytes }],
-    into: spans,
+    into: receivedSpans(step, spans, position),
     agreed: spans.map(({ bytes }) => bytes),
     arrived: (blocks) => {
       if (bound.counts) known.keep(memory, step.to, blocks);

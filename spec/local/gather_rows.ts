@@ -1,7 +1,7 @@
 /** Rows of all ranks that share a device, one rank's after another's: a launch, and nothing waits for the host. */
 
 import { invariant } from "../errors.ts";
-import { ELEMENTWISE_LANES } from "../kernel/elementwise.ts";
+import { elementwise, ELEMENTWISE_LANES } from "../kernel/elementwise.ts";
 import { GROUP_XY, kernelOf, reads, writes } from "../kernel/make.ts";
 import { wgsl } from "../kernel/text.ts";
 import type { Kernel } from "../kernel/tree.ts";
@@ -44,5 +44,37 @@ export function gatherRows(o: GatherRowsOptions): Kernel {
       for (var p = 0u; p < ${sources[0]}; p++) { before += counts[p]; }
       let start0 = before * ${rowWords};
       ${copied}`,
+  });
+}
+
+/**
+ * A part of a reduce-scatter's exchange of rows: of each source, which has rows for every position, those for this rank.
+ * Bindings: `counts` u32 [position], the rows for each; `position` u32 [1]; `dst`, written, and `src0`, `src1`, … of the
+ * group positions `sources`. Its grid is `elementwiseGrid(words of the rank's rows)`.
+ */
+export function swapRows(o: GatherRowsOptions): Kernel {
+  invariant(o.sources.length <= SOURCES, "at most four sources");
+  const { name, sources, rowWords } = o;
+  return elementwise({
+    name,
+    count: wgsl`counts[position[0]] * ${rowWords}`,
+    bindings: [
+      reads("counts", "u32"),
+      reads("position", "u32"),
+      ...sources.map((_, f) => reads(`src${f}`, "u32")),
+      writes("dst", "u32"),
+    ],
+    body: wgsl`
+      let me = position[0];
+      let words = counts[me] * ${rowWords};
+      // Rows for positions before this one.
+      var before = 0u;
+      for (var p = 0u; p < me; p++) { before += counts[p]; }
+      let from = before * ${rowWords} + i;
+      ${
+      sources.map((source, f) =>
+        wgsl`dst[${source} * words + i] = src${f}[from];`
+      )
+    }`,
   });
 }

@@ -10,7 +10,7 @@ import { type Mesh, positionsOver } from "../mesh.ts";
 import type { AllGatherStep, AllToAllStep } from "../plan.ts";
 import { exchange, exchangeGrid, SOURCES } from "./exchange.ts";
 import { gather } from "./gather.ts";
-import { gatherRows } from "./gather_rows.ts";
+import { gatherRows, swapRows } from "./gather_rows.ts";
 
 /**
  * A launch on the rank that receives. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
@@ -79,8 +79,16 @@ function exchangeOf(step: AllToAllStep): Form {
   };
 }
 
-function rowsOf({ bytes, over }: AllGatherStep, axis: string): Form {
+function rowsOf({ bytes, over, blocks }: AllGatherStep, axis: string): Form {
   const rowWords = bytes / 4;
+  if (blocks) {
+    const name = `swap_rows_${rowWords}`;
+    return {
+      key: name,
+      make: (sources) => swapRows({ name, rowWords, sources }),
+      workgroups: elementwiseGrid({ mul: [{ count: axis }, rowWords] }),
+    };
+  }
   const name = `gather_rows_${rowWords}`;
   return {
     key: name,

@@ -38,6 +38,8 @@ export interface SentRows {
   /** The axis of the rank's experts. */
   readonly expert: string;
   readonly over: readonly string[];
+  /** Tokens are on every rank of the group: only choices of the rank's own experts have rows. */
+  readonly own: boolean;
   readonly splits: readonly number[];
   /** The columns of the counts of each chunk. */
   readonly chunks: readonly Columns[];
@@ -83,12 +85,13 @@ export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
     tokens: tokenCount(lowering, axes),
     dropping: results.slot !== undefined,
     ordered: order !== undefined,
+    ...rows.own ? { own: splits } : {},
   });
   const bindings = {
     ...{ lengths: LENGTHS, index: results.index, sendRow },
     ...results.slot ? { slot: results.slot } : {},
     ...order ? { order } : {},
-    counts: rows.counts,
+    ...{ position: rows.position, counts: rows.counts },
   };
   addLaunch(lowering, node, kernel, { bindings, workgroups: [1, 1, 1], part });
   if (!tokens) return;
@@ -168,16 +171,19 @@ function sentRows(
   node: NodeOf<"assign">,
 ): SentRows {
   const { placed } = lowering;
-  const { expert, once } = node.params;
+  const { expert, once, own } = node.params;
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
   const { over, of, total } = placed.axes[expert]!;
   const positions = positionsOver(placed.mesh, over);
   const splits = splitsOf(placed, expert);
   const chunks = chunkColumns(splits, node.params.chunks);
+  const choicesHere = own
+    ? Math.min(topK, Math.max(...heldExperts(splits)))
+    : topK;
   const bound = mapRanks(
     tokens.map((axis) => perRank(localBound(placed, axis))),
-    (lengths) => lengths.reduce((n, length) => n * length, topK),
+    (lengths) => lengths.reduce((n, length) => n * length, choicesHere),
   );
   const choices = (name: string) =>
     addScratch(
@@ -188,10 +194,11 @@ function sentRows(
     );
   const counts = routingScratch(lowering, "counts", total);
   return {
-    ...{ number: lowering.sent.size, route, expert, over, splits, chunks },
+    ...{ number: lowering.sent.size, route, expert, over, own },
+    ...{ splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
-    countsAll: positions === 1
+    countsAll: positions === 1 || own
       ? counts
       : addScratch(lowering, "countsAll", "u32", [
         { axis: "position", size: positions },

@@ -15,7 +15,9 @@ import {
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { BufferAxis } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
+import { positionsOver } from "../../../spec/mesh.ts";
 import { planAxis } from "../place.ts";
+import { positionBuffer } from "./assign.ts";
 import { type At, atMapped, flatIndex } from "./at.ts";
 import {
   about,
@@ -28,7 +30,7 @@ import {
 } from "./context.ts";
 import { dealtBuffer } from "./dealt.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
-import { loadFrom, storeTo } from "./emit.ts";
+import { emitValue, loadFrom, storeTo } from "./emit.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { markPartial, storageFor } from "./storage.ts";
@@ -105,6 +107,82 @@ export function gatherRowsOf(
   return { buffer, rows, rest };
 }
 
+/** Of the rows that every rank of a group has terms of, each rank's terms of the rank's own rows: by group rank. */
+export function ownRowsOf(
+  lowering: Lowering,
+  node: NodeOf<"reduceScatter">,
+): GatheredRows {
+  const [x] = node.inputs as [Node];
+  const { over, axis, to } = node.params;
+  const { placed } = lowering;
+  const rest = x.axes.filter((name) => name !== axis);
+  const words = fixedProduct(lowering, node, rest);
+  const dtype = storedDType(x.dtype);
+  const buffer = addScratch(lowering, "terms", dtype, [
+    { axis: "position", size: positionsOver(placed.mesh, over) },
+    ...bufferAxes(lowering, [to, ...rest]),
+  ]);
+  markPartial(lowering, node, buffer);
+  lowering.steps.push({
+    op: "allGather",
+    ranks: "all",
+    over,
+    from: rowsByRank(lowering, node, rest),
+    to: buffer,
+    bytes: words * 4,
+    rows: {
+      axis: planAxis(placed, to),
+      counts: dealtBuffer(lowering, to, { holds: "counts", over }),
+    },
+    blocks: { position: positionBuffer(lowering, over) },
+    ...about(lowering, node),
+  });
+  return { buffer, rows: to, rest };
+}
+
+/** The rows of a value in the order of the ranks that they are for. */
+function rowsByRank(
+  lowering: Lowering,
+  node: NodeOf<"reduceScatter">,
+  rest: readonly string[],
+): string {
+  const [x] = node.inputs as [Node];
+  const { axis, to, over } = node.params;
+  const { placed } = lowering;
+  if (inOrder(lowering, to, axis)) {
+    return rowMajorBuffer(lowering, x, [axis, ...rest]);
+  }
+  const dtype = storedDType(x.dtype);
+  const packed: Storage = {
+    buffer: addScratch(lowering, "by rank", dtype, [
+      {
+        axis: `${axis} by rank`,
+        size: boundOf({ count: to, over }, placed),
+        dynamic: true,
+      },
+      ...bufferAxes(lowering, rest),
+    ]),
+    ...{ dtype, axes: [axis, ...rest] },
+  };
+  markPartial(lowering, x, packed.buffer);
+  const order = dealtBuffer(lowering, to, { holds: "rows" });
+  const scope = new KernelScope(lowering);
+  writeAll(scope, node, packed.axes, (at) => {
+    const row = load(scope.read(order), at.get(axis), "u32");
+    const there = atMapped((name) => name === axis ? row : at.get(name));
+    return [storeTo(scope, packed, there, emitValue(scope, x, at))];
+  });
+  return packed.buffer;
+}
+
+/** Whether the items of `part`, one rank's after another's, are in the order of the axis that they are a part of. */
+function inOrder({ placed }: Lowering, part: string, whole: string): boolean {
+  const deal = placed.axes[part]!.deal!;
+  return deal.by === "blocks" &&
+    (deal.within === undefined || placed.axes[whole]!.over.length > 0 ||
+      placed.axes[deal.within]!.deal!.by === "blocks");
+}
+
 /** The element of group rank `position` at a place, where all ranks have the same rows. */
 export function loadTerm(
   scope: KernelScope,
@@ -162,12 +240,7 @@ function gatherColumns(
 function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
   const { axis, to } = node.params;
   const [x] = node.inputs as [Node];
-  const { placed } = lowering;
-  const deal = placed.axes[axis]!.deal!;
-  const part = placed.axes[to]!;
-  const ordered = deal.by === "blocks" &&
-    (deal.within === undefined || part.over.length > 0 ||
-      placed.axes[deal.within]!.deal!.by === "blocks");
+  const ordered = inOrder(lowering, axis, to);
   const rest = x.axes.filter((name) => name !== axis);
   const gathered = gatherRowsOf(
     lowering,

@@ -51,7 +51,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   const columns = chunks.length === 1 ? {} : { columns: chunks[chunk]! };
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
-    ...{ splits, ...columns },
+    ...{ splits, ...columns, ...sent.own ? { sources: 1 } : {} },
     tileRows: tileHeight(lowering.tile),
   });
   const { tiles, rowOf, expertOf, rowCount } = rows;

@@ -29,10 +29,12 @@ export function receivedRows(
   chunk: number,
 ): ReceivedRows {
   const { placed } = lowering;
-  const { over, route: { params: { tokens, rule: { topK } } } } = sent;
+  const { own, route: { params: { tokens, rule: { topK } } } } = sent;
+  // What a rank has of all tokens comes from nowhere else.
+  const over = own ? [] : sent.over;
   const columns = sent.chunks[chunk]!;
   const held = columns.map(([first, end]) => end - first);
-  const experts = heldPerRank(placed.mesh, over, held);
+  const experts = heldPerRank(placed.mesh, sent.over, held);
   const most = Math.max(...held);
   const tokenBound = tokens.reduce(
     (n, axis) => n * groupBound(placed, axis, over),

@@ -16,7 +16,7 @@ import { atMapped } from "./at.ts";
 import { writeTarget } from "./dot.ts";
 import { storeTo } from "./emit.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
-import { countedAxis, gatherRowsOf, loadTerm } from "./gather.ts";
+import { countedAxis, gatherRowsOf, loadTerm, ownRowsOf } from "./gather.ts";
 import { heldIndex } from "./held.ts";
 import { placesOf, writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
@@ -77,7 +77,27 @@ export function lowerReduceScatter(
     rows !== undefined,
     "a reduce-scatter of fixed lengths is in no bucket",
   );
-  addRows(lowering, node, rows);
+  if (rows !== node.params.axis) return addRows(lowering, node, rows);
+  const { over } = node.params;
+  const { placed } = lowering;
+  const positions = positionsOver(placed.mesh, over);
+  const terms = ownRowsOf(lowering, node);
+  const scope = new KernelScope(lowering);
+  const storage = storageFor(lowering, node);
+  writeAll(scope, node, node.axes, (at) => {
+    const items = Array.from(
+      { length: positions },
+      (_, p) => scope.bindValue(loadTerm(scope, terms, u32(p), at)),
+    );
+    return [
+      storeTo(
+        scope,
+        storage,
+        at,
+        addAsTree(items, (a, b) => binary("add", a, b)),
+      ),
+    ];
+  });
 }
 
 /** Gather the terms of rows, and add those of the places that the rank is given. */
