@@ -1,7 +1,6 @@
 /** Flags as commands take them. */
 
-import type { Dispatcher } from "../compiler/mod.ts";
-import type { AdapterChoice } from "../engine/mod.ts";
+import type { AdapterChoice, Dispatcher } from "../engine/mod.ts";
 import type { Mesh, NumericsClass } from "../spec/mod.ts";
 
 /** Flags that say how a model is compiled. */

@@ -1,6 +1,6 @@
 /** Values of flags: meshes, placements, adapters, token lists, numbers. */
 
-import type { Dispatcher } from "../compiler/mod.ts";
+import type { Dispatcher } from "../engine/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";

@@ -7,6 +7,7 @@ import {
   add,
   cast,
   combine,
+  type CompileOptions,
   dispatch,
   dot,
   map,
@@ -21,9 +22,12 @@ import {
   compileCase,
   digest,
   EXPERT_MESHES,
+  runCalls,
   runCase,
+  tensorsOf,
   waves,
 } from "./helpers/run_model.ts";
+import { openSession } from "./helpers/sessions.ts";
 
 t.teardown(closeDevices);
 
@@ -176,4 +180,31 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
     summed > 6 && gathered > 6,
     `${summed} exchange rows, ${gathered} gather tokens`,
   );
+});
+
+t.test("no token is sent twice where experts are over ep and tp", async (t) => {
+  const made = layer(ROUTERS[1], {
+    ...{ capacity: undefined, dtype: "f32", tokens: 40 },
+  });
+  const bytes = async (options: CompileOptions) => {
+    const session = await openSession(await compileCase(made, options), {
+      ...{ target: "cpu", sharing: "separate", statistics: true },
+      tensors: await tensorsOf(made),
+    });
+    const results = digest(await runCalls(made, session));
+    const { ranks } = session.statistics();
+    session.close();
+    const verbs = ["dispatch", "combine"] as const;
+    const sent = verbs.map((verb) =>
+      ranks.reduce((n, { sentBytes }) => n + sentBytes[verb].actual, 0)
+    );
+    return { results, sent };
+  };
+  for (const sendOnce of [false, true]) {
+    const wanted = await bytes({ mesh: { ep: 4 }, sendOnce });
+    // Tokens are replicated over tp until dispatch slices them.
+    const found = await bytes({ mesh: { ep: 2, tp: 2 }, sendOnce });
+    t.strictSame(found, wanted);
+    t.ok(wanted.sent.every((n) => n > 0));
+  }
 });
