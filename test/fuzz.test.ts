@@ -29,6 +29,8 @@ const SHORT: {
     make: () => kernelClass() as FuzzClass<unknown>,
     count: 1000,
   },
+  "kernel-native": { make: CLASSES["kernel-native"]!, count: 8 },
+  "kernel-gpu": { make: CLASSES["kernel-gpu"]!, count: 8 },
   plan: {
     make: () =>
       planClass({

@@ -145,7 +145,7 @@ t.test("random kernels do what the interpreter does", { skip }, async (t) => {
     y: new Uint32Array(LENGTH),
     z: new Uint32Array(LENGTH),
   });
-  for (const kernel of fc.sample(numbers, 16).map(randomKernel)) {
+  for (const kernel of fc.sample(numbers, 16).map((n) => randomKernel(n))) {
     const [found, wanted] = [data(), data()];
     await runNative(pool!, kernel, { bindings: found, groups });
     interpretKernel(kernel, wanted, groups);

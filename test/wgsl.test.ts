@@ -27,7 +27,7 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import { kernelCost } from "../spec/kernel/cost.ts";
-import type { Binding, Expr, Kernel } from "../spec/kernel/tree.ts";
+import type { BinaryOp, Binding, Expr, Kernel } from "../spec/kernel/tree.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   elementwise,
@@ -148,8 +148,26 @@ t.test("printWgsl() prints constants that read back as the same value", (t) => {
   t.equal(printed(f32(-1.5e-8)), "-1.5e-8f");
   t.equal(printed(f32(3.4028234663852886e38)), "3.4028234663852886e+38f");
   t.equal(printed(f32(Infinity)), "bitcast<f32>(special_bits.x)");
-  t.equal(printed(convert("f32", i32(-2147483648))), "f32(i32(-2147483648))");
-  t.equal(printed(neg(f32(-2))), "-(-2.0f)");
+  t.equal(printed(neg(f32(-2))), "-bitcast<f32>(3221225472u | special_bits.z)");
+  t.end();
+});
+
+t.test("printWgsl() prints no constant expressions, which WGSL refuses where they wrap", (t) => {
+  const x = convert("u32", load("x", u32(0)));
+  const plain = (fn: BinaryOp, a: Expr, b: Expr): Expr => ({
+    ...{ op: "binary", type: "u32", fn, a, b },
+  });
+  const word = (e: Expr) => printed(convert("f32", e)).slice(4, -1);
+  t.equal(word(plain("shl", x, u32(40))), "u32(x[0u]) << 8u");
+  t.equal(word(plain("rem", x, u32(0))), "u32(x[0u]) % 1u");
+  t.equal(
+    word(plain("add", u32(2 ** 32 - 1), u32(1))),
+    "(4294967295u | special_bits.z) + 1u",
+  );
+  t.equal(
+    printed(convert("f32", i32(-(2 ** 31)))),
+    "f32(bitcast<i32>(2147483648u | special_bits.z))",
+  );
   t.end();
 });
 

@@ -61,9 +61,9 @@ const ROUND_F16 = `fn round_f16(x: f32) -> f32 {
   return bitcast<f32>(sign | rounded);
 }`;
 
-/** Bits of infinity and of a NaN; a variable, because WGSL refuses both in constant expressions. */
+/** Bits of infinity and of a NaN, and none; a variable, because WGSL refuses both in constant expressions. */
 const SPECIAL_BITS =
-  "var<private> special_bits: vec2u = vec2u(0x7f800000u, 0x7fc00000u);";
+  "var<private> special_bits: vec3u = vec3u(0x7f800000u, 0x7fc00000u, 0u);";
 
 const LARGEST_F32 = 3.4028234663852886e38;
 
@@ -90,6 +90,46 @@ function printF32(value: number): string {
   return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
 }
 
+/** Whether WGSL computes an expression when it compiles it. */
+function isConstant(e: Expr): boolean {
+  switch (e.op) {
+    case "const":
+      return true;
+    case "unary":
+    case "convert":
+    case "bitcast":
+      return isConstant(e.a);
+    case "binary":
+      return isConstant(e.a) && isConstant(e.b);
+    case "call":
+      return e.args.every(isConstant);
+    case "select":
+      return [e.condition, e.a, e.b].every(isConstant);
+    default:
+      return false;
+  }
+}
+
+/** A constant for an operation whose other operands are constants too: WGSL refuses one that wraps or is no number. */
+function printHidden({ type, value }: Expr & { readonly op: "const" }): string {
+  if (type === "bool") return `(special_bits.z ${value ? "==" : "!="} 0u)`;
+  if (type === "u32") return `(${Number(value) >>> 0}u | special_bits.z)`;
+  const bits = type === "i32"
+    ? Number(value) >>> 0
+    : new Uint32Array(Float32Array.of(Number(value)).buffer)[0];
+  return `bitcast<${type}>(${bits}u | special_bits.z)`;
+}
+
+/** The right operand of a whole number: WGSL refuses constants that it would have to take otherwise. */
+function constantRight(fn: BinaryOp, b: Expr): Expr {
+  if (b.op !== "const" || b.type === "f32") return b;
+  if (fn === "shl" || fn === "shr") {
+    return { ...b, value: Number(b.value) & 31 };
+  }
+  const divides = fn === "div" || fn === "rem";
+  return divides && Number(b.value) === 0 ? { ...b, value: 1 } : b;
+}
+
 /** The WGSL of a kernel: the same tree always gives the same text. */
 export function printWgsl(kernel: Kernel): string {
   const names = wgslNames(kernel);
@@ -99,9 +139,32 @@ export function printWgsl(kernel: Kernel): string {
     return width === undefined ? type : `vec${width}<${type}>`;
   };
 
+  const lengths = new Map(kernel.shared.map((a) => [a.name, a.length]));
+
   function inner(e: Expr): string {
     const text = print(e);
     return e.op === "binary" && OPERATORS[e.fn] ? `(${text})` : text;
+  }
+
+  /** The first operand of `of`: one of a constant expression is a variable. */
+  function first(operand: Expr, of: Expr): string {
+    return operand.op === "const" && isConstant(of)
+      ? printHidden(operand)
+      : inner(operand);
+  }
+
+  /** The first operand of `of` as the argument of a function. */
+  function argument(operand: Expr, of: Expr): string {
+    return operand.op === "const" ? first(operand, of) : print(operand);
+  }
+
+  /** An element of an array of a known length, which constants do not go beyond. */
+  function element(array: string, index: Expr): string {
+    const beyond = index.op === "const" &&
+      Number(index.value) >= lengths.get(array)!;
+    return `${names.global(array)}[${
+      beyond ? printHidden(index) : print(index)
+    }]`;
   }
 
   function print(e: Expr): string {
@@ -120,34 +183,39 @@ export function printWgsl(kernel: Kernel): string {
       case "load":
         return `${names.global(e.binding)}[${print(e.index)}]`;
       case "shared":
-        return `${names.global(e.array)}[${print(e.index)}]`;
+        return element(e.array, e.index);
       case "unary":
-        return `${e.fn === "neg" ? "-" : "!"}${unaryOperand(e.a)}`;
+        return `${e.fn === "neg" ? "-" : "!"}${unaryOperand(e)}`;
       case "binary": {
         const operator = OPERATORS[e.fn];
         return operator
-          ? `${inner(e.a)} ${operator} ${inner(e.b)}`
-          : `${e.fn}(${print(e.a)}, ${print(e.b)})`;
+          ? `${first(e.a, e)} ${operator} ${inner(constantRight(e.fn, e.b))}`
+          : `${e.fn}(${argument(e.a, e)}, ${print(e.b)})`;
       }
-      case "call":
+      case "call": {
+        const [a, ...others] = e.args;
         if (e.fn === "unpackF16Lo" || e.fn === "unpackF16Hi") {
           const half = e.fn === "unpackF16Lo" ? "x" : "y";
-          return `unpack2x16float(${print(e.args[0]!)}).${half}`;
+          return `unpack2x16float(${argument(a!, e)}).${half}`;
         }
-        return `${RENAMED[e.fn] ?? e.fn}(${e.args.map(print).join(", ")})`;
+        const args = [argument(a!, e), ...others.map(print)];
+        return `${RENAMED[e.fn] ?? e.fn}(${args.join(", ")})`;
+      }
       case "select":
-        return `select(${print(e.b)}, ${print(e.a)}, ${print(e.condition)})`;
+        return `select(${print(e.b)}, ${print(e.a)}, ${
+          argument(e.condition, e)
+        })`;
       case "convert":
-        return `${e.type}(${print(e.a)})`;
+        return `${e.type}(${argument(e.a, e)})`;
       case "bitcast":
-        return `bitcast<${e.type}>(${print(e.a)})`;
+        return `bitcast<${e.type}>(${argument(e.a, e)})`;
     }
   }
 
   /** `--x` would read as a decrement, and a negative constant starts with a minus. */
-  function unaryOperand(e: Expr): string {
-    const text = inner(e);
-    return e.op === "unary" || text.startsWith("-") ? `(${text})` : text;
+  function unaryOperand(e: Expr & { readonly op: "unary" }): string {
+    const text = first(e.a, e);
+    return e.a.op === "unary" || text.startsWith("-") ? `(${text})` : text;
   }
 
   function block(statements: readonly Stmt[], indent: string): string[] {
@@ -178,7 +246,7 @@ export function printWgsl(kernel: Kernel): string {
         );
       case "sharedStore":
         return line(
-          `${names.global(s.array)}[${print(s.index)}] = ${print(s.value)};`,
+          `${element(s.array, s.index)} = ${print(s.value)};`,
         );
       case "for": {
         const name = names.local(s.name);

@@ -1,7 +1,7 @@
 /** The classes of `npm run fuzz`. */
 
 import type { FuzzClass } from "./fuzz.ts";
-import { kernelClass } from "./kernel.ts";
+import { GPU, kernelClass, NATIVE } from "./kernel.ts";
 import { configClass } from "./config.ts";
 import { determinismClass } from "./determinism.ts";
 import { modelClass } from "./model.ts";
@@ -14,6 +14,8 @@ export const CLASSES: {
   readonly [name: string]: () => FuzzClass<unknown>;
 } = {
   kernel: () => kernelClass() as FuzzClass<unknown>,
+  "kernel-native": () => kernelClass(NATIVE) as FuzzClass<unknown>,
+  "kernel-gpu": () => kernelClass(GPU) as FuzzClass<unknown>,
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,

@@ -1,11 +1,10 @@
 /** Changes of a plan that leave what it computes as it is: the order of independent steps, names, and where buffers are. */
 
 import fc from "fast-check";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import { startedBy } from "../../spec/handles.ts";
+import { type Expr, isReadOnly, type Kernel } from "../../spec/kernel/tree.ts";
 import { mapRanks, maxOverRanks, type PerRank } from "../../spec/per_rank.ts";
-import type { Plan, PlanBuffer, Step } from "../../spec/plan.ts";
-import { collectFacts, isCollective } from "../../spec/verify_facts.ts";
-import type { StepFacts } from "../../spec/verify_facts.ts";
+import type { AllToAllStep, Plan, PlanBuffer, Step } from "../../spec/plan.ts";
 
 /** A change of a plan. Numbers are taken modulo what there is, so that all edits fit all plans. */
 export interface Edit {
@@ -64,41 +63,90 @@ function pick<T>(list: readonly T[], at: number): T | undefined {
 
 /** Swap a step with the one after it, again and again, as far as neither needs the other. */
 function reorder(plan: Plan, at: number, by: number): Plan {
-  const { programs } = collectFacts(plan);
-  const places = programs.flatMap(({ steps }, p) =>
+  const used = plan.programs.map(({ steps }) => {
+    const started = startedBy(steps);
+    return steps.map((step) => usedBy(plan, step, started));
+  });
+  const places = used.flatMap((steps, p) =>
     steps.slice(1).flatMap((next, i) =>
-      independent(plan, steps[i]!, next) ? [{ p, i }] : []
+      independent(steps[i]!, next) ? [{ p, i }] : []
     )
   );
   const place = pick(places, at);
   if (!place) return plan;
-  const facts = [...programs[place.p]!.steps];
-  for (let i = place.i, n = 0; n <= by && i + 1 < facts.length; i++, n++) {
-    if (!independent(plan, facts[i]!, facts[i + 1]!)) break;
-    [facts[i], facts[i + 1]] = [facts[i + 1]!, facts[i]!];
+  const steps = [...used[place.p]!];
+  for (let i = place.i, n = 0; n <= by && i + 1 < steps.length; i++, n++) {
+    if (!independent(steps[i]!, steps[i + 1]!)) break;
+    [steps[i], steps[i + 1]] = [steps[i + 1]!, steps[i]!];
   }
   return {
     ...plan,
     programs: plan.programs.map((program, p) =>
       p === place.p
-        ? { ...program, steps: facts.map(({ step }) => step) }
+        ? { ...program, steps: steps.map(({ step }) => step) }
         : program
     ),
   };
 }
 
-/** Whether two steps touch no common memory that one of them writes. Exchanges keep their order, and stay between their waits. */
-function independent(plan: Plan, a: StepFacts, b: StepFacts): boolean {
-  const exchanges = [a, b].map(({ step }) =>
-    isCollective(step) || step.op === "wait"
-  );
-  if (exchanges[0] && exchanges[1]) return false;
-  const touches = (one: StepFacts, other: StepFacts) =>
-    one.writes.some((name) =>
-      [...other.reads, ...other.writes].some((used) =>
-        overlap(plan.buffers[name]!, plan.buffers[used]!)
-      )
-    );
+/** A step, and the memory that it uses. */
+interface Used {
+  readonly step: Step;
+  readonly all: readonly PlanBuffer[];
+  readonly written: readonly PlanBuffer[];
+}
+
+function usedBy(
+  plan: Plan,
+  step: Step,
+  started: ReadonlyMap<string, AllToAllStep>,
+): Used {
+  const { all, written } = namesOf(plan, step, started);
+  const buffers = (names: readonly string[]) =>
+    names.map((name) => plan.buffers[name]!);
+  return { step, all: buffers(all), written: buffers(written) };
+}
+
+function namesOf(
+  plan: Plan,
+  step: Step,
+  started: ReadonlyMap<string, AllToAllStep>,
+): { readonly all: readonly string[]; readonly written: readonly string[] } {
+  switch (step.op) {
+    case "launch": {
+      const { bindings } = plan.kernels[step.kernel]!.tree;
+      const written = bindings.filter((binding) => !isReadOnly(binding));
+      return {
+        all: Object.values(step.bindings),
+        written: written.map(({ name }) => step.bindings[name]!),
+      };
+    }
+    case "copy":
+      return { all: [step.from, step.to], written: [step.to] };
+    case "allGather": {
+      const { rows, blocks } = step;
+      const read = [rows?.counts, blocks?.position].flatMap((name) =>
+        name === undefined ? [] : [name]
+      );
+      return { all: [step.from, step.to, ...read], written: [step.to] };
+    }
+    case "allToAll":
+      return {
+        all: [step.from, step.to, step.counts, step.position, step.moved],
+        written: [step.to, step.moved],
+      };
+    case "wait":
+      return namesOf(plan, started.get(step.handle)!, started);
+    default:
+      return step satisfies never;
+  }
+}
+
+/** Whether two steps use no common memory that one of them writes. Exchanges keep their order, and stay between their waits. */
+function independent(a: Used, b: Used): boolean {
+  if (a.step.op !== "launch" && b.step.op !== "launch") return false;
+  const touches = (one: Used, other: Used) =>
+    one.written.some((from) => other.all.some((to) => overlap(from, to)));
   return !touches(a, b) && !touches(b, a);
 }
 
@@ -271,6 +319,23 @@ function ownAllocation(plan: Plan, at: number): Plan {
       },
     },
     peakBytes: mapRanks([plan.peakBytes, bytes], ([n, more]) => n! + more!),
+  };
+}
+
+/** The plan with an allocation for each buffer. */
+export function unaliased(plan: Plan): Plan {
+  const all = Object.entries(plan.buffers);
+  const sizes = all.map(([, { bytes }]) => bytes);
+  return {
+    ...plan,
+    allocations: sizes.map((bytes) => ({ bytes })),
+    buffers: Object.fromEntries(
+      all.map(([name, buffer], allocation) => [
+        name,
+        { ...buffer, allocation, offset: 0 },
+      ]),
+    ),
+    peakBytes: mapRanks(sizes, (list) => list.reduce((a, b) => a + b, 0)),
   };
 }
 

@@ -6,14 +6,14 @@
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
-import { parsePlan } from "../../spec/json.ts";
+import type { Plan } from "../../spec/plan.ts";
 import { type Call, digestOf, randomWeights, runOn } from "./runs.ts";
 
-/** Plans as files have them, with random weights. */
+/** Legal plans, to be run with random weights. */
 export interface FreshRuns {
   readonly threads: number;
   readonly plans: readonly {
-    readonly text: string;
+    readonly plan: Plan;
     readonly calls: readonly Call[];
   }[];
 }
@@ -21,8 +21,7 @@ export interface FreshRuns {
 const { threads, plans } = JSON.parse(
   await readFile(process.argv[2]!, "utf8"),
 ) as FreshRuns;
-for (const { text, calls } of plans) {
-  const plan = parsePlan(text);
+for (const { plan, calls } of plans) {
   const device = await createCpuDevice({ threads });
   const tensors = randomWeights(plan);
   console.log(digestOf(await runOn(device, { plan, tensors, calls })));

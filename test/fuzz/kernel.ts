@@ -1,17 +1,24 @@
-/** Class `kernel`: a valid kernel tree does the same in the interpreter of trees, in WebAssembly and in compiled C. */
+/** Classes `kernel`, `kernel-native` and `kernel-gpu`: a valid kernel tree does in WebAssembly, in C and on an adapter what the interpreter of trees does. */
 
 import fc from "fast-check";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
 import { readTree } from "../../spec/verify_tree.ts";
 import { interpretKernel } from "../helpers/interpret_kernel.ts";
-import { runNative } from "../helpers/run_native.ts";
+import { runNative, type RunOn, runOnDevice } from "../helpers/run_native.ts";
 import { runWasm } from "../helpers/run_wasm.ts";
+import {
+  createGpuDevice,
+  type Device,
+  listAdapters,
+} from "../../runtime/mod.ts";
 import { NativePool, whyNotNative } from "../../runtime/native/mod.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
-import { LENGTH, randomKernel } from "./random_kernel.ts";
-
-/** One of so many kernels is compiled as C too: a compiler takes a hundred times as long as the others. */
-const NATIVE_EVERY = 50;
+import {
+  LENGTH,
+  randomKernel,
+  type RandomKernelOptions,
+} from "./random_kernel.ts";
 
 /** Numbers of which a kernel is made. */
 type Numbers = readonly number[];
@@ -28,14 +35,19 @@ function data(): Data {
   };
 }
 
-/** The first element that differs; what is no number is that, whatever its bits. */
-function difference(wanted: Data, found: Data): string | undefined {
+/** The first element that differs; what is no number is that, whatever its bits, and `portable` zeros have no sign. */
+function difference(
+  wanted: Data,
+  found: Data,
+  portable: boolean,
+): string | undefined {
   for (const name of ["y", "z"]) {
     const [w, f] = [wanted[name]!, found[name]!];
     const [wf, ff] = [new Float32Array(w.buffer), new Float32Array(f.buffer)];
     for (let i = 0; i < LENGTH; i++) {
       if (w[i] === f[i]) continue;
       if (name === "y" && Number.isNaN(wf[i]) && Number.isNaN(ff[i])) continue;
+      if (name === "y" && portable && wf[i] === ff[i]) continue;
       const show = (words: Uint32Array, floats: Float32Array) =>
         name === "y" ? String(floats[i]) : String(words[i]);
       return `${name}[${i}] is ${show(f, ff)} and not ${show(w, wf)}`;
@@ -44,20 +56,86 @@ function difference(wanted: Data, found: Data): string | undefined {
   return undefined;
 }
 
-/** Random kernels, run differentially. */
-export function kernelClass(): FuzzClass<Numbers> {
-  let judged = 0;
-  let pool: Promise<NativePool | undefined> | undefined;
-  const open = async () =>
-    await whyNotNative() === undefined ? await NativePool.open(1) : undefined;
+/** Runs a kernel over its bindings, in place. */
+interface Target {
+  run(kernel: Kernel, on: RunOn): Promise<void> | void;
+  close?(): Promise<void>;
+}
+
+/** A place where kernels run. */
+interface Place {
+  readonly name: string;
+  /** What is said of cases that are equal. */
+  readonly equal: string;
+  readonly options?: RandomKernelOptions;
+  /** What it runs kernels on, or why it cannot. */
+  open(): Promise<readonly Target[] | string>;
+}
+
+/** Kernels as WebAssembly, by vectors and by single invocations. */
+export const WASM: Place = {
+  ...{ name: "kernel", equal: "equal in WebAssembly" },
+  open: () =>
+    Promise.resolve([{}, { lanes: 1 } as const].map((options) => ({
+      run: (kernel, { bindings, groups }) =>
+        runWasm(kernel, bindings, groups, options),
+    }))),
+};
+
+/** Kernels as C. */
+export const NATIVE: Place = {
+  ...{ name: "kernel-native", equal: "equal in C" },
+  open: async () => {
+    const why = await whyNotNative();
+    if (why !== undefined) return why;
+    const pool = await NativePool.open(1);
+    return [{
+      run: (kernel, on) => runNative(pool, kernel, on),
+      close: () => pool.close(),
+    }];
+  },
+};
+
+/** Kernels that a device of an adapter runs, before it gives its memory back. */
+const KERNELS_A_DEVICE = 50;
+
+/** Kernels as WGSL on the first adapter. */
+export const GPU: Place = {
+  ...{ name: "kernel-gpu", equal: "equal on an adapter" },
+  options: { portable: true },
+  open: async () => {
+    const [adapter] = await listAdapters();
+    if (!adapter) return "there is no GPU adapter";
+    let device: Device | undefined;
+    let runs = 0;
+    return [{
+      run: async (kernel, on) => {
+        if (runs++ % KERNELS_A_DEVICE === 0) {
+          device?.destroy();
+          device = await createGpuDevice(adapter);
+        }
+        await runOnDevice(device!, { ...kernel, name: `random${runs}` }, on);
+      },
+      close: () => Promise.resolve(device?.destroy()),
+    }];
+  },
+};
+
+/** Random kernels, run in a place and by the interpreter of trees. */
+export function kernelClass(place: Place = WASM): FuzzClass<Numbers> {
+  let opened: ReturnType<Place["open"]> | undefined;
+  const { portable = false } = place.options ?? {};
+  const made = (numbers: Numbers) => randomKernel(numbers, place.options);
   return {
-    name: "kernel",
-    count: 5000,
+    name: place.name,
+    count: place === WASM ? 5000 : 100,
     cases: fc.array(fc.nat(2 ** 20), {
       ...{ minLength: 1, maxLength: 250, size: "max" } as const,
     }),
     async judge(numbers) {
-      const kernel = randomKernel(numbers);
+      const targets = await (opened ??= place.open());
+      if (typeof targets === "string") return `not tried: ${targets}`;
+      const kernel = made(numbers);
       const [fault] = [
         ...readTree(kernel).faults,
         ...readTree(kernel).divergent,
@@ -68,36 +146,30 @@ export function kernelClass(): FuzzClass<Numbers> {
       printWgsl(kernel);
       const groups = [2, 1, 1] as const;
       const wanted = data();
-      interpretKernel(kernel, wanted, groups);
-      for (const options of [{}, { lanes: 1 }] as const) {
+      let odd = false;
+      interpretKernel(kernel, wanted, groups, {
+        float: (x) => {
+          odd ||= !Number.isFinite(x) || x !== 0 && Math.abs(x) < 2 ** -126;
+        },
+      });
+      // WGSL says nothing of numbers that are infinite or subnormal.
+      if (portable && odd) return "not compared";
+      for (const [i, target] of targets.entries()) {
         const found = data();
-        runWasm(kernel, found, groups, options);
-        const differs = difference(wanted, found);
+        await target.run(kernel, { bindings: found, groups });
+        const differs = difference(wanted, found, portable);
         if (differs === undefined) continue;
-        throw new Finding(
-          `${differs}, in ${
-            "lanes" in options ? "single invocations" : "vectors"
-          }`,
-        );
+        throw new Finding(`${differs}, of target ${i}`);
       }
-      if (judged++ % NATIVE_EVERY === 0) {
-        const native = await (pool ??= open());
-        if (native) {
-          const found = data();
-          await runNative(native, kernel, { bindings: found, groups });
-          const differs = difference(wanted, found);
-          if (differs !== undefined) throw new Finding(`${differs}, in C`);
-          return "equal in C";
-        }
-      }
-      const lanes = kernel.workgroupSize % 4 === 0 ? "vectors" : "invocations";
-      return `equal in ${lanes}`;
+      return place.equal;
     },
     evidence: (numbers) =>
-      Promise.resolve({ "wgsl": printWgsl(randomKernel(numbers)) }),
+      Promise.resolve({ "wgsl": printWgsl(made(numbers)) }),
     close: async () => {
-      await (await pool)?.close();
-      pool = undefined;
+      const targets = await opened;
+      opened = undefined;
+      if (typeof targets !== "object") return;
+      for (const target of targets) await target.close?.();
     },
   };
 }

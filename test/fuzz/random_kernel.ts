@@ -98,17 +98,28 @@ interface Variable {
   readonly kind: "let" | "var";
 }
 
+/** Which kernels are made. */
+export interface RandomKernelOptions {
+  /** With what WGSL has one answer for: no quotients or square roots of floats. Default: false. */
+  readonly portable?: boolean;
+}
+
 /** Grows a kernel out of numbers; where there are no more, it takes the first of what can be. */
 class Grower {
   readonly #numbers: readonly number[];
+  readonly #portable: boolean;
   #at = 0;
   #names = 0;
   #scope: Variable[] = [];
   #shared = false;
   #size = 1;
 
-  constructor(numbers: readonly number[]) {
+  constructor(
+    numbers: readonly number[],
+    { portable = false }: RandomKernelOptions,
+  ) {
     this.#numbers = numbers;
+    this.#portable = portable;
   }
 
   kernel(): Kernel {
@@ -257,7 +268,12 @@ class Grower {
     }
     if (type === "f32" && pick === 5) {
       return this.#of([true, false])
-        ? call(this.#of(CALLS), sub("f32"))
+        ? call(
+          this.#of(this.#portable ? CALLS.slice(1) : CALLS),
+          sub("f32"),
+        )
+        : this.#portable
+        ? call("abs", sub("f32"))
         : call("fma", sub("f32"), sub("f32"), sub("f32"));
     }
     if (type !== "f32" && pick === 5) {
@@ -268,7 +284,10 @@ class Grower {
     if (type !== "u32" && pick === 6) {
       return { op: "unary", type, fn: "neg", a: sub(type) };
     }
-    return binary(this.#of(ARITHMETIC), sub(type), sub(type));
+    const operators = type === "f32" && this.#portable
+      ? ARITHMETIC.filter((fn) => fn !== "div" && fn !== "rem")
+      : ARITHMETIC;
+    return binary(this.#of(operators), sub(type), sub(type));
   }
 
   #constant(type: Type): Expr {
@@ -306,6 +325,9 @@ class Grower {
 }
 
 /** A valid kernel; the same for the same numbers. */
-export function randomKernel(numbers: readonly number[]): Kernel {
-  return new Grower(numbers).kernel();
+export function randomKernel(
+  numbers: readonly number[],
+  options: RandomKernelOptions = {},
+): Kernel {
+  return new Grower(numbers, options).kernel();
 }

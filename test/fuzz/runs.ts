@@ -91,7 +91,8 @@ async function fill(
   }
 }
 
-function inputsOf(
+/** Inputs of a program as tensors. */
+export function inputsOf(
   plan: Plan,
   program: string,
   given: Call[1],

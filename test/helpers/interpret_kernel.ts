@@ -70,7 +70,21 @@ const CALLS: { readonly [name: string]: (...args: number[]) => number } = {
   unpackF16Hi: (x) => unpackF16(x! >>> 16),
 };
 
+/** Is told what invocations do. */
+export interface Watch {
+  /** An invocation, numbered over all workgroups, stores an element that there is. */
+  store?(invocation: number, binding: string, index: number): void;
+  /** It loads one. */
+  load?(invocation: number, binding: string, index: number): void;
+  /** A loop has another turn. */
+  turn?(): void;
+  /** A result of f32 arithmetic. */
+  float?(value: number): void;
+}
+
 interface Invocation {
+  readonly number: number;
+  readonly watch: Watch;
   readonly ids: { readonly [id: string]: number };
   readonly memory: Map<string, Words>;
   readonly scopes: Map<string, number>[];
@@ -137,6 +151,11 @@ function wrap(type: string, value: number): number {
   return type === "u32" ? value >>> 0 : +!!value;
 }
 
+function told(type: string, value: number, { watch }: Invocation): number {
+  if (type === "f32") watch.float?.(value);
+  return value;
+}
+
 function evaluate(e: Expr, at: Invocation): number {
   switch (e.op) {
     case "const":
@@ -152,7 +171,9 @@ function evaluate(e: Expr, at: Invocation): number {
     case "shared": {
       const words = at.memory.get(e.op === "load" ? e.binding : e.array)!;
       const index = evaluate(e.index, at) >>> 0;
-      return fromBits(e.type, words[index < words.length ? index : 0]!);
+      const inside = index < words.length ? index : 0;
+      if (e.op === "load") at.watch.load?.(at.number, e.binding, inside);
+      return fromBits(e.type, words[inside]!);
     }
     case "unary": {
       const a = evaluate(e.a, at);
@@ -160,13 +181,19 @@ function evaluate(e: Expr, at: Invocation): number {
       return e.type === "bool" ? +!a : wrap(e.type, ~a);
     }
     case "binary":
-      return wrap(
+      return told(
         e.type,
-        binary(e.fn, e.a.type, evaluate(e.a, at), evaluate(e.b, at)),
+        wrap(
+          e.type,
+          binary(e.fn, e.a.type, evaluate(e.a, at), evaluate(e.b, at)),
+        ),
+        at,
       );
     case "call":
-      return Math.fround(
-        CALLS[e.fn]!(...e.args.map((arg) => evaluate(arg, at))),
+      return told(
+        e.type,
+        Math.fround(CALLS[e.fn]!(...e.args.map((arg) => evaluate(arg, at)))),
+        at,
       );
     case "select": {
       const [a, b] = [evaluate(e.a, at), evaluate(e.b, at)];
@@ -208,11 +235,14 @@ function* execute(
       const words = at.memory.get(s.op === "store" ? s.binding : s.array)!;
       const index = evaluate(s.index, at) >>> 0;
       const bits = toBits(s.value.type, evaluate(s.value, at));
-      if (index < words.length) words[index] = bits;
+      if (index >= words.length) continue;
+      words[index] = bits;
+      if (s.op === "store") at.watch.store?.(at.number, s.binding, index);
     } else if (s.op === "for") {
       const to = evaluate(endOf(s), at);
       const step = evaluate(s.step, at);
       for (let i = evaluate(s.from, at); i < to; i += step) {
+        at.watch.turn?.();
         yield* execute(s.body, at, [s.name, i]);
       }
     } else if (s.op === "if") {
@@ -228,6 +258,7 @@ export function interpretKernel(
   kernel: Kernel,
   bindings: { readonly [name: string]: Words },
   workgroups: readonly [number, number, number],
+  watch: Watch = {},
 ): void {
   const [gx, gy, gz] = workgroups;
   for (let g = 0; g < gx * gy * gz; g++) {
@@ -239,6 +270,8 @@ export function interpretKernel(
       { length: kernel.workgroupSize },
       (_, local) =>
         execute(kernel.body, {
+          number: g * kernel.workgroupSize + local,
+          watch,
           ids: {
             "group.x": g % gx,
             "group.y": Math.floor(g / gx) % gy,

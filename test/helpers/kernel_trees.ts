@@ -10,20 +10,9 @@ import { readdirSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import {
-  balancingLoss,
-  combine,
   type CompileOptions,
   compileTraining,
-  dispatch,
-  dot,
-  map,
-  mean,
-  type Model,
-  model,
-  mul,
-  route,
   type RoutingPreset,
-  upTo,
 } from "../../compiler/mod.ts";
 import { compileGraph } from "../../compiler/compile.ts";
 import { trace } from "../../compiler/graph/trace.ts";
@@ -33,6 +22,7 @@ import { type Config, publishedModel } from "../../models/mod.ts";
 import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { checkpointFolder, files, meshOf } from "./checkpoints.ts";
+import { EXTRAS, routedLayer, ROUTERS } from "./routed_layer.ts";
 
 function hash(value: unknown): string {
   return createHash("sha256").update(JSON.stringify(value)).digest("hex")
@@ -150,64 +140,6 @@ async function checkpoints(): Promise<void> {
   }
 }
 
-type Extra = "mask" | "noise" | "bias" | "group" | "random" | "choices";
-
-/** A layer behind a router, with what it reads besides its logits. */
-function layer(
-  preset: RoutingPreset,
-  topK: number,
-  { extra, ...options }: {
-    readonly extra: readonly Extra[];
-    readonly [option: string]: unknown;
-  },
-): Model {
-  const axes = { embed: 12, ffn: 10, expert: 8, choice: topK };
-  return model({ token: upTo(90), ...axes }, (m) => {
-    const x = m.input("x", "token embed");
-    const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const operands = {
-      mask: () => m.input("mask", "token", { dtype: "i32" }),
-      noise: () => m.input("noise", "token expert"),
-      bias: () => m.param("bias", "expert"),
-      group: () => m.input("group", "token", { dtype: "i32" }),
-      random: () => m.input("random", "token expert"),
-      choices: () => m.input("choices", "token choice", { dtype: "i32" }),
-    };
-    const routing = route(logits, {
-      ...{ over: "expert", topK, preset, ...options },
-      ...Object.fromEntries(extra.map((name) => [name, operands[name]()])),
-    } as never) as never;
-    const sent = dispatch(x as never, routing);
-    const hidden = map(
-      (g) => g / (1 + Math.exp(-g)),
-      dot(sent as never, m.param("up.{expert}", "expert ffn embed"), "embed"),
-    );
-    const down = m.param("down.{expert}", "expert embed ffn");
-    const y = combine(dot(hidden as never, down, "ffn") as never, routing);
-    const loss = mean(mean(map((v) => v * v, y as never), "embed"), "token");
-    const balance = balancingLoss(logits, routing, { over: "expert" } as never);
-    return { y, loss: mul(loss as never, balance as never) } as never;
-  });
-}
-
-const EXTRAS: readonly (readonly Extra[])[] = [
-  ...[[], ["mask"], ["noise"], ["bias"], ["group"]],
-  ...[["group", "mask", "noise"], ["random"], ["choices"]],
-] as Extra[][];
-
-const ROUTERS: readonly { readonly [option: string]: unknown }[] = [
-  {},
-  { capacity: { factor: 0.75 } },
-  { capacity: { slots: 5, drop: "score", order: "token" } },
-  { capacity: { slots: 5, drop: "position", order: "choice" } },
-  { capacity: { factor: 1.5, prioritised: true } },
-  { capacity: { slots: "largest" } },
-  { expertGroups: { count: 4, keep: 2 } },
-  { expertGroups: { count: 4, keep: 2, best: 1 }, scale: 2.5 },
-  { normalize: "kept", least: 1e-3 },
-  { normalize: "chosen", epsilon: 1e-6, scale: 1.5 },
-];
-
 async function routers(): Promise<void> {
   for (const preset of Object.keys(ROUTING_PRESETS) as RoutingPreset[]) {
     const rule = ROUTING_PRESETS[preset] as { readonly chooses?: number };
@@ -218,7 +150,7 @@ async function routers(): Promise<void> {
           const title = `${preset} ${topK} ${JSON.stringify(options)} ${extra}`;
           await report(title, () =>
             compileGraph(
-              trace(layer(preset, topK, { extra, ...options })),
+              trace(routedLayer(preset, topK, { extra, ...options })),
               MESHES[extra.length === 0 ? 1 : 0],
             ));
         }
@@ -226,7 +158,7 @@ async function routers(): Promise<void> {
       await report(
         `${preset} ${topK} training`,
         () =>
-          compileTraining(layer(preset, topK, { extra: [] }), {
+          compileTraining(routedLayer(preset, topK, { extra: [] }), {
             mesh: { dp: 2, ep: 2 },
             loss: "loss",
             optimizer: { kind: "sgd", momentum: 0.5 },

@@ -1,30 +1,44 @@
-/** Run one kernel compiled as C, on a native pool. */
+/** Run one kernel on a device. */
 
 import { HostDevice } from "../../runtime/host_device.ts";
+import type { Device } from "../../runtime/mod.ts";
 import type { NativePool } from "../../runtime/native/mod.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 
-/** Compile and run a kernel over its bindings, in place. */
+/** What a kernel runs on: its bindings, in place, and workgroups. */
+export interface RunOn {
+  readonly bindings: { readonly [name: string]: Uint32Array };
+  readonly groups: readonly [number, number, number];
+}
+
+/** Compile and run a kernel over its bindings, on a native pool. */
 export async function runNative(
   pool: NativePool,
   kernel: Kernel,
-  on: {
-    readonly bindings: { readonly [name: string]: Uint32Array };
-    readonly groups: readonly [number, number, number];
-  },
+  on: RunOn,
 ): Promise<void> {
   const device = new HostDevice(pool);
-  await device.prepare({ kernel: { tree: kernel } });
+  await runOnDevice(device, kernel, on);
+  device.destroy();
+}
+
+/** Compile and run a kernel over its bindings. Kernels of a device have names of their own. */
+export async function runOnDevice(
+  device: Device,
+  kernel: Kernel,
+  { bindings, groups }: RunOn,
+): Promise<void> {
+  await device.prepare({ [kernel.name]: { tree: kernel } });
   const buffers = kernel.bindings.map(({ name }) => {
-    const words = on.bindings[name]!;
+    const words = bindings[name]!;
     const buffer = device.createBuffer(words.byteLength, name);
     device.write(buffer, 0, new Uint8Array(words.slice().buffer));
     return buffer;
   });
-  device.launch("kernel", buffers, on.groups);
-  for (const [i, { name }] of kernel.bindings.entries()) {
+  device.launch(kernel.name, buffers, groups);
+  for (const [i, { name, access }] of kernel.bindings.entries()) {
+    if (access === "read") continue;
     const bytes = await device.read(buffers[i]!, 0, buffers[i]!.bytes);
-    on.bindings[name]!.set(new Uint32Array(bytes.buffer));
+    bindings[name]!.set(new Uint32Array(bytes.buffer));
   }
-  device.destroy();
 }
