@@ -1,9 +1,10 @@
 /** Contractions of any shape, one invocation for each result: the fallback where `matmul` does not fit. */
 
-import { fma, local } from "../../spec/kernel/build.ts";
+import { local } from "../../spec/kernel/build.ts";
+import { wgsl } from "../../spec/kernel/text.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { elementwise } from "./elementwise.ts";
-import { blockedSum } from "./sum.ts";
+import { blockedSum } from "./pieces/blocked_sum.ts";
 
 /** A contraction. Its grid is `elementwiseGrid(count)`. */
 export interface ContractOptions {
@@ -15,8 +16,6 @@ export interface ContractOptions {
   /** Equal segments of it, whose sums are added as a balanced tree; see `blockedSum`. Default: 1. */
   readonly segments?: number;
   readonly bindings: readonly Binding[];
-  /** Statements before the loop, such as coordinates of `i`. */
-  prepare?(i: Expr): readonly Stmt[];
   left(i: Expr, k: Expr): Expr;
   right(i: Expr, k: Expr): Expr;
   epilogue(i: Expr, sum: Expr): readonly Stmt[];
@@ -24,19 +23,18 @@ export interface ContractOptions {
 
 /** sum over k of left(i, k) * right(i, k), for every i. */
 export function contract(o: ContractOptions): Kernel {
+  const k = local("k", "u32");
   return elementwise({
     ...o,
-    body: (i) => [
-      ...o.prepare?.(i) ?? [],
-      ...blockedSum({
-        length: o.length,
-        ...o.segments === undefined ? {} : { segments: o.segments },
-        totals: ["sum"],
-        step: (k, [block]) => ({
-          values: [fma(o.left(i, k), o.right(i, k), block!)],
-        }),
-      }),
-      ...o.epilogue(i, local("sum", "f32")),
-    ],
+    body: (i) =>
+      wgsl`
+        ${
+        blockedSum(
+          "sum",
+          o,
+          wgsl`sum_block = fma(${o.left(i, k)}, ${o.right(i, k)}, sum_block);`,
+        )
+      }
+        ${o.epilogue(i, local("sum", "f32"))}`,
   });
 }

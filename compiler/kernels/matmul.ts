@@ -1,33 +1,21 @@
 /**
- * Matrix multiplication from registers: each invocation holds a tile of rows x columns of the result. How a tile is shared
- * out, and where operands come from, differs by `MatmulTile`; the order of every sum is that of `sum.ts`.
+ * Matrix multiplication by register tiling (Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", 2008): each
+ * invocation holds a tile of rows x columns of the result, so that what it loads is used for a row or a column of it. How a
+ * tile is shared out, and where operands come from, differs by `MatmulTile`; the order of every sum is the contract's.
+ * `spec/kernels.md` explains it line by line.
  */
 
 import { invariant } from "../../spec/errors.ts";
+import { local, u32 } from "../../spec/kernel/build.ts";
 import {
-  add,
-  and,
-  div,
-  fma,
-  id,
-  if_,
-  let_,
-  load,
-  local,
-  lt,
-  mul,
-  sub,
-  u32,
-} from "../../spec/kernel/build.ts";
-import type {
-  Expr,
-  Kernel,
-  SharedArray,
-  Stmt,
-} from "../../spec/kernel/tree.ts";
-import { groupXZ, kernelOf } from "./kernel.ts";
+  type KernelText,
+  type Statements,
+  wgsl,
+} from "../../spec/kernel/text.ts";
+import type { Expr, Kernel, SharedArray } from "../../spec/kernel/tree.ts";
+import { GROUP_XZ, kernelOf } from "./kernel.ts";
 import { sumsOfTeams } from "./matmul_blocks.ts";
-import { type Left, leftOf, longest } from "./matmul_left.ts";
+import { declared, type Left, leftOf } from "./matmul_left.ts";
 import { columnsAndWeights, rightRow } from "./matmul_right.ts";
 import {
   blocksInRound,
@@ -38,31 +26,54 @@ import {
   teamsOf,
   tileTaken,
 } from "./matmul_tile.ts";
-import { blockedSum, SUM_BLOCK, type SumStep } from "./sum.ts";
+import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** Statements, and the workgroup memory that they use. */
 interface Part {
-  readonly body: readonly Stmt[];
+  readonly body: KernelText;
   readonly shared: readonly SharedArray[];
 }
 
 /** Describe a matrix multiplication. */
 export function matmul(options: MatmulOptions): Kernel {
   const o = { ...options, tile: tileTaken(options) };
-  const { lanes } = teamsOf(o);
   const { body, shared } = rowsOfTile(o);
-  const inside = [...columnsAndWeights(o, lanes), ...body];
+  const inside = wgsl`
+    ${columnsAndWeights(o, teamsOf(o).lanes)}
+    ${body}`;
   return kernelOf({
     name: o.name,
     workgroupSize: o.tile.lanes,
     bindings: o.bindings,
-    shared: longest(shared),
-    body: o.grouped ? groupedTile(o.grouped.tiles, inside) : [
-      let_("first", firstRow(o)),
-      let_("end", o.rows),
-      if_(lt(u("first"), u("end")), inside),
-    ],
+    body: wgsl`
+      ${declared(shared)}
+      ${
+      o.grouped ? groupedTile(o.grouped.tiles, inside) : plainTile(o, inside)
+    }`,
   });
+}
+
+/** The workgroup's tile from the list, if it has that many: u32 [tile, (expert, first row, rows)] behind their number. */
+function groupedTile(tiles: string, body: KernelText): KernelText {
+  return wgsl`
+    if (${GROUP_XZ} < ${tiles}[0]) {
+      let tile = ${GROUP_XZ} * 3 + 1;
+      let expert = ${tiles}[tile];
+      let first = ${tiles}[tile + 1];
+      let end = first + ${tiles}[tile + 2];
+      ${body}
+    }`;
+}
+
+/** The workgroup's rows, or at once those of the lane's team where teams do not wait for each other. */
+function plainTile(o: MatmulOptions, body: KernelText): KernelText {
+  const first = wgsl`${GROUP_XZ} * ${matmulShape(o).rows}`;
+  return wgsl`
+    let first = ${isJoint(o) ? first : wgsl`${first} + ${placeOfTeam(o)}`};
+    let end = ${o.rows};
+    if (first < end) {
+      ${body}
+    }`;
 }
 
 /** Whether teams begin at one row, as where they wait for each other or share a tile of the list: also those without rows. */
@@ -71,35 +82,15 @@ function isJoint(o: MatmulOptions): boolean {
     o.grouped !== undefined && teamsOf(o).teams > 1;
 }
 
-/** The first row of the workgroup, or at once of the lane's team where teams do not wait for each other. */
-function firstRow(o: MatmulOptions): Expr {
-  const first = mul(groupXZ(), u32(matmulShape(o).rows));
-  return isJoint(o) ? first : add(first, placeOfTeam(o));
-}
-
 /** The first of a team's rows among the workgroup's. */
-function placeOfTeam(o: MatmulOptions): Expr {
-  return mul(teamOf(o), u32(o.tile.rows));
+function placeOfTeam(o: MatmulOptions): KernelText {
+  return wgsl`${teamOf(o)} * ${o.tile.rows}`;
 }
 
 /** Which team a lane is of. */
-function teamOf(o: MatmulOptions): Expr {
+function teamOf(o: MatmulOptions): KernelText {
   const { lanes, teams } = teamsOf(o);
-  return teams === 1 ? u32(0) : div(id("local"), u32(lanes));
-}
-
-/** Read the workgroup's tile from the list, if it has that many. */
-function groupedTile(tiles: string, body: readonly Stmt[]): Stmt[] {
-  const word = (at: Expr) => load(tiles, at, "u32");
-  return [
-    if_(lt(groupXZ(), word(u32(0))), [
-      let_("tile", add(mul(groupXZ(), u32(3)), u32(1))),
-      let_("expert", word(u("tile"))),
-      let_("first", word(add(u("tile"), u32(1)))),
-      let_("end", add(u("first"), word(add(u("tile"), u32(2))))),
-      ...body,
-    ]),
-  ];
+  return teams === 1 ? wgsl`0u` : wgsl`lane / ${lanes}`;
 }
 
 /**
@@ -117,103 +108,53 @@ function rowsOfTile(o: MatmulOptions): Part {
       blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []
     );
   return {
-    body: few.reduceRight<readonly Stmt[]>(
-      (others, [height, { body }]) => [
-        if_(lt(sub(u("end"), u("first")), u32(height + 1)), body, others),
-      ],
+    body: few.reduceRight(
+      (others, [height, { body }]) =>
+        wgsl`
+          if (end - first < ${height + 1}) {
+            ${body}
+          } else {
+            ${others}
+          }`,
       whole.body,
     ),
     shared: [whole, ...few.map(([, part]) => part)].flatMap((p) => p.shared),
   };
 }
 
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
-}
-
-/** One product for each result: rows from the left, columns from the right, weight by weight. */
-function products(
-  o: MatmulOptions,
-  { left, rows }: { readonly left: Left; readonly rows: number },
-): (k: Expr, blocks: readonly Expr[]) => SumStep {
-  const { columns } = o.tile;
-  const cells = cellsOf(rows, columns);
-  return (k, blocks) => ({
-    lets: [
-      ...range(rows).map((r) => let_(`a${r}`, left.at(r, k))),
-      ...o.weights.flatMap((_, i) => rightRow(o, i, k)),
-    ],
-    values: o.weights.flatMap((_, i) =>
-      cells.map(({ r, c }, cell) =>
-        fma(f(`a${r}`), f(`b${i}_${c}`), blocks[i * cells.length + cell]!)
-      )
-    ),
-  });
-}
-
-function cellsOf(rows: number, columns: number): { r: number; c: number }[] {
-  return range(rows * columns).map((i) => ({
-    r: Math.floor(i / columns),
-    c: i % columns,
-  }));
-}
-
-/** The results of one place that is in the matrix. */
-function finish(
-  o: MatmulOptions,
-  { row, column }: { readonly row: Expr; readonly column: Expr },
-  sums: readonly Expr[],
-): Stmt {
-  const expert = o.grouped ? u("expert") : u32(0);
-  return if_(
-    and(lt(row, u("end")), lt(column, u32(o.columns))),
-    o.epilogue({ row, column, expert }, sums),
-  );
-}
-
 /** `rows` rows by all columns of a lane: their sums, and what becomes of them. */
 function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
-  const { columns } = o.tile;
   const { teams } = teamsOf(o);
   const apart = isJoint(o) && teams > 1;
-  const cells = cellsOf(rows, columns);
   const blocks = equalBlocks(o);
   const left = leftOf(o, {
     rows,
     ofGroup: rows * teams,
-    first: u("first"),
-    own: u(apart ? "own" : "first"),
-    place: apart ? sub(u("own"), u("first")) : u32(0),
+    own: apart ? "own" : "first",
+    place: apart ? wgsl`own - first` : wgsl`0u`,
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
-  const body = [
-    ...left.prepare,
-    ...blockedSum({
-      length: o.k,
-      ...o.segments === undefined ? {} : { segments: o.segments },
-      totals: o.weights.flatMap((_, i) =>
-        cells.map(({ r, c }) => `sum${i}_${r}_${c}`)
-      ),
-      before: (start) => left.before(start),
-      step: products(o, { left, rows }),
-    }),
-    ...cells.map(({ r, c }) =>
-      finish(
-        o,
-        { row: u(`row${r}`), column: u(`column${c}`) },
-        o.weights.map((_, i) => f(`sum${i}_${r}_${c}`)),
-      )
-    ),
-  ];
+  const { totals, add } = products(o, left, rows);
+  const finished = cellsOf(o, rows).map(({ r, c }) =>
+    finish(
+      o,
+      { row: u(`row${r}`), column: u(`column${c}`) },
+      o.weights.map((_, i) => `sum${i}_${r}_${c}`),
+    )
+  );
+  const body = wgsl`
+    ${left.prepare}
+    ${blockedSum(totals, { length: o.k, segments: o.segments, ...left }, add)}
+    ${finished}`;
   const { shared } = left;
   if (!apart) return { body, shared };
   return {
-    body: [
-      let_("own", add(u("first"), placeOfTeam(o))),
+    body: wgsl`
+      let own = first + ${placeOfTeam(o)};
+      ${
       // Lanes without rows have only to be there where others wait for them.
-      ...isStaged(o) ? body : [if_(lt(u("own"), u("end")), body)],
-    ],
+      isStaged(o) ? body : wgsl`if (own < end) { ${body} }`}`,
     shared,
   };
 }
@@ -224,31 +165,73 @@ function fewRows(o: MatmulOptions, rows: number): Part {
   const blocks = equalBlocks(o);
   invariant(blocks, "teams share out equal blocks");
   const each = blocksInRound(o, rows);
-  const stretch = blocks.length * Math.min(teams * each, blocks.count);
   const left = leftOf(o, {
-    rows,
-    ofGroup: rows,
-    first: u("first"),
-    own: u("first"),
-    place: u32(0),
-    stretch,
+    ...{ rows, ofGroup: rows, own: "first", place: wgsl`0u` },
+    stretch: blocks.length * Math.min(teams * each, blocks.count),
     waits: true,
   });
   const sums = sumsOfTeams(o, {
     ...{ rows, blocks, each, left },
-    step: products(o, { left, rows }),
+    ...products(o, left, rows),
     finish: (at, sums) => finish(o, at, sums),
   });
   return {
-    body: [let_("team", teamOf(o)), ...left.prepare, ...sums.body],
+    body: wgsl`
+      let team = ${teamOf(o)};
+      ${left.prepare}
+      ${sums.body}`,
     shared: [...left.shared, ...sums.shared],
   };
 }
 
-function u(name: string): Expr {
-  return local(name, "u32");
+/** The sum of each result, sum<weight>_<row>_<column>, and what adds a product to each: row times column, weight by weight. */
+function products(
+  o: MatmulOptions,
+  left: Left,
+  rows: number,
+): { readonly totals: readonly string[]; readonly add: Statements } {
+  const cells = o.weights.flatMap((_, i) =>
+    cellsOf(o, rows).map(({ r, c }) => ({ r, i, c, sum: `sum${i}_${r}_${c}` }))
+  );
+  return {
+    totals: cells.map(({ sum }) => sum),
+    add: wgsl`
+      ${range(rows).map((r) => wgsl`let a${r} = ${left.at(r)};`)}
+      ${o.weights.map((_, i) => rightRow(o, i))}
+      ${
+      cells.map(({ r, i, c, sum }) =>
+        wgsl`${sum}_block = fma(a${r}, b${i}_${c}, ${sum}_block);`
+      )
+    }`,
+  };
 }
 
-function f(name: string): Expr {
-  return local(name, "f32");
+/** The results of one place that is in the matrix. */
+function finish(
+  o: MatmulOptions,
+  { row, column }: { readonly row: Expr; readonly column: Expr },
+  sums: readonly string[],
+): KernelText {
+  const expert = o.grouped ? u("expert") : u32(0);
+  const results = sums.map((sum) => local(sum, "f32"));
+  return wgsl`
+    if (${row} < end && ${column} < ${o.columns}) {
+      ${o.epilogue({ row, column, expert }, results)}
+    }`;
+}
+
+/** Rows and columns of a lane's results. */
+function cellsOf(
+  { tile: { columns } }: MatmulOptions,
+  rows: number,
+): { readonly r: number; readonly c: number }[] {
+  return range(rows).flatMap((r) => range(columns).map((c) => ({ r, c })));
+}
+
+function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
+}
+
+function u(name: string): Expr {
+  return local(name, "u32");
 }

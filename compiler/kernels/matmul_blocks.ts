@@ -1,38 +1,25 @@
-/** Few rows of a matrix multiplication: teams of lanes sum different blocks of k, and block sums are added in the contract's order. */
+/**
+ * Few rows of a matrix multiplication: teams of lanes sum different blocks of k, as in the sliced-K of CUTLASS, and block
+ * sums are added in the contract's order.
+ */
 
+import { local } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import {
-  add,
-  barrier,
-  div,
-  eq,
-  f32,
-  for_,
-  id,
-  if_,
-  let_,
-  local,
-  lt,
-  min,
-  mul,
-  rem,
-  set,
-  shared,
-  sharedStore,
-  sub,
-  u32,
-  var_,
-} from "../../spec/kernel/build.ts";
-import type { Expr, SharedArray, Stmt } from "../../spec/kernel/tree.ts";
-import type { Left } from "./matmul_left.ts";
+  type Hole,
+  type KernelText,
+  type Statements,
+  wgsl,
+} from "../../spec/kernel/text.ts";
+import type { Expr, SharedArray } from "../../spec/kernel/tree.ts";
+import { guarded, type Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
 import {
   type EqualBlocks,
   type MatmulOptions,
   teamsOf,
 } from "./matmul_tile.ts";
-import { blockLoop, type SumStep, sumTree } from "./sum.ts";
-
-const SUMS = "block_sums";
+import { sumTree } from "./pieces/sum_tree.ts";
 
 /** What teams sum. */
 export interface TeamSums {
@@ -41,12 +28,14 @@ export interface TeamSums {
   readonly blocks: EqualBlocks;
   readonly each: number;
   readonly left: Left;
-  step(k: Expr, blocks: readonly Expr[]): SumStep;
+  /** Names of the sums, weight by weight, and what adds to their blocks at an index k. */
+  readonly totals: readonly string[];
+  readonly add: Statements;
   /** Uses the results at a place. */
   finish(
     at: { readonly row: Expr; readonly column: Expr },
-    sums: readonly Expr[],
-  ): Stmt;
+    sums: readonly string[],
+  ): KernelText;
 }
 
 function range(n: number): number[] {
@@ -58,101 +47,108 @@ function u(name: string): Expr {
 }
 
 /**
- * In a round every team sums its blocks and leaves the sums in workgroup memory; then each lane adds those of its results,
- * in the order of blocks, and the sums of segments as a tree. Results are dealt to the teams one by one.
+ * In a round every team sums its blocks and leaves the sums in `block_sums` f32 [block, sum, lane of a team]; then each lane
+ * adds those of its results, in the order of blocks, and the sums of segments as a tree. Results are shared out among the
+ * teams one by one.
  */
 export function sumsOfTeams(
   o: MatmulOptions,
-  { rows, blocks, each, left, step, finish }: TeamSums,
-): { readonly body: readonly Stmt[]; readonly shared: readonly SharedArray[] } {
+  { rows, blocks, each, left, totals, add, finish }: TeamSums,
+): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
   const cells = rows * columns;
-  const results = o.weights.length * cells;
   const inRound = teams * each;
-  const length = u32(blocks.count * blocks.length);
+  const length = blocks.count * blocks.length;
   const single = blocks.count <= inRound;
-  const start = single ? u32(0) : u("k_round");
-  const place = (block: Expr, sum: Expr) =>
-    add(mul(add(mul(block, u32(results)), sum), u32(lanes)), u("lane_column"));
-
-  const names = range(results).map((i) => `block${i}`);
-  const from = add(start, mul(u("block"), u32(blocks.length)));
-  const end = add(u("block_start"), u32(blocks.length));
-  const oneBlock = [
-    ...names.map((name) => var_(name, f32(0))),
-    ...blockLoop({ step }, u("block_start"), end, names),
-    ...names.map((name, i) =>
-      sharedStore(SUMS, place(u("block"), u32(i)), local(name, "f32"))
-    ),
-  ];
   const even = blocks.count % inRound === 0;
+  const start = single ? wgsl`0u` : wgsl`k_round`;
+  const place = (sum: Hole) =>
+    wgsl`(block * ${totals.length} + ${sum}) * ${lanes} + lane_column`;
 
-  const own = range(Math.ceil(cells / teams)).map((j) => ({
-    cell: u(`cell${j}`),
-    totals: o.weights.map((_, i) => `sum${i}_${j}`),
-    ...addedBlocks(o.weights.map((_, i) => `sum${i}_${j}`), blocks, {
-      first: div(start, u32(blocks.length)),
-      sums: (block) =>
-        o.weights.map((_, i) =>
-          shared(SUMS, place(block, add(u32(i * cells), u(`cell${j}`))))
+  const own = range(Math.ceil(cells / teams)).map((j) => {
+    const sums = o.weights.map((_, i) => `sum${i}_${j}`);
+    return {
+      cell: `cell${j}`,
+      sums,
+      ...addedBlocks(sums, blocks, {
+        number: wgsl`${start} / ${blocks.length} + block`,
+        add: sums.map((sum, i) =>
+          wgsl`${sum} += block_sums[${place(wgsl`${i * cells} + cell${j}`)}];`
         ),
-    }),
-    // The last ones are not enough for all teams.
-    guard: (body: readonly Stmt[]): readonly Stmt[] =>
-      (j + 1) * teams <= cells
-        ? body
-        : [if_(lt(u(`cell${j}`), u32(cells)), body)],
-  }));
-  const count = single
-    ? u32(blocks.count)
+      }),
+      // The last ones are not enough for all teams.
+      guard: (body: Statements) =>
+        guarded((j + 1) * teams > cells, wgsl`cell${j} < ${cells}`, body),
+    };
+  });
+  const oneBlock = wgsl`
+    ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
+    for (var k = block_start; k < block_start + ${blocks.length}; k++) {
+      ${add}
+    }
+    ${
+    totals.map((total, i) => wgsl`block_sums[${place(i)}] = ${total}_block;`)
+  }`;
+  const inThisRound = single
+    ? blocks.count
     : even
-    ? u32(inRound)
-    : min(u32(inRound), div(sub(length, start), u32(blocks.length)));
-  const before = left.before(start);
-  const round = [
+    ? inRound
+    : wgsl`min(${inRound}, (${length} - ${start}) / ${blocks.length})`;
+  const round = wgsl`
+    ${
     // Nobody may write sums of this round while others add those of the last one.
-    ...before.length > 0 ? before : single ? [] : [barrier()],
-    for_("turn", u32(0), u32(each), [
-      let_("block", add(mul(u("turn"), u32(teams)), u("team"))),
-      let_("block_start", from),
-      ...even ? oneBlock : [if_(lt(u("block_start"), length), oneBlock)],
-    ]),
-    barrier(),
-    ...own.flatMap(({ addBlock, guard }) =>
-      guard([for_("block", u32(0), count, addBlock(u("block")))])
-    ),
-  ];
+    left.before?.(start) ?? (!single && wgsl`workgroupBarrier();`)}
+    for (var turn = 0u; turn < ${each}; turn++) {
+      let block = turn * ${teams} + team;
+      let block_start = ${start} + block * ${blocks.length};
+      ${guarded(!even, wgsl`block_start < ${length}`, oneBlock)}
+    }
+    workgroupBarrier();
+    ${
+    own.map(({ addBlock, guard }) =>
+      wgsl`${
+        guard(wgsl`
+          for (var block = 0u; block < ${inThisRound}; block++) {
+            ${addBlock}
+          }`)
+      }`
+    )
+  }`;
   return {
-    shared: [{ name: SUMS, type: "f32", length: inRound * results * lanes }],
-    body: [
-      let_("lane_column", rem(id("local"), u32(lanes))),
-      ...own.flatMap(({ declare }, j) => [
-        let_(`cell${j}`, add(u("team"), u32(j * teams))),
-        ...declare,
-      ]),
-      ...single ? round : [
-        for_(
-          "k_round",
-          u32(0),
-          length,
-          round,
-          u32(inRound * blocks.length),
-        ),
-      ],
-      ...own.flatMap(({ cell, totals, guard }, j) =>
-        guard([
-          let_(`column_of${j}`, rem(cell, u32(columns))),
-          finish(
-            {
-              row: add(u("first"), div(cell, u32(columns))),
-              column: columnAt(o, u(`column_of${j}`)),
-            },
-            totals.map((sum) => local(sum, "f32")),
-          ),
-        ])
-      ),
-    ],
+    shared: [{
+      name: "block_sums",
+      type: "f32",
+      length: inRound * totals.length * lanes,
+    }],
+    body: wgsl`
+      let lane_column = lane % ${lanes};
+      ${
+      own.map(({ cell, declare }, j) =>
+        wgsl`
+          let ${cell} = team + ${j * teams};
+          ${declare}`
+      )
+    }
+      ${
+      single ? round : wgsl`
+        for (var k_round = 0u; k_round < ${length}; k_round += ${
+        inRound * blocks.length
+      }) {
+          ${round}
+        }`
+    }
+      ${
+      own.map(({ cell, sums, guard }, j) => {
+        const row = expr`${u("first")} + ${u(cell)} / ${columns}`;
+        const column = columnAt(o, u(`column_of${j}`));
+        return wgsl`${
+          guard(wgsl`
+            let column_of${j} = ${cell} % ${columns};
+            ${finish({ row, column }, sums)}`)
+        }`;
+      })
+    }`,
   };
 }
 
@@ -160,44 +156,39 @@ export function sumsOfTeams(
 function addedBlocks(
   totals: readonly string[],
   { count, ofSegment }: EqualBlocks,
-  o: {
-    /** The number of the round's first block. */
-    readonly first: Expr;
-    /** The sums of a block of the round, one for each total. */
-    readonly sums: (block: Expr) => readonly Expr[];
+  { number, add }: {
+    /** The number of a block among all. */
+    readonly number: KernelText;
+    /** Adds a block to each total. */
+    readonly add: readonly KernelText[];
   },
-): {
-  readonly declare: readonly Stmt[];
-  readonly addBlock: (block: Expr) => readonly Stmt[];
-} {
+): { readonly declare: KernelText; readonly addBlock: KernelText } {
   const segments = count / ofSegment;
-  const zero = totals.map((name) => var_(name, f32(0)));
-  const addTo = (block: Expr) =>
-    o.sums(block).map((sum, i) =>
-      set(totals[i]!, add(local(totals[i]!, "f32"), sum))
-    );
-  if (segments === 1) return { declare: zero, addBlock: addTo };
-  const tree = sumTree({ count: segments, totals });
-  const number = u("block_number");
-  const at = (place: Expr, then: readonly Stmt[]): readonly Stmt[] =>
-    ofSegment === 1
-      ? then
-      : [if_(eq(rem(place, u32(ofSegment)), u32(0)), then)];
+  const zero = totals.map((total) => wgsl`var ${total} = 0.0;`);
+  if (segments === 1) {
+    return { declare: wgsl`${zero}`, addBlock: wgsl`${add}` };
+  }
+  const tree = sumTree(totals, segments);
+  const begins = wgsl`block_number % ${ofSegment} == 0`;
+  const ends = wgsl`(block_number + 1) % ${ofSegment} == 0`;
+  const restart = totals.map((total) => wgsl`${total} = 0.0;`);
   return {
-    declare: [...zero, ...tree.declare],
-    addBlock: (block) => [
-      let_("block_number", add(o.first, block)),
-      ...at(number, totals.map((name) => set(name, f32(0)))),
-      ...addTo(block),
-      ...at(add(number, u32(1)), tree.add(div(number, u32(ofSegment)))),
-    ],
+    declare: wgsl`${zero} ${tree.declare}`,
+    addBlock: wgsl`
+      let block_number = ${number};
+      ${guarded(ofSegment > 1, begins, restart)}
+      ${add}
+      ${
+      guarded(ofSegment > 1, ends, tree.add(wgsl`block_number / ${ofSegment}`))
+    }`,
   };
 }
 
 /** The result's column for a column of a lane, whose number is known at run time. */
 function columnAt(o: MatmulOptions, c: Expr): Expr {
-  const unit = u32(unitOf(o));
+  const unit = unitOf(o);
   const { lanes } = teamsOf(o);
-  const nth = add(u("lane_unit"), mul(div(c, unit), u32(lanes)));
-  return add(mul(nth, unit), rem(c, unit));
+  return expr`(${
+    u("lane_unit")
+  } + ${c} / ${unit} * ${lanes}) * ${unit} + ${c} % ${unit}`;
 }

@@ -5,7 +5,7 @@ import { invariant } from "../../spec/errors.ts";
 import type { Binding, Expr, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "./kernel.ts";
-import { segmentLength, SUM_BLOCK } from "./sum.ts";
+import { segmentLength, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** A right operand, [expert,] k, n with n innermost. */
 export interface MatmulWeight {

@@ -117,7 +117,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
     bindings: [
       reads("x"),
       ...names.map((name) => reads(name, type)),
-      ...names.map((name) => reads(`scales.${name}`, "u32")),
+      ...names.map((name) => reads(`scales_${name}`, "u32")),
       reads("tiles", "u32"),
       reads("rowOf", "u32"),
       writes("y"),
@@ -125,7 +125,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
     weights: names.map((binding, i) => ({
       ...{ binding, stored: product.stored },
       rowStride: weights[i]!.rowStride,
-      ...weights[i]!.scales ? { scales: `scales.${binding}` } : {},
+      ...weights[i]!.scales ? { scales: `scales_${binding}` } : {},
     })),
     rows: lengthAt(0),
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
@@ -168,7 +168,7 @@ export async function resultOf(
     rowOf: Uint32Array.from({ length: rows }, (_, row) => rows - 1 - row),
     ...Object.fromEntries(names.flatMap((name, i) => [
       [name, weights[i]!.words],
-      [`scales.${name}`, weights[i]!.scales ?? new Uint32Array(1)],
+      [`scales_${name}`, weights[i]!.scales ?? new Uint32Array(1)],
     ])),
     tiles: Uint32Array.of(tiles.length / 3, ...tiles),
     lengths: Uint32Array.of(rows, k),

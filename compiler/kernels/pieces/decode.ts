@@ -1,0 +1,41 @@
+/** Stored weights as f32: 16-bit floats, two to a u32, and the four-bit floats of MXFP4, eight to a u32. */
+
+import type { FileDType } from "../../../spec/dtype.ts";
+import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+
+/** Elements of a weight in one word of its binding. */
+export function perWord(stored: FileDType): number {
+  return isPacked(stored) ? 2 : stored === "mxfp4" ? 8 : 1;
+}
+
+/** Whether two elements that are side by side share a word. */
+export function isPacked(stored: FileDType): stored is "f16" | "bf16" {
+  return stored === "f16" || stored === "bf16";
+}
+
+/** The two 16-bit floats in a u32, in the order of memory. A bf16 is the upper half of an f32. */
+export function halves(
+  stored: "f16" | "bf16",
+  word: Hole,
+): readonly [KernelText, KernelText] {
+  return stored === "bf16"
+    ? [
+      wgsl`bitcast<f32>(${word} << 16u)`,
+      wgsl`bitcast<f32>(${word} & 0xffff0000)`,
+    ]
+    : [wgsl`unpack2x16float(${word}).x`, wgsl`unpack2x16float(${word}).y`];
+}
+
+/** The float in the lowest four bits (E2M1: sign, two bits of exponent, one of mantissa), of which only 0.5 is subnormal. */
+export function fp4(bits: Hole): KernelText {
+  const magnitude = wgsl`(${bits} & 7)`;
+  const half = wgsl`${126 << 23}u`;
+  const small = wgsl`select(0u, ${half}, ${magnitude} == 1)`;
+  const normal = wgsl`(${magnitude} << 22u) + ${half}`;
+  return wgsl`bitcast<f32>(((${bits} & 8) << 28u) | select(${normal}, ${small}, ${magnitude} < 2))`;
+}
+
+/** The power of two that an E8M0 scale stands for: its bits are the exponent of an f32. */
+export function powerOfTwo(exponent: Hole): KernelText {
+  return wgsl`bitcast<f32>(${exponent} << 23u)`;
+}
