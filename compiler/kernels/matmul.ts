@@ -8,12 +8,18 @@
 import { invariant } from "../../spec/errors.ts";
 import { local, u32 } from "../../spec/kernel/build.ts";
 import {
+  type Hole,
   type KernelText,
   type Statements,
   wgsl,
 } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel, SharedArray } from "../../spec/kernel/tree.ts";
-import { GROUP_XZ, kernelOf } from "./kernel.ts";
+import type {
+  Expr,
+  Kernel,
+  SharedArray,
+  Stmt,
+} from "../../spec/kernel/tree.ts";
+import { GROUP_XZ, kernelOf, madeOnce } from "./kernel.ts";
 import { sumsOfTeams } from "./matmul_blocks.ts";
 import { declared, type Left, leftOf } from "./matmul_left.ts";
 import { columnsAndWeights, rightRow } from "./matmul_right.ts";
@@ -34,22 +40,38 @@ interface Part {
   readonly shared: readonly SharedArray[];
 }
 
+/** A matrix multiplication with the tile that it takes, and what becomes of a result: `result<weight>` at `row`, `column`. */
+interface Matmul extends MatmulOptions {
+  readonly used: readonly Stmt[];
+}
+
 /** Describe a matrix multiplication. */
 export function matmul(options: MatmulOptions): Kernel {
-  const o = { ...options, tile: tileTaken(options) };
-  const { body, shared } = rowsOfTile(o);
-  const inside = wgsl`
-    ${columnsAndWeights(o, teamsOf(o).lanes)}
-    ${body}`;
-  return kernelOf({
-    name: o.name,
-    workgroupSize: o.tile.lanes,
-    bindings: o.bindings,
-    body: wgsl`
-      ${declared(shared)}
-      ${
-      o.grouped ? groupedTile(o.grouped.tiles, inside) : plainTile(o, inside)
-    }`,
+  const tile = tileTaken(options);
+  const left = [options.leftRow(u("row")), options.left(u("base"), u("k"))];
+  const used = options.epilogue(
+    {
+      ...{ row: u("row"), column: u("column") },
+      expert: options.grouped ? u("expert") : u32(0),
+    },
+    options.weights.map((_, i) => local(`result${i}`, "f32")),
+  );
+  const o: Matmul = { ...options, tile, used };
+  return madeOnce([o, left], () => {
+    const { body, shared } = rowsOfTile(o);
+    const inside = wgsl`
+      ${columnsAndWeights(o, teamsOf(o).lanes)}
+      ${body}`;
+    return kernelOf({
+      name: o.name,
+      workgroupSize: tile.lanes,
+      bindings: o.bindings,
+      body: wgsl`
+        ${declared(shared)}
+        ${
+        o.grouped ? groupedTile(o.grouped.tiles, inside) : plainTile(o, inside)
+      }`,
+    });
   });
 }
 
@@ -66,7 +88,7 @@ function groupedTile(tiles: string, body: KernelText): KernelText {
 }
 
 /** The workgroup's rows, or at once those of the lane's team where teams do not wait for each other. */
-function plainTile(o: MatmulOptions, body: KernelText): KernelText {
+function plainTile(o: Matmul, body: KernelText): KernelText {
   const first = wgsl`${GROUP_XZ} * ${matmulShape(o).rows}`;
   return wgsl`
     let first = ${isJoint(o) ? first : wgsl`${first} + ${placeOfTeam(o)}`};
@@ -77,18 +99,18 @@ function plainTile(o: MatmulOptions, body: KernelText): KernelText {
 }
 
 /** Whether teams begin at one row, as where they wait for each other or share a tile of the list: also those without rows. */
-function isJoint(o: MatmulOptions): boolean {
+function isJoint(o: Matmul): boolean {
   return isStaged(o) || blocksInRound(o, 1) > 0 ||
     o.grouped !== undefined && teamsOf(o).teams > 1;
 }
 
 /** The first of a team's rows among the workgroup's. */
-function placeOfTeam(o: MatmulOptions): KernelText {
+function placeOfTeam(o: Matmul): KernelText {
   return wgsl`${teamOf(o)} * ${o.tile.rows}`;
 }
 
 /** Which team a lane is of. */
-function teamOf(o: MatmulOptions): KernelText {
+function teamOf(o: Matmul): KernelText {
   const { lanes, teams } = teamsOf(o);
   return teams === 1 ? wgsl`0u` : wgsl`lane / ${lanes}`;
 }
@@ -97,7 +119,7 @@ function teamOf(o: MatmulOptions): KernelText {
  * Tiles are often not full, above all in decoding: one row, and a quarter of a tile, have loops of their own beside that
  * for a whole tile, with the same sums and less work. So has every number of rows for which teams share out k.
  */
-function rowsOfTile(o: MatmulOptions): Part {
+function rowsOfTile(o: Matmul): Part {
   const { rows } = o.tile;
   const whole = rowsTimesColumns(o, rows);
   const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
@@ -123,7 +145,7 @@ function rowsOfTile(o: MatmulOptions): Part {
 }
 
 /** `rows` rows by all columns of a lane: their sums, and what becomes of them. */
-function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
+function rowsTimesColumns(o: Matmul, rows: number): Part {
   const { teams } = teamsOf(o);
   const apart = isJoint(o) && teams > 1;
   const blocks = equalBlocks(o);
@@ -139,7 +161,7 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
   const finished = cellsOf(o, rows).map(({ r, c }) =>
     finish(
       o,
-      { row: u(`row${r}`), column: u(`column${c}`) },
+      { row: `row${r}`, column: `column${c}` },
       o.weights.map((_, i) => `sum${i}_${r}_${c}`),
     )
   );
@@ -160,7 +182,7 @@ function rowsTimesColumns(o: MatmulOptions, rows: number): Part {
 }
 
 /** No more rows than one team holds: teams sum different blocks of k. */
-function fewRows(o: MatmulOptions, rows: number): Part {
+function fewRows(o: Matmul, rows: number): Part {
   const { teams } = teamsOf(o);
   const blocks = equalBlocks(o);
   invariant(blocks, "teams share out equal blocks");
@@ -186,7 +208,7 @@ function fewRows(o: MatmulOptions, rows: number): Part {
 
 /** The sum of each result, sum<weight>_<row>_<column>, and what adds a product to each: row times column, weight by weight. */
 function products(
-  o: MatmulOptions,
+  o: Matmul,
   left: Left,
   rows: number,
 ): { readonly totals: readonly string[]; readonly add: Statements } {
@@ -206,17 +228,18 @@ function products(
   };
 }
 
-/** The results of one place that is in the matrix. */
+/** What becomes of the results of one place, if that is in the matrix. */
 function finish(
-  o: MatmulOptions,
-  { row, column }: { readonly row: Expr; readonly column: Expr },
+  o: Matmul,
+  { row, column }: { readonly row: Hole; readonly column: Hole },
   sums: readonly string[],
 ): KernelText {
-  const expert = o.grouped ? u("expert") : u32(0);
-  const results = sums.map((sum) => local(sum, "f32"));
   return wgsl`
     if (${row} < end && ${column} < ${o.columns}) {
-      ${o.epilogue({ row, column, expert }, results)}
+      let row = ${row};
+      let column = ${column};
+      ${sums.map((sum, i) => wgsl`let result${i} = ${sum};`)}
+      ${o.used}
     }`;
 }
 

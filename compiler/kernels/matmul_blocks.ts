@@ -3,15 +3,13 @@
  * sums are added in the contract's order.
  */
 
-import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
 import {
   type Hole,
   type KernelText,
   type Statements,
   wgsl,
 } from "../../spec/kernel/text.ts";
-import type { Expr, SharedArray } from "../../spec/kernel/tree.ts";
+import type { SharedArray } from "../../spec/kernel/tree.ts";
 import { guarded, type Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
 import {
@@ -33,17 +31,13 @@ export interface TeamSums {
   readonly add: Statements;
   /** Uses the results at a place. */
   finish(
-    at: { readonly row: Expr; readonly column: Expr },
+    at: { readonly row: KernelText; readonly column: KernelText },
     sums: readonly string[],
   ): KernelText;
 }
 
 function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
-}
-
-function u(name: string): Expr {
-  return local(name, "u32");
 }
 
 /**
@@ -140,8 +134,8 @@ export function sumsOfTeams(
     }
       ${
       own.map(({ cell, sums, guard }, j) => {
-        const row = expr`${u("first")} + ${u(cell)} / ${columns}`;
-        const column = columnAt(o, u(`column_of${j}`));
+        const row = wgsl`first + ${cell} / ${columns}`;
+        const column = columnAt(o, `column_of${j}`);
         return wgsl`${
           guard(wgsl`
             let column_of${j} = ${cell} % ${columns};
@@ -185,10 +179,8 @@ function addedBlocks(
 }
 
 /** The result's column for a column of a lane, whose number is known at run time. */
-function columnAt(o: MatmulOptions, c: Expr): Expr {
+function columnAt(o: MatmulOptions, c: string): KernelText {
   const unit = unitOf(o);
   const { lanes } = teamsOf(o);
-  return expr`(${
-    u("lane_unit")
-  } + ${c} / ${unit} * ${lanes}) * ${unit} + ${c} % ${unit}`;
+  return wgsl`(lane_unit + ${c} / ${unit} * ${lanes}) * ${unit} + ${c} % ${unit}`;
 }

@@ -5,7 +5,7 @@ import { GUARANTEED_LIMITS } from "../limits.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
 import { parseStatements } from "./parse.ts";
 import { KernelText, type Statements, wgsl } from "./text.ts";
-import { textKey } from "./text_key.ts";
+import { exactly, textKey } from "./text_key.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { readTree } from "../verify_tree.ts";
@@ -121,9 +121,20 @@ export interface KernelParts {
   readonly body: Statements;
 }
 
-/** Kernels of text that were put together lately, by all that they are made from. */
+/** Kernels that were made lately, by all that they are made from. */
 const made = new Map<string, Kernel>();
 const MADE = 256;
+
+/** The kernel that was made from the same lately, or a new one: layers alike share one. `from` is compared as JSON. */
+export function madeOnce(from: unknown, make: () => Kernel): Kernel {
+  const key = JSON.stringify(from, exactly);
+  const known = made.get(key);
+  if (known) return known;
+  if (made.size === MADE) made.clear();
+  const kernel = make();
+  made.set(key, kernel);
+  return kernel;
+}
 
 /**
  * Put a kernel together; layers alike share one. Bindings that the body does not use are left out, `lengths` is added where it is used, and what
@@ -134,14 +145,9 @@ export function kernelOf(parts: KernelParts): Kernel {
   const text = body instanceof KernelText && shared === undefined
     ? textKey(body)
     : undefined;
-  if (text === undefined) return make(parts);
-  const key = JSON.stringify([name, workgroupSize, bindings, text]);
-  const known = made.get(key);
-  if (known) return known;
-  if (made.size === MADE) made.clear();
-  const kernel = make(parts);
-  made.set(key, kernel);
-  return kernel;
+  return text === undefined
+    ? make(parts)
+    : madeOnce([name, workgroupSize, bindings, text], () => make(parts));
 }
 
 function make(parts: KernelParts): Kernel {

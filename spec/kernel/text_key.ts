@@ -43,8 +43,8 @@ function holeKey(hole: Hole): string | undefined {
   return `${key}]`;
 }
 
-/** JSON has neither -0 nor infinities. */
-function exactly(_key: string, value: unknown): unknown {
+/** A replacer for JSON, which has neither -0 nor infinities. */
+export function exactly(_key: string, value: unknown): unknown {
   if (Object.is(value, -0)) return "-0";
   return value === Infinity || value === -Infinity ? String(value) : value;
 }
