@@ -24,7 +24,6 @@ export * from "./router.ts";
 export * from "./rows.ts";
 export * from "./slots.ts";
 export * from "./softmax.ts";
-export * from "./sum.ts";
 export * from "./tiles.ts";
 export * from "./top_k.ts";
 export * from "./top_k_long.ts";

@@ -55,12 +55,6 @@ const MAX_LINES = 500;
 /** Names that a kernel may take from the constructors of trees: kernels are text. */
 const MAX_CONSTRUCTORS = 3;
 
-/** Kernels that are not text yet. A file that is text by now, or is no more, must leave the list. */
-export const NOT_TEXT_YET: ReadonlySet<string> = new Set(
-  ["matmul", "matmul_blocks", "matmul_left", "matmul_right", "sum"]
-    .map((name) => `compiler/kernels/${name}.ts`),
-);
-
 /** Arguments of a function that only its own layer calls. */
 const MAX_INTERNAL_ARGUMENTS = 4;
 
@@ -175,7 +169,7 @@ function checkImports(file: SourceFile, { path, say }: Check): void {
 }
 
 /** Kernels are text. What imports the whole module of constructors counts as all of them. */
-function checkKernel(file: SourceFile, { path, say }: Check): void {
+function checkKernel(file: SourceFile, { say }: Check): void {
   const names = file.getImportDeclarations()
     .filter((node) =>
       node.getModuleSpecifierValue().endsWith("kernel/build.ts") &&
@@ -185,17 +179,13 @@ function checkKernel(file: SourceFile, { path, say }: Check): void {
       node.getNamespaceImport() ? Infinity : node.getNamedImports().length
     )
     .reduce((a, b) => a + b, 0);
-  const many = names > MAX_CONSTRUCTORS;
-  if (many && !NOT_TEXT_YET.has(path)) {
+  if (names > MAX_CONSTRUCTORS) {
     say(
       file,
       `${
         names === Infinity ? "all" : names
       } constructors of trees; write the kernel as text, see spec/kernels.md`,
     );
-  }
-  if (!many && NOT_TEXT_YET.has(path)) {
-    say(file, "the kernel is text; take it off the list NOT_TEXT_YET");
   }
 }
 
