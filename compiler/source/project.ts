@@ -22,6 +22,9 @@ function isFile(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 }
 
+/** Files as they were parsed last, which programs share for as long as they read the same. */
+const parsed = new Map<string, ts.SourceFile>();
+
 /**
  * A program to look names up in: the given files and what they import by relative paths, parsed but without
  * library types, so that it costs tens of milliseconds. `virtual` gives files that are not on disk.
@@ -48,9 +51,12 @@ export function openProgram(
     readFile: read,
     getSourceFile(path, languageVersion) {
       const text = read(path);
-      return text === undefined
-        ? undefined
-        : ts.createSourceFile(path, text, languageVersion, true);
+      const known = parsed.get(path);
+      if (text === undefined) return undefined;
+      if (known?.text === text) return known;
+      const file = ts.createSourceFile(path, text, languageVersion, true);
+      parsed.set(path, file);
+      return file;
     },
     getDefaultLibFileName: () => "lib.d.ts",
     getCurrentDirectory: () => "/",

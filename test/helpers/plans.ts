@@ -14,7 +14,6 @@ import {
   upTo,
 } from "../../compiler/mod.ts";
 import { olmoe, olmoeConfig } from "../../models/olmoe.ts";
-import { parsePlan, stringifyPlan } from "../../spec/json.ts";
 import type { Plan } from "../../spec/plan.ts";
 
 /** The same type with nothing read-only, for breaking plans. */
@@ -73,7 +72,14 @@ export function smallDecoder(layers: number, experts: number): Model {
 
 /** A copy of a plan that shares nothing with it. */
 export function copyPlan(plan: Plan): Mutable<Plan> {
-  return parsePlan(stringifyPlan(plan)) as Mutable<Plan>;
+  return copyOf(plan) as Mutable<Plan>;
+}
+
+function copyOf(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(copyOf);
+  const items = Object.entries(value).filter(([, item]) => item !== undefined);
+  return Object.fromEntries(items.map(([key, item]) => [key, copyOf(item)]));
 }
 
 const made = new Map<string, Promise<Plan>>();
