@@ -91,8 +91,11 @@ export class Tracer {
               ? { sentBytes: this.#newlySent(rank, sent[rank]!) }
               : {}),
           };
+          // A label ends with the chunk that it is of.
+          const [chunk = ""] = /, chunk \d+ of \d+$/.exec(step.label ?? "") ??
+            [];
           const what = step.part
-            ? `${step.part.verb}/${step.part.part}`
+            ? `${step.part.verb}/${step.part.part}${chunk}`
             : step.label ?? (step.op === "launch" ? step.kernel : step.op);
           const name = step.block ? `${step.block}/${what}` : what;
           this.#add(
