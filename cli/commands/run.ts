@@ -2,6 +2,7 @@
 
 import {
   decoderShape,
+  type HostTensor,
   loadTarget,
   needOf,
   openTarget,
@@ -19,7 +20,6 @@ import {
   Tracer,
   writeSafetensors,
 } from "../../engine/mod.ts";
-import type { HostTensor } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
