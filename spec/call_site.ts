@@ -12,15 +12,20 @@ const FRAME = /\(?((?:file:\/\/)?[^()\n]*?):(\d+):(\d+)\)?$/;
  * because that is where `--enable-source-maps` puts positions of the source.
  */
 export function callSite(verb: AnyFunction): Span | undefined {
+  return laterCallSite(verb)();
+}
+
+/** As `callSite`, for who seldom asks: the stack becomes text when the function is called. */
+export function laterCallSite(verb: AnyFunction): () => Span | undefined {
   const holder: { stack?: string } = {};
   const limit = Error.stackTraceLimit;
   Error.stackTraceLimit = 1;
   try {
     Error.captureStackTrace(holder, verb);
-    return parseFrame(holder.stack ?? "");
   } finally {
     Error.stackTraceLimit = limit;
   }
+  return () => parseFrame(holder.stack ?? "");
 }
 
 /** The span in the last line of a stack. */

@@ -142,12 +142,12 @@ export function madeOnce(from: unknown, make: () => Kernel): Kernel {
  */
 export function kernelOf(parts: KernelParts): Kernel {
   const { name, workgroupSize, bindings, shared, body } = parts;
-  const text = body instanceof KernelText && shared === undefined
-    ? textKey(body)
-    : undefined;
-  return text === undefined
-    ? make(parts)
-    : madeOnce([name, workgroupSize, bindings, text], () => make(parts));
+  return body instanceof KernelText && shared === undefined
+    ? madeOnce(
+      [name, workgroupSize, bindings, textKey(body)],
+      () => make(parts),
+    )
+    : make(parts);
 }
 
 function make(parts: KernelParts): Kernel {

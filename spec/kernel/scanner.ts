@@ -161,7 +161,7 @@ export class Scanner {
 const NOTHING: Template = {
   tokens: [{ kind: "end", line: 1, column: 1 }],
   source: "",
-  site: undefined,
+  site: () => undefined,
 };
 
 function kindOf(hole: Hole): string {

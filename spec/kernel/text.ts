@@ -3,7 +3,7 @@
  * tree of it where it is used, because only there the names that it mentions have types. See spec/kernels.md.
  */
 
-import { callSite } from "../call_site.ts";
+import { laterCallSite } from "../call_site.ts";
 import type { Span } from "../errors.ts";
 import type { Expr, Stmt } from "./tree.ts";
 
@@ -47,7 +47,7 @@ export interface Template {
   /** The text with `${…}` for holes. */
   readonly source: string;
   /** The template's place in its file, where the engine tells it. */
-  readonly site: Span | undefined;
+  readonly site: () => Span | undefined;
 }
 
 const templates = new WeakMap<TemplateStringsArray, Template>();
@@ -59,7 +59,7 @@ export function wgsl(
 ): KernelText {
   let template = templates.get(strings);
   if (!template) {
-    template = readTemplate(strings, callSite(wgsl));
+    template = readTemplate(strings, laterCallSite(wgsl));
     templates.set(strings, template);
   }
   return new KernelText(template, holes);
@@ -67,13 +67,13 @@ export function wgsl(
 
 const HOLE = "${…}";
 
+/** Space, a name, a number, or an operator. Groups have no names: those are slow. */
 const TOKEN = new RegExp(
   [
-    String.raw`(?<space>\s+|\/\/[^\n]*)`,
-    String.raw`(?<name>[A-Za-z_]\w*)`,
-    String
-      .raw`(?<number>0x[0-9a-fA-F]+[ui]?|\d+(?:\.\d*)?(?:e[-+]?\d+)?[uif]?)`,
-    String.raw`(?<operator>\|\||&&|[=!<>+*/%&|^-]=|\+\+|<<|>>|[^])`,
+    String.raw`(\s+|\/\/[^\n]*)`,
+    String.raw`([A-Za-z_]\w*)`,
+    String.raw`(0x[0-9a-fA-F]+[ui]?|\d+(?:\.\d*)?(?:e[-+]?\d+)?[uif]?)`,
+    String.raw`(\|\||&&|[=!<>+*/%&|^-]=|\+\+|<<|>>|[^])`,
   ].join("|"),
   "gy",
 );
@@ -102,14 +102,17 @@ function numberOf(
 /** Cut a template into tokens. */
 export function readTemplate(
   strings: readonly string[],
-  site: Span | undefined,
+  site: Template["site"],
 ): Template {
   const tokens: Token[] = [];
   let line = 1, column = 1;
   const advance = (text: string) => {
-    const lines = text.split("\n");
-    line += lines.length - 1;
-    column = lines.length > 1 ? lines.at(-1)!.length + 1 : column + text.length;
+    let end = text.indexOf("\n");
+    if (end < 0) column += text.length;
+    for (; end >= 0; end = text.indexOf("\n", end + 1)) {
+      line++;
+      column = text.length - end;
+    }
   };
   /** The pieces of a name that goes on behind a hole. */
   let open: (string | number)[] | undefined;
@@ -130,8 +133,9 @@ export function readTemplate(
     }
     const continues = open !== undefined && rest === "";
     if (!continues) open = undefined;
-    for (const { 0: found, groups } of rest.matchAll(TOKEN)) {
-      const { name, number, operator } = groups!;
+    TOKEN.lastIndex = 0;
+    while (TOKEN.lastIndex < rest.length) {
+      const [found, , name, number, operator] = TOKEN.exec(rest)!;
       const at = { line, column };
       if (name) tokens.push({ kind: "name", text: name, ...at });
       if (number) tokens.push({ ...numberOf(number), ...at });
@@ -165,7 +169,9 @@ export class KernelTextError extends SyntaxError {
   /** The template's place in its file, where the engine tells it. */
   readonly site: Span | undefined;
 
-  constructor(sentence: string, { source, site }: Template, at: Token) {
+  constructor(sentence: string, template: Template, at: Token) {
+    const { source } = template;
+    const site = template.site();
     const { line, column } = at;
     const gutter = " ".repeat(String(line).length);
     const file = site

@@ -1,6 +1,7 @@
 /** A key of kernel text: equal where the text says the same, so that layers alike are parsed once. */
 
 import { type Hole, KernelText, type Template } from "./text.ts";
+import type { Stmt } from "./tree.ts";
 
 const numbers = new WeakMap<Template, number>();
 let templates = 0;
@@ -15,32 +16,25 @@ function numberOf(template: Template): number {
   return number;
 }
 
-/** The key of a text, or undefined where statements of a tree are in it: those are as large as what they are compared for. */
-export function textKey(text: KernelText): string | undefined {
-  let key = `${numberOf(text.template)}(`;
-  for (const hole of text.holes) {
-    const part = holeKey(hole);
-    if (part === undefined) return undefined;
-    key += `${part},`;
-  }
-  return `${key})`;
+/** The key of a text. */
+export function textKey({ template, holes }: KernelText): string {
+  return `${numberOf(template)}(${holes.map(holeKey).join()})`;
 }
 
-function holeKey(hole: Hole): string | undefined {
+function holeKey(hole: Hole): string {
   if (hole instanceof KernelText) return textKey(hole);
   if (typeof hole === "string") return `'${hole}`;
   if (typeof hole !== "object") return String(exactly("", hole));
-  if ("type" in hole) {
-    return JSON.stringify(hole, exactly);
-  }
-  if (!Array.isArray(hole)) return undefined;
-  let key = "[";
-  for (const part of hole as readonly unknown[]) {
-    const of = part instanceof KernelText ? textKey(part) : undefined;
-    if (of === undefined) return undefined;
-    key += `${of},`;
-  }
-  return `${key}]`;
+  return Array.isArray(hole)
+    ? `[${(hole as readonly (Stmt | KernelText)[]).map(partKey).join()}]`
+    : JSON.stringify(hole, exactly);
+}
+
+/** A statement of a tree, or text. */
+function partKey(part: Stmt | KernelText): string {
+  return part instanceof KernelText
+    ? textKey(part)
+    : JSON.stringify(part, exactly);
 }
 
 /** A replacer for JSON, which has neither -0 nor infinities. */
