@@ -27,6 +27,7 @@ export interface DeviceFlags {
 }
 
 /** A prompt as it was given. */
-export type Prompt = { readonly text: string } | {
-  readonly tokens: readonly number[];
-};
+export type Prompt =
+  | { readonly text: string }
+  | { readonly file: string }
+  | { readonly tokens: readonly number[] };

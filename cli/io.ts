@@ -3,7 +3,7 @@
 import { availableParallelism, homedir } from "node:os";
 import path from "node:path";
 import process from "node:process";
-import type { Writable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import type { AdapterPlaces, FileSystem } from "../engine/mod.ts";
 import { adapterPlaces } from "./adapter_places.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
@@ -14,6 +14,8 @@ export interface CliIo {
   out(text: string): Promise<void>;
   /** Write a line to standard error. */
   err(line: string): void;
+  /** Standard input. */
+  readonly input: Readable;
   /** Standard error is a terminal, so that progress bars make sense. */
   readonly terminal: boolean;
   /** Standard error, for progress bars. */
@@ -56,6 +58,10 @@ export function processIo(): CliIo {
       }),
     err: (line) => {
       process.stderr.write(`${line}\n`);
+    },
+    // Only to look at it keeps a process from ending.
+    get input() {
+      return process.stdin;
     },
     terminal: process.stderr.isTTY === true,
     errorStream: process.stderr,

@@ -11,6 +11,7 @@ import {
   zeroOption,
 } from "./flag_options.ts";
 import type { Prompt } from "./flags.ts";
+import { samplingFlags } from "./generation_flags.ts";
 import { VERSION } from "../engine/version.ts";
 import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/picture_names.ts";
@@ -25,6 +26,7 @@ import {
 
 /** What runs a command, loaded when it is called: to print help takes none of it. */
 const COMMANDS = {
+  chat: async () => (await import("./commands/chat.ts")).chatCommand,
   check: async () => (await import("./commands/check.ts")).checkCommand,
   devices: async () => (await import("./commands/devices.ts")).devicesCommand,
   generate: async () =>
@@ -243,14 +245,25 @@ function addRunCommands(
       )
     );
   const prompts: Prompt[] = [];
-  deviceFlags(planFlags(
+  samplingFlags(deviceFlags(planFlags(
     program.command("generate")
       .description("continue prompts, as one batch")
       .argument("<checkpoint>", "checkpoint folder"),
-  ))
-    .option("--prompt <text>", "a prompt; repeatable", (text) => {
-      prompts.push({ text });
-    })
+  )))
+    .option(
+      "-p, --prompt <text>",
+      "a prompt, or '-' for standard input; repeatable",
+      (text) => {
+        prompts.push({ text });
+      },
+    )
+    .option(
+      "--prompt-file <file>",
+      "a prompt in a file; repeatable",
+      (file) => {
+        prompts.push({ file });
+      },
+    )
     .option("--tokens <ids>", "a prompt as token ids; repeatable", (text) => {
       prompts.push({ tokens: parseTokens(text) });
     })
@@ -260,31 +273,28 @@ function addRunCommands(
     )
     .option("--system <text>", "a system message before each, with --chat")
     .option(
-      "--max-new-tokens <n>",
-      "new tokens of a sequence, at most",
-      integer("--max-new-tokens", 1),
+      "--logprobs <n>",
+      "log-probabilities of tokens and of the n likeliest, with --json or --jsonl",
+      integer("--logprobs", 0, 128),
     )
-    .option(
-      "--temperature <t>",
-      "draw tokens; default 0, greedy",
-      notNegative("--temperature"),
-    )
-    .option(
-      "--top-k <k>",
-      "draw from the k likeliest tokens",
-      integer("--top-k", 1),
-    )
-    .option(
-      "--top-p <p>",
-      "draw from the tokens that reach probability p",
-      positive("--top-p", 1),
-    )
-    .option("--seed <s>", "same seed, same tokens", integer("--seed", 0))
     .option("--json", "machine-readable output")
+    .option(
+      "--jsonl",
+      "machine-readable output, a line a token as it is chosen",
+    )
     .action(async (folder, flags) =>
       finish(
         await (await COMMANDS.generate())(io, folder, { ...flags, prompts }),
       )
+    );
+  samplingFlags(deviceFlags(planFlags(
+    program.command("chat")
+      .description("talk with a checkpoint, a line a message")
+      .argument("<checkpoint>", "checkpoint folder"),
+  )))
+    .option("--system <text>", "a system message before the conversation")
+    .action(async (folder, flags) =>
+      finish(await (await COMMANDS.chat())(io, folder, flags))
     );
   deviceFlags(planFlags(
     program.command("tune")

@@ -121,10 +121,13 @@ export {
   type Candidates,
   candidatesOf,
   greedy,
+  type Logprob,
+  type Logprobs,
   randomNumbers,
   sample,
   type SamplingOptions,
 } from "./sampling.ts";
+export { StopText } from "./stop_text.ts";
 export { resolveTarget, type Target } from "./target.ts";
 export {
   planSummary,

@@ -11,9 +11,18 @@ export interface SamplingOptions {
   readonly topK?: number;
   /** Only the fewest tokens whose probabilities reach p can be drawn; the likeliest always can. */
   readonly topP?: number;
+  /** Only tokens can be drawn whose probability is at least this part of that of the likeliest. */
+  readonly minP?: number;
+  /** Logits of the last 64 tokens are divided by it where they are above 0, else multiplied; default 1. */
+  readonly repeatPenalty?: number;
+  /** Log-probabilities are wanted, of the chosen token and of so many of the likeliest. */
+  readonly logprobs?: number;
   /** Same seed, same tokens. Default 0. */
   readonly seed?: number;
 }
+
+/** How many of the last tokens of a sequence a penalty is for. */
+export const PENALTY_TOKENS = 64;
 
 /**
  * Random numbers in [0, 1) with 32 bits each: Chris Doty-Humphrey's sfc32, started from (0, stream, seed, 1)
@@ -48,12 +57,57 @@ export interface Candidates {
  * or more than are worth choosing on a device.
  */
 export function candidatesOf(options: SamplingOptions): number | undefined {
+  const { repeatPenalty = 1, logprobs } = options;
+  if (repeatPenalty !== 1 || logprobs !== undefined) return undefined;
   if (!options.temperature) return 1;
   const { topK = Infinity } = options;
   return topK <= MOST_CANDIDATES ? topK : undefined;
 }
 
 const MOST_CANDIDATES = 128;
+
+/** Logits of the whole vocabulary with those of the tokens `recent` made less likely. */
+export function penalize(
+  logits: Float32Array,
+  recent: readonly number[],
+  penalty: number,
+): Float32Array {
+  const changed = logits.slice();
+  for (const token of new Set(recent.slice(-PENALTY_TOKENS))) {
+    const logit = logits[token]!;
+    changed[token] = logit > 0 ? logit / penalty : logit * penalty;
+  }
+  return changed;
+}
+
+/** A token and the logarithm of its probability, as the model has it before anything is divided or left out. */
+export interface Logprob {
+  readonly token: number;
+  readonly logprob: number;
+}
+
+/** That of the chosen token, and of the likeliest. */
+export interface Logprobs extends Logprob {
+  readonly top: readonly Logprob[];
+}
+
+/** Log-probabilities of a token and the `count` likeliest, from the logits of the whole vocabulary. */
+export function logprobsOf(
+  logits: Float32Array,
+  token: number,
+  count: number,
+): Logprobs {
+  const most = logits[greedy(logits)]!;
+  const total = Math.log(
+    sum(Float64Array.from(logits, (x) => Math.exp(x - most))),
+  );
+  const of = (token: number): Logprob => ({
+    token,
+    logprob: logits[token]! - most - total,
+  });
+  const top = [...byLogit(logits).subarray(0, count)].map(of);
+  return { ...of(token), top };
+}
 
 /** The index of the largest logit, the lowest among equals. */
 export function greedy(logits: Float32Array): number {
@@ -92,6 +146,9 @@ export function sample(
   for (let total = 0; count < weights.length && total < reach; count++) {
     total += weights[count]!;
   }
+  const { minP = 0 } = options;
+  const likely = weights.findIndex((weight) => weight < minP * weights[0]!);
+  if (likely >= 0) count = Math.min(count, likely);
   const candidates = weights.subarray(0, Math.max(1, count));
   const target = options.random() * sum(candidates);
   let at = 0;

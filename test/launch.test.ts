@@ -2,7 +2,7 @@
 import { chmodSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import { Writable } from "node:stream";
+import { Readable, Writable } from "node:stream";
 import t from "tap";
 import { adapterPlaces } from "../cli/adapter_places.ts";
 import type { CliIo } from "../cli/io.ts";
@@ -32,6 +32,7 @@ async function run(
       err += line;
     },
     ...{ terminal: false, errorStream: new Writable(), files, cache: CACHE },
+    input: Readable.from([]),
     ...{ threads: 1, graphics: false, places: adapterPlaces },
     now: () => performance.now(),
     onInterrupt: () => () => {},

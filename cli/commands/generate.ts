@@ -2,23 +2,35 @@
 
 import {
   candidatesOf,
-  type ChatTemplate,
   Decoder,
   decoderShape,
   generate,
+  type Generated,
   type GeneratedSequence,
-  type GenerateOptions,
   loadTarget,
+  type Logprobs,
   openChatTemplate,
   openTarget,
   openTokenizer,
-  TextStream,
   type Tokenizer,
 } from "../../engine/mod.ts";
 import { DataError, invariant } from "../../spec/mod.ts";
-import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags, Prompt } from "../flags.ts";
+import { GeneratedTexts } from "../generated_text.ts";
+import {
+  checkSampling,
+  type SamplingFlags,
+  samplingOf,
+} from "../generation_flags.ts";
+import { statsOf, statsText } from "../generation_stats.ts";
+import type { CliIo } from "../io.ts";
 import { createProgressBar } from "../progress.ts";
+import {
+  encodeMessages,
+  encodePrompt,
+  firstMessages,
+  readPrompts,
+} from "../prompts.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { joinAsRank } from "../rank.ts";
 import { openOptions } from "./options.ts";
@@ -26,17 +38,17 @@ import { openOptions } from "./options.ts";
 /** New tokens where neither the flags nor generation_config.json say. */
 const NEW_TOKENS = 128;
 
+/** Sequences at a time, at most, unless more are asked for; other prompts wait. */
+const MOST_SEQUENCES = 64;
+
 /** Flags of `generate`. */
-export interface GenerateFlags extends PlanFlags, DeviceFlags {
+export interface GenerateFlags extends PlanFlags, DeviceFlags, SamplingFlags {
   readonly prompts: readonly Prompt[];
   readonly chat?: boolean;
   readonly system?: string;
-  readonly maxNewTokens?: number;
-  readonly temperature?: number;
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly seed?: number;
+  readonly logprobs?: number;
   readonly json?: boolean;
+  readonly jsonl?: boolean;
 }
 
 /** Continue prompts and print the new text as it grows; several prompts are printed when all are done. */
@@ -55,29 +67,25 @@ export async function generateCommand(
     );
   }
   const tokenizer = await openTokenizer(folder, io.files);
-  const chat = flags.chat && await openChatTemplate(folder, io.files);
-  const prompts: number[][] = [];
-  for (const prompt of flags.prompts) {
-    prompts.push(
-      await (chat
-        ? encodeChat(prompt, tokenizer, { chat, system: flags.system })
-        : encode(prompt, tokenizer)),
-    );
-  }
-  if (chat) chat.close();
+  const prompts = await encodeAll(io, { folder, tokenizer, flags });
   const maxNewTokens = flags.maxNewTokens ?? target.checkpoint.maxNewTokens ??
     NEW_TOKENS;
+  const { stop = [], logprobs } = flags;
+  const sampling = {
+    ...samplingOf(flags),
+    ...logprobs === undefined ? {} : { logprobs },
+  };
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, flags),
     alike: {
       "set of prompts": JSON.stringify([prompts, maxNewTokens]),
-      "way to choose tokens": JSON.stringify(samplingOf(flags)),
+      "way to choose tokens": JSON.stringify([sampling, stop]),
     },
-    next: { candidates: candidatesOf(samplingOf(flags)) },
+    next: { candidates: candidatesOf(sampling) },
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
-      sequences: prompts.length,
+      sequences: Math.min(prompts.length, MOST_SEQUENCES),
       context: Math.max(...prompts.map(({ length }) => length)) + maxNewTokens,
     },
     onProgress: bar.update,
@@ -85,37 +93,65 @@ export async function generateCommand(
   const { plan, session } = opened;
   try {
     const loaded = io.now();
-    const streams = !flags.json && prompts.length === 1 && opened.rank === 0;
-    const printer = new Printer(io, tokenizer);
+    const speaks = opened.rank === 0;
+    const streams = !flags.json && !flags.jsonl && prompts.length === 1;
+    const texts = new GeneratedTexts(tokenizer, stop);
+    const line = (value: object) => io.out(`${JSON.stringify(value)}\n`);
+    const follows = streams || flags.jsonl || stop.length > 0;
+    const onToken = async (
+      sequence: number,
+      token: number,
+      known: Logprobs | undefined,
+    ) => {
+      const { piece, stopped } = await texts.push(sequence, token);
+      if (speaks && streams && piece !== "") await io.out(piece);
+      if (speaks && flags.jsonl) {
+        const more = known ? await logprobsJson(known, tokenizer) : {};
+        await line({ sequence, token, text: piece, ...more });
+      }
+      return stopped ? "stop" as const : undefined;
+    };
     const result = await generate(
       new Decoder(session, decoderShape(plan)!),
       prompts,
       {
-        ...samplingOf(flags),
-        maxNewTokens,
-        stop: target.checkpoint.stop,
+        ...{ ...sampling, maxNewTokens, stop: target.checkpoint.stop },
         now: io.now,
-        ...streams
-          ? { onToken: (_: number, token: number) => printer.push(token) }
-          : {},
+        ...follows ? { onToken } : {},
       },
     );
-    const { sequences, prefillMs, decodeMs, decodeSteps } = result;
     if (opened.rank > 0) {
       await opened.finish();
       return 0;
     }
+    const { sequences } = result;
+    if (follows) {
+      for (const i of sequences.keys()) {
+        const rest = await texts.end(i);
+        if (streams) await io.out(rest);
+        if (flags.jsonl) {
+          await line({ sequence: i, text: rest, ending: sequences[i]!.ending });
+        }
+      }
+    }
+    const textOf = async (i: number) =>
+      follows ? texts.text(i) : await wholeText(sequences[i]!, tokenizer);
     if (flags.json) {
-      const timing = { loadMs: loaded - started, prefillMs, decodeMs };
-      const document = {
-        sequences: await Promise.all(
-          sequences.map((sequence) => toJson(sequence, tokenizer)),
-        ),
-        timing: { ...timing, decodeSteps },
-      };
-      await io.out(`${JSON.stringify(document, null, 2)}\n`);
-    } else if (streams) await printer.end();
-    else await printAll(io, sequences, tokenizer);
+      const timing = { loadMs: loaded - started };
+      await io.out(
+        await jsonText(result, { timing, tokenizer, textOf, flags }),
+      );
+    } else if (flags.jsonl) {
+      if (flags.stats) await line({ stats: statsOf(result) });
+    } else if (streams) await io.out("\n");
+    else {
+      for (const i of sequences.keys()) {
+        await io.out(`[${i + 1}] ${await textOf(i)}\n`);
+      }
+    }
+    if (flags.stats && !flags.json && !flags.jsonl) {
+      io.err(statsText(statsOf(result)));
+    }
     sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
     await opened.finish();
     if (flags.job !== undefined) {
@@ -144,107 +180,106 @@ function checkFlags(flags: GenerateFlags): void {
       "Cannot use --system without --chat: there is no conversation. Give --chat",
     );
   }
-  const useless = flags.topK !== undefined
-    ? "--top-k"
-    : flags.topP !== undefined
-    ? "--top-p"
-    : undefined;
-  if (useless && flags.temperature === undefined) {
+  if (flags.json && flags.jsonl) {
     throw new UsageError(
-      `Cannot use ${useless} without --temperature: tokens are then chosen greedily. Give --temperature`,
+      "Cannot use --json with --jsonl: each is the whole output. Give one of them",
     );
   }
-}
-
-async function encode(
-  prompt: Prompt,
-  tokenizer: Tokenizer | undefined,
-): Promise<number[]> {
-  return "tokens" in prompt
-    ? [...prompt.tokens]
-    : await requireTokenizer(tokenizer).encode(prompt.text);
-}
-
-async function encodeChat(
-  prompt: Prompt,
-  tokenizer: Tokenizer | undefined,
-  { chat, system }: {
-    readonly chat: ChatTemplate;
-    readonly system: string | undefined;
-  },
-): Promise<number[]> {
-  invariant("text" in prompt, "token ids in a conversation");
-  const text = await chat.render([
-    ...system === undefined
-      ? []
-      : [{ role: "system" as const, content: system }],
-    { role: "user", content: prompt.text },
-  ]);
-  return await requireTokenizer(tokenizer).encodeBare(text);
-}
-
-function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
-  if (tokenizer) return tokenizer;
-  throw new DataError(
-    "Cannot read a prompt: the checkpoint has no tokenizer.json. Give token ids with --tokens",
+  if (flags.logprobs !== undefined && !flags.json && !flags.jsonl) {
+    throw new UsageError(
+      "Cannot use --logprobs without --json or --jsonl: text has no place for them. Give one of them",
+    );
+  }
+  const standard = flags.prompts.some((prompt) =>
+    "text" in prompt && prompt.text === "-"
   );
+  if (flags.devices === "mpi" && standard) {
+    throw new UsageError(
+      "Cannot read '-' where ranks are processes: only one of them has standard input. Give --prompt-file FILE",
+    );
+  }
+  checkSampling(flags);
 }
 
-function samplingOf(
-  { temperature, topK, topP, seed }: GenerateFlags,
-): Partial<GenerateOptions> {
-  return {
-    ...temperature === undefined ? {} : { temperature },
-    ...topK === undefined ? {} : { topK },
-    ...topP === undefined ? {} : { topP },
-    ...seed === undefined ? {} : { seed },
-  };
-}
-
-/** Prints one sequence as it grows: text, or ids where there is no tokenizer. */
-class Printer {
-  readonly #io: CliIo;
-  readonly #stream: TextStream | undefined;
-  #count = 0;
-
-  constructor(io: CliIo, tokenizer: Tokenizer | undefined) {
-    this.#io = io;
-    this.#stream = tokenizer && new TextStream(tokenizer);
-  }
-
-  async push(token: number): Promise<void> {
-    const piece = this.#stream
-      ? await this.#stream.push(token)
-      : `${this.#count === 0 ? "" : ","}${token}`;
-    this.#count++;
-    if (piece !== "") await this.#io.out(piece);
-  }
-
-  async end(): Promise<void> {
-    await this.#io.out(`${await this.#stream?.end() ?? ""}\n`);
-  }
-}
-
-async function printAll(
+/** Token ids of all prompts, as they are or as messages. */
+async function encodeAll(
   io: CliIo,
-  sequences: readonly GeneratedSequence[],
-  tokenizer: Tokenizer | undefined,
-): Promise<void> {
-  for (const [i, { tokens }] of sequences.entries()) {
-    const text = tokenizer ? await tokenizer.decode(tokens) : tokens.join(",");
-    await io.out(`[${i + 1}] ${text}\n`);
+  { folder, tokenizer, flags }: {
+    readonly folder: string;
+    readonly tokenizer: Tokenizer | undefined;
+    readonly flags: GenerateFlags;
+  },
+): Promise<number[][]> {
+  const chat = flags.chat
+    ? await openChatTemplate(folder, io.files)
+    : undefined;
+  const prompts: number[][] = [];
+  for (const prompt of await readPrompts(io, flags.prompts)) {
+    if (!chat) {
+      prompts.push(await encodePrompt(prompt, tokenizer));
+      continue;
+    }
+    invariant("text" in prompt, "token ids in a conversation");
+    const messages = firstMessages(flags.system, prompt.text);
+    prompts.push(await encodeMessages(messages, tokenizer, chat));
   }
+  chat?.close();
+  return prompts;
 }
 
-async function toJson(
-  { prompt, tokens }: GeneratedSequence,
+async function wholeText(
+  { tokens }: GeneratedSequence,
+  tokenizer: Tokenizer | undefined,
+): Promise<string> {
+  return tokenizer ? await tokenizer.decode(tokens) : tokens.join(",");
+}
+
+/** The document of everything. */
+async function jsonText(
+  result: Generated,
+  { timing, tokenizer, textOf, flags }: {
+    readonly timing: { readonly loadMs: number };
+    readonly tokenizer: Tokenizer | undefined;
+    readonly textOf: (sequence: number) => Promise<string>;
+    readonly flags: GenerateFlags;
+  },
+): Promise<string> {
+  const { prefillMs, decodeMs, decodeSteps } = result;
+  const sequences: object[] = [];
+  for (const [i, sequence] of result.sequences.entries()) {
+    const logprobs: object[] = [];
+    for (const known of sequence.logprobs ?? []) {
+      logprobs.push({
+        token: known.token,
+        ...await logprobsJson(known, tokenizer),
+      });
+    }
+    sequences.push({
+      prompt_tokens: sequence.prompt,
+      tokens: sequence.tokens,
+      text: tokenizer ? await textOf(i) : null,
+      ...flags.stop ? { ending: sequence.ending } : {},
+      ...flags.logprobs === undefined ? {} : { logprobs },
+    });
+  }
+  const document = {
+    sequences,
+    timing: { ...timing, prefillMs, decodeMs, decodeSteps },
+    ...flags.stats ? { stats: statsOf(result) } : {},
+  };
+  return `${JSON.stringify(document, null, 2)}\n`;
+}
+
+async function logprobsJson(
+  { logprob, top }: Logprobs,
   tokenizer: Tokenizer | undefined,
 ): Promise<object> {
-  return {
-    prompt_tokens: prompt,
-    tokens,
-    text: tokenizer ? await tokenizer.decode(tokens) : null,
-  };
+  const likeliest: object[] = [];
+  for (const { token, logprob } of top) {
+    const text = tokenizer ? { text: await tokenizer.decode([token]) } : {};
+    likeliest.push({ token, ...text, logprob });
+  }
+  return { logprob, top: likeliest };
 }
 
 function sayEndings(

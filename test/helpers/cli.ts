@@ -5,7 +5,7 @@ import { cp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { Writable } from "node:stream";
+import { Readable, Writable } from "node:stream";
 import { adapterPlaces } from "../../cli/adapter_places.ts";
 import { nodeFiles } from "../../cli/files.ts";
 import type { CliIo } from "../../cli/io.ts";
@@ -27,6 +27,7 @@ export const CACHE = path.join(tmpdir(), `switchyard-cache-${process.pid}`);
 export async function switchyard(
   argv: readonly string[],
   files: FileSystem = nodeFiles(),
+  input = "",
 ): Promise<Finished> {
   let out = "", err = "";
   const io: CliIo = {
@@ -37,6 +38,7 @@ export async function switchyard(
     err: (line) => {
       err += `${line}\n`;
     },
+    input: Readable.from([input]),
     terminal: false,
     errorStream: new Writable(),
     files,

@@ -1,0 +1,120 @@
+/** `switchyard chat`: a conversation in the terminal, a line a message. */
+
+import { createInterface } from "node:readline";
+import {
+  candidatesOf,
+  type ChatMessage,
+  Decoder,
+  decoderShape,
+  generate,
+  loadTarget,
+  openChatTemplate,
+  openTarget,
+  openTokenizer,
+} from "../../engine/mod.ts";
+import { DataError } from "../../spec/mod.ts";
+import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import { GeneratedTexts } from "../generated_text.ts";
+import {
+  checkSampling,
+  type SamplingFlags,
+  samplingOf,
+} from "../generation_flags.ts";
+import { statsOf, statsText } from "../generation_stats.ts";
+import type { CliIo } from "../io.ts";
+import { createProgressBar } from "../progress.ts";
+import { encodeMessages, requireTokenizer } from "../prompts.ts";
+import { UsageError } from "../values.ts";
+import { openOptions } from "./options.ts";
+
+/** New tokens of an answer where neither the flags nor generation_config.json say. */
+const NEW_TOKENS = 1024;
+
+/** Positions of a conversation unless more are asked for. */
+const CONTEXT = 4096;
+
+/** Flags of `chat`. */
+export interface ChatFlags extends PlanFlags, DeviceFlags, SamplingFlags {
+  readonly system?: string;
+}
+
+/** Answer messages until the input ends. `/clear` begins anew, `/exit` ends; Ctrl-C ends an answer. */
+export async function chatCommand(
+  io: CliIo,
+  folder: string,
+  flags: ChatFlags,
+): Promise<number> {
+  checkSampling(flags);
+  if (flags.devices === "mpi") {
+    throw new UsageError(
+      "Cannot chat where ranks are processes: only one of them has standard input. Use --devices shared",
+    );
+  }
+  const target = await loadTarget(folder, io.files);
+  if (target.kind !== "checkpoint") {
+    throw new DataError(
+      `Cannot chat with '${folder}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,
+    );
+  }
+  const tokenizer = requireTokenizer(await openTokenizer(folder, io.files));
+  const chat = await openChatTemplate(folder, io.files);
+  const { maxNewTokens = NEW_TOKENS, stop } = target.checkpoint;
+  const bar = createProgressBar(io);
+  const opened = await openTarget(target, io.files, {
+    ...await openOptions(io, target, flags),
+    next: { candidates: candidatesOf(samplingOf(flags)) },
+    need: { tokens: 512, sequences: 1, context: CONTEXT },
+    onProgress: bar.update,
+  }).finally(bar.stop);
+  const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+  const first: ChatMessage[] = flags.system === undefined
+    ? []
+    : [{ role: "system", content: flags.system }];
+  let messages = [...first];
+  let cached: readonly number[] = [];
+  const lines = createInterface({ input: io.input });
+  const ask = () => io.terminal ? io.out("> ") : Promise.resolve();
+  try {
+    await ask();
+    for await (const line of lines) {
+      if (line === "/exit") break;
+      if (line === "/clear") messages = [...first];
+      else if (line.trim() !== "") {
+        messages.push({ role: "user", content: line });
+        const prompt = await encodeMessages(messages, tokenizer, chat);
+        if (prompt.length >= decoder.maxContext) {
+          io.err(
+            `Cannot go on: the conversation has ${prompt.length} tokens, and its context ${decoder.maxContext}. Begin anew with /clear, or raise --max-context`,
+          );
+          messages.pop();
+          await ask();
+          continue;
+        }
+        const texts = new GeneratedTexts(tokenizer, flags.stop ?? []);
+        let interrupted = false;
+        const release = io.onInterrupt(() => interrupted = true);
+        const result = await generate(decoder, [prompt], {
+          ...{ ...samplingOf(flags), stop, cached, now: io.now },
+          maxNewTokens: flags.maxNewTokens ?? maxNewTokens,
+          onToken: async (sequence, token) => {
+            const { piece, stopped } = await texts.push(sequence, token);
+            if (piece !== "") await io.out(piece);
+            return stopped || interrupted ? "stop" : undefined;
+          },
+        }).finally(release);
+        await io.out(`${await texts.end(0)}\n`);
+        if (flags.stats) io.err(statsText(statsOf(result)));
+        messages.push({ role: "assistant", content: texts.text(0) });
+        // The last token was not fed.
+        cached = [...prompt, ...result.sequences[0]!.tokens.slice(0, -1)];
+      }
+      await ask();
+    }
+    return 0;
+  } finally {
+    lines.close();
+    chat.close();
+    tokenizer.close();
+    await opened.close();
+  }
+}

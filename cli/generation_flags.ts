@@ -1,0 +1,92 @@
+/** Flags that say how tokens are chosen and where sequences end, for `generate` and `chat`. */
+
+import type { Command } from "commander";
+import type { GenerateOptions } from "../engine/mod.ts";
+import { integer, notNegative, positive, UsageError } from "./values.ts";
+
+/** How tokens are chosen. */
+export interface SamplingFlags {
+  readonly maxNewTokens?: number;
+  readonly stop?: readonly string[];
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repeatPenalty?: number;
+  readonly seed?: number;
+  readonly stats?: boolean;
+}
+
+/** Add the flags to a command. */
+export function samplingFlags(command: Command): Command {
+  return command
+    .option(
+      "-n, --max-new-tokens <n>",
+      "new tokens of a sequence, at most",
+      integer("--max-new-tokens", 1),
+    )
+    .option(
+      "--stop <text>",
+      "end a sequence before this text; repeatable",
+      (text: string, before: readonly string[] = []) => [...before, text],
+    )
+    .option(
+      "--temperature <t>",
+      "draw tokens; default 0, greedy",
+      notNegative("--temperature"),
+    )
+    .option(
+      "--top-k <k>",
+      "draw from the k likeliest tokens",
+      integer("--top-k", 1),
+    )
+    .option(
+      "--top-p <p>",
+      "draw from the tokens that reach probability p",
+      positive("--top-p", 1),
+    )
+    .option(
+      "--min-p <p>",
+      "draw from tokens at least p times as likely as the likeliest",
+      positive("--min-p", 1),
+    )
+    .option(
+      "--repeat-penalty <x>",
+      "make the last 64 tokens less likely; 1 does nothing",
+      positive("--repeat-penalty", 1e6),
+    )
+    .option("--seed <s>", "same seed, same tokens", integer("--seed", 0))
+    .option("--stats", "time to the first token, tokens per second");
+}
+
+/** The flags as `generate` takes them. */
+export function samplingOf(
+  { temperature, topK, topP, minP, repeatPenalty, seed }: SamplingFlags,
+): Partial<GenerateOptions> {
+  return {
+    ...temperature === undefined ? {} : { temperature },
+    ...topK === undefined ? {} : { topK },
+    ...topP === undefined ? {} : { topP },
+    ...minP === undefined ? {} : { minP },
+    ...repeatPenalty === undefined ? {} : { repeatPenalty },
+    ...seed === undefined ? {} : { seed },
+  };
+}
+
+/** Refuse flags that would do nothing. */
+export function checkSampling(flags: SamplingFlags): void {
+  const { topK, topP, minP } = flags;
+  const [useless] = Object.entries({
+    ...{ "--top-k": topK, "--top-p": topP, "--min-p": minP },
+  }).flatMap(([flag, value]) => value === undefined ? [] : [flag]);
+  if (useless && flags.temperature === undefined) {
+    throw new UsageError(
+      `Cannot use ${useless} without --temperature: tokens are then chosen greedily. Give --temperature`,
+    );
+  }
+  if (flags.stop?.includes("")) {
+    throw new UsageError(
+      "Cannot use --stop '': it is everywhere. Give a text",
+    );
+  }
+}
