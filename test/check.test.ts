@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { checkModel, formatDiagnostic } from "../compiler/source/check.ts";
 import { DataError } from "../spec/errors.ts";
+import { sortUnions } from "./helpers/type_errors.ts";
 
 function fixture(name: string): string {
   return fileURLToPath(new URL(`./fixtures/source/${name}`, import.meta.url));
@@ -105,6 +106,21 @@ t.test("what only tracing can tell", async (t) => {
       "7 |   const sent = dispatch(x, routing);",
       "  |                ^^^^^^^^",
     ].join("\n"),
+  );
+});
+
+t.test("type errors hide nothing else: six different mistakes are all there", async (t) => {
+  const found = await checkModel(fixture("bad_six.ts"));
+  t.strictSame(
+    found.map(({ span, message }) => `${span?.line} ${sortUnions(message)}`),
+    [
+      `5 Argument of type '"expert"' is not assignable to parameter of type '"embed" | "token"'.`,
+      "6 Cannot split 'embed' into 'head headDim': its size is 8, not 3 * 2",
+      `7 Argument of type '"expert embd"' is not assignable to parameter of type '"expert embed" | "expert head" | "expert headDim" | "expert token"'.`,
+      "9 Cannot choose 5 of axis 'expert': expected a whole number from 1 to 4",
+      "11 Cannot dispatch 'token embed': the result never reaches combine. Combine it by the routing at bad_six.ts:10:17",
+      "12 Cannot lower 'Math.hypot': kernels have no such function. Use one of abs, ceil, cos, exp, floor, log, max, min, pow, round, sign, sin, sqrt, tanh, trunc",
+    ],
   );
 });
 

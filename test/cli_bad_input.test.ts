@@ -397,12 +397,6 @@ const COMMANDS: readonly BadCommand[] = [
       "Cannot read a prompt: the checkpoint has no tokenizer.json. Give token ids with --tokens",
   },
   {
-    line: `generate ${MIXTRAL} --tokens 1 --tokens 2 --max-sequences 1`,
-    code: 1,
-    message:
-      "Cannot generate from 2 prompts: there is room for 1. Raise --max-sequences",
-  },
-  {
     line: `generate ${MIXTRAL} --tokens 1,2,3 --max-context 2`,
     code: 1,
     message:

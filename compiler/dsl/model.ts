@@ -6,6 +6,7 @@ import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
+import { report } from "../graph/problems.ts";
 import { sameAxes } from "../graph/rules.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { makeNode } from "../graph/make_node.ts";
@@ -177,10 +178,11 @@ export function model<const Sizes extends AxisSizes, const R extends Outputs>(
   const made: Model<keyof R & string> = {
     axes: sizes,
     span,
-    build: ({ training = false } = {}) =>
+    build: ({ training = false, problems } = {}) =>
       run(
         {
           ...{ axes: { ...sizes }, training, dispatched: [], blocks: [] },
+          problems,
           block: {
             path: "",
             names: new Map(Object.keys(sizes).map((name) => [name, name])),
@@ -277,15 +279,17 @@ function makeScope(
     dtype: DType,
   ): Tensor<never, never> {
     const span = callSite(verb);
-    const list = names(axes);
+    const { problems } = trace;
+    const asked = names(axes);
     const known = [...block.names.keys()];
-    if (without(list, known).length > 0) {
-      throw new ModelError(say.unknownAxis(list, known), span);
-    }
-    const twice = list.find((axis, i) => list.indexOf(axis, i + 1) >= 0);
-    if (twice !== undefined) {
-      throw new ModelError(say.repeatedAxis(list, twice), span);
-    }
+    const twice = asked.find((axis, i) => asked.indexOf(axis, i + 1) >= 0);
+    const wrong = without(asked, known).length > 0
+      ? say.unknownAxis(asked, known)
+      : twice === undefined
+      ? undefined
+      : say.repeatedAxis(asked, twice);
+    if (wrong !== undefined) report(problems, new ModelError(wrong, span), []);
+    const list = [...new Set(asked)].filter((axis) => known.includes(axis));
     if (name === "") {
       throw new ModelError(
         `Cannot declare '${axes}': its name is empty`,
@@ -301,10 +305,14 @@ function makeScope(
         ? { name: full }
         : { name: full, stack: block.names.get(stack) ?? stack },
       {
-        ...{ span, block: block.path },
+        ...{ span, block: block.path, problems },
         given: { axes: list.map((axis) => block.names.get(axis)!), dtype },
       },
     );
+    if (wrong !== undefined) {
+      problems?.wrong.add(node as Node);
+      return wrap(node as Node, trace);
+    }
     const before = declared.get(full);
     if (before === undefined) {
       declared.set(full, node as Node);

@@ -129,7 +129,7 @@ class Routed {
     const getter = Object.getOwnPropertyDescriptor(Routed.prototype, field);
     const site = getter?.get
       ? siteOf(this.trace, getter.get)
-      : { span: this.node.span, block: this.node.block };
+      : { span: this.node.span, problems: this.trace.problems };
     return wrap(makeNode("part", [this.node], { field }, site), this.trace);
   }
 

@@ -12,6 +12,7 @@ import type {
 } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { messages as say, words } from "../graph/messages.ts";
+import type { Problems } from "../graph/problems.ts";
 import type { TensorType } from "../graph/rules.ts";
 import { callSite } from "../../spec/call_site.ts";
 
@@ -27,6 +28,8 @@ export interface Block {
 export interface Trace {
   /** A step of training is made of it. */
   readonly training: boolean;
+  /** Where mistakes are collected. Absent: they are thrown. */
+  readonly problems?: Problems | undefined;
   /** Every axis that is declared, as the graph calls it. */
   readonly axes: { [name: string]: AxisSize };
   readonly dispatched: Node[];
@@ -141,8 +144,16 @@ export function axisOf(
 export function siteOf(
   trace: Trace,
   verb: Verb,
-): { readonly span: Span | undefined; readonly block: string } {
-  return { span: callSite(verb), block: trace.block.path };
+): Site {
+  const { block, problems } = trace;
+  return { span: callSite(verb), block: block.path, problems };
+}
+
+/** The place in the source where a verb was called, its block, and where mistakes go. */
+export interface Site {
+  readonly span: Span | undefined;
+  readonly block: string;
+  readonly problems: Problems | undefined;
 }
 
 function describe(value: unknown): string {

@@ -38,7 +38,7 @@ export function checkGraph(graph: Graph): void {
       );
     }
   }
-  checkDispatched(graph.nodes, results, []);
+  checkDispatched(graph.nodes, results, { dispatched: [] });
   deriveSizes(graph.axes, graph.nodes);
 }
 

@@ -4,6 +4,8 @@
  */
 
 import { atPlace as at, ModelError } from "../../spec/errors.ts";
+import { words } from "./messages.ts";
+import { type Problems, report } from "./problems.ts";
 import {
   type Node,
   type NodeOf,
@@ -139,51 +141,81 @@ function sumsRows(node: Node, sent: Sent): boolean {
 export function checkDispatched(
   nodes: readonly Node[],
   results: readonly Node[],
-  dispatched: readonly Node[],
+  { dispatched, problems }: {
+    readonly dispatched: readonly Node[];
+    /** Where mistakes are collected. Default: they are thrown. */
+    readonly problems?: Problems | undefined;
+  },
 ): void {
   const sent = new Map<Node, Sent>();
   for (const node of nodes) {
-    const of = ofOperands(node, sent);
-    if (node.primitive === "combine" || node.primitive === "collect") {
-      combined(node, sent.get(node.inputs[0]!));
-      continue;
+    try {
+      checkNode(node, sent);
+    } catch (error) {
+      if (!(error instanceof ModelError)) throw error;
+      report(problems, error, [node, ...node.inputs]);
+      problems?.wrong.add(node);
     }
-    if (of !== undefined && sumsRows(node, of)) continue;
-    if (of === undefined) {
-      if (node.primitive === "dispatch") sent.set(node, node);
-      continue;
-    }
-    const mixes = MIXES[node.primitive] as "no" | ((n: Node) => string[]);
-    if (mixes === "no") {
-      throw new ModelError(
-        `Cannot ${verbOf(node)} a dispatched value: it was dispatched${
-          at(of.span)
-        }. Combine it first`,
-        node.span,
-      );
-    }
-    const axis = touches(of, mixes(node));
-    if (axis !== undefined) {
-      throw new ModelError(
-        `Cannot ${verbOf(node)} over '${axis}': the value was dispatched${
-          at(of.span)
-        }, and its rows must stay apart. Combine it first`,
-        node.span,
-      );
-    }
-    sent.set(node, of);
   }
   const kept = new Set(nodes);
-  const lost = results.flatMap((node) => sent.get(node) ?? [])[0] ??
-    dispatched.find((node) => !kept.has(node));
-  if (lost !== undefined) {
-    throw new ModelError(
+  const lost = new Set([
+    ...results.flatMap((node) => sent.get(node) ?? []),
+    ...dispatched.filter((node) => !kept.has(node)),
+  ]);
+  for (const node of lost) {
+    if (meetsWrong(node, problems)) continue;
+    const error = new ModelError(
       `Cannot dispatch '${
-        lost.inputs[0]!.axes.join(" ")
+        words(node.inputs[0]!.axes)
       }': the result never reaches combine. Combine it by the routing${
-        at(routeOf(lost).span)
+        at(routeOf(node as Sent).span)
       }`,
-      lost.span,
+      node.span,
+    );
+    report(problems, error, [node]);
+  }
+}
+
+/** Whether something that is wrong is made of a node: it may be what should have been combined. */
+function meetsWrong(node: Node, problems: Problems | undefined): boolean {
+  if (!problems) return false;
+  const reached = new Set([node]);
+  return problems.made.some((other) => {
+    if (!other.inputs.some((input) => reached.has(input))) return false;
+    reached.add(other);
+    return problems.wrong.has(other);
+  });
+}
+
+/** Find the routing of a node, and refuse what it must not do with rows. */
+function checkNode(node: Node, sent: Map<Node, Sent>): void {
+  const of = ofOperands(node, sent);
+  if (node.primitive === "combine" || node.primitive === "collect") {
+    combined(node, sent.get(node.inputs[0]!));
+    return;
+  }
+  if (of !== undefined && sumsRows(node, of)) return;
+  if (of === undefined) {
+    if (node.primitive === "dispatch") sent.set(node, node);
+    return;
+  }
+  const mixes = MIXES[node.primitive] as "no" | ((n: Node) => string[]);
+  if (mixes === "no") {
+    throw new ModelError(
+      `Cannot ${verbOf(node)} a dispatched value: it was dispatched${
+        at(of.span)
+      }. Combine it first`,
+      node.span,
     );
   }
+  const axis = touches(of, mixes(node));
+  if (axis !== undefined) {
+    throw new ModelError(
+      `Cannot ${verbOf(node)} over '${axis}': the value was dispatched${
+        at(of.span)
+      }, and its rows must stay apart. Combine it first`,
+      node.span,
+    );
+  }
+  sent.set(node, of);
 }

@@ -2,6 +2,7 @@
 
 import { ModelError, type Span } from "../../spec/errors.ts";
 import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
+import { guessedType, noteNode, type Problems, report } from "./problems.ts";
 import { RuleError, RULES, type TensorType } from "./rules.ts";
 
 /** Where a node is written, and for leaves, transpose, cast and scatter the type that it is given. */
@@ -10,6 +11,8 @@ export interface Written {
   /** The block that it is written in. */
   readonly block?: string | undefined;
   readonly given?: TensorType | undefined;
+  /** Where mistakes are collected. Default: they are thrown. */
+  readonly problems?: Problems | undefined;
 }
 
 const NOTHING: TensorType = { axes: [], dtype: "f32" };
@@ -19,16 +22,22 @@ export function makeNode<P extends Primitive>(
   primitive: P,
   inputs: readonly Node[],
   params: PrimitiveParams[P],
-  { span, block, given = NOTHING }: Written,
+  { span, block, given, problems }: Written,
 ): NodeOf<P> {
-  try {
-    const { axes, dtype } = RULES[primitive]({ inputs, params, given });
-    return {
+  const made = ({ axes, dtype }: TensorType, wrong: boolean): NodeOf<P> => {
+    const node = {
       ...{ primitive, inputs, params, axes, dtype, span },
       ...block ? { block } : {},
     } as NodeOf<P>;
+    noteNode(problems, node as Node, wrong);
+    return node;
+  };
+  try {
+    const rule = RULES[primitive];
+    return made(rule({ inputs, params, given: given ?? NOTHING }), false);
   } catch (error) {
-    if (error instanceof RuleError) throw new ModelError(error.message, span);
-    throw error;
+    if (!(error instanceof RuleError)) throw error;
+    report(problems, new ModelError(error.message, span), inputs);
+    return made(guessedType(inputs, params, given), true);
   }
 }

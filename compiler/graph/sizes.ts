@@ -13,6 +13,7 @@ import {
   type Primitive,
   type RoutingNode,
 } from "./graph.ts";
+import { type Problems, report } from "./problems.ts";
 
 type Sizes = Map<string, AxisSize>;
 
@@ -331,11 +332,22 @@ const SIZES: {
 export function deriveSizes(
   declared: { readonly [name: string]: AxisSize },
   nodes: readonly Node[],
+  problems?: Problems,
 ): { readonly [name: string]: AxisSize } {
   const sizes: Sizes = new Map(Object.entries(declared));
   for (const node of nodes) {
     const rule = SIZES[node.primitive] as (node: Node, sizes: Sizes) => void;
-    rule(node, sizes);
+    try {
+      rule(node, sizes);
+    } catch (error) {
+      if (!(error instanceof ModelError)) throw error;
+      report(problems, error, [node, ...node.inputs]);
+      problems?.wrong.add(node);
+    }
+    // Nothing is said of what is made of a value whose size is not known.
+    if (node.inputs.some((input) => problems?.wrong.has(input))) {
+      problems?.wrong.add(node);
+    }
   }
   return Object.fromEntries(sizes);
 }

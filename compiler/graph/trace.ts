@@ -3,6 +3,7 @@
 import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
 import type { AxisSize, Graph, Node } from "./graph.ts";
+import { type Problems, report } from "./problems.ts";
 import { deriveSizes } from "./sizes.ts";
 
 /** What one run of a model function left: the graph before it is checked. */
@@ -21,6 +22,8 @@ export interface Built {
 export interface TraceOptions {
   /** A step of training is made of the graph: capacity factors are those of training. Default false. */
   readonly training?: boolean;
+  /** Collect mistakes here instead of throwing the first. */
+  readonly problems?: Problems;
 }
 
 /** A model, as tracing sees it. `Name` are the names of what it returns. */
@@ -63,7 +66,7 @@ export function trace<Name extends string>(
   for (const [name, node] of Object.entries(returned)) {
     const leaf = leaves.get(name);
     if (leaf?.primitive === "state") {
-      checkUpdate(name, leaf, node);
+      checkUpdate(name, leaf, { node, problems: options.problems });
       states[name] = node;
     } else {
       outputs[name] = node;
@@ -77,9 +80,10 @@ export function trace<Name extends string>(
   }
   const results = Object.values(returned);
   const nodes = inOrder(results);
-  checkStates(nodes, states);
-  checkDispatched(nodes, results, dispatched);
-  const axes = deriveSizes(built.axes, nodes);
+  const { problems } = options;
+  checkStates(nodes, states, problems);
+  checkDispatched(nodes, results, { dispatched, problems });
+  const axes = deriveSizes(built.axes, nodes, problems);
   const graph: Graph = { axes, nodes, outputs, states };
   return { ...graph, declared: built.axes } as TracedGraph<Name>;
 }
@@ -115,11 +119,22 @@ function rootOf(node: Node): Node {
   return root;
 }
 
-function checkUpdate(name: string, leaf: Node, node: Node): void {
+function checkUpdate(
+  name: string,
+  leaf: Node,
+  { node, problems }: {
+    readonly node: Node;
+    readonly problems: Problems | undefined;
+  },
+): void {
   if (rootOf(node) === leaf) return;
-  throw new ModelError(
-    `Cannot return '${name}': it is a state, and what is returned is not its next value. Return what attention makes of it`,
-    node.span,
+  report(
+    problems,
+    new ModelError(
+      `Cannot return '${name}': it is a state, and what is returned is not its next value. Return what attention makes of it`,
+      node.span,
+    ),
+    [node],
   );
 }
 
@@ -127,14 +142,19 @@ function checkUpdate(name: string, leaf: Node, node: Node): void {
 function checkStates(
   nodes: readonly Node[],
   states: { readonly [name: string]: Node },
+  problems: Problems | undefined,
 ): void {
   for (const node of nodes) {
     if (node.primitive !== "state" || node.params.name in states) continue;
-    throw new ModelError(
-      `Cannot leave state '${node.params.name}': its next value is not returned${
-        place(node.span)
-      }. Return it under this name`,
-      node.span,
+    report(
+      problems,
+      new ModelError(
+        `Cannot leave state '${node.params.name}': its next value is not returned${
+          place(node.span)
+        }. Return it under this name`,
+        node.span,
+      ),
+      [node],
     );
   }
 }

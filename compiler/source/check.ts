@@ -10,6 +10,7 @@ import {
 } from "../../spec/errors.ts";
 import type { Model } from "../dsl/model.ts";
 import type { Lambda } from "../graph/graph.ts";
+import { noProblems } from "../graph/problems.ts";
 import { trace } from "../graph/trace.ts";
 import { codeFrame, FramedLowerError, pathOf, placeOf } from "./frame.ts";
 import {
@@ -34,39 +35,59 @@ export interface Diagnostic {
 }
 
 /**
- * The mistakes of a model file, `file.ts` or `file.ts#export`: its type errors or, if there are none, the errors of
- * tracing its exported models and of lowering their scalar functions. Throws a `DataError` if there is no such file.
+ * The mistakes of a model file, `file.ts` or `file.ts#export`: its type errors, and the errors of tracing its exported models
+ * and of lowering their scalar functions, but for those that follow from a type error. Throws a `DataError` if there is
+ * no such file.
  */
 export async function checkModel(reference: string): Promise<Diagnostic[]> {
   const { path, name } = parseReference(reference);
   requireModelFile(path);
-  const { typeProblems } = await import("./type_problems.ts");
+  const { callWidth, typeProblems } = await import("./type_problems.ts");
   const problems = typeProblems(resolve(path));
-  if (problems.length > 0) {
-    const syntax = problems.some(({ kind }) => kind === "syntax")
-      ? await syntaxError(path)
-      : undefined;
+  if (problems.some(({ kind }) => kind === "syntax")) {
+    const syntax = await syntaxError(path);
     if (syntax) return [syntax];
-    return problems.map(({ message, file, line, column, width, code }) => ({
-      message,
-      span: { file, line, column },
-      width,
-      code,
-    }));
   }
+  const types = problems.map((
+    { message, file, line, column, width, code },
+  ) => ({
+    ...{ message, width, code },
+    span: { file, line, column },
+  }));
   let models: Record<string, Model>;
   try {
     models = await loadModels(path);
     const chosen = name !== undefined || Object.keys(models).length === 0;
     if (chosen) models = { chosen: chooseModel(models, { path, name }) };
   } catch (error) {
-    return [diagnosticOf(error, path)];
+    return types.length > 0 ? types : [diagnosticOf(error, path)];
   }
   const found: Diagnostic[] = [];
   for (const model of Object.values(models)) {
-    found.push(...await domainErrors(model, path));
+    found.push(...await domainErrors(model, { path, typed: types.length > 0 }));
   }
-  return withoutRepeats(found);
+  const own = found.filter(({ span }) =>
+    span === undefined ||
+    !types.some((type) => isWithinLines(type.span, span, callWidth(span)))
+  );
+  return inOrder(withoutRepeats([...types, ...own]));
+}
+
+/** Mistakes of one file from its beginning to its end; those of several stay as they are. */
+function inOrder(diagnostics: readonly Diagnostic[]): Diagnostic[] {
+  const files = new Set(
+    diagnostics.map(({ span }) => span && pathOf(span.file)),
+  );
+  if (files.size > 1) return [...diagnostics];
+  return diagnostics.toSorted(({ span: a }, { span: b }) =>
+    (a?.line ?? 0) - (b?.line ?? 0) || (a?.column ?? 0) - (b?.column ?? 0)
+  );
+}
+
+/** Whether a place is in a call that begins at another one and has so many lines. */
+function isWithinLines(place: Span, call: Span, lines: number): boolean {
+  return pathOf(place.file) === pathOf(call.file) && place.line >= call.line &&
+    place.line < call.line + lines;
 }
 
 /** What loading says of a file that cannot be parsed, so that every command says the same; no code of it runs. */
@@ -80,29 +101,49 @@ async function syntaxError(path: string): Promise<Diagnostic | undefined> {
 }
 
 /** What tracing a model, and lowering its scalar functions, complains about. */
-async function domainErrors(model: Model, path: string): Promise<Diagnostic[]> {
-  let lambdas: Lambda[];
+async function domainErrors(
+  model: Model,
+  { path, typed }: {
+    readonly path: string;
+    /** There are type errors: what else the model function throws may follow from those. */
+    readonly typed: boolean;
+  },
+): Promise<Diagnostic[]> {
+  const problems = noProblems();
+  const found: Diagnostic[] = [];
   try {
-    lambdas = trace(model).nodes.flatMap((node) =>
-      node.primitive === "map" ? [node.params.lambda] : []
-    );
+    trace(model, { problems });
   } catch (error) {
-    return [diagnosticOf(error, path)];
+    if (!typed || error instanceof ModelError) {
+      found.push(diagnosticOf(error, path));
+    }
   }
+  found.unshift(...problems.found.map((error) => diagnosticOf(error, path)));
+  const lambdas = problems.made.flatMap((node) =>
+    node.primitive === "map" ? [node.params.lambda] : []
+  );
+  for (const lambda of await wrongLambdas(lambdas)) {
+    found.push(diagnosticOf(lambda, path));
+  }
+  return found;
+}
+
+/** What lowering scalar functions complains about, one by one. */
+async function wrongLambdas(lambdas: readonly Lambda[]): Promise<unknown[]> {
   try {
     await lowerLambdas(lambdas);
     return [];
   } catch {
     // One is wrong at least: ask one by one, to name them all.
-    const found: Diagnostic[] = [];
+    const errors: unknown[] = [];
     for (const lambda of lambdas) {
       try {
         await lowerLambdas([lambda]);
       } catch (error) {
-        found.push(diagnosticOf(error, path));
+        errors.push(error);
       }
     }
-    return found;
+    return errors;
   }
 }
 

@@ -1,8 +1,11 @@
 /** What TypeScript says of a model file. Loads ts-morph, so it is reached through `await import("./type_problems.ts")`. */
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import type { Span } from "../../spec/errors.ts";
 import { withoutConsequences } from "./causes.ts";
+import { callAt } from "./find_lambda.ts";
+import { pathOf } from "./frame.ts";
 import { isOwn, sourceModules } from "./places.ts";
 import { Project, ts } from "./project.ts";
 
@@ -84,6 +87,20 @@ export function typeProblems(path: string): TypeProblem[] {
       return withoutConsequences(file, errors, program.getTypeChecker())
         .map((each) => problemOf(each, "types"));
     });
+}
+
+/** How many lines a call at a place has; 1 where there is none. */
+export function callWidth({ file, line, column }: Span): number {
+  const path = pathOf(file);
+  if (!existsSync(path)) return 1;
+  const source = ts.createSourceFile(
+    ...[path, readFileSync(path, "utf8")] as const,
+    { languageVersion: ts.ScriptTarget.ES2022 },
+    true,
+  );
+  const call = callAt(source, line, column);
+  const end = call && source.getLineAndCharacterOfPosition(call.end).line + 1;
+  return end === undefined ? 1 : end - line + 1;
 }
 
 function isUsers(file: string): boolean {
