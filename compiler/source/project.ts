@@ -25,6 +25,9 @@ function isFile(path: string): boolean {
 /** Files as they were parsed last, which programs share for as long as they read the same. */
 const parsed = new Map<string, ts.SourceFile>();
 
+/** Programs of files on disk, by the files: models are compiled again and again, for one mesh after another. */
+const opened = new Map<string, ts.Program>();
+
 /**
  * A program to look names up in: the given files and what they import by relative paths, parsed but without
  * library types, so that it costs tens of milliseconds. `virtual` gives files that are not on disk.
@@ -32,6 +35,26 @@ const parsed = new Map<string, ts.SourceFile>();
 export function openProgram(
   files: readonly string[],
   virtual: ReadonlyMap<string, string> = new Map(),
+): ts.Program {
+  if (virtual.size > 0) return createProgram(files, virtual);
+  const key = files.join("\0");
+  const known = opened.get(key);
+  const holds = known?.getSourceFiles().every(({ fileName, text }) =>
+    readText(fileName) === text
+  );
+  if (known && holds) return known;
+  const program = createProgram(files, virtual);
+  opened.set(key, program);
+  return program;
+}
+
+function readText(path: string): string | undefined {
+  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
+}
+
+function createProgram(
+  files: readonly string[],
+  virtual: ReadonlyMap<string, string>,
 ): ts.Program {
   const options: ts.CompilerOptions = {
     noLib: true,
@@ -43,9 +66,7 @@ export function openProgram(
     allowImportingTsExtensions: true,
     noEmit: true,
   };
-  const read = (path: string) =>
-    virtual.get(path) ??
-      (existsSync(path) ? readFileSync(path, "utf8") : undefined);
+  const read = (path: string) => virtual.get(path) ?? readText(path);
   const host: ts.CompilerHost = {
     fileExists: (path) => virtual.has(path) || isFile(path),
     readFile: read,
