@@ -139,3 +139,41 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     );
 }
+
+/** What `search` is told. */
+export function searchFlags(command: Command): Command {
+  return command
+    .requiredOption(
+      "--target <machine>",
+      "a name of machines/, or a machine file",
+    )
+    .addOption(
+      new Option("--phase <phase>", "prefill or decode (decode)")
+        .argParser(oneOf("--phase", ["prefill", "decode"])),
+    )
+    .addOption(
+      new Option(
+        "--objective <what>",
+        "throughput, latency or memory (throughput)",
+      ).argParser(oneOf("--objective", ["throughput", "latency", "memory"])),
+    )
+    .option("--ranks <n>", "ranks to use (all)", integer("--ranks", 1))
+    .option(
+      "--max-context <n>",
+      "positions of a sequence (4096)",
+      integer("--max-context", 1),
+    )
+    .option(
+      "--experts <load>",
+      "how experts are chosen: even, zipf:S, or the outputs of a run (even)",
+    )
+    .addOption(
+      new Option(
+        "--dtype <dtype>",
+        "what weights are stored as; default: as config.json says",
+      ).argParser(oneOf("--dtype", STORED_NAMES)),
+    )
+    .option("--limits <limits>", "limits of its devices", parseLimits)
+    .option("--svg <file>", "draw speed over 1 to 4096 devices")
+    .option("--json", "machine-readable output");
+}

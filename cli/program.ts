@@ -7,6 +7,7 @@ import {
   dtypeOption,
   meshFlags,
   planFlags,
+  searchFlags,
   summaryFlags,
   zeroOption,
 } from "./flag_options.ts";
@@ -34,6 +35,7 @@ const COMMANDS = {
   launch: async () => (await import("./commands/launch.ts")).launchCommand,
   plan: async () => (await import("./commands/plan.ts")).planCommand,
   routers: async () => (await import("./commands/routers.ts")).routersCommand,
+  search: async () => (await import("./commands/search.ts")).searchCommand,
   run: async () => (await import("./commands/run.ts")).runCommand,
   train: async () => (await import("./commands/train.ts")).trainCommand,
   tune: async () => (await import("./commands/tune.ts")).tuneCommand,
@@ -171,6 +173,16 @@ function addInspectCommands(
       const viewCommand = await COMMANDS.view();
       finish(await viewCommand(io, model, { ...flags, meshes: viewed }));
     });
+  searchFlags(
+    program.command("search")
+      .description(
+        "find the best mesh, strategy and batch of a model on a machine",
+      )
+      .argument("<model>", "config.json, or checkpoint folder"),
+  )
+    .action(async (model, flags) =>
+      finish(await (await COMMANDS.search())(io, model, flags))
+    );
   const presets: string[] = [];
   program.command("routers")
     .description("what router presets make of the same logits, side by side")

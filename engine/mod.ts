@@ -70,6 +70,16 @@ export {
   type SceneOptions,
 } from "./predict/mod.ts";
 export { type Layers, layersOf } from "../spec/layers.ts";
+export { type ExpertLoad, recordedLoad } from "./simulate/mod.ts";
+export {
+  type CurvePoint,
+  type Found,
+  meshName as replicaMeshName,
+  type Objective,
+  search,
+  type Searched,
+  type SearchPhase,
+} from "./search/mod.ts";
 export {
   planTraining,
   type PlanTrainingOptions,

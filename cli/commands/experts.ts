@@ -1,0 +1,20 @@
+/** `--experts`: how tokens choose experts in steps that are predicted. */
+
+import {
+  type ExpertLoad,
+  readTensors,
+  recordedLoad,
+} from "../../engine/mod.ts";
+import type { CliIo } from "../io.ts";
+
+/** `even`, `zipf:S`, or the outputs of a run. Throws DataError where a file has no choices. */
+export async function expertLoad(
+  io: CliIo,
+  text: string | undefined,
+): Promise<ExpertLoad> {
+  if (text === undefined || text === "even") return { kind: "even" };
+  const exponent = /^zipf:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
+  return exponent === undefined
+    ? recordedLoad(await readTensors(text, io.files))
+    : { kind: "zipf", exponent: Number(exponent) };
+}

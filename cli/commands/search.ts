@@ -1,0 +1,73 @@
+/** `switchyard search`: which mesh, strategy and batch of a model are best on a machine that need not be here. */
+
+import {
+  loadTarget,
+  type Objective,
+  search,
+  type SearchPhase,
+} from "../../engine/mod.ts";
+import { DataError } from "../../spec/errors.ts";
+import type { EncodingName } from "../../spec/encoding.ts";
+import type { CliIo } from "../io.ts";
+import { findMachine } from "../machines.ts";
+import { speedCurve } from "../plots/speed_curve.ts";
+import { formatSearch, searchDocument } from "../search_text.ts";
+import { expertLoad } from "./experts.ts";
+
+/** Flags of `search`. */
+export interface SearchFlags {
+  readonly target: string;
+  readonly phase?: SearchPhase;
+  readonly objective?: Objective;
+  readonly ranks?: number;
+  readonly maxContext?: number;
+  readonly experts?: string;
+  readonly dtype?: EncodingName;
+  readonly limits?: { readonly [limit: string]: number };
+  readonly svg?: string;
+  readonly json?: boolean;
+}
+
+/** Positions of a sequence where nobody says. */
+const CONTEXT = 4096;
+
+/** Print what was found. Exit code 3: nothing fits. */
+export async function searchCommand(
+  io: CliIo,
+  model: string,
+  flags: SearchFlags,
+): Promise<number> {
+  const { phase = "decode", objective = "throughput", ranks } = flags;
+  const machine = await findMachine(io, flags.target);
+  const target = await loadTarget(model, io.files, { withoutWeights: true });
+  if (target.kind !== "configuration" && target.kind !== "checkpoint") {
+    throw new DataError(
+      `Cannot search with '${model}': it is no published model, so nothing is known of its sequences. Give a config.json, or a folder with one`,
+    );
+  }
+  const { dtype, limits } = flags;
+  const { decoder } = target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.configuration.published;
+  const scene = {
+    ...{ target, machine, phase, files: io.files },
+    context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
+    experts: await expertLoad(io, flags.experts),
+    compile: {
+      ...dtype === undefined ? {} : { dtype },
+      ...limits === undefined ? {} : { limits },
+    },
+  };
+  const searched = await search(scene, { objective, ranks });
+  const told = { ...scene, objective, experts: flags.experts ?? "even" };
+  if (flags.svg !== undefined) {
+    const text = speedCurve(searched.curve, `${phase}, ${machine.name}`);
+    await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
+  }
+  await io.out(
+    flags.json
+      ? `${JSON.stringify(searchDocument(searched, told), null, 2)}\n`
+      : formatSearch(searched, told),
+  );
+  return searched.found.length > 0 ? 0 : 3;
+}

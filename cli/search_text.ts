@@ -1,0 +1,164 @@
+/** What a search found, as text and as a document. */
+
+import {
+  type Found,
+  type Objective,
+  replicaMeshName,
+  type Searched,
+  type SearchPhase,
+} from "../engine/mod.ts";
+import { sizeText } from "../spec/size_text.ts";
+import { timeText } from "../spec/time_text.ts";
+import type { Machine } from "../spec/mod.ts";
+import { formatTable } from "./table.ts";
+
+/** What was searched for. */
+export interface SearchTold {
+  readonly machine: Machine;
+  readonly phase: SearchPhase;
+  readonly objective: Objective;
+  readonly context: number;
+  readonly experts: string;
+}
+
+/** Losers and meshes without room that are listed. */
+const LISTED = 12;
+
+/** The best, the Pareto front, and for all else why. */
+export function formatSearch(searched: Searched, told: SearchTold): string {
+  const { found, pareto, thrownOut } = searched;
+  const [best] = found;
+  const rest = found.slice(1, LISTED);
+  return [
+    `${told.phase} on '${told.machine.name}', sequences of ${told.context} positions, experts chosen ${told.experts}, objective ${told.objective}`,
+    "",
+    ...best
+      ? [`best    ${configuration(best)}: ${best.why}`, ...advice(best)]
+      : ["nothing fits"],
+    ...crossoverLines(searched, told),
+    ...best ? ["", "Pareto front", ...table(pareto)] : [],
+    ...rest.length > 0
+      ? [
+        "",
+        "slower, at its best on each mesh",
+        ...rest.map((one) => `  ${configuration(one)}: ${one.why}`),
+      ]
+      : [],
+    ...thrownOut.length > 0
+      ? [
+        "",
+        `thrown out (${thrownOut.length})`,
+        ...thrownOut.slice(0, LISTED).map(({ mesh, why }) =>
+          `  ${replicaMeshName(mesh)}: ${why}`
+        ),
+        ...thrownOut.length > LISTED ? ["  and more"] : [],
+      ]
+      : [],
+    "",
+  ].join("\n");
+}
+
+/** How the best is planned. */
+function advice({ mesh, replicas, strategy, step }: Found): string[] {
+  const flags = [
+    `--mesh ${
+      replicaMeshName(mesh) === "1 device" ? "ep=1" : replicaMeshName(mesh)
+    }`,
+    `--max-tokens ${step.tokens}`,
+    `--max-sequences ${step.sequences}`,
+    ...strategy.chunks > 1 ? [`--chunks ${strategy.chunks}`] : [],
+    ...strategy.sendOnce ? ["--send-once"] : [],
+  ];
+  return [
+    `plan    ${flags.join(" ")}${replicas > 1 ? `, ${replicas} times` : ""}`,
+  ];
+}
+
+function configuration(found: Found): string {
+  const { mesh, replicas, strategy, tokensPerSecond, seconds } = found;
+  const how = [
+    ...strategy.chunks > 1 ? [` in ${strategy.chunks} chunks`] : [],
+    ...strategy.sendOnce ? [" sent once"] : [],
+  ];
+  return `${replicaMeshName(mesh, replicas)}${
+    how.join("")
+  }, ${found.sequences} sequences, ${speedText(tokensPerSecond)}, ${
+    timeText(seconds)
+  } a step`;
+}
+
+function speedText(rate: number): string {
+  const digits = rate >= 1000 ? 0 : 1;
+  return `${rate.toFixed(digits).replace(/\B(?=(\d{3})+$)/g, ",")} tokens/s`;
+}
+
+function table(found: readonly Found[]): string[] {
+  return formatTable([
+    ["mesh", "chunks", "sequences", "tokens", "step", "speed", "a rank", "of"],
+    ...found.map((one) => [
+      replicaMeshName(one.mesh, one.replicas),
+      `${one.strategy.chunks}${one.strategy.sendOnce ? ", once" : ""}`,
+      ...[one.sequences, one.tokens].map(String),
+      timeText(one.seconds),
+      speedText(one.tokensPerSecond),
+      sizeText(one.bytes),
+      one.limit === undefined ? "?" : sizeText(one.limit),
+    ]),
+  ]);
+}
+
+function crossoverLines(
+  { crossover }: Searched,
+  { phase }: SearchTold,
+): string[] {
+  if (!crossover) return [];
+  const { replicas, experts, first, at, from, to, speed } = crossover;
+  const unit = phase === "decode" ? "sequences" : "tokens";
+  const [size, other] = [replicas, experts].map(({ ep, tp }) => ep * tp);
+  const names = {
+    replicas: `${other! / size!} replicas of ${replicaMeshName(replicas)}`,
+    experts: `one of ${replicaMeshName(experts)}`,
+  };
+  const winner = speed >= 1 ? "replicas" : "experts";
+  const loser = speed >= 1 ? "experts" : "replicas";
+  const exchanged = timeText(Math.abs(crossover.exchanged));
+  const saved = timeText(Math.abs(crossover.saved));
+  const why = winner === "replicas"
+    ? `exchanges of experts apart cost ${exchanged} of a device for each token, and the reading of weights that they save is worth ${saved}`
+    : `experts apart save ${saved} of reading weights for each token, and exchanges cost ${exchanged}`;
+  const second = first === "replicas" ? "experts" : "replicas";
+  return [
+    "",
+    `${names[winner]} beat ${names[loser]} here, ${
+      Math.max(speed, 1 / speed).toFixed(2)
+    } times as fast: ${why}`,
+    at === undefined
+      ? `crossover: none from ${from} to ${to} ${unit} a rank`
+      : `crossover: ${names[second]} is faster from ${at} ${unit} a rank on, ${
+        names[first]
+      } below`,
+  ];
+}
+
+/** What `search --json` prints. */
+export function searchDocument(
+  { found, pareto, thrownOut, crossover, curve }: Searched,
+  { machine, phase, objective, context, experts }: SearchTold,
+): object {
+  return {
+    ...{ machine: machine.name, phase, objective, context, experts },
+    found: found.map(documentOf),
+    pareto: pareto.map(documentOf),
+    thrownOut,
+    ...crossover ? { crossover } : {},
+    curve: curve.map(({ devices, best, single }) => ({
+      devices,
+      ...best ? { best: documentOf(best) } : {},
+      ...single ? { single: documentOf(single) } : {},
+    })),
+  };
+}
+
+function documentOf({ step, pareto: _, ...found }: Found): object {
+  return { ...found, parts: step.step.parts };
+}

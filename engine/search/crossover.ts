@@ -1,0 +1,89 @@
+/** Replicas against expert parallelism: from which load on the other one is faster. */
+
+import {
+  compileReplica,
+  type ReplicaPlan,
+  type SearchScene,
+  stepReplica,
+} from "./evaluate.ts";
+import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
+import type { Found } from "./search.ts";
+
+/** Two meshes of equally many devices, and where one becomes faster than the other. */
+export interface Crossover {
+  /** The smallest replica, and the best one with more ranks for experts. */
+  readonly replicas: ReplicaMesh;
+  readonly experts: ReplicaMesh;
+  /** Loads of a device that were compared: sequences, or tokens. */
+  readonly from: number;
+  readonly to: number;
+  /** Which is faster at `from`. */
+  readonly first: "replicas" | "experts";
+  /** The load at which the other one becomes faster; undefined: it does not. */
+  readonly at: number | undefined;
+  /** Seconds of a device for each token, at the load of the smallest replica: what exchanges take more with experts apart, and what memory takes less. */
+  readonly exchanged: number;
+  readonly saved: number;
+  /** How many times as fast replicas are at that load. */
+  readonly speed: number;
+}
+
+/** Loads that are compared. Whether they fit is another question. */
+const MOST = { decode: 256, prefill: 2048 } as const;
+
+/** Compare the smallest replica that fits with the best one that has more ranks. */
+export async function findCrossover(
+  scene: SearchScene,
+  found: readonly Found[],
+): Promise<Crossover | undefined> {
+  const least = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
+  const small = found.find(({ mesh }) => replicaRanks(mesh) === least);
+  const large = found.find(({ mesh }) =>
+    mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
+  );
+  if (!small || !large) return undefined;
+  const most = Math.min(MOST[scene.phase], scene.context);
+  const [a, b] = [
+    await compileReplica(scene, small.mesh, { load: most }),
+    await compileReplica(scene, large.mesh, { load: most }),
+  ];
+  const from = scene.phase === "decode" ? 1 : Math.min(16, most);
+  const known = new Map<string, number>();
+  const each = (of: ReplicaPlan, load: number) => {
+    const key = `${of.ranks} ${load}`;
+    const seconds = known.get(key) ??
+      stepReplica(scene, of, load).step.seconds / load;
+    known.set(key, seconds);
+    return seconds;
+  };
+  const isFaster = (load: number) => each(a, load) <= each(b, load);
+  const first = isFaster(from);
+  const at = firstOther(isFaster, from, most);
+  const load = Math.min(most, Math.max(1, small.step.of.load));
+  const [x, y] = [a, b].map((of) => stepReplica(scene, of, load).step);
+  return {
+    ...{ replicas: small.mesh, experts: large.mesh, from, to: most },
+    ...{ first: first ? "replicas" : "experts", at },
+    exchanged: (y!.parts.exchange - x!.parts.exchange) / load,
+    saved: (x!.parts.memory - y!.parts.memory) / load,
+    speed: y!.seconds / x!.seconds,
+  };
+}
+
+/** The least value at which `test` is not what it is at `from`: by doubling, and then by halves. */
+function firstOther(
+  test: (value: number) => boolean,
+  from: number,
+  to: number,
+): number | undefined {
+  const first = test(from);
+  let [low, high] = [from, 2 * from];
+  while (high <= to && test(high) === first) [low, high] = [high, 2 * high];
+  if (high > to) return undefined;
+  while (high - low > 1) {
+    const middle = Math.floor((low + high) / 2);
+    if (test(middle) === first) low = middle;
+    else high = middle;
+  }
+  return high;
+}

@@ -1,0 +1,131 @@
+/** One replica on a mesh: what its ranks hold, by exact bytes, and what its steps take. */
+
+import type { Machine } from "../../spec/machine.ts";
+import type { Plan } from "../../spec/plan.ts";
+import type { RankClass } from "../../spec/plan_summary.ts";
+import type { FileSystem } from "../files.ts";
+import type { ExpertLoad, Prediction } from "../simulate/mod.ts";
+import {
+  compileStandIns,
+  type CompileStandInsOptions,
+  type ModelTarget,
+} from "../summary/compiled.ts";
+import { type PhaseWorkload, predictSteps } from "../summary/predictions.ts";
+import { summarizeRanks } from "../summary/ranks.ts";
+import { heldOf, type ModelWeights } from "../summary/weights.ts";
+import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
+
+/** What is searched for: many prompts at once, or the next token of many sequences. */
+export type SearchPhase = "prefill" | "decode";
+
+/** How rows are sent. */
+export interface Strategy {
+  readonly chunks: number;
+  /** Default: where it saves much. */
+  readonly sendOnce?: boolean;
+}
+
+/** What is the same for all meshes. */
+export interface SearchScene {
+  readonly target: ModelTarget;
+  readonly files: FileSystem;
+  readonly machine: Machine;
+  readonly phase: SearchPhase;
+  /** Positions of a sequence. */
+  readonly context: number;
+  readonly experts?: ExpertLoad | undefined;
+  readonly compile: Pick<CompileStandInsOptions, "dtype" | "limits">;
+}
+
+/** A plan of one replica. */
+export interface ReplicaPlan {
+  readonly mesh: ReplicaMesh;
+  readonly ranks: number;
+  readonly strategy: Strategy;
+  /** There is room for so many: sequences (decode), tokens (prefill) of each group of `tp` ranks. */
+  readonly load: number;
+  readonly plan: Plan;
+  readonly weights: ModelWeights;
+  /** The ranks that hold most. */
+  readonly fullest: RankClass;
+}
+
+/** A step of a replica. */
+export interface ReplicaStep {
+  readonly of: ReplicaPlan;
+  /** Tokens of the step on all ranks, and of how many sequences. */
+  readonly tokens: number;
+  readonly sequences: number;
+  readonly step: Prediction;
+}
+
+/** Compile a replica with room for a load. */
+export async function compileReplica(
+  scene: SearchScene,
+  mesh: ReplicaMesh,
+  { strategy = { chunks: 1 }, load }: {
+    readonly strategy?: Strategy;
+    readonly load: number;
+  },
+): Promise<ReplicaPlan> {
+  const { target, files, machine } = scene;
+  const { tokens, sequences } = stepOf(scene, mesh, load);
+  const { plan, weights } = await compileStandIns(target, files, {
+    ...{ ...scene.compile, ...strategy, machine, mesh: meshOf(mesh) },
+    bounds: {
+      ...{ maxTokens: tokens, maxSequences: sequences },
+      maxContext: scene.context,
+    },
+    // Logits of last tokens only, as those who serve a model want them.
+    next: {},
+  });
+  const held = heldOf(plan, weights);
+  const { times } = weights.stands;
+  const ranks = summarizeRanks(plan, { machine, held, times, experts: [] });
+  return {
+    ...{ mesh, ranks: replicaRanks(mesh), strategy, load, plan, weights },
+    fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
+  };
+}
+
+/** Whether the fullest rank has enough memory. */
+export function fits({ fullest: { bytes, limit } }: ReplicaPlan): boolean {
+  return limit === undefined || bytes.total <= limit;
+}
+
+/** Predict a step of a load; 0: one sequence on all ranks. */
+export function stepReplica(
+  scene: SearchScene,
+  of: ReplicaPlan,
+  load = of.load,
+): ReplicaStep {
+  const { plan, weights } = of;
+  const { machine, phase, experts } = scene;
+  const known = stepOf(scene, of.mesh, load);
+  const workload: PhaseWorkload = [phase, {
+    ...known,
+    past: phase === "decode" ? scene.context - 1 : 0,
+  }];
+  const predicted = predictSteps(plan, {
+    ...{ machine, experts, stands: weights.stands },
+    ...{ held: heldOf(plan, weights), workloads: [workload] },
+  });
+  return { of, ...known, step: predicted.get(phase)!.step };
+}
+
+/** Tokens and sequences of all ranks. Ranks of `ep` have sequences of their own. */
+function stepOf(
+  { phase, context }: SearchScene,
+  { ep }: ReplicaMesh,
+  load: number,
+): { readonly tokens: number; readonly sequences: number } {
+  if (phase === "decode") {
+    const sequences = Math.max(1, ep * load);
+    return { tokens: sequences, sequences };
+  }
+  const tokens = load === 0 ? context : ep * load;
+  return {
+    tokens,
+    sequences: load === 0 ? 1 : Math.max(ep, Math.ceil(tokens / context)),
+  };
+}

@@ -1,0 +1,130 @@
+// `switchyard search` on machines made up so that it can be worked out which configuration wins.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import t, { type Test } from "tap";
+import type { Crossover } from "../engine/search/mod.ts";
+import { replicaMeshes } from "../engine/search/meshes.ts";
+import type { Machine, MachineLink } from "../spec/mod.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const CONFIGS = fileURLToPath(new URL("references/configs", import.meta.url));
+const GRANITE = path.join(CONFIGS, "granite-3.0-1b-a400m.json");
+
+/** Two devices that read slowly, and else take no time. */
+function machineFile(t: Test, link: MachineLink, memory: number): string {
+  const file = path.join(temporaryFolder(t), "machine.json");
+  const machine: Machine = {
+    ...{ version: 1, name: "two devices" },
+    devices: {
+      d: {
+        ...{ multiplyAdds: 1e18, operations: 1e18, bandwidth: 1e11 },
+        ...{ launch: 1e-6, memory },
+        limits: {
+          maxBufferSize: 2 ** 40,
+          maxStorageBufferBindingSize: 2 ** 40,
+        },
+      },
+    },
+    hosts: [{ devices: [{ kind: "d", count: 2 }] }],
+    links: { sameHost: link },
+  };
+  writeFileSync(file, JSON.stringify(machine));
+  return file;
+}
+
+interface Document {
+  readonly found: readonly {
+    readonly mesh: { readonly ep: number; readonly tp: number };
+    readonly replicas: number;
+    readonly bytes: number;
+    readonly limit: number;
+    readonly tokensPerSecond: number;
+    readonly why: string;
+  }[];
+  readonly thrownOut: readonly { readonly why: string }[];
+  readonly crossover?: Crossover;
+  readonly curve: readonly {
+    readonly devices: number;
+    readonly best?: { readonly tokensPerSecond: number };
+  }[];
+}
+
+async function searched(
+  t: Test,
+  machine: string,
+  ...argv: readonly string[]
+): Promise<Document> {
+  const { code, out, err } = await switchyard([
+    ...["search", GRANITE, "--target", machine, "--max-context", "256"],
+    ...[...argv, "--json"],
+  ]);
+  t.equal(code, 0, err);
+  return JSON.parse(out) as Document;
+}
+
+t.test("replicas win where exchanges cost more than they save, and a crossover says where", async (t) => {
+  const slow = machineFile(
+    t,
+    { latency: 1e-2, bandwidth: 1e9, per: "rank" },
+    4e9,
+  );
+  const against = await searched(t, slow);
+  const [best, ...others] = against.found;
+  t.strictSame([best!.mesh, best!.replicas], [{ ep: 1, tp: 1 }, 2]);
+  const apart = others.find(({ mesh }) => mesh.ep === 2)!;
+  t.match(apart.why, /^exchanges within a node are 9\d % of a step/);
+  // An exchange takes 10 ms, and all weights are read in 30.
+  t.equal(against.crossover!.at, undefined);
+  t.equal(against.crossover!.first, "replicas");
+  t.ok(against.crossover!.exchanged > against.crossover!.saved);
+
+  const fast = machineFile(
+    t,
+    { latency: 2e-5, bandwidth: 1e12, per: "rank" },
+    4e9,
+  );
+  const { crossover, found, curve } = await searched(t, fast);
+  const { first, at } = crossover!;
+  // One token chooses 8 of 32 experts: two on one device each read as many as two apart. From there on, halves are read.
+  t.equal(first, "replicas", "a token a device");
+  t.ok(at! > 1 && at! <= 8, `experts apart from ${at} sequences on`);
+  for (const { bytes, limit } of found) t.ok(bytes <= limit);
+  t.ok(
+    found.every(({ tokensPerSecond }, i) =>
+      i === 0 || tokensPerSecond <= found[i - 1]!.tokensPerSecond
+    ),
+    "best first",
+  );
+  t.strictSame(
+    [curve.length, curve[0]!.devices, curve.at(-1)!.devices],
+    [13, 1, 4096],
+  );
+  const speeds = curve.map(({ best }) => best!.tokensPerSecond);
+  t.ok(speeds.every((s, i) => i === 0 || s > speeds[i - 1]!), "more is faster");
+});
+
+t.test("what does not fit is thrown out by its bytes, and drawn is what was found", async (t) => {
+  const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
+  const small = machineFile(t, link, 1.9e9);
+  const file = path.join(temporaryFolder(t), "curve.svg");
+  const { found, thrownOut } = await searched(t, small, "--svg", file);
+  t.notOk(found.some(({ mesh }) => mesh.ep * mesh.tp === 1));
+  t.match(thrownOut[0]!.why, /^weights alone are 2\.5 GiB a rank, of 1\.8 GiB/);
+  t.match(readFileSync(file, "utf8"), /<svg .*all devices as one replica/s);
+  const none = await switchyard([
+    ...["search", GRANITE, "--target", machineFile(t, link, 1e9)],
+  ]);
+  t.equal(none.code, 3);
+  t.match(none.out, "nothing fits");
+});
+
+t.test("meshes of a replica", (t) => {
+  const names = (ranks: number, experts: number) =>
+    replicaMeshes({ ranks, host: 2, experts }).map(({ ep, tp }) => [ep, tp]);
+  t.strictSame(names(4, 8), [[1, 1], [2, 1], [4, 1], [1, 2], [2, 2]]);
+  t.strictSame(names(6, 8).at(-1), [6, 1], "all ranks");
+  t.strictSame(names(8, 2), [[1, 1], [2, 1], [1, 2]], "an expert each");
+  t.end();
+});
