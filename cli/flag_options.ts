@@ -51,7 +51,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     )
     .option(
       "--chunks <n>",
-      "parts in which experts' rows travel, one while another is computed (1)",
+      "parts in which experts' rows are sent, one in flight while another is computed (1)",
       integer("--chunks", 1),
     )
     .option(

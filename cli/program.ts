@@ -141,7 +141,7 @@ function addInspectCommands(
       "experts are chosen as in the outputs of a run, of as many tokens",
     )
     .option("--out <file>", "write the document to a file")
-    .option("--check", "let token ids travel along, for 'run --check'")
+    .option("--check", "send token ids along, for 'run --check'")
     .option("--json", "the summary as JSON; with --full, the document")
     .action(async (model, other, flags) => {
       const planCommand = await COMMANDS.plan();

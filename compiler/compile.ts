@@ -69,10 +69,10 @@ export interface CompileOptions {
   readonly limits?: { readonly [limit: string]: number };
   /** Compile what needs more than the limits too; `limitProblems` says what that is. Default: it is refused. */
   readonly overLimits?: boolean;
-  /** Let token ids travel along with every routing; outputs `check.0`, `check.1`, … count choices that did not come home. */
+  /** Send token ids with every routing; outputs `check.0`, `check.1`, … count choices that did not return. */
   readonly check?: boolean;
   /**
-   * Cut every dispatch into up to so many chunks by the experts of a rank, so that the rows of one travel while those of
+   * Cut every dispatch into up to so many chunks by the experts of a rank, so that the rows of one are in flight while those of
    * another are computed; ranks with fewer experts have fewer. Takes memory for two chunks at once. Bits do not depend on
    * it. Default: 1, an exchange at a time.
    */

@@ -69,7 +69,7 @@ export interface PlanOptions {
   readonly overLimits?: boolean;
   /** Kernel variants; default: those for the devices, or the compiler's where no device is opened. */
   readonly tuning?: Tuning;
-  /** Cut dispatches into up to so many chunks, computed while others travel. Default: 1. */
+  /** Cut dispatches into up to so many chunks, computed while others are in flight. Default: 1. */
   readonly chunks?: number;
   /** Send a token once to each rank, however many of its experts are there. Default: where that saves much. */
   readonly sendOnce?: boolean;
@@ -77,7 +77,7 @@ export interface PlanOptions {
   readonly numerics?: NumericsClass;
   /** How tokens get to experts on other ranks. Default: allToAll. */
   readonly dispatcher?: Dispatcher;
-  /** Let token ids travel along and compare them on return. */
+  /** Send token ids along and compare them on return. */
   readonly check?: boolean;
   /** Of a checkpoint: routers do not choose, but are given what was recorded. */
   readonly replay?: boolean;
@@ -419,12 +419,12 @@ async function weightFiles(
   return target.kind === "checkpoint" ? target.checkpoint.weightFiles : [];
 }
 
-/** Whether a plan counts choices that did not come home. */
+/** Whether a plan counts choices that did not return. */
 export function hasChecks(plan: Plan): boolean {
   return plan.programs.some((program) =>
     Object.keys(program.outputs).some((name) => CHECK.test(name))
   );
 }
 
-/** Names of outputs that count choices that did not come home. */
+/** Names of outputs that count choices that did not return. */
 export const CHECK = /^check\.\d+$/;

@@ -214,7 +214,7 @@ export interface AllGatherStep extends StepBase {
  * each other's places, so rows return to where they came from. `moved` (u32 [group position]) receives the number of
  * rows taken from each position; `position` holds this rank's position in the group.
  *
- * With `columns`, one pair for each position, only the rows of p's columns from the first below the second travel: a
+ * With `columns`, one pair for each position, only the rows of p's columns from the first below the second are sent: a
  * *chunk*. The buffer that holds rows by destination (forward: `from`, back: `to`) has them where the whole has them; in
  * the other one the blocks of the chunk lie packed.
  *

@@ -82,7 +82,7 @@ function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {
   return sameList(columnsOf(a).flat(), columnsOf(b).flat());
 }
 
-/** Rows are added up before they return only where sums may have another order, by lists that travelled once. */
+/** Rows are added up before they return only where sums may have another order, by lists that were sent once. */
 export function checkSums(
   { plan }: Facts,
   routing: RoutingFacts,

@@ -1,4 +1,4 @@
-/** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and come home. */
+/** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and returned rows are combined. */
 
 import { columnsOf } from "./bytes.ts";
 import type { AllToAllStep, StepPart } from "./plan.ts";

@@ -101,7 +101,7 @@ async function isToldToStop(
     await io.files.stat(stopFile(job)) !== undefined;
 }
 
-/** Steps whose load of experts is told at the end, together: a single one varies much. */
+/** Steps whose expert load is reported at the end, together: a single one varies much. */
 const RECENT = 100;
 
 function ending(

@@ -1,4 +1,4 @@
-/** Mixture of experts: choose experts, send tokens to them, bring the results home. */
+/** Mixture of experts: choose experts, send tokens to them, combine the results. */
 
 import { ModelError } from "../../spec/errors.ts";
 import { isRouting, type RoutingNode } from "../graph/graph.ts";
@@ -133,7 +133,7 @@ export function dispatch<
 }
 
 /**
- * Bring the experts' results home: for each token the weighted sum over its choices, in their order; 0 for those
+ * Combine the experts' results: for each token the weighted sum over its choices, in their order; 0 for those
  * dropped.
  *
  * Axes: `y` starts with `expert slot`; the result is the routed token axes, then the others. Dtype: that of `y`.

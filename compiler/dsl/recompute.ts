@@ -6,7 +6,7 @@ import { siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
 /**
  * What `block` makes of `x`. A step of training computes it a second time for the gradients, instead of keeping what is
  * inside: less memory, more work. What is computed again has the same bits. Choices of experts, and what was dispatched or
- * combined inside, are kept, so nothing travels twice. Nothing changes where no gradients are asked for.
+ * combined inside, are kept, so nothing is sent twice. Nothing changes where no gradients are asked for.
  *
  * Axes, dtype: those of what `block` returns. Errors: what `block` returns is a tensor of another model.
  *

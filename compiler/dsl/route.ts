@@ -64,7 +64,7 @@ export interface CapacityRouting<
   readonly slot: Tensor<Cat<Token, Choice>, "i32">;
 }
 
-/** Presets that drop unless they are told otherwise. */
+/** Presets that drop unless `capacity` says otherwise. */
 export type CapacityPreset = {
   [P in RoutingPreset]: (typeof ROUTING_PRESETS)[P] extends { dropless: true }
     ? never

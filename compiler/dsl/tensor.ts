@@ -24,7 +24,7 @@ export interface Block {
   readonly names: ReadonlyMap<string, string>;
 }
 
-/** What the tensors of one run of a model function share: its axes, what it is for, the dispatches that must come home, and blocks. */
+/** What the tensors of one run of a model function share: its axes, what it is for, the dispatches that must be combined, and blocks. */
 export interface Trace {
   /** A step of training is made of it. */
   readonly training: boolean;

@@ -1,7 +1,7 @@
 /**
  * Derivatives of routing. A dispatch goes back as a combine, a combine as a dispatch of its cotangent. A weight's
- * cotangent is the product of a row that came home and the cotangent there: the rows of the forward pass are kept, so
- * that none travels again. Routers are differentiated through the weights that they give, never through the choice.
+ * cotangent is the product of a returned row and the cotangent there: the rows of the forward pass are kept, so
+ * that none is sent again. Routers are differentiated through the weights that they give, never through the choice.
  */
 
 import { expr } from "../../spec/kernel/parse.ts";
@@ -26,7 +26,7 @@ function ofWeights(
     : b.make("dot", [collected, value], { over });
 }
 
-/** Rows go home, weighted as they were on the way out. */
+/** Rows are combined, weighted as they were dispatched. */
 export function dispatchDerivative(
   { node, dy, b }: DerivativeInput<"dispatch">,
 ): Cotangents {
@@ -38,7 +38,7 @@ export function dispatchDerivative(
   ];
 }
 
-/** Cotangents go out, weighted as results are on the way home. */
+/** Cotangents are dispatched, weighted as results are combined. */
 export function combineDerivative(
   { node, dy, b }: DerivativeInput<"combine">,
 ): Cotangents {

@@ -1,6 +1,6 @@
 /**
  * Dispatched values: between a dispatch and its combine, rows belong to one routing and must stay apart. This finds the
- * routing of every value, and refuses what would mix rows, change routing, or never come home.
+ * routing of every value, and refuses what would mix rows, change routing, or are never combined.
  */
 
 import { atPlace as at, ModelError } from "../../spec/errors.ts";

@@ -374,7 +374,7 @@ export function isRouting(node: Node | undefined): node is RoutingNode {
   return node?.primitive === "route" || node?.primitive === "choices";
 }
 
-/** Whether weights are multiplied here: on the way out or, by default, on the way home. */
+/** Whether weights are multiplied here: at dispatch or, by default, at combine. */
 export function isWeighted(
   { primitive, params, inputs }:
     | Pick<NodeOf<"dispatch">, "primitive" | "params" | "inputs">

@@ -33,7 +33,7 @@ export type PresetRule =
     readonly chooses?: number;
     /** How many of its best experts a group is worth; `share`: topK / keep of them. Default 1. */
     readonly best?: number | "share";
-    /** `capacity` is how it drops when it is told to; it does not by itself. */
+    /** `capacity` is how it drops where that is asked for; it does not by itself. */
     readonly dropless?: true;
   };
 

@@ -90,7 +90,7 @@ function choose(
   bind(sizes, node, axis, k);
 }
 
-/** How many groups of experts a router can tell apart: it marks them in one word. */
+/** How many groups of experts a router can distinguish: it marks them in one word. */
 const MAX_GROUPS = 32;
 
 /** Groups of experts divide them evenly, and those kept have enough. */

@@ -3,7 +3,7 @@
 import type { Expr } from "../../spec/kernel/tree.ts";
 import type { RoutingRule } from "../graph/graph.ts";
 
-/** What all kernels of a capacity are told. */
+/** Parameters of all kernels of a capacity. */
 export interface CapacityOptions {
   readonly name: string;
   readonly experts: number;

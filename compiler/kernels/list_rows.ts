@@ -1,4 +1,4 @@
-/** Deduplicated dispatch, where ranks add up rows before they return them: which rows are whose, told by whoever sends. */
+/** Deduplicated dispatch, where ranks add up rows before they return them: for each token, the received rows of its choices. */
 
 import { pick } from "../../spec/kernel/pick.ts";
 import { local } from "../../spec/kernel/build.ts";

@@ -24,7 +24,7 @@ const COPY = 0;
 const WRITE = 1;
 /** Bytes that one workgroup of a copy moves. */
 const COPY_BLOCK = 1 << 16;
-/** The longest write that travels inside a record; longer ones are several records. */
+/** The longest write that is sent inside a record; longer ones are several records. */
 const INLINE_BYTES = 1 << 20;
 
 type Message =
@@ -236,7 +236,7 @@ export class CpuPool implements HostPool<Int32Array> {
     );
   }
 
-  /** Nothing runs from now on; whoever waits is told why. */
+  /** Nothing runs from now on; those who wait get the reason. */
   #stop(failure: Error): void {
     this.#failure ??= failure;
     this.#finish?.reject(this.#failure);

@@ -1,5 +1,5 @@
 /**
- * What ranks tell one another before every collective: which it is. MPI does not notice when ranks are out of step; it
+ * What ranks exchange before every collective: which one it is. MPI does not notice when ranks are out of step; it
  * waits for ever, breaks, or moves the wrong bytes. One short message to each rank of the group costs a few microseconds.
  */
 

@@ -1,4 +1,4 @@
-/** What only derivatives are made of: sums over rows, rows summed by index, rows that came home, attention backwards. */
+/** What only derivatives are made of: sums over rows, rows summed by index, returned rows, attention backwards. */
 
 import { ModelError } from "../../../spec/errors.ts";
 import { add, load, u32 } from "../../../spec/kernel/build.ts";
@@ -308,7 +308,7 @@ export function lowerLogSumExp(
   launch(kernel);
 }
 
-/** Rows that came home, which the combine of the same value adds up. */
+/** Returned rows, which the combine of the same value adds up. */
 export function lowerCollect(
   lowering: Lowering,
   node: NodeOf<"collect">,

@@ -1,4 +1,4 @@
-/** Check steps: the id of every choice travels as its token does, there and back, and is compared on return. */
+/** Check steps: the id of every choice is exchanged as its token is, forward and back, and compared on return. */
 
 import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 import { onRank, type PerRank, type PlanAxis } from "../../../spec/plan.ts";
@@ -93,7 +93,7 @@ export function lowerCheckIds(
   emitCompare(lowering, node, rows, { returned, buffer });
 }
 
-/** Each lane counts every 64th choice that came home wrong; the first lane adds up. */
+/** Each lane counts every 64th choice that returned wrong; the first lane adds up. */
 function emitCompare(
   lowering: Lowering,
   node: Node,

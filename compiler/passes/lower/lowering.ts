@@ -84,7 +84,7 @@ export interface Lowering {
   readonly rowStarts: Map<Node, string>;
   /** What route and topK nodes leave. */
   readonly results: Map<Node, RouteResults>;
-  /** Dispatched values that travel back: stored where their rows were received. */
+  /** Dispatched values that are sent back: stored where their rows were received. */
   readonly goesBack: ReadonlySet<Node>;
   /** Kernel text -> its name, so that equal kernels are one. */
   readonly kernelNames: Map<string, string>;

@@ -201,16 +201,16 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   });
 }
 
-/** Rows that go home, seen through views. */
+/** Rows that are returned, seen through views. */
 export function returningNodes(graph: Graph): Set<Node> {
   const result = new Set<Node>();
   for (const node of graph.nodes) {
-    const [home] = node.inputs;
+    const [returned] = node.inputs;
     const returns = node.primitive === "combine" ||
       node.primitive === "collect" || node.primitive === "localCombine" ||
       node.primitive === "allToAll" && node.params.direction === "back";
-    if (!returns || home!.primitive === "allToAll") continue;
-    let value: Node = home!;
+    if (!returns || returned!.primitive === "allToAll") continue;
+    let value: Node = returned!;
     result.add(value);
     while (
       value.primitive === "rename" || value.primitive === "split" ||

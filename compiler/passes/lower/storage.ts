@@ -78,7 +78,7 @@ function updatedAxes(
   return undefined;
 }
 
-/** The value that a combine takes is written where its row was received, so that it can travel back. */
+/** The value that a combine takes is written where its row was received, so that it can be sent back. */
 function rowStorage(
   lowering: Lowering,
   node: Node,
