@@ -47,6 +47,7 @@ const SHORT: {
       }) as FuzzClass<unknown>,
     count: 6,
   },
+  writes: { make: CLASSES["writes"]!, count: 3 },
   model: { make: CLASSES["model"]!, count: 60 },
   safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
   config: { make: CLASSES["config"]!, count: 60 },

@@ -7,6 +7,7 @@ import { determinismClass } from "./determinism.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
 import { safetensorsClass } from "./safetensors.ts";
+import { writesClass } from "./writes.ts";
 import { templateClass, tokenizerClass } from "./text.ts";
 
 /** By name, made when they are asked for. */
@@ -18,6 +19,7 @@ export const CLASSES: {
   "kernel-gpu": () => kernelClass(GPU) as FuzzClass<unknown>,
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
+  writes: () => writesClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,
   safetensors: () => safetensorsClass() as FuzzClass<unknown>,
   config: () => configClass() as FuzzClass<unknown>,

@@ -115,7 +115,8 @@ export function inputsOf(
   );
 }
 
-function keep(
+/** Add tensors to results. */
+export function keep(
   results: Map<string, string>,
   what: string,
   tensors: { readonly [name: string]: HostTensor },

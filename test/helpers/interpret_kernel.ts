@@ -78,7 +78,7 @@ export interface Watch {
   load?(invocation: number, binding: string, index: number): void;
   /** A loop has another turn. */
   turn?(): void;
-  /** A result of f32 arithmetic. */
+  /** A result of f32 arithmetic; infinity for a number that an integer is not large enough for. */
   float?(value: number): void;
 }
 
@@ -207,6 +207,7 @@ function evaluate(e: Expr, at: Invocation): number {
       const [low, high] = e.type === "i32"
         ? [-(2 ** 31), 2 ** 31 - 1]
         : [0, 2 ** 32 - 1];
+      if (a < low || a > high) at.watch.float?.(Infinity);
       // An integer has no zero with a sign.
       return Number.isNaN(a)
         ? 0
@@ -217,13 +218,22 @@ function evaluate(e: Expr, at: Invocation): number {
   }
 }
 
+const known = new WeakMap<readonly Stmt[], readonly Stmt[]>();
+
+/** As `withScalarLoads`, once for each block. */
+function scalarLoads(body: readonly Stmt[]): readonly Stmt[] {
+  const found = known.get(body) ?? withScalarLoads(body);
+  known.set(body, found);
+  return found;
+}
+
 function* execute(
   body: readonly Stmt[],
   at: Invocation,
   first?: [string, number],
 ): Generator<void> {
   at.scopes.push(new Map(first ? [first] : []));
-  for (const s of withScalarLoads(body)) {
+  for (const s of scalarLoads(body)) {
     if (s.op === "let" || s.op === "var") {
       at.scopes.at(-1)!.set(s.name, evaluate(s.value, at));
     } else if (s.op === "set") {
