@@ -99,3 +99,14 @@ for (const { name, examples } of verbs) {
     t.end();
   });
 }
+
+t.test("spec/security.md names tests that there are", (t) => {
+  const text = readFileSync(resolve(ROOT, "spec/security.md"), "utf8");
+  const rows = [...text.matchAll(/\| `(\w+)`: (.*?) +\|$/gm)];
+  t.ok(rows.length > 20, `${rows.length} rows`);
+  for (const [, file, title] of rows) {
+    const test = readFileSync(resolve(ROOT, `test/${file}.test.ts`), "utf8");
+    t.ok(test.includes(title!), `${file}: ${title}`);
+  }
+  t.end();
+});

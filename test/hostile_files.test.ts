@@ -72,6 +72,15 @@ t.test("a pipe is not waited for", { skip: SKIP_PIPES }, async (t) => {
     const argv = ["run", folder, ...run.slice(2)];
     await refused(name, argv, path.join(folder, name));
   }
+  const sharded = await copyCheckpoint("mixtral-6e", path.join(scratch, "s"));
+  const shard = path.join(sharded, "part.safetensors");
+  rmSync(path.join(sharded, "model.safetensors"));
+  t.equal(spawnSync("mkfifo", [shard]).status, 0);
+  writeFileSync(
+    path.join(sharded, "model.safetensors.index.json"),
+    JSON.stringify({ weight_map: { a: "part.safetensors" } }),
+  );
+  await refused("a shard", ["run", sharded, ...run.slice(2)], shard);
 });
 
 t.test("nor is a device or a folder read as a file", async (t) => {

@@ -41,15 +41,19 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
 });
 
 t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
-  const { status, stderr } = spawnSync(process.execPath, [
-    "--import",
-    "data:text/javascript,import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module'; fs.existsSync = () => { throw new Error('first line\\nsecond'); }; syncBuiltinESMExports();",
-    ...[PROGRAM, "verify", PLAN],
-  ], { encoding: "utf8" });
-  t.equal(status, 3);
-  t.equal(
-    stderr,
-    "Cannot start switchyard: 'first line'. Install the package again (npm ci)\n",
-  );
+  const says: { readonly [error: string]: string } = {
+    "first line\\nsecond": "'first line'. Install the package again (npm ci)",
+    "Array buffer allocation failed":
+      "there is too little memory. Free some, or raise the limit (ulimit -v)",
+  };
+  for (const [error, sentence] of Object.entries(says)) {
+    const { status, stderr } = spawnSync(process.execPath, [
+      "--import",
+      `data:text/javascript,import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module'; fs.existsSync = () => { throw new Error('${error}'); }; syncBuiltinESMExports();`,
+      ...[PROGRAM, "verify", PLAN],
+    ], { encoding: "utf8" });
+    t.equal(status, 3);
+    t.equal(stderr, `Cannot start switchyard: ${sentence}\n`);
+  }
   t.end();
 });
