@@ -3,6 +3,7 @@
 import {
   assign,
   attention,
+  contract,
   lengthAt,
   matmul,
   reads,
@@ -35,5 +36,12 @@ export const SHOWN: { readonly [name: string]: Kernel } = {
     epilogue: ({ row, column }, [sum]) => [
       store("y", add(mul(row, u32(128)), column), sum ?? local("sum", "f32")),
     ],
+  }),
+  segments: contract({
+    ...{ name: "contract", count: lengthAt(0), length: 256, segments: 4 },
+    bindings: [reads("x"), reads("w"), writes("y")],
+    left: (i, k) => load("x", add(mul(i, u32(256)), k)),
+    right: (_, k) => load("w", k),
+    epilogue: (i, sum) => [store("y", i, sum)],
   }),
 };
