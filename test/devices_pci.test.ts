@@ -23,7 +23,7 @@ const DRIVER = [
 ].find((file) => existsSync(file));
 const skip = skipUnasked("gpu") || DRIVER === undefined &&
     "Mesa's software driver is not installed (Debian package mesa-vulkan-drivers)";
-const DEMO = checkpointFolder("demo-lm");
+const MODEL = checkpointFolder("mixtral-6e");
 
 /** Make the Vulkan loader see `copies` copies of the software driver, and nothing else. */
 async function twins(t: Tap, copies: number): Promise<string[]> {
@@ -119,7 +119,7 @@ t.test(
     await writeRaw(file("in"), { input_ids: integers([1, 3], [5, 6, 7]) });
     const run = async (...adapter: string[]) =>
       await switchyard([
-        ...["run", DEMO, "--inputs", file("in"), "--outputs", file("out")],
+        ...["run", MODEL, "--inputs", file("in"), "--outputs", file("out")],
         ...["--mesh", "ep=2", "--devices", "separate", "--adapter", ...adapter],
       ]);
     const two = await run("0,1");
@@ -149,7 +149,7 @@ t.test("processes take an adapter each", { skip: skipJob }, async (t) => {
   const folder = temporaryFolder(t);
   const file = (name: string) => path.join(folder, name);
   await writeRaw(file("in"), { input_ids: integers([1, 3], [5, 6, 7]) });
-  const run = ["run", DEMO, "--inputs", file("in"), "--outputs"];
+  const run = ["run", MODEL, "--inputs", file("in"), "--outputs"];
   const launch = async (adapter: string) =>
     await startWith(launcher!, folder, [
       ...["launch", "-n", "2", "--", ...run, file("two")],
