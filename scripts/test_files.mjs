@@ -12,17 +12,23 @@ export const KINDS = ["pure", "cpu", "gpu", "mpi"];
 
 /** What takes longest, the longest first: started at the beginning, so that nothing long is left alone at the end. */
 const LONG = [
-  "end_to_end/families",
   "mpi/mpi",
   "end_to_end/references",
+  "end_to_end/families_latent",
   "mpi/faults",
-  "mpi/",
+  "end_to_end/families",
+  "train_durability",
+  "mpi/train",
+  "end_to_end/routing_layers",
+  "train_masters",
   "cli_machine",
-  "proof/deno",
-  "pack",
-  "train",
-  "end_to_end/",
   "style",
+  "training_references",
+  "end_to_end/",
+  "pack",
+  "mpi/",
+  "proof/deno",
+  "train",
 ];
 
 /** The kinds of a test file, in the order of `KINDS`; throws an `Error` for a kind that there is not. */

@@ -145,8 +145,9 @@ export const TENSOR_PARALLEL: readonly string[] = [
  * on the other meshes the first one does. Alone, tokens are generated from all prompts on the uneven mesh.
  *
  * Where the processor stands in for a GPU, it runs the meshes of `software` only, because each mesh has kernels of its
- * own, which differ from those of another by constants. What a mesh makes of a plan is held on the CPU device, and all
- * meshes on a GPU where there is one.
+ * own, which differ from those of another by constants; and devices of ranks of their own for one checkpoint, because
+ * each compiles all kernels. What a mesh makes of a plan is held on the CPU device, and all meshes on a GPU where there is
+ * one.
  */
 export function testReferences(
   names: readonly string[],
