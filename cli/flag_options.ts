@@ -14,6 +14,10 @@ import {
   positive,
 } from "./values.ts";
 
+/** What `--experts` is. */
+const EXPERTS =
+  "how experts are chosen: even, zipf:S (expert n with weight 1/n^S), or the outputs of a run (even)";
+
 /** `--zero` of a training. */
 export function zeroOption(): Option {
   const stage = oneOf("--zero", ["0", "1", "3"]);
@@ -114,13 +118,14 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
   return planFlags(command, meshes)
     .option(
       "--target <machine>",
-      "hold the plan against a machine: a name of machines/, or a machine file",
+      "hold the plan against a machine: a name of machines/, a machine file, or 'this' to measure this one",
     )
     .option(
       "--limits <limits>",
       "limits of its devices, such as maxBufferSize=4294967296",
       parseLimits,
     )
+    .option("--experts <load>", EXPERTS)
     .option("--train", "the plan of a step of training instead")
     .addOption(
       new Option("--optimizer <name>", "of that step (adamw)")
@@ -163,10 +168,7 @@ export function searchFlags(command: Command): Command {
       "positions of a sequence (4096)",
       integer("--max-context", 1),
     )
-    .option(
-      "--experts <load>",
-      "how experts are chosen: even, zipf:S, or the outputs of a run (even)",
-    )
+    .option("--experts <load>", EXPERTS)
     .addOption(
       new Option(
         "--dtype <dtype>",

@@ -1,14 +1,30 @@
 /** The machines that `--target` knows by name: files of `machines/`, beside which one may have one's own. */
 
-import { readMachine } from "../engine/mod.ts";
+import { hostname } from "node:os";
+import { openMachineMeter, readMachine } from "../engine/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Machine } from "../spec/mod.ts";
+import { deviceOptions } from "./commands/options.ts";
 import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
 
-/** Read the machine of a name, or of a file. Throws DataError that lists the names where it is neither. */
-export async function findMachine(io: CliIo, target: string): Promise<Machine> {
+/** Names this machine: it is measured with so many ranks, as `devices --all` does. */
+const THIS = "this";
+
+/** Times that everything is measured of this machine: a plan is not worth a minute of it. */
+const REPETITIONS = 3;
+
+/**
+ * Read the machine of a name, or of a file, or measure this one with so many ranks. Throws DataError that lists the names
+ * where it is neither.
+ */
+export async function findMachine(
+  io: CliIo,
+  target: string,
+  { ranks = 1 }: { readonly ranks?: number } = {},
+): Promise<Machine> {
   const { files } = io;
+  if (target === THIS) return await measureThis(io, ranks);
   const machines = packageFile("machines");
   if (/^[a-z0-9-]+$/.test(target)) {
     const file = files.join(machines, `${target}.json`);
@@ -23,8 +39,21 @@ export async function findMachine(io: CliIo, target: string): Promise<Machine> {
     throw new DataError(
       `Cannot find machine '${target}': it is no file, and no name of ${
         names.join(", ")
-      }. Give one of them, or a machine file`,
+      }. Give one of them, a machine file, or '${THIS}' to measure this machine`,
     );
   }
   return await readMachine(target, files);
+}
+
+/** Measure the devices that a run would use. */
+async function measureThis(io: CliIo, ranks: number): Promise<Machine> {
+  const { measure, close } = await openMachineMeter({
+    ...deviceOptions(io, { devices: "shared", adapter: "auto" }),
+    ...{ ranks, repetitions: REPETITIONS, host: hostname(), now: io.now },
+  });
+  try {
+    return await measure();
+  } finally {
+    await close();
+  }
 }

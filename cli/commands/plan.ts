@@ -11,6 +11,7 @@ import { UsageError } from "../values.ts";
 import { predictCommand, type SceneFlags } from "./predict.ts";
 import {
   checkSummaryFlags,
+  ranksOf,
   summarized,
   type SummaryFlags,
 } from "./summarized.ts";
@@ -45,7 +46,7 @@ export async function planCommand(
   checkSummaryFlags(flags);
   const machineOf = flags.target === undefined
     ? undefined
-    : await findMachine(io, flags.target);
+    : await findMachine(io, flags.target, ranksOf(flags));
   const made = await summarized(io, model, flags, machineOf);
   if (flags.other !== undefined) {
     const other = await summarized(io, flags.other, flags, machineOf);

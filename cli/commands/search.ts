@@ -38,7 +38,9 @@ export async function searchCommand(
   flags: SearchFlags,
 ): Promise<number> {
   const { phase = "decode", objective = "throughput", ranks } = flags;
-  const machine = await findMachine(io, flags.target);
+  const machine = await findMachine(io, flags.target, {
+    ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
+  });
   const target = await loadTarget(model, io.files, { withoutWeights: true });
   if (target.kind !== "configuration" && target.kind !== "checkpoint") {
     throw new DataError(

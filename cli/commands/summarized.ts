@@ -14,9 +14,11 @@ import {
 } from "../../engine/mod.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
 import type { Machine, Mesh, Plan } from "../../spec/mod.ts";
+import { rankCount } from "../../spec/mesh.ts";
 import type { PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 import { UsageError } from "../values.ts";
+import { expertLoad } from "./experts.ts";
 import { planOptions } from "./options.ts";
 
 /** Flags of commands that look at a plan. */
@@ -24,6 +26,8 @@ export interface SummaryFlags extends PlanFlags {
   /** A name of `machines/`, or a file. */
   readonly target?: string;
   readonly limits?: { readonly [limit: string]: number };
+  /** How experts are chosen in steps that are predicted: `even`, `zipf:S`, or a file. */
+  readonly experts?: string;
   readonly check?: boolean;
   readonly rank?: number;
   /** The plan of a step of training instead. */
@@ -50,6 +54,11 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
       "Cannot use --mesh several times without --machine: a plan has one mesh. Give its axes in one, such as ep=4,dp=2",
     );
   }
+  if (flags.experts !== undefined && flags.target === undefined) {
+    throw new UsageError(
+      "Cannot use --experts without --target: it says how experts are chosen in steps that are predicted. Leave it out, or name a machine",
+    );
+  }
   if (flags.train) return;
   for (const flag of ["optimizer", "clip", "zero"] as const) {
     if (flags[flag] === undefined) continue;
@@ -70,6 +79,7 @@ export async function summarized(
     ...machine ? { machine } : {},
     ...flags.limits ? { limits: flags.limits } : {},
     ...flags.rank === undefined ? {} : { rank: flags.rank },
+    experts: await expertLoad(io, flags.experts),
   };
   if (flags.train) {
     const plan = await trainingPlan(io, model, flags);
@@ -120,4 +130,11 @@ function trainedDType(dtype: EncodingName): TrainedDType {
   throw new UsageError(
     `Cannot use --dtype '${dtype}' with --train. Give f32, f16, bf16`,
   );
+}
+
+/** The ranks of the mesh, to measure this machine with. */
+export function ranksOf(
+  { mesh = [] }: SummaryFlags,
+): { readonly ranks: number } {
+  return { ranks: rankCount(mesh) };
 }

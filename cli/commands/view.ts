@@ -12,6 +12,7 @@ import type { CliIo } from "../io.ts";
 import { findMachine } from "../machines.ts";
 import {
   checkSummaryFlags,
+  ranksOf,
   summarized,
   type SummaryFlags,
 } from "./summarized.ts";
@@ -32,7 +33,7 @@ export async function viewCommand(
   checkSummaryFlags(flags);
   const machine = flags.target === undefined
     ? undefined
-    : await findMachine(io, flags.target);
+    : await findMachine(io, flags.target, ranksOf(flags));
   const { plan } = await summarized(io, model, flags, machine);
   const text = sceneSvg(PICTURES[flags.svg](viewPlan(await plan())), {
     palette: flags.dark ? DARK : LIGHT,

@@ -12,6 +12,7 @@ import {
   type PlanBuffer,
   type Program,
 } from "../../spec/plan.ts";
+import { positionsOver } from "../../spec/mesh.ts";
 import { evaluateSize, type Size } from "../../spec/size.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import {
@@ -71,6 +72,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const count = (axis: string, over: readonly string[]) =>
     over.length > 0 ? lengths.over(axis, over) : lengths.most(axis);
   const made = new Map<string, CountedLaunch>();
+  const owners = sequenceOwners(plan);
   return {
     launch: (step, { rank, fullness }) => {
       const names = plan.kernels[step.kernel]!.tree.bindings
@@ -136,7 +138,11 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     const buffer = plan.buffers[name]!;
     const share = buffer.axes.reduce((part, { axis, size, dynamic }) => {
       const bound = onRank(size, rank);
-      if (!dynamic || bound === 0) return part;
+      if (bound === 0) return part;
+      if (buffer.kind === "state") {
+        return part * Math.min(1, used(axis) / bound);
+      }
+      if (!dynamic) return part;
       const length = plan.axes[axis]
         ? lengths.most(axis)
         : rows?.most ?? dispatched;
@@ -153,6 +159,13 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       ? Math.min(1, each)
       : 1 - Math.exp(-each);
     return bytes * chosen;
+  }
+
+  /** Of an axis of a state, what is in use: the sequences of a rank, and their positions. */
+  function used(axis: string): number {
+    const { tokens, sequences = 1, past = 0 } = workload;
+    if (axis === "context") return past + Math.ceil(tokens / sequences);
+    return axis === "sequence" ? Math.ceil(sequences / owners) : Infinity;
   }
 
   function touched(
@@ -204,6 +217,12 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       key: `${Math.round(each)} ${rank}`,
     });
   }
+}
+
+/** Group ranks that have sequences of their own. */
+function sequenceOwners({ axes, mesh }: Plan): number {
+  const dealt = Object.values(axes).find(({ deal }) => deal?.by === "sequence");
+  return positionsOver(mesh, dealt?.over ?? []);
 }
 
 function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
