@@ -28,9 +28,6 @@ import {
   tinyModel,
 } from "./helpers/tiny_training.ts";
 
-// Some dozens of trainings, on machines that do other things too.
-t.setTimeout(120_000);
-
 const FAULTS: readonly Fault[] = ["EIO", "ENOSPC", "EINTR", "short"];
 
 const STATES = {
