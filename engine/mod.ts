@@ -53,6 +53,7 @@ export {
   type Tuned,
   type TuneOptions,
 } from "./tune/mod.ts";
+export { given } from "./given.ts";
 export { joinJob, RankCountError } from "./job.ts";
 export {
   type MachineMeter,

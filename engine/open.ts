@@ -4,12 +4,9 @@ import {
   compile,
   type CompileOptions,
   DataError,
-  type Dispatcher,
   paramFacts,
-  type Placement,
   PlacementError,
   trace,
-  type Tuning,
 } from "../compiler/mod.ts";
 import type { Bounds, DecoderOptions, PublishedModel } from "../models/mod.ts";
 import {
@@ -48,37 +45,33 @@ import {
 } from "./job.ts";
 import type { Target } from "./target.ts";
 import { withTensors } from "./tensors.ts";
-import type { NumericsClass } from "../spec/numerics.ts";
+import { given } from "./given.ts";
 import { compiledAs } from "./stored_as.ts";
 import { randomWeights } from "./random.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
 
-/** How a target is compiled. */
-export interface PlanOptions {
+/** Options of `compile` that a target is compiled with as they are. */
+const COMPILED = [
+  "place",
+  "limits",
+  "overLimits",
+  "tuning",
+  "chunks",
+  "sendOnce",
+  "numerics",
+  "dispatcher",
+  "check",
+] as const satisfies readonly (keyof CompileOptions)[];
+
+/** How a target is compiled; `tuning` is by default that for the devices, or the compiler's where no device is opened. */
+export interface PlanOptions
+  extends Pick<CompileOptions, typeof COMPILED[number]> {
   /** Mesh axes in order. Default: `ep=1`. */
   readonly mesh?: Mesh;
-  /** Default: what the names of the mesh axes say, see spec/sharding.md. */
-  readonly place?: Placement;
   /** Bounds of a checkpoint's model, as far as they are given. */
   readonly bounds?: Partial<Bounds>;
   /** What will be run, where that is known; bounds that are not given follow from it. */
   readonly need?: Need;
-  /** Limits to respect. Default: those that every WebGPU device guarantees. */
-  readonly limits?: { readonly [limit: string]: number };
-  /** Compile what needs more than the limits too. Default: it is refused. */
-  readonly overLimits?: boolean;
-  /** Kernel variants; default: those for the devices, or the compiler's where no device is opened. */
-  readonly tuning?: Tuning;
-  /** Cut dispatches into up to so many chunks, computed while others are in flight. Default: 1. */
-  readonly chunks?: number;
-  /** Send a token once to each rank, however many of its experts are there. Default: where that saves much. */
-  readonly sendOnce?: boolean;
-  /** Whether the mesh may change the order of sums. Default: exact. */
-  readonly numerics?: NumericsClass;
-  /** How tokens get to experts on other ranks. Default: allToAll. */
-  readonly dispatcher?: Dispatcher;
-  /** Send token ids along and compare them on return. */
-  readonly check?: boolean;
   /** Of a checkpoint: routers do not choose, but are given what was recorded. */
   readonly replay?: boolean;
   /** Of a checkpoint: only these layers of it, to plan it by them. */
@@ -349,17 +342,7 @@ export function compileOptions(options: PlanOptions): CompileOptions {
   checkRanks(mesh);
   return {
     mesh: Object.fromEntries(mesh.map(({ name, size }) => [name, size])),
-    ...(options.place ? { place: options.place } : {}),
-    ...(options.limits ? { limits: options.limits } : {}),
-    ...(options.overLimits ? { overLimits: true } : {}),
-    ...(options.chunks === undefined ? {} : { chunks: options.chunks }),
-    ...(options.sendOnce === undefined ? {} : { sendOnce: options.sendOnce }),
-    ...(options.numerics === undefined ? {} : { numerics: options.numerics }),
-    ...(options.dispatcher === undefined
-      ? {}
-      : { dispatcher: options.dispatcher }),
-    ...(options.check ? { check: true } : {}),
-    ...(options.tuning ? { tuning: options.tuning } : {}),
+    ...given(options, COMPILED),
   };
 }
 

@@ -1,6 +1,7 @@
 /** Flags as options of the engine. */
 
 import {
+  given,
   type OpenOptions,
   type PlanOptions,
   readKept,
@@ -11,35 +12,42 @@ import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
 
+/** Flags that say how a model is compiled. */
+const COMPILED = {
+  mesh: "--mesh",
+  place: "--place",
+  chunks: "--chunks",
+  sendOnce: "--send-once",
+  numerics: "--numerics",
+  dispatcher: "--dispatcher",
+} as const;
+
+/** Flags that say how large a checkpoint's model is. */
+const BOUNDS = {
+  maxTokens: "--max-tokens",
+  maxSequences: "--max-sequences",
+  maxContext: "--max-context",
+} as const;
+
+/** The keys of a table. */
+function keysOf<T extends object>(table: T): (keyof T)[] {
+  return Object.keys(table) as (keyof T)[];
+}
+
 /** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */
 export function planOptions(
   target: Pick<Target, "kind">,
   flags: PlanFlags,
 ): PlanOptions {
-  const { mesh, place, maxTokens, maxSequences, maxContext } = flags;
-  const { chunks, sendOnce, numerics, dispatcher } = flags;
-  const bounds = {
-    ...maxTokens === undefined ? {} : { maxTokens },
-    ...maxSequences === undefined ? {} : { maxSequences },
-    ...maxContext === undefined ? {} : { maxContext },
-  };
-  const given = [
-    ...mesh ? ["--mesh"] : [],
-    ...place ? ["--place"] : [],
-    ...chunks === undefined ? [] : ["--chunks"],
-    ...sendOnce ? ["--send-once"] : [],
-    ...numerics === undefined ? [] : ["--numerics"],
-    ...dispatcher === undefined ? [] : ["--dispatcher"],
-  ];
-  const bounded = [
-    ...maxTokens === undefined ? [] : ["--max-tokens"],
-    ...maxSequences === undefined ? [] : ["--max-sequences"],
-    ...maxContext === undefined ? [] : ["--max-context"],
-  ];
+  const compiled = given(flags, keysOf(COMPILED));
+  const bounds = given(flags, keysOf(BOUNDS));
   const [useless] = target.kind === "plan"
-    ? [...given, ...bounded]
+    ? [
+      ...keysOf(compiled).map((key) => COMPILED[key]),
+      ...keysOf(bounds).map((key) => BOUNDS[key]),
+    ]
     : target.kind === "model"
-    ? bounded
+    ? keysOf(bounds).map((key) => BOUNDS[key])
     : [];
   if (useless !== undefined) {
     throw new UsageError(
@@ -49,12 +57,7 @@ export function planOptions(
     );
   }
   return {
-    ...mesh ? { mesh } : {},
-    ...place ? { place } : {},
-    ...chunks === undefined ? {} : { chunks },
-    ...sendOnce ? { sendOnce } : {},
-    ...numerics === undefined ? {} : { numerics },
-    ...dispatcher === undefined ? {} : { dispatcher },
+    ...compiled,
     ...Object.keys(bounds).length > 0 ? { bounds } : {},
   };
 }
