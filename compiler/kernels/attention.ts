@@ -10,9 +10,7 @@ import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
 import { bindings, foldGrid, type Grid, GROUP_YZ, kernelOf } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
-
-/** The lowest f32: below every score. */
-const LOWEST = -3.4028234663852886e38;
+import { LOWEST, range } from "./pieces/numbers.ts";
 
 /** Keys in a block; also the invocations of a workgroup. */
 export const ATTENTION_BLOCK = 32;
@@ -336,8 +334,4 @@ function smallest({ tokens }: Tokens, name: string): KernelText {
 function largest({ tokens }: Tokens, name: string): KernelText {
   return tokens.map(({ t }) => wgsl`${name + t}`)
     .reduce((a, b) => wgsl`max(${a}, ${b})`);
-}
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
 }

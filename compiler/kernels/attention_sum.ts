@@ -5,9 +5,7 @@ import type { Kernel } from "../../spec/kernel/tree.ts";
 import { type BackwardOptions, eachKey, score } from "./attention_backward.ts";
 import { elementwise } from "./elementwise.ts";
 import { bindings } from "./kernel.ts";
-
-/** The lowest f32: below every score. */
-const LOWEST = -3.4028234663852886e38;
+import { LOWEST } from "./pieces/numbers.ts";
 
 /**
  * y[token, head] = log(sum of exp(score)), with the score of a sink if there is one, as a running softmax: `top` is the

@@ -10,6 +10,7 @@ import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { foldGrid, type Grid, GROUP_XZ, kernelOf } from "./kernel.ts";
 import type { MatmulTile } from "./matmul_tile.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** A result [expert, row, column]: of each expert, the sum over its grouped rows of left[row] times right[column]. */
 export interface ExpertOuterOptions {
@@ -45,10 +46,6 @@ export function expertOuterGrid(o: Shape): Grid {
   const { columns, lanes } = o.tile;
   const [x, z] = foldGrid(o.experts * tilesDown(o)) as [number, number];
   return [x, Math.ceil(o.columns / (columns * lanes)), z];
-}
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
 }
 
 const [EXPERT, GROUPED] = [local("expert", "u32"), local("grouped", "u32")];

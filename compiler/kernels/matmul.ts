@@ -33,6 +33,7 @@ import {
   tileTaken,
 } from "./matmul_tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** Statements, and the workgroup memory that they use. */
 interface Part {
@@ -249,10 +250,6 @@ function cellsOf(
   rows: number,
 ): { readonly r: number; readonly c: number }[] {
   return range(rows).flatMap((r) => range(columns).map((c) => ({ r, c })));
-}
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
 }
 
 function u(name: string): Expr {

@@ -18,6 +18,7 @@ import {
   teamsOf,
 } from "./matmul_tile.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** What teams sum. */
 export interface TeamSums {
@@ -34,10 +35,6 @@ export interface TeamSums {
     at: { readonly row: KernelText; readonly column: KernelText },
     sums: readonly string[],
   ): KernelText;
-}
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
 }
 
 /**

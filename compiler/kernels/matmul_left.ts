@@ -11,6 +11,7 @@ import {
 } from "../../spec/kernel/text.ts";
 import type { Expr, SharedArray } from "../../spec/kernel/tree.ts";
 import { equalBlocks, isStaged, type MatmulOptions } from "./matmul_tile.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -42,10 +43,6 @@ export interface Left {
 /** The left operand as the tile wants it. */
 export function leftOf(o: MatmulOptions, rows: LeftRows): Left {
   return isStaged(o) ? staged(o, rows) : inRegisters(o, rows);
-}
-
-function range(n: number): number[] {
-  return Array.from({ length: n }, (_, i) => i);
 }
 
 function u(name: string): Expr {

@@ -6,6 +6,7 @@ import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
 import { bindingsOf } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
 import { fp4, halves, isPacked, perWord, powerOfTwo } from "./pieces/decode.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
 export function unitOf(o: MatmulOptions): number {
@@ -27,11 +28,6 @@ function widthOf(o: MatmulOptions): number {
         rowStride % unit === 0 && o.tile.columns % unit === 0;
     })
   ) ?? 1;
-}
-
-/** The numbers from 0 below `count`, by `step`. */
-function range(count: number, step = 1): number[] {
-  return Array.from({ length: count / step }, (_, i) => i * step);
 }
 
 /**

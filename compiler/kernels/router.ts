@@ -13,9 +13,7 @@ import { elementwise } from "./elementwise.ts";
 import { bindings } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { eachLargest, largest } from "./pieces/selection.ts";
-
-/** Below every logit; the lowest f32. */
-const LOWEST = -3.4028234663852886e38;
+import { LOWEST } from "./pieces/numbers.ts";
 
 /** What a router reads besides its logits. */
 export type RouterOperand = Exclude<RouteOperand, "group" | "random">;
