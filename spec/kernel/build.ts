@@ -250,13 +250,13 @@ export function loadStored(
   return select(odd, unpackHigh(stored, word), unpackLow(stored, word));
 }
 /** The first of the two 16-bit floats in a u32. */
-export function unpackLow(stored: "f16" | "bf16", word: Expr): Expr {
+function unpackLow(stored: "f16" | "bf16", word: Expr): Expr {
   return stored === "bf16"
     ? bitcast("f32", binary("shl", word, u32(16)))
     : call("unpackF16Lo", word);
 }
 /** The second of the two 16-bit floats in a u32. */
-export function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
+function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
   return stored === "bf16"
     ? bitcast("f32", binary("and", word, u32(0xffff0000)))
     : call("unpackF16Hi", word);

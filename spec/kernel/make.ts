@@ -2,11 +2,11 @@
 
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
-import { add, id, load, mul, u32 } from "./build.ts";
+import { load, u32 } from "./build.ts";
 import { parseStatements } from "./parse.ts";
 import { KernelText, type Statements, wgsl } from "./text.ts";
 import { exactly, textKey } from "./text_key.ts";
-import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
+import type { Binding, Expr, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { readTree } from "../verify_tree.ts";
 
@@ -47,16 +47,6 @@ export const GROUP_XZ = wgsl`group.x + group.z * ${GRID_LIMIT}`;
 
 /** The workgroup's number where `foldGrid` lies in y and z. */
 export const GROUP_YZ = wgsl`group.y + group.z * ${GRID_LIMIT}`;
-
-/** The workgroup's number where `foldGrid` lies in x and z. */
-export function groupXZ(): Expr {
-  return add(id("group.x"), mul(id("group.z"), u32(GRID_LIMIT)));
-}
-
-/** The u32 expression of a length. */
-export function lengthOf(length: number | Expr): Expr {
-  return typeof length === "number" ? u32(length) : length;
-}
 
 /** Bindings that statements load from and store to. */
 interface Uses {
@@ -116,8 +106,6 @@ export interface KernelParts {
   readonly name: string;
   readonly workgroupSize: number;
   readonly bindings: readonly Binding[];
-  /** Workgroup arrays that the body does not declare itself. */
-  readonly shared?: readonly SharedArray[];
   readonly body: Statements;
 }
 
@@ -137,17 +125,14 @@ export function madeOnce(from: unknown, make: () => Kernel): Kernel {
 }
 
 /**
- * Put a kernel together; layers alike share one. Bindings that the body does not use are left out, `lengths` is added where it is used, and what
- * is written and read again is bound for both. Throws KernelTextError.
+ * Put a kernel together; layers alike share one of text. Bindings that the body does not use are left out, `lengths` is
+ * added where it is used, and what is written and read again is bound for both. Throws KernelTextError.
  */
 export function kernelOf(parts: KernelParts): Kernel {
-  const { name, workgroupSize, bindings, shared, body } = parts;
-  return body instanceof KernelText && shared === undefined
-    ? madeOnce(
-      [name, workgroupSize, bindings, textKey(body)],
-      () => make(parts),
-    )
-    : make(parts);
+  const { name, workgroupSize, bindings, body } = parts;
+  if (!(body instanceof KernelText)) return make(parts);
+  const from = [name, workgroupSize, bindings, textKey(body)];
+  return madeOnce(from, () => make(parts));
 }
 
 function make(parts: KernelParts): Kernel {
@@ -171,8 +156,7 @@ function make(parts: KernelParts): Kernel {
       `kernel '${name}' needs exactly one binding '${used}'`,
     );
   }
-  const arrays = [...parts.shared ?? [], ...shared];
-  const kernel = { name, workgroupSize, bindings, shared: arrays, body };
+  const kernel = { name, workgroupSize, bindings, shared, body };
   if (nestedBarriers.size > 0) {
     for (const barrier of readTree(kernel).divergent) {
       const error = nestedBarriers.get(barrier)?.();
