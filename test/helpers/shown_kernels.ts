@@ -6,6 +6,7 @@ import {
   contract,
   lengthAt,
   matmul,
+  type MatmulOptions,
   reads,
   writes,
 } from "../../compiler/kernels/mod.ts";
@@ -17,6 +18,19 @@ const ATTENTION = {
   ...{ scale: 0.125, tokens: lengthAt(0) },
 };
 
+const MATMUL: MatmulOptions = {
+  name: "matmul",
+  ...{ k: 64, columns: 128, rows: u32(0), grouped: { tiles: "tiles" } },
+  bindings: [reads("tiles", "u32"), reads("x"), reads("w"), writes("y")],
+  weights: [{ binding: "w", stored: "f32", rowStride: 128 }],
+  tile: { rows: 2, columns: 1, lanes: 32 },
+  leftRow: (row) => mul(row, u32(64)),
+  left: (base, k) => load("x", add(base, k)),
+  epilogue: ({ row, column }, [sum]) => [
+    store("y", add(mul(row, u32(128)), column), sum ?? local("sum", "f32")),
+  ],
+};
+
 /** Kernels by name. */
 export const SHOWN: { readonly [name: string]: Kernel } = {
   assign: assign({
@@ -25,17 +39,15 @@ export const SHOWN: { readonly [name: string]: Kernel } = {
   }),
   decode: attention(ATTENTION),
   prefill: attention({ ...ATTENTION, together: 2 }),
-  "grouped matmul": matmul({
-    name: "matmul",
-    ...{ k: 64, columns: 128, rows: u32(0), grouped: { tiles: "tiles" } },
-    bindings: [reads("tiles", "u32"), reads("x"), reads("w"), writes("y")],
-    weights: [{ binding: "w", stored: "f32", rowStride: 128 }],
-    tile: { rows: 2, columns: 1, lanes: 32 },
-    leftRow: (row) => mul(row, u32(64)),
-    left: (base, k) => load("x", add(base, k)),
-    epilogue: ({ row, column }, [sum]) => [
-      store("y", add(mul(row, u32(128)), column), sum ?? local("sum", "f32")),
+  "grouped matmul": matmul(MATMUL),
+  "few rows": matmul({
+    ...MATMUL,
+    bindings: [
+      ...MATMUL.bindings.filter(({ name }) => name !== "w"),
+      reads("w", "u32"),
     ],
+    weights: [{ binding: "w", stored: "bf16", rowStride: 128 }],
+    tile: { rows: 1, columns: 2, lanes: 64, split: 2 },
   }),
   segments: contract({
     ...{ name: "contract", count: lengthAt(0), length: 256, segments: 4 },
