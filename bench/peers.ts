@@ -1,6 +1,8 @@
 /**
- * How fast the CPU device is against others on the same CPU and as many threads: the expert FFN against onnxruntime,
- * prefill and decode against llama.cpp. Installs them into bench/peers/ at first. `--runs N`, `--only ffn|decode`.
+ * How fast the CPU devices are against others on the same CPU and as many threads: the expert FFN against onnxruntime,
+ * prefill and decode against llama.cpp. Installs them into bench/peers/ at first. `--runs N`, `--only ffn|decode`,
+ * `--out FILE.json` keeps the figures. `--cores`: one thread each, and the time of its core is counted, which other work on
+ * the machine disturbs less.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -8,31 +10,45 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { machine } from "./measure.ts";
 import { compareDecode } from "./peers/decode.ts";
 import { compareExpertFfn } from "./peers/expert_ffn.ts";
 import { installPeers } from "./peers/install.ts";
-import type { Run } from "./peers/run.ts";
+import type { Compared, Run } from "./peers/run.ts";
+import { report } from "./results.ts";
 
 const { values: flags } = parseArgs({
   options: {
     runs: { type: "string", default: "15" },
     only: { type: "string" },
+    cores: { type: "boolean", default: false },
+    out: { type: "string" },
   },
 });
 const folder = mkdtempSync(join(tmpdir(), "switchyard-peers-"));
 try {
   const run: Run = {
     // As many as the CPU device takes by default.
-    threads: availableParallelism(),
+    threads: flags.cores ? 1 : availableParallelism(),
+    now: flags.cores
+      ? () => process.cpuUsage().user / 1e3
+      : () => performance.now(),
     pairs: Number(flags.runs),
     warmUp: 3,
     folder,
     versions: installPeers(),
   };
-  console.log(`${machine()}, ${run.threads} threads each`);
-  if (flags.only !== "decode") await compareExpertFfn(run);
-  if (flags.only !== "ffn") await compareDecode(run);
+  const parts: Compared[] = [];
+  if (flags.only !== "decode") parts.push(await compareExpertFfn(run));
+  if (flags.only !== "ffn") parts.push(await compareDecode(run));
+  report({
+    program: "peers",
+    adapter: flags.cores
+      ? "1 thread each, time of cores"
+      : `${run.threads} threads each`,
+    versions: run.versions,
+    works: parts.flatMap(({ works }) => works),
+    ratios: Object.assign({}, ...parts.map(({ ratios }) => ratios)),
+  }, flags.out);
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

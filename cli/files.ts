@@ -161,6 +161,7 @@ async function openFile(file: string, disk: Disk): Promise<OpenFile> {
   const { handle, size } = await openRegular(file, disk);
   return {
     size,
+    descriptor: handle.fd,
     read: (offset, length) =>
       guard("read", file, async () => {
         const bytes = new Uint8Array(length);

@@ -197,7 +197,10 @@ export async function compileGraph(
   const { graph, buckets } = fillBuckets(expanded);
   const scalars = await lowerScalars(graph);
   const dispatched = dispatchedNodes(graph);
-  const layouts = layoutParams(graph, placed, options.weights ?? {});
+  const layouts = layoutParams(graph, placed, {
+    stored: options.weights ?? {},
+    asFiled: options.tuning?.asFiled ?? [],
+  });
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),

@@ -3,6 +3,8 @@
 /** A file open for reading. */
 export interface OpenFile {
   readonly size: number;
+  /** What the system calls the file while it is open, if it is one of the system's. */
+  readonly descriptor?: number;
   /** Exactly `length` bytes from `offset`, or an error that names the file. */
   read(offset: number, length: number): Promise<Uint8Array>;
   close(): Promise<void>;

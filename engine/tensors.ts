@@ -23,6 +23,7 @@ export async function withTensors<T>(
       sources.push({
         name,
         size: file.size,
+        ...file.descriptor === undefined ? {} : { descriptor: file.descriptor },
         read: (offset: number, length: number) => file.read(offset, length),
       });
     }

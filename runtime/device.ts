@@ -66,6 +66,13 @@ export interface Span {
   readonly bytes: number;
 }
 
+/** Bytes of an open file. */
+export interface FileRun {
+  readonly descriptor: number;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 /** Which way bytes go through a staging. */
 export type StagingUse = "read" | "write";
 
@@ -86,6 +93,11 @@ export interface Device {
   createBuffer(bytes: number, label: string): DeviceBuffer;
   /** A range of a buffer as a buffer: the same memory. `offset` is a multiple of 256, to be bound by kernels. */
   range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer;
+  /**
+   * A buffer of parts of files, one after the other, whose memory is that of the files as far as nobody writes to it.
+   * Undefined where they do not lie so that this can be. The files must not change while the buffer is used.
+   */
+  map?(runs: readonly FileRun[]): DeviceBuffer | undefined;
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void;
   /**
    * Start a prepared kernel; `buffers` in the order of the kernel's bindings. Pass the same frozen array again and the

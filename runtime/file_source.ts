@@ -7,6 +7,8 @@ export interface FileSource {
   /** For people. */
   readonly name: string;
   readonly size: number;
+  /** Of a file of the system that is open: what it calls the file. */
+  readonly descriptor?: number;
   /** Exactly `length` bytes from `offset`. */
   read(offset: number, length: number): Promise<Uint8Array>;
 }

@@ -6,6 +6,7 @@ import type {
   Device,
   DeviceBuffer,
   DeviceKernel,
+  FileRun,
   LaunchTiming,
   Staging,
 } from "./device.ts";
@@ -33,6 +34,8 @@ export interface HostPool<Bindings = unknown> {
     allocate(bytes: number, label: string): HostSpan;
     view(address: number, bytes: number): Uint8Array;
     release(span: HostSpan): void;
+    /** Memory of files, as a device's `map` gives it. */
+    map?(runs: readonly FileRun[]): HostSpan | undefined;
   };
   /** Make kernels ready, in order; `progress` is called as each is. */
   prepare(
@@ -92,6 +95,7 @@ export class HostDevice<Bindings> implements Device {
   readonly #bindings = new WeakMap<readonly DeviceBuffer[], Bindings>();
   #destroyed = false;
 
+  readonly map?: NonNullable<Device["map"]>;
   readonly timings?: () => Promise<LaunchTiming[]>;
   #times: LaunchTiming[] | undefined;
 
@@ -100,6 +104,17 @@ export class HostDevice<Bindings> implements Device {
     this.name = pool.name;
     this.limits = pool.limits;
     this.#ownsPool = options.ownsPool ?? false;
+    const { heap } = pool;
+    if (heap.map) {
+      this.map = (runs) => {
+        this.#check();
+        const span = heap.map!(runs);
+        if (!span) return undefined;
+        this.#spans.push(span);
+        const bytes = runs.reduce((n, run) => n + run.bytes, 0);
+        return new HostBuffer(bytes, span.address);
+      };
+    }
     if (options.timestamps) {
       this.#times = [];
       this.timings = async () => {

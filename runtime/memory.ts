@@ -12,7 +12,7 @@ export class RankMemory {
   readonly device: Device;
   readonly rank: number;
   readonly #plan: Plan;
-  readonly #buffers: ReadonlyMap<string, DeviceBuffer>;
+  readonly #buffers: Map<string, DeviceBuffer>;
   readonly #bytes: number;
 
   /** Allocate everything that the plan lists for `rank`. */
@@ -47,6 +47,13 @@ export class RankMemory {
     const buffer = this.#buffers.get(name);
     invariant(buffer, `no buffer '${name}'`);
     return buffer;
+  }
+
+  /** Take other memory for a buffer, before anything has used it. The plan's is left untouched. */
+  replace(name: string, buffer: DeviceBuffer): void {
+    const { bytes } = this.buffer(name);
+    invariant(buffer.bytes === bytes, `'${name}' has ${bytes} bytes`);
+    this.#buffers.set(name, buffer);
   }
 
   /** The plan's entry of a buffer. */

@@ -5,6 +5,7 @@ import { DataError, invariant } from "../spec/errors.ts";
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
 import { positionOver } from "../spec/mesh.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan.ts";
+import { mapWeight } from "./mapped_weights.ts";
 import type { RankMemory } from "./memory.ts";
 import { readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
@@ -80,7 +81,14 @@ export async function loadWeights(
   };
   for (const weight of plan.weights) {
     for (const owners of ownersOf(plan, weight, ranks)) {
-      await loadWeight(plan, weight, owners, loading);
+      const others = owners.filter((memory) =>
+        !mapWeight(plan, weight, memory, tensors)
+      );
+      for (const memory of owners) {
+        if (others.includes(memory)) continue;
+        loading.wrote(memory.buffer(weight.buffer).bytes);
+      }
+      if (others.length > 0) await loadWeight(plan, weight, others, loading);
     }
   }
 }

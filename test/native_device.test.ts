@@ -1,7 +1,11 @@
 // The native CPU device: kernels as compiled C have the bits of the WebAssembly device and of the interpreter, and keep to their bounds.
 // needs: cpu
+import { readFileSync, writeFileSync } from "node:fs";
+import { open } from "node:fs/promises";
+import path from "node:path";
 import fc from "fast-check";
 import t from "tap";
+import { matmul, matmulGrid } from "../compiler/kernels/mod.ts";
 import { DeadlineError } from "../runtime/device.ts";
 import {
   createNativeDevice,
@@ -25,6 +29,7 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
+import { evaluateSize } from "../spec/size.ts";
 import { runNative } from "./helpers/run_native.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
@@ -189,6 +194,118 @@ t.test("buffers may be larger than 4 GiB", { skip }, async (t) => {
   );
   device.destroy();
 });
+
+const K = 512, COLUMNS = 80, ROWS = 8;
+
+/** y = x · w of 8 rows: w [k, n], or [n, k] in memory. */
+function product(
+  stored: "f32" | "bf16",
+  inside: "n" | "k",
+): { kernel: Kernel; groups: [number, number, number] } {
+  const shape = {
+    ...{ name: "product", k: K, segments: 8, columns: COLUMNS },
+    bindings: [
+      { name: "x", type: "f32", access: "read" },
+      {
+        name: "w",
+        type: stored === "f32" ? "f32" : "u32",
+        access: "read",
+      },
+      { name: "y", type: "f32", access: "write" },
+    ] as const,
+    weights: [{
+      ...{ binding: "w", stored, inside },
+      rowStride: inside === "k" ? K : COLUMNS,
+    }],
+    tile: { rows: 3, columns: 2, lanes: 16 },
+    rows: u32(ROWS),
+  };
+  return {
+    kernel: matmul({
+      ...shape,
+      leftRow: (row) => mul(row, u32(K)),
+      left: (base, k) => load("x", add(base, k)),
+      epilogue: ({ row, column }, [sum]) => [
+        store("y", add(mul(row, u32(COLUMNS)), column), sum!),
+      ],
+    }),
+    groups: matmulGrid(shape, ROWS).map((size) =>
+      evaluateSize(size, () => NaN)
+    ) as [number, number, number],
+  };
+}
+
+for (const stored of ["f32", "bf16"] as const) {
+  t.test(`weights in ${stored} as in their file give the same bits`, {
+    skip,
+  }, async (t) => {
+    const fine = (i: number) => Math.fround(Math.sin(i * 1.37));
+    const values = Float32Array.from(
+      { length: K * COLUMNS },
+      (_, i) => fine(i),
+    );
+    const stores = (at: (i: number) => number) => {
+      const words = Uint32Array.from(
+        values,
+        (_, i) => new Uint32Array(values.buffer)[at(i)]!,
+      );
+      return stored === "f32"
+        ? words
+        : new Uint32Array(Uint16Array.from(words, (w) => w >>> 16).buffer);
+    };
+    const data = (w: Uint32Array) => ({
+      x: new Uint32Array(
+        Float32Array.from({ length: ROWS * K }, (_, i) => fine(i + 7)).buffer,
+      ),
+      w,
+      y: new Uint32Array(ROWS * COLUMNS),
+    });
+    const wanted = data(stores((i) => i));
+    const usual = product(stored, "n");
+    runWasm(usual.kernel, wanted, usual.groups);
+    const found = data(
+      stores((i) => i % K * COLUMNS + Math.floor(i / K)),
+    );
+    const { kernel, groups } = product(stored, "k");
+    await runNative(pool!, kernel, { bindings: found, groups });
+    t.strictSame(found.y, wanted.y);
+    t.ok(wanted.y.every((word) => word !== 0));
+    t.match(printKernel(kernel, 16).text, "turn(tile", "not lane by lane");
+  });
+}
+
+t.test(
+  "parts of files are memory where their pages fit",
+  { skip },
+  async (t) => {
+    const page = 65536;
+    const file = path.join(t.testdir(), "file");
+    const bytes = Uint8Array.from({ length: 8 * page }, (_, i) => i * 31 >> 8);
+    writeFileSync(file, bytes);
+    const handle = await open(file);
+    const descriptor = handle.fd;
+    const device = await createNativeDevice({ pool: pool! });
+    const runs = [
+      { descriptor, offset: 4 * page + 12, bytes: 2 * page },
+      { descriptor, offset: 12, bytes: page },
+    ];
+    const buffer = device.map!(runs)!;
+    const wanted = runs.flatMap(({ offset, bytes: n }) => [
+      ...bytes.subarray(offset, offset + n),
+    ]);
+    const found = await device.read(buffer, 0, buffer.bytes);
+    t.ok(Buffer.from(wanted).equals(found));
+    device.write(buffer, 8, Uint8Array.of(1, 2, 3, 4));
+    await device.idle();
+    t.ok(
+      Buffer.from(bytes).equals(readFileSync(file)),
+      "the file is as it was",
+    );
+    t.equal(device.map!([runs[0]!, { ...runs[1]!, offset: 16 }]), undefined);
+    device.destroy();
+    await handle.close();
+  },
+);
 
 t.test("names of a plan are no C", { skip }, async (t) => {
   const { text } = printKernel({

@@ -1,20 +1,22 @@
-/** A small Mixtral on the CPU, prefill and greedy decode: this project against llama.cpp, through node-llama-cpp. */
+/** A small Mixtral on the CPU, prefill and greedy decode: this project, by C and by WebAssembly, against llama.cpp, through node-llama-cpp. */
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { nodeFiles } from "../../cli/files.ts";
+import type { HostKind } from "../../engine/devices.ts";
 import { Decoder, decoderShape, generate } from "../../engine/mod.ts";
 import { packPrompts, resolveTarget } from "../../engine/mod.ts";
-import { describe, median } from "../measure.ts";
+import { median } from "../measure.ts";
+import { OURS, speedOf, timingOf } from "../results.ts";
 import { DECODER, decoderFiles } from "./decoder_files.ts";
 import { openOurs as openTargetHere, pause } from "./engine.ts";
 import { openLlama, type Timed } from "./llama.ts";
-import { checkClose, ratioOf, type Run } from "./run.ts";
+import { checkClose, type Compared, type Run } from "./run.ts";
 
 const PROMPT = Array.from({ length: 256 }, (_, i) => 3 + i * 37 % 256);
 const NEW_TOKENS = 33;
 
-const OURS = "this project";
+const WASM = "switchyard by WebAssembly";
 
 /** Logits may differ by this much of the greatest one. */
 const TOLERANCE = 1e-4;
@@ -26,8 +28,8 @@ interface Side {
   generate(): Promise<Timed>;
 }
 
-/** Measure all sides and print. */
-export async function compareDecode(run: Run): Promise<void> {
+/** Measure all sides. */
+export async function compareDecode(run: Run): Promise<Compared> {
   for (const [name, bytes] of Object.entries(decoderFiles())) {
     writeFileSync(join(run.folder, name), bytes);
   }
@@ -38,23 +40,28 @@ export async function compareDecode(run: Run): Promise<void> {
     vocabulary: DECODER.vocabulary,
     prompt: PROMPT,
     newTokens: NEW_TOKENS,
+    now: run.now,
   });
   // Threads of llama.cpp wait for each other in loops, which is slow where other work is on the cores: one may be faster.
   const counts = [...new Set([run.threads, 1])];
-  const ours = await openOurs(run);
-  const sides: { [name: string]: Side } = { [OURS]: ours };
+  const own = {
+    [OURS]: await openOurs(run, "native"),
+    [WASM]: await openOurs(run, "cpu"),
+  };
+  const sides: { [name: string]: Side } = { ...own };
   for (const threads of counts) {
     const name = `llama.cpp, ${threads} thread${threads === 1 ? "" : "s"}`;
     sides[name] = await llama.context(threads);
   }
-  const theirs = Object.keys(sides).slice(1);
-  const logits = await ours.logits();
-  const errors: number[] = [];
-  for (const name of theirs) {
-    errors.push(checkClose(logits, await sides[name]!.logits(), {
+  const others = Object.keys(sides).slice(1);
+  const theirs = others.slice(1);
+  const logits = await own[OURS].logits();
+  const difference: { [name: string]: number } = {};
+  for (const name of others) {
+    difference[name] = checkClose(logits, await sides[name]!.logits(), {
       what: "logits behind the prompt",
       tolerance: TOLERANCE,
-    }));
+    });
   }
   const prefill = timesOf(sides);
   const decode = timesOf(sides);
@@ -70,39 +77,36 @@ export async function compareDecode(run: Run): Promise<void> {
       decode[name]!.push(timed.decodeMs / (NEW_TOKENS - 1));
     }
   }
-  await ours.close();
+  for (const side of Object.values(own)) await side.close();
   await llama.close();
 
   const { layers, embed, ffn, experts, topK } = DECODER;
-  console.log(
-    `Mixtral of ${layers} layers, ${embed} wide, ${experts} experts of ${ffn}, top-${topK}, f32, one sequence; llama.cpp of node-llama-cpp ${
-      run.versions["node-llama-cpp"]
-    }; the same ${NEW_TOKENS} greedy tokens, logits differ by ${
-      Math.max(...errors).toExponential(1)
-    } of the greatest`,
-  );
-  for (
-    const [what, times, count] of [
-      [`prefill, ${PROMPT.length} tokens`, prefill, PROMPT.length],
-      ["decode, a token", decode, 1],
-    ] as const
-  ) {
-    for (const [name, of] of Object.entries(times)) {
-      console.log(
-        `  ${what}, ${name}: ${describe(of)}, ${
-          (count / median(of) * 1000).toFixed(0)
-        } tokens/s`,
-      );
-    }
-    const best = theirs.reduce((best, name) =>
+  const model =
+    `Mixtral of ${layers} layers, ${embed} wide, ${experts} experts of ${ffn}, top-${topK}, f32, one sequence`;
+  const parts = [
+    [`prefill, ${PROMPT.length} tokens`, prefill, PROMPT.length],
+    ["decode, a token", decode, 1],
+  ] as const;
+  const fastest = (times: { readonly [name: string]: number[] }) =>
+    theirs.reduce((best, name) =>
       median(times[name]!) < median(times[best]!) ? name : best
     );
-    console.log(
-      `  ${what}, speed against ${best}: ${
-        ratioOf({ ours: times[OURS]!, theirs: times[best]! })
-      }`,
-    );
-  }
+  return {
+    works: parts.map(([what, times, amount]) => ({
+      work: `${what}: ${model}`,
+      ...{ amount, unit: "tokens/s", difference } as const,
+      sides: Object.fromEntries(
+        Object.entries(times).map(([name, of]) => [name, timingOf(of)]),
+      ),
+    })),
+    ratios: Object.fromEntries(parts.flatMap(([what, times]) => [
+      [`${what}: C against WebAssembly`, speedOf(times[OURS]!, times[WASM]!)],
+      [
+        `${what}: C against llama.cpp`,
+        speedOf(times[OURS]!, times[fastest(times)]!),
+      ],
+    ])),
+  };
 }
 
 function timesOf(
@@ -113,12 +117,13 @@ function timesOf(
 
 async function openOurs(
   run: Run,
+  adapter: HostKind,
 ): Promise<Side & { close(): Promise<void> }> {
   const target = await resolveTarget(run.folder, nodeFiles(), {
     loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
   });
   const opened = await openTargetHere(target, {
-    adapter: "cpu",
+    adapter,
     threads: run.threads,
     need: {
       tokens: PROMPT.length,
@@ -143,7 +148,7 @@ async function openOurs(
           maxNewTokens: NEW_TOKENS,
           stop: new Set(),
           temperature: 0,
-          now: () => performance.now(),
+          now: run.now,
         },
       );
       return { prefillMs, decodeMs, tokens: sequences[0]!.tokens };

@@ -1,75 +1,84 @@
-/** The expert layer on the CPU: this project against onnxruntime's operator `com.microsoft.MoE`. */
+/** The expert layer on the CPU: this project, by C and by WebAssembly, against onnxruntime's operator `com.microsoft.MoE`. */
 
-import { availableParallelism } from "node:os";
-import { describe, median, milliseconds } from "../measure.ts";
+import { OURS, speedOf, timingOf } from "../results.ts";
 import { pause } from "./engine.ts";
 import { loadOrt } from "./install.ts";
-import { LAYER_SIZES, layerInput, openLayer, randomWeights } from "./layer.ts";
+import {
+  LAYER_FLOPS,
+  LAYER_SIZES,
+  layerInput,
+  openLayer,
+  randomWeights,
+} from "./layer.ts";
 import { onnxLayer } from "./onnx.ts";
-import { checkClose, ratioOf, type Run } from "./run.ts";
+import { checkClose, type Compared, type Run } from "./run.ts";
 
 /** Outputs may differ by this much of the greatest one. */
 const TOLERANCE = 1e-4;
 
-/** Measure both and print. */
-export async function compareExpertFfn(run: Run): Promise<void> {
+const WASM = "switchyard by WebAssembly";
+
+/** Measure all sides. */
+export async function compareExpertFfn(run: Run): Promise<Compared> {
   const { tokens, embed, ffn, experts, topK } = LAYER_SIZES;
   const weights = randomWeights();
   const x = layerInput();
-  const ours = await openLayer(weights, {
-    folder: run.folder,
-    adapter: "cpu",
-    threads: availableParallelism(),
+  const { folder, threads } = run;
+  const native = await openLayer(weights, {
+    folder,
+    adapter: "native",
+    threads,
   });
-  const runOurs = () => ours.once(x);
-
+  const wasm = await openLayer(weights, { folder, adapter: "cpu", threads });
   const { Tensor, InferenceSession } = loadOrt();
-  const theirs = await InferenceSession.create(
-    onnxLayer(LAYER_SIZES, weights),
-    {
-      executionProviders: ["cpu"],
-      intraOpNumThreads: run.threads,
-      interOpNumThreads: 1,
-    },
-  );
-  const theirInput = new Tensor("float32", x, [tokens, embed]);
-  const runTheirs = async (): Promise<Float32Array> =>
-    (await theirs.run({ x: theirInput }))["y"]!.data as Float32Array;
-
-  const error = checkClose(await runOurs(), await runTheirs(), {
-    what: "the expert layer",
-    tolerance: TOLERANCE,
+  const ort = await InferenceSession.create(onnxLayer(LAYER_SIZES, weights), {
+    executionProviders: ["cpu"],
+    intraOpNumThreads: run.threads,
+    interOpNumThreads: 1,
   });
-  const times = { ours: [] as number[], theirs: [] as number[] };
-  for (let pair = -run.warmUp; pair < run.pairs; pair++) {
-    await pause();
-    const our = await milliseconds(runOurs);
-    await pause();
-    const their = await milliseconds(runTheirs);
-    if (pair < 0) continue;
-    times.ours.push(our);
-    times.theirs.push(their);
+  const input = new Tensor("float32", x, [tokens, embed]);
+  const peer = `onnxruntime-node ${run.versions["onnxruntime-node"]}`;
+  const sides: { readonly [side: string]: () => Promise<Float32Array> } = {
+    [OURS]: () => native.once(x),
+    [WASM]: () => wasm.once(x),
+    [peer]: async () =>
+      (await ort.run({ x: input }))["y"]!.data as Float32Array,
+  };
+  const difference: { [side: string]: number } = {};
+  const ours = await sides[OURS]!();
+  for (const side of [WASM, peer]) {
+    difference[side] = checkClose(ours, await sides[side]!(), {
+      what: "the expert layer",
+      tolerance: TOLERANCE,
+    });
   }
-  await ours.close();
-  await theirs.release();
-
-  const flops = tokens * topK * 3 * 2 * embed * ffn;
-  console.log(
-    `expert FFN: ${tokens} tokens, ${experts} experts, top-${topK}, ${embed}x${ffn}, f32; outputs differ by ${
-      error.toExponential(1)
-    } of the greatest`,
+  const times: { [side: string]: number[] } = Object.fromEntries(
+    Object.keys(sides).map((side) => [side, []]),
   );
-  for (
-    const [name, of] of [
-      ["this project", times.ours],
-      [`onnxruntime-node ${run.versions["onnxruntime-node"]}`, times.theirs],
-    ] as const
-  ) {
-    console.log(
-      `  ${name}: ${describe(of)}, ${
-        (flops / 1e6 / median(of)).toFixed(1)
-      } GFLOP/s`,
-    );
+  for (let turn = -run.warmUp; turn < run.pairs; turn++) {
+    for (const [side, once] of Object.entries(sides)) {
+      await pause();
+      const start = run.now();
+      await once();
+      if (turn >= 0) times[side]!.push(run.now() - start);
+    }
   }
-  console.log(`  speed against onnxruntime: ${ratioOf(times)}`);
+  await native.close();
+  await wasm.close();
+  await ort.release();
+  const name = "expert FFN";
+  return {
+    works: [{
+      work:
+        `${name}: ${tokens} tokens, ${experts} experts, top-${topK}, ${embed}x${ffn}, f32`,
+      ...{ amount: LAYER_FLOPS, unit: "GFLOP/s", difference },
+      sides: Object.fromEntries(
+        Object.entries(times).map(([side, of]) => [side, timingOf(of)]),
+      ),
+    }],
+    ratios: {
+      [`${name}: C against WebAssembly`]: speedOf(times[OURS]!, times[WASM]!),
+      [`${name}: C against onnxruntime`]: speedOf(times[OURS]!, times[peer]!),
+    },
+  };
 }

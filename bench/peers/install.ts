@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { MachineError } from "../../spec/errors.ts";
 
 const FOLDER = fileURLToPath(new URL(".", import.meta.url));
@@ -154,7 +154,7 @@ export interface Llama {
 
 /** Load node-llama-cpp. */
 export async function loadLlamaCpp(): Promise<LlamaCpp> {
-  // A name that is no literal, so that the project's check does not look for the package.
-  const name: string = "node-llama-cpp";
-  return await import(name) as LlamaCpp;
+  // By its place: programs are compiled into another folder, where the package would not be found by its name.
+  const file = join(FOLDER, "node_modules/node-llama-cpp/dist/index.js");
+  return await import(pathToFileURL(file).href) as LlamaCpp;
 }

@@ -21,6 +21,8 @@ export interface LlamaOptions {
   readonly vocabulary: number;
   readonly prompt: readonly number[];
   readonly newTokens: number;
+  /** The clock, in ms. Default: `performance.now`. */
+  readonly now?: () => number;
 }
 
 /** An open model. */
@@ -91,11 +93,11 @@ async function logitsOf(
 
 async function generate(
   sequence: LlamaSequence,
-  { prompt, newTokens }: LlamaOptions,
+  { prompt, newTokens, now = () => performance.now() }: LlamaOptions,
 ): Promise<Timed> {
   await sequence.clearHistory();
   const tokens: number[] = [];
-  const started = performance.now();
+  const started = now();
   let prefilled = started;
   const chosen = sequence.evaluate(prompt, {
     temperature: 0,
@@ -103,12 +105,12 @@ async function generate(
   });
   for await (const token of chosen) {
     tokens.push(token);
-    if (tokens.length === 1) prefilled = performance.now();
+    if (tokens.length === 1) prefilled = now();
     if (tokens.length === newTokens) break;
   }
   return {
     prefillMs: prefilled - started,
-    decodeMs: performance.now() - prefilled,
+    decodeMs: now() - prefilled,
     tokens,
   };
 }

@@ -1,11 +1,13 @@
 /** What both comparisons share. */
 
-import { median } from "../measure.ts";
+import type { Result } from "../results.ts";
 
 /** How to compare. */
 export interface Run {
   /** Threads of each side, at most. */
   readonly threads: number;
+  /** The clock, in ms. */
+  readonly now: () => number;
   /** Measured runs of each side, taken in turn. */
   readonly pairs: number;
   /** Runs of each side before those. */
@@ -15,6 +17,9 @@ export interface Run {
   /** Versions of the peers. */
   readonly versions: { readonly [name: string]: string };
 }
+
+/** What a comparison found. */
+export type Compared = Pick<Result, "works" | "ratios">;
 
 /** The greatest difference, as a part of the greatest expected value. Throws if it is more than allowed. */
 export function checkClose(
@@ -39,17 +44,4 @@ export function checkClose(
   throw new Error(
     `Cannot compare ${what}: results differ by ${error} of the greatest value, and ${tolerance} is allowed. The two sides do not compute the same`,
   );
-}
-
-/** How fast we are against them, from times taken in turn: the ratio of medians, and the spread over pairs. */
-export function ratioOf(
-  { ours, theirs }: {
-    readonly ours: readonly number[];
-    readonly theirs: readonly number[];
-  },
-): string {
-  const pairs = ours.map((time, i) => theirs[i]! / time);
-  return `${(median(theirs) / median(ours)).toFixed(2)}x (pairs: median ${
-    median(pairs).toFixed(2)
-  }, ${Math.min(...pairs).toFixed(2)} to ${Math.max(...pairs).toFixed(2)})`;
 }

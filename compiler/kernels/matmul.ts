@@ -22,7 +22,12 @@ import type {
 import { GROUP_XZ, kernelOf, madeOnce } from "./kernel.ts";
 import { sumsOfTeams } from "./matmul_blocks.ts";
 import { declared, type Left, leftOf } from "./matmul_left.ts";
-import { columnsAndWeights, rightRow } from "./matmul_right.ts";
+import {
+  columnsAndWeights,
+  rightPair,
+  rightRow,
+  takesPairs,
+} from "./matmul_right.ts";
 import {
   blocksInRound,
   equalBlocks,
@@ -168,7 +173,12 @@ function rowsTimesColumns(o: Matmul, rows: number): Part {
   );
   const body = wgsl`
     ${left.prepare}
-    ${blockedSum(totals, { length: o.k, segments: o.segments, ...left }, add)}
+    ${
+    blockedSum(totals, {
+      ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
+      ...left,
+    }, add)
+  }
     ${finished}`;
   const { shared } = left;
   if (!apart) return { body, shared };
@@ -216,8 +226,30 @@ function products(
   const cells = o.weights.flatMap((_, i) =>
     cellsOf(o, rows).map(({ r, c }) => ({ r, i, c, sum: `sum${i}_${r}_${c}` }))
   );
+  const totals = cells.map(({ sum }) => sum);
+  if (takesPairs(o)) {
+    const add = wgsl`
+      let k_even = k * 2;
+      let k_odd = k * 2 + 1;
+      ${
+      range(rows).map((r) =>
+        wgsl`
+          let a${r} = ${left.at(r, "k_even")};
+          let next_a${r} = ${left.at(r, "k_odd")};`
+      )
+    }
+      ${o.weights.map((_, i) => rightPair(o, i))}
+      ${
+      cells.map(({ r, i, c, sum }) =>
+        wgsl`
+          ${sum}_block = fma(a${r}, b${i}_${c}, ${sum}_block);
+          ${sum}_block = fma(next_a${r}, next_b${i}_${c}, ${sum}_block);`
+      )
+    }`;
+    return { totals, add };
+  }
   return {
-    totals: cells.map(({ sum }) => sum),
+    totals,
     add: wgsl`
       ${range(rows).map((r) => wgsl`let a${r} = ${left.at(r)};`)}
       ${o.weights.map((_, i) => rightRow(o, i))}

@@ -36,8 +36,8 @@ export interface Left {
   readonly prepare: KernelText;
   /** What comes before the products of a stretch of k, if there is anything; it ends in a barrier. */
   before?(start: KernelText): KernelText;
-  /** The value at k of one of the lane's rows. */
-  at(r: number): Hole;
+  /** The value at k, or another index of that name where all lanes load for themselves, of one of the lane's rows. */
+  at(r: number, k?: string): Hole;
 }
 
 /** The left operand as the tile wants it. */
@@ -64,7 +64,7 @@ function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
           let left${r} = ${prepared(o, u(`row${r}`))};`
       )
     }`,
-    at: (r) => o.left(u(`left${r}`), u("k")),
+    at: (r, k = "k") => o.left(u(`left${r}`), u(k)),
   };
 }
 

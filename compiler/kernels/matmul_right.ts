@@ -10,7 +10,7 @@ import { range } from "./pieces/numbers.ts";
 
 /** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
 export function unitOf(o: MatmulOptions): number {
-  const unit = widthOf(o) * (o.weights.some((w) => isPacked(w.stored)) ? 2 : 1);
+  const unit = widthOf(o) * (o.weights.some(inWords) ? 2 : 1);
   invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
   return unit;
 }
@@ -28,6 +28,16 @@ function widthOf(o: MatmulOptions): number {
         rowStride % unit === 0 && o.tile.columns % unit === 0;
     })
   ) ?? 1;
+}
+
+/** Whether words hold two neighbouring columns. */
+function inWords({ stored, inside }: MatmulWeight): boolean {
+  return isPacked(stored) && inside !== "k";
+}
+
+/** Whether turns of a sum take two terms: words hold two that follow each other along k. */
+export function takesPairs(o: Pick<MatmulOptions, "weights">): boolean {
+  return o.weights.some((w) => isPacked(w.stored) && !inWords(w));
 }
 
 /**
@@ -51,6 +61,7 @@ export function columnsAndWeights(
     }`
   );
   const starts = o.weights.map((w, i) => {
+    if (w.inside === "k") return rowsAlongK(o, i);
     const packed = isPacked(w.stored);
     invariant(!packed || w.rowStride % 2 === 0, "packed rows are even");
     const apart = packed || width > 1 ? unit : 1;
@@ -70,6 +81,18 @@ export function columnsAndWeights(
     ${starts}`;
 }
 
+/** at<w>_<c>: the word at which the row of a column starts. */
+function rowsAlongK(o: MatmulOptions, i: number): KernelText {
+  const { stored, rowStride } = o.weights[i]!;
+  const rowWords = rowStride / perWord(stored);
+  const expert = o.grouped ? wgsl`expert * ${o.columns * rowWords}` : wgsl`0u`;
+  return wgsl`${
+    range(o.tile.columns).map((c) =>
+      wgsl`let at${i}_${c} = ${expert} + column${c} * ${rowWords};`
+    )
+  }`;
+}
+
 /** Where the weights of the tile's expert start, whose rows have `rowWords` words. */
 function ofExpert({ k, grouped }: MatmulOptions, rowWords: number): KernelText {
   if (!grouped) return wgsl`0u`;
@@ -82,6 +105,13 @@ export function rightRow(o: MatmulOptions, i: number): KernelText {
   const w = o.weights[i]!;
   const width = widthOf(o);
   const { binding, stored } = w;
+  if (w.inside === "k") {
+    return wgsl`${
+      range(o.tile.columns).map((c) =>
+        wgsl`let b${i}_${c} = ${binding}[at${i}_${c} + k];`
+      )
+    }`;
+  }
   if (stored === "mxfp4") return blockRow(o, i, w);
   const row = wgsl`k * ${w.rowStride / perWord(stored) / width}`;
   const unit = isPacked(stored) ? 2 * width : width;
@@ -100,6 +130,27 @@ export function rightRow(o: MatmulOptions, i: number): KernelText {
           let b${i}_${c + 2 * n + 1} = ${high};`;
       });
       return wgsl`${words(names, binding, index)} ${decoded}`;
+    })
+  }`;
+}
+
+/** Declares b<i>_<c> and next_b<i>_<c>: the values of weight i at 2 * k and after it for every column. */
+export function rightPair(o: MatmulOptions, i: number): KernelText {
+  const { stored, inside, binding } = o.weights[i]!;
+  invariant(inside === "k", "all weights of a matmul lie alike");
+  return wgsl`${
+    range(o.tile.columns).map((c) => {
+      const [at, b] = [`at${i}_${c}`, `b${i}_${c}`];
+      if (!isPacked(stored)) {
+        return wgsl`
+          let ${b} = ${binding}[${at} + k_even];
+          let next_${b} = ${binding}[${at} + k_odd];`;
+      }
+      const [low, high] = halves(stored, `word${i}_${c}`);
+      return wgsl`
+        let word${i}_${c} = ${binding}[${at} + k];
+        let ${b} = ${low};
+        let next_${b} = ${high};`;
     })
   }`;
 }

@@ -7,14 +7,16 @@ import type { Size } from "../../spec/size.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "./kernel.ts";
 import { segmentLength, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
-/** A right operand, [expert,] k, n with n innermost. */
+/** A right operand: [expert,] k, n, or [expert,] n, k. */
 export interface MatmulWeight {
   readonly binding: string;
   /** `mxfp4`: words of eight four-bit floats that follow each other along k. */
   readonly stored: FileDType;
   /** MXFP4: the binding of scales, [expert,] k / 32, n. */
   readonly scales?: string;
-  /** Elements between k and k + 1; even for 16-bit weights. */
+  /** The innermost axis, `k` only where `readsAlongK`. Default: n. */
+  readonly inside?: "n" | "k";
+  /** Elements between rows, which are those of the axis outside; even for 16-bit weights. */
   readonly rowStride: number;
 }
 
@@ -112,8 +114,39 @@ export function equalBlocks(
 export function tileTaken(o: Omit<Shape, "columns">): MatmulTile {
   const { grouped, tile } = o;
   if (equalBlocks(o)) return tile;
+  return plainTile(tile, grouped !== undefined);
+}
+
+/** A tile that can read weights: a plain one where they have k inside, else one of an even number of columns where two are in a word. */
+export function tileOfWeights(
+  tile: MatmulTile,
+  weights: readonly MatmulWeight[],
+  grouped: boolean,
+): MatmulTile {
+  if (weights.some(({ inside }) => inside === "k")) {
+    return plainTile(tile, grouped);
+  }
+  const inWords = weights.some(({ stored }) =>
+    stored === "f16" || stored === "bf16"
+  );
+  return inWords && tile.columns % 2 === 1
+    ? { ...tile, columns: 2 * tile.columns }
+    : tile;
+}
+
+/** The plain tile of a tile's size. */
+function plainTile(tile: MatmulTile, grouped: boolean): MatmulTile {
   const { rows, columns, lanes } = tile;
   return { rows: grouped ? tileHeight(tile) : rows, columns, lanes };
+}
+
+/** Whether weights may have k inside: two 16-bit ones in a word are of one block. */
+export function readsAlongK(
+  stored: FileDType,
+  sum: { readonly k: number; readonly segments: number },
+): boolean {
+  const even = (equalBlocks(sum)?.length ?? 1) % 2 === 0;
+  return stored !== "mxfp4" && even && sum.k % 4 === 0;
 }
 
 /** Rows of a tile of grouped rows. */

@@ -7,10 +7,14 @@ import { DEFAULT_TILE, type MatmulTile, tileHeight } from "./matmul_tile.ts";
 export interface TuningTable {
   /** The tile of matmuls that `matmuls` does not name. Its height is that of every grouped matmul: they share lists of tiles. */
   readonly matmul?: MatmulTile;
+  /** The same of matmuls of several weights, which hold as many tiles of results; as high. Default: `matmul`. */
+  readonly pair?: MatmulTile;
   /** Tiles by `matmulClass`. */
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
   /** Tokens of a workgroup of attention. Default: 1. */
   readonly attention?: number;
+  /** Right operands of matmuls that are stored so lie as in their files where these have the contracted axis inside. Default: none. */
+  readonly asFiled?: readonly FileDType[];
 }
 
 /** A table, or one whose tiles a function chooses; undefined: the tile of the others. */
@@ -46,15 +50,15 @@ export function matmulClass(shape: MatmulShape): string {
 
 /** The tile of a matmul, and how kernels of it are named where a table chose it. */
 export function tileFor(
-  { matmul = DEFAULT_TILE, matmuls = {} }: Tuning,
+  { matmul = DEFAULT_TILE, pair = matmul, matmuls = {} }: Tuning,
   shape: MatmulShape,
 ): { readonly tile: MatmulTile; readonly suffix: string } {
   const found = typeof matmuls === "function"
     ? matmuls(shape)
     : matmuls[matmulClass(shape)];
-  if (!found) return { tile: matmul, suffix: "" };
-  const tile = shape.grouped ? ofHeight(found, tileHeight(matmul)) : found;
-  return { tile, suffix: `_by_${tileName(tile)}` };
+  const chosen = found ?? (shape.weights > 1 ? pair : matmul);
+  const tile = shape.grouped ? ofHeight(chosen, tileHeight(matmul)) : chosen;
+  return { tile, suffix: found ? `_by_${tileName(tile)}` : "" };
 }
 
 /** A tile with as many rows as give it a height; whole where its teams cannot share that. */

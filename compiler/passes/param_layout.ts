@@ -7,6 +7,8 @@ export interface ParamLayout {
   /** Axes in memory order. */
   readonly axes: readonly string[];
   readonly rowStride?: number;
+  /** They are those of the file, with the axes inside over which its first dot contracts. */
+  readonly filed?: boolean;
   readonly stored: FileDType;
   /** Rows of 16-bit elements may begin in the middle of a word. */
   readonly splitsWords?: boolean;

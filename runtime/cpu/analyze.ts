@@ -346,3 +346,14 @@ export function analyzeShapes(
   }
   return shapes;
 }
+
+/** How far a loop counts: a number, or NaN where that is known only when it runs. */
+export function spanOf({ from, to }: Extract<Stmt, { op: "for" }>): number {
+  if (from.op === "const" && to.op === "const") {
+    return Number(to.value) - Number(from.value);
+  }
+  if (to.op !== "binary" || to.fn !== "add" || to.b.op !== "const") return NaN;
+  const same = to.a === from ||
+    to.a.op === "local" && from.op === "local" && to.a.name === from.name;
+  return same ? Number(to.b.value) : NaN;
+}

@@ -16,6 +16,8 @@ import type { Shapes } from "./shape.ts";
 /** Loads that share an invariant part and a stride. */
 export interface PointerGroup {
   readonly array: string;
+  /** Elements between lanes. */
+  readonly apart: number;
   /** Summed, they give the invariant part of the index. */
   readonly terms: readonly Expr[];
   /** Elements per step of the counter: a number, or factors of an invariant product. */
@@ -207,11 +209,19 @@ function keyOf(e: Expr): string {
   }
 }
 
+/** Which loads go through pointers. */
+export interface PointerOptions {
+  /** Bindings that the kernel writes. */
+  readonly writable: ReadonlySet<string>;
+  /** Also loads whose lanes are further apart than one element. */
+  readonly apart?: boolean;
+}
+
 /** The loads of an innermost loop that can go through pointers, grouped by what they share. */
 export function findPointers(
   loop: Extract<Stmt, { op: "for" }>,
   shapes: Shapes,
-  writable: ReadonlySet<string>,
+  { writable, apart = false }: PointerOptions,
 ): PointerGroup[] {
   const known = new Invariants(loop, shapes, writable);
   const groups = new Map<string, PointerGroup>();
@@ -221,12 +231,14 @@ export function findPointers(
       walkExpression(top, (e) => {
         if (e.op !== "load" && e.op !== "shared") return;
         const { stride: lane } = shapes.of(e.index);
-        if (lane !== 0 && !(lane === 1 && shapes.lanes > 1)) return;
+        if (lane === null || lane < 0) return;
+        if (lane > 0 && shapes.lanes === 1 || lane > 1 && !apart) return;
         const index = linear(e.index, known);
         if (!index || index.constant >= 2 ** 26) return;
         if (index.factors.some((factor) => !shapes.isUniform(factor))) return;
         const fixed = index.factors.length === 0;
         if (!fixed && index.stride !== 1) return;
+        if (lane > 1 && (!fixed || index.stride !== 1)) return;
         if (index.stride < 0 || index.stride >= 2 ** 24) return;
         const array = e.op === "load" ? e.binding : e.array;
         const key = [
@@ -240,6 +252,7 @@ export function findPointers(
         if (!group) {
           group = {
             array,
+            apart: lane,
             terms: index.terms,
             stride: fixed ? index.stride : index.factors,
             loads: new Map(),

@@ -3,8 +3,9 @@
 import { Worker } from "node:worker_threads";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { DEADLINE_MS, DeadlineError } from "../device.ts";
+import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
+import { type Batch, HostRecords } from "../host_records.ts";
 import {
   ARENA_ADDRESS,
   ARENA_BYTES,
@@ -24,8 +25,6 @@ const COPY = 0;
 const WRITE = 1;
 /** Bytes that one workgroup of a copy moves. */
 const COPY_BLOCK = 1 << 16;
-/** The longest write that is sent inside a record; longer ones are several records. */
-const INLINE_BYTES = 1 << 20;
 
 type Message =
   | { readonly done: true }
@@ -36,18 +35,6 @@ type Message =
 interface Waiting {
   resolve(): void;
   reject(error: Error): void;
-}
-
-/** When a launch ran, in nanoseconds. */
-interface LaunchTime {
-  readonly start: number;
-  readonly end: number;
-}
-
-/** A record whose times are wanted, and who wants them. */
-interface TimedLaunch {
-  readonly at: number;
-  readonly times: LaunchTime[];
 }
 
 /** A printed kernel in all workers. */
@@ -81,16 +68,10 @@ export class CpuPool implements HostPool<Int32Array> {
   #count = 2;
   #scratch: Span[] = [];
   #scratchBytes = 0;
-  /** Records not yet handed to the workers, and room for the next ones while these are handed over. */
-  #record = new Int32Array(1 << 14);
-  #spare = new Int32Array(1 << 14);
-  #used = 0;
-  /** Words of all records so far, and of those that have run. */
-  #recorded = 0;
-  #ran = 0;
-  /** Launches among the records whose times are wanted. */
-  #timed: TimedLaunch[] = [];
-  #running: Promise<void> | undefined;
+  readonly #records = new HostRecords(
+    (length) => new Int32Array(length),
+    (batch, waited) => this.#run(batch, waited),
+  );
   #finish: Waiting | undefined;
   #ready = new Map<number, Waiting & { left: number }>();
   #nextReady = 0;
@@ -249,23 +230,13 @@ export class CpuPool implements HostPool<Int32Array> {
 
   /** Whether everything recorded so far has run. */
   get isIdle(): boolean {
-    return this.#used === 0 && !this.#running;
+    return this.#records.isIdle;
   }
 
-  /** Room for a record; says where it begins. */
+  /** Room for a record and words behind it; says where it begins. */
   #begin(words: number): number {
-    const at = this.#used;
-    if (at + words > this.#record.length) {
-      const larger = new Int32Array(
-        Math.max(2 * this.#record.length, at + words),
-      );
-      larger.set(this.#record.subarray(0, at));
-      this.#record = larger;
-    }
-    this.#record.fill(0, at, at + RECORD_BYTES / 4);
-    this.#record[at + RECORD.words] = words;
-    this.#used += words;
-    this.#recorded += words;
+    const at = this.#records.begin(words, RECORD_BYTES / 4);
+    this.#records.words[at + RECORD.words] = words;
     return at;
   }
 
@@ -283,25 +254,25 @@ export class CpuPool implements HostPool<Int32Array> {
     kernel: HostKernel,
     bindings: Int32Array,
     workgroups: readonly [number, number, number],
-    times?: LaunchTime[],
+    times?: LaunchTiming[],
   ): void {
     const [x, y, z] = workgroups;
     if (x === 0 || y === 0 || z === 0) return;
     const at = this.#begin(RECORD_BYTES / 4 + bindings.length);
-    const record = this.#record;
+    const record = this.#records.words;
     record[at] = kernel.index;
     record[at + RECORD.groups] = x * y * z;
     record[at + RECORD.x] = x;
     record[at + RECORD.y] = y;
     record.set(bindings, at + RECORD_BYTES / 4);
-    if (times) this.#timed.push({ at, times });
+    if (times) this.#records.time(at, times);
   }
 
   /** Record a copy between addresses. */
   copy(from: number, to: number, bytes: number): void {
     if (bytes === 0) return;
     const at = this.#begin(RECORD_BYTES / 4 + 2);
-    const record = this.#record;
+    const record = this.#records.words;
     record[at] = COPY;
     record[at + RECORD.groups] = Math.ceil(bytes / COPY_BLOCK);
     record[at + RECORD.x] = bytes;
@@ -312,50 +283,37 @@ export class CpuPool implements HostPool<Int32Array> {
   /** Write bytes now if nothing is pending, else in its turn. */
   write(address: number, data: Uint8Array): void {
     if (this.isIdle) return this.heap.view(address, data.length).set(data);
-    for (let done = 0; done < data.length; done += INLINE_BYTES) {
-      const part = data.subarray(done, done + INLINE_BYTES);
+    this.#records.write(data, ({ done, bytes, words }) => {
       const head = RECORD_BYTES / 4 + 1;
-      const at = this.#begin(head + Math.ceil(part.length / 4));
-      const record = this.#record;
+      const at = this.#begin(head + words);
+      const record = this.#records.words;
       record[at] = WRITE;
       record[at + RECORD.groups] = 1;
-      record[at + RECORD.x] = part.length;
+      record[at + RECORD.x] = bytes;
       record[at + RECORD_BYTES / 4] = address + done;
-      new Uint8Array(record.buffer, 4 * (at + head), part.length).set(part);
-    }
+      return at + head;
+    });
   }
 
   /** Run everything recorded so far and wait for it; what is recorded meanwhile is not waited for. */
   async settle(): Promise<void> {
-    await this.#settle(true);
+    await this.#records.settle(true);
+    this.#check();
   }
 
   /** Start everything recorded so far, for the workers to carry out. */
   submit(): void {
     // The next `settle` throws a failure.
-    this.#settle(false).catch(() => {});
-  }
-
-  async #settle(waiting: boolean): Promise<void> {
-    const until = this.#recorded;
-    while (this.#ran < until) {
-      this.#running ??= this.#run(waiting).finally(() => {
-        this.#running = undefined;
-      });
-      await this.#running;
-    }
-    this.#check();
+    this.#records.settle(false).catch(() => {});
   }
 
   /** Hand the records to the workers, as many at a time as the arena holds; short ones, if waited for, run here. */
-  async #run(waiting: boolean): Promise<void> {
+  async #run(
+    { words: records, used, timed: launches }: Batch<Int32Array>,
+    waited: boolean,
+  ): Promise<void> {
     this.#check();
-    const records = this.#record;
-    const used = this.#used;
-    this.#record = this.#spare;
-    this.#used = 0;
-    const timed = this.#timed;
-    this.#timed = [];
+    const timed = [...launches];
     const room = ARENA_BYTES / 4;
     for (let start = 0; start < used;) {
       let end = start;
@@ -367,7 +325,7 @@ export class CpuPool implements HostPool<Int32Array> {
       this.#control.set(records.subarray(start, end), ARENA_ADDRESS / 4);
       const origin = performance.now() * 1e6;
       const to = ARENA_ADDRESS / 4 + end - start;
-      const here = waiting && !this.#strange;
+      const here = waited && !this.#strange;
       if (here && this.#here.areShort(ARENA_ADDRESS / 4, to)) {
         this.#runHere(to, timed.length > 0);
       } else {
@@ -385,8 +343,6 @@ export class CpuPool implements HostPool<Int32Array> {
       }
       start = end;
     }
-    this.#spare = records;
-    this.#ran += used;
   }
 
   /** Carry out what lies in the arena; a kernel that fails here is told as one that fails in a worker. */

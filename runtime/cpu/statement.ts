@@ -6,6 +6,7 @@ import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import {
   expressionsOf,
   hasUniformTrip,
+  spanOf,
   walkExpression,
   walkStatements,
 } from "./analyze.ts";
@@ -15,18 +16,6 @@ import { findPointers, type PointerGroup } from "./pointers.ts";
 import type { WasmFunction } from "./wasm.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
-
-/** How far a loop counts: a number, or NaN where that is known only when it runs. */
-function spanOf({ from, to }: ForStmt): number {
-  if (to.op !== "binary" || to.fn !== "add" || to.b.op !== "const") {
-    return from.op === "const" && to.op === "const"
-      ? Number(to.value) - Number(from.value)
-      : NaN;
-  }
-  const same = to.a === from ||
-    to.a.op === "local" && from.op === "local" && to.a.name === from.name;
-  return same ? Number(to.b.value) : NaN;
-}
 
 /** Expressions of a loop body up to which it is unrolled four times, and twice. */
 const UNROLL_FOUR = 220;
@@ -225,7 +214,9 @@ export class Statements {
       }
     });
     if (nested || !x.shapes.isUniform(s.from)) return;
-    const groups = findPointers(s, x.shapes, this.#writable);
+    const groups = findPointers(s, x.shapes, {
+      writable: this.#writable,
+    });
     if (groups.length === 0) return;
     // Steps and strides so large that offsets of an unrolled round would not fit 32 bits are not unrolled.
     const far = groups.some(({ stride }) =>

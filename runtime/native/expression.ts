@@ -98,7 +98,7 @@ export class Expressions {
   readonly arrays = new Map<string, ArrayNames>();
   /** Texts of `group.x/y/z` and `local` (its first lane). */
   readonly ids = new Map<string, string>();
-  /** Loads that are known to be in range: pointers to their first element. */
+  /** Loads that are known to be in range: pointers to their first element, or vectors where lanes are further apart. */
   readonly pointed = new Map<Expr, string>();
   #shared = new Set<Expr>();
   #kept = new Map<Expr, { scalar?: string; vector?: string }>();
@@ -362,7 +362,9 @@ export class Expressions {
     const words = pointer !== undefined
       ? stride === 0
         ? `splat(${pointer}[0])`
-        : `*(const run_of_words *)(${pointer})`
+        : stride === 1
+        ? `*(const run_of_words *)(${pointer})`
+        : pointer
       : stride === 0
       ? `splat(load(${address}, ${length}, ${this.scalar(e.index)}))`
       : stride === 1

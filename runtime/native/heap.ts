@@ -2,6 +2,7 @@
 
 import { totalmem } from "node:os";
 import { MachineError } from "../../spec/errors.ts";
+import type { FileRun } from "../device.ts";
 import type { HostSpan } from "../host_device.ts";
 import type { Runtime } from "./library.ts";
 
@@ -13,6 +14,8 @@ export class NativeHeap {
   #used = 0;
   /** Bytes of each allocation by its address. */
   readonly #sizes = new Map<number, number>();
+  /** Bytes of mapped files by their address. */
+  readonly #maps = new Map<number, number>();
 
   constructor(runtime: Runtime, limit = totalmem()) {
     this.#runtime = runtime;
@@ -38,8 +41,24 @@ export class NativeHeap {
     return { address, size: bytes };
   }
 
+  /** Parts of files as memory; undefined where pages do not fit them. Files are no memory of the heap. */
+  map(runs: readonly FileRun[]): HostSpan | undefined {
+    const address = this.#runtime.map(
+      BigUint64Array.from(
+        runs.flatMap(({ descriptor, offset, bytes }) =>
+          [descriptor, offset, bytes].map(BigInt)
+        ),
+      ),
+    );
+    if (address === 0) return undefined;
+    const size = runs.reduce((n, { bytes }) => n + bytes, 0);
+    this.#maps.set(address, size);
+    return { address, size };
+  }
+
   /** Give memory back; of a heap that was closed, it has been. */
   release({ address, size }: HostSpan): void {
+    if (this.#maps.delete(address)) return this.#runtime.unmap(address, size);
     if (!this.#sizes.delete(address)) return;
     this.#runtime.free(address, size);
     this.#used -= size;
@@ -48,6 +67,7 @@ export class NativeHeap {
   /** Give everything back; no view may be used any more. */
   close(): void {
     for (const [address, size] of this.#sizes) this.release({ address, size });
+    for (const [address, size] of this.#maps) this.release({ address, size });
   }
 
   /** Bytes of an allocation. */

@@ -39,6 +39,9 @@ export interface Runtime {
   /** Zeroed memory with a guard on both sides; 0 where there is none. */
   allocate(bytes: number): number;
   free(address: number, bytes: number): void;
+  /** Parts of files, each a descriptor, an offset and a number of bytes, as memory; 0 where that cannot be. */
+  map(parts: BigUint64Array): number;
+  unmap(address: number, bytes: number): void;
   /** Memory as an ArrayBuffer, valid until it is freed. */
   view(address: number, bytes: number): ArrayBuffer;
 }
@@ -95,6 +98,8 @@ async function load(): Promise<NativeLibrary> {
   const now = bind("uint64_t switchyard_now()");
   const allocate = bind("void *switchyard_allocate(uint64_t bytes)");
   const free = bind("void switchyard_free(void *address, uint64_t bytes)");
+  const map = bind("void *switchyard_map(uint64_t count, void *parts)");
+  const unmap = bind("void switchyard_unmap(void *address, uint64_t bytes)");
   const runtime: Runtime = {
     open: (threads) => open(threads) ?? 0n,
     close: (pool) => close(pool),
@@ -108,6 +113,8 @@ async function load(): Promise<NativeLibrary> {
     now: () => Number(now()),
     allocate: (bytes) => Number(allocate(bytes) ?? 0n),
     free: (address, bytes) => free(BigInt(address), bytes),
+    map: (parts) => Number(map(parts.length / 3, parts) ?? 0n),
+    unmap: (address, bytes) => unmap(BigInt(address), bytes),
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
   };
   // A library is unloaded once its handle and functions are collected: the closures above keep them.

@@ -5,6 +5,7 @@ import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
+import { type Batch, HostRecords } from "../host_records.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
 import { ENTRY, printKernel } from "./print.ts";
@@ -13,9 +14,6 @@ import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 
 /** Most threads of a pool. */
 export const MAX_NATIVE_THREADS = 256;
-
-/** The longest write that is inside a record; longer ones are several records. */
-const INLINE_BYTES = 1 << 20;
 
 /** Nanoseconds up to which launches run on the thread that waits for them: to hand them to another takes about as long. */
 const HERE_BUDGET = 200_000;
@@ -40,12 +38,6 @@ export interface NativePoolOptions {
   readonly strange?: boolean;
 }
 
-/** A record whose times are wanted, and who wants them. */
-interface TimedLaunch {
-  readonly at: number;
-  readonly times: LaunchTiming[];
-}
-
 /** One pool for all ranks of a process. */
 export class NativePool implements HostPool<Uint32Array> {
   readonly name: string;
@@ -59,15 +51,10 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly #kernels = new Map<string, HostKernel>();
   /** Names of kernels by their number. */
   readonly #names: (string | undefined)[] = [];
-  /** Records that have not been started, and room for the next ones while these run. */
-  #words = new Uint32Array(1 << 14);
-  #spare = new Uint32Array(1 << 14);
-  #used = 0;
-  /** Words of all records so far, and of those that have run. */
-  #recorded = 0;
-  #ran = 0;
-  #timed: TimedLaunch[] = [];
-  #running: Promise<void> | undefined;
+  readonly #records = new HostRecords(
+    (length) => new Uint32Array(length),
+    (batch, waited) => this.#run(batch, waited),
+  );
   #failure: Error | undefined;
   #closed = false;
 
@@ -160,24 +147,15 @@ export class NativePool implements HostPool<Uint32Array> {
     );
   }
 
-  /** Room for a record; says where it begins. */
+  /** Room for a record and words behind it; says where it begins. */
   #begin(kernel: number, groups: number, words: number): number {
-    const at = this.#used;
     // Addresses in a record are of 64 bits.
     const size = Math.ceil((RECORD_WORDS + words) / 2) * 2;
-    if (at + size > this.#words.length) {
-      const larger = new Uint32Array(
-        Math.max(2 * this.#words.length, at + size),
-      );
-      larger.set(this.#words.subarray(0, at));
-      this.#words = larger;
-    }
-    this.#words.fill(0, at, at + RECORD_WORDS);
-    this.#words[at + RECORD.words] = size;
-    this.#words[at + RECORD.kernel] = kernel;
-    this.#words[at + RECORD.groups] = groups;
-    this.#used += size;
-    this.#recorded += size;
+    const at = this.#records.begin(size, RECORD_WORDS);
+    const record = this.#records.words;
+    record[at + RECORD.words] = size;
+    record[at + RECORD.kernel] = kernel;
+    record[at + RECORD.groups] = groups;
     return at;
   }
 
@@ -190,68 +168,54 @@ export class NativePool implements HostPool<Uint32Array> {
     const [x, y, z] = workgroups;
     if (x === 0 || y === 0 || z === 0) return;
     const at = this.#begin(kernel.index, x * y * z, bindings.length);
-    this.#words[at + RECORD.x] = x;
-    this.#words[at + RECORD.y] = y;
-    this.#words.set(bindings, at + RECORD_WORDS);
-    if (times) this.#timed.push({ at, times });
+    const record = this.#records.words;
+    record[at + RECORD.x] = x;
+    record[at + RECORD.y] = y;
+    record.set(bindings, at + RECORD_WORDS);
+    if (times) this.#records.time(at, times);
   }
 
   copy(from: number, to: number, bytes: number): void {
     if (bytes === 0) return;
     const groups = Math.ceil(bytes / COPY_BLOCK);
     const at = this.#begin(COPY, groups, 2 * BINDING_WORDS) + RECORD_WORDS;
-    this.#words.set([...halves(to), ...halves(bytes), ...halves(from)], at);
+    const places = [...halves(to), ...halves(bytes), ...halves(from)];
+    this.#records.words.set(places, at);
   }
 
   write(address: number, data: Uint8Array): void {
-    if (this.#used === 0 && !this.#running) {
+    if (this.#records.isIdle) {
       return this.heap.view(address, data.length).set(data);
     }
-    for (let done = 0; done < data.length; done += INLINE_BYTES) {
-      const part = data.subarray(done, done + INLINE_BYTES);
-      const inline = Math.ceil(part.length / 4);
-      const at = this.#begin(WRITE, 1, BINDING_WORDS + inline) + RECORD_WORDS;
-      this.#words.set([...halves(address + done), ...halves(part.length)], at);
-      new Uint8Array(
-        this.#words.buffer,
-        4 * (at + BINDING_WORDS),
-        part.length,
-      ).set(part);
-    }
+    this.#records.write(data, ({ done, bytes, words }) => {
+      const at = this.#begin(WRITE, 1, BINDING_WORDS + words) + RECORD_WORDS;
+      this.#records.words.set(
+        [...halves(address + done), ...halves(bytes)],
+        at,
+      );
+      return at + BINDING_WORDS;
+    });
   }
 
   async settle(): Promise<void> {
-    await this.#settle(true);
+    await this.#records.settle(true);
+    this.#check();
   }
 
   submit(): void {
     // The next `settle` throws a failure.
-    this.#settle(false).catch(() => {});
+    this.#records.settle(false).catch(() => {});
   }
 
-  async #settle(waiting: boolean): Promise<void> {
-    const until = this.#recorded;
-    while (this.#ran < until) {
-      this.#running ??= this.#run(waiting).finally(() => {
-        this.#running = undefined;
-      });
-      await this.#running;
-    }
-    this.#check();
-  }
-
-  /** Run the records: the first ones here if they are short and waited for, the others on another thread. */
-  async #run(waiting: boolean): Promise<void> {
+  /** Run records: the first ones here if they are short and waited for, the others on another thread. */
+  async #run(
+    { words, used: to, timed }: Batch<Uint32Array>,
+    waited: boolean,
+  ): Promise<void> {
     this.#check();
     const { runtime } = this.#library;
-    const words = this.#words;
-    const to = this.#used;
-    const timed = this.#timed;
-    this.#words = this.#spare;
-    this.#used = 0;
-    this.#timed = [];
     let from = 0;
-    if (waiting && !this.#strange) {
+    if (waited && !this.#strange) {
       from = runtime.run(this.#pool, words, { from, to, budget: HERE_BUDGET });
     }
     if (from < to) await this.#aside(words, { from, to });
@@ -261,8 +225,6 @@ export class NativePool implements HostPool<Uint32Array> {
         end: whole(words, at + RECORD.end),
       });
     }
-    this.#spare = words;
-    this.#ran += to;
   }
 
   async #aside(
@@ -299,7 +261,7 @@ export class NativePool implements HostPool<Uint32Array> {
       "Cannot use the CPU device: it was destroyed. Open another",
     );
     this.#library.runtime.stop(this.#pool);
-    await this.#running?.catch(() => {});
+    await this.#records.ended();
     this.#library.runtime.close(this.#pool);
     this.heap.close();
   }

@@ -3,7 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { endOf, mul } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import { hasUniformTrip } from "../cpu/analyze.ts";
+import { hasUniformTrip, spanOf } from "../cpu/analyze.ts";
 import { findPointers, type PointerGroup } from "../cpu/pointers.ts";
 import type { ArrayNames, Expressions } from "./expression.ts";
 
@@ -14,17 +14,6 @@ const SHORT_LOOP = 4096;
 
 /** Turns of an innermost loop that are printed as one. */
 const UNROLL = 4;
-
-/** How far a loop counts: a number, or NaN where that is known only when it runs. */
-export function spanOf({ from, to }: ForStmt): number {
-  if (from.op === "const" && to.op === "const") {
-    return Number(to.value) - Number(from.value);
-  }
-  if (to.op !== "binary" || to.fn !== "add" || to.b.op !== "const") return NaN;
-  const same = to.a === from ||
-    to.a.op === "local" && from.op === "local" && to.a.name === from.name;
-  return same ? Number(to.b.value) : NaN;
-}
 
 /** Prints statements into one function. */
 export class Statements {
@@ -184,25 +173,38 @@ export class Statements {
         });
       const groups = this.#pointersOf(s);
       if (groups.length === 0) return checked();
+      const turned = groups.some(({ apart }) => apart > 1);
       const pointers = groups.map((group) => this.#pointer(group, from));
       const inRange = groups.map((group, n) =>
         this.#inRange(group, { ...pointers[n]!, last: `${to} - 1` })
       );
       const test = [`${from} < ${to}`, ...inRange].join(" && ");
       writer.block(`if (${test})`, () => {
-        groups.forEach(({ loads }, n) => {
+        groups.forEach(({ loads, apart }, n) => {
           for (const [load, constant] of loads) {
+            if (apart > 1) continue;
             this.#x.pointed.set(load, `(${pointers[n]!.name} + ${constant})`);
           }
         });
-        writer.line(`#pragma GCC unroll ${UNROLL}`);
-        writer.block(head, () => {
-          this.#look(s);
-          this.list(s.body);
-          for (const { name, stride } of pointers) {
-            writer.line(`${name} += (uint64_t)${stride} * ${step};`);
-          }
-        });
+        const turns = (head: string) => {
+          writer.line(`#pragma GCC unroll ${UNROLL}`);
+          writer.block(head, () => {
+            this.#look(s);
+            this.list(s.body);
+            for (const [n, { name, stride }] of pointers.entries()) {
+              if (groups[n]!.apart > 1) continue;
+              writer.line(`${name} += (uint64_t)${stride} * ${step};`);
+            }
+          });
+        };
+        if (!turned) turns(head);
+        else {
+          this.#inTiles(
+            { counter, from, to },
+            groups.map((group, n) => ({ ...group, name: pointers[n]!.name })),
+            turns,
+          );
+        }
         for (const { loads } of groups) {
           for (const load of loads.keys()) this.#x.pointed.delete(load);
         }
@@ -210,6 +212,43 @@ export class Statements {
       this.#again(s);
       writer.line("else");
       checked();
+    });
+  }
+
+  /**
+   * As many turns at a time as there are lanes: what lanes load in these turns from places apart is loaded in vectors along
+   * the turns, and turned around.
+   */
+  #inTiles(
+    loop: {
+      readonly counter: string;
+      readonly from: string;
+      readonly to: string;
+    },
+    groups: readonly (PointerGroup & { readonly name: string })[],
+    turns: (head: string) => void,
+  ): void {
+    const { writer, pointed } = this.#x;
+    const { counter, from, to } = loop;
+    const start = writer.name("start");
+    const apart = groups.filter((group) => group.apart > 1);
+    const head =
+      `for (u ${start} = ${from}; ${start} < ${to}; ${start} += LANES)`;
+    writer.block(head, () => {
+      for (const group of apart) {
+        for (const [load, constant] of group.loads) {
+          const tile = writer.name("tile");
+          writer.line(`vu ${tile}[LANES];`);
+          writer.line(
+            `turn(${tile}, ${group.name} + ${constant}, ${group.apart});`,
+          );
+          pointed.set(load, `${tile}[${counter} - ${start}]`);
+        }
+        writer.line(`${group.name} += LANES;`);
+      }
+      turns(
+        `for (u ${counter} = ${start}; ${counter} < ${start} + LANES; ${counter}++)`,
+      );
     });
   }
 
@@ -227,9 +266,9 @@ export class Statements {
     const nested = s.body.some(({ op }) => op === "for" || op === "if");
     if (nested || s.step.op !== "const") return [];
     const { shapes } = this.#x;
-    return shapes.isUniform(s.from)
-      ? findPointers(s, shapes, this.#writable)
-      : [];
+    if (!shapes.isUniform(s.from)) return [];
+    const apart = spanOf(s) % shapes.lanes === 0 && Number(s.step.value) === 1;
+    return findPointers(s, shapes, { writable: this.#writable, apart });
   }
 
   /** A pointer to a group's first element. */
@@ -263,7 +302,8 @@ export class Statements {
       readonly last: string;
     },
   ): string {
-    const constant = Math.max(...group.loads.values());
+    const constant = Math.max(...group.loads.values()) +
+      (group.apart > 1 ? group.apart * (this.#x.shapes.lanes - 1) : 0);
     const { length } = this.#arrayOf(group.array);
     return `(uint64_t)${at.base} + ${constant} + (uint64_t)${at.stride} * (${at.last}) < ${length}`;
   }

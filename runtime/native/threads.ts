@@ -1,5 +1,6 @@
 /** The C text of the runtime: a pool of threads that runs records of launches, one after another, and memory for buffers. */
 
+import { FILES_IN_C } from "./files.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 import { GUARD_BYTES } from "./vectors.ts";
 
@@ -256,4 +257,4 @@ void switchyard_free(char *address, uint64_t bytes) {
   if (size >= ${PAGES_FROM}) munmap(address - ${GUARD_BYTES}, size);
   else free(address - ${GUARD_BYTES});
 }
-`;
+${FILES_IN_C}`;

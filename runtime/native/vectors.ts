@@ -9,6 +9,41 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
+/** Bytes ahead of a turned load that are asked for beside it. */
+const AHEAD = 512;
+
+/**
+ * \`turn\` loads a vector for each lane, from places \`apart\`, and turns them around: vector i has element i of each. In each
+ * of log2 steps two vectors exchange halves, quarters, … of theirs.
+ */
+function turnInC(lanes: number): string {
+  const all = Array.from({ length: lanes }, (_, i) => i);
+  const text = [
+    "INLINE void turn(vu *tile, const word *from, uint64_t apart) {",
+    ...all.map((i) =>
+      `  vu v${i} = *(const run_of_words *)(from + ${i} * apart);`
+    ),
+    ...all.map((i) =>
+      `  __builtin_prefetch((const char *)(from + ${i} * apart) + ${AHEAD});`
+    ),
+    "  vu a, b;",
+  ];
+  for (let step = 1; step < lanes; step *= 2) {
+    const low = all.map((i) => i & step ? lanes + i - step : i).join(", ");
+    const high = all.map((i) => i & step ? lanes + i : i + step).join(", ");
+    for (const i of all.filter((i) => !(i & step))) {
+      const [v, w] = [`v${i}`, `v${i + step}`];
+      text.push(
+        `  a = SHUFFLE(${v}, ${w}, ${low}); b = SHUFFLE(${v}, ${w}, ${high});`,
+        `  ${v} = a; ${w} = b;`,
+      );
+    }
+  }
+  return [...text, ...all.map((i) => `  tile[${i}] = v${i};`), "}", ""].join(
+    "\n",
+  );
+}
+
 /** The text for vectors of a number of lanes. */
 export function vectorsInC(lanes: number): string {
   const numbers = Array.from({ length: lanes }, (_, i) => i).join(", ");
@@ -26,11 +61,16 @@ typedef int64_t vl __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
-${BODY}`;
+${BODY}${turnInC(lanes)}`;
 }
 
 const BODY = `
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vu){ __VA_ARGS__ })
+#endif
 #define CALLED static __attribute__((noinline))
 
 // Values.

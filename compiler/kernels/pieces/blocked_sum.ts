@@ -24,6 +24,8 @@ export interface BlockedSumOptions {
   readonly over?: string;
   /** Equal segments, whose sums are added as a tree: a power of two that divides `length`, which is then a number. Default: 1. */
   readonly segments?: number | undefined;
+  /** The index counts pairs: `add` adds for 2 * `k` and the next. All blocks are equally long. */
+  readonly pairs?: boolean;
   /** What comes before each block, given its first index. */
   before?(start: KernelText): Statements;
 }
@@ -71,14 +73,15 @@ export function segmentLength(length: Hole, segments: number): number {
 /** Adds to totals of 0 the blocks of `length` indices from `first` on; without it, from 0. */
 function oneSegment(
   totals: readonly string[],
-  { length, over: k = "k", first, before }: BlockedSumOptions & {
+  { length, over: k = "k", pairs, first, before }: BlockedSumOptions & {
     readonly first?: KernelText;
   },
   add: Statements,
 ): KernelText {
   const last = first ? wgsl`${first} + ${length}` : length;
-  const block = (start: KernelText, end: Hole) =>
-    wgsl`
+  const block = (start: KernelText, end: Hole) => {
+    if (pairs) return inPairs(start);
+    return wgsl`
       ${before?.(start)}
       ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
       for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
@@ -86,6 +89,20 @@ function oneSegment(
       }
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
       ${totals.map((total) => wgsl`${total} += ${total}_block;`)}`;
+  };
+  const inPairs = (start: KernelText) => {
+    invariant(typeof length === "number", "pairs are counted");
+    return wgsl`
+      ${before?.(start)}
+      ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
+      let ${k}_pairs = (${start}) >> 1u;
+      for (var ${k} = ${k}_pairs; ${k} < ${k}_pairs + ${
+      Math.min(SUM_BLOCK, length) / 2
+    }; ${k}++) {
+        ${add}
+      }
+      ${totals.map((total) => wgsl`${total} += ${total}_block;`)}`;
+  };
   const known = typeof length === "number";
   if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;

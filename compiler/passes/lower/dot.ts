@@ -9,7 +9,11 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { matmul } from "../../kernels/matmul.ts";
-import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
+import {
+  matmulGrid,
+  type MatmulOptions,
+  tileOfWeights,
+} from "../../kernels/matmul_tile.ts";
 import { tileFor } from "../../kernels/tiles.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
 import {
@@ -31,7 +35,7 @@ import {
   storeTo,
 } from "./emit.ts";
 import { rowMajorStorage } from "./elementwise.ts";
-import { dotShape, isGathered, rightAxes } from "./params.ts";
+import { dotShape, filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow, placesOf } from "./places.ts";
 import { storageFor } from "./storage.ts";
 import { KernelScope } from "./scope.ts";
@@ -47,9 +51,11 @@ export function isMatmul(
   if (!layout) return false;
   const shape = dotShape(node);
   const { columns } = shape;
-  if (layout.axes.join() !== rightAxes(shape).join() || columns.length === 0) {
-    return false;
-  }
+  const orders = [rightAxes(shape), ...layout.filed ? [filedAxes(shape)] : []];
+  if (
+    columns.length === 0 ||
+    !orders.some((order) => order.join() === layout.axes.join())
+  ) return false;
   if (columns.length > 1 && layout.rowStride !== undefined) return false;
   if (layout.splitsWords) return false;
   return hasMatmulShape(node, dispatched);
@@ -94,6 +100,15 @@ function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
     : found;
 }
 
+/** Whether the right operand of a dot has the contracted axes inside. */
+function liesAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
+  const layout = lowering.layouts.get(node.inputs[1]!);
+  const shape = dotShape(node);
+  const order = layout?.axes.join();
+  return layout?.filed === true && order === filedAxes(shape).join() &&
+    order !== rightAxes(shape).join();
+}
+
 /** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `turned` is the right operand, if it does not lie as it should. */
 export function lowerMatmul(
   lowering: Lowering,
@@ -111,13 +126,17 @@ export function lowerMatmul(
   const group = lowering.dispatched.get(target);
   const grouped = group ? lowering.groups.get(group)! : undefined;
   const storage = storageFor(lowering, target);
-  const weights = dots.map((dot) => {
+  const filed = dots.map((dot) =>
+    turned === undefined && liesAsFiled(lowering, dot)
+  );
+  const weights = dots.map((dot, i) => {
     const param = turned ?? rightOf(lowering, dot);
     return {
+      ...filed[i] ? { inside: "k" as const } : {},
       binding: scope.read(param.buffer),
       stored: param.scales === undefined ? param.dtype : "mxfp4" as const,
       ...param.scales === undefined ? {} : { scales: scope.read(param.scales) },
-      rowStride: param.rowStride ?? width,
+      rowStride: param.rowStride ?? (filed[i] ? k : width),
     };
   });
   const length = (axis: string) => lengthOf(scope, axis);
@@ -145,7 +164,7 @@ export function lowerMatmul(
     ...{ k, segments: first!.params.segments ?? segmentsOf(k) },
     columns: width,
     weights,
-    tile,
+    tile: tileOfWeights(tile, weights, grouped !== undefined),
     rows: grouped ? u32(0) : productOf(scope, rows),
     ...(grouped ? { grouped: { tiles: scope.read(grouped.tiles) } } : {}),
     leftRow: (row) =>

@@ -4,6 +4,8 @@ import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { FUSION_CLASS } from "../fuse.ts";
+import { segmentsOf } from "../../../spec/numerics.ts";
+import { readsAlongK } from "../../kernels/matmul_tile.ts";
 import { tensorOf } from "../../graph/stored.ts";
 import { usersOf } from "../../graph/users.ts";
 import type { Placed } from "../../sharding/placed.ts";
@@ -36,18 +38,26 @@ export function dotShape(node: NodeOf<"dot">): DotShape {
   };
 }
 
-/** Decide the layout of every parameter. `storedDTypes` gives the file's dtype by source tensor name. */
+/** How parameters are stored, and which may lie as in their files. */
+export interface LayoutOptions {
+  /** The file's dtype by source tensor name. Default: the parameter's own. */
+  readonly stored: { readonly [tensor: string]: FileDType };
+  /** What may lie as in its file. */
+  readonly asFiled: readonly FileDType[];
+}
+
+/** Decide the layout of every parameter. */
 export function layoutParams(
   graph: Graph,
   placed: Placed,
-  storedDTypes: { readonly [tensor: string]: FileDType },
+  options: LayoutOptions,
 ): Map<Node, ParamLayout> {
   const layouts = new Map<Node, ParamLayout>();
   const users = usersOf(graph);
   for (const node of graph.nodes) {
     const used = users.get(node) ?? [];
     if (node.primitive === "param") {
-      layouts.set(node, layoutParam(node, used, placed, storedDTypes));
+      layouts.set(node, layoutParam(node, used, placed, options));
     } else if (isGathered(node) && node.phase === undefined) {
       const dot = contractionWith(node, used);
       const axes = dot ? rightAxes(dotShape(dot)) : node.axes;
@@ -77,23 +87,43 @@ export function rightAxes({ batch, over, columns }: DotShape): string[] {
   return [...batch, ...over, ...columns];
 }
 
+/** The other order that it can read, which is that of most files. */
+export function filedAxes({ batch, over, columns }: DotShape): string[] {
+  return [...batch, ...columns, ...over];
+}
+
+/** Whether the tiled kernel can read the right operand of a dot as it lies in its file. */
+function isFiled(
+  dot: NodeOf<"dot">,
+  stored: FileDType,
+  placed: Placed,
+): boolean {
+  const { over, segments } = dot.params;
+  const k = over.reduce((n, axis) => n * (placed.axes[axis]?.size ?? 1), 1);
+  return filedAxes(dotShape(dot)).join() === dot.inputs[1]!.axes.join() &&
+    readsAlongK(stored, { k, segments: segments ?? segmentsOf(k) });
+}
+
 function layoutParam(
   node: NodeOf<"param">,
   users: readonly Node[],
   placed: Placed,
-  storedDTypes: { readonly [tensor: string]: FileDType },
+  options: LayoutOptions,
 ): ParamLayout {
-  const stored = storedDTypes[tensorOf(node)] ?? storedDType(node.dtype);
+  const stored = options.stored[tensorOf(node)] ?? storedDType(node.dtype);
   const dot = contractionWith(node, users);
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
-  let axes = node.axes;
-  if (dot && !viewed) axes = rightAxes(dotShape(dot));
+  const filed = options.asFiled.includes(stored) && dot !== undefined &&
+    !viewed &&
+    isFiled(dot, stored, placed);
+  const axes = dot && !viewed && !filed ? rightAxes(dotShape(dot)) : node.axes;
   if (stored === "mxfp4") checkBlocks(node, viewed ? undefined : dot, placed);
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
   return {
     axes,
     stored,
+    ...filed ? { filed } : {},
     ...(packed && !viewed && last % 4
       ? { rowStride: Math.ceil(last / 4) * 4 }
       : {}),

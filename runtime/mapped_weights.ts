@@ -1,0 +1,81 @@
+/** Weights that lie in memory as they do in their files: devices that can have the files' own pages for memory. */
+
+import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
+import type { Plan, PlanWeight } from "../spec/plan.ts";
+import type { FileRun } from "./device.ts";
+import type { RankMemory } from "./memory.ts";
+import type { TensorDirectory } from "./safetensors.ts";
+import { weightForm } from "./weight_form.ts";
+
+/** Bytes of a buffer that is worth a mapping. */
+const LEAST_BYTES = 1 << 20;
+
+/**
+ * Have the memory of a weight be that of its files. False where it lies otherwise there, the files have no descriptor, or
+ * the device cannot; then it has to be read. What is mapped has not been looked at: numbers in it may not be finite.
+ */
+export function mapWeight(
+  plan: Plan,
+  weight: PlanWeight,
+  memory: RankMemory,
+  tensors: TensorDirectory,
+): boolean {
+  const { device } = memory;
+  if (!device.map) return false;
+  const runs = fileRuns(plan, weight, memory, tensors);
+  const bytes = runs?.reduce((n, run) => n + run.bytes, 0);
+  if (!runs || bytes !== memory.buffer(weight.buffer).bytes) return false;
+  const mapped = bytes >= LEAST_BYTES ? device.map(runs) : undefined;
+  if (mapped) memory.replace(weight.buffer, mapped);
+  return mapped !== undefined;
+}
+
+/** The parts of files that a weight of a rank consists of, in its order; undefined where it has another. */
+function fileRuns(
+  plan: Plan,
+  weight: PlanWeight,
+  memory: RankMemory,
+  tensors: TensorDirectory,
+): FileRun[] | undefined {
+  const { axes, stack, shape } = weight;
+  const buffer = memory.plan(weight.buffer);
+  const order = stack === undefined ? axes : [stack, ...axes];
+  if (buffer.rowStride !== undefined || !sameAxes(buffer.axes, order)) {
+    return undefined;
+  }
+  const [outer, ...inner] = axes.map((axis, i) => {
+    const held = indicesOn(plan, axis, memory.rank);
+    return { held, length: shape[i]! };
+  });
+  if (
+    !outer || inner.some(({ held, length }) => held && held.length < length)
+  ) {
+    return undefined;
+  }
+  const first = outer.held?.[0] ?? 0;
+  if (outer.held?.some((index, i) => index !== first + i)) return undefined;
+  const rows = outer.held?.length ?? outer.length;
+  const indices = stack === undefined
+    ? [0]
+    : stackedOn(plan, weight, memory.rank);
+  const runs: FileRun[] = [];
+  for (const index of indices) {
+    const entry = tensors.get(sourceName(plan, weight, index))!;
+    const { descriptor } = entry.source;
+    if (descriptor === undefined || weightForm(weight, entry) !== "elements") {
+      return undefined;
+    }
+    const rowBytes = entry.bytes / outer.length;
+    const offset = entry.offset + first * rowBytes;
+    runs.push({ descriptor, offset, bytes: rows * rowBytes });
+  }
+  return runs;
+}
+
+function sameAxes(
+  axes: readonly { readonly axis: string }[],
+  order: readonly string[],
+): boolean {
+  return axes.length === order.length &&
+    axes.every(({ axis }, i) => axis === order[i]);
+}
