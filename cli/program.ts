@@ -162,13 +162,18 @@ function addInspectCommands(
     .addOption(
       new Option(
         "--svg <picture>",
-        `one picture as SVG: ${PICTURE_NAMES.join(", ")}`,
+        `only one picture, as SVG: ${PICTURE_NAMES.join(", ")}`,
       )
-        .argParser(oneOf("--svg", PICTURE_NAMES))
-        .makeOptionMandatory(),
+        .argParser(oneOf("--svg", PICTURE_NAMES)),
     )
-    .option("--dark", "on a dark ground")
-    .option("--out <file>", "write to a file")
+    .option("--dark", "with --svg, on a dark ground")
+    .option("--trace <file>", "show a run that 'run --trace' recorded")
+    .option(
+      "--choices <file>",
+      "show the experts that tokens chose, as the outputs of a run have them",
+    )
+    .option("--against <plan>", "show what another model or plan has otherwise")
+    .option("--out <file>", "write to a file (plan.html; --svg: to the output)")
     .action(async (model, flags) => {
       const viewCommand = await COMMANDS.view();
       finish(await viewCommand(io, model, { ...flags, meshes: viewed }));

@@ -18,10 +18,10 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { createRequire } from "node:module";
 import { dirname, extname, join, relative, resolve, sep } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { bundlePage, loadEsbuild, pageIsStale } from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const COMPILED = join(ROOT, ".compiled");
@@ -66,7 +66,13 @@ export async function compile(paths) {
   const stale = paths.flatMap(sourceFiles).filter((file) =>
     changeOf(ROOT + file) !== changeOf(compiledFile(file))
   );
-  return stale.length > 0 ? await compileFiles(stale) : new Map();
+  const mistakes = stale.length > 0 ? await compileFiles(stale) : new Map();
+  const page = join(COMPILED, "view", "page");
+  // Only 'view' needs it, and says so where it could not be made.
+  if (paths.includes("view") && pageIsStale(page)) {
+    await bundlePage(page).catch(() => {});
+  }
+  return mistakes;
 }
 
 /** As `compile`, of paths in the clone. Mistakes in sources are printed and end the process. */
@@ -113,9 +119,7 @@ function changeOf(file) {
 }
 
 async function compileFiles(files) {
-  // esbuild comes with tsx.
-  const { resolve: find } = createRequire(import.meta.url);
-  const esbuild = createRequire(find("tsx"))("esbuild");
+  const esbuild = loadEsbuild();
   const mistakes = new Map();
   // A file with mistakes leaves a build without any output, so the others are compiled again.
   for (let left = files; left.length > 0;) {

@@ -1,6 +1,6 @@
 /**
  * `npm test [-- WORD…]`: makes sure of the set-up, runs test files, and ends with one line, `N passed, N failed,
- * N skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`), a part of a path, or a file; default: all files.
+ * N skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`, `browser`), a part of a path, or a file; default: all files.
  * A test is an innermost `t.test`, or a whole file that has none; a file that crashes or prints no result counts as
  * failed.
  */

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { ROOT } from "./setup.mjs";
 
 /** The kinds of tests. A file of several counts as one of the last of them. */
-export const KINDS = ["pure", "cpu", "gpu", "mpi"];
+export const KINDS = ["pure", "cpu", "gpu", "mpi", "browser"];
 
 /** What takes longest, the longest first: started at the beginning, so that nothing long is left alone at the end. */
 const LONG = [
@@ -40,7 +40,7 @@ export function kindsOf(file) {
   const unknown = kinds.find((kind) => !KINDS.includes(kind));
   if (unknown !== undefined) {
     throw new Error(
-      `Cannot run '${file}': it needs '${unknown}'. Say what of cpu, gpu and mpi it needs`,
+      `Cannot run '${file}': it needs '${unknown}'. Say what of cpu, gpu, mpi and browser it needs`,
     );
   }
   return KINDS.filter((kind) => kinds.includes(kind));

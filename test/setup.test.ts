@@ -119,8 +119,8 @@ t.test("npm test chooses files by kinds and by parts of their paths", (t) => {
   const pure = chooseFiles(["pure"]).files;
   t.ok(pure.includes("test/spec.test.ts"));
   t.notOk(pure.includes("test/kernels.test.ts"));
-  const other = chooseFiles(["cpu", "gpu", "mpi"]);
-  t.strictSame(other.kinds, ["cpu", "gpu", "mpi"]);
+  const other = chooseFiles(["cpu", "gpu", "mpi", "browser"]);
+  t.strictSame(other.kinds, ["cpu", "gpu", "mpi", "browser"]);
   t.strictSame([...pure, ...other.files].toSorted(), all.toSorted());
   t.strictSame(chooseFiles(["cpu", "test/kernels"]).files.toSorted(), [
     "test/kernels.test.ts",

@@ -26,6 +26,7 @@ t.test("every file keeps the house rules", (t) => {
       ...["spec", "compiler", "runtime", "models", "engine", "view", "cli"],
       ...["examples", "bench", "test"],
     ].map((folder) => join(ROOT, folder, "**/*.ts")).concat([
+      join(ROOT, "view/**/*.tsx"),
       `!${join(ROOT, "test/fixtures")}/**`,
       `!${join(ROOT, "test/references")}/**`,
       `!${join(ROOT, "bench/peers/node_modules")}/**`,
@@ -174,6 +175,7 @@ function tool(name: string, argv: string[]): { ok: boolean; output: string } {
 
 const CHECKS: [what: string, name: string, argv: string[]][] = [
   ["types hold", "typescript/bin/tsc", ["-p", "."]],
+  ["types of the page hold", "typescript/bin/tsc", ["-p", "view/page"]],
   ["the linter is content", "deno/bin.cjs", ["lint", "--quiet"]],
   ["files are formatted", "deno/bin.cjs", ["fmt", "--check", "--quiet"]],
 ];

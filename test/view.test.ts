@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
 import { mainSection } from "../view/sections.ts";
 import { sceneSvg } from "../view/scene.ts";
@@ -21,7 +22,8 @@ async function viewOf(...argv: readonly string[]): Promise<PlanView> {
     ...["plan", ...argv, "--json", "--full"],
   ]);
   t.equal(code, 0, err);
-  return viewPlan(parsePlan(out));
+  const plan = parsePlan(out);
+  return viewPlan(plan, planSummary(plan));
 }
 
 const layer = await viewOf("examples/layer.ts", "--mesh", "ep=4");

@@ -1,5 +1,13 @@
-/** Pictures of a plan: functions from it to scenes, and scenes as SVG. */
+/** Pictures of a plan: functions from it to scenes, scenes as SVG, and a page of all of them. */
 
+export {
+  type LayerChoices,
+  type PageAssets,
+  type PageData,
+  type PageDiff,
+  pageHtml,
+  type TraceEvent,
+} from "./page_data.ts";
 export { DARK, LIGHT, type Palette } from "./palette.ts";
 export { PICTURE_NAMES, type PictureName } from "./picture_names.ts";
 export { PICTURES } from "./pictures.ts";

@@ -1,6 +1,7 @@
 /** A plan as pictures need it: what each step reads and writes, the sections of programs, and what each step is for. */
 
 import type { Plan } from "../spec/plan.ts";
+import type { PlanSummary } from "../spec/plan_summary.ts";
 import {
   collectFacts,
   type Facts,
@@ -19,18 +20,19 @@ export interface ProgramView extends ProgramFacts {
 /** A plan with what is known of it. */
 export interface PlanView {
   readonly plan: Plan;
+  readonly summary: PlanSummary;
   readonly facts: Facts;
   readonly programs: readonly ProgramView[];
 }
 
-/** Look at a plan. For legal plans only. */
-export function viewPlan(plan: Plan): PlanView {
+/** Look at a plan and its summary. For legal plans only. */
+export function viewPlan(plan: Plan, summary: PlanSummary): PlanView {
   const facts = collectFacts(plan);
   const programs = facts.programs.map((of) => {
     const sections = sectionsOf(plan, of.program);
     return { ...of, sections, roles: rolesOf(of.program, sections) };
   });
-  return { plan, facts, programs };
+  return { plan, summary, facts, programs };
 }
 
 /** The steps of the first of a section's layers. */

@@ -29,6 +29,11 @@ export function verbOf({ label = "" }: Pick<Step, "label">): string {
   return /^[\w]+/.exec(label)?.[0] ?? "";
 }
 
+/** The role that a verb has wherever it is. */
+export function roleOfVerb(verb: string): Role | undefined {
+  return verb === "dispatch" || verb === "combine" ? verb : BY_VERB[verb];
+}
+
 const BY_VERB: { readonly [verb: string]: Role | undefined } = {
   attention: "attention",
   cacheWrite: "attention",

@@ -14,6 +14,8 @@ export interface Section {
   readonly start: number;
   /** Steps of one. */
   readonly length: number;
+  /** The number of each of these layers in the model; none of steps that no layer has. */
+  readonly layers: readonly number[];
 }
 
 interface Run {
@@ -51,6 +53,7 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
     times: group.length,
     start: group[0]!.start,
     length: group[0]!.length,
+    layers: numbersOf(group),
   }));
 }
 
@@ -60,11 +63,15 @@ function shapeOf(step: Step): string {
   return `${step.op} ${step.op === "launch" ? step.kernel : ""} ${part}`;
 }
 
+function numbersOf(group: readonly Run[]): number[] {
+  return group.flatMap(({ layer }) => /\d+/.exec(layer)?.map(Number) ?? []);
+}
+
 function nameOf(group: readonly Run[]): string {
-  const numbers = group.map(({ layer }) => Number(/\d+/.exec(layer)?.[0]));
+  const numbers = numbersOf(group);
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
   const [{ layer, phase }] = group as [Run];
-  const name = Number.isNaN(low)
+  const name = numbers.length === 0
     ? WORDS[layer] ?? layer
     : low === high
     ? `layer ${low}`

@@ -44,12 +44,14 @@ export async function planCommand(
   }
   checkFlags(flags);
   checkSummaryFlags(flags);
-  const machineOf = flags.target === undefined
+  const found = flags.target === undefined
     ? undefined
     : await findMachine(io, flags.target, ranksOf(flags));
-  const made = await summarized(io, model, flags, machineOf);
+  const made = await summarized(io, model, flags, { machine: found });
   if (flags.other !== undefined) {
-    const other = await summarized(io, flags.other, flags, machineOf);
+    const other = await summarized(io, flags.other, flags, {
+      ...{ machine: found, asIs: true },
+    });
     await io.out(await diffPlans(made, other));
     return 0;
   }

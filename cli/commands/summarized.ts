@@ -68,12 +68,19 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
   }
 }
 
+/** What a command line says besides. */
+export interface SummarizedOptions {
+  readonly machine: Machine | undefined;
+  /** Take a plan document as it is, whatever flags say of how a model is compiled. Default: refuse them. */
+  readonly asIs?: boolean;
+}
+
 /** Compile what a command line names, and summarize it; a plan document as it is. */
 export async function summarized(
   io: CliIo,
   model: string,
   flags: SummaryFlags,
-  machine: Machine | undefined,
+  { machine, asIs = false }: SummarizedOptions,
 ): Promise<Summarized> {
   const against = {
     ...machine ? { machine } : {},
@@ -94,7 +101,7 @@ export async function summarized(
     );
   }
   return await summarizeTarget(target, io.files, {
-    ...planOptions(target, flags),
+    ...planOptions(target, asIs && target.kind === "plan" ? {} : flags),
     ...against,
     ...target.kind === "model" ? {} : { flags: BOUND_FLAGS },
     ...dtype === undefined ? {} : { dtype },

@@ -1,8 +1,12 @@
-/** `switchyard view`: a plan as pictures. */
+/** `switchyard view`: a plan as a page, or one of its pictures. */
 
+import type { Summarized } from "../../engine/mod.ts";
+import { DataError } from "../../spec/errors.ts";
+import type { Machine } from "../../spec/mod.ts";
 import {
   DARK,
   LIGHT,
+  pageHtml,
   type PictureName,
   PICTURES,
   sceneSvg,
@@ -10,6 +14,10 @@ import {
 } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
 import { findMachine } from "../machines.ts";
+import { pageAssets } from "../page_assets.ts";
+import { diffPlans } from "../plan_diff.ts";
+import { readChoices, readSources, readTrace } from "../seen_files.ts";
+import { UsageError } from "../values.ts";
 import {
   checkSummaryFlags,
   ranksOf,
@@ -19,26 +27,106 @@ import {
 
 /** Flags of `view`. */
 export interface ViewCommandFlags extends SummaryFlags {
-  readonly svg: PictureName;
+  readonly svg?: PictureName;
   readonly dark?: boolean;
+  readonly trace?: string;
+  readonly choices?: string;
+  readonly against?: string;
   readonly out?: string;
 }
 
-/** Draw a plan; `--out` writes to a file. */
+/** Write a page about a plan, or one picture of it. */
 export async function viewCommand(
   io: CliIo,
   model: string,
   flags: ViewCommandFlags,
 ): Promise<number> {
+  const { svg, dark = false, out } = flags;
   checkSummaryFlags(flags);
+  checkViewFlags(flags);
   const machine = flags.target === undefined
     ? undefined
     : await findMachine(io, flags.target, ranksOf(flags));
-  const { plan } = await summarized(io, model, flags, machine);
-  const text = sceneSvg(PICTURES[flags.svg](viewPlan(await plan())), {
-    palette: flags.dark ? DARK : LIGHT,
-  });
-  if (flags.out === undefined) await io.out(`${text}\n`);
-  else await io.files.write(flags.out, [new TextEncoder().encode(`${text}\n`)]);
+  const made = await summarized(io, model, flags, { machine });
+  if (svg !== undefined) {
+    const text = await drawn(made, svg, dark);
+    if (out === undefined) await io.out(text);
+    else await io.files.write(out, [new TextEncoder().encode(text)]);
+    return 0;
+  }
+  const file = out ?? "plan.html";
+  const text = await pageOf(io, { model, made, machine }, flags);
+  await io.files.write(file, [new TextEncoder().encode(text)]);
+  await io.out(`wrote ${file}\n`);
   return 0;
+}
+
+/** Refuse flags that would do nothing. */
+function checkViewFlags(flags: ViewCommandFlags): void {
+  const { svg, dark } = flags;
+  if (dark && svg === undefined) {
+    throw new UsageError(
+      "Cannot use --dark without --svg: a page is as dark as the system. Leave it out, or name a picture",
+    );
+  }
+  for (const flag of ["trace", "choices", "against"] as const) {
+    if (svg === undefined || flags[flag] === undefined) continue;
+    throw new UsageError(
+      `Cannot use --${flag} with --svg: a picture is of the plan only. Leave one of them out`,
+    );
+  }
+}
+
+async function drawn(
+  { plan, summary }: Summarized,
+  svg: PictureName,
+  dark: boolean,
+): Promise<string> {
+  const scene = PICTURES[svg](viewPlan(await plan(), summary));
+  if (scene === undefined) {
+    throw new DataError(
+      `Cannot draw '${svg}': the plan has none. Give a --mesh of several ranks`,
+    );
+  }
+  return `${sceneSvg(scene, { palette: dark ? DARK : LIGHT })}\n`;
+}
+
+async function pageOf(
+  io: CliIo,
+  { model, made, machine }: {
+    readonly model: string;
+    readonly made: Summarized;
+    readonly machine: Machine | undefined;
+  },
+  flags: ViewCommandFlags,
+): Promise<string> {
+  const { trace, choices, against } = flags;
+  const { summary } = made;
+  const plan = await made.plan();
+  const other = against === undefined
+    ? undefined
+    : await summarized(io, against, flags, { machine, asIs: true });
+  const mesh = plan.mesh.map(({ name, size }) => `${name}=${size}`).join(", ");
+  return pageHtml(plan, {
+    title: `${nameOf(model)}${mesh === "" ? "" : ` on ${mesh}`}${
+      flags.train ? ", a step of training" : ""
+    }`,
+    summary,
+    sources: await readSources(io, plan),
+    ...trace === undefined ? {} : { trace: await readTrace(io, trace) },
+    ...choices === undefined ? {} : { choices: await readChoices(io, choices) },
+    ...other === undefined ? {} : {
+      against: {
+        name: nameOf(against!),
+        summary: other.summary,
+        text: await diffPlans(made, other),
+      },
+    },
+  }, await pageAssets(io));
+}
+
+/** What a model is called: the last part of its path. */
+function nameOf(model: string): string {
+  const last = model.split(/[/\\]/).findLast((part) => part !== "") ?? model;
+  return last.replace(/\.(ts|json)$/, "");
 }

@@ -36,6 +36,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "tsx": /^cli\//,
+  "preact": /^view\/page\//,
   "switchyard-moe": /^examples\//,
 };
 
@@ -109,7 +110,7 @@ interface Check {
 
 function checkFile(file: SourceFile, { path, say }: Check): void {
   const name = path.split("/").at(-1)!;
-  if (!/^[a-z0-9_]+(\.test|\.d)?\.ts$/.test(name)) {
+  if (!/^[a-z0-9_]+(\.test|\.d)?\.tsx?$/.test(name)) {
     say(file, "file name is not snake_case");
   }
   if (name === "index.ts") say(file, "an entry file is mod.ts, not index.ts");
@@ -194,7 +195,7 @@ function checkArrow(
   { layer, from, to }: { layer: string; from: string; to: string },
   say: (what: string) => void,
 ): void {
-  if (!to.endsWith(".ts")) say(`import of '${to}' has no extension`);
+  if (!/\.(tsx?|css)$/.test(to)) say(`import of '${to}' has no extension`);
   const allowed = MAY_IMPORT[layer];
   const [toLayer, toPart] = to.split("/");
   if (allowed !== undefined && toLayer !== layer) {

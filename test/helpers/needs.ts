@@ -6,8 +6,8 @@
 import process from "node:process";
 import { listAdapters } from "../../runtime/mod.ts";
 
-/** The CPU device, a GPU adapter, an MPI. A test without any is pure. */
-export type Need = "cpu" | "gpu" | "mpi";
+/** The CPU device, a GPU adapter, an MPI, Chromium. A test without any is pure. */
+export type Need = "cpu" | "gpu" | "mpi" | "browser";
 
 /** The kinds that were asked for, set by scripts/test.mjs; all where nothing is. */
 const ASKED = process.env["SWITCHYARD_TEST_KINDS"]?.split(",");

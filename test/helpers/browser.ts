@@ -1,0 +1,81 @@
+/** A headless Chromium, where the system has one. */
+
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import process from "node:process";
+import { type Browser, chromium, type Page } from "playwright-core";
+import { skipUnasked } from "./needs.ts";
+
+/** Where systems install it. */
+const PLACES = [
+  process.env["CHROMIUM"],
+  "/usr/bin/chromium",
+  "/usr/bin/chromium-browser",
+  "/usr/bin/google-chrome",
+  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+].filter((place) => place !== undefined);
+
+const found = PLACES.find((place) => existsSync(place));
+
+/** Why tests that need a browser are skipped here, or false. */
+export const skipWithoutBrowser: false | string = skipUnasked("browser") ||
+  (found ? false : "there is no Chromium: install the package 'chromium'");
+
+/** Start it, with WebGPU by software. */
+export async function openBrowser(): Promise<Browser> {
+  return await chromium.launch({
+    executablePath: found!,
+    args: [
+      ...["--no-sandbox", "--enable-unsafe-webgpu"],
+      ...["--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"],
+    ],
+  });
+}
+
+/** A page, and everything that it complained about. */
+export interface WatchedPage {
+  readonly page: Page;
+  readonly complaints: readonly string[];
+}
+
+/** Open a page and listen to it. */
+export async function openPage(
+  browser: Browser,
+  url: string,
+  { dark = false }: { readonly dark?: boolean } = {},
+): Promise<WatchedPage> {
+  const page = await browser.newPage({
+    viewport: { width: 1280, height: 900 },
+    colorScheme: dark ? "dark" : "light",
+  });
+  const complaints: string[] = [];
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) {
+      complaints.push(message.text());
+    }
+  });
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.setDefaultTimeout(20_000);
+  await page.goto(url);
+  return { page, complaints };
+}
+
+/** What axe-core finds serious or critical in a page, one line each. */
+export async function accessibilityProblems(page: Page): Promise<string[]> {
+  const { resolve } = createRequire(import.meta.url);
+  // Evaluated, as the page's own policy lets no script in.
+  await page.evaluate(
+    (await import("node:fs")).readFileSync(
+      resolve("axe-core/axe.min.js"),
+      "utf8",
+    ),
+  );
+  const { violations, passes } = await page.evaluate("axe.run()") as {
+    violations: { id: string; impact: string; nodes: { html: string }[] }[];
+    passes: unknown[];
+  };
+  if (passes.length === 0) return ["axe-core looked at nothing"];
+  return violations
+    .filter(({ impact }) => impact === "serious" || impact === "critical")
+    .map(({ id, nodes }) => `${id}: ${nodes[0]!.html}`);
+}

@@ -1,0 +1,198 @@
+// The page of a plan in a real browser: it opens from disk without an error, its numbers are those of the plan, it is
+// usable by keyboard and by everyone, and is fast at 256 ranks.
+// needs: browser
+
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { Page } from "playwright-core";
+import t from "tap";
+import type { PlanSummary } from "../spec/mod.ts";
+import { sizeText } from "../spec/size_text.ts";
+import {
+  accessibilityProblems,
+  openBrowser,
+  openPage,
+  skipWithoutBrowser,
+} from "./helpers/browser.ts";
+import {
+  integers,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+
+const FOLDER = temporaryFolder(t);
+const OPTIONS = { skip: skipWithoutBrowser };
+const browser = skipWithoutBrowser ? undefined : await openBrowser();
+t.teardown(() => browser?.close());
+
+/** The page that a command line makes, as an address. */
+async function pageOf(name: string, ...argv: string[]): Promise<string> {
+  const out = path.join(FOLDER, `${name}.html`);
+  const { code, err } = await switchyard(["view", ...argv, "--out", out]);
+  t.equal(code, 0, err);
+  return pathToFileURL(out).href;
+}
+
+async function summaryOf(...argv: string[]): Promise<PlanSummary> {
+  return JSON.parse((await switchyard(["plan", ...argv, "--json"])).out);
+}
+
+/** The texts of elements. */
+async function texts(page: Page, selector: string): Promise<string[]> {
+  return (await page.locator(selector).allTextContents())
+    .map((text) => text.trim());
+}
+
+t.test(
+  "the numbers of a layer's page are those of its plan",
+  OPTIONS,
+  async (t) => {
+    const argv = ["examples/layer.ts", "--mesh", "ep=4"];
+    const { ranks, layers } = await summaryOf(...argv);
+    const { page, complaints } = await openPage(
+      browser!,
+      await pageOf("layer", ...argv),
+    );
+    const [{ bytes, experts }] = ranks as readonly [PlanSummary["ranks"][0]];
+    t.match(await texts(page, ".facts dd"), [
+      ...[/12\.59 M/, /./, "4", sizeText(bytes.total), "11", "8"],
+    ]);
+    t.strictSame(await texts(page, "#ranks tbody td"), [
+      `${experts}`,
+      ...(["weights", "state", "scratch", "staging", "total"] as const)
+        .map((kind) => sizeText(bytes[kind])),
+    ]);
+    const perToken = layers.flatMap(({ exchanges }) => exchanges)
+      .map(({ bytesPerToken }) => sizeText(bytesPerToken));
+    t.strictSame(await texts(page, "#traffic tbody td:nth-child(4)"), [
+      "–",
+      ...perToken,
+    ]);
+    t.equal(await page.locator("#steps ol li").count(), 11);
+    t.equal(await page.locator("#tracks path[d*=C]").count(), 32);
+    t.strictSame(await accessibilityProblems(page), []);
+    t.strictSame(complaints, []);
+  },
+);
+
+t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
+  const { page, complaints } = await openPage(
+    browser!,
+    await pageOf("demo", "examples/demo-lm", "--mesh", "ep=4"),
+  );
+  const { keyboard } = page;
+  t.match(await texts(page, "#tracks .parts button"), [
+    ...["before the layers", /layers 0–3\s*4 ×/, "after the layers"],
+  ]);
+  await keyboard.press("/");
+  await keyboard.type("experts.3");
+  t.match(await texts(page, ".found li"), [/rank 1, experts 2 3/]);
+  await keyboard.press("Enter");
+  t.match(await texts(page, "#ranks .chosen"), [/^Rank 1 .*experts 2 3/]);
+  await keyboard.press("/");
+  await keyboard.type("layers.2/dispatch");
+  await keyboard.press("Enter");
+  t.match(page.url(), /#main\/61$/);
+  t.match(await texts(page, ".detail h3"), [/^61\. dispatch: count/]);
+  t.equal(await page.locator("#steps select").inputValue(), "2");
+  t.match(await texts(page, ".detail figcaption"), [/feed_forward\.ts/]);
+  await keyboard.press("Escape");
+  await page.locator(".detail").waitFor({ state: "detached" });
+  await page.goto(page.url().replace(/#.*/, "#main/20"));
+  t.match(await texts(page, ".detail h3"), [/^20\. map/]);
+  await keyboard.press("j");
+  await page.locator('.detail[aria-label="Step 21"]').waitFor();
+  await page.locator(".detail summary").press("Enter");
+  t.match(await texts(page, ".detail details code"), [/@compute/]);
+  t.strictSame(complaints, []);
+});
+
+t.test(
+  "runs, choices and other plans are shown as they are",
+  OPTIONS,
+  async (t) => {
+    const trace = path.join(FOLDER, "trace.json");
+    const args = { clock: "host" };
+    const event = { cat: "launch", ph: "X", pid: 0, args };
+    writeFileSync(
+      trace,
+      JSON.stringify({
+        traceEvents: [
+          { ...event, name: "main", tid: 0, ts: 1000, dur: 4000 },
+          ...[0, 1, 2, 3].flatMap((rank) => [
+            {
+              ...{ ...event, name: "map", tid: rank + 1, ts: 1500, dur: 1000 },
+              args: { kernel: "grouped_matmul_pair_128x192" },
+            },
+            {
+              ...{ ...event, name: "x", tid: rank + 1, ts: 2600, dur: 500 },
+              args: { verb: "combine", part: "exchange" },
+            },
+          ]),
+        ],
+      }),
+    );
+    const choices = path.join(FOLDER, "outputs.safetensors");
+    await writeRaw(choices, {
+      "layer0.topk_idx": integers([1, 3, 2], [0, 7, 3, 4, -1, -1]),
+      "layer1.topk_idx": integers([1, 3, 2], [1, 2, 6, 5, -1, -1]),
+    });
+    const other = path.join(FOLDER, "other.json");
+    await switchyard([
+      ...["plan", "examples/demo-lm", "--mesh", "ep=2", "--out", other],
+    ]);
+    const { page, complaints } = await openPage(
+      browser!,
+      await pageOf("run", "examples/demo-lm", "--mesh", "ep=4", ...[
+        ...["--trace", trace, "--choices", choices, "--against", other],
+      ]),
+    );
+    t.match(await texts(page, "#time p"), [
+      /took 4\.00 ms, most of it for expe/,
+    ]);
+    t.strictSame(await texts(page, "#time td"), [
+      ...["1.00 ms", "25 %", "500 µs", "13 %"],
+    ]);
+    t.match(await texts(page, "#token p"), [/had 2 tokens/]);
+    t.strictSame(await texts(page, "#token td"), ["0 7", "0 3", "1 2", "0 1"]);
+    await page.locator("#token input").fill("1");
+    await page.locator("#token caption", { hasText: "Token 1" }).waitFor();
+    t.strictSame(await texts(page, "#token td"), ["3 4", "1 2", "6 5", "3 2"]);
+    t.strictSame((await texts(page, "#diff tbody td")).slice(0, 2), [
+      ...["ep=4", "ep=2"],
+    ]);
+    t.match(await texts(page, "#diff pre"), [/^-.*\n[^]*^\+/m]);
+    t.strictSame(await accessibilityProblems(page), []);
+    t.strictSame(complaints, []);
+  },
+);
+
+t.test(
+  "DeepSeek-V3 on 256 ranks is a small and fast page",
+  OPTIONS,
+  async (t) => {
+    const config = "test/references/configs/deepseek-v3.json";
+    const url = await pageOf("deepseek", config, "--mesh", "ep=256");
+    t.ok(statSync(new URL(url)).size < 10e6, "below 10 MB");
+    t.notMatch(readFileSync(new URL(url), "utf8"), /(src|href)="https?:/);
+    const { page, complaints } = await openPage(browser!, "about:blank", {
+      dark: true,
+    });
+    const client = await page.context().newCDPSession(page);
+    // Of the thread's own time: others may use the processor too.
+    await client.send("Performance.enable", { timeDomain: "threadTicks" });
+    await page.goto(`${url}#main/layers.30/dispatch`);
+    t.match(await texts(page, ".detail h3"), [/^794\. dispatch: count/]);
+    const { metrics } = await client.send("Performance.getMetrics");
+    const seconds = metrics.find(({ name }) => name === "TaskDuration")!.value;
+    t.comment(`${seconds.toFixed(2)} s of CPU until it can be used`);
+    t.ok(seconds < 3, `${seconds} s`);
+    t.equal(await page.locator("#ranks rect[rx='3']").count(), 256);
+    await page.getByLabel("Show ranks 16–31 one by one").click();
+    await page.locator("#tracks").getByText("rank 17", { exact: true })
+      .waitFor();
+    t.strictSame(complaints, []);
+  },
+);

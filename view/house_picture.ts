@@ -1,0 +1,216 @@
+/** The picture of the ranks: what each of them holds, by kind, and its experts. */
+
+import { positionOver } from "../spec/mesh.ts";
+import type { Plan } from "../spec/plan.ts";
+import type { RankBytes, RankClass } from "../spec/plan_summary.ts";
+import { rankClasses } from "../spec/rank_classes.ts";
+import { sizeText } from "../spec/size_text.ts";
+import { idsText } from "../spec/text_parts.ts";
+import type { Ink } from "./palette.ts";
+import type { PlanView } from "./plan_view.ts";
+import type { Scene, Shape } from "./scene.ts";
+import { placeText } from "./tracks.ts";
+
+/** Kinds of memory, with what people call them. */
+export const MEMORY_KINDS: readonly {
+  readonly kind: Exclude<keyof RankBytes, "total">;
+  readonly name: string;
+}[] = [
+  { kind: "weights", name: "weights" },
+  { kind: "state", name: "KV cache and other state" },
+  { kind: "scratch", name: "activations, inputs and outputs" },
+  { kind: "staging", name: "staging of exchanges" },
+];
+
+const WIDTH = 1180;
+const COLUMNS = 4;
+const GAP = 12;
+const CARD = [(WIDTH - GAP * (COLUMNS - 1)) / COLUMNS, 84] as const;
+
+/** Ranks of more are shown by class, and as a grid. */
+const FEW = 16;
+
+/** What ranks hold: a card for each of few, or for each class of many above the mesh as a grid. */
+export function housePicture(view: PlanView): Scene {
+  const { plan, summary } = view;
+  const classes = classOfRanks(plan, summary.ranks);
+  const most = Math.max(
+    ...summary.ranks.map(({ bytes, limit }) => limit ?? bytes.total),
+  );
+  const few = plan.ranks <= FEW;
+  const cards = few
+    ? classes.map((of, rank) => ({ of, rank, title: `rank ${rank}` }))
+    : summary.ranks.slice(0, FEW).map((of) => ({
+      ...{ of, rank: of.first },
+      title: of.count === 1
+        ? `rank ${of.first}`
+        : of.count === plan.ranks
+        ? `each of ${of.count} ranks`
+        : `${of.count} ranks like rank ${of.first}`,
+    }));
+  const shapes = cards.flatMap((card, i) =>
+    cardShapes(view, {
+      ...{ ...card, most },
+      at: [
+        (i % COLUMNS) * (CARD[0] + GAP),
+        Math.floor(i / COLUMNS) * (CARD[1] + GAP),
+      ],
+    })
+  );
+  const height = Math.ceil(cards.length / COLUMNS) * (CARD[1] + GAP) - GAP;
+  const grid = few
+    ? { shapes: [], height: 0 }
+    : gridShapes(view, { classes, top: height + 2 * GAP });
+  return {
+    size: [WIDTH, height + grid.height],
+    label: `memory of ${plan.ranks} ranks, at most ${
+      sizeText(Math.max(...summary.ranks.map(({ bytes }) => bytes.total)))
+    } on one`,
+    shapes: [...shapes, ...grid.shapes],
+  };
+}
+
+/** The class of each rank. */
+export function classOfRanks(
+  plan: Plan,
+  ranks: readonly RankClass[],
+): RankClass[] {
+  const equal = rankClasses(plan);
+  return equal.map((of, rank) =>
+    ranks.findLast(({ first }) => first <= rank && equal[first] === of) ??
+      ranks[0]!
+  );
+}
+
+/** The experts that a rank holds, by the axis of the model that numbers them. */
+export function expertsOn(
+  { axes, mesh }: Plan,
+  rank: number,
+): readonly number[] {
+  const held = Object.values(axes).filter(({ experts, table, over }) =>
+    experts && table && over
+  );
+  const [axis] = held;
+  return axis ? axis.table![positionOver(mesh, rank, axis.over!)]! : [];
+}
+
+function cardShapes(
+  view: PlanView,
+  { of, rank, title, most, at: [x, y] }: {
+    readonly of: RankClass;
+    readonly rank: number;
+    readonly title: string;
+    readonly most: number;
+    readonly at: readonly [number, number];
+  },
+): Shape[] {
+  const { bytes, limit, headroom } = of;
+  const [width, height] = CARD;
+  const inner = width - 26;
+  let from = x + 13;
+  const bars = MEMORY_KINDS.flatMap(({ kind, name }): Shape[] => {
+    const long = inner * bytes[kind] / most;
+    if (bytes[kind] <= 0) return [];
+    const bar: Shape = {
+      ...{ kind: "rect", at: [from, y + 34], size: [long, 14] },
+      ...{ ink: kind, title: `${name}: ${sizeText(bytes[kind])}` },
+    };
+    from += long;
+    return [bar];
+  });
+  const experts = expertsOn(view.plan, rank);
+  const held = experts.length > 0 ? experts.length : of.experts;
+  const many = held > 8 || view.plan.ranks > FEW;
+  return [
+    {
+      ...{ kind: "rect", at: [x + 0.5, y + 0.5], ink: "card", radius: 9 },
+      ...{ size: [width - 1, height - 1], border: "line" },
+      title: placeText(view.plan, rank),
+    },
+    {
+      ...{ kind: "text", at: [x + 13, y + 24], text: title, size: 13.5 },
+      bold: true,
+    },
+    {
+      ...{ kind: "text", at: [x + width - 13, y + 24], anchor: "end" },
+      ...{ size: 12.5, ink: "soft" },
+      text: limit === undefined
+        ? sizeText(bytes.total)
+        : `${sizeText(bytes.total)} of ${sizeText(limit)}${
+          headroom! < 0 ? ", does not fit" : ""
+        }`,
+    },
+    {
+      ...{ kind: "rect", at: [x + 13, y + 34], size: [inner, 14] },
+      ...{ ink: "line", radius: 2 },
+    },
+    ...bars,
+    ...held === 0 ? [] : many || experts.length === 0
+      ? [{
+        ...{ kind: "text" as const, at: [x + 13, y + 70] as const, size: 12 },
+        text: view.plan.ranks > FEW || experts.length === 0
+          ? `${held} ${held === 1 ? "expert" : "experts"} of a layer`
+          : `experts ${idsText(experts)}`,
+      }]
+      : experts.flatMap((expert, i) =>
+        chip(`${expert}`, [x + 13 + i * 32, y + 56])
+      ),
+  ];
+}
+
+/** An expert's number in a frame. */
+function chip(text: string, [x, y]: readonly [number, number]): Shape[] {
+  return [
+    {
+      ...{ kind: "rect", at: [x, y], size: [28, 19], ink: "card" },
+      ...{ border: "experts" as Ink, radius: 5, title: `expert ${text}` },
+    },
+    {
+      ...{ kind: "text", at: [x + 14, y + 14], anchor: "middle", size: 12 },
+      ...{ text, bold: true, ink: "ink" },
+    },
+  ];
+}
+
+/** The mesh as a grid: rows of the last axis, wrapped where it is long. */
+function gridShapes(
+  { plan, summary }: PlanView,
+  { classes, top }: {
+    readonly classes: readonly RankClass[];
+    readonly top: number;
+  },
+): { shapes: Shape[]; height: number } {
+  const last = plan.mesh.at(-1)?.size ?? 1;
+  const columns = last > 64 ? 32 : Math.max(last, Math.min(32, plan.ranks));
+  const size = Math.min(34, (WIDTH - 2) / columns);
+  const rows = Math.ceil(plan.ranks / columns);
+  const most = Math.max(...summary.ranks.map(({ bytes }) => bytes.total));
+  const shapes = classes.flatMap((of, rank): Shape[] => {
+    const x = (rank % columns) * size;
+    const y = top + 22 + Math.floor(rank / columns) * size;
+    const experts = expertsOn(plan, rank);
+    return [{
+      ...{ kind: "rect", at: [x + 1, y + 1], size: [size - 2, size - 2] },
+      ...{ ink: "weights", radius: 3 },
+      opacity: Number((0.25 + 0.55 * of.bytes.total / most).toFixed(2)),
+      title: `rank ${rank} (${placeText(plan, rank)})\n${
+        sizeText(of.bytes.total)
+      }${experts.length > 0 ? `\nexperts ${idsText(experts)}` : ""}`,
+    }, {
+      ...{ kind: "text", at: [x + size / 2, y + size / 2 + 4], size: 10 },
+      ...{ anchor: "middle", text: `${rank}` },
+    }];
+  });
+  return {
+    shapes: [
+      {
+        ...{ kind: "text", at: [0, top + 12], size: 12.5, ink: "soft" },
+        text: `The mesh, ${
+          plan.mesh.map(({ name, size }) => `${name}=${size}`).join(", ")
+        }, rank by rank: the fuller, the darker`,
+      },
+      ...shapes,
+    ],
+    height: rows * size + 2 * GAP + 24,
+  };
+}

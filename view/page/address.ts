@@ -1,0 +1,33 @@
+/** What the address of the page says: a step, a rank, or words to search for. */
+
+import type { PlanView } from "../plan_view.ts";
+import { search } from "../search.ts";
+
+/** Where on the page somebody is. */
+export interface Address {
+  /** Indices of a program and of a step in it. */
+  readonly program: number;
+  readonly step?: number;
+  /** A rank whose bundle is open. */
+  readonly rank?: number;
+}
+
+/** Read what stands behind `#`. An address that leads nowhere is that of the page. */
+export function readAddress(view: PlanView, hash: string): Address {
+  const text = decodeURIComponent(hash.replace(/^#/, ""));
+  const rank = /^(?:rank|open)\/(\d+)$/.exec(text);
+  if (rank && Number(rank[1]) < view.plan.ranks) {
+    return { program: 0, rank: Number(rank[1]) };
+  }
+  for (
+    const [program, { program: { name }, steps }] of view.programs.entries()
+  ) {
+    if (!text.startsWith(`${name}/`)) continue;
+    const rest = text.slice(name.length + 1);
+    const step = /^\d+$/.test(rest)
+      ? Number(rest)
+      : Number(/\d+$/.exec(search(view, rest)[0]?.link ?? "")?.[0] ?? NaN);
+    if (step < steps.length) return { program, step };
+  }
+  return { program: 0 };
+}

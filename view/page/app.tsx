@@ -1,0 +1,153 @@
+/** The whole page: facts, a search, and a view for each question. */
+
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { mainSection, type Section } from "../sections.ts";
+import type { PlanView, ProgramView } from "../plan_view.ts";
+import type { PageData } from "../page_data.ts";
+import { readAddress } from "./address.ts";
+import { DiffView } from "./diff_view.tsx";
+import { Facts } from "./facts.tsx";
+import { MemoryView } from "./memory_view.tsx";
+import { RanksView } from "./ranks_view.tsx";
+import { SearchBox } from "./search_box.tsx";
+import { StepsView } from "./steps_view.tsx";
+import { TimeView } from "./time_view.tsx";
+import { TokenView } from "./token_view.tsx";
+import { TracksView } from "./tracks_view.tsx";
+import { TrafficView } from "./traffic_view.tsx";
+
+/** What views of a part of a program take. */
+export interface Shown {
+  readonly view: PlanView;
+  readonly program: ProgramView;
+  readonly section: Section;
+  readonly step: number | undefined;
+  readonly rank: number | undefined;
+}
+
+/** The page. */
+export function App(
+  { data, view }: { readonly data: PageData; readonly view: PlanView },
+) {
+  const [hash, setHash] = useState(location.hash);
+  useEffect(() => {
+    const follow = () => setHash(location.hash);
+    addEventListener("hashchange", follow);
+    return () => removeEventListener("hashchange", follow);
+  }, []);
+  const { program: number, step, rank } = useMemo(
+    () => readAddress(view, hash),
+    [hash],
+  );
+  const program = view.programs[number]!;
+  const [chosen, choose] = useState<Section>();
+  const section = step === undefined
+    ? chosen && program.sections.includes(chosen)
+      ? chosen
+      : mainSection(program.program, program.sections)
+    : sectionOf(program, step);
+  const shown: Shown = { view, program, section, step, rank };
+  useKeys(shown);
+  useEffect(() => {
+    if (step !== undefined) {
+      document.getElementById("steps")?.scrollIntoView({ block: "start" });
+    }
+    if (/^#(rank|open)\//.test(hash)) {
+      const view = hash.startsWith("#open") ? "tracks" : "ranks";
+      document.getElementById(view)?.scrollIntoView({ block: "start" });
+    }
+  }, [hash]);
+  const parts = (
+    <Parts
+      program={program}
+      section={section}
+      choose={(section) => {
+        choose(section);
+        if (step !== undefined) location.hash = "#steps";
+      }}
+    />
+  );
+  return (
+    <>
+      <header>
+        <a class="skip" href="#tracks">Skip to the pictures</a>
+        <h1>{data.title}</h1>
+        <SearchBox view={view} />
+      </header>
+      <main>
+        <Facts view={view} />
+        <TracksView {...shown} parts={parts} />
+        <RanksView {...shown} />
+        <StepsView {...shown} parts={parts} sources={data.sources} />
+        <TrafficView {...shown} parts={parts} />
+        <MemoryView {...shown} parts={parts} />
+        {data.trace && <TimeView {...shown} trace={data.trace} />}
+        {data.choices && <TokenView {...shown} choices={data.choices} />}
+        {data.against && <DiffView {...shown} against={data.against} />}
+      </main>
+      <footer>
+        <p>
+          Keys: <kbd>/</kbd> search, <kbd>j</kbd> and <kbd>k</kbd>{" "}
+          next and previous step, <kbd>Esc</kbd> close a step.
+        </p>
+      </footer>
+    </>
+  );
+}
+
+/** The section that a step is in. */
+function sectionOf({ sections }: ProgramView, step: number): Section {
+  return sections.find(({ start, length, times }) =>
+    step >= start && step < start + length * times
+  ) ?? sections[0]!;
+}
+
+/** A button for each section of the program. */
+function Parts({ program, section, choose }: {
+  readonly program: ProgramView;
+  readonly section: Section;
+  readonly choose: (section: Section) => void;
+}) {
+  if (program.sections.length < 2) return null;
+  return (
+    <div class="parts" role="group" aria-label="Part of the program">
+      {program.sections.map((one) => (
+        <button
+          type="button"
+          aria-pressed={one === section}
+          onClick={() => choose(one)}
+        >
+          {one.name}
+          {one.times > 1 && <small>{one.times} ×</small>}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+/** Keys that work everywhere but where somebody types. */
+function useKeys({ program, section, step }: Shown): void {
+  useEffect(() => {
+    const press = (event: KeyboardEvent) => {
+      const typing = event.target instanceof HTMLInputElement ||
+        event.target instanceof HTMLSelectElement;
+      if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+      const to = (index: number) => {
+        const last = program.steps.length - 1;
+        location.hash = `#${encodeURIComponent(program.program.name)}/${
+          Math.max(0, Math.min(last, index))
+        }`;
+      };
+      if (event.key === "/") {
+        event.preventDefault();
+        document.getElementById("search")?.focus();
+      } else if (event.key === "j") to((step ?? section.start - 1) + 1);
+      else if (event.key === "k") to((step ?? section.start + 1) - 1);
+      else if (event.key === "Escape" && step !== undefined) {
+        location.hash = "#steps";
+      }
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, [program, section, step]);
+}

@@ -1,0 +1,2 @@
+/** Style sheets, which esbuild writes beside the program. */
+declare module "*.css" {}

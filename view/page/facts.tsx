@@ -1,0 +1,60 @@
+/** The facts of a plan on one line. */
+
+import { sizeText } from "../../spec/size_text.ts";
+import type { PlanView } from "../plan_view.ts";
+
+/** What is asked first: how large the model is, where it is, what the fullest rank holds, whether it fits. */
+export function Facts({ view }: { readonly view: PlanView }) {
+  const { plan, summary, programs } = view;
+  const { model, ranks, mesh, problems, notes, target } = summary;
+  const most = Math.max(...ranks.map(({ bytes }) => bytes.total));
+  const meshText = Object.entries(mesh).map(([a, n]) => `${a}=${n}`).join(", ");
+  const steps = programs.reduce((n, { steps }) => n + steps.length, 0);
+  const facts: (readonly [value: string, what: string])[] = [
+    [countText(model.parameters), "parameters"],
+    ...model.activeParameters === undefined
+      ? []
+      : [[countText(model.activeParameters), "active for a token"] as const],
+    [`${plan.ranks}`, `${plan.ranks === 1 ? "rank" : "ranks"} (${meshText})`],
+    [sizeText(most), "on the fullest rank"],
+    [steps.toLocaleString("en"), "steps"],
+    [`${Object.keys(plan.kernels).length}`, "kernels"],
+  ];
+  return (
+    <section aria-label="Facts">
+      <dl class="facts">
+        {facts.map(([value, what]) => (
+          <div>
+            <dt>{what}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
+      {target !== undefined && problems.length === 0 && (
+        <p class="good">It fits {target}.</p>
+      )}
+      {problems.length > 0 && (
+        <div class="problems">
+          <h2>What does not fit{target === undefined ? "" : ` ${target}`}</h2>
+          <ul>
+            {problems.map(({ what, mend }) => (
+              <li>
+                {what}. <span class="soft">What mends it: {mend}</span>
+              </li>
+            ))}
+          </ul>
+        </div>
+      )}
+      {notes.map((note) => <p class="note">{note}</p>)}
+    </section>
+  );
+}
+
+/** `671.03 B` */
+export function countText(n: number): string {
+  const units = ["", " k", " M", " B", " T"];
+  let value = n;
+  let unit = 0;
+  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
+  return `${unit === 0 ? value : value.toFixed(2)}${units[unit]}`;
+}

@@ -1,0 +1,17 @@
+/** The page: reads what it knows out of its own file, and shows it. */
+
+import { render } from "preact";
+import { expandDocument } from "../../spec/document.ts";
+import type { Plan } from "../../spec/plan.ts";
+import type { PageData } from "../page_data.ts";
+import { viewPlan } from "../plan_view.ts";
+import { App } from "./app.tsx";
+import "./style.css";
+
+const data = JSON.parse(
+  document.getElementById("data")!.textContent!,
+) as PageData;
+const view = viewPlan(expandDocument(data.plan) as Plan, data.summary);
+const root = document.getElementById("page")!;
+root.textContent = "";
+render(<App data={data} view={view} />, root);

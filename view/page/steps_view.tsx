@@ -1,0 +1,158 @@
+/** The third view: the program, step by step. */
+
+import type { ComponentChildren } from "preact";
+import { useMemo } from "preact/hooks";
+import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { stepLink } from "../links.ts";
+import { stepsOf } from "../plan_view.ts";
+import { rangeOf } from "../search.ts";
+import { describeStep, type UsedBuffer } from "../step_detail.ts";
+import type { Shown } from "./app.tsx";
+import { View } from "./picture.tsx";
+
+type Sources = { readonly [place: string]: string };
+
+/** The steps of a section, and all about one of them. */
+export function StepsView(
+  { view, program, section, step, parts, sources }: Shown & {
+    readonly parts: ComponentChildren;
+    readonly sources: Sources;
+  },
+) {
+  const { start, length, times, layers } = section;
+  // The layer of the section that the chosen step is in.
+  const k = step === undefined ? 0 : Math.floor((step - start) / length);
+  const [from, end] = rangeOf(section, k);
+  const list = useMemo(
+    () => stepsOf(program.steps, { start: from, length: end - from }),
+    [program, from, end],
+  );
+  const roles = program.roles;
+  return (
+    <View
+      id="steps"
+      question="What is computed, step by step?"
+      answer={`Every rank takes the same ${length === 1 ? "step" : "steps"}. ` +
+        "Behind each stands what becomes of it: its dtype, and its axes with the mesh axes that they are sharded over."}
+    >
+      {parts}
+      {times > 1 && (
+        <label class="layer">
+          layer{" "}
+          <select
+            value={k}
+            onChange={({ currentTarget }) => {
+              const inLayer = (step ?? from) - from;
+              const index = start + Number(currentTarget.value) * length +
+                inLayer;
+              location.hash = `#${stepLink(program, index)}`;
+            }}
+          >
+            {layers.map((layer, i) => <option value={i}>{layer}</option>)}
+          </select>
+        </label>
+      )}
+      <div class={step === undefined ? "steps" : "steps open"}>
+        <ol start={from}>
+          {list.map((at) => {
+            const { name, result, kernel, over } = describeStep(view, at);
+            return (
+              <li>
+                <a
+                  href={`#${stepLink(program, at.index)}`}
+                  aria-current={at.index === step ? "step" : undefined}
+                >
+                  <i class={`ink ${roles[at.index]}`} />
+                  <span class="number">{at.index}</span>
+                  <span class="name">{name}</span>
+                  <span class="how">{kernel ?? over}</span>
+                  <code>{result}</code>
+                </a>
+              </li>
+            );
+          })}
+        </ol>
+        {step !== undefined && (
+          <Detail
+            {...{ view, program, section, step, rank: undefined, sources }}
+          />
+        )}
+      </div>
+    </View>
+  );
+}
+
+function Detail(
+  { view, program, step, sources }: Shown & { readonly sources: Sources },
+) {
+  const at = program.steps[step!]!;
+  const detail = describeStep(view, at);
+  const { span } = at.step;
+  const place = span && `${span.file}:${span.line}`;
+  const wgsl = useMemo(() => {
+    const kernel = detail.kernel && view.plan.kernels[detail.kernel];
+    return kernel ? printWgsl(kernel.tree) : undefined;
+  }, [detail.kernel]);
+  return (
+    <aside class="detail" aria-label={`Step ${step}`}>
+      <h3>
+        {step}. {detail.name} <span class="soft">{detail.over}</span>
+      </h3>
+      <p>
+        <a
+          href="#steps"
+          class="close"
+          aria-label="Close the step"
+        >
+          ×
+        </a>
+      </p>
+      {span && (
+        <figure>
+          <figcaption>{place}:{span.column}</figcaption>
+          {sources[place!] !== undefined && (
+            <pre tabIndex={0}><code>{sources[place!]!.trim()}</code></pre>
+          )}
+        </figure>
+      )}
+      <Buffers title="reads" buffers={detail.reads} />
+      <Buffers title="writes" buffers={detail.writes} />
+      {detail.kernel && (
+        <p>
+          Kernel <code>{detail.kernel}</code>, workgroups{" "}
+          <code>{detail.workgroups}</code>
+        </p>
+      )}
+      {wgsl && (
+        <details>
+          <summary>The kernel as WGSL</summary>
+          <pre tabIndex={0}><code>{wgsl}</code></pre>
+        </details>
+      )}
+    </aside>
+  );
+}
+
+function Buffers({ title, buffers }: {
+  readonly title: string;
+  readonly buffers: readonly UsedBuffer[];
+}) {
+  if (buffers.length === 0) return null;
+  return (
+    <table>
+      <caption>It {title}</caption>
+      <tbody>
+        {buffers.map(({ name, kind, type, size }) => (
+          <tr>
+            <th scope="row">
+              {name} <span class="soft">{kind}</span>
+              <br />
+              <code>{type}</code>
+            </th>
+            <td>{size}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}

@@ -1,0 +1,45 @@
+/** The first view: the tracks. */
+
+import type { ComponentChildren } from "preact";
+import { useMemo } from "preact/hooks";
+import { trackPicture } from "../track_picture.ts";
+import { stationsOf } from "../stations.ts";
+import type { Shown } from "./app.tsx";
+import { Picture, View } from "./picture.tsx";
+
+/** What happens in a layer, and where ranks wait for each other. */
+export function TracksView(
+  { view, program, section, rank, parts }: Shown & {
+    readonly parts: ComponentChildren;
+  },
+) {
+  const scene = useMemo(
+    () => trackPicture(view, { program, section, open: rank }),
+    [program, section, rank],
+  );
+  const exchanges =
+    stationsOf(program, section).filter(({ kind }) => kind === "switch").length;
+  const { name, times } = section;
+  const often = times > 1 ? ` It runs ${times} times.` : "";
+  const bundles = view.plan.ranks > 16
+    ? " A track is a bundle of ranks; click its name to open it."
+    : "";
+  return (
+    <View
+      id="tracks"
+      question={section.layers.length > 0
+        ? "What happens in a layer?"
+        : "What happens, and where do ranks wait for each other?"}
+      answer={`Ranks are tracks, and work stands on them. ${
+        exchanges === 0
+          ? `In ${name}, no token changes tracks.`
+          : `In ${name}, tokens change tracks ${
+            exchanges === 2 ? "twice" : `${exchanges} times`
+          }: to the ranks of their experts, and back.`
+      }${often}${bundles}`}
+    >
+      {parts}
+      <Picture scene={scene} />
+    </View>
+  );
+}

@@ -1,0 +1,83 @@
+/** What a page is made of: the document of a plan and what else is known of it, inside one HTML file. */
+
+import { documentOf } from "../spec/document.ts";
+import type { Plan } from "../spec/plan.ts";
+import type { PlanSummary } from "../spec/plan_summary.ts";
+import { DARK, LIGHT, paletteStyle } from "./palette.ts";
+import { escaped } from "./scene.ts";
+
+/** An event of a recorded run, as `run --trace` writes them. Times in microseconds. */
+export interface TraceEvent {
+  readonly name: string;
+  readonly cat: string;
+  readonly ph: string;
+  readonly tid: number;
+  readonly ts: number;
+  readonly dur?: number;
+  readonly args: { readonly [name: string]: string | number };
+}
+
+/** Experts that tokens of a recorded run chose. */
+export interface LayerChoices {
+  readonly layer: number;
+  /** Of each token, its experts. */
+  readonly chosen: readonly (readonly number[])[];
+}
+
+/** What two plans have otherwise. */
+export interface PageDiff {
+  /** What the page's plan is compared with. */
+  readonly name: string;
+  readonly summary: PlanSummary;
+  /** Lines that only one of them has, those of the page's plan with `-`, under their sections. */
+  readonly text: string;
+}
+
+/** What the page knows. */
+export interface PageData {
+  readonly title: string;
+  /** The document of the plan. */
+  readonly plan: { readonly [field: string]: unknown };
+  readonly summary: PlanSummary;
+  /** Lines of the model's source, by `file:line`. */
+  readonly sources: { readonly [place: string]: string };
+  readonly trace?: readonly TraceEvent[];
+  readonly choices?: readonly LayerChoices[];
+  readonly against?: PageDiff;
+}
+
+/** The program of the page and its style, as they were built. */
+export interface PageAssets {
+  readonly script: string;
+  readonly style: string;
+}
+
+/** A whole page: one file that needs no network and opens from disk. */
+export function pageHtml(
+  plan: Plan,
+  data: Omit<PageData, "plan">,
+  { script, style }: PageAssets,
+): string {
+  const json = JSON.stringify({ ...data, plan: documentOf(plan) })
+    .replaceAll("<", "\\u003c");
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>${escaped(data.title)}</title>
+<style>
+:root { color-scheme: light dark; ${paletteStyle(LIGHT)} }
+@media (prefers-color-scheme: dark) { :root { ${paletteStyle(DARK)} } }
+${style}</style>
+</head>
+<body>
+<div id="page"><noscript>This page draws a plan with JavaScript.</noscript></div>
+<script type="application/json" id="data">${json}</script>
+<script>${script}</script>
+</body>
+</html>
+`;
+}

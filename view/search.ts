@@ -1,0 +1,135 @@
+/** Finding things of a plan by typing: steps, layers, buffers, kernels, ranks, experts. */
+
+import type { StepFacts } from "../spec/verify_facts.ts";
+import { expertsOn } from "./house_picture.ts";
+import { stepLink } from "./links.ts";
+import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
+import type { Section } from "./sections.ts";
+
+/** Something found, and where it is on the page. */
+export interface Found {
+  readonly kind: "step" | "buffer" | "kernel" | "rank";
+  readonly text: string;
+  readonly link: string;
+}
+
+/** The most that is found. */
+const MOST = 20;
+
+/**
+ * What has every word of a query in its name. `layers.30` is a layer, where words behind it are looked for among its
+ * steps only; `experts.3` is the rank that holds it; `rank 5` is a rank.
+ */
+export function search(view: PlanView, query: string): Found[] {
+  const words = query.toLowerCase().split(/[\s/]+/).filter((w) => w !== "");
+  if (words.length === 0) return [];
+  const text = words.join(" ");
+  const layer = /(?:^|[ .])layers?[. ](\d+)/.exec(text);
+  if (layer) {
+    const rest = words.filter((w) =>
+      !/^layers?(\.\d+)?$/.test(w) && w !== layer[1]
+    );
+    return view.programs.flatMap((program) =>
+      stepsOfLayer(program, Number(layer[1])).map((at) =>
+        foundStep(program, at)
+      )
+    ).filter(matches(rest)).slice(0, MOST);
+  }
+  const rank = /^ranks?[. ](\d+)$/.exec(text);
+  if (rank) return foundRanks(view, [Number(rank[1])]);
+  const expert = /^experts?[. ](\d+)$/.exec(text);
+  if (expert) {
+    const ranks = Array.from({ length: view.plan.ranks }, (_, r) => r);
+    return foundRanks(
+      view,
+      ranks.filter((r) => expertsOn(view.plan, r).includes(Number(expert[1]))),
+    );
+  }
+  return [...everything(view)].filter(matches(words)).slice(0, MOST);
+}
+
+/** The steps of a layer of the model. */
+export function stepsOfLayer(
+  program: ProgramView,
+  layer: number,
+): readonly StepFacts[] {
+  return program.sections.flatMap((section) => {
+    const k = section.layers.indexOf(layer);
+    return k < 0 ? [] : program.steps.slice(...rangeOf(section, k));
+  });
+}
+
+/** The first step and the one behind the last of the k-th layer of a section. */
+export function rangeOf(
+  { start, length }: Section,
+  k: number,
+): [from: number, to: number] {
+  return [start + k * length, start + (k + 1) * length];
+}
+
+function matches(words: readonly string[]): (found: Found) => boolean {
+  return ({ kind, text }) => {
+    const hay = `${kind} ${text.toLowerCase()}`;
+    return words.every((word) => hay.includes(word));
+  };
+}
+
+function foundRanks(view: PlanView, ranks: readonly number[]): Found[] {
+  return ranks.filter((rank) => rank < view.plan.ranks).slice(0, MOST)
+    .map((rank) => ({
+      kind: "rank",
+      text: `rank ${rank}, experts ${
+        expertsOn(view.plan, rank).join(" ") || "none of its own"
+      }`,
+      link: `rank/${rank}`,
+    }));
+}
+
+function foundStep(program: ProgramView, at: StepFacts): Found {
+  return {
+    kind: "step",
+    text: stepText(at),
+    link: stepLink(program, at.index),
+  };
+}
+
+/** `12 dispatch: permute permute_512` */
+function stepText({ step, index }: StepFacts): string {
+  const what = step.part
+    ? `${step.part.verb}: ${step.part.part}`
+    : step.label ?? "";
+  const how = step.op === "launch"
+    ? step.kernel
+    : step.op === "allToAll"
+    ? "all-to-all"
+    : step.op === "allGather"
+    ? "all-gather"
+    : step.op;
+  return `${index} ${what} ${how}`;
+}
+
+/** Steps of layers that are shown, kernels and buffers, each once. */
+function* everything({ programs }: PlanView): Generator<Found> {
+  for (const program of programs) {
+    for (const section of program.sections) {
+      for (const at of stepsOf(program.steps, section)) {
+        yield foundStep(program, at);
+      }
+    }
+  }
+  const seen = new Set<string>();
+  for (const program of programs) {
+    for (const { step, index, reads, writes } of program.steps) {
+      const link = stepLink(program, index);
+      if (step.op === "launch" && !seen.has(`kernel ${step.kernel}`)) {
+        seen.add(`kernel ${step.kernel}`);
+        yield { kind: "kernel", text: step.kernel, link };
+      }
+      for (const text of [...writes, ...reads]) {
+        if (seen.has(text)) continue;
+        seen.add(text);
+        yield { kind: "buffer", text, link };
+      }
+    }
+  }
+}

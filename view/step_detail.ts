@@ -1,0 +1,76 @@
+/** All that is known of a step, in words and numbers. */
+
+import { onRank } from "../spec/plan.ts";
+import { formatSize } from "../spec/size.ts";
+import { sizeText } from "../spec/size_text.ts";
+import { typeText } from "../spec/text_parts.ts";
+import type { StepFacts } from "../spec/verify_facts.ts";
+import type { PlanView } from "./plan_view.ts";
+import { verbOf } from "./roles.ts";
+
+/** A buffer that a step uses. */
+export interface UsedBuffer {
+  readonly name: string;
+  readonly kind: string;
+  /** Dtype, axes with their sharding, and what is unreduced. */
+  readonly type: string;
+  readonly size: string;
+}
+
+/** A step as a page shows it. */
+export interface StepDetail {
+  /** The verb of the model, or the part of a dispatch. */
+  readonly name: string;
+  /** What becomes of it: `f32[token/ep<=4096 embed:512]`. */
+  readonly result: string;
+  /** `over ep` */
+  readonly over: string;
+  readonly kernel: string | undefined;
+  readonly workgroups: string | undefined;
+  readonly reads: readonly UsedBuffer[];
+  readonly writes: readonly UsedBuffer[];
+}
+
+/** Describe a step; sizes are those of rank 0. */
+export function describeStep(view: PlanView, at: StepFacts): StepDetail {
+  const { step } = at;
+  const used = (names: readonly string[]) =>
+    [...new Set(names)].map((name) => usedBuffer(view, name));
+  const writes = used(at.writes);
+  return {
+    name: nameOfStep(at),
+    result: writes.toSorted((a, b) => rank(a) - rank(b))[0]?.type ?? "",
+    over: step.op === "allToAll" || step.op === "allGather"
+      ? `over ${step.over.join(", ")}`
+      : "",
+    kernel: step.op === "launch" ? step.kernel : undefined,
+    workgroups: step.op === "launch"
+      ? step.workgroups.slice(
+        0,
+        Math.max(1, step.workgroups.findLastIndex((n) => n !== 1) + 1),
+      ).map(formatSize).join(" × ")
+      : undefined,
+    reads: used(at.reads),
+    writes,
+  };
+}
+
+/** Floating-point results before tables of integers. */
+function rank({ type }: UsedBuffer): number {
+  return /^[iu]/.test(type) ? 1 : 0;
+}
+
+/** `dot over embed`, `dispatch: permute`, `all-gather` */
+export function nameOfStep({ step }: StepFacts): string {
+  if (step.part) return `${step.part.verb}: ${step.part.part}`;
+  const label = step.label?.replace(/ : .*$/s, "") ?? "";
+  return label !== "" ? label : verbOf(step) || step.op;
+}
+
+function usedBuffer({ plan, facts }: PlanView, name: string): UsedBuffer {
+  const buffer = facts.buffers.get(name)!;
+  return {
+    ...{ name, kind: buffer.kind, type: typeText(plan, buffer) },
+    size: sizeText(onRank(buffer.bytes, 0)),
+  };
+}

@@ -1,0 +1,70 @@
+/** A recorded run: what each rank did when, by what it was for. */
+
+import type { TraceEvent } from "./page_data.ts";
+import type { ProgramView } from "./plan_view.ts";
+import { type Role, roleOfVerb } from "./roles.ts";
+
+/** Something that a rank did. Times in microseconds from the start of the run. */
+export interface Timed {
+  readonly rank: number;
+  readonly name: string;
+  readonly role: Role;
+  readonly start: number;
+  readonly duration: number;
+}
+
+/** A recorded run of a program. */
+export interface TimedRun {
+  readonly name: string;
+  readonly microseconds: number;
+  readonly events: readonly Timed[];
+}
+
+/** The runs of a trace, in order. */
+export function runsOf(
+  trace: readonly TraceEvent[],
+  programs: readonly ProgramView[],
+): TimedRun[] {
+  const roles = new Map<string, Role>();
+  for (const { steps, roles: of } of programs) {
+    for (const { step, index } of steps) {
+      if (step.op === "launch" && !roles.has(step.kernel)) {
+        roles.set(step.kernel, of[index]!);
+      }
+    }
+  }
+  const timed = trace.filter(({ ph }) => ph === "X");
+  // The row before that of rank 0 holds whole runs.
+  return timed.filter(({ tid }) => tid === 0).map((run) => {
+    const { name, ts: start, dur: microseconds = 0 } = run;
+    const events = timed.filter(({ tid, ts }) =>
+      tid > 0 && ts >= start && ts <= start + microseconds
+    ).map(({ tid, name, ts, dur = 0, args }): Timed => ({
+      ...{ rank: tid - 1, name, start: ts - start, duration: dur },
+      role: roleOfVerb(`${args["verb"]}`) ??
+        roles.get(`${args["kernel"]}`) ?? "dense",
+    }));
+    return { name, microseconds, events };
+  });
+}
+
+/** Microseconds by what they were for, of a mean rank, largest first. */
+export function timeByRole(
+  { events }: TimedRun,
+  ranks: number,
+): (readonly [role: Role, microseconds: number])[] {
+  const sums = new Map<Role, number>();
+  for (const { role, duration } of events) {
+    sums.set(role, (sums.get(role) ?? 0) + duration / ranks);
+  }
+  return [...sums].sort((a, b) => b[1] - a[1]);
+}
+
+/** `1.24 ms` */
+export function durationText(microseconds: number): string {
+  return microseconds >= 1e6
+    ? `${(microseconds / 1e6).toFixed(2)} s`
+    : microseconds >= 1e3
+    ? `${(microseconds / 1e3).toFixed(2)} ms`
+    : `${microseconds.toFixed(0)} µs`;
+}

@@ -1,0 +1,59 @@
+/** The picture of a recorded run: a track for each rank, and on it what it did, as wide as it took long. */
+
+import type { Scene, Shape } from "./scene.ts";
+import { durationText, type TimedRun } from "./time.ts";
+
+const WIDTH = 1180;
+const LEFT = 84;
+const TOP = 26;
+const GAP = 34;
+/** Ranks that are drawn. */
+const MOST = 64;
+
+/** A run over time. */
+export function timePicture(run: TimedRun): Scene {
+  const { microseconds, events, name } = run;
+  const ranks = [...new Set(events.map(({ rank }) => rank))]
+    .sort((a, b) => a - b).slice(0, MOST);
+  const scale = (WIDTH - LEFT - 10) / Math.max(1, microseconds);
+  const bottom = TOP + ranks.length * GAP;
+  const marks = [0, 0.25, 0.5, 0.75, 1].flatMap((part): Shape[] => {
+    const x = LEFT + part * microseconds * scale;
+    return [
+      {
+        ...{ kind: "path", ink: "line", width: 1 },
+        d: `M${x.toFixed(1)} ${TOP - 6} V${bottom}`,
+      },
+      {
+        ...{ kind: "text", size: 11, ink: "soft" },
+        ...{ anchor: part === 1 ? "end" : part === 0 ? "start" : "middle" },
+        ...{ at: [x, TOP - 11], text: durationText(part * microseconds) },
+      },
+    ];
+  });
+  const lanes = ranks.flatMap((rank, i): Shape[] => {
+    const y = TOP + i * GAP + GAP / 2;
+    return [
+      {
+        ...{ kind: "text", anchor: "end", size: 12.5, ink: "soft" },
+        ...{ at: [LEFT - 12, y + 4], text: `rank ${rank}` },
+      },
+      {
+        ...{ kind: "rect", at: [LEFT, y - 2.5], ink: "line" },
+        size: [microseconds * scale, 5],
+      },
+      ...events.filter((event) => event.rank === rank).map((
+        { name, role, start, duration },
+      ): Shape => ({
+        ...{ kind: "rect", at: [LEFT + start * scale, y - 10], ink: role },
+        size: [Math.max(0.6, duration * scale), 20],
+        title: `${name}\n${durationText(duration)}, at ${durationText(start)}`,
+      })),
+    ];
+  });
+  return {
+    size: [WIDTH, bottom + 10],
+    label: `a recorded run of ${name}, ${durationText(microseconds)}`,
+    shapes: [...marks, ...lanes],
+  };
+}

@@ -1,0 +1,110 @@
+/** What moves between ranks in a section: each exchange, with its bytes for a token and for a full step. */
+
+import { boundOf } from "../spec/bytes.ts";
+import {
+  type ExpectedExchange,
+  expectedExchanges,
+  toOthers,
+} from "../spec/exchanges.ts";
+import { groupRanks, positionsOver } from "../spec/mesh.ts";
+import type { AllGatherStep, Plan } from "../spec/plan.ts";
+import type { StepFacts } from "../spec/verify_facts.ts";
+import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
+import type { Section } from "./sections.ts";
+
+/** A step that moves bytes between ranks. */
+export interface Traffic {
+  readonly at: StepFacts;
+  readonly name: string;
+  readonly over: readonly string[];
+  /** Bytes that leave a rank for a token of it, if experts are chosen evenly; a gather without tokens has none. */
+  readonly perToken: number | undefined;
+  /** Bytes that leave a rank in a step of as many tokens as there is room for. */
+  readonly perRank: number;
+  /** The most that one rank can send another. */
+  readonly worstPair: number;
+  /** Bytes from one rank to another in such a step. */
+  readonly between: (from: number, to: number) => number;
+}
+
+/** The exchanges of one layer of a section. */
+export function trafficOf(
+  { plan }: PlanView,
+  program: ProgramView,
+  section: Section,
+): Traffic[] {
+  const expected = new Map(
+    expectedExchanges(plan, program.program).map((one) => [one.index, one]),
+  );
+  return stepsOf(program.steps, section).flatMap((at): Traffic[] => {
+    const { step, index } = at;
+    if (step.op === "allGather") return [gathered(plan, at, step)];
+    const exchange = expected.get(index);
+    return exchange ? [exchanged(plan, at, exchange)] : [];
+  });
+}
+
+function exchanged(
+  plan: Plan,
+  at: StepFacts,
+  exchange: ExpectedExchange,
+): Traffic {
+  const { step, bytes, shares, tokens, verb } = exchange;
+  const axis = tokens === undefined ? undefined : plan.axes[tokens];
+  // Tokens of a rank, if all have as many.
+  const count = (axis?.size ?? 0) / positionsOver(plan.mesh, axis?.over ?? []);
+  const { over } = step;
+  const joined = joinedBy(plan, over);
+  const positions = groupRanks(plan.mesh, over);
+  return {
+    ...{ at, over },
+    name: `${verb}${step.part!.part.replace(/^exchange/, ":")}`
+      .replace(/: ?$/, ""),
+    perToken: toOthers(plan, exchange),
+    perRank: toOthers(plan, exchange) * count,
+    worstPair: boundOf(step.pairRows, plan) * step.rowBytes,
+    between: (from, to) => {
+      if (!joined(from, to)) return 0;
+      // On the way back, the owner of the experts sends.
+      const owner = step.direction === "forward" ? to : from;
+      return count * bytes * shares[positions[owner]!]!;
+    },
+  };
+}
+
+function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
+  const { over, bytes, rows, blocks } = step;
+  const axis = rows && plan.axes[rows.axis];
+  const count = axis
+    ? axis.size / positionsOver(plan.mesh, axis.over ?? [])
+    : 1;
+  const others = positionsOver(plan.mesh, over) - 1;
+  const joined = joinedBy(plan, over);
+  return {
+    ...{ at, over },
+    name: step.part
+      ? `${step.part.verb}: ${step.part.part.replace("exchange ", "")}`
+      : blocks
+      ? "reduce-scatter"
+      : "all-gather",
+    perToken: rows ? bytes * others : undefined,
+    perRank: bytes * count * others,
+    worstPair: bytes * (axis ? axis.size : 1),
+    between: (from, to) => joined(from, to) ? bytes * count : 0,
+  };
+}
+
+/** Whether two ranks are in one group over mesh axes. */
+function joinedBy(
+  { mesh }: Plan,
+  over: readonly string[],
+): (a: number, b: number) => boolean {
+  const rest = mesh.map(({ name }) => name).filter((n) => !over.includes(n));
+  const groups = groupRanks(mesh, rest);
+  return (a, b) => groups[a] === groups[b];
+}
+
+/** The exchange that people want to see first: the one that sends most. */
+export function mainTraffic(list: readonly Traffic[]): Traffic | undefined {
+  return list.toSorted((a, b) => b.perRank - a.perRank)[0];
+}
