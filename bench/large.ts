@@ -70,7 +70,6 @@ const first = times[0]!;
 const steps = times.slice(1).map((time, i) => time - times[i]!);
 const { maxRSS, userCPUTime } = process.resourceUsage();
 const bytes = statSync(file).size;
-const gb = (n: number) => `${(n / 1e9).toFixed(2)} GB`;
 console.log(`${machine()}, ${adapter}, weights of ${gb(bytes)}`);
 console.log(
   `since the process began: loaded after ${
@@ -84,3 +83,7 @@ console.log(
 );
 if (steps.length > 0) console.log(`a decode step: ${describe(steps)}`);
 await opened.close();
+
+function gb(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(2)} GB`;
+}
