@@ -1,5 +1,6 @@
 /** The whole page: facts, a search, and a view for each question. */
 
+import type { VNode } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { mainSection, type Section } from "../sections.ts";
 import type { PlanView, ProgramView } from "../plan_view.ts";
@@ -28,7 +29,7 @@ export interface Shown {
 /** The page. */
 export function App(
   { data, view }: { readonly data: PageData; readonly view: PlanView },
-) {
+): VNode {
   const [hash, setHash] = useState(location.hash);
   useEffect(() => {
     const follow = () => setHash(location.hash);

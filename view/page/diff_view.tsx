@@ -1,5 +1,6 @@
 /** The eighth view: what another plan has otherwise. */
 
+import type { VNode } from "preact";
 import { sizeText } from "../../spec/size_text.ts";
 import type { PlanSummary } from "../../spec/plan_summary.ts";
 import type { PageDiff } from "../page_data.ts";
@@ -9,7 +10,7 @@ import { View } from "./picture.tsx";
 /** Numbers of two plans side by side, and the lines that only one of them has. */
 export function DiffView(
   { view, against }: Shown & { readonly against: PageDiff },
-) {
+): VNode {
   const rows = sideBySide(view.summary, against.summary);
   const same = against.text.startsWith("the plans are the same");
   return (

@@ -1,10 +1,11 @@
 /** The facts of a plan on one line. */
 
+import type { VNode } from "preact";
 import { sizeText } from "../../spec/size_text.ts";
 import type { PlanView } from "../plan_view.ts";
 
 /** What is asked first: how large the model is, where it is, what the fullest rank holds, whether it fits. */
-export function Facts({ view }: { readonly view: PlanView }) {
+export function Facts({ view }: { readonly view: PlanView }): VNode {
   const { plan, summary, programs } = view;
   const { model, ranks, mesh, problems, notes, target } = summary;
   const most = Math.max(...ranks.map(({ bytes }) => bytes.total));

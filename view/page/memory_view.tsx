@@ -1,6 +1,6 @@
 /** The fifth view: memory over steps. */
 
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
@@ -18,7 +18,7 @@ export function MemoryView(
   { view, program, section, rank, parts }: Shown & {
     readonly parts: ComponentChildren;
   },
-) {
+): VNode {
   const scene = useMemo(
     () => memoryPicture(view, { program, section, rank: rank ?? 0 }),
     [program, section, rank],

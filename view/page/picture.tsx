@@ -1,11 +1,11 @@
 /** A picture, and the frame of a view: a question, its answer, and what shows it. */
 
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { type Scene, sceneSvg } from "../scene.ts";
 
 /** A scene as SVG, which scrolls where the page is too narrow for it. */
-export function Picture({ scene }: { readonly scene: Scene }) {
+export function Picture({ scene }: { readonly scene: Scene }): VNode {
   const svg = useMemo(() => sceneSvg(scene), [scene]);
   return (
     <div
@@ -24,7 +24,7 @@ export function View({ id, question, answer, children }: {
   readonly question: string;
   readonly answer: ComponentChildren;
   readonly children: ComponentChildren;
-}) {
+}): VNode {
   return (
     <section id={id} aria-labelledby={`${id}-question`}>
       <h2 id={`${id}-question`}>

@@ -1,5 +1,6 @@
 /** The second view: what ranks hold. */
 
+import type { VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import {
@@ -13,7 +14,7 @@ import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
 /** What each rank holds, by kind of memory, and its experts. */
-export function RanksView({ view, rank }: Shown) {
+export function RanksView({ view, rank }: Shown): VNode {
   const { plan, summary } = view;
   const scene = useMemo(() => housePicture(view), []);
   const sharded = Object.entries(plan.axes)

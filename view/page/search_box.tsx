@@ -1,11 +1,12 @@
 /** Finding by typing. */
 
+import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { PlanView } from "../plan_view.ts";
 import { search } from "../search.ts";
 
 /** A box for words, and what has them below it. */
-export function SearchBox({ view }: { readonly view: PlanView }) {
+export function SearchBox({ view }: { readonly view: PlanView }): VNode {
   const [words, setWords] = useState("");
   const found = useMemo(() => search(view, words), [words]);
   const close = () => setWords("");

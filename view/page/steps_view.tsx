@@ -1,6 +1,6 @@
 /** The third view: the program, step by step. */
 
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { stepLink } from "../links.ts";
@@ -18,7 +18,7 @@ export function StepsView(
     readonly parts: ComponentChildren;
     readonly sources: Sources;
   },
-) {
+): VNode {
   const { start, length, times, layers } = section;
   // The layer of the section that the chosen step is in.
   const k = step === undefined ? 0 : Math.floor((step - start) / length);

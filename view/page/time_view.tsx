@@ -1,5 +1,6 @@
 /** The sixth view: a recorded run over time. */
 
+import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { TraceEvent } from "../page_data.ts";
 import { durationText, runsOf, timeByRole } from "../time.ts";
@@ -10,7 +11,7 @@ import { Picture, View } from "./picture.tsx";
 /** Where the time of a recorded run went. */
 export function TimeView(
   { view, trace }: Shown & { readonly trace: readonly TraceEvent[] },
-) {
+): VNode {
   const runs = useMemo(() => runsOf(trace, view.programs), []);
   const [chosen, choose] = useState(runs.length - 1);
   const run = runs[chosen];

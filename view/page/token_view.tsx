@@ -1,5 +1,6 @@
 /** The seventh view: a token's way through a recorded run. */
 
+import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { LayerChoices } from "../page_data.ts";
 import { ranksWith, tokenPicture } from "../token_picture.ts";
@@ -9,7 +10,7 @@ import { Picture, View } from "./picture.tsx";
 /** The experts that a token chose, layer by layer, and how often all were chosen. */
 export function TokenView(
   { view, choices }: Shown & { readonly choices: readonly LayerChoices[] },
-) {
+): VNode {
   const count = choices[0]?.chosen.length ?? 0;
   const [token, choose] = useState(0);
   const scene = useMemo(() => tokenPicture(view, { choices, token }), [token]);

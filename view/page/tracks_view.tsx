@@ -1,6 +1,6 @@
 /** The first view: the tracks. */
 
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { trackPicture } from "../track_picture.ts";
 import { stationsOf } from "../stations.ts";
@@ -12,7 +12,7 @@ export function TracksView(
   { view, program, section, rank, parts }: Shown & {
     readonly parts: ComponentChildren;
   },
-) {
+): VNode {
   const scene = useMemo(
     () => trackPicture(view, { program, section, open: rank }),
     [program, section, rank],

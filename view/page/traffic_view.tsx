@@ -1,6 +1,6 @@
 /** The fourth view: what moves between ranks. */
 
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
@@ -14,7 +14,7 @@ export function TrafficView(
   { view, program, section, rank, parts }: Shown & {
     readonly parts: ComponentChildren;
   },
-) {
+): VNode {
   const list = useMemo(() => trafficOf(view, program, section), [
     program,
     section,
