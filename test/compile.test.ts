@@ -26,7 +26,9 @@ async function emptyClone(t: Test) {
   const root = temporaryFolder(t);
   const script = join(root, "scripts/compile.mjs");
   mkdirSync(dirname(script));
-  cpSync(join(ROOT, "scripts/compile.mjs"), script);
+  for (const name of ["compile.mjs", "bundle.mjs"]) {
+    cpSync(join(ROOT, "scripts", name), join(root, "scripts", name));
+  }
   symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
   writeFileSync(join(root, "package.json"), '{ "type": "module" }');
   const url = pathToFileURL(script).href;
