@@ -11,7 +11,7 @@ testReferences(
     "gptoss-8e-mxfp4",
   ],
   {
-    shared: ["ep=1", "ep=2", "ep=3", "ep=4", ...TENSOR_PARALLEL],
+    shared: ["ep=1", "ep=3", "ep=4", ...TENSOR_PARALLEL],
     separate: ["ep=4", "tp=2,ep=2"],
   },
   { shared: ["ep=3"], separate: [] },
