@@ -85,13 +85,13 @@ export interface CompileOptions {
   readonly sendOnce?: boolean;
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
-   * they return them, where tokens are sent once. Default: exact. See spec/numerics.md.
+   * they return them, where tokens are sent once or gathered. Default: exact. See spec/numerics.md.
    */
   readonly numerics?: NumericsClass;
   /**
    * How tokens get to experts on other ranks: `allToAll`, the rows of each choice or token there and back; `allGather`, all
-   * tokens to all ranks, and a reduce-scatter of what their experts make of them, which needs `fast` numerics. Default:
-   * allToAll.
+   * tokens to all ranks, and a reduce-scatter of what their experts make of them, which needs `fast` numerics and has no
+   * use for `chunks`, `sendOnce` and `check`: no rows are exchanged. Default: allToAll.
    */
   readonly dispatcher?: Dispatcher;
   /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
@@ -235,9 +235,8 @@ export async function compileGraph(
 }
 
 function gathersTokens({ dispatcher, numerics }: CompileOptions): boolean {
-  if (dispatcher !== "allGather" || numerics === "fast") {
-    return dispatcher === "allGather";
-  }
+  if (dispatcher !== "allGather") return false;
+  if (numerics === "fast") return true;
   throw new ModelError(
     "Cannot dispatch by all-gather: what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or dispatch by all-to-all",
   );

@@ -116,8 +116,8 @@ export function checkSums(
     report(
       title,
       summed
-        ? `'${step.from}' has a row for each token and goes back by choices`
-        : `'${step.from}' goes back by tokens and nothing adds up its rows`,
+        ? `'${step.from}' has a row for each token and is returned by choices`
+        : `'${step.from}' is returned by tokens and nothing adds up its rows`,
       at,
     );
   }

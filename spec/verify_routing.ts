@@ -83,11 +83,7 @@ export function checkParts(facts: Facts, report: Report): void {
       if (steps.length === 0) report(title, `it has no '${name}'`, first);
     }
     if (stages.some(([, steps]) => steps.length === 0)) continue;
-    const terms = facts.plan.numerics.class === "fast" &&
-      combine.every(({ writes }) =>
-        writes.every((name) => facts.buffers.get(name)!.partial)
-      );
-    if (!far && !terms && permute.some((at) => isSharded(facts, at))) {
+    if (!far && !hasTerms(facts, routing)) {
       report(
         title,
         "its experts lie on several ranks and it has no 'exchange'",
@@ -388,11 +384,28 @@ export function checkRegroup(facts: Facts, report: Report): void {
   }
 }
 
-/** Whether the rows that a permute makes are of experts that are sharded, which the axis of rows, `expert/ep slot`, says. */
-function isSharded({ plan }: Facts, { writes }: StepFacts): boolean {
-  return writes.some((name) => {
-    const [expert] = plan.buffers[name]?.axes[0]?.axis.split(" ") ?? [];
-    return expert !== undefined && Object.hasOwn(plan.axes, expert) &&
-      plan.axes[expert]!.over !== undefined;
-  });
+/**
+ * Whether what a routing without an exchange combines is all there: no experts are sharded, or what ranks combine are terms
+ * of a sum over the mesh axes of the experts, which only `fast` numerics allow.
+ */
+function hasTerms(
+  { plan, buffers }: Facts,
+  { permute, combine }: RoutingFacts,
+): boolean {
+  // The axis of rows, `expert/ep slot`, says which experts they are of.
+  const over = permute.flatMap(({ writes }) =>
+    writes.flatMap((name) => {
+      const [expert] = buffers.get(name)!.axes[0]?.axis.split(" ") ?? [];
+      return expert !== undefined && Object.hasOwn(plan.axes, expert)
+        ? plan.axes[expert]!.over ?? []
+        : [];
+    })
+  );
+  return over.length === 0 || plan.numerics.class === "fast" &&
+      combine.every(({ writes }) =>
+        writes.every((name) => {
+          const terms = buffers.get(name)!.partial ?? [];
+          return over.every((axis) => terms.includes(axis));
+        })
+      );
 }

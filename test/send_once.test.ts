@@ -16,7 +16,8 @@ import {
 } from "../compiler/mod.ts";
 import { formatPlan, type Plan, summarizePlan } from "../spec/mod.ts";
 import { verifyPlan } from "../spec/verify.ts";
-import { stepAt } from "./helpers/break_plan.ts";
+import { type Draft, stepAt, type StepOf } from "./helpers/break_plan.ts";
+import { relativeError } from "./helpers/checkpoints.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 import {
   type Case,
@@ -101,7 +102,8 @@ for (const kind of ["cpu", "gpu"] as const) {
 }
 
 t.test("bytes between devices are as predicted, and fewer", async (t) => {
-  const wanted = digest(await runCase(layers, "cpu"));
+  const values = await runCase(layers, "cpu");
+  const wanted = digest(values);
   for (const mesh of EXPERT_MESHES) {
     const sent: number[] = [];
     const returned: number[] = [];
@@ -119,8 +121,18 @@ t.test("bytes between devices are as predicted, and fewer", async (t) => {
         ...{ target: "cpu", sharing: "separate", statistics: true },
         tensors: await tensorsOf(layers),
       });
-      const found = digest(await runCalls(layers, session));
-      if (!("numerics" in strategy)) t.equal(found, wanted);
+      const found = await runCalls(layers, session);
+      if ("numerics" in strategy) {
+        for (const [call, outputs] of found.entries()) {
+          for (const [name, { data }] of Object.entries(outputs)) {
+            const exact = values[call]![name]!.data;
+            const error = exact.length
+              ? relativeError(data, exact)
+              : data.length;
+            t.ok(error < 1e-5, `${name} is ${error} off`);
+          }
+        }
+      } else t.equal(digest(found), wanted);
       const { ranks } = session.statistics();
       session.close();
       for (const { peakBytes, sentBytes } of ranks) {
@@ -217,6 +229,47 @@ const BROKEN: readonly Mistake[] = [
     );
   }],
 ];
+/** The launch that is a part of a routing. */
+function partIn(plan: Draft, part: string): StepOf<"launch"> {
+  const steps = plan.programs[0]!.steps;
+  return stepAt(plan, "launch", steps.findIndex((s) => s.part?.part === part));
+}
+
+testRefused(
+  await compileCase(one, {
+    ...{ mesh: { ep: 2 }, sendOnce: true, numerics: "fast" },
+  }),
+  [["under exact numerics", "parts", /numerics are 'exact'/, (p) => {
+    Object.assign(p.numerics, { class: "exact" });
+  }], ["without sums", "parts", /is returned by tokens/, (p) => {
+    Reflect.deleteProperty(partIn(p, "sum"), "part");
+  }]],
+  (name) => `rows that are added up before they return ${name} are refused`,
+);
+
+testRefused(
+  await compileCase(one, {
+    ...{ mesh: { ep: 2 }, dispatcher: "allGather", numerics: "fast" },
+  }),
+  [["that ranks keep for themselves", "parts", /no 'exchange'/, (p) => {
+    for (const to of Object.values(partIn(p, "combine").bindings)) {
+      Reflect.deleteProperty(p.buffers[to]!, "partial");
+    }
+  }]],
+  (name) => `terms of a combine ${name} are refused`,
+);
+
+t.test("an all-gather dispatch needs fast numerics", async (t) => {
+  await t.rejects(
+    compileCase(one, { mesh: { ep: 2 }, dispatcher: "allGather" }),
+    {
+      name: "ModelError",
+      message:
+        "Cannot dispatch by all-gather: what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or dispatch by all-to-all",
+    },
+  );
+});
+
 testRefused(
   plan,
   BROKEN,

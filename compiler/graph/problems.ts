@@ -45,7 +45,7 @@ export function noteNode(
   }
 }
 
-/** The type that a node would have if it were right, as far as can be told. */
+/** The type that a node would have if it were right, as far as is known. */
 export function guessedType<P extends Primitive>(
   inputs: readonly Node[],
   params: PrimitiveParams[P],

@@ -16,8 +16,8 @@ export const DROPPED = 0xffffffff;
 
 /**
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
- * if `ordered`: the column of each expert in send order; `position` u32 [1] if `own`; written: `counts` u32 [column], `sendRow` u32 [token, k].
- * Its grid is one workgroup.
+ * if `ordered`: the column of each expert in send order; `position` u32 [1] if `own`; written: `counts` u32
+ * [column], `sendRow` u32 [token, k]. Its grid is one workgroup.
  */
 export interface AssignOptions {
   readonly name: string;

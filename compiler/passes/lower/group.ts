@@ -35,11 +35,7 @@ interface ReceivedTokens {
   /** Grouped row -> received token. */
   readonly tokenOf: string;
   /** Where rows are added up: those of each received token, and how many tokens there are. */
-  readonly sums?: {
-    readonly rows: string;
-    readonly most: number;
-    readonly count: string;
-  };
+  readonly sums?: { readonly rows: string; readonly count: string };
 }
 
 /** Order what each rank receives by expert: a tile list for the grouped kernels. */
@@ -84,7 +80,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   });
 }
 
-/** Tell the ranks of experts which rows they add up, and count the tokens that they are of. */
+/** Send the ranks of experts the lists of rows that they add up, and count the tokens that these are of. */
 function lowerSums(
   lowering: Lowering,
   node: NodeOf<"group">,
@@ -106,7 +102,8 @@ function lowerSums(
   });
   addLaunch(lowering, node, counted, {
     bindings: {
-      ...{ reach: reachAll, position: sent.position, tokenCount: sums!.count },
+      ...{ reach: reachAll, position: sent.position },
+      tokenCount: sums!.count,
     },
     workgroups: [1, 1, 1],
     part: partOf(sent, "list rows"),
@@ -145,7 +142,7 @@ function groupedRows(
             ? {
               sums: {
                 rows: listBuffer(lowering, rows.tokenBound, lists.most),
-                ...{ most: lists.most, count: scratch("tokenCount", 1) },
+                count: scratch("tokenCount", 1),
               },
             }
             : {},

@@ -22,8 +22,8 @@ export function lowerLocalCombine(
 ): void {
   const [y, group] = node.inputs as [Node, Node];
   const { sent, tokens, tokenBound, tokenSize } = lowering.groups.get(group)!;
-  const sums = tokens?.sums;
-  invariant(sums, "a routing lists the rows that are added up");
+  const [lists, sums] = [sent.tokens?.lists, tokens?.sums];
+  invariant(lists && sums, "a routing lists the rows that are added up");
   const [expert, slot, ...rest] = node.axes;
   const width = fixedProduct(lowering, node, rest);
   const dtype = storedDType(node.dtype);
@@ -32,7 +32,7 @@ export function lowerLocalCombine(
     ...bufferAxes(lowering, rest),
   ]);
   const kernel = localCombine({
-    ...{ name: `local_combine_${width}`, width, most: sums.most },
+    ...{ name: `local_combine_${width}`, width, most: lists.most },
     weighted: node.params.weighted,
     round: (sum) => finish(node as Node, sum),
   });

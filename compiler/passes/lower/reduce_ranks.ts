@@ -12,11 +12,17 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import { addParts } from "../../kernels/add_parts.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
-import { atMapped } from "./at.ts";
+import { type At, atMapped } from "./at.ts";
 import { writeTarget } from "./dot.ts";
 import { storeTo } from "./emit.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
-import { countedAxis, gatherRowsOf, loadTerm, ownRowsOf } from "./gather.ts";
+import {
+  countedAxis,
+  type GatheredRows,
+  gatherRowsOf,
+  loadTerm,
+  ownRowsOf,
+} from "./gather.ts";
 import { heldIndex } from "./held.ts";
 import { placesOf, writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
@@ -78,26 +84,7 @@ export function lowerReduceScatter(
     "a reduce-scatter of fixed lengths is in no bucket",
   );
   if (rows !== node.params.axis) return addRows(lowering, node, rows);
-  const { over } = node.params;
-  const { placed } = lowering;
-  const positions = positionsOver(placed.mesh, over);
-  const terms = ownRowsOf(lowering, node);
-  const scope = new KernelScope(lowering);
-  const storage = storageFor(lowering, node);
-  writeAll(scope, node, node.axes, (at) => {
-    const items = Array.from(
-      { length: positions },
-      (_, p) => scope.bindValue(loadTerm(scope, terms, u32(p), at)),
-    );
-    return [
-      storeTo(
-        scope,
-        storage,
-        at,
-        addAsTree(items, (a, b) => binary("add", a, b)),
-      ),
-    ];
-  });
+  addTerms(lowering, node, ownRowsOf(lowering, node), (_, at) => at);
 }
 
 /** Gather the terms of rows, and add those of the places that the rank is given. */
@@ -107,29 +94,32 @@ function addRows(
   rows: string,
 ): void {
   const { params } = node;
-  const positions = positionsOver(lowering.placed.mesh, params.over);
-  const gathered = gatherRowsOf(lowering, node, rows);
+  addTerms(lowering, node, gatherRowsOf(lowering, node, rows), (scope, at) => {
+    if (!("axis" in params)) return at;
+    const held = { from: params.axis, to: params.to };
+    const item = scope.bindValue(heldIndex(scope, held, at.get(params.to)));
+    return atMapped((axis) => axis === params.axis ? item : at.get(axis));
+  });
+}
+
+/** Add the terms of all ranks as a tree; `there` is where a place of the result lies in what a rank gave. */
+function addTerms(
+  lowering: Lowering,
+  node: NodeOf<"allReduce"> | NodeOf<"reduceScatter">,
+  gathered: GatheredRows,
+  there: (scope: KernelScope, at: At) => At,
+): void {
+  const positions = positionsOver(lowering.placed.mesh, node.params.over);
   const storage = storageFor(lowering, node);
   const scope = new KernelScope(lowering);
   writeAll(scope, node, node.axes, (at) => {
-    let there = at;
-    if ("axis" in params) {
-      const held = { from: params.axis, to: params.to };
-      const item = scope.bindValue(heldIndex(scope, held, at.get(params.to)));
-      there = atMapped((axis) => axis === params.axis ? item : at.get(axis));
-    }
+    const place = there(scope, at);
     const terms = Array.from(
       { length: positions },
-      (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), there)),
+      (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), place)),
     );
-    return [
-      storeTo(
-        scope,
-        storage,
-        at,
-        addAsTree(terms, (a, b) => binary("add", a, b)),
-      ),
-    ];
+    const sum = addAsTree(terms, (a, b) => binary("add", a, b));
+    return [storeTo(scope, storage, at, sum)];
   });
 }
 
