@@ -21,11 +21,11 @@ export function mapWeight(
   tensors: TensorDirectory,
 ): boolean {
   const { device } = memory;
-  if (!device.map) return false;
+  const { bytes } = memory.buffer(weight.buffer);
+  if (!device.map || bytes < LEAST_BYTES) return false;
   const runs = fileRuns(plan, weight, memory, tensors);
-  const bytes = runs?.reduce((n, run) => n + run.bytes, 0);
-  if (!runs || bytes !== memory.buffer(weight.buffer).bytes) return false;
-  const mapped = bytes >= LEAST_BYTES ? device.map(runs) : undefined;
+  if (runs?.reduce((n, run) => n + run.bytes, 0) !== bytes) return false;
+  const mapped = device.map(runs);
   if (mapped) memory.replace(weight.buffer, mapped);
   return mapped !== undefined;
 }
@@ -47,13 +47,11 @@ function fileRuns(
     const held = indicesOn(plan, axis, memory.rank);
     return { held, length: shape[i]! };
   });
-  if (
-    !outer || inner.some(({ held, length }) => held && held.length < length)
-  ) {
-    return undefined;
-  }
+  const isWhole = ({ held, length }: typeof inner[number]) =>
+    !held || held.length === length && isRun(held);
+  if (!outer || !inner.every(isWhole)) return undefined;
+  if (outer.held && !isRun(outer.held, outer.held[0])) return undefined;
   const first = outer.held?.[0] ?? 0;
-  if (outer.held?.some((index, i) => index !== first + i)) return undefined;
   const rows = outer.held?.length ?? outer.length;
   const indices = stack === undefined
     ? [0]
@@ -70,6 +68,11 @@ function fileRuns(
     runs.push({ descriptor, offset, bytes: rows * rowBytes });
   }
   return runs;
+}
+
+/** Whether indices follow each other. */
+function isRun(indices: readonly number[], first = 0): boolean {
+  return indices.every((index, i) => index === first + i);
 }
 
 function sameAxes(

@@ -81,12 +81,11 @@ export async function loadWeights(
   };
   for (const weight of plan.weights) {
     for (const owners of ownersOf(plan, weight, ranks)) {
-      const others = owners.filter((memory) =>
-        !mapWeight(plan, weight, memory, tensors)
-      );
+      const others: RankMemory[] = [];
       for (const memory of owners) {
-        if (others.includes(memory)) continue;
-        loading.wrote(memory.buffer(weight.buffer).bytes);
+        if (mapWeight(plan, weight, memory, tensors)) {
+          loading.wrote(memory.buffer(weight.buffer).bytes);
+        } else others.push(memory);
       }
       if (others.length > 0) await loadWeight(plan, weight, others, loading);
     }

@@ -2,9 +2,12 @@
 
 import t from "tap";
 import fc from "fast-check";
+import { perRank } from "../spec/per_rank.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
 import {
   createNullDevice,
+  type Device,
+  type DeviceBuffer,
   type NullBuffer,
   openSafetensors,
   RankMemory,
@@ -137,6 +140,159 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
   );
   t.pass();
 });
+
+/** Files of the system, by what it calls them. */
+const FILES = { w: 3, w0: 4, w1: 5, w2: 6, w3: 7 } as const;
+
+/** The bytes of each, none like another's. */
+const CONTENTS = new Map(
+  Object.values(FILES).map((descriptor) => {
+    const halves = Uint16Array.from(
+      { length: (1 << 21) + 64 },
+      (_, i) => (i * 31 + descriptor * 7919) % 0x7f00,
+    );
+    return [descriptor as number, new Uint8Array(halves.buffer)];
+  }),
+);
+
+/** Shards of bf16 weights [e, n, k], of which a rank has at least 1 MiB. */
+const SHARDS: {
+  readonly [what: string]: {
+    readonly mapped: boolean;
+    /** Axes of the buffer, outermost first. */
+    readonly order?: readonly string[];
+    readonly sharded: { readonly [axis: string]: readonly number[][] };
+    readonly stack?: true;
+    readonly rowStride?: number;
+  };
+} = {
+  "contiguous experts": { mapped: true, sharded: { e: [[0, 1], [2, 3]] } },
+  "experts in turn": { mapped: false, sharded: { e: [[0, 2], [1, 3]] } },
+  "the first axis, unequal": {
+    mapped: true,
+    sharded: { e: [[0], [1, 2, 3]] },
+  },
+  "an inner axis": {
+    mapped: false,
+    sharded: { n: [0, 512].map((from) => count(from, 512)) },
+  },
+  "an inner axis in another order": {
+    mapped: false,
+    sharded: { n: [0, 1].map(() => count(0, 1024).reverse()) },
+  },
+  "another order": {
+    mapped: false,
+    order: ["e", "k", "n"],
+    sharded: { e: [[0, 1], [2, 3]] },
+  },
+  "padded rows": {
+    mapped: false,
+    sharded: { e: [[0, 1], [2, 3]] },
+    rowStride: 516,
+  },
+  "a file for each expert": {
+    mapped: true,
+    sharded: { e: [[3, 0], [1, 2]] },
+    stack: true,
+  },
+  "rows of a file for each expert": {
+    mapped: true,
+    sharded: { n: [0, 512].map((from) => count(from, 512)) },
+    stack: true,
+  },
+};
+
+function count(from: number, length: number): number[] {
+  return Array.from({ length }, (_, i) => from + i);
+}
+
+for (
+  const [what, { mapped, sharded, stack, ...given }] of Object.entries(SHARDS)
+) {
+  t.test(`what is mapped is what would be read: ${what}`, async (t) => {
+    const sizes: { readonly [axis: string]: number } = {
+      e: 4,
+      n: 1024,
+      k: 512,
+    };
+    const order = given.order ?? ["e", "n", "k"];
+    const source = stack ? ["n", "k"] : ["e", "n", "k"];
+    const shape = source.map((axis) => sizes[axis]!);
+    const held = (axis: string, rank: number) =>
+      sharded[axis]?.[rank]?.length ?? sizes[axis]!;
+    const elements = (rank: number) =>
+      order.slice(0, -1).reduce((n, axis) => n * held(axis, rank), 1) *
+      (given.rowStride ?? held(order.at(-1)!, rank));
+    const bytes = perRank([0, 1].map((rank) => 2 * elements(rank)));
+    const plan = {
+      mesh: [{ name: "ep", size: 2 }],
+      axes: Object.fromEntries(
+        Object.entries(sizes).map(([axis, size]) => [
+          axis,
+          sharded[axis]
+            ? { size, over: ["ep"], table: sharded[axis] }
+            : { size },
+        ]),
+      ),
+      allocations: [{ bytes }],
+      buffers: {
+        w: {
+          ...{ name: "w", kind: "weight", dtype: "bf16", bytes },
+          ...{ allocation: 0, offset: 0, ...given },
+          axes: order.map((axis) => ({
+            axis,
+            size: perRank([0, 1].map((rank) => held(axis, rank))),
+          })),
+        },
+      },
+      weights: [{
+        ...{ buffer: "w", source: stack ? "w{e}" : "w", stored: "bf16" },
+        ...{ axes: source, shape, ...stack ? { stack: "e" } : {} },
+      }],
+    } as unknown as Plan;
+    const tensors = new Map(
+      Object.entries(FILES).map(([name, descriptor]) => {
+        const file = CONTENTS.get(descriptor)!;
+        const offset = 8 * descriptor;
+        const entry = {
+          ...{ name, dtype: "BF16", shape, offset },
+          bytes: 2 * shape.reduce((n, size) => n * size),
+          source: {
+            ...{ name, size: file.length, descriptor },
+            read: (from: number, length: number) =>
+              Promise.resolve(file.subarray(from, from + length)),
+          },
+        };
+        return [name, entry] as const;
+      }),
+    );
+    let maps = 0;
+    const map: NonNullable<Device["map"]> = (runs) => {
+      maps++;
+      const data = Buffer.concat(
+        runs.map(({ descriptor, offset, bytes }) =>
+          CONTENTS.get(descriptor)!.subarray(offset, offset + bytes)
+        ),
+      );
+      return { bytes: data.length, data } as DeviceBuffer;
+    };
+    const load = async (device: Device) => {
+      const ranks = [0, 1].map((rank) => new RankMemory(plan, device, rank));
+      let done = 0;
+      await loadWeights(plan, ranks, tensors, {
+        onProgress: (n) => done = n,
+      });
+      t.equal(done, 2 * (elements(0) + elements(1)));
+      return ranks.map((rank) => (rank.buffer("w") as NullBuffer).data);
+    };
+    const read = await load(createNullDevice());
+    const found = await load({ ...createNullDevice(), map });
+    t.equal(maps, mapped ? 2 : 0);
+    for (const [rank, data] of found.entries()) {
+      t.ok(Buffer.from(data).equals(read[rank]!), `rank ${rank}`);
+    }
+  });
+}
 
 t.test("weightForm() takes bytes for words, one or four to a word", (t) => {
   const weight = { stored: "u32", shape: [2, 3] } as const;
