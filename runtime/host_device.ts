@@ -34,7 +34,7 @@ export interface HostPool<Bindings = unknown> {
     allocate(bytes: number, label: string): HostSpan;
     view(address: number, bytes: number): Uint8Array;
     release(span: HostSpan): void;
-    /** Memory of files, as a device's `map` gives it. */
+    /** Memory of files, as a device's `map` gives it; its size is that of the runs. */
     map?(runs: readonly FileRun[]): HostSpan | undefined;
   };
   /** Make kernels ready, in order; `progress` is called as each is. */
@@ -111,8 +111,7 @@ export class HostDevice<Bindings> implements Device {
         const span = heap.map!(runs);
         if (!span) return undefined;
         this.#spans.push(span);
-        const bytes = runs.reduce((n, run) => n + run.bytes, 0);
-        return new HostBuffer(bytes, span.address);
+        return new HostBuffer(span.size, span.address);
       };
     }
     if (options.timestamps) {

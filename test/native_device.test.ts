@@ -1,8 +1,9 @@
 // The native CPU device: kernels as compiled C have the bits of the WebAssembly device and of the interpreter, and keep to their bounds.
 // needs: cpu
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import path from "node:path";
+import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import t from "tap";
 import { matmul, matmulGrid } from "../compiler/kernels/mod.ts";
@@ -302,8 +303,15 @@ t.test(
       "the file is as it was",
     );
     t.equal(device.map!([runs[0]!, { ...runs[1]!, offset: 16 }]), undefined);
-    device.destroy();
     await handle.close();
+    if (!existsSync("/proc/self/maps")) return device.destroy();
+    const isMapped = () =>
+      readFileSync("/proc/self/maps", "utf8").includes(file);
+    t.ok(isMapped(), "no copy, also where the file is closed");
+    device.destroy();
+    await pool!.settle();
+    await setImmediate();
+    t.notOk(isMapped(), "until the device is destroyed");
   },
 );
 
