@@ -29,7 +29,7 @@ if (missing.length > 0) {
   console.error(
     `Cannot check ${
       missing.join(", ")
-    }: bench/results/ keeps no such figures. Keep some first: npm run -s bench -- gpu_peers|grouped_matmul|roofline --out bench/results/NAME.json`,
+    }: bench/results/ keeps no such figures. Keep some first: npm run -s bench -- peers|gpu_peers|grouped_matmul|roofline --out bench/results/NAME.json`,
   );
   process.exit(1);
 }
@@ -43,7 +43,7 @@ try {
     const program = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
     const { status } = spawnSync(
       process.execPath,
-      [RUN, program, "--out", out],
+      [RUN, program, ...before.flags ?? [], "--out", out],
       { stdio: ["ignore", "ignore", "inherit"] },
     );
     if (status !== 0) {

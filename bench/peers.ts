@@ -45,6 +45,7 @@ try {
     adapter: flags.cores
       ? "1 thread each, time of cores"
       : `${run.threads} threads each`,
+    flags: flags.cores ? ["--cores"] : [],
     versions: run.versions,
     works: parts.flatMap(({ works }) => works),
     ratios: Object.assign({}, ...parts.map(({ ratios }) => ratios)),

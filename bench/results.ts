@@ -32,6 +32,8 @@ export interface Result {
   readonly program: string;
   readonly machine: string;
   readonly adapter: string;
+  /** Flags that it was measured with, besides `--out`. Default: none. */
+  readonly flags?: readonly string[];
   readonly versions?: { readonly [name: string]: string };
   readonly works: readonly Work[];
   /** Ratios that do not depend on how fast the machine is; more is better. `npm run bench -- --check` compares them. */
