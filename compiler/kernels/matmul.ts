@@ -228,6 +228,10 @@ function products(
   );
   const totals = cells.map(({ sum }) => sum);
   if (takesPairs(o)) {
+    invariant(
+      !isStaged(o) && blocksInRound(o, rows) === 0,
+      "pairs are summed in a plain tile",
+    );
     const add = wgsl`
       let k_even = k * 2;
       let k_odd = k * 2 + 1;

@@ -79,30 +79,27 @@ function oneSegment(
   add: Statements,
 ): KernelText {
   const last = first ? wgsl`${first} + ${length}` : length;
-  const block = (start: KernelText, end: Hole) => {
-    if (pairs) return inPairs(start);
-    return wgsl`
-      ${before?.(start)}
-      ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
-      for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
-        ${add}
-      }
-      // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
-      ${totals.map((total) => wgsl`${total} += ${total}_block;`)}`;
-  };
   const inPairs = (start: KernelText) => {
     invariant(typeof length === "number", "pairs are counted");
+    const count = Math.min(SUM_BLOCK, length) / 2;
     return wgsl`
+      let ${k}_pairs = (${start}) >> 1u;
+      for (var ${k} = ${k}_pairs; ${k} < ${k}_pairs + ${count}; ${k}++) {
+        ${add}
+      }`;
+  };
+  const block = (start: KernelText, end: Hole) =>
+    wgsl`
       ${before?.(start)}
       ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
-      let ${k}_pairs = (${start}) >> 1u;
-      for (var ${k} = ${k}_pairs; ${k} < ${k}_pairs + ${
-      Math.min(SUM_BLOCK, length) / 2
-    }; ${k}++) {
-        ${add}
-      }
+      ${
+      pairs ? inPairs(start) : wgsl`
+        for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
+          ${add}
+        }`
+    }
+      // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
       ${totals.map((total) => wgsl`${total} += ${total}_block;`)}`;
-  };
   const known = typeof length === "number";
   if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;
