@@ -34,7 +34,6 @@ const file = join(folder, "model.safetensors");
 if (!existsSync(join(folder, "config.json"))) {
   mkdirSync(folder, { recursive: true });
   writeOlmoe(Number(flags.layers), {
-    folder,
     write: (name, parts) => {
       const descriptor = openSync(join(folder, name), "w");
       for (const part of parts) writeSync(descriptor, part);

@@ -1,8 +1,7 @@
 /**
  * The share of parsing kernel text in compiling the bundled checkpoint for four ranks, from its files to the verified plan
- * (\`switchyard plan\`): of samples of a CPU profile, those
- * whose stack has a function of the parser. Each run is a process of its own, which compiles twice: with no kernel known,
- * and with those that were put together lately.
+ * (`switchyard plan`): of samples of a CPU profile, those whose stack has a function of the parser. Each run is a process
+ * of its own, which compiles twice: with no kernel known, and with those that were put together lately.
  */
 
 import { execFileSync } from "node:child_process";

@@ -36,7 +36,7 @@ export class HostRecords<W extends Words> {
   #timed: TimedLaunch[] = [];
   #running: Promise<void> | undefined;
 
-  /** `run` carries out a batch; `waited`: somebody waits for it. */
+  /** `run` executes a batch; `waited`: somebody waits for it. */
   constructor(
     make: (length: number) => W,
     run: (batch: Batch<W>, waited: boolean) => Promise<void>,

@@ -16,7 +16,6 @@ interface Tensor {
 export function writeOlmoe(
   layers: number,
   { write }: {
-    readonly folder: string;
     write(name: string, parts: Iterable<Uint8Array>): void;
   },
 ): void {

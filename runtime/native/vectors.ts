@@ -13,8 +13,8 @@ export const GUARD_BYTES = 64;
 const AHEAD = 512;
 
 /**
- * \`turn\` loads a vector for each lane, from places \`apart\`, and turns them around: vector i has element i of each. In each
- * of log2 steps two vectors exchange halves, quarters, … of theirs.
+ * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
+ * each. In each of log2 steps pairs of vectors exchange halves, quarters, … of theirs.
  */
 function turnInC(lanes: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
