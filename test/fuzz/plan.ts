@@ -20,7 +20,7 @@ export interface PlanClassOptions {
 export function planClass(
   { sources = SOURCES, read = demoCheckpoint }: PlanClassOptions = {},
 ): FuzzClass<Mutant> {
-  const plans = new DemoPlans(() => read());
+  const plans = new DemoPlans(read);
   const wanted = new Map<PlanSource, Results>();
   const changed = async (mutant: Mutant) => {
     const source = sources[mutant.plan % sources.length]!;

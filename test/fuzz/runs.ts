@@ -1,6 +1,7 @@
 /** Runs that depend on every step of a plan, and all that they give and leave. */
 
 import { createHash } from "node:crypto";
+import { zeros } from "../../runtime/host_tensor.ts";
 import {
   createSession,
   type Device,
@@ -101,18 +102,25 @@ export function inputsOf(
   return Object.fromEntries(
     Object.entries(inputs).map(([name, { dtype }]): [string, HostTensor] => {
       const value = given[name]!;
-      const shape = typeof value === "number" ? [] : [value.length];
-      const values = typeof value === "number" ? [value] : value;
       return [
         name,
-        dtype === "f32"
-          ? { dtype, shape, data: Float32Array.from(values) }
-          : dtype === "i32"
-          ? { dtype, shape, data: Int32Array.from(values) }
-          : { dtype, shape, data: Uint32Array.from(values) },
+        typeof value === "number"
+          ? tensorOf(dtype, [], [value])
+          : tensorOf(dtype, [value.length], value),
       ];
     }),
   );
+}
+
+/** A tensor of numbers. */
+export function tensorOf(
+  dtype: HostTensor["dtype"],
+  shape: readonly number[],
+  values: readonly number[],
+): HostTensor {
+  const tensor = zeros(dtype, shape);
+  tensor.data.set(values);
+  return tensor;
 }
 
 /** Add tensors to results. */

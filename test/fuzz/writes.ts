@@ -32,7 +32,7 @@ import { waves } from "../helpers/waves.ts";
 import { callsOf } from "./calls.ts";
 import { unaliased } from "./edits.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
-import { digestOf, inputsOf, keep, randomWeights } from "./runs.ts";
+import { digestOf, inputsOf, keep, randomWeights, tensorOf } from "./runs.ts";
 
 /** Numbers are taken modulo what there is. */
 interface Case {
@@ -261,11 +261,7 @@ function runsOf(
         );
         return [
           input,
-          dtype === "f32"
-            ? { dtype, shape, data: Float32Array.from(numbers) }
-            : dtype === "i32"
-            ? { dtype, shape, data: Int32Array.from(whole) }
-            : { dtype, shape, data: Uint32Array.from(whole) },
+          tensorOf(dtype, shape, dtype === "f32" ? numbers : whole),
         ];
       }),
     ),
