@@ -2,12 +2,7 @@
 
 import { ModelError } from "../../spec/errors.ts";
 import type { Node } from "../graph/graph.ts";
-import {
-  type AxisFacts,
-  dealInput,
-  isRagged,
-  placedOver,
-} from "./local_axes.ts";
+import { type AxisFacts, isRagged, placedOver } from "./local_axes.ts";
 import type { Known } from "./rules.ts";
 
 /** What rules know. `tokensOver` says where the tokens of a routing are while experts work on them. */
@@ -33,7 +28,7 @@ export function knownOf(
       return here ? placedOver(facts, axis) : undefined;
     },
     isGroupTogether(axis, group) {
-      const input = dealInput(facts.graph, axis);
+      const input = facts.assigning.get(axis);
       return group?.primitive === "input" && input === group.params.name;
     },
   };
@@ -57,7 +52,7 @@ function sequenceOver(
       node.span,
     );
   }
-  const input = dealInput(facts.graph, axis);
+  const input = facts.assigning.get(axis);
   if (input === by.params.name) return over;
   throw new ModelError(
     `${cannot} tokens with one '${by.params.name}' on one rank, and they are dealt by ${

@@ -23,6 +23,8 @@ export interface AxisFacts {
   readonly followers: ReadonlyMap<string, Extract<Deal, { by: "items" }>>;
   /** Axes of tokens, and placed axes, that inputs have: the host deals their items to ranks. */
   readonly given: ReadonlySet<string>;
+  /** The inputs by whose values the items of axes are assigned to ranks, by axis. */
+  readonly assigning: ReadonlyMap<string, string>;
 }
 
 /** Look at the axes of a graph. */
@@ -42,7 +44,10 @@ export function axisFacts(
   const all = new Map(requests);
   const followers = followersOf(graph, requests);
   for (const [name, { of }] of followers) all.set(name, requests.get(of)!);
-  return { graph, mesh, requests: all, experts, followers, given };
+  return {
+    ...{ graph, mesh, requests: all, experts, followers, given },
+    assigning: assigningInputs(graph),
+  };
 }
 
 /** Axes of tokens: those that are routed, and those that attend. */
@@ -90,8 +95,8 @@ function followersOf(
   return followers;
 }
 
-/** The input by whose values the items of an axis are dealt to ranks: those of a sequence, else those of a routing group. */
-export function dealInput({ nodes }: Graph, axis: string): string | undefined {
+/** By axis, the input by whose values its items are assigned to ranks: that of a sequence, else that of a routing group. */
+function assigningInputs({ nodes }: Graph): Map<string, string> {
   const sequences = nodes.map((node) =>
     node.primitive === "attention"
       ? node.inputs[3]
@@ -104,12 +109,13 @@ export function dealInput({ nodes }: Graph, axis: string): string | undefined {
       ? routeOperand(node, "group")
       : undefined
   );
+  const inputs = new Map<string, string>();
   for (const node of [...sequences, ...groups]) {
-    if (node?.primitive === "input" && node.axes.join() === axis) {
-      return node.params.name;
-    }
+    if (node?.primitive !== "input") continue;
+    const axis = node.axes.join();
+    if (!inputs.has(axis)) inputs.set(axis, node.params.name);
   }
-  return undefined;
+  return inputs;
 }
 
 /** A local axis: its length on a rank, or the bound of it, and how it is a part of an axis of the model. */
@@ -174,7 +180,7 @@ function blocks(size: number, positions: number, even: boolean): number[][] {
 
 /** Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. */
 function dealOf(
-  { graph, requests, followers }: AxisFacts,
+  { assigning, requests, followers }: AxisFacts,
   axis: string,
   over: readonly string[],
 ): Pick<LocalAxis, "deal" | "by"> {
@@ -185,7 +191,7 @@ function dealOf(
       const by = { axis: follows.of, over };
       return { deal: { ...follows, of: localName(follows.of, over) }, by };
     }
-    const input = dealInput(graph, axis);
+    const input = assigning.get(axis);
     return {
       deal: input === undefined ? { by: "blocks" } : { by: "sequence", input },
     };
