@@ -66,10 +66,11 @@ export async function checkModel(reference: string): Promise<Diagnostic[]> {
   for (const model of Object.values(models)) {
     found.push(...await domainErrors(model, { path, typed: types.length > 0 }));
   }
-  const own = found.filter(({ span }) =>
-    span === undefined ||
-    !types.some((type) => isWithinLines(type.span, span, callWidth(span)))
-  );
+  const own = types.length === 0 ? found : found.filter(({ span }) => {
+    if (span === undefined) return true;
+    const lines = callWidth(span);
+    return !types.some((type) => isWithinLines(type.span, span, lines));
+  });
   return inOrder(withoutRepeats([...types, ...own]));
 }
 
