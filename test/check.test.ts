@@ -124,6 +124,13 @@ t.test("type errors hide nothing else: six different mistakes are all there", as
   );
 });
 
+t.test("what follows from a mistake is not there, through layerNorm too", async (t) => {
+  const found = await checkModel(fixture("bad_norm.ts"));
+  t.strictSame(found.map(({ span, message }) => `${span?.line} ${message}`), [
+    "8 Cannot softmax 'token embed' over 'expert': expected 'token' or 'embed'",
+  ]);
+});
+
 t.test("a file that cannot be read as a model", async (t) => {
   t.equal(
     await report(fixture("bad_syntax.ts")),

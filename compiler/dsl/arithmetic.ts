@@ -9,9 +9,10 @@ import type {
   Expr,
   ScalarType,
 } from "../../spec/kernel/tree.ts";
+import { scalarType } from "../graph/evaluate_scalar.ts";
 import type { Lambda } from "../graph/graph.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { scalarType, wantFloat } from "./scalar_map.ts";
+import { wantFloat } from "./scalar_map.ts";
 import { apply, type Tensor, traceOf, type Verb } from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 

@@ -15,7 +15,8 @@ import {
 } from "../../spec/kernel/build.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { scalarMap, scalarType } from "./scalar_map.ts";
+import { scalarType } from "../graph/evaluate_scalar.ts";
+import { scalarMap } from "./scalar_map.ts";
 import { apply, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast } from "./types.ts";
 

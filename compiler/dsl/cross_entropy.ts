@@ -62,13 +62,9 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
     );
   }
   const b = new NodeBuilder(builderContext(trace.axes, []), site);
-  const counts = b.make(
-    "cast",
-    [
-      b.map((l) => expr`select(1i, 0i, ${l} == ${ignore})`, label),
-    ],
-    {},
-    { axes: [], dtype: "f32" },
+  const counts = b.cast(
+    b.map((l) => expr`select(1i, 0i, ${l} == ${ignore})`, label),
+    "f32",
   );
   const known = b.map(
     (l) => expr`select(${l}, 0, ${l} == ${ignore})`,

@@ -1,6 +1,6 @@
 /** Layer normalization, of sums and elementwise functions. */
 
-import { add, call, div, f32, mul, sub } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { messages as say } from "../graph/messages.ts";
@@ -74,28 +74,19 @@ export function layerNorm<
     }
   }
   const b = new NodeBuilder(builderContext(trace.axes, []), site);
-  const wide = (node: Tensor["node"]) =>
-    node.dtype === "f32"
-      ? node
-      : b.make("cast", [node], {}, { axes: [], dtype: "f32" });
-  const value = wide(x.node);
+  const value = b.cast(x.node, "f32");
   const meanOf = (node: Tensor["node"]) =>
     b.make("reduce", [node], { kind: "mean", over });
-  const centred = b.map((v, m) => sub(v!, m!), value, meanOf(value));
-  const variance = meanOf(b.map((v) => mul(v!, v!), centred));
+  const centred = b.map((v, m) => expr`${v} - ${m}`, value, meanOf(value));
+  const variance = meanOf(b.map((v) => expr`${v} * ${v}`, centred));
   const normed = b.map(
-    (v, s, g) => mul(div(v!, call("sqrt", add(s!, f32(epsilon)))), g!),
+    (v, s, g) => expr`${v} / sqrt(${s} + ${epsilon}) * ${g}`,
     centred,
     variance,
-    wide(scale.node),
+    b.cast(scale.node, "f32"),
   );
   const result = bias
-    ? b.map((v, w) => add(v!, w!), normed, wide(bias.node))
+    ? b.map((v, w) => expr`${v} + ${w}`, normed, b.cast(bias.node, "f32"))
     : normed;
-  return wrap(
-    x.dtype === "f32"
-      ? result
-      : b.make("cast", [result], {}, { axes: [], dtype: x.dtype }),
-    trace,
-  );
+  return wrap(b.cast(result, x.dtype), trace);
 }

@@ -82,11 +82,8 @@ function begin(
     groupProblem({ axes, tokens, group: group.node, per, trace });
   if (wrong !== undefined) throw new ModelError(wrong, span);
   const b = new NodeBuilder(builderContext(trace.axes, []), site);
-  const float = (x: Node) =>
-    b.make("cast", [x], {}, { axes: [], dtype: "f32" });
-  const counts = mask
-    ? float(mask.node)
-    : group && float(b.constant(1, group.node));
+  const counted = mask ? mask.node : group && b.constant(1, group.node);
+  const counts = counted && b.cast(counted, "f32");
   return {
     ...{ b, trace, span, over, tokens, counts },
     groups: group && { ids: group.node, over: per! },

@@ -226,7 +226,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
 
   cast: (
     { node: { inputs: [x] }, dy, b },
-  ) => [() => b.make("cast", [dy], {}, { axes: [], dtype: x!.dtype })],
+  ) => [() => b.cast(dy, x!.dtype)],
 
   topK: ({ node, dy, b }) => {
     const [x] = node.inputs;

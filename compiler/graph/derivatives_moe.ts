@@ -67,10 +67,7 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   const dropping = rule.capacity !== undefined ||
     routeOperand(node, "mask") !== undefined;
   const mask = dropping
-    ? b.make("cast", [b.make("part", [node], { field: "slot" })], {}, {
-      axes: [],
-      dtype: "f32",
-    })
+    ? b.cast(b.make("part", [node], { field: "slot" }), "f32")
     : undefined;
   const masked = (x: Node) =>
     mask

@@ -1,8 +1,14 @@
 /** The meaning of a scalar function in JavaScript. With `f32` arithmetic it is what a kernel computes; with f64, what the lambda does. */
 
+import type { DType } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
-import type { BinaryOp, CallName, Expr } from "../../spec/kernel/tree.ts";
-import type { ScalarFunction } from "./graph.ts";
+import type {
+  BinaryOp,
+  CallName,
+  Expr,
+  ScalarType,
+} from "../../spec/kernel/tree.ts";
+import type { Lambda, ScalarFunction } from "./graph.ts";
 
 type Value = number | boolean;
 
@@ -47,6 +53,18 @@ function roundHalfEven(x: number): number {
   const down = Math.floor(x);
   const rest = x - down;
   return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
+}
+
+/** How a dtype is computed with in a scalar function. */
+export function scalarType(dtype: DType): ScalarType {
+  return dtype === "f16" ? "f32" : dtype;
+}
+
+/** A scalar function of the library's, which is lowered already, as a lambda. */
+export function builtInLambda(lowered: ScalarFunction): Lambda {
+  const compute = compileScalar(lowered, { precision: "f64" });
+  const js = (...xs: number[]) => Number(compute(xs));
+  return { js, span: undefined, lowered };
 }
 
 /** A scalar function as JavaScript. */

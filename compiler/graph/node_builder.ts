@@ -1,10 +1,9 @@
 /** Builds the nodes of derivatives: what they have in common, whatever primitive they are of. */
 
 import type { DType } from "../../spec/dtype.ts";
-import type { Span } from "../../spec/errors.ts";
 import { f32, i32, local } from "../../spec/kernel/build.ts";
-import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
-import { compileScalar } from "./evaluate_scalar.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
+import { builtInLambda, scalarType } from "./evaluate_scalar.ts";
 import type {
   AxisSize,
   Node,
@@ -14,14 +13,9 @@ import type {
   PrimitiveParams,
   ScalarFunction,
 } from "./graph.ts";
-import { makeNode } from "./make_node.ts";
+import { makeNode, type Written } from "./make_node.ts";
 import { without } from "./messages.ts";
 import { sameAxes, type TensorType } from "./rules.ts";
-
-/** How a dtype is computed with in a scalar function. */
-function scalarType(dtype: DType): ScalarType {
-  return dtype === "f16" ? "f32" : dtype;
-}
 
 /** What builders know of the graph that their nodes go into. */
 export interface BuilderContext {
@@ -35,17 +29,14 @@ export interface BuilderContext {
 /** Makes nodes at one position of the source, in one block. */
 export class NodeBuilder {
   readonly context: BuilderContext;
-  readonly origin: Pick<Node, "span" | "block">;
+  readonly origin: Omit<Written, "given">;
 
   constructor(
     context: BuilderContext,
-    { span, block }: {
-      readonly span: Span | undefined;
-      readonly block?: string | undefined;
-    },
+    { span, block, problems }: Omit<Written, "given">,
   ) {
     this.context = context;
-    this.origin = block ? { span, block } : { span };
+    this.origin = { span, block, problems };
   }
 
   /** A node of any primitive. */
@@ -57,17 +48,15 @@ export class NodeBuilder {
   ): Node {
     const { origin, context: { phase } } = this;
     const node = makeNode(primitive, inputs, params, {
-      ...{ ...origin, given },
+      ...origin,
+      given,
     }) as Node;
     return phase === undefined ? node : { ...node, phase };
   }
 
   /** A scalar function over nodes; those before have all axes of those after, or together with them. */
   apply(fn: ScalarFunction, inputs: readonly Node[], verb = "map"): Node {
-    const compute = compileScalar(fn, { precision: "f64" });
-    const js = (...xs: number[]) => Number(compute(xs));
-    const lambda = { js, span: this.origin.span, lowered: fn };
-    return this.make("map", inputs, { lambda, verb });
+    return this.make("map", inputs, { lambda: builtInLambda(fn), verb });
   }
 
   /** An expression over nodes, the first of which has all axes. */
@@ -80,6 +69,12 @@ export class NodeBuilder {
   /** A number everywhere where `x` has an element. */
   constant(value: number, x: Node): Node {
     return this.map(() => (x.dtype === "i32" ? i32 : f32)(value), x);
+  }
+
+  /** `x` as this dtype. */
+  cast(x: Node, dtype: DType): Node {
+    if (x.dtype === dtype) return x;
+    return this.make("cast", [x], {}, { axes: [], dtype });
   }
 
   /** `d`, which has some of the axes of `x`, along the others too. */
