@@ -230,6 +230,10 @@ t.test("what they refuse, in a sentence", (t) => {
         "Cannot clamp 'n' to 0.5 and 1: its dtype is 'i32'. Give two whole numbers, the smaller first",
       ],
       [
+        () => clamp(whole, 0, 2 ** 31),
+        "Cannot clamp 'n' to 0 and 2147483648: its dtype is 'i32'. Give two whole numbers, the smaller first",
+      ],
+      [
         () => layerNorm(x, m.param("gain", "k") as never, "n"),
         "Cannot layerNorm 'n' over 'n': expected gain 'n', got 'k'",
       ],

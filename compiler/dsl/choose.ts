@@ -14,6 +14,7 @@ import {
   u32,
 } from "../../spec/kernel/build.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
+import { fitsType } from "../../spec/kernel/types.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { scalarType } from "../graph/evaluate_scalar.ts";
 import { scalarMap } from "./scalar_map.ts";
@@ -45,10 +46,9 @@ export function clamp<A extends string, D extends DType>(
 ): Tensor<A, D> {
   traceOf([x], clamp);
   const type = scalarType(x.dtype);
-  const least = type === "u32" ? 0 : -Infinity;
-  const fits = (limit: number) =>
-    type === "f32" || Math.abs(limit) === Infinity || Number.isInteger(limit);
-  if (!(low <= high) || !fits(low) || !fits(high) || high < least) {
+  const fits = (low === -Infinity || fitsType(type, low)) &&
+    (high === Infinity || fitsType(type, high));
+  if (!(low <= high) || !fits) {
     throw new ModelError(
       `Cannot clamp '${x.axes}' to ${low} and ${high}: its dtype is '${x.dtype}'. Give ${
         type === "f32" ? "two numbers" : "two whole numbers"
@@ -57,7 +57,7 @@ export function clamp<A extends string, D extends DType>(
     );
   }
   if (low === -Infinity && high === Infinity) return x;
-  const above = low > least
+  const above = low > -Infinity
     ? max(local("p0", type), constant(type, low))
     : local("p0", type);
   const result = high < Infinity ? min(above, constant(type, high)) : above;
