@@ -1,31 +1,15 @@
 /** Activation functions: elementwise verbs of one operand, made of the functions that kernels have. */
 
-import {
-  add,
-  call,
-  div,
-  f32,
-  gt,
-  local,
-  lt,
-  max,
-  min,
-  mul,
-  neg,
-  select,
-  sub,
-} from "../../spec/kernel/build.ts";
+import { f32, local } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/parse.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { scalarMap, wantFloat } from "./scalar_map.ts";
 import { type Tensor, traceOf, type Verb } from "./tensor.ts";
 import type { Float } from "./types.ts";
 
-const ONE = f32(1);
-const HALF = f32(0.5);
-
 /** exp(-x), but finite: of numbers below -80 as of -80, so that gradients are no NaN. */
 function expMinus(x: Expr): Expr {
-  return call("exp", min(neg(x), f32(80)));
+  return expr`exp(min(-${x}, 80))`;
 }
 
 function activation(
@@ -36,7 +20,9 @@ function activation(
   traceOf([x], verb);
   wantFloat(verb, [x]);
   return scalarMap(verb, [x], {
-    ...{ parameters: ["f32"], lets: [], result: f(local("p0", "f32")) },
+    parameters: ["f32"],
+    lets: [],
+    result: f(local("p0", "f32")),
   });
 }
 
@@ -52,7 +38,7 @@ function activation(
 export function sigmoid<A extends string, D extends Float>(
   x: Tensor<A, D>,
 ): Tensor<A, D> {
-  return activation(sigmoid, x, (v) => div(ONE, add(ONE, expMinus(v))));
+  return activation(sigmoid, x, (v) => expr`1.0 / (1.0 + ${expMinus(v)})`);
 }
 
 /**
@@ -69,7 +55,7 @@ export function sigmoid<A extends string, D extends Float>(
 export function silu<A extends string, D extends Float>(
   x: Tensor<A, D>,
 ): Tensor<A, D> {
-  return activation(silu, x, (v) => div(v, add(ONE, expMinus(v))));
+  return activation(silu, x, (v) => expr`${v} / (1.0 + ${expMinus(v)})`);
 }
 
 /**
@@ -85,7 +71,7 @@ export function silu<A extends string, D extends Float>(
 export function relu<A extends string, D extends Float>(
   x: Tensor<A, D>,
 ): Tensor<A, D> {
-  return activation(relu, x, (v) => max(f32(0), v));
+  return activation(relu, x, (v) => expr`max(0.0, ${v})`);
 }
 
 /**
@@ -101,13 +87,11 @@ export function relu<A extends string, D extends Float>(
 export function softplus<A extends string, D extends Float>(
   x: Tensor<A, D>,
 ): Tensor<A, D> {
-  const log1p = (v: Expr) => call("log", add(ONE, v));
-  return activation(softplus, x, (v) =>
-    select(
-      gt(v, f32(0)),
-      add(v, log1p(call("exp", neg(v)))),
-      log1p(call("exp", v)),
-    ));
+  const log1pExp = (v: Expr) => expr`log(1.0 + exp(${v}))`;
+  return activation(softplus, x, (v) => {
+    const above = expr`${v} + ${log1pExp(expr`-${v}`)}`;
+    return expr`select(${log1pExp(v)}, ${above}, ${v} > 0)`;
+  });
 }
 
 /** Options of `gelu`. */
@@ -138,9 +122,9 @@ export function gelu<A extends string, D extends Float>(
 }
 
 function geluTanh(x: Expr): Expr {
-  const cube = mul(f32(0.044715), x, x, x);
-  const inner = mul(f32(Math.sqrt(2 / Math.PI)), add(x, cube));
-  return mul(HALF, x, add(ONE, call("tanh", inner)));
+  const scale = Math.sqrt(2 / Math.PI);
+  const inner = expr`${scale} * (${x} + 0.044715 * ${x} * ${x} * ${x})`;
+  return expr`0.5 * ${x} * (1.0 + tanh(${inner}))`;
 }
 
 /** Coefficients of `log(erfc(z) / t) + z²` by powers of t = 1 / (1 + z / 2), to 1.2e-7 (Numerical Recipes, erfcc). */
@@ -150,12 +134,12 @@ const ERFC = [
 ];
 
 function geluErf(x: Expr): Expr {
-  const z = mul(call("abs", x), f32(Math.SQRT1_2));
-  const t = div(ONE, add(ONE, mul(HALF, z)));
+  const z = expr`abs(${x}) * ${Math.SQRT1_2}`;
+  const t = expr`1.0 / (1.0 + 0.5 * ${z})`;
   const series = ERFC.reduceRight<Expr>(
-    (sum, c) => add(f32(c), mul(t, sum)),
+    (sum, c) => expr`${c} + ${t} * ${sum}`,
     f32(0),
   );
-  const tail = mul(HALF, t, call("exp", sub(series, mul(z, z))));
-  return mul(x, select(lt(x, f32(0)), tail, sub(ONE, tail)));
+  const tail = expr`0.5 * ${t} * exp(${series} - ${z} * ${z})`;
+  return expr`${x} * select(1.0 - ${tail}, ${tail}, ${x} < 0)`;
 }
