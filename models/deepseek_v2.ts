@@ -9,7 +9,7 @@ import {
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
+import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
 import { attendLatent, latentAxes } from "./latent_attention.ts";
 
 /**
@@ -43,27 +43,21 @@ export function deepseekV2(
   config: DeepseekConfig,
   options: DecoderOptions,
 ): Model {
-  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
+  const { sharedFfn, expertGroups } = config;
   return decoderModel(config, {
     axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
-    feed(m, rows, layer) {
-      if (!layer.kind.experts) {
-        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
-      }
-      return m.block("mlp", { ffn }, (m) => {
-        const logits = routerLogits(m, rows, "gate.weight");
-        const routing = routeLayer(logits, layer, {
-          topK: config.expertsPerToken,
-          preset: "deepseekV2",
-          ...expertGroups ? { expertGroups } : {},
-          scale: config.routedScale,
-        });
-        return add(
-          experts(m, rows, routing),
-          mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
-        );
+    feed: sparseOrDense(config, (m, rows, layer) => {
+      const routing = routeLayer(m, rows, layer, {
+        topK: config.expertsPerToken,
+        preset: "deepseekV2",
+        ...expertGroups ? { expertGroups } : {},
+        scale: config.routedScale,
       });
-    },
+      return add(
+        experts(m, rows, routing),
+        mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+      );
+    }),
   }, options);
 }

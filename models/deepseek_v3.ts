@@ -13,7 +13,7 @@ import {
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
+import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
 import { attendLatent, latentAxes } from "./latent_attention.ts";
 
 /** A DeepSeek-V3 configuration. */
@@ -57,30 +57,24 @@ export function deepseekV3(
   config: DeepseekV3Config,
   options: DecoderOptions,
 ): Model {
-  const { ffn, denseFfn, sharedFfn, expertGroups } = config;
+  const { sharedFfn, expertGroups } = config;
   return decoderModel(config, {
     axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
-    feed(m, rows, layer) {
-      if (!layer.kind.experts) {
-        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
-      }
-      return m.block("mlp", { ffn }, (m) => {
-        const logits = routerLogits(m, rows, "gate.weight");
-        const routing = routeLayer(logits, layer, {
-          topK: config.expertsPerToken,
-          preset: "deepseekV3",
-          // Which experts are chosen depends on it, their weights do not.
-          bias: m.param("gate.e_score_correction_bias", "expert"),
-          ...expertGroups ? { expertGroups } : {},
-          normalize: config.normalize ? "chosen" : "none",
-          scale: config.routedScale,
-        });
-        return add(
-          experts(m, rows, routing),
-          mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
-        );
+    feed: sparseOrDense(config, (m, rows, layer) => {
+      const routing = routeLayer(m, rows, layer, {
+        topK: config.expertsPerToken,
+        preset: "deepseekV3",
+        // Which experts are chosen depends on it, their weights do not.
+        bias: m.param("gate.e_score_correction_bias", "expert"),
+        ...expertGroups ? { expertGroups } : {},
+        normalize: config.normalize ? "chosen" : "none",
+        scale: config.routedScale,
       });
-    },
+      return add(
+        experts(m, rows, routing),
+        mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+      );
+    }),
   }, options);
 }

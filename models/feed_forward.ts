@@ -1,6 +1,7 @@
 /** Feed-forward blocks: gated, dense or of experts whose matrices are tensors of their own. */
 
 import {
+  add,
   combine,
   dispatch,
   dot,
@@ -9,7 +10,6 @@ import {
   type RouteOptions,
   type Routing,
   type RoutingPreset,
-  type Tensor,
 } from "../compiler/mod.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 
@@ -39,27 +39,45 @@ export function mlp(
   });
 }
 
-/** How a router routes, but over what. */
-export type RouterOptions = Omit<
-  RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">,
-  "over"
->;
-
-/** Logits of the router whose matrix has this name. */
-export function routerLogits(
-  m: DecoderScope,
-  rows: Rows,
-  name: string,
-): Tensor<"token expert", "f32"> {
-  return dot(rows, m.param(name, "expert embed"), "embed");
+/** `feed` of families where some layers have no experts: the block `mlp` has those of `sparse`, or is dense. */
+export function sparseOrDense(
+  { ffn, denseFfn }: { readonly ffn: number; readonly denseFfn: number },
+  sparse: (m: DecoderScope<"ffn">, rows: Rows, layer: Layer) => Rows,
+): (m: DecoderScope, rows: Rows, layer: Layer) => Rows {
+  return (m, rows, layer) =>
+    layer.kind.experts
+      ? m.block("mlp", { ffn }, (m) => sparse(m, rows, layer))
+      : mlp(m, rows, { name: "mlp", ffn: denseFfn });
 }
+
+/** How a router routes, but over what. */
+export type RouterOptions =
+  & Omit<
+    RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">,
+    "over"
+  >
+  & {
+    /** What its matrix `weight` is a part of; default "gate". */
+    readonly router?: string;
+    /** Its `bias` is added to logits; default false. */
+    readonly biased?: boolean;
+  };
 
 /** Route the tokens of a layer, or replay what is given. The model returns the logits and the choices. */
 export function routeLayer(
-  logits: Tensor<"token expert", "f32">,
+  m: DecoderScope,
+  rows: Rows,
   layer: Layer,
-  options: RouterOptions,
+  { router = "gate", biased = false, ...options }: RouterOptions,
 ): TokenRouting {
+  const products = dot(
+    rows,
+    m.param(`${router}.weight`, "expert embed"),
+    "embed",
+  );
+  const logits = biased
+    ? add(products, m.param(`${router}.bias`, "expert"))
+    : products;
   const routing: TokenRouting = route(logits, {
     ...{ over: "expert", ...options },
     ...layer.choices ? { choices: layer.choices() } : {},

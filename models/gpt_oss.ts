@@ -24,7 +24,7 @@ import {
   requireField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { routeLayer, routerLogits } from "./feed_forward.ts";
+import { routeLayer } from "./feed_forward.ts";
 
 /** A gpt-oss configuration. */
 export interface GptOssConfig extends GroupedDecoder {
@@ -94,11 +94,9 @@ export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
       }),
     feed: (m, rows, layer) =>
       m.block("mlp", { ffn, gateUp: 2 * ffn }, (m) => {
-        const logits = add(
-          routerLogits(m, rows, "router.weight"),
-          m.param("router.bias", "expert"),
-        );
-        const routing = routeLayer(logits, layer, {
+        const routing = routeLayer(m, rows, layer, {
+          router: "router",
+          biased: true,
           topK: config.expertsPerToken,
           preset: "gptOss",
         });

@@ -17,7 +17,7 @@ import {
   requireField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { routeLayer, routerLogits, swiglu } from "./feed_forward.ts";
+import { routeLayer, swiglu } from "./feed_forward.ts";
 
 /** A GraniteMoe configuration. */
 export interface GraniteMoeConfig extends GroupedDecoder {
@@ -65,8 +65,8 @@ export function graniteMoe(
       }),
     feed: (m, rows, layer) =>
       m.block("block_sparse_moe", { ffn, gateUp: 2 * ffn }, (m) => {
-        const logits = routerLogits(m, rows, "router.layer.weight");
-        const routing = routeLayer(logits, layer, {
+        const routing = routeLayer(m, rows, layer, {
+          router: "router.layer",
           topK: config.expertsPerToken,
           preset: "graniteMoe",
         });

@@ -36,7 +36,7 @@ import {
   requireLayerTypes,
 } from "./config.ts";
 import { decoderModel, type Layer, times } from "./decoder.ts";
-import { mlp, routeLayer, routerLogits, swiglu } from "./feed_forward.ts";
+import { mlp, routeLayer, swiglu } from "./feed_forward.ts";
 
 /** A Llama 4 text configuration. */
 export interface Llama4Config extends GroupedDecoder {
@@ -118,8 +118,8 @@ export function llama4(config: Llama4Config, options: DecoderOptions): Model {
         return mlp(m, rows, { name, ffn: denseFfn });
       }
       return m.block(name, { ffn, gateUp: 2 * ffn }, (m) => {
-        const logits = routerLogits(m, rows, "router.weight");
-        const routing = routeLayer(logits, layer, {
+        const routing = routeLayer(m, rows, layer, {
+          router: "router",
           topK: config.expertsPerToken,
           preset: "llama4",
         });

@@ -9,7 +9,7 @@ import {
   optionalIntegerField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { experts, routeLayer, routerLogits } from "./feed_forward.ts";
+import { experts, routeLayer } from "./feed_forward.ts";
 
 /** A Mixtral configuration. */
 export interface MixtralConfig extends GroupedDecoder {
@@ -40,8 +40,7 @@ export function mixtral(config: MixtralConfig, options: DecoderOptions): Model {
       }),
     feed: (m, rows, layer) =>
       m.block("block_sparse_moe", { ffn: config.ffn }, (m) => {
-        const logits = routerLogits(m, rows, "gate.weight");
-        const routing = routeLayer(logits, layer, {
+        const routing = routeLayer(m, rows, layer, {
           topK: config.expertsPerToken,
           preset: "mixtral",
         });

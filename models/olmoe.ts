@@ -17,7 +17,7 @@ import {
   requireField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { experts, routeLayer, routerLogits } from "./feed_forward.ts";
+import { experts, routeLayer } from "./feed_forward.ts";
 
 /** An OLMoE configuration. */
 export interface OlmoeConfig extends GroupedDecoder {
@@ -61,8 +61,7 @@ export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
       }),
     feed: (m, rows, layer) =>
       m.block("mlp", { ffn: config.ffn }, (m) => {
-        const logits = routerLogits(m, rows, "gate.weight");
-        const routing = routeLayer(logits, layer, {
+        const routing = routeLayer(m, rows, layer, {
           topK: config.expertsPerToken,
           preset: "olmoe",
           normalize: config.normalize ? "chosen" : "none",

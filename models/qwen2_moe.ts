@@ -9,7 +9,7 @@ import {
   integerField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
+import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
 /** A Qwen2-MoE configuration. */
@@ -41,7 +41,7 @@ export function qwen2Moe(
   config: Qwen2MoeConfig,
   options: DecoderOptions,
 ): Model {
-  const { bias, ffn, denseFfn, sharedFfn } = config;
+  const { bias, sharedFfn } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
@@ -49,28 +49,22 @@ export function qwen2Moe(
         const heads = projectHeads(m, rows, { bias });
         return attendHeads(m, turn(heads, config.rotary, layer), layer);
       }),
-    feed(m, rows, layer) {
-      if (!layer.kind.experts) {
-        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
-      }
-      return m.block("mlp", { ffn }, (m) => {
-        const logits = routerLogits(m, rows, "gate.weight");
-        const routing = routeLayer(logits, layer, {
-          topK: config.expertsPerToken,
-          preset: "qwen2Moe",
-          normalize: config.normalize ? "chosen" : "none",
-        });
-        const open = m.block("shared_expert_gate", { gate: 1 }, (m) =>
-          map(
-            (g) => 1 / (1 + Math.exp(-g)),
-            sum(dot(rows, m.param("weight", "gate embed"), "embed"), "gate"),
-          ));
-        const shared = { name: "shared_expert", ffn: sharedFfn };
-        return add(
-          experts(m, rows, routing),
-          mul(mlp(m, rows, shared), open),
-        );
+    feed: sparseOrDense(config, (m, rows, layer) => {
+      const routing = routeLayer(m, rows, layer, {
+        topK: config.expertsPerToken,
+        preset: "qwen2Moe",
+        normalize: config.normalize ? "chosen" : "none",
       });
-    },
+      const open = m.block("shared_expert_gate", { gate: 1 }, (m) =>
+        map(
+          (g) => 1 / (1 + Math.exp(-g)),
+          sum(dot(rows, m.param("weight", "gate embed"), "embed"), "gate"),
+        ));
+      const shared = { name: "shared_expert", ffn: sharedFfn };
+      return add(
+        experts(m, rows, routing),
+        mul(mlp(m, rows, shared), open),
+      );
+    }),
   }, options);
 }

@@ -4,7 +4,7 @@ import { type Model, rmsNorm } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
 import { type Config, type DecoderOptions, requireField } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { experts, mlp, routeLayer, routerLogits } from "./feed_forward.ts";
+import { experts, routeLayer, sparseOrDense } from "./feed_forward.ts";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
 /** A Qwen3-MoE configuration. */
@@ -25,7 +25,7 @@ export function qwen3Moe(
   config: Qwen3MoeConfig,
   options: DecoderOptions,
 ): Model {
-  const { epsilon, ffn, denseFfn } = config;
+  const { epsilon } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
@@ -40,19 +40,13 @@ export function qwen3Moe(
         };
         return attendHeads(m, turn(heads, config.rotary, layer), layer);
       }),
-    feed(m, rows, layer) {
-      if (!layer.kind.experts) {
-        return mlp(m, rows, { name: "mlp", ffn: denseFfn });
-      }
-      return m.block("mlp", { ffn }, (m) => {
-        const logits = routerLogits(m, rows, "gate.weight");
-        const routing = routeLayer(logits, layer, {
-          topK: config.expertsPerToken,
-          preset: "qwen3Moe",
-          normalize: config.normalize ? "chosen" : "none",
-        });
-        return experts(m, rows, routing);
+    feed: sparseOrDense(config, (m, rows, layer) => {
+      const routing = routeLayer(m, rows, layer, {
+        topK: config.expertsPerToken,
+        preset: "qwen3Moe",
+        normalize: config.normalize ? "chosen" : "none",
       });
-    },
+      return experts(m, rows, routing);
+    }),
   }, options);
 }
