@@ -2,11 +2,11 @@
 
 import {
   add,
+  clamp,
   combine,
   dispatch,
   dot,
   map,
-  maximum,
   minimum,
   type Model,
   slice,
@@ -130,6 +130,6 @@ function clampedGlu(
   return map(
     (g, u) => (u + 1) * (g / (1 + Math.exp(-1.702 * g))),
     minimum(gate, limit),
-    minimum(maximum(up, -limit), limit),
+    clamp(up, -limit, limit),
   );
 }
