@@ -2,13 +2,22 @@
 
 import { shortAxis } from "./axis_name.ts";
 import { positionOver } from "./mesh.ts";
-import type { Plan, PlanWeight } from "./plan.ts";
+import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan.ts";
 
 type Axes = Pick<Plan, "axes" | "mesh">;
 
 /** The axis of the model that an axis of a buffer is, or is a part of. */
 export function modelAxis({ axes }: Pick<Plan, "axes">, axis: string): string {
   return (Object.hasOwn(axes, axis) ? axes[axis]!.of : undefined) ?? axis;
+}
+
+/** The axis of experts whose rows a buffer has along its first axis, `expert/ep slot`; undefined where it has no such rows. */
+export function expertsOfRows(
+  { axes }: Pick<Plan, "axes">,
+  buffer: PlanBuffer | undefined,
+): PlanAxis | undefined {
+  const [expert, slot] = buffer?.axes[0]?.axis.split(" ") ?? [];
+  return slot && Object.hasOwn(axes, expert!) ? axes[expert!] : undefined;
 }
 
 /** The indices of an axis that a rank holds, in local order; undefined where it holds all of them, or they differ by run. */

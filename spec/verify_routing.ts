@@ -1,5 +1,6 @@
 /** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and returned rows are combined. */
 
+import { expertsOfRows } from "./axis_parts.ts";
 import { columnsOf } from "./bytes.ts";
 import type { AllToAllStep, StepPart } from "./plan.ts";
 import { checkSums, reaches } from "./verify_returns.ts";
@@ -392,14 +393,8 @@ function hasTerms(
   { plan, buffers }: Facts,
   { permute, combine }: RoutingFacts,
 ): boolean {
-  // The axis of rows, `expert/ep slot`, says which experts they are of.
   const over = permute.flatMap(({ writes }) =>
-    writes.flatMap((name) => {
-      const [expert] = buffers.get(name)!.axes[0]?.axis.split(" ") ?? [];
-      return expert !== undefined && Object.hasOwn(plan.axes, expert)
-        ? plan.axes[expert]!.over ?? []
-        : [];
-    })
+    writes.flatMap((name) => expertsOfRows(plan, buffers.get(name))?.over ?? [])
   );
   return over.length === 0 || plan.numerics.class === "fast" &&
       combine.every(({ writes }) =>

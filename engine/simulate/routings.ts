@@ -1,5 +1,6 @@
 /** The routings of a program in a workload: how many rows ranks send and receive. */
 
+import { expertsOfRows } from "../../spec/axis_parts.ts";
 import { positionsReached } from "../../spec/bytes.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import {
@@ -69,14 +70,19 @@ export function routingRows(
     const experts = exchange?.splits.at(-1) ??
       onRank(counts.axes.at(-1)!.size, 0);
     const { axis, dynamic, size } = choices.axes[0]!;
+    const tokens = dynamic ? lengths.most(axis) : onRank(size, 0);
     const facts = {
       topK: onRank(choices.axes.at(-1)!.size, 0),
       experts,
-      splits: exchange?.splits ?? [0, experts],
-      tokens: dynamic ? lengths.most(axis) : onRank(size, 0),
-      groupTokens: !dynamic
-        ? onRank(size, 0) * positionsOver(plan.mesh, exchange?.over ?? [])
-        : lengths.over(axis, exchange?.over ?? []),
+      splits: exchange?.splits ?? shardSplits(plan, program, routing) ??
+        [0, experts],
+      tokens,
+      // Without an exchange, a rank has the choices of its own tokens, or of those that were gathered.
+      groupTokens: exchange === undefined
+        ? tokens
+        : dynamic
+        ? lengths.over(axis, exchange.over)
+        : tokens * positionsOver(plan.mesh, exchange.over),
       once: once.has(routing),
       number: load.kind === "recorded" ? routing : 0,
     };
@@ -86,6 +92,25 @@ export function routingRows(
     found.set(routing, rows);
   }
   return found;
+}
+
+/** Where the experts of group ranks begin, and the last end, if ranks have the rows of their own experts without an exchange. */
+function shardSplits(
+  plan: Plan,
+  { steps }: Program,
+  routing: number,
+): number[] | undefined {
+  for (const step of steps) {
+    const { part, routing: of } = step.part ?? {};
+    if (step.op !== "launch" || part !== "permute" || of !== routing) continue;
+    for (const name of Object.values(step.bindings)) {
+      const { table } = expertsOfRows(plan, plan.buffers[name]) ?? {};
+      if (table === undefined) continue;
+      let end = 0;
+      return [0, ...table.map((ids) => end += ids.length)];
+    }
+  }
+  return undefined;
 }
 
 function rowsOf(
@@ -101,16 +126,17 @@ function rowsOf(
   load: ExpertLoad,
 ): RoutingRows {
   const shares = expertShares(load, { experts, topK, routing: number });
-  // Without an exchange, a rank has the choices of its own tokens.
-  const all = splits.length > 2 ? groupTokens : tokens;
-  const { most, mean } = rowShares(load, shares, { splits, tokens: all });
+  const { most, mean } = rowShares(load, shares, {
+    splits,
+    tokens: groupTokens,
+  });
   return {
-    ...{ topK, experts, tokens, groupTokens: all, once },
+    ...{ topK, experts, tokens, groupTokens, once },
     localExperts: Math.max(
       ...splits.slice(1).map((end, p) => end - splits[p]!),
     ),
-    most: all * topK * most,
-    mean: all * topK * mean,
+    most: groupTokens * topK * most,
+    mean: groupTokens * topK * mean,
     reached: once ? positionsReached(splits, topK) : topK,
   };
 }
