@@ -14,6 +14,14 @@ const THIS = "this";
 /** Times that everything is measured of this machine: a plan is not worth a minute of it. */
 const REPETITIONS = 3;
 
+/** How this machine is measured. */
+export interface FindMachineOptions {
+  /** Default: 1. */
+  readonly ranks?: number;
+  /** Default: as `devices --all` does. */
+  readonly measure?: (io: CliIo, ranks: number) => Promise<Machine>;
+}
+
 /**
  * Read the machine of a name, or of a file, or measure this one with so many ranks. Throws DataError that lists the names
  * where it is neither.
@@ -21,10 +29,10 @@ const REPETITIONS = 3;
 export async function findMachine(
   io: CliIo,
   target: string,
-  { ranks = 1 }: { readonly ranks?: number } = {},
+  { ranks = 1, measure = measureThis }: FindMachineOptions = {},
 ): Promise<Machine> {
   const { files } = io;
-  if (target === THIS) return await measureThis(io, ranks);
+  if (target === THIS) return await measure(io, ranks);
   const machines = packageFile("machines");
   if (/^[a-z0-9-]+$/.test(target)) {
     const file = files.join(machines, `${target}.json`);
