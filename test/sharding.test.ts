@@ -170,6 +170,24 @@ compileRefused(
   "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
 );
 
+for (const axis of ["sequence", "context", "dim"]) {
+  compileRefused(
+    `attention whose '${axis}' is sharded`,
+    block(4, 2),
+    { mesh: { ep: 2 }, place: { [axis]: "ep" } },
+    `Cannot shard axis '${axis}' over 'ep': attention needs all of it on every rank. Leave it out of the placement`,
+  );
+}
+
+for (const place of [{ kvHead: "a" }, { kvHead: "b", head: "a" }]) {
+  compileRefused(
+    `keys on other ranks than heads, ${JSON.stringify(place)}`,
+    block(4, 2),
+    { mesh: { a: 2, b: 2 }, place: { token: ["a", "b"], ...place } },
+    `Cannot shard axis 'kvHead' over '${place.kvHead}': ranks would not have the keys that items of 'head' there read. Place 'head' only: 'kvHead' follows it`,
+  );
+}
+
 t.test("rows of a call that has none", async (t) => {
   const of = {
     model: block(4, 2),

@@ -33,6 +33,26 @@ export function checkSizes(
 }
 
 /**
+ * Axes along which caches are written and read by index, or contracted by attention, are whole on every rank. Throws
+ * PlacementError.
+ */
+export function checkCaches({ graph, requests }: AxisFacts): void {
+  for (const { primitive, inputs, params } of graph.nodes) {
+    if (primitive !== "attention") continue;
+    const { token, head, kvHead } = params;
+    for (const axis of inputs.slice(1, 3).flatMap(({ axes }) => axes)) {
+      if (axis === token || axis === head || axis === kvHead) continue;
+      if (!requests.get(axis)?.over.length) continue;
+      throw new PlacementError(
+        `Cannot shard axis '${axis}' over '${
+          requests.get(axis)!.over.join("+")
+        }': attention needs all of it on every rank. Leave it out of the placement`,
+      );
+    }
+  }
+}
+
+/**
  * The segments of a rank's sum, where a contraction is over a sharded axis: it has the bits of one rank only where ranks
  * hold whole segments. Undefined for all other nodes. Throws PlacementError.
  */

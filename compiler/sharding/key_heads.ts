@@ -15,13 +15,39 @@ export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
     if (node.primitive !== "attention") continue;
     const { head, kvHead } = node.params;
     const over = now.requests.get(head)?.over ?? [];
-    if (kvHead === undefined || over.length === 0) continue;
+    if (kvHead === undefined) continue;
+    const given = now.requests.get(kvHead);
+    if (given) checkKeyHeads(graph, now.mesh, { head, over, kvHead, given });
+    if (over.length === 0) continue;
     // Heads that ranks cannot share are refused later, by their own name.
     const even = graph.axes[head]!.size % positionsOver(now.mesh, over) === 0;
-    if (now.requests.has(kvHead) || !even) continue;
+    if (given || !even) continue;
     now = placeAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
   }
   return now;
+}
+
+/** A rank has the heads of keys that its heads read. Throws PlacementError. */
+function checkKeyHeads(
+  { axes }: Graph,
+  mesh: Mesh,
+  { head, over, kvHead, given }: {
+    readonly head: string;
+    readonly over: readonly string[];
+    readonly kvHead: string;
+    readonly given: Request;
+  },
+): void {
+  const ranks = positionsOver(mesh, given.over);
+  const begins = given.over.every((name, i) => over[i] === name);
+  const alike = ranks === positionsOver(mesh, over) ||
+    ranks === axes[kvHead]!.size;
+  if (begins && alike) return;
+  throw new PlacementError(
+    `Cannot shard axis '${kvHead}' over '${
+      given.over.join("+")
+    }': ranks would not have the keys that items of '${head}' there read. Place '${head}' only: '${kvHead}' follows it`,
+  );
 }
 
 function placeAxis(
