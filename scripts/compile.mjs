@@ -25,6 +25,8 @@ import { bundlePage, loadEsbuild, pageIsStale } from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const COMPILED = join(ROOT, ".compiled");
+/** Beside what is compiled of folders: there, files without a source of their name are removed. */
+const PAGE = join(COMPILED, "page");
 
 /** Folders of the package's own code. */
 export const LIBRARY = [
@@ -67,12 +69,16 @@ export async function compile(paths) {
     changeOf(ROOT + file) !== changeOf(compiledFile(file))
   );
   const mistakes = stale.length > 0 ? await compileFiles(stale) : new Map();
-  const page = join(COMPILED, "view", "page");
-  // Only 'view' needs it, and says so where it could not be made.
-  if (paths.includes("view") && pageIsStale(page)) {
-    await bundlePage(page).catch(() => {});
-  }
+  if (paths.includes("view") && pageIsStale(PAGE)) await compilePage();
   return mistakes;
+}
+
+/** Bundles the page of 'view'. Only that command needs it, and says so where it could not be made. */
+async function compilePage() {
+  // Sources that change meanwhile are newer.
+  const date = new Date();
+  const outputs = await bundlePage(PAGE).catch(() => []);
+  for (const { path, contents } of outputs) replaceFile(path, contents, date);
 }
 
 /** As `compile`, of paths in the clone. Mistakes in sources are printed and end the process. */

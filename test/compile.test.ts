@@ -120,3 +120,24 @@ t.test("a mistake is reported with its place and leaves other files", async (t) 
   t.equal(compiled("spec/b.ts"), undefined);
   t.equal(compiled("spec/c.ts"), undefined);
 });
+
+t.test("the page is bundled again when a source of it has changed", async (t) => {
+  const { root, compile, write } = await emptyClone(t);
+  const page = join(root, ".compiled/page/main.js");
+  write("spec/a.ts", "export const a = 1;", 1);
+  write("view/page/style.css", "body { margin: 0 }", 1);
+  write(
+    "view/page/main.tsx",
+    'import { a } from "../../spec/a.ts"; import "./style.css"; alert(a);',
+    1,
+  );
+  await compile(["spec", "view"]);
+  t.match(readFileSync(page, "utf8"), "alert(1)");
+  t.match(readFileSync(join(root, ".compiled/page/main.css"), "utf8"), "body");
+  writeFileSync(page, "untouched");
+  await compile(["spec", "view"]);
+  t.equal(readFileSync(page, "utf8"), "untouched");
+  write("spec/a.ts", "export const a = 2;", Date.now() / 1000 + 60);
+  await compile(["spec", "view"]);
+  t.match(readFileSync(page, "utf8"), "alert(2)");
+});

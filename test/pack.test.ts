@@ -144,6 +144,13 @@ t.test("switchyard plan", (t) => {
   t.end();
 });
 
+t.test("switchyard view", (t) => {
+  const { status, stderr } = switchyard("view", "layer.ts", "--mesh", "ep=4");
+  t.equal(status, 0, stderr);
+  t.match(readFileSync(join(PROJECT, "plan.html"), "utf8"), /layer on ep=4/);
+  t.end();
+});
+
 t.test("import from JavaScript", (t) => {
   writeFileSync(
     join(PROJECT, "program.js"),
