@@ -14,7 +14,7 @@ export interface Address {
 
 /** Read what stands behind `#`. An address that leads nowhere is that of the page. */
 export function readAddress(view: PlanView, hash: string): Address {
-  const text = decodeURIComponent(hash.replace(/^#/, ""));
+  const text = decoded(hash.replace(/^#/, ""));
   const rank = /^(?:rank|open)\/(\d+)$/.exec(text);
   if (rank && Number(rank[1]) < view.plan.ranks) {
     return { program: 0, rank: Number(rank[1]) };
@@ -30,4 +30,13 @@ export function readAddress(view: PlanView, hash: string): Address {
     if (step < steps.length) return { program, step };
   }
   return { program: 0 };
+}
+
+/** What is no encoding stays as it is. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
