@@ -207,7 +207,7 @@ function gridShapes(
         ...{ kind: "text", at: [0, top + 12], size: 12.5, ink: "soft" },
         text: `The mesh, ${
           plan.mesh.map(({ name, size }) => `${name}=${size}`).join(", ")
-        }, rank by rank: the fuller, the darker`,
+        }, rank by rank: the fuller, the stronger the color`,
       },
       ...shapes,
     ],

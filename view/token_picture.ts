@@ -68,7 +68,7 @@ export function tokenPicture(
         ? [{
           ...{ kind: "text" as const, anchor: "end" as const, size: 11.5 },
           ...{ text: `rank ${rank}` },
-          at: [LEFT - 36, TOP + row * height + 12] as const,
+          at: [LEFT - 36, TOP + row * height + height / 2 + 4] as const,
         }]
         : [],
     ];
@@ -117,7 +117,7 @@ function rowsOf(
 }
 
 /** How often each expert was chosen. */
-export function loadOf({ chosen }: LayerChoices): Map<number, number> {
+function loadOf({ chosen }: LayerChoices): Map<number, number> {
   const load = new Map<number, number>();
   for (const expert of chosen.flat()) {
     load.set(expert, (load.get(expert) ?? 0) + 1);

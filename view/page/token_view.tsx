@@ -20,7 +20,7 @@ export function TokenView(
       question="Which way did a token go?"
       answer={`The recorded run had ${count} ${
         count === 1 ? "token" : "tokens"
-      }. The darker a box, the more tokens chose that expert; the marks are those of token ${token}.`}
+      }. The stronger the color of a box, the more tokens chose that expert; the marks are those of token ${token}.`}
     >
       <label class="layer">
         token{" "}
