@@ -57,9 +57,10 @@ export async function readTrace(
 
 function isEvent(event: unknown): event is TraceEvent {
   if (typeof event !== "object" || event === null) return false;
-  const { name, ph, tid, ts, args } = event as Partial<TraceEvent>;
+  const { name, ph, pid, tid, ts, args } = event as Partial<TraceEvent>;
   return typeof name === "string" && typeof ph === "string" &&
-    typeof tid === "number" && typeof ts === "number" &&
+    typeof pid === "number" && typeof tid === "number" &&
+    typeof ts === "number" &&
     typeof args === "object" && args !== null;
 }
 

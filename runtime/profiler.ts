@@ -1,6 +1,7 @@
 /** A trace of runs in Chrome's and Perfetto's form: one row for each rank. */
 
 import type { Step } from "../spec/plan.ts";
+import { traceName } from "../spec/text_parts.ts";
 import { type BoundPart, fliesOff } from "./bound_program.ts";
 import type { SentBytes } from "./communicator.ts";
 import type { LaunchTiming } from "./device.ts";
@@ -91,16 +92,9 @@ export class Tracer {
               ? { sentBytes: this.#newlySent(rank, sent[rank]!) }
               : {}),
           };
-          // A label ends with the chunk that it is of.
-          const [chunk = ""] = /, chunk \d+ of \d+$/.exec(step.label ?? "") ??
-            [];
-          const what = step.part
-            ? `${step.part.verb}/${step.part.part}${chunk}`
-            : step.label ?? (step.op === "launch" ? step.kernel : step.op);
-          const name = step.block ? `${step.block}/${what}` : what;
           this.#add(
             rank,
-            name,
+            traceName(step),
             step.op,
             start * 1000,
             span ?? duration * 1000,

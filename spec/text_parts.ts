@@ -9,6 +9,7 @@ import {
   type Plan,
   type PlanAxis,
   type PlanBuffer,
+  type Step,
 } from "./plan.ts";
 
 /** Rows with their columns aligned; numbers (`1,234`) to the right, the last column not padded. */
@@ -195,4 +196,15 @@ export function dispatchedType(
 /** `layer.ts:9:16` */
 export function spanText({ file, line, column }: Span): string {
   return oneLine(`${file}:${line}:${column}`);
+}
+
+/** What a step is called in the trace of a run: `model.layers.0/dot over embed : f32[token embed]`. */
+export function traceName(step: Step): string {
+  const { block, label = "", part } = step;
+  // A label ends with the chunk that it is of.
+  const [chunk = ""] = /, chunk \d+ of \d+$/.exec(label) ?? [];
+  const what = part
+    ? `${part.verb}/${part.part}${chunk}`
+    : step.label ?? (step.op === "launch" ? step.kernel : step.op);
+  return block ? `${block}/${what}` : what;
 }

@@ -11,6 +11,7 @@ export interface TraceEvent {
   readonly name: string;
   readonly cat: string;
   readonly ph: string;
+  readonly pid: number;
   readonly tid: number;
   readonly ts: number;
   readonly dur?: number;

@@ -30,10 +30,6 @@ export function verbOf({ label = "" }: Pick<Step, "label">): string {
 }
 
 /** The role that a verb has wherever it is. */
-export function roleOfVerb(verb: string): Role | undefined {
-  return verb === "dispatch" || verb === "combine" ? verb : BY_VERB[verb];
-}
-
 const BY_VERB: { readonly [verb: string]: Role | undefined } = {
   attention: "attention",
   cacheWrite: "attention",

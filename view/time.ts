@@ -1,8 +1,9 @@
 /** A recorded run: what each rank did when, by what it was for. */
 
+import { traceName } from "../spec/text_parts.ts";
 import type { TraceEvent } from "./page_data.ts";
 import type { ProgramView } from "./plan_view.ts";
-import { type Role, roleOfVerb } from "./roles.ts";
+import type { Role } from "./roles.ts";
 
 /** Something that a rank did. Times in microseconds from the start of the run. */
 export interface Timed {
@@ -25,27 +26,34 @@ export function runsOf(
   trace: readonly TraceEvent[],
   programs: readonly ProgramView[],
 ): TimedRun[] {
+  // By name and, for the trace of the same model on another mesh, by kernel.
   const roles = new Map<string, Role>();
   for (const { steps, roles: of } of programs) {
     for (const { step, index } of steps) {
-      if (step.op === "launch" && !roles.has(step.kernel)) {
-        roles.set(step.kernel, of[index]!);
+      const kernel = step.op === "launch" ? [step.kernel] : [];
+      for (const key of [traceName(step), ...kernel]) {
+        if (!roles.has(key)) roles.set(key, of[index]!);
       }
     }
   }
-  const timed = trace.filter(({ ph }) => ph === "X");
-  // The row before that of rank 0 holds whole runs.
-  return timed.filter(({ tid }) => tid === 0).map((run) => {
+  const timed = trace.filter(({ ph, cat }) => ph === "X" && cat !== "wait");
+  // The row before that of rank 0 holds whole runs, in each process the same.
+  const runs = timed.filter(({ tid }) => tid === 0);
+  return runs.filter(({ pid }) => pid === runs[0]!.pid).map((run) => {
     const { name, ts: start, dur: microseconds = 0 } = run;
     const events = timed.filter(({ tid, ts }) =>
       tid > 0 && ts >= start && ts <= start + microseconds
     ).map(({ tid, name, ts, dur = 0, args }): Timed => ({
       ...{ rank: tid - 1, name, start: ts - start, duration: dur },
-      role: roleOfVerb(`${args["verb"]}`) ??
+      role: verbOfPart(args) ?? roles.get(name) ??
         roles.get(`${args["kernel"]}`) ?? "dense",
     }));
     return { name, microseconds, events };
   });
+}
+
+function verbOfPart({ verb }: TraceEvent["args"]): Role | undefined {
+  return verb === "dispatch" || verb === "combine" ? verb : undefined;
 }
 
 /** Microseconds by what they were for, of a mean rank, largest first. */

@@ -28,15 +28,25 @@ export function TimeView(
     );
   }
   const spent = timeByRole(run, view.plan.ranks);
+  const busy = spent.reduce((sum, [, microseconds]) => sum + microseconds, 0);
+  const rows = [
+    ...spent.map(([role, microseconds]) => [role, role, microseconds] as const),
+    [
+      ...["waiting and the host", "waiting"] as const,
+      Math.max(0, run.microseconds - busy),
+    ] as const,
+  ];
+  const percent = (microseconds: number) =>
+    `${(100 * microseconds / Math.max(1, run.microseconds)).toFixed(0)} %`;
   return (
     <View
       id="time"
       question="Where does the time go?"
       answer={`The recorded run took ${
         durationText(run.microseconds)
-      }, most of it for ${
-        spent[0]?.[0]
-      }. A box is as wide as it took long; the empty track is waiting, and the host.`}
+      }. A rank was busy for ${percent(busy)} of it${
+        spent[0] ? `, longest with ${spent[0][0]}` : ""
+      }. A box is as wide as it took long, an exchange from when its rank comes to it; the empty track is waiting, and the host.`}
     >
       {runs.length > 1 && (
         <label class="layer">
@@ -58,13 +68,13 @@ export function TimeView(
       <table>
         <caption>Time of a mean rank, by what it was for</caption>
         <tbody>
-          {spent.map(([role, microseconds]) => (
+          {rows.map(([name, ink, microseconds]) => (
             <tr>
               <th scope="row">
-                <i class={`ink ${role}`} /> {role}
+                <i class={`ink ${ink}`} /> {name}
               </th>
               <td>{durationText(microseconds)}</td>
-              <td>{(100 * microseconds / run.microseconds).toFixed(0)} %</td>
+              <td>{percent(microseconds)}</td>
             </tr>
           ))}
         </tbody>
