@@ -165,6 +165,10 @@ t.test(
     t.strictSame((await texts(page, "#diff tbody td")).slice(0, 2), [
       ...["ep=4", "ep=2"],
     ]);
+    // Of a plan document too, which has no layers in its summary.
+    t.strictSame((await texts(page, "#diff tbody td")).slice(12, 16), [
+      ...["3.0 KiB", "2.0 KiB", "3.0 KiB", "2.0 KiB"],
+    ]);
     t.match(await texts(page, "#diff pre"), [/^-.*\n[^]*^\+/m]);
     t.strictSame(await accessibilityProblems(page), []);
     t.strictSame(complaints, []);

@@ -9,7 +9,7 @@ import { idsText } from "../spec/text_parts.ts";
 import type { Ink } from "./palette.ts";
 import type { PlanView } from "./plan_view.ts";
 import type { Scene, Shape } from "./scene.ts";
-import { placeText } from "./tracks.ts";
+import { meshText, placeText } from "./tracks.ts";
 
 /** Kinds of memory, with what people call them. */
 export const MEMORY_KINDS: readonly {
@@ -206,7 +206,7 @@ function gridShapes(
       {
         ...{ kind: "text", at: [0, top + 12], size: 12.5, ink: "soft" },
         text: `The mesh, ${
-          plan.mesh.map(({ name, size }) => `${name}=${size}`).join(", ")
+          meshText(summary)
         }, rank by rank: the fuller, the stronger the color`,
       },
       ...shapes,

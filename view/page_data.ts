@@ -5,6 +5,7 @@ import type { Plan } from "../spec/plan.ts";
 import type { PlanSummary } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
 import { escaped } from "./scene.ts";
+import type { SentPerToken } from "./traffic.ts";
 
 /** An event of a recorded run, as `run --trace` writes them. Times in microseconds. */
 export interface TraceEvent {
@@ -30,6 +31,7 @@ export interface PageDiff {
   /** What the page's plan is compared with. */
   readonly name: string;
   readonly summary: PlanSummary;
+  readonly sent: SentPerToken;
   /** Lines that only one of them has, those of the page's plan with `-`, under their sections. */
   readonly text: string;
 }

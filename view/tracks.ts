@@ -2,6 +2,7 @@
 
 import { coordinates, groupRanks } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
+import type { PlanSummary } from "../spec/plan_summary.ts";
 
 /** Neighbouring ranks on one track. */
 export interface Track {
@@ -62,6 +63,12 @@ export function groupsOn(
   return tracks.map(({ first, count }) =>
     new Set(group.slice(first, Math.min(first + count, ranks)))
   );
+}
+
+/** `dp=2, ep=4` */
+export function meshText({ mesh }: Pick<PlanSummary, "mesh">): string {
+  return Object.entries(mesh).map(([name, size]) => `${name}=${size}`)
+    .join(", ");
 }
 
 /** `ep 1, dp 0`: where a rank is on the mesh. */

@@ -7,7 +7,7 @@ import {
   toOthers,
 } from "../spec/exchanges.ts";
 import { groupRanks, positionsOver } from "../spec/mesh.ts";
-import type { AllGatherStep, Plan } from "../spec/plan.ts";
+import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Section } from "./sections.ts";
@@ -102,6 +102,18 @@ function joinedBy(
   const rest = mesh.map(({ name }) => name).filter((n) => !over.includes(n));
   const groups = groupRanks(mesh, rest);
   return (a, b) => groups[a] === groups[b];
+}
+
+/** Bytes that a token sends other ranks over all layers, if experts are chosen evenly. */
+export type SentPerToken = { readonly [V in StepPart["verb"]]: number };
+
+/** What dispatches and combines of the first program send. */
+export function sentPerToken(plan: Plan): SentPerToken {
+  const exchanges = expectedExchanges(plan, plan.programs[0]!);
+  const sum = (verb: StepPart["verb"]) =>
+    exchanges.filter((one) => one.verb === verb)
+      .reduce((bytes, one) => bytes + toOthers(plan, one), 0);
+  return { dispatch: sum("dispatch"), combine: sum("combine") };
 }
 
 /** The exchange that people want to see first: the one that sends most. */

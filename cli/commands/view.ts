@@ -6,10 +6,12 @@ import type { Machine } from "../../spec/mod.ts";
 import {
   DARK,
   LIGHT,
+  meshText,
   pageHtml,
   type PictureName,
   PICTURES,
   sceneSvg,
+  sentPerToken,
   viewPlan,
 } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
@@ -106,7 +108,7 @@ async function pageOf(
   const other = against === undefined
     ? undefined
     : await summarized(io, against, flags, { machine, asIs: true });
-  const mesh = plan.mesh.map(({ name, size }) => `${name}=${size}`).join(", ");
+  const mesh = meshText(summary);
   return pageHtml(plan, {
     title: `${nameOf(model)}${mesh === "" ? "" : ` on ${mesh}`}${
       flags.train ? ", a step of training" : ""
@@ -119,6 +121,7 @@ async function pageOf(
       against: {
         name: nameOf(against!),
         summary: other.summary,
+        sent: sentPerToken(await other.plan()),
         text: await diffPlans(made, other),
       },
     },

@@ -2,8 +2,10 @@
 
 import type { VNode } from "preact";
 import { sizeText } from "../../spec/size_text.ts";
-import type { PlanSummary } from "../../spec/plan_summary.ts";
+import type { RankBytes } from "../../spec/plan_summary.ts";
 import type { PageDiff } from "../page_data.ts";
+import { meshText } from "../tracks.ts";
+import { sentPerToken } from "../traffic.ts";
 import type { Shown } from "./app.tsx";
 import { View } from "./picture.tsx";
 
@@ -11,7 +13,10 @@ import { View } from "./picture.tsx";
 export function DiffView(
   { view, against }: Shown & { readonly against: PageDiff },
 ): VNode {
-  const rows = sideBySide(view.summary, against.summary);
+  const rows = sideBySide(
+    { summary: view.summary, sent: sentPerToken(view.plan) },
+    against,
+  );
   const same = against.text.startsWith("the plans are the same");
   return (
     <View
@@ -53,33 +58,30 @@ export function DiffView(
   );
 }
 
+type Side = Pick<PageDiff, "summary" | "sent">;
+
 function sideBySide(
-  mine: PlanSummary,
-  other: PlanSummary,
+  mine: Side,
+  other: Side,
 ): (readonly [what: string, mine: string, other: string])[] {
   const most = (
-    { ranks }: PlanSummary,
-    kind: keyof PlanSummary["ranks"][0]["bytes"],
+    { summary: { ranks } }: Side,
+    kind: keyof RankBytes,
   ) => sizeText(Math.max(...ranks.map(({ bytes }) => bytes[kind])));
-  const sent = ({ layers }: PlanSummary, name: string) =>
-    sizeText(
-      layers.reduce((n, { count, exchanges }) =>
-        n + exchanges.filter((one) => one.name === name)
-          .reduce((n, { bytesPerToken }) => n + count * bytesPerToken, 0), 0),
-    );
-  const mesh = ({ mesh }: PlanSummary) =>
-    Object.entries(mesh).map(([axis, size]) => `${axis}=${size}`).join(", ");
-  const of = (read: (summary: PlanSummary) => string) =>
+  const of = (read: (side: Side) => string) =>
     [read(mine), read(other)] as const;
   return [
-    ["mesh", ...of(mesh)],
+    ["mesh", ...of(({ summary }) => meshText(summary))],
     ...(["weights", "state", "scratch", "staging", "total"] as const)
       .map((kind) =>
         [`${kind}, fullest rank`, ...of((s) => most(s, kind))] as const
       ),
-    ...(["dispatch", "combine"] as const).map((name) =>
-      [`${name} of a token to others`, ...of((s) => sent(s, name))] as const
+    ...(["dispatch", "combine"] as const).map((verb) =>
+      [
+        `${verb} of a token to others`,
+        ...of(({ sent }) => sizeText(Math.round(sent[verb]))),
+      ] as const
     ),
-    ["what does not fit", ...of((s) => `${s.problems.length}`)],
+    ["what does not fit", ...of((s) => `${s.summary.problems.length}`)],
   ];
 }

@@ -3,20 +3,23 @@
 import type { VNode } from "preact";
 import { sizeText } from "../../spec/size_text.ts";
 import type { PlanView } from "../plan_view.ts";
+import { meshText } from "../tracks.ts";
 
 /** What is asked first: how large the model is, where it is, what the fullest rank holds, whether it fits. */
 export function Facts({ view }: { readonly view: PlanView }): VNode {
   const { plan, summary, programs } = view;
-  const { model, ranks, mesh, problems, notes, target } = summary;
+  const { model, ranks, problems, notes, target } = summary;
   const most = Math.max(...ranks.map(({ bytes }) => bytes.total));
-  const meshText = Object.entries(mesh).map(([a, n]) => `${a}=${n}`).join(", ");
   const steps = programs.reduce((n, { steps }) => n + steps.length, 0);
   const facts: (readonly [value: string, what: string])[] = [
     [countText(model.parameters), "parameters"],
     ...model.activeParameters === undefined
       ? []
       : [[countText(model.activeParameters), "active for a token"] as const],
-    [`${plan.ranks}`, `${plan.ranks === 1 ? "rank" : "ranks"} (${meshText})`],
+    [
+      `${plan.ranks}`,
+      `${plan.ranks === 1 ? "rank" : "ranks"} (${meshText(summary)})`,
+    ],
     [sizeText(most), "on the fullest rank"],
     [steps.toLocaleString("en"), "steps"],
     [`${Object.keys(plan.kernels).length}`, "kernels"],
@@ -52,7 +55,7 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
 }
 
 /** `671.03 B` */
-export function countText(n: number): string {
+function countText(n: number): string {
   const units = ["", " k", " M", " B", " T"];
   let value = n;
   let unit = 0;
