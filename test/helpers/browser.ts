@@ -1,25 +1,29 @@
 /** A headless Chromium, where the system has one. */
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import path from "node:path";
 import process from "node:process";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { skipUnasked } from "./needs.ts";
 
-/** Where systems install it. */
-const PLACES = [
-  process.env["CHROMIUM"],
-  "/usr/bin/chromium",
-  "/usr/bin/chromium-browser",
-  "/usr/bin/google-chrome",
-  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-].filter((place) => place !== undefined);
+/** What systems call it, wherever in PATH it is. */
+const NAMES = [
+  ...["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"],
+];
 
-const found = PLACES.find((place) => existsSync(place));
+const found = [
+  ...process.env["CHROME_PATH"] ? [process.env["CHROME_PATH"]] : [],
+  ...(process.env["PATH"] ?? "").split(path.delimiter)
+    .flatMap((folder) => NAMES.map((name) => path.join(folder, name))),
+  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+].find((file) => existsSync(file));
 
 /** Why tests that need a browser are skipped here, or false. */
 export const skipWithoutBrowser: false | string = skipUnasked("browser") ||
-  (found ? false : "there is no Chromium: install the package 'chromium'");
+  (found
+    ? false
+    : "there is no Chromium: install the package 'chromium', or set CHROME_PATH");
 
 /** Start it, with WebGPU by software. */
 export async function openBrowser(): Promise<Browser> {
@@ -65,10 +69,7 @@ export async function accessibilityProblems(page: Page): Promise<string[]> {
   const { resolve } = createRequire(import.meta.url);
   // Evaluated, as the page's own policy lets no script in.
   await page.evaluate(
-    (await import("node:fs")).readFileSync(
-      resolve("axe-core/axe.min.js"),
-      "utf8",
-    ),
+    readFileSync(resolve("axe-core/axe.min.js"), "utf8"),
   );
   const { violations, passes } = await page.evaluate("axe.run()") as {
     violations: { id: string; impact: string; nodes: { html: string }[] }[];
