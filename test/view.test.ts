@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
+import { LIGHT } from "../view/palette.ts";
 import { mainSection } from "../view/sections.ts";
 import { sceneSvg } from "../view/scene.ts";
 import { stationsOf } from "../view/stations.ts";
@@ -48,13 +49,13 @@ t.test("a layer has its stations, and switches where rows are exchanged", (t) =>
       "station combine: weighted sum 10",
     ],
   );
-  const svg = sceneSvg(
-    trackPicture(layer, { program: program!, section: section! }),
-  );
+  const scene = trackPicture(layer, { program: program!, section: section! });
+  const svg = sceneSvg(scene);
   t.equal(svg.match(/<path [^>]*d="M[^"]*C/g)?.length, 2 * 4 * 4, "curves");
   t.equal(svg.match(/<rect [^>]*rx="5"/g)?.length, 5 * 4, "stations");
   t.match(svg, "2.0 KiB a row");
   t.match(svg, /href="#main\/7"/, "a station leads to its first step");
+  t.notMatch(sceneSvg(scene, { palette: LIGHT }), "href", "a file of its own");
   t.end();
 });
 

@@ -124,7 +124,8 @@ function cardShapes(
   return [
     {
       ...{ kind: "rect", at: [x + 0.5, y + 0.5], ink: "card", radius: 9 },
-      ...{ size: [width - 1, height - 1], border: "line" },
+      ...{ size: [width - 1, height - 1] as const },
+      border: "line" as const,
       title: placeText(view.plan, rank),
     },
     {

@@ -118,7 +118,7 @@ function bufferShapes(
   return [
     {
       ...{ kind: "rect", at: [from + 1, high], radius: 2 },
-      size: [Math.max(2, to - from - 2), Math.max(1, tall - 1)],
+      size: [Math.max(2, to - from - 2), Math.max(1, tall - 1)] as const,
       ...{ ink: program.roles[first] ?? "dense", opacity: 0.42 },
       border: program.roles[first] ?? "dense",
       link: stepLink(program, first),

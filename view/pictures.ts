@@ -17,7 +17,7 @@ export interface Shown {
 }
 
 /** The first program, and its main section. */
-export function shownFirst({ programs }: PlanView): Shown {
+function shownFirst({ programs }: PlanView): Shown {
   const [program] = programs as readonly [ProgramView];
   return { program, section: mainSection(program.program, program.sections) };
 }
@@ -26,7 +26,7 @@ export function shownFirst({ programs }: PlanView): Shown {
 export const PICTURES: {
   readonly [N in PictureName]: (view: PlanView) => Scene | undefined;
 } = {
-  tracks: (view) => trackPicture(view, { ...shownFirst(view), bare: true }),
+  tracks: (view) => trackPicture(view, shownFirst(view)),
   ranks: housePicture,
   traffic: (view) => {
     const { program, section } = shownFirst(view);

@@ -7,6 +7,8 @@ export interface ShapeNote {
   readonly title?: string | undefined;
   /** The part of the page's address behind `#`. */
   readonly link?: string | undefined;
+  /** What a click does. Default: the title. */
+  readonly action?: string;
 }
 
 /** A box. */
@@ -41,14 +43,8 @@ export interface Text extends ShapeNote {
   readonly anchor?: "start" | "middle" | "end";
 }
 
-/** Shapes that share a title or a link. */
-export interface Group extends ShapeNote {
-  readonly kind: "group";
-  readonly shapes: readonly Shape[];
-}
-
 /** What a picture is made of. */
-export type Shape = Rect | Path | Text | Group;
+export type Shape = Rect | Path | Text;
 
 /** x and y, or a width and a height, in pixels. */
 export type Point = readonly [x: number, y: number];
@@ -72,8 +68,11 @@ export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
   const { palette } = options;
   const [width, height] = scene.size;
   const colorOf = (ink: Ink) => palette ? palette[ink] : `var(--${ink})`;
-  const content = scene.shapes.map((shape) => shapeSvg(shape, colorOf));
-  const links = palette === undefined && hasLinks(scene.shapes);
+  // A file of its own has no page that a link could lead to.
+  const draw = palette ? shapeSvg : linkedSvg;
+  const content = scene.shapes.map((shape) => draw(shape, colorOf));
+  const links = palette === undefined &&
+    scene.shapes.some(({ link }) => link !== undefined);
   return element(
     "svg",
     {
@@ -96,20 +95,15 @@ export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
   );
 }
 
-function hasLinks(shapes: readonly Shape[]): boolean {
-  return shapes.some((shape) =>
-    shape.link !== undefined || shape.kind === "group" && hasLinks(shape.shapes)
-  );
-}
-
-function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
-  const drawn = bareSvg(shape, colorOf);
+function linkedSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
+  const drawn = shapeSvg(shape, colorOf);
   if (shape.link === undefined) return drawn;
-  const named = shape.title === undefined ? {} : { "aria-label": shape.title };
+  const name = shape.action ?? shape.title;
+  const named = name === undefined ? {} : { "aria-label": name };
   return element("a", { href: `#${shape.link}`, ...named }, drawn);
 }
 
-function bareSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
+function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
   const title = shape.title === undefined
     ? ""
     : element("title", {}, escaped(shape.title));
@@ -140,12 +134,6 @@ function bareSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
         ...anchor === undefined ? {} : { "text-anchor": anchor },
       }, title + escaped(text));
     }
-    case "group":
-      return element(
-        "g",
-        {},
-        title + shape.shapes.map((inner) => shapeSvg(inner, colorOf)).join(""),
-      );
     default:
       return shape satisfies never;
   }

@@ -40,13 +40,13 @@ export function timePicture(run: TimedRun): Scene {
       },
       {
         ...{ kind: "rect", at: [LEFT, y - 2.5], ink: "line" },
-        size: [microseconds * scale, 5],
+        size: [microseconds * scale, 5] as const,
       },
       ...events.filter((event) => event.rank === rank).map((
         { name, role, start, duration },
       ): Shape => ({
         ...{ kind: "rect", at: [LEFT + start * scale, y - 10], ink: role },
-        size: [Math.max(0.6, duration * scale), 20],
+        size: [Math.max(0.6, duration * scale), 20] as const,
         title: `${name}\n${durationText(duration)}, at ${durationText(start)}`,
       })),
     ];

@@ -35,7 +35,7 @@ export function tokenPicture(
       return [
         {
           ...{ kind: "rect", at: [x + 1, y + 0.5], ink: "experts" },
-          size: [width - 2, height - 1],
+          size: [width - 2, height - 1] as const,
           opacity: Number((0.06 + 0.6 * load / most).toFixed(2)),
           title: `layer ${layer}, expert ${expert}${
             rank === undefined ? "" : ` on rank ${rank}`

@@ -22,8 +22,6 @@ export interface TrackPictureOptions {
   readonly section: Section;
   /** A rank whose bundle is shown rank by rank. */
   readonly open?: number | undefined;
-  /** Leave out what only a page can follow. Default: false. */
-  readonly bare?: boolean;
 }
 
 const LEFT = 132;
@@ -98,11 +96,10 @@ function leastWidth({ kind, title, details, steps }: Station): number {
 function railShapes(
   track: Track,
   i: number,
-  { y, options }: Drawing,
+  { y }: Drawing,
   width: number,
 ): Shape[] {
   const bundle = track.count > 1;
-  const link = bundle && !options.bare ? `open/${track.first}` : undefined;
   return [
     {
       ...{ kind: "path", ink: "line", width: bundle ? 9 : 5 },
@@ -111,7 +108,12 @@ function railShapes(
     {
       ...{ kind: "text", text: trackName(track), anchor: "end", size: 12.5 },
       ...{ at: [LEFT - 24, y(i) + 4], ink: "soft" },
-      ...link ? { link, title: `Show ${trackName(track)} one by one` } : {},
+      ...bundle
+        ? {
+          link: `open/${track.first}`,
+          action: `Show ${trackName(track)} one by one`,
+        }
+        : {},
     },
   ];
 }
@@ -124,17 +126,13 @@ interface Span extends Drawing {
 const DRAWN: {
   readonly [K in Station["kind"]]: (station: Station, span: Span) => Shape[];
 } = {
-  station: (station, { tracks, y, from, to, options }) =>
+  station: (station, { tracks, y, from, to, options: { program } }) =>
     tracks.map((_, i): Shape => ({
       ...{ kind: "rect", radius: 5, ink: station.role },
-      ...{ at: [from + 3, y(i) - 11], size: [to - from - 6, 22] },
+      ...{ at: [from + 3, y(i) - 11], size: [to - from - 6, 22] as const },
+      title: `${station.title}\n${station.steps.map(stepLine).join("\n")}`,
       // One of them is enough to click with the keyboard.
-      ...i === 0 && !options.bare
-        ? {
-          link: stepLink(options.program, station.steps[0]!.index),
-          title: `${station.title}\n${station.steps.map(stepLine).join("\n")}`,
-        }
-        : { title: station.steps.map(stepLine).join("\n") },
+      ...i === 0 ? { link: stepLink(program, station.steps[0]!.index) } : {},
     })),
   switch: (station, { view, tracks, y, from, to }) => {
     const pairs = pairsOver(view.plan, tracks, station.over);
@@ -142,7 +140,7 @@ const DRAWN: {
       ...{ kind: "rect", ink: "card" },
       ...{
         at: [from, y(0) - 14],
-        size: [to - from, y(tracks.length - 1) - y(0) + 28],
+        size: [to - from, y(tracks.length - 1) - y(0) + 28] as const,
       },
     };
     const many = pairs.length > 80;
@@ -182,7 +180,7 @@ const DRAWN: {
       })),
       ...tracks.map((_, i): Shape => ({
         ...{ kind: "rect", ink: station.role, radius: 4 },
-        ...{ at: [x - 4, y(i) - 4], size: [8, 8] },
+        ...{ at: [x - 4, y(i) - 4], size: [8, 8] as const },
         title: station.steps.map(stepLine).join("\n"),
       })),
     ];
