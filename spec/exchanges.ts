@@ -67,7 +67,7 @@ export function toOthers(
   return bytes * (positions - 1) / positions;
 }
 
-/** Where the experts of each position and chunk end, by routing: as what goes by choices has it, places or what comes back. */
+/** Where the experts of each position and chunk end, by routing: as the exchange with a row for each choice has it, of places or of combine. */
 function expertSplits(program: Program): Map<number, readonly number[]> {
   const chunks = new Map<string, AllToAllStep[]>();
   const ends = new Map<number, readonly number[]>();

@@ -28,7 +28,7 @@ export function liveBuffers(
 }
 
 /** Bytes in use at each step. */
-export function bytesOverSteps(
+function bytesOverSteps(
   { steps }: ProgramView,
   buffers: readonly LiveBuffer[],
 ): number[] {

@@ -19,7 +19,7 @@ export type Ink =
   | "scratch"
   | "staging";
 
-/** A color for each ink. The hues are those that Okabe and Ito chose to be told apart by everyone. */
+/** A color for each ink. The hues are those that Okabe and Ito chose for everyone to distinguish. */
 export type Palette = { readonly [I in Ink]: string };
 
 /** On white paper. */

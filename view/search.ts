@@ -49,7 +49,7 @@ export function search(view: PlanView, query: string): Found[] {
 }
 
 /** The steps of a layer of the model. */
-export function stepsOfLayer(
+function stepsOfLayer(
   program: ProgramView,
   layer: number,
 ): readonly StepFacts[] {

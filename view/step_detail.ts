@@ -61,7 +61,7 @@ function rank({ type }: UsedBuffer): number {
 }
 
 /** `dot over embed`, `dispatch: permute`, `all-gather` */
-export function nameOfStep({ step }: StepFacts): string {
+function nameOfStep({ step }: StepFacts): string {
   if (step.part) return `${step.part.verb}: ${step.part.part}`;
   const label = step.label?.replace(/ : .*$/s, "") ?? "";
   return label !== "" ? label : verbOf(step) || step.op;

@@ -1,6 +1,6 @@
 /** The tracks of a picture: a rank each, or of many ranks a bundle of neighbours, one of which may be open. */
 
-import { coordinates, groupRanks } from "../spec/mesh.ts";
+import { coordinates, groupRanks, type Mesh } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { PlanSummary } from "../spec/plan_summary.ts";
 
@@ -10,7 +10,7 @@ export interface Track {
   readonly count: number;
 }
 
-/** Tracks of more would not be told apart. */
+/** More tracks could not be distinguished. */
 const MOST = 16;
 
 /** A track for each rank; of more than 16 ranks, bundles. `open` is a rank whose bundle is shown rank by rank. */
@@ -58,11 +58,16 @@ export function groupsOn(
   tracks: readonly Track[],
   over: readonly string[],
 ): Set<number>[] {
-  const rest = mesh.map(({ name }) => name).filter((n) => !over.includes(n));
-  const group = groupRanks(mesh, rest);
+  const group = groupOfRanks(mesh, over);
   return tracks.map(({ first, count }) =>
     new Set(group.slice(first, Math.min(first + count, ranks)))
   );
+}
+
+/** The group over mesh axes that each rank is in, as a number. */
+export function groupOfRanks(mesh: Mesh, over: readonly string[]): number[] {
+  const rest = mesh.map(({ name }) => name).filter((n) => !over.includes(n));
+  return groupRanks(mesh, rest);
 }
 
 /** `dp=2, ep=4` */

@@ -11,6 +11,7 @@ import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Section } from "./sections.ts";
+import { groupOfRanks } from "./tracks.ts";
 
 /** A step that moves bytes between ranks. */
 export interface Traffic {
@@ -56,16 +57,17 @@ function exchanged(
   const { over } = step;
   const joined = joinedBy(plan, over);
   const positions = groupRanks(plan.mesh, over);
+  const others = toOthers(plan, exchange);
   return {
     ...{ at, over },
     name: `${verb}${step.part!.part.replace(/^exchange/, ":")}`
       .replace(/: ?$/, ""),
-    perToken: toOthers(plan, exchange),
-    perRank: toOthers(plan, exchange) * count,
+    perToken: others,
+    perRank: others * count,
     worstPair: boundOf(step.pairRows, plan) * step.rowBytes,
     between: (from, to) => {
       if (!joined(from, to)) return 0;
-      // On the way back, the owner of the experts sends.
+      // In a combine, the owner of the experts sends.
       const owner = step.direction === "forward" ? to : from;
       return count * bytes * shares[positions[owner]!]!;
     },
@@ -99,8 +101,7 @@ function joinedBy(
   { mesh }: Plan,
   over: readonly string[],
 ): (a: number, b: number) => boolean {
-  const rest = mesh.map(({ name }) => name).filter((n) => !over.includes(n));
-  const groups = groupRanks(mesh, rest);
+  const groups = groupOfRanks(mesh, over);
   return (a, b) => groups[a] === groups[b];
 }
 

@@ -4,7 +4,7 @@ import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { stepLink } from "../links.ts";
-import { stepsOf } from "../plan_view.ts";
+import { type PlanView, type ProgramView, stepsOf } from "../plan_view.ts";
 import { rangeOf } from "../search.ts";
 import { describeStep, type UsedBuffer } from "../step_detail.ts";
 import type { Shown } from "./app.tsx";
@@ -72,20 +72,19 @@ export function StepsView(
             );
           })}
         </ol>
-        {step !== undefined && (
-          <Detail
-            {...{ view, program, section, step, rank: undefined, sources }}
-          />
-        )}
+        {step !== undefined && <Detail {...{ view, program, step, sources }} />}
       </div>
     </View>
   );
 }
 
-function Detail(
-  { view, program, step, sources }: Shown & { readonly sources: Sources },
-) {
-  const at = program.steps[step!]!;
+function Detail({ view, program, step, sources }: {
+  readonly view: PlanView;
+  readonly program: ProgramView;
+  readonly step: number;
+  readonly sources: Sources;
+}) {
+  const at = program.steps[step]!;
   const detail = describeStep(view, at);
   const { span } = at.step;
   const place = span && `${span.file}:${span.line}`;
