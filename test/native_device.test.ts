@@ -275,6 +275,34 @@ for (const stored of ["f32", "bf16"] as const) {
   });
 }
 
+t.test("vectors along k end where their binding does", { skip }, async (t) => {
+  const { kernel, groups } = product("f32", "k");
+  t.match(printKernel(kernel, 16).text, "turn(tile");
+  const device = await createNativeDevice({ pool: pool! });
+  await device.prepare({ product: { tree: kernel } });
+  const filled = (label: string, values: Float32Array) => {
+    const buffer = device.createBuffer(values.byteLength, label);
+    device.write(buffer, 0, new Uint8Array(values.buffer));
+    return buffer;
+  };
+  // It ends among the columns of a tile's second vector; what is behind it is another's.
+  const bound = K * 56;
+  const w = new Float32Array(K * COLUMNS).fill(1, 0, bound).fill(1e30, bound);
+  const buffers = {
+    x: filled("x", new Float32Array(ROWS * K).fill(1)),
+    w: device.range(filled("w", w), 0, 4 * bound),
+    y: filled("y", new Float32Array(ROWS * COLUMNS)),
+  };
+  device.launch(
+    "product",
+    kernel.bindings.map(({ name }) => buffers[name as keyof typeof buffers]),
+    groups,
+  );
+  const y = await device.read(buffers.y, 0, buffers.y.bytes);
+  t.ok(new Float32Array(y.buffer).every((sum) => sum === K));
+  device.destroy();
+});
+
 t.test(
   "parts of files are memory where their pages fit",
   { skip },
