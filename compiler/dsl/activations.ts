@@ -12,18 +12,22 @@ function expMinus(x: Expr): Expr {
   return expr`exp(min(-${x}, 80))`;
 }
 
+/** Gives a value a name, so that it is computed once however often it is used. */
+type Once = (name: string, value: Expr) => Expr;
+
 function activation(
   verb: Verb,
   x: Tensor,
-  f: (x: Expr) => Expr,
+  f: (x: Expr, once: Once) => Expr,
 ): Tensor<never, never> {
   traceOf([x], verb);
   wantFloat(verb, [x]);
-  return scalarMap(verb, [x], {
-    parameters: ["f32"],
-    lets: [],
-    result: f(local("p0", "f32")),
+  const lets: { name: string; value: Expr }[] = [];
+  const result = f(local("p0", "f32"), (name, value) => {
+    lets.push({ name, value });
+    return local(name, "f32");
   });
+  return scalarMap(verb, [x], { parameters: ["f32"], lets, result });
 }
 
 /**
@@ -133,13 +137,16 @@ const ERFC = [
   ...[0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277],
 ];
 
-function geluErf(x: Expr): Expr {
-  const z = expr`abs(${x}) * ${Math.SQRT1_2}`;
-  const t = expr`1.0 / (1.0 + 0.5 * ${z})`;
+function geluErf(x: Expr, once: Once): Expr {
+  const z = once("z", expr`abs(${x}) * ${Math.SQRT1_2}`);
+  const t = once("t", expr`1.0 / (1.0 + 0.5 * ${z})`);
   const series = ERFC.reduceRight<Expr>(
     (sum, c) => expr`${c} + ${t} * ${sum}`,
     f32(0),
   );
-  const tail = expr`0.5 * ${t} * exp(${series} - ${z} * ${z})`;
+  const tail = once(
+    "tail",
+    expr`0.5 * ${t} * exp(${series} - ${z} * ${z})`,
+  );
   return expr`${x} * select(1.0 - ${tail}, ${tail}, ${x} < 0)`;
 }
