@@ -88,12 +88,15 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   ]);
   await keyboard.press("/");
   await keyboard.type("experts.3");
+  await page.locator(".found li").waitFor();
   t.match(await texts(page, ".found li"), [/rank 1, experts 2 3/]);
   await keyboard.press("Enter");
+  await page.locator("#ranks .chosen").waitFor();
   t.match(await texts(page, "#ranks .chosen"), [/^Rank 1 .*experts 2 3/]);
   await keyboard.press("/");
   await keyboard.type("layers.2/dispatch");
   await keyboard.press("Enter");
+  await page.locator(".detail h3").waitFor();
   t.match(page.url(), /#main\/61$/);
   t.match(await texts(page, ".detail h3"), [/^61\. dispatch: count/]);
   t.equal(await page.locator("#steps select").inputValue(), "2");

@@ -118,11 +118,15 @@ export function startWith(
 }
 
 /**
- * What was said, without the lines that an MPI library writes by itself when a rank goes: they begin with the host and the
- * process, as `[host:123]` or `[host][[16059,1],1]`, and whether there are any depends on which rank notices first.
+ * What a launched program printed on standard error, without the lines of Open MPI's own: those that begin with the rank
+ * that prints, and the paragraphs about a lost peer that may stand before or behind what is left.
  */
 export function withoutMpi(text: string): string {
-  return text.replaceAll(/^\[[^\s\]]+(?::\d+\]|\]\[\[).*\n/gm, "");
+  return text.replaceAll(/^\[[^\s\]]+(?::\d+\]|\]\[\[).*\n/gm, "")
+    .replace(
+      /^(?:-{40,}\n|An MPI communication peer process)[^]*?(?=^Cannot |^fault at |$(?![^]))/m,
+      "",
+    );
 }
 
 /** The folder of the last job that was started with this scratch folder. */
