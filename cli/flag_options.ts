@@ -145,7 +145,7 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
     );
 }
 
-/** What `search` is told. */
+/** Flags of `search`. */
 export function searchFlags(command: Command): Command {
   return command
     .requiredOption(

@@ -13,7 +13,7 @@ import type { Machine } from "../spec/mod.ts";
 import { formatTable } from "./table.ts";
 
 /** What was searched for. */
-export interface SearchTold {
+export interface SearchTerms {
   readonly machine: Machine;
   readonly phase: SearchPhase;
   readonly objective: Objective;
@@ -25,17 +25,17 @@ export interface SearchTold {
 const LISTED = 12;
 
 /** The best, the Pareto front, and for all else why. */
-export function formatSearch(searched: Searched, told: SearchTold): string {
+export function formatSearch(searched: Searched, terms: SearchTerms): string {
   const { found, pareto, thrownOut } = searched;
   const [best] = found;
   const rest = found.slice(1, LISTED);
   return [
-    `${told.phase} on '${told.machine.name}', sequences of ${told.context} positions, experts chosen ${told.experts}, objective ${told.objective}`,
+    `${terms.phase} on '${terms.machine.name}', sequences of ${terms.context} positions, experts chosen ${terms.experts}, objective ${terms.objective}`,
     "",
     ...best
-      ? [`best    ${configuration(best)}: ${best.why}`, ...advice(best)]
+      ? [`best    ${configuration(best)}: ${best.why}`, ...advice(best, terms)]
       : ["nothing fits"],
-    ...crossoverLines(searched, told),
+    ...crossoverLines(searched, terms),
     ...best ? ["", "Pareto front", ...table(pareto)] : [],
     ...rest.length > 0
       ? [
@@ -59,13 +59,17 @@ export function formatSearch(searched: Searched, told: SearchTold): string {
 }
 
 /** How the best is planned. */
-function advice({ mesh, replicas, strategy, step }: Found): string[] {
+function advice(
+  { mesh, replicas, strategy, step }: Found,
+  { context }: SearchTerms,
+): string[] {
   const flags = [
     `--mesh ${
       replicaMeshName(mesh) === "1 device" ? "ep=1" : replicaMeshName(mesh)
     }`,
     `--max-tokens ${step.tokens}`,
     `--max-sequences ${step.sequences}`,
+    `--max-context ${context}`,
     ...strategy.chunks > 1 ? [`--chunks ${strategy.chunks}`] : [],
     ...strategy.sendOnce ? ["--send-once"] : [],
   ];
@@ -109,7 +113,7 @@ function table(found: readonly Found[]): string[] {
 
 function crossoverLines(
   { crossover }: Searched,
-  { phase }: SearchTold,
+  { phase }: SearchTerms,
 ): string[] {
   if (!crossover) return [];
   const { replicas, experts, first, at, from, to, speed } = crossover;
@@ -143,7 +147,7 @@ function crossoverLines(
 /** What `search --json` prints. */
 export function searchDocument(
   { found, pareto, thrownOut, crossover, curve }: Searched,
-  { machine, phase, objective, context, experts }: SearchTold,
+  { machine, phase, objective, context, experts }: SearchTerms,
 ): object {
   return {
     ...{ machine: machine.name, phase, objective, context, experts },

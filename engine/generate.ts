@@ -131,7 +131,7 @@ export async function generate(
   };
 }
 
-/** Choose the next token of a sequence, and tell of it. */
+/** Choose the next token of a sequence, and report it. */
 async function grow(
   sequence: Growing,
   candidates: Candidates,

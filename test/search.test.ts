@@ -113,6 +113,14 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   t.notOk(found.some(({ mesh }) => mesh.ep * mesh.tp === 1));
   t.match(thrownOut[0]!.why, /^weights alone are 2\.5 GiB a rank, of 1\.8 GiB/);
   t.match(readFileSync(file, "utf8"), /<svg .*all devices as one replica/s);
+  const text = await switchyard([
+    ...["search", GRANITE, "--target", small, "--max-context", "256"],
+  ]);
+  const [, flags] = /^plan {4}([^,\n]*)/m.exec(text.out)!;
+  const planned = await switchyard([
+    ...["plan", GRANITE, "--target", small, ...flags!.split(" ")],
+  ]);
+  t.equal(planned.code, 0, `${flags}: ${planned.err}`);
   const none = await switchyard([
     ...["search", GRANITE, "--target", machineFile(t, link, 1e9)],
   ]);

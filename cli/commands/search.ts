@@ -61,15 +61,15 @@ export async function searchCommand(
     },
   };
   const searched = await search(scene, { objective, ranks });
-  const told = { ...scene, objective, experts: flags.experts ?? "even" };
+  const terms = { ...scene, objective, experts: flags.experts ?? "even" };
   if (flags.svg !== undefined) {
     const text = speedCurve(searched.curve, `${phase}, ${machine.name}`);
     await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
   }
   await io.out(
     flags.json
-      ? `${JSON.stringify(searchDocument(searched, told), null, 2)}\n`
-      : formatSearch(searched, told),
+      ? `${JSON.stringify(searchDocument(searched, terms), null, 2)}\n`
+      : formatSearch(searched, terms),
   );
   return searched.found.length > 0 ? 0 : 3;
 }

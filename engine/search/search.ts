@@ -155,14 +155,14 @@ export async function search(
   const all = within();
   const front = paretoOf(all);
   const [best] = all;
-  const told = (found: Found): Found => ({
+  const explained = (found: Found): Found => ({
     ...found,
     pareto: front.has(found),
     why: best ? whySlower(found, best, machine) : "",
   });
   return {
-    found: bestOfMeshes(all).map(told),
-    pareto: [...front].map(told),
+    found: bestOfMeshes(all).map(explained),
+    pareto: [...front].map(explained),
     thrownOut,
     crossover: await findCrossover(scene, bestOfMeshes(all)),
     curve: curveOf(steps, better),
@@ -203,7 +203,7 @@ function rounded(value: number): number {
   return value >= 1.5 * power && power > 1 ? 1.5 * power : power;
 }
 
-/** Whether a strategy changes anything: where rows travel one by one anyway, it does not. */
+/** Whether a strategy changes anything: where a row is sent for each choice anyway, it does not. */
 function isOther({ plan: a }: ReplicaPlan, { plan: b }: ReplicaPlan): boolean {
   const [x, y] = [a, b].map(({ programs }) =>
     programs[0]!.steps.map(({ op, part }) => `${op} ${part?.part}`).join()

@@ -221,8 +221,8 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
 
 /** Group ranks that have sequences of their own. */
 function sequenceOwners({ axes, mesh }: Plan): number {
-  const dealt = Object.values(axes).find(({ deal }) => deal?.by === "sequence");
-  return positionsOver(mesh, dealt?.over ?? []);
+  const owned = Object.values(axes).find(({ deal }) => deal?.by === "sequence");
+  return positionsOver(mesh, owned?.over ?? []);
 }
 
 function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
