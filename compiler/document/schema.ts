@@ -7,6 +7,8 @@ import {
   type Schema,
   union,
 } from "../../spec/schema.ts";
+import { definedRows } from "../graph/primitives/mod.ts";
+import { axis, number } from "../graph/primitives/fields.ts";
 import { GIVEN, type ModelPrimitive } from "./document.ts";
 
 /** Nodes of a document, at most: the largest published models have a tenth. */
@@ -24,11 +26,6 @@ const MAX_TILE = 64;
 const text: Schema = { type: "string", maxLength: 1 << 10 };
 const yes: Schema = { const: true };
 const flag: Schema = { type: "boolean" };
-const number: Schema = { type: "number" };
-const axis: Schema = {
-  type: "string",
-  pattern: "^([A-Za-z0-9_.-]{1,200}/)?[A-Za-z_][A-Za-z0-9_]{0,99}$",
-};
 const block: Schema = { type: "string", pattern: "^[A-Za-z0-9_.-]{1,200}$" };
 const axes: Schema = {
   type: "array",
@@ -113,9 +110,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   dot: closed({ over: axes }),
   reduce: closed({ kind: oneOf("sum", "max", "mean"), over: axis }),
   accumulate: closed({ over: axes }),
-  softmax: closed({ over: axis }),
-  logSumExp: closed({ over: axis }),
-  rmsNorm: closed({ over: axis, epsilon: number }),
+  ...definedRows("params"),
   rope: closed({
     over: axis,
     inverseFrequencies: list(number, 1 << 12),

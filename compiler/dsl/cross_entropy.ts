@@ -4,7 +4,7 @@ import { ModelError } from "../../spec/errors.ts";
 import { expr } from "../../spec/kernel/parse.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
-import { sameAxes } from "../graph/rules.ts";
+import { sameAxes } from "../graph/operands.ts";
 import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 

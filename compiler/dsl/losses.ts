@@ -6,7 +6,7 @@ import { expr } from "../../spec/kernel/parse.ts";
 import type { Node, NodeOf } from "../graph/graph.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
-import { sameAxes } from "../graph/rules.ts";
+import { sameAxes } from "../graph/operands.ts";
 import {
   type BalancingFormula,
   balancingFormula,

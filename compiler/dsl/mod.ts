@@ -45,48 +45,15 @@ export {
   sub,
   tanh,
 } from "./arithmetic.ts";
-export {
-  gelu,
-  type GeluOptions,
-  relu,
-  sigmoid,
-  silu,
-  softplus,
-} from "./activations.ts";
+export * from "./activations.ts";
 export { clamp, where } from "./choose.ts";
 export { layerNorm, type LayerNormOptions } from "./layer_norm.ts";
 export { recompute } from "./recompute.ts";
 export { dot, einsum } from "./contraction.ts";
 export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";
-export {
-  logSumExp,
-  max,
-  mean,
-  rmsNorm,
-  type RmsNormOptions,
-  softmax,
-  sum,
-} from "./reduce.ts";
-export {
-  cast,
-  concat,
-  merge,
-  rename,
-  slice,
-  split,
-  transpose,
-} from "./shape.ts";
-export {
-  type Attention,
-  attention,
-  type AttentionOptions,
-  embedding,
-  type LatentAttention,
-  latentAttention,
-  type LatentAttentionOptions,
-  rope,
-  type RopeOptions,
-} from "./position.ts";
+export * from "./reduce.ts";
+export * from "./shape.ts";
+export * from "./position.ts";
 export {
   type CapacityPreset,
   type CapacityRouting,

@@ -7,7 +7,7 @@ import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
 import { report } from "../graph/problems.ts";
-import { sameAxes } from "../graph/rules.ts";
+import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { type Block, names, Tensor, type Trace, wrap } from "./tensor.ts";

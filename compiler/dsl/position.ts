@@ -3,7 +3,7 @@
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { messages as say } from "../graph/messages.ts";
-import { sameAxes } from "../graph/rules.ts";
+import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { apply, axisOf, names, type Tensor, traceOf } from "./tensor.ts";
 import type {

@@ -13,7 +13,7 @@ import type {
 import { makeNode } from "../graph/make_node.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import type { Problems } from "../graph/problems.ts";
-import type { TensorType } from "../graph/rules.ts";
+import type { TensorType } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
 
 /** A scope of axis names: the model, or a block of it. */

@@ -3,7 +3,8 @@
 import { ModelError } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
 import type { Graph, Node, Primitive, PrimitiveParams } from "./graph.ts";
-import { RuleError, RULES, sameAxes, type TensorType } from "./rules.ts";
+import { RuleError, sameAxes, type TensorType } from "./operands.ts";
+import { RULES } from "./rules.ts";
 import { deriveSizes } from "./sizes.ts";
 
 /** A rule for a node whose primitive is known only at run time. */

@@ -24,6 +24,7 @@ import {
   type ScalarFunction,
 } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
+import { definedRows } from "./primitives/mod.ts";
 
 /** What a derivative is made with. */
 export interface DerivativeInput<P extends Primitive> {
@@ -125,49 +126,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
       ? [() => b.broadcast(dy, x!)]
       : [() => b.contract(dy, y, x!), () => b.contract(dy, x!, y)],
 
-  softmax: ({ node, dy, b }) => [() => {
-    const { over } = node.params;
-    const product = b.map((y, d) => expr`${y} * ${d}`, node, dy);
-    const mean = b.make("reduce", [product], { kind: "sum", over });
-    return b.map((y, d, m) => expr`${y} * (${d} - ${m})`, node, dy, mean);
-  }],
-
-  logSumExp: ({ node, dy, b }) => [() =>
-    b.map(
-      (x, y, d) => expr`exp(${x} - ${y}) * ${d}`,
-      node.inputs[0]!,
-      node,
-      dy,
-    )],
-
-  rmsNorm: ({ node, dy, b }) => {
-    const [x, gain] = node.inputs;
-    const { over, epsilon } = node.params;
-    const square = b.map((v) => expr`${v} * ${v}`, x!);
-    const scale = b.map(
-      (mean) => expr`1.0 / sqrt(${mean} + ${epsilon})`,
-      b.make("reduce", [square], { kind: "mean", over }),
-    );
-    return [
-      () => {
-        const gained = b.map((d, g) => expr`${d} * ${g}`, dy, gain!);
-        const product = b.map((d, v) => expr`${d} * ${v}`, gained, x!);
-        const mean = b.make("reduce", [product], { kind: "mean", over });
-        return b.map(
-          (v, d, r, m) => expr`${r} * (${d} - ${v} * (${r} * ${r}) * ${m})`,
-          x!,
-          gained,
-          scale,
-          mean,
-        );
-      },
-      () =>
-        b.sumTo(
-          b.map((d, v, r) => expr`${d} * (${v} * ${r})`, dy, x!, scale),
-          gain!.axes,
-        ),
-    ];
-  },
+  ...definedRows("derivative"),
 
   // The transpose of a rotation turns the other way.
   rope: ({ node, dy, b }) => [() =>

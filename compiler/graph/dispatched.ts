@@ -14,6 +14,7 @@ import {
   type RoutingNode,
   valueInputs,
 } from "./graph.ts";
+import { definedRows } from "./primitives/mod.ts";
 
 /** What dispatched a node's value. */
 type Sent = NodeOf<"dispatch">;
@@ -38,10 +39,8 @@ const MIXES: {
   map: () => [],
   dot: (node) => node.params.over,
   reduce: (node) => [node.params.over],
-  softmax: (node) => [node.params.over],
-  logSumExp: (node) => [node.params.over],
+  ...definedRows("mixes"),
   accumulate: () => [],
-  rmsNorm: (node) => [node.params.over],
   rope: (node) => [node.params.over],
   embedding: "no",
   scatter: "no",

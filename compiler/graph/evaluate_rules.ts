@@ -2,15 +2,15 @@
 
 import { attend, embed, rotate, writeCache } from "./evaluate_position.ts";
 import { attendBack, scatterRows, sumScores } from "./evaluate_backward.ts";
+import { alongRows, operands, shapeFrom, total } from "./evaluate_rows.ts";
+import { definedRows } from "./primitives/mod.ts";
 import { collectRows, combineRows, dispatchRows } from "./evaluate_dispatch.ts";
 import {
   givenRouting,
   largest,
-  logSumExpRow,
   marks,
   type Routed,
   routeTokens,
-  softmaxRow,
 } from "./evaluate_routing.ts";
 import { type Node, type NodeOf, ofExpanded, type Primitive } from "./graph.ts";
 import { invariant } from "../../spec/errors.ts";
@@ -51,24 +51,10 @@ export interface Context {
   ) => Value;
 }
 
-function operands(
-  node: Pick<Node, "inputs">,
-  context: Context,
-): Value[] {
-  return node.inputs.map(context.value);
-}
-
 function routing(node: Node, context: Context): Routed {
   const result = context.result(node);
   invariant(isRouted(result), "a routing is expected");
   return result;
-}
-
-/** Lengths of a node's axes, found on its operands. */
-function shapeFrom(node: Shown, values: readonly Value[]): number[] {
-  return node.axes.map((axis) =>
-    lengthOf(values.find((value) => value.axes.includes(axis))!, axis)
-  );
 }
 
 /** The same elements under other axes. */
@@ -83,40 +69,6 @@ function sameElements(
 ): Value {
   const [x] = operands(node, context);
   return relabel(node, x!, x!.shape);
-}
-
-/** Apply `f` to every row of `x` along `over`. */
-function alongRows(
-  x: Value,
-  over: string,
-  each: (row: number[], index: number, places: number[]) => void,
-): void {
-  const rest = x.axes.filter((axis) => axis !== over);
-  const shape = rest.map((axis) => lengthOf(x, axis));
-  const [step] = strides(x, [over]);
-  const length = lengthOf(x, over);
-  visit(shape, [strides(x, rest)], ([start], index) => {
-    const places = Array.from({ length }, (_, i) => start! + i * step!);
-    each(places.map((place) => x.data[place]!), index, places);
-  });
-}
-
-/** Rows of `x` along `over` replaced by `f` of them. */
-function mapRows(
-  node: Shown,
-  x: Value,
-  over: string,
-  f: (row: number[]) => number[],
-): Value {
-  const result = zeros(node.axes, x.shape, node.dtype);
-  alongRows(x, over, (row, _, places) => {
-    f(row).forEach((y, i) => put(result, places[i]!, y));
-  });
-  return result;
-}
-
-function total(xs: readonly number[]): number {
-  return xs.reduce((a, b) => a + b, 0);
 }
 
 /** The references. */
@@ -212,27 +164,7 @@ export const REFERENCE: {
     return result;
   },
 
-  logSumExp: (node, context) => {
-    const [x] = operands(node, context);
-    const result = zeros(node.axes, shapeFrom(node, [x!]), node.dtype);
-    alongRows(x!, node.params.over, (row, index) => {
-      put(result, index, logSumExpRow(row));
-    });
-    return result;
-  },
-
-  softmax: (node, context) =>
-    mapRows(node, operands(node, context)[0]!, node.params.over, softmaxRow),
-
-  rmsNorm: (node, context) => {
-    const [x, gain] = operands(node, context);
-    const { over, epsilon } = node.params;
-    return mapRows(node, x!, over, (row) => {
-      const square = total(row.map((v) => v * v)) / row.length;
-      const scale = 1 / Math.sqrt(square + epsilon);
-      return row.map((v, i) => gain!.data[i]! * (v * scale));
-    });
-  },
+  ...definedRows("reference"),
 
   rope: (node, context) => {
     const [x, position] = operands(node, context);

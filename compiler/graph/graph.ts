@@ -2,6 +2,7 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
+import type { DefinedParams } from "./primitives/mod.ts";
 import type { Sharding } from "./sharding.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 
@@ -92,7 +93,7 @@ export type RouteOperand =
   | "weights";
 
 /** Parameters of each primitive. Inputs are named in the comment, in order. */
-export interface PrimitiveParams {
+export interface PrimitiveParams extends DefinedParams {
   /** A tensor given at run time. */
   input: { readonly name: string };
   /** A tensor of the checkpoint. `stack`: the axis whose `{axis}` in the name makes one source tensor per index. */
@@ -110,12 +111,6 @@ export interface PrimitiveParams {
   reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
   /** x, or x and y: the sum over axes of x, or of their products as in `dot`, where only differentiation makes it: over tokens or slots, so that what a rank has is a part of the sum. */
   accumulate: { readonly over: readonly string[] };
-  /** x */
-  softmax: { readonly over: string };
-  /** x: the logarithm of the sum of exponentials */
-  logSumExp: { readonly over: string };
-  /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
-  rmsNorm: { readonly over: string; readonly epsilon: number };
   /** x, position: rotate pairs (j, j + d/2), or (2j, 2j + 1) if interleaved, by position * inverseFrequencies[j]. `positions` bounds position. */
   rope: {
     readonly over: string;

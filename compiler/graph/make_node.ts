@@ -3,7 +3,8 @@
 import { ModelError, type Span } from "../../spec/errors.ts";
 import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
 import { guessedType, noteNode, type Problems, report } from "./problems.ts";
-import { RuleError, RULES, type TensorType } from "./rules.ts";
+import { RuleError, type TensorType } from "./operands.ts";
+import { RULES } from "./rules.ts";
 
 /** Where a node is written, and for leaves, transpose, cast and scatter the type that it is given. */
 export interface Written {

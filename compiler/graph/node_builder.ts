@@ -15,7 +15,7 @@ import type {
 } from "./graph.ts";
 import { makeNode, type Written } from "./make_node.ts";
 import { without } from "./messages.ts";
-import { sameAxes, type TensorType } from "./rules.ts";
+import { sameAxes, type TensorType } from "./operands.ts";
 
 /** What builders know of the graph that their nodes go into. */
 export interface BuilderContext {

@@ -5,7 +5,7 @@
 
 import type { ModelError } from "../../spec/errors.ts";
 import type { Node, Primitive, PrimitiveParams } from "./graph.ts";
-import type { TensorType } from "./rules.ts";
+import type { TensorType } from "./operands.ts";
 
 /** What was found, and where it came from. */
 export interface Problems {

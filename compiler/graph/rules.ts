@@ -4,6 +4,19 @@
  */
 
 import type { DType } from "../../spec/dtype.ts";
+import {
+  fail,
+  operand,
+  replaced,
+  type RuleInput,
+  sameAxes,
+  type TensorType,
+  wantAxis,
+  wantFloat,
+  wantFree,
+  wantType,
+} from "./operands.ts";
+import { definedRows } from "./primitives/mod.ts";
 import { OPERAND_DTYPES, ruleProblem } from "./check_rule.ts";
 import { isMark } from "./routing.ts";
 import { messages as say, without } from "./messages.ts";
@@ -12,72 +25,8 @@ import {
   type Node,
   ofExpanded,
   type Primitive,
-  type PrimitiveParams,
   type RoutingNode,
 } from "./graph.ts";
-
-/** What a tensor is: its axes in order, and its dtype. */
-export interface TensorType {
-  readonly axes: readonly string[];
-  readonly dtype: DType;
-}
-
-/** Thrown by a rule; whoever knows the position makes a ModelError of it. */
-export class RuleError extends TypeError {
-  override name = "RuleError";
-}
-
-/** A rule's view of a node: `given` is the type that it was declared with, for leaves, transpose and cast. */
-export interface RuleInput<P extends Primitive> {
-  readonly inputs: readonly Node[];
-  readonly params: PrimitiveParams[P];
-  readonly given: TensorType;
-}
-
-function fail(message: string): never {
-  throw new RuleError(message);
-}
-
-/** The operand at `i`, which the primitive always has. */
-function operand(inputs: readonly Node[], i: number): Node {
-  return inputs[i] ?? fail(`Cannot read operand ${i}: there is none`);
-}
-
-function wantType(verb: string, node: Node, dtype: DType): void {
-  if (node.dtype !== dtype) {
-    fail(say.dtype(verb, node.axes, node.dtype, dtype));
-  }
-}
-
-function wantFloat(verb: string, node: Node): void {
-  if (node.dtype !== "f32" && node.dtype !== "f16") {
-    fail(say.dtype(verb, node.axes, node.dtype, "f32"));
-  }
-}
-
-function wantAxis(verb: string, node: Node, axis: string): void {
-  if (!node.axes.includes(axis)) fail(say.axis(verb, node.axes, axis));
-}
-
-/** `axes` with `from` replaced by `to`. */
-function replaced(
-  axes: readonly string[],
-  from: string,
-  to: readonly string[],
-): string[] {
-  return axes.flatMap((axis) => axis === from ? to : [axis]);
-}
-
-function wantFree(verb: string, node: Node, to: readonly string[]): void {
-  if (to.some((axis) => node.axes.includes(axis))) {
-    fail(say.taken(verb, node.axes, to));
-  }
-}
-
-/** Whether two lists hold the same axes in the same order. */
-export function sameAxes(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((axis, i) => axis === b[i]);
-}
 
 /** The axes of an elementwise result. */
 function broadcast(a: readonly string[], b: readonly string[]) {
@@ -170,30 +119,7 @@ export const RULES: {
     };
   },
 
-  logSumExp: ({ inputs, params: { over } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("logSumExp", x, over);
-    wantFloat("logSumExp", x);
-    return { axes: without(x.axes, [over]), dtype: x.dtype };
-  },
-
-  softmax: ({ inputs, params: { over } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("softmax", x, over);
-    wantFloat("softmax", x);
-    return x;
-  },
-
-  rmsNorm: ({ inputs, params: { over } }) => {
-    const [x, gain] = [operand(inputs, 0), operand(inputs, 1)];
-    wantAxis("rmsNorm", x, over);
-    if (!sameAxes(gain.axes, [over])) {
-      fail(say.gain(x.axes, over, { verb: "rmsNorm", gain: gain.axes }));
-    }
-    wantType("rmsNorm", gain, x.dtype);
-    wantFloat("rmsNorm", x);
-    return x;
-  },
+  ...definedRows("type"),
 
   rope: ({ inputs, params: { over } }) => {
     const [x, position] = [operand(inputs, 0), operand(inputs, 1)];

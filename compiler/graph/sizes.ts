@@ -3,7 +3,6 @@
  * the others are held against what the model declared.
  */
 
-import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError } from "../../spec/errors.ts";
 import {
   type AxisSize,
@@ -13,61 +12,9 @@ import {
   type Primitive,
   type RoutingNode,
 } from "./graph.ts";
+import { definedRows } from "./primitives/mod.ts";
 import { type Problems, report } from "./problems.ts";
-
-type Sizes = Map<string, AxisSize>;
-
-function fail(node: Node, message: string): never {
-  throw new ModelError(message, node.span);
-}
-
-function sizeOf(sizes: Sizes, node: Node, axis: string): AxisSize {
-  return sizes.get(axis) ??
-    fail(
-      node,
-      `Cannot size axis '${axis}': the model does not declare it. Declare it in 'model'`,
-    );
-}
-
-/** The length of an axis that must not vary from run to run. */
-function fixed(sizes: Sizes, node: Node, axis: string, verb: string): number {
-  const { size, dynamic } = sizeOf(sizes, node, axis);
-  if (dynamic) {
-    fail(
-      node,
-      `Cannot ${verb} axis '${axis}': its length is known only at run time`,
-    );
-  }
-  return size;
-}
-
-/** Give `axis` the fixed length `size`, or hold it against the one it has. */
-function bind(sizes: Sizes, node: Node, axis: string, size: number): void {
-  const known = sizes.get(axis);
-  if (known === undefined) sizes.set(axis, { size, dynamic: false });
-  else if (known.size !== size || known.dynamic) {
-    fail(
-      node,
-      `Cannot make axis '${axis}' of ${size}: its size in this model is ${known.size}. ${
-        remedy(node, axis)
-      }`,
-    );
-  }
-}
-
-/** How an axis that a verb names gets another name. */
-function remedy({ primitive }: Node, axis: string): string {
-  const other = `${shortAxis(axis)}2`;
-  switch (primitive) {
-    case "route":
-    case "choices":
-      return `Name it by the option 'choice' of 'route', such as { choice: '${other}' }, or route in a block`;
-    case "topK":
-      return `Name it by the option 'axis' of 'topK', such as { axis: '${other}' }`;
-    default:
-      return "Use another name for one of them";
-  }
-}
+import { bind, fail, fixed, sizeOf, type Sizes } from "./size_of.ts";
 
 /** Inputs, and verbs that neither name an axis nor ask for a length. */
 function none(): void {}
@@ -180,9 +127,7 @@ const SIZES: {
   dot: none,
   reduce: none,
   accumulate: none,
-  softmax: none,
-  logSumExp: none,
-  rmsNorm: none,
+  ...definedRows("sizes"),
   rope: (node, sizes) => {
     const { over, inverseFrequencies, positions } = node.params;
     const size = fixed(sizes, node, over, "rope");

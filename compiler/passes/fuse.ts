@@ -4,17 +4,10 @@
  */
 
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
+import type { FusionClass } from "../graph/primitives/definition.ts";
+import { definedRows } from "../graph/primitives/mod.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "../graph/users.ts";
-
-/** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
-export type FusionClass =
-  | "kernel"
-  | "inline"
-  | "view"
-  | "source"
-  | "tuple"
-  | "part";
 
 /** What each primitive is to the fuser. */
 export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
@@ -25,9 +18,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   dot: "kernel",
   reduce: "kernel",
   accumulate: "kernel",
-  softmax: "kernel",
-  logSumExp: "kernel",
-  rmsNorm: "kernel",
+  ...definedRows("fusion"),
   rope: "inline",
   embedding: "inline",
   scatter: "kernel",

@@ -1,7 +1,7 @@
 /** Agreement: how the axes of one node's operands are sharded, so that its work on a rank needs nothing of another's. */
 
 import type { Node } from "../graph/graph.ts";
-import type { Role } from "./rules.ts";
+import type { Role } from "../graph/sharding_rule.ts";
 import { type Over, overOf, type Sharding } from "../graph/sharding.ts";
 
 /** An operand, and how it is sharded. */

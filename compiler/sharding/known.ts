@@ -3,7 +3,7 @@
 import { ModelError } from "../../spec/errors.ts";
 import type { Node } from "../graph/graph.ts";
 import { type AxisFacts, isRagged, placedOver } from "./local_axes.ts";
-import type { Known } from "./rules.ts";
+import type { Known } from "../graph/sharding_rule.ts";
 
 /** What rules know. `tokensOver` says where the tokens of a routing are while experts work on them. */
 export function knownOf(

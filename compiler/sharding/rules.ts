@@ -1,87 +1,26 @@
 /**
  * The sharding rule of each primitive: what it does along each axis of its operands, which operand it only moves, and in
- * which of them it is linear. Everything that `shard` knows of a primitive is here.
+ * which of them it is linear. What `shard` knows of a primitive is here, or where the primitive is defined.
  */
 
-import type {
-  Node,
-  NodeOf,
-  Primitive,
-  PrimitiveParams,
-} from "../graph/graph.ts";
+import type { Node, NodeOf, Primitive } from "../graph/graph.ts";
 import { isRouting, ofExpanded } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
-import { LINEAR, type LinearRule } from "./linear.ts";
+import { LINEAR } from "../graph/linear.ts";
+import { definedRows } from "../graph/primitives/mod.ts";
+import {
+  type Known,
+  type Role,
+  type Rule,
+  wholeOver,
+} from "../graph/sharding_rule.ts";
 import type { Over } from "../graph/sharding.ts";
-
-/**
- * What a primitive does along an axis of an operand.
- *
- * - `pass`: it works on any part of it; the result is sharded alike.
- * - `reduce`: it sums over it; over a sharded axis the result is unreduced.
- * - `whole`: it needs all of it on every rank.
- * - `local`: it stays as it is, and the result does not see it.
- * - mesh axes: it must be sharded over exactly these; with `sum`, it is summed over besides.
- */
-export type Role =
-  | "pass"
-  | "reduce"
-  | "whole"
-  | "local"
-  | readonly string[]
-  | { readonly sum: readonly string[] };
-
-/** What rules know of the model and the mesh. */
-export interface Known {
-  /** Whether the length of an axis is known at run time only, on the ranks or at all. */
-  isRagged(axis: string): boolean;
-  /** Whether the positions that a dilated axis takes are all of another one's, but for those between. */
-  fills(params: PrimitiveParams["spread"]): boolean;
-  /** Where an axis is placed. */
-  placedOver(axis: string): readonly string[];
-  /** Where the tokens of one sequence are on one rank. Throws where no placement has that. */
-  sequenceOver(node: Node, by: Node, axis: string): readonly string[];
-  /** Where the items of a ragged axis are that the items of an input number; undefined: they may be anywhere. */
-  itemsOver(axis: string, ids: Node): readonly string[] | undefined;
-  /** Whether the tokens of a routing group are on one rank. */
-  isGroupTogether(axis: string, group: Node | undefined): boolean;
-  /** Where the tokens of a routing are while its experts work on them. */
-  tokensOver(route: Node, axis: string): readonly string[];
-  /** Where experts of an axis are. */
-  expertsOver(axis: string): readonly string[];
-}
-
-/** The rule of a primitive. */
-export interface Rule<P extends Primitive> {
-  readonly role: (
-    node: NodeOf<P>,
-    at: { readonly operand: number; readonly axis: string },
-    known: Known,
-  ) => Role;
-  /** Axes of the result that are sharded otherwise than axes of that name on operands. */
-  readonly result?: (node: NodeOf<P>, over: Over, known: Known) => Over;
-  /** The mesh axes along which ranks hold terms of the result, besides those that axes are summed over. */
-  readonly terms?: (node: NodeOf<P>, known: Known) => readonly string[];
-  /** The operand whose elements are only moved: it may be unreduced, and so is the result then. */
-  readonly moves?: number;
-  /** Whether the result is a term of the same sum where some operands are: it may have another order then. */
-  readonly linear: LinearRule<P>;
-}
-
-type Role_<P extends Primitive> = Rule<P>["role"];
 
 function pass(): Role {
   return "pass";
 }
 
 const leaf = { role: pass, linear: LINEAR.never };
-
-/** An axis `over` that is needed whole; all others pass. */
-function wholeOver<P extends "softmax" | "logSumExp" | "rmsNorm" | "topK">() {
-  const role: Role_<P> = ({ params: { over } }, { axis }) =>
-    axis === over ? "whole" : "pass";
-  return { role, linear: LINEAR.never };
-}
 
 /** Heads, and the heads of keys that they read, are sharded as they are placed: a rank has what its heads need. */
 function attends(
@@ -126,9 +65,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
       over.includes(axis) ? "reduce" : "pass",
     linear: LINEAR.oneOf,
   },
-  softmax: wholeOver(),
-  logSumExp: wholeOver(),
-  rmsNorm: wholeOver(),
+  ...definedRows("sharding"),
   rope: {
     role: ({ params: { over } }, { axis }) => axis === over ? "whole" : "pass",
     linear: LINEAR.first,

@@ -18,7 +18,8 @@ import { expertLeaves } from "./expert_leaves.ts";
 import { type AxisFacts, leavesOf, placedOver } from "./local_axes.ts";
 import { knownOf } from "./known.ts";
 import { Resharding } from "./reshard.ts";
-import { type Known, type Rule, RULES } from "./rules.ts";
+import type { Known, Rule } from "../graph/sharding_rule.ts";
+import { RULES } from "./rules.ts";
 import {
   type Over,
   overOf,

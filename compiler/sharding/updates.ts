@@ -5,7 +5,7 @@
 
 import { positionsOver } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
-import { sameAxes } from "../graph/rules.ts";
+import { sameAxes } from "../graph/operands.ts";
 import { routeOperand } from "../graph/routing.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
 import { overOf, type Sharding } from "../graph/sharding.ts";

@@ -2,7 +2,7 @@
 
 import { isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";
-import { sameAxes } from "../../graph/rules.ts";
+import { sameAxes } from "../../graph/operands.ts";
 import type { GroupedRows } from "./group.ts";
 import { restAxes } from "./places.ts";
 import {

@@ -1,12 +1,7 @@
 /** In which of their operands primitives are linear, so that a sum may pass them before it is reduced. */
 
 import type { Expr } from "../../spec/kernel/tree.ts";
-import type {
-  Lambda,
-  NodeOf,
-  Primitive,
-  ScalarFunction,
-} from "../graph/graph.ts";
+import type { Lambda, NodeOf, Primitive, ScalarFunction } from "./graph.ts";
 
 /** Whether the result is a term of the same sum where the operands marked in `terms`, and no others, are. */
 export type LinearRule<P extends Primitive> = (

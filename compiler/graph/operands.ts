@@ -1,0 +1,77 @@
+/** Operands of a node, and what rules want of them. */
+
+import type { DType } from "../../spec/dtype.ts";
+import { messages as say } from "./messages.ts";
+import type { Node, Primitive, PrimitiveParams } from "./graph.ts";
+
+/** What a tensor is: its axes in order, and its dtype. */
+export interface TensorType {
+  readonly axes: readonly string[];
+  readonly dtype: DType;
+}
+
+/** Thrown by a rule; whoever knows the position makes a ModelError of it. */
+export class RuleError extends TypeError {
+  override name = "RuleError";
+}
+
+/** A rule's view of a node: `given` is the type that it was declared with, for leaves, transpose and cast. */
+export interface RuleInput<P extends Primitive> {
+  readonly inputs: readonly Node[];
+  readonly params: PrimitiveParams[P];
+  readonly given: TensorType;
+}
+
+/** Refuse a node. */
+export function fail(message: string): never {
+  throw new RuleError(message);
+}
+
+/** The operand at `i`, which the primitive always has. */
+export function operand(inputs: readonly Node[], i: number): Node {
+  return inputs[i] ?? fail(`Cannot read operand ${i}: there is none`);
+}
+
+/** Refuse an operand of another dtype. */
+export function wantType(verb: string, node: Node, dtype: DType): void {
+  if (node.dtype !== dtype) {
+    fail(say.dtype(verb, node.axes, node.dtype, dtype));
+  }
+}
+
+/** Refuse an operand that is no number with a fraction. */
+export function wantFloat(verb: string, node: Node): void {
+  if (node.dtype !== "f32" && node.dtype !== "f16") {
+    fail(say.dtype(verb, node.axes, node.dtype, "f32"));
+  }
+}
+
+/** Refuse an operand without an axis. */
+export function wantAxis(verb: string, node: Node, axis: string): void {
+  if (!node.axes.includes(axis)) fail(say.axis(verb, node.axes, axis));
+}
+
+/** `axes` with `from` replaced by `to`. */
+export function replaced(
+  axes: readonly string[],
+  from: string,
+  to: readonly string[],
+): string[] {
+  return axes.flatMap((axis) => axis === from ? to : [axis]);
+}
+
+/** Refuse an operand that has one of the axes `to`. */
+export function wantFree(
+  verb: string,
+  node: Node,
+  to: readonly string[],
+): void {
+  if (to.some((axis) => node.axes.includes(axis))) {
+    fail(say.taken(verb, node.axes, to));
+  }
+}
+
+/** Whether two lists hold the same axes in the same order. */
+export function sameAxes(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((axis, i) => axis === b[i]);
+}

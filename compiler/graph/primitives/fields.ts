@@ -1,0 +1,12 @@
+/** Fields of parameters, as documents of models have them. */
+
+import type { Schema } from "../../../spec/schema.ts";
+
+/** A number. */
+export const number: Schema = { type: "number" };
+
+/** The name of an axis. */
+export const axis: Schema = {
+  type: "string",
+  pattern: "^([A-Za-z0-9_.-]{1,200}/)?[A-Za-z_][A-Za-z0-9_]{0,99}$",
+};

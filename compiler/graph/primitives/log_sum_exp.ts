@@ -1,0 +1,45 @@
+/** The logarithm of the sum of exponentials along an axis. */
+
+import { closed } from "../../../spec/schema.ts";
+import { expr } from "../../../spec/kernel/parse.ts";
+import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
+import { logSumExpRow } from "../evaluate_routing.ts";
+import { without } from "../messages.ts";
+import { operand, wantAxis, wantFloat } from "../operands.ts";
+import { wholeOver } from "../sharding_rule.ts";
+import { put, zeros } from "../value.ts";
+import type { Definition } from "./definition.ts";
+import { axis } from "./fields.ts";
+
+/** log(sum of exp(x)) */
+export const logSumExp: Definition<"logSumExp"> = {
+  params: closed({ over: axis }),
+  fusion: "kernel",
+  sharding: wholeOver(),
+  mixes: (node) => [node.params.over],
+  sizes() {},
+
+  type({ inputs, params: { over } }) {
+    const x = operand(inputs, 0);
+    wantAxis("logSumExp", x, over);
+    wantFloat("logSumExp", x);
+    return { axes: without(x.axes, [over]), dtype: x.dtype };
+  },
+
+  reference(node, context) {
+    const [x] = operands(node, context);
+    const result = zeros(node.axes, shapeFrom(node, [x!]), node.dtype);
+    alongRows(x!, node.params.over, (row, index) => {
+      put(result, index, logSumExpRow(row));
+    });
+    return result;
+  },
+
+  derivative: ({ node, dy, b }) => [() =>
+    b.map(
+      (x, y, d) => expr`exp(${x} - ${y}) * ${d}`,
+      node.inputs[0]!,
+      node,
+      dy,
+    )],
+};

@@ -1,0 +1,34 @@
+/** Primitives that are defined in a file each. The tables of the compiler take their rows from here. */
+
+import type { Definition } from "./definition.ts";
+import { logSumExp } from "./log_sum_exp.ts";
+import { rmsNorm } from "./rms_norm.ts";
+import { softmax } from "./softmax.ts";
+
+/** Their parameters; operands are named in the comment, in order. */
+export interface DefinedParams {
+  /** x */
+  softmax: { readonly over: string };
+  /** x: the logarithm of the sum of exponentials */
+  logSumExp: { readonly over: string };
+  /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
+  rmsNorm: { readonly over: string; readonly epsilon: number };
+}
+
+type Defined = keyof DefinedParams;
+
+/** The definitions. A primitive without one does not compile. */
+const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
+  softmax,
+  logSumExp,
+  rmsNorm,
+};
+
+/** One field of every definition: rows of a table by primitive. */
+export function definedRows<K extends keyof Definition<Defined>>(
+  field: K,
+): { readonly [P in Defined]: Definition<P>[K] } {
+  return Object.fromEntries(
+    Object.entries(DEFINITIONS).map(([name, row]) => [name, row[field]]),
+  ) as { [P in Defined]: Definition<P>[K] };
+}

@@ -1,0 +1,36 @@
+/** The softmax along an axis. */
+
+import { closed } from "../../../spec/schema.ts";
+import { expr } from "../../../spec/kernel/parse.ts";
+import { mapRows, operands } from "../evaluate_rows.ts";
+import { softmaxRow } from "../evaluate_routing.ts";
+import { operand, wantAxis, wantFloat } from "../operands.ts";
+import { wholeOver } from "../sharding_rule.ts";
+import type { Definition } from "./definition.ts";
+import { axis } from "./fields.ts";
+
+/** exp(x - max) / sum of exp(x - max) */
+export const softmax: Definition<"softmax"> = {
+  params: closed({ over: axis }),
+  fusion: "kernel",
+  sharding: wholeOver(),
+  mixes: (node) => [node.params.over],
+  sizes() {},
+
+  type({ inputs, params: { over } }) {
+    const x = operand(inputs, 0);
+    wantAxis("softmax", x, over);
+    wantFloat("softmax", x);
+    return x;
+  },
+
+  reference: (node, context) =>
+    mapRows(node, operands(node, context)[0]!, node.params.over, softmaxRow),
+
+  derivative: ({ node, dy, b }) => [() => {
+    const { over } = node.params;
+    const product = b.map((y, d) => expr`${y} * ${d}`, node, dy);
+    const mean = b.make("reduce", [product], { kind: "sum", over });
+    return b.map((y, d, m) => expr`${y} * (${d} - ${m})`, node, dy, mean);
+  }],
+};

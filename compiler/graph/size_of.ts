@@ -1,0 +1,72 @@
+/** The lengths of axes by name, and how verbs ask for them. */
+
+import { shortAxis } from "../../spec/axis_name.ts";
+import { ModelError } from "../../spec/errors.ts";
+import type { AxisSize, Node } from "./graph.ts";
+
+/** Lengths of axes by name. */
+export type Sizes = Map<string, AxisSize>;
+
+/** Refuse the length of an axis. */
+export function fail(node: Node, message: string): never {
+  throw new ModelError(message, node.span);
+}
+
+/** The length of an axis. */
+export function sizeOf(sizes: Sizes, node: Node, axis: string): AxisSize {
+  return sizes.get(axis) ??
+    fail(
+      node,
+      `Cannot size axis '${axis}': the model does not declare it. Declare it in 'model'`,
+    );
+}
+
+/** The length of an axis that must not vary from run to run. */
+export function fixed(
+  sizes: Sizes,
+  node: Node,
+  axis: string,
+  verb: string,
+): number {
+  const { size, dynamic } = sizeOf(sizes, node, axis);
+  if (dynamic) {
+    fail(
+      node,
+      `Cannot ${verb} axis '${axis}': its length is known only at run time`,
+    );
+  }
+  return size;
+}
+
+/** Give `axis` the fixed length `size`, or hold it against the one it has. */
+export function bind(
+  sizes: Sizes,
+  node: Node,
+  axis: string,
+  size: number,
+): void {
+  const known = sizes.get(axis);
+  if (known === undefined) sizes.set(axis, { size, dynamic: false });
+  else if (known.size !== size || known.dynamic) {
+    fail(
+      node,
+      `Cannot make axis '${axis}' of ${size}: its size in this model is ${known.size}. ${
+        remedy(node, axis)
+      }`,
+    );
+  }
+}
+
+/** How an axis that a verb names gets another name. */
+function remedy({ primitive }: Node, axis: string): string {
+  const other = `${shortAxis(axis)}2`;
+  switch (primitive) {
+    case "route":
+    case "choices":
+      return `Name it by the option 'choice' of 'route', such as { choice: '${other}' }, or route in a block`;
+    case "topK":
+      return `Name it by the option 'axis' of 'topK', such as { axis: '${other}' }`;
+    default:
+      return "Use another name for one of them";
+  }
+}
