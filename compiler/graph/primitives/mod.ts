@@ -1,5 +1,6 @@
 /** Primitives that are defined in a file each. The tables of the compiler take their rows from here. */
 
+import { conv1d } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
 import { logSumExp } from "./log_sum_exp.ts";
 import { rmsNorm } from "./rms_norm.ts";
@@ -13,6 +14,8 @@ export interface DefinedParams {
   logSumExp: { readonly over: string };
   /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
   rmsNorm: { readonly over: string; readonly epsilon: number };
+  /** ring [sequence, slot, channel], weight [channel, over], sequence, position: causal, of each channel by itself */
+  conv1d: { readonly over: string };
 }
 
 type Defined = keyof DefinedParams;
@@ -22,6 +25,7 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   softmax,
   logSumExp,
   rmsNorm,
+  conv1d,
 };
 
 /** One field of every definition: rows of a table by primitive. */

@@ -15,6 +15,7 @@ import { CHECK_AXIS, lowerCheckIds } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
 import { lowerBucket, placeBuckets } from "./bucket.ts";
 import { lowerAttention } from "./attention.ts";
+import { lowerConv1d } from "./conv1d.ts";
 import {
   lowerAccumulate,
   lowerAttentionGrad,
@@ -74,6 +75,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   softmax: lowerSoftmax,
   logSumExp: lowerLogSumExp,
   rmsNorm: lowerRmsNorm,
+  conv1d: lowerConv1d,
   topK: lowerTopK,
   route: lowerRoute,
   choices: lowerChoices,

@@ -1,0 +1,47 @@
+/** Causal depthwise convolution: an invocation for each channel of each token. */
+
+import { wgsl } from "../../spec/kernel/text.ts";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import { elementwise } from "./elementwise.ts";
+import { bindings } from "./kernel.ts";
+
+/** A convolution. Its grid is `elementwiseGrid(tokens * channels)`. */
+export interface Conv1dOptions {
+  readonly name: string;
+  readonly tokens: Expr;
+  readonly channels: number;
+  /** Taps of a channel. */
+  readonly width: number;
+  /** Slots of a sequence in the ring: the input at position p is in slot p % slots. */
+  readonly slots: number;
+}
+
+/**
+ * y[token, channel] = sum of weight[channel, tap] * ring[sequence, position - (width - 1) + tap, channel], in the order of
+ * taps. Bindings: `ring`, `weight`, `sequence`, `position`; written: `y`.
+ */
+export function conv1d(o: Conv1dOptions): Kernel {
+  const { channels, slots, width } = o;
+  return elementwise({
+    name: o.name,
+    count: wgsl`${o.tokens} * ${channels}`,
+    bindings: bindings({
+      ...{ ring: "f32", weight: "f32" },
+      ...{ sequence: "i32", position: "i32" },
+    }, { y: "f32" }),
+    body: wgsl`
+      let token = i / ${channels};
+      let channel = i % ${channels};
+      let first = u32(sequence[token]) * ${slots};
+      let last = u32(position[token]);
+      var sum = 0.0;
+      for (var tap = 0u; tap < ${width}; tap++) {
+        let end = last + tap;
+        if (end >= ${width - 1}) {
+          let row = first + (end - ${width - 1}) % ${slots};
+          sum = fma(weight[channel * ${width} + tap], ring[row * ${channels} + channel], sum);
+        }
+      }
+      y[i] = sum;`,
+  });
+}
