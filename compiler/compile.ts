@@ -23,7 +23,6 @@ import { checkLimits } from "./passes/limits.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import {
   axisFacts,
-  checkCaches,
   checkSizes,
   checkStates,
   localize,
@@ -183,7 +182,6 @@ export async function compileGraph(
   const place = readPlacement(simple, mesh, options.place);
   const facts = axisFacts(simple, place.mesh, place.requests);
   checkSizes(facts);
-  checkCaches(facts);
   const sharded = shard(facts, {
     // Sums of gradients are sharded in any case: each is sent as often, and less memory is needed.
     shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),

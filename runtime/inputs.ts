@@ -86,9 +86,9 @@ export function checkInputs(
   }
   for (const [name, { indexes }] of Object.entries(program.inputs)) {
     if (indexes === undefined) continue;
-    const { size, exact } = plan.axes[indexes]!;
+    const { size, exact, dynamic } = plan.axes[indexes]!;
     const length = lengths.get(modelAxis(plan, indexes))?.length ??
-      (exact ? size : 0);
+      (exact || !dynamic ? size : 0);
     checkRange(cannot, name, length, inputs[name]!);
   }
   return new Map([...lengths].map(([axis, { length }]) => [axis, length]));

@@ -91,41 +91,36 @@ export function dealAxes(
         ? 0
         : plan.axes[name]?.size ?? 0);
   };
-  const following: [string, Followed][] = [];
-  const shared: [string, string][] = [];
-  for (const [name, axis] of Object.entries(plan.axes)) {
-    const parts = positionsOver(plan.mesh, axis.over ?? []);
-    if (!axis.over?.length) continue;
-    if (axis.table) {
-      dealt.set(name, axis.table.map((ids) => Int32Array.from(ids)));
-      continue;
-    }
-    const { deal } = axis;
+  const partsOf = (name: string): Dealt => {
+    const known = dealt.get(name);
+    if (known) return known;
+    const parts = cut(name, plan.axes[name]!);
+    dealt.set(name, parts);
+    return parts;
+  };
+  const cut = (name: string, { over = [], table, deal }: PlanAxis): Dealt => {
+    if (table) return table.map((ids) => Int32Array.from(ids));
+    const parts = positionsOver(plan.mesh, over);
     switch (deal?.by) {
-      case "items":
-        following.push([name, deal]);
-        break;
+      case "items": {
+        const key = keyOf(inputs, { name, input: deal.input, length });
+        return dealItems(key, partsOf(deal.of), length(deal.of));
+      }
       case "sequence": {
         const key = keyOf(inputs, { name, input: deal.input, length });
         const residence = residences.get(name) ?? new Map<number, number>();
         residences.set(name, residence);
-        dealt.set(name, dealSequences(key, parts, residence));
-        break;
+        return dealSequences(key, parts, residence);
       }
-      default:
-        if (deal?.within !== undefined) shared.push([name, deal.within]);
-        else dealt.set(name, dealBlocks(length(name), parts));
+      default: {
+        if (deal?.within === undefined) return dealBlocks(length(name), parts);
+        const outer = partsOf(deal.within);
+        return outer.flatMap((items) => blocksOf(items, parts / outer.length));
+      }
     }
-  }
-  for (const [name, { input, of }] of following) {
-    const key = keyOf(inputs, { name, input, length });
-    dealt.set(name, dealItems(key, dealt.get(of)!, length(of)));
-  }
-  for (const [name, within] of shared) {
-    const outer = dealt.get(within)!;
-    const each = positionsOver(plan.mesh, plan.axes[name]!.over!) /
-      outer.length;
-    dealt.set(name, outer.flatMap((items) => blocksOf(items, each)));
+  };
+  for (const [name, { over }] of Object.entries(plan.axes)) {
+    if (over?.length) partsOf(name);
   }
   const numbers = new Map<string, Int32Array>();
   return {
@@ -145,8 +140,6 @@ export function dealAxes(
     },
   };
 }
-
-type Followed = Extract<PlanAxis["deal"], { readonly by: "items" }>;
 
 /** The values by which an axis is dealt; none are needed where it is empty. */
 function keyOf(

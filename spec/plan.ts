@@ -258,7 +258,7 @@ export interface Port {
   readonly axes: readonly string[];
   /** Integer inputs that index something: every value is at least 0 and less than this. */
   readonly below?: number;
-  /** Integer inputs whose values number items of this run-time axis: each is less than its length in the run. */
+  /** Integer inputs whose values number items of this axis: each is less than its length in the run. Ranks get their own numbers. */
   readonly indexes?: string;
 }
 

@@ -1,5 +1,6 @@
 /** What of a plan does not fit, and what would mend it. */
 
+import { modelAxis } from "./axis_parts.ts";
 import { sizeText } from "./size_text.ts";
 import { GUARANTEED_LIMITS, type LimitName } from "./limits.ts";
 import { maxOverRanks, type Plan, type PlanBuffer } from "./plan.ts";
@@ -115,7 +116,8 @@ export function boundMend(
 export function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
   const own = buffer.axes.map(({ axis }) => axis);
   if (buffer.kind === "state") {
-    return ["context", "sequence"].filter((axis) => own.includes(axis));
+    const named = own.map((axis) => modelAxis(plan, axis));
+    return ["context", "sequence"].filter((axis) => named.includes(axis));
   }
   // A table of rotations has a row for each position.
   if (buffer.kind === "rope") return ["context"].filter((a) => plan.axes[a]);

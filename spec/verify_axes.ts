@@ -74,6 +74,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
       }
     }
     const { deal } = axis;
+    if (!ends(plan, name)) fail("it is dealt as itself");
     if (deal?.by === "sequence") checkSequence(facts, name, deal.input, fail);
     if (deal?.by === "items") checkItems(facts, name, fail);
   }
@@ -106,6 +107,23 @@ function checkSequence(
   }
 }
 
+/** Whether an axis is dealt as others are, and these as others are, and so on to one that follows none. */
+function ends({ axes }: Facts["plan"], axis: string): boolean {
+  const seen = new Set<string>();
+  for (let at = axis; !seen.has(at);) {
+    seen.add(at);
+    const { deal } = axes[at]!;
+    const next = deal?.by === "items"
+      ? deal.of
+      : deal?.by === "blocks"
+      ? deal.within
+      : undefined;
+    if (next === undefined) return true;
+    at = next;
+  }
+  return false;
+}
+
 /** Items go where items of a placed axis are, which an input over them numbers. */
 function checkItems(
   { plan }: Facts,
@@ -116,7 +134,7 @@ function checkItems(
   if (deal?.by !== "items") return;
   const of = plan.axes[deal.of]!;
   if (
-    !of.deal || of.deal.by === "items" || !sameList(of.over ?? [], over ?? [])
+    !of.deal && !of.table || !sameList(of.over ?? [], over ?? [])
   ) {
     fail(`'${deal.of}' is not dealt over the same mesh axes`);
   }
@@ -255,8 +273,9 @@ function portFault(
   if (bounded && (kind === "output" || port.dtype === "f32")) {
     return `only integer inputs have a bound, and it is ${kind} ${port.dtype}`;
   }
-  if (port.indexes !== undefined && !plan.axes[port.indexes]!.dynamic) {
-    return `it numbers items of '${port.indexes}', which is no run-time axis`;
+  const { dynamic, table } = plan.axes[port.indexes ?? ""] ?? {};
+  if (port.indexes !== undefined && !dynamic && !table) {
+    return `it numbers items of '${port.indexes}', which ranks have no parts of`;
   }
   return undefined;
 }

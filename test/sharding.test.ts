@@ -6,6 +6,7 @@ import {
   add,
   attention,
   combine,
+  compile,
   type CompileOptions,
   dispatch,
   dot,
@@ -170,7 +171,37 @@ compileRefused(
   "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
 );
 
-for (const axis of ["sequence", "context", "dim"]) {
+sameBits("caches where their sequences are", {
+  ...{ model: block(4, 2), calls, tolerance: 1e-5 },
+}, [
+  { mesh: { a: 2 }, place: { sequence: "a" } },
+  { mesh: { a: 4 }, place: { token: "a" } },
+  { mesh: { a: 2 }, place: { sequence: { over: "a", table: [[], [1, 0]] } } },
+]);
+
+t.test("a rank has room for its own sequences", async (t) => {
+  for (
+    const [place, parts] of [
+      [{ token: "a" }, [[0], [1]]],
+      [{ head: "a" }, undefined],
+    ] as const
+  ) {
+    const plan = await compile(block(4, 2), { mesh: { a: 2 }, place });
+    const { axes: [axis], bytes } = plan.buffers["keys"]!;
+    t.strictSame(plan.axes[axis!.axis]!.table, parts);
+    // 2 sequences of 8 positions, 2 heads of 8 elements: over 2 ranks either way.
+    t.equal(bytes, 2 * 8 * 2 * 8 * 4 / 2);
+  }
+});
+
+compileRefused(
+  "tokens apart from the caches of their sequences",
+  block(4, 2),
+  { mesh: { a: 2, b: 2 }, place: { token: "a", sequence: "b" } },
+  "Cannot shard axis 'sequence' over 'b': tokens are sharded over 'a', and those of a sequence are where its cache is. Place 'token' only: 'sequence' follows it",
+);
+
+for (const axis of ["context", "dim"]) {
   compileRefused(
     `attention whose '${axis}' is sharded`,
     block(4, 2),

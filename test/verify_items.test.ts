@@ -77,6 +77,9 @@ const BROKEN: readonly Mistake[] = [
   ["of themselves", "placement", /'row' is not dealt over/, (p) => {
     p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "row" };
   }],
+  ["of what follows them", "placement", /dealt as itself/, (p) => {
+    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "row/dp" };
+  }],
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
     p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "ghost" };
   }],
@@ -86,7 +89,7 @@ const BROKEN: readonly Mistake[] = [
   ["whose numbers have no bound", "placement", /no input 'rows'/, (p) => {
     Reflect.deleteProperty(input(p), "indexes");
   }],
-  ["that number a fixed axis", "ports", /'head', which is no run-time/, (p) => {
+  ["that number a whole axis", "ports", /'head', which ranks have no/, (p) => {
     input(p).indexes = "head";
   }],
   ["that number no axis", "references", /'ghost'/, (p) => {

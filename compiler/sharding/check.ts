@@ -12,9 +12,9 @@ import type { Over } from "../graph/sharding.ts";
 export function checkSizes(
   { graph, mesh, requests, experts, ...facts }: AxisFacts,
 ): void {
-  for (const [axis, { over }] of requests) {
+  for (const [axis, { over, table }] of requests) {
     if (
-      experts.has(axis) ||
+      table || experts.has(axis) ||
       isRagged({ graph, mesh, requests, experts, ...facts }, axis)
     ) {
       continue;
@@ -29,26 +29,6 @@ export function checkSizes(
         remedy(over, divisors(size, positions))
       }`,
     );
-  }
-}
-
-/**
- * Axes along which caches are written and read by index, or contracted by attention, are whole on every rank. Throws
- * PlacementError.
- */
-export function checkCaches({ graph, requests }: AxisFacts): void {
-  for (const { primitive, inputs, params } of graph.nodes) {
-    if (primitive !== "attention") continue;
-    const { token, head, kvHead } = params;
-    for (const axis of inputs.slice(1, 3).flatMap(({ axes }) => axes)) {
-      if (axis === token || axis === head || axis === kvHead) continue;
-      if (!requests.get(axis)?.over.length) continue;
-      throw new PlacementError(
-        `Cannot shard axis '${axis}' over '${
-          requests.get(axis)!.over.join("+")
-        }': attention needs all of it on every rank. Leave it out of the placement`,
-      );
-    }
   }
 }
 

@@ -7,6 +7,7 @@ import { blockSizes, type Mesh, positionsOver } from "../../spec/mesh.ts";
 import type { PlanAxis } from "../../spec/plan.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
+import { cachedSequences } from "./caches.ts";
 import type { Requests } from "./placement.ts";
 import { extendsOver, localName, sameOver } from "../graph/sharding.ts";
 
@@ -43,7 +44,9 @@ export function axisFacts(
   );
   const all = new Map(requests);
   const followers = followersOf(graph, requests);
-  for (const [name, { of }] of followers) all.set(name, requests.get(of)!);
+  for (const [name, { of }] of followers) {
+    all.set(name, { over: all.get(of)!.over });
+  }
   return {
     ...{ graph, mesh, requests: all, experts, followers, given },
     assigning: assigningInputs(graph),
@@ -72,12 +75,20 @@ export function placedOver(
   return requests.get(axis)?.over ?? [];
 }
 
-/** Axes of inputs that pick rows of a placed axis, and are placed as it is or not at all: items go where those rows are. */
+/**
+ * Axes of tokens whose sequences have a place, and axes of inputs that pick rows of a placed axis, and are placed as it is
+ * or not at all: items go where what they number is.
+ */
 function followersOf(
-  { nodes, axes }: Graph,
+  graph: Graph,
   requests: Requests,
 ): Map<string, Extract<Deal, { by: "items" }>> {
+  const { nodes, axes } = graph;
   const followers = new Map<string, Extract<Deal, { by: "items" }>>();
+  for (const { sequence, token, input } of cachedSequences(graph)) {
+    if (!requests.get(sequence)?.over.length) continue;
+    followers.set(token, { by: "items", input, of: sequence });
+  }
   for (const node of nodes) {
     if (node.primitive !== "embedding") continue;
     const { over } = node.params;
@@ -88,11 +99,23 @@ function followersOf(
     const own = requests.get(axis)?.over ?? where;
     if (!where?.length || !own || !sameOver(own, where)) continue;
     if (node.inputs[0]!.primitive === "param") continue;
-    if (!axes[over] || followers.has(over) || followers.has(axis)) continue;
-    if (axis === over) continue;
+    if (!axes[over] || followers.has(axis)) continue;
+    if (follows(followers, over, axis)) continue;
     followers.set(axis, { by: "items", input: ids.params.name, of: over });
   }
   return followers;
+}
+
+/** Whether items of an axis go where those of another are, directly or not. */
+function follows(
+  followers: ReadonlyMap<string, { readonly of: string }>,
+  axis: string,
+  other: string,
+): boolean {
+  for (let at: string | undefined = axis; at; at = followers.get(at)?.of) {
+    if (at === other) return true;
+  }
+  return false;
 }
 
 /** By axis, the input by whose values its items are assigned to ranks: that of a sequence, else that of a routing group. */

@@ -3,7 +3,7 @@
  * `shard` decides for every value and inserts what moves data, `localize` gives the graph that one rank executes.
  */
 
-export { checkCaches, checkSizes, checkStates } from "./check.ts";
+export { checkSizes, checkStates } from "./check.ts";
 export { axisFacts } from "./local_axes.ts";
 export { localize } from "./localize.ts";
 export {

@@ -7,6 +7,7 @@ import { shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import { type Mesh, positionsOver } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
+import { checkCaches, placeCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
 import { placeKeyHeads } from "./key_heads.ts";
 import { quoteAll } from "./messages.ts";
@@ -66,8 +67,10 @@ export function readPlacement(
   );
   follow(graph, wide);
   const placed = placeKeyHeads(graph, { mesh, requests: wide });
-  const complete = new Map(placed.requests);
+  const { requests } = placeCaches(graph, placed);
+  const complete = new Map(requests);
   follow(graph, complete);
+  checkCaches(graph, complete);
   return { mesh: placed.mesh, requests: complete };
 }
 

@@ -34,7 +34,9 @@ function attends(
   if (axis === head || axis === kvHead) return known.placedOver(axis);
   const cache = operand === 1 ||
     node.primitive === "attention" && operand === 2;
-  return cache ? "local" : "whole";
+  if (!cache) return "whole";
+  const over = known.placedOver(axis);
+  return over.length > 0 ? over : "local";
 }
 
 /** The rules. A primitive without one does not compile. */
@@ -172,7 +174,10 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   reduceScatter: { role: pass, linear: LINEAR.never },
   cacheWrite: {
     role: (node, { operand, axis }, known) => {
-      if (operand === 0 && node.axes.indexOf(axis) < 2) return "local";
+      if (operand === 0 && node.axes.indexOf(axis) < 2) {
+        const over = known.placedOver(axis);
+        return over.length > 0 ? over : "local";
+      }
       const by = node.inputs[2]!;
       return by.axes.includes(axis)
         ? known.sequenceOver(node, by, axis)

@@ -45,7 +45,7 @@ export function dealScene(plan: Plan, options: SceneOptions): Scene {
     for (const axis of axes) {
       const { dynamic, exact, size } = plan.axes[axis]!;
       if (!dynamic || exact) continue;
-      if (indexes !== undefined) {
+      if (indexes !== undefined && plan.axes[indexes]!.dynamic) {
         lengths.set(
           modelAxis(plan, axis),
           Math.min(sequences, tokens, size),

@@ -1,5 +1,6 @@
 /** The seconds of launches on a rank: sizes from the workload, work from the kernel, bytes from what is in use. */
 
+import { modelAxis } from "../../spec/axis_parts.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { MachineDevice } from "../../spec/machine.ts";
 import { localLaunches } from "../../spec/local/mod.ts";
@@ -164,8 +165,9 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   /** Of an axis of a state, what is in use: the sequences of a rank, and their positions. */
   function used(axis: string): number {
     const { tokens, sequences = 1, past = 0 } = workload;
-    if (axis === "context") return past + Math.ceil(tokens / sequences);
-    return axis === "sequence" ? Math.ceil(sequences / owners) : Infinity;
+    const name = modelAxis(plan, axis);
+    if (name === "context") return past + Math.ceil(tokens / sequences);
+    return name === "sequence" ? Math.ceil(sequences / owners) : Infinity;
   }
 
   function touched(
@@ -221,7 +223,9 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
 
 /** Group ranks that have sequences of their own. */
 function sequenceOwners({ axes, mesh }: Plan): number {
-  const owned = Object.values(axes).find(({ deal }) => deal?.by === "sequence");
+  const owned = Object.values(axes).find(({ of, deal }) =>
+    of === "sequence" || deal?.by === "sequence"
+  );
   return positionsOver(mesh, owned?.over ?? []);
 }
 

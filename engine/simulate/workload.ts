@@ -33,8 +33,9 @@ export function lengthsOf(
   { tokens, sequences = 1 }: Workload,
 ): Lengths {
   const rows = new Set(
-    Object.values(program.inputs).filter(({ indexes }) => indexes !== undefined)
-      .map(({ axes }) => modelAxis(plan, axes[0]!)),
+    Object.values(program.inputs).filter(({ indexes }) =>
+      indexes !== undefined && plan.axes[indexes]!.dynamic
+    ).map(({ axes }) => modelAxis(plan, axes[0]!)),
   );
   for (const { axes } of Object.values(program.inputs)) {
     for (const axis of axes) {

@@ -174,7 +174,9 @@ function expertBuffers(
 /** Bounds that a run has to keep to, in the words of the model: lengths of inputs and of states. */
 function boundsOf(plan: Plan): { readonly [axis: string]: number } {
   const named = Object.values(plan.buffers).flatMap(({ kind, axes }) =>
-    kind === "input" || kind === "state" ? axes.map(({ axis }) => axis) : []
+    kind === "input" || kind === "state"
+      ? axes.flatMap(({ axis }) => [axis, modelAxis(plan, axis)])
+      : []
   );
   return Object.fromEntries(
     Object.entries(plan.axes).flatMap(([name, { size, dynamic }]) =>

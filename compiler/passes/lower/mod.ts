@@ -256,13 +256,18 @@ function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
   };
 }
 
-/** The run-time axis whose items `user` picks by `index`. */
+/** The axis whose items `user` picks by `index`, where ranks have their own numbers of them. */
 function indexedAxis(
   { placed }: Lowering,
   user: Node,
   index: Node,
 ): string | undefined {
-  if (user.primitive !== "embedding" || user.inputs[1] !== index) return;
+  const [first, second, third] = user.inputs;
+  if (user.primitive === "cacheWrite" && third === index) {
+    const [sequence] = first!.axes as [string];
+    return placed.axes[sequence]!.over.length > 0 ? sequence : undefined;
+  }
+  if (user.primitive !== "embedding" || second !== index) return;
   const { over } = user.params;
   return placed.axes[over]!.dynamic ? planAxis(placed, over) : undefined;
 }

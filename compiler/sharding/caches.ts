@@ -1,0 +1,105 @@
+/**
+ * Caches of keys and values: a rank has room for the sequences whose tokens are there, and for no others. Sequence s of a
+ * cache is at position s mod n of n, and tokens go where their sequence is.
+ */
+
+import { PlacementError } from "../../spec/errors.ts";
+import { positionsOver } from "../../spec/mesh.ts";
+import type { Graph, Node } from "../graph/graph.ts";
+import { usersOf } from "../graph/users.ts";
+import { sameOver } from "../graph/sharding.ts";
+import type { PlacedMesh, Requests } from "./placement.ts";
+
+/** The axis of sequences of caches, the axis of tokens, and the input that says of which sequence each token is. */
+export interface CachedSequences {
+  readonly sequence: string;
+  readonly token: string;
+  readonly input: string;
+}
+
+/** The axes of sequences of a graph's caches that can be sharded: nothing but caches sees the numbers of sequences. */
+export function cachedSequences(graph: Graph): CachedSequences[] {
+  const users = usersOf(graph);
+  const found = new Map<string, CachedSequences>();
+  const other = new Set<string>();
+  for (const node of graph.nodes) {
+    if (node.primitive !== "cacheWrite") continue;
+    const by = node.inputs[2]!;
+    const [sequence] = node.axes as [string];
+    const known = found.get(sequence);
+    const [token, second] = by.axes;
+    if (
+      by.primitive !== "input" || token === undefined || second !== undefined ||
+      known && known.input !== by.params.name ||
+      !users.get(by)!.every((user) => numbersSequences(user, by))
+    ) {
+      other.add(sequence);
+    } else found.set(sequence, { sequence, token, input: by.params.name });
+  }
+  return [...found.values()].filter(({ sequence }) => !other.has(sequence));
+}
+
+function numbersSequences({ primitive, inputs }: Node, by: Node): boolean {
+  const at = { cacheWrite: 2, attention: 3, attentionSum: 2 }[
+    primitive as string
+  ];
+  return at !== undefined &&
+    inputs.every((input, i) => (input === by) === (i === at));
+}
+
+/** Place caches where the tokens of their sequences are, and tokens where the caches are that were placed. */
+export function placeCaches(graph: Graph, placed: PlacedMesh): PlacedMesh {
+  const requests = new Map(placed.requests);
+  for (const { sequence, token } of cachedSequences(graph)) {
+    const { over, table } = requests.get(sequence) ?? requests.get(token) ?? {};
+    if (!over?.length) continue;
+    const parts = positionsOver(placed.mesh, over);
+    const { size } = graph.axes[sequence]!;
+    requests.set(sequence, {
+      over,
+      table: requests.has(sequence) && table || inTurn(size, parts),
+    });
+    if (!requests.has(token)) requests.set(token, { over });
+  }
+  return { ...placed, requests };
+}
+
+function inTurn(size: number, parts: number): number[][] {
+  return Array.from(
+    { length: parts },
+    (_, part) =>
+      Array.from(
+        { length: Math.max(0, Math.ceil((size - part) / parts)) },
+        (_, i) => part + i * parts,
+      ),
+  );
+}
+
+/**
+ * Axes along which caches are written and read by index, or contracted by attention, are whole on every rank, but for
+ * sequences where their tokens are. Throws PlacementError.
+ */
+export function checkCaches(graph: Graph, requests: Requests): void {
+  const sequences = cachedSequences(graph);
+  for (const node of graph.nodes) {
+    if (node.primitive !== "attention") continue;
+    const { token, head, kvHead } = node.params;
+    for (const axis of node.inputs.slice(1, 3).flatMap(({ axes }) => axes)) {
+      if (axis === token || axis === head || axis === kvHead) continue;
+      const { over = [] } = requests.get(axis) ?? {};
+      if (over.length === 0) continue;
+      const known = sequences.find(({ sequence }) => sequence === axis);
+      const tokens = requests.get(known?.token ?? "")?.over ?? [];
+      if (sameOver(tokens, over)) continue;
+      throw new PlacementError(
+        `Cannot shard axis '${axis}' over '${over.join("+")}': ${
+          known
+            ? `tokens are sharded over '${
+              tokens.join("+")
+            }', and those of a sequence are where its cache is. Place '${known.token}' only: '${axis}' follows it`
+            : "attention needs all of it on every rank. Leave it out of the placement"
+        }`,
+      );
+    }
+  }
+}
