@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * The `switchyard` command: `cli/main.ts`, compiled. An installed package has it in `dist`; a clone compiles it where it
- * has changed, even while it is packed and has a `dist` too.
+ * The `switchyard` command: `cli/main.ts`, bundled. An installed package has it in `dist`; a clone bundles it where it has
+ * changed, even while it is packed and has a `dist` too.
  */
 
 import { closeSync, existsSync, openSync } from "node:fs";
@@ -13,8 +13,10 @@ const compiler = new URL("../scripts/compile.mjs", import.meta.url);
 
 // Until `main` runs, which says what is wrong with the machine, nobody else does.
 process.on("uncaughtException", fail);
+// Errors and the places of calls speak of the source.
+process.setSourceMapsEnabled(true);
 const { main } = await import(
-  existsSync(compiler) ? await compileClone() : installed.href
+  existsSync(compiler) ? await bundleClone() : installed.href
 ).catch(fail);
 process.off("uncaughtException", fail);
 // It fails where not even what says so can be loaded.
@@ -22,12 +24,10 @@ process.exitCode = await main(process.argv.slice(2)).catch(fail);
 // Where the machine is at fault, a GPU may never end what it was given, and its threads would keep the process.
 if (process.exitCode === 3) process.exit();
 
-async function compileClone() {
-  const { compiledFile, compileOrExit, LIBRARY } = await import(compiler.href);
-  await compileOrExit(LIBRARY);
-  // Errors and the places of calls speak of the source.
-  process.setSourceMapsEnabled(true);
-  return pathToFileURL(compiledFile("cli/main.ts")).href;
+async function bundleClone() {
+  const { bundledFile, bundleOrExit } = await import(compiler.href);
+  await bundleOrExit();
+  return pathToFileURL(bundledFile("cli/main.ts")).href;
 }
 
 /** Says in a sentence why the program cannot start, and ends it as `main` does where the machine is at fault. */

@@ -12,11 +12,11 @@ export async function pageAssets({ files }: CliIo): Promise<PageAssets> {
   // Code that runs from its TypeScript has nothing compiled beside it.
   const folder = [
     fileURLToPath(new URL("../page", import.meta.url)),
-    packageFile(".compiled/page"),
+    packageFile(".compiled/dist/page"),
   ].find((folder) => existsSync(files.join(folder, "main.js")));
   if (folder === undefined) {
     throw new DataError(
-      "Cannot make a page: its script is not built. Run 'node scripts/bundle.mjs .compiled/page'",
+      "Cannot make a page: its script is not built. Run 'node scripts/bundle.mjs .compiled/dist'",
     );
   }
   return {

@@ -2,14 +2,12 @@
 
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { RUNNING_ROOT } from "../spec/running.ts";
 
-/** The folder above this code: that of the package, or its `dist`. */
-const RUNNING = new URL("../", import.meta.url);
-
-/** The folder of the package. */
-const PACKAGE = existsSync(new URL("bin/switchyard.mjs", RUNNING))
-  ? RUNNING
-  : new URL("../", RUNNING);
+/** The folder of the package: where this code runs from its TypeScript, or one that is above it. */
+const PACKAGE = ["./", "../", "../../"]
+  .map((path) => new URL(path, RUNNING_ROOT))
+  .find((folder) => existsSync(new URL("bin/switchyard.mjs", folder)));
 
 /** The path of a file by its path in the package, whether this code runs from its TypeScript or compiled. */
 export function packageFile(path: string): string {

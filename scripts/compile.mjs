@@ -1,6 +1,8 @@
 /**
- * Compiles the TypeScript of a clone into the folder `.compiled`, one JavaScript file for each source, so that no
- * process compiles at its start. A file is compiled again when its source has another time of change.
+ * Compiles the TypeScript of a clone into the folder `.compiled`, so that no process compiles at its start: the program
+ * that `switchyard` runs is bundled, as for a package, in `.compiled/dist`; for tests, benchmarks and examples, which
+ * import any module, there is one JavaScript file for each source. What is there is made again when a source has another
+ * time of change.
  *
  * `.compiled` has the same folders as the clone. Code of the package finds its place from there, as from `dist` in an
  * installed package; in tests, benchmarks and examples `import.meta` is that of the source, so that they find their
@@ -21,12 +23,14 @@ import {
 import { dirname, extname, join, relative, resolve, sep } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { bundlePage, loadEsbuild, pageIsStale } from "./bundle.mjs";
+import { bundlePage, bundleProgram, loadEsbuild } from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const COMPILED = join(ROOT, ".compiled");
-/** Beside what is compiled of folders: there, files without a source of their name are removed. */
-const PAGE = join(COMPILED, "page");
+/** The bundled program, as in a package. */
+const DIST = join(COMPILED, "dist");
+/** The sources that were bundled, with the times of their changes. */
+const BUNDLED = join(COMPILED, "bundled.json");
 
 /** Folders of the package's own code. */
 export const LIBRARY = [
@@ -68,25 +72,67 @@ export async function compile(paths) {
   const stale = paths.flatMap(sourceFiles).filter((file) =>
     changeOf(ROOT + file) !== changeOf(compiledFile(file))
   );
-  const mistakes = stale.length > 0 ? await compileFiles(stale) : new Map();
-  if (paths.includes("view") && pageIsStale(PAGE)) await compilePage();
-  return mistakes;
+  return stale.length > 0 ? await compileFiles(stale) : new Map();
 }
 
-/** Bundles the page of 'view'. Only that command needs it, and says so where it could not be made. */
-async function compilePage() {
-  // Sources that change meanwhile are newer.
-  const date = new Date();
-  const outputs = await bundlePage(PAGE).catch(() => []);
-  for (const { path, contents } of outputs) replaceFile(path, contents, date);
+/** The bundled file of a module that is loaded by name, by its path in the clone. */
+export function bundledFile(source) {
+  return join(DIST, source.replace(/\.ts$/, ".js"));
 }
 
-/** As `compile`, of paths in the clone. Mistakes in sources are printed and end the process. */
-export async function compileOrExit(paths) {
-  const mistakes = await compile(paths);
+/**
+ * Bundles the program and the page of 'view' where a source has changed. Returns what is wrong with sources of the program,
+ * by file. Only 'view' needs the page, and says so where it could not be made.
+ */
+export async function bundle() {
+  forgetOtherVersions();
+  if (!isStale(BUNDLED)) return new Map();
+  const start = Date.now();
+  try {
+    const [program, page] = await Promise.all([
+      bundleProgram(DIST),
+      bundlePage(join(DIST, "page")).catch(() => undefined),
+    ]);
+    write([...program.outputFiles, ...page?.outputFiles ?? []], new Map());
+    forgetOldChunks(start);
+    if (page) noteSources([program, page], start);
+    return new Map();
+  } catch (error) {
+    return mistakesIn(error);
+  }
+}
+
+/** As `bundle`. Mistakes in sources are printed and end the process. */
+export async function bundleOrExit() {
+  const mistakes = await bundle();
   if (mistakes.size === 0) return;
   for (const text of mistakes.values()) console.error(text);
   process.exit(1);
+}
+
+/** Whether a source has another time of change than when it was bundled. */
+function isStale() {
+  if (!existsSync(BUNDLED)) return true;
+  return Object.entries(JSON.parse(readFileSync(BUNDLED, "utf8")))
+    .some(([file, change]) => changeOf(ROOT + file) !== change);
+}
+
+/** Notes what bundles were made of. A source that has changed since `start` may have been read before or after. */
+function noteSources(bundles, start) {
+  const files = bundles.flatMap(({ metafile }) => Object.keys(metafile.inputs));
+  const changes = ["scripts/bundle.mjs", ...files].map((file) => {
+    const change = changeOf(ROOT + file);
+    return [file, change < start ? change : "later"];
+  });
+  const text = JSON.stringify(Object.fromEntries(changes));
+  replaceFile(BUNDLED, text, new Date());
+}
+
+/** Removes chunks that have not been made for a day. A process that runs may still load those of an earlier bundle. */
+function forgetOldChunks(now) {
+  for (const file of filesOf(relative(ROOT, join(DIST, "chunks")), ".js")) {
+    if (now - changeOf(join(ROOT, file)) > 86_400_000) remove(join(ROOT, file));
+  }
 }
 
 /** The version of this file that compiled what is there; nothing is kept of another one. */
@@ -132,19 +178,30 @@ async function compileFiles(files) {
     const dates = new Map(
       left.map((file) => [file, new Date(changeOf(ROOT + file))]),
     );
-    const { outputs, errors } = await build(esbuild, left);
+    const { outputs, error } = await build(esbuild, left);
     if (outputs) {
       write(outputs, dates);
       break;
     }
-    for (const { location: { file, line, column }, text } of errors) {
-      const where = `${file}:${line}:${column + 1}`;
-      mistakes.set(file, `Cannot compile '${where}': ${text}`);
+    for (const [file, text] of mistakesIn(error)) {
+      mistakes.set(file, text);
       remove(compiledFile(file));
     }
     left = left.filter((file) => !mistakes.has(file));
   }
   return mistakes;
+}
+
+/** What is wrong with sources that could not be built, by file. Throws what is no mistake in a source. */
+function mistakesIn(error) {
+  const { errors = [] } = error;
+  if (errors.length === 0 || errors.some(({ location }) => !location?.file)) {
+    throw error;
+  }
+  return new Map(errors.map(({ location: { file, line, column }, text }) => [
+    file,
+    `Cannot compile '${file}:${line}:${column + 1}': ${text}`,
+  ]));
 }
 
 async function build(esbuild, files) {
@@ -172,9 +229,7 @@ async function build(esbuild, files) {
   const failed = results.filter(({ status }) => status === "rejected");
   if (failed.length > 0) {
     const errors = failed.flatMap(({ reason }) => reason.errors ?? []);
-    // What has no place is no mistake in a source.
-    if (errors.every(({ location }) => location?.file)) return { errors };
-    throw failed[0].reason;
+    return { error: Object.assign(failed[0].reason, { errors }) };
   }
   return { outputs: results.flatMap(({ value }) => value.outputFiles) };
 }

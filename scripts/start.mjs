@@ -2,13 +2,13 @@
 
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import { compiledFile, compileOrExit, LIBRARY } from "./compile.mjs";
+import { bundledFile, bundleOrExit } from "./compile.mjs";
 import { ensurePackages } from "./setup.mjs";
 
 ensurePackages();
-await compileOrExit(LIBRARY);
+await bundleOrExit();
 process.setSourceMapsEnabled(true);
 const { start } = await import(
-  pathToFileURL(compiledFile("cli/start.ts")).href
+  pathToFileURL(bundledFile("cli/start.ts")).href
 );
 process.exitCode = await start(process.argv.slice(2));

@@ -9,7 +9,13 @@ import { spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { relative } from "node:path";
 import process from "node:process";
-import { compile, compiledFile, LIBRARY, PROGRAMS } from "./compile.mjs";
+import {
+  bundle,
+  compile,
+  compiledFile,
+  LIBRARY,
+  PROGRAMS,
+} from "./compile.mjs";
 import { ensurePackages, ROOT } from "./setup.mjs";
 import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
 
@@ -174,7 +180,10 @@ function summarise(file, { points, ended, exit, stderr, seconds }) {
 const { files, kinds } = chooseFiles(
   process.argv.slice(2).map((word) => relative(".", word)),
 );
-const mistakes = await compile([...LIBRARY, ...PROGRAMS, ...files]);
+const mistakes = new Map([
+  ...await compile([...LIBRARY, ...PROGRAMS, ...files]),
+  ...await bundle(),
+]);
 for (const text of mistakes.values()) console.log(text);
 const waiting = [...files];
 const all = [];

@@ -19,7 +19,16 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 interface Compile {
   compile(paths: readonly string[]): Promise<Map<string, string>>;
   compiledFile(source: string): string;
+  bundle(): Promise<Map<string, string>>;
+  bundledFile(source: string): string;
 }
+
+/** What scripts/bundle.mjs bundles. */
+const ENTRIES = [
+  ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "compiler/mod.ts"],
+  ...["spec/mod.ts", "runtime/mod.ts", "engine/mod.ts"],
+  "engine/compiled_from.ts",
+];
 
 /** A clone with nothing but what compiles it. */
 async function emptyClone(t: Test) {
@@ -32,7 +41,8 @@ async function emptyClone(t: Test) {
   symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
   writeFileSync(join(root, "package.json"), '{ "type": "module" }');
   const url = pathToFileURL(script).href;
-  const { compile, compiledFile } = await import(url) as Compile;
+  const clone = await import(url) as Compile;
+  const { compiledFile } = clone;
   /** Writes a source as of a second. */
   const write = (path: string, text: string, second: number): void => {
     mkdirSync(dirname(join(root, path)), { recursive: true });
@@ -46,7 +56,7 @@ async function emptyClone(t: Test) {
   };
   const run = (path: string): Promise<{ value: unknown }> =>
     import(pathToFileURL(compiledFile(path)).href);
-  return { root, compile, compiledFile, write, compiled, run };
+  return { ...clone, root, write, compiled, run };
 }
 
 t.test("sources run compiled, with their imports", async (t) => {
@@ -121,23 +131,39 @@ t.test("a mistake is reported with its place and leaves other files", async (t) 
   t.equal(compiled("spec/c.ts"), undefined);
 });
 
-t.test("the page is bundled again when a source of it has changed", async (t) => {
-  const { root, compile, write } = await emptyClone(t);
-  const page = join(root, ".compiled/page/main.js");
-  write("spec/a.ts", "export const a = 1;", 1);
+t.test("the program and its page are bundled again when a source has changed", async (t) => {
+  const { root, bundle, bundledFile, write } = await emptyClone(t);
+  const main = bundledFile("cli/main.ts");
+  const page = join(root, ".compiled/dist/page/main.js");
+  for (const entry of ENTRIES) {
+    write(entry, 'export { a } from "../spec/a.ts";', 1);
+  }
+  write("spec/a.ts", "export const a = new URL('../', import.meta.url);", 1);
   write("view/page/style.css", "body { margin: 0 }", 1);
   write(
     "view/page/main.tsx",
-    'import { a } from "../../spec/a.ts"; import "./style.css"; alert(a);',
+    'import { b } from "../../spec/b.ts"; import "./style.css"; alert(b);',
     1,
   );
-  await compile(["spec", "view"]);
+  write("spec/b.ts", "export const b = 1;", 1);
+  t.equal((await bundle()).size, 0);
+  const { a } = await import(pathToFileURL(main).href) as { a: URL };
+  t.equal(a.href, pathToFileURL(join(root, ".compiled/dist/")).href);
   t.match(readFileSync(page, "utf8"), "alert(1)");
-  t.match(readFileSync(join(root, ".compiled/page/main.css"), "utf8"), "body");
+  t.match(
+    readFileSync(join(root, ".compiled/dist/page/main.css"), "utf8"),
+    "body",
+  );
+  // So that it shows when they are bundled without a reason.
   writeFileSync(page, "untouched");
-  await compile(["spec", "view"]);
+  await bundle();
   t.equal(readFileSync(page, "utf8"), "untouched");
-  write("spec/a.ts", "export const a = 2;", Date.now() / 1000 + 60);
-  await compile(["spec", "view"]);
+  write("spec/b.ts", "export const b = 2;", 0.5);
+  await bundle();
   t.match(readFileSync(page, "utf8"), "alert(2)");
+  write("spec/a.ts", "\nexport const = 1;", 2);
+  t.strictSame([...await bundle()], [[
+    "spec/a.ts",
+    `Cannot compile 'spec/a.ts:2:14': Expected identifier but found "="`,
+  ]]);
 });

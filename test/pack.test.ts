@@ -16,6 +16,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { switchyard as runHere } from "./helpers/cli.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROJECT = mkdtempSync(join(tmpdir(), "switchyard-pack-"));
@@ -142,6 +143,14 @@ t.test("switchyard plan", (t) => {
   const { mesh, target } = JSON.parse(stdout);
   t.strictSame([mesh, target], [{ ep: 4 }, "8 H100 with NVLink"]);
   t.end();
+});
+
+t.test("its code, bundled, makes the plans that the modules make", async (t) => {
+  const plan = ["plan", join(PROJECT, "layer.ts"), "--mesh", "ep=4", "--out"];
+  const [bundled, modules] = [join(PROJECT, "a.json"), join(PROJECT, "b.json")];
+  t.equal(switchyard(...plan, bundled).status, 0);
+  t.equal((await runHere([...plan, modules])).code, 0);
+  t.ok(readFileSync(bundled).equals(readFileSync(modules)), "the same bytes");
 });
 
 t.test("switchyard view", (t) => {

@@ -13,7 +13,7 @@ function here(): string {
 
 /** The folder of the package, with a slash at its end. */
 function packageFolder(): string {
-  return here().replace(/compiler[/\\]passes[/\\][^/\\]*$/, "");
+  return here().replace(/(compiler[/\\]passes|chunks)[/\\][^/\\]*$/, "");
 }
 
 /** The folders of a path that all paths share. */

@@ -1,21 +1,22 @@
 /** Where the code of this package lies, whether it runs from its TypeScript or compiled. */
 
 import { existsSync } from "node:fs";
-import { dirname, extname, join, resolve, sep } from "node:path";
+import { extname, join, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { RUNNING_ROOT } from "../../spec/running.ts";
 
 /** `.ts`, or `.js` when compiled. */
 const EXTENSION = extname(import.meta.url);
 
-/** The folder of the code that runs: that of the package, or its `dist`. */
-const RUNNING_ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const RUNNING = fileURLToPath(RUNNING_ROOT);
 
 /** The folder of the package, which has the TypeScript sources. */
-const SOURCE_ROOT = existsSync(join(RUNNING_ROOT, "compiler", "mod.ts"))
-  ? RUNNING_ROOT
-  : dirname(resolve(RUNNING_ROOT));
+const SOURCES = [".", "..", "../.."]
+  .map((path) => resolve(RUNNING, path))
+  .find((folder) => existsSync(join(folder, "compiler", "mod.ts"))) ?? RUNNING;
 
-const FOLDERS = ["compiler", "spec", "runtime", "engine", "cli"];
+/** Folders of our own code, and of the chunks that it is bundled to. */
+const FOLDERS = ["compiler", "spec", "runtime", "engine", "cli", "chunks"];
 
 /** What a model file can import from this package, and the modules that those names mean. */
 const MODULES: { readonly [specifier: string]: string } = {
@@ -34,19 +35,19 @@ export function isOwn(path: string): boolean {
 
 /** The folders with this package's own code, each ending with a separator. */
 export function ownFolders(): string[] {
-  return [RUNNING_ROOT, SOURCE_ROOT].flatMap((root) =>
+  return [RUNNING, SOURCES].flatMap((root) =>
     FOLDERS.map((name) => join(root, name) + sep)
   );
 }
 
 /** Names of this package, and the files of the running code that they mean. */
 export function runningModules(): Map<string, string> {
-  return modulesIn(RUNNING_ROOT, EXTENSION);
+  return modulesIn(RUNNING, EXTENSION);
 }
 
 /** Names of this package, and the TypeScript files that have their types. */
 export function sourceModules(): Map<string, string> {
-  return modulesIn(SOURCE_ROOT, ".ts");
+  return modulesIn(SOURCES, ".ts");
 }
 
 function modulesIn(root: string, extension: string): Map<string, string> {
@@ -60,5 +61,5 @@ function modulesIn(root: string, extension: string): Map<string, string> {
 
 /** The hooks that load model files. They are the same for TypeScript and compiled code. */
 export function hooksFile(): string {
-  return join(SOURCE_ROOT, "compiler", "source", "model_hooks.mjs");
+  return join(SOURCES, "compiler", "source", "model_hooks.mjs");
 }

@@ -8,6 +8,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
+import { RUNNING_ROOT } from "../../spec/running.ts";
 import { PROGRAM } from "./program.ts";
 
 /** Seconds of CPU time for a call, where it is not said. */
@@ -65,7 +66,7 @@ export class Sandbox {
     const child = spawn(process.execPath, [
       ...[`--max-old-space-size=${memory}`, "-e", PROGRAM, "--"],
       ...[resolve("@huggingface/tokenizers"), resolve("@huggingface/jinja")],
-      new URL("../compiled_from.js", import.meta.url).href,
+      new URL("engine/compiled_from.js", RUNNING_ROOT).href,
     ], {
       stdio: ["ignore", "ignore", "ignore", "ipc"],
       serialization: "advanced",
