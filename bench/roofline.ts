@@ -11,17 +11,15 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
 import { openTarget, resolveTarget, type Target } from "../engine/mod.ts";
-import { KnownBuffers } from "../engine/predict/known.ts";
-import { LaunchCounter } from "../engine/predict/launch.ts";
-import { dealScene, type SceneOptions } from "../engine/predict/scene.ts";
+import { launchContext, openLaunchMeter } from "../engine/simulate/launches.ts";
+import type { Workload } from "../engine/simulate/mod.ts";
 import {
   createGpuDevice,
   type HostTensor,
   openGpu,
   Tracer,
 } from "../runtime/mod.ts";
-import { bindWorkgroups } from "../runtime/run_counts.ts";
-import { onRank, type Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan.ts";
 import { machine, median } from "./measure.ts";
 import { expertLayer } from "./models.ts";
 import { DEMO_FOLDER } from "./peers/demo.ts";
@@ -62,36 +60,24 @@ interface Scene {
   readonly name: string;
   readonly target: Target;
   readonly weights?: string;
-  readonly options: SceneOptions;
+  readonly options: Workload;
   readonly inputs: (plan: Plan) => { readonly [name: string]: HostTensor };
 }
 
-function countKernels(plan: Plan, options: SceneOptions) {
-  const scene = dealScene(plan, options);
-  const known = new KnownBuffers(scene);
-  const counter = new LaunchCounter();
+function countKernels(plan: Plan, workload: Workload) {
+  const context = launchContext(plan, workload);
+  const meter = openLaunchMeter(context);
   const kernels = new Map<string, KernelWork>();
-  for (const step of scene.program.steps) {
+  for (const step of context.program.steps) {
     if (step.op !== "launch") continue;
-    const { tree } = plan.kernels[step.kernel]!;
-    const size = bindWorkgroups(step.workgroups, plan, 0)(scene.counts);
-    if (size.includes(0)) continue;
-    const buffers = tree.bindings.map(({ name }) => step.bindings[name]!);
-    const work = counter.count(
-      tree,
-      size,
-      buffers.map((buffer) => known.of(0, buffer)),
-    );
+    const counted = meter.launch(step, { rank: 0, fullness: "most" });
+    if (counted === undefined) continue;
     const all = kernels.get(step.kernel) ??
       { launches: 0, multiplyAdds: 0, bytes: 0 };
     kernels.set(step.kernel, all);
     all.launches++;
-    all.multiplyAdds += work.multiplyAdds;
-    for (const [i, buffer] of buffers.entries()) {
-      const most = onRank(plan.buffers[buffer]!.bytes, 0);
-      all.bytes += Math.min(work.loads[i]!, most) +
-        Math.min(work.stores[i]!, most);
-    }
+    all.multiplyAdds += counted.work.multiplyAdds;
+    all.bytes += counted.bytes;
   }
   return kernels;
 }

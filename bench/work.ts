@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import type { CompileOptions, Model } from "../compiler/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { storedDTypes } from "../engine/weights.ts";
 import { publishedModel } from "../models/mod.ts";
@@ -64,8 +65,14 @@ export const PROMPT = { sequences: 4, length: 64, position: 0 };
 /** Decode steps in one measured piece of work, so that a step is not lost in the noise. */
 export const STEPS = 16;
 
-/** The bundled checkpoint. */
-export async function loadDemo(place: Place): Promise<Bench> {
+/** The bundled checkpoint's model and weights. Without `next`, it has logits. */
+export async function demoModel(
+  next?: { readonly candidates: number },
+): Promise<{
+  readonly model: Model;
+  readonly weights: NonNullable<CompileOptions["weights"]>;
+  readonly files: readonly FileSource[];
+}> {
   const folder = new URL("../examples/demo-lm/", import.meta.url);
   const config = readFileSync(new URL("config.json", folder), "utf8");
   const bytes = readFileSync(new URL("model.safetensors", folder));
@@ -76,13 +83,17 @@ export async function loadDemo(place: Place): Promise<Bench> {
       Promise.resolve(bytes.subarray(offset, offset + length)),
   };
   const model = publishedModel(JSON.parse(config)).build({
-    maxTokens: 256,
-    maxSequences: 4,
-    maxContext: 256,
-    next: { candidates: 1 },
+    ...{ maxTokens: 256, maxSequences: 4, maxContext: 256 },
+    ...next ? { next } : {},
   });
   const weights = storedDTypes(await openSafetensors([file]));
-  return await load(model, { ...place, weights, files: [file] });
+  return { model, weights, files: [file] };
+}
+
+/** The bundled checkpoint. */
+export async function loadDemo(place: Place): Promise<Bench> {
+  const { model, ...rest } = await demoModel({ candidates: 1 });
+  return await load(model, { ...place, ...rest });
 }
 
 /** Packed inputs: `length` tokens of each of `sequences` sequences, from `position` on. */

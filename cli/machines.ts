@@ -1,9 +1,9 @@
 /** The machines that `--target` knows by name: files of `machines/`, beside which one may have one's own. */
 
 import { hostname } from "node:os";
-import { openMachineMeter, readMachine } from "../engine/mod.ts";
+import { openMachineMeter } from "../engine/mod.ts";
 import { DataError } from "../spec/errors.ts";
-import type { Machine } from "../spec/mod.ts";
+import { type Machine, parseMachine } from "../spec/mod.ts";
 import { deviceOptions } from "./commands/options.ts";
 import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
@@ -33,11 +33,13 @@ export async function findMachine(
 ): Promise<Machine> {
   const { files } = io;
   if (target === THIS) return await measure(io, ranks);
+  const read = async (file: string) =>
+    parseMachine(await files.readText(file), file);
   const machines = packageFile("machines");
   if (/^[a-z0-9-]+$/.test(target)) {
     const file = files.join(machines, `${target}.json`);
     if (await files.stat(file) !== undefined) {
-      return await readMachine(file, files);
+      return await read(file);
     }
   }
   if (await files.stat(target) === undefined) {
@@ -50,7 +52,7 @@ export async function findMachine(
       }. Give one of them, a machine file, or '${THIS}' to measure this machine`,
     );
   }
-  return await readMachine(target, files);
+  return await read(target);
 }
 
 /** Measure the devices that a run would use. */

@@ -87,7 +87,7 @@ function addInspectCommands(
       "times that everything is measured; the median counts (default: 9)",
       integer("--repetitions", 1),
     )
-    .option("--out <file>", "write a machine file, for 'plan --machine'")
+    .option("--out <file>", "write a machine file, for --target")
     .option("--json", "machine-readable output")
     .action(async (flags) =>
       finish(await (await COMMANDS.devices())(io, flags))
@@ -116,30 +116,6 @@ function addInspectCommands(
     .option("--layer <n>", "only this layer", integer("--layer", 0))
     .option("--rank <n>", "only this rank", integer("--rank", 0))
     .option("--diff", "what another model or plan has otherwise")
-    .option(
-      "--machine <file>",
-      "print what a step would take on that machine, for each --mesh",
-    )
-    .option("--tokens <n>", "tokens of that step (1)", integer("--tokens", 1))
-    .option(
-      "--sequences <n>",
-      "sequences they are of (1)",
-      integer("--sequences", 1),
-    )
-    .option(
-      "--past <n>",
-      "earlier tokens of each sequence (0)",
-      integer("--past", 0),
-    )
-    .option(
-      "--skew <s>",
-      "experts are chosen at random, with weights 1/n^s; default: evenly",
-      notNegative("--skew"),
-    )
-    .option(
-      "--choices <file>",
-      "experts are chosen as in the outputs of a run, of as many tokens",
-    )
     .option("--out <file>", "write the document to a file")
     .option("--check", "send token ids along, for 'run --check'")
     .option("--json", "the summary as JSON; with --full, the document")

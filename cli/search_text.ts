@@ -2,8 +2,8 @@
 
 import {
   type Found,
+  meshName,
   type Objective,
-  replicaMeshName,
   type Searched,
   type SearchPhase,
 } from "../engine/mod.ts";
@@ -49,7 +49,7 @@ export function formatSearch(searched: Searched, terms: SearchTerms): string {
         "",
         `thrown out (${thrownOut.length})`,
         ...thrownOut.slice(0, LISTED).map(({ mesh, why }) =>
-          `  ${replicaMeshName(mesh)}: ${why}`
+          `  ${meshName(mesh)}: ${why}`
         ),
         ...thrownOut.length > LISTED ? ["  and more"] : [],
       ]
@@ -64,9 +64,7 @@ function advice(
   { context }: SearchTerms,
 ): string[] {
   const flags = [
-    `--mesh ${
-      replicaMeshName(mesh) === "1 device" ? "ep=1" : replicaMeshName(mesh)
-    }`,
+    `--mesh ${meshName(mesh) === "1 device" ? "ep=1" : meshName(mesh)}`,
     `--max-tokens ${step.tokens}`,
     `--max-sequences ${step.sequences}`,
     `--max-context ${context}`,
@@ -84,7 +82,7 @@ function configuration(found: Found): string {
     ...strategy.chunks > 1 ? [` in ${strategy.chunks} chunks`] : [],
     ...strategy.sendOnce ? [" sent once"] : [],
   ];
-  return `${replicaMeshName(mesh, replicas)}${
+  return `${meshName(mesh, replicas)}${
     how.join("")
   }, ${found.sequences} sequences, ${speedText(tokensPerSecond)}, ${
     timeText(seconds)
@@ -100,7 +98,7 @@ function table(found: readonly Found[]): string[] {
   return formatTable([
     ["mesh", "chunks", "sequences", "tokens", "step", "speed", "a rank", "of"],
     ...found.map((one) => [
-      replicaMeshName(one.mesh, one.replicas),
+      meshName(one.mesh, one.replicas),
       `${one.strategy.chunks}${one.strategy.sendOnce ? ", once" : ""}`,
       ...[one.sequences, one.tokens].map(String),
       timeText(one.seconds),
@@ -120,8 +118,8 @@ function crossoverLines(
   const unit = phase === "decode" ? "sequences" : "tokens";
   const [size, other] = [replicas, experts].map(({ ep, tp }) => ep * tp);
   const names = {
-    replicas: `${other! / size!} replicas of ${replicaMeshName(replicas)}`,
-    experts: `one of ${replicaMeshName(experts)}`,
+    replicas: `${other! / size!} replicas of ${meshName(replicas)}`,
+    experts: `one of ${meshName(experts)}`,
   };
   const winner = speed >= 1 ? "replicas" : "experts";
   const loser = speed >= 1 ? "experts" : "replicas";

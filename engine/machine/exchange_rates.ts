@@ -2,8 +2,8 @@
 
 import type { MachineDevice } from "../../spec/machine.ts";
 import { sum } from "../../spec/sum.ts";
-import type { LaunchWork } from "../predict/launch.ts";
-import { countExchange } from "../predict/local_exchange.ts";
+import type { LaunchWork } from "../simulate/launch_work.ts";
+import { launchContext, openLaunchMeter } from "../simulate/launches.ts";
 import type { LinkMeter, LinkTimes } from "./measure_links.ts";
 
 /** The launches of exchanges of one row and of some. */
@@ -16,8 +16,10 @@ export interface ExchangeWorks {
 export function exchangeWorks(
   { plan, exchange, rows }: Pick<LinkMeter, "plan" | "exchange" | "rows">,
 ): ExchangeWorks {
-  const works = (count: number) =>
-    countExchange(plan, exchange, { tokens: count * plan.ranks ** 2 });
+  const works = (count: number) => {
+    const workload = { tokens: count * plan.ranks ** 2 };
+    return openLaunchMeter(launchContext(plan, workload)).local(exchange);
+  };
   return { one: works(rows.one), some: works(rows.some) };
 }
 

@@ -6,7 +6,7 @@ import type { MachineDevice } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { HOSTS, type SelectedDevices } from "../devices.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
-import { countStep, type StepWork } from "../predict/step_work.ts";
+import { countStep, type StepWork } from "../simulate/step_work.ts";
 import { computerOf } from "../tuning.ts";
 import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
 import {

@@ -1,7 +1,7 @@
 /** What it takes to hand a device its launches between exchanges, and to learn that they are done. */
 
 import type { Machine } from "../../spec/machine.ts";
-import { predictStep } from "../predict/predict.ts";
+import { simulate } from "../simulate/mod.ts";
 import type { SelectedDevices } from "../devices.ts";
 import {
   type MeasureOptions,
@@ -66,7 +66,7 @@ export async function openTurnMeter(
     turn: (seconds, machine) => {
       const difference = (turn: number) => {
         const seconds = ({ plan }: SmallModel) =>
-          predictStep(
+          simulate(
             plan,
             withDevices(machine, (device) => ({ ...device, turn })),
             inputs,

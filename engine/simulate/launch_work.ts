@@ -28,6 +28,8 @@ export interface LaunchPlace {
   /** What bindings hold, and a key that is equal for equal contents. */
   readonly typical: readonly (Typical | undefined)[];
   readonly key: string;
+  /** Workgroups along x that stand for all: more than one where they have different work. Default: the middle one. */
+  readonly groups?: number;
 }
 
 /** Invocations of a workgroup that stand for all: what a lane does may depend on its number. */
@@ -50,18 +52,24 @@ export class LaunchCounter {
 
 function countLaunch(
   kernel: Kernel,
-  { workgroups: [x, y, z], typical }: LaunchPlace,
+  { workgroups: [x, y, z], typical, groups = 1 }: LaunchPlace,
 ): LaunchWork {
   const { workgroupSize, bindings } = kernel;
   const lanes = Math.min(LANES, workgroupSize);
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
-  const works = Array.from({ length: lanes }, (_, i) =>
-    kernelWork(kernel, {
-      group: [x >> 1, y >> 1, z >> 1],
+  const looked = Math.min(groups, x);
+  const works = Array.from({ length: looked * lanes }, (_, n) => {
+    const i = n % lanes;
+    return kernelWork(kernel, {
+      group: [
+        Math.floor((Math.floor(n / lanes) + 0.5) * x / looked),
+        ...[y >> 1, z >> 1] as const,
+      ],
       lane: lanes === 1 ? 0 : Math.round(i * (workgroupSize - 1) / (lanes - 1)),
       load: (binding, index) => data.get(binding)?.(index),
-    }));
-  const scale = x * y * z * workgroupSize / lanes;
+    });
+  });
+  const scale = x * y * z * workgroupSize / works.length;
   const total = (of: (work: (typeof works)[number]) => number) =>
     scale * works.reduce((n, work) => n + of(work), 0);
   return {

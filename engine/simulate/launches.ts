@@ -22,8 +22,8 @@ import {
   type Typical,
   typicalOf,
 } from "./launch_work.ts";
-import type { RoutingRows } from "./routings.ts";
-import type { Lengths, Workload } from "./workload.ts";
+import { type RoutingRows, routingRows } from "./routings.ts";
+import { type Lengths, lengthsOf, type Workload } from "./workload.ts";
 
 /** What launches are counted with. */
 export interface LaunchContext {
@@ -34,6 +34,19 @@ export interface LaunchContext {
   readonly routings: ReadonlyMap<number, RoutingRows>;
   /** Bytes of a buffer on a rank. Default: what the plan allocates. */
   readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
+}
+
+/** What launches of a plan's first program are counted with in a workload. Throws DataError where the plan has no room for it. */
+export function launchContext(
+  plan: Plan,
+  workload: Workload,
+  held?: LaunchContext["held"],
+): LaunchContext {
+  const program = plan.programs[0]!;
+  const lengths = lengthsOf(plan, program, workload);
+  const { experts: load = { kind: "even" } } = workload;
+  const routings = routingRows(plan, program, { lengths, load });
+  return { plan, program, workload, lengths, routings, held };
 }
 
 /** A launch, counted. */
@@ -56,8 +69,8 @@ export interface LaunchMeter {
     step: LaunchStep,
     at: { readonly rank: number; readonly fullness: Fullness },
   ): CountedLaunch | undefined;
-  /** Kernels that move rows between ranks of one device: those of one rank that receives. */
-  local(step: AllGatherStep | AllToAllStep, rank: number): LaunchWork[];
+  /** Kernels that move rows between ranks of one device, one after another: those of all ranks of a group. */
+  local(step: AllGatherStep | AllToAllStep): LaunchWork[];
 }
 
 /** Make ready what counts launches. */
@@ -122,11 +135,17 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       made.set(key, counted);
       return counted;
     },
-    local: (step, rank) => {
+    local: (step) => {
       const rows = step.part && routings.get(step.part.routing);
-      return locals(step).map(({ kernel, workgroups }) =>
-        countLocal(kernel, workgroups, { step, rank, rows })
-      );
+      const last = positionsOver(plan.mesh, step.over) - 1;
+      const launches = locals(step);
+      return Array.from({ length: last + 1 }, (_, p) => {
+        // Up to four stand for all.
+        const position = Math.round(Math.round(3 * p / last) * last / 3);
+        return launches.map(({ kernel, workgroups }) =>
+          countLocal(kernel, workgroups, { step, position, rows })
+        );
+      }).flat();
     },
   };
 
@@ -191,9 +210,9 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   function countLocal(
     kernel: Kernel,
     sizes: readonly [Size, Size, Size],
-    { step, rank, rows }: {
+    { step, position, rows }: {
       readonly step: AllGatherStep | AllToAllStep;
-      readonly rank: number;
+      readonly position: number;
       readonly rows: RoutingRows | undefined;
     },
   ): LaunchWork {
@@ -210,16 +229,20 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
         columns
       : 0;
     const named: { readonly [binding: string]: Typical } = {
-      counts: () => Math.round(each),
-      position: () => 0,
+      // Whole numbers of which so many on average are as many in all.
+      counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
+      position: () => position,
     };
     return counter.count(kernel, {
-      workgroups,
+      ...{ workgroups, groups: LOCAL_GROUPS },
       typical: kernel.bindings.map(({ name }) => named[name]),
-      key: `${Math.round(each)} ${rank}`,
+      key: `${each} ${position}`,
     });
   }
 }
+
+/** Workgroups of an exchange between ranks of a device that stand for all: the first have more rows than the last. */
+const LOCAL_GROUPS = 8;
 
 /** Group ranks that have sequences of their own. */
 function sequenceOwners({ axes, mesh }: Plan): number {

@@ -24,9 +24,9 @@ import { sum } from "../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import { exchangeSeconds, type LevelTraffic } from "./exchange_time.ts";
 import { layersOf } from "../../spec/layers.ts";
-import { openLaunchMeter, secondsOf } from "./launches.ts";
-import { type RoutingRows, routingRows } from "./routings.ts";
-import { type Lengths, lengthsOf, type Workload } from "./workload.ts";
+import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
+import type { RoutingRows } from "./routings.ts";
+import type { Lengths, Workload } from "./workload.ts";
 
 /** Seconds of a device, and what for. */
 export interface Parts {
@@ -105,16 +105,11 @@ export function simulate(
   workload: Workload,
   options: SimulateOptions = {},
 ): Prediction {
-  const program = plan.programs[0]!;
   const places = placesOf(plan, machine);
   const groups = rankGroups(plan, machine, places);
-  const lengths = lengthsOf(plan, program, workload);
-  const routings = routingRows(plan, program, {
-    ...{ lengths, load: workload.experts ?? { kind: "even" } },
-  });
-  const meter = openLaunchMeter({
-    ...{ plan, program, workload, lengths, routings, held: options.held },
-  });
+  const context = launchContext(plan, workload, options.held);
+  const { program, lengths, routings } = context;
+  const meter = openLaunchMeter(context);
   const { names, numbers, of } = layersOf(plan, program);
   const { times: timesOf = () => 1 } = options;
   const alike = numbers.map((n) => n === undefined ? 1 : timesOf(n));
@@ -210,27 +205,31 @@ export function simulate(
     const { rank, place, device, sharing, slower } = groups[0]!;
     const group = groupOf(plan.mesh, rank, step.over);
     if (group.length === 1) return;
-    const each = peerBytes(plan, step, {
+    const { each, mean } = peerBytes(plan, step, {
       ...{ lengths, rows: step.part && routings.get(step.part.routing) },
       positions: group.length,
       wire: options.wire,
     });
     sentBytes += each * (group.length - 1) * alike[layer]!;
     if (group.every((other) => places[other]!.device === place.device)) {
-      const moves = step.op === "allToAll" ? device.exchange : {};
-      for (const work of meter.local(step, rank)) {
+      // What it takes to share a launch is in the rate of those that move rows.
+      const moves = step.op === "allToAll" && device.exchange
+        ? { ...device.exchange, join: 0 }
+        : {};
+      const times = sharing / group.length;
+      for (const work of meter.local(step)) {
         const bytes = sum(work.loads) + sum(work.stores);
         const seconds = launchSeconds({ ...device, ...moves }, work, {
           ...{ bytes, weights: 0, states: 0, cached: groups[0]!.cached },
         });
-        spendLaunch(0, seconds, sharing * slower, true);
-        launches += sharing * alike[layer]!;
+        spendLaunch(0, seconds, times * slower, true);
+        launches += times * alike[layer]!;
       }
       waitUntil(clocks[0]!.now, "waiting");
       return;
     }
     const seconds = exchangeSeconds(machine, {
-      levels: levelsOf(places, { rank, group, each }),
+      levels: levelsOf(places, { rank, group, each, mean }),
       // Gathers of counts; those of rows depend on their bytes.
       gathers: step.op === "allGather" && !step.rows,
       staged: 2 * group.length * each,
@@ -311,7 +310,7 @@ function rankGroups(
   return [...groups.values()];
 }
 
-/** Bytes from a rank to each other rank of its group, in the busier direction. */
+/** Bytes from a rank to each other rank of its group, in the busier direction: of the rank that has most, and of a mean one. */
 function peerBytes(
   plan: Plan,
   step: AllGatherStep | AllToAllStep,
@@ -321,13 +320,13 @@ function peerBytes(
     readonly positions: number;
     readonly wire: SimulateOptions["wire"];
   },
-): number {
+): { readonly each: number; readonly mean: number } {
   if (step.op === "allGather") {
-    return step.bytes * (step.rows ? lengths.most(step.rows.axis) : 1);
+    const each = step.bytes * (step.rows ? lengths.most(step.rows.axis) : 1);
+    return { each, mean: each };
   }
-  if (rows === undefined) return 0;
+  if (rows === undefined) return { each: 0, mean: 0 };
   const { tokens, topK, most } = rows;
-  const choices = Math.max(tokens * topK / positions, most / positions);
   const isRows = step.part?.part === "exchange";
   const ofTokens = step.splits.at(-1) !== rows.experts;
   const share = rows.once && ofTokens ? rows.reached / topK : 1;
@@ -335,16 +334,23 @@ function peerBytes(
     ? wire[step.part.verb] /
       (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
     : 1;
-  return step.rowBytes * element * choices * share * shareOfColumns(step);
+  const ofChoices = (choices: number) =>
+    step.rowBytes * element * choices / positions * share *
+    shareOfColumns(step);
+  return {
+    each: ofChoices(Math.max(tokens * topK, most)),
+    mean: ofChoices(tokens * topK),
+  };
 }
 
 /** Other ranks of a group by the link to them, and the bytes to them. */
-export function levelsOf(
+function levelsOf(
   places: readonly RankPlacement[],
-  { rank, group, each }: {
+  { rank, group, each, mean }: {
     readonly rank: number;
     readonly group: readonly number[];
     readonly each: number;
+    readonly mean: number;
   },
 ): { readonly [L in LinkClass]?: LevelTraffic } {
   const place = places[rank]!;
@@ -358,11 +364,10 @@ export function levelsOf(
   return Object.fromEntries(
     [...peers].map(([link, count]) => {
       // What a rank keeps is moved within its host, too.
-      const kept = link === "sameHost" ? each : 0;
-      const bytes = count * each;
+      const kept = link === "sameHost" ? 1 : 0;
       return [link, {
-        ...{ peers: count, bytes, pairBytes: each },
-        hostBytes: beside * (bytes + kept),
+        ...{ peers: count, bytes: count * each, pairBytes: each },
+        hostBytes: beside * (count + kept) * mean,
       }];
     }),
   );

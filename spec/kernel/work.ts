@@ -33,12 +33,6 @@ export interface Invocation {
   readonly lane: number;
   /** An integer in a binding; undefined: not known. */
   readonly load?: (binding: string, index: number) => number | undefined;
-  /** Sees every store whose index is known. With it, kernels that make tables of integers can be carried out. */
-  readonly store?: (
-    binding: string,
-    index: number,
-    value: number | undefined,
-  ) => void;
 }
 
 /** Integers and booleans (0 and 1); floats are never known. */
@@ -108,10 +102,9 @@ class Walk {
           this.#stores.get(s.binding)!,
           times * bytesOf(s.value.type),
         );
-        const index = this.#value(s.index, times);
+        this.#value(s.index, times);
         this.#access(times);
-        const value = this.#value(s.value, times);
-        if (index !== undefined) this.#at?.store?.(s.binding, index, value);
+        this.#value(s.value, times);
         return;
       }
       case "sharedStore":
@@ -159,7 +152,7 @@ class Walk {
       this.#known.set(s.name, from + i * step);
       this.block(s.body, times);
     };
-    if (turns <= 2 || !isSteady(s.body, this.#at?.store !== undefined)) {
+    if (turns <= 2 || !isSteady(s.body)) {
       for (let i = 0; i < turns; i++) turn(i);
       return;
     }
@@ -274,15 +267,13 @@ function bytesOf(type: ScalarType): number {
 }
 
 /** Whether turns of a loop do not hand integers on, so that they can be counted in any order. */
-function isSteady(body: readonly Stmt[], stored: boolean): boolean {
+function isSteady(body: readonly Stmt[]): boolean {
   return body.every((s) =>
     s.op === "set"
       ? s.value.type === "f32"
-      : s.op === "store"
-      ? !stored || s.value.type === "f32"
       : s.op === "for"
-      ? isSteady(s.body, stored)
-      : s.op !== "if" || isSteady([...s.then, ...s.else ?? []], stored)
+      ? isSteady(s.body)
+      : s.op !== "if" || isSteady([...s.then, ...s.else ?? []])
   );
 }
 

@@ -1,0 +1,161 @@
+/** What `results/predict.json` recorded, steps and exchanges of machines of then, beside what the simulator says of them. */
+
+import { readFileSync } from "node:fs";
+import {
+  compile,
+  type CompileOptions,
+  type Model,
+} from "../../compiler/mod.ts";
+import { CHOICES } from "../../engine/replay.ts";
+import {
+  recordedLoad,
+  simulate,
+  type Workload,
+} from "../../engine/simulate/mod.ts";
+import { TUNING } from "../../engine/tuning.ts";
+import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
+import type { Machine } from "../../spec/mod.ts";
+import { median } from "../measure.ts";
+import { expertLayer } from "../models.ts";
+import { load } from "../session.ts";
+import { demoModel, FFN, packed, PROMPT } from "../work.ts";
+
+/** A time in ms: what the predictor of then said, what was measured, and the median ratio of its rounds. */
+interface Recorded {
+  readonly predicted: number;
+  readonly measured: number;
+  readonly ratio: number;
+}
+
+/** A file of results. */
+interface Recording {
+  readonly rows: readonly {
+    readonly where: string;
+    readonly work: string;
+    readonly ranks: number;
+    readonly step: Recorded;
+    readonly exchange?: Recorded;
+  }[];
+  /** What each round predicted from. */
+  readonly machines: { readonly [where: string]: readonly Machine[] };
+}
+
+/** A recorded time, and predicted over measured: as the predictor of then had it, and as the simulator has it. */
+export interface Replayed {
+  readonly what: "step" | "exchange";
+  readonly name: string;
+  readonly then: number;
+  readonly now: number;
+}
+
+/** A prediction is held to this, either way. */
+const WITHIN = 1.25;
+
+/** Whether predicted over measured is as near as is asked for. */
+export function isWithin(ratio: number): boolean {
+  return ratio <= WITHIN && ratio >= 1 / WITHIN;
+}
+
+/** Predict what was recorded in a file of this folder. */
+export async function replay(file: string): Promise<Replayed[]> {
+  const { rows, machines } = JSON.parse(
+    read(`../results/${file}`).toString(),
+  ) as Recording;
+  const works = await recordedWorks();
+  const plans = new Map<string, ReturnType<typeof compile>>();
+  const found: Replayed[] = [];
+  for (const { where, work, ranks, step, exchange } of rows) {
+    // Of processes, machines were kept of four ranks only.
+    if (/MPI/.test(where) && ranks < 4) continue;
+    const { model, weights, workload } = works.find(({ name }) =>
+      work.startsWith(name)
+    )!;
+    const [device] = Object.values(machines[where]![0]!.devices);
+    const computer = device!.computer ?? "gpu";
+    const key = `${work} ${ranks} ${computer}`;
+    const plan = plans.get(key) ?? compile(model, {
+      ...{ mesh: { ep: ranks }, limits: CPU_LIMITS, check: false },
+      ...{ weights, tuning: TUNING[computer] },
+    });
+    plans.set(key, plan);
+    const compiled = await plan;
+    const steps = machines[where]!.map((machine) =>
+      simulate(compiled, machine, workload)
+    );
+    const add = (
+      what: Replayed["what"],
+      { measured, ratio }: Recorded,
+      seconds: readonly number[],
+    ) =>
+      found.push({
+        ...{ what, name: `${where}, ${work}, ep=${ranks}`, then: ratio },
+        now: 1000 * median(seconds) / measured,
+      });
+    add("step", step, steps.map(({ seconds }) => seconds));
+    if (exchange) {
+      add(
+        "exchange",
+        exchange,
+        steps.map(({ parts }) => parts.exchange),
+      );
+    }
+  }
+  return found;
+}
+
+/** How many are within the goal: by the predictor of then, and by the simulator. */
+export function score(replayed: readonly Replayed[], of: Replayed["what"]) {
+  const all = replayed.filter(({ what }) => what === of);
+  return {
+    all: all.length,
+    then: all.filter(({ then }) => isWithin(then)).length,
+    now: all.filter(({ now }) => isWithin(now)).length,
+  };
+}
+
+function read(path: string): Buffer {
+  return readFileSync(new URL(path, import.meta.url));
+}
+
+/** What was measured: of the expert layer, choices were about even; of the bundled checkpoint, they are what it chooses. */
+async function recordedWorks(): Promise<
+  readonly {
+    /** What its name begins with. */
+    readonly name: string;
+    readonly model: Model;
+    readonly weights: NonNullable<CompileOptions["weights"]>;
+    readonly workload: Workload;
+  }[]
+> {
+  const { model, weights, files } = await demoModel();
+  const demo = await load(model, {
+    ...{ adapter: "cpu", mesh: {}, weights, files },
+  });
+  const chosen = async (what: typeof PROMPT) => {
+    const outputs = Object.keys(demo.plan.programs[0]!.outputs).filter((name) =>
+      CHOICES.test(name)
+    );
+    return recordedLoad(
+      await demo.session.run("main", packed(what), { outputs }),
+    );
+  };
+  const { sequences, length } = PROMPT;
+  const prefill = await chosen(PROMPT);
+  const decode = await chosen({ ...PROMPT, length: 1, position: length });
+  await demo.close();
+  return [
+    {
+      name: "expert layer",
+      ...{ model: expertLayer(FFN.tokens), weights: {} },
+      workload: { tokens: FFN.tokens, experts: { kind: "zipf", exponent: 0 } },
+    },
+    {
+      ...{ name: "prefill", model, weights },
+      workload: { tokens: sequences * length, sequences, experts: prefill },
+    },
+    {
+      ...{ name: "decode", model, weights },
+      workload: { tokens: sequences, sequences, past: length, experts: decode },
+    },
+  ];
+}
