@@ -4,8 +4,11 @@ import { type PublishedModel, publishedModel } from "../models/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
+import { packedOf } from "./stored_as.ts";
 import { stopTokens } from "./stop_tokens.ts";
 import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+type JsonObject = { readonly [key: string]: unknown };
 
 /** What a folder holds, weights and tokenizer still unread. */
 export interface Checkpoint {
@@ -51,12 +54,20 @@ export async function openConfiguration(
   const maxNewTokens = generation["max_new_tokens"];
   return {
     folder,
-    published: publishedModel(config),
+    published: publishedModel(withoutPacking(config)),
     stop: stopTokens(config, generation),
     maxNewTokens: typeof maxNewTokens === "number" && maxNewTokens >= 1
       ? Math.floor(maxNewTokens)
       : undefined,
   };
+}
+
+/** A configuration without what it says of weights that kernels read as they are stored: their files say it too. */
+function withoutPacking(config: JsonObject): JsonObject {
+  const { quantization_config: quantization, ...model } = config;
+  const packed = typeof quantization === "object" && quantization !== null &&
+    packedOf(quantization as JsonObject) !== undefined;
+  return packed ? model : config;
 }
 
 /** The safetensors files of a folder: those of its index if it has one, else model.safetensors, else all there are. */

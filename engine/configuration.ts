@@ -4,7 +4,7 @@ import { type PublishedModel, publishedModel } from "../models/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
-import { readStoredAs, type StoredAs } from "./stored_as.ts";
+import { packedOf, readStoredAs, type StoredAs } from "./stored_as.ts";
 import type { EncodingName } from "../spec/encoding.ts";
 
 type Config = { readonly [key: string]: unknown };
@@ -78,7 +78,7 @@ async function documentOf(
 function isPlannedOnly(config: Config): boolean {
   const quantization = config["quantization_config"] as Config | undefined;
   return (quantization ?? undefined) !== undefined &&
-    quantization!["quant_method"] !== "mxfp4";
+    packedOf(quantization!) === undefined;
 }
 
 function textPart(config: Config): Config {

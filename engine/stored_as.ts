@@ -8,6 +8,13 @@ import {
   isFileDType,
   type WeightEncoding,
 } from "../spec/encoding.ts";
+import {
+  PACKED_DTYPES,
+  packedBy,
+  type PackedDType,
+  packingOf,
+  PACKINGS,
+} from "../spec/packed.ts";
 import type { FileDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
 
@@ -91,14 +98,15 @@ function defaultForm(name: EncodingName): WeightEncoding {
   return name === "fp8" ? { name, block: [128, 128] } : { name };
 }
 
-/** MXFP4 checkpoints pack experts only; the others every matrix but embeddings, outputs and routers. */
+/** Every matrix but embeddings, outputs and routers, or experts only. */
 function isPacked(
   param: ParamFacts,
   { name }: WeightEncoding,
   skipped: readonly string[],
 ): boolean {
   if (param.use !== "matrix") return false;
-  if (name === "mxfp4" && param.expert === undefined) return false;
+  const packing = isFileDType(name) ? packingOf(name) : undefined;
+  if (packing?.expertsOnly && param.expert === undefined) return false;
   const module = param.tensor.replace(/\.weight$/, "");
   return !KEPT.test(module) &&
     !skipped.some((pattern) => matchesModule(pattern, module));
@@ -128,7 +136,6 @@ const METHODS: {
     const block = config["weight_block_size"];
     return { name: "fp8", ...isPair(block) ? { block } : {} };
   },
-  mxfp4: () => ({ name: "mxfp4" }),
   gptq: (config) => ({ name: "gptq", ...groupOf(config) }),
   awq: (config) => ({
     name: "awq",
@@ -136,8 +143,7 @@ const METHODS: {
     zeros: config["zero_point"] !== false,
   }),
   "compressed-tensors": (config) => {
-    const [group] = Object.values(objectOf(config["config_groups"]) ?? {});
-    const weights = objectOf(objectOf(group)?.["weights"]) ?? {};
+    const weights = weightsOf(config);
     if (weights["type"] === "float" && weights["num_bits"] === 8) {
       const block = weights["block_structure"];
       return { name: "fp8", ...isPair(block) ? { block } : {} };
@@ -153,9 +159,20 @@ const METHODS: {
   },
 };
 
+/** Names of methods, for messages. */
+const KNOWN = [
+  ...new Set([
+    ...Object.keys(METHODS),
+    ...PACKED_DTYPES.map((dtype) => PACKINGS[dtype].config.quant_method),
+  ]),
+];
+
 function readQuantization(config: Config): Quantization {
   const method = config["quant_method"];
-  const read = typeof method === "string" && Object.hasOwn(METHODS, method)
+  const packed = packedOf(config);
+  const read = packed
+    ? () => ({ name: packed })
+    : typeof method === "string" && Object.hasOwn(METHODS, method)
     ? METHODS[method]
     : undefined;
   if (read === undefined) {
@@ -165,6 +182,17 @@ function readQuantization(config: Config): Quantization {
     .flatMap((key): unknown => config[key] ?? [])
     .filter((name): name is string => typeof name === "string");
   return { encoding: read(config), skipped };
+}
+
+/** The encoding of a `quantization_config` that kernels read as it is. */
+export function packedOf(config: Config): PackedDType | undefined {
+  return packedBy({ ...weightsOf(config), ...config });
+}
+
+/** What compressed-tensors says of the weights of its first group. */
+function weightsOf(config: Config): Config {
+  const [group] = Object.values(objectOf(config["config_groups"]) ?? {});
+  return objectOf(objectOf(group)?.["weights"]) ?? {};
 }
 
 function groupOf(config: Config): { bits?: number; group?: number } {
@@ -190,7 +218,7 @@ function objectOf(value: unknown): Config | undefined {
 function unknown(what: string): DataError {
   return new DataError(
     `Cannot read config.json: 'quantization_config' is not known, ${what}. Known methods are ${
-      Object.keys(METHODS).join(", ")
+      KNOWN.join(", ")
     }; or say how weights are stored with --dtype`,
   );
 }

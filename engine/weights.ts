@@ -4,6 +4,7 @@ import { sourceNames } from "../spec/axis_parts.ts";
 import { type TensorDirectory, weightForm } from "../runtime/mod.ts";
 import type { FileDType, StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
+import { packedParts } from "../spec/packed.ts";
 import { shown } from "../spec/shown.ts";
 import type { Plan, PlanWeight } from "../spec/plan.ts";
 
@@ -19,16 +20,20 @@ const STORED: { readonly [dtype: string]: StoredDType } = {
 /** Buffers and copies that published checkpoints hold besides their parameters. */
 const HARMLESS = /\.rotary_emb\.inv_freq$|^lm_head\.weight$/;
 
-/** The parameters that are stored in 16 or 4 bits, for the compiler; all others must be of the type that is computed in. */
+/** The parameters that are stored in fewer than 32 bits, for the compiler; all others must be of the type that is computed in. */
 export function storedDTypes(
   tensors: TensorDirectory,
 ): { readonly [tensor: string]: FileDType } {
+  const parts = packedParts(
+    tensors.keys(),
+    ({ file }, name) => tensors.get(name)!.dtype === file.dtype,
+  );
   return Object.fromEntries(
     [...tensors].flatMap(([name, { dtype }]): [string, FileDType][] => {
-      if (dtype === "F16" || dtype === "BF16") return [[name, STORED[dtype]!]];
-      const whole = name.replace(/_blocks$/, "");
-      return dtype === "U8" && tensors.has(`${whole}_scales`)
-        ? [[whole, "mxfp4"]]
+      const part = parts.get(name);
+      if (part) return [[part.param, part.dtype]];
+      return dtype === "F16" || dtype === "BF16"
+        ? [[name, STORED[dtype]!]]
         : [];
     }),
   );

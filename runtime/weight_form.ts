@@ -15,8 +15,9 @@ export function weightForm(
   if (entry.dtype === stored.toUpperCase()) {
     return same ? "elements" : undefined;
   }
-  if (entry.dtype !== "U8" || stored !== "u32") return undefined;
-  if (same) return "bytes";
+  const bytewise = entry.dtype === "U8" || entry.dtype === "I8";
+  if (!bytewise || stored !== "u32") return undefined;
+  if (same && entry.dtype === "U8") return "bytes";
   const bytes = shape.map((n, i) => i === shape.length - 1 ? 4 * n : n);
   return entry.shape.join() === bytes.join() ? "words" : undefined;
 }

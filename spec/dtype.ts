@@ -1,13 +1,15 @@
 /** Element types: what tensors compute in, and what files and buffers store. */
 
+import type { PackedDType } from "./packed.ts";
+
 /** What a tensor computes in. `f16` values are f32 arithmetic, rounded to f16 at every node. */
 export type DType = "f32" | "f16" | "i32" | "u32";
 
 /** What a buffer holds: a compute type in four bytes, or a packed 16-bit float of a checkpoint. */
 export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32";
 
-/** What files store a parameter as. `mxfp4`: blocks of 32 four-bit floats with a common power of two, in two tensors. */
-export type FileDType = StoredDType | "mxfp4";
+/** What files store a parameter as. */
+export type FileDType = StoredDType | PackedDType;
 
 /** Bytes per stored element. */
 export const STORED_BYTES: { readonly [D in StoredDType]: number } = {

@@ -3,6 +3,12 @@
  * it is.
  */
 
+import {
+  PACKED_DTYPES,
+  type PackedDType,
+  type Packing,
+  PACKINGS,
+} from "./packed.ts";
 import { type FileDType, STORED_BYTES, type StoredDType } from "./dtype.ts";
 
 /** A matrix as files have it: `rows` outputs of `columns` contracted elements each. A vector is one row. */
@@ -50,6 +56,18 @@ function groups(columns: number, group: number): number {
   return Math.ceil(columns / group);
 }
 
+/** Words of elements, and scales. */
+function packed(dtype: PackedDType): EncodingEntry & { readonly runs: true } {
+  const { perWord, perScale, scale }: Packing = PACKINGS[dtype];
+  return {
+    runs: true,
+    title: () => dtype,
+    bytes: ({ rows, columns }) =>
+      rows * (4 * groups(columns, perWord) +
+        (scale === "u32" ? 1 : 4) * groups(columns, perScale ?? columns)),
+  };
+}
+
 /** The table. */
 export const WEIGHT_ENCODINGS = {
   f32: plain("f32"),
@@ -57,12 +75,9 @@ export const WEIGHT_ENCODINGS = {
   bf16: plain("bf16"),
   i32: plain("i32"),
   u32: plain("u32"),
-  // Sixteen bytes of elements and a scale of one byte (E8M0) for 32 of a row.
-  mxfp4: {
-    runs: true,
-    title: () => "mxfp4",
-    bytes: ({ rows, columns }) => rows * groups(columns, 32) * 17,
-  },
+  ...Object.fromEntries(
+    PACKED_DTYPES.map((dtype) => [dtype, packed(dtype)]),
+  ) as { readonly [D in PackedDType]: ReturnType<typeof packed> },
   // A byte (E4M3) an element, and an f32 for each block: `weight_scale_inv`.
   fp8: {
     runs: false,
@@ -110,7 +125,9 @@ export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
 
 /** What published weights are stored as, for people to say. */
 export const STORED_NAMES: readonly EncodingName[] = [
-  ...["f32", "f16", "bf16", "fp8", "mxfp4", "int4", "gptq", "awq"] as const,
+  ...["f32", "f16", "bf16", "fp8"] as const,
+  ...PACKED_DTYPES,
+  ...["int4", "gptq", "awq"] as const,
 ];
 
 /** How a weight is stored: an entry of the table, and what it leaves open. */

@@ -193,7 +193,7 @@ t.test("a quantization says what it packs, and what it skips", (t) => {
     {
       name: "DataError",
       message:
-        `Cannot read config.json: 'quantization_config' is not known, 'quant_method' is "hqq". Known methods are fp8, mxfp4, gptq, awq, compressed-tensors; or say how weights are stored with --dtype`,
+        `Cannot read config.json: 'quantization_config' is not known, 'quant_method' is "hqq". Known methods are fp8, gptq, awq, compressed-tensors, mxfp4; or say how weights are stored with --dtype`,
     },
   );
   t.equal(

@@ -9,6 +9,8 @@ import {
 } from "../../spec/schema.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, number } from "../graph/primitives/fields.ts";
+import { STORED_BYTES } from "../../spec/dtype.ts";
+import { PACKED_DTYPES } from "../../spec/packed.ts";
 import { GIVEN, type ModelPrimitive } from "./document.ts";
 
 /** Nodes of a document, at most: the largest published models have a tenth. */
@@ -40,7 +42,9 @@ const scalars: Schema = {
   maxItems: FEW,
 };
 const dtype: Schema = { enum: ["f32", "f16", "i32"] };
-const stored: Schema = { enum: ["f32", "f16", "bf16", "i32", "u32", "mxfp4"] };
+const stored: Schema = {
+  enum: [...Object.keys(STORED_BYTES), ...PACKED_DTYPES],
+};
 
 function oneOf(...values: readonly (string | number)[]): Schema {
   return { enum: values };

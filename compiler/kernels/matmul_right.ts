@@ -1,11 +1,12 @@
 /** The right operand of a matrix multiplication: where lanes find their columns, and how weights become numbers. */
 
+import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
 import { bindingsOf } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
-import { fp4, halves, isPacked, perWord, powerOfTwo } from "./pieces/decode.ts";
+import { DECODERS, halves, isPacked, perWord } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
 
 /** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
@@ -73,12 +74,18 @@ export function columnsAndWeights(
       });
     return wgsl`
       ${places(`at${i}`, perWord(w.stored))}
-      ${w.scales !== undefined && places(`scale${i}`, 32)}`;
+      ${w.scales !== undefined && places(`scale${i}`, perScaleOf(o, w))}`;
   });
   return wgsl`
     let lane_unit = group.y * ${columns * lanes / unit} + lane % ${lanes};
     ${units}
     ${starts}`;
+}
+
+/** Elements along k that share a scale. */
+function perScaleOf({ k }: MatmulOptions, { stored }: MatmulWeight): number {
+  invariant(typeof k === "number", "packed weights have one size");
+  return packingOf(stored)?.perScale ?? k;
 }
 
 /** at<w>_<c>: the word at which the row of a column starts. */
@@ -112,7 +119,7 @@ export function rightRow(o: MatmulOptions, i: number): KernelText {
       )
     }`;
   }
-  if (stored === "mxfp4") return blockRow(o, i, w);
+  if (packingOf(stored)) return packedRow(o, i, w);
   const row = wgsl`k * ${w.rowStride / perWord(stored) / width}`;
   const unit = isPacked(stored) ? 2 * width : width;
   return wgsl`${
@@ -155,32 +162,39 @@ export function rightPair(o: MatmulOptions, i: number): KernelText {
   }`;
 }
 
-/** The same from MXFP4: along k, blocks of 32 elements have one scale. Products with a power of two are exact. */
-function blockRow(o: MatmulOptions, i: number, w: MatmulWeight): KernelText {
+/** The same from words that follow each other along k, with scales. */
+function packedRow(
+  o: MatmulOptions,
+  i: number,
+  { rowStride, binding, scales, stored }: MatmulWeight,
+): KernelText {
+  const { perWord, perScale } = packingOf(stored)!;
+  const decoder = DECODERS[stored as PackedDType];
   const width = widthOf(o);
-  const stride = w.rowStride / width;
+  const stride = rowStride / width;
+  const bits = 32 / perWord;
+  /** Where column c has the word, or the scale, of `per` elements along k. */
+  const at = (name: string, per: number) =>
+    wgsl`${name} + (k >> ${Math.log2(per)}u) * ${stride}`;
   return wgsl`${
     range(o.tile.columns, width).map((first) => {
       const columns = range(width).map((n) => first + n);
       const codes = columns.map((c) => `codes${i}_${c}`);
-      const exponents = columns.map((c) => `exponent${i}_${c}`);
+      const loaded = columns.map((c) => `stored_scale${i}_${c}`);
+      const start = `scale${i}_${first}`;
       const decoded = columns.map((c) =>
         wgsl`
-          let bits${i}_${c} = codes${i}_${c} >> ((k & 7) * 4);
-          let power${i}_${c} = ${powerOfTwo(`exponent${i}_${c}`)};
-          let b${i}_${c} = ${fp4(`bits${i}_${c}`)} * power${i}_${c};`
+          let bits${i}_${c} = codes${i}_${c} >> ((k & ${
+          perWord - 1
+        }) * ${bits});
+          let factor${i}_${c} = ${decoder.scale(`stored_scale${i}_${c}`)};
+          let b${i}_${c} = ${
+          decoder.element(`bits${i}_${c}`)
+        } * factor${i}_${c};`
       );
       return wgsl`
-        ${
-        words(codes, w.binding, wgsl`at${i}_${first} + (k >> 3u) * ${stride}`)
-      }
-        ${
-        words(
-          exponents,
-          w.scales!,
-          wgsl`scale${i}_${first} + (k >> 5u) * ${stride}`,
-        )
-      }
+        ${words(codes, binding, at(`at${i}_${first}`, perWord))}
+        ${words(loaded, scales!, perScale ? at(start, perScale) : start)}
         ${decoded}`;
     })
   }`;

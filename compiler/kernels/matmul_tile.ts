@@ -1,6 +1,7 @@
 /** What a matrix multiplication is made of, and how its lanes share a tile of the result. */
 
 import type { FileDType } from "../../spec/dtype.ts";
+import { packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import type { Binding, Expr, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
@@ -10,9 +11,9 @@ import { segmentLength, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 /** A right operand: [expert,] k, n, or [expert,] n, k. */
 export interface MatmulWeight {
   readonly binding: string;
-  /** `mxfp4`: words of eight four-bit floats that follow each other along k. */
+  /** Where elements have scales, words follow each other along k. */
   readonly stored: FileDType;
-  /** MXFP4: the binding of scales, [expert,] k / 32, n. */
+  /** The binding of scales, [expert,] those of k, n. */
   readonly scales?: string;
   /** The innermost axis, `k` only where `readsAlongK`. Default: n. */
   readonly inside?: "n" | "k";
@@ -146,7 +147,7 @@ export function readsAlongK(
   sum: { readonly k: number; readonly segments: number },
 ): boolean {
   const even = (equalBlocks(sum)?.length ?? 1) % 2 === 0;
-  return stored !== "mxfp4" && even && sum.k % 4 === 0;
+  return !packingOf(stored) && even && sum.k % 4 === 0;
 }
 
 /** Rows of a tile of grouped rows. */

@@ -1,5 +1,6 @@
 /** Expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
 
+import { packingOf } from "../../spec/packed.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import type { RowsNode } from "../graph/dispatched_nodes.ts";
@@ -120,7 +121,7 @@ function leafBindings(known: Known, node: Node): Bindings {
   if (known.canEnd(node)) {
     const [, weight] = node.inputs;
     const scaled = weight?.primitive === "param" &&
-      known.layouts.get(weight)?.stored === "mxfp4";
+      packingOf(known.layouts.get(weight)?.stored) !== undefined;
     return new Set([
       ...node.inputs,
       ...rows(known, node),

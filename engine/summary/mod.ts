@@ -2,6 +2,7 @@
 
 import { modelAxis } from "../../spec/axis_parts.ts";
 import { type EncodingName, isFileDType } from "../../spec/encoding.ts";
+import { partNames } from "../../spec/packed.ts";
 import { DataError } from "../../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Machine } from "../../spec/machine.ts";
@@ -163,7 +164,7 @@ function expertBuffers(
   const names = new Set(
     weights
       ? weights.params.filter(({ expert }) => expert !== undefined)
-        .flatMap(({ name }) => [name, `${name}_blocks`, `${name}_scales`])
+        .flatMap(({ name }) => [name, ...partNames(name)])
       : plan.weights.filter((weight) =>
         axesOf(weight).some((axis) => plan.axes[axis]?.experts)
       ).map(({ buffer }) => buffer),

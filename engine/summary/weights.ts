@@ -7,12 +7,9 @@ import {
   isFileDType,
   type WeightEncoding,
 } from "../../spec/encoding.ts";
-import {
-  onRank,
-  type Plan,
-  type PlanBuffer,
-  type PlanWeight,
-} from "../../spec/plan.ts";
+import { onRank, type Plan, type PlanBuffer } from "../../spec/plan.ts";
+import { packedParts, packingOf } from "../../spec/packed.ts";
+import { STORED_BYTES } from "../../spec/dtype.ts";
 import type { StandIns } from "./stand_ins.ts";
 import type { ModelSummary } from "../../spec/plan_summary.ts";
 
@@ -48,34 +45,32 @@ export function summarizeModel(
 export function summarizeWeights(plan: Plan): ModelSummary {
   const stored = new Map<string, number>();
   let parameters = 0;
+  const words = new Set(
+    plan.weights.flatMap(({ stored, source }) =>
+      stored === "u32" ? [source] : []
+    ),
+  );
+  const parts = packedParts(
+    plan.weights.map(({ source }) => source),
+    (_, name) => words.has(name),
+  );
   for (const weight of plan.weights) {
     const { shape, stack } = weight;
     const copies = stack === undefined ? 1 : plan.axes[stack]!.size;
     const elements = copies * shape.reduce((n, size) => n * size, 1);
-    const part = blockPart(weight);
-    // Eight elements to a word; a scale is a byte in files, and part of the elements that it is for.
-    parameters += part === "blocks"
-      ? elements * 8
-      : part === "scales"
+    const part = parts.get(weight.source);
+    // Several elements to a word; a scale belongs to the elements that it is for.
+    parameters += part?.part === "scales"
       ? 0
-      : elements;
-    const title = part === undefined ? weight.stored : "mxfp4";
-    const bytes = part === "scales"
-      ? elements
-      : elements * (title === "f16" || title === "bf16" ? 2 : 4);
+      : elements * (packingOf(part?.dtype)?.perWord ?? 1);
+    const title = part?.dtype ?? weight.stored;
+    const bytes = elements *
+      (part?.part === "scales" && weight.stored === "u32"
+        ? 1
+        : STORED_BYTES[weight.stored]);
     stored.set(title, (stored.get(title) ?? 0) + bytes);
   }
   return { parameters, ...bytesOf(stored) };
-}
-
-/** Which of the two buffers of an MXFP4 parameter a weight fills. */
-function blockPart(
-  { stored, source }: PlanWeight,
-): "blocks" | "scales" | undefined {
-  const [, part] = stored === "u32"
-    ? /_(blocks|scales)$/.exec(source) ?? []
-    : [];
-  return part as "blocks" | "scales" | undefined;
 }
 
 function bytesOf(

@@ -1,11 +1,12 @@
-/** Stored weights as f32: 16-bit floats, two to a u32, and the four-bit floats of MXFP4, eight to a u32. */
+/** Stored weights as f32: 16-bit floats, two to a u32, and elements that share words along the contracted axis. */
 
 import type { FileDType } from "../../../spec/dtype.ts";
+import { type PackedDType, packingOf } from "../../../spec/packed.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
 /** Elements of a weight in one word of its binding. */
 export function perWord(stored: FileDType): number {
-  return isPacked(stored) ? 2 : stored === "mxfp4" ? 8 : 1;
+  return isPacked(stored) ? 2 : packingOf(stored)?.perWord ?? 1;
 }
 
 /** Whether two elements that are side by side share a word. */
@@ -27,7 +28,7 @@ export function halves(
 }
 
 /** The float in the lowest four bits (E2M1: sign, two bits of exponent, one of mantissa), of which only 0.5 is subnormal. */
-export function fp4(bits: Hole): KernelText {
+function fp4(bits: Hole): KernelText {
   const magnitude = wgsl`(${bits} & 7)`;
   const half = wgsl`${126 << 23}u`;
   const small = wgsl`select(0u, ${half}, ${magnitude} == 1)`;
@@ -35,7 +36,20 @@ export function fp4(bits: Hole): KernelText {
   return wgsl`bitcast<f32>(((${bits} & 8) << 28u) | select(${normal}, ${small}, ${magnitude} < 2))`;
 }
 
+/** How a kernel decodes a weight. */
+interface Decoder {
+  /** The element whose bits are the lowest of `bits`, f32. */
+  element(bits: Hole): KernelText;
+  /** What it is multiplied by, of the scale that is loaded, f32. */
+  scale(stored: Hole): KernelText;
+}
+
+/** The decoders. */
+export const DECODERS: { readonly [P in PackedDType]: Decoder } = {
+  mxfp4: { element: fp4, scale: powerOfTwo },
+};
+
 /** The power of two that an E8M0 scale stands for: its bits are the exponent of an f32. */
-export function powerOfTwo(exponent: Hole): KernelText {
+function powerOfTwo(exponent: Hole): KernelText {
   return wgsl`bitcast<f32>(${exponent} << 23u)`;
 }

@@ -1,5 +1,6 @@
 /** Contractions: the tiled matmul where the right operand is a parameter in its layout, a general kernel elsewhere. */
 
+import { packingOf } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
@@ -35,7 +36,8 @@ import {
   storeTo,
 } from "./emit.ts";
 import { rowMajorStorage } from "./elementwise.ts";
-import { dotShape, filedAxes, isGathered, rightAxes } from "./params.ts";
+import { dotShape } from "./dot_shape.ts";
+import { filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow, placesOf } from "./places.ts";
 import { storageFor } from "./storage.ts";
 import { KernelScope } from "./scope.ts";
@@ -85,7 +87,7 @@ export function turnedRight(
   const right = node.inputs[1]!;
   const layout = lowering.layouts.get(right);
   const shape = dotShape(node);
-  const known = layout ? layout.stored !== "mxfp4" : isGathered(right);
+  const known = layout ? !packingOf(layout.stored) : isGathered(right);
   const fits = known &&
     shape.columns.length > 0 && hasMatmulShape(node, lowering.dispatched);
   return fits ? rowMajorStorage(lowering, right, rightAxes(shape)) : undefined;
@@ -134,8 +136,8 @@ export function lowerMatmul(
     return {
       ...filed[i] ? { inside: "k" as const } : {},
       binding: scope.read(param.buffer),
-      stored: param.scales === undefined ? param.dtype : "mxfp4" as const,
-      ...param.scales === undefined ? {} : { scales: scope.read(param.scales) },
+      stored: param.packed?.stored ?? param.dtype,
+      ...param.packed ? { scales: scope.read(param.packed.scales) } : {},
       rowStride: param.rowStride ?? (filed[i] ? k : width),
     };
   });

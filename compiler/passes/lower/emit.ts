@@ -1,5 +1,6 @@
 /** Expressions: the value of a node at a place, inlining elementwise nodes down to loads of what is stored. */
 
+import { packingOf } from "../../../spec/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
@@ -75,9 +76,11 @@ export function loadFrom(
   storage: Storage,
   at: At,
 ): Expr {
-  if (storage.scales !== undefined) {
+  if (storage.packed) {
     throw new ModelError(
-      `Cannot read '${storage.buffer}' element by element: it is stored as MXFP4, which only a contraction with a parameter on the right unpacks. Store it in 16 bits`,
+      `Cannot read '${storage.buffer}' element by element: it is stored as ${
+        packingOf(storage.packed.stored)!.title
+      }, which only a contraction with a parameter on the right unpacks. Store it in 16 bits`,
     );
   }
   const index = indexIn(scope, storage, at);

@@ -2,6 +2,7 @@
 
 import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
+import type { PackedDType } from "../../../spec/packed.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import type {
   PlanAxis,
@@ -37,8 +38,8 @@ export interface Storage {
   readonly buffer: string;
   readonly dtype: StoredDType;
   readonly axes: readonly string[];
-  /** MXFP4: the buffer of scales; elements lie eight to a word along the contracted axis. */
-  readonly scales?: string;
+  /** Elements share words along the contracted axis, and have scales in another buffer. */
+  readonly packed?: { readonly stored: PackedDType; readonly scales: string };
   readonly rowStride?: number;
   readonly rows?: {
     readonly rows: GroupedRows;

@@ -1,8 +1,10 @@
 /** How parameters lie in memory: contracted axis outside, output axes inside, so that neighbouring outputs lie side by side. */
 
 import { type FileDType, storedDType } from "../../../spec/dtype.ts";
-import { ModelError } from "../../../spec/errors.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
+import { isPackedDType } from "../../../spec/packed.ts";
+import { type DotShape, dotShape } from "./dot_shape.ts";
+import { addPacked, checkPacked } from "./packed_params.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import { readsAlongK } from "../../kernels/matmul_tile.ts";
@@ -11,32 +13,6 @@ import { usersOf } from "../../graph/users.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
-
-/** The axes of a dot by what they do. */
-export interface DotShape {
-  /** On both operands and the result. */
-  readonly batch: readonly string[];
-  readonly over: readonly string[];
-  /** The left operand's other axes. */
-  readonly rows: readonly string[];
-  /** The right operand's other axes. */
-  readonly columns: readonly string[];
-}
-
-/** Sort the axes of a dot. */
-export function dotShape(node: NodeOf<"dot">): DotShape {
-  const [left, right] = node.inputs as [Node, Node];
-  const { over } = node.params;
-  const batch = left.axes.filter((axis) =>
-    right.axes.includes(axis) && !over.includes(axis)
-  );
-  return {
-    batch,
-    over,
-    rows: left.axes.filter((axis) => !right.axes.includes(axis)),
-    columns: right.axes.filter((axis) => !left.axes.includes(axis)),
-  };
-}
 
 /** How parameters are stored, and which may lie as in their files. */
 export interface LayoutOptions {
@@ -117,7 +93,9 @@ function layoutParam(
     !viewed &&
     isFiled(dot, stored, placed);
   const axes = dot && !viewed && !filed ? rightAxes(dotShape(dot)) : node.axes;
-  if (stored === "mxfp4") checkBlocks(node, viewed ? undefined : dot, placed);
+  if (isPackedDType(stored)) {
+    checkPacked(node, viewed ? undefined : dot, { placed, stored });
+  }
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
   return {
@@ -131,82 +109,13 @@ function layoutParam(
   };
 }
 
-/** Elements of an MXFP4 block, and of a word of it. */
-const BLOCK = 32;
-const PER_WORD = 8;
-
-/** MXFP4 parameters are unpacked by the matmul kernel, block by block along the contracted axis. */
-function checkBlocks(
-  node: NodeOf<"param">,
-  dot: NodeOf<"dot"> | undefined,
-  placed: Placed,
-): void {
-  const over = dot?.params.over ?? [];
-  const length = placed.axes[over[0] ?? ""]?.size ?? 1;
-  if (
-    over.length === 1 && length % BLOCK === 0 &&
-    node.params.stack === undefined
-  ) return;
-  throw new ModelError(
-    `Cannot use parameter '${node.params.name}' stored as MXFP4: it must be the right operand of a contraction over one axis of a multiple of ${BLOCK}. Store it in 16 bits`,
-    node.span,
-  );
-}
-
-/**
- * The buffers of an MXFP4 parameter: words of eight elements along the contracted axis, and one scale for each 32. In
- * the file that axis is the last.
- */
-function addBlocks(
-  lowering: Lowering,
-  node: NodeOf<"param">,
-  layout: ParamLayout,
-): void {
-  const { name } = node.params;
-  const { placed } = lowering;
-  const dot = usersOf(lowering.graph).get(node)!.find((user) =>
-    user.primitive === "dot"
-  ) as NodeOf<"dot">;
-  const { batch, over, columns } = dotShape(dot);
-  const length = placed.axes[over[0]!]!.size;
-  const block = { axis: `${over[0]}_block`, size: length / BLOCK };
-  const word = { axis: `${over[0]}_word`, size: BLOCK / PER_WORD };
-  for (const { axis, size } of [block, word]) {
-    lowering.blockAxes.set(axis, { size });
-  }
-  const outer = bufferAxes(lowering, batch);
-  const add = (
-    buffer: string,
-    blocks: readonly { readonly axis: string; readonly size: number }[],
-  ) => {
-    addBuffer(lowering, {
-      ...{ name: buffer, kind: "weight", dtype: "u32" },
-      axes: [...outer, ...blocks, ...bufferAxes(lowering, columns)],
-    });
-    const whole = [...batch, ...columns];
-    lowering.weights.push({
-      ...{ buffer, source: buffer, stored: "u32" },
-      axes: [...whole, ...blocks.map(({ axis }) => axis)],
-      shape: [
-        ...whole.map((axis) => placed.axes[axis]!.total),
-        ...blocks.map(({ size }) => size),
-      ],
-    });
-    return buffer;
-  };
-  lowering.storages.set(node, {
-    buffer: add(`${name}_blocks`, [block, word]),
-    scales: add(`${name}_scales`, [block]),
-    dtype: "u32",
-    axes: layout.axes,
-  });
-}
-
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.layouts.get(node)!;
   const { stored } = layout;
-  if (stored === "mxfp4") return addBlocks(lowering, node, layout);
+  if (isPackedDType(stored)) {
+    return addPacked(lowering, node, { ...layout, stored });
+  }
   const { name, stack } = node.params;
   const { placed } = lowering;
   const padded = layout.rowStride === undefined

@@ -1,0 +1,137 @@
+/** Parameters whose elements share words along the contracted axis: their buffers. */
+
+import { ModelError } from "../../../spec/errors.ts";
+import {
+  type PackedDType,
+  type Packing,
+  PACKINGS,
+} from "../../../spec/packed.ts";
+import type { NodeOf } from "../../graph/graph.ts";
+import { localName } from "../../graph/sharding.ts";
+import { usersOf } from "../../graph/users.ts";
+import type { LocalAxis } from "../../sharding/local_axes.ts";
+import type { Placed } from "../../sharding/placed.ts";
+import type { ParamLayout } from "../param_layout.ts";
+import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
+import { dotShape } from "./dot_shape.ts";
+
+/** Whether a rank's items of an axis are whole groups of neighbours, and each rank has as many. */
+function inGroups({ size, table }: LocalAxis, per: number): boolean {
+  if (size % per !== 0) return false;
+  return table?.every((ids) =>
+    ids.length === size &&
+    ids.every((id, i) =>
+      id % per === i % per && id - i % per === ids[i - i % per]
+    )
+  ) ?? true;
+}
+
+/** Parameters whose elements share words are decoded by the matmul kernel, word by word along the contracted axis. */
+export function checkPacked(
+  node: NodeOf<"param">,
+  dot: NodeOf<"dot"> | undefined,
+  { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },
+): void {
+  const { title, perWord, perScale = perWord }: Packing = PACKINGS[stored];
+  const over = dot?.params.over ?? [];
+  const axis = placed.axes[over[0] ?? ""];
+  if (over.length === 1 && axis && inGroups(axis, perScale)) return;
+  throw new ModelError(
+    `Cannot use parameter '${node.params.name}' stored as ${title}: it must be the right operand of a contraction over one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
+    node.span,
+  );
+}
+
+/** The axis of groups of neighbours of an axis, for the plan; and its size on a rank. */
+function groupAxis(
+  lowering: Lowering,
+  axis: string,
+  { name, per }: { readonly name: string; readonly per: number },
+): { readonly axis: string; readonly size: number; readonly total: number } {
+  const { of, over, size, total, table } = lowering.placed.axes[axis]!;
+  const groups = `${over.length > 0 ? of : axis}_${name}`;
+  const local = localName(groups, over);
+  lowering.blockAxes.set(groups, { size: total / per });
+  if (over.length > 0) {
+    lowering.blockAxes.set(local, {
+      ...{ size: total / per, of: groups, over },
+      table: table!.map((ids) =>
+        ids.filter((id) => id % per === 0).map((id) => id / per)
+      ),
+    });
+  }
+  return { axis: local, size: size / per, total: total / per };
+}
+
+/** The buffers of a packed parameter, whose file has the contracted axis last: words of its elements, and scales. */
+export function addPacked(
+  lowering: Lowering,
+  node: NodeOf<"param">,
+  { axes, stored }: ParamLayout & { readonly stored: PackedDType },
+): void {
+  const { name, stack } = node.params;
+  const { placed } = lowering;
+  const dot = usersOf(lowering.graph).get(node)!.find((user) =>
+    user.primitive === "dot"
+  ) as NodeOf<"dot">;
+  const { batch, over, columns } = dotShape(dot);
+  const [along] = over as [string];
+  const { file, perWord, perScale, scale }: Packing = PACKINGS[stored];
+  const group = (name: string, per: number) =>
+    groupAxis(lowering, along, { name, per });
+  const block = perScale === undefined ? undefined : group("block", perScale);
+  const inner = perScale === undefined
+    ? [group("word", perWord)]
+    : [block!, word(lowering, `${along}_word`, perScale / perWord)];
+  const outer = bufferAxes(lowering, batch);
+  const add = (
+    ending: string,
+    dtype: "u32" | "f32",
+    blocks: readonly ReturnType<typeof groupAxis>[],
+  ) => {
+    const buffer = `${name}${ending}`;
+    addBuffer(lowering, {
+      ...{ name: buffer, kind: "weight", dtype },
+      axes: [
+        ...outer,
+        ...blocks.map(({ axis, size }) => ({ axis, size })),
+        ...bufferAxes(lowering, columns),
+      ],
+    });
+    const all = [...batch, ...columns];
+    const filed = stack === undefined ? all : all.slice(1);
+    lowering.weights.push({
+      ...{ buffer, source: buffer, stored: dtype },
+      axes: [...filed, ...blocks.map(({ axis }) => axis)],
+      shape: [
+        ...filed.map((axis) => placed.axes[axis]!.total),
+        ...blocks.map(({ total }) => total),
+      ],
+      ...stack === undefined ? {} : { stack: all[0]! },
+    });
+    return buffer;
+  };
+  lowering.storages.set(node, {
+    buffer: add(file.elements, "u32", inner),
+    packed: {
+      stored,
+      scales: add(
+        file.scales,
+        scale,
+        [block ?? word(lowering, `${along}_scale`, 1)],
+      ),
+    },
+    dtype: "u32",
+    axes,
+  });
+}
+
+/** An axis of words of a block, or of the one scale of a row: every rank has all of it. */
+function word(
+  lowering: Lowering,
+  axis: string,
+  size: number,
+): ReturnType<typeof groupAxis> {
+  lowering.blockAxes.set(axis, { size });
+  return { axis, size, total: size };
+}
