@@ -19,6 +19,7 @@ import {
   rmsNorm,
   route,
   split,
+  type Tensor,
   upTo,
 } from "../compiler/mod.ts";
 import { compileRefused } from "./helpers/compile_refused.ts";
@@ -104,7 +105,13 @@ for (const kind of ["param", "input"] as const) {
 }
 
 /** Attention with grouped heads of keys, and a feed-forward block: what tensor parallelism shards. */
-function block(heads: number, kvHeads: number): Model {
+function block(
+  heads: number,
+  kvHeads: number,
+  more: (
+    keys: Tensor<"sequence context kvHead dim", "f32">,
+  ) => { [name: string]: Tensor<string, "f32"> } = () => ({}),
+): Model {
   const dim = 8;
   return model({
     token,
@@ -137,7 +144,7 @@ function block(heads: number, kvHeads: number): Model {
     const up = dot(h, m.param("up", "ffn embed"), "embed");
     const hidden = map((u) => u / (1 + Math.exp(-u)), up);
     const z = add(h, dot(hidden, m.param("down", "embed ffn"), "ffn"));
-    return { logits: dot(z, table, "embed"), keys, values };
+    return { logits: dot(z, table, "embed"), keys, values, ...more(keys) };
   });
 }
 
@@ -179,6 +186,14 @@ sameBits("caches where their sequences are", {
   { mesh: { a: 2 }, place: { sequence: { over: "a", table: [[], [1, 0]] } } },
 ]);
 
+sameBits("caches that an output has", {
+  model: block(4, 2, (keys) => ({ seen: map((x) => x + 1, keys) })),
+  ...{ calls, tolerance: 1e-5 },
+}, [{ mesh: { a: 2 }, place: { token: "a" } }, {
+  ...{ mesh: { a: 2 } },
+  place: { sequence: { over: "a", table: [[1], [0]] } },
+}]);
+
 t.test("a rank has room for its own sequences", async (t) => {
   for (
     const [place, parts] of [
@@ -206,7 +221,7 @@ for (const axis of ["context", "dim"]) {
     `attention whose '${axis}' is sharded`,
     block(4, 2),
     { mesh: { ep: 2 }, place: { [axis]: "ep" } },
-    `Cannot shard axis '${axis}' over 'ep': attention needs all of it on every rank. Leave it out of the placement`,
+    `Cannot shard axis '${axis}' over 'ep': caches have all of it on every rank. Leave it out of the placement`,
   );
 }
 

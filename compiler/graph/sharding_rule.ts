@@ -52,10 +52,18 @@ export interface Rule<P extends Primitive> {
   readonly result?: (node: NodeOf<P>, over: Over, known: Known) => Over;
   /** The mesh axes along which ranks hold terms of the result, besides those that axes are summed over. */
   readonly terms?: (node: NodeOf<P>, known: Known) => readonly string[];
+  /** The operand that says of which sequence of a cache each token is. */
+  readonly sequence?: number;
   /** The operand whose elements are only moved: it may be unreduced, and so is the result then. */
   readonly moves?: number;
   /** Whether the result is a term of the same sum where some operands are: it may have another order then. */
   readonly linear: LinearRule<P>;
+}
+
+/** An axis along which a cache is read or written by index: its sequences may be apart, and anything else is on the rank. */
+export function ofCache(axis: string, known: Known): Role {
+  const over = known.placedOver(axis);
+  return over.length > 0 ? over : "local";
 }
 
 /** An axis `over` that is needed whole; all others pass. */

@@ -8,6 +8,7 @@ import { positionsOver } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { usersOf } from "../graph/users.ts";
 import { sameOver } from "../graph/sharding.ts";
+import { RULES } from "./rules.ts";
 import type { PlacedMesh, Requests } from "./placement.ts";
 
 /** The axis of sequences of caches, the axis of tokens, and the input that says of which sequence each token is. */
@@ -40,11 +41,8 @@ export function cachedSequences(graph: Graph): CachedSequences[] {
 }
 
 function numbersSequences({ primitive, inputs }: Node, by: Node): boolean {
-  const at = { cacheWrite: 2, attention: 3, attentionSum: 2 }[
-    primitive as string
-  ];
-  return at !== undefined &&
-    inputs.every((input, i) => (input === by) === (i === at));
+  const { sequence } = RULES[primitive];
+  return inputs.every((input, i) => (input === by) === (i === sequence));
 }
 
 /** Place caches where the tokens of their sequences are, and tokens where the caches are that were placed. */
@@ -75,6 +73,15 @@ function inTurn(size: number, parts: number): number[][] {
   );
 }
 
+/** The axes along which a node writes a cache by index, or contracts it. */
+function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
+  if (primitive === "cacheWrite") return axes.slice(0, 2);
+  if (primitive !== "attention") return [];
+  const { token, head, kvHead } = params;
+  return inputs.slice(1, 3).flatMap(({ axes }) => axes)
+    .filter((axis) => axis !== token && axis !== head && axis !== kvHead);
+}
+
 /**
  * Axes along which caches are written and read by index, or contracted by attention, are whole on every rank, but for
  * sequences where their tokens are. Throws PlacementError.
@@ -82,10 +89,7 @@ function inTurn(size: number, parts: number): number[][] {
 export function checkCaches(graph: Graph, requests: Requests): void {
   const sequences = cachedSequences(graph);
   for (const node of graph.nodes) {
-    if (node.primitive !== "attention") continue;
-    const { token, head, kvHead } = node.params;
-    for (const axis of node.inputs.slice(1, 3).flatMap(({ axes }) => axes)) {
-      if (axis === token || axis === head || axis === kvHead) continue;
+    for (const axis of indexedAxes(node)) {
       const { over = [] } = requests.get(axis) ?? {};
       if (over.length === 0) continue;
       const known = sequences.find(({ sequence }) => sequence === axis);
@@ -97,7 +101,7 @@ export function checkCaches(graph: Graph, requests: Requests): void {
             ? `tokens are sharded over '${
               tokens.join("+")
             }', and those of a sequence are where its cache is. Place '${known.token}' only: '${axis}' follows it`
-            : "attention needs all of it on every rank. Leave it out of the placement"
+            : "caches have all of it on every rank. Leave it out of the placement"
         }`,
       );
     }

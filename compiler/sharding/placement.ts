@@ -58,7 +58,9 @@ export function readPlacement(
   const experts = new Set(
     graph.nodes.filter(isRouting).map(({ params }) => params.expert),
   );
-  for (const axis of experts) checkTable(graph, mesh, given, axis);
+  for (const axis of new Set([...experts, ...given.keys()])) {
+    checkTable(graph, mesh, given, axis);
+  }
   const wide = new Map(
     [...given].map(([axis, request]) => [axis, {
       ...request,
@@ -149,7 +151,7 @@ function checkAllUsed(mesh: Mesh, requests: Requests): void {
   }
 }
 
-/** A table of experts holds each id once. */
+/** A table holds each id once. Throws PlacementError. */
 function checkTable(
   graph: Graph,
   mesh: Mesh,

@@ -9,7 +9,7 @@
  * | unreduced | reduced | `allReduce` |
  */
 
-import { invariant } from "../../spec/errors.ts";
+import { invariant, ModelError } from "../../spec/errors.ts";
 import {
   isRouting,
   type Node,
@@ -120,6 +120,7 @@ export class Resharding {
     if (sameOver(has, wants)) return value;
     const kept = this.#common(axis, has, wants);
     if (kept.length === has.length) return value;
+    this.#checkOrder(value, axis);
     const params = { over: has.slice(kept.length), axis, to: axis };
     return this.#make(value, "allGather", params, {
       over: { ...value.sharding.over, [axis]: kept },
@@ -129,10 +130,21 @@ export class Resharding {
 
   #slice(value: Sharded, axis: string, wants: readonly string[]): Sharded {
     if (sameOver(overOf(value.sharding, axis), wants)) return value;
+    this.#checkOrder(value, axis);
     return this.#make(value, "allSlice", { axis, to: axis }, {
       over: { ...value.sharding.over, [axis]: wants },
       unreduced: value.sharding.unreduced,
     });
+  }
+
+  /** Blocks are gathered and sliced in their order; what a table places may have another. Throws ModelError. */
+  #checkOrder({ span }: Sharded, axis: string): void {
+    const { experts, requests } = this.#facts;
+    if (experts.has(axis) || !requests.get(axis)?.table) return;
+    throw new ModelError(
+      `Cannot bring axis '${axis}' together on every rank: a table says where its items are. Place it without one, or use no value along it but where it is`,
+      span,
+    );
   }
 
   /** The mesh axes that need not be gathered. Parts of a ragged axis are known where it is placed, and beyond. */

@@ -10,6 +10,7 @@ import { LINEAR } from "../graph/linear.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import {
   type Known,
+  ofCache,
   type Role,
   type Rule,
   wholeOver,
@@ -29,14 +30,12 @@ function attends(
   known: Known,
 ): Role {
   const { token, kvHead, head } = node.params;
-  const sequence = node.inputs[node.primitive === "attention" ? 3 : 2]!;
+  const sequence = node.inputs[RULES[node.primitive].sequence!]!;
   if (axis === token) return known.sequenceOver(node, sequence, axis);
   if (axis === head || axis === kvHead) return known.placedOver(axis);
   const cache = operand === 1 ||
     node.primitive === "attention" && operand === 2;
-  if (!cache) return "whole";
-  const over = known.placedOver(axis);
-  return over.length > 0 ? over : "local";
+  return cache ? ofCache(axis, known) : "whole";
 }
 
 /** The rules. A primitive without one does not compile. */
@@ -175,18 +174,18 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   cacheWrite: {
     role: (node, { operand, axis }, known) => {
       if (operand === 0 && node.axes.indexOf(axis) < 2) {
-        const over = known.placedOver(axis);
-        return over.length > 0 ? over : "local";
+        return ofCache(axis, known);
       }
       const by = node.inputs[2]!;
       return by.axes.includes(axis)
         ? known.sequenceOver(node, by, axis)
         : "pass";
     },
+    sequence: 2,
     linear: LINEAR.never,
   },
-  attention: { role: attends, linear: LINEAR.never },
-  attentionSum: { role: attends, linear: LINEAR.never },
+  attention: { role: attends, sequence: 3, linear: LINEAR.never },
+  attentionSum: { role: attends, sequence: 2, linear: LINEAR.never },
   attentionGrad: {
     role: (node, { operand, axis }, known) => {
       const { token, head, kvHead, of } = node.params;

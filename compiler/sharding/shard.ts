@@ -191,7 +191,8 @@ class Shards {
     const { over } = this.#of(node).sharding!;
     const kept = Object.fromEntries(
       Object.entries(over).filter(([axis]) =>
-        this.#known.isRagged(axis) || this.#facts.experts.has(axis)
+        this.#known.isRagged(axis) || this.#facts.experts.has(axis) ||
+        this.#facts.requests.get(axis)?.table
       ),
     );
     return this.#to(node, { over: kept, unreduced: [] });

@@ -6,6 +6,7 @@ import { closed } from "../../../spec/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";
+import { ofCache } from "../sharding_rule.ts";
 import { fixed } from "../size_of.ts";
 import { lengthOf, put, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
@@ -132,8 +133,11 @@ export const conv1d: Definition<"conv1d"> = {
         return known.sequenceOver(node, sequence, axis);
       }
       if (axis === node.params.over) return "whole";
-      return operand === 0 && axis !== node.axes[1] ? "local" : "pass";
+      return operand === 0 && axis !== node.axes[1]
+        ? ofCache(axis, known)
+        : "pass";
     },
+    sequence: 2,
     linear: LINEAR.never,
   },
 };
