@@ -81,6 +81,11 @@ t.test("npm test counts a file that goes wrong as failed", (t) => {
     status: 1,
     last: "1 passed, 1 failed, 0 skipped",
   });
+  t.match(runner("stray"), {
+    status: 1,
+    last: "2 passed, 1 failed, 0 skipped",
+    stdout: /nobody awaits this/,
+  });
   t.match(runner("empty", "broken"), {
     status: 1,
     last: "0 passed, 2 failed, 0 skipped",
