@@ -36,6 +36,15 @@ export const PACKINGS = {
     config: { quant_method: "mxfp4" },
     expertsOnly: true,
   },
+  // compressed-tensors, `int-quantized`: a factor for each output channel.
+  int8: {
+    ...{ title: "int8", perWord: 4, scale: "f32" },
+    file: { dtype: "I8", elements: "", scales: "_scale" },
+    config: {
+      ...{ quant_method: "compressed-tensors", format: "int-quantized" },
+      ...{ type: "int", num_bits: 8, strategy: "channel" },
+    },
+  },
 } as const satisfies { readonly [name: string]: Packing };
 
 /** A name in the table. */

@@ -47,6 +47,10 @@ interface Decoder {
 /** The decoders. */
 export const DECODERS: { readonly [P in PackedDType]: Decoder } = {
   mxfp4: { element: fp4, scale: powerOfTwo },
+  int8: {
+    element: (bits) => wgsl`f32(i32((${bits} & 255) ^ 128) - 128)`,
+    scale: (stored) => wgsl`${stored}`,
+  },
 };
 
 /** The power of two that an E8M0 scale stands for: its bits are the exponent of an f32. */
