@@ -6,7 +6,7 @@ import { compile } from "../compiler/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { storedDTypes } from "../engine/weights.ts";
 import { publishedModel } from "../models/mod.ts";
-import { CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
+import { createCpuDevice, openCpuPool } from "../runtime/cpu/mod.ts";
 import { openSafetensors } from "../runtime/mod.ts";
 import { describe, machine, milliseconds } from "./measure.ts";
 
@@ -32,7 +32,7 @@ const plan = await compile(model, {
 
 const times: number[] = [];
 for (let i = 0; i < 5; i++) {
-  const pool = await CpuPool.open(availableParallelism());
+  const pool = await openCpuPool(availableParallelism());
   const device = await createCpuDevice({ pool });
   times.push(await milliseconds(() => device.prepare(plan.kernels)));
   device.destroy();

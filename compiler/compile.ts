@@ -1,104 +1,15 @@
-/** The main flow, on one page: a model and a mesh become a plan. */
+/** The main flow: a model and a mesh become a plan. */
 
-import type { FileDType } from "../spec/dtype.ts";
-import { ModelError } from "../spec/errors.ts";
-import type { NumericsClass } from "../spec/numerics.ts";
-import { GUARANTEED_LIMITS } from "../spec/limits.ts";
-import { withPartProgram } from "../spec/part_program.ts";
 import type { Plan } from "../spec/plan.ts";
-import type { Graph } from "./graph/graph.ts";
-import { storedForTraining, type TrainedDType } from "./graph/stored.ts";
-import { trace } from "./graph/trace.ts";
+import { compileLowered, type CompileOptions } from "./compile_graph.ts";
 import {
-  accumulatedName,
-  accumulatedStates,
-  trainStep,
-  type TrainStepOptions,
-} from "./graph/train_step.ts";
+  compileTrainingLowered,
+  type CompileTrainingOptions,
+} from "./compile_training.ts";
 import type { Model } from "./dsl/model.ts";
-import { DEFAULT_TILE } from "./kernels/matmul_tile.ts";
-import type { Tuning } from "./kernels/tiles.ts";
+import type { Graph } from "./graph/graph.ts";
+import { trace } from "./graph/trace.ts";
 import { lowerScalars } from "./scalars.ts";
-import { checkLimits } from "./passes/limits.ts";
-import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
-import {
-  axisFacts,
-  checkSizes,
-  checkStates,
-  localize,
-  type Placement,
-  readPlacement,
-  shard,
-  viewAgain,
-} from "./sharding/mod.ts";
-import {
-  allocate,
-  assemble,
-  expand,
-  fillBuckets,
-  fuse,
-  isMatmul,
-  layoutParams,
-  lowerGraph,
-  overlap,
-  returningNodes,
-  simplify,
-  startLowering,
-  waitForExchanges,
-} from "./passes/mod.ts";
-
-/**
- * What ranks that hold the same parameter share, each an equal part of an axis: nothing (0); the optimizer state and the
- * update (1); the parameter too, which is gathered where it is used (3). Stage 2 of DeepSpeed is in 1: gradients are
- * reduce-scattered in any case.
- */
-export type ZeroStage = 0 | 1 | 3;
-
-/** How tokens get to experts on other ranks. */
-export type Dispatcher = "allToAll" | "allGather";
-
-/** Options of `compile`. */
-export interface CompileOptions {
-  /** Mesh axes in order with their sizes: `{ dp: 2, ep: 2 }`. Default: one rank. */
-  readonly mesh?: { readonly [meshAxis: string]: number };
-  /** Which axes are sharded over which mesh axes. Default: what the names of the mesh axes say, see `MESH_AXES`. */
-  readonly place?: Placement;
-  /** Stored dtype of source tensors, from the checkpoint's headers. Default: the parameter's own dtype. */
-  readonly weights?: { readonly [tensor: string]: FileDType };
-  /** Limits to respect. Default: those that every WebGPU device guarantees. */
-  readonly limits?: { readonly [limit: string]: number };
-  /** Compile what needs more than the limits too; `limitProblems` says what that is. Default: it is refused. */
-  readonly overLimits?: boolean;
-  /** Send token ids with every routing; outputs `check.0`, `check.1`, … count choices that did not return. */
-  readonly check?: boolean;
-  /**
-   * Cut every dispatch into up to so many chunks by the experts of a rank, so that the rows of one are in flight while those of
-   * another are computed; ranks with fewer experts have fewer. Takes memory for two chunks at once. Bits do not depend on
-   * it. Default: 1, an exchange at a time.
-   */
-  readonly chunks?: number;
-  /**
-   * Send a token once to each rank, and for each chunk, however many of its experts are there: fewer bytes for two small
-   * exchanges more. Not where rows are weighted before they are sent. Bits do not depend on it. Default: where it
-   * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
-   */
-  readonly sendOnce?: boolean;
-  /**
-   * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
-   * they return them, where tokens are sent once or gathered. Default: exact. See spec/numerics.md.
-   */
-  readonly numerics?: NumericsClass;
-  /**
-   * How tokens get to experts on other ranks: `allToAll`, the rows of each choice or token there and back; `allGather`, all
-   * tokens to all ranks, and a reduce-scatter of what their experts make of them, which needs `fast` numerics and has no
-   * use for `chunks`, `sendOnce` and `check`: no rows are exchanged. Default: allToAll.
-   */
-  readonly dispatcher?: Dispatcher;
-  /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
-  readonly zero?: ZeroStage;
-  /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
-  readonly tuning?: Tuning;
-}
 
 /**
  * Compile a model to a plan.
@@ -111,24 +22,6 @@ export async function compile(
 ): Promise<Plan> {
   return await compileGraph(trace(model), options);
 }
-
-/** Options of `compileTraining`. */
-export interface CompileTrainingOptions
-  extends CompileOptions, Omit<TrainStepOptions, "masters"> {
-  /**
-   * What all parameters are stored as. Those in 16 bits have f32 masters, states that the optimizer updates and that
-   * whoever loads the plan must write (`adamw.master.NAME`). Default: 16 bits where `weights` says so, else f32.
-   */
-  readonly dtype?: TrainedDType;
-  /** Outputs, as far as there are such, of a second program, `validate`: it has the inputs of the model and changes no parameter. */
-  readonly validate?: readonly string[];
-}
-
-/** The program of a training's plan that measures and does not train. */
-export const VALIDATE = "validate";
-
-/** The program for all batches of a step but the last, where gradients are added up over several. */
-export const ACCUMULATE = "accumulate";
 
 /**
  * Compile a step of training a model: its loss, the gradients of the loss by every parameter, and their updates. The
@@ -143,28 +36,7 @@ export async function compileTraining(
   options: CompileTrainingOptions,
 ): Promise<Plan> {
   const graph = trace(model, { training: true });
-  const { dtype, weights: given = {} } = options;
-  const { weights, masters } = storedForTraining(graph, given, dtype);
-  const step = trainStep(
-    graph,
-    { ...options, masters },
-    await lowerScalars(graph),
-  );
-  const plan = await compileGraph(step, { ...options, weights });
-  const [{ outputs }] = plan.programs as [Plan["programs"][number]];
-  const { accumulate = false, validate } = options;
-  const accumulating = accumulate
-    ? withPartProgram(plan, {
-      name: ACCUMULATE,
-      outputs: Object.keys(graph.outputs),
-      states: accumulatedStates(graph, options),
-    })
-    : plan;
-  if (validate === undefined) return accumulating;
-  return withPartProgram(accumulating, {
-    name: VALIDATE,
-    outputs: validate.filter((name) => name in outputs),
-  });
+  return compileTrainingLowered(graph, await lowerScalars(graph), options);
 }
 
 /** Compile a traced graph. */
@@ -172,79 +44,5 @@ export async function compileGraph(
   traced: Graph,
   options: CompileOptions = {},
 ): Promise<Plan> {
-  const mesh = Object.entries(options.mesh ?? {}).map(([name, size]) => ({
-    name,
-    size,
-  }));
-  const { zero = 0 } = options;
-  const simple = zero === 3 ? viewAgain(simplify(traced)) : simplify(traced);
-  checkStates(simple);
-  const place = readPlacement(simple, mesh, options.place);
-  const facts = axisFacts(simple, place.mesh, place.requests);
-  checkSizes(facts);
-  const sharded = shard(facts, {
-    // Sums of gradients are sharded in any case: each is sent as often, and less memory is needed.
-    shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
-    shardsParameters: zero === 3,
-    gathersTokens: gathersTokens(options),
-  });
-  const { graph: local, placed } = localize(facts, sharded);
-  const { check = false, sendOnce, numerics = "exact" } = options;
-  const expanded = expand(local, {
-    ...{ placed, check, sendOnce, numerics },
-    chunks: chunksOf(options),
-  });
-  const { graph, buckets } = fillBuckets(expanded);
-  const scalars = await lowerScalars(graph);
-  const dispatched = dispatchedNodes(graph);
-  const layouts = layoutParams(graph, placed, {
-    stored: options.weights ?? {},
-    asFiled: options.tuning?.asFiled ?? [],
-  });
-  const fusion = fuse(
-    graph,
-    (node) => isMatmul(node, layouts, dispatched),
-    { dispatched, layouts, placed },
-  );
-  const lowering = startLowering({
-    graph,
-    placed,
-    numerics,
-    fusion,
-    scalars,
-    dispatched,
-    ...{ buckets, layouts },
-    tile: options.tuning?.matmul ?? DEFAULT_TILE,
-    tuning: options.tuning ?? {},
-    goesBack: returningNodes(graph),
-  });
-  const ports = lowerGraph(lowering);
-  const steps = overlap(
-    waitForExchanges(lowering.steps, lowering.kernels),
-    lowering.kernels,
-  );
-  const limits = { ...GUARANTEED_LIMITS, ...options.limits };
-  const memory = allocate(lowering.buffers, steps, {
-    kernels: lowering.kernels,
-    ranks: placed.ranks,
-    maxBytes: limits.maxBufferSize,
-  });
-  const plan = assemble({ ...lowering, steps }, ports, memory);
-  if (!options.overLimits) checkLimits(plan, limits);
-  return plan;
-}
-
-function gathersTokens({ dispatcher, numerics }: CompileOptions): boolean {
-  if (dispatcher !== "allGather") return false;
-  if (numerics === "fast") return true;
-  throw new ModelError(
-    "Cannot dispatch by all-gather: what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or dispatch by all-to-all",
-  );
-}
-
-function chunksOf({ chunks = 1 }: CompileOptions): number {
-  if (Number.isInteger(chunks) && chunks >= 1) return chunks;
-  throw new ModelError(
-    `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
-  );
+  return compileLowered(traced, await lowerScalars(traced), options);
 }

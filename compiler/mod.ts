@@ -1,16 +1,13 @@
 /** The public language and the compiler. */
 
 export * from "./dsl/mod.ts";
+export { compile, compileTraining } from "./compile.ts";
 export {
   ACCUMULATE,
-  compile,
-  type CompileOptions,
-  compileTraining,
   type CompileTrainingOptions,
-  type Dispatcher,
   VALIDATE,
-  type ZeroStage,
-} from "./compile.ts";
+} from "./compile_training.ts";
+export type { CompileOptions, Dispatcher, ZeroStage } from "./compile_graph.ts";
 export {
   compileDocument,
   type DocumentTraining,

@@ -6,7 +6,8 @@ import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
 import { packedOf } from "./stored_as.ts";
 import { stopTokens } from "./stop_tokens.ts";
-import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { createTokenizer } from "./untrusted/tokenizer.ts";
 
 type JsonObject = { readonly [key: string]: unknown };
 

@@ -25,7 +25,7 @@ export async function compileDocumented(
   },
 ): Promise<LegalPlan> {
   const compiledFrom = { ...await modelDocument(model, how) };
-  const plan: Plan = { ...await compileDocument(compiledFrom), compiledFrom };
+  const plan: Plan = { ...compileDocument(compiledFrom), compiledFrom };
   assertLegal(plan);
   return plan;
 }
@@ -72,14 +72,14 @@ export async function assertCompiled(
 }
 
 /** What makes a plan another one than the model in it compiles to; undefined: nothing does. */
-export async function whyNotCompiled(plan: Plan): Promise<string | undefined> {
+export function whyNotCompiled(plan: Plan): string | undefined {
   const { compiledFrom, ...given } = plan;
   if (compiledFrom === undefined) {
     return "it does not say which model it was compiled from";
   }
   let again: Plan;
   try {
-    again = await compileDocument(compiledFrom);
+    again = compileDocument(compiledFrom);
   } catch (error) {
     // Whatever goes wrong: the document is a stranger's, and the compiler is written for models that are not.
     const why = error instanceof Error ? error.message : String(error);

@@ -8,7 +8,7 @@ import {
   listAdapters,
 } from "../runtime/mod.ts";
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
-import { CPU_LIMITS, CpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
+import { CPU_LIMITS, openCpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
 import {
   MAX_NATIVE_THREADS,
   NATIVE_LIMITS,
@@ -54,7 +54,7 @@ export const HOSTS: { readonly [K in HostKind]: HostRule } = {
     maxThreads: MAX_THREADS,
     limits: CPU_LIMITS,
     grain: SHARE_FROM_MS / 1e3,
-    open: (threads, options) => CpuPool.open(threads, options),
+    open: (threads, options) => openCpuPool(threads, options),
     whyNot: () => Promise.resolve(undefined),
   },
   native: {

@@ -1,7 +1,8 @@
 /** The tensors of safetensors files against what a plan wants: all there, in the right shape, and no others. */
 
 import { sourceNames } from "../spec/axis_parts.ts";
-import { type TensorDirectory, weightForm } from "../runtime/mod.ts";
+import type { TensorDirectory } from "../runtime/mod.ts";
+import { weightForm } from "../runtime/weight_form.ts";
 import type { FileDType, StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
 import { packedParts } from "../spec/packed.ts";

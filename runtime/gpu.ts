@@ -1,9 +1,7 @@
-/**
- * Adapters, and waiting for them. The only file of the runtime that holds process-wide objects, sets environment
- * variables or wraps `setImmediate`, each for as short as it needs.
- */
+/** WebGPU adapters as the runtime sees them: those of the system, or the one of a browser's or Deno's `navigator.gpu`. */
 
 import { MachineError } from "../spec/errors.ts";
+import { politely } from "./politely.ts";
 
 /** An adapter of this machine, or one that the caller gave. */
 export interface GpuAdapter {
@@ -25,134 +23,34 @@ export interface GpuAdapter {
   request(): Promise<GPUAdapter>;
 }
 
-/** Options of `listAdapters`. */
-export interface ListAdaptersOptions {
-  /** A browser's or Deno's `navigator.gpu`; without it the npm package `webgpu` is used. */
-  readonly gpu?: GPU;
-  /** Finds out where adapters lie; asked only where several have one name. */
-  readonly places?: () => Promise<AdapterPlaces>;
-}
-
-/** What the system knows of adapters besides their names. */
-export interface AdapterPlaces {
-  /** Adapters with their PCI addresses (`0000:65:00.0`), as Mesa's device-select layer lists them. */
-  readonly pci: readonly { readonly name: string; readonly address: string }[];
-  /** Files that describe Vulkan drivers. */
-  readonly driverFiles: readonly string[];
-}
-
-type Environment = { readonly [name: string]: string };
-
-/** An adapter's name, and the environment in which the name means that one. */
-interface NamedAdapter {
-  readonly name: string;
-  readonly environment: Environment;
-  readonly place?: string;
-  readonly twins?: number;
-}
-
-/** Every `create()` result. The binding's poller keeps a raw pointer to it, so none may ever be collected. */
-const instances: GPU[] = [];
-
 const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render/i;
 
-/** The adapters, numbered; empty where there is none. */
-export async function listAdapters(
-  options: ListAdaptersOptions = {},
-): Promise<GpuAdapter[]> {
-  const { gpu } = options;
-  if (gpu) {
-    const adapter = await politely(gpu.requestAdapter());
-    return adapter
-      ? [describe(0, adapter, undefined, () => requestFrom(gpu))]
-      : [];
-  }
-  const list: GpuAdapter[] = [];
-  const adapters = await adapterNames(options.places);
-  const names = adapters.map(({ name }) => name);
-  for (const named of adapters) {
-    const adapter = await openInstance(named, names);
-    // The adapter that is described is as good as any for the first device.
-    let unused: GPUAdapter | undefined = adapter;
-    const request = async () => {
-      const first = unused;
-      unused = undefined;
-      return first ?? await openInstance(named, names);
-    };
-    const { place, twins } = named;
-    list.push({
-      ...describe(list.length, adapter, named.name, request),
-      ...place === undefined ? {} : { place },
-      ...twins === undefined ? {} : { twins },
-    });
-  }
-  return list;
-}
-
-/** The adapter of a number in the list. */
-export async function openGpu(
-  number: number,
-  options: ListAdaptersOptions = {},
-): Promise<GpuAdapter> {
-  const list = await listAdapters(options);
-  const adapter = list[number];
-  if (adapter) return adapter;
-  throw new MachineError(
-    `Cannot open adapter ${number}: this machine has ${
-      list.length === 0
-        ? "none. Install a Vulkan driver"
-        : `${list.length}, numbered from 0. Choose one of them`
-    }`,
-  );
-}
-
-/** Await a promise of the GPU without spinning a core. */
-export async function politely<T>(promise: Promise<T>): Promise<T> {
-  if (instances.length === 0) return await promise;
-  waiting++;
-  if (waiting === 1) slowDown();
-  try {
-    return await promise;
-  } finally {
-    waiting--;
-    if (waiting === 0) globalThis.setImmediate = immediately;
-  }
-}
-
-/** Polls made at full speed before a wait backs off to timers: about 3 ms. */
-const EAGER_POLLS = 100;
-const immediately = globalThis.setImmediate;
-let waiting = 0;
-let polls = 0;
-
-/**
- * The binding polls by `setImmediate` for as long as any promise is pending, which burns a core. Its callbacks are
- * native functions, so everyone else's immediates stay as they were.
- */
-function slowDown(): void {
-  polls = 0;
-  const slowed = (callback: () => void, ...args: []) => {
-    if (!Function.prototype.toString.call(callback).includes("[native code]")) {
-      return immediately(callback, ...args);
-    }
-    return ++polls < EAGER_POLLS
-      ? immediately(callback, ...args)
-      : setTimeout(callback, 1, ...args);
-  };
-  globalThis.setImmediate = slowed as typeof setImmediate;
+/** The adapter of a browser's or Deno's `navigator.gpu`; undefined where it has none. */
+export async function adapterOf(gpu: GPU): Promise<GpuAdapter | undefined> {
+  const adapter = await politely(gpu.requestAdapter());
+  return adapter
+    ? describeAdapter(adapter, {
+      number: 0,
+      request: () => requestAdapter(gpu),
+    })
+    : undefined;
 }
 
 /** A name for people: some implementations give only numbers for the device. */
 export function adapterName(info: GPUAdapterInfo): string {
-  return [info.device, info.description, info.vendor]
+  const family = `${info.vendor} ${info.architecture}`.trim();
+  return [info.device, info.description, family]
     .find((text) => text && !/^\d+$/.test(text)) ?? "WebGPU adapter";
 }
 
-function describe(
-  number: number,
+/** An adapter for the list; `name` is the system's name for it, where that is known. */
+export function describeAdapter(
   adapter: GPUAdapter,
-  name: string | undefined,
-  request: () => Promise<GPUAdapter>,
+  { number, name, request }: {
+    readonly number: number;
+    readonly name?: string;
+    readonly request: () => Promise<GPUAdapter>;
+  },
 ): GpuAdapter {
   const { info } = adapter;
   const title = name ?? adapterName(info);
@@ -176,7 +74,11 @@ function describe(
   };
 }
 
-async function requestFrom(gpu: GPU, name = "WebGPU"): Promise<GPUAdapter> {
+/** A fresh adapter. Throws MachineError where there is none any more. */
+export async function requestAdapter(
+  gpu: GPU,
+  name = "WebGPU",
+): Promise<GPUAdapter> {
   const adapter = await politely(
     gpu.requestAdapter({ powerPreference: "high-performance" }),
   );
@@ -184,135 +86,4 @@ async function requestFrom(gpu: GPU, name = "WebGPU"): Promise<GPUAdapter> {
   throw new MachineError(
     `Cannot open adapter '${name}': it is gone. List the adapters again`,
   );
-}
-
-/** Each request makes its own instance: devices of one instance share its worker threads. */
-async function openInstance(
-  named: NamedAdapter,
-  names: readonly string[],
-): Promise<GPUAdapter> {
-  const { name, environment, place } = named;
-  const title = place === undefined ? name : `${name}' at '${place}`;
-  const adapter = await withEnvironment(
-    environment,
-    async () => await requestFrom(await createInstance(name), title),
-  );
-  // The binding takes the first adapter whose name contains the one that is asked for, so what came is read back.
-  const given = names.find((other) =>
-    other !== name && plain(other) === plain(adapter.info.device)
-  );
-  if (given === undefined) return adapter;
-  throw new MachineError(
-    `Cannot open adapter '${title}': the driver gives '${given}' in its place. Hide that one with VK_DRIVER_FILES or DRI_PRIME`,
-  );
-}
-
-/** A name as adapters report it: small letters and digits. */
-function plain(name: string): string {
-  return name.toLowerCase().replace(/[^a-z0-9]+/g, "");
-}
-
-async function createInstance(name: string): Promise<GPU> {
-  const { create } = await importBinding();
-  const gpu = create([`adapter=${name}`]);
-  instances.push(gpu);
-  return gpu;
-}
-
-async function importBinding(): Promise<typeof import("webgpu")> {
-  try {
-    return await import("webgpu");
-  } catch (error) {
-    throw new MachineError(
-      `Cannot load the package 'webgpu': ${
-        error instanceof Error ? error.message : String(error)
-      }. Reinstall it for this platform`,
-    );
-  }
-}
-
-/** Adapter names, with the environment that tells those of one name apart. */
-async function adapterNames(
-  places: ListAdaptersOptions["places"],
-): Promise<NamedAdapter[]> {
-  const names = await namesIn({});
-  const unique = [...new Set(names)];
-  if (unique.length === names.length) {
-    return names.map((name) => ({ name, environment: {} }));
-  }
-  const known = await places?.() ?? { pci: [], driverFiles: [] };
-  const found: NamedAdapter[] = [];
-  for (const name of unique) {
-    const wanted = names.filter((other) => other === name).length;
-    if (wanted === 1) found.push({ name, environment: {} });
-    else found.push(...await twinsOf(name, wanted, known));
-  }
-  return found;
-}
-
-/** The adapters of one name: each at a place where exactly one of them is seen. */
-async function twinsOf(
-  name: string,
-  wanted: number,
-  { pci, driverFiles }: AdapterPlaces,
-): Promise<NamedAdapter[]> {
-  const candidates: [place: string, environment: Environment][] = [
-    // The layer hides all others. Given an address that it does not list, it would give any, so only those are asked for.
-    ...pci.filter((adapter) => adapter.name === name).map(
-      ({ address }): [string, Environment] => [
-        `PCI ${address}`,
-        { DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!` },
-      ],
-    ),
-    ...driverFiles.map((file): [string, Environment] => [
-      file,
-      { VK_DRIVER_FILES: file },
-    ]),
-  ];
-  const found: NamedAdapter[] = [];
-  for (const [place, environment] of candidates) {
-    if (found.length === wanted) break;
-    const seen = await namesIn(environment);
-    if (seen.filter((other) => other === name).length !== 1) continue;
-    found.push({ name, environment, place });
-  }
-  // Without a way to tell them apart, the name reaches one of them only.
-  return found.length === wanted
-    ? found
-    : [{ name, environment: {}, twins: wanted }];
-}
-
-/** WebGPU cannot list adapters, but the binding's refusal of an unknown name does. */
-async function namesIn(environment: Environment): Promise<string[]> {
-  return await withEnvironment(environment, async () => {
-    const gpu = await createInstance("<none>");
-    try {
-      await politely(gpu.requestAdapter());
-      return [];
-    } catch (error) {
-      const text = error instanceof Error ? error.message : String(error);
-      return [...text.matchAll(/backend: '(\w+)', name: '(.*)'/g)]
-        .filter(([, backend]) => backend !== "null").map(([, , name]) => name!);
-    }
-  });
-}
-
-/** The Vulkan loader reads the environment at each request; it is put back right after. */
-async function withEnvironment<T>(
-  environment: Environment,
-  body: () => Promise<T>,
-): Promise<T> {
-  const before = new Map<string, string | undefined>();
-  for (const [name, value] of Object.entries(environment)) {
-    before.set(name, process.env[name]);
-    process.env[name] = value;
-  }
-  try {
-    return await body();
-  } finally {
-    for (const [name, value] of before) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
-  }
 }

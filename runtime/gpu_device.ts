@@ -11,10 +11,11 @@ import {
   type Staging,
   type StagingUse,
 } from "./device.ts";
-import { adapterName, type GpuAdapter, politely } from "./gpu.ts";
+import { adapterName, type GpuAdapter } from "./gpu.ts";
 import { GpuPipeline } from "./gpu_pipeline.ts";
 import { GpuMapping, GpuStaging } from "./gpu_staging.ts";
 import { GpuTimer } from "./gpu_timer.ts";
+import { politely } from "./politely.ts";
 
 /** What to ask of the adapter. */
 export interface CreateGpuDeviceOptions {
@@ -35,6 +36,9 @@ export interface CreateGpuDeviceOptions {
  * go in one submission.
  */
 const FIRST_LAUNCHES = 16;
+
+/** Milliseconds in which a device that was lost says so, after what waited for it was rejected. */
+const LOST_MS = 100;
 
 /** GPUBufferUsage COPY_SRC | COPY_DST | STORAGE; the global does not exist in Node. */
 const USAGE = 0x4 | 0x8 | 0x80;
@@ -385,6 +389,8 @@ class GpuDevice implements Device {
       if (this.#failure) throw this.#failure;
       return value;
     } catch (error) {
+      // Browsers reject what waits before they say that the device is lost, which is why.
+      await Promise.race([lost, pause(LOST_MS)]).catch(() => {});
       throw this.#failure ??
         (error instanceof MachineError ? error : this.#fail(textOf(error)));
     } finally {
@@ -399,6 +405,10 @@ class GpuDevice implements Device {
       `Cannot compute on device ${this.#title}: ${state}`,
     );
   }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /** A buffer of this device, if it has those bytes: WebGPU checks the whole allocation, not the range. */

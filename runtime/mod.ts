@@ -1,9 +1,10 @@
 /** Carries plans out on devices. Knows nothing of models or the compiler. */
 
+export * from "./adapters.ts";
 export * from "./communicator.ts";
 export * from "./device.ts";
 export * from "./executor.ts";
-export * from "./gpu.ts";
+export { adapterOf, type GpuAdapter } from "./gpu.ts";
 export * from "./gpu_device.ts";
 export { narrow } from "./half.ts";
 export * from "./host_tensor.ts";

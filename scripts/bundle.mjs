@@ -1,6 +1,6 @@
 /**
- * Bundles what runs as few files, because a process takes most of its start to find and read each one: the program, and
- * the page of `switchyard view`. `node scripts/bundle.mjs FOLDER` does it by hand, for a package.
+ * Bundles what runs as few files, because a process takes most of its start to find and read each one: the program, the
+ * page of `switchyard view`, and `switchyard-moe/browser`. `node scripts/bundle.mjs FOLDER` does it by hand, for a package.
  */
 
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -37,15 +37,31 @@ export async function bundleProgram(folder) {
   });
 }
 
+const BROWSER = {
+  ...{ absWorkingDir: ROOT, logLevel: "silent", tsconfigRaw: "{}" },
+  ...{ bundle: true, minify: true, charset: "utf8", write: false },
+  ...{ platform: "browser", target: "es2022", legalComments: "inline" },
+  metafile: true,
+};
+
 /** As `bundleProgram`, of the page: one script and one style sheet. */
 export async function bundlePage(folder) {
   return await loadEsbuild().build({
-    ...{ absWorkingDir: ROOT, outdir: folder, logLevel: "silent" },
-    ...{ entryPoints: ["view/page/main.tsx"], tsconfigRaw: "{}" },
-    ...{ bundle: true, minify: true, charset: "utf8", format: "iife" },
-    ...{ platform: "browser", target: "es2022", legalComments: "inline" },
-    ...{ jsx: "automatic", jsxImportSource: "preact", write: false },
-    metafile: true,
+    ...{ ...BROWSER, outdir: folder, format: "iife" },
+    ...{ entryPoints: ["view/page/main.tsx"] },
+    ...{ jsx: "automatic", jsxImportSource: "preact" },
+  });
+}
+
+/** As `bundleProgram`, of what pages import: one module. Rejects where it reaches a built-in module of Node. */
+export async function bundleBrowser(folder) {
+  return await loadEsbuild().build({
+    ...{
+      ...BROWSER,
+      outfile: resolve(folder, "browser/mod.js"),
+      format: "esm",
+    },
+    ...{ entryPoints: ["browser/mod.ts"], keepNames: true },
   });
 }
 
@@ -55,6 +71,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const bundles = await Promise.all([
       bundleProgram(folder),
       bundlePage(resolve(folder, "page")),
+      bundleBrowser(folder),
     ]);
     for (const { path, contents } of bundles.flatMap((b) => b.outputFiles)) {
       mkdirSync(dirname(path), { recursive: true });

@@ -95,7 +95,7 @@ t.test("plans know steps, axes and parameters by their block", async (t) => {
   // What it was compiled from says it all again.
   const options = { mesh: { ep: 2 } };
   const document = await modelDocument(twoMoe, { options });
-  const again = await compileDocument(
+  const again = compileDocument(
     JSON.parse(JSON.stringify(document)) as { [field: string]: unknown },
   );
   t.equal(formatPlan(again), text);

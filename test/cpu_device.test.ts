@@ -1,6 +1,6 @@
 // needs: cpu
 import t from "tap";
-import { CpuPool, createCpuDevice } from "../runtime/cpu/mod.ts";
+import { createCpuDevice, openCpuPool } from "../runtime/cpu/mod.ts";
 import {
   add,
   id,
@@ -123,7 +123,7 @@ t.test("createCpuDevice() takes a long write between launches", async (t) => {
 });
 
 t.test("createCpuDevice() replaces a kernel that is prepared again under its name", async (t) => {
-  const pool = await CpuPool.open(2);
+  const pool = await openCpuPool(2);
   const [one, two] = [
     await createCpuDevice({ pool }),
     await createCpuDevice({ pool }),

@@ -105,6 +105,8 @@ t.test("the package has the checkpoint and the sources, and no tests", (t) => {
       "compiler/mod.ts",
       "dist/compiler/mod.js",
       "dist/compiler/mod.d.ts",
+      "dist/browser/mod.d.ts",
+      "dist/browser/mod.js",
       "LICENSE",
       "README.md",
     ]

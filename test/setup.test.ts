@@ -100,7 +100,7 @@ const SIGNS: { readonly [kind: string]: RegExp } = {
   gpu:
     /helpers\/(run_kernel|references)\.ts|\b(TARGETS|skipWithoutGpu|createGpuDevice)\b/,
   cpu:
-    /helpers\/(run_kernel|references)\.ts|\b(TARGETS|createCpuDevice|CpuPool|runCase|matches)\b|"--adapter", "cpu"/,
+    /helpers\/(run_kernel|references)\.ts|\b(TARGETS|createCpuDevice|openCpuPool|runCase|matches)\b|"--adapter", "cpu"/,
 };
 
 t.test("every test file says what it needs", (t) => {

@@ -24,7 +24,7 @@ t.test("every file keeps the house rules", (t) => {
   const files = project.addSourceFilesAtPaths(
     [
       ...["spec", "compiler", "runtime", "models", "engine", "view", "cli"],
-      ...["examples", "bench", "test"],
+      ...["browser", "examples", "bench", "test"],
     ].map((folder) => join(ROOT, folder, "**/*.ts")).concat([
       join(ROOT, "view/**/*.tsx"),
       `!${join(ROOT, "test/fixtures")}/**`,

@@ -11,7 +11,7 @@ import {
   type Communicator,
   createCommunicator,
 } from "../../runtime/communicator.ts";
-import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
+import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
 import {
   createGpuDevice,
   createSession,
@@ -57,7 +57,7 @@ async function openDevices(plan: Plan): Promise<Device[]> {
   const count = world ? 1 : ranks;
   if (where === "cpu") {
     const threads = Math.max(1, Math.floor(availableParallelism() / ranks));
-    const pool = await CpuPool.open(threads);
+    const pool = await openCpuPool(threads);
     return await Promise.all(
       Array.from(
         { length: count },

@@ -1,6 +1,6 @@
 /** jax-js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
 
-import { politely } from "../../runtime/gpu.ts";
+import { politely } from "../../runtime/politely.ts";
 import { offerWebGpu } from "./webgpu.ts";
 
 /** An array. A function that takes it uses it up, unless it is given its `ref`. */

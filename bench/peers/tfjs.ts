@@ -1,6 +1,6 @@
 /** TensorFlow.js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
 
-import { politely } from "../../runtime/gpu.ts";
+import { politely } from "../../runtime/politely.ts";
 import { offerWebGpu } from "./webgpu.ts";
 
 /** A tensor; values stay on the device until they are asked for. */

@@ -2,7 +2,8 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
-import type { CompileOptions, CompileTrainingOptions } from "../compile.ts";
+import type { CompileOptions } from "../compile_graph.ts";
+import type { CompileTrainingOptions } from "../compile_training.ts";
 import type {
   AxisSize,
   Expanded,

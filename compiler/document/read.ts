@@ -5,10 +5,12 @@ import { schemaErrors } from "../../spec/hold.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { expandRepeats, type Json } from "../../spec/repeat.ts";
 import type { Schema } from "../../spec/schema.ts";
-import { compile, compileTraining } from "../compile.ts";
+import { compileLowered } from "../compile_graph.ts";
+import { compileTrainingLowered } from "../compile_training.ts";
+import type { Scalars } from "../graph/gradients.ts";
 import type { Node, Primitive, PrimitiveParams } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
-import type { Traceable } from "../graph/trace.ts";
+import { trace, type Traceable } from "../graph/trace.ts";
 import type { ModelDocument, NodeDocument } from "./document.ts";
 import { documentSchema, nodesSchema } from "./schema.ts";
 
@@ -16,9 +18,9 @@ import { documentSchema, nodesSchema } from "./schema.ts";
  * Compile what a document says. Everything in it is checked as if it were written in the language: only its form is
  * believed before. Throws PlanError where it has none, and what `compile` throws.
  */
-export async function compileDocument(
+export function compileDocument(
   document: { readonly [field: string]: unknown },
-): Promise<Plan> {
+): Plan {
   hold(document, documentSchema);
   const { axes, nodes, returns, options, training } =
     document as unknown as ModelDocument;
@@ -40,9 +42,14 @@ export async function compileDocument(
     },
   };
   return training
-    ? await compileTraining(model, { ...options, ...training })
-    : await compile(model, options);
+    ? compileTrainingLowered(trace(model, { training: true }), LOWERED, {
+      ...{ ...options, ...training },
+    })
+    : compileLowered(trace(model), LOWERED, options);
 }
+
+/** Documents have the scalar functions themselves. */
+const LOWERED: Scalars = new Map();
 
 function hold(value: unknown, schema: Schema): void {
   const [first] = schemaErrors(value, schema);

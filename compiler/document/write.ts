@@ -3,7 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { findRepeats } from "../../spec/find_repeats.ts";
 import type { Json } from "../../spec/repeat.ts";
-import type { CompileOptions } from "../compile.ts";
+import type { CompileOptions } from "../compile_graph.ts";
 import type { Graph, Lambda, Node, ScalarFunction } from "../graph/graph.ts";
 import { tensorOf } from "../graph/stored.ts";
 import { trace, type Traceable } from "../graph/trace.ts";

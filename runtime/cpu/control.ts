@@ -14,6 +14,8 @@ export const CONTROL = {
   waiting: 4,
   /** Words of the batch in the arena; 0 is none. */
   batch: 5,
+  /** Messages that the workers were sent; one that has got fewer goes and takes them. */
+  mail: 6,
   /** One word for each worker: it looks at the current record. */
   inside: 64,
   /** One word for each worker: address of its scratch memory. */

@@ -11,11 +11,12 @@ import { availableParallelism } from "node:os";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { MAX_THREADS } from "./control.ts";
-import { CpuPool } from "./pool.ts";
+import { startNodeWorker } from "./node_worker.ts";
+import { CpuPool, type CpuPoolOptions } from "./pool.ts";
 
 export { SHARE_FROM_MS } from "./control.ts";
 export { CPU_LIMITS } from "./heap.ts";
-export { CpuPool } from "./pool.ts";
+export type { CpuPool } from "./pool.ts";
 export { type PrintedModule, printKernels } from "./print.ts";
 
 /** Options of `createCpuDevice`. */
@@ -28,13 +29,21 @@ export interface CpuDeviceOptions {
   readonly timestamps?: boolean;
 }
 
+/** Open a pool of worker threads of Node or Deno. */
+export function openCpuPool(
+  threads: number,
+  options?: CpuPoolOptions,
+): Promise<CpuPool> {
+  return CpuPool.open(threads, startNodeWorker, options);
+}
+
 /** Open the CPU as a device. Devices that share a pool run their launches one after another, on the same threads. */
 export async function createCpuDevice(
   options: CpuDeviceOptions = {},
 ): Promise<Device> {
   const threads = options.threads ??
     Math.min(availableParallelism(), MAX_THREADS);
-  const pool = options.pool ?? await CpuPool.open(threads);
+  const pool = options.pool ?? await openCpuPool(threads);
   return new HostDevice(pool, {
     ownsPool: options.pool === undefined,
     timestamps: options.timestamps ?? false,

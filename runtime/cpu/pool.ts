@@ -1,6 +1,5 @@
 /** Worker threads over one shared memory: kernels of all CPU devices of a pool run here, in the order of their launches. */
 
-import { Worker } from "node:worker_threads";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
@@ -42,6 +41,24 @@ export interface PoolKernel extends HostKernel {
   readonly name: string;
 }
 
+/** A thread that runs the program of a worker. */
+export interface PoolWorker {
+  postMessage(message: object): void;
+  /** Whether the process stays alive for it. */
+  hold(held: boolean): void;
+  terminate(): Promise<unknown>;
+}
+
+/** What a pool takes from its threads. */
+export interface WorkerEvents {
+  message(message: unknown): void;
+  /** The program failed, or ended. */
+  failure(reason: string): void;
+}
+
+/** Start a thread with a program that talks by `port`. */
+export type StartWorker = (program: string, on: WorkerEvents) => PoolWorker;
+
 /** Options of a pool. */
 export interface CpuPoolOptions {
   /**
@@ -61,7 +78,7 @@ export class CpuPool implements HostPool<Int32Array> {
   readonly #deadlineMs: number;
   readonly #strange: boolean;
   readonly heap = new Heap();
-  #workers: Worker[];
+  #workers: PoolWorker[];
   #control: Int32Array;
   readonly #here: ShortBatches;
   #kernels = new Map<string, PoolKernel>();
@@ -78,41 +95,48 @@ export class CpuPool implements HostPool<Int32Array> {
   #failure: Error | undefined;
   #pending = 0;
 
-  constructor(threads: number, options: CpuPoolOptions = {}) {
+  constructor(
+    threads: number,
+    start: StartWorker | undefined,
+    options: CpuPoolOptions = {},
+  ) {
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
     this.#strange = options.strange ?? false;
-    if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
+    const least = start ? 1 : 0, most = start ? MAX_THREADS : 0;
+    if (!Number.isInteger(threads) || threads < least || threads > most) {
       throw new RangeError(
-        `Cannot start ${threads} threads: a CPU device has 1 to ${MAX_THREADS}. Give a number in that range`,
+        `Cannot start ${threads} threads: a CPU device has ${least} to ${most}. Give a number in that range`,
       );
     }
     this.threads = threads;
-    this.name = `CPU (WebAssembly SIMD, ${threads} thread${
-      threads === 1 ? "" : "s"
+    this.name = `CPU (WebAssembly SIMD, ${
+      threads === 0
+        ? "no thread of its own"
+        : `${threads} thread${threads === 1 ? "" : "s"}`
     })`;
     const { memory } = this.heap;
     this.#control = new Int32Array(memory.buffer, 0, HEAP_ADDRESS / 4);
     this.#here = new ShortBatches(memory, this.#control, threads);
     this.#workers = Array.from({ length: threads }, (_, index) => {
-      const worker = new Worker(WORKER_SOURCE, {
-        eval: true,
-        execArgv: [],
-        workerData: { memory, index, threads },
+      const worker = start!(WORKER_SOURCE, {
+        message: (message) => this.#receive(message as Message),
+        failure: (reason) => this.#fail(reason),
       });
-      worker.unref();
-      worker.on("message", (message: Message) => this.#receive(message));
-      worker.on("error", (error) => this.#fail(error.message));
-      worker.on("exit", (code) => this.#fail(`exit ${code}`));
+      worker.postMessage({ memory, index, threads });
       return worker;
     });
   }
 
-  /** Start the workers and give them the functions that are not kernels. */
+  /**
+   * Start workers, and give them the functions that are not kernels. Without a way to start them there must be 0, and the
+   * thread that waits computes: it does nothing else meanwhile, and nothing ends what takes too long.
+   */
   static async open(
     threads: number,
+    start: StartWorker | undefined,
     options?: CpuPoolOptions,
   ): Promise<CpuPool> {
-    const pool = new CpuPool(threads, options);
+    const pool = new CpuPool(threads, start, options);
     const module = await webAssembly.compile(printMoves());
     await pool.#install(module, COPY, 2);
     return pool;
@@ -154,6 +178,7 @@ export class CpuPool implements HostPool<Int32Array> {
   ): Promise<void> {
     this.#check();
     this.#here.install(module, first, count);
+    if (this.threads === 0) return;
     const id = this.#nextReady++;
     this.#hold();
     try {
@@ -162,6 +187,7 @@ export class CpuPool implements HostPool<Int32Array> {
         for (const worker of this.#workers) {
           worker.postMessage({ id, module, first, count });
         }
+        Atomics.add(this.#control, CONTROL.mail, 1);
         this.#wake(CONTROL.work);
         this.#wake(CONTROL.signal);
       });
@@ -194,10 +220,10 @@ export class CpuPool implements HostPool<Int32Array> {
 
   /** The process stays alive while something is pending. */
   #hold(): void {
-    if (this.#pending++ === 0) this.#workers.forEach((w) => w.ref());
+    if (this.#pending++ === 0) this.#workers.forEach((w) => w.hold(true));
   }
   #letGo(): void {
-    if (--this.#pending === 0) this.#workers.forEach((w) => w.unref());
+    if (--this.#pending === 0) this.#workers.forEach((w) => w.hold(false));
   }
 
   #receive(message: Message): void {
@@ -325,8 +351,7 @@ export class CpuPool implements HostPool<Int32Array> {
       this.#control.set(records.subarray(start, end), ARENA_ADDRESS / 4);
       const origin = performance.now() * 1e6;
       const to = ARENA_ADDRESS / 4 + end - start;
-      const here = waited && !this.#strange;
-      if (here && this.#here.areShort(ARENA_ADDRESS / 4, to)) {
+      if (this.#isForHere(to, waited)) {
         this.#runHere(to, timed.length > 0);
       } else {
         await this.#batch(end - start);
@@ -343,6 +368,13 @@ export class CpuPool implements HostPool<Int32Array> {
       }
       start = end;
     }
+  }
+
+  /** Whether this thread carries out what lies in the arena. */
+  #isForHere(to: number, waited: boolean): boolean {
+    if (this.threads === 0) return true;
+    return waited && !this.#strange &&
+      this.#here.areShort(ARENA_ADDRESS / 4, to);
   }
 
   /** Carry out what lies in the arena; a kernel that fails here is told as one that fails in a worker. */

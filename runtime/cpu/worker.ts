@@ -1,4 +1,7 @@
-/** The program of a worker thread, as text: workers start without the loaders of the main thread, so it is plain JavaScript. */
+/**
+ * The program of a worker thread, as text: workers start without the loaders of the main thread, so it is plain JavaScript.
+ * It takes and sends messages by `port`, which whoever starts the thread declares before it.
+ */
 
 import {
   ARENA_ADDRESS,
@@ -17,28 +20,38 @@ import { RECORD } from "./print.ts";
  */
 export const WORKER_SOURCE = `
 "use strict";
-const { parentPort, workerData, receiveMessageOnPort } = require("node:worker_threads");
-const { performance } = require("node:perf_hooks");
-const { memory, index, threads } = workerData;
 const C = ${JSON.stringify(CONTROL)}, R = ${JSON.stringify(RECORD)};
-const words = new Int32Array(memory.buffer, 0, ${HEAP_ADDRESS / 4});
 const fns = [], cost = [];
+let memory, index, threads, words, received = 0, seen = 0;
 const SHARE_FROM = ${SHARE_FROM_MS}, CALL_BEFORE = 0.04, SPINS = 2000, BATCH_SPINS = 20000;
 
-function receive() {
-  let got;
-  while ((got = receiveMessageOnPort(parentPort))) {
-    const { id, module, first, count } = got.message;
-    try {
-      const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-      for (let i = 0; i < count; i++) {
-        fns[first + i] = exports["run" + i];
-        cost[first + i] = -1;
-      }
-      parentPort.postMessage({ ready: id });
-    } catch (error) {
-      parentPort.postMessage({ failed: String(error) });
+// A thread that waits for work gets no messages: it goes back to its event loop for each.
+port.onmessage = ({ data }) => {
+  if (data.memory) {
+    ({ memory, index, threads } = data);
+    words = new Int32Array(memory.buffer, 0, ${HEAP_ADDRESS / 4});
+  } else {
+    received++;
+    install(data);
+  }
+  if (index === 0) lead();
+  else help();
+};
+
+function hasMail() {
+  return Atomics.load(words, C.mail) !== received;
+}
+
+function install({ id, module, first, count }) {
+  try {
+    const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+    for (let i = 0; i < count; i++) {
+      fns[first + i] = exports["run" + i];
+      cost[first + i] = -1;
     }
+    port.postMessage({ ready: id });
+  } catch (error) {
+    port.postMessage({ failed: String(error) });
   }
 }
 
@@ -51,7 +64,7 @@ function take(r) {
     try {
       fn(r * 4, start, end, scratch);
     } catch (error) {
-      parentPort.postMessage({ failed: String(error) });
+      port.postMessage({ failed: String(error) });
     }
     taken += end - start;
     Atomics.add(words, r + R.done, end - start);
@@ -136,23 +149,24 @@ function runBatch(length) {
 }
 
 function lead() {
-  for (let seen = 0;;) {
-    Atomics.wait(words, C.work, seen);
-    seen = Atomics.load(words, C.work);
-    receive();
+  while (!hasMail()) {
     const length = Atomics.exchange(words, C.batch, 0);
-    if (!length) continue;
+    if (!length) {
+      Atomics.wait(words, C.work, seen);
+      seen = Atomics.load(words, C.work);
+      continue;
+    }
     try {
       runBatch(length);
-      parentPort.postMessage({ done: true });
+      port.postMessage({ done: true });
     } catch (error) {
-      parentPort.postMessage({ failed: String(error) });
+      port.postMessage({ failed: String(error) });
     }
   }
 }
 
 function help() {
-  for (let seen = 0;;) {
+  while (!hasMail()) {
     let spins = 0;
     while (
       Atomics.load(words, C.signal) === seen &&
@@ -164,14 +178,10 @@ function help() {
       Atomics.sub(words, C.sleepers, 1);
     }
     seen = Atomics.load(words, C.signal);
-    receive();
     Atomics.store(words, C.inside + index, 1);
     const r = Atomics.load(words, C.current);
     if (r) take(r);
     Atomics.store(words, C.inside + index, 0);
   }
 }
-
-if (index === 0) lead();
-else help();
 `;

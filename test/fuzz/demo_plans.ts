@@ -6,7 +6,11 @@ import {
   type CompileOptions,
   compileTraining,
 } from "../../compiler/mod.ts";
-import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
+import {
+  type CpuPool,
+  createCpuDevice,
+  openCpuPool,
+} from "../../runtime/cpu/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { callsOf } from "./calls.ts";
@@ -64,7 +68,7 @@ export interface Subject {
 
 /** The plans of a checkpoint, and a CPU device for them. */
 export class DemoPlans {
-  readonly #pool: Promise<CpuPool> = CpuPool.open(1);
+  readonly #pool: Promise<CpuPool> = openCpuPool(1);
   readonly #opened = new Map<string, Promise<Subject>>();
   #read: Promise<Checkpoint> | undefined;
 

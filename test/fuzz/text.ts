@@ -5,7 +5,7 @@ import path from "node:path";
 import fc from "fast-check";
 import { openChatTemplate } from "../../engine/chat.ts";
 import type { FileSystem } from "../../engine/files.ts";
-import { createTokenizer } from "../../engine/tokenizer.ts";
+import { createTokenizer } from "../../engine/untrusted/tokenizer.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import type { FuzzClass } from "./fuzz.ts";
 import { type JsonChange, jsonChanges, mutateJson } from "./json_mutant.ts";

@@ -10,6 +10,7 @@ const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
   models: ["compiler/mod.ts"],
   engine: ["models", "compiler", "runtime", "spec"],
   view: ["spec"],
+  browser: ["engine", "compiler", "runtime", "spec"],
   cli: ["engine", "view", "spec"],
   examples: [],
 };
@@ -27,12 +28,12 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 /** Where each package may be imported. Packages not named here may be imported in tests and benchmarks only. */
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "ts-morph": /^compiler\/source\/typescript\.ts$/,
-  "webgpu": /^runtime\/gpu\.ts$/,
+  "webgpu": /^runtime\/adapters\.ts$/,
   "koffi": /^runtime\/(mpi|native)\//,
   "ajv": /^spec\//,
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/jinja": /^engine\//,
-  "@huggingface/tokenizers": /^engine\//,
+  "@huggingface/tokenizers": /^browser\//,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "tsx": /^cli\//,
@@ -42,12 +43,12 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may touch the machine: read files, see the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/source\/|runtime\/gpu\.ts$|runtime\/cpu\/|runtime\/mpi\/|runtime\/native\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/source\/|runtime\/adapters\.ts$|runtime\/cpu\/|runtime\/mpi\/|runtime\/native\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** Files whose verbs read like mathematics and may take more than two arguments. */
 const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;
 
-const LIBRARY = /^(spec|compiler|runtime|models|engine|view|cli)\//;
+const LIBRARY = /^(spec|compiler|runtime|models|engine|view|browser|cli)\//;
 
 const WGSL = /@compute|@workgroup_size|var<storage|@group\(/;
 

@@ -4,8 +4,8 @@ import type fc from "fast-check";
 import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
-import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
-import { politely } from "../../runtime/gpu.ts";
+import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
+import { politely } from "../../runtime/politely.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import { add, load, mul, u32 } from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
@@ -146,7 +146,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
 
 /** The CPU engine as a target. */
 export async function cpuTarget(): Promise<KernelTarget> {
-  const pool = await CpuPool.open(2);
+  const pool = await openCpuPool(2);
   return {
     name: "cpu",
     software: false,

@@ -28,7 +28,7 @@ import {
   type TensorDirectory,
   writeSafetensors,
 } from "../../runtime/mod.ts";
-import { CpuPool, createCpuDevice } from "../../runtime/cpu/mod.ts";
+import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { assertLegal } from "../../spec/mod.ts";
@@ -86,7 +86,7 @@ export async function openDevices(
 
 /** CPU devices on the threads of one pool, which ends with the last of them. */
 async function openCpu(count: number): Promise<Device[]> {
-  const pool = await CpuPool.open(2);
+  const pool = await openCpuPool(2);
   let open = count;
   return await Promise.all(Array.from({ length: count }, async () => {
     const device = await createCpuDevice({ pool });

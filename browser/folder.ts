@@ -1,0 +1,147 @@
+/** Files of a checkpoint in a browser: fetched by ranges, or given by the visitor. */
+
+import type { FileSource } from "../runtime/file_source.ts";
+import { DataError } from "../spec/errors.ts";
+
+/** The files of a checkpoint by name. */
+export interface Folder {
+  /** For people. */
+  readonly name: string;
+  /** A file to read from; undefined where there is none. */
+  open(file: string): Promise<FileSource | undefined>;
+}
+
+/**
+ * A folder of a web server, which must serve ranges of bytes: of a file of weights, each rank reads what it needs.
+ * Errors: DataError for what cannot be fetched.
+ */
+export function webFolder(url: string | URL): Folder {
+  const { location } = globalThis as { location?: { readonly href: string } };
+  const base = new URL(url, location?.href);
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  return {
+    name: base.href,
+    async open(file) {
+      const address = new URL(file, base);
+      // Says how long the file is, and whether the server serves ranges.
+      const response = await fetchRange(address, 0, 1);
+      if (response.status === 404) return undefined;
+      const total = response.headers.get("content-range")?.split("/")[1];
+      if (total !== undefined) {
+        await response.body?.cancel();
+        return inBlocks(address, Number(total));
+      }
+      const whole = await bytesOf(response);
+      return sourceOf(
+        file,
+        whole.length,
+        (from, to) => Promise.resolve(whole.slice(from, to)),
+      );
+    },
+  };
+}
+
+/** Bytes that are fetched at once at least, and how many such blocks of a file are kept: ranks read the same parts. */
+const BLOCK = 1 << 20, BLOCKS = 16;
+
+function inBlocks(address: URL, size: number): FileSource {
+  const kept = new Map<number, Promise<Uint8Array>>();
+  const fetched = async (offset: number, length: number) =>
+    await bytesOf(await fetchRange(address, offset, length));
+  const block = (start: number): Promise<Uint8Array> => {
+    const bytes = kept.get(start) ??
+      fetched(start, Math.min(BLOCK, size - start));
+    // What was used last is last.
+    kept.delete(start);
+    kept.set(start, bytes);
+    for (const [oldest] of kept) {
+      if (kept.size <= BLOCKS) break;
+      kept.delete(oldest);
+    }
+    return bytes;
+  };
+  return {
+    ...{ name: address.href, size },
+    async read(offset, length) {
+      if (length === 0) return new Uint8Array();
+      if (length > BLOCK) return await fetched(offset, length);
+      const bytes = new Uint8Array(length);
+      for (let at = offset; at < offset + length;) {
+        const start = at - at % BLOCK;
+        const from = (await block(start)).subarray(at - start);
+        const part = from.subarray(0, offset + length - at);
+        bytes.set(part, at - offset);
+        if (part.length === 0) break;
+        at += part.length;
+      }
+      return bytes;
+    },
+  };
+}
+
+/** Files that were chosen or dropped, such as those of an `<input type="file" multiple>`. */
+export function fileFolder(files: Iterable<File>): Folder {
+  const byName = new Map([...files].map((file) => [file.name, file]));
+  return {
+    name: "the given files",
+    open(name) {
+      const file = byName.get(name);
+      return Promise.resolve(
+        file &&
+          sourceOf(
+            name,
+            file.size,
+            async (from, to) =>
+              new Uint8Array(await file.slice(from, to).arrayBuffer()),
+          ),
+      );
+    },
+  };
+}
+
+/** The text of a file; undefined where there is none. */
+export async function readText(
+  folder: Folder,
+  file: string,
+): Promise<string | undefined> {
+  const source = await folder.open(file);
+  return source &&
+    new TextDecoder().decode(await source.read(0, source.size));
+}
+
+function sourceOf(
+  name: string,
+  size: number,
+  read: (from: number, to: number) => Promise<Uint8Array>,
+): FileSource {
+  return {
+    ...{ name, size },
+    read: (offset, length) => read(offset, offset + length),
+  };
+}
+
+async function fetchRange(
+  url: URL,
+  offset: number,
+  length: number,
+): Promise<Response> {
+  const range = `bytes=${offset}-${offset + length - 1}`;
+  let response: Response;
+  try {
+    response = await fetch(url, { headers: { range } });
+  } catch (error) {
+    throw new DataError(
+      `Cannot fetch '${url.href}': ${
+        String(error)
+      }. Check the connection, and that the server lets this page read it`,
+    );
+  }
+  if (response.ok || response.status === 404) return response;
+  throw new DataError(
+    `Cannot fetch '${url.href}': the server answers ${response.status} ${response.statusText}. Check the address`,
+  );
+}
+
+async function bytesOf(response: Response): Promise<Uint8Array> {
+  return new Uint8Array(await response.arrayBuffer());
+}

@@ -1,0 +1,23 @@
+/**
+ * Runs plans in a page: on the visitor's GPU by WebGPU, or on the processor by WebAssembly. Reaches no built-in module of
+ * Node. A page without a bundler imports it from the package's `dist/browser/mod.js`.
+ *
+ * @example
+ * ```ts
+ * const model = await openModel({
+ *   plan: await (await fetch("plan.json")).text(),
+ *   checkpoint: "models/demo-lm/",
+ *   mesh: { ep: 4 },
+ * });
+ * await model.generate("Once upon a time", { onText: (piece) => document.body.append(piece) });
+ * ```
+ */
+
+export { type BrowserDevice, openDevice } from "./device.ts";
+export { fileFolder, type Folder, webFolder } from "./folder.ts";
+export {
+  type BrowserModel,
+  type GenerateTextOptions,
+  openModel,
+  type OpenModelOptions,
+} from "./model.ts";

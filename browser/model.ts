@@ -1,0 +1,206 @@
+/** A plan and a checkpoint in a page: loaded, run, and asked for text. */
+
+import { Tokenizer } from "@huggingface/tokenizers";
+import { compileDocument } from "../compiler/document/read.ts";
+import { checkTensors } from "../engine/weights.ts";
+import { Decoder, decoderShape } from "../engine/decoder.ts";
+import { generate } from "../engine/generate.ts";
+import { parseJsonObject } from "../engine/json_file.ts";
+import type { SamplingOptions } from "../engine/sampling.ts";
+import { stopTokens } from "../engine/stop_tokens.ts";
+import { TextStream } from "../engine/tokenizer.ts";
+import type { Device } from "../runtime/device.ts";
+import {
+  createSession,
+  type Progress,
+  type Session,
+} from "../runtime/executor.ts";
+import type { FileSource } from "../runtime/file_source.ts";
+import { openSafetensors } from "../runtime/safetensors.ts";
+import { DataError, PlanError } from "../spec/errors.ts";
+import type { Plan } from "../spec/plan.ts";
+import { assertLegal, verifyPlanText } from "../spec/verify.ts";
+import { type BrowserDevice, openDevice } from "./device.ts";
+import { type Folder, readText, webFolder } from "./folder.ts";
+
+/** What to load. */
+export interface OpenModelOptions {
+  /** The text of a plan, as `switchyard plan --out` saves it. */
+  readonly plan: string;
+  /** The folder of the checkpoint: its address, or its files. */
+  readonly checkpoint: string | URL | Folder;
+  /** Compile the model of the plan for another mesh: `{ ep: 4 }`. Default: the plan runs as it is. */
+  readonly mesh?: { readonly [meshAxis: string]: number };
+  /** Default: auto. */
+  readonly device?: BrowserDevice;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+/** What to generate. */
+export interface GenerateTextOptions extends SamplingOptions {
+  /** Default: 64. */
+  readonly maxNewTokens?: number;
+  /** Called with each piece of text as it is there. */
+  readonly onText?: (piece: string) => void;
+}
+
+/** A loaded model. */
+export interface BrowserModel {
+  readonly plan: Plan;
+  readonly device: Device;
+  readonly session: Session;
+  /** Continue a text; greedily, unless options say otherwise. Rejects with a MachineError where the device is lost. */
+  generate(prompt: string, options?: GenerateTextOptions): Promise<string>;
+  /** Give the device back. */
+  close(): void;
+}
+
+/**
+ * Load a plan of a decoder and the weights and the tokenizer of its checkpoint onto one device, which all ranks share.
+ * Errors: PlanError for a plan that is not legal, DataError for files, MachineError for the device.
+ */
+export async function openModel(
+  options: OpenModelOptions,
+): Promise<BrowserModel> {
+  const { checkpoint, onProgress } = options;
+  const folder = typeof checkpoint === "string" || checkpoint instanceof URL
+    ? webFolder(checkpoint)
+    : checkpoint;
+  const plan = planOf(options);
+  const shape = decoderShape(plan);
+  if (shape === undefined) {
+    throw new DataError(
+      "Cannot generate text: the plan is of no decoder. Make one of a checkpoint folder with 'switchyard plan'",
+    );
+  }
+  const [tokenizer, stop, tensors] = await Promise.all([
+    openTokenizer(folder),
+    readStop(folder),
+    openWeights(folder).then(openSafetensors),
+  ]);
+  // A checkpoint may have tensors that the model has no use for.
+  checkTensors(plan, tensors, { where: folder.name, unused: [""] });
+  const device = await openDevice(plan, options.device);
+  const session = await createSession(plan, {
+    devices: Array.from({ length: plan.ranks }, () => device),
+    tensors,
+    ...onProgress ? { onProgress } : {},
+  }).catch((error) => {
+    device.destroy();
+    throw error;
+  });
+  const decoder = new Decoder(session, shape);
+  return {
+    ...{ plan, device, session },
+    async generate(prompt, { maxNewTokens = 64, onText, ...sampling } = {}) {
+      session.reset();
+      const stream = new TextStream(tokenizer);
+      let text = "";
+      const push = (piece: string) => {
+        text += piece;
+        if (piece !== "") onText?.(piece);
+      };
+      await generate(decoder, [await tokenizer.encode(prompt)], {
+        ...{ temperature: 0, ...sampling, maxNewTokens, stop },
+        onToken: async (_, token) => {
+          push(await stream.push(token));
+          await nextTask();
+        },
+      });
+      push(await stream.end());
+      return text;
+    },
+    close: () => session.close(),
+  };
+}
+
+function planOf({ plan: text, mesh }: OpenModelOptions): Plan {
+  const { plan, errors } = verifyPlanText(text);
+  const [error] = errors;
+  if (plan === undefined || error) throw new PlanError(error!.message);
+  if (mesh === undefined) return plan;
+  const { compiledFrom } = plan;
+  if (compiledFrom === undefined) {
+    throw new PlanError(
+      "Cannot compile the plan for another mesh: it does not say which model it was compiled from. Save it again with 'switchyard plan'",
+    );
+  }
+  const compiled = compileDocument({
+    ...compiledFrom,
+    options: { ...compiledFrom["options"] as object, mesh },
+  });
+  assertLegal(compiled);
+  return compiled;
+}
+
+async function openTokenizer(folder: Folder) {
+  const made = new Tokenizer(
+    await readJson(folder, "tokenizer.json"),
+    await readJson(folder, "tokenizer_config.json", {}),
+  );
+  const encode = (text: string, special: boolean) =>
+    Promise.resolve(made.encode(text, { add_special_tokens: special }).ids);
+  const decode = (ids: readonly number[], skip: boolean) =>
+    Promise.resolve(
+      ids.length === 0
+        ? ""
+        : made.decode([...ids], { skip_special_tokens: skip }),
+    );
+  return {
+    encode: (text: string) => encode(text, true),
+    encodeBare: (text: string) => encode(text, false),
+    decode: (ids: readonly number[]) => decode(ids, true),
+    decodeAll: (ids: readonly number[]) => decode(ids, false),
+    close: () => {},
+  };
+}
+
+async function readStop(folder: Folder): Promise<ReadonlySet<number>> {
+  return stopTokens(
+    await readJson(folder, "config.json", {}),
+    await readJson(folder, "generation_config.json", {}),
+  );
+}
+
+/** The one file of a checkpoint, else those that its index names. */
+async function openWeights(folder: Folder): Promise<FileSource[]> {
+  const whole = await folder.open("model.safetensors");
+  if (whole) return [whole];
+  const index = await readJson(folder, "model.safetensors.index.json");
+  const names = new Set(Object.values(index["weight_map"] ?? {}) as string[]);
+  return await Promise.all([...names].map(async (name) => {
+    const source = await folder.open(name);
+    if (source) return source;
+    throw missing(folder, name);
+  }));
+}
+
+async function readJson(
+  folder: Folder,
+  file: string,
+  absent?: object,
+): Promise<{ readonly [key: string]: unknown }> {
+  const text = await readText(folder, file) ??
+    (absent && JSON.stringify(absent));
+  if (text === undefined) throw missing(folder, file);
+  return parseJsonObject(text, file);
+}
+
+function missing(folder: Folder, file: string): DataError {
+  return new DataError(
+    `Cannot load '${folder.name}': '${file}' is missing. Copy it there`,
+  );
+}
+
+/** Lets the page do what else there is, such as draw. */
+function nextTask(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.addEventListener("message", () => {
+      port1.close();
+      resolve();
+    });
+    port1.start();
+    port2.postMessage(undefined);
+  });
+}

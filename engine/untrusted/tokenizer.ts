@@ -1,0 +1,76 @@
+/** Tokenizers that a stranger may have written: they work in a sandbox. */
+
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import type { Tokenizer } from "../tokenizer.ts";
+import { Sandbox, SECONDS, type Task, UntrustedError } from "./sandbox.ts";
+
+/** MiB that a tokenizer may take. Large ones have some hundred thousand entries. */
+const MEMORY = 1024;
+
+/** Characters for which encoding gets another second. */
+const CHARACTERS_A_SECOND = 100_000;
+
+/** Tokens for which decoding gets another second. */
+const TOKENS_A_SECOND = 10_000;
+
+/** Characters of a tokenizer.json for which opening gets another second. */
+const OPENED_A_SECOND = 500_000;
+
+/**
+ * Make a tokenizer from the texts of `tokenizer.json` and `tokenizer_config.json`, which a stranger may have written: it
+ * works in a sandbox. Throws DataError where it fails or takes too much time or memory, here and whenever it is used.
+ *
+ * @param folder where they came from, for messages
+ */
+export async function createTokenizer(
+  files: { readonly tokenizer: object; readonly config: object },
+  { folder, size }: {
+    readonly folder: string;
+    /** Characters of tokenizer.json. */
+    readonly size: number;
+  },
+): Promise<Tokenizer> {
+  const sandbox = new Sandbox({ memory: MEMORY });
+  const call = async (verb: string, call: Call, extra: number) => {
+    const [task, ...args] = call;
+    try {
+      return await sandbox.call(task, args, SECONDS + Math.ceil(extra));
+    } catch (error) {
+      if (!(error instanceof UntrustedError)) throw error;
+      sandbox.close();
+      throw new DataError(
+        `Cannot ${verb} the tokenizer of '${folder}': ${
+          shown(error.state.replace(/[.\s]+$/, ""))
+        }. Check tokenizer.json`,
+      );
+    }
+  };
+  const encode = async (text: string, special: boolean) =>
+    await call(
+      "use",
+      ["encode", text, special],
+      text.length / CHARACTERS_A_SECOND,
+    ) as number[];
+  const decode = async (tokens: readonly number[], skip: boolean) =>
+    await call(
+      "use",
+      ["decode", [...tokens], skip],
+      tokens.length / TOKENS_A_SECOND,
+    ) as string;
+  await call(
+    "read",
+    ["openTokenizer", files.tokenizer, files.config],
+    size / OPENED_A_SECOND,
+  );
+  return {
+    encode: (text) => encode(text, true),
+    encodeBare: (text) => encode(text, false),
+    decode: (tokens) => decode(tokens, true),
+    decodeAll: (tokens) => decode(tokens, false),
+    close: () => sandbox.close(),
+  };
+}
+
+/** A task and its arguments. */
+type Call = readonly [Task, ...unknown[]];

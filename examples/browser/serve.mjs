@@ -1,0 +1,58 @@
+/**
+ * Serves the package on loopback: `node serve.mjs [PORT]`. Any server will do that serves ranges of bytes; the two headers
+ * isolate the page from other origins, as browsers share memory with workers of such pages only.
+ */
+
+import { createReadStream, existsSync, statSync } from "node:fs";
+import { createServer } from "node:http";
+import { extname, join, normalize } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const SCRIPT = join(ROOT, "dist/browser/mod.js");
+const TYPES = { ".html": "text/html", ".js": "text/javascript" };
+
+/** The script of a clone is bundled when it is asked for. */
+async function bundled() {
+  const { bundleBrowser } = await import("../../scripts/bundle.mjs");
+  const { outputFiles } = await bundleBrowser(join(ROOT, "dist"));
+  return outputFiles[0].contents;
+}
+
+/** Starts the server. Returns it once it listens. */
+export async function serve(port) {
+  const server = createServer(async ({ url, headers: { range } }, response) => {
+    const { pathname } = new URL(url, "http://localhost");
+    const file = join(ROOT, normalize(decodeURIComponent(pathname)));
+    const headers = {
+      "content-type": TYPES[extname(file)] ?? "application/octet-stream",
+      "cross-origin-opener-policy": "same-origin",
+      "cross-origin-embedder-policy": "require-corp",
+    };
+    const found = statSync(file, { throwIfNoEntry: false });
+    if (file === SCRIPT && existsSync(join(ROOT, "scripts/bundle.mjs"))) {
+      response.writeHead(200, headers).end(await bundled());
+    } else if (!found?.isFile()) {
+      response.writeHead(404).end();
+    } else if (range) {
+      const [start, end] = range.replace("bytes=", "").split("-").map(Number);
+      response.writeHead(206, {
+        ...headers,
+        "content-range": `bytes ${start}-${end}/${found.size}`,
+      });
+      createReadStream(file, { start, end }).pipe(response);
+    } else {
+      response.writeHead(200, headers);
+      createReadStream(file).pipe(response);
+    }
+  });
+  await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
+  return server;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const server = await serve(Number(process.argv[2] ?? 8080));
+  const { port } = server.address();
+  console.log(`http://localhost:${port}/examples/browser/index.html`);
+}

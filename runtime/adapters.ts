@@ -1,0 +1,220 @@
+/**
+ * The adapters of this machine, by Node's binding to WebGPU. The only file of the runtime that sets environment variables,
+ * each for as short as it needs.
+ */
+
+import { MachineError } from "../spec/errors.ts";
+import {
+  adapterOf,
+  describeAdapter,
+  type GpuAdapter,
+  requestAdapter,
+} from "./gpu.ts";
+import { keepInstance, politely } from "./politely.ts";
+
+/** Options of `listAdapters`. */
+export interface ListAdaptersOptions {
+  /** A browser's or Deno's `navigator.gpu`; without it the npm package `webgpu` is used. */
+  readonly gpu?: GPU;
+  /** Finds out where adapters lie; asked only where several have one name. */
+  readonly places?: () => Promise<AdapterPlaces>;
+}
+
+/** What the system knows of adapters besides their names. */
+export interface AdapterPlaces {
+  /** Adapters with their PCI addresses (`0000:65:00.0`), as Mesa's device-select layer lists them. */
+  readonly pci: readonly { readonly name: string; readonly address: string }[];
+  /** Files that describe Vulkan drivers. */
+  readonly driverFiles: readonly string[];
+}
+
+type Environment = { readonly [name: string]: string };
+
+/** An adapter's name, and the environment in which the name means that one. */
+interface NamedAdapter {
+  readonly name: string;
+  readonly environment: Environment;
+  readonly place?: string;
+  readonly twins?: number;
+}
+
+/** The adapters, numbered; empty where there is none. */
+export async function listAdapters(
+  options: ListAdaptersOptions = {},
+): Promise<GpuAdapter[]> {
+  const { gpu } = options;
+  if (gpu) {
+    const adapter = await adapterOf(gpu);
+    return adapter ? [adapter] : [];
+  }
+  const list: GpuAdapter[] = [];
+  const adapters = await adapterNames(options.places);
+  const names = adapters.map(({ name }) => name);
+  for (const named of adapters) {
+    const adapter = await openInstance(named, names);
+    // The adapter that is described is as good as any for the first device.
+    let unused: GPUAdapter | undefined = adapter;
+    const request = async () => {
+      const first = unused;
+      unused = undefined;
+      return first ?? await openInstance(named, names);
+    };
+    const { place, twins } = named;
+    list.push({
+      ...describeAdapter(adapter, {
+        ...{ number: list.length, name: named.name, request },
+      }),
+      ...place === undefined ? {} : { place },
+      ...twins === undefined ? {} : { twins },
+    });
+  }
+  return list;
+}
+
+/** The adapter of a number in the list. */
+export async function openGpu(
+  number: number,
+  options: ListAdaptersOptions = {},
+): Promise<GpuAdapter> {
+  const list = await listAdapters(options);
+  const adapter = list[number];
+  if (adapter) return adapter;
+  throw new MachineError(
+    `Cannot open adapter ${number}: this machine has ${
+      list.length === 0
+        ? "none. Install a Vulkan driver"
+        : `${list.length}, numbered from 0. Choose one of them`
+    }`,
+  );
+}
+
+/** Each request makes its own instance: devices of one instance share its worker threads. */
+async function openInstance(
+  named: NamedAdapter,
+  names: readonly string[],
+): Promise<GPUAdapter> {
+  const { name, environment, place } = named;
+  const title = place === undefined ? name : `${name}' at '${place}`;
+  const adapter = await withEnvironment(
+    environment,
+    async () => await requestAdapter(await createInstance(name), title),
+  );
+  // The binding takes the first adapter whose name contains the one that is asked for, so what came is read back.
+  const given = names.find((other) =>
+    other !== name && plain(other) === plain(adapter.info.device)
+  );
+  if (given === undefined) return adapter;
+  throw new MachineError(
+    `Cannot open adapter '${title}': the driver gives '${given}' in its place. Hide that one with VK_DRIVER_FILES or DRI_PRIME`,
+  );
+}
+
+/** A name as adapters report it: small letters and digits. */
+function plain(name: string): string {
+  return name.toLowerCase().replace(/[^a-z0-9]+/g, "");
+}
+
+async function createInstance(name: string): Promise<GPU> {
+  const { create } = await importBinding();
+  const gpu = create([`adapter=${name}`]);
+  keepInstance(gpu);
+  return gpu;
+}
+
+async function importBinding(): Promise<typeof import("webgpu")> {
+  try {
+    return await import("webgpu");
+  } catch (error) {
+    throw new MachineError(
+      `Cannot load the package 'webgpu': ${
+        error instanceof Error ? error.message : String(error)
+      }. Reinstall it for this platform`,
+    );
+  }
+}
+
+/** Adapter names, with the environment that tells those of one name apart. */
+async function adapterNames(
+  places: ListAdaptersOptions["places"],
+): Promise<NamedAdapter[]> {
+  const names = await namesIn({});
+  const unique = [...new Set(names)];
+  if (unique.length === names.length) {
+    return names.map((name) => ({ name, environment: {} }));
+  }
+  const known = await places?.() ?? { pci: [], driverFiles: [] };
+  const found: NamedAdapter[] = [];
+  for (const name of unique) {
+    const wanted = names.filter((other) => other === name).length;
+    if (wanted === 1) found.push({ name, environment: {} });
+    else found.push(...await twinsOf(name, wanted, known));
+  }
+  return found;
+}
+
+/** The adapters of one name: each at a place where exactly one of them is seen. */
+async function twinsOf(
+  name: string,
+  wanted: number,
+  { pci, driverFiles }: AdapterPlaces,
+): Promise<NamedAdapter[]> {
+  const candidates: [place: string, environment: Environment][] = [
+    // The layer hides all others. Given an address that it does not list, it would give any, so only those are asked for.
+    ...pci.filter((adapter) => adapter.name === name).map(
+      ({ address }): [string, Environment] => [
+        `PCI ${address}`,
+        { DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!` },
+      ],
+    ),
+    ...driverFiles.map((file): [string, Environment] => [
+      file,
+      { VK_DRIVER_FILES: file },
+    ]),
+  ];
+  const found: NamedAdapter[] = [];
+  for (const [place, environment] of candidates) {
+    if (found.length === wanted) break;
+    const seen = await namesIn(environment);
+    if (seen.filter((other) => other === name).length !== 1) continue;
+    found.push({ name, environment, place });
+  }
+  // Without a way to tell them apart, the name reaches one of them only.
+  return found.length === wanted
+    ? found
+    : [{ name, environment: {}, twins: wanted }];
+}
+
+/** WebGPU cannot list adapters, but the binding's refusal of an unknown name does. */
+async function namesIn(environment: Environment): Promise<string[]> {
+  return await withEnvironment(environment, async () => {
+    const gpu = await createInstance("<none>");
+    try {
+      await politely(gpu.requestAdapter());
+      return [];
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      return [...text.matchAll(/backend: '(\w+)', name: '(.*)'/g)]
+        .filter(([, backend]) => backend !== "null").map(([, , name]) => name!);
+    }
+  });
+}
+
+/** The Vulkan loader reads the environment at each request; it is put back right after. */
+async function withEnvironment<T>(
+  environment: Environment,
+  body: () => Promise<T>,
+): Promise<T> {
+  const before = new Map<string, string | undefined>();
+  for (const [name, value] of Object.entries(environment)) {
+    before.set(name, process.env[name]);
+    process.env[name] = value;
+  }
+  try {
+    return await body();
+  } finally {
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
+}

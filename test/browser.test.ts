@@ -1,0 +1,161 @@
+// The example's page in a real browser: the recorded text on WebGPU and on WebAssembly, on one rank and four; the bits of
+// Node; a device that is lost.
+// needs: browser
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import process from "node:process";
+import type { Page } from "playwright-core";
+import t from "tap";
+import { verifyPlanText } from "../spec/mod.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  openBrowser,
+  openPage,
+  skipWithoutBrowser,
+} from "./helpers/browser.ts";
+import {
+  openDevices,
+  openSession,
+  openWeights,
+  packedPrompts,
+  repositoryFile,
+  type Tensors,
+} from "./helpers/sessions.ts";
+
+interface Recorded {
+  readonly prompt: string;
+  readonly text: string;
+}
+
+const [recorded] = JSON.parse(
+  readFileSync(
+    new URL("references/demo-lm/reference_continuations.json", import.meta.url),
+    "utf8",
+  ),
+) as [Recorded];
+
+/** What the page has of its own: a device that it can lose. */
+const LOSABLE = `
+const request = GPUAdapter.prototype.requestDevice;
+GPUAdapter.prototype.requestDevice = async function (...args) {
+  return globalThis.gpuDevice = await request.apply(this, args);
+};
+`;
+
+/** The address that the example's server says. */
+async function startServer(): Promise<string> {
+  const server = spawn(
+    process.execPath,
+    [repositoryFile("examples/browser/serve.mjs"), "0"],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
+  t.teardown(() => server.kill());
+  const [address] = await once(server.stdout, "data") as [Buffer];
+  return address.toString().trim();
+}
+
+async function planText(): Promise<string> {
+  const out = `${temporaryFolder(t)}/plan.json`;
+  const { code, err } = await switchyard([
+    ...["plan", "examples/demo-lm", "--max-tokens", "64"],
+    ...["--max-sequences", "4", "--max-context", "256", "--out", out],
+  ]);
+  t.equal(code, 0, err);
+  return readFileSync(out, "utf8");
+}
+
+/** Ask the page for text. Resolves when it can be asked again. */
+async function generate(page: Page): Promise<void> {
+  await page.locator("#go").click();
+  await page.locator("#go:enabled").waitFor({ timeout: 60_000 });
+}
+
+const text = async (page: Page, id: string) =>
+  (await page.locator(id).textContent())!;
+
+/** What the processor makes of inputs, here. */
+async function inNode(text: string, inputs: Tensors): Promise<Tensors> {
+  const { plan } = verifyPlanText(text);
+  const session = await openSession(plan!, {
+    devices: await openDevices(plan!, { target: "cpu" }),
+    tensors: await openWeights("demo-lm"),
+  });
+  const outputs = await session.run("main", inputs);
+  session.close();
+  return outputs;
+}
+
+/** Inputs as a page takes them. */
+function plainInputs(inputs: Tensors) {
+  return Object.entries(inputs).map(([name, { shape, data }]) => ({
+    ...{ name, shape, data: [...data] },
+  }));
+}
+
+/** Logits as the page's own processor makes them on four ranks. */
+async function inPage(page: Page, plan: string, inputs: Tensors) {
+  return await page.evaluate(async ({ module, plan, inputs }) => {
+    const { openModel } = await import(module);
+    const model = await openModel({
+      ...{ plan, checkpoint: "/examples/demo-lm", mesh: { ep: 4 } },
+      device: "cpu",
+    });
+    const { logits } = await model.session.run(
+      "main",
+      Object.fromEntries(
+        inputs.map(({ name, shape, data }) => [
+          name,
+          { dtype: "i32", shape, data: Int32Array.from(data) },
+        ]),
+      ),
+    );
+    model.close();
+    return [...logits.data as Float32Array];
+  }, { module: "/dist/browser/mod.js", plan, inputs: plainInputs(inputs) });
+}
+
+t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
+  const browser = await openBrowser();
+  t.teardown(() => browser.close());
+  const [address, plan] = await Promise.all([startServer(), planText()]);
+  const { page, complaints } = await openPage(browser, "about:blank");
+  await page.route("**/plan.json", (route) => route.fulfill({ body: plan }));
+  await page.addInitScript(LOSABLE);
+  await page.goto(address);
+  t.ok(await page.evaluate("crossOriginIsolated"));
+
+  for (const device of ["cpu", "gpu"]) {
+    for (const ranks of [1, 4]) {
+      await page.locator("#ranks").fill(`${ranks}`);
+      await page.locator("#device").selectOption(device);
+      const begun = performance.now();
+      await generate(page);
+      t.equal(await text(page, "#text"), recorded.prompt + recorded.text);
+      t.match(await text(page, "#status"), `${ranks} ranks on `);
+      t.comment(`${device} ${ranks}: ${performance.now() - begun} ms`);
+    }
+  }
+  t.strictSame(complaints, []);
+
+  // On one rank in Node, on four in the page: bits do not depend on the mesh.
+  const inputs = packedPrompts([9, 7, 5]);
+  const { logits } = await inNode(plan, inputs);
+  const found = await inPage(page, plan, inputs);
+  t.equal(found.length, logits!.data.length);
+  t.ok(found.every((x, i) => Object.is(x, logits!.data[i])));
+
+  const lost = page.locator("#status", { hasText: "Cannot compute" });
+  await page.locator("#go").click();
+  await page.locator("#text", { hasText: recorded.text.slice(0, 20) })
+    .waitFor();
+  await page.evaluate("gpuDevice.destroy()");
+  await lost.waitFor();
+  t.match(await text(page, "#status"), /^Cannot compute on device '.*lost/);
+  t.equal(await text(page, "#go"), "Load again");
+  await page.locator("#go").click();
+  await page.locator("#text", { hasText: recorded.text.slice(0, 20) })
+    .waitFor();
+  t.strictSame(complaints, []);
+});
