@@ -28,6 +28,14 @@ const RECORDED = [
   { world: 4, experts: 8, noise: true },
 ];
 
+/** Experts over `tp`, alone and with tokens and experts over other axes. */
+const TENSOR_PARALLEL: readonly { readonly [axis: string]: number }[] = [
+  { tp: 2 },
+  { tp: 2, ep: 2 },
+  { dp: 2, tp: 2 },
+  { dp: 2, tp: 2, ep: 2 },
+];
+
 /** A file of recordings, the ranks' tensors one after the other. */
 interface Recording {
   readonly file: string;
@@ -72,6 +80,14 @@ async function run(
   } finally {
     session.close();
   }
+}
+
+/** How many ranks there are along mesh axes. */
+function ranksOf(
+  mesh: { readonly [axis: string]: number },
+  over: readonly string[],
+): number {
+  return over.reduce((n, axis) => n * (mesh[axis] ?? 1), 1);
 }
 
 /** Where a choice lies in `[token, expert, slot]`; undefined if it was dropped. */
@@ -123,6 +139,13 @@ for (const { target, skip } of TARGETS) {
         if (world === 1) continue;
         const many = await run(recording, { ep: world }, { target, sharing });
         const title = `bytes on ${world} ${sharing} ranks`;
+        t.equal(bytesOf(many), bytesOf(one), title);
+      }
+      for (const mesh of target === "cpu" ? TENSOR_PARALLEL : []) {
+        const groups = ranksOf(mesh, ["dp", "ep"]);
+        if (world % groups !== 0) continue;
+        const many = await run(recording, mesh, { target });
+        const title = `bytes on ${JSON.stringify(mesh)}`;
         t.equal(bytesOf(many), bytesOf(one), title);
       }
     });
