@@ -4,6 +4,7 @@ import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
 import { blockSizes, positionOver, positionsOver } from "../spec/mesh.ts";
 import type { Plan, PlanAxis, PlanBuffer } from "../spec/plan.ts";
+import { tableIds } from "../spec/table.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** Global indices at each position over an axis's mesh axes, in local order. */
@@ -98,9 +99,15 @@ export function dealAxes(
     dealt.set(name, parts);
     return parts;
   };
-  const cut = (name: string, { over = [], table, deal }: PlanAxis): Dealt => {
-    if (table) return table.map((ids) => Int32Array.from(ids));
+  const cut = (name: string, axis: PlanAxis): Dealt => {
+    const { over = [], table, deal, size } = axis;
     const parts = positionsOver(plan.mesh, over);
+    if (table) {
+      return Array.from(
+        { length: parts },
+        (_, at) => Int32Array.from(tableIds({ size, table }, parts, at)),
+      );
+    }
     switch (deal?.by) {
       case "items": {
         const key = keyOf(inputs, { name, input: deal.input, length });
@@ -119,15 +126,14 @@ export function dealAxes(
       }
     }
   };
-  for (const [name, { over }] of Object.entries(plan.axes)) {
-    if (over?.length) partsOf(name);
-  }
+  const placed = (name: string): Dealt | undefined =>
+    plan.axes[name]?.over?.length ? partsOf(name) : undefined;
   const numbers = new Map<string, Int32Array>();
   return {
     length,
-    dealt: (axis) => dealt.get(axis),
+    dealt: placed,
     numbers(axis) {
-      const parts = dealt.get(axis);
+      const parts = placed(axis);
       if (parts && !numbers.has(axis)) {
         numbers.set(axis, numbersIn(parts, length(axis)));
       }
@@ -136,7 +142,7 @@ export function dealAxes(
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
       const over = plan.axes[name]?.over;
-      return dealt.get(name)?.[positionOver(plan.mesh, rank, over ?? [])];
+      return placed(name)?.[positionOver(plan.mesh, rank, over ?? [])];
     },
   };
 }

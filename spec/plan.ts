@@ -3,6 +3,7 @@
  * diffed, verified and run elsewhere. `text.ts` prints it, `json.ts` reads and writes it, `verify.ts` says what is legal.
  */
 
+import type { Table } from "./table.ts";
 import type { StoredDType } from "./dtype.ts";
 import type { Span } from "./errors.ts";
 import type { Kernel } from "./kernel/tree.ts";
@@ -28,8 +29,8 @@ export interface PlanAxis {
   readonly of?: string;
   /** Experts are numbered on it. */
   readonly experts?: true;
-  /** Fixed axes: global ids held at each position over the mesh axes, in local order. */
-  readonly table?: readonly (readonly number[])[];
+  /** Placed fixed axes: the global ids at each position over the mesh axes. */
+  readonly table?: Table;
   /**
    * Placed run-time axes: how items are dealt to ranks. `blocks`: contiguous ones, of all items or of those that ranks
    * have of axis `within`. `sequence` names the input that keeps a sequence on one rank.

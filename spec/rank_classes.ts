@@ -1,6 +1,7 @@
 /** Which ranks of a plan are equal: they hold as much of everything and take the same steps. */
 
 import { groupRanks } from "./mesh.ts";
+import { partLengths } from "./axis_parts.ts";
 import { onRank, type PerRank } from "./per_rank.ts";
 import type { Plan } from "./plan.ts";
 
@@ -31,10 +32,10 @@ export function rankClasses(plan: Plan): number[] {
   for (const value of [plan.peakBytes, ...Object.values(plan.staging)]) {
     splitBy(value);
   }
-  for (const { table, over } of Object.values(plan.axes)) {
-    if (!table || !over) continue;
-    const lengths = table.map((ids) => ids.length);
-    if (lengths.every((n) => n === lengths[0])) continue;
+  for (const axis of Object.values(plan.axes)) {
+    const lengths = partLengths(plan, axis);
+    if (!lengths || lengths.every((n) => n === lengths[0])) continue;
+    const over = axis.over!;
     const places = groupRanks(plan.mesh, over);
     split(`${over}: ${lengths}`, (rank) => lengths[places[rank]!] ?? 0);
   }

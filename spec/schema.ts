@@ -288,7 +288,7 @@ const axis = closed({ size: integer }, {
   of: name,
   experts: yes,
   over: names,
-  table: list(list(integer)),
+  table: { anyOf: [{ enum: ["block", "cyclic"] }, list(list(integer))] },
   deal: {
     anyOf: [
       closed({ by: { const: "blocks" } }, { within: name }),

@@ -1,6 +1,6 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
-import { modelAxis } from "./axis_parts.ts";
+import { modelAxis, partLengths } from "./axis_parts.ts";
 import { bytesOfKinds, positionsReached, shareOfColumns } from "./bytes.ts";
 import { groupRanks, positionsOver } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
@@ -55,9 +55,10 @@ function expertLines(facts: Facts): string[] {
   // A router's matrix has all experts on every rank.
   const sharded = axes.filter(([, { over }]) => over);
   return (sharded.length > 0 ? sharded : axes).map(([name, axis]) => {
-    const { over, table, size } = axis;
+    const { over, size } = axis;
+    const lengths = partLengths(plan, axis);
     const held = groupRanks(plan.mesh, over ?? []).map((place) =>
-      table?.[place]?.length ?? size
+      lengths?.[place] ?? size
     );
     const where = over ? `over ${over.join("+")}` : "on each rank";
     return `${modelAxis(plan, name)}s per rank: ${

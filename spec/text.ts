@@ -2,7 +2,9 @@
 
 import { printWgsl } from "./kernel/wgsl.ts";
 import { kernelCost } from "./kernel/cost.ts";
-import { coordinates, positionOver, positionsOver } from "./mesh.ts";
+import { coordinates, positionsOver } from "./mesh.ts";
+import { indicesOn } from "./axis_parts.ts";
+import { type TabledAxis, tableIds } from "./table.ts";
 import { bytesOfKinds } from "./bytes.ts";
 import {
   type AllGatherStep,
@@ -89,23 +91,28 @@ function dealText(deal: NonNullable<PlanAxis["deal"]>): string {
   return deal.by === "items" ? `${input} of ${deal.of}` : input;
 }
 
-/** The ids at each position; of many positions that hold blocks of equal length only that. */
-function tableText(table: readonly (readonly number[])[]): string {
-  const [{ length: each }] = table as [readonly number[]];
-  const ids = table.flat();
-  const blocks = table.every(({ length }) => length === each) &&
-    ids.every((id, i) => id === i);
-  return blocks && table.length > FEW_RANKS
-    ? `${idsText(ids)} in ${table.length} blocks of ${each}`
-    : table.map((list) => `[${idsText(list)}]`).join(" ");
+/** The ids at each position; of many positions that hold as much in blocks or cyclically only that. */
+function tableText(axis: TabledAxis, positions: number): string {
+  const { size, table } = axis;
+  if (positions > FEW_RANKS && typeof table === "string") {
+    const each = Math.ceil(size / positions);
+    return table === "block"
+      ? `0-${size - 1} in ${positions} blocks of ${each}`
+      : `0-${size - 1} cyclic over ${positions}`;
+  }
+  return Array.from(
+    { length: positions },
+    (_, at) => `[${idsText(tableIds(axis, positions, at))}]`,
+  ).join(" ");
 }
 
 function formatAxes(plan: Plan): string[] {
-  const where = ({ over, table, deal }: PlanAxis): string => {
+  const where = ({ over, table, deal, size }: PlanAxis): string => {
     const placed = overText(over);
     if (!placed && !table) return "";
     const dealt = deal ? ` dealt by ${dealText(deal)}` : "";
-    const ids = table && tableText(table);
+    const ids = table &&
+      tableText({ size, table }, positionsOver(plan.mesh, over ?? []));
     return `${placed && `over ${placed}`}${dealt}${
       ids === undefined ? "" : ` table ${ids}`
     }`.trim();
@@ -126,10 +133,10 @@ function formatAxes(plan: Plan): string[] {
 
 /** Axes that are placed by table, with the ids that a rank holds, or of equal ranks how many. */
 function heldBy(plan: Plan, ranks: readonly number[]): string {
-  return Object.entries(plan.axes).flatMap(([name, { table, over }]) => {
-    if (!table || !over) return [];
+  return Object.keys(plan.axes).flatMap((name) => {
     const [first] = ranks;
-    const ids = table[positionOver(plan.mesh, first!, over)]!;
+    const ids = indicesOn(plan, name, first!);
+    if (!ids) return [];
     const held = ranks.length === 1
       ? idsText(ids) || "none"
       : `x ${ids.length}`;

@@ -1,5 +1,6 @@
 /** Rules of axes: placement tables, run-time lengths, the axes of buffers, and the ports of programs. */
 
+import { partLengths } from "./axis_parts.ts";
 import { blockSizes, positionOver, positionsOver } from "./mesh.ts";
 import { onRank, type PlanAxis, type Port } from "./plan.ts";
 import { perRankText } from "./text_parts.ts";
@@ -60,7 +61,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
     if (axis.dynamic && !plan.counts.includes(name)) {
       fail("its run-time length is not counted. Add it to 'counts'");
     }
-    if (axis.table && axis.over) {
+    if (typeof axis.table === "object" && axis.over) {
       const positions = positionsOver(plan.mesh, axis.over);
       if (axis.table.length !== positions) {
         fail(
@@ -161,9 +162,8 @@ function legalSizes(
   if (!over || (!table && deal?.by !== "blocks")) {
     return { whole: size, part: undefined };
   }
-  const lengths = table
-    ? table.map((ids) => ids.length)
-    : blockSizes(size, positionsOver(plan.mesh, over));
+  const lengths = partLengths(plan, axis) ??
+    blockSizes(size, positionsOver(plan.mesh, over));
   return {
     whole: size,
     part: everyRank.map((rank) =>
@@ -280,13 +280,14 @@ function portFault(
   return undefined;
 }
 
-/** A table's lengths by position, for the axes that are placed over these mesh axes (mesh axes of size 1 aside). */
-export function tablesOver(
+/** How much positions hold, for each axis that is placed by table over these mesh axes (mesh axes of size 1 aside). */
+export function heldOver(
   facts: Facts,
   over: readonly string[],
-): (readonly (readonly number[])[])[] {
+): (readonly number[])[] {
   return Object.values(facts.plan.axes).flatMap((axis) => {
     const real = (axis.over ?? []).filter((name) => width(facts, [name]) > 1);
-    return axis.table && sameList(real, over) ? [axis.table] : [];
+    const lengths = partLengths(facts.plan, axis);
+    return lengths && sameList(real, over) ? [lengths] : [];
   });
 }

@@ -12,7 +12,7 @@ import {
   titleOf,
   valuesOf,
 } from "./verify_parts.ts";
-import { sameList, tablesOver } from "./verify_axes.ts";
+import { heldOver, sameList } from "./verify_axes.ts";
 import {
   type Facts,
   placeOf,
@@ -230,10 +230,8 @@ export function checkTransposed(facts: Facts, report: Report): void {
     const lengths = model.splits.slice(1).map((end, p) =>
       end - model.splits[p]!
     );
-    const tables = tablesOver(facts, model.over);
-    if (
-      !tables.some((table) => sameList(table.map((ids) => ids.length), lengths))
-    ) {
+    const held = heldOver(facts, model.over);
+    if (!held.some((each) => sameList(each, lengths))) {
       report(
         title,
         `its columns are cut into [${

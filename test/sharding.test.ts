@@ -197,7 +197,7 @@ sameBits("caches that an output has", {
 t.test("a rank has room for its own sequences", async (t) => {
   for (
     const [place, parts] of [
-      [{ token: "a" }, [[0], [1]]],
+      [{ token: "a" }, "cyclic"],
       [{ head: "a" }, undefined],
     ] as const
   ) {

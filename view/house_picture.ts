@@ -1,6 +1,6 @@
 /** The picture of the ranks: what each of them holds, by kind, and its experts. */
 
-import { positionOver } from "../spec/mesh.ts";
+import { indicesOn } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { RankBytes, RankClass } from "../spec/plan_summary.ts";
 import { rankClasses } from "../spec/rank_classes.ts";
@@ -83,15 +83,12 @@ export function classOfRanks(
 }
 
 /** The experts that a rank holds, by the axis of the model that numbers them. */
-export function expertsOn(
-  { axes, mesh }: Plan,
-  rank: number,
-): readonly number[] {
-  const held = Object.values(axes).filter(({ experts, table, over }) =>
-    experts && table && over
-  );
-  const [axis] = held;
-  return axis ? axis.table![positionOver(mesh, rank, axis.over!)]! : [];
+export function expertsOn(plan: Plan, rank: number): readonly number[] {
+  const held = Object.keys(plan.axes).find((name) => {
+    const { experts, table, over } = plan.axes[name]!;
+    return experts && table && over;
+  });
+  return held === undefined ? [] : indicesOn(plan, held, rank) ?? [];
 }
 
 function cardShapes(

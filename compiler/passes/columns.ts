@@ -1,7 +1,8 @@
 /** Columns of the counts of a routing: one for each expert, those of one owner together, and how chunks cut them. */
 
-import { blockSizes } from "../../spec/mesh.ts";
+import { blockSizes, positionsOver } from "../../spec/mesh.ts";
 import type { Placed } from "../sharding/placed.ts";
+import { idsAt } from "./place.ts";
 
 /** The columns of each owner, `first` to before `end`, by group rank. */
 export type Columns = readonly (readonly [first: number, end: number])[];
@@ -11,8 +12,11 @@ export function expertTable(
   placed: Placed,
   expert: string,
 ): readonly (readonly number[])[] {
-  const { table, total } = placed.axes[expert]!;
-  return table ?? [Array.from({ length: total }, (_, id) => id)];
+  const axis = placed.axes[expert]!;
+  return Array.from(
+    { length: positionsOver(placed.mesh, axis.over) },
+    (_, at) => idsAt(placed, axis, at),
+  );
 }
 
 /** Columns splits[p] to splits[p + 1] are those of the experts of group rank p. */

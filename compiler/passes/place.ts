@@ -1,7 +1,9 @@
 /** Lengths of local axes: on each rank, over a group of ranks, and in the words of the plan. */
 
 import { blockSizes, groupRanks, positionsOver } from "../../spec/mesh.ts";
+import { tableIds, tableLengths, tableStarts } from "../../spec/table.ts";
 import type { Size } from "../../spec/size.ts";
+import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 
 /** The name by which the plan knows an axis. */
@@ -9,15 +11,50 @@ export function planAxis({ aliases }: Placed, axis: string): string {
   return aliases[axis] ?? axis;
 }
 
+/** How many items of an axis each position over its mesh axes has; undefined where no table says it. */
+export function partLengths(
+  { mesh }: Pick<Placed, "mesh">,
+  { table, over, total: size }: LocalAxis,
+): number[] | undefined {
+  return table && tableLengths({ size, table }, positionsOver(mesh, over));
+}
+
+/** The first item of an axis with a table at each position over its mesh axes. */
+export function partStarts(
+  { mesh }: Pick<Placed, "mesh">,
+  { table, over, total: size }: LocalAxis,
+): number[] {
+  return tableStarts({ size, table: table! }, positionsOver(mesh, over));
+}
+
+/** Whether ranks have different numbers of items of an axis. */
+export function isUneven(
+  placed: Pick<Placed, "mesh">,
+  axis: LocalAxis | undefined,
+): boolean {
+  const lengths = (axis && partLengths(placed, axis)) ?? [];
+  return lengths.some((length) => length !== lengths[0]);
+}
+
+/** The items of an axis at one position over its mesh axes. */
+export function idsAt(
+  { mesh }: Pick<Placed, "mesh">,
+  { table, over, total: size }: LocalAxis,
+  position: number,
+): readonly number[] {
+  return table
+    ? tableIds({ size, table }, positionsOver(mesh, over), position)
+    : Array.from({ length: size }, (_, id) => id);
+}
+
 /** The length of an axis on each rank, or the longest it can be there. */
 export function localBound(placed: Placed, axis: string): number[] {
-  const { size, over, deal, table } = placed.axes[axis]!;
+  const { size, over, deal } = placed.axes[axis]!;
   const { mesh, ranks } = placed;
-  const lengths = table
-    ? table.map((ids) => ids.length)
-    : deal?.by === "blocks" && deal.within === undefined
-    ? blockSizes(size, positionsOver(mesh, over))
-    : [size];
+  const lengths = partLengths(placed, placed.axes[axis]!) ??
+    (deal?.by === "blocks" && deal.within === undefined
+      ? blockSizes(size, positionsOver(mesh, over))
+      : [size]);
   if (lengths.every((length) => length === lengths[0])) {
     return new Array<number>(ranks).fill(lengths[0]!);
   }

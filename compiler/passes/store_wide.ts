@@ -4,9 +4,9 @@ import { packingOf } from "../../spec/packed.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import type { RowsNode } from "../graph/dispatched_nodes.ts";
-import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
+import { isUneven } from "./place.ts";
 
 /** What is known of the nodes of expressions. */
 export interface Expressions {
@@ -106,7 +106,7 @@ function ownBindings(
     ]
     : [];
   const parts = [node, ...node.inputs].some((n) =>
-    n.axes.some((axis) => isUneven(placed.axes[axis]))
+    n.axes.some((axis) => isUneven(placed, placed.axes[axis]))
   );
   return new Set([
     "result",
@@ -139,11 +139,4 @@ function leafBindings(known: Known, node: Node): Bindings {
 function rows({ dispatched, experts }: Known, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
   return node.axes.some((axis) => experts.has(axis)) ? [EXPERT] : [];
-}
-
-/** Whether ranks have different numbers of items of an axis. */
-function isUneven(axis: LocalAxis | undefined): boolean {
-  const { table } = axis ?? {};
-  return table !== undefined &&
-    table.some((ids) => ids.length !== table[0]!.length);
 }

@@ -4,7 +4,6 @@
  */
 
 import { PlacementError } from "../../spec/errors.ts";
-import { positionsOver } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { usersOf } from "../graph/users.ts";
 import { sameOver } from "../graph/sharding.ts";
@@ -51,26 +50,13 @@ export function placeCaches(graph: Graph, placed: PlacedMesh): PlacedMesh {
   for (const { sequence, token } of cachedSequences(graph)) {
     const { over, table } = requests.get(sequence) ?? requests.get(token) ?? {};
     if (!over?.length) continue;
-    const parts = positionsOver(placed.mesh, over);
-    const { size } = graph.axes[sequence]!;
     requests.set(sequence, {
       over,
-      table: requests.has(sequence) && table || inTurn(size, parts),
+      table: requests.has(sequence) && table || "cyclic",
     });
     if (!requests.has(token)) requests.set(token, { over });
   }
   return { ...placed, requests };
-}
-
-function inTurn(size: number, parts: number): number[][] {
-  return Array.from(
-    { length: parts },
-    (_, part) =>
-      Array.from(
-        { length: Math.max(0, Math.ceil((size - part) / parts)) },
-        (_, i) => part + i * parts,
-      ),
-  );
 }
 
 /** The axes along which a node writes a cache by index, or contracts it. */

@@ -5,6 +5,7 @@
 
 import { blockSizes, type Mesh, positionsOver } from "../../spec/mesh.ts";
 import type { PlanAxis } from "../../spec/plan.ts";
+import { type Table, tableLengths } from "../../spec/table.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { cachedSequences } from "./caches.ts";
@@ -157,7 +158,7 @@ export interface LocalAxis {
   /** Over all ranks. */
   readonly total: number;
   /** Ids of each group rank, of an axis that is sharded and not ragged. */
-  readonly table?: readonly (readonly number[])[];
+  readonly table?: Table;
   /** How the items of a ragged, sharded axis are dealt. */
   readonly deal?: Deal;
   /** The local axis that `deal` refers to. */
@@ -183,22 +184,22 @@ export function localAxis(
     };
   }
   const request = requests.get(of);
+  const positions = positionsOver(mesh, over);
   const table = request?.table && sameOver(request.over, over)
     ? request.table
-    : blocks(size, positionsOver(mesh, over), experts.has(of));
-  const most = Math.max(...table.map((ids) => ids.length));
+    : experts.has(of)
+    ? evenly(size, positions)
+    : "block";
+  const most = Math.max(...tableLengths({ size, table }, positions));
   return { ...common, size: most, dynamic: false, table, ...numbered };
 }
 
-/** Contiguous ids. Experts are spread evenly; other axes are cut into equal blocks of which the last may be short. */
-function blocks(size: number, positions: number, even: boolean): number[][] {
-  const each = Math.ceil(size / positions);
-  const sizes = even ? blockSizes(size, positions) : Array.from(
-    { length: positions },
-    (_, p) => Math.max(0, Math.min(each, size - p * each)),
-  );
+/** Contiguous ids, as evenly as can be. */
+function evenly(size: number, positions: number): Table {
+  if (size % positions === 0) return "block";
   let next = 0;
-  return sizes.map((n) => Array.from({ length: n }, () => next++));
+  return blockSizes(size, positions)
+    .map((n) => Array.from({ length: n }, () => next++));
 }
 
 /** Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. */

@@ -5,6 +5,7 @@
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
+import type { Table } from "../../spec/table.ts";
 import { type Mesh, positionsOver } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { checkCaches, placeCaches } from "./caches.ts";
@@ -29,7 +30,7 @@ export interface Placement {
 /** A placement that was read: mesh axes of more than one rank, and the table of ids, if one was given. */
 export interface Request {
   readonly over: readonly string[];
-  readonly table?: readonly (readonly number[])[];
+  readonly table?: Table;
 }
 
 /** Tensor axis -> where it is sharded. */
@@ -159,7 +160,7 @@ function checkTable(
   axis: string,
 ): void {
   const { over = [], table } = requests.get(axis) ?? {};
-  if (!table) return;
+  if (typeof table !== "object") return;
   const { size } = graph.axes[axis]!;
   const positions = positionsOver(mesh, over);
   const ids = table.flat().sort((a, b) => a - b);

@@ -1,6 +1,6 @@
 /** The routings of a program in a workload: how many rows ranks send and receive. */
 
-import { expertsOfRows } from "../../spec/axis_parts.ts";
+import { expertsOfRows, partLengths } from "../../spec/axis_parts.ts";
 import { positionsReached } from "../../spec/bytes.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import {
@@ -104,10 +104,11 @@ function shardSplits(
     const { part, routing: of } = step.part ?? {};
     if (step.op !== "launch" || part !== "permute" || of !== routing) continue;
     for (const name of Object.values(step.bindings)) {
-      const { table } = expertsOfRows(plan, plan.buffers[name]) ?? {};
-      if (table === undefined) continue;
+      const experts = expertsOfRows(plan, plan.buffers[name]);
+      const held = experts && partLengths(plan, experts);
+      if (held === undefined) continue;
       let end = 0;
-      return [0, ...table.map((ids) => end += ids.length)];
+      return [0, ...held.map((length) => end += length)];
     }
   }
   return undefined;

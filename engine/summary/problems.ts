@@ -1,6 +1,6 @@
 /** What does not fit a machine, all of it, with the smallest change found that mends each. */
 
-import { heldAxis, modelAxis } from "../../spec/axis_parts.ts";
+import { heldAxis, modelAxis, partLengths } from "../../spec/axis_parts.ts";
 import { UNLIMITED } from "../../spec/limits.ts";
 import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
 import { maxOverRanks, ranksGiven } from "../../spec/per_rank.ts";
@@ -140,7 +140,7 @@ function largerDevice(
     return `devices of ${sizeText(bytes.total)}`;
   }
   const axis = heldAxis(plan, name);
-  const one = experts / mostHeld(axis);
+  const one = experts / mostHeld(plan, axis);
   return `${meshMend(plan, axis, axis.size)}, on devices of ${
     sizeText(alike + one)
   }: one expert of each layer is ${sizeText(one)}, and every rank holds ${
@@ -149,8 +149,8 @@ function largerDevice(
 }
 
 /** Experts of the rank that has most. */
-function mostHeld({ table, size }: Plan["axes"][string]): number {
-  return table ? Math.max(...table.map((ids) => ids.length)) : size;
+function mostHeld(plan: Plan, axis: Plan["axes"][string]): number {
+  return Math.max(...partLengths(plan, axis) ?? [axis.size]);
 }
 
 /** Bytes that grow with the first of some axes that the plan has. */
@@ -205,11 +205,11 @@ function expertChanges(
   const remains = (held - excess) / held;
   return options.experts.flatMap((name) => {
     const axis = heldAxis(plan, name);
-    const fewer = Math.floor(mostHeld(axis) * remains);
+    const fewer = Math.floor(mostHeld(plan, axis) * remains);
     if (!(fewer >= 1)) return [];
     const parts = Math.ceil(axis.size / fewer);
     const mend = meshMend(plan, axis, parts);
-    const ranks = parts * plan.ranks / (axis.table?.length ?? 1);
+    const ranks = parts * plan.ranks / (partLengths(plan, axis)?.length ?? 1);
     const places = options.machine ? machineRanks(options.machine) : Infinity;
     return [{
       mend: ranks > places

@@ -1,6 +1,6 @@
 /** What ranks hold, equal ones together, and of how much. */
 
-import { heldAxis } from "../../spec/axis_parts.ts";
+import { heldAxis, partLengths } from "../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../spec/machine.ts";
 import { positionOver } from "../../spec/mesh.ts";
 import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
@@ -140,10 +140,8 @@ function heldExperts(
   rank: number,
 ): number {
   return axes.reduce((n, name) => {
-    const { table, over, size } = heldAxis(plan, name);
-    return n +
-      (table && over
-        ? table[positionOver(plan.mesh, rank, over)]!.length
-        : size);
+    const axis = heldAxis(plan, name);
+    const position = positionOver(plan.mesh, rank, axis.over ?? []);
+    return n + (partLengths(plan, axis)?.[position] ?? axis.size);
   }, 0);
 }

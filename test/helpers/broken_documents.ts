@@ -100,7 +100,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
 
   // Placement, axes, ports.
   broken("expert held twice", "placement", null, /exactly once/, (p) => {
-    p.axes["expert/ep"]!.table![1]![0] = 0;
+    p.axes["expert/ep"]!.table = [[0, 1], [0, 3]];
   }),
   broken("axis without counts", "placement", null, /not counted/, (p) => {
     const size = { count: "token/ep" };

@@ -17,7 +17,14 @@ import {
 } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Graph, Node, Primitive } from "../../graph/graph.ts";
-import { axisSize, localBound, planAxis } from "../place.ts";
+import {
+  axisSize,
+  isUneven,
+  localBound,
+  partLengths,
+  partStarts,
+  planAxis,
+} from "../place.ts";
 import { tidyGrid } from "./grid.ts";
 import type { BufferDraft, Lowering, LoweringInput } from "./lowering.ts";
 import type { KernelScope } from "./scope.ts";
@@ -138,17 +145,14 @@ export function lengthOf(
   axis: string,
 ): Expr {
   const { placed } = scope.lowering;
-  const { dynamic, size, table } = placed.axes[axis]!;
+  const { dynamic, size } = placed.axes[axis]!;
   if (!dynamic) {
-    return table && !isEven(table) ? partOf(scope, axis, "length") : u32(size);
+    return isUneven(placed, placed.axes[axis])
+      ? partOf(scope, axis, "length")
+      : u32(size);
   }
   const slot = placed.counts.indexOf(planAxis(placed, axis));
   return load(scope.read(LENGTHS), u32(slot), "u32");
-}
-
-/** Whether all ranks have equally many items of an axis. */
-function isEven(table: NonNullable<LocalAxis["table"]>): boolean {
-  return table.every((ids) => ids.length === table[0]!.length);
 }
 
 /** The constants that say which part of each sharded axis a rank has. */
@@ -160,14 +164,18 @@ export function partOf(
   axis: string,
   what: "length" | "start",
 ): Expr {
-  const { axes, mesh, ranks } = scope.lowering.placed;
-  const keyOf = ({ over, table }: LocalAxis) =>
-    table &&
-    `${over}: ${table.map((ids) => [ids.length, ids[0] ?? 0])}`;
+  const { placed } = scope.lowering;
+  const { axes, mesh, ranks } = placed;
+  const partsOf = (axis: LocalAxis) => {
+    const lengths = partLengths(placed, axis);
+    return lengths && { lengths, starts: partStarts(placed, axis) };
+  };
+  const keyOf = (axis: LocalAxis) =>
+    axis.table && `${axis.over}: ${JSON.stringify(partsOf(axis))}`;
   const parts = new Map(
     Object.values(axes).flatMap((axis) => {
-      const key = keyOf(axis);
-      return key === undefined ? [] : [[key, axis] as const];
+      const found = partsOf(axis);
+      return found ? [[keyOf(axis)!, { ...found, over: axis.over }]] : [];
     }),
   );
   const name = addTable(scope.lowering, PARTS, {
@@ -175,9 +183,9 @@ export function partOf(
     data: Array.from(
       { length: ranks },
       (_, rank) =>
-        [...parts.values()].flatMap(({ table, over }) => {
-          const ids = table![positionOver(mesh, rank, over)]!;
-          return [ids.length, ids[0] ?? 0];
+        [...parts.values()].flatMap(({ lengths, starts, over }) => {
+          const position = positionOver(mesh, rank, over);
+          return [lengths[position]!, starts[position]!];
         }),
     ),
   });

@@ -4,6 +4,7 @@ import { add, load, sub } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { positionOver } from "../../../spec/mesh.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
+import { idsAt } from "../place.ts";
 import { addTable, type Lowering, partOf } from "./context.ts";
 import { dealtBuffer } from "./dealt.ts";
 import type { KernelScope } from "./scope.ts";
@@ -53,9 +54,8 @@ export function heldStart(scope: KernelScope, { from, to }: Held): Expr {
 /** For each rank, the indices along `from` of its items of `to`. */
 function heldItems({ placed }: Lowering, { from, to }: Held): number[][] {
   const { mesh, ranks, axes } = placed;
-  const idsOn = ({ table, over, total }: LocalAxis, rank: number) =>
-    table?.[positionOver(mesh, rank, over)] ??
-      Array.from({ length: total }, (_, id) => id);
+  const idsOn = (axis: LocalAxis, rank: number) =>
+    idsAt(placed, axis, positionOver(mesh, rank, axis.over));
   return Array.from({ length: ranks }, (_, rank) => {
     const at = new Map(idsOn(axes[from]!, rank).map((id, i) => [id, i]));
     return idsOn(axes[to]!, rank).map((id) => at.get(id)!);

@@ -12,18 +12,21 @@ import { usersOf } from "../../graph/users.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { ParamLayout } from "../param_layout.ts";
+import { isUneven } from "../place.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 import { dotShape } from "./dot_shape.ts";
 
 /** Whether a rank's items of an axis are whole groups of neighbours, and each rank has as many. */
-function inGroups({ size, table }: LocalAxis, per: number): boolean {
-  if (size % per !== 0) return false;
-  return table?.every((ids) =>
-    ids.length === size &&
-    ids.every((id, i) =>
-      id % per === i % per && id - i % per === ids[i - i % per]
+function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
+  const { size, table } = axis;
+  if (size % per !== 0 || isUneven(placed, axis)) return false;
+  return typeof table === "object"
+    ? table.every((ids) =>
+      ids.every((id, i) =>
+        id % per === i % per && id - i % per === ids[i - i % per]
+      )
     )
-  ) ?? true;
+    : table !== "cyclic";
 }
 
 /** Parameters whose elements share words are decoded by the matmul kernel, word by word along the contracted axis. */
@@ -35,7 +38,7 @@ export function checkPacked(
   const { title, perWord, perScale = perWord }: Packing = PACKINGS[stored];
   const over = dot?.params.over ?? [];
   const axis = placed.axes[over[0] ?? ""];
-  if (over.length === 1 && axis && inGroups(axis, perScale)) return;
+  if (over.length === 1 && axis && inGroups(placed, axis, perScale)) return;
   throw new ModelError(
     `Cannot use parameter '${node.params.name}' stored as ${title}: it must be the right operand of a contraction over one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
     node.span,
@@ -55,9 +58,11 @@ function groupAxis(
   if (over.length > 0) {
     lowering.blockAxes.set(local, {
       ...{ size: total / per, of: groups, over },
-      table: table!.map((ids) =>
-        ids.filter((id) => id % per === 0).map((id) => id / per)
-      ),
+      table: typeof table === "object"
+        ? table.map((ids) =>
+          ids.filter((id) => id % per === 0).map((id) => id / per)
+        )
+        : table!,
     });
   }
   return { axis: local, size: size / per, total: total / per };

@@ -1,0 +1,56 @@
+/** Tables of placed axes: which global ids each position over the mesh axes holds. */
+
+/**
+ * Which ids each of n positions holds, in local order: `block`, contiguous ones, ⌈size / n⌉ each, of which the last
+ * positions may have fewer; `cyclic`, id i at position i mod n; or a list for each position.
+ */
+export type Table = "block" | "cyclic" | readonly (readonly number[])[];
+
+/** An axis with a table. */
+export interface TabledAxis {
+  readonly size: number;
+  readonly table: Table;
+}
+
+/** How many ids each position holds. */
+export function tableLengths(
+  { size, table }: TabledAxis,
+  positions: number,
+): number[] {
+  if (typeof table === "object") return table.map((ids) => ids.length);
+  const each = Math.ceil(size / positions);
+  return Array.from(
+    { length: positions },
+    (_, at) =>
+      table === "block"
+        ? Math.max(0, Math.min(each, size - at * each))
+        : Math.max(0, Math.ceil((size - at) / positions)),
+  );
+}
+
+/** The ids of one position. */
+export function tableIds(
+  axis: TabledAxis,
+  positions: number,
+  position: number,
+): readonly number[] {
+  const { size, table } = axis;
+  if (typeof table === "object") return table[position]!;
+  const length = tableLengths(axis, positions)[position]!;
+  const each = Math.ceil(size / positions);
+  return Array.from(
+    { length },
+    (_, i) =>
+      table === "block" ? position * each + i : position + i * positions,
+  );
+}
+
+/** The first id of each position; 0 where it has none. */
+export function tableStarts(axis: TabledAxis, positions: number): number[] {
+  const { size, table } = axis;
+  if (typeof table === "object") return table.map(([first = 0]) => first);
+  const each = Math.ceil(size / positions);
+  return tableLengths(axis, positions).map((length, at) =>
+    length === 0 ? 0 : table === "block" ? at * each : at
+  );
+}
