@@ -24,16 +24,22 @@ export function loadEsbuild() {
   return createRequire(resolve("tsx"))("esbuild");
 }
 
+/** How esbuild bundles programs. */
+export const PROGRAM = {
+  ...{ absWorkingDir: ROOT, outbase: ROOT, write: false, metafile: true },
+  ...{ bundle: true, packages: "external", tsconfigRaw: "{}" },
+  ...{ splitting: true, chunkNames: "chunks/[name]-[hash]" },
+  ...{ format: "esm", platform: "node", target: "node20" },
+  // Nodes of a graph have the names of the functions that are mapped.
+  ...{ keepNames: true, sourcemap: "linked", sourcesContent: false },
+  logLevel: "silent",
+};
+
 /** Bundles the program for a folder. Returns `outputFiles` to write, and `metafile`. Rejects with what is wrong with sources. */
 export async function bundleProgram(folder) {
   return await loadEsbuild().build({
-    ...{ absWorkingDir: ROOT, outdir: folder, outbase: ROOT, write: false },
-    ...{ entryPoints: ENTRIES, bundle: true, packages: "external" },
-    // Nodes of a graph have the names of the functions that are mapped.
-    ...{ splitting: true, chunkNames: "chunks/[name]-[hash]", keepNames: true },
-    ...{ format: "esm", platform: "node", target: "node20" },
-    ...{ sourcemap: "linked", sourcesContent: false, metafile: true },
-    ...{ logLevel: "silent", tsconfigRaw: "{}" },
+    ...PROGRAM,
+    ...{ entryPoints: ENTRIES, outdir: folder },
   });
 }
 

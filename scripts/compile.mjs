@@ -23,14 +23,14 @@ import {
 import { dirname, extname, join, relative, resolve, sep } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { bundlePage, bundleProgram, loadEsbuild } from "./bundle.mjs";
+import { bundlePage, bundleProgram, loadEsbuild, PROGRAM } from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const COMPILED = join(ROOT, ".compiled");
 /** The bundled program, as in a package. */
 const DIST = join(COMPILED, "dist");
-/** The sources that were bundled, with the times of their changes. */
-const BUNDLED = join(COMPILED, "bundled.json");
+/** The bundled programs that tests start, by their paths in the clone. */
+const STARTED = join(COMPILED, "started");
 
 /** Folders of the package's own code. */
 export const LIBRARY = [
@@ -47,6 +47,14 @@ const DATA = /^test.fixtures.|^test.references.|node_modules/;
 const IMPORTED = [
   join("test", "fixtures", "source", "mathx.ts"),
   join("test", "fixtures", "types", "negative.ts"),
+];
+
+/** Programs that tests start as processes of their own. */
+const STARTED_PROGRAMS = [
+  ...["exchange", "memory", "run", "training"].map((name) =>
+    `test/helpers/${name}_rank.ts`
+  ),
+  ...["test/helpers/train_child.ts", "test/fuzz/fresh_runs.ts"],
 ];
 
 /** What the package's names mean, as in tsconfig.json. */
@@ -85,17 +93,35 @@ export function bundledFile(source) {
  * by file. Only 'view' needs the page, and says so where it could not be made.
  */
 export async function bundle() {
+  return await bundleStale(DIST, () => [
+    bundleProgram(DIST),
+    bundlePage(join(DIST, "page")).catch(() => undefined),
+  ]);
+}
+
+/** As `bundle`, of the programs that tests start. */
+export async function bundleStarted() {
+  return await bundleStale(STARTED, () => [
+    loadEsbuild().build({
+      ...PROGRAM,
+      ...{ entryPoints: STARTED_PROGRAMS, outdir: STARTED },
+      ...{ plugins: [PLACED], define: SOURCE_META },
+    }),
+  ]);
+}
+
+/** Bundles into a folder where a source has changed. Bundles that could not be made are made again next time. */
+async function bundleStale(folder, make) {
   forgetOtherVersions();
-  if (!isStale(BUNDLED)) return new Map();
+  const sources = join(folder, "sources.json");
+  if (!isStale(sources)) return new Map();
   const start = Date.now();
   try {
-    const [program, page] = await Promise.all([
-      bundleProgram(DIST),
-      bundlePage(join(DIST, "page")).catch(() => undefined),
-    ]);
-    write([...program.outputFiles, ...page?.outputFiles ?? []], new Map());
-    forgetOldChunks(start);
-    if (page) noteSources([program, page], start);
+    const wanted = await Promise.all(make());
+    const made = wanted.filter((bundles) => bundles !== undefined);
+    write(made.flatMap(({ outputFiles }) => outputFiles), new Map());
+    forgetOldChunks(folder, start);
+    if (made.length === wanted.length) noteSources(sources, made, start);
     return new Map();
   } catch (error) {
     return mistakesIn(error);
@@ -111,26 +137,26 @@ export async function bundleOrExit() {
 }
 
 /** Whether a source has another time of change than when it was bundled. */
-function isStale() {
-  if (!existsSync(BUNDLED)) return true;
-  return Object.entries(JSON.parse(readFileSync(BUNDLED, "utf8")))
+function isStale(sources) {
+  if (!existsSync(sources)) return true;
+  return Object.entries(JSON.parse(readFileSync(sources, "utf8")))
     .some(([file, change]) => changeOf(ROOT + file) !== change);
 }
 
-/** Notes what bundles were made of. A source that has changed since `start` may have been read before or after. */
-function noteSources(bundles, start) {
+/** Notes what was bundled, with times of change. A source that has changed since `start` may have been read before or after. */
+function noteSources(sources, bundles, start) {
   const files = bundles.flatMap(({ metafile }) => Object.keys(metafile.inputs));
   const changes = ["scripts/bundle.mjs", ...files].map((file) => {
     const change = changeOf(ROOT + file);
     return [file, change < start ? change : "later"];
   });
   const text = JSON.stringify(Object.fromEntries(changes));
-  replaceFile(BUNDLED, text, new Date());
+  replaceFile(sources, text, new Date());
 }
 
 /** Removes chunks that have not been made for a day. A process that runs may still load those of an earlier bundle. */
-function forgetOldChunks(now) {
-  for (const file of filesOf(relative(ROOT, join(DIST, "chunks")), ".js")) {
+function forgetOldChunks(folder, now) {
+  for (const file of filesOf(relative(ROOT, join(folder, "chunks")), ".js")) {
     if (now - changeOf(join(ROOT, file)) > 86_400_000) remove(join(ROOT, file));
   }
 }
@@ -204,8 +230,11 @@ function mistakesIn(error) {
   ]));
 }
 
+function isProgram(file) {
+  return PROGRAMS.includes(file.split(sep)[0]);
+}
+
 async function build(esbuild, files) {
-  const isProgram = (file) => PROGRAMS.includes(file.split(sep)[0]);
   const options = {
     ...{ absWorkingDir: ROOT, outdir: COMPILED, outbase: ROOT, write: false },
     ...{ format: "esm", platform: "node", target: "node20" },
@@ -260,12 +289,17 @@ const SEPARATE = {
   },
 };
 
-/** Tells a program where its source is. It stands on the first line, so that all lines stay what they are. */
+/**
+ * Tells a program where its source is, and what it is bundled with where that is compiled. It stands on the first line, so
+ * that all lines stay what they are.
+ */
 const PLACED = {
   name: "placed",
   setup(build) {
     build.onLoad({ filter: /\.ts$/ }, ({ path }) => {
-      const place = { url: pathToFileURL(path), dirname: dirname(path) };
+      const source = relative(ROOT, path);
+      const file = isProgram(source) ? path : compiledFile(source);
+      const place = { url: pathToFileURL(file), dirname: dirname(file) };
       const first = `const sourceMeta = ${JSON.stringify(place)};`;
       return { contents: first + readFileSync(path, "utf8"), loader: "ts" };
     });

@@ -3,7 +3,13 @@
 import { relative, resolve } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import { compile, compiledFile, LIBRARY, PROGRAMS } from "./compile.mjs";
+import {
+  bundleStarted,
+  compile,
+  compiledFile,
+  LIBRARY,
+  PROGRAMS,
+} from "./compile.mjs";
 import { ROOT } from "./setup.mjs";
 
 const [file] = process.argv.splice(2, 1);
@@ -14,6 +20,8 @@ if (file === undefined) {
 const source = relative(ROOT, resolve(file));
 const mistakes = await compile([...LIBRARY, ...PROGRAMS, source]);
 for (const text of mistakes.values()) console.error(text);
+// Some start others.
+await bundleStarted();
 process.argv[1] = compiledFile(source);
 process.setSourceMapsEnabled(true);
 await import(pathToFileURL(process.argv[1]).href);

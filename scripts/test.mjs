@@ -11,6 +11,7 @@ import { relative } from "node:path";
 import process from "node:process";
 import {
   bundle,
+  bundleStarted,
   compile,
   compiledFile,
   LIBRARY,
@@ -188,6 +189,7 @@ const { files, kinds } = chooseFiles(
 const mistakes = new Map([
   ...await compile([...LIBRARY, ...PROGRAMS, ...files]),
   ...await bundle(),
+  ...await bundleStarted(),
 ]);
 for (const text of mistakes.values()) console.log(text);
 const waiting = [...files];

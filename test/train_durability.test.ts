@@ -24,7 +24,7 @@ import { createSession } from "../runtime/mod.ts";
 import { assertLegal } from "../spec/mod.ts";
 import { files, meshOf } from "./helpers/checkpoints.ts";
 import { temporaryFolder } from "./helpers/cli.ts";
-import { rankProgram } from "./helpers/compiled.ts";
+import { startedProgram } from "./helpers/compiled.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 import {
   contents,
@@ -224,7 +224,7 @@ t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
     // The last one surely while a checkpoint is written beside another one; of the others, chance decides.
     const killAt = kill === KILLS - 1 ? 40 : below(160);
     const child = spawn(process.execPath, [
-      rankProgram("train_child.ts"),
+      startedProgram("test/helpers/train_child.ts"),
       JSON.stringify({
         ...{ model, text: TEXT, out, mesh: "ep=2", steps: 1e6, resume },
         ...inside ? { killAt } : {},

@@ -25,7 +25,7 @@ import { createSession, tensorsInMemory } from "../runtime/mod.ts";
 import { onRank, parsePlan, verifyPlan } from "../spec/mod.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { readRaw, switchyard, temporaryFolder } from "./helpers/cli.ts";
-import { rankProgram } from "./helpers/compiled.ts";
+import { startedProgram } from "./helpers/compiled.ts";
 import { halves, nearest } from "./helpers/halves.ts";
 import { layer } from "./helpers/training_layer.ts";
 import {
@@ -235,7 +235,7 @@ t.test("killed while it writes", async (t) => {
   let resume = false;
   for (const killAt of [400, 170, 260]) {
     const child = spawn(process.execPath, [
-      rankProgram("train_child.ts"),
+      startedProgram("test/helpers/train_child.ts"),
       JSON.stringify({
         ...{ model: tiny, text: TEXT, out, mesh: "ep=2", steps: 1e6 },
         ...{ resume, killAt, more },

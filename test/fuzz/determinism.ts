@@ -13,7 +13,7 @@ import fc from "fast-check";
 import { stringifyPlan } from "../../spec/json.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { verifyPlan } from "../../spec/verify.ts";
-import { fuzzProgram } from "../helpers/compiled.ts";
+import { startedProgram } from "../helpers/compiled.ts";
 import { smallCheckpoint } from "./checkpoint.ts";
 import { DemoPlans, type PlanSource, SOURCES } from "./demo_plans.ts";
 import { type Edit, edit, edits } from "./edits.ts";
@@ -135,7 +135,7 @@ async function inNewProcess(runs: FreshRuns): Promise<string[]> {
     const { stdout } = await promisify(execFile)(process.execPath, [
       // Most of what a run makes is soon garbage.
       "--max-semi-space-size=64",
-      fuzzProgram("fresh_runs.ts"),
+      startedProgram("test/fuzz/fresh_runs.ts"),
       file,
     ]);
     return stdout.trim().split("\n");

@@ -5,14 +5,9 @@ import { fileURLToPath } from "node:url";
 /** The command. */
 export const COMMAND = clonePath("bin/switchyard.mjs");
 
-/** The compiled program of a rank: that of a TypeScript file in test/helpers. */
-export function rankProgram(name: string): string {
-  return clonePath(`.compiled/test/helpers/${name.replace(/\.ts$/, ".js")}`);
-}
-
-/** The compiled program of a TypeScript file in test/fuzz. */
-export function fuzzProgram(name: string): string {
-  return clonePath(`.compiled/test/fuzz/${name.replace(/\.ts$/, ".js")}`);
+/** The bundled program of a TypeScript file that scripts/compile.mjs lists as one that tests start. */
+export function startedProgram(source: string): string {
+  return clonePath(`.compiled/started/${source.replace(/\.ts$/, ".js")}`);
 }
 
 function clonePath(path: string): string {

@@ -7,7 +7,7 @@ import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
-import { rankProgram } from "../helpers/compiled.ts";
+import { startedProgram } from "../helpers/compiled.ts";
 import { BIN, LAUNCHERS, skipWithoutMpi, start } from "../helpers/mpi.ts";
 import { skipWithoutGpu } from "../helpers/needs.ts";
 
@@ -44,7 +44,12 @@ for (const { name, command, family, skip } of LAUNCHERS) {
     const root = process.getuid?.() === 0;
     const { code, out, err } = await start(command!, [
       ...launcherArguments(family, { ranks, root }),
-      ...[process.execPath, rankProgram("exchange_rank.ts"), what, SEED],
+      ...[
+        process.execPath,
+        startedProgram("test/helpers/exchange_rank.ts"),
+        what,
+        SEED,
+      ],
     ]).ended;
     if (code === 0) return JSON.parse(out);
     throw new Error(`SEED=${SEED} ${what}: exit code ${code}: ${err}`);

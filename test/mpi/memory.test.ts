@@ -9,7 +9,7 @@ import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { skipWithoutGpu } from "../helpers/needs.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
-import { rankProgram } from "../helpers/compiled.ts";
+import { startedProgram } from "../helpers/compiled.ts";
 import { LAUNCHERS, start } from "../helpers/mpi.ts";
 
 const RANKS = 2;
@@ -119,7 +119,7 @@ for (const { adapter, skip: absent } of ADAPTERS) {
           ranks: RANKS,
           root: process.getuid?.() === 0,
         }),
-        ...[process.execPath, rankProgram("memory_rank.ts")],
+        ...[process.execPath, startedProgram("test/helpers/memory_rank.ts")],
         ...[folder, mode, adapter],
       ]).ended;
       if (code !== 0) throw new Error(err);

@@ -16,7 +16,7 @@ import {
 } from "../../engine/mod.ts";
 import { stringifyPlan } from "../../spec/mod.ts";
 import { checkpointFolder, files, meshOf } from "../helpers/checkpoints.ts";
-import { rankProgram } from "../helpers/compiled.ts";
+import { startedProgram } from "../helpers/compiled.ts";
 import {
   floats,
   integers,
@@ -288,7 +288,7 @@ for (const launcher of LAUNCHERS) {
             ranks,
             root: process.getuid?.() === 0,
           }),
-          ...[process.execPath, rankProgram("run_rank.ts")],
+          ...[process.execPath, startedProgram("test/helpers/run_rank.ts")],
           file("cases.json"),
         ]).ended;
         t.strictSame([code, err], [0, ""]);

@@ -3,14 +3,14 @@
 import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
-import { rankProgram } from "../helpers/compiled.ts";
+import { startedProgram } from "../helpers/compiled.ts";
 import { LAUNCHERS, start } from "../helpers/mpi.ts";
 import { closeDevices, digest, runCase } from "../helpers/run_model.ts";
 import { stepCase } from "../helpers/training_layer.ts";
 
 t.teardown(closeDevices);
 
-const RANK = rankProgram("training_rank.ts");
+const RANK = startedProgram("test/helpers/training_rank.ts");
 
 const MESHES = [{ ep: 2 }, { dp: 2 }, { dp: 2, ep: 2 }, { tp: 2, ep: 2 }];
 
