@@ -82,7 +82,7 @@ function countKernels(plan: Plan, workload: Workload) {
   return kernels;
 }
 
-async function measureScene(scene: Scene, roof: Roof): Promise<Reached[]> {
+async function measureWorkload(scene: Scene, roof: Roof): Promise<Reached[]> {
   const tracer = new Tracer(() => performance.now());
   const opened = await openTarget(scene.target, nodeFiles(), {
     sharing: "shared",
@@ -167,7 +167,7 @@ try {
   const ratios: { [name: string]: number } = {};
   const all: { [scene: string]: readonly Reached[] } = {};
   for (const scene of scenes) {
-    const kernels = all[scene.name] = await measureScene(scene, roof);
+    const kernels = all[scene.name] = await measureWorkload(scene, roof);
     const total = kernels.reduce((sum, { ms }) => sum + ms, 0);
     lines.push(
       "",

@@ -59,7 +59,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       integer("--chunks", 1),
     )
     .option(
-      "--send-once",
+      "--deduplicate",
       "send a token once to each rank, however many of its experts are there",
     )
     .option(

@@ -11,7 +11,7 @@ export interface PlanFlags {
   readonly maxSequences?: number;
   readonly maxContext?: number;
   readonly chunks?: number;
-  readonly sendOnce?: boolean;
+  readonly deduplicate?: boolean;
   readonly numerics?: NumericsClass;
   readonly dispatcher?: Dispatcher;
 }

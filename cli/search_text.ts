@@ -69,7 +69,7 @@ function advice(
     `--max-sequences ${step.sequences}`,
     `--max-context ${context}`,
     ...strategy.chunks > 1 ? [`--chunks ${strategy.chunks}`] : [],
-    ...strategy.sendOnce ? ["--send-once"] : [],
+    ...strategy.deduplicate ? ["--deduplicate"] : [],
   ];
   return [
     `plan    ${flags.join(" ")}${replicas > 1 ? `, ${replicas} times` : ""}`,
@@ -80,7 +80,7 @@ function configuration(found: Found): string {
   const { mesh, replicas, strategy, tokensPerSecond, seconds } = found;
   const how = [
     ...strategy.chunks > 1 ? [` in ${strategy.chunks} chunks`] : [],
-    ...strategy.sendOnce ? [" sent once"] : [],
+    ...strategy.deduplicate ? [" deduplicated"] : [],
   ];
   return `${meshName(mesh, replicas)}${
     how.join("")
@@ -99,7 +99,9 @@ function table(found: readonly Found[]): string[] {
     ["mesh", "chunks", "sequences", "tokens", "step", "speed", "a rank", "of"],
     ...found.map((one) => [
       meshName(one.mesh, one.replicas),
-      `${one.strategy.chunks}${one.strategy.sendOnce ? ", once" : ""}`,
+      `${one.strategy.chunks}${
+        one.strategy.deduplicate ? ", deduplicated" : ""
+      }`,
       ...[one.sequences, one.tokens].map(String),
       timeText(one.seconds),
       speedText(one.tokensPerSecond),

@@ -73,7 +73,7 @@ export interface CompileOptions {
    * exchanges more. Not where rows are weighted before they are sent. Bits do not depend on it. Default: where it
    * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
    */
-  readonly sendOnce?: boolean;
+  readonly deduplicate?: boolean;
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
    * they return them, where tokens are sent once or gathered. Default: exact. See spec/numerics.md.
@@ -82,7 +82,7 @@ export interface CompileOptions {
   /**
    * How tokens get to experts on other ranks: `allToAll`, the rows of each choice or token there and back; `allGather`, all
    * tokens to all ranks, and a reduce-scatter of what their experts make of them, which needs `fast` numerics and has no
-   * use for `chunks`, `sendOnce` and `check`: no rows are exchanged. Default: allToAll.
+   * use for `chunks`, `deduplicate` and `check`: no rows are exchanged. Default: allToAll.
    */
   readonly dispatcher?: Dispatcher;
   /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
@@ -117,9 +117,9 @@ export function compileLowered(
     gathersTokens: gathersTokens(options),
   });
   const { graph: local, placed } = localize(facts, sharded);
-  const { check = false, sendOnce, numerics = "exact" } = options;
+  const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {
-    ...{ placed, check, sendOnce, numerics },
+    ...{ placed, check, deduplicate, numerics },
     chunks: chunksOf(options),
   });
   const { graph, buckets } = fillBuckets(expanded);

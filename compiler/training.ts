@@ -119,7 +119,7 @@ export function isTraining(value: unknown): value is Training {
 }
 
 /**
- * Declare the training of a model. Nothing is computed: `switchyard train FILE.ts` carries out what the file exports, as
+ * Declare the training of a model. Nothing is computed: `switchyard train FILE.ts` executes what the file exports, as
  * does `runTraining` of the engine.
  *
  * Throws ModelError where the first argument is no model.

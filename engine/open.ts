@@ -57,7 +57,7 @@ const COMPILED = [
   "overLimits",
   "tuning",
   "chunks",
-  "sendOnce",
+  "deduplicate",
   "numerics",
   "dispatcher",
   "check",

@@ -17,7 +17,7 @@ import type { Plan, Port } from "../spec/plan.ts";
 import { uniformNoise } from "./noise.ts";
 import type { Tensors } from "./run.ts";
 
-/** Items of a run-time axis, at most, and tokens of a sequence of a batch. */
+/** Items of a dynamic axis, at most, and tokens of a sequence of a batch. */
 const ITEMS = 24;
 const SEQUENCES = 3;
 
@@ -106,7 +106,7 @@ export function randomBatch(
 }
 
 /**
- * Random inputs of the first program of a plan: run-time axes have up to 24 items. What is called `sequence` and `position`
+ * Random inputs of the first program of a plan: dynamic axes have up to 24 items. What is called `sequence` and `position`
  * says which sequence each item is of and where in it, three sequences of equal length one after another.
  */
 export function randomInputs(plan: Plan, seed: number): Tensors {

@@ -23,7 +23,7 @@ import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 /** A program whose steps are ready, as the parts that they have on their ranks, in order. */
 export interface BoundProgram {
   readonly parts: readonly ReadyPart[];
-  /** What a run that failed has left under way. */
+  /** What a run that failed has left in flight. */
   readonly inFlight: InFlight;
 }
 
@@ -47,7 +47,7 @@ export class InFlight {
     if (exchanges) return Promise.all(exchanges).then(() => {});
   }
 
-  /** Wait until nothing is under way, whether or not it succeeds. */
+  /** Wait until nothing is in flight, whether or not it succeeds. */
   async settle(): Promise<void> {
     const all = [...this.#exchanges.values()].flat();
     this.#exchanges.clear();
@@ -155,7 +155,7 @@ function bindStep(
         ranks: here.map(({ rank }) => rank),
         carryOut: () => {
           const exchange = inFlight.wait(step.handle);
-          // What was launched meanwhile is to run while the exchange is under way.
+          // What was launched meanwhile is to run while the exchange is in flight.
           if (exchange) { for (const { device } of here) device.submit(); }
           return exchange;
         },

@@ -43,7 +43,7 @@ export interface Communicator {
     devices: readonly Device[],
   ): { readonly [key: string]: PlanKernel };
   /**
-   * Make ready to carry out `step` among `group` (by position), again and again; called once at load. `group` holds the
+   * Make ready to execute `step` among `group` (by position), again and again; called once at load. `group` holds the
    * ranks of this process only.
    */
   bind(
@@ -74,7 +74,7 @@ export interface CommunicatorContext {
   readonly sent: SentAccount | undefined;
 }
 
-/** The staging of the ranks in this process: for each rank and use, as many as there are exchanges under way at once. */
+/** The staging of the ranks in this process: for each rank and use, as many as there are exchanges in flight at once. */
 export class StagingAccount {
   readonly #pools = new Map<string, StagingPool>();
 

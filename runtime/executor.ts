@@ -10,7 +10,11 @@ import {
   type RemoteRanks,
   StagingAccount,
 } from "./communicator.ts";
-import { type DealtBuffer, dealtBuffers, writeDealt } from "./dealt.ts";
+import {
+  type AssignmentBuffer,
+  assignmentBuffers,
+  writeAssignments,
+} from "./assignment.ts";
 import { DeadlineError, type Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
@@ -21,7 +25,7 @@ import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
-import { dealAxes, type Residence, type RunAxes } from "./shard.ts";
+import { assignAxes, type Residence, type RunAxes } from "./shard.ts";
 import {
   rankStatistics,
   type Statistics,
@@ -135,7 +139,7 @@ class LoadedSession implements Session {
   readonly #tracer: Tracer | undefined;
   readonly #remote: RemoteRanks | undefined;
   readonly #countsBuffers: readonly string[];
-  readonly #dealtBuffers: readonly DealtBuffer[];
+  readonly #assignmentBuffers: readonly AssignmentBuffer[];
   readonly #residences = new Map<string, Residence>();
   #counts: RunCounts = [];
   #running = false;
@@ -156,7 +160,7 @@ class LoadedSession implements Session {
       : undefined;
     this.#countsBuffers = Object.keys(plan.buffers)
       .filter((name) => plan.buffers[name]!.kind === "counts");
-    this.#dealtBuffers = dealtBuffers(plan);
+    this.#assignmentBuffers = assignmentBuffers(plan);
     const context = {
       plan,
       ranks,
@@ -207,11 +211,11 @@ class LoadedSession implements Session {
     this.#running = true;
     try {
       const lengths = checkInputs(this.#plan, program, inputs);
-      const axes = dealAxes(this.#plan, lengths, inputs, this.#residences);
+      const axes = assignAxes(this.#plan, lengths, inputs, this.#residences);
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
       const told = counts === this.#counts;
       this.#counts = counts;
-      writeDealt(this.#dealtBuffers, this.#ranks, axes);
+      writeAssignments(this.#assignmentBuffers, this.#ranks, axes);
       for (const memory of this.#ranks) {
         if (!told) this.#writeCounts(memory, counts[memory.rank]!);
         for (const [input, port] of Object.entries(program.inputs)) {

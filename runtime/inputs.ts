@@ -160,7 +160,7 @@ function checkNumbers(
   }
 }
 
-/** The lengths of the run-time axes on each rank, in the order of `plan.counts`. */
+/** The lengths of the dynamic axes on each rank, in the order of `plan.counts`. */
 export function countsOf(plan: Plan, axes: RunAxes): number[][] {
   return Array.from(
     { length: plan.ranks },
@@ -183,7 +183,7 @@ export function splitAxes(
     const { size, dynamic } = buffer.axes[i]!;
     const length = axes.length(axis);
     const local = axes.split(buffer, i) ? axes.local(axis, rank) : undefined;
-    // Kernels step over a run-time axis by its length in this run.
+    // Kernels step over a dynamic axis by its length in this run.
     const held = dynamic ? local?.length ?? length : onRank(size, rank);
     return { length, local, room: last ? buffer.rowStride ?? held : held };
   });

@@ -8,7 +8,7 @@ import { splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
 import { spanBytes, storedWords } from "./stored.ts";
 import {
-  dealAxes,
+  assignAxes,
   forEachRun,
   localSpan,
   type RunAxes,
@@ -47,9 +47,9 @@ function checkKept(
   );
 }
 
-/** How fixed axes lie on the ranks; run-time axes have no length. */
+/** How fixed axes lie on the ranks; dynamic axes have no length. */
 export function keptAxes(plan: Plan): RunAxes {
-  return dealAxes(plan, new Map(), {}, new Map());
+  return assignAxes(plan, new Map(), {}, new Map());
 }
 
 /** Along each axis of a weight or state, the global indices that a rank holds, in local order; undefined: all. */

@@ -72,7 +72,7 @@ export class Tracer {
         await wait;
         const carried = this.#now() - start;
         const timed = here.every(({ device }) => device.timings);
-        // What was launched while an exchange was under way is not its own.
+        // What was launched while an exchange was in flight is not its own.
         const timings = flies ? [] : await finish(here);
         // An exchange through the host is over when the host is done with it.
         const duration =

@@ -2,13 +2,13 @@
 
 import type { Plan, Program } from "../spec/plan.ts";
 import { type Inputs, splitAxes } from "./inputs.ts";
-import { dealAxes } from "./shard.ts";
+import { assignAxes } from "./shard.ts";
 
 /** An input, and what it is given with. */
 export interface Reached {
   readonly program: Program;
   readonly input: string;
-  /** Those inputs at least that say how long axes are and how they are dealt. */
+  /** Those inputs at least that say how long axes are and how they are assigned. */
   readonly inputs: Inputs;
 }
 
@@ -24,7 +24,7 @@ export function reachedItems(
       lengths.set(axis, shape[i]!)
     );
   }
-  const axes = dealAxes(plan, lengths, inputs, new Map());
+  const axes = assignAxes(plan, lengths, inputs, new Map());
   const port = program.inputs[input]!;
   return splitAxes(port, plan.buffers[port.buffer]!, rank, axes)[0]?.local;
 }

@@ -1,4 +1,4 @@
-/** The run-time lengths of one run, as launches read them. */
+/** The dynamic lengths of one run, as launches read them. */
 
 import { groupOf } from "../spec/mesh.ts";
 import type { AllGatherStep, Plan } from "../spec/plan.ts";

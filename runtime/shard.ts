@@ -1,4 +1,4 @@
-/** How the items of an axis are dealt to ranks, and how global tensors are split and joined by that. */
+/** How the items of an axis are assigned to ranks, and how global tensors are split and joined by that. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
@@ -8,13 +8,13 @@ import { tableIds } from "../spec/table.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** Global indices at each position over an axis's mesh axes, in local order. */
-export type Dealt = readonly Int32Array[];
+export type Assigned = readonly Int32Array[];
 
 /** Where sequences live: kept from run to run, by axis. */
 export type Residence = Map<number, number>;
 
 /** Contiguous blocks, the first `n mod parts` one longer. */
-export function dealBlocks(n: number, parts: number): Dealt {
+export function assignBlocks(n: number, parts: number): Assigned {
   let next = 0;
   return blockSizes(n, parts).map((size) => {
     const block = Int32Array.from({ length: size }, (_, i) => next + i);
@@ -27,11 +27,11 @@ export function dealBlocks(n: number, parts: number): Dealt {
  * Whole sequences, longest first to the position with fewest items, ties to the lower position and the lower sequence.
  * A sequence that has a residence stays there; new residences are added.
  */
-export function dealSequences(
+export function assignSequences(
   sequences: ArrayLike<number>,
   parts: number,
   residence: Residence,
-): Dealt {
+): Assigned {
   const lengths = new Map<number, number>();
   for (let i = 0; i < sequences.length; i++) {
     lengths.set(sequences[i]!, (lengths.get(sequences[i]!) ?? 0) + 1);
@@ -48,23 +48,23 @@ export function dealSequences(
     residence.set(sequence, home);
     loads[home]! += length;
   }
-  const dealt = loads.map((load) => new Int32Array(load));
+  const assigned = loads.map((load) => new Int32Array(load));
   const filled = new Array<number>(parts).fill(0);
   for (let i = 0; i < sequences.length; i++) {
     const home = residence.get(sequences[i]!)!;
-    dealt[home]![filled[home]!++] = i;
+    assigned[home]![filled[home]!++] = i;
   }
-  return dealt;
+  return assigned;
 }
 
-/** The lengths and dealing of every axis in one run. */
+/** The lengths and assignment of every axis in one run. */
 export interface RunAxes {
   /** Global length of an axis. */
   length(axis: string): number;
   /** Global indices that a rank holds, in local order; undefined: all. */
   local(axis: string, rank: number): Int32Array | undefined;
   /** Global indices that each position holds of a placed axis; undefined for others. */
-  dealt(axis: string): Dealt | undefined;
+  assigned(axis: string): Assigned | undefined;
   /** For each global index of a placed axis, its number among the items of its rank; undefined for others. */
   numbers(axis: string): Int32Array | undefined;
   /** Whether ranks hold different items of a buffer's axis. */
@@ -77,14 +77,14 @@ export function isSplit(plan: Plan, buffer: PlanBuffer, i: number): boolean {
   return (plan.axes[axis]?.over?.length ?? 0) > 0;
 }
 
-/** Deal every placed axis of the plan, given the lengths of this run. */
-export function dealAxes(
+/** Assign every placed axis of the plan, given the lengths of this run. */
+export function assignAxes(
   plan: Plan,
   lengths: ReadonlyMap<string, number>,
   inputs: { readonly [name: string]: HostTensor },
   residences: Map<string, Residence>,
 ): RunAxes {
-  const dealt = new Map<string, Dealt>();
+  const assigned = new Map<string, Assigned>();
   const length = (axis: string) => {
     const name = modelAxis(plan, axis);
     return lengths.get(name) ??
@@ -92,15 +92,15 @@ export function dealAxes(
         ? 0
         : plan.axes[name]?.size ?? 0);
   };
-  const partsOf = (name: string): Dealt => {
-    const known = dealt.get(name);
+  const partsOf = (name: string): Assigned => {
+    const known = assigned.get(name);
     if (known) return known;
     const parts = cut(name, plan.axes[name]!);
-    dealt.set(name, parts);
+    assigned.set(name, parts);
     return parts;
   };
-  const cut = (name: string, axis: PlanAxis): Dealt => {
-    const { over = [], table, deal, size } = axis;
+  const cut = (name: string, axis: PlanAxis): Assigned => {
+    const { over = [], table, assignment, size } = axis;
     const parts = positionsOver(plan.mesh, over);
     if (table) {
       return Array.from(
@@ -108,30 +108,32 @@ export function dealAxes(
         (_, at) => Int32Array.from(tableIds({ size, table }, parts, at)),
       );
     }
-    switch (deal?.by) {
+    switch (assignment?.by) {
       case "items": {
-        const key = keyOf(inputs, { name, input: deal.input, length });
-        return dealItems(key, partsOf(deal.of), length(deal.of));
+        const key = keyOf(inputs, { name, input: assignment.input, length });
+        return assignItems(key, partsOf(assignment.of), length(assignment.of));
       }
       case "sequence": {
-        const key = keyOf(inputs, { name, input: deal.input, length });
+        const key = keyOf(inputs, { name, input: assignment.input, length });
         const residence = residences.get(name) ?? new Map<number, number>();
         residences.set(name, residence);
-        return dealSequences(key, parts, residence);
+        return assignSequences(key, parts, residence);
       }
       default: {
-        if (deal?.within === undefined) return dealBlocks(length(name), parts);
-        const outer = partsOf(deal.within);
+        if (assignment?.within === undefined) {
+          return assignBlocks(length(name), parts);
+        }
+        const outer = partsOf(assignment.within);
         return outer.flatMap((items) => blocksOf(items, parts / outer.length));
       }
     }
   };
-  const placed = (name: string): Dealt | undefined =>
+  const placed = (name: string): Assigned | undefined =>
     plan.axes[name]?.over?.length ? partsOf(name) : undefined;
   const numbers = new Map<string, Int32Array>();
   return {
     length,
-    dealt: placed,
+    assigned: placed,
     numbers(axis) {
       const parts = placed(axis);
       if (parts && !numbers.has(axis)) {
@@ -147,7 +149,7 @@ export function dealAxes(
   };
 }
 
-/** The values by which an axis is dealt; none are needed where it is empty. */
+/** The values by which an axis is assigned; none are needed where it is empty. */
 function keyOf(
   inputs: { readonly [name: string]: HostTensor },
   { name, input, length }: {
@@ -160,7 +162,7 @@ function keyOf(
   if (key) return key.data;
   if (length(name) === 0) return [];
   throw new DataError(
-    `Cannot deal axis '${name}' to ranks: there is no input '${input}' to say where each item belongs. Give it`,
+    `Cannot assign axis '${name}' to ranks: there is no input '${input}' to say where each item belongs. Give it`,
   );
 }
 
@@ -173,24 +175,24 @@ function blocksOf(items: Int32Array, parts: number): Int32Array[] {
 }
 
 /** Each item to the position of the item of another axis that it numbers. */
-function dealItems(
+function assignItems(
   numbers: ArrayLike<number>,
-  parts: Dealt,
+  parts: Assigned,
   length: number,
-): Dealt {
+): Assigned {
   const home = new Int32Array(length);
   parts.forEach((part, position) => {
     for (const item of part) home[item] = position;
   });
-  const dealt: number[][] = parts.map(() => []);
+  const assigned: number[][] = parts.map(() => []);
   for (let i = 0; i < numbers.length; i++) {
-    dealt[home[numbers[i]!]!]!.push(i);
+    assigned[home[numbers[i]!]!]!.push(i);
   }
-  return dealt.map((items) => Int32Array.from(items));
+  return assigned.map((items) => Int32Array.from(items));
 }
 
 /** For each global index, its number among the items of its position. */
-function numbersIn(parts: Dealt, length: number): Int32Array {
+function numbersIn(parts: Assigned, length: number): Int32Array {
   const numbers = new Int32Array(length);
   for (const part of parts) part.forEach((item, i) => numbers[item] = i);
   return numbers;

@@ -29,7 +29,7 @@ export function predictPeakBytes(
 
 /**
  * Staging bytes of each communicator. local: none, kernels move rows in place. host: through which collectives of ranks on
- * devices of their own are read and written, in one process or in several: for each exchange that can be under way at
+ * devices of their own are read and written, in one process or in several: for each exchange that can be in flight at
  * once, the longest buffer that any of them reads and the longest that any of them writes. Devices whose memory is host
  * memory need none.
  */
@@ -56,7 +56,7 @@ export function predictStaging(
   };
 }
 
-/** How many exchanges of a program are under way at once, at most. */
+/** How many exchanges of a program are in flight at once, at most. */
 export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
   let most = 1;
   for (const { steps } of plan.programs) {
@@ -156,7 +156,7 @@ export function blocksOf(
 export interface SentBytesOptions {
   readonly mesh: Mesh;
   readonly rank: number;
-  /** A rank's length of a run-time axis; only gathers of rows ask. */
+  /** A rank's length of a dynamic axis; only gathers of rows ask. */
   readonly length?: (axis: string, rank: number) => number;
 }
 

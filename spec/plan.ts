@@ -17,11 +17,11 @@ export type { ConstData, PerRank } from "./per_rank.ts";
 
 /** An axis of the model as the plan sees it. */
 export interface PlanAxis {
-  /** Length, or the bound of a run-time length, over all ranks. */
+  /** Length, or the bound of a dynamic length, over all ranks. */
   readonly size: number;
   /** Its length is known only at run time, or differs by rank at run time. */
   readonly dynamic?: true;
-  /** Run-time axes whose length over all ranks is always `size`: only their parts on the ranks differ. */
+  /** Dynamic axes whose length over all ranks is always `size`: only their parts on the ranks differ. */
   readonly exact?: true;
   /** The mesh axes it is placed over; absent: every rank has all of it. */
   readonly over?: readonly string[];
@@ -32,11 +32,11 @@ export interface PlanAxis {
   /** Placed fixed axes: the global ids at each position over the mesh axes. */
   readonly table?: Table;
   /**
-   * Placed run-time axes: how items are dealt to ranks. `blocks`: contiguous ones, of all items or of those that ranks
+   * Placed dynamic axes: how items are assigned to ranks. `blocks`: contiguous ones, of all items or of those that ranks
    * have of axis `within`. `sequence` names the input that keeps a sequence on one rank.
    * `items`: each goes where that item of axis `of` is whose number the input gives; a rank is given its number there.
    */
-  readonly deal?:
+  readonly assignment?:
     | { readonly by: "blocks"; readonly within?: string }
     | { readonly by: "sequence"; readonly input: string }
     | { readonly by: "items"; readonly input: string; readonly of: string };
@@ -52,8 +52,8 @@ export interface BufferAxis {
 /**
  * input: written by the caller before a program. weight: filled from files at load. state: zero at load, kept between
  * programs. const: `data`, written at load. rope: a table made at load, see `rope`. counts: u32, this rank's length of
- * each axis in `plan.counts`, written before a program. dealt: u32, how a placed run-time axis lies on the ranks in this
- * run, see `dealt`, written before a program. output and scratch: written by steps.
+ * each axis in `plan.counts`, written before a program. assignment: u32, how a placed dynamic axis lies on the ranks in this
+ * run, see `assignment`, written before a program. output and scratch: written by steps.
  */
 export type BufferKind =
   | "input"
@@ -62,7 +62,7 @@ export type BufferKind =
   | "const"
   | "rope"
   | "counts"
-  | "dealt"
+  | "assignment"
   | "output"
   | "scratch";
 
@@ -105,11 +105,11 @@ export interface PlanBuffer {
     readonly scale: number;
   };
   /**
-   * kind dealt: what is said of the axis. items: for each of this rank's items, in local order, its index among those that
+   * kind assignment: what is said of the axis. items: for each of this rank's items, in local order, its index among those that
    * the rank has of axis `of`. rows: for each global index, its row where the items of all group ranks lie one after
    * another. counts: how many items each rank of the group over the mesh axes `over` has.
    */
-  readonly dealt?: {
+  readonly assignment?: {
     readonly axis: string;
     readonly holds: "items" | "rows" | "counts";
     readonly of?: string;
@@ -194,7 +194,7 @@ export interface CopyStep extends StepBase {
 
 /**
  * Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. With `rows`, `bytes` are those of
- * a row, and every rank gives as many rows as it has items of the placed run-time axis; `rows.counts` is a `dealt` buffer
+ * a row, and every rank gives as many rows as it has items of the placed dynamic axis; `rows.counts` is an `assignment` buffer
  * that holds these numbers by position. With `blocks`, `from` has a block of `bytes` bytes for each position, and a rank
  * gets of everyone only the block of its own position, which `blocks.position` holds.
  */
@@ -281,7 +281,7 @@ export interface Plan {
   readonly mesh: Mesh;
   readonly ranks: number;
   readonly axes: { readonly [name: string]: PlanAxis };
-  /** Run-time axes, in the order of the counts buffer. */
+  /** Dynamic axes, in the order of the counts buffer. */
   readonly counts: readonly string[];
   readonly allocations: readonly Allocation[];
   readonly buffers: { readonly [name: string]: PlanBuffer };

@@ -254,7 +254,7 @@ const buffer = closed({
     "const",
     "rope",
     "counts",
-    "dealt",
+    "assignment",
     "output",
     "scratch",
   ),
@@ -276,7 +276,7 @@ const buffer = closed({
     ],
   },
   rope: closed({ inverseFrequencies: list(number), scale: number }),
-  dealt: closed({ axis: name, holds: oneOf("items", "rows", "counts") }, {
+  assignment: closed({ axis: name, holds: oneOf("items", "rows", "counts") }, {
     of: name,
     over: list(name),
   }),
@@ -289,7 +289,7 @@ const axis = closed({ size: integer }, {
   experts: yes,
   over: names,
   table: { anyOf: [{ enum: ["block", "cyclic"] }, list(list(integer))] },
-  deal: {
+  assignment: {
     anyOf: [
       closed({ by: { const: "blocks" } }, { within: name }),
       closed({ by: { const: "sequence" }, input: name }),

@@ -1,6 +1,6 @@
 /** Sizes known when a program starts: numbers, run-time counts of axes, and sums and products of them. */
 
-/** A size expression. `count` is this rank's length of a run-time axis; with `over`, the sum over the group. */
+/** A size expression. `count` is this rank's length of a dynamic axis; with `over`, the sum over the group. */
 export type Size =
   | number
   | { readonly count: string; readonly over?: readonly string[] }

@@ -83,12 +83,16 @@ function formatHeader(plan: Plan): string[] {
   ];
 }
 
-function dealText(deal: NonNullable<PlanAxis["deal"]>): string {
-  if (deal.by === "blocks") {
-    return deal.within === undefined ? deal.by : `${deal.by} of ${deal.within}`;
+function assignmentText(
+  assignment: NonNullable<PlanAxis["assignment"]>,
+): string {
+  if (assignment.by === "blocks") {
+    return assignment.within === undefined
+      ? assignment.by
+      : `${assignment.by} of ${assignment.within}`;
   }
-  const input = `${deal.by} ${deal.input}`;
-  return deal.by === "items" ? `${input} of ${deal.of}` : input;
+  const input = `${assignment.by} ${assignment.input}`;
+  return assignment.by === "items" ? `${input} of ${assignment.of}` : input;
 }
 
 /** The ids at each position; of many positions that hold as much in blocks or cyclically only that. */
@@ -107,13 +111,15 @@ function tableText(axis: TabledAxis, positions: number): string {
 }
 
 function formatAxes(plan: Plan): string[] {
-  const where = ({ over, table, deal, size }: PlanAxis): string => {
+  const where = ({ over, table, assignment, size }: PlanAxis): string => {
     const placed = overText(over);
     if (!placed && !table) return "";
-    const dealt = deal ? ` dealt by ${dealText(deal)}` : "";
+    const assigned = assignment
+      ? ` assigned by ${assignmentText(assignment)}`
+      : "";
     const ids = table &&
       tableText({ size, table }, positionsOver(plan.mesh, over ?? []));
-    return `${placed && `over ${placed}`}${dealt}${
+    return `${placed && `over ${placed}`}${assigned}${
       ids === undefined ? "" : ` table ${ids}`
     }`.trim();
   };
@@ -180,7 +186,7 @@ function formatRanks(facts: Facts): string[] {
     "const",
     "rope",
     "counts",
-    "dealt",
+    "assignment",
   ]].map((kinds) => bytesOfKinds(plan, kinds));
   const rows = rankRows(facts).map((ranks) => {
     const rank = ranks[0]!;

@@ -1,4 +1,4 @@
-/** Rules of axes: placement tables, run-time lengths, the axes of buffers, and the ports of programs. */
+/** Rules of axes: placement tables, dynamic lengths, the axes of buffers, and the ports of programs. */
 
 import { partLengths } from "./axis_parts.ts";
 import { blockSizes, positionOver, positionsOver } from "./mesh.ts";
@@ -18,16 +18,18 @@ export function sameList<T>(a: readonly T[], b: readonly T[]): boolean {
   return a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
-/** Placed fixed axes have a table that holds each index once; run-time axes are dealt and counted. */
+/** Placed fixed axes have a table that holds each index once; dynamic axes are assigned and counted. */
 export function checkPlacement(facts: Facts, report: Report): void {
   const { plan } = facts;
   for (const [name, axis] of Object.entries(plan.axes)) {
     const fail = (because: string) => report(`place axis '${name}'`, because);
-    if (axis.dynamic && axis.table) fail("a run-time axis has a table");
-    if (axis.deal && !(axis.dynamic && axis.over)) {
-      fail("only a placed run-time axis is dealt");
+    if (axis.dynamic && axis.table) fail("a dynamic axis has a table");
+    if (axis.assignment && !(axis.dynamic && axis.over)) {
+      fail("only a placed dynamic axis is assigned");
     }
-    if (axis.exact && !axis.deal) fail("'exact' is for axes that are dealt");
+    if (axis.exact && !axis.assignment) {
+      fail("'exact' is for axes that are assigned");
+    }
     if (axis.of !== undefined) {
       const all = plan.axes[axis.of]!;
       const free = axis.dynamic && !axis.exact;
@@ -38,20 +40,22 @@ export function checkPlacement(facts: Facts, report: Report): void {
         fail(`it is no part of '${axis.of}'`);
       }
     }
-    if (axis.deal?.by === "blocks" && axis.deal.within !== undefined) {
-      const within = plan.axes[axis.deal.within]!;
+    if (
+      axis.assignment?.by === "blocks" && axis.assignment.within !== undefined
+    ) {
+      const within = plan.axes[axis.assignment.within]!;
       const outer = within.over ?? [];
       if (
-        !within.deal || within.of !== axis.of ||
+        !within.assignment || within.of !== axis.of ||
         !outer.every((m, i) => m === axis.over?.[i])
       ) {
         fail(
-          `'${axis.deal.within}' is not dealt over the first of its mesh axes`,
+          `'${axis.assignment.within}' is not assigned over the first of its mesh axes`,
         );
       }
     }
-    if (axis.dynamic && axis.over && !axis.deal) {
-      fail("it is not said how its items are dealt to ranks");
+    if (axis.dynamic && axis.over && !axis.assignment) {
+      fail("it is not said how its items are assigned to ranks");
     }
     if (
       !axis.dynamic && (axis.table === undefined) !== (axis.over === undefined)
@@ -59,7 +63,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
       fail("'over' and 'table' belong together");
     }
     if (axis.dynamic && !plan.counts.includes(name)) {
-      fail("its run-time length is not counted. Add it to 'counts'");
+      fail("its dynamic length is not counted. Add it to 'counts'");
     }
     if (typeof axis.table === "object" && axis.over) {
       const positions = positionsOver(plan.mesh, axis.over);
@@ -74,15 +78,17 @@ export function checkPlacement(facts: Facts, report: Report): void {
         );
       }
     }
-    const { deal } = axis;
-    if (!ends(plan, name)) fail("it is dealt as itself");
-    if (deal?.by === "sequence") checkSequence(facts, name, deal.input, fail);
-    if (deal?.by === "items") checkItems(facts, name, fail);
+    const { assignment } = axis;
+    if (!ends(plan, name)) fail("it is assigned as itself");
+    if (assignment?.by === "sequence") {
+      checkSequence(facts, name, assignment.input, fail);
+    }
+    if (assignment?.by === "items") checkItems(facts, name, fail);
   }
   for (const name of new Set(plan.counts)) {
     const axis = Object.hasOwn(plan.axes, name) ? plan.axes[name] : undefined;
     if (!axis?.dynamic) {
-      report(`count axis '${name}'`, "it is no run-time axis of the plan");
+      report(`count axis '${name}'`, "it is no dynamic axis of the plan");
     }
     if (plan.counts.indexOf(name) !== plan.counts.lastIndexOf(name)) {
       report(`count axis '${name}'`, "it is counted twice");
@@ -102,22 +108,22 @@ function checkSequence(
     const port = Object.hasOwn(inputs, input) ? inputs[input] : undefined;
     if (!port || port.dtype === "f32" || !sameList(port.axes, [axis])) {
       fail(
-        `program '${name}' has no integer input '${input}' over it alone, by which it is dealt`,
+        `program '${name}' has no integer input '${input}' over it alone, by which it is assigned`,
       );
     }
   }
 }
 
-/** Whether an axis is dealt as others are, and these as others are, and so on to one that follows none. */
+/** Whether an axis is assigned as others are, and these as others are, and so on to one that follows none. */
 function ends({ axes }: Facts["plan"], axis: string): boolean {
   const seen = new Set<string>();
   for (let at = axis; !seen.has(at);) {
     seen.add(at);
-    const { deal } = axes[at]!;
-    const next = deal?.by === "items"
-      ? deal.of
-      : deal?.by === "blocks"
-      ? deal.within
+    const { assignment } = axes[at]!;
+    const next = assignment?.by === "items"
+      ? assignment.of
+      : assignment?.by === "blocks"
+      ? assignment.within
       : undefined;
     if (next === undefined) return true;
     at = next;
@@ -131,23 +137,23 @@ function checkItems(
   axis: string,
   fail: (because: string) => void,
 ): void {
-  const { deal, over } = plan.axes[axis]!;
-  if (deal?.by !== "items") return;
-  const of = plan.axes[deal.of]!;
+  const { assignment, over } = plan.axes[axis]!;
+  if (assignment?.by !== "items") return;
+  const of = plan.axes[assignment.of]!;
   if (
-    !of.deal && !of.table || !sameList(of.over ?? [], over ?? [])
+    !of.assignment && !of.table || !sameList(of.over ?? [], over ?? [])
   ) {
-    fail(`'${deal.of}' is not dealt over the same mesh axes`);
+    fail(`'${assignment.of}' is not assigned over the same mesh axes`);
   }
   for (const { name, inputs } of plan.programs) {
     const uses = Object.values(inputs).some((p) => p.axes.includes(axis));
     if (!uses) continue;
-    const port = Object.hasOwn(inputs, deal.input)
-      ? inputs[deal.input]
+    const port = Object.hasOwn(inputs, assignment.input)
+      ? inputs[assignment.input]
       : undefined;
-    if (port?.indexes !== deal.of || !sameList(port.axes, [axis])) {
+    if (port?.indexes !== assignment.of || !sameList(port.axes, [axis])) {
       fail(
-        `program '${name}' has no input '${deal.input}' over it alone that numbers items of '${deal.of}'`,
+        `program '${name}' has no input '${assignment.input}' over it alone that numbers items of '${assignment.of}'`,
       );
     }
   }
@@ -158,8 +164,8 @@ function legalSizes(
   { plan, everyRank }: Facts,
   axis: PlanAxis,
 ): { whole: number; part: readonly number[] | undefined } {
-  const { over, table, deal, size } = axis;
-  if (!over || (!table && deal?.by !== "blocks")) {
+  const { over, table, assignment, size } = axis;
+  if (!over || (!table && assignment?.by !== "blocks")) {
     return { whole: size, part: undefined };
   }
   const lengths = partLengths(plan, axis) ??

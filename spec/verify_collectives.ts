@@ -132,11 +132,11 @@ function rowFaults(
   if (from.dtype !== to.dtype) {
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
   }
-  if (!axis.dynamic) faults.push(`'${rows.axis}' is no run-time axis`);
-  const { dealt } = counts;
+  if (!axis.dynamic) faults.push(`'${rows.axis}' is no dynamic axis`);
+  const { assignment } = counts;
   if (
-    dealt?.axis !== rows.axis || dealt.holds !== "counts" ||
-    !sameList(dealt.over ?? [], step.over)
+    assignment?.axis !== rows.axis || assignment.holds !== "counts" ||
+    !sameList(assignment.over ?? [], step.over)
   ) {
     faults.push(
       `'${counts.name}' does not hold the counts of '${rows.axis}' over ${

@@ -43,7 +43,7 @@ function checkWait(
   if (!start) {
     report(
       `wait for exchange '${handle}'`,
-      "none of that name is under way",
+      "none of that name is in flight",
       at,
     );
   } else if (ranksText(start.step) !== ranksText(at.step)) {
@@ -76,7 +76,7 @@ export function checkFlight(facts: Facts, report: Report): void {
         if (fault === undefined) continue;
         report(
           `${fault.verb} buffer '${fault.buffer}'`,
-          `exchange '${handle}' of ${start.name} is under way and ${fault.why}`,
+          `exchange '${handle}' of ${start.name} is in flight and ${fault.why}`,
           at,
         );
       }

@@ -24,7 +24,7 @@ export function checkBytes(
   for (const [name, buffer] of buffers) {
     inhabited.add(buffer.allocation);
     const last = buffer.axes.at(-1);
-    // One run-time length along two axes, as of token times token, is one name twice; what is placed must not be.
+    // One dynamic length along two axes, as of token times token, is one name twice; what is placed must not be.
     const names = buffer.axes.flatMap(({ axis, dynamic }) =>
       dynamic && !plan.axes[axis]?.over?.length ? [] : [axis]
     );
@@ -236,27 +236,31 @@ export function checkContents(facts: Facts, report: Report): void {
       ) fail("a rotary table is f32, by position and twice the frequencies");
       if (!numbers.every(Number.isFinite)) fail("a frequency is not finite");
     }
-    const { dealt } = buffer;
-    if ((buffer.kind === "dealt") !== (dealt !== undefined)) {
-      fail("'dealt' belongs to buffers of kind 'dealt', and to each of them");
+    const { assignment } = buffer;
+    if ((buffer.kind === "assignment") !== (assignment !== undefined)) {
+      fail(
+        "'assignment' belongs to buffers of kind 'assignment', and to each of them",
+      );
     }
-    if (dealt) {
-      const axis = plan.axes[dealt.axis]!;
+    if (assignment) {
+      const axis = plan.axes[assignment.axis]!;
       const [only] = buffer.axes;
       const fits = {
         items: () =>
-          dealt.of !== undefined && axis.deal !== undefined &&
-          only?.axis === dealt.axis,
-        rows: () => axis.deal !== undefined && only?.size === axis.size,
+          assignment.of !== undefined && axis.assignment !== undefined &&
+          only?.axis === assignment.axis,
+        rows: () => axis.assignment !== undefined && only?.size === axis.size,
         counts: () =>
-          dealt.over !== undefined && axis.dynamic === true &&
-          only?.size === positionsOver(plan.mesh, dealt.over),
-      }[dealt.holds]();
+          assignment.over !== undefined && axis.dynamic === true &&
+          only?.size === positionsOver(plan.mesh, assignment.over),
+      }[assignment.holds]();
       if (
         buffer.dtype !== "u32" || buffer.axes.length !== 1 ||
         buffer.rowStride !== undefined || !fits
       ) {
-        fail(`it cannot hold the ${dealt.holds} of a dealt axis as u32`);
+        fail(
+          `it cannot hold the ${assignment.holds} of an assigned axis as u32`,
+        );
       }
     }
     if (buffer.kind === "counts") {
@@ -271,7 +275,7 @@ export function checkContents(facts: Facts, report: Report): void {
   }
   if (countBuffers.length > 1) {
     report(
-      "write the run-time lengths",
+      "write the dynamic lengths",
       `${countBuffers.map((n) => `'${n}'`).join(" and ")} are both for them`,
     );
   }

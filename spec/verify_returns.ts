@@ -32,7 +32,7 @@ export function checkChunks(facts: Facts, report: Report): void {
         if (end === splits[p + 1]) continue;
         report(
           title,
-          `columns ${start} to ${splits[p + 1]} of position ${p} travel as [${
+          `columns ${start} to ${splits[p + 1]} of position ${p} are sent as [${
             own.map((pair) => pair.join(" to ")).join(", ")
           }]`,
           chunks.at(-1),

@@ -144,7 +144,7 @@ export function checkReferences(plan: Plan, report: Report): void {
       if (!counts.has(size.count)) {
         report(
           `use the length of '${size.count}'`,
-          "it is no run-time axis of the plan",
+          "it is no dynamic axis of the plan",
           at,
         );
       }
@@ -169,11 +169,13 @@ export function checkReferences(plan: Plan, report: Report): void {
   for (const [name, axis] of Object.entries(plan.axes)) {
     isMesh(axis.over ?? [], `axis '${name}'`);
     if (axis.of !== undefined) isAxis(axis.of, `let '${name}' be a part of`);
-    if (axis.deal?.by === "blocks" && axis.deal.within !== undefined) {
-      isAxis(axis.deal.within, `deal '${name}' in blocks of`);
+    if (
+      axis.assignment?.by === "blocks" && axis.assignment.within !== undefined
+    ) {
+      isAxis(axis.assignment.within, `assignment '${name}' in blocks of`);
     }
-    if (axis.deal?.by === "items") {
-      isAxis(axis.deal.of, `deal '${name}' by items of`);
+    if (axis.assignment?.by === "items") {
+      isAxis(axis.assignment.of, `assignment '${name}' by items of`);
     }
   }
   for (const [key, buffer] of buffers) {
@@ -181,8 +183,8 @@ export function checkReferences(plan: Plan, report: Report): void {
       report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
     }
     if (buffer.partial) isMesh(buffer.partial, `a sum in buffer '${key}'`);
-    if (buffer.dealt) {
-      const { axis, of, over } = buffer.dealt;
+    if (buffer.assignment) {
+      const { axis, of, over } = buffer.assignment;
       isAxis(axis, `let '${key}' say how to find`);
       if (of !== undefined) isAxis(of, `let '${key}' say how to find in`);
       if (over) isMesh(over, `buffer '${key}'`);

@@ -14,7 +14,7 @@ const FILLED: readonly BufferKind[] = [
   "const",
   "rope",
   "counts",
-  "dealt",
+  "assignment",
 ];
 
 /** Kinds that outlive a program and may be written by one. */

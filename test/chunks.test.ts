@@ -1,4 +1,4 @@
-/** Dispatches in chunks: the same bits, exact bytes, exchanges that are under way while the device computes. */
+/** Dispatches in chunks: the same bits, exact bytes, exchanges that are in flight while the device computes. */
 // needs: cpu, gpu
 
 import { readFileSync } from "node:fs";
@@ -165,7 +165,7 @@ function compared(value: unknown): [predicted: unknown, actual: unknown][] {
     : Object.values(value).flatMap(compared);
 }
 
-t.test("several values by one routing, and token ids that travel along", async (t) => {
+t.test("several values by one routing, and token ids that are sent along", async (t) => {
   const wanted = digest(await runCase(several, "cpu"));
   for (const mesh of MESHES) {
     const title = JSON.stringify(mesh);
@@ -205,7 +205,7 @@ function waitsOf(plan: Plan): number {
   return plan.programs[0]!.steps.filter(({ op }) => op === "wait").length;
 }
 
-t.test("what needs nothing of the experts is done while their rows travel", async (t) => {
+t.test("what needs nothing of the experts is done while their rows are sent", async (t) => {
   const plan = await compileCheckpoint("deepseekv3-16e", {
     mesh: { ep: 2 },
     chunks: 2,
@@ -259,7 +259,7 @@ t.test("the text of a plan in chunks", async (t) => {
   t.equal(`${steps.join("\n")}\n`, readFileSync(golden, "utf8"));
 });
 
-/** A communicator whose exchanges under way end no sooner than `gate` says. */
+/** A communicator whose exchanges in flight end no sooner than `gate` says. */
 function heldUp(
   gate: (handle: string, done: Promise<void>) => Promise<void>,
 ): Communicator {
@@ -275,7 +275,7 @@ function heldUp(
   };
 }
 
-t.test("experts compute on a chunk while the next one is under way", async (t) => {
+t.test("experts compute on a chunk while the next one is in flight", async (t) => {
   const plan = await compileCase(layer, { mesh: { ep: 2 }, chunks: 2 });
   // The second chunk ends once the experts have started on the first: waiting for it before would wait for ever.
   let started: () => void = () => {};
@@ -318,7 +318,7 @@ t.test("experts compute on a chunk while the next one is under way", async (t) =
   t.ok(events.some(({ cat }) => cat === "wait"), "and the waits");
 });
 
-t.test("an exchange that fails under way fails the run, and only that one", async (t) => {
+t.test("an exchange that fails in flight fails the run, and only that one", async (t) => {
   const plan = await compileCase(layer, { mesh: { ep: 2 }, chunks: 2 });
   let failing = true;
   const session = await openSession(plan, {

@@ -51,7 +51,7 @@ t.test("a checkpoint's step, with its state whole and sharded", async (t) => {
   t.ok(part.peak < all.peak, `${part.peak} of ${all.peak} bytes`);
 });
 
-t.test("a declared training is planned as it is carried out", async (t) => {
+t.test("a declared training is planned as it is executed", async (t) => {
   const line = model({ row: 4, input: 2 }, (m) => {
     const y = dot(m.input("x", "row input"), m.param("w", "input"), "input");
     return { miss: mean(mul(y, y), "row") };

@@ -74,7 +74,7 @@ t.test("createCpuDevice() takes writes, launches and copies in the order of the 
   await t.rejects(device.idle(), /Cannot use the CPU device: it was destroyed/);
 });
 
-t.test("createCpuDevice() carries out on this thread what is known to be short", async (t) => {
+t.test("createCpuDevice() executes on this thread what is known to be short", async (t) => {
   const device = await createCpuDevice({ threads: 2 });
   await device.prepare({ three: step(3), five: step(5) });
   const length = 8 * 600_000;

@@ -49,7 +49,7 @@ t.test("a batch is short while workers would save less of it than a handover tak
   t.end();
 });
 
-t.test("a batch that one thread must carry out is short up to a millisecond", (t) => {
+t.test("a batch that one thread must execute is short up to a millisecond", (t) => {
   for (const [groups, short] of [[9, true], [11, false]] as const) {
     const batch = batchOf(groups, 1);
     batch.learn(0.05, 1);

@@ -194,7 +194,7 @@ t.test("what moves elements", async (t) => {
   await gradientsHold(t, { model: net, params: { x: waves(12) } });
 });
 
-t.test("run-time axes renamed, as in attention without a cache", async (t) => {
+t.test("dynamic axes renamed, as in attention without a cache", async (t) => {
   const net = model({ row: upTo(5), n: 3 }, (m) => {
     const x = add(m.input("x", "row n"), m.param("w", "n"));
     const scores = dot(x, rename(x, "row", "other"), "n");

@@ -109,7 +109,7 @@ t.test("evaluate() contracts over several axes and sums what einsum leaves out",
   t.end();
 });
 
-t.test("evaluate() takes run-time lengths, 0 included", (t) => {
+t.test("evaluate() takes dynamic lengths, 0 included", (t) => {
   const net = model({ token: upTo(8), embed: 2 }, (m) => {
     const x = m.input("x", "token embed");
     const scores = dot(x, rename(x, "token", "other"), "embed");

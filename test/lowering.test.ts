@@ -425,7 +425,7 @@ holds("names that lowering would like to use itself", {
   }),
 });
 
-holds("a run-time axis under another name", {
+holds("a dynamic axis under another name", {
   lengths: { token: 5 },
   model: model({ token, embed: 4 }, (m) => {
     const x = m.input("x", "token embed");

@@ -146,7 +146,7 @@ compileRefused(
   "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
 );
 compileRefused(
-  "a state of a run-time length",
+  "a state of a dynamic length",
   attending("dynamic"),
   {},
   "Cannot keep state 'keys': the length of 'context' is known only at run time. Give the axis a fixed size",
@@ -161,5 +161,5 @@ compileRefused(
   "placed tokens of two kinds of sequences",
   attending("two"),
   DP2,
-  "Cannot place axis 'token' over 'dp': attention needs tokens with one 'other' on one rank, and they are dealt by 'sequence'. Use one input for both, or leave the axis unplaced",
+  "Cannot place axis 'token' over 'dp': attention needs tokens with one 'other' on one rank, and they are assigned by 'sequence'. Use one input for both, or leave the axis unplaced",
 );

@@ -236,7 +236,7 @@ whole("every preset, all tokens in one group", {
   }),
 }, EXPERTS.filter((_, i) => i !== 1));
 
-whole("tokens dealt by sequence", {
+whole("tokens assigned by sequence", {
   model: model(
     {
       token: upTo(12),
@@ -371,17 +371,17 @@ t.test("random models, lengths and meshes", async (t) => {
     tokens: fc.integer({ min: 0, max: 80 }),
     embed: fc.integer({ min: 1, max: 9 }),
     ep: fc.integer({ min: 2, max: 5 }),
-    deal: fc.boolean(),
+    assignment: fc.boolean(),
     seed: fc.integer({ min: 0, max: 999 }),
   });
   await holdsFor(t, sizes, {
     runs: 12,
-    check: async ({ tokens, embed, ep, deal, seed }) => {
+    check: async ({ tokens, embed, ep, assignment, seed }) => {
       const of: Case = {
         lengths: { token: tokens },
         calls: [{
           x: waves(tokens * embed, seed),
-          ...deal
+          ...assignment
             ? { who: waves(tokens, seed).map((x) => Math.trunc(x * 5)) }
             : {},
         }],
@@ -394,7 +394,7 @@ t.test("random models, lengths and meshes", async (t) => {
             preset: "fairscale.top2",
           } as const;
           const routing = route(logits, options);
-          const grouped = deal
+          const grouped = assignment
             ? route(logits, {
               ...options,
               choice: "pair",

@@ -150,14 +150,14 @@ function caseOf(s: Shape, drawn: Steps): Case {
   };
 }
 
-/** A mesh, the axes of it that tokens lie over, those that experts do, and the order in which experts are dealt. */
+/** A mesh, the axes of it that tokens lie over, those that experts do, and the order in which experts are assigned. */
 const places = fc.record({
   mesh: fc.constantFrom(
     ...[{ ep: 1 }, { ep: 2 }, { ep: 3 }, { ep: 5 }, { dp: 2 }],
     ...[{ dp: 2, ep: 2 }, { ep: 2, dp: 3 }],
   ),
   experts: fc.constantFrom("none", "ep", "all"),
-  dealt: fc.array(fc.nat(99), { minLength: 9, maxLength: 9 }),
+  assignment: fc.array(fc.nat(99), { minLength: 9, maxLength: 9 }),
   byTable: fc.boolean(),
   chunks: fc.integer({ min: 1, max: 4 }),
   tile: fc.record({
@@ -176,13 +176,13 @@ function optionsOf(s: Shape, p: Place): CompileOptions {
     ? []
     : all.filter((axis) => p.experts === "all" || axis === p.experts);
   const positions = over.reduce((n, axis) => n * mesh[axis]!, 1);
-  // Any deal will do: some ranks get several experts in any order, others none.
+  // Any assignment will do: some ranks get several experts in any order, others none.
   const table = Array.from(
     { length: positions },
     (_, at) =>
       Array.from({ length: s.expert }, (_, e) => e)
-        .filter((e) => p.dealt[e]! % positions === at)
-        .sort((a, b) => p.dealt[a]! - p.dealt[b]! || a - b),
+        .filter((e) => p.assignment[e]! % positions === at)
+        .sort((a, b) => p.assignment[a]! - p.assignment[b]! || a - b),
   );
   return {
     mesh,

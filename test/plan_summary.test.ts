@@ -235,7 +235,7 @@ t.test("bytes of exchanges are those that a run prints, tokens sent once include
   for (const name of ["olmoe-16e", "deepseekv3-16e", "llama4-8e"]) {
     const file = path.join(temporaryFolder(t), "plan.json");
     const argv = [checkpointFolder(name), "--mesh", "ep=4"];
-    for (const more of [[], ["--send-once"], ["--chunks", "2"]]) {
+    for (const more of [[], ["--deduplicate"], ["--chunks", "2"]]) {
       await switchyard(["plan", ...argv, ...more, "--out", file]);
       const plan = parsePlan(readFileSync(file, "utf8"));
       const { layers } = await summaryOf(t, ...argv, ...more);

@@ -108,7 +108,7 @@ for (const kind of ["wide", "experts"] as const) {
       const exchanges = ({ plan }: typeof first) =>
         plan.programs[0]!.steps.filter(({ op }) => op === "allToAll").length;
       t.equal(exchanges(first) > 0, "ep" in mesh, "what is sent");
-      t.equal(exchanges(second), exchanges(first), "nothing travels twice");
+      t.equal(exchanges(second), exchanges(first), "nothing is sent twice");
     });
   }
 }

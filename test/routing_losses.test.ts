@@ -31,7 +31,7 @@ import {
 
 const over = "expert";
 
-/** Every loss of one routing over tokens of a run-time length, with the layer's own result. */
+/** Every loss of one routing over tokens of a dynamic length, with the layer's own result. */
 function lossesOf(preset: RoutingPreset, topK: number): Case {
   return {
     model: model({ token: upTo(40), embed: 8, ffn: 6, expert: 5 }, (m) => {
@@ -91,7 +91,7 @@ holds("losses by sequence", {
 /** Six sequences in one axis of tokens; none is the last. */
 const sequence = Array.from({ length: 23 }, (_, i) => (7 * i + (i >> 2)) % 5);
 
-/** Losses by sequence. Where the router has capacity in each, tokens are dealt by sequence, otherwise in blocks. */
+/** Losses by sequence. Where the router has capacity in each, tokens are assigned by sequence, otherwise in blocks. */
 function packed(preset: "deepspeed.top2" | "deepseekV3"): Case & {
   readonly model: Model;
 } {

@@ -82,7 +82,12 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
     mesh: [{ name: "ep", size: 2 }],
     ranks: 2,
     axes: {
-      token: { size: 8, dynamic: true, over: ["ep"], deal: { by: "blocks" } },
+      token: {
+        size: 8,
+        dynamic: true,
+        over: ["ep"],
+        assignment: { by: "blocks" },
+      },
       embed: { size: 2 },
     },
     counts: ["token"],

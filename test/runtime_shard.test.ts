@@ -1,50 +1,50 @@
-/** Needs nothing: how items are dealt to ranks, and split tensors. */
+/** Needs nothing: how items are assigned to ranks, and split tensors. */
 
 import t from "tap";
 import fc from "fast-check";
 import {
-  dealAxes,
-  dealBlocks,
-  dealSequences,
+  assignAxes,
+  assignBlocks,
+  assignSequences,
   forEachRun,
   localSpan,
 } from "../runtime/shard.ts";
 import type { Plan } from "../spec/plan.ts";
 import "./helpers/seed.ts";
 
-t.test("dealBlocks() gives the first blocks one more", (t) => {
-  t.same(dealBlocks(7, 3).map((b) => [...b]), [[0, 1, 2], [3, 4], [5, 6]]);
-  t.same(dealBlocks(1, 2).map((b) => [...b]), [[0], []]);
-  t.same(dealBlocks(0, 2).map((b) => [...b]), [[], []]);
+t.test("assignBlocks() gives the first blocks one more", (t) => {
+  t.same(assignBlocks(7, 3).map((b) => [...b]), [[0, 1, 2], [3, 4], [5, 6]]);
+  t.same(assignBlocks(1, 2).map((b) => [...b]), [[0], []]);
+  t.same(assignBlocks(0, 2).map((b) => [...b]), [[], []]);
   t.end();
 });
 
-t.test("dealSequences() deals longest first, ties to the lower", (t) => {
+t.test("assignSequences() assigns longest first, ties to the lower", (t) => {
   // Lengths: sequence 0 has 1, 1 has 3, 2 has 2, 3 has 2.
-  const dealt = dealSequences([0, 1, 1, 2, 3, 2, 1, 3], 2, new Map());
-  t.same(dealt.map((b) => [...b]), [[0, 1, 2, 6], [3, 4, 5, 7]]);
+  const assigned = assignSequences([0, 1, 1, 2, 3, 2, 1, 3], 2, new Map());
+  t.same(assigned.map((b) => [...b]), [[0, 1, 2, 6], [3, 4, 5, 7]]);
   t.end();
 });
 
-t.test("dealSequences() keeps a sequence where it lives", (t) => {
+t.test("assignSequences() keeps a sequence where it lives", (t) => {
   const residence = new Map([[5, 1]]);
-  const dealt = dealSequences([5, 6, 7], 2, residence);
-  t.same(dealt.map((b) => [...b]), [[1, 2], [0]].map((b) => b));
+  const assigned = assignSequences([5, 6, 7], 2, residence);
+  t.same(assigned.map((b) => [...b]), [[1, 2], [0]].map((b) => b));
   t.same([...residence], [[5, 1], [6, 0], [7, 0]]);
   t.end();
 });
 
-t.test("dealAxes() sends items where those are that they number", (t) => {
+t.test("assignAxes() sends items where those are that they number", (t) => {
   const plan = {
     mesh: [{ name: "ep", size: 2 }],
     axes: {
       row: {
         ...{ size: 4, dynamic: true, over: ["ep"] },
-        deal: { by: "items", input: "rows", of: "token" },
+        assignment: { by: "items", input: "rows", of: "token" },
       },
       token: {
         ...{ size: 8, dynamic: true, over: ["ep"] },
-        deal: { by: "sequence", input: "sequence" },
+        assignment: { by: "sequence", input: "sequence" },
       },
     },
   } as unknown as Plan;
@@ -53,13 +53,13 @@ t.test("dealAxes() sends items where those are that they number", (t) => {
     shape: [data.length],
     data: Int32Array.from(data),
   });
-  const axes = dealAxes(
+  const axes = assignAxes(
     plan,
     new Map([["token", 5], ["row", 3]]),
     { sequence: ints(0, 1, 1, 0, 2), rows: ints(3, 4, 2) },
     new Map(),
   );
-  const lists = (axis: string) => axes.dealt(axis)!.map((part) => [...part]);
+  const lists = (axis: string) => axes.assigned(axis)!.map((part) => [...part]);
   t.same(lists("token"), [[0, 3, 4], [1, 2]]);
   t.same(lists("row"), [[0, 1], [2]]);
   t.same([...axes.numbers("token")!], [0, 0, 1, 1, 2]);
@@ -67,15 +67,15 @@ t.test("dealAxes() sends items where those are that they number", (t) => {
   t.end();
 });
 
-t.test("dealSequences() deals every item once, sequences whole, in order", (t) => {
+t.test("assignSequences() assigns every item once, sequences whole, in order", (t) => {
   fc.assert(
     fc.property(
       fc.array(fc.nat(9), { maxLength: 60 }),
       fc.integer({ min: 1, max: 5 }),
       (sequences, parts) => {
         const residence = new Map<number, number>();
-        const first = dealSequences(sequences, parts, residence);
-        const again = dealSequences(sequences, parts, residence);
+        const first = assignSequences(sequences, parts, residence);
+        const again = assignSequences(sequences, parts, residence);
         const all = first.flatMap((b) => [...b]).sort((a, b) => a - b);
         return all.every((item, i) => item === i) &&
           all.length === sequences.length &&
@@ -100,7 +100,7 @@ t.test("forEachRun() splits and joins a tensor without loss", (t) => {
       (rows, parts, inner, extra) => {
         const global = Array.from({ length: rows * 2 * inner }, (_, i) => i);
         const joined = new Array<number>(global.length).fill(-1);
-        for (const local of dealBlocks(rows, parts)) {
+        for (const local of assignBlocks(rows, parts)) {
           const axes = [
             { length: rows, local, room: rows },
             { length: 2, local: undefined, room: 2 },

@@ -256,7 +256,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
   // them: one rate is fitted to the speeds, and whether it all fits is not checked. Assumed: FP8 matmuls at 70 % of the data
   // sheet's 1,979 TFLOP/s; 90 % of 3.35 TB/s; fitted, and found in no data sheet: other operations of kernels at 4 times the
   // rate of multiply-adds; memory without a limit: what ranks hold may be more than the 80 GB of a card; links as in DeepEP's tables; FP8 rows one way and BF16 rows back; weights as
-  // stored; even experts, none of them twice; states in f32, as plans have them; two chunks, one under way while another
+  // stored; even experts, none of them twice; states in f32, as plans have them; two chunks, one in flight while another
   // is computed. Prefill: prompts of 4,096 tokens, one a rank, tokens sent once to a rank. Decode: 128 sequences a rank
   // after 4,989 tokens, the published mean.
   const rate = 0.7 * 1979e12 / 2;
@@ -280,14 +280,14 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
     // 73.7k tokens came in, and 56.3 % of those were found in a cache.
     {
       ...{ name: "prefill", ranks: 32, tokens: 4096, sequences: 1, past: 0 },
-      ...{ sendOnce: true, published: 73_700 * (1 - 0.563) },
+      ...{ deduplicate: true, published: 73_700 * (1 - 0.563) },
     },
     {
       ...{ name: "decode", ranks: 144, tokens: 128, sequences: 128 },
-      ...{ past: 4989, sendOnce: false, published: 14_800 },
+      ...{ past: 4989, deduplicate: false, published: 14_800 },
     },
   ];
-  for (const { name, ranks, published, sendOnce, ...each } of stages) {
+  for (const { name, ranks, published, deduplicate, ...each } of stages) {
     const workload = {
       tokens: ranks * each.tokens,
       sequences: ranks * each.sequences,
@@ -297,7 +297,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
       { kind: "configuration", configuration },
       nodeFiles(),
       {
-        ...{ machine, sendOnce, chunks: 2, next: {} },
+        ...{ machine, deduplicate, chunks: 2, next: {} },
         mesh: [{ name: "ep", size: ranks }],
         bounds: {
           maxTokens: workload.tokens,

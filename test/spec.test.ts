@@ -96,7 +96,7 @@ t.test("formatPlan() says everything, and the same every time", async (t) => {
   t.match(text, heading);
   t.match(text, /%9 = combine \S+ by sendRow over ep : f32\[token\/dp\+ep<=64/);
   t.match(text, /expert\/ep +8 +over ep table \[0 1 2 3\] \[4 5 6 7\]\n/);
-  t.match(text, /token\/dp\+ep +<= 64 +over dp\+ep dealt by blocks\n/);
+  t.match(text, /token\/dp\+ep +<= 64 +over dp\+ep assigned by blocks\n/);
   t.match(text, /counts +over ep +32 B = 32 B x 1 others\n/);
   t.match(text, /dispatch +over ep +rows\(rank -> others\) x 64 B/);
   t.notMatch(text, "undefined");

@@ -92,13 +92,13 @@ t.test("no bit depends on the strategy", async (t) => {
         tokens: fc.integer({ min: 0, max: 40 }),
         mesh: fc.constantFrom(...EXPERT_MESHES),
         chunks: fc.integer({ min: 1, max: 3 }),
-        sendOnce: fc.constantFrom(true, true, false),
+        deduplicate: fc.constantFrom(true, true, false),
         check: fc.boolean(),
       }),
-      async ({ router, mesh, chunks, sendOnce, check, ...rest }) => {
+      async ({ router, mesh, chunks, deduplicate, check, ...rest }) => {
         const made = layer(router, rest);
         const wanted = digest(await runCase(made, "cpu"));
-        const options = { ...mesh, chunks, sendOnce, check };
+        const options = { ...mesh, chunks, deduplicate, check };
         const plan = await compileCase(made, options);
         const problems = verifyPlan(plan);
         if (problems.length > 0) throw new Error(JSON.stringify(problems));
@@ -142,7 +142,7 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
       async ({ router, mesh, chunks, dispatcher, ...rest }) => {
         const made = layer(router, rest);
         const options = {
-          ...{ ...mesh, chunks, sendOnce: true, check: true, dispatcher },
+          ...{ ...mesh, chunks, deduplicate: true, check: true, dispatcher },
           numerics: "fast" as const,
         };
         const plan = await compileCase(made, options);
@@ -200,10 +200,10 @@ t.test("no token is sent twice where experts are over ep and tp", async (t) => {
     );
     return { results, sent };
   };
-  for (const sendOnce of [false, true]) {
-    const wanted = await bytes({ mesh: { ep: 4 }, sendOnce });
+  for (const deduplicate of [false, true]) {
+    const wanted = await bytes({ mesh: { ep: 4 }, deduplicate });
     // Tokens are replicated over tp until dispatch slices them.
-    const found = await bytes({ mesh: { ep: 2, tp: 2 }, sendOnce });
+    const found = await bytes({ mesh: { ep: 2, tp: 2 }, deduplicate });
     t.strictSame(found, wanted);
     t.ok(wanted.sent.every((n) => n > 0));
   }

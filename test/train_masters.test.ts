@@ -139,8 +139,8 @@ for (const dtype of ["bf16", "f16"] as const) {
       const on = ["--mesh", mesh];
       const whole = await run(`${mesh} whole`, 4, ...on);
       isRounded(t, whole, dtype);
-      const dealt = await run(`${mesh} dealt`, 4, ...on, ...SHARDED);
-      t.same(same(dealt), same(whole), `${mesh}: dealt, all bytes`);
+      const assigned = await run(`${mesh} assigned`, 4, ...on, ...SHARDED);
+      t.same(same(assigned), same(whole), `${mesh}: assigned, all bytes`);
       let far = 0;
       for (const name of Object.keys(one.parameters)) {
         const [here, alone] = [masterOf(whole, name), masterOf(one, name)];
@@ -151,7 +151,7 @@ for (const dtype of ["bf16", "f16"] as const) {
     const mesh = ["--mesh", "dp=2,ep=2", ...SHARDED];
     t.same(
       same(await run("again", 4, ...mesh)),
-      same(await readOnDisk(path.join(folder, "dp=2,ep=2 dealt"))),
+      same(await readOnDisk(path.join(folder, "dp=2,ep=2 assigned"))),
       "run to run",
     );
     await run("stopped", 2, ...mesh);

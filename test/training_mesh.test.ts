@@ -86,7 +86,7 @@ t.test("the norm of gradients counts every parameter once", async (t) => {
   t.not(second!["loss"]!.data[0], first!["loss"]!.data[0]);
 });
 
-t.test("parts are added and turned before they travel", async (t) => {
+t.test("parts are added and turned before they are sent", async (t) => {
   const of: Case = {
     model: await graphWithGradients(
       model({ token: upTo(11), a: 4, b: 3 }, (m) => {

@@ -1,4 +1,4 @@
-/** Rules of the verifier that concern gathers of rows and the tables of how axes are dealt. */
+/** Rules of the verifier that concern gathers of rows and the tables of how axes are assigned. */
 
 import t from "tap";
 import { attention, compile, model, sum, upTo } from "../compiler/mod.ts";
@@ -8,7 +8,7 @@ import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 
-/** A total over tokens that are dealt by sequence: gathered, and brought into order. */
+/** A total over tokens that are assigned by sequence: gathered, and brought into order. */
 const plan: Plan = await compile(
   model({ token: upTo(8), head: 2, dim: 4, sequence: 3, context: 8 }, (m) => {
     const q = m.input("q", "token head dim");
@@ -37,7 +37,7 @@ t.test("what the compiler makes is legal, also read back", (t) => {
 });
 
 const BROKEN: readonly Mistake[] = [
-  ["of another axis", "shapes", /'dim' is no run-time axis/, (p) => {
+  ["of another axis", "shapes", /'dim' is no dynamic axis/, (p) => {
     gather(p).rows!.axis = "dim";
   }],
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
@@ -66,9 +66,14 @@ const BROKEN: readonly Mistake[] = [
   ["on one rank", "groups", /wait for ever/, (p) => {
     steps(p)[GATHER]!.ranks = [0];
   }],
-  ["with a table that nobody describes", "contents", /'dealt' belongs/, (p) => {
-    Reflect.deleteProperty(buffer(p, "rows of token/dp"), "dealt");
-  }],
+  [
+    "with a table that nobody describes",
+    "contents",
+    /'assignment' belongs/,
+    (p) => {
+      Reflect.deleteProperty(buffer(p, "rows of token/dp"), "assignment");
+    },
+  ],
   ["with a table of too few positions", "contents", /the counts of/, (p) => {
     buffer(p, "counts of token/dp over dp").axes[0]!.size = 1;
   }],
@@ -80,7 +85,7 @@ const BROKEN: readonly Mistake[] = [
     "contents",
     /the rows/,
     (p) => {
-      buffer(p, "rows of token/dp").dealt!.axis = "context";
+      buffer(p, "rows of token/dp").assignment!.axis = "context";
     },
   ],
   ["of a part of another axis", "placement", /no part of 'sequence'/, (p) => {

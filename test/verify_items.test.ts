@@ -21,7 +21,7 @@ const sizes = {
   ...{ sequence: 3, context: 8 },
 };
 
-/** The last tokens of sequences, whose tokens are dealt together. */
+/** The last tokens of sequences, whose tokens are assigned together. */
 const picked = model(sizes, (m) => {
   const q = m.input("q", "token head dim");
   const { y, keys, values } = attention(q, {
@@ -44,7 +44,7 @@ t.test("what the compiler makes is legal, also read back, and says where rows li
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
   t.match(
     formatPlan(plan),
-    /row\/dp +<= 3 +over dp dealt by items rows of token\/dp\n/,
+    /row\/dp +<= 3 +over dp assigned by items rows of token\/dp\n/,
   );
   t.equal(plan.programs[0]!.inputs["rows"]!.indexes, "token/dp");
   t.end();
@@ -71,20 +71,29 @@ t.test("rows that are computed are picked of all tokens", async (t) => {
 const input = (draft: Draft) => draft.programs[0]!.inputs["rows"]!;
 
 const BROKEN: readonly Mistake[] = [
-  ["of an axis that is not dealt", "placement", /'head' is not dealt/, (p) => {
-    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "head" };
+  [
+    "of an axis that is not assigned",
+    "placement",
+    /'head' is not assigned/,
+    (p) => {
+      p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "head" };
+    },
+  ],
+  ["of themselves", "placement", /'row' is not assigned over/, (p) => {
+    p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "row" };
   }],
-  ["of themselves", "placement", /'row' is not dealt over/, (p) => {
-    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "row" };
-  }],
-  ["of what follows them", "placement", /dealt as itself/, (p) => {
-    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "row/dp" };
+  ["of what follows them", "placement", /assigned as itself/, (p) => {
+    p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "row/dp" };
   }],
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
-    p.axes["row/dp"]!.deal = { by: "items", input: "rows", of: "ghost" };
+    p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "ghost" };
   }],
   ["by an input of other items", "placement", /no input 'sequence'/, (p) => {
-    p.axes["row/dp"]!.deal = { by: "items", input: "sequence", of: "token" };
+    p.axes["row/dp"]!.assignment = {
+      by: "items",
+      input: "sequence",
+      of: "token",
+    };
   }],
   ["whose numbers have no bound", "placement", /no input 'rows'/, (p) => {
     Reflect.deleteProperty(input(p), "indexes");

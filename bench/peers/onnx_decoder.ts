@@ -6,7 +6,7 @@ import { openOrtSession } from "./gpu_run.ts";
 import { turned } from "./onnx.ts";
 import { type OnnxGraph, onnxGraph, type OnnxPort } from "./onnx_graph.ts";
 
-/** The checkpoint in onnxruntime. Keys and values travel through host memory, as its API for Node wants it. */
+/** The checkpoint in onnxruntime. Keys and values are sent through host memory, as its API for Node wants it. */
 export async function ortDecoder(demo: Demo): Promise<StepDecoder> {
   const { session, Tensor } = await openOrtSession(onnxDecoder(demo));
   const { config } = demo;

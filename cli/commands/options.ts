@@ -17,7 +17,7 @@ const COMPILED = {
   mesh: "--mesh",
   place: "--place",
   chunks: "--chunks",
-  sendOnce: "--send-once",
+  deduplicate: "--deduplicate",
   numerics: "--numerics",
   dispatcher: "--dispatcher",
 } as const;

@@ -46,7 +46,7 @@ export interface TrainFlags
   readonly json?: boolean;
 }
 
-/** Train and print metrics. Ctrl-C and SIGTERM end it after the step under way, which is saved. */
+/** Train and print metrics. Ctrl-C and SIGTERM end it after the current step, which is saved. */
 export async function trainCommand(
   io: CliIo,
   what: string,

@@ -215,7 +215,7 @@ const options = closed({}, {
   overLimits: flag,
   check: flag,
   chunks: upTo(1 << 10, 1),
-  sendOnce: flag,
+  deduplicate: flag,
   numerics: oneOf("exact", "fast"),
   dispatcher: oneOf("allToAll", "allGather"),
   zero: oneOf(0, 1, 3),

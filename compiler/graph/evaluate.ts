@@ -30,7 +30,7 @@ export interface EvaluateOptions {
   readonly states?: Tensors;
   /** What f32 tensors are computed in; "f64" is for derivatives by finite differences. Default "f32". */
   readonly precision?: "f32" | "f64";
-  /** Lengths of run-time axes. Default: what an input of one such axis says, else the bound. */
+  /** Lengths of dynamic axes. Default: what an input of one such axis says, else the bound. */
   readonly lengths?: { readonly [axis: string]: number };
 }
 

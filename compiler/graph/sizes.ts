@@ -163,7 +163,7 @@ const SIZES: {
       // An axis that was renamed shares the size of what it was called before, and can go back to it.
       fail(
         node,
-        `Cannot rename '${from}' to '${to}': each has a run-time length of its own. Use a name that 'model' does not declare`,
+        `Cannot rename '${from}' to '${to}': each has a dynamic length of its own. Use a name that 'model' does not declare`,
       );
     }
   },

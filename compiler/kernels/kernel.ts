@@ -1,3 +1,3 @@
-/** Putting a kernel together, launch grids, run-time lengths: what all kernel descriptions share. */
+/** Putting a kernel together, launch grids, dynamic lengths: what all kernel descriptions share. */
 
 export * from "../../spec/kernel/make.ts";

@@ -28,7 +28,7 @@ function planAxes({ axes, aliases }: Placed): Plan["axes"] {
 }
 
 function planAxisOf(
-  { of, over, total, dynamic, exact, experts, table, deal }: LocalAxis,
+  { of, over, total, dynamic, exact, experts, table, assignment }: LocalAxis,
 ): PlanAxis {
   return {
     size: total,
@@ -37,7 +37,7 @@ function planAxisOf(
     ...over.length > 0 ? { of, over } : {},
     ...experts ? { experts } : {},
     ...table ? { table } : {},
-    ...deal ? { deal } : {},
+    ...assignment ? { assignment } : {},
   };
 }
 

@@ -1,5 +1,5 @@
 /**
- * Buckets: collectives of one kind and group become one. Holds after it: the nodes that one collective carries out stand
+ * Buckets: collectives of one kind and group become one. Holds after it: the nodes that one collective executes stand
  * together, after all that they take, and nothing between them uses what they make. Values never change.
  */
 

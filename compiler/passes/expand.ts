@@ -28,7 +28,7 @@ import {
 } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { chunkColumns, splitsOf } from "./columns.ts";
-import { sendsOnce } from "./send_once.ts";
+import { deduplicates } from "./deduplicate.ts";
 
 /** The mesh, and the strategy of every routing. */
 export interface ExpandOptions {
@@ -36,7 +36,7 @@ export interface ExpandOptions {
   /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
   readonly chunks: number;
   /** Whether a token is sent once to each rank; undefined: where that saves much. */
-  readonly sendOnce: boolean | undefined;
+  readonly deduplicate: boolean | undefined;
   readonly numerics: NumericsClass;
   /** Ids of choices are sent with every routing, and compared on return. */
   readonly check: boolean;
@@ -184,7 +184,7 @@ class Expansion {
 
   /** Number the rows of a routing: where each choice goes. */
   #route(node: NodeOf<"dispatch">, route: RoutingNode): Routed {
-    const { placed, sendOnce, numerics } = this.#options;
+    const { placed, deduplicate, numerics } = this.#options;
     const [expert, slot] = node.axes as [string, string];
     const splits = splitsOf(placed, expert);
     const { over } = placed.axes[expert]!;
@@ -193,8 +193,8 @@ class Expansion {
     const far = several && over.every((name) => held.includes(name));
     const own = several && !far;
     const chunks = chunkColumns(splits, far ? this.#options.chunks : 1).length;
-    const once = !own && sendsOnce(this.#graph, route, {
-      ...{ placed, splits, chunks, asked: sendOnce },
+    const once = !own && deduplicates(this.#graph, route, {
+      ...{ placed, splits, chunks, asked: deduplicate },
     });
     const assign = this.#make(node, "assign", {
       inputs: [this.now(route)],

@@ -13,7 +13,7 @@
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `waitForExchanges` | steps | steps: what is started is waited for where it is needed |
- * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is under way |
+ * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is in flight |
  * | `allocate` | buffers, steps | memory: scratch buffers at offsets in an arena, shared where they are not live at once |
  * | `assemble` | all of these | the plan, its kernels declared for the memory that they are bound to |
  */

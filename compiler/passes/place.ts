@@ -49,10 +49,10 @@ export function idsAt(
 
 /** The length of an axis on each rank, or the longest it can be there. */
 export function localBound(placed: Placed, axis: string): number[] {
-  const { size, over, deal } = placed.axes[axis]!;
+  const { size, over, assignment } = placed.axes[axis]!;
   const { mesh, ranks } = placed;
   const lengths = partLengths(placed, placed.axes[axis]!) ??
-    (deal?.by === "blocks" && deal.within === undefined
+    (assignment?.by === "blocks" && assignment.within === undefined
       ? blockSizes(size, positionsOver(mesh, over))
       : [size]);
   if (lengths.every((length) => length === lengths[0])) {
@@ -67,8 +67,8 @@ export function groupBound(
   axis: string,
   over: readonly string[],
 ): number {
-  const { size, deal, over: axisOver } = placed.axes[axis]!;
-  if (axisOver.length === 0 || deal?.by !== "blocks") return size;
+  const { size, assignment, over: axisOver } = placed.axes[axis]!;
+  if (axisOver.length === 0 || assignment?.by !== "blocks") return size;
   const others = placed.mesh.map(({ name }) => name)
     .filter((name) => !over.includes(name));
   const groups = groupRanks(placed.mesh, others);
@@ -80,7 +80,7 @@ export function groupBound(
   return Math.min(size, sums.reduce((a, b) => Math.max(a, b)));
 }
 
-/** The run-time length of an axis on a rank, or over a group, as the host knows it. */
+/** The dynamic length of an axis on a rank, or over a group, as the host knows it. */
 export function axisSize(
   placed: Placed,
   axis: string,

@@ -55,7 +55,7 @@ function sequenceOver(
   const input = facts.assigning.get(axis);
   if (input === by.params.name) return over;
   throw new ModelError(
-    `${cannot} tokens with one '${by.params.name}' on one rank, and they are dealt by ${
+    `${cannot} tokens with one '${by.params.name}' on one rank, and they are assigned by ${
       input === undefined ? "blocks" : `'${input}'`
     }. Use one input for both, or leave the axis unplaced`,
     node.span,

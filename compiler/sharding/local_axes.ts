@@ -12,8 +12,8 @@ import { cachedSequences } from "./caches.ts";
 import type { Requests } from "./placement.ts";
 import { extendsOver, localName, sameOver } from "../graph/sharding.ts";
 
-/** How the items of a ragged axis are dealt to ranks. */
-export type Deal = NonNullable<PlanAxis["deal"]>;
+/** How the items of a ragged axis are assigned to ranks. */
+export type Assignment = NonNullable<PlanAxis["assignment"]>;
 
 /** What is known of the axes of a graph on a mesh. */
 export interface AxisFacts {
@@ -22,8 +22,8 @@ export interface AxisFacts {
   readonly requests: Requests;
   readonly experts: ReadonlySet<string>;
   /** Axes of inputs whose items go where the items are that they number, with those. */
-  readonly followers: ReadonlyMap<string, Extract<Deal, { by: "items" }>>;
-  /** Axes of tokens, and placed axes, that inputs have: the host deals their items to ranks. */
+  readonly followers: ReadonlyMap<string, Extract<Assignment, { by: "items" }>>;
+  /** Axes of tokens, and placed axes, that inputs have: the host assigns their items to ranks. */
   readonly given: ReadonlySet<string>;
   /** The inputs by whose values the items of axes are assigned to ranks, by axis. */
   readonly assigning: ReadonlyMap<string, string>;
@@ -83,9 +83,9 @@ export function placedOver(
 function followersOf(
   graph: Graph,
   requests: Requests,
-): Map<string, Extract<Deal, { by: "items" }>> {
+): Map<string, Extract<Assignment, { by: "items" }>> {
   const { nodes, axes } = graph;
-  const followers = new Map<string, Extract<Deal, { by: "items" }>>();
+  const followers = new Map<string, Extract<Assignment, { by: "items" }>>();
   for (const { sequence, token, input } of cachedSequences(graph)) {
     if (!requests.get(sequence)?.over.length) continue;
     followers.set(token, { by: "items", input, of: sequence });
@@ -159,9 +159,9 @@ export interface LocalAxis {
   readonly total: number;
   /** Ids of each group rank, of an axis that is sharded and not ragged. */
   readonly table?: Table;
-  /** How the items of a ragged, sharded axis are dealt. */
-  readonly deal?: Deal;
-  /** The local axis that `deal` refers to. */
+  /** How the items of a ragged, sharded axis are assigned. */
+  readonly assignment?: Assignment;
+  /** The local axis that `assignment` refers to. */
   readonly by?: { readonly axis: string; readonly over: readonly string[] };
 }
 
@@ -180,7 +180,7 @@ export function localAxis(
     return {
       ...{ ...common, dynamic: true },
       ...dynamic ? {} : { exact: true },
-      ...dealOf(facts, of, over),
+      ...assignmentOf(facts, of, over),
     };
   }
   const request = requests.get(of);
@@ -203,28 +203,33 @@ function evenly(size: number, positions: number): Table {
 }
 
 /** Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. */
-function dealOf(
+function assignmentOf(
   { assigning, requests, followers }: AxisFacts,
   axis: string,
   over: readonly string[],
-): Pick<LocalAxis, "deal" | "by"> {
+): Pick<LocalAxis, "assignment" | "by"> {
   const placed = requests.get(axis)?.over ?? [];
   if (sameOver(placed, over)) {
     const follows = followers.get(axis);
     if (follows) {
       const by = { axis: follows.of, over };
-      return { deal: { ...follows, of: localName(follows.of, over) }, by };
+      return {
+        assignment: { ...follows, of: localName(follows.of, over) },
+        by,
+      };
     }
     const input = assigning.get(axis);
     return {
-      deal: input === undefined ? { by: "blocks" } : { by: "sequence", input },
+      assignment: input === undefined
+        ? { by: "blocks" }
+        : { by: "sequence", input },
     };
   }
   if (placed.length === 0 || !extendsOver(over, placed)) {
-    return { deal: { by: "blocks" } };
+    return { assignment: { by: "blocks" } };
   }
   const within = localName(axis, placed);
-  return { deal: { by: "blocks", within }, by: { axis, over: placed } };
+  return { assignment: { by: "blocks", within }, by: { axis, over: placed } };
 }
 
 /** The leaves of a graph by name, of one primitive. */

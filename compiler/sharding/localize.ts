@@ -29,7 +29,7 @@ export function localize(facts: AxisFacts, sharded: Graph): Localized {
     const entry = localAxis(facts, axis, over);
     local[found] = entry;
     axes[found] = { size: entry.size, dynamic: entry.dynamic };
-    // What it is dealt by has to be there too.
+    // What it is assigned by has to be there too.
     const { by } = entry;
     if (by) name(by.axis, by.over);
     return found;

@@ -10,6 +10,6 @@ export interface Placed {
   readonly axes: { readonly [name: string]: LocalAxis };
   /** Axes whose length is known at run time, in the order of the counts buffer. */
   readonly counts: readonly string[];
-  /** Run-time axes that ops renamed -> the axis whose length they have, and under whose name the plan knows them. */
+  /** Dynamic axes that ops renamed -> the axis whose length they have, and under whose name the plan knows them. */
   readonly aliases: { readonly [name: string]: string };
 }

@@ -178,7 +178,7 @@ function checkTable(
 
 /** Axes that belong together: of a split and a merge, the whole and its outermost part. */
 function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
-  // Axes that inputs have are dealt to ranks, and their parts are no blocks of an axis that they are split into.
+  // Axes that inputs have are assigned to ranks, and their parts are no blocks of an axis that they are split into.
   const given = new Set(
     nodes.flatMap((node) => node.primitive === "input" ? node.axes : []),
   );

@@ -58,7 +58,7 @@ export function cutOf(
   const free = parameter.axes.filter((axis) =>
     overOf({ over }, axis).length === 0 && !isRagged(facts, axis) &&
     size(axis) >= positions &&
-    // Experts are dealt evenly or by a table, and not in equal blocks of which the last may be short.
+    // Experts are assigned evenly or by a table, and not in equal blocks of which the last may be short.
     (!experts.has(axis) ||
       size(axis) % positions === 0 && !requests.get(axis)?.table)
   );

@@ -68,7 +68,7 @@ export async function load(url, context, nextLoad) {
   } catch (error) {
     const first = /** @type {any} */ (error).errors?.[0];
     if (!first) throw error;
-    // Errors cross the thread as text, so the place travels in it.
+    // Errors cross the thread as text, so the place is sent in it.
     const { line = 1, column = 0 } = first.location ?? {};
     throw new SyntaxError(
       `switchyard-syntax ${

@@ -18,7 +18,7 @@ import type { Plan } from "../../spec/plan.ts";
 export interface BoundCollectives {
   /** Of the ranks of this process. */
   readonly memories: readonly RankMemory[];
-  /** Carry out that of the same place in the list of steps. */
+  /** Execute that of the same place in the list of steps. */
   readonly carryOut: readonly ((counts: RunCounts) => void | Promise<void>)[];
   /** Wait for all devices of this process. */
   idle(): Promise<void>;

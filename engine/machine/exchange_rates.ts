@@ -12,7 +12,7 @@ export interface ExchangeWorks {
   readonly some: readonly LaunchWork[];
 }
 
-/** Count what a link meter carries out between ranks of one device. */
+/** Count what a link meter executes between ranks of one device. */
 export function exchangeWorks(
   { plan, exchange, rows }: Pick<LinkMeter, "plan" | "exchange" | "rows">,
 ): ExchangeWorks {

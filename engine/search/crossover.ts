@@ -3,8 +3,8 @@
 import {
   compileReplica,
   type ReplicaPlan,
-  type SearchScene,
   stepReplica,
+  type Workload,
 } from "./evaluate.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
 import type { Found } from "./search.ts";
@@ -33,7 +33,7 @@ const MOST = { decode: 256, prefill: 2048 } as const;
 
 /** Compare the smallest replica that fits with the best one that has more ranks. */
 export async function findCrossover(
-  scene: SearchScene,
+  scene: Workload,
   found: readonly Found[],
 ): Promise<Crossover | undefined> {
   const least = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));

@@ -22,11 +22,11 @@ export type SearchPhase = "prefill" | "decode";
 export interface Strategy {
   readonly chunks: number;
   /** Default: where it saves much. */
-  readonly sendOnce?: boolean;
+  readonly deduplicate?: boolean;
 }
 
 /** What is the same for all meshes. */
-export interface SearchScene {
+export interface Workload {
   readonly target: ModelTarget;
   readonly files: FileSystem;
   readonly machine: Machine;
@@ -61,7 +61,7 @@ export interface ReplicaStep {
 
 /** Compile a replica with room for a load. */
 export async function compileReplica(
-  scene: SearchScene,
+  scene: Workload,
   mesh: ReplicaMesh,
   { strategy = { chunks: 1 }, load }: {
     readonly strategy?: Strategy;
@@ -95,7 +95,7 @@ export function fits({ fullest: { bytes, limit } }: ReplicaPlan): boolean {
 
 /** Predict a step of a load; 0: one sequence on all ranks. */
 export function stepReplica(
-  scene: SearchScene,
+  scene: Workload,
   of: ReplicaPlan,
   load = of.load,
 ): ReplicaStep {
@@ -115,7 +115,7 @@ export function stepReplica(
 
 /** Tokens and sequences of all ranks. Ranks of `ep` have sequences of their own. */
 function stepOf(
-  { phase, context }: SearchScene,
+  { phase, context }: Workload,
   { ep }: ReplicaMesh,
   load: number,
 ): { readonly tokens: number; readonly sequences: number } {

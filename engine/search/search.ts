@@ -9,9 +9,9 @@ import {
   fits,
   type ReplicaPlan,
   type ReplicaStep,
-  type SearchScene,
   stepReplica,
   type Strategy,
+  type Workload,
 } from "./evaluate.ts";
 import {
   leastWeights,
@@ -94,13 +94,13 @@ const FINALISTS = 2;
 
 const STRATEGIES: readonly Strategy[] = [
   { chunks: 2 },
-  { chunks: 1, sendOnce: true },
-  { chunks: 2, sendOnce: true },
+  { chunks: 1, deduplicate: true },
+  { chunks: 2, deduplicate: true },
 ];
 
 /** Search. Throws DataError where the machine has fewer ranks than are asked for. */
 export async function search(
-  scene: SearchScene,
+  scene: Workload,
   { objective, ranks: asked }: SearchOptions,
 ): Promise<Searched> {
   const { machine } = scene;
@@ -171,7 +171,7 @@ export async function search(
 
 /** The plan with the largest load that fits, or why none does. */
 async function largestThatFits(
-  scene: SearchScene,
+  scene: Workload,
   mesh: ReplicaMesh,
 ): Promise<ReplicaPlan | ThrownOut> {
   const one = await compileReplica(scene, mesh, {
@@ -212,7 +212,7 @@ function isOther({ plan: a }: ReplicaPlan, { plan: b }: ReplicaPlan): boolean {
 }
 
 /** Steps of several loads of one plan, and of a single sequence. */
-function stepsOf(scene: SearchScene, plan: ReplicaPlan): ReplicaStep[] {
+function stepsOf(scene: Workload, plan: ReplicaPlan): ReplicaStep[] {
   const loads = new Set(
     PARTS.map((part) => Math.floor(plan.load * part)).filter((n) => n > 0),
   );

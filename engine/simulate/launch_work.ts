@@ -99,7 +99,7 @@ export function typicalOf(
   buffer: PlanBuffer,
   { workload, lengths, rank, rows, tileRows }: TypicalOptions,
 ): { readonly at: Typical; readonly key: string } | undefined {
-  const { kind, data, dealt, axes, name } = buffer;
+  const { kind, data, assignment, axes, name } = buffer;
   if (kind === "counts") {
     const values = plan.counts.map((axis) => lengths.most(axis));
     return { at: (i) => values[i], key: `${values}` };
@@ -108,9 +108,9 @@ export function typicalOf(
     const words = wordsOn(data, { mesh: plan.mesh, rank });
     return { at: (i) => words[i], key: `${rank}` };
   }
-  if (dealt) {
-    return dealt.holds === "counts"
-      ? constant(lengths.most(dealt.axis))
+  if (assignment) {
+    return assignment.holds === "counts"
+      ? constant(lengths.most(assignment.axis))
       : { at: (i) => i, key: "i" };
   }
   if (kind === "input" && buffer.dtype === "i32") {

@@ -246,8 +246,8 @@ const LOCAL_GROUPS = 8;
 
 /** Group ranks that have sequences of their own. */
 function sequenceOwners({ axes, mesh }: Plan): number {
-  const owned = Object.values(axes).find(({ of, deal }) =>
-    of === "sequence" || deal?.by === "sequence"
+  const owned = Object.values(axes).find(({ of, assignment }) =>
+    of === "sequence" || assignment?.by === "sequence"
   );
   return positionsOver(mesh, owned?.over ?? []);
 }

@@ -57,16 +57,18 @@ export function lengthsOf(
   };
   const most = (axis: string): number => {
     const known = plan.axes[axis]!;
-    const { over, deal } = known;
+    const { over, assignment } = known;
     if (!known.dynamic) return known.size;
     if (!over) return total(axis);
     const positions = positionsOver(plan.mesh, over);
-    if (deal?.by === "blocks") {
-      if (deal.within === undefined) return Math.ceil(total(axis) / positions);
-      const outer = plan.axes[deal.within]!.over ?? [];
+    if (assignment?.by === "blocks") {
+      if (assignment.within === undefined) {
+        return Math.ceil(total(axis) / positions);
+      }
+      const outer = plan.axes[assignment.within]!.over ?? [];
       const inner = over.filter((name) => !outer.includes(name));
       return Math.ceil(
-        most(deal.within) / positionsOver(plan.mesh, inner),
+        most(assignment.within) / positionsOver(plan.mesh, inner),
       );
     }
     // Whole sequences stay on one rank.

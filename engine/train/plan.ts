@@ -1,4 +1,4 @@
-/** The plan of a step of training: of one that is carried out, and without text to train on and without devices. */
+/** The plan of a step of training: of one that is executed, and without text to train on and without devices. */
 
 import {
   adamw,

@@ -55,7 +55,7 @@ export interface RunTrainingOptions
   readonly validationBatches?: number;
   /** Go on with what was saved in `out`. */
   readonly resume?: boolean;
-  /** Ends training after the step that is under way; it is saved. */
+  /** Ends training after the current step; it is saved. */
   readonly signal?: AbortSignal;
   /** A clock in milliseconds. */
   readonly now: () => number;
@@ -93,7 +93,7 @@ export async function* trainCheckpoint(
 }
 
 /**
- * Carry out what `train(model, …)` declares. A mesh and placements that are given here count instead of those declared.
+ * Execute what `train(model, …)` declares. A mesh and placements that are given here count instead of those declared.
  *
  * @example
  * ```ts

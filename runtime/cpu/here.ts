@@ -1,4 +1,4 @@
-/** Batches so short that the thread that waits for them carries them out itself: to hand them to workers, and be told by them, takes longer. */
+/** Batches so short that the thread that waits for them executes them itself: to hand them to workers, and be told by them, takes longer. */
 
 import { RECORD } from "./print.ts";
 import {
@@ -51,7 +51,7 @@ export class ShortBatches {
     }
   }
 
-  /** Learn from records that workers have carried out, in words `from` to `to`, and that took `elapsed` milliseconds with the handover. */
+  /** Learn from records that workers have executed, in words `from` to `to`, and that took `elapsed` milliseconds with the handover. */
   learn(from: number, to: number, elapsed: number): void {
     const words = this.#words;
     let end = 0;

@@ -327,7 +327,7 @@ export class CpuPool implements HostPool<Int32Array> {
     this.#check();
   }
 
-  /** Start everything recorded so far, for the workers to carry out. */
+  /** Start everything recorded so far, for the workers to execute. */
   submit(): void {
     // The next `settle` throws a failure.
     this.#records.settle(false).catch(() => {});
@@ -370,14 +370,14 @@ export class CpuPool implements HostPool<Int32Array> {
     }
   }
 
-  /** Whether this thread carries out what lies in the arena. */
+  /** Whether this thread executes what lies in the arena. */
   #isForHere(to: number, waited: boolean): boolean {
     if (this.threads === 0) return true;
     return waited && !this.#strange &&
       this.#here.areShort(ARENA_ADDRESS / 4, to);
   }
 
-  /** Carry out what lies in the arena; a kernel that fails here is told as one that fails in a worker. */
+  /** Execute what lies in the arena; a kernel that fails here is told as one that fails in a worker. */
   #runHere(to: number, timed: boolean): void {
     try {
       this.#here.run(ARENA_ADDRESS / 4, to, timed);

@@ -1,4 +1,4 @@
-/** Requests under way in MPI. One loop tests them all until they are done, whoever waits for them, and leaves the event loop alive. */
+/** Requests in flight in MPI. One loop tests them all until they are done, whoever waits for them, and leaves the event loop alive. */
 
 import { MachineError } from "../../spec/errors.ts";
 import type { Argument, Binding, StartName } from "./binding.ts";
@@ -46,7 +46,7 @@ export interface Call {
   completed?(): void;
 }
 
-/** A call under way. What MPI may still read or write is in its arguments: collecting it would pull memory from under the library. */
+/** A call in flight. What MPI may still read or write is in its arguments: collecting it would pull memory from under the library. */
 interface Started {
   readonly call: Call;
   readonly request: Int32Array | BigUint64Array;

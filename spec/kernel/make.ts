@@ -1,4 +1,4 @@
-/** What all kernel descriptions share: putting a kernel together, launch grids, run-time lengths. */
+/** What all kernel descriptions share: putting a kernel together, launch grids, dynamic lengths. */
 
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
@@ -20,14 +20,14 @@ export const SHARED_WORDS = GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize /
 /** Workgroup counts as a launch step takes them. */
 export type Grid = readonly [Size, Size, Size];
 
-/** The binding through which kernels read run-time lengths: the plan's counts buffer. */
+/** The binding through which kernels read dynamic lengths: the plan's counts buffer. */
 export const LENGTHS: Binding = {
   name: "lengths",
   type: "u32",
   access: "read",
 };
 
-/** The run-time length in a slot of the counts buffer. Kernels that use it get the binding `lengths`. */
+/** The dynamic length in a slot of the counts buffer. Kernels that use it get the binding `lengths`. */
 export function lengthAt(slot: number): Expr {
   return load(LENGTHS.name, u32(slot), "u32");
 }

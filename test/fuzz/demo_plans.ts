@@ -50,7 +50,7 @@ export const SOURCES: readonly PlanSource[] = [
   },
   {
     ...{ name: "inference ep=2, tokens sent once", what: "inference" },
-    options: { mesh: { ep: 2 }, sendOnce: true },
+    options: { mesh: { ep: 2 }, deduplicate: true },
   },
   {
     ...{ name: "training dp=2,ep=2, sharded states", what: "training" },

@@ -94,7 +94,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("unknown mesh axis", "references", EXCHANGE, /'xp'/, (p) => {
     exchange(p, EXCHANGE).over = ["xp"];
   }),
-  broken("unknown run-time axis", "references", DOWN, /'tokn'/, (p) => {
+  broken("unknown dynamic axis", "references", DOWN, /'tokn'/, (p) => {
     launch(p, DOWN).workgroups[1] = { count: "tokn" };
   }),
 

@@ -39,14 +39,14 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     "exchange that is waited for twice",
     "handles",
     ARRIVED + 1,
-    /none of that name is under way/,
+    /none of that name is in flight/,
     (p) => steps(p).splice(ARRIVED, 0, { ...wait(p, ARRIVED) }),
   ),
   broken(
     "wait before the start",
     "handles",
     SEND,
-    /none of that name is under way/,
+    /none of that name is in flight/,
     (p) => {
       const [moved] = steps(p).splice(ARRIVED, 1);
       steps(p).splice(SEND, 0, moved!);
@@ -70,28 +70,28 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     "rows that are read before they arrived",
     "flight",
     ARRIVED,
-    /Cannot read buffer 'received'.*under way and writes it$/,
+    /Cannot read buffer 'received'.*in flight and writes it$/,
     (p) => swap(p, ARRIVED, HIDDEN),
   ),
   broken(
     "rows that are overwritten while they leave",
     "flight",
     REGROUP,
-    /Cannot write buffer 'sent'.*under way and reads it$/,
+    /Cannot write buffer 'sent'.*in flight and reads it$/,
     (p) => writeTo(p, "sent"),
   ),
   broken(
     "rows that are overwritten as they arrive",
     "flight",
     REGROUP,
-    /Cannot write buffer 'received'.*under way and writes it too$/,
+    /Cannot write buffer 'received'.*in flight and writes it too$/,
     (p) => writeTo(p, "received"),
   ),
   broken(
     "rows that return to one place at once",
     "flight",
     RETURNED,
-    /Cannot write buffer 'returned'.*under way and writes it too$/,
+    /Cannot write buffer 'returned'.*in flight and writes it too$/,
     (p) => {
       swap(p, RETURNED, BACK_NEXT);
       exchange(p, RETURNED).columns = exchange(p, BACK).columns!;
@@ -112,10 +112,10 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     (p) => exchange(p, SEND).columns![0] = [0, 5],
   ),
   broken(
-    "columns that travel twice",
+    "columns that are sent twice",
     "chunks",
     SEND_NEXT,
-    /columns 0 to 4 of position 0 travel as \[0 to 2, 0 to 2\]/,
+    /columns 0 to 4 of position 0 are sent as \[0 to 2, 0 to 2\]/,
     (p) => exchange(p, SEND_NEXT).columns = exchange(p, SEND).columns!,
   ),
   broken(

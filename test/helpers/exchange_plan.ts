@@ -49,7 +49,7 @@ export interface ExchangeShape {
   /** The most rows that a rank sends, and that it receives. */
   readonly sendRows: number;
   readonly receiveRows: number;
-  /** Columns of the counts that each position owns; each is a chunk that travels alone. */
+  /** Columns of the counts that each position owns; each is a chunk that is sent alone. */
   readonly chunks: number;
 }
 

@@ -32,7 +32,7 @@ function numbers(seed: number): (below: number) => number {
   };
 }
 
-/** Ragged counts, rows there and back, in chunks that are under way at once; throws where a word is not where it belongs. */
+/** Ragged counts, rows there and back, in chunks that are in flight at once; throws where a word is not where it belongs. */
 async function exchanges(
   world: MpiWorld,
   shape: ExchangeShape,

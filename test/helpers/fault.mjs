@@ -62,7 +62,7 @@ function fail(kind, values, call) {
     strays.push(other);
     return call(other, ...rest);
   }
-  // The exchange is under way when the process goes.
+  // The exchange is in flight when the process goes.
   const result = call(...values);
   process.kill(process.pid, kind === "kill" ? "SIGKILL" : "SIGSTOP");
   return result;

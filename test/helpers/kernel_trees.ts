@@ -88,7 +88,7 @@ const MESHES: readonly CompileOptions[] = [
   { mesh: { ep: 2 } },
   { mesh: { ep: 3 }, check: true },
   { mesh: { dp: 2, ep: 2 }, chunks: 2, tuning: TUNINGS[1]! },
-  { mesh: { dp: 2, ep: 2 }, sendOnce: true, check: true },
+  { mesh: { dp: 2, ep: 2 }, deduplicate: true, check: true },
 ];
 
 const BOUNDS = [

@@ -74,7 +74,7 @@ export interface Ended {
   readonly err: string;
 }
 
-/** A process that is under way. */
+/** A process that is in flight. */
 export interface Started {
   readonly child: ChildProcess;
   readonly ended: Promise<Ended>;

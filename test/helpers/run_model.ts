@@ -47,7 +47,7 @@ export const EXPERT_MESHES: readonly CompileOptions[] = [
 /** A model to run, and on what. */
 export interface Case {
   readonly model: Model | Graph;
-  /** Lengths of run-time axes; default their bounds. */
+  /** Lengths of dynamic axes; default their bounds. */
   readonly lengths?: { readonly [axis: string]: number };
   /** Inputs of each call in order; those missing are made up. States go from call to call. */
   readonly calls?: readonly Tensors[];
@@ -231,7 +231,7 @@ async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
   return { params, dtypes, tensors: await openSafetensors([source]) };
 }
 
-/** What one call is given, and how long run-time axes are in it. */
+/** What one call is given, and how long dynamic axes are in it. */
 interface Call {
   readonly inputs: Tensors;
   readonly lengths: { readonly [axis: string]: number };

@@ -50,7 +50,7 @@ const LENGTHS = [9, 7, 5, 3];
 interface Case {
   readonly name: string;
   readonly experts: number;
-  /** Elements of a row that travels. */
+  /** Elements of a row that is sent. */
   readonly embed: number;
   readonly tensors: TensorDirectory;
   readonly inputs: Tensors;

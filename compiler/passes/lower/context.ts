@@ -70,8 +70,8 @@ function leafNames(graph: Graph): string[] {
 /** The name of the program that is lowered. */
 export const MAIN = "main";
 
-/** The name of the buffer with this rank's run-time lengths. */
-export const LENGTHS = "run-time lengths";
+/** The name of the buffer with this rank's dynamic lengths. */
+export const LENGTHS = "dynamic lengths";
 
 /** `base`, or `base.2`, `base.3`, … if it is taken. */
 export function freshName(lowering: Lowering, base: string): string {
@@ -125,7 +125,7 @@ export function amendBuffer(
   return name;
 }
 
-/** The axes of a tensor as a buffer has them: local bounds, run-time lengths marked. */
+/** The axes of a tensor as a buffer has them: local bounds, dynamic lengths marked. */
 export function bufferAxes(
   lowering: Lowering,
   axes: readonly string[],

@@ -28,7 +28,7 @@ import {
   type Lowering,
   type Storage,
 } from "./context.ts";
-import { dealtBuffer } from "./dealt.ts";
+import { assignmentBuffer } from "./assignment.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue, loadFrom, storeTo } from "./emit.ts";
 import { writeAll } from "./places.ts";
@@ -93,7 +93,7 @@ export function gatherRowsOf(
   );
   // Terms of a sum over other mesh axes stay such terms.
   markPartial(lowering, node, buffer);
-  const counts = dealtBuffer(lowering, rows, { holds: "counts", over });
+  const counts = assignmentBuffer(lowering, rows, { holds: "counts", over });
   lowering.steps.push({
     op: "allGather",
     ranks: "all",
@@ -132,7 +132,7 @@ export function ownRowsOf(
     bytes: words * 4,
     rows: {
       axis: planAxis(placed, to),
-      counts: dealtBuffer(lowering, to, { holds: "counts", over }),
+      counts: assignmentBuffer(lowering, to, { holds: "counts", over }),
     },
     blocks: { position: positionBuffer(lowering, over) },
     ...about(lowering, node),
@@ -165,7 +165,7 @@ function rowsByRank(
     ...{ dtype, axes: [axis, ...rest] },
   };
   markPartial(lowering, x, packed.buffer);
-  const order = dealtBuffer(lowering, to, { holds: "rows" });
+  const order = assignmentBuffer(lowering, to, { holds: "rows" });
   const scope = new KernelScope(lowering);
   writeAll(scope, node, packed.axes, (at) => {
     const row = load(scope.read(order), at.get(axis), "u32");
@@ -177,10 +177,10 @@ function rowsByRank(
 
 /** Whether the items of `part`, one rank's after another's, are in the order of the axis that they are a part of. */
 function inOrder({ placed }: Lowering, part: string, whole: string): boolean {
-  const deal = placed.axes[part]!.deal!;
-  return deal.by === "blocks" &&
-    (deal.within === undefined || placed.axes[whole]!.over.length > 0 ||
-      placed.axes[deal.within]!.deal!.by === "blocks");
+  const assignment = placed.axes[part]!.assignment!;
+  return assignment.by === "blocks" &&
+    (assignment.within === undefined || placed.axes[whole]!.over.length > 0 ||
+      placed.axes[assignment.within]!.assignment!.by === "blocks");
 }
 
 /** The element of group rank `position` at a place, where all ranks have the same rows. */
@@ -265,7 +265,7 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
     ),
   };
   markPartial(lowering, node, whole.buffer);
-  const order = dealtBuffer(lowering, axis, { holds: "rows" });
+  const order = assignmentBuffer(lowering, axis, { holds: "rows" });
   const scope = new KernelScope(lowering);
   writeAll(scope, node, whole.axes, (at) => {
     const row = load(scope.read(order), at.get(to), "u32");

@@ -6,7 +6,7 @@ import { positionOver } from "../../../spec/mesh.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
 import { idsAt } from "../place.ts";
 import { addTable, type Lowering, partOf } from "./context.ts";
-import { dealtBuffer } from "./dealt.ts";
+import { assignmentBuffer } from "./assignment.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** An axis of which ranks hold a part, and the one that it is a part of. */
@@ -22,8 +22,8 @@ export function heldIndex(
   index: Expr,
 ): Expr {
   const { lowering } = scope;
-  if (lowering.placed.axes[to]!.deal) {
-    const items = dealtBuffer(lowering, to, { holds: "items", of: from });
+  if (lowering.placed.axes[to]!.assignment) {
+    const items = assignmentBuffer(lowering, to, { holds: "items", of: from });
     return load(scope.read(items), index, "u32");
   }
   const held = heldItems(lowering, { from, to });

@@ -113,7 +113,7 @@ export function lowerGraph(
     kind: "counts",
     dtype: "u32",
     axes: [{
-      axis: "run-time axes",
+      axis: "dynamic axes",
       size: Math.max(1, lowering.placed.counts.length),
     }],
   });

@@ -1,4 +1,4 @@
-/** Tables of how ragged axes are dealt to the ranks; the runtime fills them for every run. */
+/** Tables of how ragged axes are assigned to the ranks; the runtime fills them for every run. */
 
 import { positionsOver } from "../../../spec/mesh.ts";
 import type { PlanBuffer } from "../../../spec/plan.ts";
@@ -6,20 +6,20 @@ import { planAxis } from "../place.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 
 /** What a table says of an axis. */
-export type Dealt = Omit<NonNullable<PlanBuffer["dealt"]>, "axis">;
+export type Assignment = Omit<NonNullable<PlanBuffer["assignment"]>, "axis">;
 
 /** The table that holds this of an axis; made when first asked for. */
-export function dealtBuffer(
+export function assignmentBuffer(
   lowering: Lowering,
   axis: string,
-  dealt: Dealt,
+  assignment: Assignment,
 ): string {
   const { placed } = lowering;
-  const { holds } = dealt;
-  const about = "over" in dealt
-    ? ` over ${dealt.over!.join("+")}`
-    : "of" in dealt
-    ? ` in ${dealt.of}`
+  const { holds } = assignment;
+  const about = "over" in assignment
+    ? ` over ${assignment.over!.join("+")}`
+    : "of" in assignment
+    ? ` in ${assignment.of}`
     : "";
   const name = `${holds} of ${axis}${about}`;
   if (lowering.buffers.has(name)) return name;
@@ -27,9 +27,12 @@ export function dealtBuffer(
     ? bufferAxes(lowering, [axis])
     : holds === "rows"
     ? [{ axis: `${axis} in order`, size: placed.axes[axis]!.size }]
-    : [{ axis: "position", size: positionsOver(placed.mesh, dealt.over!) }];
+    : [{
+      axis: "position",
+      size: positionsOver(placed.mesh, assignment.over!),
+    }];
   return addBuffer(lowering, {
-    ...{ name, kind: "dealt", dtype: "u32", axes },
-    dealt: { axis: planAxis(placed, axis), ...dealt },
+    ...{ name, kind: "assignment", dtype: "u32", axes },
+    assignment: { axis: planAxis(placed, axis), ...assignment },
   });
 }

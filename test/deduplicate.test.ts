@@ -80,7 +80,7 @@ for (const kind of ["cpu", "gpu"] as const) {
       for (const check of [false, true]) {
         const found = await runCase(layers, kind, {
           ...{ ...mesh, check },
-          sendOnce: true,
+          deduplicate: true,
         });
         const checks = found.flatMap((outputs) =>
           Object.keys(outputs).filter((name) => name.startsWith("check."))
@@ -109,10 +109,10 @@ t.test("bytes between devices are as predicted, and fewer", async (t) => {
     const returned: number[] = [];
     for (
       const strategy of [
-        { sendOnce: false },
-        { sendOnce: true },
-        { sendOnce: true, chunks: 2 },
-        { sendOnce: true, numerics: "fast" },
+        { deduplicate: false },
+        { deduplicate: true },
+        { deduplicate: true, chunks: 2 },
+        { deduplicate: true, numerics: "fast" },
         { dispatcher: "allGather", numerics: "fast" },
       ] as const
     ) {
@@ -168,7 +168,10 @@ const one: Case = {
     return { y: combine(mul(dispatch(x, routing), 2), routing) };
   }),
 };
-const plan: Plan = await compileCase(one, { mesh: { ep: 2 }, sendOnce: true });
+const plan: Plan = await compileCase(one, {
+  mesh: { ep: 2 },
+  deduplicate: true,
+});
 const index = (part: string) =>
   plan.programs[0]!.steps.findIndex((step) =>
     step.part?.verb === "dispatch" && step.part.part === part
@@ -195,7 +198,7 @@ t.test("tokens are sent once by themselves where that saves much", async (t) => 
       [16, { mesh: { ep: 4 } }],
       [512, { mesh: { ep: 8 } }],
       [512, { mesh: { ep: 1 } }],
-      [512, { mesh: { ep: 4 }, sendOnce: false }],
+      [512, { mesh: { ep: 4 }, deduplicate: false }],
     ] as const
   ) t.notOk((await parts(embed, mesh)).includes("exchange places"));
 });
@@ -237,7 +240,7 @@ function partIn(plan: Draft, part: string): StepOf<"launch"> {
 
 testRefused(
   await compileCase(one, {
-    ...{ mesh: { ep: 2 }, sendOnce: true, numerics: "fast" },
+    ...{ mesh: { ep: 2 }, deduplicate: true, numerics: "fast" },
   }),
   [["under exact numerics", "parts", /numerics are 'exact'/, (p) => {
     Object.assign(p.numerics, { class: "exact" });

@@ -4,41 +4,42 @@ import { groupOf } from "../spec/mesh.ts";
 import type { Plan, PlanBuffer } from "../spec/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
-import type { Dealt, RunAxes } from "./shard.ts";
+import type { Assigned, RunAxes } from "./shard.ts";
 
-/** A buffer that the host fills with how an axis is dealt. */
-export interface DealtBuffer
-  extends Required<Pick<PlanBuffer, "name" | "dealt">> {
+/** A buffer that the host fills with how an axis is assigned. */
+export interface AssignmentBuffer
+  extends Required<Pick<PlanBuffer, "name" | "assignment">> {
   /** The ranks of a rank's group, by group rank, of a table of counts; looked up once and not in every run. */
   group(rank: number): readonly number[];
 }
 
-/** The `dealt` buffers of a plan. */
-export function dealtBuffers({ buffers, mesh }: Plan): DealtBuffer[] {
-  return Object.values(buffers).flatMap(({ name, dealt }) => {
-    if (!dealt) return [];
+/** The `assignment` buffers of a plan. */
+export function assignmentBuffers({ buffers, mesh }: Plan): AssignmentBuffer[] {
+  return Object.values(buffers).flatMap(({ name, assignment }) => {
+    if (!assignment) return [];
     const groups = new Map<number, readonly number[]>();
     const group = (rank: number) => {
-      const found = groups.get(rank) ?? groupOf(mesh, rank, dealt.over ?? []);
+      const found = groups.get(rank) ??
+        groupOf(mesh, rank, assignment.over ?? []);
       groups.set(rank, found);
       return found;
     };
-    return [{ name, dealt, group }];
+    return [{ name, assignment, group }];
   });
 }
 
-/** Write `dealt` buffers of all ranks. */
-export function writeDealt(
-  buffers: readonly DealtBuffer[],
+/** Write `assignment` buffers of all ranks. */
+export function writeAssignments(
+  buffers: readonly AssignmentBuffer[],
   ranks: readonly RankMemory[],
   axes: RunAxes,
 ): void {
   for (const buffer of buffers) {
-    const { name, dealt } = buffer;
+    const { name, assignment } = buffer;
     let words: Uint32Array | undefined;
     for (const memory of ranks) {
       // Only rows are the same on every rank.
-      if (!words || dealt.holds !== "rows") {
+      if (!words || assignment.holds !== "rows") {
         words = tableOf(buffer, memory.rank, axes);
       }
       if (words.length === 0) continue;
@@ -47,9 +48,9 @@ export function writeDealt(
   }
 }
 
-/** The contents of a `dealt` buffer of a rank. */
+/** The contents of an `assignment` buffer of a rank. */
 export function tableOf(
-  { dealt: { axis, holds, of }, group }: DealtBuffer,
+  { assignment: { axis, holds, of }, group }: AssignmentBuffer,
   rank: number,
   axes: RunAxes,
 ): Uint32Array {
@@ -66,12 +67,12 @@ export function tableOf(
         (other) => axes.local(axis, other)?.length ?? axes.length(axis),
       );
     case "rows":
-      return rowsOf(axes.dealt(axis) ?? [], axes.length(axis));
+      return rowsOf(axes.assigned(axis) ?? [], axes.length(axis));
   }
 }
 
 /** For each global index, its row where the parts lie one after another. */
-function rowsOf(parts: Dealt, length: number): Uint32Array {
+function rowsOf(parts: Assigned, length: number): Uint32Array {
   const rows = new Uint32Array(length);
   let row = 0;
   for (const part of parts) for (const index of part) rows[index] = row++;

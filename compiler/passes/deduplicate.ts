@@ -9,7 +9,7 @@ import { chunkColumns, heldExperts, unitSplits } from "./columns.ts";
 const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
 
 /** Whether choices of a token go to one rank in the same row: where they can, and it is asked for or worth it. */
-export function sendsOnce(
+export function deduplicates(
   graph: Graph,
   route: RoutingNode,
   { placed, splits, chunks, asked }: {
