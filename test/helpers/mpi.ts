@@ -50,6 +50,19 @@ export const skipWithoutMpi: false | string =
     ? LAUNCHERS.map(({ skip }) => skip).join("; ")
     : false;
 
+/**
+ * Those of a list that are run with an MPI: where both are installed they take turns. What is asked of them is the same,
+ * which test/mpi/communicator.test.ts holds for each.
+ */
+export function turnsOf<T>(
+  list: readonly T[],
+  launcher: Pick<Launcher, "family">,
+): readonly T[] {
+  const able = LAUNCHERS.filter(({ skip }) => !skip);
+  const at = able.findIndex(({ family }) => family === launcher.family);
+  return at < 0 ? list : list.filter((_, i) => i % able.length === at);
+}
+
 function find(
   name: string,
   family: MpiFamily,

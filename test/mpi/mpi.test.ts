@@ -25,11 +25,11 @@ import {
   writeRaw,
 } from "../helpers/cli.ts";
 import {
-  type Launcher,
   LAUNCHERS,
   skipWithoutKoffi,
   start,
   startWith,
+  turnsOf,
 } from "../helpers/mpi.ts";
 import type { RankCase } from "../helpers/run_rank.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
@@ -100,7 +100,7 @@ const CASES: readonly Case[] = [
     model: DEMO,
     inputs: file("ids"),
     launched: [],
-    together: ["ep=2", "ep=4", "dp=2,ep=2", "ep=8"],
+    together: ["ep=2", "dp=2,ep=2"],
   },
   {
     name: "a DeepSeek-V3",
@@ -114,7 +114,7 @@ const CASES: readonly Case[] = [
     model: GPT_OSS,
     inputs: file("ids"),
     launched: [],
-    together: ["dp=2", "ep=4", "ep=8"],
+    together: ["dp=2", "ep=4"],
   },
   {
     name: "six experts",
@@ -218,16 +218,6 @@ async function writeShared(argv: readonly string[]): Promise<Buffer> {
   return readFileSync(file("shared"));
 }
 
-/**
- * Those of a list that are run with an MPI: where both are installed they take turns. A plan asks both for the same, which
- * test/mpi/communicator.test.ts holds for each.
- */
-function turnsOf<T>(list: readonly T[], launcher: Launcher): readonly T[] {
-  const able = LAUNCHERS.filter(({ skip }) => !skip);
-  const at = able.indexOf(launcher);
-  return at < 0 ? list : list.filter((_, i) => i % able.length === at);
-}
-
 for (const launcher of LAUNCHERS) {
   const { name, skip, command } = launcher;
   const launch = (n: number, argv: readonly string[]) =>
@@ -274,8 +264,8 @@ for (const launcher of LAUNCHERS) {
           one.together.filter((mesh) => ranksOf(mesh) === ranks)
             .map((mesh) => ({ one, mesh }))
         );
-        t.ok(cases.length >= 4, "the layer and three checkpoints");
         const mine = turnsOf(cases, launcher);
+        t.ok(mine.length > 0);
         const list: Known[] = [];
         for (const { one, mesh } of mine) {
           list.push(await onOneDevice(one, mesh));

@@ -3,7 +3,12 @@
 import path from "node:path";
 import t from "tap";
 import { switchyard, temporaryFolder } from "../helpers/cli.ts";
-import { LAUNCHERS, skipWithoutMpi, startWith } from "../helpers/mpi.ts";
+import {
+  LAUNCHERS,
+  skipWithoutMpi,
+  startWith,
+  turnsOf,
+} from "../helpers/mpi.ts";
 import {
   contents,
   readOnDisk,
@@ -51,7 +56,10 @@ for (const { mesh, ranks, more } of JOBS) {
     const here = path.join(scratch, "here");
     await trainHere(training(model, here, { mesh, steps: 3, more }));
     const wanted = await contents(here);
-    for (const launcher of LAUNCHERS) {
+    const takers = LAUNCHERS.filter((launcher) =>
+      turnsOf(JOBS, launcher).some((job) => job.mesh === mesh)
+    );
+    for (const launcher of takers) {
       const { name, family, skip } = launcher;
       t.test(name, { skip }, async (t) => {
         const out = path.join(scratch, family);

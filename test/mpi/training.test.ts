@@ -4,7 +4,7 @@ import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { startedProgram } from "../helpers/compiled.ts";
-import { LAUNCHERS, start } from "../helpers/mpi.ts";
+import { LAUNCHERS, start, turnsOf } from "../helpers/mpi.ts";
 import { closeDevices, digest, runCase } from "../helpers/run_model.ts";
 import { stepCase } from "../helpers/training_layer.ts";
 
@@ -14,14 +14,9 @@ const RANK = startedProgram("test/helpers/training_rank.ts");
 
 const MESHES = [{ ep: 2 }, { dp: 2 }, { dp: 2, ep: 2 }, { tp: 2, ep: 2 }];
 
-for (const [i, mesh] of MESHES.entries()) {
-  const ranks = Object.values(mesh).reduce((a, b) => a * b);
-  let shared: string | undefined;
-  // On two ranks the implementations take turns.
-  const launchers = ranks === 2
-    ? [LAUNCHERS[i % LAUNCHERS.length]!]
-    : LAUNCHERS;
-  for (const { name, command, family, skip } of launchers) {
+for (const { name, command, family, skip } of LAUNCHERS) {
+  for (const mesh of turnsOf(MESHES, { family })) {
+    const ranks = Object.values(mesh).reduce((a, b) => a * b);
     t.test(`${name}: steps on ${ranks} ranks, ${JSON.stringify(mesh)}`, {
       skip,
     }, async (t) => {
@@ -31,7 +26,7 @@ for (const [i, mesh] of MESHES.entries()) {
         ...[process.execPath, RANK, JSON.stringify(mesh)],
       ]).ended;
       t.equal(code, 0, err);
-      shared ??= digest(await runCase(await stepCase(), "cpu", { mesh }));
+      const shared = digest(await runCase(await stepCase(), "cpu", { mesh }));
       t.equal(out.trimEnd(), shared, "the same bits");
       t.match(shared, /next\.gate/);
     });
