@@ -1,29 +1,117 @@
 /**
- * What the simulator says of steps and exchanges that were measured once, at ep=1, 2 and 4: `results/predict.json` has the
- * machines that were measured right before, and the times. Nothing is measured again. `--file NAME` is another recording
- * of that folder.
+ * The simulator against times that were measured once. Steps and exchanges at ep=1, 2 and 4: `results/predict.json` has the
+ * machines that were measured right before, and the times. The order of configurations of a MoE model on four ranks:
+ * `results/order.json`. Nothing is measured again but the order, with `--measure mpi|separate` (Open MPI or MPICH, or
+ * devices of one process), `--adapter cpu|native`, `--rounds N` (default 5), `--out FILE`.
  */
 
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { launcherArguments } from "../cli/mpi_launcher.ts";
+import { LAUNCHERS } from "../test/helpers/mpi.ts";
+import { machine } from "./measure.ts";
+import {
+  kendall,
+  type Measured,
+  type OrderDocument,
+  orderOf,
+} from "./predict/order.ts";
 import { isWithin, replay, type Replayed, score } from "./predict/recorded.ts";
+import { keptPath, writeDocument } from "./results.ts";
 
 const flags = parseArgs({
-  options: { file: { type: "string", default: "predict.json" } },
+  options: {
+    file: { type: "string", default: "predict.json" },
+    measure: { type: "string" },
+    adapter: { type: "string", default: "cpu" },
+    rounds: { type: "string", default: "5" },
+    out: { type: "string" },
+  },
 }).values;
 
-const replayed = await replay(flags.file);
-for (const { what, name, then, now } of replayed) {
-  console.log(
-    `${name}: ${what}, predicted over measured ${now.toFixed(2)}${
-      isWithin(now) ? "" : ", off"
-    } (the predictor of then: ${then.toFixed(2)})`,
-  );
+/** Measure the order of configurations on four ranks. */
+function measureOrder(sharing: string): OrderDocument {
+  const program = [
+    ...[
+      process.execPath,
+      fileURLToPath(new URL("../scripts/run.mjs", import.meta.url)),
+    ],
+    fileURLToPath(new URL("predict/rank.ts", import.meta.url)),
+    ...[sharing, flags.adapter, flags.rounds],
+  ];
+  const launcher = sharing === "mpi"
+    ? LAUNCHERS.find(({ skip }) => !skip)
+    : undefined;
+  const [command, ...args] = launcher
+    ? [
+      launcher.command!,
+      ...launcherArguments(launcher.family, {
+        ranks: 4,
+        root: process.getuid?.() === 0,
+      }),
+      ...program,
+    ]
+    : program;
+  const { stdout, stderr, status } = spawnSync(command!, args, {
+    encoding: "utf8",
+    timeout: 1_200_000,
+  });
+  if (status !== 0) throw new Error(`rank.ts failed: ${stderr}`);
+  return {
+    machine: machine(),
+    where: `${flags.adapter} device, ${launcher?.name ?? "one process"}`,
+    measured: JSON.parse(stdout) as Measured,
+  };
 }
-for (const what of ["step", "exchange"] satisfies Replayed["what"][]) {
-  const { all, now, then } = score(replayed, what);
-  console.log(
-    `${what}s within 25 %: ${now} of ${all}; by the predictor of then ${then}`,
+
+/** Print an order. */
+async function showOrder({ where, measured }: OrderDocument): Promise<void> {
+  for (const [step, all] of Object.entries(await orderOf(measured))) {
+    for (const { name, measured, predicted, rounds } of all) {
+      const ms = (value: number) => value.toFixed(2);
+      console.log(
+        `${step}, ${name}: ${ms(measured)} ms measured (${
+          ms(Math.min(...rounds))
+        } to ${ms(Math.max(...rounds))}), ${ms(predicted)} predicted`,
+      );
+    }
+    console.log(
+      `${step} on 4 ranks, ${where}: Kendall's tau of ${all.length} configurations ${
+        kendall(all).toFixed(2)
+      }`,
+    );
+  }
+}
+
+/** Print what was recorded of steps and exchanges. */
+async function showRecorded(): Promise<void> {
+  const replayed = await replay(flags.file);
+  for (const { what, name, then, now } of replayed) {
+    console.log(
+      `${name}: ${what}, predicted over measured ${now.toFixed(2)}${
+        isWithin(now) ? "" : ", off"
+      } (the predictor of then: ${then.toFixed(2)})`,
+    );
+  }
+  for (const what of ["step", "exchange"] satisfies Replayed["what"][]) {
+    const { all, now, then } = score(replayed, what);
+    console.log(
+      `${what}s within 25 %: ${now} of ${all}; by the predictor of then ${then}`,
+    );
+  }
+}
+
+if (flags.measure === undefined) {
+  await showRecorded();
+  await showOrder(
+    JSON.parse(readFileSync(keptPath("order"), "utf8")) as OrderDocument,
   );
+} else {
+  const order = measureOrder(flags.measure);
+  await showOrder(order);
+  if (flags.out !== undefined) writeDocument(flags.out, order);
 }
 process.exit(0);

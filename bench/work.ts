@@ -110,7 +110,9 @@ export function packed(
 }
 
 /** The same, with the rows of the last tokens. */
-function packedForNext(what: typeof PROMPT): { [name: string]: HostTensor } {
+export function packedForNext(
+  what: typeof PROMPT,
+): { [name: string]: HostTensor } {
   const { sequences, length } = what;
   const rows = integers(sequences, (i) => (i + 1) * length - 1);
   return { ...packed(what), rows };

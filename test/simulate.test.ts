@@ -4,7 +4,13 @@
 import { readFileSync } from "node:fs";
 import t from "tap";
 import { compile } from "../compiler/mod.ts";
+import {
+  kendall,
+  type OrderDocument,
+  orderOf,
+} from "../bench/predict/order.ts";
 import { replay, score } from "../bench/predict/recorded.ts";
+import { keptPath } from "../bench/results.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { compileStandIns } from "../engine/summary/compiled.ts";
@@ -331,4 +337,17 @@ t.test("what was recorded of steps and exchanges on a machine", async (t) => {
     exchanges.now >= exchanges.then,
     `exchanges: ${exchanges.now}, then ${exchanges.then}`,
   );
+});
+
+t.test("the order of configurations that was measured on four ranks", async (t) => {
+  const { measured } = JSON.parse(
+    readFileSync(keptPath("order"), "utf8"),
+  ) as OrderDocument;
+  const { prefill, decode } = await orderOf(measured);
+  t.equal(decode.length, 16);
+  t.ok(kendall(decode) >= 0.7, `decode: ${kendall(decode)}`);
+  // Most of a prefill's times are as near as its rounds.
+  t.ok(kendall(prefill) >= 0.5, `prefill: ${kendall(prefill)}`);
+  const times = [1, 2, 3].map((measured) => ({ measured, predicted: 1 }));
+  t.equal(kendall(times), 0, "all alike");
 });

@@ -12,7 +12,7 @@ export interface LaunchSeconds {
   readonly launch: number;
   /** Arithmetic, where that takes longer than memory; else 0. */
   readonly arithmetic: number;
-  /** Memory, where that takes longer than arithmetic; else 0. */
+  /** Memory, where that takes longer than arithmetic; else what is not hidden behind that: weights, on a processor. */
   readonly memory: number;
 }
 
@@ -53,7 +53,9 @@ export function launchSeconds(
     : device.bandwidth;
   const arithmetic = slower * computes;
   const memory = Math.max(bytes / bandwidth, slower * reads);
-  return arithmetic >= memory
-    ? { launch, arithmetic, memory: 0 }
+  // Cores that wait for weights compute nothing meanwhile; a GPU's other workgroups do.
+  const stalled = device.computer === undefined ? 0 : weights / bandwidth;
+  return arithmetic + stalled >= memory
+    ? { launch, arithmetic, memory: stalled }
     : { launch, arithmetic: 0, memory };
 }

@@ -172,13 +172,15 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       ? context.held(buffer, rank)
       : onRank(buffer.bytes, rank);
     if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
-    // Experts that nobody chose are not read.
+    // Of a chunk, its experts; and those that nobody chose are not read.
+    const held = onRank(buffer.axes[0]!.size, rank);
+    const there = Math.min(1, rows.localExperts / held);
     const each = rows.most / rows.localExperts;
     const chosen = workload.experts === undefined ||
         workload.experts.kind === "even"
       ? Math.min(1, each)
       : 1 - Math.exp(-each);
-    return bytes * chosen;
+    return bytes * there * chosen;
   }
 
   /** Of an axis of a state, what is in use: the sequences of a rank, and their positions. */

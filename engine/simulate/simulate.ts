@@ -89,6 +89,8 @@ interface RankGroup {
   /** Ranks of the plan on its device, and devices of its host that compute at once, for each that can. */
   readonly sharing: number;
   readonly slower: number;
+  /** Devices of its host compute one at a time. */
+  readonly turns: boolean;
   /** Everything that its ranks hold fits the device's cache. */
   readonly cached: boolean;
 }
@@ -167,7 +169,7 @@ export function simulate(
 
   function launch(
     step: Step & { readonly op: "launch" },
-    { rank, device, sharing, slower, cached }: RankGroup,
+    { rank, device, sharing, slower, turns, cached }: RankGroup,
     i: number,
   ): void {
     const seconds = (fullness: "most" | "mean") => {
@@ -181,7 +183,9 @@ export function simulate(
     const times = sharing * slower;
     spendLaunch(i, mean, times, false);
     if (sharing === 1) {
-      spend(i, "waiting", Math.max(0, total(most) - total(mean)) * times);
+      // Devices that take turns with all cores of a host leave them to the fullest; processes wait on their own.
+      const longest = total(most) * (turns ? 1 : slower);
+      spend(i, "waiting", Math.max(0, longest - total(mean) * slower));
     }
     clocks[i]!.busy = true;
     if (i > 0) return;
@@ -304,6 +308,7 @@ function rankGroups(
     const held = shared * onRank(plan.peakBytes, rank);
     groups.set(key, {
       ...{ rank, place, device, sharing: shared, slower },
+      turns: atOnce[place.host] === 1,
       cached: held <= (device.cache?.bytes ?? 0),
     });
   }

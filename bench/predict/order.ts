@@ -1,0 +1,160 @@
+/** Configurations of a small MoE model on four ranks, and whether the simulator puts them in the order in which they were measured. */
+
+import {
+  compile,
+  type CompileOptions,
+  type Model,
+} from "../../compiler/mod.ts";
+import {
+  type ExpertLoad,
+  simulate,
+  type Workload,
+} from "../../engine/simulate/mod.ts";
+import { type Computer, TUNING } from "../../engine/tuning.ts";
+import { publishedModel } from "../../models/mod.ts";
+import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
+import type { Machine, Plan } from "../../spec/mod.ts";
+import { median } from "../measure.ts";
+
+/** A mesh, a strategy and chunks. */
+export type Configuration = Pick<
+  CompileOptions,
+  "mesh" | "chunks" | "deduplicate" | "dispatcher" | "numerics"
+>;
+
+const WHOLE = { chunks: 1, deduplicate: false } as const;
+const DEDUPLICATED = { chunks: 1, deduplicate: true } as const;
+const GATHER = { dispatcher: "allGather", numerics: "fast" } as const;
+
+/** What is compared, by name. */
+export const CONFIGURATIONS: { readonly [name: string]: Configuration } = {
+  "ep=4": { mesh: { ep: 4 }, ...WHOLE },
+  "ep=4, 2 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 2 },
+  "ep=4, 4 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 4 },
+  "ep=4, deduplicated": { mesh: { ep: 4 }, ...DEDUPLICATED },
+  "ep=4, deduplicated, 2 chunks": {
+    mesh: { ep: 4 },
+    ...DEDUPLICATED,
+    chunks: 2,
+  },
+  "ep=4, all-gather": { mesh: { ep: 4 }, ...GATHER },
+  "ep=2,tp=2": { mesh: { ep: 2, tp: 2 }, ...WHOLE },
+  "ep=2,tp=2, 2 chunks": { mesh: { ep: 2, tp: 2 }, ...WHOLE, chunks: 2 },
+  "ep=2,tp=2, deduplicated": { mesh: { ep: 2, tp: 2 }, ...DEDUPLICATED },
+  "dp=2,ep=2": { mesh: { dp: 2, ep: 2 }, ...WHOLE },
+  "dp=2,ep=2, 2 chunks": { mesh: { dp: 2, ep: 2 }, ...WHOLE, chunks: 2 },
+  "dp=2,ep=2, deduplicated": { mesh: { dp: 2, ep: 2 }, ...DEDUPLICATED },
+  "dp=2,ep=2, all-gather": { mesh: { dp: 2, ep: 2 }, ...GATHER },
+  "dp=2,tp=2": { mesh: { dp: 2, tp: 2 } },
+  "dp=4": { mesh: { dp: 4 } },
+  "tp=4": { mesh: { tp: 4 } },
+};
+
+/** The sequences of a step, and their tokens before it. */
+export const STEPS = {
+  prefill: { sequences: 16, length: 16, position: 0 },
+  decode: { sequences: 16, length: 1, position: 16 },
+};
+
+/** A step that is compared. */
+export type Step = keyof typeof STEPS;
+
+/** A decoder of the form of Qwen3's, small. */
+export function orderedModel(): Model {
+  const { sequences, length } = STEPS.prefill;
+  return publishedModel({
+    ...{ model_type: "qwen3_moe", hidden_act: "silu", rms_norm_eps: 1e-6 },
+    ...{ architectures: ["Qwen3MoeForCausalLM"], norm_topk_prob: true },
+    ...{ num_hidden_layers: 4, hidden_size: 256, vocab_size: 1024 },
+    ...{ num_attention_heads: 8, num_key_value_heads: 4, head_dim: 32 },
+    ...{ num_experts: 16, num_experts_per_tok: 4, moe_intermediate_size: 256 },
+    ...{ intermediate_size: 256, max_position_embeddings: 64 },
+    ...{ rope_theta: 10000, tie_word_embeddings: false },
+  }).build({
+    ...{ maxTokens: sequences * length, maxSequences: sequences },
+    ...{ maxContext: 64, next: { candidates: 1 } },
+  });
+}
+
+/** Compile a configuration for ranks on the CPU. */
+export async function compileOrdered(
+  { configuration, computer, limits = CPU_LIMITS }: {
+    readonly configuration: Configuration;
+    readonly computer: Computer;
+    readonly limits?: { readonly [limit: string]: number };
+  },
+): Promise<Plan> {
+  return await compile(orderedModel(), {
+    ...{ ...configuration, limits, tuning: TUNING[computer] },
+  });
+}
+
+/** What one job measured. */
+export interface Measured {
+  readonly machine: Machine;
+  /** How often the routers chose each expert in each step. */
+  readonly experts: { readonly [S in Step]: ExpertLoad };
+  /** Milliseconds of each configuration, the median of each round. */
+  readonly times: {
+    readonly [name: string]: { readonly [S in Step]: readonly number[] };
+  };
+}
+
+/** A step of a configuration, in milliseconds. */
+export interface Ordered {
+  readonly name: string;
+  readonly measured: number;
+  readonly predicted: number;
+  readonly rounds: readonly number[];
+}
+
+/** A run that was measured, and where. */
+export interface OrderDocument {
+  readonly machine: string;
+  readonly where: string;
+  readonly measured: Measured;
+}
+
+/** Predict every configuration that was measured, and sort them by what was. */
+export async function orderOf(
+  { machine, experts, times }: Measured,
+): Promise<{ readonly [S in Step]: readonly Ordered[] }> {
+  const found: { [S in Step]: Ordered[] } = { prefill: [], decode: [] };
+  const [device] = Object.values(machine.devices);
+  for (const [name, rounds] of Object.entries(times)) {
+    const plan = await compileOrdered({
+      configuration: CONFIGURATIONS[name]!,
+      computer: device!.computer ?? "gpu",
+    });
+    for (const step of ["prefill", "decode"] as const) {
+      const workload = { ...workloadOf(step), experts: experts[step] };
+      found[step].push({
+        ...{ name, measured: median(rounds[step]), rounds: rounds[step] },
+        predicted: 1000 * simulate(plan, machine, workload).seconds,
+      });
+    }
+  }
+  const sorted = (all: readonly Ordered[]) =>
+    [...all].sort((a, b) => a.measured - b.measured);
+  return { prefill: sorted(found.prefill), decode: sorted(found.decode) };
+}
+
+function workloadOf(step: Step): Workload {
+  const { sequences, length, position } = STEPS[step];
+  return { tokens: sequences * length, sequences, past: position };
+}
+
+/** Kendall's tau of measured and predicted times: of all pairs, those in the same order less those that are not. */
+export function kendall(
+  times: readonly Pick<Ordered, "measured" | "predicted">[],
+): number {
+  let [agree, pairs] = [0, 0];
+  for (const [i, a] of times.entries()) {
+    for (const b of times.slice(i + 1)) {
+      agree += Math.sign(a.measured - b.measured) *
+        Math.sign(a.predicted - b.predicted);
+      pairs++;
+    }
+  }
+  return agree / pairs;
+}
