@@ -177,5 +177,6 @@ export function searchFlags(command: Command): Command {
     )
     .option("--limits <limits>", "limits of its devices", parseLimits)
     .option("--svg <file>", "draw speed over 1 to 4096 devices")
+    .option("--out <file>", "write a page about the best, and all else")
     .option("--json", "machine-readable output");
 }

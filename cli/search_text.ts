@@ -8,8 +8,9 @@ import {
   type SearchPhase,
 } from "../engine/mod.ts";
 import { sizeText } from "../spec/size_text.ts";
-import { timeText } from "../spec/time_text.ts";
+import { rateText, timeText } from "../spec/time_text.ts";
 import type { Machine } from "../spec/mod.ts";
+import type { SearchResult } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
 
 /** What was searched for. */
@@ -84,14 +85,9 @@ function configuration(found: Found): string {
   ];
   return `${meshName(mesh, replicas)}${
     how.join("")
-  }, ${found.sequences} sequences, ${speedText(tokensPerSecond)}, ${
+  }, ${found.sequences} sequences, ${rateText(tokensPerSecond)}, ${
     timeText(seconds)
   } a step`;
-}
-
-function speedText(rate: number): string {
-  const digits = rate >= 1000 ? 0 : 1;
-  return `${rate.toFixed(digits).replace(/\B(?=(\d{3})+$)/g, ",")} tokens/s`;
 }
 
 function table(found: readonly Found[]): string[] {
@@ -104,7 +100,7 @@ function table(found: readonly Found[]): string[] {
       }`,
       ...[one.sequences, one.tokens].map(String),
       timeText(one.seconds),
-      speedText(one.tokensPerSecond),
+      rateText(one.tokensPerSecond),
       sizeText(one.bytes),
       one.limit === undefined ? "?" : sizeText(one.limit),
     ]),
@@ -144,16 +140,16 @@ function crossoverLines(
   ];
 }
 
-/** What `search --json` prints. */
+/** What `search --json` prints, and more than a page shows. */
 export function searchDocument(
   { found, pareto, thrownOut, crossover, curve }: Searched,
   { machine, phase, objective, context, experts }: SearchTerms,
-): object {
+): SearchResult & { readonly [more: string]: unknown } {
   return {
     ...{ machine: machine.name, phase, objective, context, experts },
     found: found.map(documentOf),
     pareto: pareto.map(documentOf),
-    thrownOut,
+    thrownOut: thrownOut.map((one) => ({ name: meshName(one.mesh), ...one })),
     ...crossover ? { crossover } : {},
     curve: curve.map(({ devices, best, single }) => ({
       devices,
@@ -163,6 +159,11 @@ export function searchDocument(
   };
 }
 
-function documentOf({ step, pareto: _, ...found }: Found): object {
-  return { ...found, parts: step.step.parts };
+function documentOf({ step, pareto: _, limit, ...found }: Found) {
+  return {
+    name: meshName(found.mesh, found.replicas),
+    ...found,
+    ...limit === undefined ? {} : { limit },
+    parts: step.step.parts,
+  };
 }

@@ -66,6 +66,7 @@ export {
   type CurvePoint,
   type Found,
   meshName,
+  meshOf as replicaMesh,
   type Objective,
   search,
   type Searched,

@@ -7,8 +7,11 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Page } from "playwright-core";
 import t from "tap";
-import type { PlanSummary } from "../spec/mod.ts";
+import { parsePlan, type Plan, type PlanSummary } from "../spec/mod.ts";
+import { onRank } from "../spec/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
+import { rateText } from "../spec/time_text.ts";
+import type { SearchResult } from "../view/mod.ts";
 import {
   accessibilityProblems,
   openBrowser,
@@ -37,6 +40,12 @@ async function pageOf(name: string, ...argv: string[]): Promise<string> {
 
 async function summaryOf(...argv: string[]): Promise<PlanSummary> {
   return JSON.parse((await switchyard(["plan", ...argv, "--json"])).out);
+}
+
+async function planOf(...argv: string[]): Promise<Plan> {
+  return parsePlan(
+    (await switchyard(["plan", ...argv, "--json", "--full"])).out,
+  );
 }
 
 /** The texts of elements. */
@@ -70,6 +79,14 @@ t.test(
       "–",
       ...perToken,
     ]);
+    // What rank 0 sends rank 1, of three others.
+    const { axes } = await planOf(...argv);
+    const tokens = axes["token"]!.size / 4;
+    const { bytesPerToken } = layers.flatMap(({ exchanges }) => exchanges)[0]!;
+    t.match(
+      await texts(page, "#traffic title"),
+      [/./, `rank 0 to rank 1: ${sizeText(bytesPerToken * tokens / 3)}`],
+    );
     t.equal(await page.locator("#steps ol li").count(), 11);
     t.equal(await page.locator("#tracks path[d*=C]").count(), 32);
     t.strictSame(await accessibilityProblems(page), []);
@@ -173,6 +190,129 @@ t.test(
       ...["3.0 KiB", "2.0 KiB", "3.0 KiB", "2.0 KiB"],
     ]);
     t.match(await texts(page, "#diff pre"), [/^-.*\n[^]*^\+/m]);
+    t.strictSame(await accessibilityProblems(page), []);
+    t.strictSame(complaints, []);
+  },
+);
+
+t.test(
+  "a step of training with ZeRO-1 is shown as it is",
+  OPTIONS,
+  async (t) => {
+    const argv = [
+      ...["examples/demo-lm", "--mesh", "dp=2,ep=2", "--train", "--zero", "1"],
+    ];
+    const [{ ranks }, plan, url] = await Promise.all([
+      summaryOf(...argv),
+      planOf(...argv),
+      pageOf("train", ...argv),
+    ]);
+    const { page, complaints } = await openPage(browser!, url);
+    t.match(await texts(page, "h1"), [
+      "demo-lm on dp=2, ep=2, a step of training",
+    ]);
+    const [{ bytes, experts }] = ranks as readonly [PlanSummary["ranks"][0]];
+    t.strictSame(await texts(page, "#ranks tbody td"), [
+      `${experts}`,
+      ...(["weights", "state", "scratch", "staging", "total"] as const)
+        .map((kind) => sizeText(bytes[kind])),
+    ]);
+    // Gradients are reduce-scattered over the ranks that share the optimizer state, which then gather what they updated.
+    const parts = page.locator("#traffic .parts button");
+    const gathers = plan.programs[0]!.steps.flatMap((step, i) =>
+      step.op === "allGather" && step.over.join() === "dp"
+        ? [[i, step] as const]
+        : []
+    );
+    t.equal(gathers.length, 2);
+    for (
+      const [name, [index, step]] of [
+        ["layer 0, backward", gathers[0]!],
+        ["layer 0, update", gathers[1]!],
+      ] as const
+    ) {
+      await parts.filter({ hasText: name }).click();
+      const row = page.locator("#traffic tbody tr")
+        .filter({
+          has: page.locator("td:first-child", { hasText: `${index}` }),
+        });
+      t.strictSame(await row.locator("td, button").allTextContents(), [
+        `${index}`,
+        step.blocks ? "reduce-scatter" : "all-gather",
+        ...["dp", "–", sizeText(step.bytes), sizeText(step.bytes)],
+      ]);
+    }
+    const [, peak, ...named] = /: (.*?), of which (.*) and \d+ smaller/
+      .exec((await texts(page, "#memory p"))[1]!)!;
+    t.match(peak, /MiB$/);
+    for (const text of named.join().split(", ")) {
+      const [name, ...size] = text.split(" ");
+      const buffer = plan.buffers[name!]!;
+      t.equal(size.join(" "), sizeText(onRank(buffer.bytes, 0)));
+    }
+    t.strictSame(await accessibilityProblems(page), []);
+    t.strictSame(complaints, []);
+  },
+);
+
+t.test(
+  "a search says what is best, and why all else is not",
+  OPTIONS,
+  async (t) => {
+    const machine = path.join(FOLDER, "machine.json");
+    const out = path.join(FOLDER, "search.html");
+    const limits = {
+      maxBufferSize: 2 ** 40,
+      maxStorageBufferBindingSize: 2 ** 40,
+    };
+    writeFileSync(
+      machine,
+      JSON.stringify({
+        ...{ version: 1, name: "two devices" },
+        devices: {
+          d: {
+            ...{ multiplyAdds: 1e18, operations: 1e18, bandwidth: 1e11 },
+            ...{ launch: 1e-6, memory: 1.9e9, limits },
+          },
+        },
+        hosts: [{ devices: [{ kind: "d", count: 2 }] }],
+        links: { sameHost: { latency: 1e-5, bandwidth: 1e11, per: "rank" } },
+      }),
+    );
+    const searched = await switchyard([
+      ...["search", "test/references/configs/granite-3.0-1b-a400m.json"],
+      ...["--target", machine, "--max-context", "256", "--json", "--out", out],
+    ]);
+    const { found, pareto, thrownOut } = JSON.parse(
+      searched.out,
+    ) as SearchResult;
+    const [best, ...others] = found;
+    const { page, complaints } = await openPage(
+      browser!,
+      pathToFileURL(out).href,
+    );
+    t.match(await texts(page, "h1"), [`granite-3.0-1b-a400m on ${best!.name}`]);
+    t.match(await texts(page, "#search-result h2"), [`Why ${best!.name}?`]);
+    t.match(await texts(page, "#search-result p"), [best!.why]);
+    t.strictSame(
+      await texts(page, ".front tbody td:nth-child(6), .front tbody th"),
+      pareto.flatMap((one) => [one.name, rateText(one.tokensPerSecond)]),
+    );
+    t.strictSame(await texts(page, ".losers th"), [
+      ...[...others, ...thrownOut].map(({ name }) => name),
+    ]);
+    const reasons = await texts(page, ".losers td");
+    [...others, ...thrownOut].forEach(({ why }, i) =>
+      t.match(reasons[i]!.toLowerCase(), why.toLowerCase())
+    );
+    t.ok(thrownOut.length > 0);
+    const dots = await texts(page, "#search-result rect title");
+    t.equal(new Set(dots).size, dots.length);
+    t.ok(
+      dots.some((text) =>
+        text.startsWith(`${best!.name}, ${best!.sequences} `)
+      ),
+    );
     t.strictSame(await accessibilityProblems(page), []);
     t.strictSame(complaints, []);
   },

@@ -17,7 +17,7 @@ export const MEMORY_KINDS: readonly {
   readonly name: string;
 }[] = [
   { kind: "weights", name: "weights" },
-  { kind: "state", name: "KV cache and other state" },
+  { kind: "state", name: "KV cache or optimizer state" },
   { kind: "scratch", name: "activations, inputs and outputs" },
   { kind: "staging", name: "staging of exchanges" },
 ];

@@ -1,4 +1,7 @@
-/** The picture of the arena: where in memory each buffer is, and from which step to which. */
+/**
+ * The picture of the arena: where in memory each buffer is, and from which step to which. Memory that only other parts of
+ * the program use is left out.
+ */
 
 import { sizeText } from "../spec/size_text.ts";
 import { typeText } from "../spec/text_parts.ts";
@@ -28,18 +31,19 @@ export function memoryPicture(
 ): Scene {
   const { start, length } = section;
   const all = liveBuffers(view, program, rank);
-  const { bases, top } = stacked(all);
+  const bases = stacked(all);
   const shown = all.filter(({ first, last }) =>
     first < start + length && last >= start
   );
+  const { top, below } = usedBy(shown, bases);
   const scaleX = (step: number) =>
     LEFT + (WIDTH - LEFT - 8) * (step - start) / length;
   const scaleY = (bytes: number) => TOP + HEIGHT * (1 - bytes / top);
   return {
     size: [WIDTH, TOP + HEIGHT + 40],
-    label: `scratch memory of rank ${rank} over ${length} steps, ${
+    label: `scratch memory of rank ${rank} over ${length} steps, which use ${
       sizeText(top)
-    } in all`,
+    }`,
     shapes: [
       ...[0, 0.25, 0.5, 0.75, 1].flatMap((part): Shape[] => [
         {
@@ -56,7 +60,7 @@ export function memoryPicture(
         const from = scaleX(Math.max(one.first, start));
         const to = scaleX(Math.min(one.last + 1, start + length));
         const { allocation, offset } = one.buffer;
-        const low = bases.get(allocation)! + offset;
+        const low = below(bases.get(allocation)! + offset);
         return bufferShapes(view, program, {
           ...{ one, from, to },
           ...{ high: scaleY(low + one.bytes), low: scaleY(low) },
@@ -77,10 +81,8 @@ export function memoryPicture(
   };
 }
 
-/** Where each allocation begins if they lie one on another, and where the last ends. */
-function stacked(
-  buffers: readonly LiveBuffer[],
-): { readonly bases: ReadonlyMap<number, number>; readonly top: number } {
+/** Where each allocation begins if they lie one on another. */
+function stacked(buffers: readonly LiveBuffer[]): ReadonlyMap<number, number> {
   const ends = new Map<number, number>();
   for (const { buffer: { allocation, offset }, bytes } of buffers) {
     ends.set(allocation, Math.max(ends.get(allocation) ?? 0, offset + bytes));
@@ -91,7 +93,30 @@ function stacked(
     bases.set(allocation, top);
     top += end;
   }
-  return { bases, top: Math.max(1, top) };
+  return bases;
+}
+
+/** How much memory some buffers use at any time, and how much of that lies below an address. */
+function usedBy(
+  buffers: readonly LiveBuffer[],
+  bases: ReadonlyMap<number, number>,
+): { readonly top: number; readonly below: (address: number) => number } {
+  const used: { from: number; to: number }[] = [];
+  const ranges = buffers.map(({ buffer: { allocation, offset }, bytes }) => {
+    const from = bases.get(allocation)! + offset;
+    return { from, to: from + bytes };
+  });
+  for (const { from, to } of ranges.sort((a, b) => a.from - b.from)) {
+    const last = used.at(-1);
+    if (last && from <= last.to) last.to = Math.max(last.to, to);
+    else used.push({ from, to });
+  }
+  const below = (address: number) =>
+    used.reduce(
+      (n, { from, to }) => n + Math.max(0, Math.min(address, to) - from),
+      0,
+    );
+  return { top: Math.max(1, below(Infinity)), below };
 }
 
 function bufferShapes(

@@ -5,6 +5,7 @@ import type { Plan } from "../spec/plan.ts";
 import type { PlanSummary } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
 import { escaped } from "./scene.ts";
+import type { SearchResult } from "./search_result.ts";
 import type { SentPerToken } from "./traffic.ts";
 
 /** An event of a recorded run, as `run --trace` writes them. Times in microseconds. */
@@ -47,6 +48,8 @@ export interface PageData {
   readonly trace?: readonly TraceEvent[];
   readonly choices?: readonly LayerChoices[];
   readonly against?: PageDiff;
+  /** The search that found the plan. */
+  readonly search?: SearchResult;
 }
 
 /** The program of the page and its style, as they were built. */

@@ -1,8 +1,10 @@
 /** `switchyard search`: which mesh, strategy and batch of a model are best on a machine that need not be here. */
 
 import {
+  type Found,
   loadTarget,
   type Objective,
+  replicaMesh,
   search,
   type SearchPhase,
 } from "../../engine/mod.ts";
@@ -13,6 +15,7 @@ import { findMachine } from "../machines.ts";
 import { speedCurve } from "../plots/speed_curve.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
+import { type ViewCommandFlags, writePage } from "./view.ts";
 
 /** Flags of `search`. */
 export interface SearchFlags {
@@ -25,6 +28,7 @@ export interface SearchFlags {
   readonly dtype?: EncodingName;
   readonly limits?: { readonly [limit: string]: number };
   readonly svg?: string;
+  readonly out?: string;
   readonly json?: boolean;
 }
 
@@ -66,10 +70,35 @@ export async function searchCommand(
     const text = speedCurve(searched.curve, `${phase}, ${machine.name}`);
     await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
   }
+  const document = searchDocument(searched, terms);
+  const [best] = searched.found;
+  if (flags.out !== undefined && best) {
+    await writePage(io, model, {
+      ...planFlags(best, scene.context, flags),
+      ...{ out: flags.out, search: document },
+    });
+  }
   await io.out(
     flags.json
-      ? `${JSON.stringify(searchDocument(searched, terms), null, 2)}\n`
+      ? `${JSON.stringify(document, null, 2)}\n`
       : formatSearch(searched, terms),
   );
   return searched.found.length > 0 ? 0 : 3;
+}
+
+/** How one replica of what was found is planned. */
+function planFlags(
+  { mesh, strategy: { chunks, deduplicate }, step }: Found,
+  maxContext: number,
+  { target, experts, dtype, limits }: SearchFlags,
+): ViewCommandFlags {
+  const axes = replicaMesh(mesh);
+  return {
+    ...{ meshes: [axes], mesh: axes, target, maxContext, chunks },
+    ...{ maxTokens: step.tokens, maxSequences: step.sequences },
+    ...deduplicate ? { deduplicate } : {},
+    ...experts === undefined ? {} : { experts },
+    ...dtype === undefined ? {} : { dtype },
+    ...limits === undefined ? {} : { limits },
+  };
 }

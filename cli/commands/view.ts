@@ -11,6 +11,7 @@ import {
   type PictureName,
   PICTURES,
   sceneSvg,
+  type SearchResult,
   sentPerToken,
   viewPlan,
 } from "../../view/mod.ts";
@@ -35,6 +36,8 @@ export interface ViewCommandFlags extends SummaryFlags {
   readonly choices?: string;
   readonly against?: string;
   readonly out?: string;
+  /** The search that found the plan. */
+  readonly search?: SearchResult;
 }
 
 /** Write a page about a plan, or one picture of it. */
@@ -46,21 +49,35 @@ export async function viewCommand(
   const { svg, dark = false, out } = flags;
   checkSummaryFlags(flags);
   checkViewFlags(flags);
+  if (svg === undefined) {
+    const file = out ?? "plan.html";
+    await writePage(io, model, { ...flags, out: file });
+    await io.out(`wrote ${file}\n`);
+    return 0;
+  }
+  const { made } = await madeOf(io, model, flags);
+  const text = await drawn(made, svg, dark);
+  if (out === undefined) await io.out(text);
+  else await io.files.write(out, [new TextEncoder().encode(text)]);
+  return 0;
+}
+
+/** Write the page that flags say to the file that they say. */
+export async function writePage(
+  io: CliIo,
+  model: string,
+  flags: ViewCommandFlags & { readonly out: string },
+): Promise<void> {
+  const { made, machine } = await madeOf(io, model, flags);
+  const text = await pageOf(io, { model, made, machine }, flags);
+  await io.files.write(flags.out, [new TextEncoder().encode(text)]);
+}
+
+async function madeOf(io: CliIo, model: string, flags: ViewCommandFlags) {
   const machine = flags.target === undefined
     ? undefined
     : await findMachine(io, flags.target, ranksOf(flags));
-  const made = await summarized(io, model, flags, { machine });
-  if (svg !== undefined) {
-    const text = await drawn(made, svg, dark);
-    if (out === undefined) await io.out(text);
-    else await io.files.write(out, [new TextEncoder().encode(text)]);
-    return 0;
-  }
-  const file = out ?? "plan.html";
-  const text = await pageOf(io, { model, made, machine }, flags);
-  await io.files.write(file, [new TextEncoder().encode(text)]);
-  await io.out(`wrote ${file}\n`);
-  return 0;
+  return { machine, made: await summarized(io, model, flags, { machine }) };
 }
 
 /** Refuse flags that would do nothing. */
@@ -102,7 +119,7 @@ async function pageOf(
   },
   flags: ViewCommandFlags,
 ): Promise<string> {
-  const { trace, choices, against } = flags;
+  const { trace, choices, against, search } = flags;
   const { summary } = made;
   const plan = await made.plan();
   const other = against === undefined
@@ -125,6 +142,7 @@ async function pageOf(
         text: await diffPlans(made, other),
       },
     },
+    ...search === undefined ? {} : { search },
   }, await pageAssets(io));
 }
 

@@ -2,7 +2,7 @@
 
 export type { Crossover } from "./crossover.ts";
 export type { SearchPhase, Workload } from "./evaluate.ts";
-export { meshName, type ReplicaMesh } from "./meshes.ts";
+export { meshName, meshOf, type ReplicaMesh } from "./meshes.ts";
 export {
   type CurvePoint,
   type Found,

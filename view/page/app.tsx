@@ -11,6 +11,7 @@ import { Facts } from "./facts.tsx";
 import { MemoryView } from "./memory_view.tsx";
 import { RanksView } from "./ranks_view.tsx";
 import { SearchBox } from "./search_box.tsx";
+import { SearchView } from "./search_view.tsx";
 import { StepsView } from "./steps_view.tsx";
 import { TimeView } from "./time_view.tsx";
 import { TokenView } from "./token_view.tsx";
@@ -77,6 +78,7 @@ export function App(
       </header>
       <main>
         <Facts view={view} />
+        {data.search && <SearchView search={data.search} />}
         <TracksView {...shown} parts={parts} />
         <RanksView {...shown} />
         <StepsView {...shown} parts={parts} sources={data.sources} />
