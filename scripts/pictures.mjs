@@ -1,9 +1,14 @@
-/** `node scripts/pictures.mjs` draws the pictures of docs/ again, as `switchyard view` draws them. */
+/**
+ * `node scripts/pictures.mjs` makes the pictures of docs/ again: drawings as `switchyard view` draws them, and screenshots of
+ * the views of its page in Chromium, which CHROME_PATH names where it is none of Debian's.
+ */
 
 import { spawnSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
 import { ROOT } from "./setup.mjs";
 
 /** Files of docs/ and what `switchyard view` draws them from. */
@@ -14,15 +19,111 @@ export const PICTURES = {
   ],
 };
 
-if (process.argv[1] === join(ROOT, "scripts/pictures.mjs")) {
-  mkdirSync(join(ROOT, "docs"), { recursive: true });
-  for (const [file, argv] of Object.entries(PICTURES)) {
-    const command = ["bin/switchyard.mjs", "view", ...argv, "--out"];
-    const { status } = spawnSync(
-      process.execPath,
-      [...command, join("docs", file)],
-      { cwd: ROOT, stdio: "inherit" },
+/** Screenshots of docs/views/: the page, the part of its address behind `#`, and the element. */
+const SCREENSHOTS = {
+  "tracks.png": ["run", "", "#tracks"],
+  "ranks.png": ["run", "rank/1", "#ranks"],
+  "steps.png": ["run", "main/16", "#steps"],
+  "traffic.png": ["run", "", "#traffic"],
+  "memory.png": ["run", "", "#memory"],
+  "time.png": ["run", "", "#time"],
+  "token.png": ["run", "", "#token"],
+  "diff.png": ["run", "", "#diff"],
+  "search.png": ["search", "", "#search-result"],
+};
+
+/** Pixels of a page, which are the most of a screenshot. */
+const VIEWPORT = { width: 1244, height: 900 };
+
+/** Pixels around an element. */
+const MARGIN = 16;
+
+function switchyard(...argv) {
+  const { status } = spawnSync(
+    process.execPath,
+    ["bin/switchyard.mjs", ...argv],
+    { cwd: ROOT, stdio: ["ignore", "ignore", "inherit"] },
+  );
+  if (status !== 0) process.exit(1);
+}
+
+/** Pages of a recorded run on four ranks, beside one on two, and of a search. Gives their addresses. */
+function makePages(folder) {
+  const model = ["examples/demo-lm", "--mesh", "ep=4"];
+  const file = (name) => join(folder, name);
+  switchyard(
+    ...["run", ...model, "--random", "--adapter", "cpu"],
+    ...[
+      "--trace",
+      file("trace.json"),
+      "--outputs",
+      file("outputs.safetensors"),
+    ],
+  );
+  switchyard(
+    ...[
+      "plan",
+      "examples/demo-lm",
+      "--mesh",
+      "ep=2",
+      "--out",
+      file("other.json"),
+    ],
+  );
+  switchyard(
+    ...["view", ...model, "--trace", file("trace.json")],
+    ...[
+      "--choices",
+      file("outputs.safetensors"),
+      "--against",
+      file("other.json"),
+    ],
+    ...["--out", file("run.html")],
+  );
+  switchyard(
+    ...["search", "test/references/configs/granite-3.0-1b-a400m.json"],
+    ...["--target", "8xh100", "--out", file("search.html")],
+  );
+  return (name) => pathToFileURL(file(`${name}.html`)).href;
+}
+
+async function takeScreenshots(addressOf) {
+  const { chromium } = await import("playwright-core");
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROME_PATH ?? "/usr/bin/chromium",
+    args: ["--no-sandbox"],
+  });
+  for (const [file, [name, hash, selector]] of Object.entries(SCREENSHOTS)) {
+    const page = await browser.newPage({ viewport: VIEWPORT });
+    await page.goto(`${addressOf(name)}#${hash}`);
+    const { x, y, width, height } = await page.locator(selector).evaluate(
+      (element) => {
+        scrollTo(0, 0);
+        return element.getBoundingClientRect().toJSON();
+      },
     );
-    if (status !== 0) process.exit(1);
+    await page.screenshot({
+      path: join(ROOT, "docs/views", file),
+      fullPage: true,
+      clip: {
+        ...{ x: x - MARGIN, y: y - MARGIN, width: width + 2 * MARGIN },
+        height: Math.min(height, VIEWPORT.height) + 2 * MARGIN,
+      },
+    });
+    await page.close();
+  }
+  await browser.close();
+}
+
+if (process.argv[1] === join(ROOT, "scripts/pictures.mjs")) {
+  mkdirSync(join(ROOT, "docs/views"), { recursive: true });
+  for (const [file, argv] of Object.entries(PICTURES)) {
+    switchyard("view", ...argv, "--out", join("docs", file));
+  }
+  const folder = mkdtempSync(join(tmpdir(), "switchyard-pictures-"));
+  try {
+    await takeScreenshots(makePages(folder));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }

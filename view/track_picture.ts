@@ -83,7 +83,7 @@ function labelOf(
 
 /** Pixels that a station and the words below it need. */
 function leastWidth({ kind, title, details, steps }: Station): number {
-  if (kind === "tie") return 30;
+  if (kind === "tie") return Math.max(30, title.length * 6 + 8);
   const text = Math.max(
     title.length * 7.2,
     ...details.map((detail) => detail.length * 6.1),

@@ -17,8 +17,10 @@ export function TracksView(
     () => trackPicture(view, { program, section, open: rank }),
     [program, section, rank],
   );
-  const exchanges =
-    stationsOf(program, section).filter(({ kind }) => kind === "switch").length;
+  // Where rows are deduplicated, their indices go a way of their own.
+  const exchanges = stationsOf(program, section)
+    .filter(({ kind, title, role }) => kind === "switch" && title === role)
+    .length;
   const { name, times } = section;
   const often = times > 1 ? ` It runs ${times} times.` : "";
   const bundles = view.plan.ranks > 16
