@@ -180,3 +180,11 @@ export function searchFlags(command: Command): Command {
     .option("--out <file>", "write a page about the best, and all else")
     .option("--json", "machine-readable output");
 }
+
+/** Of commands that take a while. */
+export function watchOption(): Option {
+  return new Option(
+    "--watch",
+    "serve a page on this machine that follows it as it goes",
+  );
+}

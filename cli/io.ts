@@ -1,5 +1,6 @@
 /** What the command line touches of the process: output, files, the clock. */
 
+import { spawn } from "node:child_process";
 import { availableParallelism, homedir } from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -29,6 +30,8 @@ export interface CliIo {
   readonly graphics: boolean;
   /** Where adapters lie, to tell those of one name apart. */
   places(): Promise<AdapterPlaces>;
+  /** Show a page or a file in the browser of the user. */
+  browse(address: string): void;
   /** Milliseconds. */
   now(): number;
   /** Do something at Ctrl-C, or on SIGTERM, once, instead of ending at once; returns what undoes it. */
@@ -70,6 +73,7 @@ export function processIo(): CliIo {
     threads: availableParallelism(),
     graphics: hasGraphics(),
     places: adapterPlaces,
+    browse,
     now: () => performance.now(),
     onInterrupt: (action) => {
       // Schedulers send SIGTERM. The second signal, of either kind, ends the process.
@@ -84,6 +88,25 @@ export function processIo(): CliIo {
       return release;
     },
   };
+}
+
+/** What opens an address, by platform. */
+const OPENERS: { readonly [platform: string]: readonly string[] } = {
+  darwin: ["open"],
+  win32: ["cmd", "/c", "start", ""],
+};
+
+function browse(address: string): void {
+  const [command, ...argv] = OPENERS[process.platform] ?? ["xdg-open"];
+  const child = spawn(command!, [...argv, address], {
+    ...{ stdio: "ignore", detached: true },
+  });
+  child.on("error", () => {
+    process.stderr.write(
+      `Cannot open the browser: there is no '${command}'. Open ${address}\n`,
+    );
+  });
+  child.unref();
 }
 
 function outputError(error: Error): Error {

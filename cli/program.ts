@@ -9,6 +9,7 @@ import {
   planFlags,
   searchFlags,
   summaryFlags,
+  watchOption,
   zeroOption,
 } from "./flag_options.ts";
 import type { Prompt } from "./flags.ts";
@@ -150,6 +151,7 @@ function addInspectCommands(
     )
     .option("--against <plan>", "show what another model or plan has otherwise")
     .option("--out <file>", "write to a file (plan.html; --svg: to the output)")
+    .option("--open", "show the page in the browser too")
     .action(async (model, flags) => {
       const viewCommand = await COMMANDS.view();
       finish(await viewCommand(io, model, { ...flags, meshes: viewed }));
@@ -221,6 +223,7 @@ function addRunCommands(
       "choices of experts, as the outputs of a run have them, to be made again",
     )
     .option("--trace <file>", "write a Chrome/Perfetto trace")
+    .addOption(watchOption())
     .option("--check", "check that every choice comes back to its token")
     .option(
       "--allow-kernels",
@@ -271,6 +274,7 @@ function addRunCommands(
       integer("--logprobs", 0, 128),
     )
     .option("--json", "machine-readable output")
+    .addOption(watchOption())
     .option(
       "--jsonl",
       "machine-readable output, a line a token as it is chosen",
@@ -426,6 +430,7 @@ function addTrainCommand(
       "--metrics <file>",
       "a line of JSON for each step, with plots beside it at the end (OUT/metrics.jsonl)",
     )
+    .addOption(watchOption())
     .option("--json", "these lines on standard output")
     .action(async (what, flags) =>
       finish(await (await COMMANDS.train())(io, what, flags))

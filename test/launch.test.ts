@@ -35,6 +35,7 @@ async function run(
     input: Readable.from([]),
     ...{ threads: 1, graphics: false, places: adapterPlaces },
     now: () => performance.now(),
+    browse: () => {},
     onInterrupt: () => () => {},
   };
   try {

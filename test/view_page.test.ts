@@ -2,9 +2,12 @@
 // usable by keyboard and by everyone, and is fast at 256 ranks.
 // needs: browser
 
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { pathToFileURL } from "node:url";
+import process from "node:process";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Page } from "playwright-core";
 import t from "tap";
 import { parsePlan, type Plan, type PlanSummary } from "../spec/mod.ts";
@@ -25,6 +28,7 @@ import {
   writeRaw,
 } from "./helpers/cli.ts";
 
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const FOLDER = temporaryFolder(t);
 const OPTIONS = { skip: skipWithoutBrowser };
 const browser = skipWithoutBrowser ? undefined : await openBrowser();
@@ -317,6 +321,36 @@ t.test(
     t.strictSame(complaints, []);
   },
 );
+
+t.test("a training is followed as it goes", OPTIONS, async (t) => {
+  const out = path.join(FOLDER, "trained");
+  const training = spawn(process.execPath, [
+    ...["bin/switchyard.mjs", "train", "examples/train/next_byte.ts"],
+    ...["--steps", "30", "--out", out, "--adapter", "cpu", "--watch"],
+  ], { cwd: ROOT, stdio: ["ignore", "ignore", "pipe"] });
+  const ended = once(training, "exit");
+  const [said] = await once(training.stderr, "data") as [Buffer];
+  const [, address] = /Watch at (\S+)/.exec(`${said}`)!;
+  const { page, complaints } = await openPage(browser!, address!);
+  await page.locator("[role=status]", { hasText: "Wrote" }).waitFor();
+  t.strictSame((await ended)[0], 0);
+  const records = readFileSync(path.join(out, "metrics.jsonl"), "utf8").trim()
+    .split("\n").map((line) => JSON.parse(line));
+  const last = records.at(-1);
+  t.strictSame((await texts(page, ".facts dd")).slice(0, 4), [
+    ...["30", last.loss.toFixed(4), last.gradient_norm.toFixed(3)],
+    rateText(last.tokens_per_second),
+  ]);
+  const curve = await page.locator("#loss path[stroke-width='1.6']")
+    .getAttribute("d");
+  t.equal(curve!.split("L").length, 30);
+  t.equal(
+    await page.locator("#load rect").count(),
+    last.expert_load.flat().length,
+  );
+  t.strictSame(await accessibilityProblems(page), []);
+  t.strictSame(complaints, []);
+});
 
 t.test(
   "DeepSeek-V3 on 256 ranks is a small and fast page",

@@ -2,12 +2,14 @@
 
 export {
   type LayerChoices,
+  livePageHtml,
   type PageAssets,
   type PageData,
   type PageDiff,
   pageHtml,
   type TraceEvent,
 } from "./page_data.ts";
+export type { LiveEvents } from "./live.ts";
 export { DARK, LIGHT, type Palette } from "./palette.ts";
 export { PICTURE_NAMES, type PictureName } from "./picture_names.ts";
 export { PICTURES } from "./pictures.ts";

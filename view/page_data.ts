@@ -52,6 +52,11 @@ export interface PageData {
   readonly search?: SearchResult;
 }
 
+/** What the page of a run that goes on knows at first. */
+export interface LiveData {
+  readonly title: string;
+}
+
 /** The program of the page and its style, as they were built. */
 export interface PageAssets {
   readonly script: string;
@@ -64,14 +69,26 @@ export function pageHtml(
   data: Omit<PageData, "plan">,
   { script, style }: PageAssets,
 ): string {
-  const json = JSON.stringify({ ...data, plan: documentOf(plan) })
-    .replaceAll("<", "\\u003c");
+  return htmlOf({ ...data, plan: documentOf(plan) }, { script, style });
+}
+
+/** The page of a run that goes on, which its process serves. It asks that process only. */
+export function livePageHtml(data: LiveData, assets: PageAssets): string {
+  return htmlOf(data, assets, "connect-src 'self'; ");
+}
+
+function htmlOf(
+  data: LiveData | PageData,
+  { script, style }: PageAssets,
+  policy = "",
+): string {
+  const json = JSON.stringify(data).replaceAll("<", "\\u003c");
   return `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; ${policy}script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
 <link rel="icon" href="data:,">
 <title>${escaped(data.title)}</title>
 <style>

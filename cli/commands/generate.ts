@@ -12,6 +12,7 @@ import {
   openChatTemplate,
   openTarget,
   openTokenizer,
+  rankPlace,
   type Tokenizer,
 } from "../../engine/mod.ts";
 import { DataError, invariant } from "../../spec/mod.ts";
@@ -32,6 +33,7 @@ import {
   readPrompts,
 } from "../prompts.ts";
 import { finishLine, UsageError } from "../values.ts";
+import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
 import { openOptions } from "./options.ts";
 
@@ -49,6 +51,7 @@ export interface GenerateFlags extends PlanFlags, DeviceFlags, SamplingFlags {
   readonly logprobs?: number;
   readonly json?: boolean;
   readonly jsonl?: boolean;
+  readonly watch?: boolean;
 }
 
 /** Continue prompts and print the new text as it grows; several prompts are printed when all are done. */
@@ -76,6 +79,11 @@ export async function generateCommand(
     ...logprobs === undefined ? {} : { logprobs },
   };
   const bar = createProgressBar(io);
+  const watch = await startWatch(
+    io,
+    `Text from ${folder}`,
+    (rankPlace()?.rank ?? 0) > 0 ? {} : flags,
+  );
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, flags),
     alike: {
@@ -88,7 +96,10 @@ export async function generateCommand(
       sequences: Math.min(prompts.length, MOST_SEQUENCES),
       context: Math.max(...prompts.map(({ length }) => length)) + maxNewTokens,
     },
-    onProgress: bar.update,
+    onProgress: (progress) => {
+      bar.update(progress);
+      watch.send("progress", progress);
+    },
   }).finally(bar.stop);
   const { plan, session } = opened;
   try {
@@ -97,7 +108,7 @@ export async function generateCommand(
     const streams = !flags.json && !flags.jsonl && prompts.length === 1;
     const texts = new GeneratedTexts(tokenizer, stop);
     const line = (value: object) => io.out(`${JSON.stringify(value)}\n`);
-    const follows = streams || flags.jsonl || stop.length > 0;
+    const follows = streams || flags.jsonl || flags.watch || stop.length > 0;
     const onToken = async (
       sequence: number,
       token: number,
@@ -105,6 +116,7 @@ export async function generateCommand(
     ) => {
       const { piece, stopped } = await texts.push(sequence, token);
       if (speaks && streams && piece !== "") await io.out(piece);
+      watch.send("text", { sequence, piece, ms: io.now() - loaded });
       if (speaks && flags.jsonl) {
         const more = known ? await logprobsJson(known, tokenizer) : {};
         await line({ sequence, token, text: piece, ...more });
@@ -157,6 +169,7 @@ export async function generateCommand(
     if (flags.job !== undefined) {
       await io.out(`${finishLine(flags.job)}\n`);
     }
+    await watch.end("All texts are done.");
     return 0;
   } finally {
     tokenizer?.close();

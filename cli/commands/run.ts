@@ -8,6 +8,7 @@ import {
   openTarget,
   randomBatch,
   randomInputs,
+  rankPlace,
   type RankStatistics,
   type RankTimes,
   rankTimes,
@@ -26,6 +27,7 @@ import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { createProgressBar } from "../progress.ts";
 import { formatTable } from "../table.ts";
 import { finishLine, UsageError } from "../values.ts";
+import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
 import { openOptions } from "./options.ts";
 
@@ -40,6 +42,7 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
   readonly trace?: string;
   readonly check?: boolean;
   readonly allowKernels?: boolean;
+  readonly watch?: boolean;
   readonly json?: boolean;
 }
 
@@ -72,6 +75,11 @@ export async function runCommand(
     ? {}
     : { replay: await readTensors(flags.replay, io.files) };
   const bar = createProgressBar(io);
+  const watch = await startWatch(
+    io,
+    `A run of ${model}`,
+    (rankPlace()?.rank ?? 0) > 0 ? {} : flags,
+  );
   const tracer = flags.trace === undefined ? undefined : new Tracer(io.now);
   const opened = await openTarget(target, io.files, {
     ...options,
@@ -94,7 +102,10 @@ export async function runCommand(
     replay: flags.replay !== undefined,
     timestamps: tracer !== undefined,
     statistics: true,
-    onProgress: bar.update,
+    onProgress: (progress) => {
+      bar.update(progress);
+      watch.send("progress", progress);
+    },
   }).finally(bar.stop);
   try {
     const loaded = io.now();
@@ -133,6 +144,8 @@ export async function runCommand(
     if (flags.job !== undefined) {
       await io.out(`${finishLine(flags.job)}\n`);
     }
+    watch.send("ranks", ranks.map(liveRank));
+    await watch.end(`The run took ${timing.runMs.toFixed(1)} ms.`);
     return 0;
   } finally {
     await opened.close();
@@ -194,6 +207,15 @@ function describeTimes(times: readonly RankTimes[] | undefined): string {
   return `milliseconds of the traced run, which is slower than a plain one\n${
     table.map((line) => `  ${line}\n`).join("")
   }`;
+}
+
+/** What those who watch see of a rank. */
+function liveRank({ rank, peakBytes, sentBytes }: RankStatistics) {
+  return {
+    ...{ rank, peakBytes: peakBytes.actual },
+    dispatchBytes: sentBytes.dispatch.actual,
+    combineBytes: sentBytes.combine.actual,
+  };
 }
 
 function toJson(rank: RankStatistics): object {

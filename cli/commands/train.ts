@@ -21,6 +21,7 @@ import {
 } from "../training_bar.ts";
 import { openMetrics } from "../training_metrics.ts";
 import { finishLine, UsageError } from "../values.ts";
+import { startWatch } from "../watch.ts";
 import { deviceOptions } from "./options.ts";
 import {
   refuseSettings,
@@ -43,6 +44,7 @@ export interface TrainFlags
   readonly metrics?: string;
   readonly resume?: boolean;
   readonly tokenizer?: string;
+  readonly watch?: boolean;
   readonly json?: boolean;
 }
 
@@ -54,19 +56,27 @@ export async function trainCommand(
 ): Promise<number> {
   const { out, steps } = flags;
   if (flags.devices === "mpi") await joinAsRank(io, flags);
+  const quiet = (rankPlace()?.rank ?? 0) > 0;
+  const watch = await startWatch(
+    io,
+    `Training of ${what}, ${steps} steps`,
+    quiet ? {} : flags,
+  );
   const interrupted = new AbortController();
   const loading = createProgressBar(io);
   const run = await startTraining(io, what, {
     ...flags,
     signal: interrupted.signal,
-    onProgress: loading.update,
+    onProgress: (progress) => {
+      loading.update(progress);
+      watch.send("progress", progress);
+    },
   });
   const mpi = flags.devices === "mpi";
   const release = mpi ? () => {} : io.onInterrupt(() => {
     io.err("Stopping after this step; once more to stop at once");
     interrupted.abort();
   });
-  const quiet = (rankPlace()?.rank ?? 0) > 0;
   const bar = createTrainingBar(io, steps);
   const metrics = quiet ? undefined : openMetrics(io, flags);
   const recent: StepMetrics[] = [];
@@ -76,6 +86,7 @@ export async function trainCommand(
       recent.push(step);
       if (recent.length > RECENT) recent.shift();
       const line = await metrics?.add(step);
+      if (line !== undefined) watch.send("step", line);
       if (!quiet && flags.json) await io.out(`${line}\n`);
       else if (!quiet) await bar.step(step);
       if (await isToldToStop(io, flags)) interrupted.abort();
@@ -87,8 +98,10 @@ export async function trainCommand(
     release();
   }
   if (quiet) return 0;
-  if (!flags.json) await io.out(ending(out, recent, steps));
+  const text = ending(out, recent, steps);
+  if (!flags.json) await io.out(text);
   if (flags.job !== undefined) await io.out(`${finishLine(flags.job)}\n`);
+  await watch.end(text);
   return 0;
 }
 

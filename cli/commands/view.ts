@@ -36,6 +36,7 @@ export interface ViewCommandFlags extends SummaryFlags {
   readonly choices?: string;
   readonly against?: string;
   readonly out?: string;
+  readonly open?: boolean;
   /** The search that found the plan. */
   readonly search?: SearchResult;
 }
@@ -53,6 +54,7 @@ export async function viewCommand(
     const file = out ?? "plan.html";
     await writePage(io, model, { ...flags, out: file });
     await io.out(`wrote ${file}\n`);
+    if (flags.open) io.browse(file);
     return 0;
   }
   const { made } = await madeOf(io, model, flags);
@@ -82,7 +84,12 @@ async function madeOf(io: CliIo, model: string, flags: ViewCommandFlags) {
 
 /** Refuse flags that would do nothing. */
 function checkViewFlags(flags: ViewCommandFlags): void {
-  const { svg, dark } = flags;
+  const { svg, dark, open } = flags;
+  if (open && svg !== undefined) {
+    throw new UsageError(
+      "Cannot use --open with --svg: a picture goes to a file. Leave one of them out",
+    );
+  }
   if (dark && svg === undefined) {
     throw new UsageError(
       "Cannot use --dark without --svg: a page is as dark as the system. Leave it out, or name a picture",

@@ -47,6 +47,7 @@ export async function switchyard(
     graphics: true,
     places: adapterPlaces,
     now: () => performance.now(),
+    browse: () => {},
     onInterrupt: () => () => {},
   };
   const code = await main(argv, io);

@@ -3,15 +3,18 @@
 import { render } from "preact";
 import { expandDocument } from "../../spec/document.ts";
 import type { Plan } from "../../spec/plan.ts";
-import type { PageData } from "../page_data.ts";
+import type { LiveData, PageData } from "../page_data.ts";
 import { viewPlan } from "../plan_view.ts";
 import { App } from "./app.tsx";
+import { LivePage } from "./live_page.tsx";
 import "./style.css";
 
 const data = JSON.parse(
   document.getElementById("data")!.textContent!,
-) as PageData;
-const view = viewPlan(expandDocument(data.plan) as Plan, data.summary);
+) as PageData | LiveData;
 const root = document.getElementById("page")!;
 root.textContent = "";
-render(<App data={data} view={view} />, root);
+if ("plan" in data) {
+  const view = viewPlan(expandDocument(data.plan) as Plan, data.summary);
+  render(<App data={data} view={view} />, root);
+} else render(<LivePage data={data} />, root);

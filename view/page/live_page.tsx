@@ -1,0 +1,157 @@
+/** The page of a run that goes on: it follows what the process that serves it says. */
+
+import type { VNode } from "preact";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { sizeText } from "../../spec/size_text.ts";
+import { rateText } from "../../spec/time_text.ts";
+import { follow, LIVE_KINDS, type LiveState, NOTHING } from "../live.ts";
+import { loadPicture, lossPicture } from "../live_picture.ts";
+import type { LiveData } from "../page_data.ts";
+import { Picture, View } from "./picture.tsx";
+
+/** Follows a run. */
+export function LivePage({ data }: { readonly data: LiveData }): VNode {
+  const [state, gone] = useEvents();
+  const { progress, last, texts, ranks, ended } = state;
+  const loading = progress && !last && texts.length === 0 &&
+    ended === undefined;
+  return (
+    <>
+      <header>
+        <h1>{data.title}</h1>
+      </header>
+      <main>
+        <p role="status" class="live">
+          {ended ?? (gone
+            ? "The process cannot be reached any more."
+            : loading
+            ? `Loading ${progress.stage}: ${
+              Math.floor(100 * progress.done / Math.max(1, progress.total))
+            } %`
+            : "It runs.")}
+        </p>
+        {last && <TrainingView state={state} />}
+        {texts.length > 0 && <TextView state={state} />}
+        {ranks.length > 0 && <RankTable ranks={ranks} />}
+      </main>
+    </>
+  );
+}
+
+/** What is known, drawn at most once a frame; and whether nobody answers. */
+function useEvents(): readonly [LiveState, boolean] {
+  const [shown, show] = useState({ state: NOTHING, gone: false });
+  useEffect(() => {
+    let state = NOTHING;
+    let frame: number | undefined;
+    const draw = (gone: boolean) => {
+      frame ??= requestAnimationFrame(() => {
+        frame = undefined;
+        show({ state, gone });
+      });
+    };
+    const source = new EventSource("events");
+    // Whoever comes, again or late, is told everything.
+    source.onopen = () => state = NOTHING;
+    source.onerror = () => draw(true);
+    for (const kind of LIVE_KINDS) {
+      source.addEventListener(kind, ({ data }) => {
+        state = follow(state, kind, JSON.parse(data));
+        if (kind === "end") source.close();
+        draw(false);
+      });
+    }
+    return () => source.close();
+  }, []);
+  return [shown.state, shown.gone];
+}
+
+function TrainingView({ state }: { readonly state: LiveState }): VNode {
+  const { losses, validations } = state;
+  const last = state.last!;
+  const curve = useMemo(() => lossPicture(losses, validations), [losses]);
+  const load = useMemo(
+    () =>
+      last.expert_load.length > 0 ? loadPicture(last.expert_load) : undefined,
+    [last],
+  );
+  const facts = [
+    [`${last.step}`, "step"],
+    [last.loss.toFixed(4), "loss"],
+    [last.gradient_norm.toFixed(3), "norm of the gradient"],
+    [rateText(last.tokens_per_second), "speed"],
+    [sizeText(last.sent_bytes), "sent between ranks in the step"],
+  ] as const;
+  return (
+    <>
+      <Facts facts={facts} />
+      <View id="loss" question="Does it learn?" answer="The loss of each step.">
+        <Picture scene={curve} />
+      </View>
+      {load && (
+        <View
+          id="load"
+          question="Are experts chosen evenly?"
+          answer="A row is a layer, a box an expert: the stronger, the more tokens chose it in the last steps."
+        >
+          <Picture scene={load} />
+        </View>
+      )}
+    </>
+  );
+}
+
+function TextView({ state }: { readonly state: LiveState }): VNode {
+  const { texts, tokens, ms } = state;
+  return (
+    <>
+      <Facts
+        facts={[
+          [`${tokens}`, "new tokens"],
+          [rateText(1000 * tokens / Math.max(1, ms)), "speed"],
+        ]}
+      />
+      {texts.map((text) => <p class="text">{text}</p>)}
+    </>
+  );
+}
+
+function Facts({ facts }: {
+  readonly facts: readonly (readonly [value: string, what: string])[];
+}): VNode {
+  return (
+    <dl class="facts">
+      {facts.map(([value, what]) => (
+        <div>
+          <dt>{what}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+function RankTable({ ranks }: Pick<LiveState, "ranks">): VNode {
+  return (
+    <table>
+      <caption>Ranks</caption>
+      <thead>
+        <tr>
+          {["rank", "memory", "sent in dispatch", "sent in combine"].map((
+            head,
+          ) => <th scope="col">{head}</th>)}
+        </tr>
+      </thead>
+      <tbody>
+        {ranks.map(({ rank, peakBytes, dispatchBytes, combineBytes }) => (
+          <tr>
+            <th scope="row">{rank}</th>
+            {[peakBytes, dispatchBytes, combineBytes].map((bytes) => (
+              <td>{sizeText(bytes)}</td>
+            ))}
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
