@@ -141,6 +141,43 @@ t.test("statements", (t) => {
   t.end();
 });
 
+t.test("loops are written out, with registers", (t) => {
+  const of = (text: KernelText) => statements(wgsl`let a = 1u; ${text}`);
+  t.strictSame(
+    of(wgsl`
+      @unroll (r < 2, c < 4 by 2) {
+        let place = a + r * 4 + c;
+        let (${"b1[r]"}[c], b1[r][c + 1]) = vec2(x)[place];
+        var ${"sum[r][c]"}_block = b1[r][c];
+        if (a == 1) { let twice = 2.0; ${"sum[r][c]"}_block += b1[r][c + 1] * twice; }
+      }
+      y[0] = sum_block[1][2];`),
+    of(wgsl`${
+      [0, 1].map((r) =>
+        [0, 2].map((c) =>
+          wgsl`
+          let place${r}_${c} = a + ${r * 4} + ${c};
+          let (b1_${r}_${c}, b1_${r}_${c + 1}) = vec2(x)[place${r}_${c}];
+          var sum_block${r}_${c} = b1_${r}_${c};
+          if (a == 1) { let twice = 2.0; sum_block${r}_${c} += b1_${r}_${
+            c + 1
+          } * twice; }`
+        )
+      ).flat()
+    }
+      y[0] = sum_block1_2;`),
+  );
+  const value = expr`${local("left[r]", "u32")} * 2`;
+  t.strictSame(
+    of(wgsl`
+      @unroll (r < 2) { let left[r] = a; @unroll (k < 1) { counts[r + k] = ${value}; } }`),
+    of(wgsl`
+      let left0 = a; counts[0] = left0 * 2; let left1 = a; counts[1] = left1 * 2;`),
+    "in trees, in one loop inside of another",
+  );
+  t.end();
+});
+
 t.test("holes take names, texts, trees and nothing", (t) => {
   const rows = [0, 1].map((r) => wgsl`let row${r}_${r + 1} = a + ${r};`);
   const body = statements(wgsl`
@@ -213,6 +250,41 @@ const MISTAKES: readonly (readonly [
   place: readonly [line: number, column: number],
   message: string,
 ])[] = [
+  [
+    () => wgsl`@unroll (r < lane) { counts[r] = 1; }`,
+    [1, 14],
+    "Cannot write out the turns of 'r': how many they are is not a positive constant. Give a number",
+  ],
+  [
+    () => wgsl`let a = 1u; @unroll (r < 2) { let b[a] = r; }`,
+    [1, 37],
+    "Cannot index 'b' with this: which register it is would be known only in a run. Use variables of unrolled loops",
+  ],
+  [
+    () => wgsl`@unroll (r < 2) { @unroll (c < 2) { let b[c] = r; } }`,
+    [1, 1],
+    "Cannot write out this loop: 'b0' is declared twice. Give it an index",
+  ],
+  [
+    () => wgsl`@unroll (r < 2) { let b[r] = r; counts[r] = b[r + 1]; }`,
+    [1, 1],
+    "Cannot write out this loop: nothing declares 'b2'. Count to the number of registers",
+  ],
+  [
+    () => wgsl`@unroll (r < 2) { let b[r] = r; } counts[0] = b[2];`,
+    [1, 47],
+    "Cannot read 'b2': no register of that name is declared here. Declare it before",
+  ],
+  [
+    () => wgsl`let b[0] = 1u; var b[1] = 1u;`,
+    [1, 20],
+    "Cannot declare a register of 'b' as var u32: others are let u32. Rename it",
+  ],
+  [
+    () => wgsl`var ${"b[r]"} = 1u;`,
+    [1, 5],
+    "Cannot index 'b' with 'r': that is no variable of an unrolled loop. Write the loop around it",
+  ],
   [
     () => wgsl`counts[0] = total;`,
     [1, 13],

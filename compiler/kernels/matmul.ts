@@ -7,12 +7,7 @@
 
 import { invariant } from "../../spec/errors.ts";
 import { local, u32 } from "../../spec/kernel/build.ts";
-import {
-  type Hole,
-  type KernelText,
-  type Statements,
-  wgsl,
-} from "../../spec/kernel/text.ts";
+import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
 import type {
   Expr,
   Kernel,
@@ -38,7 +33,7 @@ import {
   tileTaken,
 } from "./matmul_tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { unrolled } from "./pieces/unrolled.ts";
 
 /** Statements, and the workgroup memory that they use. */
 interface Part {
@@ -155,7 +150,7 @@ function rowsTimesColumns(o: Matmul, rows: number): Part {
   const { teams } = teamsOf(o);
   const apart = isJoint(o) && teams > 1;
   const blocks = equalBlocks(o);
-  const left = leftOf(o, {
+  const { shared, ...left } = leftOf(o, {
     rows,
     ofGroup: rows * teams,
     own: apart ? "own" : "first",
@@ -163,24 +158,19 @@ function rowsTimesColumns(o: Matmul, rows: number): Part {
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
-  const { totals, add } = products(o, left, rows);
-  const finished = cellsOf(o, rows).map(({ r, c }) =>
-    finish(
-      o,
-      { row: `row${r}`, column: `column${c}` },
-      o.weights.map((_, i) => `sum${i}_${r}_${c}`),
-    )
-  );
+  const sums = blockedSum(o.weights.map((_, i) => `sum${i}[r][c]`), {
+    ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
+    ...{
+      indices: wgsl`r < ${rows}, c < ${o.tile.columns}`,
+      before: left.before,
+    },
+  }, products(o, left, rows));
   const body = wgsl`
     ${left.prepare}
-    ${
-    blockedSum(totals, {
-      ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
-      ...left,
-    }, add)
-  }
-    ${finished}`;
-  const { shared } = left;
+    ${sums}
+    @unroll (r < ${rows}, c < ${o.tile.columns}) {
+      ${finish(o, wgsl`row[r]`, wgsl`column[c]`, (i) => wgsl`sum${i}[r][c]`)}
+    }`;
   if (!apart) return { body, shared };
   return {
     body: wgsl`
@@ -194,19 +184,17 @@ function rowsTimesColumns(o: Matmul, rows: number): Part {
 
 /** No more rows than one team holds: teams sum different blocks of k. */
 function fewRows(o: Matmul, rows: number): Part {
-  const { teams } = teamsOf(o);
   const blocks = equalBlocks(o);
   invariant(blocks, "teams share out equal blocks");
   const each = blocksInRound(o, rows);
   const left = leftOf(o, {
     ...{ rows, ofGroup: rows, own: "first", place: wgsl`0u` },
-    stretch: blocks.length * Math.min(teams * each, blocks.count),
+    stretch: blocks.length * Math.min(teamsOf(o).teams * each, blocks.count),
     waits: true,
   });
   const sums = sumsOfTeams(o, {
-    ...{ rows, blocks, each, left },
-    ...products(o, left, rows),
-    finish: (at, sums) => finish(o, at, sums),
+    ...{ rows, blocks, each, left, add: products(o, left, rows) },
+    finish: (row, column, sum) => finish(o, row, column, sum),
   });
   return {
     body: wgsl`
@@ -217,75 +205,61 @@ function fewRows(o: Matmul, rows: number): Part {
   };
 }
 
-/** The sum of each result, sum<weight>_<row>_<column>, and what adds a product to each: row times column, weight by weight. */
+/** Adds a product to the block of each result, row times column, weight by weight: sum<weight>_block[r][c]. */
 function products(
   o: Matmul,
-  left: Left,
+  left: Pick<Left, "at">,
   rows: number,
-): { readonly totals: readonly string[]; readonly add: Statements } {
-  const cells = o.weights.flatMap((_, i) =>
-    cellsOf(o, rows).map(({ r, c }) => ({ r, i, c, sum: `sum${i}_${r}_${c}` }))
-  );
-  const totals = cells.map(({ sum }) => sum);
-  if (takesPairs(o)) {
-    invariant(
-      !isStaged(o) && blocksInRound(o, rows) === 0,
-      "pairs are summed in a plain tile",
+): KernelText {
+  const each = (text: (weight: number) => KernelText) =>
+    o.weights.map((_, i) =>
+      unrolled(wgsl`r < ${rows}, c < ${o.tile.columns}`, text(i))
     );
-    const add = wgsl`
-      let k_even = k * 2;
-      let k_odd = k * 2 + 1;
-      ${
-      range(rows).map((r) =>
-        wgsl`
-          let a${r} = ${left.at(r, "k_even")};
-          let next_a${r} = ${left.at(r, "k_odd")};`
-      )
-    }
-      ${o.weights.map((_, i) => rightPair(o, i))}
-      ${
-      cells.map(({ r, i, c, sum }) =>
-        wgsl`
-          ${sum}_block = fma(a${r}, b${i}_${c}, ${sum}_block);
-          ${sum}_block = fma(next_a${r}, next_b${i}_${c}, ${sum}_block);`
-      )
-    }`;
-    return { totals, add };
-  }
-  return {
-    totals,
-    add: wgsl`
-      ${range(rows).map((r) => wgsl`let a${r} = ${left.at(r)};`)}
+  if (!takesPairs(o)) {
+    return wgsl`
+      @unroll (r < ${rows}) { let a[r] = ${left.at()}; }
       ${o.weights.map((_, i) => rightRow(o, i))}
       ${
-      cells.map(({ r, i, c, sum }) =>
-        wgsl`${sum}_block = fma(a${r}, b${i}_${c}, ${sum}_block);`
+      each((i) =>
+        wgsl`sum${i}_block[r][c] = fma(a[r], b${i}[c], sum${i}_block[r][c]);`
       )
-    }`,
-  };
+    }`;
+  }
+  invariant(
+    !isStaged(o) && blocksInRound(o, rows) === 0,
+    "pairs are summed in a plain tile",
+  );
+  return wgsl`
+    let k_even = k * 2;
+    let k_odd = k * 2 + 1;
+    @unroll (r < ${rows}) {
+      let a[r] = ${left.at("k_even")};
+      let next_a[r] = ${left.at("k_odd")};
+    }
+    ${o.weights.map((_, i) => rightPair(o, i))}
+    ${
+    each((i) =>
+      wgsl`
+      sum${i}_block[r][c] = fma(a[r], b${i}[c], sum${i}_block[r][c]);
+      sum${i}_block[r][c] = fma(next_a[r], next_b${i}[c], sum${i}_block[r][c]);`
+    )
+  }`;
 }
 
 /** What becomes of the results of one place, if that is in the matrix. */
 function finish(
   o: Matmul,
-  { row, column }: { readonly row: Hole; readonly column: Hole },
-  sums: readonly string[],
+  row: KernelText,
+  column: KernelText,
+  sum: (weight: number) => KernelText,
 ): KernelText {
   return wgsl`
     if (${row} < end && ${column} < ${o.columns}) {
       let row = ${row};
       let column = ${column};
-      ${sums.map((sum, i) => wgsl`let result${i} = ${sum};`)}
+      ${o.weights.map((_, i) => wgsl`let result${i} = ${sum(i)};`)}
       ${o.used}
     }`;
-}
-
-/** Rows and columns of a lane's results. */
-function cellsOf(
-  { tile: { columns } }: MatmulOptions,
-  rows: number,
-): { readonly r: number; readonly c: number }[] {
-  return range(rows).flatMap((r) => range(columns).map((c) => ({ r, c })));
 }
 
 function u(name: string): Expr {

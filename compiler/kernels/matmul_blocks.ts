@@ -18,7 +18,7 @@ import {
   teamsOf,
 } from "./matmul_tile.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
-import { range } from "./pieces/numbers.ts";
+import { unrolled } from "./pieces/unrolled.ts";
 
 /** What teams sum. */
 export interface TeamSums {
@@ -27,59 +27,62 @@ export interface TeamSums {
   readonly blocks: EqualBlocks;
   readonly each: number;
   readonly left: Left;
-  /** Names of the sums, weight by weight, and what adds to their blocks at an index k. */
-  readonly totals: readonly string[];
+  /** Adds to the blocks of the sums `sum<weight>[r][c]` at an index k. */
   readonly add: Statements;
-  /** Uses the results at a place. */
-  finish(
-    at: { readonly row: KernelText; readonly column: KernelText },
-    sums: readonly string[],
-  ): KernelText;
+  /** Uses the result of each weight at a place. */
+  finish(row: KernelText, column: KernelText, result: Result): KernelText;
 }
+
+/** The sum of a weight. */
+export type Result = (weight: number) => KernelText;
 
 /**
  * In a round every team sums its blocks and leaves the sums in `block_sums` f32 [block, sum, lane of a team]; then each lane
  * adds those of its results, in the order of blocks, and the sums of segments as a tree. Results are shared out among the
- * teams one by one.
+ * teams one by one: cell[j] is the number of a team's j-th.
  */
 export function sumsOfTeams(
   o: MatmulOptions,
-  { rows, blocks, each, left, totals, add, finish }: TeamSums,
+  { rows, blocks, each, left, add, finish }: TeamSums,
 ): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
   const cells = rows * columns;
+  const own = Math.ceil(cells / teams);
+  const sums = o.weights.length * cells;
   const inRound = teams * each;
   const length = blocks.count * blocks.length;
   const single = blocks.count <= inRound;
   const even = blocks.count % inRound === 0;
   const start = single ? wgsl`0u` : wgsl`k_round`;
   const place = (sum: Hole) =>
-    wgsl`(block * ${totals.length} + ${sum}) * ${lanes} + lane_column`;
-
-  const own = range(Math.ceil(cells / teams)).map((j) => {
-    const sums = o.weights.map((_, i) => `sum${i}_${j}`);
-    return {
-      cell: `cell${j}`,
-      sums,
-      ...addedBlocks(sums, blocks, {
-        number: wgsl`${start} / ${blocks.length} + block`,
-        add: sums.map((sum, i) =>
-          wgsl`${sum} += block_sums[${place(wgsl`${i * cells} + cell${j}`)}];`
-        ),
-      }),
-      // The last ones are not enough for all teams.
-      guard: (body: Statements) =>
-        guarded((j + 1) * teams > cells, wgsl`cell${j} < ${cells}`, body),
-    };
+    wgsl`(block * ${sums} + ${sum}) * ${lanes} + lane_column`;
+  const added = addedBlocks(o.weights.map((_, i) => `total${i}[j]`), blocks, {
+    number: wgsl`${start} / ${blocks.length} + block`,
+    add: o.weights.map((_, i) =>
+      wgsl`total${i}[j] += block_sums[${place(wgsl`${i * cells} + cell[j]`)}];`
+    ),
   });
+  /** For each result of a lane; the last ones are not enough for all teams. */
+  const eachOwn = (body: Statements) =>
+    unrolled(
+      wgsl`j < ${own}`,
+      guarded(own * teams > cells, wgsl`cell[j] < ${cells}`, body),
+    );
+  const eachSum = (text: (weight: number) => KernelText) =>
+    o.weights.map((_, i) =>
+      unrolled(wgsl`r < ${rows}, c < ${columns}`, text(i))
+    );
   const oneBlock = wgsl`
-    ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
+    ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
     for (var k = block_start; k < block_start + ${blocks.length}; k++) {
       ${add}
     }
     ${
-    totals.map((total, i) => wgsl`block_sums[${place(i)}] = ${total}_block;`)
+    eachSum((i) => {
+      const sum = wgsl`${i * cells} + r * ${columns} + c`;
+      return wgsl`block_sums[${place(sum)}] = sum${i}_block[r][c];`;
+    })
   }`;
   const inThisRound = single
     ? blocks.count
@@ -97,48 +100,37 @@ export function sumsOfTeams(
     }
     workgroupBarrier();
     ${
-    own.map(({ addBlock, guard }) =>
-      wgsl`${
-        guard(wgsl`
-          for (var block = 0u; block < ${inThisRound}; block++) {
-            ${addBlock}
-          }`)
-      }`
-    )
+    eachOwn(wgsl`
+      for (var block = 0u; block < ${inThisRound}; block++) {
+        ${added.addBlock}
+      }`)
   }`;
+  const step = inRound * blocks.length;
+  const allRounds = single ? round : wgsl`
+    for (var k_round = 0u; k_round < ${length}; k_round += ${step}) { ${round} }`;
   return {
     shared: [{
       name: "block_sums",
       type: "f32",
-      length: inRound * totals.length * lanes,
+      length: inRound * sums * lanes,
     }],
     body: wgsl`
       let lane_column = lane % ${lanes};
+      @unroll (j < ${own}) {
+        let cell[j] = team + j * ${teams};
+        ${added.declare}
+      }
+      ${allRounds}
       ${
-      own.map(({ cell, declare }, j) =>
-        wgsl`
-          let ${cell} = team + ${j * teams};
-          ${declare}`
-      )
-    }
-      ${
-      single ? round : wgsl`
-        for (var k_round = 0u; k_round < ${length}; k_round += ${
-        inRound * blocks.length
-      }) {
-          ${round}
-        }`
-    }
-      ${
-      own.map(({ cell, sums, guard }, j) => {
-        const row = wgsl`first + ${cell} / ${columns}`;
-        const column = columnAt(o, `column_of${j}`);
-        return wgsl`${
-          guard(wgsl`
-            let column_of${j} = ${cell} % ${columns};
-            ${finish({ row, column }, sums)}`)
-        }`;
-      })
+      eachOwn(wgsl`
+        let column_of = cell[j] % ${columns};
+        ${
+        finish(
+          wgsl`first + cell[j] / ${columns}`,
+          columnAt(o, "column_of"),
+          (i) => wgsl`total${i}[j]`,
+        )
+      }`)
     }`,
   };
 }

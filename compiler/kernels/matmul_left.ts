@@ -11,7 +11,6 @@ import {
 } from "../../spec/kernel/text.ts";
 import type { Expr, SharedArray } from "../../spec/kernel/tree.ts";
 import { equalBlocks, isStaged, type MatmulOptions } from "./matmul_tile.ts";
-import { range } from "./pieces/numbers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -32,12 +31,12 @@ export interface LeftRows {
 /** How products get the left operand. */
 export interface Left {
   readonly shared: readonly SharedArray[];
-  /** row<r>, and what is prepared for the rows. */
+  /** row[r], and what is prepared for the rows. */
   readonly prepare: KernelText;
   /** What comes before the products of a stretch of k, if there is anything; it ends in a barrier. */
   before?(start: KernelText): KernelText;
-  /** The value at k, or another index of that name where all lanes load for themselves, of one of the lane's rows. */
-  at(r: number, k?: string): Hole;
+  /** The value at k, or another index of that name where all lanes load for themselves, of row[r]. */
+  at(k?: string): Hole;
 }
 
 /** The left operand as the tile wants it. */
@@ -57,14 +56,12 @@ function prepared(o: MatmulOptions, row: Expr): Expr {
 function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
   return {
     shared: [],
-    prepare: wgsl`${
-      range(rows).map((r) =>
-        wgsl`
-          let row${r} = ${own} + ${r};
-          let left${r} = ${prepared(o, u(`row${r}`))};`
-      )
-    }`,
-    at: (r, k = "k") => o.left(u(`left${r}`), u(k)),
+    prepare: wgsl`
+      @unroll (r < ${rows}) {
+        let row[r] = ${own} + r;
+        let left[r] = ${prepared(o, u("row[r]"))};
+      }`,
+    at: (k = "k") => o.left(u("left[r]"), u(k)),
   };
 }
 
@@ -96,7 +93,7 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
       { name: "left_rows", type: "u32", length: ofGroup },
     ],
     prepare: wgsl`
-      ${range(rows).map((r) => wgsl`let row${r} = ${at.own} + ${r};`)}
+      @unroll (r < ${rows}) { let row[r] = ${at.own} + r; }
       ${each(ofGroup, wgsl`left_rows[element] = ${row};`)}
       workgroupBarrier();`,
     before: (start) =>
@@ -111,7 +108,7 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
         )
       }
         workgroupBarrier();`,
-    at: (r) => wgsl`left_tile[(${at.place} + ${r}) * ${depth} + k % ${depth}]`,
+    at: () => wgsl`left_tile[(${at.place} + r) * ${depth} + k % ${depth}]`,
   };
 }
 

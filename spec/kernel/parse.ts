@@ -21,8 +21,10 @@ import {
   expressionOf,
   indexOf,
   lengthOf,
-  type Parsing,
+  registerOf,
 } from "./parse_expression.ts";
+import { declare, type Declaring, freshName, type Name } from "./parse_name.ts";
+import { unrolled } from "./parse_unrolled.ts";
 import { OUTSIDE, Scanner } from "./scanner.ts";
 import {
   type Hole,
@@ -42,6 +44,7 @@ import type {
   Stmt,
 } from "./tree.ts";
 import { binaryType } from "./types.ts";
+import { Registers } from "./unroll.ts";
 import { loopFaults } from "../verify_loops.ts";
 
 /** What kernel text says. */
@@ -52,12 +55,6 @@ export interface ParsedText {
   readonly nestedBarriers: ReadonlyMap<Stmt, () => KernelTextError>;
 }
 
-/** Words that no variable may be called: they mean something else, or other syntax begins with them. */
-const RESERVED: ReadonlySet<string> = new Set(
-  "bitcast bool else f32 false for group i32 if lane let true u32 var vec2 vec4"
-    .split(" "),
-);
-
 /** Operators of assignments that compute: `+=`, `++` and the like. */
 const ASSIGNMENTS: ReadonlyMap<string, BinaryOp> = new Map([
   ["++", "add"],
@@ -66,10 +63,8 @@ const ASSIGNMENTS: ReadonlyMap<string, BinaryOp> = new Map([
     .map(({ text, fn }) => [`${text}=`, fn] as const),
 ]);
 
-interface Parser extends Parsing {
+interface Parser extends Declaring {
   readonly barriers: Map<Stmt, () => KernelTextError>;
-  /** Loops and conditions around what is read. */
-  depth: number;
 }
 
 /** Read statements that see some bindings. Throws KernelTextError where they are not as the subset wants them. */
@@ -79,7 +74,10 @@ export function parseStatements(
 ): ParsedText {
   const scope = new TextScope(bindings);
   const barriers: Parser["barriers"] = new Map();
-  const p: Parser = { scanner: new Scanner(), scope, barriers, depth: 0 };
+  const p: Parser = {
+    ...{ scanner: new Scanner(), scope, registers: new Registers() },
+    ...{ barriers, depth: 0, turns: [] },
+  };
   const body = included(p, text);
   return { body, shared: scope.shared, nestedBarriers: barriers };
 }
@@ -88,7 +86,8 @@ export function parseStatements(
 export function parseExpression(text: KernelText): Expr {
   const scanner = new Scanner();
   const scope = new TextScope([]);
-  return scanner.inside(text, () => expression({ scanner, scope }));
+  const registers = new Registers();
+  return scanner.inside(text, () => expression({ scanner, scope, registers }));
 }
 
 /** An expression of the kernel tree, written as kernel text whose names are all in holes. */
@@ -129,6 +128,10 @@ function statements(p: Parser): Stmt[] {
         all.push(...included(p, hole));
         continue;
       }
+    }
+    if (scanner.is("@")) {
+      all.push(...unrolled(p, () => statements(p)));
+      continue;
     }
     const read = statement(p, token);
     if (read) all.push(read);
@@ -188,35 +191,17 @@ function statement(p: Parser, token: Token): Stmt | undefined {
   }
 }
 
-/** A name that is free for a variable. */
-function freshName(p: Parser): string {
-  const token = p.scanner.peek();
-  const name = p.scanner.name("a name");
-  if (RESERVED.has(name)) {
-    throw p.scanner.error(
-      token,
-      `Cannot declare '${name}': the word has a meaning of its own. Rename it`,
-    );
-  }
-  if (p.scope.has(name)) {
-    throw p.scanner.error(
-      token,
-      `Cannot declare '${name}': it is declared already. Rename it, or assign to it`,
-    );
-  }
-  return name;
-}
-
 /** `let x = 1u;`, `var x: u32 = 1;` */
 function declaration(p: Parser, kind: VariableKind & Stmt["op"]): Stmt {
   const { scanner } = p;
-  const name = freshName(p);
+  const fresh = freshName(p);
+  const { as } = fresh;
   const type = scanner.take(":") ? scalarType(p) : undefined;
   scanner.skip("=");
-  const value = type ? expressionOf(p, type, `'${name}'`) : expression(p);
+  const value = type ? expressionOf(p, type, `'${as}'`) : expression(p);
   scanner.skip(";");
-  p.scope.declare(name, { type: value.type, kind });
-  return kind === "let" ? let_(name, value) : var_(name, value);
+  declare(p, fresh, { type: value.type, kind });
+  return kind === "let" ? let_(as, value) : var_(as, value);
 }
 
 function scalarType(p: Parser): ScalarType {
@@ -235,7 +220,7 @@ function scalarType(p: Parser): ScalarType {
 function declareArray(p: Parser): undefined {
   const { scanner } = p;
   scanner.skip("<", "workgroup", ">");
-  const name = freshName(p);
+  const { name } = freshName(p);
   scanner.skip(":", "array", "<");
   const at = scanner.peek();
   const type = scalarType(p);
@@ -263,7 +248,7 @@ function vector(p: Parser): Stmt {
   const { scanner, scope } = p;
   const start = scanner.peek();
   scanner.skip("(");
-  const names: string[] = [];
+  const names: Name[] = [];
   do names.push(freshName(p)); while (scanner.take(","));
   scanner.skip(")", "=");
   if (names.length !== 2 && names.length !== 4) {
@@ -286,17 +271,16 @@ function vector(p: Parser): Stmt {
   scanner.skip(")", "[");
   const index = expressionOf(p, "u32", "an index");
   scanner.skip("]", ";");
-  for (const name of names) {
-    scope.declare(name, { type: declared.type, kind: "let" });
-  }
-  return loads(names, { binding, index, type: declared.type });
+  const { type } = declared;
+  names.forEach((name) => declare(p, name, { type, kind: "let" }));
+  return loads(names.map(({ as }) => as), { binding, index, type });
 }
 
 /** `for (var i = from; i < to; i += step) { … }`, over u32; `i++` counts by one. */
 function loop(p: Parser): Stmt {
   const { scanner } = p;
   scanner.skip("for", "(", "var");
-  const name = freshName(p);
+  const { name } = freshName(p);
   scanner.skip("=");
   const from = unsigned(p, `the start of '${name}'`);
   scanner.skip(";", name, "<");
@@ -365,8 +349,9 @@ function assignment(p: Parser, name: string, token: Token): Stmt {
       `Cannot call '${name}' as a statement: only workgroupBarrier() is one. Use its value`,
     );
   }
-  if (!scanner.is("[")) {
-    const variable = scope.variable(name);
+  const register = registerOf(p, name, token);
+  if (register || !scanner.is("[")) {
+    const variable = register ?? scope.variable(name);
     if (variable?.kind !== "var") {
       const state = variable
         ? variable.kind === "let" ? "it is a 'let'" : "it counts a loop"
@@ -378,8 +363,8 @@ function assignment(p: Parser, name: string, token: Token): Stmt {
         `Cannot assign to '${name}': ${state}. Declare a 'var'`,
       );
     }
-    const value = assigned(p, local(name, variable.type), name);
-    return set(name, value);
+    const { as = name } = variable;
+    return set(as, assigned(p, local(as, variable.type), as));
   }
   const binding = scope.binding(name);
   if (binding?.access === "read") {

@@ -19,14 +19,21 @@ import {
 import { needsParentheses, type Operator, OPERATORS } from "./operators.ts";
 import type { Scanner } from "./scanner.ts";
 import { KernelText, type Token } from "./text.ts";
-import type { TextScope } from "./text_scope.ts";
+import type { TextScope, Variable } from "./text_scope.ts";
 import type { BinaryOp, CallName, Expr, ScalarType } from "./tree.ts";
 import { ARGUMENTS, binaryType, fitsType } from "./types.ts";
+import {
+  isKnown,
+  partsOfName,
+  type Registers,
+  turnVariable,
+} from "./unroll.ts";
 
 /** Text that is being read, and the names that it sees. */
 export interface Parsing {
   readonly scanner: Scanner;
   readonly scope: TextScope;
+  readonly registers: Registers;
 }
 
 /** An integer without a suffix: it takes the type that its place wants. */
@@ -227,6 +234,8 @@ function primary(p: Parsing, token: Token): Expr | Literal {
   const name = scanner.nameOf(token);
   if (name === undefined) throw scanner.expected("an expression", token);
   if (scanner.is("(") || name === "bitcast") return called(p, name, token);
+  const register = registerOf(p, name, token);
+  if (register) return local(register.as, register.type);
   if (scanner.is("[")) return elementAt(p, name, indexOf(p, name, token));
   return named(p, name, token);
 }
@@ -252,7 +261,8 @@ function numeric(
 /** What a name alone stands for. */
 function named({ scanner, scope }: Parsing, name: string, token: Token): Expr {
   const variable = scope.variable(name);
-  if (variable) return local(name, variable.type);
+  if (variable?.kind === "turn") return turnVariable(name);
+  if (variable) return local(variable.as ?? name, variable.type);
   if (name === "lane") return id("local");
   if (name === "true" || name === "false") return bool(name === "true");
   if (name === "group") {
@@ -270,6 +280,58 @@ function named({ scanner, scope }: Parsing, name: string, token: Token): Expr {
     scope.has(name)
       ? `Cannot use '${name}' as a value: it is an array. Add an index`
       : `Cannot read '${name}': nothing of that name is declared here. Declare it before, or add it to the bindings`,
+  );
+}
+
+/** The name and indices of a register that stands next, from behind `name`, in which indices may be already. */
+export function registerAt(
+  p: Parsing,
+  name: string,
+  token: Token,
+): { readonly base: string; readonly as: string } {
+  const { scanner, scope, registers } = p;
+  if (!name.endsWith("]") && !scanner.is("[")) return { base: name, as: name };
+  const { base, indices: known } = partsOfName(name);
+  const indices = known.map((text) => {
+    if (/^\d+$/.test(text)) return u32(Number(text));
+    if (scope.variable(text)?.kind === "turn") return turnVariable(text);
+    throw scanner.error(
+      token,
+      `Cannot index '${base}' with '${text}': that is no variable of an unrolled loop. Write the loop around it`,
+    );
+  });
+  while (scanner.take("[")) {
+    const at = scanner.peek();
+    const index = expressionOf(p, "u32", "an index");
+    if (!isKnown(index)) {
+      throw scanner.error(
+        at,
+        `Cannot index '${base}' with this: which register it is would be known only in a run. Use variables of unrolled loops`,
+      );
+    }
+    indices.push(index);
+    scanner.skip("]");
+  }
+  return { base, as: registers.nameOf(base, indices) };
+}
+
+/** A register that stands next, if `name` is one's. */
+export function registerOf(
+  p: Parsing,
+  name: string,
+  token: Token,
+): (Variable & { readonly as: string }) | undefined {
+  const indexed = name.endsWith("]");
+  if (!indexed && !p.scanner.is("[")) return undefined;
+  const variable = p.scope.variable(`${name.split("[")[0]}[]`);
+  if (!indexed && !variable) return undefined;
+  const { as } = registerAt(p, name, token);
+  if (variable && (as.includes("[") || p.scope.has(as))) {
+    return { ...variable, as };
+  }
+  throw p.scanner.error(
+    token,
+    `Cannot read '${as}': no register of that name is declared here. Declare it before`,
   );
 }
 
@@ -328,11 +390,8 @@ function called(p: Parsing, name: string, token: Token): Expr {
   }
   if (name === "min" || name === "max") {
     const [left, right] = operands(p, name, { token, count: 2 });
-    const a = typed(
-      p,
-      left!,
-      right!.op === "literal" ? undefined : right!.type,
-    );
+    const type = right!.op === "literal" ? undefined : right!.type;
+    const a = typed(p, left!, type);
     const b = typed(p, right!, a.type);
     return checked(p, name, { a, b, token, text: name });
   }

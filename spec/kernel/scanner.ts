@@ -8,7 +8,10 @@ import {
   type Token,
 } from "./text.ts";
 
-const NAME = /^[A-Za-z_]\w*$/;
+/** A name, or that of a register with its indices. */
+const NAME = /^[A-Za-z_]\w*(\[\w+\])*$/;
+
+const INDEX = /\[\w+\]/g;
 
 /** Words of WGSL that begin what the subset does not have. */
 export const OUTSIDE: ReadonlySet<string> = new Set(
@@ -100,7 +103,11 @@ export class Scanner {
         "Cannot put a name together: a hole in it holds neither a word nor a number. Give it one, or separate it by a space",
       );
     }).join("");
-    if (NAME.test(name)) return name;
+    // What stands behind the name of a register is part of it: `sum[r]` and `_block` are `sum_block[r]`.
+    const whole = name.includes("[")
+      ? name.replace(INDEX, "") + name.match(INDEX)?.join("")
+      : name;
+    if (NAME.test(whole)) return whole;
     throw this.error(
       token,
       `Cannot use '${name}' as a name: names are letters, digits and '_'. Rename it`,

@@ -1,14 +1,17 @@
 /** The names that kernel text sees: bindings, workgroup arrays and variables, with their types. */
 
 import type { Binding, ScalarType, SharedArray, Stmt } from "./tree.ts";
+import { declaredBy } from "./unroll.ts";
 
-/** What declares a variable: only a `var` may be assigned to. */
-export type VariableKind = "let" | "var" | "loop";
+/** What declares a variable: only a `var` may be assigned to. `turn`: a loop that is written out. */
+export type VariableKind = "let" | "var" | "loop" | "turn";
 
-/** A variable. */
+/** A variable; or the registers of a name, which ends in `[]` then. */
 export interface Variable {
   readonly type: ScalarType;
   readonly kind: VariableKind;
+  /** Its name in the tree. Default: that in the text. */
+  readonly as?: string;
 }
 
 /** Names in scope while text is read. */
@@ -48,15 +51,7 @@ export class TextScope {
 
   /** Declare what statements of a tree declare for those after them. */
   declareAll(body: readonly Stmt[]): void {
-    for (const s of body) {
-      if (s.op === "let" || s.op === "var") {
-        this.declare(s.name, { type: s.value.type, kind: s.op });
-      } else if (s.op === "loads") {
-        s.names.forEach((name) =>
-          this.declare(name, { type: s.type, kind: "let" })
-        );
-      }
-    }
+    declaredBy(body).forEach(({ as, is }) => this.declare(as, is));
   }
 
   /** Read a block: what it declares ends with it. */
@@ -65,6 +60,17 @@ export class TextScope {
     const result = read();
     while (this.#declared.length > length) {
       this.#variables.delete(this.#declared.pop()!);
+    }
+    return result;
+  }
+
+  /** Read the body of a loop that is written out: registers of an index stay, what else it declares ends with it. */
+  turns<T>(read: () => T): T {
+    const { length } = this.#declared;
+    const result = read();
+    for (const name of this.#declared.splice(length)) {
+      if (name.endsWith("[]")) this.#declared.push(name);
+      else this.#variables.delete(name);
     }
     return result;
   }

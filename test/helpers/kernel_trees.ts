@@ -31,28 +31,50 @@ function hash(value: unknown): string {
 
 /** A tree whose variables are numbered in the order of their declarations. */
 function numbered(kernel: Kernel): unknown {
-  const names = new Map<string, string>();
-  const declare = (name: string) => names.set(name, `v${names.size}`);
-  const visit = (body: readonly Stmt[]): void => {
-    for (const s of body) {
-      if (s.op === "let" || s.op === "var" || s.op === "for") declare(s.name);
-      if (s.op === "loads") s.names.forEach(declare);
-      if (s.op === "for") visit(s.body);
-      if (s.op === "if") [s.then, s.else ?? []].forEach(visit);
-    }
+  let declared = 0;
+  type Names = Map<string, string>;
+  const declare = (names: Names, name: string) => {
+    names.set(name, `v${declared++}`);
+    return names.get(name);
   };
-  visit(kernel.body);
-  return JSON.parse(
-    JSON.stringify(kernel),
-    (key, value) =>
-      key === "name" && typeof value === "string"
-        ? names.get(value) ?? value
-        : key === "names"
-        ? (value as string[]).map((name) => names.get(name))
-        : key === "else" && Array.isArray(value) && value.length === 0
-        ? undefined
-        : value as unknown,
-  );
+  const within = (value: unknown, names: Names): unknown =>
+    JSON.parse(
+      JSON.stringify(
+        value,
+        (key, found) => key === "name" ? names.get(found) ?? found : found,
+      ),
+    );
+  const block = (body: readonly Stmt[], outer: Names): unknown[] => {
+    const names = new Map(outer);
+    return body.map((s) => {
+      switch (s.op) {
+        case "let":
+        case "var": {
+          const value = within(s.value, names);
+          return { ...s, value, name: declare(names, s.name) };
+        }
+        case "loads": {
+          const index = within(s.index, names);
+          return { ...s, index, names: s.names.map((n) => declare(names, n)) };
+        }
+        case "for": {
+          const head = within({ ...s, name: "", body: [] }, names);
+          const own = new Map(names);
+          const name = declare(own, s.name);
+          return { ...head as object, name, body: block(s.body, own) };
+        }
+        case "if":
+          return {
+            ...{ ...s, condition: within(s.condition, names) },
+            then: block(s.then, names),
+            else: s.else?.length ? block(s.else, names) : undefined,
+          };
+        default:
+          return within(s, names);
+      }
+    });
+  };
+  return { ...kernel, body: block(kernel.body, new Map()) };
 }
 
 /** One line for each kernel of a plan. */

@@ -12,6 +12,7 @@ import {
 } from "../../../spec/kernel/text.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { sumTree } from "./sum_tree.ts";
+import { unrolled } from "./unrolled.ts";
 
 /** Indices in a block of a sum. */
 export const SUM_BLOCK = EXACT.block;
@@ -26,8 +27,10 @@ export interface BlockedSumOptions {
   readonly segments?: number | undefined;
   /** The index counts pairs: `add` adds for 2 * `k` and the next. All blocks are equally long. */
   readonly pairs?: boolean;
+  /** Ends of the indices of totals that are registers, such as `sum[r][c]`. Default: they are variables. */
+  readonly indices?: KernelText | undefined;
   /** What comes before each block, given its first index. */
-  before?(start: KernelText): Statements;
+  readonly before?: ((start: KernelText) => Statements) | undefined;
 }
 
 /**
@@ -39,12 +42,14 @@ export function blockedSum(
   { segments = 1, ...o }: BlockedSumOptions,
   add: Statements,
 ): KernelText {
-  const { length, over: k = "k" } = o;
+  const { length, over: k = "k", indices } = o;
   const all = typeof totals === "string" ? [totals] : totals;
-  const declared = all.map((total) => wgsl`var ${total} = 0.0;`);
-  if (length === 0) return wgsl`${declared}`;
-  if (segments === 1) return wgsl`${declared} ${oneSegment(all, o, add)}`;
-  const tree = sumTree(all, segments);
+  const each: Each = (text) =>
+    wgsl`${all.map((total) => unrolled(indices, text(total)))}`;
+  const declared = each((total) => wgsl`var ${total} = 0.0;`);
+  if (length === 0) return declared;
+  if (segments === 1) return wgsl`${declared} ${oneSegment(each, o, add)}`;
+  const tree = sumTree(all, segments, indices);
   const segment = {
     ...{ ...o, length: segmentLength(length, segments) },
     first: wgsl`${k}_first`,
@@ -54,8 +59,8 @@ export function blockedSum(
     ${tree.declare}
     for (var ${k}_segment = 0u; ${k}_segment < ${segments}; ${k}_segment++) {
       let ${k}_first = ${k}_segment * ${segment.length};
-      ${all.map((total) => wgsl`${total} = 0.0;`)}
-      ${oneSegment(all, segment, add)}
+      ${each((total) => wgsl`${total} = 0.0;`)}
+      ${oneSegment(each, segment, add)}
       ${tree.add(wgsl`${k}_segment`)}
     }
     ${tree.finish}`;
@@ -70,9 +75,12 @@ export function segmentLength(length: Hole, segments: number): number {
   return length / segments;
 }
 
+/** The same for each total. */
+type Each = (text: (total: string) => KernelText) => KernelText;
+
 /** Adds to totals of 0 the blocks of `length` indices from `first` on; without it, from 0. */
 function oneSegment(
-  totals: readonly string[],
+  each: Each,
   { length, over: k = "k", pairs, first, before }: BlockedSumOptions & {
     readonly first?: KernelText;
   },
@@ -91,7 +99,7 @@ function oneSegment(
   const block = (start: KernelText, end: Hole) =>
     wgsl`
       ${before?.(start)}
-      ${totals.map((total) => wgsl`var ${total}_block = 0.0;`)}
+      ${each((total) => wgsl`var ${total}_block = 0.0;`)}
       ${
       pairs ? inPairs(start) : wgsl`
         for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
@@ -99,7 +107,7 @@ function oneSegment(
         }`
     }
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
-      ${totals.map((total) => wgsl`${total} += ${total}_block;`)}`;
+      ${each((total) => wgsl`${total} += ${total}_block;`)}`;
   const known = typeof length === "number";
   if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;

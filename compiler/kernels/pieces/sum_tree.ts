@@ -1,6 +1,7 @@
 /** A balanced binary tree of sums as text, whose items come one after another. See spec/numerics.md. */
 
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import { unrolled } from "./unrolled.ts";
 
 /** Items that are added as a balanced tree, one after another: each is in the totals when it is added. */
 export interface SumTree {
@@ -14,13 +15,17 @@ export interface SumTree {
 
 /**
  * The balanced tree over `count` items (`treeSplit`) as a binary counter: of the items so far, the sum of 2^j of them waits
- * for the next 2^j where bit j of their number is set. `totals` are f32 variables.
+ * for the next 2^j where bit j of their number is set. `totals` are f32 variables, or registers such as `sum[r]`.
  */
-export function sumTree(totals: readonly string[], count: number): SumTree {
+export function sumTree(
+  totals: readonly string[],
+  count: number,
+  indices?: KernelText,
+): SumTree {
   const levels = Math.ceil(Math.log2(count));
   const all = Array.from({ length: levels }, (_, level) => level);
   const each = (text: (total: string) => KernelText) =>
-    wgsl`${totals.map(text)}`;
+    wgsl`${totals.map((total) => unrolled(indices, text(total)))}`;
   const addWaiting = (level: number) =>
     each((total) => wgsl`${total} = ${total}_${level} + ${total};`);
   const carry = (index: Hole, level: number): KernelText =>
