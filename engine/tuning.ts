@@ -18,11 +18,12 @@ const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
  * each.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
-  cpu: { matmul: { rows: 4, columns: 4, lanes: 4 } },
+  cpu: { matmul: { rows: 4, columns: 4, lanes: 4 }, attention: 4 },
   native: {
     matmul: { rows: 8, columns: 2, lanes: 16 },
     pair: { rows: 8, columns: 1, lanes: 16 },
     asFiled: ["f32", "bf16", "f16"],
+    attention: 8,
   },
   gpu: {},
   software: { matmul: { rows: 8, columns: 4, lanes: 8 } },

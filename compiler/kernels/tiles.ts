@@ -11,7 +11,7 @@ export interface TuningTable {
   readonly pair?: MatmulTile;
   /** Tiles by `matmulClass`. */
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
-  /** Tokens of a workgroup of attention. Default: 1. */
+  /** Queries of a workgroup of attention: heads that read the same keys, then tokens. Default: 1. */
   readonly attention?: number;
   /** Right operands of matmuls that are stored so lie as in their files where these have the contracted axis inside. Default: none. */
   readonly asFiled?: readonly FileDType[];

@@ -37,8 +37,8 @@ export interface Tuned {
   readonly complete: boolean;
 }
 
-/** Tokens of a workgroup of attention that are tried. */
-const TOGETHER = [1, 2, 4, 8];
+/** Queries of a workgroup of attention that are tried. */
+const QUERIES = [1, 2, 4, 8];
 
 /** Times of each side of a pair, and how much faster a candidate must be to be kept. */
 const PAIRS = 5, ENOUGH = 1.04;
@@ -102,10 +102,10 @@ export async function tune(
       "attention",
       attentionModel(heads),
       tuning,
-      TOGETHER.filter((together) => together !== (tuning.attention ?? 1))
-        .map((together) => [
-          `${together} tokens together`,
-          { ...tuning, attention: together },
+      QUERIES.filter((queries) => queries !== (tuning.attention ?? 1))
+        .map((queries) => [
+          `${queries} queries together`,
+          { ...tuning, attention: queries },
         ]),
     );
   }

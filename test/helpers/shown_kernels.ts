@@ -38,7 +38,7 @@ export const SHOWN: { readonly [name: string]: Kernel } = {
     ...{ dropping: true, ordered: false },
   }),
   decode: attention(ATTENTION),
-  prefill: attention({ ...ATTENTION, together: 2 }),
+  prefill: attention({ ...ATTENTION, kvHeads: 4, queries: 2 }),
   "grouped matmul": matmul(MATMUL),
   "few rows": matmul({
     ...MATMUL,

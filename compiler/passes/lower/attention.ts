@@ -19,13 +19,15 @@ export function lowerAttention(
   const buffer = (input: Node, axes: readonly string[]) =>
     rowMajorBuffer(lowering, input, axes);
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
-  const { attention: together = 1 } = lowering.tuning;
-  const kernel = attention({
-    name: `attention_${size(head)}x${size(dim)}`,
+  const shape = {
     heads: size(head),
     kvHeads: kvHead === undefined ? 1 : size(kvHead),
-    dim: size(dim),
-    valueDim: size(valueDim),
+    ...{ dim: size(dim), valueDim: size(valueDim) },
+    queries: lowering.tuning.attention ?? 1,
+  };
+  const kernel = attention({
+    name: `attention_${size(head)}x${size(dim)}`,
+    ...shape,
     shared,
     sinks: sinks !== undefined,
     context: size(context),
@@ -33,7 +35,6 @@ export function lowerAttention(
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
     tokens: tokenCount(lowering, [token]),
-    together,
   });
   const bindings = {
     lengths: LENGTHS,
@@ -47,10 +48,6 @@ export function lowerAttention(
   };
   addLaunch(lowering, node, kernel, {
     bindings,
-    workgroups: attentionGrid(
-      size(head),
-      sizeOf(lowering, [token]),
-      together,
-    ),
+    workgroups: attentionGrid(shape, sizeOf(lowering, [token])),
   });
 }
