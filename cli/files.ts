@@ -49,13 +49,13 @@ export function nodeFiles(disk: Disk = fs): FileSystem {
 /** Turn an error of the operating system into a sentence; the class says whose it is to mend. */
 export function fileError(
   error: unknown,
-  verb: "read" | "write",
+  op: "read" | "write",
   file: string,
 ): Error {
   const code = error instanceof Error && "code" in error ? error.code : "";
   const [state, remedy, machine] = SENTENCES[String(code)] ??
     [error instanceof Error ? error.message : String(error), "Check it", false];
-  const message = `Cannot ${verb} '${file}': ${state}. ${remedy}`;
+  const message = `Cannot ${op} '${file}': ${state}. ${remedy}`;
   return machine ? new MachineError(message) : new DataError(message);
 }
 
@@ -79,7 +79,7 @@ const SENTENCES: {
 };
 
 async function guard<T>(
-  verb: "read" | "write",
+  op: "read" | "write",
   file: string,
   action: () => Promise<T>,
 ): Promise<T> {
@@ -89,7 +89,7 @@ async function guard<T>(
     if (error instanceof DataError || error instanceof MachineError) {
       throw error;
     }
-    throw fileError(error, verb, file);
+    throw fileError(error, op, file);
   }
 }
 

@@ -26,7 +26,7 @@ export interface CliIo {
   readonly cache: string;
   /** Threads that this machine runs at once. */
   readonly threads: number;
-  /** Whether the system has a graphics device at all, as far as can be told without WebGPU. */
+  /** Whether the system has a graphics device at all, as far as is known without WebGPU. */
   readonly graphics: boolean;
   /** Where adapters lie, to tell those of one name apart. */
   places(): Promise<AdapterPlaces>;

@@ -46,13 +46,13 @@ export interface EndedJob {
   readonly finished: boolean;
   /** It was done and had to be ended: its results are there all the same. */
   readonly late: boolean;
-  /** The signal that this process was told to end with. */
+  /** The signal that this process was asked to end with. */
   readonly signal: number | undefined;
   /** The rank that failed, in a sentence, and its exit code. */
   readonly failure:
     | { readonly text: string; readonly code: number }
     | undefined;
-  /** What the launcher said, where no rank told of a failure. */
+  /** What the launcher said, where no rank reported a failure. */
   readonly cause: string | undefined;
 }
 

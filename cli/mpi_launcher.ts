@@ -95,7 +95,7 @@ export class LauncherText {
     if (this.#block) this.#endBlock(this.#block);
   }
 
-  /** What the launcher said of a failure; for those that no rank told of. It may name the wrong rank. */
+  /** What the launcher said of a failure; for those that no rank reported. It may name the wrong rank. */
   cause(): string | undefined {
     const text = this.#launcher.join(" ").replace(/\s+/g, " ").trim();
     return text === "" ? undefined : `mpirun says '${text}'`;

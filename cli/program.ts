@@ -224,7 +224,7 @@ function addRunCommands(
     )
     .option("--trace <file>", "write a Chrome/Perfetto trace")
     .addOption(watchOption())
-    .option("--check", "check that every choice comes back to its token")
+    .option("--check", "check that every choice returns to its token")
     .option(
       "--allow-kernels",
       "run a plan that is not what the model in it compiles to: results may differ from run to run",

@@ -64,7 +64,7 @@ export interface RankError {
   readonly message: string;
   /** Another rank is the cause. */
   readonly consequence: boolean;
-  /** `launch` is told, and says it; without it this process does. */
+  /** `launch` is notified, and says it; without it this process does. */
   readonly launched: boolean;
 }
 

@@ -83,7 +83,7 @@ function doubt({ code, message, consequence }: RankFailure): number {
   return code > 128 ? 0 : 1;
 }
 
-/** The failure that the others follow from, of all in the order they were told. */
+/** The failure that the others follow from, of all in the order they were reported. */
 export function culprit(
   failures: readonly RankFailure[],
 ): RankFailure | undefined {
@@ -120,7 +120,7 @@ export function describeFailure(failure: RankFailure): string {
   }. Start the command again`;
 }
 
-/** Who is the cause of a job's end, in a sentence, as far as ranks told. */
+/** Who is the cause of a job's end, in a sentence, as far as ranks reported. */
 export function describeEnd(
   failures: readonly RankFailure[],
   started: readonly RankProcess[],

@@ -26,7 +26,7 @@ export async function compile(
 /**
  * Compile a step of training a model: its loss, the gradients of the loss by every parameter, and their updates. The
  * program has the inputs of the model, `learning_rate` and, where the optimizer counts, `step` (from 1); outputs are the
- * model's and `gradient_norm`. Weights and what the optimizer remembers stay on the ranks from step to step. See
+ * model's and `gradient_norm`. Weights and the optimizer state stay on the ranks from step to step. See
  * spec/training.md.
  *
  * Throws as `compile`, and ModelError where the model has no such loss or something in it has no derivative.

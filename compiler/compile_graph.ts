@@ -143,7 +143,7 @@ export function compileLowered(
     ...{ buckets, layouts },
     tile: options.tuning?.matmul ?? DEFAULT_TILE,
     tuning: options.tuning ?? {},
-    goesBack: returningNodes(graph),
+    returning: returningNodes(graph),
   });
   const ports = lowerGraph(lowering);
   const steps = overlap(

@@ -38,7 +38,7 @@ export {
   type AdamW,
   MASTER,
   type Optimizer,
-  REMEMBERED,
+  OPTIMIZER_STATES,
   type Sgd,
 } from "./graph/optimizers.ts";
 export {

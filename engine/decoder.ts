@@ -1,4 +1,4 @@
-/** A decoder's plan in use: packed tokens in, logits or the best of them out. Knows only the plan, so a saved one works alike. */
+/** A decoder's plan in use: packed tokens in, logits or the best of them out. Knows only the plan, so a saved one works in the same way. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, Session } from "../runtime/mod.ts";

@@ -374,7 +374,7 @@ function adapterOf(
 
 /**
  * Ranks that share an adapter are slower than they look, so that is said. Where as many were named as there are ranks, or
- * there are more that cannot be told apart, it is not what was meant.
+ * there are more that cannot be distinguished, it is not what was meant.
  */
 export function checkSharing(
   list: readonly GpuAdapter[],

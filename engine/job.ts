@@ -30,18 +30,18 @@ export async function joinJob(options: WorldOptions = {}): Promise<void> {
   await openWorld(options);
 }
 
-/** What the processes of a job must have alike. */
+/** What is equal in all processes of a job. */
 export interface JobFacts {
   readonly tensors: TensorDirectory;
   readonly kind: Device["kind"];
-  readonly alike: { readonly [what: string]: string | Uint8Array };
+  readonly equal: { readonly [what: string]: string | Uint8Array };
 }
 
 /** Make sure that all processes are about to do the same. */
 export async function checkJob(
   world: MpiWorld,
   plan: Plan,
-  { tensors, kind, alike }: JobFacts,
+  { tensors, kind, equal }: JobFacts,
 ): Promise<void> {
   if (plan.ranks !== world.size) {
     throw new RankCountError(
@@ -54,7 +54,7 @@ export async function checkJob(
     plan: await sha256(stringifyPlan(plan)),
     checkpoint: await sha256(await identityOf(tensors)),
   };
-  for (const [what, data] of Object.entries(alike)) {
+  for (const [what, data] of Object.entries(equal)) {
     own[what] = await sha256(data);
   }
   const texts = await world.gatherTexts(JSON.stringify(own), {

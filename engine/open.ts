@@ -94,8 +94,8 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
   readonly tracer?: Tracer;
   /** Count bytes sent between ranks; runs are slower. */
   readonly statistics?: boolean;
-  /** What ranks that are processes must have alike besides the plan and the weights, such as inputs. */
-  readonly alike?: { readonly [what: string]: string | Uint8Array };
+  /** What ranks that are processes have in common besides the plan and the weights, such as inputs. */
+  readonly equal?: { readonly [what: string]: string | Uint8Array };
 }
 
 /** A loaded target. */
@@ -240,7 +240,7 @@ export async function openPlan(
     await checkJob(world, plan, {
       tensors,
       kind,
-      alike: options.alike ?? {},
+      equal: options.equal ?? {},
     });
   }
   if (loadable.where === undefined && plan.weights.length > 0) {

@@ -235,10 +235,10 @@ function choicesOf(
 function equalWeights(routed: readonly RoutedBy[]): RoutingPreset[][] {
   const groups: RoutedBy[][] = [];
   for (const one of routed) {
-    const alike = groups.find(([first]) =>
+    const equal = groups.find(([first]) =>
       first!.weights.every((w, i) => Math.abs(w - one.weights[i]!) <= EQUAL)
     );
-    if (alike) alike.push(one);
+    if (equal) equal.push(one);
     else groups.push([one]);
   }
   return groups.filter((group) => group.length > 1)

@@ -100,7 +100,7 @@ export async function runOpened(
   return takeChecks(outputs);
 }
 
-/** Run a padded batch through a decoder; outputs are padded alike, with 0, and -1 in choices of experts. */
+/** Run a padded batch through a decoder; outputs are padded in the same way, with 0, and -1 in choices of experts. */
 export async function runBatch(
   decoder: Decoder,
   batch: PaddedBatch,
@@ -161,7 +161,7 @@ function takeChecks(outputs: Tensors): Tensors {
       throw new PlanError(
         `Cannot trust the run: ${strayed} choices of routing ${
           name.slice("check.".length)
-        } did not come back to their tokens. Report this as a bug, with the plan`,
+        } did not return to their tokens. Report this as a bug, with the plan`,
       );
     }
   }

@@ -72,7 +72,7 @@ export const decoder = model(
       const output = m.param(`layers.${i}.output`, "embed head headDim");
       x = add(x, dot(y, output, "head headDim"));
 
-      // Experts: each token goes to two of them and comes back as their weighted sum.
+      // Experts: each token goes to two of them and returns as their weighted sum.
       const rows = rmsNorm(
         x,
         m.param(`layers.${i}.expert_norm`, "embed"),

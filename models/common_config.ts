@@ -26,7 +26,7 @@ export interface FieldNames {
   readonly ffn: string;
 }
 
-/** Read what any decoder has but its heads; all layers are alike and have experts unless a family says otherwise. */
+/** Read what any decoder has but its heads; all layers are equal and have experts unless a family says otherwise. */
 export function decoderFields(
   config: Config,
   defaults: DecoderDefaults,

@@ -38,7 +38,7 @@ export interface Decoder {
   readonly kindOf: (layer: number) => LayerKind;
 }
 
-/** All that layers of a decoder may differ in: those of one kind are alike. */
+/** All that layers of a decoder may differ in: those of one kind are equal. */
 export interface LayerKind {
   readonly experts: boolean;
   /** Positions that a token sees; undefined: all. */

@@ -33,7 +33,7 @@ export class InFlight {
 
   /** Keep an exchange that was started. */
   add(handle: string, exchange: Promise<void>): void {
-    // Its failure is told by whoever waits for it.
+    // Its failure is reported by whoever waits for it.
     exchange.catch(() => {});
     const known = this.#exchanges.get(handle);
     if (known) known.push(exchange);

@@ -27,7 +27,7 @@ export function reserveStaging(
 
 /** Under what the bytes of a collective are counted. */
 export function sentKind(step: CollectiveStep): keyof SentBytes {
-  if (step.op === "allToAll") return step.part?.verb ?? "dispatch";
+  if (step.op === "allToAll") return step.part?.op ?? "dispatch";
   if (step.rows && !step.blocks) return "gather";
   return step.part ? "counts" : "reduce";
 }

@@ -25,7 +25,7 @@ import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
-import { assignAxes, type Residence, type RunAxes } from "./shard.ts";
+import { assignAxes, type RunAxes, type SequenceRanks } from "./shard.ts";
 import {
   rankStatistics,
   type Statistics,
@@ -140,7 +140,7 @@ class LoadedSession implements Session {
   readonly #remote: RemoteRanks | undefined;
   readonly #countsBuffers: readonly string[];
   readonly #assignmentBuffers: readonly AssignmentBuffer[];
-  readonly #residences = new Map<string, Residence>();
+  readonly #sequenceRanks = new Map<string, SequenceRanks>();
   #counts: RunCounts = [];
   #running = false;
 
@@ -211,7 +211,7 @@ class LoadedSession implements Session {
     this.#running = true;
     try {
       const lengths = checkInputs(this.#plan, program, inputs);
-      const axes = assignAxes(this.#plan, lengths, inputs, this.#residences);
+      const axes = assignAxes(this.#plan, lengths, inputs, this.#sequenceRanks);
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
       const told = counts === this.#counts;
       this.#counts = counts;
@@ -263,7 +263,7 @@ class LoadedSession implements Session {
   }
 
   reset(): void {
-    this.#residences.clear();
+    this.#sequenceRanks.clear();
     for (const memory of this.#ranks) {
       for (const [name, { kind }] of Object.entries(this.#plan.buffers)) {
         if (kind === "state") memory.clear(name);

@@ -17,7 +17,7 @@ export interface GpuAdapter {
   readonly features: readonly string[];
   /** What tells it from others of its name: `PCI 0000:65:00.0`, or the file of its driver. */
   readonly place?: string;
-  /** How many adapters have its name and cannot be told from it; any of them may be the one that is opened. */
+  /** How many adapters have its name and cannot be distinguished from it; any of them may be the one that is opened. */
   readonly twins?: number;
   /** A fresh adapter for one device; WebGPU lets each be used once. */
   request(): Promise<GPUAdapter>;

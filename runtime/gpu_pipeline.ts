@@ -76,7 +76,7 @@ export class GpuPipeline {
     );
   }
 
-  /** The bind group of `buffers`; remembered for as long as a frozen array lives. */
+  /** The bind group of `buffers`; cached for as long as a frozen array lives. */
   bind(
     buffers: readonly DeviceBuffer[],
     range: (buffer: DeviceBuffer) => GPUBufferBinding,

@@ -155,7 +155,7 @@ async function countSent(
   sent: NonNullable<CommunicatorContext["sent"]>,
 ): Promise<void> {
   if (step.op === "allGather") {
-    // Every launch of the copy kernel moves the whole of each source, its block, or the rows that it is told of.
+    // Every launch of the copy kernel moves the whole of each source, its block, or the rows that it knows of.
     const [first] = group;
     const rows = step.rows && wordsOf(
       await first!.device.read(
@@ -173,7 +173,7 @@ async function countSent(
     }
     return;
   }
-  const verb = step.part?.verb ?? "dispatch";
+  const op = step.part?.op ?? "dispatch";
   const moved = await Promise.all(
     group.map((to) =>
       to.device.read(to.buffer(step.moved), 0, 4 * group.length)
@@ -181,7 +181,7 @@ async function countSent(
   );
   for (const [p, bytes] of moved.entries()) {
     for (const [s, rows] of wordsOf(bytes).entries()) {
-      if (s !== p) sent[group[s]!.rank]![verb] += rows * step.rowBytes;
+      if (s !== p) sent[group[s]!.rank]![op] += rows * step.rowBytes;
     }
   }
 }

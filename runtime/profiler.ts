@@ -85,9 +85,7 @@ export class Tracer {
         for (const rank of part.ranks) {
           const args = {
             ...(step.op === "launch" ? { kernel: step.kernel } : {}),
-            ...(step.part
-              ? { verb: step.part.verb, part: step.part.part }
-              : {}),
+            ...(step.part ? { op: step.part.op, part: step.part.part } : {}),
             ...(step.op === "allToAll" || step.op === "allGather"
               ? { sentBytes: this.#newlySent(rank, sent[rank]!) }
               : {}),
@@ -110,7 +108,7 @@ export class Tracer {
     return { traceEvents: this.#events, displayTimeUnit: "ms" };
   }
 
-  /** Bytes that a rank has sent since the last exchange that is told of: exchanges end in the order in which they start. */
+  /** Bytes that a rank has sent since the last exchange that is reported: exchanges end in the order in which they start. */
   #newlySent(rank: number, sent: SentBytes): number {
     const all = total(sent);
     const fresh = all - (this.#sent.get(rank) ?? 0);

@@ -35,7 +35,7 @@ const BITS: { readonly [dtype: string]: number } = {
   C64: 64,
 };
 
-/** Parse and check; `refuse` throws what it is told, `dataBytes` is the length of the file after the header. */
+/** Parse and check; `refuse` throws what it is given, `dataBytes` is the length of the file after the header. */
 export function parseHeader(
   header: Uint8Array,
   dataBytes: number,

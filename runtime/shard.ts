@@ -11,7 +11,7 @@ import type { HostTensor } from "./host_tensor.ts";
 export type Assigned = readonly Int32Array[];
 
 /** Where sequences live: kept from run to run, by axis. */
-export type Residence = Map<number, number>;
+export type SequenceRanks = Map<number, number>;
 
 /** Contiguous blocks, the first `n mod parts` one longer. */
 export function assignBlocks(n: number, parts: number): Assigned {
@@ -25,12 +25,12 @@ export function assignBlocks(n: number, parts: number): Assigned {
 
 /**
  * Whole sequences, longest first to the position with fewest items, ties to the lower position and the lower sequence.
- * A sequence that has a residence stays there; new residences are added.
+ * A sequence that has a rank stays there; new ones are added.
  */
 export function assignSequences(
   sequences: ArrayLike<number>,
   parts: number,
-  residence: Residence,
+  rankOf: SequenceRanks,
 ): Assigned {
   const lengths = new Map<number, number>();
   for (let i = 0; i < sequences.length; i++) {
@@ -38,21 +38,21 @@ export function assignSequences(
   }
   const loads = new Array<number>(parts).fill(0);
   for (const [sequence, length] of lengths) {
-    const home = residence.get(sequence);
-    if (home !== undefined) loads[home]! += length;
+    const to = rankOf.get(sequence);
+    if (to !== undefined) loads[to]! += length;
   }
-  const fresh = [...lengths].filter(([sequence]) => !residence.has(sequence))
+  const fresh = [...lengths].filter(([sequence]) => !rankOf.has(sequence))
     .sort(([a, m], [b, n]) => n - m || a - b);
   for (const [sequence, length] of fresh) {
-    const home = loads.indexOf(Math.min(...loads));
-    residence.set(sequence, home);
-    loads[home]! += length;
+    const to = loads.indexOf(Math.min(...loads));
+    rankOf.set(sequence, to);
+    loads[to]! += length;
   }
   const assigned = loads.map((load) => new Int32Array(load));
   const filled = new Array<number>(parts).fill(0);
   for (let i = 0; i < sequences.length; i++) {
-    const home = residence.get(sequences[i]!)!;
-    assigned[home]![filled[home]!++] = i;
+    const to = rankOf.get(sequences[i]!)!;
+    assigned[to]![filled[to]!++] = i;
   }
   return assigned;
 }
@@ -82,7 +82,7 @@ export function assignAxes(
   plan: Plan,
   lengths: ReadonlyMap<string, number>,
   inputs: { readonly [name: string]: HostTensor },
-  residences: Map<string, Residence>,
+  sequenceRanks: Map<string, SequenceRanks>,
 ): RunAxes {
   const assigned = new Map<string, Assigned>();
   const length = (axis: string) => {
@@ -115,9 +115,9 @@ export function assignAxes(
       }
       case "sequence": {
         const key = keyOf(inputs, { name, input: assignment.input, length });
-        const residence = residences.get(name) ?? new Map<number, number>();
-        residences.set(name, residence);
-        return assignSequences(key, parts, residence);
+        const rankOf = sequenceRanks.get(name) ?? new Map<number, number>();
+        sequenceRanks.set(name, rankOf);
+        return assignSequences(key, parts, rankOf);
       }
       default: {
         if (assignment?.within === undefined) {
@@ -180,13 +180,13 @@ function assignItems(
   parts: Assigned,
   length: number,
 ): Assigned {
-  const home = new Int32Array(length);
+  const to = new Int32Array(length);
   parts.forEach((part, position) => {
-    for (const item of part) home[item] = position;
+    for (const item of part) to[item] = position;
   });
   const assigned: number[][] = parts.map(() => []);
   for (let i = 0; i < numbers.length; i++) {
-    assigned[home[numbers[i]!]!]!.push(i);
+    assigned[to[numbers[i]!]!]!.push(i);
   }
   return assigned.map((items) => Int32Array.from(items));
 }
@@ -211,7 +211,7 @@ export function forEachRun(
   axes: readonly SplitAxis[],
   run: (globalOffset: number, localOffset: number, count: number) => void,
 ): void {
-  // Trailing axes that lie alike on both sides are one run.
+  // Trailing axes that are laid out equally on both sides are one run.
   let inner = axes.length;
   let count = 1;
   while (inner > 0) {

@@ -8,20 +8,20 @@ type AnyFunction = (...args: never[]) => unknown;
 const FRAME = /\(?((?:file:\/\/)?[^()\n]*?):(\d+):(\d+)\)?$/;
 
 /**
- * The place from which `verb` was called, or undefined where the engine does not say. The stack is read as text,
+ * The place from which `op` was called, or undefined where the engine does not say. The stack is read as text,
  * because that is where `--enable-source-maps` puts positions of the source.
  */
-export function callSite(verb: AnyFunction): Span | undefined {
-  return laterCallSite(verb)();
+export function callSite(op: AnyFunction): Span | undefined {
+  return laterCallSite(op)();
 }
 
 /** As `callSite`, for who seldom asks: the stack becomes text when the function is called. */
-export function laterCallSite(verb: AnyFunction): () => Span | undefined {
+export function laterCallSite(op: AnyFunction): () => Span | undefined {
   const holder: { stack?: string } = {};
   const limit = Error.stackTraceLimit;
   Error.stackTraceLimit = 1;
   try {
-    Error.captureStackTrace(holder, verb);
+    Error.captureStackTrace(holder, op);
   } finally {
     Error.stackTraceLimit = limit;
   }

@@ -21,7 +21,7 @@ export interface ExpectedExchange {
   /** Index of its step. */
   readonly index: number;
   readonly step: AllToAllStep;
-  readonly verb: StepPart["verb"];
+  readonly op: StepPart["op"];
   /** Bytes for a token, to all positions of the group. */
   readonly bytes: number;
   /** The part of them that goes to each position: 1 together. */
@@ -39,11 +39,11 @@ export function expectedExchanges(
   const experts = expertSplits(program);
   return program.steps.flatMap((step, index): ExpectedExchange[] => {
     if (step.op !== "allToAll" || !step.part) return [];
-    const { verb, routing, part } = step.part;
+    const { op, routing, part } = step.part;
     if (!part.startsWith("exchange")) return [];
     const where = indices.get(routing)?.axes ?? [];
     const choices = where.length > 0 ? onRank(where.at(-1)!.size, 0) : 0;
-    const base = { index, step, verb, tokens: where[0]?.axis };
+    const base = { index, step, op, tokens: where[0]?.axis };
     const columns = columnsOf(step).map(([first, end]) => end - first);
     const all = columns.reduce((a, b) => a + b, 0);
     const shares = columns.map((n) => n / all);
@@ -73,10 +73,10 @@ function expertSplits(program: Program): Map<number, readonly number[]> {
   const ends = new Map<number, readonly number[]>();
   for (const step of program.steps) {
     if (step.op !== "allToAll" || !step.part) continue;
-    const { verb, part, routing } = step.part;
-    if (verb !== "combine" && part !== "exchange places") continue;
-    if (verb === "combine" && chunks.has(`places ${routing}`)) continue;
-    const key = `${verb === "combine" ? "back" : "places"} ${routing}`;
+    const { op, part, routing } = step.part;
+    if (op !== "combine" && part !== "exchange places") continue;
+    if (op === "combine" && chunks.has(`places ${routing}`)) continue;
+    const key = `${op === "combine" ? "back" : "places"} ${routing}`;
     const known = [...chunks.get(key) ?? [], step];
     chunks.set(key, known);
     ends.set(routing, unitEnds(known));

@@ -57,7 +57,7 @@ export interface MachinePlace {
   readonly ranks?: number;
 }
 
-/** A host, or several alike. */
+/** A host, or several equal ones. */
 export interface MachineHost {
   /** Name for people; a number is appended where there are several. */
   readonly name?: string;

@@ -145,7 +145,7 @@ export interface PlanWeight {
 
 /** Which dispatch or combine of the model a step is a part of. */
 export interface StepPart {
-  readonly verb: "dispatch" | "combine";
+  readonly op: "dispatch" | "combine";
   /** The routing's number in the plan; a dispatch and its combine share it. */
   readonly routing: number;
   readonly part:

@@ -47,7 +47,7 @@ export interface ExchangeSummary {
   readonly over: readonly string[];
 }
 
-/** Layers that are alike. */
+/** Layers that are equal. */
 export interface LayerClass {
   readonly count: number;
   /** `vocabulary`: embedding, last norm and output. */

@@ -167,7 +167,7 @@ const kernel = closed({
 const span = closed({ file: text, line: positive, column: positive });
 
 const part = closed({
-  verb: oneOf("dispatch", "combine"),
+  op: oneOf("dispatch", "combine"),
   routing: integer,
   part: oneOf(
     "count",

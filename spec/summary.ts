@@ -94,13 +94,13 @@ function trafficLines(facts: Facts): string[] {
     const routings = facts.routings.filter((r) => r.program === program.name);
     if (routings.length === 0) continue;
     const where = facts.programs.length > 1 ? ` in ${program.name}` : "";
-    for (const verb of ["dispatch", "combine"] as const) {
+    for (const op of ["dispatch", "combine"] as const) {
       let most = 0;
       let others = 0;
       let saved = 0;
       for (const routing of routings) {
         const { forward, back, places, lists } = routing;
-        const exchanges = verb === "dispatch"
+        const exchanges = op === "dispatch"
           ? [...forward, ...places, ...lists]
           : back;
         const ends = expertEnds(routing);
@@ -120,8 +120,8 @@ function trafficLines(facts: Facts): string[] {
       }
       lines.push(
         most === 0
-          ? `${verb} per token${where}: 0 bytes, all experts are on each rank`
-          : `${verb} per token${where}: at most ${
+          ? `${op} per token${where}: 0 bytes, all experts are on each rank`
+          : `${op} per token${where}: at most ${
             Math.round(most)
           } bytes over ${routings.length} ${
             routings.length === 1 ? "layer" : "layers"

@@ -221,7 +221,7 @@ function formatTraffic(facts: Facts): string[] {
     const { reach, places, lists } = routing;
     const all = [...gather, ...reach, ...places, ...lists, ...forward, ...back];
     const lines = all.map(({ step, name }) => {
-      const title = step.op === "allGather" ? "counts" : step.part!.verb;
+      const title = step.op === "allGather" ? "counts" : step.part!.op;
       if (step.op === "allGather") {
         const others = positionsOver(plan.mesh, step.over) - 1;
         return [

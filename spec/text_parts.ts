@@ -204,7 +204,7 @@ export function traceName(step: Step): string {
   // A label ends with the chunk that it is of.
   const [chunk = ""] = /, chunk \d+ of \d+$/.exec(label) ?? [];
   const what = part
-    ? `${part.verb}/${part.part}${chunk}`
+    ? `${part.op}/${part.part}${chunk}`
     : step.label ?? (step.op === "launch" ? step.kernel : step.op);
   return block ? `${block}/${what}` : what;
 }

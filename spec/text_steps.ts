@@ -21,7 +21,7 @@ import { permutationsOf } from "./verify_parts.ts";
 /** What a routing's lines say about it. */
 export interface RoutingText {
   readonly facts: RoutingFacts;
-  /** The axis of its experts, where it can be told. */
+  /** The axis of its experts, where it is known. */
   readonly expert: string | undefined;
   /** Buffers of its permutation. */
   readonly permutation: string;
@@ -71,7 +71,7 @@ export function formatPrograms(facts: Facts): string[] {
       if (trains && now !== phase) lines.push(`  ${phase = now}`);
       const said = [...block ? [block] : [], ...span ? [spanText(span)] : []];
       const place = said.length > 0 ? `  // ${said.join(" ")}` : "";
-      const next = part ? `${part.verb} ${part.routing}` : "";
+      const next = part ? `${part.op} ${part.routing}` : "";
       const opens = part !== undefined &&
         (next !== heading || opensGroup(part.part, steps[at.index - 1])) &&
         !continues(steps, at);
@@ -123,22 +123,22 @@ function headingOf(
   at: StepFacts,
   routing: RoutingText,
 ): string {
-  const { verb } = at.step.part!;
+  const { op } = at.step.part!;
   const { facts, permutation } = routing;
   const over = facts.forward[0]?.step.over.join("+") ?? "";
   const rest = steps.slice(at.index);
   const first = (group: readonly StepFacts[]) =>
     group.find((step) => rest.includes(step));
-  const [value, result] = verb === "dispatch"
+  const [value, result] = op === "dispatch"
     ? dispatchedOf(plan, facts, first(facts.permute), first(facts.forward))
     : combinedOf(plan, facts, first(facts.back), first(facts.combine));
   const buffer = result === undefined ? undefined : plan.buffers[result];
   const type = !buffer
     ? "?"
-    : verb === "dispatch"
+    : op === "dispatch"
     ? dispatchedType(plan, buffer, routing.expert)
     : typeText(plan, buffer);
-  return `%${at.index} = ${verb} ${value ?? "?"} by ${permutation}${
+  return `%${at.index} = ${op} ${value ?? "?"} by ${permutation}${
     over && ` over ${over}`
   } : ${type}`;
 }
@@ -184,7 +184,7 @@ function stepText(plan: Plan, at: StepFacts, underHeading: boolean): string {
   const { step, index } = at;
   const head = `%${index}`;
   const whose = step.part && !underHeading
-    ? ` ${step.part.verb} ${step.part.routing}`
+    ? ` ${step.part.op} ${step.part.routing}`
     : "";
   const what = step.part
     ? `${whose} ${step.part.part}:`

@@ -32,11 +32,11 @@ import {
 } from "./verify_memory.ts";
 import { checkCapacity } from "./verify_capacity.ts";
 import {
-  checkHome,
   checkOwned,
   checkParts,
   checkPermutation,
   checkRegroup,
+  checkReturns,
   checkTransposed,
 } from "./verify_routing.ts";
 import { checkChunks } from "./verify_returns.ts";
@@ -99,7 +99,7 @@ const RULES = {
   chunks: checkChunks,
   permutation: checkPermutation,
   regroup: checkRegroup,
-  home: checkHome,
+  returns: checkReturns,
   capacity: checkCapacity,
 } as const satisfies { readonly [rule: string]: Check };
 

@@ -75,7 +75,7 @@ export function checkFlight(facts: Facts, report: Report): void {
         const fault = touched(at, start);
         if (fault === undefined) continue;
         report(
-          `${fault.verb} buffer '${fault.buffer}'`,
+          `${fault.op} buffer '${fault.buffer}'`,
           `exchange '${handle}' of ${start.name} is in flight and ${fault.why}`,
           at,
         );
@@ -90,22 +90,22 @@ export function checkFlight(facts: Facts, report: Report): void {
 function touched(
   at: StepFacts,
   start: StepFacts & { step: AllToAllStep },
-): { verb: string; buffer: string; why: string } | undefined {
+): { op: string; buffer: string; why: string } | undefined {
   const mine = start.writes.filter((name) =>
     !(name === start.step.to && sharesRows(at.step, start.step))
   );
   const read = at.reads.find((name) => start.writes.includes(name));
   if (read !== undefined) {
-    return { verb: "read", buffer: read, why: "writes it" };
+    return { op: "read", buffer: read, why: "writes it" };
   }
   const written = at.writes.find((name) => mine.includes(name));
   if (written !== undefined) {
-    return { verb: "write", buffer: written, why: "writes it too" };
+    return { op: "write", buffer: written, why: "writes it too" };
   }
   const taken = at.writes.find((name) => start.reads.includes(name));
   return taken === undefined
     ? undefined
-    : { verb: "write", buffer: taken, why: "reads it" };
+    : { op: "write", buffer: taken, why: "reads it" };
 }
 
 /** Whether two exchanges bring different rows of one whole back into one buffer. */

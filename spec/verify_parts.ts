@@ -33,10 +33,10 @@ export interface RoutingFacts {
 
 function isPart(
   at: StepFacts,
-  verb: StepPart["verb"],
+  op: StepPart["op"],
   part: StepPart["part"],
 ): boolean {
-  return at.step.part?.verb === verb && at.step.part.part === part;
+  return at.step.part?.op === op && at.step.part.part === part;
 }
 
 function isGather(at: StepFacts): at is StepOf<AllGatherStep> {
@@ -62,8 +62,8 @@ export function routingsOf(
       else byNumber.set(number, [at]);
     }
     for (const [number, all] of byNumber) {
-      const of = (verb: StepPart["verb"], part: StepPart["part"]) =>
-        all.filter((at) => isPart(at, verb, part));
+      const of = (op: StepPart["op"], part: StepPart["part"]) =>
+        all.filter((at) => isPart(at, op, part));
       routings.push({
         number,
         program: program.name,

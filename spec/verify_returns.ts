@@ -1,4 +1,4 @@
-/** Rules of what comes back by a routing: in the columns in which it came, and added up on the way only where sums may be. */
+/** Rules of what returns by a routing: in the columns in which it came, and added up on the way only where sums may be. */
 
 import { columnsOf } from "./bytes.ts";
 import type { AllToAllStep } from "./plan.ts";

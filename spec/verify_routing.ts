@@ -50,19 +50,19 @@ export function checkParts(facts: Facts, report: Report): void {
     const title = titleOf(routing);
     const first = routing.all[0]!;
     for (const at of routing.all) {
-      const { verb, part } = at.step.part!;
+      const { op, part } = at.step.part!;
       const legal = part === "exchange" || part === "wait" ||
-        (part === "combine" || part === "sum") === (verb === "combine");
+        (part === "combine" || part === "sum") === (op === "combine");
       if (at.step.op !== OPS[part] || !legal) {
-        report(title, `${at.step.op} is no '${part}' of a ${verb}`, at);
+        report(title, `${at.step.op} is no '${part}' of a ${op}`, at);
       }
       if (!sameList(at.ranks, first.ranks)) {
         report(title, `'${part}' is not on the ranks of ${first.name}`, at);
       }
       if (
         at.step.op === "allToAll" &&
-        (at.step.direction === "forward") !== (verb === "dispatch")
-      ) report(title, `a ${verb} does not exchange ${at.step.direction}`, at);
+        (at.step.direction === "forward") !== (op === "dispatch")
+      ) report(title, `a ${op} does not exchange ${at.step.direction}`, at);
     }
     const { count, permute, gather, forward, regroup, back, combine } = routing;
     const far = gather.length + forward.length + back.length > 0;
@@ -118,7 +118,7 @@ export function checkParts(facts: Facts, report: Report): void {
     if (far && returned.length !== combine.length) {
       report(
         title,
-        `${returned.length} values come back and ${combine.length} are combined`,
+        `${returned.length} values return and ${combine.length} are combined`,
         combine.at(-1),
       );
     }
@@ -319,7 +319,7 @@ export function checkPermutation(facts: Facts, report: Report): void {
 }
 
 /** Every dispatched value is exchanged, and reaches a combine of its routing or a sum over its rows. */
-export function checkHome(facts: Facts, report: Report): void {
+export function checkReturns(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
     const { permute, forward, back, combine } = routing;
@@ -347,7 +347,7 @@ export function checkHome(facts: Facts, report: Report): void {
     for (const at of back) {
       const { to } = at.step;
       if (!combine.some((c) => c.index > at.index && c.reads.includes(to))) {
-        report(title, `what comes back in '${to}' is not combined`, at);
+        report(title, `what returns in '${to}' is not combined`, at);
       }
     }
   }

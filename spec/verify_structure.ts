@@ -160,9 +160,9 @@ export function checkReferences(plan: Plan, report: Report): void {
     }
   };
 
-  const isAxis = (axis: string, verb: string, at?: StepPlace) => {
+  const isAxis = (axis: string, op: string, at?: StepPlace) => {
     if (!Object.hasOwn(plan.axes, axis)) {
-      report(`${verb} '${axis}'`, "the plan has no such axis", at);
+      report(`${op} '${axis}'`, "the plan has no such axis", at);
     }
   };
 

@@ -51,18 +51,18 @@ type One = Tensor<"n", "f32">;
 
 const FUNCTIONS: {
   readonly [name: string]: {
-    readonly verb: (x: One) => One;
+    readonly op: (x: One) => One;
     readonly is: (x: number) => number;
     readonly slope: (x: number) => number;
   };
 } = {
   sigmoid: {
-    verb: sigmoid,
+    op: sigmoid,
     is: (x) => 1 / (1 + Math.exp(-x)),
     slope: (x) => 1 / (2 + Math.exp(-x) + Math.exp(x)),
   },
   silu: {
-    verb: silu,
+    op: silu,
     is: (x) => x / (1 + Math.exp(-x)),
     slope: (x) => {
       const s = 1 / (1 + Math.exp(-x));
@@ -70,24 +70,24 @@ const FUNCTIONS: {
     },
   },
   relu: {
-    verb: relu,
+    op: relu,
     is: (x) => x > 0 ? x : 0,
     slope: (x) => x > 0 ? 1 : 0,
   },
   softplus: {
-    verb: softplus,
+    op: softplus,
     is: (x) => x > 0 ? x + Math.log1p(Math.exp(-x)) : Math.log1p(Math.exp(x)),
     slope: (x) => 1 / (1 + Math.exp(-x)),
   },
   gelu: {
-    verb: gelu,
+    op: gelu,
     is: (x) => x * erfc(-x / Math.SQRT2) / 2,
     slope: (x) =>
       erfc(-x / Math.SQRT2) / 2 +
       x * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI),
   },
   "gelu by tanh": {
-    verb: (x) => gelu(x, { approximate: "tanh" }),
+    op: (x) => gelu(x, { approximate: "tanh" }),
     is: (x) =>
       x / 2 *
       (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
@@ -98,18 +98,18 @@ const FUNCTIONS: {
         x / 2 * (1 - y * y) * c * (1 + 3 * 0.044715 * x * x);
     },
   },
-  tanh: { verb: tanh, is: Math.tanh, slope: (x) => 1 - Math.tanh(x) ** 2 },
+  tanh: { op: tanh, is: Math.tanh, slope: (x) => 1 - Math.tanh(x) ** 2 },
   clamp: {
-    verb: (x) => clamp(x, -1, 2.5),
+    op: (x) => clamp(x, -1, 2.5),
     is: (x) => Math.min(Math.max(x, -1), 2.5),
     slope: (x) => x >= -1 && x <= 2.5 ? 1 : 0,
   },
 };
 
-for (const [name, { verb, is, slope }] of Object.entries(FUNCTIONS)) {
+for (const [name, { op, is, slope }] of Object.entries(FUNCTIONS)) {
   t.test(`${name}, its slope, and a device`, async (t) => {
     const net = model({ n: XS.length }, (m) => {
-      const y = verb(m.param("x", "n"));
+      const y = op(m.param("x", "n"));
       return { y, loss: sum(y, "n") };
     });
     const { outputs } = evaluate(
@@ -128,7 +128,7 @@ for (const [name, { verb, is, slope }] of Object.entries(FUNCTIONS)) {
     t.ok(worst(outputs["grad.x"]!.data, slope) < 2e-6, "its slope");
     const given = model(
       { n: XS.length },
-      (m) => ({ y: verb(m.input("x", "n")) }),
+      (m) => ({ y: op(m.input("x", "n")) }),
     );
     await matches(t, { model: given, calls: [{ x: XS }] }, "cpu");
   });

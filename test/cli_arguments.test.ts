@@ -163,7 +163,7 @@ t.test("plan prints, writes a document, and verify reads it", async (t) => {
   );
   t.equal(json.out, readFileSync(file, "utf8"), "the same document");
   const again = await switchyard(["plan", file, "--full"]);
-  t.equal(again.out, text.out, "a saved plan prints alike");
+  t.equal(again.out, text.out, "a saved plan prints the same");
   t.strictSame(await switchyard(["verify", file]), {
     code: 0,
     out: `${file} is legal\n`,

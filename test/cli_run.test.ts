@@ -129,7 +129,7 @@ t.test("run takes empty batches", async (t) => {
   }
 });
 
-t.test("generate continues prompts alone and in a batch alike", async (t) => {
+t.test("generate continues prompts alone and in a batch in the same way", async (t) => {
   const flags = ["--max-new-tokens", "8", "--adapter", "cpu"];
   const alone = await switchyard(
     ["generate", DEMO, "--prompt", "The king said to his daughter,", ...flags],

@@ -90,7 +90,7 @@ for (const kind of ["cpu", "gpu"] as const) {
           Object.fromEntries(
             Object.entries(outputs).filter(([name]) => {
               if (!name.startsWith("check.")) return true;
-              t.ok(outputs[name]!.data.every((n) => n === 0), "all came home");
+              t.ok(outputs[name]!.data.every((n) => n === 0), "all returned");
               return false;
             }),
           )
@@ -174,7 +174,7 @@ const plan: Plan = await compileCase(one, {
 });
 const index = (part: string) =>
   plan.programs[0]!.steps.findIndex((step) =>
-    step.part?.verb === "dispatch" && step.part.part === part
+    step.part?.op === "dispatch" && step.part.part === part
   );
 
 t.test("tokens are sent once by themselves where that saves much", async (t) => {

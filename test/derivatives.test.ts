@@ -413,12 +413,12 @@ t.test("what has no derivative", async (t) => {
   t.strictSame([...outputs["grad.z"]!.data], [0, 0], "nothing depends on it");
 });
 
-/** What a random graph does next: a verb, and which values it takes. */
-type Move = readonly [verb: number, first: number, second: number];
+/** What a random graph does next: an op, and which values it takes. */
+type Move = readonly [op: number, first: number, second: number];
 
 type Value = Tensor<string, "f32">;
 
-/** Verbs on values of any axes; undefined where they do not fit. */
+/** Ops on values of any axes; undefined where they do not fit. */
 const MOVES: readonly ((x: Value, y: Value) => Value | undefined)[] = [
   (x) => tanh(x) as Value,
   (x) => map((v) => v / (1 + Math.exp(-v)), x) as Value,
@@ -467,8 +467,8 @@ t.test("random graphs", async (t) => {
           m.param("y", "b c"),
           m.param("z", "c"),
         ];
-        for (const [verb, first, second] of moves) {
-          const made = MOVES[verb]!(
+        for (const [op, first, second] of moves) {
+          const made = MOVES[op]!(
             values[first % values.length]!,
             values[second % values.length]!,
           );

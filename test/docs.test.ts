@@ -35,16 +35,16 @@ function documented(file: string): Documented[] {
   });
 }
 
-const verbs = readdirSync(resolve(ROOT, "compiler/dsl"))
+const ops = readdirSync(resolve(ROOT, "compiler/dsl"))
   .flatMap((name) => documented(`compiler/dsl/${name}`))
   .filter(({ name }) => name in dsl && name !== "isModel");
 
 /** What examples may name. */
 const scope: { readonly [name: string]: unknown } = { ...dsl, evaluate, trace };
 
-t.test("every verb says its axes, dtype and errors, with an example", (t) => {
-  t.ok(verbs.length >= 35, `${verbs.length} verbs`);
-  for (const { name, comment, examples } of verbs) {
+t.test("every op says its axes, dtype and errors, with an example", (t) => {
+  t.ok(ops.length >= 35, `${ops.length} ops`);
+  for (const { name, comment, examples } of ops) {
     t.match(comment, /[Ee]rrors: /, name);
     if (name !== "model" && name !== "upTo") {
       t.match(comment, /[Aa]xes/, name);
@@ -63,7 +63,7 @@ t.test("every example type-checks", (t) => {
     `import { evaluate } from "../compiler/graph/evaluate.ts";`,
     `import { trace } from "../compiler/graph/trace.ts";`,
     `void [${Object.keys(scope).join(", ")}];`,
-    ...verbs.flatMap(({ examples }) => examples.map((code) => `{\n${code}\n}`)),
+    ...ops.flatMap(({ examples }) => examples.map((code) => `{\n${code}\n}`)),
   ].join("\n");
   t.strictSame(errorsOf(programOf("test/examples.ts", () => text)), []);
   t.end();
@@ -77,7 +77,7 @@ t.test("the model in spec/language.md type-checks", (t) => {
   t.end();
 });
 
-for (const { name, examples } of verbs) {
+for (const { name, examples } of ops) {
   t.test(`${name}() does what its example says`, (t) => {
     for (const code of examples) {
       const failed: unknown[] = [];

@@ -256,7 +256,7 @@ t.test("evaluate() routes tokens there and back, ties to the lower expert", (t) 
   t.end();
 });
 
-t.test("evaluate() moves axes with the other verbs", (t) => {
+t.test("evaluate() moves axes with the other ops", (t) => {
   const net = model({ n: 4, a: 2, b: 2 }, (m) => {
     const parts = split(m.input("x", "n"), "n", "a b");
     return { y: sub(transpose(parts, "b a"), m.param("p", "b a")) };

@@ -52,7 +52,7 @@ async function compare(other: Rank): Promise<string[]> {
       },
     };
     const checked = checkJob(world as MpiWorld, facts.plan ?? plan, {
-      ...{ tensors, kind: "cpu", alike: { "set of inputs": "x" } },
+      ...{ tensors, kind: "cpu", equal: { "set of inputs": "x" } },
       ...facts,
     });
     return await checked.then(
@@ -81,7 +81,7 @@ t.test("what differs is named, on every rank", async (t) => {
   );
   t.strictSame(await compare({ kind: "gpu" }), different("kind of device"));
   t.strictSame(
-    await compare({ alike: { "set of inputs": "y" } }),
+    await compare({ equal: { "set of inputs": "y" } }),
     different("set of inputs"),
   );
   t.strictSame(
@@ -117,7 +117,7 @@ t.test("a plan for another number of ranks is refused", async (t) => {
   const three = await compile(smallLayer, { mesh: { ep: 3 } });
   const world: Partial<MpiWorld> = { size: 2 };
   await t.rejects(
-    checkJob(world as MpiWorld, three, { tensors, kind: "cpu", alike: {} }),
+    checkJob(world as MpiWorld, three, { tensors, kind: "cpu", equal: {} }),
     new RankCountError(
       "Cannot run a mesh of 3 ranks on 2 processes. Start as many as the mesh has ranks: 'switchyard launch -n 3 -- …'",
     ),

@@ -135,7 +135,7 @@ t.test("trace() gives the nodes that outputs need, operands first", (t) => {
   t.end();
 });
 
-t.test("trace() refuses values that do not come home by their routing", (t) => {
+t.test("trace() refuses values that do not return by their routing", (t) => {
   const shared = (m: M) => {
     const x = m.input("x", "token embed");
     const first = routed(m, "first"); // first routing
@@ -221,8 +221,8 @@ t.test("trace() keeps rows of dispatched values apart", (t) => {
       const sent = dispatch(m.input("x", "token embed"), routing);
       return { y: f(sent, m), z: combine(sent, routing) };
     }).replace(/here:\d+/g, "here");
-  const apart = (verb: string, axis: string) =>
-    `Cannot ${verb} over '${axis}': the value was dispatched at here, and its rows must stay apart. Combine it first`;
+  const apart = (op: string, axis: string) =>
+    `Cannot ${op} over '${axis}': the value was dispatched at here, and its rows must stay apart. Combine it first`;
   t.equal(home((sent) => sum(sent, "slot")), apart("sum", "slot"));
   t.equal(home((sent) => softmax(sent, "expert")), apart("softmax", "expert"));
   t.equal(home((sent) => rename(sent, "slot", "row")), apart("rename", "slot"));

@@ -1,4 +1,4 @@
-/** Every verb in every shape, compiled and run, against the reference evaluator: verbs on whole tensors. */
+/** Every op in every shape, compiled and run, against the reference evaluator: ops on whole tensors. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -44,14 +44,14 @@ import {
 
 t.teardown(closeDevices);
 
-/** One rank: these verbs know nothing of meshes. */
+/** One rank: these ops know nothing of meshes. */
 function holds(name: string, of: Case): void {
   holdsOn(name, of, [{}]);
 }
 
 const token = upTo(7);
 
-holds("elementwise verbs and broadcasts", {
+holds("elementwise ops and broadcasts", {
   lengths: { token: 5 },
   model: model({ token, head: 2, dim: 3 }, (m) => {
     const x = m.input("x", "token head dim");

@@ -1,4 +1,4 @@
-/** Every verb in every shape, compiled and run, against the reference evaluator: routing, dispatched values, attention, meshes. */
+/** Every op in every shape, compiled and run, against the reference evaluator: routing, dispatched values, attention, meshes. */
 // needs: cpu, gpu
 
 import t from "tap";

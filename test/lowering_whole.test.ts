@@ -355,8 +355,8 @@ t.test("as many bytes as the plan says, between devices and on one", async (t) =
     t.equal(found, digest(await runCase(routed, "cpu")), "the same bits");
     const lengths = [[14, 13, 13], [1, 1, 1], [1, 0, 0], [0, 0, 0]];
     for (const { rank, sentBytes } of session.statistics().ranks) {
-      for (const [verb, { predicted, actual }] of Object.entries(sentBytes)) {
-        t.equal(actual, predicted, `${verb} of rank ${rank}`);
+      for (const [op, { predicted, actual }] of Object.entries(sentBytes)) {
+        t.equal(actual, predicted, `${op} of rank ${rank}`);
       }
       // Logits, noise and what the mean is of: rows of four numbers, to two others.
       const tokens = lengths.reduce((n, call) => n + call[rank]!, 0);

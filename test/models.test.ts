@@ -164,7 +164,7 @@ t.test("fields that change the model reach it", (t) => {
   const { decoder, build } = publishedModel(olmoe);
   t.match(decoder, { normalize: true });
   const limits = trace(build(BOUNDS)).nodes.filter((node) =>
-    node.primitive === "map" && node.params.verb === "clamp"
+    node.primitive === "map" && node.params.op === "clamp"
   );
   t.equal(limits.length, 6, "one for each of q, k and v in two layers");
   const mixtral = { ...configOf("mixtral-8e"), sliding_window: 5 };

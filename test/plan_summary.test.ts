@@ -239,13 +239,13 @@ t.test("bytes of exchanges are those that a run prints, tokens sent once include
       await switchyard(["plan", ...argv, ...more, "--out", file]);
       const plan = parsePlan(readFileSync(file, "utf8"));
       const { layers } = await summaryOf(t, ...argv, ...more);
-      for (const verb of ["dispatch", "combine"] as const) {
-        const [, printed] = new RegExp(`${verb} per token.*, (\\d+) of them to`)
+      for (const op of ["dispatch", "combine"] as const) {
+        const [, printed] = new RegExp(`${op} per token.*, (\\d+) of them to`)
           .exec(summarizePlan(plan))!;
         const sent = layers.reduce(
           (n, { count, exchanges }) =>
             n +
-            count * (exchanges.find((e) => e.name === verb)?.bytesPerToken ??
+            count * (exchanges.find((e) => e.name === op)?.bytesPerToken ??
                 0),
           0,
         );
@@ -253,7 +253,7 @@ t.test("bytes of exchanges are those that a run prints, tokens sent once include
         const layersSent = layers.reduce((n, { count }) => n + count, 0);
         t.ok(
           Math.abs(sent - Number(printed)) <= layersSent / 2,
-          `${name} ${more}: ${verb} ${sent}, printed ${printed}`,
+          `${name} ${more}: ${op} ${sent}, printed ${printed}`,
         );
       }
     }

@@ -120,7 +120,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
           from: "mine",
           to: "all",
           bytes: 8,
-          part: { verb: "dispatch", routing: 0, part: "exchange counts" },
+          part: { op: "dispatch", routing: 0, part: "exchange counts" },
         },
         {
           op: "allToAll",
@@ -134,7 +134,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
           splits: [0, 1, 2],
           position: "position",
           moved: "moved",
-          part: { verb: "dispatch", routing: 0, part: "exchange" },
+          part: { op: "dispatch", routing: 0, part: "exchange" },
           pairRows: 0,
         },
       ],

@@ -27,10 +27,10 @@ t.test("assignSequences() assigns longest first, ties to the lower", (t) => {
 });
 
 t.test("assignSequences() keeps a sequence where it lives", (t) => {
-  const residence = new Map([[5, 1]]);
-  const assigned = assignSequences([5, 6, 7], 2, residence);
+  const rankOf = new Map([[5, 1]]);
+  const assigned = assignSequences([5, 6, 7], 2, rankOf);
   t.same(assigned.map((b) => [...b]), [[1, 2], [0]].map((b) => b));
-  t.same([...residence], [[5, 1], [6, 0], [7, 0]]);
+  t.same([...rankOf], [[5, 1], [6, 0], [7, 0]]);
   t.end();
 });
 
@@ -73,15 +73,15 @@ t.test("assignSequences() assigns every item once, sequences whole, in order", (
       fc.array(fc.nat(9), { maxLength: 60 }),
       fc.integer({ min: 1, max: 5 }),
       (sequences, parts) => {
-        const residence = new Map<number, number>();
-        const first = assignSequences(sequences, parts, residence);
-        const again = assignSequences(sequences, parts, residence);
+        const rankOf = new Map<number, number>();
+        const first = assignSequences(sequences, parts, rankOf);
+        const again = assignSequences(sequences, parts, rankOf);
         const all = first.flatMap((b) => [...b]).sort((a, b) => a - b);
         return all.every((item, i) => item === i) &&
           all.length === sequences.length &&
           first.every((b) => b.every((x, i) => i === 0 || b[i - 1]! < x)) &&
           first.every((b, p) =>
-            b.every((i) => residence.get(sequences[i]!) === p)
+            b.every((i) => rankOf.get(sequences[i]!) === p)
           ) &&
           JSON.stringify(first) === JSON.stringify(again);
       },

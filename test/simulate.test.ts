@@ -201,10 +201,10 @@ t.test("DeepEP's throughput kernels, 4,096 tokens, tokens sent once to a node", 
     const local = DEEPEP.experts / ranks;
     const splits = Array.from({ length: places + 1 }, (_, p) => p * local);
     const copies = positionsReached(splits, DEEPEP.topK);
-    for (const verb of ["dispatch", "combine"] as const) {
-      const row = tokens * DEEPEP.bytes[verb];
+    for (const op of ["dispatch", "combine"] as const) {
+      const row = tokens * DEEPEP.bytes[op];
       const measured = row * (nodes === 1 ? copies : reached) /
-        (bandwidth[verb] * 1e9);
+        (bandwidth[op] * 1e9);
       const predicted = exchangeSeconds(machine, {
         levels: {
           sameHost: { peers: 7, bytes: row * copies * 7 / 8 },
@@ -217,7 +217,7 @@ t.test("DeepEP's throughput kernels, 4,096 tokens, tokens sent once to a node", 
       const ratio = predicted / measured;
       t.ok(
         ratio < 1.3 && ratio > 1 / 1.3,
-        `EP${ranks} ${verb}: ${ratio.toFixed(2)}`,
+        `EP${ranks} ${op}: ${ratio.toFixed(2)}`,
       );
     }
   }
@@ -239,18 +239,18 @@ t.test("DeepEP's latency kernels, 128 tokens, a row for each choice", (t) => {
   ] as const;
   for (const [ranks, dispatch, combine] of published) {
     const measured = { dispatch, combine };
-    for (const verb of ["dispatch", "combine"] as const) {
-      const each = 128 * DEEPEP.topK * DEEPEP.bytes[verb] / ranks;
+    for (const op of ["dispatch", "combine"] as const) {
+      const each = 128 * DEEPEP.topK * DEEPEP.bytes[op] / ranks;
       const predicted = exchangeSeconds(machine, {
         levels: {
           sameHost: { peers: 7, bytes: 7 * each },
           otherHost: { peers: ranks - 8, bytes: (ranks - 8) * each },
         },
       }, "d");
-      const ratio = predicted * 1e6 / measured[verb];
+      const ratio = predicted * 1e6 / measured[op];
       t.ok(
         ratio < 1.3 && ratio > 1 / 1.3,
-        `EP${ranks} ${verb}: ${ratio.toFixed(2)}`,
+        `EP${ranks} ${op}: ${ratio.toFixed(2)}`,
       );
     }
   }

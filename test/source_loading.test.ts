@@ -70,7 +70,7 @@ t.test("a TypeScript model in an empty folder", async (t) => {
 
   const graph = trace(models.layer!);
   const [map] = graph.nodes.filter((node) =>
-    node.primitive === "map" && node.params.verb === "map"
+    node.primitive === "map" && node.params.op === "map"
   );
   t.same(map?.span, { file: path, line: 12, column: 29 }, "exact position");
   if (map?.primitive !== "map") throw new Error("no map");

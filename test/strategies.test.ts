@@ -194,9 +194,9 @@ t.test("no token is sent twice where experts are over ep and tp", async (t) => {
     const results = digest(await runCalls(made, session));
     const { ranks } = session.statistics();
     session.close();
-    const verbs = ["dispatch", "combine"] as const;
-    const sent = verbs.map((verb) =>
-      ranks.reduce((n, { sentBytes }) => n + sentBytes[verb].actual, 0)
+    const ops = ["dispatch", "combine"] as const;
+    const sent = ops.map((op) =>
+      ranks.reduce((n, { sentBytes }) => n + sentBytes[op].actual, 0)
     );
     return { results, sent };
   };

@@ -16,7 +16,7 @@ import {
 } from "../engine/mod.ts";
 import { listWeightFiles } from "../engine/checkpoint.ts";
 import { withTensors } from "../engine/tensors.ts";
-import { checkParameters, loadRemembered } from "../engine/train/load.ts";
+import { checkParameters, loadOptimizerState } from "../engine/train/load.ts";
 import { readTraining, saveTraining } from "../engine/train/saved.ts";
 import { publishedModel } from "../models/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
@@ -84,7 +84,7 @@ async function reload(
       };
       try {
         await checkParameters(folder, saved, tensors, opened);
-        await loadRemembered(folder, files, saved, opened);
+        await loadOptimizerState(folder, files, saved, opened);
         const { step, position, text, settings } = saved;
         await files.makeFolder(out);
         await saveTraining(out, files, opened, {
@@ -187,10 +187,10 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
   await steps(model, { ...options, out: gathered, zero: 3 });
   const { shards: __, ...same } = await readOnDisk(gathered);
   t.same(same, wanted, "parameters in parts: all bytes");
-  const masters = Object.keys(wanted.remembered).filter((name) =>
+  const masters = Object.keys(wanted.optimizerState).filter((name) =>
     name.startsWith("adamw.master.")
   );
-  t.equal(3 * masters.length, Object.keys(wanted.remembered).length);
+  t.equal(3 * masters.length, Object.keys(wanted.optimizerState).length);
   for (const mesh of ["ep=1", "ep=3", "dp=2", "dp=2,ep=4"]) {
     const { shards: _, ...found } = await reload(
       out,

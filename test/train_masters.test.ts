@@ -61,10 +61,10 @@ function bitsOf(hex: string): Uint16Array {
 }
 
 /** The master of a parameter: of an expert's, its part of that of all. */
-function masterOf({ remembered }: OnDisk, name: string, kind = "adamw") {
+function masterOf({ optimizerState }: OnDisk, name: string, kind = "adamw") {
   const expert = /\.experts\.(\d+)\./.exec(name);
   const whole = name.replace(/\.experts\.\d+\./, ".experts.{expert}.");
-  const hex = remembered[`${kind}.master.${whole}`];
+  const hex = optimizerState[`${kind}.master.${whole}`];
   if (hex === undefined) throw new Error(`'${name}' has no master`);
   if (!expert) return floats(hex);
   const all = floats(hex);
@@ -166,8 +166,8 @@ for (const dtype of ["bf16", "f16"] as const) {
 
 const SHARDED = ["--zero", "1"];
 
-function same({ parameters, remembered }: OnDisk) {
-  return { parameters, remembered };
+function same({ parameters, optimizerState }: OnDisk) {
+  return { parameters, optimizerState };
 }
 
 async function steps(...args: Parameters<typeof trainCheckpoint>) {

@@ -8,7 +8,7 @@ import { errorsOf, programOf, typeErrorsOf } from "./helpers/type_errors.ts";
 
 const FIXTURE = "test/fixtures/types/negative.ts";
 
-t.test("types infer the axes and dtypes of every verb", (t) => {
+t.test("types infer the axes and dtypes of every op", (t) => {
   const program = programOf("test/fixtures/types/positive.ts", (text) => text);
   t.strictSame(errorsOf(program), []);
   t.end();

@@ -73,7 +73,7 @@ t.test("layers that take the same steps are one section", (t) => {
   t.equal(roles.length, program.steps.length);
   t.ok(formatPlan(demo.plan).includes(`(${roles.length} steps)`));
   for (const [i, { part, label }] of program.steps.entries()) {
-    if (part) t.equal(roles[i], part.verb, label!);
+    if (part) t.equal(roles[i], part.op, label!);
   }
   t.equal(roles.filter((role) => role === "router").length % 4, 0);
   t.end();

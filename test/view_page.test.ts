@@ -154,7 +154,7 @@ t.test(
             },
             {
               ...{ ...event, name: "x", tid: rank + 1, ts: 2600, dur: 500 },
-              args: { verb: "combine", part: "exchange" },
+              args: { op: "combine", part: "exchange" },
             },
           ]),
         ],

@@ -24,13 +24,13 @@ export function rolesOf(
   });
 }
 
-/** The verb that a label begins with: `attention` of `attention : f32[…]`. */
-export function verbOf({ label = "" }: Pick<Step, "label">): string {
+/** The op that a label begins with: `attention` of `attention : f32[…]`. */
+export function opOf({ label = "" }: Pick<Step, "label">): string {
   return /^[\w]+/.exec(label)?.[0] ?? "";
 }
 
-/** The role that a verb has wherever it is. */
-const BY_VERB: { readonly [verb: string]: Role | undefined } = {
+/** The role that an op has wherever it is. */
+const BY_OP: { readonly [op: string]: Role | undefined } = {
   attention: "attention",
   cacheWrite: "attention",
   rope: "attention",
@@ -39,15 +39,15 @@ const BY_VERB: { readonly [verb: string]: Role | undefined } = {
 
 function sectionRoles(steps: readonly Step[]): Role[] {
   const known = steps.map((step): Role | undefined =>
-    step.part?.verb ??
-      (step.phase === "update" ? "update" : BY_VERB[verbOf(step)])
+    step.part?.op ??
+      (step.phase === "update" ? "update" : BY_OP[opOf(step)])
   );
   const dispatch = known.indexOf("dispatch");
   const combine = known.lastIndexOf("combine");
   const router = known.indexOf("router");
   // Attention is all up to the norm of what comes after it.
   const norm = steps.findIndex((step, i) =>
-    i > known.lastIndexOf("attention") && verbOf(step) === "rmsNorm"
+    i > known.lastIndexOf("attention") && opOf(step) === "rmsNorm"
   );
   const attends = known.includes("attention");
   return known.map((role, i) => {

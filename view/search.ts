@@ -96,7 +96,7 @@ function foundStep(program: ProgramView, at: StepFacts): Found {
 /** `12 dispatch: permute permute_512` */
 function stepText({ step, index }: StepFacts): string {
   const what = step.part
-    ? `${step.part.verb}: ${step.part.part}`
+    ? `${step.part.op}: ${step.part.part}`
     : step.label ?? "";
   const how = step.op === "launch"
     ? step.kernel

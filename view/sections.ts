@@ -59,7 +59,7 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
 
 /** What two layers have the same of where they take the same steps. */
 function shapeOf(step: Step): string {
-  const part = step.part ? `${step.part.verb} ${step.part.part}` : "";
+  const part = step.part ? `${step.part.op} ${step.part.part}` : "";
   return `${step.op} ${step.op === "launch" ? step.kernel : ""} ${part}`;
 }
 

@@ -4,7 +4,7 @@ import type { AllToAllStep, Step } from "../spec/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import { type ProgramView, stepsOf } from "./plan_view.ts";
-import { type Role, verbOf } from "./roles.ts";
+import { opOf, type Role } from "./roles.ts";
 import type { Section } from "./sections.ts";
 
 /** Steps that stand on the tracks as one. */
@@ -88,7 +88,7 @@ function titleOf(
   }
   if (role !== "dense") return role;
   if (times > 1 || /^layer/.test(name)) return "feed-forward";
-  const verbs = [...new Set(steps.map(({ step }) => verbOf(step)))]
-    .filter((verb) => verb !== "");
-  return verbs.slice(0, 2).join(", ") || "steps";
+  const ops = [...new Set(steps.map(({ step }) => opOf(step)))]
+    .filter((op) => op !== "");
+  return ops.slice(0, 2).join(", ") || "steps";
 }

@@ -6,7 +6,7 @@ import { sizeText } from "../spec/size_text.ts";
 import { typeText } from "../spec/text_parts.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import type { PlanView } from "./plan_view.ts";
-import { verbOf } from "./roles.ts";
+import { opOf } from "./roles.ts";
 
 /** A buffer that a step uses. */
 export interface UsedBuffer {
@@ -19,7 +19,7 @@ export interface UsedBuffer {
 
 /** A step as a page shows it. */
 export interface StepDetail {
-  /** The verb of the model, or the part of a dispatch. */
+  /** The op of the model, or the part of a dispatch. */
   readonly name: string;
   /** What becomes of it: `f32[token/ep<=4096 embed:512]`. */
   readonly result: string;
@@ -62,9 +62,9 @@ function rank({ type }: UsedBuffer): number {
 
 /** `dot over embed`, `dispatch: permute`, `all-gather` */
 function nameOfStep({ step }: StepFacts): string {
-  if (step.part) return `${step.part.verb}: ${step.part.part}`;
+  if (step.part) return `${step.part.op}: ${step.part.part}`;
   const label = step.label?.replace(/ : .*$/s, "") ?? "";
-  return label !== "" ? label : verbOf(step) || step.op;
+  return label !== "" ? label : opOf(step) || step.op;
 }
 
 function usedBuffer({ plan, facts }: PlanView, name: string): UsedBuffer {

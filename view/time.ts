@@ -45,15 +45,15 @@ export function runsOf(
       tid > 0 && ts >= start && ts <= start + microseconds
     ).map(({ tid, name, ts, dur = 0, args }): Timed => ({
       ...{ rank: tid - 1, name, start: ts - start, duration: dur },
-      role: verbOfPart(args) ?? roles.get(name) ??
+      role: opOfPart(args) ?? roles.get(name) ??
         roles.get(`${args["kernel"]}`) ?? "dense",
     }));
     return { name, microseconds, events };
   });
 }
 
-function verbOfPart({ verb }: TraceEvent["args"]): Role | undefined {
-  return verb === "dispatch" || verb === "combine" ? verb : undefined;
+function opOfPart({ op }: TraceEvent["args"]): Role | undefined {
+  return op === "dispatch" || op === "combine" ? op : undefined;
 }
 
 /** Microseconds by what they were for, of a mean rank, largest first. */

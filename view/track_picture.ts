@@ -211,7 +211,7 @@ function stationShapes(station: Station, span: Span): Shape[] {
 /** `dot over embed  matmul_512x8  examples/layer.ts:17:20` */
 function stepLine({ step }: StepFacts): string {
   const what = step.part
-    ? `${step.part.verb}: ${step.part.part}`
+    ? `${step.part.op}: ${step.part.part}`
     : step.label ?? step.op;
   const how = step.op === "launch" ? step.kernel : step.op;
   const where = step.span ? spanText(step.span) : "";

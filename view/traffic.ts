@@ -50,7 +50,7 @@ function exchanged(
   at: StepFacts,
   exchange: ExpectedExchange,
 ): Traffic {
-  const { step, bytes, shares, tokens, verb } = exchange;
+  const { step, bytes, shares, tokens, op } = exchange;
   const axis = tokens === undefined ? undefined : plan.axes[tokens];
   // Tokens of a rank, if all have as many.
   const count = (axis?.size ?? 0) / positionsOver(plan.mesh, axis?.over ?? []);
@@ -60,7 +60,7 @@ function exchanged(
   const others = toOthers(plan, exchange);
   return {
     ...{ at, over },
-    name: `${verb}${step.part!.part.replace(/^exchange/, ":")}`
+    name: `${op}${step.part!.part.replace(/^exchange/, ":")}`
       .replace(/: ?$/, ""),
     perToken: others,
     perRank: others * count,
@@ -85,7 +85,7 @@ function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
   return {
     ...{ at, over },
     name: step.part
-      ? `${step.part.verb}: ${step.part.part.replace("exchange ", "")}`
+      ? `${step.part.op}: ${step.part.part.replace("exchange ", "")}`
       : blocks
       ? "reduce-scatter"
       : "all-gather",
@@ -106,13 +106,13 @@ function joinedBy(
 }
 
 /** Bytes that a token sends other ranks over all layers, if experts are chosen evenly. */
-export type SentPerToken = { readonly [V in StepPart["verb"]]: number };
+export type SentPerToken = { readonly [V in StepPart["op"]]: number };
 
 /** What dispatches and combines of the first program send. */
 export function sentPerToken(plan: Plan): SentPerToken {
   const exchanges = expectedExchanges(plan, plan.programs[0]!);
-  const sum = (verb: StepPart["verb"]) =>
-    exchanges.filter((one) => one.verb === verb)
+  const sum = (op: StepPart["op"]) =>
+    exchanges.filter((one) => one.op === op)
       .reduce((bytes, one) => bytes + toOthers(plan, one), 0);
   return { dispatch: sum("dispatch"), combine: sum("combine") };
 }

@@ -84,7 +84,7 @@ export function trafficPicture(
 }
 
 function roleOf({ at: { step } }: Traffic): "dispatch" | "combine" | "dense" {
-  return step.part?.verb ?? "dense";
+  return step.part?.op ?? "dense";
 }
 
 function sumBetween({ between }: Traffic, from: Track, to: Track): number {

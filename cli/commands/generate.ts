@@ -86,7 +86,7 @@ export async function generateCommand(
   );
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, flags),
-    alike: {
+    equal: {
       "set of prompts": JSON.stringify([prompts, maxNewTokens]),
       "way to choose tokens": JSON.stringify([sampling, stop]),
     },

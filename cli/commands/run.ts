@@ -86,7 +86,7 @@ export async function runCommand(
     ...need,
     ...flags.devices === "mpi"
       ? {
-        alike: {
+        equal: {
           "set of inputs": given ? writeSafetensors(given) : `${random}`,
           ...trace.replay
             ? { "trace of choices": writeSafetensors(trace.replay) }

@@ -105,7 +105,7 @@ export async function trainCommand(
   return 0;
 }
 
-/** Whether 'launch' was told to stop; ranks stop after the same step if one of them knows. */
+/** Whether 'launch' was asked to stop; ranks stop after the same step if one of them knows. */
 async function isToldToStop(
   io: CliIo,
   { job }: Pick<DeviceFlags, "job">,

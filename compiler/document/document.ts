@@ -25,7 +25,7 @@ export type ModelPrimitive = Exclude<
   | "attentionGrad"
   | "attentionSum"
   | "checkIds"
-  | "collect"
+  | "combineTranspose"
   | "gatherCounts"
   | "group"
   | "permute"
@@ -35,7 +35,7 @@ export type ModelPrimitive = Exclude<
 
 /** Parameters as a document has them: of a scalar function, what it was lowered to. */
 export type DocumentParams<P extends ModelPrimitive = ModelPrimitive> =
-  P extends "map" ? { readonly verb: string; readonly fn: ScalarFunction }
+  P extends "map" ? { readonly op: string; readonly fn: ScalarFunction }
     : PrimitiveParams[P];
 
 /** A node. Its operands are so many nodes before it. */
@@ -79,5 +79,5 @@ export interface ModelDocument {
 
 /** Nodes that are declared with a type. */
 export const GIVEN: ReadonlySet<Primitive> = new Set<Primitive>([
-  ...["input", "param", "state", "transpose", "cast", "scatter"] as const,
+  ...["input", "param", "state", "transpose", "cast", "scatterAdd"] as const,
 ]);

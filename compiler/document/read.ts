@@ -67,7 +67,7 @@ const MAX_ROPES = 4;
 /** Primitives that are computed within the kernel of what uses them. */
 const INLINE: ReadonlySet<Primitive> = new Set<Primitive>([
   ...["map", "rope", "cast", "rename", "split", "merge"] as const,
-  ...["slice", "spread", "concat", "transpose", "embedding"] as const,
+  ...["slice", "dilate", "concat", "transpose", "embedding"] as const,
 ]);
 
 /** Refuse rotations of rotations, whose kernels grow twofold with each. */
@@ -111,8 +111,8 @@ function nodeAt(made: readonly Node[], index: number): Node {
 
 function paramsOf(params: NodeDocument["params"]): PrimitiveParams[Primitive] {
   if (!("fn" in params)) return params;
-  const { verb, fn } = params;
-  return { verb, lambda: { js: unknown, span: undefined, lowered: fn } };
+  const { op, fn } = params;
+  return { op, lambda: { js: unknown, span: undefined, lowered: fn } };
 }
 
 /** A document has no JavaScript. */

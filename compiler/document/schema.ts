@@ -109,7 +109,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   input: closed({ name: text }),
   param: closed({ name: text }, { stack: axis }),
   state: closed({ name: text }),
-  map: closed({ verb: text, fn }),
+  map: closed({ op: text, fn }),
   // Only placement says how many segments a sum has.
   dot: closed({ over: axes }),
   reduce: closed({ kind: oneOf("sum", "max", "mean"), over: axis }),
@@ -124,12 +124,12 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   }),
   embedding: closed({ over: axis }),
   // What a rank has is a part of the sum in gradients only.
-  scatter: closed({ over: axis, whole: yes }),
+  scatterAdd: closed({ over: axis, whole: yes }),
   rename: closed({ from: axis, to: axis }),
   split: closed({ axis, into: axes }),
   merge: closed({ axes, to: axis }),
   slice: closed({ ...renamed, ...positions }),
-  spread: closed({ ...renamed, ...positions }),
+  dilate: closed({ ...renamed, ...positions }),
   concat: closed({ axes, to: axis }),
   transpose: closed({}),
   cast: closed({}),
@@ -153,7 +153,10 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   }),
   dispatch: closed({}, { weighted: flag }),
   combine: closed({}, { weighted: flag }),
-  again: closed({ block: upTo(MAX_NODES), end: oneOf("in", "out") }),
+  optimizationBarrier: closed({
+    block: upTo(MAX_NODES),
+    end: oneOf("in", "out"),
+  }),
   cacheWrite: closed({}),
   attention: closed({
     ...{ scale: number, token: axis, head: axis, dim: axis, valueDim: axis },

@@ -69,7 +69,7 @@ function nodeDocument(
     inputs,
     params: primitive === "map"
       ? {
-        verb: params.verb,
+        op: params.op,
         fn: params.lambda.lowered ?? scalars.get(params.lambda)!,
       }
       : defined(params) as NodeDocument["params"],

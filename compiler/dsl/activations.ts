@@ -1,10 +1,10 @@
-/** Activation functions: elementwise verbs of one operand, made of the functions that kernels have. */
+/** Activation functions: elementwise ops of one operand, made of the functions that kernels have. */
 
 import { f32, local } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/parse.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { scalarMap, wantFloat } from "./scalar_map.ts";
-import { type Tensor, traceOf, type Verb } from "./tensor.ts";
+import { type Op, type Tensor, traceOf } from "./tensor.ts";
 import type { Float } from "./types.ts";
 
 /** exp(-x), but finite: of numbers below -80 as of -80, so that gradients are no NaN. */
@@ -16,18 +16,18 @@ function expMinus(x: Expr): Expr {
 type Once = (name: string, value: Expr) => Expr;
 
 function activation(
-  verb: Verb,
+  op: Op,
   x: Tensor,
   f: (x: Expr, once: Once) => Expr,
 ): Tensor<never, never> {
-  traceOf([x], verb);
-  wantFloat(verb, [x]);
+  traceOf([x], op);
+  wantFloat(op, [x]);
   const lets: { name: string; value: Expr }[] = [];
   const result = f(local("p0", "f32"), (name, value) => {
     lets.push({ name, value });
     return local(name, "f32");
   });
-  return scalarMap(verb, [x], { parameters: ["f32"], lets, result });
+  return scalarMap(op, [x], { parameters: ["f32"], lets, result });
 }
 
 /**

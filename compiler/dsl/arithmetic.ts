@@ -1,4 +1,4 @@
-/** Elementwise verbs. All are the primitive `map`: operands are broadcast by axis name. */
+/** Elementwise ops. All are the primitive `map`: operands are broadcast by axis name. */
 
 import { ModelError } from "../../spec/errors.ts";
 import type { DType } from "../../spec/dtype.ts";
@@ -13,7 +13,7 @@ import { scalarType } from "../graph/evaluate_scalar.ts";
 import type { Lambda } from "../graph/graph.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { wantFloat } from "./scalar_map.ts";
-import { apply, type Tensor, traceOf, type Verb } from "./tensor.ts";
+import { apply, type Op, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 
 /** A built-in function, with its lowering. */
@@ -25,22 +25,22 @@ function builtin(
   return { js, span: undefined, lowered: { parameters, lets: [], result } };
 }
 
-/** A verb of two operands, the second of which may be a number. */
+/** An op of two operands, the second of which may be a number. */
 function two(
-  verb: Verb,
+  op: Op,
   fn: BinaryOp,
   js: (a: number, b: number) => number,
   a: Tensor,
   b: number | Tensor | string,
 ): Tensor<never, never> {
-  traceOf(typeof b === "number" ? [a] : [a, b], verb);
+  traceOf(typeof b === "number" ? [a] : [a, b], op);
   const type = scalarType(a.dtype);
   const p0 = local("p0", type);
   if (typeof b === "number") {
     if (type !== "f32" && !Number.isInteger(b)) {
       throw new ModelError(
-        `Cannot ${verb.name} '${a.axes}' and ${b}: its dtype is '${a.dtype}'. Give a whole number, or cast it`,
-        callSite(verb),
+        `Cannot ${op.name} '${a.axes}' and ${b}: its dtype is '${a.dtype}'. Give a whole number, or cast it`,
+        callSite(op),
       );
     }
     const value: Expr = {
@@ -54,7 +54,7 @@ function two(
       [type],
       binary(fn, p0, value),
     );
-    return apply(verb, "map", [a], { lambda, verb: verb.name });
+    return apply(op, "map", [a], { lambda, op: op.name });
   }
   const lambda = builtin(
     (x, y) => js(x!, y!),
@@ -62,13 +62,13 @@ function two(
     binary(fn, p0, local("p1", type)),
   );
   // A failing check makes `b` a string to the type checker, never at run time: `traceOf` refused it.
-  return apply(verb, "map", [a, b as Tensor], { lambda, verb: verb.name });
+  return apply(op, "map", [a, b as Tensor], { lambda, op: op.name });
 }
 
 /**
  * The sum `a + b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes: one operand has all axes of the other; the result has them in that operand's order. Dtype: both alike, any.
+ * Axes: one operand has all axes of the other; the result has them in that operand's order. Dtype: both equal, any.
  * Errors: neither has all axes of the other; dtypes differ.
  *
  * @example
@@ -211,17 +211,17 @@ export function minimum<
   return two(minimum, "min", Math.min, a, b);
 }
 
-/** A verb of one operand that is a function of the kernel tree. */
+/** An op of one operand that is a function of the kernel tree. */
 function one(
-  verb: Verb,
+  op: Op,
   fn: CallName,
   js: (x: number) => number,
   x: Tensor,
 ): Tensor<never, never> {
-  traceOf([x], verb);
-  wantFloat(verb, [x]);
+  traceOf([x], op);
+  wantFloat(op, [x]);
   const lambda = builtin((v) => js(v!), ["f32"], call(fn, local("p0", "f32")));
-  return apply(verb, "map", [x], { lambda, verb: verb.name });
+  return apply(op, "map", [x], { lambda, op: op.name });
 }
 
 /**
@@ -248,7 +248,7 @@ export function neg<A extends string, D extends Exclude<DType, "u32">>(
     );
   }
   const lambda = builtin((v) => -v!, [type], negate(local("p0", type)));
-  return apply(neg, "map", [x], { lambda, verb: "neg" });
+  return apply(neg, "map", [x], { lambda, op: "neg" });
 }
 
 /**
@@ -337,7 +337,7 @@ export type Scalar<B extends string, C extends string, E extends string> =
  * Apply your own scalar function to one to four tensors, broadcast by axis name. The function is read from the source
  * at this call and becomes part of a kernel; it also runs as it is in `evaluate`.
  *
- * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: all alike, "f32"
+ * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: all equal, "f32"
  * or "f16". Errors: no operand has all axes; dtypes differ; a function of more numbers than there are tensors; a
  * function outside the scalar subset, when the model is compiled.
  *
@@ -368,30 +368,30 @@ export function map<
 
 /** `map`, once the types of its operands have done their work. */
 function mapped(
-  verb: Verb,
+  op: Op,
   f: unknown,
   ...given: readonly unknown[]
 ): Tensor<never, never> {
   const operands = given.filter((operand, i) =>
     i === 0 || operand !== undefined
   ) as Tensor[];
-  traceOf(operands, verb);
-  wantFloat(verb, operands);
+  traceOf(operands, op);
+  wantFloat(op, operands);
   if (typeof f !== "function") {
     throw new ModelError(
       "Cannot map: the first argument is not a function",
-      callSite(verb),
+      callSite(op),
     );
   }
   if (f.length > operands.length) {
     throw new ModelError(
       `Cannot map a function of ${f.length} numbers over ${operands.length} tensors`,
-      callSite(verb),
+      callSite(op),
     );
   }
   const lambda: Lambda = {
     js: f as (...xs: number[]) => number,
-    span: callSite(verb),
+    span: callSite(op),
   };
-  return apply(verb, "map", operands, { lambda, verb: "map" });
+  return apply(op, "map", operands, { lambda, op: "map" });
 }

@@ -1,4 +1,4 @@
-/** Elementwise verbs that choose: between limits, and between two tensors. */
+/** Elementwise ops that choose: between limits, and between two tensors. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -67,7 +67,7 @@ export function clamp<A extends string, D extends DType>(
 /**
  * `a` where `condition` is not 0, else `b`; operands broadcast by axis name.
  *
- * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: `a` and `b` alike, any;
+ * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: `a` and `b` equal, any;
  * `condition` any. Errors: no operand has all axes; dtypes differ. Gradient: that of the result goes to `a` or to `b`,
  * and 0 to the other; `condition` has none.
  *

@@ -22,7 +22,7 @@ import type { CanDot, CanEinsum, Dot, EinsumOut, Float } from "./types.ts";
  * Multiply `a` and `b` and sum over the axis `over`, or over several (`"head headDim"`). Other axes that both have are
  * batch axes. Orientation does not matter: axes are found by name.
  *
- * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both alike, "f32" or "f16"; sums
+ * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both equal, "f32" or "f16"; sums
  * are in f32. Errors: an axis that one operand does not have; dtypes differ.
  *
  * @example
@@ -54,7 +54,7 @@ export function dot<
  * A product of two tensors by a spec that writes out all axes: `"token embed, embed ffn -> token ffn"`. Axes that are
  * not in the output are summed.
  *
- * Axes: those after `->`, in that order. Dtype: both alike, "f32" or "f16". Errors: a spec that does not say the
+ * Axes: those after `->`, in that order. Dtype: both equal, "f32" or "f16". Errors: a spec that does not say the
  * operands' axes; an output axis on neither operand; nothing to sum and neither operand with all axes; dtypes differ.
  *
  * @example

@@ -20,7 +20,7 @@ export interface LayerNormOptions<B> {
  * `gain * (x - mean(x)) / sqrt(variance(x) + epsilon) + bias`, mean and variance (divided by the number of elements) along
  * `axis`. Sums are in f32.
  *
- * Axes: those of `x`; `gain` and `bias` have `axis` alone. Dtype: all alike, "f32" or "f16". Defaults: no `bias`;
+ * Axes: those of `x`; `gain` and `bias` have `axis` alone. Dtype: all equal, "f32" or "f16". Defaults: no `bias`;
  * `epsilon` 1e-5. Errors: an axis that `x` does not have; a gain or bias with other axes; dtypes differ. Gradient: by `x`,
  * `gain` and `bias`.
  *
@@ -44,7 +44,7 @@ export function layerNorm<
 >(
   x: Tensor<A, D>,
   gain: CanGain<
-    { verb: "layerNorm"; gain: G },
+    { op: "layerNorm"; gain: G },
     NoInfer<A>,
     NoInfer<K>,
     Tensor<G, NoInfer<D>>
@@ -67,7 +67,7 @@ export function layerNorm<
   }
   for (const { node, dtype, axes } of operands.slice(1)) {
     if (node.axes.length !== 1 || node.axes[0] !== over) {
-      fail(say.gain(x.node.axes, over, { verb: "layerNorm", gain: node.axes }));
+      fail(say.gain(x.node.axes, over, { op: "layerNorm", gain: node.axes }));
     }
     if (dtype !== x.dtype) {
       fail(say.dtype("layerNorm", [axes], dtype, x.dtype));

@@ -16,10 +16,10 @@ import { biasStep } from "../graph/selection_bias.ts";
 import type { Routing } from "./route.ts";
 import {
   axisOf,
+  type Op,
   siteOf,
   type Tensor,
   traceOf,
-  type Verb,
   wrap,
 } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
@@ -51,7 +51,7 @@ type Kept<G> = [G] extends [never] ? "" : G extends string ? G : "";
 
 /** What all losses start with. */
 function begin(
-  verb: Verb,
+  op: Op,
   logits: readonly Tensor[],
   { group, mask, ...names }: {
     readonly over: string;
@@ -61,8 +61,8 @@ function begin(
   },
 ): Sums {
   const given = [group, mask].filter((x) => x !== undefined);
-  const trace = traceOf([...logits, ...given], verb);
-  const site = siteOf(trace, verb);
+  const trace = traceOf([...logits, ...given], op);
+  const site = siteOf(trace, op);
   const { span } = site;
   const over = axisOf(names.over, logits, trace);
   const per = names.per === undefined
@@ -72,7 +72,7 @@ function begin(
   for (const { node } of logits) {
     for (const axis of kept) {
       if (!node.axes.includes(axis)) {
-        throw new ModelError(say.axis(verb.name, node.axes, axis), span);
+        throw new ModelError(say.axis(op.name, node.axes, axis), span);
       }
     }
   }
@@ -90,7 +90,7 @@ function begin(
   };
 }
 
-/** Why tokens cannot be told apart by `group`, if so. */
+/** Why tokens cannot be distinguished by `group`, if so. */
 function groupProblem({ axes, tokens, group, per, trace }: {
   readonly axes: readonly string[];
   readonly tokens: readonly string[];
@@ -140,7 +140,7 @@ function sumOf({ b, tokens, groups }: Sums, x: Node): Node {
   if (groups) {
     const { ids, over } = groups;
     const axes = [over, ...without(x.axes, tokens)];
-    return b.make("scatter", [x, ids], { over, whole: true }, {
+    return b.make("scatterAdd", [x, ids], { over, whole: true }, {
       ...{ axes, dtype: "f32" },
     });
   }

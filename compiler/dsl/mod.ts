@@ -1,4 +1,4 @@
-/** The language: declare a model with named axes, and write it with verbs. */
+/** The language: declare a model with named axes, and write it with ops. */
 
 export type { DType } from "../../spec/dtype.ts";
 export type {

@@ -60,7 +60,7 @@ export interface DeclareOptions<D extends DType> {
 export interface Scope<in Names extends string = string> {
   /**
    * What `body` makes, in a scope with the axes `axes` besides those around it. They are local: the same name around it or in
-   * another block is another axis, of any size, which placements and plans call `layers.3.moe/expert`. So is an axis that a verb
+   * another block is another axis, of any size, which placements and plans call `layers.3.moe/expert`. So is an axis that an op
    * names inside, such as "choice" of `route`. Parameters and states declared inside have the name of the block in front
    * of theirs, `layers.3.moe.router`; names of blocks inside of blocks are joined in the same way. Called twice with one
    * name and the same axes, it is the same block.
@@ -273,12 +273,12 @@ function makeScope(
 ): Scope {
   function declare(
     kind: Leaf,
-    verb: (...args: never[]) => unknown,
+    op: (...args: never[]) => unknown,
     name: string,
     axes: string,
     dtype: DType,
   ): Tensor<never, never> {
-    const span = callSite(verb);
+    const span = callSite(op);
     const { problems } = trace;
     const asked = names(axes);
     const known = [...block.names.keys()];

@@ -77,12 +77,12 @@ export function topK<
 /** The routing's node, or the complaint of callers without types. */
 function routeNode(
   routing: Routing | undefined,
-  verb: typeof dispatch | typeof combine,
+  op: typeof dispatch | typeof combine,
 ): RoutingNode {
   if (routing === undefined || !isRouting(routing.node)) {
     throw new ModelError(
-      `Cannot ${verb.name}: the second operand is not a routing`,
-      callSite(verb),
+      `Cannot ${op.name}: the second operand is not a routing`,
+      callSite(op),
     );
   }
   return routing.node;

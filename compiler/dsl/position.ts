@@ -1,4 +1,4 @@
-/** Verbs that know where a token stands: embeddings, rotary positions, attention with a cache. */
+/** Ops that know where a token stands: embeddings, rotary positions, attention with a cache. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -252,7 +252,7 @@ export type Attention<Q extends string, S extends string, D extends DType> = {
  * sees positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
  *
  * Axes: `q` is `token head headDim`, `key` and `value` are `token kvHead headDim`, `keys` and `values` are
- * `sequence context kvHead headDim`; `y` has the axes of `q`. Dtype: all alike, "f32" or "f16"; `sequence` and
+ * `sequence context kvHead headDim`; `y` has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and
  * `position` are "i32". Errors: other axes; dtypes differ; heads that are no multiple of the key heads; states that are
  * not returned.
  *
@@ -352,7 +352,7 @@ export type LatentAttention<
  * value.
  *
  * Axes: `q` is `token head keyDim`, `key` is `token keyDim`, `keys` is `sequence context keyDim`; `y` is
- * `token head value`. Dtype: all alike, "f32" or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes
+ * `token head value`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes
  * differ; a value axis that is longer than the key; a state that is not returned.
  *
  * @example
@@ -421,7 +421,7 @@ export function latentAttention<
 
 /** The attention node over caches that are written. */
 function attend<Y extends string, D extends Float>(
-  verb: typeof attention | typeof latentAttention,
+  op: typeof attention | typeof latentAttention,
   operands: readonly [query: Tensor, keys: Tensor, values?: Tensor],
   part: {
     readonly options: AttentionChoices<Tensor, Tensor>;
@@ -436,8 +436,8 @@ function attend<Y extends string, D extends Float>(
   const [query, keys, values] = operands;
   const { sequence, position, sinks, scale, window, chunk } = options;
   const tensors = [query, keys, values ?? keys, sequence, position];
-  const { axes: sizes } = traceOf([query], verb);
-  return apply(verb, "attention", sinks ? [...tensors, sinks] : tensors, {
+  const { axes: sizes } = traceOf([query], op);
+  return apply(op, "attention", sinks ? [...tensors, sinks] : tensors, {
     ...axes,
     scale: scale ?? 1 / Math.sqrt(sizes[axes.dim]?.size ?? 1),
     ...window === undefined ? {} : { window },

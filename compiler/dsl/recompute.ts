@@ -28,7 +28,7 @@ export function recompute<T extends Tensor, R extends Tensor>(
   const number = trace.blocks.length;
   trace.blocks.push(x.node);
   const enter = makeNode(
-    "again",
+    "optimizationBarrier",
     [x.node],
     { block: number, end: "in" },
     site,
@@ -36,7 +36,7 @@ export function recompute<T extends Tensor, R extends Tensor>(
   const y = block(wrap(enter, trace) as Tensor as T);
   traceOf([x, y], recompute);
   const leave = makeNode(
-    "again",
+    "optimizationBarrier",
     [y.node],
     { block: number, end: "out" },
     site,

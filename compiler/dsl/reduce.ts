@@ -116,7 +116,7 @@ export interface RmsNormOptions {
 /**
  * `gain * x / sqrt(mean(x²) + epsilon)`, the mean along `axis`.
  *
- * Axes: those of `x`; `gain` has `axis` alone. Dtype: both alike, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors: an
+ * Axes: those of `x`; `gain` has `axis` alone. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors: an
  * axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`.
  *
  * @example
@@ -139,7 +139,7 @@ export function rmsNorm<
 >(
   x: Tensor<A, D>,
   gain: CanGain<
-    { verb: "rmsNorm"; gain: G },
+    { op: "rmsNorm"; gain: G },
     NoInfer<A>,
     NoInfer<K>,
     Tensor<G, NoInfer<D>>

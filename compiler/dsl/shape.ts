@@ -1,4 +1,4 @@
-/** Verbs that move or rename elements and change none. */
+/** Ops that move or rename elements and change none. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -129,7 +129,7 @@ export function slice<
  * `a` and then `b` along `axis`, as axis `to`. `b` has the axes of `a`; the one in the place of `axis` may have another
  * name.
  *
- * Axes: those of `a`, `to` in the place of `axis`. Dtype: both alike, any. Errors: an axis that `a` does not have;
+ * Axes: those of `a`, `to` in the place of `axis`. Dtype: both equal, any. Errors: an axis that `a` does not have;
  * operands that differ in more than that axis; a size that is not the sum; dtypes differ.
  *
  * @example

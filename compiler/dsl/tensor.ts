@@ -41,7 +41,7 @@ export interface Trace {
 
 /**
  * A tensor with named axes: `Tensor<"token embed", "f32">`. Its axes are one string, in order; its values are known
- * only when a plan runs. Made by `input`, `param`, `state` and the verbs.
+ * only when a plan runs. Made by `input`, `param`, `state` and the ops.
  */
 export class Tensor<
   out Axes extends string = string,
@@ -64,10 +64,10 @@ export class Tensor<
   }
 }
 
-/** Any verb; only its identity matters. */
-export type Verb = (...args: never[]) => unknown;
+/** Any op; only its identity matters. */
+export type Op = (...args: never[]) => unknown;
 
-/** Wrap a node. The type parameters are the caller's word: verbs are typed at the boundary and checked at run time. */
+/** Wrap a node. The type parameters are the caller's word: ops are typed at the boundary and checked at run time. */
 export function wrap<A extends string, D extends DType>(
   node: Node,
   trace: Trace,
@@ -81,31 +81,31 @@ export function wrap<A extends string, D extends DType>(
  */
 export function traceOf(
   operands: readonly unknown[],
-  verb: Verb,
+  op: Op,
 ): Trace {
   let trace: Trace | undefined;
   for (const operand of operands) {
     const of = (operand as { trace?: Trace } | null | undefined)?.trace;
     if (of === undefined) {
       throw new ModelError(
-        `Cannot ${verb.name} ${describe(operand)}: expected a tensor`,
-        callSite(verb),
+        `Cannot ${op.name} ${describe(operand)}: expected a tensor`,
+        callSite(op),
       );
     }
     if (trace !== undefined && trace !== of) {
       throw new ModelError(
-        `Cannot ${verb.name} tensors of two models. Declare both operands with one 'm'`,
-        callSite(verb),
+        `Cannot ${op.name} tensors of two models. Declare both operands with one 'm'`,
+        callSite(op),
       );
     }
     trace = of;
   }
-  checkNames(operands as readonly Tensor[], verb);
+  checkNames(operands as readonly Tensor[], op);
   return trace!;
 }
 
 /** Operands mean the same axis by a name. */
-function checkNames(operands: readonly Tensor[], verb: Verb): void {
+function checkNames(operands: readonly Tensor[], op: Op): void {
   const known = new Map<string, readonly [axis: string, node: Node]>();
   for (const { node } of operands) {
     for (const axis of node.axes) {
@@ -113,8 +113,8 @@ function checkNames(operands: readonly Tensor[], verb: Verb): void {
       const [other, first] = known.get(name) ?? [axis, node];
       if (other !== axis) {
         throw new ModelError(
-          say.twoAxes(verb.name, first.axes, node.axes, name),
-          callSite(verb),
+          say.twoAxes(op.name, first.axes, node.axes, name),
+          callSite(op),
         );
       }
       known.set(name, [axis, node]);
@@ -123,7 +123,7 @@ function checkNames(operands: readonly Tensor[], verb: Verb): void {
 }
 
 /**
- * What the graph calls the axis that a verb names: that of an operand, else what is declared in the block at hand or around
+ * What the graph calls the axis that an op names: that of an operand, else what is declared in the block at hand or around
  * it, else a new one of the block.
  */
 export function axisOf(
@@ -140,16 +140,16 @@ export function axisOf(
     : block.names.get(name) ?? axisIn(block.path, name);
 }
 
-/** Where a verb was called: the place in the source, and the block. */
+/** Where an op was called: the place in the source, and the block. */
 export function siteOf(
   trace: Trace,
-  verb: Verb,
+  op: Op,
 ): Site {
   const { block, problems } = trace;
-  return { span: callSite(verb), block: block.path, problems };
+  return { span: callSite(op), block: block.path, problems };
 }
 
-/** The place in the source where a verb was called, its block, and where mistakes go. */
+/** The place in the source where an op was called, its block, and where mistakes go. */
 export interface Site {
   readonly span: Span | undefined;
   readonly block: string;
@@ -162,19 +162,19 @@ function describe(value: unknown): string {
     : `'${String(value)}'`;
 }
 
-/** The tensor that a verb makes of its operands. `verb` is the function that the user called. */
+/** The tensor that an op makes of its operands. `op` is the function that the user called. */
 export function apply<P extends Primitive, A extends string, D extends DType>(
-  verb: Verb,
+  op: Op,
   primitive: P,
   operands: readonly Tensor[],
   params: PrimitiveParams[P],
   given?: TensorType,
 ): Tensor<A, D> {
-  const trace = traceOf(operands, verb);
+  const trace = traceOf(operands, op);
   const inputs = operands.map((operand) => operand.node);
   const rename = (axis: string) => axisOf(axis, operands, trace);
   const node = makeNode(primitive, inputs, renameAxes(params, rename), {
-    ...siteOf(trace, verb),
+    ...siteOf(trace, op),
     given: given && { ...given, axes: given.axes.map(rename) },
   });
   return wrap(node as Node, trace);

@@ -1,5 +1,5 @@
 /**
- * The types of tensors: axis names as one string, and the checks of every verb. Each failing check is a sentence, the
+ * The types of tensors: axis names as one string, and the checks of every op. Each failing check is a sentence, the
  * one that `graph/messages.ts` builds at run time. Three rules keep messages readable: a check is a conditional with
  * the bare type parameter in one branch, every checking position is `NoInfer`, and no union is put into a template.
  */
@@ -148,23 +148,23 @@ export type CanEinsum<S extends string, A extends string, B extends string> =
 
 /** `Ok` if the gain of a norm has the one axis `K`. */
 export type CanGain<
-  N extends { readonly verb: string; readonly gain: string },
+  N extends { readonly op: string; readonly gain: string },
   A extends string,
   K extends string,
   Ok,
 > = [N["gain"]] extends [K] ? Ok
   : string extends N["gain"] ? Ok
-  : `Cannot ${N["verb"]} '${A}' over '${K}': expected gain '${K}', got '${N[
+  : `Cannot ${N["op"]} '${A}' over '${K}': expected gain '${K}', got '${N[
     "gain"
   ]}'`;
 
 // --- shapes
 
 /** `T` if `A` has no such axis yet. */
-export type CanName<A extends string, T extends string, Verb extends string> =
+export type CanName<A extends string, T extends string, Op extends string> =
   [Axis<A> & Axis<T>] extends [never] ? T
     : string extends A ? T
-    : `Cannot ${Verb} '${A}' to '${T}': it has an axis '${Without<
+    : `Cannot ${Op} '${A}' to '${T}': it has an axis '${Without<
       T,
       Exclude<Axis<T>, Axis<A>>
     >}' already`;

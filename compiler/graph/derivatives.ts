@@ -137,9 +137,9 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
 
   embedding: (
     { node: { inputs: [table, ids], params }, dy, b },
-  ) => [() => b.make("scatter", [dy, ids!], params, table!)],
+  ) => [() => b.make("scatterAdd", [dy, ids!], params, table!)],
 
-  scatter: (
+  scatterAdd: (
     { node: { inputs: [rows, ids], params: { over } }, dy, b },
   ) => [
     () => b.ordered(b.make("embedding", [dy, ids!], { over }), rows!.axes),
@@ -161,10 +161,10 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
     { node: { params }, dy, b },
   ) => [
     () =>
-      b.make("spread", [dy], { ...params, axis: params.to, to: params.axis }),
+      b.make("dilate", [dy], { ...params, axis: params.to, to: params.axis }),
   ],
 
-  spread: (
+  dilate: (
     { node: { params }, dy, b },
   ) => [
     () =>
@@ -192,7 +192,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
     const { over } = node.params;
     return [() =>
       b.make(
-        "scatter",
+        "scatterAdd",
         [
           dy,
           b.make("part", [node], { field: "indices" }),
@@ -213,10 +213,10 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
 
   dispatch: dispatchDerivative,
   combine: combineDerivative,
-  collect: onceOnly,
+  combineTranspose: onceOnly,
   ...ofExpanded(placed),
   allSlice: placed,
-  again: ({ dy }) => [() => dy],
+  optimizationBarrier: ({ dy }) => [() => dy],
   allReduce: placed,
   reduceScatter: placed,
   allGather: placed,

@@ -19,7 +19,7 @@ function ofWeights(
   value: Node,
   routing: Node,
 ): Node {
-  const collected = b.make("collect", [rows, routing], {});
+  const collected = b.make("combineTranspose", [rows, routing], {});
   const over = without(value.axes, routing.axes);
   return over.length === 0
     ? b.map((x, y) => expr`${x} * ${y}`, collected, value)

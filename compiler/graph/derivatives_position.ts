@@ -66,7 +66,7 @@ export function attentionDerivative(
   const place = placeOf(b, params.context, sequence, position);
   // The two numbers of a head beside each other, so that ranks that have some of the heads have theirs.
   const beside = (x: Node, start: number) =>
-    b.make("spread", [x], {
+    b.make("dilate", [x], {
       ...{ axis: params.head, start, step: 2 },
       to: `${params.head}_statistics`,
     });

@@ -23,7 +23,7 @@ function routeOf(node: Node): RoutingNode {
   return node.inputs[1] as RoutingNode;
 }
 
-/** Axes of a dispatched value that a verb must leave alone. */
+/** Axes of a dispatched value that an op must leave alone. */
 function touches(sent: Sent, axes: readonly string[]): string | undefined {
   const { expert, slot } = routeOf(sent).params;
   return axes.find((axis) => axis === expert || axis === slot);
@@ -43,13 +43,13 @@ const MIXES: {
   accumulate: () => [],
   rope: (node) => [node.params.over],
   embedding: "no",
-  scatter: "no",
+  scatterAdd: "no",
   rename: (node) => [node.params.from],
   split: (node) => [node.params.axis],
   merge: (node) => node.params.axes,
   slice: (node) => [node.params.axis],
   concat: (node) => node.params.axes,
-  spread: (node) => [node.params.axis],
+  dilate: (node) => [node.params.axis],
   transpose: (node) =>
     [0, 1].flatMap((i) =>
       node.axes[i] === node.inputs[0]!.axes[i] ? [] : [
@@ -63,13 +63,13 @@ const MIXES: {
   choices: "no",
   part: () => [],
   allSlice: "no",
-  again: () => [],
+  optimizationBarrier: () => [],
   allReduce: "no",
   reduceScatter: "no",
   allGather: "no",
   dispatch: "no",
   combine: () => [],
-  collect: () => [],
+  combineTranspose: () => [],
   ...ofExpanded("no" as const),
   cacheWrite: "no",
   attention: "no",
@@ -77,9 +77,9 @@ const MIXES: {
   attentionGrad: "no",
 };
 
-/** The verb of a node, as the user wrote it. */
-function verbOf(node: Node): string {
-  if (node.primitive === "map") return node.params.verb;
+/** The op of a node, as the user wrote it. */
+function opOf(node: Node): string {
+  if (node.primitive === "map") return node.params.op;
   if (node.primitive === "reduce") return node.params.kind;
   if (node.primitive === "embedding") return "embed";
   if (node.primitive === "cacheWrite" || node.primitive === "attention") {
@@ -95,7 +95,7 @@ function ofOperands(node: Node, sent: ReadonlyMap<Node, Sent>) {
     if (of === undefined) continue;
     if (found !== undefined && routeOf(found) !== routeOf(of)) {
       throw new ModelError(
-        `Cannot ${verbOf(node)} values of two routings: one was dispatched${
+        `Cannot ${opOf(node)} values of two routings: one was dispatched${
           at(found.span)
         }, the other${at(of.span)}. Combine them first`,
         node.span,
@@ -189,7 +189,7 @@ function meetsWrong(node: Node, problems: Problems | undefined): boolean {
 /** Find the routing of a node, and refuse what it must not do with rows. */
 function checkNode(node: Node, sent: Map<Node, Sent>): void {
   const of = ofOperands(node, sent);
-  if (node.primitive === "combine" || node.primitive === "collect") {
+  if (node.primitive === "combine" || node.primitive === "combineTranspose") {
     combined(node, sent.get(node.inputs[0]!));
     return;
   }
@@ -201,7 +201,7 @@ function checkNode(node: Node, sent: Map<Node, Sent>): void {
   const mixes = MIXES[node.primitive] as "no" | ((n: Node) => string[]);
   if (mixes === "no") {
     throw new ModelError(
-      `Cannot ${verbOf(node)} a dispatched value: it was dispatched${
+      `Cannot ${opOf(node)} a dispatched value: it was dispatched${
         at(of.span)
       }. Combine it first`,
       node.span,
@@ -210,7 +210,7 @@ function checkNode(node: Node, sent: Map<Node, Sent>): void {
   const axis = touches(of, mixes(node));
   if (axis !== undefined) {
     throw new ModelError(
-      `Cannot ${verbOf(node)} over '${axis}': the value was dispatched${
+      `Cannot ${opOf(node)} over '${axis}': the value was dispatched${
         at(of.span)
       }, and its rows must stay apart. Combine it first`,
       node.span,

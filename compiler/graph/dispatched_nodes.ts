@@ -14,7 +14,7 @@ export type RowsNode = RoutingNode | NodeOf<"group">;
 /** Primitives that return rows. */
 const RETURNS: readonly Node["primitive"][] = [
   "combine",
-  "collect",
+  "combineTranspose",
   "allToAll",
   "localCombine",
 ];

@@ -14,8 +14,8 @@ import {
 } from "./value.ts";
 
 /** Rows summed where their id is. */
-export function scatterRows(
-  node: Shown<"scatter">,
+export function scatterAddRows(
+  node: Shown<"scatterAdd">,
   [rows, ids]: readonly [Value, Value],
   shape: readonly number[],
 ): Value {

@@ -57,8 +57,8 @@ export function combineRows(
 }
 
 /** [expert, slot, rest…] -> [tokens…, choice, rest…]: the row of each choice; 0 for those dropped. */
-export function collectRows(
-  node: Shown<"collect">,
+export function returnedRows(
+  node: Shown<"combineTranspose">,
   y: Value,
   routed: Routed,
 ): Value {

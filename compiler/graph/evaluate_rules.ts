@@ -1,10 +1,14 @@
 /** The reference of each primitive. A primitive without one does not compile. */
 
 import { attend, embed, rotate, writeCache } from "./evaluate_position.ts";
-import { attendBack, scatterRows, sumScores } from "./evaluate_backward.ts";
+import { attendBack, scatterAddRows, sumScores } from "./evaluate_backward.ts";
 import { alongRows, operands, shapeFrom, total } from "./evaluate_rows.ts";
 import { definedRows } from "./primitives/mod.ts";
-import { collectRows, combineRows, dispatchRows } from "./evaluate_dispatch.ts";
+import {
+  combineRows,
+  dispatchRows,
+  returnedRows,
+} from "./evaluate_dispatch.ts";
 import {
   givenRouting,
   largest,
@@ -87,7 +91,7 @@ export const REFERENCE: {
     visit(result.shape, places, (at, n) => {
       const xs = at.map((place, i) => values[i]!.data[place]!);
       // A product of integers can lose its low bits in a double.
-      const product = whole && node.params.verb === "mul" && xs.length === 2;
+      const product = whole && node.params.op === "mul" && xs.length === 2;
       put(
         result,
         n,
@@ -176,9 +180,9 @@ export const REFERENCE: {
     return embed(node, table!, ids!);
   },
 
-  scatter: (node, context) => {
+  scatterAdd: (node, context) => {
     const [rows, ids] = operands(node, context);
-    return scatterRows(
+    return scatterAddRows(
       node,
       [rows!, ids!],
       node.axes.map((axis) =>
@@ -231,7 +235,7 @@ export const REFERENCE: {
     return result;
   },
 
-  spread: (node, context) => {
+  dilate: (node, context) => {
     const [x] = operands(node, context);
     const { axis, start, step, to } = node.params;
     const shape = x!.axes.map((name, i) =>
@@ -357,8 +361,8 @@ export const REFERENCE: {
       routing(node.inputs[1]!, context),
     ),
 
-  collect: (node, context) =>
-    collectRows(
+  combineTranspose: (node, context) =>
+    returnedRows(
       node,
       context.value(node.inputs[0]!),
       routing(node.inputs[1]!, context),
@@ -372,7 +376,7 @@ export const REFERENCE: {
 
   allSlice: sameElements,
 
-  again: sameElements,
+  optimizationBarrier: sameElements,
 
   // The evaluator is one rank, which has all of every sum.
   allReduce: (node, context) => operands(node, context)[0]!,

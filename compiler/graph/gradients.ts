@@ -132,7 +132,7 @@ function pullBack(
     if (dy === undefined || !needed.has(node) || to.has(node)) return;
     const b = new NodeBuilder(derivation.context, node);
     if (
-      derivation.repeats && node.primitive === "again" &&
+      derivation.repeats && node.primitive === "optimizationBarrier" &&
       node.params.end === "out"
     ) return stepAgain(node, dy, b);
     const made = derive(derivation, node, { dy, b });
@@ -141,7 +141,11 @@ function pullBack(
       if (change !== undefined) add(copies.get(input) ?? input, change, b);
     }
   };
-  const stepAgain = (end: NodeOf<"again">, dy: Node, b: NodeBuilder): void => {
+  const stepAgain = (
+    end: NodeOf<"optimizationBarrier">,
+    dy: Node,
+    b: NodeBuilder,
+  ): void => {
     const { inside, copies } = repeat(end, dy, b);
     for (const [first, copy] of copies) {
       if (needed.has(first)) needed.add(copy);
@@ -151,7 +155,9 @@ function pullBack(
     for (const first of [...inside].reverse()) {
       const copy = copies.get(first);
       if (
-        copy && (copy.primitive !== "again" || first.primitive === "again")
+        copy &&
+        (copy.primitive !== "optimizationBarrier" ||
+          first.primitive === "optimizationBarrier")
       ) {
         step(copy);
         continue;

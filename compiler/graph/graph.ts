@@ -101,7 +101,7 @@ export interface PrimitiveParams extends DefinedParams {
   /** A tensor kept between runs, zero at first. */
   state: { readonly name: string };
   /** Elementwise, operands broadcast by axis name; node.axes is the union in the order of the operand that has them all. */
-  map: { readonly lambda: Lambda; readonly verb: string };
+  map: { readonly lambda: Lambda; readonly op: string };
   /**
    * a, b: contract over axes that both have; other shared axes are batch axes. `segments`, where it is not that of the length
    * (`segmentsOf`): of a rank that has a part of the terms. Only placement says it.
@@ -126,7 +126,7 @@ export interface PrimitiveParams extends DefinedParams {
    * the result lacks are summed over. `whole`: over all rows on every rank, so that bits do not depend on the mesh;
    * otherwise what a rank has is a part of the sum.
    */
-  scatter: { readonly over: string; readonly whole?: true };
+  scatterAdd: { readonly over: string; readonly whole?: true };
   /** x */
   rename: { readonly from: string; readonly to: string };
   /** x: axis becomes the axes `into`, row-major */
@@ -143,7 +143,7 @@ export interface PrimitiveParams extends DefinedParams {
   /** xs: along `axis` of each (may differ in name: given by `axes`), into `to` */
   concat: { readonly axes: readonly string[]; readonly to: string };
   /** x: the transpose of `slice`: x as positions start, start + step, … of axis `to`, which is 0 elsewhere */
-  spread: {
+  dilate: {
     readonly axis: string;
     readonly start: number;
     readonly step: number;
@@ -200,12 +200,12 @@ export interface PrimitiveParams extends DefinedParams {
   /** y, routing: [expert, slot, rest…] -> [tokens…, rest…], the sum in the order of choices; `weighted`: by the weights, instead of what the rule says; `once`, where it is expanded: ranks have added up the rows of a token */
   combine: { readonly weighted?: boolean; readonly once?: boolean };
   /** y, routing: [expert, slot, rest…] -> [tokens…, choice, rest…], 0 where dropped */
-  collect: Record<never, never>;
+  combineTranspose: Record<never, never>;
   /**
    * x: the same value, where a block begins (`in`) or ends (`out`) that is computed again for gradients. There, what the
    * second computation begins with, it takes after `after`: x, after.
    */
-  again: { readonly block: number; readonly end: "in" | "out" };
+  optimizationBarrier: { readonly block: number; readonly end: "in" | "out" };
   /**
    * What resharding inserts (see sharding/reshard.ts): along `axis`, the value is sharded over fewer mesh axes, by those in
    * `over`; below `shard`, the axis is `axis` on the operand and `to` on the result.
@@ -361,7 +361,7 @@ export type RoutingNode = NodeOf<"route"> | NodeOf<"choices">;
 
 /** The operands that a value is made of: what else the second computation of a block waits for is not in it. */
 export function valueInputs({ primitive, inputs }: Node): readonly Node[] {
-  return primitive === "again" ? inputs.slice(0, 1) : inputs;
+  return primitive === "optimizationBarrier" ? inputs.slice(0, 1) : inputs;
 }
 
 /** Whether a node is what dispatch and combine go by. */

@@ -38,8 +38,8 @@ export const messages = {
     `Cannot return '${words(axes)}' from a block: axis '${
       words(lost)
     }' is local to it`,
-  twoAxes: (verb: string, axes: Axes, others: Axes, axis: string): string =>
-    `Cannot ${verb} '${words(axes)}' with '${
+  twoAxes: (op: string, axes: Axes, others: Axes, axis: string): string =>
+    `Cannot ${op} '${words(axes)}' with '${
       words(others)
     }': axis '${axis}' is of another block in each`,
   repeatedAxis: (axes: Axes, axis: string): string =>
@@ -58,12 +58,12 @@ export const messages = {
     `Cannot dot '${words(a)}' with '${words(b)}' over '${
       words(over)
     }': expected ${choices(a.filter((axis) => b.includes(axis)))}`,
-  axis: (verb: string, axes: Axes, axis: string): string =>
-    `Cannot ${verb} '${words(axes)}' over '${shortAxis(axis)}': expected ${
+  axis: (op: string, axes: Axes, axis: string): string =>
+    `Cannot ${op} '${words(axes)}' over '${shortAxis(axis)}': expected ${
       choices(axes)
     }`,
-  dtype: (verb: string, axes: Axes, got: string, want: string): string =>
-    `Cannot ${verb} '${
+  dtype: (op: string, axes: Axes, got: string, want: string): string =>
+    `Cannot ${op} '${
       words(axes)
     }': its dtype is '${got}', expected '${want}'. Cast it`,
   einsumSpec: (spec: string, a: Axes, b: Axes): string =>
@@ -77,13 +77,13 @@ export const messages = {
   gain: (
     axes: Axes,
     over: string,
-    { verb, gain }: { readonly verb: string; readonly gain: Axes },
+    { op, gain }: { readonly op: string; readonly gain: Axes },
   ): string =>
-    `Cannot ${verb} '${words(axes)}' over '${
+    `Cannot ${op} '${words(axes)}' over '${shortAxis(over)}': expected gain '${
       shortAxis(over)
-    }': expected gain '${shortAxis(over)}', got '${words(gain)}'`,
-  taken: (verb: string, axes: Axes, to: Axes): string =>
-    `Cannot ${verb} '${words(axes)}' to '${words(to)}': it has an axis '${
+    }', got '${words(gain)}'`,
+  taken: (op: string, axes: Axes, to: Axes): string =>
+    `Cannot ${op} '${words(axes)}' to '${words(to)}': it has an axis '${
       words(to.filter((axis) => axes.includes(axis)))
     }' already`,
   merge: (axes: Axes, merged: Axes): string =>

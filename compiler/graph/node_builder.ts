@@ -55,8 +55,8 @@ export class NodeBuilder {
   }
 
   /** A scalar function over nodes; those before have all axes of those after, or together with them. */
-  apply(fn: ScalarFunction, inputs: readonly Node[], verb = "map"): Node {
-    return this.make("map", inputs, { lambda: builtInLambda(fn), verb });
+  apply(fn: ScalarFunction, inputs: readonly Node[], op = "map"): Node {
+    return this.make("map", inputs, { lambda: builtInLambda(fn), op });
   }
 
   /** An expression over nodes, the first of which has all axes. */

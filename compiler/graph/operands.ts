@@ -33,22 +33,22 @@ export function operand(inputs: readonly Node[], i: number): Node {
 }
 
 /** Refuse an operand of another dtype. */
-export function wantType(verb: string, node: Node, dtype: DType): void {
+export function wantType(op: string, node: Node, dtype: DType): void {
   if (node.dtype !== dtype) {
-    fail(say.dtype(verb, node.axes, node.dtype, dtype));
+    fail(say.dtype(op, node.axes, node.dtype, dtype));
   }
 }
 
 /** Refuse an operand that is no number with a fraction. */
-export function wantFloat(verb: string, node: Node): void {
+export function wantFloat(op: string, node: Node): void {
   if (node.dtype !== "f32" && node.dtype !== "f16") {
-    fail(say.dtype(verb, node.axes, node.dtype, "f32"));
+    fail(say.dtype(op, node.axes, node.dtype, "f32"));
   }
 }
 
 /** Refuse an operand without an axis. */
-export function wantAxis(verb: string, node: Node, axis: string): void {
-  if (!node.axes.includes(axis)) fail(say.axis(verb, node.axes, axis));
+export function wantAxis(op: string, node: Node, axis: string): void {
+  if (!node.axes.includes(axis)) fail(say.axis(op, node.axes, axis));
 }
 
 /** `axes` with `from` replaced by `to`. */
@@ -62,12 +62,12 @@ export function replaced(
 
 /** Refuse an operand that has one of the axes `to`. */
 export function wantFree(
-  verb: string,
+  op: string,
   node: Node,
   to: readonly string[],
 ): void {
   if (to.some((axis) => node.axes.includes(axis))) {
-    fail(say.taken(verb, node.axes, to));
+    fail(say.taken(op, node.axes, to));
   }
 }
 

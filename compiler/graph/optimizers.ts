@@ -1,4 +1,4 @@
-/** How parameters follow their gradients: rules from a parameter, its gradient and what is remembered, in primitives. */
+/** How parameters follow their gradients: rules from a parameter, its gradient and optimizer state, in primitives. */
 
 import { expr } from "../../spec/kernel/parse.ts";
 import type { Node } from "./graph.ts";
@@ -27,8 +27,8 @@ export interface Sgd {
 /** An optimizer. */
 export type Optimizer = AdamW | Sgd;
 
-/** What an optimizer remembers of each parameter, by the prefix of its name. */
-export const REMEMBERED: {
+/** The optimizer state of each parameter, by the prefix of its name. */
+export const OPTIMIZER_STATES: {
   readonly [K in Optimizer["kind"]]: readonly string[];
 } = {
   adamW: ["adamw.mean", "adamw.square"],
@@ -56,14 +56,14 @@ export interface StepInputs {
 export interface Before {
   readonly parameter: Node;
   readonly gradient: Node;
-  /** What is remembered, in the order of `REMEMBERED`. */
-  readonly remembered: readonly Node[];
+  /** The optimizer state, in the order of `OPTIMIZER_STATES`. */
+  readonly optimizerState: readonly Node[];
 }
 
 /** One parameter after a step. */
 export interface After {
   readonly parameter: Node;
-  readonly remembered: readonly Node[];
+  readonly optimizerState: readonly Node[];
 }
 
 /** A step of one parameter. */
@@ -81,18 +81,18 @@ export function update(
 function adamW(
   b: NodeBuilder,
   { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 }: AdamW,
-  { parameter, gradient, remembered }: Before,
+  { parameter, gradient, optimizerState }: Before,
   { rate, step }: StepInputs,
 ): After {
   const [first, second] = betas;
   const mean = b.map(
     (m, g) => expr`${m} * ${first} + ${g} * ${1 - first}`,
-    remembered[0]!,
+    optimizerState[0]!,
     gradient,
   );
   const square = b.map(
     (v, g) => expr`${v} * ${second} + ${g} * ${g} * ${1 - second}`,
-    remembered[1]!,
+    optimizerState[1]!,
     gradient,
   );
   // 1 - beta^step: means start from 0, and are too small by this factor.
@@ -110,13 +110,13 @@ function adamW(
     share(first),
     share(second),
   );
-  return { parameter: next, remembered: [mean, square] };
+  return { parameter: next, optimizerState: [mean, square] };
 }
 
 function sgd(
   b: NodeBuilder,
   { momentum = 0.9, weightDecay = 0 }: Sgd,
-  { parameter, gradient, remembered }: Before,
+  { parameter, gradient, optimizerState }: Before,
   { rate }: StepInputs,
 ): After {
   const velocity = b.map(
@@ -124,7 +124,7 @@ function sgd(
       const slope = weightDecay === 0 ? g : expr`${g} + ${p} * ${weightDecay}`;
       return expr`${v} * ${momentum} + ${slope}`;
     },
-    remembered[0]!,
+    optimizerState[0]!,
     gradient,
     parameter,
   );
@@ -134,5 +134,5 @@ function sgd(
     velocity,
     rate,
   );
-  return { parameter: next, remembered: [velocity] };
+  return { parameter: next, optimizerState: [velocity] };
 }

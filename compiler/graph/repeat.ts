@@ -24,7 +24,7 @@ export interface Repeated {
 
 /** Compute the block that ends with `end` a second time, after `after`. */
 export function repeat(
-  end: NodeOf<"again">,
+  end: NodeOf<"optimizationBarrier">,
   after: Node,
   b: NodeBuilder,
 ): Repeated {
@@ -32,9 +32,10 @@ export function repeat(
   const inside = new Set<Node>();
   const copies = new Map<Node, Node>();
   const later = (x: Node) =>
-    b.make("again", [x, after], { block, end: "in" as const });
+    b.make("optimizationBarrier", [x, after], { block, end: "in" as const });
   for (const node of inOrder([end.inputs[0]!])) {
-    const begins = node.primitive === "again" && node.params.end === "in" &&
+    const begins = node.primitive === "optimizationBarrier" &&
+      node.params.end === "in" &&
       node.params.block === block;
     if (!begins && !node.inputs.some((input) => inside.has(input))) continue;
     inside.add(node);

@@ -1,6 +1,6 @@
 /**
  * The rule of each primitive: from operands and parameters to axes and dtype, or the sentence that says why not.
- * Verbs make nodes through these rules, and `check.ts` holds every node of a graph against them.
+ * Ops make nodes through these rules, and `check.ts` holds every node of a graph against them.
  */
 
 import type { DType } from "../../spec/dtype.ts";
@@ -44,14 +44,14 @@ function adjacent(axes: readonly string[], part: readonly string[]): number {
 
 /** The operand's type with one axis under another name. */
 function renamed(
-  verb: string,
+  op: string,
   inputs: readonly Node[],
   from: string,
   to: string,
 ): TensorType {
   const x = operand(inputs, 0);
-  wantAxis(verb, x, from);
-  wantFree(verb, x, [to]);
+  wantAxis(op, x, from);
+  wantFree(op, x, [to]);
   return { axes: replaced(x.axes, from, [to]), dtype: x.dtype };
 }
 
@@ -77,7 +77,7 @@ export const RULES: {
   map: ({ inputs, params }) => {
     const first = operand(inputs, 0);
     const axes = inputs.slice(1).reduce<readonly string[]>((all, node) => {
-      wantType(params.verb, node, first.dtype);
+      wantType(params.op, node, first.dtype);
       return broadcast(all, node.axes);
     }, first.axes);
     return { axes, dtype: first.dtype };
@@ -141,7 +141,7 @@ export const RULES: {
     return { axes: [...ids.axes, ...rest], dtype: table.dtype };
   },
 
-  scatter: ({ inputs, params: { over }, given }) => {
+  scatterAdd: ({ inputs, params: { over }, given }) => {
     const [rows, ids] = [operand(inputs, 0), operand(inputs, 1)];
     const kept = without(given.axes, [over]);
     const legal = given.axes.includes(over) && !rows.axes.includes(over) &&
@@ -155,8 +155,8 @@ export const RULES: {
         }' to '${given.axes.join(" ")}' over '${over}'`,
       );
     }
-    wantFloat("scatter", rows);
-    wantType("scatter", ids, "i32");
+    wantFloat("scatterAdd", rows);
+    wantType("scatterAdd", ids, "i32");
     return { axes: given.axes, dtype: rows.dtype };
   },
 
@@ -184,8 +184,8 @@ export const RULES: {
   slice: ({ inputs, params: { axis, to } }) =>
     renamed("slice", inputs, axis, to),
 
-  spread: ({ inputs, params: { axis, to } }) =>
-    renamed("spread", inputs, axis, to),
+  dilate: ({ inputs, params: { axis, to } }) =>
+    renamed("dilate", inputs, axis, to),
 
   concat: ({ inputs, params: { axes, to } }) => {
     const first = operand(inputs, 0);
@@ -341,13 +341,13 @@ export const RULES: {
     return { axes: [...tokens, ...y.axes.slice(2)], dtype: y.dtype };
   },
 
-  collect: ({ inputs }) => {
+  combineTranspose: ({ inputs }) => {
     const y = operand(inputs, 0);
     const { tokens, choice, expert, slot } = routed(operand(inputs, 1)).params;
     if (y.axes[0] !== expert || y.axes[1] !== slot) {
       fail(say.combine(y.axes, expert, slot));
     }
-    wantFree("collect", y, [...tokens, choice]);
+    wantFree("combineTranspose", y, [...tokens, choice]);
     return { axes: [...tokens, choice, ...y.axes.slice(2)], dtype: y.dtype };
   },
 
@@ -356,7 +356,7 @@ export const RULES: {
   allSlice: ({ inputs, params: { axis, to } }) =>
     renamed("allSlice", inputs, axis, to),
 
-  again: ({ inputs }) => operand(inputs, 0),
+  optimizationBarrier: ({ inputs }) => operand(inputs, 0),
 
   allReduce: ({ inputs }) => operand(inputs, 0),
 

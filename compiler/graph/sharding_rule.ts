@@ -7,7 +7,7 @@ import type { Over } from "./sharding.ts";
 /**
  * What a primitive does along an axis of an operand.
  *
- * - `pass`: it works on any part of it; the result is sharded alike.
+ * - `pass`: it works on any part of it; the result has the same sharding.
  * - `reduce`: it sums over it; over a sharded axis the result is unreduced.
  * - `whole`: it needs all of it on every rank.
  * - `local`: it stays as it is, and the result does not see it.
@@ -26,7 +26,7 @@ export interface Known {
   /** Whether the length of an axis is known at run time only, on the ranks or at all. */
   isRagged(axis: string): boolean;
   /** Whether the positions that a dilated axis takes are all of another one's, but for those between. */
-  fills(params: PrimitiveParams["spread"]): boolean;
+  fills(params: PrimitiveParams["dilate"]): boolean;
   /** Where an axis is placed. */
   placedOver(axis: string): readonly string[];
   /** Where the tokens of one sequence are on one rank. Throws where no placement has that. */

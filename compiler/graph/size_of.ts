@@ -1,4 +1,4 @@
-/** The lengths of axes by name, and how verbs ask for them. */
+/** The lengths of axes by name, and how ops ask for them. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -26,13 +26,13 @@ export function fixed(
   sizes: Sizes,
   node: Node,
   axis: string,
-  verb: string,
+  op: string,
 ): number {
   const { size, dynamic } = sizeOf(sizes, node, axis);
   if (dynamic) {
     fail(
       node,
-      `Cannot ${verb} axis '${axis}': its length is known only at run time`,
+      `Cannot ${op} axis '${axis}': its length is known only at run time`,
     );
   }
   return size;
@@ -57,7 +57,7 @@ export function bind(
   }
 }
 
-/** How an axis that a verb names gets another name. */
+/** How an axis that an op names gets another name. */
 function remedy({ primitive }: Node, axis: string): string {
   const other = `${shortAxis(axis)}2`;
   switch (primitive) {

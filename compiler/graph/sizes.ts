@@ -1,5 +1,5 @@
 /**
- * Sizes: every axis name has one length in a model. Axes that verbs name (of choices, of renamed ones) get theirs here;
+ * Sizes: every axis name has one length in a model. Axes that ops name (of choices, of renamed ones) get theirs here;
  * the others are held against what the model declared.
  */
 
@@ -16,7 +16,7 @@ import { definedRows } from "./primitives/mod.ts";
 import { type Problems, report } from "./problems.ts";
 import { bind, fail, fixed, sizeOf, type Sizes } from "./size_of.ts";
 
-/** Inputs, and verbs that neither name an axis nor ask for a length. */
+/** Inputs, and ops that neither name an axis nor ask for a length. */
 function none(): void {}
 
 /** Choose `k` of the axis `over`. */
@@ -93,7 +93,7 @@ function sameLength(
 /** Positions start, start + step, … of `whole`, as many as `part` is long, are all there. */
 function checkPositions(
   sizes: Sizes,
-  node: NodeOf<"slice"> | NodeOf<"spread">,
+  node: NodeOf<"slice"> | NodeOf<"dilate">,
   whole: string,
   part: string,
 ): void {
@@ -147,8 +147,8 @@ const SIZES: {
     }
   },
   embedding: none,
-  scatter: (node, sizes) =>
-    void fixed(sizes, node, node.params.over, "scatter to"),
+  scatterAdd: (node, sizes) =>
+    void fixed(sizes, node, node.params.over, "scatterAdd to"),
   rename: (node, sizes) => {
     const { from, to } = node.params;
     const size = sizeOf(sizes, node, from);
@@ -189,7 +189,7 @@ const SIZES: {
     const { axis, to } = node.params;
     checkPositions(sizes, node, axis, to);
   },
-  spread: (node, sizes) => {
+  dilate: (node, sizes) => {
     const { axis, step, to } = node.params;
     // A new axis has room for every step.
     if (!sizes.has(to)) {
@@ -227,13 +227,13 @@ const SIZES: {
   },
   part: none,
   allSlice: sameLength,
-  again: none,
+  optimizationBarrier: none,
   allReduce: none,
   reduceScatter: sameLength,
   allGather: sameLength,
   dispatch: none,
   combine: none,
-  collect: none,
+  combineTranspose: none,
   ...ofExpanded(none),
   cacheWrite: none,
   attention: (node, sizes) => {

@@ -5,7 +5,12 @@ import { ModelError } from "../../spec/errors.ts";
 import { gradients, type Scalars } from "./gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";
-import { MASTER, type Optimizer, REMEMBERED, update } from "./optimizers.ts";
+import {
+  MASTER,
+  type Optimizer,
+  OPTIMIZER_STATES,
+  update,
+} from "./optimizers.ts";
 import { biasStep, selectionBiases } from "./selection_bias.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
@@ -70,8 +75,8 @@ export function accumulatedStates(
 export const GRADIENT_NORM = "gradient_norm";
 
 /**
- * The graph of a training step. Parameters have next values, as states do; what the optimizer remembers of one is a state
- * named by `REMEMBERED` and it: `adamw.mean.NAME`. Where a parameter has a master (`adamw.master.NAME`), both have the
+ * The graph of a training step. Parameters have next values, as states do; the optimizer state of one is a state
+ * named by `OPTIMIZER_STATES` and it: `adamw.mean.NAME`. Where a parameter has a master (`adamw.master.NAME`), both have the
  * same next value, which the parameter's storage rounds; a master starts as what is written to it. Outputs are those of the graph and the norm of the gradients. The
  * selection bias of a router has no gradient: it follows the load of experts, or stays.
  */
@@ -126,7 +131,9 @@ export function trainStep(
   const next: { [name: string]: Node } = { ...states };
   for (const [i, parameter] of parameters.entries()) {
     const { name } = parameter.params;
-    const kept = REMEMBERED[optimizer.kind].map((what) => `${what}.${name}`);
+    const kept = OPTIMIZER_STATES[optimizer.kind].map((what) =>
+      `${what}.${name}`
+    );
     const master = masters.has(name)
       ? `${MASTER[optimizer.kind]}.${name}`
       : undefined;
@@ -137,14 +144,14 @@ export function trainStep(
       gradient: clipNorm === undefined
         ? found[i]!
         : clipped(b, found[i]!, norm, clipNorm),
-      remembered: kept.map((kept) =>
+      optimizerState: kept.map((kept) =>
         b.make("state", [], { name: kept }, parameter)
       ),
     }, { rate, step });
     next[name] = after.parameter;
     if (master !== undefined) next[master] = after.parameter;
     if (accumulate) next[accumulatedName(name)] = found[i]!;
-    kept.forEach((kept, j) => next[kept] = after.remembered[j]!);
+    kept.forEach((kept, j) => next[kept] = after.optimizerState[j]!);
   }
   const { loads, next: moved } = nextBiases(b, biases, options);
   Object.assign(next, moved);

@@ -114,13 +114,13 @@ export function attention(o: AttentionOptions): Kernel {
 
 /** As many tokens of one sequence together; others, one after the other. */
 function together(o: AttentionOptions, tile: Tile): KernelText {
-  const alike = range(tile.tokens - 1).map((i) =>
+  const equal = range(tile.tokens - 1).map((i) =>
     wgsl`sequence[min(first_token + ${
       i + 1
     }, ${o.tokens} - 1)] == sequence[first_token]`
   ).reduce((all, test) => wgsl`${all} && ${test}`);
   return wgsl`
-    if (first_token + ${tile.tokens} <= ${o.tokens} && ${alike}) {
+    if (first_token + ${tile.tokens} <= ${o.tokens} && ${equal}) {
       ${attend(o, "first_token", tile)}
     } else {
       for (var token = first_token; token < min(first_token + ${tile.tokens}, ${o.tokens}); token++) {

@@ -145,7 +145,7 @@ export function rightRow(o: MatmulOptions, i: number): KernelText {
 /** Declares b<i>[c] and next_b<i>[c]: the values of weight i at 2 * k and after it for every column. */
 export function rightPair(o: MatmulOptions, i: number): KernelText {
   const { stored, inside, binding } = o.weights[i]!;
-  invariant(inside === "k", "all weights of a matmul lie alike");
+  invariant(inside === "k", "all weights of a matmul are laid out equally");
   const [low, high] = isPacked(stored)
     ? halves(stored, wgsl`word${i}[c]`)
     : ["k_even", "k_odd"].map((k) => wgsl`${binding}[at${i}[c] + ${k}]`);

@@ -10,7 +10,7 @@
  * A routing of one rank has no exchange, and neither has one whose tokens are on every rank of its group: there, each rank
  * takes the rows of its own experts. In chunks, what is between dispatch and combine is there once for each chunk: the
  * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk; under `fast` numerics,
- * what comes back is too: `localCombine` adds up the rows of a token where its experts are.
+ * what returns is too: `localCombine` adds up the rows of a token where its experts are.
  */
 
 import { ModelError } from "../../spec/errors.ts";
@@ -97,7 +97,7 @@ class Expansion {
     this.#dispatched = dispatchedNodes(graph);
     this.#collected = new Set(
       graph.nodes.flatMap(({ primitive, inputs }) =>
-        primitive === "collect" ? inputs[0]! : []
+        primitive === "combineTranspose" ? inputs[0]! : []
       ),
     );
     this.#untouched = new Set(
@@ -273,7 +273,7 @@ class Expansion {
     return received;
   }
 
-  #return(node: NodeOf<"combine"> | NodeOf<"collect">): void {
+  #return(node: NodeOf<"combine"> | NodeOf<"combineTranspose">): void {
     const [y, route] = node.inputs as [Node, Node];
     const routed = this.#routed.get(route)!;
     const rows = routed.returned.get(y) ?? this.#returnRows(node, y, routed);
@@ -293,7 +293,7 @@ class Expansion {
 
   /** The rows of a value, back where they were sent from. */
   #returnRows(
-    node: NodeOf<"combine"> | NodeOf<"collect">,
+    node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
     y: Node,
     routed: Routed,
   ): Node {
@@ -332,7 +332,7 @@ class Expansion {
   }
 
   #sendBack(
-    node: NodeOf<"combine"> | NodeOf<"collect">,
+    node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
     y: Node,
     routed: Routed,
     { value, chunk, before }: {
@@ -373,8 +373,8 @@ class Expansion {
 
 function isReturn(
   node: Node,
-): node is NodeOf<"combine"> | NodeOf<"collect"> {
-  return node.primitive === "combine" || node.primitive === "collect";
+): node is NodeOf<"combine"> | NodeOf<"combineTranspose"> {
+  return node.primitive === "combine" || node.primitive === "combineTranspose";
 }
 
 function chunkName(

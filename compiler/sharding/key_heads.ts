@@ -40,9 +40,9 @@ function checkKeyHeads(
 ): void {
   const ranks = positionsOver(mesh, given.over);
   const begins = given.over.every((name, i) => over[i] === name);
-  const alike = ranks === positionsOver(mesh, over) ||
+  const equal = ranks === positionsOver(mesh, over) ||
     ranks === axes[kvHead]!.size;
-  if (begins && alike) return;
+  if (begins && equal) return;
   throw new PlacementError(
     `Cannot shard axis '${kvHead}' over '${
       given.over.join("+")

@@ -46,7 +46,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   map: { role: pass, linear: LINEAR.lambda },
   cast: { role: pass, linear: ({ dtype }) => dtype === "f32" },
   transpose: { role: pass, moves: 0, linear: LINEAR.first },
-  again: {
+  optimizationBarrier: {
     role: (_, { operand }) => operand === 0 ? "pass" : "local",
     moves: 0,
     linear: LINEAR.first,
@@ -80,7 +80,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     },
     linear: LINEAR.first,
   },
-  scatter: {
+  scatterAdd: {
     role: ({ params: { over, whole }, axes }, { axis }) =>
       axis === over || whole && !axes.includes(axis)
         ? "whole"
@@ -127,7 +127,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
       axes.includes(axis) ? "whole" : "pass",
     linear: LINEAR.together,
   },
-  spread: {
+  dilate: {
     // Where every item has a place of its own, and nothing else is there, parts stay parts.
     role: ({ params }, { axis }, known) =>
       axis === params.axis && !known.fills(params) ? "whole" : "pass",
@@ -162,7 +162,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     ...{ role: returnsRows, result: returnedOver, terms: returnedTerms },
     linear: LINEAR.never,
   },
-  collect: {
+  combineTranspose: {
     ...{ role: returnsRows, result: returnedOver, terms: returnedTerms },
     linear: LINEAR.never,
   },
@@ -219,7 +219,7 @@ function rowsOver(route: Node, known: Known): Over {
 
 /** Rows stay with their experts; the routing says where tokens are. */
 function returnsRows(
-  node: NodeOf<"combine"> | NodeOf<"collect">,
+  node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
   { operand, axis }: { readonly operand: number; readonly axis: string },
   known: Known,
 ): Role {
@@ -232,7 +232,7 @@ function returnsRows(
 }
 
 function returnedOver(
-  node: NodeOf<"combine"> | NodeOf<"collect">,
+  node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
   _: Over,
   known: Known,
 ): Over {
@@ -245,7 +245,7 @@ function returnedOver(
 
 /** Where tokens are together while their experts are apart, a rank has the rows of its own experts only. */
 function returnedTerms(
-  node: NodeOf<"combine"> | NodeOf<"collect">,
+  node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
   known: Known,
 ): readonly string[] {
   const route = node.inputs[1]!;

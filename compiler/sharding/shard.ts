@@ -361,7 +361,7 @@ class Shards {
     const added = marked.every((i) =>
       this.#move.isAddedUp(this.#of(taken[i]!))
     );
-    const alike = marked.every((i) =>
+    const equal = marked.every((i) =>
       terms[i]!.join() === terms[first]!.join()
     );
     const apart = taken.some((input) =>
@@ -369,7 +369,7 @@ class Shards {
         .some((name) => terms[first]!.includes(name))
     );
     const cut = taken.some((input) => this.#isCut(input));
-    const linear = !added && alike && !apart && !cut &&
+    const linear = !added && equal && !apart && !cut &&
       rule.linear(node as never, terms.map((over) => over !== undefined));
     return linear ? marked : [];
   }

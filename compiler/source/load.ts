@@ -55,21 +55,21 @@ export function chooseModel(
   return choose(models, reference, MODEL);
 }
 
-/** What an export may be: in words, the verb that makes it, and how it is told. */
+/** What an export may be: in words, the op that makes it, and how it is recognised. */
 export interface ExportKind<T> {
   readonly noun: string;
-  readonly verb: string;
+  readonly op: string;
   readonly is: (value: unknown) => value is T;
 }
 
 const MODEL: ExportKind<Model> = {
-  ...{ noun: "model", verb: "model(…)", is: isModel },
+  ...{ noun: "model", op: "model(…)", is: isModel },
 };
 
 function choose<T>(
   found: Readonly<Record<string, T>>,
   { path, name }: ModelReference,
-  { noun, verb }: Pick<ExportKind<T>, "noun" | "verb">,
+  { noun, op }: Pick<ExportKind<T>, "noun" | "op">,
 ): T {
   const file = basename(path);
   const names = Object.keys(found);
@@ -77,7 +77,7 @@ function choose<T>(
   const [first] = names;
   if (first === undefined) {
     throw new ModelError(
-      `Cannot find a ${noun} in '${file}': it exports none. Export what '${verb}' returns`,
+      `Cannot find a ${noun} in '${file}': it exports none. Export what '${op}' returns`,
     );
   }
   if (name === undefined && names.length > 1) {

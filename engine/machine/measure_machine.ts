@@ -198,7 +198,7 @@ async function openInTurn(
   const sizes = await world.gatherTexts(String(world.localSize), {
     what: "measuring",
   });
-  // The cores of a host are alike; its adapters may not be.
+  // The cores of a host are equal; its adapters may not be.
   const turns = selected.kind === "cpu" ? 1 : Math.max(...sizes.map(Number));
   const inTurn = async <T>(work: () => Promise<T>): Promise<T | undefined> => {
     let result: T | undefined;
@@ -328,7 +328,7 @@ function linksOf(
     places.flatMap((b, j) => i < j ? [{ i, j, class: linkClass(a, b) }] : [])
   );
   const oneClass = new Set(pairs.map((pair) => pair.class)).size === 1;
-  // All at once tell most of what a run sees, but only where all their links are alike.
+  // All at once tell most of what a run sees, but only where all their links are equal.
   const together = oneClass && ranks > 2;
   for (const name of new Set(pairs.map((pair) => pair.class))) {
     const here = pairs.filter((pair) => pair.class === name);

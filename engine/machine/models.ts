@@ -119,7 +119,7 @@ export function narrowModel(matmuls: number): Model {
 /** Experts of each rank in models that dispatch: what an exchange takes depends on how many counts there are. */
 export const EXPERTS_OF_RANK = 4;
 
-/** Rows of 1 KiB that go to experts and come back, from each of some ranks up to `rows` to each. */
+/** Rows of 1 KiB that go to experts and return, from each of some ranks up to `rows` to each. */
 export function exchangeModel(ranks: number, rows: number): Model {
   return dispatchesModel({ ranks, rows, dispatches: 1, launches: 0 });
 }

@@ -41,13 +41,13 @@ export function routingRows(
       part?.part === "exchange reach" ? [part.routing] : []
     ),
   );
-  // What goes by choices has a column for each expert: places where tokens are sent once, else what comes back.
+  // What goes by choices has a column for each expert: places where tokens are sent once, else what returns.
   const byChoices = new Map<number, AllToAllStep>();
   for (const step of program.steps) {
     if (step.op !== "allToAll" || !step.part) continue;
-    const { verb, part, routing } = step.part;
+    const { op, part, routing } = step.part;
     if (
-      part === "exchange places" || verb === "combine" && !once.has(routing)
+      part === "exchange places" || op === "combine" && !once.has(routing)
     ) {
       byChoices.set(routing, step);
     }

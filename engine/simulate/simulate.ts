@@ -114,7 +114,7 @@ export function simulate(
   const meter = openLaunchMeter(context);
   const { names, numbers, of } = layersOf(plan, program);
   const { times: timesOf = () => 1 } = options;
-  const alike = numbers.map((n) => n === undefined ? 1 : timesOf(n));
+  const equal = numbers.map((n) => n === undefined ? 1 : timesOf(n));
   const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
   const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
   const ends = new Map<string, number>();
@@ -138,7 +138,7 @@ export function simulate(
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
   waitUntil(last, "waiting");
   spend(0, "run", groups[0]!.device.run ?? 0);
-  const parts = addUp(layers, alike);
+  const parts = addUp(layers, equal);
   return {
     ...{ seconds: sum(Object.values(parts)), parts },
     ...{ launches, expertBytes, sentBytes },
@@ -189,9 +189,9 @@ export function simulate(
     }
     clocks[i]!.busy = true;
     if (i > 0) return;
-    launches += sharing * alike[layer]!;
+    launches += sharing * equal[layer]!;
     exact &&= most.counted.work.exact;
-    expertBytes += mean.counted.experts * alike[layer]!;
+    expertBytes += mean.counted.experts * equal[layer]!;
   }
 
   function spendLaunch(
@@ -214,7 +214,7 @@ export function simulate(
       positions: group.length,
       wire: options.wire,
     });
-    sentBytes += each * (group.length - 1) * alike[layer]!;
+    sentBytes += each * (group.length - 1) * equal[layer]!;
     if (group.every((other) => places[other]!.device === place.device)) {
       // What it takes to share a launch is in the rate of those that move rows.
       const moves = step.op === "allToAll" && device.exchange
@@ -227,7 +227,7 @@ export function simulate(
           ...{ bytes, weights: 0, states: 0, cached: groups[0]!.cached },
         });
         spendLaunch(0, seconds, times * slower, true);
-        launches += times * alike[layer]!;
+        launches += times * equal[layer]!;
       }
       waitUntil(clocks[0]!.now, "waiting");
       return;
@@ -262,11 +262,11 @@ function total({ launch, arithmetic, memory }: LaunchSeconds): number {
   return launch + arithmetic + memory;
 }
 
-function addUp(layers: readonly Parts[], alike: readonly number[]): Parts {
+function addUp(layers: readonly Parts[], equal: readonly number[]): Parts {
   const all = { ...NO_PARTS } as Mutable<Parts>;
   for (const [i, parts] of layers.entries()) {
     for (const part of Object.keys(all) as (keyof Parts)[]) {
-      all[part] += parts[part] * alike[i]!;
+      all[part] += parts[part] * equal[i]!;
     }
   }
   return all;
@@ -336,7 +336,7 @@ function peerBytes(
   const ofTokens = step.splits.at(-1) !== rows.experts;
   const share = rows.once && ofTokens ? rows.reached / topK : 1;
   const element = wire && isRows && step.part
-    ? wire[step.part.verb] /
+    ? wire[step.part.op] /
       (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
     : 1;
   const ofChoices = (choices: number) =>

@@ -8,7 +8,7 @@ import type { StandIns } from "./stand_ins.ts";
 import { layerSeconds, type Predictions } from "./predictions.ts";
 import type { ExchangeSummary, LayerClass } from "../../spec/plan_summary.ts";
 
-/** Layers that are alike, in the order of the first of each; what has no number is one class. */
+/** Layers that are equal, in the order of the first of each; what has no number is one class. */
 export function layerClasses(
   plan: Plan,
   { params, stands, predicted }: {
@@ -23,7 +23,7 @@ export function layerClasses(
     const layer = layerOf(param.name);
     byLayer.set(layer, [...byLayer.get(layer) ?? [], param]);
   }
-  const classes = new Map<string, LayerAlike>();
+  const classes = new Map<string, EqualLayers>();
   for (const [layer, own] of byLayer) {
     const fields: LayerFields = {
       kind: layer === undefined
@@ -64,8 +64,8 @@ export function layerClasses(
 
 type LayerFields = Omit<LayerClass, "count" | "layers">;
 
-/** Layers that are alike: those that are built, and all that they stand for. */
-interface LayerAlike {
+/** Layers that are equal: those that are built, and all that they stand for. */
+interface EqualLayers {
   readonly fields: LayerFields;
   readonly built: (number | undefined)[];
   readonly layers: number[];
@@ -89,7 +89,7 @@ function exchangesOf(plan: Plan): Map<number | undefined, ExchangeSummary[]> {
   if (!program) return found;
   const { numbers, of } = layersOf(plan, program);
   for (const exchange of expectedExchanges(plan, program)) {
-    const { index, verb: name, step: { over } } = exchange;
+    const { index, op: name, step: { over } } = exchange;
     const layer = numbers[of[index]!];
     const list = found.get(layer) ?? [];
     const known = list.findIndex((other) => other.name === name);

@@ -127,7 +127,7 @@ function memoryProblem(
   }];
 }
 
-/** Where nothing less will do: a device for what every rank holds alike and one expert of each layer. */
+/** Where nothing less will do: a device for what every rank holds and one expert of each layer. */
 function largerDevice(
   plan: Plan,
   { bytes, first }: Pick<RankClass, "bytes" | "first">,
@@ -135,16 +135,16 @@ function largerDevice(
 ): string {
   const [name] = options.experts;
   const experts = expertBytes(plan, first, options);
-  const alike = bytes.total - experts;
+  const equal = bytes.total - experts;
   if (name === undefined || experts === 0) {
     return `devices of ${sizeText(bytes.total)}`;
   }
   const axis = heldAxis(plan, name);
   const one = experts / mostHeld(plan, axis);
   return `${meshMend(plan, axis, axis.size)}, on devices of ${
-    sizeText(alike + one)
+    sizeText(equal + one)
   }: one expert of each layer is ${sizeText(one)}, and every rank holds ${
-    sizeText(alike)
+    sizeText(equal)
   } besides`;
 }
 

@@ -24,8 +24,8 @@ export function standIns({ layers, kindOf }: Decoder): StandIns {
     kinds.set(kind, [...kinds.get(kind) ?? [], layer]);
   }
   const stands = new Map<number, readonly number[]>();
-  for (const alike of kinds.values()) {
-    const [first, second, ...others] = alike;
+  for (const equal of kinds.values()) {
+    const [first, second, ...others] = equal;
     stands.set(first!, [first!]);
     if (second !== undefined) stands.set(second, [second, ...others]);
   }

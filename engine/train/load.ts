@@ -13,7 +13,7 @@ import type { Plan } from "../../spec/plan.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { withTensors } from "../tensors.ts";
-import { rememberedStates, shapeOf } from "./parameters.ts";
+import { optimizerStates, shapeOf } from "./parameters.ts";
 import { emptyPart, placeSlice, reaches } from "./parts.ts";
 import type { SavedTraining } from "./saved.ts";
 
@@ -41,24 +41,27 @@ export async function checkParameters(
   }
 }
 
-/** Give the ranks of this process what the optimizer remembered. Throws DataError where something is missing. */
-export async function loadRemembered(
+/** Give the ranks of this process the optimizer state. Throws DataError where something is missing. */
+export async function loadOptimizerState(
   folder: string,
   files: FileSystem,
-  { remembered }: SavedTraining,
+  { optimizerState }: SavedTraining,
   into: Loading & { readonly optimizer: Optimizer },
 ): Promise<void> {
-  const missing = rememberedStates(into.plan, into.optimizer)
-    .find((state) => !Object.hasOwn(remembered, state));
+  const missing = optimizerStates(into.plan, into.optimizer)
+    .find((state) => !Object.hasOwn(optimizerState, state));
   if (missing !== undefined) throw changed(folder, missing);
   const paths = new Set(
-    Object.values(remembered).flatMap(({ slices }) =>
+    Object.values(optimizerState).flatMap(({ slices }) =>
       slices.map(({ file }) => files.join(folder, file))
     ),
   );
   await withTensors([...paths], files, async (tensors) => {
-    for (const state of Object.keys(remembered)) {
-      await loadState(folder, state, remembered[state]!, { tensors, ...into });
+    for (const state of Object.keys(optimizerState)) {
+      await loadState(folder, state, optimizerState[state]!, {
+        tensors,
+        ...into,
+      });
     }
   });
 }
@@ -66,7 +69,7 @@ export async function loadRemembered(
 async function loadState(
   folder: string,
   state: string,
-  { shape, slices }: SavedTraining["remembered"][string],
+  { shape, slices }: SavedTraining["optimizerState"][string],
   { tensors, plan, session, ranks }: Loading & {
     readonly tensors: TensorDirectory;
   },

@@ -1,4 +1,4 @@
-/** Parameters and what an optimizer remembers of them: what each rank writes of them, in pieces that are read one by one. */
+/** Parameters and the optimizer state of them: what each rank writes of them, in pieces that are read one by one. */
 
 import {
   isSliced,
@@ -6,7 +6,11 @@ import {
   sourceNames,
   stackedOn,
 } from "../../spec/axis_parts.ts";
-import { MASTER, type Optimizer, REMEMBERED } from "../../compiler/mod.ts";
+import {
+  MASTER,
+  type Optimizer,
+  OPTIMIZER_STATES,
+} from "../../compiler/mod.ts";
 import {
   type FileTensor,
   heldIndices,
@@ -74,13 +78,13 @@ export function parameterPieces(
   });
 }
 
-/** What a rank writes of what the optimizer remembers. */
+/** What a rank writes of the optimizer state. */
 export function statePieces(
   { plan, session }: Reading,
   optimizer: Optimizer,
   rank: number,
 ): Piece[] {
-  return rememberedStates(plan, optimizer).flatMap((state, turn): Piece[] => {
+  return optimizerStates(plan, optimizer).flatMap((state, turn): Piece[] => {
     if (!writersOf(plan, state, turn).includes(rank)) return [];
     const shape = shapeOf(plan, state);
     const blocks = blocksOf(shape, heldIndices(plan, { name: state, rank }));
@@ -100,9 +104,9 @@ export function statePieces(
 }
 
 /** The states of an optimizer in a plan. */
-export function rememberedStates(plan: Plan, { kind }: Optimizer): string[] {
+export function optimizerStates(plan: Plan, { kind }: Optimizer): string[] {
   return Object.values(plan.buffers).flatMap((buffer) => {
-    const own = [...REMEMBERED[kind], MASTER[kind]].some((what) =>
+    const own = [...OPTIMIZER_STATES[kind], MASTER[kind]].some((what) =>
       buffer.name.startsWith(`${what}.`)
     );
     return buffer.kind === "state" && own ? [buffer.name] : [];

@@ -49,8 +49,8 @@ export interface SavedSlice {
 export interface SavedTraining extends TrainingState {
   /** The hash of each parameter, as its bytes lie in the file. */
   readonly sha256: { readonly [tensor: string]: string };
-  /** What the optimizer remembers, by logical name. */
-  readonly remembered: {
+  /** The optimizer state, by logical name. */
+  readonly optimizerState: {
     readonly [state: string]: {
       readonly shape: readonly number[];
       readonly slices: readonly SavedSlice[];
@@ -295,14 +295,14 @@ function indexOf(
   const parameters = written.flatMap(({ model: { file, tensors } }) =>
     tensors.map((tensor) => ({ ...tensor, file }))
   );
-  const remembered: {
+  const optimizerState: {
     [state: string]: { shape: readonly number[]; slices: SavedSlice[] };
   } = {};
   for (const { optimizer: { file, tensors } } of written) {
     for (const { name, shape, of, sha256 } of tensors) {
       const { state, start } = of!;
-      remembered[state] ??= { shape: shapeOf(plan, state), slices: [] };
-      remembered[state].slices.push({
+      optimizerState[state] ??= { shape: shapeOf(plan, state), slices: [] };
+      optimizerState[state].slices.push({
         ...{ file, tensor: name, start, shape, sha256 },
       });
     }
@@ -310,7 +310,7 @@ function indexOf(
   const training: SavedTraining & { readonly format: number } = {
     ...{ format: FORMAT, ...state },
     sha256: byName(parameters, ({ sha256 }) => sha256),
-    remembered,
+    optimizerState,
   };
   return {
     metadata: {
@@ -362,7 +362,7 @@ export async function readTraining(
   const training = index.metadata?.training;
   if (training === undefined) {
     throw new DataError(
-      `Cannot go on with '${folder}': it is a checkpoint without what an optimizer remembers. Start a new training from it, without --resume`,
+      `Cannot go on with '${folder}': it is a checkpoint without optimizer state. Start a new training from it, without --resume`,
     );
   }
   if (training.format !== FORMAT) {

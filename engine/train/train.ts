@@ -16,7 +16,7 @@ import {
 import type { Tensors } from "../run.ts";
 import { checkpointTask, type TextOptions } from "./checkpoint_task.ts";
 import { declaredTask } from "./declared_task.ts";
-import { checkParameters, loadRemembered } from "./load.ts";
+import { checkParameters, loadOptimizerState } from "./load.ts";
 import { compileStep } from "./plan.ts";
 import {
   checkFolder,
@@ -225,7 +225,10 @@ async function openTraining(
       await undoneOnError(unlock, async () => {
         await checkParameters(folder, before, tensors, opened);
         const { optimizer } = task.settings;
-        await loadRemembered(folder, files, before, { ...opened, optimizer });
+        await loadOptimizerState(folder, files, before, {
+          ...opened,
+          optimizer,
+        });
       });
       return { opened, unlock, task, step: before.step, sent: 0 };
     });
@@ -248,7 +251,7 @@ async function openWith(
     ...mesh ? { mesh } : {},
     ...place ? { place } : {},
     ...options,
-    alike: { text, "way of training": canonical(settings) },
+    equal: { text, "way of training": canonical(settings) },
   });
 }
 

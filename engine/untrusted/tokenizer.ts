@@ -32,7 +32,7 @@ export async function createTokenizer(
   },
 ): Promise<Tokenizer> {
   const sandbox = new Sandbox({ memory: MEMORY });
-  const call = async (verb: string, call: Call, extra: number) => {
+  const call = async (op: string, call: Call, extra: number) => {
     const [task, ...args] = call;
     try {
       return await sandbox.call(task, args, SECONDS + Math.ceil(extra));
@@ -40,7 +40,7 @@ export async function createTokenizer(
       if (!(error instanceof UntrustedError)) throw error;
       sandbox.close();
       throw new DataError(
-        `Cannot ${verb} the tokenizer of '${folder}': ${
+        `Cannot ${op} the tokenizer of '${folder}': ${
           shown(error.state.replace(/[.\s]+$/, ""))
         }. Check tokenizer.json`,
       );

@@ -1,4 +1,4 @@
-/** Batches so short that the thread that waits for them executes them itself: to hand them to workers, and be told by them, takes longer. */
+/** Batches so short that the thread that waits for them executes them itself: to hand them to workers, and be notified by them, takes longer. */
 
 import { RECORD } from "./print.ts";
 import {
@@ -31,7 +31,7 @@ export class ShortBatches {
   readonly #cost: (number | undefined)[] = [];
   /** Address of scratch memory. */
   scratch = 0;
-  /** What a handover most likely takes, in milliseconds: to wake the workers, and to be told by them. */
+  /** What a handover most likely takes, in milliseconds: to wake the workers, and to be notified by them. */
   #handover: number = HANDOVER.first;
   /** The part of a batch that workers together save. */
   readonly #saved: number;

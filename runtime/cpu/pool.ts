@@ -377,7 +377,7 @@ export class CpuPool implements HostPool<Int32Array> {
       this.#here.areShort(ARENA_ADDRESS / 4, to);
   }
 
-  /** Execute what lies in the arena; a kernel that fails here is told as one that fails in a worker. */
+  /** Execute what lies in the arena; a kernel that fails here is reported as one that fails in a worker. */
   #runHere(to: number, timed: boolean): void {
     try {
       this.#here.run(ARENA_ADDRESS / 4, to, timed);

@@ -105,7 +105,7 @@ const LIBRARIES: { readonly [platform: string]: readonly string[] } = {
   ],
 };
 
-/** A launcher, by what it told this process. */
+/** A launcher, by what it passed to this process. */
 export interface LauncherFacts {
   /** Whose library can talk to it; undefined: there is no launcher, or any library may. */
   readonly family?: "openMpi" | "mpich";

@@ -138,7 +138,7 @@ function checkSocket(): void {
 
 /**
  * UCX, below both families, patches memory functions of the running process while V8's threads call them, which crashes
- * one start in twenty or so. No device memory goes through MPI here, so it is told not to. A process that no launcher
+ * one start in twenty or so. No device memory goes through MPI here, so it is asked not to. A process that no launcher
  * started has nobody to share memory with, and nobody would remove what it leaves in /dev/shm.
  */
 function setEnvironment(): void {
@@ -191,7 +191,7 @@ function bind(library: LibraryHandle): Binding {
   ) as Binding["constants"];
   const usleep = library.func("int usleep(unsigned int microseconds)");
   try {
-    // Linux adds 50 microseconds to every sleep of a thread unless told otherwise.
+    // Linux adds 50 microseconds to every sleep of a thread unless asked otherwise.
     library.func("int prctl(int option, unsigned long value)")(
       SET_TIMER_SLACK,
       TIMER_SLACK_NANOSECONDS,

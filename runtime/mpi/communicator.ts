@@ -122,7 +122,7 @@ interface Routes {
   /** A span for each position, or one for all. */
   readonly out: readonly Span[];
   readonly into: readonly Span[];
-  /** What all ranks of the group must have alike. */
+  /** What is equal on all ranks of the group. */
   readonly agreed: readonly number[];
   arrived?(blocks: readonly Uint8Array[]): void;
 }

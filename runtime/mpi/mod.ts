@@ -2,7 +2,7 @@
 
 export { requireKoffi } from "./binding.ts";
 export { createMpiCommunicator } from "./communicator.ts";
-export { PeerError } from "./pump.ts";
+export { PeerError } from "./progress_engine.ts";
 export {
   type ExchangedBlocks,
   LOADING_DEADLINE_MS,

@@ -15,8 +15,8 @@ import {
   unitOf,
   viewOf,
 } from "./blocks.ts";
-import { Meeting } from "./meeting.ts";
-import { Pump, type Purpose } from "./pump.ts";
+import { Rendezvous } from "./rendezvous.ts";
+import { ProgressEngine, type Purpose } from "./progress_engine.ts";
 
 /** What a collective is for, in messages, and how long the other ranks may keep it waiting. */
 export interface Wait {
@@ -56,7 +56,7 @@ export interface WorldOptions {
 
 /** What an exchange moves. */
 export interface ExchangedBlocks extends Blocks {
-  /** Numbers that all ranks of the group must have alike. */
+  /** Numbers that are equal on all ranks of the group. */
   readonly agreed: readonly number[];
 }
 
@@ -113,8 +113,8 @@ export class MpiWorld implements MpiGroup {
   /** The name of every rank's host. */
   hosts: readonly string[] = [];
   readonly #mpi: Binding;
-  readonly #pump: Pump;
-  readonly #meeting: Meeting;
+  readonly #progress: ProgressEngine;
+  readonly #rendezvous: Rendezvous;
   readonly #units = new Map<number, Handle>();
   readonly #groups: Handle[] = [];
   readonly #options: WorldOptions;
@@ -152,8 +152,8 @@ export class MpiWorld implements MpiGroup {
     this.localRank = this.#ask("Comm_rank", host[0]!);
     this.localSize = this.#ask("Comm_size", host[0]!);
     const alone = this.localSize <= availableParallelism();
-    this.#pump = new Pump(mpi, alone ? "ownCore" : "sharedCore");
-    this.#meeting = new Meeting(this, mpi, this.#pump);
+    this.#progress = new ProgressEngine(mpi, alone ? "ownCore" : "sharedCore");
+    this.#rendezvous = new Rendezvous(this, mpi, this.#progress);
   }
 
   /** Where this rank is. */
@@ -306,9 +306,9 @@ export class MpiWorld implements MpiGroup {
       await before;
       this.#note(`in ${wait.what}`);
       const purpose = this.#purpose(wait);
-      const met = this.#meeting.meet(group, purpose, prepared.agreed);
+      const met = this.#rendezvous.meet(group, purpose, prepared.agreed);
       if (args) {
-        moved = this.#pump.start([{ name: "Ialltoallv", args }], purpose);
+        moved = this.#progress.start([{ name: "Ialltoallv", args }], purpose);
         // Where ranks are out of step it fails as well, and says less.
         moved.catch(() => {});
       }

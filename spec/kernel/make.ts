@@ -113,7 +113,7 @@ export interface KernelParts {
 const made = new Map<string, Kernel>();
 const MADE = 256;
 
-/** The kernel that was made from the same lately, or a new one: layers alike share one. `from` is compared as JSON. */
+/** The kernel that was made from the same lately, or a new one: equal layers share one. `from` is compared as JSON. */
 export function madeOnce(from: unknown, make: () => Kernel): Kernel {
   const key = JSON.stringify(from, exactly);
   const known = made.get(key);
@@ -125,7 +125,7 @@ export function madeOnce(from: unknown, make: () => Kernel): Kernel {
 }
 
 /**
- * Put a kernel together; layers alike share one of text. Bindings that the body does not use are left out, `lengths` is
+ * Put a kernel together; equal layers share one of text. Bindings that the body does not use are left out, `lengths` is
  * added where it is used, and what is written and read again is bound for both. Throws KernelTextError.
  */
 export function kernelOf(parts: KernelParts): Kernel {

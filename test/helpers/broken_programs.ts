@@ -325,7 +325,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     COMBINE,
     /no 'combine' of a dispatch/,
     (p) => {
-      steps(p)[COMBINE]!.part!.verb = "dispatch";
+      steps(p)[COMBINE]!.part!.op = "dispatch";
     },
   ),
   broken(
@@ -387,7 +387,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   }),
   broken(
     "dispatched value dropped",
-    "home",
+    "returns",
     EXCHANGE,
     /reaches no combine/,
     (p) => {
@@ -397,9 +397,15 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       }
     },
   ),
-  broken("returned value not combined", "home", BACK, /not combined/, (p) => {
-    launch(p, COMBINE).bindings.returned = "sent";
-  }),
+  broken(
+    "returned value not combined",
+    "returns",
+    BACK,
+    /not combined/,
+    (p) => {
+      launch(p, COMBINE).bindings.returned = "sent";
+    },
+  ),
   broken("room for too few rows", "capacity", EXCHANGE, /'received'/, (p) => {
     const received = p.buffers.received!;
     received.axes[0]!.size = 32;

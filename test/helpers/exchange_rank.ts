@@ -60,7 +60,7 @@ async function exchanges(
   const columns = group.length * chunks;
   const most = Math.floor(sendRows / columns);
   for (let round = 0; round < 4; round++) {
-    // Counts of every rank of the job, drawn on every rank alike; some are zero.
+    // Counts of every rank of the job, drawn equally on every rank; some are zero.
     const all = world.ranks.map(() =>
       Array.from({ length: columns }, () => Math.max(0, draw(most + 3) - 2))
     );
@@ -98,7 +98,7 @@ async function exchanges(
     }
     await Promise.all(back.map((exchange) => exchange()));
     const z = await device.read(memory.buffer("z"), 0, x.byteLength);
-    compare(wordsOf(z), [...x], `what came home in round ${round}`);
+    compare(wordsOf(z), [...x], `what returned in round ${round}`);
   }
   const staged = staging.bytes(world.rank) > 0;
   if (staged !== (device.kind === "gpu")) throw new Error("staging on the CPU");

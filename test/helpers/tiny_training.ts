@@ -80,7 +80,7 @@ interface Index {
     readonly training: {
       readonly step: number;
       readonly sha256: { readonly [tensor: string]: string };
-      readonly remembered: {
+      readonly optimizerState: {
         readonly [state: string]: {
           readonly shape: readonly number[];
           readonly slices: readonly {
@@ -100,7 +100,7 @@ interface Index {
 export interface OnDisk {
   readonly step: number;
   readonly parameters: { readonly [name: string]: string };
-  readonly remembered: { readonly [name: string]: string };
+  readonly optimizerState: { readonly [name: string]: string };
   /** The files that have parameters. */
   readonly shards: readonly string[];
 }
@@ -110,7 +110,7 @@ export async function readOnDisk(folder: string): Promise<OnDisk> {
   const { weight_map, metadata } = JSON.parse(
     await readFile(path.join(folder, "model.safetensors.index.json"), "utf8"),
   ) as Index;
-  const { step, sha256, remembered } = metadata.training;
+  const { step, sha256, optimizerState } = metadata.training;
   const read = new Map<string, { readonly [name: string]: RawTensor }>();
   const tensorOf = async (file: string, name: string, hash: string) => {
     const tensors = read.get(file) ?? await readRaw(path.join(folder, file));
@@ -127,7 +127,7 @@ export async function readOnDisk(folder: string): Promise<OnDisk> {
     parameters[name] = Buffer.from(data).toString("hex");
   }
   const states: { [name: string]: string } = {};
-  for (const [state, { shape, slices }] of Object.entries(remembered)) {
+  for (const [state, { shape, slices }] of Object.entries(optimizerState)) {
     const whole = Buffer.alloc(4 * product(shape));
     let elements = 0;
     for (const slice of slices) {
@@ -144,7 +144,7 @@ export async function readOnDisk(folder: string): Promise<OnDisk> {
   return {
     step,
     parameters: sorted(parameters),
-    remembered: sorted(states),
+    optimizerState: sorted(states),
     shards,
   };
 }

@@ -51,7 +51,7 @@ const RUN = [
 interface Report {
   readonly ranks: readonly {
     readonly sentBytes: {
-      readonly [verb: string]: { readonly actual: number };
+      readonly [op: string]: { readonly actual: number };
     };
   }[];
 }

@@ -1,4 +1,4 @@
-// Training between processes of real MPI jobs: losses, norms, parameters and what is remembered have the bits of one process.
+// Training between processes of real MPI jobs: losses, norms, parameters and optimizer state have the bits of one process.
 // needs: cpu, mpi
 import process from "node:process";
 import t from "tap";

@@ -70,7 +70,7 @@ async function run(
   }
 }
 
-/** The number of choices that did not come home, of every routing. */
+/** The number of choices that did not return, of every routing. */
 function strayed(outputs: Tensors): number[] {
   return Object.entries(outputs)
     .filter(([name]) => name.startsWith("check."))
@@ -90,7 +90,7 @@ for (const { target, skip } of TARGETS) {
       const devices = { target, sharing };
       const honest = await run(mesh, devices);
       const swapped = await run(mesh, devices, swappingCommunicator());
-      t.strictSame(strayed(honest), [0, 0], "every choice comes home");
+      t.strictSame(strayed(honest), [0, 0], "every choice returns");
       for (const count of strayed(swapped)) t.ok(count > 0, "some do not");
       t.not(
         bytesOf({ logits: swapped["logits"]! }),

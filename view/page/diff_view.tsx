@@ -76,10 +76,10 @@ function sideBySide(
       .map((kind) =>
         [`${kind}, fullest rank`, ...of((s) => most(s, kind))] as const
       ),
-    ...(["dispatch", "combine"] as const).map((verb) =>
+    ...(["dispatch", "combine"] as const).map((op) =>
       [
-        `${verb} of a token to others`,
-        ...of(({ sent }) => sizeText(Math.round(sent[verb]))),
+        `${op} of a token to others`,
+        ...of(({ sent }) => sizeText(Math.round(sent[op]))),
       ] as const
     ),
     ["what does not fit", ...of((s) => `${s.summary.problems.length}`)],

@@ -110,7 +110,7 @@ export const conv1d: Definition<"conv1d"> = {
         const parts = taps.map(({ ids, entry: at, dy }) => {
           const row = b.make("embedding", [weight!, ids], { over });
           const change = b.map((d, w) => expr`${d} * ${w}`, dy, row);
-          return b.make("scatter", [change, at], { over: entry }, entries);
+          return b.make("scatterAdd", [change, at], { over: entry }, entries);
         });
         return b.make("split", [parts.reduce((x, y) => b.add(x, y))], {
           axis: entry,
@@ -121,7 +121,7 @@ export const conv1d: Definition<"conv1d"> = {
         taps.map(({ ids, entry: at, dy }) => {
           const row = b.make("embedding", [entries, at], { over: entry });
           const change = b.map((d, x) => expr`${d} * ${x}`, dy, row);
-          return b.make("scatter", [change, ids], { over }, weight!);
+          return b.make("scatterAdd", [change, ids], { over }, weight!);
         }).reduce((x, y) => b.add(x, y)),
     ];
   },

@@ -28,7 +28,7 @@ export const rmsNorm: Definition<"rmsNorm"> = {
     const [x, gain] = [operand(inputs, 0), operand(inputs, 1)];
     wantAxis("rmsNorm", x, over);
     if (!sameAxes(gain.axes, [over])) {
-      fail(say.gain(x.axes, over, { verb: "rmsNorm", gain: gain.axes }));
+      fail(say.gain(x.axes, over, { op: "rmsNorm", gain: gain.axes }));
     }
     wantType("rmsNorm", gain, x.dtype);
     wantFloat("rmsNorm", x);

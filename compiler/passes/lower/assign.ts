@@ -161,9 +161,9 @@ export function lowerGatherCounts(
 export function partOf(
   { number }: SentRows,
   part: StepPart["part"],
-  verb: StepPart["verb"] = "dispatch",
+  op: StepPart["op"] = "dispatch",
 ): StepPart {
-  return { verb, routing: number, part };
+  return { op, routing: number, part };
 }
 
 function sentRows(

@@ -261,9 +261,9 @@ function startsOf(
 }
 
 /** Rows summed where their index is. */
-export function lowerScatter(
+export function lowerScatterAdd(
   lowering: Lowering,
-  node: NodeOf<"scatter">,
+  node: NodeOf<"scatterAdd">,
 ): void {
   const [rows, ids] = node.inputs as [Node, Node];
   const { over } = node.params;
@@ -309,9 +309,9 @@ export function lowerLogSumExp(
 }
 
 /** Returned rows, which the combine of the same value adds up. */
-export function lowerCollect(
+export function lowerCombineTranspose(
   lowering: Lowering,
-  node: NodeOf<"collect">,
+  node: NodeOf<"combineTranspose">,
 ): void {
   const [returned, assign] = node.inputs as [Node, Node];
   const { route, sendRow } = sentBy(lowering, assign);
@@ -321,7 +321,7 @@ export function lowerCollect(
   scope.readAs("returned", lowering.storages.get(returned)!.buffer);
   scope.readAs("sendRow", sendRow);
   const kernel = combineTranspose({
-    name: `collect_${width}`,
+    name: `combineTranspose_${width}`,
     width,
     choices: productOf(scope, [...tokens, choice]),
     bindings: scope.bindings,

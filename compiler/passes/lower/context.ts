@@ -232,7 +232,7 @@ export function fixedProduct(
     const { dynamic, size } = lowering.placed.axes[axis]!;
     if (dynamic) {
       throw new ModelError(
-        `Cannot ${verbOf(node)} '${
+        `Cannot ${opOf(node)} '${
           node.inputs[0]!.axes.join(" ")
         }': the length of '${axis}' on a rank is known only at run time. Give the axis a fixed size, and do not place it`,
         node.span,
@@ -242,9 +242,9 @@ export function fixedProduct(
   }, 1);
 }
 
-/** The verb that made a node, as its user wrote it. */
-export function verbOf(node: Node): string {
-  return node.primitive === "reduce" ? node.params.kind : labelVerb(node);
+/** The op that made a node, as its user wrote it. */
+export function opOf(node: Node): string {
+  return node.primitive === "reduce" ? node.params.kind : labelOp(node);
 }
 
 /** The host's product of lengths. */
@@ -358,11 +358,11 @@ function typeOf(node: Node): string {
   }`;
 }
 
-/** The verb of a step: the parts of a dispatch or combine say which they are beside it. */
-function labelVerb(node: Node): string {
+/** The op of a step: the parts of a dispatch or combine say which they are beside it. */
+function labelOp(node: Node): string {
   switch (node.primitive) {
     case "map":
-      return node.params.verb;
+      return node.params.op;
     case "allToAll":
       return node.params.direction === "forward" ? "dispatch" : "combine";
     case "assign":
@@ -381,7 +381,7 @@ function labelVerb(node: Node): string {
 
 /** `dot over embed : f32[token ffn]`; of what moves a value, `allGather over ep : f32[token/ep embed] -> f32[token embed]`. */
 export function labelOf(node: Node): string {
-  const verb = labelVerb(node);
+  const op = labelOp(node);
   const over = "over" in node.params && node.primitive !== "gatherCounts"
     ? ` over ${
       [node.params.over].flat().map((axis) => axisLabel(axis, node))
@@ -391,5 +391,5 @@ export function labelOf(node: Node): string {
   const has = RESHARDS.includes(node.primitive)
     ? `${typeOf(node.inputs[0]!)} -> `
     : "";
-  return `${verb}${over} : ${has}${typeOf(node)}`;
+  return `${op}${over} : ${has}${typeOf(node)}`;
 }

@@ -314,7 +314,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       ),
     );
   },
-  spread(inline) {
+  dilate(inline) {
     const { scope, node, at } = inline;
     const { axis: part, start, step, to } = node.params;
     const position = scope.bindValue(at.get(to));

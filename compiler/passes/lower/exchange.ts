@@ -99,15 +99,15 @@ export function lowerAllToAll(
   if (!forward && !before && count > 1) {
     amendBuffer(lowering, buffer, { writers: count });
   }
-  const verb = forward ? "dispatch" : "combine";
+  const op = forward ? "dispatch" : "combine";
   emitExchange(lowering, node, rows, {
     ...{ from: lowering.storages.get(value)!.buffer, to: buffer },
-    ...{ words, direction, once, part: partOf(sent, "exchange", verb) },
+    ...{ words, direction, once, part: partOf(sent, "exchange", op) },
     ...count > 1
       ? {
         handle: freshName(
           lowering,
-          `${verb} ${sent.number} ${node.chunk!}`,
+          `${op} ${sent.number} ${node.chunk!}`,
         ),
       }
       : {},

@@ -86,7 +86,7 @@ export interface Lowering {
   /** What route and topK nodes leave. */
   readonly results: Map<Node, RouteResults>;
   /** Dispatched values that are sent back: stored where their rows were received. */
-  readonly goesBack: ReadonlySet<Node>;
+  readonly returning: ReadonlySet<Node>;
   /** Kernel text -> its name, so that equal kernels are one. */
   readonly kernelNames: Map<string, string>;
   readonly numbers: Map<string, number>;
@@ -126,5 +126,5 @@ export type LoweringInput = Pick<
   | "layouts"
   | "tile"
   | "tuning"
-  | "goesBack"
+  | "returning"
 >;

@@ -20,9 +20,9 @@ import {
   lowerAccumulate,
   lowerAttentionGrad,
   lowerAttentionSum,
-  lowerCollect,
+  lowerCombineTranspose,
   lowerLogSumExp,
-  lowerScatter,
+  lowerScatterAdd,
 } from "./backward.ts";
 import {
   addBuffer,
@@ -64,7 +64,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   embedding: lowerElementwise,
   slice: lowerElementwise,
   concat: lowerElementwise,
-  spread: lowerElementwise,
+  dilate: lowerElementwise,
   transpose: lowerElementwise,
   rename: lowerView,
   split: lowerView,
@@ -92,7 +92,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   localCombine: lowerLocalCombine,
   combine: (lowering, node) => lowerCombine(lowering, node, node),
   allSlice: lowerElementwise,
-  again: lowerView,
+  optimizationBarrier: lowerView,
   allReduce: lowerAllReduce,
   reduceScatter: lowerReduceScatter,
   allGather: lowerAllGather,
@@ -100,8 +100,8 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   attention: lowerAttention,
   attentionSum: lowerAttentionSum,
   attentionGrad: lowerAttentionGrad,
-  scatter: lowerScatter,
-  collect: lowerCollect,
+  scatterAdd: lowerScatterAdd,
+  combineTranspose: lowerCombineTranspose,
 };
 
 /** Lower the whole graph into `lowering`; returns the ports of the program. */
@@ -279,7 +279,7 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
   const [first, second, third, fourth] = user.inputs;
   switch (user.primitive) {
     case "embedding":
-    case "scatter":
+    case "scatterAdd":
       return second === index ? [size(user.params.over)] : [];
     case "rope":
       return second === index ? [user.params.positions] : [];

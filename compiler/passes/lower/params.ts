@@ -146,14 +146,15 @@ export function returningNodes(graph: Graph): Set<Node> {
   for (const node of graph.nodes) {
     const [returned] = node.inputs;
     const returns = node.primitive === "combine" ||
-      node.primitive === "collect" || node.primitive === "localCombine" ||
+      node.primitive === "combineTranspose" ||
+      node.primitive === "localCombine" ||
       node.primitive === "allToAll" && node.params.direction === "back";
     if (!returns || returned!.primitive === "allToAll") continue;
     let value: Node = returned!;
     result.add(value);
     while (
       value.primitive === "rename" || value.primitive === "split" ||
-      value.primitive === "merge" || value.primitive === "again"
+      value.primitive === "merge" || value.primitive === "optimizationBarrier"
     ) {
       value = value.inputs[0]!;
       result.add(value);

@@ -17,9 +17,9 @@ import {
   addLaunch,
   fixedProduct,
   lengthOf,
+  opOf,
   productOf,
   sizeOf,
-  verbOf,
 } from "./context.ts";
 import type { GroupedRows } from "./group.ts";
 import type { KernelScope } from "./scope.ts";
@@ -121,7 +121,7 @@ export function writeAll(
   const places = placesOf(scope, node, axes);
   const rows = scope.lowering.dispatched.has(node) ? "_rows" : "";
   const kernel = elementwise({
-    name: `${verbOf(node)}${rows}`,
+    name: `${opOf(node)}${rows}`,
     count: places.count,
     bindings: scope.bindings,
     body: (index) => scope.block(() => body(places.at(index))),

@@ -11,9 +11,9 @@ import {
   bufferAxes,
   freshName,
   type Lowering,
+  opOf,
   type Storage,
   unreducedOf,
-  verbOf,
 } from "./context.ts";
 
 /** Make the buffer of a node's value and remember it. Outputs keep their names. */
@@ -53,7 +53,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
   )?.[0];
   // An output has its own order: it is copied from where the parameter's is.
   const buffer = output === undefined || !sameAxes(order, node.axes)
-    ? addScratch(lowering, verbOf(node), dtype, axes)
+    ? addScratch(lowering, opOf(node), dtype, axes)
     : addBuffer(lowering, {
       name: freshName(lowering, output),
       kind: "output",
@@ -86,7 +86,7 @@ function rowStorage(
 ): Storage {
   const dtype = storedDType(node.dtype);
   const rest = restAxes(node);
-  const buffer = addScratch(lowering, verbOf(node), dtype, [
+  const buffer = addScratch(lowering, opOf(node), dtype, [
     { axis: rows.axis, size: rows.bound, dynamic: true },
     ...bufferAxes(lowering, rest),
   ]);
@@ -94,7 +94,7 @@ function rowStorage(
     buffer,
     dtype,
     axes: rest,
-    rows: lowering.goesBack.has(node)
+    rows: lowering.returning.has(node)
       ? { rows, through: rows.rowOf }
       : { rows },
   };

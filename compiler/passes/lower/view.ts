@@ -10,7 +10,7 @@ type View =
   | NodeOf<"rename">
   | NodeOf<"split">
   | NodeOf<"merge">
-  | NodeOf<"again">
+  | NodeOf<"optimizationBarrier">
   | NodeOf<"part">;
 
 /** A view shares its input's buffer where memory order allows; otherwise it is copied. */
@@ -32,7 +32,7 @@ function viewAxes(
   axes: Storage["axes"],
 ): string[] | undefined {
   switch (node.primitive) {
-    case "again":
+    case "optimizationBarrier":
       return [...axes];
     case "rename": {
       const { from, to } = node.params;

@@ -6,7 +6,7 @@
 import { MachineError } from "../../spec/errors.ts";
 import type { Handle } from "./abi.ts";
 import type { Argument, Binding } from "./binding.ts";
-import type { Call, Pump, Purpose } from "./pump.ts";
+import type { Call, ProgressEngine, Purpose } from "./progress_engine.ts";
 import type { MpiGroup } from "./world.ts";
 
 const HEADER_BYTES = 128;
@@ -21,10 +21,10 @@ interface Place {
   readonly hosts: readonly string[];
 }
 
-/** Header: how often the group has met, a hash of what must be alike, the length of the text; then the text. */
-export class Meeting {
+/** Header: how often the group has met, a hash of what must be equal, the length of the text; then the text. */
+export class Rendezvous {
   readonly #place: Place;
-  readonly #pump: Pump;
+  readonly #progress: ProgressEngine;
   readonly #own = new Uint32Array(HEADER_BYTES / 4);
   /** The text in it. */
   #what = "";
@@ -34,9 +34,9 @@ export class Meeting {
   readonly #receiving: readonly (readonly Argument[])[];
   readonly #met = new Map<Handle, number>();
 
-  constructor(place: Place, mpi: Binding, pump: Pump) {
+  constructor(place: Place, mpi: Binding, progress: ProgressEngine) {
     this.#place = place;
-    this.#pump = pump;
+    this.#progress = progress;
     this.#theirs = Array.from(
       { length: place.size },
       () => new Uint32Array(HEADER_BYTES / 4),
@@ -75,7 +75,7 @@ export class Meeting {
     for (const other of missing) {
       calls.push({ name: "Isend", args: this.#sending[other]! });
     }
-    await this.#pump.start(calls, {
+    await this.#progress.start(calls, {
       ...wait,
       culprit: () => this.#names([...missing]),
     });

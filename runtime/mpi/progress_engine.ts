@@ -62,7 +62,7 @@ interface Batch {
 }
 
 /** The requests of a process. */
-export class Pump {
+export class ProgressEngine {
   readonly #mpi: Binding;
   readonly #started = new Set<Started>();
   /** Given up, but still known to MPI. */
