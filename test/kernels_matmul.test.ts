@@ -134,6 +134,8 @@ for (const tile of VARIANTS) {
           printWgsl(matmul(optionsOf(product, tile))),
           printWgsl(matmul(optionsOf(product, plain))),
         );
+        // A software GPU takes seconds to compile what another test has run by its text.
+        if (target.software) return;
         isRight(t, product, await resultOf(target, product, tile));
       }, 2);
     },

@@ -103,7 +103,7 @@ t.test("a checkpoint on other meshes", async (t) => {
   const folder = temporaryFolder(t);
   const saved = new Map<string, OnDisk>();
   const metrics = new Map<string, StepMetrics[]>();
-  const meshes = ["ep=1", "dp=1", "ep=2", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
+  const meshes = ["ep=1", "ep=2", "ep=4", "tp=2,ep=2"];
   for (const mesh of meshes) {
     const out = path.join(folder, mesh);
     metrics.set(mesh, await steps(model, tinyOptions(mesh, 2, { out })));
@@ -131,14 +131,11 @@ t.test("a checkpoint on other meshes", async (t) => {
     ),
     "names are those of the family",
   );
+  // The next test but one goes from dp=2,ep=2 to one rank, to uneven shares, and to more and fewer ranks.
   for (
     const [from, to] of [
       ["ep=4", "ep=2"],
       ["ep=2", "ep=4"],
-      ["ep=2", "ep=1"],
-      ["ep=4", "ep=3"],
-      ["dp=1", "dp=2"],
-      ["dp=2,ep=2", "ep=2"],
       ["ep=1", "dp=2,ep=2"],
     ] as const
   ) {

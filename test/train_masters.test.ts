@@ -100,11 +100,8 @@ async function dtypesIn(folder: string): Promise<string[]> {
   return [...found];
 }
 
-/** What a mesh does to a step does not depend on how it rounds, so that f16 has one with both axes. */
-const MESHES = {
-  bf16: ["dp=2", "ep=2", "dp=2,ep=2"],
-  f16: ["dp=2,ep=2"],
-};
+/** What a mesh does to a step does not depend on how it rounds, nor does a stop. */
+const MESHES = { bf16: ["dp=2", "dp=2,ep=2"], f16: ["ep=2"] };
 
 for (const dtype of ["bf16", "f16"] as const) {
   t.test(`from the command line, in ${dtype}`, async (t) => {
@@ -148,6 +145,7 @@ for (const dtype of ["bf16", "f16"] as const) {
       }
       t.ok(far < 2e-3, `${mesh}: masters as on one rank, ${far}`);
     }
+    if (dtype === "f16") return;
     const mesh = ["--mesh", "dp=2,ep=2", ...SHARDED];
     t.same(
       same(await run("again", 4, ...mesh)),

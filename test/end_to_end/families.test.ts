@@ -1,6 +1,6 @@
 // Published families of the plain kind of attention; three ranks hold unequal numbers of experts.
 // needs: cpu, gpu
-import { TENSOR_PARALLEL, testReferences } from "../helpers/references.ts";
+import { FAMILY_MESHES, testReferences } from "../helpers/references.ts";
 
 testReferences(
   [
@@ -10,9 +10,6 @@ testReferences(
     "granitemoe-8e",
     "llama4-8e",
   ],
-  {
-    shared: ["ep=1", "ep=3", "ep=4", ...TENSOR_PARALLEL],
-    separate: ["ep=4", "tp=2,ep=2"],
-  },
+  FAMILY_MESHES,
   { shared: ["ep=3"], separate: [] },
 );

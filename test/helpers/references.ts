@@ -135,6 +135,15 @@ export const TENSOR_PARALLEL: readonly string[] = [
 ];
 
 /**
+ * Those of published families: each axis, and all of them together. test/end_to_end/references.test.ts has other meshes of
+ * these axes for four checkpoints, and devices of their own for ranks of tp too.
+ */
+export const FAMILY_MESHES: Meshes = {
+  shared: ["ep=1", "ep=3", "ep=4", "tp=2", "tp=4", "dp=2,tp=2,ep=2"],
+  separate: ["ep=4"],
+};
+
+/**
  * Hold checkpoints against what was recorded of them, on every mesh and kind of device; on four ranks also on devices of
  * their own.
  *
