@@ -94,13 +94,25 @@ function plainInputs(inputs: Tensors) {
   }));
 }
 
-/** Logits as the page's own processor makes them on four ranks. */
+/**
+ * Logits as a page makes them on four ranks, of a checkpoint that was dropped on it. It shares no memory with workers, so
+ * that it computes itself.
+ */
 async function inPage(page: Page, plan: string, inputs: Tensors) {
   return await page.evaluate(async ({ module, plan, inputs }) => {
-    const { openModel } = await import(module);
+    const { fileFolder, openModel } = await import(module);
+    const checkpoint = fileFolder(
+      await Promise.all(
+        ["config.json", "tokenizer.json", "model.safetensors"].map(
+          async (name) => {
+            const response = await fetch(`../demo-lm/${name}`);
+            return new File([await response.blob()], name);
+          },
+        ),
+      ),
+    );
     const model = await openModel({
-      ...{ plan, checkpoint: "/examples/demo-lm", mesh: { ep: 4 } },
-      device: "cpu",
+      ...{ plan, checkpoint, mesh: { ep: 4 }, device: "cpu" },
     });
     const { logits } = await model.session.run(
       "main",
@@ -112,7 +124,10 @@ async function inPage(page: Page, plan: string, inputs: Tensors) {
       ),
     );
     model.close();
-    return [...logits.data as Float32Array];
+    return {
+      device: model.device.name as string,
+      found: [...logits.data as Float32Array],
+    };
   }, { module: "/dist/browser/mod.js", plan, inputs: plainInputs(inputs) });
 }
 
@@ -142,7 +157,15 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   // On one rank in Node, on four in the page: bits do not depend on the mesh.
   const inputs = packedPrompts([9, 7, 5]);
   const { logits } = await inNode(plan, inputs);
-  const found = await inPage(page, plan, inputs);
+  const { page: alone } = await openPage(browser, "about:blank");
+  await alone.route("**/index.html", (route) =>
+    route.fulfill({
+      path: repositoryFile("examples/browser/index.html"),
+      contentType: "text/html",
+    }));
+  await alone.goto(address);
+  const { device, found } = await inPage(alone, plan, inputs);
+  t.equal(device, "CPU (WebAssembly SIMD, no thread of its own)");
   t.equal(found.length, logits!.data.length);
   t.ok(found.every((x, i) => Object.is(x, logits!.data[i])));
 
