@@ -67,7 +67,7 @@ function makePages(folder) {
       "--mesh",
       "ep=2",
       "--out",
-      file("other.json"),
+      file("two_ranks.json"),
     ],
   );
   switchyard(
@@ -76,7 +76,7 @@ function makePages(folder) {
       "--choices",
       file("outputs.safetensors"),
       "--against",
-      file("other.json"),
+      file("two_ranks.json"),
     ],
     ...["--out", file("run.html")],
   );

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
+import { follow, type LiveStep, NOTHING } from "../view/live.ts";
 import { LIGHT } from "../view/palette.ts";
 import { mainSection } from "../view/sections.ts";
 import { sceneSvg } from "../view/scene.ts";
@@ -129,4 +130,29 @@ t.test("the pictures of docs/ are what is drawn today", async (t) => {
   }
   const readme = readFileSync(path.join(ROOT, "README.md"), "utf8");
   for (const file of Object.keys(PICTURES)) t.match(readme, `docs/${file}`);
+});
+
+t.test("a run is followed by what its process says", (t) => {
+  const step = (number: number, share: number): LiveStep => ({
+    ...{ step: number, loss: 1 / number, sent_bytes: 0 },
+    ...{ gradient_norm: 1, tokens_per_second: 1 },
+    validation_loss: number % 1000 === 0 ? 2 / number : null,
+    expert_load: [[share, 1 - share]],
+  });
+  let state = NOTHING;
+  for (let i = 1; i <= 5000; i++) state = follow(state, "step", step(i, 0.5));
+  t.ok(state.losses.length <= 2000, "a long curve is thinned");
+  t.strictSame(state.losses[0], [1, 1]);
+  t.strictSame(state.losses.at(-1), [5000, 1 / 5000]);
+  t.strictSame(state.validations.map(([at]) => at), [
+    ...[1000, 2000, 3000, 4000, 5000],
+  ]);
+  state = follow(state, "step", step(5001, 0.9));
+  t.strictSame(state.last?.expert_load, [[0.5 + 0.4 / 20, 0.5 - 0.4 / 20]]);
+  for (const [sequence, piece] of [[1, "b"], [0, "a"], [1, "c"]] as const) {
+    state = follow(state, "text", { sequence, piece, ms: 10 });
+  }
+  t.strictSame([state.texts, state.tokens], [["a", "bc"], 3]);
+  t.equal(follow(state, "end", { text: "Done." }).ended, "Done.");
+  t.end();
 });
