@@ -28,11 +28,14 @@ const [sharing, adapter, rounds] = process.argv.slice(2) as [
   "cpu" | "native",
   string,
 ];
-const now = () => performance.now();
 const select = { sharing, adapter, threads: availableParallelism() };
 /** Steps of each kind in a round; as many before any counts. */
 const REPEATED: { readonly [S in Step]: number } = { prefill: 4, decode: 16 };
 const KINDS = ["prefill", "decode"] as const;
+
+function now(): number {
+  return performance.now();
+}
 
 const selected = await selectDevices(select);
 const { world } = selected;
