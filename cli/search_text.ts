@@ -9,7 +9,7 @@ import {
 } from "../engine/mod.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { rateText, timeText } from "../spec/time_text.ts";
-import type { Machine } from "../spec/mod.ts";
+import { type Machine, placeRanks } from "../spec/mod.ts";
 import type { SearchResult } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
 
@@ -34,7 +34,11 @@ export function formatSearch(searched: Searched, terms: SearchTerms): string {
     `${terms.phase} on '${terms.machine.name}', sequences of ${terms.context} positions, experts chosen ${terms.experts}, objective ${terms.objective}`,
     "",
     ...best
-      ? [`best    ${configuration(best)}: ${best.why}`, ...advice(best, terms)]
+      ? [
+        `best    ${configuration(best)}: ${best.why}`,
+        ...advice(best, terms),
+        ratesLine(best, terms),
+      ]
       : ["nothing fits"],
     ...crossoverLines(searched, terms),
     ...best ? ["", "Pareto front", ...table(pareto)] : [],
@@ -77,6 +81,25 @@ function advice(
   ];
 }
 
+/** By which rates the time of arithmetic is predicted: those of who compares it with published speeds may be others. */
+function ratesLine(
+  { step: { step } }: Found,
+  { machine }: SearchTerms,
+): string {
+  const { multiplyAdds } = machine.devices[placeRanks(machine)[0]!.kind]!;
+  const { arithmetic } = step.parts;
+  const share = step.multiplyAdds / multiplyAdds / arithmetic;
+  const rate = `${
+    Number((multiplyAdds / 1e12).toPrecision(3))
+  } T multiply-adds/s`;
+  const rest = arithmetic > 0 && share < 1
+    ? ` At it, multiply-adds are ${
+      Math.round(100 * share)
+    } % of the arithmetic; the rest is other operations of kernels, such as attention's.`
+    : "";
+  return `rates   ${rate} of a device, as its machine file says: kernels accumulate in f32, so the library has FP32 rates, and speeds published of tensor cores are higher.${rest}`;
+}
+
 function configuration(found: Found): string {
   const { mesh, replicas, strategy, tokensPerSecond, seconds } = found;
   const how = [
@@ -108,11 +131,11 @@ function table(found: readonly Found[]): string[] {
 }
 
 function crossoverLines(
-  { crossover }: Searched,
+  { crossover, found: [best] }: Searched,
   { phase }: SearchTerms,
 ): string[] {
-  if (!crossover) return [];
-  const { replicas, experts, first, at, from, to, speed } = crossover;
+  if (!crossover || !best) return [];
+  const { replicas, experts, first, at, from, to, speed, load } = crossover;
   const unit = phase === "decode" ? "sequences" : "tokens";
   const [size, other] = [replicas, experts].map(({ ep, tp }) => ep * tp);
   const names = {
@@ -127,11 +150,24 @@ function crossoverLines(
     ? `exchanges of experts apart cost ${exchanged} of a device for each token, and the reading of weights that they save is worth ${saved}`
     : `experts apart save ${saved} of reading weights for each token, and exchanges cost ${exchanged}`;
   const second = first === "replicas" ? "experts" : "replicas";
+  const room = best.step.of.load;
+  const apart = meshName(best.mesh) !== meshName(replicas);
   return [
     "",
-    `${names[winner]} beat ${names[loser]} here, ${
+    `at ${load} ${unit} a rank and without chunks, ${names[winner]} ${
+      winner === "replicas" ? "beat" : "beats"
+    } ${names[loser]}, ${
       Math.max(speed, 1 / speed).toFixed(2)
     } times as fast: ${why}`,
+    ...winner === "replicas" && apart && room > load
+      ? [
+        `the best is ${
+          meshName(best.mesh)
+        } all the same: a rank has room for ${room} ${unit} there, for ${load} in a replica of ${
+          meshName(replicas)
+        }`,
+      ]
+      : [],
     at === undefined
       ? `crossover: none from ${from} to ${to} ${unit} a rank`
       : `crossover: ${names[second]} is faster from ${at} ${unit} a rank on, ${

@@ -116,6 +116,10 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   const text = await switchyard([
     ...["search", GRANITE, "--target", small, "--max-context", "256"],
   ]);
+  t.match(
+    text.out,
+    /^rates {3}1000000 T multiply-adds\/s of a device, .* accumulate in f32/m,
+  );
   const [, flags] = /^plan {4}([^,\n]*)/m.exec(text.out)!;
   const planned = await switchyard([
     ...["plan", GRANITE, "--target", small, ...flags!.split(" ")],

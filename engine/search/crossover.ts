@@ -21,10 +21,12 @@ export interface Crossover {
   readonly first: "replicas" | "experts";
   /** The load at which the other one becomes faster; undefined: it does not. */
   readonly at: number | undefined;
-  /** Seconds of a device for each token, at the load of the smallest replica: what exchanges take more with experts apart, and what memory takes less. */
+  /** The load of the smallest replica, of which `exchanged`, `saved` and `speed` are. */
+  readonly load: number;
+  /** Seconds of a device for each token: what exchanges take more with experts apart, and what memory takes less. */
   readonly exchanged: number;
   readonly saved: number;
-  /** How many times as fast replicas are at that load. */
+  /** How many times as fast replicas are. */
   readonly speed: number;
 }
 
@@ -63,7 +65,7 @@ export async function findCrossover(
   const [x, y] = [a, b].map((of) => stepReplica(scene, of, load).step);
   return {
     ...{ replicas: small.mesh, experts: large.mesh, from, to: most },
-    ...{ first: first ? "replicas" : "experts", at },
+    ...{ first: first ? "replicas" : "experts", at, load },
     exchanged: (y!.parts.exchange - x!.parts.exchange) / load,
     saved: (x!.parts.memory - y!.parts.memory) / load,
     speed: y!.seconds / x!.seconds,

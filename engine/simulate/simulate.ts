@@ -56,6 +56,8 @@ export interface Prediction {
   readonly layers: readonly PredictedLayer[];
   /** Launches on a device. */
   readonly launches: number;
+  /** Multiply-adds of a device with a mean share of the experts' work. */
+  readonly multiplyAdds: number;
   /** Bytes of expert weights that a rank reads. */
   readonly expertBytes: number;
   /** Bytes that a rank sends to other ranks. */
@@ -118,7 +120,8 @@ export function simulate(
   const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
   const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
   const ends = new Map<string, number>();
-  let [launches, expertBytes, sentBytes, linkFree] = [0, 0, 0, 0];
+  let [launches, multiplyAdds, expertBytes, sentBytes] = [0, 0, 0, 0];
+  let linkFree = 0;
   let exact = true;
   let layer = 0;
   const spend = (i: number, what: keyof Parts, seconds: number) => {
@@ -141,7 +144,7 @@ export function simulate(
   const parts = addUp(layers, equal);
   return {
     ...{ seconds: sum(Object.values(parts)), parts },
-    ...{ launches, expertBytes, sentBytes },
+    ...{ launches, multiplyAdds, expertBytes, sentBytes },
     layers: names.map((name, i) => ({
       ...{ name, number: numbers[i], ...layers[i]! },
     })),
@@ -190,6 +193,7 @@ export function simulate(
     clocks[i]!.busy = true;
     if (i > 0) return;
     launches += sharing * equal[layer]!;
+    multiplyAdds += mean.counted.work.multiplyAdds * sharing * equal[layer]!;
     exact &&= most.counted.work.exact;
     expertBytes += mean.counted.experts * equal[layer]!;
   }
