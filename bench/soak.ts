@@ -40,7 +40,7 @@ interface Row {
 /** From a fault to the end of the job, besides what ranks wait for the one at fault. */
 const MOST_SECONDS = 10;
 
-/** What lies in shared memory. */
+/** What is in shared memory. */
 function sharedMemory(): Set<string> {
   return new Set(readdirSync("/dev/shm"));
 }

@@ -1,4 +1,4 @@
-/** Where Vulkan adapters lie: their PCI addresses and the files of their drivers, to tell adapters of one name apart. */
+/** Where Vulkan adapters are: their PCI addresses and the files of their drivers, to tell adapters of one name apart. */
 
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";

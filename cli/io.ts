@@ -28,7 +28,7 @@ export interface CliIo {
   readonly threads: number;
   /** Whether the system has a graphics device at all, as far as is known without WebGPU. */
   readonly graphics: boolean;
-  /** Where adapters lie, to tell those of one name apart. */
+  /** Where adapters are, to tell those of one name apart. */
   places(): Promise<AdapterPlaces>;
   /** Show a page or a file in the browser of the user. */
   browse(address: string): void;

@@ -111,10 +111,10 @@ export async function runJob(
     }, freeingMs);
   };
   let signal: number | undefined;
-  let told = false;
+  let reported = false;
   const forward = (name: NodeJS.Signals, number: number): void => {
-    if (job.stops && name !== "SIGHUP" && !told) {
-      told = true;
+    if (job.stops && name !== "SIGHUP" && !reported) {
+      reported = true;
       mkdirSync(job.folder, { recursive: true });
       writeFileSync(stopFile(job.folder), "");
       io.err("Stopping after this step; once more to stop at once");
@@ -130,7 +130,7 @@ export async function runJob(
     say: (line) => {
       if (signal === undefined) io.err(line);
     },
-    told: (line) => {
+    reported: (line) => {
       if (line.kind === "started") started.push(line.process);
       else {
         failures.push(line.failure);

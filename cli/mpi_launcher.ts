@@ -62,7 +62,7 @@ export interface LauncherReaders {
   /** Takes what ranks print. */
   say(line: string): void;
   /** Takes what ranks tell `launch`. */
-  told(line: RankLine): void;
+  reported(line: RankLine): void;
   /** The launcher says that a rank failed. */
   failed(): void;
 }
@@ -102,8 +102,8 @@ export class LauncherText {
   }
 
   #line(line: string): void {
-    const told = parseRankLine(line);
-    if (told) return this.#readers.told(told);
+    const reported = parseRankLine(line);
+    if (reported) return this.#readers.reported(reported);
     if (this.#family === "openMpi" && RULE.test(line)) {
       if (this.#block) this.#endBlock(this.#block);
       else this.#block = [];

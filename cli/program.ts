@@ -393,7 +393,7 @@ function addTrainCommand(
     )
     .option(
       "--clip <norm>",
-      "longest gradient, all parameters together (1)",
+      "largest norm of the gradient, all parameters together (1)",
       positive("--clip", 1e30),
     )
     .option(

@@ -92,12 +92,12 @@ export function culprit(
       .map(({ rank }) => rank),
   );
   // What the shell of a rank sees of its end adds nothing to the rank's own words.
-  const told = failures.filter(({ rank, message }) =>
+  const reported = failures.filter(({ rank, message }) =>
     message !== undefined || !spoke.has(rank)
   );
-  const [first] = told.toSorted((a, b) => doubt(a) - doubt(b));
+  const [first] = reported.toSorted((a, b) => doubt(a) - doubt(b));
   // What is wrong with every rank is said by the lowest.
-  return told.filter(({ message }) => message === first?.message)
+  return reported.filter(({ message }) => message === first?.message)
     .sort((a, b) => a.rank - b.rank)
     .find(({ message }) => message !== undefined) ?? first;
 }

@@ -78,10 +78,10 @@ export async function startWatch(
         server.ref();
         await new Promise<void>((resolve) => io.onInterrupt(resolve));
       }
-      const told = [...watchers].map((watcher) =>
+      const reported = [...watchers].map((watcher) =>
         new Promise<void>((resolve) => watcher.end(resolve))
       );
-      await Promise.all(told);
+      await Promise.all(reported);
       server.close();
       server.closeAllConnections();
     },

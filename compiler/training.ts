@@ -1,4 +1,4 @@
-/** A training, declared: a model, what to make smaller, by which rule, and on what. The engine carries it out. */
+/** A training, declared: a model, what to make smaller, by which rule, and on what. The engine executes it. */
 
 import { ModelError } from "../spec/errors.ts";
 import { isModel, type Model } from "./dsl/model.ts";

@@ -113,7 +113,7 @@ export interface SelectDevicesOptions {
   readonly gpu?: GPU;
   /** False: the system has no graphics device, so that `auto` need not ask WebGPU, which is slow and loud there. */
   readonly graphics?: boolean;
-  /** Finds out where adapters lie, to tell those of one name apart. */
+  /** Finds out where adapters are, to tell those of one name apart. */
   readonly places?: () => Promise<AdapterPlaces>;
   /** Cores that compute where no GPU does; ranks that are processes of one host divide them. Default: 1. */
   readonly threads?: number;

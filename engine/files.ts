@@ -17,7 +17,7 @@ export type Lock =
 
 /** File access. Errors name the path: a DataError where the user can mend it, a MachineError where the machine is at fault. */
 export interface FileSystem {
-  /** What lies at a path; undefined where there is nothing. */
+  /** What is at a path; undefined where there is nothing. */
   stat(path: string): Promise<"file" | "folder" | undefined>;
   /** Names in a folder. */
   list(folder: string): Promise<string[]>;
@@ -30,7 +30,7 @@ export interface FileSystem {
   ): Promise<void>;
   /** Write behind what a file has; one that is not there is made. */
   append(path: string, bytes: Uint8Array): Promise<void>;
-  /** Make a folder, and those it lies in; nothing where it is there. */
+  /** Make a folder, and those it is in; nothing where it is there. */
   makeFolder(folder: string): Promise<void>;
   /** Remove a file; nothing where there is none. */
   remove(path: string): Promise<void>;

@@ -13,7 +13,7 @@ const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 /**
  * Tuning where no tuner ran. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants one
  * vector per workgroup, so that rows of activations are loaded once for all lanes. So does C, whose vectors are up to 16
- * lanes wide and which has 32 of them; it turns weights around while it loads them, so they can lie as in their files, and
+ * lanes wide and which has 32 of them; it turns weights around while it loads them, so they can be stored as in their files, and
  * many rows make up for that. So do software adapters, which load a column's weights one by one, and so want many rows for
  * each.
  */

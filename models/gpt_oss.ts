@@ -105,7 +105,7 @@ export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
           dot(dispatch(rows, routing), inward, "embed"),
           m.param("experts.gate_up_proj_bias", "expert gateUp"),
         );
-        // Gates and what they multiply lie side by side.
+        // Gates and what they multiply are side by side.
         const hidden = clampedGlu(
           slice(both, "gateUp", 0, "ffn", 2),
           slice(both, "gateUp", 1, "ffn", 2),

@@ -69,7 +69,7 @@ export function readRotary(
 
 /**
  * YaRN (arXiv 2309.00071): pairs that turn less than `beta_slow` times over the original context are slowed by
- * `factor`, those that turn more than `beta_fast` times are left alone, and the others lie on a ramp between the two.
+ * `factor`, those that turn more than `beta_fast` times are left alone, and the others are on a ramp between the two.
  */
 function yarn(
   scaling: Config,

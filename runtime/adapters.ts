@@ -16,7 +16,7 @@ import { keepInstance, politely } from "./politely.ts";
 export interface ListAdaptersOptions {
   /** A browser's or Deno's `navigator.gpu`; without it the npm package `webgpu` is used. */
   readonly gpu?: GPU;
-  /** Finds out where adapters lie; asked only where several have one name. */
+  /** Finds out where adapters are; asked only where several have one name. */
   readonly places?: () => Promise<AdapterPlaces>;
 }
 

@@ -1,4 +1,4 @@
-/** Tables of how placed axes lie on the ranks in one run, for kernels that bring them together and apart again. */
+/** Tables of how placed axes are sharded over the ranks in one run, for kernels that bring them together and apart again. */
 
 import { groupOf } from "../spec/mesh.ts";
 import type { Plan, PlanBuffer } from "../spec/plan.ts";
@@ -71,7 +71,7 @@ export function tableOf(
   }
 }
 
-/** For each global index, its row where the parts lie one after another. */
+/** For each global index, its row where the parts are stored one after another. */
 function rowsOf(parts: Assigned, length: number): Uint32Array {
   const rows = new Uint32Array(length);
   let row = 0;

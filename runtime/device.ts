@@ -95,13 +95,13 @@ export interface Device {
   range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer;
   /**
    * A buffer of parts of files, one after the other, whose memory is that of the files as far as nobody writes to it.
-   * Undefined where they do not lie so that this can be. The files must not change while the buffer is used.
+   * Undefined where they are not stored so that this can be. The files must not change while the buffer is used.
    */
   map?(runs: readonly FileRun[]): DeviceBuffer | undefined;
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void;
   /**
    * Start a prepared kernel; `buffers` in the order of the kernel's bindings. Pass the same frozen array again and the
-   * device may remember what it made of it. Any zero in `workgroups`: nothing is started.
+   * device may cache what it made of it. Any zero in `workgroups`: nothing is started.
    */
   launch(
     kernel: string,

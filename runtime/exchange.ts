@@ -49,7 +49,7 @@ export function bringsCounts(
 export class KnownCounts {
   readonly #known = new Map<string, Counts>();
 
-  /** Remember what a gather brought, by position. */
+  /** Cache what a gather brought, by position. */
   keep(
     { rank }: RankMemory,
     buffer: string,
@@ -81,7 +81,7 @@ export class KnownCounts {
 /** Rows by position and column. */
 export type Counts = readonly (readonly number[])[];
 
-/** Where the parts of a gather lie, by position, in bytes: one after the other. */
+/** Where the parts of a gather are stored, by position, in bytes: one after the other. */
 export function gatheredSpans(
   step: AllGatherStep,
   plan: Plan,
@@ -99,7 +99,7 @@ export function gatheredSpans(
   });
 }
 
-/** Where a rank receives the parts of a gather: as they lie, or, of blocks, each as long as its own. */
+/** Where a rank receives the parts of a gather: as they are stored, or, of blocks, each as long as its own. */
 export function receivedSpans(
   step: AllGatherStep,
   spans: readonly Span[],
@@ -110,7 +110,7 @@ export function receivedSpans(
   return spans.map((_, s) => ({ offset: s * bytes, bytes }));
 }
 
-/** Where the rows of an exchange lie on the rank at a position, in bytes: in `from` and in `to`. */
+/** Where the rows of an exchange are on the rank at a position, in bytes: in `from` and in `to`. */
 export function spansOf(
   step: AllToAllStep,
   counts: Counts,

@@ -213,11 +213,11 @@ class LoadedSession implements Session {
       const lengths = checkInputs(this.#plan, program, inputs);
       const axes = assignAxes(this.#plan, lengths, inputs, this.#sequenceRanks);
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
-      const told = counts === this.#counts;
+      const reported = counts === this.#counts;
       this.#counts = counts;
       writeAssignments(this.#assignmentBuffers, this.#ranks, axes);
       for (const memory of this.#ranks) {
-        if (!told) this.#writeCounts(memory, counts[memory.rank]!);
+        if (!reported) this.#writeCounts(memory, counts[memory.rank]!);
         for (const [input, port] of Object.entries(program.inputs)) {
           const tensor = inputs[input]!;
           writeInput({ name: input, port }, tensor, memory, axes);

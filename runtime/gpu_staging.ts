@@ -58,7 +58,7 @@ export interface MappingDevice {
   map(stage: GPUBuffer, bytes: number): Promise<unknown>;
 }
 
-/** A mapped buffer as staging: spans lie packed in it, and the host reads or writes the mapping itself. */
+/** A mapped buffer as staging: spans are stored packed in it, and the host reads or writes the mapping itself. */
 export class GpuMapping implements Staging {
   readonly bytes: number;
   readonly #use: StagingUse;

@@ -171,7 +171,7 @@ export function countsOf(plan: Plan, axes: RunAxes): number[][] {
   );
 }
 
-/** How a tensor of a port lies on a rank. */
+/** How a tensor of a port is sharded. */
 export function splitAxes(
   port: Port,
   buffer: PlanBuffer,

@@ -47,7 +47,7 @@ function checkKept(
   );
 }
 
-/** How fixed axes lie on the ranks; dynamic axes have no length. */
+/** How fixed axes are sharded over the ranks; dynamic axes have no length. */
 export function keptAxes(plan: Plan): RunAxes {
   return assignAxes(plan, new Map(), {}, new Map());
 }

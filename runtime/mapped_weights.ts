@@ -1,4 +1,4 @@
-/** Weights that lie in memory as they do in their files: devices that can have the files' own pages for memory. */
+/** Weights that are laid out in memory as in their files: devices that can have the files' own pages for memory. */
 
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
 import type { Plan, PlanWeight } from "../spec/plan.ts";
@@ -11,7 +11,7 @@ import { weightForm } from "./weight_form.ts";
 const LEAST_BYTES = 1 << 20;
 
 /**
- * Have the memory of a weight be that of its files. False where it lies otherwise there, the files have no descriptor, or
+ * Have the memory of a weight be that of its files. False where it is stored otherwise there, the files have no descriptor, or
  * the device cannot; then it has to be read. What is mapped has not been looked at: numbers in it may not be finite.
  */
 export function mapWeight(

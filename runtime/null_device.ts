@@ -1,4 +1,4 @@
-/** A device that moves bytes and records launches without carrying them out: for tests of order and bytes. */
+/** A device that moves bytes and records launches without executing them: for tests of order and bytes. */
 
 import type { Device, DeviceBuffer } from "./device.ts";
 

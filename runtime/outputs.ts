@@ -14,7 +14,7 @@ import {
 } from "./shard.ts";
 import { spanBytes, storedWords } from "./stored.ts";
 
-/** Where outputs lie after a run. */
+/** Where outputs are after a run. */
 export interface FinishedRun {
   readonly plan: Plan;
   /** Ranks of this process. */
@@ -84,7 +84,7 @@ export async function readRows(
     throw new Error("internal: rows of an output that is split inside");
   }
   const rowBytes = 4 * inner.reduce((n, axis) => n * axis.room, 1);
-  // By rank, the rows that it gives: where each lies there, and where it goes.
+  // By rank, the rows that it gives: where each is stored there, and where it goes.
   const held = split.map(([outer], rank) =>
     !speaksFor(plan, rank, port) ? [] : rows.flatMap((row, to) => {
       const at = outer!.local ? outer!.local.indexOf(row) : row;

@@ -1,4 +1,4 @@
-/** Safetensors files: a directory of their tensors, checked against everything a header can lie about; reading; writing. */
+/** Safetensors files: a directory of their tensors, checked against everything a header can be stored about; reading; writing. */
 
 import { DataError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
@@ -9,7 +9,7 @@ import { parseHeader } from "./safetensors_header.ts";
 
 export type { FileSource } from "./file_source.ts";
 
-/** Where a tensor lies. */
+/** Where a tensor is stored. */
 export interface TensorEntry {
   readonly name: string;
   /** As in the file: `F32`, `BF16`, `I64`, … */
@@ -213,7 +213,7 @@ export function safetensorsHead(
   return head;
 }
 
-/** A tensor as it lies in a file. */
+/** A tensor as it is stored in a file. */
 export interface FileTensor {
   readonly dtype: keyof typeof WIDTHS;
   readonly shape: readonly number[];

@@ -35,7 +35,7 @@ interface Loading {
   wrote(bytes: number): void;
 }
 
-/** Memory for one image of a piece after the other: garbage of that size would lie around too long. */
+/** Memory for one image of a piece after the other: garbage of that size would be stored around too long. */
 class Images {
   #memory = new ArrayBuffer(0);
 
@@ -46,7 +46,7 @@ class Images {
   }
 }
 
-/** A source tensor of a weight: which stack index it is, and where it lies. */
+/** A source tensor of a weight: which stack index it is, and where it is stored. */
 interface Source {
   readonly slot: number;
   readonly entry: TensorEntry;

@@ -107,13 +107,13 @@ export function rowsBetween(
   );
 }
 
-/** Rows that lie together: the first one and their number. */
+/** Rows that are together: the first one and their number. */
 export interface Block {
   readonly offset: number;
   readonly count: number;
 }
 
-/** Where the rows of an allToAll lie on one rank: a block for each position of the group that they go to or come from. */
+/** Where the rows of an allToAll are on one rank: a block for each position of the group that they go to or come from. */
 export interface ExchangeBlocks {
   /** In the step's `from`. */
   readonly send: readonly Block[];

@@ -25,7 +25,7 @@ function keepNumber(_key: string, value: unknown): unknown {
   return Object.is(value, -0) ? "\u0000z" : value;
 }
 
-/** How many levels of a field are spread over lines; what lies deeper is one line, so that documents can be diffed. */
+/** How many levels of a field are spread over lines; what is deeper is one line, so that documents can be diffed. */
 const SPREAD: { readonly [field: string]: number } = {
   axes: 1,
   allocations: 1,
@@ -72,7 +72,7 @@ export function stringifyPlan(plan: Plan): string {
 export interface SchemaProblem {
   /** JSON pointer into the document. */
   readonly path: string;
-  /** `main[12]` where the place lies in a step. */
+  /** `main[12]` where the place is in a step. */
   readonly step: string | null;
   readonly message: string;
 }

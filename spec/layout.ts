@@ -1,4 +1,4 @@
-/** How a buffer's elements lie in memory. */
+/** How a buffer's elements are stored in memory. */
 
 import { STORED_BYTES } from "./dtype.ts";
 import { mapRanks, onRank, type PerRank } from "./per_rank.ts";

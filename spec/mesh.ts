@@ -1,4 +1,4 @@
-/** The logical grid of ranks, and where an axis lies on it. */
+/** The logical grid of ranks, and where an axis is on it. */
 
 /** One axis of the mesh. */
 export interface MeshAxis {

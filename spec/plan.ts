@@ -52,7 +52,7 @@ export interface BufferAxis {
 /**
  * input: written by the caller before a program. weight: filled from files at load. state: zero at load, kept between
  * programs. const: `data`, written at load. rope: a table made at load, see `rope`. counts: u32, this rank's length of
- * each axis in `plan.counts`, written before a program. assignment: u32, how a placed dynamic axis lies on the ranks in this
+ * each axis in `plan.counts`, written before a program. assignment: u32, how a placed dynamic axis is on the ranks in this
  * run, see `assignment`, written before a program. output and scratch: written by steps.
  */
 export type BufferKind =
@@ -106,7 +106,7 @@ export interface PlanBuffer {
   };
   /**
    * kind assignment: what is said of the axis. items: for each of this rank's items, in local order, its index among those that
-   * the rank has of axis `of`. rows: for each global index, its row where the items of all group ranks lie one after
+   * the rank has of axis `of`. rows: for each global index, its row where the items of all group ranks are stored one after
    * another. counts: how many items each rank of the group over the mesh axes `over` has.
    */
   readonly assignment?: {
@@ -128,7 +128,7 @@ export interface PlanKernel {
 }
 
 /**
- * How a weight buffer is filled. `axes` are those of one source tensor as it lies in the file, under the names that the
+ * How a weight buffer is filled. `axes` are those of one source tensor as it is stored in the file, under the names that the
  * buffer has them by: along an axis that is sharded, each rank takes its own indices, which the axis says.
  */
 export interface PlanWeight {
@@ -136,7 +136,7 @@ export interface PlanWeight {
   /** The safetensors key; `{axis}` stands for an index of the stacked axis. */
   readonly source: string;
   readonly stored: StoredDType;
-  /** Axes and shape of one source tensor, as it lies in the file. */
+  /** Axes and shape of one source tensor, as it is stored in the file. */
   readonly axes: readonly string[];
   readonly shape: readonly number[];
   /** The axis of the buffer for each index of which there is a source tensor of its own. */
@@ -217,7 +217,7 @@ export interface AllGatherStep extends StepBase {
  *
  * With `columns`, one pair for each position, only the rows of p's columns from the first below the second are sent: a
  * *chunk*. The buffer that holds rows by destination (forward: `from`, back: `to`) has them where the whole has them; in
- * the other one the blocks of the chunk lie packed.
+ * the other one the blocks of the chunk are stored packed.
  *
  * With `handle`, the step only starts the exchange; it is over after the `wait` step of that name.
  */

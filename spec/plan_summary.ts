@@ -2,7 +2,7 @@
 
 import type { Problem } from "./problems.ts";
 
-/** The model, before it lies anywhere. */
+/** The model, before it is anywhere. */
 export interface ModelSummary {
   readonly parameters: number;
   /** Those that one token needs: of the experts it chooses, and one row of the embedding. Absent for a saved plan. */

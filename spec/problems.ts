@@ -130,7 +130,7 @@ export function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
   return dynamic.length > 0 ? dynamic : all;
 }
 
-/** More ranks over the mesh axis that experts lie over, where that is enough. */
+/** More ranks over the mesh axis that experts are over, where that is enough. */
 function expertsMend(
   plan: Plan,
   buffer: PlanBuffer,

@@ -120,7 +120,7 @@ export const RULE_NAMES = [
 
 /** Something in a plan that is not legal. */
 export interface VerifyError {
-  /** `main[12]`, where the fault lies in a step. */
+  /** `main[12]`, where the fault is in a step. */
   readonly step: string | null;
   readonly rule: RuleName;
   readonly message: string;

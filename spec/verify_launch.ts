@@ -30,7 +30,7 @@ export function checkTrees({ kernels }: Facts, report: Report): void {
   }
 }
 
-/** Barriers lie where every invocation of a workgroup arrives. */
+/** Barriers are where every invocation of a workgroup arrives. */
 export function checkBarriers({ kernels }: Facts, report: Report): void {
   for (const [name, { facts }] of kernels) {
     if (facts.divergent.size > 0) {
@@ -160,7 +160,7 @@ function rounded(count: number): string {
   return count < 1e6 ? String(count) : count.toExponential(2);
 }
 
-/** Copies lie inside both buffers and keep the dtype. */
+/** Copies are inside both buffers and keep the dtype. */
 export function checkCopies(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     for (const at of steps) {

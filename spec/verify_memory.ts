@@ -1,4 +1,4 @@
-/** Rules of memory: sizes, allocations, peak, staging, limits, and what lies in buffers from the start. */
+/** Rules of memory: sizes, allocations, peak, staging, limits, and what is stored in buffers from the start. */
 
 import { predictStaging } from "./bytes.ts";
 import { storedBytesOf, storedElementsOf } from "./layout.ts";

@@ -31,7 +31,7 @@ t.test("run --random gives the same bytes on every mesh, and others for another 
   );
   t.match(
     two.out,
-    /\nchecked 2 routings: every choice of an expert came back to its token\n/,
+    /\nchecked 2 routings: every choice of an expert returned to its token\n/,
   );
   t.notMatch(one.out, /checked/);
   t.not((await run("--random", "7")).bytes, one.bytes);

@@ -22,7 +22,7 @@ await writeRaw(at("inputs"), {
   input_ids: integers([2, 4], [5, 6, 7, 8, 9, 10, 11, 12]),
 });
 
-/** Bytes of the outputs of a run of the checkpoint as it lies there. */
+/** Bytes of the outputs of a run of the checkpoint as it is stored there. */
 async function outputs(name: string): Promise<Buffer> {
   const { code, err } = await switchyard([
     ...["run", checkpoint, "--adapter", "cpu", "--mesh", "ep=2"],

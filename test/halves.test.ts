@@ -1,4 +1,4 @@
-/** Rounding to 16 bits, in kernels and in host memory: every value, and what lies between. */
+/** Rounding to 16 bits, in kernels and in host memory: every value, and what is between. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -23,7 +23,7 @@ const NO_NUMBERS = Uint32Array.of(
 );
 
 /**
- * Of both signs: every value, the middle to the next one, and what lies beside that; then too large ones, infinity and
+ * Of both signs: every value, the middle to the next one, and what is beside that; then too large ones, infinity and
  * what is no number.
  */
 function candidates(stored: "f16" | "bf16"): Float32Array {

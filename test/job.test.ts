@@ -20,7 +20,7 @@ const WEIGHTS = readFileSync(
   path.join(checkpointFolder("mixtral-6e"), "model.safetensors"),
 );
 
-/** A checkpoint whose bytes lie in memory. */
+/** A checkpoint whose bytes are stored in memory. */
 function tensorsOf(bytes: Uint8Array): ReturnType<typeof openSafetensors> {
   const read = (offset: number, length: number) =>
     Promise.resolve(bytes.subarray(offset, offset + length));
@@ -38,7 +38,7 @@ const tensors = await tensorsOf(WEIGHTS);
 
 /** Let rank 0 and another one compare themselves; what comes of it on each. */
 async function compare(other: Rank): Promise<string[]> {
-  const told: string[] = [];
+  const reported: string[] = [];
   let tell!: (texts: string[]) => void;
   const all = new Promise<string[]>((resolve) => tell = resolve);
   const join = async (rank: number, facts: Rank): Promise<string> => {
@@ -46,8 +46,8 @@ async function compare(other: Rank): Promise<string[]> {
       ...{ size: 2, rank, hosts: ["near", "far"] },
       gatherTexts: async (text) => {
         const { version = VERSION } = facts;
-        told[rank] = text.replace(`"${VERSION}"`, `"${version}"`);
-        if (told[0] && told[1]) tell(told);
+        reported[rank] = text.replace(`"${VERSION}"`, `"${version}"`);
+        if (reported[0] && reported[1]) tell(reported);
         return await all;
       },
     };

@@ -150,7 +150,7 @@ function caseOf(s: Shape, drawn: Steps): Case {
   };
 }
 
-/** A mesh, the axes of it that tokens lie over, those that experts do, and the order in which experts are assigned. */
+/** A mesh, the axes of it that tokens are over, those that experts do, and the order in which experts are assigned. */
 const places = fc.record({
   mesh: fc.constantFrom(
     ...[{ ep: 1 }, { ep: 2 }, { ep: 3 }, { ep: 5 }, { dp: 2 }],

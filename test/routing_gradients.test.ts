@@ -20,7 +20,7 @@ import { closeDevices } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
 
-/** Where a graph runs; tokens lie over all ranks. */
+/** Where a graph runs; tokens are over all ranks. */
 const MESHES = [undefined, { ep: 1 }, { ep: 2 }, { dp: 2, ep: 2 }];
 
 interface Recorded {

@@ -1,4 +1,4 @@
-/** Losses of routers on meshes: what a plan computes of tokens that lie on several ranks. */
+/** Losses of routers on meshes: what a plan computes of tokens that are on several ranks. */
 // needs: cpu, gpu
 
 import t from "tap";

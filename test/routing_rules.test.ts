@@ -28,7 +28,7 @@ interface Router {
   readonly tokens: number;
   /** Draws the numbers. */
   readonly seed: number;
-  /** Its tokens lie over all of it. */
+  /** Its tokens are over all of it. */
   readonly mesh: { readonly [axis: string]: number };
   /** Numbers are quarters, so that many are equal. */
   readonly coarse?: true;

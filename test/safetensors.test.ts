@@ -1,4 +1,4 @@
-/** Needs nothing: safetensors headers that lie, and files written and read back. */
+/** Needs nothing: safetensors headers that are stored, and files written and read back. */
 
 import t from "tap";
 import fc from "fast-check";

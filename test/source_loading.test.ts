@@ -1,4 +1,4 @@
-/** Model files are loaded wherever they lie, with this very language and exact positions. Needs a writable temporary folder. */
+/** Model files are loaded wherever they are stored, with this very language and exact positions. Needs a writable temporary folder. */
 
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

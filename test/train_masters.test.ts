@@ -420,7 +420,7 @@ t.test("memory is what the plan says", async (t) => {
         { length: 4 },
         (_, rank) => onRank(plan.buffers[name]!.bytes, rank),
       );
-    // 8 experts of 5 rows of 6, which lie in 16 bits padded to 8; their masters whole or over two ranks.
+    // 8 experts of 5 rows of 6, which are stored in 16 bits padded to 8; their masters whole or over two ranks.
     t.same(bytesOf("down.{expert}"), Array(4).fill(4 * 5 * 8 * 2));
     const part = zero === 1 ? 2 : 1;
     for (const state of ["adamw.master", "adamw.mean"]) {

@@ -1,4 +1,4 @@
-/** Training on meshes: losses, gradients, norms and steps are those of one rank, wherever tokens and experts lie. */
+/** Training on meshes: losses, gradients, norms and steps are those of one rank, wherever tokens and experts are stored. */
 // needs: cpu, gpu
 
 import t from "tap";

@@ -1,4 +1,4 @@
-/** Rows of a placed axis that an input picks: where they lie, what they are, and plans that say it wrongly. */
+/** Rows of a placed axis that an input picks: where they are stored, what they are, and plans that say it wrongly. */
 
 import t from "tap";
 import {

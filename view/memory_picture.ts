@@ -81,7 +81,7 @@ export function memoryPicture(
   };
 }
 
-/** Where each allocation begins if they lie one on another. */
+/** Where each allocation begins if they are stored one on another. */
 function stacked(buffers: readonly LiveBuffer[]): ReadonlyMap<number, number> {
   const ends = new Map<number, number>();
   for (const { buffer: { allocation, offset }, bytes } of buffers) {
@@ -96,7 +96,7 @@ function stacked(buffers: readonly LiveBuffer[]): ReadonlyMap<number, number> {
   return bases;
 }
 
-/** How much memory some buffers use at any time, and how much of that lies below an address. */
+/** How much memory some buffers use at any time, and how much of that is below an address. */
 function usedBy(
   buffers: readonly LiveBuffer[],
   bases: ReadonlyMap<number, number>,

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { openSafetensors, readTensor } from "../../runtime/mod.ts";
 import { type GgufTensor, type GgufValue, writeGguf } from "./gguf.ts";
 
-/** Where the checkpoint lies. */
+/** Where the checkpoint is stored. */
 export const DEMO_FOLDER = new URL("../../examples/demo-lm/", import.meta.url);
 
 /** What is compared on it: greedy tokens behind a prompt. */

@@ -56,7 +56,7 @@ export async function launchCommand(
     ...{ family, folder, stops: command === "train" },
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
-  // Told to end, its launcher and ranks may say so.
+  // Asked to end, its launcher and ranks may say so.
   if (ended.late) return 0;
   if (ended.failure) {
     io.err(ended.failure.text);

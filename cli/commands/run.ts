@@ -192,7 +192,7 @@ function describeChecked(routings: number | undefined): string {
     ? "checked nothing: no tokens are dispatched\n"
     : `checked ${routings} ${
       routings === 1 ? "routing" : "routings"
-    }: every choice of an expert came back to its token\n`;
+    }: every choice of an expert returned to its token\n`;
 }
 
 /** Where the time of each rank went. */

@@ -34,7 +34,7 @@ export interface DerivativeInput<P extends Primitive> {
   readonly b: NodeBuilder;
   /** The scalar function of a `map`. */
   readonly scalar: (lambda: Lambda) => ScalarFunction;
-  /** The cotangent of `to`, given that of `from`, through all that lies between them. */
+  /** The cotangent of `to`, given that of `from`, through all that is between them. */
   readonly pull: (from: Node, dy: Node, to: Node) => Node | undefined;
 }
 

@@ -1,5 +1,5 @@
 /**
- * Derivatives of routing. A dispatch goes back as a combine, a combine as a dispatch of its cotangent. A weight's
+ * Derivatives of routing. The derivative of a dispatch is a combine, that of a combine a dispatch of its cotangent. A weight's
  * cotangent is the product of a returned row and the cotangent there: the rows of the forward pass are kept, so
  * that none is sent again. Routers are differentiated through the weights that they give, never through the choice.
  */

@@ -20,7 +20,7 @@ import { sameAxes, type TensorType } from "./operands.ts";
 /** What builders know of the graph that their nodes go into. */
 export interface BuilderContext {
   readonly axes: { readonly [name: string]: AxisSize };
-  /** Axes that may be long, and lie over the mesh: of tokens, of slots, of dynamic length. */
+  /** Axes that may be long, and are sharded over the mesh: of tokens, of slots, of dynamic length. */
   readonly rowAxes: ReadonlySet<string>;
   /** What their nodes are for; absent: the forward pass. */
   readonly phase?: Phase;

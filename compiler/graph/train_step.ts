@@ -212,7 +212,7 @@ function nextBiases(
   return { loads, next };
 }
 
-/** The root of the sum of all squares: every element of every parameter counts once, wherever it lies. */
+/** The root of the sum of all squares: every element of every parameter counts once, wherever it is stored. */
 function normOf(b: NodeBuilder, found: readonly Node[]): Node {
   const squares = found.map((gradient) => {
     const square = b.map((g) => expr`${g} * ${g}`, gradient);

@@ -1,4 +1,4 @@
-/** The transpose of a combine's weights: the row that came back for each choice, which the derivative of its weight needs. */
+/** The transpose of a combine's weights: the row that returned for each choice, which the derivative of its weight needs. */
 
 import { local } from "../../spec/kernel/build.ts";
 import { wgsl } from "../../spec/kernel/text.ts";

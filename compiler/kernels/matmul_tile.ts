@@ -37,7 +37,7 @@ export interface MatmulTile {
    */
   readonly left?: "registers" | "workgroup";
   /**
-   * How the right operand is loaded: word by word, or two or four words at once, of columns that lie together, where its
+   * How the right operand is loaded: word by word, or two or four words at once, of columns that are together, where its
    * rows and the tile's columns allow it. Default: scalar.
    */
   readonly right?: "scalar" | "vector";
@@ -181,7 +181,7 @@ export function matmulShape(o: Shape): { rows: number; columns: number } {
 }
 
 /**
- * The grid for a number of rows, or for a number of tiles when grouped. Tiles lie in x: neighbours then share weights, and
+ * The grid for a number of rows, or for a number of tiles when grouped. Tiles are in x: neighbours then share weights, and
  * where fewer tiles arrive than could, the idle ones are spread over the whole grid and not left to one core at its end.
  */
 export function matmulGrid(o: Shape, rowsOrTiles: Size): Grid {

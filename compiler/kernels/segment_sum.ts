@@ -35,7 +35,7 @@ const K = local("k", "u32");
 /** y[i] = sum of value(i, k) over the rows k, in order, whose index is wanted(i). */
 export function segmentSum(o: SegmentSumOptions): Kernel {
   const cells = Array.from({ length: segmentCells(o.width) }, (_, c) => c);
-  // Results of one invocation lie apart, so that those of invocations side by side lie side by side.
+  // Results of one invocation are apart, so that those of invocations side by side are side by side.
   const apart = o.width / cells.length;
   const result = (c: number) => local(`result${c}`, "u32");
   const wanted = o.wanted(result(0));

@@ -162,7 +162,7 @@ function cutByValue(o: SlotsOptions): KernelText {
       workgroupBarrier();
     }
 
-    // How many choices of each lane lie above that key, and how many at it.
+    // How many choices of each lane are above that key, and how many at it.
     var larger = 0u;
     var equal = 0u;
     ${

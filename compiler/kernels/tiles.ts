@@ -13,7 +13,7 @@ export interface TuningTable {
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
   /** Queries of a workgroup of attention: heads that read the same keys, then tokens. Default: 1. */
   readonly attention?: number;
-  /** Right operands of matmuls that are stored so lie as in their files where these have the contracted axis inside. Default: none. */
+  /** Right operands of matmuls that are stored so are laid out as in their files where these have the contracted axis inside. Default: none. */
   readonly asFiled?: readonly FileDType[];
 }
 

@@ -83,7 +83,7 @@ export function fuse(
     const kind = FUSION_CLASS[node.primitive];
     if (kind === "view" || kind === "kernel" || kind === "tuple") {
       node.inputs.forEach((input, i) => {
-        // A cache write computes its value where it writes it; the general contraction reads a slice where it lies.
+        // A cache write computes its value where it writes it; the general contraction reads a slice where it is stored.
         const inPlace = node.primitive === "cacheWrite"
           ? i === 1
           : node.primitive === "dot" && !isMatmul(node) && isPlainSlice(input);
@@ -118,7 +118,7 @@ export function fuse(
   return { stored, absorbs, absorbed };
 }
 
-/** A part of something that lies in memory. */
+/** A part of something that is stored in memory. */
 function isPlainSlice(node: Node): boolean {
   return node.primitive === "slice" &&
     FUSION_CLASS[node.inputs[0]!.primitive] !== "inline";

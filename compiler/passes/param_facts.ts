@@ -1,4 +1,4 @@
-/** What the parameters of a model are, before any of them lies anywhere: how many elements, which of them a token needs, and as what matrices. */
+/** What the parameters of a model are, before any of them is anywhere: how many elements, which of them a token needs, and as what matrices. */
 
 import type { DType } from "../../spec/dtype.ts";
 import type { MatrixShape } from "../../spec/encoding.ts";

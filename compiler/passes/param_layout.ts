@@ -1,8 +1,8 @@
-/** How parameters lie in memory, as the passes between layout and lowering see it. */
+/** How parameters are stored in memory, as the passes between layout and lowering see it. */
 
 import type { FileDType } from "../../spec/dtype.ts";
 
-/** How a parameter lies in its buffer. */
+/** How a parameter is laid out in its buffer. */
 export interface ParamLayout {
   /** Axes in memory order. */
   readonly axes: readonly string[];

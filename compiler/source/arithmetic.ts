@@ -113,7 +113,7 @@ export function arithmetic(
 
 /**
  * x - trunc(x / y) * y, of the sign of x. The rounded quotient can be one off where x is near a multiple of y,
- * which would be wrong by a whole y, so the remainder is brought back into [0, |y|).
+ * which would be wrong by a whole y, so the remainder is mapped back into [0, |y|).
  */
 function remainder(a: Expr, b: Expr, bind: Bind): Expr {
   const x = bind(a);

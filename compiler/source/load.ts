@@ -1,4 +1,4 @@
-/** Load users' model files: TypeScript or JavaScript, wherever they lie, with `switchyard-moe` meaning the code that runs. */
+/** Load users' model files: TypeScript or JavaScript, wherever they are stored, with `switchyard-moe` meaning the code that runs. */
 
 import { readFileSync, statSync } from "node:fs";
 import { register } from "node:module";

@@ -22,7 +22,7 @@ export async function lowerLambdas(
   return lambdas.map((lambda) => lambda.lowered ?? found.get(lambda)!);
 }
 
-/** Odd numbers, so that no threshold or integer that a model would use lies between f64 roundings of them. */
+/** Odd numbers, so that no threshold or integer that a model would use is between f64 roundings of them. */
 const PROBES = [0.6180339887, -1.3247179572, 2.6854520011, -0.1100010001];
 
 /**

@@ -1,4 +1,4 @@
-/** Where the code of this package lies, whether it runs from its TypeScript or compiled. */
+/** Where the code of this package is, whether it runs from its TypeScript or compiled. */
 
 import { existsSync } from "node:fs";
 import { extname, join, resolve, sep } from "node:path";

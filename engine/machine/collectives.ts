@@ -1,4 +1,4 @@
-/** Collectives of a plan by themselves, as a run would carry them out. */
+/** Collectives of a plan by themselves, as a run would execute them. */
 
 import {
   type CollectiveStep,

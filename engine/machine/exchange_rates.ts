@@ -47,7 +47,7 @@ export function exchangeRates(
   );
   const rate = (operations: number, seconds: number) =>
     operations / Math.max(seconds / 8, seconds - one.length * launch);
-  // Short ones and long ones may differ: what lies between their rates is about as far from both.
+  // Short ones and long ones may differ: what is between their rates is about as far from both.
   return {
     launch,
     operations: Math.sqrt(rate(few, all.one) * rate(many, all.some)),

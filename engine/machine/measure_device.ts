@@ -95,8 +95,8 @@ export async function openDeviceMeter(
       [experts, await longEnough(experts)],
       [await openReading(open, short), { tokens: READING_TOKENS }],
       ...[0, SEQUENCE - 1].map((past): Step => {
-        const scene = { tokens: ATTENDING, sequences: ATTENDING, past };
-        return [operations, scene];
+        const workload = { tokens: ATTENDING, sequences: ATTENDING, past };
+        return [operations, workload];
       }),
       // On a software adapter a workgroup has a core to itself.
       ...computerOf(selected) === "software"
@@ -241,18 +241,18 @@ interface Measured {
   readonly work: StepWork;
 }
 
-/** The first scene that takes long enough, or the last. */
+/** The first workload that takes long enough, or the last. */
 async function longEnough(model: SmallModel): Promise<StepInputs> {
   const sequenced = Object.hasOwn(model.plan.programs[0]!.inputs, "sequence");
-  const scenes = LONGER.map((tokens): StepInputs => ({
+  const workloads = LONGER.map((tokens): StepInputs => ({
     tokens,
     ...sequenced ? { sequences: tokens / SEQUENCE } : {},
   }));
-  for (const scene of scenes) {
-    await model.step(scene);
-    if (await model.step(scene) >= ENOUGH) return scene;
+  for (const workload of workloads) {
+    await model.step(workload);
+    if (await model.step(workload) >= ENOUGH) return workload;
   }
-  return scenes.at(-1)!;
+  return workloads.at(-1)!;
 }
 
 async function warmUp(

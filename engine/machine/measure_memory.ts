@@ -17,7 +17,7 @@ const COPIES = [1 << 20, 1 << 22, 1 << 24, 1 << 26] as const;
 /** What copies say of a device. */
 export type MemoryRates = Pick<MachineDevice, "name" | "bandwidth" | "cache">;
 
-/** Open a device and measure its memory: by the longest copies, and by the longest that lie in a cache and are much faster. */
+/** Open a device and measure its memory: by the longest copies, and by the longest that fit a cache and are much faster. */
 export async function openMemoryMeter(
   selected: SelectedDevices,
   { now, repetitions = REPETITIONS }: MeasureOptions,

@@ -17,7 +17,7 @@ import { openSmallModel, type SmallModel } from "./small_model.ts";
 /** Dispatches in a step, and launches before each where they are many: about as many as in a layer of a model. */
 const FEW = 1, MANY = 9, LAUNCHES = 16;
 
-/** Rows from each rank to each: what lies between exchanges is about as long as in a layer that decodes. */
+/** Rows from each rank to each: what is between exchanges is about as long as in a layer that decodes. */
 const ROWS = 2;
 
 /** Steps before any counts, and pairs of steps for each repetition. */

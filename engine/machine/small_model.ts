@@ -65,9 +65,9 @@ export async function openSmallModel(
   });
   // Made once: what collects their garbage would run beside the next step.
   const made = new Map<string, { [name: string]: HostTensor }>();
-  const inputsFor = (scene: StepInputs) => {
-    const key = `${scene.tokens} ${scene.sequences} ${scene.past}`;
-    const inputs = made.get(key) ?? inputsOf(plan, scene);
+  const inputsFor = (workload: StepInputs) => {
+    const key = `${workload.tokens} ${workload.sequences} ${workload.past}`;
+    const inputs = made.get(key) ?? inputsOf(plan, workload);
     made.set(key, inputs);
     return inputs;
   };
@@ -76,9 +76,9 @@ export async function openSmallModel(
   };
   return {
     plan,
-    step: async (scene) => {
-      const inputs = inputsFor(scene);
-      const read = readOf(scene.tokens);
+    step: async (workload) => {
+      const inputs = inputsFor(workload);
+      const read = readOf(workload.tokens);
       await idle();
       await world?.barrier(world, { what: "measuring" });
       const start = now();

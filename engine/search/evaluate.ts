@@ -61,20 +61,20 @@ export interface ReplicaStep {
 
 /** Compile a replica with room for a load. */
 export async function compileReplica(
-  scene: Workload,
+  workload: Workload,
   mesh: ReplicaMesh,
   { strategy = { chunks: 1 }, load }: {
     readonly strategy?: Strategy;
     readonly load: number;
   },
 ): Promise<ReplicaPlan> {
-  const { target, files, machine } = scene;
-  const { tokens, sequences } = stepOf(scene, mesh, load);
+  const { target, files, machine } = workload;
+  const { tokens, sequences } = stepOf(workload, mesh, load);
   const { plan, weights } = await compileStandIns(target, files, {
-    ...{ ...scene.compile, ...strategy, machine, mesh: meshOf(mesh) },
+    ...{ ...workload.compile, ...strategy, machine, mesh: meshOf(mesh) },
     bounds: {
       ...{ maxTokens: tokens, maxSequences: sequences },
-      maxContext: scene.context,
+      maxContext: workload.context,
     },
     // Logits of last tokens only, as those who serve a model want them.
     next: {},
@@ -95,20 +95,20 @@ export function fits({ fullest: { bytes, limit } }: ReplicaPlan): boolean {
 
 /** Predict a step of a load; 0: one sequence on all ranks. */
 export function stepReplica(
-  scene: Workload,
+  workload: Workload,
   of: ReplicaPlan,
   load = of.load,
 ): ReplicaStep {
   const { plan, weights } = of;
-  const { machine, phase, experts } = scene;
-  const known = stepOf(scene, of.mesh, load);
-  const workload: PhaseWorkload = [phase, {
+  const { machine, phase, experts } = workload;
+  const known = stepOf(workload, of.mesh, load);
+  const step: PhaseWorkload = [phase, {
     ...known,
-    past: phase === "decode" ? scene.context - 1 : 0,
+    past: phase === "decode" ? workload.context - 1 : 0,
   }];
   const predicted = predictSteps(plan, {
     ...{ machine, experts, stands: weights.stands },
-    ...{ held: heldOf(plan, weights), workloads: [workload] },
+    ...{ held: heldOf(plan, weights), workloads: [step] },
   });
   return { of, ...known, step: predicted.get(phase)!.step };
 }

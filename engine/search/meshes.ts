@@ -4,7 +4,7 @@ import type { ParamFacts } from "../../compiler/mod.ts";
 import type { Mesh } from "../../spec/mesh.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
-/** How one replica of a model lies on ranks: experts over both axes, tokens over `ep`, heads and all else over `tp`. */
+/** How one replica of a model is placed on ranks: experts over both axes, tokens over `ep`, heads and all else over `tp`. */
 export interface ReplicaMesh {
   readonly ep: number;
   readonly tp: number;

@@ -13,14 +13,14 @@ export interface Slice {
   readonly tensor: HostTensor;
 }
 
-/** Indices that follow one another: where they lie in a part, the first of them, and how many there are. */
+/** Indices that follow one another: where they are stored in a part, the first of them, and how many there are. */
 interface RunOfIndices {
   readonly at: number;
   readonly first: number;
   readonly length: number;
 }
 
-/** A block of a global tensor as it lies in a part: a run along each axis. */
+/** A block of a global tensor as it is stored in a part: a run along each axis. */
 export type Block = readonly RunOfIndices[];
 
 /** The ranks that write a weight or state: of those that hold the same part of it one, by turns. */
@@ -77,7 +77,7 @@ export function placeSlice(
   held: Held,
   { start, tensor }: Slice,
 ): void {
-  // Along each axis, where each index of the block lies in the part; -1: nowhere.
+  // Along each axis, where each index of the block is stored in the part; -1: nowhere.
   const places = tensor.shape.map((length, axis) => {
     const indices = held[axis];
     return Int32Array.from(

@@ -47,7 +47,7 @@ export interface SavedSlice {
 
 /** What an index says of a training. */
 export interface SavedTraining extends TrainingState {
-  /** The hash of each parameter, as its bytes lie in the file. */
+  /** The hash of each parameter, as its bytes are stored in the file. */
   readonly sha256: { readonly [tensor: string]: string };
   /** The optimizer state, by logical name. */
   readonly optimizerState: {

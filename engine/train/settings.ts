@@ -1,4 +1,4 @@
-/** How a model is trained: what a checkpoint must remember so that a run that was stopped goes on as if it had not been. */
+/** How a model is trained: what a checkpoint must hold so that a run that was stopped goes on as if it had not been. */
 
 import type { Optimizer, Schedule, TrainedDType } from "../../compiler/mod.ts";
 import type { Balance } from "../../models/mod.ts";

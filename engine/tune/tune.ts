@@ -22,7 +22,7 @@ export interface TuneOptions {
   readonly budget: number;
   /** A clock in milliseconds. */
   readonly now: () => number;
-  /** Told of every candidate: how many times as fast it is as what is kept so far. */
+  /** Called for every candidate: how many times as fast it is as what is kept so far. */
   readonly onTried?: (kernel: string, candidate: string, speed: number) => void;
 }
 

@@ -49,7 +49,7 @@ interface Answer {
   readonly error?: string;
 }
 
-/** Carries out calls, one after another. */
+/** Executes calls, one after another. */
 export class Sandbox {
   readonly #child: ChildProcess;
   readonly #memory: number;

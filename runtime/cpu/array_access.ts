@@ -37,7 +37,7 @@ export function pushAddress(
   f.op("i32.shl", "i32.add");
 }
 
-/** Push the address of four consecutive elements, some of which may lie outside the array. */
+/** Push the address of four consecutive elements, some of which may be outside of the array. */
 export function pushRunAddress(
   f: WasmFunction,
   view: MemoryView,

@@ -24,7 +24,7 @@ export const CONTROL = {
 
 /** Workers that the control block has room for. */
 export const MAX_THREADS = 64;
-/** Address of the arena, where records of launches lie while they run. */
+/** Address of the arena, where records of launches are while they run. */
 export const ARENA_ADDRESS = 4096;
 /** Bytes of the arena. */
 export const ARENA_BYTES = 4 << 20;

@@ -370,14 +370,14 @@ export class CpuPool implements HostPool<Int32Array> {
     }
   }
 
-  /** Whether this thread executes what lies in the arena. */
+  /** Whether this thread executes what is stored in the arena. */
   #isForHere(to: number, waited: boolean): boolean {
     if (this.threads === 0) return true;
     return waited && !this.#strange &&
       this.#here.areShort(ARENA_ADDRESS / 4, to);
   }
 
-  /** Execute what lies in the arena; a kernel that fails here is reported as one that fails in a worker. */
+  /** Execute what is stored in the arena; a kernel that fails here is reported as one that fails in a worker. */
   #runHere(to: number, timed: boolean): void {
     try {
       this.#here.run(ARENA_ADDRESS / 4, to, timed);

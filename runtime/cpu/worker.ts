@@ -25,7 +25,7 @@ const fns = [], cost = [];
 let memory, index, threads, words, received = 0, seen = 0;
 const SHARE_FROM = ${SHARE_FROM_MS}, CALL_BEFORE = 0.04, SPINS = 2000, BATCH_SPINS = 20000;
 
-// A thread that waits for work gets no messages: it goes back to its event loop for each.
+// A thread that waits for work gets no messages: it returns to its event loop for each.
 port.onmessage = ({ data }) => {
   if (data.memory) {
     ({ memory, index, threads } = data);

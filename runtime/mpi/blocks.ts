@@ -14,14 +14,14 @@ export const LONGEST_COUNT = 2 ** 31 - 1;
 /** An empty array may have no address, which some libraries stumble over. */
 const NOTHING = new Uint8Array(8);
 
-/** Where blocks lie, in bytes from the first of them. */
+/** Where blocks are stored, in bytes from the first of them. */
 export interface Layout {
   readonly data: Uint8Array;
   readonly lengths: readonly number[];
   readonly offsets: readonly number[];
 }
 
-/** The address of blocks that lie in one ArrayBuffer, and where they are from there. */
+/** The address of blocks that are stored in one ArrayBuffer, and where they are from there. */
 export function layOut(blocks: readonly Uint8Array[]): Layout {
   const lengths: number[] = [];
   let buffer: ArrayBufferLike | undefined;
@@ -68,7 +68,7 @@ export function inUnits(bytes: readonly number[], unit: number): Int32Array {
   return counts;
 }
 
-/** Where blocks begin that lie one after the other. */
+/** Where blocks begin that are stored one after the other. */
 export function startsOf(counts: readonly number[]): number[] {
   let next = 0;
   return counts.map((count) => {

@@ -236,7 +236,7 @@ export function barrier(): Stmt {
   return { op: "barrier" };
 }
 
-/** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32. 16-bit floats lie two to a u32. */
+/** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32. 16-bit floats are stored two to a u32. */
 export function loadStored(
   binding: string,
   stored: "f32" | "f16" | "bf16" | "i32" | "u32",

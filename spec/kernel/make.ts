@@ -39,13 +39,13 @@ export function foldGrid(groups: Size): readonly [Size, Size] {
     : [{ min: [groups, GRID_LIMIT] }, { ceilDiv: [groups, GRID_LIMIT] }];
 }
 
-/** The workgroup's number where `foldGrid` lies in x and y. */
+/** The workgroup's number where `foldGrid` is in x and y. */
 export const GROUP_XY = wgsl`group.x + group.y * ${GRID_LIMIT}`;
 
-/** The workgroup's number where `foldGrid` lies in x and z. */
+/** The workgroup's number where `foldGrid` is in x and z. */
 export const GROUP_XZ = wgsl`group.x + group.z * ${GRID_LIMIT}`;
 
-/** The workgroup's number where `foldGrid` lies in y and z. */
+/** The workgroup's number where `foldGrid` is in y and z. */
 export const GROUP_YZ = wgsl`group.y + group.z * ${GRID_LIMIT}`;
 
 /** Bindings that statements load from and store to. */

@@ -46,7 +46,7 @@ for (const recorded of CASES) {
     t.test(`${recorded.name}, on the ${target}`, { skip }, async (t) => {
       const file = `switch/${recorded.name}.safetensors`;
       const wanted = readTensors(file);
-      // Weights lie in the file as `weight.` and the name that the block has for them.
+      // Weights are stored in the file as `weight.` and the name that the block has for them.
       const tensors = await openSafetensors([
         fileSource(`test/references/${file}`),
       ]);

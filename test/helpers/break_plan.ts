@@ -56,7 +56,7 @@ export const kernelOf = (plan: Draft, index: number) =>
 export interface Broken {
   readonly name: string;
   readonly rule: RuleName;
-  /** The step that the error must name; null where the fault lies in no step. */
+  /** The step that the error must name; null where the fault is in no step. */
   readonly step: number | null;
   readonly message: RegExp;
   readonly mutate: (plan: Draft) => void;

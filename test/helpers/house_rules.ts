@@ -45,8 +45,48 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 const AT_THE_EDGE =
   /^(cli\/|compiler\/source\/|runtime\/adapters\.ts$|runtime\/cpu\/|runtime\/mpi\/|runtime\/native\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
-/** Files whose verbs read like mathematics and may take more than two arguments. */
-const VERBS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;
+/** What gives way to the field's words, in code, comments, messages and docs. */
+const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
+  [/\b(deals?|dealt|dealing)\b/i, "assign, shard"],
+  [/\bverbs?\b/i, "op"],
+  [/\bsend_?once\b/i, "deduplicate"],
+  [/\bremember(s|ed)?\b/i, "optimizer state, cached"],
+  [/\b(pump|meeting)\b/i, "progress engine, rendezvous"],
+  [/\bresidences?\b/i, "rank of a sequence"],
+  [/\btold\b/i, "reported, known, asked"],
+  [/\balike\b/i, "equal"],
+  [/\bunder way\b|\bflies off\b/i, "in flight"],
+  [/\bcarr(y|ies|ied|ying) (it |them )?out\b/i, "execute"],
+  [/\btravel(s|led)?\b/i, "send"],
+  [/\brun-time ax[ie]s\b/i, "dynamic axis"],
+  [/\b(comes?|came|goes|brought) (back|home)\b|\bgoesBack\b/i, "return"],
+  [/\blongest gradient\b/i, "norm of the gradient"],
+  [/\bgatherWhole\b|\bisSpread\b|\bProphet\b|\bCutter\b/, "shard, gather"],
+  [/^\s*(\*|\/[/*]).*\b(lies?|lain)\b/i, "is stored, is laid out"],
+];
+
+/** Where such a word has its plain sense. */
+const PLAIN_SENSE: readonly (readonly [place: RegExp, why: string])[] = [
+  [/Once upon a time/, "what the bundled model wrote"],
+  [/Cannot <verb>/, "the grammar of messages"],
+  [/lies? about/, "of a header that is wrong"],
+];
+
+/** The words of a text that give way to others, as `path:line word: say …`. */
+export function staleWords(text: string, path: string): string[] {
+  return text.split("\n").flatMap((line, i) => {
+    if (PLAIN_SENSE.some(([place]) => place.test(line))) return [];
+    return WORDS.flatMap(([gives, way]) => {
+      const found = gives.exec(line)?.[0].trim();
+      return found
+        ? [`${path}:${i + 1} '${found.slice(-40)}': say ${way}`]
+        : [];
+    });
+  });
+}
+
+/** Files whose ops read like mathematics and may take more than two arguments. */
+const OPS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;
 
 const LIBRARY = /^(spec|compiler|runtime|models|engine|view|browser|cli)\//;
 
@@ -72,6 +112,7 @@ export function findings(
   checkFile(file, { path, say });
   checkImports(file, { path, say });
   checkText(file, { path, say });
+  if (LIBRARY.test(path)) found.push(...staleWords(file.getFullText(), path));
   if (LIBRARY.test(path)) {
     checkExports(file, { path, say, published });
     checkErrors(file, { path, say });
@@ -276,13 +317,13 @@ function checkExports(
       /options$/i.test(third.getName()) ||
       Node.isObjectBindingPattern(third.getNameNode());
     if (published !== "all" && !published.has(name)) {
-      if (parameters.length > MAX_INTERNAL_ARGUMENTS && !VERBS.test(path)) {
+      if (parameters.length > MAX_INTERNAL_ARGUMENTS && !OPS.test(path)) {
         say(
           fn,
           `'${name}' takes more than ${MAX_INTERNAL_ARGUMENTS} arguments`,
         );
       }
-    } else if (!VERBS.test(path) && (parameters.length > 3 || !options)) {
+    } else if (!OPS.test(path) && (parameters.length > 3 || !options)) {
       say(fn, `'${name}' takes more than two arguments and options`);
     }
     if (fn.getReturnTypeNode() === undefined) {

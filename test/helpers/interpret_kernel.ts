@@ -151,7 +151,7 @@ function wrap(type: string, value: number): number {
   return type === "u32" ? value >>> 0 : +!!value;
 }
 
-function told(type: string, value: number, { watch }: Invocation): number {
+function reported(type: string, value: number, { watch }: Invocation): number {
   if (type === "f32") watch.float?.(value);
   return value;
 }
@@ -181,7 +181,7 @@ function evaluate(e: Expr, at: Invocation): number {
       return e.type === "bool" ? +!a : wrap(e.type, ~a);
     }
     case "binary":
-      return told(
+      return reported(
         e.type,
         wrap(
           e.type,
@@ -190,7 +190,7 @@ function evaluate(e: Expr, at: Invocation): number {
         at,
       );
     case "call":
-      return told(
+      return reported(
         e.type,
         Math.fround(CALLS[e.fn]!(...e.args.map((arg) => evaluate(arg, at)))),
         at,

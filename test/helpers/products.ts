@@ -69,7 +69,7 @@ function weightsOf(product: Product): readonly Weights[] {
 
 function makeWeights(product: Product, seed: number): Weights {
   const { stored, k, columns, counts } = product;
-  // Experts lie one after another, as more rows.
+  // Experts are stored one after another, as more rows.
   const size = [k * counts.length, columns] as const;
   if (stored === "mxfp4") {
     const { words, scales, ...rest } = weights4(size, seed);

@@ -96,7 +96,7 @@ interface Index {
   };
 }
 
-/** A training on disk: whole tensors, in hexadecimal digits, wherever they lay. */
+/** A training on disk: whole tensors, in hexadecimal digits, wherever they were stored. */
 export interface OnDisk {
   readonly step: number;
   readonly parameters: { readonly [name: string]: string };
@@ -167,7 +167,7 @@ function copyBlock(
   whole: Buffer,
   sizes: readonly number[],
 ): void {
-  // Along the last axis elements lie one after another in both.
+  // Along the last axis elements are stored one after another in both.
   const length = shape.at(-1) ?? 1;
   for (let i = 0; i < product(shape); i += length) {
     let [rest, to, stride] = [i, 0, 1];

@@ -51,11 +51,11 @@ t.test("mpiFamily() knows both launchers", (t) => {
 /** Feed a text in pieces of seven characters; what ranks said, whether a failure was seen, and its cause. */
 function read(family: "openMpi" | "mpich", text: string) {
   const said: string[] = [];
-  const told: string[] = [];
+  const reported: string[] = [];
   let failed = false;
   const reader = new LauncherText(family, {
     say: (line) => said.push(line),
-    told: ({ kind }) => told.push(kind),
+    reported: ({ kind }) => reported.push(kind),
     failed: () => {
       failed = true;
     },
@@ -64,7 +64,7 @@ function read(family: "openMpi" | "mpich", text: string) {
     reader.push(text.slice(at, at + 7));
   }
   reader.end();
-  return { said, told, failed, cause: reader.cause() };
+  return { said, reported, failed, cause: reader.cause() };
 }
 
 const RULE = "-".repeat(74);
@@ -77,7 +77,7 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
     ),
     {
       said: ["a notice"],
-      told: [],
+      reported: [],
       failed: true,
       cause:
         "mpirun says 'prterun noticed that process rank 3 with PID 71 on node far exited on signal 9 (Killed).'",
@@ -87,7 +87,7 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
     read("openMpi", `${RULE}\nNo network was found.\n${RULE}\n`),
     {
       said: ["No network was found."],
-      told: [],
+      reported: [],
       failed: false,
       cause: undefined,
     },
@@ -115,7 +115,7 @@ t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher",
     ),
     {
       said: [],
-      told: ["started", "failed"],
+      reported: ["started", "failed"],
       failed: true,
       cause:
         "mpirun says 'BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES'",

@@ -93,11 +93,11 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
     skip,
   }, async (t) => {
     // As under the launcher of another MPI, but for one process.
-    const told = family === "openMpi"
+    const reported = family === "openMpi"
       ? { OMPI_COMM_WORLD_SIZE: "2", OMPI_MCA_btl: "self" }
       : { PMI_SIZE: "2", PMI_RANK: "0" };
     const { code, err } = await start(process.execPath, [BIN, ...GENERATE], {
-      env: { ...process.env, ...told },
+      env: { ...process.env, ...reported },
     }).ended;
     t.equal(code, 3);
     t.match(

@@ -90,7 +90,7 @@ function ranksOf(
   return over.reduce((n, axis) => n * (mesh[axis] ?? 1), 1);
 }
 
-/** Where a choice lies in `[token, expert, slot]`; undefined if it was dropped. */
+/** Where a choice is in `[token, expert, slot]`; undefined if it was dropped. */
 function placeOf(outputs: Tensors, choice: number, experts: number) {
   const slot = outputs["slot"]!.data[choice]!;
   const expert = outputs["index"]!.data[choice]!;

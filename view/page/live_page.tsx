@@ -51,7 +51,7 @@ function useEvents(): readonly [LiveState, boolean] {
       });
     };
     const source = new EventSource("events");
-    // Whoever comes, again or late, is told everything.
+    // Whoever comes, again or late, gets everything.
     source.onopen = () => state = NOTHING;
     source.onerror = () => draw(true);
     for (const kind of LIVE_KINDS) {

@@ -7,7 +7,7 @@ import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** One launch; queries, keys and values lie in the order that the kernel wants. */
+/** One launch; queries, keys and values are in the order that the kernel wants. */
 export function lowerAttention(
   lowering: Lowering,
   node: NodeOf<"attention">,

@@ -1,6 +1,6 @@
 /**
- * Buckets: what one collective moves for many values lies in one buffer, cut into a block for each position. In a block,
- * values lie one after another, each the items of its axis that the position owns.
+ * Buckets: what one collective moves for many values is stored in one buffer, cut into a block for each position. In a block,
+ * values are stored one after another, each the items of its axis that the position owns.
  */
 
 import { positionsOver } from "../../../spec/mesh.ts";
@@ -32,7 +32,7 @@ interface Layout {
   readonly over: readonly string[];
   /** Elements of a block. */
   readonly words: number;
-  /** Where each member lies in a block. */
+  /** Where each member is in a block. */
   readonly offsets: readonly number[];
 }
 
@@ -57,7 +57,7 @@ function partOf(member: Member): Node {
   return member.primitive === "reduceScatter" ? member : member.inputs[0]!;
 }
 
-/** Where the rank's own items of a member lie in the buffer of its block. */
+/** Where the rank's own items of a member are stored in the buffer of its block. */
 function ownPlace(
   { members, offsets }: Layout,
   i: number,
@@ -70,7 +70,7 @@ function ownPlace(
   };
 }
 
-/** Where all of a member lies in the buffer of all blocks. */
+/** Where all of a member is stored in the buffer of all blocks. */
 function wholePlace(
   lowering: Lowering,
   { members, offsets, words }: Layout,
@@ -227,7 +227,7 @@ function packed(lowering: Lowering, layout: Layout): string {
   const isAt = (i: number, buffer: string) =>
     JSON.stringify(found[i]) ===
       JSON.stringify(placeIn(lowering, layout, i, buffer));
-  // What was scattered is gathered as it lies, if nothing else lies there.
+  // What was scattered is gathered as it is stored, if nothing else is stored there.
   const [{ buffer: first }] = found as [Storage];
   const alone = lowering.buffers.get(first)!.bytes === layout.words * 4;
   if (alone && taken.every((_, i) => isAt(i, first))) return first;

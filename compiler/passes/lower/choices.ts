@@ -4,7 +4,7 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { Lowering } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 
-/** Nothing to compute: choices, weights and slots lie where they were made. */
+/** Nothing to compute: choices, weights and slots are where they were made. */
 export function lowerChoices(
   lowering: Lowering,
   node: NodeOf<"choices">,

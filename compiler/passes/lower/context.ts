@@ -1,4 +1,4 @@
-/** What lowering knows and collects: buffers, kernels and steps, and where each node's value lies. */
+/** What lowering knows and collects: buffers, kernels and steps, and where each node's value is stored. */
 
 import { isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";

@@ -76,7 +76,7 @@ function hasMatmulShape(
 }
 
 /**
- * A parameter that lies for another contraction, as for that of the forward pass where this one is of its gradient,
+ * A parameter that is laid out for another contraction, as for that of the forward pass where this one is of its gradient,
  * written again as the tiled kernel wants it: a pass over the weights, and many fewer over the rows. Undefined where that
  * is no help.
  */
@@ -93,7 +93,7 @@ export function turnedRight(
   return fits ? rowMajorStorage(lowering, right, rightAxes(shape)) : undefined;
 }
 
-/** A parameter as it lies; one that was gathered is taken out of what it arrived with. */
+/** A parameter as it is stored; one that was gathered is taken out of what it arrived with. */
 function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
   const right = node.inputs[1]!;
   const found = lowering.storages.get(right)!;
@@ -111,7 +111,7 @@ function liesAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
     order !== rightAxes(shape).join();
 }
 
-/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `turned` is the right operand, if it does not lie as it should. */
+/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `turned` is the right operand, if it is not stored as it should. */
 export function lowerMatmul(
   lowering: Lowering,
   target: Node,

@@ -72,7 +72,7 @@ function emitIndex(
     : { op: "convert", type: "u32", a: value };
 }
 
-/** An output of its own for a value that lies elsewhere: an input, a parameter, dispatched rows or a packed layout. */
+/** An output of its own for a value that is stored elsewhere: an input, a parameter, dispatched rows or a packed layout. */
 export function lowerOutputCopy(
   lowering: Lowering,
   name: string,

@@ -128,7 +128,7 @@ export function indexIn(
   );
 }
 
-/** The index of a place of a value that lies in a bucket. */
+/** The index of a place of a value that is stored in a bucket. */
 function indexInBucket(
   scope: KernelScope,
   { axes }: Storage,
@@ -324,7 +324,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       sub(position, u32(start)),
     );
     const index = scope.bindValue(div(first, u32(step)));
-    // Read at a place that exists even where nothing lies.
+    // Read at a place that exists even where nothing is stored.
     const inside = binary("min", index, sub(lengthOf(scope, part), u32(1)));
     const value = input(
       inline,

@@ -1,4 +1,4 @@
-/** What a lowering knows and collects: where each node's value lies, and the buffers, kernels and steps so far. */
+/** What a lowering knows and collects: where each node's value is stored, and the buffers, kernels and steps so far. */
 
 import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
@@ -31,7 +31,7 @@ import type { GroupedRows } from "./group.ts";
 export type BufferDraft = Omit<PlanBuffer, "allocation" | "offset">;
 
 /**
- * Where a node's value lies: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then
+ * Where a node's value is stored: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then
  * memory is rows × rest). `rows.through`: rows are found through this buffer (grouped row -> row), else row = grouped row.
  */
 export interface Storage {
@@ -45,15 +45,15 @@ export interface Storage {
     readonly rows: GroupedRows;
     readonly through?: string;
   };
-  /** It lies in a buffer with others: see `bucket.ts`. */
+  /** It is stored in a buffer with others: see `bucket.ts`. */
   readonly bucket?: BucketPlace;
 }
 
-/** Where a value lies in a bucket. Its own axes are as long there as on the rank that has most of them. */
+/** Where a value is stored in a bucket. Its own axes are as long there as on the rank that has most of them. */
 export interface BucketPlace {
   /** Where it begins, in elements of a block. */
   readonly offset: number;
-  /** It is whole: items of `axis` from `n * each` lie in the block of position n, and blocks are `stride` elements long. */
+  /** It is whole: items of `axis` from `n * each` are stored in the block of position n, and blocks are `stride` elements long. */
   readonly cut?: {
     readonly axis: string;
     readonly each: number;

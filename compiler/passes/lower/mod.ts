@@ -207,7 +207,7 @@ function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
   lowering.ropeTables.set(key, name);
 }
 
-/** The buffer that holds an output: its own, or a copy if the value lies elsewhere or otherwise, or is another output too. */
+/** The buffer that holds an output: its own, or a copy if the value is stored elsewhere or otherwise, or is another output too. */
 function outputBuffer(
   lowering: Lowering,
   name: string,

@@ -1,4 +1,4 @@
-/** Packing: a value in f32, rounded to 16 bits, as a parameter lies that is stored so: two elements to a word, rows padded. */
+/** Packing: a value in f32, rounded to 16 bits, as a parameter is that is stored so: two elements to a word, rows padded. */
 
 import { isHalf } from "../../../spec/dtype.ts";
 import { invariant } from "../../../spec/errors.ts";
@@ -30,7 +30,7 @@ import { emitValue } from "./emit.ts";
 import { placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 
-/** The value of a stored node as `like` lies, in a buffer of its own. */
+/** The value of a stored node as `like` is stored, in a buffer of its own. */
 export function packedStorage(
   lowering: Lowering,
   node: Node,

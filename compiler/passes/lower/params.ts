@@ -1,4 +1,4 @@
-/** How parameters lie in memory: contracted axis outside, output axes inside, so that neighbouring outputs lie side by side. */
+/** How parameters are stored in memory: contracted axis outside, output axes inside, so that neighbouring outputs are side by side. */
 
 import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
@@ -14,11 +14,11 @@ import type { Placed } from "../../sharding/placed.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 
-/** How parameters are stored, and which may lie as in their files. */
+/** How parameters are stored, and which may be stored as in their files. */
 export interface LayoutOptions {
   /** The file's dtype by source tensor name. Default: the parameter's own. */
   readonly stored: { readonly [tensor: string]: FileDType };
-  /** What may lie as in its file. */
+  /** What may be stored as in its file. */
   readonly asFiled: readonly FileDType[];
 }
 
@@ -68,7 +68,7 @@ export function filedAxes({ batch, over, columns }: DotShape): string[] {
   return [...batch, ...columns, ...over];
 }
 
-/** Whether the tiled kernel can read the right operand of a dot as it lies in its file. */
+/** Whether the tiled kernel can read the right operand of a dot as it is stored in its file. */
 function isFiled(
   dot: NodeOf<"dot">,
   stored: FileDType,

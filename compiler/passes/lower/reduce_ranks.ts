@@ -102,7 +102,7 @@ function addRows(
   });
 }
 
-/** Add the terms of all ranks as a tree; `there` is where a place of the result lies in what a rank gave. */
+/** Add the terms of all ranks as a tree; `there` is where a place of the result is in what a rank gave. */
 function addTerms(
   lowering: Lowering,
   node: NodeOf<"allReduce"> | NodeOf<"reduceScatter">,

@@ -138,7 +138,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   lowering.results.set(node, { index, weight });
 }
 
-/** Where a part of a routing or topK lies; how often experts were chosen is only counted where it is asked for. */
+/** Where a part of a routing or topK is stored; how often experts were chosen is only counted where it is asked for. */
 export function lowerPart(lowering: Lowering, node: NodeOf<"part">): void {
   const source = node.inputs[0]!;
   const { field } = node.params;

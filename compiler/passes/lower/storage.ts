@@ -16,7 +16,7 @@ import {
   unreducedOf,
 } from "./context.ts";
 
-/** Make the buffer of a node's value and remember it. Outputs keep their names. */
+/** Make the buffer of a node's value and note it. Outputs keep their names. */
 export function storageFor(lowering: Lowering, node: Node): Storage {
   const group = lowering.dispatched.get(node);
   const storage = lowering.bucketPlaces.get(node) ??
@@ -63,7 +63,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
   return { buffer, dtype, axes: order };
 }
 
-/** Of the next value of a parameter that is copied: the order in which the parameter lies in memory. */
+/** Of the next value of a parameter that is copied: the order in which the parameter is stored in memory. */
 function updatedAxes(
   { graph, layouts }: Lowering,
   node: Node,

@@ -52,7 +52,7 @@ export function startUpdates(lowering: Lowering): Updates {
   };
 }
 
-/** A next value as its leaf lies; one that arrived with others is taken out of them. */
+/** A next value as its leaf is stored; one that arrived with others is taken out of them. */
 function madeFor(lowering: Lowering, { leaf, next }: Update): Storage {
   const made = lowering.storages.get(next)!;
   const old = lowering.storages.get(leaf)!;
