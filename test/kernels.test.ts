@@ -4,7 +4,6 @@
 import fc from "fast-check";
 import t from "tap";
 import {
-  contract,
   elementwise,
   elementwiseGrid,
   lengthAt,
@@ -109,13 +108,16 @@ testKernels(
         row: div(i, u32(columns)),
         column: rem(i, u32(columns)),
       });
-      const kernel = contract({
+      const kernel = reduce({
         name: "contract",
+        kind: "sum",
         count: mul(lengthAt(0), u32(columns)),
         length: k,
         bindings: [reads("x"), reads("w"), writes("y")],
-        left: (i, at) => load("x", add(mul(cell(i).row, u32(k)), at)),
-        right: (i, at) => load("w", add(mul(at, u32(columns)), cell(i).column)),
+        terms: (i, at) => [
+          load("x", add(mul(cell(i).row, u32(k)), at)),
+          load("w", add(mul(at, u32(columns)), cell(i).column)),
+        ],
         epilogue: (i, sum) => [store("y", i, sum)],
       });
       const grid = workgroups(elementwiseGrid(rows * columns));
@@ -358,7 +360,7 @@ testKernels(
           count: lengthAt(1),
           length: lengthAt(0),
           bindings: [reads("x"), writes("y")],
-          load: (i, k) => load("x", add(mul(i, lengthAt(0)), k)),
+          terms: (i, k) => [load("x", add(mul(i, lengthAt(0)), k))],
           epilogue: (i, value) => [store("y", i, value)],
         });
         const buffers = {

@@ -7,10 +7,10 @@ import { evaluate } from "../compiler/graph/evaluate.ts";
 import type { Graph } from "../compiler/graph/graph.ts";
 import {
   addParts,
-  contract,
   elementwiseGrid,
   type MatmulTile,
   reads,
+  reduce,
   tileName,
   writes,
 } from "../compiler/kernels/mod.ts";
@@ -151,7 +151,7 @@ t.test("matmul() over ranks has the bits of one, interpreted", async (t) => {
   );
 });
 
-testKernels("contract() over ranks has the bits of one", async (t, target) => {
+testKernels("reduce() over ranks has the bits of one", async (t, target) => {
   const drawn = fc.record({
     length: fc.constantFrom(...LENGTHS),
     segments: fc.constantFrom(2, 4, 8),
@@ -162,15 +162,17 @@ testKernels("contract() over ranks has the bits of one", async (t, target) => {
     const [x, y] = [randoms(count * k, seed), randoms(k, seed + 1)];
     const part = async (size: number, rank: number): Promise<Words> => {
       const own = k / size;
-      const kernel = contract({
+      const kernel = reduce({
         name: "contract",
+        kind: "sum",
         count: u32(count),
         length: own,
         segments: segments / size,
         bindings: [reads("x"), reads("y"), writes("z")],
-        left: (i, at) =>
+        terms: (i, at) => [
           load("x", add(mul(i, u32(k)), add(u32(rank * own), at))),
-        right: (_, at) => load("y", add(u32(rank * own), at)),
+          load("y", add(u32(rank * own), at)),
+        ],
         epilogue: (i, sum) => [store("z", i, sum)],
       });
       const buffers = { x, y, z: new Float32Array(count) };

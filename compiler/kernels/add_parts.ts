@@ -3,22 +3,18 @@
 import { local } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/parse.ts";
 import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import { elementwise, INDEX } from "./elementwise.ts";
+import type { ResultOptions } from "./reduce.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** Elements that are each a sum of parts. The grid is `elementwiseGrid(count)`. */
-export interface AddPartsOptions {
-  readonly name: string;
-  /** How many results. */
-  readonly count: Expr;
+export interface AddPartsOptions extends ResultOptions {
   /** How many parts of each: the ranks of a group. */
   readonly parts: number;
-  readonly bindings: readonly Binding[];
   /** The part of result i from a rank of the group. */
   load(i: Expr, rank: Expr): Expr;
-  epilogue(i: Expr, sum: Expr): readonly Stmt[];
 }
 
 /** Parts up to which their sum is one expression; those of more ranks are added in a loop. */

@@ -2,19 +2,16 @@
 
 import { local } from "../../spec/kernel/build.ts";
 import { wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { DROPPED } from "./assign.ts";
 import { elementwise, INDEX } from "./elementwise.ts";
+import type { ResultOptions } from "./reduce.ts";
 
 /** Returned rows. Bindings are f32 `returned` [row, width] in send order, u32 `sendRow` [token, k], and others. */
-export interface CombineTransposeOptions {
-  readonly name: string;
+export interface CombineTransposeOptions extends Omit<ResultOptions, "count"> {
   readonly width: number;
   /** Tokens times k. */
   readonly choices: Expr;
-  readonly bindings: readonly Binding[];
-  /** Uses element i of [token, k, width]. */
-  epilogue(i: Expr, value: Expr): readonly Stmt[];
 }
 
 /** A row for each choice; 0 for those that were dropped. Its grid is `elementwiseGrid(tokens * k * width)`. */

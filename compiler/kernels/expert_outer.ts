@@ -56,36 +56,25 @@ export function expertOuter(o: ExpertOuterOptions): Kernel {
   const { lanes } = o.tile;
   const down = tilesDown(o);
   const [from, to] = o.range(EXPERT);
-  const cells = rows.flatMap((r) => columns.map((c) => ({ r, c })));
+  const cells = wgsl`r < ${rows.length}, c < ${columns.length}`;
   const operands = o.block(() => [
     ...rows.map((r) =>
-      wgsl`let a${r} = ${o.left(local(`left${r}`, "u32"), GROUPED)};`
+      wgsl`let a[${r}] = ${o.left(local(`left${r}`, "u32"), GROUPED)};`
     ),
     ...columns.map((c) =>
-      wgsl`let b${c} = ${o.right(local(`right${c}`, "u32"), GROUPED)};`
+      wgsl`let b[${c}] = ${o.right(local(`right${c}`, "u32"), GROUPED)};`
     ),
   ]);
   const sums = blockedSum(
-    cells.map(({ r, c }) => `sum${r}_${c}`),
-    { length: wgsl`length` },
+    "sum[r][c]",
+    { length: wgsl`length`, indices: cells },
     wgsl`
       let grouped = from + k;
       ${operands}
-      ${
-      cells.map(({ r, c }) =>
-        wgsl`sum${r}_${c}_block = fma(a${r}, b${c}, sum${r}_${c}_block);`
-      )
-    }`,
+      @unroll (${cells}) { sum_block[r][c] = fma(a[r], b[c], sum_block[r][c]); }`,
   );
-  const result = ({ r, c }: { r: number; c: number }) => {
-    const [row, column] = [local(`row${r}`, "u32"), local(`column${c}`, "u32")];
-    return wgsl`
-      if (${row} < ${o.rows} && ${column} < ${o.columns}) {
-        ${
-      o.epilogue({ expert: EXPERT, row, column }, local(`sum${r}_${c}`, "f32"))
-    }
-      }`;
-  };
+  const [row, column] = [local("row[r]", "u32"), local("column[c]", "u32")];
+  const at = { expert: EXPERT, row, column };
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
@@ -95,26 +84,24 @@ export function expertOuter(o: ExpertOuterOptions): Kernel {
       if (expert < ${o.own}) {
         let first = (${GROUP_XZ}) % ${down} * ${rows.length};
         // Beyond the last row the last one is read, and nothing written; so with columns.
-        ${
-      rows.map((r) =>
-        wgsl`
-        let row${r} = first + ${r};
-        let left${r} = min(row${r}, ${o.rows - 1});`
-      )
-    }
+        @unroll (r < ${rows.length}) {
+          let row[r] = first + r;
+          let left[r] = min(row[r], ${o.rows - 1});
+        }
         // Lanes have columns side by side, so that what they load is side by side.
         let lane_column = group.y * ${columns.length * lanes} + lane;
-        ${
-      columns.map((c) =>
-        wgsl`
-        let column${c} = lane_column + ${c * lanes};
-        let right${c} = min(column${c}, ${o.columns - 1});`
-      )
-    }
+        @unroll (c < ${columns.length}) {
+          let column[c] = lane_column + c * ${lanes};
+          let right[c] = min(column[c], ${o.columns - 1});
+        }
         let from = ${from};
         let length = ${to} - from;
         ${sums}
-        ${cells.map(result)}
+        @unroll (${cells}) {
+          if (row[r] < ${o.rows} && column[c] < ${o.columns}) { ${
+      o.epilogue(at, local("sum[r][c]", "f32"))
+    } }
+        }
       }`,
   });
 }

@@ -17,16 +17,12 @@ import { elementwise } from "./elementwise.ts";
  */
 export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   const length = of === "keys" ? o.dim : o.valueDim;
-  const elements = Array.from({ length }, (_, d) => d);
   const group = o.heads / o.kvHeads;
-  /** What a query adds to element d: slope * query for a key, weight * dy for a value, both where a key is a value too. */
-  const added = (d: number) => {
-    const ofKey = wgsl`fma(slope, q[q_at + ${d * o.heads}], sum${d})`;
-    const ofValue = (sum: KernelText) =>
-      wgsl`fma(weight, dy[dy_at + ${d * o.heads}], ${sum})`;
-    if (of === "values") return ofValue(wgsl`sum${d}`);
-    return o.shared && d < o.valueDim ? ofValue(ofKey) : ofKey;
-  };
+  // What a query adds to element e: slope * query of a key, weight * dy of a value, both where a key is a value too.
+  const ofValues =
+    wgsl`sum[e] = fma(weight, dy[dy_at + e * ${o.heads}], sum[e]);`;
+  const ofKeys = wgsl`sum[e] = fma(slope, q[q_at + e * ${o.heads}], sum[e]);`;
+  const add = of === "values" ? ofValues : ofKeys;
   return elementwise({
     name: o.name,
     count: wgsl`${o.tokens} * ${o.kvHeads}`,
@@ -36,7 +32,7 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
       let kv = i % ${o.kvHeads};
       let entry = u32(place[written]);
       let end = ${seenUntil(o)};
-      ${elements.map((d) => wgsl`var sum${d} = 0.0;`)}
+      @unroll (e < ${length}) { var sum[e] = 0.0; }
       for (var token = 0u; token < ${o.tokens}; token++) {
         let seen_from = u32(place[token]);
         if (entry <= seen_from && seen_from < end) {
@@ -45,16 +41,15 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
             ${score(o)}
             ${weight(o)}
             ${of === "keys" && slope(o)}
-            ${elements.map((d) => wgsl`sum${d} = ${added(d)};`)}
+            @unroll (e < ${length}) { ${add} }
+            ${
+      of === "keys" && o.shared &&
+      wgsl`@unroll (e < ${o.valueDim}) { ${ofValues} }`
+    }
           }
         }
       }
-      ${
-      elements.map((d) =>
-        wgsl`
-        y[(entry * ${o.kvHeads} + kv) * ${length} + ${d}] = sum${d};`
-      )
-    }`,
+      @unroll (e < ${length}) { y[(entry * ${o.kvHeads} + kv) * ${length} + e] = sum[e]; }`,
   });
 }
 

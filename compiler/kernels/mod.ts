@@ -5,7 +5,6 @@ export * from "./assign.ts";
 export * from "./attention.ts";
 export * from "./capacity.ts";
 export * from "./combine.ts";
-export * from "./contract.ts";
 export * from "./elementwise.ts";
 export * from "./keep.ts";
 export * from "./kernel.ts";

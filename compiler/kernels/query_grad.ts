@@ -14,7 +14,6 @@ import { elementwise } from "./elementwise.ts";
 
 /** The cotangent of queries, `y` f32 [token, head, dim]. Its grid is `elementwiseGrid(tokens * heads)`. */
 export function queryGrad(o: BackwardOptions): Kernel {
-  const elements = Array.from({ length: o.dim }, (_, d) => d);
   const own = {
     position: wgsl`u32(place[token]) % ${o.context}`,
     sequence: wgsl`u32(place[token]) / ${o.context}`,
@@ -23,19 +22,15 @@ export function queryGrad(o: BackwardOptions): Kernel {
     ${score(o)}
     ${weight(o)}
     ${slope(o)}
-    ${
-    elements.map((d) =>
-      wgsl`sum${d} = fma(slope, keys[key_at + ${d * o.kvHeads}], sum${d});`
-    )
-  }`;
+    @unroll (e < ${o.dim}) { sum[e] = fma(slope, keys[key_at + e * ${o.kvHeads}], sum[e]); }`;
   return elementwise({
     name: o.name,
     count: wgsl`${o.tokens} * ${o.heads}`,
     bindings: gradBindings(o),
     body: wgsl`
       let query = i;
-      ${elements.map((d) => wgsl`var sum${d} = 0.0;`)}
+      @unroll (e < ${o.dim}) { var sum[e] = 0.0; }
       ${eachKey(o, own, add)}
-      ${elements.map((d) => wgsl`y[i * ${o.dim} + ${d}] = sum${d};`)}`,
+      @unroll (e < ${o.dim}) { y[i * ${o.dim} + e] = sum[e]; }`,
   });
 }

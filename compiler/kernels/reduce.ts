@@ -1,4 +1,7 @@
-/** Sums, means and maxima over an axis: one invocation for each result. */
+/**
+ * Sums, one invocation for each result: reductions over axes, contractions of any shape (the fallback where `matmul` does not
+ * fit), and sums over ranges of grouped rows. The contract's sum is in `pieces/blocked_sum.ts`.
+ */
 
 import { local } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/parse.ts";
@@ -7,45 +10,78 @@ import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { elementwise, INDEX } from "./elementwise.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 
-/** A reduction over one axis, one invocation for each result. Its grid is `elementwiseGrid(count)`. */
-export interface ReduceOptions {
+/** A kernel with one invocation for each result. Its grid is `elementwiseGrid(count)`. */
+export interface ResultOptions {
   readonly name: string;
-  readonly kind: "sum" | "max" | "mean";
   /** How many results. */
   readonly count: Expr;
-  /** How many values in each. */
-  readonly length: number | Expr;
   readonly bindings: readonly Binding[];
-  /** Value k of result i, f32. */
-  load(i: Expr, k: Expr): Expr;
   /** Uses a result. */
   epilogue(i: Expr, value: Expr): readonly Stmt[];
 }
 
-const [K, VALUE] = [local("k", "u32"), local("value", "f32")];
+/** A reduction. The maximum of nothing is minus infinity, its mean 0. */
+export interface ReduceOptions extends ResultOptions {
+  /** `logSumExp`: max + log(sum of exp(x - max)). */
+  readonly kind: "sum" | "mean" | "max" | "logSumExp";
+  /** How many terms in each; or of result i the first one, and the one after the last. */
+  readonly length:
+    | number
+    | Expr
+    | ((i: Expr) => readonly [from: Expr, to: Expr]);
+  /** Equal segments of a sum, whose totals are added as a balanced tree; see `blockedSum`. Default: 1. */
+  readonly segments?: number;
+  /** Term k of result i, f32: a value, or of sums two to multiply. */
+  terms(i: Expr, k: Expr): readonly Expr[];
+}
 
-/** Reduce load(i, 0), load(i, 1), … for every i. The maximum of nothing is minus infinity, its mean 0. */
+const [K, SUM, TOP] = [
+  local("k", "u32"),
+  local("sum", "f32"),
+  local("top", "f32"),
+];
+
+/** Reduce the terms 0, 1, … of every i, in this order. */
 export function reduce(o: ReduceOptions): Kernel {
-  const { kind, length } = o;
-  const loaded = o.load(INDEX, K);
-  const values = kind === "max"
-    ? wgsl`
-      var value = ${-Infinity};
-      for (var k = 0u; k < ${length}; k++) { value = max(value, ${loaded}); }`
-    : blockedSum("value", { length }, wgsl`value_block += ${loaded};`);
+  const [from, to] = typeof o.length === "function" ? o.length(INDEX) : [];
+  const length = typeof o.length === "function" ? wgsl`${to} - from` : o.length;
+  const [a, b] = o.terms(
+    INDEX,
+    from ? expr`${local("from", "u32")} + ${K}` : K,
+  );
+  const largest = wgsl`
+    var top = ${-Infinity};
+    for (var k = 0u; k < ${length}; k++) { top = max(top, ${a}); }`;
+  const total = (add: typeof largest) =>
+    blockedSum("sum", { length, segments: o.segments }, add);
+  const sum = total(
+    b
+      ? wgsl`sum_block = fma(${a}, ${b}, sum_block);`
+      : wgsl`sum_block += ${a};`,
+  );
+  const [text, result] = {
+    sum: () => [sum, SUM] as const,
+    mean: () => [sum, meanOf(o.length as number | Expr)] as const,
+    max: () => [largest, TOP] as const,
+    logSumExp: () => {
+      const powers = total(wgsl`sum_block += exp(${a} - top);`);
+      return [wgsl`${largest} ${powers}`, expr`${TOP} + log(${SUM})`] as const;
+    },
+  }[o.kind]();
   return elementwise({
     name: o.name,
     count: o.count,
     bindings: o.bindings,
     body: wgsl`
-      ${values}
-      ${o.epilogue(INDEX, kind === "mean" ? meanOf(length) : VALUE)}`,
+      ${from && wgsl`let from = ${from};`}
+      ${text}
+      ${o.epilogue(INDEX, result)}`,
   });
 }
 
 function meanOf(length: number | Expr): Expr {
-  if (typeof length === "number") return expr`${VALUE} / f32(${length}u)`;
+  if (typeof length === "number") return expr`${SUM} / f32(${length}u)`;
   return length.op === "const"
-    ? expr`${VALUE} / f32(${length})`
-    : expr`${VALUE} / max(f32(${length}), 1)`;
+    ? expr`${SUM} / f32(${length})`
+    : expr`${SUM} / max(f32(${length}), 1)`;
 }

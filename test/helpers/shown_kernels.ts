@@ -3,11 +3,11 @@
 import {
   assign,
   attention,
-  contract,
   lengthAt,
   matmul,
   type MatmulOptions,
   reads,
+  reduce,
   writes,
 } from "../../compiler/kernels/mod.ts";
 import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
@@ -49,11 +49,16 @@ export const SHOWN: { readonly [name: string]: Kernel } = {
     weights: [{ binding: "w", stored: "bf16", rowStride: 128 }],
     tile: { rows: 1, columns: 2, lanes: 64, split: 2 },
   }),
-  segments: contract({
-    ...{ name: "contract", count: lengthAt(0), length: 256, segments: 4 },
+  segments: reduce({
+    ...{
+      name: "contract",
+      kind: "sum",
+      count: lengthAt(0),
+      length: 256,
+      segments: 4,
+    },
     bindings: [reads("x"), reads("w"), writes("y")],
-    left: (i, k) => load("x", add(mul(i, u32(256)), k)),
-    right: (_, k) => load("w", k),
+    terms: (i, k) => [load("x", add(mul(i, u32(256)), k)), load("w", k)],
     epilogue: (i, sum) => [store("y", i, sum)],
   }),
 };

@@ -7,17 +7,14 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { BackwardOptions } from "../../kernels/attention_backward.ts";
 import { attentionSum } from "../../kernels/attention_sum.ts";
 import { combineTranspose } from "../../kernels/combine_transpose.ts";
-import { contract } from "../../kernels/contract.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { keyGrad } from "../../kernels/key_grad.ts";
-import { logSumExp } from "../../kernels/log_sum_exp.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
 import { queryGrad } from "../../kernels/query_grad.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { rowStarts } from "../../kernels/row_starts.ts";
 import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
-import { sumRows } from "../../kernels/sum_rows.ts";
 import { sentBy } from "./assign.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
 import {
@@ -103,18 +100,18 @@ export function lowerAccumulate(
   const [x, y] = node.inputs as [Node, Node?];
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
-  const value = (input: Node) => (i: Expr, k: Expr) =>
-    emitValue(scope, input, along(scope, places.at(i), over, k));
-  const options = {
+  const kernel = reduce({
     name: `accumulate_${over.join("_")}`,
+    kind: "sum",
     count: places.count,
     length: productOf(scope, over),
     bindings: scope.bindings,
+    terms: (i, k) => {
+      const at = along(scope, places.at(i), over, k);
+      return node.inputs.map((input) => emitValue(scope, input, at));
+    },
     epilogue,
-  };
-  const kernel = y
-    ? contract({ ...options, left: value(x), right: value(y) })
-    : reduce({ ...options, kind: "sum", load: value(x) });
+  });
   launch(kernel);
 }
 
@@ -212,11 +209,12 @@ function lowerSumRows(
       node.span,
     );
   }
-  const kernel = sumRows({
+  const kernel = reduce({
     name: `sum_rows_${node.axes.join("_")}`,
+    kind: "sum",
     count: places.count,
     bindings: scope.bindings,
-    range: (i) => {
+    length: (i) => {
       if (starts === undefined) {
         return [u32(0), load(scope.read(grouped.rowCount), u32(0), "u32")];
       }
@@ -297,12 +295,15 @@ export function lowerLogSumExp(
   const [x] = node.inputs as [Node];
   const { over } = node.params;
   const { scope, places, epilogue, launch } = targetOf(lowering, node);
-  const kernel = logSumExp({
+  const kernel = reduce({
     name: `logSumExp_${over}`,
+    kind: "logSumExp",
     count: places.count,
     length: lengthOf(scope, over),
     bindings: scope.bindings,
-    load: (i, k) => emitValue(scope, x, along(scope, places.at(i), [over], k)),
+    terms: (i, k) => [
+      emitValue(scope, x, along(scope, places.at(i), [over], k)),
+    ],
     epilogue,
   });
   launch(kernel);

@@ -7,7 +7,7 @@ import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import type { RowsNode } from "../../graph/dispatched_nodes.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { contract } from "../../kernels/contract.ts";
+import { reduce } from "../../kernels/reduce.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import {
@@ -252,25 +252,23 @@ function contracted(
 /** Lower a dot that the tiled kernel cannot do: one invocation per element. */
 export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const scope = new KernelScope(lowering);
-  const [left, right] = node.inputs as [Node, Node];
   const { over } = node.params;
   const storage = storageFor(lowering, node);
   const places = placesOf(scope, node);
   const length = (axis: string) => lengthOf(scope, axis);
-  const operand = (input: Node) => (i: Expr, k: Expr) => {
-    const [at, inner] = [places.at(i), atFlat(over, k, length)];
-    const joined = atMapped((axis) =>
-      (over.includes(axis) ? inner : at).get(axis)
-    );
-    return emitValue(scope, input, joined);
-  };
-  const kernel = contract({
+  const kernel = reduce({
     name: `contract_${over.join("_")}`,
+    kind: "sum",
     count: places.count,
     ...contracted(scope, node.params),
     bindings: scope.bindings,
-    left: operand(left),
-    right: operand(right),
+    terms: (i, k) => {
+      const [at, inner] = [places.at(i), atFlat(over, k, length)];
+      const joined = atMapped((axis) =>
+        (over.includes(axis) ? inner : at).get(axis)
+      );
+      return node.inputs.map((input) => emitValue(scope, input, joined));
+    },
     epilogue: (i, sum) =>
       scope.block(() =>
         writeTarget(

@@ -114,9 +114,9 @@ export function lowerReduce(lowering: Lowering, node: NodeOf<"reduce">): void {
     count: results.count,
     length,
     bindings: scope.bindings,
-    load: (row, i) => {
+    terms: (row, i) => {
       const place = { at: results.at(row), row, i, length };
-      return loadFrom(scope, source, alongRow(x.axes, over, place));
+      return [loadFrom(scope, source, alongRow(x.axes, over, place))];
     },
     epilogue: (i, value) =>
       scope.block(() =>
