@@ -1,11 +1,8 @@
 /** Parts of sums, one from each rank of a group, added as a balanced binary tree in the order of ranks. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
-import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { addAsTree } from "../../spec/numerics.ts";
-import { elementwise, INDEX } from "./elementwise.ts";
+import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
+import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 

@@ -3,11 +3,9 @@
  * lane takes consecutive choices. `spec/kernels.md` explains it line by line.
  */
 
-import { local } from "../../spec/kernel/build.ts";
 import { pick } from "../../spec/kernel/pick.ts";
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
-import { bindings, kernelOf, SHARED_WORDS } from "./kernel.ts";
+import type { Expr, Kernel, KernelText } from "./kernel.ts";
+import { bindings, kernelOf, local, SHARED_WORDS, wgsl } from "./kernel.ts";
 import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
 import { laneShare } from "./pieces/lanes.ts";
 

@@ -6,10 +6,9 @@
  * `spec/kernels.md` explains it line by line.
  */
 
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import { bindings, foldGrid, type Grid, GROUP_YZ, kernelOf } from "./kernel.ts";
+import type { Expr, Grid, Kernel, KernelText } from "./kernel.ts";
+import { bindings, foldGrid, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 

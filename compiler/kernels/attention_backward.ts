@@ -4,9 +4,8 @@
  * this run that see them. Each has a file: `attention_sum`, `query_grad`, `key_grad`.
  */
 
-import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr } from "../../spec/kernel/tree.ts";
-import { bindings } from "./kernel.ts";
+import type { Binding, Expr, Hole, KernelText } from "./kernel.ts";
+import { bindings, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 
 /**

@@ -1,10 +1,7 @@
 /** The logarithm of the sum of a query's exponentials, from which its derivative computes weights again. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { bindings, elementwise, type Kernel, wgsl } from "./kernel.ts";
 import { type BackwardOptions, eachKey, score } from "./attention_backward.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
 /**

@@ -1,7 +1,7 @@
 /** What the kernels of a capacity have in common. Each has a file: `mark`, `slots`, `keep`, `marks`. */
 
-import type { Expr } from "../../spec/kernel/tree.ts";
 import type { RoutingRule } from "../graph/graph.ts";
+import { type Expr } from "./kernel.ts";
 
 /** Parameters of all kernels of a capacity. */
 export interface CapacityOptions {

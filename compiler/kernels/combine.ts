@@ -1,11 +1,8 @@
 /** Brings the experts' results back to their tokens. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import type { Binding, Expr, Kernel, Stmt } from "./kernel.ts";
+import { bindings, elementwise, INDEX, local, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise, INDEX } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 
 /**
  * A combine. Bindings: `returned` f32 [token * k, row] in send order, `sendRow` u32 and `weight` f32 [token, k], and `y`

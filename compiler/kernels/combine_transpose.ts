@@ -1,10 +1,8 @@
 /** The transpose of a combine's weights: the row that returned for each choice, which the derivative of its weight needs. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "./kernel.ts";
+import { elementwise, INDEX, local, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise, INDEX } from "./elementwise.ts";
 import type { ResultOptions } from "./reduce.ts";
 
 /** Returned rows. Bindings are f32 `returned` [row, width] in send order, u32 `sendRow` [token, k], and others. */

@@ -1,9 +1,7 @@
 /** Causal depthwise convolution: an invocation for each channel of each token. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
 
 /** A convolution. Its grid is `elementwiseGrid(tokens * channels)`. */
 export interface Conv1dOptions {

@@ -1,13 +1,15 @@
 /** Products of rows summed for each expert in tiles of registers: the gradient of a grouped matmul's weights. */
 
-import { local } from "../../spec/kernel/build.ts";
-import {
-  type KernelText,
-  type Statements,
-  wgsl,
-} from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import { foldGrid, type Grid, GROUP_XZ, kernelOf } from "./kernel.ts";
+import type {
+  Binding,
+  Expr,
+  Grid,
+  Kernel,
+  KernelText,
+  Statements,
+  Stmt,
+} from "./kernel.ts";
+import { foldGrid, GROUP_XZ, kernelOf, local, wgsl } from "./kernel.ts";
 import type { MatmulTile } from "./matmul_tile.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";

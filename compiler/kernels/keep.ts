@@ -1,10 +1,7 @@
 /** Weights after dropping: those of choices without a slot are 0, and the others are divided by what is left of their sum. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { bindings, elementwise, type Kernel, wgsl } from "./kernel.ts";
 import type { CapacityOptions } from "./capacity.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 import { divisorOf } from "./router.ts";
 
 /**

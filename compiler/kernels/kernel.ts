@@ -1,3 +1,19 @@
-/** Putting a kernel together, launch grids, dynamic lengths: what all kernel descriptions share. */
+/** What kernels are written with: text, trees, putting one together, launch grids, dynamic lengths. */
 
+export { local } from "../../spec/kernel/build.ts";
+export * from "../../spec/kernel/elementwise.ts";
 export * from "../../spec/kernel/make.ts";
+export { expr } from "../../spec/kernel/parse.ts";
+export {
+  type Hole,
+  type KernelText,
+  type Statements,
+  wgsl,
+} from "../../spec/kernel/text.ts";
+export type {
+  Binding,
+  Expr,
+  Kernel,
+  SharedArray,
+  Stmt,
+} from "../../spec/kernel/tree.ts";

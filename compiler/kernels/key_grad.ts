@@ -1,7 +1,6 @@
 /** The cotangents of keys and values: of each, the sum over the queries of this run that see it. */
 
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { elementwise, type Kernel, type KernelText, wgsl } from "./kernel.ts";
 import {
   type BackwardOptions,
   gradBindings,
@@ -9,7 +8,6 @@ import {
   slope,
   weight,
 } from "./attention_backward.ts";
-import { elementwise } from "./elementwise.ts";
 
 /**
  * The cotangent of the keys or values that the tokens of this run wrote, `y` f32 in the layout of the cache. Entries that

@@ -1,12 +1,9 @@
 /** Deduplicated dispatch, where ranks add up rows before they return them: for each token, the received rows of its choices. */
 
 import { pick } from "../../spec/kernel/pick.ts";
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, local, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 
 /**
  * The rows of each token that is sent once. Bindings: `weight` f32, `sendRow` and `tokenRow` u32 [token, k]; `counts` u32

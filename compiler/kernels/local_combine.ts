@@ -1,11 +1,8 @@
 /** Adds up the rows of a token on the rank of their experts, before they return: the first half of a combine. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings, kernelOf } from "./kernel.ts";
 
 /**
  * The first half of a combine. Bindings: `tokenCount` u32 [1]; `rows` u32 [token, 2 * most] of `listRows`; `y` f32 [row,

@@ -2,11 +2,7 @@
 
 import { columnsOf } from "../../spec/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
+import { bindings, elementwise, type Kernel, local, wgsl } from "./kernel.ts";
 
 /**
  * Where grouped rows find their tokens. Bindings: `counts` u32 [position, column] and `reach` u32 [position, rank and chunk] of

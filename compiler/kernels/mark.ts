@@ -1,10 +1,7 @@
 /** Marks of choices: which choice, if any, each token has of each expert. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { bindings, elementwise, type Kernel, wgsl } from "./kernel.ts";
 import type { CapacityOptions } from "./capacity.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 
 /**
  * Which choice each token has of each expert. Bindings: `index` i32 [token, k], `mask` i32 [token] if masked; written:

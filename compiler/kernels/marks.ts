@@ -1,10 +1,7 @@
 /** Marks as numbers: how often each token chose each expert, which losses and statistics of a router sum. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { bindings, elementwise, type Kernel, wgsl } from "./kernel.ts";
 import type { CapacityOptions } from "./capacity.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 
 /**
  * How often each token chose each expert. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if `dropped` matters;

@@ -6,15 +6,9 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
-import { local, u32 } from "../../spec/kernel/build.ts";
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type {
-  Expr,
-  Kernel,
-  SharedArray,
-  Stmt,
-} from "../../spec/kernel/tree.ts";
-import { GROUP_XZ, kernelOf, madeOnce } from "./kernel.ts";
+import { u32 } from "../../spec/kernel/build.ts";
+import type { Expr, Kernel, KernelText, SharedArray, Stmt } from "./kernel.ts";
+import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { sumsOfTeams } from "./matmul_blocks.ts";
 import { declared, type Left, leftOf } from "./matmul_left.ts";
 import {
@@ -63,7 +57,7 @@ export function matmul(options: MatmulOptions): Kernel {
     const inside = wgsl`
       ${columnsAndWeights(o, teamsOf(o).lanes)}
       ${body}`;
-    return kernelOf({
+    return makeKernel({
       name: o.name,
       workgroupSize: tile.lanes,
       bindings: o.bindings,

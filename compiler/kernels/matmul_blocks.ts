@@ -3,13 +3,8 @@
  * sums are added in the contract's order.
  */
 
-import {
-  type Hole,
-  type KernelText,
-  type Statements,
-  wgsl,
-} from "../../spec/kernel/text.ts";
-import type { SharedArray } from "../../spec/kernel/tree.ts";
+import type { Hole, KernelText, SharedArray, Statements } from "./kernel.ts";
+import { wgsl } from "./kernel.ts";
 import { guarded, type Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
 import {

@@ -1,15 +1,15 @@
 /** The left operand of a matrix multiplication: loaded by each lane, or once for all in workgroup memory. */
 
 import { invariant } from "../../spec/errors.ts";
-import { local, shared } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
-import {
-  type Hole,
-  type KernelText,
-  type Statements,
-  wgsl,
-} from "../../spec/kernel/text.ts";
-import type { Expr, SharedArray } from "../../spec/kernel/tree.ts";
+import { shared } from "../../spec/kernel/build.ts";
+import type {
+  Expr,
+  Hole,
+  KernelText,
+  SharedArray,
+  Statements,
+} from "./kernel.ts";
+import { expr, local, wgsl } from "./kernel.ts";
 import { equalBlocks, isStaged, type MatmulOptions } from "./matmul_tile.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */

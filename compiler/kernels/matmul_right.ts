@@ -3,8 +3,7 @@
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import { u32 } from "../../spec/kernel/build.ts";
-import { type Hole, type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import { bindingsOf } from "./kernel.ts";
+import { bindingsOf, type Hole, type KernelText, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
 import { DECODERS, halves, isPacked, perWord } from "./pieces/decode.ts";
 

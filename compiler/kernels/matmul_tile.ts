@@ -3,9 +3,9 @@
 import type { FileDType } from "../../spec/dtype.ts";
 import { packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
-import type { Binding, Expr, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import { foldGrid, type Grid, SHARED_WORDS } from "./kernel.ts";
+import type { Binding, Expr, Grid, Stmt } from "./kernel.ts";
+import { foldGrid, SHARED_WORDS } from "./kernel.ts";
 import { segmentLength, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** A right operand: [expert,] k, n, or [expert,] n, k. */

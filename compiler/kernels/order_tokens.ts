@@ -4,11 +4,9 @@
  * binary search in the other run.
  */
 
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel, KernelText } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
 import type { GroupsBy } from "./capacity.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
 import { orderKey } from "./pieces/order_key.ts";
 
 /** Tokens in a run that is sorted at once. */

@@ -1,11 +1,8 @@
 /** Moves token rows into send order. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
+import type { Binding, Expr, Kernel } from "./kernel.ts";
+import { elementwise, local, reads, wgsl, writes } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { elementwise } from "./elementwise.ts";
-import { reads, writes } from "./kernel.ts";
 
 /**
  * A permute. Bindings: `x` f32 [token, row] (unless `value` computes it), `sendRow` u32 [token, k], `send` f32

@@ -1,7 +1,6 @@
 /** The cotangent of queries: of each, the sum over the keys that it sees of slope * key. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { elementwise, type Kernel, wgsl } from "./kernel.ts";
 import {
   type BackwardOptions,
   eachKey,
@@ -10,7 +9,6 @@ import {
   slope,
   weight,
 } from "./attention_backward.ts";
-import { elementwise } from "./elementwise.ts";
 
 /** The cotangent of queries, `y` f32 [token, head, dim]. Its grid is `elementwiseGrid(tokens * heads)`. */
 export function queryGrad(o: BackwardOptions): Kernel {

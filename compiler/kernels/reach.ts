@@ -3,10 +3,9 @@
  * by a counting sort in which every lane takes consecutive tokens; and where choices find them.
  */
 
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel, KernelText } from "./kernel.ts";
+import { bindings, kernelOf, SHARED_WORDS, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { bindings, kernelOf, SHARED_WORDS } from "./kernel.ts";
 import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
 import { laneShare } from "./pieces/lanes.ts";
 

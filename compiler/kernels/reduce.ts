@@ -3,11 +3,8 @@
  * fit), and sums over ranges of grouped rows. The contract's sum is in `pieces/blocked_sum.ts`.
  */
 
-import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import { elementwise, INDEX } from "./elementwise.ts";
+import type { Binding, Expr, Kernel, Stmt } from "./kernel.ts";
+import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 
 /** A kernel with one invocation for each result. Its grid is `elementwiseGrid(count)`. */

@@ -4,12 +4,17 @@
  */
 
 import { columnsOf } from "../../spec/bytes.ts";
-import { local } from "../../spec/kernel/build.ts";
 import { pick } from "../../spec/kernel/pick.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import { bindings, foldGrid, type Grid, GROUP_XY, kernelOf } from "./kernel.ts";
+import type { Grid, Kernel } from "./kernel.ts";
+import {
+  bindings,
+  foldGrid,
+  GROUP_XY,
+  kernelOf,
+  local,
+  wgsl,
+} from "./kernel.ts";
 
 const LANES = 64;
 

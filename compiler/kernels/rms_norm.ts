@@ -1,9 +1,6 @@
 /** RMS norms of rows (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019): a workgroup for each row. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { expr, type Kernel, local, wgsl } from "./kernel.ts";
 import {
   eachElement,
   ELEMENT,

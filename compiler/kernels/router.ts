@@ -5,12 +5,9 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
-import type { Hole, KernelText } from "../../spec/kernel/text.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
 import type { RouteOperand, RoutingRule } from "../graph/graph.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
+import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { eachLargest, largest } from "./pieces/selection.ts";
 import { LOWEST } from "./pieces/numbers.ts";

@@ -1,9 +1,6 @@
 /** Where the grouped rows of each local expert start. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
+import { bindings, elementwise, type Kernel, wgsl } from "./kernel.ts";
 
 /**
  * Where the rows of each local expert start: how many rows are of experts before it. Bindings: `expertOf` u32 [row], in

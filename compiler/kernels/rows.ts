@@ -1,10 +1,15 @@
 /** What kernels with a workgroup for each row have in common: `rms_norm`, `softmax`. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
-import { foldGrid, type Grid, GROUP_XY, kernelOf } from "./kernel.ts";
+import type {
+  Binding,
+  Expr,
+  Grid,
+  Kernel,
+  KernelText,
+  Stmt,
+} from "./kernel.ts";
+import { foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** A kernel of one workgroup for each row. Its grid is `rowsGrid(rows)`. */

@@ -1,9 +1,6 @@
 /** Rows summed by their index (segment sum, scatter-add). Every result looks for its rows, so that none is written twice. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
-import { elementwise } from "./elementwise.ts";
+import { elementwise, type Expr, type Kernel, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";

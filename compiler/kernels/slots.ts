@@ -5,11 +5,10 @@
  * highest (radix select).
  */
 
-import { type KernelText, wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { Size } from "../../spec/size.ts";
+import type { Grid, Kernel, KernelText } from "./kernel.ts";
+import { bindings, kernelOf, wgsl } from "./kernel.ts";
 import type { CapacityOptions, GroupsBy } from "./capacity.ts";
-import { bindings, type Grid, kernelOf } from "./kernel.ts";
 import { laneShare, sumOfLanes } from "./pieces/lanes.ts";
 import { orderKey } from "./pieces/order_key.ts";
 

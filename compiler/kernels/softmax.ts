@@ -1,9 +1,6 @@
 /** Softmaxes of rows: a workgroup for each row. */
 
-import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import { expr, type Kernel, local, wgsl } from "./kernel.ts";
 import {
   eachElement,
   ELEMENT,

@@ -1,9 +1,7 @@
 /** The k largest of each row: short rows by one invocation each, long ones by a workgroup each. */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Expr, Kernel } from "../../spec/kernel/tree.ts";
-import { elementwise } from "./elementwise.ts";
-import { bindings } from "./kernel.ts";
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
 import { eachLargest } from "./pieces/selection.ts";
 
 /**

@@ -3,9 +3,7 @@
  * part of the row; the best of these is taken, and only the lane that had it looks for its next.
  */
 
-import { wgsl } from "../../spec/kernel/text.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
-import { bindings, GROUP_XY, kernelOf } from "./kernel.ts";
+import { bindings, GROUP_XY, type Kernel, kernelOf, wgsl } from "./kernel.ts";
 import type { TopKOptions } from "./top_k.ts";
 
 const LANES = 64;

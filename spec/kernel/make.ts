@@ -130,12 +130,13 @@ export function madeOnce(from: unknown, make: () => Kernel): Kernel {
  */
 export function kernelOf(parts: KernelParts): Kernel {
   const { name, workgroupSize, bindings, body } = parts;
-  if (!(body instanceof KernelText)) return make(parts);
+  if (!(body instanceof KernelText)) return makeKernel(parts);
   const from = [name, workgroupSize, bindings, textKey(body)];
-  return madeOnce(from, () => make(parts));
+  return madeOnce(from, () => makeKernel(parts));
 }
 
-function make(parts: KernelParts): Kernel {
+/** As `kernelOf`, for who knows that the kernel is new. */
+export function makeKernel(parts: KernelParts): Kernel {
   const { name, workgroupSize } = parts;
   const all = parts.bindings.some((b) => b.name === LENGTHS.name)
     ? parts.bindings

@@ -99,11 +99,24 @@ function numberOf(
   };
 }
 
-/** Cut a template into tokens. */
-export function readTemplate(
+/** A template, which is cut into tokens when it is first parsed. */
+function readTemplate(
   strings: readonly string[],
   site: Template["site"],
 ): Template {
+  let tokens: readonly Token[] | undefined;
+  return {
+    get tokens() {
+      return tokens ??= tokensOf(strings);
+    },
+    get source() {
+      return strings.join(HOLE);
+    },
+    site,
+  };
+}
+
+function tokensOf(strings: readonly string[]): readonly Token[] {
   const tokens: Token[] = [];
   let line = 1, column = 1;
   const advance = (text: string) => {
@@ -158,7 +171,7 @@ export function readTemplate(
     advance(HOLE);
   });
   tokens.push({ kind: "end", line, column });
-  return { tokens, source: strings.join(HOLE), site };
+  return tokens;
 }
 
 /** A mistake in kernel text. The message ends with the line that it is about; lines and columns count from 1 in the text. */
