@@ -8,19 +8,27 @@ import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
 
 /** Read them. Throws DataError where they were not made. */
-export async function pageAssets({ files }: CliIo): Promise<PageAssets> {
-  // Code that runs from its TypeScript has nothing compiled beside it.
-  const folder = [
-    fileURLToPath(new URL("../page", import.meta.url)),
-    packageFile(".compiled/dist/page"),
-  ].find((folder) => existsSync(files.join(folder, "main.js")));
-  if (folder === undefined) {
-    throw new DataError(
-      "Cannot make a page: its script is not built. Run 'node scripts/bundle.mjs .compiled/dist'",
-    );
-  }
+export async function pageAssets(io: CliIo): Promise<PageAssets> {
+  const { files } = io;
   return {
-    script: await files.readText(files.join(folder, "main.js")),
-    style: await files.readText(files.join(folder, "main.css")),
+    script: await files.readText(bundled(io, "page/main.js")),
+    style: await files.readText(bundled(io, "page/main.css")),
   };
+}
+
+/** The file of the module that runs plans in a page. Throws DataError where it was not made. */
+export function browserModule(io: CliIo): string {
+  return bundled(io, "browser/mod.js");
+}
+
+function bundled({ files }: CliIo, name: string): string {
+  // Code that runs from its TypeScript has nothing compiled beside it.
+  const file = [
+    fileURLToPath(new URL("..", import.meta.url)),
+    packageFile(".compiled/dist"),
+  ].map((folder) => files.join(folder, name)).find((file) => existsSync(file));
+  if (file !== undefined) return file;
+  throw new DataError(
+    "Cannot make a page: its script is not built. Run 'node scripts/bundle.mjs .compiled/dist'",
+  );
 }

@@ -152,6 +152,10 @@ function addInspectCommands(
     .option("--against <plan>", "show what another model or plan has otherwise")
     .option("--out <file>", "write to a file (plan.html; --svg: to the output)")
     .option("--open", "show the page in the browser too")
+    .option(
+      "--run",
+      "serve the page of a checkpoint, which runs the plan itself",
+    )
     .action(async (model, flags) => {
       const viewCommand = await COMMANDS.view();
       finish(await viewCommand(io, model, { ...flags, meshes: viewed }));

@@ -1,9 +1,9 @@
 /** A run watched live: a page on loopback, and what happens, as server-sent events. */
 
-import { createServer, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { ServerResponse } from "node:http";
 import { type LiveEvents, livePageHtml } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
+import { serveLoopback } from "./loopback.ts";
 import { pageAssets } from "./page_assets.ts";
 
 /** Takes what happens. */
@@ -36,15 +36,11 @@ export async function startWatch(
   const page = livePageHtml({ title }, await pageAssets(io));
   const events: string[] = [];
   const watchers = new Set<ServerResponse>();
-  const server = createServer(({ method, url, headers }, response) => {
-    // A page of elsewhere whose name was made to lead here has another host.
-    const host = headers.host?.replace(/:\d+$/, "");
-    const known = host === "127.0.0.1" || host === "localhost";
-    if (!known || method !== "GET") response.writeHead(403).end();
-    else if (url === "/") {
+  const { server, address } = await serveLoopback((path, response) => {
+    if (path === "/") {
       response.writeHead(200, { "content-type": "text/html; charset=utf-8" })
         .end(page);
-    } else if (url === "/events") {
+    } else if (path === "/events") {
       response.writeHead(200, {
         "content-type": "text/event-stream",
         "cache-control": "no-store",
@@ -54,11 +50,9 @@ export async function startWatch(
       response.on("close", () => watchers.delete(response));
     } else response.writeHead(404).end();
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   // To be watched keeps no process from ending.
   server.unref();
-  const { port } = server.address() as AddressInfo;
-  io.err(`Watch at http://127.0.0.1:${port}/`);
+  io.err(`Watch at ${address}`);
   const send: Watch["send"] = (kind, event) => {
     const json = typeof event === "string" ? event : JSON.stringify(event);
     const text = `event: ${kind}\ndata: ${json}\n\n`;

@@ -23,7 +23,13 @@ import {
 import { dirname, extname, join, relative, resolve, sep } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { bundlePage, bundleProgram, loadEsbuild, PROGRAM } from "./bundle.mjs";
+import {
+  bundleBrowser,
+  bundlePage,
+  bundleProgram,
+  loadEsbuild,
+  PROGRAM,
+} from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const COMPILED = join(ROOT, ".compiled");
@@ -96,6 +102,7 @@ export async function bundle() {
   return await bundleStale(DIST, () => [
     bundleProgram(DIST),
     bundlePage(join(DIST, "page")).catch(() => undefined),
+    bundleBrowser(DIST).catch(() => undefined),
   ]);
 }
 

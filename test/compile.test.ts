@@ -146,6 +146,7 @@ t.test("the program and its page are bundled again when a source has changed", a
     1,
   );
   write("spec/b.ts", "export const b = 1;", 1);
+  write("browser/mod.ts", 'export { b } from "../spec/b.ts";', 1);
   t.equal((await bundle()).size, 0);
   const { a } = await import(pathToFileURL(main).href) as { a: URL };
   t.equal(a.href, pathToFileURL(join(root, ".compiled/dist/")).href);

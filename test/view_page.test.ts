@@ -352,6 +352,29 @@ t.test("a training is followed as it goes", OPTIONS, async (t) => {
   t.strictSame(complaints, []);
 });
 
+t.test("a page that is served runs its plan", OPTIONS, async (t) => {
+  const serving = spawn(process.execPath, [
+    ...["bin/switchyard.mjs", "view", "examples/demo-lm", "--mesh", "ep=4"],
+    ...["--max-context", "256", "--max-sequences", "1", "--run"],
+  ], { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
+  const ended = once(serving, "exit");
+  const [said] = await once(serving.stdout, "data") as [Buffer];
+  const [, address] = /Open (\S+)/.exec(`${said}`)!;
+  const { page, complaints } = await openPage(browser!, address!);
+  await page.locator("#run select").selectOption("cpu");
+  await page.locator("#run button").click();
+  await page.locator("#run .text", { hasText: "was not at all afraid that he" })
+    .waitFor();
+  t.match(await texts(page, "#run [role=status]"), [
+    /^All ranks on CPU \(WebAssembly SIMD, \d+ threads?\)$/,
+  ]);
+  t.equal((await fetch(`${address}checkpoint/../../package.json`)).status, 404);
+  t.strictSame(await accessibilityProblems(page), []);
+  t.strictSame(complaints, []);
+  serving.kill("SIGTERM");
+  t.strictSame((await ended)[0], 0);
+});
+
 t.test(
   "DeepSeek-V3 on 256 ranks is a small and fast page",
   OPTIONS,

@@ -50,6 +50,8 @@ export interface PageData {
   readonly against?: PageDiff;
   /** The search that found the plan. */
   readonly search?: SearchResult;
+  /** The page is served beside a checkpoint, and runs the plan. */
+  readonly run?: boolean;
 }
 
 /** What the page of a run that goes on knows at first. */
@@ -69,18 +71,29 @@ export function pageHtml(
   data: Omit<PageData, "plan">,
   { script, style }: PageAssets,
 ): string {
-  return htmlOf({ ...data, plan: documentOf(plan) }, { script, style });
+  return htmlOf(
+    { ...data, plan: documentOf(plan) },
+    { script, style },
+    data.run
+      // Schemas and kernels become code.
+      ? "script-src 'self' 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; worker-src blob:"
+      : "script-src 'unsafe-inline'",
+  );
 }
 
 /** The page of a run that goes on, which its process serves. It asks that process only. */
 export function livePageHtml(data: LiveData, assets: PageAssets): string {
-  return htmlOf(data, assets, "connect-src 'self'; ");
+  return htmlOf(
+    data,
+    assets,
+    "script-src 'unsafe-inline'; connect-src 'self'",
+  );
 }
 
 function htmlOf(
   data: LiveData | PageData,
   { script, style }: PageAssets,
-  policy = "",
+  policy: string,
 ): string {
   const json = JSON.stringify(data).replaceAll("<", "\\u003c");
   return `<!doctype html>
@@ -88,7 +101,7 @@ function htmlOf(
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; ${policy}script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; ${policy}; style-src 'unsafe-inline'; img-src data:">
 <link rel="icon" href="data:,">
 <title>${escaped(data.title)}</title>
 <style>

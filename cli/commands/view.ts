@@ -20,6 +20,7 @@ import { findMachine } from "../machines.ts";
 import { pageAssets } from "../page_assets.ts";
 import { diffPlans } from "../plan_diff.ts";
 import { readChoices, readSources, readTrace } from "../seen_files.ts";
+import { serveRun } from "../serve_run.ts";
 import { UsageError } from "../values.ts";
 import {
   checkSummaryFlags,
@@ -37,6 +38,8 @@ export interface ViewCommandFlags extends SummaryFlags {
   readonly against?: string;
   readonly out?: string;
   readonly open?: boolean;
+  /** Serve the page, for it to run the plan. */
+  readonly run?: boolean;
   /** The search that found the plan. */
   readonly search?: SearchResult;
 }
@@ -50,6 +53,12 @@ export async function viewCommand(
   const { svg, dark = false, out } = flags;
   checkSummaryFlags(flags);
   checkViewFlags(flags);
+  if (flags.run) {
+    const { made, machine } = await madeOf(io, model, flags);
+    const page = await pageOf(io, { model, made, machine }, flags);
+    await serveRun(io, { page, folder: model, open: flags.open ?? false });
+    return 0;
+  }
   if (svg === undefined) {
     const file = out ?? "plan.html";
     await writePage(io, model, { ...flags, out: file });
@@ -84,7 +93,12 @@ async function madeOf(io: CliIo, model: string, flags: ViewCommandFlags) {
 
 /** Refuse flags that would do nothing. */
 function checkViewFlags(flags: ViewCommandFlags): void {
-  const { svg, dark, open } = flags;
+  const { svg, dark, open, run, out } = flags;
+  if (run && (svg !== undefined || out !== undefined)) {
+    throw new UsageError(
+      "Cannot use --run with --svg or --out: the page is served, as it reads weights. Leave them out",
+    );
+  }
   if (open && svg !== undefined) {
     throw new UsageError(
       "Cannot use --open with --svg: a picture goes to a file. Leave one of them out",
@@ -150,6 +164,7 @@ async function pageOf(
       },
     },
     ...search === undefined ? {} : { search },
+    ...flags.run ? { run: true } : {},
   }, await pageAssets(io));
 }
 

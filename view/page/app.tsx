@@ -10,6 +10,7 @@ import { DiffView } from "./diff_view.tsx";
 import { Facts } from "./facts.tsx";
 import { MemoryView } from "./memory_view.tsx";
 import { RanksView } from "./ranks_view.tsx";
+import { RunView } from "./run_view.tsx";
 import { SearchBox } from "./search_box.tsx";
 import { SearchView } from "./search_view.tsx";
 import { StepsView } from "./steps_view.tsx";
@@ -79,6 +80,7 @@ export function App(
       <main>
         <Facts view={view} />
         {data.search && <SearchView search={data.search} />}
+        {data.run && <RunView plan={data.plan} />}
         <TracksView {...shown} parts={parts} />
         <RanksView {...shown} />
         <StepsView {...shown} parts={parts} sources={data.sources} />

@@ -1,0 +1,65 @@
+/** `view --run`: a page that runs its plan itself, and the files that it asks for. */
+
+import type { ServerResponse } from "node:http";
+import type { CliIo } from "./io.ts";
+import { serveLoopback } from "./loopback.ts";
+import { browserModule } from "./page_assets.ts";
+
+/** Files of a checkpoint that a page may read. */
+const READ = /^[\w.-]+\.(json|safetensors)$/;
+
+/** Only a page that is isolated from other origins shares memory with workers. */
+const ISOLATED = {
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-embedder-policy": "require-corp",
+};
+
+/** Serve a page and the checkpoint in a folder until Ctrl-C, and say where. */
+export async function serveRun(
+  io: CliIo,
+  { page, folder, open }: {
+    readonly page: string;
+    readonly folder: string;
+    readonly open: boolean;
+  },
+): Promise<void> {
+  const { files } = io;
+  const module = await files.readText(browserModule(io));
+  const send = (response: ServerResponse, type: string, text: string) => {
+    response.writeHead(200, { ...ISOLATED, "content-type": type }).end(text);
+  };
+  const { server, address } = await serveLoopback(
+    async (path, response, { range }) => {
+      if (path === "/") return send(response, "text/html; charset=utf-8", page);
+      if (path === "/browser.js") {
+        return send(response, "text/javascript; charset=utf-8", module);
+      }
+      const name = path.replace(/^\/checkpoint\//, "");
+      const file = files.join(folder, name);
+      if (!READ.test(name) || await files.stat(file) !== "file") {
+        response.writeHead(404).end();
+        return;
+      }
+      const opened = await files.open(file);
+      try {
+        const [, from = "0", to] = /^bytes=(\d+)-(\d+)$/.exec(range ?? "") ??
+          [];
+        const start = Number(from);
+        const end = Math.min(opened.size, Number(to ?? opened.size - 1) + 1);
+        response.writeHead(range ? 206 : 200, {
+          "content-type": "application/octet-stream",
+          ...range
+            ? { "content-range": `bytes ${start}-${end - 1}/${opened.size}` }
+            : {},
+        }).end(await opened.read(start, end - start));
+      } finally {
+        await opened.close();
+      }
+    },
+  );
+  await io.out(`Open ${address} (Ctrl-C ends it)\n`);
+  if (open) io.browse(address);
+  await new Promise<void>((resolve) => io.onInterrupt(resolve));
+  server.close();
+  server.closeAllConnections();
+}
