@@ -134,29 +134,29 @@ export function compileLowered(
     { dispatched, layouts, placed },
   );
   const lowering = startLowering({
-    graph,
+    model: {
+      ...{ graph, scalars, fusion, dispatched, buckets, layouts },
+      returning: returningNodes(graph),
+    },
     placed,
-    numerics,
-    fusion,
-    scalars,
-    dispatched,
-    ...{ buckets, layouts },
-    tile: options.tuning?.matmul ?? DEFAULT_TILE,
-    tuning: options.tuning ?? {},
-    returning: returningNodes(graph),
+    options: {
+      numerics,
+      tile: options.tuning?.matmul ?? DEFAULT_TILE,
+      tuning: options.tuning ?? {},
+    },
   });
   const ports = lowerGraph(lowering);
   const steps = overlap(
-    waitForExchanges(lowering.steps, lowering.kernels),
-    lowering.kernels,
+    waitForExchanges(lowering.draft.steps, lowering.draft.kernels),
+    lowering.draft.kernels,
   );
   const limits = { ...GUARANTEED_LIMITS, ...options.limits };
-  const memory = allocate(lowering.buffers, steps, {
-    kernels: lowering.kernels,
+  const memory = allocate(lowering.draft.buffers, steps, {
+    kernels: lowering.draft.kernels,
     ranks: placed.ranks,
     maxBytes: limits.maxBufferSize,
   });
-  const plan = assemble({ ...lowering, steps }, ports, memory);
+  const plan = assemble(lowering, { ...ports, steps }, memory);
   if (!options.overLimits) checkLimits(plan, limits);
   return plan;
 }

@@ -3,7 +3,7 @@
 import { predictStaging } from "../../spec/bytes.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import { sumPerRank } from "../../spec/per_rank.ts";
-import type { Plan, PlanAxis, Port } from "../../spec/plan.ts";
+import type { Plan, PlanAxis, Port, Step } from "../../spec/plan.ts";
 import type { Allocated } from "./allocate.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
@@ -13,10 +13,11 @@ import { withSourceNames } from "./source_names.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
 import { declareWritable } from "./writable.ts";
 
-/** Inputs and outputs of the program. */
-export interface Ports {
+/** The program: its steps in order, its inputs and outputs. */
+export interface Lowered {
   readonly inputs: { readonly [name: string]: Port };
   readonly outputs: { readonly [name: string]: Port };
+  readonly steps: readonly Step[];
 }
 
 /** Local axes as the plan has them; not those that are others under another name. */
@@ -44,15 +45,15 @@ function planAxisOf(
 /** The plan of a lowering whose buffers have memory. */
 export function assemble(
   lowering: Lowering,
-  ports: Ports,
+  { steps, ...ports }: Lowered,
   { allocations, buffers }: Allocated,
 ): Plan {
-  const { placed, weights, steps } = lowering;
-  const kernels = declareWritable(lowering.kernels, steps, buffers);
+  const { placed, draft: { weights } } = lowering;
+  const kernels = declareWritable(lowering.draft.kernels, steps, buffers);
   const printed = [...kernels].map(([name, tree]) => [name, { tree }] as const);
   const draft: Plan = {
     version: 2,
-    numerics: { ...EXACT, class: lowering.numerics },
+    numerics: { ...EXACT, class: lowering.options.numerics },
     requiredLimits: {},
     requiredFeatures: [],
     mesh: placed.mesh,
@@ -60,7 +61,7 @@ export function assemble(
     axes: {
       ...planAxes(placed),
       ...checkAxis(lowering),
-      ...Object.fromEntries(lowering.blockAxes),
+      ...Object.fromEntries(lowering.draft.blockAxes),
     },
     counts: placed.counts,
     allocations,

@@ -72,7 +72,7 @@ export interface SentTokens {
 /** Count rows for each expert and number them. */
 export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
   const rows = sentRows(lowering, node);
-  lowering.sent.set(node, rows);
+  lowering.values.sent.set(node, rows);
   const { route, splits, tokens, sendRow } = rows;
   const { rule: { topK }, tokens: axes } = route.params;
   const results = routeResults(lowering, route);
@@ -123,7 +123,7 @@ export function lowerGatherCounts(
     what: { from: string; to: string; words: number },
     part: StepPart["part"],
   ) =>
-    lowering.steps.push({
+    lowering.draft.steps.push({
       op: "allGather",
       ranks: "all",
       ...{ over: rows.over, from: what.from, to: what.to },
@@ -194,7 +194,7 @@ function sentRows(
     );
   const counts = routingScratch(lowering, "counts", total);
   return {
-    ...{ number: lowering.sent.size, route, expert, over, own },
+    ...{ number: lowering.values.sent.size, route, expert, over, own },
     ...{ splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
@@ -265,7 +265,7 @@ export function positionBuffer(
   over: readonly string[],
 ): string {
   const name = `position@${over.join("+") || "one"}`;
-  if (lowering.buffers.has(name)) return name;
+  if (lowering.draft.buffers.has(name)) return name;
   return addBuffer(lowering, {
     name,
     kind: "const",
@@ -280,7 +280,7 @@ function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   const ids = expertTable(lowering.placed, expert).flat();
   if (ids.every((id, i) => id === i)) return undefined;
   const name = `order of ${expert}`;
-  if (lowering.buffers.has(name)) return name;
+  if (lowering.draft.buffers.has(name)) return name;
   const column = ids.map((_, id) => ids.indexOf(id));
   return addBuffer(lowering, {
     name,
@@ -292,6 +292,6 @@ function orderBuffer(lowering: Lowering, expert: string): string | undefined {
 }
 
 /** The rows that a node sends by: those of an assignment, or of one whose counts were gathered. */
-export function sentBy({ sent }: Lowering, node: Node): SentRows {
+export function sentBy({ values: { sent } }: Lowering, node: Node): SentRows {
   return sent.get(node.primitive === "gatherCounts" ? node.inputs[0]! : node)!;
 }

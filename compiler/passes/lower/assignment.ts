@@ -22,7 +22,7 @@ export function assignmentBuffer(
     ? ` in ${assignment.of}`
     : "";
   const name = `${holds} of ${axis}${about}`;
-  if (lowering.buffers.has(name)) return name;
+  if (lowering.draft.buffers.has(name)) return name;
   const axes = holds === "items"
     ? bufferAxes(lowering, [axis])
     : holds === "rows"

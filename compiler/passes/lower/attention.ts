@@ -23,7 +23,7 @@ export function lowerAttention(
     heads: size(head),
     kvHeads: kvHead === undefined ? 1 : size(kvHead),
     ...{ dim: size(dim), valueDim: size(valueDim) },
-    queries: lowering.tuning.attention ?? 1,
+    queries: lowering.options.tuning.attention ?? 1,
   };
   const kernel = attention({
     name: `attention_${size(head)}x${size(dim)}`,

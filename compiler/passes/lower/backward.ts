@@ -92,7 +92,7 @@ export function lowerAccumulate(
   lowering: Lowering,
   node: NodeOf<"accumulate">,
 ): void {
-  const group = lowering.dispatched.get(node.inputs[0]!);
+  const group = lowering.model.dispatched.get(node.inputs[0]!);
   const { over } = node.params;
   if (group && over.includes(group.params.slot)) {
     return lowerSumRows(lowering, node, group as NodeOf<"group">);
@@ -117,7 +117,7 @@ export function lowerAccumulate(
 
 /** Whether a sum of products has rows of one operand and columns of the other, as a matmul has. */
 function isOuter(
-  { dispatched }: Lowering,
+  { model: { dispatched } }: Lowering,
   node: NodeOf<"accumulate">,
   x: Node,
   y: Node,
@@ -147,10 +147,10 @@ function lowerOuter(lowering: Lowering, node: NodeOf<"accumulate">): void {
     bindings: scope.bindings,
     weights: [{
       binding: scope.read(right),
-      stored: lowering.buffers.get(right)!.dtype,
+      stored: lowering.draft.buffers.get(right)!.dtype,
       rowStride: width,
     }],
-    tile: lowering.tile,
+    tile: lowering.options.tile,
     rows: productOf(scope, rows),
     leftRow: (row) => row,
     left: (row, k) => {
@@ -186,7 +186,7 @@ function lowerSumRows(
   node: NodeOf<"accumulate">,
   group: NodeOf<"group">,
 ): void {
-  const grouped = lowering.groups.get(group)!;
+  const grouped = lowering.values.groups.get(group)!;
   const { expert, slot } = group.params;
   const { over } = node.params;
   const startsHere = () => startsOf(lowering, node, group);
@@ -242,19 +242,19 @@ function startsOf(
   node: Node,
   group: NodeOf<"group">,
 ): string {
-  const known = lowering.rowStarts.get(group);
+  const known = lowering.values.rowStarts.get(group);
   if (known) return known;
   const { expert } = group.params;
   const experts = lowering.placed.axes[expert]!.size;
   const starts = addScratch(lowering, "rowStarts", "u32", [
     { axis: `${expert} and end`, size: experts + 1 },
   ]);
-  const { expertOf, rowCount } = lowering.groups.get(group)!;
+  const { expertOf, rowCount } = lowering.values.groups.get(group)!;
   addLaunch(lowering, node, rowStarts(`row_starts_${experts}`, experts), {
     bindings: { expertOf, rowCount, starts },
     workgroups: elementwiseGrid(experts + 1),
   });
-  lowering.rowStarts.set(group, starts);
+  lowering.values.rowStarts.set(group, starts);
   return starts;
 }
 
@@ -319,7 +319,7 @@ export function lowerCombineTranspose(
   const { tokens, choice } = route.params;
   const width = fixedProduct(lowering, node, returned.axes.slice(2));
   const { scope, epilogue, launch } = targetOf(lowering, node);
-  scope.readAs("returned", lowering.storages.get(returned)!.buffer);
+  scope.readAs("returned", lowering.values.storages.get(returned)!.buffer);
   scope.readAs("sendRow", sendRow);
   const kernel = combineTranspose({
     name: `combineTranspose_${width}`,

@@ -126,19 +126,19 @@ function placeIn(
 
 /** Say of what buckets take where it is written at once, before anything is lowered. */
 export function placeBuckets(lowering: Lowering): void {
-  const { graph, fusion, bucketPlaces } = lowering;
+  const { model: { graph, fusion }, values: { bucketPlaces } } = lowering;
   const users = usersOf(graph);
   const named = new Set([
     ...Object.values(graph.outputs),
     ...Object.values(graph.states),
   ]);
-  for (const bucket of new Set(lowering.buckets.values())) {
+  for (const bucket of new Set(lowering.model.buckets.values())) {
     const layout = layoutOf(lowering, bucket);
     const taken = bucket.members.map(({ inputs }) => inputs[0]!);
     const direct = (x: Node) =>
       DIRECT.includes(x.primitive) && fusion.stored.has(x) && !named.has(x) &&
       // A step that reads a bucket comes after all that is written there.
-      users.get(x)!.every((user) => lowering.buckets.has(user)) &&
+      users.get(x)!.every((user) => lowering.model.buckets.has(user)) &&
       !bucketPlaces.has(x) && !reads(fusion, x, new Set(taken));
     const chosen = taken.map(direct);
     if (!chosen.includes(true)) continue;
@@ -181,7 +181,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     { axis: "element of a block", size: words },
   ]);
   const position = scatters ? positionBuffer(lowering, over) : undefined;
-  lowering.steps.push({
+  lowering.draft.steps.push({
     op: "allGather",
     ranks: "all",
     ...{ over, from, to },
@@ -191,7 +191,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   });
   if (!scatters) {
     members.forEach((member, i) =>
-      lowering.storages.set(member, wholePlace(lowering, layout, i, to))
+      lowering.values.storages.set(member, wholePlace(lowering, layout, i, to))
     );
     return;
   }
@@ -208,28 +208,30 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     load: (i, k) => load(parts, add(mul(k, u32(words)), i)),
     epilogue: (i, value) => [store(sum, i, value)],
   });
-  lowering.steps.push({
+  lowering.draft.steps.push({
     ...{ op: "launch", ranks: "all", bindings: scope.buffers },
     kernel: addKernel(lowering, kernel),
     workgroups: elementwiseGrid(words),
     ...aboutBucket(lowering, layout),
   });
   members.forEach((member, i) =>
-    lowering.storages.set(member, ownPlace(layout, i, block))
+    lowering.values.storages.set(member, ownPlace(layout, i, block))
   );
 }
 
 /** The buffer with all that a bucket sends: the one where it was written or, from elsewhere, copied. */
 function packed(lowering: Lowering, layout: Layout): string {
   const taken = layout.members.map(({ inputs }) => inputs[0]!);
-  const found = taken.map((x) => lowering.storages.get(x)!);
-  const placed = found.find((_, i) => lowering.bucketPlaces.has(taken[i]!));
+  const found = taken.map((x) => lowering.values.storages.get(x)!);
+  const placed = found.find((_, i) =>
+    lowering.values.bucketPlaces.has(taken[i]!)
+  );
   const isAt = (i: number, buffer: string) =>
     JSON.stringify(found[i]) ===
       JSON.stringify(placeIn(lowering, layout, i, buffer));
   // What was scattered is gathered as it is stored, if nothing else is stored there.
   const [{ buffer: first }] = found as [Storage];
-  const alone = lowering.buffers.get(first)!.bytes === layout.words * 4;
+  const alone = lowering.draft.buffers.get(first)!.bytes === layout.words * 4;
   if (alone && taken.every((_, i) => isAt(i, first))) return first;
   const buffer = placed?.buffer ?? sendBuffer(lowering, layout);
   taken.forEach((x, i) => {

@@ -181,7 +181,7 @@ function roomOf(
     ...[rule.topK, experts, most],
   ];
   const table = `slots by ${formula.join(" ")}`;
-  if (!lowering.buffers.has(table)) {
+  if (!lowering.draft.buffers.has(table)) {
     addBuffer(lowering, {
       ...{ name: table, kind: "const", dtype: "u32" },
       axes: [{ axis: "tokens of a group", size: most + 1 }],

@@ -71,7 +71,9 @@ export function lowerCheckIds(
     if (groups.length > 1) {
       amendBuffer(lowering, returned, { writers: groups.length });
     }
-    for (const group of groups.map((group) => lowering.groups.get(group)!)) {
+    for (
+      const group of groups.map((group) => lowering.values.groups.get(group)!)
+    ) {
       const received = ids("receivedIds", group.bound);
       const trips = [
         { from: sent, to: received, direction: "forward" },
@@ -89,7 +91,7 @@ export function lowerCheckIds(
     dtype: "u32",
     axes: [{ axis: CHECK_AXIS, size: 1 }],
   });
-  lowering.checks.push({ name, buffer });
+  lowering.draft.checks.push({ name, buffer });
   emitCompare(lowering, node, rows, { returned, buffer });
 }
 
@@ -133,7 +135,7 @@ function emitCompare(
 
 /** The axis of check counts: every rank has one. */
 export function checkAxis(
-  { checks, placed: { mesh, ranks } }: Lowering,
+  { draft: { checks }, placed: { mesh, ranks } }: Lowering,
 ): { [axis: string]: PlanAxis } {
   if (!checks.length) return {};
   const over = mesh.map(({ name }) => name);

@@ -11,7 +11,7 @@ export function lowerChoices(
 ): void {
   const buffer = (given: Node) => rowMajorBuffer(lowering, given, node.axes);
   const [index, weight, slot] = node.inputs as [Node, Node, Node?];
-  lowering.results.set(node, {
+  lowering.values.results.set(node, {
     index: buffer(index),
     weight: buffer(weight),
     ...(slot ? { slot: buffer(slot) } : {}),

@@ -41,23 +41,27 @@ export type {
 export function startLowering(input: LoweringInput): Lowering {
   return {
     ...input,
-    checks: [],
-    buffers: new Map(),
-    kernels: new Map(),
-    kernelNames: new Map(),
-    numbers: new Map(),
-    names: new Set([LENGTHS, ...leafNames(input.graph)]),
-    steps: [],
-    weights: [],
-    storages: new Map(),
-    sent: new Map(),
-    groups: new Map(),
-    results: new Map(),
-    rowStarts: new Map(),
-    bucketPlaces: new Map(),
+    draft: {
+      buffers: new Map(),
+      kernels: new Map(),
+      steps: [],
+      weights: [],
+      checks: [],
+      blockAxes: new Map(),
+      kernelNames: new Map(),
+      names: new Set([LENGTHS, ...leafNames(input.model.graph)]),
+      numbers: new Map(),
+    },
+    values: {
+      storages: new Map(),
+      sent: new Map(),
+      groups: new Map(),
+      rowStarts: new Map(),
+      results: new Map(),
+      ropeTables: new Map(),
+      bucketPlaces: new Map(),
+    },
     progress: {},
-    ropeTables: new Map(),
-    blockAxes: new Map(),
   };
 }
 
@@ -75,11 +79,11 @@ export const LENGTHS = "dynamic lengths";
 
 /** `base`, or `base.2`, `base.3`, … if it is taken. */
 export function freshName(lowering: Lowering, base: string): string {
-  for (let n = (lowering.numbers.get(base) ?? 0) + 1;; n++) {
+  for (let n = (lowering.draft.numbers.get(base) ?? 0) + 1;; n++) {
     const name = n === 1 ? base : `${base}.${n}`;
-    if (lowering.names.has(name)) continue;
-    lowering.numbers.set(base, n);
-    lowering.names.add(name);
+    if (lowering.draft.names.has(name)) continue;
+    lowering.draft.numbers.set(base, n);
+    lowering.draft.names.add(name);
     return name;
   }
 }
@@ -89,8 +93,11 @@ export function addBuffer(
   lowering: Lowering,
   buffer: Omit<BufferDraft, "bytes">,
 ): string {
-  invariant(!lowering.buffers.has(buffer.name), `two buffers '${buffer.name}'`);
-  lowering.buffers.set(buffer.name, {
+  invariant(
+    !lowering.draft.buffers.has(buffer.name),
+    `two buffers '${buffer.name}'`,
+  );
+  lowering.draft.buffers.set(buffer.name, {
     ...buffer,
     bytes: storedBytes(buffer),
   });
@@ -119,9 +126,9 @@ export function amendBuffer(
   name: string,
   facts: Partial<Pick<BufferDraft, "partial" | "writers" | "written">>,
 ): string {
-  const known = lowering.buffers.get(name);
+  const known = lowering.draft.buffers.get(name);
   invariant(known, `no buffer '${name}'`);
-  lowering.buffers.set(name, { ...known, ...facts });
+  lowering.draft.buffers.set(name, { ...known, ...facts });
   return name;
 }
 
@@ -203,7 +210,7 @@ export function addTable(
     readonly data: readonly (readonly number[])[];
   },
 ): string {
-  if (lowering.buffers.has(name)) return name;
+  if (lowering.draft.buffers.has(name)) return name;
   return addBuffer(lowering, {
     ...{ name, kind: "const", dtype: "u32" },
     axes: [{ axis, size: data[0]!.length }],
@@ -272,14 +279,14 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
     kernel.shared,
     kernel.body,
   ]);
-  const known = lowering.kernelNames.get(key);
+  const known = lowering.draft.kernelNames.get(key);
   if (known) return known;
   // Names of axes may be part of it, and those hold anything.
   const base = kernel.name.replaceAll(/\W+/g, "_");
   let name = base;
-  for (let n = 2; lowering.kernels.has(name); n++) name = `${base}_${n}`;
-  lowering.kernels.set(name, { ...kernel, name });
-  lowering.kernelNames.set(key, name);
+  for (let n = 2; lowering.draft.kernels.has(name); n++) name = `${base}_${n}`;
+  lowering.draft.kernels.set(name, { ...kernel, name });
+  lowering.draft.kernelNames.set(key, name);
   return name;
 }
 
@@ -305,7 +312,7 @@ export function addLaunch(
     );
     return [name, buffer] as const;
   });
-  lowering.steps.push({
+  lowering.draft.steps.push({
     op: "launch",
     ranks: "all",
     kernel: addKernel(lowering, kernel),

@@ -85,18 +85,18 @@ export function turnedRight(
   node: NodeOf<"dot">,
 ): Storage | undefined {
   const right = node.inputs[1]!;
-  const layout = lowering.layouts.get(right);
+  const layout = lowering.model.layouts.get(right);
   const shape = dotShape(node);
   const known = layout ? !packingOf(layout.stored) : isGathered(right);
   const fits = known &&
-    shape.columns.length > 0 && hasMatmulShape(node, lowering.dispatched);
+    shape.columns.length > 0 && hasMatmulShape(node, lowering.model.dispatched);
   return fits ? rowMajorStorage(lowering, right, rightAxes(shape)) : undefined;
 }
 
 /** A parameter as it is stored; one that was gathered is taken out of what it arrived with. */
 function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
   const right = node.inputs[1]!;
-  const found = lowering.storages.get(right)!;
+  const found = lowering.values.storages.get(right)!;
   return found.bucket
     ? rowMajorStorage(lowering, right, rightAxes(dotShape(node)))
     : found;
@@ -104,7 +104,7 @@ function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
 
 /** Whether the right operand of a dot has the contracted axes inside. */
 function liesAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
-  const layout = lowering.layouts.get(node.inputs[1]!);
+  const layout = lowering.model.layouts.get(node.inputs[1]!);
   const shape = dotShape(node);
   const order = layout?.axes.join();
   return layout?.filed === true && order === filedAxes(shape).join() &&
@@ -121,12 +121,12 @@ export function lowerMatmul(
   const scope = new KernelScope(lowering);
   const [first] = dots;
   const { over, rows, columns } = dotShape(first!);
-  const left = lowering.storages.get(first!.inputs[0]!)!;
+  const left = lowering.values.storages.get(first!.inputs[0]!)!;
   invariant(left, "the left operand of a dot is not stored");
   const k = fixedProduct(lowering, first!, over);
   const width = fixedProduct(lowering, first!, columns);
-  const group = lowering.dispatched.get(target);
-  const grouped = group ? lowering.groups.get(group)! : undefined;
+  const group = lowering.model.dispatched.get(target);
+  const grouped = group ? lowering.values.groups.get(group)! : undefined;
   const storage = storageFor(lowering, target);
   const filed = dots.map((dot) =>
     turned === undefined && liesAsFiled(lowering, dot)
@@ -151,7 +151,7 @@ export function lowerMatmul(
     const outer = atFlat(rows, row, length);
     return atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis));
   };
-  const { tile, suffix } = tileFor(lowering.tuning, {
+  const { tile, suffix } = tileFor(lowering.options.tuning, {
     grouped: grouped !== undefined,
     weights: weights.length,
     stored: weights[0]!.stored,

@@ -43,7 +43,7 @@ export function lowerCacheWrite(
     Node,
   ];
   const scope = new KernelScope(lowering);
-  const storage = lowering.storages.get(state) as Storage;
+  const storage = lowering.values.storages.get(state) as Storage;
   const [sequenceAxis, contextAxis] = state.axes as [string, string];
   writeAll(scope, node, value.axes, (at) => {
     const indices: { [axis: string]: Expr } = {
@@ -58,7 +58,7 @@ export function lowerCacheWrite(
   amendBuffer(lowering, storage.buffer, {
     written: { [MAIN]: "before reads" },
   });
-  lowering.storages.set(node, storage);
+  lowering.values.storages.set(node, storage);
 }
 
 function emitIndex(
@@ -112,7 +112,7 @@ export function rowMajorStorage(
   node: Node,
   axes: readonly string[],
 ): Storage {
-  const found = lowering.storages.get(node);
+  const found = lowering.values.storages.get(node);
   invariant(found, `'${node.primitive}' is not stored`);
   const dtype = storedDType(node.dtype);
   const plain = isPlain(found) && found.dtype === dtype &&

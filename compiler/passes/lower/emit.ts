@@ -47,7 +47,7 @@ export function emitValue(
 ): Expr {
   const value = known.get(node);
   if (value) return value;
-  const storage = scope.lowering.storages.get(node);
+  const storage = scope.lowering.values.storages.get(node);
   if (storage) return loadFrom(scope, storage, at);
   return computeValue(scope, node, at, known);
 }
@@ -247,7 +247,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   map(inline) {
     const { scope, node, at } = inline;
     const fn = node.params.lambda.lowered ??
-      scope.lowering.scalars.get(node.params.lambda);
+      scope.lowering.model.scalars.get(node.params.lambda);
     invariant(fn, "a lambda was not lowered");
     return applyScalar(
       scope,
@@ -395,7 +395,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       : binary("ge", j, u32(half));
     const step = interleaved ? 1 : half;
     const partner = select(second, sub(j, u32(step)), add(j, u32(step)));
-    const table = scope.lowering.ropeTables.get(ropeKey(node))!;
+    const table = scope.lowering.values.ropeTables.get(ropeKey(node))!;
     const row = mul(convert("u32", input(inline, 1, at)), u32(half * 2));
     const binding = scope.read(table);
     const cos = load(binding, add(row, pair));

@@ -53,7 +53,7 @@ export function emitExchange(
     axis: "position",
     size: positions,
   }]);
-  lowering.steps.push({
+  lowering.draft.steps.push({
     op: "allToAll",
     ranks: "all",
     ...{ over, direction, from, to },
@@ -82,26 +82,28 @@ export function lowerAllToAll(
   const dtype = storedDType(node.dtype);
   const forward = direction === "forward";
   const arriving = once ? rows.tokenBound : rows.bound;
-  const buffer = before ? lowering.storages.get(before)!.buffer : addScratch(
-    lowering,
-    forward ? "received" : "returned",
-    dtype,
-    [
-      {
-        axis: `${expert} ${slot}`,
-        size: forward ? arriving : once ? sent.tokens!.bound : sent.bound,
-        dynamic: true,
-      },
-      ...bufferAxes(lowering, rest),
-    ],
-  );
+  const buffer = before
+    ? lowering.values.storages.get(before)!.buffer
+    : addScratch(
+      lowering,
+      forward ? "received" : "returned",
+      dtype,
+      [
+        {
+          axis: `${expert} ${slot}`,
+          size: forward ? arriving : once ? sent.tokens!.bound : sent.bound,
+          dynamic: true,
+        },
+        ...bufferAxes(lowering, rest),
+      ],
+    );
   const count = sent.chunks.length;
   if (!forward && !before && count > 1) {
     amendBuffer(lowering, buffer, { writers: count });
   }
   const op = forward ? "dispatch" : "combine";
   emitExchange(lowering, node, rows, {
-    ...{ from: lowering.storages.get(value)!.buffer, to: buffer },
+    ...{ from: lowering.values.storages.get(value)!.buffer, to: buffer },
     ...{ words, direction, once, part: partOf(sent, "exchange", op) },
     ...count > 1
       ? {
@@ -112,7 +114,7 @@ export function lowerAllToAll(
       }
       : {},
   });
-  lowering.storages.set(node, { buffer, dtype, axes: rest });
+  lowering.values.storages.set(node, { buffer, dtype, axes: rest });
 }
 
 /** Received rows, by expert. */
@@ -121,8 +123,8 @@ export function lowerReceived(
   node: NodeOf<"received">,
 ): void {
   const [value, group] = node.inputs as [Node, Node];
-  const rows = lowering.groups.get(group)!;
-  const found = lowering.storages.get(value) as Storage;
+  const rows = lowering.values.groups.get(group)!;
+  const found = lowering.values.storages.get(value) as Storage;
   const through = node.params.once ? rows.tokens!.tokenOf : rows.rowOf;
-  lowering.storages.set(node, { ...found, rows: { rows, through } });
+  lowering.values.storages.set(node, { ...found, rows: { rows, through } });
 }

@@ -67,7 +67,7 @@ export function lowerExpertOuter(
     own: length(expert),
     rows: height,
     columns: width,
-    tile: lowering.tile,
+    tile: lowering.options.tile,
     bindings: scope.bindings,
     range: (i) => {
       const binding = scope.read(starts);

@@ -51,7 +51,7 @@ export interface GatheredRows {
 
 /** The axis along which a value has rows that are counted at run time; undefined: its lengths are fixed. */
 export function countedAxis(
-  { placed, dispatched }: Lowering,
+  { placed, model: { dispatched } }: Lowering,
   node: Node,
 ): string | undefined {
   const counted = node.axes.filter((axis) => placed.axes[axis]?.dynamic);
@@ -94,7 +94,7 @@ export function gatherRowsOf(
   // Terms of a sum over other mesh axes stay such terms.
   markPartial(lowering, node, buffer);
   const counts = assignmentBuffer(lowering, rows, { holds: "counts", over });
-  lowering.steps.push({
+  lowering.draft.steps.push({
     op: "allGather",
     ranks: "all",
     over,
@@ -123,7 +123,7 @@ export function ownRowsOf(
     ...bufferAxes(lowering, [to, ...rest]),
   ]);
   markPartial(lowering, node, buffer);
-  lowering.steps.push({
+  lowering.draft.steps.push({
     op: "allGather",
     ranks: "all",
     over,
@@ -193,7 +193,7 @@ export function loadTerm(
   const length = (axis: string) => lengthOf(scope, axis);
   const index = flatIndex(at, [rows, ...rest], length);
   const each = [rows, ...rest].map(length).reduce((a, b) => mul(a, b));
-  const { dtype } = scope.lowering.buffers.get(buffer)!;
+  const { dtype } = scope.lowering.draft.buffers.get(buffer)!;
   return loadStored(
     scope.read(buffer),
     dtype,
@@ -249,10 +249,10 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
     ordered ? bufferAxes(lowering, [to, ...rest]) : undefined,
   );
   const { buffer } = gathered;
-  const { dtype } = lowering.buffers.get(buffer)!;
+  const { dtype } = lowering.draft.buffers.get(buffer)!;
   const raw: Storage = { buffer, dtype, axes: [to, ...rest] };
   if (ordered) {
-    lowering.storages.set(node, raw);
+    lowering.values.storages.set(node, raw);
     return;
   }
   const whole: Storage = {
@@ -272,5 +272,5 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
     const there = atMapped((name) => name === to ? row : at.get(name));
     return [storeTo(scope, whole, at, loadFrom(scope, raw, there))];
   });
-  lowering.storages.set(node, whole);
+  lowering.values.storages.set(node, whole);
 }

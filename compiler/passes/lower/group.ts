@@ -41,14 +41,14 @@ interface ReceivedTokens {
 /** Order what each rank receives by expert: a tile list for the grouped kernels. */
 export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   const rows = groupedRows(lowering, node);
-  lowering.groups.set(node, rows);
+  lowering.values.groups.set(node, rows);
   const { sent, tokens, chunk } = rows;
   const { splits, chunks, position } = sent;
   const columns = chunks.length === 1 ? {} : { columns: chunks[chunk]! };
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
     ...{ splits, ...columns, ...sent.own ? { sources: 1 } : {} },
-    tileRows: tileHeight(lowering.tile),
+    tileRows: tileHeight(lowering.options.tile),
   });
   const { tiles, rowOf, expertOf, rowCount } = rows;
   const part = partOf(sent, "regroup");
@@ -119,7 +119,7 @@ function groupedRows(
   const rows = receivedRows(lowering, sent, chunk);
   const { bound, size, experts, most } = rows;
   const lists = sent.tokens?.lists;
-  const tileRows = tileHeight(lowering.tile);
+  const tileRows = tileHeight(lowering.options.tile);
   const tilesBound = mapRanks(
     [bound, experts],
     ([rows, n]) => 1 + 3 * (Math.ceil(rows! / tileRows) + n!),

@@ -21,7 +21,9 @@ export function lowerLocalCombine(
   node: NodeOf<"localCombine">,
 ): void {
   const [y, group] = node.inputs as [Node, Node];
-  const { sent, tokens, tokenBound, tokenSize } = lowering.groups.get(group)!;
+  const { sent, tokens, tokenBound, tokenSize } = lowering.values.groups.get(
+    group,
+  )!;
   const [lists, sums] = [sent.tokens?.lists, tokens?.sums];
   invariant(lists && sums, "a routing lists the rows that are added up");
   const [expert, slot, ...rest] = node.axes;
@@ -39,10 +41,10 @@ export function lowerLocalCombine(
   addLaunch(lowering, node, kernel, {
     bindings: {
       ...{ tokenCount: sums.count, rows: sums.rows },
-      ...{ y: lowering.storages.get(y)!.buffer, sums: buffer },
+      ...{ y: lowering.values.storages.get(y)!.buffer, sums: buffer },
     },
     workgroups: elementwiseGrid({ mul: [tokenSize, width] }),
     part: partOf(sent, "sum", "combine"),
   });
-  lowering.storages.set(node, { buffer, dtype, axes: rest });
+  lowering.values.storages.set(node, { buffer, dtype, axes: rest });
 }

@@ -61,49 +61,70 @@ export interface BucketPlace {
   };
 }
 
-/** State of one lowering. */
-export interface Lowering {
+/** The graph, and what the passes before decided of its nodes. */
+export interface LoweredModel {
   readonly graph: Graph;
-  readonly placed: Placed;
-  readonly numerics: NumericsClass;
+  readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
   readonly fusion: Fusion;
+  /** Nodes whose value is on dispatched rows -> the group of their rows. */
+  readonly dispatched: ReadonlyMap<Node, RowsNode>;
+  /** Nodes that one collective moves together, by each of them. */
+  readonly buckets: ReadonlyMap<Node, Bucket>;
+  readonly layouts: ReadonlyMap<Node, ParamLayout>;
+  /** Dispatched values that are sent back: stored where their rows were received. */
+  readonly returning: ReadonlySet<Node>;
+}
+
+/** How kernels are chosen. */
+export interface LoweringOptions {
+  readonly numerics: NumericsClass;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
-  /** Outputs that the checks add. */
-  readonly checks: { readonly name: string; readonly buffer: string }[];
-  readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
+}
+
+/** What is built: the parts of a plan so far. */
+export interface PlanDraft {
   readonly buffers: Map<string, BufferDraft>;
   readonly kernels: Map<string, Kernel>;
   readonly steps: Step[];
+  readonly weights: PlanWeight[];
+  /** Outputs that the checks add. */
+  readonly checks: { readonly name: string; readonly buffer: string }[];
+  /** Axes that parameters stored in blocks have besides those of the model. */
+  readonly blockAxes: Map<string, PlanAxis>;
+  /** Kernel text -> its name, so that equal kernels are one. */
+  readonly kernelNames: Map<string, string>;
+  /** Buffer names given away, and those that the model's tensors will have. */
+  readonly names: Set<string>;
+  readonly numbers: Map<string, number>;
+}
+
+/** Where values are stored, by the node that made them. */
+export interface Values {
   readonly storages: Map<Node, Storage>;
   /** The rows that routings send, by assign node, and those that they receive, by group node. */
   readonly sent: Map<Node, SentRows>;
   readonly groups: Map<Node, GroupedRows>;
-  /** What the nodes that are being lowered are for. */
-  readonly progress: { phase?: Phase; block?: string | undefined };
   /** Where the rows of each expert start, by group node; made where gradients need it. */
   readonly rowStarts: Map<Node, string>;
   /** What route and topK nodes leave. */
   readonly results: Map<Node, RouteResults>;
-  /** Dispatched values that are sent back: stored where their rows were received. */
-  readonly returning: ReadonlySet<Node>;
-  /** Kernel text -> its name, so that equal kernels are one. */
-  readonly kernelNames: Map<string, string>;
-  readonly numbers: Map<string, number>;
-  /** Buffer names given away, and those that the model's tensors will have. */
-  readonly names: Set<string>;
-  /** Axes that parameters stored in blocks have besides those of the model. */
-  readonly blockAxes: Map<string, PlanAxis>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
-  /** Nodes whose value lives on dispatched rows -> the group of their rows. */
-  readonly dispatched: ReadonlyMap<Node, RowsNode>;
-  /** Nodes that one collective moves together, by each of them. */
-  readonly buckets: ReadonlyMap<Node, Bucket>;
   /** Where values that a bucket takes are written at once. */
   readonly bucketPlaces: Map<Node, Storage>;
-  readonly weights: PlanWeight[];
-  readonly layouts: ReadonlyMap<Node, ParamLayout>;
+}
+
+/** State of one lowering. */
+export interface Lowering {
+  readonly model: LoweredModel;
+  /** Where ranks are, and what they have of each axis. */
+  readonly placed: Placed;
+  readonly options: LoweringOptions;
+  readonly draft: PlanDraft;
+  readonly values: Values;
+  /** What the nodes that are being lowered are for. */
+  readonly progress: { phase?: Phase; block?: string | undefined };
 }
 
 /** Buffers that a route or topK node leaves. */
@@ -114,17 +135,4 @@ export interface RouteResults {
 }
 
 /** What lowering is given. */
-export type LoweringInput = Pick<
-  Lowering,
-  | "graph"
-  | "placed"
-  | "numerics"
-  | "fusion"
-  | "scalars"
-  | "dispatched"
-  | "buckets"
-  | "layouts"
-  | "tile"
-  | "tuning"
-  | "returning"
->;
+export type LoweringInput = Pick<Lowering, "model" | "placed" | "options">;

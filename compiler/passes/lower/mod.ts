@@ -120,12 +120,12 @@ export function lowerGraph(
   placeBuckets(lowering);
   const inputs: { [name: string]: Port } = {};
   const updates = startUpdates(lowering);
-  const blocks = blocksOf(lowering.graph);
-  for (const node of lowering.graph.nodes) {
+  const blocks = blocksOf(lowering.model.graph);
+  for (const node of lowering.model.graph.nodes) {
     // What the forward pass does not need comes later, and is for what needs it.
     if (node.phase) lowering.progress.phase = node.phase;
     lowering.progress.block = node.phase ? undefined : blocks.get(node);
-    const bucket = lowering.buckets.get(node);
+    const bucket = lowering.model.buckets.get(node);
     if (bucket) {
       // All that it moves has been computed when the last of it has.
       if (node !== bucket.members.at(-1)) continue;
@@ -141,19 +141,19 @@ export function lowerGraph(
   }
   const outputs: { [name: string]: Port } = {};
   const taken = new Set<string>();
-  for (const [name, node] of Object.entries(lowering.graph.outputs)) {
+  for (const [name, node] of Object.entries(lowering.model.graph.outputs)) {
     const buffer = outputBuffer(lowering, name, node, taken);
     taken.add(buffer);
     outputs[name] = portOf(lowering, node, buffer);
   }
-  for (const { name, buffer } of lowering.checks) {
+  for (const { name, buffer } of lowering.draft.checks) {
     outputs[name] = { buffer, dtype: "u32", axes: [CHECK_AXIS] };
   }
   return { inputs, outputs };
 }
 
 function lowerNode(lowering: Lowering, node: Node): void {
-  const { stored, absorbs, absorbed } = lowering.fusion;
+  const { stored, absorbs, absorbed } = lowering.model.fusion;
   if (absorbed.has(node)) return;
   const roots = absorbs.get(node);
   if (roots?.[0]?.primitive === "combine") {
@@ -177,11 +177,11 @@ function addSource(
     ...{ name, kind, dtype },
     axes: bufferAxes(lowering, node.axes),
   });
-  lowering.storages.set(node, { buffer: name, dtype, axes: node.axes });
+  lowering.values.storages.set(node, { buffer: name, dtype, axes: node.axes });
 }
 
 function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
-  if (isMatmul(node, lowering.layouts, lowering.dispatched)) {
+  if (isMatmul(node, lowering.model.layouts, lowering.model.dispatched)) {
     return lowerMatmul(lowering, node, [node]);
   }
   const turned = turnedRight(lowering, node);
@@ -192,7 +192,7 @@ function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
 /** cos and sin by position, made at load. */
 function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
   const key = ropeKey(node);
-  if (lowering.ropeTables.has(key)) return;
+  if (lowering.values.ropeTables.has(key)) return;
   const { inverseFrequencies, scale, positions } = node.params;
   const name = addBuffer(lowering, {
     name: freshName(lowering, "rope"),
@@ -204,7 +204,7 @@ function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
     }],
     rope: { inverseFrequencies, scale },
   });
-  lowering.ropeTables.set(key, name);
+  lowering.values.ropeTables.set(key, name);
 }
 
 /** The buffer that holds an output: its own, or a copy if the value is stored elsewhere or otherwise, or is another output too. */
@@ -214,15 +214,15 @@ function outputBuffer(
   node: Node,
   taken: ReadonlySet<string>,
 ): string {
-  const storage = lowering.storages.get(node);
+  const storage = lowering.values.storages.get(node);
   invariant(storage, `output '${name}' is not stored`);
-  const draft = lowering.buffers.get(storage.buffer)!;
+  const draft = lowering.draft.buffers.get(storage.buffer)!;
   const plain = !taken.has(storage.buffer) && isPlain(storage) &&
     draft.axes.map(({ axis }) => axis).join() ===
       planAxes(lowering, node).join();
   if (plain && draft.kind === "output") return storage.buffer;
   if (plain && draft.kind === "scratch") {
-    lowering.buffers.set(storage.buffer, { ...draft, kind: "output" });
+    lowering.draft.buffers.set(storage.buffer, { ...draft, kind: "output" });
     return storage.buffer;
   }
   return lowerOutputCopy(lowering, name, node);
@@ -243,10 +243,10 @@ function portOf(lowering: Lowering, node: Node, buffer: string): Port {
 /** An input; where it indexes something, the bound that its values must keep. */
 function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
   const port = portOf(lowering, node, node.params.name);
-  const below = lowering.graph.nodes.flatMap((user) =>
+  const below = lowering.model.graph.nodes.flatMap((user) =>
     indexBound(lowering, user, node)
   );
-  const indexes = lowering.graph.nodes.map((user) =>
+  const indexes = lowering.model.graph.nodes.map((user) =>
     indexedAxis(lowering, user, node)
   ).find((axis) => axis !== undefined);
   return {
@@ -294,7 +294,7 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
         : [];
     case "allGather":
       return first === index
-        ? lowering.graph.nodes.flatMap((next) =>
+        ? lowering.model.graph.nodes.flatMap((next) =>
           indexBound(lowering, next, user)
         )
         : [];

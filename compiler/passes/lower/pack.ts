@@ -38,7 +38,7 @@ export function packedStorage(
 ): Storage {
   const { dtype, axes, rowStride } = like;
   invariant(isHalf(dtype), "only 16-bit floats are packed");
-  const { axes: bufferAxes, bytes } = lowering.buffers.get(like.buffer)!;
+  const { axes: bufferAxes, bytes } = lowering.draft.buffers.get(like.buffer)!;
   const padded = rowStride === undefined ? {} : { rowStride };
   const buffer = addBuffer(lowering, {
     ...{ name: freshName(lowering, "rounded"), kind: "scratch", dtype },

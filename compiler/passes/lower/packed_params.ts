@@ -54,9 +54,9 @@ function groupAxis(
   const { of, over, size, total, table } = lowering.placed.axes[axis]!;
   const groups = `${over.length > 0 ? of : axis}_${name}`;
   const local = localName(groups, over);
-  lowering.blockAxes.set(groups, { size: total / per });
+  lowering.draft.blockAxes.set(groups, { size: total / per });
   if (over.length > 0) {
-    lowering.blockAxes.set(local, {
+    lowering.draft.blockAxes.set(local, {
       ...{ size: total / per, of: groups, over },
       table: typeof table === "object"
         ? table.map((ids) =>
@@ -76,7 +76,7 @@ export function addPacked(
 ): void {
   const { name, stack } = node.params;
   const { placed } = lowering;
-  const dot = usersOf(lowering.graph).get(node)!.find((user) =>
+  const dot = usersOf(lowering.model.graph).get(node)!.find((user) =>
     user.primitive === "dot"
   ) as NodeOf<"dot">;
   const { batch, over, columns } = dotShape(dot);
@@ -105,7 +105,7 @@ export function addPacked(
     });
     const all = [...batch, ...columns];
     const filed = stack === undefined ? all : all.slice(1);
-    lowering.weights.push({
+    lowering.draft.weights.push({
       ...{ buffer, source: buffer, stored: dtype },
       axes: [...filed, ...blocks.map(({ axis }) => axis)],
       shape: [
@@ -116,7 +116,7 @@ export function addPacked(
     });
     return buffer;
   };
-  lowering.storages.set(node, {
+  lowering.values.storages.set(node, {
     buffer: add(file.elements, "u32", inner),
     packed: {
       stored,
@@ -137,6 +137,6 @@ function word(
   axis: string,
   size: number,
 ): ReturnType<typeof groupAxis> {
-  lowering.blockAxes.set(axis, { size });
+  lowering.draft.blockAxes.set(axis, { size });
   return { axis, size, total: size };
 }

@@ -111,7 +111,7 @@ function layoutParam(
 
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
-  const layout = lowering.layouts.get(node)!;
+  const layout = lowering.model.layouts.get(node)!;
   const { stored } = layout;
   if (isPackedDType(stored)) {
     return addPacked(lowering, node, { ...layout, stored });
@@ -126,13 +126,13 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     axes: bufferAxes(lowering, layout.axes),
     ...padded,
   });
-  lowering.storages.set(node, {
+  lowering.values.storages.set(node, {
     ...{ buffer: name, dtype: stored, axes: layout.axes },
     ...padded,
   });
   // The stacked axis is the first one, under the name that the rank has it by.
   const fileAxes = stack === undefined ? node.axes : node.axes.slice(1);
-  lowering.weights.push({
+  lowering.draft.weights.push({
     ...{ buffer: name, source: name, stored },
     axes: fileAxes,
     shape: fileAxes.map((axis) => placed.axes[axis]!.total),

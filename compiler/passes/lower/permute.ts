@@ -72,7 +72,7 @@ export function lowerPermute(
     workgroups: elementwiseGrid({ mul: [rows.size, words] }),
     part: partOf(rows, "permute"),
   });
-  lowering.storages.set(node, { buffer: send, dtype, axes: rest });
+  lowering.values.storages.set(node, { buffer: send, dtype, axes: rest });
 }
 
 /** The weighted sum of the rows of a token in the order of its choices, into what follows it. */
@@ -89,7 +89,7 @@ export function lowerCombine(
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, target);
   const length = (axis: string) => lengthOf(scope, axis);
-  scope.readAs("returned", lowering.storages.get(returned)!.buffer);
+  scope.readAs("returned", lowering.values.storages.get(returned)!.buffer);
   scope.readAs(
     "sendRow",
     node.params.once ? rows.tokens!.tokenRow : rows.sendRow,

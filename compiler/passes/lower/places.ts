@@ -41,7 +41,7 @@ export function placesOf(
 ): Places {
   const { lowering } = scope;
   const length = (axis: string) => lengthOf(scope, axis);
-  const group = lowering.dispatched.get(node);
+  const group = lowering.model.dispatched.get(node);
   if (!group) {
     return {
       count: productOf(scope, axes),
@@ -50,7 +50,7 @@ export function placesOf(
     };
   }
   // The number of rows is known on the device only, so the host's is the most there can be.
-  const grouped = lowering.groups.get(group)!;
+  const grouped = lowering.values.groups.get(group)!;
   const rest = restAxes(node, axes);
   const width = fixedProduct(lowering, node, rest);
   const rows = load(scope.read(grouped.rowCount), u32(0), "u32");
@@ -119,7 +119,7 @@ export function writeAll(
   body: (at: At) => readonly Stmt[],
 ): void {
   const places = placesOf(scope, node, axes);
-  const rows = scope.lowering.dispatched.has(node) ? "_rows" : "";
+  const rows = scope.lowering.model.dispatched.has(node) ? "_rows" : "";
   const kernel = elementwise({
     name: `${opOf(node)}${rows}`,
     count: places.count,

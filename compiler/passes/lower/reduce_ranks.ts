@@ -43,7 +43,7 @@ export function lowerAllReduce(
     { axis: "position", size: positions },
     { axis: "element of a part", size: words },
   ]);
-  lowering.steps.push({
+  lowering.draft.steps.push({
     op: "allGather",
     ranks: "all",
     ...{ over, from, to: parts },
@@ -129,7 +129,7 @@ function partsOf(
   x: Node,
 ): { readonly from: string; readonly words: number } {
   const plain = rowMajorBuffer(lowering, x, x.axes);
-  const { bytes } = lowering.buffers.get(plain)!;
+  const { bytes } = lowering.draft.buffers.get(plain)!;
   const most = Math.max(
     ...Array.from(
       { length: lowering.placed.ranks },

@@ -25,7 +25,7 @@ import { tokenCount } from "./tokens.ts";
 
 /** The results of a lowered route. */
 export function routeResults(lowering: Lowering, node: Node): RouteResults {
-  const results = lowering.results.get(node);
+  const results = lowering.values.results.get(node);
   invariant(results, "a routing is used before it is made");
   return results;
 }
@@ -68,7 +68,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     },
   );
   const results = { index, weight, ...slot ? { slot } : {} };
-  lowering.results.set(
+  lowering.values.results.set(
     node,
     rule.capacity
       ? lowerCapacity(lowering, node, {
@@ -102,7 +102,7 @@ function operandBuffers(
 export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const [x] = node.inputs as [Node];
   const { over, k, axis } = node.params;
-  if (lowering.dispatched.has(node)) {
+  if (lowering.model.dispatched.has(node)) {
     throw new ModelError(
       `Cannot topK '${
         x.axes.join(" ")
@@ -135,7 +135,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
       workgroups: long ? rowsGrid(size) : elementwiseGrid(size),
     },
   );
-  lowering.results.set(node, { index, weight });
+  lowering.values.results.set(node, { index, weight });
 }
 
 /** Where a part of a routing or topK is stored; how often experts were chosen is only counted where it is asked for. */
@@ -151,9 +151,9 @@ export function lowerPart(lowering: Lowering, node: NodeOf<"part">): void {
     ? slot
     : weight;
   invariant(buffer, `a routing without capacity has no '${field}'`);
-  lowering.storages.set(node, {
+  lowering.values.storages.set(node, {
     buffer,
-    dtype: lowering.buffers.get(buffer)!.dtype,
+    dtype: lowering.draft.buffers.get(buffer)!.dtype,
     axes: node.axes,
   });
 }

@@ -31,7 +31,7 @@ function rowParts(
   const scope = new KernelScope(lowering);
   const { over } = node.params;
   const x = node.inputs[0]!;
-  const source = lowering.storages.get(x)!;
+  const source = lowering.values.storages.get(x)!;
   const storage = storageFor(lowering, node);
   const { size, dynamic } = lowering.placed.axes[over]!;
   const length = lengthOf(scope, over);
@@ -57,7 +57,7 @@ function rowParts(
         const gained = withGain
           ? binary(
             "mul",
-            loadFrom(scope, lowering.storages.get(node.inputs[1]!)!, at),
+            loadFrom(scope, lowering.values.storages.get(node.inputs[1]!)!, at),
             value,
           )
           : value;
@@ -104,7 +104,7 @@ export function lowerReduce(lowering: Lowering, node: NodeOf<"reduce">): void {
   const scope = new KernelScope(lowering);
   const { over, kind } = node.params;
   const x = node.inputs[0]!;
-  const source = lowering.storages.get(x)!;
+  const source = lowering.values.storages.get(x)!;
   const storage = storageFor(lowering, node);
   const length = lengthOf(scope, over);
   const results = placesOf(scope, node);

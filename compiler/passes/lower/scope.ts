@@ -42,7 +42,7 @@ export class KernelScope {
       );
       return known.name;
     }
-    const draft = this.lowering.buffers.get(buffer);
+    const draft = this.lowering.draft.buffers.get(buffer);
     invariant(draft, `no buffer '${buffer}'`);
     const name = given ??
       `${access === "read" ? "x" : "y"}${this.#byBuffer.size}`;

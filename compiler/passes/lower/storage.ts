@@ -18,12 +18,12 @@ import {
 
 /** Make the buffer of a node's value and note it. Outputs keep their names. */
 export function storageFor(lowering: Lowering, node: Node): Storage {
-  const group = lowering.dispatched.get(node);
-  const storage = lowering.bucketPlaces.get(node) ??
+  const group = lowering.model.dispatched.get(node);
+  const storage = lowering.values.bucketPlaces.get(node) ??
     (group
-      ? rowStorage(lowering, node, lowering.groups.get(group)!)
+      ? rowStorage(lowering, node, lowering.values.groups.get(group)!)
       : plainStorage(lowering, node));
-  lowering.storages.set(node, storage);
+  lowering.values.storages.set(node, storage);
   markPartial(lowering, node, storage.buffer);
   return storage;
 }
@@ -41,16 +41,19 @@ export function markPartial(
 ): void {
   const partial = unreducedOf(node);
   if (partial.length === 0) return;
-  lowering.buffers.set(buffer, { ...lowering.buffers.get(buffer)!, partial });
+  lowering.draft.buffers.set(buffer, {
+    ...lowering.draft.buffers.get(buffer)!,
+    partial,
+  });
 }
 
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
   const order = updatedAxes(lowering, node) ?? node.axes;
   const axes = bufferAxes(lowering, order);
-  const output = Object.entries(lowering.graph.outputs).find(([, value]) =>
-    value === node
-  )?.[0];
+  const output = Object.entries(lowering.model.graph.outputs).find((
+    [, value],
+  ) => value === node)?.[0];
   // An output has its own order: it is copied from where the parameter's is.
   const buffer = output === undefined || !sameAxes(order, node.axes)
     ? addScratch(lowering, opOf(node), dtype, axes)
@@ -65,7 +68,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
 
 /** Of the next value of a parameter that is copied: the order in which the parameter is stored in memory. */
 function updatedAxes(
-  { graph, layouts }: Lowering,
+  { model: { graph, layouts } }: Lowering,
   node: Node,
 ): readonly string[] | undefined {
   const [name] =
@@ -94,7 +97,7 @@ function rowStorage(
     buffer,
     dtype,
     axes: rest,
-    rows: lowering.returning.has(node)
+    rows: lowering.model.returning.has(node)
       ? { rows, through: rows.rowOf }
       : { rows },
   };

@@ -30,7 +30,7 @@ interface Update {
 
 /** Find what is updated, and when it can be. */
 export function startUpdates(lowering: Lowering): Updates {
-  const { graph } = lowering;
+  const { model: { graph } } = lowering;
   const place = new Map(graph.nodes.map((node, i) => [node, i]));
   const due = new Map<Node, Update[]>();
   const users = usersOf(graph);
@@ -54,14 +54,14 @@ export function startUpdates(lowering: Lowering): Updates {
 
 /** A next value as its leaf is stored; one that arrived with others is taken out of them. */
 function madeFor(lowering: Lowering, { leaf, next }: Update): Storage {
-  const made = lowering.storages.get(next)!;
-  const old = lowering.storages.get(leaf)!;
+  const made = lowering.values.storages.get(next)!;
+  const old = lowering.values.storages.get(leaf)!;
   if (isHalf(old.dtype)) return packedStorage(lowering, next, old);
   return made.bucket ? rowMajorStorage(lowering, next, old.axes) : made;
 }
 
 function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
-  const old = lowering.storages.get(leaf)!;
+  const old = lowering.values.storages.get(leaf)!;
   const made = madeFor(lowering, { leaf, next });
   if (old.buffer === made.buffer) return;
   if (old.dtype !== made.dtype || old.axes.join() !== made.axes.join()) {
@@ -77,8 +77,8 @@ function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
   amendBuffer(lowering, old.buffer, {
     written: { [MAIN]: "after reads" },
   });
-  const { bytes } = lowering.buffers.get(old.buffer)!;
-  lowering.steps.push({
+  const { bytes } = lowering.draft.buffers.get(old.buffer)!;
+  lowering.draft.steps.push({
     ...{ op: "copy", ranks: "all", from: made.buffer, to: old.buffer, bytes },
     ...about(lowering, next),
   });

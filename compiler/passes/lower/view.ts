@@ -19,11 +19,12 @@ export function lowerView(lowering: Lowering, node: View): void {
     lowerPart(lowering, node);
     return;
   }
-  const source = lowering.storages.get(node.inputs[0]!);
+  const source = lowering.values.storages.get(node.inputs[0]!);
   invariant(source, `the input of '${node.primitive}' is not stored`);
   const axes = viewAxes(node, source.axes);
-  if (axes && !source.bucket) lowering.storages.set(node, { ...source, axes });
-  else lowerElementwise(lowering, node as Node);
+  if (axes && !source.bucket) {
+    lowering.values.storages.set(node, { ...source, axes });
+  } else lowerElementwise(lowering, node as Node);
 }
 
 /** The memory axes under the view's names; undefined where the view does not follow memory order. */
