@@ -6,6 +6,7 @@ import {
   type Device,
   type GpuAdapter,
   listAdapters,
+  withoutAdapter,
 } from "../runtime/mod.ts";
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, openCpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
@@ -179,7 +180,9 @@ export async function selectDevices(
         ? [adapter]
         : adapters.filter(({ type }) => type === "hardware"),
     );
-  } else list.push(...choice.map((number) => adapterOf(adapters, number)));
+  } else {
+    for (const number of choice) list.push(await adapterOf(adapters, number));
+  }
   if (sharing === "shared" && list.length > 1) {
     throw new MachineError(
       `Cannot share ${list.length} adapters: with 'shared' all ranks are on one device. Name one adapter, or use separate devices`,
@@ -349,10 +352,10 @@ function commonLimits(
   );
 }
 
-function adapterOf(
+async function adapterOf(
   adapters: readonly GpuAdapter[],
   number: number,
-): GpuAdapter {
+): Promise<GpuAdapter> {
   const adapter = adapters[number];
   if (adapter) return adapter;
   const twins = adapters.find(({ twins }) => twins !== undefined);
@@ -366,7 +369,7 @@ function adapterOf(
   throw new MachineError(
     `Cannot use adapter ${number}: this machine has ${
       adapters.length === 0
-        ? "none. Install a Vulkan driver"
+        ? await withoutAdapter()
         : `${adapters.length}, numbered from 0. See 'switchyard devices'`
     }`,
   );

@@ -151,6 +151,7 @@ export {
   rankTimes,
   type Trace,
   Tracer,
+  withoutAdapter,
   writeSafetensors,
 } from "../runtime/mod.ts";
 export {

@@ -38,7 +38,27 @@ interface NamedAdapter {
   readonly twins?: number;
 }
 
-/** The adapters, numbered; empty where there is none. */
+/** Whether the package with the WebGPU implementation is installed: an optional one, since a CPU needs none. */
+async function hasBinding(): Promise<boolean> {
+  try {
+    await import("webgpu");
+    return true;
+  } catch (error) {
+    if ((error as { code?: string }).code === "ERR_MODULE_NOT_FOUND") {
+      return false;
+    }
+    throw error;
+  }
+}
+
+/** What is missing where there is no adapter, and what mends it. */
+export async function withoutAdapter(): Promise<string> {
+  return await hasBinding()
+    ? "none. Install a Vulkan driver"
+    : "none that can be used: the package 'webgpu' is not installed. Run 'npm install webgpu'";
+}
+
+/** The adapters, numbered; empty where there is none, or the package `webgpu` is not installed. */
 export async function listAdapters(
   options: ListAdaptersOptions = {},
 ): Promise<GpuAdapter[]> {
@@ -47,6 +67,7 @@ export async function listAdapters(
     const adapter = await adapterOf(gpu);
     return adapter ? [adapter] : [];
   }
+  if (!await hasBinding()) return [];
   const list: GpuAdapter[] = [];
   const adapters = await adapterNames(options.places);
   const names = adapters.map(({ name }) => name);
@@ -82,7 +103,7 @@ export async function openGpu(
   throw new MachineError(
     `Cannot open adapter ${number}: this machine has ${
       list.length === 0
-        ? "none. Install a Vulkan driver"
+        ? await withoutAdapter()
         : `${list.length}, numbered from 0. Choose one of them`
     }`,
   );
@@ -115,22 +136,10 @@ function plain(name: string): string {
 }
 
 async function createInstance(name: string): Promise<GPU> {
-  const { create } = await importBinding();
+  const { create } = await import("webgpu");
   const gpu = create([`adapter=${name}`]);
   keepInstance(gpu);
   return gpu;
-}
-
-async function importBinding(): Promise<typeof import("webgpu")> {
-  try {
-    return await import("webgpu");
-  } catch (error) {
-    throw new MachineError(
-      `Cannot load the package 'webgpu': ${
-        error instanceof Error ? error.message : String(error)
-      }. Reinstall it for this platform`,
-    );
-  }
 }
 
 /** Adapter names, with the environment that tells those of one name apart. */

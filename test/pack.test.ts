@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -67,10 +68,12 @@ function install(tarball: string): "npm" | "links" {
   rmSync(modules, { recursive: true, force: true });
   mkdirSync(INSTALLED, { recursive: true });
   call("tar", ["-xzf", tarball, "-C", INSTALLED, "--strip-components=1"]);
-  const { dependencies } = JSON.parse(
+  const { dependencies, optionalDependencies } = JSON.parse(
     readFileSync(join(INSTALLED, "package.json"), "utf8"),
-  ) as { dependencies: { [name: string]: string } };
-  for (const name of Object.keys(dependencies)) {
+  ) as Record<string, { [name: string]: string }>;
+  for (
+    const name of Object.keys({ ...dependencies, ...optionalDependencies })
+  ) {
     mkdirSync(dirname(join(modules, name)), { recursive: true });
     symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
   }
@@ -193,6 +196,31 @@ t.test("types hold for a TypeScript user", (t) => {
   const tsc = join(ROOT, "node_modules/typescript/bin/tsc");
   const { status, stdout } = call(process.execPath, [tsc, "-p", "."]);
   t.equal(status, 0, stdout);
+  t.end();
+});
+
+t.test("without optional packages it computes on a CPU, and says how to add a GPU", (t) => {
+  const modules = join(PROJECT, "node_modules");
+  for (const name of ["webgpu", "koffi"]) {
+    renameSync(join(modules, name), join(PROJECT, name));
+  }
+  const { status, stdout, stderr } = switchyard("devices");
+  t.strictSame([status, stderr], [0, ""]);
+  t.match(
+    stdout,
+    /^adapters: none that can be used: the package 'webgpu' is not installed\. Run 'npm install webgpu'\n[^]*auto uses cpu/,
+  );
+  const refused = switchyard(
+    ...["generate", join(INSTALLED, "examples/demo-lm")],
+    ...["--prompt", "a", "--adapter", "0"],
+  );
+  t.strictSame([refused.status, refused.stderr], [
+    3,
+    "Cannot use adapter 0: this machine has none that can be used: the package 'webgpu' is not installed. Run 'npm install webgpu'\n",
+  ]);
+  for (const name of ["webgpu", "koffi"]) {
+    renameSync(join(PROJECT, name), join(modules, name));
+  }
   t.end();
 });
 

@@ -7,6 +7,7 @@ import {
   listAdapters,
   NATIVE_LIMITS,
   nativeCompiler,
+  withoutAdapter,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
 import { UsageError } from "../values.ts";
@@ -66,7 +67,9 @@ export async function devicesCommand(
     return 0;
   }
   await io.out([
-    ...adapters.map(formatAdapter),
+    ...adapters.length > 0
+      ? adapters.map(formatAdapter)
+      : [`adapters: ${await withoutAdapter()}`],
     `cpu  the CPU device (WebAssembly SIMD)\n   limits: memory ${CPU_LIMITS.memory} of all ranks together`,
     native.compiler
       ? `native  the CPU device by C (${native.compiler.version} as '${native.compiler.command}', vectors of ${native.compiler.lanes} f32)\n   limits: memory ${NATIVE_LIMITS.memory} of all ranks together`
