@@ -1,6 +1,6 @@
 // The page of a plan in a real browser: it opens from disk without an error, its numbers are those of the plan, it is
 // usable by keyboard and by everyone, and is fast at 256 ranks.
-// needs: browser
+// needs: cpu, browser
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -10,6 +10,7 @@ import {
   writeSafetensors,
 } from "../../runtime/mod.ts";
 import { onRank, type Plan } from "../../spec/mod.ts";
+import { gpuIsSoftware } from "../helpers/needs.ts";
 import {
   compileCheckpoint,
   f32,
@@ -38,10 +39,10 @@ const MESHES: readonly Mesh[] = [
   { axes: { dp: 2, ep: 2 }, dp: 2, ep: 2 },
 ];
 
-/** Rank of each of four sequences of 9, 7, 5 and 3 tokens: the longest first, to the rank with fewest tokens. */
+/** Rank of each of four sequences of 9, 7, 5 and 3 tokens, which are where their caches are: sequences in turn. */
 const HOMES: { readonly [ranks: number]: readonly number[] } = {
   1: [0, 0, 0, 0],
-  2: [0, 1, 1, 0],
+  2: [0, 1, 0, 1],
   4: [0, 1, 2, 3],
 };
 const LENGTHS = [9, 7, 5, 3];
@@ -231,7 +232,11 @@ const CASES = [
 ];
 
 for (const { target, skip } of TARGETS) {
-  for (const run of CASES) {
+  // Where the processor stands in for a GPU, which is slow to compile kernels, one checkpoint shows what is exchanged between GPUs.
+  const cases = target === "gpu" && gpuIsSoftware
+    ? CASES.filter(({ name }) => name !== "demo-lm")
+    : CASES;
+  for (const run of cases) {
     for (const mesh of MESHES) {
       for (const sharing of ["shared", "separate"] as const) {
         if (sharing === "separate" && mesh.ep === 1) continue;
