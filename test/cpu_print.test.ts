@@ -365,6 +365,10 @@ const UINT: { readonly [name: string]: Expr } = {
     ),
   ),
   "u32 remainder by nothing": rem(load("n", i, "u32"), rem(i, u32(3))),
+  "i32 division by a u32 that is -1": bitcast(
+    "u32",
+    div(convert("i32", add(i, u32(2 ** 31))), convert("i32", u32(2 ** 32 - 1))),
+  ),
   "uniform division by nothing": div(add(g, u32(7)), g),
   "shifts": binary(
     "xor",

@@ -215,7 +215,8 @@ export class Expressions {
   #divide(fn: "div" | "rem", signed: boolean, divisor?: number): void {
     const { f } = this;
     const op = `i32.${fn}${signed ? "_s" : "_u"}` as WasmOp;
-    if (divisor !== undefined && divisor !== 0 && divisor !== -1) {
+    // A known value may be that of a u32: 4294967295 is -1.
+    if (divisor !== undefined && (divisor | 0) !== 0 && (divisor | 0) !== -1) {
       return f.op(op);
     }
     const a = f.local("i32");
