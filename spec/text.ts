@@ -2,9 +2,13 @@
 
 import { printWgsl } from "./kernel/wgsl.ts";
 import { kernelCost } from "./kernel/cost.ts";
-import { coordinates, positionsOver } from "./mesh.ts";
-import { indicesOn } from "./axis_parts.ts";
-import { type TabledAxis, tableIds } from "./table.ts";
+import { coordinates, positionOver, positionsOver } from "./mesh.ts";
+import {
+  type TabledAxis,
+  tableIds,
+  tableLengths,
+  tableStarts,
+} from "./table.ts";
 import { bytesOfKinds } from "./bytes.ts";
 import {
   type AllGatherStep,
@@ -101,13 +105,26 @@ function tableText(axis: TabledAxis, positions: number): string {
   if (positions > FEW_RANKS && typeof table === "string") {
     const each = Math.ceil(size / positions);
     return table === "block"
-      ? `0-${size - 1} in ${positions} blocks of ${each}`
-      : `0-${size - 1} cyclic over ${positions}`;
+      ? `0..${size - 1} in ${positions} blocks of ${each}`
+      : `0..${size - 1} cyclic over ${positions}`;
   }
   return Array.from(
     { length: positions },
-    (_, at) => `[${idsText(tableIds(axis, positions, at))}]`,
+    (_, at) => `[${partText(axis, positions, at)}]`,
   ).join(" ");
+}
+
+/** The ids of one position. Of many that a name says, no list is made: a plan's axis may be as long as it likes. */
+function partText(axis: TabledAxis, positions: number, at: number): string {
+  const { table } = axis;
+  const length = tableLengths(axis, positions)[at]!;
+  if (typeof table === "object" || length <= 8) {
+    return idsText(tableIds(axis, positions, at));
+  }
+  const first = tableStarts(axis, positions)[at]!;
+  return table === "block"
+    ? `${first}..${first + length - 1}`
+    : `${first} ${first + positions} … ${first + (length - 1) * positions}`;
 }
 
 function formatAxes(plan: Plan): string[] {
@@ -139,13 +156,15 @@ function formatAxes(plan: Plan): string[] {
 
 /** Axes that are placed by table, with the ids that a rank holds, or of equal ranks how many. */
 function heldBy(plan: Plan, ranks: readonly number[]): string {
-  return Object.keys(plan.axes).flatMap((name) => {
-    const [first] = ranks;
-    const ids = indicesOn(plan, name, first!);
-    if (!ids) return [];
+  return Object.entries(plan.axes).flatMap(([name, { table, over, size }]) => {
+    if (!table || !over) return [];
+    const [positions, at] = [
+      positionsOver(plan.mesh, over),
+      positionOver(plan.mesh, ranks[0]!, over),
+    ];
     const held = ranks.length === 1
-      ? idsText(ids) || "none"
-      : `x ${ids.length}`;
+      ? partText({ size, table }, positions, at) || "none"
+      : `x ${tableLengths({ size, table }, positions)[at]}`;
     return [`${name} ${held}`];
   }).join("; ");
 }

@@ -88,6 +88,19 @@ t.test("plan.schema.json is the exported schema, and a schema", (t) => {
   t.end();
 });
 
+t.test("of axes that are longer than memory no list is made", async (t) => {
+  const plan = await goodPlan("layer", { ep: 2 });
+  const long = { size: 1e15, of: "long", over: ["ep"] };
+  const axes = {
+    ...{ ...plan.axes, long: { size: 1e15 } },
+    "long/block": { ...long, table: "block" as const },
+    "long/cyclic": { ...long, table: "cyclic" as const },
+  };
+  const text = formatPlan({ ...plan, axes });
+  t.match(text, /long\/block .* table \[0\.\.499999999999999\] \[5/);
+  t.match(text, /long\/cyclic .* table \[0 2 … 999999999999998\] \[1 3 …/);
+});
+
 t.test("formatPlan() says everything, and the same every time", async (t) => {
   const text = formatPlan(await goodPlan("layer", { dp: 2, ep: 2 }));
   t.equal(formatPlan(await goodPlan("layer", { dp: 2, ep: 2 })), text);
