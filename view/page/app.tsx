@@ -1,7 +1,7 @@
 /** The whole page: facts, a search, and a view for each question. */
 
 import type { VNode } from "preact";
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { mainSection, type Section } from "../sections.ts";
 import type { PlanView, ProgramView } from "../plan_view.ts";
 import type { PageData } from "../page_data.ts";
@@ -132,7 +132,8 @@ function Parts({ program, section, choose }: {
 
 /** Keys that work everywhere but where somebody types. */
 function useKeys({ program, section, step }: Shown): void {
-  useEffect(() => {
+  // At once: a key that is pressed as soon as a step is seen goes on from that step.
+  useLayoutEffect(() => {
     const press = (event: KeyboardEvent) => {
       const typing = event.target instanceof HTMLInputElement ||
         event.target instanceof HTMLSelectElement;
