@@ -1,7 +1,7 @@
 /** What differs between the launchers of MPI: their flags, and what they print when a rank fails. */
 
 import type { Host } from "./hosts_file.ts";
-import { parseRankLine, type RankLine } from "./rank_lines.ts";
+import { FIRST, parseRankLine, type RankLine } from "./rank_lines.ts";
 
 /** Whose mpirun it is. */
 export type MpiFamily = "openMpi" | "mpich";
@@ -74,6 +74,7 @@ export class LauncherText {
   readonly #launcher: string[] = [];
   #block: string[] | undefined;
   #rest = "";
+  #begun = "";
 
   constructor(family: MpiFamily, readers: LauncherReaders) {
     this.#family = family;
@@ -90,7 +91,7 @@ export class LauncherText {
 
   /** There is no more. */
   end(): void {
-    if (this.#rest !== "") this.#line(this.#rest);
+    if (this.#rest + this.#begun !== "") this.#line(this.#rest);
     this.#rest = "";
     if (this.#block) this.#endBlock(this.#block);
   }
@@ -101,9 +102,16 @@ export class LauncherText {
     return text === "" ? undefined : `mpirun says '${text}'`;
   }
 
-  #line(line: string): void {
-    const reported = parseRankLine(line);
-    if (reported) return this.#readers.reported(reported);
+  #line(text: string): void {
+    // A line of a rank may come in the midst of one that the launcher or a library has begun.
+    const at = text.indexOf(FIRST);
+    const reported = at < 0 ? undefined : parseRankLine(text.slice(at));
+    if (reported) {
+      this.#begun += text.slice(0, at);
+      return this.#readers.reported(reported);
+    }
+    const line = this.#begun + text;
+    this.#begun = "";
     if (this.#family === "openMpi" && RULE.test(line)) {
       if (this.#block) this.#endBlock(this.#block);
       else this.#block = [];

@@ -26,7 +26,8 @@ export type RankLine =
   | { readonly kind: "failed"; readonly failure: RankFailure }
   | { readonly kind: "started"; readonly process: RankProcess };
 
-const FIRST = "\x1e";
+/** What such a line begins with. */
+export const FIRST = "\x1e";
 
 /** The exit code of what a machine cannot do. */
 const MACHINE = 3;

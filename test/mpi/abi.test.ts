@@ -69,6 +69,19 @@ function read(family: "openMpi" | "mpich", text: string) {
 
 const RULE = "-".repeat(74);
 
+t.test("a rank's line in the midst of a library's", (t) => {
+  const line = startedLine({ rank: 2, host: "far", pid: 7 });
+  t.match(
+    read("openMpi", `[near][frag_send] ${line}\npeer: far writev failed\n`),
+    {
+      said: ["[near][frag_send] peer: far writev failed"],
+      reported: ["started"],
+    },
+  );
+  t.match(read("openMpi", `[near] ${line}\n`), { said: ["[near] "] });
+  t.end();
+});
+
 t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
   t.strictSame(
     read(
