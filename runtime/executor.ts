@@ -25,7 +25,7 @@ import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
-import { assignAxes, type RunAxes, type SequenceRanks } from "./shard.ts";
+import { assignAxes, lastingAxes, type RunAxes } from "./shard.ts";
 import {
   rankStatistics,
   type Statistics,
@@ -140,7 +140,7 @@ class LoadedSession implements Session {
   readonly #remote: RemoteRanks | undefined;
   readonly #countsBuffers: readonly string[];
   readonly #assignmentBuffers: readonly AssignmentBuffer[];
-  readonly #sequenceRanks = new Map<string, SequenceRanks>();
+  readonly #axes = lastingAxes();
   #counts: RunCounts = [];
   #running = false;
 
@@ -211,7 +211,7 @@ class LoadedSession implements Session {
     this.#running = true;
     try {
       const lengths = checkInputs(this.#plan, program, inputs);
-      const axes = assignAxes(this.#plan, lengths, inputs, this.#sequenceRanks);
+      const axes = assignAxes(this.#plan, lengths, inputs, this.#axes);
       const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
       const reported = counts === this.#counts;
       this.#counts = counts;
@@ -263,7 +263,7 @@ class LoadedSession implements Session {
   }
 
   reset(): void {
-    this.#sequenceRanks.clear();
+    this.#axes.sequenceRanks.clear();
     for (const memory of this.#ranks) {
       for (const [name, { kind }] of Object.entries(this.#plan.buffers)) {
         if (kind === "state") memory.clear(name);

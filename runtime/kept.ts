@@ -49,7 +49,7 @@ function checkKept(
 
 /** How fixed axes are sharded over the ranks; dynamic axes have no length. */
 export function keptAxes(plan: Plan): RunAxes {
-  return assignAxes(plan, new Map(), {}, new Map());
+  return assignAxes(plan, new Map(), {});
 }
 
 /** Along each axis of a weight or state, the global indices that a rank holds, in local order; undefined: all. */

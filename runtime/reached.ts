@@ -24,7 +24,7 @@ export function reachedItems(
       lengths.set(axis, shape[i]!)
     );
   }
-  const axes = assignAxes(plan, lengths, inputs, new Map());
+  const axes = assignAxes(plan, lengths, inputs);
   const port = program.inputs[input]!;
   return splitAxes(port, plan.buffers[port.buffer]!, rank, axes)[0]?.local;
 }

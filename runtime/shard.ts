@@ -77,13 +77,29 @@ export function isSplit(plan: Plan, buffer: PlanBuffer, i: number): boolean {
   return (plan.axes[axis]?.over?.length ?? 0) > 0;
 }
 
+/** What stays from run to run. */
+export interface LastingAxes {
+  /** Where sequences are, by axis. */
+  readonly sequenceRanks: Map<string, SequenceRanks>;
+  /** Axes with a table: what each position has. */
+  readonly tables: Map<string, Assigned>;
+  /** The same axes: the number of each item among those of its position. */
+  readonly numbers: Map<string, Int32Array>;
+}
+
+/** Nothing yet. */
+export function lastingAxes(): LastingAxes {
+  return { sequenceRanks: new Map(), tables: new Map(), numbers: new Map() };
+}
+
 /** Assign every placed axis of the plan, given the lengths of this run. */
 export function assignAxes(
   plan: Plan,
   lengths: ReadonlyMap<string, number>,
   inputs: { readonly [name: string]: HostTensor },
-  sequenceRanks: Map<string, SequenceRanks>,
+  lasting = lastingAxes(),
 ): RunAxes {
+  const { sequenceRanks } = lasting;
   const assigned = new Map<string, Assigned>();
   const length = (axis: string) => {
     const name = modelAxis(plan, axis);
@@ -93,10 +109,12 @@ export function assignAxes(
         : plan.axes[name]?.size ?? 0);
   };
   const partsOf = (name: string): Assigned => {
-    const known = assigned.get(name);
+    const axis = plan.axes[name]!;
+    const made = axis.table ? lasting.tables : assigned;
+    const known = made.get(name);
     if (known) return known;
-    const parts = cut(name, plan.axes[name]!);
-    assigned.set(name, parts);
+    const parts = cut(name, axis);
+    made.set(name, parts);
     return parts;
   };
   const cut = (name: string, axis: PlanAxis): Assigned => {
@@ -135,11 +153,11 @@ export function assignAxes(
     length,
     assigned: placed,
     numbers(axis) {
-      const parts = placed(axis);
-      if (parts && !numbers.has(axis)) {
-        numbers.set(axis, numbersIn(parts, length(axis)));
-      }
-      return numbers.get(axis);
+      const made = plan.axes[axis]?.table ? lasting.numbers : numbers;
+      const known = made.get(axis);
+      const parts = known ? undefined : placed(axis);
+      if (parts) made.set(axis, numbersIn(parts, length(axis)));
+      return known ?? made.get(axis);
     },
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {

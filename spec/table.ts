@@ -13,19 +13,24 @@ export interface TabledAxis {
 }
 
 /** How many ids each position holds. */
-export function tableLengths(
-  { size, table }: TabledAxis,
-  positions: number,
-): number[] {
-  if (typeof table === "object") return table.map((ids) => ids.length);
-  const each = Math.ceil(size / positions);
+export function tableLengths(axis: TabledAxis, positions: number): number[] {
   return Array.from(
     { length: positions },
-    (_, at) =>
-      table === "block"
-        ? Math.max(0, Math.min(each, size - at * each))
-        : Math.max(0, Math.ceil((size - at) / positions)),
+    (_, at) => tableLength(axis, positions, at),
   );
+}
+
+/** How many ids one position holds. */
+export function tableLength(
+  { size, table }: TabledAxis,
+  positions: number,
+  position: number,
+): number {
+  if (typeof table === "object") return table[position]!.length;
+  const each = Math.ceil(size / positions);
+  return table === "block"
+    ? Math.max(0, Math.min(each, size - position * each))
+    : Math.max(0, Math.ceil((size - position) / positions));
 }
 
 /** The ids of one position. */
@@ -36,7 +41,7 @@ export function tableIds(
 ): readonly number[] {
   const { size, table } = axis;
   if (typeof table === "object") return table[position]!;
-  const length = tableLengths(axis, positions)[position]!;
+  const length = tableLength(axis, positions, position);
   const each = Math.ceil(size / positions);
   return Array.from(
     { length },
@@ -47,10 +52,20 @@ export function tableIds(
 
 /** The first id of each position; 0 where it has none. */
 export function tableStarts(axis: TabledAxis, positions: number): number[] {
-  const { size, table } = axis;
-  if (typeof table === "object") return table.map(([first = 0]) => first);
-  const each = Math.ceil(size / positions);
-  return tableLengths(axis, positions).map((length, at) =>
-    length === 0 ? 0 : table === "block" ? at * each : at
+  return Array.from(
+    { length: positions },
+    (_, at) => tableStart(axis, positions, at),
   );
+}
+
+/** The first id of one position; 0 where it has none. */
+export function tableStart(
+  axis: TabledAxis,
+  positions: number,
+  position: number,
+): number {
+  const { size, table } = axis;
+  if (typeof table === "object") return table[position]![0] ?? 0;
+  if (tableLength(axis, positions, position) === 0) return 0;
+  return table === "block" ? position * Math.ceil(size / positions) : position;
 }

@@ -3,12 +3,7 @@
 import { printWgsl } from "./kernel/wgsl.ts";
 import { kernelCost } from "./kernel/cost.ts";
 import { coordinates, positionOver, positionsOver } from "./mesh.ts";
-import {
-  type TabledAxis,
-  tableIds,
-  tableLengths,
-  tableStarts,
-} from "./table.ts";
+import { type TabledAxis, tableIds, tableLength, tableStart } from "./table.ts";
 import { bytesOfKinds } from "./bytes.ts";
 import {
   type AllGatherStep,
@@ -117,11 +112,11 @@ function tableText(axis: TabledAxis, positions: number): string {
 /** The ids of one position. Of many that a name says, no list is made: a plan's axis may be as long as it likes. */
 function partText(axis: TabledAxis, positions: number, at: number): string {
   const { table } = axis;
-  const length = tableLengths(axis, positions)[at]!;
+  const length = tableLength(axis, positions, at);
   if (typeof table === "object" || length <= 8) {
     return idsText(tableIds(axis, positions, at));
   }
-  const first = tableStarts(axis, positions)[at]!;
+  const first = tableStart(axis, positions, at);
   return table === "block"
     ? `${first}..${first + length - 1}`
     : `${first} ${first + positions} … ${first + (length - 1) * positions}`;
@@ -164,7 +159,7 @@ function heldBy(plan: Plan, ranks: readonly number[]): string {
     ];
     const held = ranks.length === 1
       ? partText({ size, table }, positions, at) || "none"
-      : `x ${tableLengths({ size, table }, positions)[at]}`;
+      : `x ${tableLength({ size, table }, positions, at)}`;
     return [`${name} ${held}`];
   }).join("; ");
 }

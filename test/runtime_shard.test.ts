@@ -7,6 +7,7 @@ import {
   assignBlocks,
   assignSequences,
   forEachRun,
+  lastingAxes,
   localSpan,
 } from "../runtime/shard.ts";
 import type { Plan } from "../spec/plan.ts";
@@ -57,13 +58,44 @@ t.test("assignAxes() sends items where those are that they number", (t) => {
     plan,
     new Map([["token", 5], ["row", 3]]),
     { sequence: ints(0, 1, 1, 0, 2), rows: ints(3, 4, 2) },
-    new Map(),
   );
   const lists = (axis: string) => axes.assigned(axis)!.map((part) => [...part]);
   t.same(lists("token"), [[0, 3, 4], [1, 2]]);
   t.same(lists("row"), [[0, 1], [2]]);
   t.same([...axes.numbers("token")!], [0, 0, 1, 1, 2]);
   t.equal(axes.numbers("embed"), undefined);
+  t.end();
+});
+
+t.test("tokens follow the table of their sequences, in every run anew", (t) => {
+  const plan = {
+    mesh: [{ name: "ep", size: 2 }],
+    axes: {
+      sequence: { size: 3 },
+      "sequence/ep": { size: 3, of: "sequence", over: ["ep"], table: "cyclic" },
+      "token/ep": {
+        ...{ size: 4, dynamic: true, of: "token", over: ["ep"] },
+        assignment: { by: "items", input: "sequence", of: "sequence/ep" },
+      },
+    },
+  } as unknown as Plan;
+  const lasting = lastingAxes();
+  for (
+    const [sequence, tokens] of [
+      [[0, 1, 2, 0], [[0, 2, 3], [1]]],
+      [[1, 0], [[1], [0]]],
+    ] as const
+  ) {
+    const data = Int32Array.from(sequence);
+    const axes = assignAxes(
+      plan,
+      new Map([["token", data.length]]),
+      { sequence: { dtype: "i32", shape: [data.length], data } },
+      lasting,
+    );
+    t.same([0, 1].map((rank) => [...axes.local("token/ep", rank)!]), tokens);
+    t.same([...axes.numbers("sequence/ep")!], [0, 0, 1]);
+  }
   t.end();
 });
 
