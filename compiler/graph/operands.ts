@@ -51,6 +51,18 @@ export function wantAxis(op: string, node: Node, axis: string): void {
   if (!node.axes.includes(axis)) fail(say.axis(op, node.axes, axis));
 }
 
+/** The first operand, which is to have an axis `over`, and numbers with a fraction. */
+export function alongAxis(
+  op: string,
+  inputs: readonly Node[],
+  over: string,
+): Node {
+  const x = operand(inputs, 0);
+  wantAxis(op, x, over);
+  wantFloat(op, x);
+  return x;
+}
+
 /** `axes` with `from` replaced by `to`. */
 export function replaced(
   axes: readonly string[],

@@ -5,6 +5,7 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import {
+  alongAxis,
   fail,
   operand,
   replaced,
@@ -99,9 +100,7 @@ export const RULES: {
   },
 
   reduce: ({ inputs, params: { kind, over } }) => {
-    const x = operand(inputs, 0);
-    wantAxis(kind, x, over);
-    wantFloat(kind, x);
+    const x = alongAxis(kind, inputs, over);
     return { axes: without(x.axes, [over]), dtype: x.dtype };
   },
 
@@ -122,9 +121,8 @@ export const RULES: {
   ...definedRows("type"),
 
   rope: ({ inputs, params: { over } }) => {
-    const [x, position] = [operand(inputs, 0), operand(inputs, 1)];
-    wantAxis("rope", x, over);
-    wantFloat("rope", x);
+    const x = alongAxis("rope", inputs, over);
+    const position = operand(inputs, 1);
     wantType("rope", position, "i32");
     if (without(position.axes, x.axes).length > 0) {
       fail(say.position(x.axes, position.axes));
@@ -217,9 +215,7 @@ export const RULES: {
   }),
 
   topK: ({ inputs, params: { over, axis } }) => {
-    const x = operand(inputs, 0);
-    wantAxis("topK", x, over);
-    wantFloat("topK", x);
+    const x = alongAxis("topK", inputs, over);
     wantFree("topK", x, [axis]);
     return { axes: [...without(x.axes, [over]), axis], dtype: x.dtype };
   },

@@ -5,7 +5,7 @@ import { expr } from "../../../spec/kernel/parse.ts";
 import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
 import { logSumExpRow } from "../evaluate_routing.ts";
 import { without } from "../messages.ts";
-import { operand, wantAxis, wantFloat } from "../operands.ts";
+import { alongAxis } from "../operands.ts";
 import { wholeOver } from "../sharding_rule.ts";
 import { put, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
@@ -20,9 +20,7 @@ export const logSumExp: Definition<"logSumExp"> = {
   sizes() {},
 
   type({ inputs, params: { over } }) {
-    const x = operand(inputs, 0);
-    wantAxis("logSumExp", x, over);
-    wantFloat("logSumExp", x);
+    const x = alongAxis("logSumExp", inputs, over);
     return { axes: without(x.axes, [over]), dtype: x.dtype };
   },
 

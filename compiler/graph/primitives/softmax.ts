@@ -4,7 +4,7 @@ import { closed } from "../../../spec/schema.ts";
 import { expr } from "../../../spec/kernel/parse.ts";
 import { mapRows, operands } from "../evaluate_rows.ts";
 import { softmaxRow } from "../evaluate_routing.ts";
-import { operand, wantAxis, wantFloat } from "../operands.ts";
+import { alongAxis } from "../operands.ts";
 import { wholeOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";
 import { axis } from "./fields.ts";
@@ -17,12 +17,7 @@ export const softmax: Definition<"softmax"> = {
   mixes: (node) => [node.params.over],
   sizes() {},
 
-  type({ inputs, params: { over } }) {
-    const x = operand(inputs, 0);
-    wantAxis("softmax", x, over);
-    wantFloat("softmax", x);
-    return x;
-  },
+  type: ({ inputs, params: { over } }) => alongAxis("softmax", inputs, over),
 
   reference: (node, context) =>
     mapRows(node, operands(node, context)[0]!, node.params.over, softmaxRow),
