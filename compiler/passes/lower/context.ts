@@ -4,7 +4,7 @@ import { isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
-import { positionOver } from "../../../spec/mesh.ts";
+import { groupRanks } from "../../../spec/mesh.ts";
 import { dataPerRank } from "../../../spec/per_rank.ts";
 import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
@@ -28,7 +28,6 @@ import {
 import { tidyGrid } from "./grid.ts";
 import type { BufferDraft, Lowering, LoweringInput } from "./lowering.ts";
 import type { KernelScope } from "./scope.ts";
-import type { LocalAxis } from "../../sharding/local_axes.ts";
 
 export type {
   BufferDraft,
@@ -171,34 +170,40 @@ export function partOf(
   axis: string,
   what: "length" | "start",
 ): Expr {
-  const { placed } = scope.lowering;
-  const { axes, mesh, ranks } = placed;
-  const partsOf = (axis: LocalAxis) => {
+  const { draft } = scope.lowering;
+  draft.parts ??= addParts(scope.lowering);
+  const slot = draft.parts.get(axis)! + (what === "length" ? 0 : 1);
+  return load(scope.read(PARTS), u32(slot), "u32");
+}
+
+/** Add the buffer of parts. Returns where each sharded axis is in it. */
+function addParts(lowering: Lowering): Map<string, number> {
+  const { placed } = lowering;
+  const columns: number[][] = [];
+  const places = new Map<string, number>();
+  const known = new Map<string, number>();
+  for (const [name, axis] of Object.entries(placed.axes)) {
     const lengths = partLengths(placed, axis);
-    return lengths && { lengths, starts: partStarts(placed, axis) };
-  };
-  const keyOf = (axis: LocalAxis) =>
-    axis.table && `${axis.over}: ${JSON.stringify(partsOf(axis))}`;
-  const parts = new Map(
-    Object.values(axes).flatMap((axis) => {
-      const found = partsOf(axis);
-      return found ? [[keyOf(axis)!, { ...found, over: axis.over }]] : [];
-    }),
-  );
-  const name = addTable(scope.lowering, PARTS, {
+    if (!lengths) continue;
+    const starts = partStarts(placed, axis);
+    const key = `${axis.over}: ${lengths}; ${starts}`;
+    if (!known.has(key)) {
+      known.set(key, columns.length);
+      const positions = groupRanks(placed.mesh, axis.over);
+      for (const part of [lengths, starts]) {
+        columns.push(positions.map((position) => part[position]!));
+      }
+    }
+    places.set(name, known.get(key)!);
+  }
+  addTable(lowering, PARTS, {
     axis: "length and start",
     data: Array.from(
-      { length: ranks },
-      (_, rank) =>
-        [...parts.values()].flatMap(({ lengths, starts, over }) => {
-          const position = positionOver(mesh, rank, over);
-          return [lengths[position]!, starts[position]!];
-        }),
+      { length: placed.ranks },
+      (_, rank) => columns.map((column) => column[rank]!),
     ),
   });
-  const place = [...parts.keys()].indexOf(keyOf(axes[axis]!)!);
-  const slot = 2 * place + (what === "length" ? 0 : 1);
-  return load(scope.read(name), u32(slot), "u32");
+  return places;
 }
 
 /** A constant buffer with a list for each rank, made once. Returns its name. */

@@ -96,6 +96,8 @@ export interface PlanDraft {
   readonly kernelNames: Map<string, string>;
   /** Buffer names given away, and those that the model's tensors will have. */
   readonly names: Set<string>;
+  /** Where the length and start of each sharded axis are in the buffer of parts, once there is one. */
+  parts?: ReadonlyMap<string, number>;
   readonly numbers: Map<string, number>;
 }
 
