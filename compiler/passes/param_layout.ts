@@ -10,6 +10,8 @@ export interface ParamLayout {
   /** They are those of the file, with the axes inside over which its first dot contracts. */
   readonly filed?: boolean;
   readonly stored: FileDType;
+  /** The contracted axis, along which elements share words, of which `PACKINGS` says how many. */
+  readonly along?: string;
   /** Rows of 16-bit elements may begin in the middle of a word. */
   readonly splitsWords?: boolean;
 }

@@ -8,13 +8,11 @@ import {
 } from "../../../spec/packed.ts";
 import type { NodeOf } from "../../graph/graph.ts";
 import { localName } from "../../graph/sharding.ts";
-import { usersOf } from "../../graph/users.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import { isUneven } from "../place.ts";
 import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
-import { dotShape } from "./dot_shape.ts";
 
 /** Whether a rank's items of an axis are whole groups of neighbours, and each rank has as many. */
 function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
@@ -29,16 +27,22 @@ function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
     : table !== "cyclic";
 }
 
-/** Parameters whose elements share words are decoded by the matmul kernel, word by word along the contracted axis. */
-export function checkPacked(
+/**
+ * The contracted axis of a parameter whose elements share words: the matmul kernel decodes it word by word along that. Throws
+ * ModelError where there is none.
+ */
+export function packedAxis(
   node: NodeOf<"param">,
   dot: NodeOf<"dot"> | undefined,
   { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },
-): void {
+): string {
   const { title, perWord, perScale = perWord }: Packing = PACKINGS[stored];
   const over = dot?.params.over ?? [];
-  const axis = placed.axes[over[0] ?? ""];
-  if (over.length === 1 && axis && inGroups(placed, axis, perScale)) return;
+  const [along = ""] = over;
+  const axis = placed.axes[along];
+  if (over.length === 1 && axis && inGroups(placed, axis, perScale)) {
+    return along;
+  }
   throw new ModelError(
     `Cannot use parameter '${node.params.name}' stored as ${title}: it must be the right operand of a contraction over one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
     node.span,
@@ -72,15 +76,15 @@ function groupAxis(
 export function addPacked(
   lowering: Lowering,
   node: NodeOf<"param">,
-  { axes, stored }: ParamLayout & { readonly stored: PackedDType },
+  { axes, stored, along }: Pick<ParamLayout, "axes"> & {
+    readonly stored: PackedDType;
+    readonly along: string;
+  },
 ): void {
   const { name, stack } = node.params;
   const { placed } = lowering;
-  const dot = usersOf(lowering.model.graph).get(node)!.find((user) =>
-    user.primitive === "dot"
-  ) as NodeOf<"dot">;
-  const { batch, over, columns } = dotShape(dot);
-  const [along] = over as [string];
+  const at = axes.indexOf(along);
+  const [batch, columns] = [axes.slice(0, at), axes.slice(at + 1)];
   const { file, perWord, perScale, scale }: Packing = PACKINGS[stored];
   const group = (name: string, per: number) =>
     groupAxis(lowering, along, { name, per });

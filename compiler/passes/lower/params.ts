@@ -4,7 +4,7 @@ import { type FileDType, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { isPackedDType } from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
-import { addPacked, checkPacked } from "./packed_params.ts";
+import { addPacked, packedAxis } from "./packed_params.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import { readsAlongK } from "../../kernels/matmul_tile.ts";
@@ -93,14 +93,15 @@ function layoutParam(
     !viewed &&
     isFiled(dot, stored, placed);
   const axes = dot && !viewed && !filed ? rightAxes(dotShape(dot)) : node.axes;
-  if (isPackedDType(stored)) {
-    checkPacked(node, viewed ? undefined : dot, { placed, stored });
-  }
+  const along = isPackedDType(stored)
+    ? packedAxis(node, viewed ? undefined : dot, { placed, stored })
+    : undefined;
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
   return {
     axes,
     stored,
+    ...along === undefined ? {} : { along },
     ...filed ? { filed } : {},
     ...(packed && !viewed && last % 4
       ? { rowStride: Math.ceil(last / 4) * 4 }
@@ -112,9 +113,9 @@ function layoutParam(
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.model.layouts.get(node)!;
-  const { stored } = layout;
+  const { axes, stored, along } = layout;
   if (isPackedDType(stored)) {
-    return addPacked(lowering, node, { ...layout, stored });
+    return addPacked(lowering, node, { axes, stored, along: along! });
   }
   const { name, stack } = node.params;
   const { placed } = lowering;
@@ -123,11 +124,11 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     : { rowStride: layout.rowStride };
   addBuffer(lowering, {
     ...{ name, kind: "weight", dtype: stored },
-    axes: bufferAxes(lowering, layout.axes),
+    axes: bufferAxes(lowering, axes),
     ...padded,
   });
   lowering.values.storages.set(node, {
-    ...{ buffer: name, dtype: stored, axes: layout.axes },
+    ...{ buffer: name, dtype: stored, axes },
     ...padded,
   });
   // The stacked axis is the first one, under the name that the rank has it by.
