@@ -1,11 +1,13 @@
 /**
  * Attention by itself, 16 heads of 64 over 4 heads of keys: time per token of prefills from 256 to 4096 tokens, and of a
- * decode step after so many, for some tunings in turn. `--adapter native|cpu|NUMBER` (default: native), `--runs N`.
+ * decode step after so many, for each tuning of `--tunings
+ * JSON`, interleaved. `--adapter native|cpu|NUMBER` (default: native), `--runs N`.
  */
 
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { attention, model, type Tuning, upTo } from "../compiler/mod.ts";
+import type { Tuning } from "../compiler/mod.ts";
+import { attentionModel } from "../engine/tune/models.ts";
 import { machine, median } from "./measure.ts";
 import { load, randomValues } from "./session.ts";
 
@@ -17,34 +19,13 @@ const { adapter, runs, tunings } = parseArgs({
   },
 }).values;
 
-const SHAPE = { head: 16, kvHead: 4, headDim: 64 };
+const HEADS = { heads: 16, kvHeads: 4, dim: 64 };
 const CONTEXT = 4096;
-
-function attentionOf(tokens: number) {
-  return model(
-    { token: upTo(tokens), sequence: 1, context: CONTEXT, ...SHAPE },
-    (m) => {
-      const cache = "sequence context kvHead headDim";
-      const { y, keys, values } = attention(
-        m.input("x", "token head headDim"),
-        {
-          key: m.input("key", "token kvHead headDim"),
-          value: m.input("value", "token kvHead headDim"),
-          sequence: m.input("sequence", "token", { dtype: "i32" }),
-          position: m.input("position", "token", { dtype: "i32" }),
-          keys: m.state("keys", cache),
-          values: m.state("values", cache),
-        },
-      );
-      return { y, keys, values };
-    },
-  );
-}
 
 /** A step of so many tokens that end at a position. */
 function inputsOf(tokens: number, end: number) {
-  const rows = (name: "head" | "kvHead") => {
-    const shape = [tokens, SHAPE[name], SHAPE.headDim];
+  const rows = (heads: number) => {
+    const shape = [tokens, heads, HEADS.dim];
     const data = randomValues(shape.reduce((n, size) => n * size));
     return { dtype: "f32" as const, shape, data };
   };
@@ -54,7 +35,9 @@ function inputsOf(tokens: number, end: number) {
     data: Int32Array.from({ length: tokens }, (_, i) => of(i)),
   });
   return {
-    ...{ x: rows("head"), key: rows("kvHead"), value: rows("kvHead") },
+    x: rows(HEADS.heads),
+    key: rows(HEADS.kvHeads),
+    value: rows(HEADS.kvHeads),
     sequence: integers(() => 0),
     position: integers((i) => end - tokens + i),
   };
@@ -62,10 +45,11 @@ function inputsOf(tokens: number, end: number) {
 
 const STEPS = [[256, 256], [1024, 1024], [4096, 4096], [1, 256], [1, 4096]];
 console.log(machine());
+const { model } = attentionModel(HEADS, { tokens: CONTEXT, sequences: 1 });
 const benches = await Promise.all(
   (JSON.parse(tunings) as Tuning[]).map(async (tuning) => ({
     tuning,
-    bench: await load(attentionOf(CONTEXT), {
+    bench: await load(model, {
       adapter: adapter === "native" || adapter === "cpu"
         ? adapter
         : [Number(adapter)],

@@ -71,18 +71,19 @@ export function matmulModel(shape: MatmulShape): Timed {
   };
 }
 
-/** Attention of some heads over a cache. */
+/** Attention of some heads over a cache. `most`: sequences, and tokens of a step and of a sequence. */
 export function attentionModel(
   { heads, kvHeads, dim }: {
     readonly heads: number;
     readonly kvHeads: number;
     readonly dim: number;
   },
+  most = { tokens: MOST_TOKENS, sequences: 4 },
 ): Timed {
   const axes = {
-    token: upTo(MOST_TOKENS),
-    sequence: 4,
-    context: MOST_TOKENS,
+    token: upTo(most.tokens),
+    sequence: most.sequences,
+    context: most.tokens,
     head: heads,
     kvHead: kvHeads,
     headDim: dim,
