@@ -57,7 +57,7 @@ function countLaunch(
   const { workgroupSize, bindings } = kernel;
   const lanes = Math.min(LANES, workgroupSize);
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
-  const looked = Math.min(groups, x);
+  const looked = Math.max(1, Math.min(groups, x));
   const works = Array.from({ length: looked * lanes }, (_, n) => {
     const i = n % lanes;
     return kernelWork(kernel, {

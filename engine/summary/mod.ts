@@ -176,7 +176,7 @@ function expertBuffers(
 function boundsOf(plan: Plan): { readonly [axis: string]: number } {
   const named = Object.values(plan.buffers).flatMap(({ kind, axes }) =>
     kind === "input" || kind === "state"
-      ? axes.flatMap(({ axis }) => [axis, modelAxis(plan, axis)])
+      ? axes.map(({ axis }) => modelAxis(plan, axis))
       : []
   );
   return Object.fromEntries(
