@@ -1,6 +1,6 @@
 /**
  * All-to-all between processes through the communicator, against MPI called from C on the same sizes, for every MPI that
- * is installed. `--ranks 2,4`, `--runs N` (of each program, in turn; default 5), `--sizes BYTES,…`, `--adapter NUMBER` (a
+ * is installed. `--ranks 2,4`, `--runs N` (of each program, interleaved; default 5), `--sizes BYTES,…`, `--adapter NUMBER` (a
  * GPU's mapped memory too), `--out FILE` (JSON). The C program needs `mpicc`.
  */
 

@@ -1,5 +1,5 @@
 /**
- * The CPU device against an adapter, in turn: the grouped expert FFN, prefill and decode of the bundled checkpoint, on
+ * The CPU device against an adapter, interleaved: the grouped expert FFN, prefill and decode of the bundled checkpoint, on
  * one rank. `--adapter NUMBER` (default 0), `--runs N`.
  */
 

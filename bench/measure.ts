@@ -20,7 +20,7 @@ export async function milliseconds(
   return performance.now() - start;
 }
 
-/** Times of several pieces of work in ms, taken in turn so that a noisy moment touches all of them. */
+/** Times of several pieces of work in ms, interleaved so that a noisy moment touches all of them. */
 export async function interleaved<K extends string>(
   work: { readonly [_ in K]: () => Promise<unknown> | void },
   { repetitions, warmUp = 1 }: { repetitions: number; warmUp?: number },

@@ -14,7 +14,7 @@ export interface Timing {
   readonly runs: number;
 }
 
-/** One piece of work, and how long each side took for it in runs taken in turn. */
+/** One piece of work, and how long each side took for it in interleaved runs. */
 export interface Work {
   readonly work: string;
   /** What the work amounts to, in units whose rate is printed: `multiply-adds times two`, tokens. */
@@ -63,7 +63,7 @@ export function timingOf(times: readonly number[]): Timing {
   };
 }
 
-/** How many times as fast one is as another whose runs were taken in turn with its own: the median over pairs. */
+/** How many times as fast one is as another whose runs were interleaved with its own: the median over pairs. */
 export function speedOf(
   ours: readonly number[],
   theirs: readonly number[],

@@ -49,7 +49,7 @@ function each(line: (i: number) => string): string {
   return Array.from({ length: CHAINS }, (_, i) => line(i)).join("\n  ");
 }
 
-/** Measure the roof of a device: the best of runs in turn. */
+/** Measure the roof of a device: the best of interleaved runs. */
 export async function measureRoof(
   device: Device,
   repetitions: number,

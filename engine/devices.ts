@@ -131,7 +131,7 @@ export interface SelectedDevices {
   readonly host?: HostKind;
   /** Limits that all of them have; a plan for them may ask for as much. */
   readonly limits: { readonly [limit: string]: number };
-  /** Numbers of the adapters that ranks take in turn; undefined on the CPU. */
+  /** Numbers of the adapters that ranks take round-robin; undefined on the CPU. */
   readonly adapters?: readonly number[];
   /** Whether they compute on the CPU. */
   readonly software?: boolean;
@@ -174,7 +174,7 @@ export async function selectDevices(
     if (typeof adapter === "string") {
       return await selectHost(adapter, { ...options, world });
     }
-    // Ranks on devices of their own take the hardware adapters in turn.
+    // Ranks on devices of their own take the hardware adapters round-robin.
     list.push(
       ...sharing === "shared"
         ? [adapter]
@@ -272,7 +272,7 @@ function checkMemory(
   );
 }
 
-// The device of this process: the adapters go to the processes of a host in turn.
+// The device of this process: the adapters go to the processes of a host round-robin.
 async function openOwn(
   plan: Plan,
   list: readonly GpuAdapter[],

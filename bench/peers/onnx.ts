@@ -11,7 +11,7 @@ export interface LayerSizes {
   readonly topK: number;
 }
 
-/** Weights of an expert layer: the router's, and for each expert in turn those of its three products, outputs outermost. */
+/** Weights of an expert layer: the router's, and for each expert those of its three products, outputs outermost. */
 export interface LayerWeights {
   readonly router: Float32Array;
   readonly gate: readonly Float32Array[];
@@ -125,7 +125,7 @@ export function turned(
   return result;
 }
 
-/** Rows of two matrices in turn. */
+/** Rows of two matrices, alternating. */
 function interleave(
   first: Float32Array,
   second: Float32Array,

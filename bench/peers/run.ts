@@ -8,7 +8,7 @@ export interface Run {
   readonly threads: number;
   /** The clock, in ms. */
   readonly now: () => number;
-  /** Measured runs of each side, taken in turn. */
+  /** Measured runs of each side, interleaved. */
   readonly pairs: number;
   /** Runs of each side before those. */
   readonly warmUp: number;

@@ -1,4 +1,4 @@
-/** Sides that do the same work in turn. */
+/** Sides that do the same work, their runs interleaved. */
 
 import { type Result, speedOf, timingOf, type Work } from "../results.ts";
 import { OURS, ratioName } from "../results.ts";
@@ -40,7 +40,7 @@ export interface Turns {
   readonly absent?: { readonly [side: string]: string };
 }
 
-/** Open every side, compare what they compute, then time them in turn. A side that cannot is left out, with the reason. */
+/** Open every side, compare what they compute, then time interleaved runs. A side that cannot is left out, with the reason. */
 export async function takeTurns(
   sides: Sides,
   parts: Parts,

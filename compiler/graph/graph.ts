@@ -76,7 +76,7 @@ export interface CapacityRule {
   readonly alignment?: number;
   /** Which choices are dropped where there are too many: the last in order, those of least weight, those of the least random number. */
   readonly drop: "position" | "score" | "random";
-  /** Slots go to all first choices, then to all second ones, …; or to each token's choices in turn. */
+  /** Slots go to all first choices, then to all second ones, …; or token by token. */
   readonly order: "choice" | "token";
   /** Tokens in order of the score of their first choice, best first, instead of their own order. */
   readonly prioritised?: boolean;

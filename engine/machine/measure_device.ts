@@ -265,7 +265,7 @@ async function warmUp(
   }
 }
 
-/** The middle of the times of steps, in seconds, taken in turn so that a noisy moment touches all of them. */
+/** The middle of the times of steps, in seconds, interleaved so that a noisy moment touches all of them. */
 async function inTurn(
   steps: readonly Step[],
   { repetitions = REPETITIONS }: MeasureOptions,

@@ -121,7 +121,7 @@ function inputsOf(
         const token = Math.floor(i / width);
         if (name === "sequence") return Math.floor(token / each);
         if (name === "position") return past + token % each;
-        // Two choices of each token, in turn over the experts.
+        // Two choices of each token, cyclic over the experts.
         return (i % width - 2 * token % width + width) % width < 2 ? 1 : 0;
       };
       const data = port.dtype === "f32"

@@ -158,7 +158,7 @@ class Search {
     };
   }
 
-  /** The best of a tuning and others that differ in one kernel, each timed in turn with the best so far. */
+  /** The best of a tuning and others that differ in one kernel, each in runs interleaved with the best so far. */
   async best(
     kernel: string,
     timed: Timed,
