@@ -1,6 +1,7 @@
 /** A run watched live: a page on loopback, and what happens, as server-sent events. */
 
 import type { ServerResponse } from "node:http";
+import { rankPlace } from "../engine/mod.ts";
 import { type LiveEvents, livePageHtml } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
 import { serveLoopback } from "./loopback.ts";
@@ -26,13 +27,13 @@ const WAITING = 1 << 20;
 /** Nobody watches. */
 const NOBODY: Watch = { send: () => {}, end: () => Promise.resolve() };
 
-/** Serve the page of a run, where `--watch` asks for it, and say where it is. */
+/** Serve the page of a run, where `--watch` asks for it and on rank 0 only, and say where it is. */
 export async function startWatch(
   io: CliIo,
   title: string,
   { watch }: { readonly watch?: boolean },
 ): Promise<Watch> {
-  if (!watch) return NOBODY;
+  if (!watch || (rankPlace()?.rank ?? 0) > 0) return NOBODY;
   const page = livePageHtml({ title }, await pageAssets(io));
   const events: string[] = [];
   const watchers = new Set<ServerResponse>();

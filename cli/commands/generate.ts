@@ -12,7 +12,6 @@ import {
   openChatTemplate,
   openTarget,
   openTokenizer,
-  rankPlace,
   type Tokenizer,
 } from "../../engine/mod.ts";
 import { DataError, invariant } from "../../spec/mod.ts";
@@ -79,11 +78,7 @@ export async function generateCommand(
     ...logprobs === undefined ? {} : { logprobs },
   };
   const bar = createProgressBar(io);
-  const watch = await startWatch(
-    io,
-    `Text from ${folder}`,
-    (rankPlace()?.rank ?? 0) > 0 ? {} : flags,
-  );
+  const watch = await startWatch(io, `Text from ${folder}`, flags);
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, flags),
     equal: {

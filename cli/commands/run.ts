@@ -8,7 +8,6 @@ import {
   openTarget,
   randomBatch,
   randomInputs,
-  rankPlace,
   type RankStatistics,
   type RankTimes,
   rankTimes,
@@ -75,11 +74,7 @@ export async function runCommand(
     ? {}
     : { replay: await readTensors(flags.replay, io.files) };
   const bar = createProgressBar(io);
-  const watch = await startWatch(
-    io,
-    `A run of ${model}`,
-    (rankPlace()?.rank ?? 0) > 0 ? {} : flags,
-  );
+  const watch = await startWatch(io, `A run of ${model}`, flags);
   const tracer = flags.trace === undefined ? undefined : new Tracer(io.now);
   const opened = await openTarget(target, io.files, {
     ...options,

@@ -60,7 +60,7 @@ export async function trainCommand(
   const watch = await startWatch(
     io,
     `Training of ${what}, ${steps} steps`,
-    quiet ? {} : flags,
+    flags,
   );
   const interrupted = new AbortController();
   const loading = createProgressBar(io);
