@@ -56,11 +56,11 @@ interface Reached extends KernelWork {
 }
 
 /** A step that is looked at. */
-interface Scene {
+interface Work {
   readonly name: string;
   readonly target: Target;
   readonly weights?: string;
-  readonly options: Workload;
+  readonly workload: Workload;
   readonly inputs: (plan: Plan) => { readonly [name: string]: HostTensor };
 }
 
@@ -82,18 +82,18 @@ function countKernels(plan: Plan, workload: Workload) {
   return kernels;
 }
 
-async function measureWorkload(scene: Scene, roof: Roof): Promise<Reached[]> {
+async function measureWork(work: Work, roof: Roof): Promise<Reached[]> {
   const tracer = new Tracer(() => performance.now());
-  const opened = await openTarget(scene.target, nodeFiles(), {
+  const opened = await openTarget(work.target, nodeFiles(), {
     sharing: "shared",
     adapter: [Number(flags.adapter)],
     timestamps: true,
     tracer,
-    ...scene.weights === undefined ? {} : { weights: scene.weights },
+    ...work.weights === undefined ? {} : { weights: work.weights },
     bounds: { maxTokens: 256, maxSequences: 4, maxContext: 256 },
   });
   const { plan, session } = opened;
-  const inputs = scene.inputs(plan);
+  const inputs = work.inputs(plan);
   const perRun: Map<string, number>[] = [];
   for (let run = -2; run < runs; run++) {
     session.reset();
@@ -110,15 +110,15 @@ async function measureWorkload(scene: Scene, roof: Roof): Promise<Reached[]> {
   }
   await opened.close();
   const reached: Reached[] = [];
-  for (const [kernel, work] of countKernels(plan, scene.options)) {
+  for (const [kernel, counted] of countKernels(plan, work.workload)) {
     const times = perRun.flatMap((run) => run.get(kernel) ?? []);
     if (times.length === 0) continue;
     const ms = median(times);
-    const arithmetic = work.multiplyAdds / roof.multiplyAdds * 1000;
-    const memory = work.bytes / roof.bandwidth * 1000;
+    const arithmetic = counted.multiplyAdds / roof.multiplyAdds * 1000;
+    const memory = counted.bytes / roof.bandwidth * 1000;
     reached.push({
       kernel,
-      ...work,
+      ...counted,
       ms,
       fraction: Math.max(arithmetic, memory) / ms,
       bound: arithmetic > memory ? "multiply-adds" : "bytes",
@@ -138,23 +138,23 @@ try {
   const demo = await resolveTarget(fileURLToPath(DEMO_FOLDER), nodeFiles(), {
     loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
   });
-  const scenes: Scene[] = [{
+  const works: Work[] = [{
     name: "expert FFN, 512 tokens",
     target: { kind: "model", model: expertLayer(512) },
     weights,
-    options: { tokens: 512 },
+    workload: { tokens: 512 },
     inputs: () => ({
       x: { dtype: "f32", shape: [512, 512], data: randomValues(512 * 512) },
     }),
   }, {
     name: "prefill, 256 tokens of 4 sequences, bundled checkpoint",
     target: demo,
-    options: { tokens: 256, sequences: 4 },
+    workload: { tokens: 256, sequences: 4 },
     inputs: () => packed(PROMPT),
   }, {
     name: "decode, 4 sequences, bundled checkpoint",
     target: demo,
-    options: { tokens: 4, sequences: 4 },
+    workload: { tokens: 4, sequences: 4 },
     inputs: () => packed({ ...PROMPT, length: 1 }),
   }];
   const lines = [
@@ -165,13 +165,13 @@ try {
     } GB/s, multiply-adds ${(2 * roof.multiplyAdds / 1e9).toFixed(1)} GFLOP/s`,
   ];
   const ratios: { [name: string]: number } = {};
-  const all: { [scene: string]: readonly Reached[] } = {};
-  for (const scene of scenes) {
-    const kernels = all[scene.name] = await measureWorkload(scene, roof);
+  const all: { [work: string]: readonly Reached[] } = {};
+  for (const work of works) {
+    const kernels = all[work.name] = await measureWork(work, roof);
     const total = kernels.reduce((sum, { ms }) => sum + ms, 0);
     lines.push(
       "",
-      `## ${scene.name}: ${total.toFixed(2)} ms in kernels`,
+      `## ${work.name}: ${total.toFixed(2)} ms in kernels`,
       "",
       "| kernel | launches | ms | GFLOP/s | GB/s | of the roof | bound by |",
       "| --- | --- | --- | --- | --- | --- | --- |",
@@ -192,7 +192,7 @@ try {
         } |`,
       );
       if (of.ms > 0.2 * total) {
-        ratios[`${scene.name}: ${of.kernel}, of the roof`] = Number(
+        ratios[`${work.name}: ${of.kernel}, of the roof`] = Number(
           of.fraction.toPrecision(3),
         );
       }

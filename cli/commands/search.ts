@@ -55,7 +55,7 @@ export async function searchCommand(
   const { decoder } = target.kind === "checkpoint"
     ? target.checkpoint.published
     : target.configuration.published;
-  const workload = {
+  const task = {
     ...{ target, machine, phase, files: io.files },
     context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
     experts: await expertLoad(io, flags.experts),
@@ -64,8 +64,8 @@ export async function searchCommand(
       ...limits === undefined ? {} : { limits },
     },
   };
-  const searched = await search(workload, { objective, ranks });
-  const terms = { ...workload, objective, experts: flags.experts ?? "even" };
+  const searched = await search(task, { objective, ranks });
+  const terms = { ...task, objective, experts: flags.experts ?? "even" };
   if (flags.svg !== undefined) {
     const text = speedCurve(searched.curve, `${phase}, ${machine.name}`);
     await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
@@ -74,7 +74,7 @@ export async function searchCommand(
   const [best] = searched.found;
   if (flags.out !== undefined && best) {
     await writePage(io, model, {
-      ...planFlags(best, workload.context, flags),
+      ...planFlags(best, task.context, flags),
       ...{ out: flags.out, search: document },
     });
   }

@@ -3,8 +3,8 @@
 import {
   compileReplica,
   type ReplicaPlan,
+  type SearchTask,
   stepReplica,
-  type Workload,
 } from "./evaluate.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
 import type { Found } from "./search.ts";
@@ -35,7 +35,7 @@ const MOST = { decode: 256, prefill: 2048 } as const;
 
 /** Compare the smallest replica that fits with the best one that has more ranks. */
 export async function findCrossover(
-  workload: Workload,
+  task: SearchTask,
   found: readonly Found[],
 ): Promise<Crossover | undefined> {
   const least = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
@@ -44,17 +44,17 @@ export async function findCrossover(
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
-  const most = Math.min(MOST[workload.phase], workload.context);
+  const most = Math.min(MOST[task.phase], task.context);
   const [a, b] = [
-    await compileReplica(workload, small.mesh, { load: most }),
-    await compileReplica(workload, large.mesh, { load: most }),
+    await compileReplica(task, small.mesh, { load: most }),
+    await compileReplica(task, large.mesh, { load: most }),
   ];
-  const from = workload.phase === "decode" ? 1 : Math.min(16, most);
+  const from = task.phase === "decode" ? 1 : Math.min(16, most);
   const known = new Map<string, number>();
   const each = (of: ReplicaPlan, load: number) => {
     const key = `${of.ranks} ${load}`;
     const seconds = known.get(key) ??
-      stepReplica(workload, of, load).step.seconds / load;
+      stepReplica(task, of, load).step.seconds / load;
     known.set(key, seconds);
     return seconds;
   };
@@ -62,7 +62,7 @@ export async function findCrossover(
   const first = isFaster(from);
   const at = firstOther(isFaster, from, most);
   const load = Math.min(most, Math.max(1, small.step.of.load));
-  const [x, y] = [a, b].map((of) => stepReplica(workload, of, load).step);
+  const [x, y] = [a, b].map((of) => stepReplica(task, of, load).step);
   return {
     ...{ replicas: small.mesh, experts: large.mesh, from, to: most },
     ...{ first: first ? "replicas" : "experts", at, load },

@@ -26,7 +26,7 @@ export interface Strategy {
 }
 
 /** What is the same for all meshes. */
-export interface Workload {
+export interface SearchTask {
   readonly target: ModelTarget;
   readonly files: FileSystem;
   readonly machine: Machine;
@@ -61,20 +61,20 @@ export interface ReplicaStep {
 
 /** Compile a replica with room for a load. */
 export async function compileReplica(
-  workload: Workload,
+  task: SearchTask,
   mesh: ReplicaMesh,
   { strategy = { chunks: 1 }, load }: {
     readonly strategy?: Strategy;
     readonly load: number;
   },
 ): Promise<ReplicaPlan> {
-  const { target, files, machine } = workload;
-  const { tokens, sequences } = stepOf(workload, mesh, load);
+  const { target, files, machine } = task;
+  const { tokens, sequences } = stepOf(task, mesh, load);
   const { plan, weights } = await compileStandIns(target, files, {
-    ...{ ...workload.compile, ...strategy, machine, mesh: meshOf(mesh) },
+    ...{ ...task.compile, ...strategy, machine, mesh: meshOf(mesh) },
     bounds: {
       ...{ maxTokens: tokens, maxSequences: sequences },
-      maxContext: workload.context,
+      maxContext: task.context,
     },
     // Logits of last tokens only, as those who serve a model want them.
     next: {},
@@ -95,16 +95,16 @@ export function fits({ fullest: { bytes, limit } }: ReplicaPlan): boolean {
 
 /** Predict a step of a load; 0: one sequence on all ranks. */
 export function stepReplica(
-  workload: Workload,
+  task: SearchTask,
   of: ReplicaPlan,
   load = of.load,
 ): ReplicaStep {
   const { plan, weights } = of;
-  const { machine, phase, experts } = workload;
-  const known = stepOf(workload, of.mesh, load);
+  const { machine, phase, experts } = task;
+  const known = stepOf(task, of.mesh, load);
   const step: PhaseWorkload = [phase, {
     ...known,
-    past: phase === "decode" ? workload.context - 1 : 0,
+    past: phase === "decode" ? task.context - 1 : 0,
   }];
   const predicted = predictSteps(plan, {
     ...{ machine, experts, stands: weights.stands },
@@ -115,7 +115,7 @@ export function stepReplica(
 
 /** Tokens and sequences of all ranks. Ranks of `ep` have sequences of their own. */
 function stepOf(
-  { phase, context }: Workload,
+  { phase, context }: SearchTask,
   { ep }: ReplicaMesh,
   load: number,
 ): { readonly tokens: number; readonly sequences: number } {

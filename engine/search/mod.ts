@@ -1,7 +1,7 @@
 /** Which mesh, strategy and batch of a model are best on a machine that need not be here. */
 
 export type { Crossover } from "./crossover.ts";
-export type { SearchPhase, Workload } from "./evaluate.ts";
+export type { SearchPhase, SearchTask } from "./evaluate.ts";
 export { meshName, meshOf, type ReplicaMesh } from "./meshes.ts";
 export {
   type CurvePoint,

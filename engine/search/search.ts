@@ -9,9 +9,9 @@ import {
   fits,
   type ReplicaPlan,
   type ReplicaStep,
+  type SearchTask,
   stepReplica,
   type Strategy,
-  type Workload,
 } from "./evaluate.ts";
 import {
   leastWeights,
@@ -100,10 +100,10 @@ const STRATEGIES: readonly Strategy[] = [
 
 /** Search. Throws DataError where the machine has fewer ranks than are asked for. */
 export async function search(
-  workload: Workload,
+  task: SearchTask,
   { objective, ranks: asked }: SearchOptions,
 ): Promise<Searched> {
-  const { machine } = workload;
+  const { machine } = task;
   const places = placeRanks(machine);
   const ranks = asked ?? places.length;
   if (ranks > places.length) {
@@ -111,7 +111,7 @@ export async function search(
       `Cannot search ${ranks} ranks: the machine '${machine.name}' has ${places.length}. Ask for fewer, or describe a larger machine`,
     );
   }
-  const smallest = await compileReplica(workload, { ep: 1, tp: 1 }, {
+  const smallest = await compileReplica(task, { ep: 1, tp: 1 }, {
     load: 1,
   });
   const meshes = replicaMeshes({
@@ -136,9 +136,9 @@ export async function search(
       thrownOut.push({ mesh, why });
       continue;
     }
-    const plan = await largestThatFits(workload, mesh);
+    const plan = await largestThatFits(task, mesh);
     if ("why" in plan) thrownOut.push(plan);
-    else steps.push(...stepsOf(workload, plan));
+    else steps.push(...stepsOf(task, plan));
   }
   const better = compareBy(objective);
   const within = () =>
@@ -148,9 +148,9 @@ export async function search(
     if (replicaRanks(mesh) === 1) continue;
     for (const strategy of STRATEGIES) {
       const { load } = step.of;
-      const plan = await compileReplica(workload, mesh, { strategy, load });
+      const plan = await compileReplica(task, mesh, { strategy, load });
       if (isOther(plan, step.of) && fits(plan)) {
-        steps.push(...stepsOf(workload, plan));
+        steps.push(...stepsOf(task, plan));
       }
     }
   }
@@ -166,34 +166,34 @@ export async function search(
     found: bestOfMeshes(all).map(explained),
     pareto: [...front].map(explained),
     thrownOut,
-    crossover: await findCrossover(workload, bestOfMeshes(all)),
+    crossover: await findCrossover(task, bestOfMeshes(all)),
     curve: curveOf(steps, better),
   };
 }
 
 /** The plan with the largest load that fits, or why none does. */
 async function largestThatFits(
-  workload: Workload,
+  task: SearchTask,
   mesh: ReplicaMesh,
 ): Promise<ReplicaPlan | ThrownOut> {
-  const one = await compileReplica(workload, mesh, {
-    load: workload.phase === "decode" ? 1 : Math.min(128, workload.context),
+  const one = await compileReplica(task, mesh, {
+    load: task.phase === "decode" ? 1 : Math.min(128, task.context),
   });
   const { bytes, limit = Infinity } = one.fullest;
   if (!fits(one)) {
     const why = `needs ${sizeText(bytes.total)} a rank with ${
-      workload.phase === "decode" ? "a sequence" : `${one.load} tokens`
+      task.phase === "decode" ? "a sequence" : `${one.load} tokens`
     } each, of ${sizeText(limit)}`;
     return { mesh, why };
   }
   const most = Math.min(
-    MOST_LOAD[workload.phase],
-    workload.phase === "prefill" ? workload.context : Infinity,
+    MOST_LOAD[task.phase],
+    task.phase === "prefill" ? task.context : Infinity,
   );
   const times = (limit - bytes.weights) / (bytes.total - bytes.weights);
   const enough = Math.min(most, one.load * times);
   for (let load = rounded(enough); load > one.load; load = rounded(load - 1)) {
-    const plan = await compileReplica(workload, mesh, { load });
+    const plan = await compileReplica(task, mesh, { load });
     if (fits(plan)) return plan;
   }
   return one;
@@ -214,14 +214,14 @@ function isOther({ plan: a }: ReplicaPlan, { plan: b }: ReplicaPlan): boolean {
 }
 
 /** Steps of several loads of one plan, and of a single sequence. */
-function stepsOf(workload: Workload, plan: ReplicaPlan): ReplicaStep[] {
+function stepsOf(task: SearchTask, plan: ReplicaPlan): ReplicaStep[] {
   const loads = new Set(
     PARTS.map((part) => Math.floor(plan.load * part)).filter((n) => n > 0),
   );
-  const single = workload.phase === "decode" ||
-    plan.mesh.ep * plan.load >= workload.context;
+  const single = task.phase === "decode" ||
+    plan.mesh.ep * plan.load >= task.context;
   return [...loads, ...single ? [0] : []]
-    .map((load) => stepReplica(workload, plan, load));
+    .map((load) => stepReplica(task, plan, load));
 }
 
 function foundOf(step: ReplicaStep, ranks: number): Found {
