@@ -287,28 +287,6 @@ export function lowerScatterAdd(
   launch(kernel, segmentCells(width));
 }
 
-/** The logarithm of the sum of exponentials. */
-export function lowerLogSumExp(
-  lowering: Lowering,
-  node: NodeOf<"logSumExp">,
-): void {
-  const [x] = node.inputs as [Node];
-  const { over } = node.params;
-  const { scope, places, epilogue, launch } = targetOf(lowering, node);
-  const kernel = reduce({
-    name: `logSumExp_${over}`,
-    kind: "logSumExp",
-    count: places.count,
-    length: lengthOf(scope, over),
-    bindings: scope.bindings,
-    terms: (i, k) => [
-      emitValue(scope, x, along(scope, places.at(i), [over], k)),
-    ],
-    epilogue,
-  });
-  launch(kernel);
-}
-
 /** Returned rows, which the combine of the same value adds up. */
 export function lowerCombineTranspose(
   lowering: Lowering,

@@ -21,7 +21,6 @@ import {
   lowerAttentionGrad,
   lowerAttentionSum,
   lowerCombineTranspose,
-  lowerLogSumExp,
   lowerScatterAdd,
 } from "./backward.ts";
 import {
@@ -73,7 +72,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   reduce: lowerReduce,
   accumulate: lowerAccumulate,
   softmax: lowerSoftmax,
-  logSumExp: lowerLogSumExp,
+  logSumExp: lowerReduce,
   rmsNorm: lowerRmsNorm,
   conv1d: lowerConv1d,
   topK: lowerTopK,

@@ -99,10 +99,14 @@ function launchRows(
   });
 }
 
-/** Sum, mean or maximum; the axis is lost. */
-export function lowerReduce(lowering: Lowering, node: NodeOf<"reduce">): void {
+/** Sum, mean, maximum, or the logarithm of the sum of exponentials; the axis is lost. */
+export function lowerReduce(
+  lowering: Lowering,
+  node: NodeOf<"reduce"> | NodeOf<"logSumExp">,
+): void {
   const scope = new KernelScope(lowering);
-  const { over, kind } = node.params;
+  const { over } = node.params;
+  const kind = node.primitive === "reduce" ? node.params.kind : "logSumExp";
   const x = node.inputs[0]!;
   const source = lowering.values.storages.get(x)!;
   const storage = storageFor(lowering, node);
