@@ -26,13 +26,11 @@ export function heldIndex(
     const items = assignmentBuffer(lowering, to, { holds: "items", of: from });
     return load(scope.read(items), index, "u32");
   }
-  const held = heldItems(lowering, { from, to });
-  const blocks = held.every((items) =>
-    items.every((item, i) => item === items[0]! + i)
-  );
-  if (blocks) {
+  const { axes } = lowering.placed;
+  if (isInBlocks(axes[from]!) && isInBlocks(axes[to]!)) {
     return add(heldStart(scope, { from, to }), index);
   }
+  const held = heldItems(lowering, { from, to });
   const most = Math.max(1, ...held.map((items) => items.length));
   const table = addTable(lowering, `items of ${to} in ${from}`, {
     axis: "item",
@@ -49,6 +47,13 @@ export function heldStart(scope: KernelScope, { from, to }: Held): Expr {
   return scope.lowering.placed.axes[from]!.table
     ? sub(first, partOf(scope, from, "start"))
     : first;
+}
+
+/** Whether the items of an axis follow each other on every rank. */
+function isInBlocks({ table }: LocalAxis): boolean {
+  return typeof table === "object"
+    ? table.every((ids) => ids.every((id, i) => id === ids[0]! + i))
+    : table !== "cyclic";
 }
 
 /** For each rank, the indices along `from` of its items of `to`. */
