@@ -2,7 +2,7 @@
 
 import { blockSizes, positionsOver } from "../../spec/mesh.ts";
 import type { Placed } from "../sharding/placed.ts";
-import { idsAt } from "./place.ts";
+import { idsAt, partLengths } from "./place.ts";
 
 /** The columns of each owner, `first` to before `end`, by group rank. */
 export type Columns = readonly (readonly [first: number, end: number])[];
@@ -21,10 +21,12 @@ export function expertTable(
 
 /** Columns splits[p] to splits[p + 1] are those of the experts of group rank p. */
 export function splitsOf(placed: Placed, expert: string): number[] {
-  return expertTable(placed, expert).reduce<number[]>(
-    (ends, ids) => [...ends, ends.at(-1)! + ids.length],
-    [0],
-  );
+  const axis = placed.axes[expert]!;
+  const splits = [0];
+  for (const held of partLengths(placed, axis) ?? [axis.total]) {
+    splits.push(splits.at(-1)! + held);
+  }
+  return splits;
 }
 
 /** How many experts each owner has. */
