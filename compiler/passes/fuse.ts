@@ -73,10 +73,11 @@ export function fuse(
   known: Pick<Expressions, "dispatched" | "layouts" | "placed">,
 ): Fusion {
   const users = usersOf(graph);
-  const required = new Set<Node>([
+  const named: ReadonlySet<Node> = new Set([
     ...Object.values(graph.outputs),
     ...Object.values(graph.states),
   ]);
+  const required = new Set(named);
   const stored = new Set<Node>();
   for (let i = graph.nodes.length - 1; i >= 0; i--) {
     const node = graph.nodes[i]!;
@@ -98,7 +99,7 @@ export function fuse(
   }
   const isInline = (node: Node) => FUSION_CLASS[node.primitive] === "inline";
   const single = (node: Node) =>
-    users.get(node)?.length === 1 && !isNamed(graph, node);
+    users.get(node)?.length === 1 && !named.has(node);
   const canEnd = (node: Node) => single(node) && isMatmul(node);
   storeWide({ graph, isInline, canEnd, ...known }, stored);
   const absorbs = new Map<Node, readonly Node[]>();
@@ -122,11 +123,6 @@ export function fuse(
 function isPlainSlice(node: Node): boolean {
   return node.primitive === "slice" &&
     FUSION_CLASS[node.inputs[0]!.primitive] !== "inline";
-}
-
-function isNamed(graph: Graph, node: Node): boolean {
-  return Object.values(graph.outputs).includes(node) ||
-    Object.values(graph.states).includes(node);
 }
 
 /** The contractions or the combine at the leaves of `node`'s expression that have exactly its axes and no other user. */
