@@ -8,7 +8,7 @@ import type { Graph, Node } from "../graph/graph.ts";
 import { usersOf } from "../graph/users.ts";
 import { sameOver } from "../graph/sharding.ts";
 import { RULES } from "./rules.ts";
-import type { PlacedMesh, Requests } from "./placement.ts";
+import type { Request, Requests } from "./placement.ts";
 
 /** The axis of sequences of caches, the axis of tokens, and the input that says of which sequence each token is. */
 export interface CachedSequences {
@@ -45,9 +45,12 @@ function numbersSequences({ primitive, inputs }: Node, by: Node): boolean {
 }
 
 /** Place caches where the tokens of their sequences are, and tokens where the caches are that were placed. */
-export function placeCaches(graph: Graph, placed: PlacedMesh): PlacedMesh {
-  const requests = new Map(placed.requests);
-  for (const { sequence, token } of cachedSequences(graph)) {
+export function placeCaches(
+  caches: readonly CachedSequences[],
+  placed: Requests,
+): Map<string, Request> {
+  const requests = new Map(placed);
+  for (const { sequence, token } of caches) {
     const { over, table } = requests.get(sequence) ?? requests.get(token) ?? {};
     if (!over?.length) continue;
     requests.set(sequence, {
@@ -56,7 +59,7 @@ export function placeCaches(graph: Graph, placed: PlacedMesh): PlacedMesh {
     });
     if (!requests.has(token)) requests.set(token, { over });
   }
-  return { ...placed, requests };
+  return requests;
 }
 
 /** The axes along which a node writes a cache by index, or contracts it. */
@@ -72,9 +75,12 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
  * Axes along which caches are written and read by index, or contracted by attention, are whole on every rank, but for
  * sequences where their tokens are. Throws PlacementError.
  */
-export function checkCaches(graph: Graph, requests: Requests): void {
-  const sequences = cachedSequences(graph);
-  for (const node of graph.nodes) {
+export function checkCaches(
+  { nodes }: Graph,
+  sequences: readonly CachedSequences[],
+  requests: Requests,
+): void {
+  for (const node of nodes) {
     for (const axis of indexedAxes(node)) {
       const { over = [] } = requests.get(axis) ?? {};
       if (over.length === 0) continue;

@@ -8,7 +8,7 @@ import { PlacementError } from "../../spec/errors.ts";
 import type { Table } from "../../spec/table.ts";
 import { type Mesh, positionsOver } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
-import { checkCaches, placeCaches } from "./caches.ts";
+import { cachedSequences, checkCaches, placeCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
 import { placeKeyHeads } from "./key_heads.ts";
 import { quoteAll } from "./messages.ts";
@@ -70,11 +70,11 @@ export function readPlacement(
   );
   follow(graph, wide);
   const placed = placeKeyHeads(graph, { mesh, requests: wide });
-  const { requests } = placeCaches(graph, placed);
-  const complete = new Map(requests);
-  follow(graph, complete);
-  checkCaches(graph, complete);
-  return { mesh: placed.mesh, requests: complete };
+  const caches = cachedSequences(graph);
+  const requests = placeCaches(caches, placed.requests);
+  follow(graph, requests);
+  checkCaches(graph, caches, requests);
+  return { mesh: placed.mesh, requests };
 }
 
 function checkMesh(mesh: Mesh): void {
