@@ -74,7 +74,7 @@ export type Compiled = (args: readonly Value[]) => Value;
 type Compute = (slots: readonly Value[]) => Value;
 
 /** Turn a scalar function of f32 and bool values into JavaScript. `precision` is that of every intermediate value. */
-export function compileScalar(
+function compileScalar(
   fn: ScalarFunction,
   options: { readonly precision?: "f32" | "f64" } = {},
 ): Compiled {

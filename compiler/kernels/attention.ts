@@ -13,7 +13,7 @@ import { blockedSum } from "./pieces/blocked_sum.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 
 /** Keys in a block; also the invocations of a workgroup. */
-export const ATTENTION_BLOCK = 32;
+const ATTENTION_BLOCK = 32;
 
 /**
  * Attention. Bindings: `q` f32 [token, head, dim], `keys` f32 [sequence, context, kvHead, dim], `values` f32 [sequence,

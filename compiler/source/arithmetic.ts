@@ -15,7 +15,7 @@ export function constantNumber(e: Expr): number | undefined {
 }
 
 /** The truth that a bool constant holds. */
-export function constantBool(e: Expr): boolean | undefined {
+function constantBool(e: Expr): boolean | undefined {
   return e.op === "const" && typeof e.value === "boolean" ? e.value : undefined;
 }
 

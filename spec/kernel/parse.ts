@@ -83,7 +83,7 @@ export function parseStatements(
 }
 
 /** Read an expression that sees nothing but what its holes bring. Throws as `parseStatements`. */
-export function parseExpression(text: KernelText): Expr {
+function parseExpression(text: KernelText): Expr {
   const scanner = new Scanner();
   const scope = new TextScope([]);
   const registers = new Registers();

@@ -18,10 +18,10 @@ export interface KernelWork {
 }
 
 /** Operations that `exp`, `log`, `sin`, `cos`, `tanh` and `pow` stand for. */
-export const CALL_OPERATIONS = 16;
+const CALL_OPERATIONS = 16;
 
 /** Operations that a load or store stands for whose index differs between invocations: they do not share it. */
-export const SCATTERED_OPERATIONS = 5;
+const SCATTERED_OPERATIONS = 5;
 
 const CALLS: ReadonlySet<string> = new Set(
   ["exp", "log", "sin", "cos", "tanh", "pow"],

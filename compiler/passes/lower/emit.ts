@@ -102,7 +102,7 @@ export function storeTo(
 }
 
 /** The index of a place in a stored value's buffer. */
-export function indexIn(
+function indexIn(
   scope: KernelScope,
   storage: Storage,
   at: At,
@@ -169,7 +169,7 @@ function restLength(
 }
 
 /** Put arguments into a scalar function. Arithmetic takes the type of its operands, so i32 tensors stay exact. */
-export function applyScalar(
+function applyScalar(
   scope: KernelScope,
   fn: ScalarFunction,
   args: readonly Expr[],
