@@ -75,6 +75,7 @@ export function RunView({ plan }: Pick<PageData, "plan">): VNode {
       setState("idle");
     } catch (error) {
       // What a lost device had in memory is gone with it.
+      loaded.current?.model.close();
       loaded.current = undefined;
       setStatus(error instanceof Error ? error.message : String(error));
       setState("failed");
