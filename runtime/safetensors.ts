@@ -1,4 +1,4 @@
-/** Safetensors files: a directory of their tensors, checked against everything a header can be stored about; reading; writing. */
+/** Safetensors files: a directory of their tensors, checked against everything that a header can say wrongly; reading; writing. */
 
 import { DataError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";

@@ -35,7 +35,7 @@ interface Loading {
   wrote(bytes: number): void;
 }
 
-/** Memory for one image of a piece after the other: garbage of that size would be stored around too long. */
+/** Memory for one image of a piece after the other: garbage of that size would stay too long. */
 class Images {
   #memory = new ArrayBuffer(0);
 

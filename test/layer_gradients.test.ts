@@ -232,7 +232,7 @@ for (const layer of LAYERS) {
     };
     holds("in the reference", evaluate(graph, given).outputs);
     for (const options of MESHES) {
-      // Where tokens are those of several ranks they are stored as they did there.
+      // Groups are placed where each rank has as many, else tokens.
       const ranks = Object.values(options.mesh ?? {}).reduce(
         (a, b) => a * b,
         1,

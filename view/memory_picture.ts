@@ -81,7 +81,7 @@ export function memoryPicture(
   };
 }
 
-/** Where each allocation begins if they are stored one on another. */
+/** Where each allocation begins if they are stacked. */
 function stacked(buffers: readonly LiveBuffer[]): ReadonlyMap<number, number> {
   const ends = new Map<number, number>();
   for (const { buffer: { allocation, offset }, bytes } of buffers) {
