@@ -108,7 +108,7 @@ export async function openDeviceMeter(
     return {
       measure: async () => {
         const copies = await memory.measure();
-        const times = await inTurn(steps, options);
+        const times = await interleaved(steps, options);
         const measured = works.map((work, i) => ({ work, seconds: times[i]! }));
         return describe(selected, copies, measured);
       },
@@ -266,7 +266,7 @@ async function warmUp(
 }
 
 /** The middle of the times of steps, in seconds, interleaved so that a noisy moment touches all of them. */
-async function inTurn(
+async function interleaved(
   steps: readonly Step[],
   { repetitions = REPETITIONS }: MeasureOptions,
 ): Promise<number[]> {

@@ -92,7 +92,7 @@ interface RankGroup {
   readonly sharing: number;
   readonly slower: number;
   /** Devices of its host compute one at a time. */
-  readonly turns: boolean;
+  readonly oneAtATime: boolean;
   /** Everything that its ranks hold fits the device's cache. */
   readonly cached: boolean;
 }
@@ -172,7 +172,7 @@ export function simulate(
 
   function launch(
     step: Step & { readonly op: "launch" },
-    { rank, device, sharing, slower, turns, cached }: RankGroup,
+    { rank, device, sharing, slower, oneAtATime, cached }: RankGroup,
     i: number,
   ): void {
     const seconds = (fullness: "most" | "mean") => {
@@ -187,7 +187,7 @@ export function simulate(
     spendLaunch(i, mean, times, false);
     if (sharing === 1) {
       // Devices that take turns with all cores of a host leave them to the fullest; processes wait on their own.
-      const longest = total(most) * (turns ? 1 : slower);
+      const longest = total(most) * (oneAtATime ? 1 : slower);
       spend(i, "waiting", Math.max(0, longest - total(mean) * slower));
     }
     clocks[i]!.busy = true;
@@ -312,7 +312,7 @@ function rankGroups(
     const held = shared * onRank(plan.peakBytes, rank);
     groups.set(key, {
       ...{ rank, place, device, sharing: shared, slower },
-      turns: atOnce[place.host] === 1,
+      oneAtATime: atOnce[place.host] === 1,
       cached: held <= (device.cache?.bytes ?? 0),
     });
   }
