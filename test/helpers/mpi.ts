@@ -131,15 +131,16 @@ export function startWith(
 }
 
 /**
- * What a launched program printed on standard error, without the lines of Open MPI's own: those that begin with the rank
- * that prints, and the paragraphs about a lost peer that may stand before or behind what is left.
+ * What a launched program printed on standard error, without what Open MPI says about a lost peer: lines and paragraphs of
+ * any shape, whose parts may stand between each other. Where Open MPI said something, what is left are the lines that
+ * begin as ours do, or as a stack trace does.
  */
 export function withoutMpi(text: string): string {
-  return text.replaceAll(/^\[[^\s\]]+(?::\d+\]|\]\[\[).*\n/gm, "")
-    .replace(
-      /^(?:-{40,}\n|An MPI communication peer process)[^]*?(?=^Cannot |^fault at |$(?![^]))/m,
+  return /\bMPI\b|mca_btl_|^\[\S+:\d+\]/m.test(text)
+    ? (text.match(/^(?:Cannot |fault at |\s+at |\w*Error\b).*\n/gm) ?? []).join(
       "",
-    );
+    )
+    : text;
 }
 
 /** The folder of the last job that was started with this scratch folder. */
