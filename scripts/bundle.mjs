@@ -8,6 +8,7 @@ import { createRequire } from "node:module";
 import { dirname, resolve } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { VALIDATORS } from "./validators.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -28,6 +29,7 @@ export function loadEsbuild() {
 export const PROGRAM = {
   ...{ absWorkingDir: ROOT, outbase: ROOT, write: false, metafile: true },
   ...{ bundle: true, packages: "external", tsconfigRaw: "{}" },
+  plugins: [VALIDATORS],
   ...{ splitting: true, chunkNames: "chunks/[name]-[hash]" },
   ...{ format: "esm", platform: "node", target: "node20" },
   // Nodes of a graph have the names of the functions that are mapped.
@@ -47,7 +49,7 @@ const BROWSER = {
   ...{ absWorkingDir: ROOT, logLevel: "silent", tsconfigRaw: "{}" },
   ...{ bundle: true, minify: true, charset: "utf8", write: false },
   ...{ platform: "browser", target: "es2022", legalComments: "inline" },
-  metafile: true,
+  ...{ metafile: true, plugins: [VALIDATORS] },
 };
 
 /** As `bundleProgram`, of the page: one script and one style sheet. */

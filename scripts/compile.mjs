@@ -112,7 +112,7 @@ export async function bundleStarted() {
     loadEsbuild().build({
       ...PROGRAM,
       ...{ entryPoints: STARTED_PROGRAMS, outdir: STARTED },
-      ...{ plugins: [PLACED], define: SOURCE_META },
+      ...{ plugins: [...PROGRAM.plugins, PLACED], define: SOURCE_META },
     }),
   ]);
 }
@@ -153,7 +153,8 @@ function isStale(sources) {
 /** Notes what was bundled, with times of change. A source that has changed since `start` may have been read before or after. */
 function noteSources(sources, bundles, start) {
   const files = bundles.flatMap(({ metafile }) => Object.keys(metafile.inputs));
-  const changes = ["scripts/bundle.mjs", ...files].map((file) => {
+  const scripts = ["scripts/bundle.mjs", "scripts/validators.mjs"];
+  const changes = [...scripts, ...files].map((file) => {
     const change = changeOf(ROOT + file);
     return [file, change < start ? change : "later"];
   });

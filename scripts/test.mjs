@@ -6,6 +6,7 @@
  */
 
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { relative } from "node:path";
 import process from "node:process";
@@ -90,6 +91,26 @@ function indent(text) {
   return text.replaceAll(/^/gm, "    ");
 }
 
+/** Seconds that processors worked for processes which have ended, and for those below them; 0 where Linux does not say. */
+function childSeconds() {
+  try {
+    const text = readFileSync("/proc/self/stat", "utf8");
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return (Number(fields[13]) + Number(fields[14])) / 100;
+  } catch {
+    return 0;
+  }
+}
+
+let counted = 0;
+
+/** Those of the process that has just ended. */
+function secondsOfLast() {
+  const before = counted;
+  counted = childSeconds();
+  return counted - before;
+}
+
 /** Runs one file and returns its counts. */
 function runFile(file) {
   const started = performance.now();
@@ -116,6 +137,10 @@ function runFile(file) {
   const parser = new Parser();
   const points = watch(parser);
   const diagnostics = [];
+  let worked = 0;
+  child.on("exit", () => {
+    worked = secondsOfLast();
+  });
   child.stderr.on("data", (text) => diagnostics.push(text));
   child.stdout.pipe(parser);
   return new Promise((resolve) => {
@@ -130,6 +155,7 @@ function runFile(file) {
         exit,
         stderr: Buffer.concat(diagnostics).toString(),
         seconds: (performance.now() - started) / 1000,
+        worked,
       }));
     };
     parser.on("complete", (results) => {
@@ -143,8 +169,8 @@ function runFile(file) {
   });
 }
 
-function summarise(file, { points, ended, exit, stderr, seconds }) {
-  const counts = { file, seconds, passed: 0, failed: [], skipped: [] };
+function summarise(file, { points, ended, exit, stderr, seconds, worked }) {
+  const counts = { file, seconds, worked, passed: 0, failed: [], skipped: [] };
   const empty = ["", "no tests found"].includes(ended.plan.skipReason ?? "");
   if (ended.plan.skipAll && !empty) {
     counts.skipped.push(`${file}: ${ended.plan.skipReason}`);
@@ -175,12 +201,18 @@ function summarise(file, { points, ended, exit, stderr, seconds }) {
     counts.failed.length > 0 ? `${counts.failed.length} FAILED` : "",
     counts.skipped.length > 0 ? `${counts.skipped.length} skipped` : "",
   ].filter((part) => part !== "").join(", ");
-  console.log(`${file}: ${line} (${seconds.toFixed(1)} s)`);
+  console.log(`${file}: ${line} (${time({ seconds, worked })})`);
   for (const { name, details } of counts.failed) {
     console.log(`  FAILED ${name}\n${indent(details)}`);
   }
   for (const name of counts.skipped) console.log(`  skipped ${name}`);
   return counts;
+}
+
+/** How long files took, and for how long processors worked for them. */
+function time({ seconds, worked }) {
+  const work = worked > 0 ? `, ${worked.toFixed(1)} s of CPU` : "";
+  return `${seconds.toFixed(1)} s${work}`;
 }
 
 const { files, kinds } = chooseFiles(
@@ -191,6 +223,7 @@ const mistakes = new Map([
   ...await bundle(),
   ...await bundleStarted(),
 ]);
+counted = childSeconds();
 for (const text of mistakes.values()) console.log(text);
 const waiting = [...files];
 const all = [];
@@ -211,9 +244,10 @@ if (failed > 0) {
 }
 for (const kind of KINDS) {
   const some = all.filter(({ file }) => kindsOf(file).at(-1) === kind);
-  const seconds = some.reduce((sum, { seconds }) => sum + seconds, 0);
   if (some.length === 0) continue;
-  console.log(`${kind}: ${some.length} files, ${seconds.toFixed(0)} s`);
+  const sum = (key) => some.reduce((sum, counts) => sum + counts[key], 0);
+  const times = { seconds: sum("seconds"), worked: sum("worked") };
+  console.log(`${kind}: ${some.length} files, ${time(times)}`);
 }
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 process.exitCode = failed > 0 || files.length === 0 ? 1 : 0;

@@ -4,9 +4,8 @@ import type { ErrorObject } from "ajv";
 import { PlanError } from "./errors.ts";
 import type { Plan } from "./plan.ts";
 import { documentOf, expandDocument } from "./document.ts";
-import { schemaErrors } from "./hold.ts";
 import { isRepeat } from "./repeat.ts";
-import { expandedSchema } from "./schema.ts";
+import { planErrors } from "./plan_validator.ts";
 
 /** Documents nested deeper than this are refused, so that no walk over a tree runs out of stack. */
 const MAX_DEPTH = 500;
@@ -83,7 +82,7 @@ export function schemaProblem(document: unknown): SchemaProblem | undefined {
   if (deep !== undefined) {
     return problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`);
   }
-  const errors = schemaErrors(document, expandedSchema);
+  const errors = planErrors(document);
   if (errors.length === 0) return undefined;
   // The failed branches of a union are all listed; the one that got furthest is the one that was meant.
   const worst = errors.reduce<ErrorObject | undefined>(

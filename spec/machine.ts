@@ -3,9 +3,9 @@
  * by hand for a machine that nobody has. `machine.md` says what the numbers mean.
  */
 
-import { Ajv, type ValidateFunction } from "ajv";
 import { DataError } from "./errors.ts";
-import { closed, MAX_RANKS, record, type Schema } from "./schema.ts";
+import { machineErrors } from "./machine_validator.ts";
+import { MAX_RANKS } from "./schema.ts";
 
 /** What a device does in a second, and what it takes besides. Times are seconds. */
 export interface MachineDevice {
@@ -134,81 +134,6 @@ export interface RankPlacement {
   readonly hostName: string;
 }
 
-const above: Schema = { type: "number", exclusiveMinimum: 0 };
-const atLeast: Schema = { type: "number", minimum: 0 };
-const count: Schema = { type: "integer", minimum: 1, maximum: 1 << 20 };
-const text: Schema = {
-  type: "string",
-  pattern: "^[^\\u0000-\\u001f\\u007f]*$",
-};
-const matrix: Schema = {
-  type: "array",
-  items: { type: "array", items: atLeast },
-};
-const link = closed({
-  latency: atLeast,
-  bandwidth: above,
-  per: { enum: ["pair", "rank", "host"] },
-}, {
-  gather: closed({ latency: atLeast, peer: atLeast }),
-  peer: atLeast,
-  oversubscription: above,
-  short: { type: "array", items: closed({ bytes: above, seconds: atLeast }) },
-});
-
-/** The JSON Schema of a machine file. Objects are closed: an unknown field is an error. */
-export const machineSchema: Schema = {
-  $schema: "http://json-schema.org/draft-07/schema#",
-  title: "Switchyard machine, version 1",
-  ...closed({
-    version: { const: 1 },
-    name: text,
-    devices: record(closed({
-      multiplyAdds: above,
-      operations: above,
-      bandwidth: above,
-      launch: atLeast,
-    }, {
-      name: text,
-      computer: { enum: ["cpu", "native", "software"] },
-      limits: record(atLeast),
-      memory: above,
-      cache: closed({ bytes: above, bandwidth: above }),
-      reading: above,
-      attending: above,
-      run: atLeast,
-      parallel: above,
-      grain: atLeast,
-      join: atLeast,
-      turn: atLeast,
-      exchange: closed({ launch: atLeast, operations: above }),
-      staging: closed({ latency: atLeast, bandwidth: above }),
-    })),
-    hosts: {
-      type: "array",
-      minItems: 1,
-      items: closed({
-        devices: {
-          type: "array",
-          minItems: 1,
-          items: closed({ kind: text }, { count, ranks: count }),
-        },
-      }, { name: text, count, atOnce: above }),
-    },
-    links: closed({}, { sameHost: link, otherHost: link, otherRack: link }),
-  }, {
-    source: text,
-    rack: count,
-    measured: closed({
-      communicator: text,
-      latency: matrix,
-      bandwidth: matrix,
-    }),
-  }),
-};
-
-let validator: ValidateFunction | undefined;
-
 /** Read a machine file. Throws a DataError that names the place of a mistake. */
 export function parseMachine(json: string, file = "machine"): Machine {
   const cannot = `Cannot read the machine file '${file}'`;
@@ -227,13 +152,9 @@ export function parseMachine(json: string, file = "machine"): Machine {
       `${cannot}: it has version ${version}, and this program reads version 1. Measure the machine again`,
     );
   }
-  validator ??= new Ajv({
-    meta: false,
-    validateSchema: false,
-    code: { optimize: false },
-  }).compile(machineSchema);
-  if (!validator(document)) {
-    const { instancePath, keyword, params, message } = validator.errors![0]!;
+  const [first] = machineErrors(document);
+  if (first !== undefined) {
+    const { instancePath, keyword, params, message } = first;
     const state = keyword === "additionalProperties"
       ? `has an unknown field '${params["additionalProperty"]}'`
       : keyword === "required"

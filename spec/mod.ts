@@ -22,6 +22,7 @@ export * from "./shown.ts";
 export * from "./size.ts";
 export * from "./bytes.ts";
 export * from "./machine.ts";
+export * from "./machine_schema.ts";
 export { parsePlan, schemaProblem, stringifyPlan } from "./json.ts";
 export type { SchemaProblem } from "./json.ts";
 export { planSchema } from "./schema.ts";

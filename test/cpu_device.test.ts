@@ -1,4 +1,5 @@
 // needs: cpu
+import { spawnSync } from "node:child_process";
 import t from "tap";
 import { createCpuDevice, openCpuPool } from "../runtime/cpu/mod.ts";
 import {
@@ -193,4 +194,24 @@ t.test("createCpuDevice() says when memory is not enough", async (t) => {
   device.destroy();
   t.throws(() => device.createBuffer(4, "x"), /destroyed/);
   await t.rejects(createCpuDevice({ threads: 0 }), /Cannot start 0 threads/);
+});
+
+t.test("a device that is destroyed while a launch is in flight lets the process end by itself", (t) => {
+  const program = `
+    import { createCpuDevice, openCpuPool } from ${
+    JSON.stringify(new URL("../.compiled/runtime/cpu/mod.js", import.meta.url))
+  };
+    const pool = await openCpuPool(1);
+    const device = await createCpuDevice({ pool });
+    await device.prepare(${JSON.stringify({ three: step(3) })});
+    const a = device.createBuffer(4 * 8_000_000, "a");
+    device.launch("three", [a], [1_000_000, 1, 1]);
+    device.submit();
+    await new Promise((resolve) => setImmediate(resolve));
+    await pool.close();`;
+  const { status, stderr } = spawnSync(process.execPath, [
+    ...["--input-type=module", "--eval", program],
+  ], { encoding: "utf8" });
+  t.strictSame([status, stderr], [0, ""]);
+  t.end();
 });

@@ -1,10 +1,9 @@
 /** From a document, which may be a stranger's, back to a model; and from there to its plan. */
 
 import { PlanError } from "../../spec/errors.ts";
-import { schemaErrors } from "../../spec/hold.ts";
+import type { Holds } from "../../spec/hold.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { expandRepeats, type Json } from "../../spec/repeat.ts";
-import type { Schema } from "../../spec/schema.ts";
 import { compileLowered } from "../compile_graph.ts";
 import { compileTrainingLowered } from "../compile_training.ts";
 import type { Scalars } from "../graph/gradients.ts";
@@ -12,7 +11,7 @@ import type { Node, Primitive, PrimitiveParams } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { trace, type Traceable } from "../graph/trace.ts";
 import type { ModelDocument, NodeDocument } from "./document.ts";
-import { documentSchema, nodesSchema } from "./schema.ts";
+import { documentErrors, nodesErrors } from "./document_validator.ts";
 
 /**
  * Compile what a document says. Everything in it is checked as if it were written in the language: only its form is
@@ -21,11 +20,11 @@ import { documentSchema, nodesSchema } from "./schema.ts";
 export function compileDocument(
   document: { readonly [field: string]: unknown },
 ): Plan {
-  hold(document, documentSchema);
+  hold(document, documentErrors);
   const { axes, nodes, returns, options, training } =
     document as unknown as ModelDocument;
   const list = expandRepeats(nodes as readonly Json[], "nodes");
-  hold(list, nodesSchema);
+  hold(list, nodesErrors);
   const model: Traceable = {
     axes,
     span: undefined,
@@ -51,8 +50,8 @@ export function compileDocument(
 /** Documents have the scalar functions themselves. */
 const LOWERED: Scalars = new Map();
 
-function hold(value: unknown, schema: Schema): void {
-  const [first] = schemaErrors(value, schema);
+function hold(value: unknown, holds: Holds): void {
+  const [first] = holds(value);
   if (first === undefined) return;
   throw new PlanError(
     `Cannot read the model of the plan: '${first.instancePath || "/"}' ${

@@ -423,8 +423,9 @@ export class CpuPool implements HostPool<Int32Array> {
     return new DeadlineError([], this.#deadlineMs);
   }
 
-  /** End the workers. */
+  /** End the workers. Until they have ended they keep the process alive, whatever was pending. */
   async close(): Promise<void> {
+    this.#hold();
     this.#stop(
       new MachineError(
         "Cannot use the CPU device: it was destroyed. Open another",

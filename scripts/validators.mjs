@@ -1,0 +1,80 @@
+/**
+ * Writes what Ajv makes of JSON Schemas into bundles: a process then neither loads Ajv nor compiles a schema, and a page may
+ * forbid code that is made at run time. Modules whose names end in `_validator.ts` export nothing but what `holdsOf` of
+ * `spec/hold.ts` returns.
+ */
+
+import { createRequire } from "node:module";
+import { dirname, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const HOLD = fileURLToPath(new URL("../spec/hold.ts", import.meta.url));
+
+/** The plugin of esbuild. */
+export const VALIDATORS = {
+  name: "validators",
+  setup(build) {
+    /** What the schemas are written in, which bundles depend on as well. */
+    const sources = new Set();
+    build.onLoad({ filter: /_validator\.ts$/ }, async ({ path }) => {
+      const { outputFiles: [made], metafile } = await build.esbuild.build({
+        stdin: {
+          contents: `export * as validators from ${JSON.stringify(path)};
+            export { OPTIONS } from ${JSON.stringify(HOLD)};`,
+          resolveDir: ROOT,
+        },
+        ...{ absWorkingDir: ROOT, bundle: true, write: false, metafile: true },
+        ...{ format: "esm", platform: "node", tsconfigRaw: "{}" },
+        logLevel: "silent",
+      });
+      for (const file of Object.keys(metafile.inputs)) {
+        if (file.endsWith(".ts")) sources.add(file);
+      }
+      const code = Buffer.from(made.contents).toString("base64");
+      const loaded = await import(`data:text/javascript;base64,${code}`);
+      return { contents: write(loaded), resolveDir: dirname(path) };
+    });
+    // What Ajv's code calls becomes a part of the bundle.
+    build.onResolve(
+      { filter: /^ajv\/dist\/runtime\/|^fast-deep-equal$/ },
+      ({ path }) => ({
+        path: require.resolve(path),
+      }),
+    );
+    build.onEnd(({ metafile }) => {
+      for (const file of sources) {
+        metafile.inputs[relative(".", file)] ??= { bytes: 0, imports: [] };
+      }
+    });
+  },
+};
+
+const require = createRequire(import.meta.url);
+
+/** The module of some validators, as JavaScript. */
+function write({ validators, OPTIONS }) {
+  const { Ajv } = require("ajv");
+  const standalone = require("ajv/dist/standalone").default;
+  const names = Object.keys(validators);
+  const ajv = new Ajv({
+    ...OPTIONS,
+    code: { ...OPTIONS.code, source: true, esm: true },
+    schemas: Object.fromEntries(
+      names.map((name) => [`${name}OfAjv`, validators[name].schema]),
+    ),
+  });
+  const code = standalone(
+    ajv,
+    Object.fromEntries(names.map((name) => [`${name}OfAjv`, `${name}OfAjv`])),
+  );
+  return code
+    .replaceAll("export const ", "const ")
+    .replace(
+      /const (\w+) = require\("(ajv\/dist\/runtime\/\w+)"\)\.default;/g,
+      'import $1Module from "$2";\nconst $1 = $1Module.default ?? $1Module;',
+    ) +
+    names.map((name) => `
+export const ${name} = (value) =>
+  ${name}OfAjv(value) ? [] : ${name}OfAjv.errors ?? [];`).join("");
+}
