@@ -1,6 +1,6 @@
 /** Files that a page shows beside a plan: source lines, traces, recorded choices. */
 
-import { readTensors } from "../engine/mod.ts";
+import { type HostTensor, readTensors } from "../engine/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan } from "../spec/mod.ts";
 import type { LayerChoices, TraceEvent } from "../view/mod.ts";
@@ -30,6 +30,15 @@ export async function readSources(
     }
   }
   return Object.fromEntries(found);
+}
+
+/** A row for each item of the last axis but one. */
+function rowsOf({ shape, data }: HostTensor): number[][] {
+  const k = shape.at(-1)!;
+  return Array.from(
+    { length: data.length / k },
+    (_, token) => [...data.subarray(token * k, (token + 1) * k)],
+  );
 }
 
 /** The events of a trace that `run --trace` wrote. Throws DataError where a file is no such trace. */
@@ -64,23 +73,28 @@ function isEvent(event: unknown): event is TraceEvent {
     typeof args === "object" && args !== null;
 }
 
-/** The experts that the tokens of a run chose, of the tensors `layer{N}.topk_idx` among its outputs, padding left out. */
+/**
+ * The experts that the tokens of a run chose, of the tensors `layer{N}.topk_idx` among its outputs, and with what weights,
+ * of `layer{N}.topk_weight` where they are there. Padding is left out.
+ */
 export async function readChoices(
   { files }: CliIo,
   path: string,
 ): Promise<LayerChoices[]> {
   const tensors = await readTensors(path, files);
-  const layers = Object.entries(tensors).flatMap(([name, { shape, data }]) => {
+  const layers = Object.keys(tensors).flatMap((name): LayerChoices[] => {
     const layer = /^layer(\d+)\.topk_idx$/.exec(name)?.[1];
     if (layer === undefined) return [];
-    const k = shape.at(-1)!;
-    const all = Array.from(
-      { length: data.length / k },
-      (_, token) => [...data.subarray(token * k, (token + 1) * k)],
-    );
+    const all = rowsOf(tensors[name]!);
+    const weights = tensors[`layer${layer}.topk_weight`];
     // Padding chooses nothing, which a run records as -1.
-    const chosen = all.filter((experts) => experts.every((e) => e >= 0));
-    return [{ layer: Number(layer), chosen }];
+    const isToken = (_: unknown, i: number) => all[i]!.every((e) => e >= 0);
+    return [{
+      ...{ layer: Number(layer), chosen: all.filter(isToken) },
+      ...weights === undefined
+        ? {}
+        : { weights: rowsOf(weights).filter(isToken) },
+    }];
   }).sort((a, b) => a.layer - b.layer);
   if (layers.length > 0) return layers;
   throw new DataError(

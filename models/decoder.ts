@@ -157,6 +157,9 @@ export function decoderModel<Axes extends AxisSizes>(
       const routed = ({ logits, routing }: Routed) => {
         keep(`layer${index}.router_logits`, logits);
         keep(choicesName(index), routing.index);
+        if (!next && !options.training) {
+          keep(`layer${index}.topk_weight`, routing.weight);
+        }
         all.push({ logits, routing });
       };
       const layer = {

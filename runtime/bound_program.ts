@@ -73,7 +73,7 @@ export interface BindContext extends CommunicatorContext {
   readonly ranks: readonly RankMemory[];
   readonly communicator: Communicator;
   /** Stands around every part, for a trace. */
-  readonly around?: (step: Step, part: BoundPart) => BoundPart;
+  readonly around?: (step: Step, part: BoundPart, index: number) => BoundPart;
 }
 
 /** Resolve every name of a program. */
@@ -84,10 +84,10 @@ export function bindProgram(
   const { around = (_: Step, part: BoundPart) => part } = context;
   const inFlight = new InFlight();
   const started = startedBy(program.steps);
-  const parts = program.steps.flatMap((step) => {
+  const parts = program.steps.flatMap((step, index) => {
     const bound = bindStep(step, context, inFlight);
     return bound.map((part, i): ReadyPart => {
-      const done = around(step, part).carryOut;
+      const done = around(step, part, index).carryOut;
       const last = i === bound.length - 1;
       return {
         collective: last ? collectiveOver(step, started) : undefined,

@@ -30,8 +30,17 @@ export interface SentBytes {
   reduce: number;
 }
 
-/** Where an exchange adds what it moved: one entry for each rank. */
-export type SentAccount = readonly SentBytes[];
+/** Where an exchange adds what it moved. */
+export interface SentAccount {
+  add(step: CollectiveStep, sent: Sent): void;
+}
+
+/** Bytes that one rank sent another. */
+export interface Sent {
+  readonly from: number;
+  readonly to: number;
+  readonly bytes: number;
+}
 
 /** Moves bytes between ranks. */
 export interface Communicator {

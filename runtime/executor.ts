@@ -25,7 +25,7 @@ import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
-import { assignAxes, lastingAxes, type RunAxes } from "./shard.ts";
+import { assignAxes, homesOf, lastingAxes, type RunAxes } from "./shard.ts";
 import {
   rankStatistics,
   type Statistics,
@@ -165,11 +165,11 @@ class LoadedSession implements Session {
       plan,
       ranks,
       staging: this.#staging,
-      sent: this.#traffic?.actual,
+      sent: tracer && this.#traffic
+        ? tracer.noting(this.#traffic)
+        : this.#traffic,
       communicator,
-      ...(tracer && this.#traffic
-        ? { around: tracer.around(ranks, this.#traffic.actual) }
-        : {}),
+      ...tracer ? { around: tracer.around(ranks) } : {},
     };
     this.#programs = new Map(
       plan.programs.map((program) => [
@@ -223,7 +223,7 @@ class LoadedSession implements Session {
           writeInput({ name: input, port }, tensor, memory, axes);
         }
       }
-      this.#tracer?.begin(name);
+      this.#tracer?.begin(name, homesOf(this.#plan, program, axes));
       for (const { collective, carryOut } of bound.parts) {
         const wait = carryOut(counts);
         if (wait) await wait;

@@ -13,7 +13,6 @@ import {
   KnownCounts,
   receivedSpans,
   reserveStaging,
-  sentKind,
   spansOf,
 } from "./exchange.ts";
 import type { RankMemory } from "./memory.ts";
@@ -104,7 +103,8 @@ async function transfer(
       for (const [s, { rank }] of group.entries()) {
         const block = from[s]![p] ?? from[s]![0]!;
         to[p]![s]!.set(block);
-        if (sent && s !== p) sent[rank]![sentKind(step)] += block.byteLength;
+        const { byteLength: bytes } = block;
+        if (s !== p) sent?.add(step, { from: rank, to: memory.rank, bytes });
       }
       arrived?.(memory, to[p]!);
     }

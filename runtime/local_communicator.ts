@@ -11,7 +11,6 @@ import type {
   Exchange,
 } from "./communicator.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
-import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
 import { keyOf } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
@@ -168,12 +167,12 @@ async function countSent(
       for (const p of group.keys()) {
         if (p === s) continue;
         const times = rows?.[step.blocks ? p : s] ?? 1;
-        sent[rank]![sentKind(step)] += times * step.bytes;
+        const to = group[p]!.rank;
+        sent.add(step, { from: rank, to, bytes: times * step.bytes });
       }
     }
     return;
   }
-  const op = step.part?.op ?? "dispatch";
   const moved = await Promise.all(
     group.map((to) =>
       to.device.read(to.buffer(step.moved), 0, 4 * group.length)
@@ -181,7 +180,9 @@ async function countSent(
   );
   for (const [p, bytes] of moved.entries()) {
     for (const [s, rows] of wordsOf(bytes).entries()) {
-      if (s !== p) sent[group[s]!.rank]![op] += rows * step.rowBytes;
+      if (s === p) continue;
+      const [from, to] = [group[s]!.rank, group[p]!.rank];
+      sent.add(step, { from, to, bytes: rows * step.rowBytes });
     }
   }
 }

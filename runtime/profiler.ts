@@ -3,7 +3,7 @@
 import type { Step } from "../spec/plan.ts";
 import { traceName } from "../spec/text_parts.ts";
 import { type BoundPart, fliesOff } from "./bound_program.ts";
-import type { SentBytes } from "./communicator.ts";
+import type { CollectiveStep, SentAccount } from "./communicator.ts";
 import type { LaunchTiming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 
@@ -17,6 +17,25 @@ export interface TraceEvent {
   readonly ts: number;
   readonly dur?: number;
   readonly args: { readonly [name: string]: string | number };
+}
+
+interface EventArgs {
+  [name: string]: string | number;
+}
+
+/** A run that goes on. */
+interface TracedRun {
+  readonly name: string;
+  readonly start: number;
+  readonly args: TraceEvent["args"];
+  /** The events of its exchanges; what was sent is added when the run is over. */
+  readonly exchanges: {
+    readonly step: CollectiveStep;
+    readonly rank: number;
+    readonly args: EventArgs;
+  }[];
+  /** Bytes by step, sender and receiver. */
+  readonly sent: Map<CollectiveStep, Map<number, Map<number, number>>>;
 }
 
 /** The document that Chrome's `about:tracing` and Perfetto open. */
@@ -33,8 +52,7 @@ export class Tracer {
   readonly #now: () => number;
   readonly #events: TraceEvent[] = [];
   readonly #named = new Set<number>();
-  readonly #sent = new Map<number, number>();
-  #run: { readonly name: string; readonly start: number } | undefined;
+  #run: TracedRun | undefined;
 
   /** `now` is a clock in milliseconds, such as `performance.now`. */
   constructor(now: () => number) {
@@ -46,23 +64,44 @@ export class Tracer {
     return this.#now();
   }
 
-  /** A run begins. */
-  begin(program: string): void {
-    this.#run = { name: program, start: this.#now() };
+  /** A run begins; `args` are what is known of it. */
+  begin(program: string, args: TraceEvent["args"] = {}): void {
+    const start = this.#now();
+    this.#run = { name: program, start, args, exchanges: [], sent: new Map() };
   }
 
   /** The run that began is over. */
   end(): void {
-    const { name, start } = this.#run!;
-    this.#add(-1, name, "program", start * 1000, (this.#now() - start) * 1000);
+    const { name, start, args, exchanges, sent } = this.#run!;
+    const microseconds = (this.#now() - start) * 1000;
+    this.#add(-1, name, "program", start * 1000, microseconds, args);
+    // Only now is all that was in flight there.
+    for (const { step, rank, args } of exchanges) {
+      const to = [...sent.get(step)?.get(rank) ?? []]
+        .filter(([, bytes]) => bytes > 0).sort(([a], [b]) => a - b);
+      args["sentBytes"] = to.reduce((sum, [, bytes]) => sum + bytes, 0);
+      args["sentTo"] = to.map(([rank, bytes]) => `${rank}:${bytes}`).join(" ");
+    }
+  }
+
+  /** An account that goes on to another one, and notes for the events of exchanges what they sent. */
+  noting(account: SentAccount): SentAccount {
+    return {
+      add: (step, sent) => {
+        account.add(step, sent);
+        const { from, to, bytes } = sent;
+        const ofStep = entryOf(this.#run!.sent, step, () => new Map());
+        const ofRank = entryOf(ofStep, from, () => new Map());
+        ofRank.set(to, (ofRank.get(to) ?? 0) + bytes);
+      },
+    };
   }
 
   /** What stands around every part of a program. */
   around(
     ranks: readonly RankMemory[],
-    sent: readonly SentBytes[],
-  ): (step: Step, part: BoundPart) => BoundPart {
-    return (step, part) => ({
+  ): (step: Step, part: BoundPart, index: number) => BoundPart {
+    return (step, part, index) => ({
       ...part,
       carryOut: async (counts) => {
         const start = this.#now();
@@ -83,20 +122,22 @@ export class Tracer {
         // Zero workgroups: nothing was started.
         if (step.op === "launch" && span === undefined && timed) return;
         for (const rank of part.ranks) {
-          const args = {
+          const args: EventArgs = {
+            step: index,
             ...(step.op === "launch" ? { kernel: step.kernel } : {}),
             ...(step.part ? { op: step.part.op, part: step.part.part } : {}),
-            ...(step.op === "allToAll" || step.op === "allGather"
-              ? { sentBytes: this.#newlySent(rank, sent[rank]!) }
-              : {}),
+            clock: span === undefined ? "host" : "device",
           };
+          if (step.op === "allToAll" || step.op === "allGather") {
+            this.#run!.exchanges.push({ step, rank, args });
+          }
           this.#add(
             rank,
             traceName(step),
             step.op,
             start * 1000,
             span ?? duration * 1000,
-            { ...args, clock: span === undefined ? "host" : "device" },
+            args,
           );
         }
       },
@@ -106,14 +147,6 @@ export class Tracer {
   /** Everything so far. */
   toTrace(): Trace {
     return { traceEvents: this.#events, displayTimeUnit: "ms" };
-  }
-
-  /** Bytes that a rank has sent since the last exchange that is reported: exchanges end in the order in which they start. */
-  #newlySent(rank: number, sent: SentBytes): number {
-    const all = total(sent);
-    const fresh = all - (this.#sent.get(rank) ?? 0);
-    this.#sent.set(rank, all);
-    return fresh;
   }
 
   #add(
@@ -141,8 +174,10 @@ export class Tracer {
   }
 }
 
-function total({ counts, dispatch, combine }: SentBytes): number {
-  return counts + dispatch + combine;
+function entryOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const found = map.get(key) ?? make();
+  map.set(key, found);
+  return found;
 }
 
 /** Wait for the ranks' devices; returns when their launches ran, where they can tell. */

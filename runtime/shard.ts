@@ -2,8 +2,13 @@
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
-import { blockSizes, positionOver, positionsOver } from "../spec/mesh.ts";
-import type { Plan, PlanAxis, PlanBuffer } from "../spec/plan.ts";
+import {
+  blockSizes,
+  groupRanks,
+  positionOver,
+  positionsOver,
+} from "../spec/mesh.ts";
+import type { Plan, PlanAxis, PlanBuffer, Program } from "../spec/plan.ts";
 import { tableIds } from "../spec/table.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
@@ -165,6 +170,32 @@ export function assignAxes(
       return placed(name)?.[positionOver(plan.mesh, rank, over ?? [])];
     },
   };
+}
+
+/**
+ * The rank that each item of a program's inputs is on, the first of those that share it: `{ "rank of each token": "0 0 1" }`.
+ * Axes that are on all ranks are left out.
+ */
+export function homesOf(
+  plan: Plan,
+  { inputs }: Program,
+  axes: RunAxes,
+): { readonly [what: string]: string } {
+  const names = new Set(
+    Object.values(inputs).flatMap((port) => port.axes.slice(0, 1)),
+  );
+  return Object.fromEntries([...names].flatMap((name) => {
+    const assigned = axes.assigned(name);
+    if (assigned === undefined) return [];
+    const { over = [] } = plan.axes[name]!;
+    const positions = groupRanks(plan.mesh, over);
+    const homes = new Int32Array(axes.length(name));
+    assigned.forEach((items, position) => {
+      const rank = positions.indexOf(position);
+      for (const item of items) homes[item] = rank;
+    });
+    return [[`rank of each ${modelAxis(plan, name)}`, homes.join(" ")]];
+  }));
 }
 
 /** The values by which an axis is assigned; none are needed where it is empty. */

@@ -6,7 +6,12 @@ import {
   rowsBetween,
 } from "../spec/bytes.ts";
 import { onRank, type Plan } from "../spec/plan.ts";
-import type { CollectiveStep, SentBytes } from "./communicator.ts";
+import type {
+  CollectiveStep,
+  Sent,
+  SentAccount,
+  SentBytes,
+} from "./communicator.ts";
 import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
@@ -44,9 +49,9 @@ function nothing(): SentBytes {
   return { counts: 0, dispatch: 0, combine: 0, gather: 0, reduce: 0 };
 }
 
-/** Traffic of the ranks in this process. `actual` is filled by communicators, which never see `predicted`. */
-export class TrafficAccount {
-  readonly actual: readonly SentBytes[];
+/** Traffic of the ranks in this process. Communicators add what they moved; they never see what is predicted. */
+export class TrafficAccount implements SentAccount {
+  readonly #actual: readonly SentBytes[];
   readonly #predicted: readonly SentBytes[];
   readonly #plan: Plan;
   readonly #ranks: readonly RankMemory[];
@@ -54,8 +59,12 @@ export class TrafficAccount {
   constructor(plan: Plan, ranks: readonly RankMemory[]) {
     this.#plan = plan;
     this.#ranks = ranks;
-    this.actual = Array.from({ length: plan.ranks }, nothing);
+    this.#actual = Array.from({ length: plan.ranks }, nothing);
     this.#predicted = Array.from({ length: plan.ranks }, nothing);
+  }
+
+  add(step: CollectiveStep, { from, bytes }: Sent): void {
+    this.#actual[from]![sentKind(step)] += bytes;
   }
 
   /** Add what the plan's formulas say of a collective, from the routing's counts read back and the run's lengths. */
@@ -77,7 +86,7 @@ export class TrafficAccount {
 
   /** One rank's traffic. */
   of(rank: number): RankStatistics["sentBytes"] {
-    const [predicted, actual] = [this.#predicted[rank]!, this.actual[rank]!];
+    const [predicted, actual] = [this.#predicted[rank]!, this.#actual[rank]!];
     const compare = (key: keyof SentBytes) => ({
       predicted: predicted[key],
       actual: actual[key],

@@ -35,8 +35,10 @@ t.test("run writes padded outputs, and a saved plan gives the same bytes", async
     "logits F32 2 3 160",
     "layer0.router_logits F32 2 3 6",
     "layer0.topk_idx I32 2 3 2",
+    "layer0.topk_weight F32 2 3 2",
     "layer1.router_logits F32 2 3 6",
     "layer1.topk_idx I32 2 3 2",
+    "layer1.topk_weight F32 2 3 2",
   ]);
   const tail = (name: string, bytes: number): number[] => [
     ...outputs[name]!.data.slice(-bytes),

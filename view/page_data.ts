@@ -25,6 +25,8 @@ export interface LayerChoices {
   readonly layer: number;
   /** Of each token, its experts. */
   readonly chosen: readonly (readonly number[])[];
+  /** Of each token, what each of its experts counts for; where the run recorded that. */
+  readonly weights?: readonly (readonly number[])[];
 }
 
 /** What two plans have otherwise. */

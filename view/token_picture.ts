@@ -1,57 +1,94 @@
-/** The picture of recorded choices: how often each expert was chosen, and which ones a token chose. */
+/** The picture of recorded choices: how often each expert was chosen, and the way of one token: to its experts and back. */
 
 import { expertsOn } from "./house_picture.ts";
 import type { LayerChoices } from "./page_data.ts";
 import type { PlanView } from "./plan_view.ts";
-import type { Scene, Shape } from "./scene.ts";
+import type { Point, Scene, Shape } from "./scene.ts";
+import { hopsOf, weightText } from "./token_way.ts";
 
 /** What a picture of choices shows. */
 export interface TokenPictureOptions {
   readonly choices: readonly LayerChoices[];
-  /** Number of the token whose experts are marked. */
+  /** Number of the token whose way is drawn. */
   readonly token: number;
+  /** The rank that it is at home on, where that is known. */
+  readonly home?: number | undefined;
 }
 
 const WIDTH = 1180;
 const LEFT = 120;
 const TOP = 40;
 
+/** Columns of at least this width have room for the way between them. */
+const ROOMY = 90;
+
 /** Layers to the right, experts downwards, those of one rank together. */
 export function tokenPicture(
   view: PlanView,
-  { choices, token }: TokenPictureOptions,
+  { choices, token, home }: TokenPictureOptions,
 ): Scene {
   const rows = rowsOf(view, choices);
   const height = Math.max(5, Math.min(24, 720 / rows.length));
-  const width = Math.min(120, (WIDTH - LEFT - 10) / choices.length);
+  const width = Math.min(260, (WIDTH - LEFT - 10) / choices.length);
+  const roomy = width >= ROOMY;
+  const inset = roomy && home !== undefined ? width * 0.25 : 1;
+  const yOf = (row: number) => TOP + (row + 0.5) * height;
   const loads = choices.map(loadOf);
   const most = Math.max(1, ...loads.flatMap((load) => [...load.values()]));
-  const shapes = choices.flatMap(({ layer, chosen }, column) => {
-    const x = LEFT + column * width;
-    return rows.flatMap(({ expert, rank }, row): Shape[] => {
-      const y = TOP + row * height;
+  const boxes = choices.flatMap(({ layer }, column) =>
+    rows.map(({ expert, rank }, row): Shape => {
       const load = loads[column]!.get(expert) ?? 0;
-      const mine = chosen[token]?.includes(expert) ?? false;
+      return {
+        ...{ kind: "rect", ink: "experts" },
+        at: [LEFT + column * width + inset, TOP + row * height + 0.5] as const,
+        size: [width - 2 * inset, height - 1] as const,
+        opacity: Number((0.06 + 0.6 * load / most).toFixed(2)),
+        title: `layer ${layer}, expert ${expert}${
+          rank === undefined ? "" : ` on rank ${rank}`
+        }: chosen ${load} ${load === 1 ? "time" : "times"}`,
+      };
+    })
+  );
+  const own = rows.flatMap(({ rank }, row) => rank === home ? [yOf(row)] : []);
+  const middle = own.reduce((sum, y) => sum + y, 0) / own.length;
+  const way = choices.flatMap((of, column): Shape[] => {
+    const x = LEFT + column * width;
+    const hops = hopsOf(view, of, { token, home });
+    const marks = hops.flatMap(({ expert, weight, ranks }): Shape[] => {
+      const row = rows.findIndex((one) => one.expert === expert);
+      const at: Point = [
+        x + (roomy ? width * 0.35 : width * 0.25),
+        yOf(row) - height * 0.36,
+      ];
+      const size: Point = [roomy ? width * 0.3 : width * 0.5, height * 0.72];
+      const text = weight === undefined ? "" : weightText(weight);
       return [
         {
-          ...{ kind: "rect", at: [x + 1, y + 0.5], ink: "experts" },
-          size: [width - 2, height - 1] as const,
-          opacity: Number((0.06 + 0.6 * load / most).toFixed(2)),
-          title: `layer ${layer}, expert ${expert}${
-            rank === undefined ? "" : ` on rank ${rank}`
-          }: chosen ${load} times`,
+          ...{ kind: "rect", ink: "card", border: "ink", radius: 3 },
+          ...{ at, size },
+          title: `token ${token} in layer ${of.layer}: expert ${expert}${
+            ranks.length === 0 ? "" : ` on rank ${ranks.join("/")}`
+          }${text === "" ? "" : `, weight ${text}`}`,
         },
-        ...mine
+        ...roomy && height >= 14
           ? [{
-            ...{ kind: "rect" as const, ink: "dispatch" as const, radius: 3 },
-            at: [x + width * 0.3, y + height * 0.18] as const,
-            size: [width * 0.4, height * 0.64] as const,
-            ...{ border: "ink" as const },
-            title: `token ${token} in layer ${layer}: expert ${expert}`,
+            ...{ kind: "text" as const, anchor: "middle" as const, size: 11 },
+            ...{ text, at: [at[0] + size[0] / 2, yOf(row) + 4] as const },
           }]
           : [],
       ];
     });
+    if (inset === 1 || own.length === 0) return marks;
+    const curves = hops.flatMap(({ expert, weight = 0.5 }): Shape[] => {
+      const y = yOf(rows.findIndex((one) => one.expert === expert));
+      const thick = Number((1 + 4 * Math.min(1, weight)).toFixed(1));
+      const [first, last] = [x + width * 0.35, x + width * 0.65];
+      return [
+        curve([x, middle], [first, y], thick, "dispatch"),
+        curve([last, y], [x + width, middle], thick, "combine"),
+      ];
+    });
+    return [...curves, ...marks];
   });
   const names = rows.flatMap(({ expert, rank }, row): Shape[] => {
     const opens = row === 0 || rows[row - 1]!.rank !== rank;
@@ -61,14 +98,14 @@ export function tokenPicture(
         ? [{
           ...{ kind: "text" as const, anchor: "end" as const, size: 11 },
           ...{ ink: "soft" as const, text: `${expert}` },
-          at: [LEFT - 8, TOP + row * height + height / 2 + 4] as const,
+          at: [LEFT - 8, yOf(row) + 4] as const,
         }]
         : [],
       ...opens && rank !== undefined && (few || row % 16 === 0)
         ? [{
           ...{ kind: "text" as const, anchor: "end" as const, size: 11.5 },
-          ...{ text: `rank ${rank}` },
-          at: [LEFT - 36, TOP + row * height + height / 2 + 4] as const,
+          ...{ text: `rank ${rank}`, bold: rank === home },
+          at: [LEFT - 36, yOf(row) + 4] as const,
         }]
         : [],
     ];
@@ -81,8 +118,27 @@ export function tokenPicture(
   return {
     size: [LEFT + choices.length * width + 10, TOP + rows.length * height + 8],
     label: `how often experts were chosen, and those of token ${token}`,
-    shapes: [...names, ...heads, ...shapes],
+    shapes: [...names, ...heads, ...boxes, ...way],
   };
+}
+
+function curve(
+  [x, y]: Point,
+  [endX, endY]: Point,
+  width: number,
+  ink: "dispatch" | "combine",
+): Shape {
+  const bend = (x + endX) / 2;
+  return {
+    ...{ kind: "path", ink, width, opacity: 0.9 },
+    d: `M${[x, y].map(text).join(" ")} C${
+      [bend, y, bend, endY, endX, endY].map(text).join(" ")
+    }`,
+  };
+}
+
+function text(x: number): string {
+  return x.toFixed(1);
 }
 
 interface Row {
@@ -123,10 +179,4 @@ function loadOf({ chosen }: LayerChoices): Map<number, number> {
     load.set(expert, (load.get(expert) ?? 0) + 1);
   }
   return load;
-}
-
-/** The ranks that hold an expert. */
-export function ranksWith({ plan }: PlanView, expert: number): number[] {
-  return Array.from({ length: plan.ranks }, (_, rank) => rank)
-    .filter((rank) => expertsOn(plan, rank).includes(expert));
 }

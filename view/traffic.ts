@@ -1,5 +1,6 @@
 /** What moves between ranks in a section: each exchange, with its bytes for a token and for a full step. */
 
+import { modelAxis } from "../spec/axis_parts.ts";
 import { boundOf } from "../spec/bytes.ts";
 import {
   type ExpectedExchange,
@@ -10,6 +11,7 @@ import { groupRanks, positionsOver } from "../spec/mesh.ts";
 import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
+import type { Measured, Recorded } from "./recorded.ts";
 import type { Section } from "./sections.ts";
 import { groupOfRanks } from "./tracks.ts";
 
@@ -20,6 +22,8 @@ export interface Traffic {
   readonly over: readonly string[];
   /** Bytes that leave a rank for a token of it, if experts are chosen evenly; a gather without tokens has none. */
   readonly perToken: number | undefined;
+  /** The axis of the tokens, where it sends something for each of them. */
+  readonly tokens?: string | undefined;
   /** Bytes that leave a rank in a step of as many tokens as there is room for. */
   readonly perRank: number;
   /** The most that one rank can send another. */
@@ -28,11 +32,11 @@ export interface Traffic {
   readonly between: (from: number, to: number) => number;
 }
 
-/** The exchanges of one layer of a section. */
+/** The exchanges of a section, or of one of its layers. */
 export function trafficOf(
   { plan }: PlanView,
   program: ProgramView,
-  section: Section,
+  section: Pick<Section, "start" | "length">,
 ): Traffic[] {
   const expected = new Map(
     expectedExchanges(plan, program.program).map((one) => [one.index, one]),
@@ -59,7 +63,7 @@ function exchanged(
   const positions = groupRanks(plan.mesh, over);
   const others = toOthers(plan, exchange);
   return {
-    ...{ at, over },
+    ...{ at, over, tokens },
     name: `${op}${step.part!.part.replace(/^exchange/, ":")}`
       .replace(/: ?$/, ""),
     perToken: others,
@@ -90,6 +94,7 @@ function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
       ? "reduce-scatter"
       : "all-gather",
     perToken: rows ? bytes * others : undefined,
+    tokens: rows?.axis,
     perRank: bytes * count * others,
     worstPair: bytes * (axis ? axis.size : 1),
     between: (from, to) => joined(from, to) ? bytes * count : 0,
@@ -115,6 +120,34 @@ export function sentPerToken(plan: Plan): SentPerToken {
     exchanges.filter((one) => one.op === op)
       .reduce((bytes, one) => bytes + toOthers(plan, one), 0);
   return { dispatch: sum("dispatch"), combine: sum("combine") };
+}
+
+/** What a recorded run sent in an exchange. */
+export interface MeasuredTraffic extends Measured {
+  /** Bytes that leave ranks for as many tokens as it had, if experts are chosen evenly; undefined where that is unknown. */
+  readonly expected: number | undefined;
+}
+
+/** What recorded runs sent in each of some exchanges; undefined where they are of another plan. */
+export function measuredTraffic(
+  { plan }: PlanView,
+  list: readonly Traffic[],
+  recorded: Recorded,
+): readonly (MeasuredTraffic | undefined)[] | undefined {
+  const all = list.map(({ at, perToken, tokens }) => {
+    const measured = recorded.sent(at.step, at.index);
+    if (measured === undefined) return undefined;
+    const count = tokens === undefined
+      ? 0
+      : recorded.homes(modelAxis(plan, tokens)).length;
+    return {
+      ...measured,
+      expected: count > 0 && perToken !== undefined
+        ? perToken * count
+        : undefined,
+    };
+  });
+  return all.some((one) => one) ? all : undefined;
 }
 
 /** The exchange that people want to see first: the one that sends most. */

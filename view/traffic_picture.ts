@@ -12,6 +12,8 @@ const TOP = 56;
 /** What a heat map shows. */
 export interface TrafficPictureOptions {
   readonly traffic: Traffic;
+  /** What is shown instead of what is planned. */
+  readonly shown?: Pick<Traffic, "between"> | false | undefined;
   /** A rank whose bundle is shown rank by rank. */
   readonly open?: number | undefined;
 }
@@ -19,7 +21,7 @@ export interface TrafficPictureOptions {
 /** Bytes between ranks, or between bundles of them, in a step of as many tokens as there is room for. */
 export function trafficPicture(
   { plan }: PlanView,
-  { traffic, open }: TrafficPictureOptions,
+  { traffic, shown, open }: TrafficPictureOptions,
 ): Scene {
   const tracks = tracksOf(plan, open);
   const cell = tracks.length > 16
@@ -27,7 +29,7 @@ export function trafficPicture(
     : Math.max(44, Math.min(84, 700 / tracks.length));
   const height = Math.min(cell, 34);
   const bytes = tracks.map((from) =>
-    tracks.map((to) => sumBetween(traffic, from, to))
+    tracks.map((to) => sumBetween(shown || traffic, from, to))
   );
   const most = Math.max(1, ...bytes.flat());
   const shapes = bytes.flatMap((row, i) =>
@@ -44,7 +46,7 @@ export function trafficPicture(
           ),
           title: `${trackName(tracks[i]!)} to ${trackName(tracks[j]!)}: ${
             sizeText(Math.round(value))
-          }${stays ? ", which stay on the rank" : ""}`,
+          }${stays && value > 0 ? ", which stay on the rank" : ""}`,
         },
         ...cell < 40 ? [] : [{
           ...{ kind: "text" as const, anchor: "middle" as const, size: 10.5 },
@@ -66,7 +68,9 @@ export function trafficPicture(
   }));
   return {
     size: [LEFT + tracks.length * cell + 12, TOP + tracks.length * height + 12],
-    label: `bytes of ${traffic.name} from rank to rank`,
+    label: `${
+      shown ? "recorded bytes" : "bytes"
+    } of ${traffic.name} from rank to rank`,
     shapes: [
       {
         ...{ kind: "text", at: [LEFT, 20], size: 12, ink: "soft" },
@@ -87,7 +91,11 @@ function roleOf({ at: { step } }: Traffic): "dispatch" | "combine" | "dense" {
   return step.part?.op ?? "dense";
 }
 
-function sumBetween({ between }: Traffic, from: Track, to: Track): number {
+function sumBetween(
+  { between }: Pick<Traffic, "between">,
+  from: Track,
+  to: Track,
+): number {
   let bytes = 0;
   for (let a = from.first; a < from.first + from.count; a++) {
     for (let b = to.first; b < to.first + to.count; b++) bytes += between(a, b);

@@ -15,7 +15,6 @@ import {
   KnownCounts,
   receivedSpans,
   reserveStaging,
-  sentKind,
   spansOf,
 } from "../exchange.ts";
 import type { RankMemory } from "../memory.ts";
@@ -146,12 +145,11 @@ async function exchange(
     return { send, receive, agreed };
   }, { what });
   arrived?.((await lent)[1]);
-  if (sent) {
-    out.forEach(({ bytes }, p) => {
-      const others = out.length === 1 ? group.size - 1 : p === position ? 0 : 1;
-      sent[memory.rank]![sentKind(step)] += bytes * others;
-    });
-  }
+  group.ranks.forEach((to, p) => {
+    if (p === position) return;
+    const { bytes } = out[p] ?? out[0]!;
+    sent?.add(step, { from: memory.rank, to, bytes });
+  });
   staging.give(memory, "read", reading);
   staging.give(memory, "write", writing);
 }

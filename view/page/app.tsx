@@ -5,6 +5,7 @@ import { useEffect, useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { mainSection, type Section } from "../sections.ts";
 import type { PlanView, ProgramView } from "../plan_view.ts";
 import type { PageData } from "../page_data.ts";
+import { recordedOf } from "../recorded.ts";
 import { readAddress } from "./address.ts";
 import { DiffView } from "./diff_view.tsx";
 import { Facts } from "./facts.tsx";
@@ -49,6 +50,10 @@ export function App(
       ? chosen
       : mainSection(program.program, program.sections)
     : sectionOf(program, step);
+  const recorded = useMemo(
+    () => data.trace && recordedOf(data.trace, program.program.name),
+    [program],
+  );
   const shown: Shown = { view, program, section, step, rank };
   useKeys(shown);
   useEffect(() => {
@@ -84,10 +89,12 @@ export function App(
         <TracksView {...shown} parts={parts} />
         <RanksView {...shown} />
         <StepsView {...shown} parts={parts} sources={data.sources} />
-        <TrafficView {...shown} parts={parts} />
+        <TrafficView {...{ ...shown, recorded }} parts={parts} />
         <MemoryView {...shown} parts={parts} />
         {data.trace && <TimeView {...shown} trace={data.trace} />}
-        {data.choices && <TokenView {...shown} choices={data.choices} />}
+        {data.choices && (
+          <TokenView {...{ ...shown, recorded }} choices={data.choices} />
+        )}
         {data.against && <DiffView {...shown} against={data.against} />}
       </main>
       <footer>

@@ -3,24 +3,41 @@
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { LayerChoices } from "../page_data.ts";
-import { ranksWith, tokenPicture } from "../token_picture.ts";
+import type { Recorded } from "../recorded.ts";
+import { tokenPicture } from "../token_picture.ts";
+import { homesOf, hopsOf, weightText } from "../token_way.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** The experts that a token chose, layer by layer, and how often all were chosen. */
+/** Where a token was at home, and its experts, layer by layer; and how often all were chosen. */
 export function TokenView(
-  { view, choices }: Shown & { readonly choices: readonly LayerChoices[] },
+  { view, choices, recorded }: Shown & {
+    readonly choices: readonly LayerChoices[];
+    readonly recorded: Recorded | undefined;
+  },
 ): VNode {
   const count = choices[0]?.chosen.length ?? 0;
   const [token, choose] = useState(0);
-  const scene = useMemo(() => tokenPicture(view, { choices, token }), [token]);
+  const homes = useMemo(() => homesOf(view, choices, recorded), []);
+  const home = homes?.[token];
+  const scene = useMemo(
+    () => tokenPicture(view, { choices, token, home }),
+    [token],
+  );
+  const weighted = choices.every(({ weights }) => weights !== undefined);
   return (
     <View
       id="token"
       question="Which way did a token go?"
       answer={`The recorded run had ${count} ${
         count === 1 ? "token" : "tokens"
-      }. The stronger the color of a box, the more tokens chose that expert; the marks are those of token ${token}.`}
+      }. The stronger the color of a box, the more tokens chose that expert; the marks are those of token ${token}${
+        weighted ? ", with what each expert counts for" : ""
+      }.${
+        home === undefined
+          ? ""
+          : ` In each layer it goes from rank ${home} to the ranks of its experts, and back.`
+      }`}
     >
       <label class="layer">
         token{" "}
@@ -39,22 +56,31 @@ export function TokenView(
         <thead>
           <tr>
             <th scope="col">layer</th>
+            {home !== undefined && <th scope="col">from rank</th>}
             <th scope="col">experts</th>
-            <th scope="col">ranks</th>
+            <th scope="col">on ranks</th>
+            {weighted && <th scope="col">weights</th>}
           </tr>
         </thead>
         <tbody>
-          {choices.map(({ layer, chosen }) => (
-            <tr>
-              <th scope="row">{layer}</th>
-              <td>{chosen[token]!.join(" ")}</td>
-              <td>
-                {chosen[token]!.map((expert) =>
-                  ranksWith(view, expert).join("/") || "each"
-                ).join(" ")}
-              </td>
-            </tr>
-          ))}
+          {choices.map((of) => {
+            const hops = hopsOf(view, of, { token, home });
+            return (
+              <tr>
+                <th scope="row">{of.layer}</th>
+                {home !== undefined && <td>{home}</td>}
+                <td>{hops.map(({ expert }) => expert).join(" ")}</td>
+                <td>
+                  {hops.map(({ ranks }) => ranks.join("/") || "each").join(" ")}
+                </td>
+                {weighted && (
+                  <td>
+                    {hops.map(({ weight }) => weightText(weight!)).join(" ")}
+                  </td>
+                )}
+              </tr>
+            );
+          })}
         </tbody>
       </table>
     </View>

@@ -4,43 +4,79 @@ import type { ComponentChildren, VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
-import { mainTraffic, trafficOf } from "../traffic.ts";
+import type { Recorded } from "../recorded.ts";
+import { rangeOf } from "../search.ts";
+import { mainTraffic, measuredTraffic, trafficOf } from "../traffic.ts";
 import { trafficPicture } from "../traffic_picture.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
 /** The exchanges of a section, and one of them from rank to rank. */
 export function TrafficView(
-  { view, program, section, rank, parts }: Shown & {
+  { view, program, section, rank, parts, recorded }: Shown & {
     readonly parts: ComponentChildren;
+    readonly recorded: Recorded | undefined;
   },
 ): VNode {
-  const list = useMemo(() => trafficOf(view, program, section), [
-    program,
-    section,
-  ]);
-  const [chosen, choose] = useState<number>();
-  const traffic = list.find(({ at }) => at.index === chosen) ??
-    mainTraffic(list);
+  const [layer, setLayer] = useState(0);
+  const [place, choose] = useState<number>();
+  const [planned, setPlanned] = useState(false);
+  const k = Math.min(layer, section.times - 1);
+  const [start, end] = rangeOf(section, k);
+  const list = useMemo(
+    () => trafficOf(view, program, { start, length: end - start }),
+    [program, start, end],
+  );
+  const measured = useMemo(
+    () => recorded && measuredTraffic(view, list, recorded),
+    [list, recorded],
+  );
+  const chosen = list.findIndex(({ at }) => at.index - start === place);
+  const index = chosen < 0 ? list.indexOf(mainTraffic(list)!) : chosen;
+  const shown = !planned && measured?.[index];
+  const traffic = list[index];
   const scene = useMemo(
-    () => traffic && trafficPicture(view, { traffic, open: rank }),
-    [traffic, rank],
+    () => traffic && trafficPicture(view, { traffic, shown, open: rank }),
+    [traffic, shown, rank],
   );
   const token = list.reduce((n, { perToken }) => n + (perToken ?? 0), 0);
+  const what = section.times > 1 ? `each of ${section.name}` : section.name;
   return (
     <View
       id="traffic"
       question="What moves between ranks?"
       answer={list.length === 0
         ? `Nothing, in ${section.name}.`
-        : `In ${section.name}, a token sends ${
+        : `In ${what}, a token sends ${
           sizeText(Math.round(token))
-        } to other ranks, if experts are chosen evenly. The map shows a step of as many tokens as there is room for.`}
+        } to other ranks, if experts are chosen evenly. ${
+          shown
+            ? "The map shows what the recorded run sent."
+            : "The map shows a step of as many tokens as there is room for."
+        }`}
     >
       {parts}
       {list.length > 0 && (
         <table>
-          <caption>Exchanges</caption>
+          <caption>
+            Exchanges{measured && section.times > 1 && (
+              <>
+                {" of "}
+                <label>
+                  layer{" "}
+                  <select
+                    value={k}
+                    onChange={({ currentTarget }) =>
+                      setLayer(Number(currentTarget.value))}
+                  >
+                    {section.layers.map((layer, i) => (
+                      <option value={i}>{layer}</option>
+                    ))}
+                  </select>
+                </label>
+              </>
+            )}
+          </caption>
           <thead>
             <tr>
               <th scope="col">step</th>
@@ -49,10 +85,16 @@ export function TrafficView(
               <th scope="col">for a token, to others</th>
               <th scope="col">a full step, of a rank</th>
               <th scope="col">at most, to one rank</th>
+              {measured && (
+                <>
+                  <th scope="col">recorded, of all ranks</th>
+                  <th scope="col">expected of its tokens</th>
+                </>
+              )}
             </tr>
           </thead>
           <tbody>
-            {list.map((one) => (
+            {list.map((one, i) => (
               <tr>
                 <td>
                   <a href={`#${stepLink(program, one.at.index)}`}>
@@ -62,26 +104,52 @@ export function TrafficView(
                 <th scope="row" class="word">
                   <button
                     type="button"
-                    aria-pressed={one === traffic}
-                    onClick={() => choose(one.at.index)}
+                    aria-pressed={i === index}
+                    onClick={() => choose(one.at.index - start)}
                   >
                     {one.name}
                   </button>
                 </th>
                 <td>{one.over.join(", ")}</td>
-                <td>
-                  {one.perToken === undefined
-                    ? "–"
-                    : sizeText(Math.round(one.perToken))}
-                </td>
-                <td>{sizeText(Math.round(one.perRank))}</td>
-                <td>{sizeText(one.worstPair)}</td>
+                <td>{bytesText(one.perToken)}</td>
+                <td>{bytesText(one.perRank)}</td>
+                <td>{bytesText(one.worstPair)}</td>
+                {measured && (
+                  <>
+                    <td>{bytesText(measured[i]?.total)}</td>
+                    <td>{bytesText(measured[i]?.expected)}</td>
+                  </>
+                )}
               </tr>
             ))}
           </tbody>
         </table>
       )}
+      {measured?.[index] && (
+        <div class="parts" role="group" aria-label="What the map shows">
+          <button
+            type="button"
+            aria-pressed={!planned}
+            onClick={() =>
+              setPlanned(false)}
+          >
+            recorded
+          </button>
+          <button
+            type="button"
+            aria-pressed={planned}
+            onClick={() =>
+              setPlanned(true)}
+          >
+            planned
+          </button>
+        </div>
+      )}
       {scene && <Picture scene={scene} />}
     </View>
   );
+}
+
+function bytesText(bytes: number | undefined): string {
+  return bytes === undefined ? "–" : sizeText(Math.round(bytes));
 }

@@ -1,0 +1,153 @@
+// The page of a recorded run: a token's way is the routing that was recorded, and bytes are those that were counted.
+// needs: cpu, browser
+
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { Page } from "playwright-core";
+import t from "tap";
+import { readFileSync } from "node:fs";
+import { type RankStatistics, writeSafetensors } from "../engine/mod.ts";
+import { writeFileSync } from "node:fs";
+import {
+  accessibilityProblems,
+  openBrowser,
+  openPage,
+  skipWithoutBrowser,
+} from "./helpers/browser.ts";
+import { padBatch, readReference } from "./helpers/checkpoints.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const LAYERS = [0, 1, 2, 3];
+const RANKS = 4;
+const EXPERTS = 8;
+/** Bytes of a row that is sent. */
+const ROW = 128 * 4;
+
+const FOLDER = temporaryFolder(t);
+const file = (name: string) => path.join(FOLDER, name);
+const reference = await readReference("demo-lm");
+
+/** A run of two recorded prompts on four ranks, and its page. */
+async function recordedRun(): Promise<readonly RankStatistics[]> {
+  const prompts = ["p0", "p1"].map((name) => [
+    ...reference[`${name}.input_ids`]!.data,
+  ]);
+  writeFileSync(file("in"), writeSafetensors(padBatch(prompts)));
+  const model = ["examples/demo-lm", "--mesh", "ep=4"];
+  const seen = ["--trace", file("trace")];
+  const run = await switchyard([
+    ...["run", ...model, "--inputs", file("in"), "--adapter", "cpu", "--json"],
+    ...[...seen, "--outputs", file("out")],
+  ]);
+  t.equal(run.code, 0, run.err);
+  const { code, err } = await switchyard([
+    ...["view", ...model, ...seen, "--choices", file("out")],
+    ...["--out", file("page.html")],
+  ]);
+  t.equal(code, 0, err);
+  return JSON.parse(run.out).ranks;
+}
+
+/** What the page says of a token: a row for each layer. */
+async function wayOf(page: Page, token: number): Promise<number[][][]> {
+  await page.locator("#token input").fill(`${token}`);
+  await page.locator("#token caption", { hasText: `Token ${token},` })
+    .waitFor();
+  const cells = await page.locator("#token td").allTextContents();
+  return LAYERS.map((layer) =>
+    cells.slice(4 * layer, 4 * layer + 4)
+      .map((text) => text.split(" ").map(Number))
+  );
+}
+
+/** What the recording in another framework weighs experts with: the softmax of logits over all experts. */
+function weightsOf(layer: number, token: number): number[] {
+  const logits = [
+    ...reference[`p0.layer${layer}.router_logits`]!.data
+      .slice(token * EXPERTS, (token + 1) * EXPERTS),
+  ].map(Math.exp);
+  const all = logits.reduce((a, b) => a + b, 0);
+  return logits.map((x) => x / all);
+}
+
+/** `1.5 KiB` as a number. */
+function bytesOf(text: string): number {
+  const [, number, unit] = /([\d.]+) (bytes|KiB)/.exec(text)!;
+  return Number(number) * (unit === "KiB" ? 1024 : 1);
+}
+
+t.test(
+  "what is shown of a recorded run is what was recorded",
+  { skip: skipWithoutBrowser },
+  async (t) => {
+    const browser = await openBrowser();
+    t.teardown(() => browser.close());
+    const ranks = await recordedRun();
+    const url = pathToFileURL(file("page.html")).href;
+    const { page, complaints } = await openPage(browser, url);
+    const length = reference["p0.input_ids"]!.data.length;
+    const sent = new Array<number>(RANKS).fill(0);
+    const count = length + reference["p1.input_ids"]!.data.length;
+    const homes = new Set<number>();
+    for (let token = 0; token < count; token++) {
+      const way = await wayOf(page, token);
+      for (const [layer, cells] of way.entries()) {
+        const [[home], experts, on, weights] = cells as [
+          [number],
+          ...[number[], number[], number[]],
+        ];
+        homes.add(home);
+        t.strictSame(on, experts.map((e) => Math.floor(e / 2)));
+        sent[home]! += on.filter((rank) => rank !== home).length * ROW;
+        if (token >= length) continue;
+        const { data } = reference[`p0.layer${layer}.topk_idx`]!;
+        const chosen = [...data.slice(2 * token, 2 * token + 2)];
+        t.strictSame(experts, chosen, `token ${token}, layer ${layer}`);
+        const wanted = weightsOf(layer, token);
+        t.ok(
+          experts.every((e, i) => Math.abs(weights[i]! - wanted[e]!) < 6e-4),
+          `weights ${weights}`,
+        );
+      }
+    }
+    t.equal(homes.size, 2, "each prompt has a rank of its own");
+    const counted = (op: "dispatch" | "combine") =>
+      ranks.map(({ sentBytes }) => sentBytes[op].actual);
+    t.strictSame(sent, counted("dispatch"), "hop by hop");
+
+    // The map of each exchange, layer by layer, adds up to what was counted.
+    for (const op of ["dispatch", "combine"] as const) {
+      await page.locator("#traffic button", { hasText: RegExp(`^${op}$`) })
+        .click();
+      const all = new Array<number>(RANKS).fill(0);
+      let rows = 0;
+      for (const layer of LAYERS) {
+        await page.locator("#traffic select").selectOption(`${layer}`);
+        const titles = await page.locator("#traffic title").allTextContents();
+        for (const title of titles) {
+          all[Number(/rank (\d)/.exec(title)![1])]! += bytesOf(title);
+        }
+        const cell = page.locator("#traffic tr", {
+          has: page.locator("button[aria-pressed=true]"),
+        }).locator("td").nth(5);
+        rows += bytesOf(await cell.innerText());
+      }
+      t.strictSame(all, counted(op), op);
+      t.equal(rows, all.reduce((a, b) => a + b, 0));
+    }
+    t.strictSame(await accessibilityProblems(page), []);
+    t.strictSame(complaints, []);
+
+    // In the trace, for those who read it elsewhere.
+    const { traceEvents } = JSON.parse(readFileSync(file("trace"), "utf8")) as {
+      traceEvents: { args: { sentBytes?: number }; tid: number }[];
+    };
+    for (const { rank, sentBytes } of ranks) {
+      t.equal(
+        traceEvents.filter(({ tid }) => tid === rank + 1)
+          .reduce((sum, { args }) => sum + (args.sentBytes ?? 0), 0),
+        Object.values(sentBytes).reduce((sum, { actual }) => sum + actual, 0),
+      );
+    }
+  },
+);

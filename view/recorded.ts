@@ -1,0 +1,73 @@
+/** What recorded runs say of tokens and exchanges: where each token was at home, and what went from rank to rank. */
+
+import { traceName } from "../spec/text_parts.ts";
+import type { Step } from "../spec/plan.ts";
+import type { TraceEvent } from "./page_data.ts";
+
+/** Bytes that a step sent, all recorded runs together. */
+export interface Measured {
+  /** By all ranks. */
+  readonly total: number;
+  readonly between: (from: number, to: number) => number;
+}
+
+/** All runs of a program in a trace. */
+export interface Recorded {
+  /** The rank that each item of an axis was on, run after run; empty where the trace does not say. */
+  homes(axis: string): readonly number[];
+  /** What a step sent; undefined where none of that name was recorded at its place. */
+  sent(step: Step, index: number): Measured | undefined;
+}
+
+/** The runs of a program, as far as the trace is of the same plan. */
+export function recordedOf(
+  trace: readonly TraceEvent[],
+  program: string,
+): Recorded {
+  const all = trace.filter(({ ph }) => ph === "X");
+  const wholes = all.filter(({ tid }) => tid === 0);
+  // In each process the same runs.
+  const runs = wholes.filter(({ pid, name }) =>
+    pid === wholes[0]!.pid && name === program
+  );
+  // Clocks of processes differ, so that time tells runs apart only where it must.
+  const alone = wholes.every(({ name }) => name === program);
+  const during = all.filter(({ tid, ts }) =>
+    tid > 0 &&
+    (alone ||
+      runs.some(({ ts: start, dur = 0 }) => ts >= start && ts <= start + dur))
+  );
+  const exchanges = new Map<string, TraceEvent[]>();
+  for (const event of during) {
+    const { step, sentTo } = event.args;
+    if (sentTo === undefined) continue;
+    const key = `${step} ${event.name}`;
+    exchanges.set(key, [...exchanges.get(key) ?? [], event]);
+  }
+  return {
+    homes: (axis) =>
+      runs.flatMap(({ args }) => {
+        const ranks = args[`rank of each ${axis}`];
+        return ranks === undefined || ranks === ""
+          ? []
+          : `${ranks}`.split(" ").map(Number);
+      }),
+    sent(step, index) {
+      const events = exchanges.get(`${index} ${traceName(step)}`);
+      return events && measuredOf(events);
+    },
+  };
+}
+
+function measuredOf(events: readonly TraceEvent[]): Measured {
+  const pairs = new Map<string, number>();
+  let total = 0;
+  for (const { tid, args: { sentTo } } of events) {
+    for (const [, to, bytes] of `${sentTo}`.matchAll(/(\d+):(\d+)/g)) {
+      const pair = `${tid - 1} ${to}`;
+      pairs.set(pair, (pairs.get(pair) ?? 0) + Number(bytes));
+      total += Number(bytes);
+    }
+  }
+  return { total, between: (from, to) => pairs.get(`${from} ${to}`) ?? 0 };
+}

@@ -1,0 +1,66 @@
+/** The way of a token through a layer of a recorded run: from its rank to those of its experts. */
+
+import { modelAxis } from "../spec/axis_parts.ts";
+import type { Plan } from "../spec/plan.ts";
+import { expertsOn } from "./house_picture.ts";
+import type { LayerChoices } from "./page_data.ts";
+import type { PlanView } from "./plan_view.ts";
+import type { Recorded } from "./recorded.ts";
+import { groupOfRanks } from "./tracks.ts";
+
+/** An expert that a token went to. */
+export interface Hop {
+  readonly expert: number;
+  /** What it counts for; undefined where the run did not record that. */
+  readonly weight: number | undefined;
+  /** Where it is; several where that depends on where the token was, and that is unknown. None: on each rank. */
+  readonly ranks: readonly number[];
+}
+
+/** The rank that each token was at home on; undefined where the runs that are recorded are not those of the choices. */
+export function homesOf(
+  { plan }: PlanView,
+  [first]: readonly LayerChoices[],
+  recorded: Recorded | undefined,
+): readonly number[] | undefined {
+  const port = first &&
+    plan.programs[0]?.outputs[`layer${first.layer}.topk_idx`];
+  const axis = port?.axes[0];
+  if (axis === undefined) return undefined;
+  const homes = recorded?.homes(modelAxis(plan, axis)) ?? [];
+  return homes.length === first!.chosen.length ? homes : undefined;
+}
+
+/** Where a token went in a layer, in the order of its choices. */
+export function hopsOf(
+  { plan }: PlanView,
+  { chosen, weights }: LayerChoices,
+  { token, home }: {
+    readonly token: number;
+    readonly home: number | undefined;
+  },
+): Hop[] {
+  const reached = reachedFrom(plan, home);
+  return chosen[token]!.map((expert, i) => ({
+    expert,
+    weight: weights?.[token]?.[i],
+    ranks: reached.filter((rank) => expertsOn(plan, rank).includes(expert)),
+  }));
+}
+
+/** `0.618` */
+export function weightText(weight: number): string {
+  return weight.toFixed(3);
+}
+
+/** The ranks that rows of a rank are sent to: its group over the axes that experts are sharded over. */
+function reachedFrom(plan: Plan, home: number | undefined): number[] {
+  const all = Array.from({ length: plan.ranks }, (_, rank) => rank);
+  if (home === undefined) return all;
+  const { over = [] } =
+    Object.values(plan.axes).find(({ experts, table, over }) =>
+      experts && table && over
+    ) ?? {};
+  const groups = groupOfRanks(plan.mesh, over);
+  return all.filter((rank) => groups[rank] === groups[home]);
+}
