@@ -147,23 +147,37 @@ function stepAt(document: unknown, path: string): string | null {
   return `${name}[${match[2]}]`;
 }
 
+/** A list or an object of a document, and where it is. */
+interface Nested {
+  readonly value: object;
+  readonly within: Nested | undefined;
+  readonly key: string;
+  readonly depth: number;
+}
+
 /** The path of a place that is nested too deeply, found without recursion. */
 function tooDeep(document: unknown): string | undefined {
-  const stack: { value: object; path: string; depth: number }[] = [];
-  const push = (value: unknown, path: string, depth: number) => {
+  const stack: Nested[] = [];
+  const push = (value: unknown, key: string, within: Nested | undefined) => {
     if (typeof value === "object" && value !== null) {
-      stack.push({ value, path, depth });
+      stack.push({ value, within, key, depth: (within?.depth ?? -1) + 1 });
     }
   };
-  push(document, "", 0);
+  push(document, "", undefined);
   for (let at = stack.pop(); at; at = stack.pop()) {
-    if (at.depth > MAX_DEPTH) return at.path;
-    const { path, depth } = at;
-    for (const [key, value] of Object.entries(at.value)) {
-      if (typeof value === "object") push(value, `${path}/${key}`, depth + 1);
-    }
+    if (at.depth > MAX_DEPTH) return pathOf(at);
+    const { value } = at;
+    for (const key in value) push(value[key as keyof object], key, at);
   }
   return undefined;
+}
+
+function pathOf(place: Nested): string {
+  const keys: string[] = [];
+  for (let at: Nested | undefined = place; at; at = at.within) {
+    keys.unshift(at.key);
+  }
+  return keys.join("/");
 }
 
 /** Where JSON.parse gave up, in words. */

@@ -4,7 +4,7 @@ import { cpSync, existsSync, mkdtempSync, rmSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkpointFolder } from "./checkpoints.ts";
-import { integers, switchyard, writeRaw } from "./cli.ts";
+import { floats, integers, switchyard, writeRaw } from "./cli.ts";
 import {
   jobOf,
   type Launcher,
@@ -32,16 +32,17 @@ export interface Fault {
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
 
-/** A file, because the folder has another one with recordings. */
-const WEIGHTS = path.join(MIXTRAL, "model.safetensors");
+/** What most ranks run: few kernels, and all that may go wrong between ranks. */
+const MODEL = fileURLToPath(
+  new URL("../fixtures/mpi/routed.ts", import.meta.url),
+);
 
 const STEP = "in step 'dispatch[^']*'";
 
-/** Run a plan, which takes ranks less time to begin with than a checkpoint. */
+/** Run a plan, which takes ranks less time to begin with than a model. */
 function runOf(ranks: number): readonly string[] {
   return [
-    ...["run", `plan.${ranks}.json`, "--weights", WEIGHTS],
-    ...["--inputs", "ids", "--outputs", "out"],
+    ...["run", `plan.${ranks}.json`, "--inputs", "in", "--outputs", "out"],
   ];
 }
 
@@ -136,11 +137,14 @@ export async function prepareFaults(scratch: string): Promise<void> {
       );
     }
     await writeRaw(path.join(folder, "ids"), { input_ids: ids });
-    const tokens = name === "here" ? "32" : "48";
+    await writeRaw(path.join(folder, "in"), {
+      x: floats([11, 8], 1),
+      router: floats([4, 8], 1),
+    });
     for (const ranks of name === "here" ? [2, 3, 4] : [2]) {
       const plan = await switchyard([
-        ...["plan", path.join(folder, "model"), "--mesh", `ep=${ranks}`],
-        ...["--max-tokens", tokens],
+        ...["plan", MODEL, "--mesh", `ep=${ranks}`],
+        ...name === "here" ? [] : ["--check"],
         ...["--out", path.join(folder, `plan.${ranks}.json`)],
       ]);
       if (plan.code !== 0) throw new Error(plan.err);
