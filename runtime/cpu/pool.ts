@@ -5,6 +5,7 @@ import type { Kernel } from "../../spec/kernel/tree.ts";
 import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords } from "../host_records.ts";
+import { compileKernels } from "./compiled.ts";
 import {
   ARENA_ADDRESS,
   ARENA_BYTES,
@@ -14,7 +15,7 @@ import {
 } from "./control.ts";
 import { CPU_LIMITS, Heap, type Span } from "./heap.ts";
 import { ShortBatches } from "./here.ts";
-import { printKernels, RECORD, RECORD_BYTES } from "./print.ts";
+import { RECORD, RECORD_BYTES } from "./print.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 import { type CompiledModule, webAssembly } from "./web_assembly.ts";
 import { WORKER_SOURCE } from "./worker.ts";
@@ -153,10 +154,9 @@ export class CpuPool implements HostPool<Int32Array> {
       if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, kernel);
     });
     if (fresh.size > 0) {
-      const { bytes, scratch } = printKernels([...fresh.values()]);
+      const { module, scratch } = await compileKernels(fresh);
       const first = this.#count;
       this.#count += fresh.size;
-      const module = await webAssembly.compile(bytes);
       await this.#install(module, first, fresh.size);
       await this.#reserve(Math.max(...scratch));
       [...fresh].forEach(([text, kernel], i) => {
