@@ -84,7 +84,7 @@ export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
     })
     .option(
       "--place <axes>",
-      "where tensor axes lie, such as expert=ep,token=dp+ep",
+      "how tensor axes are sharded, such as expert=ep,token=dp+ep",
       parsePlace,
     );
 }

@@ -34,8 +34,8 @@ import {
   localize,
   type Placement,
   readPlacement,
+  recomputeViews,
   shard,
-  viewAgain,
 } from "./sharding/mod.ts";
 
 /**
@@ -105,7 +105,9 @@ export function compileLowered(
     size,
   }));
   const { zero = 0 } = options;
-  const simple = zero === 3 ? viewAgain(simplify(traced)) : simplify(traced);
+  const simple = zero === 3
+    ? recomputeViews(simplify(traced))
+    : simplify(traced);
   checkStates(simple);
   const place = readPlacement(simple, mesh, options.place);
   const facts = axisFacts(simple, place.mesh, place.requests);

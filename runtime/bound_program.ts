@@ -59,13 +59,13 @@ export class InFlight {
 export interface ReadyPart {
   /** The collective that is over with it, on all ranks: that of its step, or the one that it waits for. */
   readonly collective: CollectiveStep | undefined;
-  readonly carryOut: (counts: RunCounts) => void | Promise<void>;
+  readonly execute: (counts: RunCounts) => void | Promise<void>;
 }
 
 /** One part of a step: a launch or copy on a rank, or a collective among a group. */
 export interface BoundPart {
   readonly ranks: readonly number[];
-  readonly carryOut: (counts: RunCounts) => void | Promise<void>;
+  readonly execute: (counts: RunCounts) => void | Promise<void>;
 }
 
 /** What a program is bound to. */
@@ -87,11 +87,11 @@ export function bindProgram(
   const parts = program.steps.flatMap((step, index) => {
     const bound = bindStep(step, context, inFlight);
     return bound.map((part, i): ReadyPart => {
-      const done = around(step, part, index).carryOut;
+      const done = around(step, part, index).execute;
       const last = i === bound.length - 1;
       return {
         collective: last ? collectiveOver(step, started) : undefined,
-        carryOut: fliesOff(step, part, context)
+        execute: isAsynchronous(step, part, context)
           ? (counts: RunCounts) => {
             const exchange = done(counts);
             if (exchange) inFlight.add(step.handle, exchange);
@@ -113,7 +113,7 @@ function collectiveOver(
 }
 
 /** Whether a part of a step is only started. Among ranks that share a device it is launches, which run in their order anyway. */
-export function fliesOff(
+export function isAsynchronous(
   step: Step,
   part: Pick<BoundPart, "ranks">,
   { ranks }: { readonly ranks: readonly RankMemory[] },
@@ -141,19 +141,19 @@ function bindStep(
         const bytes = onRank(step.bytes, memory.rank);
         return {
           ranks: [memory.rank],
-          carryOut: () => memory.device.copy(from, 0, to, 0, bytes),
+          execute: () => memory.device.copy(from, 0, to, 0, bytes),
         };
       });
     case "allGather":
     case "allToAll":
       return groupsOf(step, here, context).map((group) => ({
         ranks: group.map(({ rank }) => rank),
-        carryOut: context.communicator.bind(step, group, context),
+        execute: context.communicator.bind(step, group, context),
       }));
     case "wait":
       return [{
         ranks: here.map(({ rank }) => rank),
-        carryOut: () => {
+        execute: () => {
           const exchange = inFlight.wait(step.handle);
           // What was launched meanwhile is to run while the exchange is in flight.
           if (exchange) { for (const { device } of here) device.submit(); }
@@ -180,7 +180,7 @@ function bindLaunch(
   const key = kernelKey(plan, step.kernel);
   return {
     ranks: [memory.rank],
-    carryOut: (counts) =>
+    execute: (counts) =>
       device.launch(key, buffers, workgroups(counts), step.label),
   };
 }

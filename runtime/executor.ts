@@ -224,8 +224,8 @@ class LoadedSession implements Session {
         }
       }
       this.#tracer?.begin(name, homesOf(this.#plan, program, axes));
-      for (const { collective, carryOut } of bound.parts) {
-        const wait = carryOut(counts);
+      for (const { collective, execute } of bound.parts) {
+        const wait = execute(counts);
         if (wait) await wait;
         if (collective) await this.#traffic?.predict(collective, counts);
       }

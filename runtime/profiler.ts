@@ -2,7 +2,7 @@
 
 import type { Step } from "../spec/plan.ts";
 import { traceName } from "../spec/text_parts.ts";
-import { type BoundPart, fliesOff } from "./bound_program.ts";
+import { type BoundPart, isAsynchronous } from "./bound_program.ts";
 import type { CollectiveStep, SentAccount } from "./communicator.ts";
 import type { LaunchTiming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
@@ -103,20 +103,20 @@ export class Tracer {
   ): (step: Step, part: BoundPart, index: number) => BoundPart {
     return (step, part, index) => ({
       ...part,
-      carryOut: async (counts) => {
+      execute: async (counts) => {
         const start = this.#now();
         const here = ranks.filter(({ rank }) => part.ranks.includes(rank));
-        const flies = fliesOff(step, part, { ranks });
-        const wait = part.carryOut(counts);
+        const asynchronous = isAsynchronous(step, part, { ranks });
+        const wait = part.execute(counts);
         await wait;
-        const carried = this.#now() - start;
+        const elapsed = this.#now() - start;
         const timed = here.every(({ device }) => device.timings);
         // What was launched while an exchange was in flight is not its own.
-        const timings = flies ? [] : await finish(here);
+        const timings = asynchronous ? [] : await finish(here);
         // An exchange through the host is over when the host is done with it.
         const duration =
           wait && (step.op === "allToAll" || step.op === "allGather")
-            ? carried
+            ? elapsed
             : this.#now() - start;
         const span = spanOf(timings);
         // Zero workgroups: nothing was started.

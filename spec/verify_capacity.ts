@@ -57,7 +57,7 @@ function capacityFault(
       ] as const;
       for (const [name, rows] of need) {
         if (rowsOf(name, rank) < rows) {
-          return `up to ${rows} rows can lie in '${name}' on rank ${rank}, which has room for ${
+          return `up to ${rows} rows can be in '${name}' on rank ${rank}, which has room for ${
             rowsOf(name, rank)
           }`;
         }

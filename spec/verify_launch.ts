@@ -36,7 +36,7 @@ export function checkBarriers({ kernels }: Facts, report: Report): void {
     if (facts.divergent.size > 0) {
       report(
         `use kernel '${name}'`,
-        "a barrier lies where not every invocation arrives",
+        "a barrier is where not every invocation arrives",
       );
     }
   }

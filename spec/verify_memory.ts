@@ -74,7 +74,7 @@ export function checkBytes(
   }
   for (const i of plan.allocations.keys()) {
     if (!inhabited.has(i)) {
-      report(`use allocation ${i}`, "no buffer lies in it");
+      report(`use allocation ${i}`, "it holds no buffer");
     }
   }
 }

@@ -87,7 +87,7 @@ export function checkParts(facts: Facts, report: Report): void {
     if (!far && !hasTerms(facts, routing)) {
       report(
         title,
-        "its experts lie on several ranks and it has no 'exchange'",
+        "its experts are on several ranks and it has no 'exchange'",
         first,
       );
     }

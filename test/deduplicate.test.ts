@@ -220,7 +220,7 @@ const BROKEN: readonly Mistake[] = [
   ["in other columns", "transposed", /cut at \[0, 2, 2\]/, (p) => {
     stepAt(p, "allToAll", index("exchange")).splits = [0, 2, 2];
   }],
-  ["into too little room", "capacity", /up to 48 rows can lie/, (p) => {
+  ["into too little room", "capacity", /up to 48 rows can be/, (p) => {
     const { to } = stepAt(p, "allToAll", index("exchange"));
     p.buffers[to]!.axes[0]!.size = 40;
     p.buffers[to]!.bytes = 40 * 64;

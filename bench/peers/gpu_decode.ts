@@ -25,7 +25,7 @@ import type { GpuRun } from "./gpu_run.ts";
 import { openLlama, type Timed } from "./llama.ts";
 import { ortDecoder } from "./onnx_decoder.ts";
 import { tfDecoder } from "./tf_decoder.ts";
-import { type Side, takeTurns } from "./turns.ts";
+import { interleave, type Side } from "./interleave.ts";
 
 /** Logits may differ by this much of the greatest one. */
 const TOLERANCE = 1e-3;
@@ -44,7 +44,7 @@ export async function compareDecodeOnGpu(
 ): Promise<Pick<Result, "works" | "ratios">> {
   const demo = await readDemo();
   const { name } = run.adapter;
-  return await takeTurns(
+  return await interleave(
     {
       [OURS]: () => openHere(run),
       "node-llama-cpp": () => openThere(run, demo),

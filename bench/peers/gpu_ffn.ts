@@ -13,7 +13,7 @@ import {
 } from "./layer.ts";
 import { type LayerWeights, onnxLayerOfProducts } from "./onnx.ts";
 import { tfLayer } from "./tf_layer.ts";
-import { type Side, takeTurns } from "./turns.ts";
+import { interleave, type Side } from "./interleave.ts";
 
 /** Part of the work that is timed. */
 const PART = "layer";
@@ -36,7 +36,7 @@ export async function compareFfnOnGpu(
     once: async () => ({ ms: { [PART]: await milliseconds(compute) } }),
     close,
   });
-  return await takeTurns(
+  return await interleave(
     {
       [OURS]: async () => {
         const { folder, adapter, threads } = run;

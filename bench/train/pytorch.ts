@@ -1,4 +1,4 @@
-/** The same steps in PyTorch's CPU build, in a process that takes one whenever it is told to. */
+/** The same steps in PyTorch's CPU build, in a process that takes one whenever it is asked to. */
 
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -51,7 +51,7 @@ export async function startPyTorch(
   ];
   for (const interpreter of INTERPRETERS) {
     const child = spawn(interpreter, argv);
-    // A missing interpreter is told by an event; it ends like one that lacks PyTorch.
+    // A missing interpreter is reported by an event; it ends like one that lacks PyTorch.
     child.on("error", () => {});
     child.stderr.resume();
     const lines = createInterface(child.stdout)[Symbol.asyncIterator]();

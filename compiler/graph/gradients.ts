@@ -134,14 +134,14 @@ function pullBack(
     if (
       derivation.repeats && node.primitive === "optimizationBarrier" &&
       node.params.end === "out"
-    ) return stepAgain(node, dy, b);
+    ) return stepRecomputed(node, dy, b);
     const made = derive(derivation, node, { dy, b });
     for (const [i, input] of node.inputs.entries()) {
       const change = needed.has(input) ? made[i]?.() : undefined;
       if (change !== undefined) add(copies.get(input) ?? input, change, b);
     }
   };
-  const stepAgain = (
+  const stepRecomputed = (
     end: NodeOf<"optimizationBarrier">,
     dy: Node,
     b: NodeBuilder,

@@ -13,4 +13,4 @@ export {
 } from "./placement.ts";
 export { shard } from "./shard.ts";
 export { formatSharded } from "./text.ts";
-export { viewAgain } from "./view_barriers.ts";
+export { recomputeViews } from "./recompute_views.ts";

@@ -19,7 +19,7 @@ export interface BoundCollectives {
   /** Of the ranks of this process. */
   readonly memories: readonly RankMemory[];
   /** Execute that of the same place in the list of steps. */
-  readonly carryOut: readonly ((counts: RunCounts) => void | Promise<void>)[];
+  readonly execute: readonly ((counts: RunCounts) => void | Promise<void>)[];
   /** Wait for all devices of this process. */
   idle(): Promise<void>;
 }
@@ -48,12 +48,12 @@ export async function bindCollectives(
   for (const device of unique) await device.prepare(kernels);
   const staging = new StagingAccount();
   const context = { plan, staging, sent: undefined };
-  const carryOut = steps.map((step) =>
+  const execute = steps.map((step) =>
     communicator.bind(step, memories, context)
   );
   staging.allocate(exchangesAtOnce(plan));
   return {
-    ...{ memories, carryOut },
+    ...{ memories, execute },
     idle: async () => {
       for (const device of unique) await device.idle();
     },

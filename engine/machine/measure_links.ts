@@ -98,7 +98,7 @@ export async function openLinkMeter(
   const bound = await bindCollectives(plan, [gather, exchange], {
     ...{ devices, world },
   });
-  const [gatherCounts, carryOut] = bound.carryOut;
+  const [gatherCounts, execute] = bound.execute;
   type Rows = (from: number, to: number) => number;
   const everyone = Array.from({ length: ranks }, (_, rank) => rank);
   const lengthsOf = (count: Rows): RunCounts =>
@@ -139,7 +139,7 @@ export async function openLinkMeter(
     }
     const lengths = lengthsOf(count);
     await gatherCounts!(lengths);
-    return await time(() => carryOut!(lengths), repeated);
+    return await time(() => execute!(lengths), repeated);
   }
 
   const everyPair = async (n: number) => {

@@ -85,7 +85,7 @@ export async function openMachineMeter(
   const links = ranks > 1
     ? await openLinkMeter(selected, ranks, options)
     : undefined;
-  // A process carries exchanges of its ranks out one after the other: how long two take, and all, says what each adds.
+  // A process executes exchanges of its ranks one after the other: how long two take, and all, says what each adds.
   const two = ranks > 2 && communicator === "host"
     ? await openLinkMeter(selected, 2, options)
     : links;
@@ -200,7 +200,9 @@ async function openInTurn(
   });
   // The cores of a host are equal; its adapters may not be.
   const turns = selected.kind === "cpu" ? 1 : Math.max(...sizes.map(Number));
-  const inTurn = async <T>(work: () => Promise<T>): Promise<T | undefined> => {
+  const oneAtATime = async <T>(
+    work: () => Promise<T>,
+  ): Promise<T | undefined> => {
     let result: T | undefined;
     for (let turn = 0; turn < turns; turn++) {
       if (turn === world.localRank) result = await work();
@@ -208,9 +210,9 @@ async function openInTurn(
     }
     return result;
   };
-  const meter = await inTurn(() => openDeviceMeter(selected, options));
+  const meter = await oneAtATime(() => openDeviceMeter(selected, options));
   return {
-    measure: async () => [await inTurn(async () => await meter!.measure())],
+    measure: async () => [await oneAtATime(async () => await meter!.measure())],
     close: async () => {
       await meter?.close();
     },

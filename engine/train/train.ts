@@ -85,7 +85,7 @@ export async function* trainCheckpoint(
   options: TrainOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
   checkSettings(options);
-  yield* carryOut(
+  yield* execute(
     () => checkpointTask(folder, files, options),
     files,
     options,
@@ -109,10 +109,10 @@ export async function* runTraining(
   options: RunTrainingOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
   checkSettings(training);
-  yield* carryOut(() => declaredTask(training, files), files, options);
+  yield* execute(() => declaredTask(training, files), files, options);
 }
 
-async function* carryOut(
+async function* execute(
   begin: () => Promise<Task>,
   files: FileSystem,
   options: RunTrainingOptions,

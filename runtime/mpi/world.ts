@@ -182,7 +182,7 @@ export class MpiWorld implements MpiGroup {
 
   /** Wait for every rank of a group. */
   async barrier(group: MpiGroup, wait: Wait): Promise<void> {
-    await this.#inTurn(group, wait, () => ({ agreed: [] }));
+    await this.#inCallOrder(group, wait, () => ({ agreed: [] }));
   }
 
   /** The bytes of every rank of a group, by position; all give the same number. */
@@ -213,7 +213,7 @@ export class MpiWorld implements MpiGroup {
     prepare: () => ExchangedBlocks | Promise<ExchangedBlocks>,
     wait: Wait,
   ): Promise<void> {
-    await this.#inTurn(
+    await this.#inCallOrder(
       group,
       wait,
       prepare,
@@ -290,7 +290,7 @@ export class MpiWorld implements MpiGroup {
    * Prepare at once; then, when earlier collectives have started, meet the other ranks and start at the same time, and wait
    * for the end. What came from ranks that are out of step is never used.
    */
-  async #inTurn<T extends { readonly agreed: readonly number[] }>(
+  async #inCallOrder<T extends { readonly agreed: readonly number[] }>(
     group: MpiGroup,
     wait: Wait,
     prepare: () => T | Promise<T>,

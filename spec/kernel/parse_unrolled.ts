@@ -4,7 +4,7 @@ import { expressionOf } from "./parse_expression.ts";
 import { type Declaring, freshName } from "./parse_name.ts";
 import { KernelText } from "./text.ts";
 import type { Stmt } from "./tree.ts";
-import { declaredBy, type TurnRange } from "./unroll.ts";
+import { declaredBy, type IterationRange } from "./unroll.ts";
 
 /** `@unroll (r < 4, c < 8 by 2) { … }`: the statements of all turns, one after another; the last variable is the fastest. */
 export function unrolled(p: Declaring, statements: () => Stmt[]): Stmt[] {
@@ -15,8 +15,8 @@ export function unrolled(p: Declaring, statements: () => Stmt[]): Stmt[] {
   const hole = token.kind === "hole" ? scanner.hole(token.hole) : undefined;
   if (hole instanceof KernelText) scanner.next();
   const ranges = hole instanceof KernelText
-    ? scanner.inside(hole, () => turnRanges(p))
-    : turnRanges(p);
+    ? scanner.inside(hole, () => iterationRanges(p))
+    : iterationRanges(p);
   scanner.skip(")", "{");
   const { length } = turns;
   turns.push(...ranges.map(({ name }) => ({ name, depth: p.depth })));
@@ -48,9 +48,9 @@ export function unrolled(p: Declaring, statements: () => Stmt[]): Stmt[] {
 }
 
 /** `r < 4, c < 8 by 2` */
-function turnRanges(p: Declaring): TurnRange[] {
+function iterationRanges(p: Declaring): IterationRange[] {
   const { scanner } = p;
-  const ranges: TurnRange[] = [];
+  const ranges: IterationRange[] = [];
   const number = (name: string) => {
     const token = scanner.peek();
     const value = expressionOf(p, "u32", `the end of '${name}'`);

@@ -19,29 +19,29 @@ export function isKnown(e: Expr): boolean {
 }
 
 /** The values that a variable of a loop takes: from 0 below `end`. */
-export interface TurnRange {
+export interface IterationRange {
   readonly name: string;
   readonly end: number;
   readonly step: number;
 }
 
-/** Variables of a turn as numbers: in trees, and in indices. */
-interface Turn {
+/** Variables of an iteration as numbers: in trees, and in indices. */
+interface Iteration {
   readonly values: ReadonlyMap<string, Expr>;
   readonly texts: ReadonlyMap<string, string>;
 }
 
-function turnsOf(ranges: readonly TurnRange[]): readonly Turn[] {
-  let turns: Turn[] = [{ values: new Map(), texts: new Map() }];
+function iterationsOf(ranges: readonly IterationRange[]): readonly Iteration[] {
+  let iterations: Iteration[] = [{ values: new Map(), texts: new Map() }];
   for (const { name, end, step } of ranges) {
-    turns = turns.flatMap(({ values, texts }) =>
+    iterations = iterations.flatMap(({ values, texts }) =>
       Array.from({ length: Math.ceil(end / step) }, (_, i) => ({
         values: new Map([...values, [`@${name}`, u32(i * step)]]),
         texts: new Map([...texts, [name, String(i * step)]]),
       }))
     );
   }
-  return turns;
+  return iterations;
 }
 
 /** The name of a register: `sum`, and its indices. */
@@ -81,13 +81,15 @@ export class Registers {
     return `#${this.#computed.push(index) - 1}`;
   }
 
-  /** The statements of all turns of a loop. */
-  writeOut(body: readonly Stmt[], ranges: readonly TurnRange[]): Stmt[] {
-    return turnsOf(ranges).flatMap((turn) => this.#turn(body, turn));
+  /** The statements of all iterations of a loop. */
+  writeOut(body: readonly Stmt[], ranges: readonly IterationRange[]): Stmt[] {
+    return iterationsOf(ranges).flatMap((iteration) =>
+      this.#iteration(body, iteration)
+    );
   }
 
-  /** The statements of one turn: numbers stand for variables. */
-  #turn(body: readonly Stmt[], turn: Turn): Stmt[] {
+  /** The statements of one iteration: numbers stand for variables. */
+  #iteration(body: readonly Stmt[], iteration: Iteration): Stmt[] {
     const names = new Map<string, string>();
     const rename = (name: string): string => {
       if (!name.endsWith("]")) return name;
@@ -99,7 +101,7 @@ export class Registers {
           indices.map((text) =>
             text.startsWith("#")
               ? this.#text(of(this.#computed[Number(text.slice(1))]!))
-              : turn.texts.get(text) ?? text
+              : iteration.texts.get(text) ?? text
           ),
         );
         names.set(name, renamed);
@@ -108,7 +110,7 @@ export class Registers {
     };
     const of = (e: Expr): Expr => {
       if (e.op !== "local") return mapParts(e, of);
-      const value = turn.values.get(e.name);
+      const value = iteration.values.get(e.name);
       if (value !== undefined) return value;
       const name = rename(e.name);
       if (name === e.name) return e;

@@ -62,7 +62,7 @@ const flags = new Command("npm run -s fuzz --")
   .parse().opts<Flags>();
 
 process.exitCode =
-  await (flags.again === undefined ? fuzzAll(flags) : judgeAgain(flags.again));
+  await (flags.again === undefined ? fuzzAll(flags) : rejudge(flags.again));
 
 async function fuzzAll(flags: Flags): Promise<number> {
   const names = flags.class === undefined
@@ -112,7 +112,7 @@ async function save(
   return `${start}.json`;
 }
 
-async function judgeAgain(file: string): Promise<number> {
+async function rejudge(file: string): Promise<number> {
   const saved = JSON.parse(await readFile(file, "utf8")) as Saved;
   const of = classOf(saved.class)();
   try {

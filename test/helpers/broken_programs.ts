@@ -59,7 +59,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   broken("store to a read binding", "tree", null, /access is 'read'/, (p) => {
     for (const b of kernelOf(p, DOWN).tree.bindings) b.access = "read";
   }),
-  broken("barrier in a branch", "barriers", null, /a barrier lies/, (p) => {
+  broken("barrier in a branch", "barriers", null, /a barrier is where/, (p) => {
     const kernel = kernelOf(p, DOWN);
     kernel.tree.body.push({
       op: "if",

@@ -51,10 +51,10 @@ export const skipWithoutMpi: false | string =
     : false;
 
 /**
- * Those of a list that are run with an MPI: where both are installed they take turns. What is asked of them is the same,
+ * Those of a list that are run with an MPI: where both are installed they alternate. What is asked of them is the same,
  * which test/mpi/communicator.test.ts holds for each.
  */
-export function turnsOf<T>(
+export function alternating<T>(
   list: readonly T[],
   launcher: Pick<Launcher, "family">,
 ): readonly T[] {

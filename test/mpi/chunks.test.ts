@@ -10,7 +10,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import { LAUNCHERS, startWith, turnsOf } from "../helpers/mpi.ts";
+import { alternating, LAUNCHERS, startWith } from "../helpers/mpi.ts";
 
 const scratch = temporaryFolder(t);
 const [inputs, shared, apart] = ["inputs", "shared", "apart"].map((name) =>
@@ -31,7 +31,7 @@ const JOBS = [{ ranks: 2, chunks: 3 }, { ranks: 4, chunks: 2 }];
 const whole = await switchyard([...RUN, "--outputs", shared]);
 
 for (const launcher of LAUNCHERS) {
-  for (const { ranks, chunks } of turnsOf(JOBS, launcher)) {
+  for (const { ranks, chunks } of alternating(JOBS, launcher)) {
     t.test(`${launcher.name}: ${chunks} chunks on ${ranks} ranks`, {
       skip: launcher.skip,
     }, async (t) => {

@@ -25,11 +25,11 @@ import {
   writeRaw,
 } from "../helpers/cli.ts";
 import {
+  alternating,
   LAUNCHERS,
   skipWithoutKoffi,
   start,
   startWith,
-  turnsOf,
 } from "../helpers/mpi.ts";
 import type { RankCase } from "../helpers/run_rank.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
@@ -224,7 +224,7 @@ for (const launcher of LAUNCHERS) {
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
   const launched = CASES.filter(({ launched }) => launched.length > 0);
-  for (const one of turnsOf(launched, launcher)) {
+  for (const one of alternating(launched, launcher)) {
     for (const mesh of one.launched) {
       t.test(
         `${name}: ${one.name} on ${mesh} gives the bytes of a shared device`,
@@ -264,7 +264,7 @@ for (const launcher of LAUNCHERS) {
           one.together.filter((mesh) => ranksOf(mesh) === ranks)
             .map((mesh) => ({ one, mesh }))
         );
-        const mine = turnsOf(cases, launcher);
+        const mine = alternating(cases, launcher);
         t.ok(mine.length > 0);
         const list: Known[] = [];
         for (const { one, mesh } of mine) {

@@ -4,10 +4,10 @@ import path from "node:path";
 import t from "tap";
 import { switchyard, temporaryFolder } from "../helpers/cli.ts";
 import {
+  alternating,
   LAUNCHERS,
   skipWithoutMpi,
   startWith,
-  turnsOf,
 } from "../helpers/mpi.ts";
 import {
   contents,
@@ -57,7 +57,7 @@ for (const { mesh, ranks, more } of JOBS) {
     await trainHere(training(model, here, { mesh, steps: 3, more }));
     const wanted = await contents(here);
     const takers = LAUNCHERS.filter((launcher) =>
-      turnsOf(JOBS, launcher).some((job) => job.mesh === mesh)
+      alternating(JOBS, launcher).some((job) => job.mesh === mesh)
     );
     for (const launcher of takers) {
       const { name, family, skip } = launcher;

@@ -4,7 +4,7 @@ import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { startedProgram } from "../helpers/compiled.ts";
-import { LAUNCHERS, start, turnsOf } from "../helpers/mpi.ts";
+import { alternating, LAUNCHERS, start } from "../helpers/mpi.ts";
 import { closeDevices, digest, runCase } from "../helpers/run_model.ts";
 import { stepCase } from "../helpers/training_layer.ts";
 
@@ -15,7 +15,7 @@ const RANK = startedProgram("test/helpers/training_rank.ts");
 const MESHES = [{ ep: 2 }, { dp: 2 }, { dp: 2, ep: 2 }, { tp: 2, ep: 2 }];
 
 for (const { name, command, family, skip } of LAUNCHERS) {
-  for (const mesh of turnsOf(MESHES, { family })) {
+  for (const mesh of alternating(MESHES, { family })) {
     const ranks = Object.values(mesh).reduce((a, b) => a * b);
     t.test(`${name}: steps on ${ranks} ranks, ${JSON.stringify(mesh)}`, {
       skip,

@@ -103,7 +103,7 @@ function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
 }
 
 /** Whether the right operand of a dot has the contracted axes inside. */
-function liesAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
+function isStoredAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
   const layout = lowering.model.layouts.get(node.inputs[1]!);
   const shape = dotShape(node);
   const order = layout?.axes.join();
@@ -129,7 +129,7 @@ export function lowerMatmul(
   const grouped = group ? lowering.values.groups.get(group)! : undefined;
   const storage = storageFor(lowering, target);
   const filed = dots.map((dot) =>
-    turned === undefined && liesAsFiled(lowering, dot)
+    turned === undefined && isStoredAsFiled(lowering, dot)
   );
   const weights = dots.map((dot, i) => {
     const param = turned ?? rightOf(lowering, dot);

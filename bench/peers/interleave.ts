@@ -30,7 +30,7 @@ export interface Parts {
 }
 
 /** How to take turns. */
-export interface Turns {
+export interface Interleaving {
   readonly pairs: number;
   readonly warmUp: number;
   /** Values may differ by this much of the greatest one. */
@@ -41,10 +41,10 @@ export interface Turns {
 }
 
 /** Open every side, compare what they compute, then time interleaved runs. A side that cannot is left out, with the reason. */
-export async function takeTurns(
+export async function interleave(
   sides: Sides,
   parts: Parts,
-  { pairs, warmUp, tolerance, tolerances = {}, absent = {} }: Turns,
+  { pairs, warmUp, tolerance, tolerances = {}, absent = {} }: Interleaving,
 ): Promise<Pick<Result, "works" | "ratios">> {
   const opened: { [side: string]: Side } = {};
   const difference: { [side: string]: number } = {};

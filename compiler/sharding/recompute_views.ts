@@ -1,12 +1,12 @@
-/** What gradients need of parameters alone is made of them a second time, so that it need not be kept since the forward pass. */
+/** What gradients need of parameters alone is computed from them a second time, so that it need not be saved since the forward pass. */
 
 import type { Graph, Node } from "../graph/graph.ts";
 
 /**
- * The graph in which no node of the backward pass uses a forward node that is made of nothing but parameters: it uses a copy.
+ * The graph in which no node of the backward pass uses a forward node that is computed from parameters alone: it uses a copy.
  * The second copy begins with parameters that are gathered a second time. Values never change.
  */
-export function viewAgain(graph: Graph): Graph {
+export function recomputeViews(graph: Graph): Graph {
   const ofParameters = new Set<Node>();
   const now = new Map<Node, Node>();
   const again = new Map<Node, Node>();
