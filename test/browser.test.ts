@@ -69,7 +69,7 @@ async function planText(): Promise<string> {
 /** Ask the page for text. Resolves when it can be asked again. */
 async function generate(page: Page): Promise<void> {
   await page.locator("#go").click();
-  await page.locator("#go:enabled").waitFor({ timeout: 60_000 });
+  await page.locator("#go:enabled").waitFor();
 }
 
 const text = async (page: Page, id: string) =>

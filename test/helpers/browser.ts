@@ -59,7 +59,8 @@ export async function openPage(
     }
   });
   page.on("pageerror", (error) => complaints.push(String(error)));
-  page.setDefaultTimeout(20_000);
+  // Nothing waits so long but a page that hangs, on a machine that is busy with other work too.
+  page.setDefaultTimeout(600_000);
   await page.goto(url);
   return { page, complaints };
 }

@@ -8,7 +8,7 @@ import { floats, integers, switchyard, writeRaw } from "./cli.ts";
 import {
   jobOf,
   type Launcher,
-  processesWith,
+  processesLeft,
   startWith,
   withoutMpi,
 } from "./mpi.ts";
@@ -200,7 +200,7 @@ export async function makeFault(
   const problems = [
     code === fault.code ? "" : `the exit code is ${code}`,
     fault.message.test(message) ? "" : `it says '${message}'`,
-    ...processesWith(job).map((pid) => `process ${pid} is left`),
+    ...(await processesLeft(job)).map((pid) => `process ${pid} is left`),
     existsSync(job) ? `'${job}' is left` : "",
   ].filter((problem) => problem !== "");
   return { problems, seconds, message };

@@ -9,6 +9,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
 import { COMMAND } from "./compiled.ts";
@@ -132,15 +133,14 @@ export function startWith(
 
 /**
  * What a launched program printed on standard error, without what Open MPI says about a lost peer: lines and paragraphs of
- * any shape, whose parts may stand between each other. Where Open MPI said something, what is left are the lines that
- * begin as ours do, or as a stack trace does.
+ * any shape, whose parts may stand between each other. Where Open MPI said something, what is left are our messages,
+ * wherever in a line they begin, and lines that begin as a stack trace does.
  */
 export function withoutMpi(text: string): string {
-  return /\bMPI\b|mca_btl_|^\[\S+:\d+\]/m.test(text)
-    ? (text.match(/^(?:Cannot |fault at |\s+at |\w*Error\b).*\n/gm) ?? []).join(
-      "",
-    )
-    : text;
+  if (!/\bMPI\b|mca_btl_|^\[\S+:\d+\]/m.test(text)) return text;
+  const ours =
+    /(?:rank \d+ on \S+(?::| in step) |Cannot )[^\n]*\n|^(?:\s+at |\w*Error\b).*\n/gm;
+  return (text.match(ours) ?? []).join("");
 }
 
 /** The folder of the last job that was started with this scratch folder. */
@@ -176,6 +176,16 @@ export function start(
     });
   });
   return { child, ended, printed };
+}
+
+/** The processes of a job that have not ended some time after it; a killed one may take a while. */
+export async function processesLeft(job: string): Promise<number[]> {
+  let left = processesWith(job);
+  for (let wait = 10; left.length > 0 && wait < 10_000; wait *= 2) {
+    await sleep(wait);
+    left = processesWith(job);
+  }
+  return left;
 }
 
 /** The processes whose command line has a text and whose environment has a setting. */

@@ -16,6 +16,7 @@ import {
 import {
   jobOf,
   LAUNCHERS,
+  processesLeft,
   processesWith,
   startWith,
   withoutMpi,
@@ -105,7 +106,11 @@ for (const launcher of LAUNCHERS) {
         ),
         err,
       );
-      t.strictSame(processesWith(jobOf(scratch)), [], "no process is left");
+      t.strictSame(
+        await processesLeft(jobOf(scratch)),
+        [],
+        "no process is left",
+      );
     });
 
     await t.test("end when the user stops the job", async (t) => {
@@ -123,7 +128,7 @@ for (const launcher of LAUNCHERS) {
       const { code, err } = await ended;
       t.strictSame([code, withoutMpi(err)], [130, ""]);
       const job = jobOf(scratch);
-      t.strictSame(processesWith(job), [], "no process is left");
+      t.strictSame(await processesLeft(job), [], "no process is left");
       t.notOk(existsSync(job), "no shared memory is left");
     });
   });
