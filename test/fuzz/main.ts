@@ -1,6 +1,6 @@
 /**
  * `npm run -s fuzz -- [--class NAME] [--count N] [--seed S] [--minutes M] [--out FOLDER]` fuzzes one class, or each in
- * turn. `npm run -s fuzz -- --again FILE` judges the case of a finding again. Ends with 1 where there are findings.
+ * turn for its part of the minutes. `npm run -s fuzz -- --again FILE` judges the case of a finding again. Ends with 1 where there are findings.
  */
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";
@@ -56,7 +56,11 @@ const flags = new Command("npm run -s fuzz --")
   )
   .option("--count <n>", "cases, default: as the class says", numberFrom(1))
   .option("--seed <n>", "default: a new one", numberFrom(-0x80000000))
-  .option("--minutes <n>", "time for each class", numberFrom(0))
+  .option(
+    "--minutes <n>",
+    "time, of which each class gets as much",
+    numberFrom(0),
+  )
   .option("--out <folder>", "where findings are written", "fuzz-findings")
   .option("--again <file>", "judge the case of a finding again")
   .parse().opts<Flags>();
@@ -70,11 +74,12 @@ async function fuzzAll(flags: Flags): Promise<number> {
     : [flags.class];
   const seed = (flags.seed ?? crypto.getRandomValues(new Int32Array(1))[0]!) |
     0;
+  const minutes = flags.minutes && flags.minutes / names.length;
   let findings = 0;
   for (const name of names) {
     const of = classOf(name)();
     console.log(`${name}: seed ${seed}`);
-    const { count, minutes } = flags;
+    const { count } = flags;
     const started = process.cpuUsage();
     const report = await fuzz(of, {
       seed,
