@@ -1,9 +1,8 @@
-// A disk that fails at any call of a load, of a run's outputs, or of a save: there is a sentence, what was there is whole,
-// and nothing is left behind.
+// A disk that fails at any call of a load, of a run's outputs, or of a save: a sentence names the file, what was there is
+// whole, and nothing is left behind. Class `disk` of `npm run fuzz` tries whole commands.
 // needs: cpu
 import {
   cpSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -11,151 +10,256 @@ import {
 } from "node:fs";
 import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import t from "tap";
+import t, { type Test } from "tap";
 import { nodeFiles } from "../cli/files.ts";
+import { openMetrics } from "../cli/training_metrics.ts";
 import {
-  integers,
+  add,
+  compileTraining,
+  dot,
+  mean,
+  model,
+  sgd,
+  upTo,
+} from "../compiler/mod.ts";
+import { type FileSystem, loadTarget, readTensors } from "../engine/mod.ts";
+import { openTokenizer } from "../engine/checkpoint.ts";
+import {
+  lockFolder,
+  prepareFolder,
+  saveTraining,
+} from "../engine/train/saved.ts";
+import { createCpuDevice } from "../runtime/cpu/mod.ts";
+import { createSession, tensorsInMemory } from "../runtime/mod.ts";
+import { assertLegal } from "../spec/mod.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import {
+  floats,
   switchyard,
   temporaryFolder,
   writeRaw,
 } from "./helpers/cli.ts";
-import { checkpointFolder } from "./helpers/checkpoints.ts";
-import { type Fault, faultyDisk } from "./helpers/faulty_disk.ts";
 import {
-  contents,
-  readOnDisk,
-  TEXT,
-  tinyModel,
-} from "./helpers/tiny_training.ts";
+  type Fault,
+  FAULTS,
+  faultyDisk,
+  kindOf,
+  wrongMessage,
+} from "./helpers/faulty_disk.ts";
+import { contents, readOnDisk } from "./helpers/tiny_training.ts";
 
-const FAULTS: readonly Fault[] = ["EIO", "ENOSPC", "EINTR", "short"];
-
-const STATES = {
-  EIO: "the disk reports an error. Check the disk",
-  ENOSPC: "the disk is full. Free some space",
-  EINTR: "it was interrupted. Start again",
-  short: "nothing",
-} as const;
-
-/** Whether a command said what the disk did, and nothing else. */
-function isNamed(err: string, fault: Fault): boolean {
-  return /^Cannot (read|write) '[^']+': /.test(err) &&
-    err.endsWith(`': ${STATES[fault]}\n`);
+/** What is tried on a disk that fails at each of its calls. */
+interface Trial {
+  /** Faults at the first call of a kind. Default: all. */
+  readonly faults?: number;
+  /** Make what was there before. */
+  readonly before?: () => void;
+  /** Throws, or gives a message, where it fails. */
+  readonly action: (files: FileSystem) => Promise<string | undefined>;
+  /** Look at what is there afterwards. Throws where that is wrong. */
+  readonly after: (failed: boolean) => unknown;
 }
 
-/** The first and the last call of each kind: those between are of the same lines, for other tensors. */
-function callsOf(kinds: readonly string[]) {
-  return kinds.flatMap((kind, at) =>
-    kinds.indexOf(kind) === at || kinds.lastIndexOf(kind) === at
-      ? [{ kind, at }]
-      : []
-  );
-}
-
-t.test("a run", async (t) => {
-  const folder = temporaryFolder(t);
-  const checkpoint = path.join(folder, "model");
-  mkdirSync(checkpoint);
-  for (const name of ["config.json", "model.safetensors"]) {
-    cpSync(
-      path.join(checkpointFolder("mixtral-6e"), name),
-      path.join(checkpoint, name),
+/**
+ * Try all faults at the first call of a kind, and one after the other at those that are like it. Gives the calls, and in
+ * how many tries the action failed.
+ */
+async function tryAll(
+  t: Test,
+  { before, action, after, faults = FAULTS.length }: Trial,
+): Promise<void> {
+  const attempt = async (at: number, fault: Fault) => {
+    before?.();
+    const { disk, calls, failed } = faultyDisk(at, fault);
+    const message = await action(nodeFiles(disk)).then(
+      (text) => text,
+      (error: Error) => error.message,
     );
-  }
-  const inputs = path.join(folder, "in");
-  await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
-  const outputs = path.join(folder, "out");
-  const run = async (at: number, fault: Fault) => {
-    writeFileSync(outputs, "what was there");
-    const { disk, kinds } = faultyDisk(at, fault);
-    const { code, err } = await switchyard([
-      ...["run", checkpoint, "--inputs", inputs, "--outputs", outputs],
-      ...["--adapter", "cpu"],
-    ], nodeFiles(disk));
-    const left = readFileSync(outputs);
-    t.strictSame(readdirSync(folder).sort(), ["in", "model", "out"]);
-    return { code, err, kinds, left };
-  };
-  const good = await run(-1, "short");
-  t.equal(good.code, 0, good.err);
-  const calls = callsOf(good.kinds);
-  t.ok(calls.length > 15, `${calls.length} calls`);
-  let failed = 0;
-  for (const [n, { at }] of calls.entries()) {
-    const fault = FAULTS[n % FAULTS.length]!;
-    const { code, err, left } = await run(at, fault);
-    const what = `${fault} at call ${at}: ${err}`;
-    if (code === 0) {
-      t.strictSame(left, good.left, what);
-      continue;
+    const wrong = message === undefined
+      ? undefined
+      : wrongMessage(message, failed, fault);
+    try {
+      await after(message !== undefined);
+    } catch (error) {
+      return { calls, message, wrong: `${message}, and ${String(error)}` };
     }
-    failed++;
-    t.equal(code, 3, what);
-    t.ok(isNamed(err, fault), what);
-    const before = left.toString() === "what was there";
-    t.ok(before || left.equals(good.left), `${what}: old or new, and whole`);
+    return { calls, message, wrong };
+  };
+  const { calls, ...good } = await attempt(-1, "short");
+  t.strictSame(good, { message: undefined, wrong: undefined });
+  const kinds = calls.map(kindOf);
+  let failed = 0;
+  for (const [at, kind] of kinds.entries()) {
+    const count = kinds.indexOf(kind) === at ? faults : 1;
+    for (const [i] of FAULTS.slice(0, count).entries()) {
+      const fault = FAULTS[(at + i) % FAULTS.length]!;
+      const { message, wrong } = await attempt(at, fault);
+      if (message !== undefined) failed++;
+      if (wrong !== undefined) {
+        t.fail(`${fault} at call ${at}, '${kind}': ${wrong}`);
+      }
+    }
   }
-  t.ok(failed > calls.length / 2, `${failed} failed`);
+  t.comment(`${calls.length} calls, ${failed} failures`);
+  t.ok(failed > calls.length / 2, "most calls matter");
+}
+
+t.test("a load", async (t) => {
+  const demo = checkpointFolder("demo-lm");
+  const weights = path.join(
+    checkpointFolder("mixtral-6e"),
+    "model.safetensors",
+  );
+  const loads: {
+    readonly [what: string]: (files: FileSystem) => Promise<unknown>;
+  } = {
+    "a checkpoint": (files) => loadTarget(demo, files),
+    "a configuration": (files) =>
+      loadTarget(demo, files, { withoutWeights: true }),
+    weights: (files) => readTensors(weights, files),
+    "a tokenizer": async (files) => (await openTokenizer(demo, files))!.close(),
+  };
+  for (const [what, load] of Object.entries(loads)) {
+    t.comment(what);
+    await tryAll(t, {
+      action: async (files) => {
+        await load(files);
+        return undefined;
+      },
+      after: () => {},
+    });
+  }
 });
 
-/** What a save does besides loading, which a run does too: locks, what is written and put in its place, what is removed. */
-const SAVES =
-  /training\.lock|rename|^rm |mkdir|readdir|(handle \w+|open) \.(model|optimizer|config|generation|tokenizer|special)/;
+t.test("a run and its outputs", async (t) => {
+  const folder = temporaryFolder(t);
+  const at = (name: string) => path.join(folder, name);
+  writeFileSync(
+    at("m.ts"),
+    `import { dot, model } from "switchyard-moe";
+export const m = model({ a: 4, b: 3 }, (m) =>
+  ({ y: dot(m.input("x", "a b"), m.param("w", "a b"), "b") }));
+`,
+  );
+  await writeRaw(at("in"), { x: floats([4, 3], 1) });
+  await writeRaw(at("weights"), { w: floats([4, 3], 1) });
+  const made = await switchyard(["plan", at("m.ts"), "--out", at("plan.json")]);
+  t.equal(made.code, 0, made.err);
+  const OLD = "what was there";
+  const whole = new Map<string, unknown>();
+  await tryAll(t, {
+    faults: 1,
+    before: () => {
+      for (const name of ["out", "trace"]) writeFileSync(at(name), OLD);
+    },
+    action: async (files) => {
+      const { code, err } = await switchyard([
+        ...["run", at("plan.json"), "--weights", at("weights")],
+        ...[
+          "--inputs",
+          at("in"),
+          "--outputs",
+          at("out"),
+          "--trace",
+          at("trace"),
+        ],
+        ...["--adapter", "cpu", "--allow-kernels"],
+      ], files);
+      if (code === 0) return undefined;
+      // A run does without tunings that it cannot read.
+      const message = err.replace(/^.* This run does without tunings\n/, "");
+      return code === 3 ? message : `exit code ${code}: ${message}`;
+    },
+    after: (failed) => {
+      const names = readdirSync(folder).sort().join();
+      if (names !== "in,m.ts,out,plan.json,trace,weights") {
+        throw new Error(names);
+      }
+      for (const name of ["out", "trace"]) {
+        const text = readFileSync(at(name), "latin1");
+        if (text === OLD && failed) continue;
+        // A trace has times.
+        const written = name === "out" ? text : JSON.parse(text).length;
+        whole.set(name, whole.get(name) ?? written);
+        if (written !== whole.get(name)) throw new Error(`another ${name}`);
+      }
+    },
+  });
+});
+
+/** Of a step. */
+const METRICS = {
+  ...{ loss: 1, crossEntropy: 1, auxiliary: undefined, gradientNorm: 1 },
+  ...{ rate: 1, tokens: 1, tokensPerSecond: 1, experts: [[0.5, 0.5]] },
+  ...{ sentBytes: 0, validation: undefined, saved: true },
+};
 
 t.test("a save", async (t) => {
-  const model = await tinyModel(t);
   const folder = temporaryFolder(t);
-  const out = path.join(folder, "out"), first = path.join(folder, "first");
-  const train = async (argv: string[], files = nodeFiles()) =>
-    await switchyard(["train", ...argv, "--adapter", "cpu", "--json"], files);
-  const begun = await train([
-    ...[model, "--data", TEXT, "--out", first, "--steps", "1"],
-    ...["--batch", "2", "--length", "8"],
-  ]);
-  t.equal(begun.code, 0, begun.err);
-  const resume = async (at: number, fault: Fault) => {
-    rmSync(out, { recursive: true, force: true });
-    cpSync(first, out, { recursive: true });
-    const { disk, kinds } = faultyDisk(at, fault);
-    const { code, err } = await train([
-      ...[out, "--data", TEXT, "--out", out, "--resume", "--steps", "2"],
-    ], nodeFiles(disk));
-    return { code, err, kinds };
-  };
-  const good = await resume(-1, "short");
-  t.equal(good.code, 0, good.err);
-  const after = await contents(out);
-  // The last of each kind is of what is saved; a lock has the others.
-  const chosen = callsOf(good.kinds).filter(({ kind, at }) =>
-    SAVES.test(kind) && good.kinds.lastIndexOf(kind) === at
-  );
-  t.ok(chosen.length > 20, `${chosen.length} calls`);
-  let failed = 0;
-  for (const [n, { kind, at }] of chosen.entries()) {
-    const fault = FAULTS[n % 3]!;
-    const { code, err } = await resume(at, fault);
-    const what = `${fault} at '${kind}' (call ${at}): ${err}`;
-    if (code === 0) {
-      t.ok(isDeepStrictEqual(await contents(out), after), what);
-      continue;
-    }
-    failed++;
-    t.equal(code, 3, what);
-    t.ok(isNamed(err, fault), what);
-    // Every tensor of the checkpoint that counts is what its hash says.
-    t.ok([1, 2].includes((await readOnDisk(out)).step), what);
-    const names = Object.keys(await contents(out));
-    t.notOk(names.find((name) => /^\.|\.lock/.test(name)), what);
-    if (n % 12 > 0) continue;
-    // What a broken save has written, the next one removes.
-    const again = await train([
-      ...[out, "--data", TEXT, "--out", out, "--resume", "--steps", "2"],
-    ]);
-    t.equal(again.code, 0, `${what}, then ${again.err}`);
-    t.ok(
-      isDeepStrictEqual(await contents(out), after),
-      `${what}: it goes on`,
-    );
+  const [out, first] = [path.join(folder, "out"), path.join(folder, "first")];
+  const from = { folder, tokenizer: folder };
+  for (const name of ["config.json", "tokenizer.json"]) {
+    writeFileSync(path.join(folder, name), "{}");
   }
-  t.ok(failed > chosen.length / 2, `${failed} of ${chosen.length} failed`);
+  const optimizer = sgd({ momentum: 0.9 });
+  const plan = await compileTraining(
+    model({ a: upTo(4), b: 3 }, (m) => {
+      const y = dot(m.input("x", "a b"), m.param("w", "b"), "b");
+      return { loss: mean(add(y, m.param("c", "")), "a") };
+    }),
+    { loss: "loss", optimizer },
+  );
+  const device = await createCpuDevice();
+  const weight = (shape: number[]) => ({
+    ...{ dtype: "f32" as const, shape },
+    data: new Float32Array(shape[0] ?? 1).fill(0.5),
+  });
+  const session = await createSession(plan, {
+    ...{ devices: [device], verify: assertLegal },
+    tensors: tensorsInMemory({ w: weight([3]), c: weight([]) }, "weights"),
+  });
+  t.teardown(() => session.close());
+  const settings = { optimizer, schedule: { rate: 0.1 } };
+  const save = async (out: string, files: FileSystem, step: number) => {
+    const unlock = await lockFolder(out, files);
+    try {
+      await prepareFolder(out, files, from, plan);
+      await saveTraining(out, files, {
+        ...{ plan, session, ranks: [0], rank: 0, optimizer },
+        gatherTexts: (text) => Promise.resolve([text]),
+      }, { step, position: step, text: "", settings });
+    } finally {
+      await unlock();
+    }
+    const metrics = openMetrics({ files }, { out, resume: true });
+    for (const more of [0, 1]) {
+      await metrics.add({ ...METRICS, step: step + more });
+    }
+    await metrics.finish();
+  };
+  await save(first, nodeFiles(), 1);
+  let good: { [name: string]: string } | undefined;
+  await tryAll(t, {
+    faults: 3,
+    before: () => {
+      rmSync(out, { recursive: true, force: true });
+      cpSync(first, out, { recursive: true });
+    },
+    action: async (files) => {
+      await save(out, files, 2);
+      return undefined;
+    },
+    after: async (failed) => {
+      const found = await contents(out);
+      const names = Object.keys(found);
+      const left = names.find((name) => /^\.|\.lock/.test(name));
+      if (left !== undefined) throw new Error(`'${left}' is left`);
+      good ??= found;
+      // Every tensor of the checkpoint that counts is what its hash says.
+      const { step } = await readOnDisk(out);
+      if (failed ? step !== 1 && step !== 2 : !isDeepStrictEqual(found, good)) {
+        throw new Error(`step ${step}`);
+      }
+    },
+  });
 });

@@ -1,18 +1,26 @@
-/** A disk on which one call fails. */
+/** A disk on which a call fails, or one and all that need room after it. */
 
 import * as fs from "node:fs/promises";
 import path from "node:path";
 import type { Disk } from "../../cli/files.ts";
 
-/** What goes wrong: an error of the system, or a read that gives less than was asked. */
-export type Fault = "EIO" | "ENOSPC" | "EINTR" | "short";
+/** Errors of the system, once; a disk that stays full; a read that gives less than was asked. */
+export const FAULTS = ["EIO", "ENOSPC", "EINTR", "full", "short"] as const;
+
+export type Fault = (typeof FAULTS)[number];
+
+/** A call that a disk has taken. */
+export interface DiskCall {
+  readonly name: string;
+  readonly file: string;
+}
 
 /** A disk, and the calls that it has taken. */
 export interface FaultyDisk {
   readonly disk: Disk;
-  calls(): number;
-  /** Of each call what it does and to which file, without what differs from process to process: `read config.json`. */
-  readonly kinds: readonly string[];
+  readonly calls: readonly DiskCall[];
+  /** Those that failed. */
+  readonly failed: readonly DiskCall[];
 }
 
 const CALLS = [
@@ -22,48 +30,107 @@ const CALLS = [
 
 const HANDLE = ["close", "read", "readFile", "stat", "sync", "writeFile"];
 
+/** Calls that need room on the disk. */
+const GROWS = ["appendFile", "link", "mkdir", "writeFile", "handle writeFile"];
+
+/** What a call does and to which file, without what differs from process to process: `read config.json`. */
+export function kindOf({ name, file }: DiskCall): string {
+  return `${name} ${
+    path.basename(finalName(file)).replace(/-\d{8}-/, "-step-")
+  }`;
+}
+
+/** The file that another one becomes, or is made for. */
+export function finalName(file: string): string {
+  const base = path.basename(file).replace(/(\.\d+|\.[0-9a-f-]{36})+$/, "");
+  const own = base !== path.basename(file);
+  return path.join(path.dirname(file), own ? base.replace(/^\./, "") : base);
+}
+
 /** The disk of this machine, but call `at` (from 0) of calls on it and its open files fails. */
 export function faultyDisk(at: number, fault: Fault): FaultyDisk {
-  let calls = 0;
-  const kinds: string[] = [];
+  const [calls, failed]: [DiskCall[], DiskCall[]] = [[], []];
   const fails = (name: string, file: unknown) => {
-    const base = path.basename(String(file)).replace(
-      /(\.\d+|\.[0-9a-f-]{36})+$/,
-      "",
-    );
-    kinds.push(`${name} ${base.replace(/-\d{8}-/, "-step-")}`);
-    return calls++ === at;
+    const call = { name, file: String(file) };
+    const now = calls.push(call) - 1;
+    const full = fault === "full" && at >= 0 && now > at;
+    if (now !== at && !(full && GROWS.includes(name))) return false;
+    failed.push(call);
+    return true;
   };
-  const refuse = () => {
-    throw Object.assign(new Error(`${fault}: made up`), { code: fault });
+  const refuse = (): never => {
+    const code = fault === "full" ? "ENOSPC" : fault;
+    throw Object.assign(new Error(`${code}: made up`), { code });
   };
+  /** A write that fails has written something. */
+  const halfOf = (data: unknown) =>
+    typeof data === "string"
+      ? data.slice(0, data.length >> 1)
+      : (data as Uint8Array).subarray(0, (data as Uint8Array).length >> 1);
   const wrapHandle = (handle: fs.FileHandle, file: unknown): fs.FileHandle =>
     new Proxy(handle, {
-      get: (target, key: keyof fs.FileHandle) => {
-        const member = target[key] as unknown;
+      get: (target, of: keyof fs.FileHandle) => {
+        const key = String(of);
+        const member = target[of] as unknown;
         if (typeof member !== "function") return member;
         const call = member.bind(target) as (...args: unknown[]) => unknown;
-        if (!HANDLE.includes(String(key))) return call;
+        if (!HANDLE.includes(key)) return call;
         return async (...args: unknown[]) => {
-          if (!fails(`handle ${String(key)}`, file)) return await call(...args);
-          if (key === "close") await call();
-          if (fault !== "short") refuse();
+          if (!fails(`handle ${key}`, file)) {
+            // Nothing here outlives a loss of power, and it takes most of the time.
+            return key === "sync" ? undefined : await call(...args);
+          }
           // buffer, offset, length, position
-          if (key === "read") args[2] = Math.ceil(Number(args[2]) / 2);
-          return key === "close" ? undefined : await call(...args);
+          if (fault === "short" && key === "read") {
+            args[2] = Math.ceil(Number(args[2]) / 2);
+          }
+          if (fault === "short") return await call(...args);
+          if (key === "close") await call();
+          if (key === "writeFile") await call(halfOf(args[0]));
+          return refuse();
         };
       },
     });
   const disk = Object.fromEntries(CALLS.map((name) => [
     name,
     async (...args: unknown[]) => {
-      if (fails(name, args[0]) && fault !== "short") refuse();
       const call = fs[name] as (...args: unknown[]) => Promise<unknown>;
+      if (fails(name, args[0]) && fault !== "short") {
+        if (name === "writeFile" || name === "appendFile") {
+          await call(args[0], halfOf(args[1]), ...args.slice(2));
+        }
+        return refuse();
+      }
       const done = await call(...args);
       return name === "open"
         ? wrapHandle(done as fs.FileHandle, args[0])
         : done;
     },
   ])) as unknown as Disk;
-  return { disk, calls: () => calls, kinds };
+  return { disk, calls, failed };
+}
+
+const STATES: { readonly [of in Fault]: string } = {
+  EIO: "the disk reports an error. Check the disk",
+  ENOSPC: "the disk is full. Free some space",
+  EINTR: "it was interrupted. Start again",
+  full: "the disk is full. Free some space",
+  short: "nothing",
+};
+
+/** What is wrong with what is said of calls that failed; undefined where it names one's file and what the disk did. */
+export function wrongMessage(
+  message: string,
+  failed: readonly DiskCall[],
+  fault: Fault,
+): string | undefined {
+  const [, named, state] = /^Cannot (?:read|write) '([^']+)': (.*)$/s.exec(
+    message.trimEnd(),
+  ) ?? [];
+  // A folder is written to disk for a file in it.
+  const files = named === undefined ? [] : [named, path.dirname(named)];
+  return state === STATES[fault] &&
+      failed.some(({ file }) => files.includes(finalName(file)))
+    ? undefined
+    : `it says '${message}'`;
 }
