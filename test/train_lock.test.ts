@@ -7,6 +7,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   writeFileSync,
 } from "node:fs";
 import { hostname } from "node:os";
@@ -43,11 +44,14 @@ t.test("a folder has one training at a time", async (t) => {
   t.teardown(() => child.kill("SIGKILL"));
   await once(child.stdout, "data");
   child.stdout.resume();
-  // It stands still, or what another one reads would be removed meanwhile.
+  // It stands still, so that what is compared stays.
   child.kill("SIGSTOP");
   const lock = path.join(out, "training.lock");
   const { since } = JSON.parse(readFileSync(lock, "utf8"));
-  const step = (await readOnDisk(out)).step;
+  const { step, shards: [shard] } = await readOnDisk(out);
+  // As while the other one removes what its next step has replaced.
+  const [file, aside] = [path.join(out, shard!), path.join(out, "aside")];
+  renameSync(file, aside);
   t.strictSame(
     await switchyard(training(out, out, ["--resume", "--steps", "9"])),
     {
@@ -56,6 +60,7 @@ t.test("a folder has one training at a time", async (t) => {
         `Cannot train into '${out}': another training does, process ${child.pid} on ${hostname()}, since ${since}. Wait until it ends, or give another folder\n`,
     },
   );
+  renameSync(aside, file);
   t.equal((await readOnDisk(out)).step, step, "nothing is written");
   child.kill("SIGKILL");
   await once(child, "close");

@@ -2,7 +2,7 @@
 
 import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
-import { DataError } from "../../spec/errors.ts";
+import { openWorld } from "../../runtime/mpi/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
@@ -119,12 +119,28 @@ async function* execute(
 ): AsyncGenerator<StepMetrics, void, undefined> {
   const { out, resume = false } = options;
   if (out !== undefined && !resume) await checkFolder(out, files);
-  const task = await begin();
+  const unlock = resume ? await lockSaved(files, options) : undefined;
   try {
-    yield* takeSteps(task, files, options);
+    const task = await begin();
+    try {
+      yield* takeSteps(task, files, options);
+    } finally {
+      await task.close();
+    }
   } finally {
-    await task.close();
+    await unlock?.();
   }
+}
+
+/** Keep others out of a folder whose training is gone on with, before more of it is read than its index. */
+async function lockSaved(
+  files: FileSystem,
+  { out, sharing }: RunTrainingOptions,
+): Promise<(() => Promise<void>) | undefined> {
+  const { rank } = sharing === "mpi" ? await openWorld() : { rank: 0 };
+  if (out === undefined || rank > 0) return undefined;
+  await readTraining(out, files);
+  return await lockFolder(out, files);
 }
 
 async function* takeSteps(
@@ -165,14 +181,14 @@ async function* takeSteps(
     await save(run.step);
     await opened.finish();
   } finally {
-    await unlock();
+    await unlock?.();
     await opened.close();
   }
 }
 
-/** A training that is open, and has its folder to itself. */
+/** A training that is open, and what lets others into a folder that it has taken. */
 interface OpenRun extends Run {
-  readonly unlock: () => Promise<void>;
+  readonly unlock?: () => Promise<void>;
 }
 
 async function openTraining(
@@ -181,14 +197,6 @@ async function openTraining(
   options: RunTrainingOptions,
 ): Promise<OpenRun> {
   const { out, resume = false } = options;
-  const folder = out ?? task.where;
-  /** Others may have been at the folder until now. */
-  const lock = async ({ rank }: Opened, check: () => Promise<void>) => {
-    if (out === undefined || rank > 0) return () => Promise.resolve();
-    const unlock = await lockFolder(out, files);
-    await undoneOnError(unlock, check);
-    return unlock;
-  };
   if (!resume) {
     let initial: Tensors = {};
     const opened = await openWith(task, options, async (plan) => {
@@ -198,13 +206,18 @@ async function openTraining(
     return await undoneOnError(opened.close, async () => {
       const { plan, rank } = opened;
       writeMasters(opened, task.settings.optimizer, initial);
-      const unlock = await lock(opened, () => checkFolder(folder, files));
-      if (out !== undefined && rank === 0) {
-        await undoneOnError(unlock, () => task.prepare(out, plan));
-      }
-      return { opened, unlock, task, step: 0, sent: 0 };
+      const begun = { opened, task, step: 0, sent: 0 };
+      if (out === undefined || rank > 0) return begun;
+      const unlock = await lockFolder(out, files);
+      await undoneOnError(unlock, async () => {
+        // Others may have been at the folder until now.
+        await checkFolder(out, files);
+        await task.prepare(out, plan);
+      });
+      return { ...begun, unlock };
     });
   }
+  const folder = out ?? task.where;
   const before = await readTraining(folder, files);
   checkSame(folder, before, task);
   const paths = await listWeightFiles(folder, files);
@@ -215,22 +228,13 @@ async function openTraining(
       () => Promise.resolve(tensors),
     );
     return await undoneOnError(opened.close, async () => {
-      const unlock = await lock(opened, async () => {
-        const { step } = await readTraining(folder, files);
-        if (step === before.step) return;
-        throw new DataError(
-          `Cannot go on with '${folder}': another training has saved step ${step} meanwhile. Start the command again`,
-        );
+      await checkParameters(folder, before, tensors, opened);
+      const { optimizer } = task.settings;
+      await loadOptimizerState(folder, files, before, {
+        ...opened,
+        optimizer,
       });
-      await undoneOnError(unlock, async () => {
-        await checkParameters(folder, before, tensors, opened);
-        const { optimizer } = task.settings;
-        await loadOptimizerState(folder, files, before, {
-          ...opened,
-          optimizer,
-        });
-      });
-      return { opened, unlock, task, step: before.step, sent: 0 };
+      return { opened, task, step: before.step, sent: 0 };
     });
   });
 }
