@@ -54,6 +54,8 @@ function inBlocks(address: URL, size: number): FileSource {
     // What was used last is last.
     kept.delete(start);
     kept.set(start, bytes);
+    // One that could not be fetched is fetched again when it is asked for again.
+    bytes.catch(() => kept.get(start) === bytes && kept.delete(start));
     for (const [oldest] of kept) {
       if (kept.size <= BLOCKS) break;
       kept.delete(oldest);

@@ -42,13 +42,17 @@ export async function serveRun(
       }
       const opened = await files.open(file);
       try {
-        const [, from = "0", to] = /^bytes=(\d+)-(\d+)$/.exec(range ?? "") ??
-          [];
-        const start = Number(from);
-        const end = Math.min(opened.size, Number(to ?? opened.size - 1) + 1);
-        response.writeHead(range ? 206 : 200, {
+        const asked = /^bytes=(\d+)-(\d*)$/.exec(range ?? "");
+        const start = Number(asked?.[1] ?? 0);
+        const end = Math.min(opened.size, Number(asked?.[2] || Infinity) + 1);
+        if (asked && start >= end) {
+          const none = { "content-range": `bytes */${opened.size}` };
+          response.writeHead(416, none).end();
+          return;
+        }
+        response.writeHead(asked ? 206 : 200, {
           "content-type": "application/octet-stream",
-          ...range
+          ...asked
             ? { "content-range": `bytes ${start}-${end - 1}/${opened.size}` }
             : {},
         }).end(await opened.read(start, end - start));

@@ -369,6 +369,19 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
     /^All ranks on CPU \(WebAssembly SIMD, \d+ threads?\)$/,
   ]);
   t.equal((await fetch(`${address}checkpoint/../../package.json`)).status, 404);
+  const config = `${address}checkpoint/config.json`;
+  const whole = await (await fetch(config)).text();
+  for (
+    const [range, status, part] of [
+      ["bytes=2-9", 206, whole.slice(2, 10)],
+      ["bytes=20-", 206, whole.slice(20)],
+      [`bytes=${whole.length}-`, 416, ""],
+      ["bytes=-5", 200, whole],
+    ] as const
+  ) {
+    const answer = await fetch(config, { headers: { range } });
+    t.strictSame([answer.status, await answer.text()], [status, part], range);
+  }
   t.strictSame(await accessibilityProblems(page), []);
   t.strictSame(complaints, []);
   serving.kill("SIGTERM");
