@@ -23,8 +23,8 @@ const SIZES = {
   sequence: 3,
 };
 
-const netOf = (slot: number) =>
-  model({ ...SIZES, slot }, (m) => {
+const netOf = (slot: number, more: { readonly context?: number } = {}) =>
+  model({ ...SIZES, slot, ...more }, (m) => {
     const at = (name: string) => m.input(name, "token", { dtype: "i32" });
     const x = dot(
       m.input("x", "token embed"),
@@ -113,9 +113,12 @@ t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
 });
 
 t.test("too few slots", (t) => {
-  t.throws(
-    () => trace(netOf(3)),
-    /the state has 3 slots 'slot'\. Give it as many/,
-  );
+  t.throws(() => trace(netOf(7)), {
+    name: "ModelError",
+    message:
+      "Cannot conv1d over 'tap' of 4: the state has 7 slots 'slot', and a run has up to 5 tokens. Give it 8 slots, or as many as the model's axis 'context' has positions",
+  });
+  t.throws(() => trace(netOf(5, { context: 6 })), /has 5 slots 'slot'/);
+  t.ok(trace(netOf(6, { context: 6 })));
   t.end();
 });

@@ -154,10 +154,10 @@ export type Conv1d<X extends string, S extends string> = {
  * Causal depthwise convolution, as in Mamba: along the tokens of each sequence, of every channel by itself. With w taps,
  * token (s, p) is the sum over j of `weight[j] · x[s, p - (w - 1) + j]`, in the order of taps; what is before a sequence
  * is 0. Inputs of earlier runs are read from the state, where position p is in slot `p % slots`: it needs as many slots as
- * a sequence has tokens in a run and w - 1 more, or as many as a sequence has positions.
+ * a run has tokens and w - 1 more, or as many as the model's axis `context` has positions.
  *
  * Axes: `x` is `token channel`, `weight` is `channel axis`, `state` is `sequence slot channel`; `y` has the axes of `x`.
- * Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; fewer slots than taps; a state that is
+ * Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; fewer slots than that; a state that is
  * not returned. Gradient: by `x` and `weight`, in a run in which every sequence begins.
  *
  * @example

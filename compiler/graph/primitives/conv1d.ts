@@ -7,7 +7,7 @@ import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
-import { fixed } from "../size_of.ts";
+import { fixed, sizeOf } from "../size_of.ts";
 import { lengthOf, put, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
 import { axis } from "./fields.ts";
@@ -47,11 +47,14 @@ export const conv1d: Definition<"conv1d"> = {
     const width = fixed(sizes, node, node.params.over, "conv1d over");
     const [, slot] = node.inputs[0]!.axes;
     const slots = fixed(sizes, node, slot!, "conv1d from");
-    if (slots >= width) return;
+    const [token] = node.axes;
+    const { size: tokens } = sizeOf(sizes, node, token!);
+    // All tokens of a run may be of one sequence, and each reads what was there before the first of them.
+    const enough = tokens + width - 1;
+    const positions = sizes.get("context")?.size ?? Infinity;
+    if (slots >= Math.min(enough, Math.max(positions, width))) return;
     throw new ModelError(
-      `Cannot conv1d over '${node.params.over}' of ${width}: the state has ${slots} slots '${slot}'. Give it as many as a sequence has tokens in a run, and ${
-        width - 1
-      } more`,
+      `Cannot conv1d over '${node.params.over}' of ${width}: the state has ${slots} slots '${slot}', and a run has up to ${tokens} tokens. Give it ${enough} slots, or as many as the model's axis 'context' has positions`,
       node.span,
     );
   },
