@@ -21,7 +21,7 @@ const RUNS = 7;
 
 /** Files of the parser: from the cutting of templates into tokens to keys of equal text. */
 const PARSER =
-  /spec\/kernel\/(text|text_key|text_scope|scanner|parse|parse_expression|parse_name|parse_unrolled|unroll)\.[jt]s$/;
+  /spec\/kernel\/(text|text_key|text_scope|scanner|parse|parse_expression|resolve|resolve_expression|resolve_name|resolve_target)\.[jt]s$/;
 
 /** One compilation. */
 interface Compilation {

@@ -24,7 +24,7 @@ import {
   u32,
   var_,
 } from "../spec/kernel/build.ts";
-import { expr, parseStatements } from "../spec/kernel/parse.ts";
+import { expr, resolveStatements } from "../spec/kernel/resolve.ts";
 import { type KernelText, KernelTextError, wgsl } from "../spec/kernel/text.ts";
 import type { Expr, Stmt } from "../spec/kernel/tree.ts";
 import { bindings, kernelOf } from "../compiler/kernels/kernel.ts";
@@ -35,7 +35,7 @@ const BINDINGS = bindings(
 );
 
 function statements(text: KernelText): readonly Stmt[] {
-  return parseStatements(text, BINDINGS).body;
+  return resolveStatements(text, BINDINGS).body;
 }
 
 /** The expression of `let v = …;` behind some variables. */
@@ -95,14 +95,14 @@ const VALUES: readonly (readonly [KernelText, Expr])[] = [
 
 t.test("expressions", (t) => {
   for (const [text, tree] of VALUES) {
-    t.strictSame(valueOf(text), tree, text.template.source);
+    t.strictSame(valueOf(text), tree, text.template.strings.join("…"));
   }
   t.strictSame(expr`${A} + 1`, binary("add", A, u32(1)), "of holes alone");
   t.end();
 });
 
 t.test("statements", (t) => {
-  const { body, shared: arrays } = parseStatements(
+  const { body, shared: arrays } = resolveStatements(
     wgsl`
       var<workgroup> cells: array<u32, ${64}>;
       var total: f32 = 0; // declared with its type
@@ -195,7 +195,7 @@ t.test("holes take names, texts, trees and nothing", (t) => {
   t.end();
 });
 
-t.test("a template is cut into tokens once", (t) => {
+t.test("a place in the source is one template", (t) => {
   const text = (n: number) => wgsl`let a = ${n}u;`;
   t.equal(text(1).template, text(2).template);
   t.strictSame(statements(text(2)), [let_("a", u32(2))]);
@@ -262,13 +262,13 @@ const MISTAKES: readonly (readonly [
   ],
   [
     () => wgsl`@unroll (r < 2) { @unroll (c < 2) { let b[c] = r; } }`,
-    [1, 1],
-    "Cannot write out this loop: 'b0' is declared twice. Give it an index",
+    [1, 41],
+    "Cannot declare 'b0': it is declared already. Rename it, or assign to it",
   ],
   [
     () => wgsl`@unroll (r < 2) { let b[r] = r; counts[r] = b[r + 1]; }`,
-    [1, 1],
-    "Cannot write out this loop: nothing declares 'b2'. Count to the number of registers",
+    [1, 45],
+    "Cannot read 'b1': no register of that name is declared here. Declare it before",
   ],
   [
     () => wgsl`@unroll (r < 2) { let b[r] = r; } counts[0] = b[2];`,
@@ -411,12 +411,12 @@ const MISTAKES: readonly (readonly [
   ],
   [
     () => wgsl`for (var i = 0u; i < 4; i += 0) {}`,
-    [1, 27],
+    [1, 30],
     "Cannot count 'i' by this step: it is no positive constant. Give a number",
   ],
   [
     () => wgsl`for (var i = 0u; i < 4; i += lane) {}`,
-    [1, 27],
+    [1, 30],
     "Cannot count 'i' by this step: it is no positive constant. Give a number",
   ],
   [

@@ -1,7 +1,7 @@
 /** Activation functions: elementwise ops of one operand, made of the functions that kernels have. */
 
 import { f32, local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { scalarMap, wantFloat } from "./scalar_map.ts";
 import { type Op, type Tensor, traceOf } from "./tensor.ts";

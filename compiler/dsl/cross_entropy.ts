@@ -1,7 +1,7 @@
 /** The loss of language models. */
 
 import { ModelError } from "../../spec/errors.ts";
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { sameAxes } from "../graph/operands.ts";

@@ -1,6 +1,6 @@
 /** Layer normalization, of sums and elementwise functions. */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { messages as say } from "../graph/messages.ts";

@@ -2,7 +2,7 @@
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node, NodeOf } from "../graph/graph.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";

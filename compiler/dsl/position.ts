@@ -3,7 +3,7 @@
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import { messages as say } from "../graph/messages.ts";
 import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";

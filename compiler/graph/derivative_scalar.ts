@@ -5,7 +5,7 @@
  */
 
 import * as k from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import type { CallName, Expr } from "../../spec/kernel/tree.ts";
 import type { ScalarFunction } from "./graph.ts";
 

@@ -3,7 +3,7 @@
  * its operands, in primitives. Choices, of experts or of the largest, have none: they are held where they are.
  */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import {
   combineDerivative,

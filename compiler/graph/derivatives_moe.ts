@@ -4,7 +4,7 @@
  * that none is sent again. Routers are differentiated through the weights that they give, never through the choice.
  */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import { isWeighted, type Node, type NodeOf } from "./graph.ts";

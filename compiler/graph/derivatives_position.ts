@@ -1,6 +1,6 @@
 /** Derivatives of attention and its cache. Entries of the cache from earlier runs are constants. */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import type { Node } from "./graph.ts";

@@ -1,6 +1,6 @@
 /** How parameters follow their gradients: rules from a parameter, its gradient and optimizer state, in primitives. */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 

@@ -1,6 +1,6 @@
 /** Selection biases of routers: what balances experts without a loss, and has no gradient. */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node, NodeOf } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 import { routeOperand } from "./routing.ts";

@@ -1,6 +1,6 @@
 /** One step of training as one graph: forward, backward, and the update of every parameter. */
 
-import { expr } from "../../spec/kernel/parse.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { gradients, type Scalars } from "./gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";

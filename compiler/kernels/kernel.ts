@@ -3,7 +3,7 @@
 export { local } from "../../spec/kernel/build.ts";
 export * from "../../spec/kernel/elementwise.ts";
 export * from "../../spec/kernel/make.ts";
-export { expr } from "../../spec/kernel/parse.ts";
+export { expr } from "../../spec/kernel/resolve.ts";
 export {
   type Hole,
   type KernelText,

@@ -3,7 +3,7 @@
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { load, u32 } from "./build.ts";
-import { parseStatements } from "./parse.ts";
+import { resolveStatements } from "./resolve.ts";
 import { KernelText, type Statements, wgsl } from "./text.ts";
 import { exactly, textKey } from "./text_key.ts";
 import type { Binding, Expr, Kernel, Stmt } from "./tree.ts";
@@ -141,7 +141,7 @@ export function makeKernel(parts: KernelParts): Kernel {
   const all = parts.bindings.some((b) => b.name === LENGTHS.name)
     ? parts.bindings
     : [...parts.bindings, LENGTHS];
-  const { body, shared, nestedBarriers } = parseStatements(parts.body, all);
+  const { body, shared, nestedBarriers } = resolveStatements(parts.body, all);
   const uses: Uses = { loads: new Set(), stores: new Set() };
   visit(body, uses);
   const bindings = all.flatMap((b): Binding[] => {

@@ -1,17 +1,12 @@
-/** Walks over the tokens of kernel text: what stands next, names with holes put together, and what was expected instead. */
+/** Walks over the tokens of kernel text: what stands next, and what was expected instead. */
 
 import {
   type Hole,
   KernelText,
   KernelTextError,
-  type Template,
   type Token,
+  tokensOf,
 } from "./text.ts";
-
-/** A name, or that of a register with its indices. */
-const NAME = /^[A-Za-z_]\w*(\[\w+\])*$/;
-
-const INDEX = /\[\w+\]/g;
 
 /** Words of WGSL that begin what the subset does not have. */
 export const OUTSIDE: ReadonlySet<string> = new Set(
@@ -19,31 +14,18 @@ export const OUTSIDE: ReadonlySet<string> = new Set(
     .split(" "),
 );
 
-/** The tokens of one text, and of texts in its holes while they are read. */
+/** The tokens of one text. What its holes have is only looked at to say what is wrong. */
 export class Scanner {
-  #text: KernelText = new KernelText(NOTHING, []);
-  #tokens: readonly Token[] = NOTHING.tokens;
+  readonly #tokens: readonly Token[];
   #at = 0;
 
-  /** Read another text from its first token to its last. */
-  inside<T>(text: KernelText, read: () => T): T {
-    const [outer, at] = [this.#text, this.#at];
-    this.#text = text;
-    this.#tokens = text.template.tokens;
-    this.#at = 0;
-    const result = read();
-    if (this.peek().kind !== "end") {
-      throw this.expected("the end of the text", this.peek());
-    }
-    this.#text = outer;
-    this.#tokens = outer.template.tokens;
-    this.#at = at;
-    return result;
+  constructor(readonly text: KernelText) {
+    this.#tokens = tokensOf(text.template);
   }
 
-  /** The next token. */
-  peek(): Token {
-    return this.#tokens[this.#at]!;
+  /** The next token, or one after it. */
+  peek(ahead = 0): Token {
+    return this.#tokens[Math.min(this.#at + ahead, this.#tokens.length - 1)]!;
   }
 
   /** The next token, which is then behind. */
@@ -53,13 +35,12 @@ export class Scanner {
     return token;
   }
 
-  /** Whether an operator stands next. */
+  /** Whether an operator or a word stands next. */
   is(text: string): boolean {
-    const token = this.peek();
-    return token.kind === "operator" && token.text === text;
+    return textOf(this.peek()) === text;
   }
 
-  /** Read an operator if it stands next. */
+  /** Read an operator or a word if it stands next. */
   take(text: string): boolean {
     if (!this.is(text)) return false;
     this.#at++;
@@ -69,107 +50,49 @@ export class Scanner {
   /** Read operators and words that must stand next. */
   skip(...texts: string[]): void {
     for (const text of texts) {
-      const token = this.next();
-      const found = "text" in token ? token.text : this.nameOf(token);
-      if (found !== text) throw this.expected(`'${text}'`, token);
+      if (!this.take(text)) throw this.expected(`'${text}'`);
     }
   }
 
-  /** What a hole takes. */
-  hole(index: number): Hole {
-    return this.#text.holes[index];
-  }
-
-  /** The name that a token is, with its holes filled; undefined: it is none. */
-  nameOf(token: Token): string | undefined {
-    if (token.kind === "name") return token.text;
-    if (token.kind === "hole") {
-      const hole = this.hole(token.hole);
-      if (typeof hole !== "string") return undefined;
-      if (!NAME.test(hole)) {
-        throw this.error(
-          token,
-          `Cannot use '${hole}' as a name: names are letters, digits and '_'. Rename it`,
-        );
-      }
-      return hole;
+  /** A name that must stand next, or a hole with one. */
+  name(what: string): Token {
+    const { kind } = this.peek();
+    if (kind === "name" || kind === "parts" || kind === "hole") {
+      return this.next();
     }
-    if (token.kind !== "parts" || this.suffixed(token)) return undefined;
-    const name = token.parts.map((part) => {
-      const piece = typeof part === "string" ? part : this.hole(part);
-      if (typeof piece === "string" || typeof piece === "number") return piece;
-      throw this.error(
-        token,
-        "Cannot put a name together: a hole in it holds neither a word nor a number. Give it one, or separate it by a space",
-      );
-    }).join("");
-    // What stands behind the name of a register is part of it: `sum[r]` and `_block` are `sum_block[r]`.
-    const whole = name.includes("[")
-      ? name.replace(INDEX, "") + name.match(INDEX)?.join("")
-      : name;
-    if (NAME.test(whole)) return whole;
-    throw this.error(
-      token,
-      `Cannot use '${name}' as a name: names are letters, digits and '_'. Rename it`,
-    );
+    throw this.expected(what);
   }
 
-  /** A number in a hole with the suffix behind it. */
-  suffixed(
-    token: Token,
-  ): { readonly value: number; readonly suffix: string } | undefined {
-    if (token.kind !== "parts" || token.parts.length !== 2) return undefined;
-    const [hole, suffix] = token.parts;
-    if (typeof hole !== "number" || typeof suffix !== "string") {
-      return undefined;
-    }
-    const value = this.hole(hole);
-    return typeof value === "number" && /^[uif]$/.test(suffix)
-      ? { value, suffix }
-      : undefined;
-  }
-
-  /** A name that must stand next. */
-  name(what: string): string {
-    const token = this.next();
-    const name = this.nameOf(token);
-    if (name === undefined) throw this.expected(what, token);
-    return name;
-  }
-
-  /** The text at hand. */
-  get text(): KernelText {
-    return this.#text;
-  }
-
-  /** A mistake at a token of a text; by default of the one at hand. */
-  error(
-    token: Token,
-    sentence: string,
-    text: KernelText = this.#text,
-  ): KernelTextError {
-    return new KernelTextError(sentence, text.template, token);
-  }
-
-  /** Something else stands where `what` should. */
-  expected(what: string, token: Token): KernelTextError {
-    const found = token.kind === "end"
-      ? "the text ends"
-      : token.kind === "hole"
-      ? `a hole with ${kindOf(this.hole(token.hole))} is there`
-      : `'${"text" in token ? token.text : "${…}"}' is there`;
-    const outside = token.kind === "name" && OUTSIDE.has(token.text)
-      ? `. Kernel text has no '${token.text}'; see spec/kernels.md`
-      : "";
-    return this.error(token, `Cannot read ${what}: ${found}${outside}`);
+  /** Something else stands next where `what` should. */
+  expected(what: string): KernelTextError {
+    return expected(this.text, what, this.peek());
   }
 }
 
-const NOTHING: Template = {
-  tokens: [{ kind: "end", line: 1, column: 1 }],
-  source: "",
-  site: () => undefined,
-};
+/** What a token says, without holes. */
+function textOf(token: Token): string | undefined {
+  return token.kind === "operator" || token.kind === "name"
+    ? token.text
+    : undefined;
+}
+
+/** Something else stands where `what` should. */
+export function expected(
+  text: KernelText,
+  what: string,
+  token: Token,
+): KernelTextError {
+  const found = token.kind === "end"
+    ? "the text ends"
+    : token.kind === "hole"
+    ? `a hole with ${kindOf(text.holes[token.hole])} is there`
+    : `'${"text" in token ? token.text : "${…}"}' is there`;
+  const outside = token.kind === "name" && OUTSIDE.has(token.text)
+    ? `. Kernel text has no '${token.text}'; see spec/kernels.md`
+    : "";
+  const sentence = `Cannot read ${what}: ${found}${outside}`;
+  return new KernelTextError(sentence, text.template, token);
+}
 
 function kindOf(hole: Hole): string {
   if (typeof hole === "number") return "a number";

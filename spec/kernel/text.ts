@@ -1,6 +1,7 @@
 /**
- * Kernel text: WGSL statements and expressions in a tagged template. Here it is cut into tokens; `parse.ts` makes a kernel
- * tree of it where it is used, because only there the names that it mentions have types. See spec/kernels.md.
+ * Kernel text: WGSL statements and expressions in a tagged template. Here it is cut into tokens; `parse.ts` reads their
+ * syntax, once for each template, and `resolve.ts` makes a kernel tree of it where it is used, because only there the names
+ * that it mentions have types. See spec/kernels.md.
  */
 
 import { laterCallSite } from "../call_site.ts";
@@ -43,9 +44,8 @@ export type Token =
 
 /** What does not change between uses of one template: there is one for each place in the source. */
 export interface Template {
-  readonly tokens: readonly Token[];
-  /** The text with `${…}` for holes. */
-  readonly source: string;
+  /** The text between the holes. */
+  readonly strings: readonly string[];
   /** The template's place in its file, where the engine tells it. */
   readonly site: () => Span | undefined;
 }
@@ -59,7 +59,7 @@ export function wgsl(
 ): KernelText {
   let template = templates.get(strings);
   if (!template) {
-    template = readTemplate(strings, laterCallSite(wgsl));
+    template = { strings, site: laterCallSite(wgsl) };
     templates.set(strings, template);
   }
   return new KernelText(template, holes);
@@ -99,24 +99,8 @@ function numberOf(
   };
 }
 
-/** A template, which is cut into tokens when it is first parsed. */
-function readTemplate(
-  strings: readonly string[],
-  site: Template["site"],
-): Template {
-  let tokens: readonly Token[] | undefined;
-  return {
-    get tokens() {
-      return tokens ??= tokensOf(strings);
-    },
-    get source() {
-      return strings.join(HOLE);
-    },
-    site,
-  };
-}
-
-function tokensOf(strings: readonly string[]): readonly Token[] {
+/** The tokens of a template. */
+export function tokensOf({ strings }: Template): readonly Token[] {
   const tokens: Token[] = [];
   let line = 1, column = 1;
   const advance = (text: string) => {
@@ -183,7 +167,7 @@ export class KernelTextError extends SyntaxError {
   readonly site: Span | undefined;
 
   constructor(sentence: string, template: Template, at: Token) {
-    const { source } = template;
+    const source = template.strings.join(HOLE);
     const site = template.site();
     const { line, column } = at;
     const gutter = " ".repeat(String(line).length);

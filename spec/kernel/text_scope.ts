@@ -1,17 +1,18 @@
 /** The names that kernel text sees: bindings, workgroup arrays and variables, with their types. */
 
 import type { Binding, ScalarType, SharedArray, Stmt } from "./tree.ts";
-import { declaredBy } from "./unroll.ts";
 
 /** What declares a variable: only a `var` may be assigned to. `turn`: a loop that is written out. */
 export type VariableKind = "let" | "var" | "loop" | "turn";
 
-/** A variable; or the registers of a name, which ends in `[]` then. */
+/** A variable; or the registers of a name. */
 export interface Variable {
   readonly type: ScalarType;
   readonly kind: VariableKind;
   /** Its name in the tree. Default: that in the text. */
   readonly as?: string;
+  /** Of the variable of an unrolled loop. */
+  readonly value?: number;
 }
 
 /** Names in scope while text is read. */
@@ -19,8 +20,13 @@ export class TextScope {
   readonly shared: SharedArray[] = [];
   readonly #bindings: ReadonlyMap<string, Binding>;
   readonly #variables = new Map<string, Variable>();
-  /** Variables in the order of their declarations. */
+  /** What has registers; those are variables, too. */
+  readonly #registers = new Map<string, Variable>();
+  /** Variables in the order of their declarations, and names that have registers. */
   readonly #declared: string[] = [];
+  readonly #registered: string[] = [];
+  /** Names that end with an iteration of an unrolled loop. */
+  readonly #inTurn: string[] = [];
 
   constructor(bindings: readonly Binding[]) {
     this.#bindings = new Map(bindings.map((b) => [b.name, b]));
@@ -28,6 +34,11 @@ export class TextScope {
 
   variable(name: string): Variable | undefined {
     return this.#variables.get(name);
+  }
+
+  /** What the registers of a name are. */
+  registers(name: string): Variable | undefined {
+    return this.#registers.get(name);
   }
 
   binding(name: string): Binding | undefined {
@@ -40,8 +51,12 @@ export class TextScope {
 
   /** Whether a name stands for something already. */
   has(name: string): boolean {
-    return this.#variables.has(name) || this.#bindings.has(name) ||
-      this.array(name) !== undefined;
+    return this.#variables.has(name) || this.isArray(name);
+  }
+
+  /** Whether a name is that of a binding or of a workgroup array. */
+  isArray(name: string): boolean {
+    return this.#bindings.has(name) || this.array(name) !== undefined;
   }
 
   declare(name: string, variable: Variable): void {
@@ -49,29 +64,55 @@ export class TextScope {
     this.#declared.push(name);
   }
 
-  /** Declare what statements of a tree declare for those after them. */
-  declareAll(body: readonly Stmt[]): void {
-    declaredBy(body).forEach(({ as, is }) => this.declare(as, is));
+  /** Declare what a register of a name is. */
+  declareRegisters(name: string, variable: Variable): void {
+    this.#registers.set(name, variable);
+    this.#registered.push(name);
+  }
+
+  /** Declare a name for the iteration that is read. */
+  declareInTurn(name: string, variable: Variable): void {
+    this.#variables.set(name, variable);
+    this.#inTurn.push(name);
+  }
+
+  /** Declare what a statement of a tree declares for those after it. */
+  declareTree(s: Stmt): void {
+    if (s.op === "loads") {
+      const { type } = s;
+      s.names.forEach((name) => this.declare(name, { type, kind: "let" }));
+    } else if (s.op === "let" || s.op === "var") {
+      this.declare(s.name, { type: s.value.type, kind: s.op });
+    }
   }
 
   /** Read a block: what it declares ends with it. */
   block<T>(read: () => T): T {
-    const { length } = this.#declared;
+    const [{ length }, registers] = [this.#declared, this.#registered.length];
     const result = read();
-    while (this.#declared.length > length) {
-      this.#variables.delete(this.#declared.pop()!);
-    }
+    forget(this.#variables, this.#declared, length);
+    forget(this.#registers, this.#registered, registers);
     return result;
   }
 
-  /** Read the body of a loop that is written out: registers of an index stay, what else it declares ends with it. */
-  turns<T>(read: () => T): T {
-    const { length } = this.#declared;
-    const result = read();
-    for (const name of this.#declared.splice(length)) {
-      if (name.endsWith("[]")) this.#declared.push(name);
-      else this.#variables.delete(name);
-    }
-    return result;
+  /** Whether a loop is written out. */
+  inTurn(): boolean {
+    return this.#inTurn.length > 0;
   }
+
+  /** Read an iteration of an unrolled loop: names of it end with it. */
+  turn(read: () => void): void {
+    const { length } = this.#inTurn;
+    read();
+    forget(this.#variables, this.#inTurn, length);
+  }
+}
+
+/** Take away the names behind the first `length`. */
+function forget(
+  from: Map<string, Variable>,
+  names: string[],
+  length: number,
+): void {
+  for (const name of names.splice(length)) from.delete(name);
 }

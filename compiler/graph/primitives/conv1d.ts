@@ -1,7 +1,7 @@
 /** Causal depthwise convolution along the tokens of a sequence, over a ring of its last inputs. */
 
 import { ModelError } from "../../../spec/errors.ts";
-import { expr } from "../../../spec/kernel/parse.ts";
+import { expr } from "../../../spec/kernel/resolve.ts";
 import { closed } from "../../../spec/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";

@@ -1,7 +1,7 @@
 /** The logarithm of the sum of exponentials along an axis. */
 
 import { closed } from "../../../spec/schema.ts";
-import { expr } from "../../../spec/kernel/parse.ts";
+import { expr } from "../../../spec/kernel/resolve.ts";
 import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
 import { logSumExpRow } from "../evaluate_routing.ts";
 import { without } from "../messages.ts";

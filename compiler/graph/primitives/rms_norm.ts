@@ -1,7 +1,7 @@
 /** RMS norms along an axis. */
 
 import { closed } from "../../../spec/schema.ts";
-import { expr } from "../../../spec/kernel/parse.ts";
+import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands, total } from "../evaluate_rows.ts";
 import { messages as say } from "../messages.ts";
 import {

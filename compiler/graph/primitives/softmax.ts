@@ -1,7 +1,7 @@
 /** The softmax along an axis. */
 
 import { closed } from "../../../spec/schema.ts";
-import { expr } from "../../../spec/kernel/parse.ts";
+import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands } from "../evaluate_rows.ts";
 import { softmaxRow } from "../evaluate_routing.ts";
 import { alongAxis } from "../operands.ts";

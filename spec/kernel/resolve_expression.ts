@@ -1,0 +1,487 @@
+/** Resolves expressions of kernel text to the kernel tree. Types are checked on the way. */
+
+import {
+  binary,
+  bitcast,
+  bool,
+  call,
+  convert,
+  f32,
+  i32,
+  id,
+  load,
+  local,
+  neg,
+  select,
+  shared,
+  u32,
+} from "./build.ts";
+import { expressionOf as syntaxOf } from "./parse.ts";
+import {
+  type Indexed,
+  inside,
+  mistake,
+  type Name,
+  nameAt,
+  nameOf,
+  partsOf,
+  registerName,
+  type Resolving,
+  suffixed,
+} from "./resolve_name.ts";
+import type { ExprSyntax } from "./syntax.ts";
+import { KernelText, KernelTextError, type Token } from "./text.ts";
+import type { Variable } from "./text_scope.ts";
+import type { BinaryOp, CallName, Expr, ScalarType } from "./tree.ts";
+import { ARGUMENTS, binaryType, fitsType } from "./types.ts";
+
+/** An integer without a suffix: it takes the type that its place wants. */
+interface Literal {
+  readonly op: "literal";
+  readonly value: number;
+  readonly token: Token;
+  readonly text: KernelText;
+}
+
+type Call = Extract<ExprSyntax, { readonly kind: "call" }>;
+
+const SCALARS: ReadonlySet<string> = new Set(["f32", "i32", "u32", "bool"]);
+const CONSTANT = { f32, i32, u32 };
+
+/** Functions whose WGSL name differs from the tree's. */
+const NAMED: { readonly [wgsl: string]: CallName } = { inverseSqrt: "rsqrt" };
+
+/** An expression; an integer without a suffix becomes one of type `wanted`. Throws KernelTextError, as the others do. */
+export function expression(
+  p: Resolving,
+  s: ExprSyntax,
+  wanted?: ScalarType,
+): Expr {
+  return typed(operand(p, s), wanted);
+}
+
+/** An expression that must be of a type; `what` is how the message names it. */
+export function expressionOf(
+  p: Resolving,
+  s: ExprSyntax,
+  { type, what }: { readonly type: ScalarType; readonly what: string },
+): Expr {
+  const value = expression(p, s, type);
+  if (value.type === type) return value;
+  throw mistake(
+    p,
+    s.start,
+    `Cannot use ${value.type} for ${what}: it must be ${type}. Convert it with ${type}()`,
+  );
+}
+
+const INDEX = { type: "u32", what: "an index" } as const;
+
+/** The value of an operand, which takes type `wanted` if it is an integer without a suffix. */
+function typed(value: Expr | Literal, wanted: ScalarType | undefined): Expr {
+  if (value.op !== "literal") return value;
+  if (wanted !== undefined && wanted !== "bool") return constant(value, wanted);
+  throw new KernelTextError(
+    `Cannot tell the type of ${value.value}: nothing beside it has one. Write ${value.value}u, ${value.value}i or ${value.value}.0`,
+    value.text.template,
+    value.token,
+  );
+}
+
+function constant(
+  { value, token, text }: Omit<Literal, "op">,
+  type: "f32" | "i32" | "u32",
+): Expr {
+  if (fitsType(type, value)) return CONSTANT[type](value);
+  throw new KernelTextError(
+    `Cannot use ${value} as ${type}: ${type} does not have it. Give a value in its range`,
+    text.template,
+    token,
+  );
+}
+
+function typeOf(value: Expr | Literal): ScalarType | undefined {
+  return value.op === "literal" ? undefined : value.type;
+}
+
+function operand(p: Resolving, s: ExprSyntax): Expr | Literal {
+  switch (s.kind) {
+    case "number":
+      return numeric(p, s);
+    case "word":
+      return word(p, s.at);
+    case "element":
+      return element(p, s);
+    case "call":
+      return called(p, s);
+    case "group":
+      return group(p, s.axis);
+    case "minus":
+      return negated(p, s);
+    case "not":
+      return inverted(p, s);
+    case "binary": {
+      const { operator: { fn, kind, text }, at } = s;
+      const shift = kind === "shift";
+      const [left, right] = [operand(p, s.a), operand(p, s.b)];
+      const a = typed(left, shift ? undefined : typeOf(right));
+      const b = typed(right, shift ? "u32" : a.type);
+      return checked(p, fn, { a, b, at, text });
+    }
+  }
+}
+
+/** A binary operation whose operands fit. */
+function checked(
+  p: Resolving,
+  fn: BinaryOp,
+  { a, b, at, text }: {
+    readonly a: Expr;
+    readonly b: Expr;
+    readonly at: Token;
+    readonly text: string;
+  },
+): Expr {
+  if (binaryType(fn, a.type, b.type) !== undefined) return binary(fn, a, b);
+  throw mistake(
+    p,
+    at,
+    `Cannot apply '${text}': the operands are ${a.type} and ${b.type}. Convert one of them`,
+  );
+}
+
+type Prefixed = Extract<ExprSyntax, { readonly kind: "minus" | "not" }>;
+
+function negated(p: Resolving, { a, at }: Prefixed): Expr | Literal {
+  const value = operand(p, a);
+  if (value.op === "literal") return { ...value, value: -value.value };
+  if (value.type === "f32" || value.type === "i32") {
+    return value.op === "const"
+      ? CONSTANT[value.type](-Number(value.value))
+      : neg(value);
+  }
+  throw mistake(
+    p,
+    at,
+    `Cannot negate ${value.type}: it has no negative values. Subtract it, or convert it`,
+  );
+}
+
+function inverted(p: Resolving, { a, at }: Prefixed): Expr {
+  const value = expression(p, a);
+  if (value.type === "bool") {
+    return { op: "unary", type: "bool", fn: "not", a: value };
+  }
+  throw mistake(
+    p,
+    at,
+    `Cannot apply '!': the operand is ${value.type} and not bool. Compare it with a value`,
+  );
+}
+
+function numeric(
+  { text }: Resolving,
+  { value, suffix, at }: {
+    readonly value: number;
+    readonly suffix: string;
+    readonly at: Token;
+  },
+): Expr | Literal {
+  const literal = { value, token: at, text };
+  if (suffix === "u") return constant(literal, "u32");
+  if (suffix === "i") return constant(literal, "i32");
+  return suffix === "" && Number.isInteger(value)
+    ? { op: "literal", ...literal }
+    : constant(literal, "f32");
+}
+
+/** A name; or what a hole has. */
+function word(p: Resolving, at: Token): Expr | Literal {
+  if (at.kind === "hole") {
+    const hole = p.text.holes[at.hole];
+    if (typeof hole === "number") {
+      return numeric(p, { value: hole, suffix: "", at });
+    }
+    if (hole instanceof KernelText) {
+      return inside(p, hole, () => operand(p, syntaxOf(hole)));
+    }
+    if (typeof hole === "object" && "type" in hole) {
+      return withRegisters(p, hole, at);
+    }
+  }
+  const number = suffixed(p, at);
+  if (number) return numeric(p, { ...number, at });
+  const name = nameAt(p, at, "an expression");
+  const register = name.endsWith("]") &&
+    registerOf(p, { name, at, indices: [] });
+  return register ? valueOf(register, name) : named(p, name, at);
+}
+
+/** The value of a variable; that of an iteration is known. */
+function valueOf({ as, type, value }: Variable, name: string): Expr {
+  return value === undefined ? local(as ?? name, type) : u32(value);
+}
+
+/** What a name alone stands for. */
+function named(p: Resolving, name: string, at: Token): Expr {
+  const variable = p.scope.variable(name);
+  if (variable) return valueOf(variable, name);
+  if (name === "lane") return id("local");
+  if (name === "true" || name === "false") return bool(name === "true");
+  throw mistake(
+    p,
+    at,
+    p.scope.has(name)
+      ? `Cannot use '${name}' as a value: it is an array. Add an index`
+      : `Cannot read '${name}': nothing of that name is declared here. Declare it before, or add it to the bindings`,
+  );
+}
+
+function group(p: Resolving, axis: Token): Expr {
+  const of = nameAt(p, axis, "x, y or z");
+  if (of === "x" || of === "y" || of === "z") return id(`group.${of}`);
+  throw mistake(
+    p,
+    axis,
+    `Cannot read 'group.${of}': workgroups are numbered in x, y and z. Name one of them`,
+  );
+}
+
+/** A register; or an element of a binding or of workgroup memory. */
+function element(
+  p: Resolving,
+  { at, indices }: Extract<ExprSyntax, { readonly kind: "element" }>,
+): Expr {
+  const name = nameAt(p, at, "an expression");
+  const register = registerOf(p, { name, at, indices });
+  return register
+    ? valueOf(register, name)
+    : elementAt(p, name, indexOf(p, { name, at, indices }));
+}
+
+/** An element of a binding or of workgroup memory. */
+export function elementAt(
+  { scope }: Resolving,
+  name: string,
+  index: Expr,
+): Expr {
+  const array = scope.array(name);
+  return array
+    ? shared(name, index, array.type)
+    : load(name, index, scope.binding(name)!.type);
+}
+
+/** The index of an element. */
+export function indexOf(
+  p: Resolving,
+  { name, at, indices: [first, second] }: Indexed,
+): Expr {
+  const { scope } = p;
+  const array = scope.array(name);
+  if (!array && !scope.binding(name)) {
+    const state = scope.variable(name)
+      ? "is a variable"
+      : "is neither a binding nor a workgroup array";
+    throw mistake(
+      p,
+      at,
+      `Cannot index '${name}': it ${state}. Declare it as one of them`,
+    );
+  }
+  if (second) {
+    throw mistake(
+      p,
+      second.start,
+      `Cannot index '${name}' twice: it has one axis. Compute one index`,
+    );
+  }
+  const index = expressionOf(p, first!, INDEX);
+  if (array && index.op === "const" && Number(index.value) >= array.length) {
+    throw mistake(
+      p,
+      first!.start,
+      `Cannot index '${name}' with ${index.value}: it has ${array.length} elements. Stay below that`,
+    );
+  }
+  return index;
+}
+
+/** A name with its indices, if it has any: then it is a register's. */
+export function registerAt(
+  p: Resolving,
+  { name, at, indices }: Indexed,
+): Name {
+  if (indices.length === 0 && !name.endsWith("]")) {
+    return { base: name, as: name, register: false };
+  }
+  const { base, indices: known } = partsOf(p, name)!;
+  const numbers: number[] = [];
+  for (const text of known) {
+    const number = p.scope.variable(text)?.value ?? Number(text);
+    if (Number.isNaN(number)) {
+      throw mistake(
+        p,
+        at,
+        `Cannot index '${base}' with '${text}': that is no variable of an unrolled loop. Write the loop around it`,
+      );
+    }
+    numbers.push(number);
+  }
+  for (const index of indices) {
+    const value = expressionOf(p, index, INDEX);
+    if (value.op !== "const") {
+      throw mistake(
+        p,
+        index.start,
+        `Cannot index '${base}' with this: which register it is would be known only in a run. Use variables of unrolled loops`,
+      );
+    }
+    numbers.push(Number(value.value));
+  }
+  return { base, as: registerName(base, numbers), register: true };
+}
+
+/** The register that a name with indices stands for; undefined: it has none. */
+export function registerOf(p: Resolving, from: Indexed): Variable | undefined {
+  const { name, at } = from;
+  if (!name.endsWith("]") && !p.scope.registers(name)) return undefined;
+  const { as } = registerAt(p, from);
+  const variable = p.scope.variable(as);
+  if (variable) return variable;
+  throw mistake(
+    p,
+    at,
+    `Cannot read '${as}': no register of that name is declared here. Declare it before`,
+  );
+}
+
+/** The tree in a hole, with the registers of the iteration that is resolved: it has them as locals such as `sum[r]`. */
+export function withRegisters<T extends object>(
+  p: Resolving,
+  tree: T,
+  at: Token,
+): T {
+  if (!p.scope.inTurn() || p.plain.has(tree)) return tree;
+  const name = (text: string) =>
+    text.endsWith("]")
+      ? registerAt(p, { name: text, at, indices: [] }).as
+      : text;
+  const renamed = <N>(node: N): N => {
+    if (typeof node !== "object" || node === null) return node;
+    let changed = false;
+    const parts = Object.entries(node).map(([key, part]) => {
+      const now = key === "name" && typeof part === "string"
+        ? name(part)
+        : renamed(part);
+      changed ||= now !== part;
+      return [key, now] as const;
+    });
+    if (!changed) return node;
+    return (Array.isArray(node)
+      ? parts.map(([, part]) => part)
+      : Object.fromEntries(parts)) as N;
+  };
+  const now = renamed(tree);
+  if (now === tree) p.plain.add(tree);
+  return now;
+}
+
+/** The halves of a word that is two floats of 16 bits. */
+const HALVES: { readonly [part: string]: CallName } = {
+  x: "unpackF16Lo",
+  y: "unpackF16Hi",
+};
+
+/** A conversion or a function's value. */
+function called(p: Resolving, s: Call): Expr {
+  const { at } = s;
+  const name = nameAt(p, at, "an expression");
+  if (s.type) return cast(p, s, s.type);
+  if (SCALARS.has(name)) {
+    const [value] = operands(p, s, { name, count: 1 });
+    const type = name as ScalarType;
+    return convert(type, typed(value!, type));
+  }
+  if (name === "min" || name === "max") {
+    const [left, right] = operands(p, s, { name, count: 2 });
+    const a = typed(left!, typeOf(right!));
+    const b = typed(right!, a.type);
+    return checked(p, name, { a, b, at, text: name });
+  }
+  if (name === "select") return selected(p, s);
+  const half = s.part && HALVES[nameOf(p, s.part)!];
+  const fn = half ?? NAMED[name] ?? name as CallName;
+  if (!Object.hasOwn(ARGUMENTS, fn)) {
+    throw mistake(
+      p,
+      at,
+      `Cannot call '${name}': there is no such function. Functions are ${
+        Object.keys(ARGUMENTS).filter((f) => !/^unpack|rsqrt/.test(f)).join(
+          ", ",
+        )
+      }, inverseSqrt, unpack2x16float, min, max, select and bitcast`,
+    );
+  }
+  const wanted = ARGUMENTS[fn];
+  const args = operands(p, s, { name, count: wanted.length })
+    .map((value, i) => typed(value, wanted[i]));
+  if (args.every(({ type }, i) => type === wanted[i])) return call(fn, ...args);
+  const given = args.map(({ type }) => type).join(", ");
+  throw mistake(
+    p,
+    at,
+    `Cannot call '${name}' with ${given}: it takes ${
+      wanted.join(", ")
+    }. Convert the arguments`,
+  );
+}
+
+/** `select(ifFalse, ifTrue, condition)` */
+function selected(p: Resolving, s: Call): Expr {
+  const [no, yes, test] = operands(p, s, { name: "select", count: 3 }) as [
+    Expr | Literal,
+    Expr | Literal,
+    Expr | Literal,
+  ];
+  const a = typed(yes, typeOf(no));
+  const b = typed(no, a.type);
+  const condition = typed(test, undefined);
+  if (condition.type === "bool" && a.type === b.type) {
+    return select(condition, a, b);
+  }
+  throw mistake(
+    p,
+    s.at,
+    `Cannot select by ${condition.type} between ${b.type} and ${a.type}: it takes two values of one type, then a bool. Convert one of them`,
+  );
+}
+
+/** `bitcast<u32>(x)` */
+function cast(p: Resolving, s: Call, to: Token): Expr {
+  const type = nameAt(p, to, "a type") as ScalarType;
+  const [value] = operands(p, s, { name: "bitcast", count: 1 });
+  const from = typed(value!, undefined);
+  if (SCALARS.has(type) && type !== "bool" && from.type !== "bool") {
+    return bitcast(type, from);
+  }
+  throw mistake(
+    p,
+    to,
+    `Cannot cast the bits of ${from.type} to '${type}': only f32, i32 and u32 have bits. Name one of them`,
+  );
+}
+
+/** So many arguments. */
+function operands(
+  p: Resolving,
+  { args, at }: Call,
+  { name, count }: { readonly name: string; readonly count: number },
+): (Expr | Literal)[] {
+  const all = args.map((arg) => operand(p, arg));
+  if (all.length === count) return all;
+  throw mistake(
+    p,
+    at,
+    `Cannot call '${name}' with ${all.length} arguments: it takes ${count}. Give as many`,
+  );
+}

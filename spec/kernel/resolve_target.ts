@@ -1,0 +1,75 @@
+/** What kernel text declares: variables and registers. */
+
+import { registerAt } from "./resolve_expression.ts";
+import {
+  mistake,
+  type Name,
+  nameAt,
+  registerName,
+  type Resolving,
+} from "./resolve_name.ts";
+import type { TargetSyntax } from "./syntax.ts";
+import type { Token } from "./text.ts";
+import type { Variable } from "./text_scope.ts";
+
+/** Statements that are being resolved, and the blocks around them. */
+export interface Declaring extends Resolving {
+  /** Loops and conditions around what is resolved. */
+  depth: number;
+  /** Loops around it that are written out: at which depth they stand, and the value of the iteration. */
+  readonly turns: { readonly depth: number; value: number }[];
+}
+
+/** Words that no variable may be called: they mean something else, or other syntax begins with them. */
+const RESERVED: ReadonlySet<string> = new Set(
+  "bitcast bool else f32 false for group i32 if lane let true u32 var vec2 vec4"
+    .split(" "),
+);
+
+/** A name that is free for a variable. */
+export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
+  const { scope, turns, depth } = p;
+  const name = nameAt(p, at);
+  const found = registerAt(p, { name, at, indices });
+  const { base, register } = found;
+  if (RESERVED.has(base)) {
+    throw mistake(
+      p,
+      at,
+      `Cannot declare '${base}': the word has a meaning of its own. Rename it`,
+    );
+  }
+  // Each iteration of an unrolled loop has its own.
+  const own = !register && turns.at(-1)?.depth === depth;
+  const as = own ? registerName(base, turns.map((t) => t.value)) : found.as;
+  const known = register ? scope.isArray(base) : scope.has(base);
+  const taken = known ? base : scope.has(as) ? as : undefined;
+  if (taken === undefined) return { base, as, register };
+  throw mistake(
+    p,
+    at,
+    `Cannot declare '${taken}': it is declared already. Rename it, or assign to it`,
+  );
+}
+
+/** Declare a variable, or a register. */
+export function declare(
+  p: Declaring,
+  { base, as, register }: Name,
+  { at, ...is }: Variable & { readonly at: Token },
+): void {
+  const { scope } = p;
+  scope.declare(as, register ? { ...is, as } : is);
+  if (!register) {
+    if (as !== base) scope.declareInTurn(base, { ...is, as });
+    return;
+  }
+  const known = scope.registers(base);
+  if (!known) return scope.declareRegisters(base, is);
+  if (known.type === is.type && known.kind === is.kind) return;
+  throw mistake(
+    p,
+    at,
+    `Cannot declare a register of '${base}' as ${is.kind} ${is.type}: others are ${known.kind} ${known.type}. Rename it`,
+  );
+}
