@@ -1,6 +1,7 @@
 /**
  * Bundles what runs as few files, because a process takes most of its start to find and read each one: the program, the
- * page of `switchyard view`, and `switchyard-moe/browser`. `node scripts/bundle.mjs FOLDER` does it by hand, for a package.
+ * page of `switchyard view`, `switchyard-moe/browser` and `switchyard-moe/editor`. `node scripts/bundle.mjs FOLDER` does it
+ * by hand, for a package.
  */
 
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -17,6 +18,7 @@ const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/compiled_from.ts"],
+  "compiler/editor/tracer.ts",
 ];
 
 /** esbuild comes with tsx. */
@@ -73,6 +75,22 @@ export async function bundleBrowser(folder) {
   });
 }
 
+/** As `bundleProgram`, of the plugin of TypeScript's server, which loads plugins by `require`. */
+export async function bundleEditor(folder) {
+  return await loadEsbuild().build({
+    ...PROGRAM,
+    ...{ splitting: false, format: "cjs", sourcemap: false },
+    outfile: resolve(folder, "compiler/editor/plugin.cjs"),
+    entryPoints: ["compiler/editor/mod.ts"],
+    define: { "import.meta.url": "pluginUrl" },
+    banner: {
+      js:
+        'const pluginUrl = require("node:url").pathToFileURL(__filename).href;',
+    },
+    footer: { js: "module.exports = module.exports.init;" },
+  });
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const folder = resolve(process.argv[2] ?? "dist");
   try {
@@ -80,6 +98,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       bundleProgram(folder),
       bundlePage(resolve(folder, "page")),
       bundleBrowser(folder),
+      bundleEditor(folder),
     ]);
     for (const { path, contents } of bundles.flatMap((b) => b.outputFiles)) {
       mkdirSync(dirname(path), { recursive: true });

@@ -27,7 +27,7 @@ interface Compile {
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "compiler/mod.ts"],
   ...["spec/mod.ts", "runtime/mod.ts", "engine/mod.ts"],
-  "engine/compiled_from.ts",
+  ...["engine/compiled_from.ts", "compiler/editor/tracer.ts"],
 ];
 
 /** A clone with nothing but what compiles it. */
@@ -35,7 +35,7 @@ async function emptyClone(t: Test) {
   const root = temporaryFolder(t);
   const script = join(root, "scripts/compile.mjs");
   mkdirSync(dirname(script));
-  for (const name of ["compile.mjs", "bundle.mjs"]) {
+  for (const name of ["compile.mjs", "bundle.mjs", "validators.mjs"]) {
     cpSync(join(ROOT, "scripts", name), join(root, "scripts", name));
   }
   symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
@@ -136,7 +136,8 @@ t.test("the program and its page are bundled again when a source has changed", a
   const main = bundledFile("cli/main.ts");
   const page = join(root, ".compiled/dist/page/main.js");
   for (const entry of ENTRIES) {
-    write(entry, 'export { a } from "../spec/a.ts";', 1);
+    const up = "../".repeat(entry.split("/").length - 1);
+    write(entry, `export { a } from "${up}spec/a.ts";`, 1);
   }
   write("spec/a.ts", "export const a = new URL('../', import.meta.url);", 1);
   write("view/page/style.css", "body { margin: 0 }", 1);

@@ -1,6 +1,6 @@
 // The npm package, installed in an empty project elsewhere: its command, its types, and its import from JavaScript.
 // needs: cpu
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import {
   cpSync,
   existsSync,
@@ -197,6 +197,48 @@ t.test("types hold for a TypeScript user", (t) => {
   const { status, stdout } = call(process.execPath, [tsc, "-p", "."]);
   t.equal(status, 0, stdout);
   t.end();
+});
+
+t.test("TypeScript's server loads the plugin, which shows mistakes of tracing", async (t) => {
+  const folder = join(PROJECT, "edited");
+  mkdirSync(folder);
+  const plugins = [{ name: "switchyard-moe/editor", seconds: 3600 }];
+  const options = { strict: true, module: "nodenext", types: [], plugins };
+  writeFileSync(
+    join(folder, "tsconfig.json"),
+    JSON.stringify({ compilerOptions: options, files: ["layer.ts"] }),
+  );
+  const file = join(folder, "layer.ts");
+  const text = readFileSync(join(PROJECT, "layer.ts"), "utf8");
+  writeFileSync(file, text.replace("topK: 2", "topK: 9"));
+  const server = spawn(process.execPath, [
+    join(ROOT, "node_modules/typescript/lib/tsserver.js"),
+    ...[
+      "--pluginProbeLocations",
+      PROJECT,
+      "--disableAutomaticTypingAcquisition",
+    ],
+  ], { stdio: ["pipe", "pipe", "ignore"] });
+  t.teardown(() => server.kill());
+  const ask = (command: string, given: object): void => {
+    const request = { seq: 0, type: "request", command, arguments: given };
+    server.stdin.write(`${JSON.stringify(request)}\n`);
+  };
+  ask("open", { file });
+  ask("geterr", { files: [file], delay: 0 });
+  let said = "";
+  for await (const part of server.stdout) {
+    said += part;
+    // Where there is something new, the server says so, and an editor asks again.
+    if (/projectsUpdatedInBackground/.test(String(part))) {
+      ask("geterr", { files: [file], delay: 0 });
+    }
+    if (/Cannot choose 9 of axis/.test(said)) break;
+  }
+  t.match(
+    said,
+    /Cannot choose 9 of axis 'expert': expected a whole number from 1 to 8/,
+  );
 });
 
 t.test("without optional packages it computes on a CPU, and says how to add a GPU", (t) => {

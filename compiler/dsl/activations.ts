@@ -32,6 +32,7 @@ function activation(
 
 /**
  * `1 / (1 + exp(-x))`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `y · (1 - y)`.
+ * Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -46,8 +47,8 @@ export function sigmoid<A extends string, D extends Float>(
 }
 
 /**
- * `x · sigmoid(x)`, also called swish. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient:
- * `s · (1 + x · (1 - s))`, s being `sigmoid(x)`.
+ * `x · sigmoid(x)`, also called swish. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `s
+ * · (1 + x · (1 - s))`, s being `sigmoid(x)`. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -63,7 +64,8 @@ export function silu<A extends string, D extends Float>(
 }
 
 /**
- * The larger of `x` and 0. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: 1 above 0, else 0.
+ * The larger of `x` and 0. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: 1 above 0,
+ * else 0. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -80,7 +82,7 @@ export function relu<A extends string, D extends Float>(
 
 /**
  * `log(1 + exp(x))`, without overflow, to 1e-7. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
- * Gradient: `sigmoid(x)`.
+ * Gradient: `sigmoid(x)`. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -108,7 +110,7 @@ export interface GeluOptions {
  * `x · Φ(x)`, Φ being the distribution function of the standard normal distribution, to 2e-7; or its approximation by tanh.
  *
  * Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `Φ(x) + x · φ(x)`, or that of the
- * approximation.
+ * approximation. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts

@@ -13,7 +13,7 @@ import { scalarType } from "../graph/evaluate_scalar.ts";
 import type { Lambda } from "../graph/graph.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { wantFloat } from "./scalar_map.ts";
-import { apply, type Op, type Tensor, traceOf } from "./tensor.ts";
+import { apply, type Op, refuse, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 
 /** A built-in function, with its lowering. */
@@ -38,10 +38,11 @@ function two(
   const p0 = local("p0", type);
   if (typeof b === "number") {
     if (type !== "f32" && !Number.isInteger(b)) {
-      throw new ModelError(
+      const error = new ModelError(
         `Cannot ${op.name} '${a.axes}' and ${b}: its dtype is '${a.dtype}'. Give a whole number, or cast it`,
         callSite(op),
       );
+      return refuse(error, [a]);
     }
     const value: Expr = {
       op: "const",
@@ -69,7 +70,8 @@ function two(
  * The sum `a + b`, operands broadcast by axis name; `b` may be a number.
  *
  * Axes: one operand has all axes of the other; the result has them in that operand's order. Dtype: both equal, any.
- * Errors: neither has all axes of the other; dtypes differ.
+ * Errors: neither has all axes of the other; dtypes differ. Gradient: 1 by `a` and by `b`, summed over the axes that
+ * an operand lacks. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -97,7 +99,8 @@ export function add<
 /**
  * The difference `a - b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`.
+ * Axes, dtype and errors: as `add`. Gradient: 1 by `a` and -1 by `b`, summed as for `add`. Sharding: along every axis
+ * as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -120,7 +123,8 @@ export function sub<
 /**
  * The product `a * b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`.
+ * Axes, dtype and errors: as `add`. Gradient: `b` by `a` and `a` by `b`, summed as for `add`. Sharding: along every
+ * axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -143,7 +147,8 @@ export function mul<
 /**
  * The quotient `a / b`, operands broadcast by axis name; `b` may be a number. Of integers, the whole part.
  *
- * Axes, dtype and errors: as `add`.
+ * Axes, dtype and errors: as `add`. Gradient: `1 / b` by `a` and `-a / b²` by `b`, summed as for `add`; integers have
+ * none. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -168,7 +173,8 @@ export function div<
 /**
  * The larger of `a` and `b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`.
+ * Axes, dtype and errors: as `add`. Gradient: that of the result goes to the larger, where both are equal to `a`.
+ * Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -191,7 +197,8 @@ export function maximum<
 /**
  * The smaller of `a` and `b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`.
+ * Axes, dtype and errors: as `add`. Gradient: that of the result goes to the smaller, where both are equal to `a`.
+ * Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -227,7 +234,8 @@ function one(
 /**
  * The negative of `x`.
  *
- * Axes: those of `x`. Dtype: any but "u32". Errors: an operand of dtype "u32".
+ * Axes: those of `x`. Dtype: any but "u32". Errors: an operand of dtype "u32". Gradient: -1. Sharding: along every
+ * axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -242,17 +250,19 @@ export function neg<A extends string, D extends Exclude<DType, "u32">>(
   const trace = traceOf([x], neg);
   const type = scalarType(x.dtype);
   if (trace && type === "u32") {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot neg '${x.axes}': its dtype is 'u32', expected 'i32'. Cast it`,
       callSite(neg),
     );
+    return refuse(error, [x]);
   }
   const lambda = builtin((v) => -v!, [type], negate(local("p0", type)));
   return apply(neg, "map", [x], { lambda, op: "neg" });
 }
 
 /**
- * e to the power of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
+ * e to the power of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `exp(x)`.
+ * Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -267,7 +277,8 @@ export function exp<A extends string, D extends Float>(
 }
 
 /**
- * The natural logarithm of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
+ * The natural logarithm of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 / x`.
+ * Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -282,7 +293,8 @@ export function log<A extends string, D extends Float>(
 }
 
 /**
- * The square root of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
+ * The square root of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 / (2 ·
+ * sqrt(x))`. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -297,7 +309,8 @@ export function sqrt<A extends string, D extends Float>(
 }
 
 /**
- * The hyperbolic tangent of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 - y²`.
+ * The hyperbolic tangent of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 -
+ * y²`. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -312,7 +325,8 @@ export function tanh<A extends string, D extends Float>(
 }
 
 /**
- * The magnitude of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
+ * The magnitude of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: the sign of `x`;
+ * 0 at 0. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -339,7 +353,8 @@ export type Scalar<B extends string, C extends string, E extends string> =
  *
  * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: all equal, "f32"
  * or "f16". Errors: no operand has all axes; dtypes differ; a function of more numbers than there are tensors; a
- * function outside the scalar subset, when the model is compiled.
+ * function outside the scalar subset, when the model is compiled. Gradient: of the function, derived from its source;
+ * conditions and rounding have none. Sharding: along every axis as its operands are; nothing is sent.
  *
  * @example
  * ```ts
@@ -384,10 +399,11 @@ function mapped(
     );
   }
   if (f.length > operands.length) {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot map a function of ${f.length} numbers over ${operands.length} tensors`,
       callSite(op),
     );
+    return refuse(error, operands as [Tensor, ...Tensor[]]);
   }
   const lambda: Lambda = {
     js: f as (...xs: number[]) => number,

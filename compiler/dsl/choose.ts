@@ -18,7 +18,7 @@ import { fitsType } from "../../spec/kernel/types.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { scalarType } from "../graph/evaluate_scalar.ts";
 import { scalarMap } from "./scalar_map.ts";
-import { apply, type Tensor, traceOf } from "./tensor.ts";
+import { apply, refuse, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast } from "./types.ts";
 
 function constant(type: ScalarType, value: number): Expr {
@@ -29,8 +29,9 @@ function constant(type: ScalarType, value: number): Expr {
 /**
  * `x` within `low` and `high`, numbers; either may be infinite.
  *
- * Axes: those of `x`. Dtype: any; limits of integers are whole numbers. Errors: `low` above `high`; a limit that is no
- * number of the dtype. Gradient: 1 from `low` to `high`, 0 outside.
+ * Axes: those of `x`. Dtype: any; limits of integers are whole numbers. Errors: `low` above `high`; a limit that is
+ * no number of the dtype. Gradient: 1 from `low` to `high`, 0 outside. Sharding: along every axis as its operands
+ * are; nothing is sent.
  *
  * @example
  * ```ts
@@ -49,12 +50,13 @@ export function clamp<A extends string, D extends DType>(
   const fits = (low === -Infinity || fitsType(type, low)) &&
     (high === Infinity || fitsType(type, high));
   if (!(low <= high) || !fits) {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot clamp '${x.axes}' to ${low} and ${high}: its dtype is '${x.dtype}'. Give ${
         type === "f32" ? "two numbers" : "two whole numbers"
       }, the smaller first`,
       callSite(clamp),
     );
+    return refuse(error, [x]);
   }
   if (low === -Infinity && high === Infinity) return x;
   const above = low > -Infinity
@@ -67,9 +69,10 @@ export function clamp<A extends string, D extends DType>(
 /**
  * `a` where `condition` is not 0, else `b`; operands broadcast by axis name.
  *
- * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: `a` and `b` equal, any;
- * `condition` any. Errors: no operand has all axes; dtypes differ. Gradient: that of the result goes to `a` or to `b`,
- * and 0 to the other; `condition` has none.
+ * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: `a` and `b`
+ * equal, any; `condition` any. Errors: no operand has all axes; dtypes differ. Gradient: that of the result goes to
+ * `a` or to `b`, and 0 to the other; `condition` has none. Sharding: along every axis as its operands are; nothing is
+ * sent.
  *
  * @example
  * ```ts

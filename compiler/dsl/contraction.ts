@@ -11,6 +11,7 @@ import {
   apply,
   axisOf,
   names,
+  refuse,
   siteOf,
   type Tensor,
   traceOf,
@@ -22,8 +23,10 @@ import type { CanDot, CanEinsum, Dot, EinsumOut, Float } from "./types.ts";
  * Multiply `a` and `b` and sum over the axis `over`, or over several (`"head headDim"`). Other axes that both have are
  * batch axes. Orientation does not matter: axes are found by name.
  *
- * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both equal, "f32" or "f16"; sums
- * are in f32. Errors: an axis that one operand does not have; dtypes differ.
+ * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both equal, "f32" or "f16";
+ * sums are in f32. Errors: an axis that one operand does not have; dtypes differ. Gradient: `dot` with the other
+ * operand, over the axes that only it has. Sharding: along every axis. Where `over` is sharded each rank sums its
+ * part, and the parts are added up where the result is used (an all-reduce or a reduce-scatter).
  *
  * @example
  * ```ts
@@ -56,6 +59,7 @@ export function dot<
  *
  * Axes: those after `->`, in that order. Dtype: both equal, "f32" or "f16". Errors: a spec that does not say the
  * operands' axes; an output axis on neither operand; nothing to sum and neither operand with all axes; dtypes differ.
+ * Gradient: as `dot`. Sharding: as `dot`.
  *
  * @example
  * ```ts
@@ -78,8 +82,9 @@ export function einsum<
 ): Tensor<EinsumOut<S>, D> {
   const trace = traceOf([a, b], einsum);
   const site = siteOf(trace, einsum);
-  const output = names(parseSpec(spec, a, b))
-    .map((axis) => axisOf(axis, [a, b], trace));
+  const parsed = parseSpec(spec, a, b);
+  if (parsed instanceof ModelError) return refuse(parsed, [a, b]);
+  const output = parsed.map((axis) => axisOf(axis, [a, b], trace));
   let [left, right] = [a.node, b.node];
   for (const axis of without(left.axes, [...right.axes, ...output])) {
     left = makeNode("reduce", [left], { kind: "sum", over: axis }, site);
@@ -105,18 +110,19 @@ export function einsum<
 }
 
 /** The output's axes, after the spec is held against the operands. */
-function parseSpec(spec: string, a: Tensor, b: Tensor): string {
+function parseSpec(
+  spec: string,
+  a: Tensor,
+  b: Tensor,
+): readonly string[] | ModelError {
   const [left, right] = [a.node.axes, b.node.axes];
-  const fail = (message: string): never => {
-    throw new ModelError(message, callSite(einsum));
-  };
+  const wrong = (message: string) => new ModelError(message, callSite(einsum));
   const arrow = spec.indexOf(" -> ");
-  if (arrow < 0) return fail(say.einsumSpec(spec, left, right));
+  if (arrow < 0) return wrong(say.einsumSpec(spec, left, right));
   if (spec.slice(0, arrow) !== `${a.axes}, ${b.axes}`) {
-    return fail(say.einsumOperands(spec, left, right));
+    return wrong(say.einsumOperands(spec, left, right));
   }
-  const output = spec.slice(arrow + 4);
-  const lost = without(names(output), [...left, ...right].map(shortAxis));
-  if (lost.length > 0) fail(say.einsumOutput(spec, lost));
-  return output;
+  const output = names(spec.slice(arrow + 4));
+  const lost = without(output, [...left, ...right].map(shortAxis));
+  return lost.length > 0 ? wrong(say.einsumOutput(spec, lost)) : output;
 }

@@ -5,7 +5,14 @@ import { expr } from "../../spec/kernel/resolve.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { sameAxes } from "../graph/operands.ts";
-import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
+import {
+  axisOf,
+  refuse,
+  siteOf,
+  type Tensor,
+  traceOf,
+  wrap,
+} from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 
 /** Options of `crossEntropy`. */
@@ -20,9 +27,10 @@ export interface CrossEntropyOptions<K extends string> {
  * The mean of `-log softmax(logits)[label]` over all tokens whose label counts; 0 where none does. Probabilities are
  * never stored: `logSumExp` and the logit of the label are enough.
  *
- * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore` -100.
- * Errors: an axis that the logits do not have; labels with other axes; when run, a label that is no class. Gradient: by
- * `logits`, `softmax(logits)` less 1 at the label, over the number of tokens that count.
+ * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore`
+ * -100. Errors: an axis that the logits do not have; labels with other axes; when run, a label that is no class.
+ * Gradient: by `logits`, `softmax(logits)` less 1 at the label, over the number of tokens that count. Sharding: along
+ * the token axes: each rank sums its tokens, and the sums are added up. `over` is whole on each rank.
  *
  * @example
  * ```ts
@@ -48,11 +56,12 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
   const over = axisOf(options.over, [logits], trace);
   const [x, label] = [logits.node, labels.node];
   if (!x.axes.includes(over)) {
-    throw new ModelError(say.axis("crossEntropy", x.axes, over), span);
+    const error = new ModelError(say.axis("crossEntropy", x.axes, over), span);
+    return refuse(error, [logits], []);
   }
   const rest = x.axes.filter((axis) => axis !== over);
   if (!sameAxes(label.axes, rest) || label.dtype !== "i32") {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot take the crossEntropy of '${
         words(x.axes)
       }' with labels ${label.dtype}[${words(label.axes)}]: expected i32[${
@@ -60,6 +69,7 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
       }]`,
       span,
     );
+    return refuse(error, [logits, labels], []);
   }
   const b = new NodeBuilder(builderContext(trace.axes, []), site);
   const counts = b.cast(

@@ -5,7 +5,14 @@ import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { messages as say } from "../graph/messages.ts";
 import { wantFloat } from "./scalar_map.ts";
-import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
+import {
+  axisOf,
+  refuse,
+  siteOf,
+  type Tensor,
+  traceOf,
+  wrap,
+} from "./tensor.ts";
 import type { Axis, CanGain, Float } from "./types.ts";
 
 /** Options of `layerNorm`. */
@@ -21,8 +28,8 @@ export interface LayerNormOptions<B> {
  * `axis`. Sums are in f32.
  *
  * Axes: those of `x`; `gain` and `bias` have `axis` alone. Dtype: all equal, "f32" or "f16". Defaults: no `bias`;
- * `epsilon` 1e-5. Errors: an axis that `x` does not have; a gain or bias with other axes; dtypes differ. Gradient: by `x`,
- * `gain` and `bias`.
+ * `epsilon` 1e-5. Errors: an axis that `x` does not have; a gain or bias with other axes; dtypes differ. Gradient: by
+ * `x`, `gain` and `bias`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts
@@ -59,18 +66,17 @@ export function layerNorm<
   wantFloat(layerNorm, operands);
   const site = siteOf(trace, layerNorm);
   const over = axisOf(axis, [x], trace);
-  const fail = (message: string) => {
-    throw new ModelError(message, site.span);
-  };
-  if (!x.node.axes.includes(over)) {
-    fail(say.axis("layerNorm", x.node.axes, over));
-  }
+  const fail = (message: string): Tensor<A, D> =>
+    refuse(new ModelError(message, site.span), [x, scale]);
+  const { axes: all } = x.node;
+  if (!all.includes(over)) return fail(say.axis("layerNorm", all, over));
   for (const { node, dtype, axes } of operands.slice(1)) {
     if (node.axes.length !== 1 || node.axes[0] !== over) {
-      fail(say.gain(x.node.axes, over, { op: "layerNorm", gain: node.axes }));
+      const made = { op: "layerNorm", gain: node.axes };
+      return fail(say.gain(all, over, made));
     }
     if (dtype !== x.dtype) {
-      fail(say.dtype("layerNorm", [axes], dtype, x.dtype));
+      return fail(say.dtype("layerNorm", [axes], dtype, x.dtype));
     }
   }
   const b = new NodeBuilder(builderContext(trace.axes, []), site);

@@ -199,9 +199,10 @@ function list<T>(x: OneOrMore<T>): readonly T[] {
  * what scores are and the factor. Several layers are one long batch, as in transformers: give arrays. Only scores are
  * differentiated. Tokens that the router's own mask excludes are in P only, as in DeepSpeed; with `mask` in neither.
  *
- * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; as many logits as routings are needed; a
- * `group` without `per`, of other tokens, or along an axis that the model does not have; when run, a group that is no
- * place along `per`.
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; as many logits as routings are
+ * needed; a `group` without `per`, of other tokens, or along an axis that the model does not have; when run, a group
+ * that is no place along `per`. Gradient: by the logits; counts have none. Sharding: along the token axes: each rank
+ * sums its tokens, and the sums are added up.
  *
  * @example
  * ```ts
@@ -254,6 +255,7 @@ export function balancingLoss<
  * several.
  *
  * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; a `group` as for `balancingLoss`.
+ * Gradient: by the logits. Sharding: as `balancingLoss`.
  *
  * @example
  * ```ts
@@ -296,6 +298,7 @@ export interface ImportanceOptions<A extends string, E extends string, G>
  * (plus 1e-10). `scores` are a softmax, or what a routing chose (`routing.chosen`) for a loss of load.
  *
  * Axes: none, or `per`. Dtype: "f32". Errors: axes that the scores do not have; a `group` as for `balancingLoss`.
+ * Gradient: by the scores. Sharding: as `balancingLoss`.
  *
  * @example
  * ```ts
@@ -356,7 +359,8 @@ export interface BiasUpdateOptions {
  * The next selection bias, which balances without a loss: an expert that fewer than the mean of tokens chose goes up by
  * `rate`, one that more chose goes down.
  *
- * Axes: those of `bias`, the routing's experts. Dtype: "f32". Errors: a bias with other axes.
+ * Axes: those of `bias`, the routing's experts. Dtype: "f32". Errors: a bias with other axes. Gradient: none.
+ * Sharding: counts of tokens are added up over ranks; each rank has all of the bias.
  *
  * @example
  * ```ts

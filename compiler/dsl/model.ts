@@ -10,7 +10,14 @@ import { report } from "../graph/problems.ts";
 import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { makeNode } from "../graph/make_node.ts";
-import { type Block, names, Tensor, type Trace, wrap } from "./tensor.ts";
+import {
+  type Block,
+  names,
+  refuse,
+  Tensor,
+  type Trace,
+  wrap,
+} from "./tensor.ts";
 import type { CanReturn, Known, KnownParam, ParamName } from "./types.ts";
 
 /** A length known when a program starts, at most `bound`. */
@@ -408,6 +415,7 @@ function closeBlock(
     const of = blockOfAxis(axis);
     return of !== "" && isWithin(of, path);
   });
-  if (local.length > 0) throw new ModelError(say.leave(axes, local), span);
-  return value;
+  if (local.length === 0) return value;
+  const error = new ModelError(say.leave(axes, local), span);
+  return refuse(error, [value], without(axes, local));
 }

@@ -6,7 +6,14 @@ import { makeNode } from "../graph/make_node.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
 import type { Routing } from "./route.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { axisOf, siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
+import {
+  axisOf,
+  refuse,
+  siteOf,
+  type Tensor,
+  traceOf,
+  wrap,
+} from "./tensor.ts";
 import { transpose } from "./shape.ts";
 import type {
   Axis,
@@ -37,7 +44,9 @@ export type TopK<A extends string, D extends Float> = {
  * The `k` largest of `x` along an axis: by value descending, equal ones by index ascending.
  *
  * Axes: those of `x` without `over`, then `axis`. Dtype: "f32" or "f16"; indices are "i32". Errors: an axis that `x`
- * does not have; a `k` that is no whole number from 1 to its length; an axis of choices of another size.
+ * does not have; a `k` that is no whole number from 1 to its length; an axis of choices of another size. Gradient:
+ * that of `values` goes to the chosen elements; `indices` have none. Sharding: along all axes but `over`, which is
+ * whole on each rank.
  *
  * @example
  * ```ts
@@ -92,7 +101,9 @@ function routeNode(
  * Send each token to its experts. What is computed on the result must keep rows apart until `combine`.
  *
  * Axes: `x` has the routed token axes; the result is `expert slot`, then the others. Dtype: that of `x`. Errors: `x`
- * without a routed axis; when traced, a result that never reaches `combine`, or whose rows are mixed.
+ * without a routed axis; when traced, a result that never reaches `combine`, or whose rows are mixed. Gradient:
+ * `combine` with weights of 1. Sharding: rows are where their experts are: tokens are sent there by an all-to-all,
+ * where experts are sharded.
  *
  * @example
  * ```ts
@@ -123,7 +134,12 @@ export function dispatch<
   const site = siteOf(trace, dispatch);
   const { tokens } = node.params;
   if (without(tokens, value.node.axes).length > 0) {
-    throw new ModelError(say.dispatch(value.node.axes, tokens), site.span);
+    const { expert, slot } = node.params;
+    return refuse(
+      new ModelError(say.dispatch(value.node.axes, tokens), site.span),
+      [value],
+      [expert, slot, ...without(value.node.axes, tokens)],
+    );
   }
   const order = words([...tokens, ...without(value.node.axes, tokens)]);
   if (order !== value.axes) value = transpose(value, order);
@@ -137,7 +153,9 @@ export function dispatch<
  * dropped.
  *
  * Axes: `y` starts with `expert slot`; the result is the routed token axes, then the others. Dtype: that of `y`.
- * Errors: other axes; when traced, a value that `routing` did not dispatch.
+ * Errors: other axes; when traced, a value that `routing` did not dispatch. Gradient: by `y`, `dispatch` times the
+ * weights; by the weights, the product with the rows. Sharding: rows return by an all-to-all to where their tokens
+ * are.
  *
  * @example
  * ```ts

@@ -8,7 +8,14 @@ import { messages as say } from "../graph/messages.ts";
 import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { scalarMap } from "./scalar_map.ts";
-import { apply, axisOf, names, type Tensor, traceOf } from "./tensor.ts";
+import {
+  apply,
+  axisOf,
+  names,
+  refuse,
+  type Tensor,
+  traceOf,
+} from "./tensor.ts";
 import type {
   Axis,
   CanCache,
@@ -28,8 +35,10 @@ import type {
  * The row of `table` along `axis` for each of `ids`. Axes that both have go together: ids "token choice" pick elements of
  * "token expert" along "expert" in each token's own row.
  *
- * Axes: those of `ids`, then those that only `table` has, without `axis`. Dtype: that of `table`; `ids` are "i32". Errors: an axis
- * that `table` does not have; ids of another dtype. An id outside the table is an error when the program runs.
+ * Axes: those of `ids`, then those that only `table` has, without `axis`. Dtype: that of `table`; `ids` are "i32".
+ * Errors: an axis that `table` does not have; ids of another dtype. An id outside the table is an error when the
+ * program runs. Gradient: by `table`, rows of the result are added up at their ids, in their order. Sharding: along
+ * every axis. Where `axis` is sharded, each rank reads the rows that it has, and the results are added up.
  *
  * @example
  * ```ts
@@ -75,8 +84,9 @@ export interface RopeOptions<P> {
 /**
  * Rotary position embedding: turn pairs of elements along `axis` by an angle that grows with the position.
  *
- * Axes: those of `x`; `position` has some of them. Dtype: "f32" or "f16"; `position` is "i32". Errors: an axis that `x`
- * does not have, or of odd length; a position with other axes; no bound for positions.
+ * Axes: those of `x`; `position` has some of them. Dtype: "f32" or "f16"; `position` is "i32". Errors: an axis that
+ * `x` does not have, or of odd length; a position with other axes; no bound for positions. Gradient: the rotation
+ * back. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts
@@ -105,23 +115,27 @@ export function rope<
   const span = callSite(rope);
   const sizeOf = (name: string) => trace.axes[axisOf(name, [x], trace)]?.size;
   if (!names(x.axes).includes(axis)) {
-    throw new ModelError(say.axis("rope", x.node.axes, axis), span);
+    return refuse(new ModelError(say.axis("rope", x.node.axes, axis), span), [
+      x,
+    ]);
   }
   const length = sizeOf(axis);
   if (length === undefined || length % 2 !== 0) {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot rope '${x.axes}' over '${axis}': its size is ${
         length ?? "not in the model"
       }, expected an even number`,
       span,
     );
+    return refuse(error, [x]);
   }
   const positions = options.positions ?? sizeOf("context");
   if (positions === undefined) {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot rope '${x.axes}': nothing bounds the positions. Give 'positions', or the model an axis 'context'`,
       span,
     );
+    return refuse(error, [x]);
   }
   const { theta = 10000, inverseFrequencies } = options;
   return apply(rope, "rope", [x, position], {
@@ -156,9 +170,10 @@ export type Conv1d<X extends string, S extends string> = {
  * is 0. Inputs of earlier runs are read from the state, where position p is in slot `p % slots`: it needs as many slots as
  * a run has tokens and w - 1 more, or as many as the model's axis `context` has positions.
  *
- * Axes: `x` is `token channel`, `weight` is `channel axis`, `state` is `sequence slot channel`; `y` has the axes of `x`.
- * Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; fewer slots than that; a state that is
- * not returned. Gradient: by `x` and `weight`, in a run in which every sequence begins.
+ * Axes: `x` is `token channel`, `weight` is `channel axis`, `state` is `sequence slot channel`; `y` has the axes of
+ * `x`. Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; fewer slots than that; a
+ * state that is not returned. Gradient: by `x` and `weight`, in a run in which every sequence begins. Sharding: along
+ * the channels, and along the tokens if those of a sequence are on one rank.
  *
  * @example
  * ```ts
@@ -251,10 +266,11 @@ export type Attention<Q extends string, S extends string, D extends DType> = {
  * Causal grouped-query attention with a cache. Token (s, p) writes its key and value at (s, p) of the states and then
  * sees positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
  *
- * Axes: `q` is `token head headDim`, `key` and `value` are `token kvHead headDim`, `keys` and `values` are
- * `sequence context kvHead headDim`; `y` has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and
- * `position` are "i32". Errors: other axes; dtypes differ; heads that are no multiple of the key heads; states that are
- * not returned.
+ * Axes: `q` is `token head headDim`, `key` and `value` are `token kvHead headDim`, `keys` and `values` are `sequence
+ * context kvHead headDim`; `y` has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
+ * "i32". Errors: other axes; dtypes differ; heads that are no multiple of the key heads; states that are not
+ * returned. Gradient: by `q`, `key`, `value` and `sinks`, in a run in which every sequence begins. Sharding: along
+ * the heads with their key heads, and along the tokens if those of a sequence are on one rank.
  *
  * @example
  * ```ts
@@ -298,9 +314,10 @@ export function attention<
   const { value, values, sequence, position } = options;
   traceOf([query, key, value, keys, values, sequence, position], attention);
   const span = callSite(attention);
-  const fail = (message: string): never => {
-    throw new ModelError(message, span);
-  };
+  const fail = (message: string): Attention<Q, S, D> => ({
+    y: refuse(new ModelError(message, span), [query, key]),
+    ...{ keys, values: values as Tensor<S, D> },
+  });
   const [token, head, dim] = query.node.axes;
   const kvHead = key.node.axes[1];
   if (query.node.axes.length !== 3) return fail(say.query(query.node.axes));
@@ -351,9 +368,10 @@ export type LatentAttention<
  * Causal attention in which all heads share one cached vector per token: it is the key, and its first elements are the
  * value.
  *
- * Axes: `q` is `token head keyDim`, `key` is `token keyDim`, `keys` is `sequence context keyDim`; `y` is
- * `token head value`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes
- * differ; a value axis that is longer than the key; a state that is not returned.
+ * Axes: `q` is `token head keyDim`, `key` is `token keyDim`, `keys` is `sequence context keyDim`; `y` is `token head
+ * value`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes differ; a
+ * value axis that is longer than the key; a state that is not returned. Gradient: as `attention`. Sharding: along the
+ * heads, and along the tokens if those of a sequence are on one rank; every rank has all of the key.
  *
  * @example
  * ```ts
@@ -396,14 +414,17 @@ export function latentAttention<
   traceOf([query, key, state, sequence, position], latentAttention);
   const span = callSite(latentAttention);
   const [token, head, dim] = query.node.axes;
-  if (query.node.axes.length !== 3) {
-    throw new ModelError(say.query(query.node.axes), span);
-  }
-  if (!sameAxes(key.node.axes, [token!, dim!])) {
-    throw new ModelError(say.sharedKey(query.node.axes, key.node.axes), span);
-  }
-  if (state.node.axes.length !== 3 || state.node.axes[2] !== dim) {
-    throw new ModelError(say.cache(key.node.axes, state.node.axes), span);
+  const wrong = query.node.axes.length !== 3
+    ? say.query(query.node.axes)
+    : !sameAxes(key.node.axes, [token!, dim!])
+    ? say.sharedKey(query.node.axes, key.node.axes)
+    : state.node.axes.length !== 3 || state.node.axes[2] !== dim
+    ? say.cache(key.node.axes, state.node.axes)
+    : undefined;
+  if (wrong !== undefined) {
+    const error = new ModelError(wrong, span);
+    const axes = query.node.axes.map((axis) => axis === dim ? value : axis);
+    return { y: refuse(error, [query, key], axes), keys: state };
   }
   const keys: Tensor<S, D> = apply(
     latentAttention,

@@ -8,7 +8,8 @@ import { siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
  * inside: less memory, more work. What is computed again has the same bits. Choices of experts, and what was dispatched or
  * combined inside, are kept, so nothing is sent twice. Nothing changes where no gradients are asked for.
  *
- * Axes, dtype: those of what `block` returns. Errors: what `block` returns is a tensor of another model.
+ * Axes, dtype: those of what `block` returns. Errors: what `block` returns is a tensor of another model. Gradient:
+ * that of `block`. Sharding: that of `block`.
  *
  * @example
  * ```ts

@@ -7,6 +7,7 @@ import type { Axis, CanGain, Float, Without } from "./types.ts";
  * The sum of `x` over `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
+ * Gradient: 1. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts
@@ -25,7 +26,9 @@ export function sum<A extends string, D extends Float, const K extends Axis<A>>(
 /**
  * The largest of `x` along `axis`.
  *
- * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have.
+ * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 at
+ * the largest; equal ones share it evenly. Sharding: along all axes but `axis`, which is whole on each rank; nothing
+ * else is sent.
  *
  * @example
  * ```ts
@@ -44,7 +47,8 @@ export function max<A extends string, D extends Float, const K extends Axis<A>>(
 /**
  * The mean of `x` over `axis`.
  *
- * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have.
+ * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 over
+ * the length of `axis`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts
@@ -67,7 +71,8 @@ export function mean<
 /**
  * The softmax of `x` along `axis`.
  *
- * Axes: those of `x`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have.
+ * Axes: those of `x`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: `y · (dy - sum(y ·
+ * dy))`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts
@@ -87,7 +92,7 @@ export function softmax<A extends string, D extends Float>(
  * The logarithm of the sum of `exp(x)` along `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
- * Gradient: `softmax(x)`.
+ * Gradient: `softmax(x)`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts
@@ -116,8 +121,9 @@ export interface RmsNormOptions {
 /**
  * `gain * x / sqrt(mean(x²) + epsilon)`, the mean along `axis`.
  *
- * Axes: those of `x`; `gain` has `axis` alone. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors: an
- * axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`.
+ * Axes: those of `x`; `gain` has `axis` alone. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors:
+ * an axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`. Sharding: along
+ * all axes but `axis`, which is whole on each rank; nothing else is sent.
  *
  * @example
  * ```ts

@@ -1,9 +1,15 @@
 /** Routers: which experts each token goes to, and with what weight. */
 
-import { ModelError } from "../../spec/errors.ts";
-import type { NodeOf, RouteOperand, RoutingNode } from "../graph/graph.ts";
+import { ModelError, type Span } from "../../spec/errors.ts";
+import type {
+  NodeOf,
+  RouteOperand,
+  RoutingNode,
+  RoutingRule,
+} from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { messages as say, without } from "../graph/messages.ts";
+import { report } from "../graph/problems.ts";
 import {
   type Capacity,
   type PresetCapacity,
@@ -175,6 +181,25 @@ const OPERANDS: readonly RouteOperand[] = [
   ] as const,
 ];
 
+/** The rule of a preset and choices; a plain one, where mistakes are collected and those make none. */
+function ruleOf(
+  options: RuleChoices & {
+    readonly preset?: RoutingPreset;
+    readonly choices?: unknown;
+  },
+  { training, problems }: Trace,
+  span: Span | undefined,
+): RoutingRule {
+  const given = options.choices !== undefined;
+  try {
+    return routingRule({ ...options, given, training }, span);
+  } catch (error) {
+    if (!(error instanceof ModelError)) throw error;
+    report(problems, error, []);
+    return routingRule({ topK: options.topK, given });
+  }
+}
+
 /** What `route` returns: there are slots where a capacity is given, or where the preset has one. */
 type RoutingBy<
   P extends RoutingPreset,
@@ -194,10 +219,11 @@ type RoutingBy<
  * choices can be set by itself.
  *
  * Axes: `logits` has the token axes and `over`; `index`, `weight` and `slot` have the token axes and `choice`, the
- * other parts the token axes and `over`. Dtype: "f32". Errors: an axis that the logits do not have; a group that is not
- * the first axis; operands with other axes; a `topK` that the preset does not have, or more than there are experts;
- * `slot` without capacity; groups that do not divide the experts, or of which too few are kept; choices that do not go
- * together.
+ * other parts the token axes and `over`. Dtype: "f32". Errors: an axis that the logits do not have; a group that is
+ * not the first axis; operands with other axes; a `topK` that the preset does not have, or more than there are
+ * experts; `slot` without capacity; groups that do not divide the experts, or of which too few are kept; choices that
+ * do not go together. Gradient: by the logits, through the weights; choices have none. Sharding: along the token
+ * axes, those of a routing group together where there is a capacity; `over` is whole on each rank.
  *
  * @example
  * ```ts
@@ -238,21 +264,13 @@ export function route<
     ? named(options.group)
     : undefined;
   if (group !== undefined && !logits.node.axes.includes(group)) {
-    throw new ModelError(
-      say.axis("group", without(logits.node.axes, [over]), group),
-      span,
-    );
+    const rest = without(logits.node.axes, [over]);
+    const error = new ModelError(say.axis("group", rest, group), span);
+    report(trace.problems, error, [logits.node]);
   }
   const { slot = "slot" } = options;
   const node = makeNode("route", [logits, ...tensors].map((x) => x.node), {
-    rule: routingRule(
-      {
-        ...options,
-        given: options.choices !== undefined,
-        training: trace.training,
-      },
-      span,
-    ),
+    rule: ruleOf(options, trace, span),
     expert: over,
     slot: trace.block.names.get(slot) ?? slot,
     choice: named(options.choice ?? "choice"),

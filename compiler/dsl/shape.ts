@@ -4,7 +4,7 @@ import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { choices } from "../graph/messages.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { apply, names, type Tensor, traceOf } from "./tensor.ts";
+import { apply, names, refuse, type Tensor, traceOf } from "./tensor.ts";
 import type {
   Axis,
   CanConcat,
@@ -19,7 +19,7 @@ import type {
  * `x` with axis `from` called `to`. A name that the model does not have takes the length of `from`.
  *
  * Axes: those of `x`, renamed. Dtype: any. Errors: an axis that `x` does not have; a name that it has already; a name
- * with another length.
+ * with another length. Gradient: renamed back. Sharding: as `x`, under the new name.
  *
  * @example
  * ```ts
@@ -47,7 +47,8 @@ export function rename<
  * `x` with one axis split into several, row-major: the last of `into` runs fastest.
  *
  * Axes: those of `x`, `into` (`"head headDim"`) in the place of `axis`. Dtype: any. Errors: an axis that `x` does not
- * have; a name that it has already; sizes whose product is another.
+ * have; a name that it has already; sizes whose product is another. Gradient: `merge`. Sharding: the first of `into`
+ * is sharded as `axis` is; nothing is sent.
  *
  * @example
  * ```ts
@@ -74,7 +75,8 @@ export function split<
  * `x` with adjacent axes as one: the inverse of `split`.
  *
  * Axes: those of `x`, `to` in the place of `axes` (`"head headDim"`). Dtype: any. Errors: axes that are not side by
- * side in this order; a name that `x` has already; a size that is not the product.
+ * side in this order; a name that `x` has already; a size that is not the product. Gradient: `split`. Sharding: `to`
+ * is sharded as the first of `axes` is; the others are whole on each rank.
  *
  * @example
  * ```ts
@@ -101,7 +103,8 @@ export function merge<
  * Positions `start`, `start + step`, … of `axis`, as many as axis `to` is long.
  *
  * Axes: those of `x`, `to` in the place of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that it
- * has already; positions past the end.
+ * has already; positions past the end. Gradient: 0 where nothing was taken. Sharding: along all axes but `axis`,
+ * which is whole on each rank.
  *
  * @example
  * ```ts
@@ -130,7 +133,8 @@ export function slice<
  * name.
  *
  * Axes: those of `a`, `to` in the place of `axis`. Dtype: both equal, any. Errors: an axis that `a` does not have;
- * operands that differ in more than that axis; a size that is not the sum; dtypes differ.
+ * operands that differ in more than that axis; a size that is not the sum; dtypes differ. Gradient: the slices of it.
+ * Sharding: along all axes but `axis`, which is whole on each rank.
  *
  * @example
  * ```ts
@@ -165,7 +169,8 @@ export function concat<
 /**
  * `x` with its axes in another order.
  *
- * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`.
+ * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`. Gradient: in the order of `x`. Sharding: along every
+ * axis as `x` is; nothing is sent.
  *
  * @example
  * ```ts
@@ -195,7 +200,8 @@ const DTYPES: readonly DType[] = ["f32", "f16", "i32", "u32"];
 /**
  * `x` in another dtype. To an integer: towards zero; to f16: to the nearest.
  *
- * Axes: those of `x`. Dtype: `to`. Errors: a name that is no dtype.
+ * Axes: those of `x`. Dtype: `to`. Errors: a name that is no dtype. Gradient: cast back; between integers none.
+ * Sharding: along every axis as `x` is; nothing is sent.
  *
  * @example
  * ```ts
@@ -209,10 +215,11 @@ export function cast<A extends string, const T extends DType>(
   to: T,
 ): Tensor<A, T> {
   if (!DTYPES.includes(to)) {
-    throw new ModelError(
+    const error = new ModelError(
       `Cannot cast '${x.axes}' to '${to}': expected ${choices(DTYPES)}`,
       callSite(cast),
     );
+    return refuse(error, [x]);
   }
   return apply(cast, "cast", [x], {}, { axes: [], dtype: to });
 }

@@ -12,7 +12,7 @@ import type {
 } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { messages as say, words } from "../graph/messages.ts";
-import type { Problems } from "../graph/problems.ts";
+import { type Problems, report } from "../graph/problems.ts";
 import type { TensorType } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
 
@@ -154,6 +154,25 @@ export interface Site {
   readonly span: Span | undefined;
   readonly block: string;
   readonly problems: Problems | undefined;
+}
+
+/**
+ * Throw an error, or keep it where mistakes are collected; then what is returned stands for the value that was not made,
+ * and nothing is said of what follows from it. `axes`: those that the value would have, if not those of the first operand.
+ */
+export function refuse<A extends string, D extends DType>(
+  error: ModelError,
+  operands: readonly [Tensor, ...Tensor[]],
+  axes: readonly string[] = operands[0].node.axes,
+): Tensor<A, D> {
+  const [{ trace, dtype }] = operands;
+  const { problems } = trace;
+  report(problems, error, operands.map(({ node }) => node));
+  const node = makeNode("input", [], { name: "" }, {
+    ...{ span: error.span, problems, given: { axes, dtype } },
+  });
+  problems?.wrong.add(node);
+  return wrap(node, trace);
 }
 
 function describe(value: unknown): string {

@@ -3,24 +3,26 @@
  * value then complains as well. The editor shows them all; a report is clearer with the first of each chain.
  */
 
-import { ts } from "./project.ts";
+import type { ts, TypeScript } from "./typescript.ts";
 
 /** The diagnostics of a file that do not follow from another one of it: errors about uses of values that are wrong already are left out. */
 export function withoutConsequences(
+  ts: TypeScript,
   file: ts.SourceFile,
   diagnostics: readonly ts.Diagnostic[],
   checker: ts.TypeChecker,
 ): readonly ts.Diagnostic[] {
   if (diagnostics.length < 2) return diagnostics;
-  const nodes = diagnostics.map(({ start = 0 }) => nodeAt(file, start));
-  const wrong = wrongSymbols(file, nodes, checker);
+  const nodes = diagnostics.map(({ start = 0 }) => nodeAt(ts, file, start));
+  const wrong = wrongSymbols(ts, file, nodes, checker);
+  const isUse = (node: ts.Node): node is Use => isUseIn(ts, node);
   const uses = nodes.map((node) => ancestor(node, isUse));
   return diagnostics.filter(({ start = 0 }, i) => {
     const use = uses[i];
     const follows = use &&
-      some(use, (node) =>
+      some(ts, use, (node) =>
         node !== use && uses.includes(node as Use) ||
-        declarationsOf(node, checker).some((declaration) =>
+        declarationsOf(ts, node, checker).some((declaration) =>
           wrong.has(declaration) && declaration.end <= start
         ));
     return !follows;
@@ -30,7 +32,7 @@ export function withoutConsequences(
 /** What uses values: a call, or what gives a variable its value. */
 type Use = ts.CallExpression | ts.VariableDeclaration | ts.BinaryExpression;
 
-function isUse(node: ts.Node): node is Use {
+function isUseIn(ts: TypeScript, node: ts.Node): node is Use {
   return ts.isCallExpression(node) || ts.isVariableDeclaration(node) ||
     ts.isBinaryExpression(node) &&
       node.operatorToken.kind === ts.SyntaxKind.EqualsToken;
@@ -38,6 +40,7 @@ function isUse(node: ts.Node): node is Use {
 
 /** The variables that get their types from a place with an error, or from another such variable. */
 function wrongSymbols(
+  ts: TypeScript,
   file: ts.SourceFile,
   places: readonly ts.Node[],
   checker: ts.TypeChecker,
@@ -55,9 +58,10 @@ function wrongSymbols(
     if (
       ts.isVariableDeclaration(node) && node.initializer &&
       some(
+        ts,
         node.initializer,
         (part) =>
-          declarationsOf(part, checker).some((found) => wrong.has(found)),
+          declarationsOf(ts, part, checker).some((found) => wrong.has(found)),
       )
     ) add(node);
     ts.forEachChild(node, visit);
@@ -68,6 +72,7 @@ function wrongSymbols(
 
 /** What declares the variable that an identifier means; a part of a pattern counts as the whole. */
 function declarationsOf(
+  ts: TypeScript,
   node: ts.Node,
   checker: ts.TypeChecker,
 ): readonly ts.Declaration[] {
@@ -91,14 +96,23 @@ function ancestor<N extends ts.Node>(
 }
 
 /** Whether something holds for a node or a part of it, functions left out: what is in them is not what it is made of. */
-function some(node: ts.Node, holds: (node: ts.Node) => boolean): boolean {
+function some(
+  ts: TypeScript,
+  node: ts.Node,
+  holds: (node: ts.Node) => boolean,
+): boolean {
   if (ts.isFunctionLike(node)) return false;
   return holds(node) ||
-    ts.forEachChild(node, (child) => some(child, holds) || undefined) === true;
+    ts.forEachChild(node, (child) => some(ts, child, holds) || undefined) ===
+      true;
 }
 
 /** The innermost node that begins at, or is around, a position. */
-function nodeAt(file: ts.SourceFile, position: number): ts.Node {
+export function nodeAt(
+  ts: TypeScript,
+  file: ts.SourceFile,
+  position: number,
+): ts.Node {
   let found: ts.Node = file;
   const visit = (node: ts.Node): void => {
     if (node.getStart(file) <= position && position < node.end) {

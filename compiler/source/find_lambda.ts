@@ -7,6 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { findSourceMap, SourceMap } from "node:module";
 import { dirname, resolve } from "node:path";
 import type { Span } from "../../spec/errors.ts";
+import { callAt } from "./call_at.ts";
 import { pathOf } from "./frame.ts";
 import { functionOf } from "./lower_expression.ts";
 import type { FunctionNode } from "./lower_function.ts";
@@ -55,38 +56,13 @@ function mapOf(path: string): SourceMap | undefined {
   }
 }
 
-/** The call that stands at a place, as stack traces give places: the name that is called, or the start of the call. */
-export function callAt(
-  file: ts.SourceFile,
-  line: number,
-  column: number,
-): ts.CallExpression | undefined {
-  const starts = file.getLineStarts();
-  const start = starts[line - 1];
-  if (start === undefined) return undefined;
-  const position = start + column - 1;
-  let found: ts.CallExpression | undefined;
-  function visit(node: ts.Node): void {
-    if (position < node.getFullStart() || position >= node.getEnd()) return;
-    if (ts.isCallExpression(node)) {
-      const callee = node.expression;
-      const name = ts.isPropertyAccessExpression(callee) ? callee.name : callee;
-      const begins = [node.getStart(), name.getStart()];
-      if (begins.includes(position) && position < callee.getEnd()) found = node;
-    }
-    ts.forEachChild(node, visit);
-  }
-  visit(file);
-  return found;
-}
-
 /** The function given to the `map` at a place, if its source says which it is. */
 export function lambdaAt(
   program: ts.Program,
   span: Span,
 ): FunctionNode | undefined {
   const file = program.getSourceFile(span.file);
-  const call = file && callAt(file, span.line, span.column);
+  const call = file && callAt(ts, file, span);
   const given = call?.arguments[0];
   return given && functionOf(given, program.getTypeChecker());
 }

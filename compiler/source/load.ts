@@ -1,10 +1,12 @@
 /** Load users' model files: TypeScript or JavaScript, wherever they are stored, with `switchyard-moe` meaning the code that runs. */
 
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
+import { once } from "node:events";
 import { register } from "node:module";
 import { basename, dirname, extname, resolve, sep } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
+import { MessageChannel, type MessagePort } from "node:worker_threads";
 import {
   DataError,
   LowerError,
@@ -14,6 +16,7 @@ import {
 import { isModel, type Model } from "../dsl/model.ts";
 import { codeFrame } from "./frame.ts";
 import { hooksFile, ownFolders, runningModules } from "./places.ts";
+import { isUnsaved, readSource, useUnsaved } from "./unsaved.ts";
 
 /** A model file, and the name of the export that is meant, if one is named. */
 export interface ModelReference {
@@ -31,11 +34,14 @@ export function parseReference(reference: string): ModelReference {
 
 /**
  * The model that `file.ts#export` names; `file.ts` means its only exported model. Throws a `DataError` for a file that
- * is not there and a `ModelError` for one that has no such model.
+ * is not there and a `ModelError` for one that has no such model. `version` as for `loadModels`.
  */
-export async function resolveModel(reference: string): Promise<Model> {
+export async function resolveModel(
+  reference: string,
+  version?: number,
+): Promise<Model> {
   const { path, name } = parseReference(reference);
-  return chooseModel(await loadModels(path), { path, name });
+  return chooseModel(await loadModels(path, version), { path, name });
 }
 
 /** The export of a kind that `file.ts#export` names; `file.ts` means the only one of that kind. Throws as `resolveModel`. */
@@ -105,17 +111,24 @@ function only<T>(
   );
 }
 
-/** Import a model file and return the models that it exports, by name. Importing runs the file. */
-export async function loadModels(path: string): Promise<Record<string, Model>> {
-  return only(await importFile(path), isModel);
+/**
+ * Import a model file and return the models that it exports, by name. Importing runs the file: once for each `version`, with
+ * what it imports.
+ */
+export async function loadModels(
+  path: string,
+  version = 0,
+): Promise<Record<string, Model>> {
+  return only(await importFile(path, version), isModel);
 }
 
-async function importFile(path: string): Promise<object> {
-  requireModelFile(path);
+async function importFile(path: string, version = 0): Promise<object> {
+  if (!isUnsaved(resolve(path))) requireModelFile(path);
   useHooks();
   const { href } = pathToFileURL(resolve(path));
+  const query = version === 0 ? "" : `?version=${version}`;
   try {
-    return await import(`switchyard-model:${href}`);
+    return await import(`switchyard-model:${href}${query}`);
   } catch (error) {
     throw loadError(error, path);
   }
@@ -137,12 +150,25 @@ export function requireModelFile(path: string): void {
   }
 }
 
-/** Node keeps hooks for the whole process, so they are registered once. */
-const hooks = { registered: false };
+/** Node keeps hooks for the whole process, so they are registered once. `port` leads to their thread. */
+const hooks: { port: MessagePort | undefined } = { port: undefined };
 
-function useHooks(): void {
-  if (hooks.registered) return;
-  hooks.registered = true;
+/** From now on files that are loaded have these texts, by path; all others have what is on disk. */
+export async function loadUnsaved(
+  texts: ReadonlyMap<string, string>,
+): Promise<void> {
+  useUnsaved(texts);
+  const port = useHooks();
+  const answer = once(port, "message");
+  port.postMessage(texts);
+  await answer;
+}
+
+function useHooks(): MessagePort {
+  if (hooks.port) return hooks.port;
+  const { port1, port2 } = new MessageChannel();
+  port1.unref();
+  hooks.port = port1;
   const entries = [...runningModules()].map((
     [name, file],
   ) => [name, pathToFileURL(file).href]);
@@ -150,10 +176,13 @@ function useHooks(): void {
     data: {
       entries: Object.fromEntries(entries),
       own: ownFolders().map((folder) => pathToFileURL(folder).href),
+      port: port2,
     },
+    transferList: [port2],
   });
   // Call sites are read from stack traces, which must speak of the source and not of what was made of it.
   process.setSourceMapsEnabled(true);
+  return port1;
 }
 
 /** An error of a file that could not be imported, in our words. */
@@ -173,7 +202,7 @@ function loadError(error: unknown, path: string): Error {
   if (syntax !== undefined) {
     const { path: file, line, column, text } = JSON.parse(syntax);
     const span = { file, line, column };
-    const frame = codeFrame(span, readFileSync(file, "utf8"));
+    const frame = codeFrame(span, readSource(file) ?? "");
     return new ModelError(
       `Cannot load '${basename(file)}': ${
         lowerFirst(text)

@@ -10,7 +10,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
 // esbuild comes with tsx and is the same copy that tsx uses.
 const require = createRequire(createRequire(import.meta.url).resolve("tsx"));
@@ -24,12 +24,21 @@ let places = { entries: {}, own: [] };
 /** URLs of users' files. @type {Set<string>} */
 const users = new Set();
 
+/** Texts that an editor has not saved, by path. @type {Map<string, string>} */
+let unsaved = new Map();
+
 /**
- * `entries`: what the package's names resolve to. `own`: URLs of the folders with this package's own code.
- * @param {{ entries: Record<string, string>, own: string[] }} given
+ * `entries`: what the package's names resolve to. `own`: URLs of the folders with this package's own code. `port` brings
+ * texts that are not saved, and is answered when they are known.
+ * @param {{ entries: Record<string, string>, own: string[], port: import("node:worker_threads").MessagePort }} given
  */
-export function initialize(given) {
-  places = given;
+export function initialize({ entries, own, port }) {
+  places = { entries, own };
+  port.on("message", (texts) => {
+    unsaved = texts;
+    port.postMessage(texts.size);
+  });
+  port.unref();
 }
 
 /** @type {import("node:module").ResolveHook} */
@@ -44,7 +53,9 @@ export async function resolve(specifier, context, nextResolve) {
       return await nextResolve(entry, { ...context, parentURL: undefined });
     }
     const url = relative(specifier, context.parentURL);
-    if (url !== undefined) return claim(url);
+    // What a file of some version imports is of that version too.
+    const { search } = new URL(context.parentURL);
+    if (url !== undefined) return claim(url + search);
   }
   return await nextResolve(specifier, context);
 }
@@ -55,11 +66,12 @@ export async function load(url, context, nextLoad) {
   const path = fileURLToPath(url);
   const { transform } = require("esbuild");
   try {
-    const { code } = await transform(await readFile(path, "utf8"), {
+    const text = unsaved.get(path) ?? await readFile(path, "utf8");
+    const { code } = await transform(text, {
       loader: /\.m?js$/.test(path) ? "js" : "ts",
       format: "esm",
       target: "node20",
-      sourcefile: url,
+      sourcefile: pathToFileURL(path).href,
       sourcemap: "inline",
       sourcesContent: false,
       tsconfigRaw: "{}",
@@ -76,6 +88,11 @@ export async function load(url, context, nextLoad) {
       }`,
     );
   }
+}
+
+/** @param {string} path */
+function isThere(path) {
+  return unsaved.has(path) || existsSync(path);
 }
 
 /** @param {string} url */
@@ -98,7 +115,7 @@ function relative(specifier, parent) {
     href.replace(/\.(m?)js$/, ".$1ts"),
     `${href}.ts`,
     `${href}.js`,
-  ].find((url) => /\.m?[jt]s$/.test(url) && existsSync(fileURLToPath(url)));
+  ].find((url) => /\.m?[jt]s$/.test(url) && isThere(fileURLToPath(url)));
   if (found === undefined || places.own.some((own) => found.startsWith(own))) {
     return undefined;
   }

@@ -3,10 +3,11 @@
  * `await import("./project.ts")`.
  */
 
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { isOwn } from "./places.ts";
 import { Project, ts } from "./typescript.ts";
+import { isUnsaved, readSource } from "./unsaved.ts";
 
 export { Project, ts };
 
@@ -19,7 +20,8 @@ function resolveRelative(specifier: string, from: string): string | undefined {
 }
 
 function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+  return isUnsaved(path) ||
+    (statSync(path, { throwIfNoEntry: false })?.isFile() ?? false);
 }
 
 /** Files as they were parsed last, which programs share for as long as they read the same. */
@@ -40,16 +42,12 @@ export function openProgram(
   const key = files.join("\0");
   const known = opened.get(key);
   const holds = known?.getSourceFiles().every(({ fileName, text }) =>
-    readText(fileName) === text
+    readSource(fileName) === text
   );
   if (known && holds) return known;
   const program = createProgram(files, virtual);
   opened.set(key, program);
   return program;
-}
-
-function readText(path: string): string | undefined {
-  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
 }
 
 function createProgram(
@@ -66,7 +64,7 @@ function createProgram(
     allowImportingTsExtensions: true,
     noEmit: true,
   };
-  const read = (path: string) => virtual.get(path) ?? readText(path);
+  const read = (path: string) => virtual.get(path) ?? readSource(path);
   const host: ts.CompilerHost = {
     fileExists: (path) => virtual.has(path) || isFile(path),
     readFile: read,

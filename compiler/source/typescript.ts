@@ -11,8 +11,14 @@ const loaded = createRequire(import.meta.url)("ts-morph") as typeof morph;
 /** A project of files that are checked together. */
 export const { Project } = loaded;
 
+/** A project of files that are checked together. */
+export type Project = morph.Project;
+
 /** TypeScript's parser and checker. */
 export const { ts } = loaded;
+
+/** TypeScript as a value, for code that works with whichever is there: that of an editor is another one. */
+export type TypeScript = typeof morph.ts;
 
 /** Types of TypeScript's nodes and programs. */
 export declare namespace ts {
@@ -20,6 +26,7 @@ export declare namespace ts {
   export type BinaryExpression = morph.ts.BinaryExpression;
   export type BindingName = morph.ts.BindingName;
   export type CallExpression = morph.ts.CallExpression;
+  export type CompletionEntry = morph.ts.CompletionEntry;
   export type CompilerHost = morph.ts.CompilerHost;
   export type CompilerOptions = morph.ts.CompilerOptions;
   export type Declaration = morph.ts.Declaration;
@@ -30,6 +37,8 @@ export declare namespace ts {
   export type FunctionExpression = morph.ts.FunctionExpression;
   export type Identifier = morph.ts.Identifier;
   export type IfStatement = morph.ts.IfStatement;
+  export type LanguageService = morph.ts.LanguageService;
+  export type ModuleResolutionHost = morph.ts.ModuleResolutionHost;
   export type Node = morph.ts.Node;
   export type ObjectLiteralExpression = morph.ts.ObjectLiteralExpression;
   export type ParameterDeclaration = morph.ts.ParameterDeclaration;
@@ -38,8 +47,15 @@ export declare namespace ts {
   export type PropertyAccessExpression = morph.ts.PropertyAccessExpression;
   export type SourceFile = morph.ts.SourceFile;
   export type Statement = morph.ts.Statement;
+  export type StringLiteralType = morph.ts.StringLiteralType;
   export type Symbol = morph.ts.Symbol;
   export type SyntaxKind = morph.ts.SyntaxKind;
+  export type Type = morph.ts.Type;
+  export type TypeReference = morph.ts.TypeReference;
   export type TypeChecker = morph.ts.TypeChecker;
   export type VariableDeclaration = morph.ts.VariableDeclaration;
+  /** Of TypeScript's server, what a plugin meets. */
+  export namespace server {
+    export type PluginCreateInfo = morph.ts.server.PluginCreateInfo;
+  }
 }

@@ -1,0 +1,131 @@
+/** Names of axes, where a string of axes is written: `"token |"` offers those of the model that it has not yet. */
+
+import { nameOf } from "../source/call_at.ts";
+import { nodeAt } from "../source/causes.ts";
+import type { CheckedFile } from "../source/mistakes.ts";
+import type { ts } from "../source/typescript.ts";
+
+/** What could stand there. */
+export interface AxisCompletions {
+  /** The axes of the model, or of a block and what is around it. */
+  readonly axes: readonly string[];
+  readonly names: readonly string[];
+  /** What the string is so far. */
+  readonly typed: string;
+  /** Where the word begins that is completed, and its length. */
+  readonly start: number;
+  readonly length: number;
+}
+
+/** The axes that could stand at a position, or undefined where none can. */
+export function axisCompletions(
+  place: CheckedFile,
+  position: number,
+): AxisCompletions | undefined {
+  const { ts, file } = place;
+  const literal = nodeAt(ts, file, position - 1);
+  if (!ts.isStringLiteralLike(literal)) return undefined;
+  const call = literal.parent;
+  if (!ts.isCallExpression(call)) return undefined;
+  const start = literal.getStart(file) + 1;
+  const before = file.text.slice(start, position);
+  const after = file.text.slice(position, literal.end - 1);
+  const axes = axesAround(place, call);
+  if (axes === undefined) return undefined;
+  const soFar = before + after;
+  const isName = nameOf(ts, call) !== call.expression &&
+    call.arguments[0] === literal;
+  if (isName) return inBraces(axes, before, after, position);
+  const typed = /[^ ]*$/.exec(before)![0];
+  const rest = /^[^ ]*/.exec(after)![0];
+  const others = new Set(
+    `${before.slice(0, before.length - typed.length)} ${
+      after.slice(rest.length)
+    }`.split(" "),
+  );
+  return {
+    ...{ axes, typed: soFar },
+    names: axes.filter((axis) => !others.has(axis)),
+    start: position - typed.length,
+    length: typed.length + rest.length,
+  };
+}
+
+/**
+ * The names to offer, where TypeScript offers `entries`: where those are axes too, only those, of one axis that is meant;
+ * none, where they are other words, such as dtypes. Sentences and what is typed so far are types, and nothing to offer.
+ */
+export function chosenNames(
+  { axes, names, typed }: AxisCompletions,
+  entries: readonly ts.CompletionEntry[],
+): readonly string[] | undefined {
+  const words = entries.map(({ name }) => name).filter((name) =>
+    name !== "" && name !== typed && !name.startsWith("Cannot ")
+  );
+  if (words.length === 0 || words.some((name) => name.includes(" "))) {
+    return names;
+  }
+  return words.every((name) => axes.includes(name))
+    ? names.filter((name) => words.includes(name))
+    : undefined;
+}
+
+/** In the name of a parameter an axis stands in braces: `experts.{expert}.up`. */
+function inBraces(
+  axes: readonly string[],
+  before: string,
+  after: string,
+  position: number,
+): AxisCompletions | undefined {
+  const typed = /\{([^{}]*)$/.exec(before)?.[1];
+  if (typed === undefined) return undefined;
+  const rest = /^[^{}.]*\}?/.exec(after)![0];
+  return {
+    ...{ axes, typed: before + after },
+    names: axes.map((axis) => `${axis}}`),
+    start: position - typed.length,
+    length: typed.length + rest.length,
+  };
+}
+
+/** The axes of the scope that a call is of, or is in. */
+function axesAround(
+  place: CheckedFile,
+  call: ts.CallExpression,
+): readonly string[] | undefined {
+  const { ts, program } = place;
+  const checker = program.getTypeChecker();
+  const callee = call.expression;
+  if (ts.isPropertyAccessExpression(callee)) {
+    const own = axesOf(place, checker.getTypeAtLocation(callee.expression));
+    if (own) return own;
+  }
+  for (let node: ts.Node = call; node; node = node.parent) {
+    if (!ts.isFunctionLike(node)) continue;
+    for (const parameter of node.parameters) {
+      const axes = axesOf(place, checker.getTypeAtLocation(parameter.name));
+      if (axes) return axes;
+    }
+  }
+  return undefined;
+}
+
+/** The axes of a `Scope`. */
+function axesOf(
+  { ts, program, isOurs }: CheckedFile,
+  type: ts.Type,
+): readonly string[] | undefined {
+  const [declaration] = type.symbol?.declarations ?? [];
+  const isScope = type.symbol?.name === "Scope" && declaration &&
+    isOurs(declaration.getSourceFile().fileName);
+  if (!isScope) return undefined;
+  const [names] = program.getTypeChecker()
+    .getTypeArguments(type as ts.TypeReference);
+  if (!names) return undefined;
+  const each = names.isUnion() ? names.types : [names];
+  return each.flatMap((name) =>
+    name.flags & ts.TypeFlags.StringLiteral
+      ? [(name as ts.StringLiteralType).value]
+      : []
+  ).toSorted();
+}

@@ -1,0 +1,63 @@
+/** The value that a name means, at a position of a model file. */
+
+import { nameOf } from "../source/call_at.ts";
+import { nodeAt } from "../source/causes.ts";
+import type { CheckedFile } from "../source/mistakes.ts";
+import type { ts, TypeScript } from "../source/typescript.ts";
+import type { Found } from "./client.ts";
+
+/** What is known of the value at a position: that of the call whose name stands there, or of the variable. */
+export function valueAt(
+  { ts, program, file }: CheckedFile,
+  position: number,
+  all: Iterable<Found>,
+): string | undefined {
+  const node = nodeAt(ts, file, position);
+  if (!ts.isIdentifier(node)) return undefined;
+  const name = calledName(ts, node) ??
+    madeBy(ts, program.getTypeChecker(), node);
+  if (!name) return undefined;
+  const from = name.getSourceFile();
+  const at = from.getLineAndCharacterOfPosition(name.getStart(from));
+  const lineOf = (text: string): string | undefined =>
+    text.split("\n")[at.line];
+  for (const { values, texts } of all) {
+    const before = texts.get(from.fileName);
+    if (before === undefined || lineOf(before) !== lineOf(from.text)) continue;
+    const value = values.find(({ file, line, column }) =>
+      file === from.fileName && line === at.line + 1 &&
+      column === at.character + 1
+    );
+    if (value) return value.text;
+  }
+  return undefined;
+}
+
+/** The name itself, where it is what a call calls. */
+function calledName(
+  ts: TypeScript,
+  node: ts.Identifier,
+): ts.Expression | undefined {
+  const { parent } = node;
+  const call = ts.isPropertyAccessExpression(parent) ? parent.parent : parent;
+  return ts.isCallExpression(call) && nameOf(ts, call) === node
+    ? node
+    : undefined;
+}
+
+/** The name of the call that gives a variable its value. */
+function madeBy(
+  ts: TypeScript,
+  checker: ts.TypeChecker,
+  node: ts.Identifier,
+): ts.Expression | undefined {
+  const symbol = ts.isShorthandPropertyAssignment(node.parent)
+    ? checker.getShorthandAssignmentValueSymbol(node.parent)
+    : checker.getSymbolAtLocation(node);
+  const [declaration] = symbol?.declarations ?? [];
+  if (!declaration || !ts.isVariableDeclaration(declaration)) return undefined;
+  const { initializer } = declaration;
+  return initializer && ts.isCallExpression(initializer)
+    ? nameOf(ts, initializer)
+    : undefined;
+}

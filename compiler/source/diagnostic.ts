@@ -1,0 +1,73 @@
+/** A mistake in a model file: what `check` prints, and what an editor shows. */
+
+import {
+  DataError,
+  LowerError,
+  ModelError,
+  type Span,
+} from "../../spec/errors.ts";
+import { codeFrame, FramedLowerError, pathOf, placeOf } from "./frame.ts";
+import { lowerFirst, spanInStack } from "./load.ts";
+import { readSource } from "./unsaved.ts";
+
+/** A mistake in a model file. */
+export interface Diagnostic {
+  readonly message: string;
+  /** Where, if the place is known. */
+  readonly span?: Span;
+  /** How many characters it is about. */
+  readonly width?: number;
+  /** TypeScript's number, for a type error. */
+  readonly code?: number;
+  /** What TypeScript says of it, where `message` is a sentence of ours. */
+  readonly folded?: readonly Diagnostic[];
+}
+
+/** What an error that a model file throws means. */
+export function diagnosticOf(error: unknown, path: string): Diagnostic {
+  if (error instanceof FramedLowerError && error.span) {
+    const { sentence: message, span, width } = error;
+    return { message, span, width };
+  }
+  if (
+    error instanceof ModelError || error instanceof LowerError ||
+    error instanceof DataError
+  ) {
+    // A frame in the message is left out: whoever prints the diagnostic draws it.
+    const message = error.message.split(/\n *--> /)[0]!;
+    const span = error instanceof DataError ? undefined : error.span;
+    return span ? { message, span, width: nameWidth(span) } : { message };
+  }
+  if (!(error instanceof Error)) throw error;
+  if (error.message.startsWith("internal:")) throw error;
+  const message = `Cannot trace the model: ${
+    lowerFirst(error.message.split("\n")[0]!)
+  }. Correct the model function`;
+  const span = spanInStack(error, path);
+  return span ? { message, span, width: nameWidth(span) } : { message };
+}
+
+/** Length of the name that stands at a place. */
+function nameWidth(span: Span): number {
+  const line = sourceOf(span)?.split(/\r?\n/)[span.line - 1] ?? "";
+  return /^[\w$]+/.exec(line.slice(span.column - 1))?.[0].length ?? 1;
+}
+
+function sourceOf(span: Span): string | undefined {
+  return readSource(pathOf(span.file));
+}
+
+/** An error about a model file as text, as `check` prints it. */
+export function formatError(error: ModelError | LowerError): string {
+  return formatDiagnostic(diagnosticOf(error, ""));
+}
+
+/** A diagnostic as text: its message, and the line of source that it is about. */
+export function formatDiagnostic(diagnostic: Diagnostic): string {
+  const { message, span, width = 1 } = diagnostic;
+  if (!span) return message;
+  const source = sourceOf(span);
+  return source === undefined
+    ? `${message}\n  --> ${placeOf(span)}`
+    : `${message}\n${codeFrame(span, source, width)}`;
+}

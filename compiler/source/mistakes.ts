@@ -1,0 +1,195 @@
+/**
+ * The mistakes of one file, as `check` and the editor show them: what TypeScript says and what tracing says, once for each
+ * place. A mistake in what an op is given is shown where the op is called, as at run time, and in the sentence of run
+ * time where tracing got there; TypeScript's own words are folded into it. Loads no TypeScript: it is given one.
+ */
+
+import type { Span } from "../../spec/errors.ts";
+import { callAt, nameOf } from "./call_at.ts";
+import { withoutConsequences } from "./causes.ts";
+import type { Diagnostic } from "./diagnostic.ts";
+import { pathOf } from "./frame.ts";
+import type { TracedMistake } from "./traced.ts";
+import type { ts, TypeScript } from "./typescript.ts";
+
+/** A file of a program, and what else is known of it. */
+export interface CheckedFile {
+  readonly ts: TypeScript;
+  readonly program: ts.Program;
+  readonly file: ts.SourceFile;
+  /** Whether a file is one of this package. */
+  isOurs(path: string): boolean;
+  /** What TypeScript says, where that was asked already. */
+  readonly said?: readonly ts.Diagnostic[];
+}
+
+/** What TypeScript says of a file: errors of syntax, or of types without those that follow from another one. */
+export function typeMistakes(checked: CheckedFile): Diagnostic[] {
+  const { ts, program, file } = checked;
+  const syntax = program.getSyntacticDiagnostics(file);
+  if (syntax.length > 0) {
+    return syntax.map((each) => original(each, checked));
+  }
+  const said = checked.said ?? program.getSemanticDiagnostics(file);
+  const errors = said.filter(({ category }) =>
+    category === ts.DiagnosticCategory.Error
+  );
+  return withoutConsequences(ts, file, errors, program.getTypeChecker())
+    .map((each) => typeMistake(each, checked));
+}
+
+/** Type errors of a file and what tracing says of it, in the order of the file. `typed`: there are type errors in other files. */
+export function allMistakes(
+  types: readonly Diagnostic[],
+  traced: readonly TracedMistake[],
+  { ts, file, typed = types.length > 0 }: Pick<CheckedFile, "ts" | "file"> & {
+    readonly typed?: boolean;
+  },
+): Diagnostic[] {
+  const said = new Set<Diagnostic>();
+  const found: Diagnostic[] = [];
+  for (const { doubtful, ...mistake } of traced) {
+    const { span } = mistake;
+    const same = types.filter((type) =>
+      type.folded && samePlace(type.span, span)
+    );
+    if (same.length > 0) {
+      same.forEach((type) => said.add(type));
+      const [{ code }] = same as [Diagnostic];
+      const folded = same.flatMap((type) => type.folded ?? [type]);
+      found.push({ ...mistake, ...code ? { code } : {}, folded });
+    } else if (!doubtful || !typed) {
+      found.push(mistake);
+    }
+  }
+  const others = types.filter((type) => !said.has(type));
+  const kept = found.filter(({ span, folded }) =>
+    folded || !span || !others.some((type) => isInCall(ts, file, type, span))
+  );
+  return inOrder(withoutRepeats([...others, ...kept]));
+}
+
+/** Mistakes from the beginning of a file to its end. */
+function inOrder(mistakes: readonly Diagnostic[]): Diagnostic[] {
+  return mistakes.toSorted(({ span: a }, { span: b }) =>
+    (a?.line ?? 0) - (b?.line ?? 0) || (a?.column ?? 0) - (b?.column ?? 0)
+  );
+}
+
+function withoutRepeats(mistakes: readonly Diagnostic[]): Diagnostic[] {
+  const seen = new Map(
+    mistakes.map(({ message, span, ...rest }) => [
+      JSON.stringify([message, span && [span.line, span.column]]),
+      { message, ...span ? { span } : {}, ...rest },
+    ]),
+  );
+  return [...seen.values()];
+}
+
+function samePlace(a: Span | undefined, b: Span | undefined): boolean {
+  return a !== undefined && b !== undefined && a.line === b.line &&
+    a.column === b.column && pathOf(a.file) === pathOf(b.file);
+}
+
+/** Whether a mistake is in the lines of the call at a place. */
+function isInCall(
+  ts: TypeScript,
+  file: ts.SourceFile,
+  { span }: Diagnostic,
+  place: Span,
+): boolean {
+  const call = callAt(ts, file, place);
+  const end = call && file.getLineAndCharacterOfPosition(call.end).line + 1;
+  return span !== undefined && span.line >= place.line &&
+    span.line <= (end ?? place.line);
+}
+
+function typeMistake(
+  diagnostic: ts.Diagnostic,
+  checked: CheckedFile,
+): Diagnostic {
+  const said = original(diagnostic, checked);
+  const message = sentenceOf(said.message);
+  const call = callAround(diagnostic, checked);
+  if (!call) {
+    return message === said.message
+      ? said
+      : { ...said, message, folded: [said] };
+  }
+  const name = nameOf(checked.ts, call);
+  return {
+    ...{ ...said, message, folded: [said] },
+    span: spanOf(checked.file, name.getStart(checked.file)),
+    width: name.getWidth(checked.file),
+  };
+}
+
+function original(
+  { start = 0, length = 1, messageText, code }: ts.Diagnostic,
+  { ts, file }: CheckedFile,
+): Diagnostic {
+  const message = ts.flattenDiagnosticMessageText(messageText, "\n");
+  return { message, span: spanOf(file, start), width: length, code };
+}
+
+function spanOf(file: ts.SourceFile, position: number): Span {
+  const at = file.getLineAndCharacterOfPosition(position);
+  return {
+    file: file.fileName,
+    line: at.line + 1,
+    column: at.character + 1,
+  };
+}
+
+/**
+ * TypeScript explains from the outside in. Where it says that something is not assignable to a literal that is one
+ * of our sentences (`"Cannot …"`), the sentence is the message.
+ */
+function sentenceOf(text: string): string {
+  return /"(Cannot [^"]*)"/.exec(text)?.[1] ?? text;
+}
+
+/** The innermost call that is given what an error is about, if it is one of an op. What is in a function is not given. */
+function callAround(
+  { start = 0, length = 1 }: ts.Diagnostic,
+  { ts, program, file, isOurs }: CheckedFile,
+): ts.CallExpression | undefined {
+  const end = start + length;
+  const checker = program.getTypeChecker();
+  const holds = (node: ts.Node): boolean =>
+    node.getStart(file) <= start && end <= node.end;
+  const isAll = (node: ts.Node): boolean =>
+    node.getStart(file) === start && node.end === end;
+  let found: ts.CallExpression | undefined;
+  /** What a function returns is given to whoever calls it. */
+  function isReturned(node: ts.Node): boolean {
+    return ts.isArrowFunction(node) && isAll(node.body) ||
+      ts.forEachChild(node, function isIn(part): boolean | undefined {
+          if (ts.isFunctionLike(part)) return undefined;
+          return ts.isReturnStatement(part) && part.expression &&
+              isAll(part.expression) || ts.forEachChild(part, isIn);
+        }) === true;
+  }
+  function visit(node: ts.Node): void {
+    if (!holds(node)) return;
+    if (ts.isFunctionLike(node) && !isAll(node) && !isReturned(node)) {
+      found = undefined;
+    }
+    if (
+      ts.isCallExpression(node) &&
+      [nameOf(ts, node), ...node.arguments].some(holds)
+    ) found = isOp(node) ? node : undefined;
+    ts.forEachChild(node, visit);
+  }
+  function isOp(call: ts.CallExpression): boolean {
+    let symbol = checker.getSymbolAtLocation(nameOf(ts, call));
+    if (symbol && symbol.flags & ts.SymbolFlags.Alias) {
+      symbol = checker.getAliasedSymbol(symbol);
+    }
+    return symbol?.declarations?.some((declaration) =>
+      isOurs(declaration.getSourceFile().fileName)
+    ) ?? false;
+  }
+  visit(file);
+  return found;
+}
