@@ -12,6 +12,10 @@ import { errorsOf, programOf } from "./helpers/type_errors.ts";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 
+const { referencePages } = await import(
+  new URL("../scripts/reference.mjs", import.meta.url).href
+) as { referencePages(): ReadonlyMap<string, string> };
+
 interface Documented {
   readonly file: string;
   readonly name: string;
@@ -42,13 +46,46 @@ const ops = readdirSync(resolve(ROOT, "compiler/dsl"))
 /** What examples may name. */
 const scope: { readonly [name: string]: unknown } = { ...dsl, evaluate, trace };
 
-t.test("every op says its axes, dtype and errors, with an example", (t) => {
+t.test("the pages of docs/reference are what the doc comments say: npm run docs", (t) => {
+  const folder = resolve(ROOT, "docs/reference");
+  const pages = referencePages();
+  t.strictSame(readdirSync(folder).sort(), [...pages.keys()].sort());
+  for (const [name, text] of pages) {
+    t.equal(readFileSync(resolve(folder, name), "utf8"), text, name);
+  }
+  const missing = ops.filter(({ name }) => !pages.has(`${name}.md`));
+  t.strictSame(missing.map(({ name }) => name), []);
+  t.end();
+});
+
+t.test("docs/troubleshooting.md has messages that there are", (t) => {
+  const sources = ["compiler", "engine", "cli", "bin", "test"].flatMap((
+    folder,
+  ) =>
+    readdirSync(resolve(ROOT, folder), { recursive: true })
+      .filter((name) => /\.m?[jt]s$/.test(String(name)))
+      .map((name) => readFileSync(resolve(ROOT, folder, String(name)), "utf8"))
+  ).join("\n");
+  const text = readFileSync(resolve(ROOT, "docs/troubleshooting.md"), "utf8");
+  const rows = [...text.matchAll(/^\| (Cannot .*?) +\|/gm)];
+  t.ok(rows.length >= 12, `${rows.length} messages`);
+  for (const [, message] of rows) {
+    for (const part of message!.split("…")) {
+      t.ok(sources.includes(part.trim()), `${message}: '${part}'`);
+    }
+  }
+  t.end();
+});
+
+t.test("every op says its axes, dtype, errors and sharding, with an example", (t) => {
   t.ok(ops.length >= 35, `${ops.length} ops`);
   for (const { name, comment, examples } of ops) {
-    t.match(comment, /[Ee]rrors: /, name);
+    t.match(comment, /[Ee]rrors:\s/, name);
     if (name !== "model" && name !== "upTo") {
       t.match(comment, /[Aa]xes/, name);
       t.match(comment, /[Dd]type/, name);
+      t.match(comment, /Sharding:\s/, name);
+      t.match(comment, /Gradient:\s/, name);
     }
     t.ok(examples.length > 0, `${name} has an example`);
   }

@@ -65,7 +65,8 @@ export const nextByte = model(sizes, (m) => {
   };
 });
 
-const text = readFileSync(new URL("../demo-lm/README.md", import.meta.url));
+// Its own source, wherever it is copied to.
+const text = readFileSync(new URL(import.meta.url));
 
 /** Places of the text in an order that looks random; same step, same batch. */
 function batch(step: number) {

@@ -1,0 +1,191 @@
+/**
+ * The pages of docs/reference: one for each op, made from its doc comment, its signature and its options.
+ * `npm run docs` writes them; `test/docs.test.ts` compares.
+ */
+
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import ts from "typescript";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const FOLDER = join(ROOT, "docs/reference");
+
+/** What a page has, in order, as the doc comment says it; "as `add`" where it is that of another op. */
+const PARTS = ["Axes", "Dtype", "Defaults", "Errors", "Gradient", "Sharding"];
+
+const FENCE = "`".repeat(3);
+
+const HEADINGS = {
+  model: "The model",
+  arithmetic: "Elementwise",
+  activations: "Activations",
+  choose: "Choices",
+  contraction: "Contractions",
+  reduce: "Reductions and norms",
+  layer_norm: "Reductions and norms",
+  shape: "Shapes",
+  position: "Positions and sequences",
+  route: "Mixture of experts",
+  moe: "Mixture of experts",
+  losses: "Losses",
+  cross_entropy: "Losses",
+  recompute: "Training",
+};
+
+/** The text of each page, by its name: `add.md`. */
+export function referencePages() {
+  const program = ts.createProgram([join(ROOT, "compiler/dsl/mod.ts")], {
+    ...{ noLib: true, types: [], target: ts.ScriptTarget.ES2022 },
+    ...{ module: ts.ModuleKind.ESNext, allowImportingTsExtensions: true },
+    ...{ moduleResolution: ts.ModuleResolutionKind.Bundler, noEmit: true },
+  });
+  const checker = program.getTypeChecker();
+  const entry = program.getSourceFile(join(ROOT, "compiler/dsl/mod.ts"));
+  const exported = checker.getExportsOfModule(
+    checker.getSymbolAtLocation(entry),
+  )
+    .map((symbol) =>
+      symbol.flags & ts.SymbolFlags.Alias
+        ? checker.getAliasedSymbol(symbol)
+        : symbol
+    );
+  const declared = exported.map((symbol) => symbol.declarations[0]);
+  const known = new Map(
+    declared.filter(ts.isInterfaceDeclaration).map((d) => [d.name.text, d]),
+  );
+  const ops = declared.filter((d) =>
+    ts.isFunctionDeclaration(d) && exampleOf(d) !== undefined
+  );
+  const pages = new Map(
+    ops.map((op) => [`${op.name.text}.md`, pageOf(op, known)]),
+  );
+  pages.set("README.md", indexOf(ops));
+  return pages;
+}
+
+/** A doc comment without stars. */
+function commentOf(node) {
+  const { text } = node.getSourceFile();
+  const ranges = ts.getLeadingCommentRanges(text, node.getFullStart()) ?? [];
+  const last = ranges.at(-1);
+  if (!last) return "";
+  return text.slice(last.pos + 3, last.end - 2).replace(/^ *\* ?/gm, "").trim();
+}
+
+function exampleOf(node) {
+  return /```ts\n(.*?)```/s.exec(commentOf(node))?.[1];
+}
+
+/** What a comment says before its example: its first words, and each part. */
+function partsOf(comment) {
+  const text = comment.split("@example")[0].replace(/\n\n/g, " ¶ ")
+    .replace(/\s+/g, " ").trim();
+  const names = new RegExp(
+    `(?:^|[ .])((?:${
+      PARTS.join("|")
+    })(?:(?:,| and) (?:axes|dtype|errors|gradient))*): `,
+    "g",
+  );
+  const found = [...text.matchAll(names)];
+  const about = text.slice(0, found[0]?.index ?? text.length);
+  const parts = found.map((match, i) => [
+    match[1],
+    text.slice(match.index + match[0].length, found[i + 1]?.index).replaceAll(
+      "¶",
+      "",
+    ).trim()
+      .replace(/\.?$/, "."),
+  ]);
+  return {
+    about: about.replaceAll(" ¶ ", "\n\n").replace(/ ?¶/g, "").trim(),
+    parts,
+  };
+}
+
+/** The declaration without its body, without `NoInfer`, which only says from where types are inferred. */
+function signatureOf(node) {
+  const text = node.getSourceFile().text;
+  return text.slice(node.getStart(), node.body.getStart()).trim()
+    .replace(/^export /, "").replace(/NoInfer<([^<>]*)>/g, "$1");
+}
+
+function block(code) {
+  return `${FENCE}ts\n${code}${FENCE}`;
+}
+
+function pageOf(op, known) {
+  const name = op.name.text;
+  const { about, parts } = partsOf(commentOf(op));
+  const options = [...signatureOf(op).matchAll(/\b(\w+Options)\b/g)]
+    .map((match) => known.get(match[1])).filter((d) => d);
+  return [
+    `# ${name}`,
+    about,
+    block(`${signatureOf(op)};\n`),
+    parts.map(([part, text]) => `- **${part}**: ${text}`).join("\n"),
+    ...options.flatMap((each) => optionsOf(each, known)),
+    "## Example",
+    block(exampleOf(op)),
+    `[All ops](README.md)`,
+    "",
+  ].join("\n\n").replace(/\n+$/, "\n");
+}
+
+/** The members of an interface of options, those that it extends too. */
+function optionsOf(declared, known) {
+  const bases = (declared.heritageClauses ?? [])
+    .flatMap(({ types }) => types)
+    .map(({ expression }) => known.get(expression.getText()))
+    .filter((base) => base !== undefined);
+  const rows = [declared, ...bases].flatMap(({ members }) =>
+    [...members].map((member) => {
+      const said = commentOf(member).replace(/\s+/g, " ");
+      return `- \`${member.name.getText()}${
+        member.questionToken ? "?" : ""
+      }\`: ${said}`;
+    })
+  );
+  return ["## Options", rows.join("\n")];
+}
+
+function indexOf(ops) {
+  const groups = new Map();
+  for (const op of ops) {
+    const file = op.getSourceFile().fileName.split("/").at(-1).replace(
+      ".ts",
+      "",
+    );
+    const heading = HEADINGS[file];
+    if (heading === undefined) {
+      throw new Error(
+        `Cannot index '${op.name.text}': '${file}' has no heading. Give it one`,
+      );
+    }
+    groups.set(heading, [...(groups.get(heading) ?? []), op]);
+  }
+  const lists = [...groups].map(([heading, members]) =>
+    `## ${heading}\n\n${
+      members.map((op) => {
+        const [first] = partsOf(commentOf(op)).about.split(/(?<=[.:]) /);
+        return `- [\`${op.name.text}\`](${op.name.text}.md): ${first}`;
+      }).join("\n")
+    }`
+  );
+  return [
+    "# Reference",
+    "A page for each op. These pages are made from the doc comments by `npm run docs`; their examples are tests. [The language](../../spec/language.md) says what holds for all, [names](../names.md) what other libraries call them.",
+    ...lists,
+    "",
+  ].join("\n\n").replace(/\n+$/, "\n");
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  rmSync(FOLDER, { recursive: true, force: true });
+  mkdirSync(FOLDER, { recursive: true });
+  for (const [name, text] of referencePages()) {
+    writeFileSync(join(FOLDER, name), text);
+  }
+  console.log(`${readdirSync(FOLDER).length} pages in docs/reference`);
+}
