@@ -1,13 +1,8 @@
-/** Text from a decoder: feed the prompts, then one token of every unfinished sequence per step. */
+/** Text from a decoder: every step takes one token of each sequence that grows, and what else there is room for of prompts. */
 
 import { DataError } from "../spec/errors.ts";
 import type { Decoder } from "./decoder.ts";
-import {
-  checkTokens,
-  type PackedTokens,
-  packPrompts,
-  slicePacked,
-} from "./packing.ts";
+import { checkTokens, type PackedTokens } from "./packing.ts";
 import {
   type Candidates,
   candidatesOf,
@@ -55,7 +50,7 @@ export interface Generated {
   readonly sequences: readonly GeneratedSequence[];
   /** Until the first token of the first prompts was chosen. */
   readonly firstMs: number;
-  /** All steps that take prompts, and how many tokens of prompts there were. */
+  /** All steps that take tokens of prompts, and how many of these there were. */
   readonly prefillMs: number;
   readonly prefillTokens: number;
   /** All further steps, and how many there were. */
@@ -69,6 +64,8 @@ interface Growing {
   readonly tokens: number[];
   readonly logprobs: Logprobs[];
   readonly random: () => number;
+  /** Tokens of the prompt that the decoder has. */
+  fed: number;
   ending: Ending | undefined;
 }
 
@@ -88,7 +85,7 @@ export async function generate(
   checkSampling(decoder, options);
   const now = options.now ?? (() => 0);
   const sequences = prompts.map((prompt, index): Growing => ({
-    ...{ index, prompt, tokens: [], logprobs: [], ending: undefined },
+    ...{ index, prompt, tokens: [], logprobs: [], fed: 0, ending: undefined },
     random: randomNumbers(options.seed ?? 0, index),
   }));
   const waiting = [...sequences];
@@ -99,28 +96,29 @@ export async function generate(
     sequence.ending ??= endingOf(sequence, decoder.maxContext, options);
     if (sequence.ending) slots[slot] = undefined;
   };
-  let { cached = [] } = options;
+  const [first] = sequences;
+  if (first) first.fed = sharedLength(first.prompt, options.cached ?? []);
   let [firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps] = [
     ...[0, 0, 0, 0, 0],
   ] as [number, number, number, number, number];
+  const started = now();
   for (;;) {
     const begun = now();
-    const admitted = admit(slots, waiting);
-    if (admitted.length > 0) {
-      const packed = packAdmitted(admitted, cached);
-      cached = [];
-      await feed(decoder, packed, choose);
-      const ms = now() - begun;
-      if (prefillTokens === 0) firstMs = ms;
-      prefillMs += ms;
-      prefillTokens += packed.ids.length;
-      continue;
+    admit(slots, waiting);
+    const { tokens, ends, prompted } = nextStep(slots, decoder.maxTokens);
+    if (tokens.ids.length === 0) break;
+    const next = await decoder.next(tokens, ends);
+    for (let i = 0; i < ends.length; i++) {
+      await choose(tokens.sequence[ends[i]!]!, next[i]!);
     }
-    const next = nextTokens(slots);
-    if (next.ids.length === 0) break;
-    await feed(decoder, next, choose);
-    decodeMs += now() - begun;
-    decodeSteps++;
+    const ended = now();
+    if (firstMs === 0 && ends.length > 0) firstMs = ended - started;
+    prefillTokens += prompted;
+    if (prompted > 0) prefillMs += ended - begun;
+    else {
+      decodeMs += ended - begun;
+      decodeSteps++;
+    }
   }
   return {
     sequences: sequences.map(({ prompt, tokens, ending, logprobs }) => ({
@@ -153,68 +151,67 @@ async function grow(
 }
 
 /** Give waiting sequences the places that are free. */
-function admit(
-  slots: Slots,
-  waiting: Growing[],
-): [slot: number, sequence: Growing][] {
-  const admitted: [number, Growing][] = [];
+function admit(slots: Slots, waiting: Growing[]): void {
   for (let slot = 0; slot < slots.length && waiting.length > 0; slot++) {
-    if (slots[slot]) continue;
-    slots[slot] = waiting.shift()!;
-    admitted.push([slot, slots[slot]!]);
+    slots[slot] ??= waiting.shift()!;
   }
-  return admitted;
 }
 
-/** The prompts of sequences that begin. Of the first, what is cached is left out, but for its last token. */
-function packAdmitted(
-  admitted: readonly (readonly [slot: number, sequence: Growing])[],
+/** How many tokens of a prompt need not be fed, as the decoder has them: not the last one, which the next follows. */
+function sharedLength(
+  prompt: readonly number[],
   cached: readonly number[],
-): PackedTokens {
-  const packed = packPrompts(admitted.map(([, { prompt }]) => prompt));
-  const first = admitted[0]![1].prompt;
-  const differs = first.findIndex((token, i) => token !== cached[i]);
-  const skipped = differs < 0 ? first.length - 1 : differs;
-  const rest = slicePacked(packed, skipped, packed.ids.length);
-  return { ...rest, sequence: rest.sequence.map((i) => admitted[i]![0]) };
+): number {
+  const differs = prompt.findIndex((token, i) => token !== cached[i]);
+  return differs < 0 ? prompt.length - 1 : differs;
 }
 
-// Run tokens in steps that the plan has room for, and give what may follow the last token of each sequence.
-async function feed(
-  decoder: Decoder,
-  packed: PackedTokens,
-  choose: (sequence: number, candidates: Candidates) => Promise<void>,
-): Promise<void> {
-  const count = packed.ids.length;
-  for (let from = 0; from < count; from += decoder.maxTokens) {
-    const step = slicePacked(
-      packed,
-      from,
-      Math.min(count, from + decoder.maxTokens),
-    );
-    const ends: number[] = [];
-    step.sequence.forEach((sequence, i) => {
-      if (packed.sequence[from + i + 1] !== sequence) ends.push(i);
-    });
-    const next = await decoder.next(step, ends);
-    for (let i = 0; i < ends.length; i++) {
-      await choose(step.sequence[ends[i]!]!, next[i]!);
+/** Tokens of one step, those that a next token follows, and how many are of prompts. */
+interface StepTokens {
+  readonly tokens: PackedTokens;
+  readonly ends: readonly number[];
+  readonly prompted: number;
+}
+
+/**
+ * The next step, of at most `most` tokens: the last token of every sequence that grows, so that none waits for the prompt of
+ * another, then as much of prompts as there is room for. One token is left to prompts in any case.
+ */
+function nextStep(slots: Slots, most: number): StepTokens {
+  const taken: { slot: number; id: number; at: number }[] = [];
+  const ends: number[] = [];
+  const live = [...slots.entries()].flatMap(([slot, growing]) =>
+    growing ? [{ slot, growing }] : []
+  );
+  const fresh = live.filter(({ growing: { fed, prompt } }) =>
+    fed < prompt.length
+  );
+  const grown = live.filter(({ growing: { fed, prompt } }) =>
+    fed >= prompt.length
+  ).sort((a, b) => a.growing.tokens.length - b.growing.tokens.length);
+  const room = fresh.length > 0 ? Math.max(1, most - 1) : most;
+  for (const { slot, growing: { prompt, tokens } } of grown.slice(0, room)) {
+    ends.push(taken.length);
+    const at = prompt.length + tokens.length - 1;
+    taken.push({ slot, id: tokens.at(-1)!, at });
+  }
+  const before = taken.length;
+  for (const { slot, growing } of fresh) {
+    const { prompt } = growing;
+    for (; growing.fed < prompt.length && taken.length < most; growing.fed++) {
+      if (growing.fed + 1 === prompt.length) ends.push(taken.length);
+      taken.push({ slot, id: prompt[growing.fed]!, at: growing.fed });
     }
   }
-}
-
-function nextTokens(slots: Slots): PackedTokens {
-  const live = slots.flatMap((sequence, slot) =>
-    sequence ? [[slot, sequence] as const] : []
-  );
   return {
-    ids: Int32Array.from(live, ([, { tokens }]) => tokens.at(-1)!),
-    sequence: Int32Array.from(live, ([slot]) => slot),
-    position: Int32Array.from(
-      live,
-      ([, { prompt, tokens }]) => prompt.length + tokens.length - 1,
-    ),
-    cell: new Int32Array(live.length),
+    ends,
+    prompted: taken.length - before,
+    tokens: {
+      ids: Int32Array.from(taken, ({ id }) => id),
+      sequence: Int32Array.from(taken, ({ slot }) => slot),
+      position: Int32Array.from(taken, ({ at }) => at),
+      cell: new Int32Array(taken.length),
+    },
   };
 }
 

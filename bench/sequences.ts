@@ -1,0 +1,174 @@
+/**
+ * Prompts of mixed lengths whose sequences end at different times, against the same number of tokens in batches that are
+ * full from beginning to end: tokens/s of the small Mixtral of `bench peers`, interleaved, by CPU time and by the clock. Says
+ * how much of the states live tokens need, and compares sequences with what they are alone.
+ * `--prompts N`, `--slots N`, `--tokens N` (of a step), `--runs N`, `--alone N` (sequences that are compared),
+ * `--adapter native|cpu`, `--out FILE`.
+ */
+
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { nodeFiles } from "../cli/files.ts";
+import {
+  Decoder,
+  decoderShape,
+  generate,
+  resolveTarget,
+} from "../engine/mod.ts";
+import { sum } from "../spec/sum.ts";
+import { machine, median } from "./measure.ts";
+import { DECODER, decoderFiles } from "./peers/decoder_files.ts";
+import { openOurs } from "./peers/engine.ts";
+import { writeDocument } from "./results.ts";
+
+const options = parseArgs({
+  options: {
+    prompts: { type: "string", default: "1000" },
+    slots: { type: "string", default: "32" },
+    tokens: { type: "string", default: "128" },
+    runs: { type: "string", default: "3" },
+    alone: { type: "string", default: "20" },
+    adapter: { type: "string", default: "native" },
+    out: { type: "string", default: "" },
+  },
+}).values;
+const [prompts, slots, tokens, runs, alone] = [
+  ...[options.prompts, options.slots, options.tokens],
+  ...[options.runs, options.alone],
+].map(Number) as [number, number, number, number, number];
+
+/** A sequence: its prompt, and how many tokens follow. */
+interface Sequence {
+  readonly prompt: readonly number[];
+  readonly length: number;
+}
+
+/** Most tokens of a prompt, and new ones. */
+const [PROMPT, NEW] = [96, 48];
+
+let seed = 1;
+function random(below: number): number {
+  seed = Math.imul(seed, 1664525) + 1013904223 >>> 0;
+  return Math.floor(seed / 2 ** 32 * below);
+}
+
+function sequenceOf(prompt: number, length: number): Sequence {
+  const id = () => 3 + random(256);
+  return { prompt: Array.from({ length: prompt }, id), length };
+}
+
+// Short ones are the most frequent: the product of two even numbers.
+const mixed = Array.from({ length: prompts }, () =>
+  sequenceOf(
+    1 + Math.floor(random(PROMPT) * random(1000) / 1000),
+    1 + Math.floor(random(NEW) * random(1000) / 1000),
+  ));
+const mean = (of: (s: Sequence) => number) =>
+  Math.round(sum(mixed.map(of)) / prompts);
+const full = Array.from(
+  { length: Math.floor(prompts / slots) * slots },
+  () => sequenceOf(mean((s) => s.prompt.length), mean((s) => s.length)),
+);
+
+const folder = mkdtempSync(join(tmpdir(), "switchyard-sequences-"));
+for (const [name, bytes] of Object.entries(decoderFiles())) {
+  writeFileSync(join(folder, name), bytes);
+}
+const target = await resolveTarget(folder, nodeFiles(), {
+  loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+});
+const { plan, session, close } = await openOurs(target, {
+  adapter: options.adapter as "native" | "cpu",
+  threads: availableParallelism(),
+  need: { tokens, sequences: slots, context: PROMPT + NEW },
+  next: {},
+});
+const decoder = new Decoder(session, decoderShape(plan)!);
+
+/** Tokens that live sequences need states for, step by step; and what was made. */
+async function run(sequences: readonly Sequence[]) {
+  const made: number[][] = sequences.map(() => []);
+  session.reset();
+  const [before, began] = [process.cpuUsage(), performance.now()];
+  await generate(decoder, sequences.map(({ prompt }) => prompt), {
+    ...{ maxNewTokens: NEW + 1, stop: new Set<number>(), temperature: 0 },
+    now: () => performance.now(),
+    onToken: (sequence, token) => {
+      made[sequence]!.push(token);
+      return made[sequence]!.length >= sequences[sequence]!.length
+        ? "stop"
+        : undefined;
+    },
+  });
+  const { user, system } = process.cpuUsage(before);
+  const count = sum(sequences.map((s) => s.prompt.length + s.length));
+  return {
+    made,
+    clock: count / (performance.now() - began) * 1e3,
+    cpu: count / (user + system) * 1e6,
+  };
+}
+
+const rates = { mixed: [] as number[], full: [] as number[] };
+const cpu = { mixed: [] as number[], full: [] as number[] };
+let together: number[][] = [];
+for (let round = 0; round <= runs; round++) {
+  for (const [name, of] of [["mixed", mixed], ["full", full]] as const) {
+    // The first run warms up.
+    const { made, ...rate } = await run(round === 0 ? of.slice(0, slots) : of);
+    if (round === 0) continue;
+    rates[name].push(rate.clock);
+    cpu[name].push(rate.cpu);
+    if (name === "mixed") together = made;
+  }
+}
+let equal = 0;
+for (let i = 0; i < alone; i++) {
+  const at = Math.floor(i * prompts / alone);
+  const { made } = await run([mixed[at]!]);
+  if (made[0]!.join() === together[at]!.join()) equal++;
+}
+await close();
+rmSync(folder, { recursive: true });
+
+const states = sum(
+  Object.values(plan.buffers).filter(({ kind }) => kind === "state")
+    .map(({ bytes }) => bytes as number),
+);
+const result = {
+  program: "sequences",
+  machine: machine(),
+  adapter: options.adapter,
+  what:
+    `Mixtral of ${DECODER.layers} layers, ${DECODER.embed} wide; ${prompts} prompts of 1 to ${PROMPT} tokens (mean ${
+      mean((s) => s.prompt.length)
+    }), 1 to ${NEW} new ones (mean ${
+      mean((s) => s.length)
+    }), ${slots} at a time, steps of ${tokens} tokens`,
+  tokensPerSecond: Object.fromEntries(
+    Object.entries(rates).map(([name, all]) => [name, all.map(Math.round)]),
+  ),
+  ratios: {
+    "mixed against full batches, by the clock": ratio(rates),
+    "mixed against full batches, by CPU time": ratio(cpu),
+    "sequences that are as they are alone": equal / alone,
+    "states against what a sequence of mean length needs": round2(
+      (PROMPT + NEW) / mean((s) => s.prompt.length + s.length),
+    ),
+  },
+  stateBytes: states,
+};
+
+function ratio(of: { mixed: number[]; full: number[] }): number {
+  return round2(median(of.mixed.map((rate, i) => rate / of.full[i]!)));
+}
+
+function round2(value: number): number {
+  return Math.round(value * 100) / 100;
+}
+
+console.log(JSON.stringify(result, undefined, 2));
+if (options.out) writeDocument(options.out, result);
