@@ -21,6 +21,7 @@ import {
   isMatmul,
   layoutParams,
   lowerGraph,
+  mergeLaunches,
   overlap,
   returningNodes,
   simplify,
@@ -148,11 +149,15 @@ export function compileLowered(
     },
   });
   const ports = lowerGraph(lowering);
-  const steps = overlap(
-    waitForExchanges(lowering.draft.steps, lowering.draft.kernels),
-    lowering.draft.kernels,
-  );
   const limits = { ...GUARANTEED_LIMITS, ...options.limits };
+  const steps = mergeLaunches(
+    lowering,
+    overlap(
+      waitForExchanges(lowering.draft.steps, lowering.draft.kernels),
+      lowering.draft.kernels,
+    ),
+    limits,
+  );
   const memory = allocate(lowering.draft.buffers, steps, {
     kernels: lowering.draft.kernels,
     ranks: placed.ranks,

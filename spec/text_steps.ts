@@ -129,6 +129,9 @@ function headingOf(
   const rest = steps.slice(at.index);
   const first = (group: readonly StepFacts[]) =>
     group.find((step) => rest.includes(step));
+  if (op === "dispatch" && facts.permute.length + facts.forward.length === 0) {
+    return `%${at.index} = dispatch by ${permutation}, tokens read where they are`;
+  }
   const [value, result] = op === "dispatch"
     ? dispatchedOf(plan, facts, first(facts.permute), first(facts.forward))
     : combinedOf(plan, facts, first(facts.back), first(facts.combine));

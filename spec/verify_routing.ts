@@ -69,9 +69,10 @@ export function checkParts(facts: Facts, report: Report): void {
     const [gone, returned] = [valuesOf(forward), valuesOf(back)];
     const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
       ["count", count],
-      ["permute", permute],
-      ["regroup", regroup],
       ["combine", combine],
+      ...!far && countLists(facts, routing)
+        ? []
+        : [["permute", permute], ["regroup", regroup]] as const,
       ...far
         ? [
           ["exchange counts", gather],
@@ -123,9 +124,10 @@ export function checkParts(facts: Facts, report: Report): void {
       );
     }
     const order: readonly (readonly [StepFacts, StepFacts])[] = [
-      [count.at(-1)!, permute[0]!],
-      [count.at(-1)!, regroup[0]!],
-      [regroup.at(-1)!, combine[0]!],
+      [count.at(-1)!, combine[0]!],
+      ...permute.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
+      ...regroup.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
+      ...regroup.slice(-1).map((at) => [at, combine[0]!] as const),
       ...far
         ? [
           [count.at(-1)!, gather[0]!],
@@ -293,11 +295,20 @@ function onlyWriter(
   }
 }
 
+/** Whether the count of a routing also lists rows by expert: where they stay, nothing is permuted, and tokens are read where they are. */
+function countLists({ buffers }: Facts, { count }: RoutingFacts): boolean {
+  return count.some(({ writes }) =>
+    writes.some((name) =>
+      buffers.get(name)!.axes.some(({ axis }) => axis === "tiles of routing")
+    )
+  );
+}
+
 /** A dispatch and its combine use one permutation, which stays as it was made. */
 export function checkPermutation(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const { count, permute, combine } = routing;
-    if (!count.length || !permute.length || !combine.length) continue;
+    if (!count.length || !combine.length) continue;
     const shared = permutationsOf(routing);
     if (shared.length === 0) {
       const written = count.flatMap((at) => at.writes);
@@ -305,7 +316,7 @@ export function checkPermutation(facts: Facts, report: Report): void {
         !at.reads.some((name) =>
           written.includes(name)
         )
-      ) ?? permute[0];
+      ) ?? permute[0] ?? count[0];
       report(
         titleOf(routing),
         "its dispatch and its combine do not read one permutation that its count makes",
@@ -391,8 +402,12 @@ function hasTerms(
   { plan, buffers }: Facts,
   { permute, combine }: RoutingFacts,
 ): boolean {
-  const over = permute.flatMap(({ writes }) =>
-    writes.flatMap((name) => expertsOfRows(plan, buffers.get(name))?.over ?? [])
+  const rows = [
+    ...permute.flatMap(({ writes }) => writes),
+    ...combine.flatMap(({ reads }) => reads),
+  ];
+  const over = rows.flatMap((name) =>
+    expertsOfRows(plan, buffers.get(name))?.over ?? []
   );
   return over.length === 0 || plan.numerics.class === "fast" &&
       combine.every(({ writes }) =>

@@ -316,7 +316,7 @@ testKernels("rmsNorm() and softmax() of rows", async (t, target) => {
         row,
         i,
         v,
-      ) => [store("y", at(row, i), mul(load("gain", i), v))],
+      ) => [store("y", at(row, i), mul(load("gain", i), v(i)))],
     });
     const grid = workgroups(rowsGrid(rows));
     const normed = await target.run(norm, buffers, grid);
@@ -328,7 +328,7 @@ testKernels("rmsNorm() and softmax() of rows", async (t, target) => {
     const soft = softmax({
       ...shared,
       name: "softmax",
-      epilogue: (row, i, v) => [store("y", at(row, i), v)],
+      epilogue: (row, i, v) => [store("y", at(row, i), v(i))],
     });
     const scores = await target.run(soft, buffers, grid);
     close(t, scores["y"]!, rowsOf(x, length).flatMap(softmaxOf));

@@ -27,7 +27,10 @@ function find(plan: Draft, is: (step: Step) => boolean): number {
 }
 
 const writesValues = (step: Step) =>
-  step.op === "launch" && step.kernel === "cacheWrite_2";
+  step.op === "launch" &&
+  Object.entries(step.bindings).some(([binding, buffer]) =>
+    /^y\d/.test(binding) && buffer.endsWith("self_attn.values")
+  );
 const attends = (step: Step) =>
   step.op === "launch" && step.kernel.startsWith("attention");
 const updates = (step: Step) => step.op === "copy" && step.to === "w";

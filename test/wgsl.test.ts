@@ -102,7 +102,11 @@ t.test("printWgsl() of a row norm and a matmul", (t) => {
     epsilon: 1e-5,
     bindings: [reads("x"), writes("y")],
     load: rowMajor("x", 40),
-    epilogue: (row, i, value) => [store("y", add(mul(row, u32(40)), i), value)],
+    epilogue: (
+      row,
+      i,
+      value,
+    ) => [store("y", add(mul(row, u32(40)), i), value(i))],
   });
   t.equal(printWgsl(norm), golden("norm"));
   t.equal(

@@ -228,7 +228,8 @@ export interface PrimitiveParams extends DefinedParams {
   /**
    * What expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row that each
    * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too; `sums`:
-   * whose rows are added up before they return; `own`: only of choices whose experts this rank has.
+   * whose rows are added up before they return; `own`: only of choices whose experts this rank has; `local`:
+   * rows stay on this rank, and are grouped at once.
    */
   assign: {
     readonly expert: string;
@@ -237,6 +238,7 @@ export interface PrimitiveParams extends DefinedParams {
     readonly once: boolean;
     readonly sums: boolean;
     readonly own: boolean;
+    readonly local: boolean;
   };
   /** assign: its counts on every rank of the group */
   gatherCounts: { readonly over: readonly string[] };
@@ -254,8 +256,8 @@ export interface PrimitiveParams extends DefinedParams {
     readonly chunk: number;
     readonly once: boolean;
   };
-  /** rows, group: received rows by expert */
-  received: { readonly once: boolean };
+  /** rows, group: received rows by expert; `inPlace`: the tokens themselves, each read for every one of its choices */
+  received: { readonly once: boolean; readonly inPlace: boolean };
   /** rows, group: the sum of the rows of each token that was received once, in the order of choices */
   localCombine: { readonly weighted: boolean };
   /** assign, groups: ids of choices, sent there and back and compared */

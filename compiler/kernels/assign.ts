@@ -7,6 +7,7 @@ import { pick } from "../../spec/kernel/pick.ts";
 import type { Expr, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, local, SHARED_WORDS, wgsl } from "./kernel.ts";
 import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
+import { listTiles } from "./pieces/list_tiles.ts";
 import { laneShare } from "./pieces/lanes.ts";
 
 /** The send row of a choice that was dropped. */
@@ -15,7 +16,8 @@ export const DROPPED = 0xffffffff;
 /**
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
  * if `ordered`: the column of each expert in send order; `position` u32 [1] if `own`; written: `counts` u32
- * [column], `sendRow` u32 [token, k]. Its grid is one workgroup.
+ * [column], `sendRow` u32 [token, k]. With `grouped`, also what `regroup` writes where rows stay: `tiles` u32
+ * [1 + 3 * tile bound], `tokenOf` and `expertOf` u32 [row], `rowCount` u32 [1]. Its grid is one workgroup.
  */
 export interface AssignOptions {
   readonly name: string;
@@ -27,6 +29,8 @@ export interface AssignOptions {
   readonly own?: readonly number[];
   /** Send order is not the order of expert numbers. */
   readonly ordered: boolean;
+  /** Rows stay on this rank, which has all experts: tokens and experts of rows are listed at once, and tiles of so many rows. */
+  readonly grouped?: { readonly tileRows: number };
 }
 
 /** Rows by column, then token. */
@@ -43,6 +47,7 @@ export function assign(o: AssignOptions): Kernel {
     wgsl`
       let next = cells[lane * ${experts} + column];
       sendRow[a] = next;
+      ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = column;`}
       cells[lane * ${experts} + column] = next + 1;`,
     wgsl`sendRow[a] = ${DROPPED};`,
   );
@@ -51,7 +56,10 @@ export function assign(o: AssignOptions): Kernel {
     workgroupSize: lanes,
     bindings: bindings(
       { index: "i32", slot: "i32", order: "u32", position: "u32" },
-      { counts: "u32", sendRow: "u32" },
+      {
+        ...{ counts: "u32", sendRow: "u32" },
+        ...{ tiles: "u32", tokenOf: "u32", expertOf: "u32", rowCount: "u32" },
+      },
     ),
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
@@ -79,8 +87,29 @@ export function assign(o: AssignOptions): Kernel {
       }
 
       // Each choice takes the next row of its cell.
-      ${numbered}`,
+      ${numbered}
+      ${o.grouped && tilesOf(experts, lanes, o.grouped)}`,
   });
+}
+
+/** The tiles of all experts, and how many rows there are. */
+function tilesOf(
+  experts: number,
+  lanes: number,
+  { tileRows }: { readonly tileRows: number },
+): KernelText {
+  return wgsl`
+    var tile = 0u;
+    var first_row = 0u;
+    for (var e = 0u; e < ${experts}; e++) {
+      let of_expert = columns[e];
+      ${listTiles({ expert: wgsl`e`, lanes, tileRows })}
+      first_row += of_expert;
+    }
+    if (lane == 0) {
+      tiles[0] = tile;
+      rowCount[0] = first_row;
+    }`;
 }
 
 const ME = local("me", "u32");

@@ -5,6 +5,7 @@
 
 import { columnsOf } from "../../spec/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
+import { listTiles } from "./pieces/list_tiles.ts";
 import type { Size } from "../../spec/size.ts";
 import type { Grid, Kernel } from "./kernel.ts";
 import {
@@ -112,18 +113,7 @@ export function regroup(o: RegroupOptions): Kernel {
           for (var s = 0u; s < ${sources}; s++) {
             of_expert += counts[s * ${columns} + first + e];
           }
-          if (e % ${LANES} == lane) {
-            for (var t = 0u; t < (of_expert + ${
-      o.tileRows - 1
-    }) / ${o.tileRows}; t++) {
-              let word = (tile + t) * 3 + 1;
-              let done = t * ${o.tileRows};
-              tiles[word] = ${expert};
-              tiles[word + 1] = first_row + done;
-              tiles[word + 2] = min(${o.tileRows}u, of_expert - done);
-            }
-          }
-          tile += (of_expert + ${o.tileRows - 1}) / ${o.tileRows};
+          ${listTiles({ ...o, expert, lanes: LANES })}
           first_row += of_expert;
         }
         if (lane == 0) { tiles[0] = tile; }

@@ -1,6 +1,6 @@
 /** RMS norms of rows (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019): a workgroup for each row. */
 
-import { expr, type Kernel, local, wgsl } from "./kernel.ts";
+import { type Expr, expr, type Kernel, local, wgsl } from "./kernel.ts";
 import {
   eachElement,
   ELEMENT,
@@ -21,7 +21,7 @@ export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
     let value = ${o.load(ROW, K)};
     block = fma(value, value, block);`,
   );
-  const scaled = expr`${o.load(ROW, ELEMENT)} * ${SCALE}`;
+  const scaled = (i: Expr) => expr`${o.load(ROW, i)} * ${SCALE}`;
   return rowKernel(
     o,
     wgsl`

@@ -23,8 +23,12 @@ export interface RowsOptions {
   readonly bindings: readonly Binding[];
   /** The f32 element `i` of a row. */
   load(row: Expr, i: Expr): Expr;
-  /** Uses a result. */
-  epilogue(row: Expr, i: Expr, value: Expr): readonly Stmt[];
+  /** Uses the result at `i`; `value` gives that at any place of the row. */
+  epilogue(
+    row: Expr,
+    i: Expr,
+    value: (i: Expr) => Expr,
+  ): readonly Stmt[];
 }
 
 /** The grid of `rmsNorm` and `softmax`. */

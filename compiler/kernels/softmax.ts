@@ -1,6 +1,6 @@
 /** Softmaxes of rows: a workgroup for each row. */
 
-import { expr, type Kernel, local, wgsl } from "./kernel.ts";
+import { type Expr, expr, type Kernel, local, wgsl } from "./kernel.ts";
 import {
   eachElement,
   ELEMENT,
@@ -26,7 +26,7 @@ export function softmax(o: RowsOptions): Kernel {
     lane_top = max(lane_top, ${o.load(ROW, ELEMENT)});`,
   );
   const powers = rowSum(o, wgsl`block += exp(${o.load(ROW, K)} - top);`);
-  const share = expr`exp(${o.load(ROW, ELEMENT)} - ${TOP}) / ${TOTAL}`;
+  const share = (i: Expr) => expr`exp(${o.load(ROW, i)} - ${TOP}) / ${TOTAL}`;
   return rowKernel(
     o,
     wgsl`

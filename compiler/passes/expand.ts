@@ -7,8 +7,10 @@
  * combine  = allToAll back -> combine (the weighted sum in the order of choices)
  * ```
  *
- * A routing of one rank has no exchange, and neither has one whose tokens are on every rank of its group: there, each rank
- * takes the rows of its own experts. In chunks, what is between dispatch and combine is there once for each chunk: the
+ * A routing of one rank moves no rows: its assign groups them at once, and experts read tokens where they are, but for rows
+ * that are weighted before they are sent, or returned as they came. A routing whose tokens are on every rank of its group
+ * has no exchange: each rank takes the rows of its own experts. In chunks, what is between dispatch and combine is there
+ * once for each chunk: the
  * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk; under `fast` numerics,
  * what returns is too: `localCombine` adds up the rows of a token where its experts are.
  */
@@ -161,6 +163,14 @@ class Expansion {
     const routed = known ?? this.#route(node, route);
     const { assign, chunks } = routed;
     const weighted = isWeighted(node);
+    if (assign.params.local && !known) this.#group(node, routed);
+    if (assign.params.local && !weighted && !this.#untouched.has(node)) {
+      // Nobody moves rows: who computes on them finds their tokens.
+      const arrived = this.now(x);
+      const place = { arrived, once: false, inPlace: true, chunk: 0 };
+      this.#now.set(node, this.#receive(node, routed, place));
+      return this.#check(node, routed, known);
+    }
     const params = {
       weighted,
       // A value that is returned unchanged needs a row for each choice.
@@ -170,15 +180,23 @@ class Expansion {
     const sent = this.#make(node, "permute", { inputs, params });
     if (!known) this.#count(node, routed);
     const arrived = this.#send(node, routed, { sent, chunk: 0 });
-    if (!known) this.#group(node, routed);
+    if (!known && !assign.params.local) this.#group(node, routed);
     const received = this.#receive(node, routed, {
       ...{ arrived, once: params.once, chunk: 0 },
     });
     if (chunks === 1) this.#now.set(node, received);
     else routed.inFlight.push({ node, sent });
+    this.#check(node, routed, known);
+  }
+
+  #check(
+    node: Node,
+    { assign, groups }: Routed,
+    known: Routed | undefined,
+  ): void {
     if (known || assign.params.own || !this.#options.check) return;
     this.#make(node, "checkIds", {
-      ...{ inputs: [assign, ...routed.groups] as Node[], params: {} },
+      ...{ inputs: [assign, ...groups] as Node[], params: {} },
     });
   }
 
@@ -205,6 +223,7 @@ class Expansion {
         once,
         sums: once && numerics === "fast",
         own,
+        local: !several && !route.params.rule.capacity,
       },
     });
     const routed: Routed = {
@@ -258,15 +277,16 @@ class Expansion {
   #receive(
     node: Node,
     { chunks, groups, values }: Routed,
-    { arrived, once, chunk }: {
+    { arrived, once, chunk, inPlace = false }: {
       readonly arrived: Node;
       readonly once: boolean;
+      readonly inPlace?: boolean;
       readonly chunk: number;
     },
   ): Node {
     const received = this.#make(node, "received", {
       inputs: [arrived, groups[chunk]!],
-      params: { once },
+      params: { once, inPlace },
       ...chunkName(chunk, chunks),
     }) as Node;
     values[chunk]!.set(node, received);

@@ -6,6 +6,7 @@
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
 import type { FusionClass } from "../graph/primitives/definition.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
+import { endedBy } from "./ended_by.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "../graph/users.ts";
 
@@ -60,7 +61,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
 export interface Fusion {
   /** Nodes with a buffer of their own. */
   readonly stored: ReadonlySet<Node>;
-  /** Stored elementwise node -> the contractions (one, or two with the same left operand) or the combine whose kernel computes it. */
+  /** Stored elementwise node or cache write -> the contractions (one, or two with the same left operand), the combine or the norm whose kernel computes it. */
   readonly absorbs: ReadonlyMap<Node, readonly Node[]>;
   /** Nodes computed inside another's kernel. */
   readonly absorbed: ReadonlySet<Node>;
@@ -114,6 +115,17 @@ export function fuse(
     for (const root of roots) {
       absorbed.add(root);
       stored.delete(root);
+    }
+  }
+  for (const node of graph.nodes) {
+    if (!stored.has(node) || absorbs.has(node)) continue;
+    const rows = [node, ...node.inputs].some((n) => known.dispatched.has(n));
+    const ended = rows ? undefined : endedBy(node, { single, isMatmul });
+    if (!ended || ended.between.some((inner) => absorbs.has(inner))) continue;
+    absorbs.set(node, [ended.root]);
+    for (const inner of [ended.root, ...ended.between]) {
+      absorbed.add(inner);
+      stored.delete(inner);
     }
   }
   return { stored, absorbs, absorbed };

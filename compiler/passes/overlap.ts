@@ -90,7 +90,8 @@ function takeIndependent(
   return early;
 }
 
-function accesses(
+/** The buffers that a step reads and writes. */
+export function accesses(
   step: Step,
   known: Known,
 ): { readonly reads: readonly string[]; readonly writes: readonly string[] } {

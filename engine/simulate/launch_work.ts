@@ -35,6 +35,9 @@ export interface LaunchPlace {
 /** Invocations of a workgroup that stand for all: what a lane does may depend on its number. */
 const LANES = 4;
 
+/** Workgroups along y that stand for all where they do different things. */
+const MERGED = 8;
+
 /** Counts the work of launches; equal launches are counted once. */
 export class LaunchCounter {
   readonly #counted = new Map<Kernel, Map<string, LaunchWork>>();
@@ -58,12 +61,15 @@ function countLaunch(
   const lanes = Math.min(LANES, workgroupSize);
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
   const looked = Math.max(1, Math.min(groups, x));
-  const works = Array.from({ length: looked * lanes }, (_, n) => {
+  const across = Math.min(isMerged(kernel) ? MERGED : 1, y);
+  const works = Array.from({ length: looked * across * lanes }, (_, n) => {
     const i = n % lanes;
+    const place = Math.floor(n / lanes);
     return kernelWork(kernel, {
       group: [
-        Math.floor((Math.floor(n / lanes) + 0.5) * x / looked),
-        ...[y >> 1, z >> 1] as const,
+        Math.floor((place % looked + 0.5) * x / looked),
+        Math.floor((Math.floor(place / looked) + 0.5) * y / across),
+        z >> 1,
       ],
       lane: lanes === 1 ? 0 : Math.round(i * (workgroupSize - 1) / (lanes - 1)),
       load: (binding, index) => data.get(binding)?.(index),
@@ -80,6 +86,12 @@ function countLaunch(
     stores: bindings.map((_, i) => total(({ stores }) => stores[i]!)),
     exact: works.every(({ exact }) => exact),
   };
+}
+
+/** Whether workgroups along y do different things, as in launches that were merged. */
+function isMerged({ body: [first] }: Kernel): boolean {
+  return first?.op === "if" && first.condition.op === "binary" &&
+    first.condition.a.op === "id" && first.condition.a.name === "group.y";
 }
 
 /** What is known of a step besides the plan. */

@@ -12,6 +12,7 @@ import {
   type Plan,
   type PlanBuffer,
   type Program,
+  type Step,
 } from "../../spec/plan.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import { evaluateSize, type Size } from "../../spec/size.ts";
@@ -269,19 +270,27 @@ interface Routed {
 function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
   const found = new Map<string, Routed>();
   const chunks = new Map<number, Set<string>>();
+  const tilesOf = (step: Step) =>
+    step.op === "launch"
+      ? Object.values(step.bindings).filter((name) =>
+        plan.buffers[name]!.axes.some(({ axis }) => axis === "tiles of routing")
+      )
+      : [];
+  // Where rows stay, what counts them lists them too.
+  const lists = (step: Step) =>
+    step.part?.part === "regroup" ||
+    step.part?.part === "count" && tilesOf(step).length > 0;
   for (const step of program.steps) {
-    if (step.op !== "launch" || step.part?.part !== "regroup") continue;
-    const tiles = Object.values(step.bindings).filter((name) =>
-      plan.buffers[name]!.axes.some(({ axis }) => axis === "tiles of routing")
-    );
+    if (!lists(step) || !step.part) continue;
+    const tiles = tilesOf(step);
     const known = chunks.get(step.part.routing) ?? new Set();
     chunks.set(step.part.routing, known);
     for (const name of tiles) known.add(name);
   }
   for (const step of program.steps) {
     if (!step.part) continue;
-    const { routing, part } = step.part;
-    const afterwards = part === "regroup";
+    const { routing } = step.part;
+    const afterwards = lists(step);
     const names = step.op === "launch"
       ? Object.values(step.bindings)
       : step.op === "allGather" || step.op === "allToAll"

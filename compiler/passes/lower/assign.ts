@@ -40,6 +40,8 @@ export interface SentRows {
   readonly over: readonly string[];
   /** Tokens are on every rank of the group: only choices of the rank's own experts have rows. */
   readonly own: boolean;
+  /** Rows stay on the rank: they are grouped as they are numbered. */
+  readonly local: boolean;
   readonly splits: readonly number[];
   /** The columns of the counts of each chunk. */
   readonly chunks: readonly Columns[];
@@ -73,6 +75,19 @@ export interface SentTokens {
 export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
   const rows = sentRows(lowering, node);
   lowering.values.sent.set(node, rows);
+  if (!node.params.local) launchAssign(lowering, node, rows);
+}
+
+/** Launch the kernel of an assignment: where rows stay, with the buffers that list them. */
+export function launchAssign(
+  lowering: Lowering,
+  node: Node,
+  rows: SentRows,
+  grouped?: {
+    readonly tileRows: number;
+    readonly bindings: { readonly [binding: string]: string };
+  },
+): void {
   const { route, splits, tokens, sendRow } = rows;
   const { rule: { topK }, tokens: axes } = route.params;
   const results = routeResults(lowering, route);
@@ -86,8 +101,10 @@ export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
     dropping: results.slot !== undefined,
     ordered: order !== undefined,
     ...rows.own ? { own: splits } : {},
+    ...grouped ? { grouped } : {},
   });
   const bindings = {
+    ...grouped?.bindings,
     ...{ lengths: LENGTHS, index: results.index, sendRow },
     ...results.slot ? { slot: results.slot } : {},
     ...order ? { order } : {},
@@ -171,7 +188,7 @@ function sentRows(
   node: NodeOf<"assign">,
 ): SentRows {
   const { placed } = lowering;
-  const { expert, once, own } = node.params;
+  const { expert, once, own, local } = node.params;
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
   const { over, of, total } = placed.axes[expert]!;
@@ -194,7 +211,7 @@ function sentRows(
     );
   const counts = routingScratch(lowering, "counts", total);
   return {
-    ...{ number: lowering.values.sent.size, route, expert, over, own },
+    ...{ number: lowering.values.sent.size, route, expert, over, own, local },
     ...{ splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),

@@ -27,7 +27,8 @@ import {
   productOf,
   sizeOf,
 } from "./context.ts";
-import { matmulAt, writeTarget } from "./dot.ts";
+import { matmulAt } from "./dot.ts";
+import { writeTarget } from "./target.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
 import { lowerExpertOuter } from "./expert_outer.ts";

@@ -3,7 +3,7 @@
 import { packingOf } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
-import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import type { RowsNode } from "../../graph/dispatched_nodes.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -27,14 +27,8 @@ import {
   type Storage,
 } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
-import {
-  computeValue,
-  emitValue,
-  finish,
-  loadFrom,
-  rowIn,
-  storeTo,
-} from "./emit.ts";
+import { emitValue, loadFrom, rowIn } from "./emit.ts";
+import { targetStorage, writeTarget } from "./target.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { dotShape } from "./dot_shape.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
@@ -127,7 +121,7 @@ export function lowerMatmul(
   const width = fixedProduct(lowering, first!, columns);
   const group = lowering.model.dispatched.get(target);
   const grouped = group ? lowering.values.groups.get(group)! : undefined;
-  const storage = storageFor(lowering, target);
+  const storage = targetStorage(lowering, target);
   const filed = dots.map((dot) =>
     turned === undefined && isStoredAsFiled(lowering, dot)
   );
@@ -215,27 +209,6 @@ export function matmulAt(
     },
     get: (axis) => columns.includes(axis) ? inner.get(axis) : outer.get(axis),
   };
-}
-
-/** What a kernel writes: the value of `node`, given what it computed for `roots`. */
-export interface Target {
-  readonly node: Node;
-  readonly storage: Storage;
-  readonly roots: readonly Node[];
-}
-
-/** Store the value of a target at a place; `values` are those of its roots. */
-export function writeTarget(
-  scope: KernelScope,
-  { node, storage, roots }: Target,
-  at: At,
-  values: readonly Expr[],
-): Stmt[] {
-  const known = new Map(
-    roots.map((root, i) => [root, finish(root, scope.bindValue(values[i]!))]),
-  );
-  const value = known.get(node) ?? computeValue(scope, node, at, known);
-  return [storeTo(scope, storage, at, value)];
 }
 
 /** How many products a dot sums; in segments where that is fixed. */

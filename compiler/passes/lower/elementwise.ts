@@ -2,22 +2,19 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import { invariant } from "../../../spec/errors.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import type { At } from "./at.ts";
 import {
   addBuffer,
   addScratch,
-  amendBuffer,
   bufferAxes,
   freshName,
   type Lowering,
-  MAIN,
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, storeTo } from "./emit.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
+import { placeInCache, targetStorage } from "./target.ts";
 import { isPlain, markPartial, storageFor } from "./storage.ts";
 
 /** Store a node that is an expression over stored ones. */
@@ -36,40 +33,17 @@ export function lowerCacheWrite(
   lowering: Lowering,
   node: NodeOf<"cacheWrite">,
 ): void {
-  const [state, value, sequence, position] = node.inputs as [
-    Node,
-    Node,
-    Node,
-    Node,
-  ];
+  const value = node.inputs[1]!;
   const scope = new KernelScope(lowering);
-  const storage = lowering.values.storages.get(state) as Storage;
-  const [sequenceAxis, contextAxis] = state.axes as [string, string];
-  writeAll(scope, node, value.axes, (at) => {
-    const indices: { [axis: string]: Expr } = {
-      [sequenceAxis]: emitIndex(scope, sequence, at),
-      [contextAxis]: emitIndex(scope, position, at),
-    };
-    const there: At = { get: (axis) => indices[axis] ?? at.get(axis) };
-    return [
-      storeTo(scope, storage, there, emitValue(scope, value, at)),
-    ];
-  });
-  amendBuffer(lowering, storage.buffer, {
-    written: { [MAIN]: "before reads" },
-  });
-  lowering.values.storages.set(node, storage);
-}
-
-function emitIndex(
-  scope: KernelScope,
-  node: Node,
-  at: At,
-): Expr {
-  const value = emitValue(scope, node, at);
-  return value.type === "u32"
-    ? value
-    : { op: "convert", type: "u32", a: value };
+  const storage = targetStorage(lowering, node);
+  writeAll(scope, node, value.axes, (at) => [
+    storeTo(
+      scope,
+      storage,
+      placeInCache(scope, node, at),
+      emitValue(scope, value, at),
+    ),
+  ]);
 }
 
 /** An output of its own for a value that is stored elsewhere: an input, a parameter, dispatched rows or a packed layout. */

@@ -33,8 +33,8 @@ import type { BucketPlace } from "./lowering.ts";
 import { heldIndex, heldStart } from "./held.ts";
 import type { KernelScope } from "./scope.ts";
 
-/** Values that the kernel at hand has already computed. */
-export type Known = ReadonlyMap<Node, Expr>;
+/** Values that the kernel at hand has already computed, or computes at a place of the row that it is at. */
+export type Known = ReadonlyMap<Node, Expr | ((at: At) => Expr)>;
 
 const NOTHING_KNOWN: Known = new Map();
 
@@ -46,7 +46,7 @@ export function emitValue(
   known: Known = NOTHING_KNOWN,
 ): Expr {
   const value = known.get(node);
-  if (value) return value;
+  if (value) return typeof value === "function" ? value(at) : value;
   const storage = scope.lowering.values.storages.get(node);
   if (storage) return loadFrom(scope, storage, at);
   return computeValue(scope, node, at, known);

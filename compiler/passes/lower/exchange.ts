@@ -15,6 +15,8 @@ import {
   type Lowering,
   type Storage,
 } from "./context.ts";
+import { rowMajorStorage } from "./elementwise.ts";
+import { restAxes } from "./places.ts";
 import { type ReceivedRows, receivedRows } from "./received.ts";
 
 /** Rows of `words` words, from one buffer into another on the ranks that they go to. */
@@ -124,7 +126,19 @@ export function lowerReceived(
 ): void {
   const [value, group] = node.inputs as [Node, Node];
   const rows = lowering.values.groups.get(group)!;
-  const found = lowering.values.storages.get(value) as Storage;
-  const through = node.params.once ? rows.tokens!.tokenOf : rows.rowOf;
-  lowering.values.storages.set(node, { ...found, rows: { rows, through } });
+  const { once, inPlace } = node.params;
+  const through = once
+    ? rows.tokens!.tokenOf
+    : inPlace
+    ? rows.tokenOf
+    : rows.rowOf;
+  const found = inPlace
+    ? rowMajorStorage(lowering, value, value.axes)
+    : lowering.values.storages.get(value) as Storage;
+  // Rows have the axes of one token.
+  const axes = inPlace ? restAxes(node) : found.axes;
+  lowering.values.storages.set(node, {
+    ...{ ...found, axes },
+    rows: through === undefined ? { rows } : { rows, through },
+  });
 }

@@ -10,7 +10,7 @@ import {
 } from "../../kernels/expert_outer.ts";
 import { atFlat, atMapped } from "./at.ts";
 import { addLaunch, fixedProduct, lengthOf, type Lowering } from "./context.ts";
-import { writeTarget } from "./dot.ts";
+import { writeTarget } from "./target.ts";
 import { emitValue } from "./emit.ts";
 import type { GroupedRows } from "./group.ts";
 import { atRow, restAxes } from "./places.ts";

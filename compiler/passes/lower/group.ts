@@ -9,7 +9,13 @@ import { locate } from "../../kernels/locate.ts";
 import { tileHeight } from "../../kernels/matmul_tile.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
 import { unitSplits } from "../columns.ts";
-import { listBuffer, partOf, routingScratch, sentBy } from "./assign.ts";
+import {
+  launchAssign,
+  listBuffer,
+  partOf,
+  routingScratch,
+  sentBy,
+} from "./assign.ts";
 import { addLaunch, type Lowering } from "./context.ts";
 import { type ReceivedRows, receivedRows } from "./received.ts";
 import { emitExchange } from "./exchange.ts";
@@ -21,7 +27,10 @@ export interface GroupedRows extends ReceivedRows {
   readonly axis: string;
   readonly tileSize: Size;
   readonly tiles: string;
-  readonly rowOf: string;
+  /** Grouped row -> received row; absent where they are the same, as rows stay on the rank. */
+  readonly rowOf?: string;
+  /** There: grouped row -> token. */
+  readonly tokenOf?: string;
   readonly expertOf: string;
   readonly rowCount: string;
   /** Where tokens are sent once. */
@@ -44,18 +53,25 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   lowering.values.groups.set(node, rows);
   const { sent, tokens, chunk } = rows;
   const { splits, chunks, position } = sent;
+  const { tiles, rowOf, tokenOf, expertOf, rowCount } = rows;
+  const tileRows = tileHeight(lowering.options.tile);
+  if (sent.local) {
+    return launchAssign(lowering, node, sent, {
+      tileRows,
+      bindings: { tiles, tokenOf: tokenOf!, expertOf, rowCount },
+    });
+  }
   const columns = chunks.length === 1 ? {} : { columns: chunks[chunk]! };
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
     ...{ splits, ...columns, ...sent.own ? { sources: 1 } : {} },
-    tileRows: tileHeight(lowering.options.tile),
+    tileRows,
   });
-  const { tiles, rowOf, expertOf, rowCount } = rows;
   const part = partOf(sent, "regroup");
   addLaunch(lowering, node, kernel, {
     bindings: {
       ...{ counts: sent.countsAll, position },
-      ...{ tiles, rowOf, expertOf, rowCount },
+      ...{ tiles, rowOf: rowOf!, expertOf, rowCount },
     },
     workgroups: regroupGrid(rows.size),
     part,
@@ -73,7 +89,8 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   addLaunch(lowering, node, located, {
     bindings: {
       ...{ counts: sent.countsAll, reach: sent.tokens!.reachAll, position },
-      ...{ rowOf, rowCount, places: tokens.places, tokenOf: tokens.tokenOf },
+      ...{ rowOf: rowOf!, rowCount, places: tokens.places },
+      tokenOf: tokens.tokenOf,
     },
     workgroups: elementwiseGrid(rows.size),
     part,
@@ -130,7 +147,9 @@ function groupedRows(
     ...{ ...rows, expert, axis: `${expert} ${slot}` },
     tileSize: tileBound(size, most, tileRows),
     tiles: scratch("tiles", tilesBound),
-    rowOf: scratch("rowOf", bound),
+    ...sent.local
+      ? { tokenOf: scratch("tokenOf", bound) }
+      : { rowOf: scratch("rowOf", bound) },
     expertOf: scratch("expertOf", bound),
     rowCount: scratch("rowCount", 1),
     ...sent.tokens

@@ -73,7 +73,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   accumulate: lowerAccumulate,
   softmax: lowerSoftmax,
   logSumExp: lowerReduce,
-  rmsNorm: lowerRmsNorm,
+  rmsNorm: (lowering, node) => lowerRmsNorm(lowering, node),
   conv1d: lowerConv1d,
   topK: lowerTopK,
   route: lowerRoute,
@@ -153,13 +153,16 @@ export function lowerGraph(
 
 function lowerNode(lowering: Lowering, node: Node): void {
   const { stored, absorbs, absorbed } = lowering.model.fusion;
+  if (node.primitive === "rope") addRopeTable(lowering, node);
   if (absorbed.has(node)) return;
   const roots = absorbs.get(node);
   if (roots?.[0]?.primitive === "combine") {
     return lowerCombine(lowering, node, roots[0]);
   }
+  if (roots?.[0]?.primitive === "rmsNorm") {
+    return lowerRmsNorm(lowering, roots[0], node);
+  }
   if (roots) return lowerMatmul(lowering, node, roots as NodeOf<"dot">[]);
-  if (node.primitive === "rope") addRopeTable(lowering, node);
   const inline = RULES[node.primitive] === lowerElementwise as Rule<Primitive>;
   if (inline && !stored.has(node)) return;
   (RULES[node.primitive] as Rule<Primitive>)(lowering, node);

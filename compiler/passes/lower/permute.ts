@@ -20,7 +20,7 @@ import {
   productOf,
   sizeOf,
 } from "./context.ts";
-import { writeTarget } from "./dot.ts";
+import { writeTarget } from "./target.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { finish } from "./emit.ts";
 import { routeResults } from "./route.ts";

@@ -13,7 +13,7 @@ import { addParts } from "../../kernels/add_parts.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
 import { type At, atMapped } from "./at.ts";
-import { writeTarget } from "./dot.ts";
+import { writeTarget } from "./target.ts";
 import { storeTo } from "./emit.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
 import {

@@ -10,7 +10,8 @@ import { rmsNorm } from "../../kernels/rms_norm.ts";
 import { rowsGrid, type RowsOptions } from "../../kernels/rows.ts";
 import { softmax } from "../../kernels/softmax.ts";
 import { addLaunch, lengthOf, type Lowering } from "./context.ts";
-import { writeTarget } from "./dot.ts";
+import { targetStorage, writeTarget } from "./target.ts";
+import type { At } from "./at.ts";
 import { loadFrom } from "./emit.ts";
 import { alongRow, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
@@ -26,13 +27,15 @@ interface RowParts {
 function rowParts(
   lowering: Lowering,
   node: NodeOf<"softmax"> | NodeOf<"rmsNorm">,
-  withGain: boolean,
+  { target = node, gain }: { readonly target?: Node; readonly gain?: Node } =
+    {},
 ): RowParts {
   const scope = new KernelScope(lowering);
   const { over } = node.params;
   const x = node.inputs[0]!;
-  const source = lowering.values.storages.get(x)!;
-  const storage = storageFor(lowering, node);
+  const { storages } = lowering.values;
+  const source = storages.get(x)!;
+  const storage = targetStorage(lowering, target);
   const { size, dynamic } = lowering.placed.axes[over]!;
   const length = lengthOf(scope, over);
   const outer = node.axes.filter((axis) => axis !== over);
@@ -51,32 +54,30 @@ function rowParts(
     actual: dynamic ? length : undefined,
     bindings: scope.bindings,
     load: (row, i) => loadFrom(scope, source, placeAt(row, i)),
-    epilogue: (row, i, value) =>
+    epilogue: (row, i, valueAt) =>
       scope.block(() => {
-        const at = placeAt(row, i);
-        const gained = withGain
-          ? binary(
-            "mul",
-            loadFrom(scope, lowering.values.storages.get(node.inputs[1]!)!, at),
-            value,
-          )
-          : value;
-        return writeTarget(scope, { node, storage, roots: [node] }, at, [
-          gained,
-        ]);
+        const value = (at: At) => {
+          const value = valueAt(at.get(over));
+          return gain
+            ? binary("mul", loadFrom(scope, storages.get(gain)!, at), value)
+            : value;
+        };
+        const to = { node: target, storage, roots: [node] };
+        return writeTarget(scope, to, placeAt(row, i), [value]);
       }),
   };
   return { scope, options, size: rows.size };
 }
 
-/** gain * x / sqrt(mean(x^2) + epsilon) */
+/** gain * x / sqrt(mean(x^2) + epsilon), into `target`, which follows it element by element. */
 export function lowerRmsNorm(
   lowering: Lowering,
   node: NodeOf<"rmsNorm">,
+  target: Node = node,
 ): void {
-  const parts = rowParts(lowering, node, true);
+  const parts = rowParts(lowering, node, { target, gain: node.inputs[1]! });
   const { epsilon } = node.params;
-  launchRows(node, parts, rmsNorm({ ...parts.options, epsilon }));
+  launchRows(target, parts, rmsNorm({ ...parts.options, epsilon }));
 }
 
 /** exp(x - max) / sum */
@@ -84,7 +85,7 @@ export function lowerSoftmax(
   lowering: Lowering,
   node: NodeOf<"softmax">,
 ): void {
-  const parts = rowParts(lowering, node, false);
+  const parts = rowParts(lowering, node);
   launchRows(node, parts, softmax(parts.options));
 }
 

@@ -97,7 +97,7 @@ function rowStorage(
     buffer,
     dtype,
     axes: rest,
-    rows: lowering.model.returning.has(node)
+    rows: lowering.model.returning.has(node) && rows.rowOf !== undefined
       ? { rows, through: rows.rowOf }
       : { rows },
   };

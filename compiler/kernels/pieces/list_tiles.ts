@@ -1,0 +1,28 @@
+/** Tiles of the grouped matmuls, listed expert by expert. */
+
+import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+
+/**
+ * One lane for each expert `e` lists its tiles in `tiles`, (expert, first row, rows) each, behind the `tile` tiles before:
+ * `of_expert` rows from `first_row` on, at most `tileRows` in a tile.
+ */
+export function listTiles(
+  { expert, lanes, tileRows }: {
+    readonly expert: KernelText;
+    readonly lanes: number;
+    readonly tileRows: number;
+  },
+): KernelText {
+  const count = wgsl`(of_expert + ${tileRows - 1}) / ${tileRows}`;
+  return wgsl`
+    if (e % ${lanes} == lane) {
+      for (var t = 0u; t < ${count}; t++) {
+        let word = (tile + t) * 3 + 1;
+        let done = t * ${tileRows};
+        tiles[word] = ${expert};
+        tiles[word + 1] = first_row + done;
+        tiles[word + 2] = min(${tileRows}u, of_expert - done);
+      }
+    }
+    tile += ${count};`;
+}

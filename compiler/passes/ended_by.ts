@@ -1,0 +1,67 @@
+/** Norms and contractions that end in what follows them element by element: rotations, and writes into caches. */
+
+import type { Node } from "../graph/graph.ts";
+import { dotShape } from "./lower/dot_shape.ts";
+
+/** A kernel, and what stands between it and the node that it ends in. */
+export interface Ended {
+  readonly root: Node;
+  readonly between: readonly Node[];
+}
+
+/** What is known of nodes. */
+export interface EndOptions {
+  /** Whether a node has one user, and is no result. */
+  single(node: Node): boolean;
+  isMatmul(node: Node): boolean;
+}
+
+/**
+ * The norm or contraction whose kernel can write `node`: all between has no other operands, and keeps rows as they are. A
+ * rotation needs two elements of a row, which only a norm has.
+ */
+export function endedBy(
+  node: Node,
+  { single, isMatmul }: EndOptions,
+): Ended | undefined {
+  const between: Node[] = [];
+  let [last, turned] = [node.inputs[node.primitive === "cacheWrite" ? 1 : 0]!, [
+    ...node.primitive === "rope" ? [node.params.over] : [],
+  ]];
+  if (node.primitive !== "cacheWrite" && node.primitive !== "rope") return;
+  const { axes } = node.primitive === "cacheWrite" ? last : node;
+  for (; single(last); last = last.inputs[0]!) {
+    switch (last.primitive) {
+      case "rmsNorm": {
+        const { over } = last.params;
+        const outer = last.axes.slice(0, -1);
+        const fits = last.axes.at(-1) === over && startsWith(axes, outer) &&
+          !turned.some((axis) => outer.includes(axis));
+        return fits ? { root: last, between } : undefined;
+      }
+      case "dot": {
+        if (!isMatmul(last) || turned.length > 0) return;
+        const { rows, batch } = dotShape(last);
+        const fits = batch.length === 0 && startsWith(last.axes, rows) &&
+          startsWith(axes, rows);
+        return fits ? { root: last, between } : undefined;
+      }
+      case "rope":
+        turned = [...turned, last.params.over];
+        break;
+      case "map":
+        if (last.inputs.length !== 1) return;
+        break;
+      case "split":
+        break;
+      default:
+        return;
+    }
+    between.push(last);
+  }
+  return undefined;
+}
+
+function startsWith(axes: readonly string[], first: readonly string[]) {
+  return first.every((axis, i) => axes[i] === axis);
+}

@@ -1,0 +1,119 @@
+/** What a kernel writes when its own result is known: that, or what follows it element by element. */
+
+import { div, mul, rem, u32 } from "../../../spec/kernel/build.ts";
+import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import type { At } from "./at.ts";
+import { flatIndex } from "./at.ts";
+import {
+  amendBuffer,
+  lengthOf,
+  type Lowering,
+  MAIN,
+  type Storage,
+} from "./context.ts";
+import { computeValue, emitValue, finish, storeTo } from "./emit.ts";
+import type { KernelScope } from "./scope.ts";
+import { storageFor } from "./storage.ts";
+
+/** What a kernel writes: the value of `node`, given what it computed for `roots`. */
+export interface Target {
+  readonly node: Node;
+  readonly storage: Storage;
+  readonly roots: readonly Node[];
+}
+
+/** Where the value of a target goes: a buffer of its own, or the state that it is written into in place. */
+export function targetStorage(lowering: Lowering, node: Node): Storage {
+  if (node.primitive !== "cacheWrite") return storageFor(lowering, node);
+  const storage = lowering.values.storages.get(node.inputs[0]!)!;
+  amendBuffer(lowering, storage.buffer, {
+    written: { [MAIN]: "before reads" },
+  });
+  lowering.values.storages.set(node, storage);
+  return storage;
+}
+
+/** Store the value of a target at a place of its first root; `values` are those of its roots, there or at any place of the row. */
+export function writeTarget(
+  scope: KernelScope,
+  { node, storage, roots }: Target,
+  at: At,
+  values: readonly (Expr | ((at: At) => Expr))[],
+): Stmt[] {
+  const known = new Map(
+    roots.map((root, i) => {
+      const value = values[i]!;
+      return [
+        root,
+        typeof value === "function"
+          ? (at: At) => finish(root, value(at))
+          : finish(root, scope.bindValue(value)),
+      ] as const;
+    }),
+  );
+  if (node.primitive === "cacheWrite") {
+    const there = splitAt(scope, at, { from: roots[0]!, to: node.inputs[1]! });
+    const value = emitValue(scope, node.inputs[1]!, there, known);
+    return [storeTo(scope, storage, placeInCache(scope, node, there), value)];
+  }
+  const there = splitAt(scope, at, { from: roots[0]!, to: node });
+  const own = known.get(node);
+  const value = own === undefined
+    ? computeValue(scope, node, there, known)
+    : typeof own === "function"
+    ? own(there)
+    : own;
+  return [storeTo(scope, storage, there, value)];
+}
+
+/** Where the value at a place is written in its cache: in the sequence of its token, at the token's position. */
+export function placeInCache(
+  scope: KernelScope,
+  node: NodeOf<"cacheWrite">,
+  at: At,
+): At {
+  const [state, , sequence, position] = node.inputs as Node[];
+  const [sequenceAxis, contextAxis] = state!.axes as [string, string];
+  const indices: { [axis: string]: Expr } = {
+    [sequenceAxis]: emitIndex(scope, sequence!, at),
+    [contextAxis]: emitIndex(scope, position!, at),
+  };
+  return { get: (axis) => indices[axis] ?? at.get(axis) };
+}
+
+function emitIndex(scope: KernelScope, node: Node, at: At): Expr {
+  const value = emitValue(scope, node, at);
+  return value.type === "u32"
+    ? value
+    : { op: "convert", type: "u32", a: value };
+}
+
+/** A place of `from` under the axes of `to`, which has the last axes of `from` in parts. */
+function splitAt(
+  scope: KernelScope,
+  at: At,
+  { from, to }: { readonly from: Node; readonly to: Node },
+): At {
+  const outer = to.axes.filter((axis) => from.axes.includes(axis));
+  if (outer.length === to.axes.length) return at;
+  const length = (axis: string) => lengthOf(scope, axis);
+  const whole = from.axes.filter((axis) => !to.axes.includes(axis));
+  const parts = to.axes.filter((axis) => !from.axes.includes(axis));
+  const index = scope.bindValue(
+    flatIndex({ get: (axis) => at.get(axis) }, whole, length),
+  );
+  return {
+    ...at.flat && at.flat.order.join() === from.axes.join()
+      ? { flat: { order: to.axes, index: at.flat.index } }
+      : {},
+    get(axis) {
+      const i = parts.indexOf(axis);
+      if (i < 0) return at.get(axis);
+      const inner = parts.slice(i + 1).map(length)
+        .reduce((a, b) => mul(a, b), u32(1));
+      const outside = div(index, inner);
+      return i === 0 ? outside : rem(outside, length(axis));
+    },
+  };
+}

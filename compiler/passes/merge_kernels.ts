@@ -1,0 +1,226 @@
+/** Several kernels in one: workgroups along y are those of the first, then those of the next. */
+
+import {
+  add,
+  div,
+  id,
+  if_,
+  load,
+  lt,
+  mul,
+  sub,
+  u32,
+} from "../../spec/kernel/build.ts";
+import { replaceIn } from "../../spec/kernel/replace.ts";
+import type {
+  Binding,
+  Expr,
+  Kernel,
+  SharedArray,
+  Stmt,
+} from "../../spec/kernel/tree.ts";
+import { vectorWidths } from "../../spec/kernel/vectors.ts";
+import type { Size } from "../../spec/size.ts";
+
+/** A kernel as it is launched. */
+export interface Launched {
+  readonly kernel: Kernel;
+  /** Binding name -> buffer. */
+  readonly bindings: { readonly [binding: string]: string };
+  readonly workgroups: readonly [Size, Size, Size];
+}
+
+/** Where a kernel finds dynamic lengths. */
+export interface LengthsPlace {
+  readonly buffer: string;
+  /** The dynamic axes, in the buffer's order. */
+  readonly counts: readonly string[];
+}
+
+/** How a binding is used by all kernels that have its buffer. */
+interface Shared {
+  readonly binding: Binding;
+  readonly width: number | undefined;
+}
+
+/**
+ * One kernel that does what several do that do not depend on each other, in its own workgroups for each; undefined where
+ * their grids, workgroups or bindings do not go together.
+ */
+export function mergeKernels(
+  parts: readonly Launched[],
+  lengths: LengthsPlace,
+): Launched | undefined {
+  const { workgroupSize } = parts[0]!.kernel;
+  const heights = parts.map(({ workgroups: [, y, z] }) =>
+    z === 1 && typeof y === "number" ? y : undefined
+  );
+  const widest = parts.map(({ workgroups: [x] }) => x)
+    .reduce<Size | undefined>(largerOf, 0);
+  if (
+    widest === undefined || heights.includes(undefined) ||
+    parts.some(({ kernel }) => kernel.workgroupSize !== workgroupSize)
+  ) return undefined;
+  const bindings = new Map<string, Shared>();
+  const shared = new Map<string, SharedArray>();
+  const bodies: Stmt[][] = [];
+  let from = 0;
+  for (const [i, part] of parts.entries()) {
+    const names = addBindings(bindings, part);
+    if (!names) return undefined;
+    const arrays = addShared(shared, part.kernel);
+    const [x] = part.workgroups;
+    const start = from;
+    const body = replaceIn(part.kernel.body, {
+      binding: (name) => names.get(name)!,
+      shared: (name) => arrays.get(name)!,
+      id: (name) =>
+        name !== "group.y" || start === 0
+          ? undefined
+          : heights[i] === 1
+          ? u32(0)
+          : sub(id("group.y"), u32(start)),
+    });
+    from += heights[i]!;
+    if (sameSize(x, widest)) bodies.push(body);
+    else {
+      const end = inKernel(x, lengths, () => lengthsIn(bindings, lengths));
+      if (!end) return undefined;
+      bodies.push([if_(lt(id("group.x"), end), body)]);
+    }
+  }
+  let end = from;
+  const body = bodies.reduceRight((others, body, i) => {
+    end -= heights[i + 1]!;
+    return [if_(lt(id("group.y"), u32(end)), body, others)];
+  });
+  const names = parts.map(({ kernel }) => kernel.name);
+  return {
+    kernel: {
+      name: [...new Set(names)].join("_and_"),
+      workgroupSize,
+      bindings: [...bindings.values()].map(({ binding }) => binding),
+      shared: [...shared.values()],
+      body,
+    },
+    bindings: Object.fromEntries(
+      [...bindings].map(([buffer, { binding }]) => [binding.name, buffer]),
+    ),
+    workgroups: [widest, from, 1],
+  };
+}
+
+/** Add the bindings of a part. Returns its names in the merged kernel; undefined where two see a buffer differently. */
+function addBindings(
+  all: Map<string, Shared>,
+  { kernel, bindings }: Launched,
+): Map<string, string> | undefined {
+  const widths = vectorWidths(kernel);
+  const names = new Map<string, string>();
+  for (const binding of kernel.bindings) {
+    const buffer = bindings[binding.name]!;
+    const width = widths.get(binding.name);
+    const known = all.get(buffer);
+    if (
+      known &&
+      (known.width !== width || known.binding.type !== binding.type ||
+        known.binding.access !== "read" || binding.access !== "read")
+    ) return undefined;
+    const name = known?.binding.name ??
+      `${binding.access === "read" ? "x" : "y"}${all.size}`;
+    if (!known) all.set(buffer, { binding: { ...binding, name }, width });
+    names.set(binding.name, name);
+  }
+  return names;
+}
+
+/** A workgroup has one part only, so that parts share memory: arrays of one type, as long as the longest. */
+function addShared(
+  all: Map<string, SharedArray>,
+  { shared }: Kernel,
+): Map<string, string> {
+  const numbers = new Map<string, number>();
+  return new Map(shared.map(({ name, type, length }) => {
+    const number = (numbers.get(type) ?? 0) + 1;
+    numbers.set(type, number);
+    const merged = `shared_${type}${number}`;
+    const known = all.get(merged)?.length ?? 0;
+    all.set(merged, { name: merged, type, length: Math.max(known, length) });
+    return [name, merged];
+  }));
+}
+
+/** The name of the binding of lengths. */
+function lengthsIn(
+  all: Map<string, Shared>,
+  { buffer }: LengthsPlace,
+): string {
+  const known = all.get(buffer);
+  if (known) return known.binding.name;
+  const name = `x${all.size}`;
+  all.set(buffer, {
+    binding: { name, type: "u32", access: "read" },
+    width: undefined,
+  });
+  return name;
+}
+
+/** A size as a kernel computes it; undefined where only the host knows it. */
+function inKernel(
+  size: Size,
+  { counts }: Pick<LengthsPlace, "counts">,
+  lengths: () => string,
+): Expr | undefined {
+  if (typeof size === "number") return u32(size);
+  if ("count" in size) {
+    if (size.over) return undefined;
+    return load(lengths(), u32(counts.indexOf(size.count)), "u32");
+  }
+  const part = (s: Size) => inKernel(s, { counts }, lengths);
+  if ("ceilDiv" in size) {
+    const [whole, by] = size.ceilDiv;
+    const value = part(whole);
+    return value && div(add(value, u32(by - 1)), u32(by));
+  }
+  if (!("mul" in size)) return undefined;
+  const factors = size.mul.map(part);
+  return factors.reduce<Expr | undefined>(
+    (product, factor) => product && factor && mul(product, factor),
+    u32(1),
+  );
+}
+
+function sameSize(a: Size, b: Size): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** The larger of two sizes, where that is so for all lengths of axes. */
+function largerOf(
+  a: Size | undefined,
+  b: Size | undefined,
+): Size | undefined {
+  if (a === undefined || b === undefined) return undefined;
+  if (sameSize(a, b) || b === 0) return a;
+  if (a === 0) return b;
+  if (isQuotient(a) && isQuotient(b) && sameSize(a.ceilDiv[0], b.ceilDiv[0])) {
+    return a.ceilDiv[1] <= b.ceilDiv[1] ? a : b;
+  }
+  const [[restA, timesA], [restB, timesB]] = [factored(a), factored(b)];
+  if (!sameSize(restA, restB)) return undefined;
+  return timesA >= timesB ? a : b;
+}
+
+function isQuotient(
+  size: Size,
+): size is Extract<Size, { readonly ceilDiv: unknown }> {
+  return typeof size !== "number" && "ceilDiv" in size;
+}
+
+/** What of a product is known only in a run, and what it is multiplied by. */
+function factored(size: Size): [rest: Size, times: number] {
+  if (typeof size === "number") return [{ mul: [] }, size];
+  if (!("mul" in size)) return [{ mul: [size] }, 1];
+  const numbers = size.mul.filter((s) => typeof s === "number");
+  const rest = size.mul.filter((s) => typeof s !== "number");
+  return [{ mul: rest }, numbers.reduce((a, b) => a * b, 1)];
+}

@@ -1,0 +1,63 @@
+// Launches a layer at the sizes that models are published with: how many kernels a device is told to start.
+
+import t from "tap";
+import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
+import { TUNING } from "../engine/tuning.ts";
+import { olmoe, olmoeConfig, qwen3Moe, qwen3MoeConfig } from "../models/mod.ts";
+import { UNLIMITED } from "../spec/limits.ts";
+import type { Step } from "../spec/plan.ts";
+
+const BOUNDS = { maxTokens: 512, maxSequences: 16, maxContext: 2048 };
+const LAYERS = { num_hidden_layers: 3 };
+const MODELS: { readonly [name: string]: Model } = {
+  "OLMoE": olmoe(olmoeConfig(LAYERS), BOUNDS),
+  "Qwen3-MoE": qwen3Moe(qwen3MoeConfig({ ...LAYERS, head_dim: 128 }), BOUNDS),
+};
+/** Bindings of a kernel: as many as it likes, or what every WebGPU device has. */
+const BINDINGS = { many: Infinity, guaranteed: 8 };
+/** Launches and exchanges of a layer: on one rank, on four that send rows of choices, and on four that send tokens once. */
+const STEPS: {
+  readonly [bindings in keyof typeof BINDINGS]: readonly number[];
+} = { many: [12, 17, 21], guaranteed: [14, 19, 23] };
+
+/** The launches and exchanges of the middle layer. */
+async function layerSteps(
+  model: Model,
+  options: CompileOptions,
+): Promise<readonly Step[]> {
+  const plan = await compile(model, options);
+  return plan.programs[0]!.steps.filter(({ block }) =>
+    block === "model.layers.1" || block?.startsWith("model.layers.1.")
+  );
+}
+
+for (const [name, model] of Object.entries(MODELS)) {
+  t.test(`a layer of ${name} is few launches`, async (t) => {
+    for (const bindings of ["many", "guaranteed"] as const) {
+      const limits = {
+        ...UNLIMITED,
+        maxStorageBuffersPerShaderStage: BINDINGS[bindings],
+      };
+      // On the CPU, and as where nothing was tuned.
+      const tuning = bindings === "many" ? TUNING.native : {};
+      const options = { limits, tuning };
+      const ranks = {
+        mesh: { ep: 4 },
+        place: { expert: "ep", token: "ep", sequence: "ep" },
+      };
+      const counts: number[] = [];
+      for (
+        const where of [
+          {},
+          { ...ranks, deduplicate: false },
+          { ...ranks, deduplicate: true },
+        ]
+      ) {
+        counts.push(
+          (await layerSteps(model, { ...options, ...where })).length,
+        );
+      }
+      t.strictSame(counts, STEPS[bindings], `${bindings} bindings`);
+    }
+  });
+}
