@@ -66,8 +66,9 @@ const mixed = Array.from({ length: prompts }, () =>
     1 + Math.floor(random(PROMPT) * random(1000) / 1000),
     1 + Math.floor(random(NEW) * random(1000) / 1000),
   ));
-const mean = (of: (s: Sequence) => number) =>
-  Math.round(sum(mixed.map(of)) / prompts);
+function mean(of: (s: Sequence) => number): number {
+  return Math.round(sum(mixed.map(of)) / prompts);
+}
 const full = Array.from(
   { length: Math.floor(prompts / slots) * slots },
   () => sequenceOf(mean((s) => s.prompt.length), mean((s) => s.length)),

@@ -12,7 +12,10 @@ export interface Need {
   readonly context: number;
 }
 
-/** Bounds as given, else enough for the need, in powers of two, so that similar runs share their kernels. */
+/**
+ * Bounds as given, else enough for the need, in powers of two, so that similar runs share their kernels; positions, which
+ * take memory whether or not they are used, are at most an eighth more.
+ */
 export function chooseBounds(
   need: Need,
   given: Partial<Bounds>,
@@ -23,7 +26,7 @@ export function chooseBounds(
       Math.min(STEP_TOKENS, powerOfTwo(Math.max(need.tokens, 64))),
     maxSequences: given.maxSequences ?? powerOfTwo(need.sequences),
     maxContext: given.maxContext ??
-      Math.min(maxPositions, powerOfTwo(Math.max(need.context, 256))),
+      Math.min(maxPositions, eighthsOfPower(Math.max(need.context, 256))),
   };
 }
 
@@ -45,4 +48,10 @@ export function defaultBounds(
 
 function powerOfTwo(least: number): number {
   return 2 ** Math.ceil(Math.log2(Math.max(1, least)));
+}
+
+/** The next multiple of an eighth of the power of two below. */
+function eighthsOfPower(least: number): number {
+  const eighth = 2 ** (Math.floor(Math.log2(least)) - 3);
+  return Math.ceil(least / eighth) * eighth;
 }

@@ -194,7 +194,7 @@ t.test("chooseBounds() keeps what is given and rounds the rest up", (t) => {
   t.strictSame(chooseBounds(need, {}, 4096), {
     maxTokens: 512,
     maxSequences: 4,
-    maxContext: 512,
+    maxContext: 320,
   });
   t.strictSame(chooseBounds(need, { maxTokens: 7, maxContext: 9 }, 100), {
     maxTokens: 7,

@@ -1,7 +1,7 @@
 /** What recorded runs say of tokens and exchanges: where each token was at home, and what went from rank to rank. */
 
 import { traceName } from "../spec/text_parts.ts";
-import type { Step } from "../spec/plan.ts";
+import type { Program, Step } from "../spec/plan.ts";
 import type { TraceEvent } from "./page_data.ts";
 
 /** Bytes that a step sent, all recorded runs together. */
@@ -19,10 +19,13 @@ export interface Recorded {
   sent(step: Step, index: number): Measured | undefined;
 }
 
-/** The runs of a program, as far as the trace is of the same plan. */
+/**
+ * The runs of a program, as far as the trace is of the same model on the same mesh: steps are found by their names, as on
+ * another device launches may be merged otherwise, so that places differ.
+ */
 export function recordedOf(
   trace: readonly TraceEvent[],
-  program: string,
+  { name: program, steps }: Program,
 ): Recorded {
   const all = trace.filter(({ ph }) => ph === "X");
   const wholes = all.filter(({ tid }) => tid === 0);
@@ -37,12 +40,14 @@ export function recordedOf(
     (alone ||
       runs.some(({ ts: start, dur = 0 }) => ts >= start && ts <= start + dur))
   );
-  const exchanges = new Map<string, TraceEvent[]>();
+  // Name -> place in the recorded plan -> what was sent there.
+  const exchanges = new Map<string, Map<number, TraceEvent[]>>();
   for (const event of during) {
     const { step, sentTo } = event.args;
     if (sentTo === undefined) continue;
-    const key = `${step} ${event.name}`;
-    exchanges.set(key, [...exchanges.get(key) ?? [], event]);
+    const places = exchanges.get(event.name) ?? new Map();
+    exchanges.set(event.name, places);
+    places.set(Number(step), [...places.get(Number(step)) ?? [], event]);
   }
   return {
     homes: (axis) =>
@@ -53,8 +58,13 @@ export function recordedOf(
           : `${ranks}`.split(" ").map(Number);
       }),
     sent(step, index) {
-      const events = exchanges.get(`${index} ${traceName(step)}`);
-      return events && measuredOf(events);
+      const name = traceName(step);
+      const places = exchanges.get(name);
+      const before =
+        steps.slice(0, index).filter((other) => traceName(other) === name)
+          .length;
+      const place = [...places?.keys() ?? []].sort((a, b) => a - b)[before];
+      return place === undefined ? undefined : measuredOf(places!.get(place)!);
     },
   };
 }

@@ -51,7 +51,7 @@ export function App(
       : mainSection(program.program, program.sections)
     : sectionOf(program, step);
   const recorded = useMemo(
-    () => data.trace && recordedOf(data.trace, program.program.name),
+    () => data.trace && recordedOf(data.trace, program.program),
     [program],
   );
   const shown: Shown = { view, program, section, step, rank };
