@@ -26,7 +26,7 @@ const TIMEOUT = 3600;
 /** Files at a time: one more than cores, because some wait for what they stopped. More would only keep memory. */
 const JOBS = Math.min(4, availableParallelism() + 1);
 
-const WITHOUT_DOMAINS = new URL("without_domains.mjs", import.meta.url).href;
+const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
 
 ensurePackages();
 const { Parser } = await import("tap-parser");
@@ -117,7 +117,7 @@ function runFile(file) {
   const child = spawn(
     process.execPath,
     [
-      ...["--enable-source-maps", "--import", WITHOUT_DOMAINS],
+      ...["--enable-source-maps", "--import", TEST_PROCESS],
       compiledFile(file),
     ],
     {
