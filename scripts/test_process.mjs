@@ -14,4 +14,4 @@ import { setFlagsFromString } from "node:v8";
 
 hooks.createHook = () => ({ enable() {}, disable() {} });
 syncBuiltinESMExports();
-setFlagsFromString("--interrupt-budget=1000000");
+setFlagsFromString("--interrupt-budget=600000");
