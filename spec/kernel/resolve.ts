@@ -343,8 +343,12 @@ function turns(
   const [range, ...inner] = ranges;
   if (!range) return statements(p, body, to);
   for (let value = 0; value < range.end; value += range.step) {
-    p.scope.turn(() => {
-      p.scope.declareInTurn(range.name, { type: "u32", kind: "turn", value });
+    p.scope.iteration(() => {
+      p.scope.declareInIteration(range.name, {
+        type: "u32",
+        kind: "turn",
+        value,
+      });
       p.turns.push({ depth: p.depth, value });
       turns(p, body, { ranges: inner, to });
       p.turns.pop();

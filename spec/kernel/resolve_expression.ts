@@ -361,7 +361,7 @@ export function withRegisters<T extends object>(
   tree: T,
   at: Token,
 ): T {
-  if (!p.scope.inTurn() || p.plain.has(tree)) return tree;
+  if (!p.scope.inIteration() || p.plain.has(tree)) return tree;
   const name = (text: string) =>
     text.endsWith("]")
       ? registerAt(p, { name: text, at, indices: [] }).as

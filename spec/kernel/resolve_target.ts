@@ -61,7 +61,7 @@ export function declare(
   const { scope } = p;
   scope.declare(as, register ? { ...is, as } : is);
   if (!register) {
-    if (as !== base) scope.declareInTurn(base, { ...is, as });
+    if (as !== base) scope.declareInIteration(base, { ...is, as });
     return;
   }
   const known = scope.registers(base);

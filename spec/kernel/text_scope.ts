@@ -26,7 +26,7 @@ export class TextScope {
   readonly #declared: string[] = [];
   readonly #registered: string[] = [];
   /** Names that end with an iteration of an unrolled loop. */
-  readonly #inTurn: string[] = [];
+  readonly #ofIteration: string[] = [];
 
   constructor(bindings: readonly Binding[]) {
     this.#bindings = new Map(bindings.map((b) => [b.name, b]));
@@ -71,9 +71,9 @@ export class TextScope {
   }
 
   /** Declare a name for the iteration that is read. */
-  declareInTurn(name: string, variable: Variable): void {
+  declareInIteration(name: string, variable: Variable): void {
     this.#variables.set(name, variable);
-    this.#inTurn.push(name);
+    this.#ofIteration.push(name);
   }
 
   /** Declare what a statement of a tree declares for those after it. */
@@ -96,15 +96,15 @@ export class TextScope {
   }
 
   /** Whether a loop is written out. */
-  inTurn(): boolean {
-    return this.#inTurn.length > 0;
+  inIteration(): boolean {
+    return this.#ofIteration.length > 0;
   }
 
   /** Read an iteration of an unrolled loop: names of it end with it. */
-  turn(read: () => void): void {
-    const { length } = this.#inTurn;
+  iteration(read: () => void): void {
+    const { length } = this.#ofIteration;
     read();
-    forget(this.#variables, this.#inTurn, length);
+    forget(this.#variables, this.#ofIteration, length);
   }
 }
 
