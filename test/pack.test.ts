@@ -115,6 +115,9 @@ t.test("the package has the checkpoint and the sources, and no tests", (t) => {
     ]
   ) t.ok(existsSync(join(INSTALLED, file)), file);
   t.notOk(existsSync(join(INSTALLED, "test")));
+  const files = readdirSync(INSTALLED, { recursive: true });
+  t.comment(`${files.length} files and folders`);
+  t.ok(files.length < 1500, "declarations of what is exported only");
   t.end();
 });
 
