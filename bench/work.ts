@@ -31,7 +31,7 @@ export function workFlags(
     },
   }).values;
   return {
-    adapter: adapter === "auto" || adapter === "cpu"
+    adapter: adapter === "auto" || adapter === "cpu" || adapter === "native"
       ? adapter
       : [Number(adapter)],
     repetitions: Number(runs),
