@@ -10,8 +10,8 @@ import {
   matmulGrid,
   type MatmulTile,
   tileHeight,
-  tileName,
 } from "../compiler/kernels/mod.ts";
+import { tileName } from "../compiler/tuning.ts";
 import { variantsOf } from "../engine/tune/variants.ts";
 import { tileOf } from "../engine/tuning.ts";
 import { createGpuDevice, type DeviceBuffer, openGpu } from "../runtime/mod.ts";

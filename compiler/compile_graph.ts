@@ -10,7 +10,7 @@ import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { accumulatedName } from "./graph/train_step.ts";
 import { DEFAULT_TILE } from "./kernels/matmul_tile.ts";
-import type { Tuning } from "./kernels/tiles.ts";
+import type { Tuning } from "./tuning.ts";
 import { checkLimits } from "./passes/limits.ts";
 import {
   allocate,

@@ -17,11 +17,12 @@ export { type MatmulTile, tileHeight } from "./kernels/matmul_tile.ts";
 export {
   matmulClass,
   type MatmulShape,
+  MOST_RESULTS,
   ofHeight,
   tileName,
   type Tuning,
   type TuningTable,
-} from "./kernels/tiles.ts";
+} from "./tuning.ts";
 export {
   adamw,
   type Batch,

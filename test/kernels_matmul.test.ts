@@ -7,8 +7,8 @@ import {
   DEFAULT_TILE,
   matmul,
   type MatmulTile,
-  tileName,
 } from "../compiler/kernels/mod.ts";
+import { tileName } from "../compiler/tuning.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   expected,

@@ -11,9 +11,9 @@ import {
   type MatmulTile,
   reads,
   reduce,
-  tileName,
   writes,
 } from "../compiler/kernels/mod.ts";
+import { tileName } from "../compiler/tuning.ts";
 import { dot, model, trace } from "../compiler/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import { addAsTree, orderedSum, segmentsOf } from "../spec/numerics.ts";

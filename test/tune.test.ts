@@ -18,6 +18,7 @@ import {
   type TuningTable,
   upTo,
 } from "../compiler/mod.ts";
+import { tileFor } from "../compiler/tuning.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { selectDevices } from "../engine/devices.ts";
 import { keepTuning, readKept, tune } from "../engine/tune/mod.ts";
@@ -203,6 +204,18 @@ t.test("tables are kept by what computes", async (t) => {
     const tunings = { one: { matmul: { ...tile, ...wrong } } };
     await broken(JSON.stringify({ version: 2, tunings }), tables);
   }
+  const large = { one: { matmuls: { any: { ...tile, rows: 64 } } } };
+  await broken(
+    JSON.stringify({ version: 2, tunings: large }),
+    "tile 64x4x8 has more than 128 results a lane",
+  );
+  const shape = { grouped: true, stored: "f32", k: 64, columns: 64 } as const;
+  const high = { matmul: { ...tile, rows: 32, columns: 8 } };
+  t.throws(() => tileFor(high, { ...shape, weights: 2 }), {
+    name: "MachineError",
+    message:
+      "Cannot take tile 32x8x8 for 'grouped pair f32 64x64': a lane would hold 512 results, and 256 are allowed. Give fewer rows or columns",
+  });
   await keepTuning(files, path, { computer: "one", tuning: fourth });
   t.strictSame(await readKept(files, path), { one: fourth }, "it heals");
   await write('{"version":0,"tunings":7}');

@@ -11,7 +11,7 @@ import type {
   PrimitiveParams,
   ScalarFunction,
 } from "../graph/graph.ts";
-import type { TuningTable } from "../kernels/tiles.ts";
+import type { TuningTable } from "../tuning.ts";
 
 /** Primitives that the language makes. Others are made of them: by differentiation, by placement, and by expansion. */
 export type ModelPrimitive = Exclude<

@@ -128,75 +128,43 @@ function together(o: AttentionOptions, tile: Tile): KernelText {
     }`;
 }
 
-/** A token of a workgroup. */
-interface Token {
-  /** Its index. */
-  readonly index: KernelText;
-  /** What the names of its variables end in: nothing where there is one token, else its number. */
-  readonly t: string;
-}
-
-/** A head of a token. */
-interface Query {
-  readonly token: Token;
-  /** Its number among the heads of the workgroup. */
-  readonly head: number;
-  /** What the names of its variables end in: nothing where there is one query, else its number. */
-  readonly q: string;
-  /** Where its scores and weights begin in workgroup memory. */
-  readonly at: number;
-}
-
-/** Queries of one workgroup, and what their text has in common. */
-interface Queries {
+/** Queries of one workgroup: register `top[t][h]` is that of head h of token t. */
+interface Queries extends Tile {
   readonly o: AttentionOptions;
-  /** Heads of a workgroup. */
-  readonly heads: number;
-  readonly tokens: readonly Token[];
-  readonly queries: readonly Query[];
+  /** The first token's index. */
+  readonly token: string;
+  /** The turns of loops over all queries. */
+  readonly each: KernelText;
   /** The keys that a token sees do not begin with the first one. */
   readonly limited: boolean;
-  /** Parts of a value of 32 elements each: lane d sums element 32c + d in `sum<c>`. */
-  readonly parts: readonly number[];
+  /** Parts of a value of 32 elements each: lane d sums element 32c + d of a value in part c. */
+  readonly parts: number;
 }
 
 /** The heads of tokens of one sequence, from `token` on. */
 function attend(
   o: AttentionOptions,
   token: string,
-  { heads, tokens: count }: Tile,
+  { heads, tokens }: Tile,
 ): KernelText {
-  const tokens = range(count).map((i): Token => ({
-    index: i === 0 ? wgsl`${token}` : wgsl`(${token} + ${i})`,
-    t: count === 1 ? "" : `_${i}`,
-  }));
-  const single = count * heads === 1;
   const of: Queries = {
-    ...{ o, heads, tokens },
-    queries: tokens.flatMap((token, i) =>
-      range(heads).map((head) => {
-        const n = i * heads + head;
-        return {
-          ...{ token, head, q: single ? "" : `_${n}` },
-          at: n * ATTENTION_BLOCK,
-        };
-      })
-    ),
+    ...{ o, token, heads, tokens, parts: partsOf(o) },
+    each: wgsl`t < ${tokens}, h < ${heads}`,
     limited: o.window !== undefined || o.chunk !== undefined,
-    parts: range(partsOf(o)),
   };
   const first = of.limited
-    ? wgsl`${smallest(of, "first")} / ${ATTENTION_BLOCK} * ${ATTENTION_BLOCK}`
+    ? wgsl`${
+      ofTokens("min", "first", of)
+    } / ${ATTENTION_BLOCK} * ${ATTENTION_BLOCK}`
     : wgsl`0u`;
+  const end = ofTokens("max", "end", of);
   return wgsl`
     // The cached vector of position 0.
     let cache = u32(sequence[${token}]) * ${
     o.context * o.kvHeads
   } + group.x / ${o.heads / o.kvHeads / heads};
     ${begin(of)}
-    for (var start = ${first}; start < ${
-    largest(of, "end")
-  }; start += ${ATTENTION_BLOCK}) {
+    for (var start = ${first}; start < ${end}; start += ${ATTENTION_BLOCK}) {
       ${scores(of)}
       workgroupBarrier();
       ${weights(of)}
@@ -209,190 +177,162 @@ function attend(
 
 /** Of each token, the keys that it sees; of each query, where it begins, and its running maximum and sums. */
 function begin(
-  { o, heads, tokens, queries, limited, parts }: Queries,
+  { o, token, heads, tokens, each, limited, parts }: Queries,
 ): KernelText {
-  const headOf = (head: number) =>
-    heads === 1 ? wgsl`group.x` : wgsl`group.x * ${heads} + ${head}`;
-  const top = (head: number) =>
-    o.sinks ? wgsl`sinks[${headOf(head)}]` : wgsl`f32(${LOWEST})`;
-  return wgsl`${
-    tokens.map(({ t, index }) =>
-      wgsl`
-      let end${t} = u32(position[${index}]) + 1;
-      ${limited && wgsl`let first${t} = ${firstPosition(o, t)};`}`
-    )
-  }${
-    queries.map(({ q, token: { index }, head }) =>
-      wgsl`
-      let row${q} = ${index} * ${o.heads} + ${headOf(head)};
-      let q_at${q} = row${q} * ${o.dim};
-      var top${q} = ${top(head)};
-      var sum${q} = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
-      ${parts.map((c) => wgsl`var sum${c}${q} = 0.0;`)}`
-    )
-  }`;
+  const head = wgsl`group.x * ${heads} + h`;
+  return wgsl`
+    @unroll (t < ${tokens}) {
+      let end[t] = u32(position[${token} + t]) + 1;
+      ${limited && wgsl`let first[t] = ${firstPosition(o)};`}
+    }
+    @unroll (${each}) {
+      let row[t][h] = (${token} + t) * ${o.heads} + (${head});
+      let q_at[t][h] = row[t][h] * ${o.dim};
+      var top[t][h] = ${o.sinks ? wgsl`sinks[${head}]` : wgsl`f32(${LOWEST})`};
+      var sum[t][h] = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
+      @unroll (c < ${parts}) { var value_sum[t][h][c] = 0.0; }
+    }`;
 }
 
-/** The first position that a token sees whose last one is `end` - 1. */
-function firstPosition(
-  { window, chunk }: AttentionOptions,
-  t: string,
-): KernelText {
-  const ofWindow = wgsl`max(end${t}, ${window}) - ${window}`;
-  const ofChunk = wgsl`(end${t} - 1) / ${chunk} * ${chunk}`;
+/** The first position that token t sees. */
+function firstPosition({ window, chunk }: AttentionOptions): KernelText {
+  const ofWindow = wgsl`max(end[t], ${window}) - ${window}`;
+  const ofChunk = wgsl`(end[t] - 1) / ${chunk} * ${chunk}`;
   if (chunk === undefined) return ofWindow;
   return window === undefined ? ofChunk : wgsl`max(${ofWindow}, ${ofChunk})`;
 }
 
 /** Lane j scores key j of the block: q · k * scale. */
 function scores(of: Queries): KernelText {
-  const { o, queries } = of;
-  const dots = queries.map(({ q }) => `dot${q}`);
-  const products = queries.map(({ q }) =>
-    wgsl`dot${q}_block = fma(q[q_at${q} + d], key_d, dot${q}_block);`
-  );
+  const { o, each } = of;
   const dot = blockedSum(
-    dots,
-    { length: o.dim, over: "d" },
+    "dot[t][h]",
+    { length: o.dim, over: "d", indices: each },
     wgsl`
-    let key_d = keys[key_at + d];
-    ${products}`,
-  );
-  const scaled = queries.map(({ q, at }) =>
-    wgsl`
-      let score${q} = dot${q} * ${o.scale};
-      scores[lane + ${at}] = score${q};`
+      let key_d = keys[key_at + d];
+      @unroll (${each}) {
+        dot_block[t][h] = fma(q[q_at[t][h] + d], key_d, dot_block[t][h]);
+      }`,
   );
   return wgsl`
     // Lanes beyond the last key score that key again, and nobody looks at it.
-    let key = min(start + lane, ${largest(of, "end")} - 1);
+    let key = min(start + lane, ${ofTokens("max", "end", of)} - 1);
     let key_at = (cache + key * ${o.kvHeads}) * ${o.dim};
     ${dot}
-    ${scaled}`;
+    @unroll (${each}) {
+      let score[t][h] = dot[t][h] * ${o.scale};
+      scores[lane + ${placeOf(of)}] = score[t][h];
+    }`;
+}
+
+/** Where the scores and weights of a query begin in workgroup memory. */
+function placeOf({ heads }: Queries): KernelText {
+  return wgsl`(t * ${heads} + h) * ${ATTENTION_BLOCK}`;
 }
 
 /** Lane j weights key j: exp(score - the largest score of the block). A token sees keys low to high - 1 of the block. */
-function weights({ tokens, queries, limited }: Queries): KernelText {
-  const single = tokens.length === 1;
-  const seen = tokens.map(({ t }) => {
-    const first = limited ? wgsl`max(start, first${t}) - start` : wgsl`0u`;
-    // A block that one of several tokens does not see has no keys for it: low is not below high.
-    const low = single || !limited
-      ? first
-      : wgsl`min(${first}, ${ATTENTION_BLOCK})`;
-    const end = single ? wgsl`end` : wgsl`max(end${t}, start)`;
-    return wgsl`
-      let low${t} = ${low};
-      let high${t} = min(${end} - start, ${ATTENTION_BLOCK});`;
-  });
-  return wgsl`${seen}${
-    queries.map(({ q, at, token: { t } }) => {
-      const some = single
-        ? wgsl`low`
-        : wgsl`min(low${t}, ${ATTENTION_BLOCK - 1})`;
-      return wgsl`
-      var block_top${q} = scores[${some} + ${at}];
-      for (var j = low${t} + 1; j < high${t}; j++) {
-        block_top${q} = max(block_top${q}, scores[j + ${at}]);
+function weights(of: Queries): KernelText {
+  const { tokens, each, limited } = of;
+  const [single, place] = [tokens === 1, placeOf(of)];
+  const first = limited ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
+  // A block that one of several tokens does not see has no keys for it: low is not below high.
+  const low = single || !limited
+    ? first
+    : wgsl`min(${first}, ${ATTENTION_BLOCK})`;
+  const end = single ? wgsl`end[t]` : wgsl`max(end[t], start)`;
+  const some = single
+    ? wgsl`low[t]`
+    : wgsl`min(low[t], ${ATTENTION_BLOCK - 1})`;
+  return wgsl`
+    @unroll (t < ${tokens}) {
+      let low[t] = ${low};
+      let high[t] = min(${end} - start, ${ATTENTION_BLOCK});
+    }
+    @unroll (${each}) {
+      var block_top[t][h] = scores[${some} + ${place}];
+      for (var j = low[t] + 1; j < high[t]; j++) {
+        block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);
       }
-      weights[lane + ${at}] = exp(score${q} - block_top${q});`;
-    })
-  }`;
+      weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
+    }`;
 }
 
 /** Lane d sums dimension d of the block's values, times their weights; and every lane the weights. */
 function blockSums(of: Queries): KernelText {
-  const { o, tokens, queries, parts } = of;
+  const { o, tokens, each, parts } = of;
   const width = o.valueDim ?? o.dim;
   const [values, length] = o.shared ? ["keys", o.dim] : ["values", width];
-  const dimension = (c: number) => {
-    const d = wgsl`lane + ${c * ATTENTION_BLOCK}`;
-    return width % ATTENTION_BLOCK === 0 ? d : wgsl`min(${d}, ${width - 1})`;
-  };
-  const declared = queries.map(({ q }) =>
-    wgsl`
-      var block_sum${q} = 0.0;
-      ${parts.map((c) => wgsl`var block${c}${q} = 0.0;`)}`
-  );
-  const loaded = parts.map((c) =>
-    wgsl`let value${c} = ${values}[value_at + ${dimension(c)}];`
-  );
-  const added = queries.map(({ q, at, token: { t } }) => {
-    // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
-    const put = (sum: KernelText, value: KernelText) =>
-      tokens.length === 1
-        ? value
-        : wgsl`select(${sum}, ${value}, low${t} <= j && j < high${t})`;
-    const [sum, more] = [wgsl`block_sum${q}`, wgsl`block_sum${q} + weight${q}`];
-    const part = (c: number) => {
-      const block = wgsl`block${c}${q}`;
-      const next = wgsl`fma(weight${q}, value${c}, ${block})`;
-      return wgsl`block${c}${q} = ${put(block, next)};`;
-    };
-    return wgsl`
-      let weight${q} = weights[j + ${at}];
-      block_sum${q} = ${put(sum, more)};
-      ${parts.map(part)}`;
-  });
+  const d = width % ATTENTION_BLOCK === 0
+    ? DIMENSION
+    : wgsl`min(${DIMENSION}, ${width - 1})`;
+  // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
+  const seen = (sum: KernelText, more: KernelText) =>
+    tokens === 1
+      ? more
+      : wgsl`select(${sum}, ${more}, low[t] <= j && j < high[t])`;
+  const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
+  const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
   return wgsl`
-    ${declared}
-    for (var j = ${smallest(of, "low")}; j < ${largest(of, "high")}; j++) {
+    @unroll (${each}) {
+      var block_sum[t][h] = 0.0;
+      @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
+    }
+    for (var j = ${ofTokens("min", "low", of)}; j < ${
+    ofTokens("max", "high", of)
+  }; j++) {
       let value_at = (cache + (start + j) * ${o.kvHeads}) * ${length};
-      ${loaded}
-      ${added}
+      @unroll (c < ${parts}) { let value[c] = ${values}[value_at + ${d}]; }
+      @unroll (${each}) {
+        let weight[t][h] = weights[j + ${placeOf(of)}];
+        block_sum[t][h] = ${seen(wgsl`block_sum[t][h]`, weightSum)};
+        @unroll (c < ${parts}) {
+          block[t][h][c] = ${seen(wgsl`block[t][h][c]`, valueSum)};
+        }
+      }
     }`;
 }
+
+/** The dimension of a lane in part c. */
+const DIMENSION = wgsl`lane + c * ${ATTENTION_BLOCK}`;
 
 /**
  * The running softmax takes a block in: what was summed before is scaled to the new maximum. Sums start at 0 with the
  * lowest finite maximum, so that the first block's scale is exactly 1 and the old one's 0; or as if a sink's block,
  * exp(sink - sink) and no value, had come first.
  */
-function mergeBlock({ tokens, queries, parts }: Queries): KernelText {
-  const merged = queries.map(({ q, token: { t } }) => {
-    const text = wgsl`
-      let new_top${q} = max(top${q}, block_top${q});
-      let old_scale${q} = exp(top${q} - new_top${q});
-      let block_scale${q} = exp(block_top${q} - new_top${q});
-      sum${q} = fma(block_sum${q}, block_scale${q}, sum${q} * old_scale${q});
-      ${
-      parts.map((c) =>
-        wgsl`sum${c}${q} = fma(block${c}${q}, block_scale${q}, sum${c}${q} * old_scale${q});`
-      )
+function mergeBlock({ tokens, each, parts }: Queries): KernelText {
+  const merged = wgsl`
+    let new_top[t][h] = max(top[t][h], block_top[t][h]);
+    let old_scale[t][h] = exp(top[t][h] - new_top[t][h]);
+    let block_scale[t][h] = exp(block_top[t][h] - new_top[t][h]);
+    sum[t][h] = fma(block_sum[t][h], block_scale[t][h], sum[t][h] * old_scale[t][h]);
+    @unroll (c < ${parts}) {
+      value_sum[t][h][c] = fma(block[t][h][c], block_scale[t][h], value_sum[t][h][c] * old_scale[t][h]);
     }
-      top${q} = new_top${q};`;
-    return tokens.length === 1
-      ? text
-      : wgsl`if (low${t} < high${t}) { ${text} }`;
-  });
-  return wgsl`${merged}`;
+    top[t][h] = new_top[t][h];`;
+  return wgsl`
+    @unroll (${each}) {
+      ${tokens === 1 ? merged : wgsl`if (low[t] < high[t]) { ${merged} }`}
+    }`;
 }
 
 /** Lane d writes dimension d of every query. */
-function results({ o, queries, parts }: Queries): KernelText {
+function results({ o, each, parts }: Queries): KernelText {
   const width = o.valueDim ?? o.dim;
-  return wgsl`${
-    queries.map(({ q }) =>
-      parts.map((c) => {
-        const d = wgsl`lane + ${c * ATTENTION_BLOCK}`;
-        const result = wgsl`
-          y[row${q} * ${width} + ${d}] = sum${c}${q} / sum${q};`;
-        return width % ATTENTION_BLOCK === 0
-          ? result
-          : wgsl`if (${d} < ${width}) { ${result} }`;
-      })
-    ).flat()
-  }`;
+  const result = wgsl`
+    y[row[t][h] * ${width} + (${DIMENSION})] = value_sum[t][h][c] / sum[t][h];`;
+  const inside = width % ATTENTION_BLOCK === 0
+    ? result
+    : wgsl`if (${DIMENSION} < ${width}) { ${result} }`;
+  return wgsl`@unroll (${each}) { @unroll (c < ${parts}) { ${inside} } }`;
 }
 
-/** The smallest of a variable of all tokens. */
-function smallest({ tokens }: Queries, name: string): KernelText {
-  return tokens.map(({ t }) => wgsl`${name + t}`)
-    .reduce((a, b) => wgsl`min(${a}, ${b})`);
-}
-
-/** The largest of a variable of all tokens. */
-function largest({ tokens }: Queries, name: string): KernelText {
-  return tokens.map(({ t }) => wgsl`${name + t}`)
-    .reduce((a, b) => wgsl`max(${a}, ${b})`);
+/** The smallest or the largest of a variable of all tokens. */
+function ofTokens(
+  pick: "min" | "max",
+  name: string,
+  { tokens }: Queries,
+): KernelText {
+  return range(tokens).map((t) => wgsl`${name}[${t}]`)
+    .reduce((a, b) => wgsl`${pick}(${a}, ${b})`);
 }

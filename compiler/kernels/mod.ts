@@ -23,6 +23,5 @@ export * from "./router.ts";
 export * from "./rows.ts";
 export * from "./slots.ts";
 export * from "./softmax.ts";
-export * from "./tiles.ts";
 export * from "./top_k.ts";
 export * from "./top_k_long.ts";

@@ -4,7 +4,9 @@ import {
   DataError,
   MachineError,
   type MatmulTile,
+  MOST_RESULTS,
   tileHeight,
+  tileName,
   type TuningTable,
 } from "../../compiler/mod.ts";
 import type { FileSystem } from "../files.ts";
@@ -59,6 +61,15 @@ async function parseKept(
   if (!isRecord(tunings) || !Object.values(tunings).every(isTable)) {
     throw refuse("its tables are not tables of tiles");
   }
+  const large = Object.values(tunings as KeptTunings).flatMap(tilesOf)
+    .find(({ rows, columns }) => 2 * rows * columns > MOST_RESULTS);
+  if (large) {
+    throw refuse(
+      `tile ${tileName(large)} has more than ${
+        MOST_RESULTS / 2
+      } results a lane`,
+    );
+  }
   return tunings as KeptTunings;
 }
 
@@ -103,6 +114,14 @@ function isTable(value: unknown): value is TuningTable {
     (matmuls === undefined ||
       isRecord(matmuls) && Object.values(matmuls).every(isTile)) &&
     (attention === undefined || isCount(attention, 8));
+}
+
+function tilesOf(
+  { matmul, pair, matmuls }: TuningTable,
+): readonly MatmulTile[] {
+  const named = [matmul, pair].filter((tile) => tile !== undefined);
+  const classes = typeof matmuls === "object" ? Object.values(matmuls) : [];
+  return [...named, ...classes];
 }
 
 function isTile(value: unknown): value is MatmulTile {

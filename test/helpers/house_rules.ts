@@ -20,7 +20,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
   graph: [],
   dsl: ["graph"],
   kernels: ["graph"],
-  passes: ["graph", "kernels", "sharding"],
+  passes: ["graph", "kernels", "sharding", "tuning.ts"],
   sharding: ["graph"],
   source: ["graph", "dsl"],
 };

@@ -15,7 +15,7 @@ import {
   type MatmulOptions,
   tileOfWeights,
 } from "../../kernels/matmul_tile.ts";
-import { tileFor } from "../../kernels/tiles.ts";
+import { tileFor } from "../../tuning.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
 import {
   addLaunch,

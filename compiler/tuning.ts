@@ -1,7 +1,12 @@
 /** Which variant of a kernel a plan takes: what a tuner found for the adapter, by the shape of the work, or a default. */
 
-import type { FileDType } from "../../spec/dtype.ts";
-import { DEFAULT_TILE, type MatmulTile, tileHeight } from "./matmul_tile.ts";
+import type { FileDType } from "../spec/dtype.ts";
+import { MachineError } from "../spec/errors.ts";
+import {
+  DEFAULT_TILE,
+  type MatmulTile,
+  tileHeight,
+} from "./kernels/matmul_tile.ts";
 
 /** Variants of kernels. Bits do not depend on them. */
 export interface TuningTable {
@@ -48,7 +53,10 @@ export function matmulClass(shape: MatmulShape): string {
   ].join(" ");
 }
 
-/** The tile of a matmul, and how kernels of it are named where a table chose it. */
+/** Results that a lane holds in registers, at most: GPUs have 255 for a lane. A table's tile has at most half, for pairs. */
+export const MOST_RESULTS = 256;
+
+/** The tile of a matmul, and how kernels of it are named where a table chose it. Throws MachineError where it is too large. */
 export function tileFor(
   { matmul = DEFAULT_TILE, pair = matmul, matmuls = {} }: Tuning,
   shape: MatmulShape,
@@ -58,6 +66,14 @@ export function tileFor(
     : matmuls[matmulClass(shape)];
   const chosen = found ?? (shape.weights > 1 ? pair : matmul);
   const tile = shape.grouped ? ofHeight(chosen, tileHeight(matmul)) : chosen;
+  const results = tile.rows * tile.columns * shape.weights;
+  if (results > MOST_RESULTS) {
+    throw new MachineError(
+      `Cannot take tile ${tileName(tile)} for '${
+        matmulClass(shape)
+      }': a lane would hold ${results} results, and ${MOST_RESULTS} are allowed. Give fewer rows or columns`,
+    );
+  }
   return { tile, suffix: found ? `_by_${tileName(tile)}` : "" };
 }
 
