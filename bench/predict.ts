@@ -1,8 +1,9 @@
 /**
  * The simulator against times that were measured once. Steps and exchanges at ep=1, 2 and 4: `results/predict.json` has the
- * machines that were measured right before, and the times. The order of configurations of a MoE model on four ranks:
- * `results/order.json`. Nothing is measured again but the order, with `--measure mpi|separate` (Open MPI or MPICH, or
- * devices of one process), `--adapter cpu|native`, `--rounds N` (default 5), `--out FILE`.
+ * machines that were measured right before, and the times. The orders of configurations of MoE models on four ranks:
+ * `results/order.json` (devices of one process) and `results/order_mpi.json` (processes). Nothing is measured again but one of those,
+ * `--order NAME`, with `--measure mpi|separate` (Open MPI or MPICH, or devices of one process), `--adapter cpu|native`,
+ * `--rounds N` (default 5), `--out FILE`.
  */
 
 import { spawnSync } from "node:child_process";
@@ -14,10 +15,13 @@ import { launcherArguments } from "../cli/mpi_launcher.ts";
 import { LAUNCHERS } from "../test/helpers/mpi.ts";
 import { machine } from "./measure.ts";
 import {
+  areApart,
   kendall,
   type Measured,
   type OrderDocument,
+  orderNamed,
   orderOf,
+  ORDERS,
 } from "./predict/order.ts";
 import { isWithin, replay, type Replayed, score } from "./predict/recorded.ts";
 import { keptPath, writeDocument } from "./results.ts";
@@ -26,6 +30,7 @@ const flags = parseArgs({
   options: {
     file: { type: "string", default: "predict.json" },
     measure: { type: "string" },
+    order: { type: "string", default: "order_mpi" },
     adapter: { type: "string", default: "cpu" },
     rounds: { type: "string", default: "5" },
     out: { type: "string" },
@@ -40,7 +45,7 @@ function measureOrder(sharing: string): OrderDocument {
       fileURLToPath(new URL("../scripts/run.mjs", import.meta.url)),
     ],
     fileURLToPath(new URL("predict/rank.ts", import.meta.url)),
-    ...[sharing, flags.adapter, flags.rounds],
+    ...[sharing, flags.adapter, flags.rounds, flags.order],
   ];
   const launcher = sharing === "mpi"
     ? LAUNCHERS.find(({ skip }) => !skip)
@@ -68,8 +73,12 @@ function measureOrder(sharing: string): OrderDocument {
 }
 
 /** Print an order. */
-async function showOrder({ where, measured }: OrderDocument): Promise<void> {
-  for (const [step, all] of Object.entries(await orderOf(measured))) {
+async function showOrder(
+  name: string,
+  { where, measured }: OrderDocument,
+): Promise<void> {
+  const orders = await orderOf(orderNamed(name), measured);
+  for (const [step, all] of Object.entries(orders)) {
     for (const { name, measured, predicted, rounds } of all) {
       const ms = (value: number) => value.toFixed(2);
       console.log(
@@ -78,9 +87,12 @@ async function showOrder({ where, measured }: OrderDocument): Promise<void> {
         } to ${ms(Math.max(...rounds))}), ${ms(predicted)} predicted`,
       );
     }
+    const [every, apart] = [kendall(all), kendall(all, areApart)];
     console.log(
       `${step} on 4 ranks, ${where}: Kendall's tau of ${all.length} configurations ${
-        kendall(all).toFixed(2)
+        every.tau.toFixed(2)
+      } (${every.pairs} pairs); of the ${apart.pairs} whose rounds do not overlap ${
+        apart.tau.toFixed(2)
       }`,
     );
   }
@@ -106,12 +118,15 @@ async function showRecorded(): Promise<void> {
 
 if (flags.measure === undefined) {
   await showRecorded();
-  await showOrder(
-    JSON.parse(readFileSync(keptPath("order"), "utf8")) as OrderDocument,
-  );
+  for (const name of Object.keys(ORDERS)) {
+    await showOrder(
+      name,
+      JSON.parse(readFileSync(keptPath(name), "utf8")) as OrderDocument,
+    );
+  }
 } else {
   const order = measureOrder(flags.measure);
-  await showOrder(order);
+  await showOrder(flags.order, order);
   if (flags.out !== undefined) writeDocument(flags.out, order);
 }
 process.exit(0);

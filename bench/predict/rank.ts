@@ -1,5 +1,5 @@
 /**
- * One of four ranks that measure the machine and every configuration of `order.ts`: `rank.ts SHARING ADAPTER ROUNDS`.
+ * One of four ranks that measure the machine and every configuration of `order.ts`: `rank.ts SHARING ADAPTER ROUNDS ORDER`.
  * Configurations take turns in each round. Rank 0 prints a line of JSON.
  */
 
@@ -17,17 +17,18 @@ import { randomWeights } from "../session.ts";
 import { packedForNext } from "../work.ts";
 import {
   compileOrdered,
-  CONFIGURATIONS,
   type Measured,
+  orderNamed,
   type Step,
-  STEPS,
 } from "./order.ts";
 
-const [sharing, adapter, rounds] = process.argv.slice(2) as [
+const [sharing, adapter, rounds, name] = process.argv.slice(2) as [
   DeviceSharing,
   "cpu" | "native",
   string,
+  string,
 ];
+const order = orderNamed(name);
 const select = { sharing, adapter, threads: availableParallelism() };
 /** Steps of each kind in a round; as many before any counts. */
 const REPEATED: { readonly [S in Step]: number } = { prefill: 4, decode: 16 };
@@ -42,7 +43,7 @@ const { world } = selected;
 
 async function load(name: string) {
   const plan = await compileOrdered({
-    configuration: CONFIGURATIONS[name]!,
+    ...{ order, configuration: order.configurations[name]! },
     computer: computerOf(selected),
     limits: selected.limits,
   });
@@ -57,8 +58,8 @@ async function load(name: string) {
     await world?.barrier(world, { what: "measuring" });
   };
   const inputs = {
-    prefill: packedForNext(STEPS.prefill),
-    decode: packedForNext(STEPS.decode),
+    prefill: packedForNext(order.steps.prefill),
+    decode: packedForNext(order.steps.decode),
   };
   const outputs = Object.keys(plan.programs[0]!.outputs);
   const read = {
@@ -88,7 +89,7 @@ const loaded: {
   readonly name: string;
   readonly ready: Awaited<ReturnType<typeof load>>;
 }[] = [];
-for (const name of Object.keys(CONFIGURATIONS)) {
+for (const name of Object.keys(order.configurations)) {
   loaded.push({ name, ready: await load(name) });
 }
 const [{ ready: first }] = loaded as [typeof loaded[number]];
