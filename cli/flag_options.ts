@@ -137,6 +137,7 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       positive("--clip", 1e6),
     )
     .addOption(zeroOption())
+    .option("--recompute", "it computes attention and experts twice")
     .addOption(
       new Option(
         "--dtype <dtype>",
@@ -153,8 +154,8 @@ export function searchFlags(command: Command): Command {
       "a name of machines/, or a machine file",
     )
     .addOption(
-      new Option("--phase <phase>", "prefill or decode (decode)")
-        .argParser(oneOf("--phase", ["prefill", "decode"])),
+      new Option("--phase <phase>", "prefill, decode or train (decode)")
+        .argParser(oneOf("--phase", ["prefill", "decode", "train"])),
     )
     .addOption(
       new Option(
@@ -172,11 +173,14 @@ export function searchFlags(command: Command): Command {
     .addOption(
       new Option(
         "--dtype <dtype>",
-        "what weights are stored as; default: as config.json says",
+        "what weights are stored as; default: as config.json says, of training bf16 with f32 masters",
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     )
     .option("--limits <limits>", "limits of its devices", parseLimits)
-    .option("--svg <file>", "draw speed over 1 to 4096 devices")
+    .option(
+      "--svg <file>",
+      "draw speed over 1 to 4096 devices; of training over those of the machine",
+    )
     .option("--out <file>", "write a page about the best, and all else")
     .option("--json", "machine-readable output");
 }

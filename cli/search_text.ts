@@ -10,7 +10,7 @@ import {
 import { sizeText } from "../spec/size_text.ts";
 import { rateText, timeText } from "../spec/time_text.ts";
 import { type Machine, placeRanks } from "../spec/mod.ts";
-import type { SearchResult } from "../view/mod.ts";
+import { type SearchResult, strategyText } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
 
 /** What was searched for. */
@@ -20,6 +20,8 @@ export interface SearchTerms {
   readonly objective: Objective;
   readonly context: number;
   readonly experts: string;
+  /** What is trained is stored as. Default: bf16. */
+  readonly dtype?: string;
 }
 
 /** Losers and meshes without room that are listed. */
@@ -66,15 +68,20 @@ export function formatSearch(searched: Searched, terms: SearchTerms): string {
 /** How the best is planned. */
 function advice(
   { mesh, replicas, strategy, step }: Found,
-  { context }: SearchTerms,
+  { context, phase, dtype = "bf16" }: SearchTerms,
 ): string[] {
+  const { zero = 0, recompute = false } = strategy;
   const flags = [
+    ...phase === "train" ? ["--train"] : [],
     `--mesh ${meshName(mesh) === "1 device" ? "ep=1" : meshName(mesh)}`,
     `--max-tokens ${step.tokens}`,
     `--max-sequences ${step.sequences}`,
     `--max-context ${context}`,
     ...strategy.chunks > 1 ? [`--chunks ${strategy.chunks}`] : [],
     ...strategy.deduplicate ? ["--deduplicate"] : [],
+    ...zero > 0 ? [`--zero ${zero}`] : [],
+    ...recompute ? ["--recompute"] : [],
+    ...phase === "train" ? [`--dtype ${dtype}`] : [],
   ];
   return [
     `plan    ${flags.join(" ")}${replicas > 1 ? `, ${replicas} times` : ""}`,
@@ -101,13 +108,10 @@ function ratesLine(
 }
 
 function configuration(found: Found): string {
-  const { mesh, replicas, strategy, tokensPerSecond, seconds } = found;
-  const how = [
-    ...strategy.chunks > 1 ? [` in ${strategy.chunks} chunks`] : [],
-    ...strategy.deduplicate ? [" deduplicated"] : [],
-  ];
+  const { mesh, replicas, tokensPerSecond, seconds } = found;
+  const how = strategyText(found);
   return `${meshName(mesh, replicas)}${
-    how.join("")
+    how === "" ? "" : `, ${how}`
   }, ${found.sequences} sequences, ${rateText(tokensPerSecond)}, ${
     timeText(seconds)
   } a step`;
@@ -115,12 +119,19 @@ function configuration(found: Found): string {
 
 function table(found: readonly Found[]): string[] {
   return formatTable([
-    ["mesh", "chunks", "sequences", "tokens", "step", "speed", "a rank", "of"],
+    [
+      "mesh",
+      "strategy",
+      "sequences",
+      "tokens",
+      "step",
+      "speed",
+      "a rank",
+      "of",
+    ],
     ...found.map((one) => [
       meshName(one.mesh, one.replicas),
-      `${one.strategy.chunks}${
-        one.strategy.deduplicate ? ", deduplicated" : ""
-      }`,
+      strategyText(one) || "-",
       ...[one.sequences, one.tokens].map(String),
       timeText(one.seconds),
       rateText(one.tokensPerSecond),

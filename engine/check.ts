@@ -39,12 +39,14 @@ export async function loadTrainingFile(reference: string): Promise<Training> {
   });
 }
 
-/** What a path names that can be trained: a checkpoint folder, or what a model file exports, a training before a model. */
+/** What a path names that can be trained: a config.json, a checkpoint folder, or what a model file exports, a training before a model. */
 export async function loadTrainable(
   path: string,
   files: FileSystem,
 ): Promise<string | Model | Training> {
-  if (await files.stat(path) === "folder") return path;
+  if (path.endsWith(".json") || await files.stat(path) === "folder") {
+    return path;
+  }
   try {
     return await loadTrainingFile(path);
   } catch (error) {

@@ -4,13 +4,31 @@ import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import t, { type Test } from "tap";
+import { nodeFiles } from "../cli/files.ts";
+import { configurationOf } from "../engine/configuration.ts";
+import { planSummary, planTraining } from "../engine/mod.ts";
 import type { Crossover } from "../engine/search/mod.ts";
+import { simulate } from "../engine/simulate/mod.ts";
 import { replicaMeshes } from "../engine/search/meshes.ts";
-import type { Machine, MachineLink } from "../spec/mod.ts";
+import { compileTrainingStandIns } from "../engine/summary/training.ts";
+import type { Machine, MachineLink, Plan } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 
 const CONFIGS = fileURLToPath(new URL("references/configs", import.meta.url));
 const GRANITE = path.join(CONFIGS, "granite-3.0-1b-a400m.json");
+
+/** Four devices of one host. */
+const NODE: Machine = {
+  ...{ version: 1, name: "node" },
+  devices: {
+    d: {
+      ...{ multiplyAdds: 1e14, operations: 1e14, bandwidth: 1e12 },
+      launch: 1e-6,
+    },
+  },
+  hosts: [{ devices: [{ kind: "d", count: 4 }] }],
+  links: { sameHost: { latency: 2e-5, bandwidth: 1e11, per: "rank" } },
+};
 
 /** Two devices that read slowly, and else take no time. */
 function machineFile(t: Test, link: MachineLink, memory: number): string {
@@ -38,6 +56,7 @@ interface Document {
   readonly found: readonly {
     readonly mesh: { readonly ep: number; readonly tp: number };
     readonly replicas: number;
+    readonly strategy: { readonly zero?: number; readonly recompute?: boolean };
     readonly bytes: number;
     readonly limit: number;
     readonly tokensPerSecond: number;
@@ -130,6 +149,64 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   ]);
   t.equal(none.code, 3);
   t.match(none.out, "nothing fits");
+});
+
+t.test("a step of training takes the ZeRO stage and recomputation that memory asks for", async (t) => {
+  const link = { latency: 2e-5, bandwidth: 1e11, per: "rank" } as const;
+  const train = (memory: number, ...argv: readonly string[]) =>
+    searched(t, machineFile(t, link, memory), "--phase", "train", ...argv);
+  // AdamW keeps 12 bytes of each of 1.3 billion weights beside 2: two ranks that share everything hold half.
+  const small = await train(14e9, "--objective", "memory");
+  const [least, ...others] = small.found;
+  t.ok(others.every(({ bytes }) => bytes >= least!.bytes), "least first");
+  for (const { bytes, limit, strategy } of small.found) {
+    t.ok(bytes <= limit && strategy.recompute, "what fits is computed again");
+  }
+  const none = await switchyard([
+    ...["search", GRANITE, "--phase", "train", "--max-context", "256"],
+    ...["--target", machineFile(t, link, 8e9)],
+  ]);
+  t.equal(none.code, 3);
+  t.match(
+    none.out,
+    /weights and optimizer state alone are .* with ZeRO-3 and recomputation, of 7\.5 GiB/,
+  );
+});
+
+t.test("bytes of a step of training by kinds of layers are those of all layers", async (t) => {
+  const configuration = configurationOf(
+    JSON.parse(readFileSync(GRANITE, "utf8")),
+    GRANITE,
+  );
+  const target = { kind: "configuration", configuration } as const;
+  const mesh = [{ name: "dp", size: 2 }, { name: "ep", size: 2 }];
+  const bounds = { maxTokens: 256, maxSequences: 4, maxContext: 64 };
+  const how = {
+    ...{ mesh, bounds, limits: {}, recompute: true },
+    zero: 1 as const,
+  };
+  const made = await compileTrainingStandIns(target, {
+    ...{ ...how, machine: undefined },
+  });
+  const whole = await planTraining(GRANITE, nodeFiles(), {
+    ...{ ...how, dtype: "bf16", overLimits: true },
+  });
+  const [all] = planSummary(whole).ranks;
+  const ratio = (of: "weights" | "state" | "total") =>
+    made.fullest.bytes[of] / all!.bytes[of];
+  t.strictSame([ratio("weights"), ratio("state")], [1, 1]);
+  t.ok(Math.abs(ratio("total") - 1) < 0.03, `total: ${ratio("total")}`);
+  const seconds = (plan: Plan) =>
+    simulate(plan, NODE, { tokens: 256, sequences: 4 }).seconds;
+  const first = seconds(made.plan);
+  const grown = made.grown.reduce(
+    (sum, { plan, layers }) => sum + layers * (seconds(plan) - first),
+    first,
+  );
+  t.ok(
+    Math.abs(grown / seconds(whole) - 1) < 0.03,
+    `seconds: ${grown / seconds(whole)}`,
+  );
 });
 
 t.test("meshes of a replica", (t) => {

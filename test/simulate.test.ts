@@ -260,9 +260,12 @@ t.test("DeepEP's latency kernels, 128 tokens, a row for each choice", (t) => {
 
 t.test("DeepSeek's published deployment on H800, tokens a second of a node", async (t) => {
   // This shows that the published speeds can be reached under the following assumptions, not that the simulator confirms
-  // them: one rate is fitted to the speeds, and whether it all fits is not checked. Assumed: FP8 matmuls at 70 % of the data
+  // them: one rate is fitted to the speeds, and it does not all fit. Assumed: FP8 matmuls at 70 % of the data
   // sheet's 1,979 TFLOP/s; 90 % of 3.35 TB/s; fitted, and found in no data sheet: other operations of kernels at 4 times the
-  // rate of multiply-adds; memory without a limit: what ranks hold may be more than the 80 GB of a card; links as in DeepEP's tables; FP8 rows one way and BF16 rows back; weights as
+  // rate of multiply-adds; memory without a limit, as ranks hold more than the 80 GB of a card: prefill
+  // 133.7 GiB, of which weights are 36.8 and scratch memory 96.4, as a rank has room for all 131,072 tokens of a step and not for its
+  // own 4,096 only; decode 181.9 GiB, of which weights are 22.5, scratch memory 22.2 and latents in f32 for 8,192 positions 137.3
+  // (83.6 for the 4,990 in use, a half of it as bf16, a quarter as FP8); links as in DeepEP's tables; FP8 rows one way and BF16 rows back; weights as
   // stored; even experts, none of them twice; states in f32, as plans have them; two chunks, one in flight while another
   // is computed. Prefill: prompts of 4,096 tokens, one a rank, tokens sent once to a rank. Decode: 128 sequences a rank
   // after 4,989 tokens, the published mean.

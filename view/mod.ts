@@ -15,6 +15,6 @@ export { PICTURE_NAMES, type PictureName } from "./picture_names.ts";
 export { PICTURES } from "./pictures.ts";
 export { type PlanView, viewPlan } from "./plan_view.ts";
 export { type Scene, sceneSvg } from "./scene.ts";
-export type { SearchResult } from "./search_result.ts";
+export { type SearchResult, strategyText } from "./search_result.ts";
 export { meshText } from "./tracks.ts";
 export { sentPerToken } from "./traffic.ts";

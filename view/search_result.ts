@@ -7,6 +7,8 @@ export interface FoundConfiguration {
   readonly strategy: {
     readonly chunks: number;
     readonly deduplicate?: boolean;
+    readonly zero?: number;
+    readonly recompute?: boolean;
   };
   /** Tokens of a step of all replicas, and of how many sequences. */
   readonly tokens: number;
@@ -40,12 +42,17 @@ export interface SearchResult {
   }[];
 }
 
-/** `in 2 chunks, deduplicated`; empty for a dispatch as ever. */
+/** `in 2 chunks, deduplicated`, `ZeRO-1, recomputed`; empty for a dispatch as ever. */
 export function strategyText(
-  { strategy: { chunks, deduplicate } }: FoundConfiguration,
+  { strategy: { chunks, deduplicate, zero = 0, recompute } }: Pick<
+    FoundConfiguration,
+    "strategy"
+  >,
 ): string {
   return [
     ...chunks > 1 ? [`in ${chunks} chunks`] : [],
     ...deduplicate ? ["deduplicated"] : [],
+    ...zero > 0 ? [`ZeRO-${zero}`] : [],
+    ...recompute ? ["recomputed"] : [],
   ].join(", ");
 }

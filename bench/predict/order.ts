@@ -89,7 +89,7 @@ export const ORDERS: { readonly [name: string]: Order } = {
   },
   order_mpi: {
     config: {
-      ...{ num_hidden_layers: 4, hidden_size: 256, vocab_size: 512 },
+      ...{ num_hidden_layers: 4, hidden_size: 256, vocab_size: 1024 },
       ...{ num_attention_heads: 4, num_key_value_heads: 4, head_dim: 32 },
       ...{ num_experts: 64, num_experts_per_tok: 4 },
       ...{ moe_intermediate_size: 64, intermediate_size: 64 },

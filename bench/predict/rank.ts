@@ -28,6 +28,11 @@ const [sharing, adapter, rounds, name] = process.argv.slice(2) as [
   string,
   string,
 ];
+// Where one rank fails MPI ends all, and nobody would read why.
+process.on("uncaughtException", (error) => {
+  console.error(error);
+  process.exit(1);
+});
 const order = orderNamed(name);
 const select = { sharing, adapter, threads: availableParallelism() };
 /** Steps of each kind in a round; as many before any counts. */

@@ -64,8 +64,13 @@ export async function searchCommand(
       ...limits === undefined ? {} : { limits },
     },
   };
-  const searched = await search(task, { objective, ranks });
-  const terms = { ...task, objective, experts: flags.experts ?? "even" };
+  const searched = await search(task, {
+    ...{ objective, ranks, curve: flags.svg !== undefined },
+  });
+  const terms = {
+    ...{ ...task, objective, experts: flags.experts ?? "even" },
+    ...dtype === undefined ? {} : { dtype },
+  };
   if (flags.svg !== undefined) {
     const text = speedCurve(searched.curve, `${phase}, ${machine.name}`);
     await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
@@ -88,16 +93,20 @@ export async function searchCommand(
 
 /** How one replica of what was found is planned. */
 function planFlags(
-  { mesh, strategy: { chunks, deduplicate }, step }: Found,
+  { mesh, strategy, step }: Found,
   maxContext: number,
-  { target, experts, dtype, limits }: SearchFlags,
+  { target, experts, dtype, limits, phase }: SearchFlags,
 ): ViewCommandFlags {
+  const { chunks, deduplicate, zero, recompute } = strategy;
   const axes = replicaMesh(mesh);
   return {
     ...{ meshes: [axes], mesh: axes, target, maxContext, chunks },
     ...{ maxTokens: step.tokens, maxSequences: step.sequences },
     ...deduplicate ? { deduplicate } : {},
     ...experts === undefined ? {} : { experts },
+    ...phase === "train" ? { train: true, dtype: dtype ?? "bf16" } : {},
+    ...zero === undefined ? {} : { zero },
+    ...recompute === undefined ? {} : { recompute },
     ...dtype === undefined ? {} : { dtype },
     ...limits === undefined ? {} : { limits },
   };

@@ -35,6 +35,7 @@ export interface SummaryFlags extends PlanFlags {
   readonly optimizer?: "adamw" | "sgd";
   readonly clip?: number;
   readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
+  readonly recompute?: boolean;
   readonly dtype?: EncodingName;
   /** Every mesh that was given. */
   readonly meshes: readonly Mesh[];
@@ -60,7 +61,7 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
     );
   }
   if (flags.train) return;
-  for (const flag of ["optimizer", "clip", "zero"] as const) {
+  for (const flag of ["optimizer", "clip", "zero", "recompute"] as const) {
     if (flags[flag] === undefined) continue;
     throw new UsageError(
       `Cannot use --${flag} without --train: it says how a model is trained. Leave it out, or give --train`,
@@ -89,7 +90,7 @@ export async function summarized(
     experts: await expertLoad(io, flags.experts),
   };
   if (flags.train) {
-    const plan = await trainingPlan(io, model, flags);
+    const plan = await trainingPlan(io, model, flags, machine);
     const summary = planSummary(plan, against);
     return { plan: () => Promise.resolve(plan), summary };
   }
@@ -114,20 +115,22 @@ async function trainingPlan(
   io: CliIo,
   path: string,
   flags: SummaryFlags,
+  machine: Machine | undefined,
 ): Promise<Plan> {
-  const { optimizer, clip, zero, dtype } = flags;
+  const { optimizer, clip, zero, recompute, dtype } = flags;
   const what = await loadTrainable(path, io.files);
   const of = typeof what === "string"
     ? { kind: "checkpoint" as const }
     : { kind: "model" as const };
   return await planTraining(what, io.files, {
     ...planOptions(of, flags),
-    check: flags.check ?? false,
+    ...{ machine, check: flags.check ?? false },
     ...optimizer === undefined
       ? {}
       : { optimizer: optimizer === "sgd" ? sgd() : adamw() },
     ...clip === undefined ? {} : { clipNorm: clip },
     ...zero === undefined ? {} : { zero },
+    ...recompute === undefined ? {} : { recompute },
     ...dtype === undefined ? {} : { dtype: trainedDType(dtype) },
   });
 }

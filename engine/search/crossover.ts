@@ -7,7 +7,7 @@ import {
   stepReplica,
 } from "./evaluate.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
-import type { Found } from "./search.ts";
+import type { Found } from "./found.ts";
 
 /** Two meshes of equally many devices, and where one becomes faster than the other. */
 export interface Crossover {
@@ -31,7 +31,7 @@ export interface Crossover {
 }
 
 /** Loads that are compared. Whether they fit is another question. */
-const MOST = { decode: 256, prefill: 2048 } as const;
+const MOST = { decode: 256, prefill: 2048, train: 1 } as const;
 
 /** Compare the smallest replica that fits with the best one that has more ranks. */
 export async function findCrossover(

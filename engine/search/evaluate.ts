@@ -1,10 +1,16 @@
 /** One replica on a mesh: what its ranks hold, by exact bytes, and what its steps take. */
 
+import type { ZeroStage } from "../../compiler/mod.ts";
 import type { Machine } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { RankClass } from "../../spec/plan_summary.ts";
 import type { FileSystem } from "../files.ts";
-import type { ExpertLoad, Prediction } from "../simulate/mod.ts";
+import {
+  type ExpertLoad,
+  type Parts,
+  type Prediction,
+  simulate,
+} from "../simulate/mod.ts";
 import {
   compileStandIns,
   type CompileStandInsOptions,
@@ -12,17 +18,24 @@ import {
 } from "../summary/compiled.ts";
 import { type PhaseWorkload, predictSteps } from "../summary/predictions.ts";
 import { summarizeRanks } from "../summary/ranks.ts";
+import {
+  compileTrainingStandIns,
+  type TrainingStandIns,
+} from "../summary/training.ts";
 import { heldOf, type ModelWeights } from "../summary/weights.ts";
 import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
 
-/** What is searched for: many prompts at once, or the next token of many sequences. */
-export type SearchPhase = "prefill" | "decode";
+/** What is searched for: many prompts at once, the next token of many sequences, or a step of training. */
+export type SearchPhase = "prefill" | "decode" | "train";
 
-/** How rows are sent. */
+/** How rows are sent, and of training what is shared and what is computed again. */
 export interface Strategy {
   readonly chunks: number;
   /** Default: where it saves much. */
   readonly deduplicate?: boolean;
+  /** Default: 0, nothing is shared. */
+  readonly zero?: ZeroStage;
+  readonly recompute?: boolean;
 }
 
 /** What is the same for all meshes. */
@@ -42,12 +55,14 @@ export interface ReplicaPlan {
   readonly mesh: ReplicaMesh;
   readonly ranks: number;
   readonly strategy: Strategy;
-  /** There is room for so many: sequences (decode), tokens (prefill) of each group of `tp` ranks. */
+  /** There is room for so many: sequences (decode, train), tokens (prefill) of each group of `tp` ranks. */
   readonly load: number;
   readonly plan: Plan;
   readonly weights: ModelWeights;
   /** The ranks that hold most. */
   readonly fullest: RankClass;
+  /** Of training: plans with one layer more, and how many layers are equal to that one. */
+  readonly grown?: TrainingStandIns["grown"];
 }
 
 /** A step of a replica. */
@@ -70,6 +85,17 @@ export async function compileReplica(
 ): Promise<ReplicaPlan> {
   const { target, files, machine } = task;
   const { tokens, sequences } = stepOf(task, mesh, load);
+  if (task.phase === "train") {
+    const compiled = await compileTrainingStandIns(target, {
+      ...{ ...strategy, machine, mesh: meshOf(mesh), ...task.compile },
+      bounds: {
+        maxTokens: tokens,
+        maxSequences: sequences,
+        maxContext: task.context,
+      },
+    });
+    return { mesh, ranks: replicaRanks(mesh), strategy, load, ...compiled };
+  }
   const { plan, weights } = await compileStandIns(target, files, {
     ...{ ...task.compile, ...strategy, machine, mesh: meshOf(mesh) },
     bounds: {
@@ -88,9 +114,14 @@ export async function compileReplica(
   };
 }
 
+/** What training may take of a device: its scratch memory is known to some percent only. */
+const TRAINED_SHARE = 0.97;
+
 /** Whether the fullest rank has enough memory. */
-export function fits({ fullest: { bytes, limit } }: ReplicaPlan): boolean {
-  return limit === undefined || bytes.total <= limit;
+export function fits(
+  { fullest: { bytes, limit = Infinity }, grown }: ReplicaPlan,
+): boolean {
+  return bytes.total <= (grown ? TRAINED_SHARE : 1) * limit;
 }
 
 /** Predict a step of a load; 0: one sequence on all ranks. */
@@ -106,6 +137,18 @@ export function stepReplica(
     ...known,
     past: phase === "decode" ? task.context - 1 : 0,
   }];
+  if (of.grown) {
+    const workload = { ...known, past: 0, ...experts ? { experts } : {} };
+    const first = simulate(plan, machine, workload);
+    const predicted = of.grown.reduce(
+      (sum, { plan, layers }) =>
+        withLayers(sum, layers, {
+          ...{ from: first, to: simulate(plan, machine, workload) },
+        }),
+      first,
+    );
+    return { of, ...known, step: predicted };
+  }
   const predicted = predictSteps(plan, {
     ...{ machine, experts, stands: weights.stands },
     ...{ held: heldOf(plan, weights), workloads: [step] },
@@ -113,12 +156,40 @@ export function stepReplica(
   return { of, ...known, step: predicted.get(phase)!.step };
 }
 
+/** A step with so many more layers, each of which takes what the first does. */
+function withLayers(
+  step: Prediction,
+  layers: number,
+  { from, to }: { readonly from: Prediction; readonly to: Prediction },
+): Prediction {
+  const grown = (of: (step: Prediction) => number) =>
+    of(step) + layers * (of(to) - of(from));
+  const part = (name: keyof Parts) => grown(({ parts }) => parts[name]);
+  return {
+    ...step,
+    parts: {
+      ...{ launch: part("launch"), arithmetic: part("arithmetic") },
+      ...{ memory: part("memory"), exchange: part("exchange") },
+      ...{ waiting: part("waiting"), run: part("run") },
+    },
+    seconds: grown(({ seconds }) => seconds),
+    launches: grown(({ launches }) => launches),
+    multiplyAdds: grown(({ multiplyAdds }) => multiplyAdds),
+    expertBytes: grown(({ expertBytes }) => expertBytes),
+    sentBytes: grown(({ sentBytes }) => sentBytes),
+  };
+}
+
 /** Tokens and sequences of all ranks. Ranks of `ep` have sequences of their own. */
 function stepOf(
   { phase, context }: SearchTask,
-  { ep }: ReplicaMesh,
+  { dp = 1, ep }: ReplicaMesh,
   load: number,
 ): { readonly tokens: number; readonly sequences: number } {
+  if (phase === "train") {
+    const sequences = dp * ep * load;
+    return { tokens: sequences * context, sequences };
+  }
   if (phase === "decode") {
     const sequences = Math.max(1, ep * load);
     return { tokens: sequences, sequences };

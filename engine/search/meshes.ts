@@ -1,31 +1,38 @@
 /** Meshes of one replica, and what is known of them before anything is compiled. */
 
-import type { ParamFacts } from "../../compiler/mod.ts";
+import type { ParamFacts, ZeroStage } from "../../compiler/mod.ts";
 import type { Mesh } from "../../spec/mesh.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
-/** How one replica of a model is placed on ranks: experts over both axes, tokens over `ep`, heads and all else over `tp`. */
+/**
+ * How one replica of a model is placed on ranks: experts over `ep` and `tp`, tokens over `dp` and `ep`, heads and all else over
+ * `tp`. Copies of a model that is trained add up their gradients, and are one replica.
+ */
 export interface ReplicaMesh {
+  /** Default: 1. */
+  readonly dp?: number;
   readonly ep: number;
   readonly tp: number;
 }
 
 /** Ranks of a replica. */
-export function replicaRanks({ ep, tp }: ReplicaMesh): number {
-  return ep * tp;
+export function replicaRanks({ dp = 1, ep, tp }: ReplicaMesh): number {
+  return dp * ep * tp;
 }
 
 /** The mesh as the compiler takes it. */
-export function meshOf({ ep, tp }: ReplicaMesh): Mesh {
+export function meshOf({ dp = 1, ep, tp }: ReplicaMesh): Mesh {
   return [
+    ...dp > 1 ? [{ name: "dp", size: dp }] : [],
     ...ep > 1 || tp === 1 ? [{ name: "ep", size: ep }] : [],
     ...tp > 1 ? [{ name: "tp", size: tp }] : [],
   ];
 }
 
-/** `dp=8,ep=4,tp=2`; `dp` counts replicas. */
+/** `dp=8,ep=4,tp=2`; `dp` counts replicas, or copies that are trained together. */
 export function meshName(mesh: ReplicaMesh, replicas = 1): string {
-  const axes = [{ name: "dp", size: replicas }, ...meshOf(mesh)]
+  const { dp = 1 } = mesh;
+  const axes = meshOf({ ...mesh, dp: dp * replicas })
     .filter(({ size }) => size > 1);
   return axes.length === 0
     ? "1 device"
@@ -51,6 +58,36 @@ export function replicaMeshes(
     meshes.push({ ep: ranks, tp: 1 });
   }
   return meshes;
+}
+
+/** Meshes of equally many ranks for a step of training: `dp` is what `ep` and `tp` leave, in powers of two. */
+export function trainingMeshes(
+  size: Parameters<typeof replicaMeshes>[0],
+): ReplicaMesh[] {
+  return replicaMeshes(size).flatMap(({ ep, tp }) => {
+    const dp = size.ranks / (ep * tp);
+    return Number.isInteger(dp) ? [{ dp, ep, tp }] : [];
+  });
+}
+
+/** Bytes of an element that AdamW keeps beside a weight in 16 bits, its master among them. */
+const ADAMW_BYTES = 12;
+
+/** Bytes of weights and optimizer state that a rank holds at least while it trains, weights in 16 bits. */
+export function leastTrained(
+  { params, stands }: ModelWeights,
+  mesh: ReplicaMesh,
+  { zero = 0 }: { readonly zero?: ZeroStage },
+): number {
+  const all = replicaRanks(mesh), experts = mesh.ep * mesh.tp;
+  return params.reduce((n, { name, elements, expert, matrix }) => {
+    const held = expert === undefined
+      ? 1 / mesh.tp
+      : Math.ceil(matrix.count / experts) / matrix.count;
+    const bytes = 2 * (zero === 3 ? 1 / all : held) +
+      ADAMW_BYTES * (zero > 0 ? 1 / all : held);
+    return n + stands.times(name) * elements * bytes;
+  }, 0);
 }
 
 /** Bytes of weights that a rank holds at least: its experts, and its part of all else. */

@@ -3,12 +3,7 @@
 export type { Crossover } from "./crossover.ts";
 export type { SearchPhase, SearchTask } from "./evaluate.ts";
 export { meshName, meshOf, type ReplicaMesh } from "./meshes.ts";
-export {
-  type CurvePoint,
-  type Found,
-  type Objective,
-  search,
-  type Searched,
-  type SearchOptions,
-  type ThrownOut,
-} from "./search.ts";
+export type { CurvePoint } from "./curve.ts";
+export type { ThrownOut } from "./fit.ts";
+export type { Found, Objective } from "./found.ts";
+export { search, type Searched, type SearchOptions } from "./search.ts";

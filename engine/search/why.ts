@@ -5,7 +5,7 @@ import { timeText } from "../../spec/time_text.ts";
 import type { Bottleneck } from "../../spec/plan_summary.ts";
 import type { Parts } from "../simulate/mod.ts";
 import { boundOf } from "../summary/predictions.ts";
-import type { Found } from "./search.ts";
+import type { Found } from "./found.ts";
 
 const WORDS: { readonly [B in Bottleneck]: string } = {
   launch: "launches are",

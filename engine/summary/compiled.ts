@@ -59,15 +59,10 @@ export async function compileStandIns(
     ? compiledAs(declared, params)
     : await storedWeights(target, files);
   const mesh = given.mesh ?? (machine && meshOf(machine, params));
-  const device = machine?.devices[placeRanks(machine)[0]!.kind];
   const how: PlanOptions = {
     ...given,
     ...mesh ? { mesh } : {},
-    ...given.tuning || !device
-      ? {}
-      : { tuning: TUNING[device.computer ?? "gpu"] },
-    limits: { ...machine && machineLimits(machine), ...limits },
-    overLimits: true,
+    ...forMachine(machine, { limits, tuning: given.tuning }),
   };
   const plan = await compile(model, {
     ...compileOptions(how),
@@ -86,6 +81,23 @@ export async function compileStandIns(
     },
     notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
     whole: () => compileToSave(target, whole(), how),
+  };
+}
+
+/** Compile for a machine, whatever its limits; what is given of limits and tuning goes before what the machine says. */
+export function forMachine(
+  machine: Machine | undefined,
+  { limits, tuning }: {
+    readonly limits?: PlanOptions["limits"] | undefined;
+    readonly tuning?: PlanOptions["tuning"] | undefined;
+  },
+): Pick<PlanOptions, "limits" | "tuning" | "overLimits"> {
+  const device = machine?.devices[placeRanks(machine)[0]!.kind];
+  const chosen = tuning ?? (device && TUNING[device.computer ?? "gpu"]);
+  return {
+    ...chosen ? { tuning: chosen } : {},
+    limits: { ...machine && machineLimits(machine), ...limits },
+    overLimits: true,
   };
 }
 

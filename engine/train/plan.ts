@@ -12,12 +12,14 @@ import {
   type Training,
   type ZeroStage,
 } from "../../compiler/mod.ts";
-import { assertLegal, type LegalPlan } from "../../spec/mod.ts";
+import { assertLegal, type LegalPlan, type Machine } from "../../spec/mod.ts";
 import { defaultBounds } from "../bounds.ts";
 import { openConfiguration } from "../checkpoint.ts";
 import { compileDocumented } from "../compiled_from.ts";
+import { findConfiguration } from "../configuration.ts";
 import type { FileSystem } from "../files.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
+import { forMachine } from "../summary/compiled.ts";
 import { placesOf } from "./declared_task.ts";
 import type { StepSettings } from "./settings.ts";
 import { storedIn } from "./stored.ts";
@@ -76,6 +78,8 @@ function howOf(
 
 /** How a step of training is compiled. */
 export interface PlanTrainingOptions extends PlanOptions {
+  /** Compile for this machine, whatever its limits. */
+  readonly machine?: Machine | undefined;
   /** Default: as declared, else AdamW. */
   readonly optimizer?: StepSettings["optimizer"];
   /** Gradients are scaled down together where their norm is larger. Default: as declared; of what is no training, 1. */
@@ -84,10 +88,12 @@ export interface PlanTrainingOptions extends PlanOptions {
   readonly dtype?: TrainedDType;
   /** What ranks that hold the same parameter share. Default: 0, nothing. */
   readonly zero?: ZeroStage;
+  /** Of a checkpoint: compute what is inside attention and experts a second time. Default: it is kept. */
+  readonly recompute?: boolean;
 }
 
 /**
- * Compile a step of training what is given: a checkpoint folder, of whose weights only the headers are read, or what a model file declares
+ * Compile a step of training what is given: a config.json, a checkpoint folder, of whose weights only the headers are read, or what a model file declares
  * or exports; a model has its loss as the output `loss`.
  *
  * Throws ModelError where the model cannot be trained, and what `compile` throws.
@@ -97,7 +103,7 @@ export async function planTraining(
   files: FileSystem,
   options: PlanTrainingOptions,
 ): Promise<LegalPlan> {
-  const { optimizer, clipNorm, dtype } = options;
+  const { optimizer, clipNorm, dtype, machine } = options;
   const { settings, ...step } = await stepOf(what, files, options);
   const chosen = {
     ...settings,
@@ -110,6 +116,7 @@ export async function planTraining(
     howOf({ ...step, settings: chosen }, {
       ...isTraining(what) ? placesOf(what) : {},
       ...options,
+      ...machine ? forMachine(machine, options) : {},
     }),
   );
 }
@@ -131,17 +138,18 @@ async function stepOf(
   return { model: what.model, loss: what.loss ?? "loss", settings: what };
 }
 
-/** The model of a checkpoint, with its losses. */
+/** The model of a checkpoint or a config.json, with its losses. */
 async function decoderOf(
   folder: string,
   files: FileSystem,
-  { bounds = {} }: PlanTrainingOptions,
+  { bounds = {}, recompute = false }: PlanTrainingOptions,
 ): Promise<Model> {
-  const { published } = await openConfiguration(folder, files);
+  const { published } = await findConfiguration(folder, files) ??
+    await openConfiguration(folder, files);
   const { maxPositions } = published.decoder;
   return published.build({
     ...defaultBounds(bounds, maxPositions),
     // The weight of the balancing loss changes a constant, and nothing that a plan is read for.
-    training: { auxiliary: 0.01 },
+    training: { auxiliary: 0.01, recompute },
   });
 }

@@ -25,6 +25,7 @@ export async function storedIn(
   folder: string,
   files: FileSystem,
 ): Promise<{ readonly [tensor: string]: FileDType }> {
+  if (await files.stat(folder) !== "folder") return {};
   if (!await hasWeights(folder, files)) return {};
   return await withTensors(
     await listWeightFiles(folder, files),
