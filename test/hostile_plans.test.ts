@@ -103,7 +103,7 @@ t.test("a plan is run as it was compiled, and no other without leave", async (t)
     plan(({ launch }) => {
       launch.workgroups = [n, 1, 1];
     });
-  const others: { readonly [what: string]: readonly [() => string, string] } = {
+  const others: { [what: string]: readonly [() => string, string] } = {
     "all workgroups store to the same elements": [
       () =>
         plan(({ plan }) => {
@@ -172,6 +172,21 @@ t.test("a plan is run as it was compiled, and no other without leave", async (t)
       `kernel '${kernel}' is not what the model in it compiles to`,
     ],
   };
+  // Every object has something of the first name.
+  for (const axis of ["__proto__", "c"]) {
+    others[`an axis '${axis}' that it does not have`] = [
+      () =>
+        plan(({ plan }) => {
+          plan.compiledFrom = JSON.parse(
+            JSON.stringify(plan.compiledFrom).replace(
+              '"axes":["a","b"]',
+              `"axes":["${axis}","b"]`,
+            ),
+          );
+        }),
+      `the model in it does not compile, Cannot read the model of the plan: node 0 has the axis '${axis}', and the model has none of that name. Compile it again`,
+    ];
+  }
   for (const [what, [file, state]] of Object.entries(others)) {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "", what);

@@ -29,7 +29,7 @@ export function compileDocument(
     axes,
     span: undefined,
     build: () => {
-      const made = makeNodes(list as unknown as NodeDocument[]);
+      const made = makeNodes(list as unknown as NodeDocument[], axes);
       return {
         axes,
         outputs: Object.fromEntries(
@@ -84,9 +84,18 @@ function checkRopes(nodes: readonly Node[]): void {
   }
 }
 
-function makeNodes(list: readonly NodeDocument[]): Node[] {
+function makeNodes(
+  list: readonly NodeDocument[],
+  axes: ModelDocument["axes"],
+): Node[] {
   const made: Node[] = [];
   for (const { primitive, inputs, params, given, span, block } of list) {
+    const other = given?.axes.find((axis) => !Object.hasOwn(axes, axis));
+    if (other !== undefined) {
+      throw new PlanError(
+        `Cannot read the model of the plan: node ${made.length} has the axis '${other}', and the model has none of that name. Compile it again`,
+      );
+    }
     made.push(
       makeNode<Primitive>(
         primitive,
