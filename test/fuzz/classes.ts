@@ -2,6 +2,7 @@
 
 import type { FuzzClass } from "./fuzz.ts";
 import { GPU, kernelClass, NATIVE } from "./kernel.ts";
+import { diskClass } from "./disk.ts";
 import { configClass } from "./config.ts";
 import { determinismClass } from "./determinism.ts";
 import { modelClass } from "./model.ts";
@@ -20,6 +21,7 @@ export const CLASSES: {
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
   writes: () => writesClass() as FuzzClass<unknown>,
+  disk: () => diskClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,
   safetensors: () => safetensorsClass() as FuzzClass<unknown>,
   config: () => configClass() as FuzzClass<unknown>,

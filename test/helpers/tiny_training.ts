@@ -4,7 +4,6 @@ import { createHash } from "node:crypto";
 import { cp, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Test } from "tap";
 import { adamw, type TrainOptions } from "../../engine/mod.ts";
 import { checkpointFolder, meshOf } from "./checkpoints.ts";
 import { type RawTensor, readRaw, temporaryFolder } from "./cli.ts";
@@ -29,7 +28,9 @@ export async function tinyConfig(): Promise<
 }
 
 /** A folder with a small OLMoE and no weights. */
-export async function tinyModel(t: Test): Promise<string> {
+export async function tinyModel(
+  t: { teardown(fn: () => void): unknown },
+): Promise<string> {
   const folder = path.join(temporaryFolder(t), "tiny");
   await mkdir(folder);
   await writeFile(
