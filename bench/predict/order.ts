@@ -221,17 +221,18 @@ function workloadOf({ steps }: Order, step: Step): Workload {
   return { tokens: sequences * length, sequences, past: position };
 }
 
-/** A pair counts for Kendall's tau. */
-type Counts = (a: Ordered, b: Ordered) => boolean;
-
-/** Two configurations are apart where no round of the one was as fast as any of the other. */
-export const areApart: Counts = ({ rounds: a }, { rounds: b }) =>
-  Math.max(...a) < Math.min(...b) || Math.max(...b) < Math.min(...a);
+/** Whether two configurations are apart: no round of the one was as fast as any of the other. */
+export function areApart(
+  { rounds: a }: Ordered,
+  { rounds: b }: Ordered,
+): boolean {
+  return Math.max(...a) < Math.min(...b) || Math.max(...b) < Math.min(...a);
+}
 
 /** Kendall's tau of measured and predicted times: of all pairs that count, those in the same order less those that are not. */
 export function kendall(
   times: readonly Ordered[],
-  counts: Counts = () => true,
+  counts: (a: Ordered, b: Ordered) => boolean = () => true,
 ): { readonly tau: number; readonly pairs: number } {
   let [agree, pairs] = [0, 0];
   for (const [i, a] of times.entries()) {
