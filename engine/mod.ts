@@ -134,6 +134,7 @@ export { resolveTarget, type Target } from "./target.ts";
 export {
   planSummary,
   type Summarized,
+  summarizePlan,
   summarizeTarget,
   type SummarizeTargetOptions,
   type SummaryOptions,

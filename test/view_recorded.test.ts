@@ -6,6 +6,8 @@ import { pathToFileURL } from "node:url";
 import type { Page } from "playwright-core";
 import t from "tap";
 import { readFileSync } from "node:fs";
+import type { PlanSummary } from "../spec/mod.ts";
+import { durationText } from "../view/time.ts";
 import { type RankStatistics, writeSafetensors } from "../engine/mod.ts";
 import { writeFileSync } from "node:fs";
 import {
@@ -42,7 +44,7 @@ async function recordedRun(): Promise<readonly RankStatistics[]> {
   t.equal(run.code, 0, run.err);
   const { code, err } = await switchyard([
     ...["view", ...model, ...seen, "--choices", file("out")],
-    ...["--out", file("page.html")],
+    ...["--target", "8xh100", "--out", file("page.html")],
   ]);
   t.equal(code, 0, err);
   return JSON.parse(run.out).ranks;
@@ -135,6 +137,34 @@ t.test(
       t.strictSame(all, counted(op), op);
       t.equal(rows, all.reduce((a, b) => a + b, 0));
     }
+    // What is predicted is said to be, and is what the summary says.
+    const planned = await switchyard([
+      ...["plan", "examples/demo-lm", "--mesh", "ep=4", "--target", "8xh100"],
+      "--json",
+    ]);
+    const { predicted } = JSON.parse(planned.out) as PlanSummary;
+    const { prefill, decode } = predicted!;
+    const times = [prefill!, decode!].map(({ seconds }) =>
+      durationText(seconds * 1e6)
+    );
+    t.strictSame(
+      (await page.locator("#time option").allTextContents()).slice(-2),
+      [
+        `predicted: prefill of ${prefill!.tokens} tokens, ${times[0]}`,
+        `predicted: decoding of ${decode!.tokens} tokens, ${times[1]}`,
+      ],
+    );
+    await page.locator("#time select").selectOption({ index: 1 });
+    t.match(
+      await page.locator("#time p").first().textContent(),
+      `Predicted for 8 H100 with NVLink, where nothing was run: prefill of ${
+        prefill!.tokens
+      } tokens takes ${times[0]}.`,
+    );
+    t.match(
+      await page.locator("#time .picture").getAttribute("aria-label"),
+      /^predicted: prefill/,
+    );
     t.strictSame(await accessibilityProblems(page), []);
     t.strictSame(complaints, []);
 

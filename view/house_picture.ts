@@ -130,8 +130,12 @@ function cardShapes(
       bold: true,
     },
     {
-      ...{ kind: "text", at: [x + width - 13, y + 24], anchor: "end" },
-      ...{ size: 12.5, ink: "soft" },
+      // Beside a long title there is no room.
+      ...{
+        kind: "text",
+        at: [x + width - 13, y + (title.length < 10 ? 24 : 70)],
+      },
+      ...{ anchor: "end", size: 12.5, ink: "soft" },
       text: limit === undefined
         ? sizeText(bytes.total)
         : `${sizeText(bytes.total)} of ${sizeText(limit)}${

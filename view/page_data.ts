@@ -2,7 +2,7 @@
 
 import { documentOf } from "../spec/document.ts";
 import type { Plan } from "../spec/plan.ts";
-import type { PlanSummary } from "../spec/plan_summary.ts";
+import type { Phase, PlanSummary } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
 import { escaped } from "./scene.ts";
 import type { SearchResult } from "./search_result.ts";
@@ -29,6 +29,25 @@ export interface LayerChoices {
   readonly weights?: readonly (readonly number[])[];
 }
 
+/** A step that is predicted, over time. Times in microseconds from its start. */
+export interface PredictedTimeline {
+  readonly phase: Phase;
+  readonly tokens: number;
+  readonly sequences: number;
+  readonly microseconds: number;
+  /** Of each class of ranks that are equal, what they do; the rest of the time they wait. */
+  readonly lanes: readonly {
+    /** The first of them, and how many there are. */
+    readonly rank: number;
+    readonly count: number;
+    readonly steps: readonly (readonly [
+      step: number,
+      start: number,
+      duration: number,
+    ])[];
+  }[];
+}
+
 /** What two plans have otherwise. */
 export interface PageDiff {
   /** What the page's plan is compared with. */
@@ -47,6 +66,8 @@ export interface PageData {
   readonly summary: PlanSummary;
   /** Lines of the model's source, by `file:line`. */
   readonly sources: { readonly [place: string]: string };
+  /** Steps of the first program on the machine of the summary. */
+  readonly predicted: readonly PredictedTimeline[];
   readonly trace?: readonly TraceEvent[];
   readonly choices?: readonly LayerChoices[];
   readonly against?: PageDiff;

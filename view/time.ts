@@ -1,7 +1,7 @@
 /** A recorded run: what each rank did when, by what it was for. */
 
 import { traceName } from "../spec/text_parts.ts";
-import type { TraceEvent } from "./page_data.ts";
+import type { PredictedTimeline, TraceEvent } from "./page_data.ts";
 import type { ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
 
@@ -14,11 +14,48 @@ export interface Timed {
   readonly duration: number;
 }
 
-/** A recorded run of a program. */
+/** A run of a program that was recorded, or is predicted. */
 export interface TimedRun {
   readonly name: string;
+  /** Nothing was run. */
+  readonly predicted: boolean;
   readonly microseconds: number;
   readonly events: readonly Timed[];
+  /** What is said of each rank that there are events of. Default: its number. */
+  readonly lanes?: ReadonlyMap<number, string>;
+}
+
+/** What people call the steps that are predicted. */
+const PHASES: { readonly [P in PredictedTimeline["phase"]]: string } = {
+  prefill: "prefill",
+  decode: "decoding",
+  train: "training",
+  step: "a step",
+};
+
+/** Predicted steps of the first program. */
+export function predictedRuns(
+  predicted: readonly PredictedTimeline[],
+  [program]: readonly ProgramView[],
+): TimedRun[] {
+  return predicted.map(({ phase, tokens, microseconds, lanes }) => ({
+    name: `${PHASES[phase]} of ${tokens.toLocaleString("en")} ${
+      tokens === 1 ? "token" : "tokens"
+    }`,
+    ...{ predicted: true, microseconds },
+    events: lanes.flatMap(({ rank, steps }) =>
+      steps.map(([index, start, duration]): Timed => ({
+        ...{ rank, start, duration, role: program!.roles[index]! },
+        name: `${index}. ${traceName(program!.steps[index]!.step)}`,
+      }))
+    ),
+    lanes: new Map(
+      lanes.map(({ rank, count }) => [
+        rank,
+        count === 1 ? `rank ${rank}` : `${count} ranks`,
+      ]),
+    ),
+  }));
 }
 
 /** The runs of a trace, in order. */
@@ -48,7 +85,7 @@ export function runsOf(
       role: opOfPart(args) ?? roles.get(name) ??
         roles.get(`${args["kernel"]}`) ?? "dense",
     }));
-    return { name, microseconds, events };
+    return { name, predicted: false, microseconds, events };
   });
 }
 
@@ -56,14 +93,16 @@ function opOfPart({ op }: TraceEvent["args"]): Role | undefined {
   return op === "dispatch" || op === "combine" ? op : undefined;
 }
 
-/** Microseconds by what they were for, of a mean rank, largest first. */
+/** Microseconds by what they are for, of a mean rank or of the first that is predicted, largest first. */
 export function timeByRole(
-  { events }: TimedRun,
+  { events, predicted }: TimedRun,
   ranks: number,
 ): (readonly [role: Role, microseconds: number])[] {
   const sums = new Map<Role, number>();
-  for (const { role, duration } of events) {
-    sums.set(role, (sums.get(role) ?? 0) + duration / ranks);
+  for (const { rank, role, duration } of events) {
+    if (predicted && rank !== events[0]!.rank) continue;
+    const share = predicted ? duration : duration / ranks;
+    sums.set(role, (sums.get(role) ?? 0) + share);
   }
   return [...sums].sort((a, b) => b[1] - a[1]);
 }

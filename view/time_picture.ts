@@ -12,7 +12,7 @@ const MOST = 64;
 
 /** A run over time. */
 export function timePicture(run: TimedRun): Scene {
-  const { microseconds, events, name } = run;
+  const { microseconds, events, name, predicted, lanes: names } = run;
   const ranks = [...new Set(events.map(({ rank }) => rank))]
     .sort((a, b) => a - b).slice(0, MOST);
   const scale = (WIDTH - LEFT - 10) / Math.max(1, microseconds);
@@ -36,7 +36,7 @@ export function timePicture(run: TimedRun): Scene {
     return [
       {
         ...{ kind: "text", anchor: "end", size: 12.5, ink: "soft" },
-        ...{ at: [LEFT - 12, y + 4], text: `rank ${rank}` },
+        ...{ at: [LEFT - 12, y + 4], text: names?.get(rank) ?? `rank ${rank}` },
       },
       {
         ...{ kind: "rect", at: [LEFT, y - 2.5], ink: "line" },
@@ -53,7 +53,9 @@ export function timePicture(run: TimedRun): Scene {
   });
   return {
     size: [WIDTH, bottom + 10],
-    label: `a recorded run of ${name}, ${durationText(microseconds)}`,
+    label: `${predicted ? "predicted: " : "a recorded run of "}${name}, ${
+      durationText(microseconds)
+    }`,
     shapes: [...marks, ...lanes],
   };
 }

@@ -4,11 +4,11 @@ import {
   adamw,
   loadTarget,
   loadTrainable,
-  planSummary,
   planTraining,
   type PlanTrainingOptions,
   sgd,
   type Summarized,
+  summarizePlan,
   summarizeTarget,
   type TrainedDType,
 } from "../../engine/mod.ts";
@@ -91,8 +91,7 @@ export async function summarized(
   };
   if (flags.train) {
     const plan = await trainingPlan(io, model, flags, machine);
-    const summary = planSummary(plan, against);
-    return { plan: () => Promise.resolve(plan), summary };
+    return summarizePlan(plan, against);
   }
   const target = await loadTarget(model, io.files, { withoutWeights: true });
   const { dtype } = flags;

@@ -153,6 +153,7 @@ async function pageOf(
     }`,
     summary,
     sources: await readSources(io, plan),
+    predicted: await made.timelines(),
     ...trace === undefined ? {} : { trace: await readTrace(io, trace) },
     ...choices === undefined ? {} : { choices: await readChoices(io, choices) },
     ...other === undefined ? {} : {

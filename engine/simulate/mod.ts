@@ -8,4 +8,5 @@ export {
   type Prediction,
   simulate,
   type SimulateOptions,
+  type SpentTime,
 } from "./simulate.ts";

@@ -68,8 +68,22 @@ export interface Prediction {
   readonly exact: boolean;
 }
 
+/** Seconds that ranks of a class spend in a step. */
+export interface SpentTime {
+  /** The first rank of the class. */
+  readonly rank: number;
+  /** Index of the step. */
+  readonly step: number;
+  readonly what: keyof Parts;
+  /** Seconds since the program began. */
+  readonly start: number;
+  readonly seconds: number;
+}
+
 /** Settings of `simulate`. */
 export interface SimulateOptions {
+  /** Called with all that ranks do, in the order in which they do it. */
+  readonly onSpent?: (spent: SpentTime) => void;
   /** Bytes of a weight buffer on a rank, where they are not what the plan allocates. */
   readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
   /** Bytes of an element of rows that are exchanged, such as 1 of FP8. Default: what the plan sends. */
@@ -123,8 +137,11 @@ export function simulate(
   let [launches, multiplyAdds, expertBytes, sentBytes] = [0, 0, 0, 0];
   let linkFree = 0;
   let exact = true;
-  let layer = 0;
+  let [layer, current] = [0, 0];
   const spend = (i: number, what: keyof Parts, seconds: number) => {
+    const { rank } = groups[i]!;
+    const start = clocks[i]!.now;
+    options.onSpent?.({ rank, step: current, what, start, seconds });
     clocks[i]!.now += seconds;
     // The first class stands for the machine in what time is for.
     if (i === 0) layers[layer]![what] += seconds;
@@ -135,7 +152,7 @@ export function simulate(
     }
   };
   for (const [n, step] of program.steps.entries()) {
-    layer = of[n]!;
+    [layer, current] = [of[n]!, n];
     take(step);
   }
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);

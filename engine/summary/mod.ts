@@ -19,6 +19,7 @@ import { EACH_ITSELF } from "./stand_ins.ts";
 import { problemsOf } from "./problems.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type { PlanSummary } from "../../spec/plan_summary.ts";
+import { type PredictedTimeline, predictTimelines } from "./timelines.ts";
 import {
   heldOf,
   type ModelWeights,
@@ -62,6 +63,8 @@ export interface Summarized {
   /** All of it, compiled when it is asked for. */
   plan(): Promise<Plan>;
   readonly summary: PlanSummary;
+  /** What the summary predicts, over time; nothing where it predicts nothing. */
+  timelines(): Promise<readonly PredictedTimeline[]>;
 }
 
 /**
@@ -74,11 +77,7 @@ export async function summarizeTarget(
   options: SummarizeTargetOptions = {},
 ): Promise<Summarized> {
   if (target.kind === "plan") {
-    const { plan } = target;
-    return {
-      plan: () => Promise.resolve(plan),
-      summary: planSummary(plan, options),
-    };
+    return summarizePlan(target.plan, options);
   }
   const { flags = {}, rank, experts, ...given } = options;
   const { machine, limits } = options;
@@ -88,7 +87,36 @@ export async function summarizeTarget(
     ...{ machine, limits, weights, rank, experts, flags },
     notes: [...notes, ...boundNotes(plan, flags, given.bounds)],
   });
-  return { plan: whole, summary };
+  return {
+    ...{ plan: whole, summary },
+    timelines: async () =>
+      timelinesOf(await whole(), summary, { machine, weights, experts }),
+  };
+}
+
+/** Summarize a plan that is there. */
+export function summarizePlan(
+  plan: Plan,
+  options: SummaryOptions = {},
+): Summarized {
+  const summary = planSummary(plan, options);
+  return {
+    ...{ plan: () => Promise.resolve(plan), summary },
+    timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
+  };
+}
+
+function timelinesOf(
+  plan: Plan,
+  summary: PlanSummary,
+  { machine, weights, experts }: Pick<SummaryOptions, "machine" | "experts"> & {
+    readonly weights?: ModelWeights | undefined;
+  },
+): readonly PredictedTimeline[] {
+  const held = heldOf(plan, weights);
+  return machine
+    ? predictTimelines(plan, summary, { machine, held, experts })
+    : [];
 }
 
 /** Summarize a plan; `weights` are of its model, where that is there. */

@@ -91,7 +91,9 @@ export function App(
         <StepsView {...shown} parts={parts} sources={data.sources} />
         <TrafficView {...{ ...shown, recorded }} parts={parts} />
         <MemoryView {...shown} parts={parts} />
-        {data.trace && <TimeView {...shown} trace={data.trace} />}
+        {(data.trace || data.predicted.length > 0) && (
+          <TimeView {...shown} trace={data.trace} predicted={data.predicted} />
+        )}
         {data.choices && (
           <TokenView {...{ ...shown, recorded }} choices={data.choices} />
         )}

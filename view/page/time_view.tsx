@@ -1,19 +1,26 @@
-/** The sixth view: a recorded run over time. */
+/** The sixth view: time, of runs that were recorded and of steps that are predicted. */
 
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import type { TraceEvent } from "../page_data.ts";
-import { durationText, runsOf, timeByRole } from "../time.ts";
+import type { PredictedTimeline, TraceEvent } from "../page_data.ts";
+import { durationText, predictedRuns, runsOf, timeByRole } from "../time.ts";
 import { timePicture } from "../time_picture.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** Where the time of a recorded run went. */
+/** Where the time of a run went, or is predicted to go. */
 export function TimeView(
-  { view, trace }: Shown & { readonly trace: readonly TraceEvent[] },
+  { view, trace = [], predicted }: Shown & {
+    readonly trace: readonly TraceEvent[] | undefined;
+    readonly predicted: readonly PredictedTimeline[];
+  },
 ): VNode {
-  const runs = useMemo(() => runsOf(trace, view.programs), []);
-  const [chosen, choose] = useState(runs.length - 1);
+  const recorded = useMemo(() => runsOf(trace, view.programs), []);
+  const runs = useMemo(
+    () => [...recorded, ...predictedRuns(predicted, view.programs)],
+    [],
+  );
+  const [chosen, choose] = useState(Math.max(0, recorded.length - 1));
   const run = runs[chosen];
   const scene = useMemo(() => run && timePicture(run), [run]);
   if (!run || !scene) {
@@ -42,11 +49,17 @@ export function TimeView(
     <View
       id="time"
       question="Where does the time go?"
-      answer={`The recorded run took ${
-        durationText(run.microseconds)
-      }. A rank was busy for ${percent(busy)} of it${
-        spent[0] ? `, longest with ${spent[0][0]}` : ""
-      }. A box is as wide as it took long, an exchange from when its rank comes to it; the empty track is waiting, and the host.`}
+      answer={run.predicted
+        ? `Predicted for ${view.summary.target}, where nothing was run: ${run.name} takes ${
+          durationText(run.microseconds)
+        }. The first rank is busy for ${percent(busy)} of it${
+          spent[0] ? `, longest with ${spent[0][0]}` : ""
+        }. Ranks that do the same are one track; the empty track is waiting, and the host.`
+        : `The recorded run took ${
+          durationText(run.microseconds)
+        }. A rank was busy for ${percent(busy)} of it${
+          spent[0] ? `, longest with ${spent[0][0]}` : ""
+        }. A box is as wide as it took long, an exchange from when its rank comes to it; the empty track is waiting, and the host.`}
     >
       {runs.length > 1 && (
         <label class="layer">
@@ -56,9 +69,10 @@ export function TimeView(
             onChange={({ currentTarget }) =>
               choose(Number(currentTarget.value))}
           >
-            {runs.map(({ name, microseconds }, i) => (
+            {runs.map(({ name, microseconds, predicted }, i) => (
               <option value={i}>
-                {i + 1}: {name}, {durationText(microseconds)}
+                {predicted ? "predicted" : i + 1}: {name},{" "}
+                {durationText(microseconds)}
               </option>
             ))}
           </select>
@@ -66,7 +80,11 @@ export function TimeView(
       )}
       <Picture scene={scene} />
       <table>
-        <caption>Time of a mean rank, by what it was for</caption>
+        <caption>
+          {run.predicted
+            ? "Predicted time of the first rank, by what it is for"
+            : "Time of a mean rank, by what it was for"}
+        </caption>
         <tbody>
           {rows.map(([name, ink, microseconds]) => (
             <tr>
