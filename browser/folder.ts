@@ -1,5 +1,6 @@
 /** Files of a checkpoint in a browser: fetched by ranges, or given by the visitor. */
 
+import { type FetchBytes, withCache } from "./block_cache.ts";
 import type { FileSource } from "../runtime/file_source.ts";
 import { DataError } from "../spec/errors.ts";
 
@@ -11,11 +12,23 @@ export interface Folder {
   open(file: string): Promise<FileSource | undefined>;
 }
 
+/** How a folder is fetched. */
+export interface WebFolderOptions {
+  /**
+   * Keep what is fetched by ranges in the browser's storage for this site (OPFS), for the next time that the page is opened,
+   * as long as address, length and `ETag` or `Last-Modified` of a file stay the same. Default: false.
+   */
+  readonly cache?: boolean;
+}
+
 /**
  * A folder of a web server, which must serve ranges of bytes: of a file of weights, each rank reads what it needs.
  * Errors: DataError for what cannot be fetched.
  */
-export function webFolder(url: string | URL): Folder {
+export function webFolder(
+  url: string | URL,
+  { cache = false }: WebFolderOptions = {},
+): Folder {
   const { location } = globalThis as { location?: { readonly href: string } };
   const base = new URL(url, location?.href);
   if (!base.pathname.endsWith("/")) base.pathname += "/";
@@ -29,7 +42,18 @@ export function webFolder(url: string | URL): Folder {
       const total = response.headers.get("content-range")?.split("/")[1];
       if (total !== undefined) {
         await response.body?.cancel();
-        return inBlocks(address, Number(total));
+        const { headers } = response;
+        const state = headers.get("etag") ?? headers.get("last-modified");
+        const version = `${total} ${state ?? ""}`;
+        const fetched: FetchBytes = async (offset, length) =>
+          await bytesOf(await fetchRange(address, offset, length));
+        return inBlocks({ name: address.href, size: Number(total) }, {
+          fetched: cache
+            ? await withCache(fetched, { address: address.href, version })
+            : fetched,
+          // What is kept is found again whatever ranges the ranks of another mesh read.
+          longest: cache ? Infinity : BLOCK,
+        });
       }
       const whole = await bytesOf(response);
       return sourceOf(
@@ -44,10 +68,15 @@ export function webFolder(url: string | URL): Folder {
 /** Bytes that are fetched at once at least, and how many such blocks of a file are kept: ranks read the same parts. */
 const BLOCK = 1 << 20, BLOCKS = 16;
 
-function inBlocks(address: URL, size: number): FileSource {
+function inBlocks(
+  { name, size }: { readonly name: string; readonly size: number },
+  { fetched, longest }: {
+    readonly fetched: FetchBytes;
+    /** Bytes that are read by blocks at most; more are fetched as they are. */
+    readonly longest: number;
+  },
+): FileSource {
   const kept = new Map<number, Promise<Uint8Array>>();
-  const fetched = async (offset: number, length: number) =>
-    await bytesOf(await fetchRange(address, offset, length));
   const block = (start: number): Promise<Uint8Array> => {
     const bytes = kept.get(start) ??
       fetched(start, Math.min(BLOCK, size - start));
@@ -63,10 +92,10 @@ function inBlocks(address: URL, size: number): FileSource {
     return bytes;
   };
   return {
-    ...{ name: address.href, size },
+    ...{ name, size },
     async read(offset, length) {
       if (length === 0) return new Uint8Array();
-      if (length > BLOCK) return await fetched(offset, length);
+      if (length > longest) return await fetched(offset, length);
       const bytes = new Uint8Array(length);
       for (let at = offset; at < offset + length;) {
         const start = at - at % BLOCK;

@@ -14,7 +14,12 @@
  */
 
 export { type BrowserDevice, openDevice } from "./device.ts";
-export { fileFolder, type Folder, webFolder } from "./folder.ts";
+export {
+  fileFolder,
+  type Folder,
+  webFolder,
+  type WebFolderOptions,
+} from "./folder.ts";
 export {
   type BrowserModel,
   type GenerateTextOptions,

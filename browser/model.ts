@@ -29,6 +29,8 @@ export interface OpenModelOptions {
   readonly plan: string;
   /** The folder of the checkpoint: its address, or its files. */
   readonly checkpoint: string | URL | Folder;
+  /** Of an address: keep weights in the browser's storage, see `WebFolderOptions`. Default: false. */
+  readonly cache?: boolean;
   /** Compile the model of the plan for another mesh: `{ ep: 4 }`. Default: the plan runs as it is. */
   readonly mesh?: { readonly [meshAxis: string]: number };
   /** Default: auto. */
@@ -62,9 +64,9 @@ export interface BrowserModel {
 export async function openModel(
   options: OpenModelOptions,
 ): Promise<BrowserModel> {
-  const { checkpoint, onProgress } = options;
+  const { checkpoint, onProgress, cache = false } = options;
   const folder = typeof checkpoint === "string" || checkpoint instanceof URL
-    ? webFolder(checkpoint)
+    ? webFolder(checkpoint, { cache })
     : checkpoint;
   const plan = planOf(options);
   const shape = decoderShape(plan);

@@ -131,6 +131,45 @@ async function inPage(page: Page, plan: string, inputs: Tensors) {
   }, { module: "/dist/browser/mod.js", plan, inputs: plainInputs(inputs) });
 }
 
+/** Requests that a page makes for a file of 2.5 MiB of numbers, where it keeps what it fetches; and whether they are right. */
+async function keptInPage(page: Page): Promise<(number | boolean)[]> {
+  return await page.evaluate(async (module) => {
+    const { webFolder } = await import(module);
+    const size = 2.5 * 2 ** 20;
+    const { storage } = (globalThis as unknown as {
+      navigator: { storage: { getDirectory: () => Promise<object> } };
+    }).navigator;
+    const results: (number | boolean)[] = [];
+    const read = async (etag: string, first: number) => {
+      const data = Uint8Array.from({ length: size }, (_, i) => i % 251 + first);
+      let requests = 0;
+      globalThis.fetch = (_, { headers } = {}) => {
+        requests++;
+        const { range } = headers as { range: string };
+        const [from, to] = range.slice("bytes=".length).split("-").map(Number);
+        return Promise.resolve(
+          new Response(data.slice(from, to! + 1), {
+            status: 206,
+            headers: { "content-range": `${range}/${size}`, etag },
+          }),
+        );
+      };
+      const file = await webFolder("weights/", { cache: true }).open("a");
+      const found: Uint8Array = await file.read(3, size - 3);
+      const right = found.every((x, i) => x === data[i + 3]);
+      results.push(requests, right && found.length === size - 3);
+    };
+    await read("one", 0);
+    await read("one", 0);
+    await read("two", 1);
+    await read("one", 0);
+    // As in a page that may not store anything.
+    storage.getDirectory = () => Promise.reject(new Error("refused"));
+    await read("one", 0);
+    return results;
+  }, "/dist/browser/mod.js");
+}
+
 t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   const browser = await openBrowser();
   t.teardown(() => browser.close());
@@ -173,6 +212,12 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   t.equal(device, "CPU (WebAssembly SIMD, no thread of its own)");
   t.equal(found.length, logits!.data.length);
   t.ok(found.every((x, i) => Object.is(x, logits!.data[i])));
+
+  // One request says which version of the file is there, and three fetch its blocks.
+  t.strictSame(
+    await keptInPage(alone),
+    [4, true, 1, true, 4, true, 4, true, 4, true],
+  );
 
   const lost = page.locator("#status", { hasText: "Cannot compute" });
   await page.locator("#go").click();
