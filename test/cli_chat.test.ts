@@ -32,7 +32,7 @@ const config = {
 const tokenizer = readJson("tokenizer.json");
 
 interface Document {
-  readonly sequences: readonly { readonly prompt_tokens: number[] }[];
+  readonly sequences: readonly { readonly promptTokens: number[] }[];
 }
 
 /** Token ids of the prompts, as the command says that it fed them. */
@@ -43,7 +43,7 @@ async function promptTokens(...args: string[]): Promise<number[][]> {
   ]);
   t.equal(code, 0, err);
   const { sequences } = JSON.parse(out) as Document;
-  return sequences.map(({ prompt_tokens }) => prompt_tokens);
+  return sequences.map(({ promptTokens }) => promptTokens);
 }
 
 async function refused(...args: string[]): Promise<string> {

@@ -37,6 +37,22 @@ t.test("stringifyPlan() and parsePlan() are each other's inverse", async (t) => 
   }
 });
 
+t.test("names of JSON are written in camelCase", (t) => {
+  const names = (schema: unknown): string[] =>
+    typeof schema === "object" && schema !== null
+      ? Object.entries(schema).flatMap(([key, value]) => [
+        ...key === "properties" ? Object.keys(value as object) : [],
+        ...names(value),
+      ])
+      : [];
+  for (const file of ["machine", "plan", "plan_summary"]) {
+    const all = names(JSON.parse(read(`../spec/${file}.schema.json`)));
+    t.ok(all.length > 20);
+    t.strictSame(all.filter((name) => !/^[a-z][a-zA-Z0-9]*$/.test(name)), []);
+  }
+  t.end();
+});
+
 t.test("stringifyPlan() keeps infinities and the sign of zero", async (t) => {
   const plan = await goodPlan("layer", {});
   const { tree } = Object.values(plan.kernels)[0]!;

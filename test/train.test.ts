@@ -48,21 +48,21 @@ t.test("training, stopping and going on", async (t) => {
   const metrics = out.trim().split("\n").map((line) =>
     JSON.parse(line) as {
       readonly step: number;
-      readonly ce_loss: number;
+      readonly ceLoss: number;
       readonly tokens: number;
-      readonly expert_load: readonly (readonly number[])[];
+      readonly expertLoad: readonly (readonly number[])[];
     }
   );
   t.same(metrics.map(({ step }) => step), [1, 2, 3, 4, 5, 6, 7, 8]);
-  const losses = metrics.map(({ ce_loss }) => ce_loss);
+  const losses = metrics.map(({ ceLoss }) => ceLoss);
   t.ok(
     Math.abs(losses[0]! - Math.log(2048)) < 0.1,
     `random weights know nothing: ${losses[0]}`,
   );
   t.ok(losses[7]! < losses[0]! - 0.3, `losses ${losses}`);
-  for (const { expert_load } of metrics) {
+  for (const { expertLoad } of metrics) {
     t.same(
-      expert_load.map((layer) =>
+      expertLoad.map((layer) =>
         // Shares are printed with four digits.
         Math.round(1e3 * layer.reduce((n, share) => n + share, 0))
       ),
@@ -114,7 +114,7 @@ t.test("training, stopping and going on", async (t) => {
     ...["--out", path.join(folder, "packed"), "--steps", "1", "--json"],
   ]);
   t.same(
-    (JSON.parse(again) as { readonly ce_loss: number }).ce_loss,
+    (JSON.parse(again) as { readonly ceLoss: number }).ceLoss,
     losses[0],
     "packed text is the same text",
   );

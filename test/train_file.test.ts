@@ -40,12 +40,12 @@ t.test("a training of a file, stopped and gone on with", async (t) => {
   t.match(whole, { code: 0, err: "" });
   const records = readLines(whole.out);
   t.same(records.map(({ step }) => step), [...Array(20)].map((_, i) => i + 1));
-  t.ok(Math.abs(records[0]!.ce_loss - Math.log(256)) < 0.2, "knows nothing");
-  t.ok(records[19]!.ce_loss < 4.2, `loss ${records[19]!.ce_loss}`);
-  for (const { expert_load, sent_bytes, tokens, loss } of records) {
-    const [layer] = expert_load;
+  t.ok(Math.abs(records[0]!.ceLoss - Math.log(256)) < 0.2, "knows nothing");
+  t.ok(records[19]!.ceLoss < 4.2, `loss ${records[19]!.ceLoss}`);
+  for (const { expertLoad, sentBytes, tokens, loss } of records) {
+    const [layer] = expertLoad;
     t.equal(Math.round(layer!.reduce((n, share) => n + share, 0) * 100), 100);
-    t.ok(sent_bytes > 0, "two ranks exchange");
+    t.ok(sentBytes > 0, "two ranks exchange");
     t.equal(tokens, 256);
     t.ok(Number.isFinite(loss));
   }
@@ -62,7 +62,7 @@ t.test("a training of a file, stopped and gone on with", async (t) => {
   const rest = await switchyard(argv("parts", "--steps", "20", "--resume"));
   t.match(rest, { code: 0, out: /Wrote/ });
   const untimed = (text: string) =>
-    readLines(text).map(({ tokens_per_second: _, saved: __, ...rest }) => rest);
+    readLines(text).map(({ tokensPerSecond: _, saved: __, ...rest }) => rest);
   t.same(
     untimed(await read("parts", "metrics.jsonl")),
     untimed(whole.out),
@@ -121,10 +121,10 @@ t.test("the same through the engine", async (t) => {
 
 t.test("plots of a training", (t) => {
   const records = Array.from({ length: 500 }, (_, i): StepRecord => ({
-    ...{ step: i + 1, loss: 6 - i / 250, ce_loss: 6 - i / 250, aux_loss: 1 },
-    validation_loss: i % 100 === 99 ? 5 : null,
-    ...{ learning_rate: 1, gradient_norm: 1, tokens: 1, tokens_per_second: 1 },
-    ...{ expert_load: [[0.5, 0.5], [1, 0]], sent_bytes: 0, saved: false },
+    ...{ step: i + 1, loss: 6 - i / 250, ceLoss: 6 - i / 250, auxLoss: 1 },
+    validationLoss: i % 100 === 99 ? 5 : null,
+    ...{ learningRate: 1, gradientNorm: 1, tokens: 1, tokensPerSecond: 1 },
+    ...{ expertLoad: [[0.5, 0.5], [1, 0]], sentBytes: 0, saved: false },
   }));
   const curve = lossCurve(records);
   t.match(curve, /^<svg .*<\/svg>\n$/s);
@@ -135,7 +135,7 @@ t.test("plots of a training", (t) => {
   t.match(map, /fill="#2166ac"/, "nothing is blue");
   t.match(map, />layer 1</);
   t.equal(
-    expertLoad(records.map((r) => ({ ...r, expert_load: [] }))),
+    expertLoad(records.map((r) => ({ ...r, expertLoad: [] }))),
     undefined,
   );
   t.same(ticks(0, 500, 8), [0, 100, 200, 300, 400, 500]);

@@ -134,10 +134,10 @@ t.test("the pictures of docs/ are what is drawn today", async (t) => {
 
 t.test("a run is followed by what its process says", (t) => {
   const step = (number: number, share: number): LiveStep => ({
-    ...{ step: number, loss: 1 / number, sent_bytes: 0 },
-    ...{ gradient_norm: 1, tokens_per_second: 1 },
-    validation_loss: number % 1000 === 0 ? 2 / number : null,
-    expert_load: [[share, 1 - share]],
+    ...{ step: number, loss: 1 / number, sentBytes: 0 },
+    ...{ gradientNorm: 1, tokensPerSecond: 1 },
+    validationLoss: number % 1000 === 0 ? 2 / number : null,
+    expertLoad: [[share, 1 - share]],
   });
   let state = NOTHING;
   for (let i = 1; i <= 5000; i++) state = follow(state, "step", step(i, 0.5));
@@ -148,7 +148,7 @@ t.test("a run is followed by what its process says", (t) => {
     ...[1000, 2000, 3000, 4000, 5000],
   ]);
   state = follow(state, "step", step(5001, 0.9));
-  t.strictSame(state.last?.expert_load, [[0.5 + 0.4 / 20, 0.5 - 0.4 / 20]]);
+  t.strictSame(state.last?.expertLoad, [[0.5 + 0.4 / 20, 0.5 - 0.4 / 20]]);
   for (const [sequence, piece] of [[1, "b"], [0, "a"], [1, "c"]] as const) {
     state = follow(state, "text", { sequence, piece, ms: 10 });
   }

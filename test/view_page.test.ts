@@ -338,15 +338,15 @@ t.test("a training is followed as it goes", OPTIONS, async (t) => {
     .split("\n").map((line) => JSON.parse(line));
   const last = records.at(-1);
   t.strictSame((await texts(page, ".facts dd")).slice(0, 4), [
-    ...["30", last.loss.toFixed(4), last.gradient_norm.toFixed(3)],
-    rateText(last.tokens_per_second),
+    ...["30", last.loss.toFixed(4), last.gradientNorm.toFixed(3)],
+    rateText(last.tokensPerSecond),
   ]);
   const curve = await page.locator("#loss path[stroke-width='1.6']")
     .getAttribute("d");
   t.equal(curve!.split("L").length, 30);
   t.equal(
     await page.locator("#load rect").count(),
-    last.expert_load.flat().length,
+    last.expertLoad.flat().length,
   );
   t.strictSame(await accessibilityProblems(page), []);
   t.strictSame(complaints, []);

@@ -4,12 +4,12 @@
 export interface LiveStep {
   readonly step: number;
   readonly loss: number;
-  readonly validation_loss: number | null;
-  readonly gradient_norm: number;
-  readonly tokens_per_second: number;
+  readonly validationLoss: number | null;
+  readonly gradientNorm: number;
+  readonly tokensPerSecond: number;
   /** Of each layer with experts, the share of choices that each expert got. */
-  readonly expert_load: readonly (readonly number[])[];
-  readonly sent_bytes: number;
+  readonly expertLoad: readonly (readonly number[])[];
+  readonly sentBytes: number;
 }
 
 /** A rank after a run. */
@@ -80,11 +80,11 @@ const FOLLOWERS: Followers = {
   progress: (state, progress) => ({ ...state, progress }),
   step: (state, step) => ({
     ...state,
-    last: { ...step, expert_load: meanLoad(state.last, step) },
+    last: { ...step, expertLoad: meanLoad(state.last, step) },
     losses: thinned([...state.losses, [step.step, step.loss]]),
-    validations: step.validation_loss === null ? state.validations : thinned([
+    validations: step.validationLoss === null ? state.validations : thinned([
       ...state.validations,
-      [step.step, step.validation_loss],
+      [step.step, step.validationLoss],
     ]),
   }),
   text: (state, { sequence, piece, ms }) => {
@@ -111,12 +111,12 @@ export const LIVE_KINDS = Object.keys(FOLLOWERS) as (keyof LiveEvents)[];
 
 function meanLoad(
   before: LiveStep | undefined,
-  { expert_load: load }: LiveStep,
-): LiveStep["expert_load"] {
+  { expertLoad: load }: LiveStep,
+): LiveStep["expertLoad"] {
   if (!before) return load;
   return load.map((layer, l) =>
     layer.map((share, e) => {
-      const mean = before.expert_load[l]?.[e] ?? share;
+      const mean = before.expertLoad[l]?.[e] ?? share;
       return mean + (share - mean) / MEAN_OF;
     })
   );

@@ -263,7 +263,7 @@ async function jsonText(
       });
     }
     sequences.push({
-      prompt_tokens: sequence.prompt,
+      promptTokens: sequence.prompt,
       tokens: sequence.tokens,
       text: tokenizer ? await textOf(i) : null,
       ...flags.stop ? { ending: sequence.ending } : {},

@@ -15,8 +15,8 @@ const MOST = 3;
 export function expertLoad(
   records: readonly StepRecord[],
 ): string | undefined {
-  const layers = records[0]?.expert_load.length ?? 0;
-  const experts = records[0]?.expert_load[0]?.length ?? 0;
+  const layers = records[0]?.expertLoad.length ?? 0;
+  const experts = records[0]?.expertLoad[0]?.length ?? 0;
   if (layers * experts === 0) return undefined;
   const each = Math.ceil(records.length / COLUMNS);
   const columns = Math.ceil(records.length / each);
@@ -38,7 +38,7 @@ export function expertLoad(
       for (let column = 0; column < columns; column++) {
         const some = records.slice(column * each, (column + 1) * each);
         const share = some.reduce(
-          (sum, { expert_load }) => sum + (expert_load[layer]?.[expert] ?? 0),
+          (sum, { expertLoad }) => sum + (expertLoad[layer]?.[expert] ?? 0),
           0,
         ) / some.length;
         parts.push(element("rect", {

@@ -22,11 +22,9 @@ const TRAINED = "#9dbbd8", MEAN = "#1a6faf", VALIDATED = "#c2410c";
 
 /** Every step's loss, its running mean, and the loss on what is not trained on. */
 export function lossCurve(records: readonly StepRecord[]): string {
-  const losses = records.map((record): Point => [record.step, record.ce_loss]);
+  const losses = records.map((record): Point => [record.step, record.ceLoss]);
   const validated = records.flatMap((record): Point[] =>
-    record.validation_loss === null
-      ? []
-      : [[record.step, record.validation_loss]]
+    record.validationLoss === null ? [] : [[record.step, record.validationLoss]]
   );
   const all = [...losses, ...validated].map(([, loss]) => loss);
   const x: Scale = {

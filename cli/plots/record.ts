@@ -6,16 +6,16 @@ import type { StepMetrics } from "../../engine/mod.ts";
 export interface StepRecord {
   readonly step: number;
   readonly loss: number;
-  readonly ce_loss: number;
-  readonly aux_loss: number | null;
-  readonly validation_loss: number | null;
-  readonly learning_rate: number;
-  readonly gradient_norm: number;
+  readonly ceLoss: number;
+  readonly auxLoss: number | null;
+  readonly validationLoss: number | null;
+  readonly learningRate: number;
+  readonly gradientNorm: number;
   readonly tokens: number;
-  readonly tokens_per_second: number;
+  readonly tokensPerSecond: number;
   /** Of each layer with experts, the share of choices that each expert got, to four digits. */
-  readonly expert_load: readonly (readonly number[])[];
-  readonly sent_bytes: number;
+  readonly expertLoad: readonly (readonly number[])[];
+  readonly sentBytes: number;
   readonly saved: boolean;
 }
 
@@ -24,15 +24,15 @@ export function recordOf(metrics: StepMetrics): StepRecord {
   return {
     step: metrics.step,
     loss: metrics.loss,
-    ce_loss: metrics.crossEntropy,
-    aux_loss: metrics.auxiliary ?? null,
-    validation_loss: metrics.validation ?? null,
-    learning_rate: metrics.rate,
-    gradient_norm: metrics.gradientNorm,
+    ceLoss: metrics.crossEntropy,
+    auxLoss: metrics.auxiliary ?? null,
+    validationLoss: metrics.validation ?? null,
+    learningRate: metrics.rate,
+    gradientNorm: metrics.gradientNorm,
     tokens: metrics.tokens,
-    tokens_per_second: metrics.tokensPerSecond,
-    expert_load: metrics.experts.map((layer) => layer.map(rounded)),
-    sent_bytes: metrics.sentBytes,
+    tokensPerSecond: metrics.tokensPerSecond,
+    expertLoad: metrics.experts.map((layer) => layer.map(rounded)),
+    sentBytes: metrics.sentBytes,
     saved: metrics.saved,
   };
 }

@@ -196,6 +196,13 @@ function stepsOf(task: SearchTask, plan: ReplicaPlan): ReplicaStep[] {
   );
   const single = task.phase === "decode" ||
     task.phase === "prefill" && plan.mesh.ep * plan.load >= task.context;
-  return [...loads, ...single ? [0] : []]
+  const steps = [...loads, ...single ? [0] : []]
     .map((load) => stepReplica(task, plan, load));
+  // Of a mesh without `ep`, a single sequence is the least load.
+  return steps.filter((a, i) =>
+    i ===
+      steps.findIndex((b) =>
+        b.tokens === a.tokens && b.sequences === a.sequences
+      )
+  );
 }

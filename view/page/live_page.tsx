@@ -71,16 +71,15 @@ function TrainingView({ state }: { readonly state: LiveState }): VNode {
   const last = state.last!;
   const curve = useMemo(() => lossPicture(losses, validations), [losses]);
   const load = useMemo(
-    () =>
-      last.expert_load.length > 0 ? loadPicture(last.expert_load) : undefined,
+    () => last.expertLoad.length > 0 ? loadPicture(last.expertLoad) : undefined,
     [last],
   );
   const facts = [
     [`${last.step}`, "step"],
     [last.loss.toFixed(4), "loss"],
-    [last.gradient_norm.toFixed(3), "norm of the gradient"],
-    [rateText(last.tokens_per_second), "speed"],
-    [sizeText(last.sent_bytes), "sent between ranks in the step"],
+    [last.gradientNorm.toFixed(3), "norm of the gradient"],
+    [rateText(last.tokensPerSecond), "speed"],
+    [sizeText(last.sentBytes), "sent between ranks in the step"],
   ] as const;
   return (
     <>
