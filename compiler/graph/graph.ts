@@ -371,6 +371,12 @@ export function isRouting(node: Node | undefined): node is RoutingNode {
   return node?.primitive === "route" || node?.primitive === "choices";
 }
 
+/** Whether choices may have no row: those beyond a capacity, and those of padding. */
+export function dropsChoices({ primitive, params }: RoutingNode): boolean {
+  if (primitive === "choices") return params.slotted;
+  return params.rule.capacity !== undefined || params.operands.includes("mask");
+}
+
 /** Whether weights are multiplied here: at dispatch or, by default, at combine. */
 export function isWeighted(
   { primitive, params, inputs }:

@@ -7,12 +7,12 @@
  * combine  = allToAll back -> combine (the weighted sum in the order of choices)
  * ```
  *
- * A routing of one rank moves no rows: its assign groups them at once, and experts read tokens where they are, but for rows
- * that are weighted before they are sent, or returned as they came. A routing whose tokens are on every rank of its group
- * has no exchange: each rank takes the rows of its own experts. In chunks, what is between dispatch and combine is there
- * once for each chunk: the
- * rows of some experts of every rank. Deduplicated, rows are tokens, each once for a rank and chunk; under `fast` numerics,
- * what returns is too: `localCombine` adds up the rows of a token where its experts are.
+ * A routing of one rank that drops no choices moves no rows: its assign groups them at once, and experts read tokens where
+ * they are, but for rows that are weighted before they are sent, or returned as they came. A routing whose tokens are on
+ * every rank of its group has no exchange: each rank takes the rows of its own experts. In chunks, what is between dispatch
+ * and combine is there once for each chunk: the rows of some experts of every rank. Deduplicated, rows are tokens, each once
+ * for a rank and chunk; under `fast` numerics, what returns is too: `localCombine` adds up the rows of a token where its
+ * experts are.
  */
 
 import { ModelError } from "../../spec/errors.ts";
@@ -20,6 +20,7 @@ import type { NumericsClass } from "../../spec/numerics.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
 import {
+  dropsChoices,
   type Graph,
   isWeighted,
   type Node,
@@ -223,7 +224,7 @@ class Expansion {
         once,
         sums: once && numerics === "fast",
         own,
-        local: !several && !route.params.rule.capacity,
+        local: !several && !dropsChoices(route),
       },
     });
     const routed: Routed = {

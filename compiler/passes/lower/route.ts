@@ -2,7 +2,12 @@
 
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
-import type { Node, NodeOf, RouteOperand } from "../../graph/graph.ts";
+import {
+  dropsChoices,
+  type Node,
+  type NodeOf,
+  type RouteOperand,
+} from "../../graph/graph.ts";
 import { isMark, type Mark } from "../../graph/routing.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { marks } from "../../kernels/marks.ts";
@@ -38,7 +43,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   const index = addScratch(lowering, "index", "i32", axes);
   const weight = addScratch(lowering, "weight", "f32", axes);
   // Padding alone is dropped by the router itself.
-  const slot = rule.capacity || operands["mask"]
+  const slot = dropsChoices(node)
     ? addScratch(lowering, "slot", "i32", axes)
     : undefined;
   const first = rule.capacity?.prioritised
