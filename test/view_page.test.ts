@@ -118,14 +118,14 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   await keyboard.type("layers.2/dispatch");
   await keyboard.press("Enter");
   await page.locator(".detail h3").waitFor();
-  t.match(page.url(), /#main\/61$/);
-  t.match(await texts(page, ".detail h3"), [/^61\. dispatch: count/]);
+  t.match(page.url(), /#main\/49$/);
+  t.match(await texts(page, ".detail h3"), [/^49\. dispatch: count/]);
   t.equal(await page.locator("#steps select").inputValue(), "2");
   t.match(await texts(page, ".detail figcaption"), [/feed_forward\.ts/]);
   await keyboard.press("Escape");
   await page.locator(".detail").waitFor({ state: "detached" });
   await page.goto(page.url().replace(/#.*/, "#main/20"));
-  t.match(await texts(page, ".detail h3"), [/^20\. map/]);
+  t.match(await texts(page, ".detail h3"), [/^20\. rmsNorm/]);
   await keyboard.press("j");
   await page.locator('.detail[aria-label="Step 21"]').waitFor();
   await page.locator(".detail summary").press("Enter");
@@ -413,7 +413,7 @@ t.test(
     // Of the thread's own time: others may use the processor too.
     await client.send("Performance.enable", { timeDomain: "threadTicks" });
     await page.goto(`${url}#main/layers.30/dispatch`);
-    t.match(await texts(page, ".detail h3"), [/^794\. dispatch: count/]);
+    t.match(await texts(page, ".detail h3"), [/^763\. dispatch: count/]);
     const { metrics } = await client.send("Performance.getMetrics");
     const seconds = metrics.find(({ name }) => name === "TaskDuration")!.value;
     t.comment(`${seconds.toFixed(2)} s of CPU until it can be used`);
