@@ -133,7 +133,7 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
     )
     .option(
       "--clip <norm>",
-      "gradients of it are scaled down where their norm is larger (1)",
+      "gradient clipping in that step: the largest norm (1)",
       positive("--clip", 1e6),
     )
     .addOption(zeroOption())

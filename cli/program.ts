@@ -397,7 +397,7 @@ function addTrainCommand(
     )
     .option(
       "--clip <norm>",
-      "largest norm of the gradient, all parameters together (1)",
+      "gradient clipping: the largest norm, all parameters together (1)",
       positive("--clip", 1e30),
     )
     .option(

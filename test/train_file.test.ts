@@ -130,10 +130,21 @@ t.test("plots of a training", (t) => {
   t.match(curve, /^<svg .*<\/svg>\n$/s);
   t.equal(curve.match(/<circle /g)?.length, 5, "one for each validation");
   t.match(curve, /validation, at last 5\.000/);
+  t.match(curve, />Cross-entropy loss, nats per token</);
+  t.match(curve, />exponential mean of 25 steps</);
+  t.match(curve, />step</);
   const map = expertLoad(records)!;
   t.match(map, /fill="#f7f7f7"/, "a fair share is white");
   t.match(map, /fill="#2166ac"/, "nothing is blue");
   t.match(map, />layer 1</);
+  t.match(map, />Load of each expert, as a multiple of a fair share</);
+  const numbers = (experts: number) => {
+    const load = [Array<number>(experts).fill(1 / experts)];
+    const drawn = expertLoad(records.map((r) => ({ ...r, expertLoad: load })));
+    return [...drawn!.matchAll(/font-size="9">(\d+)</g)].map(([, n]) => n);
+  };
+  t.same(numbers(4), ["0", "1", "2", "3"]);
+  t.same(numbers(256).slice(0, 3), ["0", "5", "10"], "where there is room");
   t.equal(
     expertLoad(records.map((r) => ({ ...r, expertLoad: [] }))),
     undefined,

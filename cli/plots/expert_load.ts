@@ -5,6 +5,9 @@ import type { StepRecord } from "./record.ts";
 
 const WIDTH = 720, LEFT = 96, RIGHT = 16, TOP = 52, BOTTOM = 48, GAP = 6;
 
+/** Height of the numbers of experts. */
+const NUMBER = 9;
+
 /** Columns, at most: each is the mean of the steps that it stands for. */
 const COLUMNS = 60;
 
@@ -32,8 +35,9 @@ export function expertLoad(
     const top = TOP + layer * (experts * row + GAP);
     const middle = top + experts * row / 2 + 4;
     parts.push(
-      label(`layer ${layer}`, [LEFT - 8, middle], { "text-anchor": "end" }),
+      label(`layer ${layer}`, [LEFT - 28, middle], { "text-anchor": "end" }),
     );
+    parts.push(...expertNumbers(experts, row, top));
     for (let expert = 0; expert < experts; expert++) {
       for (let column = 0; column < columns; column++) {
         const some = records.slice(column * each, (column + 1) * each);
@@ -53,7 +57,7 @@ export function expertLoad(
     }
   }
   return svg({ width: WIDTH, height: bottom + BOTTOM }, [
-    label("choices of each expert, of a fair share", [LEFT, 18]),
+    label("Load of each expert, as a multiple of a fair share", [LEFT, 18]),
     ...legend(),
     ...parts,
     ...bottomAxis(x, bottom, "step"),
@@ -80,6 +84,17 @@ function legend(): string[] {
       { "text-anchor": "middle" },
     ));
   return [...bar, ...numbers];
+}
+
+/** Numbers of experts at their rows, as many as there is room for. */
+function expertNumbers(experts: number, row: number, top: number): string[] {
+  const each = Math.ceil(NUMBER / row);
+  return Array.from({ length: Math.ceil(experts / each) }, (_, i) =>
+    label(
+      String(i * each),
+      [LEFT - 6, top + (i * each + 0.5) * row + 3],
+      { "text-anchor": "end", "font-size": NUMBER },
+    ));
 }
 
 /** From blue (0) over white (1) to red. */

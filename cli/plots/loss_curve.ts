@@ -49,8 +49,8 @@ export function lossCurve(records: readonly StepRecord[]): string {
     ...drawn(validated).map(([cx, cy]) =>
       element("circle", { cx, cy, r: 3, fill: VALIDATED })
     ),
-    label("nats per token", [LEFT, 18]),
-    ...legend(validated.at(-1)),
+    label("Cross-entropy loss, nats per token", [LEFT, 18]),
+    ...legend(validated.at(-1), windowOf(losses)),
   ]);
 }
 
@@ -68,10 +68,10 @@ function leftAxis(y: Scale): string[] {
   });
 }
 
-function legend(last: Point | undefined): string[] {
+function legend(last: Point | undefined, window: number): string[] {
   const entries = [
     [TRAINED, "a step"],
-    [MEAN, "mean of steps"],
+    [MEAN, `exponential mean of ${Number(window.toFixed(1))} steps`],
     ...last === undefined
       ? []
       : [[VALIDATED, `validation, at last ${last[1].toFixed(3)}`] as const],
@@ -88,9 +88,14 @@ function legend(last: Point | undefined): string[] {
   });
 }
 
+/** Steps that the running mean stands for: the inverse of the weight of the newest. */
+function windowOf(points: readonly Point[]): number {
+  return Math.max(1, Math.min(25, points.length / 20));
+}
+
 /** Each value as the mean of those before it, old ones counting less. */
 function smooth(points: readonly Point[]): Point[] {
-  const kept = 1 - 1 / Math.max(1, Math.min(25, points.length / 20));
+  const kept = 1 - 1 / windowOf(points);
   let [sum, weight] = [0, 0];
   return points.map(([step, loss]) => {
     sum = kept * sum + loss;

@@ -1,5 +1,6 @@
 /** What of a mesh fits: the first strategy that does, with the largest load, and then others. */
 
+import { PlacementError } from "../../spec/errors.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import {
   compileReplica,
@@ -105,16 +106,23 @@ function sharedText({ zero = 0, recompute = false }: Strategy): string {
   return words.length > 0 ? ` with ${words.join(" and ")}` : "";
 }
 
-/** The plan of the smallest load, or why it does not fit. */
+/** The plan of the smallest load, or why there is none that fits. */
 async function smallestLoad(
   task: SearchTask,
   mesh: ReplicaMesh,
   strategy: Strategy,
 ): Promise<ReplicaPlan | ThrownOut> {
-  const one = await compileReplica(task, mesh, {
-    strategy,
-    load: task.phase === "prefill" ? Math.min(128, task.context) : 1,
-  });
+  let one: ReplicaPlan;
+  try {
+    one = await compileReplica(task, mesh, {
+      strategy,
+      load: task.phase === "prefill" ? Math.min(128, task.context) : 1,
+    });
+  } catch (error) {
+    if (!(error instanceof PlacementError)) throw error;
+    // What is wrong, without the remedy: other meshes are tried anyway.
+    return { mesh, why: error.message.split(". ")[0]! };
+  }
   const { bytes, limit = Infinity } = one.fullest;
   if (!fits(one)) {
     const each = task.phase === "prefill"
