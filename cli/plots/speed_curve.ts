@@ -89,10 +89,10 @@ function axis(scale: Scale, side: "bottom" | "left"): string[] {
 
 function numberText(value: number): string {
   return value >= 1e6
-    ? `${Number((value / 1e6).toPrecision(2))} M`
+    ? `${Number((value / 1e6).toPrecision(3))} M`
     : value >= 1e4
-    ? `${Number((value / 1e3).toPrecision(2))} k`
-    : `${Number(value.toPrecision(3))}`;
+    ? `${Number((value / 1e3).toPrecision(3))} k`
+    : `${value >= 1 ? Math.round(value) : Number(value.toPrecision(3))}`;
 }
 
 function legend(
