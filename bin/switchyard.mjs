@@ -4,7 +4,7 @@
  * changed, even while it is packed and has a `dist` too.
  */
 
-import { closeSync, existsSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
@@ -13,6 +13,8 @@ const compiler = new URL("../scripts/compile.mjs", import.meta.url);
 
 // Until `main` runs, which says what is wrong with the machine, nobody else does.
 process.on("uncaughtException", fail);
+// With less address space, V8 ends the process somewhere later and says nothing of use.
+if (addressSpace() < 2 ** 31) await fail(new Error("too little memory"));
 // Errors and the places of calls speak of the source.
 process.setSourceMapsEnabled(true);
 const { main } = await import(
@@ -61,5 +63,15 @@ function hasFiles() {
     return false;
   } finally {
     open.forEach((file) => closeSync(file));
+  }
+}
+
+/** Bytes of address space that this process may have, where the system tells. */
+function addressSpace() {
+  try {
+    const limits = readFileSync("/proc/self/limits", "utf8");
+    return Number(/^Max address space +(\d+)/m.exec(limits)?.[1] ?? Infinity);
+  } catch {
+    return Infinity;
   }
 }

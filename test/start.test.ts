@@ -40,6 +40,19 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
   t.end();
 });
 
+t.test("there may be too little memory", { skip: SKIP }, (t) => {
+  const { status, stderr } = spawnSync("sh", [
+    ...["-c", `ulimit -v 1500000; exec "$@"`, "sh"],
+    ...[process.execPath, PROGRAM, "verify", PLAN],
+  ], { encoding: "utf8" });
+  t.equal(status, 3);
+  t.equal(
+    stderr,
+    "Cannot start switchyard: there is too little memory. Free some, or raise the limit (ulimit -v)\n",
+  );
+  t.end();
+});
+
 t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
   const says: { readonly [error: string]: string } = {
     "first line\\nsecond": "'first line'. Install the package again (npm ci)",

@@ -11,7 +11,7 @@ import { availableParallelism } from "node:os";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { MAX_THREADS } from "./control.ts";
-import { startNodeWorker } from "./node_worker.ts";
+import { startNodeWorkers } from "./node_worker.ts";
 import { CpuPool, type CpuPoolOptions } from "./pool.ts";
 
 export { SHARE_FROM_MS } from "./control.ts";
@@ -34,7 +34,7 @@ export function openCpuPool(
   threads: number,
   options?: CpuPoolOptions,
 ): Promise<CpuPool> {
-  return CpuPool.open(threads, startNodeWorker, options);
+  return CpuPool.open(threads, startNodeWorkers(threads), options);
 }
 
 /** Open the CPU as a device. Devices that share a pool run their launches one after another, on the same threads. */
