@@ -187,6 +187,15 @@ t.test("printWgsl() keeps the order of operations in parentheses", (t) => {
   t.end();
 });
 
+t.test("printWgsl() prints no comparisons that read as a template", (t) => {
+  const x = load("x", u32(0));
+  const [a, b] = [lt(x, f32(1)), binary("gt", x, f32(2))];
+  const chosen = select(lt(x, f32(3)), b, a);
+  const text = printWgsl(writing(select(chosen, f32(4), f32(5))));
+  t.match(text, "select((x[0u] < 1.0f), x[0u] > 2.0f, x[0u] < 3.0f)");
+  t.end();
+});
+
 t.test("printWgsl() refuses names that are not declared", (t) => {
   t.throws(
     () => printWgsl(writing(local("nowhere", "f32"))),

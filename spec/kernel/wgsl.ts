@@ -158,6 +158,11 @@ export function printWgsl(kernel: Kernel): string {
     return operand.op === "const" ? first(operand, of) : print(operand);
   }
 
+  /** An argument with others behind it: WGSL reads `a < b, c >` as the parameters of a template. */
+  function early(e: Expr): string {
+    return e.op === "binary" && e.fn === "lt" ? `(${print(e)})` : print(e);
+  }
+
   /** An element of an array of a known length, which constants do not go beyond. */
   function element(array: string, index: Expr): string {
     const beyond = index.op === "const" &&
@@ -202,7 +207,7 @@ export function printWgsl(kernel: Kernel): string {
         return `${RENAMED[e.fn] ?? e.fn}(${args.join(", ")})`;
       }
       case "select":
-        return `select(${print(e.b)}, ${print(e.a)}, ${
+        return `select(${early(e.b)}, ${early(e.a)}, ${
           argument(e.condition, e)
         })`;
       case "convert":
