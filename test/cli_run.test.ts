@@ -81,9 +81,15 @@ t.test("run writes padded outputs, and a saved plan gives the same bytes", async
     "where the time of each rank went",
   );
   const trace = JSON.parse(readFileSync(file("trace.json"), "utf8")) as {
-    traceEvents: object[];
+    traceEvents: { name: string }[];
   };
   t.ok(trace.traceEvents.length > 40);
+  const names = trace.traceEvents.map(({ name }) => name);
+  for (const layer of [0, 1]) {
+    const part = new RegExp(`layers\\.${layer}.*/dispatch/permute$`);
+    t.ok(names.some((name) => part.test(name)), String(part));
+  }
+  t.notOk(names.includes("dispatch"));
 
   await switchyard(["plan", MIXTRAL, "--out", file("plain.json")]);
   const unchecked = await switchyard([

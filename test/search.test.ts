@@ -154,6 +154,20 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   t.match(none.out, "nothing fits");
 });
 
+t.test("a mesh that no sharding of the model has is thrown out by name", async (t) => {
+  // Four heads, and eight devices of a host.
+  const { code, out, err } = await switchyard([
+    ...["search", path.resolve(CONFIGS, "../../../examples/demo-lm")],
+    ...["--target", "8xh100", "--json"],
+  ]);
+  t.equal(code, 0, err);
+  const { found, thrownOut } = JSON.parse(out) as Document;
+  t.ok(found.length > 5);
+  t.strictSame(thrownOut.map(({ why }) => why), [
+    "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 8",
+  ]);
+});
+
 t.test("a step of training takes the ZeRO stage and recomputation that memory asks for", async (t) => {
   const link = { latency: 2e-5, bandwidth: 1e11, per: "rank" } as const;
   const train = (memory: number, ...argv: readonly string[]) =>
