@@ -12,7 +12,13 @@ import {
 import path from "node:path";
 import process from "node:process";
 import t from "tap";
-import { type Finished, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { start } from "../cli/start.ts";
+import {
+  type Finished,
+  switchyard,
+  temporaryFolder,
+  withOutput,
+} from "./helpers/cli.ts";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
 /** As `cd` in the empty folder: commands name what is in it. */
@@ -123,4 +129,23 @@ t.test("docs/fits.md, of a model that fits and one that does not", async (t) => 
   }
   const big = await switchyard([...plan, "--max-context", "50000000"]);
   t.equal(big.code, 3, big.out + big.err);
+});
+
+t.test("the README shows what its commands print", async (t) => {
+  const readme = readFileSync(path.join(ROOT, "README.md"), "utf8");
+  const [, demonstrated] = /it prints\n\n```\n(.*?)```/s.exec(readme)!;
+  // Where there is a GPU, another plan is made.
+  const { code, out } = await withOutput((io) => start([], io), {
+    graphics: false,
+  });
+  t.equal(code, 0);
+  const untimed = (text: string) => text.replace(/in [\d.]+ s$/m, "");
+  t.equal(untimed(out), untimed(demonstrated!));
+  const [, config, target, summary] =
+    /```\nswitchyard plan (\S+) --target (\S+)\n```\n\n```\n(.*?)```/s
+      .exec(readme)!;
+  const planned = await switchyard([
+    ...["plan", path.join(ROOT, config!), "--target", target!],
+  ]);
+  t.equal(planned.out, summary);
 });

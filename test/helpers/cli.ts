@@ -29,6 +29,17 @@ export async function switchyard(
   files: FileSystem = nodeFiles(),
   input = "",
 ): Promise<Finished> {
+  return await withOutput((io) => main(argv, io), {
+    files,
+    input: Readable.from([input]),
+  });
+}
+
+/** Run a program in this process, and keep what it prints. */
+export async function withOutput(
+  program: (io: CliIo) => Promise<number>,
+  given: Partial<CliIo> = {},
+): Promise<Finished> {
   let out = "", err = "";
   const io: CliIo = {
     out: (text) => {
@@ -38,10 +49,10 @@ export async function switchyard(
     err: (line) => {
       err += `${line}\n`;
     },
-    input: Readable.from([input]),
+    input: Readable.from([""]),
     terminal: false,
     errorStream: new Writable(),
-    files,
+    files: nodeFiles(),
     cache: CACHE,
     threads: 2,
     graphics: true,
@@ -49,8 +60,9 @@ export async function switchyard(
     now: () => performance.now(),
     browse: () => {},
     onInterrupt: () => () => {},
+    ...given,
   };
-  const code = await main(argv, io);
+  const code = await program(io);
   return { code, out, err };
 }
 
