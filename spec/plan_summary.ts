@@ -118,3 +118,25 @@ export interface PlanSummary {
   /** Predicted, where a machine is given that has the ranks. */
   readonly predicted?: { readonly [P in Phase]?: PredictedStep };
 }
+
+/** A step of the plan on a rank, in microseconds since the program began. */
+export type TimedStep = readonly [
+  step: number,
+  start: number,
+  duration: number,
+];
+
+/** A predicted step of a program, over time. */
+export interface PredictedTimeline {
+  readonly phase: Phase;
+  readonly tokens: number;
+  readonly sequences: number;
+  readonly microseconds: number;
+  /** Of each class of ranks that are equal, what they do; the rest of the time they wait. */
+  readonly lanes: readonly {
+    /** The first of them, and how many there are. */
+    readonly rank: number;
+    readonly count: number;
+    readonly steps: readonly TimedStep[];
+  }[];
+}

@@ -2,7 +2,7 @@
 
 import { documentOf } from "../spec/document.ts";
 import type { Plan } from "../spec/plan.ts";
-import type { Phase, PlanSummary } from "../spec/plan_summary.ts";
+import type { PlanSummary, PredictedTimeline } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
 import { escaped } from "./scene.ts";
 import type { SearchResult } from "./search_result.ts";
@@ -27,25 +27,6 @@ export interface LayerChoices {
   readonly chosen: readonly (readonly number[])[];
   /** Of each token, what each of its experts counts for; where the run recorded that. */
   readonly weights?: readonly (readonly number[])[];
-}
-
-/** A step that is predicted, over time. Times in microseconds from its start. */
-export interface PredictedTimeline {
-  readonly phase: Phase;
-  readonly tokens: number;
-  readonly sequences: number;
-  readonly microseconds: number;
-  /** Of each class of ranks that are equal, what they do; the rest of the time they wait. */
-  readonly lanes: readonly {
-    /** The first of them, and how many there are. */
-    readonly rank: number;
-    readonly count: number;
-    readonly steps: readonly (readonly [
-      step: number,
-      start: number,
-      duration: number,
-    ])[];
-  }[];
 }
 
 /** What two plans have otherwise. */

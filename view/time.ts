@@ -1,7 +1,8 @@
 /** A recorded run: what each rank did when, by what it was for. */
 
 import { traceName } from "../spec/text_parts.ts";
-import type { PredictedTimeline, TraceEvent } from "./page_data.ts";
+import type { PredictedTimeline } from "../spec/plan_summary.ts";
+import type { TraceEvent } from "./page_data.ts";
 import type { ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
 

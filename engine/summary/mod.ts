@@ -18,8 +18,11 @@ import { predictedSteps, predictSteps } from "./predictions.ts";
 import { EACH_ITSELF } from "./stand_ins.ts";
 import { problemsOf } from "./problems.ts";
 import { summarizeRanks } from "./ranks.ts";
-import type { PlanSummary } from "../../spec/plan_summary.ts";
-import { type PredictedTimeline, predictTimelines } from "./timelines.ts";
+import type {
+  PlanSummary,
+  PredictedTimeline,
+} from "../../spec/plan_summary.ts";
+import { predictTimelines } from "./timelines.ts";
 import {
   heldOf,
   type ModelWeights,

@@ -6,31 +6,11 @@ import type {
   Phase,
   PlanSummary,
   PredictedStep,
+  PredictedTimeline,
+  TimedStep,
 } from "../../spec/plan_summary.ts";
 import { rankClasses } from "../../spec/rank_classes.ts";
 import { type ExpertLoad, simulate } from "../simulate/mod.ts";
-
-/** A step of the plan on a rank, in microseconds since the program began. */
-export type TimedStep = readonly [
-  step: number,
-  start: number,
-  duration: number,
-];
-
-/** A predicted step of a program, over time. */
-export interface PredictedTimeline {
-  readonly phase: Phase;
-  readonly tokens: number;
-  readonly sequences: number;
-  readonly microseconds: number;
-  /** Of each class of ranks that are equal, what they do; the rest of the time they wait. */
-  readonly lanes: readonly {
-    /** The first of them, and how many there are. */
-    readonly rank: number;
-    readonly count: number;
-    readonly steps: readonly TimedStep[];
-  }[];
-}
 
 /** What is known besides the plan. */
 export interface TimelineOptions {

@@ -2,7 +2,8 @@
 
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import type { PredictedTimeline, TraceEvent } from "../page_data.ts";
+import type { PredictedTimeline } from "../../spec/plan_summary.ts";
+import type { TraceEvent } from "../page_data.ts";
 import { durationText, predictedRuns, runsOf, timeByRole } from "../time.ts";
 import { timePicture } from "../time_picture.ts";
 import type { Shown } from "./app.tsx";
