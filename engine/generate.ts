@@ -175,7 +175,7 @@ interface StepTokens {
 
 /**
  * The next step, of at most `most` tokens: the last token of every sequence that grows, so that none waits for the prompt of
- * another, then as much of prompts as there is room for. One token is left to prompts in any case.
+ * another, then as much of prompts as there is room for. Where a step has two tokens, one is left to prompts in any case.
  */
 function nextStep(slots: Slots, most: number): StepTokens {
   const taken: { slot: number; id: number; at: number }[] = [];
@@ -183,12 +183,11 @@ function nextStep(slots: Slots, most: number): StepTokens {
   const live = [...slots.entries()].flatMap(([slot, growing]) =>
     growing ? [{ slot, growing }] : []
   );
-  const fresh = live.filter(({ growing: { fed, prompt } }) =>
-    fed < prompt.length
-  );
-  const grown = live.filter(({ growing: { fed, prompt } }) =>
-    fed >= prompt.length
-  ).sort((a, b) => a.growing.tokens.length - b.growing.tokens.length);
+  const isFresh = ({ growing: { fed, prompt } }: typeof live[number]) =>
+    fed < prompt.length;
+  const fresh = live.filter(isFresh);
+  const grown = live.filter((one) => !isFresh(one))
+    .sort((a, b) => a.growing.tokens.length - b.growing.tokens.length);
   const room = fresh.length > 0 ? Math.max(1, most - 1) : most;
   for (const { slot, growing: { prompt, tokens } } of grown.slice(0, room)) {
     ends.push(taken.length);

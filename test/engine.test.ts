@@ -4,6 +4,8 @@ import t from "tap";
 import { chooseBounds } from "../engine/bounds.ts";
 import { openTokenizer } from "../engine/checkpoint.ts";
 import { checkSharing, chooseAdapter } from "../engine/devices.ts";
+import type { Decoder } from "../engine/decoder.ts";
+import { generate } from "../engine/generate.ts";
 import {
   checkTokens,
   packBatch,
@@ -130,6 +132,38 @@ t.test("the tokenizer gives the recorded ids and texts", async (t) => {
       "no piece is a broken character",
     );
   }
+});
+
+t.test("generate() gives prompts the room that growing sequences leave", async (t) => {
+  const steps: string[] = [];
+  const next: Decoder["next"] = ({ ids, sequence, position }, ends) => {
+    steps.push(
+      [...ids].map((id, i) =>
+        `${sequence[i]}:${position[i]}:${id}${ends.includes(i) ? "!" : ""}`
+      ).join(" "),
+    );
+    return Promise.resolve(ends.map(() => ({ logits: Float32Array.of(0, 1) })));
+  };
+  const decoder = {
+    ...{ maxTokens: 3, maxSequences: 2, maxContext: 16, vocabulary: 9 },
+    ...{ gives: "logits", next },
+  } as unknown as Decoder;
+  const prompts = [[2], [3, 4, 5, 6, 7], [8]];
+  const { sequences, prefillTokens, decodeSteps } = await generate(
+    decoder,
+    prompts,
+    { maxNewTokens: 3, stop: new Set(), temperature: 0 },
+  );
+  t.strictSame(steps, [
+    "0:0:2! 1:0:3 1:1:4",
+    "0:1:1! 1:2:5 1:3:6",
+    "0:2:1! 1:4:7!",
+    "1:5:1! 0:0:8!",
+    "0:1:1! 1:6:1!",
+    "0:2:1!",
+  ]);
+  t.ok(sequences.every(({ tokens }) => tokens.join() === "1,1,1"));
+  t.strictSame([prefillTokens, decodeSteps], [7, 2]);
 });
 
 t.test("packBatch() takes the real tokens and unpackRows() puts them back", (t) => {
