@@ -60,7 +60,7 @@ function sequenceOf(prompt: number, length: number): Sequence {
   return { prompt: Array.from({ length: prompt }, id), length };
 }
 
-// Short ones are the most frequent: the product of two even numbers.
+// Short ones are the most frequent: the product of two uniform numbers.
 const mixed = Array.from({ length: prompts }, () =>
   sequenceOf(
     1 + Math.floor(random(PROMPT) * random(1000) / 1000),
@@ -89,7 +89,7 @@ const { plan, session, close } = await openOurs(target, {
 });
 const decoder = new Decoder(session, decoderShape(plan)!);
 
-/** Tokens that live sequences need states for, step by step; and what was made. */
+/** What was made, and tokens a second by the clock and by CPU time. */
 async function run(sequences: readonly Sequence[]) {
   const made: number[][] = sequences.map(() => []);
   session.reset();

@@ -140,14 +140,15 @@ export function stepReplica(
   if (of.grown) {
     const workload = { ...known, past: 0, ...experts ? { experts } : {} };
     const first = simulate(plan, machine, workload);
-    const predicted = of.grown.reduce(
+    const all = of.grown.reduce(
       (sum, { plan, layers }) =>
         withLayers(sum, layers, {
-          ...{ from: first, to: simulate(plan, machine, workload) },
+          from: first,
+          to: simulate(plan, machine, workload),
         }),
       first,
     );
-    return { of, ...known, step: predicted };
+    return { of, ...known, step: all };
   }
   const predicted = predictSteps(plan, {
     ...{ machine, experts, stands: weights.stands },

@@ -64,12 +64,12 @@ export async function search(
       `Cannot search ${ranks} ranks: the machine '${machine.name}' has ${places.length}. Ask for fewer, or describe a larger machine`,
     );
   }
+  const trains = task.phase === "train";
   const smallest = await compileReplica(
-    { ...task, phase: task.phase === "train" ? "decode" : task.phase },
+    { ...task, phase: trains ? "decode" : task.phase },
     { ep: 1, tp: 1 },
     { load: 1 },
   );
-  const trains = task.phase === "train";
   const sizes = {
     host: places.filter(({ host }) => host === places[0]!.host).length,
     experts: Math.max(

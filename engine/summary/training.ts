@@ -130,7 +130,7 @@ function grownBy(
   };
 }
 
-/** What is trained is stored as: bf16 where nothing is said, or what is said cannot be trained in. */
+/** What weights are stored in: bf16 where nothing is said. Throws DataError for a dtype that cannot be trained in. */
 function trainedDType(dtype: CompileStandInsOptions["dtype"]): TrainedDType {
   if (dtype === undefined) return "bf16";
   if (dtype === "f32" || dtype === "f16" || dtype === "bf16") return dtype;
