@@ -145,11 +145,13 @@ async function exchange(
     return { send, receive, agreed };
   }, { what });
   arrived?.((await lent)[1]);
-  group.ranks.forEach((to, p) => {
-    if (p === position) return;
-    const { bytes } = out[p] ?? out[0]!;
-    sent?.add(step, { from: memory.rank, to, bytes });
-  });
+  if (sent) {
+    for (const [p, to] of group.ranks.entries()) {
+      if (p === position) continue;
+      const { bytes } = out[p] ?? out[0]!;
+      sent.add(step, { from: memory.rank, to, bytes });
+    }
+  }
   staging.give(memory, "read", reading);
   staging.give(memory, "write", writing);
 }
