@@ -3,9 +3,11 @@
 import { boundOf } from "../../spec/bytes.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import { MachineError } from "../../spec/errors.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { LimitName } from "../../spec/limits.ts";
 import { type Allocation, maxOverRanks, type Plan } from "../../spec/plan.ts";
 import { limitProblems } from "../../spec/problems.ts";
+import { sum } from "../../spec/sum.ts";
 
 /** The largest need of each limit. */
 export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
@@ -24,14 +26,7 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
     maxStorageBuffersPerShaderStage: max(
       kernels.map(({ bindings }) => bindings.length),
     ),
-    maxComputeWorkgroupStorageSize: max(
-      kernels.map(({ shared }) =>
-        shared.reduce(
-          (n, array) => n + array.length * STORED_BYTES[array.type],
-          0,
-        )
-      ),
-    ),
+    maxComputeWorkgroupStorageSize: max(kernels.map(sharedBytes)),
     maxComputeInvocationsPerWorkgroup: max(
       kernels.map(({ workgroupSize }) => workgroupSize),
     ),
@@ -42,6 +37,11 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
       grids.map((size) => boundOf(size, plan)),
     ),
   };
+}
+
+/** Bytes of the workgroup memory of a kernel. */
+export function sharedBytes({ shared }: Pick<Kernel, "shared">): number {
+  return sum(shared.map(({ length, type }) => length * STORED_BYTES[type]));
 }
 
 /** Refuse a plan that needs more than `limits` give. Throws MachineError that names everything that is too large. */

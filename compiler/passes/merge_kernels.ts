@@ -30,6 +30,15 @@ export interface Launched {
   readonly workgroups: readonly [Size, Size, Size];
 }
 
+/** What several kernels are as one. */
+export interface Merged {
+  readonly kernel: Omit<Kernel, "body">;
+  /** Its statements: only made where they are needed, as another part may be added, and layers repeat. */
+  body(): readonly Stmt[];
+  readonly bindings: { readonly [binding: string]: string };
+  readonly workgroups: readonly [Size, Size, Size];
+}
+
 /** Where a kernel finds dynamic lengths. */
 export interface LengthsPlace {
   readonly buffer: string;
@@ -50,7 +59,7 @@ interface Shared {
 export function mergeKernels(
   parts: readonly Launched[],
   lengths: LengthsPlace,
-): Launched | undefined {
+): Merged | undefined {
   const { workgroupSize } = parts[0]!.kernel;
   const heights = parts.map(({ workgroups: [, y, z] }) =>
     z === 1 && typeof y === "number" ? y : undefined
@@ -63,7 +72,7 @@ export function mergeKernels(
   ) return undefined;
   const bindings = new Map<string, Shared>();
   const shared = new Map<string, SharedArray>();
-  const bodies: Stmt[][] = [];
+  const bodies: (() => Stmt[])[] = [];
   let from = 0;
   for (const [i, part] of parts.entries()) {
     const names = addBindings(bindings, part);
@@ -71,29 +80,25 @@ export function mergeKernels(
     const arrays = addShared(shared, part.kernel);
     const [x] = part.workgroups;
     const start = from;
-    const body = replaceIn(part.kernel.body, {
-      binding: (name) => names.get(name)!,
-      shared: (name) => arrays.get(name)!,
-      id: (name) =>
-        name !== "group.y" || start === 0
-          ? undefined
-          : heights[i] === 1
-          ? u32(0)
-          : sub(id("group.y"), u32(start)),
-    });
+    const body = () =>
+      replaceIn(part.kernel.body, {
+        binding: (name) => names.get(name)!,
+        shared: (name) => arrays.get(name)!,
+        id: (name) =>
+          name !== "group.y" || start === 0
+            ? undefined
+            : heights[i] === 1
+            ? u32(0)
+            : sub(id("group.y"), u32(start)),
+      });
     from += heights[i]!;
     if (sameSize(x, widest)) bodies.push(body);
     else {
       const end = inKernel(x, lengths, () => lengthsIn(bindings, lengths));
       if (!end) return undefined;
-      bodies.push([if_(lt(id("group.x"), end), body)]);
+      bodies.push(() => [if_(lt(id("group.x"), end), body())]);
     }
   }
-  let end = from;
-  const body = bodies.reduceRight((others, body, i) => {
-    end -= heights[i + 1]!;
-    return [if_(lt(id("group.y"), u32(end)), body, others)];
-  });
   const names = parts.map(({ kernel }) => kernel.name);
   return {
     kernel: {
@@ -101,7 +106,13 @@ export function mergeKernels(
       workgroupSize,
       bindings: [...bindings.values()].map(({ binding }) => binding),
       shared: [...shared.values()],
-      body,
+    },
+    body: () => {
+      let end = from;
+      return bodies.map((body) => body()).reduceRight((others, body, i) => {
+        end -= heights[i + 1]!;
+        return [if_(lt(id("group.y"), u32(end)), body, others)];
+      });
     },
     bindings: Object.fromEntries(
       [...bindings].map(([buffer, { binding }]) => [binding.name, buffer]),

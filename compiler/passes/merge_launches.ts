@@ -7,9 +7,8 @@
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { limitOf } from "../../spec/limits.ts";
 import type { LaunchStep, Step } from "../../spec/plan.ts";
-import { STORED_BYTES } from "../../spec/dtype.ts";
-import { sum } from "../../spec/sum.ts";
-import { type Launched, mergeKernels } from "./merge_kernels.ts";
+import { sharedBytes } from "./limits.ts";
+import { type Launched, type Merged, mergeKernels } from "./merge_kernels.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
 import { accesses } from "./overlap.ts";
 
@@ -22,9 +21,12 @@ export function mergeLaunches(
   const { kernels } = lowering.draft;
   const rest = [...steps];
   const result: Step[] = [];
+  const known = new Map<string, string>();
   for (let first; (first = rest.shift());) {
     result.push(
-      canMerge(first) ? takeMerged(lowering, first, { rest, limits }) : first,
+      canMerge(first)
+        ? takeMerged(lowering, first, { rest, limits, known })
+        : first,
     );
   }
   const used = new Set(
@@ -46,30 +48,29 @@ function canMerge(step: Step): step is LaunchStep {
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
-  { rest, limits }: {
+  { rest, limits, known }: {
     readonly rest: Step[];
     readonly limits: { readonly [limit: string]: number };
+    /** The merged kernels of layers before. */
+    readonly known: Map<string, string>;
   },
 ): LaunchStep {
-  const known = { kernels: lowering.draft.kernels, started: new Map() };
-  const [read, written] = [new Set<string>(), new Set<string>()];
-  const note = (step: Step) => {
-    const { reads, writes } = accesses(step, known);
-    for (const name of reads) read.add(name);
-    for (const name of writes) written.add(name);
-  };
+  const { kernels } = lowering.draft;
+  const touched = (step: Step) =>
+    accesses(step, { kernels, started: new Map() });
   const launched = (step: LaunchStep): Launched => ({
-    kernel: lowering.draft.kernels.get(step.kernel)!,
+    kernel: kernels.get(step.kernel)!,
     bindings: step.bindings,
     workgroups: step.workgroups,
   });
-  note(first);
-  let steps = [first];
-  let merged: Launched | undefined;
+  const { reads, writes } = touched(first);
+  const [read, written] = [new Set(reads), new Set(writes)];
+  const steps = [first];
+  let merged: Merged | undefined;
   for (let i = 0; i < rest.length;) {
     const step = rest[i]!;
     if (step.op !== "launch" || step.block !== first.block) break;
-    const { reads, writes } = accesses(step, known);
+    const { reads, writes } = touched(step);
     const depends = reads.some((name) => written.has(name)) ||
       writes.some((name) => written.has(name) || read.has(name));
     const next = canMerge(step) && !depends
@@ -78,28 +79,55 @@ function takeMerged(
         counts: lowering.placed.counts,
       })
       : undefined;
-    note(step);
+    for (const name of reads) read.add(name);
+    for (const name of writes) written.add(name);
     if (next && fits(next.kernel, limits)) {
-      steps = [...steps, step as LaunchStep];
+      steps.push(step);
       merged = next;
       rest.splice(i, 1);
     } else i++;
   }
   if (!merged) return first;
-  const { kernel, bindings, workgroups } = merged;
+  const { bindings, workgroups } = merged;
   return {
     ...first,
-    ...{ kernel: addKernel(lowering, kernel), bindings, workgroups },
+    ...{ kernel: kernelOf(lowering, { steps, merged, known }) },
+    ...{ bindings, workgroups },
     label: steps.map(({ label }) => label ?? "").join("; "),
   };
 }
 
+/** The kernel of merged launches: one for all that bind the same kernels the same way. */
+function kernelOf(
+  lowering: Lowering,
+  { steps, merged: { kernel, body, bindings }, known }: {
+    readonly steps: readonly LaunchStep[];
+    readonly merged: Merged;
+    readonly known: Map<string, string>;
+  },
+): string {
+  const names = new Map(
+    Object.entries(bindings).map(([name, buffer]) => [buffer, name]),
+  );
+  const key = JSON.stringify([
+    names.get(LENGTHS),
+    ...steps.map(({ kernel, bindings, workgroups }) => [
+      kernel,
+      Object.values(bindings).map((buffer) => names.get(buffer)),
+      workgroups,
+    ]),
+  ]);
+  const name = known.get(key) ??
+    addKernel(lowering, { ...kernel, body: body() });
+  known.set(key, name);
+  return name;
+}
+
 function fits(
-  { bindings, shared }: Kernel,
+  kernel: Pick<Kernel, "bindings" | "shared">,
   limits: { readonly [limit: string]: number },
 ): boolean {
-  const bytes = sum(shared.map((a) => a.length * STORED_BYTES[a.type]));
-  return bindings.length <=
+  return kernel.bindings.length <=
       limitOf(limits, "maxStorageBuffersPerShaderStage") &&
-    bytes <= limitOf(limits, "maxComputeWorkgroupStorageSize");
+    sharedBytes(kernel) <= limitOf(limits, "maxComputeWorkgroupStorageSize");
 }

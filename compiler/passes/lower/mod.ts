@@ -73,7 +73,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   accumulate: lowerAccumulate,
   softmax: lowerSoftmax,
   logSumExp: lowerReduce,
-  rmsNorm: (lowering, node) => lowerRmsNorm(lowering, node),
+  rmsNorm: lowerRmsNorm,
   conv1d: lowerConv1d,
   topK: lowerTopK,
   route: lowerRoute,
