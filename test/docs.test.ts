@@ -70,9 +70,9 @@ t.test("docs/troubleshooting.md has messages that there are", (t) => {
   const rows = [...text.matchAll(/^\| (Cannot .*?) +\|/gm)];
   t.ok(rows.length >= 12, `${rows.length} messages`);
   for (const [, message] of rows) {
-    for (const part of message!.split("…")) {
-      t.ok(sources.includes(part.trim()), `${message}: '${part}'`);
-    }
+    const parts = message!.split("…")
+      .map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    t.ok(new RegExp(parts.join(".*")).test(sources), message!);
   }
   t.end();
 });
