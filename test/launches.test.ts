@@ -1,4 +1,4 @@
-// Launches a layer at the sizes that models are published with: how many kernels a device is told to start.
+// Launches of a layer at the sizes that models are published with: how many kernels a device runs, and ranks exchange.
 
 import t from "tap";
 import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";

@@ -26,7 +26,7 @@ const MOST_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
 /** Loads that are tried besides the largest that fits, as parts of it. */
 const PARTS = [1, 1 / 8];
 
-/** Strategies that are tried in turn until one fits. */
+/** Strategies that are tried in order until one fits. */
 const FITTED: { readonly [P in SearchPhase]: readonly Strategy[] } = {
   prefill: [{ chunks: 1 }],
   decode: [{ chunks: 1 }],
