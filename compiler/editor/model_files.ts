@@ -1,15 +1,15 @@
 /** Which files of a program are models, and what they are made of. */
 
-import { dirname, resolve } from "node:path";
+import { dirname } from "node:path";
 import type { ts, TypeScript } from "../source/typescript.ts";
 
-/** What a file imports, as it is written. */
-function imports(ts: TypeScript, file: ts.SourceFile): string[] {
+/** What a file imports from: literals, as they are written. */
+function imports(ts: TypeScript, file: ts.SourceFile): ts.StringLiteral[] {
   return file.statements.flatMap((statement) =>
     (ts.isImportDeclaration(statement) || ts.isExportDeclaration(statement)) &&
       statement.moduleSpecifier &&
       ts.isStringLiteral(statement.moduleSpecifier)
-      ? [statement.moduleSpecifier.text]
+      ? [statement.moduleSpecifier]
       : []
   );
 }
@@ -17,7 +17,7 @@ function imports(ts: TypeScript, file: ts.SourceFile): string[] {
 /** Whether a file is written in the language. */
 export function isModelFile(ts: TypeScript, file: ts.SourceFile): boolean {
   return !file.isDeclarationFile &&
-    imports(ts, file).some((name) => /^switchyard-moe(\/|$)/.test(name));
+    imports(ts, file).some(({ text }) => /^switchyard-moe(\/|$)/.test(text));
 }
 
 /** The folder that this package's types are in, ending with a slash. */
@@ -42,16 +42,15 @@ export function importedTexts(
   program: ts.Program,
   file: ts.SourceFile,
 ): Map<string, string> {
+  const checker = program.getTypeChecker();
   const texts = new Map<string, string>();
   const visit = (each: ts.SourceFile): void => {
     if (texts.has(each.fileName) || each.isDeclarationFile) return;
     texts.set(each.fileName, each.text);
-    for (const name of imports(ts, each)) {
-      if (!name.startsWith(".")) continue;
-      const path = resolve(dirname(each.fileName), name);
-      const found = [path, path.replace(/\.(m?)js$/, ".$1ts"), `${path}.ts`]
-        .map((candidate) => program.getSourceFile(candidate))
-        .find((candidate) => candidate !== undefined);
+    for (const literal of imports(ts, each)) {
+      if (!literal.text.startsWith(".")) continue;
+      const found = checker.getSymbolAtLocation(literal)?.declarations
+        ?.find(ts.isSourceFile);
       if (found) visit(found);
     }
   };

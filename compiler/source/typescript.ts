@@ -47,6 +47,7 @@ export declare namespace ts {
   export type PropertyAccessExpression = morph.ts.PropertyAccessExpression;
   export type SourceFile = morph.ts.SourceFile;
   export type Statement = morph.ts.Statement;
+  export type StringLiteral = morph.ts.StringLiteral;
   export type StringLiteralType = morph.ts.StringLiteralType;
   export type Symbol = morph.ts.Symbol;
   export type SyntaxKind = morph.ts.SyntaxKind;
