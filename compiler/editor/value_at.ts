@@ -1,7 +1,7 @@
 /** The value that a name means, at a position of a model file. */
 
 import { nameOf } from "../source/call_at.ts";
-import { nodeAt } from "../source/causes.ts";
+import { declarationsOf, nodeAt } from "../source/causes.ts";
 import type { CheckedFile } from "../source/mistakes.ts";
 import type { ts, TypeScript } from "../source/typescript.ts";
 import type { Found } from "./client.ts";
@@ -51,10 +51,7 @@ function madeBy(
   checker: ts.TypeChecker,
   node: ts.Identifier,
 ): ts.Expression | undefined {
-  const symbol = ts.isShorthandPropertyAssignment(node.parent)
-    ? checker.getShorthandAssignmentValueSymbol(node.parent)
-    : checker.getSymbolAtLocation(node);
-  const [declaration] = symbol?.declarations ?? [];
+  const [declaration] = declarationsOf(ts, node, checker);
   if (!declaration || !ts.isVariableDeclaration(declaration)) return undefined;
   const { initializer } = declaration;
   return initializer && ts.isCallExpression(initializer)

@@ -22,7 +22,7 @@ export function withoutConsequences(
     const follows = use &&
       some(ts, use, (node) =>
         node !== use && uses.includes(node as Use) ||
-        declarationsOf(ts, node, checker).some((declaration) =>
+        wholesOf(ts, node, checker).some((declaration) =>
           wrong.has(declaration) && declaration.end <= start
         ));
     return !follows;
@@ -60,8 +60,7 @@ function wrongSymbols(
       some(
         ts,
         node.initializer,
-        (part) =>
-          declarationsOf(ts, part, checker).some((found) => wrong.has(found)),
+        (part) => wholesOf(ts, part, checker).some((found) => wrong.has(found)),
       )
     ) add(node);
     ts.forEachChild(node, visit);
@@ -70,17 +69,26 @@ function wrongSymbols(
   return wrong;
 }
 
-/** What declares the variable that an identifier means; a part of a pattern counts as the whole. */
-function declarationsOf(
+/** What declares the variable that an identifier means. */
+export function declarationsOf(
+  ts: TypeScript,
+  node: ts.Identifier,
+  checker: ts.TypeChecker,
+): readonly ts.Declaration[] {
+  const symbol = ts.isShorthandPropertyAssignment(node.parent)
+    ? checker.getShorthandAssignmentValueSymbol(node.parent)
+    : checker.getSymbolAtLocation(node);
+  return symbol?.declarations ?? [];
+}
+
+/** As `declarationsOf`, of any node; a part of a pattern counts as the whole. */
+function wholesOf(
   ts: TypeScript,
   node: ts.Node,
   checker: ts.TypeChecker,
 ): readonly ts.Declaration[] {
   if (!ts.isIdentifier(node)) return [];
-  const symbol = ts.isShorthandPropertyAssignment(node.parent)
-    ? checker.getShorthandAssignmentValueSymbol(node.parent)
-    : checker.getSymbolAtLocation(node);
-  return (symbol?.declarations ?? []).map((declaration) => {
+  return declarationsOf(ts, node, checker).map((declaration) => {
     let whole: ts.Node = declaration;
     while (ts.isBindingElement(whole)) whole = whole.parent.parent;
     return whole as ts.Declaration;
