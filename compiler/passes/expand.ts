@@ -162,39 +162,26 @@ class Expansion {
     const [x, route] = node.inputs as [Node, RoutingNode];
     const known = this.#routed.get(route);
     const routed = known ?? this.#route(node, route);
-    const { assign, chunks } = routed;
+    const { assign, chunks, groups } = routed;
     const weighted = isWeighted(node);
-    if (assign.params.local && !known) this.#group(node, routed);
-    if (assign.params.local && !weighted && !this.#untouched.has(node)) {
-      // Nobody moves rows: who computes on them finds their tokens.
-      const arrived = this.now(x);
-      const place = { arrived, once: false, inPlace: true, chunk: 0 };
-      this.#now.set(node, this.#receive(node, routed, place));
-      return this.#check(node, routed, known);
-    }
-    const params = {
-      weighted,
-      // A value that is returned unchanged needs a row for each choice.
-      once: assign.params.once && !weighted && !this.#untouched.has(node),
-    };
-    const inputs = [this.now(x), assign as Node];
-    const sent = this.#make(node, "permute", { inputs, params });
-    if (!known) this.#count(node, routed);
-    const arrived = this.#send(node, routed, { sent, chunk: 0 });
-    if (!known && !assign.params.local) this.#group(node, routed);
-    const received = this.#receive(node, routed, {
-      ...{ arrived, once: params.once, chunk: 0 },
+    // What is weighted before it is sent, or returned unchanged, needs a row for each choice.
+    const plain = !weighted && !this.#untouched.has(node);
+    const once = assign.params.once && plain;
+    // Nobody moves rows: who computes on them finds their tokens.
+    const inPlace = assign.params.local && plain;
+    const sent = inPlace ? undefined : this.#make(node, "permute", {
+      inputs: [this.now(x), assign as Node],
+      params: { weighted, once },
     });
-    if (chunks === 1) this.#now.set(node, received);
-    else routed.inFlight.push({ node, sent });
-    this.#check(node, routed, known);
-  }
-
-  #check(
-    node: Node,
-    { assign, groups }: Routed,
-    known: Routed | undefined,
-  ): void {
+    if (!known) this.#count(node, routed);
+    const arrived = sent
+      ? this.#send(node, routed, { sent, chunk: 0 })
+      : this.now(x);
+    if (groups.length === 0) this.#group(node, routed);
+    const place = { arrived, once, inPlace, chunk: 0 };
+    const received = this.#receive(node, routed, place);
+    if (sent && chunks > 1) routed.inFlight.push({ node, sent });
+    else this.#now.set(node, received);
     if (known || assign.params.own || !this.#options.check) return;
     this.#make(node, "checkIds", {
       ...{ inputs: [assign, ...groups] as Node[], params: {} },
@@ -233,6 +220,8 @@ class Expansion {
       values: Array.from({ length: chunks }, () => new Map<Node, Node>()),
     };
     this.#routed.set(route, routed);
+    // Rows that stay are grouped as they are numbered, before any is read.
+    if (assign.params.local) this.#group(node, routed);
     return routed;
   }
 

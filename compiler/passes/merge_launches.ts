@@ -59,9 +59,8 @@ function takeMerged(
   const touched = (step: Step) =>
     accesses(step, { kernels, started: new Map() });
   const launched = (step: LaunchStep): Launched => ({
+    ...step,
     kernel: kernels.get(step.kernel)!,
-    bindings: step.bindings,
-    workgroups: step.workgroups,
   });
   const { reads, writes } = touched(first);
   const [read, written] = [new Set(reads), new Set(writes)];
