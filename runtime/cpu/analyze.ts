@@ -1,5 +1,6 @@
 /** What the printer must know of a kernel before it prints: unique names, shapes of variables, where barriers stand. */
 
+import { mapOperands } from "../../spec/kernel/replace.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
   join,
@@ -204,27 +205,9 @@ function renameExpression(
   const known = memo.get(e);
   if (known) return known;
   const go = (operand: Expr) => renameExpression(operand, scope, memo);
-  const renamed = ((): Expr => {
-    switch (e.op) {
-      case "local":
-        return { ...e, name: scope.get(e.name) ?? e.name };
-      case "load":
-      case "shared":
-        return { ...e, index: go(e.index) };
-      case "unary":
-      case "convert":
-      case "bitcast":
-        return { ...e, a: go(e.a) };
-      case "binary":
-        return { ...e, a: go(e.a), b: go(e.b) };
-      case "call":
-        return { ...e, args: e.args.map(go) };
-      case "select":
-        return { ...e, condition: go(e.condition), a: go(e.a), b: go(e.b) };
-      default:
-        return e;
-    }
-  })();
+  const renamed = e.op === "local"
+    ? { ...e, name: scope.get(e.name) ?? e.name }
+    : mapOperands(e, go);
   memo.set(e, renamed);
   return renamed;
 }

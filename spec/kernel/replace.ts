@@ -32,31 +32,41 @@ function valueOf(
   by: Replacements,
   value: (e: Expr) => Expr,
 ): Expr {
+  const replaced = mapOperands(e, value);
+  switch (replaced.op) {
+    case "id":
+      return by.id(replaced.name) ?? replaced;
+    case "load":
+      return { ...replaced, binding: by.binding(replaced.binding) };
+    case "shared":
+      return { ...replaced, array: by.shared(replaced.array) };
+    case "binary":
+      return binary(replaced.fn, replaced.a, replaced.b);
+    default:
+      return replaced;
+  }
+}
+
+/** An expression with what stands for its operands. */
+export function mapOperands(e: Expr, of: (operand: Expr) => Expr): Expr {
   switch (e.op) {
     case "const":
     case "local":
-      return e;
     case "id":
-      return by.id(e.name) ?? e;
+      return e;
     case "load":
-      return { ...e, binding: by.binding(e.binding), index: value(e.index) };
     case "shared":
-      return { ...e, array: by.shared(e.array), index: value(e.index) };
+      return { ...e, index: of(e.index) };
     case "unary":
     case "convert":
     case "bitcast":
-      return { ...e, a: value(e.a) };
+      return { ...e, a: of(e.a) };
     case "binary":
-      return binary(e.fn, value(e.a), value(e.b));
+      return { ...e, a: of(e.a), b: of(e.b) };
     case "call":
-      return { ...e, args: e.args.map(value) };
+      return { ...e, args: e.args.map(of) };
     case "select":
-      return {
-        ...e,
-        condition: value(e.condition),
-        a: value(e.a),
-        b: value(e.b),
-      };
+      return { ...e, condition: of(e.condition), a: of(e.a), b: of(e.b) };
   }
 }
 
