@@ -61,8 +61,7 @@ interface Trial {
 }
 
 /**
- * Try all faults at the first call of a kind, and one after the other at those that are like it. Gives the calls, and in
- * how many tries the action failed.
+ * Try all faults at the first call of a kind, and one after the other at those that are like it.
  */
 async function tryAll(
   t: Test,

@@ -45,9 +45,11 @@ export function recordedOf(
   for (const event of during) {
     const { step, sentTo } = event.args;
     if (sentTo === undefined) continue;
-    const places = exchanges.get(event.name) ?? new Map();
+    const places = exchanges.get(event.name) ?? new Map<number, TraceEvent[]>();
     exchanges.set(event.name, places);
-    places.set(Number(step), [...places.get(Number(step)) ?? [], event]);
+    const place = places.get(Number(step)) ?? [];
+    places.set(Number(step), place);
+    place.push(event);
   }
   return {
     homes: (axis) =>

@@ -71,7 +71,7 @@ export async function firstThatFits(
         task.phase === "train"
           ? "weights and optimizer state alone are"
           : "weights alone are"
-      } ${sizeText(least)} a rank${sharedText(strategy)}, of ${
+      } ${sizeText(least)} a rank${sharedText(" with ", strategy)}, of ${
         sizeText(limit)
       }`;
       continue;
@@ -97,13 +97,16 @@ export async function largerSteps(
   return larger ? stepsOf(task, larger) : [];
 }
 
-/** `, with ZeRO-3 and recomputation`; empty for what shares nothing. */
-function sharedText({ zero = 0, recompute = false }: Strategy): string {
+/** `ZeRO-3 and recomputation` after what is given; empty for what shares nothing. */
+function sharedText(
+  before: string,
+  { zero = 0, recompute = false }: Strategy,
+): string {
   const words = [
     ...zero > 0 ? [`ZeRO-${zero}`] : [],
     ...recompute ? ["recomputation"] : [],
   ];
-  return words.length > 0 ? ` with ${words.join(" and ")}` : "";
+  return words.length > 0 ? before + words.join(" and ") : "";
 }
 
 /** The plan of the smallest load, or why there is none that fits. */
@@ -132,9 +135,9 @@ async function smallestLoad(
       : "a sequence";
     const why = `needs ${task.phase === "train" ? "at least " : ""}${
       sizeText(bytes.total)
-    } a rank with ${each} each${
-      sharedText(strategy).replace(" with", ",")
-    }, of ${sizeText(limit)}`;
+    } a rank with ${each} each${sharedText(", ", strategy)}, of ${
+      sizeText(limit)
+    }`;
     return { mesh, why };
   }
   return one;

@@ -79,15 +79,23 @@ export function leastTrained(
   mesh: ReplicaMesh,
   { zero = 0 }: { readonly zero?: ZeroStage },
 ): number {
-  const all = replicaRanks(mesh), experts = mesh.ep * mesh.tp;
-  return params.reduce((n, { name, elements, expert, matrix }) => {
-    const held = expert === undefined
-      ? 1 / mesh.tp
-      : Math.ceil(matrix.count / experts) / matrix.count;
+  const all = replicaRanks(mesh);
+  return params.reduce((n, param) => {
+    const held = heldShare(param, mesh);
     const bytes = 2 * (zero === 3 ? 1 / all : held) +
       ADAMW_BYTES * (zero > 0 ? 1 / all : held);
-    return n + stands.times(name) * elements * bytes;
+    return n + stands.times(param.name) * param.elements * bytes;
   }, 0);
+}
+
+/** The part of a parameter that a rank holds: its experts, and of all else its share over `tp`. */
+function heldShare(
+  { expert, matrix }: ParamFacts,
+  { ep, tp }: ReplicaMesh,
+): number {
+  return expert === undefined
+    ? 1 / tp
+    : Math.ceil(matrix.count / (ep * tp)) / matrix.count;
 }
 
 /** Bytes of weights that a rank holds at least: its experts, and its part of all else. */
@@ -95,14 +103,11 @@ export function leastWeights(
   { params, stands, storedAs }: ModelWeights,
   mesh: ReplicaMesh,
 ): number {
-  const ranks = replicaRanks(mesh);
-  const share = ({ expert, matrix }: ParamFacts) =>
-    expert === undefined
-      ? 1 / mesh.tp
-      : Math.ceil(matrix.count / ranks) / matrix.count;
   return params.reduce(
     (n, param) =>
-      n + stands.times(param.name) * fileBytes(param, storedAs) * share(param),
+      n +
+      stands.times(param.name) * fileBytes(param, storedAs) *
+        heldShare(param, mesh),
     0,
   );
 }
