@@ -24,12 +24,12 @@ export function endedBy(
   node: Node,
   { single, isMatmul }: EndOptions,
 ): Ended | undefined {
-  const between: Node[] = [];
-  let [last, turned] = [node.inputs[node.primitive === "cacheWrite" ? 1 : 0]!, [
-    ...node.primitive === "rope" ? [node.params.over] : [],
-  ]];
   if (node.primitive !== "cacheWrite" && node.primitive !== "rope") return;
-  const { axes } = node.primitive === "cacheWrite" ? last : node;
+  const written = node.primitive === "cacheWrite";
+  let last = node.inputs[written ? 1 : 0]!;
+  const { axes } = written ? last : node;
+  const turned = written ? [] : [node.params.over];
+  const between: Node[] = [];
   for (; single(last); last = last.inputs[0]!) {
     switch (last.primitive) {
       case "rmsNorm": {
@@ -47,7 +47,7 @@ export function endedBy(
         return fits ? { root: last, between } : undefined;
       }
       case "rope":
-        turned = [...turned, last.params.over];
+        turned.push(last.params.over);
         break;
       case "map":
         if (last.inputs.length !== 1) return;

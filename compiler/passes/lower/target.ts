@@ -1,10 +1,8 @@
 /** What a kernel writes when its own result is known: that, or what follows it element by element. */
 
-import { div, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import type { At } from "./at.ts";
-import { flatIndex } from "./at.ts";
+import { type At, atFlat, atMapped, flatIndex } from "./at.ts";
 import {
   amendBuffer,
   lengthOf,
@@ -58,12 +56,8 @@ export function writeTarget(
     return [storeTo(scope, storage, placeInCache(scope, node, there), value)];
   }
   const there = splitAt(scope, at, { from: roots[0]!, to: node });
-  const own = known.get(node);
-  const value = own === undefined
-    ? computeValue(scope, node, there, known)
-    : typeof own === "function"
-    ? own(there)
-    : own;
+  const valueOf = known.has(node) ? emitValue : computeValue;
+  const value = valueOf(scope, node, there, known);
   return [storeTo(scope, storage, there, value)];
 }
 
@@ -79,7 +73,7 @@ export function placeInCache(
     [sequenceAxis]: emitIndex(scope, sequence!, at),
     [contextAxis]: emitIndex(scope, position!, at),
   };
-  return { get: (axis) => indices[axis] ?? at.get(axis) };
+  return atMapped((axis) => indices[axis] ?? at.get(axis));
 }
 
 function emitIndex(scope: KernelScope, node: Node, at: At): Expr {
@@ -100,20 +94,12 @@ function splitAt(
   const length = (axis: string) => lengthOf(scope, axis);
   const whole = from.axes.filter((axis) => !to.axes.includes(axis));
   const parts = to.axes.filter((axis) => !from.axes.includes(axis));
-  const index = scope.bindValue(
-    flatIndex({ get: (axis) => at.get(axis) }, whole, length),
-  );
+  const index = scope.bindValue(flatIndex(at, whole, length));
+  const within = atFlat(parts, index, length);
   return {
     ...at.flat && at.flat.order.join() === from.axes.join()
       ? { flat: { order: to.axes, index: at.flat.index } }
       : {},
-    get(axis) {
-      const i = parts.indexOf(axis);
-      if (i < 0) return at.get(axis);
-      const inner = parts.slice(i + 1).map(length)
-        .reduce((a, b) => mul(a, b), u32(1));
-      const outside = div(index, inner);
-      return i === 0 ? outside : rem(outside, length(axis));
-    },
+    get: (axis) => (parts.includes(axis) ? within : at).get(axis),
   };
 }
