@@ -43,6 +43,8 @@ export const VALIDATORS = {
       }),
     );
     build.onEnd(({ metafile }) => {
+      // A bundle with errors has none.
+      if (!metafile) return;
       for (const file of sources) {
         metafile.inputs[relative(".", file)] ??= { bytes: 0, imports: [] };
       }
