@@ -65,23 +65,22 @@ export function referencePages() {
   return pages;
 }
 
-/** A doc comment without stars. */
+/** The doc comment of a declaration, up to its first tag. */
 function commentOf(node) {
-  const { text } = node.getSourceFile();
-  const ranges = ts.getLeadingCommentRanges(text, node.getFullStart()) ?? [];
-  const last = ranges.at(-1);
-  if (!last) return "";
-  return text.slice(last.pos + 3, last.end - 2).replace(/^ *\* ?/gm, "").trim();
+  const [doc] = ts.getJSDocCommentsAndTags(node);
+  return ts.getTextOfJSDocComment(doc?.comment) ?? "";
 }
 
 function exampleOf(node) {
-  return /```ts\n(.*?)```/s.exec(commentOf(node))?.[1];
+  const tag = ts.getJSDocTags(node)
+    .find(({ tagName }) => tagName.text === "example");
+  const text = ts.getTextOfJSDocComment(tag?.comment) ?? "";
+  return /```ts\n(.*?)```/s.exec(text)?.[1];
 }
 
-/** What a comment says before its example: its first words, and each part. */
+/** What a comment says: its first words, and each part. */
 function partsOf(comment) {
-  const text = comment.split("@example")[0].replace(/\n\n/g, " ¶ ")
-    .replace(/\s+/g, " ").trim();
+  const text = comment.replace(/\n\n/g, " ¶ ").replace(/\s+/g, " ").trim();
   const names = new RegExp(
     `(?:^|[ .])((?:${
       PARTS.join("|")
