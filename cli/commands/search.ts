@@ -104,7 +104,7 @@ function planFlags(
     ...{ maxTokens: step.tokens, maxSequences: step.sequences },
     ...deduplicate ? { deduplicate } : {},
     ...experts === undefined ? {} : { experts },
-    ...phase === "train" ? { train: true, dtype: dtype ?? "bf16" } : {},
+    ...phase === "train" ? { train: true, dtype: "bf16" } : {},
     ...zero === undefined ? {} : { zero },
     ...recompute === undefined ? {} : { recompute },
     ...dtype === undefined ? {} : { dtype },
