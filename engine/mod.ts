@@ -134,7 +134,6 @@ export { resolveTarget, type Target } from "./target.ts";
 export {
   planSummary,
   type Summarized,
-  summarizePlan,
   summarizeTarget,
   type SummarizeTargetOptions,
   type SummaryOptions,

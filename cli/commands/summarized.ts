@@ -8,12 +8,11 @@ import {
   type PlanTrainingOptions,
   sgd,
   type Summarized,
-  summarizePlan,
   summarizeTarget,
   type TrainedDType,
 } from "../../engine/mod.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
-import type { Machine, Mesh, Plan } from "../../spec/mod.ts";
+import type { LegalPlan, Machine, Mesh } from "../../spec/mod.ts";
 import { rankCount } from "../../spec/mesh.ts";
 import type { PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
@@ -91,7 +90,7 @@ export async function summarized(
   };
   if (flags.train) {
     const plan = await trainingPlan(io, model, flags, machine);
-    return summarizePlan(plan, against);
+    return await summarizeTarget({ kind: "plan", plan }, io.files, against);
   }
   const target = await loadTarget(model, io.files, { withoutWeights: true });
   const { dtype } = flags;
@@ -115,7 +114,7 @@ async function trainingPlan(
   path: string,
   flags: SummaryFlags,
   machine: Machine | undefined,
-): Promise<Plan> {
+): Promise<LegalPlan> {
   const { optimizer, clip, zero, recompute, dtype } = flags;
   const what = await loadTrainable(path, io.files);
   const of = typeof what === "string"

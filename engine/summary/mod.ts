@@ -80,7 +80,12 @@ export async function summarizeTarget(
   options: SummarizeTargetOptions = {},
 ): Promise<Summarized> {
   if (target.kind === "plan") {
-    return summarizePlan(target.plan, options);
+    const { plan } = target;
+    const summary = planSummary(plan, options);
+    return {
+      ...{ plan: () => Promise.resolve(plan), summary },
+      timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
+    };
   }
   const { flags = {}, rank, experts, ...given } = options;
   const { machine, limits } = options;
@@ -94,18 +99,6 @@ export async function summarizeTarget(
     ...{ plan: whole, summary },
     timelines: async () =>
       timelinesOf(await whole(), summary, { machine, weights, experts }),
-  };
-}
-
-/** Summarize a plan that is there. */
-export function summarizePlan(
-  plan: Plan,
-  options: SummaryOptions = {},
-): Summarized {
-  const summary = planSummary(plan, options);
-  return {
-    ...{ plan: () => Promise.resolve(plan), summary },
-    timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
   };
 }
 
