@@ -10,7 +10,7 @@ import type { LaunchStep, Step } from "../../spec/plan.ts";
 import { sharedBytes } from "./limits.ts";
 import { type Launched, type Merged, mergeKernels } from "./merge_kernels.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
-import { accesses } from "./overlap.ts";
+import { passed } from "./overlap.ts";
 
 /** Merge the launches of `steps`; kernels that no step launches any more leave the draft. */
 export function mergeLaunches(
@@ -56,30 +56,24 @@ function takeMerged(
   },
 ): LaunchStep {
   const { kernels } = lowering.draft;
-  const touched = (step: Step) =>
-    accesses(step, { kernels, started: new Map() });
   const launched = (step: LaunchStep): Launched => ({
     ...step,
     kernel: kernels.get(step.kernel)!,
   });
-  const { reads, writes } = touched(first);
-  const [read, written] = [new Set(reads), new Set(writes)];
+  const before = passed({ kernels, started: new Map() });
+  before.add(first);
   const steps = [first];
   let merged: Merged | undefined;
   for (let i = 0; i < rest.length;) {
     const step = rest[i]!;
     if (step.op !== "launch" || step.block !== first.block) break;
-    const { reads, writes } = touched(step);
-    const depends = reads.some((name) => written.has(name)) ||
-      writes.some((name) => written.has(name) || read.has(name));
-    const next = canMerge(step) && !depends
+    const next = canMerge(step) && !before.stops(step)
       ? mergeKernels([...steps, step].map(launched), {
         buffer: LENGTHS,
         counts: lowering.placed.counts,
       })
       : undefined;
-    for (const name of reads) read.add(name);
-    for (const name of writes) written.add(name);
+    before.add(step);
     if (next && fits(next.kernel, limits)) {
       steps.push(step);
       merged = next;

@@ -71,27 +71,41 @@ function takeIndependent(
   wait: number,
   known: Known,
 ): Step[] {
-  const [read, written] = [new Set<string>(), new Set<string>()];
+  const behind = passed(known);
   const early: Step[] = [];
   for (let i = wait; i < steps.length;) {
     const step = steps[i]!;
     if (step.part?.part === "count") break;
-    const { reads, writes } = accesses(step, known);
-    const depends = reads.some((name) => written.has(name)) ||
-      writes.some((name) => written.has(name) || read.has(name));
-    if (step.op === "launch" && !step.part && !depends) {
+    if (step.op === "launch" && !step.part && !behind.stops(step)) {
       early.push(...steps.splice(i, 1));
-      continue;
+    } else {
+      behind.add(step);
+      i++;
     }
-    for (const name of reads) read.add(name);
-    for (const name of writes) written.add(name);
-    i++;
   }
   return early;
 }
 
+/** Steps that a later one is to be brought before: it may be where it needs nothing of them, nor changes what they read. */
+export function passed(known: Known) {
+  const [read, written] = [new Set<string>(), new Set<string>()];
+  return {
+    add(step: Step): void {
+      const { reads, writes } = accesses(step, known);
+      for (const name of reads) read.add(name);
+      for (const name of writes) written.add(name);
+    },
+    /** Whether a step depends on those that were added. */
+    stops(step: Step): boolean {
+      const { reads, writes } = accesses(step, known);
+      return reads.some((name) => written.has(name)) ||
+        writes.some((name) => written.has(name) || read.has(name));
+    },
+  };
+}
+
 /** The buffers that a step reads and writes. */
-export function accesses(
+function accesses(
   step: Step,
   known: Known,
 ): { readonly reads: readonly string[]; readonly writes: readonly string[] } {

@@ -1,4 +1,4 @@
-/** A key of kernel text: equal where the text says the same, so that equal layers are parsed once. */
+/** A key of kernel text: equal where the text says the same, so that the kernels of equal layers are made once. */
 
 import { type Hole, KernelText, type Template } from "./text.ts";
 import type { Stmt } from "./tree.ts";

@@ -139,6 +139,6 @@ export function lowerReceived(
   const axes = inPlace ? restAxes(node) : found.axes;
   lowering.values.storages.set(node, {
     ...{ ...found, axes },
-    rows: through === undefined ? { rows } : { rows, through },
+    rows: { rows, through },
   });
 }

@@ -43,7 +43,7 @@ export interface Storage {
   readonly rowStride?: number;
   readonly rows?: {
     readonly rows: GroupedRows;
-    readonly through?: string;
+    readonly through?: string | undefined;
   };
   /** It is stored in a buffer with others: see `bucket.ts`. */
   readonly bucket?: BucketPlace;

@@ -97,8 +97,9 @@ function rowStorage(
     buffer,
     dtype,
     axes: rest,
-    rows: lowering.model.returning.has(node) && rows.rowOf !== undefined
-      ? { rows, through: rows.rowOf }
-      : { rows },
+    rows: {
+      rows,
+      through: lowering.model.returning.has(node) ? rows.rowOf : undefined,
+    },
   };
 }
