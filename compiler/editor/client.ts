@@ -2,6 +2,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import process from "node:process";
+import { isDeepStrictEqual } from "node:util";
 import type { TraceAnswer, TraceRequest } from "./tracer.ts";
 
 /** Files that a process traces before another one takes its place: it keeps what it has loaded. */
@@ -53,7 +54,7 @@ export class TraceClient {
       ? this.#running.asked
       : this.#found.get(path);
     const last = this.#waiting.get(path) ?? before;
-    if (last && sameTexts(last.texts, texts)) return;
+    if (last && isDeepStrictEqual(last.texts, texts)) return;
     this.#waiting.set(path, asked);
     this.#next();
   }
@@ -128,12 +129,4 @@ export class TraceClient {
     this.#options.onFound();
     this.#next();
   }
-}
-
-function sameTexts(
-  a: ReadonlyMap<string, string>,
-  b: ReadonlyMap<string, string>,
-): boolean {
-  return a.size === b.size &&
-    [...a].every(([path, text]) => b.get(path) === text);
 }
