@@ -87,16 +87,22 @@ function takeIndependent(
 }
 
 /** Steps that a later one is to be brought before: it may be where it needs nothing of them, nor changes what they read. */
-export function passed(known: Known) {
+export interface Passed {
+  add(step: Step): void;
+  /** Whether a step depends on those that were added. */
+  stops(step: Step): boolean;
+}
+
+/** No steps yet. */
+export function passed(known: Known): Passed {
   const [read, written] = [new Set<string>(), new Set<string>()];
   return {
-    add(step: Step): void {
+    add(step) {
       const { reads, writes } = accesses(step, known);
       for (const name of reads) read.add(name);
       for (const name of writes) written.add(name);
     },
-    /** Whether a step depends on those that were added. */
-    stops(step: Step): boolean {
+    stops(step) {
       const { reads, writes } = accesses(step, known);
       return reads.some((name) => written.has(name)) ||
         writes.some((name) => written.has(name) || read.has(name));
