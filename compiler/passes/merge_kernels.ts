@@ -31,12 +31,10 @@ export interface Launched {
 }
 
 /** What several kernels are as one. */
-export interface Merged {
+export interface Merged extends Omit<Launched, "kernel"> {
   readonly kernel: Omit<Kernel, "body">;
   /** Its statements: only made where they are needed, as another part may be added, and layers repeat. */
   body(): readonly Stmt[];
-  readonly bindings: { readonly [binding: string]: string };
-  readonly workgroups: readonly [Size, Size, Size];
 }
 
 /** Where a kernel finds dynamic lengths. */

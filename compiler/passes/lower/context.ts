@@ -278,6 +278,14 @@ export function sizeOf(
 
 /** Add a kernel once, however often it is made. Returns its name. */
 export function addKernel(lowering: Lowering, kernel: Kernel): string {
+  const { kernelNames } = lowering.draft;
+  // Equal layers often share one object.
+  const name = kernelNames.get(kernel) ?? addByText(lowering, kernel);
+  kernelNames.set(kernel, name);
+  return name;
+}
+
+function addByText(lowering: Lowering, kernel: Kernel): string {
   const key = JSON.stringify([
     kernel.workgroupSize,
     kernel.bindings,

@@ -92,8 +92,8 @@ export interface PlanDraft {
   readonly checks: { readonly name: string; readonly buffer: string }[];
   /** Axes that parameters stored in blocks have besides those of the model. */
   readonly blockAxes: Map<string, PlanAxis>;
-  /** Kernel text -> its name, so that equal kernels are one. */
-  readonly kernelNames: Map<string, string>;
+  /** Kernel, or its text -> its name, so that equal kernels are one. */
+  readonly kernelNames: Map<Kernel | string, string>;
   /** Buffer names given away, and those that the model's tensors will have. */
   readonly names: Set<string>;
   /** Where the length and start of each sharded axis are in the buffer of parts, once there is one. */
