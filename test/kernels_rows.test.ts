@@ -4,6 +4,7 @@
 import fc from "fast-check";
 import {
   assign,
+  bindings,
   combine,
   DROPPED,
   elementwiseGrid,
@@ -14,6 +15,7 @@ import {
 } from "../compiler/kernels/mod.ts";
 import { exchange, exchangeGrid } from "../spec/local/exchange.ts";
 import { gather } from "../spec/local/gather.ts";
+import { store } from "../spec/kernel/build.ts";
 import { assignOf } from "./helpers/kernel_reference.ts";
 import {
   close,
@@ -108,7 +110,14 @@ testKernels("permute() and combine() meet in send order", async (t, target) => {
     });
     t.same([...sent["send"]!], expected.flat());
     const combined = await target.run(
-      combine({ name: "combine", ...shape }),
+      combine({
+        ...{ name: "combine", ...shape, weighed: true },
+        bindings: bindings(
+          { returned: "f32", sendRow: "u32", weight: "f32" },
+          { y: "f32" },
+        ),
+        epilogue: (i, sum) => [store("y", i, sum)],
+      }),
       {
         returned: sent["send"]!,
         sendRow,

@@ -1,12 +1,13 @@
 /**
- * What the kernels of attention's derivative have in common: weights are computed again from queries, keys and the
- * logarithm of their sum. A query's cotangent sums over the keys that it sees, a key's and a value's over the queries of
- * this run that see them. Each has a file: `attention_sum`, `query_grad`, `key_grad`.
+ * The derivative of attention, without its matrix of weights: they are computed again from queries, keys and the logarithm
+ * of their sum, as in FlashAttention (Dao et al., 2022). A query's cotangent sums over the keys that it sees, a key's and a
+ * value's over the queries of this run that see them.
  */
 
-import type { Binding, Expr, Hole, KernelText } from "./kernel.ts";
-import { bindings, wgsl } from "./kernel.ts";
+import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
+import { type Binding, bindings, elementwise, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
+import { LOWEST } from "./pieces/numbers.ts";
 
 /**
  * What attention it is. Heads are innermost, so that invocations side by side read what is side by side: f32 `q`
@@ -31,8 +32,104 @@ export interface BackwardOptions {
   readonly tokens: Expr;
 }
 
+/**
+ * y[token, head] = log(sum of exp(score)), with the score of a sink if there is one, as a running softmax: `top` is the
+ * maximum so far, `sum` the sum of exponentials less it. Its grid is `elementwiseGrid(tokens * heads)`.
+ */
+export function attentionSum(o: BackwardOptions): Kernel {
+  const { heads, sinks } = o;
+  const own = {
+    position: wgsl`u32(position[token])`,
+    sequence: wgsl`u32(sequence[token])`,
+  };
+  const add = wgsl`
+    ${score(o)}
+    let new_top = max(top, score);
+    sum = fma(sum, exp(top - new_top), exp(score - new_top));
+    top = new_top;`;
+  return elementwise({
+    name: o.name,
+    count: wgsl`${o.tokens} * ${heads}`,
+    bindings: bindings({
+      ...{ q: "f32", keys: "f32", ...sinks ? { sinks: "f32" } : {} },
+      ...{ sequence: "i32", position: "i32" },
+    }, { y: "f32" }),
+    body: wgsl`
+      let query = i;
+      var top = ${sinks ? wgsl`sinks[query % ${heads}]` : wgsl`f32(${LOWEST})`};
+      var sum = ${sinks ? wgsl`1.0` : wgsl`0.0`};
+      ${eachKey(o, own, add)}
+      y[i] = top + log(sum);`,
+  });
+}
+
+/** The cotangent of queries, `y` f32 [token, head, dim]: slope * key of each. Its grid is `elementwiseGrid(tokens * heads)`. */
+export function queryGrad(o: BackwardOptions): Kernel {
+  const own = {
+    position: wgsl`u32(place[token]) % ${o.context}`,
+    sequence: wgsl`u32(place[token]) / ${o.context}`,
+  };
+  const add = wgsl`
+    ${score(o)}
+    ${weight(o)}
+    ${slope(o)}
+    @unroll (e < ${o.dim}) { sum[e] = fma(slope, keys[key_at + e * ${o.kvHeads}], sum[e]); }`;
+  return elementwise({
+    name: o.name,
+    count: wgsl`${o.tokens} * ${o.heads}`,
+    bindings: gradBindings(o),
+    body: wgsl`
+      let query = i;
+      @unroll (e < ${o.dim}) { var sum[e] = 0.0; }
+      ${eachKey(o, own, add)}
+      @unroll (e < ${o.dim}) { y[i * ${o.dim} + e] = sum[e]; }`,
+  });
+}
+
+/**
+ * The cotangent of the keys or values that the tokens of this run wrote, `y` f32 in the layout of the cache. Entries that
+ * no token wrote are left as they are. Its grid is `elementwiseGrid(tokens * kvHeads)`.
+ */
+export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
+  const length = of === "keys" ? o.dim : o.valueDim;
+  const group = o.heads / o.kvHeads;
+  // What a query adds to element e: slope * query of a key, weight * dy of a value, both where a key is a value too.
+  const added = (factor: string, row: KernelText, count: number) =>
+    wgsl`@unroll (e < ${count}) { sum[e] = fma(${factor}, ${row}, sum[e]); }`;
+  const ofKeys = added("slope", wgsl`q[q_at + e * ${o.heads}]`, length);
+  const ofValues = added(
+    "weight",
+    wgsl`dy[dy_at + e * ${o.heads}]`,
+    o.valueDim,
+  );
+  return elementwise({
+    name: o.name,
+    count: wgsl`${o.tokens} * ${o.kvHeads}`,
+    bindings: gradBindings(o),
+    body: wgsl`
+      let written = i / ${o.kvHeads};
+      let kv = i % ${o.kvHeads};
+      let entry = u32(place[written]);
+      let end = ${seenUntil(o)};
+      @unroll (e < ${length}) { var sum[e] = 0.0; }
+      for (var token = 0u; token < ${o.tokens}; token++) {
+        let seen_from = u32(place[token]);
+        if (entry <= seen_from && seen_from < end) {
+          for (var h = 0u; h < ${group}; h++) {
+            let head = kv * ${group} + h;
+            ${score(o)}
+            ${weight(o)}
+            ${of === "keys" && wgsl`${slope(o)} ${ofKeys}`}
+            ${(of === "values" || o.shared) && ofValues}
+          }
+        }
+      }
+      @unroll (e < ${length}) { y[(entry * ${o.kvHeads} + kv) * ${length} + e] = sum[e]; }`,
+  });
+}
+
 /** Bindings of the cotangents' kernels. */
-export function gradBindings({ shared }: BackwardOptions): Binding[] {
+function gradBindings({ shared }: BackwardOptions): Binding[] {
   return bindings({
     ...{ q: "f32", keys: "f32", ...shared ? {} : { values: "f32" } },
     ...{ place: "i32", dy: "f32", statistics: "f32" },
@@ -40,24 +137,18 @@ export function gradBindings({ shared }: BackwardOptions): Binding[] {
 }
 
 /** `score`: the product of the query of `token` and `head` and the key of `entry` and `kv`, scaled. */
-export function score(
-  { dim, heads, kvHeads, scale }: BackwardOptions,
-): KernelText {
-  const dot = blockedSum(
-    "dot",
-    { length: dim, over: "d" },
-    wgsl`
-    dot_block = fma(q[q_at + d * ${heads}], keys[key_at + d * ${kvHeads}], dot_block);`,
-  );
+function score({ dim, heads, kvHeads, scale }: BackwardOptions): KernelText {
+  const add = wgsl`
+    dot_block = fma(q[q_at + d * ${heads}], keys[key_at + d * ${kvHeads}], dot_block);`;
   return wgsl`
     let q_at = token * ${dim * heads} + head;
     let key_at = entry * ${dim * kvHeads} + kv;
-    ${dot}
+    ${blockedSum("dot", { length: dim, over: "d" }, add)}
     let score = dot * ${scale};`;
 }
 
 /** `weight`, of the softmax, and where the cotangent of the query's result begins. */
-export function weight({ heads, valueDim }: BackwardOptions): KernelText {
+function weight({ heads, valueDim }: BackwardOptions): KernelText {
   return wgsl`
     let statistic = (token * ${heads} + head) * 2;
     let weight = exp(score - statistics[statistic]);
@@ -65,23 +156,21 @@ export function weight({ heads, valueDim }: BackwardOptions): KernelText {
 }
 
 /** `slope`: what the loss changes by with the score: weight * (dy · value - dy · y) * scale. */
-export function slope(o: BackwardOptions): KernelText {
+function slope(o: BackwardOptions): KernelText {
   const { heads, kvHeads, valueDim } = o;
-  const values = o.shared ? "keys" : "values";
-  const change = blockedSum(
-    "change",
-    { length: valueDim, over: "v" },
-    wgsl`
-    change_block = fma(dy[dy_at + v * ${heads}], ${values}[value_at + v * ${kvHeads}], change_block);`,
-  );
+  const [values, length] = o.shared
+    ? ["keys", o.dim] as const
+    : ["values", valueDim] as const;
+  const add = wgsl`
+    change_block = fma(dy[dy_at + v * ${heads}], ${values}[value_at + v * ${kvHeads}], change_block);`;
   return wgsl`
-    let value_at = entry * ${(o.shared ? o.dim : valueDim) * kvHeads} + kv;
-    ${change}
+    let value_at = entry * ${length * kvHeads} + kv;
+    ${blockedSum("change", { length: valueDim, over: "v" }, add)}
     let slope = weight * (change - statistics[statistic + 1]) * ${o.scale};`;
 }
 
 /** For the query of `query`, which is of `token` and `head`, and each key of `entry` and `kv` that it sees: `then`. */
-export function eachKey(
+function eachKey(
   o: BackwardOptions,
   own: { readonly position: Hole; readonly sequence: Hole },
   then: KernelText,
@@ -103,4 +192,17 @@ export function eachKey(
       let entry = own_sequence * ${o.context} + at;
       ${then}
     }`;
+}
+
+/** The place after the last one, sequence * context + position, from which `entry` is seen. */
+function seenUntil({ context, window, chunk }: BackwardOptions): KernelText {
+  const ofWindow = wgsl`entry + ${window}`;
+  const ofChunk = wgsl`entry + (${chunk} - entry % ${context} % ${chunk})`;
+  return [
+    ...window === undefined ? [] : [ofWindow],
+    ...chunk === undefined ? [] : [ofChunk],
+  ].reduce(
+    (a, b) => wgsl`min(${a}, ${b})`,
+    wgsl`(entry / ${context} + 1) * ${context}`,
+  );
 }

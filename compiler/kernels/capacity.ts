@@ -1,9 +1,11 @@
-/** What the kernels of a capacity have in common. Each has a file: `mark`, `slots`, `keep`, `marks`. */
+/** What a capacity has besides its slots, an invocation for each token: marks of choices, and weights after dropping. */
 
 import type { RoutingRule } from "../graph/graph.ts";
-import { type Expr } from "./kernel.ts";
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
+import { divisorOf } from "./router.ts";
 
-/** Parameters of all kernels of a capacity. */
+/** Parameters of all kernels of a capacity. The grids of those here are `elementwiseGrid(tokens)`. */
 export interface CapacityOptions {
   readonly name: string;
   readonly experts: number;
@@ -13,3 +15,103 @@ export interface CapacityOptions {
 
 /** Where routing groups are: contiguous ones of a length, or as an i32 says, when tokens are ordered by it. */
 export type GroupsBy = Expr | "tensor";
+
+/**
+ * Which choice each token has of each expert. Bindings: `index` i32 [token, k], `mask` i32 [token] if masked; written:
+ * `mark` u32 [expert, token], the choice plus 1, or 0; `slot` i32 [token, k], -1.
+ */
+export function mark(o: CapacityOptions & { masked: boolean }): Kernel {
+  const k = o.rule.topK;
+  // From the last choice to the first: of an expert that is given twice, the first counts.
+  const marked = wgsl`
+    for (var n = 0u; n < ${k}; n++) {
+      let j = ${k - 1} - n;
+      mark[u32(index[i * ${k} + j]) * ${o.tokens} + i] = j + 1;
+    }`;
+  return elementwise({
+    name: o.name,
+    count: o.tokens,
+    bindings: bindings(
+      { index: "i32", mask: "i32" },
+      { mark: "u32", slot: "i32" },
+    ),
+    body: wgsl`
+      for (var e = 0u; e < ${o.experts}; e++) { mark[e * ${o.tokens} + i] = 0; }
+      for (var j = 0u; j < ${k}; j++) { slot[i * ${k} + j] = -1; }
+      ${o.masked ? wgsl`if (mask[i] != 0) { ${marked} }` : marked}`,
+  });
+}
+
+/**
+ * Weights after dropping: those of choices without a slot are 0, and the others are divided by what is left of their sum.
+ * Bindings: `slot` i32 and `weight` f32 [token, k]; written: `kept` f32 [token, k].
+ */
+export function keep({ name, rule, tokens }: CapacityOptions): Kernel {
+  const k = rule.topK;
+  const left = wgsl`
+    let left = select(weight[choices + j], 0.0, slot[choices + j] < 0);`;
+  const share = rule.scale === undefined
+    ? wgsl`left / divisor`
+    : wgsl`left / divisor * ${rule.scale}`;
+  const unchanged = wgsl`
+    for (var j = 0u; j < ${k}; j++) { ${left} kept[choices + j] = left; }`;
+  const divided = wgsl`
+    var total = 0.0;
+    for (var j = 0u; j < ${k}; j++) { ${left} total += left; }
+    let divisor = ${divisorOf(rule, "total")};
+    for (var j = 0u; j < ${k}; j++) {
+      ${left}
+      kept[choices + j] = select(${share}, 0.0, left == 0.0);
+    }`;
+  return elementwise({
+    name,
+    count: tokens,
+    bindings: bindings({ slot: "i32", weight: "f32" }, { kept: "f32" }),
+    body: wgsl`
+      let choices = i * ${k};
+      ${rule.normalize === "kept" ? divided : unchanged}`,
+  });
+}
+
+/**
+ * How often each token chose each expert, which losses and statistics of a router sum. Bindings: `index` i32 [token, k];
+ * `slot` i32 [token, k] if `dropped` matters; `mask` i32 [token] if masked; written: `marks` f32 [token, expert].
+ */
+export interface MarksOptions extends CapacityOptions {
+  /** How many of the choices count. */
+  readonly choices: number;
+  /** What dropped choices count as: nothing, expert 0, or as the others do. */
+  readonly dropped: "nothing" | "expert 0" | "others";
+  readonly masked: boolean;
+}
+
+/** 1 where a token chose an expert, else 0; for choices that are given, how often. */
+export function marks(o: MarksOptions): Kernel {
+  const k = o.rule.topK;
+  const kept = wgsl`slot[i * ${k} + j] >= 0`;
+  const chosen = wgsl`u32(index[i * ${k} + j])`;
+  const expert = o.dropped === "expert 0"
+    ? wgsl`select(0u, ${chosen}, ${kept})`
+    : chosen;
+  const hits = [
+    wgsl`${expert} == e`,
+    ...o.dropped === "nothing" ? [kept] : [],
+    ...o.masked ? [wgsl`mask[i] != 0`] : [],
+  ].reduce((all, test) => wgsl`${all} && ${test}`);
+  return elementwise({
+    name: o.name,
+    count: o.tokens,
+    bindings: bindings(
+      { index: "i32", slot: "i32", mask: "i32" },
+      { marks: "f32" },
+    ),
+    body: wgsl`
+      for (var e = 0u; e < ${o.experts}; e++) {
+        var hit = 0.0;
+        for (var j = 0u; j < ${o.choices}; j++) {
+          if (${hits}) { hit += 1.0; }
+        }
+        marks[i * ${o.experts} + e] = hit;
+      }`,
+  });
+}

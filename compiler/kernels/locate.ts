@@ -2,7 +2,8 @@
 
 import { columnsOf } from "../../spec/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
-import { bindings, elementwise, type Kernel, local, wgsl } from "./kernel.ts";
+import type { Kernel } from "./kernel.ts";
+import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 
 /**
  * Where grouped rows find their tokens. Bindings: `counts` u32 [position, column] and `reach` u32 [position, rank and chunk] of
@@ -52,5 +53,37 @@ export function locate(o: LocateOptions): Kernel {
         if (open == 1) { before += reach[s * ${positions * chunks} + ${unit}]; }
       }
       tokenOf[i] = before + places[row];`,
+  });
+}
+
+/** Which tokens have been received: those of a chunk of `chunks`. */
+export interface CountTokensOptions {
+  readonly name: string;
+  readonly positions: number;
+  readonly chunk: number;
+  readonly chunks: number;
+}
+
+/**
+ * How many tokens have been received. Bindings: `reach` u32 [position, rank and chunk] of the whole group, `position` u32
+ * [1]; written: `tokenCount` u32 [1]. Its grid is one workgroup.
+ */
+export function countTokens(
+  { name, positions, chunk, chunks }: CountTokensOptions,
+): Kernel {
+  return kernelOf({
+    name,
+    workgroupSize: 1,
+    bindings: bindings(
+      { reach: "u32", position: "u32" },
+      { tokenCount: "u32" },
+    ),
+    body: wgsl`
+      let unit = position[0] * ${chunks} + ${chunk};
+      var tokens = 0u;
+      for (var s = 0u; s < ${positions}; s++) {
+        tokens += reach[s * ${positions * chunks} + unit];
+      }
+      tokenCount[0] = tokens;`,
   });
 }

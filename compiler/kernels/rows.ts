@@ -1,15 +1,12 @@
-/** What kernels with a workgroup for each row have in common: `rms_norm`, `softmax`. */
+/**
+ * Kernels with a workgroup for each row: RMS norms (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019) and
+ * softmaxes.
+ */
 
 import type { Size } from "../../spec/size.ts";
-import type {
-  Binding,
-  Expr,
-  Grid,
-  Kernel,
-  KernelText,
-  Stmt,
-} from "./kernel.ts";
-import { foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
+import type { Binding, Expr, Grid, Kernel, KernelText } from "./kernel.ts";
+import type { Statements, Stmt } from "./kernel.ts";
+import { expr, foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** A kernel of one workgroup for each row. Its grid is `rowsGrid(rows)`. */
@@ -24,28 +21,66 @@ export interface RowsOptions {
   /** The f32 element `i` of a row. */
   load(row: Expr, i: Expr): Expr;
   /** Uses the result at `i`; `value` gives that at any place of the row. */
-  epilogue(
-    row: Expr,
-    i: Expr,
-    value: (i: Expr) => Expr,
-  ): readonly Stmt[];
+  epilogue(row: Expr, i: Expr, value: (i: Expr) => Expr): readonly Stmt[];
 }
 
-/** The grid of `rmsNorm` and `softmax`. */
+/** The grid of `rmsNorm`, `softmax` and `topK`. */
 export function rowsGrid(rows: Size): Grid {
   return [...foldGrid(rows), 1];
 }
 
-/** Variables of the text: the row, and an element of it. */
-export const [ROW, ELEMENT] = [local("row", "u32"), local("i", "u32")];
+/** Variables of the text: the row, an element of it, an index of its sum. */
+const [ROW, ELEMENT, K] = ["row", "i", "k"].map((name) =>
+  local(name, "u32")
+) as [Expr, Expr, Expr];
+const [TOP, TOTAL, SCALE] = ["top", "total", "scale"].map((name) =>
+  local(name, "f32")
+) as [Expr, Expr, Expr];
 
 /** Enough lanes for the blocks of a row, and for its elements. */
 export function lanesOf(length: number): number {
   return length <= 8 ? 8 : length <= 256 ? 32 : 64;
 }
 
+/** x * (1 / sqrt(mean(x^2) + epsilon)) of every row. */
+export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
+  const length = o.actual ? wgsl`f32(${o.actual})` : o.length;
+  const square = wgsl`
+    let value = ${o.load(ROW, K)};
+    block = fma(value, value, block);`;
+  const scaled = (i: Expr) => expr`${o.load(ROW, i)} * ${SCALE}`;
+  return rowKernel(
+    o,
+    wgsl`
+    ${rowSum(o, square)}
+    let scale = 1.0 / sqrt(total / ${length} + ${o.epsilon});
+    ${eachElement(o, o.epilogue(ROW, ELEMENT, scaled))}`,
+  );
+}
+
+/** exp(x - max) / sum of exp(x - max), of every row. */
+export function softmax(o: RowsOptions): Kernel {
+  const lanes = lanesOf(o.length);
+  const larger = wgsl`lane_top = max(lane_top, ${o.load(ROW, ELEMENT)});`;
+  const power = wgsl`block += exp(${o.load(ROW, K)} - top);`;
+  const share = (i: Expr) => expr`exp(${o.load(ROW, i)} - ${TOP}) / ${TOTAL}`;
+  return rowKernel(
+    o,
+    wgsl`
+    var<workgroup> tops: array<f32, ${lanes}>;
+    var lane_top = ${-Infinity};
+    ${eachElement(o, larger)}
+    tops[lane] = lane_top;
+    workgroupBarrier();
+    var top = ${-Infinity};
+    for (var l = 0u; l < ${lanes}; l++) { top = max(top, tops[l]); }
+    ${rowSum(o, power)}
+    ${eachElement(o, o.epilogue(ROW, ELEMENT, share))}`,
+  );
+}
+
 /** Run `body` for the `row` of each workgroup. */
-export function rowKernel(o: RowsOptions, body: KernelText): Kernel {
+function rowKernel(o: RowsOptions, body: KernelText): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: lanesOf(o.length),
@@ -59,26 +94,21 @@ export function rowKernel(o: RowsOptions, body: KernelText): Kernel {
 }
 
 /** Where a row ends. */
-export function endOf({ length, actual }: RowsOptions): Expr | KernelText {
+function endOf({ length, actual }: RowsOptions): Expr | KernelText {
   return actual ?? wgsl`${length}u`;
 }
 
 /** Run `body` for element `i` of the row, which the lanes share out. */
-export function eachElement(
-  o: RowsOptions,
-  body: KernelText | readonly Stmt[],
-): KernelText {
+function eachElement(o: RowsOptions, body: Statements): KernelText {
   return wgsl`
-    for (var i = lane; i < ${endOf(o)}; i += ${lanesOf(o.length)}) {
-      ${body}
-    }`;
+    for (var i = lane; i < ${endOf(o)}; i += ${lanesOf(o.length)}) { ${body} }`;
 }
 
 /**
  * Every lane gets `total`, the contract's sum over the row: lanes sum whole blocks, then each adds the block sums in order.
- * For each index `i`, `add` adds to `block`.
+ * For each index `k`, `add` adds to `block`.
  */
-export function rowSum(o: RowsOptions, add: KernelText): KernelText {
+function rowSum(o: RowsOptions, add: KernelText): KernelText {
   const count = Math.ceil(o.length / SUM_BLOCK);
   const blocks = o.actual
     ? wgsl`(${o.actual} + ${SUM_BLOCK - 1}) / ${SUM_BLOCK}`
@@ -90,9 +120,7 @@ export function rowSum(o: RowsOptions, add: KernelText): KernelText {
     var<workgroup> blocks: array<f32, ${count}>;
     for (var b = lane; b < ${blocks}; b += ${lanesOf(o.length)}) {
       var block = 0.0;
-      for (var k = b * ${SUM_BLOCK}; k < ${end}; k++) {
-        ${add}
-      }
+      for (var k = b * ${SUM_BLOCK}; k < ${end}; k++) { ${add} }
       blocks[b] = block;
     }
     workgroupBarrier();

@@ -1,12 +1,15 @@
-/** The k largest of each row: short rows by one invocation each, long ones by a workgroup each. */
+/**
+ * The k largest of rows, such as logits of a vocabulary: a workgroup for each row. Each lane knows the best of its own part
+ * of the row; the best of these is taken, and only the lane that had it looks for its next.
+ */
 
 import type { Expr, Kernel } from "./kernel.ts";
-import { bindings, elementwise, wgsl } from "./kernel.ts";
-import { eachLargest } from "./pieces/selection.ts";
+import { bindings, GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
+import { lanesOf } from "./rows.ts";
 
 /**
  * The k largest of each row. Bindings: `x` f32 [row, count], `values` f32 and `indices` i32 [row, k], written.
- * Its grid is `elementwiseGrid(rows)`.
+ * Its grid is `rowsGrid(rows)`.
  */
 export interface TopKOptions {
   readonly name: string;
@@ -17,22 +20,70 @@ export interface TopKOptions {
 
 /** Values and indices of the k largest, by value descending, index ascending. */
 export function topK({ name, rows, count, k }: TopKOptions): Kernel {
-  const from = { k, count, value: wgsl`x[row + e]` };
-  return elementwise({
+  const lanes = lanesOf(count);
+  return kernelOf({
     name,
-    count: rows,
+    workgroupSize: lanes,
     bindings: bindings({ x: "f32" }, { values: "f32", indices: "i32" }),
     body: wgsl`
-      let row = i * ${count};
-      ${
-      eachLargest(
-        "best",
-        from,
-        wgsl`
-        let at = i * ${k} + j;
-        values[at] = best_value;
-        indices[at] = i32(best);`,
-      )
-    }`,
+      var<workgroup> tops: array<f32, ${lanes}>;
+      var<workgroup> places: array<u32, ${lanes}>;
+      var<workgroup> taken: array<u32, 1>;
+
+      let row = ${GROUP_XY};
+      if (row < ${rows}) {
+        let first = row * ${count};
+        // Of this lane: the last value that was taken, and the best after it; index ${count} stands for none.
+        var last = ${count}u;
+        var last_value = 0.0;
+        var own = ${count}u;
+        var own_value = 0.0;
+        var look = 1u;
+        for (var j = 0u; j < ${k}; j++) {
+          if (look == 1) {
+            own = ${count};
+            own_value = 0.0;
+            for (var e = lane; e < ${count}; e += ${lanes}) {
+              let candidate = x[first + e];
+              if ((last == ${count} || (candidate < last_value || (candidate == last_value && e > last)))
+                && (own == ${count} || candidate > own_value)) {
+                own = e;
+                own_value = candidate;
+              }
+            }
+          }
+          tops[lane] = own_value;
+          places[lane] = own;
+          workgroupBarrier();
+
+          // The best that a lane has, the lowest index among equals.
+          if (lane == 0) {
+            var best = ${count}u;
+            var best_value = 0.0;
+            for (var l = 0u; l < ${lanes}; l++) {
+              let top = tops[l];
+              let place = places[l];
+              if (place < ${count} && (best == ${count}
+                || (top > best_value || (top == best_value && place < best)))) {
+                best = place;
+                best_value = top;
+              }
+            }
+            taken[0] = best;
+            let at = row * ${k} + j;
+            values[at] = best_value;
+            // Only values that are not numbers leave nothing to choose; the index stays legal.
+            indices[at] = i32(min(best, ${count - 1}));
+          }
+          workgroupBarrier();
+
+          look = 0;
+          if (taken[0] == own) {
+            last = own;
+            last_value = own_value;
+            look = 1;
+          }
+        }
+      }`,
   });
 }

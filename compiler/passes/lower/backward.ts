@@ -1,19 +1,21 @@
 /** What only derivatives are made of: sums over rows, rows summed by index, returned rows, attention backwards. */
 
 import { ModelError } from "../../../spec/errors.ts";
-import { add, load, u32 } from "../../../spec/kernel/build.ts";
+import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import type { BackwardOptions } from "../../kernels/attention_backward.ts";
-import { attentionSum } from "../../kernels/attention_sum.ts";
-import { combineTranspose } from "../../kernels/combine_transpose.ts";
+import {
+  attentionSum,
+  type BackwardOptions,
+  keyGrad,
+  queryGrad,
+} from "../../kernels/attention_backward.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { keyGrad } from "../../kernels/key_grad.ts";
+import { rowStarts } from "../../kernels/expert_outer.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
-import { queryGrad } from "../../kernels/query_grad.ts";
+import { combineTranspose } from "../../kernels/permute.ts";
 import { reduce } from "../../kernels/reduce.ts";
-import { rowStarts } from "../../kernels/row_starts.ts";
 import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
 import { sentBy } from "./assign.ts";
 import { type At, atFlat, atMapped } from "./at.ts";
@@ -303,7 +305,7 @@ export function lowerCombineTranspose(
   const kernel = combineTranspose({
     name: `combineTranspose_${width}`,
     width,
-    choices: productOf(scope, [...tokens, choice]),
+    count: mul(productOf(scope, [...tokens, choice]), u32(width)),
     bindings: scope.bindings,
     epilogue,
   });

@@ -2,9 +2,11 @@
 
 import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
+import { load, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { localCombine } from "../../kernels/local_combine.ts";
+import { bindings } from "../../kernels/kernel.ts";
+import { combine } from "../../kernels/permute.ts";
 import { partOf } from "./assign.ts";
 import {
   addLaunch,
@@ -33,15 +35,20 @@ export function lowerLocalCombine(
     { axis: `${expert} ${slot}`, size: tokenBound, dynamic: true },
     ...bufferAxes(lowering, rest),
   ]);
-  const kernel = localCombine({
-    ...{ name: `local_combine_${width}`, width, most: lists.most },
-    weighted: node.params.weighted,
-    round: (sum) => finish(node as Node, sum),
+  const kernel = combine({
+    ...{ name: `local_combine_${width}`, row: width, k: lists.most },
+    tokens: load("tokenCount", u32(0), "u32"),
+    ...{ listed: true, weighed: node.params.weighted },
+    bindings: bindings(
+      { tokenCount: "u32", sendRow: "u32", returned: "f32" },
+      { y: "f32" },
+    ),
+    epilogue: (i, sum) => [store("y", i, finish(node as Node, sum))],
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ tokenCount: sums.count, rows: sums.rows },
-      ...{ y: lowering.values.storages.get(y)!.buffer, sums: buffer },
+      ...{ tokenCount: sums.count, sendRow: sums.rows, y: buffer },
+      returned: lowering.values.storages.get(y)!.buffer,
     },
     workgroups: elementwiseGrid({ mul: [tokenSize, width] }),
     part: partOf(sent, "sum", "combine"),

@@ -2,10 +2,9 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { combine } from "../../kernels/combine.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reads } from "../../kernels/kernel.ts";
-import { permute } from "../../kernels/permute.ts";
+import { combine, permute } from "../../kernels/permute.ts";
 import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import { partOf, sentBy } from "./assign.ts";
 import { type At, atFlat } from "./at.ts";

@@ -10,11 +10,10 @@ import {
 } from "../../graph/graph.ts";
 import { isMark, type Mark } from "../../graph/routing.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { marks } from "../../kernels/marks.ts";
+import { marks } from "../../kernels/capacity.ts";
 import { router } from "../../kernels/router.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import { topK } from "../../kernels/top_k.ts";
-import { LONG_ROW, topKOfLong } from "../../kernels/top_k_long.ts";
 import { groupLength, lowerCapacity } from "./capacity.ts";
 import {
   addLaunch,
@@ -120,16 +119,14 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const index = addScratch(lowering, "indices", "i32", axes);
   const weight = addScratch(lowering, "values", storedDType(x.dtype), axes);
   const count = lowering.placed.axes[over]!.size;
-  const long = count >= LONG_ROW;
   const options = {
     name: `topk_${k}`,
     ...{ count, k, rows: tokenCount(lowering, rows) },
   };
-  const size = sizeOf(lowering, rows);
   addLaunch(
     lowering,
     node,
-    long ? topKOfLong(options) : topK(options),
+    topK(options),
     {
       bindings: {
         lengths: LENGTHS,
@@ -137,7 +134,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
         values: weight,
         indices: index,
       },
-      workgroups: long ? rowsGrid(size) : elementwiseGrid(size),
+      workgroups: rowsGrid(sizeOf(lowering, rows)),
     },
   );
   lowering.values.results.set(node, { index, weight });

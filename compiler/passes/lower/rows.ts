@@ -6,9 +6,12 @@ import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/reduce.ts";
-import { rmsNorm } from "../../kernels/rms_norm.ts";
-import { rowsGrid, type RowsOptions } from "../../kernels/rows.ts";
-import { softmax } from "../../kernels/softmax.ts";
+import {
+  rmsNorm,
+  rowsGrid,
+  type RowsOptions,
+  softmax,
+} from "../../kernels/rows.ts";
 import { addLaunch, lengthOf, type Lowering } from "./context.ts";
 import { targetStorage, writeTarget } from "./target.ts";
 import type { At } from "./at.ts";
