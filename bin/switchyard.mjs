@@ -27,8 +27,9 @@ process.exitCode = await main(process.argv.slice(2)).catch(fail);
 if (process.exitCode === 3) process.exit();
 
 async function bundleClone() {
-  const { bundledFile, bundleOrExit } = await import(compiler.href);
+  const { bundledFile, bundleOrExit, declare } = await import(compiler.href);
   await bundleOrExit();
+  if (process.argv[2] === "check") declare();
   return pathToFileURL(bundledFile("cli/main.ts")).href;
 }
 

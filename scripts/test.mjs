@@ -15,6 +15,7 @@ import {
   bundleStarted,
   compile,
   compiledFile,
+  declare,
   LIBRARY,
   PROGRAMS,
 } from "./compile.mjs";
@@ -223,6 +224,8 @@ const mistakes = new Map([
   ...await bundle(),
   ...await bundleStarted(),
 ]);
+// A file alone waits longer for declarations than it checks models without.
+if (files.length > 1) declare();
 counted = childSeconds();
 for (const text of mistakes.values()) console.log(text);
 const waiting = [...files];

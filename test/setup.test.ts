@@ -1,8 +1,15 @@
 // The set-up scripts and the test runner itself.
-import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFile, spawnSync } from "node:child_process";
+import {
+  cpSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import t from "tap";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -102,6 +109,36 @@ const SIGNS: { readonly [kind: string]: RegExp } = {
   cpu:
     /helpers\/(run_kernel|references)\.ts|\b(TARGETS|createCpuDevice|openCpuPool|runCase|matches)\b|"--adapter", "cpu"/,
 };
+
+t.test("processes that start at once may all find what another version compiled", async (t) => {
+  const names = Array.from({ length: 200 }, (_, i) => `f${i}`);
+  const root = t.testdir({
+    spec: Object.fromEntries(
+      names.map((
+        name,
+      ) => [`${name}.ts`, "export const found: string = 'new';"]),
+    ),
+    ".compiled": {
+      "compile.mjs": "another",
+      ...Object.fromEntries(["spec", "cli"].map((folder) => [
+        folder,
+        Object.fromEntries(names.map((name) => [`${name}.js`, ""])),
+      ])),
+    },
+  });
+  cpSync(join(ROOT, "scripts"), join(root, "scripts"), { recursive: true });
+  symlinkSync(join(ROOT, "node_modules"), join(root, "node_modules"));
+  writeFileSync(
+    join(root, "start.mjs"),
+    `import { compile, compiledFile } from "./scripts/compile.mjs";
+await compile(["spec"]);
+console.log((await import(compiledFile("spec/f199.ts"))).found);`,
+  );
+  const start = () =>
+    promisify(execFile)(process.execPath, [join(root, "start.mjs")]);
+  const ended = await Promise.all([start(), start(), start(), start()]);
+  t.strictSame(ended.map(({ stdout }) => stdout), Array(4).fill("new\n"));
+});
 
 t.test("every test file says what it needs", (t) => {
   const { files } = chooseFiles([]);

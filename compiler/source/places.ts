@@ -15,6 +15,11 @@ const SOURCES = [".", "..", "../.."]
   .map((path) => resolve(RUNNING, path))
   .find((folder) => existsSync(join(folder, "compiler", "mod.ts"))) ?? RUNNING;
 
+/** The folder with the declarations of the public language: an installed package has them beside its code, a clone where they were made. */
+const DECLARED = [".", "declared", "../declared"]
+  .map((path) => resolve(RUNNING, path))
+  .find((folder) => existsSync(join(folder, "compiler", "mod.d.ts")));
+
 /** Folders of our own code, and of the chunks that it is bundled to. */
 const FOLDERS = ["compiler", "spec", "runtime", "engine", "cli", "chunks"];
 
@@ -35,7 +40,7 @@ export function isOwn(path: string): boolean {
 
 /** The folders with this package's own code, each ending with a separator. */
 export function ownFolders(): string[] {
-  return [RUNNING, SOURCES].flatMap((root) =>
+  return [RUNNING, SOURCES, ...DECLARED ? [DECLARED] : []].flatMap((root) =>
     FOLDERS.map((name) => join(root, name) + sep)
   );
 }
@@ -45,9 +50,11 @@ export function runningModules(): Map<string, string> {
   return modulesIn(RUNNING, EXTENSION);
 }
 
-/** Names of this package, and the TypeScript files that have their types. */
-export function sourceModules(): Map<string, string> {
-  return modulesIn(SOURCES, ".ts");
+/** Names of this package, and the files that have their types: declarations, which are read faster, or else sources. */
+export function typedModules(): Map<string, string> {
+  return DECLARED === undefined
+    ? modulesIn(SOURCES, ".ts")
+    : modulesIn(DECLARED, ".d.ts");
 }
 
 function modulesIn(root: string, extension: string): Map<string, string> {

@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { CheckedFile } from "./mistakes.ts";
-import { isOwn, sourceModules } from "./places.ts";
+import { isOwn, typedModules } from "./places.ts";
 import { Project, ts } from "./project.ts";
 
 /** The folder up from `from` that has Node's types installed, if any. */
@@ -42,7 +42,7 @@ export function openTypes(path: string): () => CheckedFile[] {
 }
 
 function openProject(path: string, typeRoot?: string): Project {
-  const modules = sourceModules();
+  const modules = typedModules();
   const project = new Project({
     skipAddingFilesFromTsConfig: true,
     compilerOptions: {
@@ -69,7 +69,7 @@ function openProject(path: string, typeRoot?: string): Project {
               : ts.Extension.Ts;
             return { resolvedFileName: own, extension };
           }
-          // Our own sources are only read for their exported types; what they use inside does not matter here.
+          // Our own code is only read for its exported types; what they use inside does not matter here.
           if (isOwn(from) && !name.startsWith(".")) return undefined;
           return ts.resolveModuleName(name, from, getOptions(), host)
             .resolvedModule;
