@@ -10,6 +10,7 @@ import {
   parseDispatcher,
   parseLimits,
   parseMesh,
+  parsePages,
   parsePlace,
   positive,
 } from "./values.ts";
@@ -52,6 +53,11 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "--max-context <n>",
       "positions of a sequence",
       integer("--max-context", 1),
+    )
+    .option(
+      "--pages <n>x<positions>",
+      "keep caches in so many pages on each rank, which sequences take as they grow",
+      parsePages,
     )
     .option(
       "--chunks <n>",

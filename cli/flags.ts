@@ -10,6 +10,8 @@ export interface PlanFlags {
   readonly maxTokens?: number;
   readonly maxSequences?: number;
   readonly maxContext?: number;
+  /** Pages of a rank's caches, and positions of a page. */
+  readonly pages?: { readonly count: number; readonly size: number };
   readonly chunks?: number;
   readonly deduplicate?: boolean;
   readonly numerics?: NumericsClass;

@@ -193,3 +193,15 @@ export function parseDispatcher(text: string): Dispatcher {
   const named = oneOf("--dispatcher", ["alltoall", "allgather"]);
   return DISPATCHERS[named(text)];
 }
+
+/** `512x16`: pages of a rank's caches, and positions of a page. */
+export function parsePages(
+  text: string,
+): { readonly count: number; readonly size: number } {
+  const [count, size] = /^([1-9]\d*)x([1-9]\d*)$/.exec(text)?.slice(1)
+    .map(Number) ?? [];
+  if (count !== undefined && size !== undefined) return { count, size };
+  throw new UsageError(
+    `Cannot use --pages '${text}'. Give pages and the positions of each, such as 512x16`,
+  );
+}

@@ -23,6 +23,8 @@ import {
   lowerGraph,
   mergeLaunches,
   overlap,
+  type Pages,
+  paginate,
   returningNodes,
   simplify,
   startLowering,
@@ -86,6 +88,12 @@ export interface CompileOptions {
    * use for `chunks`, `deduplicate` and `check`: no rows are exchanged. Default: allToAll.
    */
   readonly dispatcher?: Dispatcher;
+  /**
+   * Keep caches of keys and values in pages: `count` of them on every rank, each of `size` positions. The input `pages`, i32
+   * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Not in training.
+   * Bits do not depend on it. Default: every sequence has room for all positions.
+   */
+  readonly pages?: Pages;
   /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
   readonly zero?: ZeroStage;
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
@@ -119,7 +127,10 @@ export function compileLowered(
     shardsParameters: zero === 3,
     gathersTokens: gathersTokens(options),
   });
-  const { graph: local, placed } = localize(facts, sharded);
+  const localized = localize(facts, sharded);
+  const { graph: local, placed } = options.pages
+    ? paginate(localized, options.pages)
+    : localized;
   const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {
     ...{ placed, check, deduplicate, numerics },

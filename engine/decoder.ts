@@ -5,6 +5,13 @@ import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port, Program } from "../spec/plan.ts";
 import type { PackedTokens } from "./packing.ts";
+import {
+  PAGES,
+  type PagesShape,
+  pagesShape,
+  PageTable,
+  placeTokens,
+} from "./pages.ts";
 import { CHOICES } from "./replay.ts";
 import type { Candidates } from "./sampling.ts";
 
@@ -19,6 +26,8 @@ export interface DecoderShape {
   readonly experts: number;
   /** Inputs that are choices of experts, where the plan does not choose itself. */
   readonly choices: readonly (readonly [name: string, port: Port])[];
+  /** Where caches are in pages, which. */
+  readonly pagesShape: PagesShape | undefined;
   /** What it gives: logits of every token, of some, or so many of the best tokens to follow each of these. */
   readonly gives: "logits" | "next logits" | { readonly candidates: number };
   /** The axis of the model that an axis of a port is a part of. */
@@ -28,7 +37,7 @@ export interface DecoderShape {
 }
 
 /**
- * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps `rows` and choices of experts, and gives
+ * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps `rows`, `pages` and choices of experts, and gives
  * `logits` or candidates; undefined for any other.
  */
 export function decoderShape(plan: Plan): DecoderShape | undefined {
@@ -37,7 +46,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   const inputs = Object.entries(program?.inputs ?? {});
   const choices = inputs.filter(([name]) => CHOICES.test(name));
   const others = inputs.map(([name]) => name)
-    .filter((name) => !CHOICES.test(name)).sort().join(" ");
+    .filter((name) => !CHOICES.test(name) && name !== PAGES).sort().join(" ");
   const size = (axis: string | undefined): number | undefined =>
     axis === undefined ? undefined : plan.axes[axis]?.size;
   const vocabulary = size(best ? "vocab" : logits?.axes[1]);
@@ -55,6 +64,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   return {
     ...{ program, vocabulary, maxTokens, maxSequences, maxContext },
     ...{ experts: size("expert") ?? 0, choices, width },
+    pagesShape: pagesShape(plan, program),
     modelAxis: (axis) => modelAxis(plan, axis),
     gives: candidates !== undefined
       ? { candidates }
@@ -80,6 +90,9 @@ export class Decoder implements DecoderShape {
   readonly width: (port: Port) => number;
   /** The axis of the model that an axis of a port is a part of. */
   readonly modelAxis: (axis: string) => string;
+  readonly pagesShape: DecoderShape["pagesShape"];
+  /** Where caches are in pages, who has them. */
+  readonly pages: PageTable | undefined;
   readonly #session: Session;
 
   constructor(session: Session, shape: DecoderShape) {
@@ -94,6 +107,8 @@ export class Decoder implements DecoderShape {
     this.choices = shape.choices;
     this.gives = shape.gives;
     this.width = shape.width;
+    this.pagesShape = shape.pagesShape;
+    this.pages = shape.pagesShape && new PageTable(shape.pagesShape);
   }
 
   /** Outputs that have a row for each token, such as logits and choices of routers. */
@@ -119,7 +134,7 @@ export class Decoder implements DecoderShape {
     const outputs = await this.#session.run(
       this.program.name,
       {
-        ...inputsOf(tokens),
+        ...this.#inputsOf(tokens),
         ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
       },
       rows.length === 0 ? { outputs: [] } : {
@@ -146,18 +161,20 @@ export class Decoder implements DecoderShape {
     choices: { readonly [name: string]: HostTensor } = {},
   ): Promise<{ readonly [name: string]: HostTensor }> {
     return await this.#session.run(this.program.name, {
-      ...inputsOf(tokens),
+      ...this.#inputsOf(tokens),
       ...choices,
     });
   }
-}
 
-function inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {
-  return {
-    ids: integers(tokens.ids),
-    sequence: integers(tokens.sequence),
-    position: integers(tokens.position),
-  };
+  #inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {
+    if (this.pages) placeTokens(this.pages, tokens);
+    return {
+      ids: integers(tokens.ids),
+      sequence: integers(tokens.sequence),
+      position: integers(tokens.position),
+      ...this.pages ? { [PAGES]: this.pages.tensor() } : {},
+    };
+  }
 }
 
 function integers(data: Int32Array): HostTensor {

@@ -2,7 +2,7 @@
 
 import { DataError } from "../spec/errors.ts";
 import type { Decoder } from "./decoder.ts";
-import { checkTokens, type PackedTokens } from "./packing.ts";
+import { checkTokens } from "./packing.ts";
 import {
   type Candidates,
   candidatesOf,
@@ -13,6 +13,7 @@ import {
   sample,
   type SamplingOptions,
 } from "./sampling.ts";
+import { admit, nextStep, type Scheduled, type Slots } from "./schedule.ts";
 
 /** What to generate. */
 export interface GenerateOptions extends SamplingOptions {
@@ -58,19 +59,13 @@ export interface Generated {
   readonly decodeSteps: number;
 }
 
-interface Growing {
+interface Growing extends Scheduled {
   readonly index: number;
-  readonly prompt: readonly number[];
   readonly tokens: number[];
   readonly logprobs: Logprobs[];
   readonly random: () => number;
-  /** Tokens of the prompt that the decoder has. */
-  fed: number;
   ending: Ending | undefined;
 }
-
-/** Sequences by the place in the cache that they have. */
-type Slots = (Growing | undefined)[];
 
 /**
  * Continue prompts (token ids), as many at a time as the decoder has room for: where a sequence ends, the next prompt takes
@@ -89,23 +84,33 @@ export async function generate(
     random: randomNumbers(options.seed ?? 0, index),
   }));
   const waiting = [...sequences];
-  const slots: Slots = Array.from({ length: decoder.maxSequences });
+  const slots: Slots<Growing> = Array.from({ length: decoder.maxSequences });
   const choose = async (slot: number, candidates: Candidates) => {
     const sequence = slots[slot]!;
     await grow(sequence, candidates, options);
     sequence.ending ??= endingOf(sequence, decoder.maxContext, options);
-    if (sequence.ending) slots[slot] = undefined;
+    if (!sequence.ending) return;
+    slots[slot] = undefined;
+    // What the last one has may be gone on with.
+    if (waiting.length > 0 || slots.some((other) => other)) {
+      decoder.pages?.keep(slot, 0);
+    }
   };
   const [first] = sequences;
   if (first) first.fed = sharedLength(first.prompt, options.cached ?? []);
+  for (const slot of decoder.pages ? slots.keys() : []) {
+    const kept = decoder.pages!.keep(slot, slot === 0 && first ? first.fed : 0);
+    if (slot === 0 && first) first.fed = kept;
+  }
   let [firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps] = [
     ...[0, 0, 0, 0, 0],
   ] as [number, number, number, number, number];
   const started = now();
   for (;;) {
     const begun = now();
-    admit(slots, waiting);
-    const { tokens, ends, prompted } = nextStep(slots, decoder.maxTokens);
+    const places = { slots, waiting, pages: decoder.pages };
+    admit(places);
+    const { tokens, ends, prompted } = nextStep(places, decoder.maxTokens);
     if (tokens.ids.length === 0) break;
     const next = await decoder.next(tokens, ends);
     for (let i = 0; i < ends.length; i++) {
@@ -150,13 +155,6 @@ async function grow(
   if (stops && !options.stop.has(token)) sequence.ending = "stop text";
 }
 
-/** Give waiting sequences the places that are free. */
-function admit(slots: Slots, waiting: Growing[]): void {
-  for (let slot = 0; slot < slots.length && waiting.length > 0; slot++) {
-    slots[slot] ??= waiting.shift()!;
-  }
-}
-
 /** How many tokens of a prompt need not be fed, as the decoder has them: not the last one, which the next follows. */
 function sharedLength(
   prompt: readonly number[],
@@ -164,54 +162,6 @@ function sharedLength(
 ): number {
   const differs = prompt.findIndex((token, i) => token !== cached[i]);
   return differs < 0 ? prompt.length - 1 : differs;
-}
-
-/** Tokens of one step, those that a next token follows, and how many are of prompts. */
-interface StepTokens {
-  readonly tokens: PackedTokens;
-  readonly ends: readonly number[];
-  readonly prompted: number;
-}
-
-/**
- * The next step, of at most `most` tokens: the last token of every sequence that grows, so that none waits for the prompt of
- * another, then as much of prompts as there is room for. Where a step has two tokens, one is left to prompts in any case.
- */
-function nextStep(slots: Slots, most: number): StepTokens {
-  const taken: { slot: number; id: number; at: number }[] = [];
-  const ends: number[] = [];
-  const live = [...slots.entries()].flatMap(([slot, growing]) =>
-    growing ? [{ slot, growing }] : []
-  );
-  const isFresh = ({ growing: { fed, prompt } }: typeof live[number]) =>
-    fed < prompt.length;
-  const fresh = live.filter(isFresh);
-  const grown = live.filter((one) => !isFresh(one))
-    .sort((a, b) => a.growing.tokens.length - b.growing.tokens.length);
-  const room = fresh.length > 0 ? Math.max(1, most - 1) : most;
-  for (const { slot, growing: { prompt, tokens } } of grown.slice(0, room)) {
-    ends.push(taken.length);
-    const at = prompt.length + tokens.length - 1;
-    taken.push({ slot, id: tokens.at(-1)!, at });
-  }
-  const before = taken.length;
-  for (const { slot, growing } of fresh) {
-    const { prompt } = growing;
-    for (; growing.fed < prompt.length && taken.length < most; growing.fed++) {
-      if (growing.fed + 1 === prompt.length) ends.push(taken.length);
-      taken.push({ slot, id: prompt[growing.fed]!, at: growing.fed });
-    }
-  }
-  return {
-    ends,
-    prompted: taken.length - before,
-    tokens: {
-      ids: Int32Array.from(taken, ({ id }) => id),
-      sequence: Int32Array.from(taken, ({ slot }) => slot),
-      position: Int32Array.from(taken, ({ at }) => at),
-      cell: new Int32Array(taken.length),
-    },
-  };
 }
 
 function endingOf(

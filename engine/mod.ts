@@ -104,6 +104,7 @@ export {
   type UniformOptions,
 } from "./noise.ts";
 export { packPrompts } from "./packing.ts";
+export { PageTable } from "./pages.ts";
 export {
   needOf,
   readBatch,

@@ -61,6 +61,7 @@ const COMPILED = [
   "numerics",
   "dispatcher",
   "check",
+  "pages",
 ] as const satisfies readonly (keyof CompileOptions)[];
 
 /** How a target is compiled; `tuning` is by default that for the devices, or the compiler's where no device is opened. */

@@ -74,6 +74,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --devices 'many'. Give shared, separate, mpi",
   ],
   [
+    "plan x.ts --pages 512",
+    "Cannot use --pages '512'. Give pages and the positions of each, such as 512x16",
+  ],
+  [
     "run x.ts --inputs a --outputs b --adapter fast",
     "Cannot use --adapter 'fast'. Give auto, cpu, native, or numbers from 'switchyard devices', such as 0,1",
   ],

@@ -16,6 +16,7 @@ import { UsageError } from "../values.ts";
 const COMPILED = {
   mesh: "--mesh",
   place: "--place",
+  pages: "--pages",
   chunks: "--chunks",
   deduplicate: "--deduplicate",
   numerics: "--numerics",

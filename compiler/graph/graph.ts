@@ -262,12 +262,13 @@ export interface PrimitiveParams extends DefinedParams {
   localCombine: { readonly weighted: boolean };
   /** assign, groups: ids of choices, sent there and back and compared */
   checkIds: Record<never, never>;
-  /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token */
+  /** state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of each token. Of `paginate`: state [page, within, …], and a table [sequence, block] last */
   cacheWrite: Record<never, never>;
   /**
    * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
    * writing; sequence, position, then sinks [head] if `sinks` -> [token, head, valueDim]. Without `kvHead` all heads
-   * read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys.
+   * read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys. Of `paginate`: keys and
+   * values begin with [page, within], and a table [sequence, block] is last.
    */
   attention: AttentionParams;
   /** q, keys, sequence, position, then sinks if `sinks`: the logarithm of the sum of exponentials of each query's scores, [token, head] */

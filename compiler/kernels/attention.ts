@@ -18,7 +18,7 @@ const ATTENTION_BLOCK = 32;
 /**
  * Attention. Bindings: `q` f32 [token, head, dim], `keys` f32 [sequence, context, kvHead, dim], `values` f32 [sequence,
  * context, kvHead, valueDim], `sequence` and `position` i32 [token], `sinks` f32 [head] if there are sinks, `y` f32
- * [token, head, valueDim].
+ * [token, head, valueDim]. In pages, `keys` and `values` begin with [page, within], and `pages` is i32 [sequence, block].
  */
 export interface AttentionOptions {
   readonly name: string;
@@ -33,6 +33,8 @@ export interface AttentionOptions {
   readonly sinks?: boolean;
   /** Positions of the cache. */
   readonly context: number;
+  /** The cache is in pages of so many positions. */
+  readonly pages?: { readonly size: number };
   readonly scale: number;
   /** Only the last `window` positions, the token's own included. */
   readonly window?: number;
@@ -97,6 +99,7 @@ export function attention(o: AttentionOptions): Kernel {
       ...{ q: "f32", keys: "f32", ...o.shared ? {} : { values: "f32" } },
       ...{ sequence: "i32", position: "i32" },
       ...o.sinks ? { sinks: "f32" } : {},
+      ...o.pages ? { pages: "i32" } : {},
     }, { y: "f32" }),
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
@@ -158,13 +161,29 @@ function attend(
     } / ${ATTENTION_BLOCK} * ${ATTENTION_BLOCK}`
     : wgsl`0u`;
   const end = ofTokens("max", "end", of);
+  const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
   return wgsl`
+    ${
+    o.pages
+      ? wgsl`
+    let kv_head = ${kvHead};
+    // Where the table has the sequence.
+    let blocks = u32(sequence[${token}]) * ${
+        Math.ceil(o.context / o.pages.size)
+      };`
+      : wgsl`
     // The cached vector of position 0.
-    let cache = u32(sequence[${token}]) * ${
-    o.context * o.kvHeads
-  } + group.x / ${o.heads / o.kvHeads / heads};
+    let cache = u32(sequence[${token}]) * ${o.context * o.kvHeads} + ${kvHead};`
+  }
     ${begin(of)}
     for (var start = ${first}; start < ${end}; start += ${ATTENTION_BLOCK}) {
+      ${
+    holdsBlocks(o) && wgsl`
+      // All keys of the block are in one page: where position 0 would be in front of them, below 0 perhaps.
+      let cache = (${
+      placeOfKey(o, wgsl`start`)
+    } - start) * ${o.kvHeads} + kv_head;`
+  }
       ${scores(of)}
       workgroupBarrier();
       ${weights(of)}
@@ -202,6 +221,27 @@ function firstPosition({ window, chunk }: AttentionOptions): KernelText {
   return window === undefined ? ofChunk : wgsl`max(${ofWindow}, ${ofChunk})`;
 }
 
+/** Whether a page has all keys of a block, or none. */
+function holdsBlocks({ pages }: AttentionOptions): boolean {
+  return pages !== undefined && pages.size % ATTENTION_BLOCK === 0;
+}
+
+/** Of a cache in pages, where the key at a position is. */
+function placeOfKey(
+  { pages }: AttentionOptions,
+  position: KernelText,
+): KernelText {
+  const { size } = pages!;
+  return wgsl`u32(pages[blocks + (${position}) / ${size}]) * ${size} + (${position}) % ${size}`;
+}
+
+/** The cached vector of the key at a position. */
+function vectorOf(o: AttentionOptions, position: KernelText): KernelText {
+  return !o.pages || holdsBlocks(o)
+    ? wgsl`cache + ${position} * ${o.kvHeads}`
+    : wgsl`(${placeOfKey(o, position)}) * ${o.kvHeads} + kv_head`;
+}
+
 /** Lane j scores key j of the block: q · k * scale. */
 function scores(of: Queries): KernelText {
   const { o, each } = of;
@@ -217,7 +257,7 @@ function scores(of: Queries): KernelText {
   return wgsl`
     // Lanes beyond the last key score that key again, and nobody looks at it.
     let key = min(start + lane, ${ofTokens("max", "end", of)} - 1);
-    let key_at = (cache + key * ${o.kvHeads}) * ${o.dim};
+    let key_at = (${vectorOf(o, wgsl`key`)}) * ${o.dim};
     ${dot}
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
@@ -280,7 +320,7 @@ function blockSums(of: Queries): KernelText {
     for (var j = ${ofTokens("min", "low", of)}; j < ${
     ofTokens("max", "high", of)
   }; j++) {
-      let value_at = (cache + (start + j) * ${o.kvHeads}) * ${length};
+      let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${length};
       @unroll (c < ${parts}) { let value[c] = ${values}[value_at + ${d}]; }
       @unroll (${each}) {
         let weight[t][h] = weights[j + ${placeOf(of)}];

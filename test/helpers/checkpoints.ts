@@ -57,12 +57,15 @@ export interface Place {
   readonly adapter?: AdapterChoice;
   /** Only what follows the last tokens. */
   readonly next?: NonNullable<PlanOptions["next"]>;
+  /** Caches in pages. */
+  readonly pages?: NonNullable<PlanOptions["pages"]>;
+  readonly bounds?: NonNullable<PlanOptions["bounds"]>;
 }
 
 /** Load a checkpoint on a mesh. */
 export async function loadCheckpoint(
   name: string,
-  { mesh, sharing = "shared", adapter = "auto", next }: Place,
+  { mesh, sharing = "shared", adapter = "auto", next, ...more }: Place,
 ): Promise<Loaded> {
   const target = await loadTarget(checkpointFolder(name), files);
   const opened = await openTarget(target, files, {
@@ -71,6 +74,7 @@ export async function loadCheckpoint(
     need: { tokens: 128, sequences: 8, context: 128 },
     statistics: true,
     ...next ? { next } : {},
+    ...more,
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   return { ...opened, decoder };

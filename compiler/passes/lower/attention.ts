@@ -12,8 +12,10 @@ export function lowerAttention(
   lowering: Lowering,
   node: NodeOf<"attention">,
 ): void {
-  const [q, keys, values, sequence, position, sinks] = node
-    .inputs as [Node, Node, Node, Node, Node, Node?];
+  const [q, keys, values, sequence, position, ...more] = node
+    .inputs as [Node, Node, Node, Node, Node, ...Node[]];
+  const sinks = node.params.sinks ? more.shift() : undefined;
+  const [pages] = more;
   const { scale, window, chunk, shared } = node.params;
   const { token, head, dim, valueDim, kvHead, context } = node.params;
   const buffer = (input: Node, axes: readonly string[]) =>
@@ -31,6 +33,7 @@ export function lowerAttention(
     shared,
     sinks: sinks !== undefined,
     context: size(context),
+    ...pages ? { pages: { size: size(keys.axes[1]!) } } : {},
     scale,
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
@@ -44,6 +47,7 @@ export function lowerAttention(
     sequence: buffer(sequence, [token]),
     position: buffer(position, [token]),
     ...(sinks ? { sinks: buffer(sinks, [head]) } : {}),
+    ...(pages ? { pages: buffer(pages, pages.axes) } : {}),
     y: storageFor(lowering, node).buffer,
   };
   addLaunch(lowering, node, kernel, {

@@ -264,9 +264,9 @@ function indexedAxis(
   user: Node,
   index: Node,
 ): string | undefined {
-  const [first, second, third] = user.inputs;
+  const [first, second, third, , pages] = user.inputs;
   if (user.primitive === "cacheWrite" && third === index) {
-    const [sequence] = first!.axes as [string];
+    const [sequence] = (pages ?? first!).axes as [string];
     return placed.axes[sequence]!.over.length > 0 ? sequence : undefined;
   }
   if (user.primitive !== "embedding" || second !== index) return;
@@ -278,7 +278,7 @@ function indexedAxis(
 function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
   const size = (axis: string | undefined) =>
     lowering.placed.axes[axis ?? ""]!.total;
-  const [first, second, third, fourth] = user.inputs;
+  const [first, second, third, fourth, fifth] = user.inputs;
   switch (user.primitive) {
     case "embedding":
     case "scatterAdd":
@@ -286,8 +286,12 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
     case "rope":
       return second === index ? [user.params.positions] : [];
     case "cacheWrite":
-      if (third === index) return [size(first!.axes[0])];
-      return fourth === index ? [size(first!.axes[1])] : [];
+      if (third === index) return [size((fifth ?? first!).axes[0])];
+      if (fifth === index) return [lowering.placed.axes[first!.axes[0]!]!.size];
+      return fourth === index && !fifth ? [size(first!.axes[1])] : [];
+    case "attention":
+      // Where caches are in pages, their axes do not say how long a sequence is.
+      return user.inputs[4] === index ? [size(user.params.context)] : [];
     case "choices":
       return first === index ? [size(user.params.expert)] : [];
     case "route":

@@ -1,5 +1,6 @@
 /** What a kernel writes when its own result is known: that, or what follows it element by element. */
 
+import { div, rem } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { type At, atFlat, atMapped, flatIndex } from "./at.ts";
@@ -61,18 +62,26 @@ export function writeTarget(
   return [storeTo(scope, storage, there, value)];
 }
 
-/** Where the value at a place is written in its cache: in the sequence of its token, at the token's position. */
+/** Where the value at a place is written in its cache: in the sequence of its token, at the token's position, or in the page that has it. */
 export function placeInCache(
   scope: KernelScope,
   node: NodeOf<"cacheWrite">,
   at: At,
 ): At {
-  const [state, , sequence, position] = node.inputs as Node[];
-  const [sequenceAxis, contextAxis] = state!.axes as [string, string];
-  const indices: { [axis: string]: Expr } = {
-    [sequenceAxis]: emitIndex(scope, sequence!, at),
-    [contextAxis]: emitIndex(scope, position!, at),
-  };
+  const [state, , sequence, position, pages] = node.inputs as [
+    ...[Node, Node, Node, Node, Node?],
+  ];
+  const [outer, inner] = state.axes as [string, string];
+  const place = [sequence, position].map((of) => emitIndex(scope, of, at));
+  if (pages) {
+    const [s, p] = place.map((index) => scope.bindValue(index));
+    const within = lengthOf(scope, inner);
+    const [sequenceAxis, blockAxis] = pages.axes as [string, string];
+    const block = { [sequenceAxis]: s!, [blockAxis]: div(p!, within) };
+    place[0] = emitIndex(scope, pages, atMapped((axis) => block[axis]!));
+    place[1] = rem(p!, within);
+  }
+  const indices = { [outer]: place[0], [inner]: place[1] };
   return atMapped((axis) => indices[axis] ?? at.get(axis));
 }
 

@@ -1,0 +1,106 @@
+// Caches in pages: the bits of a sequence depend neither on its pages nor on its neighbours nor on when it came.
+// needs: cpu
+
+import t from "tap";
+import { generate, PageTable } from "../engine/mod.ts";
+import { loadCheckpoint, type Place } from "./helpers/checkpoints.ts";
+
+/** Two that begin with the same tokens, one that is the beginning of another, and more than there is room for at once. */
+const COMMON = [5, 9, 2, 7, 11, 4, 8, 1, 3];
+const PROMPTS = [
+  [...COMMON, 6, 2],
+  [3],
+  [...COMMON, 12],
+  [8, 8, 1],
+  COMMON,
+  [4, 6],
+  ...Array.from({ length: 6 }, (_, i) => [i + 1, 9, i + 2, 7, 5]),
+];
+
+/** What follows the prompts, to the last bit. */
+async function follow(name: string, place: Place) {
+  const { decoder, close } = await loadCheckpoint(name, place);
+  try {
+    const { sequences, prefillTokens } = await generate(decoder, PROMPTS, {
+      ...{ maxNewTokens: 9, stop: new Set([0]), temperature: 0, logprobs: 2 },
+    });
+    return {
+      sequences: sequences.map(({ tokens, logprobs }) => ({
+        tokens,
+        logprobs,
+      })),
+      prefillTokens,
+      used: decoder.pages?.used,
+    };
+  } finally {
+    await close();
+  }
+}
+
+t.test("pages are taken, shared and given back", (t) => {
+  const pages = new PageTable({
+    ...{ size: 2, count: 4, blocks: 3, owners: [0, 1, 0] },
+  });
+  const place = (sequence: number, tokens: readonly number[]) =>
+    tokens.every((token, i) => pages.place(sequence, i, token));
+  t.ok(place(0, [7, 8, 9]));
+  t.equal(pages.used, 2);
+  t.notOk(pages.share(1, 0, [7, 8, 9]), "nothing of another rank");
+  t.ok(pages.share(2, 0, [7, 8, 9]), "a full page");
+  t.notOk(pages.share(2, 2, [7, 8, 9, 9]), "no page that is not full");
+  t.equal(pages.used, 2, "counted once");
+  t.ok(pages.place(2, 2, 5));
+  t.strictSame(
+    [...pages.tensor().data].filter((_, i) => i % 3 < 2),
+    [0, 1, 0, 0, 0, 2],
+  );
+  t.equal(pages.keep(0, 1), 0, "what others have is not written into");
+  t.equal(pages.used, 2);
+  t.ok(place(0, [1, 2, 3, 4]));
+  t.notOk(pages.place(0, 4, 5), "none is left");
+  t.equal(pages.keep(2, 3), 3);
+  t.equal(pages.keep(2, 0), 0);
+  t.equal(pages.free(0), 2);
+  t.notOk(pages.share(2, 0, [7, 8]), "nobody has it any more");
+  t.ok(pages.share(2, 0, [1, 2]));
+  t.ok(pages.place(0, 3, 6), "written again");
+  t.notOk(pages.share(2, 2, [1, 2, 3, 4]), "nobody has these any more");
+  t.end();
+});
+
+/** Room for all, for some, and pages that have the keys of several blocks. */
+const MANY = { count: 48, size: 4 };
+const FEW = { count: 9, size: 4 };
+const LONG = { count: 2, size: 32 };
+
+const FED = PROMPTS.flat().length;
+
+for (
+  const [name, meshes] of Object.entries({
+    "olmoe-16e": ["ep=1", "dp=2,ep=2", "tp=2"],
+    // Sinks and windows; one vector for all heads.
+    "gptoss-8e": ["ep=2"],
+    "deepseekv2-lite-8e": ["ep=1"],
+  })
+) {
+  t.test(`${name}: text from caches in pages`, async (t) => {
+    const alone = await follow(name, { mesh: "ep=1", adapter: "cpu" });
+    t.equal(alone.prefillTokens, FED);
+    for (const mesh of meshes) {
+      for (const pages of [MANY, FEW, LONG]) {
+        if (pages === MANY && mesh !== "ep=1") continue;
+        const { sequences, used, prefillTokens } = await follow(name, {
+          ...{ mesh, adapter: "cpu", pages, bounds: { maxContext: 24 } },
+        });
+        const title = `${mesh}, ${pages.count} pages of ${pages.size}`;
+        t.strictSame(sequences, alone.sequences, title);
+        t.ok(used! <= 5, `${title}: those that ended have given pages back`);
+        if (pages === MANY) {
+          t.ok(prefillTokens < FED, "what others begin with is not fed again");
+        } else if (pages === FEW && mesh === "ep=1") {
+          t.ok(prefillTokens > FED, "what gave its pages back is fed again");
+        }
+      }
+    }
+  });
+}
