@@ -2,6 +2,7 @@
 
 import { type Command, Option } from "commander";
 import { STORED_NAMES } from "../spec/encoding.ts";
+import { MAX_AXIS, MAX_CHUNKS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
 import {
   integer,
@@ -42,17 +43,17 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     .option(
       "--max-tokens <n>",
       "tokens of one step",
-      integer("--max-tokens", 1),
+      integer("--max-tokens", 1, MAX_AXIS),
     )
     .option(
       "--max-sequences <n>",
       "sequences that a cache is kept for",
-      integer("--max-sequences", 1),
+      integer("--max-sequences", 1, MAX_AXIS),
     )
     .option(
       "--max-context <n>",
       "positions of a sequence",
-      integer("--max-context", 1),
+      integer("--max-context", 1, MAX_AXIS),
     )
     .option(
       "--pages <n>x<positions>",
@@ -62,7 +63,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     .option(
       "--chunks <n>",
       "parts in which experts' rows are sent, one in flight while another is computed (1)",
-      integer("--chunks", 1),
+      integer("--chunks", 1, MAX_CHUNKS),
     )
     .option(
       "--deduplicate",
@@ -169,11 +170,15 @@ export function searchFlags(command: Command): Command {
         "throughput, latency or memory (throughput)",
       ).argParser(oneOf("--objective", ["throughput", "latency", "memory"])),
     )
-    .option("--ranks <n>", "ranks to use (all)", integer("--ranks", 1))
+    .option(
+      "--ranks <n>",
+      "ranks to use (all)",
+      integer("--ranks", 1, MAX_RANKS),
+    )
     .option(
       "--max-context <n>",
       "positions of a sequence (4096)",
-      integer("--max-context", 1),
+      integer("--max-context", 1, MAX_AXIS),
     )
     .option("--experts <load>", EXPERTS)
     .addOption(

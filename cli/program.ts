@@ -15,6 +15,7 @@ import {
 import type { Prompt } from "./flags.ts";
 import { samplingFlags } from "./generation_flags.ts";
 import { VERSION } from "../engine/version.ts";
+import { MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/picture_names.ts";
 import {
@@ -82,7 +83,11 @@ function addInspectCommands(
       "--all",
       "measure what a run would use, and every link of its ranks",
     )
-    .option("--ranks <n>", "ranks in this process", integer("--ranks", 1))
+    .option(
+      "--ranks <n>",
+      "ranks in this process",
+      integer("--ranks", 1, MAX_RANKS),
+    )
     .option(
       "--repetitions <n>",
       "times that everything is measured; the median counts (default: 9)",
@@ -314,7 +319,7 @@ function addRunCommands(
     );
   program.command("launch")
     .description("run a command with its ranks as processes, through MPI")
-    .requiredOption("-n <n>", "ranks", integer("-n", 1))
+    .requiredOption("-n <n>", "ranks", integer("-n", 1, MAX_RANKS))
     .option("--hosts <file>", "machines, a line 'NAME slots=N' for each")
     .option("--json", "machine-readable output of the command")
     .argument(
@@ -356,7 +361,11 @@ function addTrainCommand(
     )
     .requiredOption("--out <folder>", "where checkpoints go")
     .requiredOption("--steps <n>", "steps in all", integer("--steps", 1))
-    .option("--batch <n>", "sequences of a batch (8)", integer("--batch", 1))
+    .option(
+      "--batch <n>",
+      "sequences of a batch (8)",
+      integer("--batch", 1, MAX_AXIS),
+    )
     .option(
       "--accumulate <n>",
       "batches of a step, whose gradients are added up (1)",
@@ -365,7 +374,7 @@ function addTrainCommand(
     .option(
       "--length <n>",
       "tokens of a sequence (128)",
-      integer("--length", 1),
+      integer("--length", 1, MAX_AXIS),
     )
     .addOption(
       new Option("--optimizer <name>", "adamw or sgd (adamw)")

@@ -2,7 +2,7 @@
 
 import type { Dispatcher } from "../engine/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
-import { GUARANTEED_LIMITS } from "../spec/limits.ts";
+import { GUARANTEED_LIMITS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
 
 /** Buffers are no larger. */
@@ -17,12 +17,13 @@ export class UsageError extends Error {
 export function parseMesh(text: string): Mesh {
   const mesh = pairs(text, "--mesh", "AXIS=SIZE, such as ep=4,dp=2").map(
     ([name, value]) => {
-      if (!/^[1-9]\d{0,6}$/.test(value)) {
+      const size = /^[1-9]\d{0,6}$/.test(value) ? Number(value) : 0;
+      if (size < 1 || size > MAX_RANKS) {
         throw new UsageError(
-          `Cannot use --mesh '${text}': the size of '${name}' is '${value}'. Give a whole number of at least 1`,
+          `Cannot use --mesh '${text}': the size of '${name}' is '${value}'. Give a whole number from 1 to ${MAX_RANKS}`,
         );
       }
-      return { name, size: Number(value) };
+      return { name, size };
     },
   );
   return mesh;

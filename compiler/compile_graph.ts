@@ -2,7 +2,7 @@
 
 import type { FileDType } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
-import { GUARANTEED_LIMITS } from "../spec/limits.ts";
+import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
 import type { NumericsClass } from "../spec/numerics.ts";
 import type { Plan } from "../spec/plan.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
@@ -188,8 +188,10 @@ function gathersTokens({ dispatcher, numerics }: CompileOptions): boolean {
 }
 
 function chunksOf({ chunks = 1 }: CompileOptions): number {
-  if (Number.isInteger(chunks) && chunks >= 1) return chunks;
+  if (Number.isInteger(chunks) && chunks >= 1 && chunks <= MAX_CHUNKS) {
+    return chunks;
+  }
   throw new ModelError(
-    `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
+    `Cannot cut dispatches into ${chunks} chunks: give a whole number from 1 to ${MAX_CHUNKS}`,
   );
 }

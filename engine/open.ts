@@ -23,7 +23,7 @@ import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
-import { MAX_RANKS } from "../spec/schema.ts";
+import { MAX_RANKS } from "../spec/limits.ts";
 import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";

@@ -1,4 +1,4 @@
-/** What every WebGPU device guarantees, as far as plans depend on it. */
+/** How large anything may be: what every WebGPU device guarantees, as far as plans depend on it, and what no plan is beyond. */
 
 /** The limits that a plan may state, with the values that every WebGPU device has. */
 export const GUARANTEED_LIMITS = {
@@ -16,6 +16,18 @@ export const GUARANTEED_LIMITS = {
  * (minStorageBufferOffsetAlignment).
  */
 export const STORAGE_ALIGNMENT = 256;
+
+/** Ranks of a plan, at most: meshes of as many are compiled and verified by `bench/scale.ts`. */
+export const MAX_RANKS = 4096;
+
+/** Elements of an axis of a model, tokens and positions included: the largest vocabulary that a configuration may have. */
+export const MAX_AXIS = 1 << 24;
+
+/** Elements of a buffer on a rank: kernels index them with 32 bits, and count a workgroup beyond the last. */
+export const MAX_ELEMENTS = 2 ** 32 - 2 ** 8;
+
+/** Chunks that a dispatch is sent in. */
+export const MAX_CHUNKS = 1024;
 
 /** The name of a limit that a plan may state. */
 export type LimitName = keyof typeof GUARANTEED_LIMITS;

@@ -5,7 +5,7 @@
 
 import { DataError } from "./errors.ts";
 import { machineErrors } from "./machine_validator.ts";
-import { MAX_RANKS } from "./schema.ts";
+import { MAX_RANKS } from "./limits.ts";
 
 /** What a device does in a second, and what it takes besides. Times are seconds. */
 export interface MachineDevice {

@@ -2,7 +2,8 @@
 
 import { modelAxis } from "./axis_parts.ts";
 import { sizeText } from "./size_text.ts";
-import { GUARANTEED_LIMITS, type LimitName } from "./limits.ts";
+import { STORED_BYTES } from "./dtype.ts";
+import { GUARANTEED_LIMITS, type LimitName, MAX_ELEMENTS } from "./limits.ts";
 import { maxOverRanks, type Plan, type PlanBuffer } from "./plan.ts";
 
 /** One thing that does not fit, and the smallest change found that mends it. */
@@ -53,9 +54,11 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
     options;
   const { times = () => 1 } = options;
   const kinds = new Map<string, { buffer: PlanBuffer; bytes: number }[]>();
+  const room = (buffer: PlanBuffer) =>
+    name === "maxBufferSize" ? allowed : Math.min(allowed, indexed(buffer));
   for (const buffer of Object.values(plan.buffers)) {
     const bytes = bytesOf(buffer);
-    if (bytes <= allowed) continue;
+    if (bytes <= room(buffer)) continue;
     const kind = kindOf(plan, buffer);
     kinds.set(kind, [...kinds.get(kind) ?? [], { buffer, bytes }]);
   }
@@ -70,12 +73,20 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
     const largest = over.reduce((a, b) => b.bytes > a.bytes ? b : a);
     const all = over.reduce((n, { buffer }) => n + times(buffer.name), 0);
     const others = all > 1 ? ` (and ${all - 1} more)` : "";
+    const most = room(largest.buffer);
+    const what = most === allowed
+      ? `needs ${name} = ${largest.bytes}, and ${allowed} is allowed`
+      : `has ${largest.bytes} bytes, and kernels index at most ${most}`;
     return {
-      what:
-        `buffer '${largest.buffer.name}'${others} needs ${name} = ${largest.bytes}, and ${allowed} is allowed`,
-      mend: mendBuffer(plan, largest, options),
+      what: `buffer '${largest.buffer.name}'${others} ${what}`,
+      mend: mendBuffer(plan, largest, { ...options, allowed: most }),
     };
   });
+}
+
+/** Bytes of a buffer that kernels can index. */
+export function indexed({ dtype }: Pick<PlanBuffer, "dtype">): number {
+  return MAX_ELEMENTS * STORED_BYTES[dtype];
 }
 
 function kindOf(plan: Plan, { kind, axes }: PlanBuffer): string {
@@ -97,7 +108,9 @@ function mendBuffer(
     const size = Math.floor(plan.axes[axis]!.size * share);
     if (size >= 1) return boundMend(axis, size, bounds);
   }
-  return `allow ${name}=${bytes} (${sizeText(bytes)})`;
+  return allowed === indexed(buffer)
+    ? "use more ranks or a smaller model"
+    : `allow ${name}=${bytes} (${sizeText(bytes)})`;
 }
 
 /** `--max-tokens 256`, or what the model's file says. */

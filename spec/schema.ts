@@ -1,12 +1,10 @@
 /** The JSON Schema of a plan document, as data. `plan.schema.json` is this, written out. */
 
+import { MAX_RANKS } from "./limits.ts";
 import { SHORT_EXPRESSION } from "./short_trees.ts";
 
 /** A JSON Schema, or a part of one. */
 export type Schema = { readonly [keyword: string]: unknown };
-
-/** Meshes of up to so many ranks are compiled and verified by `bench/scale.ts`. */
-export const MAX_RANKS = 4096;
 
 const integer: Schema = {
   type: "integer",

@@ -11,6 +11,7 @@ import {
 } from "./limits.ts";
 import { positionsOver } from "./mesh.ts";
 import { maxOverRanks, onRank } from "./plan.ts";
+import { indexed } from "./problems.ts";
 import { perRankText } from "./text_parts.ts";
 import { type Facts, isCollective, type Report } from "./verify_facts.ts";
 import { buffersOf } from "./verify_structure.ts";
@@ -181,7 +182,17 @@ export function checkLimits(facts: Facts, report: Report): void {
       // Ranks that share a device bind what a collective moves.
       if (at.step.op !== "launch" && !isCollective(at.step)) continue;
       for (const name of new Set(buffersOf(at.step))) {
-        const bytes = maxOverRanks(buffers.get(name)!.bytes);
+        const buffer = buffers.get(name)!;
+        const bytes = maxOverRanks(buffer.bytes);
+        if (bytes > indexed(buffer)) {
+          report(
+            `bind buffer '${name}'`,
+            `it has ${bytes} bytes and kernels index at most ${
+              indexed(buffer)
+            }`,
+            at,
+          );
+        }
         if (bytes > limit("maxStorageBufferBindingSize")) {
           report(
             `bind buffer '${name}'`,

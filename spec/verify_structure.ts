@@ -3,7 +3,7 @@
 import { type MeshAxis, rankCount } from "./mesh.ts";
 import { type PerRank, ranksGiven } from "./per_rank.ts";
 import type { Plan, Program, Step } from "./plan.ts";
-import { MAX_RANKS } from "./schema.ts";
+import { MAX_RANKS } from "./limits.ts";
 import type { Size } from "./size.ts";
 import { isCollective, type Report, type StepPlace } from "./verify_facts.ts";
 

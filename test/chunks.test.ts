@@ -234,10 +234,10 @@ t.test("a rank has as many chunks as experts, and an exchange as much room as it
       : []
   );
   t.strictSame(rows, [64, 64], "one expert takes a token once");
-  for (const chunks of [0, -1, 1.5, NaN]) {
+  for (const chunks of [0, -1, 1.5, NaN, 1025]) {
     await t.rejects(compile(smallLayer, { chunks }), {
       message:
-        `Cannot cut dispatches into ${chunks} chunks: give a whole number of at least 1`,
+        `Cannot cut dispatches into ${chunks} chunks: give a whole number from 1 to 1024`,
     });
   }
 });

@@ -51,7 +51,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "plan x.ts --mesh ep=0",
-    "Cannot use --mesh 'ep=0': the size of 'ep' is '0'. Give a whole number of at least 1",
+    "Cannot use --mesh 'ep=0': the size of 'ep' is '0'. Give a whole number from 1 to 4096",
   ],
   [
     "plan x.ts --mesh ep=2,ep=2",
@@ -67,7 +67,48 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "plan x.ts --max-tokens 1.5",
-    "Cannot use --max-tokens '1.5'. Give a whole number from 1 to 4294967295",
+    "Cannot use --max-tokens '1.5'. Give a whole number from 1 to 16777216",
+  ],
+  // The largest of each dimension is in spec/limits.ts.
+  [
+    "plan x.ts --max-context 4000000000",
+    "Cannot use --max-context '4000000000'. Give a whole number from 1 to 16777216",
+  ],
+  [
+    "search x --target y --max-context 16777217",
+    "Cannot use --max-context '16777217'. Give a whole number from 1 to 16777216",
+  ],
+  [
+    "generate x --max-sequences 1e99",
+    "Cannot use --max-sequences '1e99'. Give a whole number from 1 to 16777216",
+  ],
+  [
+    "train x --data a --out b --steps 1 --batch 99999999999999999999",
+    "Cannot use --batch '99999999999999999999'. Give a whole number from 1 to 16777216",
+  ],
+  [
+    "train x --data a --out b --steps 1 --length 16777217",
+    "Cannot use --length '16777217'. Give a whole number from 1 to 16777216",
+  ],
+  [
+    "plan x.ts --chunks 1025",
+    "Cannot use --chunks '1025'. Give a whole number from 1 to 1024",
+  ],
+  [
+    "plan x.ts --mesh ep=4097",
+    "Cannot use --mesh 'ep=4097': the size of 'ep' is '4097'. Give a whole number from 1 to 4096",
+  ],
+  [
+    "search x --target y --ranks 4000000000",
+    "Cannot use --ranks '4000000000'. Give a whole number from 1 to 4096",
+  ],
+  [
+    "launch -n 4000000000 -- run x",
+    "Cannot use -n '4000000000'. Give a whole number from 1 to 4096",
+  ],
+  [
+    "plan x.ts --limits maxBufferSize=9007199254740992",
+    "Cannot use --limits maxBufferSize '9007199254740992'. Give a whole number from 1 to 9007199254740991",
   ],
   [
     "run x.ts --inputs a --outputs b --devices many",

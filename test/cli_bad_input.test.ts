@@ -4,6 +4,7 @@ import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { fileError, nodeFiles } from "../cli/files.ts";
+import { MAX_AXIS } from "../spec/limits.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import {
   copyCheckpoint,
@@ -303,7 +304,7 @@ const COMMANDS: readonly BadCommand[] = [
       "Cannot use mesh axis 'dp': no axis of the model is placed over it. Place one, or remove it from the mesh",
   },
   {
-    line: `plan ${MIXTRAL} --mesh ep=5000`,
+    line: `plan ${MIXTRAL} --mesh ep=50,dp=100`,
     code: 1,
     message:
       "Cannot use a mesh of 5000 ranks: a plan has at most 4096. Make the mesh smaller",
@@ -314,6 +315,14 @@ const COMMANDS: readonly BadCommand[] = [
     code: 3,
     message:
       "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. What mends it: --max-context 699050",
+  },
+  {
+    // No machine is named, and none has kernels for so much.
+    line:
+      `plan ${MIXTRAL} --max-context ${MAX_AXIS} --max-sequences ${MAX_AXIS}`,
+    code: 3,
+    message:
+      "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 3 more) has 13510798882111488 bytes, and kernels index at most 17179868160. What mends it: --max-context 21",
   },
   {
     line: `plan ${MIXTRAL} --out /dev/full`,

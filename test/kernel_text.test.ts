@@ -28,6 +28,8 @@ import { expr, resolveStatements } from "../spec/kernel/resolve.ts";
 import { type KernelText, KernelTextError, wgsl } from "../spec/kernel/text.ts";
 import type { Expr, Stmt } from "../spec/kernel/tree.ts";
 import { bindings, kernelOf } from "../compiler/kernels/kernel.ts";
+import { MachineError } from "../spec/errors.ts";
+import { MAX_ELEMENTS } from "../spec/limits.ts";
 
 const BINDINGS = bindings(
   { x: "f32", words: "u32", index: "i32" },
@@ -611,6 +613,17 @@ t.test("mistakes are reported with their place", (t) => {
       );
     }
   }
+  t.end();
+});
+
+t.test("a size that kernels cannot index is refused as too large", (t) => {
+  const body = wgsl`counts[lane] = group.x / ${MAX_ELEMENTS + 2 ** 8};`;
+  t.throws(
+    () => kernelOf({ name: "k", workgroupSize: 8, bindings: BINDINGS, body }),
+    new MachineError(
+      "Cannot index 4294967296 elements: kernels do with at most 4294967040. Use more ranks or smaller bounds",
+    ),
+  );
   t.end();
 });
 

@@ -20,6 +20,7 @@ import {
   topK,
   upTo,
 } from "../compiler/dsl/mod.ts";
+import { MAX_AXIS } from "../spec/limits.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { type M, messageOf, mistake, SIZES } from "./helpers/mistakes.ts";
 
@@ -115,11 +116,27 @@ t.test("declarations are checked", (t) => {
   );
   t.equal(
     messageOf(() => model({ token: 2.5 }, () => ({}))),
-    "Cannot give axis 'token' the size 2.5: a size is a whole number of at least 1",
+    "Cannot give axis 'token' the size 2.5: a size is a whole number from 1 to 16777216",
+  );
+  t.equal(
+    messageOf(() => model({ token: MAX_AXIS + 1 }, () => ({}))),
+    "Cannot give axis 'token' the size 16777217: a size is a whole number from 1 to 16777216",
   );
   t.equal(
     messageOf(() => upTo(0)),
-    "Cannot bound an axis by 0: a bound is a whole number of at least 1",
+    "Cannot bound an axis by 0: a bound is a whole number from 1 to 16777216",
+  );
+  t.equal(
+    messageOf(() => upTo(4e9)),
+    "Cannot bound an axis by 4000000000: a bound is a whole number from 1 to 16777216",
+  );
+  t.equal(
+    messageOf(() =>
+      trace(model({ row: MAX_AXIS, column: 2 }, (m) => ({
+        y: merge(m.param("w", "row column"), "row column", "all"),
+      })))
+    ),
+    "Cannot make axis 'all' of 33554432: an axis has at most 16777216 elements",
   );
   t.equal(
     mistake((m) => ({

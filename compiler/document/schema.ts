@@ -10,14 +10,12 @@ import {
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, number } from "../graph/primitives/fields.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
+import { MAX_AXIS, MAX_CHUNKS, MAX_RANKS } from "../../spec/limits.ts";
 import { PACKED_DTYPES } from "../../spec/packed.ts";
 import { GIVEN, type ModelPrimitive } from "./document.ts";
 
 /** Nodes of a document, at most: the largest published models have a tenth. */
 export const MAX_NODES = 1 << 16;
-
-/** Length of an axis, at most: the largest vocabulary that a configuration may have. */
-const MAX_LENGTH = 1 << 24;
 
 /** Choices of a token, and lists of a few things, at most. */
 const FEW = 64;
@@ -58,7 +56,7 @@ function upTo(maximum: number, minimum = 0): Schema {
   return { type: "integer", minimum, maximum };
 }
 
-const length = upTo(MAX_LENGTH);
+const length = upTo(MAX_AXIS);
 const few = upTo(FEW, 1);
 
 const fn = closed({
@@ -100,7 +98,7 @@ const rule = closed({
   capacity,
 });
 
-const positions = { start: length, step: upTo(MAX_LENGTH, 1) };
+const positions = { start: length, step: upTo(MAX_AXIS, 1) };
 const renamed = { axis, to: axis };
 const routing = { rule, expert: axis, slot: axis, choice: axis, tokens: axes };
 
@@ -204,7 +202,7 @@ const tile = closed({
 const meshAxes: Schema = { anyOf: [text, list(text, FEW)] };
 
 const options = closed({}, {
-  mesh: { ...record(upTo(1 << 12, 1)), maxProperties: FEW },
+  mesh: { ...record(upTo(MAX_RANKS, 1)), maxProperties: FEW },
   place: record({
     anyOf: [
       ...[text, list(text, FEW)],
@@ -217,7 +215,7 @@ const options = closed({}, {
   limits: record(upTo(Number.MAX_SAFE_INTEGER)),
   overLimits: flag,
   check: flag,
-  chunks: upTo(1 << 10, 1),
+  chunks: upTo(MAX_CHUNKS, 1),
   deduplicate: flag,
   numerics: oneOf("exact", "fast"),
   dispatcher: oneOf("allToAll", "allGather"),
@@ -261,7 +259,7 @@ const training = closed({
 /** A document, whose nodes have a schema of their own. */
 export const documentSchema: Schema = closed({
   axes: {
-    ...record(closed({ size: upTo(MAX_LENGTH, 1), dynamic: flag })),
+    ...record(closed({ size: upTo(MAX_AXIS, 1), dynamic: flag })),
     maxProperties: 1 << 12,
   },
   nodes: { type: "array" },

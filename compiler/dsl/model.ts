@@ -3,6 +3,7 @@
 import { axisIn, blockOfAxis, isWithin } from "../../spec/axis_name.ts";
 import type { DType } from "../../spec/dtype.ts";
 import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
+import { MAX_AXIS } from "../../spec/limits.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
@@ -28,7 +29,7 @@ export interface UpTo {
 /**
  * An axis whose length is known at run time and is at most `bound`.
  *
- * Errors: a bound that is not a whole number of at least 1.
+ * Errors: a bound that is not a whole number from 1 to 2^24.
  *
  * @example
  * ```ts
@@ -40,9 +41,9 @@ export interface UpTo {
  * ```
  */
 export function upTo(bound: number): UpTo {
-  if (!Number.isInteger(bound) || bound < 1) {
+  if (!isAxisSize(bound)) {
     throw new ModelError(
-      `Cannot bound an axis by ${bound}: a bound is a whole number of at least 1`,
+      `Cannot bound an axis by ${bound}: a bound is a whole number from 1 to ${MAX_AXIS}`,
       callSite(upTo),
     );
   }
@@ -163,7 +164,7 @@ export function isModel(value: unknown): value is Model {
  * inputs, parameters and states with its argument and returns the outputs by name. It runs when the model is traced:
  * any JavaScript is allowed, loops unroll, configurations are values.
  *
- * Errors: an axis name that is empty or has a space; a size that is not a whole number of at least 1; an output that is
+ * Errors: an axis name that is empty or has a space; a size that is not a whole number from 1 to 2^24; an output that is
  * no tensor.
  *
  * @example
@@ -214,6 +215,10 @@ function axisSizes(
   );
 }
 
+function isAxisSize(size: number): boolean {
+  return Number.isInteger(size) && size >= 1 && size <= MAX_AXIS;
+}
+
 function axisSize(
   name: string,
   size: number | UpTo,
@@ -226,9 +231,9 @@ function axisSize(
     );
   }
   const length = typeof size === "number" ? size : size.bound;
-  if (!Number.isInteger(length) || length < 1) {
+  if (!isAxisSize(length)) {
     throw new ModelError(
-      `Cannot give axis '${name}' the size ${length}: a size is a whole number of at least 1`,
+      `Cannot give axis '${name}' the size ${length}: a size is a whole number from 1 to ${MAX_AXIS}`,
       span,
     );
   }

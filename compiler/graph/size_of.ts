@@ -2,6 +2,7 @@
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError } from "../../spec/errors.ts";
+import { MAX_AXIS } from "../../spec/limits.ts";
 import type { AxisSize, Node } from "./graph.ts";
 
 /** Lengths of axes by name. */
@@ -45,6 +46,12 @@ export function bind(
   axis: string,
   size: number,
 ): void {
+  if (size > MAX_AXIS) {
+    fail(
+      node,
+      `Cannot make axis '${axis}' of ${size}: an axis has at most ${MAX_AXIS} elements`,
+    );
+  }
   const known = sizes.get(axis);
   if (known === undefined) sizes.set(axis, { size, dynamic: false });
   else if (known.size !== size || known.dynamic) {

@@ -42,7 +42,7 @@ export function problemsOf(
   return [
     ...placeProblems(plan, machine),
     ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
-    ...limits === undefined ? [] : limitProblems(plan, limits, {
+    ...limitProblems(plan, limits, {
       ...{ bounds, times: options.times },
       bytesOf: (buffer) => {
         const ranks = ranksGiven(buffer.bytes);
@@ -60,9 +60,10 @@ export function problemsOf(
 function limitsOf(
   machine: Machine | undefined,
   given: ProblemOptions["limits"],
-): ProblemOptions["limits"] {
-  if (machine === undefined) return given && { ...UNLIMITED, ...given };
-  return { ...machineLimits(machine), ...given };
+): { readonly [limit: string]: number } {
+  return machine === undefined
+    ? { ...UNLIMITED, ...given }
+    : { ...machineLimits(machine), ...given };
 }
 
 /** The limits of a machine's first device. */

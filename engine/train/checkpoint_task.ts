@@ -7,6 +7,7 @@ import {
   openConfiguration,
   openTokenizer,
 } from "../checkpoint.ts";
+import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
 import type { Tensors } from "../run.ts";
@@ -58,6 +59,13 @@ export async function checkpointTask(
   if (length > maxPositions) {
     throw new DataError(
       `Cannot train on sequences of ${length} tokens: the model has ${maxPositions} positions. Use shorter ones`,
+    );
+  }
+  if (batch * length > MAX_AXIS) {
+    throw new DataError(
+      `Cannot train on batches of ${
+        batch * length
+      } tokens: a step has at most ${MAX_AXIS}. Use smaller ones, and more of them with --accumulate`,
     );
   }
   const tokensOf = async (texts: Texts) =>

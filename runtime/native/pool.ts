@@ -3,6 +3,7 @@
 import { totalmem } from "node:os";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { MAX_ELEMENTS } from "../../spec/limits.ts";
 import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords } from "../host_records.ts";
@@ -18,10 +19,10 @@ export const MAX_NATIVE_THREADS = 256;
 /** Nanoseconds up to which launches run on the thread that waits for them: to hand them to another takes about as long. */
 const HERE_BUDGET = 200_000;
 
-/** What a native device can do; `memory` is the bytes of all buffers of its pool together. Indices of kernels are 32 bits. */
+/** What a native device can do; `memory` is the bytes of all buffers of its pool together. */
 export const NATIVE_LIMITS = {
   maxBufferSize: Number.MAX_SAFE_INTEGER,
-  maxStorageBufferBindingSize: 2 ** 34 - 2 ** 10,
+  maxStorageBufferBindingSize: 4 * MAX_ELEMENTS,
   maxStorageBuffersPerShaderStage: 64,
   maxComputeWorkgroupStorageSize: 1 << 20,
   maxComputeInvocationsPerWorkgroup: 1024,

@@ -1,5 +1,7 @@
 /** Resolves expressions of kernel text to the kernel tree. Types are checked on the way. */
 
+import { MachineError } from "../errors.ts";
+import { MAX_ELEMENTS } from "../limits.ts";
 import {
   binary,
   bitcast,
@@ -93,6 +95,11 @@ function constant(
   type: "f32" | "i32" | "u32",
 ): Expr {
   if (fitsType(type, value)) return CONSTANT[type](value);
+  if (token.kind === "hole" && value > MAX_ELEMENTS) {
+    throw new MachineError(
+      `Cannot index ${value} elements: kernels do with at most ${MAX_ELEMENTS}. Use more ranks or smaller bounds`,
+    );
+  }
   throw new KernelTextError(
     `Cannot use ${value} as ${type}: ${type} does not have it. Give a value in its range`,
     text.template,

@@ -154,6 +154,10 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("binding over the limit", "limits", LOGITS, /'router'|'x'/, (p) => {
     p.requiredLimits.maxStorageBufferBindingSize = 64;
   }),
+  broken("more than kernels index", "limits", LOGITS, /index at most/, (p) => {
+    p.requiredLimits.maxStorageBufferBindingSize = 2 ** 40;
+    p.buffers.router!.bytes = 2 ** 34;
+  }),
   broken("too many bindings", "limits", null, /ShaderStage/, (p) => {
     p.requiredLimits.maxStorageBuffersPerShaderStage = 3;
   }),
