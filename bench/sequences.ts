@@ -2,8 +2,8 @@
  * Prompts of mixed lengths whose sequences end at different times, against the same number of tokens in batches that are
  * full from beginning to end: tokens/s of the small Mixtral of `bench peers`, interleaved, by CPU time and by the clock. Says
  * how much of the states live tokens need, and compares sequences with what they are alone.
- * `--prompts N`, `--slots N`, `--tokens N` (of a step), `--runs N`, `--alone N` (sequences that are compared),
- * `--adapter native|cpu`, `--out FILE`.
+ * `--prompts N`, `--slots N`, `--tokens N` (of a step), `--runs N`, `--alone N` (sequences that are compared), `--pages NxM`
+ * (pages and positions of each; default: room for all positions of all slots), `--adapter native|cpu`, `--out FILE`.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -12,6 +12,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
+import { parsePages } from "../cli/values.ts";
 import {
   Decoder,
   decoderShape,
@@ -31,6 +32,7 @@ const options = parseArgs({
     tokens: { type: "string", default: "128" },
     runs: { type: "string", default: "3" },
     alone: { type: "string", default: "20" },
+    pages: { type: "string", default: "" },
     adapter: { type: "string", default: "native" },
     out: { type: "string", default: "" },
   },
@@ -86,28 +88,51 @@ const { plan, session, close } = await openOurs(target, {
   threads: availableParallelism(),
   need: { tokens, sequences: slots, context: PROMPT + NEW },
   next: {},
+  ...options.pages
+    ? {
+      pages: parsePages(options.pages),
+      bounds: { maxSequences: slots, maxContext: PROMPT + NEW },
+    }
+    : {},
 });
 const decoder = new Decoder(session, decoderShape(plan)!);
+
+/** Of each step of mixed prompts: positions of pages in use, and those that live sequences have tokens at. */
+const steps: { taken: number; live: number }[] = [];
+const { pages } = decoder;
+const next = decoder.next.bind(decoder);
+decoder.next = (packed, rows) => {
+  const made = next(packed, rows);
+  if (pages) {
+    steps.push({ taken: pages.used * pages.size, live: pages.held });
+  }
+  return made;
+};
 
 /** What was made, and tokens a second by the clock and by CPU time. */
 async function run(sequences: readonly Sequence[]) {
   const made: number[][] = sequences.map(() => []);
   session.reset();
   const [before, began] = [process.cpuUsage(), performance.now()];
-  await generate(decoder, sequences.map(({ prompt }) => prompt), {
-    ...{ maxNewTokens: NEW + 1, stop: new Set<number>(), temperature: 0 },
-    now: () => performance.now(),
-    onToken: (sequence, token) => {
-      made[sequence]!.push(token);
-      return made[sequence]!.length >= sequences[sequence]!.length
-        ? "stop"
-        : undefined;
+  const generated = await generate(
+    decoder,
+    sequences.map(({ prompt }) => prompt),
+    {
+      ...{ maxNewTokens: NEW + 1, stop: new Set<number>(), temperature: 0 },
+      now: () => performance.now(),
+      onToken: (sequence, token) => {
+        made[sequence]!.push(token);
+        return made[sequence]!.length >= sequences[sequence]!.length
+          ? "stop"
+          : undefined;
+      },
     },
-  });
+  );
+  const { prefillTokens } = generated;
   const { user, system } = process.cpuUsage(before);
   const count = sum(sequences.map((s) => s.prompt.length + s.length));
   return {
-    made,
+    ...{ made, prefillTokens },
     clock: count / (performance.now() - began) * 1e3,
     cpu: count / (user + system) * 1e6,
   };
@@ -116,14 +141,23 @@ async function run(sequences: readonly Sequence[]) {
 const rates = { mixed: [] as number[], full: [] as number[] };
 const cpu = { mixed: [] as number[], full: [] as number[] };
 let together: number[][] = [];
+let fed = 0;
+let used: typeof steps = [];
 for (let round = 0; round <= runs; round++) {
   for (const [name, of] of [["mixed", mixed], ["full", full]] as const) {
     // The first run warms up.
-    const { made, ...rate } = await run(round === 0 ? of.slice(0, slots) : of);
+    steps.length = 0;
+    const { made, prefillTokens, ...rate } = await run(
+      round === 0 ? of.slice(0, slots) : of,
+    );
     if (round === 0) continue;
     rates[name].push(rate.clock);
     cpu[name].push(rate.cpu);
-    if (name === "mixed") together = made;
+    if (name === "mixed") {
+      together = made;
+      fed = prefillTokens;
+      used = steps.slice();
+    }
   }
 }
 let equal = 0;
@@ -135,6 +169,13 @@ for (let i = 0; i < alone; i++) {
 await close();
 rmSync(folder, { recursive: true });
 
+/** Without the beginning, where places fill, and the end, where no prompts wait. */
+const busy = used.slice(
+  Math.floor(used.length / 10),
+  Math.ceil(used.length * 9 / 10),
+);
+const live = busy.map((step) => step.live).sort((a, b) => a - b);
+const pool = pages && parsePages(options.pages);
 const states = sum(
   Object.values(plan.buffers).filter(({ kind }) => kind === "state")
     .map(({ bytes }) => bytes as number),
@@ -156,9 +197,26 @@ const result = {
     "mixed against full batches, by the clock": ratio(rates),
     "mixed against full batches, by CPU time": ratio(cpu),
     "sequences that are as they are alone": equal / alone,
-    "states against what a sequence of mean length needs": round2(
-      (PROMPT + NEW) / mean((s) => s.prompt.length + s.length),
-    ),
+    ...pool
+      ? {
+        "pages against what live tokens need": round2(
+          median(busy.map(({ taken, live }) => taken / live)),
+        ),
+        "states against what live tokens need, at the median step": round2(
+          pool.count * pool.size / median(live),
+        ),
+        "states against what live tokens need, at the fullest step": round2(
+          pool.count * pool.size / live.at(-1)!,
+        ),
+        "tokens of prompts that were fed, against those there are": round2(
+          fed / sum(mixed.map(({ prompt }) => prompt.length)),
+        ),
+      }
+      : {
+        "states against what a sequence of mean length needs": round2(
+          (PROMPT + NEW) / mean((s) => s.prompt.length + s.length),
+        ),
+      },
   },
   stateBytes: states,
 };

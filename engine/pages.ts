@@ -7,6 +7,7 @@ import type { HostTensor } from "../runtime/mod.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { positionsOver } from "../spec/mesh.ts";
 import type { Plan, Program } from "../spec/plan.ts";
+import { sum } from "../spec/sum.ts";
 import { tableIds } from "../spec/table.ts";
 
 /** The pages of a plan's caches. */
@@ -111,10 +112,14 @@ export class PageTable {
 
   /** Pages that are in use, on all ranks; one that several sequences share is one. */
   get used(): number {
-    return this.#pools.reduce(
-      (n, { free }) => n + this.#shape.count - free.length,
-      0,
+    return sum(
+      this.#pools.map(({ free }) => this.#shape.count - free.length),
     );
+  }
+
+  /** Positions that sequences have tokens at, on all ranks; those of a page that several share are counted for each. */
+  get held(): number {
+    return sum(this.#tokens.map(({ length }) => length));
   }
 
   /** Note the token at a position, and take the page that it is in. Returns false where no page is left. */

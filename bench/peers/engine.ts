@@ -18,6 +18,9 @@ export interface OpenOursOptions {
   readonly need?: Need;
   /** Of a checkpoint: logits of some rows alone. */
   readonly next?: NonNullable<OpenOptions["next"]>;
+  /** Of a checkpoint: its bounds, and the pages of its caches. */
+  readonly bounds?: NonNullable<OpenOptions["bounds"]>;
+  readonly pages?: NonNullable<OpenOptions["pages"]>;
 }
 
 /** Open a target with all that is there by default. */
