@@ -48,7 +48,7 @@ export {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 export type { AxisPlacement, Placement } from "./sharding/placement.ts";
-export { type ParamFacts, paramFacts } from "./passes/param_facts.ts";
+export { type ParamFacts, paramFacts } from "./graph/param_facts.ts";
 export type { TrainedDType } from "./graph/stored.ts";
 export { trace, type TraceOptions } from "./graph/trace.ts";
 export type { RoutingPreset } from "./graph/routing.ts";

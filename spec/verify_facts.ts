@@ -1,5 +1,6 @@
 /** What the rules of the verifier look at: a plan with its references resolved and its steps' reads and writes known. */
 
+import { type Accesses, accessesOf } from "./accesses.ts";
 import { boundOf } from "./bytes.ts";
 import type { Span } from "./errors.ts";
 import { startedBy } from "./handles.ts";
@@ -11,6 +12,7 @@ import { type Mesh, positionOver, positionsOver } from "./mesh.ts";
 import type {
   AllGatherStep,
   AllToAllStep,
+  LaunchStep,
   Plan,
   PlanBuffer,
   PlanKernel,
@@ -162,7 +164,9 @@ export function collectFacts(plan: Plan): Facts {
         ...step.ranks === "all"
           ? { ranks: everyRank, classes: every }
           : { ranks: step.ranks, classes: classesOf(step.ranks, classes) },
-        ...accesses(step, kernels, started),
+        ...accessesOf(step, started, {
+          launched: (launch) => launched(launch, kernels),
+        }),
       })),
     };
   });
@@ -195,47 +199,16 @@ function classesOf(
   return [...classes.keys()].filter((c) => inside.has(classes[c]![0]!));
 }
 
-/**
- * Buffers that a step reads and writes; for launches by what the kernel's tree does with its bindings, for a wait those of
- * the exchange that it ends.
- */
-function accesses(
-  step: Step,
+/** The buffers of a launch by what the kernel's tree does with its bindings. */
+function launched(
+  { kernel, bindings }: LaunchStep,
   kernels: ReadonlyMap<string, KernelEntry>,
-  started: ReadonlyMap<string, AllToAllStep>,
-): { reads: string[]; writes: string[] } {
-  switch (step.op) {
-    case "copy":
-      return { reads: [step.from], writes: [step.to] };
-    case "allGather":
-      return {
-        reads: [
-          step.from,
-          ...step.rows ? [step.rows.counts] : [],
-          ...step.blocks ? [step.blocks.position] : [],
-        ],
-        writes: [step.to],
-      };
-    case "allToAll":
-      return {
-        reads: [step.from, step.counts, step.position],
-        writes: [step.to, step.moved],
-      };
-    case "wait":
-      return accesses(started.get(step.handle)!, kernels, started);
-    case "launch": {
-      const tree = kernels.get(step.kernel)!.facts;
-      const reads: string[] = [];
-      const writes: string[] = [];
-      for (const [binding, buffer] of Object.entries(step.bindings)) {
-        if (tree.needs.has(binding)) reads.push(buffer);
-        if (tree.stores.has(binding)) writes.push(buffer);
-      }
-      return { reads, writes };
-    }
-    default:
-      return step satisfies never;
-  }
+): Accesses {
+  const { needs, stores } = kernels.get(kernel)!.facts;
+  const of = (names: { has(name: string): boolean }) =>
+    Object.keys(bindings).filter((name) => names.has(name))
+      .map((name) => bindings[name]!);
+  return { reads: of(needs), writes: of(stores) };
 }
 
 /** Number of positions over mesh axes of a plan. */

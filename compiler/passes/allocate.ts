@@ -4,12 +4,12 @@
  * stored apart, so that it pins nothing. Holds after it: no two buffers that are live at once overlap.
  */
 
+import { accessesOf } from "../../spec/accesses.ts";
 import { barrierBindings } from "../../spec/barrier_bindings.ts";
 import { startedBy } from "../../spec/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
   type Allocation,
-  type AllToAllStep,
   maxOverRanks,
   onRank,
   perRank,
@@ -33,29 +33,6 @@ export interface AllocateOptions {
   readonly maxBytes: number;
 }
 
-/** The buffers that a step reads or writes; for a wait those of the exchange that it ends. */
-function buffersOf(
-  step: Step,
-  started: ReadonlyMap<string, AllToAllStep>,
-): string[] {
-  switch (step.op) {
-    case "launch":
-      return Object.values(step.bindings);
-    case "copy":
-      return [step.from, step.to];
-    case "allGather":
-      return [
-        ...[step.from, step.to],
-        ...step.rows ? [step.rows.counts] : [],
-        ...step.blocks ? [step.blocks.position] : [],
-      ];
-    case "allToAll":
-      return [step.from, step.to, step.counts, step.position, step.moved];
-    case "wait":
-      return buffersOf(started.get(step.handle)!, started);
-  }
-}
-
 /** First and last step that uses a buffer. */
 interface Use {
   first: number;
@@ -67,7 +44,13 @@ function usesOf(steps: readonly Step[]): Map<string, Use> {
   const result = new Map<string, Use>();
   const started = startedBy(steps);
   steps.forEach((step, i) => {
-    for (const buffer of buffersOf(step, started)) {
+    const { reads, writes } = accessesOf(step, started, {
+      launched: ({ bindings }) => ({
+        reads: Object.values(bindings),
+        writes: [],
+      }),
+    });
+    for (const buffer of [...reads, ...writes]) {
       const use = result.get(buffer);
       if (use) use.last = i;
       else result.set(buffer, { first: i, last: i });

@@ -4,11 +4,15 @@
  * workgroup does what it did.
  */
 
+import {
+  type Launched,
+  type Merged,
+  mergeKernels,
+} from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { limitOf } from "../../spec/limits.ts";
 import type { LaunchStep, Step } from "../../spec/plan.ts";
 import { sharedBytes } from "./limits.ts";
-import { type Launched, type Merged, mergeKernels } from "./merge_kernels.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
 import { passed } from "./overlap.ts";
 

@@ -4,6 +4,7 @@
  * after both: every step finds what it reads as it was in the order given.
  */
 
+import { type Accesses, accessesOf } from "../../spec/accesses.ts";
 import { startedBy } from "../../spec/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { AllToAllStep, Step } from "../../spec/plan.ts";
@@ -110,38 +111,15 @@ export function passed(known: Known): Passed {
   };
 }
 
-/** The buffers that a step reads and writes. */
-function accesses(
-  step: Step,
-  known: Known,
-): { readonly reads: readonly string[]; readonly writes: readonly string[] } {
-  switch (step.op) {
-    case "launch": {
-      const { bindings } = known.kernels.get(step.kernel)!;
+/** The buffers that a step reads and writes, of a launch by the bindings of its kernel. */
+function accesses(step: Step, { kernels, started }: Known): Accesses {
+  return accessesOf(step, started, {
+    launched({ kernel, bindings: buffers }) {
+      const { bindings } = kernels.get(kernel)!;
       const of = (access: "read" | "write") =>
         bindings.filter((b) => b.access === access || b.access === "read_write")
-          .map(({ name }) => step.bindings[name]!);
+          .map(({ name }) => buffers[name]!);
       return { reads: of("read"), writes: of("write") };
-    }
-    case "copy":
-      return { reads: [step.from], writes: [step.to] };
-    case "allGather":
-      return {
-        reads: [
-          step.from,
-          ...step.rows ? [step.rows.counts] : [],
-          ...step.blocks ? [step.blocks.position] : [],
-        ],
-        writes: [step.to],
-      };
-    case "allToAll":
-      return {
-        reads: [step.from, step.counts, step.position],
-        writes: [step.to, step.moved],
-      };
-    case "wait":
-      return accesses(known.started.get(step.handle)!, known);
-    default:
-      return step satisfies never;
-  }
+    },
+  });
 }

@@ -19,12 +19,10 @@ import {
 } from "../columns.ts";
 import { localBound } from "../place.ts";
 import {
-  about,
-  addBuffer,
+  addAllGather,
+  addConst,
   addLaunch,
   addScratch,
-  bufferAxes,
-  LENGTHS,
   type Lowering,
   sizeOf,
 } from "./context.ts";
@@ -105,7 +103,7 @@ export function launchAssign(
   });
   const bindings = {
     ...grouped?.bindings,
-    ...{ lengths: LENGTHS, index: results.index, sendRow },
+    ...{ index: results.index, sendRow },
     ...results.slot ? { slot: results.slot } : {},
     ...order ? { order } : {},
     ...{ position: rows.position, counts: rows.counts },
@@ -120,7 +118,7 @@ export function launchAssign(
   });
   addLaunch(lowering, node, reached, {
     bindings: {
-      ...{ lengths: LENGTHS, index: results.index, sendRow },
+      ...{ index: results.index, sendRow },
       ...order ? { order } : {},
       ...{ reach: tokens.reach, tokenRow: tokens.tokenRow },
       places: tokens.places,
@@ -136,26 +134,17 @@ export function lowerGatherCounts(
   node: NodeOf<"gatherCounts">,
 ): void {
   const rows = sentBy(lowering, node);
-  const gather = (
-    what: { from: string; to: string; words: number },
-    part: StepPart["part"],
-  ) =>
-    lowering.draft.steps.push({
-      op: "allGather",
-      ranks: "all",
-      ...{ over: rows.over, from: what.from, to: what.to },
-      bytes: what.words * 4,
-      ...about(lowering, node, partOf(rows, part)),
-    });
-  const { counts, countsAll, splits, tokens, route } = rows;
-  const words = splits.at(-1)!;
-  gather({ from: counts, to: countsAll, words }, "exchange counts");
+  const { over, counts, countsAll, splits, tokens, route } = rows;
+  addAllGather(lowering, node, {
+    ...{ over, from: counts, to: countsAll, words: splits.at(-1)! },
+    part: partOf(rows, "exchange counts"),
+  });
   if (!tokens) return;
   const units = unitSplits(rows.chunks).length - 1;
-  gather(
-    { from: tokens.reach, to: tokens.reachAll, words: units },
-    "exchange reach",
-  );
+  addAllGather(lowering, node, {
+    ...{ over, from: tokens.reach, to: tokens.reachAll, words: units },
+    part: partOf(rows, "exchange reach"),
+  });
   if (!tokens.lists) return;
   const { weight } = routeResults(lowering, route);
   const { rule: { topK }, tokens: axes } = route.params;
@@ -165,7 +154,7 @@ export function lowerGatherCounts(
   });
   addLaunch(lowering, node, list, {
     bindings: {
-      ...{ lengths: LENGTHS, weight, sendRow: rows.sendRow },
+      ...{ weight, sendRow: rows.sendRow },
       ...{ tokenRow: tokens.tokenRow, counts: countsAll },
       ...{ position: rows.position, rows: tokens.lists.rows },
     },
@@ -203,12 +192,7 @@ function sentRows(
     (lengths) => lengths.reduce((n, length) => n * length, choicesHere),
   );
   const choices = (name: string) =>
-    addScratch(
-      lowering,
-      name,
-      "u32",
-      bufferAxes(lowering, [...tokens, choice]),
-    );
+    addScratch(lowering, name, "u32", [...tokens, choice]);
   const counts = routingScratch(lowering, "counts", total);
   return {
     ...{ number: lowering.values.sent.size, route, expert, over, own, local },
@@ -281,31 +265,19 @@ export function positionBuffer(
   lowering: Lowering,
   over: readonly string[],
 ): string {
-  const name = `position@${over.join("+") || "one"}`;
-  if (lowering.draft.buffers.has(name)) return name;
-  return addBuffer(lowering, {
-    name,
-    kind: "const",
-    dtype: "u32",
-    axes: [{ axis: "position", size: 1 }],
-    data: { groupRank: over },
-  });
+  return addConst(lowering, `position@${over.join("+") || "one"}`, () => ({
+    ...{ axis: "position", size: 1, data: { groupRank: over } },
+  }));
 }
 
 /** Which column of the counts each expert has, where the table is not in order. */
 function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   const ids = expertTable(lowering.placed, expert).flat();
   if (ids.every((id, i) => id === i)) return undefined;
-  const name = `order of ${expert}`;
-  if (lowering.draft.buffers.has(name)) return name;
-  const column = ids.map((_, id) => ids.indexOf(id));
-  return addBuffer(lowering, {
-    name,
-    kind: "const",
-    dtype: "u32",
-    axes: [{ axis: lowering.placed.axes[expert]!.of, size: ids.length }],
-    data: { all: column },
-  });
+  return addConst(lowering, `order of ${expert}`, () => ({
+    ...{ axis: lowering.placed.axes[expert]!.of, size: ids.length },
+    data: { all: ids.map((_, id) => ids.indexOf(id)) },
+  }));
 }
 
 /** The rows that a node sends by: those of an assignment, or of one whose counts were gathered. */

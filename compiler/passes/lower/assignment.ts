@@ -3,7 +3,7 @@
 import { positionsOver } from "../../../spec/mesh.ts";
 import type { PlanBuffer } from "../../../spec/plan.ts";
 import { planAxis } from "../place.ts";
-import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
+import { addBuffer, type Lowering } from "./context.ts";
 
 /** What a table says of an axis. */
 export type Assignment = Omit<NonNullable<PlanBuffer["assignment"]>, "axis">;
@@ -24,7 +24,7 @@ export function assignmentBuffer(
   const name = `${holds} of ${axis}${about}`;
   if (lowering.draft.buffers.has(name)) return name;
   const axes = holds === "items"
-    ? bufferAxes(lowering, [axis])
+    ? [axis]
     : holds === "rows"
     ? [{ axis: `${axis} in order`, size: placed.axes[axis]!.size }]
     : [{

@@ -2,6 +2,8 @@
 
 import { add, div, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
+import { lengthOf, productOf } from "./context.ts";
+import type { KernelScope } from "./scope.ts";
 
 /** Indices by axis name. `flat`, where known, is the row-major index over exactly the axes `order`. */
 export interface At {
@@ -9,22 +11,18 @@ export interface At {
   readonly flat?: { readonly order: readonly string[]; readonly index: Expr };
 }
 
-/** The place with row-major index `index` over `order`; `length` gives lengths of axes. */
+/** The place with row-major index `index` over `order`. */
 export function atFlat(
+  scope: KernelScope,
   order: readonly string[],
   index: Expr,
-  length: (axis: string) => Expr,
 ): At {
   return {
     flat: { order, index },
     get(axis) {
       const i = order.indexOf(axis);
-      const inner = order.slice(i + 1).map(length).reduce(
-        (a, b) => mul(a, b),
-        u32(1),
-      );
-      const outer = div(index, inner);
-      return i === 0 ? outer : rem(outer, length(axis));
+      const outer = div(index, productOf(scope, order.slice(i + 1)));
+      return i === 0 ? outer : rem(outer, lengthOf(scope, axis));
     },
   };
 }
@@ -32,25 +30,25 @@ export function atFlat(
 /** What a place on dispatched rows answers with its grouped row. */
 export const ROW = "row of the routing";
 
-/** `at` with some axes answered by `indices`. */
-export function atWith(at: At, indices: { readonly [axis: string]: Expr }): At {
-  return { ...at, get: (axis) => indices[axis] ?? at.get(axis) };
+/** `at` with another index along one axis; the flat index is lost. */
+export function atWith(at: At, axis: string, index: () => Expr): At {
+  return { get: (name) => name === axis ? index() : at.get(name) };
 }
 
-/** Another set of axes whose indices are computed from `at`; the flat index is lost. */
-export function atMapped(get: (axis: string) => Expr): At {
-  return { get };
+/** `inner` along some axes, `outer` along the others; the flat index is lost. */
+export function atJoined(axes: readonly string[], inner: At, outer: At): At {
+  return { get: (axis) => (axes.includes(axis) ? inner : outer).get(axis) };
 }
 
 /** The row-major index of `at` over `order`. */
 export function flatIndex(
-  at: At,
+  scope: KernelScope,
   order: readonly string[],
-  length: (axis: string) => Expr,
+  at: At,
 ): Expr {
   if (at.flat && at.flat.order.join() === order.join()) return at.flat.index;
   return order.reduce<Expr>(
-    (index, axis) => add(mul(index, length(axis)), at.get(axis)),
+    (index, axis) => add(mul(index, lengthOf(scope, axis)), at.get(axis)),
     u32(0),
   );
 }

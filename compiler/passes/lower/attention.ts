@@ -1,57 +1,142 @@
-/** Attention over the cache. */
+/** Attention over the cache, and what its derivatives are made of. */
 
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { attention, attentionGrid } from "../../kernels/attention.ts";
-import { addLaunch, LENGTHS, type Lowering, sizeOf } from "./context.ts";
+import {
+  attention,
+  attentionGrid,
+  type AttentionOptions,
+} from "../../kernels/attention.ts";
+import {
+  attentionSum,
+  keyGrad,
+  queryGrad,
+} from "../../kernels/attention_backward.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { addLaunch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** One launch; queries, keys and values are in the order that the kernel wants. */
+/** What the three kernels of a shape share. */
+function attentionOptions(
+  lowering: Lowering,
+  node: NodeOf<"attention"> | NodeOf<"attentionSum"> | NodeOf<"attentionGrad">,
+) {
+  const { scale, window, chunk, shared, sinks } = node.params;
+  const { token, head, dim, valueDim, kvHead, context } = node.params;
+  const size = (axis: string) => lowering.placed.axes[axis]!.size;
+  const what = "of" in node.params ? `_${node.params.of}` : "";
+  return {
+    name: `${node.primitive}${what}_${size(head)}x${size(dim)}`,
+    heads: size(head),
+    kvHeads: kvHead === undefined ? 1 : size(kvHead),
+    ...{ dim: size(dim), valueDim: size(valueDim), context: size(context) },
+    ...{ shared, scale, sinks },
+    ...(window === undefined ? {} : { window }),
+    ...(chunk === undefined ? {} : { chunk }),
+    tokens: tokenCount(lowering, [token]),
+  } satisfies AttentionOptions;
+}
+
+/** Buffers of operands in the order that a kernel wants, by its bindings; without those that are not there. */
+function operandBuffers(
+  lowering: Lowering,
+  operands: {
+    readonly [binding: string]:
+      | readonly [Node, axes: readonly string[]]
+      | false
+      | undefined;
+  },
+): { [binding: string]: string } {
+  return Object.fromEntries(
+    Object.entries(operands).flatMap(([name, operand]) =>
+      operand ? [[name, rowMajorBuffer(lowering, ...operand)]] : []
+    ),
+  );
+}
+
+/** One launch; a head's keys and values are read one after another. */
 export function lowerAttention(
   lowering: Lowering,
   node: NodeOf<"attention">,
 ): void {
   const [q, keys, values, sequence, position, ...more] = node
     .inputs as [Node, Node, Node, Node, Node, ...Node[]];
-  const sinks = node.params.sinks ? more.shift() : undefined;
+  const { token, head, dim, shared } = node.params;
+  const sinks = node.params.sinks && more.shift();
   const [pages] = more;
-  const { scale, window, chunk, shared } = node.params;
-  const { token, head, dim, valueDim, kvHead, context } = node.params;
-  const buffer = (input: Node, axes: readonly string[]) =>
-    rowMajorBuffer(lowering, input, axes);
-  const size = (axis: string) => lowering.placed.axes[axis]!.size;
-  const shape = {
-    heads: size(head),
-    kvHeads: kvHead === undefined ? 1 : size(kvHead),
-    ...{ dim: size(dim), valueDim: size(valueDim) },
+  const options: AttentionOptions = {
+    ...attentionOptions(lowering, node),
+    ...pages
+      ? { pages: { size: lowering.placed.axes[keys.axes[1]!]!.size } }
+      : {},
     queries: lowering.options.tuning.attention ?? 1,
   };
-  const kernel = attention({
-    name: `attention_${size(head)}x${size(dim)}`,
-    ...shape,
-    shared,
-    sinks: sinks !== undefined,
-    context: size(context),
-    ...pages ? { pages: { size: size(keys.axes[1]!) } } : {},
-    scale,
-    ...(window === undefined ? {} : { window }),
-    ...(chunk === undefined ? {} : { chunk }),
-    tokens: tokenCount(lowering, [token]),
+  const bindings = operandBuffers(lowering, {
+    ...{ q: [q, [token, head, dim]], keys: [keys, keys.axes] },
+    values: !shared && [values, values.axes],
+    ...{ sequence: [sequence, [token]], position: [position, [token]] },
+    sinks: sinks && [sinks, [head]],
+    pages: pages && [pages, pages.axes],
   });
-  const bindings = {
-    lengths: LENGTHS,
-    q: buffer(q, [token, head, dim]),
-    keys: buffer(keys, keys.axes),
-    ...(shared ? {} : { values: buffer(values, values.axes) }),
-    sequence: buffer(sequence, [token]),
-    position: buffer(position, [token]),
-    ...(sinks ? { sinks: buffer(sinks, [head]) } : {}),
-    ...(pages ? { pages: buffer(pages, pages.axes) } : {}),
-    y: storageFor(lowering, node).buffer,
-  };
+  addLaunch(lowering, node, attention(options), {
+    bindings: { ...bindings, y: storageFor(lowering, node).buffer },
+    workgroups: attentionGrid(options, sizeOf(lowering, [token])),
+  });
+}
+
+/** The axes of a cache with its heads, if it has any, last. */
+function headsInnermost(
+  { axes }: Node,
+  kvHead: string | undefined,
+): readonly string[] {
+  return kvHead === undefined
+    ? axes
+    : [...axes.filter((axis) => axis !== kvHead), kvHead];
+}
+
+/** The logarithm of the sum of a query's exponentials, for all heads. */
+export function lowerAttentionSum(
+  lowering: Lowering,
+  node: NodeOf<"attentionSum">,
+): void {
+  const [q, keys, sequence, position, sinks] = node
+    .inputs as [Node, Node, Node, Node, Node?];
+  const { token, head, dim, kvHead } = node.params;
+  const options = attentionOptions(lowering, node);
+  const bindings = operandBuffers(lowering, {
+    q: [q, [token, dim, head]],
+    keys: [keys, headsInnermost(keys, kvHead)],
+    ...{ sequence: [sequence, [token]], position: [position, [token]] },
+    sinks: sinks && [sinks, [head]],
+  });
+  addLaunch(lowering, node, attentionSum(options), {
+    bindings: { ...bindings, y: storageFor(lowering, node).buffer },
+    workgroups: elementwiseGrid(sizeOf(lowering, [token, head])),
+  });
+}
+
+/** The cotangent of queries, keys or values. */
+export function lowerAttentionGrad(
+  lowering: Lowering,
+  node: NodeOf<"attentionGrad">,
+): void {
+  const [q, keys, values, place, dy, statistics] = node
+    .inputs as [Node, Node, Node, Node, Node, Node];
+  const { token, head, dim, valueDim, kvHead, shared, of } = node.params;
+  const options = attentionOptions(lowering, node);
+  const kernel = of === "query" ? queryGrad(options) : keyGrad(options, of);
+  const bindings = operandBuffers(lowering, {
+    q: [q, [token, dim, head]],
+    keys: [keys, headsInnermost(keys, kvHead)],
+    values: !shared && [values, headsInnermost(values, kvHead)],
+    ...{ place: [place, [token]], dy: [dy, [token, valueDim, head]] },
+    statistics: [statistics, statistics.axes],
+  });
+  const heads = of === "query" ? head : kvHead;
+  const rows = heads === undefined ? [token] : [token, heads];
   addLaunch(lowering, node, kernel, {
-    bindings,
-    workgroups: attentionGrid(shape, sizeOf(lowering, [token])),
+    bindings: { ...bindings, y: storageFor(lowering, node).buffer },
+    workgroups: elementwiseGrid(sizeOf(lowering, rows)),
   });
 }

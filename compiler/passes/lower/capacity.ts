@@ -10,13 +10,10 @@ import { mergeRuns, SORTED_RUN, sortRuns } from "../../kernels/order_tokens.ts";
 import { slots, slotsGrid } from "../../kernels/slots.ts";
 import { localBound } from "../place.ts";
 import {
-  addBuffer,
+  addConst,
   addLaunch,
   addScratch,
   amendBuffer,
-  bufferAxes,
-  type Launch,
-  LENGTHS,
   type Lowering,
   sizeOf,
 } from "./context.ts";
@@ -60,58 +57,42 @@ export function lowerCapacity(
   const { index, weight, slot, operands } = chosen;
   const experts = lowering.placed.axes[expert]!.size;
   const common = { experts, rule, tokens: tokenCount(lowering, tokens) };
-  const each = (bindings: Launch["bindings"]): Launch => ({
-    bindings: { lengths: LENGTHS, ...bindings },
-    workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
-  });
-  const marked = addScratch(
-    ...[lowering, "mark", "u32"] as const,
-    bufferAxes(lowering, [expert, ...tokens]),
-  );
+  const workgroups = elementwiseGrid(sizeOf(lowering, tokens));
+  const marked = addScratch(lowering, "mark", "u32", [expert, ...tokens]);
   const { mask } = operands;
   // Marking sets every slot to -1; what then finds room, by the marks, gets its slot.
   amendBuffer(lowering, slot, { writers: 2 });
-  addLaunch(
-    lowering,
-    node,
-    mark({
-      ...{ name: `mark_${experts}`, ...common, masked: mask !== undefined },
-    }),
-    each({ index, slot, mark: marked, ...mask ? { mask } : {} }),
-  );
+  const marking = mark({
+    ...{ name: `mark_${experts}`, ...common, masked: mask !== undefined },
+  });
+  addLaunch(lowering, node, marking, {
+    bindings: { index, slot, mark: marked, ...mask ? { mask } : {} },
+    workgroups,
+  });
   const order = orderOf(lowering, node, chosen);
   const room = roomOf(lowering, node);
   const groups: Size = leadingGroup === undefined
     ? 1
     : sizeOf(lowering, [leadingGroup]);
-  addLaunch(
-    lowering,
-    node,
-    slots({
-      ...{ name: `slots_${experts}`, ...common },
-      group: operands.group ? "tensor" : groupLength(lowering, node),
-      ...{ ordered: order !== undefined },
-      room: typeof room === "object" ? "table" : room,
-    }),
-    {
-      bindings: {
-        ...{ ...operands, lengths: LENGTHS, mark: marked, weight, slot },
-        ...order ? { order } : {},
-        ...typeof room === "object" ? { room: room.table } : {},
-      },
-      workgroups: slotsGrid(experts, groups),
+  const giving = slots({
+    ...{ name: `slots_${experts}`, ...common },
+    group: operands.group ? "tensor" : groupLength(lowering, node),
+    ...{ ordered: order !== undefined },
+    room: typeof room === "object" ? "table" : room,
+  });
+  addLaunch(lowering, node, giving, {
+    bindings: {
+      ...{ ...operands, mark: marked, weight, slot },
+      ...order ? { order } : {},
+      ...typeof room === "object" ? { room: room.table } : {},
     },
-  );
-  const kept = addScratch(
-    ...[lowering, "kept", "f32"] as const,
-    bufferAxes(lowering, [...tokens, choice]),
-  );
-  addLaunch(
-    lowering,
-    node,
-    keep({ name: `keep_${experts}`, ...common }),
-    each({ slot, weight, kept }),
-  );
+    workgroups: slotsGrid(experts, groups),
+  });
+  const kept = addScratch(lowering, "kept", "f32", [...tokens, choice]);
+  addLaunch(lowering, node, keep({ name: `keep_${experts}`, ...common }), {
+    bindings: { slot, weight, kept },
+    workgroups,
+  });
   return { index, weight: kept, slot };
 }
 
@@ -129,10 +110,8 @@ function orderOf(
     prioritised: first !== undefined,
   };
   const workgroups = elementwiseGrid(sizeOf(lowering, tokens));
-  const scratch = () =>
-    addScratch(lowering, "order", "u32", bufferAxes(lowering, tokens));
+  const scratch = () => addScratch(lowering, "order", "u32", tokens);
   const known = {
-    lengths: LENGTHS,
     ...operands.group ? { group: operands.group } : {},
     ...first ? { first } : {},
   };
@@ -179,13 +158,9 @@ function roomOf(
     ...[slots, factor, per, minimum, alignment],
     ...[rule.topK, experts, most],
   ];
-  const table = `slots by ${formula.join(" ")}`;
-  if (!lowering.draft.buffers.has(table)) {
-    addBuffer(lowering, {
-      ...{ name: table, kind: "const", dtype: "u32" },
-      axes: [{ axis: "tokens of a group", size: most + 1 }],
-      data: { all: Array.from({ length: most + 1 }, (_, n) => of(n)) },
-    });
-  }
+  const table = addConst(lowering, `slots by ${formula.join(" ")}`, () => ({
+    ...{ axis: "tokens of a group", size: most + 1 },
+    data: { all: Array.from({ length: most + 1 }, (_, n) => of(n)) },
+  }));
   return { table };
 }

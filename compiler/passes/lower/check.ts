@@ -1,7 +1,11 @@
 /** Check steps: the id of every choice is exchanged as its token is, forward and back, and compared on return. */
 
 import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
-import { onRank, type PerRank, type PlanAxis } from "../../../spec/plan.ts";
+import {
+  maxOverRanks,
+  type PerRank,
+  type PlanAxis,
+} from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { DROPPED } from "../../kernels/assign.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
@@ -9,7 +13,6 @@ import { kernelOf } from "../../kernels/kernel.ts";
 import { sumOfLanes } from "../../kernels/pieces/lanes.ts";
 import {
   addBuffer,
-  addLaunch,
   addScratch,
   amendBuffer,
   type Lowering,
@@ -30,12 +33,7 @@ function idOf(
   sent: SentRows,
   choice: KernelText,
 ): KernelText {
-  const most = Math.max(
-    ...Array.from(
-      { length: scope.lowering.placed.ranks },
-      (_, rank) => onRank(sent.bound, rank),
-    ),
-  );
+  const most = maxOverRanks(sent.bound);
   return wgsl`${scope.read(sent.position)}[0] * ${most} + ${choice}`;
 }
 
@@ -61,10 +59,7 @@ export function lowerCheckIds(
         ${out.write(sent)}[row] = ${idOf(out, rows, wgsl`i`)};
       }`,
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: out.buffers,
-    workgroups: elementwiseGrid(rows.size),
-  });
+  out.launch(node, kernel, elementwiseGrid(rows.size));
   let returned = sent;
   if (rows.over.length) {
     returned = ids("returnedIds", rows.bound);
@@ -127,10 +122,7 @@ function emitCompare(
         ${scope.write(what.buffer)}[0] = all;
       }`,
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: [1, 1, 1],
-  });
+  scope.launch(node, kernel, [1, 1, 1]);
 }
 
 /** The axis of check counts: every rank has one. */

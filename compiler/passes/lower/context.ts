@@ -10,6 +10,7 @@ import { type Expr } from "../../../spec/kernel/tree.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
 import {
+  type AllGatherStep,
   type BufferAxis,
   perRank,
   type StepBase,
@@ -87,36 +88,39 @@ export function freshName(lowering: Lowering, base: string): string {
   }
 }
 
-/** Add a buffer; bytes follow from its axes. Returns its name. */
-export function addBuffer(
-  lowering: Lowering,
-  buffer: Omit<BufferDraft, "bytes">,
-): string {
-  invariant(
-    !lowering.draft.buffers.has(buffer.name),
-    `two buffers '${buffer.name}'`,
+/** An axis of a buffer, or one of the model by its name. */
+export type DraftAxis = string | BufferAxis;
+
+/** A buffer to be, whose bytes follow from its axes. */
+type NewBuffer = Omit<BufferDraft, "bytes" | "axes"> & {
+  readonly axes: readonly DraftAxis[];
+};
+
+/** Add a buffer. Returns its name. */
+export function addBuffer(lowering: Lowering, made: NewBuffer): string {
+  const { buffers } = lowering.draft;
+  const axes = made.axes.map((axis) =>
+    typeof axis === "string" ? bufferAxis(lowering, axis) : axis
   );
-  lowering.draft.buffers.set(buffer.name, {
-    ...buffer,
-    bytes: storedBytes(buffer),
-  });
+  const buffer = { ...made, axes };
+  invariant(!buffers.has(buffer.name), `two buffers '${buffer.name}'`);
+  buffers.set(buffer.name, { ...buffer, bytes: storedBytes(buffer) });
   return buffer.name;
 }
 
-/** A scratch buffer for `axes` of the model, or explicit ones. */
+/** A scratch buffer. Returns its name. */
 export function addScratch(
   lowering: Lowering,
   base: string,
   dtype: StoredDType,
-  axes: readonly BufferAxis[],
+  axes: readonly DraftAxis[],
 ): string {
   const { block } = lowering.progress;
-  return addBuffer(lowering, {
-    name: freshName(lowering, block === undefined ? base : `${block}.${base}`),
-    kind: "scratch",
-    dtype,
-    axes,
-  });
+  const name = freshName(
+    lowering,
+    block === undefined ? base : `${block}.${base}`,
+  );
+  return addBuffer(lowering, { name, kind: "scratch", dtype, axes });
 }
 
 /** State more facts about a buffer. Returns its name. */
@@ -131,18 +135,12 @@ export function amendBuffer(
   return name;
 }
 
-/** The axes of a tensor as a buffer has them: local bounds, dynamic lengths marked. */
-export function bufferAxes(
-  lowering: Lowering,
-  axes: readonly string[],
-): BufferAxis[] {
-  const { placed } = lowering;
-  return axes.map((axis) => {
-    const size = perRank(localBound(placed, axis));
-    return placed.axes[axis]!.dynamic
-      ? { axis: planAxis(placed, axis), size, dynamic: true }
-      : { axis, size };
-  });
+/** An axis of a tensor as a buffer has it: the local bound, a dynamic length marked. */
+function bufferAxis({ placed }: Lowering, axis: string): BufferAxis {
+  const size = perRank(localBound(placed, axis));
+  return placed.axes[axis]!.dynamic
+    ? { axis: planAxis(placed, axis), size, dynamic: true }
+    : { axis, size };
 }
 
 /** The length of an axis inside a kernel: a constant, or read from the lengths buffer. */
@@ -206,7 +204,20 @@ function addParts(lowering: Lowering): Map<string, number> {
   return places;
 }
 
-/** A constant buffer with a list for each rank, made once. Returns its name. */
+/** A constant buffer of u32 along one axis, made once. Returns its name. */
+export function addConst(
+  lowering: Lowering,
+  name: string,
+  make: () => BufferAxis & Pick<Required<BufferDraft>, "data">,
+): string {
+  if (lowering.draft.buffers.has(name)) return name;
+  const { data, ...axis } = make();
+  return addBuffer(lowering, {
+    ...{ name, kind: "const", dtype: "u32", axes: [axis], data },
+  });
+}
+
+/** The same with a list for each rank. */
 export function addTable(
   lowering: Lowering,
   name: string,
@@ -215,12 +226,9 @@ export function addTable(
     readonly data: readonly (readonly number[])[];
   },
 ): string {
-  if (lowering.draft.buffers.has(name)) return name;
-  return addBuffer(lowering, {
-    ...{ name, kind: "const", dtype: "u32" },
-    axes: [{ axis, size: data[0]!.length }],
-    data: dataPerRank(data),
-  });
+  return addConst(lowering, name, () => ({
+    ...{ axis, size: data[0]!.length, data: dataPerRank(data) },
+  }));
 }
 
 /** The product of lengths inside a kernel. */
@@ -303,7 +311,7 @@ function addByText(lowering: Lowering, kernel: Kernel): string {
   return name;
 }
 
-/** How a kernel is launched; `bindings` maps its binding names to buffers and may have more. */
+/** How a kernel is launched; `bindings` maps its binding names, but for `lengths`, to buffers and may have more. */
 export interface Launch {
   readonly bindings: { readonly [binding: string]: string };
   readonly workgroups: readonly [Size, Size, Size];
@@ -317,8 +325,9 @@ export function addLaunch(
   kernel: Kernel,
   launch: Launch,
 ): void {
+  const given: Launch["bindings"] = { lengths: LENGTHS, ...launch.bindings };
   const bindings = kernel.bindings.map(({ name }) => {
-    const buffer = launch.bindings[name];
+    const buffer = given[name];
     invariant(
       buffer !== undefined,
       `kernel '${kernel.name}' has no buffer for '${name}'`,
@@ -332,6 +341,20 @@ export function addLaunch(
     bindings: Object.fromEntries(bindings),
     workgroups: tidyGrid(lowering.placed, launch.workgroups),
     ...about(lowering, node, launch.part),
+  });
+}
+
+/** Add an all-gather of `words` words a rank, or a row, for a node. */
+export function addAllGather(
+  lowering: Lowering,
+  node: Node,
+  { words, part, ...step }:
+    & Pick<AllGatherStep, "over" | "from" | "to" | "rows" | "blocks">
+    & { readonly words: number; readonly part?: StepPart },
+): void {
+  lowering.draft.steps.push({
+    ...{ op: "allGather", ranks: "all", ...step, bytes: words * 4 },
+    ...about(lowering, node, part),
   });
 }
 

@@ -3,7 +3,7 @@
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { conv1d } from "../../kernels/conv1d.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { addLaunch, LENGTHS, type Lowering, sizeOf } from "./context.ts";
+import { addLaunch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -25,7 +25,6 @@ export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      lengths: LENGTHS,
       ring: buffer(ring),
       weight: buffer(weight),
       sequence: buffer(sequence),

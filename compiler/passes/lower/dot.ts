@@ -8,7 +8,6 @@ import { segmentsOf } from "../../../spec/numerics.ts";
 import type { RowsNode } from "../../graph/dispatched_nodes.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { reduce } from "../../kernels/reduce.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import {
   matmulGrid,
@@ -16,11 +15,9 @@ import {
   tileOfWeights,
 } from "../../kernels/matmul_tile.ts";
 import { tileFor } from "../../tuning.ts";
-import { type At, atFlat, atMapped } from "./at.ts";
+import { type At, atFlat, atJoined } from "./at.ts";
 import {
-  addLaunch,
   fixedProduct,
-  lengthOf,
   type Lowering,
   productOf,
   sizeOf,
@@ -28,12 +25,11 @@ import {
 } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import { emitValue, loadFrom, rowIn } from "./emit.ts";
-import { targetStorage, writeTarget } from "./target.ts";
+import { resultOf, targetStorage, writeTarget } from "./target.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { dotShape } from "./dot_shape.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
-import { atRow, placesOf } from "./places.ts";
-import { storageFor } from "./storage.ts";
+import { atRow } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 
 /** Whether the tiled kernel can do a dot: a parameter on the right, laid out for it, and no batch axis but local experts. */
@@ -135,15 +131,14 @@ export function lowerMatmul(
       rowStride: param.rowStride ?? (filed[i] ? k : width),
     };
   });
-  const length = (axis: string) => lengthOf(scope, axis);
   const contiguous =
     [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
     left.rowStride === undefined && !left.bucket;
   const leftAt = (row: Expr, k: Expr): At => {
-    const inner = atFlat(over, k, length);
-    if (grouped) return atRow(scope, inner, { grouped, row });
-    const outer = atFlat(rows, row, length);
-    return atMapped((axis) => (over.includes(axis) ? inner : outer).get(axis));
+    const inner = atFlat(scope, over, k);
+    return grouped
+      ? atRow(scope, inner, { grouped, row })
+      : atJoined(over, inner, atFlat(scope, rows, row));
   };
   const { tile, suffix } = tileFor(lowering.options.tuning, {
     grouped: grouped !== undefined,
@@ -152,6 +147,7 @@ export function lowerMatmul(
     k,
     columns: width,
   });
+  const to = { scope, node: target, storage, roots: dots };
   const options: MatmulOptions = {
     bindings: scope.bindings,
     name: `${grouped ? "grouped_" : ""}matmul${
@@ -172,42 +168,31 @@ export function lowerMatmul(
         ? loadStored(scope.read(left.buffer), left.dtype, add(base, i))
         : loadFrom(scope, left, leftAt(base, i)),
     epilogue: ({ row, column, expert }, sums) => {
-      const inner = atFlat(columns, column, length);
       const at = grouped
-        ? atRow(scope, inner, { grouped, row, expert })
-        : matmulAt(rows, columns, { row, column, width, length });
-      return scope.block(() =>
-        writeTarget(scope, { node: target, storage, roots: dots }, at, sums)
-      );
+        ? atRow(scope, atFlat(scope, columns, column), { grouped, row, expert })
+        : matmulAt(scope, { rows, columns, width }, { row, column });
+      return writeTarget(to, at, sums);
     },
   };
   const tiles = grouped ? grouped.tileSize : sizeOf(lowering, rows);
-  addLaunch(lowering, target, matmul(options), {
-    bindings: scope.buffers,
-    workgroups: matmulGrid(options, tiles),
-  });
+  scope.launch(target, matmul(options), matmulGrid(options, tiles));
 }
 
 /** The place of a result of a matmul whose rows and columns have these axes. */
 export function matmulAt(
-  rows: readonly string[],
-  columns: readonly string[],
-  place: {
-    row: Expr;
-    column: Expr;
-    width: number;
-    length: (axis: string) => Expr;
+  scope: KernelScope,
+  { rows, columns, width }: {
+    readonly rows: readonly string[];
+    readonly columns: readonly string[];
+    readonly width: number;
   },
+  { row, column }: { readonly row: Expr; readonly column: Expr },
 ): At {
-  const { row, column, width, length } = place;
-  const inner = atFlat(columns, column, length);
-  const outer = atFlat(rows, row, length);
+  const inner = atFlat(scope, columns, column);
+  const order = [...rows, ...columns];
   return {
-    flat: {
-      order: [...rows, ...columns],
-      index: add(mul(row, u32(width)), column),
-    },
-    get: (axis) => columns.includes(axis) ? inner.get(axis) : outer.get(axis),
+    ...atJoined(columns, inner, atFlat(scope, rows, row)),
+    flat: { order, index: add(mul(row, u32(width)), column) },
   };
 }
 
@@ -224,36 +209,15 @@ function contracted(
 
 /** Lower a dot that the tiled kernel cannot do: one invocation per element. */
 export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
-  const scope = new KernelScope(lowering);
   const { over } = node.params;
-  const storage = storageFor(lowering, node);
-  const places = placesOf(scope, node);
-  const length = (axis: string) => lengthOf(scope, axis);
-  const kernel = reduce({
-    name: `contract_${over.join("_")}`,
-    kind: "sum",
-    count: places.count,
-    ...contracted(scope, node.params),
-    bindings: scope.bindings,
+  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  launch(reduce({
+    ...{ name: `contract_${over.join("_")}`, kind: "sum" },
+    ...{ count: places.count, ...contracted(scope, node.params) },
+    ...{ bindings: scope.bindings, epilogue },
     terms: (i, k) => {
-      const [at, inner] = [places.at(i), atFlat(over, k, length)];
-      const joined = atMapped((axis) =>
-        (over.includes(axis) ? inner : at).get(axis)
-      );
-      return node.inputs.map((input) => emitValue(scope, input, joined));
+      const at = atJoined(over, atFlat(scope, over, k), places.at(i));
+      return node.inputs.map((input) => emitValue(scope, input, at));
     },
-    epilogue: (i, sum) =>
-      scope.block(() =>
-        writeTarget(
-          scope,
-          { node, storage, roots: [node] },
-          places.at(i),
-          [sum],
-        )
-      ),
-  });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  }));
 }

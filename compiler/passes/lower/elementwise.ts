@@ -6,7 +6,6 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   addBuffer,
   addScratch,
-  bufferAxes,
   freshName,
   type Lowering,
   type Storage,
@@ -57,7 +56,7 @@ export function lowerOutputCopy(
     name: freshName(lowering, name),
     kind: "output",
     dtype,
-    axes: bufferAxes(lowering, node.axes),
+    axes: node.axes,
   });
   copyTo(lowering, node, { buffer, dtype, axes: node.axes });
   return buffer;
@@ -92,12 +91,7 @@ export function rowMajorStorage(
   const plain = isPlain(found) && found.dtype === dtype &&
     found.axes.join() === axes.join();
   if (plain) return found;
-  const buffer = addScratch(
-    lowering,
-    "ordered",
-    dtype,
-    bufferAxes(lowering, axes),
-  );
+  const buffer = addScratch(lowering, "ordered", dtype, axes);
   markPartial(lowering, node, buffer);
   const storage = { buffer, dtype, axes };
   copyTo(lowering, node, storage);

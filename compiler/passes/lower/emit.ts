@@ -27,8 +27,8 @@ import type {
   Primitive,
   ScalarFunction,
 } from "../../graph/graph.ts";
-import { type At, atMapped, atWith, flatIndex, ROW } from "./at.ts";
-import { lengthOf, type Storage } from "./context.ts";
+import { type At, atWith, flatIndex, ROW } from "./at.ts";
+import { lengthOf, productOf, type Storage } from "./context.ts";
 import type { BucketPlace } from "./lowering.ts";
 import { heldIndex, heldStart } from "./held.ts";
 import type { KernelScope } from "./scope.ts";
@@ -108,24 +108,16 @@ function indexIn(
   at: At,
 ): Expr {
   const { axes, rowStride, bucket } = storage;
-  const length = (axis: string) => lengthOf(scope, axis);
   if (storage.rows) {
     return add(
-      mul(rowIn(scope, storage, at), restLength(scope, storage)),
-      flatIndex(at, axes, length),
+      mul(rowIn(scope, storage, at), productOf(scope, axes)),
+      flatIndex(scope, axes, at),
     );
   }
   if (bucket) return indexInBucket(scope, storage, bucket, at);
-  if (rowStride === undefined) return flatIndex(at, axes, length);
-  const last = axes.at(-1)!;
-  return axes.reduce<Expr>(
-    (index, name) =>
-      add(
-        mul(index, name === last ? u32(rowStride) : length(name)),
-        at.get(name),
-      ),
-    u32(0),
-  );
+  if (rowStride === undefined) return flatIndex(scope, axes, at);
+  const row = flatIndex(scope, axes.slice(0, -1), { get: at.get });
+  return add(mul(row, u32(rowStride)), at.get(axes.at(-1)!));
 }
 
 /** The index of a place of a value that is stored in a bucket. */
@@ -156,16 +148,6 @@ export function rowIn(scope: KernelScope, storage: Storage, at: At): Expr {
   const row = at.get(ROW);
   const through = storage.rows!.through;
   return through ? load(scope.read(through), row, "u32") : row;
-}
-
-function restLength(
-  scope: KernelScope,
-  storage: Storage,
-): Expr {
-  return storage.axes.map((axis) => lengthOf(scope, axis)).reduce(
-    (a, b) => mul(a, b),
-    u32(1),
-  );
 }
 
 /** Put arguments into a scalar function. Arithmetic takes the type of its operands, so i32 tensors stay exact. */
@@ -234,84 +216,69 @@ interface Inline<P extends Primitive> {
 }
 type InlineRule<P extends Primitive> = (inline: Inline<P>) => Expr;
 
+/** The value of an operand: at the place of the result, or another. */
 function input<P extends Primitive>(
-  { scope, node, known }: Inline<P>,
-  i: number,
-  at: At,
+  { scope, node, at, known }: Inline<P>,
+  { i = 0, there = at }: { readonly i?: number; readonly there?: At } = {},
 ): Expr {
-  return emitValue(scope, node.inputs[i]!, at, known);
+  return emitValue(scope, node.inputs[i]!, there, known);
+}
+
+/** The same at another index along one axis. */
+function inputWith<P extends Primitive>(
+  inline: Inline<P>,
+  axis: string,
+  index: () => Expr,
+  i = 0,
+): Expr {
+  return input(inline, { i, there: atWith(inline.at, axis, index) });
 }
 
 /** Nodes that are expressions over their inputs. */
 const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   map(inline) {
-    const { scope, node, at } = inline;
+    const { scope, node } = inline;
     const fn = node.params.lambda.lowered ??
       scope.lowering.model.scalars.get(node.params.lambda);
     invariant(fn, "a lambda was not lowered");
     return applyScalar(
       scope,
       fn,
-      node.inputs.map((_, i) => input(inline, i, at)),
+      node.inputs.map((_, i) => input(inline, { i })),
     );
   },
-  cast(inline) {
-    return input(inline, 0, inline.at);
-  },
-  transpose(inline) {
-    return input(inline, 0, inline.at);
-  },
+  cast: (inline) => input(inline),
+  transpose: (inline) => input(inline),
   rename(inline) {
     const { from, to } = inline.node.params;
-    return input(
-      inline,
-      0,
-      atMapped((axis) => inline.at.get(axis === from ? to : axis)),
-    );
+    return inputWith(inline, from, () => inline.at.get(to));
   },
   split(inline) {
-    const { axis: whole, into } = inline.node.params;
-    const { scope, at } = inline;
-    return input(
+    const { axis, into } = inline.node.params;
+    const { get } = inline.at;
+    return inputWith(
       inline,
-      0,
-      atMapped((axis) =>
-        axis === whole
-          ? into.reduce<Expr>(
-            (index, part) =>
-              add(mul(index, lengthOf(scope, part)), at.get(part)),
-            u32(0),
-          )
-          : at.get(axis)
-      ),
+      axis,
+      () => flatIndex(inline.scope, into, { get }),
     );
   },
   merge(inline) {
     const { axes, to } = inline.node.params;
     const { scope, at } = inline;
-    return input(
-      inline,
-      0,
-      atMapped((axis) => {
-        const i = axes.indexOf(axis);
-        if (i < 0) return at.get(axis);
-        const inner = axes.slice(i + 1).map((a) => lengthOf(scope, a))
-          .reduce((a, b) => mul(a, b), u32(1));
-        const outer = div(at.get(to), inner);
-        return i === 0 ? outer : rem(outer, lengthOf(scope, axis));
-      }),
-    );
+    const get = (axis: string) => {
+      const i = axes.indexOf(axis);
+      if (i < 0) return at.get(axis);
+      const outer = div(at.get(to), productOf(scope, axes.slice(i + 1)));
+      return i === 0 ? outer : rem(outer, lengthOf(scope, axis));
+    };
+    return input(inline, { there: { get } });
   },
   slice(inline) {
-    const { axis: whole, start, step, to } = inline.node.params;
-    return input(
+    const { axis, start, step, to } = inline.node.params;
+    return inputWith(
       inline,
-      0,
-      atMapped((axis) =>
-        axis === whole
-          ? add(mul(inline.at.get(to), u32(step)), u32(start))
-          : inline.at.get(axis)
-      ),
+      axis,
+      () => add(mul(inline.at.get(to), u32(step)), u32(start)),
     );
   },
   dilate(inline) {
@@ -326,11 +293,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const index = scope.bindValue(div(first, u32(step)));
     // Read at a place that exists even where nothing is stored.
     const inside = binary("min", index, sub(lengthOf(scope, part), u32(1)));
-    const value = input(
-      inline,
-      0,
-      atMapped((axis) => axis === part ? inside : at.get(axis)),
-    );
+    const value = inputWith(inline, part, () => inside);
     const there = add(mul(inside, u32(step)), u32(start));
     return select(binary("eq", there, position), value, f32(0));
   },
@@ -339,7 +302,6 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const { axes, to } = node.params;
     const position = scope.bindValue(at.get(to));
     let end: Expr = u32(0);
-    let result: Expr | undefined;
     const parts = axes.map((axis, i) => {
       const start = end;
       const length = lengthOf(scope, axis);
@@ -347,31 +309,20 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       // A part is read at a place that exists even where another part is chosen.
       const inside = select(lt(position, start), u32(0), sub(position, start));
       const clamped = binary("min", inside, sub(length, u32(1)));
-      const value = input(
-        inline,
-        i,
-        atMapped((a) => a === axis ? clamped : at.get(a)),
-      );
-      return { end, value };
+      return { end, value: inputWith(inline, axis, () => clamped, i) };
     });
-    for (const part of parts.reverse()) {
-      result = result
-        ? select(lt(position, part.end), part.value, result)
-        : part.value;
-    }
-    return result!;
+    return parts.reduceRight<Expr | undefined>(
+      (later, { end, value }) =>
+        later ? select(lt(position, end), value, later) : value,
+      undefined,
+    )!;
   },
   embedding(inline) {
-    const { scope, node, at } = inline;
+    const { scope, node } = inline;
     const { over: axis } = node.params;
     const { table, of, size } = scope.lowering.placed.axes[axis]!;
-    const id = convert("u32", input(inline, 1, at));
-    const row = (index: Expr) =>
-      input(
-        inline,
-        0,
-        atMapped((name) => name === axis ? index : at.get(name)),
-      );
+    const id = convert("u32", input(inline, { i: 1 }));
+    const row = (index: Expr) => inputWith(inline, axis, () => index);
     if (!table) return row(id);
     // Of a row that another rank has, the term is -0: what a sum of any number with it is.
     const first = heldStart(scope, { from: of, to: axis });
@@ -396,16 +347,12 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const step = interleaved ? 1 : half;
     const partner = select(second, sub(j, u32(step)), add(j, u32(step)));
     const table = scope.lowering.values.ropeTables.get(ropeKey(node))!;
-    const row = mul(convert("u32", input(inline, 1, at)), u32(half * 2));
+    const row = mul(convert("u32", input(inline, { i: 1 })), u32(half * 2));
     const binding = scope.read(table);
     const cos = load(binding, add(row, pair));
     const sin = load(binding, add(row, u32(half), pair));
-    const x = input(inline, 0, at);
-    const other = input(
-      inline,
-      0,
-      atWith(atMapped((axis) => at.get(axis)), { [over]: partner }),
-    );
+    const x = input(inline);
+    const other = inputWith(inline, over, () => partner);
     // (x0 cos - x1 sin, x1 cos + x0 sin)
     const signed = select(second, other, {
       op: "unary",
@@ -419,11 +366,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const { scope, node, at } = inline;
     const { axis: from, to } = node.params;
     const there = scope.bindValue(heldIndex(scope, { from, to }, at.get(to)));
-    return input(
-      inline,
-      0,
-      atMapped((axis) => axis === from ? there : at.get(axis)),
-    );
+    return inputWith(inline, from, () => there);
   },
   part() {
     throw new ModelError(

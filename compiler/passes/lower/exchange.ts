@@ -9,7 +9,6 @@ import {
   about,
   addScratch,
   amendBuffer,
-  bufferAxes,
   fixedProduct,
   freshName,
   type Lowering,
@@ -96,7 +95,7 @@ export function lowerAllToAll(
           size: forward ? arriving : once ? sent.tokens!.bound : sent.bound,
           dynamic: true,
         },
-        ...bufferAxes(lowering, rest),
+        ...rest,
       ],
     );
   const count = sent.chunks.length;

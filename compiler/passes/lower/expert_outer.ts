@@ -8,8 +8,8 @@ import {
   expertOuterGrid,
   type ExpertOuterOptions,
 } from "../../kernels/expert_outer.ts";
-import { atFlat, atMapped } from "./at.ts";
-import { addLaunch, fixedProduct, lengthOf, type Lowering } from "./context.ts";
+import { atFlat, atJoined, atWith } from "./at.ts";
+import { fixedProduct, lengthOf, type Lowering } from "./context.ts";
 import { writeTarget } from "./target.ts";
 import { emitValue } from "./emit.ts";
 import type { GroupedRows } from "./group.ts";
@@ -50,21 +50,18 @@ export function lowerExpertOuter(
   const storage = storageFor(lowering, node);
   const { expert } = grouped;
   const experts = lowering.placed.axes[expert]!.size;
-  const length = (axis: string) => lengthOf(scope, axis);
   const value =
-    (input: Node, axes: readonly string[]) => (i: Expr, row: Expr) =>
-      emitValue(
-        scope,
-        input,
-        atRow(scope, atFlat(axes, i, length), { grouped, row }),
-      );
+    (input: Node, axes: readonly string[]) => (i: Expr, row: Expr) => {
+      const at = atRow(scope, atFlat(scope, axes, i), { grouped, row });
+      return emitValue(scope, input, at);
+    };
   const [height, width] = [rows, columns].map((axes) =>
     fixedProduct(lowering, node, axes)
   ) as [number, number];
   const options: ExpertOuterOptions = {
     name: `outer_experts_${height}x${width}`,
     experts,
-    own: length(expert),
+    own: lengthOf(scope, expert),
     rows: height,
     columns: width,
     tile: lowering.options.tile,
@@ -80,21 +77,15 @@ export function lowerExpertOuter(
     right: value(y, columns),
     block: (make) => scope.block(make),
     epilogue: (at, sum) => {
-      const row = atFlat(rows, at.row, length);
-      const column = atFlat(columns, at.column, length);
-      const place = atMapped((axis) =>
-        axis === expert
-          ? at.expert
-          : (rows.includes(axis) ? row : column).get(axis)
+      const row = atFlat(scope, rows, at.row);
+      const column = atFlat(scope, columns, at.column);
+      const place = atWith(
+        atJoined(rows, row, column),
+        ...[expert, () => at.expert] as const,
       );
-      return scope.block(() =>
-        writeTarget(scope, { node, storage, roots: [node] }, place, [sum])
-      );
+      return writeTarget({ scope, node, storage }, place, [sum]);
     },
   };
-  addLaunch(lowering, node, expertOuter(options), {
-    bindings: scope.buffers,
-    workgroups: expertOuterGrid(options),
-  });
+  scope.launch(node, expertOuter(options), expertOuterGrid(options));
   return true;
 }

@@ -13,19 +13,18 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import type { BufferAxis } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { positionsOver } from "../../../spec/mesh.ts";
 import { planAxis } from "../place.ts";
 import { positionBuffer } from "./assign.ts";
-import { type At, atMapped, flatIndex } from "./at.ts";
+import { type At, atWith, flatIndex } from "./at.ts";
 import {
-  about,
+  addAllGather,
   addScratch,
-  bufferAxes,
+  type DraftAxis,
   fixedProduct,
-  lengthOf,
   type Lowering,
+  productOf,
   type Storage,
 } from "./context.ts";
 import { assignmentBuffer } from "./assignment.ts";
@@ -70,7 +69,7 @@ export function gatherRowsOf(
   lowering: Lowering,
   node: Moving,
   rows: string,
-  into?: readonly BufferAxis[],
+  into?: readonly DraftAxis[],
 ): GatheredRows {
   const [x] = node.inputs as [Node];
   const { over } = node.params;
@@ -88,21 +87,15 @@ export function gatherRowsOf(
         size: boundOf({ count: rows, over }, placed),
         dynamic: true,
       },
-      ...bufferAxes(lowering, rest),
+      ...rest,
     ],
   );
   // Terms of a sum over other mesh axes stay such terms.
   markPartial(lowering, node, buffer);
   const counts = assignmentBuffer(lowering, rows, { holds: "counts", over });
-  lowering.draft.steps.push({
-    op: "allGather",
-    ranks: "all",
-    over,
-    from: rowMajorBuffer(lowering, x, [rows, ...rest]),
-    to: buffer,
-    bytes: words * 4,
-    rows: { axis: planAxis(placed, rows), counts },
-    ...about(lowering, node),
+  addAllGather(lowering, node, {
+    ...{ over, from: rowMajorBuffer(lowering, x, [rows, ...rest]), to: buffer },
+    ...{ words, rows: { axis: planAxis(placed, rows), counts } },
   });
   return { buffer, rows, rest };
 }
@@ -120,22 +113,17 @@ export function ownRowsOf(
   const dtype = storedDType(x.dtype);
   const buffer = addScratch(lowering, "terms", dtype, [
     { axis: "position", size: positionsOver(placed.mesh, over) },
-    ...bufferAxes(lowering, [to, ...rest]),
+    to,
+    ...rest,
   ]);
   markPartial(lowering, node, buffer);
-  lowering.draft.steps.push({
-    op: "allGather",
-    ranks: "all",
-    over,
-    from: rowsByRank(lowering, node, rest),
-    to: buffer,
-    bytes: words * 4,
+  addAllGather(lowering, node, {
+    ...{ over, from: rowsByRank(lowering, node, rest), to: buffer, words },
     rows: {
       axis: planAxis(placed, to),
       counts: assignmentBuffer(lowering, to, { holds: "counts", over }),
     },
     blocks: { position: positionBuffer(lowering, over) },
-    ...about(lowering, node),
   });
   return { buffer, rows: to, rest };
 }
@@ -160,7 +148,7 @@ function rowsByRank(
         size: boundOf({ count: to, over }, placed),
         dynamic: true,
       },
-      ...bufferAxes(lowering, rest),
+      ...rest,
     ]),
     ...{ dtype, axes: [axis, ...rest] },
   };
@@ -169,7 +157,7 @@ function rowsByRank(
   const scope = new KernelScope(lowering);
   writeAll(scope, node, packed.axes, (at) => {
     const row = load(scope.read(order), at.get(axis), "u32");
-    const there = atMapped((name) => name === axis ? row : at.get(name));
+    const there = atWith(at, axis, () => row);
     return [storeTo(scope, packed, there, emitValue(scope, x, at))];
   });
   return packed.buffer;
@@ -190,9 +178,8 @@ export function loadTerm(
   position: Expr,
   at: At,
 ): Expr {
-  const length = (axis: string) => lengthOf(scope, axis);
-  const index = flatIndex(at, [rows, ...rest], length);
-  const each = [rows, ...rest].map(length).reduce((a, b) => mul(a, b));
+  const index = flatIndex(scope, [rows, ...rest], at);
+  const each = productOf(scope, [rows, ...rest]);
   const { dtype } = scope.lowering.draft.buffers.get(buffer)!;
   return loadStored(
     scope.read(buffer),
@@ -227,9 +214,7 @@ function gatherColumns(
   writeAll(scope, node, node.axes, (at) => {
     const i = scope.bindValue(at.get(to));
     const position = scope.bindValue(div(i, u32(each)));
-    const there = atMapped((name) =>
-      name === axis ? sub(i, mul(position, u32(each))) : at.get(name)
-    );
+    const there = atWith(at, axis, () => sub(i, mul(position, u32(each))));
     return [
       storeTo(scope, storage, at, loadTerm(scope, gathered, position, there)),
     ];
@@ -246,7 +231,7 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
     lowering,
     node,
     axis,
-    ordered ? bufferAxes(lowering, [to, ...rest]) : undefined,
+    ordered ? [to, ...rest] : undefined,
   );
   const { buffer } = gathered;
   const { dtype } = lowering.draft.buffers.get(buffer)!;
@@ -257,19 +242,14 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
   }
   const whole: Storage = {
     ...raw,
-    buffer: addScratch(
-      lowering,
-      "replicated",
-      dtype,
-      bufferAxes(lowering, raw.axes),
-    ),
+    buffer: addScratch(lowering, "replicated", dtype, raw.axes),
   };
   markPartial(lowering, node, whole.buffer);
   const order = assignmentBuffer(lowering, axis, { holds: "rows" });
   const scope = new KernelScope(lowering);
   writeAll(scope, node, whole.axes, (at) => {
     const row = load(scope.read(order), at.get(to), "u32");
-    const there = atMapped((name) => name === to ? row : at.get(name));
+    const there = atWith(at, to, () => row);
     return [storeTo(scope, whole, at, loadFrom(scope, raw, there))];
   });
   lowering.values.storages.set(node, whole);

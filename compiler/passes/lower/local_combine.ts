@@ -11,7 +11,6 @@ import { partOf } from "./assign.ts";
 import {
   addLaunch,
   addScratch,
-  bufferAxes,
   fixedProduct,
   type Lowering,
 } from "./context.ts";
@@ -33,7 +32,7 @@ export function lowerLocalCombine(
   const dtype = storedDType(node.dtype);
   const buffer = addScratch(lowering, "sums", dtype, [
     { axis: `${expert} ${slot}`, size: tokenBound, dynamic: true },
-    ...bufferAxes(lowering, rest),
+    ...rest,
   ]);
   const kernel = combine({
     ...{ name: `local_combine_${width}`, row: width, k: lists.most },

@@ -14,22 +14,18 @@ import { lowerAssign, lowerGatherCounts } from "./assign.ts";
 import { CHECK_AXIS, lowerCheckIds } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
 import { lowerBucket, placeBuckets } from "./bucket.ts";
-import { lowerAttention } from "./attention.ts";
+import {
+  lowerAttention,
+  lowerAttentionGrad,
+  lowerAttentionSum,
+} from "./attention.ts";
 import { lowerConv1d } from "./conv1d.ts";
 import {
   lowerAccumulate,
-  lowerAttentionGrad,
-  lowerAttentionSum,
   lowerCombineTranspose,
   lowerScatterAdd,
 } from "./backward.ts";
-import {
-  addBuffer,
-  bufferAxes,
-  freshName,
-  LENGTHS,
-  type Lowering,
-} from "./context.ts";
+import { addBuffer, freshName, LENGTHS, type Lowering } from "./context.ts";
 import { isMatmul, lowerContract, lowerMatmul, turnedRight } from "./dot.ts";
 import {
   lowerCacheWrite,
@@ -177,7 +173,7 @@ function addSource(
   const dtype = storedDType(node.dtype);
   addBuffer(lowering, {
     ...{ name, kind, dtype },
-    axes: bufferAxes(lowering, node.axes),
+    axes: node.axes,
   });
   lowering.values.storages.set(node, { buffer: name, dtype, axes: node.axes });
 }

@@ -15,15 +15,15 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { onRank } from "../../../spec/plan.ts";
+import { maxOverRanks } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import {
   addBuffer,
-  addLaunch,
   freshName,
   lengthOf,
   type Lowering,
+  productOf,
   type Storage,
 } from "./context.ts";
 import { emitValue } from "./emit.ts";
@@ -46,12 +46,9 @@ export function packedStorage(
   });
   const scope = new KernelScope(lowering);
   const places = placesOf(scope, node, axes);
-  const length = (axis: string) => lengthOf(scope, axis);
-  const rows = axes.slice(0, -1).map(length)
-    .reduce((a, b) => mul(a, b), u32(1));
   const count = rowStride === undefined
     ? places.count
-    : mul(rows, u32(rowStride));
+    : mul(productOf(scope, axes.slice(0, -1)), u32(rowStride));
   /** Which element of the value an element of the buffer is, and whether it is one. */
   const unpadded = (element: Expr): { inside: Expr; index: Expr } => {
     if (rowStride === undefined) {
@@ -59,7 +56,7 @@ export function packedStorage(
     }
     const row = scope.bindValue(div(element, u32(rowStride)));
     const column = scope.bindValue(sub(element, mul(row, u32(rowStride))));
-    const width = length(axes.at(-1)!);
+    const width = lengthOf(scope, axes.at(-1)!);
     return { inside: lt(column, width), index: add(mul(row, width), column) };
   };
   /** The bits of an element of the buffer; what is no element of the value is 0. */
@@ -81,11 +78,6 @@ export function packedStorage(
         return [store(scope.write(buffer), word, both)];
       }),
   });
-  const ranks = Array.from({ length: lowering.placed.ranks }, (_, r) => r);
-  const most = Math.max(...ranks.map((rank) => onRank(bytes, rank)));
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(most / 4),
-  });
+  scope.launch(node, kernel, elementwiseGrid(maxOverRanks(bytes) / 4));
   return { buffer, dtype, axes, ...padded };
 }

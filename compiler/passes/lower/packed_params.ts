@@ -12,7 +12,7 @@ import type { LocalAxis } from "../../sharding/local_axes.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import { isUneven } from "../place.ts";
-import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
+import { addBuffer, type Lowering } from "./context.ts";
 
 /** Whether a rank's items of an axis are whole groups of neighbours, and each rank has as many. */
 function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
@@ -92,7 +92,7 @@ export function addPacked(
   const inner = perScale === undefined
     ? [group("word", perWord)]
     : [block!, word(lowering, `${along}_word`, perScale / perWord)];
-  const outer = bufferAxes(lowering, batch);
+  const outer = batch;
   const add = (
     ending: string,
     dtype: "u32" | "f32",
@@ -104,7 +104,7 @@ export function addPacked(
       axes: [
         ...outer,
         ...blocks.map(({ axis, size }) => ({ axis, size })),
-        ...bufferAxes(lowering, columns),
+        ...columns,
       ],
     });
     const all = [...batch, ...columns];

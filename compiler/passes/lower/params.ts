@@ -11,7 +11,7 @@ import { readsAlongK } from "../../kernels/matmul_tile.ts";
 import { tensorOf } from "../../graph/stored.ts";
 import { usersOf } from "../../graph/users.ts";
 import type { Placed } from "../../sharding/placed.ts";
-import { addBuffer, bufferAxes, type Lowering } from "./context.ts";
+import { addBuffer, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 
 /** How parameters are stored, and which may be stored as in their files. */
@@ -124,7 +124,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     : { rowStride: layout.rowStride };
   addBuffer(lowering, {
     ...{ name, kind: "weight", dtype: stored },
-    axes: bufferAxes(lowering, axes),
+    axes: axes,
     ...padded,
   });
   lowering.values.storages.set(node, {

@@ -7,14 +7,11 @@ import { reads } from "../../kernels/kernel.ts";
 import { combine, permute } from "../../kernels/permute.ts";
 import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import { partOf, sentBy } from "./assign.ts";
-import { type At, atFlat } from "./at.ts";
+import { atFlat, atJoined } from "./at.ts";
 import {
   addLaunch,
   addScratch,
-  bufferAxes,
   fixedProduct,
-  lengthOf,
-  LENGTHS,
   type Lowering,
   productOf,
   sizeOf,
@@ -45,7 +42,7 @@ export function lowerPermute(
       size: once ? rows.tokens!.bound : rows.bound,
       dynamic: true,
     },
-    ...bufferAxes(lowering, rest),
+    ...rest,
   ]);
   const kernel = permute({
     name: `permute_${words}`,
@@ -63,7 +60,7 @@ export function lowerPermute(
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ lengths: LENGTHS, send },
+      ...{ send },
       x: rowMajorBuffer(lowering, x, x.axes),
       ...weighted ? { weight: routeResults(lowering, rows.route).weight } : {},
       sendRow: once ? rows.tokens!.tokenRow : rows.sendRow,
@@ -87,7 +84,6 @@ export function lowerCombine(
   const words = fixedProduct(lowering, node, rest);
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, target);
-  const length = (axis: string) => lengthOf(scope, axis);
   scope.readAs("returned", lowering.values.storages.get(returned)!.buffer);
   scope.readAs(
     "sendRow",
@@ -105,20 +101,14 @@ export function lowerCombine(
     weighed,
     bindings: scope.bindings,
     epilogue: (index, sum) => {
-      const outer = atFlat(tokens, div(index, u32(words)), length);
-      const inner = atFlat(rest, rem(index, u32(words)), length);
-      const at: At = {
-        flat: { order: node.axes, index },
-        get: (axis) => rest.includes(axis) ? inner.get(axis) : outer.get(axis),
-      };
-      return scope.block(() =>
-        writeTarget(scope, { node: target, storage, roots: [node] }, at, [sum])
-      );
+      const outer = atFlat(scope, tokens, div(index, u32(words)));
+      const inner = atFlat(scope, rest, rem(index, u32(words)));
+      const flat = { order: node.axes, index };
+      const at = { ...atJoined(rest, inner, outer), flat };
+      const to = { scope, node: target, storage, roots: [node] };
+      return writeTarget(to, at, [sum]);
     },
   });
-  addLaunch(lowering, target, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
-    part: partOf(rows, "combine", "combine"),
-  });
+  const grid = elementwiseGrid(sizeOf(lowering, node.axes));
+  scope.launch(target, kernel, grid, partOf(rows, "combine", "combine"));
 }

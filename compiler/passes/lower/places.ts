@@ -13,14 +13,7 @@ import type { Size } from "../../../spec/size.ts";
 import type { Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { type At, atFlat, ROW } from "./at.ts";
-import {
-  addLaunch,
-  fixedProduct,
-  lengthOf,
-  opOf,
-  productOf,
-  sizeOf,
-} from "./context.ts";
+import { fixedProduct, opOf, productOf, sizeOf } from "./context.ts";
 import type { GroupedRows } from "./group.ts";
 import type { KernelScope } from "./scope.ts";
 
@@ -40,13 +33,12 @@ export function placesOf(
   axes: readonly string[] = node.axes,
 ): Places {
   const { lowering } = scope;
-  const length = (axis: string) => lengthOf(scope, axis);
   const group = lowering.model.dispatched.get(node);
   if (!group) {
     return {
       count: productOf(scope, axes),
       size: sizeOf(lowering, axes),
-      at: (index) => atFlat(axes, index, length),
+      at: (index) => atFlat(scope, axes, index),
     };
   }
   // The number of rows is known on the device only, so the host's is the most there can be.
@@ -59,7 +51,7 @@ export function placesOf(
     size: { mul: [grouped.size, width] },
     at(index) {
       const row = div(index, u32(width));
-      const inner = atFlat(rest, rem(index, u32(width)), length);
+      const inner = atFlat(scope, rest, rem(index, u32(width)));
       return atRow(scope, inner, { grouped, row });
     },
   };
@@ -126,8 +118,5 @@ export function writeAll(
     bindings: scope.bindings,
     body: (index) => scope.block(() => body(places.at(index))),
   });
-  addLaunch(scope.lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  scope.launch(node, kernel, elementwiseGrid(places.size));
 }

@@ -5,15 +5,14 @@
 
 import { positionsOver } from "../../../spec/mesh.ts";
 import { addAsTree } from "../../../spec/numerics.ts";
-import { onRank } from "../../../spec/plan.ts";
+import { maxOverRanks } from "../../../spec/plan.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, binary, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { addParts } from "../../kernels/add_parts.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { about, addLaunch, addScratch, type Lowering } from "./context.ts";
-import { type At, atMapped } from "./at.ts";
-import { writeTarget } from "./target.ts";
+import { addAllGather, addScratch, type Lowering } from "./context.ts";
+import { type At, atWith } from "./at.ts";
+import { resultOf } from "./target.ts";
 import { storeTo } from "./emit.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
 import {
@@ -24,7 +23,7 @@ import {
   ownRowsOf,
 } from "./gather.ts";
 import { heldIndex } from "./held.ts";
-import { placesOf, writeAll } from "./places.ts";
+import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { markPartial, storageFor } from "./storage.ts";
 
@@ -43,34 +42,14 @@ export function lowerAllReduce(
     { axis: "position", size: positions },
     { axis: "element of a part", size: words },
   ]);
-  lowering.draft.steps.push({
-    op: "allGather",
-    ranks: "all",
-    ...{ over, from, to: parts },
-    bytes: words * 4,
-    ...about(lowering, node),
-  });
-  const scope = new KernelScope(lowering);
-  const storage = storageFor(lowering, node);
-  const places = placesOf(scope, node);
+  addAllGather(lowering, node, { over, from, to: parts, words });
+  const { scope, places, epilogue, launch } = resultOf(lowering, node);
   const binding = scope.read(parts);
-  const kernel = addParts({
-    name: `add_parts_${positions}`,
-    count: places.count,
-    parts: positions,
-    bindings: scope.bindings,
+  launch(addParts({
+    ...{ name: `add_parts_${positions}`, parts: positions },
+    ...{ count: places.count, bindings: scope.bindings, epilogue },
     load: (i, k) => load(binding, add(mul(k, u32(words)), i)),
-    epilogue: (i, sum) =>
-      scope.block(() =>
-        writeTarget(scope, { node, storage, roots: [node] }, places.at(i), [
-          sum,
-        ])
-      ),
-  });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  }));
 }
 
 /** A rank's part of a sum: of rows that are counted at run time. Where lengths are fixed, `bucket.ts` does it. */
@@ -98,7 +77,7 @@ function addRows(
     if (!("axis" in params)) return at;
     const held = { from: params.axis, to: params.to };
     const item = scope.bindValue(heldIndex(scope, held, at.get(params.to)));
-    return atMapped((axis) => axis === params.axis ? item : at.get(axis));
+    return atWith(at, params.axis, () => item);
   });
 }
 
@@ -130,13 +109,7 @@ function partsOf(
 ): { readonly from: string; readonly words: number } {
   const plain = rowMajorBuffer(lowering, x, x.axes);
   const { bytes } = lowering.draft.buffers.get(plain)!;
-  const most = Math.max(
-    ...Array.from(
-      { length: lowering.placed.ranks },
-      (_, r) => onRank(bytes, r),
-    ),
-  );
-  const words = most / 4;
+  const words = maxOverRanks(bytes) / 4;
   if (typeof bytes === "number") return { from: plain, words };
   const from = addScratch(lowering, "padded", "f32", [
     { axis: "element of a part", size: words },

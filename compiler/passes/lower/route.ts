@@ -15,14 +15,7 @@ import { router } from "../../kernels/router.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import { topK } from "../../kernels/top_k.ts";
 import { groupLength, lowerCapacity } from "./capacity.ts";
-import {
-  addLaunch,
-  addScratch,
-  bufferAxes,
-  LENGTHS,
-  type Lowering,
-  sizeOf,
-} from "./context.ts";
+import { addLaunch, addScratch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import type { RouteResults } from "./lowering.ts";
 import { tokenCount } from "./tokens.ts";
@@ -38,7 +31,7 @@ export function routeResults(lowering: Lowering, node: Node): RouteResults {
 export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   const { rule, expert, tokens, choice } = node.params;
   const operands = operandBuffers(lowering, node);
-  const axes = bufferAxes(lowering, [...tokens, choice]);
+  const axes = [...tokens, choice];
   const index = addScratch(lowering, "index", "i32", axes);
   const weight = addScratch(lowering, "weight", "f32", axes);
   // Padding alone is dropped by the router itself.
@@ -46,7 +39,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     ? addScratch(lowering, "slot", "i32", axes)
     : undefined;
   const first = rule.capacity?.prioritised
-    ? addScratch(lowering, "first", "f32", bufferAxes(lowering, tokens))
+    ? addScratch(lowering, "first", "f32", tokens)
     : undefined;
   const logits = node.inputs[0]!;
   const experts = lowering.placed.axes[expert]!.size;
@@ -63,7 +56,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     }),
     {
       bindings: {
-        ...{ ...operands, lengths: LENGTHS, index, weight },
+        ...{ ...operands, index, weight },
         logits: rowMajorBuffer(lowering, logits, [...tokens, expert]),
         ...slot ? { slot } : {},
         ...first ? { first } : {},
@@ -115,7 +108,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
     );
   }
   const rows = x.axes.filter((name) => name !== over);
-  const axes = bufferAxes(lowering, [...rows, axis]);
+  const axes = [...rows, axis];
   const index = addScratch(lowering, "indices", "i32", axes);
   const weight = addScratch(lowering, "values", storedDType(x.dtype), axes);
   const count = lowering.placed.axes[over]!.size;
@@ -129,7 +122,6 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
     topK(options),
     {
       bindings: {
-        lengths: LENGTHS,
         x: rowMajorBuffer(lowering, x, [...rows, over]),
         values: weight,
         indices: index,
@@ -170,7 +162,7 @@ function lowerMarks(
   const { index, slot } = routeResults(lowering, node);
   const { mask } = operandBuffers(lowering, node);
   const experts = lowering.placed.axes[expert]!.size;
-  const axes = bufferAxes(lowering, [...tokens, expert]);
+  const axes = [...tokens, expert];
   const result = addScratch(lowering, field, "f32", axes);
   const dropped = slot === undefined || field === "chosen" || field === "first"
     ? "others"
@@ -188,7 +180,7 @@ function lowerMarks(
     }),
     {
       bindings: {
-        ...{ lengths: LENGTHS, index, marks: result },
+        ...{ index, marks: result },
         ...slot ? { slot } : {},
         ...mask ? { mask } : {},
       },

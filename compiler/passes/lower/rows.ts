@@ -4,7 +4,6 @@ import { binary } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import {
   rmsNorm,
@@ -12,13 +11,12 @@ import {
   type RowsOptions,
   softmax,
 } from "../../kernels/rows.ts";
-import { addLaunch, lengthOf, type Lowering } from "./context.ts";
-import { targetStorage, writeTarget } from "./target.ts";
+import { lengthOf, type Lowering } from "./context.ts";
+import { resultOf, targetStorage, writeTarget } from "./target.ts";
 import type { At } from "./at.ts";
 import { loadFrom } from "./emit.ts";
 import { alongRow, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
-import { storageFor } from "./storage.ts";
 
 interface RowParts {
   readonly scope: KernelScope;
@@ -57,17 +55,16 @@ function rowParts(
     actual: dynamic ? length : undefined,
     bindings: scope.bindings,
     load: (row, i) => loadFrom(scope, source, placeAt(row, i)),
-    epilogue: (row, i, valueAt) =>
-      scope.block(() => {
-        const value = (at: At) => {
-          const value = valueAt(at.get(over));
-          return gain
-            ? binary("mul", loadFrom(scope, storages.get(gain)!, at), value)
-            : value;
-        };
-        const to = { node: target, storage, roots: [node] };
-        return writeTarget(scope, to, placeAt(row, i), [value]);
-      }),
+    epilogue: (row, i, valueAt) => {
+      const value = (at: At) => {
+        const value = valueAt(at.get(over));
+        return gain
+          ? binary("mul", loadFrom(scope, storages.get(gain)!, at), value)
+          : value;
+      };
+      const to = { scope, node: target, storage, roots: [node] };
+      return writeTarget(to, placeAt(row, i), [value]);
+    },
   };
   return { scope, options, size: rows.size };
 }
@@ -97,10 +94,7 @@ function launchRows(
   { scope, size }: RowParts,
   kernel: ReturnType<typeof softmax>,
 ): void {
-  addLaunch(scope.lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: rowsGrid(size),
-  });
+  scope.launch(node, kernel, rowsGrid(size));
 }
 
 /** Sum, mean, maximum, or the logarithm of the sum of exponentials; the axis is lost. */
@@ -108,36 +102,18 @@ export function lowerReduce(
   lowering: Lowering,
   node: NodeOf<"reduce"> | NodeOf<"logSumExp">,
 ): void {
-  const scope = new KernelScope(lowering);
   const { over } = node.params;
   const kind = node.primitive === "reduce" ? node.params.kind : "logSumExp";
   const x = node.inputs[0]!;
   const source = lowering.values.storages.get(x)!;
-  const storage = storageFor(lowering, node);
+  const { scope, places, epilogue, launch } = resultOf(lowering, node);
   const length = lengthOf(scope, over);
-  const results = placesOf(scope, node);
-  const kernel = reduce({
-    name: kind,
-    kind,
-    count: results.count,
-    length,
-    bindings: scope.bindings,
-    terms: (row, i) => {
-      const place = { at: results.at(row), row, i, length };
-      return [loadFrom(scope, source, alongRow(x.axes, over, place))];
-    },
-    epilogue: (i, value) =>
-      scope.block(() =>
-        writeTarget(
-          scope,
-          { node, storage, roots: [node] },
-          results.at(i),
-          [value],
-        )
-      ),
-  });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(results.size),
-  });
+  const terms = (row: Expr, i: Expr) => {
+    const place = { at: places.at(row), row, i, length };
+    return [loadFrom(scope, source, alongRow(x.axes, over, place))];
+  };
+  launch(reduce({
+    ...{ name: kind, kind, count: places.count, length },
+    ...{ bindings: scope.bindings, terms, epilogue },
+  }));
 }

@@ -3,8 +3,10 @@
 import { invariant } from "../../../spec/errors.ts";
 import { let_, local } from "../../../spec/kernel/build.ts";
 import type { KernelText } from "../../../spec/kernel/text.ts";
-import type { Binding, Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type { Binding, Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
+import type { Node } from "../../graph/graph.ts";
+import { addLaunch, type Launch } from "./context.ts";
 import type { Lowering } from "./lowering.ts";
 
 /** Bindings by buffer, in the order of first use; names are x0, x1, … for what is read and y0, … for what is written. */
@@ -54,6 +56,17 @@ export class KernelScope {
 
   /** The bindings; grows while the kernel is described. */
   readonly bindings: Binding[] = [];
+
+  /** Add a launch of the kernel for a node. */
+  launch(
+    node: Node,
+    kernel: Kernel,
+    workgroups: Launch["workgroups"],
+    part?: Launch["part"],
+  ): void {
+    const bindings = this.buffers;
+    addLaunch(this.lowering, node, kernel, { bindings, workgroups, part });
+  }
 
   /** Binding name -> buffer. */
   get buffers(): { [binding: string]: string } {

@@ -8,7 +8,6 @@ import { restAxes } from "./places.ts";
 import {
   addBuffer,
   addScratch,
-  bufferAxes,
   freshName,
   type Lowering,
   opOf,
@@ -50,7 +49,7 @@ export function markPartial(
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
   const order = updatedAxes(lowering, node) ?? node.axes;
-  const axes = bufferAxes(lowering, order);
+  const axes = order;
   const output = Object.entries(lowering.model.graph.outputs).find((
     [, value],
   ) => value === node)?.[0];
@@ -91,7 +90,7 @@ function rowStorage(
   const rest = restAxes(node);
   const buffer = addScratch(lowering, opOf(node), dtype, [
     { axis: rows.axis, size: rows.bound, dynamic: true },
-    ...bufferAxes(lowering, rest),
+    ...rest,
   ]);
   return {
     buffer,

@@ -1,9 +1,10 @@
 /** What a kernel writes when its own result is known: that, or what follows it element by element. */
 
-import { div, rem } from "../../../spec/kernel/build.ts";
-import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import { convert, div, rem } from "../../../spec/kernel/build.ts";
+import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { type At, atFlat, atMapped, flatIndex } from "./at.ts";
+import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { type At, atFlat, atJoined, flatIndex } from "./at.ts";
 import {
   amendBuffer,
   lengthOf,
@@ -12,14 +13,46 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, finish, storeTo } from "./emit.ts";
-import type { KernelScope } from "./scope.ts";
+import { type Places, placesOf } from "./places.ts";
+import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
 /** What a kernel writes: the value of `node`, given what it computed for `roots`. */
 export interface Target {
+  readonly scope: KernelScope;
   readonly node: Node;
   readonly storage: Storage;
-  readonly roots: readonly Node[];
+  /** Default: `node` itself. */
+  readonly roots?: readonly Node[];
+}
+
+/** A kernel under construction that computes every place of a value. */
+export interface Result {
+  readonly scope: KernelScope;
+  readonly places: Places;
+  readonly epilogue: (i: Expr, value: Expr) => Stmt[];
+  /** Launch it; each invocation computes so many places. */
+  readonly launch: (kernel: Kernel, cells?: number) => void;
+}
+
+/** A kernel that computes every place of `node`, with the buffer that it writes. */
+export function resultOf(lowering: Lowering, node: Node): Result {
+  const scope = new KernelScope(lowering);
+  const target = { scope, node, storage: storageFor(lowering, node) };
+  const places = placesOf(scope, node);
+  return {
+    ...{ scope, places },
+    epilogue: (i, value) => writeTarget(target, places.at(i), [value]),
+    launch(kernel, cells = 1) {
+      const { size } = places;
+      const invocations = cells === 1
+        ? size
+        : typeof size === "number"
+        ? size / cells
+        : { ceilDiv: [size, cells] } as const;
+      scope.launch(node, kernel, elementwiseGrid(invocations));
+    },
+  };
 }
 
 /** Where the value of a target goes: a buffer of its own, or the state that it is written into in place. */
@@ -35,31 +68,30 @@ export function targetStorage(lowering: Lowering, node: Node): Storage {
 
 /** Store the value of a target at a place of its first root; `values` are those of its roots, there or at any place of the row. */
 export function writeTarget(
-  scope: KernelScope,
-  { node, storage, roots }: Target,
+  { scope, node, storage, roots = [node] }: Target,
   at: At,
   values: readonly (Expr | ((at: At) => Expr))[],
 ): Stmt[] {
-  const known = new Map(
-    roots.map((root, i) => {
-      const value = values[i]!;
-      return [
-        root,
-        typeof value === "function"
-          ? (at: At) => finish(root, value(at))
-          : finish(root, scope.bindValue(value)),
-      ] as const;
-    }),
-  );
-  if (node.primitive === "cacheWrite") {
-    const there = splitAt(scope, at, { from: roots[0]!, to: node.inputs[1]! });
-    const value = emitValue(scope, node.inputs[1]!, there, known);
-    return [storeTo(scope, storage, placeInCache(scope, node, there), value)];
-  }
-  const there = splitAt(scope, at, { from: roots[0]!, to: node });
-  const valueOf = known.has(node) ? emitValue : computeValue;
-  const value = valueOf(scope, node, there, known);
-  return [storeTo(scope, storage, there, value)];
+  return scope.block(() => {
+    const known = new Map(
+      roots.map((root, i) => {
+        const value = values[i]!;
+        return [
+          root,
+          typeof value === "function"
+            ? (at: At) => finish(root, value(at))
+            : finish(root, scope.bindValue(value)),
+        ] as const;
+      }),
+    );
+    const cached = node.primitive === "cacheWrite";
+    const written = cached ? node.inputs[1]! : node;
+    const there = splitAt(scope, at, { from: roots[0]!, to: written });
+    const valueOf = cached || known.has(node) ? emitValue : computeValue;
+    const value = valueOf(scope, written, there, known);
+    const place = cached ? placeInCache(scope, node, there) : there;
+    return [storeTo(scope, storage, place, value)];
+  });
 }
 
 /** Where the value at a place is written in its cache: in the sequence of its token, at the token's position, or in the page that has it. */
@@ -72,24 +104,18 @@ export function placeInCache(
     ...[Node, Node, Node, Node, Node?],
   ];
   const [outer, inner] = state.axes as [string, string];
-  const place = [sequence, position].map((of) => emitIndex(scope, of, at));
+  const index = (of: Node, at: At) => convert("u32", emitValue(scope, of, at));
+  const place = [sequence, position].map((of) => index(of, at));
   if (pages) {
     const [s, p] = place.map((index) => scope.bindValue(index));
     const within = lengthOf(scope, inner);
     const [sequenceAxis, blockAxis] = pages.axes as [string, string];
     const block = { [sequenceAxis]: s!, [blockAxis]: div(p!, within) };
-    place[0] = emitIndex(scope, pages, atMapped((axis) => block[axis]!));
+    place[0] = index(pages, { get: (axis) => block[axis]! });
     place[1] = rem(p!, within);
   }
   const indices = { [outer]: place[0], [inner]: place[1] };
-  return atMapped((axis) => indices[axis] ?? at.get(axis));
-}
-
-function emitIndex(scope: KernelScope, node: Node, at: At): Expr {
-  const value = emitValue(scope, node, at);
-  return value.type === "u32"
-    ? value
-    : { op: "convert", type: "u32", a: value };
+  return { get: (axis) => indices[axis] ?? at.get(axis) };
 }
 
 /** A place of `from` under the axes of `to`, which has the last axes of `from` in parts. */
@@ -100,15 +126,13 @@ function splitAt(
 ): At {
   const outer = to.axes.filter((axis) => from.axes.includes(axis));
   if (outer.length === to.axes.length) return at;
-  const length = (axis: string) => lengthOf(scope, axis);
   const whole = from.axes.filter((axis) => !to.axes.includes(axis));
   const parts = to.axes.filter((axis) => !from.axes.includes(axis));
-  const index = scope.bindValue(flatIndex(at, whole, length));
-  const within = atFlat(parts, index, length);
+  const index = scope.bindValue(flatIndex(scope, whole, at));
   return {
+    ...atJoined(parts, atFlat(scope, parts, index), at),
     ...at.flat && at.flat.order.join() === from.axes.join()
       ? { flat: { order: to.axes, index: at.flat.index } }
       : {},
-    get: (axis) => (parts.includes(axis) ? within : at).get(axis),
   };
 }

@@ -2,16 +2,11 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import type { MatrixShape } from "../../spec/encoding.ts";
-import {
-  type Graph,
-  isRouting,
-  type Node,
-  type NodeOf,
-} from "../graph/graph.ts";
-import { selectionBiases } from "../graph/selection_bias.ts";
-import { tensorOf } from "../graph/stored.ts";
-import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
-import { usersOf } from "../graph/users.ts";
+import { type Graph, isRouting, type Node, type NodeOf } from "./graph.ts";
+import { selectionBiases } from "./selection_bias.ts";
+import { tensorOf } from "./stored.ts";
+import { dispatchedNodes } from "./dispatched_nodes.ts";
+import { usersOf } from "./users.ts";
 
 /** One parameter of a model. */
 export interface ParamFacts {

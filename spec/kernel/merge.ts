@@ -1,26 +1,10 @@
 /** Several kernels in one: workgroups along y are those of the first, then those of the next. */
 
-import {
-  add,
-  div,
-  id,
-  if_,
-  load,
-  lt,
-  mul,
-  sub,
-  u32,
-} from "../../spec/kernel/build.ts";
-import { replaceIn } from "../../spec/kernel/replace.ts";
-import type {
-  Binding,
-  Expr,
-  Kernel,
-  SharedArray,
-  Stmt,
-} from "../../spec/kernel/tree.ts";
-import { vectorWidths } from "../../spec/kernel/vectors.ts";
-import type { Size } from "../../spec/size.ts";
+import { add, div, id, if_, load, lt, mul, sub, u32 } from "./build.ts";
+import { replaceIn } from "./replace.ts";
+import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
+import { vectorWidths } from "./vectors.ts";
+import type { Size } from "../size.ts";
 
 /** A kernel as it is launched. */
 export interface Launched {

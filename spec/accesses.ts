@@ -1,0 +1,41 @@
+/** The buffers that steps read and write. */
+
+import type { AllToAllStep, LaunchStep, Step } from "./plan.ts";
+
+/** Buffers that a step reads and those that it writes; one may be among both. */
+export interface Accesses {
+  readonly reads: readonly string[];
+  readonly writes: readonly string[];
+}
+
+/** What a step reads and writes: of a launch what `launched` says, of a wait that of the exchange that it ends. */
+export function accessesOf(
+  step: Step,
+  started: ReadonlyMap<string, AllToAllStep>,
+  { launched }: { readonly launched: (step: LaunchStep) => Accesses },
+): Accesses {
+  switch (step.op) {
+    case "launch":
+      return launched(step);
+    case "copy":
+      return { reads: [step.from], writes: [step.to] };
+    case "allGather":
+      return {
+        reads: [
+          step.from,
+          ...step.rows ? [step.rows.counts] : [],
+          ...step.blocks ? [step.blocks.position] : [],
+        ],
+        writes: [step.to],
+      };
+    case "allToAll":
+      return {
+        reads: [step.from, step.counts, step.position],
+        writes: [step.to, step.moved],
+      };
+    case "wait":
+      return accessesOf(started.get(step.handle)!, started, { launched });
+    default:
+      return step satisfies never;
+  }
+}
