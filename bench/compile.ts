@@ -8,7 +8,7 @@ import { decoderModel } from "./models.ts";
 const REPETITIONS = 3;
 
 // Loading the TypeScript compiler is not part of the figure, and the language loads it only when it first needs it.
-await import("ts-morph");
+await import("@ts-morph/common");
 const times: number[] = [];
 let steps = 0;
 for (let i = 0; i < REPETITIONS; i++) {

@@ -63,7 +63,7 @@ async function timed<T>(work: () => T | Promise<T>): Promise<[T, string]> {
 }
 
 // Loading the TypeScript compiler is not part of the figures, and the language loads it only when it first needs it.
-await import("ts-morph");
+await import("@ts-morph/common");
 console.log(machine());
 for (const mesh of positionals.length > 0 ? positionals : MESHES) {
   const [model, build] = await timed(() =>

@@ -98,7 +98,7 @@ function decoderOf(layers: number): Model {
 
 async function perLayer(): Promise<void> {
   // Loading the TypeScript compiler is not part of the figure.
-  await import("ts-morph");
+  await import("@ts-morph/common");
   const options = { mesh: { ep: 4 } };
   await compile(decoderOf(2), options);
   const each = [];

@@ -101,7 +101,14 @@ function addInspectCommands(
   program.command("check")
     .description("type errors and domain errors of a model")
     .argument("<model>", "model file or checkpoint folder")
-    .option("--json", "machine-readable output")
+    .option(
+      "--watch",
+      "check again whenever the file, or one that it imports, changes",
+    )
+    .option(
+      "--json",
+      "machine-readable output; with --watch, a line for each check",
+    )
     .action(async (model, flags) =>
       finish(await (await COMMANDS.check())(io, model, flags))
     );

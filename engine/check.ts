@@ -1,7 +1,7 @@
 /** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
 
 import { isTraining, type Model, type Training } from "../compiler/mod.ts";
-import type { Diagnostic } from "../compiler/source/check.ts";
+import type { Checked, Diagnostic } from "../compiler/source/check.ts";
 import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { planTarget } from "./open.ts";
@@ -14,7 +14,7 @@ import {
 import { withTensors } from "./tensors.ts";
 
 export { formatDiagnostic, formatError } from "../compiler/source/check.ts";
-export type { Diagnostic } from "../compiler/source/check.ts";
+export type { Checked, Diagnostic } from "../compiler/source/check.ts";
 
 /** Load a target; model files are run with `switchyard-moe` meaning this package. */
 export async function loadTarget(
@@ -83,4 +83,12 @@ export async function checkTarget(
     if (error instanceof DataError) return [{ message: error.message }];
     throw error;
   }
+}
+
+/** As `checkTarget` of a model file, again and again: each call of what is returned reads what has changed. */
+export async function openCheckFile(
+  path: string,
+): Promise<() => Promise<Checked>> {
+  const { openCheck } = await import("../compiler/source/check.ts");
+  return await openCheck(path);
 }

@@ -10,6 +10,7 @@ export {
   loadTarget,
   loadTrainable,
   loadTrainingFile,
+  openCheckFile,
 } from "./check.ts";
 export {
   type ChatMessage,

@@ -1,12 +1,14 @@
 /** `checkModel` on good and bad files: exact diagnostics and their printed form. Needs a writable temporary folder. */
 
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { checkModel, formatDiagnostic } from "../compiler/source/check.ts";
+import { main } from "../cli/main.ts";
 import { DataError } from "../spec/errors.ts";
+import { temporaryFolder, withOutput } from "./helpers/cli.ts";
 
 function fixture(name: string): string {
   return fileURLToPath(new URL(`./fixtures/source/${name}`, import.meta.url));
@@ -213,4 +215,48 @@ t.test("an error of the model function itself", async (t) => {
       "  |             ^^^^^^^",
     ].join("\n"),
   );
+});
+
+t.test("check --watch checks again whenever the file, or one that it imports, changes", async (t) => {
+  const folder = temporaryFolder(t);
+  const file = join(folder, "watched.ts"), sizes = join(folder, "sizes.ts");
+  const good = `import { add, model } from "switchyard-moe";
+export const doubled = model({ token: 4 }, (m) => {
+  const x = m.input("x", "token");
+  return { y: add(x, x) };
+});
+`;
+  await writeFile(file, good);
+  let interrupt = () => {};
+  const found: string[] = [];
+  // Each check is answered by a change, the last by Ctrl-C.
+  const answers = [
+    () => writeFile(file, `import "./sizes.ts";\n${good}`),
+    () => writeFile(sizes, "export const size: number = 8;\n"),
+    () => writeFile(sizes, 'export const size: number = "eight";\n'),
+    () => rename(sizes, `${sizes}.old`).then(() => writeFile(sizes, "")),
+    () => Promise.resolve(interrupt()),
+  ];
+  const { code } = await withOutput(
+    (io) => main(["check", file, "--watch", "--json"], io),
+    {
+      out: async (line) => {
+        const { ok, errors } = JSON.parse(line);
+        found.push(ok ? "ok" : errors[0].message);
+        await (answers[found.length - 1] ?? interrupt)();
+      },
+      onInterrupt: (action) => {
+        interrupt = action;
+        return () => {};
+      },
+    },
+  );
+  t.equal(code, 0);
+  t.strictSame(found, [
+    "ok",
+    "Cannot find module or type declarations for side-effect import of './sizes.ts'.",
+    "ok",
+    "Type 'string' is not assignable to type 'number'.",
+    "ok",
+  ]);
 });

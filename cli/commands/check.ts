@@ -1,24 +1,106 @@
 /** `switchyard check`: the mistakes of a model, with code frames. */
 
+import { statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
 import {
   checkTarget,
   type Diagnostic,
   formatDiagnostic,
+  openCheckFile,
 } from "../../engine/mod.ts";
+import { DataError } from "../../spec/errors.ts";
 import { printable } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 
-/** Check a model file or a checkpoint folder; exit code 1 if there are mistakes. */
+/** Flags of `check`. */
+export interface CheckFlags {
+  readonly json?: boolean;
+  readonly watch?: boolean;
+}
+
+/** Milliseconds between looks at the files that are watched. */
+const LOOK = 100;
+
+/** Check a model file or a checkpoint folder; exit code 1 if there are mistakes, with `watch` in the end. */
 export async function checkCommand(
   io: CliIo,
   model: string,
-  flags: { readonly json?: boolean },
+  flags: CheckFlags,
 ): Promise<number> {
+  // A third of the time would go into V8's optimizing compiler, and what it makes is hardly used.
+  setFlagsFromString("--interrupt-budget=600000");
+  if (flags.watch) return await watch(io, model, flags);
   const found = await checkTarget(model, io.files);
+  return await report(io, found, { ...flags, model });
+}
+
+/** Check whenever a file of the model has changed, until Ctrl-C. */
+async function watch(
+  io: CliIo,
+  model: string,
+  flags: CheckFlags,
+): Promise<number> {
+  if (await io.files.stat(model) === "folder") {
+    throw new DataError(
+      `Cannot watch '${model}': it is a folder. Give a model file, or leave out --watch`,
+    );
+  }
+  const interrupted = new AbortController();
+  const release = io.onInterrupt(() => interrupted.abort());
+  const check = await openCheckFile(model);
+  let seen = new Map([[resolve(model.replace(/#[^#/]*$/, "")), ""]]);
+  let code: number;
+  do {
+    // Taken before files are read, so that no change is lost.
+    const before = versionsOf([...seen.keys()]);
+    const { mistakes, files } = await check();
+    // An import may miss a file, and a folder is another one once it has it.
+    const folders = mistakes.length > 0 ? files.map((f) => dirname(f)) : [];
+    const now = versionsOf([...files, ...folders]);
+    seen = new Map(
+      [...now].map(([file, at]) => [file, before.get(file) ?? at]),
+    );
+    code = await report(io, mistakes, { ...flags, model });
+    await changed(seen, interrupted.signal);
+  } while (!interrupted.signal.aborted);
+  release();
+  return code;
+}
+
+/** When files were written, and how long they are; an editor may have removed one for a moment. */
+function versionsOf(files: readonly string[]): Map<string, string> {
+  return new Map(files.map((file) => {
+    const found = statSync(file, { throwIfNoEntry: false });
+    return [file, found ? `${found.mtimeMs} ${found.size}` : ""];
+  }));
+}
+
+/** Wait until a file is another one than it was, or until the signal. */
+async function changed(
+  seen: ReadonlyMap<string, string>,
+  signal: AbortSignal,
+): Promise<void> {
+  const isChanged = () =>
+    [...versionsOf([...seen.keys()])].some(([file, version]) =>
+      version !== "" && version !== seen.get(file)
+    );
+  while (!signal.aborted && !isChanged()) {
+    await setTimeout(LOOK, undefined, { signal }).catch(() => {});
+  }
+}
+
+/** Print what was found; with `watch`, JSON is a line for each check. */
+async function report(
+  io: CliIo,
+  found: readonly Diagnostic[],
+  { json, watch, model }: CheckFlags & { readonly model: string },
+): Promise<number> {
   const ok = found.length === 0;
-  if (flags.json) {
-    const errors = found.map(toJson);
-    await io.out(`${JSON.stringify({ ok, errors }, null, 2)}\n`);
+  if (json) {
+    const document = { ok, errors: found.map(toJson) };
+    await io.out(`${JSON.stringify(document, null, watch ? 0 : 2)}\n`);
   } else if (ok) {
     await io.out(`${model} has no mistakes\n`);
   } else {

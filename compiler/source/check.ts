@@ -16,13 +16,19 @@ export { formatDiagnostic, formatError } from "./diagnostic.ts";
  * no such file.
  */
 export async function checkModel(reference: string): Promise<Diagnostic[]> {
-  return await (await openCheck(reference))();
+  return (await (await openCheck(reference))()).mistakes;
+}
+
+/** What a check found, and the files that it read: the model file and those of its user that it imports. */
+export interface Checked {
+  readonly mistakes: Diagnostic[];
+  readonly files: readonly string[];
 }
 
 /** As `checkModel`, again and again: each call of what is returned reads what has changed. */
 export async function openCheck(
   reference: string,
-): Promise<() => Promise<Diagnostic[]>> {
+): Promise<() => Promise<Checked>> {
   const { path, name } = parseReference(reference);
   requireModelFile(path);
   const { openTypes } = await import("./type_problems.ts");
@@ -30,6 +36,7 @@ export async function openCheck(
   let version = 0;
   return async () => {
     const files = read();
+    const paths = files.map(({ file }) => file.fileName);
     const types = files.map((file) => typeMistakes(file));
     const typed = types.some((found) => found.length > 0);
     const { mistakes } = await traceFile({ path, name }, version++);
@@ -37,7 +44,9 @@ export async function openCheck(
       program.getSyntacticDiagnostics(file).length > 0
     );
     // What loading says of a file that cannot be parsed is what every command says.
-    if (isBroken && mistakes.length > 0) return mistakes.map(plain);
+    if (isBroken && mistakes.length > 0) {
+      return { mistakes: mistakes.map(plain), files: paths };
+    }
     const left = new Set(mistakes);
     const found = files.flatMap((checked, i) => {
       const here = mistakes.filter(({ span }) =>
@@ -47,7 +56,7 @@ export async function openCheck(
       return allMistakes(types[i]!, here, { ...checked, typed });
     });
     const others = [...left].filter(({ doubtful }) => !doubtful || !typed);
-    return [...found, ...others.map(plain)];
+    return { mistakes: [...found, ...others.map(plain)], files: paths };
   };
 }
 

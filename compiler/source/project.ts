@@ -6,10 +6,10 @@
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { isOwn } from "./places.ts";
-import { Project, ts } from "./typescript.ts";
+import { ts } from "./typescript.ts";
 import { isUnsaved, readSource } from "./unsaved.ts";
 
-export { Project, ts };
+export { ts };
 
 /** The file that a relative import means: as written, `.ts` for a written `.js`, or with the ending left out. */
 function resolveRelative(specifier: string, from: string): string | undefined {

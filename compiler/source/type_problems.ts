@@ -1,10 +1,11 @@
-/** What TypeScript says of a model file. Loads ts-morph, so it is reached through `await import("./type_problems.ts")`. */
+/** What TypeScript says of a model file. Loads TypeScript, so it is reached through `await import("./type_problems.ts")`. */
 
 import { existsSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { CheckedFile } from "./mistakes.ts";
 import { isOwn, typedModules } from "./places.ts";
-import { Project, ts } from "./project.ts";
+import { libraryFiles, ts } from "./typescript.ts";
+import { readSource } from "./unsaved.ts";
 
 /** The folder up from `from` that has Node's types installed, if any. */
 function nodeTypes(from: string): string | undefined {
@@ -28,69 +29,110 @@ const MISSING = new Set([2304, 2307, 2503, 2552, 2580, 2584, 2591, 2868]);
  */
 export function openTypes(path: string): () => CheckedFile[] {
   const typeRoot = nodeTypes(dirname(path));
-  let project = openProject(path);
+  let read = openPrograms(path);
   let withNode = false;
   return () => {
-    const files = checkedFiles(project);
+    const files = checkedFiles(read());
     if (withNode || typeRoot === undefined || !files.some(isMissing)) {
       return files;
     }
     withNode = true;
-    project = openProject(path, typeRoot);
-    return checkedFiles(project);
+    read = openPrograms(path, typeRoot);
+    return checkedFiles(read());
   };
 }
 
-function openProject(path: string, typeRoot?: string): Project {
-  const modules = typedModules();
-  const project = new Project({
-    skipAddingFilesFromTsConfig: true,
-    compilerOptions: {
-      strict: true,
-      noEmit: true,
-      skipLibCheck: true,
-      allowJs: true,
-      target: ts.ScriptTarget.ES2022,
-      module: ts.ModuleKind.ESNext,
-      moduleResolution: ts.ModuleResolutionKind.Bundler,
-      moduleDetection: ts.ModuleDetectionKind.Force,
-      allowImportingTsExtensions: true,
-      lib: ["lib.es2023.d.ts"],
-      types: typeRoot === undefined ? [] : ["node"],
-      ...(typeRoot === undefined ? {} : { typeRoots: [typeRoot] }),
-    },
-    resolutionHost: (host, getOptions) => ({
-      resolveModuleNames: (names, from) =>
-        names.map((name) => {
-          const own = modules.get(name);
-          if (own !== undefined) {
-            const extension = own.endsWith(".d.ts")
-              ? ts.Extension.Dts
-              : ts.Extension.Ts;
-            return { resolvedFileName: own, extension };
-          }
-          // Our own code is only read for its exported types; what they use inside does not matter here.
-          if (isOwn(from) && !name.startsWith(".")) return undefined;
-          return ts.resolveModuleName(name, from, getOptions(), host)
-            .resolvedModule;
-        }),
+/** Programs of a model file, each made of what has not changed since the one before. */
+function openPrograms(path: string, typeRoot?: string): () => ts.Program {
+  const options: ts.CompilerOptions = {
+    strict: true,
+    noEmit: true,
+    skipLibCheck: true,
+    allowJs: true,
+    target: ts.ScriptTarget.ES2022,
+    module: ts.ModuleKind.ESNext,
+    moduleResolution: ts.ModuleResolutionKind.Bundler,
+    moduleDetection: ts.ModuleDetectionKind.Force,
+    allowImportingTsExtensions: true,
+    lib: ["lib.es2023.d.ts"],
+    types: typeRoot === undefined ? [] : ["node"],
+    ...(typeRoot === undefined ? {} : { typeRoots: [typeRoot] }),
+  };
+  const folder = dirname(path);
+  const ambient = join(folder, "__switchyard_ambient.d.ts");
+  const library = libraryFiles();
+  const host = {
+    ...ts.createCompilerHost(options),
+    getSourceFile: openFiles((name) => {
+      if (name === ambient) return AMBIENT;
+      return dirname(name) === LIBRARY
+        ? library.get(basename(name))
+        : readSource(name);
     }),
-  });
-  project.addSourceFileAtPath(path);
-  if (typeRoot === undefined) {
-    project.createSourceFile(
-      join(dirname(path), "__switchyard_ambient.d.ts"),
-      AMBIENT,
-    );
-  }
-  return project;
+    getCurrentDirectory: () => folder,
+    getDefaultLibLocation: () => LIBRARY,
+    resolveModuleNameLiterals: (
+      literals: readonly ts.StringLiteralLike[],
+      from: string,
+    ) =>
+      literals.map(({ text }) => ({
+        resolvedModule: resolveModule(text, from, { options, host }),
+      })),
+    // A file that an import names may be there now.
+    hasInvalidatedResolutions: (name: string) => isUsers(name),
+  };
+  const rootNames = typeRoot === undefined ? [path, ambient] : [path];
+  let program: ts.Program | undefined;
+  return () => {
+    program = ts.createProgram({
+      ...{ rootNames, options, host },
+      ...program ? { oldProgram: program } : {},
+    });
+    return program;
+  };
 }
 
-function checkedFiles(project: Project): CheckedFile[] {
-  for (const file of project.getSourceFiles()) {
-    if (isUsers(file.getFilePath())) file.refreshFromFileSystemSync();
+/** Where the declarations of what is built in seem to be stored. */
+const LIBRARY = "/node_modules/typescript/lib";
+
+/** Source files by name, parsed where their texts have changed. Those of other people stay as they were. */
+function openFiles(
+  read: (name: string) => string | undefined,
+): ts.CompilerHost["getSourceFile"] {
+  const known = new Map<string, ts.SourceFile>();
+  return (name, options) => {
+    const before = known.get(name);
+    if (before && !isUsers(name)) return before;
+    const text = read(name);
+    if (text === undefined) return undefined;
+    if (text === before?.text) return before;
+    const file = ts.createSourceFile(name, text, options);
+    known.set(name, file);
+    return file;
+  };
+}
+
+function resolveModule(
+  name: string,
+  from: string,
+  { options, host }: {
+    readonly options: ts.CompilerOptions;
+    readonly host: ts.ModuleResolutionHost;
+  },
+): ts.ResolvedModuleFull | undefined {
+  const own = typedModules().get(name);
+  if (own !== undefined) {
+    const extension = own.endsWith(".d.ts")
+      ? ts.Extension.Dts
+      : ts.Extension.Ts;
+    return { resolvedFileName: own, extension };
   }
-  const program = project.getProgram().compilerObject;
+  // Our own code is only read for its exported types; what it uses inside does not matter here.
+  if (isOwn(from) && !name.startsWith(".")) return undefined;
+  return ts.resolveModuleName(name, from, options, host).resolvedModule;
+}
+
+function checkedFiles(program: ts.Program): CheckedFile[] {
   return program.getSourceFiles()
     .filter(({ fileName }) => isUsers(fileName))
     .map((file) => ({ ts, program, file, isOurs: isOwn }));

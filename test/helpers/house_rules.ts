@@ -27,7 +27,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 
 /** Where each package may be imported. Packages not named here may be imported in tests and benchmarks only. */
 const PACKAGES: { readonly [name: string]: RegExp } = {
-  "ts-morph": /^compiler\/source\/typescript\.ts$/,
+  "@ts-morph/common": /^compiler\/source\/typescript\.ts$/,
   "webgpu": /^runtime\/adapters\.ts$/,
   "koffi": /^runtime\/(mpi|native)\//,
   "ajv": /^spec\//,
