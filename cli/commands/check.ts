@@ -3,7 +3,6 @@
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { setFlagsFromString } from "node:v8";
 import {
   checkTarget,
   type Diagnostic,
@@ -21,7 +20,7 @@ export interface CheckFlags {
 }
 
 /** Milliseconds between looks at the files that are watched. */
-const LOOK = 100;
+const LOOK = 50;
 
 /** Check a model file or a checkpoint folder; exit code 1 if there are mistakes, with `watch` in the end. */
 export async function checkCommand(
@@ -29,8 +28,6 @@ export async function checkCommand(
   model: string,
   flags: CheckFlags,
 ): Promise<number> {
-  // A third of the time would go into V8's optimizing compiler, and what it makes is hardly used.
-  setFlagsFromString("--interrupt-budget=600000");
   if (flags.watch) return await watch(io, model, flags);
   const found = await checkTarget(model, io.files);
   return await report(io, found, { ...flags, model });
@@ -77,17 +74,18 @@ function versionsOf(files: readonly string[]): Map<string, string> {
   }));
 }
 
-/** Wait until a file is another one than it was, or until the signal. */
+/** Wait until a file is another one than it was, and is written no more, or until the signal. */
 async function changed(
   seen: ReadonlyMap<string, string>,
   signal: AbortSignal,
 ): Promise<void> {
-  const isChanged = () =>
-    [...versionsOf([...seen.keys()])].some(([file, version]) =>
-      version !== "" && version !== seen.get(file)
-    );
-  while (!signal.aborted && !isChanged()) {
+  const differs = (now: ReadonlyMap<string, string>, before = seen) =>
+    [...now].some(([file, at]) => at !== "" && at !== before.get(file));
+  for (let now = new Map(seen); !signal.aborted;) {
     await setTimeout(LOOK, undefined, { signal }).catch(() => {});
+    const last = now;
+    now = versionsOf([...seen.keys()]);
+    if (differs(now) && !differs(now, last)) return;
   }
 }
 
