@@ -1,15 +1,15 @@
 /** Metrics of a training as a file: a line of JSON for each step; at its end the loss and the experts' load as plots. */
 
-import type { FileSystem, StepMetrics } from "../engine/mod.ts";
+import type { FileSystem } from "../engine/mod.ts";
 import type { CliIo } from "./io.ts";
 import { expertLoad } from "./plots/expert_load.ts";
 import { lossCurve } from "./plots/loss_curve.ts";
-import { recordOf, type StepRecord } from "./plots/record.ts";
+import type { StepRecord } from "./plots/record.ts";
 
 /** Takes metrics as they come. */
 export interface MetricsFile {
   /** Write those of a step; gives the line. */
-  add(metrics: StepMetrics): Promise<string>;
+  add(record: StepRecord): Promise<string>;
   /** Draw the plots. */
   finish(): Promise<void>;
 }
@@ -29,12 +29,12 @@ export function openMetrics(
   const file = metrics ?? files.join(out, "metrics.jsonl");
   let open = false;
   return {
-    add: async (step) => {
-      const line = JSON.stringify(recordOf(step));
+    add: async (added) => {
+      const line = JSON.stringify(added);
       if (open) await files.append(file, bytes(`${line}\n`));
       else {
         const before = resume ? await readRecords(file, files) : [];
-        const lines = before.filter((record) => record.step < step.step)
+        const lines = before.filter((record) => record.step < added.step)
           .map((record) => JSON.stringify(record));
         await files.write(file, [bytes([...lines, line, ""].join("\n"))]);
         open = true;

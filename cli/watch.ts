@@ -2,24 +2,19 @@
 
 import type { ServerResponse } from "node:http";
 import { rankPlace } from "../engine/mod.ts";
-import { type LiveEvents, livePageHtml } from "../view/mod.ts";
+import { follow, type LiveEvents, NOTHING } from "../view/live.ts";
+import { livePageHtml } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
 import { serveLoopback } from "./loopback.ts";
 import { pageAssets } from "./page_assets.ts";
 
 /** Takes what happens. */
 export interface Watch {
-  /** Tell those who watch; `event` may be its JSON. */
-  send<K extends keyof LiveEvents>(
-    kind: K,
-    event: LiveEvents[K] | string,
-  ): void;
+  /** Report an event to those who watch. */
+  send<K extends keyof LiveEvents>(kind: K, event: LiveEvents[K]): void;
   /** Say how the run ended. On a terminal, those who watch can still look until Ctrl-C. */
   end(text: string): Promise<void>;
 }
-
-/** Events of one kind that are kept for those who come late. */
-const KEPT = 5000;
 
 /** Bytes that somebody who does not read may have waiting; then they are cut off, and come again. */
 const WAITING = 1 << 20;
@@ -35,7 +30,8 @@ export async function startWatch(
 ): Promise<Watch> {
   if (!watch || (rankPlace()?.rank ?? 0) > 0) return NOBODY;
   const page = livePageHtml({ title }, await pageAssets(io));
-  const events: string[] = [];
+  // Not the events themselves: loads of experts of all steps are many bytes.
+  let state = NOTHING;
   const watchers = new Set<ServerResponse>();
   const { server, address } = await serveLoopback((path, response) => {
     if (path === "/") {
@@ -46,7 +42,7 @@ export async function startWatch(
         "content-type": "text/event-stream",
         "cache-control": "no-store",
       });
-      response.write(events.join(""));
+      response.write(eventText("state", state));
       watchers.add(response);
       response.on("close", () => watchers.delete(response));
     } else response.writeHead(404).end();
@@ -55,10 +51,8 @@ export async function startWatch(
   server.unref();
   io.err(`Watch at ${address}`);
   const send: Watch["send"] = (kind, event) => {
-    const json = typeof event === "string" ? event : JSON.stringify(event);
-    const text = `event: ${kind}\ndata: ${json}\n\n`;
-    events.push(text);
-    if (events.length > KEPT) events.splice(0, KEPT / 10);
+    state = follow(state, kind, event);
+    const text = eventText(kind, event);
     for (const watcher of watchers) {
       if (watcher.writableLength > WAITING) watcher.destroy();
       else watcher.write(text);
@@ -81,4 +75,9 @@ export async function startWatch(
       server.closeAllConnections();
     },
   };
+}
+
+/** An event as a browser reads it. */
+function eventText(kind: keyof LiveEvents, event: object): string {
+  return `event: ${kind}\ndata: ${JSON.stringify(event)}\n\n`;
 }

@@ -5,12 +5,14 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { isBuiltin } from "node:module";
 import process from "node:process";
 import type { Page } from "playwright-core";
 import t from "tap";
 import { verifyPlanText } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import {
+  LOSABLE,
   openBrowser,
   openPage,
   skipWithoutBrowser,
@@ -24,6 +26,11 @@ import {
   type Tensors,
 } from "./helpers/sessions.ts";
 
+/** Files of a bundle as esbuild lists them, and what each imports. */
+interface Files {
+  readonly [file: string]: { readonly imports: readonly { path: string }[] };
+}
+
 interface Recorded {
   readonly prompt: string;
   readonly text: string;
@@ -35,14 +42,6 @@ const [recorded] = JSON.parse(
     "utf8",
   ),
 ) as [Recorded];
-
-/** What the page has of its own: a device that it can lose. */
-const LOSABLE = `
-const request = GPUAdapter.prototype.requestDevice;
-GPUAdapter.prototype.requestDevice = async function (...args) {
-  return globalThis.gpuDevice = await request.apply(this, args);
-};
-`;
 
 /** The address that the example's server says. */
 async function startServer(): Promise<string> {
@@ -95,11 +94,15 @@ function plainInputs(inputs: Tensors) {
 }
 
 /**
- * Logits as a page makes them on four ranks, of a checkpoint that was dropped on it. It shares no memory with workers, so
+ * Logits as a page makes them on some ranks, of a checkpoint that was dropped on it. It shares no memory with workers, so
  * that it computes itself.
  */
-async function inPage(page: Page, plan: string, inputs: Tensors) {
-  return await page.evaluate(async ({ module, plan, inputs }) => {
+async function inPage(
+  page: Page,
+  plan: string,
+  { inputs, ranks }: { inputs: Tensors; ranks: number },
+) {
+  return await page.evaluate(async ({ module, plan, inputs, ranks }) => {
     const { fileFolder, openModel } = await import(module);
     const checkpoint = fileFolder(
       await Promise.all(
@@ -112,7 +115,7 @@ async function inPage(page: Page, plan: string, inputs: Tensors) {
       ),
     );
     const model = await openModel({
-      ...{ plan, checkpoint, mesh: { ep: 4 }, device: "cpu" },
+      ...{ plan, checkpoint, mesh: { ep: ranks }, device: "cpu" },
     });
     const { logits } = await model.session.run(
       "main",
@@ -128,7 +131,10 @@ async function inPage(page: Page, plan: string, inputs: Tensors) {
       device: model.device.name as string,
       found: [...logits.data as Float32Array],
     };
-  }, { module: "/dist/browser/mod.js", plan, inputs: plainInputs(inputs) });
+  }, {
+    ...{ module: "/dist/browser/mod.js", plan, ranks },
+    inputs: plainInputs(inputs),
+  });
 }
 
 /** Requests that a page makes for a file of 2.5 MiB of numbers, where it keeps what it fetches; and whether they are right. */
@@ -198,7 +204,7 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   }
   t.strictSame(complaints, []);
 
-  // On one rank in Node, on four in the page: bits do not depend on the mesh.
+  // On one rank in Node, on one and four in the page: bits do not depend on the mesh.
   const inputs = packedPrompts([9, 7, 5]);
   const { logits } = await inNode(plan, inputs);
   const { page: alone } = await openPage(browser, "about:blank");
@@ -208,10 +214,15 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
       contentType: "text/html",
     }));
   await alone.goto(address);
-  const { device, found } = await inPage(alone, plan, inputs);
-  t.equal(device, "CPU (WebAssembly SIMD, no thread of its own)");
-  t.equal(found.length, logits!.data.length);
-  t.ok(found.every((x, i) => Object.is(x, logits!.data[i])));
+  for (const ranks of [1, 4]) {
+    const { device, found } = await inPage(alone, plan, { inputs, ranks });
+    t.equal(device, "CPU (WebAssembly SIMD, no thread of its own)");
+    t.equal(found.length, logits!.data.length);
+    t.ok(
+      found.every((x, i) => Object.is(x, logits!.data[i])),
+      `logits on ${ranks} ranks`,
+    );
+  }
 
   // One request says which version of the file is there, and three fetch its blocks.
   t.strictSame(
@@ -230,4 +241,32 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   await generate(page);
   t.equal(await text(page, "#text"), recorded.prompt + recorded.text);
   t.strictSame(complaints, []);
+});
+
+t.test("what pages import reaches nothing of Node", async (t) => {
+  const { bundleBrowser } = await import(
+    "../scripts/bundle.mjs" as string
+  ) as {
+    bundleBrowser: (
+      folder: string,
+    ) => Promise<{ metafile: { inputs: Files; outputs: Files } }>;
+  };
+  const { metafile } = await bundleBrowser(temporaryFolder(t));
+  t.strictSame(
+    Object.values(metafile.outputs).flatMap(({ imports }) => imports),
+    [],
+    "one file",
+  );
+  const inputs = Object.entries(metafile.inputs);
+  const builtIn = inputs.flatMap(([file, { imports }]) =>
+    imports.flatMap(({ path }) => isBuiltin(path) ? [`${file}: ${path}`] : [])
+  );
+  t.strictSame(builtIn, []);
+  t.ok(inputs.length > 100, "of all that it imports");
+});
+
+t.test("the example's page has less than 100 lines", (t) => {
+  const page = readFileSync(repositoryFile("examples/browser/index.html"));
+  t.ok(page.toString().split("\n").length < 100);
+  t.end();
 });

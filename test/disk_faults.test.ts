@@ -12,6 +12,7 @@ import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import t, { type Test } from "tap";
 import { nodeFiles } from "../cli/files.ts";
+import { recordOf } from "../cli/plots/record.ts";
 import { openMetrics } from "../cli/training_metrics.ts";
 import {
   add,
@@ -232,7 +233,7 @@ t.test("a save", async (t) => {
     }
     const metrics = openMetrics({ files }, { out, resume: true });
     for (const more of [0, 1]) {
-      await metrics.add({ ...METRICS, step: step + more });
+      await metrics.add(recordOf({ ...METRICS, step: step + more }));
     }
     await metrics.finish();
   };

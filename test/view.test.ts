@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { startWatch } from "../cli/watch.ts";
 import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
 import { follow, type LiveStep, NOTHING } from "../view/live.ts";
@@ -14,7 +15,7 @@ import { stationsOf } from "../view/stations.ts";
 import { trackPicture } from "../view/track_picture.ts";
 import { pairsOver, trackName, tracksOf } from "../view/tracks.ts";
 import { type PlanView, viewPlan } from "../view/plan_view.ts";
-import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -155,4 +156,37 @@ t.test("a run is followed by what its process says", (t) => {
   t.strictSame([state.texts, state.tokens], [["a", "bc"], 3]);
   t.equal(follow(state, "end", { text: "Done." }).ended, "Done.");
   t.end();
+});
+
+t.test("a run that is watched keeps its state, not its events", async (t) => {
+  // Of 48 layers of 128 experts each.
+  const expertLoad = new Array(48).fill(new Array(128).fill(1 / 128));
+  const steps = 3000;
+  await withOutput(async (io) => {
+    let address = "";
+    const watch = await startWatch(
+      { ...io, err: (line) => address = /http\S+/.exec(line)![0] },
+      "a run",
+      { watch: true },
+    );
+    const one = {
+      ...{ step: 0, loss: 1, validationLoss: null, gradientNorm: 1 },
+      ...{ tokensPerSecond: 1, expertLoad, sentBytes: 0 },
+    };
+    for (let step = 1; step <= steps; step++) {
+      watch.send("step", { ...one, step });
+    }
+    const { body } = await fetch(`${address}events`);
+    const read = new Response(body).text();
+    await watch.end("Done.");
+    const [first, last] = (await read).trim().split("\n\n");
+    t.match(first, /^event: state\n/);
+    t.match(last, /^event: end\n/);
+    const state = JSON.parse(first!.replace(/^.*\ndata: /, ""));
+    t.equal(state.last.step, steps);
+    t.strictSame(state.losses.at(-1), [steps, 1]);
+    t.ok(state.losses.length <= 2000);
+    t.ok(first!.length < 2 * JSON.stringify(one).length, `${first!.length}`);
+    return 0;
+  });
 });

@@ -17,6 +17,7 @@ import { rateText } from "../spec/time_text.ts";
 import type { SearchResult } from "../view/mod.ts";
 import {
   accessibilityProblems,
+  LOSABLE,
   openBrowser,
   openPage,
   skipWithoutBrowser,
@@ -39,6 +40,7 @@ async function pageOf(name: string, ...argv: string[]): Promise<string> {
   const out = path.join(FOLDER, `${name}.html`);
   const { code, err } = await switchyard(["view", ...argv, "--out", out]);
   t.equal(code, 0, err);
+  t.ok(statSync(out).size < 10e6, "below 10 MB");
   return pathToFileURL(out).href;
 }
 
@@ -360,12 +362,14 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   const ended = once(serving, "exit");
   const [said] = await once(serving.stdout, "data") as [Buffer];
   const [, address] = /Open (\S+)/.exec(`${said}`)!;
-  const { page, complaints } = await openPage(browser!, address!);
+  const { page, complaints } = await openPage(browser!, "about:blank");
+  await page.addInitScript(LOSABLE);
+  await page.goto(address!);
   // Kernels of all ranks are compiled for a GPU that is a program.
   page.setDefaultTimeout(60_000);
   const names = {
-    gpu: /^All ranks on (?!CPU)\S/,
     cpu: /^All ranks on CPU \(WebAssembly SIMD, \d+ threads?\)$/,
+    gpu: /^All ranks on (?!CPU)\S/,
   };
   for (const [device, name] of Object.entries(names)) {
     await page.locator("#run select").selectOption(device);
@@ -392,6 +396,11 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
     const answer = await fetch(config, { headers: { range } });
     t.strictSame([answer.status, await answer.text()], [status, part], range);
   }
+  await page.evaluate("gpuDevice.destroy()");
+  await page.locator("#run input").press("Enter");
+  await page.locator("#run [role=status]", { hasText: "lost" }).waitFor();
+  await page.locator("#run button", { hasText: "Load again" }).click();
+  await page.locator("#run .text", { hasText: "afraid" }).waitFor();
   t.strictSame(await accessibilityProblems(page), []);
   t.strictSame(complaints, []);
   serving.kill("SIGTERM");
@@ -404,7 +413,6 @@ t.test(
   async (t) => {
     const config = "test/references/configs/deepseek-v3.json";
     const url = await pageOf("deepseek", config, "--mesh", "ep=256");
-    t.ok(statSync(new URL(url)).size < 10e6, "below 10 MB");
     t.notMatch(readFileSync(new URL(url), "utf8"), /(src|href)="https?:/);
     const { page, complaints } = await openPage(browser!, "about:blank", {
       dark: true,
@@ -422,6 +430,7 @@ t.test(
     await page.getByLabel("Show ranks 16–31 one by one").click();
     await page.locator("#tracks").getByText("rank 17", { exact: true })
       .waitFor();
+    t.strictSame(await accessibilityProblems(page), []);
     t.strictSame(complaints, []);
   },
 );

@@ -106,8 +106,9 @@ function cardShapes(
   const inner = width - 26;
   let from = x + 13;
   const bars = MEMORY_KINDS.flatMap(({ kind, name }): Shape[] => {
-    const long = inner * bytes[kind] / most;
     if (bytes[kind] <= 0) return [];
+    // What hardly fills a device is still seen.
+    const long = Math.max(1.5, inner * bytes[kind] / most);
     const bar: Shape = {
       ...{ kind: "rect", at: [from, y + 34], size: [long, 14] },
       ...{ ink: kind, title: `${name}: ${sizeText(bytes[kind])}` },

@@ -23,6 +23,8 @@ export interface LiveRank {
 
 /** What a process says, by kind. */
 export interface LiveEvents {
+  /** All that is known so far, for those who come late. */
+  readonly state: LiveState;
   /** How far loading is. */
   readonly progress: {
     readonly stage: string;
@@ -40,7 +42,7 @@ export interface LiveEvents {
   readonly end: { readonly text: string };
 }
 
-/** What is known of a run. */
+/** What is known of a run. It takes as much memory after many steps as after `MOST_POINTS`, texts aside. */
 export interface LiveState {
   readonly progress?: LiveEvents["progress"];
   /** The last step; the load of its experts is a mean of the last ones. */
@@ -77,6 +79,7 @@ type Followers = {
 };
 
 const FOLLOWERS: Followers = {
+  state: (_, state) => state,
   progress: (state, progress) => ({ ...state, progress }),
   step: (state, step) => ({
     ...state,

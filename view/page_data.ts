@@ -110,7 +110,10 @@ function htmlOf(
 <title>${escaped(data.title)}</title>
 <style>
 :root { color-scheme: light dark; ${paletteStyle(LIGHT)} }
-@media (prefers-color-scheme: dark) { :root { ${paletteStyle(DARK)} } }
+@media screen and (prefers-color-scheme: dark) { :root { ${
+    paletteStyle(DARK)
+  } } }
+@media print { :root { color-scheme: light; } }
 ${style}</style>
 </head>
 <body>

@@ -13,6 +13,13 @@ export type Role =
   | "dense"
   | "update";
 
+/** What people call them. */
+export const ROLE_NAMES: { readonly [R in Role]: string } = {
+  ...{ attention: "attention", router: "router", dispatch: "dispatch" },
+  ...{ experts: "experts", combine: "combine", update: "optimizer" },
+  dense: "embedding, dense layers and output",
+};
+
 /** The role of every step of a program, from its part of a dispatch, its label, and what is around it. */
 export function rolesOf(
   program: Program,

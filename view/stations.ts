@@ -50,14 +50,14 @@ function stationOf(
   if (step.op === "allToAll") {
     return {
       ...{ ...base, kind: "switch", over: step.over },
-      title: step.part?.part === "exchange places" ? "places" : role,
+      title: step.part?.part === "exchange places" ? "slots" : role,
       details: [`all-to-all over ${step.over.join(", ")}`, rowText(step)],
     };
   }
   if (step.op === "allGather") {
     return {
       ...{ ...base, kind: "tie", over: step.over },
-      title: step.part ? step.part.part.replace("exchange ", "") : "all-gather",
+      title: step.part ? TIES[step.part.part] ?? step.part.part : "all-gather",
       details: [],
     };
   }
@@ -68,6 +68,12 @@ function stationOf(
     details: [count === 1 ? "1 step" : `${count} steps`],
   };
 }
+
+/** What is gathered, by the part of the dispatch that gathers it. */
+const TIES: { readonly [part: string]: string } = {
+  "exchange counts": "counts",
+  "exchange reach": "rows",
+};
 
 function rowText({ rowBytes, columns }: AllToAllStep): string {
   return `${sizeText(rowBytes)} a row${columns ? ", a chunk" : ""}`;

@@ -10,15 +10,25 @@ const GAP = 34;
 /** Ranks that are drawn. */
 const MOST = 64;
 
-/** A run over time. */
-export function timePicture(run: TimedRun): Scene {
+/** A part of a run, in microseconds from its start. */
+export type TimeWindow = readonly [from: number, to: number];
+
+/** A run over time, or a part of it. */
+export function timePicture(
+  run: TimedRun,
+  [from, to]: TimeWindow = [0, run.microseconds],
+): Scene {
   const { microseconds, events, name, predicted, lanes: names } = run;
   const ranks = [...new Set(events.map(({ rank }) => rank))]
     .sort((a, b) => a - b).slice(0, MOST);
-  const scale = (WIDTH - LEFT - 10) / Math.max(1, microseconds);
+  const width = WIDTH - LEFT - 10;
+  const scale = width / Math.max(1, to - from);
+  const xOf = (time: number) =>
+    LEFT + Math.max(0, Math.min(width, (time - from) * scale));
   const bottom = TOP + ranks.length * GAP;
   const marks = [0, 0.25, 0.5, 0.75, 1].flatMap((part): Shape[] => {
-    const x = LEFT + part * microseconds * scale;
+    const time = from + part * (to - from);
+    const x = xOf(time);
     return [
       {
         ...{ kind: "path", ink: "line", width: 1 },
@@ -27,7 +37,7 @@ export function timePicture(run: TimedRun): Scene {
       {
         ...{ kind: "text", size: 11, ink: "soft" },
         ...{ anchor: part === 1 ? "end" : part === 0 ? "start" : "middle" },
-        ...{ at: [x, TOP - 11], text: durationText(part * microseconds) },
+        ...{ at: [x, TOP - 11], text: durationText(time) },
       },
     ];
   });
@@ -40,13 +50,16 @@ export function timePicture(run: TimedRun): Scene {
       },
       {
         ...{ kind: "rect", at: [LEFT, y - 2.5], ink: "line" },
-        size: [microseconds * scale, 5] as const,
+        size: [width, 5] as const,
       },
-      ...events.filter((event) => event.rank === rank).map((
-        { name, role, start, duration },
-      ): Shape => ({
-        ...{ kind: "rect", at: [LEFT + start * scale, y - 10], ink: role },
-        size: [Math.max(0.6, duration * scale), 20] as const,
+      ...events.filter(({ rank: of, start, duration }) =>
+        of === rank && start <= to && start + duration >= from
+      ).map(({ name, role, start, duration }): Shape => ({
+        ...{ kind: "rect", at: [xOf(start), y - 10], ink: role },
+        size: [
+          Math.max(0.6, xOf(start + duration) - xOf(start)),
+          20,
+        ] as const,
         title: `${name}\n${durationText(duration)}, at ${durationText(start)}`,
       })),
     ];
@@ -55,6 +68,10 @@ export function timePicture(run: TimedRun): Scene {
     size: [WIDTH, bottom + 10],
     label: `${predicted ? "predicted: " : "a recorded run of "}${name}, ${
       durationText(microseconds)
+    }${
+      to - from < microseconds
+        ? `, from ${durationText(from)} to ${durationText(to)}`
+        : ""
     }`,
     shapes: [...marks, ...lanes],
   };

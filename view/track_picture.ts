@@ -127,10 +127,12 @@ const DRAWN: {
   readonly [K in Station["kind"]]: (station: Station, span: Span) => Shape[];
 } = {
   station: (station, { tracks, y, from, to, options: { program } }) =>
-    tracks.map((_, i): Shape => ({
+    tracks.map((track, i): Shape => ({
       ...{ kind: "rect", radius: 5, ink: station.role },
       ...{ at: [from + 3, y(i) - 11], size: [to - from - 6, 22] as const },
-      title: `${station.title}\n${station.steps.map(stepLine).join("\n")}`,
+      title: `${trackName(track)}: ${station.title}\n${
+        station.steps.map(stepLine).join("\n")
+      }`,
       // One of them is enough to click with the keyboard.
       ...i === 0 ? { link: stepLink(program, station.steps[0]!.index) } : {},
     })),
@@ -178,10 +180,10 @@ const DRAWN: {
         ),
         title: station.steps.map(stepLine).join("\n"),
       })),
-      ...tracks.map((_, i): Shape => ({
+      ...tracks.map((track, i): Shape => ({
         ...{ kind: "rect", ink: station.role, radius: 4 },
         ...{ at: [x - 4, y(i) - 4], size: [8, 8] as const },
-        title: station.steps.map(stepLine).join("\n"),
+        title: `${trackName(track)}: ${station.steps.map(stepLine).join("\n")}`,
       })),
     ];
   },

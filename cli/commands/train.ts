@@ -19,6 +19,7 @@ import {
   describeExperts,
   describeStep,
 } from "../training_bar.ts";
+import { recordOf } from "../plots/record.ts";
 import { openMetrics } from "../training_metrics.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
@@ -85,8 +86,9 @@ export async function trainCommand(
       if (recent.length === 0) loading.stop();
       recent.push(step);
       if (recent.length > RECENT) recent.shift();
-      const line = await metrics?.add(step);
-      if (line !== undefined) watch.send("step", line);
+      const record = recordOf(step);
+      const line = await metrics?.add(record);
+      watch.send("step", record);
       if (!quiet && flags.json) await io.out(`${line}\n`);
       else if (!quiet) await bar.step(step);
       if (await isToldToStop(io, flags)) interrupted.abort();

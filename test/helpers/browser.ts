@@ -36,6 +36,14 @@ export async function openBrowser(): Promise<Browser> {
   });
 }
 
+/** A script that gives a page a device that it can lose: `gpuDevice`. */
+export const LOSABLE = `
+const request = GPUAdapter.prototype.requestDevice;
+GPUAdapter.prototype.requestDevice = async function (...args) {
+  return globalThis.gpuDevice = await request.apply(this, args);
+};
+`;
+
 /** A page, and everything that it complained about. */
 export interface WatchedPage {
   readonly page: Page;

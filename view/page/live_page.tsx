@@ -38,27 +38,33 @@ export function LivePage({ data }: { readonly data: LiveData }): VNode {
   );
 }
 
-/** What is known, drawn at most once a frame; and whether nobody answers. */
+/** Milliseconds between two drawings: the page leaves the processor to the run. */
+const REDRAW = 200;
+
+/** What is known, drawn a few times a second; and whether nobody answers. */
 function useEvents(): readonly [LiveState, boolean] {
   const [shown, show] = useState({ state: NOTHING, gone: false });
   useEffect(() => {
     let state = NOTHING;
-    let frame: number | undefined;
-    const draw = (gone: boolean) => {
-      frame ??= requestAnimationFrame(() => {
-        frame = undefined;
+    let gone = false;
+    let timer: number | undefined;
+    const draw = () => {
+      timer ??= setTimeout(() => {
+        timer = undefined;
         show({ state, gone });
-      });
+      }, REDRAW);
     };
     const source = new EventSource("events");
-    // Whoever comes, again or late, gets everything.
-    source.onopen = () => state = NOTHING;
-    source.onerror = () => draw(true);
+    source.onerror = () => {
+      gone = true;
+      draw();
+    };
     for (const kind of LIVE_KINDS) {
       source.addEventListener(kind, ({ data }) => {
         state = follow(state, kind, JSON.parse(data));
+        gone = false;
         if (kind === "end") source.close();
-        draw(false);
+        draw();
       });
     }
     return () => source.close();

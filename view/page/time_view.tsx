@@ -4,8 +4,9 @@ import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { PredictedTimeline } from "../../spec/plan_summary.ts";
 import type { TraceEvent } from "../page_data.ts";
+import { ROLE_NAMES } from "../roles.ts";
 import { durationText, predictedRuns, runsOf, timeByRole } from "../time.ts";
-import { timePicture } from "../time_picture.ts";
+import { timePicture, type TimeWindow } from "../time_picture.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
@@ -23,7 +24,8 @@ export function TimeView(
   );
   const [chosen, choose] = useState(Math.max(0, recorded.length - 1));
   const run = runs[chosen];
-  const scene = useMemo(() => run && timePicture(run), [run]);
+  const [window, zoom] = useState<TimeWindow>();
+  const scene = useMemo(() => run && timePicture(run, window), [run, window]);
   if (!run || !scene) {
     return (
       <View
@@ -38,7 +40,9 @@ export function TimeView(
   const spent = timeByRole(run, view.plan.ranks);
   const busy = spent.reduce((sum, [, microseconds]) => sum + microseconds, 0);
   const rows = [
-    ...spent.map(([role, microseconds]) => [role, role, microseconds] as const),
+    ...spent.map(([role, microseconds]) =>
+      [ROLE_NAMES[role], role, microseconds] as const
+    ),
     [
       ...["waiting and the host", "waiting"] as const,
       Math.max(0, run.microseconds - busy),
@@ -54,12 +58,12 @@ export function TimeView(
         ? `Predicted for ${view.summary.target}, where nothing was run: ${run.name} takes ${
           durationText(run.microseconds)
         }. The first rank is busy for ${percent(busy)} of it${
-          spent[0] ? `, longest with ${spent[0][0]}` : ""
+          spent[0] ? `, longest with ${ROLE_NAMES[spent[0][0]]}` : ""
         }. Ranks that do the same are one track; the empty track is waiting, and the host.`
         : `The recorded run took ${
           durationText(run.microseconds)
         }. A rank was busy for ${percent(busy)} of it${
-          spent[0] ? `, longest with ${spent[0][0]}` : ""
+          spent[0] ? `, longest with ${ROLE_NAMES[spent[0][0]]}` : ""
         }. A box is as wide as it took long, an exchange from when its rank comes to it; the empty track is waiting, and the host.`}
     >
       {runs.length > 1 && (
@@ -67,8 +71,10 @@ export function TimeView(
           run{" "}
           <select
             value={chosen}
-            onChange={({ currentTarget }) =>
-              choose(Number(currentTarget.value))}
+            onChange={({ currentTarget }) => {
+              choose(Number(currentTarget.value));
+              zoom(undefined);
+            }}
           >
             {runs.map(({ name, microseconds, predicted }, i) => (
               <option value={i}>
@@ -80,6 +86,11 @@ export function TimeView(
         </label>
       )}
       <Picture scene={scene} />
+      <Zoom
+        whole={run.microseconds}
+        window={window ?? [0, run.microseconds]}
+        zoom={zoom}
+      />
       <table>
         <caption>
           {run.predicted
@@ -99,5 +110,37 @@ export function TimeView(
         </tbody>
       </table>
     </View>
+  );
+}
+
+/** How much of the part that is seen the next one shows, and how far it is moved. */
+const IN = 0.4, ASIDE = 0.5;
+
+/** Buttons that choose the part of a run that is drawn. */
+function Zoom({ whole, window: [from, to], zoom }: {
+  readonly whole: number;
+  readonly window: TimeWindow;
+  readonly zoom: (window: TimeWindow | undefined) => void;
+}) {
+  const show = (middle: number, width: number) => {
+    const wide = Math.max(1, Math.min(whole, width));
+    const start = Math.max(0, Math.min(whole - wide, middle - wide / 2));
+    zoom(wide < whole ? [start, start + wide] : undefined);
+  };
+  const [middle, width] = [(from + to) / 2, to - from];
+  const actions = [
+    ["zoom in", () => show(middle, width * IN), false],
+    ["zoom out", () => show(middle, width / IN), width >= whole],
+    ["earlier", () => show(middle - width * ASIDE, width), from <= 0],
+    ["later", () => show(middle + width * ASIDE, width), to >= whole],
+  ] as const;
+  return (
+    <div class="parts" role="group" aria-label="Part of the run">
+      {actions.map(([name, action, off]) => (
+        <button type="button" onClick={action} aria-disabled={off}>
+          {name}
+        </button>
+      ))}
+    </div>
   );
 }

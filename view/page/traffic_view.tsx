@@ -53,6 +53,10 @@ export function TrafficView(
           shown
             ? "The map shows what the recorded run sent."
             : "The map shows a step of as many tokens as there is room for."
+        }${
+          view.plan.ranks > 16
+            ? " A box adds up what the ranks of one bundle send those of another."
+            : ""
         }`}
     >
       {parts}

@@ -1,0 +1,224 @@
+// Every view of a page by keyboard alone, with the numbers of the plan; in the dark; printed; and its pictures as files.
+// needs: cpu, browser
+
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { Page } from "playwright-core";
+import t from "tap";
+import type { PlanSummary, RankBytes } from "../spec/mod.ts";
+import { sizeText } from "../spec/size_text.ts";
+import { durationText } from "../view/time.ts";
+import {
+  accessibilityProblems,
+  openBrowser,
+  openPage,
+  skipWithoutBrowser,
+} from "./helpers/browser.ts";
+import {
+  integers,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+
+const FOLDER = temporaryFolder(t);
+const file = (name: string) => path.join(FOLDER, name);
+const MODEL = ["examples/demo-lm", "--mesh", "ep=4", "--target", "8xh100"];
+const KINDS = ["weights", "state", "scratch", "staging", "total"] as const;
+
+async function summaryOf(...argv: string[]): Promise<PlanSummary> {
+  return JSON.parse((await switchyard(["plan", ...argv, "--json"])).out);
+}
+
+/** A page with every view of a plan, and the summary of the plan that it is compared with. */
+async function makePage(): Promise<{ url: string; other: PlanSummary }> {
+  await writeRaw(file("choices"), {
+    "layer0.topk_idx": integers([1, 2, 2], [0, 7, 3, 4]),
+    "layer1.topk_idx": integers([1, 2, 2], [1, 2, 6, 5]),
+  });
+  const two = ["examples/demo-lm", "--mesh", "ep=2"];
+  await switchyard(["plan", ...two, "--out", file("two.json")]);
+  const { code, err } = await switchyard([
+    ...["view", ...MODEL, "--choices", file("choices")],
+    ...["--against", file("two.json"), "--out", file("page.html")],
+  ]);
+  t.equal(code, 0, err);
+  return {
+    url: pathToFileURL(file("page.html")).href,
+    // On the same machine, whose devices are apart.
+    other: await summaryOf(...two, "--target", "8xh100"),
+  };
+}
+
+/** Press Tab until an element has the focus. */
+async function tabTo(page: Page, selector: string): Promise<void> {
+  for (let i = 0; i < 500; i++) {
+    await page.keyboard.press("Tab");
+    const here = await page.locator(`${selector}:focus`).count() > 0;
+    if (here) return;
+  }
+  throw new Error(`Cannot reach '${selector}' by Tab.`);
+}
+
+/** What is said of the shapes of a picture that keys lead to. */
+async function read(
+  page: Page,
+  view: string,
+  keys: readonly string[],
+): Promise<string[]> {
+  await tabTo(page, `#${view} .picture`);
+  const said: string[] = [];
+  for (const key of keys) {
+    const before = said.at(-1) ?? "Point at a shape";
+    await page.keyboard.press(key);
+    const output = page.locator(`#${view} output`);
+    await output.filter({ hasNotText: before }).waitFor();
+    said.push((await output.textContent())!);
+  }
+  return said;
+}
+
+const texts = async (page: Page, selector: string) =>
+  (await page.locator(selector).allTextContents()).map((text) => text.trim());
+
+const most = ({ ranks }: PlanSummary, kind: keyof RankBytes) =>
+  sizeText(Math.max(...ranks.map(({ bytes }) => bytes[kind])));
+
+t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
+  const [browser, { url, other }, summary] = await Promise.all([
+    ...[openBrowser(), makePage(), summaryOf(...MODEL)] as const,
+  ]);
+  t.teardown(() => browser.close());
+  const { page, complaints } = await openPage(browser, url);
+  page.setDefaultTimeout(15_000);
+  const { keyboard } = page;
+
+  t.strictSame((await texts(page, ".facts dd")).slice(0, 4), [
+    `${(summary.model.parameters / 1e6).toFixed(2)} M`,
+    `${(summary.model.activeParameters! / 1e6).toFixed(2)} M`,
+    ...["4", most(summary, "total")],
+  ]);
+
+  await tabTo(page, "#tracks .parts button:last-child");
+  await keyboard.press("Enter");
+  await page.locator("#tracks p", { hasText: "In after the layers" })
+    .waitFor();
+  await keyboard.press("Shift+Tab");
+  await keyboard.press("Enter");
+  t.match(await read(page, "tracks", ["ArrowRight", "ArrowDown"]), [
+    ...[/^rank 0: attention, rmsNorm/, /^rank 1: attention, rmsNorm/],
+  ]);
+  await tabTo(page, "#tracks .picture a");
+  await keyboard.press("Enter");
+  await page.locator(".detail h3", { hasText: /^1\. rmsNorm/ }).waitFor();
+
+  t.strictSame(
+    (await read(page, "ranks", ["ArrowDown", "ArrowRight", "ArrowRight"]))
+      .slice(1),
+    (["weights", "state"] as const).map((kind) =>
+      `${kind === "state" ? "KV cache or optimizer state" : kind}: ${
+        sizeText(summary.ranks[0]!.bytes[kind])
+      }`
+    ),
+  );
+
+  await tabTo(page, "#steps select");
+  await keyboard.press("ArrowDown");
+  await page.locator(".detail h3", { hasText: /^20\. rmsNorm/ }).waitFor();
+  await tabTo(page, "#steps .close");
+  await keyboard.press("Enter");
+  await page.locator(".detail").waitFor({ state: "detached" });
+
+  await tabTo(page, "#traffic tbody button[aria-pressed=true]");
+  await tabTo(page, "#traffic tbody button");
+  await keyboard.press("Enter");
+  await page.locator("#traffic .picture[aria-label*=combine]").waitFor();
+  const { bytesPerToken } = summary.layers
+    .flatMap(({ exchanges }) => exchanges)[1]!;
+  // A quarter of the tokens of a full step is on each rank, and a third of what goes to others goes to one of them.
+  const pair = sizeText(bytesPerToken * 512 / 4 / 3);
+  t.strictSame(
+    (await read(page, "traffic", ["ArrowDown", "ArrowRight", "ArrowDown"]))
+      .slice(1),
+    [`rank 0 to rank 1: ${pair}`, `rank 1 to rank 1: ${pair}`]
+      .map((text, i) => i === 0 ? text : `${text}, which stay on the rank`),
+  );
+
+  const [embedding] = await read(page, "memory", ["Home"]);
+  // A row of 128 floats for each token of a rank that may have all of them.
+  t.match(embedding, `embedding: ${sizeText(512 * 128 * 4)}`);
+
+  const { prefill } = summary.predicted!;
+  t.match(
+    await texts(page, "#time p"),
+    [durationText(prefill!.seconds * 1e6)],
+  );
+  await tabTo(page, "#time select");
+  await keyboard.press("ArrowDown");
+  await page.locator("#time .picture[aria-label*=decoding]").waitFor();
+  await keyboard.press("ArrowUp");
+  const boxes = page.locator("#time svg title");
+  const all = await boxes.count();
+  await tabTo(page, "#time .parts button:first-child");
+  await keyboard.press("Enter");
+  await page.locator("#time .picture[aria-label*='from ']").waitFor();
+  t.ok(await boxes.count() < all, "a part of the run");
+  await keyboard.press("Tab");
+  await keyboard.press("Enter");
+  await page.locator("#time .picture:not([aria-label*='from '])").waitFor();
+  t.equal(await boxes.count(), all);
+
+  await tabTo(page, "#token input");
+  await keyboard.press("ArrowUp");
+  await page.locator("#token caption", { hasText: "Token 1" }).waitFor();
+  t.strictSame(await texts(page, "#token td"), ["3 4", "1 2", "6 5", "3 2"]);
+
+  t.strictSame(
+    (await texts(page, "#diff tbody td")).slice(0, 12),
+    [
+      ...["ep=4", "ep=2"],
+      ...KINDS.flatMap((kind) => [most(summary, kind), most(other, kind)]),
+    ],
+  );
+  await tabTo(page, "#diff summary");
+  await keyboard.press("Enter");
+  await page.locator("#diff pre").waitFor();
+
+  await page.emulateMedia({ colorScheme: "dark" });
+  t.strictSame(await accessibilityProblems(page), [], "in the dark");
+
+  const { length } = await texts(page, ".below button");
+  t.equal(length, 6);
+  const { page: alone } = await openPage(browser, "about:blank");
+  for (let i = 0; i < length; i++) {
+    const [saved] = await Promise.all([
+      page.waitForEvent("download"),
+      page.locator(".below button").nth(i).click(),
+    ]);
+    const svg = file(`${i}.svg`);
+    await saved.saveAs(svg);
+    await alone.goto(pathToFileURL(svg).href);
+    const label = await alone.locator("svg:root").getAttribute("aria-label");
+    t.equal(
+      label,
+      await page.locator(".picture").nth(i).getAttribute("aria-label"),
+      saved.suggestedFilename(),
+    );
+  }
+
+  // A sheet of A4.
+  await page.setViewportSize({ width: 794, height: 1123 });
+  await page.emulateMedia({ media: "print", colorScheme: "dark" });
+  t.notOk(await page.locator(".parts").first().isVisible());
+  t.notOk(await page.locator("#search").isVisible());
+  for (const picture of await page.locator(".picture").all()) {
+    t.ok(await picture.isVisible());
+    const [inner, outer] = await picture.evaluate((element) => [
+      ...[element.scrollWidth, element.clientWidth],
+    ]);
+    t.ok(inner! <= outer!, `${inner} of ${outer} pixels`);
+  }
+  const paper = await page.evaluate("getComputedStyle(document.body).color");
+  t.equal(paper, "rgb(29, 36, 51)", "black on white");
+  t.strictSame(complaints, []);
+});
