@@ -13,6 +13,7 @@
  * ```
  */
 
+export { Tracer } from "../runtime/profiler.ts";
 export { type BrowserDevice, openDevice } from "./device.ts";
 export {
   fileFolder,

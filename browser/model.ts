@@ -16,6 +16,7 @@ import {
   type Session,
 } from "../runtime/executor.ts";
 import type { FileSource } from "../runtime/file_source.ts";
+import type { Tracer } from "../runtime/profiler.ts";
 import { openSafetensors } from "../runtime/safetensors.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import type { Plan } from "../spec/plan.ts";
@@ -35,6 +36,8 @@ export interface OpenModelOptions {
   readonly mesh?: { readonly [meshAxis: string]: number };
   /** Default: auto. */
   readonly device?: BrowserDevice;
+  /** Records runs, which take longer then. */
+  readonly tracer?: Tracer;
   readonly onProgress?: (progress: Progress) => void;
 }
 
@@ -64,7 +67,7 @@ export interface BrowserModel {
 export async function openModel(
   options: OpenModelOptions,
 ): Promise<BrowserModel> {
-  const { checkpoint, onProgress, cache = false } = options;
+  const { checkpoint, onProgress, tracer, cache = false } = options;
   const folder = typeof checkpoint === "string" || checkpoint instanceof URL
     ? webFolder(checkpoint, { cache })
     : checkpoint;
@@ -87,6 +90,7 @@ export async function openModel(
     devices: Array.from({ length: plan.ranks }, () => device),
     tensors,
     ...onProgress ? { onProgress } : {},
+    ...tracer ? { tracer } : {},
   }).catch((error) => {
     device.destroy();
     throw error;

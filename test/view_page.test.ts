@@ -397,10 +397,24 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
     t.strictSame([answer.status, await answer.text()], [status, part], range);
   }
   await page.evaluate("gpuDevice.destroy()");
-  await page.locator("#run input").press("Enter");
+  await page.getByLabel("Text to continue").press("Enter");
   await page.locator("#run [role=status]", { hasText: "lost" }).waitFor();
   await page.locator("#run button", { hasText: "Load again" }).click();
   await page.locator("#run .text", { hasText: "afraid" }).waitFor();
+  await page.locator("#run button:enabled").waitFor();
+  // Its files dropped on the page, and recorded: each token was a run of all ranks.
+  await page.locator("#run select").selectOption("cpu");
+  await page.locator("#run [type=checkbox]").check();
+  await page.locator("#run [type=file]").setInputFiles(
+    ["config.json", "tokenizer.json", "model.safetensors"]
+      .map((name) => path.join(ROOT, "examples/demo-lm", name)),
+  );
+  await page.locator("#run button").click();
+  await page.locator("#run .text", { hasText: "afraid" }).waitFor();
+  await page.locator("#run button:enabled").waitFor();
+  t.equal(await page.locator("#time option").count(), 48);
+  t.match(await texts(page, "#time p"), [/^The recorded run took/]);
+  t.match(await texts(page, "#traffic p"), [/what the recorded run sent/]);
   t.strictSame(await accessibilityProblems(page), []);
   t.strictSame(complaints, []);
   serving.kill("SIGTERM");

@@ -3,9 +3,9 @@
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan.ts";
 import { expertsOn } from "./house_picture.ts";
-import type { LayerChoices } from "./page_data.ts";
+import type { LayerChoices, TraceEvent } from "./page_data.ts";
 import type { PlanView } from "./plan_view.ts";
-import type { Recorded } from "./recorded.ts";
+import { recordedOf } from "./recorded.ts";
 import { groupOfRanks } from "./tracks.ts";
 
 /** An expert that a token went to. */
@@ -17,18 +17,23 @@ export interface Hop {
   readonly ranks: readonly number[];
 }
 
-/** The rank that each token was at home on; undefined where the runs that are recorded are not those of the choices. */
+/**
+ * The rank that each token was at home on, by the runs of the program that says what was chosen; undefined where those that
+ * are recorded are not of as many tokens.
+ */
 export function homesOf(
-  { plan }: PlanView,
+  plan: Pick<Plan, "programs" | "axes">,
   [first]: readonly LayerChoices[],
-  recorded: Recorded | undefined,
+  trace: readonly TraceEvent[] = [],
 ): readonly number[] | undefined {
-  const port = first &&
-    plan.programs[0]?.outputs[`layer${first.layer}.topk_idx`];
-  const axis = port?.axes[0];
-  if (axis === undefined) return undefined;
-  const homes = recorded?.homes(modelAxis(plan, axis)) ?? [];
-  return homes.length === first!.chosen.length ? homes : undefined;
+  for (const program of plan.programs) {
+    const axis = first &&
+      program.outputs[`layer${first.layer}.topk_idx`]?.axes[0];
+    if (axis === undefined) continue;
+    const homes = recordedOf(trace, program).homes(modelAxis(plan, axis));
+    if (homes.length === first!.chosen.length) return homes;
+  }
+  return undefined;
 }
 
 /** Where a token went in a layer, in the order of its choices. */

@@ -50,9 +50,10 @@ export function App(
       ? chosen
       : mainSection(program.program, program.sections)
     : sectionOf(program, step);
+  const [trace, record] = useState(data.trace);
   const recorded = useMemo(
-    () => data.trace && recordedOf(data.trace, program.program),
-    [program],
+    () => trace && recordedOf(trace, program.program),
+    [program, trace],
   );
   const shown: Shown = { view, program, section, step, rank };
   useKeys(shown);
@@ -85,17 +86,17 @@ export function App(
       <main>
         <Facts view={view} />
         {data.search && <SearchView search={data.search} />}
-        {data.run && <RunView plan={data.plan} />}
+        {data.run && <RunView plan={data.plan} record={record} />}
         <TracksView {...shown} parts={parts} />
         <RanksView {...shown} />
         <StepsView {...shown} parts={parts} sources={data.sources} />
         <TrafficView {...{ ...shown, recorded }} parts={parts} />
         <MemoryView {...shown} parts={parts} />
-        {(data.trace || data.predicted.length > 0) && (
-          <TimeView {...shown} trace={data.trace} predicted={data.predicted} />
+        {(trace || data.predicted.length > 0) && (
+          <TimeView {...shown} trace={trace} predicted={data.predicted} />
         )}
         {data.choices && (
-          <TokenView {...{ ...shown, recorded }} choices={data.choices} />
+          <TokenView {...shown} trace={data.trace} choices={data.choices} />
         )}
         {data.against && <DiffView {...shown} against={data.against} />}
       </main>

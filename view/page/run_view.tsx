@@ -2,23 +2,31 @@
 
 import type { VNode } from "preact";
 import { useRef, useState } from "preact/hooks";
-import type { PageData } from "../page_data.ts";
+import type { PageData, TraceEvent } from "../page_data.ts";
 import { View } from "./picture.tsx";
 
 type Device = "auto" | "gpu" | "cpu";
 
 /** What the page uses of `switchyard-moe/browser`, which is a program of its own beside it. */
 interface Browser {
+  readonly Tracer: new (now: () => number) => Tracer;
+  /** A checkpoint of files that the page was given. */
+  fileFolder(files: readonly File[]): object;
   openModel(options: {
     readonly plan: string;
-    readonly checkpoint: string;
+    readonly checkpoint: string | object;
     readonly device: Device;
+    readonly tracer?: Tracer;
     readonly onProgress: (progress: {
       readonly stage: string;
       readonly done: number;
       readonly total: number;
     }) => void;
   }): Promise<Model>;
+}
+
+interface Tracer {
+  toTrace(): { readonly traceEvents: readonly TraceEvent[] };
 }
 
 interface Model {
@@ -39,39 +47,70 @@ const NEW_TOKENS = 48;
 /** Where the program that runs plans is served, and the checkpoint. */
 const MODULE = "./browser.js", CHECKPOINT = "checkpoint/";
 
-/** Continues a text by the plan of the page, on the visitor's GPU or processor. */
-export function RunView({ plan }: Pick<PageData, "plan">): VNode {
-  const loaded = useRef<{ model: Model; device: Device } | undefined>(
-    undefined,
-  );
+/** Milliseconds between two looks at what is recorded. */
+const LOOK = 500;
+
+/** How a model was loaded. */
+interface Loaded {
+  readonly model: Model;
+  readonly device: Device;
+  readonly files: readonly File[] | undefined;
+  readonly tracer: Tracer | undefined;
+}
+
+/** Continues a text by the plan of the page, on the visitor's GPU or processor. What is recorded of it goes to `record`. */
+export function RunView({ plan, record }: Pick<PageData, "plan"> & {
+  readonly record: (trace: readonly TraceEvent[]) => void;
+}): VNode {
+  const loaded = useRef<Loaded | undefined>(undefined);
+  const [files, setFiles] = useState<readonly File[]>();
+  const [records, setRecords] = useState(false);
   const [prompt, setPrompt] = useState("Once upon a time there was a");
   const [device, setDevice] = useState<Device>("auto");
   const [status, setStatus] = useState("");
   const [text, setText] = useState("");
   const [state, setState] = useState<"idle" | "busy" | "failed">("idle");
-  const load = async (): Promise<Model> => {
-    if (loaded.current?.device === device) return loaded.current.model;
-    loaded.current?.model.close();
+  const load = async (): Promise<Loaded> => {
+    const before = loaded.current;
+    if (
+      before?.device === device && before.files === files && !before.tracer &&
+      !records
+    ) return before;
+    before?.model.close();
     loaded.current = undefined;
     const browser = await import(MODULE) as Browser;
+    const tracer = records
+      ? new browser.Tracer(() => performance.now())
+      : undefined;
     const model = await browser.openModel({
-      ...{ plan: JSON.stringify(plan), checkpoint: CHECKPOINT, device },
+      ...{ plan: JSON.stringify(plan), device },
+      checkpoint: files ? browser.fileFolder(files) : CHECKPOINT,
+      ...tracer ? { tracer } : {},
       onProgress: ({ stage, done, total }) =>
         setStatus(`Loading ${stage}: ${Math.floor(100 * done / total)} %`),
     });
-    loaded.current = { model, device };
-    return model;
+    return loaded.current = { model, device, files, tracer };
   };
   const run = async () => {
     setState("busy");
     setText("");
     try {
-      const model = await load();
+      const { model, tracer } = await load();
       setStatus(`All ranks on ${model.device.name}`);
+      let seen = performance.now();
+      const look = () => {
+        seen = performance.now();
+        // A copy, which the views take for a new one.
+        if (tracer) record([...tracer.toTrace().traceEvents]);
+      };
       await model.generate(prompt, {
         maxNewTokens: NEW_TOKENS,
-        onText: (piece) => setText((before) => before + piece),
+        onText: (piece) => {
+          setText((before) => before + piece);
+          if (performance.now() - seen > LOOK) look();
+        },
       });
+      look();
       setState("idle");
     } catch (error) {
       // What a lost device had in memory is gone with it.
@@ -110,6 +149,27 @@ export function RunView({ plan }: Pick<PageData, "plan">): VNode {
           <option value="gpu">the GPU, by WebGPU</option>
           <option value="cpu">the processor, by WebAssembly</option>
         </select>
+        <label>
+          <input
+            type="checkbox"
+            checked={records}
+            onChange={({ currentTarget }) => setRecords(currentTarget.checked)}
+          />{" "}
+          show its time and traffic below (slower)
+        </label>
+        <label>
+          weights of your own{" "}
+          <input
+            type="file"
+            multiple
+            onChange={({ currentTarget }) =>
+              setFiles(
+                currentTarget.files?.length
+                  ? [...currentTarget.files]
+                  : undefined,
+              )}
+          />
+        </label>
         <button type="submit" disabled={state === "busy"}>
           {state === "failed" ? "Load again" : "Run"}
         </button>

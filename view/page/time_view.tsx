@@ -17,12 +17,14 @@ export function TimeView(
     readonly predicted: readonly PredictedTimeline[];
   },
 ): VNode {
-  const recorded = useMemo(() => runsOf(trace, view.programs), []);
+  const recorded = useMemo(() => runsOf(trace, view.programs), [trace]);
   const runs = useMemo(
     () => [...recorded, ...predictedRuns(predicted, view.programs)],
-    [],
+    [recorded],
   );
-  const [chosen, choose] = useState(Math.max(0, recorded.length - 1));
+  // Of runs that go on, the last.
+  const [picked, choose] = useState<number>();
+  const chosen = picked ?? Math.max(0, recorded.length - 1);
   const run = runs[chosen];
   const [window, zoom] = useState<TimeWindow>();
   const scene = useMemo(() => run && timePicture(run, window), [run, window]);

@@ -2,8 +2,7 @@
 
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import type { LayerChoices } from "../page_data.ts";
-import type { Recorded } from "../recorded.ts";
+import type { LayerChoices, TraceEvent } from "../page_data.ts";
 import { tokenPicture } from "../token_picture.ts";
 import { homesOf, hopsOf, weightText } from "../token_way.ts";
 import type { Shown } from "./app.tsx";
@@ -11,14 +10,14 @@ import { Picture, View } from "./picture.tsx";
 
 /** Where a token was at home, and its experts, layer by layer; and how often all were chosen. */
 export function TokenView(
-  { view, choices, recorded }: Shown & {
+  { view, choices, trace }: Shown & {
     readonly choices: readonly LayerChoices[];
-    readonly recorded: Recorded | undefined;
+    readonly trace: readonly TraceEvent[] | undefined;
   },
 ): VNode {
   const count = choices[0]?.chosen.length ?? 0;
   const [token, choose] = useState(0);
-  const homes = useMemo(() => homesOf(view, choices, recorded), []);
+  const homes = useMemo(() => homesOf(view.plan, choices, trace), []);
   const home = homes?.[token];
   const scene = useMemo(
     () => tokenPicture(view, { choices, token, home }),
