@@ -161,6 +161,8 @@ export interface StepPart {
     | "wait"
     | "regroup"
     | "combine";
+  /** Part count: rows stay on the rank, and it lists them by expert, too. */
+  readonly lists?: true;
 }
 
 /** What all steps have. */

@@ -181,7 +181,7 @@ const part = closed({
     "regroup",
     "combine",
   ),
-});
+}, { lists: yes });
 
 function stepOf(
   op: string,

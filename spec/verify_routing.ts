@@ -70,7 +70,8 @@ export function checkParts(facts: Facts, report: Report): void {
     const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
       ["count", count],
       ["combine", combine],
-      ...!far && countLists(facts, routing)
+      // A count that lists rows by expert: they stay where they are, and tokens are read where they are.
+      ...!far && count.some(({ step }) => step.part?.lists)
         ? []
         : [["permute", permute], ["regroup", regroup]] as const,
       ...far
@@ -293,15 +294,6 @@ function onlyWriter(
       );
     }
   }
-}
-
-/** Whether the count of a routing also lists rows by expert: where they stay, nothing is permuted, and tokens are read where they are. */
-function countLists({ buffers }: Facts, { count }: RoutingFacts): boolean {
-  return count.some(({ writes }) =>
-    writes.some((name) =>
-      buffers.get(name)!.axes.some(({ axis }) => axis === "tiles of routing")
-    )
-  );
 }
 
 /** A dispatch and its combine use one permutation, which stays as it was made. */

@@ -188,11 +188,18 @@ t.test("printWgsl() keeps the order of operations in parentheses", (t) => {
 });
 
 t.test("printWgsl() prints no comparisons that read as a template", (t) => {
-  const x = load("x", u32(0));
-  const [a, b] = [lt(x, f32(1)), binary("gt", x, f32(2))];
-  const chosen = select(lt(x, f32(3)), b, a);
-  const text = printWgsl(writing(select(chosen, f32(4), f32(5))));
-  t.match(text, "select((x[0u] < 1.0f), x[0u] > 2.0f, x[0u] < 3.0f)");
+  // Only what stands behind a name is one: `v < 1.0f, v > 2.0f` would be `v<1.0f, v>` of 2.0.
+  const v = local("v", "f32");
+  const [a, b] = [lt(v, f32(1)), binary("gt", v, f32(2))];
+  const chosen = select(lt(v, f32(3)), b, a);
+  const text = printWgsl({
+    ...writing(load("x", u32(0))),
+    body: [
+      let_("v", load("x", u32(0))),
+      store("y", u32(0), select(chosen, f32(4), f32(5))),
+    ],
+  });
+  t.match(text, "select((v < 1.0f), v > 2.0f, v < 3.0f)");
   t.end();
 });
 

@@ -278,8 +278,7 @@ function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
       : [];
   // Where rows stay, what counts them lists them too.
   const lists = (step: Step) =>
-    step.part?.part === "regroup" ||
-    step.part?.part === "count" && tilesOf(step).length > 0;
+    step.part?.part === "regroup" || step.part?.lists === true;
   for (const step of program.steps) {
     if (!lists(step) || !step.part) continue;
     const tiles = tilesOf(step);

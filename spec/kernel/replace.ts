@@ -3,18 +3,37 @@
 import { binary } from "./build.ts";
 import type { Expr, Stmt } from "./tree.ts";
 
-/** What stands for what. */
+/** What stands for what. What nothing is said of stays. */
 export interface Replacements {
   /** Of a binding. */
-  binding(name: string): string;
+  binding?(name: string): string;
   /** Of an array of workgroup memory. */
-  shared(name: string): string;
+  shared?(name: string): string;
+  /** Of a variable, where it is declared and where it is used. */
+  variable?(name: string): string;
   /** Of the number of a workgroup or an invocation; undefined: itself. */
-  id(name: string): Expr | undefined;
+  id?(name: string): Expr | undefined;
 }
 
 /** Statements with replacements in them. */
 export function replaceIn(body: readonly Stmt[], by: Replacements): Stmt[] {
+  const value = replaceWith(by);
+  const list = (body: readonly Stmt[]): Stmt[] =>
+    body.map((s) => statementOf(s, { by, value, list }));
+  return list(body);
+}
+
+/** An expression with replacements in it. */
+export function replaceInValue(e: Expr, by: Replacements): Expr {
+  return replaceWith(by)(e);
+}
+
+/** A statement with replacements in it. */
+export function replaceInStatement(s: Stmt, by: Replacements): Stmt {
+  return replaceIn([s], by)[0]!;
+}
+
+function replaceWith(by: Replacements): (e: Expr) => Expr {
   // Expressions are shared, so that a tree may stand for many more.
   const known = new Map<Expr, Expr>();
   const value = (e: Expr): Expr => {
@@ -22,9 +41,7 @@ export function replaceIn(body: readonly Stmt[], by: Replacements): Stmt[] {
     known.set(e, replaced);
     return replaced;
   };
-  const list = (body: readonly Stmt[]): Stmt[] =>
-    body.map((s) => statementOf(s, { by, value, list }));
-  return list(body);
+  return value;
 }
 
 function valueOf(
@@ -32,22 +49,39 @@ function valueOf(
   by: Replacements,
   value: (e: Expr) => Expr,
 ): Expr {
-  const replaced = mapOperands(e, value);
-  switch (replaced.op) {
+  switch (e.op) {
+    case "const":
+      return e;
     case "id":
-      return by.id(replaced.name) ?? replaced;
-    case "load":
-      return { ...replaced, binding: by.binding(replaced.binding) };
-    case "shared":
-      return { ...replaced, array: by.shared(replaced.array) };
-    case "binary":
-      return binary(replaced.fn, replaced.a, replaced.b);
+      return by.id?.(e.name) ?? e;
+    case "local": {
+      const name = by.variable?.(e.name) ?? e.name;
+      return name === e.name ? e : { ...e, name };
+    }
+    case "load": {
+      const index = value(e.index);
+      const binding = by.binding?.(e.binding) ?? e.binding;
+      return index === e.index && binding === e.binding
+        ? e
+        : { ...e, binding, index };
+    }
+    case "shared": {
+      const index = value(e.index);
+      const array = by.shared?.(e.array) ?? e.array;
+      return index === e.index && array === e.array
+        ? e
+        : { ...e, array, index };
+    }
+    case "binary": {
+      const [a, b] = [value(e.a), value(e.b)];
+      return a === e.a && b === e.b ? e : binary(e.fn, a, b);
+    }
     default:
-      return replaced;
+      return mapOperands(e, value);
   }
 }
 
-/** An expression with what stands for its operands. */
+/** An expression with what stands for its operands; the same where they do. */
 export function mapOperands(e: Expr, of: (operand: Expr) => Expr): Expr {
   switch (e.op) {
     case "const":
@@ -55,18 +89,30 @@ export function mapOperands(e: Expr, of: (operand: Expr) => Expr): Expr {
     case "id":
       return e;
     case "load":
-    case "shared":
-      return { ...e, index: of(e.index) };
+    case "shared": {
+      const index = of(e.index);
+      return index === e.index ? e : { ...e, index };
+    }
     case "unary":
     case "convert":
-    case "bitcast":
-      return { ...e, a: of(e.a) };
-    case "binary":
-      return { ...e, a: of(e.a), b: of(e.b) };
-    case "call":
-      return { ...e, args: e.args.map(of) };
-    case "select":
-      return { ...e, condition: of(e.condition), a: of(e.a), b: of(e.b) };
+    case "bitcast": {
+      const a = of(e.a);
+      return a === e.a ? e : { ...e, a };
+    }
+    case "binary": {
+      const [a, b] = [of(e.a), of(e.b)];
+      return a === e.a && b === e.b ? e : { ...e, a, b };
+    }
+    case "call": {
+      const args = e.args.map(of);
+      return args.every((arg, i) => arg === e.args[i]) ? e : { ...e, args };
+    }
+    case "select": {
+      const [condition, a, b] = [of(e.condition), of(e.a), of(e.b)];
+      return condition === e.condition && a === e.a && b === e.b
+        ? e
+        : { ...e, condition, a, b };
+    }
   }
 }
 
@@ -78,30 +124,37 @@ function statementOf(
     list(body: readonly Stmt[]): Stmt[];
   },
 ): Stmt {
+  const variable = (name: string) => by.variable?.(name) ?? name;
   switch (s.op) {
     case "barrier":
       return s;
     case "let":
     case "var":
     case "set":
-      return { ...s, value: value(s.value) };
+      return { ...s, name: variable(s.name), value: value(s.value) };
     case "loads":
-      return { ...s, binding: by.binding(s.binding), index: value(s.index) };
+      return {
+        ...s,
+        names: s.names.map(variable),
+        binding: by.binding?.(s.binding) ?? s.binding,
+        index: value(s.index),
+      };
     case "store":
       return {
         ...s,
-        binding: by.binding(s.binding),
+        binding: by.binding?.(s.binding) ?? s.binding,
         ...{ index: value(s.index), value: value(s.value) },
       };
     case "sharedStore":
       return {
         ...s,
-        array: by.shared(s.array),
+        array: by.shared?.(s.array) ?? s.array,
         ...{ index: value(s.index), value: value(s.value) },
       };
     case "for":
       return {
         ...s,
+        name: variable(s.name),
         ...{ from: value(s.from), to: value(s.to), step: value(s.step) },
         body: list(s.body),
       };

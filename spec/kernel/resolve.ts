@@ -16,6 +16,7 @@ import {
 } from "./build.ts";
 import { OPERATORS } from "./operators.ts";
 import { expressionOf as syntaxOf, rangesOf, statementsOf } from "./parse.ts";
+import { replaceInStatement } from "./replace.ts";
 import {
   elementAt,
   expression,
@@ -106,7 +107,9 @@ function include(
   for (const s of from) {
     if (s instanceof KernelText) include(p, s, { to });
     else {
-      const tree = at ? withRegisters(p, s, at) : s;
+      const tree = at
+        ? withRegisters(p, s, { at, replace: replaceInStatement })
+        : s;
       p.scope.declareTree(tree);
       to.push(tree);
     }

@@ -19,6 +19,7 @@ import {
   u32,
 } from "./build.ts";
 import { expressionOf as syntaxOf } from "./parse.ts";
+import { replaceInValue, type Replacements } from "./replace.ts";
 import {
   type Indexed,
   inside,
@@ -34,7 +35,7 @@ import {
 import type { ExprSyntax } from "./syntax.ts";
 import { KernelText, KernelTextError, type Token } from "./text.ts";
 import type { Variable } from "./text_scope.ts";
-import type { BinaryOp, CallName, Expr, ScalarType } from "./tree.ts";
+import type { BinaryOp, CallName, Expr, ScalarType, Stmt } from "./tree.ts";
 import { ARGUMENTS, binaryType, fitsType } from "./types.ts";
 
 /** An integer without a suffix: it takes the type that its place wants. */
@@ -213,7 +214,7 @@ function word(p: Resolving, at: Token): Expr | Literal {
       return inside(p, hole, () => operand(p, syntaxOf(hole)));
     }
     if (typeof hole === "object" && "type" in hole) {
-      return withRegisters(p, hole, at);
+      return withRegisters(p, hole, { at, replace: replaceInValue });
     }
   }
   const number = suffixed(p, at);
@@ -363,34 +364,25 @@ export function registerOf(p: Resolving, from: Indexed): Variable | undefined {
 }
 
 /** The tree in a hole, with the registers of the iteration that is resolved: it has them as locals such as `sum[r]`. */
-export function withRegisters<T extends object>(
+export function withRegisters<T extends Expr | Stmt>(
   p: Resolving,
   tree: T,
-  at: Token,
+  { at, replace }: {
+    readonly at: Token;
+    replace(tree: T, by: Replacements): T;
+  },
 ): T {
   if (!p.scope.inIteration() || p.plain.has(tree)) return tree;
-  const name = (text: string) =>
-    text.endsWith("]")
-      ? registerAt(p, { name: text, at, indices: [] }).as
-      : text;
-  const renamed = <N>(node: N): N => {
-    if (typeof node !== "object" || node === null) return node;
-    let changed = false;
-    const parts = Object.entries(node).map(([key, part]) => {
-      const now = key === "name" && typeof part === "string"
-        ? name(part)
-        : renamed(part);
-      changed ||= now !== part;
-      return [key, now] as const;
-    });
-    if (!changed) return node;
-    return (Array.isArray(node)
-      ? parts.map(([, part]) => part)
-      : Object.fromEntries(parts)) as N;
+  let found = false;
+  const variable = (name: string) => {
+    if (!name.endsWith("]")) return name;
+    found = true;
+    return registerAt(p, { name, at, indices: [] }).as;
   };
-  const now = renamed(tree);
-  if (now === tree) p.plain.add(tree);
-  return now;
+  const replaced = replace(tree, { variable });
+  if (found) return replaced;
+  p.plain.add(tree);
+  return tree;
 }
 
 /** The halves of a word that is two floats of 16 bits. */

@@ -108,7 +108,10 @@ export function launchAssign(
     ...order ? { order } : {},
     ...{ position: rows.position, counts: rows.counts },
   };
-  addLaunch(lowering, node, kernel, { bindings, workgroups: [1, 1, 1], part });
+  addLaunch(lowering, node, kernel, {
+    ...{ bindings, workgroups: [1, 1, 1] },
+    part: grouped ? { ...part, lists: true } : part,
+  });
   if (!tokens) return;
   const units = unitSplits(rows.chunks);
   const reached = reach({

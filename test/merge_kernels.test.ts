@@ -1,0 +1,128 @@
+/** Kernels merged into one do what they did apart. */
+
+import t from "tap";
+import {
+  bindings,
+  kernelOf,
+  lengthAt,
+  wgsl,
+} from "../compiler/kernels/kernel.ts";
+import { type Launched, mergeKernels } from "../spec/kernel/merge.ts";
+import type { Size } from "../spec/size.ts";
+import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
+
+const PLACE = { buffer: "lengths of axes", counts: ["token"] };
+const TOKENS: Size = { count: "token" };
+/** Rows in ones and in twos: the second is never more. */
+const [ROWS, PAIRS] = [1, 2].map((n): Size => ({ ceilDiv: [TOKENS, n] })) as [
+  Size,
+  Size,
+];
+
+/** A workgroup for each row of `x` and each of two halves: y = its sum over lanes, plus `added`. */
+function sums(
+  added: number,
+  { x, y, grid, lanes = 4 }: {
+    readonly x: string;
+    readonly y: string;
+    readonly grid: readonly [Size, Size, Size];
+    readonly lanes?: number;
+  },
+): Launched {
+  const kernel = kernelOf({
+    name: `sums${added}`,
+    workgroupSize: lanes,
+    bindings: bindings({ x: "u32" }, { y: "u32" }),
+    body: wgsl`
+      var<workgroup> all: array<u32, ${4 + added}>;
+      let place = group.x * 2 + group.y;
+      all[lane] = x[place * 4 + lane];
+      workgroupBarrier();
+      if (group.x < ${lengthAt(0)} && lane == 0) {
+        var sum = ${added}u;
+        for (var l = 0u; l < 4; l++) { sum += all[l]; }
+        y[place] = sum;
+      }`,
+  });
+  return {
+    kernel,
+    bindings: { x, y, lengths: PLACE.buffer },
+    workgroups: grid,
+  };
+}
+
+/** What buffers hold after launches. */
+function run(
+  launches: readonly (Omit<Launched, "workgroups"> & {
+    readonly workgroups: readonly [number, number, number];
+  })[],
+): { readonly [buffer: string]: Words } {
+  const memory: { readonly [buffer: string]: Words } = {
+    x: Uint32Array.from({ length: 24 }, (_, i) => 2 ** (i % 12) + i),
+    ...{ y: new Uint32Array(6), z: new Uint32Array(6), w: new Uint32Array(6) },
+    [PLACE.buffer]: Uint32Array.of(3),
+  };
+  for (const { kernel, bindings, workgroups } of launches) {
+    const bound = Object.entries(bindings)
+      .map(([name, buffer]) => [name, memory[buffer]!] as const);
+    interpretKernel(kernel, Object.fromEntries(bound), workgroups);
+  }
+  return memory;
+}
+
+t.test("each part has its workgroups, its bindings and its memory", (t) => {
+  const parts = [
+    sums(1, { x: "x", y: "y", grid: [ROWS, 2, 1] }),
+    // As long as one half of the rows: it ends before the others do.
+    sums(2, { x: "x", y: "z", grid: [PAIRS, 2, 1] }),
+    sums(3, { x: "x", y: "w", grid: [ROWS, 1, 1] }),
+  ];
+  const merged = mergeKernels(parts, PLACE)!;
+  t.same(merged.workgroups, [ROWS, 5, 1]);
+  t.same(merged.kernel.shared, [
+    { name: "shared_u321", type: "u32", length: 7 },
+  ]);
+  t.same(
+    Object.values(merged.bindings).toSorted(),
+    [PLACE.buffer, "w", "x", "y", "z"],
+    "a buffer is bound once",
+  );
+  const together = run([{
+    kernel: { ...merged.kernel, body: merged.body() },
+    bindings: merged.bindings,
+    workgroups: [3, 5, 1],
+  }]);
+  const rows = [3, 2, 3];
+  const apart = run(parts.map((part, i) => ({
+    ...part,
+    workgroups: [rows[i]!, i === 2 ? 1 : 2, 1],
+  })));
+  t.same(together, apart);
+  t.ok(apart["z"]![3]! > 0 && apart["z"]![4] === 0, "a part is shorter");
+  t.end();
+});
+
+t.test("what does not go together stays apart", (t) => {
+  const first = sums(1, { x: "x", y: "y", grid: [TOKENS, 2, 1] });
+  const merged = (next: Launched) => mergeKernels([first, next], PLACE);
+  const grid = first.workgroups;
+  t.ok(merged(sums(2, { x: "x", y: "z", grid })), "but for what follows");
+  const others: { readonly [why: string]: Launched } = {
+    "a buffer that both write": sums(2, { x: "x", y: "y", grid }),
+    "a buffer that one writes": sums(2, { x: "y", y: "z", grid }),
+    "other workgroups": sums(2, { x: "x", y: "z", grid, lanes: 8 }),
+    "a grid with a third axis": sums(2, {
+      ...{ x: "x", y: "z", grid: [TOKENS, 1, 2] },
+    }),
+    "a height that is known in a run": sums(2, {
+      ...{ x: "x", y: "z", grid: [2, TOKENS, 1] },
+    }),
+    "widths that nobody can compare": sums(2, {
+      ...{ x: "x", y: "z", grid: [{ count: "row" }, 1, 1] },
+    }),
+  };
+  for (const [why, next] of Object.entries(others)) {
+    t.equal(merged(next), undefined, why);
+  }
+  t.end();
+});
