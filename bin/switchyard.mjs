@@ -4,6 +4,7 @@
  * changed, even while it is packed and has a `dist` too.
  */
 
+import "./v8.mjs";
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";

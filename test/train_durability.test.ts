@@ -221,7 +221,7 @@ t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
     // The last one surely while a checkpoint is written beside another one; of the others, chance decides.
     const killAt = kill === KILLS - 1 ? 40 : below(160);
     const child = spawn(process.execPath, [
-      startedProgram("test/helpers/train_child.ts"),
+      ...startedProgram("test/helpers/train_child.ts"),
       JSON.stringify({
         ...{ model, text: TEXT, out, mesh: "ep=2", steps: 1e6, resume },
         ...inside ? { killAt } : {},

@@ -233,7 +233,7 @@ t.test("killed while it writes", async (t) => {
   let resume = false;
   for (const killAt of [400, 170, 260]) {
     const child = spawn(process.execPath, [
-      startedProgram("test/helpers/train_child.ts"),
+      ...startedProgram("test/helpers/train_child.ts"),
       JSON.stringify({
         ...{ model: tiny, text: TEXT, out, mesh: "ep=2", steps: 1e6 },
         ...{ resume, killAt, more },

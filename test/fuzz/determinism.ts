@@ -135,7 +135,7 @@ async function inNewProcess(runs: FreshRuns): Promise<string[]> {
     const { stdout } = await promisify(execFile)(process.execPath, [
       // Most of what a run makes is soon garbage.
       "--max-semi-space-size=64",
-      startedProgram("test/fuzz/fresh_runs.ts"),
+      ...startedProgram("test/fuzz/fresh_runs.ts"),
       file,
     ]);
     return stdout.trim().split("\n");

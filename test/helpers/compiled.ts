@@ -5,9 +5,12 @@ import { fileURLToPath } from "node:url";
 /** The command. */
 export const COMMAND = clonePath("bin/switchyard.mjs");
 
-/** The bundled program of a TypeScript file that scripts/compile.mjs lists as one that tests start. */
-export function startedProgram(source: string): string {
-  return clonePath(`.compiled/started/${source.replace(/\.ts$/, ".js")}`);
+/** What Node is given to run a TypeScript file that scripts/compile.mjs lists as one that tests start, as it runs the command. */
+export function startedProgram(source: string): readonly string[] {
+  return [
+    ...["--import", clonePath("bin/v8.mjs")],
+    clonePath(`.compiled/started/${source.replace(/\.ts$/, ".js")}`),
+  ];
 }
 
 function clonePath(path: string): string {

@@ -46,7 +46,7 @@ for (const { name, command, family, skip } of LAUNCHERS) {
       ...launcherArguments(family, { ranks, root }),
       ...[
         process.execPath,
-        startedProgram("test/helpers/exchange_rank.ts"),
+        ...startedProgram("test/helpers/exchange_rank.ts"),
         what,
         SEED,
       ],

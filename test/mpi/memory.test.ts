@@ -119,7 +119,7 @@ for (const { adapter, skip: absent } of ADAPTERS) {
           ranks: RANKS,
           root: process.getuid?.() === 0,
         }),
-        ...[process.execPath, startedProgram("test/helpers/memory_rank.ts")],
+        ...[process.execPath, ...startedProgram("test/helpers/memory_rank.ts")],
         ...[folder, mode, adapter],
       ]).ended;
       if (code !== 0) throw new Error(err);

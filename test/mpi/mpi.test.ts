@@ -279,7 +279,7 @@ for (const launcher of LAUNCHERS) {
             ranks,
             root: process.getuid?.() === 0,
           }),
-          ...[process.execPath, startedProgram("test/helpers/run_rank.ts")],
+          ...[process.execPath, ...startedProgram("test/helpers/run_rank.ts")],
           file("cases.json"),
         ]).ended;
         t.strictSame([code, withoutMpi(err)], [0, ""]);

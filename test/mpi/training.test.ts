@@ -23,7 +23,7 @@ for (const { name, command, family, skip } of LAUNCHERS) {
       const root = process.getuid?.() === 0;
       const { code, out, err } = await start(command!, [
         ...launcherArguments(family, { ranks, root }),
-        ...[process.execPath, RANK, JSON.stringify(mesh)],
+        ...[process.execPath, ...RANK, JSON.stringify(mesh)],
       ]).ended;
       t.equal(code, 0, err);
       const shared = digest(await runCase(await stepCase(), "cpu", { mesh }));
