@@ -23,7 +23,6 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { createRequire } from "node:module";
 import { dirname, extname, join, relative, resolve, sep } from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -132,7 +131,7 @@ export async function bundleStarted() {
 export function declare() {
   if (existsSync(DECLARED)) return;
   const fresh = `${DECLARED}.${process.pid}`;
-  const tsc = createRequire(import.meta.url).resolve("typescript/bin/tsc");
+  const tsc = join(ROOT, "node_modules/typescript-7/bin/tsc");
   const { status } = spawnSync(process.execPath, [
     ...[tsc, "-p", join(ROOT, "tsconfig.build.json"), "--noCheck"],
     ...["--outDir", fresh],

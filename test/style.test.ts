@@ -198,8 +198,8 @@ function tool(name: string, argv: string[]): { ok: boolean; output: string } {
 }
 
 const CHECKS: [what: string, name: string, argv: string[]][] = [
-  ["types hold", "typescript/bin/tsc", ["-p", "."]],
-  ["types of the page hold", "typescript/bin/tsc", ["-p", "view/page"]],
+  ["types hold", "typescript-7/bin/tsc", ["-p", "."]],
+  ["types of the page hold", "typescript-7/bin/tsc", ["-p", "view/page"]],
   ["the linter is content", "deno/bin.cjs", ["lint", "--quiet"]],
   ["files are formatted", "deno/bin.cjs", ["fmt", "--check", "--quiet"]],
 ];
