@@ -250,7 +250,7 @@ function describe(
   const lines = ranks.map(({ rank, peakBytes, sentBytes }) =>
     `rank ${rank}: ${peakBytes.actual} bytes of memory, sent ${sentBytes.dispatch.actual} bytes in dispatch and ${sentBytes.combine.actual} in combine${
       sentBytes.gather.actual > 0
-        ? `, ${sentBytes.gather.actual} to make axes whole`
+        ? `, ${sentBytes.gather.actual} to gather axes`
         : ""
     }`
   );

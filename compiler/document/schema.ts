@@ -143,7 +143,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
     },
   }, { leadingGroup: axis }),
   choices: closed({ ...routing, slotted: flag }),
-  part: closed({
+  tupleElement: closed({
     field: oneOf(
       ...["values", "indices", "index", "weight", "slot"],
       ...["chosen", "first", "kept", "settled"],

@@ -30,7 +30,7 @@ export interface CrossEntropyOptions<K extends string> {
  * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore`
  * -100. Errors: an axis that the logits do not have; labels with other axes; when run, a label that is no class.
  * Gradient: by `logits`, `softmax(logits)` less 1 at the label, over the number of tokens that count. Sharding: along
- * the token axes: each rank sums its tokens, and the sums are added up. `over` is whole on each rank.
+ * the token axes: each rank sums its tokens, and the sums are added up. `over` is replicated.
  *
  * @example
  * ```ts

@@ -29,7 +29,7 @@ export interface LayerNormOptions<B> {
  *
  * Axes: those of `x`; `gain` and `bias` have `axis` alone. Dtype: all equal, "f32" or "f16". Defaults: no `bias`;
  * `epsilon` 1e-5. Errors: an axis that `x` does not have; a gain or bias with other axes; dtypes differ. Gradient: by
- * `x`, `gain` and `bias`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * `x`, `gain` and `bias`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts

@@ -239,7 +239,9 @@ export function balancingLoss<
   const formula = balancingFormula(rule.preset, options);
   const f = meanOf(
     sums,
-    routes.map((node) => b.make("part", [node], { field: formula.fraction })),
+    routes.map((node) =>
+      b.make("tupleElement", [node], { field: formula.fraction })
+    ),
   );
   const p = meanOf(
     sums,
@@ -391,7 +393,7 @@ export function biasUpdate<E extends string>(
   const b = new NodeBuilder(builderContext(trace.axes, []), site);
   const load = tokens.reduceRight<Node>(
     (sum, over) => b.make("reduce", [sum], { kind: "sum", over }),
-    b.make("part", [routing.node], { field: "chosen" }),
+    b.make("tupleElement", [routing.node], { field: "chosen" }),
   );
   const meanOver = (x: Node) =>
     b.make("reduce", [x], { kind: "mean", over: expert });

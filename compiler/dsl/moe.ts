@@ -46,7 +46,7 @@ export type TopK<A extends string, D extends Float> = {
  * Axes: those of `x` without `over`, then `axis`. Dtype: "f32" or "f16"; indices are "i32". Errors: an axis that `x`
  * does not have; a `k` that is no whole number from 1 to its length; an axis of choices of another size. Gradient:
  * that of `values` goes to the chosen elements; `indices` have none. Sharding: along all axes but `over`, which is
- * whole on each rank.
+ * replicated.
  *
  * @example
  * ```ts
@@ -76,7 +76,7 @@ export function topK<
     axis: axisOf(options.axis ?? "choice", [x], trace),
   }, site);
   const read = (field: "values" | "indices") =>
-    makeNode("part", [tuple], { field }, site);
+    makeNode("tupleElement", [tuple], { field }, site);
   return {
     values: wrap(read("values"), trace),
     indices: wrap(read("indices"), trace),

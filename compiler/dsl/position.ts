@@ -86,7 +86,7 @@ export interface RopeOptions<P> {
  *
  * Axes: those of `x`; `position` has some of them. Dtype: "f32" or "f16"; `position` is "i32". Errors: an axis that
  * `x` does not have, or of odd length; a position with other axes; no bound for positions. Gradient: the rotation
- * back. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * back. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts

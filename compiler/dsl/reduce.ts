@@ -7,7 +7,7 @@ import type { Axis, CanGain, Float, Without } from "./types.ts";
  * The sum of `x` over `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
- * Gradient: 1. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * Gradient: 1. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts
@@ -27,7 +27,7 @@ export function sum<A extends string, D extends Float, const K extends Axis<A>>(
  * The largest of `x` along `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 at
- * the largest; equal ones share it evenly. Sharding: along all axes but `axis`, which is whole on each rank; nothing
+ * the largest; equal ones share it evenly. Sharding: along all axes but `axis`, which is replicated; nothing
  * else is sent.
  *
  * @example
@@ -48,7 +48,7 @@ export function max<A extends string, D extends Float, const K extends Axis<A>>(
  * The mean of `x` over `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 over
- * the length of `axis`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * the length of `axis`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts
@@ -72,7 +72,7 @@ export function mean<
  * The softmax of `x` along `axis`.
  *
  * Axes: those of `x`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: `y · (dy - sum(y ·
- * dy))`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * dy))`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts
@@ -92,7 +92,7 @@ export function softmax<A extends string, D extends Float>(
  * The logarithm of the sum of `exp(x)` along `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
- * Gradient: `softmax(x)`. Sharding: along all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * Gradient: `softmax(x)`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts
@@ -123,7 +123,7 @@ export interface RmsNormOptions {
  *
  * Axes: those of `x`; `gain` has `axis` alone. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors:
  * an axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`. Sharding: along
- * all axes but `axis`, which is whole on each rank; nothing else is sent.
+ * all axes but `axis`, which is replicated; nothing else is sent.
  *
  * @example
  * ```ts

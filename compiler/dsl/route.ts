@@ -131,12 +131,17 @@ class Routed {
     this.trace = trace;
   }
 
-  #part(field: NodeOf<"part">["params"]["field"]): Tensor<never, never> {
+  #part(
+    field: NodeOf<"tupleElement">["params"]["field"],
+  ): Tensor<never, never> {
     const getter = Object.getOwnPropertyDescriptor(Routed.prototype, field);
     const site = getter?.get
       ? siteOf(this.trace, getter.get)
       : { span: this.node.span, problems: this.trace.problems };
-    return wrap(makeNode("part", [this.node], { field }, site), this.trace);
+    return wrap(
+      makeNode("tupleElement", [this.node], { field }, site),
+      this.trace,
+    );
   }
 
   get index(): Tensor<never, never> {
@@ -223,7 +228,7 @@ type RoutingBy<
  * not the first axis; operands with other axes; a `topK` that the preset does not have, or more than there are
  * experts; `slot` without capacity; groups that do not divide the experts, or of which too few are kept; choices that
  * do not go together. Gradient: by the logits, through the weights; choices have none. Sharding: along the token
- * axes, those of a routing group together where there is a capacity; `over` is whole on each rank.
+ * axes, those of a routing group together where there is a capacity; `over` is replicated.
  *
  * @example
  * ```ts

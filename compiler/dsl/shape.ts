@@ -76,7 +76,7 @@ export function split<
  *
  * Axes: those of `x`, `to` in the place of `axes` (`"head headDim"`). Dtype: any. Errors: axes that are not side by
  * side in this order; a name that `x` has already; a size that is not the product. Gradient: `split`. Sharding: `to`
- * is sharded as the first of `axes` is; the others are whole on each rank.
+ * is sharded as the first of `axes` is; the others are replicated.
  *
  * @example
  * ```ts
@@ -104,7 +104,7 @@ export function merge<
  *
  * Axes: those of `x`, `to` in the place of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that it
  * has already; positions past the end. Gradient: 0 where nothing was taken. Sharding: along all axes but `axis`,
- * which is whole on each rank.
+ * which is replicated.
  *
  * @example
  * ```ts
@@ -134,7 +134,7 @@ export function slice<
  *
  * Axes: those of `a`, `to` in the place of `axis`. Dtype: both equal, any. Errors: an axis that `a` does not have;
  * operands that differ in more than that axis; a size that is not the sum; dtypes differ. Gradient: the slices of it.
- * Sharding: along all axes but `axis`, which is whole on each rank.
+ * Sharding: along all axes but `axis`, which is replicated.
  *
  * @example
  * ```ts

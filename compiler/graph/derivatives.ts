@@ -195,7 +195,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
         "scatterAdd",
         [
           dy,
-          b.make("part", [node], { field: "indices" }),
+          b.make("tupleElement", [node], { field: "indices" }),
         ],
         { over },
         x!,
@@ -206,7 +206,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
 
   choices: ({ dy }) => [undefined, () => dy],
 
-  part: ({ node, dy }) => {
+  tupleElement: ({ node, dy }) => {
     const { field } = node.params;
     return [field === "values" || field === "weight" ? () => dy : undefined];
   },

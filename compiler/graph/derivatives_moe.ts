@@ -67,7 +67,7 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   const dropping = rule.capacity !== undefined ||
     routeOperand(node, "mask") !== undefined;
   const mask = dropping
-    ? b.cast(b.make("part", [node], { field: "slot" }), "f32")
+    ? b.cast(b.make("tupleElement", [node], { field: "slot" }), "f32")
     : undefined;
   const masked = (x: Node) =>
     mask
@@ -108,7 +108,7 @@ function scores(node: NodeOf<"route">, b: NodeBuilder): Node {
   if (weights) return weights;
   const { rule, expert, choice } = node.params;
   const logits = node.inputs[0]!;
-  const index = b.make("part", [node], { field: "index" });
+  const index = b.make("tupleElement", [node], { field: "index" });
   const pick = (x: Node) => b.make("embedding", [x, index], { over: expert });
   switch (rule.score) {
     case "softmax":

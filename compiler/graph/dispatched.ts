@@ -61,7 +61,7 @@ const MIXES: {
   topK: (node) => [node.params.over],
   route: "no",
   choices: "no",
-  part: () => [],
+  tupleElement: () => [],
   allSlice: "no",
   optimizationBarrier: () => [],
   allReduce: "no",

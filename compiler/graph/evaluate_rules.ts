@@ -319,7 +319,7 @@ export const REFERENCE: {
       context.lengthOf(node.params.expert),
     ),
 
-  part: (node, context) => {
+  tupleElement: (node, context) => {
     const tuple = node.inputs[0]!;
     if (tuple.primitive === "topK") return topKPart(node, tuple, context);
     const routed = routing(tuple, context);
@@ -412,7 +412,7 @@ function reorder(value: Value, axes: readonly string[]): Value {
 
 /** Values or indices of a top-k. */
 function topKPart(
-  node: Shown<"part">,
+  node: Shown<"tupleElement">,
   tuple: NodeOf<"topK">,
   context: Context,
 ): Value {

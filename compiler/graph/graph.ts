@@ -183,7 +183,7 @@ export interface PrimitiveParams extends DefinedParams {
    * choice]; and f32 [tokens…, expert]: how often the expert was chosen, chosen first, kept, or kept with dropped choices
    * counted for expert 0.
    */
-  part: {
+  tupleElement: {
     readonly field:
       | "values"
       | "indices"

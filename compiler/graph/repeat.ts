@@ -9,7 +9,7 @@ const KEPT: readonly Primitive[] = [
   "topK",
   "route",
   "choices",
-  "part",
+  "tupleElement",
   "cacheWrite",
 ];
 

@@ -356,7 +356,7 @@ export type Mark = "chosen" | "first" | "kept" | "settled";
 
 /** Whether a part of a routing says how often experts were chosen. */
 export function isMark(
-  field: NodeOf<"part">["params"]["field"],
+  field: NodeOf<"tupleElement">["params"]["field"],
 ): field is Mark {
   return ["chosen", "first", "kept", "settled"].includes(field);
 }

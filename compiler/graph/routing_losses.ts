@@ -9,7 +9,7 @@ export interface BalancingRule {
    * as transformers' Switch counts.
    */
   readonly fraction: Extract<
-    NodeOf<"part">["params"]["field"],
+    NodeOf<"tupleElement">["params"]["field"],
     "first" | "chosen" | "kept" | "settled"
   >;
   /** What an expert scores: its share of the softmax, or of the sigmoids of a token. */

@@ -276,7 +276,7 @@ export const RULES: {
     return { axes, dtype: "f32" };
   },
 
-  part: ({ inputs, params: { field } }) => {
+  tupleElement: ({ inputs, params: { field } }) => {
     const tuple = operand(inputs, 0);
     if (tuple.primitive === "topK" && field === "values") return tuple;
     if (tuple.primitive === "topK" && field === "indices") {

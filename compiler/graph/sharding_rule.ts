@@ -9,14 +9,14 @@ import type { Over } from "./sharding.ts";
  *
  * - `pass`: it works on any part of it; the result has the same sharding.
  * - `reduce`: it sums over it; over a sharded axis the result is unreduced.
- * - `whole`: it needs all of it on every rank.
+ * - `replicated`: it needs all of it on every rank.
  * - `local`: it stays as it is, and the result does not see it.
  * - mesh axes: it must be sharded over exactly these; with `sum`, it is summed over besides.
  */
 export type Role =
   | "pass"
   | "reduce"
-  | "whole"
+  | "replicated"
   | "local"
   | readonly string[]
   | { readonly sum: readonly string[] };
@@ -66,11 +66,11 @@ export function ofCache(axis: string, known: Known): Role {
   return over.length > 0 ? over : "local";
 }
 
-/** An axis `over` that is needed whole; all others pass. */
-export function wholeOver<
+/** An axis `over` that has to be replicated; all others pass. */
+export function replicatedOver<
   P extends "softmax" | "logSumExp" | "rmsNorm" | "topK",
 >(): Rule<P> {
   const role: Rule<P>["role"] = ({ params: { over } }, { axis }) =>
-    axis === over ? "whole" : "pass";
+    axis === over ? "replicated" : "pass";
   return { role, linear: LINEAR.never };
 }

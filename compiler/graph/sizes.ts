@@ -225,7 +225,7 @@ const SIZES: {
     choose(sizes, node, expert, rule.topK, choice);
     checkSlot(sizes, node);
   },
-  part: none,
+  tupleElement: none,
   allSlice: sameLength,
   optimizationBarrier: none,
   allReduce: none,

@@ -192,7 +192,7 @@ function nextBiases(
   const next: { [name: string]: Node } = {};
   const loads = [...biases].map(([bias, routers]) => {
     const own = routers.map((router) =>
-      b.sumTo(b.make("part", [router], { field: "chosen" }), bias.axes)
+      b.sumTo(b.make("tupleElement", [router], { field: "chosen" }), bias.axes)
     ).reduce((sum, load) => b.add(sum, load));
     const { name } = bias.params;
     const load = accumulate

@@ -34,7 +34,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   topK: "tuple",
   route: "tuple",
   choices: "tuple",
-  part: "part",
+  tupleElement: "element",
   dispatch: "kernel",
   combine: "kernel",
   combineTranspose: "kernel",

@@ -42,7 +42,7 @@ export function agree(
       const known = found.get(axis);
       const summed = typeof role === "object" && "sum" in role;
       const reduces = role === "reduce" || summed || known?.reduces === true;
-      const exactly = role === "whole"
+      const exactly = role === "replicated"
         ? []
         : summed
         ? role.sum

@@ -72,7 +72,7 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
 }
 
 /**
- * Axes along which caches are written and read by index, or contracted by attention, are whole on every rank, but for
+ * Axes along which caches are written and read by index, or contracted by attention, are replicated, but for
  * sequences where their tokens are. Throws PlacementError.
  */
 export function checkCaches(

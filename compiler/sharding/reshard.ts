@@ -178,7 +178,12 @@ export class Resharding {
     const part = (field: "index" | "weight" | "slot") =>
       this.to(
         this.#once(route, field, {
-          ...{ primitive: "part", inputs: [route], params: { field }, axes },
+          ...{
+            primitive: "tupleElement",
+            inputs: [route],
+            params: { field },
+            axes,
+          },
           dtype: field === "weight" ? "f32" : "i32",
         }, route.sharding!),
         { over, unreduced: [] },

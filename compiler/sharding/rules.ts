@@ -11,9 +11,9 @@ import { definedRows } from "../graph/primitives/mod.ts";
 import {
   type Known,
   ofCache,
+  replicatedOver,
   type Role,
   type Rule,
-  wholeOver,
 } from "../graph/sharding_rule.ts";
 import type { Over } from "../graph/sharding.ts";
 
@@ -35,7 +35,7 @@ function attends(
   if (axis === head || axis === kvHead) return known.placedOver(axis);
   const cache = operand === 1 ||
     node.primitive === "attention" && operand === 2;
-  return cache ? ofCache(axis, known) : "whole";
+  return cache ? ofCache(axis, known) : "replicated";
 }
 
 /** The rules. A primitive without one does not compile. */
@@ -54,11 +54,16 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   dot: {
     // Lengths that are known at run time cannot be split into equal segments.
     role: ({ params: { over } }, { axis }, known) =>
-      !over.includes(axis) ? "pass" : known.isRagged(axis) ? "whole" : "reduce",
+      !over.includes(axis)
+        ? "pass"
+        : known.isRagged(axis)
+        ? "replicated"
+        : "reduce",
     linear: LINEAR.oneOf,
   },
   reduce: {
-    role: ({ params: { over } }, { axis }) => axis === over ? "whole" : "pass",
+    role: ({ params: { over } }, { axis }) =>
+      axis === over ? "replicated" : "pass",
     linear: ({ params: { kind } }) => kind !== "max",
   },
   accumulate: {
@@ -68,7 +73,8 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   ...definedRows("sharding"),
   rope: {
-    role: ({ params: { over } }, { axis }) => axis === over ? "whole" : "pass",
+    role: ({ params: { over } }, { axis }) =>
+      axis === over ? "replicated" : "pass",
     linear: LINEAR.first,
   },
   embedding: {
@@ -76,14 +82,14 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
       if (operand !== 0 || axis !== over) return "pass";
       // Each row is on one rank: the others add nothing.
       if (!known.isRagged(axis)) return "reduce";
-      return known.itemsOver(axis, ids!) ?? "whole";
+      return known.itemsOver(axis, ids!) ?? "replicated";
     },
     linear: LINEAR.first,
   },
   scatterAdd: {
     role: ({ params: { over, whole }, axes }, { axis }) =>
       axis === over || whole && !axes.includes(axis)
-        ? "whole"
+        ? "replicated"
         : axes.includes(axis)
         ? "pass"
         : "reduce",
@@ -91,14 +97,14 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   rename: {
     role: ({ params: { from } }, { axis }, known) =>
-      axis === from && known.isRagged(axis) ? "whole" : "pass",
+      axis === from && known.isRagged(axis) ? "replicated" : "pass",
     result: ({ params: { from, to } }, over) => ({ [to]: over[from] ?? [] }),
     moves: 0,
     linear: LINEAR.first,
   },
   split: {
     role: ({ params: { axis: from } }, { axis }, known) =>
-      axis === from && known.isRagged(axis) ? "whole" : "pass",
+      axis === from && known.isRagged(axis) ? "replicated" : "pass",
     result: ({ params: { axis, into } }, over) => ({
       [into[0]!]: over[axis] ?? [],
     }),
@@ -108,7 +114,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   merge: {
     role: ({ params: { axes } }, { axis }, known) =>
       axes.includes(axis) && (axis !== axes[0] || known.isRagged(axis))
-        ? "whole"
+        ? "replicated"
         : "pass",
     result: ({ params: { axes, to } }, over) => ({
       [to]: over[axes[0]!] ?? [],
@@ -118,38 +124,38 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   slice: {
     role: ({ params: { axis: from } }, { axis }) =>
-      axis === from ? "whole" : "pass",
+      axis === from ? "replicated" : "pass",
     moves: 0,
     linear: LINEAR.first,
   },
   concat: {
     role: ({ params: { axes } }, { axis }) =>
-      axes.includes(axis) ? "whole" : "pass",
+      axes.includes(axis) ? "replicated" : "pass",
     linear: LINEAR.together,
   },
   dilate: {
     // Where every item has a place of its own, and nothing else is there, parts stay parts.
     role: ({ params }, { axis }, known) =>
-      axis === params.axis && !known.fills(params) ? "whole" : "pass",
+      axis === params.axis && !known.fills(params) ? "replicated" : "pass",
     result: ({ params }, over, known) =>
       known.fills(params) ? { [params.to]: over[params.axis] ?? [] } : {},
     linear: LINEAR.first,
   },
-  topK: wholeOver(),
+  topK: replicatedOver(),
   route: {
     role: (node, { axis }, known) => {
       const { rule, expert, tokens, leadingGroup } = node.params;
-      if (axis === expert) return "whole";
+      if (axis === expert) return "replicated";
       if (!tokens.includes(axis) || !looksAtGroup(rule)) return "pass";
       if (axis === leadingGroup) return "pass";
       return known.isGroupTogether(axis, routeOperand(node, "group"))
         ? "pass"
-        : "whole";
+        : "replicated";
     },
     linear: LINEAR.never,
   },
   choices: { role: pass, linear: LINEAR.never },
-  part: { role: pass, linear: LINEAR.never },
+  tupleElement: { role: pass, linear: LINEAR.never },
   dispatch: {
     role: (node, { axis }, known) =>
       tokensOf(node).includes(axis)

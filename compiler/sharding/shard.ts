@@ -26,7 +26,7 @@ import {
   type Sharding,
   tidyOver,
 } from "../graph/sharding.ts";
-import { type Cut, cutOf, updateValues } from "./updates.ts";
+import { type Partition, partitionOf, updateValues } from "./updates.ts";
 
 /** What is asked for besides the placement. */
 export interface ShardOptions {
@@ -40,10 +40,10 @@ export interface ShardOptions {
 
 /** Give every value a sharding. Throws PlacementError and ModelError. */
 export function shard(facts: AxisFacts, options: ShardOptions): Graph {
-  const { graph, cuts } = shardOnce(facts, options);
+  const { graph, partitions } = shardOnce(facts, options);
   // A parameter is stored as its gradient is added up, and how that is shows at the end of the graph.
   return options.shardsParameters
-    ? shardOnce(facts, options, cuts).graph
+    ? shardOnce(facts, options, partitions).graph
     : graph;
 }
 
@@ -51,8 +51,11 @@ export function shard(facts: AxisFacts, options: ShardOptions): Graph {
 function shardOnce(
   facts: AxisFacts,
   options: ShardOptions,
-  gradients: ReadonlyMap<Node, Cut> = new Map(),
-): { readonly graph: Graph; readonly cuts: ReadonlyMap<Node, Cut> } {
+  gradients: ReadonlyMap<Node, Partition> = new Map(),
+): {
+  readonly graph: Graph;
+  readonly partitions: ReadonlyMap<Node, Partition>;
+} {
   const shards = new Shards(facts, options, gradients);
   const { graph } = facts;
   for (const node of graph.nodes) shards.convert(node);
@@ -64,7 +67,7 @@ function shardOnce(
   const states = shards.nextStates();
   return {
     graph: { axes: graph.axes, nodes: shards.nodes, outputs, states },
-    cuts: shards.cuts,
+    partitions: shards.partitions,
   };
 }
 
@@ -78,11 +81,11 @@ class Shards {
   /** What updates parameters, element by element, with the parameter. */
   readonly #updates: ReadonlyMap<Node, Node>;
   /** Parameters of which ranks have parts, beyond their placement. */
-  readonly #stored: ReadonlyMap<Node, Cut>;
+  readonly #stored: ReadonlyMap<Node, Partition>;
   /** Parameters that were gathered, for each phase. */
   readonly #gathered = new Map<string, Node>();
   /** How the gradients of parameters are added up. */
-  readonly cuts = new Map<Node, Cut>();
+  readonly partitions = new Map<Node, Partition>();
   readonly #now = new Map<Node, Node>();
   /** Where the tokens of a routing are while its experts work on them. */
   readonly #tokens = new Map<Node, Over>();
@@ -90,7 +93,7 @@ class Shards {
   constructor(
     facts: AxisFacts,
     options: ShardOptions,
-    gradients: ReadonlyMap<Node, Cut>,
+    gradients: ReadonlyMap<Node, Partition>,
   ) {
     this.#facts = facts;
     this.#options = options;
@@ -106,15 +109,18 @@ class Shards {
   }
 
   /** How parameters are stored beyond their placement: over the mesh axes that their gradients are added up over, and they are not. */
-  #storedAs(gradients: ReadonlyMap<Node, Cut>): Map<Node, Cut> {
-    const stored = new Map<Node, Cut>();
+  #storedAs(gradients: ReadonlyMap<Node, Partition>): Map<Node, Partition> {
+    const stored = new Map<Node, Partition>();
     for (const [parameter, gradient] of gradients) {
       const { over } = this.#placed(parameter);
       const taken = Object.values(over).flat();
       const unreduced = gradient.over.filter((name) => !taken.includes(name));
       if (unreduced.length === 0) continue;
-      const cut = cutOf(this.#facts, parameter, { over, unreduced });
-      if (cut) stored.set(parameter, cut);
+      const partition = partitionOf(this.#facts, parameter, {
+        over,
+        unreduced,
+      });
+      if (partition) stored.set(parameter, partition);
     }
     return stored;
   }
@@ -131,9 +137,9 @@ class Shards {
       primitive === "input" || primitive === "param" || primitive === "state"
     ) {
       const { over } = this.#placed(node);
-      const cut = this.#stored.get(node);
+      const partition = this.#stored.get(node);
       this.#set(node, node, {
-        over: cut ? { ...over, [cut.axis]: cut.over } : over,
+        over: partition ? { ...over, [partition.axis]: partition.over } : over,
         unreduced: [],
       });
       return;
@@ -186,7 +192,7 @@ class Shards {
     });
   }
 
-  /** An output: all terms added up, and whole along the axes that only ranks of one replica share. */
+  /** An output: all terms added up, and replicated along the axes that only ranks of one replica share. */
   output(node: Node): Node {
     const { over } = this.#of(node).sharding!;
     const kept = Object.fromEntries(
@@ -255,14 +261,14 @@ class Shards {
    * for the forward pass and again for the backward pass, so that it need not be kept between them.
    */
   #taken(input: Node, user: Node): Node {
-    const cut = this.#stored.get(input);
-    if (!cut || user.phase === "update") return input;
+    const partition = this.#stored.get(input);
+    if (!partition || user.phase === "update") return input;
     const key = `${
       input.primitive === "param" ? input.params.name : ""
     } ${user.phase}`;
     const before = this.#gathered.get(key);
     if (before) return before;
-    const { axis, over } = cut;
+    const { axis, over } = partition;
     const gathered = {
       ...{ primitive: "allGather", params: { over, axis, to: axis } },
       ...{ inputs: [this.#of(input)], axes: input.axes, dtype: input.dtype },
@@ -280,10 +286,10 @@ class Shards {
     }
     const sharding = this.#of(node).sharding!;
     if (terms || sharding.unreduced.length === 0) return sharding;
-    const cut = this.#cutOf(node);
+    const partition = this.#partitionOf(node);
     const { over } = sharding;
     return {
-      over: cut ? { ...over, [cut.axis]: cut.over } : over,
+      over: partition ? { ...over, [partition.axis]: partition.over } : over,
       unreduced: [],
     };
   }
@@ -301,15 +307,15 @@ class Shards {
   }
 
   /** How the terms of a parameter's gradient are added up: each rank gets the sum of its part. */
-  #cutOf(node: Node): Cut | undefined {
+  #partitionOf(node: Node): Partition | undefined {
     const parameter = this.#updates.get(node);
     const sharding = this.#now.get(node)?.sharding;
     if (!parameter || !sharding || sharding.unreduced.length === 0) {
       return undefined;
     }
-    const cut = cutOf(this.#facts, parameter, sharding);
-    if (cut) this.cuts.set(parameter, cut);
-    return cut;
+    const partition = partitionOf(this.#facts, parameter, sharding);
+    if (partition) this.partitions.set(parameter, partition);
+    return partition;
   }
 
   #operand(node: Node, wanted: Sharding): Node {
@@ -327,12 +333,12 @@ class Shards {
   #to(node: Node, wanted: Sharding): Node {
     const now = this.#of(node);
     const { unreduced } = now.sharding!;
-    const cut = unreduced.some((name) => !wanted.unreduced.includes(name))
-      ? this.#cutOf(node)
+    const partition = unreduced.some((name) => !wanted.unreduced.includes(name))
+      ? this.#partitionOf(node)
       : undefined;
-    const scattered = cut
+    const scattered = partition
       ? this.#move.to(now, {
-        over: { ...now.sharding!.over, [cut.axis]: cut.over },
+        over: { ...now.sharding!.over, [partition.axis]: partition.over },
         unreduced: wanted.unreduced,
       })
       : now;
@@ -368,14 +374,14 @@ class Shards {
       Object.values(this.#offered(input, true).over).flat()
         .some((name) => terms[first]!.includes(name))
     );
-    const cut = taken.some((input) => this.#isCut(input));
-    const linear = !added && equal && !apart && !cut &&
+    const partition = taken.some((input) => this.#isPartitioned(input));
+    const linear = !added && equal && !apart && !partition &&
       rule.linear(node as never, terms.map((over) => over !== undefined));
     return linear ? marked : [];
   }
 
   /** Whether ranks have parts of a value that only an update has. */
-  #isCut(node: Node): boolean {
+  #isPartitioned(node: Node): boolean {
     const parameter = this.#updates.get(node);
     const sharding = this.#now.get(node)?.sharding;
     if (!parameter || !sharding || sharding.unreduced.length > 0) return false;

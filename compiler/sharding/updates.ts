@@ -11,7 +11,7 @@ import { type AxisFacts, isRagged } from "./local_axes.ts";
 import { overOf, type Sharding } from "../graph/sharding.ts";
 
 /** An axis of a gradient, and the mesh axes that it is sharded over when terms are added up. */
-export interface Cut {
+export interface Partition {
   readonly axis: string;
   readonly over: readonly string[];
 }
@@ -47,11 +47,11 @@ export function updateValues({ nodes, states }: Graph): Map<Node, Node> {
  * Along which axis the terms of a gradient are added up: the first of the replicated ones of which a rank has least.
  * Undefined where none has an item for each rank.
  */
-export function cutOf(
+export function partitionOf(
   facts: AxisFacts,
   parameter: Node,
   { over, unreduced }: Sharding,
-): Cut | undefined {
+): Partition | undefined {
   const { graph, mesh, experts, requests } = facts;
   const positions = positionsOver(mesh, unreduced);
   const size = (axis: string) => graph.axes[axis]!.size;

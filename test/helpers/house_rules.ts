@@ -68,6 +68,15 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
     /\blies[A-Z]\w*|\blies? (in|on|at|along|where)\b|\bax[ie]s lies?\b/,
     "is stored",
   ],
+  [
+    /\bwhole\b( \*)? on (each|every) rank|\b(made|makes?) whole\b/i,
+    "replicated",
+  ],
+  [/\b(whole|own) embed\b/i, "replicated, local"],
+  [
+    /\bcut\w* over (the )?(ranks|mesh)|\bspread over (the )?(ranks|mesh)/i,
+    "shard",
+  ],
   [/\bgatherWhole\b|\bisSpread\b|\bProphet\b|\bCutter\b/, "shard, gather"],
   [/^\s*(\*|\/[/*]).*\b(lies?|lain)\b/i, "is stored, is laid out"],
 ];
@@ -263,6 +272,48 @@ function checkArrow(
       say(`'compiler/${from.split("/")[1]}' must not import '${to}'`);
     }
   }
+}
+
+/** Folders of a layer that import each other, directly or not, as `a -> b -> a`. What is inside a folder belongs to it. */
+export function folderCycles(
+  files: readonly { readonly path: string; readonly file: SourceFile }[],
+): string[] {
+  const imports = new Map<string, Set<string>>();
+  for (const { path, file } of files) {
+    for (
+      const node of [
+        ...file.getImportDeclarations(),
+        ...file.getExportDeclarations(),
+      ]
+    ) {
+      const to = node.getModuleSpecifierValue();
+      if (!to?.startsWith(".")) continue;
+      const [from, into] = [path, resolvePath(path, to)].map(folderOf);
+      if (!from || !into || from === into) continue;
+      imports.set(from, (imports.get(from) ?? new Set()).add(into));
+    }
+  }
+  const found: string[] = [];
+  const done = new Set<string>();
+  const visit = (folder: string, path: readonly string[]): void => {
+    const at = path.indexOf(folder);
+    if (at >= 0) found.push([...path.slice(at), folder].join(" -> "));
+    if (at >= 0 || done.has(folder)) return;
+    for (const next of imports.get(folder) ?? []) {
+      visit(next, [...path, folder]);
+    }
+    done.add(folder);
+  };
+  for (const folder of imports.keys()) visit(folder, []);
+  return found;
+}
+
+/** `compiler/passes` of `compiler/passes/lower/mod.ts`; none of a file beside the folders of its layer. */
+function folderOf(path: string): string | undefined {
+  const [layer, folder, file] = path.split("/");
+  return file === undefined || !LIBRARY.test(path)
+    ? undefined
+    : `${layer}/${folder}`;
 }
 
 /** A relative specifier as a path in the repository. */

@@ -135,7 +135,7 @@ export const conv1d: Definition<"conv1d"> = {
       if (sequence.axes.includes(axis)) {
         return known.sequenceOver(node, sequence, axis);
       }
-      if (axis === node.params.over) return "whole";
+      if (axis === node.params.over) return "replicated";
       return operand === 0 && axis !== node.axes[1]
         ? ofCache(axis, known)
         : "pass";

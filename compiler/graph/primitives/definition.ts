@@ -16,7 +16,7 @@ export type FusionClass =
   | "view"
   | "source"
   | "tuple"
-  | "part";
+  | "element";
 
 /** What a primitive does along axes, so that rows of a dispatch would mix or move; "no": it cannot take them at all. */
 export type Mixes<P extends Primitive> =

@@ -6,7 +6,7 @@ import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
 import { logSumExpRow } from "../evaluate_routing.ts";
 import { without } from "../messages.ts";
 import { alongAxis } from "../operands.ts";
-import { wholeOver } from "../sharding_rule.ts";
+import { replicatedOver } from "../sharding_rule.ts";
 import { put, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
 import { axis } from "./fields.ts";
@@ -15,7 +15,7 @@ import { axis } from "./fields.ts";
 export const logSumExp: Definition<"logSumExp"> = {
   params: closed({ over: axis }),
   fusion: "kernel",
-  sharding: wholeOver(),
+  sharding: replicatedOver(),
   mixes: (node) => [node.params.over],
   sizes() {},
 

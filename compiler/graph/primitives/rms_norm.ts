@@ -12,7 +12,7 @@ import {
   wantFloat,
   wantType,
 } from "../operands.ts";
-import { wholeOver } from "../sharding_rule.ts";
+import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";
 import { axis, number } from "./fields.ts";
 
@@ -20,7 +20,7 @@ import { axis, number } from "./fields.ts";
 export const rmsNorm: Definition<"rmsNorm"> = {
   params: closed({ over: axis, epsilon: number }),
   fusion: "kernel",
-  sharding: wholeOver(),
+  sharding: replicatedOver(),
   mixes: (node) => [node.params.over],
   sizes() {},
 

@@ -5,7 +5,7 @@ import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands } from "../evaluate_rows.ts";
 import { softmaxRow } from "../evaluate_routing.ts";
 import { alongAxis } from "../operands.ts";
-import { wholeOver } from "../sharding_rule.ts";
+import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";
 import { axis } from "./fields.ts";
 
@@ -13,7 +13,7 @@ import { axis } from "./fields.ts";
 export const softmax: Definition<"softmax"> = {
   params: closed({ over: axis }),
   fusion: "kernel",
-  sharding: wholeOver(),
+  sharding: replicatedOver(),
   mixes: (node) => [node.params.over],
   sizes() {},
 

@@ -58,7 +58,7 @@ function partOf(member: Member): Node {
 }
 
 /** Where the rank's own items of a member are stored in the buffer of its block. */
-function ownPlace(
+function localPlace(
   { members, offsets }: Layout,
   i: number,
   buffer: string,
@@ -71,7 +71,7 @@ function ownPlace(
 }
 
 /** Where all of a member is stored in the buffer of all blocks. */
-function wholePlace(
+function gatheredPlace(
   lowering: Lowering,
   { members, offsets, words }: Layout,
   i: number,
@@ -79,16 +79,16 @@ function wholePlace(
 ): Storage {
   const member = members[i]!;
   const scatters = member.primitive === "reduceScatter";
-  const whole = scatters ? member.inputs[0]! : member;
+  const all = scatters ? member.inputs[0]! : member;
   const { axis, to } = member.params;
-  const [cut, own] = scatters ? [axis, to] : [to, axis];
+  const [sharded, local] = scatters ? [axis, to] : [to, axis];
   return {
-    ...{ buffer, dtype: "f32", axes: whole.axes },
+    ...{ buffer, dtype: "f32", axes: all.axes },
     bucket: {
       offset: offsets[i]!,
-      cut: {
-        axis: cut,
-        each: lowering.placed.axes[own]!.size,
+      blocks: {
+        axis: sharded,
+        each: lowering.placed.axes[local]!.size,
         stride: words,
       },
     },
@@ -120,8 +120,8 @@ function placeIn(
   buffer: string,
 ): Storage {
   return layout.members[i]!.primitive === "allGather"
-    ? ownPlace(layout, i, buffer)
-    : wholePlace(lowering, layout, i, buffer);
+    ? localPlace(layout, i, buffer)
+    : gatheredPlace(lowering, layout, i, buffer);
 }
 
 /** Say of what buckets take where it is written at once, before anything is lowered. */
@@ -162,7 +162,7 @@ function reads(
   return x.inputs.some((input) => {
     if (others.has(input)) return true;
     const kind = FUSION_CLASS[input.primitive];
-    const inside = kind === "view" || kind === "part" ||
+    const inside = kind === "view" || kind === "element" ||
       fusion.absorbed.has(input) ||
       kind === "inline" && !fusion.stored.has(input);
     return inside && reads(fusion, input, others);
@@ -191,7 +191,10 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   });
   if (!scatters) {
     members.forEach((member, i) =>
-      lowering.values.storages.set(member, wholePlace(lowering, layout, i, to))
+      lowering.values.storages.set(
+        member,
+        gatheredPlace(lowering, layout, i, to),
+      )
     );
     return;
   }
@@ -215,7 +218,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     ...aboutBucket(lowering, layout),
   });
   members.forEach((member, i) =>
-    lowering.values.storages.set(member, ownPlace(layout, i, block))
+    lowering.values.storages.set(member, localPlace(layout, i, block))
   );
 }
 

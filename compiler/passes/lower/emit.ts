@@ -124,21 +124,21 @@ function indexIn(
 function indexInBucket(
   scope: KernelScope,
   { axes }: Storage,
-  { offset, cut }: BucketPlace,
+  { offset, blocks }: BucketPlace,
   at: At,
 ): Expr {
   const { placed } = scope.lowering;
-  const item = cut && scope.bindValue(at.get(cut.axis));
-  const position = cut && scope.bindValue(div(item!, u32(cut.each)));
+  const item = blocks && scope.bindValue(at.get(blocks.axis));
+  const position = blocks && scope.bindValue(div(item!, u32(blocks.each)));
   const index = axes.reduce<Expr>((index, axis) => {
-    if (axis === cut?.axis) {
-      const local = sub(item!, mul(position!, u32(cut.each)));
-      return add(mul(index, u32(cut.each)), local);
+    if (axis === blocks?.axis) {
+      const local = sub(item!, mul(position!, u32(blocks.each)));
+      return add(mul(index, u32(blocks.each)), local);
     }
     return add(mul(index, u32(placed.axes[axis]!.size)), at.get(axis));
   }, u32(0));
-  const start = cut
-    ? add(mul(position!, u32(cut.stride)), u32(offset))
+  const start = blocks
+    ? add(mul(position!, u32(blocks.stride)), u32(offset))
     : u32(offset);
   return add(start, index);
 }
@@ -368,7 +368,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const there = scope.bindValue(heldIndex(scope, { from, to }, at.get(to)));
     return inputWith(inline, from, () => there);
   },
-  part() {
+  tupleElement() {
     throw new ModelError(
       "Cannot read a part of a routing: it has no buffer. This is a bug",
     );

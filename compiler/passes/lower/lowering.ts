@@ -53,8 +53,8 @@ export interface Storage {
 export interface BucketPlace {
   /** Where it begins, in elements of a block. */
   readonly offset: number;
-  /** It is whole: items of `axis` from `n * each` are stored in the block of position n, and blocks are `stride` elements long. */
-  readonly cut?: {
+  /** All blocks are there: items of `axis` from `n * each` are stored in the block of position n, and blocks are `stride` elements long. */
+  readonly blocks?: {
     readonly axis: string;
     readonly each: number;
     readonly stride: number;

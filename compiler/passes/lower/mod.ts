@@ -74,7 +74,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   topK: lowerTopK,
   route: lowerRoute,
   choices: lowerChoices,
-  part: lowerView,
+  tupleElement: lowerView,
   dispatch: (_, { primitive }) =>
     invariant(false, `'${primitive}' is expanded before`),
   assign: lowerAssign,

@@ -1,5 +1,5 @@
 /**
- * Partial sums made whole: every rank of a group gets the parts of all, and adds them as a balanced binary tree in the order
+ * All-reduce, and reduce-scatter of counted rows: every rank of a group gets the terms of all, and adds them as a balanced binary tree in the order
  * of group ranks, so that all of them get the same bits.
  */
 

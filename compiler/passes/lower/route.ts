@@ -133,7 +133,10 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
 }
 
 /** Where a part of a routing or topK is stored; how often experts were chosen is only counted where it is asked for. */
-export function lowerPart(lowering: Lowering, node: NodeOf<"part">): void {
+export function lowerPart(
+  lowering: Lowering,
+  node: NodeOf<"tupleElement">,
+): void {
   const source = node.inputs[0]!;
   const { field } = node.params;
   const { index, weight, slot } = routeResults(lowering, source);

@@ -11,11 +11,11 @@ type View =
   | NodeOf<"split">
   | NodeOf<"merge">
   | NodeOf<"optimizationBarrier">
-  | NodeOf<"part">;
+  | NodeOf<"tupleElement">;
 
 /** A view shares its input's buffer where memory order allows; otherwise it is copied. */
 export function lowerView(lowering: Lowering, node: View): void {
-  if (node.primitive === "part") {
+  if (node.primitive === "tupleElement") {
     lowerPart(lowering, node);
     return;
   }
@@ -29,7 +29,7 @@ export function lowerView(lowering: Lowering, node: View): void {
 
 /** The memory axes under the view's names; undefined where the view does not follow memory order. */
 function viewAxes(
-  node: Exclude<View, NodeOf<"part">>,
+  node: Exclude<View, NodeOf<"tupleElement">>,
   axes: Storage["axes"],
 ): string[] | undefined {
   switch (node.primitive) {
