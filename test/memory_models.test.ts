@@ -88,6 +88,10 @@ const SHAPES: readonly Shape[] = [
     options: { mesh: { ep: 8 } },
   },
   {
+    ...{ name: "DeepSeek-V3, tp=2, ep=4", model: deepseek, layers: [6, 12] },
+    options: { mesh: { tp: 2, ep: 4 } },
+  },
+  {
     ...{ name: "DeepSeek-V3 in chunks", model: deepseek, layers: [6, 12] },
     options: { mesh: { ep: 8 }, chunks: 2 },
   },
@@ -169,7 +173,7 @@ for (const recompute of [false, true]) {
         training: { auxiliary: 0.01, recompute },
       },
     );
-    for (const mesh of [{ ep: 2 }, { dp: 2, ep: 2 }, { ep: 3 }]) {
+    for (const mesh of [{ tp: 2, ep: 2 }, { dp: 2, ep: 2 }, { ep: 3 }]) {
       const plan = await compileTraining(model, {
         ...{ mesh, limits: LIMITS, loss: "loss", optimizer: adamw() },
       });

@@ -8,6 +8,7 @@ import t from "tap";
 import { Project } from "ts-morph";
 import {
   findings,
+  folderCycles,
   type Published,
   publishedNames,
   staleWords,
@@ -43,6 +44,7 @@ t.test("every file keeps the house rules", (t) => {
     findings(file, path, { published: published.get(path) ?? NONE })
   );
   t.strictSame(found, []);
+  t.strictSame(folderCycles(placed), [], "folders form no cycle");
   t.end();
 });
 
@@ -152,6 +154,16 @@ t.test("findings() sees every kind of breach", (t) => {
     findings(inner, "spec/inner.ts", { published: names });
   t.match(seen(published.get("spec/inner.ts")!)[0], /two arguments/);
   t.strictSame(seen(NONE), [], "not published");
+
+  const folders = ["a", "b", "c"].map((name, i, all) => ({
+    path: `spec/${name}/mod.ts`,
+    file: project.createSourceFile(
+      `spec/${name}/mod.ts`,
+      `export * from "../${all[(i + 1) % 3]}/mod.ts";`,
+    ),
+  }));
+  t.strictSame(folderCycles(folders), ["spec/a -> spec/b -> spec/c -> spec/a"]);
+  t.strictSame(folderCycles(folders.slice(1)), []);
   t.end();
 });
 
