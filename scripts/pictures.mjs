@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -47,19 +47,29 @@ function switchyard(...argv) {
   if (status !== 0) process.exit(1);
 }
 
+/** Runs that are recorded. */
+const RUNS = 7;
+
+/** Microseconds of the run in a trace. */
+function durationOf(trace) {
+  return JSON.parse(readFileSync(trace, "utf8")).traceEvents
+    .find(({ cat }) => cat === "program").dur;
+}
+
 /** Pages of a recorded run on four ranks, beside one on two, and of a search. Gives their addresses. */
 function makePages(folder) {
   const model = ["examples/demo-lm", "--mesh", "ep=4"];
   const file = (name) => join(folder, name);
-  switchyard(
-    ...["run", ...model, "--random", "--adapter", "cpu"],
-    ...[
-      "--trace",
-      file("trace.json"),
-      "--outputs",
-      file("outputs.safetensors"),
-    ],
-  );
+  // Of several runs the shortest: the others wait for what else the machine does.
+  const runs = Array.from({ length: RUNS }, (_, i) => {
+    switchyard(
+      ...["run", ...model, "--random", "--adapter", "cpu"],
+      ...["--trace", file(`${i}.json`)],
+      ...["--outputs", file("outputs.safetensors")],
+    );
+    return file(`${i}.json`);
+  });
+  const trace = runs.sort((a, b) => durationOf(a) - durationOf(b))[0];
   switchyard(
     ...[
       "plan",
@@ -71,7 +81,7 @@ function makePages(folder) {
     ],
   );
   switchyard(
-    ...["view", ...model, "--trace", file("trace.json")],
+    ...["view", ...model, "--trace", trace],
     ...[
       "--choices",
       file("outputs.safetensors"),

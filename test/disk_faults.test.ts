@@ -191,7 +191,7 @@ export const m = model({ a: 4, b: 3 }, (m) =>
 const METRICS = {
   ...{ loss: 1, crossEntropy: 1, auxiliary: undefined, gradientNorm: 1 },
   ...{ rate: 1, tokens: 1, tokensPerSecond: 1, experts: [[0.5, 0.5]] },
-  ...{ sentBytes: 0, validation: undefined, saved: true },
+  ...{ sentBytes: 0, memoryBytes: 0, validation: undefined, saved: true },
 };
 
 t.test("a save", async (t) => {

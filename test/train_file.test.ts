@@ -124,7 +124,12 @@ t.test("plots of a training", (t) => {
     ...{ step: i + 1, loss: 6 - i / 250, ceLoss: 6 - i / 250, auxLoss: 1 },
     validationLoss: i % 100 === 99 ? 5 : null,
     ...{ learningRate: 1, gradientNorm: 1, tokens: 1, tokensPerSecond: 1 },
-    ...{ expertLoad: [[0.5, 0.5], [1, 0]], sentBytes: 0, saved: false },
+    ...{
+      expertLoad: [[0.5, 0.5], [1, 0]],
+      sentBytes: 0,
+      memoryBytes: 0,
+      saved: false,
+    },
   }));
   const curve = lossCurve(records);
   t.match(curve, /^<svg .*<\/svg>\n$/s);

@@ -136,7 +136,7 @@ t.test("the pictures of docs/ are what is drawn today", async (t) => {
 
 t.test("a run is followed by what its process says", (t) => {
   const step = (number: number, share: number): LiveStep => ({
-    ...{ step: number, loss: 1 / number, sentBytes: 0 },
+    ...{ step: number, loss: 1 / number, sentBytes: 0, memoryBytes: 0 },
     ...{ gradientNorm: 1, tokensPerSecond: 1 },
     validationLoss: number % 1000 === 0 ? 2 / number : null,
     expertLoad: [[share, 1 - share]],
@@ -172,7 +172,7 @@ t.test("a run that is watched keeps its state, not its events", async (t) => {
     );
     const one = {
       ...{ step: 0, loss: 1, validationLoss: null, gradientNorm: 1 },
-      ...{ tokensPerSecond: 1, expertLoad, sentBytes: 0 },
+      ...{ tokensPerSecond: 1, expertLoad, sentBytes: 0, memoryBytes: 0 },
     };
     for (let step = 1; step <= steps; step++) {
       watch.send("step", { ...one, step });

@@ -339,10 +339,12 @@ t.test("a training is followed as it goes", OPTIONS, async (t) => {
   const records = readFileSync(path.join(out, "metrics.jsonl"), "utf8").trim()
     .split("\n").map((line) => JSON.parse(line));
   const last = records.at(-1);
-  t.strictSame((await texts(page, ".facts dd")).slice(0, 4), [
+  t.strictSame(await texts(page, ".facts dd"), [
     ...["30", last.loss.toFixed(4), last.gradientNorm.toFixed(3)],
     rateText(last.tokensPerSecond),
+    ...[last.sentBytes, last.memoryBytes].map(sizeText),
   ]);
+  t.ok(last.memoryBytes > 0 && last.sentBytes > 0);
   const curve = await page.locator("#loss path[stroke-width='1.6']")
     .getAttribute("d");
   t.equal(curve!.split("L").length, 30);

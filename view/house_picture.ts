@@ -195,13 +195,13 @@ function gridShapes(
     return [{
       ...{ kind: "rect", at: [x + 1, y + 1], size: [size - 2, size - 2] },
       ...{ ink: "weights", radius: 3 },
-      opacity: Number((0.25 + 0.55 * of.bytes.total / most).toFixed(2)),
+      opacity: Number((0.5 + 0.4 * of.bytes.total / most).toFixed(2)),
       title: `rank ${rank} (${placeText(plan, rank)})\n${
         sizeText(of.bytes.total)
       }${experts.length > 0 ? `\nexperts ${idsText(experts)}` : ""}`,
     }, {
       ...{ kind: "text", at: [x + size / 2, y + size / 2 + 4], size: 10 },
-      ...{ anchor: "middle", text: `${rank}` },
+      ...{ anchor: "middle", text: `${rank}`, ink: "deep" },
     }];
   });
   return {

@@ -10,6 +10,8 @@ export interface LiveStep {
   /** Of each layer with experts, the share of choices that each expert got. */
   readonly expertLoad: readonly (readonly number[])[];
   readonly sentBytes: number;
+  /** On the fullest rank of the process. */
+  readonly memoryBytes: number;
 }
 
 /** A rank after a run. */

@@ -1,9 +1,10 @@
 /** One color for one thing, in every picture: what work is for, what memory holds, and the paper. */
 
-/** What a color stands for. */
+/** What a color stands for. `ink`, `soft`: text on paper; `deep`: text on a strong color. */
 export type Ink =
   | "ink"
   | "soft"
+  | "deep"
   | "line"
   | "paper"
   | "card"
@@ -26,6 +27,7 @@ export type Palette = { readonly [I in Ink]: string };
 export const LIGHT: Palette = {
   ink: "#1d2433",
   soft: "#5b6372",
+  deep: "#1d2433",
   line: "#d9d6cd",
   paper: "#fbfaf7",
   card: "#ffffff",
@@ -46,6 +48,7 @@ export const LIGHT: Palette = {
 export const DARK: Palette = {
   ink: "#e8e6e1",
   soft: "#a3abb8",
+  deep: "#14171d",
   line: "#343b47",
   paper: "#14171d",
   card: "#1b2028",

@@ -20,6 +20,18 @@ export const ROLE_NAMES: { readonly [R in Role]: string } = {
   dense: "embedding, dense layers and output",
 };
 
+/** What a part of a dispatch exchanges. */
+const EXCHANGED: { readonly [part: string]: string } = {
+  "exchange counts": "counts",
+  "exchange reach": "row counts",
+  "exchange places": "slots",
+};
+
+/** A part of a dispatch in words; of one that exchanges no rows of tokens, what it exchanges. */
+export function partName(part: string): string {
+  return EXCHANGED[part] ?? part;
+}
+
 /** The role of every step of a program, from its part of a dispatch, its label, and what is around it. */
 export function rolesOf(
   program: Program,

@@ -4,7 +4,7 @@ import type { AllToAllStep, Step } from "../spec/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import { type ProgramView, stepsOf } from "./plan_view.ts";
-import { opOf, type Role } from "./roles.ts";
+import { opOf, partName, type Role } from "./roles.ts";
 import type { Section } from "./sections.ts";
 
 /** Steps that stand on the tracks as one. */
@@ -50,14 +50,16 @@ function stationOf(
   if (step.op === "allToAll") {
     return {
       ...{ ...base, kind: "switch", over: step.over },
-      title: step.part?.part === "exchange places" ? "slots" : role,
+      title: step.part?.part === "exchange places"
+        ? partName(step.part.part)
+        : role,
       details: [`all-to-all over ${step.over.join(", ")}`, rowText(step)],
     };
   }
   if (step.op === "allGather") {
     return {
       ...{ ...base, kind: "tie", over: step.over },
-      title: step.part ? TIES[step.part.part] ?? step.part.part : "all-gather",
+      title: step.part ? partName(step.part.part) : "all-gather",
       details: [],
     };
   }
@@ -68,12 +70,6 @@ function stationOf(
     details: [count === 1 ? "1 step" : `${count} steps`],
   };
 }
-
-/** What is gathered, by the part of the dispatch that gathers it. */
-const TIES: { readonly [part: string]: string } = {
-  "exchange counts": "counts",
-  "exchange reach": "rows",
-};
 
 function rowText({ rowBytes, columns }: AllToAllStep): string {
   return `${sizeText(rowBytes)} a row${columns ? ", a chunk" : ""}`;

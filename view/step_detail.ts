@@ -6,7 +6,7 @@ import { sizeText } from "../spec/size_text.ts";
 import { typeText } from "../spec/text_parts.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import type { PlanView } from "./plan_view.ts";
-import { opOf } from "./roles.ts";
+import { opOf, partName } from "./roles.ts";
 
 /** A buffer that a step uses. */
 export interface UsedBuffer {
@@ -62,7 +62,11 @@ function rank({ type }: UsedBuffer): number {
 
 /** `dot over embed`, `dispatch: permute`, `all-gather` */
 function nameOfStep({ step }: StepFacts): string {
-  if (step.part) return `${step.part.op}: ${step.part.part}`;
+  if (step.part) {
+    const { op, part } = step.part;
+    const name = partName(part);
+    return `${op}: ${name === part ? part : `exchange ${name}`}`;
+  }
   const label = step.label?.replace(/ : .*$/s, "") ?? "";
   return label !== "" ? label : opOf(step) || step.op;
 }

@@ -12,6 +12,7 @@ import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Measured, Recorded } from "./recorded.ts";
+import { partName } from "./roles.ts";
 import type { Section } from "./sections.ts";
 import { groupOfRanks } from "./tracks.ts";
 
@@ -59,13 +60,13 @@ function exchanged(
   // Tokens of a rank, if all have as many.
   const count = (axis?.size ?? 0) / positionsOver(plan.mesh, axis?.over ?? []);
   const { over } = step;
+  const { part } = step.part!;
   const joined = joinedBy(plan, over);
   const positions = groupRanks(plan.mesh, over);
   const others = toOthers(plan, exchange);
   return {
     ...{ at, over, tokens },
-    name: `${op}${step.part!.part.replace(/^exchange/, ":")}`
-      .replace(/: ?$/, ""),
+    name: part === "exchange" ? op : `${op}: ${partName(part)}`,
     perToken: others,
     perRank: others * count,
     worstPair: boundOf(step.pairRows, plan) * step.rowBytes,
@@ -89,7 +90,7 @@ function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
   return {
     ...{ at, over },
     name: step.part
-      ? `${step.part.op}: ${step.part.part.replace("exchange ", "")}`
+      ? `${step.part.op}: ${partName(step.part.part)}`
       : blocks
       ? "reduce-scatter"
       : "all-gather",

@@ -51,6 +51,7 @@ export function trafficPicture(
         ...cell < 40 ? [] : [{
           ...{ kind: "text" as const, anchor: "middle" as const, size: 10.5 },
           at: [x + cell / 2, y + height / 2 + 4] as const,
+          ...{ ink: !stays && share > 0.4 ? "deep" as const : "ink" as const },
           text: value === 0 ? "–" : shortSize(value),
         }],
       ];

@@ -16,6 +16,8 @@ export interface StepRecord {
   /** Of each layer with experts, the share of choices that each expert got, to four digits. */
   readonly expertLoad: readonly (readonly number[])[];
   readonly sentBytes: number;
+  /** On the fullest rank of the process. */
+  readonly memoryBytes: number;
   readonly saved: boolean;
 }
 
@@ -33,6 +35,7 @@ export function recordOf(metrics: StepMetrics): StepRecord {
     tokensPerSecond: metrics.tokensPerSecond,
     expertLoad: metrics.experts.map((layer) => layer.map(rounded)),
     sentBytes: metrics.sentBytes,
+    memoryBytes: metrics.memoryBytes,
     saved: metrics.saved,
   };
 }

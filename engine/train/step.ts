@@ -32,6 +32,8 @@ export interface StepMetrics {
   readonly experts: readonly (readonly number[])[];
   /** Bytes that ranks of this process sent to others. */
   readonly sentBytes: number;
+  /** What the fullest rank of this process has allocated. */
+  readonly memoryBytes: number;
   /** After the step, the cross-entropy on what is not trained on; undefined where it was not measured. */
   readonly validation: number | undefined;
   /** A checkpoint was written after it. */
@@ -103,7 +105,7 @@ export async function takeStep(
     auxiliary: meanOf(results, "aux_loss"),
     tokensPerSecond: task.tokens / seconds,
     experts: expertLoad(plan, results),
-    sentBytes: newlySent(run),
+    ...{ sentBytes: newlySent(run), memoryBytes: memoryOf(run) },
   };
 }
 
@@ -192,6 +194,11 @@ export async function measure(
 
 function scalar(value: number): HostTensor {
   return { dtype: "f32", shape: [], data: Float32Array.of(value) };
+}
+
+function memoryOf({ opened }: Run): number {
+  const { ranks } = opened.session.statistics();
+  return Math.max(...ranks.map(({ peakBytes }) => peakBytes.actual));
 }
 
 /** Bytes that ranks of this process have sent since the last call. */

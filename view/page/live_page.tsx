@@ -86,6 +86,7 @@ function TrainingView({ state }: { readonly state: LiveState }): VNode {
     [last.gradientNorm.toFixed(3), "norm of the gradient"],
     [rateText(last.tokensPerSecond), "speed"],
     [sizeText(last.sentBytes), "sent between ranks in the step"],
+    [sizeText(last.memoryBytes), "memory of the fullest rank"],
   ] as const;
   return (
     <>

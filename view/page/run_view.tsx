@@ -149,6 +149,9 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
           <option value="gpu">the GPU, by WebGPU</option>
           <option value="cpu">the processor, by WebAssembly</option>
         </select>
+        <button type="submit" disabled={state === "busy"}>
+          {state === "failed" ? "Load again" : "Run"}
+        </button>
         <label>
           <input
             type="checkbox"
@@ -170,9 +173,6 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
               )}
           />
         </label>
-        <button type="submit" disabled={state === "busy"}>
-          {state === "failed" ? "Load again" : "Run"}
-        </button>
       </form>
       <p role="status">{status}</p>
       {text !== "" && <p class="text">{prompt}{text}</p>}
