@@ -136,7 +136,7 @@ t.test("a file that cannot be read as a model", async (t) => {
   t.equal(
     await report(fixture("bad_syntax.ts")),
     [
-      `Cannot load 'bad_syntax.ts': expected ")" but found "}". Correct the syntax`,
+      "Cannot load 'bad_syntax.ts': ',' expected. Correct the syntax",
       "  --> bad_syntax.ts:3:32",
       "  |",
       '3 |   return { y: m.input("x", "n" };',

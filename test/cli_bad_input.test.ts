@@ -213,7 +213,7 @@ function source(name: string): string {
 }
 
 const SYNTAX = [
-  `Cannot load 'bad_syntax.ts': expected ")" but found "}". Correct the syntax`,
+  "Cannot load 'bad_syntax.ts': ',' expected. Correct the syntax",
   "  --> bad_syntax.ts:3:32",
   "  |",
   '3 |   return { y: m.input("x", "n" };',

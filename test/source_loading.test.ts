@@ -129,7 +129,7 @@ t.test("files that cannot be loaded", async (t) => {
   t.equal(
     await messageOf(loadModels(fixture("bad_syntax.ts"))),
     [
-      `Cannot load 'bad_syntax.ts': expected ")" but found "}". Correct the syntax`,
+      "Cannot load 'bad_syntax.ts': ',' expected. Correct the syntax",
       "  --> bad_syntax.ts:3:32",
       "  |",
       '3 |   return { y: m.input("x", "n" };',

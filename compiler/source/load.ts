@@ -1,7 +1,6 @@
 /** Load users' model files: TypeScript or JavaScript, wherever they are stored, with `switchyard-moe` meaning the code that runs. */
 
 import { statSync } from "node:fs";
-import { once } from "node:events";
 import { register } from "node:module";
 import { basename, dirname, extname, resolve, sep } from "node:path";
 import process from "node:process";
@@ -125,6 +124,8 @@ export async function loadModels(
 async function importFile(path: string, version = 0): Promise<object> {
   if (!isUnsaved(resolve(path))) requireModelFile(path);
   useHooks();
+  // Nothing can be imported while the thread waits for an answer.
+  hooks.transpile ??= (await import("./transpile.ts")).transpile;
   const { href } = pathToFileURL(resolve(path));
   const query = version === 0 ? "" : `?version=${version}`;
   try {
@@ -150,8 +151,15 @@ export function requireModelFile(path: string): void {
   }
 }
 
-/** Node keeps hooks for the whole process, so they are registered once. `port` leads to their thread. */
-const hooks: { port: MessagePort | undefined } = { port: undefined };
+/**
+ * Node keeps hooks for the whole process, so they are registered once. `port` leads to their thread; `known` is called when
+ * it knows texts that are not saved.
+ */
+const hooks: {
+  port?: MessagePort;
+  transpile?: typeof import("./transpile.ts").transpile;
+  known(): void;
+} = { known() {} };
 
 /** From now on files that are loaded have these texts, by path; all others have what is on disk. */
 export async function loadUnsaved(
@@ -159,14 +167,19 @@ export async function loadUnsaved(
 ): Promise<void> {
   useUnsaved(texts);
   const port = useHooks();
-  const answer = once(port, "message");
-  port.postMessage(texts);
-  await answer;
+  await new Promise<void>((resolve) => {
+    hooks.known = resolve;
+    port.postMessage({ texts });
+  });
 }
 
 function useHooks(): MessagePort {
   if (hooks.port) return hooks.port;
   const { port1, port2 } = new MessageChannel();
+  port1.on("message", (asked: TranspileRequest | { id?: never }) => {
+    if (asked.id === undefined) return hooks.known();
+    port1.postMessage({ id: asked.id, answer: hooks.transpile?.(asked) });
+  });
   port1.unref();
   hooks.port = port1;
   const entries = [...runningModules()].map((
@@ -183,6 +196,13 @@ function useHooks(): MessagePort {
   // Call sites are read from stack traces, which must speak of the source and not of what was made of it.
   process.setSourceMapsEnabled(true);
   return port1;
+}
+
+/** What the thread of the hooks asks for. */
+interface TranspileRequest {
+  readonly id: number;
+  readonly path: string;
+  readonly text: string;
 }
 
 /** An error of a file that could not be imported, in our words. */

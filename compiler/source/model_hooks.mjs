@@ -9,11 +9,7 @@
 
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { fileURLToPath, pathToFileURL } from "node:url";
-
-// esbuild comes with tsx and is the same copy that tsx uses.
-const require = createRequire(createRequire(import.meta.url).resolve("tsx"));
+import { fileURLToPath } from "node:url";
 
 /** What a model file is imported by: this, and its URL. */
 const MODEL_SCHEME = "switchyard-model:";
@@ -27,16 +23,29 @@ const users = new Set();
 /** Texts that an editor has not saved, by path. @type {Map<string, string>} */
 let unsaved = new Map();
 
+/** Leads to the side of `load.ts`. @type {import("node:worker_threads").MessagePort} */
+let side;
+
+/** Who waits for a text of JavaScript, by the number of what was asked. @type {Map<number, (answer: any) => void>} */
+const waiting = new Map();
+
 /**
  * `entries`: what the package's names resolve to. `own`: URLs of the folders with this package's own code. `port` brings
- * texts that are not saved, and is answered when they are known.
+ * texts that are not saved, and is answered when they are known; and it brings JavaScript for the TypeScript that was sent.
  * @param {{ entries: Record<string, string>, own: string[], port: import("node:worker_threads").MessagePort }} given
  */
 export function initialize({ entries, own, port }) {
   places = { entries, own };
-  port.on("message", (texts) => {
-    unsaved = texts;
-    port.postMessage(texts.size);
+  side = port;
+  port.on("message", ({ texts, id, answer }) => {
+    if (texts) {
+      unsaved = texts;
+      port.postMessage({});
+      return;
+    }
+    waiting.get(id)?.(answer);
+    waiting.delete(id);
+    if (waiting.size === 0) port.unref();
   });
   port.unref();
 }
@@ -64,30 +73,30 @@ export async function resolve(specifier, context, nextResolve) {
 export async function load(url, context, nextLoad) {
   if (!users.has(url)) return await nextLoad(url, context);
   const path = fileURLToPath(url);
-  const { transform } = require("esbuild");
-  try {
-    const text = unsaved.get(path) ?? await readFile(path, "utf8");
-    const { code } = await transform(text, {
-      loader: /\.m?js$/.test(path) ? "js" : "ts",
-      format: "esm",
-      target: "node20",
-      sourcefile: pathToFileURL(path).href,
-      sourcemap: "inline",
-      sourcesContent: false,
-      tsconfigRaw: "{}",
-    });
-    return { format: "module", source: code, shortCircuit: true };
-  } catch (error) {
-    const first = /** @type {any} */ (error).errors?.[0];
-    if (!first) throw error;
-    // Errors cross the thread as text, so the place is sent in it.
-    const { line = 1, column = 0 } = first.location ?? {};
-    throw new SyntaxError(
-      `switchyard-syntax ${
-        JSON.stringify({ path, line, column: column + 1, text: first.text })
-      }`,
-    );
+  const text = unsaved.get(path) ?? await readFile(path, "utf8");
+  const { code, mistake } = await transpile(path, text);
+  // Errors cross the thread as text, so the place is sent in it.
+  if (mistake) {
+    throw new SyntaxError(`switchyard-syntax ${JSON.stringify(mistake)}`);
   }
+  return { format: "module", source: code, shortCircuit: true };
+}
+
+let asked = 0;
+
+/**
+ * The JavaScript of a text of TypeScript. The other side has TypeScript loaded, or will have.
+ * @param {string} path
+ * @param {string} text
+ * @returns {Promise<{ code?: string, mistake?: object }>}
+ */
+function transpile(path, text) {
+  const id = asked++;
+  side.ref();
+  return new Promise((resolve) => {
+    waiting.set(id, resolve);
+    side.postMessage({ id, path, text });
+  });
 }
 
 /** @param {string} path */

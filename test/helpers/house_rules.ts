@@ -36,7 +36,6 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "@huggingface/tokenizers": /^browser\//,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
-  "tsx": /^cli\//,
   "preact": /^view\/page\//,
   "switchyard-moe": /^examples\//,
 };
