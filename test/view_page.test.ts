@@ -21,6 +21,7 @@ import {
   openBrowser,
   openPage,
   skipWithoutBrowser,
+  type WatchedPage,
 } from "./helpers/browser.ts";
 import {
   integers,
@@ -42,6 +43,18 @@ async function pageOf(name: string, ...argv: string[]): Promise<string> {
   t.equal(code, 0, err);
   t.ok(statSync(out).size < 10e6, "below 10 MB");
   return pathToFileURL(out).href;
+}
+
+/** Open the page of a plan, which is soon there. */
+async function openPlan(
+  url: string,
+  options?: { readonly dark: boolean },
+): Promise<WatchedPage> {
+  const watched = await openPage(browser!, url, options);
+  const { seconds } = watched;
+  t.comment(`${seconds.toFixed(2)} s of CPU until it can be used`);
+  t.ok(seconds < 3, `${seconds} s`);
+  return watched;
 }
 
 async function summaryOf(...argv: string[]): Promise<PlanSummary> {
@@ -66,8 +79,7 @@ t.test(
   async (t) => {
     const argv = ["examples/layer.ts", "--mesh", "ep=4"];
     const { ranks, layers } = await summaryOf(...argv);
-    const { page, complaints } = await openPage(
-      browser!,
+    const { page, complaints } = await openPlan(
       await pageOf("layer", ...argv),
     );
     const [{ bytes, experts }] = ranks as readonly [PlanSummary["ranks"][0]];
@@ -101,8 +113,7 @@ t.test(
 );
 
 t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
-  const { page, complaints } = await openPage(
-    browser!,
+  const { page, complaints } = await openPlan(
     await pageOf("demo", "examples/demo-lm", "--mesh", "ep=4"),
   );
   const { keyboard } = page;
@@ -130,8 +141,21 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   t.match(await texts(page, ".detail h3"), [/^20\. rmsNorm/]);
   await keyboard.press("j");
   await page.locator('.detail[aria-label="Step 21"]').waitFor();
-  await page.locator(".detail summary").press("Enter");
-  t.match(await texts(page, ".detail details code"), [/@compute/]);
+  await page.locator(".detail summary", { hasText: "WGSL" }).press("Enter");
+  await page.locator(".detail summary", { hasText: "tree" }).press("Enter");
+  await page.locator(".detail details code").nth(1).waitFor();
+  const [wgsl, tree] = await texts(page, ".detail details code");
+  t.match(wgsl, /@compute/);
+  const { programs: [main], kernels } = await planOf(
+    ...["examples/demo-lm", "--mesh", "ep=4"],
+  );
+  const step = main!.steps[21]!;
+  t.strictSame(
+    JSON.parse(tree!),
+    step.op === "launch" && JSON.parse(
+      JSON.stringify(kernels[step.kernel]!.tree),
+    ),
+  );
   await page.goto(page.url().replace(/#.*/, "#100%"));
   await page.locator(".detail").waitFor({ state: "detached" });
   t.strictSame(complaints, []);
@@ -171,8 +195,7 @@ t.test(
     await switchyard([
       ...["plan", "examples/demo-lm", "--mesh", "ep=2", "--out", other],
     ]);
-    const { page, complaints } = await openPage(
-      browser!,
+    const { page, complaints } = await openPlan(
       await pageOf("run", "examples/demo-lm", "--mesh", "ep=4", ...[
         ...["--trace", trace, "--choices", choices, "--against", other],
       ]),
@@ -213,7 +236,7 @@ t.test(
       planOf(...argv),
       pageOf("train", ...argv),
     ]);
-    const { page, complaints } = await openPage(browser!, url);
+    const { page, complaints } = await openPlan(url);
     t.match(await texts(page, "h1"), [
       "demo-lm on dp=2, ep=2, a step of training",
     ]);
@@ -293,10 +316,10 @@ t.test(
       searched.out,
     ) as SearchResult;
     const [best, ...others] = found;
-    const { page, complaints } = await openPage(
-      browser!,
+    const { page, complaints } = await openPlan(
       pathToFileURL(out).href,
     );
+    t.ok(statSync(out).size < 10e6, "below 10 MB");
     t.match(await texts(page, "h1"), [`granite-3.0-1b-a400m on ${best!.name}`]);
     t.match(await texts(page, "#search-result h2"), [`Why ${best!.name}?`]);
     t.match(await texts(page, "#search-result p"), [best!.why]);
@@ -430,18 +453,11 @@ t.test(
     const config = "test/references/configs/deepseek-v3.json";
     const url = await pageOf("deepseek", config, "--mesh", "ep=256");
     t.notMatch(readFileSync(new URL(url), "utf8"), /(src|href)="https?:/);
-    const { page, complaints } = await openPage(browser!, "about:blank", {
-      dark: true,
-    });
-    const client = await page.context().newCDPSession(page);
-    // Of the thread's own time: others may use the processor too.
-    await client.send("Performance.enable", { timeDomain: "threadTicks" });
-    await page.goto(`${url}#main/layers.30/dispatch`);
+    const { page, complaints } = await openPlan(
+      `${url}#main/layers.30/dispatch`,
+      { dark: true },
+    );
     t.match(await texts(page, ".detail h3"), [/^763\. dispatch: count/]);
-    const { metrics } = await client.send("Performance.getMetrics");
-    const seconds = metrics.find(({ name }) => name === "TaskDuration")!.value;
-    t.comment(`${seconds.toFixed(2)} s of CPU until it can be used`);
-    t.ok(seconds < 3, `${seconds} s`);
     t.equal(await page.locator("#ranks rect[rx='3']").count(), 256);
     await page.getByLabel("Show ranks 16–31 one by one").click();
     await page.locator("#tracks").getByText("rank 17", { exact: true })

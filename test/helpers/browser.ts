@@ -48,6 +48,8 @@ GPUAdapter.prototype.requestDevice = async function (...args) {
 export interface WatchedPage {
   readonly page: Page;
   readonly complaints: readonly string[];
+  /** Seconds that the page's own thread worked until it could be used: others may use the processor too. */
+  readonly seconds: number;
 }
 
 /** Open a page and listen to it. */
@@ -69,8 +71,13 @@ export async function openPage(
   page.on("pageerror", (error) => complaints.push(String(error)));
   // Nothing waits so long but a page that hangs, on a machine that is busy with other work too.
   page.setDefaultTimeout(600_000);
+  const client = await page.context().newCDPSession(page);
+  await client.send("Performance.enable", { timeDomain: "threadTicks" });
   await page.goto(url);
-  return { page, complaints };
+  const { metrics } = await client.send("Performance.getMetrics");
+  await client.detach();
+  const seconds = metrics.find(({ name }) => name === "TaskDuration")!.value;
+  return { page, complaints, seconds };
 }
 
 /** What axe-core finds serious or critical in a page, one line each. */

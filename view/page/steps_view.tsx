@@ -1,7 +1,7 @@
 /** The third view: the program, step by step. */
 
 import type { ComponentChildren, VNode } from "preact";
-import { useMemo } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { stepLink } from "../links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "../plan_view.ts";
@@ -88,10 +88,9 @@ function Detail({ view, program, step, sources }: {
   const detail = describeStep(view, at);
   const { span } = at.step;
   const place = span && `${span.file}:${span.line}`;
-  const wgsl = useMemo(() => {
-    const kernel = detail.kernel && view.plan.kernels[detail.kernel];
-    return kernel ? printWgsl(kernel.tree) : undefined;
-  }, [detail.kernel]);
+  const kernel = detail.kernel === undefined
+    ? undefined
+    : view.plan.kernels[detail.kernel];
   return (
     <aside class="detail" aria-label={`Step ${step}`}>
       <h3>
@@ -122,13 +121,33 @@ function Detail({ view, program, step, sources }: {
           <code>{detail.workgroups}</code>
         </p>
       )}
-      {wgsl && (
-        <details>
-          <summary>The kernel as WGSL</summary>
-          <pre tabIndex={0}><code>{wgsl}</code></pre>
-        </details>
+      {kernel && (
+        <>
+          <Unfolding
+            title="The kernel as WGSL"
+            text={() => printWgsl(kernel.tree)}
+          />
+          <Unfolding
+            title="The kernel as a tree"
+            text={() => JSON.stringify(kernel.tree, null, 1)}
+          />
+        </>
       )}
     </aside>
+  );
+}
+
+/** A text that is made when somebody wants to read it. */
+function Unfolding({ title, text }: {
+  readonly title: string;
+  readonly text: () => string;
+}) {
+  const [open, setOpen] = useState(false);
+  return (
+    <details onToggle={({ currentTarget }) => setOpen(currentTarget.open)}>
+      <summary>{title}</summary>
+      {open && <pre tabIndex={0}><code>{text()}</code></pre>}
+    </details>
   );
 }
 
