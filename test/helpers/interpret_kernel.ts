@@ -76,6 +76,8 @@ export interface Watch {
   store?(invocation: number, binding: string, index: number): void;
   /** It loads one. */
   load?(invocation: number, binding: string, index: number): void;
+  /** It loads or stores where there is none. */
+  outside?(invocation: number, binding: string, index: number): void;
   /** A loop has another turn. */
   turn?(): void;
   /** A result of f32 arithmetic; infinity for a number that an integer is not large enough for. */
@@ -172,7 +174,10 @@ function evaluate(e: Expr, at: Invocation): number {
       const words = at.memory.get(e.op === "load" ? e.binding : e.array)!;
       const index = evaluate(e.index, at) >>> 0;
       const inside = index < words.length ? index : 0;
-      if (e.op === "load") at.watch.load?.(at.number, e.binding, inside);
+      if (e.op === "load") {
+        if (inside !== index) at.watch.outside?.(at.number, e.binding, index);
+        at.watch.load?.(at.number, e.binding, inside);
+      }
       return fromBits(e.type, words[inside]!);
     }
     case "unary": {
@@ -245,7 +250,10 @@ function* execute(
       const words = at.memory.get(s.op === "store" ? s.binding : s.array)!;
       const index = evaluate(s.index, at) >>> 0;
       const bits = toBits(s.value.type, evaluate(s.value, at));
-      if (index >= words.length) continue;
+      if (index >= words.length) {
+        if (s.op === "store") at.watch.outside?.(at.number, s.binding, index);
+        continue;
+      }
       words[index] = bits;
       if (s.op === "store") at.watch.store?.(at.number, s.binding, index);
     } else if (s.op === "for") {

@@ -1,0 +1,198 @@
+/** Small launches of the generators of attention, of its derivative and of convolutions: all sizes around those at which they differ. */
+
+import { attention, attentionGrid } from "../../compiler/kernels/attention.ts";
+import {
+  attentionSum,
+  type BackwardOptions,
+  keyGrad,
+  queryGrad,
+} from "../../compiler/kernels/attention_backward.ts";
+import { conv1d } from "../../compiler/kernels/conv1d.ts";
+import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
+import { lengthAt } from "../../compiler/kernels/kernel.ts";
+import { product } from "./generator_sums.ts";
+import type { Launch } from "./launch_faults.ts";
+import { waves } from "./waves.ts";
+
+const name = "kernel";
+
+/** Tokens of two sequences, of all positions of a cache of four that a step may have. */
+const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
+  [],
+  [[0, 0]],
+  [[1, 3]],
+  [[1, 0], [1, 1], [1, 2]],
+  [[0, 2], [0, 3], [1, 0], [1, 1], [1, 2]],
+  [[0, 3], [1, 0]],
+];
+
+/** Of a cache [sequence, context, width], what was written by the last of these tokens: NaN, what was not. */
+function cache(
+  batch: (typeof BATCHES)[number],
+  width: number,
+  place: (entry: number) => number = (entry) => entry * width,
+): number[] {
+  const x = new Array<number>(2 * CONTEXT * width).fill(NaN);
+  for (const [sequence, position] of batch) {
+    for (let p = 0; p <= position; p++) {
+      const start = place(sequence * CONTEXT + p);
+      for (let i = 0; i < width; i++) x[start + i] = Math.sin(start + i);
+    }
+  }
+  return x;
+}
+
+const CONTEXT = 4;
+
+const ATTENTION = {
+  heads: [[1, 1], [2, 1], [4, 2]] as const,
+  dims: [[1, 1], [3, 2], [33, 33]] as const,
+  sees: [{}, { window: 2 }, { chunk: 2 }, { window: 3, chunk: 2 }],
+  shared: [false, true],
+  sinks: [false, true],
+};
+
+export function* ofAttention(): Generator<Launch> {
+  for (const [n, batch] of BATCHES.entries()) {
+    for (
+      const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
+        of product<{
+          heads: readonly [number, number];
+          dims: readonly [number, number];
+          sees: { window?: number; chunk?: number };
+          shared: boolean;
+          sinks: boolean;
+        }>(ATTENTION)
+    ) {
+      // Wide ones of many tokens; sinks with what limits most, what is shared with what does not.
+      if (dim > 3 && n !== 4) continue;
+      if (o.sinks && !(sees.window && sees.chunk)) continue;
+      if (o.shared && (sees.window || sees.chunk)) continue;
+      for (const queries of heads === 1 ? [1, 6] : [1, 4, 6]) {
+        const options = {
+          ...{ name, heads, kvHeads, dim, valueDim, ...sees, ...o },
+          ...{ context: CONTEXT, scale: 0.5, tokens: lengthAt(0), queries },
+        };
+        const paged = (n + queries) % 2 === 1;
+        const pages = [3, 1, 0, 2];
+        const place = (width: number) => (entry: number) =>
+          (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
+          width;
+        const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
+        yield {
+          kernel: attention({
+            ...options,
+            ...paged ? { pages: { size: 2 } } : {},
+          }),
+          grid: attentionGrid(options, batch.length),
+          reads: {
+            q: waves(batch.length * heads * dim),
+            keys: cache(batch, keys, place(keys)),
+            values: cache(batch, values, place(values)),
+            ...{ pages, sinks: waves(heads), lengths: [batch.length] },
+            sequence: batch.map(([sequence]) => sequence),
+            position: batch.map(([, position]) => position),
+          },
+          stores: { y: batch.length * heads * valueDim },
+        };
+      }
+    }
+  }
+}
+
+function* backward(
+  make: (o: BackwardOptions) => Launch["kernel"],
+  storedOf: (o: BackwardOptions, places: readonly number[]) => {
+    readonly threads: number;
+    readonly y: Launch["stores"][string];
+  },
+): Generator<Launch> {
+  for (const batch of BATCHES) {
+    for (
+      const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
+        of product<{
+          heads: readonly [number, number];
+          dims: readonly [number, number];
+          sees: { window?: number; chunk?: number };
+          shared: boolean;
+          sinks: boolean;
+        }>(ATTENTION)
+    ) {
+      if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
+      const options: BackwardOptions = {
+        ...{ name, heads, kvHeads, dim, valueDim, ...sees, ...o },
+        ...{ context: CONTEXT, scale: 0.5, tokens: lengthAt(0) },
+      };
+      const place = batch.map(([s, p]) => s * CONTEXT + p);
+      const { threads, y } = storedOf(options, place);
+      yield {
+        kernel: make(options),
+        grid: elementwiseGrid(threads),
+        reads: {
+          q: waves(batch.length * heads * dim),
+          keys: cache(batch, kvHeads * dim),
+          values: cache(batch, kvHeads * valueDim),
+          dy: waves(batch.length * heads * valueDim),
+          statistics: waves(batch.length * heads * 2),
+          ...{ place, sinks: waves(heads), lengths: [batch.length] },
+          sequence: batch.map(([sequence]) => sequence),
+          position: batch.map(([, position]) => position),
+        },
+        stores: { y },
+      };
+    }
+  }
+}
+
+export const ofAttentionSum = (): Generator<Launch> =>
+  backward(attentionSum, ({ heads }, { length }) => ({
+    threads: length * heads,
+    y: length * heads,
+  }));
+
+export const ofQueryGrad = (): Generator<Launch> =>
+  backward(queryGrad, ({ heads, dim }, { length }) => ({
+    threads: length * heads,
+    y: length * heads * dim,
+  }));
+
+export function* ofKeyGrad(): Generator<Launch> {
+  for (const  of of["keys", "values"] as const) {
+    yield* backward(
+      (o) => keyGrad(o, of),
+      ({ kvHeads, ...o }, places) => {
+        const width = kvHeads * (of === "keys" ? o.dim : o.valueDim);
+        return {
+          threads: places.length * kvHeads,
+          // Entries that no token wrote are left.
+          y: places.flatMap((entry) =>
+            Array.from({ length: width }, (_, i) => entry * width + i)
+          ),
+        };
+      },
+    );
+  }
+}
+
+export function* ofConv1d(): Generator<Launch> {
+  for (const batch of BATCHES) {
+    for (const width of [1, 2, 4]) {
+      for (const channels of [1, 3, 65]) {
+        const ring = cache(batch, channels);
+        yield {
+          kernel: conv1d({
+            ...{ name, width, channels, slots: CONTEXT, tokens: lengthAt(0) },
+          }),
+          grid: elementwiseGrid(batch.length * channels),
+          reads: {
+            ...{ ring, weight: waves(channels * width) },
+            ...{ lengths: [batch.length] },
+            sequence: batch.map(([sequence]) => sequence),
+            position: batch.map(([, position]) => position),
+          },
+          stores: { y: batch.length * channels },
+        };
+      }
+    }
+  }
+}

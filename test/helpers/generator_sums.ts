@@ -1,0 +1,344 @@
+/** Small launches of generators whose results are sums, norms and products: all sizes around those at which they differ. */
+
+import { addParts } from "../../compiler/kernels/add_parts.ts";
+import {
+  expertOuter,
+  expertOuterGrid,
+  rowStarts,
+} from "../../compiler/kernels/expert_outer.ts";
+import {
+  bindings,
+  type Expr,
+  lengthAt,
+  type Stmt,
+} from "../../compiler/kernels/kernel.ts";
+import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
+import { matmul } from "../../compiler/kernels/matmul.ts";
+import {
+  matmulGrid,
+  matmulShape,
+  type MatmulTile,
+} from "../../compiler/kernels/matmul_tile.ts";
+import { reduce, type ReduceOptions } from "../../compiler/kernels/reduce.ts";
+import { rmsNorm, rowsGrid, softmax } from "../../compiler/kernels/rows.ts";
+import {
+  segmentCells,
+  segmentSum,
+} from "../../compiler/kernels/segment_sum.ts";
+import { topK } from "../../compiler/kernels/top_k.ts";
+import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import type { Launch } from "./launch_faults.ts";
+import { waves } from "./waves.ts";
+
+const name = "kernel";
+
+/** Counts around a workgroup of 64. */
+const COUNTS = [0, 1, 2, 64, 65];
+
+const at = (binding: string, row: Expr, width: number, i: Expr): Expr =>
+  load(binding, add(mul(row, u32(width)), i));
+
+const stored = (i: Expr, value: Expr): readonly Stmt[] => [
+  store("y", i, value),
+];
+
+/** All combinations of a value of each list. */
+export function* product<T extends object>(
+  lists: { readonly [K in keyof T]: readonly T[K][] },
+): Generator<T> {
+  const [first, ...rest] = Object.entries(lists) as [
+    string,
+    readonly unknown[],
+  ][];
+  if (!first) return yield {} as T;
+  for (const value of first[1]) {
+    for (
+      const others of product(
+        Object.fromEntries(rest) as { [K in keyof T]: readonly T[K][] },
+      )
+    ) yield { [first[0]]: value, ...others } as T;
+  }
+}
+
+export function* ofAddParts(): Generator<Launch> {
+  for (const parts of [1, 2, 3, 7, 8, 9, 16, 17]) {
+    for (const count of COUNTS) {
+      yield {
+        kernel: addParts({
+          ...{ name, parts, count: lengthAt(0), epilogue: stored },
+          bindings: bindings({ x: "f32" }, { y: "f32" }),
+          load: (i, rank) => load("x", add(mul(rank, lengthAt(0)), i)),
+        }),
+        grid: elementwiseGrid(count),
+        reads: { x: waves(parts * count), lengths: [count] },
+        stores: { y: count },
+      };
+    }
+  }
+}
+
+export function* ofReduce(): Generator<Launch> {
+  const kinds = ["sum", "mean", "max", "logSumExp"] as const;
+  for (const kind of kinds) {
+    for (const length of [0, 1, 2, 31, 32, 33, 64, 66]) {
+      const lengths: ReduceOptions["length"][] = [length, lengthAt(1)];
+      if (kind === "sum") {
+        lengths.push((i) => [load("begin", i, "u32"), load("end", i, "u32")]);
+      }
+      for (const [how, given] of lengths.entries()) {
+        const count = COUNTS[(length + how) % COUNTS.length]!;
+        const rows = Array.from({ length: count }, (_, i) => i);
+        yield {
+          kernel: reduce({
+            ...{ name, kind, count: lengthAt(0), length: given },
+            ...how === 0 && kind === "sum" && length % 2 === 0 && length > 0
+              ? { segments: 2 }
+              : {},
+            bindings: bindings(
+              { x: "f32", begin: "u32", end: "u32" },
+              { y: "f32" },
+            ),
+            terms: (i, k) => [
+              how === 2 ? load("x", k) : at("x", i, length, k),
+            ],
+            epilogue: stored,
+          }),
+          grid: elementwiseGrid(count),
+          reads: {
+            ...{ x: waves(count * length), lengths: [count, length] },
+            begin: rows.map((i) => i * length),
+            end: rows.map((i) => (i + 1) * length),
+          },
+          stores: { y: count },
+        };
+      }
+    }
+  }
+}
+
+function* ofRows(make: typeof softmax): Generator<Launch> {
+  for (const length of [1, 2, 7, 8, 9, 32, 33, 257]) {
+    for (const rows of [0, 1, 3]) {
+      for (const actual of [undefined, length, Math.ceil(length / 2)]) {
+        const width = actual ?? length;
+        yield {
+          kernel: make({
+            ...{ name, rows: lengthAt(0), length },
+            actual: actual === undefined ? undefined : lengthAt(1),
+            bindings: bindings({ x: "f32" }, { y: "f32" }),
+            load: (row, i) => at("x", row, width, i),
+            epilogue: (row, i, value) =>
+              stored(add(mul(row, u32(width)), i), value(i)),
+          }),
+          grid: rowsGrid(rows),
+          reads: { x: waves(rows * width), lengths: [rows, width] },
+          stores: { y: rows * width },
+        };
+      }
+    }
+  }
+}
+
+export const ofSoftmax = (): Generator<Launch> => ofRows(softmax);
+
+export const ofRmsNorm = (): Generator<Launch> =>
+  ofRows((o) => rmsNorm({ ...o, epsilon: 1e-5 }));
+
+export function* ofTopK(): Generator<Launch> {
+  for (const count of [1, 2, 7, 8, 9, 33, 257]) {
+    for (const k of [1, 2, 5].filter((k) => k <= count)) {
+      for (const rows of [0, 1, 3]) {
+        yield {
+          kernel: topK({ name, rows: lengthAt(0), count, k }),
+          grid: rowsGrid(rows),
+          // Some are equal.
+          reads: {
+            x: waves(rows * count).map((x) => Math.round(2 * x)),
+            lengths: [rows],
+          },
+          stores: { values: rows * k, indices: rows * k },
+        };
+      }
+    }
+  }
+}
+
+export function* ofSegmentSum(): Generator<Launch> {
+  for (const width of [1, 2, 3, 4, 8, 12, 16, 32, 64]) {
+    for (const segments of [0, 1, 3]) {
+      for (const length of [0, 1, 2, 33]) {
+        const count = segments * width;
+        yield {
+          kernel: segmentSum({
+            ...{ name, width, count: lengthAt(0), length: lengthAt(1) },
+            bindings: bindings({ of: "i32", x: "f32" }, { y: "f32" }),
+            index: (_, k) => load("of", k, "i32"),
+            wanted: (i) => ({
+              ...{ op: "binary", type: "u32", fn: "div", a: i, b: u32(width) },
+            }),
+            value: (i, k) =>
+              at("x", k, width, {
+                ...{ op: "binary", type: "u32", fn: "rem" },
+                ...{ a: i, b: u32(width) },
+              }),
+            epilogue: stored,
+          }),
+          grid: elementwiseGrid(count / segmentCells(width)),
+          reads: {
+            ...{ x: waves(length * width), lengths: [count, length] },
+            of: Array.from({ length }, (_, k) => k % 3),
+          },
+          stores: { y: count },
+        };
+      }
+    }
+  }
+}
+
+/** Rows of three experts, of which a rank has the first ones. */
+const ROWS_OF_EXPERTS = [[0, 0, 0], [1, 0, 2], [0, 3, 0], [33, 1, 0]];
+
+export function* ofRowStarts(): Generator<Launch> {
+  for (const counts of ROWS_OF_EXPERTS) {
+    const expertOf = counts.flatMap((n, e) => new Array<number>(n).fill(e));
+    yield {
+      kernel: rowStarts(name, counts.length),
+      grid: elementwiseGrid(counts.length + 1),
+      reads: { expertOf, rowCount: [expertOf.length] },
+      stores: { starts: counts.length + 1 },
+    };
+  }
+}
+
+const OUTER_TILES: readonly MatmulTile[] = [
+  { rows: 1, columns: 1, lanes: 4 },
+  { rows: 2, columns: 2, lanes: 2 },
+  { rows: 3, columns: 1, lanes: 8 },
+];
+
+export function* ofExpertOuter(): Generator<Launch> {
+  for (
+    const { counts, tile, rows, columns, own } of product<{
+      counts: number[];
+      tile: MatmulTile;
+      rows: number;
+      columns: number;
+      own: number;
+    }>({
+      counts: ROWS_OF_EXPERTS,
+      ...{ tile: OUTER_TILES, rows: [1, 2, 3, 4], columns: [1, 4, 5] },
+      own: [0, 1, 3],
+    })
+  ) {
+    const starts = [0, 1, 2, 3].map((e) =>
+      counts.slice(0, e).reduce((a, b) => a + b, 0)
+    );
+    yield {
+      kernel: expertOuter({
+        ...{ name, experts: 3, own: lengthAt(0), rows, columns, tile },
+        bindings: bindings(
+          { down: "f32", across: "f32", starts: "u32" },
+          { y: "f32" },
+        ),
+        range: (expert) => [
+          load("starts", expert, "u32"),
+          load("starts", add(expert, u32(1)), "u32"),
+        ],
+        left: (row, grouped) => at("down", grouped, rows, row),
+        right: (column, grouped) => at("across", grouped, columns, column),
+        block: (make) => make(),
+        epilogue: ({ expert, row, column }, sum) =>
+          stored(
+            add(
+              mul(add(mul(expert, u32(rows)), row), u32(columns)),
+              column,
+            ),
+            sum,
+          ),
+      }),
+      grid: expertOuterGrid({ experts: 3, rows, columns, tile }),
+      reads: {
+        down: waves(starts[own]! * rows),
+        across: waves(starts[own]! * columns),
+        ...{ starts, lengths: [own] },
+      },
+      stores: { y: own * rows * columns },
+    };
+  }
+}
+
+const TILES: readonly MatmulTile[] = [
+  { rows: 1, columns: 1, lanes: 1 },
+  { rows: 2, columns: 2, lanes: 4 },
+  { rows: 2, columns: 2, lanes: 8, split: 2 },
+  { rows: 1, columns: 2, lanes: 8, split: 4, left: "workgroup" },
+  { rows: 2, columns: 4, lanes: 4, right: "vector" },
+  { rows: 3, columns: 2, lanes: 6, split: 3 },
+];
+
+export function* ofMatmul(): Generator<Launch> {
+  for (const tile of TILES) {
+    const height = tile.rows * (tile.split ?? 1);
+    for (const columns of [1, 2, 4, 5, 9]) {
+      for (const rows of new Set([0, 1, height, height + 1])) {
+        for (
+          const [k, grouped] of [[3, false], [64, false], [32, true]] as const
+        ) {
+          yield productLaunch(tile, { columns, rows, k, grouped });
+        }
+      }
+    }
+  }
+}
+
+function productLaunch(
+  tile: MatmulTile,
+  { columns, rows, k, grouped }: {
+    readonly columns: number;
+    readonly rows: number;
+    readonly k: number;
+    readonly grouped: boolean;
+  },
+): Launch {
+  const counts = grouped ? [rows, 1, 0] : [rows];
+  const all = counts.reduce((a, b) => a + b, 0);
+  const rowStride = columns % 2 === 1 ? columns : Math.ceil(columns / 4) * 4;
+  const options = {
+    ...{ name, k, segments: k % 2 === 0 ? 2 : 1, columns, tile },
+    bindings: bindings(
+      { x: "f32", w: "f32", tiles: "u32" },
+      { y: "f32" },
+    ),
+    weights: [{ binding: "w", stored: "f32" as const, rowStride }],
+    rows: lengthAt(0),
+    ...grouped ? { grouped: { tiles: "tiles" } } : {},
+    leftRow: (row: Expr) => mul(row, u32(k)),
+    left: (base: Expr, k: Expr) => load("x", add(base, k)),
+    epilogue: (
+      { row, column }: { readonly row: Expr; readonly column: Expr },
+      [sum]: readonly Expr[],
+    ) => stored(add(mul(row, u32(columns)), column), sum!),
+  };
+  const shape = matmulShape(options);
+  const tiles: number[] = [];
+  let first = 0;
+  for (const [expert, count] of counts.entries()) {
+    for (let row = 0; row < count; row += shape.rows) {
+      tiles.push(expert, first + row, Math.min(shape.rows, count - row));
+    }
+    first += count;
+  }
+  return {
+    kernel: matmul(options),
+    // A tile more than there are.
+    grid: matmulGrid(options, grouped ? tiles.length / 3 + 1 : all),
+    reads: {
+      ...{ x: waves(all * k), lengths: [all] },
+      w: waves(counts.length * k * rowStride),
+      tiles: [tiles.length / 3, ...tiles],
+    },
+    stores: { y: all * columns },
+    // Beyond the last column something is loaded, and nothing stored.
+    beyond: ["w"],
+  };
+}

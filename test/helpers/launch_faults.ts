@@ -1,0 +1,145 @@
+/** A launch in the interpreter of trees: whether it stores each element that it should once, no other, and reads what there is. */
+
+import type { Grid } from "../../compiler/kernels/mod.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { evaluateSize } from "../../spec/size.ts";
+import { interpretKernel, type Watch } from "./interpret_kernel.ts";
+
+/** Elements that a launch stores: the first so many; those; or as many as `count`, whichever, of those. */
+export type Stored =
+  | number
+  | readonly number[]
+  | { readonly count: number; readonly among: readonly number[] };
+
+/** A launch, and what it is for. */
+export interface Launch {
+  readonly kernel: Kernel;
+  readonly grid: Grid;
+  /** What the bindings that it reads hold, all of it. NaN: nothing has written it. */
+  readonly reads: { readonly [binding: string]: Iterable<number> };
+  readonly stores: { readonly [binding: string]: Stored };
+  /** Bindings behind whose last element it may load what it does not use. */
+  readonly beyond?: readonly string[];
+}
+
+/** The contents of bindings, as u32 words. */
+export interface Contents {
+  readonly [binding: string]: Uint32Array;
+}
+
+/** Bits of what nothing has written. */
+const UNWRITTEN = 0x7fc0dead;
+
+/** Elements behind the last that a launch may store. */
+const BEHIND = 4;
+
+function contentsOf({ kernel, reads, stores }: Launch): Contents {
+  return Object.fromEntries(kernel.bindings.map(({ name, type }) => {
+    const known = reads[name];
+    if (known === undefined) {
+      const last = Math.max(-1, ...mayStore(stores[name] ?? 0));
+      return [name, new Uint32Array(last + 1 + BEHIND).fill(UNWRITTEN)];
+    }
+    const numbers = [...known];
+    const words = type === "f32"
+      ? new Uint32Array(Float32Array.from(numbers).buffer)
+      : Uint32Array.from(numbers);
+    numbers.forEach((n, i) => Number.isNaN(n) && (words[i] = UNWRITTEN));
+    return [name, words];
+  }));
+}
+
+function mayStore(stored: Stored): readonly number[] {
+  if (typeof stored === "number") {
+    return Array.from({ length: stored }, (_, i) => i);
+  }
+  return "among" in stored ? stored.among : stored;
+}
+
+function carryOut(launch: Launch, watch: Watch): Contents {
+  const contents = contentsOf(launch);
+  const [x, y, z] = launch.grid.map((size) => evaluateSize(size, () => 0));
+  interpretKernel(launch.kernel, contents, [x!, y!, z!], watch);
+  return contents;
+}
+
+/** What bindings hold after a launch. */
+export function resultsOf(launch: Launch): Contents {
+  return carryOut(launch, {});
+}
+
+/** What is wrong with a launch, the first few faults. */
+export function faultsOf(launch: Launch): readonly string[] {
+  const { kernel, reads, stores } = launch;
+  const faults: string[] = [];
+  const fault = (text: string) => {
+    if (faults.length < 3) faults.push(`${kernel.name}: ${text}`);
+  };
+  const by = new Map(
+    kernel.bindings.map(({ name }) => [name, new Map<number, number>()]),
+  );
+  const unwritten = new Map(
+    Object.entries(reads).map(([name, numbers]) => [
+      name,
+      new Set([...numbers].flatMap((n, i) => Number.isNaN(n) ? [i] : [])),
+    ]),
+  );
+  let turns = 0;
+  const contents = carryOut(launch, {
+    store(invocation, binding, index) {
+      const first = by.get(binding)!.get(index) ?? invocation;
+      if (first !== invocation) {
+        fault(`${binding}[${index}] is stored by ${first} and ${invocation}`);
+      }
+      by.get(binding)!.set(index, invocation);
+    },
+    load(invocation, binding, index) {
+      const own = by.get(binding)!.get(index);
+      const there = reads[binding] !== undefined &&
+        !unwritten.get(binding)!.has(index);
+      if (own === undefined ? !there : own !== invocation) {
+        fault(`${binding}[${index}] is loaded and is not written`);
+      }
+    },
+    outside(_, binding, index) {
+      if (launch.beyond?.includes(binding)) return;
+      fault(`there is no ${binding}[${index}], which is loaded or stored`);
+    },
+    turn: () => turns++,
+  });
+  for (const { name, access } of kernel.bindings) {
+    const stored = by.get(name)!;
+    if (access === "read") continue;
+    const may = new Set(mayStore(stores[name] ?? 0));
+    for (const index of stored.keys()) {
+      if (!may.has(index)) fault(`${name}[${index}] is stored`);
+    }
+    const wanted = stores[name] ?? 0;
+    const count = typeof wanted === "object" && "count" in wanted
+      ? wanted.count
+      : may.size;
+    if (stored.size < count) {
+      const missing = [...may].find((index) => !stored.has(index));
+      fault(`${name}[${missing}] is not stored`);
+    }
+    if (stored.size > count) fault(`${stored.size} of ${name} are stored`);
+  }
+  if (launch.beyond && faults.length === 0) {
+    const more = Object.fromEntries(launch.beyond.map((name) => [
+      name,
+      [...reads[name]!, ...new Array<number>(4096).fill(NaN)],
+    ]));
+    const other = resultsOf({ ...launch, reads: { ...reads, ...more } });
+    for (const name of Object.keys(stores)) {
+      if (`${contents[name]}` === `${other[name]}`) continue;
+      fault(`${name} depends on what is behind ${launch.beyond}`);
+    }
+  }
+  const elements = Object.values(contents).reduce((n, a) => n + a.length, 0);
+  const invocations = launch.grid.reduce<number>(
+    (n, size) => n * evaluateSize(size, () => 0),
+    kernel.workgroupSize,
+  );
+  if (turns > invocations * (64 + elements) ** 2) fault(`${turns} turns`);
+  return faults;
+}

@@ -1,0 +1,73 @@
+// Generators of kernels: what a plan's kernels are known to do because the compiler made them. Every small case of each stores all elements that it should, each in one invocation, and no other, and loads nothing that is not there or not written.
+
+import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import t from "tap";
+import * as heads from "../helpers/generator_attention.ts";
+import * as dispatch from "../helpers/generator_dispatch.ts";
+import * as routing from "../helpers/generator_routing.ts";
+import * as sums from "../helpers/generator_sums.ts";
+import { faultsOf, type Launch } from "../helpers/launch_faults.ts";
+
+/** Launches of each generator, by its name. */
+const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
+  addParts: sums.ofAddParts,
+  assign: dispatch.ofAssign,
+  attention: heads.ofAttention,
+  attentionSum: heads.ofAttentionSum,
+  combine: dispatch.ofCombine,
+  combineTranspose: dispatch.ofCombineTranspose,
+  conv1d: heads.ofConv1d,
+  countTokens: dispatch.ofCountTokens,
+  expertOuter: sums.ofExpertOuter,
+  keep: routing.ofKeep,
+  keyGrad: heads.ofKeyGrad,
+  listRows: dispatch.ofListRows,
+  locate: dispatch.ofLocate,
+  mark: routing.ofMark,
+  marks: routing.ofMarks,
+  matmul: sums.ofMatmul,
+  mergeRuns: routing.ofMergeRuns,
+  permute: dispatch.ofPermute,
+  queryGrad: heads.ofQueryGrad,
+  reach: dispatch.ofReach,
+  reduce: sums.ofReduce,
+  regroup: dispatch.ofRegroup,
+  rmsNorm: sums.ofRmsNorm,
+  router: routing.ofRouter,
+  rowStarts: sums.ofRowStarts,
+  segmentSum: sums.ofSegmentSum,
+  slots: routing.ofSlots,
+  softmax: sums.ofSoftmax,
+  sortRuns: routing.ofSortRuns,
+  topK: sums.ofTopK,
+};
+
+t.test("every generator of compiler/kernels has cases", (t) => {
+  const folder = path.join(import.meta.dirname, "../../compiler/kernels");
+  const found = readdirSync(folder).filter((file) => file.endsWith(".ts"))
+    .flatMap((file) => {
+      const text = readFileSync(path.join(folder, file), "utf8");
+      return [...text.matchAll(/^export function (\w+)\([^]*?\): (\w+)/gm)]
+        .filter(([, , type]) => type === "Kernel")
+        .map(([, generator]) => generator!);
+    });
+  t.strictSame(found.sort(), Object.keys(CASES).sort());
+  t.end();
+});
+
+for (const [generator, cases] of Object.entries(CASES)) {
+  t.test(`${generator}() stores each element once`, (t) => {
+    let launches = 0;
+    for (const launch of cases()) {
+      launches++;
+      const faults = faultsOf(launch);
+      if (faults.length === 0) continue;
+      const { kernel: _, ...rest } = launch;
+      t.fail(faults.join("; "), { launch: JSON.stringify(rest) });
+      break;
+    }
+    t.ok(launches > 3, `${launches} launches`);
+    t.end();
+  });
+}
