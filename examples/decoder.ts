@@ -38,7 +38,7 @@ export const decoder = model(
 
     let x = embedding(m.param("embed", "vocab embed"), ids, "vocab");
     for (let i = 0; i < LAYERS; i++) {
-      // Attention: queries and keys are turned by position, keys and values kept for the steps to come.
+      // Attention: queries and keys are rotated by position, keys and values kept for the steps to come.
       const normed = rmsNorm(x, m.param(`layers.${i}.norm`, "embed"), "embed");
       const q = dot(
         normed,

@@ -90,7 +90,7 @@ export function projectHeads(
 }
 
 /** Turn queries and keys by their positions. */
-export function turn(heads: Heads, rotary: Rotary, layer: Layer): Heads {
+export function rotate(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   const options = { position: layer.position, ...rotary };
   return {
     q: rope(heads.q, "headDim", options),

@@ -25,7 +25,7 @@ export interface Decoder {
   readonly vocabulary: number;
   readonly embed: number;
   readonly heads: number;
-  /** Elements of a head that rotary positions turn. */
+  /** Elements of a head that rotary positions rotate. */
   readonly headDim: number;
   readonly experts: number;
   readonly expertsPerToken: number;
@@ -43,8 +43,8 @@ export interface LayerKind {
   readonly experts: boolean;
   /** Positions that a token sees; undefined: all. */
   readonly window?: number | undefined;
-  /** Queries and keys are turned by their positions, where only some layers do that. */
-  readonly turned?: boolean;
+  /** Queries and keys are rotated by their positions, where only some layers do that. */
+  readonly rotated?: boolean;
 }
 
 /** Axes of a decoder. */

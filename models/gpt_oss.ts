@@ -12,7 +12,7 @@ import {
   slice,
   type Tensor,
 } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
+import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   type Config,
@@ -86,7 +86,7 @@ export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
         const heads = projectHeads(m, rows, { bias: true });
-        return attendHeads(m, turn(heads, config.rotary, layer), layer, {
+        return attendHeads(m, rotate(heads, config.rotary, layer), layer, {
           bias: true,
           sinks: m.param("sinks", "head"),
           window: layer.kind.window,

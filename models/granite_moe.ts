@@ -8,7 +8,7 @@ import {
   type Model,
   slice,
 } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
+import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   type Config,
@@ -60,8 +60,8 @@ export function graniteMoe(
     multipliers: { ...multipliers, logits: 1 / multipliers.logits },
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
-        const turned = turn(projectHeads(m, rows), config.rotary, layer);
-        return attendHeads(m, turned, layer, { scale: multipliers.attention });
+        const rotated = rotate(projectHeads(m, rows), config.rotary, layer);
+        return attendHeads(m, rotated, layer, { scale: multipliers.attention });
       }),
     feed: (m, rows, layer) =>
       m.block("block_sparse_moe", { ffn, gateUp: 2 * ffn }, (m) => {

@@ -38,7 +38,7 @@ export interface LatentFields {
   readonly heads: number;
   readonly headDim: number;
   /** Elements of a head without positions, and of its value. */
-  readonly plain: number;
+  readonly nope: number;
   readonly value: number;
   /** Elements that keys and values are made of, and queries; undefined: queries are made of the row itself. */
   readonly latent: number;
@@ -58,11 +58,11 @@ export function latentFields(
 ): LatentFields {
   requireField(config, "attention_bias", false);
   const headDim = integerField(config, "qk_rope_head_dim", { default: 64 });
-  const plain = integerField(config, "qk_nope_head_dim", { default: 128 });
+  const nope = integerField(config, "qk_nope_head_dim", { default: 128 });
   return {
     heads: integerField(config, "num_attention_heads", { default: heads }),
     headDim,
-    plain,
+    nope,
     value: integerField(config, "v_head_dim", { default: 128 }),
     latent: integerField(config, "kv_lora_rank", { default: 512 }),
     // Where it is null, queries are not compressed.
@@ -70,7 +70,7 @@ export function latentFields(
       ? undefined
       : integerField(config, "q_lora_rank", { default: 1536 }),
     rotary: readRotary(config, { dim: headDim, theta: 10000, interleaved }),
-    scale: stretch(config) ** 2 / Math.sqrt(plain + headDim),
+    scale: stretch(config) ** 2 / Math.sqrt(nope + headDim),
   };
 }
 
@@ -90,14 +90,14 @@ export type LatentAxes = {
   readonly [
     axis in
       | "latent"
-      | "turned"
-      | "plain"
+      | "rope"
+      | "nope"
       | "headQuery"
       | "value"
-      | "plainValue"
+      | "nopeValue"
       | "cached"
       | "queries"
-      | "plainValues"
+      | "nopeValues"
       | "values"
   ]: number;
 };
@@ -106,14 +106,14 @@ export type LatentAxes = {
 export function latentAxes(c: LatentFields): LatentAxes {
   return {
     latent: c.latent,
-    turned: c.headDim,
-    plain: c.plain,
-    headQuery: c.plain + c.headDim,
+    rope: c.headDim,
+    nope: c.nope,
+    headQuery: c.nope + c.headDim,
     value: c.value,
-    plainValue: c.plain + c.value,
+    nopeValue: c.nope + c.value,
     cached: c.latent + c.headDim,
-    queries: c.heads * (c.plain + c.headDim),
-    plainValues: c.heads * (c.plain + c.value),
+    queries: c.heads * (c.nope + c.headDim),
+    nopeValues: c.heads * (c.nope + c.value),
     values: c.heads * c.value,
   };
 }
@@ -138,7 +138,7 @@ function attend(
   },
   c: LatentFields,
 ): Rows {
-  const turn = { position: layer.position, ...c.rotary };
+  const rotation = { position: layer.position, ...c.rotary };
 
   // What is cached: the normed latent, and a key part with the position that all heads share.
   const down = m.param("kv_a_proj_with_mqa.weight", "cached embed");
@@ -149,23 +149,28 @@ function attend(
     "latent",
     { epsilon: EPSILON },
   );
-  const shared = slice(compressed, "cached", c.latent, "turned");
-  const key = concat(latent, rope(shared, "turned", turn), "latent", "cached");
+  const shared = slice(compressed, "cached", c.latent, "rope");
+  const key = concat(
+    latent,
+    rope(shared, "rope", rotation),
+    "latent",
+    "cached",
+  );
 
   // What makes keys (without positions) and values of the latent, by head.
   const up = split(
-    m.param("kv_b_proj.weight", "plainValues latent"),
-    "plainValues",
-    "head plainValue",
+    m.param("kv_b_proj.weight", "nopeValues latent"),
+    "nopeValues",
+    "head nopeValue",
   );
-  const toKey = slice(up, "plainValue", 0, "plain");
-  const toValue = slice(up, "plainValue", c.plain, "value");
+  const toKey = slice(up, "nopeValue", 0, "nope");
+  const toValue = slice(up, "nopeValue", c.nope, "value");
 
   const q = split(query, "queries", "head headQuery");
-  const plain = dot(slice(q, "headQuery", 0, "plain"), toKey, "plain");
-  const turned = rope(slice(q, "headQuery", c.plain, "turned"), "turned", turn);
+  const nope = dot(slice(q, "headQuery", 0, "nope"), toKey, "nope");
+  const rotated = rope(slice(q, "headQuery", c.nope, "rope"), "rope", rotation);
   const { y, keys } = latentAttention(
-    concat(plain, turned, "latent", "cached"),
+    concat(nope, rotated, "latent", "cached"),
     {
       key,
       keys: m.state("latents", "sequence context cached"),

@@ -22,7 +22,7 @@ import {
   groupedAxes,
   type Heads,
   projectHeads,
-  turn,
+  rotate,
 } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
@@ -67,11 +67,11 @@ export function llama4Config(config: Config): Llama4Config {
   const sparse = integersField(config, "moe_layers") ??
     Array.from({ length: fields.layers }, (_, i) => i)
       .filter((i) => (i + 1) % step === 0);
-  const turned = integersField(config, "no_rope_layers") ?? [];
+  const layers = integersField(config, "no_rope_layers") ?? [];
   const every = integerField(config, "no_rope_layer_interval", { default: 4 });
   // The field's name says the opposite of what it holds: 1 for layers with positions.
   const hasPositions = (layer: number) =>
-    turned.length > 0 ? turned[layer] === 1 : (layer + 1) % every !== 0;
+    layers.length > 0 ? layers[layer] === 1 : (layer + 1) % every !== 0;
   requireLayerTypes(
     config,
     (layer) => hasPositions(layer) ? "chunked_attention" : "full_attention",
@@ -83,7 +83,7 @@ export function llama4Config(config: Config): Llama4Config {
     }),
     kindOf: (layer) => ({
       experts: sparse.includes(layer),
-      turned: hasPositions(layer),
+      rotated: hasPositions(layer),
     }),
     chunk: integerField(config, "attention_chunk_size", { default: 8192 }),
     normed: booleanField(config, "use_qk_norm", true),
@@ -104,10 +104,10 @@ export function llama4(config: Llama4Config, options: DecoderOptions): Model {
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
         const heads = projectHeads(m, rows);
-        if (!layer.kind.turned) {
+        if (!layer.kind.rotated) {
           return attendHeads(m, heat(heads, layer, config), layer);
         }
-        const { q, k, v } = turn(heads, rotary, layer);
+        const { q, k, v } = rotate(heads, rotary, layer);
         const norm = config.normed ? plainNorm : same;
         const normed = { q: norm(q, config), k: norm(k, config), v };
         return attendHeads(m, normed, layer, { chunk });

@@ -1,7 +1,7 @@
 /** Mixtral: grouped-query attention, an optional sliding window, weights of experts that sum to 1. */
 
 import type { Model } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
+import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
   type Config,
@@ -35,8 +35,8 @@ export function mixtral(config: MixtralConfig, options: DecoderOptions): Model {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
-        const turned = turn(projectHeads(m, rows), config.rotary, layer);
-        return attendHeads(m, turned, layer, { window: config.window });
+        const rotated = rotate(projectHeads(m, rows), config.rotary, layer);
+        return attendHeads(m, rotated, layer, { window: config.window });
       }),
     feed: (m, rows, layer) =>
       m.block("block_sparse_moe", { ffn: config.ffn }, (m) => {

@@ -5,8 +5,8 @@ import {
   attendHeads,
   groupedAxes,
   project,
+  rotate,
   splitHeads,
-  turn,
 } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
 import {
@@ -57,7 +57,7 @@ export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
           k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), -clip, clip),
           v: clamp(v, -clip, clip),
         });
-        return attendHeads(m, turn(heads, config.rotary, layer), layer);
+        return attendHeads(m, rotate(heads, config.rotary, layer), layer);
       }),
     feed: (m, rows, layer) =>
       m.block("mlp", { ffn: config.ffn }, (m) => {

@@ -1,7 +1,7 @@
 /** Qwen2-MoE: biases on queries, keys and values, an expert that every token goes to behind a gate, layers without experts. */
 
 import { add, dot, map, type Model, mul, sum } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
+import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import {
   booleanField,
   type Config,
@@ -47,7 +47,7 @@ export function qwen2Moe(
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
         const heads = projectHeads(m, rows, { bias });
-        return attendHeads(m, turn(heads, config.rotary, layer), layer);
+        return attendHeads(m, rotate(heads, config.rotary, layer), layer);
       }),
     feed: sparseOrDense(config, (m, rows, layer) => {
       const routing = routeLayer(m, rows, layer, {

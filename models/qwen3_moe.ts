@@ -1,7 +1,7 @@
 /** Qwen3-MoE: queries and keys normed head by head, optional layers without experts. */
 
 import { type Model, rmsNorm } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, turn } from "./attention.ts";
+import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import { type Config, type DecoderOptions, requireField } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
 import { experts, routeLayer, sparseOrDense } from "./feed_forward.ts";
@@ -38,7 +38,7 @@ export function qwen3Moe(
           k: rmsNorm(k, kGain, "headDim", { epsilon }),
           v,
         };
-        return attendHeads(m, turn(heads, config.rotary, layer), layer);
+        return attendHeads(m, rotate(heads, config.rotary, layer), layer);
       }),
     feed: sparseOrDense(config, (m, rows, layer) => {
       const routing = routeLayer(m, rows, layer, {

@@ -11,7 +11,7 @@ import {
   requireField,
 } from "./config.ts";
 
-/** How positions turn pairs of elements. */
+/** How positions rotate pairs of elements. */
 export interface Rotary {
   readonly inverseFrequencies: readonly number[];
   /** Multiplies cosines and sines. */
@@ -68,8 +68,8 @@ export function readRotary(
 }
 
 /**
- * YaRN (arXiv 2309.00071): pairs that turn less than `beta_slow` times over the original context are slowed by
- * `factor`, those that turn more than `beta_fast` times are left alone, and the others are on a ramp between the two.
+ * YaRN (arXiv 2309.00071): pairs that rotate less than `beta_slow` times over the original context are slowed by
+ * `factor`, those that rotate more than `beta_fast` times are left alone, and the others are on a ramp between the two.
  */
 function yarn(
   scaling: Config,

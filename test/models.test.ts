@@ -117,13 +117,13 @@ const DEFAULTS: { readonly [architecture: string]: object } = {
   },
   DeepseekV2ForCausalLM: {
     ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32, headDim: 64 },
-    ...{ plain: 128, value: 128, latent: 512, queryLatent: 1536 },
+    ...{ nope: 128, value: 128, latent: 512, queryLatent: 1536 },
     ...{ experts: 64, ffn: 1407, denseFfn: 11008, sharedFfn: 2814 },
     ...{ routedScale: 1, expertGroups: undefined },
   },
   DeepseekV3ForCausalLM: {
     ...{ layers: 61, vocabulary: 129280, embed: 7168, heads: 128, headDim: 64 },
-    ...{ plain: 128, value: 128, latent: 512, queryLatent: 1536 },
+    ...{ nope: 128, value: 128, latent: 512, queryLatent: 1536 },
     ...{ experts: 256, expertsPerToken: 8, ffn: 2048, denseFfn: 18432 },
     ...{ sharedFfn: 2048, routedScale: 2.5, normalize: true },
     expertGroups: { count: 8, keep: 4 },

@@ -3,7 +3,7 @@
 import { groupByExpert } from "./grouping.ts";
 import { type JaxArray, loadJax, takeValues } from "./jax.ts";
 import { LAYER_SIZES } from "./layer.ts";
-import { type LayerWeights, turned } from "./onnx.ts";
+import { type LayerWeights, transposed } from "./onnx.ts";
 
 /** One pass over the rows. */
 export async function jaxLayer(
@@ -14,7 +14,7 @@ export async function jaxLayer(
   const { numpy: np, nn, lax, jit } = await loadJax(adapter);
   const { tokens, embed, ffn, experts, topK } = LAYER_SIZES;
   const matrix = (of: Float32Array, to: number, from: number) =>
-    np.array(turned(of, to, from), { shape: [from, to] });
+    np.array(transposed(of, to, from), { shape: [from, to] });
   const router = matrix(weights.router, experts, embed);
   const parts = weights.gate.map((gate, e) => ({
     gate: matrix(gate, ffn, embed),

@@ -63,7 +63,7 @@ export function onnxLayerOfProducts(
   const choices = tokens * topK;
   const logits = op("MatMul", [
     "x",
-    weight([embed, experts], turned(weights.router, experts, embed)),
+    weight([embed, experts], transposed(weights.router, experts, embed)),
   ]);
   const [values, index] = graph.ops("TopK", [logits, integers([1], [topK])], {
     outputs: ["values", "index"],
@@ -82,7 +82,7 @@ export function onnxLayerOfProducts(
       left: string,
       of: Float32Array,
       [from, to]: readonly [number, number],
-    ) => op("MatMul", [left, weight([from, to], turned(of, to, from))]);
+    ) => op("MatMul", [left, weight([from, to], transposed(of, to, from))]);
     const gate = product(rows, weights.gate[e]!, [embed, ffn]);
     const up = product(rows, weights.up[e]!, [embed, ffn]);
     const hidden = op("Mul", [
@@ -111,7 +111,7 @@ export function onnxLayerOfProducts(
 }
 
 /** A matrix with rows for columns. */
-export function turned(
+export function transposed(
   matrix: Float32Array,
   rows: number,
   columns: number,

@@ -3,7 +3,7 @@
 import { type Demo, joined } from "./demo.ts";
 import type { StepDecoder } from "./gpu_decode.ts";
 import { openOrtSession } from "./gpu_run.ts";
-import { turned } from "./onnx.ts";
+import { transposed } from "./onnx.ts";
 import { type OnnxGraph, onnxGraph, type OnnxPort } from "./onnx_graph.ts";
 
 /** The checkpoint in onnxruntime. Keys and values are sent through host memory, as its API for Node wants it. */
@@ -65,7 +65,7 @@ function onnxDecoder(demo: Demo): Uint8Array {
       },
     });
   const product = (x: string, of: Float32Array, to: number) =>
-    op("MatMul", [x, weight([embed, to], turned(of, to, embed))]);
+    op("MatMul", [x, weight([embed, to], transposed(of, to, embed))]);
   const [cos, sin] = rotations(demo).map((table) =>
     weight([config.max_position_embeddings, headSize(demo) / 2], table)
   ) as [string, string];
@@ -118,7 +118,7 @@ function onnxDecoder(demo: Demo): Uint8Array {
     norm(last, demo.norm),
     weight(
       [embed, config.vocab_size],
-      turned(demo.embedding, config.vocab_size, embed),
+      transposed(demo.embedding, config.vocab_size, embed),
     ),
   ], { output: "logits" });
   return graph.model({
@@ -171,7 +171,7 @@ function feedForward(
       left,
       weight(
         [experts, from, to],
-        joined(parts.map((part) => turned(part, to, from))),
+        joined(parts.map((part) => transposed(part, to, from))),
       ),
     ]);
   const gate = all(rows, layer.gate, [embed, ffn]);

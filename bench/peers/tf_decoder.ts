@@ -2,7 +2,7 @@
 
 import { type Demo, joined } from "./demo.ts";
 import type { StepDecoder } from "./gpu_decode.ts";
-import { turned } from "./onnx.ts";
+import { transposed } from "./onnx.ts";
 import { rotations } from "./onnx_decoder.ts";
 import { loadTf, type Tf, type TfTensor, valuesOf } from "./tfjs.ts";
 
@@ -44,9 +44,14 @@ function decoderOf(tf: Tf, demo: Demo) {
   const f32 = (data: Float32Array, ...shape: number[]) =>
     tf.tensor(data, shape, "float32");
   const matrix = (data: Float32Array, to: number, from = embed) =>
-    f32(turned(data, to, from), from, to);
+    f32(transposed(data, to, from), from, to);
   const stacked = (parts: readonly Float32Array[], to: number, from: number) =>
-    f32(joined(parts.map((part) => turned(part, to, from))), experts, from, to);
+    f32(
+      joined(parts.map((part) => transposed(part, to, from))),
+      experts,
+      from,
+      to,
+    );
   const [cosines, sines] = rotations(demo).map((table) =>
     f32(table, config.max_position_embeddings, 1, size / 2)
   ) as [TfTensor, TfTensor];

@@ -2,7 +2,7 @@
 
 import { groupByExpert } from "./grouping.ts";
 import { LAYER_SIZES } from "./layer.ts";
-import { type LayerWeights, turned } from "./onnx.ts";
+import { type LayerWeights, transposed } from "./onnx.ts";
 import { loadTf, type TfTensor, valuesOf } from "./tfjs.ts";
 
 /** One pass over the rows. */
@@ -14,7 +14,7 @@ export async function tfLayer(
   const tf = await loadTf(adapter);
   const { tokens, embed, ffn, experts, topK } = LAYER_SIZES;
   const matrix = (of: Float32Array, to: number, from: number) =>
-    tf.tensor(turned(of, to, from), [from, to], "float32");
+    tf.tensor(transposed(of, to, from), [from, to], "float32");
   const router = matrix(weights.router, experts, embed);
   const parts = weights.gate.map((gate, e) => ({
     gate: matrix(gate, ffn, embed),

@@ -174,10 +174,10 @@ export function concat<
  *
  * @example
  * ```ts
- * const turned = model({ row: 2, column: 2 }, (m) => ({
+ * const transposed = model({ row: 2, column: 2 }, (m) => ({
  *   y: transpose(m.input("x", "row column"), "column row"),
  * }));
- * const { outputs } = evaluate(trace(turned), { inputs: { x: [1, 2, 3, 4] } });
+ * const { outputs } = evaluate(trace(transposed), { inputs: { x: [1, 2, 3, 4] } });
  * console.assert(String(outputs.y?.data) === "1,3,2,4");
  * ```
  */

@@ -43,7 +43,7 @@ export function embed(
   return result;
 }
 
-/** Pairs along an axis, turned by position times frequency. */
+/** Pairs along an axis, rotated by position times frequency. */
 export function rotate(
   node: Shown<"rope">,
   x: Value,

@@ -28,7 +28,7 @@ export function endedBy(
   const written = node.primitive === "cacheWrite";
   let last = node.inputs[written ? 1 : 0]!;
   const { axes } = written ? last : node;
-  const turned = written ? [] : [node.params.over];
+  const rotated = written ? [] : [node.params.over];
   const between: Node[] = [];
   for (; single(last); last = last.inputs[0]!) {
     switch (last.primitive) {
@@ -36,18 +36,18 @@ export function endedBy(
         const { over } = last.params;
         const outer = last.axes.slice(0, -1);
         const fits = last.axes.at(-1) === over && startsWith(axes, outer) &&
-          !turned.some((axis) => outer.includes(axis));
+          !rotated.some((axis) => outer.includes(axis));
         return fits ? { root: last, between } : undefined;
       }
       case "dot": {
-        if (!isMatmul(last) || turned.length > 0) return;
+        if (!isMatmul(last) || rotated.length > 0) return;
         const { rows, batch } = dotShape(last);
         const fits = batch.length === 0 && startsWith(last.axes, rows) &&
           startsWith(axes, rows);
         return fits ? { root: last, between } : undefined;
       }
       case "rope":
-        turned.push(last.params.over);
+        rotated.push(last.params.over);
         break;
       case "map":
         if (last.inputs.length !== 1) return;

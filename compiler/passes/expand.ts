@@ -1,6 +1,6 @@
 /**
  * Expand: dispatch and combine become their parts, as the strategy of each routing has them. Holds after it: no dispatch is
- * left; combine and collect take rows that are where they were sent from; every exchange of rows is a node.
+ * left; combine and combineTranspose take rows that are where they were sent from; every exchange of rows is a node.
  *
  * ```
  * dispatch = assign -> permute, gatherCounts -> allToAll -> received, group
@@ -90,7 +90,7 @@ class Expansion {
   /** Values that combines take as they were received. */
   readonly #untouched: ReadonlySet<Node>;
   /** Values of which each row is needed where it was sent from. */
-  readonly #collected: ReadonlySet<Node>;
+  readonly #transposed: ReadonlySet<Node>;
   readonly #graph: Graph;
   readonly #options: ExpandOptions;
 
@@ -98,7 +98,7 @@ class Expansion {
     this.#graph = graph;
     this.#options = options;
     this.#dispatched = dispatchedNodes(graph);
-    this.#collected = new Set(
+    this.#transposed = new Set(
       graph.nodes.flatMap(({ primitive, inputs }) =>
         primitive === "combineTranspose" ? inputs[0]! : []
       ),
@@ -298,7 +298,7 @@ class Expansion {
 
   /** Whether the rows of a token are added up before they return. */
   #sums(y: Node, { assign }: Routed): boolean {
-    return assign.params.sums && !this.#collected.has(y);
+    return assign.params.sums && !this.#transposed.has(y);
   }
 
   /** The rows of a value, back where they were sent from. */

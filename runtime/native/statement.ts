@@ -173,7 +173,7 @@ export class Statements {
         });
       const groups = this.#pointersOf(s);
       if (groups.length === 0) return checked();
-      const turned = groups.some(({ apart }) => apart > 1);
+      const transposed = groups.some(({ apart }) => apart > 1);
       const pointers = groups.map((group) => this.#pointer(group, from));
       const inRange = groups.map((group, n) =>
         this.#inRange(group, { ...pointers[n]!, last: `${to} - 1` })
@@ -186,7 +186,7 @@ export class Statements {
             this.#x.pointed.set(load, `(${pointers[n]!.name} + ${constant})`);
           }
         });
-        const turns = (head: string) => {
+        const iterations = (head: string) => {
           writer.line(`#pragma GCC unroll ${UNROLL}`);
           writer.block(head, () => {
             this.#look(s);
@@ -197,12 +197,12 @@ export class Statements {
             }
           });
         };
-        if (!turned) turns(head);
+        if (!transposed) iterations(head);
         else {
           this.#inTiles(
             { counter, from, to },
             groups.map((group, n) => ({ ...group, name: pointers[n]!.name })),
-            turns,
+            iterations,
           );
         }
         for (const { loads } of groups) {
@@ -216,8 +216,8 @@ export class Statements {
   }
 
   /**
-   * As many turns at a time as there are lanes: what lanes load in these turns from places apart is loaded in vectors along
-   * the turns, and turned around.
+   * As many iterations at a time as there are lanes: what lanes load in these from places apart is loaded in vectors along
+   * the iterations, and transposed.
    */
   #inTiles(
     loop: {
@@ -226,7 +226,7 @@ export class Statements {
       readonly to: string;
     },
     groups: readonly (PointerGroup & { readonly name: string })[],
-    turns: (head: string) => void,
+    iterations: (head: string) => void,
   ): void {
     const { writer, pointed } = this.#x;
     const { counter, from, to } = loop;
@@ -246,7 +246,7 @@ export class Statements {
         }
         writer.line(`${group.name} += LANES;`);
       }
-      turns(
+      iterations(
         `for (u ${counter} = ${start}; ${counter} < ${start} + LANES; ${counter}++)`,
       );
     });

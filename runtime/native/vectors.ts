@@ -9,7 +9,7 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
-/** Bytes ahead of a turned load that are asked for beside it. */
+/** Bytes ahead of a transposed load that are asked for beside it. */
 const AHEAD = 512;
 
 /**

@@ -71,6 +71,7 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
     /\bwhole\b( \*)? on (each|every) rank|\b(made|makes?) whole\b/i,
     "replicated",
   ],
+  [/\bturned\b/, "rotated, reordered, transposed"],
   [/\b(whole|own) embed\b/i, "replicated, local"],
   [
     /\bcut\w* over (the )?(ranks|mesh)|\bspread over (the )?(ranks|mesh)/i,

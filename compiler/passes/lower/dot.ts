@@ -70,7 +70,7 @@ function hasMatmulShape(
  * written again as the tiled kernel wants it: a pass over the weights, and many fewer over the rows. Undefined where that
  * is no help.
  */
-export function turnedRight(
+export function reorderedRight(
   lowering: Lowering,
   node: NodeOf<"dot">,
 ): Storage | undefined {
@@ -101,12 +101,12 @@ function isStoredAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
     order !== rightAxes(shape).join();
 }
 
-/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `turned` is the right operand, if it is not stored as it should. */
+/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `reordered` is the right operand, if it is not stored as it should. */
 export function lowerMatmul(
   lowering: Lowering,
   target: Node,
   dots: readonly NodeOf<"dot">[],
-  turned?: Storage,
+  reordered?: Storage,
 ): void {
   const scope = new KernelScope(lowering);
   const [first] = dots;
@@ -119,10 +119,10 @@ export function lowerMatmul(
   const grouped = group ? lowering.values.groups.get(group)! : undefined;
   const storage = targetStorage(lowering, target);
   const filed = dots.map((dot) =>
-    turned === undefined && isStoredAsFiled(lowering, dot)
+    reordered === undefined && isStoredAsFiled(lowering, dot)
   );
   const weights = dots.map((dot, i) => {
-    const param = turned ?? rightOf(lowering, dot);
+    const param = reordered ?? rightOf(lowering, dot);
     return {
       ...filed[i] ? { inside: "k" as const } : {},
       binding: scope.read(param.buffer),

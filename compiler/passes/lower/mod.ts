@@ -26,7 +26,7 @@ import {
   lowerScatterAdd,
 } from "./backward.ts";
 import { addBuffer, freshName, LENGTHS, type Lowering } from "./context.ts";
-import { isMatmul, lowerContract, lowerMatmul, turnedRight } from "./dot.ts";
+import { isMatmul, lowerContract, lowerMatmul, reorderedRight } from "./dot.ts";
 import {
   lowerCacheWrite,
   lowerElementwise,
@@ -182,8 +182,8 @@ function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
   if (isMatmul(node, lowering.model.layouts, lowering.model.dispatched)) {
     return lowerMatmul(lowering, node, [node]);
   }
-  const turned = turnedRight(lowering, node);
-  if (turned) lowerMatmul(lowering, node, [node], turned);
+  const reordered = reorderedRight(lowering, node);
+  if (reordered) lowerMatmul(lowering, node, [node], reordered);
   else lowerContract(lowering, node);
 }
 
