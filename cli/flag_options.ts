@@ -61,6 +61,11 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       parsePages,
     )
     .option(
+      "--kv-cache-dtype <dtype>",
+      "what caches are stored as: f32, f16 or bf16 (f32)",
+      oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
+    )
+    .option(
       "--chunks <n>",
       "parts in which experts' rows are sent, one in flight while another is computed (1)",
       integer("--chunks", 1, MAX_CHUNKS),

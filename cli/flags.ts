@@ -1,6 +1,6 @@
 /** Flags as commands take them. */
 
-import type { AdapterChoice, Dispatcher } from "../engine/mod.ts";
+import type { AdapterChoice, CacheDType, Dispatcher } from "../engine/mod.ts";
 import type { Mesh, NumericsClass } from "../spec/mod.ts";
 
 /** Flags that say how a model is compiled. */
@@ -10,6 +10,8 @@ export interface PlanFlags {
   readonly maxTokens?: number;
   readonly maxSequences?: number;
   readonly maxContext?: number;
+  /** What caches of keys and values are stored as. */
+  readonly kvCacheDtype?: CacheDType;
   /** Pages of a rank's caches, and positions of a page. */
   readonly pages?: { readonly count: number; readonly size: number };
   readonly chunks?: number;

@@ -1,6 +1,6 @@
 /** From a graph to a plan: the passes, on one page. */
 
-import type { FileDType } from "../spec/dtype.ts";
+import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
 import type { NumericsClass } from "../spec/numerics.ts";
@@ -15,6 +15,7 @@ import { checkLimits } from "./passes/limits.ts";
 import {
   allocate,
   assemble,
+  type CacheDType,
   expand,
   fillBuckets,
   fuse,
@@ -28,6 +29,7 @@ import {
   returningNodes,
   simplify,
   startLowering,
+  storeCaches,
   waitForExchanges,
 } from "./passes/mod.ts";
 import {
@@ -94,6 +96,11 @@ export interface CompileOptions {
    * Bits do not depend on it. Default: every sequence has room for all positions.
    */
   readonly pages?: Pages;
+  /**
+   * What caches of keys and values are stored as: in `f16` or `bf16` they are rounded to nearest as they are written, and take
+   * half the memory. Not in training. Default: f32.
+   */
+  readonly kvCacheDtype?: CacheDType;
   /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
   readonly zero?: ZeroStage;
   /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
@@ -127,9 +134,13 @@ export function compileLowered(
     shardsParameters: zero === 3,
     gathersTokens: gathersTokens(options),
   });
-  const localized = localize(facts, sharded);
-  const { graph: local, placed } = options.pages
-    ? paginate(localized, options.pages)
+  const { pages, kvCacheDtype = "f32" } = options;
+  const whole = localize(facts, sharded);
+  const localized = isHalf(kvCacheDtype)
+    ? storeCaches(whole, kvCacheDtype)
+    : whole;
+  const { graph: local, placed } = pages
+    ? paginate(localized, pages)
     : localized;
   const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {

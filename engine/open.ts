@@ -62,6 +62,7 @@ const COMPILED = [
   "dispatcher",
   "check",
   "pages",
+  "kvCacheDtype",
 ] as const satisfies readonly (keyof CompileOptions)[];
 
 /** How a target is compiled; `tuning` is by default that for the devices, or the compiler's where no device is opened. */

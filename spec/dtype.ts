@@ -25,8 +25,11 @@ export function storedDType(dtype: DType): StoredDType {
   return dtype === "f16" ? "f32" : dtype;
 }
 
+/** 16-bit floats. */
+export type HalfDType = "f16" | "bf16";
+
 /** Whether elements are 16-bit floats, two to a word. */
-export function isHalf(dtype: FileDType): dtype is "f16" | "bf16" {
+export function isHalf(dtype: FileDType): dtype is HalfDType {
   return dtype === "f16" || dtype === "bf16";
 }
 

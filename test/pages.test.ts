@@ -1,8 +1,9 @@
-// Caches in pages: the bits of a sequence depend neither on its pages nor on its neighbours nor on when it came.
+// Caches in pages and in 16 bits: the bits of a sequence depend neither on its pages nor on its neighbours nor on when it came.
 // needs: cpu
 
 import t from "tap";
 import { generate, PageTable } from "../engine/mod.ts";
+import { sum } from "../spec/sum.ts";
 import { loadCheckpoint, type Place } from "./helpers/checkpoints.ts";
 
 /** Two that begin with the same tokens, one that is the beginning of another, and more than there is room for at once. */
@@ -19,7 +20,7 @@ const PROMPTS = [
 
 /** What follows the prompts, to the last bit. */
 async function follow(name: string, place: Place) {
-  const { decoder, close } = await loadCheckpoint(name, place);
+  const { decoder, plan, close } = await loadCheckpoint(name, place);
   try {
     const { sequences, prefillTokens } = await generate(decoder, PROMPTS, {
       ...{ maxNewTokens: 9, stop: new Set([0]), temperature: 0, logprobs: 2 },
@@ -31,6 +32,10 @@ async function follow(name: string, place: Place) {
       })),
       prefillTokens,
       used: decoder.pages?.used,
+      stateBytes: sum(
+        Object.values(plan.buffers).filter(({ kind }) => kind === "state")
+          .map(({ bytes }) => bytes as number),
+      ),
     };
   } finally {
     await close();
@@ -104,3 +109,23 @@ for (
     }
   });
 }
+
+t.test("caches in 16 bits", async (t) => {
+  const [name, adapter] = ["olmoe-16e", "cpu"] as const;
+  const exact = await follow(name, { mesh: "ep=1", adapter });
+  for (const kvCacheDtype of ["f16", "bf16"] as const) {
+    const place = { adapter, kvCacheDtype };
+    const one = await follow(name, { ...place, mesh: "ep=1" });
+    const many = await follow(name, {
+      ...{ ...place, mesh: "dp=2,ep=2", pages: FEW },
+      bounds: { maxContext: 24 },
+    });
+    t.strictSame(many.sequences, one.sequences, `${kvCacheDtype}: same bits`);
+    const first = ({ sequences }: typeof one) =>
+      sequences.map(({ logprobs }) => logprobs![0]!.logprob);
+    const far = first(exact).map((p, i) => Math.abs(p - first(one)[i]!));
+    const most = Math.max(...far);
+    t.ok(most > 0 && most < 0.05, `${kvCacheDtype}: ${most} from f32`);
+    t.equal(one.stateBytes * 2, exact.stateBytes);
+  }
+});

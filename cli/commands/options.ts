@@ -17,6 +17,7 @@ const COMPILED = {
   mesh: "--mesh",
   place: "--place",
   pages: "--pages",
+  kvCacheDtype: "--kv-cache-dtype",
   chunks: "--chunks",
   deduplicate: "--deduplicate",
   numerics: "--numerics",

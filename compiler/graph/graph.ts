@@ -1,6 +1,6 @@
 /** The traced program: immutable nodes that know where they were written. Built by the language, read by the passes. */
 
-import type { DType } from "../../spec/dtype.ts";
+import type { DType, HalfDType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
 import type { DefinedParams } from "./primitives/mod.ts";
 import type { Sharding } from "./sharding.ts";
@@ -98,8 +98,8 @@ export interface PrimitiveParams extends DefinedParams {
   input: { readonly name: string };
   /** A tensor of the checkpoint. `stack`: the axis whose `{axis}` in the name makes one source tensor per index. */
   param: { readonly name: string; readonly stack?: string };
-  /** A tensor kept between runs, zero at first. */
-  state: { readonly name: string };
+  /** A tensor kept between runs, zero at first. `stored`: of a cache, rounded to 16 bits as it is written. */
+  state: { readonly name: string; readonly stored?: HalfDType };
   /** Elementwise, operands broadcast by axis name; node.axes is the union in the order of the operand that has them all. */
   map: { readonly lambda: Lambda; readonly op: string };
   /**

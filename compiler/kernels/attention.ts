@@ -6,10 +6,12 @@
  * `spec/kernels.md` explains it line by line.
  */
 
+import { type HalfDType, isHalf } from "../../spec/dtype.ts";
 import type { Size } from "../../spec/size.ts";
 import type { Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import { bindings, foldGrid, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
+import { halves } from "./pieces/decode.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 
 /** Keys in a block; also the invocations of a workgroup. */
@@ -33,6 +35,8 @@ export interface AttentionOptions {
   readonly sinks?: boolean;
   /** Positions of the cache. */
   readonly context: number;
+  /** What the cache is stored as; in 16 bits, two elements to a word, `keys` and `values` are u32. Default: f32. */
+  readonly stored?: "f32" | HalfDType;
   /** The cache is in pages of so many positions. */
   readonly pages?: { readonly size: number };
   readonly scale: number;
@@ -92,11 +96,12 @@ export function attentionGrid(o: Shape, tokens: Size): Grid {
 export function attention(o: AttentionOptions): Kernel {
   const tile = tileOf(o);
   const room = tile.heads * tile.tokens * ATTENTION_BLOCK;
+  const cached = isHalf(o.stored ?? "f32") ? "u32" : "f32";
   return kernelOf({
     name: o.name,
     workgroupSize: ATTENTION_BLOCK,
     bindings: bindings({
-      ...{ q: "f32", keys: "f32", ...o.shared ? {} : { values: "f32" } },
+      ...{ q: "f32", keys: cached, ...o.shared ? {} : { values: cached } },
       ...{ sequence: "i32", position: "i32" },
       ...o.sinks ? { sinks: "f32" } : {},
       ...o.pages ? { pages: "i32" } : {},
@@ -242,6 +247,17 @@ function vectorOf(o: AttentionOptions, position: KernelText): KernelText {
     : wgsl`(${placeOfKey(o, position)}) * ${o.kvHeads} + kv_head`;
 }
 
+/** An element of keys or values. */
+function cachedElement(
+  { stored = "f32" }: AttentionOptions,
+  cache: "keys" | "values",
+  index: KernelText,
+): KernelText {
+  if (!isHalf(stored)) return wgsl`${cache}[${index}]`;
+  const [even, odd] = halves(stored, wgsl`${cache}[(${index}) >> 1u]`);
+  return wgsl`select(${even}, ${odd}, ((${index}) & 1) == 1)`;
+}
+
 /** Lane j scores key j of the block: q · k * scale. */
 function scores(of: Queries): KernelText {
   const { o, each } = of;
@@ -249,7 +265,7 @@ function scores(of: Queries): KernelText {
     "dot[t][h]",
     { length: o.dim, over: "d", indices: each },
     wgsl`
-      let key_d = keys[key_at + d];
+      let key_d = ${cachedElement(o, "keys", wgsl`key_at + d`)};
       @unroll (${each}) {
         dot_block[t][h] = fma(q[q_at[t][h] + d], key_d, dot_block[t][h]);
       }`,
@@ -301,7 +317,9 @@ function weights(of: Queries): KernelText {
 function blockSums(of: Queries): KernelText {
   const { o, tokens, each, parts } = of;
   const width = o.valueDim ?? o.dim;
-  const [values, length] = o.shared ? ["keys", o.dim] : ["values", width];
+  const [values, length] = o.shared
+    ? ["keys", o.dim] as const
+    : ["values", width] as const;
   const d = width % ATTENTION_BLOCK === 0
     ? DIMENSION
     : wgsl`min(${DIMENSION}, ${width - 1})`;
@@ -321,7 +339,9 @@ function blockSums(of: Queries): KernelText {
     ofTokens("max", "high", of)
   }; j++) {
       let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${length};
-      @unroll (c < ${parts}) { let value[c] = ${values}[value_at + ${d}]; }
+      @unroll (c < ${parts}) { let value[c] = ${
+    cachedElement(o, values, wgsl`value_at + ${d}`)
+  }; }
       @unroll (${each}) {
         let weight[t][h] = weights[j + ${placeOf(of)}];
         block_sum[t][h] = ${seen(wgsl`block_sum[t][h]`, weightSum)};

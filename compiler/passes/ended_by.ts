@@ -26,6 +26,8 @@ export function endedBy(
 ): Ended | undefined {
   if (node.primitive !== "cacheWrite" && node.primitive !== "rope") return;
   const written = node.primitive === "cacheWrite";
+  // Two elements share a word, and such a kernel writes one at a time.
+  if (isHalfCache(node)) return;
   let last = node.inputs[written ? 1 : 0]!;
   const { axes } = written ? last : node;
   const rotated = written ? [] : [node.params.over];
@@ -60,6 +62,12 @@ export function endedBy(
     between.push(last);
   }
   return undefined;
+}
+
+function isHalfCache({ primitive, inputs }: Node): boolean {
+  const state = inputs[0]!;
+  return primitive === "cacheWrite" && state.primitive === "state" &&
+    state.params.stored !== undefined;
 }
 
 function startsWith(axes: readonly string[], first: readonly string[]) {

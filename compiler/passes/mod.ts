@@ -7,6 +7,7 @@
  * | `readPlacement` | graph, mesh | the mesh axes that axes of the model are sharded over |
  * | `shard` | graph, placement | graph: every value has a sharding, and resharding is explicit |
  * | `localize` | sharded graph | graph over local axes: what one rank holds |
+ * | `storeCaches` | local graph | local graph: caches in 16 bits, where asked |
  * | `paginate` | local graph | local graph: caches in pages, where asked |
  * | `expand` | graph | graph: dispatch and combine are their parts, in chunks where asked, with explicit exchanges |
  * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
@@ -24,6 +25,7 @@ export { allocate } from "./allocate.ts";
 export { fillBuckets } from "./buckets.ts";
 export { fuse } from "./fuse.ts";
 export { type Pages, paginate } from "./paginate.ts";
+export { type CacheDType, storeCaches } from "./store_caches.ts";
 export { expand } from "./expand.ts";
 export { overlap, waitForExchanges } from "./overlap.ts";
 export { mergeLaunches } from "./merge_launches.ts";

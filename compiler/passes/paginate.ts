@@ -8,9 +8,11 @@
 import { ModelError } from "../../spec/errors.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import type { Graph, Node, NodeOf } from "../graph/graph.ts";
+import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Localized } from "../sharding/localize.ts";
+import { cachesOf } from "./store_caches.ts";
 
 /** The pages of the caches of a rank. */
 export interface Pages {
@@ -32,7 +34,7 @@ export function paginate(
   pages: Pages,
 ): Localized {
   checkPages(pages);
-  const caches = cachesOf(graph);
+  const caches = cachesOf(graph, refuse);
   const [first] = caches;
   if (!first) return refuse("no attention keeps any");
   const [sequence, context] = first.axes as [string, string];
@@ -97,25 +99,6 @@ function refuse(because: string): never {
   );
 }
 
-/** The states that attention reads keys or values of. */
-function cachesOf({ nodes }: Graph): Set<NodeOf<"state">> {
-  const found = new Set<NodeOf<"state">>();
-  for (const node of nodes) {
-    if (
-      node.primitive === "attentionSum" || node.primitive === "attentionGrad"
-    ) return refuse("the model is trained");
-    if (node.primitive !== "attention") continue;
-    for (const cache of node.inputs.slice(1, 3)) {
-      const state = cache.inputs[0];
-      if (cache.primitive !== "cacheWrite" || state?.primitive !== "state") {
-        return refuse("attention reads what it has not written");
-      }
-      found.add(state);
-    }
-  }
-  return found;
-}
-
 /** The axes of caches and their table, on a rank and in the model. */
 function pageAxes(
   { size, count, blocks, over }: Pages & {
@@ -155,29 +138,20 @@ function pagedGraph(
     readonly page: string;
     readonly table: Node;
   },
-): Pick<Graph, "nodes" | "outputs" | "states"> {
-  const now = new Map<Node, Node>();
+): Graph {
   const paged = new Set<Node>(caches);
-  for (const node of graph.nodes) {
-    const inputs = node.inputs.map((input) => now.get(input)!);
+  const { nodes, ...rest } = mapNodes(graph, (node, before) => {
     const writes = node.primitive === "cacheWrite" &&
-      paged.has(node.inputs[0]!);
-    if (writes) paged.add(node);
-    const inPages = paged.has(node);
+      paged.has(before.inputs[0]!);
+    if (writes) paged.add(before);
     const reads = writes || node.primitive === "attention";
-    now.set(node, {
+    return {
       ...node,
-      inputs: reads ? [...inputs, table] : inputs,
-      ...inPages ? { axes: [page, WITHIN, ...node.axes.slice(2)] } : {},
-    } as Node);
-  }
-  const of = (named: { readonly [name: string]: Node }) =>
-    Object.fromEntries(
-      Object.entries(named).map(([name, node]) => [name, now.get(node)!]),
-    );
-  return {
-    nodes: [table, ...now.values()],
-    outputs: of(graph.outputs),
-    states: of(graph.states),
-  };
+      ...reads ? { inputs: [...node.inputs, table] } : {},
+      ...paged.has(before)
+        ? { axes: [page, WITHIN, ...node.axes.slice(2)] }
+        : {},
+    } as Node;
+  });
+  return { nodes: [table, ...nodes], ...rest };
 }

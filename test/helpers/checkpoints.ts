@@ -59,6 +59,7 @@ export interface Place {
   readonly next?: NonNullable<PlanOptions["next"]>;
   /** Caches in pages. */
   readonly pages?: NonNullable<PlanOptions["pages"]>;
+  readonly kvCacheDtype?: NonNullable<PlanOptions["kvCacheDtype"]>;
   readonly bounds?: NonNullable<PlanOptions["bounds"]>;
 }
 

@@ -1,5 +1,6 @@
 /** Attention over the cache, and what its derivatives are made of. */
 
+import { isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   attention,
@@ -65,22 +66,34 @@ export function lowerAttention(
   const { token, head, dim, shared } = node.params;
   const sinks = node.params.sinks && more.shift();
   const [pages] = more;
+  const { storages } = lowering.values;
+  const { dtype: stored } = storages.get(keys)!;
   const options: AttentionOptions = {
     ...attentionOptions(lowering, node),
+    ...isHalf(stored) ? { stored } : {},
     ...pages
       ? { pages: { size: lowering.placed.axes[keys.axes[1]!]!.size } }
       : {},
     queries: lowering.options.tuning.attention ?? 1,
   };
+  // In 16 bits caches are read as they are.
+  const caches = isHalf(stored)
+    ? {
+      keys: storages.get(keys)!.buffer,
+      values: storages.get(values)!.buffer,
+    }
+    : operandBuffers(lowering, {
+      keys: [keys, keys.axes],
+      values: !shared && [values, values.axes],
+    });
   const bindings = operandBuffers(lowering, {
-    ...{ q: [q, [token, head, dim]], keys: [keys, keys.axes] },
-    values: !shared && [values, values.axes],
+    q: [q, [token, head, dim]],
     ...{ sequence: [sequence, [token]], position: [position, [token]] },
     sinks: sinks && [sinks, [head]],
     pages: pages && [pages, pages.axes],
   });
   addLaunch(lowering, node, attention(options), {
-    bindings: { ...bindings, y: storageFor(lowering, node).buffer },
+    bindings: { ...caches, ...bindings, y: storageFor(lowering, node).buffer },
     workgroups: attentionGrid(options, sizeOf(lowering, [token])),
   });
 }

@@ -1,17 +1,30 @@
 /** Elementwise kernels: any expression over stored values, one invocation per element. */
 
-import { storedDType } from "../../../spec/dtype.ts";
+import { type HalfDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import { invariant } from "../../../spec/errors.ts";
+import {
+  add,
+  binary,
+  div,
+  mul,
+  packBits,
+  store,
+  u32,
+} from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
+import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
+import type { At } from "./at.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   addBuffer,
+  addLaunch,
   addScratch,
   freshName,
   type Lowering,
   type Storage,
 } from "./context.ts";
-import { computeValue, emitValue, storeTo } from "./emit.ts";
-import { writeAll } from "./places.ts";
+import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
+import { placesOf, writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { placeInCache, targetStorage } from "./target.ts";
 import { isPlain, markPartial, storageFor } from "./storage.ts";
@@ -35,6 +48,8 @@ export function lowerCacheWrite(
   const value = node.inputs[1]!;
   const scope = new KernelScope(lowering);
   const storage = targetStorage(lowering, node);
+  const { dtype } = storage;
+  if (isHalf(dtype)) return writeHalves(scope, node, { ...storage, dtype });
   writeAll(scope, node, value.axes, (at) => [
     storeTo(
       scope,
@@ -43,6 +58,39 @@ export function lowerCacheWrite(
       emitValue(scope, value, at),
     ),
   ]);
+}
+
+/** Write two elements at a time into a cache that is stored in 16 bits. */
+function writeHalves(
+  scope: KernelScope,
+  node: NodeOf<"cacheWrite">,
+  storage: Storage & { readonly dtype: HalfDType },
+): void {
+  const { lowering } = scope;
+  const value = node.inputs[1]!;
+  const places = placesOf(scope, node, value.axes);
+  const bitsAt = (at: At): Expr =>
+    packBits(storage.dtype, scope.bindValue(emitValue(scope, value, at)));
+  const kernel = elementwise({
+    name: `cacheWrite_${storage.dtype}`,
+    count: div(places.count, u32(2)),
+    bindings: scope.bindings,
+    body: (word) =>
+      scope.block(() => {
+        const first = scope.bindValue(mul(word, u32(2)));
+        const [low, high] = [first, add(first, u32(1))].map((index) =>
+          bitsAt(places.at(index))
+        );
+        const both = binary("or", low!, binary("shl", high!, u32(16)));
+        const there = placeInCache(scope, node, places.at(first));
+        const index = div(indexIn(scope, storage, there), u32(2));
+        return [store(scope.write(storage.buffer), index, both)];
+      }),
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: scope.buffers,
+    workgroups: elementwiseGrid(places.size),
+  });
 }
 
 /** An output of its own for a value that is stored elsewhere: an input, a parameter, dispatched rows or a packed layout. */

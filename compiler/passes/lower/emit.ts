@@ -102,7 +102,7 @@ export function storeTo(
 }
 
 /** The index of a place in a stored value's buffer. */
-function indexIn(
+export function indexIn(
   scope: KernelScope,
   storage: Storage,
   at: At,

@@ -170,7 +170,8 @@ function addSource(
   kind: "input" | "state",
 ): void {
   const { name } = node.params;
-  const dtype = storedDType(node.dtype);
+  const dtype = (node.primitive === "state" ? node.params.stored : undefined) ??
+    storedDType(node.dtype);
   addBuffer(lowering, {
     ...{ name, kind, dtype },
     axes: node.axes,

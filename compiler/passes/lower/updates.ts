@@ -62,8 +62,8 @@ function madeFor(lowering: Lowering, { leaf, next }: Update): Storage {
 
 function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
   const old = lowering.values.storages.get(leaf)!;
+  if (lowering.values.storages.get(next)!.buffer === old.buffer) return;
   const made = madeFor(lowering, { leaf, next });
-  if (old.buffer === made.buffer) return;
   if (old.dtype !== made.dtype || old.axes.join() !== made.axes.join()) {
     throw new ModelError(
       `Cannot update '${old.buffer}': it is stored as ${old.dtype}[${

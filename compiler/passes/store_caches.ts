@@ -1,0 +1,63 @@
+/**
+ * Store caches: keys and values in 16 bits, rounded to nearest as they are written. Holds after it: the states that attention
+ * reads say what they are stored as; what is computed with them is f32, as ever.
+ */
+
+import type { HalfDType } from "../../spec/dtype.ts";
+import { ModelError } from "../../spec/errors.ts";
+import type { Graph, NodeOf } from "../graph/graph.ts";
+import { mapNodes } from "../graph/map_nodes.ts";
+import type { Localized } from "../sharding/localize.ts";
+
+/** What caches are stored as. */
+export type CacheDType = "f32" | HalfDType;
+
+/** Store the caches of attention in 16 bits. Throws ModelError. */
+export function storeCaches(
+  { graph, placed }: Localized,
+  stored: HalfDType,
+): Localized {
+  const caches = cachesOf(graph, refuse);
+  for (const { axes } of caches) {
+    const last = axes.at(-1)!;
+    if (placed.axes[last]!.size % 2 > 0) {
+      refuse(`'${last}' has ${placed.axes[last]!.size}, an odd number`);
+    }
+  }
+  const marked = mapNodes(
+    graph,
+    (node, before) =>
+      node.primitive === "state" && caches.has(before as NodeOf<"state">)
+        ? { ...node, params: { ...node.params, stored } }
+        : node,
+  );
+  return { graph: marked, placed };
+}
+
+function refuse(because: string): never {
+  throw new ModelError(
+    `Cannot store caches in 16 bits: ${because}. Change that, or store them as f32`,
+  );
+}
+
+/** The states that attention reads keys or values of; `refuse` says why they are not known. */
+export function cachesOf(
+  { nodes }: Graph,
+  refuse: (because: string) => never,
+): Set<NodeOf<"state">> {
+  const found = new Set<NodeOf<"state">>();
+  for (const node of nodes) {
+    if (
+      node.primitive === "attentionSum" || node.primitive === "attentionGrad"
+    ) return refuse("the model is trained");
+    if (node.primitive !== "attention") continue;
+    for (const cache of node.inputs.slice(1, 3)) {
+      const state = cache.inputs[0];
+      if (cache.primitive !== "cacheWrite" || state?.primitive !== "state") {
+        return refuse("attention reads what it has not written");
+      }
+      found.add(state);
+    }
+  }
+  return found;
+}
