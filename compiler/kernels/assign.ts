@@ -6,9 +6,8 @@
 import { pick } from "../../spec/kernel/pick.ts";
 import type { Expr, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, local, SHARED_WORDS, wgsl } from "./kernel.ts";
-import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
+import { lanesFor, laneShare, scanCells } from "./pieces/counting_sort.ts";
 import { listTiles } from "./pieces/list_tiles.ts";
-import { laneShare } from "./pieces/lanes.ts";
 
 /** The send row of a choice that was dropped. */
 export const DROPPED = 0xffffffff;

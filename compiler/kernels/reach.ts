@@ -6,8 +6,7 @@
 import type { Expr, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, SHARED_WORDS, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
-import { lanesFor, scanCells } from "./pieces/counting_sort.ts";
-import { laneShare } from "./pieces/lanes.ts";
+import { lanesFor, laneShare, scanCells } from "./pieces/counting_sort.ts";
 
 /**
  * What a token reaches. Bindings: `index` i32 and `sendRow` u32 [token, k]; `order` u32 [expert] if `ordered`: the column

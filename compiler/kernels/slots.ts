@@ -9,7 +9,7 @@ import type { Size } from "../../spec/size.ts";
 import type { Grid, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, wgsl } from "./kernel.ts";
 import type { CapacityOptions, GroupsBy } from "./capacity.ts";
-import { laneShare, sumOfLanes } from "./pieces/lanes.ts";
+import { laneShare, sumOfLanes } from "./pieces/counting_sort.ts";
 import { orderKey } from "./pieces/order_key.ts";
 
 /** Invocations that share the choices of one expert in one routing group. */

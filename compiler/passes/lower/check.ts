@@ -10,7 +10,7 @@ import type { Node, NodeOf } from "../../graph/graph.ts";
 import { DROPPED } from "../../kernels/assign.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
 import { kernelOf } from "../../kernels/kernel.ts";
-import { sumOfLanes } from "../../kernels/pieces/lanes.ts";
+import { sumOfLanes } from "../../kernels/pieces/counting_sort.ts";
 import {
   addBuffer,
   addScratch,
