@@ -140,6 +140,7 @@ export {
   type SummarizeTargetOptions,
   type SummaryOptions,
 } from "./summary/mod.ts";
+export { trainedDType } from "./summary/training.ts";
 export { readTensors } from "./tensors.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {

@@ -183,6 +183,8 @@ t.test("help and version are exit code 0, on standard output", async (t) => {
     t.strictSame({ code, err }, { code: 0, err: "" }, line);
     t.match(out, /Usage: switchyard|^\d+\.\d+\.\d+\n$/, line);
   }
+  const { out } = await switchyard(["train", "--help"]);
+  t.match(out, /--clip <norm> +gradient clipping: the largest norm/);
 });
 
 t.test("check prints nothing wrong of the examples", async (t) => {

@@ -9,7 +9,7 @@ import {
   sgd,
   type Summarized,
   summarizeTarget,
-  type TrainedDType,
+  trainedDType,
 } from "../../engine/mod.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
 import type { LegalPlan, Machine, Mesh } from "../../spec/mod.ts";
@@ -131,13 +131,6 @@ async function trainingPlan(
     ...recompute === undefined ? {} : { recompute },
     ...dtype === undefined ? {} : { dtype: trainedDType(dtype) },
   });
-}
-
-function trainedDType(dtype: EncodingName): TrainedDType {
-  if (dtype === "f32" || dtype === "f16" || dtype === "bf16") return dtype;
-  throw new UsageError(
-    `Cannot use --dtype '${dtype}' with --train. Give f32, f16, bf16`,
-  );
 }
 
 /** The ranks of the mesh, to measure this machine with. */

@@ -59,7 +59,7 @@ export async function compileTrainingStandIns(
   const { published } = target.kind === "checkpoint"
     ? target.checkpoint
     : target.configuration;
-  const dtype = trainedDType(asked);
+  const dtype = asked === undefined ? "bf16" : trainedDType(asked);
   const stands = standInsOf(target);
   const built = (layers: readonly number[]) =>
     published.build({
@@ -130,9 +130,10 @@ function grownBy(
   };
 }
 
-/** What weights are stored in: bf16 where nothing is said. Throws DataError for a dtype that cannot be trained in. */
-function trainedDType(dtype: CompileStandInsOptions["dtype"]): TrainedDType {
-  if (dtype === undefined) return "bf16";
+/** What weights are stored in. Throws DataError for a dtype that cannot be trained in. */
+export function trainedDType(
+  dtype: NonNullable<CompileStandInsOptions["dtype"]>,
+): TrainedDType {
   if (dtype === "f32" || dtype === "f16" || dtype === "bf16") return dtype;
   throw new DataError(
     `Cannot train in ${dtype}: an optimizer changes each element. Give --dtype f32, f16 or bf16`,
