@@ -60,12 +60,13 @@ async function train(argv: readonly string[]): Promise<void> {
   const times: number[] = [];
   let step = 0, before = performance.now();
   let from = process.cpuUsage(), used = 0;
-  await main(["train", "examples/train/next_byte.ts", ...argv], {
+  const code = await main(["train", "examples/train/next_byte.ts", ...argv], {
     ...processIo(),
     terminal: false,
     err: (line) => {
       const address = /Watch at (\S+)/.exec(line)?.[1];
       if (address !== undefined) say({ address });
+      else console.error(line);
     },
     out: async () => {
       if (step >= STEPS) return;
@@ -82,6 +83,11 @@ async function train(argv: readonly string[]): Promise<void> {
       before = performance.now();
     },
   });
+  if (code !== 0 || times.length !== STEPS) {
+    throw new Error(
+      `Cannot train: exit code ${code} after ${times.length} steps.`,
+    );
+  }
   // Before the first measurement code is still compiled.
   const timed = times.slice(MEASURED[0]);
   say({ times: timed, cpuMs: used / timed.length });
@@ -107,9 +113,15 @@ async function* messages(child: ChildProcess): AsyncGenerator<Said> {
     said.push(message as Said);
     wake();
   });
+  let gone = false;
+  child.on("exit", () => {
+    gone = true;
+    wake();
+  });
   for (;;) {
     const next = said.shift();
     if (next === undefined) {
+      if (gone) throw new Error("Cannot measure: the training failed.");
       await new Promise<void>((resolve) => wake = resolve);
     } else {
       yield next;
