@@ -8,7 +8,6 @@ import "./v8.mjs";
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { setFlagsFromString } from "node:v8";
 
 const installed = new URL("../dist/cli/main.js", import.meta.url);
 const compiler = new URL("../scripts/compile.mjs", import.meta.url);
@@ -17,10 +16,6 @@ const compiler = new URL("../scripts/compile.mjs", import.meta.url);
 process.on("uncaughtException", fail);
 // With less address space, V8 ends the process somewhere later and says nothing of use.
 if (addressSpace() < 2 ** 31) await fail(new Error("too little memory"));
-// A third of their time would go into V8's optimizing compiler, and what it makes is hardly used before they end.
-if (["check", "plan", "verify", "view"].includes(process.argv[2])) {
-  setFlagsFromString("--interrupt-budget=600000");
-}
 // Errors and the places of calls speak of the source.
 process.setSourceMapsEnabled(true);
 const { main } = await import(
