@@ -127,7 +127,7 @@ t.test("docs/fits.md, of a model that fits and one that does not", async (t) => 
     const { code, err } = await switchyard(argv);
     t.equal(code, 0, flag + err);
   }
-  const big = await switchyard([...plan, "--max-context", "50000000"]);
+  const big = await switchyard([...plan, "--max-context", "16777216"]);
   t.equal(big.code, 3, big.out + big.err);
 });
 
