@@ -24,8 +24,8 @@ import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
 
 /** Seconds after which a file is thought to hang, on a machine that is busy with other work too. */
 const TIMEOUT = 3600;
-/** Files at a time: two more than cores, because some wait for what they stopped. More would only keep memory. */
-const JOBS = Math.min(4, availableParallelism() + 2);
+/** Files at a time: one more than cores, because some wait for what they stopped. More would only keep memory. */
+const JOBS = Math.min(4, availableParallelism() + 1);
 
 const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
 
