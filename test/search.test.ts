@@ -168,6 +168,23 @@ t.test("a mesh that no sharding of the model has is thrown out by name", async (
   ]);
 });
 
+t.test("a mesh whose ranks hold more than kernels index is thrown out by name", async (t) => {
+  const file = path.join(temporaryFolder(t), "machine.json");
+  const device = { ...NODE.devices["d"]!, memory: 6e11 };
+  writeFileSync(file, JSON.stringify({ ...NODE, devices: { d: device } }));
+  // Keys of 8 heads of 64 at 2^24 positions: kernels index those of 2.
+  const { found, thrownOut } = await searched(
+    t,
+    file,
+    ...["--max-context", `${2 ** 24}`],
+  );
+  t.strictSame(found.map(({ mesh }) => mesh), [{ ep: 1, tp: 4 }]);
+  t.equal(thrownOut.length, 5);
+  for (const { why } of thrownOut) {
+    t.match(why, /kernels (index|do with) at most \d+$/);
+  }
+});
+
 t.test("a step of training takes the ZeRO stage and recomputation that memory asks for", async (t) => {
   const link = { latency: 2e-5, bandwidth: 1e11, per: "rank" } as const;
   const train = (memory: number, ...argv: readonly string[]) =>

@@ -30,13 +30,14 @@ export interface Crossover {
   readonly speed: number;
 }
 
-/** Loads that are compared. Whether they fit is another question. */
+/** Loads that are compared, unless kernels could not index so much. Whether they fit is another question. */
 const MOST = { decode: 256, prefill: 2048, train: 1 } as const;
 
 /** Compare the smallest replica that fits with the best one that has more ranks. */
 export async function findCrossover(
   task: SearchTask,
   found: readonly Found[],
+  { most = Math.min(MOST[task.phase], task.context) } = {},
 ): Promise<Crossover | undefined> {
   const least = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
   const small = found.find(({ mesh }) => replicaRanks(mesh) === least);
@@ -44,11 +45,15 @@ export async function findCrossover(
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
-  const most = Math.min(MOST[task.phase], task.context);
   const [a, b] = [
     await compileReplica(task, small.mesh, { load: most }),
     await compileReplica(task, large.mesh, { load: most }),
   ];
+  if ("why" in a || "why" in b) {
+    return most > 1
+      ? await findCrossover(task, found, { most: Math.floor(most / 2) })
+      : undefined;
+  }
   const from = task.phase === "decode" ? 1 : Math.min(16, most);
   const known = new Map<string, number>();
   const each = (of: ReplicaPlan, load: number) => {

@@ -1,7 +1,7 @@
 /** Speed over devices, in powers of two. */
 
-import type { ReplicaPlan, ReplicaStep, SearchTask } from "./evaluate.ts";
-import { firstThatFits } from "./fit.ts";
+import type { ReplicaStep, SearchTask } from "./evaluate.ts";
+import { firstThatFits, type Known } from "./fit.ts";
 import { type Found, foundOf } from "./found.ts";
 import { type ReplicaMesh, replicaRanks, trainingMeshes } from "./meshes.ts";
 
@@ -38,10 +38,10 @@ const NEAREST = 2;
 export async function trainingCurve(
   task: SearchTask,
   found: readonly Found[],
-  { sizes, better, smallest, most }: {
+  { sizes, better, known, most }: {
     readonly sizes: { readonly host: number; readonly experts: number };
     readonly better: (a: Found, b: Found) => number;
-    readonly smallest: ReplicaPlan;
+    readonly known: Known;
     readonly most: number;
   },
 ): Promise<CurvePoint[]> {
@@ -56,7 +56,7 @@ export async function trainingCurve(
       .sort((a, b) => far(a) - far(b)).slice(0, NEAREST);
     const steps: Found[] = [];
     for (const mesh of meshes) {
-      const found = await firstThatFits(task, mesh, smallest);
+      const found = await firstThatFits(task, mesh, known);
       if ("why" in found) continue;
       steps.push(...found.map((step) => foundOf(step, devices)));
     }

@@ -1,9 +1,12 @@
 /** One replica on a mesh: what its ranks hold, by exact bytes, and what its steps take. */
 
 import type { ZeroStage } from "../../compiler/mod.ts";
+import { MachineError, PlacementError } from "../../spec/errors.ts";
+import { UNLIMITED } from "../../spec/limits.ts";
 import type { Machine } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { RankClass } from "../../spec/plan_summary.ts";
+import { limitProblems } from "../../spec/problems.ts";
 import type { FileSystem } from "../files.ts";
 import {
   type ExpertLoad,
@@ -65,6 +68,12 @@ export interface ReplicaPlan {
   readonly grown?: TrainingStandIns["grown"];
 }
 
+/** A mesh that was thrown out, and why. */
+export interface ThrownOut {
+  readonly mesh: ReplicaMesh;
+  readonly why: string;
+}
+
 /** A step of a replica. */
 export interface ReplicaStep {
   readonly of: ReplicaPlan;
@@ -74,7 +83,7 @@ export interface ReplicaStep {
   readonly step: Prediction;
 }
 
-/** Compile a replica with room for a load. */
+/** Compile a replica with room for a load; or why none can be: the model has no such sharding, or kernels index less. */
 export async function compileReplica(
   task: SearchTask,
   mesh: ReplicaMesh,
@@ -82,6 +91,24 @@ export async function compileReplica(
     readonly strategy?: Strategy;
     readonly load: number;
   },
+): Promise<ReplicaPlan | ThrownOut> {
+  try {
+    const replica = await compileLoad(task, mesh, { strategy, load });
+    const [problem] = limitProblems(replica.plan, UNLIMITED);
+    return problem ? { mesh, why: problem.what } : replica;
+  } catch (error) {
+    const cannot = error instanceof PlacementError ||
+      error instanceof MachineError;
+    if (!cannot) throw error;
+    // What is wrong, without the remedy: other meshes are tried anyway.
+    return { mesh, why: error.message.split(". ")[0]! };
+  }
+}
+
+async function compileLoad(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  { strategy, load }: Pick<ReplicaPlan, "strategy" | "load">,
 ): Promise<ReplicaPlan> {
   const { target, files, machine } = task;
   const { tokens, sequences } = stepOf(task, mesh, load);

@@ -1,7 +1,7 @@
 /** What of a mesh fits: the first strategy that does, with the largest load, and then others. */
 
-import { PlacementError } from "../../spec/errors.ts";
 import { sizeText } from "../../spec/size_text.ts";
+import type { ModelWeights } from "../summary/weights.ts";
 import {
   compileReplica,
   fits,
@@ -11,13 +11,14 @@ import {
   type SearchTask,
   stepReplica,
   type Strategy,
+  type ThrownOut,
 } from "./evaluate.ts";
 import { leastTrained, leastWeights, type ReplicaMesh } from "./meshes.ts";
 
-/** A mesh that was thrown out, and why. */
-export interface ThrownOut {
-  readonly mesh: ReplicaMesh;
-  readonly why: string;
+/** What is known before anything is compiled: the weights, and bytes of a device. */
+export interface Known {
+  readonly weights: ModelWeights;
+  readonly limit: number;
 }
 
 /** Sequences of a rank (decode, train) and tokens (prefill), at most. */
@@ -59,7 +60,7 @@ const STRATEGIES: { readonly [P in SearchPhase]: readonly Strategy[] } = {
 export async function firstThatFits(
   task: SearchTask,
   mesh: ReplicaMesh,
-  { weights, fullest: { limit = Infinity } }: ReplicaPlan,
+  { weights, limit }: Known,
 ): Promise<ReplicaStep[] | ThrownOut> {
   let why = "";
   for (const strategy of FITTED[task.phase]) {
@@ -115,17 +116,11 @@ async function smallestLoad(
   mesh: ReplicaMesh,
   strategy: Strategy,
 ): Promise<ReplicaPlan | ThrownOut> {
-  let one: ReplicaPlan;
-  try {
-    one = await compileReplica(task, mesh, {
-      strategy,
-      load: task.phase === "prefill" ? Math.min(128, task.context) : 1,
-    });
-  } catch (error) {
-    if (!(error instanceof PlacementError)) throw error;
-    // What is wrong, without the remedy: other meshes are tried anyway.
-    return { mesh, why: error.message.split(". ")[0]! };
-  }
+  const one = await compileReplica(task, mesh, {
+    strategy,
+    load: task.phase === "prefill" ? Math.min(128, task.context) : 1,
+  });
+  if ("why" in one) return one;
   const { bytes, limit = Infinity } = one.fullest;
   if (!fits(one)) {
     const each = task.phase === "prefill"
@@ -159,7 +154,7 @@ async function largestThatFits(
   const enough = Math.min(most, one.load * times);
   for (let load = rounded(enough); load > one.load; load = rounded(load - 1)) {
     const plan = await compileReplica(task, mesh, { strategy, load });
-    if (fits(plan)) return plan;
+    if (!("why" in plan) && fits(plan)) return plan;
   }
   return undefined;
 }
@@ -179,7 +174,8 @@ export async function otherStrategies(
   for (const strategy of STRATEGIES[task.phase]) {
     if (sameStrategy(strategy, first)) continue;
     const plan = await compileReplica(task, mesh, { strategy, load });
-    if (fits(plan) && isOther(plan, of)) steps.push(...stepsOf(task, plan));
+    if ("why" in plan || !fits(plan)) continue;
+    if (isOther(plan, of)) steps.push(...stepsOf(task, plan));
   }
   return steps;
 }

@@ -5,16 +5,11 @@ import { DataError } from "../../spec/errors.ts";
 import { type Crossover, findCrossover } from "./crossover.ts";
 import { curveOf, type CurvePoint, trainingCurve } from "./curve.ts";
 import {
-  compileReplica,
   type ReplicaStep,
   type SearchTask,
-} from "./evaluate.ts";
-import {
-  firstThatFits,
-  largerSteps,
-  otherStrategies,
   type ThrownOut,
-} from "./fit.ts";
+} from "./evaluate.ts";
+import { firstThatFits, largerSteps, otherStrategies } from "./fit.ts";
 import {
   bestOfMeshes,
   compareBy,
@@ -24,6 +19,7 @@ import {
   paretoOf,
 } from "./found.ts";
 import { replicaMeshes, replicaRanks, trainingMeshes } from "./meshes.ts";
+import { standInWeights } from "../summary/compiled.ts";
 import { whySlower } from "./why.ts";
 
 /** What was found. */
@@ -65,16 +61,14 @@ export async function search(
     );
   }
   const trains = task.phase === "train";
-  const smallest = await compileReplica(
-    { ...task, phase: trains ? "decode" : task.phase },
-    { ep: 1, tp: 1 },
-    { load: 1 },
-  );
+  const weights = await standInWeights(task.target, task.files, task.compile);
+  const { memory: limit = Infinity } = machine.devices[places[0]!.kind]!;
+  const known = { weights, limit };
   const sizes = {
     host: places.filter(({ host }) => host === places[0]!.host).length,
     experts: Math.max(
       0,
-      ...smallest.weights.params.map(({ expert, matrix }) =>
+      ...weights.params.map(({ expert, matrix }) =>
         expert === undefined ? 0 : matrix.count
       ),
     ),
@@ -85,7 +79,7 @@ export async function search(
   const thrownOut: ThrownOut[] = [];
   const steps: ReplicaStep[] = [];
   for (const mesh of meshes) {
-    const found = await firstThatFits(task, mesh, smallest);
+    const found = await firstThatFits(task, mesh, known);
     if ("why" in found) thrownOut.push(found);
     else steps.push(...found);
   }
@@ -124,7 +118,7 @@ export async function search(
       ? await trainingCurve(task, all, {
         sizes,
         better,
-        smallest,
+        known,
         most: places.length,
       })
       : [],

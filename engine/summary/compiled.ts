@@ -47,18 +47,12 @@ export async function compileStandIns(
   files: FileSystem,
   { machine, dtype, limits, ...given }: CompileStandInsOptions,
 ): Promise<CompiledStandIns> {
-  const stands = standInsOf(target);
-  const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
-  const model = modelOf(target, { ...given, ...built });
-  const params = paramFacts(trace(model));
-  const configuration = target.kind === "configuration"
-    ? target.configuration
-    : undefined;
-  const declared = configuration?.storedAs(dtype);
-  const stored = declared
-    ? compiledAs(declared, params)
-    : await storedWeights(target, files);
-  const mesh = given.mesh ?? (machine && meshOf(machine, params));
+  const { model, stored, declared, weights } = await buildStandIns(
+    target,
+    files,
+    { ...given, dtype },
+  );
+  const mesh = given.mesh ?? (machine && meshOf(machine, weights.params));
   const how: PlanOptions = {
     ...given,
     ...mesh ? { mesh } : {},
@@ -72,16 +66,47 @@ export async function compileStandIns(
     declared
       ? compiledAs(declared, paramFacts(trace(modelOf(target, given))))
       : stored;
+  const configuration = target.kind === "configuration"
+    ? target.configuration
+    : undefined;
   return {
-    plan,
-    weights: {
-      ...{ params, stands },
-      storedAs: (param) =>
-        declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
-    },
+    ...{ plan, weights },
     notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
     whole: () => compileToSave(target, whole(), how),
   };
+}
+
+/** The weights of a target by layers that stand for others; nothing is compiled. */
+export async function standInWeights(
+  target: ModelTarget,
+  files: FileSystem,
+  options: Pick<CompileStandInsOptions, "dtype">,
+): Promise<ModelWeights> {
+  return (await buildStandIns(target, files, options)).weights;
+}
+
+/** The layers that stand for others, as a model, and what its weights are stored and compiled as. */
+async function buildStandIns(
+  target: ModelTarget,
+  files: FileSystem,
+  { dtype, ...given }: Omit<CompileStandInsOptions, "machine" | "limits">,
+) {
+  const stands = standInsOf(target);
+  const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
+  const model = modelOf(target, { ...given, ...built });
+  const params = paramFacts(trace(model));
+  const declared = target.kind === "configuration"
+    ? target.configuration.storedAs(dtype)
+    : undefined;
+  const stored = declared
+    ? compiledAs(declared, params)
+    : await storedWeights(target, files);
+  const weights: ModelWeights = {
+    ...{ params, stands },
+    storedAs: (param) =>
+      declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
+  };
+  return { model, stored, declared, weights };
 }
 
 /** Compile for a machine, whatever its limits; what is given of limits and tuning goes before what the machine says. */
