@@ -30,8 +30,9 @@ export interface DeviceFlags {
   readonly job?: string;
 }
 
-/** A prompt as it was given. */
+/** A prompt as it was given: a text, a file that is one, a file that has one on each line, token ids. */
 export type Prompt =
   | { readonly text: string }
   | { readonly file: string }
+  | { readonly lines: string }
   | { readonly tokens: readonly number[] };

@@ -259,7 +259,7 @@ function addRunCommands(
   const prompts: Prompt[] = [];
   samplingFlags(deviceFlags(planFlags(
     program.command("generate")
-      .description("continue prompts, as one batch")
+      .description("continue prompts, in batches")
       .argument("<checkpoint>", "checkpoint folder"),
   )))
     .option(
@@ -274,6 +274,13 @@ function addRunCommands(
       "a prompt in a file; repeatable",
       (file) => {
         prompts.push({ file });
+      },
+    )
+    .option(
+      "--prompts <file>",
+      "a prompt on each line of a file; those that find no room wait",
+      (lines) => {
+        prompts.push({ lines });
       },
     )
     .option("--tokens <ids>", "a prompt as token ids; repeatable", (text) => {

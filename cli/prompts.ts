@@ -29,6 +29,9 @@ export async function readPrompts(
   for (const prompt of prompts) {
     if ("file" in prompt) {
       found.push({ text: withoutBreak(await io.files.readText(prompt.file)) });
+    } else if ("lines" in prompt) {
+      const text = withoutBreak(await io.files.readText(prompt.lines));
+      for (const line of text.split(/\r?\n/)) found.push({ text: line });
     } else if (inputs.includes(prompt)) {
       found.push({ text: withoutBreak(await readAll(io.input)) });
     } else found.push(prompt);

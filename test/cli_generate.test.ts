@@ -153,12 +153,18 @@ t.test("--jsonl is a line a token, and --stats says how fast", async (t) => {
 });
 
 t.test("more prompts than there is room for wait, and get the same tokens", async (t) => {
-  const prompts = ["The fox", "A crow and", PROMPT, "In a wood", "She said"]
-    .flatMap((text) => ["-p", text]);
+  const prompts = ["The fox", "A crow and", PROMPT, "In a wood", "She said"];
   const draw = ["-n", "9", "--temperature", "1", "--top-k", "20"];
-  const all = await document(...prompts, ...draw);
-  for (const room of ["1", "2"]) {
-    const few = await document(...prompts, ...draw, "--max-sequences", room);
+  const all = await document(
+    ...prompts.flatMap((text) => ["-p", text]),
+    ...draw,
+  );
+  // A file with a prompt on each line, whatever ends lines.
+  const lines = path.join(folder, "prompts.txt");
+  for (const [room, end] of [["1", "\n"], ["2", "\r\n"]] as const) {
+    writeFileSync(lines, prompts.join(end) + end);
+    const given = ["--prompts", lines, "--max-sequences", room];
+    const few = await document(...given, ...draw);
     t.strictSame(few.sequences, all.sequences, `${room} at a time`);
   }
 });

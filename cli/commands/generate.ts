@@ -178,7 +178,13 @@ function checkFlags(flags: GenerateFlags): void {
       "Cannot generate: there is no prompt. Give --prompt TEXT or --tokens IDS",
     );
   }
-  if (flags.chat && flags.prompts.some((prompt) => "tokens" in prompt)) {
+  const has = (kind: string) => flags.prompts.some((prompt) => kind in prompt);
+  if (has("lines") && has("file")) {
+    throw new UsageError(
+      "Cannot use --prompts with --prompt-file: one has a prompt on each line, the other is a prompt. Give one of them",
+    );
+  }
+  if (flags.chat && has("tokens")) {
     throw new UsageError(
       "Cannot use --tokens with --chat: messages are texts. Give --prompt TEXT",
     );
