@@ -2,7 +2,7 @@
 
 import type { Dispatcher } from "../engine/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
-import { GUARANTEED_LIMITS, MAX_RANKS } from "../spec/limits.ts";
+import { GUARANTEED_LIMITS, MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
 
 /** Buffers are no larger. */
@@ -199,8 +199,8 @@ export function parseDispatcher(text: string): Dispatcher {
 export function parsePages(
   text: string,
 ): { readonly count: number; readonly size: number } {
-  const [count, size] = /^([1-9]\d*)x([1-9]\d*)$/.exec(text)?.slice(1)
-    .map(Number) ?? [];
+  const [count, size] = /^(\d+)x(\d+)$/.exec(text)?.slice(1)
+    .map(integer("--pages", 1, MAX_AXIS)) ?? [];
   if (count !== undefined && size !== undefined) return { count, size };
   throw new UsageError(
     `Cannot use --pages '${text}'. Give pages and the positions of each, such as 512x16`,

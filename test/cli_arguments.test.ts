@@ -119,6 +119,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --pages '512'. Give pages and the positions of each, such as 512x16",
   ],
   [
+    "plan x.ts --pages 16777217x16",
+    "Cannot use --pages '16777217'. Give a whole number from 1 to 16777216",
+  ],
+  [
     "run x.ts --inputs a --outputs b --adapter fast",
     "Cannot use --adapter 'fast'. Give auto, cpu, native, or numbers from 'switchyard devices', such as 0,1",
   ],
@@ -133,6 +137,10 @@ const USAGE: readonly (readonly [string, string])[] = [
   [
     "generate x --chat --tokens 1",
     "Cannot use --tokens with --chat: messages are texts. Give --prompt TEXT",
+  ],
+  [
+    "generate x --prompts a --prompt-file b",
+    "Cannot use --prompts with --prompt-file: one has a prompt on each line, the other is a prompt. Give one of them",
   ],
   [
     "generate x --tokens 1,b",

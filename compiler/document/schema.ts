@@ -220,7 +220,7 @@ const options = closed({}, {
   numerics: oneOf("exact", "fast"),
   dispatcher: oneOf("allToAll", "allGather"),
   kvCacheDtype: oneOf("f32", "f16", "bf16"),
-  pages: closed({ size: upTo(1 << 16, 1), count: upTo(2 ** 31 - 1, 1) }),
+  pages: closed({ size: upTo(MAX_AXIS, 1), count: upTo(MAX_AXIS, 1) }),
   zero: oneOf(0, 1, 3),
   tuning: closed({}, {
     matmul: tile,

@@ -6,6 +6,7 @@
  */
 
 import { ModelError } from "../../spec/errors.ts";
+import { MAX_AXIS } from "../../spec/limits.ts";
 import { positionsOver } from "../../spec/mesh.ts";
 import type { Graph, Node, NodeOf } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
@@ -85,9 +86,9 @@ export function paginate(
 
 function checkPages({ size, count }: Pages): void {
   for (const n of [size, count]) {
-    if (!Number.isInteger(n) || n < 1) {
+    if (!Number.isInteger(n) || n < 1 || n > MAX_AXIS) {
       throw new ModelError(
-        `Cannot make ${count} pages of ${size} positions: give whole numbers of at least 1`,
+        `Cannot make ${count} pages of ${size} positions: give whole numbers from 1 to ${MAX_AXIS}`,
       );
     }
   }
