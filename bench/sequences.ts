@@ -175,7 +175,7 @@ const busy = used.slice(
   Math.ceil(used.length * 9 / 10),
 );
 const live = busy.map((step) => step.live).sort((a, b) => a - b);
-const pool = pages && parsePages(options.pages);
+const pool = decoder.pagesShape;
 const states = sum(
   Object.values(plan.buffers).filter(({ kind }) => kind === "state")
     .map(({ bytes }) => bytes as number),

@@ -15,6 +15,7 @@ import { withTensors } from "./tensors.ts";
 
 export { formatDiagnostic, formatError } from "../compiler/source/check.ts";
 export type { Checked, Diagnostic } from "../compiler/source/check.ts";
+export { parseReference } from "../compiler/source/load.ts";
 
 /** Load a target; model files are run with `switchyard-moe` meaning this package. */
 export async function loadTarget(

@@ -98,9 +98,9 @@ export async function generate(
   };
   const [first] = sequences;
   if (first) first.fed = sharedLength(first.prompt, options.cached ?? []);
-  for (const slot of decoder.pages ? slots.keys() : []) {
-    const kept = decoder.pages!.keep(slot, slot === 0 && first ? first.fed : 0);
-    if (slot === 0 && first) first.fed = kept;
+  if (first && decoder.pages) {
+    first.fed = decoder.pages.keep(0, first.fed);
+    for (let slot = 1; slot < slots.length; slot++) decoder.pages.keep(slot, 0);
   }
   let [firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps] = [
     ...[0, 0, 0, 0, 0],

@@ -11,6 +11,7 @@ export {
   loadTrainable,
   loadTrainingFile,
   openCheckFile,
+  parseReference,
 } from "./check.ts";
 export {
   type ChatMessage,

@@ -32,21 +32,24 @@ export interface StepTokens {
 }
 
 /** Give waiting sequences the places that are free, where there are pages for all tokens that they have. */
-export function admit<S extends Scheduled>(
-  { slots, waiting, pages }: Places<S>,
-): void {
+export function admit<S extends Scheduled>(places: Places<S>): void {
+  const { slots, waiting } = places;
   for (let slot = 0; slot < slots.length && waiting.length > 0; slot++) {
     if (slots[slot]) continue;
-    const { prompt, tokens } = waiting[0]!;
-    const needed = Math.ceil(
-      (prompt.length + tokens.length) / (pages?.size ?? 1),
-    );
-    const others = slots.some((other, i) =>
-      other && pages?.owner(i) === pages?.owner(slot)
-    );
-    if (pages && others && pages.free(slot) < needed) continue;
+    if (!hasPages(places, { slot, sequence: waiting[0]! })) continue;
     slots[slot] = waiting.shift()!;
   }
+}
+
+/** Whether there are pages for all tokens of a sequence, or no others of its rank to wait for. */
+function hasPages(
+  { slots, pages }: Places<Scheduled>,
+  { slot, sequence: { prompt, tokens } }: Live,
+): boolean {
+  if (!pages) return true;
+  const needed = Math.ceil((prompt.length + tokens.length) / pages.size);
+  return pages.free(slot) >= needed ||
+    !slots.some((other, i) => other && pages.owner(i) === pages.owner(slot));
 }
 
 /**

@@ -8,6 +8,7 @@ import {
   type Diagnostic,
   formatDiagnostic,
   openCheckFile,
+  parseReference,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { printable } from "../../spec/mod.ts";
@@ -47,7 +48,7 @@ async function watch(
   const interrupted = new AbortController();
   const release = io.onInterrupt(() => interrupted.abort());
   const check = await openCheckFile(model);
-  let seen = new Map([[resolve(model.replace(/#[^#/]*$/, "")), ""]]);
+  let seen = new Map([[resolve(parseReference(model).path), ""]]);
   let code: number;
   do {
     // Taken before files are read, so that no change is lost.
