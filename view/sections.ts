@@ -5,7 +5,7 @@ import type { Plan, Program, Step } from "../spec/plan.ts";
 
 /** Steps that follow each other and belong together. */
 export interface Section {
-  /** What people call it: `layers 3–60`, `before the layers`. */
+  /** What people call it, and nothing else of the program: `layers 3–60`, `before the layers`. */
   readonly name: string;
   readonly phase: "forward" | "backward" | "update";
   /** How many layers take these steps, one after another. */
@@ -47,8 +47,9 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
     else folded.push([run]);
     before = key;
   }
-  return folded.map((group) => ({
-    name: nameOf(group),
+  const called = distinct(folded.map(nameOf));
+  return folded.map((group, i) => ({
+    name: called[i]!,
     phase: group[0]!.phase,
     times: group.length,
     start: group[0]!.start,
@@ -77,6 +78,16 @@ function nameOf(group: readonly Run[]): string {
     ? `layer ${low}`
     : `layers ${low}–${high}`;
   return phase === "forward" ? name : `${name}, ${phase}`;
+}
+
+/** Names that several have, such as of a layer that other steps come in between, with which of them it is. */
+function distinct(names: readonly string[]): string[] {
+  return names.map((name, i) => {
+    const same = names.flatMap((other, j) => other === name ? [j] : []);
+    return same.length === 1
+      ? name
+      : `${name} (${same.indexOf(i) + 1} of ${same.length})`;
+  });
 }
 
 const WORDS: { readonly [name: string]: string } = {
