@@ -52,6 +52,7 @@ export async function startWatch(
   io.err(`Watch at ${address}`);
   const send: Watch["send"] = (kind, event) => {
     state = follow(state, kind, event);
+    if (watchers.size === 0) return;
     const text = eventText(kind, event);
     for (const watcher of watchers) {
       if (watcher.writableLength > WAITING) watcher.destroy();
