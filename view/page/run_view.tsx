@@ -1,8 +1,9 @@
 /** The plan at work, in this page. */
 
 import type { VNode } from "preact";
-import { useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import type { PageData, TraceEvent } from "../page_data.ts";
+import { dragsFiles, droppedFiles } from "./dropped_files.ts";
 import { View } from "./picture.tsx";
 
 type Device = "auto" | "gpu" | "cpu";
@@ -70,6 +71,11 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
   const [status, setStatus] = useState("");
   const [text, setText] = useState("");
   const [state, setState] = useState<"idle" | "busy" | "failed">("idle");
+  const give = (given: readonly File[]) => {
+    setFiles(given.length > 0 ? given : undefined);
+    setStatus(given.length > 0 ? `${given.length} files are given` : "");
+  };
+  useDrop(give, setStatus);
   const load = async (): Promise<Loaded> => {
     const before = loaded.current;
     if (
@@ -161,16 +167,12 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
           show its time and traffic below (slower)
         </label>
         <label>
-          weights of your own{" "}
+          weights of your own, or drop their folder on the page{" "}
           <input
             type="file"
             multiple
             onChange={({ currentTarget }) =>
-              setFiles(
-                currentTarget.files?.length
-                  ? [...currentTarget.files]
-                  : undefined,
-              )}
+              give([...currentTarget.files ?? []])}
           />
         </label>
       </form>
@@ -178,4 +180,27 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
       {text !== "" && <p class="text">{prompt}{text}</p>}
     </View>
   );
+}
+
+/** Gives files that are dropped anywhere on the page, or says why they cannot be read. */
+function useDrop(
+  give: (files: readonly File[]) => void,
+  say: (problem: string) => void,
+): void {
+  useEffect(() => {
+    const over = (event: DragEvent) => {
+      if (dragsFiles(event)) event.preventDefault();
+    };
+    const drop = (event: DragEvent) => {
+      if (!dragsFiles(event)) return;
+      event.preventDefault();
+      droppedFiles(event).then(give, (error) => say(String(error)));
+    };
+    addEventListener("dragover", over);
+    addEventListener("drop", drop);
+    return () => {
+      removeEventListener("dragover", over);
+      removeEventListener("drop", drop);
+    };
+  }, []);
 }

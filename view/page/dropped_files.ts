@@ -1,0 +1,48 @@
+/** Files that are dropped on a page. */
+
+/** Whether files are dragged, and not, for instance, a text. */
+export function dragsFiles({ dataTransfer }: DragEvent): boolean {
+  return dataTransfer?.types.includes("Files") ?? false;
+}
+
+/** The files that were dropped, and those that are in dropped folders. To be called while the event is handled. */
+export async function droppedFiles(
+  { dataTransfer }: DragEvent,
+): Promise<File[]> {
+  const entries = [...dataTransfer?.items ?? []]
+    .flatMap((item) => item.webkitGetAsEntry() ?? []);
+  return (await Promise.all(entries.map(filesOf))).flat();
+}
+
+/** A file, or the files of a folder, without those of folders in it: a checkpoint has none there. */
+async function filesOf(entry: FileSystemEntry): Promise<File[]> {
+  const inside = isFolder(entry) ? await entriesOf(entry) : [entry];
+  return await Promise.all(
+    inside.filter(isFile).map((file) =>
+      new Promise<File>((resolve, reject) => file.file(resolve, reject))
+    ),
+  );
+}
+
+function isFolder(entry: FileSystemEntry): entry is FileSystemDirectoryEntry {
+  return entry.isDirectory;
+}
+
+function isFile(entry: FileSystemEntry): entry is FileSystemFileEntry {
+  return entry.isFile;
+}
+
+async function entriesOf(
+  folder: FileSystemDirectoryEntry,
+): Promise<FileSystemEntry[]> {
+  const reader = folder.createReader();
+  const all: FileSystemEntry[] = [];
+  // It gives some at a time, and none when there are no more.
+  for (;;) {
+    const some = await new Promise<FileSystemEntry[]>((resolve, reject) =>
+      reader.readEntries(resolve, reject)
+    );
+    if (some.length === 0) return all;
+    all.push(...some);
+  }
+}
