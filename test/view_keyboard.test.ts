@@ -90,7 +90,6 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
   ]);
   t.teardown(() => browser.close());
   const { page, complaints } = await openPage(browser, url);
-  page.setDefaultTimeout(15_000);
   const { keyboard } = page;
 
   t.strictSame((await texts(page, ".facts dd")).slice(0, 4), [
@@ -143,6 +142,11 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
     [`rank 0 to rank 1: ${pair}`, `rank 1 to rank 1: ${pair}`]
       .map((text, i) => i === 0 ? text : `${text}, which stay on the rank`),
   );
+
+  // Four ranks on eight devices of one host send 12 pairs as much.
+  t.strictSame(await texts(page, "#traffic .links th, #traffic .links td"), [
+    ...["within a host", sizeText(bytesPerToken * 512)],
+  ]);
 
   const [embedding] = await read(page, "memory", ["Home"]);
   // A row of 128 floats for each token of a rank that may have all of them.

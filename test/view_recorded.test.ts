@@ -1,15 +1,14 @@
 // The page of a recorded run: a token's way is the routing that was recorded, and bytes are those that were counted.
 // needs: cpu, browser
 
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Page } from "playwright-core";
 import t from "tap";
-import { readFileSync } from "node:fs";
 import type { PlanSummary } from "../spec/mod.ts";
 import { durationText } from "../view/time.ts";
 import { type RankStatistics, writeSafetensors } from "../engine/mod.ts";
-import { writeFileSync } from "node:fs";
 import {
   accessibilityProblems,
   openBrowser,
@@ -86,7 +85,9 @@ t.test(
     t.teardown(() => browser.close());
     const ranks = await recordedRun();
     const url = pathToFileURL(file("page.html")).href;
-    const { page, complaints } = await openPage(browser, url);
+    t.ok(statSync(file("page.html")).size < 10e6, "below 10 MB");
+    const { page, complaints, seconds } = await openPage(browser, url);
+    t.ok(seconds < 3, `${seconds} s of CPU until it can be used`);
     const length = reference["p0.input_ids"]!.data.length;
     const sent = new Array<number>(RANKS).fill(0);
     const count = length + reference["p1.input_ids"]!.data.length;
