@@ -237,8 +237,8 @@ export function placeRanks(machine: Machine): RankPlacement[] {
 
 /** Which link two ranks use. */
 export function linkClass(
-  a: RankPlacement,
-  b: RankPlacement,
+  a: Pick<RankPlacement, "host" | "rack">,
+  b: Pick<RankPlacement, "host" | "rack">,
 ): LinkClass {
   return a.host === b.host
     ? "sameHost"

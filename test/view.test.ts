@@ -7,12 +7,17 @@ import t from "tap";
 import { startWatch } from "../cli/watch.ts";
 import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
+import type { AllToAllStep } from "../spec/plan.ts";
 import { follow, type LiveStep, NOTHING } from "../view/live.ts";
 import { LIGHT } from "../view/palette.ts";
+import { provedOf } from "../view/proved.ts";
 import { mainSection } from "../view/sections.ts";
 import { sceneSvg } from "../view/scene.ts";
 import { stationsOf } from "../view/stations.ts";
+import { criticalPath } from "../view/time.ts";
+import { timePicture } from "../view/time_picture.ts";
 import { trackPicture } from "../view/track_picture.ts";
+import { bytesByLink, mainTraffic, trafficOf } from "../view/traffic.ts";
 import { pairsOver, trackName, tracksOf } from "../view/tracks.ts";
 import { homesOf } from "../view/token_way.ts";
 import { type PlanView, viewPlan } from "../view/plan_view.ts";
@@ -82,12 +87,87 @@ t.test("layers that take the same steps are one section", (t) => {
   t.end();
 });
 
+t.test("no two sections of a program share a name", async (t) => {
+  const { programs: [training] } = await viewOf(
+    ...["examples/demo-lm", "--mesh", "ep=2", "--train"],
+  );
+  const names = training!.sections.map(({ name }) => name);
+  t.ok(names.some((name) => / \(2 of \d+\)$/.test(name)), names.join());
+  t.strictSame(names, [...new Set(names)]);
+});
+
 t.test("only ranks of a group are joined", (t) => {
   const tracks = tracksOf(demo.plan);
   t.strictSame(
     pairsOver(demo.plan, tracks, ["ep"]).map((pair) => pair.join("")),
     ["00", "01", "10", "11", "22", "23", "32", "33"],
   );
+  t.end();
+});
+
+t.test("the critical path is on the rank that others wait for", (t) => {
+  const event = (rank: number, name: string, times: [number, number]) => ({
+    ...{ rank, name, role: "dense" as const },
+    ...{ start: times[0], duration: times[1] - times[0] },
+    exchange: name === "exchange" ? 1 : undefined,
+  });
+  const run = {
+    ...{ name: "a step", predicted: true, microseconds: 12 },
+    events: [
+      event(0, "long", [0, 5]),
+      event(0, "exchange", [5, 7]),
+      event(0, "short", [7, 8]),
+      event(1, "short", [0, 3]),
+      event(1, "exchange", [5, 7]),
+      event(1, "long", [7, 12]),
+    ],
+  };
+  t.strictSame(
+    criticalPath(run).map(({ rank, name }) => `${rank} ${name}`),
+    ["0 long", "1 exchange", "1 long"],
+  );
+  const below = (predicted: boolean) =>
+    timePicture({ ...run, predicted }).shapes
+      .filter(({ kind, ink }) => kind === "rect" && ink === "ink").length;
+  t.equal(below(true), 3);
+  t.equal(below(false), 0);
+  t.end();
+});
+
+t.test("what is proved of a step has its numbers", (t) => {
+  const [program] = layer.programs;
+  const provedOfStep = (index: number) =>
+    Object.fromEntries(
+      provedOf(layer, program!, program!.steps[index]!)
+        .map(({ rule, text }) => [rule, text]),
+    );
+  const { steps } = program!.program;
+  const [dispatch, combine] = [5, 9].map((i) => steps[i] as AllToAllStep) as [
+    AllToAllStep,
+    AllToAllStep,
+  ];
+  const proved = provedOfStep(5);
+  t.match(proved["reads"], `${dispatch.from} by 3`);
+  t.match(proved["groups"], "all 4 ranks");
+  // Each of four ranks' 1024 tokens may choose two of a rank's experts.
+  t.match(proved["capacity"], `${dispatch.to} 8192`);
+  t.match(provedOfStep(9)["capacity"], `${combine.from} 8192`);
+  t.match(provedOfStep(7)["bindings"], /^each of the \d bindings/);
+  t.strictSame(Object.keys(provedOfStep(7)), ["reads", "overlap", "bindings"]);
+  t.end();
+});
+
+t.test("traffic is split by the links that it uses", (t) => {
+  const [program] = layer.programs;
+  const dispatch = mainTraffic(
+    trafficOf(layer, program!, program!.sections[0]!),
+  )!;
+  // Two hosts in racks of their own: of three others, one is beside a rank.
+  const places = [0, 0, 1, 1].map((host) => ({ host, rack: host }));
+  t.strictSame(bytesByLink(dispatch, places), [
+    ["sameHost", 4 * dispatch.perRank / 3],
+    ["otherRack", 4 * dispatch.perRank * 2 / 3],
+  ]);
   t.end();
 });
 

@@ -4,7 +4,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -67,6 +67,18 @@ async function planOf(...argv: string[]): Promise<Plan> {
   );
 }
 
+/** Drop a file or a folder on a page, as its visitor does. */
+async function drop(page: Page, file: string): Promise<void> {
+  const client = await page.context().newCDPSession(page);
+  for (const type of ["dragEnter", "dragOver", "drop"] as const) {
+    await client.send("Input.dispatchDragEvent", {
+      ...{ type, x: 200, y: 200 },
+      data: { items: [], files: [file], dragOperationsMask: 1 },
+    });
+  }
+  await client.detach();
+}
+
 /** The texts of elements. */
 async function texts(page: Page, selector: string): Promise<string[]> {
   return (await page.locator(selector).allTextContents())
@@ -120,6 +132,19 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   t.match(await texts(page, "#tracks .parts button"), [
     ...["before the layers", /layers 0–3\s*4 ×/, "after the layers"],
   ]);
+  const { programs: [main], kernels } = await planOf(
+    ...["examples/demo-lm", "--mesh", "ep=4"],
+  );
+  // Of the layers that are shown, the first.
+  await keyboard.press("/");
+  await keyboard.type("/all-to-all");
+  await page.locator(".found li").first().waitFor();
+  const first = main!.steps.findIndex(({ op }) => op === "allToAll");
+  const found = await texts(page, ".found li");
+  t.match(found[0], RegExp(`^step ${first} dispatch: exchange all-to-all$`));
+  t.equal(found.length, 2);
+  await keyboard.press("Enter");
+  await page.locator(`.detail[aria-label="Step ${first}"]`).waitFor();
   await keyboard.press("/");
   await keyboard.type("experts.3");
   await page.locator(".found li").waitFor();
@@ -141,14 +166,15 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   t.match(await texts(page, ".detail h3"), [/^20\. rmsNorm/]);
   await keyboard.press("j");
   await page.locator('.detail[aria-label="Step 21"]').waitFor();
+  t.match(await texts(page, ".detail .proved li"), [
+    /written before, .* by 20.* reads$/,
+    ...[/ overlap$/, / bindings$/],
+  ]);
   await page.locator(".detail summary", { hasText: "WGSL" }).press("Enter");
   await page.locator(".detail summary", { hasText: "tree" }).press("Enter");
   await page.locator(".detail details code").nth(1).waitFor();
   const [wgsl, tree] = await texts(page, ".detail details code");
   t.match(wgsl, /@compute/);
-  const { programs: [main], kernels } = await planOf(
-    ...["examples/demo-lm", "--mesh", "ep=4"],
-  );
   const step = main!.steps[21]!;
   t.strictSame(
     JSON.parse(tree!),
@@ -390,8 +416,6 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   const { page, complaints } = await openPage(browser!, "about:blank");
   await page.addInitScript(LOSABLE);
   await page.goto(address!);
-  // Kernels of all ranks are compiled for a GPU that is a program.
-  page.setDefaultTimeout(60_000);
   const names = {
     cpu: /^All ranks on CPU \(WebAssembly SIMD, \d+ threads?\)$/,
     gpu: /^All ranks on (?!CPU)\S/,
@@ -427,7 +451,7 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   await page.locator("#run button", { hasText: "Load again" }).click();
   await page.locator("#run .text", { hasText: "afraid" }).waitFor();
   await page.locator("#run button:enabled").waitFor();
-  // Its files dropped on the page, and recorded: each token was a run of all ranks.
+  // Its files given to the page, and recorded: each token was a run of all ranks.
   await page.locator("#run select").selectOption("cpu");
   await page.locator("#run [type=checkbox]").check();
   await page.locator("#run [type=file]").setInputFiles(
@@ -440,6 +464,21 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   t.equal(await page.locator("#time option").count(), 48);
   t.match(await texts(page, "#time p"), [/^The recorded run took/]);
   t.match(await texts(page, "#traffic p"), [/what the recorded run sent/]);
+  // Its folder dropped on the page, which then asks the server for nothing of it.
+  await page.locator("#run [type=checkbox]").uncheck();
+  const asked: string[] = [];
+  page.on("request", (request) => asked.push(new URL(request.url()).pathname));
+  const checkpoint = path.join(ROOT, "examples/demo-lm");
+  const { length } = readdirSync(checkpoint, { withFileTypes: true })
+    .filter((entry) => entry.isFile());
+  await drop(page, checkpoint);
+  await page.locator("#run [role=status]", {
+    hasText: `${length} files are given`,
+  }).waitFor();
+  await page.locator("#run button").click();
+  await page.locator("#run .text", { hasText: "afraid" }).waitFor();
+  await page.locator("#run button:enabled").waitFor();
+  t.strictSame(asked.filter((name) => name.includes("/checkpoint/")), []);
   t.strictSame(await accessibilityProblems(page), []);
   t.strictSame(complaints, []);
   serving.kill("SIGTERM");

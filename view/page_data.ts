@@ -1,6 +1,7 @@
 /** What a page is made of: the document of a plan and what else is known of it, inside one HTML file. */
 
 import { documentOf } from "../spec/document.ts";
+import type { RankPlacement } from "../spec/machine.ts";
 import type { Plan } from "../spec/plan.ts";
 import type { PlanSummary, PredictedTimeline } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
@@ -39,6 +40,9 @@ export interface PageDiff {
   readonly text: string;
 }
 
+/** Where a rank lives, as far as it says which link two ranks use. */
+export type Place = Pick<RankPlacement, "host" | "rack">;
+
 /** What the page knows. */
 export interface PageData {
   readonly title: string;
@@ -49,6 +53,8 @@ export interface PageData {
   readonly sources: { readonly [place: string]: string };
   /** Steps of the first program on the machine of the summary. */
   readonly predicted: readonly PredictedTimeline[];
+  /** The host and the rack of each rank on the machine of the summary. */
+  readonly places?: readonly Place[];
   readonly trace?: readonly TraceEvent[];
   readonly choices?: readonly LayerChoices[];
   readonly against?: PageDiff;

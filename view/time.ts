@@ -1,6 +1,7 @@
 /** A recorded run: what each rank did when, by what it was for. */
 
 import { traceName } from "../spec/text_parts.ts";
+import { isCollective } from "../spec/verify_facts.ts";
 import type { PredictedTimeline } from "../spec/plan_summary.ts";
 import type { TraceEvent } from "./page_data.ts";
 import type { ProgramView } from "./plan_view.ts";
@@ -13,6 +14,8 @@ export interface Timed {
   readonly role: Role;
   readonly start: number;
   readonly duration: number;
+  /** The step of an exchange that is predicted, which begins on all ranks at once. */
+  readonly exchange?: number | undefined;
 }
 
 /** A run of a program that was recorded, or is predicted. */
@@ -48,6 +51,7 @@ export function predictedRuns(
       steps.map(([index, start, duration]): Timed => ({
         ...{ rank, start, duration, role: program!.roles[index]! },
         name: `${index}. ${traceName(program!.steps[index]!.step)}`,
+        exchange: isCollective(program!.steps[index]!.step) ? index : undefined,
       }))
     ),
     lanes: new Map(
@@ -106,6 +110,42 @@ export function timeByRole(
     sums.set(role, (sums.get(role) ?? 0) + share);
   }
   return [...sums].sort((a, b) => b[1] - a[1]);
+}
+
+/**
+ * What the end of a predicted run waits for, in order: from what ends last back to the start, on the same rank, and at an
+ * exchange on the rank that comes to it last.
+ */
+export function criticalPath({ events }: Pick<TimedRun, "events">): Timed[] {
+  const before = new Map<Timed, Timed>();
+  const last = new Map<number, Timed>();
+  const exchanges = new Map<number, Timed[]>();
+  for (const event of events.toSorted((a, b) => a.start - b.start)) {
+    const { rank, exchange } = event;
+    const previous = last.get(rank);
+    if (previous) before.set(event, previous);
+    last.set(rank, event);
+    if (exchange === undefined) continue;
+    const of = exchanges.get(exchange) ?? [];
+    exchanges.set(exchange, of);
+    of.push(event);
+  }
+  const path: Timed[] = [];
+  let at = latest([...last.values()]);
+  while (at) {
+    path.push(at);
+    const { exchange } = at;
+    const of = exchange === undefined ? [at] : exchanges.get(exchange)!;
+    at = latest(of.flatMap((one) => before.get(one) ?? []));
+  }
+  return path.reverse();
+}
+
+/** What ends last. */
+function latest(events: readonly Timed[]): Timed | undefined {
+  return events.toSorted((a, b) =>
+    b.start + b.duration - a.start - a.duration
+  )[0];
 }
 
 /** `1.24 ms` */

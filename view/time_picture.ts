@@ -1,7 +1,7 @@
 /** The picture of a recorded run: a track for each rank, and on it what it did, as wide as it took long. */
 
 import type { Scene, Shape } from "./scene.ts";
-import { durationText, type TimedRun } from "./time.ts";
+import { criticalPath, durationText, type TimedRun } from "./time.ts";
 
 const WIDTH = 1180;
 const LEFT = 84;
@@ -41,6 +41,8 @@ export function timePicture(
       },
     ];
   });
+  // Clocks of processes differ, so that of a recorded run nobody knows it.
+  const critical = new Set(predicted ? criticalPath(run) : []);
   const lanes = ranks.flatMap((rank, i): Shape[] => {
     const y = TOP + i * GAP + GAP / 2;
     return [
@@ -54,14 +56,26 @@ export function timePicture(
       },
       ...events.filter(({ rank: of, start, duration }) =>
         of === rank && start <= to && start + duration >= from
-      ).map(({ name, role, start, duration }): Shape => ({
-        ...{ kind: "rect", at: [xOf(start), y - 10], ink: role },
-        size: [
-          Math.max(0.6, xOf(start + duration) - xOf(start)),
-          20,
-        ] as const,
-        title: `${name}\n${durationText(duration)}, at ${durationText(start)}`,
-      })),
+      ).flatMap((event): Shape[] => {
+        const { name, role, start, duration } = event;
+        const x = xOf(start);
+        const long = Math.max(0.6, xOf(start + duration) - x);
+        const title = `${name}\n${durationText(duration)}, at ${
+          durationText(start)
+        }`;
+        return [
+          {
+            ...{ kind: "rect", at: [x, y - 10], size: [long, 20] },
+            ...{ ink: role, title },
+          },
+          ...critical.has(event)
+            ? [{
+              ...{ kind: "rect" as const, ink: "ink" as const },
+              ...{ at: [x, y + 12] as const, size: [long, 3] as const },
+            }]
+            : [],
+        ];
+      }),
     ];
   });
   return {

@@ -7,9 +7,11 @@ import {
   expectedExchanges,
   toOthers,
 } from "../spec/exchanges.ts";
+import { LINK_CLASSES, type LinkClass, linkClass } from "../spec/machine.ts";
 import { groupRanks, positionsOver } from "../spec/mesh.ts";
 import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
+import type { Place } from "./page_data.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Measured, Recorded } from "./recorded.ts";
 import { partName } from "./roles.ts";
@@ -149,6 +151,25 @@ export function measuredTraffic(
     };
   });
   return all.some((one) => one) ? all : undefined;
+}
+
+/** Bytes that all ranks send others, by the class of the link that they use; of links that there are between them. */
+export function bytesByLink(
+  { between }: Pick<Traffic, "between">,
+  places: readonly Place[],
+): (readonly [link: LinkClass, bytes: number])[] {
+  const bytes = new Map<LinkClass, number>();
+  for (const [from, a] of places.entries()) {
+    for (const [to, b] of places.entries()) {
+      if (from === to) continue;
+      const link = linkClass(a, b);
+      bytes.set(link, (bytes.get(link) ?? 0) + between(from, to));
+    }
+  }
+  return LINK_CLASSES.flatMap((link) => {
+    const sum = bytes.get(link);
+    return sum === undefined ? [] : [[link, sum] as const];
+  });
 }
 
 /** The exchange that people want to see first: the one that sends most. */

@@ -2,6 +2,7 @@
 
 import type { Summarized } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
+import { placeRanks } from "../../spec/machine.ts";
 import type { Machine } from "../../spec/mod.ts";
 import {
   DARK,
@@ -147,6 +148,9 @@ async function pageOf(
     ? undefined
     : await summarized(io, against, flags, { machine, asIs: true });
   const mesh = meshText(summary);
+  const places = machine
+    ? placeRanks(machine).map(({ host, rack }) => ({ host, rack }))
+    : [];
   return pageHtml(plan, {
     title: `${nameOf(model)}${mesh === "" ? "" : ` on ${mesh}`}${
       flags.train ? ", a step of training" : ""
@@ -154,6 +158,9 @@ async function pageOf(
     summary,
     sources: await readSources(io, plan),
     predicted: await made.timelines(),
+    ...places.length >= plan.ranks
+      ? { places: places.slice(0, plan.ranks) }
+      : {},
     ...trace === undefined ? {} : { trace: await readTrace(io, trace) },
     ...choices === undefined ? {} : { choices: await readChoices(io, choices) },
     ...other === undefined ? {} : {

@@ -90,7 +90,10 @@ export function App(
         <TracksView {...shown} parts={parts} />
         <RanksView {...shown} />
         <StepsView {...shown} parts={parts} sources={data.sources} />
-        <TrafficView {...{ ...shown, recorded }} parts={parts} />
+        <TrafficView
+          {...{ ...shown, recorded, places: data.places }}
+          parts={parts}
+        />
         <MemoryView {...shown} parts={parts} />
         {(trace || data.predicted.length > 0) && (
           <TimeView {...shown} trace={trace} predicted={data.predicted} />

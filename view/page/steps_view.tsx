@@ -5,6 +5,7 @@ import { useMemo, useState } from "preact/hooks";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { stepLink } from "../links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "../plan_view.ts";
+import { provedOf } from "../proved.ts";
 import { rangeOf } from "../search.ts";
 import { describeStep, type UsedBuffer } from "../step_detail.ts";
 import type { Shown } from "./app.tsx";
@@ -115,6 +116,14 @@ function Detail({ view, program, step, sources }: {
       )}
       <Buffers title="reads" buffers={detail.reads} />
       <Buffers title="writes" buffers={detail.writes} />
+      <p>The verifier proved of it:</p>
+      <ul class="proved">
+        {provedOf(view, program, at).map(({ rule, text }) => (
+          <li>
+            {text} <span class="soft">{rule}</span>
+          </li>
+        ))}
+      </ul>
       {detail.kernel && (
         <p>
           Kernel <code>{detail.kernel}</code>, workgroups{" "}

@@ -61,7 +61,7 @@ export function TimeView(
           durationText(run.microseconds)
         }. The first rank is busy for ${percent(busy)} of it${
           spent[0] ? `, longest with ${ROLE_NAMES[spent[0][0]]}` : ""
-        }. Ranks that do the same are one track; the empty track is waiting, and the host.`
+        }. Ranks that do the same are one track; the empty track is waiting, and the host. The line below boxes is the critical path, on the ranks that the others wait for.`
         : `The recorded run took ${
           durationText(run.microseconds)
         }. A rank was busy for ${percent(busy)} of it${

@@ -2,20 +2,35 @@
 
 import type { ComponentChildren, VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
+import type { LinkClass } from "../../spec/machine.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
+import type { Place } from "../page_data.ts";
 import type { Recorded } from "../recorded.ts";
 import { rangeOf } from "../search.ts";
-import { mainTraffic, measuredTraffic, trafficOf } from "../traffic.ts";
+import {
+  bytesByLink,
+  mainTraffic,
+  measuredTraffic,
+  trafficOf,
+} from "../traffic.ts";
 import { trafficPicture } from "../traffic_picture.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
+/** Where links go, in words. */
+const LINKS: { readonly [L in LinkClass]: string } = {
+  sameHost: "within a host",
+  otherHost: "between hosts of a rack",
+  otherRack: "between racks",
+};
+
 /** The exchanges of a section, and one of them from rank to rank. */
 export function TrafficView(
-  { view, program, section, rank, parts, recorded }: Shown & {
+  { view, program, section, rank, parts, recorded, places }: Shown & {
     readonly parts: ComponentChildren;
     readonly recorded: Recorded | undefined;
+    readonly places: readonly Place[] | undefined;
   },
 ): VNode {
   const [layer, setLayer] = useState(0);
@@ -38,6 +53,10 @@ export function TrafficView(
   const scene = useMemo(
     () => traffic && trafficPicture(view, { traffic, shown, open: rank }),
     [traffic, shown, rank],
+  );
+  const links = useMemo(
+    () => traffic && places && bytesByLink(shown || traffic, places),
+    [traffic, shown, places],
   );
   const token = list.reduce((n, { perToken }) => n + (perToken ?? 0), 0);
   const what = section.times > 1 ? `each of ${section.name}` : section.name;
@@ -150,6 +169,21 @@ export function TrafficView(
         </div>
       )}
       {scene && <Picture scene={scene} />}
+      {links && links.length > 0 && (
+        <table class="links">
+          <caption>
+            {traffic!.name} on {view.summary.target}, all ranks together
+          </caption>
+          <tbody>
+            {links.map(([link, bytes]) => (
+              <tr>
+                <th scope="row" class="word">{LINKS[link]}</th>
+                <td>{bytesText(bytes)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
     </View>
   );
 }
