@@ -97,6 +97,8 @@ export interface PlanBuffer {
    * there are never live at once.
    */
   readonly offset: number;
+  /** What it says of a routing: how many rows are of each expert, tiles of them, or something of each row. */
+  readonly routing?: "counts" | "tiles" | "rows";
   /** kind const: the u32 values. */
   readonly data?: ConstData;
   /** kind rope: element [position][i] = cos, [position][half+i] = sin of position * inverseFrequencies[i], scaled. */

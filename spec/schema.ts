@@ -266,6 +266,7 @@ const buffer = closed({
   partial: names,
   writers: positive,
   written: record(oneOf("before reads", "after reads")),
+  routing: oneOf("counts", "tiles", "rows"),
   data: {
     anyOf: [
       closed({ all: list(word) }),

@@ -135,7 +135,7 @@ export function typicalOf(
     );
   }
   if (buffer.dtype !== "u32" || rows === undefined) return undefined;
-  if (axes.some(({ axis }) => axis === "tiles of routing")) {
+  if (buffer.routing === "tiles") {
     const full = Math.max(1, Math.min(tileRows, rows.most / rows.localExperts));
     // A number of tiles, then for each its expert, its first row and its rows.
     return {

@@ -273,7 +273,7 @@ function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
   const tilesOf = (step: Step) =>
     step.op === "launch"
       ? Object.values(step.bindings).filter((name) =>
-        plan.buffers[name]!.axes.some(({ axis }) => axis === "tiles of routing")
+        plan.buffers[name]!.routing === "tiles"
       )
       : [];
   // Where rows stay, what counts them lists them too.
@@ -296,15 +296,13 @@ function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
       ? [step.op === "allGather" ? step.to : step.counts]
       : [];
     for (const name of names) {
-      const { kind, dtype, axes } = plan.buffers[name]!;
+      const { kind, dtype, routing: says = "counts" } = plan.buffers[name]!;
       if (kind !== "scratch" && kind !== "output" || dtype !== "u32") continue;
-      const tables = axes.some(({ axis }) => /of routing$/.test(axis)) &&
-        !axes.some(({ axis }) => axis === "counts of routing");
       if (found.get(name)?.afterwards) continue;
       found.set(name, {
         routing,
         chunks: Math.max(1, chunks.get(routing)?.size ?? 1),
-        afterwards: afterwards && tables,
+        afterwards: afterwards && says !== "counts",
       });
     }
   }

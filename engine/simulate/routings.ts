@@ -62,9 +62,7 @@ export function routingRows(
     const choices = buffers.find(({ axes, dtype }) =>
       dtype === "u32" && axes.length > 1 && !axes.at(-1)!.dynamic
     );
-    const counts = buffers.find(({ axes }) =>
-      axes.some(({ axis }) => axis === "counts of routing")
-    );
+    const counts = buffers.find((buffer) => buffer.routing === "counts");
     if (!choices || !counts || found.has(routing)) continue;
     const exchange = byChoices.get(routing);
     const experts = exchange?.splits.at(-1) ??

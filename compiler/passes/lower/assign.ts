@@ -2,7 +2,7 @@
 
 import { positionsOver } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
-import type { StepPart } from "../../../spec/plan.ts";
+import type { PlanBuffer, StepPart } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
@@ -23,6 +23,7 @@ import {
   addConst,
   addLaunch,
   addScratch,
+  amendBuffer,
   type Lowering,
   sizeOf,
 } from "./context.ts";
@@ -196,7 +197,9 @@ function sentRows(
   );
   const choices = (name: string) =>
     addScratch(lowering, name, "u32", [...tokens, choice]);
-  const counts = routingScratch(lowering, "counts", total);
+  const counts = routingScratch(lowering, "counts", {
+    ...{ size: total, routing: "counts" },
+  });
   return {
     ...{ number: lowering.values.sent.size, route, expert, over, own, local },
     ...{ splits, chunks },
@@ -235,20 +238,23 @@ function sentRows(
         axis,
       ]),
       tokenRow: choices("tokenRow"),
-      places: routingScratch(lowering, "places", bound),
+      places: routingScratch(lowering, "places", { size: bound }),
     };
   }
 }
 
-/** A buffer of a routing that is listed by something of its own. */
+/** A buffer that says something of a routing: of each row, if nothing else is said. */
 export function routingScratch(
   lowering: Lowering,
   name: string,
-  size: PerRank,
+  { size, routing = "rows" }: {
+    readonly size: PerRank;
+    readonly routing?: PlanBuffer["routing"];
+  },
 ): string {
-  return addScratch(lowering, name, "u32", [
-    { axis: `${name} of routing`, size },
-  ]);
+  const axes = [{ axis: `${name} of routing`, size }];
+  const buffer = addScratch(lowering, name, "u32", axes);
+  return amendBuffer(lowering, buffer, { routing });
 }
 
 /** For each token that is sent once: rows of its choices, then their weights. */

@@ -127,7 +127,9 @@ export function addScratch(
 export function amendBuffer(
   lowering: Lowering,
   name: string,
-  facts: Partial<Pick<BufferDraft, "partial" | "writers" | "written">>,
+  facts: Partial<
+    Pick<BufferDraft, "partial" | "writers" | "written" | "routing">
+  >,
 ): string {
   const known = lowering.draft.buffers.get(name);
   invariant(known, `no buffer '${name}'`);

@@ -141,11 +141,13 @@ function groupedRows(
     ([rows, n]) => 1 + 3 * (Math.ceil(rows! / tileRows) + n!),
   );
   const scratch = (name: string, size: PerRank) =>
-    routingScratch(lowering, name, size);
+    routingScratch(lowering, name, { size });
   return {
     ...{ ...rows, expert, axis: `${expert} ${slot}` },
     tileSize: tileBound(size, most, tileRows),
-    tiles: scratch("tiles", tilesBound),
+    tiles: routingScratch(lowering, "tiles", {
+      ...{ size: tilesBound, routing: "tiles" },
+    }),
     ...sent.local
       ? { tokenOf: scratch("tokenOf", bound) }
       : { rowOf: scratch("rowOf", bound) },
