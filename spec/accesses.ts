@@ -39,3 +39,15 @@ export function accessesOf(
       return step satisfies never;
   }
 }
+
+/** Every buffer that a step names. */
+export function buffersOf(step: Step): string[] {
+  if (step.op === "wait") return [];
+  const { reads, writes } = accessesOf(step, new Map(), {
+    launched: ({ bindings }) => ({
+      reads: Object.values(bindings),
+      writes: [],
+    }),
+  });
+  return [...reads, ...writes];
+}

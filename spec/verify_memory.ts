@@ -1,5 +1,6 @@
 /** Rules of memory: sizes, allocations, peak, staging, limits, and what is stored in buffers from the start. */
 
+import { buffersOf } from "./accesses.ts";
 import { predictStaging } from "./bytes.ts";
 import { storedBytesOf, storedElementsOf } from "./layout.ts";
 import {
@@ -14,7 +15,6 @@ import { maxOverRanks, onRank } from "./plan.ts";
 import { indexed } from "./problems.ts";
 import { perRankText } from "./text_parts.ts";
 import { type Facts, isCollective, type Report } from "./verify_facts.ts";
-import { buffersOf } from "./verify_structure.ts";
 
 /** Each buffer's bytes are those of its axes and are inside its allocation at an aligned offset; no allocation is without a buffer. */
 export function checkBytes(

@@ -1,8 +1,9 @@
 /** Rules that the other rules stand on: the mesh is a mesh, sums have an order, lists have one value per rank, and every name means something. */
 
+import { buffersOf } from "./accesses.ts";
 import { type MeshAxis, rankCount } from "./mesh.ts";
 import { type PerRank, ranksGiven } from "./per_rank.ts";
-import type { Plan, Program, Step } from "./plan.ts";
+import type { Plan, Program } from "./plan.ts";
 import { MAX_RANKS } from "./limits.ts";
 import type { Size } from "./size.ts";
 import { isCollective, type Report, type StepPlace } from "./verify_facts.ts";
@@ -238,27 +239,5 @@ export function checkReferences(plan: Plan, report: Report): void {
       }
       if (step.op === "allToAll") isSize(step.pairRows, place);
     }
-  }
-}
-
-/** Every buffer that a step names. */
-export function buffersOf(step: Step): string[] {
-  switch (step.op) {
-    case "launch":
-      return Object.values(step.bindings);
-    case "copy":
-      return [step.from, step.to];
-    case "allGather":
-      return [
-        ...[step.from, step.to],
-        ...step.rows ? [step.rows.counts] : [],
-        ...step.blocks ? [step.blocks.position] : [],
-      ];
-    case "allToAll":
-      return [step.from, step.to, step.counts, step.position, step.moved];
-    case "wait":
-      return [];
-    default:
-      return step satisfies never;
   }
 }

@@ -4,7 +4,7 @@
  * stored apart, so that it pins nothing. Holds after it: no two buffers that are live at once overlap.
  */
 
-import { accessesOf } from "../../spec/accesses.ts";
+import { buffersOf } from "../../spec/accesses.ts";
 import { barrierBindings } from "../../spec/barrier_bindings.ts";
 import { startedBy } from "../../spec/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -44,13 +44,9 @@ function usesOf(steps: readonly Step[]): Map<string, Use> {
   const result = new Map<string, Use>();
   const started = startedBy(steps);
   steps.forEach((step, i) => {
-    const { reads, writes } = accessesOf(step, started, {
-      launched: ({ bindings }) => ({
-        reads: Object.values(bindings),
-        writes: [],
-      }),
-    });
-    for (const buffer of [...reads, ...writes]) {
+    // A wait is of the exchange that it ends.
+    const of = step.op === "wait" ? started.get(step.handle)! : step;
+    for (const buffer of buffersOf(of)) {
       const use = result.get(buffer);
       if (use) use.last = i;
       else result.set(buffer, { first: i, last: i });
