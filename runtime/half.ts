@@ -1,10 +1,10 @@
 /** 16-bit floats in host memory: their values, and numbers rounded to them. */
 
-import { QUIET_NAN } from "../spec/dtype.ts";
+import { type HalfDType, QUIET_NAN } from "../spec/dtype.ts";
 
 /** The f32 values of 16-bit floats: exact. */
 export function widen(
-  stored: "f16" | "bf16",
+  stored: HalfDType,
   halves: Uint16Array,
 ): Float32Array {
   if (stored === "f16") return Float32Array.from(halves, widenF16);
@@ -27,7 +27,7 @@ function widenF16(bits: number): number {
  * number becomes the positive quiet NaN.
  */
 export function narrow(
-  stored: "f16" | "bf16",
+  stored: HalfDType,
   values: Float32Array,
 ): Uint16Array {
   const bits = new Uint32Array(

@@ -1,12 +1,12 @@
 /** What parameters are stored as: in the files that they come from, and while they are trained. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
-import type { FileDType } from "../../spec/dtype.ts";
+import type { FileDType, HalfDType } from "../../spec/dtype.ts";
 import type { Graph, NodeOf } from "./graph.ts";
 import { selectionBiases } from "./selection_bias.ts";
 
 /** What parameters that are trained can be stored as; masters of those in 16 bits are f32. */
-export type TrainedDType = "f32" | "f16" | "bf16";
+export type TrainedDType = "f32" | HalfDType;
 
 /** Dtypes by the name of a source tensor. */
 export type StoredDTypes = { readonly [tensor: string]: FileDType };

@@ -1,11 +1,12 @@
 /** The right operand of a matrix multiplication: where lanes find their columns, and how weights become numbers. */
 
+import { isHalf } from "../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { bindingsOf, type Hole, type KernelText, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
-import { DECODERS, halves, isPacked, perWord } from "./pieces/decode.ts";
+import { DECODERS, halves, perWord } from "./pieces/decode.ts";
 
 /** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
 export function unitOf(o: MatmulOptions): number {
@@ -22,8 +23,8 @@ function widthOf(o: MatmulOptions): number {
   if (o.weights.some(({ binding }) => left.has(binding))) return 1;
   return [4, 2].find((width) =>
     o.weights.every(({ stored, rowStride }) => {
-      const unit = width * (isPacked(stored) ? 2 : 1);
-      return isPacked(stored) === isPacked(o.weights[0]!.stored) &&
+      const unit = width * (isHalf(stored) ? 2 : 1);
+      return isHalf(stored) === isHalf(o.weights[0]!.stored) &&
         rowStride % unit === 0 && o.tile.columns % unit === 0;
     })
   ) ?? 1;
@@ -31,12 +32,12 @@ function widthOf(o: MatmulOptions): number {
 
 /** Whether words hold two neighbouring columns. */
 function inWords({ stored, inside }: MatmulWeight): boolean {
-  return isPacked(stored) && inside !== "k";
+  return isHalf(stored) && inside !== "k";
 }
 
 /** Whether turns of a sum take two terms: words hold two that follow each other along k. */
 export function takesPairs(o: Pick<MatmulOptions, "weights">): boolean {
-  return o.weights.some((w) => isPacked(w.stored) && !inWords(w));
+  return o.weights.some((w) => isHalf(w.stored) && !inWords(w));
 }
 
 /**
@@ -62,7 +63,7 @@ export function columnsAndWeights(
     }
     // Without a number of elements that share a scale, all along k do.
     const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
-    const packed = isPacked(stored);
+    const packed = isHalf(stored);
     invariant(!packed || rowStride % 2 === 0, "packed rows are even");
     const apart = packed || width > 1 ? unit : 1;
     const place = apart > 1 ? wgsl`unit[c / ${apart}]` : wgsl`column[c]`;
@@ -102,7 +103,7 @@ export function rightRow(o: MatmulOptions, i: number): KernelText {
   const loads = { width, binding, index: row("k", perWord(stored)) };
   const columns = (unit: number, body: KernelText) =>
     wgsl`@unroll (c < ${o.tile.columns} by ${unit}) { ${body} }`;
-  if (isPacked(stored)) {
+  if (isHalf(stored)) {
     const [low, high] = halves(stored, wgsl`word${i}[c + n]`);
     return columns(
       2 * width,
@@ -145,12 +146,12 @@ export function rightRow(o: MatmulOptions, i: number): KernelText {
 export function rightPair(o: MatmulOptions, i: number): KernelText {
   const { stored, inside, binding } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
-  const [low, high] = isPacked(stored)
+  const [low, high] = isHalf(stored)
     ? halves(stored, wgsl`word${i}[c]`)
     : ["k_even", "k_odd"].map((k) => wgsl`${binding}[at${i}[c] + ${k}]`);
   return wgsl`
     @unroll (c < ${o.tile.columns}) {
-      ${isPacked(stored) && wgsl`let word${i}[c] = ${binding}[at${i}[c] + k];`}
+      ${isHalf(stored) && wgsl`let word${i}[c] = ${binding}[at${i}[c] + k];`}
       let b${i}[c] = ${low};
       let next_b${i}[c] = ${high};
     }`;

@@ -1,6 +1,11 @@
 /** Constructors for kernel trees, with constant folding of index arithmetic; no other cleverness. */
 
-import { QUIET_NAN } from "../dtype.ts";
+import {
+  type HalfDType,
+  isHalf,
+  QUIET_NAN,
+  type StoredDType,
+} from "../dtype.ts";
 import { invariant } from "../errors.ts";
 import type {
   BinaryOp,
@@ -239,24 +244,22 @@ export function barrier(): Stmt {
 /** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32. 16-bit floats are stored two to a u32. */
 export function loadStored(
   binding: string,
-  stored: "f32" | "f16" | "bf16" | "i32" | "u32",
+  stored: StoredDType,
   index: Expr,
 ): Expr {
-  if (stored === "f32" || stored === "i32" || stored === "u32") {
-    return load(binding, index, stored);
-  }
+  if (!isHalf(stored)) return load(binding, index, stored);
   const word = load(binding, binary("shr", index, u32(1)), "u32");
   const odd = eq(binary("and", index, u32(1)), u32(1));
   return select(odd, unpackHigh(stored, word), unpackLow(stored, word));
 }
 /** The first of the two 16-bit floats in a u32. */
-function unpackLow(stored: "f16" | "bf16", word: Expr): Expr {
+function unpackLow(stored: HalfDType, word: Expr): Expr {
   return stored === "bf16"
     ? bitcast("f32", binary("shl", word, u32(16)))
     : call("unpackF16Lo", word);
 }
 /** The second of the two 16-bit floats in a u32. */
-function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
+function unpackHigh(stored: HalfDType, word: Expr): Expr {
   return stored === "bf16"
     ? bitcast("f32", binary("and", word, u32(0xffff0000)))
     : call("unpackF16Hi", word);
@@ -266,7 +269,7 @@ function unpackHigh(stored: "f16" | "bf16", word: Expr): Expr {
  * u32. What is too large becomes an infinity; what is no number, the positive quiet NaN. `value` is used several times, so
  * let it be a local.
  */
-export function packBits(stored: "f16" | "bf16", value: Expr): Expr {
+export function packBits(stored: HalfDType, value: Expr): Expr {
   const bits = bitcast("u32", value);
   const shifted = (a: Expr, by: number) => binary("shr", a, u32(by));
   const sign = binary("and", shifted(bits, 16), u32(0x8000));

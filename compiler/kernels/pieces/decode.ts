@@ -1,22 +1,17 @@
 /** Stored weights as f32: 16-bit floats, two to a u32, and elements that share words along the contracted axis. */
 
-import type { FileDType } from "../../../spec/dtype.ts";
+import { type FileDType, type HalfDType, isHalf } from "../../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../../spec/packed.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
 /** Elements of a weight in one word of its binding. */
 export function perWord(stored: FileDType): number {
-  return isPacked(stored) ? 2 : packingOf(stored)?.perWord ?? 1;
-}
-
-/** Whether two elements that are side by side share a word. */
-export function isPacked(stored: FileDType): stored is "f16" | "bf16" {
-  return stored === "f16" || stored === "bf16";
+  return isHalf(stored) ? 2 : packingOf(stored)?.perWord ?? 1;
 }
 
 /** The two 16-bit floats in a u32, in the order of memory. A bf16 is the upper half of an f32. */
 export function halves(
-  stored: "f16" | "bf16",
+  stored: HalfDType,
   word: Hole,
 ): readonly [KernelText, KernelText] {
   return stored === "bf16"

@@ -12,19 +12,18 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwise } from "../../kernels/elementwise.ts";
 import type { At } from "./at.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   addBuffer,
-  addLaunch,
   addScratch,
   freshName,
   type Lowering,
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
-import { placesOf, writeAll } from "./places.ts";
+import { placesGrid, placesOf, writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { placeInCache, targetStorage } from "./target.ts";
 import { isPlain, markPartial, storageFor } from "./storage.ts";
@@ -66,7 +65,6 @@ function writeHalves(
   node: NodeOf<"cacheWrite">,
   storage: Storage & { readonly dtype: HalfDType },
 ): void {
-  const { lowering } = scope;
   const value = node.inputs[1]!;
   const places = placesOf(scope, node, value.axes);
   const bitsAt = (at: At): Expr =>
@@ -87,10 +85,7 @@ function writeHalves(
         return [store(scope.write(storage.buffer), index, both)];
       }),
   });
-  addLaunch(lowering, node, kernel, {
-    bindings: scope.buffers,
-    workgroups: elementwiseGrid(places.size),
-  });
+  scope.launch(node, kernel, placesGrid(places, 2));
 }
 
 /** An output of its own for a value that is stored elsewhere: an input, a parameter, dispatched rows or a packed layout. */

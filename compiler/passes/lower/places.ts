@@ -12,6 +12,7 @@ import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node } from "../../graph/graph.ts";
 import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
+import type { Grid } from "../../kernels/kernel.ts";
 import { type At, atFlat, ROW } from "./at.ts";
 import { fixedProduct, opOf, productOf, sizeOf } from "./context.ts";
 import type { GroupedRows } from "./group.ts";
@@ -55,6 +56,16 @@ export function placesOf(
       return atRow(scope, inner, { grouped, row });
     },
   };
+}
+
+/** The grid of an elementwise kernel whose invocations have so many places each. */
+export function placesGrid({ size }: Places, each = 1): Grid {
+  if (each === 1) return elementwiseGrid(size);
+  return elementwiseGrid(
+    typeof size === "number"
+      ? Math.ceil(size / each)
+      : { ceilDiv: [size, each] },
+  );
 }
 
 /** The axes of a dispatched value inside a row. */
@@ -118,5 +129,5 @@ export function writeAll(
     bindings: scope.bindings,
     body: (index) => scope.block(() => body(places.at(index))),
   });
-  scope.launch(node, kernel, elementwiseGrid(places.size));
+  scope.launch(node, kernel, placesGrid(places));
 }

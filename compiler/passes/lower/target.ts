@@ -3,7 +3,6 @@
 import { convert, div, rem } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { type At, atFlat, atJoined, flatIndex } from "./at.ts";
 import {
   amendBuffer,
@@ -13,7 +12,7 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, finish, storeTo } from "./emit.ts";
-import { type Places, placesOf } from "./places.ts";
+import { type Places, placesGrid, placesOf } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
@@ -43,15 +42,8 @@ export function resultOf(lowering: Lowering, node: Node): Result {
   return {
     ...{ scope, places },
     epilogue: (i, value) => writeTarget(target, places.at(i), [value]),
-    launch(kernel, cells = 1) {
-      const { size } = places;
-      const invocations = cells === 1
-        ? size
-        : typeof size === "number"
-        ? size / cells
-        : { ceilDiv: [size, cells] } as const;
-      scope.launch(node, kernel, elementwiseGrid(invocations));
-    },
+    launch: (kernel, cells) =>
+      scope.launch(node, kernel, placesGrid(places, cells)),
   };
 }
 
