@@ -116,7 +116,8 @@ function pageAxes(
     [PAGE]: whole(PAGE, total),
     ...over.length === 0 ? {} : {
       [localName(PAGE, over)]: {
-        ...{ ...whole(PAGE, total), over, size: count, table: "block" },
+        ...whole(PAGE, total),
+        ...{ over, size: count, table: "block" },
       },
     },
     [WITHIN]: whole(WITHIN, size),

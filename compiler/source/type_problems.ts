@@ -61,6 +61,7 @@ function openPrograms(path: string, typeRoot?: string): () => ts.Program {
   const folder = dirname(path);
   const ambient = join(folder, "__switchyard_ambient.d.ts");
   const library = libraryFiles();
+  const modules = typedModules();
   const host = {
     ...ts.createCompilerHost(options),
     getSourceFile: openFiles((name) => {
@@ -76,7 +77,7 @@ function openPrograms(path: string, typeRoot?: string): () => ts.Program {
       from: string,
     ) =>
       literals.map(({ text }) => ({
-        resolvedModule: resolveModule(text, from, { options, host }),
+        resolvedModule: resolveModule(text, from, { options, host, modules }),
       })),
     // A file that an import names may be there now.
     hasInvalidatedResolutions: (name: string) => isUsers(name),
@@ -115,12 +116,13 @@ function openFiles(
 function resolveModule(
   name: string,
   from: string,
-  { options, host }: {
+  { options, host, modules }: {
     readonly options: ts.CompilerOptions;
     readonly host: ts.ModuleResolutionHost;
+    readonly modules: ReadonlyMap<string, string>;
   },
 ): ts.ResolvedModuleFull | undefined {
-  const own = typedModules().get(name);
+  const own = modules.get(name);
   if (own !== undefined) {
     const extension = own.endsWith(".d.ts")
       ? ts.Extension.Dts

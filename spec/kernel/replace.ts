@@ -49,35 +49,27 @@ function valueOf(
   by: Replacements,
   value: (e: Expr) => Expr,
 ): Expr {
-  switch (e.op) {
-    case "const":
-      return e;
+  const replaced = mapOperands(e, value);
+  switch (replaced.op) {
     case "id":
-      return by.id?.(e.name) ?? e;
+      return by.id?.(replaced.name) ?? replaced;
     case "local": {
-      const name = by.variable?.(e.name) ?? e.name;
-      return name === e.name ? e : { ...e, name };
+      const name = by.variable?.(replaced.name) ?? replaced.name;
+      return name === replaced.name ? replaced : { ...replaced, name };
     }
     case "load": {
-      const index = value(e.index);
-      const binding = by.binding?.(e.binding) ?? e.binding;
-      return index === e.index && binding === e.binding
-        ? e
-        : { ...e, binding, index };
+      const binding = by.binding?.(replaced.binding) ?? replaced.binding;
+      return binding === replaced.binding ? replaced : { ...replaced, binding };
     }
     case "shared": {
-      const index = value(e.index);
-      const array = by.shared?.(e.array) ?? e.array;
-      return index === e.index && array === e.array
-        ? e
-        : { ...e, array, index };
+      const array = by.shared?.(replaced.array) ?? replaced.array;
+      return array === replaced.array ? replaced : { ...replaced, array };
     }
-    case "binary": {
-      const [a, b] = [value(e.a), value(e.b)];
-      return a === e.a && b === e.b ? e : binary(e.fn, a, b);
-    }
+    case "binary":
+      // Operands may have become constants.
+      return replaced === e ? e : binary(replaced.fn, replaced.a, replaced.b);
     default:
-      return mapOperands(e, value);
+      return replaced;
   }
 }
 

@@ -79,10 +79,8 @@ export function lowerExpertOuter(
     epilogue: (at, sum) => {
       const row = atFlat(scope, rows, at.row);
       const column = atFlat(scope, columns, at.column);
-      const place = atWith(
-        atJoined(rows, row, column),
-        ...[expert, () => at.expert] as const,
-      );
+      const inner = atJoined(rows, row, column);
+      const place = atWith(inner, expert, () => at.expert);
       return writeTarget({ scope, node, storage }, place, [sum]);
     },
   };

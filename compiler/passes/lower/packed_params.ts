@@ -92,7 +92,6 @@ export function addPacked(
   const inner = perScale === undefined
     ? [group("word", perWord)]
     : [block!, word(lowering, `${along}_word`, perScale / perWord)];
-  const outer = batch;
   const add = (
     ending: string,
     dtype: "u32" | "f32",
@@ -102,7 +101,7 @@ export function addPacked(
     addBuffer(lowering, {
       ...{ name: buffer, kind: "weight", dtype },
       axes: [
-        ...outer,
+        ...batch,
         ...blocks.map(({ axis, size }) => ({ axis, size })),
         ...columns,
       ],

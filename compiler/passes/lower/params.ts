@@ -124,8 +124,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     : { rowStride: layout.rowStride };
   addBuffer(lowering, {
     ...{ name, kind: "weight", dtype: stored },
-    axes: axes,
-    ...padded,
+    ...{ axes, ...padded },
   });
   lowering.values.storages.set(node, {
     ...{ buffer: name, dtype: stored, axes },

@@ -48,13 +48,12 @@ export function markPartial(
 
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
-  const order = updatedAxes(lowering, node) ?? node.axes;
-  const axes = order;
+  const axes = updatedAxes(lowering, node) ?? node.axes;
   const output = Object.entries(lowering.model.graph.outputs).find((
     [, value],
   ) => value === node)?.[0];
   // An output has its own order: it is copied from where the parameter's is.
-  const buffer = output === undefined || !sameAxes(order, node.axes)
+  const buffer = output === undefined || !sameAxes(axes, node.axes)
     ? addScratch(lowering, opOf(node), dtype, axes)
     : addBuffer(lowering, {
       name: freshName(lowering, output),
@@ -62,7 +61,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
       dtype,
       axes,
     });
-  return { buffer, dtype, axes: order };
+  return { buffer, dtype, axes };
 }
 
 /** Of the next value of a parameter that is copied: the order in which the parameter is stored in memory. */
