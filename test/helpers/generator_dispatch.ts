@@ -28,6 +28,12 @@ export const range = (n: number): number[] =>
 export const total = (list: readonly number[]): number =>
   list.reduce((a, b) => a + b, 0);
 
+/** A list that is made where it is first asked for. */
+function once<T>(make: () => Iterable<T>): () => readonly T[] {
+  let made: readonly T[] | undefined;
+  return () => made ??= [...make()];
+}
+
 /** What tokens choose. */
 export interface Choices {
   readonly experts: number;
@@ -136,7 +142,9 @@ export function* ofAssign(): Generator<Launch> {
 }
 
 /** Choices that were assigned, and the rows that they got; a part of all of them. */
-function* sent(): Generator<Assigned & { readonly got: Contents }> {
+const sent = once(function* (): Generator<
+  Assigned & { readonly got: Contents }
+> {
   for (const one of assigned()) {
     const names = one.launch.kernel.bindings.map((b) => b.name);
     if (names.includes("tiles") || names.includes("order")) continue;
@@ -144,7 +152,7 @@ function* sent(): Generator<Assigned & { readonly got: Contents }> {
     const sendRow = got["sendRow"]!.slice(0, one.index.length);
     yield { ...one, got: { ...got, sendRow } };
   }
-}
+});
 
 export function* ofPermute(): Generator<Launch> {
   for (const { k, tokens: count, kept, got } of sent()) {

@@ -90,6 +90,7 @@ interface Invocation {
   readonly ids: { readonly [id: string]: number };
   readonly memory: Map<string, Words>;
   readonly scopes: Map<string, number>[];
+  readonly waiting: ReadonlySet<Stmt>;
 }
 
 function divide(fn: string, type: string, a: number, b: number): number {
@@ -158,15 +159,19 @@ function reported(type: string, value: number, { watch }: Invocation): number {
   return value;
 }
 
+function scopeOf(name: string, { scopes }: Invocation): Map<string, number> {
+  for (let i = scopes.length - 1; i >= 0; i--) {
+    if (scopes[i]!.has(name)) return scopes[i]!;
+  }
+  throw new Error(`no variable '${name}'`);
+}
+
 function evaluate(e: Expr, at: Invocation): number {
   switch (e.op) {
     case "const":
       return wrap(e.type, Number(e.value));
-    case "local": {
-      const scope = at.scopes.findLast((s) => s.has(e.name));
-      if (!scope) throw new Error(`no variable '${e.name}'`);
-      return scope.get(e.name)!;
-    }
+    case "local":
+      return scopeOf(e.name, at).get(e.name)!;
     case "id":
       return at.ids[e.name]!;
     case "load":
@@ -223,49 +228,91 @@ function evaluate(e: Expr, at: Invocation): number {
   }
 }
 
-const known = new WeakMap<readonly Stmt[], readonly Stmt[]>();
-
-/** As `withScalarLoads`, once for each block. */
-function scalarLoads(body: readonly Stmt[]): readonly Stmt[] {
-  const found = known.get(body) ?? withScalarLoads(body);
-  known.set(body, found);
+/** Statements in which an invocation waits for others. */
+function waitingIn(body: readonly Stmt[], found = new Set<Stmt>()): Set<Stmt> {
+  for (const s of body) {
+    const inner = s.op === "for"
+      ? [s.body]
+      : s.op === "if"
+      ? [s.then, s.else ?? []]
+      : [];
+    for (const list of inner) waitingIn(list, found);
+    const waits = inner.flat().some((part) => found.has(part));
+    if (s.op === "barrier" || waits) found.add(s);
+  }
   return found;
 }
 
+/** The values of the counter of a loop. */
+function* turnsOf(
+  s: Extract<Stmt, { op: "for" }>,
+  at: Invocation,
+): Generator<number> {
+  const to = evaluate(endOf(s), at);
+  const step = evaluate(s.step, at);
+  for (let i = evaluate(s.from, at); i < to; i += step) {
+    at.watch.turn?.();
+    yield i;
+  }
+}
+
+/** Run a statement in which nobody waits. */
+function run(s: Stmt, at: Invocation): void {
+  switch (s.op) {
+    case "let":
+    case "var":
+      at.scopes.at(-1)!.set(s.name, evaluate(s.value, at));
+      return;
+    case "set":
+      scopeOf(s.name, at).set(s.name, evaluate(s.value, at));
+      return;
+    case "store":
+    case "sharedStore": {
+      const words = at.memory.get(s.op === "store" ? s.binding : s.array)!;
+      const index = evaluate(s.index, at) >>> 0;
+      const bits = toBits(s.value.type, evaluate(s.value, at));
+      if (index >= words.length) {
+        if (s.op === "store") at.watch.outside?.(at.number, s.binding, index);
+        return;
+      }
+      words[index] = bits;
+      if (s.op === "store") at.watch.store?.(at.number, s.binding, index);
+      return;
+    }
+    case "for":
+      for (const i of turnsOf(s, at)) runAll(s.body, at, [s.name, i]);
+      return;
+    case "if":
+      runAll(evaluate(s.condition, at) ? s.then : s.else ?? [], at);
+      return;
+    default:
+      throw new Error(s.op);
+  }
+}
+
+function runAll(
+  body: readonly Stmt[],
+  at: Invocation,
+  first?: [string, number],
+): void {
+  at.scopes.push(new Map(first ? [first] : []));
+  for (const s of body) run(s, at);
+  at.scopes.pop();
+}
+
+/** Run statements; gives way where the invocation waits. */
 function* execute(
   body: readonly Stmt[],
   at: Invocation,
   first?: [string, number],
 ): Generator<void> {
   at.scopes.push(new Map(first ? [first] : []));
-  for (const s of scalarLoads(body)) {
-    if (s.op === "let" || s.op === "var") {
-      at.scopes.at(-1)!.set(s.name, evaluate(s.value, at));
-    } else if (s.op === "set") {
-      at.scopes.findLast((scope) => scope.has(s.name))!.set(
-        s.name,
-        evaluate(s.value, at),
-      );
-    } else if (s.op === "store" || s.op === "sharedStore") {
-      const words = at.memory.get(s.op === "store" ? s.binding : s.array)!;
-      const index = evaluate(s.index, at) >>> 0;
-      const bits = toBits(s.value.type, evaluate(s.value, at));
-      if (index >= words.length) {
-        if (s.op === "store") at.watch.outside?.(at.number, s.binding, index);
-        continue;
-      }
-      words[index] = bits;
-      if (s.op === "store") at.watch.store?.(at.number, s.binding, index);
-    } else if (s.op === "for") {
-      const to = evaluate(endOf(s), at);
-      const step = evaluate(s.step, at);
-      for (let i = evaluate(s.from, at); i < to; i += step) {
-        at.watch.turn?.();
-        yield* execute(s.body, at, [s.name, i]);
-      }
+  for (const s of body) {
+    if (!at.waiting.has(s)) run(s, at);
+    else if (s.op === "for") {
+      for (const i of turnsOf(s, at)) yield* execute(s.body, at, [s.name, i]);
     } else if (s.op === "if") {
-      if (evaluate(s.condition, at)) yield* execute(s.then, at);
-      else if (s.else) yield* execute(s.else, at);
+      yield* execute(evaluate(s.condition, at) ? s.then : s.else ?? [], at);
     } else yield;
   }
   at.scopes.pop();
@@ -279,6 +326,8 @@ export function interpretKernel(
   watch: Watch = {},
 ): void {
   const [gx, gy, gz] = workgroups;
+  const body = withScalarLoads(kernel.body);
+  const waiting = waitingIn(body);
   for (let g = 0; g < gx * gy * gz; g++) {
     const memory = new Map(Object.entries(bindings));
     for (const { name, length } of kernel.shared) {
@@ -287,9 +336,9 @@ export function interpretKernel(
     const running = Array.from(
       { length: kernel.workgroupSize },
       (_, local) =>
-        execute(kernel.body, {
+        execute(body, {
           number: g * kernel.workgroupSize + local,
-          watch,
+          ...{ watch, waiting },
           ids: {
             "group.x": g % gx,
             "group.y": Math.floor(g / gx) % gy,
@@ -300,9 +349,9 @@ export function interpretKernel(
           scopes: [],
         }),
     );
-    let waiting = running;
-    while (waiting.length > 0) {
-      waiting = waiting.filter((invocation) => !invocation.next().done);
+    let left = running;
+    while (left.length > 0) {
+      left = left.filter((invocation) => !invocation.next().done);
     }
   }
 }
