@@ -4,8 +4,8 @@
  * 200. `--rounds N` (default 9), `--out FILE` (default `bench/results/watch.json`).
  */
 
-import { type ChildProcess, fork } from "node:child_process";
-import { once } from "node:events";
+import { fork } from "node:child_process";
+import { on, once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -106,30 +106,6 @@ async function heldByPage(page: Page): Promise<Omit<Held, "step" | "process">> {
   return { page: value("JSHeapUsedSize"), elements: value("Nodes") };
 }
 
-async function* messages(child: ChildProcess): AsyncGenerator<Said> {
-  const said: Said[] = [];
-  let wake = () => {};
-  child.on("message", (message) => {
-    said.push(message as Said);
-    wake();
-  });
-  let gone = false;
-  child.on("exit", () => {
-    gone = true;
-    wake();
-  });
-  for (;;) {
-    const next = said.shift();
-    if (next === undefined) {
-      if (gone) throw new Error("Cannot measure: the training failed.");
-      await new Promise<void>((resolve) => wake = resolve);
-    } else {
-      yield next;
-      if ("times" in next) return;
-    }
-  }
-}
-
 async function run(side: Side, browser: Browser): Promise<Run> {
   const out = mkdtempSync(path.join(tmpdir(), "switchyard-watch-"));
   const child = fork(process.argv[1]!, [
@@ -140,7 +116,8 @@ async function run(side: Side, browser: Browser): Promise<Run> {
   const held: Held[] = [];
   let page: Page | undefined;
   let times: readonly number[] = [], cpuMs = 0;
-  for await (const said of messages(child)) {
+  const messages = on(child, "message", { close: ["disconnect"] });
+  for await (const [said] of messages as AsyncIterable<[Said]>) {
     if ("address" in said) {
       if (side === "page") ({ page } = await openPage(browser, said.address));
     } else if ("times" in said) ({ times, cpuMs } = said);
@@ -158,6 +135,9 @@ async function run(side: Side, browser: Browser): Promise<Run> {
   }
   await page?.close();
   await ended;
+  if (times.length === 0) {
+    throw new Error("Cannot measure: the training failed.");
+  }
   rmSync(out, { recursive: true });
   return { ms: median(times), cpuMs, held };
 }
