@@ -87,13 +87,24 @@ t.test("layers that take the same steps are one section", (t) => {
   t.end();
 });
 
-t.test("no two sections of a program share a name", async (t) => {
+t.test("gradients have sections and roles of their own", async (t) => {
   const { programs: [training] } = await viewOf(
     ...["examples/demo-lm", "--mesh", "ep=2", "--train"],
   );
   const names = training!.sections.map(({ name }) => name);
   t.ok(names.some((name) => / \(2 of \d+\)$/.test(name)), names.join());
   t.strictSame(names, [...new Set(names)]);
+  // Gradients of experts are theirs, though those of attention come later.
+  const { steps } = training!.program;
+  const rolesIn = (block: RegExp) =>
+    new Set(
+      training!.roles.filter((_, i) =>
+        steps[i]!.phase === "backward" && block.test(steps[i]!.block ?? "")
+      ),
+    );
+  t.strictSame([...rolesIn(/self_attn$/)], ["attention"]);
+  t.ok(rolesIn(/mlp$/).has("experts"));
+  t.notOk(rolesIn(/mlp$/).has("attention"));
 });
 
 t.test("only ranks of a group are joined", (t) => {

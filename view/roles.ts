@@ -37,8 +37,9 @@ export function rolesOf(
   program: Program,
   sections: readonly Section[],
 ): Role[] {
-  return sections.flatMap(({ start, length, times }) => {
-    const roles = sectionRoles(program.steps.slice(start, start + length));
+  return sections.flatMap(({ start, length, times, phase }) => {
+    const steps = program.steps.slice(start, start + length);
+    const roles = sectionRoles(steps, phase);
     return Array.from({ length: times }, () => roles).flat();
   });
 }
@@ -56,7 +57,10 @@ const BY_OP: { readonly [op: string]: Role | undefined } = {
   route: "router",
 };
 
-function sectionRoles(steps: readonly Step[]): Role[] {
+function sectionRoles(
+  steps: readonly Step[],
+  phase: Section["phase"],
+): Role[] {
   const known = steps.map((step): Role | undefined =>
     step.part?.op ??
       (step.phase === "update" ? "update" : BY_OP[opOf(step)])
@@ -64,14 +68,27 @@ function sectionRoles(steps: readonly Step[]): Role[] {
   const dispatch = known.indexOf("dispatch");
   const combine = known.lastIndexOf("combine");
   const router = known.indexOf("router");
-  // Attention is all up to the norm of what comes after it.
+  const [first, last] = [
+    known.indexOf("attention"),
+    known.lastIndexOf("attention"),
+  ];
+  // Attention is all up to the norm of what comes after it; of gradients, which come in the other order, its block.
   const norm = steps.findIndex((step, i) =>
-    i > known.lastIndexOf("attention") && opOf(step) === "rmsNorm"
+    i > last && opOf(step) === "rmsNorm"
   );
-  const attends = known.includes("attention");
+  const blocks = new Set(
+    steps.flatMap(({ block }, i) =>
+      known[i] === "attention" && block !== undefined ? [block] : []
+    ),
+  );
+  const attends = (i: number) =>
+    first >= 0 &&
+    (phase === "forward"
+      ? i < norm || norm < 0
+      : i > first && i < last || blocks.has(steps[i]!.block ?? ""));
   return known.map((role, i) => {
     if (role !== undefined) return role;
-    if (attends && (i < norm || norm < 0)) return "attention";
+    if (attends(i)) return "attention";
     if (i < router) return "router";
     return dispatch >= 0 && i > dispatch && i < combine ? "experts" : "dense";
   });
