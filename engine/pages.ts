@@ -142,20 +142,10 @@ export class PageTable {
     return true;
   }
 
-  /** Have the next page of `content` from another sequence that has filled it. Returns whether there is one. */
-  share(
-    sequence: number,
-    from: number,
-    content: readonly number[],
-  ): boolean {
-    const pages = this.#pages[sequence]!;
-    const tokens = content.slice(from, from + this.size);
-    if (from !== pages.length * this.size || tokens.length < this.size) {
-      return false;
-    }
-    const page = this.#poolOf(sequence).full.get(
-      keyOf(pages.at(-1), tokens),
-    );
+  /** Have the next page, of these tokens, from another sequence that has filled it. Returns whether there is one. */
+  share(sequence: number, tokens: readonly number[]): boolean {
+    const before = this.#pages[sequence]!.at(-1);
+    const page = this.#poolOf(sequence).full.get(keyOf(before, tokens));
     if (!page) return false;
     this.#add(sequence, page);
     this.#tokens[sequence]!.push(...tokens);

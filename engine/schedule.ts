@@ -130,6 +130,10 @@ function isPlaced({ slots }: Places<Scheduled>, { slot, sequence }: Live) {
   return slots[slot] === sequence;
 }
 
+function tokenOf({ prompt, tokens }: Scheduled, position: number): number {
+  return prompt[position] ?? tokens[position - prompt.length]!;
+}
+
 /** Take the next token of a sequence. Returns false where there is no page for it. */
 function take(
   { pages }: Places<Scheduled>,
@@ -137,7 +141,7 @@ function take(
   { taken, ends }: Step,
 ): boolean {
   const { prompt, tokens, fed } = sequence;
-  const id = prompt[fed] ?? tokens[fed - prompt.length]!;
+  const id = tokenOf(sequence, fed);
   if (pages && !pages.place(slot, fed, id)) return false;
   sequence.fed++;
   if (sequence.fed === prompt.length + tokens.length) ends.push(taken.length);
@@ -153,7 +157,11 @@ function share(
   const { prompt, tokens, fed } = sequence;
   if (!pages || fed % pages.size > 0) return false;
   if (fed + pages.size >= prompt.length + tokens.length) return false;
-  if (!pages.share(slot, fed, [...prompt, ...tokens])) return false;
+  const next = Array.from(
+    { length: pages.size },
+    (_, i) => tokenOf(sequence, fed + i),
+  );
+  if (!pages.share(slot, next)) return false;
   sequence.fed += pages.size;
   return true;
 }
