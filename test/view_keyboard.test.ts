@@ -13,6 +13,7 @@ import {
   openBrowser,
   openPage,
   skipWithoutBrowser,
+  texts,
 } from "./helpers/browser.ts";
 import {
   integers,
@@ -77,9 +78,6 @@ async function read(
   }
   return said;
 }
-
-const texts = async (page: Page, selector: string) =>
-  (await page.locator(selector).allTextContents()).map((text) => text.trim());
 
 const most = ({ ranks }: PlanSummary, kind: keyof RankBytes) =>
   sizeText(Math.max(...ranks.map(({ bytes }) => bytes[kind])));

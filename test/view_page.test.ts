@@ -21,6 +21,7 @@ import {
   openBrowser,
   openPage,
   skipWithoutBrowser,
+  texts,
   type WatchedPage,
 } from "./helpers/browser.ts";
 import {
@@ -77,12 +78,6 @@ async function drop(page: Page, file: string): Promise<void> {
     });
   }
   await client.detach();
-}
-
-/** The texts of elements. */
-async function texts(page: Page, selector: string): Promise<string[]> {
-  return (await page.locator(selector).allTextContents())
-    .map((text) => text.trim());
 }
 
 t.test(

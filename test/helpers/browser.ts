@@ -80,6 +80,12 @@ export async function openPage(
   return { page, complaints, seconds };
 }
 
+/** The texts of elements. */
+export async function texts(page: Page, selector: string): Promise<string[]> {
+  return (await page.locator(selector).allTextContents())
+    .map((text) => text.trim());
+}
+
 /** What axe-core finds serious or critical in a page, one line each. */
 export async function accessibilityProblems(page: Page): Promise<string[]> {
   const { resolve } = createRequire(import.meta.url);

@@ -25,7 +25,9 @@ export function StepsView(
   const k = step === undefined ? 0 : Math.floor((step - start) / length);
   const [from, end] = rangeOf(section, k);
   const list = useMemo(
-    () => stepsOf(program.steps, { start: from, length: end - from }),
+    () =>
+      stepsOf(program.steps, { start: from, length: end - from })
+        .map((at) => ({ index: at.index, ...describeStep(view, at) })),
     [program, from, end],
   );
   const roles = program.roles;
@@ -55,23 +57,20 @@ export function StepsView(
       )}
       <div class={step === undefined ? "steps" : "steps open"}>
         <ol start={from}>
-          {list.map((at) => {
-            const { name, result, kernel, over } = describeStep(view, at);
-            return (
-              <li>
-                <a
-                  href={`#${stepLink(program, at.index)}`}
-                  aria-current={at.index === step ? "step" : undefined}
-                >
-                  <i class={`ink ${roles[at.index]}`} />
-                  <span class="number">{at.index}</span>
-                  <span class="name">{name}</span>
-                  <span class="how">{kernel ?? over}</span>
-                  <code>{result}</code>
-                </a>
-              </li>
-            );
-          })}
+          {list.map(({ index, name, result, kernel, over }) => (
+            <li>
+              <a
+                href={`#${stepLink(program, index)}`}
+                aria-current={index === step ? "step" : undefined}
+              >
+                <i class={`ink ${roles[index]}`} />
+                <span class="number">{index}</span>
+                <span class="name">{name}</span>
+                <span class="how">{kernel ?? over}</span>
+                <code>{result}</code>
+              </a>
+            </li>
+          ))}
         </ol>
         {step !== undefined && <Detail {...{ view, program, step, sources }} />}
       </div>
