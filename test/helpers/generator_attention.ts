@@ -53,6 +53,7 @@ const ATTENTION = {
 };
 
 export function* ofAttention(): Generator<Launch> {
+  let c = 0;
   for (const [n, batch] of BATCHES.entries()) {
     for (
       const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
@@ -68,34 +69,36 @@ export function* ofAttention(): Generator<Launch> {
       if (dim > 3 && n !== 4) continue;
       if (o.sinks && !(sees.window && sees.chunk)) continue;
       if (o.shared && (sees.window || sees.chunk)) continue;
-      for (const queries of heads === 1 ? [1, 6] : [1, 4, 6]) {
-        const options = {
-          ...{ name, heads, kvHeads, dim, valueDim, ...sees, ...o },
-          ...{ context: CONTEXT, scale: 0.5, tokens: lengthAt(0), queries },
-        };
-        const paged = (n + queries) % 2 === 1;
-        const pages = [3, 1, 0, 2];
-        const place = (width: number) => (entry: number) =>
-          (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
-          width;
-        const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
-        yield {
-          kernel: attention({
-            ...options,
-            ...paged ? { pages: { size: 2 } } : {},
-          }),
-          grid: attentionGrid(options, batch.length),
-          reads: {
-            q: waves(batch.length * heads * dim),
-            keys: cache(batch, keys, place(keys)),
-            values: cache(batch, values, place(values)),
-            ...{ pages, sinks: waves(heads), lengths: [batch.length] },
-            sequence: batch.map(([sequence]) => sequence),
-            position: batch.map(([, position]) => position),
-          },
-          stores: { y: batch.length * heads * valueDim },
-        };
-      }
+      // Over the batches each has every number of queries, in pages and not.
+      c++;
+      const some = heads === 1 ? [1, 6] : [1, 4, 6];
+      const queries = some[(c + Math.floor(n / 2)) % some.length]!;
+      const paged = (c + n) % 2 === 1;
+      const options = {
+        ...{ name, heads, kvHeads, dim, valueDim, ...sees, ...o },
+        ...{ context: CONTEXT, scale: 0.5, tokens: lengthAt(0), queries },
+      };
+      const pages = [3, 1, 0, 2];
+      const place = (width: number) => (entry: number) =>
+        (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
+        width;
+      const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
+      yield {
+        kernel: attention({
+          ...options,
+          ...paged ? { pages: { size: 2 } } : {},
+        }),
+        grid: attentionGrid(options, batch.length),
+        reads: {
+          q: waves(batch.length * heads * dim),
+          keys: cache(batch, keys, place(keys)),
+          values: cache(batch, values, place(values)),
+          ...{ pages, sinks: waves(heads), lengths: [batch.length] },
+          sequence: batch.map(([sequence]) => sequence),
+          position: batch.map(([, position]) => position),
+        },
+        stores: { y: batch.length * heads * valueDim },
+      };
     }
   }
 }

@@ -76,6 +76,7 @@ interface Assigned extends Choices {
 const OWN = [0, 1];
 
 function* assigned(): Generator<Assigned> {
+  let n = 0;
   for (const choices of allChoices()) {
     const { experts, k, index } = choices;
     const order = range(experts).reverse();
@@ -89,7 +90,7 @@ function* assigned(): Generator<Assigned> {
         ) {
           for (
             const tileRows of own === undefined
-              ? [undefined, 1, 2]
+              ? [undefined, 1 + n++ % 2]
               : [undefined]
           ) {
             if (ordered && dropped) continue;

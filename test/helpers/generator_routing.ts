@@ -161,7 +161,9 @@ export function* ofSlots(): Generator<Launch> {
     })["mark"]!.slice(0, experts * count);
     for (const drop of ["position", "score", "random"] as const) {
       // To compare bit by bit takes long.
-      if (drop !== "position" && (experts > 2 || k > 1 || count > 3)) continue;
+      if (drop !== "position" && (experts > 2 || k > 1 || count !== 3)) {
+        continue;
+      }
       for (const order of ["choice", "token"] as const) {
         for (const room of [1, "table", "largest"] as const) {
           const n = total(index) + order.length + drop.length;

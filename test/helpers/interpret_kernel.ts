@@ -9,14 +9,14 @@ export type Words = Uint32Array;
 
 const word = new DataView(new ArrayBuffer(8));
 function toBits(type: string, value: number): number {
-  if (type === "f32") word.setFloat32(0, value);
-  else word.setUint32(0, value >>> 0);
+  if (type !== "f32") return value >>> 0;
+  word.setFloat32(0, value);
   return word.getUint32(0);
 }
 function fromBits(type: string, bits: number): number {
+  if (type !== "f32") return type === "i32" ? bits | 0 : bits;
   word.setUint32(0, bits);
-  if (type === "f32") return word.getFloat32(0);
-  return type === "i32" ? word.getInt32(0) : word.getUint32(0);
+  return word.getFloat32(0);
 }
 
 function unpackF16(half: number): number {
@@ -93,6 +93,9 @@ interface Invocation {
   readonly waiting: ReadonlySet<Stmt>;
 }
 
+/** What an invocation finds an expression to be. */
+type Value = (at: Invocation) => number;
+
 function divide(fn: string, type: string, a: number, b: number): number {
   const safe = b === 0 || (type === "i32" && a === -(2 ** 31) && b === -1)
     ? 1
@@ -100,63 +103,70 @@ function divide(fn: string, type: string, a: number, b: number): number {
   return fn === "div" ? Math.trunc(a / safe) : a % safe;
 }
 
-function binary(fn: string, type: string, a: number, b: number): number {
+function binary(fn: string, type: string): (a: number, b: number) => number {
   const f = type === "f32";
   switch (fn) {
     case "add":
-      return a + b;
+      return (a, b) => a + b;
     case "sub":
-      return a - b;
+      return (a, b) => a - b;
     case "mul":
-      return f ? a * b : Math.imul(a, b);
+      return f ? (a, b) => a * b : Math.imul;
     case "div":
-      return f ? a / b : divide(fn, type, a, b);
+      return f ? (a, b) => a / b : (a, b) => divide(fn, type, a, b);
     case "rem":
       return f
-        ? a - Math.fround(b * Math.trunc(Math.fround(a / b)))
-        : divide(fn, type, a, b);
+        ? (a, b) => a - Math.fround(b * Math.trunc(Math.fround(a / b)))
+        : (a, b) => divide(fn, type, a, b);
     case "min":
-      return b < a ? b : a;
+      return (a, b) => b < a ? b : a;
     case "max":
-      return a < b ? b : a;
+      return (a, b) => a < b ? b : a;
     case "and":
     case "land":
-      return a & b;
+      return (a, b) => a & b;
     case "or":
     case "lor":
-      return a | b;
+      return (a, b) => a | b;
     case "xor":
-      return a ^ b;
+      return (a, b) => a ^ b;
     case "shl":
-      return a << (b & 31);
+      return (a, b) => a << (b & 31);
     case "shr":
-      return type === "i32" ? a >> (b & 31) : a >>> (b & 31);
+      return type === "i32"
+        ? (a, b) => a >> (b & 31)
+        : (a, b) => a >>> (b & 31);
     case "eq":
-      return +(a === b);
+      return (a, b) => +(a === b);
     case "ne":
-      return +(a !== b);
+      return (a, b) => +(a !== b);
     case "lt":
-      return +(a < b);
+      return (a, b) => +(a < b);
     case "le":
-      return +(a <= b);
+      return (a, b) => +(a <= b);
     case "gt":
-      return +(a > b);
+      return (a, b) => +(a > b);
     case "ge":
-      return +(a >= b);
+      return (a, b) => +(a >= b);
     default:
       throw new Error(fn);
   }
 }
 
-function wrap(type: string, value: number): number {
-  if (type === "f32") return Math.fround(value);
-  if (type === "i32") return value | 0;
-  return type === "u32" ? value >>> 0 : +!!value;
-}
+const WRAP: { readonly [type: string]: (value: number) => number } = {
+  f32: Math.fround,
+  i32: (value) => value | 0,
+  u32: (value) => value >>> 0,
+  bool: (value) => +!!value,
+};
 
-function reported(type: string, value: number, { watch }: Invocation): number {
-  if (type === "f32") watch.float?.(value);
-  return value;
+function reported(type: string, value: Value): Value {
+  if (type !== "f32") return value;
+  return (at) => {
+    const result = value(at);
+    at.watch.float?.(result);
+    return result;
+  };
 }
 
 function scopeOf(name: string, { scopes }: Invocation): Map<string, number> {
@@ -166,65 +176,96 @@ function scopeOf(name: string, { scopes }: Invocation): Map<string, number> {
   throw new Error(`no variable '${name}'`);
 }
 
+const known = new WeakMap<Expr, Value>();
+
+/** The value of an expression, whose ops are looked at once. */
+function valueOf(e: Expr): Value {
+  const value = known.get(e) ?? newValue(e);
+  known.set(e, value);
+  return value;
+}
+
 function evaluate(e: Expr, at: Invocation): number {
+  return valueOf(e)(at);
+}
+
+function newValue(e: Expr): Value {
+  const wrap = WRAP[e.type]!;
   switch (e.op) {
-    case "const":
-      return wrap(e.type, Number(e.value));
+    case "const": {
+      const value = wrap(Number(e.value));
+      return () => value;
+    }
     case "local":
-      return scopeOf(e.name, at).get(e.name)!;
+      return (at) => scopeOf(e.name, at).get(e.name)!;
     case "id":
-      return at.ids[e.name]!;
-    case "load":
-    case "shared": {
-      const words = at.memory.get(e.op === "load" ? e.binding : e.array)!;
-      const index = evaluate(e.index, at) >>> 0;
-      const inside = index < words.length ? index : 0;
-      if (e.op === "load") {
+      return (at) => at.ids[e.name]!;
+    case "load": {
+      const of = valueOf(e.index);
+      return (at) => {
+        const words = at.memory.get(e.binding)!;
+        const index = of(at) >>> 0;
+        const inside = index < words.length ? index : 0;
         if (inside !== index) at.watch.outside?.(at.number, e.binding, index);
         at.watch.load?.(at.number, e.binding, inside);
-      }
-      return fromBits(e.type, words[inside]!);
+        return fromBits(e.type, words[inside]!);
+      };
+    }
+    case "shared": {
+      const of = valueOf(e.index);
+      return (at) => {
+        const words = at.memory.get(e.array)!;
+        const index = of(at) >>> 0;
+        return fromBits(e.type, words[index < words.length ? index : 0]!);
+      };
     }
     case "unary": {
-      const a = evaluate(e.a, at);
-      if (e.fn === "neg") return wrap(e.type, -a);
-      return e.type === "bool" ? +!a : wrap(e.type, ~a);
+      const a = valueOf(e.a);
+      if (e.fn === "neg") return (at) => wrap(-a(at));
+      return e.type === "bool" ? (at) => +!a(at) : (at) => wrap(~a(at));
     }
-    case "binary":
+    case "binary": {
+      const [a, b] = [valueOf(e.a), valueOf(e.b)];
+      const of = binary(e.fn, e.a.type);
+      return reported(e.type, (at) => wrap(of(a(at), b(at))));
+    }
+    case "call": {
+      const args = e.args.map(valueOf);
+      const of = CALLS[e.fn]!;
       return reported(
         e.type,
-        wrap(
-          e.type,
-          binary(e.fn, e.a.type, evaluate(e.a, at), evaluate(e.b, at)),
-        ),
-        at,
+        (at) => Math.fround(of(...args.map((arg) => arg(at)))),
       );
-    case "call":
-      return reported(
-        e.type,
-        Math.fround(CALLS[e.fn]!(...e.args.map((arg) => evaluate(arg, at)))),
-        at,
-      );
+    }
     case "select": {
-      const [a, b] = [evaluate(e.a, at), evaluate(e.b, at)];
-      return evaluate(e.condition, at) ? a : b;
+      const [a, b] = [valueOf(e.a), valueOf(e.b)];
+      const condition = valueOf(e.condition);
+      return (at) => {
+        const [yes, no] = [a(at), b(at)];
+        return condition(at) ? yes : no;
+      };
     }
     case "convert": {
-      const a = evaluate(e.a, at);
+      const a = valueOf(e.a);
       // As WGSL says, what is no number is true.
-      if (e.type === "bool") return +(a !== 0);
-      if (e.a.type !== "f32") return wrap(e.type, a);
+      if (e.type === "bool") return (at) => +(a(at) !== 0);
+      if (e.a.type !== "f32") return (at) => wrap(a(at));
       const [low, high] = e.type === "i32"
-        ? [-(2 ** 31), 2 ** 31 - 1]
-        : [0, 2 ** 32 - 1];
-      if (a < low || a > high) at.watch.float?.(Infinity);
-      // An integer has no zero with a sign.
-      return Number.isNaN(a)
-        ? 0
-        : Math.trunc(Math.min(high, Math.max(low, a))) + 0;
+        ? [-(2 ** 31), 2 ** 31 - 1] as const
+        : [0, 2 ** 32 - 1] as const;
+      return (at) => {
+        const value = a(at);
+        if (value < low || value > high) at.watch.float?.(Infinity);
+        // An integer has no zero with a sign.
+        return Number.isNaN(value)
+          ? 0
+          : Math.trunc(Math.min(high, Math.max(low, value))) + 0;
+      };
     }
-    case "bitcast":
-      return fromBits(e.type, toBits(e.a.type, evaluate(e.a, at)));
+    case "bitcast": {
+      const a = valueOf(e.a);
+      return (at) => fromBits(e.type, toBits(e.a.type, a(at)));
+    }
   }
 }
 
@@ -243,17 +284,22 @@ function waitingIn(body: readonly Stmt[], found = new Set<Stmt>()): Set<Stmt> {
   return found;
 }
 
-/** The values of the counter of a loop. */
+/** The turns of a loop, each with its counter set. What the turn before declared is declared again before it is used. */
 function* turnsOf(
   s: Extract<Stmt, { op: "for" }>,
   at: Invocation,
-): Generator<number> {
+): Generator<void> {
   const to = evaluate(endOf(s), at);
   const step = evaluate(s.step, at);
-  for (let i = evaluate(s.from, at); i < to; i += step) {
+  const first = evaluate(s.from, at);
+  const scope = new Map<string, number>();
+  at.scopes.push(scope);
+  for (let i = first; i < to; i += step) {
     at.watch.turn?.();
-    yield i;
+    scope.set(s.name, i);
+    yield;
   }
+  at.scopes.pop();
 }
 
 /** Run a statement in which nobody waits. */
@@ -280,42 +326,33 @@ function run(s: Stmt, at: Invocation): void {
       return;
     }
     case "for":
-      for (const i of turnsOf(s, at)) runAll(s.body, at, [s.name, i]);
+      for (const _ of turnsOf(s, at)) for (const part of s.body) run(part, at);
       return;
-    case "if":
-      runAll(evaluate(s.condition, at) ? s.then : s.else ?? [], at);
+    case "if": {
+      const taken = evaluate(s.condition, at) ? s.then : s.else ?? [];
+      at.scopes.push(new Map());
+      for (const part of taken) run(part, at);
+      at.scopes.pop();
       return;
+    }
     default:
       throw new Error(s.op);
   }
 }
 
-function runAll(
-  body: readonly Stmt[],
-  at: Invocation,
-  first?: [string, number],
-): void {
-  at.scopes.push(new Map(first ? [first] : []));
-  for (const s of body) run(s, at);
-  at.scopes.pop();
-}
-
 /** Run statements; gives way where the invocation waits. */
-function* execute(
-  body: readonly Stmt[],
-  at: Invocation,
-  first?: [string, number],
-): Generator<void> {
-  at.scopes.push(new Map(first ? [first] : []));
+function* execute(body: readonly Stmt[], at: Invocation): Generator<void> {
   for (const s of body) {
     if (!at.waiting.has(s)) run(s, at);
     else if (s.op === "for") {
-      for (const i of turnsOf(s, at)) yield* execute(s.body, at, [s.name, i]);
+      for (const _ of turnsOf(s, at)) yield* execute(s.body, at);
     } else if (s.op === "if") {
-      yield* execute(evaluate(s.condition, at) ? s.then : s.else ?? [], at);
+      const taken = evaluate(s.condition, at) ? s.then : s.else ?? [];
+      at.scopes.push(new Map());
+      yield* execute(taken, at);
+      at.scopes.pop();
     } else yield;
   }
-  at.scopes.pop();
 }
 
 /** Run all workgroups of a kernel over its bindings, in place. */
@@ -346,7 +383,7 @@ export function interpretKernel(
             local,
           },
           memory,
-          scopes: [],
+          scopes: [new Map()],
         }),
     );
     let left = running;
