@@ -180,7 +180,9 @@ const known = new WeakMap<Expr, Value>();
 
 /** The value of an expression, whose ops are looked at once. */
 function valueOf(e: Expr): Value {
-  const value = known.get(e) ?? newValue(e);
+  const before = known.get(e);
+  if (before) return before;
+  const value = newValue(e);
   known.set(e, value);
   return value;
 }
