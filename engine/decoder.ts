@@ -3,10 +3,10 @@
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
+import { PAGES_INPUT } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan.ts";
 import type { PackedTokens } from "./packing.ts";
 import {
-  PAGES,
   type PagesShape,
   pagesShape,
   PageTable,
@@ -46,7 +46,9 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   const inputs = Object.entries(program?.inputs ?? {});
   const choices = inputs.filter(([name]) => CHOICES.test(name));
   const others = inputs.map(([name]) => name)
-    .filter((name) => !CHOICES.test(name) && name !== PAGES).sort().join(" ");
+    .filter((name) => !CHOICES.test(name) && name !== PAGES_INPUT).sort().join(
+      " ",
+    );
   const size = (axis: string | undefined): number | undefined =>
     axis === undefined ? undefined : plan.axes[axis]?.size;
   const vocabulary = size(best ? "vocab" : logits?.axes[1]);
@@ -172,7 +174,7 @@ export class Decoder implements DecoderShape {
       ids: integers(tokens.ids),
       sequence: integers(tokens.sequence),
       position: integers(tokens.position),
-      ...this.pages ? { [PAGES]: this.pages.tensor() } : {},
+      ...this.pages ? { [PAGES_INPUT]: this.pages.tensor() } : {},
     };
   }
 }

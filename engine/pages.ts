@@ -6,6 +6,7 @@
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { positionsOver } from "../spec/mesh.ts";
+import { PAGES_INPUT, WITHIN } from "../spec/pages.ts";
 import type { Plan, Program } from "../spec/plan.ts";
 import { sum } from "../spec/sum.ts";
 import { tableIds } from "../spec/table.ts";
@@ -22,15 +23,12 @@ export interface PagesShape {
   readonly owners: readonly number[];
 }
 
-/** The input of a plan that says in which pages sequences are. */
-export const PAGES = "pages";
-
 /** The pages of a decoder's plan; undefined where every sequence has room for itself. */
 export function pagesShape(
   plan: Plan,
   { inputs }: Program,
 ): PagesShape | undefined {
-  const port = inputs[PAGES];
+  const port = inputs[PAGES_INPUT];
   if (!port) return undefined;
   const [sequence, block] = port.axes.map((name) => plan.axes[name]!) as [
     ...[Plan["axes"][string], Plan["axes"][string]],
@@ -46,7 +44,7 @@ export function pagesShape(
     }
   }
   return {
-    size: plan.axes["within"]!.size,
+    size: plan.axes[WITHIN]!.size,
     ...{ count: port.below!, blocks: block.size, owners },
   };
 }

@@ -8,6 +8,7 @@
 import { ModelError } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import { positionsOver } from "../../spec/mesh.ts";
+import { BLOCK, PAGE, PAGES_INPUT, WITHIN } from "../../spec/pages.ts";
 import type { Graph, Node, NodeOf } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
@@ -22,12 +23,6 @@ export interface Pages {
   /** Pages of a rank, which all its sequences share: each has as many as it needs, in every layer the same ones. */
   readonly count: number;
 }
-
-/** Axes of caches, and of their table. */
-const [PAGE, WITHIN, BLOCK] = ["page", "within", "block"] as const;
-
-/** The input that says in which page of its rank each block of positions of a sequence is: i32 [sequence, block]. */
-export const PAGES_INPUT = "pages";
 
 /** Put the caches of attention into pages. Throws ModelError. */
 export function paginate(

@@ -44,9 +44,18 @@ function cache(
 
 const CONTEXT = 4;
 
-const ATTENTION = {
-  heads: [[1, 1], [2, 1], [4, 2]] as const,
-  dims: [[1, 1], [3, 2], [33, 33]] as const,
+/** What attention differs by: heads and those of keys, widths of keys and values, what a query sees, and the rest. */
+interface Variant {
+  readonly heads: readonly [number, number];
+  readonly dims: readonly [number, number];
+  readonly sees: { readonly window?: number; readonly chunk?: number };
+  readonly shared: boolean;
+  readonly sinks: boolean;
+}
+
+const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
+  heads: [[1, 1], [2, 1], [4, 2]],
+  dims: [[1, 1], [3, 2], [33, 33]],
   sees: [{}, { window: 2 }, { chunk: 2 }, { window: 3, chunk: 2 }],
   shared: [false, true],
   sinks: [false, true],
@@ -57,13 +66,7 @@ export function* ofAttention(): Generator<Launch> {
   for (const [n, batch] of BATCHES.entries()) {
     for (
       const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
-        of product<{
-          heads: readonly [number, number];
-          dims: readonly [number, number];
-          sees: { window?: number; chunk?: number };
-          shared: boolean;
-          sinks: boolean;
-        }>(ATTENTION)
+        of product(ATTENTION)
     ) {
       // Wide ones of many tokens; sinks with what limits most, what is shared with what does not.
       if (dim > 3 && n !== 4) continue;
@@ -113,13 +116,7 @@ function* backward(
   for (const batch of BATCHES) {
     for (
       const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
-        of product<{
-          heads: readonly [number, number];
-          dims: readonly [number, number];
-          sees: { window?: number; chunk?: number };
-          shared: boolean;
-          sinks: boolean;
-        }>(ATTENTION)
+        of product(ATTENTION)
     ) {
       if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
       const options: BackwardOptions = {
