@@ -142,6 +142,17 @@ export function assignAxes(
         sequenceRanks.set(name, rankOf);
         return assignSequences(key, parts, rankOf);
       }
+      case "group": {
+        const apart = plan.axes[assignment.of]!.over ?? [];
+        const mesh = apart.map((name) =>
+          plan.mesh.find((axis) => axis.name === name)!
+        );
+        const held: number[][] = Array.from({ length: parts }, () => []);
+        partsOf(assignment.of).forEach((items, position) =>
+          held[positionOver(mesh, position, over)]!.push(...items)
+        );
+        return held.map((items) => Int32Array.from(items));
+      }
       default: {
         if (assignment?.within === undefined) {
           return assignBlocks(length(name), parts);

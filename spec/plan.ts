@@ -35,11 +35,13 @@ export interface PlanAxis {
    * Placed dynamic axes: how items are assigned to ranks. `blocks`: contiguous ones, of all items or of those that ranks
    * have of axis `within`. `sequence` names the input that keeps a sequence on one rank.
    * `items`: each goes where that item of axis `of` is whose number the input gives; a rank is given its number there.
+   * `group`: those of axis `of` that ranks with the same coordinates along these mesh axes have, one rank's after another's.
    */
   readonly assignment?:
     | { readonly by: "blocks"; readonly within?: string }
     | { readonly by: "sequence"; readonly input: string }
-    | { readonly by: "items"; readonly input: string; readonly of: string };
+    | { readonly by: "items"; readonly input: string; readonly of: string }
+    | { readonly by: "group"; readonly of: string };
 }
 
 /** One axis of a buffer, in memory order. `size` is the bound where the axis is dynamic. Axis "expert slot" means rows of a dispatch. */

@@ -293,6 +293,7 @@ const axis = closed({ size: integer }, {
       closed({ by: { const: "blocks" } }, { within: name }),
       closed({ by: { const: "sequence" }, input: name }),
       closed({ by: { const: "items" }, input: name, of: name }),
+      closed({ by: { const: "group" }, of: name }),
     ],
   },
 });

@@ -90,6 +90,7 @@ function assignmentText(
       ? assignment.by
       : `${assignment.by} of ${assignment.within}`;
   }
+  if (assignment.by === "group") return `group of ${assignment.of}`;
   const input = `${assignment.by} ${assignment.input}`;
   return assignment.by === "items" ? `${input} of ${assignment.of}` : input;
 }

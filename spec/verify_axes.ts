@@ -54,6 +54,16 @@ export function checkPlacement(facts: Facts, report: Report): void {
         );
       }
     }
+    if (axis.assignment?.by === "group") {
+      const of = plan.axes[axis.assignment.of]!;
+      const kept = of.over?.filter((name) => axis.over?.includes(name));
+      if (
+        !of.assignment || of.of !== axis.of ||
+        !sameList(kept ?? [], axis.over ?? [])
+      ) {
+        fail(`'${axis.assignment.of}' is not assigned over its mesh axes too`);
+      }
+    }
     if (axis.dynamic && axis.over && !axis.assignment) {
       fail("it is not said how its items are assigned to ranks");
     }
@@ -120,7 +130,7 @@ function ends({ axes }: Facts["plan"], axis: string): boolean {
   for (let at = axis; !seen.has(at);) {
     seen.add(at);
     const { assignment } = axes[at]!;
-    const next = assignment?.by === "items"
+    const next = assignment && "of" in assignment
       ? assignment.of
       : assignment?.by === "blocks"
       ? assignment.within

@@ -175,8 +175,9 @@ export function checkReferences(plan: Plan, report: Report): void {
     ) {
       isAxis(axis.assignment.within, `assignment '${name}' in blocks of`);
     }
-    if (axis.assignment?.by === "items") {
-      isAxis(axis.assignment.of, `assignment '${name}' by items of`);
+    if (axis.assignment && "of" in axis.assignment) {
+      const { by, of } = axis.assignment;
+      isAxis(of, `assignment '${name}' by ${by} of`);
     }
   }
   for (const [key, buffer] of buffers) {

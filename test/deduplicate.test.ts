@@ -252,9 +252,16 @@ testRefused(
 
 testRefused(
   await compileCase(one, {
-    ...{ mesh: { ep: 2 }, dispatcher: "allGather", numerics: "fast" },
+    ...{ mesh: { dp: 2, ep: 2 }, dispatcher: "allGather", numerics: "fast" },
   }),
-  [["that ranks keep for themselves", "parts", /no 'exchange'/, (p) => {
+  [[
+    "of tokens that no group has",
+    "placement",
+    /not assigned over its/,
+    (p) => {
+      p.axes["token/dp"]!.assignment = { by: "group", of: "token" };
+    },
+  ], ["that ranks keep for themselves", "parts", /no 'exchange'/, (p) => {
     for (const to of Object.values(partIn(p, "combine").bindings)) {
       Reflect.deleteProperty(p.buffers[to]!, "partial");
     }

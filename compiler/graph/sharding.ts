@@ -38,6 +38,14 @@ export function extendsOver(
   return b.every((name, i) => name === a[i]);
 }
 
+/** Whether `a` is `b` without some of its mesh axes, in their order. */
+export function isWithinOver(
+  a: readonly string[],
+  b: readonly string[],
+): boolean {
+  return sameOver(a, b.filter((name) => a.includes(name)));
+}
+
 /** Without the axes that are replicated. */
 export function tidyOver(over: Over): Over {
   return Object.fromEntries(

@@ -10,7 +10,12 @@ import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { cachedSequences } from "./caches.ts";
 import type { Requests } from "./placement.ts";
-import { extendsOver, localName, sameOver } from "../graph/sharding.ts";
+import {
+  extendsOver,
+  isWithinOver,
+  localName,
+  sameOver,
+} from "../graph/sharding.ts";
 
 /** How the items of a ragged axis are assigned to ranks. */
 export type Assignment = NonNullable<PlanAxis["assignment"]>;
@@ -202,7 +207,10 @@ function evenly(size: number, positions: number): Table {
     .map((n) => Array.from({ length: n }, () => next++));
 }
 
-/** Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. */
+/**
+ * Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. What is
+ * gathered over some of the mesh axes that it is placed over is what a group of ranks has together.
+ */
 function assignmentOf(
   { assigning, requests, followers }: AxisFacts,
   axis: string,
@@ -225,11 +233,16 @@ function assignmentOf(
         : { by: "sequence", input },
     };
   }
-  if (placed.length === 0 || !extendsOver(over, placed)) {
+  if (isWithinOver(over, placed)) {
+    const of = localName(axis, placed);
+    return { assignment: { by: "group", of }, by: { axis, over: placed } };
+  }
+  const known = over.filter((name) => placed.includes(name));
+  if (known.length === 0 || !extendsOver(over, known)) {
     return { assignment: { by: "blocks" } };
   }
-  const within = localName(axis, placed);
-  return { assignment: { by: "blocks", within }, by: { axis, over: placed } };
+  const within = localName(axis, known);
+  return { assignment: { by: "blocks", within }, by: { axis, over: known } };
 }
 
 /** The leaves of a graph by name, of one primitive. */

@@ -21,6 +21,7 @@ import type { AxisFacts } from "./local_axes.ts";
 import { isRagged, placedOver } from "./local_axes.ts";
 import {
   extendsOver,
+  isWithinOver,
   type Over,
   overOf,
   sameOver,
@@ -86,7 +87,9 @@ export class Resharding {
         overOf(value.sharding, axis),
         overOf(wanted, axis),
       ];
-      const more = extendsOver(wants, has) ? wants.slice(has.length) : [];
+      const more = this.#slices(axis, has, wants)
+        ? wants.filter((name) => !has.includes(name))
+        : [];
       const first = rest.indexOf(more[0] ?? "");
       const fits = first >= 0 &&
         sameOver(rest.slice(first, first + more.length), more);
@@ -121,11 +124,23 @@ export class Resharding {
     const kept = this.#common(axis, has, wants);
     if (kept.length === has.length) return value;
     this.#checkOrder(value, axis);
-    const params = { over: has.slice(kept.length), axis, to: axis };
-    return this.#make(value, "allGather", params, {
+    const over = has.filter((name) => !kept.includes(name));
+    const gathered = this.#make(value, "allGather", { over, axis, to: axis }, {
       over: { ...value.sharding.over, [axis]: kept },
       unreduced: value.sharding.unreduced,
     });
+    return this.#gather(gathered, axis, wants);
+  }
+
+  /** Whether what is sharded so only has to be sliced. */
+  #slices(
+    axis: string,
+    has: readonly string[],
+    wants: readonly string[],
+  ): boolean {
+    return extendsOver(wants, has) ||
+      isRagged(this.#facts, axis) && isWithinOver(has, wants) &&
+        sameOver(wants, placedOver(this.#facts, axis));
   }
 
   #slice(value: Sharded, axis: string, wants: readonly string[]): Sharded {
@@ -147,18 +162,20 @@ export class Resharding {
     );
   }
 
-  /** The mesh axes that need not be gathered. Parts of a ragged axis are known where it is placed, and beyond. */
+  /** The mesh axes that need not be gathered. Parts of a ragged axis are known where it is placed, beyond, and of groups there. */
   #common(
     axis: string,
     has: readonly string[],
     wants: readonly string[],
   ): readonly string[] {
-    const differs = has.findIndex((name, i) => name !== wants[i]);
-    const common = differs < 0 ? has : has.slice(0, differs);
-    if (common.length === has.length || !isRagged(this.#facts, axis)) {
-      return common;
-    }
+    if (this.#slices(axis, has, wants)) return has;
+    const common = has.slice(0, has.findIndex((name, i) => name !== wants[i]));
+    if (!isRagged(this.#facts, axis)) return common;
     const placed = placedOver(this.#facts, axis);
+    if (wants.length > 0 && isWithinOver(wants, placed)) {
+      if (sameOver(has, placed)) return wants;
+      return extendsOver(has, placed) ? placed : [];
+    }
     return extendsOver(common, placed) ? placed : [];
   }
 

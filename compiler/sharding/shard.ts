@@ -398,33 +398,21 @@ class Shards {
     const { tokens, expert } = route.params;
     const { over } = this.#offered(x, false);
     const experts = placedOver(this.#facts, expert);
-    if (this.#options.gathersTokens) {
-      this.#tokens.set(route, this.#gatheredOver(tokens, over, experts));
-      return;
-    }
     const held = tokens.flatMap((axis) => over[axis] ?? []);
     const lacks = experts.filter((name) => !held.includes(name));
+    const { gathersTokens } = this.#options;
     this.#tokens.set(
       route,
-      Object.fromEntries(tokens.map((axis, i) => [
-        axis,
-        [...over[axis] ?? [], ...i === 0 ? lacks : []],
-      ])),
+      Object.fromEntries(tokens.map((axis, i) => {
+        const has = over[axis] ?? [];
+        return [
+          axis,
+          gathersTokens
+            ? has.filter((name) => !experts.includes(name))
+            : [...has, ...i === 0 ? lacks : []],
+        ];
+      })),
     );
-  }
-
-  /** Where tokens are that are together over `experts`. Of a ragged axis that is placed over them, no part is known. */
-  #gatheredOver(
-    tokens: readonly string[],
-    over: Over,
-    experts: readonly string[],
-  ): Over {
-    return Object.fromEntries(tokens.map((axis) => {
-      const placed = placedOver(this.#facts, axis);
-      const known = !placed.some((name) => experts.includes(name));
-      const rest = (over[axis] ?? []).filter((n) => !experts.includes(n));
-      return [axis, known || !this.#known.isRagged(axis) ? rest : []];
-    }));
   }
 
   #tokensOver(route: Node, axis: string): readonly string[] {

@@ -71,6 +71,14 @@ export function lengthsOf(
         most(assignment.within) / positionsOver(plan.mesh, inner),
       );
     }
+    if (assignment?.by === "group") {
+      const apart = plan.axes[assignment.of]!.over ?? [];
+      const inner = apart.filter((name) => !over.includes(name));
+      return Math.min(
+        total(axis),
+        most(assignment.of) * positionsOver(plan.mesh, inner),
+      );
+    }
     // Whole sequences stay on one rank.
     const parts = Math.min(sequences, total(axis));
     return Math.ceil(total(axis) / parts * Math.ceil(parts / positions));

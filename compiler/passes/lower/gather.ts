@@ -166,6 +166,7 @@ function rowsByRank(
 /** Whether the items of `part`, one rank's after another's, are in the order of the axis that they are a part of. */
 function inOrder({ placed }: Lowering, part: string, whole: string): boolean {
   const assignment = placed.axes[part]!.assignment!;
+  if (placed.axes[whole]!.assignment?.by === "group") return true;
   return assignment.by === "blocks" &&
     (assignment.within === undefined || placed.axes[whole]!.over.length > 0 ||
       placed.axes[assignment.within]!.assignment!.by === "blocks");
