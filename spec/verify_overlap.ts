@@ -16,23 +16,54 @@ function rangeOf({ name, offset, bytes }: PlanBuffer): Range {
   return { name, start: offset, end: offset + maxOverRanks(bytes) };
 }
 
+/** What the host writes of the dynamic lengths: inputs may be stored behind it, in the same buffer. */
+function writtenRange({ plan }: Facts, buffer: PlanBuffer): Range {
+  const range = rangeOf(buffer);
+  return buffer.kind === "counts"
+    ? { ...range, end: range.start + 4 * plan.counts.length }
+    : range;
+}
+
 /** No two buffers whose bytes overlap in an allocation are live at the same time. */
 export function checkOverlap(facts: Facts, report: Report): void {
+  checkShared(facts, report);
   for (const program of facts.programs) {
     const live = facts.plan.allocations.map(() => new LiveRanges());
     for (const { life, begins } of eventsOf(livesOf(facts, program).values())) {
       const buffer = facts.buffers.get(life.name)!;
       const { allocation } = buffer;
       if (!begins) {
-        live[allocation]!.remove(rangeOf(buffer));
+        live[allocation]!.remove(writtenRange(facts, buffer));
         continue;
       }
-      const other = live[allocation]!.add(rangeOf(buffer));
+      const other = live[allocation]!.add(writtenRange(facts, buffer));
       if (other === undefined) continue;
       report(
         `keep buffers '${other.name}' and '${life.name}' in allocation ${allocation}`,
         "they overlap and are live at once",
         program.steps[Math.max(life.first, 0)],
+      );
+    }
+  }
+}
+
+/** Nothing but integer inputs is stored in the buffer of dynamic lengths: what reads that reads them, and no step writes them. */
+function checkShared({ buffers }: Facts, report: Report): void {
+  const all = [...buffers.values()];
+  for (const lengths of all) {
+    if (lengths.kind !== "counts") continue;
+    const { start, end } = rangeOf(lengths);
+    for (const other of all) {
+      const { name, allocation, kind, dtype } = other;
+      const range = rangeOf(other);
+      if (
+        other === lengths || allocation !== lengths.allocation ||
+        range.end <= start || range.start >= end
+      ) continue;
+      if (kind === "input" && dtype !== "f32") continue;
+      report(
+        `keep buffer '${name}' in '${lengths.name}'`,
+        "it is no integer input",
       );
     }
   }

@@ -7,6 +7,8 @@ import {
   lengthAt,
   wgsl,
 } from "../compiler/kernels/kernel.ts";
+import { LENGTHS } from "../compiler/passes/lower/context.ts";
+import { lengthsBinder } from "../compiler/passes/share_inputs.ts";
 import { type Launched, mergeKernels } from "../spec/kernel/merge.ts";
 import type { Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
@@ -99,6 +101,48 @@ t.test("each part has its workgroups, its bindings and its memory", (t) => {
   })));
   t.same(together, apart);
   t.ok(apart["z"]![3]! > 0 && apart["z"]![4] === 0, "a part is shorter");
+  t.end();
+});
+
+t.test("lengths and inputs behind them are one binding", (t) => {
+  const kernel = kernelOf({
+    name: "shift",
+    workgroupSize: 4,
+    bindings: bindings({ from: "i32", x: "u32", ids: "u32" }, { y: "i32" }),
+    body: wgsl`
+      if (lane < ${lengthAt(0)}) {
+        y[lane] = from[lane] - i32(x[ids[lane]]);
+      }`,
+  });
+  const [from, ids] = [[-5, 7, 1], [2, 0, 1]];
+  const memory = (lengths: readonly number[]): { [buffer: string]: Words } => ({
+    [LENGTHS]: Uint32Array.from(lengths),
+    ...{ from: Uint32Array.from(from), ids: Uint32Array.from(ids) },
+    ...{ x: Uint32Array.of(10, 20, 30), y: new Uint32Array(4) },
+  });
+  const bind = lengthsBinder(new Map([["from", 8], ["ids", 20]]));
+  const apart: Launched = {
+    ...{ kernel, workgroups: [1, 1, 1] },
+    bindings: {
+      ...{ from: "from", x: "x", ids: "ids", y: "y", lengths: LENGTHS },
+    },
+  };
+  const packed = bind(apart);
+  t.same(Object.values(packed.bindings).toSorted(), [LENGTHS, "x", "y"]);
+  const results = [apart, packed].map(({ kernel, bindings }) => {
+    const of = memory(kernel === apart.kernel ? [3] : [3, 0, ...from, ...ids]);
+    const bound = Object.entries(bindings).map(([name, buffer]) =>
+      [name, of[buffer]!] as const
+    );
+    interpretKernel(kernel, Object.fromEntries(bound), [1, 1, 1]);
+    return [...Int32Array.from(of["y"]!)];
+  });
+  t.same(results, [[-35, -3, -19, 0], [-35, -3, -19, 0]]);
+  const alone = { ...apart, bindings: { ...apart.bindings, from: "x" } };
+  t.notOk(
+    Object.values(bind(alone).bindings).includes("ids"),
+    "what is elsewhere stays",
+  );
   t.end();
 });
 

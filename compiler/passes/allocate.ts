@@ -17,7 +17,7 @@ import {
   type Step,
 } from "../../spec/plan.ts";
 import { packArenas } from "./arena.ts";
-import type { BufferDraft } from "./lower/context.ts";
+import { type BufferDraft, LENGTHS } from "./lower/context.ts";
 
 /** Buffers with memory, and the memory. */
 export interface Allocated {
@@ -29,6 +29,8 @@ export interface Allocated {
 export interface AllocateOptions {
   readonly kernels: ReadonlyMap<string, Kernel>;
   readonly ranks: number;
+  /** Buffers that are stored in the memory of the dynamic lengths, and where. */
+  readonly shared: ReadonlyMap<string, number>;
   /** Bytes of the longest allocation; a longer buffer has one of its own. */
   readonly maxBytes: number;
 }
@@ -140,7 +142,7 @@ class Memory {
 export function allocate(
   drafts: ReadonlyMap<string, BufferDraft>,
   steps: readonly Step[],
-  { kernels, ranks, maxBytes }: AllocateOptions,
+  { kernels, ranks, shared: inputs, maxBytes }: AllocateOptions,
 ): Allocated {
   const memory = new Memory(ranks);
   const made = new Map<string, PlanBuffer>();
@@ -150,7 +152,11 @@ export function allocate(
   );
   const scratch: string[] = [];
   for (const [name, draft] of drafts) {
-    if (draft.kind !== "scratch") {
+    const offset = inputs.get(name);
+    if (offset !== undefined) {
+      const { allocation } = made.get(LENGTHS)!;
+      made.set(name, memory.add(draft, allocation, offset));
+    } else if (draft.kind !== "scratch") {
       made.set(name, memory.add(draft, memory.next, 0));
     } else if (uses.has(name)) scratch.push(name);
   }

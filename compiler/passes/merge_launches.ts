@@ -15,6 +15,12 @@ import type { LaunchStep, Step } from "../../spec/plan.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
 import { passed } from "./overlap.ts";
+import {
+  lengthsBinder,
+  placeInputs,
+  type SharedInputs,
+  shareInputs,
+} from "./share_inputs.ts";
 
 /** Merge the launches of `steps`; kernels that no step launches any more leave the draft. */
 export function mergeLaunches(
@@ -23,13 +29,23 @@ export function mergeLaunches(
   limits: { readonly [limit: string]: number },
 ): Step[] {
   const { kernels } = lowering.draft;
-  const rest = [...steps];
   const result: Step[] = [];
   const known = new Map<string, string>();
+  const inputs = placeInputs(lowering);
+  const bind = lengthsBinder(inputs);
+  const rest = steps.map((step) => {
+    const kernel = step.op === "launch" && kernels.get(step.kernel)!;
+    if (!kernel || fits(kernel, limits)) return step;
+    const bound = bind({ ...step, kernel });
+    if (!fits(bound.kernel, limits)) return step;
+    shareInputs(lowering, inputs);
+    const { bindings } = bound;
+    return { ...step, bindings, kernel: addKernel(lowering, bound.kernel) };
+  });
   for (let first; (first = rest.shift());) {
     result.push(
       canMerge(first)
-        ? takeMerged(lowering, first, { rest, limits, known })
+        ? takeMerged(lowering, first, { rest, limits, known, inputs, bind })
         : first,
     );
   }
@@ -52,11 +68,14 @@ function canMerge(step: Step): step is LaunchStep {
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
-  { rest, limits, known }: {
+  { rest, limits, known, inputs, bind }: {
     readonly rest: Step[];
     readonly limits: { readonly [limit: string]: number };
     /** The merged kernels of layers before. */
     readonly known: Map<string, string>;
+    readonly inputs: SharedInputs;
+    /** The same launch with fewer bindings. */
+    bind(launched: Launched): Launched;
   },
 ): LaunchStep {
   const { kernels } = lowering.draft;
@@ -68,23 +87,31 @@ function takeMerged(
   before.add(first);
   const steps = [first];
   let merged: Merged | undefined;
+  let shares = false;
+  const place = { buffer: LENGTHS, counts: lowering.placed.counts };
+  const merge = (parts: readonly Launched[]): Merged | undefined => {
+    const made = mergeKernels(parts, place);
+    if (!made || fits(made.kernel, limits)) return made;
+    const packed = mergeKernels(parts.map(bind), place);
+    if (!packed || !fits(packed.kernel, limits)) return undefined;
+    shares = true;
+    return packed;
+  };
   for (let i = 0; i < rest.length;) {
     const step = rest[i]!;
     if (step.op !== "launch" || step.block !== first.block) break;
     const next = canMerge(step) && !before.stops(step)
-      ? mergeKernels([...steps, step].map(launched), {
-        buffer: LENGTHS,
-        counts: lowering.placed.counts,
-      })
+      ? merge([...steps, step].map(launched))
       : undefined;
     before.add(step);
-    if (next && fits(next.kernel, limits)) {
+    if (next) {
       steps.push(step);
       merged = next;
       rest.splice(i, 1);
     } else i++;
   }
   if (!merged) return first;
+  if (shares) shareInputs(lowering, inputs);
   const { bindings, workgroups } = merged;
   return {
     ...first,
@@ -110,7 +137,7 @@ function kernelOf(
     names.get(LENGTHS),
     ...steps.map(({ kernel, bindings, workgroups }) => [
       kernel,
-      Object.values(bindings).map((buffer) => names.get(buffer)),
+      Object.values(bindings).map((buffer) => names.get(buffer) ?? buffer),
       workgroups,
     ]),
   ]);

@@ -16,7 +16,7 @@
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `waitForExchanges` | steps | steps: what is started is waited for where it is needed |
  * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is in flight |
- * | `mergeLaunches` | kernels, steps | steps: launches that do not depend on each other are one |
+ * | `mergeLaunches` | kernels, steps | steps: launches that do not depend on each other are one; inputs behind the lengths where bindings are few |
  * | `allocate` | buffers, steps | memory: scratch buffers at offsets in an arena, shared where they are not live at once |
  * | `assemble` | all of these | the plan, its kernels declared for the memory that they are bound to |
  */

@@ -114,7 +114,19 @@ export function typicalOf(
   const { kind, data, assignment, axes, name } = buffer;
   if (kind === "counts") {
     const values = plan.counts.map((axis) => lengths.most(axis));
-    return { at: (i) => values[i], key: `${values}` };
+    // Inputs may be stored behind them.
+    const inputs = Object.values(plan.buffers).filter((other) =>
+      other.kind === "input" && other.allocation === buffer.allocation
+    ).map((other) => ({
+      end: (other.offset - buffer.offset + onRank(other.bytes, rank)) / 4,
+      typical: typicalOf(plan, other, {
+        ...{ workload, lengths, rank, rows, tileRows },
+      }),
+    }));
+    return {
+      at: (i) => values[i] ?? inputs.find(({ end }) => i < end)?.typical?.at(i),
+      key: `${values} ${inputs.map(({ typical }) => typical?.key)}`,
+    };
   }
   if (kind === "const" && data) {
     const words = wordsOn(data, { mesh: plan.mesh, rank });

@@ -11,6 +11,8 @@ export interface Replacements {
   shared?(name: string): string;
   /** Of a variable, where it is declared and where it is used. */
   variable?(name: string): string;
+  /** Of an element of a binding; undefined: itself. */
+  load?(load: Extract<Expr, { readonly op: "load" }>): Expr | undefined;
   /** Of the number of a workgroup or an invocation; undefined: itself. */
   id?(name: string): Expr | undefined;
 }
@@ -58,6 +60,8 @@ function valueOf(
       return name === replaced.name ? replaced : { ...replaced, name };
     }
     case "load": {
+      const other = by.load?.(replaced);
+      if (other) return other;
       const binding = by.binding?.(replaced.binding) ?? replaced.binding;
       return binding === replaced.binding ? replaced : { ...replaced, binding };
     }

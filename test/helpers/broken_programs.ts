@@ -191,6 +191,21 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     const { allocation, offset } = p.buffers["moved forward"]!;
     Object.assign(p.buffers["moved back"]!, { allocation, offset });
   }),
+  broken(
+    "scratch behind the lengths",
+    "overlap",
+    null,
+    /no integer in/,
+    (p) => {
+      const lengths = p.buffers["dynamic lengths"]!;
+      const { bytes } = p.buffers.dot!;
+      const { allocation } = lengths;
+      Object.assign(p.buffers.dot!, { allocation, offset: 256 });
+      lengths.bytes = 256 + Number(bytes);
+      lengths.axes[0]!.size = lengths.bytes / 4;
+      p.allocations[allocation]!.bytes = lengths.bytes;
+    },
+  ),
   broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
     const { allocation, offset } = p.buffers.router!;
     Object.assign(p.buffers.dot!, { allocation, offset });

@@ -51,6 +51,7 @@ export function startLowering(input: LoweringInput): Lowering {
       kernelNames: new Map(),
       names: new Set([LENGTHS, ...leafNames(input.model.graph)]),
       numbers: new Map(),
+      shared: new Map(),
     },
     values: {
       storages: new Map(),

@@ -99,6 +99,8 @@ export interface PlanDraft {
   /** Where the length and start of each sharded axis are in the buffer of parts, once there is one. */
   parts?: ReadonlyMap<string, number>;
   readonly numbers: Map<string, number>;
+  /** Inputs that are stored behind the dynamic lengths, and where: see `share_inputs.ts`. */
+  readonly shared: Map<string, number>;
 }
 
 /** Where values are stored, by the node that made them. */
