@@ -33,14 +33,9 @@ import { tokenCount } from "./tokens.ts";
 /** The rows that a rank sends by a routing, and the buffers that say which. */
 export interface SentRows {
   readonly number: number;
-  readonly route: RoutingNode;
-  /** The axis of the rank's experts. */
-  readonly expert: string;
+  /** The assignment: its parameters say whose choices have rows, and whether those stay on the rank. */
+  readonly node: NodeOf<"assign">;
   readonly over: readonly string[];
-  /** Tokens are on every rank of the group: only choices of the rank's own experts have rows. */
-  readonly own: boolean;
-  /** Rows stay on the rank: they are grouped as they are numbered. */
-  readonly local: boolean;
   readonly splits: readonly number[];
   /** The columns of the counts of each chunk. */
   readonly chunks: readonly Columns[];
@@ -70,6 +65,11 @@ export interface SentTokens {
   readonly lists?: { readonly rows: string; readonly most: number };
 }
 
+/** The routing whose choices have these rows. */
+export function routeOf({ node }: SentRows): RoutingNode {
+  return node.inputs[0] as RoutingNode;
+}
+
 /** Count rows for each expert and number them. */
 export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
   const rows = sentRows(lowering, node);
@@ -87,10 +87,12 @@ export function launchAssign(
     readonly bindings: { readonly [binding: string]: string };
   },
 ): void {
-  const { route, splits, tokens, sendRow } = rows;
+  const { splits, tokens, sendRow } = rows;
+  const route = routeOf(rows);
+  const { expert, own } = rows.node.params;
   const { rule: { topK }, tokens: axes } = route.params;
   const results = routeResults(lowering, route);
-  const order = orderBuffer(lowering, rows.expert);
+  const order = orderBuffer(lowering, expert);
   const part = partOf(rows, "count");
   const kernel = assign({
     name: `assign_${splits.at(-1)!}`,
@@ -99,7 +101,7 @@ export function launchAssign(
     tokens: tokenCount(lowering, axes),
     dropping: results.slot !== undefined,
     ordered: order !== undefined,
-    ...rows.own ? { own: splits } : {},
+    ...own ? { own: splits } : {},
     ...grouped ? { grouped } : {},
   });
   const bindings = {
@@ -138,7 +140,7 @@ export function lowerGatherCounts(
   node: NodeOf<"gatherCounts">,
 ): void {
   const rows = sentBy(lowering, node);
-  const { over, counts, countsAll, splits, tokens, route } = rows;
+  const { over, counts, countsAll, splits, tokens } = rows;
   addAllGather(lowering, node, {
     ...{ over, from: counts, to: countsAll, words: splits.at(-1)! },
     part: partOf(rows, "exchange counts"),
@@ -150,6 +152,7 @@ export function lowerGatherCounts(
     part: partOf(rows, "exchange reach"),
   });
   if (!tokens.lists) return;
+  const route = routeOf(rows);
   const { weight } = routeResults(lowering, route);
   const { rule: { topK }, tokens: axes } = route.params;
   const list = listRows({
@@ -181,7 +184,7 @@ function sentRows(
   node: NodeOf<"assign">,
 ): SentRows {
   const { placed } = lowering;
-  const { expert, once, own, local } = node.params;
+  const { expert, once, own } = node.params;
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
   const { over, of, total } = placed.axes[expert]!;
@@ -201,8 +204,7 @@ function sentRows(
     ...{ size: total, routing: "counts" },
   });
   return {
-    ...{ number: lowering.values.sent.size, route, expert, over, own, local },
-    ...{ splits, chunks },
+    ...{ number: lowering.values.sent.size, node, over, splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
     countsAll: positions === 1 || own

@@ -11,7 +11,7 @@ import { matmulGrid, type MatmulOptions } from "../../kernels/matmul_tile.ts";
 import { combineTranspose } from "../../kernels/permute.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
-import { sentBy } from "./assign.ts";
+import { routeOf, sentBy } from "./assign.ts";
 import { atFlat, atJoined } from "./at.ts";
 import {
   addLaunch,
@@ -210,8 +210,9 @@ export function lowerCombineTranspose(
   node: NodeOf<"combineTranspose">,
 ): void {
   const [returned, assign] = node.inputs as [Node, Node];
-  const { route, sendRow } = sentBy(lowering, assign);
-  const { tokens, choice } = route.params;
+  const rows = sentBy(lowering, assign);
+  const { sendRow } = rows;
+  const { tokens, choice } = routeOf(rows).params;
   const width = fixedProduct(lowering, node, returned.axes.slice(2));
   const { scope, epilogue, launch } = resultOf(lowering, node);
   scope.readAs("returned", lowering.values.storages.get(returned)!.buffer);

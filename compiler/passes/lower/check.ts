@@ -18,7 +18,7 @@ import {
   type Lowering,
   productOf,
 } from "./context.ts";
-import { sentBy, type SentRows } from "./assign.ts";
+import { routeOf, sentBy, type SentRows } from "./assign.ts";
 import { emitExchange } from "./exchange.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -44,7 +44,7 @@ export function lowerCheckIds(
 ): void {
   const [assign, ...groups] = node.inputs as [Node, ...Node[]];
   const rows = sentBy(lowering, assign);
-  const { tokens, choice } = rows.route.params;
+  const { tokens, choice } = routeOf(rows).params;
   const ids = (name: string, size: PerRank) =>
     addScratch(lowering, name, "u32", [{ axis: "ids", size }]);
   const sent = ids("sentIds", rows.bound);
@@ -67,7 +67,9 @@ export function lowerCheckIds(
       amendBuffer(lowering, returned, { writers: groups.length });
     }
     for (
-      const group of groups.map((group) => lowering.values.groups.get(group)!)
+      const group of groups.map((group) =>
+        lowering.values.groups.get(group)!.received
+      )
     ) {
       const received = ids("receivedIds", group.bound);
       const trips = [
@@ -97,7 +99,7 @@ function emitCompare(
   sent: SentRows,
   what: { returned: string; buffer: string },
 ): void {
-  const { tokens, choice } = sent.route.params;
+  const { tokens, choice } = routeOf(sent).params;
   const scope = new KernelScope(lowering);
   const row = wgsl`${scope.read(sent.sendRow)}[choice]`;
   const count = productOf(scope, [...tokens, choice]);

@@ -20,7 +20,8 @@ import { type ReceivedRows, receivedRows } from "./received.ts";
 import { emitExchange } from "./exchange.ts";
 
 /** Received rows, and the buffers that list them by expert. */
-export interface GroupedRows extends ReceivedRows {
+export interface GroupedRows {
+  readonly received: ReceivedRows;
   /** The axis of the rank's experts, and of its rows in the plan. */
   readonly expert: string;
   readonly axis: string;
@@ -50,11 +51,12 @@ interface ReceivedTokens {
 export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   const rows = groupedRows(lowering, node);
   lowering.values.groups.set(node, rows);
-  const { sent, tokens, chunk } = rows;
+  const { received, tokens } = rows;
+  const { sent, chunk } = received;
   const { splits, chunks, position } = sent;
   const { tiles, rowOf, tokenOf, expertOf, rowCount } = rows;
   const tileRows = tileHeight(lowering.options.tile);
-  if (sent.local) {
+  if (sent.node.params.local) {
     return launchAssign(lowering, node, sent, {
       tileRows,
       bindings: { tiles, tokenOf: tokenOf!, expertOf, rowCount },
@@ -63,7 +65,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   const columns = chunks.length === 1 ? {} : { columns: chunks[chunk]! };
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
-    ...{ splits, ...columns, ...sent.own ? { sources: 1 } : {} },
+    ...{ splits, ...columns, ...sent.node.params.own ? { sources: 1 } : {} },
     tileRows,
   });
   const part = partOf(sent, "regroup");
@@ -72,12 +74,12 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
       ...{ counts: sent.countsAll, position },
       ...{ tiles, rowOf: rowOf!, expertOf, rowCount },
     },
-    workgroups: regroupGrid(rows.size),
+    workgroups: regroupGrid(received.size),
     part,
   });
   if (!tokens) return;
   if (tokens.sums) lowerSums(lowering, node, rows);
-  emitExchange(lowering, node, rows, {
+  emitExchange(lowering, node, received, {
     ...{ from: sent.tokens!.places, to: tokens.places, words: 1 },
     ...{ direction: "forward", part: partOf(sent, "exchange places") },
   });
@@ -91,7 +93,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
       ...{ rowOf: rowOf!, rowCount, places: tokens.places },
       tokenOf: tokens.tokenOf,
     },
-    workgroups: elementwiseGrid(rows.size),
+    workgroups: elementwiseGrid(received.size),
     part,
   });
 }
@@ -102,10 +104,11 @@ function lowerSums(
   node: NodeOf<"group">,
   rows: GroupedRows,
 ): void {
-  const { sent, chunk } = rows;
+  const { received } = rows;
+  const { sent, chunk } = received;
   const { lists, reachAll } = sent.tokens!;
   const { sums } = rows.tokens!;
-  emitExchange(lowering, node, rows, {
+  emitExchange(lowering, node, received, {
     ...{ from: lists!.rows, to: sums!.rows, words: 2 * lists!.most },
     ...{ direction: "forward", once: true },
     part: partOf(sent, "exchange rows"),
@@ -132,8 +135,8 @@ function groupedRows(
 ): GroupedRows {
   const sent = sentBy(lowering, node.inputs[0]!);
   const { chunk, expert, slot } = node.params;
-  const rows = receivedRows(lowering, sent, chunk);
-  const { bound, size, experts, most } = rows;
+  const received = receivedRows(lowering, sent, chunk);
+  const { bound, size, experts, most } = received;
   const lists = sent.tokens?.lists;
   const tileRows = tileHeight(lowering.options.tile);
   const tilesBound = mapRanks(
@@ -143,12 +146,12 @@ function groupedRows(
   const scratch = (name: string, size: PerRank) =>
     routingScratch(lowering, name, { size });
   return {
-    ...{ ...rows, expert, axis: `${expert} ${slot}` },
+    ...{ received, expert, axis: `${expert} ${slot}` },
     tileSize: tileBound(size, most, tileRows),
     tiles: routingScratch(lowering, "tiles", {
       ...{ size: tilesBound, routing: "tiles" },
     }),
-    ...sent.local
+    ...sent.node.params.local
       ? { tokenOf: scratch("tokenOf", bound) }
       : { rowOf: scratch("rowOf", bound) },
     expertOf: scratch("expertOf", bound),
@@ -161,7 +164,7 @@ function groupedRows(
           ...lists
             ? {
               sums: {
-                rows: listBuffer(lowering, rows.tokenBound, lists.most),
+                rows: listBuffer(lowering, received.tokenBound, lists.most),
                 count: scratch("tokenCount", 1),
               },
             }

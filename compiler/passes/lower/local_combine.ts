@@ -22,9 +22,8 @@ export function lowerLocalCombine(
   node: NodeOf<"localCombine">,
 ): void {
   const [y, group] = node.inputs as [Node, Node];
-  const { sent, tokens, tokenBound, tokenSize } = lowering.values.groups.get(
-    group,
-  )!;
+  const { received, tokens } = lowering.values.groups.get(group)!;
+  const { sent, tokenBound, tokenSize } = received;
   const [lists, sums] = [sent.tokens?.lists, tokens?.sums];
   invariant(lists && sums, "a routing lists the rows that are added up");
   const [expert, slot, ...rest] = node.axes;

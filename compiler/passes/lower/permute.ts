@@ -6,7 +6,7 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { reads } from "../../kernels/kernel.ts";
 import { combine, permute } from "../../kernels/permute.ts";
 import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
-import { partOf, sentBy } from "./assign.ts";
+import { partOf, routeOf, sentBy } from "./assign.ts";
 import { atFlat, atJoined } from "./at.ts";
 import {
   addLaunch,
@@ -32,7 +32,7 @@ export function lowerPermute(
   const [x, assign] = node.inputs as [Node, Node];
   const rows = sentBy(lowering, assign);
   const { weighted, once } = node.params;
-  const { tokens, rule: { topK } } = rows.route.params;
+  const { tokens, rule: { topK } } = routeOf(rows).params;
   const [expert, slot, ...rest] = node.axes;
   const words = fixedProduct(lowering, node, rest);
   const dtype = storedDType(node.dtype);
@@ -62,7 +62,9 @@ export function lowerPermute(
     bindings: {
       ...{ send },
       x: rowMajorBuffer(lowering, x, x.axes),
-      ...weighted ? { weight: routeResults(lowering, rows.route).weight } : {},
+      ...weighted
+        ? { weight: routeResults(lowering, routeOf(rows)).weight }
+        : {},
       sendRow: once ? rows.tokens!.tokenRow : rows.sendRow,
     },
     workgroups: elementwiseGrid({ mul: [rows.size, words] }),
@@ -79,7 +81,7 @@ export function lowerCombine(
 ): void {
   const [returned, assign] = node.inputs as [Node, Node];
   const rows = sentBy(lowering, assign);
-  const { tokens, rule: { topK } } = rows.route.params;
+  const { tokens, rule: { topK } } = routeOf(rows).params;
   const rest = node.axes.slice(tokens.length);
   const words = fixedProduct(lowering, node, rest);
   const scope = new KernelScope(lowering);
@@ -91,7 +93,7 @@ export function lowerCombine(
   );
   const weighed = node.params.weighted!;
   if (weighed) {
-    scope.readAs("weight", routeResults(lowering, rows.route).weight);
+    scope.readAs("weight", routeResults(lowering, routeOf(rows)).weight);
   }
   const kernel = combine({
     name: `combine_${words}`,

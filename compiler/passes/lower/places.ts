@@ -49,7 +49,7 @@ export function placesOf(
   const rows = load(scope.read(grouped.rowCount), u32(0), "u32");
   return {
     count: mul(rows, u32(width)),
-    size: { mul: [grouped.size, width] },
+    size: { mul: [grouped.received.size, width] },
     at(index) {
       const row = div(index, u32(width));
       const inner = atFlat(scope, rest, rem(index, u32(width)));

@@ -4,7 +4,7 @@ import { groupRanks, type Mesh } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import { groupBound } from "../place.ts";
-import type { SentRows } from "./assign.ts";
+import { routeOf, type SentRows } from "./assign.ts";
 import { type Lowering, sizeOf } from "./context.ts";
 
 /** What is known of received rows before a run. */
@@ -29,9 +29,9 @@ export function receivedRows(
   chunk: number,
 ): ReceivedRows {
   const { placed } = lowering;
-  const { own, route: { params: { tokens, rule: { topK } } } } = sent;
+  const { tokens, rule: { topK } } = routeOf(sent).params;
   // What a rank has of all tokens comes from nowhere else.
-  const over = own ? [] : sent.over;
+  const over = sent.node.params.own ? [] : sent.over;
   const columns = sent.chunks[chunk]!;
   const held = columns.map(([first, end]) => end - first);
   const experts = heldPerRank(placed.mesh, sent.over, held);

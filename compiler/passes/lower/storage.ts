@@ -88,7 +88,7 @@ function rowStorage(
   const dtype = storedDType(node.dtype);
   const rest = restAxes(node);
   const buffer = addScratch(lowering, opOf(node), dtype, [
-    { axis: rows.axis, size: rows.bound, dynamic: true },
+    { axis: rows.axis, size: rows.received.bound, dynamic: true },
     ...rest,
   ]);
   return {
