@@ -5,7 +5,7 @@
 
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError, invariant } from "../spec/errors.ts";
-import { positionsOver } from "../spec/mesh.ts";
+import { groupSizeOf } from "../spec/mesh.ts";
 import { PAGES_INPUT, WITHIN } from "../spec/pages.ts";
 import type { Plan, Program } from "../spec/plan.ts";
 import { sum } from "../spec/sum.ts";
@@ -36,9 +36,9 @@ export function pagesShape(
   const { size, table, over = [] } = sequence;
   const owners = new Array<number>(size).fill(0);
   if (table) {
-    const positions = positionsOver(plan.mesh, over);
-    for (let at = 0; at < positions; at++) {
-      for (const id of tableIds({ size, table }, positions, at)) {
+    const groupSize = groupSizeOf(plan.mesh, over);
+    for (let at = 0; at < groupSize; at++) {
+      for (const id of tableIds({ size, table }, groupSize, at)) {
         owners[id] = at;
       }
     }

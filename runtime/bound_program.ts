@@ -185,7 +185,7 @@ function bindLaunch(
   };
 }
 
-/** The groups of a collective, each by position; of ranks in other processes nothing is known here. */
+/** The groups of a collective, each by group rank; of ranks in other processes nothing is known here. */
 function groupsOf(
   step: CollectiveStep,
   here: readonly RankMemory[],

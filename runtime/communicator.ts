@@ -52,7 +52,7 @@ export interface Communicator {
     devices: readonly Device[],
   ): { readonly [key: string]: PlanKernel };
   /**
-   * Make ready to execute `step` among `group` (by position), again and again; called once at load. `group` holds the
+   * Make ready to execute `step` among `group` (by group rank), again and again; called once at load. `group` holds the
    * ranks of this process only.
    */
   bind(

@@ -49,7 +49,7 @@ export function bringsCounts(
 export class KnownCounts {
   readonly #known = new Map<string, Counts>();
 
-  /** Cache what a gather brought, by position. */
+  /** Cache what a gather brought, by group rank. */
   keep(
     { rank }: RankMemory,
     buffer: string,
@@ -59,29 +59,29 @@ export class KnownCounts {
     this.#known.set(`${rank} ${buffer}`, counts);
   }
 
-  /** The counts of an exchange among `positions` ranks, by position and column; a promise where the device has to be asked. */
+  /** The counts of an exchange among `groupSize` ranks, by group rank and expert; a promise where the device has to be asked. */
   of(
     step: AllToAllStep,
     memory: RankMemory,
-    positions: number,
+    groupSize: number,
   ): Counts | Promise<Counts> {
     const known = this.#known.get(`${memory.rank} ${step.counts}`);
     if (known) return known;
-    const columns = step.splits.at(-1)!;
-    const bytes = 4 * columns * positions;
+    const experts = step.splits.at(-1)!;
+    const bytes = 4 * experts * groupSize;
     return memory.device.read(memory.buffer(step.counts), 0, bytes)
       .then((read) =>
-        Array.from({ length: positions }, (_, s) => [
-          ...wordsOf(read).subarray(s * columns, (s + 1) * columns),
+        Array.from({ length: groupSize }, (_, s) => [
+          ...wordsOf(read).subarray(s * experts, (s + 1) * experts),
         ])
       );
   }
 }
 
-/** Rows by position and column. */
+/** Rows by group rank and expert. */
 export type Counts = readonly (readonly number[])[];
 
-/** Where the parts of a gather are stored, by position, in bytes: one after the other. */
+/** Where the parts of a gather are stored, by group rank, in bytes: one after the other. */
 export function gatheredSpans(
   step: AllGatherStep,
   plan: Plan,
@@ -103,20 +103,20 @@ export function gatheredSpans(
 export function receivedSpans(
   step: AllGatherStep,
   spans: readonly Span[],
-  position: number,
+  groupRank: number,
 ): readonly Span[] {
   if (!step.blocks) return spans;
-  const { bytes } = spans[position]!;
+  const { bytes } = spans[groupRank]!;
   return spans.map((_, s) => ({ offset: s * bytes, bytes }));
 }
 
-/** Where the rows of an exchange are on the rank at a position, in bytes: in `from` and in `to`. */
+/** Where the rows of an exchange are on the rank at a group rank, in bytes: in `from` and in `to`. */
 export function spansOf(
   step: AllToAllStep,
   counts: Counts,
-  position: number,
+  groupRank: number,
 ): { readonly [Side in keyof ExchangeBlocks]: readonly Span[] } {
-  const { send, receive } = blocksOf(counts, step, { position });
+  const { send, receive } = blocksOf(counts, step, { groupRank });
   const inBytes = ({ offset, count }: Block): Span => ({
     offset: offset * step.rowBytes,
     bytes: count * step.rowBytes,

@@ -72,10 +72,10 @@ async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
   });
 }
 
-/** What each rank gives, a span for each position or one for all, and where it takes a span of each position. */
+/** What each rank gives, a span for each group rank or one for all, and where it takes a span of each group rank. */
 interface Routes {
-  out(position: number): readonly Span[];
-  into(position: number): readonly Span[];
+  out(groupRank: number): readonly Span[];
+  into(groupRank: number): readonly Span[];
   arrived?(memory: RankMemory, blocks: readonly Uint8Array[]): void;
 }
 

@@ -136,12 +136,12 @@ function bufferOf(
   if (step.op === "allGather" && step.rows && binding === "counts") {
     return to.buffer(step.rows.counts);
   }
-  if (step.op === "allGather" && step.blocks && binding === "position") {
-    return to.buffer(step.blocks.position);
+  if (step.op === "allGather" && step.blocks && binding === "groupRank") {
+    return to.buffer(step.blocks.groupRank);
   }
   if (step.op === "allToAll") {
     if (binding === "counts") return to.buffer(step.counts);
-    if (binding === "position") return to.buffer(step.position);
+    if (binding === "groupRank") return to.buffer(step.groupRank);
     if (binding === "moved") return to.buffer(step.moved);
   }
   throw new Error(`internal: exchange kernel has a binding '${binding}'`);

@@ -4,15 +4,15 @@ import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
 import {
   blockSizes,
+  groupRankOf,
   groupRanks,
-  positionOver,
-  positionsOver,
+  groupSizeOf,
 } from "../spec/mesh.ts";
 import type { Plan, PlanAxis, PlanBuffer, Program } from "../spec/plan.ts";
 import { tableIds } from "../spec/table.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
-/** Global indices at each position over an axis's mesh axes, in local order. */
+/** Global indices at each group rank over an axis's mesh axes, in local order. */
 export type Assigned = readonly Int32Array[];
 
 /** Where sequences live: kept from run to run, by axis. */
@@ -29,7 +29,7 @@ export function assignBlocks(n: number, parts: number): Assigned {
 }
 
 /**
- * Whole sequences, longest first to the position with fewest items, ties to the lower position and the lower sequence.
+ * Whole sequences, longest first to the group rank with fewest items, ties to the lower group rank and the lower sequence.
  * A sequence that has a rank stays there; new ones are added.
  */
 export function assignSequences(
@@ -68,7 +68,7 @@ export interface RunAxes {
   length(axis: string): number;
   /** Global indices that a rank holds, in local order; undefined: all. */
   local(axis: string, rank: number): Int32Array | undefined;
-  /** Global indices that each position holds of a placed axis; undefined for others. */
+  /** Global indices that each group rank holds of a placed axis; undefined for others. */
   assigned(axis: string): Assigned | undefined;
   /** For each global index of a placed axis, its number among the items of its rank; undefined for others. */
   numbers(axis: string): Int32Array | undefined;
@@ -86,9 +86,9 @@ export function isSplit(plan: Plan, buffer: PlanBuffer, i: number): boolean {
 export interface LastingAxes {
   /** Where sequences are, by axis. */
   readonly sequenceRanks: Map<string, SequenceRanks>;
-  /** Axes with a table: what each position has. */
+  /** Axes with a table: what each group rank has. */
   readonly tables: Map<string, Assigned>;
-  /** The same axes: the number of each item among those of its position. */
+  /** The same axes: the number of each item among those of its group rank. */
   readonly numbers: Map<string, Int32Array>;
 }
 
@@ -124,7 +124,7 @@ export function assignAxes(
   };
   const cut = (name: string, axis: PlanAxis): Assigned => {
     const { over = [], table, assignment, size } = axis;
-    const parts = positionsOver(plan.mesh, over);
+    const parts = groupSizeOf(plan.mesh, over);
     if (table) {
       return Array.from(
         { length: parts },
@@ -148,8 +148,8 @@ export function assignAxes(
           plan.mesh.find((axis) => axis.name === name)!
         );
         const held: number[][] = Array.from({ length: parts }, () => []);
-        partsOf(assignment.of).forEach((items, position) =>
-          held[positionOver(mesh, position, over)]!.push(...items)
+        partsOf(assignment.of).forEach((items, groupRank) =>
+          held[groupRankOf(mesh, groupRank, over)]!.push(...items)
         );
         return held.map((items) => Int32Array.from(items));
       }
@@ -178,7 +178,7 @@ export function assignAxes(
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
       const over = plan.axes[name]?.over;
-      return placed(name)?.[positionOver(plan.mesh, rank, over ?? [])];
+      return placed(name)?.[groupRankOf(plan.mesh, rank, over ?? [])];
     },
   };
 }
@@ -199,10 +199,10 @@ export function homesOf(
     const assigned = axes.assigned(name);
     if (assigned === undefined) return [];
     const { over = [] } = plan.axes[name]!;
-    const positions = groupRanks(plan.mesh, over);
+    const ranks = groupRanks(plan.mesh, over);
     const homes = new Int32Array(axes.length(name));
-    assigned.forEach((items, position) => {
-      const rank = positions.indexOf(position);
+    assigned.forEach((items, groupRank) => {
+      const rank = ranks.indexOf(groupRank);
       for (const item of items) homes[item] = rank;
     });
     return [[`rank of each ${modelAxis(plan, name)}`, homes.join(" ")]];
@@ -234,15 +234,15 @@ function blocksOf(items: Int32Array, parts: number): Int32Array[] {
   );
 }
 
-/** Each item to the position of the item of another axis that it numbers. */
+/** Each item to the group rank of the item of another axis that it numbers. */
 function assignItems(
   numbers: ArrayLike<number>,
   parts: Assigned,
   length: number,
 ): Assigned {
   const to = new Int32Array(length);
-  parts.forEach((part, position) => {
-    for (const item of part) to[item] = position;
+  parts.forEach((part, groupRank) => {
+    for (const item of part) to[item] = groupRank;
   });
   const assigned: number[][] = parts.map(() => []);
   for (let i = 0; i < numbers.length; i++) {
@@ -251,7 +251,7 @@ function assignItems(
   return assigned.map((items) => Int32Array.from(items));
 }
 
-/** For each global index, its number among the items of its position. */
+/** For each global index, its number among the items of its group rank. */
 function numbersIn(parts: Assigned, length: number): Int32Array {
   const numbers = new Int32Array(length);
   for (const part of parts) part.forEach((item, i) => numbers[item] = i);

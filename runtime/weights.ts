@@ -3,7 +3,7 @@
 import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
-import { positionOver } from "../spec/mesh.ts";
+import { groupRankOf } from "../spec/mesh.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan.ts";
 import { mapWeight } from "./mapped_weights.ts";
 import type { RankMemory } from "./memory.ts";
@@ -130,7 +130,7 @@ function ownersOf(
   const sharded = [...axes, ...stack === undefined ? [] : [stack]]
     .flatMap((axis) => plan.axes[axis]?.over ?? []);
   for (const memory of ranks) {
-    const key = String(positionOver(plan.mesh, memory.rank, sharded));
+    const key = String(groupRankOf(plan.mesh, memory.rank, sharded));
     groups.set(key, [...groups.get(key) ?? [], memory]);
   }
   return [...groups.values()];

@@ -24,13 +24,13 @@ export function accessesOf(
         reads: [
           step.from,
           ...step.rows ? [step.rows.counts] : [],
-          ...step.blocks ? [step.blocks.position] : [],
+          ...step.blocks ? [step.blocks.groupRank] : [],
         ],
         writes: [step.to],
       };
     case "allToAll":
       return {
-        reads: [step.from, step.counts, step.position],
+        reads: [step.from, step.counts, step.groupRank],
         writes: [step.to, step.moved],
       };
     case "wait":

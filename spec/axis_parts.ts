@@ -1,7 +1,7 @@
 /** Which part of an axis a rank holds, and what the axis of the model is called. */
 
 import { shortAxis } from "./axis_name.ts";
-import { positionOver, positionsOver } from "./mesh.ts";
+import { groupRankOf, groupSizeOf } from "./mesh.ts";
 import { tableIds, tableLengths } from "./table.ts";
 import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan.ts";
 
@@ -30,18 +30,18 @@ export function indicesOn(
   const { over, table, size } = axes[axis] ?? {};
   return over && table && tableIds(
     { size: size!, table },
-    positionsOver(mesh, over),
-    positionOver(mesh, rank, over),
+    groupSizeOf(mesh, over),
+    groupRankOf(mesh, rank, over),
   );
 }
 
-/** How many indices of an axis each position over its mesh axes holds; undefined where no table says it. */
+/** How many indices of an axis each group rank over its mesh axes holds; undefined where no table says it. */
 export function partLengths(
   { mesh }: Pick<Plan, "mesh">,
   { size, table, over }: PlanAxis,
 ): readonly number[] | undefined {
   return table &&
-    tableLengths({ size, table }, positionsOver(mesh, over ?? []));
+    tableLengths({ size, table }, groupSizeOf(mesh, over ?? []));
 }
 
 /** The indices of a stacked axis that a rank holds, in local order. */

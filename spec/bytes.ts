@@ -1,7 +1,7 @@
 /** Memory and traffic that a plan predicts. The runtime counts what really happens and never reads these. */
 
 import { storedBytes } from "./layout.ts";
-import { groupOf, type Mesh, positionOver, positionsOver } from "./mesh.ts";
+import { groupOf, groupRankOf, groupSizeOf, type Mesh } from "./mesh.ts";
 import { mapRanks, onRank, type PerRank, sumPerRank } from "./per_rank.ts";
 import type { AllToAllStep, Plan, Step } from "./plan.ts";
 import type { Size } from "./size.ts";
@@ -71,39 +71,41 @@ export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
   return most;
 }
 
-/** The columns of each position that an allToAll moves: all of them, or those of its chunk. */
-export function columnsOf(
-  { splits, columns }: Pick<AllToAllStep, "splits" | "columns">,
+/** The experts of each group rank that an allToAll moves: all of them, or those of its chunk. */
+export function expertRanges(
+  { splits, experts }: Pick<AllToAllStep, "splits" | "experts">,
 ): readonly (readonly [first: number, end: number])[] {
-  return columns ??
+  return experts ??
     splits.slice(1).map((end, p) => [splits[p]!, end] as const);
 }
 
-/** Where the columns of each position and chunk end, of exchanges that are the chunks of one value: a token is sent once to each. */
+/** Where the experts of each group rank and chunk end, of exchanges that are the chunks of one value: a token is sent once to each. */
 export function unitEnds(
-  chunks: readonly Pick<AllToAllStep, "splits" | "columns">[],
+  chunks: readonly Pick<AllToAllStep, "splits" | "experts">[],
 ): number[] {
-  const ends = chunks.flatMap((step) => columnsOf(step).map(([, end]) => end));
+  const ends = chunks.flatMap((step) =>
+    expertRanges(step).map(([, end]) => end)
+  );
   return [0, ...new Set(ends.sort((a, b) => a - b))];
 }
 
-/** The part of all columns that an allToAll moves: less than 1 for a chunk. */
-export function shareOfColumns(
-  step: Pick<AllToAllStep, "splits" | "columns">,
+/** The part of all experts that an allToAll moves: less than 1 for a chunk. */
+export function shareOfExperts(
+  step: Pick<AllToAllStep, "splits" | "experts">,
 ): number {
-  const moved = columnsOf(step)
+  const moved = expertRanges(step)
     .reduce((n, [first, end]) => n + end - first, 0);
   return moved / step.splits.at(-1)!;
 }
 
-/** n(s, p) of an allToAll from its counts, `[position][column]`: rows from position s to position p on the way forward. */
+/** n(s, p) of an allToAll from its counts, `[group rank][expert]`: rows from group rank s to group rank p on the way forward. */
 export function rowsBetween(
   counts: readonly (readonly number[])[],
-  step: Pick<AllToAllStep, "splits" | "columns">,
+  step: Pick<AllToAllStep, "splits" | "experts">,
 ): number[][] {
-  const columns = columnsOf(step);
+  const experts = expertRanges(step);
   return counts.map((row) =>
-    columns.map(([first, end]) => sum(row.slice(first, end)))
+    experts.map(([first, end]) => sum(row.slice(first, end)))
   );
 }
 
@@ -113,7 +115,7 @@ export interface Block {
   readonly count: number;
 }
 
-/** Where the rows of an allToAll are on one rank: a block for each position of the group that they go to or come from. */
+/** Where the rows of an allToAll are on one rank: a block for each rank of the group that they go to or come from. */
 export interface ExchangeBlocks {
   /** In the step's `from`. */
   readonly send: readonly Block[];
@@ -123,21 +125,21 @@ export interface ExchangeBlocks {
 
 /** Which rank's blocks. */
 export interface BlocksOfOptions {
-  /** Its position in the group of the exchange. */
-  readonly position: number;
+  /** Its index in the group of the exchange. */
+  readonly groupRank: number;
 }
 
-/** The blocks of a rank, from the counts of its group, `[position][column]`, which every rank of it holds. */
+/** The blocks of a rank, from the counts of its group, `[group rank][expert]`, which every rank of it holds. */
 export function blocksOf(
   counts: readonly (readonly number[])[],
-  step: Pick<AllToAllStep, "splits" | "columns" | "direction">,
-  { position }: BlocksOfOptions,
+  step: Pick<AllToAllStep, "splits" | "experts" | "direction">,
+  { groupRank }: BlocksOfOptions,
 ): ExchangeBlocks {
-  const columns = columnsOf(step);
-  const own = counts[position]!;
-  const [mine, end] = columns[position]!;
+  const experts = expertRanges(step);
+  const own = counts[groupRank]!;
+  const [mine, end] = experts[groupRank]!;
   // By destination: where the whole has them. By source: packed.
-  const byDestination = columns.map(([first, end]) => ({
+  const byDestination = experts.map(([first, end]) => ({
     offset: sum(own.slice(0, first)),
     count: sum(own.slice(first, end)),
   }));
@@ -181,7 +183,7 @@ export function predictSentBytes(
     );
   }
   if (step.op !== "allToAll") return 0;
-  const me = positionOver(mesh, rank, step.over);
+  const me = groupRankOf(mesh, rank, step.over);
   const others = groupOf(mesh, rank, step.over).map((_, p) => p)
     .filter((p) => p !== me);
   return step.rowBytes *
@@ -208,7 +210,7 @@ export function boundOf(
       : undefined;
     // Ranks along a mesh axis that the tensor axis is not sharded over all hold the same items.
     const copies = (size.over ?? []).filter((m) => !axis?.over?.includes(m));
-    return (axis?.size ?? 0) * positionsOver(plan.mesh, copies);
+    return (axis?.size ?? 0) * groupSizeOf(plan.mesh, copies);
   }
   if ("mul" in size) {
     return size.mul.reduce<number>((n, s) => n * boundOf(s, plan), 1);
@@ -220,19 +222,19 @@ export function boundOf(
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
 }
 
-/** How many positions a token goes to, on average, if any `choices` experts are as likely as others: those that not all choices miss. */
-export function positionsReached(
+/** How many ranks of a group a token goes to, on average, if any `choices` experts are as likely as others: those that not all choices miss. */
+export function expectedDestinations(
   splits: readonly number[],
   choices: number,
 ): number {
   const experts = splits.at(-1)!;
-  return splits.slice(1).reduce((reached, end, p) => {
+  return splits.slice(1).reduce((n, end, p) => {
     const others = experts - (end - splits[p]!);
     let missed = 1;
     for (let j = 0; j < choices; j++) {
       missed *= Math.max(0, others - j) / (experts - j);
     }
-    return reached + 1 - missed;
+    return n + 1 - missed;
   }, 0);
 }
 

@@ -1,12 +1,12 @@
 /** What the exchanges of dispatches and combines send for a token, if experts are chosen evenly. */
 
 import {
-  columnsOf,
-  positionsReached,
-  shareOfColumns,
+  expectedDestinations,
+  expertRanges,
+  shareOfExperts,
   unitEnds,
 } from "./bytes.ts";
-import { positionsOver } from "./mesh.ts";
+import { groupSizeOf } from "./mesh.ts";
 import {
   type AllToAllStep,
   onRank,
@@ -22,9 +22,9 @@ export interface ExpectedExchange {
   readonly index: number;
   readonly step: AllToAllStep;
   readonly op: StepPart["op"];
-  /** Bytes for a token, to all positions of the group. */
+  /** Bytes for a token, to all ranks of the group. */
   readonly bytes: number;
-  /** The part of them that goes to each position: 1 together. */
+  /** The part of them that goes to each group rank: 1 together. */
   readonly shares: readonly number[];
   /** The axis of the tokens. */
   readonly tokens: string | undefined;
@@ -44,30 +44,32 @@ export function expectedExchanges(
     const where = indices.get(routing)?.axes ?? [];
     const choices = where.length > 0 ? onRank(where.at(-1)!.size, 0) : 0;
     const base = { index, step, op, tokens: where[0]?.axis };
-    const columns = columnsOf(step).map(([first, end]) => end - first);
-    const all = columns.reduce((a, b) => a + b, 0);
-    const shares = columns.map((n) => n / all);
+    const held = expertRanges(step).map(([first, end]) => end - first);
+    const all = held.reduce((a, b) => a + b, 0);
+    const shares = held.map((n) => n / all);
     // Where dispatch is deduplicated, a word for each choice says where it finds its token.
     if (part === "exchange places") {
       return [{ ...base, bytes: choices * 4, shares }];
     }
     const ends = experts.get(routing) ?? step.splits;
-    const rows = isOnce(plan, step) ? positionsReached(ends, choices) : choices;
-    const bytes = rows * step.rowBytes * shareOfColumns(step);
+    const rows = isOnce(plan, step)
+      ? expectedDestinations(ends, choices)
+      : choices;
+    const bytes = rows * step.rowBytes * shareOfExperts(step);
     return [{ ...base, bytes, shares }];
   });
 }
 
-/** Bytes of a token that leave a rank, of those that go to all positions. */
+/** Bytes of a token that leave a rank, of those that go to the group. */
 export function toOthers(
   { mesh }: Pick<Plan, "mesh">,
   { bytes, step }: Pick<ExpectedExchange, "bytes" | "step">,
 ): number {
-  const positions = positionsOver(mesh, step.over);
-  return bytes * (positions - 1) / positions;
+  const groupSize = groupSizeOf(mesh, step.over);
+  return bytes * (groupSize - 1) / groupSize;
 }
 
-/** Where the experts of each position and chunk end, by routing: as the exchange with a row for each choice has it, of places or of combine. */
+/** Where the experts of each group rank and chunk end, by routing: as the exchange with a row for each choice has it, of places or of combine. */
 function expertSplits(program: Program): Map<number, readonly number[]> {
   const chunks = new Map<string, AllToAllStep[]>();
   const ends = new Map<number, readonly number[]>();
@@ -84,11 +86,12 @@ function expertSplits(program: Program): Map<number, readonly number[]> {
   return ends;
 }
 
-/** Whether an exchange moves each token once to a position: other exchanges of its routing say where choices find it. */
+/** Whether an exchange moves each token once to a rank: other exchanges of its routing say where choices find it. */
 function isOnce(plan: Plan, step: AllToAllStep): boolean {
   return plan.programs.some(({ steps }) =>
     steps.some((other) =>
-      other.op === "allGather" && other.part?.part === "exchange reach" &&
+      other.op === "allGather" &&
+      other.part?.part === "exchange destination counts" &&
       other.to === step.counts
     )
   );

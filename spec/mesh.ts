@@ -50,36 +50,36 @@ export function coordinates(mesh: Mesh, rank: number): number[] {
   return result;
 }
 
-/** The rank's position among the positions of the mesh axes `over`, row-major in the order of `over`. */
-export function positionOver(
+/** The rank's index in its group over the mesh axes `over`: row-major in the order of `over`. */
+export function groupRankOf(
   mesh: Mesh,
   rank: number,
   over: readonly string[],
 ): number {
   const at = coordinates(mesh, rank);
-  return over.reduce((position, name) => {
+  return over.reduce((groupRank, name) => {
     const i = mesh.findIndex((axis) => axis.name === name);
-    return position * mesh[i]!.size + at[i]!;
+    return groupRank * mesh[i]!.size + at[i]!;
   }, 0);
 }
 
-/** `positionOver` of every rank. */
+/** `groupRankOf` of every rank. */
 export function groupRanks(mesh: Mesh, over: readonly string[]): number[] {
   return Array.from(
     { length: rankCount(mesh) },
-    (_, rank) => positionOver(mesh, rank, over),
+    (_, rank) => groupRankOf(mesh, rank, over),
   );
 }
 
-/** How many positions the mesh axes `over` have together. */
-export function positionsOver(mesh: Mesh, over: readonly string[]): number {
+/** How many ranks a group over the mesh axes `over` has. */
+export function groupSizeOf(mesh: Mesh, over: readonly string[]): number {
   return over.reduce(
     (n, name) => n * (mesh.find((axis) => axis.name === name)?.size ?? 1),
     1,
   );
 }
 
-/** The ranks that differ from `rank` only on the mesh axes `over`, by position. */
+/** The ranks that differ from `rank` only on the mesh axes `over`, in the order of their group ranks. */
 export function groupOf(
   mesh: Mesh,
   rank: number,

@@ -14,7 +14,7 @@ export * from "./errors.ts";
 export * from "./kernel/mod.ts";
 export * from "./layout.ts";
 export * from "./limits.ts";
-export { blockSizes, coordinates, positionsOver, rankCount } from "./mesh.ts";
+export { blockSizes, coordinates, groupSizeOf, rankCount } from "./mesh.ts";
 export type { Mesh, MeshAxis } from "./mesh.ts";
 export * from "./numerics.ts";
 export * from "./plan.ts";

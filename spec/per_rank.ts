@@ -1,6 +1,6 @@
 /** Values that differ by rank, as formulas of the rank's number: their length does not depend on how many ranks there are. */
 
-import { type Mesh, positionOver } from "./mesh.ts";
+import { groupRankOf, type Mesh } from "./mesh.ts";
 
 /** Rank r has entry `floor(r / every)`, modulo the number of entries; entries are given as runs of equal ones. */
 export interface RankRuns {
@@ -136,6 +136,6 @@ export function wordsOn(
   { mesh, rank }: { readonly mesh: Mesh; readonly rank: number },
 ): readonly number[] {
   if ("all" in data) return data.all;
-  if ("groupRank" in data) return [positionOver(mesh, rank, data.groupRank)];
+  if ("groupRank" in data) return [groupRankOf(mesh, rank, data.groupRank)];
   return data.lists[Math.floor(rank / data.every) % data.lists.length]!;
 }

@@ -29,7 +29,7 @@ export interface PlanAxis {
   readonly of?: string;
   /** Experts are numbered on it. */
   readonly experts?: true;
-  /** Placed fixed axes: the global ids at each position over the mesh axes. */
+  /** Placed fixed axes: the global ids at each group rank over the mesh axes. */
   readonly table?: Table;
   /**
    * Placed dynamic axes: how items are assigned to ranks. `blocks`: contiguous ones, of all items or of those that ranks
@@ -78,8 +78,8 @@ export interface PlanBuffer {
   readonly dtype: StoredDType;
   readonly axes: readonly BufferAxis[];
   readonly rowStride?: number;
-  /** What it holds is, on each rank, a part of a sum: added up over the positions of these mesh axes they are the value. */
-  readonly partial?: readonly string[];
+  /** What it holds is, on each rank, a part of a sum: added up over the ranks along these mesh axes they are the value. */
+  readonly unreduced?: readonly string[];
   /**
    * Kinds scratch and output: the steps of a program that write it on a rank, each a part of it. A step that reads it comes
    * after all of them. Default: 1.
@@ -156,7 +156,7 @@ export interface StepPart {
     | "count"
     | "permute"
     | "exchange counts"
-    | "exchange reach"
+    | "exchange destination counts"
     | "exchange places"
     | "list rows"
     | "exchange rows"
@@ -199,10 +199,10 @@ export interface CopyStep extends StepBase {
 }
 
 /**
- * Concatenate `from` (`bytes` bytes) of every rank of the group, by position, into `to`. With `rows`, `bytes` are those of
+ * Concatenate `from` (`bytes` bytes) of every rank of the group, in the order of group ranks, into `to`. With `rows`, `bytes` are those of
  * a row, and every rank gives as many rows as it has items of the placed dynamic axis; `rows.counts` is an `assignment` buffer
- * that holds these numbers by position. With `blocks`, `from` has a block of `bytes` bytes for each position, and a rank
- * gets of everyone only the block of its own position, which `blocks.position` holds.
+ * that holds these numbers by group rank. With `blocks`, `from` has a block of `bytes` bytes for each rank of the group, and a rank
+ * gets of everyone only the block that is for itself; `blocks.groupRank` holds its group rank.
  */
 export interface AllGatherStep extends StepBase {
   readonly op: "allGather";
@@ -211,18 +211,19 @@ export interface AllGatherStep extends StepBase {
   readonly to: string;
   readonly bytes: number;
   readonly rows?: { readonly axis: string; readonly counts: string };
-  readonly blocks?: { readonly position: string };
+  readonly blocks?: { readonly groupRank: string };
 }
 
 /**
- * Exchange rows. `counts` is u32 [group position][column]; columns `splits[p]` to `splits[p + 1]` belong to position p.
- * n(s, p) = sum over p's columns of counts[s][column]. forward: `from` holds, on position s, blocks of n(s, 0), n(s, 1), …
- * rows, and `to`, on position p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
- * each other's places, so rows return to where they came from. `moved` (u32 [group position]) receives the number of
- * rows taken from each position; `position` holds this rank's position in the group.
+ * Exchange rows. `counts` is u32 [group rank][expert]; experts `splits[p]` to `splits[p + 1]` belong to group rank p. Where tokens
+ * are deduplicated, a count is for a rank and chunk instead of an expert.
+ * n(s, p) = sum over p's experts of counts[s][expert]. forward: `from` holds, on rank s, blocks of n(s, 0), n(s, 1), …
+ * rows, and `to`, on rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
+ * each other's places, so rows return to where they came from. `moved` (u32 [group rank]) receives the number of
+ * rows taken from each rank; `groupRank` holds this rank's index in the group.
  *
- * With `columns`, one pair for each position, only the rows of p's columns from the first below the second are sent: a
- * *chunk*. The buffer that holds rows by destination (forward: `from`, back: `to`) has them where the whole has them; in
+ * With `experts`, one pair for each group rank, only the rows of p's experts from the first below the second are sent: a
+ * *chunk*. The buffer that holds rows by destination (forward: `from`, back: `to`) has them where an exchange of all rows has them; in
  * the other one the blocks of the chunk are stored packed.
  *
  * With `handle`, the step only starts the exchange; it is over after the `wait` step of that name.
@@ -236,8 +237,8 @@ export interface AllToAllStep extends StepBase {
   readonly rowBytes: number;
   readonly counts: string;
   readonly splits: readonly number[];
-  readonly columns?: readonly (readonly [first: number, end: number])[];
-  readonly position: string;
+  readonly experts?: readonly (readonly [first: number, end: number])[];
+  readonly groupRank: string;
   readonly moved: string;
   /** The most rows from one rank to another. */
   readonly pairRows: Size;

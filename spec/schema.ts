@@ -171,7 +171,7 @@ const part = closed({
     "count",
     "permute",
     "exchange counts",
-    "exchange reach",
+    "exchange destination counts",
     "exchange places",
     "list rows",
     "exchange rows",
@@ -218,7 +218,7 @@ const steps = {
     bytes: integer,
   }, {
     rows: closed({ axis: name, counts: name }),
-    blocks: closed({ position: name }),
+    blocks: closed({ groupRank: name }),
   }),
   allToAll: stepOf("allToAll", {
     over: short(name, 1),
@@ -228,11 +228,11 @@ const steps = {
     rowBytes: positive,
     counts: name,
     splits: list(integer, 2),
-    position: name,
+    groupRank: name,
     moved: name,
     pairRows: size,
   }, {
-    columns: list({ ...list(integer, 2), maxItems: 2 }, 1),
+    experts: list({ ...list(integer, 2), maxItems: 2 }, 1),
     handle: name,
   }),
   wait: stepOf("wait", { handle: name }),
@@ -263,7 +263,7 @@ const buffer = closed({
   offset: integer,
 }, {
   rowStride: integer,
-  partial: names,
+  unreduced: names,
   writers: positive,
   written: record(oneOf("before reads", "after reads")),
   routing: oneOf("counts", "tiles", "rows"),

@@ -1,8 +1,8 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
 import { modelAxis, partLengths } from "./axis_parts.ts";
-import { bytesOfKinds, positionsReached, shareOfColumns } from "./bytes.ts";
-import { groupRanks, positionsOver } from "./mesh.ts";
+import { bytesOfKinds, expectedDestinations, shareOfExperts } from "./bytes.ts";
+import { groupRanks, groupSizeOf } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
 import { sizeText } from "./size_text.ts";
@@ -106,16 +106,16 @@ function trafficLines(facts: Facts): string[] {
         const ends = expertEnds(routing);
         for (const { step } of exchanges) {
           const choices = choicesOf(facts, routing);
-          const positions = positionsOver(facts.plan.mesh, step.over);
+          const groupSize = groupSizeOf(facts.plan.mesh, step.over);
           const once = movesTokens(routing, step);
           // Of tokens that are sent once, a chunk has a part of the ranks and chunks that they go to.
           const rows = once ? Math.min(choices, ends.length - 1) : choices;
-          const usual = once ? positionsReached(ends, choices) : choices;
-          const bytes = step.rowBytes * shareOfColumns(step);
+          const usual = once ? expectedDestinations(ends, choices) : choices;
+          const bytes = step.rowBytes * shareOfExperts(step);
           most += rows * bytes;
-          others += usual * bytes * (positions - 1) / positions;
+          others += usual * bytes * (groupSize - 1) / groupSize;
           const plain = step.part!.part === "exchange" ? choices : 0;
-          saved += (plain - usual) * bytes * (positions - 1) / positions;
+          saved += (plain - usual) * bytes * (groupSize - 1) / groupSize;
         }
       }
       lines.push(

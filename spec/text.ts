@@ -2,7 +2,7 @@
 
 import { printWgsl } from "./kernel/wgsl.ts";
 import { kernelCost } from "./kernel/cost.ts";
-import { coordinates, positionOver, positionsOver } from "./mesh.ts";
+import { coordinates, groupRankOf, groupSizeOf } from "./mesh.ts";
 import { type TabledAxis, tableIds, tableLength, tableStart } from "./table.ts";
 import { bytesOfKinds } from "./bytes.ts";
 import {
@@ -95,32 +95,32 @@ function assignmentText(
   return assignment.by === "items" ? `${input} of ${assignment.of}` : input;
 }
 
-/** The ids at each position; of many positions that hold as much in blocks or cyclically only that. */
-function tableText(axis: TabledAxis, positions: number): string {
+/** The ids of each rank of a group; of many ranks that hold as much in blocks or cyclically only that. */
+function tableText(axis: TabledAxis, groupSize: number): string {
   const { size, table } = axis;
-  if (positions > FEW_RANKS && typeof table === "string") {
-    const each = Math.ceil(size / positions);
+  if (groupSize > FEW_RANKS && typeof table === "string") {
+    const each = Math.ceil(size / groupSize);
     return table === "block"
-      ? `0..${size - 1} in ${positions} blocks of ${each}`
-      : `0..${size - 1} cyclic over ${positions}`;
+      ? `0..${size - 1} in ${groupSize} blocks of ${each}`
+      : `0..${size - 1} cyclic over ${groupSize}`;
   }
   return Array.from(
-    { length: positions },
-    (_, at) => `[${partText(axis, positions, at)}]`,
+    { length: groupSize },
+    (_, at) => `[${partText(axis, groupSize, at)}]`,
   ).join(" ");
 }
 
-/** The ids of one position. Of many that a name says, no list is made: a plan's axis may be as long as it likes. */
-function partText(axis: TabledAxis, positions: number, at: number): string {
+/** The ids of one rank. Of many that a name says, no list is made: a plan's axis may be as long as it likes. */
+function partText(axis: TabledAxis, groupSize: number, at: number): string {
   const { table } = axis;
-  const length = tableLength(axis, positions, at);
+  const length = tableLength(axis, groupSize, at);
   if (typeof table === "object" || length <= 8) {
-    return idsText(tableIds(axis, positions, at));
+    return idsText(tableIds(axis, groupSize, at));
   }
-  const first = tableStart(axis, positions, at);
+  const first = tableStart(axis, groupSize, at);
   return table === "block"
     ? `${first}..${first + length - 1}`
-    : `${first} ${first + positions} … ${first + (length - 1) * positions}`;
+    : `${first} ${first + groupSize} … ${first + (length - 1) * groupSize}`;
 }
 
 function formatAxes(plan: Plan): string[] {
@@ -131,7 +131,7 @@ function formatAxes(plan: Plan): string[] {
       ? ` assigned by ${assignmentText(assignment)}`
       : "";
     const ids = table &&
-      tableText({ size, table }, positionsOver(plan.mesh, over ?? []));
+      tableText({ size, table }, groupSizeOf(plan.mesh, over ?? []));
     return `${placed && `over ${placed}`}${assigned}${
       ids === undefined ? "" : ` table ${ids}`
     }`.trim();
@@ -154,13 +154,13 @@ function formatAxes(plan: Plan): string[] {
 function heldBy(plan: Plan, ranks: readonly number[]): string {
   return Object.entries(plan.axes).flatMap(([name, { table, over, size }]) => {
     if (!table || !over) return [];
-    const [positions, at] = [
-      positionsOver(plan.mesh, over),
-      positionOver(plan.mesh, ranks[0]!, over),
+    const [groupSize, at] = [
+      groupSizeOf(plan.mesh, over),
+      groupRankOf(plan.mesh, ranks[0]!, over),
     ];
     const held = ranks.length === 1
-      ? partText({ size, table }, positions, at) || "none"
-      : `x ${tableLength({ size, table }, positions, at)}`;
+      ? partText({ size, table }, groupSize, at) || "none"
+      : `x ${tableLength({ size, table }, groupSize, at)}`;
     return [`${name} ${held}`];
   }).join("; ");
 }
@@ -224,7 +224,7 @@ function formatRanks(facts: Facts): string[] {
 /** What is moved for sums that ranks hold in parts. */
 function sumText({ blocks, from }: AllGatherStep, { buffers }: Plan): string {
   if (blocks) return "own items of sums";
-  return buffers[from]!.partial ? "all of a sum" : "all of own items";
+  return buffers[from]!.unreduced ? "all of a sum" : "all of own items";
 }
 
 /** What each collective sends to other ranks: a number where fixed, a formula of the run-time rows where not. */
@@ -233,12 +233,19 @@ function formatTraffic(facts: Facts): string[] {
   const rows = facts.routings.flatMap((routing) => {
     const { expert } = describeRouting(plan, routing);
     const { number, program, gather, forward, back } = routing;
-    const { reach, places, lists } = routing;
-    const all = [...gather, ...reach, ...places, ...lists, ...forward, ...back];
+    const { destinationCounts, places, lists } = routing;
+    const all = [
+      ...gather,
+      ...destinationCounts,
+      ...places,
+      ...lists,
+      ...forward,
+      ...back,
+    ];
     const lines = all.map(({ step, name }) => {
       const title = step.op === "allGather" ? "counts" : step.part!.op;
       if (step.op === "allGather") {
-        const others = positionsOver(plan.mesh, step.over) - 1;
+        const others = groupSizeOf(plan.mesh, step.over) - 1;
         return [
           name,
           title,
@@ -269,7 +276,7 @@ function formatTraffic(facts: Facts): string[] {
   });
   for (const { step, at } of collectives(facts)) {
     if (step.op !== "allGather" || step.part) continue;
-    const others = positionsOver(plan.mesh, step.over) - 1;
+    const others = groupSizeOf(plan.mesh, step.over) - 1;
     const where = `over ${step.over.join("+")}`;
     if (step.rows) {
       rows.push([

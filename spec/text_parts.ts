@@ -162,10 +162,10 @@ export function typeText(plan: Plan, buffer: PlanBuffer): string {
   const padded = buffer.rowStride === undefined
     ? ""
     : ` row stride ${buffer.rowStride}`;
-  const partial = buffer.partial
-    ? `{unreduced:${overText(buffer.partial)}}`
+  const unreduced = buffer.unreduced
+    ? `{unreduced:${overText(buffer.unreduced)}}`
     : "";
-  return `${buffer.dtype}[${axes}]${partial}${padded}`;
+  return `${buffer.dtype}[${axes}]${unreduced}${padded}`;
 }
 
 /** `0 1 2 5`; more than eight in a row as `0..31`. */

@@ -1,8 +1,8 @@
 /** The text of programs: their ports, and one line a step; the parts of a dispatch or combine under one heading. */
 
 import { blockOfAxis, isWithin } from "./axis_name.ts";
-import { columnsOf } from "./bytes.ts";
-import { positionsOver } from "./mesh.ts";
+import { expertRanges } from "./bytes.ts";
+import { groupSizeOf } from "./mesh.ts";
 import type { Plan, Port, Step } from "./plan.ts";
 import { formatSize, type Size } from "./size.ts";
 import {
@@ -107,7 +107,7 @@ function continues(steps: readonly StepFacts[], at: StepFacts): boolean {
   if (step.op === "wait") return true;
   if (step.op === "allToAll") {
     const { splits } = step;
-    return columnsOf(step).some(([first], p) => first !== splits[p]);
+    return expertRanges(step).some(([first], p) => first !== splits[p]);
   }
   return step.part?.part === "combine" &&
     steps.some((other) =>
@@ -216,7 +216,7 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
       } ${step.from} over ${step.over.join("+")} (${
         step.rows ? `${step.rows.axis} x ` : ""
       }${step.bytes} B to each of ${
-        positionsOver(plan.mesh, step.over) - 1
+        groupSizeOf(plan.mesh, step.over) - 1
       } others)${step.rows ? ` by ${step.rows.counts}` : ""}`;
     case "allToAll":
       return `${step.to} = ${
@@ -224,10 +224,10 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
       }allToAll ${step.direction} ${step.from} over ${
         step.over.join("+")
       } by ${step.counts} split ${idsText(step.splits)}${
-        step.columns
-          ? ` columns ${step.columns.map((pair) => pair.join("..")).join(" ")}`
+        step.experts
+          ? ` experts ${step.experts.map((pair) => pair.join("..")).join(" ")}`
           : ""
-      } at ${step.position} (${step.rowBytes} B a row, at most ${
+      } at ${step.groupRank} (${step.rowBytes} B a row, at most ${
         formatSize(step.pairRows)
       } to a rank) moved ${step.moved}${
         step.handle === undefined ? "" : ` as '${oneLine(step.handle)}'`

@@ -48,7 +48,7 @@ import {
   type StructureCheck,
 } from "./verify_structure.ts";
 import { checkOverlap, checkUsage } from "./verify_overlap.ts";
-import { checkPartial } from "./verify_partial.ts";
+import { checkUnreduced } from "./verify_unreduced.ts";
 import { checkWeights } from "./verify_weights.ts";
 import {
   checkOnce,
@@ -89,7 +89,7 @@ const RULES = {
   updates: checkUpdates,
   overlap: checkOverlap,
   usage: checkUsage,
-  partial: checkPartial,
+  unreduced: checkUnreduced,
   groups: checkGroups,
   shapes: checkShapes,
   flight: checkFlight,

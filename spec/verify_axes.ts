@@ -1,7 +1,7 @@
 /** Rules of axes: placement tables, dynamic lengths, the axes of buffers, and the ports of programs. */
 
 import { partLengths } from "./axis_parts.ts";
-import { blockSizes, positionOver, positionsOver } from "./mesh.ts";
+import { blockSizes, groupRankOf, groupSizeOf } from "./mesh.ts";
 import { onRank, type PlanAxis, type Port } from "./plan.ts";
 import { perRankText } from "./text_parts.ts";
 import { type Facts, type Report, width } from "./verify_facts.ts";
@@ -76,10 +76,10 @@ export function checkPlacement(facts: Facts, report: Report): void {
       fail("its dynamic length is not counted. Add it to 'counts'");
     }
     if (typeof axis.table === "object" && axis.over) {
-      const positions = positionsOver(plan.mesh, axis.over);
-      if (axis.table.length !== positions) {
+      const groupSize = groupSizeOf(plan.mesh, axis.over);
+      if (axis.table.length !== groupSize) {
         fail(
-          `its table has ${axis.table.length} lists for ${positions} positions`,
+          `its table has ${axis.table.length} lists for groups of ${groupSize} ranks`,
         );
       }
       if (!isPartition(axis.table.flat(), axis.size)) {
@@ -179,12 +179,10 @@ function legalSizes(
     return { whole: size, part: undefined };
   }
   const lengths = partLengths(plan, axis) ??
-    blockSizes(size, positionsOver(plan.mesh, over));
+    blockSizes(size, groupSizeOf(plan.mesh, over));
   return {
     whole: size,
-    part: everyRank.map((rank) =>
-      lengths[positionOver(plan.mesh, rank, over)]!
-    ),
+    part: everyRank.map((rank) => lengths[groupRankOf(plan.mesh, rank, over)]!),
   };
 }
 
@@ -296,7 +294,7 @@ function portFault(
   return undefined;
 }
 
-/** How much positions hold, for each axis that is placed by table over these mesh axes (mesh axes of size 1 aside). */
+/** How much ranks hold, for each axis that is placed by table over these mesh axes (mesh axes of size 1 aside). */
 export function heldOver(
   facts: Facts,
   over: readonly string[],

@@ -1,6 +1,6 @@
 /** Rules of how much room dispatches have: send and receive buffers hold the most rows that can come. */
 
-import { columnsOf } from "./bytes.ts";
+import { expertRanges } from "./bytes.ts";
 import { storedElementsOf } from "./layout.ts";
 import { type AllToAllStep, onRank, type PlanBuffer } from "./plan.ts";
 import type { Facts, Report } from "./verify_facts.ts";
@@ -43,11 +43,11 @@ function capacityFault(
     : [step.to, step.from];
   const rowsOf = (name: string, rank: number) =>
     Math.floor(onRank(facts.buffers.get(name)!.bytes, rank) / step.rowBytes);
-  const columns = columnsOf(step);
+  const ranges = expertRanges(step);
   for (const group of facts.groups(step.over)) {
     const tokens = groupTokens(facts, permutation, group);
-    for (const [position, rank] of group.entries()) {
-      const [first, end] = columns[position] ?? [0, 0];
+    for (const [groupRank, rank] of group.entries()) {
+      const [first, end] = ranges[groupRank] ?? [0, 0];
       const experts = end - first;
       const k = onRank(choices, rank);
       const sent = storedElementsOf(permutation, rank);

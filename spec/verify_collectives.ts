@@ -1,6 +1,6 @@
 /** Rules of collectives: whole groups meet them, and shapes match. */
 
-import { columnsOf } from "./bytes.ts";
+import { expertRanges } from "./bytes.ts";
 import { STORED_BYTES } from "./dtype.ts";
 import { storedElementsOf } from "./layout.ts";
 import {
@@ -64,7 +64,7 @@ function gatherFaults(
     return [
       ...rowFaults(facts, step, step.rows),
       ...step.blocks
-        ? positionFaults(facts, step.over, step.blocks.position)
+        ? groupRankFaults(facts, step.over, step.blocks.groupRank)
         : [],
     ];
   }
@@ -92,13 +92,13 @@ function gatherFaults(
     }
   }
   if (step.blocks) {
-    faults.push(...positionFaults(facts, step.over, step.blocks.position));
+    faults.push(...groupRankFaults(facts, step.over, step.blocks.groupRank));
   }
   return faults;
 }
 
 /** A buffer that says where each rank is in its group. */
-function positionFaults(
+function groupRankFaults(
   facts: Facts,
   over: readonly string[],
   name: string,
@@ -144,12 +144,12 @@ function rowFaults(
       }`,
     );
   }
-  const positions = width(facts, step.over);
+  const groupSize = width(facts, step.over);
   const [own, whole] = step.blocks ? [to, from] : [from, to];
   const axes = step.blocks ? own.axes.slice(1) : own.axes;
   if (
     axes[0]?.axis !== rows.axis ||
-    step.blocks && own.axes[0]?.size !== positions
+    step.blocks && own.axes[0]?.size !== groupSize
   ) faults.push(`'${own.name}' does not begin with '${rows.axis}'`);
   const all = facts.bound({ count: rows.axis, over: step.over });
   for (
@@ -180,7 +180,7 @@ function exchangeFaults(
   at: StepFacts,
 ): string[] {
   const faults: string[] = [];
-  const positions = width(facts, step.over);
+  const groupSize = width(facts, step.over);
   const { splits, rowBytes } = step;
   const from = facts.buffers.get(step.from)!;
   const to = facts.buffers.get(step.to)!;
@@ -188,24 +188,24 @@ function exchangeFaults(
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
   }
   const ascending = splits.every((end, i) => i === 0 || end >= splits[i - 1]!);
-  if (splits.length !== positions + 1 || splits[0] !== 0 || !ascending) {
+  if (splits.length !== groupSize + 1 || splits[0] !== 0 || !ascending) {
     faults.push(
       `splits [${
         splits.join(", ")
-      }] do not cut columns for ${positions} positions`,
+      }] do not split experts for ${groupSize} ranks`,
     );
   }
-  const chunk = columnsOf(step);
+  const chunk = expertRanges(step);
   if (
-    chunk.length !== positions ||
+    chunk.length !== groupSize ||
     chunk.some(([first, end], p) =>
       first > end || first < splits[p]! || end > splits[p + 1]!
     )
   ) {
     faults.push(
-      `columns [${
+      `experts [${
         chunk.map((pair) => pair.join(" to ")).join(", ")
-      }] are not of ${positions} positions whose columns are split at [${
+      }] are not of ${groupSize} ranks whose experts are split at [${
         splits.join(", ")
       }]`,
     );
@@ -224,9 +224,9 @@ function exchangeFaults(
       faults.push(`'${name}' must hold ${words} u32`);
     }
   };
-  holds(step.counts, positions * (splits.at(-1) ?? 0));
-  holds(step.moved, positions);
-  faults.push(...positionFaults(facts, step.over, step.position));
+  holds(step.counts, groupSize * (splits.at(-1) ?? 0));
+  holds(step.moved, groupSize);
+  faults.push(...groupRankFaults(facts, step.over, step.groupRank));
   return faults;
 }
 

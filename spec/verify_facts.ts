@@ -8,7 +8,7 @@ import type { KernelFacts } from "./verify_tree.ts";
 import { type RoutingFacts, routingsOf } from "./verify_parts.ts";
 import { rankClasses } from "./rank_classes.ts";
 import { readTree } from "./verify_tree.ts";
-import { type Mesh, positionOver, positionsOver } from "./mesh.ts";
+import { groupRankOf, groupSizeOf, type Mesh } from "./mesh.ts";
 import type {
   AllGatherStep,
   AllToAllStep,
@@ -79,7 +79,7 @@ export interface Facts {
   readonly routings: readonly RoutingFacts[];
   /** The largest value that a size can take. */
   bound(size: Size): number;
-  /** Groups of ranks over mesh axes, each by group rank; of groups of equal ranks only one. */
+  /** Groups of ranks over mesh axes, each in the order of group ranks; of groups of equal ranks only one. */
   groups(over: readonly string[]): readonly (readonly number[])[];
 }
 
@@ -111,7 +111,7 @@ export function* collectives(
   }
 }
 
-/** Groups of ranks over mesh axes, each by position. */
+/** Groups of ranks over mesh axes, each in the order of group ranks. */
 export function groupsOver(
   mesh: Mesh,
   ranks: number,
@@ -120,9 +120,9 @@ export function groupsOver(
   const groups = new Map<string, number[]>();
   const rest = mesh.map((axis) => axis.name).filter((n) => !over.includes(n));
   for (let rank = 0; rank < ranks; rank++) {
-    const key = String(positionOver(mesh, rank, rest));
+    const key = String(groupRankOf(mesh, rank, rest));
     const group = groups.get(key) ?? [];
-    group[positionOver(mesh, rank, over)] = rank;
+    group[groupRankOf(mesh, rank, over)] = rank;
     groups.set(key, group);
   }
   return [...groups.values()];
@@ -211,7 +211,7 @@ function launched(
   return { reads: of(needs), writes: of(stores) };
 }
 
-/** Number of positions over mesh axes of a plan. */
+/** How many ranks a group over mesh axes of a plan has. */
 export function width(facts: Facts, over: readonly string[]): number {
-  return positionsOver(facts.plan.mesh, over);
+  return groupSizeOf(facts.plan.mesh, over);
 }

@@ -1,6 +1,6 @@
 /** Rules of exchanges that are started and waited for apart: each has its wait, and nothing touches it in between. */
 
-import { columnsOf } from "./bytes.ts";
+import { expertRanges } from "./bytes.ts";
 import type { AllToAllStep, Plan, Step } from "./plan.ts";
 import { sameList } from "./verify_axes.ts";
 import type { Facts, Report, StepFacts, StepPlace } from "./verify_facts.ts";
@@ -115,8 +115,8 @@ function sharesRows(a: Step, b: AllToAllStep): boolean {
   }
   if (a.direction !== "back" || b.direction !== "back") return false;
   if (!sameList(a.splits, b.splits) || a.rowBytes !== b.rowBytes) return false;
-  const others = columnsOf(b);
-  return columnsOf(a).every(([first, end], p) => {
+  const others = expertRanges(b);
+  return expertRanges(a).every(([first, end], p) => {
     const other = others[p];
     return other !== undefined && (end <= other[0] || other[1] <= first);
   });

@@ -10,7 +10,7 @@ import {
   limitOf,
   STORAGE_ALIGNMENT,
 } from "./limits.ts";
-import { positionsOver } from "./mesh.ts";
+import { groupSizeOf } from "./mesh.ts";
 import { maxOverRanks, onRank } from "./plan.ts";
 import { indexed } from "./problems.ts";
 import { perRankText } from "./text_parts.ts";
@@ -263,7 +263,7 @@ export function checkContents(facts: Facts, report: Report): void {
         rows: () => axis.assignment !== undefined && only?.size === axis.size,
         counts: () =>
           assignment.over !== undefined && axis.dynamic === true &&
-          only?.size === positionsOver(plan.mesh, assignment.over),
+          only?.size === groupSizeOf(plan.mesh, assignment.over),
       }[assignment.holds]();
       if (
         buffer.dtype !== "u32" || buffer.axes.length !== 1 ||

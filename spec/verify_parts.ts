@@ -1,6 +1,6 @@
 /** The steps of each routing, sorted by the part of dispatch or combine that they are. */
 
-import { columnsOf, unitEnds } from "./bytes.ts";
+import { expertRanges, unitEnds } from "./bytes.ts";
 import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
 import type { ProgramFacts, StepFacts } from "./verify_facts.ts";
 
@@ -19,8 +19,8 @@ export interface RoutingFacts {
   readonly count: readonly StepFacts[];
   readonly permute: readonly StepFacts[];
   readonly gather: readonly StepOf<AllGatherStep>[];
-  /** Where tokens are sent once to each position: how many each has for every other, and where choices find them. */
-  readonly reach: readonly StepOf<AllGatherStep>[];
+  /** Of a deduplicated dispatch: how many each has for every other, and where choices find them. */
+  readonly destinationCounts: readonly StepOf<AllGatherStep>[];
   readonly places: readonly StepOf<AllToAllStep>[];
   /** Where ranks add up rows before they return: which rows are of one token, and the sums. */
   readonly lists: readonly StepOf<AllToAllStep>[];
@@ -72,7 +72,9 @@ export function routingsOf(
         count: of("dispatch", "count"),
         permute: of("dispatch", "permute"),
         gather: of("dispatch", "exchange counts").filter(isGather),
-        reach: of("dispatch", "exchange reach").filter(isGather),
+        destinationCounts: of("dispatch", "exchange destination counts").filter(
+          isGather,
+        ),
         places: of("dispatch", "exchange places").filter(isExchange),
         lists: of("dispatch", "exchange rows").filter(isExchange),
         sums: of("combine", "sum"),
@@ -88,7 +90,7 @@ export function routingsOf(
 
 /**
  * The exchanges of each value that a routing carries one way: one, or one for each of its chunks. They share the buffer
- * that holds its rows by destination, and together move every column.
+ * that holds its rows by destination, and together move every expert.
  */
 export function valuesOf(
   exchanges: readonly StepOf<AllToAllStep>[],
@@ -102,7 +104,7 @@ export function valuesOf(
     if (chunks.length === 0) values.push(chunks);
     chunks.push(at);
     open.set(whole, chunks);
-    const moved = chunks.flatMap(({ step }) => columnsOf(step))
+    const moved = chunks.flatMap(({ step }) => expertRanges(step))
       .reduce((n, [first, end]) => n + end - first, 0);
     if (moved >= splits.at(-1)!) open.delete(whole);
   }
@@ -111,12 +113,13 @@ export function valuesOf(
 
 /**
  * The buffers that say in which row each choice is sent: written by count, read by every combine and by every permute, but
- * for those that send tokens once to each position, by other rows that count made, and those that add what ranks have added up.
+ * for those that are deduplicated, by other rows that count made, and those that add what ranks have added up.
  */
 export function permutationsOf(routing: RoutingFacts): string[] {
   const written = new Set(routing.count.flatMap((at) => at.writes));
   const byTokens = (at: StepFacts) =>
-    routing.reach.length > 0 && at.reads.some((name) => written.has(name));
+    routing.destinationCounts.length > 0 &&
+    at.reads.some((name) => written.has(name));
   const bySums = (at: StepFacts) =>
     routing.back.some(({ step }) =>
       movesTokens(routing, step) && at.reads.includes(step.to)
@@ -127,15 +130,15 @@ export function permutationsOf(routing: RoutingFacts): string[] {
   );
 }
 
-/** Whether an exchange moves tokens, each once for a position, and not rows of choices. */
+/** Whether an exchange moves tokens, each once for a rank, and not rows of choices. */
 export function movesTokens(
-  { reach }: RoutingFacts,
+  { destinationCounts }: RoutingFacts,
   { counts }: AllToAllStep,
 ): boolean {
-  return reach.some(({ step }) => step.to === counts);
+  return destinationCounts.some(({ step }) => step.to === counts);
 }
 
-/** Where the experts of each position and chunk end: what goes by choices is cut so. */
+/** Where the experts of each group rank and chunk end: what goes by choices is cut so. */
 export function expertEnds({ places, back }: RoutingFacts): number[] {
   const byChoices = places.length > 0 ? places : back;
   return unitEnds(byChoices.map(({ step }) => step));

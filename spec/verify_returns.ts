@@ -1,6 +1,6 @@
-/** Rules of what returns by a routing: in the columns in which it came, and added up on the way only where sums may be. */
+/** Rules of what returns by a routing: by the experts by which it came, and added up on the way only where sums may be. */
 
-import { columnsOf } from "./bytes.ts";
+import { expertRanges } from "./bytes.ts";
 import type { AllToAllStep } from "./plan.ts";
 import { sameList } from "./verify_axes.ts";
 import type { Facts, Report, StepFacts } from "./verify_facts.ts";
@@ -12,7 +12,7 @@ import {
   valuesOf,
 } from "./verify_parts.ts";
 
-/** The chunks of a value move every column once, and go back in the columns in which they came. */
+/** The chunks of a value move every expert once, and return by the experts by which they came. */
 export function checkChunks(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
@@ -20,9 +20,9 @@ export function checkChunks(facts: Facts, report: Report): void {
     const values = [forward, back, places, lists].flatMap(valuesOf);
     for (const chunks of values) {
       const { splits } = chunks[0]!.step;
-      const columns = chunks.map(({ step }) => columnsOf(step));
+      const experts = chunks.map(({ step }) => expertRanges(step));
       for (const [p, start] of splits.slice(0, -1).entries()) {
-        const own = columns.map((pairs) => pairs[p] ?? [0, 0] as const)
+        const own = experts.map((pairs) => pairs[p] ?? [0, 0] as const)
           .filter(([first, end]) => first < end)
           .sort(([a], [b]) => a - b);
         const end = own.reduce(
@@ -32,7 +32,9 @@ export function checkChunks(facts: Facts, report: Report): void {
         if (end === splits[p + 1]) continue;
         report(
           title,
-          `columns ${start} to ${splits[p + 1]} of position ${p} are sent as [${
+          `experts ${start} to ${
+            splits[p + 1]
+          } of group rank ${p} are sent as [${
             own.map((pair) => pair.join(" to ")).join(", ")
           }]`,
           chunks.at(-1),
@@ -43,21 +45,21 @@ export function checkChunks(facts: Facts, report: Report): void {
     for (const chunks of valuesOf(back)) {
       const order = [...chunks].sort((a, b) => start(a.step) - start(b.step));
       for (const at of chunks) {
-        if (!at.step.columns) continue;
+        if (!at.step.experts) continue;
         if (!cameSo(routing, at, order.indexOf(at))) {
-          report(title, `'${at.step.from}' did not come in these columns`, at);
+          report(title, `'${at.step.from}' did not come by these experts`, at);
         }
       }
     }
   }
 }
 
-/** Chunks in order have columns that start later, at some position. */
+/** Chunks in order have experts that start later, at some group rank. */
 function start(step: AllToAllStep): number {
-  return columnsOf(step).reduce((sum, [first]) => sum + first, 0);
+  return expertRanges(step).reduce((sum, [first]) => sum + first, 0);
 }
 
-/** Whether rows that go back have come in the same columns; of tokens, as the same chunk, and the places of choices so. */
+/** Whether rows that go back have come by the same experts; of tokens, as the same chunk, and the places of choices so. */
 function cameSo(
   routing: RoutingFacts,
   at: StepOf<AllToAllStep>,
@@ -65,21 +67,21 @@ function cameSo(
 ): boolean {
   const flows = (other: StepOf<AllToAllStep>) =>
     reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
-  const inColumns = (other: StepOf<AllToAllStep>) =>
-    sameColumns(other.step, at.step) && flows(other);
+  const ofExperts = (other: StepOf<AllToAllStep>) =>
+    sameExperts(other.step, at.step) && flows(other);
   if (movesTokens(routing, at.step)) {
-    return routing.lists.some(inColumns) && routing.forward.some(flows);
+    return routing.lists.some(ofExperts) && routing.forward.some(flows);
   }
   return routing.forward.some((other) =>
     movesTokens(routing, other.step)
-      ? columnsOf(other.step)[0]![0] === chunk && flows(other) &&
-        routing.places.some(inColumns)
-      : inColumns(other)
+      ? expertRanges(other.step)[0]![0] === chunk && flows(other) &&
+        routing.places.some(ofExperts)
+      : ofExperts(other)
   );
 }
 
-function sameColumns(a: AllToAllStep, b: AllToAllStep): boolean {
-  return sameList(columnsOf(a).flat(), columnsOf(b).flat());
+function sameExperts(a: AllToAllStep, b: AllToAllStep): boolean {
+  return sameList(expertRanges(a).flat(), expertRanges(b).flat());
 }
 
 /** Rows are added up before they return only where sums may have another order, by lists that were sent once. */
@@ -88,7 +90,7 @@ export function checkSums(
   routing: RoutingFacts,
   report: Report,
 ): void {
-  const { reach, lists, sums, back } = routing;
+  const { destinationCounts, lists, sums, back } = routing;
   const title = titleOf(routing);
   const [first] = [...lists, ...sums];
   if (first && plan.numerics.class !== "fast") {
@@ -98,12 +100,14 @@ export function checkSums(
       first,
     );
   }
-  if (first && (reach.length !== 1 || valuesOf(lists).length !== 1)) {
+  if (
+    first && (destinationCounts.length !== 1 || valuesOf(lists).length !== 1)
+  ) {
     report(
       title,
-      `it tells ${
+      `it says ${
         valuesOf(lists).length
-      } times which rows are added up, of tokens that are counted ${reach.length} times`,
+      } times which rows are added up, of tokens that are counted ${destinationCounts.length} times`,
       first,
     );
   }

@@ -1,7 +1,7 @@
 /** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and returned rows are combined. */
 
 import { expertsOfRows } from "./axis_parts.ts";
-import { columnsOf } from "./bytes.ts";
+import { expertRanges } from "./bytes.ts";
 import type { AllToAllStep, StepPart } from "./plan.ts";
 import { checkSums, reaches } from "./verify_returns.ts";
 import {
@@ -25,7 +25,7 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "count": "launch",
   "permute": "launch",
   "exchange counts": "allGather",
-  "exchange reach": "allGather",
+  "exchange destination counts": "allGather",
   "exchange places": "allToAll",
   "exchange": "allToAll",
   "list rows": "launch",
@@ -96,16 +96,17 @@ export function checkParts(facts: Facts, report: Report): void {
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
-    const { reach, places } = routing;
+    const { destinationCounts, places } = routing;
     if (
-      reach.length > 1 || valuesOf(places).length !== reach.length
+      destinationCounts.length > 1 ||
+      valuesOf(places).length !== destinationCounts.length
     ) {
       report(
         title,
-        `it tells ${reach.length} times how many tokens go where, and ${
+        `its destination counts are exchanged ${destinationCounts.length} times, and ${
           valuesOf(places).length
-        } times where choices find them`,
-        reach[0] ?? places[0],
+        } times where choices find their tokens`,
+        destinationCounts[0] ?? places[0],
       );
       continue;
     }
@@ -135,7 +136,7 @@ export function checkParts(facts: Facts, report: Report): void {
           [gather.at(-1)!, forward[0]!],
           [gather.at(-1)!, regroup[0]!],
           [regroup.at(-1)!, back[0]!],
-          ...reach.flatMap((at) =>
+          ...destinationCounts.flatMap((at) =>
             [
               [count.at(-1)!, at],
               [at, regroup.at(-1)!],
@@ -178,7 +179,7 @@ export function checkOwned(facts: Facts, report: Report): void {
       else if (!known || !sameList(known, step.splits)) {
         report(
           `exchange '${step.from}'`,
-          `no dispatch before it has exchanged rows by '${step.counts}' in such columns`,
+          `no dispatch before it has exchanged rows by '${step.counts}' by such experts`,
           at,
         );
       }
@@ -188,19 +189,25 @@ export function checkOwned(facts: Facts, report: Report): void {
 
 /**
  * All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. Tokens that
- * are sent once go by a matrix of their own, with a column for each position and chunk.
+ * are sent once go by a matrix of their own, with a count for each rank and chunk.
  */
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, places, lists, reach } = routing;
+    const { forward, back, places, lists, destinationCounts } = routing;
     const all = [...forward, ...back, ...places, ...lists];
     const tokens = [...forward, ...lists, ...back].filter(({ step }) =>
       movesTokens(routing, step)
     );
     for (const at of tokens) checkTokens(routing, at, report);
-    if (reach[0] && tokens.length > 0) {
-      onlyWriter(routing, reach[0].step.to, reach, tokens.at(-1)!, report);
+    if (destinationCounts[0] && tokens.length > 0) {
+      onlyWriter(
+        routing,
+        destinationCounts[0].step.to,
+        destinationCounts,
+        tokens.at(-1)!,
+        report,
+      );
     }
     const exchanges = all.filter((at) => !tokens.includes(at));
     const gather = routing.gather[0];
@@ -224,7 +231,7 @@ export function checkTransposed(facts: Facts, report: Report): void {
       }
       if (!sameList(step.splits, model.splits)) {
         fail(
-          `its dispatch cuts columns at [${
+          `its dispatch splits experts at [${
             model.splits.join(", ")
           }] and here they are cut at [${step.splits.join(", ")}]`,
         );
@@ -237,7 +244,7 @@ export function checkTransposed(facts: Facts, report: Report): void {
     if (!held.some((each) => sameList(each, lengths))) {
       report(
         title,
-        `its columns are cut into [${
+        `its experts are split into [${
           lengths.join(", ")
         }], and no axis is placed so over '${model.over.join("+")}'`,
         first,
@@ -253,26 +260,26 @@ export function checkTransposed(facts: Facts, report: Report): void {
   }
 }
 
-/** Tokens that are sent once have a column for each position, in counts that the routing made. */
+/** Tokens that are sent once have a count for each rank, in counts that the routing made. */
 function checkTokens(
   routing: RoutingFacts,
   at: StepOf<AllToAllStep>,
   report: Report,
 ): void {
   const { step } = at;
-  const { reach, count } = routing;
-  const { from, over } = reach[0]!.step;
+  const { destinationCounts, count } = routing;
+  const { from, over } = destinationCounts[0]!.step;
   const made = count.some((other) => other.writes.includes(from));
   if (
     made && step.splits.every((end, p) => end === p * step.splits[1]!) &&
-    columnsOf(step).every(([first, end]) => end === first + 1) &&
+    expertRanges(step).every(([first, end]) => end === first + 1) &&
     sameList(step.over, over)
   ) return;
   report(
     titleOf(routing),
     `it sends tokens once by '${step.counts}' cut at [${
       step.splits.join(", ")
-    }], which is not what it counted for each position`,
+    }], which is not what it counted for each groupRank`,
     at,
   );
 }
@@ -379,8 +386,8 @@ export function checkRegroup(facts: Facts, report: Report): void {
         report(titleOf(routing), "it groups rows by other counts", at);
       }
       const exchange = forward[0]?.step;
-      if (exchange && !at.reads.includes(exchange.position)) {
-        report(titleOf(routing), "it groups rows of another position", at);
+      if (exchange && !at.reads.includes(exchange.groupRank)) {
+        report(titleOf(routing), "it groups rows of another groupRank", at);
       }
     }
   }
@@ -404,7 +411,7 @@ function hasTerms(
   return over.length === 0 || plan.numerics.class === "fast" &&
       combine.every(({ writes }) =>
         writes.every((name) => {
-          const terms = buffers.get(name)!.partial ?? [];
+          const terms = buffers.get(name)!.unreduced ?? [];
           return over.every((axis) => terms.includes(axis));
         })
       );

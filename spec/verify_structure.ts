@@ -27,13 +27,13 @@ function duplicates(names: readonly string[]): string[] {
   return names.filter((name) => seen.size === seen.add(name).size);
 }
 
-/** The mesh has as many positions as there are ranks, its axes have names of their own, and each is used. */
+/** The mesh has as many ranks as the plan, its axes have names of their own, and each is used. */
 export function checkMesh(plan: Plan, report: Report): void {
   const count = rankCount(plan.mesh);
   if (count !== plan.ranks || count > MAX_RANKS) {
     report(
       "use the mesh",
-      `it has ${count} positions and the plan has ${plan.ranks} ranks`,
+      `it has ${count} ranks and the plan has ${plan.ranks}`,
     );
   }
   for (const name of duplicates(plan.mesh.map((axis) => axis.name))) {
@@ -49,7 +49,7 @@ export function checkMesh(plan: Plan, report: Report): void {
   for (const { name, size } of plan.mesh.filter(idle)) {
     report(
       `use mesh axis '${name}'`,
-      `it has ${size} positions and nothing is placed over it. Place an axis over it or leave it out`,
+      `it has ${size} ranks and nothing is placed over it. Place an axis over it or leave it out`,
     );
   }
 }
@@ -184,7 +184,7 @@ export function checkReferences(plan: Plan, report: Report): void {
     if (buffer.name !== key) {
       report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
     }
-    if (buffer.partial) isMesh(buffer.partial, `a sum in buffer '${key}'`);
+    if (buffer.unreduced) isMesh(buffer.unreduced, `a sum in buffer '${key}'`);
     if (buffer.assignment) {
       const { axis, of, over } = buffer.assignment;
       isAxis(axis, `let '${key}' say how to find`);

@@ -225,7 +225,7 @@ const BROKEN: readonly Mistake[] = [
     p.buffers[to]!.axes[0]!.size = 40;
     p.buffers[to]!.bytes = 40 * 64;
   }],
-  ["without their places", "parts", /1 times how many.* and 0 times/, (p) => {
+  ["without their places", "parts", /exchanged 1 times, and 0 times/, (p) => {
     Reflect.deleteProperty(
       stepAt(p, "allToAll", index("exchange places")),
       "part",
@@ -263,7 +263,7 @@ testRefused(
     },
   ], ["that ranks keep for themselves", "parts", /no 'exchange'/, (p) => {
     for (const to of Object.values(partIn(p, "combine").bindings)) {
-      Reflect.deleteProperty(p.buffers[to]!, "partial");
+      Reflect.deleteProperty(p.buffers[to]!, "unreduced");
     }
   }]],
   (name) => `terms of a combine ${name} are refused`,

@@ -54,8 +54,8 @@ t.test("blocksOf() sends what MaxText's ragged all-to-all does", (t) => {
   const golden = goldens.maxtext_all_to_all_sharded;
   const counts = golden.group_sizes;
   const splits = [...counts.keys(), counts.length];
-  const blocks = counts.map((_, position) =>
-    blocksOf(counts, { splits, direction: "forward" }, { position })
+  const blocks = counts.map((_, groupRank) =>
+    blocksOf(counts, { splits, direction: "forward" }, { groupRank })
   );
   const column = <K extends "offset" | "count">(key: K) => ({
     send: blocks.map(({ send }) => send.map((block) => block[key])),
@@ -145,7 +145,7 @@ testKernels("regroup() orders rows as torchtitan does", async (t, target) => {
       regroup({ name: "regroup", splits, tileRows: 4 }),
       {
         counts: all,
-        position: Uint32Array.of(0),
+        groupRank: Uint32Array.of(0),
         tiles: new Uint32Array(1 + 3 * (rows + own)),
         rowOf: new Uint32Array(rows),
         expertOf: new Uint32Array(rows),

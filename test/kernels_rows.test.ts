@@ -32,7 +32,7 @@ const ints = (n: number) => new Int32Array(n);
 const floats = (n: number) => new Float32Array(n);
 
 testKernels(
-  "assign() orders by column, then token, and skips dropped choices",
+  "assign() orders by expert, then token, and skips dropped choices",
   async (t, target) => {
     const cases = fc.record({
       tokens: fc.oneof(fc.constantFrom(0, 1, 300), fc.nat(100)),
@@ -150,37 +150,35 @@ testKernels(
       most: fc.constantFrom(0, 5),
     });
     await holds(cases, async ({ splits, seed, most }) => {
-      const positions = splits.length - 1;
-      const columns = splits.at(-1)!;
-      const counts = words(positions * columns)
+      const groupSize = splits.length - 1;
+      const experts = splits.at(-1)!;
+      const counts = words(groupSize * experts)
         .map((_, i) =>
           Math.floor((randoms(i + 1, seed)[i]! + 1) / 2 * (most + 1))
         );
-      const count = (s: number, c: number) => counts[s * columns + c]!;
-      // A row is its sender, column and number there: sent by column, received by sender, grouped by column.
+      const count = (s: number, c: number) => counts[s * experts + c]!;
+      // A row is its sender, expert and number there: sent by expert, received by sender, grouped by expert.
       const block = (s: number, c: number) =>
         Array.from({ length: count(s, c) }, (_, i) => [s, c, i]);
       const range = (n: number) => Array.from({ length: n }, (_, i) => i);
-      const columnsOf = (p: number) =>
-        range(columns).filter((c) => splits[p]! <= c && c < splits[p + 1]!);
-      const sent = range(positions).map((s) =>
-        range(columns).flatMap((c) => block(s, c))
+      const owned = (p: number) =>
+        range(experts).filter((c) => splits[p]! <= c && c < splits[p + 1]!);
+      const sent = range(groupSize).map((s) =>
+        range(experts).flatMap((c) => block(s, c))
       );
-      const received = range(positions).map((p) =>
-        range(positions).flatMap((s) =>
-          columnsOf(p).flatMap((c) => block(s, c))
-        )
+      const received = range(groupSize).map((p) =>
+        range(groupSize).flatMap((s) => owned(p).flatMap((c) => block(s, c)))
       );
       const move = async (
         direction: "forward" | "back",
         from: number[][][],
         to: number[][][],
       ) => {
-        for (const p of range(positions)) {
+        for (const p of range(groupSize)) {
           let dst: Words = words(to[p]!.length * rowWords);
-          let moved: Words = words(positions).fill(99);
-          for (let start = 0; start < positions; start += 4) {
-            const sources = range(positions).slice(start, start + 4);
+          let moved: Words = words(groupSize).fill(99);
+          for (let start = 0; start < groupSize; start += 4) {
+            const sources = range(groupSize).slice(start, start + 4);
             const kernel = exchange({
               name: "exchange",
               direction,
@@ -190,7 +188,7 @@ testKernels(
             });
             const result = await target.run(kernel, {
               counts,
-              position: Uint32Array.of(p),
+              groupRank: Uint32Array.of(p),
               dst,
               moved,
               ...Object.fromEntries(
@@ -206,11 +204,11 @@ testKernels(
           t.same(rowsOf(dst, rowWords), to[p]);
           t.same(
             [...moved],
-            range(positions).map((s) => {
+            range(groupSize).map((s) => {
               const [sender, receiver] = direction === "forward"
                 ? [s, p]
                 : [p, s];
-              return columnsOf(receiver).reduce(
+              return owned(receiver).reduce(
                 (n, c) => n + count(sender, c),
                 0,
               );
@@ -222,20 +220,20 @@ testKernels(
       await move("back", received, sent);
 
       const tileRows = 2;
-      for (const p of range(positions)) {
+      for (const p of range(groupSize)) {
         const rows = received[p]!.length;
         const kernel = regroup({ name: "regroup", splits, tileRows });
         const result = await target.run(kernel, {
           counts,
-          position: Uint32Array.of(p),
-          tiles: words(1 + 3 * (rows + columns)),
+          groupRank: Uint32Array.of(p),
+          tiles: words(1 + 3 * (rows + experts)),
           rowOf: words(rows),
           expertOf: words(rows),
           rowCount: words(1).fill(99),
         }, workgroups(regroupGrid(rows)));
-        const local = columnsOf(p);
+        const local = owned(p);
         const grouped = local.map((c) =>
-          range(positions).flatMap((s) => block(s, c))
+          range(groupSize).flatMap((s) => block(s, c))
         );
         const [rowOf, expertOf] = [result["rowOf"]!, result["expertOf"]!];
         t.same([...rowOf].map((row) => received[p]![row]), grouped.flat());
@@ -259,22 +257,25 @@ testKernels(
   },
 );
 
-testKernels("gather() puts each source at its position", async (t, target) => {
-  const cases = fc.record({
-    size: fc.integer({ min: 1, max: 140 }),
-    sources: fc.uniqueArray(fc.nat(5), { minLength: 1, maxLength: 4 }),
-  });
-  await holds(cases, async ({ size, sources }) => {
-    const kernel = gather({ name: "gather", words: size, sources });
-    const src = sources.map((s) => words(size).map((_, i) => s * 1000 + i));
-    const result = await target.run(kernel, {
-      ...Object.fromEntries(src.map((part, f) => [`src${f}`, part])),
-      dst: words(6 * size),
-    }, workgroups(elementwiseGrid(size)));
-    const expected = Array.from({ length: 6 }, (_, p) => {
-      const f = sources.indexOf(p);
-      return [...f < 0 ? words(size) : src[f]!];
+testKernels(
+  "gather() puts each source at its group rank",
+  async (t, target) => {
+    const cases = fc.record({
+      size: fc.integer({ min: 1, max: 140 }),
+      sources: fc.uniqueArray(fc.nat(5), { minLength: 1, maxLength: 4 }),
     });
-    t.same([...result["dst"]!], expected.flat());
-  }, 3);
-});
+    await holds(cases, async ({ size, sources }) => {
+      const kernel = gather({ name: "gather", words: size, sources });
+      const src = sources.map((s) => words(size).map((_, i) => s * 1000 + i));
+      const result = await target.run(kernel, {
+        ...Object.fromEntries(src.map((part, f) => [`src${f}`, part])),
+        dst: words(6 * size),
+      }, workgroups(elementwiseGrid(size)));
+      const expected = Array.from({ length: 6 }, (_, p) => {
+        const f = sources.indexOf(p);
+        return [...f < 0 ? words(size) : src[f]!];
+      });
+      t.same([...result["dst"]!], expected.flat());
+    }, 3);
+  },
+);

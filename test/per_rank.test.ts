@@ -2,7 +2,7 @@
 
 import fc from "fast-check";
 import t from "tap";
-import { groupOf, type Mesh, positionOver, rankCount } from "../spec/mesh.ts";
+import { groupOf, groupRankOf, type Mesh, rankCount } from "../spec/mesh.ts";
 import {
   dataPerRank,
   mapRanks,
@@ -86,9 +86,9 @@ t.test("groupOf() lists the ranks of a group by group rank", (t) => {
     const rest = ["a", "b", "c"].filter((name) => !over.includes(name));
     for (let rank = 0; rank < rankCount(mesh); rank++) {
       const group = groupOf(mesh, rank, over);
-      t.same(group.map((r) => positionOver(mesh, r, over)), [...group.keys()]);
-      const place = positionOver(mesh, rank, rest);
-      t.ok(group.every((r) => positionOver(mesh, r, rest) === place));
+      t.same(group.map((r) => groupRankOf(mesh, r, over)), [...group.keys()]);
+      const place = groupRankOf(mesh, rank, rest);
+      t.ok(group.every((r) => groupRankOf(mesh, r, rest) === place));
       t.equal(new Set(group).size, group.length);
       t.ok(group.includes(rank));
     }

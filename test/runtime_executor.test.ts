@@ -66,12 +66,12 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
     dtype: "u32",
     data: dataPerRank(counts),
   });
-  add("all", "scratch", [["position", 2], ["column", 2]], { dtype: "u32" });
-  add("position", "const", [["one", 1]], {
+  add("all", "scratch", [["groupRank", 2], ["column", 2]], { dtype: "u32" });
+  add("groupRank", "const", [["one", 1]], {
     dtype: "u32",
     data: { groupRank: ["ep"] },
   });
-  add("moved", "scratch", [["position", 2]], { dtype: "u32" });
+  add("moved", "scratch", [["groupRank", 2]], { dtype: "u32" });
   add("cache", "state", [["token", 8]]);
   const grid = [{ count: "token" }, 1, 1] as const;
   return {
@@ -132,7 +132,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
           rowBytes: 8,
           counts: "all",
           splits: [0, 1, 2],
-          position: "position",
+          groupRank: "groupRank",
           moved: "moved",
           part: { op: "dispatch", routing: 0, part: "exchange" },
           pairRows: 0,
@@ -162,8 +162,8 @@ function emulate(key: string, buffers: readonly NullBuffer[]): void {
     c.set(a.subarray(0, 2), 0);
     c.set(b.subarray(0, 2), 2);
   } else {
-    const [counts, position, first, second, dst, moved] = buffers.map(u32);
-    const me = position![0]!;
+    const [counts, groupRank, first, second, dst, moved] = buffers.map(u32);
+    const me = groupRank![0]!;
     let to = 0;
     for (const [s, from] of [first!, second!].entries()) {
       const skip = me === 0 ? 0 : counts![2 * s]!;

@@ -21,7 +21,7 @@ import { exchangeSeconds } from "../engine/simulate/exchange_time.ts";
 import { expertShares, rowShares } from "../engine/simulate/loads.ts";
 import { simulate, type Workload } from "../engine/simulate/mod.ts";
 import { layer } from "../examples/layer.ts";
-import { positionsReached } from "../spec/bytes.ts";
+import { expectedDestinations } from "../spec/bytes.ts";
 import type { Machine, MachineDevice, MachineLink } from "../spec/mod.ts";
 
 /** A device for which nothing takes time but what is said. */
@@ -202,7 +202,7 @@ t.test("DeepEP's throughput kernels, 4,096 tokens, tokens sent once to a node", 
     const places = reached * DEEPEP.ranksPerNode;
     const local = DEEPEP.experts / ranks;
     const splits = Array.from({ length: places + 1 }, (_, p) => p * local);
-    const copies = positionsReached(splits, DEEPEP.topK);
+    const copies = expectedDestinations(splits, DEEPEP.topK);
     for (const op of ["dispatch", "combine"] as const) {
       const row = tokens * DEEPEP.bytes[op];
       const measured = row * (nodes === 1 ? copies : reached) /

@@ -74,7 +74,7 @@ const BROKEN: readonly Mistake[] = [
       Reflect.deleteProperty(buffer(p, "rows of token/dp"), "assignment");
     },
   ],
-  ["with a table of too few positions", "contents", /the counts of/, (p) => {
+  ["with a table of too few ranks", "contents", /the counts of/, (p) => {
     buffer(p, "counts of token/dp over dp").axes[0]!.size = 1;
   }],
   ["with a table of too few rows", "contents", /the rows of/, (p) => {

@@ -71,8 +71,8 @@ function stationOf(
   };
 }
 
-function rowText({ rowBytes, columns }: AllToAllStep): string {
-  return `${sizeText(rowBytes)} a row${columns ? ", a chunk" : ""}`;
+function rowText({ rowBytes, experts }: AllToAllStep): string {
+  return `${sizeText(rowBytes)} a row${experts ? ", a chunk" : ""}`;
 }
 
 function titleOf(

@@ -8,7 +8,7 @@ import {
   toOthers,
 } from "../spec/exchanges.ts";
 import { LINK_CLASSES, type LinkClass, linkClass } from "../spec/machine.ts";
-import { groupRanks, positionsOver } from "../spec/mesh.ts";
+import { groupRanks, groupSizeOf } from "../spec/mesh.ts";
 import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
 import type { StepFacts } from "../spec/verify_facts.ts";
 import type { Place } from "./page_data.ts";
@@ -60,11 +60,11 @@ function exchanged(
   const { step, bytes, shares, tokens, op } = exchange;
   const axis = tokens === undefined ? undefined : plan.axes[tokens];
   // Tokens of a rank, if all have as many.
-  const count = (axis?.size ?? 0) / positionsOver(plan.mesh, axis?.over ?? []);
+  const count = (axis?.size ?? 0) / groupSizeOf(plan.mesh, axis?.over ?? []);
   const { over } = step;
   const { part } = step.part!;
   const joined = joinedBy(plan, over);
-  const positions = groupRanks(plan.mesh, over);
+  const ranks = groupRanks(plan.mesh, over);
   const others = toOthers(plan, exchange);
   return {
     ...{ at, over, tokens },
@@ -76,7 +76,7 @@ function exchanged(
       if (!joined(from, to)) return 0;
       // In a combine, the owner of the experts sends.
       const owner = step.direction === "forward" ? to : from;
-      return count * bytes * shares[positions[owner]!]!;
+      return count * bytes * shares[ranks[owner]!]!;
     },
   };
 }
@@ -84,10 +84,8 @@ function exchanged(
 function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
   const { over, bytes, rows, blocks } = step;
   const axis = rows && plan.axes[rows.axis];
-  const count = axis
-    ? axis.size / positionsOver(plan.mesh, axis.over ?? [])
-    : 1;
-  const others = positionsOver(plan.mesh, over) - 1;
+  const count = axis ? axis.size / groupSizeOf(plan.mesh, axis.over ?? []) : 1;
+  const others = groupSizeOf(plan.mesh, over) - 1;
   const joined = joinedBy(plan, over);
   return {
     ...{ at, over },

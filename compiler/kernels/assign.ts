@@ -14,8 +14,8 @@ export const DROPPED = 0xffffffff;
 
 /**
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
- * if `ordered`: the column of each expert in send order; `position` u32 [1] if `own`; written: `counts` u32
- * [column], `sendRow` u32 [token, k]. With `grouped`, also what `regroup` writes where rows stay: `tiles` u32
+ * if `ordered`: the index of each expert in send order; `groupRank` u32 [1] if `own`; written: `counts` u32
+ * [expert], `sendRow` u32 [token, k]. With `grouped`, also what `regroup` writes where rows stay: `tiles` u32
  * [1 + 3 * tile bound], `tokenOf` and `expertOf` u32 [row], `rowCount` u32 [1]. Its grid is one workgroup.
  */
 export interface AssignOptions {
@@ -24,7 +24,7 @@ export interface AssignOptions {
   readonly k: number;
   readonly tokens: Expr;
   readonly dropping: boolean;
-  /** Columns own[p] to own[p + 1] are those of position p: choices of others are dropped. Default: none are. */
+  /** Experts own[p] to own[p + 1] are those of group rank p: choices of others are dropped. Default: none are. */
   readonly own?: readonly number[];
   /** Send order is not the order of expert numbers. */
   readonly ordered: boolean;
@@ -32,29 +32,29 @@ export interface AssignOptions {
   readonly grouped?: { readonly tileRows: number };
 }
 
-/** Rows by column, then token. */
+/** Rows by expert, then token. */
 export function assign(o: AssignOptions): Kernel {
   const { experts, k, tokens } = o;
   const lanes = lanesFor(experts, { words: SHARED_WORDS, others: 1 });
-  const counted = eachChoice(o, wgsl`cells[lane * ${experts} + column]++;`);
+  const counted = eachChoice(o, wgsl`cells[lane * ${experts} + expert]++;`);
   const scan = scanCells({
     ...{ lanes, buckets: experts, bucket: "e" },
-    ...{ counts: "counts", totals: "columns" },
+    ...{ counts: "counts", totals: "experts" },
   });
   const numbered = eachChoice(
     o,
     wgsl`
-      let next = cells[lane * ${experts} + column];
+      let next = cells[lane * ${experts} + expert];
       sendRow[a] = next;
-      ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = column;`}
-      cells[lane * ${experts} + column] = next + 1;`,
+      ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = expert;`}
+      cells[lane * ${experts} + expert] = next + 1;`,
     wgsl`sendRow[a] = ${DROPPED};`,
   );
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
     bindings: bindings(
-      { index: "i32", slot: "i32", order: "u32", position: "u32" },
+      { index: "i32", slot: "i32", order: "u32", groupRank: "u32" },
       {
         ...{ counts: "u32", sendRow: "u32" },
         ...{ tiles: "u32", tokenOf: "u32", expertOf: "u32", rowCount: "u32" },
@@ -62,27 +62,27 @@ export function assign(o: AssignOptions): Kernel {
     ),
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
-      var<workgroup> columns: array<u32, ${experts}>;
+      var<workgroup> experts: array<u32, ${experts}>;
 
       let choices = ${tokens} * ${k};
-      ${o.own && ownColumns(o.own)}
+      ${o.own && localExperts(o.own)}
       ${laneShare(wgsl`choices`, lanes)}
 
-      // How many choices of this lane fall on each column.
+      // How many choices of this lane fall on each expert.
       for (var e = 0u; e < ${experts}; e++) { cells[lane * ${experts} + e] = 0; }
       ${counted}
       workgroupBarrier();
 
-      // Within a column: how many choices earlier lanes have.
+      // For each expert: how many choices earlier lanes have.
       ${scan}
       workgroupBarrier();
 
-      // Across columns: each lane adds up to its own cells.
+      // Across experts: each lane adds up to its own cells.
       var start = 0u;
       for (var e = 0u; e < ${experts}; e++) {
         let own = lane * ${experts} + e;
         cells[own] += start;
-        start += columns[e];
+        start += experts[e];
       }
 
       // Each choice takes the next row of its cell.
@@ -101,7 +101,7 @@ function tilesOf(
     var tile = 0u;
     var first_row = 0u;
     for (var e = 0u; e < ${experts}; e++) {
-      let of_expert = columns[e];
+      let of_expert = experts[e];
       ${listTiles({ expert: wgsl`e`, lanes, tileRows })}
       first_row += of_expert;
     }
@@ -113,26 +113,26 @@ function tilesOf(
 
 const ME = local("me", "u32");
 
-/** `first` and `end` of the columns of this rank. */
-function ownColumns(splits: readonly number[]): KernelText {
+/** `first` and `end` of the experts of this rank. */
+function localExperts(splits: readonly number[]): KernelText {
   return wgsl`
-    let me = position[0];
+    let me = groupRank[0];
     let first = ${pick(splits.slice(0, -1), ME)};
     let end = ${pick(splits.slice(1), ME)};`;
 }
 
-/** For each of this lane's choices `a`: `kept`, with its `column`, or `dropped`. */
+/** For each of this lane's choices `a`: `kept`, with its `expert`, or `dropped`. */
 function eachChoice(
   { dropping, ordered, own }: AssignOptions,
   kept: KernelText,
   dropped: KernelText = wgsl``,
 ): KernelText {
-  const column = ordered ? wgsl`order[u32(index[a])]` : wgsl`u32(index[a])`;
+  const expert = ordered ? wgsl`order[u32(index[a])]` : wgsl`u32(index[a])`;
   const taken = own
     ? wgsl`
-      let column = ${column};
-      if (column >= first && column < end) { ${kept} } else { ${dropped} }`
-    : wgsl`let column = ${column}; ${kept}`;
+      let expert = ${expert};
+      if (expert >= first && expert < end) { ${kept} } else { ${dropped} }`
+    : wgsl`let expert = ${expert}; ${kept}`;
   return wgsl`
     for (var a = from; a < to; a++) {
       ${

@@ -7,13 +7,13 @@ import { DROPPED } from "./assign.ts";
 
 /**
  * The rows of each token that is sent once. Bindings: `weight` f32, `sendRow` and `tokenRow` u32 [token, k]; `counts` u32
- * [position, column] of the whole group, `position` u32 [1]; written: `rows` u32 [token row, 2 * most]: where the rows of
+ * [group rank, expert] of the whole group, `groupRank` u32 [1]; written: `rows` u32 [token row, 2 * most]: where the rows of
  * its choices are received, DROPPED behind the last, then the bits of their weights. Its grid is
  * `elementwiseGrid(tokens * k)`.
  */
 export interface ListRowsOptions {
   readonly name: string;
-  /** Columns splits[u] to splits[u + 1] belong to unit u: an owner, or a chunk of one. */
+  /** Experts splits[u] to splits[u + 1] belong to unit u: an owner, or a chunk of one. */
   readonly splits: readonly number[];
   readonly k: number;
   readonly tokens: Expr;
@@ -26,19 +26,19 @@ const [U, UNIT] = [local("u", "u32"), local("unit", "u32")];
 /** rows[tokenRow[t, j]] = the received rows of the choices of t from j on that go to the unit of j. */
 export function listRows(o: ListRowsOptions): Kernel {
   const { k, most, splits } = o;
-  const columns = splits.at(-1)!;
+  const experts = splits.at(-1)!;
   const [starts, ends] = [splits.slice(0, -1), splits.slice(1)];
   return elementwise({
     name: o.name,
     count: wgsl`${o.tokens} * ${k}`,
     bindings: bindings({
       ...{ weight: "f32", sendRow: "u32", tokenRow: "u32" },
-      ...{ counts: "u32", position: "u32" },
+      ...{ counts: "u32", groupRank: "u32" },
     }, { rows: "u32" }),
     body: wgsl`
       let token_row = tokenRow[i];
       if (token_row != ${DROPPED}) {
-        let me = position[0];
+        let me = groupRank[0];
         // The unit of this choice, and the rows from \`first\` to before \`end\` that this rank sends to it.
         var unit = 0u;
         var first = 0u;
@@ -49,7 +49,7 @@ export function listRows(o: ListRowsOptions): Kernel {
             first = end;
             let stop = ${pick(ends, U)};
             for (var c = ${pick(starts, U)}; c < stop; c++) {
-              end += counts[me * ${columns} + c];
+              end += counts[me * ${experts} + c];
             }
           }
         }
@@ -58,7 +58,7 @@ export function listRows(o: ListRowsOptions): Kernel {
         let stop = ${pick(ends, UNIT)};
         for (var s = 0u; s < me; s++) {
           for (var c = ${pick(starts, UNIT)}; c < stop; c++) {
-            earlier += counts[s * ${columns} + c];
+            earlier += counts[s * ${experts} + c];
           }
         }
         let list = token_row * ${2 * most};

@@ -11,7 +11,7 @@ export * from "./matmul.ts";
 export * from "./matmul_tile.ts";
 export * from "./order_tokens.ts";
 export * from "./permute.ts";
-export * from "./reach.ts";
+export * from "./destinations.ts";
 export * from "./reduce.ts";
 export * from "./regroup.ts";
 export * from "./router.ts";

@@ -3,7 +3,7 @@
  * data moves: rows are found by walking the counts, one invocation for each grouped row.
  */
 
-import { columnsOf } from "../../spec/bytes.ts";
+import { expertRanges } from "../../spec/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
 import { listTiles } from "./pieces/list_tiles.ts";
 import type { Size } from "../../spec/size.ts";
@@ -20,18 +20,18 @@ import {
 const LANES = 64;
 
 /**
- * A regroup. Bindings: `counts` u32 [position, column] of the whole group, `position` u32 [1] (absent with one position);
+ * A regroup. Bindings: `counts` u32 [group rank, expert] of the whole group, `groupRank` u32 [1] (absent in a group of one);
  * written: `tiles` u32 [1 + 3 * tile bound], `rowOf` u32 [row], `expertOf` u32 [row], `rowCount` u32 [1].
  * Its grid is `regroupGrid(rows)`.
  */
 export interface RegroupOptions {
   readonly name: string;
-  /** Columns splits[p] to splits[p + 1] belong to position p. */
+  /** Experts splits[p] to splits[p + 1] belong to group rank p. */
   readonly splits: readonly number[];
-  /** Ranks that rows come from, each with a row of counts. Default: all positions. */
+  /** Ranks that rows come from, each with a row of counts. Default: the group. */
   readonly sources?: number;
-  /** Only these columns of each position have arrived; default all. Rows are numbered within them, experts within the rank. */
-  readonly columns?: readonly (readonly [first: number, end: number])[];
+  /** Only these experts of each group rank have arrived; default all. Rows are numbered within them, experts within the rank. */
+  readonly experts?: readonly (readonly [first: number, end: number])[];
   /** Rows of a tile: `matmulShape(…).rows` of the matmuls that use the list. */
   readonly tileRows: number;
 }
@@ -60,10 +60,10 @@ const ME = local("me", "u32");
  * expert, source, token.
  */
 export function regroup(o: RegroupOptions): Kernel {
-  const positions = o.splits.length - 1;
-  const sources = o.sources ?? positions;
-  const columns = o.splits.at(-1)!;
-  const parts = columnsOf(o);
+  const groupSize = o.splits.length - 1;
+  const sources = o.sources ?? groupSize;
+  const experts = o.splits.at(-1)!;
+  const parts = expertRanges(o);
   const skipped = parts.map(([first], p) => first - o.splits[p]!);
   const skips = skipped.some((n) => n > 0);
   const expert = skips ? wgsl`skipped + e` : wgsl`e`;
@@ -71,13 +71,13 @@ export function regroup(o: RegroupOptions): Kernel {
     name: o.name,
     workgroupSize: LANES,
     bindings: bindings(
-      { counts: "u32", position: "u32" },
+      { counts: "u32", groupRank: "u32" },
       { tiles: "u32", rowOf: "u32", expertOf: "u32", rowCount: "u32" },
     ),
     body: wgsl`
       let group_number = ${GROUP_XY};
       let g = group_number * ${LANES} + lane;
-      let me = ${positions === 1 ? wgsl`0u` : wgsl`position[0]`};
+      let me = ${groupSize === 1 ? wgsl`0u` : wgsl`groupRank[0]`};
       let first = ${pick(parts.map(([first]) => first), ME)};
       let experts = ${pick(parts.map(([, end]) => end), ME)} - first;
       ${skips && wgsl`let skipped = ${pick(skipped, ME)};`}
@@ -86,16 +86,16 @@ export function regroup(o: RegroupOptions): Kernel {
       var before = 0u;
       for (var e = 0u; e < experts; e++) {
         for (var s = 0u; s < ${sources}; s++) {
-          let here = counts[s * ${columns} + first + e];
+          let here = counts[s * ${experts} + first + e];
           if (g >= before && g < before + here) {
             var row = g - before;
             // In received order: all rows of earlier sources, then this source's rows for earlier experts.
             for (var s2 = 0u; s2 < s; s2++) {
               for (var e2 = 0u; e2 < experts; e2++) {
-                row += counts[s2 * ${columns} + first + e2];
+                row += counts[s2 * ${experts} + first + e2];
               }
             }
-            for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${columns} + first + e2]; }
+            for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${experts} + first + e2]; }
             rowOf[g] = row;
             expertOf[g] = ${expert};
           }
@@ -111,7 +111,7 @@ export function regroup(o: RegroupOptions): Kernel {
         for (var e = 0u; e < experts; e++) {
           var of_expert = 0u;
           for (var s = 0u; s < ${sources}; s++) {
-            of_expert += counts[s * ${columns} + first + e];
+            of_expert += counts[s * ${experts} + first + e];
           }
           ${listTiles({ ...o, expert, lanes: LANES })}
           first_row += of_expert;

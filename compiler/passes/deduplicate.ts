@@ -1,9 +1,9 @@
 /** When a token is sent once to each rank, however many of its experts are there. */
 
-import { positionsReached } from "../../spec/bytes.ts";
+import { expectedDestinations } from "../../spec/bytes.ts";
 import { type Graph, isWeighted, type RoutingNode } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
-import { chunkColumns, heldExperts, unitSplits } from "./columns.ts";
+import { chunkExperts, heldExperts, unitSplits } from "./expert_ranges.ts";
 
 /** What sending tokens once has to save of the bytes of a token, to be worth two more exchanges of little. */
 const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
@@ -24,7 +24,7 @@ export function deduplicates(
     user.primitive === "dispatch" && user.inputs[1] === route &&
     !isWeighted(user)
   );
-  const units = unitSplits(chunkColumns(splits, chunks));
+  const units = unitSplits(chunkExperts(splits, chunks));
   const can = splits.length > 2 && topK > 1 &&
     Math.max(...heldExperts(units)) > 1;
   if (!value || !can) return false;
@@ -33,6 +33,6 @@ export function deduplicates(
     (bytes, axis) => bytes * placed.axes[axis]!.size,
     4,
   );
-  const saved = topK - positionsReached(units, topK);
+  const saved = topK - expectedDestinations(units, topK);
   return saved >= topK * LEAST_SHARE && saved * rowBytes >= LEAST_BYTES;
 }

@@ -17,7 +17,7 @@
 
 import { ModelError } from "../../spec/errors.ts";
 import type { NumericsClass } from "../../spec/numerics.ts";
-import { positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
 import {
   dropsChoices,
@@ -30,7 +30,7 @@ import {
   type RoutingNode,
 } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
-import { chunkColumns, splitsOf } from "./columns.ts";
+import { chunkExperts, splitsOf } from "./expert_ranges.ts";
 import { deduplicates } from "./deduplicate.ts";
 
 /** The mesh, and the strategy of every routing. */
@@ -194,11 +194,11 @@ class Expansion {
     const [expert, slot] = node.axes as [string, string];
     const splits = splitsOf(placed, expert);
     const { over } = placed.axes[expert]!;
-    const several = positionsOver(placed.mesh, over) > 1;
+    const several = groupSizeOf(placed.mesh, over) > 1;
     const held = route.params.tokens.flatMap((axis) => placed.axes[axis]!.over);
     const far = several && over.every((name) => held.includes(name));
     const own = several && !far;
-    const chunks = chunkColumns(splits, far ? this.#options.chunks : 1).length;
+    const chunks = chunkExperts(splits, far ? this.#options.chunks : 1).length;
     const once = !own && deduplicates(this.#graph, route, {
       ...{ placed, splits, chunks, asked: deduplicate },
     });

@@ -7,7 +7,7 @@
 
 import { ModelError } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
-import { positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import { BLOCK, PAGE, PAGES_INPUT, WITHIN } from "../../spec/pages.ts";
 import type { Graph, Node, NodeOf } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
@@ -55,7 +55,7 @@ export function paginate(
   const { over } = placed.axes[sequence]!;
   const added = pageAxes(
     { ...pages, blocks, over },
-    (axes) => positionsOver(placed.mesh, axes),
+    (axes) => groupSizeOf(placed.mesh, axes),
   );
   const taken = Object.keys(added).find((axis) => axis in placed.axes);
   if (taken) return refuse(`the model has an axis '${taken}'`);
@@ -101,12 +101,12 @@ function pageAxes(
     readonly blocks: number;
     readonly over: readonly string[];
   },
-  positions: (over: readonly string[]) => number,
+  groupSize: (over: readonly string[]) => number,
 ): { readonly [name: string]: LocalAxis } {
   const whole = (of: string, size: number): LocalAxis => ({
     ...{ of, over: [], size, total: size, dynamic: false },
   });
-  const total = count * positions(over);
+  const total = count * groupSize(over);
   return {
     [PAGE]: whole(PAGE, total),
     ...over.length === 0 ? {} : {

@@ -1,6 +1,6 @@
 /** Lengths of local axes: on each rank, over a group of ranks, and in the words of the plan. */
 
-import { blockSizes, groupRanks, positionsOver } from "../../spec/mesh.ts";
+import { blockSizes, groupRanks, groupSizeOf } from "../../spec/mesh.ts";
 import { tableIds, tableLengths, tableStarts } from "../../spec/table.ts";
 import type { Size } from "../../spec/size.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
@@ -11,20 +11,20 @@ export function planAxis({ aliases }: Placed, axis: string): string {
   return aliases[axis] ?? axis;
 }
 
-/** How many items of an axis each position over its mesh axes has; undefined where no table says it. */
+/** How many items of an axis each group rank over its mesh axes has; undefined where no table says it. */
 export function partLengths(
   { mesh }: Pick<Placed, "mesh">,
   { table, over, total: size }: LocalAxis,
 ): number[] | undefined {
-  return table && tableLengths({ size, table }, positionsOver(mesh, over));
+  return table && tableLengths({ size, table }, groupSizeOf(mesh, over));
 }
 
-/** The first item of an axis with a table at each position over its mesh axes. */
+/** The first item of an axis with a table at each group rank over its mesh axes. */
 export function partStarts(
   { mesh }: Pick<Placed, "mesh">,
   { table, over, total: size }: LocalAxis,
 ): number[] {
-  return tableStarts({ size, table: table! }, positionsOver(mesh, over));
+  return tableStarts({ size, table: table! }, groupSizeOf(mesh, over));
 }
 
 /** Whether ranks have different numbers of items of an axis. */
@@ -36,14 +36,14 @@ export function isUneven(
   return lengths.some((length) => length !== lengths[0]);
 }
 
-/** The items of an axis at one position over its mesh axes. */
+/** The items of an axis at one group rank over its mesh axes. */
 export function idsAt(
   { mesh }: Pick<Placed, "mesh">,
   { table, over, total: size }: LocalAxis,
-  position: number,
+  groupRank: number,
 ): readonly number[] {
   return table
-    ? tableIds({ size, table }, positionsOver(mesh, over), position)
+    ? tableIds({ size, table }, groupSizeOf(mesh, over), groupRank)
     : Array.from({ length: size }, (_, id) => id);
 }
 
@@ -53,7 +53,7 @@ export function localBound(placed: Placed, axis: string): number[] {
   const { mesh, ranks } = placed;
   const lengths = partLengths(placed, placed.axes[axis]!) ??
     (assignment?.by === "blocks" && assignment.within === undefined
-      ? blockSizes(size, positionsOver(mesh, over))
+      ? blockSizes(size, groupSizeOf(mesh, over))
       : [size]);
   if (lengths.every((length) => length === lengths[0])) {
     return new Array<number>(ranks).fill(lengths[0]!);

@@ -1,6 +1,6 @@
 /**
  * Caches of keys and values: a rank has room for the sequences whose tokens are there, and for no others. Sequence s of a
- * cache is at position s mod n of n, and tokens go where their sequence is.
+ * cache is on rank s mod n of n, and tokens go where their sequence is.
  */
 
 import { PlacementError } from "../../spec/errors.ts";

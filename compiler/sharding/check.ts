@@ -1,7 +1,7 @@
 /** What no sharding can do: refused here, at the place in the model. */
 
 import { ModelError, PlacementError } from "../../spec/errors.ts";
-import { positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { segmentsOf } from "../../spec/numerics.ts";
 import { usersOf } from "../graph/users.ts";
@@ -19,14 +19,14 @@ export function checkSizes(
     ) {
       continue;
     }
-    const positions = positionsOver(mesh, over);
+    const groupSize = groupSizeOf(mesh, over);
     const { size } = graph.axes[axis]!;
-    if (size % positions === 0) continue;
+    if (size % groupSize === 0) continue;
     throw new PlacementError(
       `Cannot shard axis '${axis}' over '${
         over.join("+")
-      }': its size, ${size}, is no multiple of ${positions}. ${
-        remedy(over, divisors(size, positions))
+      }': its size, ${size}, is no multiple of ${groupSize}. ${
+        remedy(over, divisors(size, groupSize))
       }`,
     );
   }
@@ -45,17 +45,17 @@ export function segmentsOfRank(
   if (node.primitive !== "dot" || reduced.length === 0) return undefined;
   const sharded = node.params.over.filter((axis) => over[axis]?.length);
   const k = node.params.over.reduce((n, axis) => n * graph.axes[axis]!.size, 1);
-  const positions = positionsOver(mesh, reduced);
+  const groupSize = groupSizeOf(mesh, reduced);
   const segments = segmentsOf(k);
   const outermost = sharded.length === 1 && sharded[0] === node.params.over[0];
-  if (outermost && segments % positions === 0) return segments / positions;
+  if (outermost && segments % groupSize === 0) return segments / groupSize;
   const possible = Array.from({ length: segments }, (_, i) => i + 1)
     .filter((n) => segments % n === 0);
   throw new PlacementError(
     outermost
       ? `Cannot shard axis '${sharded[0]}' over '${
         reduced.join("+")
-      }': a sum over ${k} elements has ${segments} segments, which ${positions} ranks cannot share evenly. ${
+      }': a sum over ${k} elements has ${segments} segments, which ${groupSize} ranks cannot share evenly. ${
         remedy(reduced, possible)
       }`
       : `Cannot shard axis '${sharded.join(" ")}' over '${

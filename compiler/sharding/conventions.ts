@@ -4,10 +4,10 @@
  */
 
 import {
+  groupSizeOf,
   type Mesh,
   type MeshRole,
   meshRoles,
-  positionsOver,
 } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
@@ -120,5 +120,5 @@ function divides(
   axis: string,
   over: readonly string[],
 ): boolean {
-  return axes[axis]!.size % positionsOver(mesh, over) === 0;
+  return axes[axis]!.size % groupSizeOf(mesh, over) === 0;
 }

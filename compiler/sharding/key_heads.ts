@@ -4,7 +4,7 @@
  */
 
 import { PlacementError } from "../../spec/errors.ts";
-import { type Mesh, positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf, type Mesh } from "../../spec/mesh.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { PlacedMesh, Request } from "./placement.ts";
 
@@ -20,7 +20,7 @@ export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
     if (given) checkKeyHeads(graph, now.mesh, { head, over, kvHead, given });
     if (over.length === 0) continue;
     // Heads that ranks cannot share are refused later, by their own name.
-    const even = graph.axes[head]!.size % positionsOver(now.mesh, over) === 0;
+    const even = graph.axes[head]!.size % groupSizeOf(now.mesh, over) === 0;
     if (given || !even) continue;
     now = placeAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
   }
@@ -38,9 +38,9 @@ function checkKeyHeads(
     readonly given: Request;
   },
 ): void {
-  const ranks = positionsOver(mesh, given.over);
+  const ranks = groupSizeOf(mesh, given.over);
   const begins = given.over.every((name, i) => over[i] === name);
-  const equal = ranks === positionsOver(mesh, over) ||
+  const equal = ranks === groupSizeOf(mesh, over) ||
     ranks === axes[kvHead]!.size;
   if (begins && equal) return;
   throw new PlacementError(
@@ -58,7 +58,7 @@ function placeAxis(
   const taken: string[] = [];
   let rest = size;
   for (const name of over) {
-    const ranks = positionsOver(mesh, [name]);
+    const ranks = groupSizeOf(mesh, [name]);
     if (rest % ranks === 0) {
       taken.push(name);
       rest /= ranks;
@@ -70,7 +70,7 @@ function placeAxis(
         `Cannot shard axis '${axis}' over '${
           over.join("+")
         }': its size, ${size}, and the ${
-          positionsOver(mesh, over)
+          groupSizeOf(mesh, over)
         } ranks do not divide each other. Use as many ranks as divide it, or a multiple of it`,
       );
     }

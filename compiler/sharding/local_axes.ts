@@ -3,7 +3,7 @@
  * axis*, with a length of its own. Below `shard` nothing else is known of the mesh.
  */
 
-import { blockSizes, type Mesh, positionsOver } from "../../spec/mesh.ts";
+import { blockSizes, groupSizeOf, type Mesh } from "../../spec/mesh.ts";
 import type { PlanAxis } from "../../spec/plan.ts";
 import { type Table, tableLengths } from "../../spec/table.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
@@ -189,21 +189,21 @@ export function localAxis(
     };
   }
   const request = requests.get(of);
-  const positions = positionsOver(mesh, over);
+  const groupSize = groupSizeOf(mesh, over);
   const table = request?.table && sameOver(request.over, over)
     ? request.table
     : experts.has(of)
-    ? evenly(size, positions)
+    ? evenly(size, groupSize)
     : "block";
-  const most = Math.max(...tableLengths({ size, table }, positions));
+  const most = Math.max(...tableLengths({ size, table }, groupSize));
   return { ...common, size: most, dynamic: false, table, ...numbered };
 }
 
 /** Contiguous ids, as evenly as can be. */
-function evenly(size: number, positions: number): Table {
-  if (size % positions === 0) return "block";
+function evenly(size: number, groupSize: number): Table {
+  if (size % groupSize === 0) return "block";
   let next = 0;
-  return blockSizes(size, positions)
+  return blockSizes(size, groupSize)
     .map((n) => Array.from({ length: n }, () => next++));
 }
 

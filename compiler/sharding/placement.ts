@@ -6,7 +6,7 @@
 import { shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import type { Table } from "../../spec/table.ts";
-import { type Mesh, positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf, type Mesh } from "../../spec/mesh.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { cachedSequences, checkCaches, placeCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
@@ -65,7 +65,7 @@ export function readPlacement(
   const wide = new Map(
     [...given].map(([axis, request]) => [axis, {
       ...request,
-      over: request.over.filter((name) => positionsOver(mesh, [name]) > 1),
+      over: request.over.filter((name) => groupSizeOf(mesh, [name]) > 1),
     }]),
   );
   follow(graph, wide);
@@ -162,16 +162,16 @@ function checkTable(
   const { over = [], table } = requests.get(axis) ?? {};
   if (typeof table !== "object") return;
   const { size } = graph.axes[axis]!;
-  const positions = positionsOver(mesh, over);
+  const groupSize = groupSizeOf(mesh, over);
   const ids = table.flat().sort((a, b) => a - b);
   if (
-    table.length !== positions || ids.length !== size ||
+    table.length !== groupSize || ids.length !== size ||
     ids.some((id, i) => id !== i)
   ) {
     throw new PlacementError(
       `Cannot place axis '${axis}': its table must hold each of 0 to ${
         size - 1
-      } once, in ${positions} lists. Correct the table`,
+      } once, in ${groupSize} lists. Correct the table`,
     );
   }
 }

@@ -3,7 +3,7 @@
  * they are terms of a sum, and each rank is given the sum of a part (reduce-scatter).
  */
 
-import { positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { sameAxes } from "../graph/operands.ts";
 import { routeOperand } from "../graph/routing.ts";
@@ -53,17 +53,17 @@ export function partitionOf(
   { over, unreduced }: Sharding,
 ): Partition | undefined {
   const { graph, mesh, experts, requests } = facts;
-  const positions = positionsOver(mesh, unreduced);
+  const groupSize = groupSizeOf(mesh, unreduced);
   const size = (axis: string) => graph.axes[axis]!.size;
   const free = parameter.axes.filter((axis) =>
     overOf({ over }, axis).length === 0 && !isRagged(facts, axis) &&
-    size(axis) >= positions &&
+    size(axis) >= groupSize &&
     // Experts are assigned evenly or by a table, and not in equal blocks of which the last may be short.
     (!experts.has(axis) ||
-      size(axis) % positions === 0 && !requests.get(axis)?.table)
+      size(axis) % groupSize === 0 && !requests.get(axis)?.table)
   );
   const share = (axis: string) =>
-    Math.ceil(size(axis) / positions) / size(axis);
+    Math.ceil(size(axis) / groupSize) / size(axis);
   const least = Math.min(...free.map(share));
   const axis = free.find((axis) => share(axis) === least);
   return axis === undefined ? undefined : { axis, over: unreduced };

@@ -14,7 +14,7 @@ import {
   type Program,
   type Step,
 } from "../../spec/plan.ts";
-import { positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import { evaluateSize, type Size } from "../../spec/size.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import {
@@ -138,13 +138,13 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     },
     local: (step) => {
       const rows = step.part && routings.get(step.part.routing);
-      const last = positionsOver(plan.mesh, step.over) - 1;
+      const last = groupSizeOf(plan.mesh, step.over) - 1;
       const launches = locals(step);
       return Array.from({ length: last + 1 }, (_, p) => {
         // Up to four stand for all.
-        const position = Math.round(Math.round(3 * p / last) * last / 3);
+        const groupRank = Math.round(Math.round(3 * p / last) * last / 3);
         return launches.map(({ kernel, workgroups }) =>
-          countLocal(kernel, workgroups, { step, position, rows })
+          countLocal(kernel, workgroups, { step, groupRank, rows })
         );
       }).flat();
     },
@@ -213,9 +213,9 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   function countLocal(
     kernel: Kernel,
     sizes: readonly [Size, Size, Size],
-    { step, position, rows }: {
+    { step, groupRank, rows }: {
       readonly step: AllGatherStep | AllToAllStep;
-      readonly position: number;
+      readonly groupRank: number;
       readonly rows: RoutingRows | undefined;
     },
   ): LaunchWork {
@@ -224,22 +224,23 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       number,
       number,
     ];
-    const columns = step.op === "allToAll" ? step.splits.at(-1)! : 1;
+    const experts = step.op === "allToAll" ? step.splits.at(-1)! : 1;
     const each = step.op === "allGather"
       ? step.rows ? lengths.most(step.rows.axis) : 0
       : rows
-      ? rows.tokens * (columns === rows.experts ? rows.topK : rows.reached) /
-        columns
+      ? rows.tokens *
+        (experts === rows.experts ? rows.topK : rows.destinations) /
+        experts
       : 0;
     const named: { readonly [binding: string]: Typical } = {
       // Whole numbers of which so many on average are as many in all.
       counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
-      position: () => position,
+      groupRank: () => groupRank,
     };
     return counter.count(kernel, {
       ...{ workgroups, groups: LOCAL_GROUPS },
       typical: kernel.bindings.map(({ name }) => named[name]),
-      key: `${each} ${position}`,
+      key: `${each} ${groupRank}`,
     });
   }
 }
@@ -252,7 +253,7 @@ function sequenceOwners({ axes, mesh }: Plan): number {
   const owned = Object.values(axes).find(({ of, assignment }) =>
     of === "sequence" || assignment?.by === "sequence"
   );
-  return positionsOver(mesh, owned?.over ?? []);
+  return groupSizeOf(mesh, owned?.over ?? []);
 }
 
 function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {

@@ -1,8 +1,8 @@
 /** The routings of a program in a workload: how many rows ranks send and receive. */
 
 import { expertsOfRows, partLengths } from "../../spec/axis_parts.ts";
-import { positionsReached } from "../../spec/bytes.ts";
-import { positionsOver } from "../../spec/mesh.ts";
+import { expectedDestinations } from "../../spec/bytes.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import {
   type AllToAllStep,
   onRank,
@@ -26,7 +26,7 @@ export interface RoutingRows {
   readonly mean: number;
   /** Whether dispatch sends a token once to each group rank, and to how many it then goes. */
   readonly once: boolean;
-  readonly reached: number;
+  readonly destinations: number;
 }
 
 /** Routings by their number in the plan. */
@@ -38,10 +38,10 @@ export function routingRows(
   const found = new Map<number, RoutingRows>();
   const once = new Set(
     program.steps.flatMap(({ part }) =>
-      part?.part === "exchange reach" ? [part.routing] : []
+      part?.part === "exchange destination counts" ? [part.routing] : []
     ),
   );
-  // What goes by choices has a column for each expert: places where tokens are sent once, else what returns.
+  // What goes by choices has a count for each expert: places where tokens are sent once, else what returns.
   const byChoices = new Map<number, AllToAllStep>();
   for (const step of program.steps) {
     if (step.op !== "allToAll" || !step.part) continue;
@@ -80,7 +80,7 @@ export function routingRows(
         ? tokens
         : dynamic
         ? lengths.over(axis, exchange.over)
-        : tokens * positionsOver(plan.mesh, exchange.over),
+        : tokens * groupSizeOf(plan.mesh, exchange.over),
       once: once.has(routing),
       number: load.kind === "recorded" ? routing : 0,
     };
@@ -136,6 +136,6 @@ function rowsOf(
     ),
     most: groupTokens * topK * most,
     mean: groupTokens * topK * mean,
-    reached: once ? positionsReached(splits, topK) : topK,
+    destinations: once ? expectedDestinations(splits, topK) : topK,
   };
 }

@@ -1,6 +1,6 @@
 /** How long a step of a plan takes on a machine: every launch and exchange in order, by classes of equal ranks. */
 
-import { shareOfColumns } from "../../spec/bytes.ts";
+import { shareOfExperts } from "../../spec/bytes.ts";
 import { DataError } from "../../spec/errors.ts";
 import {
   type LinkClass,
@@ -232,7 +232,7 @@ export function simulate(
     if (group.length === 1) return;
     const { each, mean } = peerBytes(plan, step, {
       ...{ lengths, rows: step.part && routings.get(step.part.routing) },
-      positions: group.length,
+      groupSize: group.length,
       wire: options.wire,
     });
     sentBytes += each * (group.length - 1) * equal[layer]!;
@@ -340,10 +340,10 @@ function rankGroups(
 function peerBytes(
   plan: Plan,
   step: AllGatherStep | AllToAllStep,
-  { lengths, rows, positions, wire }: {
+  { lengths, rows, groupSize, wire }: {
     readonly lengths: Lengths;
     readonly rows: RoutingRows | undefined;
-    readonly positions: number;
+    readonly groupSize: number;
     readonly wire: SimulateOptions["wire"];
   },
 ): { readonly each: number; readonly mean: number } {
@@ -355,14 +355,14 @@ function peerBytes(
   const { tokens, topK, most } = rows;
   const isRows = step.part?.part === "exchange";
   const ofTokens = step.splits.at(-1) !== rows.experts;
-  const share = rows.once && ofTokens ? rows.reached / topK : 1;
+  const share = rows.once && ofTokens ? rows.destinations / topK : 1;
   const element = wire && isRows && step.part
     ? wire[step.part.op] /
       (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
     : 1;
   const ofChoices = (choices: number) =>
-    step.rowBytes * element * choices / positions * share *
-    shareOfColumns(step);
+    step.rowBytes * element * choices / groupSize * share *
+    shareOfExperts(step);
   return {
     each: ofChoices(Math.max(tokens * topK, most)),
     mean: ofChoices(tokens * topK),

@@ -2,7 +2,7 @@
 
 import { modelAxis } from "../../spec/axis_parts.ts";
 import { DataError } from "../../spec/errors.ts";
-import { positionsOver } from "../../spec/mesh.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import type { Plan, Program } from "../../spec/plan.ts";
 import type { ExpertLoad } from "./loads.ts";
 
@@ -60,15 +60,15 @@ export function lengthsOf(
     const { over, assignment } = known;
     if (!known.dynamic) return known.size;
     if (!over) return total(axis);
-    const positions = positionsOver(plan.mesh, over);
+    const groupSize = groupSizeOf(plan.mesh, over);
     if (assignment?.by === "blocks") {
       if (assignment.within === undefined) {
-        return Math.ceil(total(axis) / positions);
+        return Math.ceil(total(axis) / groupSize);
       }
       const outer = plan.axes[assignment.within]!.over ?? [];
       const inner = over.filter((name) => !outer.includes(name));
       return Math.ceil(
-        most(assignment.within) / positionsOver(plan.mesh, inner),
+        most(assignment.within) / groupSizeOf(plan.mesh, inner),
       );
     }
     if (assignment?.by === "group") {
@@ -76,12 +76,12 @@ export function lengthsOf(
       const inner = apart.filter((name) => !over.includes(name));
       return Math.min(
         total(axis),
-        most(assignment.of) * positionsOver(plan.mesh, inner),
+        most(assignment.of) * groupSizeOf(plan.mesh, inner),
       );
     }
     // Whole sequences stay on one rank.
     const parts = Math.min(sequences, total(axis));
-    return Math.ceil(total(axis) / parts * Math.ceil(parts / positions));
+    return Math.ceil(total(axis) / parts * Math.ceil(parts / groupSize));
   };
   return {
     most,
@@ -89,9 +89,9 @@ export function lengthsOf(
       const own = plan.axes[axis]!.over ?? [];
       const copies = over.filter((name) => !own.includes(name));
       const others = own.filter((name) => !over.includes(name));
-      const share = total(axis) / positionsOver(plan.mesh, others);
+      const share = total(axis) / groupSizeOf(plan.mesh, others);
       const held = own.length === 0 ? total(axis) : share;
-      return Math.ceil(held * positionsOver(plan.mesh, copies));
+      return Math.ceil(held * groupSizeOf(plan.mesh, copies));
     },
   };
 }

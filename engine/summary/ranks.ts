@@ -2,7 +2,7 @@
 
 import { heldAxis, partLengths } from "../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../spec/machine.ts";
-import { positionOver } from "../../spec/mesh.ts";
+import { groupRankOf } from "../../spec/mesh.ts";
 import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
 import {
   maxOverRanks,
@@ -141,7 +141,7 @@ function heldExperts(
 ): number {
   return axes.reduce((n, name) => {
     const axis = heldAxis(plan, name);
-    const position = positionOver(plan.mesh, rank, axis.over ?? []);
-    return n + (partLengths(plan, axis)?.[position] ?? axis.size);
+    const groupRank = groupRankOf(plan.mesh, rank, axis.over ?? []);
+    return n + (partLengths(plan, axis)?.[groupRank] ?? axis.size);
   }, 0);
 }

@@ -2,7 +2,7 @@
 
 import { invariant, MachineError } from "../../spec/errors.ts";
 
-/** A block for, and one from, every position of a group. */
+/** A block for, and one from, every rank of a group. */
 export interface Blocks {
   readonly send: readonly Uint8Array[];
   readonly receive: readonly Uint8Array[];

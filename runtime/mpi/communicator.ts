@@ -1,6 +1,6 @@
 /** Exchanges between ranks that live in a process each: MPI reads and writes the memory that their devices lend. */
 
-import { groupOf, positionOver } from "../../spec/mesh.ts";
+import { groupOf, groupRankOf } from "../../spec/mesh.ts";
 import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
 import type {
   CollectiveStep,
@@ -30,8 +30,8 @@ interface Bound {
   readonly known: KnownCounts;
   /** It brings the counts of exchanges. */
   readonly counts: boolean;
-  /** This rank's position in the group. */
-  readonly position: number;
+  /** This rank's index in the group. */
+  readonly groupRank: number;
   readonly what: string;
 }
 
@@ -55,7 +55,7 @@ export async function createMpiCommunicator(
         group: groups.get(step.over.join())!,
         counts: bringsCounts(step, plan),
         what: `step '${step.label ?? step.op}'`,
-        position: positionOver(plan.mesh, memory!.rank, step.over),
+        groupRank: groupRankOf(plan.mesh, memory!.rank, step.over),
       };
       return bindExchange(step, bound);
     },
@@ -90,13 +90,13 @@ async function allGather(
   bound: Bound,
   counts: RunCounts,
 ): Promise<void> {
-  const { context, group, known, memory, position } = bound;
+  const { context, group, known, memory, groupRank } = bound;
   const { ranks } = group;
   const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await exchange(step, bound, {
     // A block for each, or one for everyone.
-    out: step.blocks ? spans : [{ offset: 0, bytes: spans[position]!.bytes }],
-    into: receivedSpans(step, spans, position),
+    out: step.blocks ? spans : [{ offset: 0, bytes: spans[groupRank]!.bytes }],
+    into: receivedSpans(step, spans, groupRank),
     agreed: spans.map(({ bytes }) => bytes),
     arrived: (blocks) => {
       if (bound.counts) known.keep(memory, step.to, blocks);
@@ -105,10 +105,10 @@ async function allGather(
 }
 
 async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
-  const { group, known, memory, position } = bound;
+  const { group, known, memory, groupRank } = bound;
   const found = known.of(step, memory, group.size);
   const counts = found instanceof Promise ? await found : found;
-  const { send, receive } = spansOf(step, counts, position);
+  const { send, receive } = spansOf(step, counts, groupRank);
   await exchange(step, bound, {
     out: send,
     into: receive,
@@ -118,7 +118,7 @@ async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
 
 /** Where a collective takes bytes from, and where it puts them, on this rank. */
 interface Routes {
-  /** A span for each position, or one for all. */
+  /** A span for each group rank, or one for all. */
   readonly out: readonly Span[];
   readonly into: readonly Span[];
   /** What is equal on all ranks of the group. */
@@ -128,7 +128,7 @@ interface Routes {
 
 async function exchange(
   step: CollectiveStep,
-  { world, group, memory, context, position, what }: Bound,
+  { world, group, memory, context, groupRank, what }: Bound,
   { out, into, agreed, arrived }: Routes,
 ): Promise<void> {
   const { staging, sent } = context;
@@ -147,7 +147,7 @@ async function exchange(
   arrived?.((await lent)[1]);
   if (sent) {
     for (const [p, to] of group.ranks.entries()) {
-      if (p === position) continue;
+      if (p === groupRank) continue;
       const { bytes } = out[p] ?? out[0]!;
       sent.add(step, { from: memory.rank, to, bytes });
     }

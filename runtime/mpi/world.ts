@@ -38,7 +38,7 @@ const BEFORE_ABORT_MICROSECONDS = 200_000;
 export interface MpiGroup {
   readonly handle: Handle;
   readonly size: number;
-  /** Its ranks, by position. */
+  /** Its ranks, by group rank. */
   readonly ranks: readonly number[];
 }
 
@@ -169,13 +169,13 @@ export class MpiWorld implements MpiGroup {
     });
   }
 
-  /** Make a group of this rank and others, by position. Every process must call it, with its own group. */
+  /** Make a group of this rank and others, by group rank. Every process must call it, with its own group. */
   async split(ranks: readonly number[], wait: Wait): Promise<MpiGroup> {
     // MPI splits only by a call that blocks; waiting happens before it.
     await this.barrier(this, wait);
     const made = this.#mpi.newHandle();
-    const position = ranks.indexOf(this.rank);
-    this.#mpi.call("Comm_split", this.handle, ranks[0]!, position, made);
+    const groupRank = ranks.indexOf(this.rank);
+    this.#mpi.call("Comm_split", this.handle, ranks[0]!, groupRank, made);
     this.#groups.push(made[0]!);
     return { handle: made[0]!, size: ranks.length, ranks };
   }
@@ -185,7 +185,7 @@ export class MpiWorld implements MpiGroup {
     await this.#inCallOrder(group, wait, () => ({ agreed: [] }));
   }
 
-  /** The bytes of every rank of a group, by position; all give the same number. */
+  /** The bytes of every rank of a group, by group rank; all give the same number. */
   async allGather(
     group: MpiGroup,
     bytes: Uint8Array,
@@ -205,7 +205,7 @@ export class MpiWorld implements MpiGroup {
   }
 
   /**
-   * Send a block to, and receive one from, every rank of a group, by position: all in place, those of one side in one
+   * Send a block to, and receive one from, every rank of a group, by group rank: all in place, those of one side in one
    * ArrayBuffer. `prepare` is called at once; exchanges start in the order of their calls, however long it takes.
    */
   async exchange(

@@ -1,6 +1,6 @@
 /** An all-to-all between ranks that share a device: launches that read the rows of up to four ranks each. */
 
-import { columnsOf } from "../bytes.ts";
+import { expertRanges } from "../bytes.ts";
 import { invariant } from "../errors.ts";
 import { local } from "../kernel/build.ts";
 import { bindings, type Grid, kernelOf } from "../kernel/make.ts";
@@ -17,17 +17,17 @@ const EXCHANGE_GROUPS = 64;
 const LANES = 64;
 
 /**
- * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, column], `position`
+ * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, expert], `groupRank`
  * u32 [1], `dst` and `moved` u32 [group rank], both written, and `src0`, `src1`, … of the group ranks `sources`.
  * Its grid is `exchangeGrid(rows)`.
  */
 export interface ExchangeOptions {
   readonly name: string;
   readonly direction: "forward" | "back";
-  /** Columns splits[p] to splits[p + 1] belong to group rank p. */
+  /** Experts splits[p] to splits[p + 1] belong to group rank p. */
   readonly splits: readonly number[];
-  /** Only these columns of each group rank; default all. */
-  readonly columns?: readonly (readonly [first: number, end: number])[];
+  /** Only these experts of each group rank; default all. */
+  readonly experts?: readonly (readonly [first: number, end: number])[];
   /** Group ranks of the sources, at most four. */
   readonly sources: readonly number[];
   readonly rowWords: number;
@@ -40,21 +40,21 @@ export function exchangeGrid(rows: Size): Grid {
 
 const ME = local("me", "u32");
 
-/** Rows from several positions, in blocks that follow from the counts alone. */
+/** Rows from several group ranks, in blocks that follow from the counts alone. */
 export function exchange(o: ExchangeOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
-  const parts = columnsOf(o);
+  const parts = expertRanges(o);
   const numbers = o.sources.map((_, f) => f);
   const sources = numbers.map((f) => [`src${f}`, "u32"] as const);
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
     bindings: bindings(
-      { counts: "u32", position: "u32", ...Object.fromEntries(sources) },
+      { counts: "u32", groupRank: "u32", ...Object.fromEntries(sources) },
       { dst: "u32", moved: "u32" },
     ),
     body: wgsl`
-      let me = position[0];
+      let me = groupRank[0];
       let my_first = ${pick(parts.map(([first]) => first), ME)};
       let my_end = ${pick(parts.map(([, end]) => end), ME)};
       ${numbers.map((f) => blockOf(o, f))}
@@ -67,29 +67,29 @@ export function exchange(o: ExchangeOptions): Kernel {
 
 /** `rows<f>` rows of source f, from its row `from<f>` to row `to<f>` here: prefix sums of counts. */
 function blockOf(o: ExchangeOptions, f: number): KernelText {
-  const columns = o.splits.at(-1)!;
+  const experts = o.splits.at(-1)!;
   const source = o.sources[f]!;
-  const [own_first, own_end] = columnsOf(o)[source]!;
+  const [own_first, own_end] = expertRanges(o)[source]!;
   const forward = o.direction === "forward";
   const [sender, first, end] = forward
     ? [wgsl`${source}u`, wgsl`my_first`, wgsl`my_end`]
     : [wgsl`me`, wgsl`${own_first}u`, wgsl`${own_end}u`];
   const [inSender, inReceiver] = forward ? ["from", "to"] : ["to", "from"];
-  /** `name` += counts of `sender` in columns from `from` below `to`. */
-  const addColumns = (name: string, sender: Hole, from: Hole, to: Hole) =>
+  /** `name` += counts of `sender` in experts from `from` below `to`. */
+  const addExperts = (name: string, sender: Hole, from: Hole, to: Hole) =>
     wgsl`
       for (var c = ${from}; c < ${to}; c++) {
-        ${name + f} += counts[${sender} * ${columns} + c];
+        ${name + f} += counts[${sender} * ${experts} + c];
       }`;
   return wgsl`
     var rows${f} = 0u;
     var from${f} = 0u;
     var to${f} = 0u;
-    ${addColumns("rows", sender, first, end)}
-    // The sender's rows for columns before, and those that senders before have for these columns.
-    ${addColumns(inSender, sender, wgsl`0u`, first)}
+    ${addExperts("rows", sender, first, end)}
+    // The sender's rows for experts before, and those that senders before have for these experts.
+    ${addExperts(inSender, sender, wgsl`0u`, first)}
     for (var s = 0u; s < ${sender}; s++) {
-      ${addColumns(inReceiver, wgsl`s`, first, end)}
+      ${addExperts(inReceiver, wgsl`s`, first, end)}
     }`;
 }
 

@@ -17,19 +17,19 @@ export interface GatherOptions {
   readonly words: number;
   /** Group ranks of the sources, at most four. */
   readonly sources: readonly number[];
-  /** Sources have a block of `words` for each group rank, of which the rank's own is taken; binding `position`, u32 [1]. */
+  /** Sources have a block of `words` for each group rank, of which the rank's own is taken; binding `groupRank`, u32 [1]. */
   readonly blocks?: boolean;
 }
 
 /** dst[sources[f]] = src f, or its block for this rank */
 export function gather(o: GatherOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
-  const from = o.blocks ? wgsl`position[0] * ${o.words} + i` : wgsl`i`;
+  const from = o.blocks ? wgsl`groupRank[0] * ${o.words} + i` : wgsl`i`;
   return elementwise({
     name: o.name,
     count: o.words,
     bindings: [
-      reads("position", "u32"),
+      reads("groupRank", "u32"),
       ...o.sources.map((_, f) => reads(`src${f}`, "u32")),
       writes("dst", "u32"),
     ],

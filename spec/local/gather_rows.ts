@@ -8,17 +8,17 @@ import type { Kernel } from "../kernel/tree.ts";
 import { SOURCES } from "./exchange.ts";
 
 /**
- * A part of a gather of rows. Bindings: `counts` u32 [position], the rows of each; `dst`, written, and `src0`, `src1`, …
- * of the group positions `sources`. Its grid is `elementwiseGrid(words of all rows)`.
+ * A part of a gather of rows. Bindings: `counts` u32 [group rank], the rows of each; `dst`, written, and `src0`, `src1`, …
+ * of the group ranks `sources`. Its grid is `elementwiseGrid(words of all rows)`.
  */
 export interface GatherRowsOptions {
   readonly name: string;
   readonly rowWords: number;
-  /** Group positions of the sources, one after another, at most four. */
+  /** Group ranks of the sources, one after another, at most four. */
   readonly sources: readonly number[];
 }
 
-/** The words of the sources' rows, after those of the positions before them. */
+/** The words of the sources' rows, after those of the group ranks before them. */
 export function gatherRows(o: GatherRowsOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
   const { sources, rowWords } = o;
@@ -48,26 +48,26 @@ export function gatherRows(o: GatherRowsOptions): Kernel {
 }
 
 /**
- * A part of a reduce-scatter's exchange of rows: of each source, which has rows for every position, those for this rank.
- * Bindings: `counts` u32 [position], the rows for each; `position` u32 [1]; `dst`, written, and `src0`, `src1`, … of the
- * group positions `sources`. Its grid is `elementwiseGrid(words of the rank's rows)`.
+ * A part of a reduce-scatter's exchange of rows: of each source, which has rows for every group rank, those for this rank.
+ * Bindings: `counts` u32 [group rank], the rows for each; `groupRank` u32 [1]; `dst`, written, and `src0`, `src1`, … of the
+ * group ranks `sources`. Its grid is `elementwiseGrid(words of the rank's rows)`.
  */
 export function swapRows(o: GatherRowsOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
   const { name, sources, rowWords } = o;
   return elementwise({
     name,
-    count: wgsl`counts[position[0]] * ${rowWords}`,
+    count: wgsl`counts[groupRank[0]] * ${rowWords}`,
     bindings: [
       reads("counts", "u32"),
-      reads("position", "u32"),
+      reads("groupRank", "u32"),
       ...sources.map((_, f) => reads(`src${f}`, "u32")),
       writes("dst", "u32"),
     ],
     body: wgsl`
-      let me = position[0];
+      let me = groupRank[0];
       let words = counts[me] * ${rowWords};
-      // Rows for positions before this one.
+      // Rows for group ranks before this one.
       var before = 0u;
       for (var p = 0u; p < me; p++) { before += counts[p]; }
       let from = before * ${rowWords} + i;

@@ -6,7 +6,7 @@
 import { elementwiseGrid } from "../kernel/elementwise.ts";
 import type { Grid } from "../kernel/make.ts";
 import type { Kernel } from "../kernel/tree.ts";
-import { type Mesh, positionsOver } from "../mesh.ts";
+import { groupSizeOf, type Mesh } from "../mesh.ts";
 import type { AllGatherStep, AllToAllStep } from "../plan.ts";
 import { exchange, exchangeGrid, SOURCES } from "./exchange.ts";
 import { gather } from "./gather.ts";
@@ -14,7 +14,7 @@ import { gatherRows, swapRows } from "./gather_rows.ts";
 
 /**
  * A launch on the rank that receives. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
- * group ranks in `sources`), and where it uses them `counts`, `position` and `moved`, by the step's fields of those names.
+ * group ranks in `sources`), and where it uses them `counts`, `groupRank` and `moved`, by the step's fields of those names.
  */
 export interface LocalLaunch {
   readonly kernel: Kernel;
@@ -28,7 +28,7 @@ export function localLaunches(
 ): (step: AllGatherStep | AllToAllStep) => readonly LocalLaunch[] {
   const made = new Map<string, Kernel>();
   return (step) => {
-    const ranks = positionsOver(mesh, step.over);
+    const ranks = groupSizeOf(mesh, step.over);
     const { key, make, workgroups } = step.op === "allToAll"
       ? exchangeOf(step)
       : step.rows
@@ -65,15 +65,15 @@ interface Form {
 }
 
 function exchangeOf(step: AllToAllStep): Form {
-  const { splits, columns, direction } = step;
+  const { splits, experts, direction } = step;
   const rowWords = step.rowBytes / 4;
   const name = `exchange_${direction}_${rowWords}`;
   return {
-    key: JSON.stringify([name, splits, columns]),
+    key: JSON.stringify([name, splits, experts]),
     make: (sources) =>
       exchange({
         ...{ name, direction, splits, rowWords, sources },
-        ...columns ? { columns } : {},
+        ...experts ? { experts } : {},
       }),
     workgroups: exchangeGrid(step.pairRows),
   };

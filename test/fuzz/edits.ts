@@ -125,14 +125,14 @@ function namesOf(
       return { all: [step.from, step.to], written: [step.to] };
     case "allGather": {
       const { rows, blocks } = step;
-      const read = [rows?.counts, blocks?.position].flatMap((name) =>
+      const read = [rows?.counts, blocks?.groupRank].flatMap((name) =>
         name === undefined ? [] : [name]
       );
       return { all: [step.from, step.to, ...read], written: [step.to] };
     }
     case "allToAll":
       return {
-        all: [step.from, step.to, step.counts, step.position, step.moved],
+        all: [step.from, step.to, step.counts, step.groupRank, step.moved],
         written: [step.to, step.moved],
       };
     case "wait":

@@ -38,7 +38,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   }),
 
   // Mesh, ranks, references.
-  broken("mesh of other size", "mesh", null, /3 positions/, (p) => {
+  broken("mesh of other size", "mesh", null, /3 ranks/, (p) => {
     p.mesh[0]!.size = 3;
   }),
   broken("unused mesh axis", "mesh", null, /mesh axis 'tp'.*nothing/, (p) => {
@@ -73,13 +73,13 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     "data of three ranks",
     "ranks",
     null,
-    /'position@ep'.* 3 ranks/,
+    /'groupRank@ep'.* 3 ranks/,
     (p) => {
-      p.buffers["position@ep"]!.data = { every: 1, lists: [[0], [1], [2]] };
+      p.buffers["groupRank@ep"]!.data = { every: 1, lists: [[0], [1], [2]] };
     },
   ),
-  broken("position on no mesh axis", "references", null, /'ghost'/, (p) => {
-    p.buffers["position@ep"]!.data = { groupRank: ["ghost"] };
+  broken("group rank on no mesh axis", "references", null, /'ghost'/, (p) => {
+    p.buffers["groupRank@ep"]!.data = { groupRank: ["ghost"] };
   }),
   broken("a rank that does not exist", "ranks", DOWN, /\[0, 2\]/, (p) => {
     steps(p)[DOWN]!.ranks = [0, 2];
@@ -175,7 +175,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     p.requiredFeatures.push("warp-drive");
   }),
   broken("constant too short", "contents", null, /given 0/, (p) => {
-    p.buffers["position@ep"]!.data = { every: 1, lists: [[0], []] };
+    p.buffers["groupRank@ep"]!.data = { every: 1, lists: [[0], []] };
   }),
   broken("data in a scratch buffer", "contents", null, /'sent'/, (p) => {
     p.buffers.sent!.data = { all: [1] };

@@ -94,7 +94,7 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     /Cannot write buffer 'returned'.*in flight and writes it too$/,
     (p) => {
       swap(p, RETURNED, BACK_NEXT);
-      exchange(p, RETURNED).columns = exchange(p, BACK).columns!;
+      exchange(p, RETURNED).experts = exchange(p, BACK).experts!;
     },
   ),
   broken(
@@ -105,27 +105,27 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     (p) => wait(p, ARRIVED).part!.part = "exchange",
   ),
   broken(
-    "columns of another position",
+    "experts of another rank",
     "shapes",
     SEND,
-    /columns \[0 to 5, 4 to 6\] are not of 2 positions/,
-    (p) => exchange(p, SEND).columns![0] = [0, 5],
+    /experts \[0 to 5, 4 to 6\] are not of 2 ranks/,
+    (p) => exchange(p, SEND).experts![0] = [0, 5],
   ),
   broken(
-    "columns that are sent twice",
+    "experts that are sent twice",
     "chunks",
     SEND_NEXT,
-    /columns 0 to 4 of position 0 are sent as \[0 to 2, 0 to 2\]/,
-    (p) => exchange(p, SEND_NEXT).columns = exchange(p, SEND).columns!,
+    /experts 0 to 4 of group rank 0 are sent as \[0 to 2, 0 to 2\]/,
+    (p) => exchange(p, SEND_NEXT).experts = exchange(p, SEND).experts!,
   ),
   broken(
-    "rows that go back in other columns",
+    "rows that go back in other experts",
     "chunks",
     BACK,
-    /did not come in these columns/,
+    /did not come by these experts/,
     (p) => {
       const [first, second] = [exchange(p, BACK), exchange(p, BACK_NEXT)];
-      [first.columns, second.columns] = [second.columns!, first.columns!];
+      [first.experts, second.experts] = [second.experts!, first.experts!];
     },
   ),
 ].map((kind) => ({ ...kind, chunks: 2 }));

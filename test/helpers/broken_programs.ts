@@ -260,9 +260,15 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       });
     },
   ),
-  broken("logits in parts", "partial", ROUTE, /part of a sum over ep/, (p) => {
-    p.buffers.dot!.partial = ["ep"];
-  }),
+  broken(
+    "logits in parts",
+    "unreduced",
+    ROUTE,
+    /part of a sum over ep/,
+    (p) => {
+      p.buffers.dot!.unreduced = ["ep"];
+    },
+  ),
 
   // Collectives.
   broken(
@@ -299,12 +305,12 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "wrong position",
+    "wrong groupRank",
     "shapes",
     EXCHANGE,
     /must hold the rank's number over ep/,
     (p) => {
-      p.buffers["position@ep"]!.data = { every: 1, lists: [[1], [0]] };
+      p.buffers["groupRank@ep"]!.data = { every: 1, lists: [[1], [0]] };
     },
   ),
 

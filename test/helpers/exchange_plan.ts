@@ -1,8 +1,8 @@
-/** A plan of exchanges alone, without kernels: counts to everyone, rows to the ranks of their columns, and back. */
+/** A plan of exchanges alone, without kernels: counts to everyone, rows to the ranks of their experts, and back. */
 
 import type { Device } from "../../runtime/mod.ts";
 import type { Mesh } from "../../spec/mesh.ts";
-import { positionsOver, rankCount } from "../../spec/mesh.ts";
+import { groupSizeOf, rankCount } from "../../spec/mesh.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import type {
   AllGatherStep,
@@ -49,7 +49,7 @@ export interface ExchangeShape {
   /** The most rows that a rank sends, and that it receives. */
   readonly sendRows: number;
   readonly receiveRows: number;
-  /** Columns of the counts that each position owns; each is a chunk that is sent alone. */
+  /** Experts of the counts that each group rank owns; each is a chunk that is sent alone. */
   readonly chunks: number;
 }
 
@@ -63,11 +63,11 @@ export interface ExchangePlan {
   readonly combines: readonly AllToAllStep[];
 }
 
-/** Make the plan. Every rank has `mine`, its counts by column; `all`, those of its group; rows `x`, `y…` and `z`. */
+/** Make the plan. Every rank has `mine`, its counts by expert; `all`, those of its group; rows `x`, `y…` and `z`. */
 export function exchangePlan(shape: ExchangeShape): ExchangePlan {
   const { mesh, over, rowWords, chunks } = shape;
-  const positions = positionsOver(mesh, over);
-  const columns = positions * chunks;
+  const groupSize = groupSizeOf(mesh, over);
+  const experts = groupSize * chunks;
   const buffers: { [name: string]: PlanBuffer } = {};
   const allocations: { bytes: number }[] = [];
   const add = (name: string, words: number) => {
@@ -81,8 +81,8 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       offset: 0,
     };
   };
-  add("mine", columns);
-  add("all", positions * columns);
+  add("mine", experts);
+  add("all", groupSize * experts);
   add("x", shape.sendRows * rowWords);
   add("z", shape.sendRows * rowWords);
   const each = Array.from({ length: chunks }, (_, chunk) => chunk);
@@ -94,7 +94,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
     over,
     from: "mine",
     to: "all",
-    bytes: 4 * columns,
+    bytes: 4 * experts,
   };
   const exchange = (
     direction: "forward" | "back",
@@ -113,17 +113,17 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       to: ends[1],
       rowBytes: 4 * rowWords,
       counts: "all",
-      splits: Array.from({ length: positions + 1 }, (_, p) => p * chunks),
+      splits: Array.from({ length: groupSize + 1 }, (_, p) => p * chunks),
       ...chunks > 1
         ? {
-          columns: Array.from(
-            { length: positions },
+          experts: Array.from(
+            { length: groupSize },
             (_, p) => [p * chunks + chunk, p * chunks + chunk + 1] as const,
           ),
           handle: `${direction} ${chunk}`,
         }
         : {},
-      position: "mine",
+      groupRank: "mine",
       moved: "mine",
       pairRows: shape.receiveRows,
     };

@@ -11,7 +11,7 @@ import {
   type MpiWorld,
   openWorld,
 } from "../../runtime/mpi/mod.ts";
-import { groupOf, positionOver } from "../../spec/mesh.ts";
+import { groupOf, groupRankOf } from "../../spec/mesh.ts";
 import {
   createGpuDevice,
   type Device,
@@ -81,7 +81,7 @@ async function exchanges(
     await Promise.all(there.map((exchange) => exchange()));
     compare(Uint32Array.of(copied() - before), [0], "bytes copied by the host");
     for (let chunk = 0; chunk < chunks; chunk++) {
-      const column = positionOver(mesh, world.rank, over) * chunks + chunk;
+      const column = groupRankOf(mesh, world.rank, over) * chunks + chunk;
       const wanted: number[] = [];
       for (const rank of group) {
         const first = all[rank]!.slice(0, column).reduce((n, c) => n + c, 0);

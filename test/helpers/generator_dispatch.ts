@@ -10,7 +10,7 @@ import {
   combineTranspose,
   permute,
 } from "../../compiler/kernels/permute.ts";
-import { reach } from "../../compiler/kernels/reach.ts";
+import { destinations } from "../../compiler/kernels/destinations.ts";
 import { regroup, regroupGrid } from "../../compiler/kernels/regroup.ts";
 import { store } from "../../spec/kernel/build.ts";
 import { type Contents, type Launch, resultsOf } from "./launch_faults.ts";
@@ -81,7 +81,7 @@ function* assigned(): Generator<Assigned> {
     const { experts, k, index } = choices;
     const order = range(experts).reverse();
     for (const ordered of [false, true]) {
-      const column = (e: number) => ordered ? order[e]! : e;
+      const expert = (e: number) => ordered ? order[e]! : e;
       for (const dropped of [undefined, 0, 1, 2] as const) {
         for (
           const own of experts > 1 && !dropped
@@ -100,10 +100,10 @@ function* assigned(): Generator<Assigned> {
             const splits = [0, 1, experts];
             const kept = index.map((e, a) =>
               slot[a] === 0 && (own === undefined ||
-                column(e) >= splits[own]! && column(e) < splits[own + 1]!)
+                expert(e) >= splits[own]! && expert(e) < splits[own + 1]!)
             );
             const counts = range(experts).map((c) =>
-              index.filter((e, a) => kept[a] && column(e) === c).length
+              index.filter((e, a) => kept[a] && expert(e) === c).length
             );
             const rows = total(counts);
             const tiles = total(
@@ -121,7 +121,7 @@ function* assigned(): Generator<Assigned> {
                 }),
                 grid: [1, 1, 1],
                 reads: {
-                  ...{ index, slot, order, position: [own ?? 0] },
+                  ...{ index, slot, order, groupRank: [own ?? 0] },
                   lengths: [choices.tokens],
                 },
                 stores: {
@@ -219,20 +219,20 @@ export function* ofCombineTranspose(): Generator<Launch> {
 }
 
 /** Two group ranks, the first of which has one expert. */
-function* reached(): Generator<Assigned & { got: Contents; reach: Launch }> {
+function* reached(): Generator<Assigned & { got: Contents; counted: Launch }> {
   for (const one of sent()) {
     const { experts, k, tokens: count, index, kept, got } = one;
     if (experts === 1) continue;
     yield {
       ...one,
-      reach: {
-        kernel: reach({
+      counted: {
+        kernel: destinations({
           ...{ name, splits: [0, 1, experts], k, tokens, ordered: false },
         }),
         grid: [1, 1, 1],
         reads: { index, sendRow: got["sendRow"]!, lengths: [count] },
         stores: {
-          ...{ reach: 2, tokenRow: index.length },
+          ...{ destinationCounts: 2, tokenRow: index.length },
           places: kept.filter(Boolean).length,
         },
       },
@@ -240,13 +240,13 @@ function* reached(): Generator<Assigned & { got: Contents; reach: Launch }> {
   }
 }
 
-export function* ofReach(): Generator<Launch> {
-  for (const { reach } of reached()) yield reach;
+export function* ofDestinations(): Generator<Launch> {
+  for (const { counted } of reached()) yield counted;
 }
 
 export function* ofListRows(): Generator<Launch> {
-  for (const { experts, k, tokens: count, index, got, reach } of reached()) {
-    const found = resultsOf(reach);
+  for (const { experts, k, tokens: count, index, got, counted } of reached()) {
+    const found = resultsOf(counted);
     const most = Math.min(k, experts - 1);
     const own = [...got["counts"]!.slice(0, experts)];
     for (const me of [0, 1]) {
@@ -260,46 +260,48 @@ export function* ofListRows(): Generator<Launch> {
           ...{ weight: waves(index.length), sendRow: got["sendRow"]! },
           tokenRow: found["tokenRow"]!.slice(0, index.length),
           counts: me === 0 ? [...own, ...other] : [...other, ...own],
-          ...{ position: [me], lengths: [count] },
+          ...{ groupRank: [me], lengths: [count] },
         },
-        stores: { rows: total([...found["reach"]!.slice(0, 2)]) * 2 * most },
+        stores: {
+          rows: total([...found["destinationCounts"]!.slice(0, 2)]) * 2 * most,
+        },
       };
     }
   }
 }
 
-/** All counts below three that two ranks have for one or two experts of each; of three columns, below two. */
+/** All counts below three that two ranks have for one or two experts of each; of three experts, below two. */
 function* regrouped(): Generator<
   Launch & { readonly me: number; readonly rows: number }
 > {
   for (
-    const { splits, columns, below } of [
+    const { splits, experts, below } of [
       { splits: [0, 1, 2], below: 3 },
       { splits: [0, 1, 3], below: 2 },
-      { splits: [0, 2, 4], columns: [[1, 2], [3, 4]] as const, below: 2 },
+      { splits: [0, 2, 4], experts: [[1, 2], [3, 4]] as const, below: 2 },
       { splits: [0, 3], below: 4 },
     ]
   ) {
-    const [positions, all] = [splits.length - 1, splits.at(-1)!];
-    const cells = positions * all;
+    const [groupSize, all] = [splits.length - 1, splits.at(-1)!];
+    const cells = groupSize * all;
     for (const n of range(below ** cells)) {
       const counts = range(cells).map((c) =>
         Math.floor(n / below ** c) % below
       );
-      for (const me of range(positions)) {
-        const [first, end] = columns?.[me] ?? [splits[me]!, splits[me + 1]!];
+      for (const me of range(groupSize)) {
+        const [first, end] = experts?.[me] ?? [splits[me]!, splits[me + 1]!];
         const ofExpert = range(end - first).map((e) =>
-          total(range(positions).map((s) => counts[s * all + first + e]!))
+          total(range(groupSize).map((s) => counts[s * all + first + e]!))
         );
         const rows = total(ofExpert);
         const tileRows = 1 + n % 3;
         yield {
           ...{ me, rows },
           kernel: regroup({
-            ...{ name, splits, tileRows, ...columns ? { columns } : {} },
+            ...{ name, splits, tileRows, ...experts ? { experts } : {} },
           }),
           grid: regroupGrid(rows),
-          reads: { counts, position: [me] },
+          reads: { counts, groupRank: [me] },
           stores: {
             ...{ rowOf: rows, expertOf: rows, rowCount: 1 },
             tiles: 1 + 3 * total(ofExpert.map((n) => Math.ceil(n / tileRows))),
@@ -324,7 +326,7 @@ export function* ofLocate(): Generator<Launch> {
         kernel: locate({ name, splits: [0, 1, 3], chunk: chunks - 1, chunks }),
         grid: elementwiseGrid(rows),
         reads: {
-          ...{ counts, reach: range(4 * chunks), position: [me] },
+          ...{ counts, destinationCounts: range(4 * chunks), groupRank: [me] },
           rowOf: got["rowOf"]!.slice(0, rows),
           ...{ rowCount: [rows], places: range(rows) },
         },
@@ -335,16 +337,16 @@ export function* ofLocate(): Generator<Launch> {
 }
 
 export function* ofCountTokens(): Generator<Launch> {
-  for (const positions of [1, 2, 5]) {
+  for (const groupSize of [1, 2, 5]) {
     for (const chunks of [1, 3]) {
-      for (const me of range(positions)) {
+      for (const me of range(groupSize)) {
         for (const chunk of range(chunks)) {
           yield {
-            kernel: countTokens({ name, positions, chunk, chunks }),
+            kernel: countTokens({ name, groupSize, chunk, chunks }),
             grid: [1, 1, 1],
             reads: {
-              reach: range(positions ** 2 * chunks),
-              position: [me],
+              destinationCounts: range(groupSize ** 2 * chunks),
+              groupRank: [me],
             },
             stores: { tokenCount: 1 },
           };

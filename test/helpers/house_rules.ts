@@ -74,6 +74,14 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
   [/\bturned\b/, "rotated, reordered, transposed"],
   [/\b(whole|own) embed\b/i, "replicated, local"],
   [
+    /\bpositions?Over\b|\b(group|exchange) positions?\b|\bposition (in|of) (the|its|a) group\b/i,
+    "group rank, group size",
+  ],
+  [
+    /\bcolumns of (the )?counts\b|\b(reachAll|exchange reach)\b/,
+    "experts, destination counts",
+  ],
+  [
     /\bcut\w* over (the )?(ranks|mesh)|\bspread over (the )?(ranks|mesh)/i,
     "shard",
   ],

@@ -30,7 +30,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   mergeRuns: routing.ofMergeRuns,
   permute: dispatch.ofPermute,
   queryGrad: heads.ofQueryGrad,
-  reach: dispatch.ofReach,
+  destinations: dispatch.ofDestinations,
   reduce: sums.ofReduce,
   regroup: dispatch.ofRegroup,
   rmsNorm: sums.ofRmsNorm,

@@ -1,6 +1,6 @@
 /** The rows of a routing: who gets how many, the row that each choice is sent in, and, sent once, that of each token. */
 
-import { positionsOver } from "../../../spec/mesh.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
 import type { PlanBuffer, StepPart } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
@@ -8,15 +8,15 @@ import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { listRows } from "../../kernels/list_rows.ts";
-import { reach } from "../../kernels/reach.ts";
+import { destinations } from "../../kernels/destinations.ts";
 import {
-  chunkColumns,
-  type Columns,
+  chunkExperts,
+  type ExpertRanges,
   expertTable,
   heldExperts,
   splitsOf,
   unitSplits,
-} from "../columns.ts";
+} from "../expert_ranges.ts";
 import { localBound } from "../place.ts";
 import {
   addAllGather,
@@ -37,8 +37,8 @@ export interface SentRows {
   readonly node: NodeOf<"assign">;
   readonly over: readonly string[];
   readonly splits: readonly number[];
-  /** The columns of the counts of each chunk. */
-  readonly chunks: readonly Columns[];
+  /** The experts of each chunk. */
+  readonly chunks: readonly ExpertRanges[];
   /** Rows at most, and the host's bound at run time. */
   readonly bound: PerRank;
   readonly size: Size;
@@ -46,7 +46,7 @@ export interface SentRows {
   readonly counts: string;
   /** Counts of every rank of the group; `counts` itself where there is one rank. */
   readonly countsAll: string;
-  readonly position: string;
+  readonly groupRank: string;
   /** Where tokens are sent once to each rank and chunk, a *unit*. */
   readonly tokens?: SentTokens;
 }
@@ -55,8 +55,8 @@ export interface SentRows {
 export interface SentTokens {
   readonly bound: PerRank;
   /** Tokens for each unit, and those of every rank of the group. */
-  readonly reach: string;
-  readonly reachAll: string;
+  readonly destinationCounts: string;
+  readonly allDestinationCounts: string;
   /** The row that a token is sent in, at its first choice of each unit. */
   readonly tokenRow: string;
   /** For each row of a choice, its token among those for its unit. */
@@ -109,7 +109,7 @@ export function launchAssign(
     ...{ index: results.index, sendRow },
     ...results.slot ? { slot: results.slot } : {},
     ...order ? { order } : {},
-    ...{ position: rows.position, counts: rows.counts },
+    ...{ groupRank: rows.groupRank, counts: rows.counts },
   };
   addLaunch(lowering, node, kernel, {
     ...{ bindings, workgroups: [1, 1, 1] },
@@ -117,16 +117,19 @@ export function launchAssign(
   });
   if (!tokens) return;
   const units = unitSplits(rows.chunks);
-  const reached = reach({
-    name: `reach_${units.length - 1}`,
+  const counted = destinations({
+    name: `destinations_${units.length - 1}`,
     ...{ splits: units, k: topK, ordered: order !== undefined },
     tokens: tokenCount(lowering, axes),
   });
-  addLaunch(lowering, node, reached, {
+  addLaunch(lowering, node, counted, {
     bindings: {
       ...{ index: results.index, sendRow },
       ...order ? { order } : {},
-      ...{ reach: tokens.reach, tokenRow: tokens.tokenRow },
+      ...{
+        destinationCounts: tokens.destinationCounts,
+        tokenRow: tokens.tokenRow,
+      },
       places: tokens.places,
     },
     workgroups: [1, 1, 1],
@@ -148,8 +151,13 @@ export function lowerGatherCounts(
   if (!tokens) return;
   const units = unitSplits(rows.chunks).length - 1;
   addAllGather(lowering, node, {
-    ...{ over, from: tokens.reach, to: tokens.reachAll, words: units },
-    part: partOf(rows, "exchange reach"),
+    ...{
+      over,
+      from: tokens.destinationCounts,
+      to: tokens.allDestinationCounts,
+      words: units,
+    },
+    part: partOf(rows, "exchange destination counts"),
   });
   if (!tokens.lists) return;
   const route = routeOf(rows);
@@ -163,7 +171,7 @@ export function lowerGatherCounts(
     bindings: {
       ...{ weight, sendRow: rows.sendRow },
       ...{ tokenRow: tokens.tokenRow, counts: countsAll },
-      ...{ position: rows.position, rows: tokens.lists.rows },
+      ...{ groupRank: rows.groupRank, rows: tokens.lists.rows },
     },
     workgroups: elementwiseGrid(rows.size),
     part: partOf(rows, "list rows"),
@@ -188,9 +196,9 @@ function sentRows(
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
   const { over, of, total } = placed.axes[expert]!;
-  const positions = positionsOver(placed.mesh, over);
+  const groupSize = groupSizeOf(placed.mesh, over);
   const splits = splitsOf(placed, expert);
-  const chunks = chunkColumns(splits, node.params.chunks);
+  const chunks = chunkExperts(splits, node.params.chunks);
   const choicesHere = own
     ? Math.min(topK, Math.max(...heldExperts(splits)))
     : topK;
@@ -207,14 +215,14 @@ function sentRows(
     ...{ number: lowering.values.sent.size, node, over, splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
-    countsAll: positions === 1 || own
+    countsAll: groupSize === 1 || own
       ? counts
       : addScratch(lowering, "countsAll", "u32", [
-        { axis: "position", size: positions },
+        { axis: "groupRank", size: groupSize },
         { axis: of, size: total },
       ]),
-    position: positionBuffer(lowering, over),
-    ...once ? { tokens: sentTokens(positions * chunks.length) } : {},
+    groupRank: groupRankBuffer(lowering, over),
+    ...once ? { tokens: sentTokens(groupSize * chunks.length) } : {},
   };
 
   function sentTokens(units: number): SentTokens {
@@ -234,11 +242,18 @@ function sentRows(
           },
         }
         : {},
-      reach: addScratch(lowering, "reach", "u32", [axis]),
-      reachAll: addScratch(lowering, "reachAll", "u32", [
-        { axis: "position", size: positions },
+      destinationCounts: addScratch(lowering, "destinationCounts", "u32", [
         axis,
       ]),
+      allDestinationCounts: addScratch(
+        lowering,
+        "allDestinationCounts",
+        "u32",
+        [
+          { axis: "groupRank", size: groupSize },
+          axis,
+        ],
+      ),
       tokenRow: choices("tokenRow"),
       places: routingScratch(lowering, "places", { size: bound }),
     };
@@ -271,17 +286,17 @@ export function listBuffer(
   ]);
 }
 
-/** This rank's position in its exchange group. */
-export function positionBuffer(
+/** This rank's index in the group of its exchange. */
+export function groupRankBuffer(
   lowering: Lowering,
   over: readonly string[],
 ): string {
-  return addConst(lowering, `position@${over.join("+") || "one"}`, () => ({
-    ...{ axis: "position", size: 1, data: { groupRank: over } },
+  return addConst(lowering, `groupRank@${over.join("+") || "one"}`, () => ({
+    ...{ axis: "groupRank", size: 1, data: { groupRank: over } },
   }));
 }
 
-/** Which column of the counts each expert has, where the table is not in order. */
+/** Which index in the counts each expert has, where the table is not in order. */
 function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   const ids = expertTable(lowering.placed, expert).flat();
   if (ids.every((id, i) => id === i)) return undefined;

@@ -1,6 +1,6 @@
 /** Tables of how ragged axes are assigned to the ranks; the runtime fills them for every run. */
 
-import { positionsOver } from "../../../spec/mesh.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { PlanBuffer } from "../../../spec/plan.ts";
 import { planAxis } from "../place.ts";
 import { addBuffer, type Lowering } from "./context.ts";
@@ -28,8 +28,8 @@ export function assignmentBuffer(
     : holds === "rows"
     ? [{ axis: `${axis} in order`, size: placed.axes[axis]!.size }]
     : [{
-      axis: "position",
-      size: positionsOver(placed.mesh, assignment.over!),
+      axis: "groupRank",
+      size: groupSizeOf(placed.mesh, assignment.over!),
     }];
   return addBuffer(lowering, {
     ...{ name, kind: "assignment", dtype: "u32", axes },

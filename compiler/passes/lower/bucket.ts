@@ -1,9 +1,9 @@
 /**
- * Buckets: what one collective moves for many values is stored in one buffer, cut into a block for each position. In a block,
- * values are stored one after another, each the items of its axis that the position owns.
+ * Buckets: what one collective moves for many values is stored in one buffer, cut into a block for each group rank. In a block,
+ * values are stored one after another, each the items of its axis that the group rank owns.
  */
 
-import { positionsOver } from "../../../spec/mesh.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
 import { add, load, mul, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { addParts } from "../../kernels/add_parts.ts";
@@ -21,7 +21,7 @@ import {
   unreducedOf,
 } from "./context.ts";
 import { copyTo } from "./elementwise.ts";
-import { positionBuffer } from "./assign.ts";
+import { groupRankBuffer } from "./assign.ts";
 import { KernelScope } from "./scope.ts";
 
 type Member = NodeOf<"reduceScatter"> | NodeOf<"allGather">;
@@ -104,13 +104,13 @@ function sendBuffer(lowering: Lowering, layout: Layout): string {
     const buffer = addScratch(lowering, "block", "f32", [block]);
     return amendBuffer(lowering, buffer, { writers });
   }
-  const positions = positionsOver(lowering.placed.mesh, over);
+  const groupSize = groupSizeOf(lowering.placed.mesh, over);
   const buffer = addScratch(lowering, "bucket", "f32", [
-    { axis: "position", size: positions },
+    { axis: "groupRank", size: groupSize },
     block,
   ]);
-  const partial = unreducedOf(first!.inputs[0]!);
-  return amendBuffer(lowering, buffer, { partial, writers });
+  const unreduced = unreducedOf(first!.inputs[0]!);
+  return amendBuffer(lowering, buffer, { unreduced, writers });
 }
 
 function placeIn(
@@ -173,20 +173,20 @@ function reads(
 export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   const layout = layoutOf(lowering, bucket);
   const { members, over, words } = layout;
-  const positions = positionsOver(lowering.placed.mesh, over);
+  const groupSize = groupSizeOf(lowering.placed.mesh, over);
   const scatters = members[0]!.primitive === "reduceScatter";
   const from = packed(lowering, layout);
   const to = addScratch(lowering, scatters ? "parts" : "gathered", "f32", [
-    { axis: "position", size: positions },
+    { axis: "groupRank", size: groupSize },
     { axis: "element of a block", size: words },
   ]);
-  const position = scatters ? positionBuffer(lowering, over) : undefined;
+  const groupRank = scatters ? groupRankBuffer(lowering, over) : undefined;
   lowering.draft.steps.push({
     op: "allGather",
     ranks: "all",
     ...{ over, from, to },
     bytes: words * 4,
-    ...position === undefined ? {} : { blocks: { position } },
+    ...groupRank === undefined ? {} : { blocks: { groupRank } },
     ...aboutBucket(lowering, layout),
   });
   if (!scatters) {
@@ -204,9 +204,9 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   const scope = new KernelScope(lowering);
   const [parts, sum] = [scope.read(to), scope.write(block)];
   const kernel = addParts({
-    name: `add_blocks_${positions}`,
+    name: `add_blocks_${groupSize}`,
     count: u32(words),
-    parts: positions,
+    parts: groupSize,
     bindings: scope.bindings,
     load: (i, k) => load(parts, add(mul(k, u32(words)), i)),
     epilogue: (i, value) => [store(sum, i, value)],

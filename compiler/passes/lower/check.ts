@@ -34,7 +34,7 @@ function idOf(
   choice: KernelText,
 ): KernelText {
   const most = maxOverRanks(sent.bound);
-  return wgsl`${scope.read(sent.position)}[0] * ${most} + ${choice}`;
+  return wgsl`${scope.read(sent.groupRank)}[0] * ${most} + ${choice}`;
 }
 
 /** Send ids there and back through the exchanges of a routing, and count those that are not where they were. */

@@ -129,7 +129,7 @@ export function amendBuffer(
   lowering: Lowering,
   name: string,
   facts: Partial<
-    Pick<BufferDraft, "partial" | "writers" | "written" | "routing">
+    Pick<BufferDraft, "unreduced" | "writers" | "written" | "routing">
   >,
 ): string {
   const known = lowering.draft.buffers.get(name);
@@ -190,9 +190,9 @@ function addParts(lowering: Lowering): Map<string, number> {
     const key = `${axis.over}: ${lengths}; ${starts}`;
     if (!known.has(key)) {
       known.set(key, columns.length);
-      const positions = groupRanks(placed.mesh, axis.over);
+      const ranks = groupRanks(placed.mesh, axis.over);
       for (const part of [lengths, starts]) {
-        columns.push(positions.map((position) => part[position]!));
+        columns.push(ranks.map((groupRank) => part[groupRank]!));
       }
     }
     places.set(name, known.get(key)!);

@@ -129,16 +129,16 @@ function indexInBucket(
 ): Expr {
   const { placed } = scope.lowering;
   const item = blocks && scope.bindValue(at.get(blocks.axis));
-  const position = blocks && scope.bindValue(div(item!, u32(blocks.each)));
+  const groupRank = blocks && scope.bindValue(div(item!, u32(blocks.each)));
   const index = axes.reduce<Expr>((index, axis) => {
     if (axis === blocks?.axis) {
-      const local = sub(item!, mul(position!, u32(blocks.each)));
+      const local = sub(item!, mul(groupRank!, u32(blocks.each)));
       return add(mul(index, u32(blocks.each)), local);
     }
     return add(mul(index, u32(placed.axes[axis]!.size)), at.get(axis));
   }, u32(0));
   const start = blocks
-    ? add(mul(position!, u32(blocks.stride)), u32(offset))
+    ? add(mul(groupRank!, u32(blocks.stride)), u32(offset))
     : u32(offset);
   return add(start, index);
 }

@@ -1,7 +1,7 @@
 /** Exchanges of rows: to the ranks that own their experts, and back. */
 
 import { storedDType } from "../../../spec/dtype.ts";
-import { positionsOver } from "../../../spec/mesh.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { StepPart } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { partOf, sentBy } from "./assign.ts";
@@ -39,30 +39,30 @@ export function emitExchange(
   what: Exchange,
 ): void {
   const { from, to, words, direction, handle, part } = what;
-  const { over, position, chunks, tokens, splits, countsAll } = rows.sent;
-  const positions = positionsOver(lowering.placed.mesh, over);
+  const { over, groupRank, chunks, tokens, splits, countsAll } = rows.sent;
+  const groupSize = groupSizeOf(lowering.placed.mesh, over);
   const once = what.once ? tokens : undefined;
-  // Of tokens, a column for each rank and chunk.
+  // Of tokens, a count for each rank and chunk.
   const count = chunks.length;
-  const ends = Array.from({ length: positions + 1 }, (_, p) => p * count);
-  const columns = once
+  const ends = Array.from({ length: groupSize + 1 }, (_, p) => p * count);
+  const experts = once
     ? ends.slice(0, -1).map((first) =>
       [first + rows.chunk, first + rows.chunk + 1] as const
     )
     : chunks[rows.chunk]!;
   const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
-    axis: "position",
-    size: positions,
+    axis: "groupRank",
+    size: groupSize,
   }]);
   lowering.draft.steps.push({
     op: "allToAll",
     ranks: "all",
     ...{ over, direction, from, to },
     rowBytes: words * 4,
-    counts: once ? once.reachAll : countsAll,
+    counts: once ? once.allDestinationCounts : countsAll,
     splits: once ? ends : splits,
-    ...count > 1 ? { columns } : {},
-    ...{ position, moved },
+    ...count > 1 ? { experts } : {},
+    ...{ groupRank, moved },
     pairRows: once ? rows.tokenSize : rows.size,
     ...handle === undefined ? {} : { handle },
     ...about(lowering, node, part),

@@ -14,9 +14,9 @@ import {
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { positionsOver } from "../../../spec/mesh.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
 import { planAxis } from "../place.ts";
-import { positionBuffer } from "./assign.ts";
+import { groupRankBuffer } from "./assign.ts";
 import { type At, atWith, flatIndex } from "./at.ts";
 import {
   addAllGather,
@@ -112,7 +112,7 @@ export function ownRowsOf(
   const words = fixedProduct(lowering, node, rest);
   const dtype = storedDType(x.dtype);
   const buffer = addScratch(lowering, "terms", dtype, [
-    { axis: "position", size: positionsOver(placed.mesh, over) },
+    { axis: "groupRank", size: groupSizeOf(placed.mesh, over) },
     to,
     ...rest,
   ]);
@@ -123,7 +123,7 @@ export function ownRowsOf(
       axis: planAxis(placed, to),
       counts: assignmentBuffer(lowering, to, { holds: "counts", over }),
     },
-    blocks: { position: positionBuffer(lowering, over) },
+    blocks: { groupRank: groupRankBuffer(lowering, over) },
   });
   return { buffer, rows: to, rest };
 }
@@ -172,11 +172,11 @@ function inOrder({ placed }: Lowering, part: string, whole: string): boolean {
       placed.axes[assignment.within]!.assignment!.by === "blocks");
 }
 
-/** The element of group rank `position` at a place, where all ranks have the same rows. */
+/** The element of a group rank at a place, where all ranks have the same rows. */
 export function loadTerm(
   scope: KernelScope,
   { buffer, rows, rest }: GatheredRows,
-  position: Expr,
+  groupRank: Expr,
   at: At,
 ): Expr {
   const index = flatIndex(scope, [rows, ...rest], at);
@@ -185,7 +185,7 @@ export function loadTerm(
   return loadStored(
     scope.read(buffer),
     dtype,
-    add(mul(position, each), index),
+    add(mul(groupRank, each), index),
   );
 }
 
@@ -214,10 +214,10 @@ function gatherColumns(
   const scope = new KernelScope(lowering);
   writeAll(scope, node, node.axes, (at) => {
     const i = scope.bindValue(at.get(to));
-    const position = scope.bindValue(div(i, u32(each)));
-    const there = atWith(at, axis, () => sub(i, mul(position, u32(each))));
+    const groupRank = scope.bindValue(div(i, u32(each)));
+    const there = atWith(at, axis, () => sub(i, mul(groupRank, u32(each))));
     return [
-      storeTo(scope, storage, at, loadTerm(scope, gathered, position, there)),
+      storeTo(scope, storage, at, loadTerm(scope, gathered, groupRank, there)),
     ];
   });
 }

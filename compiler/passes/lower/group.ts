@@ -7,7 +7,7 @@ import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { countTokens, locate } from "../../kernels/locate.ts";
 import { tileHeight } from "../../kernels/matmul_tile.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
-import { unitSplits } from "../columns.ts";
+import { unitSplits } from "../expert_ranges.ts";
 import {
   launchAssign,
   listBuffer,
@@ -53,7 +53,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   lowering.values.groups.set(node, rows);
   const { received, tokens } = rows;
   const { sent, chunk } = received;
-  const { splits, chunks, position } = sent;
+  const { splits, chunks, groupRank } = sent;
   const { tiles, rowOf, tokenOf, expertOf, rowCount } = rows;
   const tileRows = tileHeight(lowering.options.tile);
   if (sent.node.params.local) {
@@ -62,16 +62,16 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
       bindings: { tiles, tokenOf: tokenOf!, expertOf, rowCount },
     });
   }
-  const columns = chunks.length === 1 ? {} : { columns: chunks[chunk]! };
+  const experts = chunks.length === 1 ? {} : { experts: chunks[chunk]! };
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
-    ...{ splits, ...columns, ...sent.node.params.own ? { sources: 1 } : {} },
+    ...{ splits, ...experts, ...sent.node.params.own ? { sources: 1 } : {} },
     tileRows,
   });
   const part = partOf(sent, "regroup");
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ counts: sent.countsAll, position },
+      ...{ counts: sent.countsAll, groupRank },
       ...{ tiles, rowOf: rowOf!, expertOf, rowCount },
     },
     workgroups: regroupGrid(received.size),
@@ -84,12 +84,16 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
     ...{ direction: "forward", part: partOf(sent, "exchange places") },
   });
   const located = locate({
-    ...{ name: `locate_${splits.at(-1)!}`, splits, ...columns },
+    ...{ name: `locate_${splits.at(-1)!}`, splits, ...experts },
     ...{ chunk, chunks: chunks.length },
   });
   addLaunch(lowering, node, located, {
     bindings: {
-      ...{ counts: sent.countsAll, reach: sent.tokens!.reachAll, position },
+      ...{
+        counts: sent.countsAll,
+        destinationCounts: sent.tokens!.allDestinationCounts,
+        groupRank,
+      },
       ...{ rowOf: rowOf!, rowCount, places: tokens.places },
       tokenOf: tokens.tokenOf,
     },
@@ -106,7 +110,7 @@ function lowerSums(
 ): void {
   const { received } = rows;
   const { sent, chunk } = received;
-  const { lists, reachAll } = sent.tokens!;
+  const { lists, allDestinationCounts } = sent.tokens!;
   const { sums } = rows.tokens!;
   emitExchange(lowering, node, received, {
     ...{ from: lists!.rows, to: sums!.rows, words: 2 * lists!.most },
@@ -116,12 +120,12 @@ function lowerSums(
   const units = unitSplits(sent.chunks).length - 1;
   const counted = countTokens({
     name: `count_tokens_${units}`,
-    ...{ positions: sent.splits.length - 1, chunk },
+    ...{ groupSize: sent.splits.length - 1, chunk },
     chunks: sent.chunks.length,
   });
   addLaunch(lowering, node, counted, {
     bindings: {
-      ...{ reach: reachAll, position: sent.position },
+      ...{ destinationCounts: allDestinationCounts, groupRank: sent.groupRank },
       tokenCount: sums!.count,
     },
     workgroups: [1, 1, 1],

@@ -2,7 +2,7 @@
 
 import { add, load, sub } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { positionOver } from "../../../spec/mesh.ts";
+import { groupRankOf } from "../../../spec/mesh.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
 import { idsAt } from "../place.ts";
 import { addTable, type Lowering, partOf } from "./context.ts";
@@ -60,7 +60,7 @@ function isInBlocks({ table }: LocalAxis): boolean {
 function heldItems({ placed }: Lowering, { from, to }: Held): number[][] {
   const { mesh, ranks, axes } = placed;
   const idsOn = (axis: LocalAxis, rank: number) =>
-    idsAt(placed, axis, positionOver(mesh, rank, axis.over));
+    idsAt(placed, axis, groupRankOf(mesh, rank, axis.over));
   return Array.from({ length: ranks }, (_, rank) => {
     const at = new Map(idsOn(axes[from]!, rank).map((id, i) => [id, i]));
     return idsOn(axes[to]!, rank).map((id) => at.get(id)!);

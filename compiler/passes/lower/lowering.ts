@@ -53,7 +53,7 @@ export interface Storage {
 export interface BucketPlace {
   /** Where it begins, in elements of a block. */
   readonly offset: number;
-  /** All blocks are there: items of `axis` from `n * each` are stored in the block of position n, and blocks are `stride` elements long. */
+  /** All blocks are there: items of `axis` from `n * each` are stored in the block of group rank n, and blocks are `stride` elements long. */
   readonly blocks?: {
     readonly axis: string;
     readonly each: number;

@@ -32,8 +32,8 @@ export function receivedRows(
   const { tokens, rule: { topK } } = routeOf(sent).params;
   // What a rank has of all tokens comes from nowhere else.
   const over = sent.node.params.own ? [] : sent.over;
-  const columns = sent.chunks[chunk]!;
-  const held = columns.map(([first, end]) => end - first);
+  const ranges = sent.chunks[chunk]!;
+  const held = ranges.map(([first, end]) => end - first);
   const experts = heldPerRank(placed.mesh, sent.over, held);
   const most = Math.max(...held);
   const tokenBound = tokens.reduce(
@@ -43,7 +43,7 @@ export function receivedRows(
   const tokenSize = sizeOf(lowering, tokens, over);
   return {
     ...{ sent, chunk, experts, most, tokenBound, tokenSize },
-    bound: columns.length === 1
+    bound: ranges.length === 1
       ? sent.bound
       : mapRanks([experts], ([n]) => tokenBound * Math.min(topK, n!)),
     size: { mul: [tokenSize, Math.min(topK, most)] },

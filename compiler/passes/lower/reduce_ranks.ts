@@ -3,7 +3,7 @@
  * of group ranks, so that all of them get the same bits.
  */
 
-import { positionsOver } from "../../../spec/mesh.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
 import { addAsTree } from "../../../spec/numerics.ts";
 import { maxOverRanks } from "../../../spec/plan.ts";
 import { invariant } from "../../../spec/errors.ts";
@@ -36,17 +36,17 @@ export function lowerAllReduce(
   const rows = countedAxis(lowering, x);
   if (rows !== undefined) return addRows(lowering, node, rows);
   const { over } = node.params;
-  const positions = positionsOver(lowering.placed.mesh, over);
+  const groupSize = groupSizeOf(lowering.placed.mesh, over);
   const { from, words } = partsOf(lowering, x);
   const parts = addScratch(lowering, "parts", "f32", [
-    { axis: "position", size: positions },
+    { axis: "groupRank", size: groupSize },
     { axis: "element of a part", size: words },
   ]);
   addAllGather(lowering, node, { over, from, to: parts, words });
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   const binding = scope.read(parts);
   launch(addParts({
-    ...{ name: `add_parts_${positions}`, parts: positions },
+    ...{ name: `add_parts_${groupSize}`, parts: groupSize },
     ...{ count: places.count, bindings: scope.bindings, epilogue },
     load: (i, k) => load(binding, add(mul(k, u32(words)), i)),
   }));
@@ -88,13 +88,13 @@ function addTerms(
   gathered: GatheredRows,
   there: (scope: KernelScope, at: At) => At,
 ): void {
-  const positions = positionsOver(lowering.placed.mesh, node.params.over);
+  const groupSize = groupSizeOf(lowering.placed.mesh, node.params.over);
   const storage = storageFor(lowering, node);
   const scope = new KernelScope(lowering);
   writeAll(scope, node, node.axes, (at) => {
     const place = there(scope, at);
     const terms = Array.from(
-      { length: positions },
+      { length: groupSize },
       (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), place)),
     );
     const sum = addAsTree(terms, (a, b) => binary("add", a, b));

@@ -38,11 +38,11 @@ export function markPartial(
   node: Node,
   buffer: string,
 ): void {
-  const partial = unreducedOf(node);
-  if (partial.length === 0) return;
+  const unreduced = unreducedOf(node);
+  if (unreduced.length === 0) return;
   lowering.draft.buffers.set(buffer, {
     ...lowering.draft.buffers.get(buffer)!,
-    partial,
+    unreduced,
   });
 }
 

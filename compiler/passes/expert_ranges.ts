@@ -1,11 +1,11 @@
-/** Columns of the counts of a routing: one for each expert, those of one owner together, and how chunks cut them. */
+/** The experts of a routing in the order of its counts: those of one owner together, and how chunks split them. */
 
-import { blockSizes, positionsOver } from "../../spec/mesh.ts";
+import { blockSizes, groupSizeOf } from "../../spec/mesh.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { idsAt, partLengths } from "./place.ts";
 
-/** The columns of each owner, `first` to before `end`, by group rank. */
-export type Columns = readonly (readonly [first: number, end: number])[];
+/** The experts of each owner, `first` to before `end`, by group rank. */
+export type ExpertRanges = readonly (readonly [first: number, end: number])[];
 
 /** The experts of each owner, in its order. */
 export function expertTable(
@@ -14,12 +14,12 @@ export function expertTable(
 ): readonly (readonly number[])[] {
   const axis = placed.axes[expert]!;
   return Array.from(
-    { length: positionsOver(placed.mesh, axis.over) },
+    { length: groupSizeOf(placed.mesh, axis.over) },
     (_, at) => idsAt(placed, axis, at),
   );
 }
 
-/** Columns splits[p] to splits[p + 1] are those of the experts of group rank p. */
+/** Experts splits[p] to splits[p + 1] are those of group rank p. */
 export function splitsOf(placed: Placed, expert: string): number[] {
   const axis = placed.axes[expert]!;
   const splits = [0];
@@ -34,11 +34,11 @@ export function heldExperts(splits: readonly number[]): number[] {
   return splits.slice(1).map((end, p) => end - splits[p]!);
 }
 
-/** The columns of each chunk: an equal part of every owner's, as far as there are so many. */
-export function chunkColumns(
+/** The experts of each chunk: an equal part of every owner's, as far as there are so many. */
+export function chunkExperts(
   splits: readonly number[],
   chunks: number,
-): Columns[] {
+): ExpertRanges[] {
   const lengths = heldExperts(splits);
   const count = Math.max(1, Math.min(chunks, Math.max(...lengths)));
   const ends = lengths.map((length) => blockSizes(length, count));
@@ -49,14 +49,14 @@ export function chunkColumns(
     }));
 }
 
-/** Where the columns of each owner and chunk end, in order: a deduplicated token is sent once for each. */
-export function unitSplits(chunks: readonly Columns[]): number[] {
+/** Where the experts of each owner and chunk end, in order: a deduplicated token is sent once for each. */
+export function unitSplits(chunks: readonly ExpertRanges[]): number[] {
   const owners = chunks[0]!.length;
   return [
     0,
     ...Array.from(
       { length: owners },
-      (_, p) => chunks.map((columns) => columns[p]![1]),
+      (_, p) => chunks.map((experts) => experts[p]![1]),
     ).flat(),
   ];
 }

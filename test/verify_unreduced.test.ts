@@ -67,7 +67,7 @@ const linear = (draft: Draft) => {
     if (step.op !== "launch") return [];
     const { tree } = draft.kernels[step.kernel]!;
     const all = tree.bindings.filter(({ name }) =>
-      draft.buffers[step.bindings[name]!]!.partial
+      draft.buffers[step.bindings[name]!]!.unreduced
     );
     return all.some(({ access }) => access === "read") ? [{ tree, all }] : [];
   });
@@ -91,7 +91,7 @@ const whole = (draft: Draft) => {
 };
 
 t.test("what the compiler makes is legal, also read back", (t) => {
-  t.strictSame(part(plan as Draft).partial, ["dp", "ep"]);
+  t.strictSame(part(plan as Draft).unreduced, ["dp", "ep"]);
   t.same(verifyPlan(plan), []);
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
   t.end();
@@ -101,7 +101,7 @@ t.test("parts are added up where each rank has its own items", (t) => {
   t.ok(gather(plan as Draft).blocks, "blocks");
   t.equal(
     steps(plan as Draft).filter((step) =>
-      step.op === "allGather" && plan.buffers[step.from]!.partial &&
+      step.op === "allGather" && plan.buffers[step.from]!.unreduced &&
       step.bytes > 4
     ).length,
     2,
@@ -111,7 +111,7 @@ t.test("parts are added up where each rank has its own items", (t) => {
 });
 
 const BROKEN: readonly Mistake[] = [
-  ["an update that reads a part", "partial", /take it for all of it/, (p) => {
+  ["an update that reads a part", "unreduced", /take it for all of it/, (p) => {
     const sum = whole(p);
     for (const step of steps(p).slice(GATHER + 2)) {
       if (step.op !== "launch") continue;
@@ -120,32 +120,37 @@ const BROKEN: readonly Mistake[] = [
       }
     }
   }],
-  ["a parameter that becomes a part", "partial", /read buffer/, (p) => {
+  ["a parameter that becomes a part", "unreduced", /read buffer/, (p) => {
     const copy = steps(p).find((step) =>
       step.op === "copy" && step.to === "router"
     );
     if (copy?.op !== "copy") throw new Error("router is not updated");
     copy.from = gather(p).from;
   }],
-  ["an output that is a part", "partial", /of kind 'output'/, (p) => {
-    p.buffers["loss"]!.partial = ["dp"];
+  ["an output that is a part", "unreduced", /of kind 'output'/, (p) => {
+    p.buffers["loss"]!.unreduced = ["dp"];
   }],
-  ["parts that are no numbers to add", "partial", /it is u32/, (p) => {
+  ["parts that are no numbers to add", "unreduced", /it is u32/, (p) => {
     const counts = Object.values(p.buffers).find(({ name }) =>
       name === "sendRow"
     )!;
-    counts.partial = ["ep"];
+    counts.unreduced = ["ep"];
   }],
-  ["a part over nothing", "partial", /keep a part/, (p) => {
-    part(p).partial = [];
+  ["a part over nothing", "unreduced", /keep a part/, (p) => {
+    part(p).unreduced = [];
   }],
-  ["a gather of some of the parts", "partial", /gathered over dp\+ep/, (p) => {
-    part(p).partial = ["ep"];
+  [
+    "a gather of some of the parts",
+    "unreduced",
+    /gathered over dp\+ep/,
+    (p) => {
+      part(p).unreduced = ["ep"];
+    },
+  ],
+  ["gathered parts that are parts still", "unreduced", /gather '/, (p) => {
+    p.buffers[gather(p).to]!.unreduced = ["dp", "ep"];
   }],
-  ["gathered parts that are parts still", "partial", /gather '/, (p) => {
-    p.buffers[gather(p).to]!.partial = ["dp", "ep"];
-  }],
-  ["a part of another sum", "partial", /for one over ep/, (p) => {
+  ["a part of another sum", "unreduced", /for one over ep/, (p) => {
     const first = steps(p).findIndex((step) =>
       step.op === "launch" &&
       Object.values(step.bindings).includes(gather(p).from)
@@ -154,13 +159,13 @@ const BROKEN: readonly Mistake[] = [
     const other = Object.values(bindings).find((name) =>
       name !== gather(p).from && p.buffers[name]!.kind === "scratch"
     )!;
-    p.buffers[other]!.partial = ["dp"];
-    part(p).partial = ["ep"];
+    p.buffers[other]!.unreduced = ["dp"];
+    part(p).unreduced = ["ep"];
   }],
-  ["a part that is cut off below", "partial", /is not linear in/, (p) => {
+  ["a part that is cut off below", "unreduced", /is not linear in/, (p) => {
     restore(p, (value) => max(value, f32(0)));
   }],
-  ["a part with a constant", "partial", /is not linear in/, (p) => {
+  ["a part with a constant", "unreduced", /is not linear in/, (p) => {
     restore(p, (value) => add(value, f32(1)));
   }],
   ["blocks that do not fill the group", "shapes", /it moves 4 from/, (p) => {
@@ -169,12 +174,12 @@ const BROKEN: readonly Mistake[] = [
   ["parts that all ranks get whole", "shapes", /the buffers have/, (p) => {
     delete gather(p).blocks;
   }],
-  ["blocks for another position", "shapes", /number over dp\+ep/, (p) => {
-    const { position } = gather(p).blocks!;
-    p.buffers[position]!.data = { groupRank: ["ep"] };
+  ["blocks for another groupRank", "shapes", /number over dp\+ep/, (p) => {
+    const { groupRank } = gather(p).blocks!;
+    p.buffers[groupRank]!.data = { groupRank: ["ep"] };
   }],
   ["parts over no mesh axis", "references", /'ghost'.*no axis/, (p) => {
-    part(p).partial = ["ghost"];
+    part(p).unreduced = ["ghost"];
   }],
 ];
 testRefused(plan, BROKEN, (name) => `${name} is refused`);

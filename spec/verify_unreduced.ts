@@ -9,10 +9,10 @@ import type { Facts, Report, StepFacts } from "./verify_facts.ts";
  * What is computed from parts of a sum is a part of a sum over the same mesh axes, until a gather brings all parts
  * together. Parts are scratch: no output, state or weight is one.
  */
-export function checkPartial(facts: Facts, report: Report): void {
-  for (const [name, { kind, partial, dtype }] of facts.buffers) {
-    if (!partial) continue;
-    if (kind !== "scratch" || dtype !== "f32" || partial.length === 0) {
+export function checkUnreduced(facts: Facts, report: Report): void {
+  for (const [name, { kind, unreduced, dtype }] of facts.buffers) {
+    if (!unreduced) continue;
+    if (kind !== "scratch" || dtype !== "f32" || unreduced.length === 0) {
       report(
         `keep a part of a sum in buffer '${name}'`,
         `it is ${dtype} of kind '${kind}', and parts over mesh axes are f32 scratch`,
@@ -46,7 +46,7 @@ function nonLinear(
     kernel,
   )!;
   const parts = all.map(({ name }) => name).filter((name) =>
-    Object.hasOwn(bindings, name) && buffers.get(bindings[name]!)!.partial
+    Object.hasOwn(bindings, name) && buffers.get(bindings[name]!)!.unreduced
   );
   if (!parts.some((name) => tree.needs.has(name))) return [];
   const key = JSON.stringify([kernel, parts]);
@@ -63,10 +63,11 @@ function nonLinear(
 }
 
 function checkStep(facts: Facts, at: StepFacts, report: Report): void {
-  const partialOf = (name: string) => facts.buffers.get(name)!.partial ?? [];
+  const unreducedOver = (name: string) =>
+    facts.buffers.get(name)!.unreduced ?? [];
   const { step } = at;
   for (const name of new Set(at.reads)) {
-    const over = partialOf(name);
+    const over = unreducedOver(name);
     if (over.length === 0) continue;
     if (step.op === "allGather") {
       // Terms over the gathered axes are all there then; those over others stay terms.
@@ -74,7 +75,7 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
       const kept = over.filter((axis) => !found.includes(axis));
       if (
         found.length > 0 && found.length < step.over.length ||
-        !sameList(partialOf(step.to), kept)
+        !sameList(unreducedOver(step.to), kept)
       ) {
         report(
           `gather '${name}'`,
@@ -86,15 +87,15 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
       }
       continue;
     }
-    const taken = at.writes.find((to) => !sameList(partialOf(to), over));
+    const taken = at.writes.find((to) => !sameList(unreducedOver(to), over));
     if (taken !== undefined || at.writes.length === 0) {
       report(
         `read buffer '${name}'`,
         `it is a part of a sum over ${over.join("+")}, and '${
           taken ?? "what is read"
         }' would take it for ${
-          taken && partialOf(taken).length > 0
-            ? `one over ${partialOf(taken).join("+")}`
+          taken && unreducedOver(taken).length > 0
+            ? `one over ${unreducedOver(taken).join("+")}`
             : "all of it"
         }`,
         at,
