@@ -1,7 +1,8 @@
 /**
  * A checkpoint of 3 GB in bf16, of OLMoE's shape with fewer layers, in this process: until its first token, what stays in
  * memory, and how fast it decodes. Makes the checkpoint at first, in `--folder`. `--adapter native|cpu`, `--layers N`,
- * `--new-tokens N`.
+ * `--new-tokens N`. `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's, and
+ * `--out FILE` keeps what is found.
  */
 
 import { existsSync, mkdirSync, openSync, statSync, writeSync } from "node:fs";
@@ -18,12 +19,16 @@ import {
   resolveTarget,
 } from "../engine/mod.ts";
 import { describe, machine } from "./measure.ts";
+import { checkLarge } from "./large/check.ts";
 import { writeOlmoe } from "./large/olmoe.ts";
 
 const { values: flags } = parseArgs({
   options: {
     adapter: { type: "string", default: "native" },
     folder: { type: "string", default: join(tmpdir(), "switchyard-large") },
+    check: { type: "boolean", default: false },
+    only: { type: "string" },
+    out: { type: "string" },
     layers: { type: "string", default: "3" },
     "new-tokens": { type: "string", default: "9" },
   },
@@ -41,6 +46,11 @@ if (!existsSync(join(folder, "config.json"))) {
   });
   console.log(`${folder}: made. Start again to measure`);
   process.exit();
+}
+if (flags.check) {
+  const good = await checkLarge(folder, flags);
+  // The peer keeps threads of its own.
+  process.exit(good ? 0 : 1);
 }
 
 const prompt = [1, 20, 300, 4000, 50000];

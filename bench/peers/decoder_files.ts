@@ -78,7 +78,7 @@ export function decoderFiles(): { [name: string]: Uint8Array } {
   return {
     "config.json": Buffer.from(JSON.stringify(config())),
     "model.safetensors": writeSafetensors(published),
-    "model.gguf": Buffer.concat(writeGguf(ggufKeys(), gguf)),
+    "model.gguf": Buffer.concat([...writeGguf(ggufKeys(), gguf)]),
   };
 }
 

@@ -1,8 +1,7 @@
-/** The bundled checkpoint for the peers: its weights in f32, which is exact for bf16, and the same as GGUF. */
+/** The bundled checkpoint for the peers: its weights in f32, which is exact for bf16. */
 
 import { readFileSync } from "node:fs";
 import { openSafetensors, readTensor } from "../../runtime/mod.ts";
-import { type GgufTensor, type GgufValue, writeGguf } from "./gguf.ts";
 
 /** Where the checkpoint is stored. */
 export const DEMO_FOLDER = new URL("../../examples/demo-lm/", import.meta.url);
@@ -118,83 +117,4 @@ export function joined(parts: readonly Float32Array[]): Float32Array {
     at += part.length;
   }
   return all;
-}
-
-/** The checkpoint as a GGUF file for llama.cpp. */
-export function demoGguf({ config, ...demo }: Demo): Uint8Array {
-  const embed = config.hidden_size;
-  const { intermediate_size: ffn, num_experts: experts } = config;
-  const tensors: { [name: string]: GgufTensor } = {};
-  const put = (name: string, data: Float32Array, ...shape: number[]) => {
-    tensors[`${name}.weight`] = { shape, data };
-  };
-  put("token_embd", demo.embedding, config.vocab_size, embed);
-  for (const [i, layer] of demo.layers.entries()) {
-    const at = `blk.${i}`;
-    put(`${at}.attn_norm`, layer.norm, embed);
-    put(`${at}.attn_q`, layer.q, embed, embed);
-    put(`${at}.attn_k`, layer.k, embed, embed);
-    put(`${at}.attn_v`, layer.v, embed, embed);
-    put(`${at}.attn_output`, layer.o, embed, embed);
-    put(`${at}.attn_q_norm`, layer.qNorm, embed);
-    put(`${at}.attn_k_norm`, layer.kNorm, embed);
-    put(`${at}.ffn_norm`, layer.ffnNorm, embed);
-    put(`${at}.ffn_gate_inp`, layer.router, experts, embed);
-    put(`${at}.ffn_gate_exps`, joined(layer.gate), experts, ffn, embed);
-    put(`${at}.ffn_up_exps`, joined(layer.up), experts, ffn, embed);
-    put(`${at}.ffn_down_exps`, joined(layer.down), experts, embed, ffn);
-  }
-  put("output_norm", demo.norm, embed);
-  put("output", demo.embedding, config.vocab_size, embed);
-  return Buffer.concat(writeGguf(ggufKeys(config), tensors));
-}
-
-// What llama.cpp wants to know, and a vocabulary: nothing is tokenized, but it does not start without words for all bytes.
-function ggufKeys(config: DemoConfig): { readonly [key: string]: GgufValue } {
-  const bytes = Array.from(
-    { length: 256 },
-    (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`,
-  );
-  const control = ["<unk>", "<s>", "</s>"];
-  const words = Array.from(
-    { length: config.vocab_size - bytes.length - control.length },
-    (_, i) => `\u2581${i}`,
-  );
-  const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6] as const;
-  const own: { [key: string]: GgufValue } = {
-    block_count: { u32: config.num_hidden_layers },
-    context_length: { u32: config.max_position_embeddings },
-    embedding_length: { u32: config.hidden_size },
-    feed_forward_length: { u32: config.intermediate_size },
-    "attention.head_count": { u32: config.num_attention_heads },
-    "attention.head_count_kv": { u32: config.num_key_value_heads },
-    "attention.layer_norm_rms_epsilon": { f32: config.rms_norm_eps },
-    "rope.freq_base": { f32: config.rope_theta },
-    expert_count: { u32: config.num_experts },
-    expert_used_count: { u32: config.num_experts_per_tok },
-    vocab_size: { u32: config.vocab_size },
-  };
-  return {
-    "general.architecture": { text: "olmoe" },
-    "general.name": { text: "the bundled checkpoint" },
-    "general.alignment": { u32: 32 },
-    ...Object.fromEntries(
-      Object.entries(own).map(([key, value]) => [`olmoe.${key}`, value]),
-    ),
-    "tokenizer.ggml.model": { text: "llama" },
-    "tokenizer.ggml.tokens": { texts: [...control, ...bytes, ...words] },
-    "tokenizer.ggml.scores": {
-      f32s: new Array<number>(config.vocab_size).fill(0),
-    },
-    "tokenizer.ggml.token_type": {
-      i32s: [
-        ...[UNKNOWN, CONTROL, CONTROL],
-        ...bytes.map(() => BYTE),
-        ...words.map(() => NORMAL),
-      ],
-    },
-    "tokenizer.ggml.bos_token_id": { u32: 1 },
-    "tokenizer.ggml.eos_token_id": { u32: 2 },
-    "tokenizer.ggml.unknown_token_id": { u32: 0 },
-  };
 }

@@ -21,6 +21,8 @@ export interface OpenOursOptions {
   /** Of a checkpoint: its bounds, and the pages of its caches. */
   readonly bounds?: NonNullable<OpenOptions["bounds"]>;
   readonly pages?: NonNullable<OpenOptions["pages"]>;
+  readonly mesh?: NonNullable<OpenOptions["mesh"]>;
+  readonly place?: NonNullable<OpenOptions["place"]>;
 }
 
 /** Open a target with all that is there by default. */

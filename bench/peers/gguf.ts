@@ -1,4 +1,4 @@
-/** Writes GGUF, the file format of llama.cpp: keys with values, then tensors of f32. */
+/** Writes GGUF, the file format of llama.cpp: keys with values, then tensors of f32 or bf16. */
 
 /** A value of a key. */
 export type GgufValue =
@@ -10,21 +10,28 @@ export type GgufValue =
   | { readonly i32s: readonly number[] };
 
 /** A tensor, its outermost axis first. */
-export interface GgufTensor {
+export interface GgufTensor<Data = Float32Array> {
   readonly shape: readonly number[];
-  readonly data: Float32Array;
+  readonly data: Data;
 }
+
+/** What a tensor is written from: elements, or bytes that are made as they are written. */
+export type GgufData = Float32Array | {
+  readonly dtype: keyof typeof STORED;
+  parts(): Iterable<Uint8Array>;
+};
 
 const VERSION = 3;
 const ALIGNMENT = 32;
-// Codes of value types; a tensor of f32 has the code 0.
+// Codes of types of tensors, and of values.
+const STORED = { f32: 0, bf16: 30 };
 const CODE = { u32: 4, i32: 5, f32: 6, text: 8, array: 9 };
 
 /** The parts of a file. */
-export function writeGguf(
+export function* writeGguf(
   keys: { readonly [key: string]: GgufValue },
-  tensors: { readonly [name: string]: GgufTensor },
-): Uint8Array[] {
+  tensors: { readonly [name: string]: GgufTensor<GgufData> },
+): Generator<Uint8Array> {
   const names = Object.keys(tensors);
   const head: Uint8Array[] = [
     Buffer.from("GGUF"),
@@ -36,20 +43,28 @@ export function writeGguf(
     head.push(...text(key), ...encode(value));
   }
   let offset = 0;
-  const body: Uint8Array[] = [];
   for (const name of names) {
     const { shape, data } = tensors[name]!;
-    head.push(...text(name), u32(shape.length));
+    const dtype = "dtype" in data ? data.dtype : "f32";
     // The innermost axis comes first.
-    head.push(...shape.map(u64).reverse(), u32(0), u64(offset));
-    body.push(
-      new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-      padding(data.byteLength),
-    );
-    offset += data.byteLength + padding(data.byteLength).length;
+    head.push(...text(name), u32(shape.length), ...shape.map(u64).reverse());
+    head.push(u32(STORED[dtype]), u64(offset));
+    const bytes = bytesOf(tensors[name]!);
+    offset += bytes + padding(bytes).length;
   }
-  const length = head.reduce((sum, part) => sum + part.length, 0);
-  return [...head, padding(length), ...body];
+  yield* head;
+  yield padding(head.reduce((sum, part) => sum + part.length, 0));
+  for (const name of names) {
+    const { data } = tensors[name]!;
+    if ("dtype" in data) yield* data.parts();
+    else yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    yield padding(bytesOf(tensors[name]!));
+  }
+}
+
+function bytesOf({ shape, data }: GgufTensor<GgufData>): number {
+  const width = "dtype" in data && data.dtype === "bf16" ? 2 : 4;
+  return shape.reduce((n, size) => n * size, width);
 }
 
 function encode(value: GgufValue): Uint8Array[] {

@@ -1,6 +1,5 @@
 /** The bundled checkpoint on one adapter, prefill and greedy decode of one sequence: this project against every peer. */
 
-import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { nodeFiles } from "../../cli/files.ts";
@@ -17,12 +16,12 @@ import {
   DEMO_FOLDER,
   DEMO_PROMPT,
   DEMO_WORK,
-  demoGguf,
   readDemo,
 } from "./demo.ts";
 import { openOurs } from "./engine.ts";
 import type { GpuRun } from "./gpu_run.ts";
 import { openLlama, type Timed } from "./llama.ts";
+import { writeOlmoeGguf } from "./olmoe_gguf.ts";
 import { ortDecoder } from "./onnx_decoder.ts";
 import { tfDecoder } from "./tf_decoder.ts";
 import { interleave, type Side } from "./interleave.ts";
@@ -157,7 +156,7 @@ async function openHere({ adapter, threads }: GpuRun): Promise<Side> {
 
 async function openThere(run: GpuRun, demo: Demo): Promise<Side> {
   const file = join(run.folder, "demo.gguf");
-  writeFileSync(file, demoGguf(demo));
+  await writeOlmoeGguf(fileURLToPath(DEMO_FOLDER), { file, matrices: "f32" });
   const llama = await openLlama({
     file,
     vulkan: true,

@@ -31,6 +31,8 @@ export interface LlamaModel {
   context(threads: number): Promise<{
     /** Logits behind the prompt. */
     logits(): Promise<Float32Array>;
+    /** Logits behind each of its tokens, one after the other. */
+    allLogits(): Promise<Float32Array>;
     generate(): Promise<Timed>;
   }>;
   close(): Promise<void>;
@@ -67,7 +69,8 @@ export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
       });
       const sequence = context.getSequence();
       return {
-        logits: () => logitsOf(sequence, options),
+        logits: () => logitsOf(sequence, options.prompt.length - 1, options),
+        allLogits: () => logitsOf(sequence, 0, options),
         generate: () => generate(sequence, options),
       };
     },
@@ -75,20 +78,25 @@ export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
   };
 }
 
+/** Logits behind the tokens of the prompt from one on. */
 async function logitsOf(
   sequence: LlamaSequence,
+  from: number,
   { prompt, vocabulary }: LlamaOptions,
 ): Promise<Float32Array> {
   await sequence.clearHistory();
-  const rows = await sequence.controlledEvaluate([
-    ...prompt.slice(0, -1),
-    [prompt.at(-1)!, { generateNext: { logits: true } }],
-  ]);
-  const logits = rows.at(-1)!.next.logits!;
-  return Float32Array.from(
-    { length: vocabulary },
-    (_, token) => logits.get(token) ?? NaN,
+  const asked = { generateNext: { logits: true } };
+  const rows = await sequence.controlledEvaluate(
+    prompt.map((token, i) => i < from ? token : [token, asked] as const),
   );
+  const logits = new Float32Array((prompt.length - from) * vocabulary);
+  for (let i = from; i < prompt.length; i++) {
+    const row = rows[i]!.next.logits!;
+    for (let token = 0; token < vocabulary; token++) {
+      logits[(i - from) * vocabulary + token] = row.get(token) ?? NaN;
+    }
+  }
+  return logits;
 }
 
 async function generate(

@@ -1,0 +1,199 @@
+/**
+ * Logits of a large checkpoint, behind every token of a prompt: this project's devices and meshes against one another, bit by
+ * bit, and against llama.cpp on the same bf16 weights. The prompt has the last token of the vocabulary, and tokens of it go to
+ * the last expert of the last layer, so that what is behind 2^31 bytes of the weights is used.
+ */
+
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { nodeFiles } from "../../cli/files.ts";
+import type { AdapterChoice } from "../../engine/devices.ts";
+import {
+  Decoder,
+  decoderShape,
+  packPrompts,
+  resolveTarget,
+  type Target,
+} from "../../engine/mod.ts";
+import { openOurs } from "../peers/engine.ts";
+import { installPeers } from "../peers/install.ts";
+import { openLlama } from "../peers/llama.ts";
+import { writeOlmoeGguf } from "../peers/olmoe_gguf.ts";
+import { machine } from "../measure.ts";
+import { writeDocument } from "../results.ts";
+
+/**
+ * How far llama.cpp's logits may be, as a part of the greatest: on bf16 weights it rounds what they are multiplied with to bf16
+ * as well, on the same weights as f32 it rounds nothing.
+ */
+const TOLERANCE = { bf16: 1e-2, f32: 1e-4 };
+
+const TOKENS = 32;
+
+/** A device and a mesh of ranks that share it. */
+interface Place {
+  readonly adapter: AdapterChoice;
+  readonly ranks: number;
+  /** The rows of the vocabulary's tables are sharded as experts are. */
+  readonly vocabulary?: boolean;
+}
+
+const PLACES: { readonly [name: string]: Place } = {
+  "native, ep=1": { adapter: "native", ranks: 1 },
+  "native, ep=4": { adapter: "native", ranks: 4 },
+  "WebAssembly, ep=1": { adapter: "cpu", ranks: 1 },
+  "WebAssembly, ep=4": { adapter: "cpu", ranks: 4 },
+  "WebAssembly, ep=4, vocab=ep": {
+    ...{ adapter: "cpu", ranks: 4, vocabulary: true },
+  },
+  "adapter 0, ep=1": { adapter: [0], ranks: 1 },
+  "adapter 0, ep=2, vocab=ep": { adapter: [0], ranks: 2, vocabulary: true },
+  "adapter 0, ep=4, vocab=ep": { adapter: [0], ranks: 4, vocabulary: true },
+};
+
+/** What came of a place. */
+interface Found {
+  readonly logits: Float32Array;
+  /** Of the last layer: experts of every token. */
+  readonly choices: Int32Array;
+}
+
+/** What is kept of a place. */
+type Kept =
+  | { readonly refused: string }
+  | {
+    /** From llama.cpp's, by what its weights are stored as. */
+    readonly difference: { readonly [stored: string]: number };
+    /** From the first place. */
+    readonly ownDifference: number;
+    /** As those of the first place of its kind of device: processors, adapters. */
+    readonly equalBits: boolean;
+    readonly tokensOfLastExpert: number;
+  };
+
+/** Check the checkpoint of a folder, print what was found, and keep it in a file. Says whether all is as it must be. */
+export async function checkLarge(
+  folder: string,
+  { only = "", out }: { readonly only?: string; readonly out?: string },
+): Promise<boolean> {
+  const versions = installPeers();
+  const target = await resolveTarget(folder, nodeFiles(), {
+    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+  });
+  if (target.kind !== "checkpoint") throw new Error("no checkpoint");
+  const { experts, layers, vocabulary } = target.checkpoint.published.decoder;
+  const prompt = Array.from(
+    { length: TOKENS },
+    (_, i) => vocabulary - 1 - i * 1571,
+  );
+  const theirs = {
+    bf16: await theirLogits(folder, { prompt, vocabulary, matrices: "bf16" }),
+    f32: await theirLogits(folder, { prompt, vocabulary, matrices: "f32" }),
+  };
+  const results: { [place: string]: Kept } = {};
+  const first: { processor?: Found; adapter?: Found } = {};
+  let good = true;
+  for (const [name, place] of Object.entries(PLACES)) {
+    if (!name.includes(only)) continue;
+    try {
+      const found = await run(target, { place, prompt, layers });
+      const kind = typeof place.adapter === "string" ? "processor" : "adapter";
+      const same = first[kind] ??= found;
+      const difference = {
+        bf16: differenceOf(found.logits, theirs.bf16),
+        f32: differenceOf(found.logits, theirs.f32),
+      };
+      const kept = results[name] = {
+        difference,
+        ownDifference: differenceOf(
+          found.logits,
+          (first.processor ?? found).logits,
+        ),
+        equalBits: hash(found.logits) === hash(same.logits),
+        tokensOfLastExpert: found.choices.filter((expert) =>
+          expert === experts - 1
+        ).length,
+      };
+      good &&= difference.bf16 <= TOLERANCE.bf16 &&
+        difference.f32 <= TOLERANCE.f32 && kept.equalBits &&
+        kept.tokensOfLastExpert > 0;
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      results[name] = { refused: error.message };
+    }
+    console.log(`${name}: ${JSON.stringify(results[name])}`);
+  }
+  console.log(good ? "all as it must be" : "NOT as it must be");
+  if (out !== undefined) {
+    const { [LLAMA]: llama } = versions;
+    writeDocument(out, {
+      ...{ program: "large --check", machine: machine() },
+      ...{ versions: { [LLAMA]: llama }, tokens: TOKENS, results },
+    });
+  }
+  return good;
+}
+
+const LLAMA = "node-llama-cpp";
+
+/** llama.cpp's. */
+async function theirLogits(
+  folder: string,
+  { prompt, vocabulary, matrices }: {
+    readonly prompt: readonly number[];
+    readonly vocabulary: number;
+    readonly matrices: "f32" | "bf16";
+  },
+): Promise<Float32Array> {
+  const file = join(folder, `${matrices}.gguf`);
+  if (!existsSync(file)) await writeOlmoeGguf(folder, { file, matrices });
+  const llama = await openLlama({
+    ...{ file, vocabulary, prompt, context: 256, newTokens: 1 },
+    threads: availableParallelism(),
+  });
+  const context = await llama.context(availableParallelism());
+  const logits = await context.allLogits();
+  await llama.close();
+  return logits;
+}
+
+async function run(
+  target: Target,
+  { place, prompt, layers }: {
+    readonly place: Place;
+    readonly prompt: readonly number[];
+    readonly layers: number;
+  },
+): Promise<Found> {
+  const opened = await openOurs(target, {
+    adapter: place.adapter,
+    threads: availableParallelism(),
+    need: { tokens: prompt.length, sequences: 1, context: prompt.length },
+    mesh: [{ name: "ep", size: place.ranks }],
+    ...place.vocabulary ? { place: { expert: "ep", vocab: "ep" } } : {},
+  });
+  const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+  const outputs = await decoder.outputs(packPrompts([prompt]));
+  await opened.close();
+  return {
+    logits: outputs["logits"]!.data as Float32Array,
+    choices: outputs[`layer${layers - 1}.topk_idx`]!.data as Int32Array,
+  };
+}
+
+function hash(logits: Float32Array): string {
+  return createHash("sha256").update(logits).digest("hex");
+}
+
+/** The greatest difference, as a part of the greatest value. */
+function differenceOf(ours: Float32Array, theirs: Float32Array): number {
+  let [difference, greatest] = [0, 0];
+  theirs.forEach((value, i) => {
+    const apart = Math.abs(ours[i]! - value);
+    if (!(apart <= difference)) difference = apart;
+    greatest = Math.max(greatest, Math.abs(value));
+  });
+  return difference / greatest;
+}

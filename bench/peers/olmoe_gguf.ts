@@ -1,0 +1,150 @@
+/** An OLMoE checkpoint folder as a GGUF file for llama.cpp. */
+
+import {
+  closeSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { nodeFiles } from "../../cli/files.ts";
+import { withTensors } from "../../engine/tensors.ts";
+import type { TensorEntry } from "../../runtime/mod.ts";
+import type { DemoConfig } from "./demo.ts";
+import { type GgufData, type GgufTensor, type GgufValue } from "./gguf.ts";
+import { writeGguf } from "./gguf.ts";
+
+/** Weights of a layer: llama.cpp's name, ours, and whether each expert has one. */
+const LAYER = [
+  ["attn_norm", "input_layernorm"],
+  ["attn_q", "self_attn.q_proj"],
+  ["attn_k", "self_attn.k_proj"],
+  ["attn_v", "self_attn.v_proj"],
+  ["attn_output", "self_attn.o_proj"],
+  ["attn_q_norm", "self_attn.q_norm"],
+  ["attn_k_norm", "self_attn.k_norm"],
+  ["ffn_norm", "post_attention_layernorm"],
+  ["ffn_gate_inp", "mlp.gate"],
+  ["ffn_gate_exps", "mlp.experts.*.gate_proj"],
+  ["ffn_up_exps", "mlp.experts.*.up_proj"],
+  ["ffn_down_exps", "mlp.experts.*.down_proj"],
+] as const;
+
+/**
+ * Write a checkpoint whose tensors are all bf16. Matrices are widened to f32, or stay as they are: llama.cpp then rounds what
+ * they are multiplied with to bf16 as well. Norms and routers are f32 in either case, as its own converter has them.
+ */
+export async function writeOlmoeGguf(
+  folder: string,
+  { file, matrices }: {
+    readonly file: string;
+    readonly matrices: "f32" | "bf16";
+  },
+): Promise<void> {
+  const config = JSON.parse(
+    readFileSync(join(folder, "config.json"), "utf8"),
+  ) as DemoConfig;
+  const experts = Array.from({ length: config.num_experts }, (_, e) => e);
+  const path = join(folder, "model.safetensors");
+  await withTensors([path], nodeFiles(), (directory) => {
+    const tensors: { [name: string]: GgufTensor<GgufData> } = {};
+    const put = (theirs: string, ...ours: string[]) => {
+      const entries = ours.map((name) => directory.get(`${name}.weight`)!);
+      const [{ shape }] = entries as [TensorEntry];
+      const dtype = shape.length === 1 || theirs.endsWith("ffn_gate_inp")
+        ? "f32"
+        : matrices;
+      tensors[`${theirs}.weight`] = {
+        shape: ours.length > 1 ? [ours.length, ...shape] : shape,
+        data: { dtype, parts: () => partsOf(entries, dtype) },
+      };
+    };
+    put("token_embd", "model.embed_tokens");
+    for (let i = 0; i < config.num_hidden_layers; i++) {
+      for (const [theirs, ours] of LAYER) {
+        const name = `model.layers.${i}.${ours}`;
+        const names = name.includes("*")
+          ? experts.map((e) => name.replace("*", `${e}`))
+          : [name];
+        put(`blk.${i}.${theirs}`, ...names);
+      }
+    }
+    put("output_norm", "model.norm");
+    const own = directory.has("lm_head.weight");
+    put("output", own ? "lm_head" : "model.embed_tokens");
+    const descriptor = openSync(file, "w");
+    try {
+      for (const part of writeGguf(keysOf(config), tensors)) {
+        writeSync(descriptor, part);
+      }
+    } finally {
+      closeSync(descriptor);
+    }
+    return Promise.resolve();
+  });
+}
+
+function* partsOf(
+  entries: readonly TensorEntry[],
+  dtype: "f32" | "bf16",
+): Iterable<Uint8Array> {
+  for (const { source, offset, bytes } of entries) {
+    const part = new Uint8Array(bytes);
+    readSync(source.descriptor!, part, { position: offset });
+    const words = new Uint16Array(part.buffer);
+    yield dtype === "bf16"
+      ? part
+      : new Uint8Array(Uint32Array.from(words, (word) => word << 16).buffer);
+  }
+}
+
+// What llama.cpp wants to know, and a vocabulary: nothing is tokenized, but it does not start without words for all bytes.
+function keysOf(config: DemoConfig): { readonly [key: string]: GgufValue } {
+  const bytes = Array.from(
+    { length: 256 },
+    (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`,
+  );
+  const control = ["<unk>", "<s>", "</s>"];
+  const words = Array.from(
+    { length: config.vocab_size - bytes.length - control.length },
+    (_, i) => `\u2581${i}`,
+  );
+  const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6] as const;
+  const own: { [key: string]: GgufValue } = {
+    block_count: { u32: config.num_hidden_layers },
+    context_length: { u32: config.max_position_embeddings },
+    embedding_length: { u32: config.hidden_size },
+    feed_forward_length: { u32: config.intermediate_size },
+    "attention.head_count": { u32: config.num_attention_heads },
+    "attention.head_count_kv": { u32: config.num_key_value_heads },
+    "attention.layer_norm_rms_epsilon": { f32: config.rms_norm_eps },
+    "rope.freq_base": { f32: config.rope_theta },
+    expert_count: { u32: config.num_experts },
+    expert_used_count: { u32: config.num_experts_per_tok },
+    vocab_size: { u32: config.vocab_size },
+  };
+  return {
+    "general.architecture": { text: "olmoe" },
+    "general.name": { text: "a mixture of experts" },
+    "general.alignment": { u32: 32 },
+    ...Object.fromEntries(
+      Object.entries(own).map(([key, value]) => [`olmoe.${key}`, value]),
+    ),
+    "tokenizer.ggml.model": { text: "llama" },
+    "tokenizer.ggml.tokens": { texts: [...control, ...bytes, ...words] },
+    "tokenizer.ggml.scores": {
+      f32s: new Array<number>(config.vocab_size).fill(0),
+    },
+    "tokenizer.ggml.token_type": {
+      i32s: [
+        ...[UNKNOWN, CONTROL, CONTROL],
+        ...bytes.map(() => BYTE),
+        ...words.map(() => NORMAL),
+      ],
+    },
+    "tokenizer.ggml.bos_token_id": { u32: 1 },
+    "tokenizer.ggml.eos_token_id": { u32: 2 },
+    "tokenizer.ggml.unknown_token_id": { u32: 0 },
+  };
+}
