@@ -10,6 +10,12 @@ export type Computer = HostKind | "gpu" | "software";
 /** Good everywhere: the compiler's default. */
 const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
+/** For vectors of 16 lanes in 32 registers: weights are loaded along k and transposed once for the rows of 16 vectors. */
+const PANELS: MatmulTile = {
+  ...{ rows: 8, columns: 2, lanes: 256, split: 16 },
+  right: "workgroup",
+};
+
 /**
  * Tuning where no tuner ran. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants one
  * vector per workgroup, so that rows of activations are loaded once for all lanes. So does C, whose vectors are up to 16
@@ -20,8 +26,8 @@ const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: { matmul: { rows: 4, columns: 4, lanes: 4 }, attention: 4 },
   native: {
-    matmul: { rows: 8, columns: 2, lanes: 16 },
-    pair: { rows: 8, columns: 1, lanes: 16 },
+    matmul: PANELS,
+    pair: { ...PANELS, columns: 1 },
     asFiled: ["f32", "bf16", "f16"],
     attention: 8,
   },

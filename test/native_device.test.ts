@@ -6,7 +6,11 @@ import path from "node:path";
 import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import t from "tap";
-import { matmul, matmulGrid } from "../compiler/kernels/mod.ts";
+import {
+  matmul,
+  matmulGrid,
+  type MatmulTile,
+} from "../compiler/kernels/mod.ts";
 import { DeadlineError } from "../runtime/device.ts";
 import {
   createNativeDevice,
@@ -202,6 +206,7 @@ const K = 512, COLUMNS = 80, ROWS = 8;
 function product(
   stored: "f32" | "bf16",
   inside: "n" | "k",
+  tile: MatmulTile = { rows: 3, columns: 2, lanes: 16 },
 ): { kernel: Kernel; groups: [number, number, number] } {
   const shape = {
     ...{ name: "product", k: K, segments: 8, columns: COLUMNS },
@@ -218,7 +223,7 @@ function product(
       ...{ binding: "w", stored, inside },
       rowStride: inside === "k" ? K : COLUMNS,
     }],
-    tile: { rows: 3, columns: 2, lanes: 16 },
+    tile,
     rows: u32(ROWS),
   };
   return {
@@ -235,6 +240,12 @@ function product(
     ) as [number, number, number],
   };
 }
+
+const FILED_TILES: readonly MatmulTile[] = [
+  { rows: 3, columns: 2, lanes: 16 },
+  { rows: 1, columns: 2, lanes: 64, split: 4, right: "workgroup" },
+  { rows: 2, columns: 1, lanes: 32, split: 2, right: "workgroup" },
+];
 
 for (const stored of ["f32", "bf16"] as const) {
   t.test(`weights in ${stored} as in their file give the same bits`, {
@@ -264,14 +275,16 @@ for (const stored of ["f32", "bf16"] as const) {
     const wanted = data(stores((i) => i));
     const usual = product(stored, "n");
     runWasm(usual.kernel, wanted, usual.groups);
-    const found = data(
-      stores((i) => i % K * COLUMNS + Math.floor(i / K)),
-    );
-    const { kernel, groups } = product(stored, "k");
-    await runNative(pool!, kernel, { bindings: found, groups });
-    t.strictSame(found.y, wanted.y);
     t.ok(wanted.y.every((word) => word !== 0));
-    t.match(printKernel(kernel, 16).text, "turn(tile", "not lane by lane");
+    for (const tile of FILED_TILES) {
+      const found = data(
+        stores((i) => i % K * COLUMNS + Math.floor(i / K)),
+      );
+      const { kernel, groups } = product(stored, "k", tile);
+      await runNative(pool!, kernel, { bindings: found, groups });
+      t.strictSame(found.y, wanted.y);
+      t.match(printKernel(kernel, 16).text, "turn(tile", "not lane by lane");
+    }
   });
 }
 

@@ -130,7 +130,7 @@ for (const kind of ["cpu", "gpu"] as const) {
       lanes: fc.constantFrom(1, 4, 8, 32),
       split: fc.constantFrom(1, 2, 4),
       left: fc.constantFrom("registers", "workgroup"),
-      right: fc.constantFrom("scalar", "vector"),
+      right: fc.constantFrom("scalar", "vector", "workgroup"),
     }).map(({ split, ...tile }): MatmulTile => ({
       ...tile,
       // The largest tree that a plan may have is reached with 32 rows in the "registers" of pairs.

@@ -196,7 +196,7 @@ const tile = closed({
 }, {
   split: upTo(4 * MAX_TILE, 1),
   left: oneOf("registers", "workgroup"),
-  right: oneOf("scalar", "vector"),
+  right: oneOf("scalar", "vector", "workgroup"),
 });
 
 const meshAxes: Schema = { anyOf: [text, list(text, FEW)] };

@@ -17,7 +17,9 @@ import {
   rightRow,
   takesPairs,
 } from "./matmul_right.ts";
+import { sumsByPanels } from "./matmul_panels.ts";
 import {
+  blocksInPanel,
   blocksInRound,
   equalBlocks,
   isStaged,
@@ -96,7 +98,8 @@ function plainTile(o: Matmul, body: KernelText): KernelText {
 /** Whether teams begin at one row, as where they wait for each other or share a tile of the list: also those without rows. */
 function isJoint(o: Matmul): boolean {
   return isStaged(o) || blocksInRound(o, 1) > 0 ||
-    o.grouped !== undefined && teamsOf(o).teams > 1;
+    teamsOf(o).teams > 1 &&
+      (o.grouped !== undefined || o.tile.right === "workgroup");
 }
 
 /** The first of a team's rows among the workgroup's. */
@@ -115,11 +118,15 @@ function teamOf(o: Matmul): KernelText {
  * for a whole tile, with the same sums and less work. So has every number of rows for which teams share out k.
  */
 function rowsOfTile(o: Matmul): Part {
-  const { rows } = o.tile;
-  const whole = rowsTimesColumns(o, rows);
+  const { rows, right } = o.tile;
+  const whole = blocksInPanel(o) > 0
+    ? rowsByPanels(o)
+    : rowsTimesColumns(o, rows, isJoint(o));
   const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
   const few: [height: number, part: Part][] = teamsOf(o).teams === 1
     ? rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)])
+    : right === "workgroup"
+    ? heights.map((n) => [n, ofFirstTeam(o, rowsTimesColumns(o, n))])
     // Without a barrier lanes of different rows may not be at one branch.
     : [...new Set([...heights, rows])].flatMap((n) =>
       blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []
@@ -139,10 +146,15 @@ function rowsOfTile(o: Matmul): Part {
   };
 }
 
-/** `rows` rows by all columns of a lane: their sums, and what becomes of them. */
-function rowsTimesColumns(o: Matmul, rows: number): Part {
-  const { teams } = teamsOf(o);
-  const apart = isJoint(o) && teams > 1;
+/** So few rows that the first team has them all. */
+function ofFirstTeam(o: Matmul, { body, shared }: Part): Part {
+  return { body: wgsl`if (lane < ${teamsOf(o).lanes}) { ${body} }`, shared };
+}
+
+/** `rows` rows by all columns of a lane: their sums, and what becomes of them. `joint`: every team has so many. */
+function rowsTimesColumns(o: Matmul, rows: number, joint = false): Part {
+  const teams = joint ? teamsOf(o).teams : 1;
+  const apart = teams > 1;
   const blocks = equalBlocks(o);
   const { shared, ...left } = leftOf(o, {
     rows,
@@ -162,9 +174,7 @@ function rowsTimesColumns(o: Matmul, rows: number): Part {
   const body = wgsl`
     ${left.prepare}
     ${sums}
-    @unroll (r < ${rows}, c < ${o.tile.columns}) {
-      ${finish(o, wgsl`row[r]`, wgsl`column[c]`, (i) => wgsl`sum${i}[r][c]`)}
-    }`;
+    ${finishAll(o, rows)}`;
   if (!apart) return { body, shared };
   return {
     body: wgsl`
@@ -173,6 +183,40 @@ function rowsTimesColumns(o: Matmul, rows: number): Part {
       // Lanes without rows have only to be there where others wait for them.
       isStaged(o) ? body : wgsl`if (own < end) { ${body} }`}`,
     shared,
+  };
+}
+
+/** As many rows for every team, by all columns of a lane, where the right operand comes from workgroup memory. */
+function rowsByPanels(o: Matmul): Part {
+  const { rows } = o.tile;
+  const { prepare, at } = leftOf(o, {
+    ...{ rows, ofGroup: rows, own: "own", place: wgsl`0u` },
+    ...{ stretch: SUM_BLOCK, waits: false },
+  });
+  const each = (text: (weight: number) => KernelText) =>
+    o.weights.map((_, i) =>
+      unrolled(wgsl`r < ${rows}, c < ${o.tile.columns}`, text(i))
+    );
+  const sums = sumsByPanels(o, {
+    team: teamOf(o),
+    each,
+    add: (right) =>
+      wgsl`
+        @unroll (r < ${rows}) { let a[r] = ${at("at_k")}; }
+        ${right}
+        ${
+        each((i) =>
+          wgsl`sum${i}_block[r][c] = fma(a[r], b${i}[c], sum${i}_block[r][c]);`
+        )
+      }`,
+  });
+  return {
+    body: wgsl`
+      let own = first + ${placeOfTeam(o)};
+      ${prepare}
+      ${sums.body}
+      if (own < end) { ${finishAll(o, rows)} }`,
+    shared: sums.shared,
   };
 }
 
@@ -238,6 +282,14 @@ function products(
       sum${i}_block[r][c] = fma(next_a[r], next_b${i}[c], sum${i}_block[r][c]);`
     )
   }`;
+}
+
+/** What becomes of the results of `rows` rows of a lane. */
+function finishAll(o: Matmul, rows: number): KernelText {
+  return unrolled(
+    wgsl`r < ${rows}, c < ${o.tile.columns}`,
+    finish(o, wgsl`row[r]`, wgsl`column[c]`, (i) => wgsl`sum${i}[r][c]`),
+  );
 }
 
 /** What becomes of the results of one place, if that is in the matrix. */

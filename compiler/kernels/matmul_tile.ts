@@ -37,10 +37,11 @@ export interface MatmulTile {
    */
   readonly left?: "registers" | "workgroup";
   /**
-   * How the right operand is loaded: word by word, or two or four words at once, of columns that are together, where its
-   * rows and the tile's columns allow it. Default: scalar.
+   * How the right operand is loaded: word by word; or two or four words at once, of columns that are together, where its
+   * rows and the tile's columns allow it; or by a workgroup into its memory, some blocks of k at a time, for all teams, which
+   * suits vectors that load along k. Default: scalar.
    */
-  readonly right?: "scalar" | "vector";
+  readonly right?: "scalar" | "vector" | "workgroup";
 }
 
 /** A good tile without a tuner. */
@@ -114,18 +115,30 @@ export function equalBlocks(
  */
 export function tileTaken(o: Omit<Shape, "columns">): MatmulTile {
   const { grouped, tile } = o;
-  if (equalBlocks(o)) return tile;
+  if (equalBlocks(o) || tile.right === "workgroup") return tile;
   return plainTile(tile, grouped !== undefined);
 }
 
-/** A tile that can read weights: a plain one where they have k inside, else one of an even number of columns where two are in a word. */
+/**
+ * A tile that can read weights: a plain one where they have k inside, unless workgroups load them together; else one of an
+ * even number of columns where two are in a word.
+ */
 export function tileOfWeights(
   tile: MatmulTile,
   weights: readonly MatmulWeight[],
-  grouped: boolean,
+  { grouped, columns }: {
+    readonly grouped: boolean;
+    /** Columns of the result. */
+    readonly columns: number;
+  },
 ): MatmulTile {
   if (weights.some(({ inside }) => inside === "k")) {
-    return plainTile(tile, grouped);
+    if (tile.right !== "workgroup") return plainTile(tile, grouped);
+    const { rows, lanes, split = 1 } = tile;
+    // Lanes of one vector have the same rows, also where columns are few.
+    return grouped || columns > lanes / split / 2
+      ? tile
+      : { rows, columns: 1, lanes: Math.max(4, powerFrom(columns)) };
   }
   const inWords = weights.some(({ stored }) =>
     stored === "f16" || stored === "bf16"
@@ -133,6 +146,11 @@ export function tileOfWeights(
   return inWords && tile.columns % 2 === 1
     ? { ...tile, columns: 2 * tile.columns }
     : tile;
+}
+
+/** The least power of two that is no less. */
+function powerFrom(n: number): number {
+  return 2 ** Math.ceil(Math.log2(n));
 }
 
 /** The plain tile of a tile's size. */
@@ -198,8 +216,26 @@ const LEFT_WORDS = 2560, ROUND_WORDS = 1024;
 
 /** Whether lanes load the left operand together: two blocks of every row, and where each row starts, must fit. */
 export function isStaged(o: Shape): boolean {
-  return o.tile.left === "workgroup" &&
+  return o.tile.left === "workgroup" && o.tile.right !== "workgroup" &&
     matmulShape(o).rows * (2 * SUM_BLOCK + 1) <= LEFT_WORDS;
+}
+
+/**
+ * Blocks of k that a workgroup loads of the right operand at a time, all of one segment. 0: every team loads for itself, as
+ * where blocks are not equally long, or memory is too small.
+ */
+export function blocksInPanel(
+  o: Shape & Pick<MatmulOptions, "weights">,
+): number {
+  const { lanes, teams } = teamsOf(o);
+  const blocks = equalBlocks(o);
+  if (o.tile.right !== "workgroup" || !blocks) return 0;
+  const words = o.weights.length * o.tile.columns * lanes * blocks.length;
+  const most = Math.min(Math.floor(SHARED_WORDS / words), teams);
+  for (let n = Math.min(most, blocks.ofSegment); n > 0; n--) {
+    if (blocks.ofSegment % n === 0) return n;
+  }
+  return 0;
 }
 
 /**
@@ -211,7 +247,7 @@ export function blocksInRound(
   rows: number,
 ): number {
   const { lanes, teams } = teamsOf(o);
-  if ((o.tile.split ?? 1) === 1) return 0;
+  if ((o.tile.split ?? 1) === 1 || o.tile.right === "workgroup") return 0;
   const staged = isStaged(o);
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
   const blocks = equalBlocks(o);

@@ -131,7 +131,7 @@ function isTile(value: unknown): value is MatmulTile {
   return isCount(rows, 64) && isCount(columns, 64) && columns % 2 === 0 &&
     isCount(lanes, 256) && isCount(split, 64) && lanes % split === 0 &&
     (left === "registers" || left === "workgroup") &&
-    (right === "scalar" || right === "vector");
+    ["scalar", "vector", "workgroup"].includes(right as string);
 }
 
 function isCount(value: unknown, most: number): value is number {

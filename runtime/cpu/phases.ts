@@ -122,6 +122,9 @@ export function cutPhases(
   for (const name of bounds) {
     if (declared.has(name) && needsMemory(name, shapes)) crossing.add(name);
   }
+  if (kernel.workgroupSize !== shapes.lanes) {
+    for (const name of crossing) shapes.variables.get(name)!.inMemory = true;
+  }
   for (const phase of phases) {
     for (const name of namesIn(phase.body)) {
       if (!crossing.has(name)) continue;

@@ -77,8 +77,8 @@ class Invariants {
   /** The definition of a `let` that may stand in its place: its operands cannot have changed since. */
   definition(name: string): Expr | undefined {
     const variable = this.shapes.variables.get(name);
-    const { definition } = variable ?? {};
-    if (!definition) return undefined;
+    const { definition, inMemory } = variable ?? {};
+    if (!definition || inMemory) return undefined;
     if (definition.op !== "binary" && definition.op !== "local") {
       return definition.op === "const" || definition.op === "id"
         ? definition

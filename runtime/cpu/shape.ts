@@ -25,6 +25,8 @@ export interface Variable {
   /** Of a `let`. */
   readonly definition?: Expr;
   shape: Shape;
+  /** Each vector of a workgroup has its own value in memory: a local has that of the vector at hand only where it is named. */
+  inMemory?: true;
 }
 
 const MAX_ALIGN = 2 ** 30;

@@ -152,7 +152,10 @@ class KernelPrinter {
       this.#writer.line(
         `${type} *const ${slot} = (${type} *)(scratch + ${this.scratchBytes});`,
       );
-      this.#slots.set(name, slot);
+      if (type === "vf") {
+        // Used where it is: a phase need not touch all sums.
+        this.#x.locals.set(name, `${slot}[${this.#first} / LANES]`);
+      } else this.#slots.set(name, slot);
       const bytes = 4 * this.#lanes;
       this.scratchBytes += alignedBytes(
         bytes * this.#kernel.workgroupSize / this.#lanes,
@@ -222,9 +225,13 @@ class KernelPrinter {
     writer.block(
       `for (; ${this.#first} < ${this.#kernel.workgroupSize}u; ${this.#first} += LANES)`,
       () => {
-        for (const name of phase.reads) this.#load(name);
+        for (const name of this.#slots.keys()) {
+          if (phase.reads.has(name)) this.#load(name);
+        }
         this.#statements.list(phase.body.slice(start));
-        for (const name of phase.writes) this.#save(name);
+        for (const name of this.#slots.keys()) {
+          if (phase.writes.has(name)) this.#save(name);
+        }
       },
     );
   }

@@ -273,6 +273,7 @@ const TILES: readonly MatmulTile[] = [
   { rows: 2, columns: 2, lanes: 8, split: 2 },
   { rows: 1, columns: 2, lanes: 8, split: 4, left: "workgroup" },
   { rows: 2, columns: 4, lanes: 4, right: "vector" },
+  { rows: 2, columns: 2, lanes: 8, split: 2, right: "workgroup" },
   { rows: 3, columns: 2, lanes: 6, split: 3 },
 ];
 

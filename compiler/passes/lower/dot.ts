@@ -156,7 +156,10 @@ export function lowerMatmul(
     ...{ k, segments: first!.params.segments ?? segmentsOf(k) },
     columns: width,
     weights,
-    tile: tileOfWeights(tile, weights, grouped !== undefined),
+    tile: tileOfWeights(tile, weights, {
+      grouped: grouped !== undefined,
+      columns: width,
+    }),
     rows: grouped ? u32(0) : productOf(scope, rows),
     ...(grouped ? { grouped: { tiles: scope.read(grouped.tiles) } } : {}),
     leftRow: (row) =>

@@ -1,0 +1,130 @@
+/**
+ * A matrix multiplication whose right operand is loaded once for all teams of a workgroup: a panel of some blocks of k by the
+ * workgroup's columns, as f32 in workgroup memory (the packing of Goto and van de Geijn, "Anatomy of high-performance matrix
+ * multiplication", 2008). Vectors have columns in their lanes, so weights that are stored along k are transposed, once for
+ * all rows.
+ */
+
+import { invariant } from "../../spec/errors.ts";
+import type { KernelText, SharedArray } from "./kernel.ts";
+import { wgsl } from "./kernel.ts";
+import { guarded } from "./matmul_left.ts";
+import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
+import {
+  blocksInPanel,
+  equalBlocks,
+  type MatmulOptions,
+  teamsOf,
+} from "./matmul_tile.ts";
+import { sumTree } from "./pieces/sum_tree.ts";
+import { unrolled } from "./pieces/unrolled.ts";
+
+/** What teams sum: `sum<weight>[r][c]` of the rows from `own` on, those below `end`. */
+export interface PanelSums {
+  /** Which team a lane is of. */
+  readonly team: KernelText;
+  /** Text for each result. */
+  each(text: (weight: number) => KernelText): KernelText[];
+  /** Adds to the blocks of the sums `sum<weight>_block[r][c]` at index `at_k`, behind what declares `b<weight>[c]`. */
+  add(right: KernelText): KernelText;
+}
+
+/** Declares the sums: teams load panels together, a block of each, and wait for all. `panel` f32 [k, weight, column, lane]. */
+export function sumsByPanels(
+  o: MatmulOptions,
+  { team, each, add }: PanelSums,
+): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
+  const blocks = equalBlocks(o);
+  const inPanel = blocksInPanel(o);
+  invariant(blocks && inPanel > 0, "panels are of equal blocks");
+  const { length, count, ofSegment } = blocks;
+  const { columns } = o.tile;
+  const { lanes } = teamsOf(o);
+  const row = o.weights.length * columns * lanes;
+  const step = inPanel * length;
+  const segments = count / ofSegment;
+  const tree = sumTree(
+    o.weights.map((_, i) => `sum${i}[r][c]`),
+    segments,
+    wgsl`r < ${o.tile.rows}, c < ${columns}`,
+  );
+  const place = (i: number, k: KernelText) =>
+    wgsl`(${k}) * ${row} + (${
+      i * columns * lanes
+    } + c * ${lanes} + lane_column)`;
+  const stored = (k: KernelText, value: (i: number) => KernelText) =>
+    o.weights.map((_, i) =>
+      unrolled(
+        wgsl`c < ${columns}`,
+        wgsl`panel[${place(i, k)}] = ${value(i)};`,
+      )
+    );
+  const loaded = takesPairs(o)
+    ? wgsl`
+      let first_pair = (k_start + team * ${length}) >> 1u;
+      for (var pair = 0u; pair < ${length / 2}; pair++) {
+        let k = first_pair + pair;
+        let k_even = k * 2;
+        let k_odd = k * 2 + 1;
+        ${o.weights.map((_, i) => rightPair(o, i))}
+        ${stored(wgsl`team * ${length} + pair * 2`, (i) => wgsl`b${i}[c]`)}
+        ${
+      stored(
+        wgsl`team * ${length} + pair * 2 + 1`,
+        (i) => wgsl`next_b${i}[c]`,
+      )
+    }
+      }`
+    : wgsl`
+      let first_k = k_start + team * ${length};
+      for (var turn = 0u; turn < ${length}; turn++) {
+        let k = first_k + turn;
+        ${o.weights.map((_, i) => rightRow(o, i))}
+        ${stored(wgsl`team * ${length} + turn`, (i) => wgsl`b${i}[c]`)}
+      }`;
+  const right = o.weights.map((_, i) =>
+    unrolled(
+      wgsl`c < ${columns}`,
+      wgsl`let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];`,
+    )
+  );
+  const begins = inPanel < ofSegment && segments > 1
+    ? wgsl`if (k_start % ${length * ofSegment} == 0) { ${
+      each((i) => wgsl`sum${i}[r][c] = 0.0;`)
+    } }`
+    : segments > 1 && each((i) => wgsl`sum${i}[r][c] = 0.0;`);
+  const ends = segments > 1 && guarded(
+    inPanel < ofSegment,
+    wgsl`(k_start + ${step}) % ${length * ofSegment} == 0`,
+    tree.add(wgsl`(k_start / ${length * ofSegment})`),
+  );
+  return {
+    shared: [{ name: "panel", type: "f32", length: step * row }],
+    body: wgsl`
+      let team = ${team};
+      let lane_column = lane % ${lanes};
+      ${each((i) => wgsl`var sum${i}[r][c] = 0.0;`)}
+      ${segments > 1 && tree.declare}
+      for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
+        workgroupBarrier();
+        if (team < ${inPanel}) { ${loaded} }
+        workgroupBarrier();
+        if (own < end) {
+          ${begins}
+          for (var block = 0u; block < ${inPanel}; block++) {
+            ${each((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
+            let block_turn = block * ${length};
+            let block_k = k_start + block_turn;
+            for (var turn = 0u; turn < ${length}; turn++) {
+              let at_k = block_k + turn;
+              let at_turn = block_turn + turn;
+              ${add(wgsl`${right}`)}
+            }
+            ${each((i) => wgsl`sum${i}[r][c] += sum${i}_block[r][c];`)}
+          }
+          ${ends}
+        }
+      }
+      ${segments > 1 && tree.finish}`,
+  };
+}
