@@ -25,7 +25,7 @@ export function zeroOption(): Option {
   const stage = oneOf("--zero", ["0", "1", "3"]);
   return new Option(
     "--zero <stage>",
-    "what ranks with the same parameters share: 0, nothing; 1, the optimizer state; 3, parameters too (0)",
+    "ZeRO stage, what replicas shard: 0, nothing; 1, the optimizer state; 3, parameters too (0)",
   ).argParser((text) => Number(stage(text)));
 }
 
@@ -33,7 +33,7 @@ export function zeroOption(): Option {
 export function dtypeOption(): Option {
   return new Option(
     "--dtype <dtype>",
-    "what is trained is stored as: f32, or with f32 masters bf16 or f16; default: as the checkpoint's weights are",
+    "dtype of the trained weights: f32, or with f32 master weights bf16 or f16; default: the checkpoint's",
   ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
 }
 
@@ -42,32 +42,32 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
   return meshFlags(command, meshes)
     .option(
       "--max-tokens <n>",
-      "tokens of one step",
+      "tokens of one step, at most",
       integer("--max-tokens", 1, MAX_AXIS),
     )
     .option(
       "--max-sequences <n>",
-      "sequences that a cache is kept for",
+      "sequences with a KV cache, at most",
       integer("--max-sequences", 1, MAX_AXIS),
     )
     .option(
       "--max-context <n>",
-      "positions of a sequence",
+      "tokens of a sequence with its prompt, at most",
       integer("--max-context", 1, MAX_AXIS),
     )
     .option(
       "--pages <n>x<positions>",
-      "keep caches in so many pages on each rank, which sequences take as they grow",
+      "paged KV cache: pages on each rank, and the positions of one; sequences take pages as they grow",
       parsePages,
     )
     .option(
       "--kv-cache-dtype <dtype>",
-      "what caches are stored as: f32, f16 or bf16 (f32)",
+      "dtype of the KV cache: f32, f16 or bf16 (f32)",
       oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
     )
     .option(
       "--chunks <n>",
-      "parts in which experts' rows are sent, one in flight while another is computed (1)",
+      "parts in which a dispatch is sent, one in flight while another is computed (1)",
       integer("--chunks", 1, MAX_CHUNKS),
     )
     .option(
@@ -76,7 +76,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     )
     .option(
       "--numerics <class>",
-      "whether the mesh may change the order of sums (exact)",
+      "exact: the same bits on every mesh; fast: the mesh may change the order of sums (exact)",
       oneOf("--numerics", ["exact", "fast"]),
     )
     .option(
@@ -105,14 +105,17 @@ export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
 export function deviceFlags(command: Command): Command {
   return command
     .addOption(
-      new Option("--devices <where>", "where ranks live")
+      new Option(
+        "--devices <where>",
+        "shared: all ranks on one device; separate: a device each; mpi: a process each",
+      )
         .default("shared")
         .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
     )
     .addOption(
       new Option(
         "--adapter <which>",
-        "what computes: auto, cpu, native, or numbers",
+        "device: auto, cpu, native, or numbers of GPU adapters",
       )
         .default("auto")
         .argParser(parseAdapter),
@@ -138,22 +141,25 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       parseLimits,
     )
     .option("--experts <load>", EXPERTS)
-    .option("--train", "the plan of a step of training instead")
+    .option("--train", "plan a training step instead")
     .addOption(
-      new Option("--optimizer <name>", "of that step (adamw)")
+      new Option("--optimizer <name>", "with --train: adamw or sgd (adamw)")
         .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
     )
     .option(
       "--clip <norm>",
-      "gradient clipping in that step: the largest norm (1)",
+      "with --train, gradient clipping: maximum norm (1)",
       positive("--clip", 1e6),
     )
     .addOption(zeroOption())
-    .option("--recompute", "it computes attention and experts twice")
+    .option(
+      "--recompute",
+      "with --train, activation checkpointing: compute attention and experts again in the backward pass",
+    )
     .addOption(
       new Option(
         "--dtype <dtype>",
-        "what weights are stored as, of a config.json without weights or with --train; default: as it says",
+        "dtype of the weights, of a config.json without weights or with --train; default: as it says",
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     );
 }
@@ -182,22 +188,22 @@ export function searchFlags(command: Command): Command {
     )
     .option(
       "--max-context <n>",
-      "positions of a sequence (4096)",
+      "tokens of a sequence (4096)",
       integer("--max-context", 1, MAX_AXIS),
     )
     .option("--experts <load>", EXPERTS)
     .addOption(
       new Option(
         "--dtype <dtype>",
-        "what weights are stored as; default: as config.json says, of training bf16 with f32 masters",
+        "dtype of the weights; default: as config.json says, of training bf16 with f32 master weights",
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     )
     .option("--limits <limits>", "limits of its devices", parseLimits)
     .option(
       "--svg <file>",
-      "draw speed over 1 to 4096 devices; of training over those of the machine",
+      "draw throughput over 1 to 4096 devices; of training over those of the machine",
     )
-    .option("--out <file>", "write a page about the best, and all else")
+    .option("--out <file>", "write a page about the best result and all others")
     .option("--json", "machine-readable output");
 }
 

@@ -32,31 +32,31 @@ export function samplingFlags(command: Command): Command {
     )
     .option(
       "--temperature <t>",
-      "draw tokens; default 0, greedy",
+      "sampling temperature; default 0, greedy",
       notNegative("--temperature"),
     )
     .option(
       "--top-k <k>",
-      "draw from the k likeliest tokens",
+      "sample from the k likeliest tokens",
       integer("--top-k", 1),
     )
     .option(
       "--top-p <p>",
-      "draw from the tokens that reach probability p",
+      "sample from the fewest tokens that have probability p together",
       positive("--top-p", 1),
     )
     .option(
       "--min-p <p>",
-      "draw from tokens at least p times as likely as the likeliest",
+      "sample from tokens at least p times as likely as the likeliest",
       positive("--min-p", 1),
     )
     .option(
       "--repeat-penalty <x>",
-      "make the last 64 tokens less likely; 1 does nothing",
+      "repetition penalty on the last 64 tokens (1)",
       positive("--repeat-penalty", 1e6),
     )
-    .option("--seed <s>", "same seed, same tokens", integer("--seed", 0))
-    .option("--stats", "time to the first token, tokens per second");
+    .option("--seed <s>", "seed of sampling", integer("--seed", 0))
+    .option("--stats", "time to first token (TTFT), tokens per second");
 }
 
 /** The flags as `generate` takes them. */

@@ -77,7 +77,9 @@ function addInspectCommands(
 ): void {
   deviceFlags(
     program.command("devices")
-      .description("list the adapters, and say which would be used and why"),
+      .description(
+        "list devices and GPU adapters, and say which would be used and why",
+      ),
   )
     .option(
       "--all",
@@ -128,7 +130,7 @@ function addInspectCommands(
     .option("--full", "print the whole plan")
     .option("--layer <n>", "only this layer", integer("--layer", 0))
     .option("--rank <n>", "only this rank", integer("--rank", 0))
-    .option("--diff", "what another model or plan has otherwise")
+    .option("--diff", "how another model or plan differs")
     .option("--out <file>", "write the document to a file")
     .option("--check", "send token ids along, for 'run --check'")
     .option("--json", "the summary as JSON; with --full, the document")
@@ -140,7 +142,7 @@ function addInspectCommands(
   summaryFlags(
     program.command("view")
       .description(
-        "draw a plan: ranks as tracks, dispatch and combine as switches",
+        "draw a plan: ranks as tracks, which tokens change at dispatch and combine",
       )
       .argument(
         "<model>",
@@ -161,7 +163,7 @@ function addInspectCommands(
       "--choices <file>",
       "show the experts that tokens chose, as the outputs of a run have them",
     )
-    .option("--against <plan>", "show what another model or plan has otherwise")
+    .option("--against <plan>", "show how another model or plan differs")
     .option("--out <file>", "write to a file (plan.html; --svg: to the output)")
     .option("--open", "show the page in the browser too")
     .option(
@@ -193,11 +195,14 @@ function addInspectCommands(
     .option("--top-k <k>", "experts per token (2)", integer("--top-k", 1))
     .option(
       "--capacity-factor <f>",
-      "room of an expert, in even shares; default: each preset's own",
+      "capacity factor: room of an expert over its even share; default: the preset's",
       positive("--capacity-factor", 1e6),
     )
     .addOption(
-      new Option("--drop <which>", "which choices are dropped")
+      new Option(
+        "--drop <which>",
+        "which choices are dropped: by position or by score",
+      )
         .argParser(oneOf("--drop", ["position", "score"])),
     )
     .option("--preset <name>", "only this one; repeatable", (name) => {
@@ -224,7 +229,7 @@ function addRunCommands(
 ): void {
   deviceFlags(planFlags(
     program.command("run")
-      .description("carry a model or a plan out, tensors in, tensors out")
+      .description("run a model or a plan: tensors in, tensors out")
       .argument("<model>", "model file, checkpoint folder or plan document"),
   ))
     .option("--inputs <file>", "safetensors file with the inputs")
@@ -236,7 +241,7 @@ function addRunCommands(
     )
     .option(
       "--replay <file>",
-      "choices of experts, as the outputs of a run have them, to be made again",
+      "route as in a recorded run: its outputs, with the choices of experts",
     )
     .option("--trace <file>", "write a Chrome/Perfetto trace")
     .addOption(watchOption())
@@ -259,7 +264,7 @@ function addRunCommands(
   const prompts: Prompt[] = [];
   samplingFlags(deviceFlags(planFlags(
     program.command("generate")
-      .description("continue prompts, in batches")
+      .description("generate text from prompts, in batches")
       .argument("<checkpoint>", "checkpoint folder"),
   )))
     .option(
@@ -318,7 +323,7 @@ function addRunCommands(
     );
   deviceFlags(planFlags(
     program.command("tune")
-      .description("find the fastest kernels for an adapter, and keep them")
+      .description("find the fastest kernels for a device, and save them")
       .argument("<model>", "model file or checkpoint folder"),
   ))
     .option("--weights <file>", "safetensors file or folder with the weights")
@@ -361,28 +366,28 @@ function addTrainCommand(
     .option("--data <files...>", "texts, plain or compressed")
     .option(
       "--validate <files...>",
-      "texts that are not trained on, to measure the loss by",
+      "validation texts",
     )
     .option(
       "--validate-every <n>",
-      "steps from one such measurement to the next; default: only at the end",
+      "steps from one validation to the next; default: only at the end",
       integer("--validate-every", 1),
     )
     .option(
       "--validate-batches <n>",
-      "batches of one that is not the last (all)",
+      "batches of a validation before the last (all)",
       integer("--validate-batches", 1),
     )
     .requiredOption("--out <folder>", "where checkpoints go")
     .requiredOption("--steps <n>", "steps in all", integer("--steps", 1))
     .option(
       "--batch <n>",
-      "sequences of a batch (8)",
+      "sequences of a micro-batch (8)",
       integer("--batch", 1, MAX_AXIS),
     )
     .option(
       "--accumulate <n>",
-      "batches of a step, whose gradients are added up (1)",
+      "gradient accumulation: micro-batches of a step (1)",
       integer("--accumulate", 1),
     )
     .option(
@@ -397,22 +402,26 @@ function addTrainCommand(
     .option("--lr <rate>", "learning rate (0.001)", notNegative("--lr"))
     .option(
       "--warmup <n>",
-      "steps until it is reached (0)",
+      "steps of linear warmup (0)",
       integer("--warmup", 0),
     )
     .option(
       "--decay <n>",
-      "step at which it is lowest, along a cosine (--steps)",
+      "step at which the learning rate is lowest, along a cosine (--steps)",
       integer("--decay", 0),
     )
     .option(
       "--floor <share>",
-      "the lowest, as a share of --lr (0.1)",
+      "lowest learning rate, as a share of --lr (0.1)",
       notNegative("--floor"),
     )
-    .option("--beta1 <b>", "of AdamW (0.9)", notNegative("--beta1"))
-    .option("--beta2 <b>", "of AdamW (0.95)", notNegative("--beta2"))
-    .option("--momentum <m>", "of SGD (0.9)", notNegative("--momentum"))
+    .option("--beta1 <b>", "beta1 of AdamW (0.9)", notNegative("--beta1"))
+    .option("--beta2 <b>", "beta2 of AdamW (0.95)", notNegative("--beta2"))
+    .option(
+      "--momentum <m>",
+      "momentum of SGD (0.9)",
+      notNegative("--momentum"),
+    )
     .option(
       "--weight-decay <w>",
       "weight decay; default: the optimizer's own",
@@ -420,23 +429,23 @@ function addTrainCommand(
     )
     .option(
       "--clip <norm>",
-      "gradient clipping: the largest norm, all parameters together (1)",
+      "gradient clipping: maximum norm of all parameters together (1)",
       positive("--clip", 1e30),
     )
     .option(
       "--aux <weight>",
-      "weight of the loss that balances experts; default: config.json",
+      "weight of the load balancing loss; default: config.json",
       notNegative("--aux"),
     )
     .addOption(
       new Option(
         "--balance <what>",
-        "that of each 'layer', or of all 'together' as transformers does (together)",
+        "load balancing loss of each 'layer', or of all 'together' as transformers has it (together)",
       ).argParser(oneOf("--balance", ["layer", "together"])),
     )
     .option(
       "--bias-update <rate>",
-      "by how much selection biases of routers follow the load of experts in a step; default: they stay",
+      "loss-free load balancing: how much selection biases of routers change in a step; default: not at all",
       notNegative("--bias-update"),
     )
     .option("--seed <s>", "same seed, same training (0)", integer("--seed", 0))
@@ -449,16 +458,19 @@ function addTrainCommand(
     )
     .option(
       "--recompute",
-      "compute blocks a second time for gradients: less memory, more work",
+      "activation checkpointing: compute blocks again in the backward pass",
     )
-    .option("--resume", "go on with the training in --out")
-    .option("--tokenizer <folder>", "where the tokenizer is; default: there")
+    .option("--resume", "resume the training in --out")
+    .option(
+      "--tokenizer <folder>",
+      "folder of the tokenizer; default: that of config.json",
+    )
     .option(
       "--metrics <file>",
-      "a line of JSON for each step, with plots beside it at the end (OUT/metrics.jsonl)",
+      "file for a line of JSON a step, with plots beside it at the end (OUT/metrics.jsonl)",
     )
     .addOption(watchOption())
-    .option("--json", "these lines on standard output")
+    .option("--json", "the lines of --metrics on standard output")
     .action(async (what, flags) =>
       finish(await (await COMMANDS.train())(io, what, flags))
     );

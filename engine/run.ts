@@ -1,4 +1,4 @@
-/** Carry a target out once, tensors in and tensors out. Decoders take a padded batch, everything else its own inputs. */
+/** Run a target once, tensors in and tensors out. Decoders take a padded batch, everything else its own inputs. */
 
 import { elementCount, type HostTensor, zeros } from "../runtime/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";

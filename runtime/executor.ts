@@ -1,4 +1,4 @@
-/** Carries a plan out: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
+/** Executes a plan: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
 
 import { DataError, invariant, MachineError } from "../spec/errors.ts";
 import { exchangesAtOnce } from "../spec/bytes.ts";
@@ -25,7 +25,7 @@ import { readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
-import { assignAxes, homesOf, lastingAxes, type RunAxes } from "./shard.ts";
+import { assignAxes, itemRanks, lastingAxes, type RunAxes } from "./shard.ts";
 import {
   rankStatistics,
   type Statistics,
@@ -223,7 +223,7 @@ class LoadedSession implements Session {
           writeInput({ name: input, port }, tensor, memory, axes);
         }
       }
-      this.#tracer?.begin(name, homesOf(this.#plan, program, axes));
+      this.#tracer?.begin(name, itemRanks(this.#plan, program, axes));
       for (const { collective, execute } of bound.parts) {
         const wait = execute(counts);
         if (wait) await wait;

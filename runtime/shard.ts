@@ -187,7 +187,7 @@ export function assignAxes(
  * The rank that each item of a program's inputs is on, the first of those that share it: `{ "rank of each token": "0 0 1" }`.
  * Axes that are on all ranks are left out.
  */
-export function homesOf(
+export function itemRanks(
   plan: Plan,
   { inputs }: Program,
   axes: RunAxes,
@@ -200,12 +200,12 @@ export function homesOf(
     if (assigned === undefined) return [];
     const { over = [] } = plan.axes[name]!;
     const ranks = groupRanks(plan.mesh, over);
-    const homes = new Int32Array(axes.length(name));
+    const ranksOfItems = new Int32Array(axes.length(name));
     assigned.forEach((items, groupRank) => {
       const rank = ranks.indexOf(groupRank);
-      for (const item of items) homes[item] = rank;
+      for (const item of items) ranksOfItems[item] = rank;
     });
-    return [[`rank of each ${modelAxis(plan, name)}`, homes.join(" ")]];
+    return [[`rank of each ${modelAxis(plan, name)}`, ranksOfItems.join(" ")]];
   }));
 }
 

@@ -221,10 +221,10 @@ function formatRanks(facts: Facts): string[] {
   return ["memory per rank", ...alignRows([header, ...rows])];
 }
 
-/** What is moved for sums that ranks hold in parts. */
+/** The collective of values that are unreduced or sharded. */
 function sumText({ blocks, from }: AllGatherStep, { buffers }: Plan): string {
-  if (blocks) return "own items of sums";
-  return buffers[from]!.unreduced ? "all of a sum" : "all of own items";
+  if (blocks) return "reduce-scatter";
+  return buffers[from]!.unreduced ? "all-reduce" : "all-gather of shards";
 }
 
 /** What each collective sends to other ranks: a number where fixed, a formula of the run-time rows where not. */
@@ -281,8 +281,8 @@ function formatTraffic(facts: Facts): string[] {
     if (step.rows) {
       rows.push([
         step.blocks
-          ? `own ${step.rows.axis} of sums`
-          : `all of ${step.rows.axis}`,
+          ? `reduce-scatter of ${step.rows.axis}`
+          : `all-gather of ${step.rows.axis}`,
         ...[at.name, step.blocks ? "reduce" : "gather", where],
         step.blocks
           ? `rows(${step.rows.axis} of others) x ${step.bytes} B`
@@ -349,7 +349,7 @@ function formatWeights(plan: Plan): string[] {
       [
         ...stack === undefined ? [] : [`one tensor per ${stack}`],
         ...sliced.length > 0 ? [`slices of ${sliced.join(" ")}`] : [],
-      ].join(", ") || "whole",
+      ].join(", ") || "replicated",
     ];
   });
   return [`weights (${rows.length})`, ...repeatRows(rows)];

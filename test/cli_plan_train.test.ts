@@ -39,11 +39,11 @@ t.test("a checkpoint's step, with its state whole and sharded", async (t) => {
   );
   t.match(
     sharded.out,
-    /own items of sums +main\[\d+\] +reduce +over dp\+ep +\d+ B = \d+ B x 3 others/,
+    /reduce-scatter +main\[\d+\] +reduce +over dp\+ep +\d+ B = \d+ B x 3 others/,
   );
   t.match(
     sharded.out,
-    /own items of sums +main\[\d+\] +reduce +over dp +\d+ B = \d+ B x 1 others/,
+    /reduce-scatter +main\[\d+\] +reduce +over dp +\d+ B = \d+ B x 1 others/,
   );
   t.match(sharded.out, /\{unreduced:dp\+ep\}/);
   const [all, part] = [memoryOf(whole.out), memoryOf(sharded.out)];

@@ -210,7 +210,7 @@ t.test("trace() refuses to combine what was never dispatched", (t) => {
 });
 
 t.test("trace() keeps rows of dispatched values apart", (t) => {
-  const home = (
+  const combined = (
     f: (
       sent: Tensor<"expert slot embed", "f32">,
       m: M,
@@ -223,15 +223,21 @@ t.test("trace() keeps rows of dispatched values apart", (t) => {
     }).replace(/here:\d+/g, "here");
   const apart = (op: string, axis: string) =>
     `Cannot ${op} over '${axis}': the value was dispatched at here, and its rows must stay apart. Combine it first`;
-  t.equal(home((sent) => sum(sent, "slot")), apart("sum", "slot"));
-  t.equal(home((sent) => softmax(sent, "expert")), apart("softmax", "expert"));
-  t.equal(home((sent) => rename(sent, "slot", "row")), apart("rename", "slot"));
+  t.equal(combined((sent) => sum(sent, "slot")), apart("sum", "slot"));
   t.equal(
-    home((sent) => transpose(sent, "slot expert embed")),
+    combined((sent) => softmax(sent, "expert")),
+    apart("softmax", "expert"),
+  );
+  t.equal(
+    combined((sent) => rename(sent, "slot", "row")),
+    apart("rename", "slot"),
+  );
+  t.equal(
+    combined((sent) => transpose(sent, "slot expert embed")),
     apart("transpose", "slot"),
   );
   t.equal(
-    home((sent, m) =>
+    combined((sent, m) =>
       dot(sent, m.param("mix", "expert ffn"), "expert") as Tensor<string, "f32">
     ),
     apart("dot", "expert"),

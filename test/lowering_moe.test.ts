@@ -90,7 +90,8 @@ const shapes = model(
     const logits = m.input("logits", "token expert");
     const routing = route(logits, { over: "expert", topK: 3, preset: "olmoe" });
     const sent = dispatch(x, routing);
-    const home = (y: Tensor<"expert slot embed", "f32">) => combine(y, routing);
+    const combined = (y: Tensor<"expert slot embed", "f32">) =>
+      combine(y, routing);
     const doubled = mul(x, 2);
     const bias = m.param("bias", "expert embed");
     const w = m.param("w", "expert embed ffn");
@@ -100,14 +101,16 @@ const shapes = model(
       routing,
     );
     return {
-      identity: home(sent),
-      chain: home(mul(add(neg(sent), bias), m.param("scale", "embed"))),
-      computedBias: home(add(sent, mul(m.param("bias2", "expert embed"), 2))),
-      storedBias: home(
+      identity: combined(sent),
+      chain: combined(mul(add(neg(sent), bias), m.param("scale", "embed"))),
+      computedBias: combined(
+        add(sent, mul(m.param("bias2", "expert embed"), 2)),
+      ),
+      storedBias: combined(
         add(sent, softmax(m.param("bias3", "expert embed"), "embed")),
       ),
-      perExpert: home(mul(sent, m.param("perExpert", "expert"))),
-      inputBias: home(add(sent, m.input("inputBias", "expert embed"))),
+      perExpert: combined(mul(sent, m.param("perExpert", "expert"))),
+      inputBias: combined(add(sent, m.input("inputBias", "expert embed"))),
       inOut: combine(dot(sent, w, "embed"), routing),
       shared: combine(
         dot(sent, m.param("shared", "ffn embed"), "embed"),
@@ -153,9 +156,9 @@ const shapes = model(
       sum: combine(sum(sent, "embed"), routing),
       mean: combine(mean(heads, "head"), routing),
       max: combine(max(heads, "dim"), routing),
-      norm: home(rmsNorm(sent, m.param("gain", "embed"), "embed")),
+      norm: combined(rmsNorm(sent, m.param("gain", "embed"), "embed")),
       softmax: combine(softmax(heads, "head"), routing),
-      views: home(merge(heads, "head dim", "embed")),
+      views: combined(merge(heads, "head dim", "embed")),
       renamed: combine(rename(add(sent, 1), "embed", "turned"), routing),
       turned: combine(
         merge(transpose(heads, "expert slot dim head"), "dim head", "turned"),
@@ -175,8 +178,8 @@ const shapes = model(
       cast: combine(cast(position, "f32"), routing),
       half: cast(combine(cast(sent, "f16"), routing), "f32"),
       twice: add(
-        home(dispatch(doubled, routing)),
-        home(mul(sent, dispatch(x, routing))),
+        combined(dispatch(doubled, routing)),
+        combined(mul(sent, dispatch(x, routing))),
       ),
       vector: combine(dispatch(sum(x, "embed"), routing), routing),
       wide: combine(
@@ -184,8 +187,8 @@ const shapes = model(
         routing,
       ),
       ofParts: mul(routing.weight, cast(routing.index, "f32")),
-      beside: add(mul(home(sent), 2), x),
-      afterwards: dot(home(sent), m.param("after", "ffn embed"), "embed"),
+      beside: add(mul(combined(sent), 2), x),
+      afterwards: dot(combined(sent), m.param("after", "ffn embed"), "embed"),
     };
   },
 );

@@ -334,7 +334,7 @@ t.test("the plan shows what is gathered", async (t) => {
   );
   t.match(
     text,
-    /all of token\/ep +main\[1\] +gather +over ep +rows\(token\/ep\) x 16 B x 1 others/,
+    /all-gather of token\/ep +main\[1\] +gather +over ep +rows\(token\/ep\) x 16 B x 1 others/,
   );
 });
 

@@ -131,7 +131,7 @@ t.test("bytes of sums are those predicted, and the plan says them", async (t) =>
   );
   t.match(
     text,
-    /accumulate over token\/dp\+ep : f32\[embed\]\{unreduced:dp\+ep\}:/,
+    /reduceSum over token\/dp\+ep : f32\[embed\]\{unreduced:dp\+ep\}:/,
     "where it is computed",
   );
   t.match(

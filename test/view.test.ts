@@ -19,7 +19,7 @@ import { timePicture } from "../view/time_picture.ts";
 import { trackPicture } from "../view/track_picture.ts";
 import { bytesByLink, mainTraffic, trafficOf } from "../view/traffic.ts";
 import { pairsOver, trackName, tracksOf } from "../view/tracks.ts";
-import { homesOf } from "../view/token_way.ts";
+import { sourceRanksOf } from "../view/token_way.ts";
 import { type PlanView, viewPlan } from "../view/plan_view.ts";
 import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 
@@ -283,18 +283,18 @@ t.test("a run that is watched keeps its state, not its events", async (t) => {
   });
 });
 
-t.test("tokens are at home where the program of their choices says", (t) => {
+t.test("ranks of tokens are those that the program of their choices names", (t) => {
   const [main] = demo.plan.programs;
   const name = "scores";
   const programs = [{ ...main!, name, outputs: {} }, main!];
-  const run = (name: string, homes: string) => ({
+  const run = (name: string, sourceRanks: string) => ({
     ...{ name, cat: "program", ph: "X", pid: 0, tid: 0, ts: 0, dur: 1 },
-    args: { "rank of each token": homes },
+    args: { "rank of each token": sourceRanks },
   });
   const trace = [run(name, "3 3 3"), run("main", "0 2"), run("main", "1")];
   const choices = [{ layer: 0, chosen: [[0, 1], [2, 3], [4, 5]] }];
   const plan = { ...demo.plan, programs };
-  t.strictSame(homesOf(plan, choices, trace), [0, 2, 1]);
-  t.equal(homesOf(plan, choices, trace.slice(1, 2)), undefined);
+  t.strictSame(sourceRanksOf(plan, choices, trace), [0, 2, 1]);
+  t.equal(sourceRanksOf(plan, choices, trace.slice(1, 2)), undefined);
   t.end();
 });

@@ -91,17 +91,18 @@ t.test(
     const length = reference["p0.input_ids"]!.data.length;
     const sent = new Array<number>(RANKS).fill(0);
     const count = length + reference["p1.input_ids"]!.data.length;
-    const homes = new Set<number>();
+    const sourceRanks = new Set<number>();
     for (let token = 0; token < count; token++) {
       const way = await wayOf(page, token);
       for (const [layer, cells] of way.entries()) {
-        const [[home], experts, on, weights] = cells as [
+        const [[sourceRank], experts, on, weights] = cells as [
           [number],
           ...[number[], number[], number[]],
         ];
-        homes.add(home);
+        sourceRanks.add(sourceRank);
         t.strictSame(on, experts.map((e) => Math.floor(e / 2)));
-        sent[home]! += on.filter((rank) => rank !== home).length * ROW;
+        sent[sourceRank]! += on.filter((rank) => rank !== sourceRank).length *
+          ROW;
         if (token >= length) continue;
         const { data } = reference[`p0.layer${layer}.topk_idx`]!;
         const chosen = [...data.slice(2 * token, 2 * token + 2)];
@@ -113,7 +114,7 @@ t.test(
         );
       }
     }
-    t.equal(homes.size, 2, "each prompt has a rank of its own");
+    t.equal(sourceRanks.size, 2, "each prompt has a rank of its own");
     const counted = (op: "dispatch" | "combine") =>
       ranks.map(({ sentBytes }) => sentBytes[op].actual);
     t.strictSame(sent, counted("dispatch"), "hop by hop");

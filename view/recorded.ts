@@ -1,4 +1,4 @@
-/** What recorded runs say of tokens and exchanges: where each token was at home, and what went from rank to rank. */
+/** What recorded runs say of tokens and exchanges: the rank of each token, and what went from rank to rank. */
 
 import { traceName } from "../spec/text_parts.ts";
 import type { Program, Step } from "../spec/plan.ts";
@@ -14,7 +14,7 @@ export interface Measured {
 /** All runs of a program in a trace. */
 export interface Recorded {
   /** The rank that each item of an axis was on, run after run; empty where the trace does not say. */
-  homes(axis: string): readonly number[];
+  sourceRanks(axis: string): readonly number[];
   /** What a step sent; undefined where none of that name was recorded at its place. */
   sent(step: Step, index: number): Measured | undefined;
 }
@@ -52,7 +52,7 @@ export function recordedOf(
     place.push(event);
   }
   return {
-    homes: (axis) =>
+    sourceRanks: (axis) =>
       runs.flatMap(({ args }) => {
         const ranks = args[`rank of each ${axis}`];
         return ranks === undefined || ranks === ""

@@ -11,8 +11,8 @@ export interface TokenPictureOptions {
   readonly choices: readonly LayerChoices[];
   /** Number of the token whose way is drawn. */
   readonly token: number;
-  /** The rank that it is at home on, where that is known. */
-  readonly home?: number | undefined;
+  /** Its rank, where that is known. */
+  readonly sourceRank?: number | undefined;
 }
 
 const WIDTH = 1180;
@@ -25,13 +25,13 @@ const ROOMY = 90;
 /** Layers to the right, experts downwards, those of one rank together. */
 export function tokenPicture(
   view: PlanView,
-  { choices, token, home }: TokenPictureOptions,
+  { choices, token, sourceRank }: TokenPictureOptions,
 ): Scene {
   const rows = rowsOf(view, choices);
   const height = Math.max(5, Math.min(24, 720 / rows.length));
   const width = Math.min(260, (WIDTH - LEFT - 10) / choices.length);
   const roomy = width >= ROOMY;
-  const inset = roomy && home !== undefined ? width * 0.25 : 1;
+  const inset = roomy && sourceRank !== undefined ? width * 0.25 : 1;
   const yOf = (row: number) => TOP + (row + 0.5) * height;
   const loads = choices.map(loadOf);
   const most = Math.max(1, ...loads.flatMap((load) => [...load.values()]));
@@ -49,11 +49,13 @@ export function tokenPicture(
       };
     })
   );
-  const own = rows.flatMap(({ rank }, row) => rank === home ? [yOf(row)] : []);
+  const own = rows.flatMap(({ rank }, row) =>
+    rank === sourceRank ? [yOf(row)] : []
+  );
   const middle = own.reduce((sum, y) => sum + y, 0) / own.length;
   const way = choices.flatMap((of, column): Shape[] => {
     const x = LEFT + column * width;
-    const hops = hopsOf(view, of, { token, home });
+    const hops = hopsOf(view, of, { token, sourceRank });
     const marks = hops.flatMap(({ expert, weight, ranks }): Shape[] => {
       const row = rows.findIndex((one) => one.expert === expert);
       const at: Point = [
@@ -104,7 +106,7 @@ export function tokenPicture(
       ...opens && rank !== undefined && (few || row % 16 === 0)
         ? [{
           ...{ kind: "text" as const, anchor: "end" as const, size: 11.5 },
-          ...{ text: `rank ${rank}`, bold: rank === home },
+          ...{ text: `rank ${rank}`, bold: rank === sourceRank },
           at: [LEFT - 36, yOf(row) + 4] as const,
         }]
         : [],

@@ -18,10 +18,10 @@ export interface Hop {
 }
 
 /**
- * The rank that each token was at home on, by the runs of the program that says what was chosen; undefined where those that
+ * The rank of each token, by the runs of the program that says what was chosen; undefined where those that
  * are recorded are not of as many tokens.
  */
-export function homesOf(
+export function sourceRanksOf(
   plan: Pick<Plan, "programs" | "axes">,
   [first]: readonly LayerChoices[],
   trace: readonly TraceEvent[] = [],
@@ -30,8 +30,10 @@ export function homesOf(
     const axis = first &&
       program.outputs[`layer${first.layer}.topk_idx`]?.axes[0];
     if (axis === undefined) continue;
-    const homes = recordedOf(trace, program).homes(modelAxis(plan, axis));
-    if (homes.length === first!.chosen.length) return homes;
+    const sourceRanks = recordedOf(trace, program).sourceRanks(
+      modelAxis(plan, axis),
+    );
+    if (sourceRanks.length === first!.chosen.length) return sourceRanks;
   }
   return undefined;
 }
@@ -40,12 +42,12 @@ export function homesOf(
 export function hopsOf(
   { plan }: PlanView,
   { chosen, weights }: LayerChoices,
-  { token, home }: {
+  { token, sourceRank }: {
     readonly token: number;
-    readonly home: number | undefined;
+    readonly sourceRank: number | undefined;
   },
 ): Hop[] {
-  const reached = reachedFrom(plan, home);
+  const reached = reachedFrom(plan, sourceRank);
   return chosen[token]!.map((expert, i) => ({
     expert,
     weight: weights?.[token]?.[i],
@@ -59,13 +61,13 @@ export function weightText(weight: number): string {
 }
 
 /** The ranks that rows of a rank are sent to: its group over the axes that experts are sharded over. */
-function reachedFrom(plan: Plan, home: number | undefined): number[] {
+function reachedFrom(plan: Plan, sourceRank: number | undefined): number[] {
   const all = Array.from({ length: plan.ranks }, (_, rank) => rank);
-  if (home === undefined) return all;
+  if (sourceRank === undefined) return all;
   const { over = [] } =
     Object.values(plan.axes).find(({ experts, table, over }) =>
       experts && table && over
     ) ?? {};
   const groups = groupOfRanks(plan.mesh, over);
-  return all.filter((rank) => groups[rank] === groups[home]);
+  return all.filter((rank) => groups[rank] === groups[sourceRank]);
 }

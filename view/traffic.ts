@@ -140,7 +140,7 @@ export function measuredTraffic(
     if (measured === undefined) return undefined;
     const count = tokens === undefined
       ? 0
-      : recorded.homes(modelAxis(plan, tokens)).length;
+      : recorded.sourceRanks(modelAxis(plan, tokens)).length;
     return {
       ...measured,
       expected: count > 0 && perToken !== undefined

@@ -1,4 +1,4 @@
-/** `switchyard run`: carry a model or a plan out on tensors from a file. */
+/** `switchyard run`: run a model or a plan on tensors from a file. */
 
 import {
   decoderShape,

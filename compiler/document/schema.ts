@@ -111,7 +111,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   // Only placement says how many segments a sum has.
   dot: closed({ over: axes }),
   reduce: closed({ kind: oneOf("sum", "max", "mean"), over: axis }),
-  accumulate: closed({ over: axes }),
+  reduceSum: closed({ over: axes }),
   ...definedRows("params"),
   rope: closed({
     over: axis,

@@ -121,7 +121,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
     }];
   },
 
-  accumulate: ({ node: { inputs: [x, y] }, dy, b }) =>
+  reduceSum: ({ node: { inputs: [x, y] }, dy, b }) =>
     y === undefined
       ? [() => b.broadcast(dy, x!)]
       : [() => b.contract(dy, y, x!), () => b.contract(dy, x!, y)],

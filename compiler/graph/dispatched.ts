@@ -40,7 +40,7 @@ const MIXES: {
   dot: (node) => node.params.over,
   reduce: (node) => [node.params.over],
   ...definedRows("mixes"),
-  accumulate: () => [],
+  reduceSum: () => [],
   rope: (node) => [node.params.over],
   embedding: "no",
   scatterAdd: "no",
@@ -132,7 +132,7 @@ function combined(node: Node, sent: Sent | undefined): void {
 
 /** Whether a node sums the rows of each expert: what it makes has no rows any more. */
 function sumsRows(node: Node, sent: Sent): boolean {
-  return node.primitive === "accumulate" &&
+  return node.primitive === "reduceSum" &&
     node.params.over.includes(routeOf(sent).params.slot);
 }
 

@@ -39,6 +39,6 @@ export function dispatchedNodes(
 
 /** Whether a node sums rows of a dispatch, so that what it makes has none. */
 function sumsRows(node: Node, rows: RowsNode): boolean {
-  return node.primitive === "accumulate" &&
+  return node.primitive === "reduceSum" &&
     node.params.over.includes(rows.params.slot);
 }

@@ -146,7 +146,7 @@ export const REFERENCE: {
     return result;
   },
 
-  accumulate: (node, context) => {
+  reduceSum: (node, context) => {
     const values = operands(node, context);
     const { over } = node.params;
     const result = zeros(node.axes, shapeFrom(node, values), node.dtype);

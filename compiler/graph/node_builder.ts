@@ -105,7 +105,7 @@ export class NodeBuilder {
 
   #sum(x: Node, over: readonly string[]): Node {
     if (over.length === 0) return x;
-    if (this.#isLong(over)) return this.make("accumulate", [x], { over });
+    if (this.#isLong(over)) return this.make("reduceSum", [x], { over });
     return over.reduce(
       (sum, axis) => this.make("reduce", [sum], { kind: "sum", over: axis }),
       x,
@@ -134,7 +134,7 @@ export class NodeBuilder {
       );
     }
     const sum = this.#isLong(over)
-      ? this.make("accumulate", [a, b], { over })
+      ? this.make("reduceSum", [a, b], { over })
       : this.make("dot", [a, b], { over });
     return this.ordered(sum, like.axes);
   }

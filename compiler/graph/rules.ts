@@ -104,7 +104,7 @@ export const RULES: {
     return { axes: without(x.axes, [over]), dtype: x.dtype };
   },
 
-  accumulate: ({ inputs, params: { over } }) => {
+  reduceSum: ({ inputs, params: { over } }) => {
     const [x, y] = [operand(inputs, 0), inputs[1]];
     const lost = y ? x.axes.filter((axis) => y.axes.includes(axis)) : x.axes;
     if (over.length === 0 || without(over, lost).length > 0) {

@@ -126,7 +126,7 @@ const SIZES: {
   map: none,
   dot: none,
   reduce: none,
-  accumulate: none,
+  reduceSum: none,
   ...definedRows("sizes"),
   rope: (node, sizes) => {
     const { over, inverseFrequencies, positions } = node.params;

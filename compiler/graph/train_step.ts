@@ -218,7 +218,7 @@ function normOf(b: NodeBuilder, found: readonly Node[]): Node {
     const square = b.map((g) => expr`${g} * ${g}`, gradient);
     return square.axes.length === 0
       ? square
-      : b.make("accumulate", [square], { over: square.axes });
+      : b.make("reduceSum", [square], { over: square.axes });
   });
   const sum = squares.reduce((x, y) => b.add(x, y));
   return b.map((x) => expr`sqrt(${x})`, sum);

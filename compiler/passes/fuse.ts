@@ -18,7 +18,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   map: "inline",
   dot: "kernel",
   reduce: "kernel",
-  accumulate: "kernel",
+  reduceSum: "kernel",
   ...definedRows("fusion"),
   rope: "inline",
   embedding: "inline",

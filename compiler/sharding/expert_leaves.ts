@@ -28,7 +28,7 @@ export function expertLeaves(
     return isRouting(route) && node.axes.includes(route.params.expert);
   };
   const starts = (node: Node) =>
-    node.primitive === "accumulate"
+    node.primitive === "reduceSum"
       ? onRows(node.inputs[0]!)
       : node.primitive === "param" && users.get(node)?.some(onRows);
   for (const node of graph.nodes) {

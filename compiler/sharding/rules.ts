@@ -66,7 +66,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
       axis === over ? "replicated" : "pass",
     linear: ({ params: { kind } }) => kind !== "max",
   },
-  accumulate: {
+  reduceSum: {
     role: ({ params: { over } }, { axis }) =>
       over.includes(axis) ? "reduce" : "pass",
     linear: LINEAR.oneOf,

@@ -113,8 +113,8 @@ export function cutPhases(
   const crossing = new Set<string>();
   for (const phase of phases) {
     for (const name of namesIn(phase.body)) {
-      const home = declared.get(name);
-      if (home && home !== phase && needsMemory(name, shapes)) {
+      const declaredIn = declared.get(name);
+      if (declaredIn && declaredIn !== phase && needsMemory(name, shapes)) {
         crossing.add(name);
       }
     }

@@ -57,7 +57,7 @@ interface Case {
   readonly inputs: Tensors;
   compile(mesh: Mesh): Promise<Plan>;
   /** The rank of each token. */
-  homes(ranks: number): number[];
+  sources(ranks: number): number[];
   /** Of every routing, the experts of each token. */
   choices(outputs: Tensors): number[][][];
 }
@@ -88,7 +88,7 @@ async function checkpointCase(
     tensors: await openWeights(name),
     inputs: packedPrompts(LENGTHS),
     compile: ({ axes }) => compileCheckpoint(name, { mesh: axes }),
-    homes: (ranks) =>
+    sources: (ranks) =>
       LENGTHS.flatMap((length, s) =>
         new Array<number>(length).fill(HOMES[ranks]![s]!)
       ),
@@ -133,20 +133,20 @@ async function layerCase(): Promise<Case> {
     ...{ name: "the example layer", experts, embed, tensors },
     inputs: { x: f32([tokens, embed], x) },
     compile: ({ axes }) => compile(layer, { mesh: axes }),
-    homes: (ranks) => blocks(tokens, ranks),
+    sources: (ranks) => blocks(tokens, ranks),
     choices: () => [choices],
   };
 }
 
 /** Bytes that each rank sends to others, from the choices alone. */
 function countTraffic(
-  { experts, embed, homes }: Case,
+  { experts, embed, sources }: Case,
   choices: readonly (readonly (readonly number[])[])[],
   { dp, ep }: Mesh,
 ) {
   const ranks = dp * ep;
   const owners = blocks(experts, ep);
-  const home = homes(ranks);
+  const source = sources(ranks);
   const sent = Array.from({ length: ranks }, () => ({
     counts: choices.length * 4 * experts * (ep - 1),
     dispatch: 0,
@@ -154,7 +154,7 @@ function countTraffic(
   }));
   for (const routing of choices) {
     for (const [token, chosen] of routing.entries()) {
-      const from = home[token]!;
+      const from = source[token]!;
       for (const expert of chosen) {
         // Experts are exchanged among the ranks of one dp position.
         const to = Math.floor(from / ep) * ep + owners[expert]!;

@@ -4,11 +4,11 @@ import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { LayerChoices, TraceEvent } from "../page_data.ts";
 import { tokenPicture } from "../token_picture.ts";
-import { homesOf, hopsOf, weightText } from "../token_way.ts";
+import { hopsOf, sourceRanksOf, weightText } from "../token_way.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** Where a token was at home, and its experts, layer by layer; and how often all were chosen. */
+/** The rank of a token, and its experts, layer by layer; and how often all were chosen. */
 export function TokenView(
   { view, choices, trace }: Shown & {
     readonly choices: readonly LayerChoices[];
@@ -17,10 +17,13 @@ export function TokenView(
 ): VNode {
   const count = choices[0]?.chosen.length ?? 0;
   const [token, choose] = useState(0);
-  const homes = useMemo(() => homesOf(view.plan, choices, trace), []);
-  const home = homes?.[token];
+  const sourceRanks = useMemo(
+    () => sourceRanksOf(view.plan, choices, trace),
+    [],
+  );
+  const sourceRank = sourceRanks?.[token];
   const scene = useMemo(
-    () => tokenPicture(view, { choices, token, home }),
+    () => tokenPicture(view, { choices, token, sourceRank }),
     [token],
   );
   const weighted = choices.every(({ weights }) => weights !== undefined);
@@ -33,9 +36,9 @@ export function TokenView(
       }. The stronger the color of a box, the more tokens chose that expert; the marks are those of token ${token}${
         weighted ? ", with what each expert counts for" : ""
       }.${
-        home === undefined
+        sourceRank === undefined
           ? ""
-          : ` In each layer it goes from rank ${home} to the ranks of its experts, and back.`
+          : ` In each layer it goes from rank ${sourceRank} to the ranks of its experts, and back.`
       }`}
     >
       <label class="layer">
@@ -55,7 +58,7 @@ export function TokenView(
         <thead>
           <tr>
             <th scope="col">layer</th>
-            {home !== undefined && <th scope="col">from rank</th>}
+            {sourceRank !== undefined && <th scope="col">from rank</th>}
             <th scope="col">experts</th>
             <th scope="col">on ranks</th>
             {weighted && <th scope="col">weights</th>}
@@ -63,11 +66,11 @@ export function TokenView(
         </thead>
         <tbody>
           {choices.map((of) => {
-            const hops = hopsOf(view, of, { token, home });
+            const hops = hopsOf(view, of, { token, sourceRank });
             return (
               <tr>
                 <th scope="row">{of.layer}</th>
-                {home !== undefined && <td>{home}</td>}
+                {sourceRank !== undefined && <td>{sourceRank}</td>}
                 <td>{hops.map(({ expert }) => expert).join(" ")}</td>
                 <td>
                   {hops.map(({ ranks }) => ranks.join("/") || "each").join(" ")}

@@ -31,9 +31,9 @@ import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
 /** A sum of values or products: over rows of a dispatch, expert by expert, or over any axes. */
-export function lowerAccumulate(
+export function lowerReduceSum(
   lowering: Lowering,
-  node: NodeOf<"accumulate">,
+  node: NodeOf<"reduceSum">,
 ): void {
   const group = lowering.model.dispatched.get(node.inputs[0]!);
   const { over } = node.params;
@@ -44,7 +44,7 @@ export function lowerAccumulate(
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   launch(reduce({
-    ...{ name: `accumulate_${over.join("_")}`, kind: "sum" },
+    ...{ name: `reduce_sum_${over.join("_")}`, kind: "sum" },
     ...{ count: places.count, length: productOf(scope, over) },
     ...{ bindings: scope.bindings, epilogue },
     terms: (i, k) => {
@@ -57,7 +57,7 @@ export function lowerAccumulate(
 /** Whether a sum of products has rows of one operand and columns of the other, as a matmul has. */
 function isOuter(
   { model: { dispatched } }: Lowering,
-  node: NodeOf<"accumulate">,
+  node: NodeOf<"reduceSum">,
   x: Node,
   y: Node,
 ): boolean {
@@ -69,7 +69,7 @@ function isOuter(
 }
 
 /** The same sums in tiles: the second operand's rows are those of a matrix on the right. */
-function lowerOuter(lowering: Lowering, node: NodeOf<"accumulate">): void {
+function lowerOuter(lowering: Lowering, node: NodeOf<"reduceSum">): void {
   const scope = new KernelScope(lowering);
   const [x, y] = node.inputs as [Node, Node];
   const { over } = node.params;
@@ -106,7 +106,7 @@ function lowerOuter(lowering: Lowering, node: NodeOf<"accumulate">): void {
 /** One launch for all experts: each result sums the rows of its own. */
 function lowerSumRows(
   lowering: Lowering,
-  node: NodeOf<"accumulate">,
+  node: NodeOf<"reduceSum">,
   group: NodeOf<"group">,
 ): void {
   const grouped = lowering.values.groups.get(group)!;

@@ -57,7 +57,7 @@ function partOf(member: Member): Node {
   return member.primitive === "reduceScatter" ? member : member.inputs[0]!;
 }
 
-/** Where the rank's own items of a member are stored in the buffer of its block. */
+/** Where the rank's shard of a member is stored in the buffer of its block. */
 function localPlace(
   { members, offsets }: Layout,
   i: number,
@@ -151,7 +151,7 @@ export function placeBuckets(lowering: Lowering): void {
 }
 
 /** Primitives whose kernels write any place. */
-const DIRECT: readonly string[] = ["map", "cast", "accumulate"];
+const DIRECT: readonly string[] = ["map", "cast", "reduceSum"];
 
 /** Whether what computes a value reads one of `others`. */
 function reads(

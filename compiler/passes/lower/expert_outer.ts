@@ -19,7 +19,7 @@ import { storageFor } from "./storage.ts";
 
 /** The axes of rows and columns of such a sum; undefined where it is none. */
 function sidesOf(
-  node: NodeOf<"accumulate">,
+  node: NodeOf<"reduceSum">,
   { expert }: GroupedRows,
 ): { rows: string[]; columns: string[] } | undefined {
   const [x, y] = node.inputs;
@@ -37,7 +37,7 @@ function sidesOf(
 /** Lower a sum that has rows of one operand and columns of the other; false where it has not. `starts` is made if it has. */
 export function lowerExpertOuter(
   lowering: Lowering,
-  node: NodeOf<"accumulate">,
+  node: NodeOf<"reduceSum">,
   grouped: GroupedRows,
   startsOf: () => string,
 ): boolean {

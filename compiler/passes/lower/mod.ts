@@ -21,8 +21,8 @@ import {
 } from "./attention.ts";
 import { lowerConv1d } from "./conv1d.ts";
 import {
-  lowerAccumulate,
   lowerCombineTranspose,
+  lowerReduceSum,
   lowerScatterAdd,
 } from "./backward.ts";
 import { addBuffer, freshName, LENGTHS, type Lowering } from "./context.ts";
@@ -66,7 +66,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   merge: lowerView,
   dot: lowerDot,
   reduce: lowerReduce,
-  accumulate: lowerAccumulate,
+  reduceSum: lowerReduceSum,
   softmax: lowerSoftmax,
   logSumExp: lowerReduce,
   rmsNorm: lowerRmsNorm,
