@@ -5,21 +5,16 @@ import {
   combine,
   dispatch,
   dot,
-  map,
   route,
   type RouteOptions,
   type Routing,
   type RoutingPreset,
+  swiglu,
 } from "../compiler/mod.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
-
-/** up · silu(gate) */
-export function swiglu(gate: number, up: number): number {
-  return (gate / (1 + Math.exp(-gate))) * up;
-}
 
 /** `gate_proj`, `up_proj` and `down_proj` of a block that every token goes through. */
 export function mlp(
@@ -30,8 +25,7 @@ export function mlp(
   return m.block(name, { ffn }, (m) => {
     const gate = m.param("gate_proj.weight", "ffn embed");
     const up = m.param("up_proj.weight", "ffn embed");
-    const hidden = map(
-      swiglu,
+    const hidden = swiglu(
       dot(rows, gate, "embed"),
       dot(rows, up, "embed"),
     );
@@ -108,8 +102,7 @@ export function experts(
   names = NAMES,
 ): Rows {
   const sent = dispatch(rows, routing);
-  const hidden = map(
-    swiglu,
+  const hidden = swiglu(
     dot(sent, m.param(names.gate, "expert ffn embed"), "embed"),
     dot(sent, m.param(names.up, "expert ffn embed"), "embed"),
   );

@@ -4,9 +4,9 @@ import {
   combine,
   dispatch,
   dot,
-  map,
   type Model,
   slice,
+  swiglu,
 } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import { type GroupedDecoder, groupedFields } from "./common_config.ts";
@@ -17,7 +17,7 @@ import {
   requireField,
 } from "./config.ts";
 import { decoderModel } from "./decoder.ts";
-import { routeLayer, swiglu } from "./feed_forward.ts";
+import { routeLayer } from "./feed_forward.ts";
 
 /** A GraniteMoe configuration. */
 export interface GraniteMoeConfig extends GroupedDecoder {
@@ -75,8 +75,7 @@ export function graniteMoe(
           "expert gateUp embed",
         );
         const both = dot(dispatch(rows, routing), inward, "embed");
-        const hidden = map(
-          swiglu,
+        const hidden = swiglu(
           slice(both, "gateUp", 0, "ffn"),
           slice(both, "gateUp", ffn, "ffn"),
         );

@@ -16,6 +16,7 @@ import {
   mul,
   slice,
   sqrt,
+  swiglu,
 } from "../compiler/mod.ts";
 import {
   attendHeads,
@@ -36,7 +37,7 @@ import {
   requireLayerTypes,
 } from "./config.ts";
 import { decoderModel, type Layer, times } from "./decoder.ts";
-import { mlp, routeLayer, swiglu } from "./feed_forward.ts";
+import { mlp, routeLayer } from "./feed_forward.ts";
 
 /** A Llama 4 text configuration. */
 export interface Llama4Config extends GroupedDecoder {
@@ -125,8 +126,7 @@ export function llama4(config: Llama4Config, options: DecoderOptions): Model {
         });
         const inward = m.param("experts.gate_up_proj", "expert embed gateUp");
         const both = dot(dispatch(rows, routing), inward, "embed");
-        const hidden = map(
-          swiglu,
+        const hidden = swiglu(
           slice(both, "gateUp", 0, "ffn"),
           slice(both, "gateUp", ffn, "ffn"),
         );

@@ -1,6 +1,6 @@
 /** Qwen2-MoE: biases on queries, keys and values, an expert that every token goes to behind a gate, layers without experts. */
 
-import { add, dot, map, type Model, mul, sum } from "../compiler/mod.ts";
+import { add, dot, type Model, mul, sigmoid, sum } from "../compiler/mod.ts";
 import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
 import {
   booleanField,
@@ -56,8 +56,7 @@ export function qwen2Moe(
         normalize: config.normalize ? "chosen" : "none",
       });
       const open = m.block("shared_expert_gate", { gate: 1 }, (m) =>
-        map(
-          (g) => 1 / (1 + Math.exp(-g)),
+        sigmoid(
           sum(dot(rows, m.param("weight", "gate embed"), "embed"), "gate"),
         ));
       const shared = { name: "shared_expert", ffn: sharedFfn };

@@ -15,6 +15,7 @@ import {
   silu,
   softplus,
   sum,
+  swiglu,
   tanh,
   type Tensor,
   where,
@@ -67,6 +68,14 @@ const FUNCTIONS: {
     slope: (x) => {
       const s = 1 / (1 + Math.exp(-x));
       return s * (1 + x * (1 - s));
+    },
+  },
+  "swiglu of equal operands": {
+    op: (x) => swiglu(x, x),
+    is: (x) => x * x / (1 + Math.exp(-x)),
+    slope: (x) => {
+      const s = 1 / (1 + Math.exp(-x));
+      return x * s * (2 + x * (1 - s));
     },
   },
   relu: {

@@ -1,11 +1,11 @@
-/** Activation functions: elementwise ops of one operand, made of the functions that kernels have. */
+/** Activation functions: elementwise ops, made of the functions that kernels have. */
 
 import { f32, local } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { scalarMap, wantFloat } from "./scalar_map.ts";
 import { type Op, type Tensor, traceOf } from "./tensor.ts";
-import type { Float } from "./types.ts";
+import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 
 /** exp(-x), but finite: of numbers below -80 as of -80, so that gradients are no NaN. */
 function expMinus(x: Expr): Expr {
@@ -61,6 +61,38 @@ export function silu<A extends string, D extends Float>(
   x: Tensor<A, D>,
 ): Tensor<A, D> {
   return activation(silu, x, (v) => expr`${v} / (1.0 + ${expMinus(v)})`);
+}
+
+/**
+ * `up · silu(gate)` as one function: the gated activation of most families. Operands are broadcast by axis name.
+ *
+ * Axes: as `add`. Dtype: "f32" or "f16", both equal. Errors: as `add`; another dtype. Gradient: `silu(gate)` by `up`, and `up`
+ * times that of `silu` by `gate`. Sharding: along every axis as its operands are; nothing is sent.
+ *
+ * @example
+ * ```ts
+ * const glu = model({ n: 2 }, (m) => ({ y: swiglu(m.input("gate", "n"), m.input("up", "n")) }));
+ * const { outputs } = evaluate(trace(glu), { inputs: { gate: [0, 100], up: [5, 2] } });
+ * console.assert(String(outputs.y?.data) === "0,200");
+ * ```
+ */
+export function swiglu<
+  A extends string,
+  D extends Float,
+  B extends string = never,
+>(
+  gate: Tensor<A, D>,
+  up: CanBroadcast<A, B, Tensor<B, NoInfer<D>>>,
+): Tensor<Broadcast<A, B>, D> {
+  const operands = [gate, up as Tensor] as const;
+  traceOf(operands, swiglu);
+  wantFloat(swiglu, operands);
+  const [g, u] = [local("p0", "f32"), local("p1", "f32")];
+  return scalarMap(swiglu, operands, {
+    parameters: ["f32", "f32"],
+    lets: [],
+    result: expr`${g} / (1.0 + ${expMinus(g)}) * ${u}`,
+  });
 }
 
 /**
