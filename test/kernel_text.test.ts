@@ -186,13 +186,14 @@ t.test("holes take names, texts, trees and nothing", (t) => {
     let a = 1u;
     ${rows}
     ${false}
-    ${[let_("b", A)]}
+    ${[let_("b", A), let_("e0", A)]}
+    let f = e[0];
     // A comment with a hole: ${A} and more.
     ${wgsl`let c = row1_2 + b;`}
     let ${"d"}_${3} = c;`);
   t.strictSame(
     body.map((s) => "name" in s ? s.name : s.op),
-    ["a", "row0_1", "row1_2", "b", "c", "d_3"],
+    ["a", "row0_1", "row1_2", "b", "e0", "f", "c", "d_3"],
   );
   t.end();
 });
@@ -363,6 +364,11 @@ const MISTAKES: readonly (readonly [
   ],
   [
     () => wgsl`let a = z[0];`,
+    [1, 9],
+    "Cannot index 'z': it is neither a binding nor a workgroup array. Declare it as one of them",
+  ],
+  [
+    () => wgsl`let a = z[lane];`,
     [1, 9],
     "Cannot index 'z': it is neither a binding nor a workgroup array. Declare it as one of them",
   ],

@@ -4,6 +4,7 @@ import { addAsTree } from "../../spec/numerics.ts";
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
 import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
+import { registers } from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** Elements that are each a sum of parts. The grid is `elementwiseGrid(count)`. */
@@ -36,7 +37,7 @@ function oneExpression(o: AddPartsOptions): KernelText {
 }
 
 function loop(o: AddPartsOptions): KernelText {
-  const tree = sumTree(["sum"], o.parts);
+  const tree = sumTree(registers("sum"), o.parts);
   const rank = local("rank", "u32");
   return wgsl`
     var sum = 0.0;

@@ -13,6 +13,7 @@ import { bindings, foldGrid, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { halves } from "./pieces/decode.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
+import { registers } from "./pieces/registers.ts";
 
 /** Keys in a block; also the invocations of a workgroup. */
 const ATTENTION_BLOCK = 32;
@@ -262,8 +263,8 @@ function cachedElement(
 function scores(of: Queries): KernelText {
   const { o, each } = of;
   const dot = blockedSum(
-    "dot[t][h]",
-    { length: o.dim, over: "d", indices: each },
+    registers("dot", of.tokens, of.heads),
+    { length: o.dim, over: "d" },
     wgsl`
       let key_d = ${cachedElement(o, "keys", wgsl`key_at + d`)};
       @unroll (${each}) {

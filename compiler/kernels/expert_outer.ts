@@ -21,6 +21,7 @@ import {
 import type { MatmulTile } from "./matmul_tile.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
+import { registers } from "./pieces/registers.ts";
 
 /** A result [expert, row, column]: of each expert, the sum over its grouped rows of left[row] times right[column]. */
 export interface ExpertOuterOptions {
@@ -76,8 +77,8 @@ export function expertOuter(o: ExpertOuterOptions): Kernel {
     ),
   ]);
   const sums = blockedSum(
-    "sum[r][c]",
-    { length: wgsl`length`, indices: cells },
+    registers("sum", rows.length, columns.length),
+    { length: wgsl`length` },
     wgsl`
       let grouped = from + k;
       ${operands}

@@ -6,10 +6,10 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
-import { u32 } from "../../spec/kernel/build.ts";
+import { fma, let_, u32 } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, KernelText, SharedArray, Stmt } from "./kernel.ts";
 import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
-import { sumsOfTeams } from "./matmul_blocks.ts";
+import { type Place, sumsOfTeams } from "./matmul_blocks.ts";
 import { declared, type Left, leftOf } from "./matmul_left.ts";
 import {
   columnsAndWeights,
@@ -29,7 +29,14 @@ import {
   tileTaken,
 } from "./matmul_tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
-import { unrolled } from "./pieces/unrolled.ts";
+import {
+  indicesBelow,
+  type Register,
+  register,
+  registers,
+  setEach,
+} from "./pieces/registers.ts";
+import { whereBelow } from "./pieces/where_below.ts";
 
 /** Statements, and the workgroup memory that they use. */
 interface Part {
@@ -164,12 +171,9 @@ function rowsTimesColumns(o: Matmul, rows: number, joint = false): Part {
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
-  const sums = blockedSum(o.weights.map((_, i) => `sum${i}[r][c]`), {
+  const sums = blockedSum(sumsOf(o, rows).flat(), {
     ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
-    ...{
-      indices: wgsl`r < ${rows}, c < ${o.tile.columns}`,
-      before: left.before,
-    },
+    before: left.before,
   }, products(o, left, rows));
   const body = wgsl`
     ${left.prepare}
@@ -193,22 +197,14 @@ function rowsByPanels(o: Matmul): Part {
     ...{ rows, ofGroup: rows, own: "own", place: wgsl`0u` },
     ...{ stretch: SUM_BLOCK, waits: false },
   });
-  const each = (text: (weight: number) => KernelText) =>
-    o.weights.map((_, i) =>
-      unrolled(wgsl`r < ${rows}, c < ${o.tile.columns}`, text(i))
-    );
   const sums = sumsByPanels(o, {
     team: teamOf(o),
-    each,
+    sums: sumsOf(o, rows).flat(),
     add: (right) =>
       wgsl`
         @unroll (r < ${rows}) { let a[r] = ${at("at_k")}; }
         ${right}
-        ${
-        each((i) =>
-          wgsl`sum${i}_block[r][c] = fma(a[r], b${i}[c], sum${i}_block[r][c]);`
-        )
-      }`,
+        ${addProducts(o, rows, [""])}`,
   });
   return {
     body: wgsl`
@@ -232,7 +228,7 @@ function fewRows(o: Matmul, rows: number): Part {
   });
   const sums = sumsOfTeams(o, {
     ...{ rows, blocks, each, left, add: products(o, left, rows) },
-    finish: (row, column, sum) => finish(o, row, column, sum),
+    finish: (place) => finish(o, place),
   });
   return {
     body: wgsl`
@@ -243,25 +239,17 @@ function fewRows(o: Matmul, rows: number): Part {
   };
 }
 
-/** Adds a product to the block of each result, row times column, weight by weight: sum<weight>_block[r][c]. */
+/** What turns of a sum add, for one index k, or for two where words hold both. */
 function products(
   o: Matmul,
   left: Pick<Left, "at">,
   rows: number,
 ): KernelText {
-  const each = (text: (weight: number) => KernelText) =>
-    o.weights.map((_, i) =>
-      unrolled(wgsl`r < ${rows}, c < ${o.tile.columns}`, text(i))
-    );
   if (!takesPairs(o)) {
     return wgsl`
       @unroll (r < ${rows}) { let a[r] = ${left.at()}; }
       ${o.weights.map((_, i) => rightRow(o, i))}
-      ${
-      each((i) =>
-        wgsl`sum${i}_block[r][c] = fma(a[r], b${i}[c], sum${i}_block[r][c]);`
-      )
-    }`;
+      ${addProducts(o, rows, [""])}`;
   }
   invariant(
     !isStaged(o) && blocksInRound(o, rows) === 0,
@@ -275,37 +263,53 @@ function products(
       let next_a[r] = ${left.at("k_odd")};
     }
     ${o.weights.map((_, i) => rightPair(o, i))}
-    ${
-    each((i) =>
-      wgsl`
-      sum${i}_block[r][c] = fma(a[r], b${i}[c], sum${i}_block[r][c]);
-      sum${i}_block[r][c] = fma(next_a[r], next_b${i}[c], sum${i}_block[r][c]);`
+    ${addProducts(o, rows, ["", "next_"])}`;
+}
+
+/** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), weight by weight, with each of the operands' prefixes. */
+function addProducts(
+  o: Matmul,
+  rows: number,
+  prefixes: readonly string[],
+): readonly Stmt[] {
+  return sumsOf(o, rows).flatMap((sums, i) =>
+    sums.flatMap((sum) =>
+      prefixes.flatMap((prefix) =>
+        setEach([sum], "_block", (of, { indices: [r, c] }) =>
+          fma(
+            register(`${prefix}a`, [r!]),
+            register(`${prefix}b${i}`, [c!]),
+            of("_block"),
+          ))
+      )
     )
-  }`;
+  );
+}
+
+/** Of each weight, the sums of a lane. */
+function sumsOf(o: Matmul, rows: number): (readonly Register[])[] {
+  return o.weights.map((_, i) => registers(`sum${i}`, rows, o.tile.columns));
 }
 
 /** What becomes of the results of `rows` rows of a lane. */
-function finishAll(o: Matmul, rows: number): KernelText {
-  return unrolled(
-    wgsl`r < ${rows}, c < ${o.tile.columns}`,
-    finish(o, wgsl`row[r]`, wgsl`column[c]`, (i) => wgsl`sum${i}[r][c]`),
+function finishAll(o: Matmul, rows: number): readonly Stmt[] {
+  return indicesBelow(rows, o.tile.columns).map(([r, c]) =>
+    finish(o, {
+      row: register("row", [r!], "u32"),
+      column: register("column", [c!], "u32"),
+      sums: o.weights.map((_, i) => register(`sum${i}`, [r!, c!])),
+    })
   );
 }
 
 /** What becomes of the results of one place, if that is in the matrix. */
-function finish(
-  o: Matmul,
-  row: KernelText,
-  column: KernelText,
-  sum: (weight: number) => KernelText,
-): KernelText {
-  return wgsl`
-    if (${row} < end && ${column} < ${o.columns}) {
-      let row = ${row};
-      let column = ${column};
-      ${o.weights.map((_, i) => wgsl`let result${i} = ${sum(i)};`)}
-      ${o.used}
-    }`;
+function finish(o: Matmul, { row, column, sums }: Place): Stmt {
+  return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
+    let_("row", row),
+    let_("column", column),
+    ...sums.map((sum, i) => let_(`result${i}`, sum)),
+    ...o.used,
+  ]);
 }
 
 function u(name: string): Expr {

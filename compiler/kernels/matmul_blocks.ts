@@ -3,8 +3,16 @@
  * sums are added in the contract's order.
  */
 
-import type { Hole, KernelText, SharedArray, Statements } from "./kernel.ts";
-import { wgsl } from "./kernel.ts";
+import { f32 } from "../../spec/kernel/build.ts";
+import type {
+  Expr,
+  Hole,
+  KernelText,
+  SharedArray,
+  Statements,
+  Stmt,
+} from "./kernel.ts";
+import { expr, local, wgsl } from "./kernel.ts";
 import { guarded, type Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
 import {
@@ -12,8 +20,13 @@ import {
   type MatmulOptions,
   teamsOf,
 } from "./matmul_tile.ts";
+import {
+  declareEach,
+  type Register,
+  register,
+  setEach,
+} from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
-import { unrolled } from "./pieces/unrolled.ts";
 
 /** What teams sum. */
 export interface TeamSums {
@@ -24,12 +37,15 @@ export interface TeamSums {
   readonly left: Left;
   /** Adds to the blocks of the sums `sum<weight>[r][c]` at an index k. */
   readonly add: Statements;
-  /** Uses the result of each weight at a place. */
-  finish(row: KernelText, column: KernelText, result: Result): KernelText;
+  finish(place: Place): Stmt;
 }
 
-/** The sum of a weight. */
-export type Result = (weight: number) => KernelText;
+/** A place of the result: the sum of each weight there. */
+export interface Place {
+  readonly row: Expr;
+  readonly column: Expr;
+  readonly sums: readonly Expr[];
+}
 
 /**
  * In a round every team sums its blocks and leaves the sums in `block_sums` f32 [block, sum, lane of a team]; then each lane
@@ -52,7 +68,11 @@ export function sumsOfTeams(
   const start = single ? wgsl`0u` : wgsl`k_round`;
   const place = (sum: Hole) =>
     wgsl`(block * ${sums} + ${sum}) * ${lanes} + lane_column`;
-  const added = addedBlocks(o.weights.map((_, i) => `total${i}[j]`), blocks, {
+  const totals = o.weights.map((_, i) => ({
+    base: `total${i}`,
+    indices: ["j"],
+  }));
+  const added = addedBlocks(totals, blocks, {
     number: wgsl`${start} / ${blocks.length} + block`,
     add: o.weights.map((_, i) =>
       wgsl`total${i}[j] += block_sums[${place(wgsl`${i * cells} + cell[j]`)}];`
@@ -60,13 +80,13 @@ export function sumsOfTeams(
   });
   /** For each result of a lane; the last ones are not enough for all teams. */
   const eachOwn = (body: Statements) =>
-    unrolled(
-      wgsl`j < ${own}`,
-      guarded(own * teams > cells, wgsl`cell[j] < ${cells}`, body),
-    );
+    wgsl`
+      @unroll (j < ${own}) {
+        ${guarded(own * teams > cells, wgsl`cell[j] < ${cells}`, body)}
+      }`;
   const eachSum = (text: (weight: number) => KernelText) =>
     o.weights.map((_, i) =>
-      unrolled(wgsl`r < ${rows}, c < ${columns}`, text(i))
+      wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
     );
   const oneBlock = wgsl`
     ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
@@ -118,21 +138,19 @@ export function sumsOfTeams(
       ${allRounds}
       ${
       eachOwn(wgsl`
-        let column_of = cell[j] % ${columns};
-        ${
-        finish(
-          wgsl`first + cell[j] / ${columns}`,
-          columnAt(o, "column_of"),
-          (i) => wgsl`total${i}[j]`,
-        )
-      }`)
+        let column_of[j] = cell[j] % ${columns};
+        ${[finish({
+        row: expr`${u("first")} + ${u("cell[j]")} / ${columns}`,
+        column: columnAt(o, u("column_of[j]")),
+        sums: totals.map(({ base, indices }) => register(base, indices)),
+      })]}`)
     }`,
   };
 }
 
 /** How one lane adds the blocks of a result: those of a segment in order, segments as a tree. */
 function addedBlocks(
-  totals: readonly string[],
+  totals: readonly Register[],
   { count, ofSegment }: EqualBlocks,
   { number, add }: {
     /** The number of a block among all. */
@@ -140,18 +158,16 @@ function addedBlocks(
     /** Adds a block to each total. */
     readonly add: readonly KernelText[];
   },
-): { readonly declare: KernelText; readonly addBlock: KernelText } {
+): { readonly declare: Statements; readonly addBlock: KernelText } {
   const segments = count / ofSegment;
-  const zero = totals.map((total) => wgsl`var ${total} = 0.0;`);
-  if (segments === 1) {
-    return { declare: wgsl`${zero}`, addBlock: wgsl`${add}` };
-  }
+  const zero = declareEach(totals);
+  if (segments === 1) return { declare: zero, addBlock: wgsl`${add}` };
   const tree = sumTree(totals, segments);
   const begins = wgsl`block_number % ${ofSegment} == 0`;
   const ends = wgsl`(block_number + 1) % ${ofSegment} == 0`;
-  const restart = totals.map((total) => wgsl`${total} = 0.0;`);
+  const restart = setEach(totals, "", () => f32(0));
   return {
-    declare: wgsl`${zero} ${tree.declare}`,
+    declare: [...zero, ...tree.declare],
     addBlock: wgsl`
       let block_number = ${number};
       ${guarded(ofSegment > 1, begins, restart)}
@@ -163,8 +179,14 @@ function addedBlocks(
 }
 
 /** The result's column for a column of a lane, whose number is known at run time. */
-function columnAt(o: MatmulOptions, c: string): KernelText {
+function columnAt(o: MatmulOptions, c: Expr): Expr {
   const unit = unitOf(o);
   const { lanes } = teamsOf(o);
-  return wgsl`(lane_unit + ${c} / ${unit} * ${lanes}) * ${unit} + ${c} % ${unit}`;
+  return expr`(${
+    u("lane_unit")
+  } + ${c} / ${unit} * ${lanes}) * ${unit} + ${c} % ${unit}`;
+}
+
+function u(name: string): Expr {
+  return local(name, "u32");
 }

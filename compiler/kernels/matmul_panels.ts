@@ -6,6 +6,7 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
+import { add as plus, f32 } from "../../spec/kernel/build.ts";
 import type { KernelText, SharedArray } from "./kernel.ts";
 import { wgsl } from "./kernel.ts";
 import { guarded } from "./matmul_left.ts";
@@ -16,15 +17,14 @@ import {
   type MatmulOptions,
   teamsOf,
 } from "./matmul_tile.ts";
+import { declareEach, type Register, setEach } from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
-import { unrolled } from "./pieces/unrolled.ts";
 
-/** What teams sum: `sum<weight>[r][c]` of the rows from `own` on, those below `end`. */
+/** What teams sum, `sum<weight>[r][c]` of the rows from `own` on, those below `end`. */
 export interface PanelSums {
   /** Which team a lane is of. */
   readonly team: KernelText;
-  /** Text for each result. */
-  each(text: (weight: number) => KernelText): KernelText[];
+  readonly sums: readonly Register[];
   /** Adds to the blocks of the sums `sum<weight>_block[r][c]` at index `at_k`, behind what declares `b<weight>[c]`. */
   add(right: KernelText): KernelText;
 }
@@ -32,7 +32,7 @@ export interface PanelSums {
 /** Declares the sums: teams load panels together, a block of each, and wait for all. `panel` f32 [k, weight, column, lane]. */
 export function sumsByPanels(
   o: MatmulOptions,
-  { team, each, add }: PanelSums,
+  { team, sums, add }: PanelSums,
 ): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
   const blocks = equalBlocks(o);
   const inPanel = blocksInPanel(o);
@@ -43,21 +43,15 @@ export function sumsByPanels(
   const row = o.weights.length * columns * lanes;
   const step = inPanel * length;
   const segments = count / ofSegment;
-  const tree = sumTree(
-    o.weights.map((_, i) => `sum${i}[r][c]`),
-    segments,
-    wgsl`r < ${o.tile.rows}, c < ${columns}`,
-  );
+  const tree = sumTree(sums, segments);
   const place = (i: number, k: KernelText) =>
     wgsl`(${k}) * ${row} + (${
       i * columns * lanes
     } + c * ${lanes} + lane_column)`;
   const stored = (k: KernelText, value: (i: number) => KernelText) =>
     o.weights.map((_, i) =>
-      unrolled(
-        wgsl`c < ${columns}`,
-        wgsl`panel[${place(i, k)}] = ${value(i)};`,
-      )
+      wgsl`
+        @unroll (c < ${columns}) { panel[${place(i, k)}] = ${value(i)}; }`
     );
   const loaded = takesPairs(o)
     ? wgsl`
@@ -83,16 +77,16 @@ export function sumsByPanels(
         ${stored(wgsl`team * ${length} + turn`, (i) => wgsl`b${i}[c]`)}
       }`;
   const right = o.weights.map((_, i) =>
-    unrolled(
-      wgsl`c < ${columns}`,
-      wgsl`let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];`,
-    )
+    wgsl`
+      @unroll (c < ${columns}) {
+        let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];
+      }`
   );
-  const begins = inPanel < ofSegment && segments > 1
-    ? wgsl`if (k_start % ${length * ofSegment} == 0) { ${
-      each((i) => wgsl`sum${i}[r][c] = 0.0;`)
-    } }`
-    : segments > 1 && each((i) => wgsl`sum${i}[r][c] = 0.0;`);
+  const begins = segments > 1 && guarded(
+    inPanel < ofSegment,
+    wgsl`k_start % ${length * ofSegment} == 0`,
+    setEach(sums, "", () => f32(0)),
+  );
   const ends = segments > 1 && guarded(
     inPanel < ofSegment,
     wgsl`(k_start + ${step}) % ${length * ofSegment} == 0`,
@@ -103,7 +97,7 @@ export function sumsByPanels(
     body: wgsl`
       let team = ${team};
       let lane_column = lane % ${lanes};
-      ${each((i) => wgsl`var sum${i}[r][c] = 0.0;`)}
+      ${declareEach(sums)}
       ${segments > 1 && tree.declare}
       for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
         workgroupBarrier();
@@ -112,7 +106,7 @@ export function sumsByPanels(
         if (own < end) {
           ${begins}
           for (var block = 0u; block < ${inPanel}; block++) {
-            ${each((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
+            ${declareEach(sums, "_block")}
             let block_turn = block * ${length};
             let block_k = k_start + block_turn;
             for (var turn = 0u; turn < ${length}; turn++) {
@@ -120,7 +114,7 @@ export function sumsByPanels(
               let at_turn = block_turn + turn;
               ${add(wgsl`${right}`)}
             }
-            ${each((i) => wgsl`sum${i}[r][c] += sum${i}_block[r][c];`)}
+            ${setEach(sums, "", (of) => plus(of(""), of("_block")))}
           }
           ${ends}
         }

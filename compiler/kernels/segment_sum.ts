@@ -4,6 +4,7 @@ import { elementwise, type Expr, type Kernel, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
+import { registers } from "./pieces/registers.ts";
 
 /** Rows summed by index. Its grid is `elementwiseGrid(count / segmentCells(width))`. */
 export interface SegmentSumOptions extends ResultOptions {
@@ -33,8 +34,8 @@ export function segmentSum(o: SegmentSumOptions): Kernel {
   const result = (c: number | string) => local(`result${c}`, "u32");
   const wanted = o.wanted(result(0));
   const sums = blockedSum(
-    "sum[c]",
-    { length: o.length, indices: wgsl`c < ${cells}` },
+    registers("sum", cells),
+    { length: o.length },
     wgsl`
       if (u32(${o.index(result(0), K)}) == wanted) {
         @unroll (c < ${cells}) { sum_block[c] += ${o.value(result("[c]"), K)}; }

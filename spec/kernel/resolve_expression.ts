@@ -19,6 +19,7 @@ import {
   u32,
 } from "./build.ts";
 import { expressionOf as syntaxOf } from "./parse.ts";
+import { registerName } from "./register_name.ts";
 import { replaceInValue, type Replacements } from "./replace.ts";
 import {
   type Indexed,
@@ -28,7 +29,6 @@ import {
   nameAt,
   nameOf,
   partsOf,
-  registerName,
   type Resolving,
   suffixed,
 } from "./resolve_name.ts";
@@ -351,11 +351,16 @@ export function registerAt(
 
 /** The register that a name with indices stands for; undefined: it has none. */
 export function registerOf(p: Resolving, from: Indexed): Variable | undefined {
-  const { name, at } = from;
-  if (!name.endsWith("]") && !p.scope.registers(name)) return undefined;
+  const { name, at, indices } = from;
+  const named = name.endsWith("]") || p.scope.registers(name) !== undefined;
+  // A tree may have declared them.
+  const perhaps = named || indices.length > 0 && !p.scope.has(name) &&
+      indices.every((index) => expression(p, index, "u32").op === "const");
+  if (!perhaps) return undefined;
   const { as } = registerAt(p, from);
   const variable = p.scope.variable(as);
-  if (variable) return variable;
+  if (variable) return variable.as ? variable : { ...variable, as };
+  if (!named) return undefined;
   throw mistake(
     p,
     at,

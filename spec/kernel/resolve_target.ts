@@ -1,13 +1,8 @@
 /** What kernel text declares: variables and registers. */
 
+import { registerName } from "./register_name.ts";
 import { registerAt } from "./resolve_expression.ts";
-import {
-  mistake,
-  type Name,
-  nameAt,
-  registerName,
-  type Resolving,
-} from "./resolve_name.ts";
+import { mistake, type Name, nameAt, type Resolving } from "./resolve_name.ts";
 import type { TargetSyntax } from "./syntax.ts";
 import type { Token } from "./text.ts";
 import type { Variable } from "./text_scope.ts";

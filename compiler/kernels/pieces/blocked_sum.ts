@@ -10,9 +10,10 @@ import {
   type Statements,
   wgsl,
 } from "../../../spec/kernel/text.ts";
+import { add as plus, f32 } from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
+import { declareEach, type Register, registers, setEach } from "./registers.ts";
 import { sumTree } from "./sum_tree.ts";
-import { unrolled } from "./unrolled.ts";
 
 /** Indices in a block of a sum. */
 export const SUM_BLOCK = EXACT.block;
@@ -27,29 +28,25 @@ export interface BlockedSumOptions {
   readonly segments?: number | undefined;
   /** The index counts pairs: `add` adds for 2 * `k` and the next. All blocks are equally long. */
   readonly pairs?: boolean;
-  /** Ends of the indices of totals that are registers, such as `sum[r][c]`. Default: they are variables. */
-  readonly indices?: KernelText | undefined;
   /** What comes before each block, given its first index. */
   readonly before?: ((start: KernelText) => Statements) | undefined;
 }
 
 /**
- * Declares the f32 variables `totals` and sums into them. For each index, `add` adds to the sum of the block at hand, which
- * for the total `dot` is called `dot_block`.
+ * Declares a variable, or registers, of type f32 and sums into them. For each index, `add` adds to the sum of the block at
+ * hand, which for the total `dot` is called `dot_block`.
  */
 export function blockedSum(
-  totals: string | readonly string[],
+  total: string | readonly Register[],
   { segments = 1, ...o }: BlockedSumOptions,
   add: Statements,
 ): KernelText {
-  const { length, over: k = "k", indices } = o;
-  const all = typeof totals === "string" ? [totals] : totals;
-  const each: Each = (text) =>
-    wgsl`${all.map((total) => unrolled(indices, text(total)))}`;
-  const declared = each((total) => wgsl`var ${total} = 0.0;`);
-  if (length === 0) return declared;
-  if (segments === 1) return wgsl`${declared} ${oneSegment(each, o, add)}`;
-  const tree = sumTree(all, segments, indices);
+  const { length, over: k = "k" } = o;
+  const totals = typeof total === "string" ? registers(total) : total;
+  const declared = declareEach(totals);
+  if (length === 0) return wgsl`${declared}`;
+  if (segments === 1) return wgsl`${declared} ${oneSegment(totals, o, add)}`;
+  const tree = sumTree(totals, segments);
   const segment = {
     ...{ ...o, length: segmentLength(length, segments) },
     first: wgsl`${k}_first`,
@@ -59,8 +56,8 @@ export function blockedSum(
     ${tree.declare}
     for (var ${k}_segment = 0u; ${k}_segment < ${segments}; ${k}_segment++) {
       let ${k}_first = ${k}_segment * ${segment.length};
-      ${each((total) => wgsl`${total} = 0.0;`)}
-      ${oneSegment(each, segment, add)}
+      ${setEach(totals, "", () => f32(0))}
+      ${oneSegment(totals, segment, add)}
       ${tree.add(wgsl`${k}_segment`)}
     }
     ${tree.finish}`;
@@ -75,12 +72,9 @@ export function segmentLength(length: Hole, segments: number): number {
   return length / segments;
 }
 
-/** The same for each total. */
-type Each = (text: (total: string) => KernelText) => KernelText;
-
 /** Adds to totals of 0 the blocks of `length` indices from `first` on; without it, from 0. */
 function oneSegment(
-  each: Each,
+  totals: readonly Register[],
   { length, over: k = "k", pairs, first, before }: BlockedSumOptions & {
     readonly first?: KernelText;
   },
@@ -99,7 +93,7 @@ function oneSegment(
   const block = (start: KernelText, end: Hole) =>
     wgsl`
       ${before?.(start)}
-      ${each((total) => wgsl`var ${total}_block = 0.0;`)}
+      ${declareEach(totals, "_block")}
       ${
       pairs ? inPairs(start) : wgsl`
         for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
@@ -107,7 +101,7 @@ function oneSegment(
         }`
     }
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
-      ${each((total) => wgsl`${total} += ${total}_block;`)}`;
+      ${setEach(totals, "", (of) => plus(of(""), of("_block")))}`;
   const known = typeof length === "number";
   if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;
