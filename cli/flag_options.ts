@@ -2,13 +2,13 @@
 
 import { type Command, Option } from "commander";
 import { STORED_NAMES } from "../spec/encoding.ts";
-import { MAX_AXIS, MAX_CHUNKS, MAX_RANKS } from "../spec/limits.ts";
+import { MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
+import { STRATEGY_ENTRIES } from "../spec/strategies.ts";
 import {
   integer,
   oneOf,
   parseAdapter,
-  parseDispatcher,
   parseLimits,
   parseMesh,
   parsePages,
@@ -39,7 +39,7 @@ export function dtypeOption(): Option {
 
 /** Flags that say how a model is compiled. `meshes` takes every mesh that is given. */
 export function planFlags(command: Command, meshes: Mesh[] = []): Command {
-  return meshFlags(command, meshes)
+  const placed = meshFlags(command, meshes)
     .option(
       "--max-tokens <n>",
       "tokens of one step, at most",
@@ -64,26 +64,35 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "--kv-cache-dtype <dtype>",
       "dtype of the KV cache: f32, f16 or bf16 (f32)",
       oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
-    )
-    .option(
-      "--chunks <n>",
-      "parts in which a dispatch is sent, one in flight while another is computed (1)",
-      integer("--chunks", 1, MAX_CHUNKS),
-    )
-    .option(
-      "--deduplicate",
-      "send a token once to each rank, however many of its experts are there",
-    )
-    .option(
-      "--numerics <class>",
-      "exact: the same bits on every mesh; fast: the mesh may change the order of sums (exact)",
-      oneOf("--numerics", ["exact", "fast"]),
-    )
-    .option(
-      "--dispatcher <how>",
-      "how tokens get to experts on other ranks: alltoall, or allgather with fast numerics (alltoall)",
-      parseDispatcher,
     );
+  for (const [name, option] of STRATEGY_ENTRIES) {
+    placed.addOption(strategyOption(name, option));
+  }
+  return placed;
+}
+
+/** An option of how dispatches are sent. */
+function strategyOption(
+  name: string,
+  option: typeof STRATEGY_ENTRIES[number][1],
+): Option {
+  const flag = `--${name}`;
+  const { kind, about } = option;
+  if (kind === "flag") return new Option(flag, about);
+  if (kind === "count") {
+    return new Option(`${flag} <n>`, about)
+      .argParser(integer(flag, 1, option.most));
+  }
+  const { words } = option;
+  const named = oneOf(flag, words.map((word) => word.toLowerCase()));
+  return new Option(
+    `${flag} <${name}>`,
+    `${about} (${words[0]!.toLowerCase()})`,
+  )
+    .argParser((text) => {
+      const found = named(text);
+      return words.find((word) => word.toLowerCase() === found);
+    });
 }
 
 /** Flags that say where a model is placed. */

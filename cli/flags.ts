@@ -1,10 +1,11 @@
 /** Flags as commands take them. */
 
-import type { AdapterChoice, CacheDType, Dispatcher } from "../engine/mod.ts";
-import type { Mesh, NumericsClass } from "../spec/mod.ts";
+import type { AdapterChoice, CacheDType } from "../engine/mod.ts";
+import type { Mesh } from "../spec/mod.ts";
+import type { Strategy } from "../spec/strategies.ts";
 
 /** Flags that say how a model is compiled. */
-export interface PlanFlags {
+export interface PlanFlags extends Strategy {
   readonly mesh?: Mesh;
   readonly place?: { readonly [axis: string]: readonly string[] };
   readonly maxTokens?: number;
@@ -14,10 +15,6 @@ export interface PlanFlags {
   readonly kvCacheDtype?: CacheDType;
   /** Pages of a rank's caches, and positions of a page. */
   readonly pages?: { readonly count: number; readonly size: number };
-  readonly chunks?: number;
-  readonly deduplicate?: boolean;
-  readonly numerics?: NumericsClass;
-  readonly dispatcher?: Dispatcher;
 }
 
 /** Flags that say where a plan runs. */

@@ -8,6 +8,7 @@ import {
   type SearchPhase,
 } from "../engine/mod.ts";
 import { sizeText } from "../spec/size_text.ts";
+import { strategyFlags } from "../spec/strategies.ts";
 import { rateText, timeText } from "../spec/time_text.ts";
 import { type Machine, placeRanks } from "../spec/mod.ts";
 import { type SearchResult, strategyText } from "../view/mod.ts";
@@ -77,8 +78,7 @@ function advice(
     `--max-tokens ${step.tokens}`,
     `--max-sequences ${step.sequences}`,
     `--max-context ${context}`,
-    ...strategy.chunks > 1 ? [`--chunks ${strategy.chunks}`] : [],
-    ...strategy.deduplicate ? ["--deduplicate"] : [],
+    ...strategyFlags(strategy),
     ...zero > 0 ? [`--zero ${zero}`] : [],
     ...recompute ? ["--recompute"] : [],
     ...phase === "train" ? [`--dtype ${dtype}`] : [],

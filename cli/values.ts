@@ -1,6 +1,5 @@
 /** Values of flags: meshes, placements, adapters, token lists, numbers. */
 
-import type { Dispatcher } from "../engine/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { GUARANTEED_LIMITS, MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
@@ -185,14 +184,6 @@ function pairs(
     seen.add(name);
     return [name, value];
   });
-}
-
-const DISPATCHERS = { alltoall: "allToAll", allgather: "allGather" } as const;
-
-/** A dispatcher by Megatron's name of it. Throws UsageError for another. */
-export function parseDispatcher(text: string): Dispatcher {
-  const named = oneOf("--dispatcher", ["alltoall", "allgather"]);
-  return DISPATCHERS[named(text)];
 }
 
 /** `512x16`: pages of a rank's caches, and positions of a page. */

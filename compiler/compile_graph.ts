@@ -3,8 +3,12 @@
 import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
-import type { NumericsClass } from "../spec/numerics.ts";
 import type { Plan } from "../spec/plan.ts";
+import {
+  type Dispatcher,
+  dispatcherWords,
+  type Strategy,
+} from "../spec/strategies.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
@@ -50,11 +54,8 @@ import {
  */
 export type ZeroStage = 0 | 1 | 3;
 
-/** How tokens get to experts on other ranks. */
-export type Dispatcher = "allToAll" | "allGather";
-
 /** Options of `compile`. */
-export interface CompileOptions {
+export interface CompileOptions extends Strategy {
   /** Mesh axes in order with their sizes: `{ dp: 2, ep: 2 }`. Default: one rank. */
   readonly mesh?: { readonly [meshAxis: string]: number };
   /** Which axes are sharded over which mesh axes. Default: what the names of the mesh axes say, see `MESH_AXES`. */
@@ -67,29 +68,6 @@ export interface CompileOptions {
   readonly overLimits?: boolean;
   /** Send token ids with every routing; outputs `check.0`, `check.1`, … count choices that did not return. */
   readonly check?: boolean;
-  /**
-   * Cut every dispatch into up to so many chunks by the experts of a rank, so that the rows of one are in flight while those of
-   * another are computed; ranks with fewer experts have fewer. Takes memory for two chunks at once. Bits do not depend on
-   * it. Default: 1, an exchange at a time.
-   */
-  readonly chunks?: number;
-  /**
-   * Send a token once to each rank, and for each chunk, however many of its experts are there: fewer bytes for two small
-   * exchanges more. Not where rows are weighted before they are sent. Bits do not depend on it. Default: where it
-   * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
-   */
-  readonly deduplicate?: boolean;
-  /**
-   * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
-   * they return them, where tokens are sent once or gathered. Default: exact. See spec/numerics.md.
-   */
-  readonly numerics?: NumericsClass;
-  /**
-   * How tokens get to experts on other ranks: `allToAll`, the rows of each choice or token there and back; `allGather`, all
-   * tokens to all ranks, and a reduce-scatter of what their experts make of them, which needs `fast` numerics and has no
-   * use for `chunks`, `deduplicate` and `check`: no rows are exchanged. Default: allToAll.
-   */
-  readonly dispatcher?: Dispatcher;
   /**
    * Keep caches of keys and values in pages: `count` of them on every rank, each of `size` positions. The input `pages`, i32
    * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Not in training.
@@ -132,7 +110,7 @@ export function compileLowered(
     // Sums of gradients are sharded in any case: each is sent as often, and less memory is needed.
     shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
     shardsParameters: zero === 3,
-    gathersTokens: gathersTokens(options),
+    dispatcher: dispatcherOf(options),
   });
   const { pages, kvCacheDtype = "f32" } = options;
   const whole = localize(facts, sharded);
@@ -191,11 +169,13 @@ export function compileLowered(
   return plan;
 }
 
-function gathersTokens({ dispatcher, numerics }: CompileOptions): boolean {
-  if (dispatcher !== "allGather") return false;
-  if (numerics === "fast") return true;
+function dispatcherOf(
+  { dispatcher, numerics }: CompileOptions,
+): Dispatcher | undefined {
+  if (dispatcher === undefined || numerics === "fast") return dispatcher;
+  if (!dispatcherWords(dispatcher).reorders) return dispatcher;
   throw new ModelError(
-    "Cannot dispatch by all-gather: what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or dispatch by all-to-all",
+    `Cannot use dispatcher '${dispatcher}': what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'`,
   );
 }
 

@@ -7,7 +7,7 @@ export {
   type CompileTrainingOptions,
   VALIDATE,
 } from "./compile_training.ts";
-export type { CompileOptions, Dispatcher, ZeroStage } from "./compile_graph.ts";
+export type { CompileOptions, ZeroStage } from "./compile_graph.ts";
 export type { CacheDType } from "./passes/mod.ts";
 export {
   compileDocument,

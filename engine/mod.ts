@@ -1,6 +1,6 @@
 /** The engine: load a target through models, compile it, verify it, run it, generate from it. Files are passed in. */
 
-export type { CacheDType, Dispatcher } from "../compiler/mod.ts";
+export type { CacheDType } from "../compiler/mod.ts";
 export { type Need } from "./bounds.ts";
 export {
   checkTarget,

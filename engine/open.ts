@@ -23,6 +23,7 @@ import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
+import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
 import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
@@ -56,10 +57,7 @@ const COMPILED = [
   "limits",
   "overLimits",
   "tuning",
-  "chunks",
-  "deduplicate",
-  "numerics",
-  "dispatcher",
+  ...STRATEGY_NAMES,
   "check",
   "pages",
   "kvCacheDtype",

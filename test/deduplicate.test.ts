@@ -275,7 +275,7 @@ t.test("an all-gather dispatch needs fast numerics", async (t) => {
     {
       name: "ModelError",
       message:
-        "Cannot dispatch by all-gather: what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or dispatch by all-to-all",
+        "Cannot use dispatcher 'allGather': what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'",
     },
   );
 });

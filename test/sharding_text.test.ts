@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import t from "tap";
+import { DISPATCHER_NAMES } from "../spec/strategies.ts";
 import {
   add,
   combine,
@@ -65,3 +66,10 @@ for (
     t.end();
   });
 }
+
+t.test("the page has every dispatcher", (t) => {
+  for (const name of DISPATCHER_NAMES) {
+    t.match(page, new RegExp(`^\\| \`${name}\` +\\|`, "m"));
+  }
+  t.end();
+});

@@ -1,12 +1,12 @@
 /** What a search found, as `switchyard search --json` prints it: configurations, the best first. */
 
+import { type Strategy, strategyWords } from "../spec/strategies.ts";
+
 /** A configuration that fits. */
 export interface FoundConfiguration {
   /** Its mesh: `dp=4,ep=2`; `dp` counts replicas. */
   readonly name: string;
-  readonly strategy: {
-    readonly chunks: number;
-    readonly deduplicate?: boolean;
+  readonly strategy: Strategy & {
     readonly zero?: number;
     readonly recompute?: boolean;
   };
@@ -44,14 +44,13 @@ export interface SearchResult {
 
 /** `in 2 chunks, deduplicated`, `ZeRO-1, recomputed`; empty for a dispatch as ever. */
 export function strategyText(
-  { strategy: { chunks, deduplicate, zero = 0, recompute } }: Pick<
+  { strategy: { zero = 0, recompute, ...sent } }: Pick<
     FoundConfiguration,
     "strategy"
   >,
 ): string {
   return [
-    ...chunks > 1 ? [`in ${chunks} chunks`] : [],
-    ...deduplicate ? ["deduplicated"] : [],
+    ...strategyWords(sent),
     ...zero > 0 ? [`ZeRO-${zero}`] : [],
     ...recompute ? ["recomputed"] : [],
   ].join(", ");

@@ -11,6 +11,7 @@ import {
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
+import { type Strategy, STRATEGY_NAMES } from "../../spec/strategies.ts";
 
 /** Flags that say how a model is compiled. */
 const COMPILED = {
@@ -18,10 +19,9 @@ const COMPILED = {
   place: "--place",
   pages: "--pages",
   kvCacheDtype: "--kv-cache-dtype",
-  chunks: "--chunks",
-  deduplicate: "--deduplicate",
-  numerics: "--numerics",
-  dispatcher: "--dispatcher",
+  ...Object.fromEntries(
+    STRATEGY_NAMES.map((name) => [name, `--${name}`]),
+  ) as { [K in keyof Strategy]-?: string },
 } as const;
 
 /** Flags that say how large a checkpoint's model is. */

@@ -97,12 +97,11 @@ function planFlags(
   maxContext: number,
   { target, experts, dtype, limits, phase }: SearchFlags,
 ): ViewCommandFlags {
-  const { chunks, deduplicate, zero, recompute } = strategy;
+  const { zero, recompute, ...sent } = strategy;
   const axes = replicaMesh(mesh);
   return {
-    ...{ meshes: [axes], mesh: axes, target, maxContext, chunks },
+    ...{ meshes: [axes], mesh: axes, target, maxContext, ...sent },
     ...{ maxTokens: step.tokens, maxSequences: step.sequences },
-    ...deduplicate ? { deduplicate } : {},
     ...experts === undefined ? {} : { experts },
     ...phase === "train" ? { train: true, dtype: "bf16" } : {},
     ...zero === undefined ? {} : { zero },

@@ -10,8 +10,9 @@ import {
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, number } from "../graph/primitives/fields.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
-import { MAX_AXIS, MAX_CHUNKS, MAX_RANKS } from "../../spec/limits.ts";
+import { MAX_AXIS, MAX_RANKS } from "../../spec/limits.ts";
 import { PACKED_DTYPES } from "../../spec/packed.ts";
+import { STRATEGY_ENTRIES } from "../../spec/strategies.ts";
 import { GIVEN, type ModelPrimitive } from "./document.ts";
 
 /** Nodes of a document, at most: the largest published models have a tenth. */
@@ -201,6 +202,15 @@ const tile = closed({
 
 const meshAxes: Schema = { anyOf: [text, list(text, FEW)] };
 
+function strategySchema(
+  option: typeof STRATEGY_ENTRIES[number][1],
+): Schema {
+  if (option.kind === "flag") return flag;
+  return option.kind === "count"
+    ? upTo(option.most, 1)
+    : oneOf(...option.words);
+}
+
 const options = closed({}, {
   mesh: { ...record(upTo(MAX_RANKS, 1)), maxProperties: FEW },
   place: record({
@@ -215,10 +225,9 @@ const options = closed({}, {
   limits: record(upTo(Number.MAX_SAFE_INTEGER)),
   overLimits: flag,
   check: flag,
-  chunks: upTo(MAX_CHUNKS, 1),
-  deduplicate: flag,
-  numerics: oneOf("exact", "fast"),
-  dispatcher: oneOf("allToAll", "allGather"),
+  ...Object.fromEntries(
+    STRATEGY_ENTRIES.map(([name, option]) => [name, strategySchema(option)]),
+  ),
   kvCacheDtype: oneOf("f32", "f16", "bf16"),
   pages: closed({ size: upTo(MAX_AXIS, 1), count: upTo(MAX_AXIS, 1) }),
   zero: oneOf(0, 1, 3),

@@ -37,7 +37,7 @@ export interface Known {
   isGroupTogether(axis: string, group: Node | undefined): boolean;
   /** Where the tokens of a routing are while its experts work on them. */
   tokensOver(route: Node, axis: string): readonly string[];
-  /** Where experts of an axis are. */
+  /** Where experts of an axis are then. */
   expertsOver(axis: string): readonly string[];
 }
 

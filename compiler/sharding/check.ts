@@ -117,3 +117,19 @@ export function checkStates(graph: Graph): void {
 function isWrite(node: Node): boolean {
   return node.primitive === "cacheWrite";
 }
+
+/** Experts whose parameters are gathered are placed in blocks of one size. Throws PlacementError. */
+export function checkEqualBlocks(
+  { graph, mesh, requests }: AxisFacts,
+  axis: string,
+  over: readonly string[],
+): void {
+  const { size } = graph.axes[axis]!;
+  const positions = groupSizeOf(mesh, over);
+  if (size % positions === 0 && !requests.get(axis)?.table) return;
+  throw new PlacementError(
+    `Cannot gather parameters of axis '${axis}' over '${
+      over.join("+")
+    }': its ${size} items are not in ${positions} equal blocks. Place it so, or use another dispatcher`,
+  );
+}

@@ -5,13 +5,13 @@ import type { Node } from "../graph/graph.ts";
 import { type AxisFacts, isRagged, placedOver } from "./local_axes.ts";
 import type { Known } from "../graph/sharding_rule.ts";
 
-/** What rules know. `tokensOver` says where the tokens of a routing are while experts work on them. */
+/** What rules know. `sharded` says how tokens and experts are while experts work. */
 export function knownOf(
   facts: AxisFacts,
-  tokensOver: Known["tokensOver"],
+  sharded: Pick<Known, "tokensOver" | "expertsOver">,
 ): Known {
   return {
-    tokensOver,
+    ...sharded,
     fills({ axis, start, step, to }) {
       const { [axis]: part, [to]: all } = facts.graph.axes;
       return !isRagged(facts, axis) && start < step &&
@@ -19,7 +19,6 @@ export function knownOf(
     },
     isRagged: (axis) => isRagged(facts, axis),
     placedOver: (axis) => placedOver(facts, axis),
-    expertsOver: (axis) => placedOver(facts, axis),
     sequenceOver: (node, by, axis) => sequenceOver(facts, node, by, axis),
     itemsOver(axis, ids) {
       const follows = facts.followers.get(ids.axes[0] ?? "");

@@ -12,8 +12,10 @@ import {
   originOf,
   type Primitive,
 } from "../graph/graph.ts";
+import type { Dispatcher } from "../../spec/strategies.ts";
 import { agree } from "./agree.ts";
-import { segmentsOfRank } from "./check.ts";
+import { checkEqualBlocks, segmentsOfRank } from "./check.ts";
+import { DISPATCHER_RULES, type DispatcherRule } from "./dispatchers.ts";
 import { expertLeaves } from "./expert_leaves.ts";
 import { type AxisFacts, leavesOf, placedOver } from "./local_axes.ts";
 import { knownOf } from "./known.ts";
@@ -32,8 +34,8 @@ import { type Partition, partitionOf, updateValues } from "./updates.ts";
 export interface ShardOptions {
   /** Whether ranks that hold the same parameter have parts of this state, which is kept of it (ZeRO-1). */
   shardsState(name: string): boolean;
-  /** Whether tokens are gathered for experts on other ranks, and the results added up; else they are sent there and back. */
-  readonly gathersTokens?: boolean;
+  /** How tokens get to experts on other ranks. Default: allToAll. */
+  readonly dispatcher?: Dispatcher | undefined;
   /** Whether they have parts of the parameter too, and gather it where it is used (ZeRO-3). */
   readonly shardsParameters?: boolean;
 }
@@ -74,6 +76,7 @@ function shardOnce(
 class Shards {
   readonly #facts: AxisFacts;
   readonly #options: ShardOptions;
+  readonly #rule: DispatcherRule;
   readonly #known: Known;
   readonly #move: Resharding;
   readonly #dispatched: ReadonlyMap<Node, Node>;
@@ -97,20 +100,35 @@ class Shards {
   ) {
     this.#facts = facts;
     this.#options = options;
+    this.#rule = DISPATCHER_RULES[options.dispatcher ?? "allToAll"];
     this.#move = new Resharding(facts);
     this.#dispatched = dispatchedNodes(facts.graph);
     this.#byExpert = expertLeaves(facts.graph, this.#dispatched);
     this.#updates = updateValues(facts.graph);
-    this.#known = knownOf(
-      facts,
-      (route, axis) => this.#tokensOver(route, axis),
-    );
+    this.#known = knownOf(facts, {
+      tokensOver: (route, axis) => this.#tokensOver(route, axis),
+      expertsOver: (axis) => this.#rule.experts(placedOver(facts, axis)),
+    });
     this.#stored = this.#storedAs(gradients);
   }
 
-  /** How parameters are stored beyond their placement: over the mesh axes that their gradients are added up over, and they are not. */
+  /**
+   * How parameters are stored beyond where they are used: those of experts over what experts are placed over, and others over
+   * the mesh axes that their gradients are added up over, and they are not.
+   */
   #storedAs(gradients: ReadonlyMap<Node, Partition>): Map<Node, Partition> {
     const stored = new Map<Node, Partition>();
+    for (const node of this.#byExpert) {
+      if (node.primitive !== "param") continue;
+      for (const axis of node.axes.filter((a) => this.#facts.experts.has(a))) {
+        const used = this.#known.expertsOver(axis);
+        const over = placedOver(this.#facts, axis)
+          .filter((name) => !used.includes(name));
+        if (over.length === 0) continue;
+        checkEqualBlocks(this.#facts, axis, over);
+        stored.set(node, { axis, over });
+      }
+    }
     for (const [parameter, gradient] of gradients) {
       const { over } = this.#placed(parameter);
       const taken = Object.values(over).flat();
@@ -234,8 +252,11 @@ class Shards {
   #placed(node: Node): Sharding {
     const used = new Set<string>();
     const over = Object.fromEntries(node.axes.map((axis) => {
+      const placed = this.#facts.experts.has(axis)
+        ? this.#known.expertsOver(axis)
+        : placedOver(this.#facts, axis);
       const free = this.#isPlaced(node, axis)
-        ? placedOver(this.#facts, axis).filter((name) => !used.has(name))
+        ? placed.filter((name) => !used.has(name))
         : [];
       for (const name of free) used.add(name);
       return [axis, free] as const;
@@ -296,8 +317,11 @@ class Shards {
 
   /** A state that an optimizer keeps, and of which ranks are to have parts: which parts is known when it is used. */
   #isFree(node: Node): boolean {
-    return node.primitive === "state" && this.#updates.has(node) &&
-      this.#options.shardsState(node.params.name);
+    if (node.primitive !== "state") return false;
+    const parameter = this.#updates.get(node);
+    return parameter !== undefined &&
+      (this.#stored.has(parameter) ||
+        this.#options.shardsState(node.params.name));
   }
 
   /** Whether an operand of an update must stay as it is. */
@@ -313,7 +337,11 @@ class Shards {
     if (!parameter || !sharding || sharding.unreduced.length === 0) {
       return undefined;
     }
-    const partition = partitionOf(this.#facts, parameter, sharding);
+    const stored = this.#options.shardsParameters
+      ? undefined
+      : this.#stored.get(parameter);
+    const partition = stored ??
+      partitionOf(this.#facts, parameter, sharding);
     if (partition) this.partitions.set(parameter, partition);
     return partition;
   }
@@ -400,18 +428,14 @@ class Shards {
     const experts = placedOver(this.#facts, expert);
     const held = tokens.flatMap((axis) => over[axis] ?? []);
     const lacks = experts.filter((name) => !held.includes(name));
-    const { gathersTokens } = this.#options;
     this.#tokens.set(
       route,
-      Object.fromEntries(tokens.map((axis, i) => {
-        const has = over[axis] ?? [];
-        return [
-          axis,
-          gathersTokens
-            ? has.filter((name) => !experts.includes(name))
-            : [...has, ...i === 0 ? lacks : []],
-        ];
-      })),
+      Object.fromEntries(tokens.map((axis, i) => [
+        axis,
+        this.#rule.tokens(over[axis] ?? [], {
+          ...{ experts, missing: i === 0 ? lacks : [] },
+        }),
+      ])),
     );
   }
 

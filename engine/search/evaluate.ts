@@ -7,6 +7,7 @@ import type { Machine } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { RankClass } from "../../spec/plan_summary.ts";
 import { limitProblems } from "../../spec/problems.ts";
+import type { Strategy } from "../../spec/strategies.ts";
 import type { FileSystem } from "../files.ts";
 import {
   type ExpertLoad,
@@ -32,10 +33,8 @@ import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
 export type SearchPhase = "prefill" | "decode" | "train";
 
 /** How rows are sent, and of training what is shared and what is computed again. */
-export interface Strategy {
+export interface SearchStrategy extends Strategy {
   readonly chunks: number;
-  /** Default: where it saves much. */
-  readonly deduplicate?: boolean;
   /** Default: 0, nothing is shared. */
   readonly zero?: ZeroStage;
   readonly recompute?: boolean;
@@ -57,7 +56,7 @@ export interface SearchTask {
 export interface ReplicaPlan {
   readonly mesh: ReplicaMesh;
   readonly ranks: number;
-  readonly strategy: Strategy;
+  readonly strategy: SearchStrategy;
   /** There is room for so many: sequences (decode, train), tokens (prefill) of each group of `tp` ranks. */
   readonly load: number;
   readonly plan: Plan;
@@ -88,7 +87,7 @@ export async function compileReplica(
   task: SearchTask,
   mesh: ReplicaMesh,
   { strategy = { chunks: 1 }, load }: {
-    readonly strategy?: Strategy;
+    readonly strategy?: SearchStrategy;
     readonly load: number;
   },
 ): Promise<ReplicaPlan | ThrownOut> {

@@ -1,6 +1,7 @@
 /** What of a mesh fits: the first strategy that does, with the largest load, and then others. */
 
 import { sizeText } from "../../spec/size_text.ts";
+import { triedStrategies } from "../../spec/strategies.ts";
 import type { ModelWeights } from "../summary/weights.ts";
 import {
   compileReplica,
@@ -8,9 +9,9 @@ import {
   type ReplicaPlan,
   type ReplicaStep,
   type SearchPhase,
+  type SearchStrategy,
   type SearchTask,
   stepReplica,
-  type Strategy,
   type ThrownOut,
 } from "./evaluate.ts";
 import { leastTrained, leastWeights, type ReplicaMesh } from "./meshes.ts";
@@ -28,7 +29,7 @@ const MOST_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
 const PARTS = [1, 1 / 8];
 
 /** Strategies that are tried in order until one fits. */
-const FITTED: { readonly [P in SearchPhase]: readonly Strategy[] } = {
+const FITTED: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
   prefill: [{ chunks: 1 }],
   decode: [{ chunks: 1 }],
   train: [
@@ -38,14 +39,12 @@ const FITTED: { readonly [P in SearchPhase]: readonly Strategy[] } = {
   ],
 };
 
-const SENT: readonly Strategy[] = [
-  { chunks: 2 },
-  { chunks: 1, deduplicate: true },
-  { chunks: 2, deduplicate: true },
-];
+const SENT: readonly SearchStrategy[] = triedStrategies().map((strategy) => ({
+  ...{ chunks: 1, ...strategy },
+}));
 
 /** Strategies of the best meshes that are tried besides. */
-const STRATEGIES: { readonly [P in SearchPhase]: readonly Strategy[] } = {
+const STRATEGIES: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
   prefill: SENT,
   decode: SENT,
   train: [
@@ -101,7 +100,7 @@ export async function largerSteps(
 /** `ZeRO-3 and recomputation` after what is given; empty for what shares nothing. */
 function sharedText(
   before: string,
-  { zero = 0, recompute = false }: Strategy,
+  { zero = 0, recompute = false }: SearchStrategy,
 ): string {
   const words = [
     ...zero > 0 ? [`ZeRO-${zero}`] : [],
@@ -114,7 +113,7 @@ function sharedText(
 async function smallestLoad(
   task: SearchTask,
   mesh: ReplicaMesh,
-  strategy: Strategy,
+  strategy: SearchStrategy,
 ): Promise<ReplicaPlan | ThrownOut> {
   const one = await compileReplica(task, mesh, {
     strategy,
@@ -180,7 +179,7 @@ export async function otherStrategies(
   return steps;
 }
 
-function sameStrategy(a: Strategy, b: Strategy): boolean {
+function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 

@@ -1,6 +1,6 @@
 /** Configurations that fit, and which of them is better. */
 
-import type { ReplicaStep, Strategy } from "./evaluate.ts";
+import type { ReplicaStep, SearchStrategy } from "./evaluate.ts";
 import { meshName, type ReplicaMesh, replicaRanks } from "./meshes.ts";
 
 /** What is best: most tokens a second of all devices, the shortest step, or the least memory of a rank. */
@@ -11,7 +11,7 @@ export interface Found {
   readonly mesh: ReplicaMesh;
   /** Copies of the model, each on a mesh of its own. */
   readonly replicas: number;
-  readonly strategy: Strategy;
+  readonly strategy: SearchStrategy;
   /** Tokens of a step of all replicas, and of how many sequences. */
   readonly tokens: number;
   readonly sequences: number;
