@@ -32,6 +32,9 @@ function numbers(seed: number): (below: number) => number {
   };
 }
 
+/** One device for all exchanges: to open it takes longer than they do. */
+let opened: Promise<Device> | undefined;
+
 /** Ragged counts, rows there and back, in chunks that are in flight at once; throws where a word is not where it belongs. */
 async function exchanges(
   world: MpiWorld,
@@ -39,10 +42,11 @@ async function exchanges(
   draw: (below: number) => number,
   open: () => Promise<Device> = () => createCpuDevice({ threads: 1 }),
 ): Promise<void> {
+  opened ??= open();
   const { mesh, over, rowWords, chunks, sendRows } = shape;
   const { plan, gather, dispatches, combines } = exchangePlan(shape);
   const communicator = await createMpiCommunicator(world, plan);
-  const { device, copied } = countCopies(await open());
+  const { device, copied } = countCopies(await opened);
   const memory = new RankMemory(plan, device, world.rank);
   const staging = new StagingAccount();
   const context = { plan, staging, sent: undefined };
@@ -102,7 +106,6 @@ async function exchanges(
   }
   const staged = staging.bytes(world.rank) > 0;
   if (staged !== (device.kind === "gpu")) throw new Error("staging on the CPU");
-  device.destroy();
 }
 
 function compare(
@@ -209,4 +212,5 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
 const seen = await JOBS[what!]!();
 const world = await openWorld();
 if (world.rank === 0) console.log(JSON.stringify(seen));
+(await opened)?.destroy();
 await world.finish();
