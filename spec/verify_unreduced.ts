@@ -6,8 +6,8 @@ import { degreesOf } from "./verify_linear.ts";
 import type { Facts, Report, StepFacts } from "./verify_facts.ts";
 
 /**
- * What is computed from parts of a sum is a part of a sum over the same mesh axes, until a gather brings all parts
- * together. Parts are scratch: no output, state or weight is one.
+ * What is computed from parts of a sum is a part of a sum over the same mesh axes, and over those of sharded axes that it
+ * sums over, until a gather brings all parts together. Parts are scratch: no output, state or weight is one.
  */
 export function checkUnreduced(facts: Facts, report: Report): void {
   for (const [name, { kind, unreduced, dtype }] of facts.buffers) {
@@ -62,6 +62,18 @@ function nonLinear(
   return found;
 }
 
+/** The mesh axes over which a buffer's axes are sharded that another one does not have: a sum over them is a part of one. */
+function summedOver(
+  { plan, buffers }: Facts,
+  from: string,
+  to: string,
+): readonly string[] {
+  const left = buffers.get(to)!.axes.map(({ axis }) => axis);
+  return buffers.get(from)!.axes.flatMap(({ axis }) =>
+    left.includes(axis) ? [] : plan.axes[axis]?.over ?? []
+  );
+}
+
 function checkStep(facts: Facts, at: StepFacts, report: Report): void {
   const unreducedOver = (name: string) =>
     facts.buffers.get(name)!.unreduced ?? [];
@@ -87,7 +99,12 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
       }
       continue;
     }
-    const taken = at.writes.find((to) => !sameList(unreducedOver(to), over));
+    const taken = at.writes.find((to) => {
+      const more = unreducedOver(to).filter((axis) => !over.includes(axis));
+      const less = over.some((axis) => !unreducedOver(to).includes(axis));
+      const summed = more.length > 0 ? summedOver(facts, name, to) : [];
+      return less || more.some((axis) => !summed.includes(axis));
+    });
     if (taken !== undefined || at.writes.length === 0) {
       report(
         `read buffer '${name}'`,

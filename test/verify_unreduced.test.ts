@@ -19,7 +19,7 @@ import { lowerScalars } from "../compiler/scalars.ts";
 import { add, f32, max } from "../spec/kernel/build.ts";
 import type { Expr } from "../spec/kernel/tree.ts";
 import { stringifyPlan } from "../spec/json.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { LaunchStep, Plan } from "../spec/plan.ts";
 import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
@@ -162,6 +162,15 @@ const BROKEN: readonly Mistake[] = [
     p.buffers[other]!.unreduced = ["dp"];
     part(p).unreduced = ["ep"];
   }],
+  ["a part of a larger sum", "unreduced", /for one over dp\+ep/, (p) => {
+    const { all } = linear(p);
+    const { bindings } = steps(p).find((step) =>
+      step.op === "launch" &&
+      all.every(({ name }) => p.buffers[step.bindings[name] ?? ""]?.unreduced)
+    ) as LaunchStep;
+    const read = all.find(({ access }) => access === "read")!;
+    p.buffers[bindings[read.name]!]!.unreduced = ["ep"];
+  }],
   ["a part that is cut off below", "unreduced", /is not linear in/, (p) => {
     restore(p, (value) => max(value, f32(0)));
   }],
@@ -174,7 +183,7 @@ const BROKEN: readonly Mistake[] = [
   ["parts that all ranks get whole", "shapes", /the buffers have/, (p) => {
     delete gather(p).blocks;
   }],
-  ["blocks for another groupRank", "shapes", /number over dp\+ep/, (p) => {
+  ["blocks for another rank", "shapes", /number over dp\+ep/, (p) => {
     const { groupRank } = gather(p).blocks!;
     p.buffers[groupRank]!.data = { groupRank: ["ep"] };
   }],

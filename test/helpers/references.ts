@@ -127,6 +127,8 @@ async function runFresh(
 export interface Meshes {
   readonly shared: readonly string[];
   readonly separate: readonly string[];
+  /** Also on a shared device, but only the batch, without each prompt alone and without tokens. */
+  readonly batch?: readonly string[];
 }
 
 /** Heads, hidden elements and vocabulary over `tp`, alone and with tokens and experts over other axes. */
@@ -135,12 +137,14 @@ export const TENSOR_PARALLEL: readonly string[] = [
 ];
 
 /**
- * Those of published families: each axis, and all of them together. test/end_to_end/references.test.ts has other meshes of
- * these axes for four checkpoints, and devices of their own for ranks of tp too.
+ * Those of published families: each axis, and all of them together; two of them at a time for the batch.
+ * test/end_to_end/references.test.ts has other meshes of these axes for four checkpoints, and devices of their own for
+ * ranks of tp too.
  */
 export const FAMILY_MESHES: Meshes = {
-  shared: ["ep=1", "ep=3", "ep=4", "tp=2", "tp=4", "dp=2,tp=2,ep=2"],
+  shared: ["ep=1", "ep=3", "tp=4", "tp=2", "dp=2,tp=2,ep=2"],
   separate: ["ep=4"],
+  batch: ["tp=2,ep=2", "dp=2,tp=2"],
 };
 
 /**
@@ -191,6 +195,9 @@ function testReference(
         ...meshes.separate.map((mesh) =>
           [mesh, "separate", device.adapter] as const
         ),
+        ...(meshes.batch ?? []).map((mesh, i) =>
+          [mesh, "shared", i % 2 ? device.second : device.adapter] as const
+        ),
       ]
     ) {
       const on = adapter === "native" ? ", compiled C" : "";
@@ -205,8 +212,12 @@ function testReference(
             uneven: mesh === uneven && sharing === "shared",
             separate: sharing === "separate",
           };
-          await testOutputs(t, loaded, { recorded, bits, place });
-          await testTokens(t, loaded, { recorded, place });
+          if (meshes.batch?.includes(mesh)) {
+            bits.hold(t, "the batch", await runFresh(loaded, recorded.prompts));
+          } else {
+            await testOutputs(t, loaded, { recorded, bits, place });
+            await testTokens(t, loaded, { recorded, place });
+          }
           checkPredictions(t, loaded);
         } finally {
           await loaded.close();

@@ -101,7 +101,7 @@ const CASES: readonly Case[] = [
     model: DEMO,
     inputs: file("ids"),
     launched: [],
-    together: ["ep=2", "dp=2,ep=2"],
+    together: ["ep=2", "tp=2,ep=2"],
   },
   {
     name: "a DeepSeek-V3",

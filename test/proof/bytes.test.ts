@@ -25,22 +25,24 @@ import {
   watchDevice,
 } from "../helpers/sessions.ts";
 
-/** Positions over `ep`; ranks are `[dp][ep]`, row-major. */
+/** Sizes of the mesh axes. Ranks are `[dp][tp][ep]`, row-major. */
 interface Mesh {
-  readonly axes: { readonly [axis: string]: number };
-  readonly dp: number;
-  readonly ep: number;
+  readonly dp?: number;
+  readonly tp?: number;
+  readonly ep?: number;
 }
 
 const MESHES: readonly Mesh[] = [
-  { axes: { ep: 1 }, dp: 1, ep: 1 },
-  { axes: { ep: 2 }, dp: 1, ep: 2 },
-  { axes: { ep: 4 }, dp: 1, ep: 4 },
-  { axes: { dp: 2, ep: 2 }, dp: 2, ep: 2 },
+  { ep: 1 },
+  { ep: 2 },
+  { ep: 4 },
+  { dp: 2, ep: 2 },
+  { tp: 2 },
+  { tp: 2, ep: 2 },
 ];
 
 /** Rank of each of four sequences of 9, 7, 5 and 3 tokens, which are where their caches are: sequences in turn. */
-const HOMES: { readonly [ranks: number]: readonly number[] } = {
+const SOURCES: { readonly [ranks: number]: readonly number[] } = {
   1: [0, 0, 0, 0],
   2: [0, 1, 0, 1],
   4: [0, 1, 2, 3],
@@ -56,7 +58,7 @@ interface Case {
   readonly tensors: TensorDirectory;
   readonly inputs: Tensors;
   compile(mesh: Mesh): Promise<Plan>;
-  /** The rank of each token. */
+  /** The rank of each token among those that tokens are sharded over. */
   sources(ranks: number): number[];
   /** Of every routing, the experts of each token. */
   choices(outputs: Tensors): number[][][];
@@ -87,10 +89,10 @@ async function checkpointCase(
     ...sizes,
     tensors: await openWeights(name),
     inputs: packedPrompts(LENGTHS),
-    compile: ({ axes }) => compileCheckpoint(name, { mesh: axes }),
+    compile: (mesh) => compileCheckpoint(name, { mesh: { ...mesh } }),
     sources: (ranks) =>
       LENGTHS.flatMap((length, s) =>
-        new Array<number>(length).fill(HOMES[ranks]![s]!)
+        new Array<number>(length).fill(SOURCES[ranks]![s]!)
       ),
     choices: (outputs) =>
       Object.entries(outputs)
@@ -132,23 +134,41 @@ async function layerCase(): Promise<Case> {
   return {
     ...{ name: "the example layer", experts, embed, tensors },
     inputs: { x: f32([tokens, embed], x) },
-    compile: ({ axes }) => compile(layer, { mesh: axes }),
+    compile: (mesh) => compile(layer, { mesh: { ...mesh } }),
     sources: (ranks) => blocks(tokens, ranks),
     choices: () => [choices],
   };
 }
 
+/** The rank that dispatches each token. Ranks of `tp` hold the same tokens: each dispatches a block of them. */
+function dispatchers(
+  { sources }: Case,
+  { dp = 1, tp = 1, ep = 1 }: Mesh,
+): number[] {
+  const source = sources(dp * ep);
+  const result: number[] = [];
+  for (const at of new Set(source)) {
+    const tokens = source.flatMap((rank, token) => rank === at ? [token] : []);
+    blocks(tokens.length, tp).forEach((part, i) => {
+      result[tokens[i]!] = (Math.floor(at / ep) * tp + part) * ep + at % ep;
+    });
+  }
+  return result;
+}
+
 /** Bytes that each rank sends to others, from the choices alone. */
 function countTraffic(
-  { experts, embed, sources }: Case,
+  run: Case,
   choices: readonly (readonly (readonly number[])[])[],
-  { dp, ep }: Mesh,
+  mesh: Mesh,
 ) {
-  const ranks = dp * ep;
-  const owners = blocks(experts, ep);
-  const source = sources(ranks);
-  const sent = Array.from({ length: ranks }, () => ({
-    counts: choices.length * 4 * experts * (ep - 1),
+  const { experts, embed } = run;
+  const { dp = 1, tp = 1, ep = 1 } = mesh;
+  const group = tp * ep;
+  const owners = blocks(experts, group);
+  const source = dispatchers(run, mesh);
+  const sent = Array.from({ length: dp * group }, () => ({
+    counts: choices.length * 4 * experts * (group - 1),
     dispatch: 0,
     combine: 0,
   }));
@@ -156,8 +176,12 @@ function countTraffic(
     for (const [token, chosen] of routing.entries()) {
       const from = source[token]!;
       for (const expert of chosen) {
-        // Experts are exchanged among the ranks of one dp position.
-        const to = Math.floor(from / ep) * ep + owners[expert]!;
+        // Experts are sharded over ep, then tp, and exchanged among ranks of the same dp.
+        const [shard, part] = [
+          Math.floor(owners[expert]! / tp),
+          owners[expert]! % tp,
+        ];
+        const to = Math.floor(from / group) * group + part * ep + shard;
         if (to === from) continue;
         sent[from]!.dispatch += 4 * embed;
         sent[to]!.combine += 4 * embed;
@@ -216,13 +240,16 @@ async function compare(
     equal("dispatch", sentBytes.dispatch, traffic[rank]!.dispatch);
     equal("combine", sentBytes.combine, traffic[rank]!.combine);
     t.equal(stagingBytes.actual, stagingBytes.predicted, "staging");
-    const staged = where.sharing === "separate" && mesh.ep > 1 &&
+    for (const { predicted, actual } of Object.values(sentBytes)) {
+      t.equal(actual, predicted, `all that rank ${rank} sends`);
+    }
+    const staged = where.sharing === "separate" && plan.ranks > 1 &&
       opened[0]!.kind === "gpu";
     t.equal(stagingBytes.actual > 0, staged, "staging only between GPUs");
     t.equal(onRank(plan.peakBytes, rank), made[rank], "the plan's own figure");
   }
   const moved = traffic.reduce((n, { dispatch }) => n + dispatch, 0);
-  t.equal(moved > 0, mesh.ep > 1, "rows move where there are several ranks");
+  t.equal(moved > 0, plan.ranks > 1, "rows move where there are several ranks");
 }
 
 const CASES = [
@@ -238,9 +265,10 @@ for (const { target, skip } of TARGETS) {
     : CASES;
   for (const run of cases) {
     for (const mesh of MESHES) {
+      if (target === "gpu" && gpuIsSoftware && mesh.tp) continue;
       for (const sharing of ["shared", "separate"] as const) {
-        if (sharing === "separate" && mesh.ep === 1) continue;
-        const title = `${run.name}, ${JSON.stringify(mesh.axes)}, ${sharing}`;
+        if (sharing === "separate" && (mesh.ep === 1 || mesh.tp)) continue;
+        const title = `${run.name}, ${JSON.stringify(mesh)}, ${sharing}`;
         t.test(
           `${title}, on ${target}`,
           { skip },

@@ -31,6 +31,7 @@ const RECORDED = [
 /** Experts over `tp`, alone and with tokens and experts over other axes. */
 const TENSOR_PARALLEL: readonly { readonly [axis: string]: number }[] = [
   { tp: 2 },
+  { tp: 4 },
   { tp: 2, ep: 2 },
   { dp: 2, tp: 2 },
   { dp: 2, tp: 2, ep: 2 },
