@@ -79,7 +79,9 @@ function bucketsOf({ nodes, axes }: Graph): Map<Node, Bucket> {
     }
     depths.set(node, depth + 1);
     const { over } = node.params;
-    const key = `${node.primitive} ${depth} ${over.join("+")} ${node.phase}`;
+    const terms = node.sharding?.unreduced.join("+");
+    const key = [node.primitive, depth, over.join("+"), node.phase, terms]
+      .join(" ");
     const elements = node.axes.reduce((n, axis) => n * axes[axis]!.size, 1);
     let bucket = open.get(key);
     if (!bucket || bucket.elements + elements > FULL) {

@@ -1,13 +1,13 @@
 /** One replica on a mesh: what its ranks hold, by exact bytes, and what its steps take. */
 
 import type { ZeroStage } from "../../compiler/mod.ts";
-import { MachineError, PlacementError } from "../../spec/errors.ts";
+import { MachineError, ModelError, PlacementError } from "../../spec/errors.ts";
 import { UNLIMITED } from "../../spec/limits.ts";
 import type { Machine } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { RankClass } from "../../spec/plan_summary.ts";
 import { limitProblems } from "../../spec/problems.ts";
-import type { Strategy } from "../../spec/strategies.ts";
+import { type Strategy, strategyFlags } from "../../spec/strategies.ts";
 import type { FileSystem } from "../files.ts";
 import {
   type ExpertLoad,
@@ -97,7 +97,9 @@ export async function compileReplica(
     return problem ? { mesh, why: problem.what } : replica;
   } catch (error) {
     const cannot = error instanceof PlacementError ||
-      error instanceof MachineError;
+      error instanceof MachineError ||
+      // A strategy need not be for every model, such as for one with packed weights.
+      error instanceof ModelError && strategyFlags(strategy).length > 0;
     if (!cannot) throw error;
     // What is wrong, without the remedy: other meshes are tried anyway.
     return { mesh, why: error.message.split(". ")[0]! };

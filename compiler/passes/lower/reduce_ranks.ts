@@ -42,6 +42,7 @@ export function lowerAllReduce(
     { axis: "groupRank", size: groupSize },
     { axis: "element of a part", size: words },
   ]);
+  markPartial(lowering, node, parts);
   addAllGather(lowering, node, { over, from, to: parts, words });
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   const binding = scope.read(parts);
