@@ -25,6 +25,10 @@ export const DISPATCHERS = {
     text: "tokens gathered",
     reorders: true,
   },
+  gatherWeights: {
+    about: "weights of experts to all ranks of a group, layer by layer",
+    text: "weights gathered",
+  },
 } as const satisfies { readonly [name: string]: DispatcherWords };
 
 /** How tokens get to experts on other ranks. */

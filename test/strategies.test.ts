@@ -29,8 +29,7 @@ import {
   tensorsOf,
   waves,
 } from "./helpers/run_model.ts";
-import { graphWithGradients } from "./helpers/gradients.ts";
-import { CALLS, layer as trainedLayer } from "./helpers/training_layer.ts";
+import { stepCase } from "./helpers/training_layer.ts";
 import { openSession } from "./helpers/sessions.ts";
 
 t.teardown(closeDevices);
@@ -108,9 +107,23 @@ async function statisticsOf(of: Case, options: CompileOptions) {
   return { results, bytes };
 }
 
+/** The plan of a case; undefined where its experts are not in equal blocks, and their weights cannot be gathered. */
+async function compiled(of: Case, options: CompileOptions) {
+  const even = 8 % options.mesh!["ep"]! === 0;
+  try {
+    return await compileCase(of, options);
+  } catch (error) {
+    const refused = error instanceof Error && !even &&
+      /^Cannot gather parameters of axis 'expert'/.test(error.message);
+    if (refused) return undefined;
+    throw error;
+  }
+}
+
 t.test("no bit depends on the strategy", async (t) => {
   let cut = 0;
   let both = 0;
+  let uneven = 0;
   await fc.assert(
     fc.asyncProperty(
       fc.record({
@@ -128,7 +141,8 @@ t.test("no bit depends on the strategy", async (t) => {
         const made = layer(router, { capacity, dtype, tokens });
         const wanted = digest(await runCase(made, "cpu"));
         const options = { ...mesh, ...strategy };
-        const plan = await compileCase(made, options);
+        const plan = await compiled(made, options);
+        if (plan === undefined) return ++uneven > 0;
         const problems = verifyPlan(plan);
         if (problems.length > 0) throw new Error(JSON.stringify(problems));
         const steps = plan.programs.flatMap(({ steps }) => steps);
@@ -176,7 +190,8 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
           ...{ ...mesh, chunks, deduplicate: true, check: true, dispatcher },
           numerics: "fast" as const,
         };
-        const plan = await compileCase(made, options);
+        const plan = await compiled(made, options);
+        if (plan === undefined) return true;
         const problems = verifyPlan(plan);
         if (problems.length > 0) throw new Error(JSON.stringify(problems));
         const steps = plan.programs.flatMap(({ steps }) => steps);
@@ -250,14 +265,35 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
   }
 });
 
-t.test("gradients where tokens are gathered", async (t) => {
-  const of: Case = {
-    model: await graphWithGradients(trainedLayer("mixtral", 2)),
-    ...{ calls: CALLS, tolerance: 1e-5 },
-  };
-  const gather = { dispatcher: "allGather", numerics: "fast" } as const;
-  const meshes = [{ dp: 2, ep: 2 }, { ep: 2, dp: 2 }, { ep: 2, tp: 2 }];
-  await matches(t, of, "cpu", meshes.map((mesh) => ({ mesh, ...gather })));
+t.test("weights of experts are gathered, and no row is sent", async (t) => {
+  const made = layer(ROUTERS[1], {
+    ...{ capacity: undefined, dtype: "f32", tokens: 40 },
+  });
+  const wanted = digest(await runCase(made, "cpu"));
+  const options = {
+    mesh: { dp: 2, ep: 2 },
+    dispatcher: "gatherWeights",
+  } as const;
+  const { results, bytes } = await statisticsOf(made, options);
+  t.equal(results, wanted);
+  const weights = 2 * 8 * 16 * 24 * 4;
+  // Half of them to the other rank of the group, by each of four ranks.
+  t.strictSame(bytes, {
+    ...{ counts: 0, dispatch: 0, combine: 0, gather: 0 },
+    reduce: 4 * weights / 2,
+  });
+});
+
+t.test("training by every dispatcher", async (t) => {
+  const of = await stepCase();
+  for (const dispatcher of DISPATCHER_NAMES.slice(1)) {
+    const fast = { dispatcher, numerics: "fast" } as const;
+    await matches(t, of, "cpu", [
+      { mesh: { dp: 2, ep: 2 }, ...fast },
+      { mesh: { ep: 2, dp: 2 }, ...fast, zero: 1 },
+      { mesh: { ep: 2, tp: 2 }, ...fast, zero: 3 },
+    ]);
+  }
 });
 
 t.test("no token is sent twice where experts are over ep and tp", async (t) => {

@@ -33,4 +33,9 @@ export const DISPATCHER_RULES: { readonly [D in Dispatcher]: DispatcherRule } =
         has.filter((name) => !experts.includes(name)),
       experts: (placed) => placed,
     },
+    /** Tokens stay where rows would start from, and experts are replicated: no row is sent. */
+    gatherWeights: {
+      tokens: (has, { missing }) => [...has, ...missing],
+      experts: () => [],
+    },
   };
