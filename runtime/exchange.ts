@@ -1,6 +1,11 @@
 /** What exchanges between devices have in common, whether the ranks live in one process or in several. */
 
-import { type Block, blocksOf, type ExchangeBlocks } from "../spec/bytes.ts";
+import {
+  type Block,
+  blocksOf,
+  countsPerRank,
+  type ExchangeBlocks,
+} from "../spec/bytes.ts";
 import { onRank } from "../spec/plan.ts";
 import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan.ts";
 import type {
@@ -67,7 +72,7 @@ export class KnownCounts {
   ): Counts | Promise<Counts> {
     const known = this.#known.get(`${memory.rank} ${step.counts}`);
     if (known) return known;
-    const experts = step.splits.at(-1)!;
+    const experts = countsPerRank(step);
     const bytes = 4 * experts * groupSize;
     return memory.device.read(memory.buffer(step.counts), 0, bytes)
       .then((read) =>

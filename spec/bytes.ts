@@ -93,9 +93,26 @@ export function unitEnds(
 export function shareOfExperts(
   step: Pick<AllToAllStep, "splits" | "experts">,
 ): number {
-  const moved = expertRanges(step)
-    .reduce((n, [first, end]) => n + end - first, 0);
-  return moved / step.splits.at(-1)!;
+  return movedExperts(step) / (step.splits.at(-1)! - step.splits[0]!);
+}
+
+/** How many experts an allToAll moves. */
+export function movedExperts(
+  step: Pick<AllToAllStep, "splits" | "experts">,
+): number {
+  return sum(expertRanges(step).map(([first, end]) => end - first));
+}
+
+/** How many counts an allToAll has of each rank. */
+export function countsPerRank(
+  { splits, countsPerRank }: Pick<AllToAllStep, "splits" | "countsPerRank">,
+): number {
+  return countsPerRank ?? splits.at(-1)!;
+}
+
+/** Whether an allToAll moves tokens, each once for a rank, and not rows of choices: by counts behind those of experts. */
+export function movesTokens({ splits }: Pick<AllToAllStep, "splits">): boolean {
+  return splits[0]! > 0;
 }
 
 /** n(s, p) of an allToAll from its counts, `[group rank][expert]`: rows from group rank s to group rank p on the way forward. */
@@ -140,7 +157,7 @@ export function blocksOf(
   const [mine, end] = experts[groupRank]!;
   // By destination: where the whole has them. By source: packed.
   const byDestination = experts.map(([first, end]) => ({
-    offset: sum(own.slice(0, first)),
+    offset: sum(own.slice(step.splits[0], first)),
     count: sum(own.slice(first, end)),
   }));
   let offset = 0;

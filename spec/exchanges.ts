@@ -3,6 +3,7 @@
 import {
   expectedDestinations,
   expertRanges,
+  movesTokens,
   shareOfExperts,
   unitEnds,
 } from "./bytes.ts";
@@ -52,7 +53,7 @@ export function expectedExchanges(
       return [{ ...base, bytes: choices * 4, shares }];
     }
     const ends = experts.get(routing) ?? step.splits;
-    const rows = isOnce(plan, step)
+    const rows = movesTokens(step)
       ? expectedDestinations(ends, choices)
       : choices;
     const bytes = rows * step.rowBytes * shareOfExperts(step);
@@ -84,17 +85,6 @@ function expertSplits(program: Program): Map<number, readonly number[]> {
     ends.set(routing, unitEnds(known));
   }
   return ends;
-}
-
-/** Whether an exchange moves each token once to a rank: other exchanges of its routing say where choices find it. */
-function isOnce(plan: Plan, step: AllToAllStep): boolean {
-  return plan.programs.some(({ steps }) =>
-    steps.some((other) =>
-      other.op === "allGather" &&
-      other.part?.part === "exchange destination counts" &&
-      other.to === step.counts
-    )
-  );
 }
 
 /** The buffers that say where each choice is sent, by routing. u32 [token, choice] */

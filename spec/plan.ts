@@ -156,7 +156,6 @@ export interface StepPart {
     | "count"
     | "permute"
     | "exchange counts"
-    | "exchange destination counts"
     | "exchange places"
     | "list rows"
     | "exchange rows"
@@ -216,7 +215,7 @@ export interface AllGatherStep extends StepBase {
 
 /**
  * Exchange rows. `counts` is u32 [group rank][expert]; experts `splits[p]` to `splits[p + 1]` belong to group rank p. Where tokens
- * are deduplicated, a count is for a rank and chunk instead of an expert.
+ * are deduplicated, they go by counts for each rank and chunk, behind those of experts.
  * n(s, p) = sum over p's experts of counts[s][expert]. forward: `from` holds, on rank s, blocks of n(s, 0), n(s, 1), …
  * rows, and `to`, on rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
  * each other's places, so rows return to where they came from. `moved` (u32 [group rank]) receives the number of
@@ -237,6 +236,8 @@ export interface AllToAllStep extends StepBase {
   readonly rowBytes: number;
   readonly counts: string;
   readonly splits: readonly number[];
+  /** Counts of each rank. Default: up to the last split. */
+  readonly countsPerRank?: number;
   readonly experts?: readonly (readonly [first: number, end: number])[];
   readonly groupRank: string;
   readonly moved: string;

@@ -171,7 +171,6 @@ const part = closed({
     "count",
     "permute",
     "exchange counts",
-    "exchange destination counts",
     "exchange places",
     "list rows",
     "exchange rows",
@@ -232,6 +231,7 @@ const steps = {
     moved: name,
     pairRows: size,
   }, {
+    countsPerRank: positive,
     experts: list({ ...list(integer, 2), maxItems: 2 }, 1),
     handle: name,
   }),

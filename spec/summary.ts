@@ -1,7 +1,12 @@
 /** A plan in a few lines, for people. For legal plans only. */
 
 import { modelAxis, partLengths } from "./axis_parts.ts";
-import { bytesOfKinds, expectedDestinations, shareOfExperts } from "./bytes.ts";
+import {
+  bytesOfKinds,
+  expectedDestinations,
+  movesTokens,
+  shareOfExperts,
+} from "./bytes.ts";
 import { groupRanks, groupSizeOf } from "./mesh.ts";
 import { type PerRank, perRank, valuesOf } from "./per_rank.ts";
 import { onRank, type Plan } from "./plan.ts";
@@ -11,7 +16,6 @@ import { perRankText } from "./text_parts.ts";
 import { collectFacts, type Facts } from "./verify_facts.ts";
 import {
   expertEnds,
-  movesTokens,
   permutationsOf,
   type RoutingFacts,
 } from "./verify_parts.ts";
@@ -107,7 +111,7 @@ function trafficLines(facts: Facts): string[] {
         for (const { step } of exchanges) {
           const choices = choicesOf(facts, routing);
           const groupSize = groupSizeOf(facts.plan.mesh, step.over);
-          const once = movesTokens(routing, step);
+          const once = movesTokens(step);
           // Of tokens that are sent once, a chunk has a part of the ranks and chunks that they go to.
           const rows = once ? Math.min(choices, ends.length - 1) : choices;
           const usual = once ? expectedDestinations(ends, choices) : choices;

@@ -4,7 +4,7 @@ import { printWgsl } from "./kernel/wgsl.ts";
 import { kernelCost } from "./kernel/cost.ts";
 import { coordinates, groupRankOf, groupSizeOf } from "./mesh.ts";
 import { type TabledAxis, tableIds, tableLength, tableStart } from "./table.ts";
-import { bytesOfKinds } from "./bytes.ts";
+import { bytesOfKinds, movesTokens } from "./bytes.ts";
 import {
   type AllGatherStep,
   onRank,
@@ -26,7 +26,6 @@ import { describeRouting, formatPrograms } from "./text_steps.ts";
 import { rankClasses } from "./rank_classes.ts";
 import { livesOf } from "./verify_dataflow.ts";
 import { collectFacts, collectives, type Facts } from "./verify_facts.ts";
-import { movesTokens } from "./verify_parts.ts";
 
 /** Options of `formatPlan`. */
 export interface FormatPlanOptions {
@@ -233,15 +232,8 @@ function formatTraffic(facts: Facts): string[] {
   const rows = facts.routings.flatMap((routing) => {
     const { expert } = describeRouting(plan, routing);
     const { number, program, gather, forward, back } = routing;
-    const { destinationCounts, places, lists } = routing;
-    const all = [
-      ...gather,
-      ...destinationCounts,
-      ...places,
-      ...lists,
-      ...forward,
-      ...back,
-    ];
+    const { places, lists } = routing;
+    const all = [...gather, ...places, ...lists, ...forward, ...back];
     const lines = all.map(({ step, name }) => {
       const title = step.op === "allGather" ? "counts" : step.part!.op;
       if (step.op === "allGather") {
@@ -255,7 +247,7 @@ function formatTraffic(facts: Facts): string[] {
       }
       if (step.op !== "allToAll") return [name, title];
       const ways = title === "dispatch" ? "rank -> others" : "others -> rank";
-      const what = movesTokens(routing, step) ? "tokens" : "rows";
+      const what = movesTokens(step) ? "tokens" : "rows";
       return [
         name,
         title,

@@ -224,6 +224,8 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
       }allToAll ${step.direction} ${step.from} over ${
         step.over.join("+")
       } by ${step.counts} split ${idsText(step.splits)}${
+        step.countsPerRank === undefined ? "" : ` of ${step.countsPerRank}`
+      }${
         step.experts
           ? ` experts ${step.experts.map((pair) => pair.join("..")).join(" ")}`
           : ""

@@ -1,15 +1,10 @@
 /** Rules of how much room dispatches have: send and receive buffers hold the most rows that can come. */
 
-import { expertRanges } from "./bytes.ts";
+import { expertRanges, movesTokens } from "./bytes.ts";
 import { storedElementsOf } from "./layout.ts";
 import { type AllToAllStep, onRank, type PlanBuffer } from "./plan.ts";
 import type { Facts, Report } from "./verify_facts.ts";
-import {
-  movesTokens,
-  permutationsOf,
-  type StepOf,
-  titleOf,
-} from "./verify_parts.ts";
+import { permutationsOf, type StepOf, titleOf } from "./verify_parts.ts";
 
 /** Receive and return buffers hold the most rows that can come: tokens of the group times min(choices, local experts). */
 export function checkCapacity(facts: Facts, report: Report): void {
@@ -21,7 +16,7 @@ export function checkCapacity(facts: Facts, report: Report): void {
     const permutation = facts.buffers.get(name)!;
     const { forward, back, places } = routing;
     for (const at of [...forward, ...back, ...places]) {
-      const once = movesTokens(routing, at.step);
+      const once = movesTokens(at.step);
       const fault = capacityFault(facts, at, { permutation, once });
       if (fault !== undefined) report(titleOf(routing), fault, at);
     }

@@ -1,6 +1,6 @@
 /** Rules of collectives: whole groups meet them, and shapes match. */
 
-import { expertRanges } from "./bytes.ts";
+import { countsPerRank, expertRanges } from "./bytes.ts";
 import { STORED_BYTES } from "./dtype.ts";
 import { storedElementsOf } from "./layout.ts";
 import {
@@ -188,7 +188,8 @@ function exchangeFaults(
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
   }
   const ascending = splits.every((end, i) => i === 0 || end >= splits[i - 1]!);
-  if (splits.length !== groupSize + 1 || splits[0] !== 0 || !ascending) {
+  const most = countsPerRank(step);
+  if (splits.length !== groupSize + 1 || !ascending || splits.at(-1)! > most) {
     faults.push(
       `splits [${
         splits.join(", ")
@@ -224,7 +225,7 @@ function exchangeFaults(
       faults.push(`'${name}' must hold ${words} u32`);
     }
   };
-  holds(step.counts, groupSize * (splits.at(-1) ?? 0));
+  holds(step.counts, groupSize * most);
   holds(step.moved, groupSize);
   faults.push(...groupRankFaults(facts, step.over, step.groupRank));
   return faults;

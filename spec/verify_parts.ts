@@ -1,7 +1,8 @@
 /** The steps of each routing, sorted by the part of dispatch or combine that they are. */
 
-import { expertRanges, unitEnds } from "./bytes.ts";
+import { movedExperts, movesTokens, unitEnds } from "./bytes.ts";
 import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
+import { sum } from "./sum.ts";
 import type { ProgramFacts, StepFacts } from "./verify_facts.ts";
 
 /** The facts of a step of one kind. */
@@ -19,8 +20,7 @@ export interface RoutingFacts {
   readonly count: readonly StepFacts[];
   readonly permute: readonly StepFacts[];
   readonly gather: readonly StepOf<AllGatherStep>[];
-  /** Of a deduplicated dispatch: how many each has for every other, and where choices find them. */
-  readonly destinationCounts: readonly StepOf<AllGatherStep>[];
+  /** Of a deduplicated dispatch: where choices find their tokens. */
   readonly places: readonly StepOf<AllToAllStep>[];
   /** Where ranks add up rows before they return: which rows are of one token, and the sums. */
   readonly lists: readonly StepOf<AllToAllStep>[];
@@ -72,9 +72,6 @@ export function routingsOf(
         count: of("dispatch", "count"),
         permute: of("dispatch", "permute"),
         gather: of("dispatch", "exchange counts").filter(isGather),
-        destinationCounts: of("dispatch", "exchange destination counts").filter(
-          isGather,
-        ),
         places: of("dispatch", "exchange places").filter(isExchange),
         lists: of("dispatch", "exchange rows").filter(isExchange),
         sums: of("combine", "sum"),
@@ -104,9 +101,8 @@ export function valuesOf(
     if (chunks.length === 0) values.push(chunks);
     chunks.push(at);
     open.set(whole, chunks);
-    const moved = chunks.flatMap(({ step }) => expertRanges(step))
-      .reduce((n, [first, end]) => n + end - first, 0);
-    if (moved >= splits.at(-1)!) open.delete(whole);
+    const moved = sum(chunks.map(({ step }) => movedExperts(step)));
+    if (moved >= splits.at(-1)! - splits[0]!) open.delete(whole);
   }
   return values;
 }
@@ -118,24 +114,15 @@ export function valuesOf(
 export function permutationsOf(routing: RoutingFacts): string[] {
   const written = new Set(routing.count.flatMap((at) => at.writes));
   const byTokens = (at: StepFacts) =>
-    routing.destinationCounts.length > 0 &&
-    at.reads.some((name) => written.has(name));
+    routing.places.length > 0 && at.reads.some((name) => written.has(name));
   const bySums = (at: StepFacts) =>
     routing.back.some(({ step }) =>
-      movesTokens(routing, step) && at.reads.includes(step.to)
+      movesTokens(step) && at.reads.includes(step.to)
     );
   return [...written].filter((name) =>
     routing.combine.every((at) => at.reads.includes(name) || bySums(at)) &&
     routing.permute.every((at) => at.reads.includes(name) || byTokens(at))
   );
-}
-
-/** Whether an exchange moves tokens, each once for a rank, and not rows of choices. */
-export function movesTokens(
-  { destinationCounts }: RoutingFacts,
-  { counts }: AllToAllStep,
-): boolean {
-  return destinationCounts.some(({ step }) => step.to === counts);
 }
 
 /** Where the experts of each group rank and chunk end: what goes by choices is cut so. */

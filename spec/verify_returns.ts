@@ -1,11 +1,10 @@
 /** Rules of what returns by a routing: by the experts by which it came, and added up on the way only where sums may be. */
 
-import { expertRanges } from "./bytes.ts";
+import { expertRanges, movesTokens } from "./bytes.ts";
 import type { AllToAllStep } from "./plan.ts";
 import { sameList } from "./verify_axes.ts";
 import type { Facts, Report, StepFacts } from "./verify_facts.ts";
 import {
-  movesTokens,
   type RoutingFacts,
   type StepOf,
   titleOf,
@@ -69,12 +68,13 @@ function cameSo(
     reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
   const ofExperts = (other: StepOf<AllToAllStep>) =>
     sameExperts(other.step, at.step) && flows(other);
-  if (movesTokens(routing, at.step)) {
+  if (movesTokens(at.step)) {
     return routing.lists.some(ofExperts) && routing.forward.some(flows);
   }
   return routing.forward.some((other) =>
-    movesTokens(routing, other.step)
-      ? expertRanges(other.step)[0]![0] === chunk && flows(other) &&
+    movesTokens(other.step)
+      ? expertRanges(other.step)[0]![0] === other.step.splits[0]! + chunk &&
+        flows(other) &&
         routing.places.some(ofExperts)
       : ofExperts(other)
   );
@@ -90,7 +90,7 @@ export function checkSums(
   routing: RoutingFacts,
   report: Report,
 ): void {
-  const { destinationCounts, lists, sums, back } = routing;
+  const { places, lists, sums, back } = routing;
   const title = titleOf(routing);
   const [first] = [...lists, ...sums];
   if (first && plan.numerics.class !== "fast") {
@@ -100,14 +100,12 @@ export function checkSums(
       first,
     );
   }
-  if (
-    first && (destinationCounts.length !== 1 || valuesOf(lists).length !== 1)
-  ) {
+  if (first && (places.length === 0 || valuesOf(lists).length !== 1)) {
     report(
       title,
-      `it says ${
-        valuesOf(lists).length
-      } times which rows are added up, of tokens that are counted ${destinationCounts.length} times`,
+      `it says ${valuesOf(lists).length} times which rows are added up${
+        places.length === 0 ? ", of tokens that are not sent once" : ""
+      }`,
       first,
     );
   }
@@ -116,7 +114,7 @@ export function checkSums(
     const summed = sums.some((sum) =>
       sum.index < index && sum.writes.includes(step.from)
     );
-    if (summed === movesTokens(routing, step)) continue;
+    if (summed === movesTokens(step)) continue;
     report(
       title,
       summed

@@ -1,11 +1,10 @@
 /** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and returned rows are combined. */
 
 import { expertsOfRows } from "./axis_parts.ts";
-import { expertRanges } from "./bytes.ts";
+import { countsPerRank, expertRanges, movesTokens } from "./bytes.ts";
 import type { AllToAllStep, StepPart } from "./plan.ts";
 import { checkSums, reaches } from "./verify_returns.ts";
 import {
-  movesTokens,
   permutationsOf,
   type RoutingFacts,
   type StepOf,
@@ -25,7 +24,6 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "count": "launch",
   "permute": "launch",
   "exchange counts": "allGather",
-  "exchange destination counts": "allGather",
   "exchange places": "allToAll",
   "exchange": "allToAll",
   "list rows": "launch",
@@ -96,17 +94,16 @@ export function checkParts(facts: Facts, report: Report): void {
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
-    const { destinationCounts, places } = routing;
-    if (
-      destinationCounts.length > 1 ||
-      valuesOf(places).length !== destinationCounts.length
-    ) {
+    const { places } = routing;
+    const times = valuesOf(places).length;
+    const once = forward.some(({ step }) => movesTokens(step));
+    if (times !== (once ? 1 : 0)) {
       report(
         title,
-        `its destination counts are exchanged ${destinationCounts.length} times, and ${
-          valuesOf(places).length
-        } times where choices find their tokens`,
-        destinationCounts[0] ?? places[0],
+        `it sends ${
+          once ? "tokens once" : "rows of choices"
+        } and says ${times} times where choices find tokens`,
+        places[0] ?? forward[0],
       );
       continue;
     }
@@ -136,12 +133,6 @@ export function checkParts(facts: Facts, report: Report): void {
           [gather.at(-1)!, forward[0]!],
           [gather.at(-1)!, regroup[0]!],
           [regroup.at(-1)!, back[0]!],
-          ...destinationCounts.flatMap((at) =>
-            [
-              [count.at(-1)!, at],
-              [at, regroup.at(-1)!],
-            ] as const
-          ),
           ...places.flatMap((at) =>
             [
               [gather.at(-1)!, at],
@@ -170,13 +161,13 @@ export function checkParts(facts: Facts, report: Report): void {
 /** Exchanges outside a dispatch or combine move rows as one does: by counts that it has exchanged, cut as it cuts them. */
 export function checkOwned(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
-    const splitsOf = new Map<string, readonly number[]>();
+    const splitsOf = new Map<string, (readonly number[])[]>();
     for (const at of steps) {
       const { step } = at;
       if (step.op !== "allToAll") continue;
-      const known = splitsOf.get(step.counts);
-      if (step.part) splitsOf.set(step.counts, known ?? step.splits);
-      else if (!known || !sameList(known, step.splits)) {
+      const known = splitsOf.get(step.counts) ?? [];
+      if (step.part) splitsOf.set(step.counts, [...known, step.splits]);
+      else if (!known.some((splits) => sameList(splits, step.splits))) {
         report(
           `exchange '${step.from}'`,
           `no dispatch before it has exchanged rows by '${step.counts}' by such experts`,
@@ -189,29 +180,15 @@ export function checkOwned(facts: Facts, report: Report): void {
 
 /**
  * All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. Tokens that
- * are sent once go by a matrix of their own, with a count for each rank and chunk.
+ * are sent once go by counts for each rank and chunk, behind those of experts.
  */
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, places, lists, destinationCounts } = routing;
-    const all = [...forward, ...back, ...places, ...lists];
-    const tokens = [...forward, ...lists, ...back].filter(({ step }) =>
-      movesTokens(routing, step)
-    );
-    for (const at of tokens) checkTokens(routing, at, report);
-    if (destinationCounts[0] && tokens.length > 0) {
-      onlyWriter(
-        routing,
-        destinationCounts[0].step.to,
-        destinationCounts,
-        tokens.at(-1)!,
-        report,
-      );
-    }
-    const exchanges = all.filter((at) => !tokens.includes(at));
+    const { forward, back, places, lists } = routing;
+    const exchanges = [...forward, ...lists, ...places, ...back];
     const gather = routing.gather[0];
-    const first = exchanges[0];
+    const first = exchanges.find(({ step }) => !movesTokens(step));
     if (!first || !gather) continue;
     const model = first.step;
     for (const at of exchanges) {
@@ -229,7 +206,15 @@ export function checkTransposed(facts: Facts, report: Report): void {
           }' and its rows over '${step.over.join("+")}'`,
         );
       }
-      if (!sameList(step.splits, model.splits)) {
+      if (countsPerRank(step) !== countsPerRank(model)) {
+        fail(
+          `its counts are ${countsPerRank(model)} of each rank, and here ${
+            countsPerRank(step)
+          }`,
+        );
+      }
+      if (movesTokens(step)) checkTokens(routing, at, model, report);
+      else if (!sameList(step.splits, model.splits)) {
         fail(
           `its dispatch splits experts at [${
             model.splits.join(", ")
@@ -256,30 +241,32 @@ export function checkTransposed(facts: Facts, report: Report): void {
     if (!counted) {
       report(title, "the counts that are exchanged are not its own", gather);
     }
-    onlyWriter(routing, gather.step.to, [gather], exchanges.at(-1)!, report);
+    const last = exchanges.reduce((a, b) => a.index > b.index ? a : b);
+    onlyWriter(routing, gather.step.to, [gather], last, report);
   }
 }
 
-/** Tokens that are sent once have a count for each rank, in counts that the routing made. */
+/** Tokens that are sent once have counts behind those of experts: for each rank as many, one for each chunk. */
 function checkTokens(
   routing: RoutingFacts,
   at: StepOf<AllToAllStep>,
+  { splits: experts }: AllToAllStep,
   report: Report,
 ): void {
-  const { step } = at;
-  const { destinationCounts, count } = routing;
-  const { from, over } = destinationCounts[0]!.step;
-  const made = count.some((other) => other.writes.includes(from));
+  const { splits } = at.step;
+  const [start, second] = splits as [number, number];
   if (
-    made && step.splits.every((end, p) => end === p * step.splits[1]!) &&
-    expertRanges(step).every(([first, end]) => end === first + 1) &&
-    sameList(step.over, over)
+    start === experts.at(-1) && splits.at(-1) === countsPerRank(at.step) &&
+    splits.every((end, p) => end === start + p * (second - start)) &&
+    expertRanges(at.step).every(([first, end]) => end === first + 1)
   ) return;
   report(
     titleOf(routing),
-    `it sends tokens once by '${step.counts}' cut at [${
-      step.splits.join(", ")
-    }], which is not what it counted for each groupRank`,
+    `it sends tokens once by counts split at [${
+      splits.join(", ")
+    }], which is not one for each rank and chunk behind those of ${
+      experts.at(-1)
+    } experts`,
     at,
   );
 }

@@ -217,15 +217,21 @@ t.test("the plan says what is saved", (t) => {
 });
 
 const BROKEN: readonly Mistake[] = [
-  ["in other columns", "transposed", /cut at \[0, 2, 2\]/, (p) => {
-    stepAt(p, "allToAll", index("exchange")).splits = [0, 2, 2];
+  ["by other counts", "transposed", /split at \[4, 6, 6\]/, (p) => {
+    stepAt(p, "allToAll", index("exchange")).splits = [4, 6, 6];
+  }],
+  ["by the counts of experts", "transposed", /split at \[2, 3, 4\]/, (p) => {
+    stepAt(p, "allToAll", index("exchange")).splits = [2, 3, 4];
+  }],
+  ["by longer counts", "shapes", /must hold 14 u32/, (p) => {
+    stepAt(p, "allToAll", index("exchange")).countsPerRank = 7;
   }],
   ["into too little room", "capacity", /up to 48 rows can be/, (p) => {
     const { to } = stepAt(p, "allToAll", index("exchange"));
     p.buffers[to]!.axes[0]!.size = 40;
     p.buffers[to]!.bytes = 40 * 64;
   }],
-  ["without their places", "parts", /exchanged 1 times, and 0 times/, (p) => {
+  ["without their places", "parts", /tokens once and says 0 times/, (p) => {
     Reflect.deleteProperty(
       stepAt(p, "allToAll", index("exchange places")),
       "part",

@@ -16,7 +16,7 @@ const MODELS: { readonly [name: string]: Model } = {
 /** Bindings of a kernel: as many as it likes, or what every WebGPU device has. */
 const BINDINGS = { many: Infinity, guaranteed: 8 };
 /** Launches and exchanges of a layer: on one rank, on four that send rows of choices, and on four that send tokens once. */
-const STEPS = [12, 17, 21];
+const STEPS = [12, 17, 18];
 
 /** The launches and exchanges of the middle layer. */
 async function layerSteps(

@@ -147,9 +147,7 @@ t.test("no bit depends on the strategy", async (t) => {
         if (problems.length > 0) throw new Error(JSON.stringify(problems));
         const steps = plan.programs.flatMap(({ steps }) => steps);
         const inChunks = steps.some(({ op }) => op === "wait");
-        const once = steps.some(({ part }) =>
-          part?.part === "exchange destination counts"
-        );
+        const once = steps.some(({ part }) => part?.part === "exchange places");
         if (inChunks) cut++;
         if (inChunks && once) both++;
         const found = await runCase(made, "cpu", options);

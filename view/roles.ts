@@ -23,7 +23,6 @@ export const ROLE_NAMES: { readonly [R in Role]: string } = {
 /** What a part of a dispatch exchanges. */
 const EXCHANGED: { readonly [part: string]: string } = {
   "exchange counts": "counts",
-  "exchange destination counts": "row counts",
   "exchange places": "slots",
 };
 

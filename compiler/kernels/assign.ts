@@ -16,7 +16,10 @@ export const DROPPED = 0xffffffff;
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
  * if `ordered`: the index of each expert in send order; `groupRank` u32 [1] if `own`; written: `counts` u32
  * [expert], `sendRow` u32 [token, k]. With `grouped`, also what `regroup` writes where rows stay: `tiles` u32
- * [1 + 3 * tile bound], `tokenOf` and `expertOf` u32 [row], `rowCount` u32 [1]. Its grid is one workgroup.
+ * [1 + 3 * tile bound], `tokenOf` and `expertOf` u32 [row], `rowCount` u32 [1]. With `units`, `counts` u32
+ * [expert, then unit: tokens for it], `tokenRow` u32 [token, k]: the row in which the token is sent to the unit of this
+ * choice, at its first choice there, else DROPPED, and `places` u32 [row]: for the choice of a send row, its token among
+ * those sent to the same unit. Its grid is one workgroup.
  */
 export interface AssignOptions {
   readonly name: string;
@@ -28,6 +31,8 @@ export interface AssignOptions {
   readonly own?: readonly number[];
   /** Send order is not the order of expert numbers. */
   readonly ordered: boolean;
+  /** Tokens are sent once to each unit, an owner of experts or a chunk of one: experts units[u] to units[u + 1] are of unit u. */
+  readonly units?: readonly number[];
   /** Rows stay on this rank, which has all experts: tokens and experts of rows are listed at once, and tiles of so many rows. */
   readonly grouped?: { readonly tileRows: number };
 }
@@ -35,8 +40,15 @@ export interface AssignOptions {
 /** Rows by expert, then token. */
 export function assign(o: AssignOptions): Kernel {
   const { experts, k, tokens } = o;
-  const lanes = lanesFor(experts, { words: SHARED_WORDS, others: 1 });
-  const counted = eachChoice(o, wgsl`cells[lane * ${experts} + expert]++;`);
+  const units = (o.units?.length ?? 1) - 1;
+  const lanes = lanesFor(experts + units, { words: SHARED_WORDS, others: 1 });
+  const ofToken = o.units && tokensOf(o, o.units);
+  const counted = eachChoice(
+    o,
+    wgsl`
+      cells[lane * ${experts} + expert]++;
+      ${ofToken?.counted}`,
+  );
   const scan = scanCells({
     ...{ lanes, buckets: experts, bucket: "e" },
     ...{ counts: "counts", totals: "experts" },
@@ -47,8 +59,11 @@ export function assign(o: AssignOptions): Kernel {
       let next = cells[lane * ${experts} + expert];
       sendRow[a] = next;
       ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = expert;`}
-      cells[lane * ${experts} + expert] = next + 1;`,
-    wgsl`sendRow[a] = ${DROPPED};`,
+      cells[lane * ${experts} + expert] = next + 1;
+      ${ofToken?.numbered}`,
+    wgsl`
+      sendRow[a] = ${DROPPED};
+      ${o.units && wgsl`tokenRow[a] = ${DROPPED};`}`,
   );
   return kernelOf({
     name: o.name,
@@ -57,24 +72,40 @@ export function assign(o: AssignOptions): Kernel {
       { index: "i32", slot: "i32", order: "u32", groupRank: "u32" },
       {
         ...{ counts: "u32", sendRow: "u32" },
+        ...{ tokenRow: "u32", places: "u32" },
         ...{ tiles: "u32", tokenOf: "u32", expertOf: "u32", rowCount: "u32" },
       },
     ),
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
       var<workgroup> experts: array<u32, ${experts}>;
+      ${
+      o.units && wgsl`
+      var<workgroup> reached: array<u32, ${lanes * units}>;
+      var<workgroup> sent: array<u32, ${units}>;`
+    }
 
       let choices = ${tokens} * ${k};
       ${o.own && localExperts(o.own)}
-      ${laneShare(wgsl`choices`, lanes)}
+      ${laneShare(wgsl`choices`, lanes, o.units && k)}
 
       // How many choices of this lane fall on each expert.
       for (var e = 0u; e < ${experts}; e++) { cells[lane * ${experts} + e] = 0; }
+      ${
+      o.units && wgsl`
+      for (var u = 0u; u < ${units}; u++) { reached[lane * ${units} + u] = 0; }`
+    }
       ${counted}
       workgroupBarrier();
 
       // For each expert: how many choices earlier lanes have.
       ${scan}
+      ${
+      o.units && scanCells({
+        ...{ lanes, buckets: units, bucket: "u", cells: "reached" },
+        ...{ counts: "counts", first: experts, totals: "sent" },
+      })
+    }
       workgroupBarrier();
 
       // Across experts: each lane adds up to its own cells.
@@ -89,6 +120,57 @@ export function assign(o: AssignOptions): Kernel {
       ${numbered}
       ${o.grouped && tilesOf(experts, lanes, o.grouped)}`,
   });
+}
+
+/**
+ * What is done for a choice where tokens are sent once: it is counted if no choice of its token before it goes to its unit,
+ * and its token is numbered behind those of earlier units.
+ */
+function tokensOf(
+  o: AssignOptions,
+  units: readonly number[],
+): { readonly counted: KernelText; readonly numbered: KernelText } {
+  const { k, dropping } = o;
+  const unitOf = (index: string) =>
+    units.slice(1, -1).reduce<KernelText>(
+      (unit, end) => wgsl`${unit} + select(1u, 0u, ${index} < ${end})`,
+      wgsl`0u`,
+    );
+  const there = wgsl`${unitOf("other")} == unit`;
+  const found = wgsl`
+    let unit = ${unitOf("expert")};
+    let cell = lane * ${units.length - 1} + unit;
+    var fresh = 1u;
+    for (var b = a / ${k} * ${k}; b < a; b++) {
+      let other = ${indexOf(o, "b")};
+      if (${dropping ? wgsl`slot[b] >= 0 && ${there}` : there}) { fresh = 0; }
+    }`;
+  return {
+    counted: wgsl`
+      ${found}
+      if (fresh == 1) { reached[cell]++; }`,
+    numbered: wgsl`
+      ${found}
+      if (fresh == 1) {
+        var first_token = 0u;
+        for (var u = 0u; u < unit; u++) { first_token += sent[u]; }
+        tokenRow[a] = first_token + reached[cell];
+        reached[cell]++;
+      } else {
+        tokenRow[a] = ${DROPPED};
+      }
+      // The last of the unit so far is this token.
+      places[next] = reached[cell] - 1;`,
+  };
+}
+
+/** The index of the expert of a choice in send order. */
+function indexOf(
+  { ordered }: Pick<AssignOptions, "ordered">,
+  choice: string,
+): KernelText {
+  const expert = wgsl`u32(index[${choice}])`;
+  return ordered ? wgsl`order[${expert}]` : expert;
 }
 
 /** The tiles of all experts, and how many rows there are. */
@@ -123,11 +205,12 @@ function localExperts(splits: readonly number[]): KernelText {
 
 /** For each of this lane's choices `a`: `kept`, with its `expert`, or `dropped`. */
 function eachChoice(
-  { dropping, ordered, own }: AssignOptions,
+  o: AssignOptions,
   kept: KernelText,
   dropped: KernelText = wgsl``,
 ): KernelText {
-  const expert = ordered ? wgsl`order[u32(index[a])]` : wgsl`u32(index[a])`;
+  const { dropping, own } = o;
+  const expert = indexOf(o, "a");
   const taken = own
     ? wgsl`
       let expert = ${expert};

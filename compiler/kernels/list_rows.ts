@@ -7,7 +7,7 @@ import { DROPPED } from "./assign.ts";
 
 /**
  * The rows of each token that is sent once. Bindings: `weight` f32, `sendRow` and `tokenRow` u32 [token, k]; `counts` u32
- * [group rank, expert] of the whole group, `groupRank` u32 [1]; written: `rows` u32 [token row, 2 * most]: where the rows of
+ * [group rank, expert, then unit] of the whole group, `groupRank` u32 [1]; written: `rows` u32 [token row, 2 * most]: where the rows of
  * its choices are received, DROPPED behind the last, then the bits of their weights. Its grid is
  * `elementwiseGrid(tokens * k)`.
  */
@@ -26,8 +26,8 @@ const [U, UNIT] = [local("u", "u32"), local("unit", "u32")];
 /** rows[tokenRow[t, j]] = the received rows of the choices of t from j on that go to the unit of j. */
 export function listRows(o: ListRowsOptions): Kernel {
   const { k, most, splits } = o;
-  const experts = splits.at(-1)!;
   const [starts, ends] = [splits.slice(0, -1), splits.slice(1)];
+  const each = splits.at(-1)! + starts.length;
   return elementwise({
     name: o.name,
     count: wgsl`${o.tokens} * ${k}`,
@@ -49,7 +49,7 @@ export function listRows(o: ListRowsOptions): Kernel {
             first = end;
             let stop = ${pick(ends, U)};
             for (var c = ${pick(starts, U)}; c < stop; c++) {
-              end += counts[me * ${experts} + c];
+              end += counts[me * ${each} + c];
             }
           }
         }
@@ -58,7 +58,7 @@ export function listRows(o: ListRowsOptions): Kernel {
         let stop = ${pick(ends, UNIT)};
         for (var s = 0u; s < me; s++) {
           for (var c = ${pick(starts, UNIT)}; c < stop; c++) {
-            earlier += counts[s * ${experts} + c];
+            earlier += counts[s * ${each} + c];
           }
         }
         let list = token_row * ${2 * most};

@@ -21,8 +21,9 @@ const LANES = 64;
 
 /**
  * A regroup. Bindings: `counts` u32 [group rank, expert] of the whole group, `groupRank` u32 [1] (absent in a group of one);
- * written: `tiles` u32 [1 + 3 * tile bound], `rowOf` u32 [row], `expertOf` u32 [row], `rowCount` u32 [1].
- * Its grid is `regroupGrid(rows)`.
+ * written: `tiles` u32 [1 + 3 * tile bound], `rowOf` u32 [row], `expertOf` u32 [row], `rowCount` u32 [1]. With `once`,
+ * `counts` u32 [group rank, expert, then unit: tokens for it] and `places` u32 [row]: the places of choices as they were
+ * received; also written: `tokenOf` u32 [row], `rowCount` u32 [2: rows, tokens]. Its grid is `regroupGrid(rows)`.
  */
 export interface RegroupOptions {
   readonly name: string;
@@ -32,6 +33,8 @@ export interface RegroupOptions {
   readonly sources?: number;
   /** Only these experts of each group rank have arrived; default all. Rows are numbered within them, experts within the rank. */
   readonly experts?: readonly (readonly [first: number, end: number])[];
+  /** Tokens were received once: those of a chunk of so many. */
+  readonly once?: { readonly chunk: number; readonly chunks: number };
   /** Rows of a tile: `matmulShape(…).rows` of the matmuls that use the list. */
   readonly tileRows: number;
 }
@@ -56,13 +59,17 @@ const ME = local("me", "u32");
 
 /**
  * tiles = [count, then (local expert, first grouped row, rows) of each tile]; rowOf[g] = the received row of grouped row
- * g, expertOf[g] = its local expert. Received rows are ordered by source, local expert, token; grouped ones by local
- * expert, source, token.
+ * g, expertOf[g] = its local expert, tokenOf[g] = the tokens of earlier sources, then its place among those of its own.
+ * Received rows are ordered by source, local expert, token; grouped ones by local expert, source, token.
  */
 export function regroup(o: RegroupOptions): Kernel {
   const groupSize = o.splits.length - 1;
   const sources = o.sources ?? groupSize;
   const experts = o.splits.at(-1)!;
+  const { chunk = 0, chunks = 0 } = o.once ?? {};
+  const each = experts + groupSize * chunks;
+  const tokensFrom = (source: string) =>
+    wgsl`counts[${source} * ${each} + ${experts + chunk} + me * ${chunks}]`;
   const parts = expertRanges(o);
   const skipped = parts.map(([first], p) => first - o.splits[p]!);
   const skips = skipped.some((n) => n > 0);
@@ -71,8 +78,11 @@ export function regroup(o: RegroupOptions): Kernel {
     name: o.name,
     workgroupSize: LANES,
     bindings: bindings(
-      { counts: "u32", groupRank: "u32" },
-      { tiles: "u32", rowOf: "u32", expertOf: "u32", rowCount: "u32" },
+      { counts: "u32", groupRank: "u32", places: "u32" },
+      {
+        ...{ tiles: "u32", rowOf: "u32", expertOf: "u32", rowCount: "u32" },
+        tokenOf: "u32",
+      },
     ),
     body: wgsl`
       let group_number = ${GROUP_XY};
@@ -86,23 +96,34 @@ export function regroup(o: RegroupOptions): Kernel {
       var before = 0u;
       for (var e = 0u; e < experts; e++) {
         for (var s = 0u; s < ${sources}; s++) {
-          let here = counts[s * ${experts} + first + e];
+          let here = counts[s * ${each} + first + e];
           if (g >= before && g < before + here) {
             var row = g - before;
+            ${o.once && wgsl`var tokens = 0u;`}
             // In received order: all rows of earlier sources, then this source's rows for earlier experts.
             for (var s2 = 0u; s2 < s; s2++) {
               for (var e2 = 0u; e2 < experts; e2++) {
-                row += counts[s2 * ${experts} + first + e2];
+                row += counts[s2 * ${each} + first + e2];
               }
+              ${o.once && wgsl`tokens += ${tokensFrom("s2")};`}
             }
-            for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${experts} + first + e2]; }
+            for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${each} + first + e2]; }
             rowOf[g] = row;
+            ${o.once && wgsl`tokenOf[g] = tokens + places[row];`}
             expertOf[g] = ${expert};
           }
           before += here;
         }
       }
-      if (g == 0) { rowCount[0] = before; }
+      if (g == 0) {
+        rowCount[0] = before;
+        ${
+      o.once && wgsl`
+        var all = 0u;
+        for (var s = 0u; s < ${sources}; s++) { all += ${tokensFrom("s")}; }
+        rowCount[1] = all;`
+    }
+      }
 
       // One invocation of the first workgroup for each expert lists its tiles, after those of earlier experts.
       if (group_number == 0) {
@@ -111,7 +132,7 @@ export function regroup(o: RegroupOptions): Kernel {
         for (var e = 0u; e < experts; e++) {
           var of_expert = 0u;
           for (var s = 0u; s < ${sources}; s++) {
-            of_expert += counts[s * ${experts} + first + e];
+            of_expert += counts[s * ${each} + first + e];
           }
           ${listTiles({ ...o, expert, lanes: LANES })}
           first_row += of_expert;

@@ -155,9 +155,18 @@ export function typicalOf(
       key: `${Math.round(full)}`,
     };
   }
-  const columns = onRank(axes.at(-1)!.size, rank);
-  if (columns === rows.experts && axes.length <= 2) {
-    return constant(Math.round(rows.tokens * rows.topK / rows.experts));
+  if (buffer.routing === "counts") {
+    const columns = onRank(axes.at(-1)!.size, rank);
+    const { experts, tokens, topK, destinations } = rows;
+    // Behind those of experts, columns of tokens that are sent once.
+    const each = [
+      Math.round(tokens * topK / experts),
+      Math.round(tokens * destinations / (columns - experts)),
+    ] as const;
+    return {
+      at: (i) => each[i % columns < experts ? 0 : 1],
+      key: `${each} ${columns}`,
+    };
   }
   return constant(0);
 }

@@ -1,6 +1,7 @@
 /** The seconds of launches on a rank: sizes from the workload, work from the kernel, bytes from what is in use. */
 
 import { modelAxis } from "../../spec/axis_parts.ts";
+import { movesTokens } from "../../spec/bytes.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { MachineDevice } from "../../spec/machine.ts";
 import { localLaunches } from "../../spec/local/mod.ts";
@@ -224,12 +225,13 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       number,
       number,
     ];
-    const experts = step.op === "allToAll" ? step.splits.at(-1)! : 1;
+    const experts = step.op === "allToAll"
+      ? step.splits.at(-1)! - step.splits[0]!
+      : 1;
     const each = step.op === "allGather"
       ? step.rows ? lengths.most(step.rows.axis) : 0
       : rows
-      ? rows.tokens *
-        (experts === rows.experts ? rows.topK : rows.destinations) /
+      ? rows.tokens * (movesTokens(step) ? rows.destinations : rows.topK) /
         experts
       : 0;
     const named: { readonly [binding: string]: Typical } = {

@@ -38,7 +38,7 @@ export function routingRows(
   const found = new Map<number, RoutingRows>();
   const once = new Set(
     program.steps.flatMap(({ part }) =>
-      part?.part === "exchange destination counts" ? [part.routing] : []
+      part?.part === "exchange places" ? [part.routing] : []
     ),
   );
   // What goes by choices has a count for each expert: places where tokens are sent once, else what returns.

@@ -1,6 +1,6 @@
 /** How long a step of a plan takes on a machine: every launch and exchange in order, by classes of equal ranks. */
 
-import { shareOfExperts } from "../../spec/bytes.ts";
+import { movesTokens, shareOfExperts } from "../../spec/bytes.ts";
 import { DataError } from "../../spec/errors.ts";
 import {
   type LinkClass,
@@ -354,8 +354,7 @@ function peerBytes(
   if (rows === undefined) return { each: 0, mean: 0 };
   const { tokens, topK, most } = rows;
   const isRows = step.part?.part === "exchange";
-  const ofTokens = step.splits.at(-1) !== rows.experts;
-  const share = rows.once && ofTokens ? rows.destinations / topK : 1;
+  const share = movesTokens(step) ? rows.destinations / topK : 1;
   const element = wire && isRows && step.part
     ? wire[step.part.op] /
       (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)

@@ -1,6 +1,6 @@
 /** An all-to-all between ranks that share a device: launches that read the rows of up to four ranks each. */
 
-import { expertRanges } from "../bytes.ts";
+import { countsPerRank, expertRanges } from "../bytes.ts";
 import { invariant } from "../errors.ts";
 import { local } from "../kernel/build.ts";
 import { bindings, type Grid, kernelOf } from "../kernel/make.ts";
@@ -26,6 +26,8 @@ export interface ExchangeOptions {
   readonly direction: "forward" | "back";
   /** Experts splits[p] to splits[p + 1] belong to group rank p. */
   readonly splits: readonly number[];
+  /** Counts of each rank. Default: up to the last split. */
+  readonly countsPerRank?: number;
   /** Only these experts of each group rank; default all. */
   readonly experts?: readonly (readonly [first: number, end: number])[];
   /** Group ranks of the sources, at most four. */
@@ -67,7 +69,7 @@ export function exchange(o: ExchangeOptions): Kernel {
 
 /** `rows<f>` rows of source f, from its row `from<f>` to row `to<f>` here: prefix sums of counts. */
 function blockOf(o: ExchangeOptions, f: number): KernelText {
-  const experts = o.splits.at(-1)!;
+  const experts = countsPerRank(o);
   const source = o.sources[f]!;
   const [own_first, own_end] = expertRanges(o)[source]!;
   const forward = o.direction === "forward";
@@ -87,7 +89,7 @@ function blockOf(o: ExchangeOptions, f: number): KernelText {
     var to${f} = 0u;
     ${addExperts("rows", sender, first, end)}
     // The sender's rows for experts before, and those that senders before have for these experts.
-    ${addExperts(inSender, sender, wgsl`0u`, first)}
+    ${addExperts(inSender, sender, wgsl`${o.splits[0]!}u`, first)}
     for (var s = 0u; s < ${sender}; s++) {
       ${addExperts(inReceiver, wgsl`s`, first, end)}
     }`;

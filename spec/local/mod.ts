@@ -65,15 +65,16 @@ interface Form {
 }
 
 function exchangeOf(step: AllToAllStep): Form {
-  const { splits, experts, direction } = step;
+  const { splits, experts, countsPerRank, direction } = step;
   const rowWords = step.rowBytes / 4;
   const name = `exchange_${direction}_${rowWords}`;
   return {
-    key: JSON.stringify([name, splits, experts]),
+    key: JSON.stringify([name, splits, experts, countsPerRank]),
     make: (sources) =>
       exchange({
         ...{ name, direction, splits, rowWords, sources },
         ...experts ? { experts } : {},
+        ...countsPerRank === undefined ? {} : { countsPerRank },
       }),
     workgroups: exchangeGrid(step.pairRows),
   };

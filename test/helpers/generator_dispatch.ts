@@ -4,13 +4,11 @@ import { assign } from "../../compiler/kernels/assign.ts";
 import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/kernel.ts";
 import { listRows } from "../../compiler/kernels/list_rows.ts";
-import { countTokens, locate } from "../../compiler/kernels/locate.ts";
 import {
   combine,
   combineTranspose,
   permute,
 } from "../../compiler/kernels/permute.ts";
-import { destinations } from "../../compiler/kernels/destinations.ts";
 import { regroup, regroupGrid } from "../../compiler/kernels/regroup.ts";
 import { store } from "../../spec/kernel/build.ts";
 import { type Contents, type Launch, resultsOf } from "./launch_faults.ts";
@@ -89,9 +87,14 @@ function* assigned(): Generator<Assigned> {
             : [undefined]
         ) {
           for (
-            const tileRows of own === undefined
-              ? [undefined, 1 + n++ % 2]
-              : [undefined]
+            // Two units, the first of which has one expert.
+            const { tileRows, units } of own === undefined
+              ? [
+                {},
+                { tileRows: 1 + n++ % 2 },
+                ...experts > 1 ? [{ units: [0, 1, experts] }] : [],
+              ]
+              : [{}]
           ) {
             if (ordered && dropped) continue;
             const slot = index.map((_, a) =>
@@ -118,6 +121,7 @@ function* assigned(): Generator<Assigned> {
                   dropping: dropped !== undefined,
                   ...own === undefined ? {} : { own: splits },
                   ...tileRows === undefined ? {} : { grouped: { tileRows } },
+                  ...units ? { units } : {},
                 }),
                 grid: [1, 1, 1],
                 reads: {
@@ -125,8 +129,14 @@ function* assigned(): Generator<Assigned> {
                   lengths: [choices.tokens],
                 },
                 stores: {
-                  ...{ counts: experts, sendRow: index.length },
-                  ...{ tokenOf: rows, expertOf: rows, rowCount: 1 },
+                  counts: experts + (units ? 2 : 0),
+                  ...{ sendRow: index.length, tokenRow: index.length },
+                  ...{
+                    places: rows,
+                    tokenOf: rows,
+                    expertOf: rows,
+                    rowCount: 1,
+                  },
                   tiles: 1 + 3 * tiles,
                 },
               },
@@ -148,7 +158,8 @@ const sent = once(function* (): Generator<
 > {
   for (const one of assigned()) {
     const names = one.launch.kernel.bindings.map((b) => b.name);
-    if (names.includes("tiles") || names.includes("order")) continue;
+    const others = ["tiles", "order", "tokenRow"];
+    if (others.some((other) => names.includes(other))) continue;
     const got = resultsOf(one.launch);
     const sendRow = got["sendRow"]!.slice(0, one.index.length);
     yield { ...one, got: { ...got, sendRow } };
@@ -218,72 +229,54 @@ export function* ofCombineTranspose(): Generator<Launch> {
   }
 }
 
-/** Two group ranks, the first of which has one expert. */
-function* reached(): Generator<Assigned & { got: Contents; counted: Launch }> {
-  for (const one of sent()) {
-    const { experts, k, tokens: count, index, kept, got } = one;
-    if (experts === 1) continue;
-    yield {
-      ...one,
-      counted: {
-        kernel: destinations({
-          ...{ name, splits: [0, 1, experts], k, tokens, ordered: false },
-        }),
-        grid: [1, 1, 1],
-        reads: { index, sendRow: got["sendRow"]!, lengths: [count] },
-        stores: {
-          ...{ destinationCounts: 2, tokenRow: index.length },
-          places: kept.filter(Boolean).length,
-        },
-      },
-    };
-  }
-}
-
-export function* ofDestinations(): Generator<Launch> {
-  for (const { counted } of reached()) yield counted;
-}
-
 export function* ofListRows(): Generator<Launch> {
-  for (const { experts, k, tokens: count, index, got, counted } of reached()) {
-    const found = resultsOf(counted);
+  for (const { launch, ...choices } of assigned()) {
+    const { experts, k, tokens: count, index } = choices;
+    const names = launch.kernel.bindings.map((b) => b.name);
+    if (!names.includes("tokenRow") || names.includes("order")) continue;
+    const got = resultsOf(launch);
     const most = Math.min(k, experts - 1);
-    const own = [...got["counts"]!.slice(0, experts)];
+    const own = [...got["counts"]!.slice(0, experts + 2)];
+    const sent = total(own.slice(experts));
     for (const me of [0, 1]) {
-      const other = range(experts).map((e) => e + 1);
+      const other = range(experts + 2).map((e) => e + 1);
       yield {
         kernel: listRows({
           ...{ name, splits: [0, 1, experts], k, tokens, most },
         }),
         grid: elementwiseGrid(index.length),
         reads: {
-          ...{ weight: waves(index.length), sendRow: got["sendRow"]! },
-          tokenRow: found["tokenRow"]!.slice(0, index.length),
+          weight: waves(index.length),
+          sendRow: got["sendRow"]!.slice(0, index.length),
+          tokenRow: got["tokenRow"]!.slice(0, index.length),
           counts: me === 0 ? [...own, ...other] : [...other, ...own],
           ...{ groupRank: [me], lengths: [count] },
         },
-        stores: {
-          rows: total([...found["destinationCounts"]!.slice(0, 2)]) * 2 * most,
-        },
+        stores: { rows: sent * 2 * most },
       };
     }
   }
 }
 
 /** All counts below three that two ranks have for one or two experts of each; of three experts, below two. */
-function* regrouped(): Generator<
-  Launch & { readonly me: number; readonly rows: number }
-> {
+export function* ofRegroup(): Generator<Launch> {
   for (
-    const { splits, experts, below } of [
+    const { splits, experts, below, once } of [
       { splits: [0, 1, 2], below: 3 },
       { splits: [0, 1, 3], below: 2 },
+      { splits: [0, 1, 3], below: 2, once: { chunk: 0, chunks: 1 } },
       { splits: [0, 2, 4], experts: [[1, 2], [3, 4]] as const, below: 2 },
+      {
+        ...{ splits: [0, 2, 4], experts: [[1, 2], [3, 4]] as const, below: 2 },
+        once: { chunk: 1, chunks: 2 },
+      },
       { splits: [0, 3], below: 4 },
     ]
   ) {
     const [groupSize, all] = [splits.length - 1, splits.at(-1)!];
     const cells = groupSize * all;
+    // Behind the experts of experts, one for each rank and chunk.
+    const units = range(once ? groupSize * once.chunks : 0);
     for (const n of range(below ** cells)) {
       const counts = range(cells).map((c) =>
         Math.floor(n / below ** c) % below
@@ -296,61 +289,24 @@ function* regrouped(): Generator<
         const rows = total(ofExpert);
         const tileRows = 1 + n % 3;
         yield {
-          ...{ me, rows },
           kernel: regroup({
             ...{ name, splits, tileRows, ...experts ? { experts } : {} },
+            ...once ? { once } : {},
           }),
           grid: regroupGrid(rows),
-          reads: { counts, groupRank: [me] },
+          reads: {
+            counts: range(groupSize).flatMap((s) => [
+              ...counts.slice(s * all, (s + 1) * all),
+              ...units,
+            ]),
+            ...{ groupRank: [me], places: range(rows) },
+          },
           stores: {
-            ...{ rowOf: rows, expertOf: rows, rowCount: 1 },
+            ...{ rowOf: rows, expertOf: rows, tokenOf: rows },
+            rowCount: once ? 2 : 1,
             tiles: 1 + 3 * total(ofExpert.map((n) => Math.ceil(n / tileRows))),
           },
         };
-      }
-    }
-  }
-}
-
-export function* ofRegroup(): Generator<Launch> {
-  for (const launch of regrouped()) yield launch;
-}
-
-export function* ofLocate(): Generator<Launch> {
-  for (const { me, rows, ...launch } of regrouped()) {
-    const counts = [...launch.reads["counts"]!];
-    if (counts.length !== 6) continue;
-    const got = resultsOf(launch);
-    for (const chunks of [1, 2]) {
-      yield {
-        kernel: locate({ name, splits: [0, 1, 3], chunk: chunks - 1, chunks }),
-        grid: elementwiseGrid(rows),
-        reads: {
-          ...{ counts, destinationCounts: range(4 * chunks), groupRank: [me] },
-          rowOf: got["rowOf"]!.slice(0, rows),
-          ...{ rowCount: [rows], places: range(rows) },
-        },
-        stores: { tokenOf: rows },
-      };
-    }
-  }
-}
-
-export function* ofCountTokens(): Generator<Launch> {
-  for (const groupSize of [1, 2, 5]) {
-    for (const chunks of [1, 3]) {
-      for (const me of range(groupSize)) {
-        for (const chunk of range(chunks)) {
-          yield {
-            kernel: countTokens({ name, groupSize, chunk, chunks }),
-            grid: [1, 1, 1],
-            reads: {
-              destinationCounts: range(groupSize ** 2 * chunks),
-              groupRank: [me],
-            },
-            stores: { tokenCount: 1 },
-          };
-        }
       }
     }
   }

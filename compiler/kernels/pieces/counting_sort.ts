@@ -8,8 +8,11 @@ export interface CountingSortOptions {
   readonly buckets: number;
   /** Name of the bucket that is counted over. */
   readonly bucket: string;
-  /** The binding that gets how many items each bucket has. */
+  /** The workgroup array of cells. Default: `cells`. */
+  readonly cells?: string;
+  /** The binding that gets how many items each bucket has, from element `first` on; default 0. */
   readonly counts: string;
+  readonly first?: number;
   /** The workgroup array that gets the same. */
   readonly totals: string;
 }
@@ -25,29 +28,36 @@ export function lanesFor(
 }
 
 /**
- * `cells` [lane, bucket] has how many items of a bucket each lane found; it becomes how many those before it found: an
+ * Cell [lane, bucket] has how many items of a bucket each lane found; it becomes how many those before it found: an
  * exclusive scan over lanes. The buckets are shared out among the lanes.
  */
 export function scanCells(
-  { lanes, buckets, bucket: b, counts, totals }: CountingSortOptions,
+  o: CountingSortOptions,
 ): KernelText {
+  const { lanes, buckets, bucket: b, counts, totals } = o;
+  const { cells = "cells", first = 0 } = o;
   return wgsl`
     for (var ${b} = lane; ${b} < ${buckets}; ${b} += ${lanes}) {
       var count = 0u;
       for (var l = 0u; l < ${lanes}; l++) {
-        let here = cells[l * ${buckets} + ${b}];
-        cells[l * ${buckets} + ${b}] = count;
+        let here = ${cells}[l * ${buckets} + ${b}];
+        ${cells}[l * ${buckets} + ${b}] = count;
         count += here;
       }
-      ${counts}[${b}] = count;
+      ${counts}[${first} + ${b}] = count;
       ${totals}[${b}] = count;
     }`;
 }
 
-/** Consecutive items for each lane, as many for one as for another: those from `from` below `to`. */
-export function laneShare(items: Hole, lanes: number): KernelText {
+/** Consecutive items for each lane, as many for one as for another, always `together` of them: those from `from` below `to`. */
+export function laneShare(
+  items: Hole,
+  lanes: number,
+  together = 1,
+): KernelText {
+  const most = wgsl`(${items} + ${lanes * together - 1}) / ${lanes * together}`;
   return wgsl`
-    let share = (${items} + ${lanes - 1}) / ${lanes};
+    let share = ${together === 1 ? most : wgsl`${most} * ${together}`};
     let from = min(lane * share, ${items});
     let to = min(from + share, ${items});`;
 }

@@ -8,7 +8,6 @@ import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
 import { listRows } from "../../kernels/list_rows.ts";
-import { destinations } from "../../kernels/destinations.ts";
 import {
   chunkExperts,
   type ExpertRanges,
@@ -43,6 +42,7 @@ export interface SentRows {
   readonly bound: PerRank;
   readonly size: Size;
   readonly sendRow: string;
+  /** Rows for each expert, and behind them, where tokens are sent once, tokens for each unit. */
   readonly counts: string;
   /** Counts of every rank of the group; `counts` itself where there is one rank. */
   readonly countsAll: string;
@@ -54,9 +54,6 @@ export interface SentRows {
 /** The tokens that a rank sends once to each unit, whatever the number of their experts there. */
 export interface SentTokens {
   readonly bound: PerRank;
-  /** Tokens for each unit, and those of every rank of the group. */
-  readonly destinationCounts: string;
-  readonly allDestinationCounts: string;
   /** The row that a token is sent in, at its first choice of each unit. */
   readonly tokenRow: string;
   /** For each row of a choice, its token among those for its unit. */
@@ -68,6 +65,13 @@ export interface SentTokens {
 /** The routing whose choices have these rows. */
 export function routeOf({ node }: SentRows): RoutingNode {
   return node.inputs[0] as RoutingNode;
+}
+
+/** How many counts a rank has for a routing. */
+export function countsPerRankOf(
+  { splits, chunks, tokens }: Pick<SentRows, "splits" | "chunks" | "tokens">,
+): number {
+  return splits.at(-1)! + (tokens ? unitSplits(chunks).length - 1 : 0);
 }
 
 /** Count rows for each expert and number them. */
@@ -102,6 +106,7 @@ export function launchAssign(
     dropping: results.slot !== undefined,
     ordered: order !== undefined,
     ...own ? { own: splits } : {},
+    ...tokens ? { units: unitSplits(rows.chunks) } : {},
     ...grouped ? { grouped } : {},
   });
   const bindings = {
@@ -110,30 +115,11 @@ export function launchAssign(
     ...results.slot ? { slot: results.slot } : {},
     ...order ? { order } : {},
     ...{ groupRank: rows.groupRank, counts: rows.counts },
+    ...tokens ? { tokenRow: tokens.tokenRow, places: tokens.places } : {},
   };
   addLaunch(lowering, node, kernel, {
     ...{ bindings, workgroups: [1, 1, 1] },
     part: grouped ? { ...part, lists: true } : part,
-  });
-  if (!tokens) return;
-  const units = unitSplits(rows.chunks);
-  const counted = destinations({
-    name: `destinations_${units.length - 1}`,
-    ...{ splits: units, k: topK, ordered: order !== undefined },
-    tokens: tokenCount(lowering, axes),
-  });
-  addLaunch(lowering, node, counted, {
-    bindings: {
-      ...{ index: results.index, sendRow },
-      ...order ? { order } : {},
-      ...{
-        destinationCounts: tokens.destinationCounts,
-        tokenRow: tokens.tokenRow,
-      },
-      places: tokens.places,
-    },
-    workgroups: [1, 1, 1],
-    part,
   });
 }
 
@@ -143,28 +129,18 @@ export function lowerGatherCounts(
   node: NodeOf<"gatherCounts">,
 ): void {
   const rows = sentBy(lowering, node);
-  const { over, counts, countsAll, splits, tokens } = rows;
+  const { over, counts, countsAll, tokens } = rows;
   addAllGather(lowering, node, {
-    ...{ over, from: counts, to: countsAll, words: splits.at(-1)! },
+    ...{ over, from: counts, to: countsAll, words: countsPerRankOf(rows) },
     part: partOf(rows, "exchange counts"),
   });
-  if (!tokens) return;
-  const units = unitSplits(rows.chunks).length - 1;
-  addAllGather(lowering, node, {
-    ...{
-      over,
-      from: tokens.destinationCounts,
-      to: tokens.allDestinationCounts,
-      words: units,
-    },
-    part: partOf(rows, "exchange destination counts"),
-  });
-  if (!tokens.lists) return;
+  if (!tokens?.lists) return;
+  const units = unitSplits(rows.chunks);
   const route = routeOf(rows);
   const { weight } = routeResults(lowering, route);
   const { rule: { topK }, tokens: axes } = route.params;
   const list = listRows({
-    ...{ name: `list_rows_${units}`, splits: unitSplits(rows.chunks), k: topK },
+    ...{ name: `list_rows_${units.length - 1}`, splits: units, k: topK },
     ...{ most: tokens.lists.most, tokens: tokenCount(lowering, axes) },
   });
   addLaunch(lowering, node, list, {
@@ -208,25 +184,28 @@ function sentRows(
   );
   const choices = (name: string) =>
     addScratch(lowering, name, "u32", [...tokens, choice]);
+  const units = once ? groupSize * chunks.length : 0;
+  const countsPerRank = total + units;
   const counts = routingScratch(lowering, "counts", {
-    ...{ size: total, routing: "counts" },
+    ...{ size: countsPerRank, routing: "counts" },
   });
   return {
     ...{ number: lowering.values.sent.size, node, over, splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
-    countsAll: groupSize === 1 || own
-      ? counts
-      : addScratch(lowering, "countsAll", "u32", [
+    countsAll: groupSize === 1 || own ? counts : amendBuffer(
+      lowering,
+      addScratch(lowering, "countsAll", "u32", [
         { axis: "groupRank", size: groupSize },
-        { axis: of, size: total },
+        { axis: once ? "counts of routing" : of, size: countsPerRank },
       ]),
+      { routing: "counts" },
+    ),
     groupRank: groupRankBuffer(lowering, over),
-    ...once ? { tokens: sentTokens(groupSize * chunks.length) } : {},
+    ...once ? { tokens: sentTokens() } : {},
   };
 
-  function sentTokens(units: number): SentTokens {
-    const axis = { axis: "tokens for unit", size: units };
+  function sentTokens(): SentTokens {
     const most = Math.min(topK, Math.max(...heldExperts(unitSplits(chunks))));
     const tokenBound = mapRanks(
       [bound],
@@ -242,18 +221,6 @@ function sentRows(
           },
         }
         : {},
-      destinationCounts: addScratch(lowering, "destinationCounts", "u32", [
-        axis,
-      ]),
-      allDestinationCounts: addScratch(
-        lowering,
-        "allDestinationCounts",
-        "u32",
-        [
-          { axis: "groupRank", size: groupSize },
-          axis,
-        ],
-      ),
       tokenRow: choices("tokenRow"),
       places: routingScratch(lowering, "places", { size: bound }),
     };

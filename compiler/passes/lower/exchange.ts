@@ -4,7 +4,7 @@ import { storedDType } from "../../../spec/dtype.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { StepPart } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { partOf, sentBy } from "./assign.ts";
+import { countsPerRankOf, partOf, sentBy } from "./assign.ts";
 import {
   about,
   addScratch,
@@ -39,12 +39,16 @@ export function emitExchange(
   what: Exchange,
 ): void {
   const { from, to, words, direction, handle, part } = what;
-  const { over, groupRank, chunks, tokens, splits, countsAll } = rows.sent;
+  const { over, groupRank, chunks, splits, countsAll } = rows.sent;
+  const countsPerRank = countsPerRankOf(rows.sent);
   const groupSize = groupSizeOf(lowering.placed.mesh, over);
-  const once = what.once ? tokens : undefined;
-  // Of tokens, a count for each rank and chunk.
+  // Of tokens, a column for each rank and chunk, behind those of experts.
   const count = chunks.length;
-  const ends = Array.from({ length: groupSize + 1 }, (_, p) => p * count);
+  const ends = Array.from(
+    { length: groupSize + 1 },
+    (_, p) => splits.at(-1)! + p * count,
+  );
+  const { once } = what;
   const experts = once
     ? ends.slice(0, -1).map((first) =>
       [first + rows.chunk, first + rows.chunk + 1] as const
@@ -59,8 +63,9 @@ export function emitExchange(
     ranks: "all",
     ...{ over, direction, from, to },
     rowBytes: words * 4,
-    counts: once ? once.allDestinationCounts : countsAll,
+    counts: countsAll,
     splits: once ? ends : splits,
+    ...countsPerRank === splits.at(-1) ? {} : { countsPerRank },
     ...count > 1 ? { experts } : {},
     ...{ groupRank, moved },
     pairRows: once ? rows.tokenSize : rows.size,

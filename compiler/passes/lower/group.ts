@@ -3,11 +3,8 @@
 import { mapRanks, type PerRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
-import { countTokens, locate } from "../../kernels/locate.ts";
 import { tileHeight } from "../../kernels/matmul_tile.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
-import { unitSplits } from "../expert_ranges.ts";
 import {
   launchAssign,
   listBuffer,
@@ -32,6 +29,7 @@ export interface GroupedRows {
   /** There: grouped row -> token. */
   readonly tokenOf?: string;
   readonly expertOf: string;
+  /** How many rows there are; behind it, how many tokens, where they are sent once. */
   readonly rowCount: string;
   /** Where tokens are sent once. */
   readonly tokens?: ReceivedTokens;
@@ -43,8 +41,8 @@ interface ReceivedTokens {
   readonly places: string;
   /** Grouped row -> received token. */
   readonly tokenOf: string;
-  /** Where rows are added up: those of each received token, and how many tokens there are. */
-  readonly sums?: { readonly rows: string; readonly count: string };
+  /** Where rows are added up: those of each received token. */
+  readonly rows?: string;
 }
 
 /** Order what each rank receives by expert: a tile list for the grouped kernels. */
@@ -62,74 +60,45 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
       bindings: { tiles, tokenOf: tokenOf!, expertOf, rowCount },
     });
   }
-  const experts = chunks.length === 1 ? {} : { experts: chunks[chunk]! };
+  if (tokens) exchangePlaces(lowering, node, rows);
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
-    ...{ splits, ...experts, ...sent.node.params.own ? { sources: 1 } : {} },
-    tileRows,
+    ...{ splits, tileRows },
+    ...chunks.length === 1 ? {} : { experts: chunks[chunk]! },
+    ...sent.node.params.own ? { sources: 1 } : {},
+    ...tokens ? { once: { chunk, chunks: chunks.length } } : {},
   });
-  const part = partOf(sent, "regroup");
   addLaunch(lowering, node, kernel, {
     bindings: {
       ...{ counts: sent.countsAll, groupRank },
       ...{ tiles, rowOf: rowOf!, expertOf, rowCount },
+      ...tokens ? { places: tokens.places, tokenOf: tokens.tokenOf } : {},
     },
     workgroups: regroupGrid(received.size),
-    part,
-  });
-  if (!tokens) return;
-  if (tokens.sums) lowerSums(lowering, node, rows);
-  emitExchange(lowering, node, received, {
-    ...{ from: sent.tokens!.places, to: tokens.places, words: 1 },
-    ...{ direction: "forward", part: partOf(sent, "exchange places") },
-  });
-  const located = locate({
-    ...{ name: `locate_${splits.at(-1)!}`, splits, ...experts },
-    ...{ chunk, chunks: chunks.length },
-  });
-  addLaunch(lowering, node, located, {
-    bindings: {
-      ...{
-        counts: sent.countsAll,
-        destinationCounts: sent.tokens!.allDestinationCounts,
-        groupRank,
-      },
-      ...{ rowOf: rowOf!, rowCount, places: tokens.places },
-      tokenOf: tokens.tokenOf,
-    },
-    workgroups: elementwiseGrid(received.size),
-    part,
+    part: partOf(sent, "regroup"),
   });
 }
 
-/** Send the ranks of experts the lists of rows that they add up, and count the tokens that these are of. */
-function lowerSums(
+/** Send the ranks of experts where choices find tokens, and where rows are added up, those of each token. */
+function exchangePlaces(
   lowering: Lowering,
   node: NodeOf<"group">,
   rows: GroupedRows,
 ): void {
   const { received } = rows;
-  const { sent, chunk } = received;
-  const { lists, allDestinationCounts } = sent.tokens!;
-  const { sums } = rows.tokens!;
+  const { sent } = received;
+  const { lists, places } = sent.tokens!;
+  const here = rows.tokens!;
+  if (lists) {
+    emitExchange(lowering, node, received, {
+      ...{ from: lists.rows, to: here.rows!, words: 2 * lists.most },
+      ...{ direction: "forward", once: true },
+      part: partOf(sent, "exchange rows"),
+    });
+  }
   emitExchange(lowering, node, received, {
-    ...{ from: lists!.rows, to: sums!.rows, words: 2 * lists!.most },
-    ...{ direction: "forward", once: true },
-    part: partOf(sent, "exchange rows"),
-  });
-  const units = unitSplits(sent.chunks).length - 1;
-  const counted = countTokens({
-    name: `count_tokens_${units}`,
-    ...{ groupSize: sent.splits.length - 1, chunk },
-    chunks: sent.chunks.length,
-  });
-  addLaunch(lowering, node, counted, {
-    bindings: {
-      ...{ destinationCounts: allDestinationCounts, groupRank: sent.groupRank },
-      tokenCount: sums!.count,
-    },
-    workgroups: [1, 1, 1],
-    part: partOf(sent, "list rows"),
+    ...{ from: places, to: here.places, words: 1 },
+    ...{ direction: "forward", part: partOf(sent, "exchange places") },
   });
 }
 
@@ -159,19 +128,14 @@ function groupedRows(
       ? { tokenOf: scratch("tokenOf", bound) }
       : { rowOf: scratch("rowOf", bound) },
     expertOf: scratch("expertOf", bound),
-    rowCount: scratch("rowCount", 1),
+    rowCount: scratch("rowCount", sent.tokens ? 2 : 1),
     ...sent.tokens
       ? {
         tokens: {
           places: scratch("placesHere", bound),
           tokenOf: scratch("tokenOf", bound),
           ...lists
-            ? {
-              sums: {
-                rows: listBuffer(lowering, received.tokenBound, lists.most),
-                count: scratch("tokenCount", 1),
-              },
-            }
+            ? { rows: listBuffer(lowering, received.tokenBound, lists.most) }
             : {},
         },
       }

@@ -22,10 +22,11 @@ export function lowerLocalCombine(
   node: NodeOf<"localCombine">,
 ): void {
   const [y, group] = node.inputs as [Node, Node];
-  const { received, tokens } = lowering.values.groups.get(group)!;
+  const grouped = lowering.values.groups.get(group)!;
+  const { received, tokens, rowCount } = grouped;
   const { sent, tokenBound, tokenSize } = received;
-  const [lists, sums] = [sent.tokens?.lists, tokens?.sums];
-  invariant(lists && sums, "a routing lists the rows that are added up");
+  const [lists, rows] = [sent.tokens?.lists, tokens?.rows];
+  invariant(lists && rows, "a routing lists the rows that are added up");
   const [expert, slot, ...rest] = node.axes;
   const width = fixedProduct(lowering, node, rest);
   const dtype = storedDType(node.dtype);
@@ -35,17 +36,17 @@ export function lowerLocalCombine(
   ]);
   const kernel = combine({
     ...{ name: `local_combine_${width}`, row: width, k: lists.most },
-    tokens: load("tokenCount", u32(0), "u32"),
+    tokens: load("rowCount", u32(1), "u32"),
     ...{ listed: true, weighed: node.params.weighted },
     bindings: bindings(
-      { tokenCount: "u32", sendRow: "u32", returned: "f32" },
+      { rowCount: "u32", sendRow: "u32", returned: "f32" },
       { y: "f32" },
     ),
     epilogue: (i, sum) => [store("y", i, finish(node as Node, sum))],
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ tokenCount: sums.count, sendRow: sums.rows, y: buffer },
+      ...{ rowCount, sendRow: rows, y: buffer },
       returned: lowering.values.storages.get(y)!.buffer,
     },
     workgroups: elementwiseGrid({ mul: [tokenSize, width] }),
