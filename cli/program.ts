@@ -15,7 +15,7 @@ import {
 import type { Prompt } from "./flags.ts";
 import { samplingFlags } from "./generation_flags.ts";
 import { VERSION } from "../engine/version.ts";
-import { MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
+import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/picture_names.ts";
 import {
@@ -388,7 +388,7 @@ function addTrainCommand(
     .option(
       "--accumulate <n>",
       "gradient accumulation: micro-batches of a step (1)",
-      integer("--accumulate", 1),
+      integer("--accumulate", 1, MAX_MICRO_BATCHES),
     )
     .option(
       "--length <n>",

@@ -26,6 +26,9 @@ export const MAX_AXIS = 1 << 24;
 /** Elements of a buffer on a rank: kernels index them with 32 bits, and count a workgroup beyond the last. */
 export const MAX_ELEMENTS = 2 ** 32 - 2 ** 8;
 
+/** Micro-batches of a step of training, which are in memory together. */
+export const MAX_MICRO_BATCHES = 4096;
+
 /** Chunks that a dispatch is sent in. */
 export const MAX_CHUNKS = 1024;
 

@@ -115,6 +115,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --devices 'many'. Give shared, separate, mpi",
   ],
   [
+    "train x --out y --steps 1 --accumulate 4000000000",
+    "Cannot use --accumulate '4000000000'. Give a whole number from 1 to 4096",
+  ],
+  [
     "plan x.ts --pages 512",
     "Cannot use --pages '512'. Give pages and the positions of each, such as 512x16",
   ],

@@ -2,7 +2,9 @@
 // needs: cpu
 
 import t from "tap";
+import { compile } from "../compiler/mod.ts";
 import { generate, PageTable } from "../engine/mod.ts";
+import { layer } from "../examples/layer.ts";
 import { sum } from "../spec/sum.ts";
 import { loadCheckpoint, type Place } from "./helpers/checkpoints.ts";
 
@@ -111,6 +113,10 @@ for (
 }
 
 t.test("caches in 16 bits", async (t) => {
+  await t.rejects(compile(layer, { kvCacheDtype: "f16" }), {
+    message:
+      "Cannot store caches in 16 bits: the model has no attention that reads one. Change that, or store them as f32",
+  });
   const [name, adapter] = ["olmoe-16e", "cpu"] as const;
   const exact = await follow(name, { mesh: "ep=1", adapter });
   for (const kvCacheDtype of ["f16", "bf16"] as const) {

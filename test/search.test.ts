@@ -166,11 +166,20 @@ t.test("a mesh that no sharding of the model has is thrown out by name", async (
   t.strictSame(thrownOut.map(({ why }) => why), [
     "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 8",
   ]);
+  // The embedding of 2,048 words is 512 KiB in bf16: half of it where two ranks share it.
+  const limited = await switchyard([
+    ...["search", path.resolve(CONFIGS, "../../../examples/demo-lm")],
+    ...["--target", "8xh100", "--json", "--limits", "maxBufferSize=500000"],
+  ]);
+  const document = JSON.parse(limited.out) as Document;
+  t.ok(document.thrownOut.some(({ why }) => /needs maxBufferSize/.test(why)));
+  t.ok(document.found.every(({ mesh }) => mesh["tp"]! > 1), "what fits");
 });
 
 t.test("a mesh whose ranks hold more than kernels index is thrown out by name", async (t) => {
   const file = path.join(temporaryFolder(t), "machine.json");
-  const device = { ...NODE.devices["d"]!, memory: 6e11 };
+  const limits = { maxBufferSize: 1e13, maxStorageBufferBindingSize: 1e13 };
+  const device = { ...NODE.devices["d"]!, memory: 6e11, limits };
   writeFileSync(file, JSON.stringify({ ...NODE, devices: { d: device } }));
   // Keys of 8 heads of 64 at 2^24 positions: kernels index those of 2.
   const { found, thrownOut } = await searched(

@@ -469,7 +469,7 @@ t.test("the plan of a step says it", async (t) => {
   t.equal(narrow.buffers[embed]!.dtype, "bf16");
   t.equal(narrow.buffers[`adamw.master.${embed}`]!.dtype, "f32");
   t.match(await switchyard(["plan", tiny, "--train", "--dtype", "fp8"]), {
-    code: 1,
+    code: 2,
     err: /Cannot train in fp8: .*Give --dtype f32, f16 or bf16/,
   });
 });

@@ -15,6 +15,7 @@ import { findMachine } from "../machines.ts";
 import { speedCurve } from "../plots/speed_curve.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
+import { trainedFlag } from "./summarized.ts";
 import { type ViewCommandFlags, writePage } from "./view.ts";
 
 /** Flags of `search`. */
@@ -52,6 +53,7 @@ export async function searchCommand(
     );
   }
   const { dtype, limits } = flags;
+  if (phase === "train" && dtype !== undefined) trainedFlag(dtype);
   const { decoder } = target.kind === "checkpoint"
     ? target.checkpoint.published
     : target.configuration.published;

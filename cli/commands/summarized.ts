@@ -9,6 +9,7 @@ import {
   sgd,
   type Summarized,
   summarizeTarget,
+  type TrainedDType,
   trainedDType,
 } from "../../engine/mod.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
@@ -59,12 +60,25 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
       "Cannot use --experts without --target: it says how experts are chosen in steps that are predicted. Leave it out, or name a machine",
     );
   }
-  if (flags.train) return;
+  if (flags.train) {
+    const { dtype } = flags;
+    if (dtype !== undefined) trainedFlag(dtype);
+    return;
+  }
   for (const flag of ["optimizer", "clip", "zero", "recompute"] as const) {
     if (flags[flag] === undefined) continue;
     throw new UsageError(
       `Cannot use --${flag} without --train: it says how a model is trained. Leave it out, or give --train`,
     );
+  }
+}
+
+/** `--dtype` of a step of training. Throws UsageError for a dtype that cannot be trained in. */
+export function trainedFlag(dtype: EncodingName): TrainedDType {
+  try {
+    return trainedDType(dtype);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
   }
 }
 
@@ -129,7 +143,7 @@ async function trainingPlan(
     ...clip === undefined ? {} : { clipNorm: clip },
     ...zero === undefined ? {} : { zero },
     ...recompute === undefined ? {} : { recompute },
-    ...dtype === undefined ? {} : { dtype: trainedDType(dtype) },
+    ...dtype === undefined ? {} : { dtype: trainedFlag(dtype) },
   });
 }
 

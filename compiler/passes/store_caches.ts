@@ -18,6 +18,7 @@ export function storeCaches(
   stored: HalfDType,
 ): Localized {
   const caches = cachesOf(graph, refuse);
+  if (caches.size === 0) refuse("the model has no attention that reads one");
   for (const { axes } of caches) {
     const last = axes.at(-1)!;
     if (placed.axes[last]!.size % 2 > 0) {

@@ -2,7 +2,6 @@
 
 import type { ZeroStage } from "../../compiler/mod.ts";
 import { MachineError, ModelError, PlacementError } from "../../spec/errors.ts";
-import { UNLIMITED } from "../../spec/limits.ts";
 import type { Machine } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { RankClass } from "../../spec/plan_summary.ts";
@@ -21,6 +20,7 @@ import {
   type ModelTarget,
 } from "../summary/compiled.ts";
 import { type PhaseWorkload, predictSteps } from "../summary/predictions.ts";
+import { largestHeld, limitsOf } from "../summary/problems.ts";
 import { summarizeRanks } from "../summary/ranks.ts";
 import {
   compileTrainingStandIns,
@@ -82,7 +82,7 @@ export interface ReplicaStep {
   readonly step: Prediction;
 }
 
-/** Compile a replica with room for a load; or why none can be: the model has no such sharding, or kernels index less. */
+/** Compile a replica with room for a load; or why none can be: the model has no such sharding, or it is over a limit. */
 export async function compileReplica(
   task: SearchTask,
   mesh: ReplicaMesh,
@@ -93,7 +93,15 @@ export async function compileReplica(
 ): Promise<ReplicaPlan | ThrownOut> {
   try {
     const replica = await compileLoad(task, mesh, { strategy, load });
-    const [problem] = limitProblems(replica.plan, UNLIMITED);
+    const { plan, weights } = replica;
+    const limits = limitsOf(task.machine, task.compile.limits);
+    const [problem] = limitProblems(plan, limits, {
+      times: weights.stands.times,
+      // Training stores parameters as its plan says.
+      ...task.phase === "train"
+        ? {}
+        : { bytesOf: largestHeld(heldOf(plan, weights)) },
+    });
     return problem ? { mesh, why: problem.what } : replica;
   } catch (error) {
     const cannot = error instanceof PlacementError ||

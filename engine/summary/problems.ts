@@ -44,20 +44,27 @@ export function problemsOf(
     ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
     ...limitProblems(plan, limits, {
       ...{ bounds, times: options.times },
-      bytesOf: (buffer) => {
-        const ranks = ranksGiven(buffer.bytes);
-        let most = 0;
-        for (let rank = 0; rank < ranks; rank++) {
-          most = Math.max(most, options.held(buffer, rank));
-        }
-        return most;
-      },
+      bytesOf: largestHeld(options.held),
     }),
   ];
 }
 
+/** Bytes of a buffer on its largest rank. */
+export function largestHeld(
+  held: ProblemOptions["held"],
+): (buffer: PlanBuffer) => number {
+  return (buffer) => {
+    const ranks = ranksGiven(buffer.bytes);
+    let most = 0;
+    for (let rank = 0; rank < ranks; rank++) {
+      most = Math.max(most, held(buffer, rank));
+    }
+    return most;
+  };
+}
+
 /** The limits of the machine's first device, and over them those that are given. What nobody limits is not limited. */
-function limitsOf(
+export function limitsOf(
   machine: Machine | undefined,
   given: ProblemOptions["limits"],
 ): { readonly [limit: string]: number } {

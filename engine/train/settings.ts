@@ -3,6 +3,7 @@
 import type { Optimizer, Schedule, TrainedDType } from "../../compiler/mod.ts";
 import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
+import { MAX_MICRO_BATCHES } from "../../spec/limits.ts";
 
 /** What must stay as it is over all steps of a training, whatever it is on. */
 export interface StepSettings {
@@ -62,6 +63,11 @@ export function checkSettings(
       `Cannot train with ${name} ${value}: expected a ${
         name in whole ? "whole number" : "number"
       } of at least ${least}`,
+    );
+  }
+  if (accumulate !== undefined && accumulate > MAX_MICRO_BATCHES) {
+    throw new DataError(
+      `Cannot train with accumulate ${accumulate}: a step has at most ${MAX_MICRO_BATCHES} batches. Use fewer, larger ones`,
     );
   }
 }

@@ -105,7 +105,7 @@ export async function takeStep(
     auxiliary: meanOf(results, "aux_loss"),
     tokensPerSecond: task.tokens / seconds,
     experts: expertLoad(plan, results),
-    ...{ sentBytes: newlySent(run), memoryBytes: memoryOf(run) },
+    ...figuresOf(run),
   };
 }
 
@@ -188,7 +188,7 @@ export async function measure(
     sum += outputs[output]!.data[0]! * counted;
     tokens += counted;
   }
-  newlySent(run);
+  figuresOf(run);
   return sum / tokens;
 }
 
@@ -196,17 +196,16 @@ function scalar(value: number): HostTensor {
   return { dtype: "f32", shape: [], data: Float32Array.of(value) };
 }
 
-function memoryOf({ opened }: Run): number {
-  const { ranks } = opened.session.statistics();
-  return Math.max(...ranks.map(({ peakBytes }) => peakBytes.actual));
-}
-
-/** Bytes that ranks of this process have sent since the last call. */
-function newlySent(run: Run): number {
-  const sent = run.opened.session.statistics().ranks.flatMap(({ sentBytes }) =>
+/** Bytes that ranks of this process have sent since the last call, and what the fullest of them has allocated. */
+function figuresOf(run: Run): Pick<StepMetrics, "sentBytes" | "memoryBytes"> {
+  const { ranks } = run.opened.session.statistics();
+  const sent = ranks.flatMap(({ sentBytes }) =>
     Object.values(sentBytes).map(({ actual }) => actual)
   ).reduce((n, bytes) => n + bytes, 0);
-  const fresh = sent - run.sent;
+  const sentBytes = sent - run.sent;
   run.sent = sent;
-  return fresh;
+  const memoryBytes = Math.max(
+    ...ranks.map(({ peakBytes }) => peakBytes.actual),
+  );
+  return { sentBytes, memoryBytes };
 }
