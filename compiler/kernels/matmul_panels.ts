@@ -43,7 +43,13 @@ export function sumsByPanels(
   const row = o.weights.length * columns * lanes;
   const step = inPanel * length;
   const segments = count / ofSegment;
-  const tree = sumTree(sums, segments);
+  const whole = inPanel === ofSegment;
+  const ofLength = length * ofSegment;
+  // What a segment has so far, which outlives a panel only where that holds no whole segment.
+  const tree = sumTree(
+    sums.map(({ base, indices }) => ({ base: `${base}_part`, indices })),
+    segments,
+  );
   const place = (i: number, k: KernelText) =>
     wgsl`(${k}) * ${row} + (${
       i * columns * lanes
@@ -82,29 +88,25 @@ export function sumsByPanels(
         let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];
       }`
   );
-  const begins = segments > 1 && guarded(
-    inPanel < ofSegment,
-    wgsl`k_start % ${length * ofSegment} == 0`,
-    setEach(sums, "", () => f32(0)),
-  );
-  const ends = segments > 1 && guarded(
-    inPanel < ofSegment,
-    wgsl`(k_start + ${step}) % ${length * ofSegment} == 0`,
-    tree.add(wgsl`(k_start / ${length * ofSegment})`),
-  );
   return {
     shared: [{ name: "panel", type: "f32", length: step * row }],
     body: wgsl`
       let team = ${team};
       let lane_column = lane % ${lanes};
       ${declareEach(sums)}
-      ${segments > 1 && tree.declare}
+      ${tree.declare}
+      ${!whole && declareEach(sums, "_part")}
       for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
         workgroupBarrier();
         if (team < ${inPanel}) { ${loaded} }
         workgroupBarrier();
         if (own < end) {
-          ${begins}
+          ${
+      whole ? declareEach(sums, "_part") : wgsl`
+          if (k_start % ${ofLength} == 0) {
+            ${setEach(sums, "_part", () => f32(0))}
+          }`
+    }
           for (var block = 0u; block < ${inPanel}; block++) {
             ${declareEach(sums, "_block")}
             let block_turn = block * ${length};
@@ -114,11 +116,19 @@ export function sumsByPanels(
               let at_turn = block_turn + turn;
               ${add(wgsl`${right}`)}
             }
-            ${setEach(sums, "", (of) => plus(of(""), of("_block")))}
+            ${setEach(sums, "_part", (of) => plus(of("_part"), of("_block")))}
           }
-          ${ends}
+          ${
+      guarded(
+        !whole,
+        wgsl`(k_start + ${step}) % ${ofLength} == 0`,
+        tree.add(wgsl`(k_start / ${ofLength})`),
+      )
+    }
+          if (k_start + ${step} == ${length * count}) {
+            ${setEach(sums, "", (of) => of("_part"))}
+          }
         }
-      }
-      ${segments > 1 && tree.finish}`,
+      }`,
   };
 }

@@ -146,21 +146,34 @@ class KernelPrinter {
       }
     }
     if (this.#isSingle) return;
+    const vectors = this.#kernel.workgroupSize / this.#lanes;
+    const sums: string[] = [];
     for (const name of this.#crossing) {
-      const slot = this.#writer.name("slot");
       const type = this.#statements.typeOf(name);
-      this.#writer.line(
-        `${type} *const ${slot} = (${type} *)(scratch + ${this.scratchBytes});`,
-      );
       if (type === "vf") {
-        // Used where it is: a phase need not touch all sums.
-        this.#x.locals.set(name, `${slot}[${this.#first} / LANES]`);
-      } else this.#slots.set(name, slot);
-      const bytes = 4 * this.#lanes;
-      this.scratchBytes += alignedBytes(
-        bytes * this.#kernel.workgroupSize / this.#lanes,
+        sums.push(name);
+        continue;
+      }
+      this.#slots.set(name, this.#memory("slot", type, vectors));
+    }
+    // Used where they are, those of one vector together: a phase need not touch all.
+    const all = this.#memory("sums", "vf", sums.length * vectors);
+    for (const [i, name] of sums.entries()) {
+      this.#x.locals.set(
+        name,
+        `${all}[${this.#first} / LANES * ${sums.length} + ${i}]`,
       );
     }
+  }
+
+  /** Scratch memory for so many values of a type. */
+  #memory(prefix: string, type: string, count: number): string {
+    const name = this.#writer.name(prefix);
+    this.#writer.line(
+      `${type} *const ${name} = (${type} *)(scratch + ${this.scratchBytes});`,
+    );
+    this.scratchBytes += alignedBytes(4 * this.#lanes * count);
+    return name;
   }
 
   #phases(outer: readonly Outer[]): Phase[] {
