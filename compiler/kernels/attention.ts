@@ -272,8 +272,8 @@ function scores(of: Queries): KernelText {
       }`,
   );
   return wgsl`
-    // Lanes beyond the last key score that key again, and nobody looks at it.
-    let key = min(start + lane, ${ofTokens("max", "end", of)} - 1);
+    // Lanes beyond the last key score what is there, and nobody looks at it.
+    let key = start + lane;
     let key_at = (${vectorOf(o, wgsl`key`)}) * ${o.dim};
     ${dot}
     @unroll (${each}) {
@@ -300,23 +300,41 @@ function weights(of: Queries): KernelText {
   const some = single
     ? wgsl`low[t]`
     : wgsl`min(low[t], ${ATTENTION_BLOCK - 1})`;
+  const top =
+    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
   return wgsl`
     @unroll (t < ${tokens}) {
       let low[t] = ${low};
       let high[t] = min(${end} - start, ${ATTENTION_BLOCK});
     }
+    ${
+    !single && wgsl`
+    // The keys that all tokens see.
+    let shared_low = ${ofTokens("max", "low", of)};
+    let shared_high = ${ofTokens("min", "high", of)};`
+  }
+    @unroll (${each}) { var block_top[t][h] = scores[${some} + ${place}]; }
+    for (var j = ${single ? wgsl`low[0] + 1` : wgsl`shared_low`}; j < ${
+    single ? wgsl`high[0]` : wgsl`shared_high`
+  }; j++) {
+      @unroll (${each}) { ${top} }
+    }
     @unroll (${each}) {
-      var block_top[t][h] = scores[${some} + ${place}];
-      for (var j = low[t] + 1; j < high[t]; j++) {
-        block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);
-      }
+      ${
+    !single && limited &&
+    wgsl`for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${top} }`
+  }
+      ${
+    !single &&
+    wgsl`for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${top} }`
+  }
       weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
     }`;
 }
 
 /** Lane d sums dimension d of the block's values, times their weights; and every lane the weights. */
 function blockSums(of: Queries): KernelText {
-  const { o, tokens, each, parts } = of;
+  const { o, tokens, each, parts, limited } = of;
   const width = o.valueDim ?? o.dim;
   const [values, length] = o.shared
     ? ["keys", o.dim] as const
@@ -324,33 +342,45 @@ function blockSums(of: Queries): KernelText {
   const d = width % ATTENTION_BLOCK === 0
     ? DIMENSION
     : wgsl`min(${DIMENSION}, ${width - 1})`;
-  // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
-  const seen = (sum: KernelText, more: KernelText) =>
-    tokens === 1
-      ? more
-      : wgsl`select(${sum}, ${more}, low[t] <= j && j < high[t])`;
   const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
   const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
+  // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
+  const seen = (sum: KernelText, more: KernelText) =>
+    wgsl`select(${sum}, ${more}, low[t] <= j && j < high[t])`;
+  const always = (_: KernelText, more: KernelText) => more;
+  const keys = (from: KernelText, end: KernelText, where: typeof seen) =>
+    wgsl`
+    for (var j = ${from}; j < ${end}; j++) {
+      let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${length};
+      @unroll (c < ${parts}) { let value[c] = ${
+      cachedElement(o, values, wgsl`value_at + ${d}`)
+    }; }
+      @unroll (${each}) {
+        let weight[t][h] = weights[j + ${placeOf(of)}];
+        block_sum[t][h] = ${where(wgsl`block_sum[t][h]`, weightSum)};
+        @unroll (c < ${parts}) {
+          block[t][h][c] = ${where(wgsl`block[t][h][c]`, valueSum)};
+        }
+      }
+    }`;
+  const [first, last] = [
+    ofTokens("min", "low", of),
+    ofTokens("max", "high", of),
+  ];
   return wgsl`
     @unroll (${each}) {
       var block_sum[t][h] = 0.0;
       @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
     }
-    for (var j = ${ofTokens("min", "low", of)}; j < ${
-    ofTokens("max", "high", of)
-  }; j++) {
-      let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${length};
-      @unroll (c < ${parts}) { let value[c] = ${
-    cachedElement(o, values, wgsl`value_at + ${d}`)
-  }; }
-      @unroll (${each}) {
-        let weight[t][h] = weights[j + ${placeOf(of)}];
-        block_sum[t][h] = ${seen(wgsl`block_sum[t][h]`, weightSum)};
-        @unroll (c < ${parts}) {
-          block[t][h][c] = ${seen(wgsl`block[t][h][c]`, valueSum)};
-        }
-      }
-    }`;
+    ${
+    limited && tokens > 1 && keys(first, wgsl`min(shared_low, ${last})`, seen)
+  }
+    ${
+    tokens === 1
+      ? keys(first, last, always)
+      : keys(wgsl`shared_low`, wgsl`shared_high`, always)
+  }
+    ${tokens > 1 && keys(wgsl`max(shared_low, shared_high)`, last, seen)}`;
 }
 
 /** The dimension of a lane in part c. */
