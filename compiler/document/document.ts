@@ -1,5 +1,6 @@
 /** The document of a model: what a plan is compiled from, as JSON. It holds no program text, so it may be a stranger's. */
 
+import type { Collective } from "../graph/collectives.ts";
 import type { DType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
 import type { CompileOptions } from "../compile_graph.ts";
@@ -16,21 +17,11 @@ import type { TuningTable } from "../tuning.ts";
 /** Primitives that the language makes. Others are made of them: by differentiation, by placement, and by expansion. */
 export type ModelPrimitive = Exclude<
   Primitive,
+  | Collective
   | Expanded
-  | "allGather"
-  | "allReduce"
-  | "allSlice"
-  | "allToAll"
-  | "assign"
   | "attentionGrad"
   | "attentionSum"
-  | "checkIds"
   | "combineTranspose"
-  | "gatherCounts"
-  | "group"
-  | "permute"
-  | "received"
-  | "reduceScatter"
 >;
 
 /** Parameters as a document has them: of a scalar function, what it was lowered to. */

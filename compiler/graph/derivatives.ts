@@ -3,6 +3,7 @@
  * its operands, in primitives. Choices, of experts or of the largest, have none: they are held where they are.
  */
 
+import { ofCollectives } from "./collectives.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import {
@@ -215,11 +216,8 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
   combine: combineDerivative,
   combineTranspose: onceOnly,
   ...ofExpanded(placed),
-  allSlice: placed,
   optimizationBarrier: ({ dy }) => [() => dy],
-  allReduce: placed,
-  reduceScatter: placed,
-  allGather: placed,
+  ...ofCollectives(() => placed),
   cacheWrite: cacheWriteDerivative,
   attention: attentionDerivative,
   attentionSum: onceOnly,

@@ -3,6 +3,7 @@
  * routing of every value, and refuses what would mix rows, change routing, or are never combined.
  */
 
+import { ofCollectives } from "./collectives.ts";
 import { atPlace as at, ModelError } from "../../spec/errors.ts";
 import { words } from "./messages.ts";
 import { type Problems, report } from "./problems.ts";
@@ -62,11 +63,8 @@ const MIXES: {
   route: "no",
   choices: "no",
   tupleElement: () => [],
-  allSlice: "no",
   optimizationBarrier: () => [],
-  allReduce: "no",
-  reduceScatter: "no",
-  allGather: "no",
+  ...ofCollectives(() => "no" as const),
   dispatch: "no",
   combine: () => [],
   combineTranspose: () => [],

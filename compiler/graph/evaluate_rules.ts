@@ -1,5 +1,6 @@
 /** The reference of each primitive. A primitive without one does not compile. */
 
+import { ofCollectives } from "./collectives.ts";
 import { attend, embed, rotate, writeCache } from "./evaluate_position.ts";
 import { attendBack, scatterAddRows, sumScores } from "./evaluate_backward.ts";
 import { alongRows, operands, shapeFrom, total } from "./evaluate_rows.ts";
@@ -374,14 +375,10 @@ export const REFERENCE: {
     );
   }),
 
-  allSlice: sameElements,
-
   optimizationBarrier: sameElements,
 
   // The evaluator is one rank, which has all of every sum.
-  allReduce: (node, context) => operands(node, context)[0]!,
-  reduceScatter: sameElements,
-  allGather: sameElements,
+  ...ofCollectives(() => sameElements),
 
   cacheWrite: (node, context) => {
     const [state, value, sequence, position] = operands(node, context);

@@ -2,6 +2,7 @@
 
 import type { DType, HalfDType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
+import type { CollectiveParams } from "./collectives.ts";
 import type { DefinedParams } from "./primitives/mod.ts";
 import type { Sharding } from "./sharding.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
@@ -93,7 +94,7 @@ export type RouteOperand =
   | "weights";
 
 /** Parameters of each primitive. Inputs are named in the comment, in order. */
-export interface PrimitiveParams extends DefinedParams {
+export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /** A tensor given at run time. */
   input: { readonly name: string };
   /** A tensor of the checkpoint. `stack`: the axis whose `{axis}` in the name makes one source tensor per index. */
@@ -206,25 +207,6 @@ export interface PrimitiveParams extends DefinedParams {
    * second computation begins with, it takes after `after`: x, after.
    */
   optimizationBarrier: { readonly block: number; readonly end: "in" | "out" };
-  /**
-   * What resharding inserts (see sharding/reshard.ts): along `axis`, the value is sharded over fewer mesh axes, by those in
-   * `over`; below `shard`, the axis is `axis` on the operand and `to` on the result.
-   */
-  allGather: {
-    readonly over: readonly string[];
-    readonly axis: string;
-    readonly to: string;
-  };
-  /** Each rank keeps its own part along `axis`; nothing is sent. */
-  allSlice: { readonly axis: string; readonly to: string };
-  /** The terms that ranks hold along the mesh axes `over`, added as a balanced tree by group rank: on every rank. */
-  allReduce: { readonly over: readonly string[] };
-  /** The same sum; each rank is given its part along `axis`. */
-  reduceScatter: {
-    readonly over: readonly string[];
-    readonly axis: string;
-    readonly to: string;
-  };
   /**
    * What expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row that each
    * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too; `sums`:

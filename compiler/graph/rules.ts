@@ -3,6 +3,7 @@
  * Ops make nodes through these rules, and `check.ts` holds every node of a graph against them.
  */
 
+import { type Collective, ofCollectives } from "./collectives.ts";
 import type { DType } from "../../spec/dtype.ts";
 import {
   alongAxis,
@@ -349,18 +350,13 @@ export const RULES: {
 
   ...ofExpanded(({ inputs }: RuleInput<Primitive>) => operand(inputs, 0)),
 
-  allSlice: ({ inputs, params: { axis, to } }) =>
-    renamed("allSlice", inputs, axis, to),
-
   optimizationBarrier: ({ inputs }) => operand(inputs, 0),
 
-  allReduce: ({ inputs }) => operand(inputs, 0),
-
-  reduceScatter: ({ inputs, params: { axis, to } }) =>
-    renamed("reduceScatter", inputs, axis, to),
-
-  allGather: ({ inputs, params: { axis, to } }) =>
-    renamed("allGather", inputs, axis, to),
+  ...ofCollectives((name) => ({ inputs, params }: RuleInput<Collective>) =>
+    "axis" in params
+      ? renamed(name, inputs, params.axis, params.to)
+      : operand(inputs, 0)
+  ),
 
   cacheWrite: ({ inputs }) => {
     const [state, value] = [operand(inputs, 0), operand(inputs, 1)];

@@ -3,6 +3,7 @@
  * the others are held against what the model declared.
  */
 
+import { type Collective, ofCollectives } from "./collectives.ts";
 import { ModelError } from "../../spec/errors.ts";
 import {
   type AxisSize,
@@ -79,15 +80,10 @@ function checkSlot(sizes: Sizes, node: RoutingNode): void {
 }
 
 /** A part of an axis and the whole of it: over all ranks they are as long. */
-function sameLength(
-  node:
-    | NodeOf<"allSlice">
-    | NodeOf<"reduceScatter">
-    | NodeOf<"allGather">,
-  sizes: Sizes,
-): void {
+function sameLength(node: NodeOf<Collective>, sizes: Sizes): void {
+  if (!("axis" in node.params)) return;
   const { axis, to } = node.params;
-  if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node, axis));
+  if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node as Node, axis));
 }
 
 /** Positions start, start + step, … of `whole`, as many as `part` is long, are all there. */
@@ -226,11 +222,8 @@ const SIZES: {
     checkSlot(sizes, node);
   },
   tupleElement: none,
-  allSlice: sameLength,
   optimizationBarrier: none,
-  allReduce: none,
-  reduceScatter: sameLength,
-  allGather: sameLength,
+  ...ofCollectives(() => sameLength),
   dispatch: none,
   combine: none,
   combineTranspose: none,

@@ -3,6 +3,7 @@
  * it: every node is stored, or an alias of a stored one, or written into the kernel of its single user. No kernels yet.
  */
 
+import { ofCollectives } from "../graph/collectives.ts";
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
 import type { FusionClass } from "../graph/primitives/definition.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
@@ -46,11 +47,8 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   allToAll: "kernel",
   received: "view",
   localCombine: "kernel",
-  allSlice: "inline",
   optimizationBarrier: "view",
-  allReduce: "kernel",
-  reduceScatter: "kernel",
-  allGather: "kernel",
+  ...ofCollectives((_, fusion) => fusion),
   cacheWrite: "kernel",
   attention: "kernel",
   attentionSum: "kernel",

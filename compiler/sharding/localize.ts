@@ -3,6 +3,7 @@
  * what comes after knows sizes and no mesh. Holds after it: an axis has one length on a rank, whatever value has it.
  */
 
+import { isCollective } from "../graph/collectives.ts";
 import { rankCount } from "../../spec/mesh.ts";
 import { renameAxes } from "../graph/axis_params.ts";
 import type { AxisSize, Graph, Node } from "../graph/graph.ts";
@@ -43,7 +44,7 @@ export function localize(facts: AxisFacts, sharded: Graph): Localized {
       ...node,
       inputs,
       axes: node.axes.map((axis) => name(axis, overOf(node.sharding!, axis))),
-      params: moves(node)
+      params: isCollective(node.primitive)
         ? movedParams(node, name)
         : renameAxes(node.params, rename),
     } as Node;
@@ -83,12 +84,6 @@ function overOfNode({ inputs, sharding }: Node): Over {
     ...inputs.map((input) => input.sharding!.over),
     sharding!.over,
   );
-}
-
-/** Whether a node only moves a value along an axis that keeps its name. */
-function moves({ primitive }: Node): boolean {
-  return primitive === "allGather" || primitive === "allSlice" ||
-    primitive === "reduceScatter" || primitive === "allReduce";
 }
 
 function movedParams(

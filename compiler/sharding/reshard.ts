@@ -9,6 +9,7 @@
  * | unreduced | reduced | `allReduce` |
  */
 
+import type { Collective } from "../graph/collectives.ts";
 import { invariant, ModelError } from "../../spec/errors.ts";
 import {
   isRouting,
@@ -28,9 +29,6 @@ import {
   type Sharding,
   tidyOver,
 } from "../graph/sharding.ts";
-
-/** The primitives that only resharding makes. */
-type Made = "allGather" | "allSlice" | "allReduce" | "reduceScatter";
 
 /** A value with its sharding. */
 type Sharded = Node & { readonly sharding: Sharding };
@@ -224,7 +222,7 @@ export class Resharding {
     });
   }
 
-  #make<P extends Made>(
+  #make<P extends Collective>(
     of: Sharded,
     primitive: P,
     params: PrimitiveParams[P],

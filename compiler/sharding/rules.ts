@@ -3,6 +3,7 @@
  * which of them it is linear. What `shard` knows of a primitive is here, or where the primitive is defined.
  */
 
+import { ofCollectives } from "../graph/collectives.ts";
 import type { Node, NodeOf, Primitive } from "../graph/graph.ts";
 import { isRouting, ofExpanded } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
@@ -173,10 +174,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     linear: LINEAR.never,
   },
   ...ofExpanded({ role: pass, linear: LINEAR.never }),
-  allGather: { role: pass, linear: LINEAR.never },
-  allSlice: { role: pass, linear: LINEAR.never },
-  allReduce: { role: pass, linear: LINEAR.never },
-  reduceScatter: { role: pass, linear: LINEAR.never },
+  ...ofCollectives(() => ({ role: pass, linear: LINEAR.never })),
   cacheWrite: {
     role: (node, { operand, axis }, known) => {
       if (operand === 0 && node.axes.indexOf(axis) < 2) {

@@ -1,5 +1,6 @@
 /** What lowering knows and collects: buffers, kernels and steps, and where each node's value is stored. */
 
+import { isCollective } from "../../graph/collectives.ts";
 import { isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytes } from "../../../spec/layout.ts";
@@ -17,7 +18,7 @@ import {
   type StepPart,
 } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { Graph, Node, Primitive } from "../../graph/graph.ts";
+import type { Graph, Node } from "../../graph/graph.ts";
 import {
   axisSize,
   isUneven,
@@ -384,11 +385,6 @@ export function unreducedOf({ sharding }: Node): readonly string[] {
   return sharding?.unreduced ?? [];
 }
 
-/** What changes the sharding of a value. */
-const RESHARDS: readonly Primitive[] = [
-  ...["allGather", "allSlice", "allReduce", "reduceScatter"] as const,
-];
-
 /** An axis as a label has it: without the block where that is the node's own, or around it. */
 function axisLabel(axis: string, { block = "" }: Node): string {
   const of = axis.slice(0, Math.max(0, axis.indexOf("/")));
@@ -431,10 +427,10 @@ export function labelOf(node: Node): string {
   const over = "over" in node.params && node.primitive !== "gatherCounts"
     ? ` over ${
       [node.params.over].flat().map((axis) => axisLabel(axis, node))
-        .join(RESHARDS.includes(node.primitive) ? "+" : " ")
+        .join(isCollective(node.primitive) ? "+" : " ")
     }`
     : "";
-  const has = RESHARDS.includes(node.primitive)
+  const has = isCollective(node.primitive)
     ? `${typeOf(node.inputs[0]!)} -> `
     : "";
   return `${op}${over} : ${has}${typeOf(node)}`;
