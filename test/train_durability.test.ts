@@ -188,7 +188,7 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
     name.startsWith("adamw.master.")
   );
   t.equal(3 * masters.length, Object.keys(wanted.optimizerState).length);
-  for (const mesh of ["ep=1", "ep=3", "dp=2", "dp=2,ep=4"]) {
+  for (const mesh of ["ep=1", "ep=3", "dp=2,ep=4"]) {
     const { shards: _, ...found } = await reload(
       out,
       mesh,
@@ -202,7 +202,7 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
  * How often a training is killed: at other moments in each run of the tests. test/disk_faults.test.ts fails a save at every
  * kind of call.
  */
-const KILLS = 8;
+const KILLS = 6;
 
 t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
   const model = await tinyModel(t);

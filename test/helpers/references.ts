@@ -159,7 +159,8 @@ export const FAMILY_MESHES: Meshes = {
  *
  * Where the processor stands in for a GPU, it runs the meshes of `software` only, because each mesh has kernels of its
  * own, which differ from those of another by constants; and devices of ranks of their own for one checkpoint, because
- * each compiles all kernels. What a mesh makes of a plan is held on the CPU device, and all meshes on a GPU where there is
+ * each compiles all kernels. It generates a few tokens there, and from one prompt alone: each takes as many launches as the
+ * one before, and all are generated on the CPU device. What a mesh makes of a plan is held on the CPU device, and all meshes on a GPU where there is
  * one.
  */
 export function testReferences(
@@ -180,7 +181,7 @@ function testReference(
   { title, skip, ...device }:
     & Pick<
       (typeof DEVICES)[number],
-      "title" | "adapter" | "second"
+      "title" | "adapter" | "second" | "software"
     >
     & { readonly skip: string | boolean },
 ): void {
@@ -211,6 +212,7 @@ function testReference(
             first: bits.isEmpty,
             uneven: mesh === uneven && sharing === "shared",
             separate: sharing === "separate",
+            software: device.software,
           };
           if (meshes.batch?.includes(mesh)) {
             bits.hold(t, "the batch", await runFresh(loaded, recorded.prompts));
@@ -232,6 +234,7 @@ interface Peculiar {
   readonly first: boolean;
   readonly uneven: boolean;
   readonly separate: boolean;
+  readonly software: boolean;
 }
 
 /** Outputs by what they are of; those of the first mesh are the ones that others must give. */
@@ -301,17 +304,19 @@ async function testTokens(
   },
 ): Promise<void> {
   const { prompts, generated } = recorded;
-  const count = Math.max(...generated.map(({ length }) => length));
+  const { uneven, software } = place;
+  const most = Math.max(...generated.map(({ length }) => length));
+  const count = software ? Math.min(most, 4) : most;
   session.reset();
   const together = await greedyTokens(decoder, prompts, count);
   for (const [i, wanted] of generated.entries()) {
     t.strictSame(
       together[i]!.slice(0, wanted.length),
-      wanted,
+      wanted.slice(0, count),
       `tokens of prompt ${i} in the batch`,
     );
   }
-  const single = place.uneven ? prompts : prompts.slice(0, 1);
+  const single = uneven && !software ? prompts : prompts.slice(0, 1);
   for (const [i, prompt] of single.entries()) {
     session.reset();
     const [alone] = await greedyTokens(decoder, [prompt], count);
