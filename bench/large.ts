@@ -1,26 +1,26 @@
 /**
- * A checkpoint of 3 GB in bf16, of OLMoE's shape with fewer layers, in this process: until its first token, what stays in
- * memory, and how fast it decodes. Makes the checkpoint at first, in `--folder`. `--adapter native|cpu`, `--layers N`,
- * `--new-tokens N`. `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's, and
- * `--out FILE` keeps what is found.
+ * A checkpoint of 3 GB in bf16, of OLMoE's shape with fewer layers: the command `generate` until its first token, the memory
+ * of its processes, and how it ends; then decode steps in this process, behind a prompt of `--prompt N` tokens, by what the
+ * cache is stored as, in turn with a loop in C that reads as many bytes. Makes the checkpoint at first, in `--folder`.
+ * `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode`, `--ranks N` has processes of `launch` instead.
+ * `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's. `--out FILE` keeps what is
+ * found.
  */
 
 import { existsSync, mkdirSync, openSync, statSync, writeSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
-import {
-  Decoder,
-  decoderShape,
-  generate,
-  openTarget,
-  resolveTarget,
-} from "../engine/mod.ts";
-import { describe, machine } from "./measure.ts";
+import { resolveTarget } from "../engine/mod.ts";
 import { checkLarge } from "./large/check.ts";
+import { LOOPS } from "./large/bandwidth.ts";
+import { measureDecode } from "./large/decode.ts";
 import { writeOlmoe } from "./large/olmoe.ts";
+import { type Ran, runCommand } from "./large/process.ts";
+import { describe, machine, median } from "./measure.ts";
+import { timingOf, writeDocument } from "./results.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -30,12 +30,15 @@ const { values: flags } = parseArgs({
     only: { type: "string" },
     out: { type: "string" },
     layers: { type: "string", default: "3" },
-    "new-tokens": { type: "string", default: "9" },
+    prompt: { type: "string", default: "16" },
+    ranks: { type: "string", default: "1" },
+    runs: { type: "string", default: "5" },
   },
 });
+const { only, out } = flags;
 const adapter = flags.adapter === "cpu" ? "cpu" : "native";
+const [ranks, runs] = [Number(flags.ranks), Number(flags.runs)];
 const folder = `${flags.folder}-${flags.layers}`;
-const file = join(folder, "model.safetensors");
 if (!existsSync(join(folder, "config.json"))) {
   mkdirSync(folder, { recursive: true });
   writeOlmoe(Number(flags.layers), {
@@ -44,8 +47,6 @@ if (!existsSync(join(folder, "config.json"))) {
       for (const part of parts) writeSync(descriptor, part);
     },
   });
-  console.log(`${folder}: made. Start again to measure`);
-  process.exit();
 }
 if (flags.check) {
   const good = await checkLarge(folder, flags);
@@ -53,45 +54,80 @@ if (flags.check) {
   process.exit(good ? 0 : 1);
 }
 
-const prompt = [1, 20, 300, 4000, 50000];
-const newTokens = Number(flags["new-tokens"]);
-const target = await resolveTarget(folder, nodeFiles(), {
-  loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-});
-const opened = await openTarget(target, nodeFiles(), {
-  ...{ adapter, sharing: "shared", threads: availableParallelism() },
-  next: { candidates: 1 },
-  need: {
-    ...{ tokens: prompt.length, sequences: 1 },
-    context: prompt.length + newTokens,
-  },
-});
-const loaded = performance.now();
-const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
-const times: number[] = [];
-await generate(decoder, [prompt], {
-  ...{ maxNewTokens: newTokens, stop: new Set(), temperature: 0 },
-  onToken: () => {
-    times.push(performance.now());
-  },
-});
-const first = times[0]!;
-const steps = times.slice(1).map((time, i) => time - times[i]!);
-const { maxRSS, userCPUTime } = process.resourceUsage();
-const bytes = statSync(file).size;
-console.log(`${machine()}, ${adapter}, weights of ${gb(bytes)}`);
-console.log(
-  `since the process began: loaded after ${
-    (loaded / 1e3).toFixed(2)
-  } s, first token after ${(first / 1e3).toFixed(2)} s`,
-);
-console.log(
-  `most memory ${gb(maxRSS * 1024)}, ${
-    (maxRSS * 1024 / bytes).toFixed(2)
-  } of the weights; ${(userCPUTime / 1e6).toFixed(2)} s of cores`,
-);
-if (steps.length > 0) console.log(`a decode step: ${describe(steps)}`);
-await opened.close();
+const { size } = statSync(join(folder, "model.safetensors"));
+console.log(`${machine()}, ${adapter}, weights of ${gb(size)}`);
+const found: { [what: string]: unknown } = {
+  ...{ program: "large", machine: machine(), adapter, ranks, bytes: size },
+};
+if (only !== "decode") {
+  const all: Ran[] = [];
+  for (let run = 0; run < runs; run++) {
+    const generate = ["generate", folder, "--adapter", adapter];
+    generate.push("--tokens", "1,20,300,4000,50000", "-n", "9", "--jsonl");
+    all.push(
+      await runCommand(
+        ranks === 1
+          ? generate
+          : ["launch", "-n", `${ranks}`, "--", ...generate],
+      ),
+    );
+  }
+  const times = (of: (run: Ran) => number) => all.map(of);
+  const cores = median(times(({ firstCores }) => firstCores));
+  const { peaks } = all.at(-1)!;
+  const peak = Math.max(...peaks);
+  console.log(
+    `first token after ${describe(times(({ firstMs }) => firstMs))}, of cores ${
+      cores.toFixed(2)
+    } s
+ended ${describe(times(({ endMs }) => endMs))} after the last line, code ${
+      all.map(({ code }) => code).join(", ")
+    }
+most memory of each process: ${peaks.map(gb).join(", ")}; ${
+      (peak / size).toFixed(2)
+    } of the weights`,
+  );
+  found["load"] = {
+    firstToken: timingOf(times(({ firstMs }) => firstMs)),
+    firstTokenCores: cores,
+    end: timingOf(times(({ endMs }) => endMs)),
+    codes: all.map(({ code }) => code),
+    peaks,
+  };
+}
+if (only !== "load") {
+  const target = await resolveTarget(folder, nodeFiles(), {
+    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+  });
+  if (target.kind !== "checkpoint") throw new Error("no checkpoint");
+  const prompt = Number(flags.prompt);
+  const steps = await measureDecode(target, { adapter, prompt, runs });
+  const rate = ({ bytes, stepsMs }: typeof steps[string]) =>
+    bytes / median(stepsMs) / 1e6;
+  const coresRate = ({ bytes, stepsCoresMs }: typeof steps[string]) =>
+    bytes / median(stepsCoresMs) / 1e6;
+  found["decode"] = Object.fromEntries(
+    Object.entries(steps).map(([what, one]) => {
+      const kept = {
+        ...{ prompt, bytes: one.bytes, gbPerSecond: rate(one) },
+        ofLoops: LOOPS.map((loop) => rate(one) / rate(steps[loop]!)),
+        gbPerSecondOfCore: coresRate(one),
+        ...{ prefillMs: one.prefillMs, step: timingOf(one.stepsMs) },
+      };
+      console.log(
+        `${what}: ${describe(one.stepsMs)}, ${
+          kept.gbPerSecond.toFixed(1)
+        } GB/s, ${
+          kept.ofLoops.map((part) => part.toFixed(2)).join(" and ")
+        } of the loops; of a core ${
+          kept.gbPerSecondOfCore.toFixed(1)
+        } GB/s; prefill ${one.prefillMs.toFixed(0)} ms`,
+      );
+      return [what, kept];
+    }),
+  );
+}
+if (out !== undefined) writeDocument(out, found);
 
 function gb(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`;

@@ -2,7 +2,12 @@
 
 import { randomValues } from "../session.ts";
 
-const EMBED = 2048, FFN = 1024, HEADS = 16, EXPERTS = 64, VOCABULARY = 50304;
+const EMBED = 2048,
+  FFN = 1024,
+  HEADS = 16,
+  EXPERTS = 64,
+  VOCABULARY = 50304,
+  CHOICES = 8;
 
 /** Random numbers that all matrices are made of, each from another place on. */
 const POOL = 1 << 22;
@@ -10,6 +15,17 @@ const POOL = 1 << 22;
 interface Tensor {
   readonly name: string;
   readonly shape: readonly number[];
+}
+
+/** Bytes of weights that a step of one token reads: not the table of embeddings, of which it takes a row. */
+export function stepBytes(layers: number): number {
+  const layer = EMBED * (4 * EMBED + EXPERTS + 3 * FFN * CHOICES);
+  return 2 * (layers * layer + VOCABULARY * EMBED);
+}
+
+/** Bytes of keys and values of a position, in elements of so many. */
+export function cacheBytes(layers: number, width: number): number {
+  return 2 * layers * EMBED * width;
 }
 
 /** Write the files of a checkpoint of so many layers. */
@@ -25,7 +41,11 @@ export function writeOlmoe(
     ...{ architectures: ["OlmoeForCausalLM"], model_type: "olmoe" },
     ...{ hidden_act: "silu", hidden_size: EMBED, intermediate_size: FFN },
     ...{ num_attention_heads: HEADS, num_key_value_heads: HEADS },
-    ...{ num_experts: EXPERTS, num_experts_per_tok: 8, norm_topk_prob: false },
+    ...{
+      num_experts: EXPERTS,
+      num_experts_per_tok: CHOICES,
+      norm_topk_prob: false,
+    },
     ...{ num_hidden_layers: layers, vocab_size: VOCABULARY },
     ...{ max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
     ...{ rope_theta: 10000, rope_scaling: null, clip_qkv: null },

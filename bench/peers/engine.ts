@@ -21,6 +21,7 @@ export interface OpenOursOptions {
   /** Of a checkpoint: its bounds, and the pages of its caches. */
   readonly bounds?: NonNullable<OpenOptions["bounds"]>;
   readonly pages?: NonNullable<OpenOptions["pages"]>;
+  readonly kvCacheDtype?: NonNullable<OpenOptions["kvCacheDtype"]>;
   readonly mesh?: NonNullable<OpenOptions["mesh"]>;
   readonly place?: NonNullable<OpenOptions["place"]>;
 }

@@ -1,0 +1,104 @@
+/** Decode steps of a large checkpoint in this process, by what its cache is stored as, in turn with a loop in C that reads as much. */
+
+import { availableParallelism } from "node:os";
+import process from "node:process";
+import { Decoder, decoderShape, type Target } from "../../engine/mod.ts";
+import type { HostKind } from "../../engine/devices.ts";
+import type { PackedTokens } from "../../engine/packing.ts";
+import { interleaved, milliseconds } from "../measure.ts";
+import { openOurs } from "../peers/engine.ts";
+import { readLoops } from "./bandwidth.ts";
+import { cacheBytes, stepBytes } from "./olmoe.ts";
+
+const DTYPES = ["f32", "f16", "bf16"] as const;
+
+/** Bytes of a value of a cache. */
+const WIDTH = { f32: 4, f16: 2, bf16: 2 };
+
+/** What was measured of one dtype of the cache. */
+export interface Decoded {
+  /** Bytes that a step reads: weights that it uses, keys and values. */
+  readonly bytes: number;
+  readonly prefillMs: number;
+  readonly stepsMs: readonly number[];
+  /** Of all cores: other work on the machine disturbs it less. */
+  readonly stepsCoresMs: readonly number[];
+}
+
+/** Measure steps behind a prompt of so many tokens. */
+export async function measureDecode(
+  target: Extract<Target, { readonly kind: "checkpoint" }>,
+  { adapter, prompt, runs }: {
+    readonly adapter: HostKind;
+    readonly prompt: number;
+    readonly runs: number;
+  },
+): Promise<{ [what: string]: Decoded }> {
+  const { vocabulary, layers } = target.checkpoint.published.decoder;
+  const weights = stepBytes(layers);
+  const none = { stepsMs: [], stepsCoresMs: [] };
+  const measured: { [what: string]: Decoded } = {};
+  const work: { [what: string]: () => Promise<void> | void } = {};
+  const closing: (() => Promise<void>)[] = [];
+  for (const dtype of DTYPES) {
+    const opened = await openOurs(target, {
+      ...{ adapter, threads: availableParallelism() },
+      next: { candidates: 1 },
+      kvCacheDtype: dtype,
+      need: { tokens: 512, sequences: 1, context: prompt + runs + 2 },
+    });
+    closing.push(() => opened.close());
+    const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+    let position = 0;
+    const feed = async (count: number) => {
+      await decoder.next(tokensFrom(position, count, vocabulary), [count - 1]);
+      position += count;
+    };
+    const prefillMs = await milliseconds(async () => {
+      while (position < prompt) await feed(Math.min(512, prompt - position));
+    });
+    work[dtype] = () => feed(1);
+    const bytes = weights + prompt * cacheBytes(layers, WIDTH[dtype]);
+    measured[dtype] = { bytes, prefillMs, ...none };
+  }
+  const loops = await readLoops(target.checkpoint.weightFiles[0]!, {
+    ...{ bytes: weights, threads: availableParallelism() },
+  });
+  Object.assign(work, loops);
+  const cores: { [what: string]: number[] } = {};
+  const counted = Object.entries(work).map(([what, run]) =>
+    [what, async () => {
+      const before = process.cpuUsage();
+      await run();
+      const { user, system } = process.cpuUsage(before);
+      (cores[what] ??= []).push((user + system) / 1e3);
+    }] as const
+  );
+  const times = await interleaved(Object.fromEntries(counted), {
+    repetitions: runs,
+  });
+  for (const close of closing) await close();
+  for (const loop of Object.keys(loops)) {
+    measured[loop] = { bytes: weights, prefillMs: 0, ...none };
+  }
+  return Object.fromEntries(
+    Object.entries(measured).map(([what, one]) => [
+      what,
+      { ...one, stepsMs: times[what]!, stepsCoresMs: cores[what]!.slice(1) },
+    ]),
+  );
+}
+
+function tokensFrom(
+  from: number,
+  count: number,
+  vocabulary: number,
+): PackedTokens {
+  const places = Int32Array.from({ length: count }, (_, i) => from + i);
+  return {
+    ids: places.map((place) => place * 7919 % vocabulary),
+    sequence: new Int32Array(count),
+    position: places,
+    cell: places,
+  };
+}

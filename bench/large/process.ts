@@ -1,0 +1,110 @@
+/** A command of this clone as a process: when its first line comes, what memory its processes have, how it ends. Linux only. */
+
+import { spawn } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+const PROGRAM = fileURLToPath(
+  new URL("../../bin/switchyard.mjs", import.meta.url),
+);
+
+/** Milliseconds between looks at the processes. */
+const LOOK_MS = 50;
+
+/** What became of a command. */
+export interface Ran {
+  readonly code: number | null;
+  /** Milliseconds until the first line, and seconds of cores of all processes until then. */
+  readonly firstMs: number;
+  readonly firstCores: number;
+  /** Milliseconds from the last line until all of its processes were gone, their memory with them. */
+  readonly endMs: number;
+  /** Most resident bytes of each of its Node processes, pages of files included, largest first. */
+  readonly peaks: readonly number[];
+}
+
+/** Run a command, such as `["generate", FOLDER]`. */
+export async function runCommand(argv: readonly string[]): Promise<Ran> {
+  const start = performance.now();
+  const child = spawn(process.execPath, [PROGRAM, ...argv], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const peaks = new Map<number, number>();
+  let cores = 0;
+  let left: number[] = [];
+  const look = () => {
+    left = treeOf(child.pid!);
+    cores = 0;
+    for (const pid of left) {
+      const found = looked(pid);
+      cores += found.cores;
+      if (found.name.includes("node")) peaks.set(pid, found.peak);
+    }
+  };
+  const timer = setInterval(look, LOOK_MS);
+  let [first, firstCores, last] = [0, 0, 0];
+  child.stdout.on("data", () => {
+    last = performance.now();
+    if (first > 0) return;
+    first = last;
+    look();
+    firstCores = cores;
+  });
+  const code = await new Promise<number | null>((resolve) =>
+    child.on("exit", resolve)
+  );
+  clearInterval(timer);
+  // Of a launcher, ranks may live on.
+  while (left.some((pid) => looked(pid).name !== "")) await pause();
+  return {
+    ...{ code, firstMs: first - start, firstCores },
+    endMs: performance.now() - last,
+    peaks: [...peaks.values()].sort((a, b) => b - a),
+  };
+}
+
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+/** A process and those that it started, at any remove. */
+function treeOf(root: number): number[] {
+  const parents = readdirSync("/proc").map(Number).filter((pid) => pid > 0)
+    .map((pid) => [pid, Number(stat(pid)[1])] as const);
+  const tree = [root];
+  for (const pid of tree) {
+    tree.push(
+      ...parents.filter(([, parent]) => parent === pid)
+        .map(([child]) => child),
+    );
+  }
+  return tree;
+}
+
+/** Fields of a process after its name; none where it has ended. */
+function stat(pid: number): string[] {
+  const text = read(`/proc/${pid}/stat`);
+  return text.slice(text.lastIndexOf(")") + 2).split(" ");
+}
+
+function looked(pid: number): { name: string; cores: number; peak: number } {
+  const status = read(`/proc/${pid}/status`);
+  const peak = Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0) * 1024;
+  const fields = stat(pid);
+  // One that is only waited for has no memory.
+  const ended = peak === 0;
+  return {
+    name: ended ? "" : /^Name:\s+(.*)/m.exec(status)?.[1] ?? "",
+    cores: (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / 100,
+    peak,
+  };
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch {
+    return "";
+  }
+}
