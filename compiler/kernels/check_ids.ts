@@ -1,0 +1,58 @@
+/** Checks of a routing: the id of every choice is sent as its row is, there and back, and compared. */
+
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, kernelOf, wgsl } from "./kernel.ts";
+import { DROPPED } from "./assign.ts";
+import { sumOfLanes } from "./pieces/counting_sort.ts";
+
+const LANES = 64;
+
+/**
+ * Ids. Bindings: `sendRow` u32 [token, k], `groupRank` u32 [1], and `ids` u32 [row]: groupRank * most + the number of the
+ * choice, which no other choice of the group has.
+ */
+export interface CheckIdsOptions {
+  readonly k: number;
+  readonly tokens: Expr;
+  /** Choices of a rank, at most. */
+  readonly most: number;
+}
+
+/** ids[sendRow[i]] = the id of choice i. Its grid is `elementwiseGrid(tokens * k)`. */
+export function sendIds({ tokens, k, most }: CheckIdsOptions): Kernel {
+  return elementwise({
+    name: "send_ids",
+    count: wgsl`${tokens} * ${k}`,
+    bindings: bindings({ sendRow: "u32", groupRank: "u32" }, { ids: "u32" }),
+    body: wgsl`
+      let row = sendRow[i];
+      if (row != ${DROPPED}) { ids[row] = groupRank[0] * ${most} + i; }`,
+  });
+}
+
+/** wrong[0] = how many choices i have another id than theirs at ids[sendRow[i]]. One workgroup. */
+export function compareIds({ tokens, k, most }: CheckIdsOptions): Kernel {
+  return kernelOf({
+    name: "compare_ids",
+    workgroupSize: LANES,
+    bindings: bindings(
+      { sendRow: "u32", groupRank: "u32", ids: "u32" },
+      { wrong: "u32" },
+    ),
+    body: wgsl`
+      var<workgroup> of_lane: array<u32, ${LANES}>;
+      var total = 0u;
+      for (var i = lane; i < ${tokens} * ${k}; i += ${LANES}) {
+        let row = sendRow[i];
+        if (row != ${DROPPED}) {
+          if (ids[row] != groupRank[0] * ${most} + i) { total++; }
+        }
+      }
+      of_lane[lane] = total;
+      workgroupBarrier();
+      if (lane == 0) {
+        ${sumOfLanes("all", "of_lane", LANES)}
+        wrong[0] = all;
+      }`,
+  });
+}
