@@ -199,7 +199,7 @@ export async function selectDevices(
     world,
     open: async (plan) => ({
       devices: world
-        ? [await openOwn(plan, list, options, world)]
+        ? [await openOfRank(plan, list, options, world)]
         : sharing === "shared"
         ? await openShared(plan, list[0]!, options)
         : await openSeparate(plan, list, options),
@@ -273,7 +273,7 @@ function checkMemory(
 }
 
 // The device of this process: the adapters go to the processes of a host round-robin.
-async function openOwn(
+async function openOfRank(
   plan: Plan,
   list: readonly GpuAdapter[],
   options: SelectDevicesOptions,

@@ -50,8 +50,8 @@ export {
 export { randomBatch, randomInputs } from "./random.ts";
 export {
   keepTuning,
-  type KeptTunings,
-  readKept,
+  readTunings,
+  type SavedTunings,
   type Tuned,
   type TuneOptions,
 } from "./tune/mod.ts";

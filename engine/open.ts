@@ -29,7 +29,7 @@ import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";
 import {
-  type KeptTunings,
+  type SavedTunings,
   tune,
   type Tuned,
   type TuneOptions,
@@ -82,8 +82,8 @@ export interface PlanOptions
 
 /** How a target is loaded. */
 export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
-  /** Tunings by adapter, as 'switchyard tune' keeps them; not used where ranks are processes. */
-  readonly kept?: KeptTunings;
+  /** Tunings by adapter, as 'switchyard tune' saves them; not used where ranks are processes. */
+  readonly tunings?: SavedTunings;
   /** Run a plan whose kernels and launches are not what the model in it compiles to. Default: it is refused. */
   readonly allowKernels?: boolean;
   /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
@@ -230,7 +230,7 @@ export async function openPlan(
   const { world } = selected;
   const plan = await loadable.plan({
     limits: selected.limits,
-    tuning: tuningOf(selected, options.kept),
+    tuning: tuningOf(selected, options.tunings),
     ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
     ...options,
   });

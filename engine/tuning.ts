@@ -2,7 +2,7 @@
 
 import type { MatmulTile, TuningTable } from "../compiler/mod.ts";
 import type { HostKind, SelectedDevices } from "./devices.ts";
-import type { KeptTunings } from "./tune/kept.ts";
+import type { SavedTunings } from "./tune/saved.ts";
 
 /** What computes: a CPU device, by WebAssembly or by C, a GPU, or an adapter that computes on the CPU. */
 export type Computer = HostKind | "gpu" | "software";
@@ -50,9 +50,9 @@ export function tileOf(computer: Computer): MatmulTile {
 /** The tuning of selected devices: what a tuner found on them, or else one that does well on such devices. */
 export function tuningOf(
   selected: Pick<SelectedDevices, "host" | "software" | "computer" | "world">,
-  kept: KeptTunings = {},
+  tunings: SavedTunings = {},
 ): TuningTable {
   // Ranks that are processes must compile the same plan, and each may have a file of its own.
-  const own = selected.world ? undefined : kept[selected.computer];
+  const own = selected.world ? undefined : tunings[selected.computer];
   return { ...TUNING[computerOf(selected)], ...own };
 }

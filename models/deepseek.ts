@@ -29,7 +29,7 @@ export interface DeepseekDefaults extends DecoderDefaults {
   readonly firstSparse: number;
   readonly routedScale: number;
   readonly groups: number;
-  readonly keptGroups: number;
+  readonly topGroups: number;
 }
 
 /** Read what V2 and V3 share; routing groups and latent attention included. */
@@ -56,7 +56,7 @@ export function deepseekFields(
     kindOf: (layer) => ({ experts: layer >= firstSparse }),
     expertGroups: count === 1
       ? undefined
-      : { count, keep: field("topk_group", defaults.keptGroups) },
+      : { count, keep: field("topk_group", defaults.topGroups) },
     routedScale: positiveField(
       config,
       "routed_scaling_factor",

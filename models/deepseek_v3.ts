@@ -34,7 +34,7 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
       ...{ layers: 61, vocabulary: 129280, embed: 7168, heads: 128 },
       ...{ denseFfn: 18432, ffn: 2048, experts: 256, sharedExperts: 1 },
       ...{ expertsPerToken: 8, firstSparse: 3, routedScale: 2.5 },
-      ...{ groups: 8, keptGroups: 4, maxPositions: 4096, epsilon: 1e-6 },
+      ...{ groups: 8, topGroups: 4, maxPositions: 4096, epsilon: 1e-6 },
       interleaved: booleanField(config, "rope_interleave", true),
     }),
     normalize: booleanField(config, "norm_topk_prob", true),

@@ -18,7 +18,12 @@ import {
 import { DeadlineError, type Device } from "./device.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
-import { keptAxes, keptPort, readKeptPart, writeKeptPart } from "./kept.ts";
+import {
+  persistentAxes,
+  persistentPort,
+  readPersistentPart,
+  writePersistentPart,
+} from "./persistent.ts";
 import { kernelsByKey } from "./kernel_key.ts";
 import { RankMemory } from "./memory.ts";
 import { readOutput, readRows } from "./outputs.ts";
@@ -244,22 +249,22 @@ class LoadedSession implements Session {
     names: readonly string[],
   ): Promise<{ [name: string]: HostTensor }> {
     const [plan, ranks, remote] = [this.#plan, this.#ranks, this.#remote];
-    const axes = keptAxes(plan);
+    const axes = persistentAxes(plan);
     const from = { plan, ranks, remote, axes, everywhere: false };
     const read: { [name: string]: HostTensor } = {};
     for (const name of names) {
-      const tensor = await readOutput(keptPort(plan, name), from);
+      const tensor = await readOutput(persistentPort(plan, name), from);
       if (tensor) read[name] = tensor;
     }
     return read;
   }
 
   async readPart(name: string, rank: number): Promise<HostTensor> {
-    return await readKeptPart(this.#plan, name, this.#memoryOf(rank));
+    return await readPersistentPart(this.#plan, name, this.#memoryOf(rank));
   }
 
   writePart(name: string, rank: number, part: HostTensor): void {
-    writeKeptPart(this.#plan, name, this.#memoryOf(rank), part);
+    writePersistentPart(this.#plan, name, this.#memoryOf(rank), part);
   }
 
   reset(): void {

@@ -9,7 +9,7 @@ export * from "./gpu_device.ts";
 export { narrow } from "./half.ts";
 export * from "./host_tensor.ts";
 export { type Inputs } from "./inputs.ts";
-export { heldIndices } from "./kept.ts";
+export { heldIndices } from "./persistent.ts";
 export { RankMemory } from "./memory.ts";
 export * from "./null_device.ts";
 export * from "./profiler.ts";

@@ -21,7 +21,7 @@ import {
 import { tileFor } from "../compiler/tuning.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { selectDevices } from "../engine/devices.ts";
-import { keepTuning, readKept, tune } from "../engine/tune/mod.ts";
+import { keepTuning, readTunings, tune } from "../engine/tune/mod.ts";
 import { TUNING, tuningOf } from "../engine/tuning.ts";
 import { CACHE, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import {
@@ -156,7 +156,7 @@ for (const kind of ["cpu", "gpu"] as const) {
 t.test("tables are kept by what computes", async (t) => {
   const files = nodeFiles();
   const path = join(temporaryFolder(t), "tunings.json");
-  t.same(await readKept(files, path), {});
+  t.same(await readTunings(files, path), {});
   const tile: MatmulTile = { rows: 8, columns: 4, lanes: 8 };
   const first = { matmul: tile, matmuls: { "plain f32 4x4": tile } };
   await keepTuning(files, path, { computer: "one", tuning: first });
@@ -166,7 +166,7 @@ t.test("tables are kept by what computes", async (t) => {
   });
   const second = { matmul: tile, matmuls: { "plain f32 8x8": tile } };
   await keepTuning(files, path, { computer: "one", tuning: second });
-  const kept = await readKept(files, path);
+  const kept = await readTunings(files, path);
   t.strictSame(Object.keys(kept["one"]!.matmuls!).sort(), [
     "plain f32 4x4",
     "plain f32 8x8",
@@ -174,11 +174,11 @@ t.test("tables are kept by what computes", async (t) => {
   // Other rows: tiles of grouped matmuls were found for the old ones.
   const third = { matmul: { ...tile, rows: 4 }, matmuls: {} };
   await keepTuning(files, path, { computer: "one", tuning: third });
-  t.same((await readKept(files, path))["one"]!.matmuls, {});
+  t.same((await readTunings(files, path))["one"]!.matmuls, {});
   const shared: MatmulTile = { ...tile, split: 4, left: "workgroup" };
   const fourth = { matmul: shared, matmuls: { "plain f32 8x8": shared } };
   await keepTuning(files, path, { computer: "one", tuning: fourth });
-  t.strictSame((await readKept(files, path))["one"], fourth);
+  t.strictSame((await readTunings(files, path))["one"], fourth);
   const cpu = { host: "cpu", computer: "one", world: undefined } as const;
   t.same(tuningOf(cpu, kept).matmul, tile);
   t.same(tuningOf({ ...cpu, computer: "new" }, kept), TUNING.cpu);
@@ -188,7 +188,7 @@ t.test("tables are kept by what computes", async (t) => {
     const notices: string[] = [];
     await write(text);
     const notice = (line: string) => void notices.push(line);
-    t.same(await readKept(files, path, { notice }), {});
+    t.same(await readTunings(files, path, { notice }), {});
     t.strictSame(notices, [
       `Cannot read tunings from '${path}': ${state}. Remove the file, or run 'switchyard tune' again. This run does without tunings`,
     ]);
@@ -217,9 +217,9 @@ t.test("tables are kept by what computes", async (t) => {
       "Cannot take tile 32x8x8 for 'grouped pair f32 64x64': a lane would hold 512 results, and 256 are allowed. Give fewer rows or columns",
   });
   await keepTuning(files, path, { computer: "one", tuning: fourth });
-  t.strictSame(await readKept(files, path), { one: fourth }, "it heals");
+  t.strictSame(await readTunings(files, path), { one: fourth }, "it heals");
   await write('{"version":0,"tunings":7}');
-  t.same(await readKept(files, path), {}, "another version is forgotten");
+  t.same(await readTunings(files, path), {}, "another version is forgotten");
 });
 
 t.test("the command keeps what it found, or says why it cannot", async (t) => {
@@ -231,7 +231,7 @@ t.test("the command keeps what it found, or says why it cannot", async (t) => {
   const { computer, file, complete } = JSON.parse(out);
   t.equal(complete, false, "no time, nothing tried");
   t.equal(file, join(CACHE, "switchyard", "tunings.json"));
-  const kept = await readKept(nodeFiles(), file);
+  const kept = await readTunings(nodeFiles(), file);
   t.same(kept[computer]?.matmul, TUNING.cpu.matmul);
   t.match((await switchyard(argv)).out, /not all were tried within 0.001 s/);
   t.match(await switchyard(["tune", model, "--devices", "mpi"]), {

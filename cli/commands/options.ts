@@ -4,7 +4,7 @@ import {
   given,
   type OpenOptions,
   type PlanOptions,
-  readKept,
+  readTunings,
   type SelectDevicesOptions,
   type Target,
 } from "../../engine/mod.ts";
@@ -97,7 +97,7 @@ export async function openOptions(
   return {
     ...planOptions(target, flags),
     ...deviceOptions(io, flags),
-    kept: await readKept(io.files, tuningsPath(io), { notice: io.err }),
+    tunings: await readTunings(io.files, tuningsPath(io), { notice: io.err }),
   };
 }
 

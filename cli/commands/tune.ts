@@ -32,7 +32,7 @@ export async function tuneCommand(
     );
   }
   const { weights, budget = 60 } = flags;
-  const { kept: _, ...options } = await openOptions(io, target, flags);
+  const { tunings: _, ...options } = await openOptions(io, target, flags);
   const { computer, ...tuned } = await tuneTarget(target, io.files, {
     ...options,
     ...weights === undefined ? {} : { weights },

@@ -101,7 +101,7 @@ export function gatherRowsOf(
 }
 
 /** Of the rows that every rank of a group has terms of, each rank's terms of the rank's own rows: by group rank. */
-export function ownRowsOf(
+export function localRowsOf(
   lowering: Lowering,
   node: NodeOf<"reduceScatter">,
 ): GatheredRows {

@@ -20,7 +20,7 @@ import {
   type GatheredRows,
   gatherRowsOf,
   loadTerm,
-  ownRowsOf,
+  localRowsOf,
 } from "./gather.ts";
 import { heldIndex } from "./held.ts";
 import { writeAll } from "./places.ts";
@@ -64,7 +64,7 @@ export function lowerReduceScatter(
     "a reduce-scatter of fixed lengths is in no bucket",
   );
   if (rows !== node.params.axis) return addRows(lowering, node, rows);
-  addTerms(lowering, node, ownRowsOf(lowering, node), (_, at) => at);
+  addTerms(lowering, node, localRowsOf(lowering, node), (_, at) => at);
 }
 
 /** Gather the terms of rows, and add those of the places that the rank is given. */

@@ -1,4 +1,4 @@
-/** What tuners found, kept in a file: tables by what computes. */
+/** What tuners found, saved in a file: tables by what computes. */
 
 import {
   DataError,
@@ -12,22 +12,22 @@ import {
 import type { FileSystem } from "../files.ts";
 
 /** Tables by adapter and driver. */
-export type KeptTunings = { readonly [computer: string]: TuningTable };
+export type SavedTunings = { readonly [computer: string]: TuningTable };
 
 /** What the file says of itself; tables of another version are forgotten, as kernels have changed. */
 const VERSION = 2;
 
 /**
- * Read what is kept; nothing where there is no such file, or one of another version. One that cannot be read is as none:
+ * Read what is saved; nothing where there is no such file, or one of another version. One that cannot be read is as none:
  * `notice` is given the reason, and the next tuning replaces it.
  */
-export async function readKept(
+export async function readTunings(
   files: FileSystem,
   path: string,
   { notice }: { readonly notice?: (text: string) => void } = {},
-): Promise<KeptTunings> {
+): Promise<SavedTunings> {
   try {
-    return await parseKept(files, path);
+    return await parseTunings(files, path);
   } catch (error) {
     if (!(error instanceof DataError || error instanceof MachineError)) {
       throw error;
@@ -37,10 +37,10 @@ export async function readKept(
   }
 }
 
-async function parseKept(
+async function parseTunings(
   files: FileSystem,
   path: string,
-): Promise<KeptTunings> {
+): Promise<SavedTunings> {
   if (await files.stat(path) === undefined) return {};
   const refuse = (state: string) =>
     new DataError(
@@ -61,7 +61,7 @@ async function parseKept(
   if (!isRecord(tunings) || !Object.values(tunings).every(isTable)) {
     throw refuse("its tables are not tables of tiles");
   }
-  const large = Object.values(tunings as KeptTunings).flatMap(tilesOf)
+  const large = Object.values(tunings as SavedTunings).flatMap(tilesOf)
     .find(({ rows, columns }) => 2 * rows * columns > MOST_RESULTS);
   if (large) {
     throw refuse(
@@ -70,7 +70,7 @@ async function parseKept(
       } results a lane`,
     );
   }
-  return tunings as KeptTunings;
+  return tunings as SavedTunings;
 }
 
 /** Keep a table beside those of other adapters, whose kernels' tiles stay unless they were found again. */
@@ -82,7 +82,7 @@ export async function keepTuning(
     readonly tuning: TuningTable;
   },
 ): Promise<void> {
-  const kept = await readKept(files, path);
+  const kept = await readTunings(files, path);
   const before = kept[computer];
   const tunings = {
     ...kept,

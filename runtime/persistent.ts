@@ -1,4 +1,4 @@
-/** What a plan keeps between runs, parameters and states, as tensors that a caller can read and write. */
+/** What persists between runs, parameters and states, as tensors that a caller can read and write. */
 
 import { isHalf } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
@@ -16,14 +16,14 @@ import {
 } from "./shard.ts";
 
 /** The port of a weight or state, in the axes of its buffer. */
-export function keptPort(plan: Plan, name: string): Port {
+export function persistentPort(plan: Plan, name: string): Port {
   const buffer = Object.hasOwn(plan.buffers, name)
     ? plan.buffers[name]
     : undefined;
   const kept = buffer?.kind === "weight" || buffer?.kind === "state";
   if (!kept || buffer.dtype !== "f32" && !isHalf(buffer.dtype)) {
     throw new DataError(
-      `Cannot reach '${name}': it is no weight or state of the plan that holds floats. See the plan for their names`,
+      `Cannot access '${name}': it is no weight or state of the plan that holds floats. See the plan for their names`,
     );
   }
   const axes = buffer.axes.map(({ axis }) => axis);
@@ -31,7 +31,7 @@ export function keptPort(plan: Plan, name: string): Port {
 }
 
 /** Refuse a tensor of another shape. */
-function checkKept(
+function checkPersistent(
   name: string,
   { dtype, shape, data }: HostTensor,
   wanted: readonly number[],
@@ -48,7 +48,7 @@ function checkKept(
 }
 
 /** How fixed axes are sharded over the ranks; dynamic axes have no length. */
-export function keptAxes(plan: Plan): RunAxes {
+export function persistentAxes(plan: Plan): RunAxes {
   return assignAxes(plan, new Map(), {});
 }
 
@@ -57,16 +57,16 @@ export function heldIndices(
   plan: Plan,
   { name, rank }: { readonly name: string; readonly rank: number },
 ): (Int32Array | undefined)[] {
-  return splitKept(plan, name, rank).map(({ local }) => local);
+  return splitPersistent(plan, name, rank).map(({ local }) => local);
 }
 
 /** What a rank holds of a weight or state, without gaps. */
-export async function readKeptPart(
+export async function readPersistentPart(
   plan: Plan,
   name: string,
   memory: RankMemory,
 ): Promise<HostTensor> {
-  const split = splitKept(plan, name, memory.rank);
+  const split = splitPersistent(plan, name, memory.rank);
   const part = zeros("f32", split.map(heldLength));
   if (part.data.length === 0) return part;
   const { dtype } = memory.plan(name);
@@ -86,15 +86,15 @@ export async function readKeptPart(
 }
 
 /** Set what a rank holds of a weight or state. */
-export function writeKeptPart(
+export function writePersistentPart(
   plan: Plan,
   name: string,
   memory: RankMemory,
   part: HostTensor,
 ): void {
-  const split = splitKept(plan, name, memory.rank);
+  const split = splitPersistent(plan, name, memory.rank);
   invariant(plan.buffers[name]!.dtype === "f32", `'${name}' is not in f32`);
-  checkKept(name, part, split.map(heldLength));
+  checkPersistent(name, part, split.map(heldLength));
   if (part.data.length === 0) return;
   const held = new Uint32Array(localSpan(split));
   const source = words(part);
@@ -104,9 +104,9 @@ export function writeKeptPart(
   memory.device.write(memory.buffer(name), 0, bytesOf(held));
 }
 
-function splitKept(plan: Plan, name: string, rank: number): SplitAxis[] {
-  const port = keptPort(plan, name);
-  return splitAxes(port, plan.buffers[name]!, rank, keptAxes(plan));
+function splitPersistent(plan: Plan, name: string, rank: number): SplitAxis[] {
+  const port = persistentPort(plan, name);
+  return splitAxes(port, plan.buffers[name]!, rank, persistentAxes(plan));
 }
 
 function heldLength({ local, length }: SplitAxis): number {
