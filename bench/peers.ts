@@ -48,6 +48,7 @@ try {
     flags: flags.cores ? ["--cores"] : [],
     versions: run.versions,
     works: parts.flatMap(({ works }) => works),
+    notes: parts.flatMap(({ notes }) => notes ?? []),
     ratios: Object.assign({}, ...parts.map(({ ratios }) => ratios)),
   }, flags.out);
 } finally {

@@ -36,6 +36,8 @@ export interface Result {
   readonly flags?: readonly string[];
   readonly versions?: { readonly [name: string]: string };
   readonly works: readonly Work[];
+  /** What else was measured. */
+  readonly notes?: readonly string[];
   /** Ratios that do not depend on how fast the machine is; more is better. `npm run bench -- --check` compares them. */
   readonly ratios: { readonly [name: string]: number };
 }
@@ -150,6 +152,7 @@ function tableOf(result: Result): string {
   );
   if (others.length > 0) lines.push("");
   for (const [name, ratio] of others) lines.push(`- ${name}: ${ratio}`);
+  for (const note of result.notes ?? []) lines.push(`- ${note}`);
   return lines.join("\n") + "\n";
 }
 

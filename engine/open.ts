@@ -18,6 +18,7 @@ import {
   type Trace,
   type Tracer,
 } from "../runtime/mod.ts";
+import type { LaunchTiming } from "../runtime/device.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
@@ -112,6 +113,8 @@ export interface Opened {
   statistics(): Promise<readonly RankStatistics[]>;
   /** What was traced on every rank, on rank 0. Ranks that are processes must all ask. */
   trace(): Promise<Trace | undefined>;
+  /** When launches ran on the devices of this process, since that was last asked; only with `timestamps`. */
+  timings(): Promise<readonly LaunchTiming[]>;
   /** Say that this process is done, once its results are written. A rank of an MPI job that ends without it ends the job. */
   finish(): Promise<void>;
   /** Close the session and its devices. */
@@ -279,6 +282,10 @@ export async function openPlan(
       trace: async () =>
         tracer &&
         (world ? await gatherTrace(world, tracer) : tracer.toTrace()),
+      timings: async () =>
+        (await Promise.all(
+          [...new Set(devices)].map((device) => device.timings?.() ?? []),
+        )).flat(),
       finish: async () => {
         await world?.finish();
       },

@@ -77,6 +77,7 @@ export async function compareDecode(run: Run): Promise<Compared> {
       decode[name]!.push(timed.decodeMs / (NEW_TOKENS - 1));
     }
   }
+  const hostShare = await own[OURS].hostShare();
   for (const side of Object.values(own)) await side.close();
   await llama.close();
 
@@ -99,6 +100,9 @@ export async function compareDecode(run: Run): Promise<Compared> {
         Object.entries(times).map(([name, of]) => [name, timingOf(of)]),
       ),
     })),
+    notes: [
+      `host's share of a decode step, by C: ${(100 * hostShare).toFixed(1)} %`,
+    ],
     ratios: Object.fromEntries(parts.flatMap(([what, times]) => [
       [`${what}: C against WebAssembly`, speedOf(times[OURS]!, times[WASM]!)],
       [
@@ -118,13 +122,20 @@ function timesOf(
 async function openOurs(
   run: Run,
   adapter: HostKind,
-): Promise<Side & { close(): Promise<void> }> {
+): Promise<
+  Side & {
+    /** The part of a decode step in which no launch runs. */
+    hostShare(): Promise<number>;
+    close(): Promise<void>;
+  }
+> {
   const target = await resolveTarget(run.folder, nodeFiles(), {
     loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
   });
   const opened = await openTargetHere(target, {
     adapter,
     threads: run.threads,
+    timestamps: true,
     need: {
       tokens: PROMPT.length,
       sequences: 1,
@@ -152,6 +163,28 @@ async function openOurs(
         },
       );
       return { prefillMs, decodeMs, tokens: sequences[0]!.tokens };
+    },
+    hostShare: async () => {
+      const shares: number[] = [];
+      opened.session.reset();
+      await decoder.next(packPrompts([PROMPT]), [PROMPT.length - 1]);
+      await opened.timings();
+      for (let i = 0; i < NEW_TOKENS - 1; i++) {
+        const start = performance.now();
+        await decoder.next({
+          ids: Int32Array.of(PROMPT[i]!),
+          sequence: Int32Array.of(0),
+          position: Int32Array.of(PROMPT.length + i),
+          cell: Int32Array.of(0),
+        }, [0]);
+        const all = performance.now() - start;
+        const launches = (await opened.timings()).reduce(
+          (ns, { start, end }) => ns + (end - start),
+          0,
+        );
+        shares.push(1 - launches / 1e6 / all);
+      }
+      return median(shares);
     },
     close: () => opened.close(),
   };

@@ -22,6 +22,8 @@ export interface OpenOursOptions {
   readonly bounds?: NonNullable<OpenOptions["bounds"]>;
   readonly pages?: NonNullable<OpenOptions["pages"]>;
   readonly kvCacheDtype?: NonNullable<OpenOptions["kvCacheDtype"]>;
+  /** Keep when launches ran. */
+  readonly timestamps?: boolean;
   readonly mesh?: NonNullable<OpenOptions["mesh"]>;
   readonly place?: NonNullable<OpenOptions["place"]>;
 }

@@ -19,7 +19,7 @@ export interface Run {
 }
 
 /** What a comparison found. */
-export type Compared = Pick<Result, "works" | "ratios">;
+export type Compared = Pick<Result, "works" | "ratios" | "notes">;
 
 /** The greatest difference, as a part of the greatest expected value. Throws if it is more than allowed. */
 export function checkClose(

@@ -16,8 +16,8 @@ import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 /** Most threads of a pool. */
 export const MAX_NATIVE_THREADS = 256;
 
-/** Nanoseconds up to which launches run on the thread that waits for them: to hand them to another takes about as long. */
-const HERE_BUDGET = 200_000;
+/** Nanoseconds up to which launches run on the thread that waits for them: handing them to another costs a tenth of that, with all that is cold there. */
+const HERE_BUDGET = 2_000_000;
 
 /** What a native device can do; `memory` is the bytes of all buffers of its pool together. */
 export const NATIVE_LIMITS = {

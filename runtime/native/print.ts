@@ -4,9 +4,15 @@
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
-import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
-import { analyzeShapes, uniqueNames } from "../cpu/analyze.ts";
+import {
+  analyzeShapes,
+  expressionsOf,
+  uniqueNames,
+  walkExpression,
+  walkStatements,
+} from "../cpu/analyze.ts";
 import { cutPhases, type Outer, type Phase } from "../cpu/phases.ts";
 import { Expressions } from "./expression.ts";
 import { Statements } from "./statement.ts";
@@ -95,14 +101,8 @@ class KernelPrinter {
         writer.line(`const u ${y} = group / launch->x % launch->y;`);
         writer.line(`const u ${z} = group / launch->x / launch->y;`);
         writer.line(`u ${this.#first} = 0;`);
-        // Workgroup memory is zero when a workgroup starts.
-        if (shared !== undefined) {
-          writer.line(
-            `__builtin_memset(scratch + ${shared.from}, 0, ${shared.bytes});`,
-          );
-        }
         this.#outlived();
-        for (const o of this.#outer) this.#print(o);
+        this.#zeroed(this.#outer, shared);
       },
     );
     return writer.text();
@@ -184,7 +184,30 @@ class KernelPrinter {
     });
   }
 
-  #print(o: Outer): void {
+  /** Workgroup memory is zero when a workgroup starts: it is cleared before its first use, in branches that have any. */
+  #zeroed(
+    outer: readonly Outer[],
+    shared: { readonly from: number; readonly bytes: number } | undefined,
+  ): void {
+    const using = outer.filter(usesShared);
+    for (const o of outer) {
+      if (shared !== undefined && o === using[0]) {
+        if (o.op === "if" && using.length === 1 && !readsShared(o.condition)) {
+          this.#print(o, shared);
+          continue;
+        }
+        this.#writer.line(
+          `__builtin_memset(scratch + ${shared.from}, 0, ${shared.bytes});`,
+        );
+      }
+      this.#print(o);
+    }
+  }
+
+  #print(
+    o: Outer,
+    shared?: { readonly from: number; readonly bytes: number },
+  ): void {
     const writer = this.#writer;
     const x = this.#x;
     if (o.op === "phase") return this.#phase(o);
@@ -192,12 +215,10 @@ class KernelPrinter {
       x.begin(o.condition);
       this.#recall();
       writer.block(`if (${x.scalar(o.condition)})`, () => {
-        for (const inner of o.then) this.#print(inner);
+        this.#zeroed(o.then, shared);
       });
       if (o.else.length === 0) return;
-      return writer.block("else", () => {
-        for (const inner of o.else) this.#print(inner);
-      });
+      return writer.block("else", () => this.#zeroed(o.else, shared));
     }
     const { loop } = o;
     const end = endOf(loop);
@@ -272,6 +293,33 @@ class KernelPrinter {
   #slot(name: string): string {
     return `${this.#slots.get(name)!}[${this.#first} / LANES]`;
   }
+}
+
+/** Whether workgroup memory is read or written. */
+function usesShared(o: Outer): boolean {
+  if (o.op === "phase") return o.body.some(touchesShared);
+  if (o.op === "for") {
+    return expressionsOf(o.loop).some(readsShared) || o.body.some(usesShared);
+  }
+  return readsShared(o.condition) || [...o.then, ...o.else].some(usesShared);
+}
+
+function touchesShared(s: Stmt): boolean {
+  let touches = false;
+  walkStatements([s], (inner) => {
+    if (inner.op === "sharedStore" || expressionsOf(inner).some(readsShared)) {
+      touches = true;
+    }
+  });
+  return touches;
+}
+
+function readsShared(e: Expr): boolean {
+  let reads = false;
+  walkExpression(e, (node) => {
+    if (node.op === "shared") reads = true;
+  });
+  return reads;
 }
 
 function alignedBytes(bytes: number): number {
