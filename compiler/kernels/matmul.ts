@@ -8,7 +8,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { fma, let_, u32 } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, KernelText, SharedArray, Stmt } from "./kernel.ts";
-import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
+import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type Place, sumsOfTeams } from "./matmul_blocks.ts";
 import { declared, type Left, leftOf } from "./matmul_left.ts";
 import {
@@ -29,12 +29,14 @@ import {
   tileTaken,
 } from "./matmul_tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
+import { range } from "./pieces/numbers.ts";
+import { setEach } from "./pieces/each_register.ts";
 import {
   indicesBelow,
+  letRegister,
   type Register,
   register,
   registers,
-  setEach,
 } from "./pieces/registers.ts";
 import { whereBelow } from "./pieces/where_below.ts";
 
@@ -167,7 +169,7 @@ function rowsTimesColumns(o: Matmul, rows: number, joint = false): Part {
     rows,
     ofGroup: rows * teams,
     own: apart ? "own" : "first",
-    place: apart ? wgsl`own - first` : wgsl`0u`,
+    place: apart ? expr`${u("own")} - ${u("first")}` : u32(0),
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
@@ -194,7 +196,7 @@ function rowsTimesColumns(o: Matmul, rows: number, joint = false): Part {
 function rowsByPanels(o: Matmul): Part {
   const { rows } = o.tile;
   const { prepare, at } = leftOf(o, {
-    ...{ rows, ofGroup: rows, own: "own", place: wgsl`0u` },
+    ...{ rows, ofGroup: rows, own: "own", place: u32(0) },
     ...{ stretch: SUM_BLOCK, waits: false },
   });
   const sums = sumsByPanels(o, {
@@ -202,7 +204,7 @@ function rowsByPanels(o: Matmul): Part {
     sums: sumsOf(o, rows).flat(),
     add: (right) =>
       wgsl`
-        @unroll (r < ${rows}) { let a[r] = ${at("at_k")}; }
+        ${range(rows).map((r) => letRegister("a", [r], at(r, "at_k")))}
         ${right}
         ${addProducts(o, rows, [""])}`,
   });
@@ -222,7 +224,7 @@ function fewRows(o: Matmul, rows: number): Part {
   invariant(blocks, "teams share out equal blocks");
   const each = blocksInRound(o, rows);
   const left = leftOf(o, {
-    ...{ rows, ofGroup: rows, own: "first", place: wgsl`0u` },
+    ...{ rows, ofGroup: rows, own: "first", place: u32(0) },
     stretch: blocks.length * Math.min(teamsOf(o).teams * each, blocks.count),
     waits: true,
   });
@@ -247,8 +249,8 @@ function products(
 ): KernelText {
   if (!takesPairs(o)) {
     return wgsl`
-      @unroll (r < ${rows}) { let a[r] = ${left.at()}; }
-      ${o.weights.map((_, i) => rightRow(o, i))}
+      ${range(rows).map((r) => letRegister("a", [r], left.at(r)))}
+      ${o.weights.flatMap((_, i) => rightRow(o, i))}
       ${addProducts(o, rows, [""])}`;
   }
   invariant(
@@ -258,11 +260,13 @@ function products(
   return wgsl`
     let k_even = k * 2;
     let k_odd = k * 2 + 1;
-    @unroll (r < ${rows}) {
-      let a[r] = ${left.at("k_even")};
-      let next_a[r] = ${left.at("k_odd")};
-    }
-    ${o.weights.map((_, i) => rightPair(o, i))}
+    ${
+    range(rows).flatMap((r) => [
+      letRegister("a", [r], left.at(r, "k_even")),
+      letRegister("next_a", [r], left.at(r, "k_odd")),
+    ])
+  }
+    ${o.weights.flatMap((_, i) => rightPair(o, i))}
     ${addProducts(o, rows, ["", "next_"])}`;
 }
 

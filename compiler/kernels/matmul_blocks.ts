@@ -20,12 +20,8 @@ import {
   type MatmulOptions,
   teamsOf,
 } from "./matmul_tile.ts";
-import {
-  declareEach,
-  type Register,
-  register,
-  setEach,
-} from "./pieces/registers.ts";
+import { declareEach, setEach } from "./pieces/each_register.ts";
+import { type Register, register } from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** What teams sum. */
@@ -173,7 +169,11 @@ function addedBlocks(
       ${guarded(ofSegment > 1, begins, restart)}
       ${add}
       ${
-      guarded(ofSegment > 1, ends, tree.add(wgsl`block_number / ${ofSegment}`))
+      guarded(
+        ofSegment > 1,
+        ends,
+        tree.add(expr`${u("block_number")} / ${ofSegment}`),
+      )
     }`,
   };
 }

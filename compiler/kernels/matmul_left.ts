@@ -1,7 +1,7 @@
 /** The left operand of a matrix multiplication: loaded by each lane, or once for all in workgroup memory. */
 
 import { invariant } from "../../spec/errors.ts";
-import { shared } from "../../spec/kernel/build.ts";
+import { add, shared, u32 } from "../../spec/kernel/build.ts";
 import type {
   Expr,
   Hole,
@@ -11,6 +11,9 @@ import type {
 } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { equalBlocks, isStaged, type MatmulOptions } from "./matmul_tile.ts";
+import { clamped } from "./pieces/clamped.ts";
+import { range } from "./pieces/numbers.ts";
+import { letRegister, register } from "./pieces/registers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -21,7 +24,7 @@ export interface LeftRows {
   /** Name of the first row of this lane; that of the workgroup is `first`. */
   readonly own: string;
   /** The first of a team's rows among the workgroup's. */
-  readonly place: KernelText;
+  readonly place: Expr;
   /** Indices along k that are there at a time, from a multiple of that on. */
   readonly stretch: number;
   /** Whether all lanes wait for each other after the products of a stretch, before the next is loaded. */
@@ -36,7 +39,7 @@ export interface Left {
   /** What comes before the products of a stretch of k, if there is anything; it ends in a barrier. */
   before?(start: KernelText): KernelText;
   /** The value at k, or another index of that name where all lanes load for themselves, of row[r]. */
-  at(k?: string): Hole;
+  at(r: number, k?: string): Expr;
 }
 
 /** The left operand as the tile wants it. */
@@ -50,18 +53,19 @@ function u(name: string): Expr {
 
 /** What is prepared for a row. Beyond the last row the last one is read, and nothing written. */
 function prepared(o: MatmulOptions, row: Expr): Expr {
-  return o.leftRow(expr`min(${row}, ${u("end")} - 1)`);
+  return o.leftRow(clamped(row, u("end")));
 }
 
 function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
   return {
     shared: [],
-    prepare: wgsl`
-      @unroll (r < ${rows}) {
-        let row[r] = ${own} + r;
-        let left[r] = ${prepared(o, u("row[r]"))};
-      }`,
-    at: (k = "k") => o.left(u("left[r]"), u(k)),
+    prepare: wgsl`${
+      range(rows).flatMap((r) => [
+        letRegister("row", [r], add(u(own), u32(r))),
+        letRegister("left", [r], prepared(o, register("row", [r], "u32"))),
+      ])
+    }`,
+    at: (r, k = "k") => o.left(register("left", [r], "u32"), u(k)),
   };
 }
 
@@ -108,7 +112,13 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
         )
       }
         workgroupBarrier();`,
-    at: () => wgsl`left_tile[(${at.place} + r) * ${depth} + k % ${depth}]`,
+    at: (r) => {
+      const row = expr`${at.place} + ${r}`;
+      return shared(
+        "left_tile",
+        expr`${row} * ${depth} + ${u("k")} % ${depth}`,
+      );
+    },
   };
 }
 

@@ -8,7 +8,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { add as plus, f32 } from "../../spec/kernel/build.ts";
 import type { KernelText, SharedArray } from "./kernel.ts";
-import { wgsl } from "./kernel.ts";
+import { expr, local, wgsl } from "./kernel.ts";
 import { guarded } from "./matmul_left.ts";
 import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
 import {
@@ -17,7 +17,8 @@ import {
   type MatmulOptions,
   teamsOf,
 } from "./matmul_tile.ts";
-import { declareEach, type Register, setEach } from "./pieces/registers.ts";
+import { declareEach, setEach } from "./pieces/each_register.ts";
+import type { Register } from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** What teams sum, `sum<weight>[r][c]` of the rows from `own` on, those below `end`. */
@@ -66,7 +67,7 @@ export function sumsByPanels(
         let k = first_pair + pair;
         let k_even = k * 2;
         let k_odd = k * 2 + 1;
-        ${o.weights.map((_, i) => rightPair(o, i))}
+        ${o.weights.flatMap((_, i) => rightPair(o, i))}
         ${stored(wgsl`team * ${length} + pair * 2`, (i) => wgsl`b${i}[c]`)}
         ${
       stored(
@@ -79,7 +80,7 @@ export function sumsByPanels(
       let first_k = k_start + team * ${length};
       for (var turn = 0u; turn < ${length}; turn++) {
         let k = first_k + turn;
-        ${o.weights.map((_, i) => rightRow(o, i))}
+        ${o.weights.flatMap((_, i) => rightRow(o, i))}
         ${stored(wgsl`team * ${length} + turn`, (i) => wgsl`b${i}[c]`)}
       }`;
   const right = o.weights.map((_, i) =>
@@ -122,7 +123,7 @@ export function sumsByPanels(
       guarded(
         !whole,
         wgsl`(k_start + ${step}) % ${ofLength} == 0`,
-        tree.add(wgsl`(k_start / ${ofLength})`),
+        tree.add(expr`${local("k_start", "u32")} / ${ofLength}`),
       )
     }
           if (k_start + ${step} == ${length * count}) {

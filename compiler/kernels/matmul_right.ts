@@ -1,12 +1,16 @@
 /** The right operand of a matrix multiplication: where lanes find their columns, and how weights become numbers. */
 
-import { isHalf } from "../../spec/dtype.ts";
+import { type HalfDType, isHalf } from "../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
-import { u32 } from "../../spec/kernel/build.ts";
-import { bindingsOf, type Hole, type KernelText, wgsl } from "./kernel.ts";
+import { add, mul, u32 } from "../../spec/kernel/build.ts";
+import { elementCount } from "../../spec/kernel/element_count.ts";
+import type { Expr, KernelText, Stmt } from "./kernel.ts";
+import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
-import { DECODERS, halves, perWord } from "./pieces/decode.ts";
+import { DECODERS, perWord, unpackHalves } from "./pieces/decode.ts";
+import { range } from "./pieces/numbers.ts";
+import { letRegister, loadRegisters, register } from "./pieces/registers.ts";
 
 /** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
 export function unitOf(o: MatmulOptions): number {
@@ -50,129 +54,173 @@ export function columnsAndWeights(
   lanes: number,
 ): KernelText {
   const { columns } = o.tile;
-  const [unit, width] = [unitOf(o), widthOf(o)];
-  const starts = o.weights.map(({ stored, scales, inside, rowStride }, i) => {
-    const rowWords = rowStride / perWord(stored);
-    if (inside === "k") {
-      return wgsl`
-        @unroll (c < ${columns}) {
-          let at${i}[c] = ${
-        ofExpert(o, o.columns * rowWords)
-      } + column[c] * ${rowWords};
-        }`;
-    }
-    // Without a number of elements that share a scale, all along k do.
-    const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
-    const packed = isHalf(stored);
-    invariant(!packed || rowStride % 2 === 0, "packed rows are even");
-    const apart = packed || width > 1 ? unit : 1;
-    const place = apart > 1 ? wgsl`unit[c / ${apart}]` : wgsl`column[c]`;
-    const starts = (name: string, words: number) =>
-      wgsl`
-      @unroll (c < ${columns} by ${apart}) {
-        let ${name}[c] = ${ofExpert(o, Number(o.k) * words / width)} + ${place};
-      }`;
-    return wgsl`
-      ${starts(`at${i}`, rowWords)}
-      ${scales !== undefined && starts(`scale${i}`, scaleWords)}`;
-  });
+  const unit = unitOf(o);
+  const units = range(columns / unit).flatMap((u) => [
+    letRegister("unit", [u], add(local("lane_unit", "u32"), u32(u * lanes))),
+    ...range(unit).map((n) => {
+      const first = mul(register("unit", [u], "u32"), u32(unit));
+      return letRegister("column", [u * unit + n], add(first, u32(n)));
+    }),
+  ]);
   return wgsl`
     let lane_unit = group.y * ${columns * lanes / unit} + lane % ${lanes};
-    @unroll (u < ${columns / unit}) {
-      let unit[u] = lane_unit + u * ${lanes};
-      @unroll (n < ${unit}) { let column[u * ${unit} + n] = unit[u] * ${unit} + n; }
-    }
-    ${starts}`;
+    ${units}
+    ${o.weights.flatMap((_, i) => weightStarts(o, i))}`;
+}
+
+/** Declares at<i>[c], and scale<i>[c] where weight i has scales. */
+function weightStarts(o: MatmulOptions, i: number): readonly Stmt[] {
+  const { columns } = o.tile;
+  const { stored, scales, inside, rowStride } = o.weights[i]!;
+  const [unit, width] = [unitOf(o), widthOf(o)];
+  const rowWords = rowStride / perWord(stored);
+  const column = (c: number) => register("column", [c], "u32");
+  if (inside === "k") {
+    const first = ofExpert(o, o.columns * rowWords);
+    return range(columns).map((c) => {
+      const start = mul(column(c), elementCount(rowWords));
+      return letRegister(`at${i}`, [c], add(first, start));
+    });
+  }
+  // Without a number of elements that share a scale, all along k do.
+  const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
+  const packed = isHalf(stored);
+  invariant(!packed || rowStride % 2 === 0, "packed rows are even");
+  const apart = packed || width > 1 ? unit : 1;
+  const starts = (name: string, words: number) => {
+    const first = ofExpert(o, Number(o.k) * words / width);
+    return range(columns / apart).map((n) => {
+      const place = apart > 1 ? register("unit", [n], "u32") : column(n);
+      return letRegister(name, [n * apart], add(first, place));
+    });
+  };
+  return [
+    ...starts(`at${i}`, rowWords),
+    ...scales === undefined ? [] : starts(`scale${i}`, scaleWords),
+  ];
 }
 
 /** Where the weights of the tile's expert start, of which each has so many words. */
-function ofExpert({ grouped }: MatmulOptions, words: number): KernelText {
-  if (!grouped) return wgsl`0u`;
+function ofExpert({ grouped }: MatmulOptions, words: number): Expr {
+  if (!grouped) return u32(0);
   invariant(!Number.isNaN(words), "experts' weights have one size");
-  return wgsl`expert * ${words}`;
+  return mul(local("expert", "u32"), elementCount(words));
 }
 
+/** Loads of a binding, of so many words at once, by an index for each column. */
+function loadsOf(
+  o: MatmulOptions,
+  { binding, width, index }: {
+    readonly binding: string;
+    readonly width: number;
+    index(column: number): Expr;
+  },
+) {
+  const { type } = o.bindings.find(({ name }) => name === binding)!;
+  return (base: string, column: number, apart = 1): Stmt =>
+    loadRegisters(base, range(width).map((n) => column + n * apart), {
+      ...{ binding, type, index: index(column) },
+    });
+}
+
+const K = local("k", "u32");
+
 /** Declares b<i>[c]: the values of weight i at k for every column. */
-export function rightRow(o: MatmulOptions, i: number): KernelText {
-  const { binding, stored, inside, rowStride, scales } = o.weights[i]!;
+export function rightRow(
+  o: MatmulOptions,
+  i: number,
+): readonly (Stmt | KernelText)[] {
+  const { binding, stored, inside, rowStride } = o.weights[i]!;
+  if (packingOf(stored)) return packedRow(o, i);
   const width = inside === "k" ? 1 : widthOf(o);
-  const row = (k: Hole, perWord: number) =>
-    wgsl`at${i}[c] + ${k} * ${
-      inside === "k" ? 1 : rowStride / perWord / width
-    }`;
-  const loads = { width, binding, index: row("k", perWord(stored)) };
-  const columns = (unit: number, body: KernelText) =>
-    wgsl`@unroll (c < ${o.tile.columns} by ${unit}) { ${body} }`;
-  if (isHalf(stored)) {
-    const [low, high] = halves(stored, wgsl`word${i}[c + n]`);
-    return columns(
-      2 * width,
-      wgsl`
-      ${words(`word${i}`, { ...loads, apart: 2 })}
-      @unroll (n < ${2 * width} by 2) {
-        let b${i}[c + n] = ${low};
-        let b${i}[c + n + 1] = ${high};
-      }`,
-    );
-  }
-  const packing = packingOf(stored);
-  if (!packing) return columns(width, words(`b${i}`, loads));
-  // Words follow each other along k, with scales.
+  const apart = inside === "k" ? 1 : rowStride / perWord(stored) / width;
+  const load = loadsOf(o, {
+    ...{ binding, width },
+    index: (c) => add(register(`at${i}`, [c], "u32"), mul(K, u32(apart))),
+  });
+  const unit = isHalf(stored) ? 2 * width : width;
+  return range(o.tile.columns / unit).map((n) => n * unit).flatMap((c) =>
+    isHalf(stored)
+      ? [load(`word${i}`, c, 2), ...halvesOf(stored, { i, from: c, width })]
+      : [load(`b${i}`, c)]
+  );
+}
+
+/** Declares b<i>[c] of two columns for each word. */
+function halvesOf(
+  stored: HalfDType,
+  { i, from, width }: {
+    readonly i: number;
+    readonly from: number;
+    readonly width: number;
+  },
+): readonly Stmt[] {
+  return range(width).map((n) => from + 2 * n).flatMap((c) => {
+    const [low, high] = unpackHalves(stored, register(`word${i}`, [c], "u32"));
+    return [
+      letRegister(`b${i}`, [c], low),
+      letRegister(`b${i}`, [c + 1], high),
+    ];
+  });
+}
+
+/** `rightRow` of elements that share words along k, with scales. */
+function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
+  const { binding, stored, rowStride, scales } = o.weights[i]!;
+  const width = widthOf(o);
+  const { perWord, perScale } = packingOf(stored)!;
   const decoder = DECODERS[stored as PackedDType];
-  const bits = 32 / packing.perWord;
-  const along = (name: string, per: number) =>
-    wgsl`${name}[c] + (k >> ${Math.log2(per)}u) * ${rowStride / width}`;
-  const { perScale } = packing;
-  const scale = perScale ? along(`scale${i}`, perScale) : wgsl`scale${i}[c]`;
-  const codes = { width, binding, index: along(`at${i}`, packing.perWord) };
-  return columns(
-    width,
+  const along = (name: string, per: number) => (c: number) =>
+    expr`${register(name, [c], "u32")} + (${K} >> ${Math.log2(per)}u) * ${
+      rowStride / width
+    }`;
+  const codes = loadsOf(o, {
+    ...{ binding, width, index: along(`at${i}`, perWord) },
+  });
+  const scale = loadsOf(o, {
+    ...{ binding: scales!, width },
+    index: perScale
+      ? along(`scale${i}`, perScale)
+      : (c) => register(`scale${i}`, [c], "u32"),
+  });
+  return range(o.tile.columns / width).map((n) => n * width).map((c) =>
     wgsl`
-    ${words(`codes${i}`, codes)}
-    ${words(`stored_scale${i}`, { width, binding: scales!, index: scale })}
-    @unroll (n < ${width}) {
-      let bits${i}[c + n] = codes${i}[c + n] >> ((k & ${
-      packing.perWord - 1
-    }) * ${bits});
-      let factor${i}[c + n] = ${decoder.scale(wgsl`stored_scale${i}[c + n]`)};
-      let b${i}[c + n] = ${
-      decoder.element(wgsl`bits${i}[c + n]`)
-    } * factor${i}[c + n];
-    }`,
+      ${[codes(`codes${i}`, c), scale(`stored_scale${i}`, c)]}
+      @unroll (n < ${width}) {
+        let bits${i}[${c} + n] = codes${i}[${c} + n] >> ((k & ${
+      perWord - 1
+    }) * ${32 / perWord});
+        let factor${i}[${c} + n] = ${
+      decoder.scale(wgsl`stored_scale${i}[${c} + n]`)
+    };
+        let b${i}[${c} + n] = ${
+      decoder.element(wgsl`bits${i}[${c} + n]`)
+    } * factor${i}[${c} + n];
+      }`
   );
 }
 
 /** Declares b<i>[c] and next_b<i>[c]: the values of weight i at 2 * k and after it for every column. */
-export function rightPair(o: MatmulOptions, i: number): KernelText {
+export function rightPair(o: MatmulOptions, i: number): readonly Stmt[] {
   const { stored, inside, binding } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
-  const [low, high] = isHalf(stored)
-    ? halves(stored, wgsl`word${i}[c]`)
-    : ["k_even", "k_odd"].map((k) => wgsl`${binding}[at${i}[c] + ${k}]`);
-  return wgsl`
-    @unroll (c < ${o.tile.columns}) {
-      ${isHalf(stored) && wgsl`let word${i}[c] = ${binding}[at${i}[c] + k];`}
-      let b${i}[c] = ${low};
-      let next_b${i}[c] = ${high};
-    }`;
-}
-
-/** Loads name[c] and others `apart` behind it: one, two or four words that are side by side. The index counts so many. */
-function words(
-  name: string,
-  { width, binding, index, apart = 1 }: {
-    readonly width: number;
-    readonly binding: string;
-    readonly index: Hole;
-    readonly apart?: number;
-  },
-): KernelText {
-  if (width === 1) return wgsl`let ${name}[c] = ${binding}[${index}];`;
-  return width === 2
-    ? wgsl`let (${name}[c], ${name}[c + ${apart}]) = vec2(${binding})[${index}];`
-    : wgsl`
-      let (${name}[c], ${name}[c + ${apart}], ${name}[c + ${
-      2 * apart
-    }], ${name}[c + ${3 * apart}])
-        = vec4(${binding})[${index}];`;
+  const load = (k: Expr) =>
+    loadsOf(o, {
+      ...{ binding, width: 1 },
+      index: (c) => add(register(`at${i}`, [c], "u32"), k),
+    });
+  return range(o.tile.columns).flatMap((c) => {
+    if (!isHalf(stored)) {
+      return [
+        load(local("k_even", "u32"))(`b${i}`, c),
+        load(local("k_odd", "u32"))(`next_b${i}`, c),
+      ];
+    }
+    const [low, high] = unpackHalves(stored, register(`word${i}`, [c], "u32"));
+    return [
+      load(K)(`word${i}`, c),
+      letRegister(`b${i}`, [c], low),
+      letRegister(`next_b${i}`, [c], high),
+    ];
+  });
 }

@@ -96,10 +96,10 @@ function fold(fn: BinaryOp, a: Expr, b: Expr): Expr | undefined {
 
 /** A binary operation; operands have one type (a shift's right operand is u32). */
 export function binary(fn: BinaryOp, a: Expr, b: Expr): Expr {
-  invariant(
-    a.type === b.type || fn === "shl" || fn === "shr",
-    `'${fn}' of ${a.type} and ${b.type}`,
-  );
+  if (a.type !== b.type) {
+    const shift = fn === "shl" || fn === "shr";
+    invariant(shift, `'${fn}' of ${a.type} and ${b.type}`);
+  }
   return fold(fn, a, b) ??
     { op: "binary", type: COMPARES.has(fn) ? "bool" : a.type, fn, a, b };
 }
@@ -250,19 +250,20 @@ export function loadStored(
   if (!isHalf(stored)) return load(binding, index, stored);
   const word = load(binding, binary("shr", index, u32(1)), "u32");
   const odd = eq(binary("and", index, u32(1)), u32(1));
-  return select(odd, unpackHigh(stored, word), unpackLow(stored, word));
+  const [low, high] = unpackHalves(stored, word);
+  return select(odd, high, low);
 }
-/** The first of the two 16-bit floats in a u32. */
-function unpackLow(stored: HalfDType, word: Expr): Expr {
+/** The two 16-bit floats in a u32, in the order of memory, as f32. A bf16 is the upper half of an f32. */
+export function unpackHalves(
+  stored: HalfDType,
+  word: Expr,
+): readonly [low: Expr, high: Expr] {
   return stored === "bf16"
-    ? bitcast("f32", binary("shl", word, u32(16)))
-    : call("unpackF16Lo", word);
-}
-/** The second of the two 16-bit floats in a u32. */
-function unpackHigh(stored: HalfDType, word: Expr): Expr {
-  return stored === "bf16"
-    ? bitcast("f32", binary("and", word, u32(0xffff0000)))
-    : call("unpackF16Hi", word);
+    ? [
+      bitcast("f32", binary("shl", word, u32(16))),
+      bitcast("f32", binary("and", word, u32(0xffff0000))),
+    ]
+    : [call("unpackF16Lo", word), call("unpackF16Hi", word)];
 }
 /**
  * The bits of an f32 value, rounded to the nearest 16-bit float (ties to even, subnormals kept), in the low half of a

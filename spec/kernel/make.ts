@@ -2,11 +2,12 @@
 
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
-import { load, u32 } from "./build.ts";
+import { add, id, load, mul, u32 } from "./build.ts";
+import { exactJson } from "./exact_json.ts";
 import { resolveStatements } from "./resolve.ts";
-import { KernelText, type Statements, wgsl } from "./text.ts";
-import { exactly, textKey } from "./text_key.ts";
-import type { Binding, Expr, Kernel, Stmt } from "./tree.ts";
+import { KernelText, type Statements } from "./text.ts";
+import { textKey } from "./text_key.ts";
+import type { Binding, Expr, IdName, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { readTree } from "../verify_tree.ts";
 
@@ -40,13 +41,17 @@ export function foldGrid(groups: Size): readonly [Size, Size] {
 }
 
 /** The workgroup's number where `foldGrid` is in x and y. */
-export const GROUP_XY = wgsl`group.x + group.y * ${GRID_LIMIT}`;
+export const GROUP_XY = folded("group.x", "group.y");
 
 /** The workgroup's number where `foldGrid` is in x and z. */
-export const GROUP_XZ = wgsl`group.x + group.z * ${GRID_LIMIT}`;
+export const GROUP_XZ = folded("group.x", "group.z");
 
 /** The workgroup's number where `foldGrid` is in y and z. */
-export const GROUP_YZ = wgsl`group.y + group.z * ${GRID_LIMIT}`;
+export const GROUP_YZ = folded("group.y", "group.z");
+
+function folded(fast: IdName, slow: IdName): Expr {
+  return add(id(fast), mul(id(slow), u32(GRID_LIMIT)));
+}
 
 /** Bindings that statements load from and store to. */
 interface Uses {
@@ -115,7 +120,7 @@ const MADE = 256;
 
 /** The kernel that was made from the same lately, or a new one: equal layers share one. `from` is compared as JSON. */
 export function madeOnce(from: unknown, make: () => Kernel): Kernel {
-  const key = JSON.stringify(from, exactly);
+  const key = exactJson(from);
   const known = made.get(key);
   if (known) return known;
   if (made.size === MADE) made.clear();

@@ -91,7 +91,9 @@ function statement(s: Scanner): StmtSyntax {
 
 /** Whether a hole is what is assigned to, by what stands behind it. */
 function isTarget(behind: Token): boolean {
-  return behind.kind === "operator" && /^(\[|\(|.*=|\+\+)$/.test(behind.text);
+  if (behind.kind !== "operator") return false;
+  const { text } = behind;
+  return text === "[" || text === "(" || text === "++" || text.endsWith("=");
 }
 
 function target(s: Scanner, what = "a name"): TargetSyntax {
@@ -189,7 +191,9 @@ function assignment(s: Scanner): StmtSyntax {
   }
   const operator = s.peek();
   const count = s.take("++");
-  if (!count && !(operator.kind === "operator" && /=$/.test(operator.text))) {
+  if (
+    !count && !(operator.kind === "operator" && operator.text.endsWith("="))
+  ) {
     throw s.expected("'='");
   }
   if (!count) s.next();

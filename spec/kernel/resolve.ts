@@ -86,13 +86,16 @@ export function resolveStatements(
   return { body, shared: p.scope.shared, nestedBarriers: barriers };
 }
 
+/** What resolves text without names of its own. */
+const HOLES = resolving([]);
+
 /** An expression of the kernel tree, written as kernel text whose names are all in holes. */
 export function expr(
   strings: TemplateStringsArray,
   ...holes: readonly Hole[]
 ): Expr {
   const text = wgsl(strings, ...holes);
-  return expression({ ...resolving([]), text }, syntaxOf(text));
+  return inside(HOLES, text, () => expression(HOLES, syntaxOf(text)));
 }
 
 /** Statements of a hole, as if they stood there. */
@@ -104,11 +107,12 @@ function include(
   if (from instanceof KernelText) {
     return inside(p, from, () => statements(p, statementsOf(from), to));
   }
+  const turn = p.scope.inIteration() ? at : undefined;
   for (const s of from) {
     if (s instanceof KernelText) include(p, s, { to });
     else {
-      const tree = at
-        ? withRegisters(p, s, { at, replace: replaceInStatement })
+      const tree = turn
+        ? withRegisters(p, s, { at: turn, replace: replaceInStatement })
         : s;
       p.scope.declareTree(tree);
       to.push(tree);

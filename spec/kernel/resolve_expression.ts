@@ -1,6 +1,5 @@
 /** Resolves expressions of kernel text to the kernel tree. Types are checked on the way. */
 
-import { MachineError } from "../errors.ts";
 import { MAX_ELEMENTS } from "../limits.ts";
 import {
   binary,
@@ -18,6 +17,7 @@ import {
   shared,
   u32,
 } from "./build.ts";
+import { elementCount } from "./element_count.ts";
 import { expressionOf as syntaxOf } from "./parse.ts";
 import { registerName } from "./register_name.ts";
 import { replaceInValue, type Replacements } from "./replace.ts";
@@ -31,6 +31,7 @@ import {
   partsOf,
   type Resolving,
   suffixed,
+  turnOf,
 } from "./resolve_name.ts";
 import type { ExprSyntax } from "./syntax.ts";
 import { KernelText, KernelTextError, type Token } from "./text.ts";
@@ -96,11 +97,7 @@ function constant(
   type: "f32" | "i32" | "u32",
 ): Expr {
   if (fitsType(type, value)) return CONSTANT[type](value);
-  if (token.kind === "hole" && value > MAX_ELEMENTS) {
-    throw new MachineError(
-      `Cannot index ${value} elements: kernels do with at most ${MAX_ELEMENTS}. Use more ranks or smaller bounds`,
-    );
-  }
+  if (token.kind === "hole" && value > MAX_ELEMENTS) elementCount(value);
   throw new KernelTextError(
     `Cannot use ${value} as ${type}: ${type} does not have it. Give a value in its range`,
     text.template,
@@ -205,6 +202,7 @@ function numeric(
 
 /** A name; or what a hole has. */
 function word(p: Resolving, at: Token): Expr | Literal {
+  if (at.kind === "name") return named(p, at.text, at);
   if (at.kind === "hole") {
     const hole = p.text.holes[at.hole];
     if (typeof hole === "number") {
@@ -336,6 +334,11 @@ export function registerAt(
     numbers.push(number);
   }
   for (const index of indices) {
+    const turn = turnOf(p, index);
+    if (turn !== undefined) {
+      numbers.push(turn);
+      continue;
+    }
     const value = expressionOf(p, index, INDEX);
     if (value.op !== "const") {
       throw mistake(

@@ -138,3 +138,13 @@ export interface Name {
   readonly as: string;
   readonly register: boolean;
 }
+
+/** The value of an index that is only the variable of an unrolled loop. */
+export function turnOf(
+  p: Resolving,
+  { kind, at }: ExprSyntax,
+): number | undefined {
+  return kind === "word" && at.kind === "name"
+    ? p.scope.variable(at.text)?.value
+    : undefined;
+}

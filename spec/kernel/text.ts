@@ -25,9 +25,12 @@ export type Statements = KernelText | readonly (Stmt | KernelText)[];
  */
 export type Hole = number | string | Expr | Statements | false | undefined;
 
-/** A token. `parts` of a name with holes are pieces of it and numbers of holes; `hole` is the number of a hole. */
+/**
+ * A token, and where it begins in the text with holes as `HOLE`. `parts` of a name with holes are pieces of it and numbers of
+ * holes; `hole` is the number of a hole.
+ */
 export type Token =
-  & { readonly line: number; readonly column: number }
+  & { readonly offset: number }
   & (
     | { readonly kind: "name" | "operator"; readonly text: string }
     | {
@@ -67,94 +70,74 @@ export function wgsl(
 
 const HOLE = "${…}";
 
-/** Space, a name, a number, or an operator. Groups have no names: those are slow. */
+/** Behind space and comments: a name, a number and its suffix, or an operator. Groups have no names: those are slow. */
 const TOKEN = new RegExp(
   [
-    String.raw`(\s+|\/\/[^\n]*)`,
-    String.raw`([A-Za-z_]\w*)`,
-    String.raw`(0x[0-9a-fA-F]+[ui]?|\d+(?:\.\d*)?(?:e[-+]?\d+)?[uif]?)`,
-    String.raw`(\|\||&&|[=!<>+*/%&|^-]=|\+\+|<<|>>|[^])`,
+    String.raw`\s*(?:\/\/[^\n]*\s*)*(?:([A-Za-z_]\w*)`,
+    String.raw`(0x[0-9a-fA-F]+|\d+(?:\.\d*)?(?:e[-+]?\d+)?)([uif]?)`,
+    String.raw`(\|\||&&|[=!<>+*/%&|^-]=|\+\+|<<|>>|[^]))?`,
   ].join("|"),
   "gy",
 );
 
 /** A number as it is written. */
-function numberOf(
-  text: string,
-): {
-  readonly kind: "number";
-  readonly text: string;
-  readonly value: number;
-  readonly suffix: string;
-} {
-  const hex = text.startsWith("0x");
-  const suffix = (hex ? /[ui]$/ : /[uif]$/).exec(text)?.[0] ?? "";
-  const digits = text.slice(0, text.length - suffix.length);
-  const real = !hex && suffix === "" && /[.e]/.test(digits);
+function numberOf(digits: string, suffix: string) {
+  const real = suffix === "" && /^\d+[.e]/.test(digits);
   return {
     kind: "number",
-    text,
+    text: digits + suffix,
     value: Number(digits),
     suffix: real ? "f" : suffix,
-  };
+  } as const;
 }
 
 /** The tokens of a template. */
 export function tokensOf({ strings }: Template): readonly Token[] {
   const tokens: Token[] = [];
-  let line = 1, column = 1;
-  const advance = (text: string) => {
-    let end = text.indexOf("\n");
-    if (end < 0) column += text.length;
-    for (; end >= 0; end = text.indexOf("\n", end + 1)) {
-      line++;
-      column = text.length - end;
-    }
-  };
+  let offset = 0;
   /** The pieces of a name that goes on behind a hole. */
   let open: (string | number)[] | undefined;
   /** A comment goes on behind a hole. */
   let comment = false;
   strings.forEach((text, hole) => {
-    let rest = text;
-    if (comment) {
-      const skipped = /^[^\n]*/.exec(text)![0];
-      advance(skipped);
-      rest = text.slice(skipped.length);
+    TOKEN.lastIndex = comment ? /^[^\n]*/.exec(text)![0].length : 0;
+    const glued = open ? /^\w+/.exec(text)?.[0] : undefined;
+    if (glued) {
+      open!.push(glued);
+      TOKEN.lastIndex = glued.length;
     }
-    const glued = hole > 0 ? /^\w+/.exec(rest)?.[0] ?? "" : "";
-    if (open && glued) {
-      open.push(glued);
-      advance(glued);
-      rest = text.slice(glued.length);
-    }
-    const continues = open !== undefined && rest === "";
+    const continues = TOKEN.lastIndex === text.length;
     if (!continues) open = undefined;
-    TOKEN.lastIndex = 0;
-    while (TOKEN.lastIndex < rest.length) {
-      const [found, , name, number, operator] = TOKEN.exec(rest)!;
-      const at = { line, column };
-      if (name) tokens.push({ kind: "name", text: name, ...at });
-      if (number) tokens.push({ ...numberOf(number), ...at });
-      if (operator) tokens.push({ kind: "operator", text: operator, ...at });
-      advance(found);
+    while (TOKEN.lastIndex < text.length) {
+      const [, name, digits, suffix, operator] = TOKEN.exec(text)!;
+      const word = name ?? operator;
+      if (word !== undefined) {
+        const at = offset + TOKEN.lastIndex - word.length;
+        const kind = name === undefined ? "operator" : "name";
+        tokens.push({ kind, text: word, offset: at });
+      } else if (digits !== undefined) {
+        const number = numberOf(digits, suffix!);
+        const at = offset + TOKEN.lastIndex - number.text.length;
+        tokens.push({ ...number, offset: at });
+      }
     }
+    offset += text.length;
     if (hole === strings.length - 1) return;
     const last = tokens.at(-1);
-    comment = comment && rest === "" || /\/\/[^\n]*$/.test(rest);
+    comment = comment && continues || /\/\/[^\n]*$/.test(text);
     if (comment) open = undefined;
     else if (open) open.push(hole);
-    else if (last?.kind === "name" && /\w$/.test(rest)) {
+    else if (last?.kind === "name" && /\w$/.test(text)) {
       tokens.pop();
       open = [last.text, hole];
-      tokens.push({ ...last, kind: "parts", parts: open });
+      tokens.push({ kind: "parts", parts: open, offset: last.offset });
     } else if (/^\w/.test(strings[hole + 1]!)) {
       open = [hole];
-      tokens.push({ kind: "parts", parts: open, line, column });
-    } else tokens.push({ kind: "hole", hole, line, column });
-    advance(HOLE);
+      tokens.push({ kind: "parts", parts: open, offset });
+    } else tokens.push({ kind: "hole", hole, offset });
+    offset += HOLE.length;
   });
-  tokens.push({ kind: "end", line, column });
+  tokens.push({ kind: "end", offset });
   return tokens;
 }
 
@@ -169,7 +152,8 @@ export class KernelTextError extends SyntaxError {
   constructor(sentence: string, template: Template, at: Token) {
     const source = template.strings.join(HOLE);
     const site = template.site();
-    const { line, column } = at;
+    const before = source.slice(0, at.offset).split("\n");
+    const [line, column] = [before.length, before.at(-1)!.length + 1];
     const gutter = " ".repeat(String(line).length);
     const file = site
       ? `${site.file.split(/[/\\]/).at(-1)}:${site.line}, `

@@ -1,5 +1,6 @@
 /** A key of kernel text: equal where the text says the same, so that the kernels of equal layers are made once. */
 
+import { exactJson } from "./exact_json.ts";
 import { type Hole, KernelText, type Template } from "./text.ts";
 import type { Stmt } from "./tree.ts";
 
@@ -24,21 +25,13 @@ export function textKey({ template, holes }: KernelText): string {
 function holeKey(hole: Hole): string {
   if (hole instanceof KernelText) return textKey(hole);
   if (typeof hole === "string") return `'${hole}`;
-  if (typeof hole !== "object") return String(exactly("", hole));
+  if (typeof hole !== "object") return Object.is(hole, -0) ? "-0" : `${hole}`;
   return Array.isArray(hole)
     ? `[${(hole as readonly (Stmt | KernelText)[]).map(partKey).join()}]`
-    : JSON.stringify(hole, exactly);
+    : exactJson(hole);
 }
 
 /** A statement of a tree, or text. */
 function partKey(part: Stmt | KernelText): string {
-  return part instanceof KernelText
-    ? textKey(part)
-    : JSON.stringify(part, exactly);
-}
-
-/** A replacer for JSON, which has neither -0 nor infinities. */
-export function exactly(_key: string, value: unknown): unknown {
-  if (Object.is(value, -0)) return "-0";
-  return value === Infinity || value === -Infinity ? String(value) : value;
+  return part instanceof KernelText ? textKey(part) : exactJson(part);
 }

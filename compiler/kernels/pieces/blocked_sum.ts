@@ -12,7 +12,9 @@ import {
 } from "../../../spec/kernel/text.ts";
 import { add as plus, f32 } from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { declareEach, type Register, registers, setEach } from "./registers.ts";
+import { local } from "../kernel.ts";
+import { declareEach, setEach } from "./each_register.ts";
+import { type Register, registers } from "./registers.ts";
 import { sumTree } from "./sum_tree.ts";
 
 /** Indices in a block of a sum. */
@@ -58,7 +60,7 @@ export function blockedSum(
       let ${k}_first = ${k}_segment * ${segment.length};
       ${setEach(totals, "", () => f32(0))}
       ${oneSegment(totals, segment, add)}
-      ${tree.add(wgsl`${k}_segment`)}
+      ${tree.add(local(`${k}_segment`, "u32"))}
     }
     ${tree.finish}`;
 }

@@ -2,6 +2,7 @@
 
 import { type FileDType, type HalfDType, isHalf } from "../../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../../spec/packed.ts";
+export { unpackHalves } from "../../../spec/kernel/build.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
 /** Elements of a weight in one word of its binding. */

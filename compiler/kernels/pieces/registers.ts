@@ -1,8 +1,13 @@
-/** Registers, and statements for each of many: those are built and not read. */
+/** Registers: variables that kernel text calls by a name and indices. */
 
-import { f32, set, var_ } from "../../../spec/kernel/build.ts";
+import { let_, load, loads } from "../../../spec/kernel/build.ts";
 import { registerName } from "../../../spec/kernel/register_name.ts";
-import type { Expr, ScalarType, Stmt } from "../../../spec/kernel/tree.ts";
+import type {
+  Binding,
+  Expr,
+  ScalarType,
+  Stmt,
+} from "../../../spec/kernel/tree.ts";
 import { local } from "../kernel.ts";
 
 /** What kernel text calls `base[r][c]`; without indices, a variable. An index that is a name is one of a loop around it. */
@@ -41,32 +46,35 @@ export function register(
   return local(nameOf(base, indices), type);
 }
 
-function nameOf(base: string, indices: Register["indices"]): string {
+/** The name in a tree. */
+export function nameOf(base: string, indices: Register["indices"]): string {
   if (indices.length === 0) return base;
   return indices.every((i) => typeof i === "number")
     ? registerName(base, indices)
     : base + indices.map((i) => `[${i}]`).join("");
 }
 
-/** `var sum_suffix[r][c] = 0.0;` for each `sum[r][c]`. */
-export function declareEach(
-  all: readonly Register[],
-  suffix = "",
-): readonly Stmt[] {
-  return all.map(({ base, indices }) =>
-    var_(nameOf(base + suffix, indices), f32(0))
-  );
+/** `let base[c] = value;` */
+export function letRegister(
+  base: string,
+  indices: Register["indices"],
+  value: Expr,
+): Stmt {
+  return let_(nameOf(base, indices), value);
 }
 
-/** `sum_suffix[r][c] = value;` for each `sum[r][c]`. `of` has the values of such registers with suffixes. */
-export function setEach(
-  all: readonly Register[],
-  suffix: string,
-  value: (of: (suffix: string) => Expr, register: Register) => Expr,
-): readonly Stmt[] {
-  return all.map((one) => {
-    const { base, indices } = one;
-    const of = (end: string) => register(base + end, indices);
-    return set(nameOf(base + suffix, indices), value(of, one));
-  });
+/** Loads words that are side by side into registers of a name: one, or two or four at once. The index counts so many. */
+export function loadRegisters(
+  base: string,
+  columns: readonly number[],
+  from: {
+    readonly binding: string;
+    readonly index: Expr;
+    readonly type: Binding["type"];
+  },
+): Stmt {
+  const { binding, index, type } = from;
+  return columns.length === 1
+    ? letRegister(base, columns, load(binding, index, type))
+    : loads(columns.map((c) => nameOf(base, [c])), from);
 }

@@ -1,16 +1,17 @@
-/** A balanced binary tree of sums as text, whose items come one after another. See spec/numerics.md. */
+/** A balanced binary tree of sums, whose items come one after another. See spec/numerics.md. */
 
-import { add } from "../../../spec/kernel/build.ts";
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
-import type { Stmt } from "../../../spec/kernel/tree.ts";
-import { declareEach, type Register, setEach } from "./registers.ts";
+import { add, if_ } from "../../../spec/kernel/build.ts";
+import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import { bitClear } from "./bit_clear.ts";
+import { declareEach, setEach } from "./each_register.ts";
+import type { Register } from "./registers.ts";
 
 /** Items that are added as a balanced tree, one after another: each is in the totals when it is added. */
 export interface SumTree {
   /** Declares what waits beside the totals. */
   readonly declare: readonly Stmt[];
   /** Adds item `index`, which is in the totals; the last item completes them where there is a power of two. */
-  add(index: Hole): KernelText;
+  add(index: Expr): readonly Stmt[];
   /** After the last item: the totals are complete. */
   readonly finish: readonly Stmt[];
 }
@@ -24,14 +25,12 @@ export function sumTree(totals: readonly Register[], count: number): SumTree {
   const all = Array.from({ length: levels }, (_, level) => level);
   const addWaiting = (level: number) =>
     setEach(totals, "", (of) => add(of(`_${level}`), of("")));
-  const carry = (index: Hole, level: number): KernelText =>
-    level === levels ? wgsl`` : wgsl`
-      if ((${index} & ${2 ** level}) == 0) {
-        ${setEach(totals, `_${level}`, (of) => of(""))}
-      } else {
-        ${addWaiting(level)}
-        ${carry(index, level + 1)}
-      }`;
+  const carry = (index: Expr, level: number): readonly Stmt[] =>
+    level === levels ? [] : [if_(
+      bitClear(index, level),
+      setEach(totals, `_${level}`, (of) => of("")),
+      [...addWaiting(level), ...carry(index, level + 1)],
+    )];
   const rest = all.filter((level) => (count >> level) & 1);
   return {
     declare: all.flatMap((level) => declareEach(totals, `_${level}`)),
