@@ -1,6 +1,11 @@
 /** How much room a plan has: tokens of a step, sequences, positions. */
 
+import type { CompileOptions } from "../compiler/mod.ts";
 import type { Bounds } from "../models/mod.ts";
+import { sum } from "../spec/sum.ts";
+
+/** The pages of the caches of a rank. */
+export type Pages = NonNullable<CompileOptions["pages"]>;
 
 /** Tokens of one step unless more are asked for; longer prompts are fed in several steps. */
 const STEP_TOKENS = 512;
@@ -10,6 +15,8 @@ export interface Need {
   readonly tokens: number;
   readonly sequences: number;
   readonly context: number;
+  /** Positions of each sequence, with what is to follow: their caches are then in pages, as many as they need. */
+  readonly lengths?: readonly number[];
 }
 
 /**
@@ -44,6 +51,26 @@ export function defaultBounds(
     given,
     maxPositions,
   );
+}
+
+/** Positions of a page: those that attention looks up at once. */
+const PAGE = 32;
+
+/** Pages of a rank for the longest sequences that can be there at once; `groupSize` ranks share all sequences. */
+export function choosePages(
+  lengths: readonly number[],
+  { maxSequences, maxContext }: Bounds,
+  groupSize: number,
+): Pages {
+  const pagesOf = (length: number) =>
+    Math.ceil(Math.min(length, maxContext) / PAGE);
+  const longest = lengths.toSorted((a, b) => b - a)
+    .slice(0, Math.ceil(maxSequences / groupSize));
+  // A sequence may have as many positions as there are, whatever is known of it.
+  return {
+    count: Math.max(pagesOf(maxContext), sum(longest.map(pagesOf))),
+    size: PAGE,
+  };
 }
 
 function powerOfTwo(least: number): number {

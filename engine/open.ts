@@ -22,11 +22,16 @@ import type { LaunchTiming } from "../runtime/device.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
-import { type Mesh, rankCount } from "../spec/mesh.ts";
+import { type Mesh, meshRoles, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
-import { chooseBounds, defaultBounds, type Need } from "./bounds.ts";
+import {
+  chooseBounds,
+  choosePages,
+  defaultBounds,
+  type Need,
+} from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";
 import {
@@ -326,6 +331,7 @@ export async function compileTarget(
 ): Promise<LegalPlan> {
   const plan = await compile(modelOf(target, options), {
     ...compileOptions(options),
+    ...pagesOf(target, options),
     weights,
   });
   assertLegal(plan);
@@ -367,21 +373,51 @@ export function modelOf(
   options: PlanOptions,
 ): Parameters<typeof compile>[0] {
   if (target.kind === "model") return target.model;
-  const { decoder, build } = publishedOf(target);
-  const given = options.bounds ?? {};
-  const bounds = options.need
-    ? chooseBounds(options.need, given, decoder.maxPositions)
-    : defaultBounds(given, decoder.maxPositions);
-  return build({
-    ...bounds,
+  return publishedOf(target).build({
+    ...boundsOf(target, options),
     replay: options.replay ?? false,
     ...options.next ? { next: options.next } : {},
     layers: options.layers,
   });
 }
 
+function boundsOf(
+  target: Published,
+  { need, bounds = {} }: PlanOptions,
+): Bounds {
+  const { maxPositions } = publishedOf(target).decoder;
+  return need
+    ? chooseBounds(need, bounds, maxPositions)
+    : defaultBounds(bounds, maxPositions);
+}
+
+/** Caches are in pages where it is known how long sequences become. */
+function pagesOf(
+  target: Target,
+  { need, pages, mesh = [], place, ...options }: PlanOptions,
+): Pick<CompileOptions, "pages"> {
+  if (pages || !need?.lengths || !isPublished(target)) return {};
+  const over = place?.["sequence"];
+  const axes = mesh.filter(({ name }) =>
+    over === undefined
+      ? meshRoles(name).includes("tokens")
+      : [over].flat().includes(name)
+  );
+  const bounds = boundsOf(target, { need, ...options });
+  return { pages: choosePages(need.lengths, bounds, rankCount(axes)) };
+}
+
+type Published = Extract<
+  Target,
+  { readonly kind: "checkpoint" | "configuration" }
+>;
+
+function isPublished(target: Target): target is Published {
+  return target.kind === "checkpoint" || target.kind === "configuration";
+}
+
 function publishedOf(
-  target: Extract<Target, { readonly kind: "checkpoint" | "configuration" }>,
+  target: Published,
 ): PublishedModel {
   return target.kind === "checkpoint"
     ? target.checkpoint.published

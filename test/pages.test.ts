@@ -3,10 +3,16 @@
 
 import t from "tap";
 import { compile } from "../compiler/mod.ts";
-import { generate, PageTable } from "../engine/mod.ts";
+import { generate, loadTarget, PageTable, planTarget } from "../engine/mod.ts";
 import { layer } from "../examples/layer.ts";
 import { sum } from "../spec/sum.ts";
-import { loadCheckpoint, type Place } from "./helpers/checkpoints.ts";
+import {
+  checkpointFolder,
+  files,
+  loadCheckpoint,
+  meshOf,
+  type Place,
+} from "./helpers/checkpoints.ts";
 
 /** Two that begin with the same tokens, one that is the beginning of another, and more than there is room for at once. */
 const COMMON = [5, 9, 2, 7, 11, 4, 8, 1, 3];
@@ -73,6 +79,20 @@ t.test("pages are taken, shared and given back", (t) => {
   t.ok(pages.place(0, 3, 6), "written again");
   t.notOk(pages.share(2, [3, 4]), "nobody has these any more");
   t.end();
+});
+
+t.test("what is known of sequences says how many pages there are", async (t) => {
+  const target = await loadTarget(checkpointFolder("olmoe-16e"), files);
+  const pagesOf = async (mesh: string, sequences: number) => {
+    const lengths = [40, 250, 64, 65, 1];
+    const need = { tokens: 64, sequences, context: 250, lengths };
+    const options = { mesh: meshOf(mesh), need };
+    const { axes } = await planTarget(target, files, options);
+    return [axes["page"]!.size, axes["within"]!.size];
+  };
+  t.strictSame(await pagesOf("ep=1", 4), [8 + 3 + 2 + 2, 32]);
+  t.strictSame(await pagesOf("tp=2", 2), [8 + 3, 32]);
+  t.strictSame(await pagesOf("ep=2", 4), [2 * (8 + 3), 32], "of two ranks");
 });
 
 /** Room for all, for some, and pages that have the keys of several blocks. */

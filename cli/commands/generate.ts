@@ -77,6 +77,7 @@ export async function generateCommand(
     ...samplingOf(flags),
     ...logprobs === undefined ? {} : { logprobs },
   };
+  const lengths = prompts.map(({ length }) => length + maxNewTokens);
   const bar = createProgressBar(io);
   const watch = await startWatch(io, `Text from ${folder}`, flags);
   const opened = await openTarget(target, io.files, {
@@ -89,7 +90,8 @@ export async function generateCommand(
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
       sequences: Math.min(prompts.length, MOST_SEQUENCES),
-      context: Math.max(...prompts.map(({ length }) => length)) + maxNewTokens,
+      context: Math.max(...lengths),
+      lengths,
     },
     onProgress: (progress) => {
       bar.update(progress);
