@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { DISPATCHER_NAMES } from "../spec/strategies.ts";
+import { type Dispatcher, DISPATCHER_NAMES } from "../spec/strategies.ts";
 import {
   add,
   combine,
@@ -39,12 +39,15 @@ const layer = model(
   },
 );
 
-function textOn(mesh: { readonly [axis: string]: number }): string {
+function textOn(
+  mesh: { readonly [axis: string]: number },
+  dispatcher?: Dispatcher,
+): string {
   const graph = trace(layer);
   const axes = Object.entries(mesh).map(([name, size]) => ({ name, size }));
   const placed = readPlacement(graph, axes);
   const facts = axisFacts(graph, placed.mesh, placed.requests);
-  return formatSharded(shard(facts, { shardsState: () => false }));
+  return formatSharded(shard(facts, { shardsState: () => false, dispatcher }));
 }
 
 const page = readFileSync(
@@ -67,9 +70,15 @@ for (
   });
 }
 
-t.test("the page has every dispatcher", (t) => {
-  for (const name of DISPATCHER_NAMES) {
+for (const name of DISPATCHER_NAMES) {
+  t.test(`the page has dispatcher ${name}`, (t) => {
     t.match(page, new RegExp(`^\\| \`${name}\` +\\|`, "m"));
-  }
-  t.end();
-});
+    // What follows the router, where the dispatcher is another than above.
+    const block = textOn({ dp: 2, ep: 2 }, name).split(
+      /^(?=%\d+ = route )/m,
+    )[1]!;
+    const quoted = `Mesh dp=2,ep=2, \`${name}\`:\n\n\`\`\`\n${block}\`\`\`\n`;
+    t.ok(page.includes(quoted), "with its text", { quoted });
+    t.end();
+  });
+}
