@@ -94,13 +94,12 @@ t.test("a name shows its value: axes, sizes, bytes, and what a mesh makes of the
 });
 
 t.test("axes are completed in strings of axes, and in names of parameters", (t) => {
+  const editor = openEditor({ [PATH]: LAYER }, { trace: false });
+  t.teardown(() => editor.service.dispose());
   const complete = (text: string): readonly ts.CompletionEntry[] => {
     const at = text.indexOf("⌶");
-    const editor = openEditor({ [PATH]: text.replace("⌶", "") }, {
-      trace: false,
-    });
+    editor.write(PATH, text.replace("⌶", ""));
     const found = editor.service.getCompletionsAtPosition(PATH, at, {});
-    editor.service.dispose();
     return found?.entries ?? [];
   };
   const names = (text: string): string[] =>

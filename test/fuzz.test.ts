@@ -48,7 +48,7 @@ const SHORT: {
     count: 6,
   },
   writes: { make: CLASSES["writes"]!, count: 3 },
-  disk: { make: CLASSES["disk"]!, count: 10 },
+  disk: { make: CLASSES["disk"]!, count: 6 },
   model: { make: CLASSES["model"]!, count: 60 },
   safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
   config: { make: CLASSES["config"]!, count: 60 },

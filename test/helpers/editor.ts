@@ -16,13 +16,17 @@ export interface Editor {
   diagnostics(path: string): Promise<readonly ts.Diagnostic[]>;
 }
 
+/** Files as they are parsed, which editors share: they are of one text for each version. */
+const parsed = ts.createDocumentRegistry();
+let version = 0;
+
 /** Open files, by path. `service` is the plugin's; `plugin` says what its options are. */
 export function openEditor(
   files: { readonly [path: string]: string },
   plugin: EditorOptions = {},
 ): Editor {
   const texts = new Map(Object.entries(files));
-  const versions = new Map<string, number>();
+  const versions = new Map([...texts.keys()].map((path) => [path, ++version]));
   let changed: () => void = () => {};
   const host: ts.LanguageServiceHost = {
     getScriptFileNames: () => [...texts.keys()],
@@ -48,7 +52,7 @@ export function openEditor(
   };
   const service = init({ typescript: ts as never }).create({
     ...{
-      languageService: ts.createLanguageService(host),
+      languageService: ts.createLanguageService(host, parsed),
       config: { seconds: 3600, ...plugin },
     },
     languageServiceHost: host,
@@ -67,7 +71,7 @@ export function openEditor(
     service,
     write(path, text) {
       texts.set(path, text);
-      versions.set(path, (versions.get(path) ?? 0) + 1);
+      versions.set(path, ++version);
     },
     async diagnostics(path) {
       const traced = new Promise<void>((resolve) => {
