@@ -1,7 +1,6 @@
 /**
  * Attention by itself, 16 heads of 64 over 4 heads of keys: time per token of prefills from 256 to 4096 tokens, and of a
- * decode step after so many, for each tuning of `--tunings
- * JSON`, interleaved. `--adapter native|cpu|NUMBER` (default: native), `--runs N`.
+ * decode step after so many, for each tuning of `--tunings JSON` (default: what the device has), interleaved. `--adapter native|cpu|NUMBER` (default: native), `--runs N`.
  */
 
 import process from "node:process";
@@ -15,7 +14,7 @@ const { adapter, runs, tunings } = parseArgs({
   options: {
     adapter: { type: "string", default: "native" },
     runs: { type: "string", default: "5" },
-    tunings: { type: "string", default: "[{}]" },
+    tunings: { type: "string", default: "[null]" },
   },
 }).values;
 
@@ -47,14 +46,14 @@ const STEPS = [[256, 256], [1024, 1024], [4096, 4096], [1, 256], [1, 4096]];
 console.log(machine());
 const { model } = attentionModel(HEADS, { tokens: CONTEXT, sequences: 1 });
 const benches = await Promise.all(
-  (JSON.parse(tunings) as Tuning[]).map(async (tuning) => ({
+  (JSON.parse(tunings) as (Tuning | null)[]).map(async (tuning) => ({
     tuning,
     bench: await load(model, {
       adapter: adapter === "native" || adapter === "cpu"
         ? adapter
         : [Number(adapter)],
       mesh: { ep: 1 },
-      tuning,
+      ...tuning ? { tuning } : {},
     }),
   })),
 );
@@ -72,9 +71,9 @@ for (const [tokens, end] of STEPS as [number, number][]) {
   }
   for (const [i, { tuning }] of benches.entries()) {
     console.log(
-      `${tokens} tokens up to ${end}, ${JSON.stringify(tuning)}: ${
-        median(times[i]!).toFixed(1)
-      } us a token`,
+      `${tokens} tokens up to ${end}, ${
+        tuning ? JSON.stringify(tuning) : "the device's tuning"
+      }: ${median(times[i]!).toFixed(1)} us a token`,
     );
   }
 }

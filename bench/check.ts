@@ -40,7 +40,9 @@ try {
   for (const name of kept) {
     const before = readResult(keptPath(name));
     const out = join(folder, `${name}.json`);
-    const program = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
+    const program = fileURLToPath(
+      new URL(`${before.program}.ts`, import.meta.url),
+    );
     const { status } = spawnSync(
       process.execPath,
       [RUN, program, ...before.flags ?? [], "--out", out],

@@ -1,7 +1,7 @@
 /**
  * How fast the CPU devices are against others on the same CPU and as many threads: the expert FFN against onnxruntime,
  * prefill and decode against llama.cpp. Installs them into bench/peers/ at first. `--runs N`, `--only ffn|decode`,
- * `--out FILE.json` keeps the figures. `--cores`: one thread each, and the time of its core is counted, which other work on
+ * `--prompt N` (256 tokens), `--out FILE.json` keeps the figures. `--cores`: one thread each, and the time of its core is counted, which other work on
  * the machine disturbs less.
  */
 
@@ -20,6 +20,7 @@ const { values: flags } = parseArgs({
   options: {
     runs: { type: "string", default: "15" },
     only: { type: "string" },
+    prompt: { type: "string", default: "256" },
     cores: { type: "boolean", default: false },
     out: { type: "string" },
   },
@@ -33,19 +34,25 @@ try {
       ? () => process.cpuUsage().user / 1e3
       : () => performance.now(),
     pairs: Number(flags.runs),
-    warmUp: 3,
+    warmUp: flags.prompt === "256" ? 3 : 1,
     folder,
     versions: installPeers(),
   };
   const parts: Compared[] = [];
   if (flags.only !== "decode") parts.push(await compareExpertFfn(run));
-  if (flags.only !== "ffn") parts.push(await compareDecode(run));
+  if (flags.only !== "ffn") {
+    parts.push(await compareDecode({ ...run, prompt: Number(flags.prompt) }));
+  }
   report({
     program: "peers",
     adapter: flags.cores
       ? "1 thread each, time of cores"
       : `${run.threads} threads each`,
-    flags: flags.cores ? ["--cores"] : [],
+    flags: [
+      ...flags.cores ? ["--cores"] : [],
+      ...flags.only === undefined ? [] : ["--only", flags.only],
+      ...flags.prompt === "256" ? [] : ["--prompt", flags.prompt],
+    ],
     versions: run.versions,
     works: parts.flatMap(({ works }) => works),
     notes: parts.flatMap(({ notes }) => notes ?? []),

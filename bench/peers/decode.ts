@@ -6,6 +6,7 @@ import { nodeFiles } from "../../cli/files.ts";
 import type { HostKind } from "../../engine/devices.ts";
 import { Decoder, decoderShape, generate } from "../../engine/mod.ts";
 import { packPrompts, resolveTarget } from "../../engine/mod.ts";
+import { slicePacked } from "../../engine/packing.ts";
 import { median } from "../measure.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";
 import { DECODER, decoderFiles } from "./decoder_files.ts";
@@ -13,7 +14,6 @@ import { openOurs as openTargetHere, pause } from "./engine.ts";
 import { openLlama, type Timed } from "./llama.ts";
 import { checkClose, type Compared, type Run } from "./run.ts";
 
-const PROMPT = Array.from({ length: 256 }, (_, i) => 3 + i * 37 % 256);
 const NEW_TOKENS = 33;
 
 const WASM = "switchyard by WebAssembly";
@@ -29,24 +29,27 @@ interface Side {
 }
 
 /** Measure all sides. */
-export async function compareDecode(run: Run): Promise<Compared> {
+export async function compareDecode(
+  run: Run & { readonly prompt: number },
+): Promise<Compared> {
+  const prompt = promptOf(run.prompt);
   for (const [name, bytes] of Object.entries(decoderFiles())) {
     writeFileSync(join(run.folder, name), bytes);
   }
   const llama = await openLlama({
     file: join(run.folder, "model.gguf"),
     threads: run.threads,
-    context: DECODER.context,
+    context: prompt.length + NEW_TOKENS,
     vocabulary: DECODER.vocabulary,
-    prompt: PROMPT,
+    prompt,
     newTokens: NEW_TOKENS,
     now: run.now,
   });
   // Threads of llama.cpp wait for each other in loops, which is slow where other work is on the cores: one may be faster.
   const counts = [...new Set([run.threads, 1])];
   const own = {
-    [OURS]: await openOurs(run, "native"),
-    [WASM]: await openOurs(run, "cpu"),
+    [OURS]: await openOurs(run, { adapter: "native", prompt }),
+    [WASM]: await openOurs(run, { adapter: "cpu", prompt }),
   };
   const sides: { [name: string]: Side } = { ...own };
   for (const threads of counts) {
@@ -85,7 +88,7 @@ export async function compareDecode(run: Run): Promise<Compared> {
   const model =
     `Mixtral of ${layers} layers, ${embed} wide, ${experts} experts of ${ffn}, top-${topK}, f32, one sequence`;
   const parts = [
-    [`prefill, ${PROMPT.length} tokens`, prefill, PROMPT.length],
+    [`prefill, ${prompt.length} tokens`, prefill, prompt.length],
     ["decode, a token", decode, 1],
   ] as const;
   const fastest = (times: { readonly [name: string]: number[] }) =>
@@ -113,6 +116,11 @@ export async function compareDecode(run: Run): Promise<Compared> {
   };
 }
 
+/** A prompt of so many tokens. */
+function promptOf(length: number): number[] {
+  return Array.from({ length }, (_, i) => 3 + i * 37 % 256);
+}
+
 function timesOf(
   sides: { readonly [name: string]: Side },
 ): { [name: string]: number[] } {
@@ -121,7 +129,10 @@ function timesOf(
 
 async function openOurs(
   run: Run,
-  adapter: HostKind,
+  { adapter, prompt }: {
+    readonly adapter: HostKind;
+    readonly prompt: readonly number[];
+  },
 ): Promise<
   Side & {
     /** The part of a decode step in which no launch runs. */
@@ -137,24 +148,30 @@ async function openOurs(
     threads: run.threads,
     timestamps: true,
     need: {
-      tokens: PROMPT.length,
+      tokens: prompt.length,
       sequences: 1,
-      context: PROMPT.length + NEW_TOKENS,
+      context: prompt.length + NEW_TOKENS,
     },
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+  const feed = async () => {
+    opened.session.reset();
+    const tokens = packPrompts([prompt]);
+    const step = decoder.maxTokens;
+    let next;
+    for (let from = 0; from < prompt.length; from += step) {
+      const part = slicePacked(tokens, from, from + step);
+      [next] = await decoder.next(part, [part.ids.length - 1]);
+    }
+    return next!;
+  };
   return {
-    logits: async () => {
-      opened.session.reset();
-      const last = [PROMPT.length - 1];
-      const [next] = await decoder.next(packPrompts([PROMPT]), last);
-      return next!.logits.slice();
-    },
+    logits: async () => (await feed()).logits.slice(),
     generate: async () => {
       opened.session.reset();
       const { sequences, prefillMs, decodeMs } = await generate(
         decoder,
-        [PROMPT],
+        [prompt],
         {
           maxNewTokens: NEW_TOKENS,
           stop: new Set(),
@@ -166,15 +183,14 @@ async function openOurs(
     },
     hostShare: async () => {
       const shares: number[] = [];
-      opened.session.reset();
-      await decoder.next(packPrompts([PROMPT]), [PROMPT.length - 1]);
+      await feed();
       await opened.timings();
       for (let i = 0; i < NEW_TOKENS - 1; i++) {
         const start = performance.now();
         await decoder.next({
-          ids: Int32Array.of(PROMPT[i]!),
+          ids: Int32Array.of(prompt[i]!),
           sequence: Int32Array.of(0),
-          position: Int32Array.of(PROMPT.length + i),
+          position: Int32Array.of(prompt.length + i),
           cell: Int32Array.of(0),
         }, [0]);
         const all = performance.now() - start;

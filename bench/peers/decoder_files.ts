@@ -13,7 +13,7 @@ export const DECODER = {
   kvHeads: 2,
   experts: 8,
   topK: 2,
-  context: 512,
+  context: 8192,
   epsilon: 1e-5,
   theta: 10000,
   // Three control tokens, the bytes, and words up to a multiple of 8.
