@@ -105,6 +105,13 @@ t.test("gradients have sections and roles of their own", async (t) => {
   t.strictSame([...rolesIn(/self_attn$/)], ["attention"]);
   t.ok(rolesIn(/mlp$/).has("experts"));
   t.notOk(rolesIn(/mlp$/).has("attention"));
+  const routers = steps.flatMap(({ label = "", phase }, i) =>
+    phase === "backward" &&
+      /^reduceSum over token.*\[expert embed\]/.test(label)
+      ? [training!.roles[i]]
+      : []
+  );
+  t.strictSame(routers, ["router", "router", "router", "router"]);
 });
 
 t.test("only ranks of a group are joined", (t) => {

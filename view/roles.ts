@@ -89,6 +89,14 @@ function sectionRoles(
     if (role !== undefined) return role;
     if (attends(i)) return "attention";
     if (i < router) return "router";
-    return dispatch >= 0 && i > dispatch && i < combine ? "experts" : "dense";
+    if (dispatch < 0 || i < dispatch || i > combine) return "dense";
+    return phase === "forward" ? "experts" : gradientRole(steps[i]!);
   });
+}
+
+/** The role of a step between dispatch and combine of gradients, where those of the router and of dense layers are too, by its axes. */
+function gradientRole({ label = "" }: Step): Role {
+  // Rows of experts, or their parameters.
+  if (/\bslot\b|\[expert\S* \S+ /.test(label)) return "experts";
+  return /\b(expert|choice)\b/.test(label) ? "router" : "dense";
 }
