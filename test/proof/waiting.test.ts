@@ -1,5 +1,6 @@
 // Waiting leaves the core to others: the event loop is idle while a device computes, and nothing polls when nothing is asked.
 // needs: cpu, gpu
+import { availableParallelism } from "node:os";
 import process from "node:process";
 import { setTimeout } from "node:timers/promises";
 import t, { type Test } from "tap";
@@ -8,8 +9,8 @@ import { openSafetensors, writeSafetensors } from "../../runtime/mod.ts";
 import { countTurns } from "../helpers/count_turns.ts";
 import { f32, openSession, type Target, TARGETS } from "../helpers/sessions.ts";
 
-/** Some 10 GFLOP: at least a tenth of a second on any device of a small machine, and small tensors. */
-const [TOKENS, EMBED, FFN] = [1024, 1024, 4096];
+/** Some GFLOP for each core: at least a tenth of a second on any device of a small machine, and small tensors. */
+const [TOKENS, EMBED, FFN] = [128 * availableParallelism(), 1024, 4096];
 /** Shorter waits say nothing. */
 const LEAST_MS = 50;
 /** Idle time is looked at in windows, because what ran before may still be cleaned up. A thread that spins is in all. */
