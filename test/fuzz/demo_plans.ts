@@ -12,6 +12,7 @@ import {
   openCpuPool,
 } from "../../runtime/cpu/mod.ts";
 import type { Plan } from "../../spec/plan.ts";
+import { DISPATCHER_NAMES } from "../../spec/strategies.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { callsOf } from "./calls.ts";
 import { type Call, type Results, runOn } from "./runs.ts";
@@ -52,6 +53,10 @@ export const SOURCES: readonly PlanSource[] = [
     ...{ name: "inference ep=2, tokens sent once", what: "inference" },
     options: { mesh: { ep: 2 }, deduplicate: true },
   },
+  ...DISPATCHER_NAMES.slice(1).map((dispatcher): PlanSource => ({
+    ...{ name: `inference dp=2,ep=2 by ${dispatcher}`, what: "inference" },
+    options: { mesh: { dp: 2, ep: 2 }, dispatcher, numerics: "fast" },
+  })),
   {
     ...{ name: "training dp=2,ep=2, sharded states", what: "training" },
     options: { mesh: { dp: 2, ep: 2 }, zero: 1 },
