@@ -151,18 +151,18 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   await keyboard.type("layers.2/dispatch");
   await keyboard.press("Enter");
   await page.locator(".detail h3").waitFor();
-  t.match(page.url(), /#main\/49$/);
-  t.match(await texts(page, ".detail h3"), [/^49\. dispatch: count/]);
+  t.match(page.url(), /#main\/43$/);
+  t.match(await texts(page, ".detail h3"), [/^43\. dispatch: count/]);
   t.equal(await page.locator("#steps select").inputValue(), "2");
   t.match(await texts(page, ".detail figcaption"), [/feed_forward\.ts/]);
   await keyboard.press("Escape");
   await page.locator(".detail").waitFor({ state: "detached" });
-  await page.goto(page.url().replace(/#.*/, "#main/20"));
-  t.match(await texts(page, ".detail h3"), [/^20\. rmsNorm/]);
+  await page.goto(page.url().replace(/#.*/, "#main/18"));
+  t.match(await texts(page, ".detail h3"), [/^18\. rmsNorm/]);
   await keyboard.press("j");
-  await page.locator('.detail[aria-label="Step 21"]').waitFor();
+  await page.locator('.detail[aria-label="Step 19"]').waitFor();
   t.match(await texts(page, ".detail .proved li"), [
-    /written before, .* by 20.* reads$/,
+    /written before, .* by 18.* reads$/,
     ...[/ overlap$/, / bindings$/],
   ]);
   await page.locator(".detail summary", { hasText: "WGSL" }).press("Enter");
@@ -170,7 +170,7 @@ t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
   await page.locator(".detail details code").nth(1).waitFor();
   const [wgsl, tree] = await texts(page, ".detail details code");
   t.match(wgsl, /@compute/);
-  const step = main!.steps[21]!;
+  const step = main!.steps[19]!;
   t.strictSame(
     JSON.parse(tree!),
     step.op === "launch" && JSON.parse(
