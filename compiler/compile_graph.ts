@@ -160,7 +160,6 @@ export function compileLowered(
   );
   const memory = allocate(lowering.draft.buffers, steps, {
     kernels: lowering.draft.kernels,
-    shared: lowering.draft.shared,
     ranks: placed.ranks,
     maxBytes: limits.maxBufferSize,
   });

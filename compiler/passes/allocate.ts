@@ -29,8 +29,6 @@ export interface Allocated {
 export interface AllocateOptions {
   readonly kernels: ReadonlyMap<string, Kernel>;
   readonly ranks: number;
-  /** Buffers that are stored in the memory of the dynamic lengths, and where. */
-  readonly shared: ReadonlyMap<string, number>;
   /** Bytes of the longest allocation; a longer buffer has one of its own. */
   readonly maxBytes: number;
 }
@@ -142,7 +140,7 @@ class Memory {
 export function allocate(
   drafts: ReadonlyMap<string, BufferDraft>,
   steps: readonly Step[],
-  { kernels, ranks, shared: inputs, maxBytes }: AllocateOptions,
+  { kernels, ranks, maxBytes }: AllocateOptions,
 ): Allocated {
   const memory = new Memory(ranks);
   const made = new Map<string, PlanBuffer>();
@@ -152,10 +150,9 @@ export function allocate(
   );
   const scratch: string[] = [];
   for (const [name, draft] of drafts) {
-    const offset = inputs.get(name);
-    if (offset !== undefined) {
+    if (draft.offset !== undefined) {
       const { allocation } = made.get(LENGTHS)!;
-      made.set(name, memory.add(draft, allocation, offset));
+      made.set(name, memory.add(draft, allocation, draft.offset));
     } else if (draft.kind !== "scratch") {
       made.set(name, memory.add(draft, memory.next, 0));
     } else if (uses.has(name)) scratch.push(name);

@@ -33,17 +33,18 @@ export function placeInputs({ draft: { buffers } }: Lowering): SharedInputs {
   return places;
 }
 
-/** Store the inputs there: the buffer of lengths spans them. Once is enough. */
-export function shareInputs(lowering: Lowering, inputs: SharedInputs): void {
-  const { buffers, shared } = lowering.draft;
-  if (shared.size > 0) return;
-  for (const [name, offset] of inputs) shared.set(name, offset);
+/** Store the inputs there: the buffer of lengths spans them. */
+export function shareInputs(
+  { draft: { buffers } }: Lowering,
+  inputs: SharedInputs,
+): void {
   const lengths = buffers.get(LENGTHS)!;
-  const bytes = Math.max(
-    ...[...inputs].map(([name, offset]) =>
-      offset + maxOverRanks(buffers.get(name)!.bytes)
-    ),
-  );
+  let bytes = 0;
+  for (const [name, offset] of inputs) {
+    const input = buffers.get(name)!;
+    buffers.set(name, { ...input, offset });
+    bytes = offset + maxOverRanks(input.bytes);
+  }
   const axes = [{ ...lengths.axes[0]!, size: bytes / 4 }];
   const longer = { ...lengths, axes };
   buffers.set(LENGTHS, { ...longer, bytes: storedBytes(longer) });

@@ -52,7 +52,6 @@ export function startLowering(input: LoweringInput): Lowering {
       kernelNames: new Map(),
       names: new Set([LENGTHS, ...leafNames(input.model.graph)]),
       numbers: new Map(),
-      shared: new Map(),
     },
     values: {
       storages: new Map(),

@@ -28,7 +28,10 @@ import type { SentRows } from "./assign.ts";
 import type { GroupedRows } from "./group.ts";
 
 /** A buffer before memory is assigned. */
-export type BufferDraft = Omit<PlanBuffer, "allocation" | "offset">;
+export interface BufferDraft extends Omit<PlanBuffer, "allocation" | "offset"> {
+  /** Of an input that is stored behind the dynamic lengths, in their memory: see `share_inputs.ts`. */
+  readonly offset?: number;
+}
 
 /**
  * Where a node's value is stored: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then
@@ -99,8 +102,6 @@ export interface PlanDraft {
   /** Where the length and start of each sharded axis are in the buffer of parts, once there is one. */
   parts?: ReadonlyMap<string, number>;
   readonly numbers: Map<string, number>;
-  /** Inputs that are stored behind the dynamic lengths, and where: see `share_inputs.ts`. */
-  readonly shared: Map<string, number>;
 }
 
 /** Where values are stored, by the node that made them. */
