@@ -69,9 +69,10 @@ export function routeOf({ node }: SentRows): RoutingNode {
 
 /** How many counts a rank has for a routing. */
 export function countsPerRankOf(
-  { splits, chunks, tokens }: Pick<SentRows, "splits" | "chunks" | "tokens">,
+  { node, splits, chunks }: Pick<SentRows, "node" | "splits" | "chunks">,
 ): number {
-  return splits.at(-1)! + (tokens ? unitSplits(chunks).length - 1 : 0);
+  return splits.at(-1)! +
+    (node.params.once ? unitSplits(chunks).length - 1 : 0);
 }
 
 /** Count rows for each expert and number them. */
@@ -171,7 +172,7 @@ function sentRows(
   const { expert, once, own } = node.params;
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
-  const { over, of, total } = placed.axes[expert]!;
+  const { over, of } = placed.axes[expert]!;
   const groupSize = groupSizeOf(placed.mesh, over);
   const splits = splitsOf(placed, expert);
   const chunks = chunkExperts(splits, node.params.chunks);
@@ -184,8 +185,7 @@ function sentRows(
   );
   const choices = (name: string) =>
     addScratch(lowering, name, "u32", [...tokens, choice]);
-  const units = once ? groupSize * chunks.length : 0;
-  const countsPerRank = total + units;
+  const countsPerRank = countsPerRankOf({ node, splits, chunks });
   const counts = routingScratch(lowering, "counts", {
     ...{ size: countsPerRank, routing: "counts" },
   });
@@ -206,10 +206,11 @@ function sentRows(
   };
 
   function sentTokens(): SentTokens {
-    const most = Math.min(topK, Math.max(...heldExperts(unitSplits(chunks))));
+    const held = heldExperts(unitSplits(chunks));
+    const most = Math.min(topK, Math.max(...held));
     const tokenBound = mapRanks(
       [bound],
-      ([rows]) => rows! / topK * Math.min(topK, units),
+      ([rows]) => rows! / topK * Math.min(topK, held.length),
     );
     return {
       bound: tokenBound,
