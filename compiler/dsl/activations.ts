@@ -12,6 +12,11 @@ function expMinus(x: Expr): Expr {
   return expr`exp(min(-${x}, 80))`;
 }
 
+/** x · sigmoid(x) */
+function siluOf(x: Expr): Expr {
+  return expr`${x} / (1.0 + ${expMinus(x)})`;
+}
+
 /** Gives a value a name, so that it is computed once however often it is used. */
 type Once = (name: string, value: Expr) => Expr;
 
@@ -60,7 +65,7 @@ export function sigmoid<A extends string, D extends Float>(
 export function silu<A extends string, D extends Float>(
   x: Tensor<A, D>,
 ): Tensor<A, D> {
-  return activation(silu, x, (v) => expr`${v} / (1.0 + ${expMinus(v)})`);
+  return activation(silu, x, siluOf);
 }
 
 /**
@@ -91,7 +96,7 @@ export function swiglu<
   return scalarMap(swiglu, operands, {
     parameters: ["f32", "f32"],
     lets: [],
-    result: expr`${g} / (1.0 + ${expMinus(g)}) * ${u}`,
+    result: expr`${siluOf(g)} * ${u}`,
   });
 }
 
