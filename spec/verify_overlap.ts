@@ -60,7 +60,7 @@ function checkShared({ buffers }: Facts, report: Report): void {
         other === lengths || allocation !== lengths.allocation ||
         range.end <= start || range.start >= end
       ) continue;
-      if (kind === "input" && dtype !== "f32") continue;
+      if (kind === "input" && (dtype === "i32" || dtype === "u32")) continue;
       report(
         `keep buffer '${name}' in '${lengths.name}'`,
         "it is no integer input",

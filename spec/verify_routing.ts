@@ -374,7 +374,7 @@ export function checkRegroup(facts: Facts, report: Report): void {
       }
       const exchange = forward[0]?.step;
       if (exchange && !at.reads.includes(exchange.groupRank)) {
-        report(titleOf(routing), "it groups rows of another groupRank", at);
+        report(titleOf(routing), "it groups rows of another group rank", at);
       }
     }
   }
