@@ -5,7 +5,7 @@ import { type Graph, isWeighted, type RoutingNode } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { chunkExperts, heldExperts, unitSplits } from "./expert_ranges.ts";
 
-/** What sending tokens once has to save of the bytes of a token, to be worth two more exchanges of little. */
+/** What sending tokens once has to save of the bytes of a token, to be worth one or two more exchanges of little. */
 const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
 
 /** Whether choices of a token go to one rank in the same row: where they can, and it is asked for or worth it. */

@@ -125,11 +125,11 @@ export function checkEqualBlocks(
   over: readonly string[],
 ): void {
   const { size } = graph.axes[axis]!;
-  const positions = groupSizeOf(mesh, over);
-  if (size % positions === 0 && !requests.get(axis)?.table) return;
+  const groupSize = groupSizeOf(mesh, over);
+  if (size % groupSize === 0 && !requests.get(axis)?.table) return;
   throw new PlacementError(
     `Cannot gather parameters of axis '${axis}' over '${
       over.join("+")
-    }': its ${size} items are not in ${positions} equal blocks. Place it so, or use another dispatcher`,
+    }': its ${size} items are not in ${groupSize} equal blocks. Place it so, or use another dispatcher`,
   );
 }

@@ -419,7 +419,7 @@ class Shards {
     );
   }
 
-  /** Tokens are where they were, and apart over what their experts are apart over, or together over it. */
+  /** The dispatcher says where tokens are while experts work, from where they were and where experts are. */
   #startDispatch(node: Node): void {
     const [x, route] = node.inputs as [Node, Node];
     if (!isRouting(route) || this.#tokens.has(route)) return;
@@ -433,7 +433,8 @@ class Shards {
       Object.fromEntries(tokens.map((axis, i) => [
         axis,
         this.#rule.tokens(over[axis] ?? [], {
-          ...{ experts, missing: i === 0 ? lacks : [] },
+          experts,
+          missing: i === 0 ? lacks : [],
         }),
       ])),
     );

@@ -69,7 +69,7 @@ export function exchange(o: ExchangeOptions): Kernel {
 
 /** `rows<f>` rows of source f, from its row `from<f>` to row `to<f>` here: prefix sums of counts. */
 function blockOf(o: ExchangeOptions, f: number): KernelText {
-  const experts = countsPerRank(o);
+  const perRank = countsPerRank(o);
   const source = o.sources[f]!;
   const [own_first, own_end] = expertRanges(o)[source]!;
   const forward = o.direction === "forward";
@@ -81,7 +81,7 @@ function blockOf(o: ExchangeOptions, f: number): KernelText {
   const addExperts = (name: string, sender: Hole, from: Hole, to: Hole) =>
     wgsl`
       for (var c = ${from}; c < ${to}; c++) {
-        ${name + f} += counts[${sender} * ${experts} + c];
+        ${name + f} += counts[${sender} * ${perRank} + c];
       }`;
   return wgsl`
     var rows${f} = 0u;

@@ -23,7 +23,7 @@ import {
 import { copyTo } from "./elementwise.ts";
 import { groupRankBuffer } from "./assign.ts";
 import { KernelScope } from "./scope.ts";
-import { markPartial } from "./storage.ts";
+import { markUnreduced } from "./storage.ts";
 
 type Member = NodeOf<"reduceScatter"> | NodeOf<"allGather">;
 
@@ -181,7 +181,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     { axis: "groupRank", size: groupSize },
     { axis: "element of a block", size: words },
   ]);
-  markPartial(lowering, members[0]!, to);
+  markUnreduced(lowering, members[0]!, to);
   const groupRank = scatters ? groupRankBuffer(lowering, over) : undefined;
   lowering.draft.steps.push({
     op: "allGather",
@@ -203,7 +203,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   const block = addScratch(lowering, "block", "f32", [
     { axis: "element of a block", size: words },
   ]);
-  markPartial(lowering, members[0]!, block);
+  markUnreduced(lowering, members[0]!, block);
   const scope = new KernelScope(lowering);
   const [parts, sum] = [scope.read(to), scope.write(block)];
   const kernel = addParts({

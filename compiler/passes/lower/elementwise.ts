@@ -26,7 +26,7 @@ import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
 import { placesGrid, placesOf, writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
 import { placeInCache, targetStorage } from "./target.ts";
-import { isPlain, markPartial, storageFor } from "./storage.ts";
+import { isPlain, markUnreduced, storageFor } from "./storage.ts";
 
 /** Store a node that is an expression over stored ones. */
 export function lowerElementwise(lowering: Lowering, node: Node): void {
@@ -135,7 +135,7 @@ export function rowMajorStorage(
     found.axes.join() === axes.join();
   if (plain) return found;
   const buffer = addScratch(lowering, "ordered", dtype, axes);
-  markPartial(lowering, node, buffer);
+  markUnreduced(lowering, node, buffer);
   const storage = { buffer, dtype, axes };
   copyTo(lowering, node, storage);
   return storage;

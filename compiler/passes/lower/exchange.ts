@@ -42,7 +42,7 @@ export function emitExchange(
   const { over, groupRank, chunks, splits, countsAll } = rows.sent;
   const countsPerRank = countsPerRankOf(rows.sent);
   const groupSize = groupSizeOf(lowering.placed.mesh, over);
-  // Of tokens, a column for each rank and chunk, behind those of experts.
+  // Of tokens, a count for each rank and chunk, behind those of experts.
   const count = chunks.length;
   const ends = Array.from(
     { length: groupSize + 1 },

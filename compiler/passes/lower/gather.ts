@@ -32,7 +32,7 @@ import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue, loadFrom, storeTo } from "./emit.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
-import { markPartial, storageFor } from "./storage.ts";
+import { markUnreduced, storageFor } from "./storage.ts";
 
 /** What moves values between ranks. */
 type Moving =
@@ -91,7 +91,7 @@ export function gatherRowsOf(
     ],
   );
   // Terms of a sum over other mesh axes stay such terms.
-  markPartial(lowering, node, buffer);
+  markUnreduced(lowering, node, buffer);
   const counts = assignmentBuffer(lowering, rows, { holds: "counts", over });
   addAllGather(lowering, node, {
     ...{ over, from: rowMajorBuffer(lowering, x, [rows, ...rest]), to: buffer },
@@ -116,7 +116,7 @@ export function localRowsOf(
     to,
     ...rest,
   ]);
-  markPartial(lowering, node, buffer);
+  markUnreduced(lowering, node, buffer);
   addAllGather(lowering, node, {
     ...{ over, from: rowsByRank(lowering, node, rest), to: buffer, words },
     rows: {
@@ -152,7 +152,7 @@ function rowsByRank(
     ]),
     ...{ dtype, axes: [axis, ...rest] },
   };
-  markPartial(lowering, x, packed.buffer);
+  markUnreduced(lowering, x, packed.buffer);
   const order = assignmentBuffer(lowering, to, { holds: "rows" });
   const scope = new KernelScope(lowering);
   writeAll(scope, node, packed.axes, (at) => {
@@ -245,7 +245,7 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
     ...raw,
     buffer: addScratch(lowering, "replicated", dtype, raw.axes),
   };
-  markPartial(lowering, node, whole.buffer);
+  markUnreduced(lowering, node, whole.buffer);
   const order = assignmentBuffer(lowering, axis, { holds: "rows" });
   const scope = new KernelScope(lowering);
   writeAll(scope, node, whole.axes, (at) => {

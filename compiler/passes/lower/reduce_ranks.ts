@@ -25,7 +25,7 @@ import {
 import { heldIndex } from "./held.ts";
 import { writeAll } from "./places.ts";
 import { KernelScope } from "./scope.ts";
-import { markPartial, storageFor } from "./storage.ts";
+import { markUnreduced, storageFor } from "./storage.ts";
 
 /** All of a sum: a gather of its terms, and a launch that adds them. */
 export function lowerAllReduce(
@@ -42,7 +42,7 @@ export function lowerAllReduce(
     { axis: "groupRank", size: groupSize },
     { axis: "element of a part", size: words },
   ]);
-  markPartial(lowering, node, parts);
+  markUnreduced(lowering, node, parts);
   addAllGather(lowering, node, { over, from, to: parts, words });
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   const binding = scope.read(parts);
@@ -115,7 +115,7 @@ function partsOf(
   const from = addScratch(lowering, "padded", "f32", [
     { axis: "element of a part", size: words },
   ]);
-  markPartial(lowering, x, from);
+  markUnreduced(lowering, x, from);
   copyTo(lowering, x, { buffer: from, dtype: "f32", axes: x.axes });
   return { from, words };
 }

@@ -23,7 +23,7 @@ export function storageFor(lowering: Lowering, node: Node): Storage {
       ? rowStorage(lowering, node, lowering.values.groups.get(group)!)
       : plainStorage(lowering, node));
   lowering.values.storages.set(node, storage);
-  markPartial(lowering, node, storage.buffer);
+  markUnreduced(lowering, node, storage.buffer);
   return storage;
 }
 
@@ -33,7 +33,7 @@ export function isPlain({ rows, rowStride, bucket }: Storage): boolean {
 }
 
 /** Say of a buffer that holds the value of `node` over which mesh axes it is a sum, if it is a part of one. */
-export function markPartial(
+export function markUnreduced(
   lowering: Lowering,
   node: Node,
   buffer: string,
