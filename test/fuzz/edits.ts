@@ -322,18 +322,24 @@ function ownAllocation(plan: Plan, at: number): Plan {
   };
 }
 
-/** The plan with an allocation for each buffer. */
+/** The plan with an allocation for each buffer; inputs behind the lengths, which are read through these, stay there. */
 export function unaliased(plan: Plan): Plan {
-  const all = Object.entries(plan.buffers);
-  const sizes = all.map(([, { bytes }]) => bytes);
+  const all = Object.values(plan.buffers);
+  const lengths = all.find(({ kind }) => kind === "counts")!.allocation;
+  const apart = all.filter(({ allocation }) => allocation !== lengths);
+  const sizes = [plan.allocations[lengths]!, ...apart]
+    .map(({ bytes }) => bytes);
+  const alone = apart.map((buffer, i) => ({
+    ...buffer,
+    ...{ allocation: i + 1, offset: 0 },
+  }));
+  const together = all.filter(({ allocation }) => allocation === lengths)
+    .map((buffer) => ({ ...buffer, allocation: 0 }));
   return {
     ...plan,
     allocations: sizes.map((bytes) => ({ bytes })),
     buffers: Object.fromEntries(
-      all.map(([name, buffer], allocation) => [
-        name,
-        { ...buffer, allocation, offset: 0 },
-      ]),
+      [...together, ...alone].map((buffer) => [buffer.name, buffer]),
     ),
     peakBytes: mapRanks(sizes, (list) => list.reduce((a, b) => a + b, 0)),
   };

@@ -206,6 +206,12 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       p.allocations[allocation]!.bytes = lengths.bytes;
     },
   ),
+  broken("room behind the lengths", "overlap", null, /no input is/, (p) => {
+    const lengths = p.buffers["dynamic lengths"]!;
+    lengths.bytes = 512;
+    lengths.axes[0]!.size = 128;
+    p.allocations[lengths.allocation]!.bytes = 512;
+  }),
   broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
     const { allocation, offset } = p.buffers.router!;
     Object.assign(p.buffers.dot!, { allocation, offset });
