@@ -21,15 +21,22 @@ import {
 } from "../runtime/native/mod.ts";
 import {
   add,
+  barrier,
   call,
   f32,
   for_,
+  gt,
   id,
+  if_,
   let_,
   load,
+  local,
   mul,
   set,
+  shared,
+  sharedStore,
   store,
+  sub,
   u32,
   var_,
 } from "../spec/kernel/build.ts";
@@ -121,6 +128,52 @@ const long: Kernel = {
   ],
 };
 
+/** Every workgroup counts three rounds, and then what it finds in its memory, from 0. */
+const rounds: Kernel = {
+  name: "rounds",
+  workgroupSize: 32,
+  bindings: [{ name: "y", type: "u32", access: "write" }],
+  shared: [{ name: "s", type: "u32", length: 32 }],
+  body: [
+    var_("round", f32(0)),
+    for_("i", u32(0), u32(3), [
+      set("round", add(local("round", "f32"), f32(1))),
+      barrier(),
+    ]),
+    if_(gt(local("round", "f32"), f32(2)), [
+      sharedStore(
+        "s",
+        id("local"),
+        add(shared("s", id("local"), "u32"), u32(1)),
+      ),
+      barrier(),
+      store(
+        "y",
+        add(mul(id("group.x"), u32(32)), id("local")),
+        shared("s", sub(u32(31), id("local")), "u32"),
+      ),
+    ]),
+  ],
+};
+
+/** Each lane's y[i + 1] = y[i] + 1, far from those of others. */
+const chain: Kernel = {
+  name: "chain",
+  workgroupSize: 16,
+  bindings: [{ name: "y", type: "u32", access: "read_write" }],
+  shared: [],
+  body: [for_("i", u32(0), u32(16), [
+    store(
+      "y",
+      add(add(mul(id("local"), u32(17)), local("i", "u32")), u32(1)),
+      add(
+        load("y", add(mul(id("local"), u32(17)), local("i", "u32")), "u32"),
+        u32(1),
+      ),
+    ),
+  ])],
+};
+
 const groups = [2, 1, 1] as const;
 
 t.test("compiled C and WebAssembly give the same bits", { skip }, async (t) => {
@@ -175,6 +228,17 @@ t.test("no index leads out of a buffer", { skip }, async (t) => {
   };
   await runNative(pool!, outside, { bindings: words, groups });
   t.ok([...words.y].every((word) => [0, 5, 7, 9].includes(word)), `${words.y}`);
+});
+
+t.test("workgroups begin anew, and turns see those before", {
+  skip,
+}, async (t) => {
+  const counted = { y: new Uint32Array(8 * 32) };
+  await runNative(pool!, rounds, { bindings: counted, groups: [8, 1, 1] });
+  t.ok(counted.y.every((n) => n === 1), `${counted.y}`);
+  const chained = { y: new Uint32Array(16 * 17) };
+  await runNative(pool!, chain, { bindings: chained, groups: [1, 1, 1] });
+  t.ok(chained.y.every((n, i) => n === i % 17), `${chained.y}`);
 });
 
 t.test("a kernel that takes too long is ended", { skip }, async (t) => {

@@ -45,6 +45,7 @@ class Invariants {
   /** Definitions being followed. */
   depth = 0;
   readonly #changing: Set<string>;
+  readonly #stored = new Set<string>();
   readonly #writable: ReadonlySet<string>;
   readonly counter: string;
   readonly shapes: Shapes;
@@ -60,7 +61,14 @@ class Invariants {
     this.#changing = new Set([loop.name]);
     walkStatements(loop.body, (s) => {
       if ("name" in s) this.#changing.add(s.name);
+      if (s.op === "store") this.#stored.add(s.binding);
+      if (s.op === "sharedStore") this.#stored.add(s.array);
     });
+  }
+
+  /** No turn stores to an array, so that what several load may be loaded at once. */
+  keeps(array: string): boolean {
+    return !this.#stored.has(array);
   }
 
   /** The value is the same throughout the loop, and can be had before it. */
@@ -238,9 +246,10 @@ export function findPointers(
         if (index.factors.some((factor) => !shapes.isUniform(factor))) return;
         const fixed = index.factors.length === 0;
         if (!fixed && index.stride !== 1) return;
-        if (lane > 1 && (!fixed || index.stride !== 1)) return;
         if (index.stride < 0 || index.stride >= 2 ** 24) return;
         const array = e.op === "load" ? e.binding : e.array;
+        const ahead = fixed && index.stride === 1 && known.keeps(array);
+        if (lane > 1 && !ahead) return;
         const key = [
           array,
           lane,

@@ -85,7 +85,7 @@ class KernelPrinter {
   body(): string {
     const writer = this.#writer;
     this.#bindings();
-    const shared = this.#sharedArrays();
+    const clear = this.#sharedArrays();
     const { ids } = this.#x;
     for (const name of ["group.x", "group.y", "group.z"]) {
       ids.set(name, writer.name(name));
@@ -102,7 +102,7 @@ class KernelPrinter {
         writer.line(`const u ${z} = group / launch->x / launch->y;`);
         writer.line(`u ${this.#first} = 0;`);
         this.#outlived();
-        this.#zeroed(this.#outer, shared);
+        this.#list(this.#outer, clear);
       },
     );
     return writer.text();
@@ -119,7 +119,8 @@ class KernelPrinter {
     });
   }
 
-  #sharedArrays(): { from: number; bytes: number } | undefined {
+  /** Declares workgroup memory; the text that clears it, where there is any. */
+  #sharedArrays(): string | undefined {
     const writer = this.#writer;
     const from = this.scratchBytes;
     for (const array of this.#kernel.shared) {
@@ -131,7 +132,7 @@ class KernelPrinter {
       this.scratchBytes += alignedBytes(4 * array.length) + GUARD_BYTES;
     }
     return this.#kernel.shared.length > 0
-      ? { from, bytes: this.scratchBytes - from }
+      ? `__builtin_memset(scratch + ${from}, 0, ${this.scratchBytes - from});`
       : undefined;
   }
 
@@ -185,40 +186,29 @@ class KernelPrinter {
   }
 
   /** Workgroup memory is zero when a workgroup starts: it is cleared before its first use, in branches that have any. */
-  #zeroed(
-    outer: readonly Outer[],
-    shared: { readonly from: number; readonly bytes: number } | undefined,
-  ): void {
-    const using = outer.filter(usesShared);
+  #list(outer: readonly Outer[], clear?: string): void {
+    const using = clear === undefined ? [] : outer.filter(usesShared);
     for (const o of outer) {
-      if (shared !== undefined && o === using[0]) {
-        if (o.op === "if" && using.length === 1 && !readsShared(o.condition)) {
-          this.#print(o, shared);
-          continue;
-        }
-        this.#writer.line(
-          `__builtin_memset(scratch + ${shared.from}, 0, ${shared.bytes});`,
-        );
-      }
-      this.#print(o);
+      const inside = using.length === 1 && o.op === "if" &&
+        !readsShared(o.condition);
+      if (o === using[0] && !inside) this.#writer.line(clear!);
+      this.#print(o, o === using[0] && inside ? clear : undefined);
     }
   }
 
-  #print(
-    o: Outer,
-    shared?: { readonly from: number; readonly bytes: number },
-  ): void {
+  #print(o: Outer, clear?: string): void {
     const writer = this.#writer;
     const x = this.#x;
     if (o.op === "phase") return this.#phase(o);
     if (o.op === "if") {
       x.begin(o.condition);
       this.#recall();
-      writer.block(`if (${x.scalar(o.condition)})`, () => {
-        this.#zeroed(o.then, shared);
-      });
+      writer.block(
+        `if (${x.scalar(o.condition)})`,
+        () => this.#list(o.then, clear),
+      );
       if (o.else.length === 0) return;
-      return writer.block("else", () => this.#zeroed(o.else, shared));
+      return writer.block("else", () => this.#list(o.else, clear));
     }
     const { loop } = o;
     const end = endOf(loop);
@@ -234,7 +224,7 @@ class KernelPrinter {
         `for (u ${counter} = ${from}; ${counter} < ${to}; ${counter} += ${step})`,
         () => {
           writer.line("if (*stop) return;");
-          for (const inner of o.body) this.#print(inner);
+          this.#list(o.body);
         },
       );
     });
@@ -242,7 +232,7 @@ class KernelPrinter {
 
   /** Between phases, a uniform variable that is in memory has the value that the first invocation sees. */
   #recall(): void {
-    if (this.#slots.size === 0) return;
+    if (this.#isSingle || this.#crossing.size === 0) return;
     this.#writer.line(`${this.#first} = 0;`);
     for (const name of this.#slots.keys()) {
       if (this.#x.shapes.variables.get(name)!.shape.group) this.#load(name);
