@@ -18,10 +18,9 @@ const PANELS: MatmulTile = {
 
 /**
  * Tuning where no tuner ran. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants one
- * vector per workgroup, so that rows of activations are loaded once for all lanes. So does C, whose vectors are up to 16
- * lanes wide and which has 32 of them; it turns weights around while it loads them, so they can be stored as in their files, and
- * many rows make up for that. So do software adapters, which load a column's weights one by one, and so want many rows for
- * each.
+ * vector per workgroup, so that rows of activations are loaded once for all lanes. C turns weights around while it loads
+ * them, so they can be stored as in their files, and many vectors of rows per workgroup make up for that. Software adapters
+ * load a column's weights one by one, and so want many rows for each.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: { matmul: { rows: 4, columns: 4, lanes: 4 }, attention: 4 },
