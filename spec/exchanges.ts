@@ -3,6 +3,7 @@
 import {
   expectedDestinations,
   expertRanges,
+  movedExperts,
   movesTokens,
   shareOfExperts,
   unitEnds,
@@ -46,7 +47,7 @@ export function expectedExchanges(
     const choices = where.length > 0 ? onRank(where.at(-1)!.size, 0) : 0;
     const base = { index, step, op, tokens: where[0]?.axis };
     const held = expertRanges(step).map(([first, end]) => end - first);
-    const all = held.reduce((a, b) => a + b, 0);
+    const all = movedExperts(step);
     const shares = held.map((n) => n / all);
     // Where dispatch is deduplicated, a word for each choice says where it finds its token.
     if (part === "exchange places") {

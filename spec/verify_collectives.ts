@@ -188,8 +188,10 @@ function exchangeFaults(
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
   }
   const ascending = splits.every((end, i) => i === 0 || end >= splits[i - 1]!);
-  const most = countsPerRank(step);
-  if (splits.length !== groupSize + 1 || !ascending || splits.at(-1)! > most) {
+  const perRank = countsPerRank(step);
+  if (
+    splits.length !== groupSize + 1 || !ascending || splits.at(-1)! > perRank
+  ) {
     faults.push(
       `splits [${
         splits.join(", ")
@@ -225,7 +227,7 @@ function exchangeFaults(
       faults.push(`'${name}' must hold ${words} u32`);
     }
   };
-  holds(step.counts, groupSize * most);
+  holds(step.counts, groupSize * perRank);
   holds(step.moved, groupSize);
   faults.push(...groupRankFaults(facts, step.over, step.groupRank));
   return faults;
