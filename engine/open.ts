@@ -397,7 +397,11 @@ function pagesOf(
   { need, pages, mesh = [], place, ...options }: PlanOptions,
 ): Pick<CompileOptions, "pages"> {
   if (pages || !need?.lengths || !isPublished(target)) return {};
-  const over = place?.["sequence"];
+  // Sequences are where their tokens are. What is placed replaces what is usual.
+  const placed = place && (place["sequence"] ?? place["token"] ?? []);
+  const over = typeof placed === "object" && "over" in placed
+    ? placed.over
+    : placed;
   const axes = mesh.filter(({ name }) =>
     over === undefined
       ? meshRoles(name).includes("tokens")

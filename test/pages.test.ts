@@ -3,7 +3,13 @@
 
 import t from "tap";
 import { compile } from "../compiler/mod.ts";
-import { generate, loadTarget, PageTable, planTarget } from "../engine/mod.ts";
+import {
+  generate,
+  loadTarget,
+  PageTable,
+  type PlanOptions,
+  planTarget,
+} from "../engine/mod.ts";
 import { layer } from "../examples/layer.ts";
 import { sum } from "../spec/sum.ts";
 import {
@@ -83,16 +89,24 @@ t.test("pages are taken, shared and given back", (t) => {
 
 t.test("what is known of sequences says how many pages there are", async (t) => {
   const target = await loadTarget(checkpointFolder("olmoe-16e"), files);
-  const pagesOf = async (mesh: string, sequences: number) => {
+  const pagesOf = async (
+    mesh: string,
+    sequences: number,
+    place?: PlanOptions["place"],
+  ) => {
     const lengths = [40, 250, 64, 65, 1];
     const need = { tokens: 64, sequences, context: 250, lengths };
-    const options = { mesh: meshOf(mesh), need };
+    const options = { mesh: meshOf(mesh), need, ...place ? { place } : {} };
     const { axes } = await planTarget(target, files, options);
     return [axes["page"]!.size, axes["within"]!.size];
   };
   t.strictSame(await pagesOf("ep=1", 4), [8 + 3 + 2 + 2, 32]);
   t.strictSame(await pagesOf("tp=2", 2), [8 + 3, 32]);
   t.strictSame(await pagesOf("ep=2", 4), [2 * (8 + 3), 32], "of two ranks");
+  const experts = await pagesOf("ep=2", 4, { expert: "ep" });
+  t.strictSame(experts, [8 + 3 + 2 + 2, 32], "on each rank all sequences");
+  const tokens = { expert: "ep", token: { over: ["ep"] } };
+  t.strictSame(await pagesOf("ep=2", 4, tokens), [2 * (8 + 3), 32]);
 });
 
 /** Room for all, for some, and pages that have the keys of several blocks. */
