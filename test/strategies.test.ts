@@ -30,6 +30,7 @@ import {
   waves,
 } from "./helpers/run_model.ts";
 import { stepCase } from "./helpers/training_layer.ts";
+import { checkPredictions } from "./helpers/predictions.ts";
 import { openSession } from "./helpers/sessions.ts";
 
 t.teardown(closeDevices);
@@ -95,12 +96,12 @@ async function statisticsOf(of: Case, options: CompileOptions) {
     tensors: await tensorsOf(of),
   });
   const results = digest(await runCalls(of, session));
+  checkPredictions(t, session);
   const { ranks } = session.statistics();
   session.close();
   const bytes: { [what: string]: number } = {};
   for (const { sentBytes } of ranks) {
-    for (const [what, { actual, predicted }] of Object.entries(sentBytes)) {
-      t.equal(actual, predicted, `${what} on ${JSON.stringify(options.mesh)}`);
+    for (const [what, { actual }] of Object.entries(sentBytes)) {
       bytes[what] = (bytes[what] ?? 0) + actual;
     }
   }
@@ -123,7 +124,6 @@ async function compiled(of: Case, options: CompileOptions) {
 t.test("no bit depends on the strategy", async (t) => {
   let cut = 0;
   let both = 0;
-  let uneven = 0;
   await fc.assert(
     fc.asyncProperty(
       fc.record({
@@ -142,7 +142,7 @@ t.test("no bit depends on the strategy", async (t) => {
         const wanted = digest(await runCase(made, "cpu"));
         const options = { ...mesh, ...strategy };
         const plan = await compiled(made, options);
-        if (plan === undefined) return ++uneven > 0;
+        if (plan === undefined) return true;
         const problems = verifyPlan(plan);
         if (problems.length > 0) throw new Error(JSON.stringify(problems));
         const steps = plan.programs.flatMap(({ steps }) => steps);

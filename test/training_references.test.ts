@@ -16,14 +16,10 @@ import { lowerScalars } from "../compiler/scalars.ts";
 import { packBatch } from "../engine/packing.ts";
 import { type Config, publishedModel } from "../models/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
-import {
-  createSession,
-  type Device,
-  openSafetensors,
-  type Session,
-} from "../runtime/mod.ts";
+import { createSession, type Device, openSafetensors } from "../runtime/mod.ts";
 import { verifyPlan } from "../spec/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
+import { checkPredictions } from "./helpers/predictions.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
 
 /** Recorded batches have three rows of twenty tokens. */
@@ -52,19 +48,6 @@ type Runner = (name: string, graph: Graph) => Promise<Run>;
 let opened: Promise<Device> | undefined;
 
 t.teardown(async () => (await opened)?.destroy());
-
-/** Memory and bytes are those that the plan predicts. */
-function checkPredictions(session: Session): void {
-  for (const { rank, ...figures } of session.statistics().ranks) {
-    const { peakBytes, stagingBytes, sentBytes } = figures;
-    for (
-      const found of [peakBytes, stagingBytes, ...Object.values(sentBytes)]
-    ) {
-      if (found.actual === found.predicted) continue;
-      throw new Error(`rank ${rank}: ${JSON.stringify(figures)}`);
-    }
-  }
-}
 
 /** Compiled for a mesh, on the CPU. */
 function compiled(mesh: { readonly [axis: string]: number }): Runner {
@@ -97,7 +80,7 @@ function compiled(mesh: { readonly [axis: string]: number }): Runner {
           ]),
         ),
       );
-      checkPredictions(session);
+      checkPredictions(t, session);
       return outputs;
     };
   };

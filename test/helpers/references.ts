@@ -18,6 +18,7 @@ import {
   relativeError,
 } from "./checkpoints.ts";
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
+import { checkPredictions } from "./predictions.ts";
 
 const TOLERANCE = 1e-4;
 
@@ -220,7 +221,7 @@ function testReference(
             await testOutputs(t, loaded, { recorded, bits, place });
             await testTokens(t, loaded, { recorded, place });
           }
-          checkPredictions(t, loaded);
+          checkPredictions(t, loaded.session);
         } finally {
           await loaded.close();
         }
@@ -373,16 +374,4 @@ function compareLater(
   const rows = rowOf(outputs, "logits", i, from + count).slice(from * width);
   const error = relativeError(rows, recorded.data);
   t.ok(error < TOLERANCE, `logits of what follows prompt ${i}: ${error}`);
-}
-
-function checkPredictions(t: Test, { session }: Loaded): void {
-  for (const { rank, ...figures } of session.statistics().ranks) {
-    const { peakBytes, stagingBytes, sentBytes } = figures;
-    for (
-      const [what, { predicted, actual }] of Object.entries({
-        ...{ peakBytes, stagingBytes },
-        ...sentBytes,
-      })
-    ) t.equal(actual, predicted, `${what} of rank ${rank}`);
-  }
 }

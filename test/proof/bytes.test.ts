@@ -11,6 +11,7 @@ import {
 } from "../../runtime/mod.ts";
 import { onRank, type Plan } from "../../spec/mod.ts";
 import { gpuIsSoftware } from "../helpers/needs.ts";
+import { checkPredictions } from "../helpers/predictions.ts";
 import {
   compileCheckpoint,
   f32,
@@ -221,6 +222,7 @@ async function compare(
     statistics: true,
   });
   const outputs = await session.run("main", run.inputs);
+  checkPredictions(t, session);
   const { ranks } = session.statistics();
   session.close();
   const traffic = countTraffic(run, run.choices(outputs), mesh);
@@ -239,10 +241,6 @@ async function compare(
     equal("counts", sentBytes.counts, traffic[rank]!.counts);
     equal("dispatch", sentBytes.dispatch, traffic[rank]!.dispatch);
     equal("combine", sentBytes.combine, traffic[rank]!.combine);
-    t.equal(stagingBytes.actual, stagingBytes.predicted, "staging");
-    for (const { predicted, actual } of Object.values(sentBytes)) {
-      t.equal(actual, predicted, `all that rank ${rank} sends`);
-    }
     const staged = where.sharing === "separate" && plan.ranks > 1 &&
       opened[0]!.kind === "gpu";
     t.equal(stagingBytes.actual > 0, staged, "staging only between GPUs");

@@ -1,0 +1,17 @@
+/** What sessions count against what plans predict. */
+
+import type { Test } from "tap";
+import type { Session } from "../../runtime/mod.ts";
+
+/** Memory, staging and bytes sent are those that the plan predicts, on every rank. */
+export function checkPredictions(t: Test, session: Session): void {
+  for (const { rank, ...figures } of session.statistics().ranks) {
+    const { peakBytes, stagingBytes, sentBytes } = figures;
+    for (
+      const [what, { predicted, actual }] of Object.entries({
+        ...{ peakBytes, stagingBytes },
+        ...sentBytes,
+      })
+    ) t.equal(actual, predicted, `${what} of rank ${rank}`);
+  }
+}
