@@ -2,7 +2,12 @@
 
 import { availableParallelism } from "node:os";
 import process from "node:process";
-import { Decoder, decoderShape, type Target } from "../../engine/mod.ts";
+import {
+  Decoder,
+  decoderShape,
+  type Opened,
+  type Target,
+} from "../../engine/mod.ts";
 import type { HostKind } from "../../engine/devices.ts";
 import type { PackedTokens } from "../../engine/packing.ts";
 import { interleaved, milliseconds } from "../measure.ts";
@@ -36,10 +41,9 @@ export async function measureDecode(
 ): Promise<{ [what: string]: Decoded }> {
   const { vocabulary, layers } = target.checkpoint.published.decoder;
   const weights = stepBytes(layers);
-  const none = { stepsMs: [], stepsCoresMs: [] };
-  const measured: { [what: string]: Decoded } = {};
+  const read: { [what: string]: Pick<Decoded, "bytes" | "prefillMs"> } = {};
   const work: { [what: string]: () => Promise<void> | void } = {};
-  const closing: (() => Promise<void>)[] = [];
+  const all: Opened[] = [];
   for (const dtype of DTYPES) {
     const opened = await openOurs(target, {
       ...{ adapter, threads: availableParallelism() },
@@ -47,7 +51,7 @@ export async function measureDecode(
       kvCacheDtype: dtype,
       need: { tokens: 512, sequences: 1, context: prompt + runs + 2 },
     });
-    closing.push(() => opened.close());
+    all.push(opened);
     const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
     let position = 0;
     const feed = async (count: number) => {
@@ -59,7 +63,7 @@ export async function measureDecode(
     });
     work[dtype] = () => feed(1);
     const bytes = weights + prompt * cacheBytes(layers, WIDTH[dtype]);
-    measured[dtype] = { bytes, prefillMs, ...none };
+    read[dtype] = { bytes, prefillMs };
   }
   const loops = await readLoops(target.checkpoint.weightFiles[0]!, {
     ...{ bytes: weights, threads: availableParallelism() },
@@ -77,12 +81,12 @@ export async function measureDecode(
   const times = await interleaved(Object.fromEntries(counted), {
     repetitions: runs,
   });
-  for (const close of closing) await close();
+  for (const opened of all) await opened.close();
   for (const loop of Object.keys(loops)) {
-    measured[loop] = { bytes: weights, prefillMs: 0, ...none };
+    read[loop] = { bytes: weights, prefillMs: 0 };
   }
   return Object.fromEntries(
-    Object.entries(measured).map(([what, one]) => [
+    Object.entries(read).map(([what, one]) => [
       what,
       { ...one, stepsMs: times[what]!, stepsCoresMs: cores[what]!.slice(1) },
     ]),

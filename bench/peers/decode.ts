@@ -4,8 +4,13 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { nodeFiles } from "../../cli/files.ts";
 import type { HostKind } from "../../engine/devices.ts";
-import { Decoder, decoderShape, generate } from "../../engine/mod.ts";
-import { packPrompts, resolveTarget } from "../../engine/mod.ts";
+import {
+  Decoder,
+  decoderShape,
+  generate,
+  packPrompts,
+  resolveTarget,
+} from "../../engine/mod.ts";
 import { slicePacked } from "../../engine/packing.ts";
 import { median } from "../measure.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";

@@ -2,7 +2,12 @@
 
 import { type HostTensor, writeSafetensors } from "../../runtime/mod.ts";
 import { randomValues } from "../session.ts";
-import { type GgufTensor, type GgufValue, writeGguf } from "./gguf.ts";
+import {
+  type GgufTensor,
+  type GgufValue,
+  vocabularyKeys,
+  writeGguf,
+} from "./gguf.ts";
 
 /** Sizes of the decoder. */
 export const DECODER = {
@@ -103,18 +108,8 @@ function config(): object {
   };
 }
 
-// What llama.cpp wants to know, and a vocabulary: nothing is tokenized, but it starts without one less willingly.
+// What llama.cpp wants to know.
 function ggufKeys(): { readonly [key: string]: GgufValue } {
-  const bytes = Array.from(
-    { length: 256 },
-    (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`,
-  );
-  const control = ["<unk>", "<s>", "</s>"];
-  const words = Array.from(
-    { length: DECODER.vocabulary - bytes.length - control.length },
-    (_, i) => `\u2581${i}`,
-  );
-  const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6];
   return {
     "general.architecture": { text: "llama" },
     "general.name": { text: "small mixture of experts" },
@@ -131,23 +126,7 @@ function ggufKeys(): { readonly [key: string]: GgufValue } {
     "llama.expert_count": { u32: DECODER.experts },
     "llama.expert_used_count": { u32: DECODER.topK },
     "llama.vocab_size": { u32: DECODER.vocabulary },
-    "tokenizer.ggml.model": { text: "llama" },
-    "tokenizer.ggml.tokens": { texts: [...control, ...bytes, ...words] },
-    "tokenizer.ggml.scores": {
-      f32s: new Array<number>(DECODER.vocabulary).fill(0),
-    },
-    "tokenizer.ggml.token_type": {
-      i32s: [
-        UNKNOWN!,
-        CONTROL!,
-        CONTROL!,
-        ...bytes.map(() => BYTE!),
-        ...words.map(() => NORMAL!),
-      ],
-    },
-    "tokenizer.ggml.bos_token_id": { u32: 1 },
-    "tokenizer.ggml.eos_token_id": { u32: 2 },
-    "tokenizer.ggml.unknown_token_id": { u32: 0 },
+    ...vocabularyKeys(DECODER.vocabulary),
   };
 }
 

@@ -62,6 +62,37 @@ export function* writeGguf(
   }
 }
 
+/** Keys of a vocabulary of so many words: nothing is tokenized, but llama.cpp does not start without words for all bytes. */
+export function vocabularyKeys(
+  size: number,
+): { readonly [key: string]: GgufValue } {
+  const bytes = Array.from(
+    { length: 256 },
+    (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`,
+  );
+  const control = ["<unk>", "<s>", "</s>"];
+  const words = Array.from(
+    { length: size - bytes.length - control.length },
+    (_, i) => `\u2581${i}`,
+  );
+  const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6] as const;
+  return {
+    "tokenizer.ggml.model": { text: "llama" },
+    "tokenizer.ggml.tokens": { texts: [...control, ...bytes, ...words] },
+    "tokenizer.ggml.scores": { f32s: new Array<number>(size).fill(0) },
+    "tokenizer.ggml.token_type": {
+      i32s: [
+        ...[UNKNOWN, CONTROL, CONTROL],
+        ...bytes.map(() => BYTE),
+        ...words.map(() => NORMAL),
+      ],
+    },
+    "tokenizer.ggml.bos_token_id": { u32: 1 },
+    "tokenizer.ggml.eos_token_id": { u32: 2 },
+    "tokenizer.ggml.unknown_token_id": { u32: 0 },
+  };
+}
+
 function bytesOf({ shape, data }: GgufTensor<GgufData>): number {
   const width = "dtype" in data && data.dtype === "bf16" ? 2 : 4;
   return shape.reduce((n, size) => n * size, width);

@@ -49,12 +49,26 @@ export function installPeers(): Versions {
 
 function installedVersion(name: string): string | undefined {
   try {
-    const file = join(FOLDER, "node_modules", name, "package.json");
-    return (JSON.parse(readFileSync(file, "utf8")) as { version: string })
-      .version;
+    return packageOf(name).version;
   } catch {
     return undefined;
   }
+}
+
+function packageOf(
+  name: string,
+): { readonly version: string; readonly main: string } {
+  const file = join(FOLDER, "node_modules", name, "package.json");
+  return JSON.parse(readFileSync(file, "utf8")) as {
+    version: string;
+    main: string;
+  };
+}
+
+/** Import a peer by its place: programs are compiled into another folder, where it would not be found by its name. */
+export async function importPeer(name: string): Promise<unknown> {
+  const file = join(FOLDER, "node_modules", name, packageOf(name).main);
+  return await import(pathToFileURL(file).href) as unknown;
 }
 
 /** A tensor of onnxruntime. */
@@ -154,7 +168,5 @@ export interface Llama {
 
 /** Load node-llama-cpp. */
 export async function loadLlamaCpp(): Promise<LlamaCpp> {
-  // By its place: programs are compiled into another folder, where the package would not be found by its name.
-  const file = join(FOLDER, "node_modules/node-llama-cpp/dist/index.js");
-  return await import(pathToFileURL(file).href) as LlamaCpp;
+  return await importPeer("node-llama-cpp") as LlamaCpp;
 }

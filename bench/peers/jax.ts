@@ -1,6 +1,7 @@
 /** jax-js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
 
 import { politely } from "../../runtime/politely.ts";
+import { importPeer } from "./install.ts";
 import { offerWebGpu } from "./webgpu.ts";
 
 /** An array. A function that takes it uses it up, unless it is given its `ref`. */
@@ -48,9 +49,7 @@ export interface Jax {
 /** Load jax-js with its WebGPU backend on the adapter of a name. */
 export async function loadJax(adapter: string): Promise<Jax> {
   await offerWebGpu(adapter);
-  // A name that is no literal, so that the project's check does not look for the package.
-  const name: string = "@jax-js/jax";
-  const jax = await import(name) as Jax;
+  const jax = await importPeer("@jax-js/jax") as Jax;
   const devices = await jax.init("webgpu");
   if (!devices.includes("webgpu")) {
     throw new Error(

@@ -12,8 +12,13 @@ import { nodeFiles } from "../../cli/files.ts";
 import { withTensors } from "../../engine/tensors.ts";
 import type { TensorEntry } from "../../runtime/mod.ts";
 import type { DemoConfig } from "./demo.ts";
-import { type GgufData, type GgufTensor, type GgufValue } from "./gguf.ts";
-import { writeGguf } from "./gguf.ts";
+import {
+  type GgufData,
+  type GgufTensor,
+  type GgufValue,
+  vocabularyKeys,
+  writeGguf,
+} from "./gguf.ts";
 
 /** Weights of a layer: llama.cpp's name, ours, and whether each expert has one. */
 const LAYER = [
@@ -99,18 +104,8 @@ function* partsOf(
   }
 }
 
-// What llama.cpp wants to know, and a vocabulary: nothing is tokenized, but it does not start without words for all bytes.
+// What llama.cpp wants to know.
 function keysOf(config: DemoConfig): { readonly [key: string]: GgufValue } {
-  const bytes = Array.from(
-    { length: 256 },
-    (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`,
-  );
-  const control = ["<unk>", "<s>", "</s>"];
-  const words = Array.from(
-    { length: config.vocab_size - bytes.length - control.length },
-    (_, i) => `\u2581${i}`,
-  );
-  const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6] as const;
   const own: { [key: string]: GgufValue } = {
     block_count: { u32: config.num_hidden_layers },
     context_length: { u32: config.max_position_embeddings },
@@ -131,20 +126,6 @@ function keysOf(config: DemoConfig): { readonly [key: string]: GgufValue } {
     ...Object.fromEntries(
       Object.entries(own).map(([key, value]) => [`olmoe.${key}`, value]),
     ),
-    "tokenizer.ggml.model": { text: "llama" },
-    "tokenizer.ggml.tokens": { texts: [...control, ...bytes, ...words] },
-    "tokenizer.ggml.scores": {
-      f32s: new Array<number>(config.vocab_size).fill(0),
-    },
-    "tokenizer.ggml.token_type": {
-      i32s: [
-        ...[UNKNOWN, CONTROL, CONTROL],
-        ...bytes.map(() => BYTE),
-        ...words.map(() => NORMAL),
-      ],
-    },
-    "tokenizer.ggml.bos_token_id": { u32: 1 },
-    "tokenizer.ggml.eos_token_id": { u32: 2 },
-    "tokenizer.ggml.unknown_token_id": { u32: 0 },
+    ...vocabularyKeys(config.vocab_size),
   };
 }

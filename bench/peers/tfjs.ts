@@ -1,6 +1,7 @@
 /** TensorFlow.js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
 
 import { politely } from "../../runtime/politely.ts";
+import { importPeer } from "./install.ts";
 import { offerWebGpu } from "./webgpu.ts";
 
 /** A tensor; values stay on the device until they are asked for. */
@@ -55,13 +56,8 @@ export interface Tf {
 /** Load TensorFlow.js with its WebGPU backend on the adapter of a name. */
 export async function loadTf(adapter: string): Promise<Tf> {
   await offerWebGpu(adapter);
-  // Names that are no literals, so that the project's check does not look for the packages.
-  const [core, backend]: string[] = [
-    "@tensorflow/tfjs-core",
-    "@tensorflow/tfjs-backend-webgpu",
-  ];
-  const tf = await import(core!) as Tf;
-  await import(backend!);
+  const tf = await importPeer("@tensorflow/tfjs-core") as Tf;
+  await importPeer("@tensorflow/tfjs-backend-webgpu");
   if (!await politely(tf.setBackend("webgpu"))) {
     throw new Error(
       "Cannot compare with TensorFlow.js: its WebGPU backend did not start. Choose another adapter",
