@@ -3,6 +3,8 @@
 
 import fc from "fast-check";
 import { attention, attentionGrid, lengthAt } from "../compiler/kernels/mod.ts";
+import { narrow, widen } from "../runtime/half.ts";
+import type { HalfDType } from "../spec/dtype.ts";
 import { attentionOf } from "./helpers/kernel_reference.ts";
 import {
   bits,
@@ -10,6 +12,7 @@ import {
   holds,
   randoms,
   testKernels,
+  type Words,
   workgroups,
 } from "./helpers/run_kernel.ts";
 
@@ -119,5 +122,55 @@ testKernels(
       },
       5,
     );
+  },
+);
+
+testKernels(
+  "attention() of a cache in 16 bits has the bits of one in f32",
+  async (t, target) => {
+    const tokens = [[0, 0], [1, 37], [1, 38]] as const;
+    for (
+      const [stored, dim, how] of [
+        ["bf16", 64, { shared: false, valueDim: 64 }],
+        ["f16", 96, { shared: true, valueDim: 64 }],
+      ] as const
+    ) {
+      const shape = { ...SHAPE, dim, ...how, queries: 2 };
+      const { heads, kvHeads, context } = shape;
+      const q = randoms(tokens.length * heads * dim, 3);
+      const run = async (
+        stored: "f32" | HalfDType,
+        cache: { keys: Words; values: Words },
+      ) => {
+        const { y } = await target.run(
+          attention({
+            ...shape,
+            ...{ name: "attention", stored, tokens: lengthAt(0) },
+          }),
+          {
+            ...{ q, ...cache },
+            sequence: Int32Array.from(tokens, ([sequence]) => sequence),
+            position: Int32Array.from(tokens, ([, position]) => position),
+            y: new Float32Array(tokens.length * heads * how.valueDim),
+            lengths: Uint32Array.of(tokens.length),
+          },
+          workgroups(attentionGrid(shape, tokens.length)),
+        );
+        return bits(y!);
+      };
+      const size = SEQUENCES * context * kvHeads;
+      const [keys, values] = [dim, how.valueDim].map((width, i) =>
+        narrow(stored, randoms(size * width, i + 1))
+      );
+      const words = (half: Uint16Array) => new Uint32Array(half.buffer);
+      t.same(
+        await run(stored, { keys: words(keys!), values: words(values!) }),
+        await run("f32", {
+          keys: widen(stored, keys!),
+          values: widen(stored, values!),
+        }),
+        stored,
+      );
+    }
   },
 );

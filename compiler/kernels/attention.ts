@@ -146,7 +146,7 @@ interface Queries extends Tile {
   readonly each: KernelText;
   /** The keys that a token sees do not begin with the first one. */
   readonly limited: boolean;
-  /** Parts of a value of 32 elements each: lane d sums element 32c + d of a value in part c. */
+  /** Parts of a value of 32 elements each, one of each lane: see `DIMENSION`. */
   readonly parts: number;
 }
 
@@ -259,22 +259,46 @@ function cachedElement(
   return wgsl`select(${even}, ${odd}, ((${index}) & 1) == 1)`;
 }
 
+/**
+ * What words of two elements are stored as, where a lane uses both: keys two by two, and values of neighbouring dimensions. Other
+ * lanes load a word for each element.
+ */
+function pairsOf(
+  { stored = "f32", dim, valueDim = dim }: AttentionOptions,
+): HalfDType | undefined {
+  const whole = dim % ATTENTION_BLOCK === 0 &&
+    valueDim % (2 * ATTENTION_BLOCK) === 0;
+  return isHalf(stored) && whole ? stored : undefined;
+}
+
 /** Lane j scores key j of the block: q · k * scale. */
 function scores(of: Queries): KernelText {
   const { o, each } = of;
+  const pairs = pairsOf(o);
+  const [even, odd] = halves(pairs ?? "f16", wgsl`key_pair`);
+  const product = (d: KernelText, key: string) =>
+    wgsl`
+      @unroll (${each}) {
+        dot_block[t][h] = fma(q[q_at[t][h] + ${d}], ${key}, dot_block[t][h]);
+      }`;
   const dot = blockedSum(
     registers("dot", of.tokens, of.heads),
-    { length: o.dim, over: "d" },
-    wgsl`
+    { length: o.dim, over: "d", pairs: pairs !== undefined },
+    pairs
+      ? wgsl`
+      let key_pair = keys[key_at + d];
+      let key_even = ${even};
+      let key_odd = ${odd};
+      ${product(wgsl`d * 2`, "key_even")}
+      ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
+      : wgsl`
       let key_d = ${cachedElement(o, "keys", wgsl`key_at + d`)};
-      @unroll (${each}) {
-        dot_block[t][h] = fma(q[q_at[t][h] + d], key_d, dot_block[t][h]);
-      }`,
+      ${product(wgsl`d`, "key_d")}`,
   );
   return wgsl`
     // Lanes beyond the last key score what is there, and nobody looks at it.
     let key = start + lane;
-    let key_at = (${vectorOf(o, wgsl`key`)}) * ${o.dim};
+    let key_at = (${vectorOf(o, wgsl`key`)}) * ${pairs ? o.dim / 2 : o.dim};
     ${dot}
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
@@ -332,7 +356,7 @@ function weights(of: Queries): KernelText {
     }`;
 }
 
-/** Lane d sums dimension d of the block's values, times their weights; and every lane the weights. */
+/** Lane d sums its dimensions of the block's values, times their weights; and every lane the weights. */
 function blockSums(of: Queries): KernelText {
   const { o, tokens, each, parts, limited } = of;
   const width = o.valueDim ?? o.dim;
@@ -342,6 +366,21 @@ function blockSums(of: Queries): KernelText {
   const d = width % ATTENTION_BLOCK === 0
     ? DIMENSION
     : wgsl`min(${DIMENSION}, ${width - 1})`;
+  const pairs = pairsOf(o);
+  const [even, odd] = halves(pairs ?? "f16", wgsl`value_pair[c]`);
+  const value = pairs
+    ? wgsl`
+      @unroll (c < ${parts} by 2) {
+        let value_pair[c] = ${values}[value_at + lane + c * ${
+      ATTENTION_BLOCK / 2
+    }];
+        let value[c] = ${even};
+        let value[c + 1] = ${odd};
+      }`
+    : wgsl`
+      @unroll (c < ${parts}) {
+        let value[c] = ${cachedElement(o, values, wgsl`value_at + ${d}`)};
+      }`;
   const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
   const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
   // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
@@ -351,10 +390,10 @@ function blockSums(of: Queries): KernelText {
   const keys = (from: KernelText, end: KernelText, where: typeof seen) =>
     wgsl`
     for (var j = ${from}; j < ${end}; j++) {
-      let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${length};
-      @unroll (c < ${parts}) { let value[c] = ${
-      cachedElement(o, values, wgsl`value_at + ${d}`)
-    }; }
+      let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${
+      pairs ? length / 2 : length
+    };
+      ${value}
       @unroll (${each}) {
         let weight[t][h] = weights[j + ${placeOf(of)}];
         block_sum[t][h] = ${where(wgsl`block_sum[t][h]`, weightSum)};
@@ -386,6 +425,11 @@ function blockSums(of: Queries): KernelText {
 /** The dimension of a lane in part c. */
 const DIMENSION = wgsl`lane + c * ${ATTENTION_BLOCK}`;
 
+/** The same where parts 2n and 2n + 1 of a lane are neighbours. */
+const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${
+  2 * ATTENTION_BLOCK
+} + c % 2)`;
+
 /**
  * The running softmax takes a block in: what was summed before is scaled to the new maximum. Sums start at 0 with the
  * lowest finite maximum, so that the first block's scale is exactly 1 and the old one's 0; or as if a sink's block,
@@ -407,11 +451,12 @@ function mergeBlock({ tokens, each, parts }: Queries): KernelText {
     }`;
 }
 
-/** Lane d writes dimension d of every query. */
+/** Lane d writes its dimensions of every query. */
 function results({ o, each, parts }: Queries): KernelText {
   const width = o.valueDim ?? o.dim;
+  const d = pairsOf(o) ? PAIRED_DIMENSION : DIMENSION;
   const result = wgsl`
-    y[row[t][h] * ${width} + (${DIMENSION})] = value_sum[t][h][c] / sum[t][h];`;
+    y[row[t][h] * ${width} + (${d})] = value_sum[t][h][c] / sum[t][h];`;
   const inside = width % ATTENTION_BLOCK === 0
     ? result
     : wgsl`if (${DIMENSION} < ${width}) { ${result} }`;
