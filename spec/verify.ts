@@ -47,6 +47,7 @@ import {
   checkReferences,
   type StructureCheck,
 } from "./verify_structure.ts";
+import { checkLengths } from "./verify_lengths.ts";
 import { checkOverlap, checkUsage } from "./verify_overlap.ts";
 import { checkUnreduced } from "./verify_unreduced.ts";
 import { checkWeights } from "./verify_weights.ts";
@@ -88,6 +89,7 @@ const RULES = {
   once: checkOnce,
   updates: checkUpdates,
   overlap: checkOverlap,
+  lengths: checkLengths,
   usage: checkUsage,
   unreduced: checkUnreduced,
   groups: checkGroups,

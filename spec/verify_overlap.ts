@@ -1,7 +1,6 @@
 /** Rules of shared memory: what is live at once does not overlap, and no step binds an allocation in two ways. */
 
 import { isReadOnly } from "./kernel/tree.ts";
-import { STORAGE_ALIGNMENT } from "./limits.ts";
 import { type LaunchStep, maxOverRanks, type PlanBuffer } from "./plan.ts";
 import { type Life, livesOf } from "./verify_dataflow.ts";
 import type { Facts, Report } from "./verify_facts.ts";
@@ -27,7 +26,6 @@ function writtenRange({ plan }: Facts, buffer: PlanBuffer): Range {
 
 /** No two buffers whose bytes overlap in an allocation are live at the same time. */
 export function checkOverlap(facts: Facts, report: Report): void {
-  checkShared(facts, report);
   for (const program of facts.programs) {
     const live = facts.plan.allocations.map(() => new LiveRanges());
     for (const { life, begins } of eventsOf(livesOf(facts, program).values())) {
@@ -43,49 +41,6 @@ export function checkOverlap(facts: Facts, report: Report): void {
         `keep buffers '${other.name}' and '${life.name}' in allocation ${allocation}`,
         "they overlap and are live at once",
         program.steps[Math.max(life.first, 0)],
-      );
-    }
-  }
-}
-
-/**
- * Nothing but integer inputs is stored in the buffer of dynamic lengths, one behind the other: what reads that reads them, and
- * no step writes them.
- */
-function checkShared({ plan, buffers }: Facts, report: Report): void {
-  const all = [...buffers.values()];
-  for (const lengths of all) {
-    if (lengths.kind !== "counts") continue;
-    const { start, end } = rangeOf(lengths);
-    const inputs: Pick<Range, "start" | "end">[] = [];
-    for (const other of all) {
-      const { name, allocation, kind, dtype } = other;
-      const range = rangeOf(other);
-      if (
-        other === lengths || allocation !== lengths.allocation ||
-        range.end <= start || range.start >= end
-      ) continue;
-      if (kind === "input" && (dtype === "i32" || dtype === "u32")) {
-        inputs.push(range);
-        continue;
-      }
-      report(
-        `keep buffer '${name}' in '${lengths.name}'`,
-        "it is no integer input",
-      );
-    }
-    let filled = start + 4 * Math.max(1, plan.counts.length);
-    for (
-      const next of [...inputs, { start: end, end }]
-        .sort((a, b) => a.start - b.start)
-    ) {
-      const [from, to] = [filled, next.start]
-        .map((bytes) => Math.ceil(bytes / STORAGE_ALIGNMENT));
-      filled = Math.max(filled, next.end);
-      if (from! >= to!) continue;
-      report(
-        `read buffer '${lengths.name}'`,
-        `no input is stored before byte ${next.start} of it`,
       );
     }
   }

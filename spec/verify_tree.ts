@@ -21,6 +21,8 @@ export interface KernelFacts {
   readonly needs: ReadonlySet<string>;
   /** Constant indices into each binding. */
   readonly indices: ReadonlyMap<string, ReadonlySet<number>>;
+  /** Constants that other indices into each binding begin with: `7 + i`. */
+  readonly bases: ReadonlyMap<string, ReadonlySet<number>>;
   /** u32 constants of the tree. */
   readonly words: ReadonlySet<number>;
   /** What is not well formed, in words. */
@@ -41,6 +43,7 @@ class Reader {
   readonly stores = new Set<string>();
   readonly needs = new Set<string>();
   readonly indices = new Map<string, Set<number>>();
+  readonly bases = new Map<string, Set<number>>();
   readonly words = new Set<number>();
   readonly faults = new Set<string>();
   readonly divergent = new Set<Stmt>();
@@ -217,10 +220,13 @@ class Reader {
   #index(binding: string, index: Expr): boolean {
     const same = this.#expr(index);
     this.#expect(index, "u32", "the index into", binding);
-    if (index.op === "const" && typeof index.value === "number") {
-      const known = this.indices.get(binding);
-      if (known) known.add(index.value);
-      else this.indices.set(binding, new Set([index.value]));
+    const adds = index.op === "binary" && index.fn === "add";
+    const constant = adds ? index.a : index;
+    if (constant.op === "const" && typeof constant.value === "number") {
+      const all = adds ? this.bases : this.indices;
+      const known = all.get(binding);
+      if (known) known.add(constant.value);
+      else all.set(binding, new Set([constant.value]));
     }
     return same;
   }
@@ -361,12 +367,14 @@ export function readTree(kernel: Kernel): KernelFacts {
     reader.round();
     if (reader.pessimistic) break;
   }
-  const { loads, stores, needs, indices, words, faults, divergent } = reader;
+  const { loads, stores, needs, indices, bases, words, faults, divergent } =
+    reader;
   return {
     loads,
     stores,
     needs,
     indices,
+    bases,
     words,
     faults: [...faults],
     divergent,

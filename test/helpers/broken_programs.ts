@@ -193,7 +193,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   }),
   broken(
     "scratch behind the lengths",
-    "overlap",
+    "lengths",
     null,
     /no integer in/,
     (p) => {
@@ -206,12 +206,31 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       p.allocations[allocation]!.bytes = lengths.bytes;
     },
   ),
-  broken("room behind the lengths", "overlap", null, /no input is/, (p) => {
+  broken("room behind the lengths", "lengths", null, /no input is/, (p) => {
     const lengths = p.buffers["dynamic lengths"]!;
     lengths.bytes = 512;
     lengths.axes[0]!.size = 128;
     p.allocations[lengths.allocation]!.bytes = 512;
   }),
+  broken(
+    "a word behind the lengths that no input is",
+    "lengths",
+    COUNT,
+    /word 70 of 'dynamic lengths' is of no input/,
+    (p) => {
+      const lengths = p.buffers["dynamic lengths"]!;
+      Object.assign(lengths, { bytes: 1024 });
+      lengths.axes[0]!.size = 256;
+      p.allocations[lengths.allocation]!.bytes = 1024;
+      kernelOf(p, COUNT).tree.body.push({
+        ...{ op: "let", name: "far" },
+        value: {
+          ...{ op: "load", type: "u32", binding: "lengths" },
+          index: { op: "const", type: "u32", value: 70 },
+        },
+      });
+    },
+  ),
   broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
     const { allocation, offset } = p.buffers.router!;
     Object.assign(p.buffers.dot!, { allocation, offset });
