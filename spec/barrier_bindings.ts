@@ -3,10 +3,14 @@
 import { isReadOnly, type Kernel, type Stmt } from "./kernel/tree.ts";
 import { readTree } from "./verify_tree.ts";
 
-/** The read-only bindings whose elements decide, alone or with others, on a loop or a branch around a barrier. */
-export function barrierBindings(kernel: Kernel): string[] {
-  if (!kernel.body.some(surroundsBarrier)) return [];
-  const names = kernel.bindings.filter(isReadOnly).map(({ name }) => name);
+/** Of some bindings, those that are read-only and whose elements decide on a loop or a branch around a barrier. */
+export function barrierBindings(
+  kernel: Kernel,
+  among: (name: string) => boolean,
+): string[] {
+  const names = kernel.bindings.filter(isReadOnly).map(({ name }) => name)
+    .filter(among);
+  if (names.length === 0 || !kernel.body.some(surroundsBarrier)) return [];
   // Of most kernels, none: one look finds that out.
   if (!diverges(kernel, names)) return [];
   return names.filter((name) => diverges(kernel, [name]));

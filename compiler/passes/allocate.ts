@@ -65,8 +65,21 @@ function groupsOf(
   kernels: ReadonlyMap<string, Kernel>,
 ): Map<string, number> {
   const groups = new Map(names.map((name) => [name, 0]));
+  // What of a kernel is in a group in some launch: to find out on what a barrier depends takes a while.
+  const grouped = new Map<string, Set<string>>();
+  for (const step of steps) {
+    if (step.op !== "launch") continue;
+    const known = grouped.get(step.kernel) ?? new Set();
+    grouped.set(step.kernel, known);
+    for (const [binding, buffer] of Object.entries(step.bindings)) {
+      if (groups.has(buffer)) known.add(binding);
+    }
+  }
   const readOnly = new Map(
-    [...kernels].map(([name, kernel]) => [name, barrierBindings(kernel)]),
+    [...grouped].map(([name, bindings]) => [
+      name,
+      barrierBindings(kernels.get(name)!, (one) => bindings.has(one)),
+    ]),
   );
   const apart = new Map<string, Set<string>>();
   for (const step of steps) {
