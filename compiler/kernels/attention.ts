@@ -232,6 +232,11 @@ function holdsBlocks({ pages }: AttentionOptions): boolean {
   return pages !== undefined && pages.size % ATTENTION_BLOCK === 0;
 }
 
+/** Whether each block is memory of its sequence, also behind the last key. */
+function hasWholeBlocks(o: AttentionOptions): boolean {
+  return o.pages ? holdsBlocks(o) : o.context % ATTENTION_BLOCK === 0;
+}
+
 /** Of a cache in pages, where the key at a position is. */
 function placeOfKey(
   { pages }: AttentionOptions,
@@ -297,7 +302,11 @@ function scores(of: Queries): KernelText {
   );
   return wgsl`
     // Lanes beyond the last key score what is there, and nobody looks at it.
-    let key = start + lane;
+    let key = ${
+    hasWholeBlocks(o)
+      ? wgsl`start + lane`
+      : wgsl`min(start + lane, ${ofTokens("max", "end", of)} - 1)`
+  };
     let key_at = (${vectorOf(o, wgsl`key`)}) * ${pairs ? o.dim / 2 : o.dim};
     ${dot}
     @unroll (${each}) {
