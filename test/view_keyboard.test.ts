@@ -121,7 +121,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
 
   await tabTo(page, "#steps select");
   await keyboard.press("ArrowDown");
-  await page.locator(".detail h3", { hasText: /^20\. rmsNorm/ }).waitFor();
+  await page.locator(".detail h3", { hasText: /^\d\d\. rmsNorm/ }).waitFor();
   await tabTo(page, "#steps .close");
   await keyboard.press("Enter");
   await page.locator(".detail").waitFor({ state: "detached" });

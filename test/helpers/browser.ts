@@ -70,7 +70,7 @@ export async function openPage(
   });
   page.on("pageerror", (error) => complaints.push(String(error)));
   // Nothing waits so long but a page that hangs, on a machine that is busy with other work too.
-  page.setDefaultTimeout(600_000);
+  page.setDefaultTimeout(120_000);
   const client = await page.context().newCDPSession(page);
   await client.send("Performance.enable", { timeDomain: "threadTicks" });
   await page.goto(url);

@@ -1,6 +1,7 @@
 /** Small launches of the generators of dispatch and of combine: all choices of few tokens. */
 
-import { assign } from "../../compiler/kernels/assign.ts";
+import { assign, DROPPED } from "../../compiler/kernels/assign.ts";
+import { compareIds, sendIds } from "../../compiler/kernels/check_ids.ts";
 import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/kernel.ts";
 import { listRows } from "../../compiler/kernels/list_rows.ts";
@@ -309,5 +310,48 @@ export function* ofRegroup(): Generator<Launch> {
         };
       }
     }
+  }
+}
+
+/** Choices that are sent, one of them dropped, of a rank whose ids begin behind those of another. */
+const SENT = range(5).flatMap((tokens) =>
+  [1, 2].map((k) => ({
+    k,
+    count: tokens,
+    sendRow: range(tokens * k).map((i) =>
+      i === 1 ? DROPPED : tokens * k - 1 - i
+    ),
+  }))
+);
+const MOST_CHOICES = 10;
+
+const rowsOf = (sendRow: readonly number[]): number[] =>
+  sendRow.filter((row) => row !== DROPPED);
+
+/** Ids of the choices of up to four tokens. */
+export function* ofSendIds(): Generator<Launch> {
+  for (const { k, count, sendRow } of SENT) {
+    yield {
+      kernel: sendIds({ k, tokens, most: MOST_CHOICES }),
+      grid: elementwiseGrid(count * k),
+      reads: { sendRow, groupRank: [1], lengths: [count] },
+      stores: { ids: rowsOf(sendRow) },
+    };
+  }
+}
+
+/** The same, compared. */
+export function* ofCompareIds(): Generator<Launch> {
+  for (const { k, count, sendRow } of SENT) {
+    const ids = new Array<number>(count * k).fill(NaN);
+    sendRow.forEach((row, i) => {
+      if (row !== DROPPED) ids[row] = MOST_CHOICES + i;
+    });
+    yield {
+      kernel: compareIds({ k, tokens, most: MOST_CHOICES }),
+      grid: [1, 1, 1],
+      reads: { sendRow, ids, groupRank: [1], lengths: [count] },
+      stores: { wrong: 1 },
+    };
   }
 }
