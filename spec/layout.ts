@@ -1,6 +1,7 @@
 /** How a buffer's elements are stored in memory. */
 
 import { STORED_BYTES } from "./dtype.ts";
+import { STORAGE_ALIGNMENT } from "./limits.ts";
 import { mapRanks, onRank, type PerRank } from "./per_rank.ts";
 import type { PlanBuffer } from "./plan.ts";
 
@@ -30,6 +31,11 @@ export function storedBytesOf(buffer: BufferLayout, rank: number): number {
 
 function inWords({ dtype }: BufferLayout, elements: number): number {
   return Math.max(4, Math.ceil(elements * STORED_BYTES[dtype] / 4) * 4);
+}
+
+/** The first place from a byte of an allocation on at which a buffer may begin. */
+export function alignedOffset(bytes: number): number {
+  return Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
 }
 
 /** Bytes of a buffer on every rank. */

@@ -79,8 +79,8 @@ export const STRATEGY_OPTIONS = {
   },
   /**
    * Send a token once to each rank, and for each chunk, however many of its experts are there: fewer bytes for a small
-   * exchange more, or two under `fast` numerics. Not where rows are weighted before they are sent. Bits do not depend on it. Default: where it
-   * saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
+   * exchange more, or two under `fast` numerics. Not where rows are weighted before they are sent. Bits do not depend on it.
+   * Default: where it saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
    */
   deduplicate: {
     ...{ kind: "flag", tries: [true] },

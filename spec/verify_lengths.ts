@@ -1,6 +1,6 @@
 /** Rules of the buffer of dynamic lengths, behind which integer inputs may be stored: `compiler/passes/share_inputs.ts`. */
 
-import { STORAGE_ALIGNMENT } from "./limits.ts";
+import { alignedOffset } from "./layout.ts";
 import { maxOverRanks, type PlanBuffer } from "./plan.ts";
 import type { Facts, Report } from "./verify_facts.ts";
 
@@ -49,10 +49,9 @@ function checkSpan(
   const end = endOf(lengths);
   let filled = lengths.offset + 4 * Math.max(1, plan.counts.length);
   for (const next of [...ranges, { start: end, end }]) {
-    const [from, to] = [filled, next.start]
-      .map((bytes) => Math.ceil(bytes / STORAGE_ALIGNMENT));
+    const from = alignedOffset(filled);
     filled = Math.max(filled, next.end);
-    if (from! >= to!) continue;
+    if (from >= alignedOffset(next.start)) continue;
     report(
       `read buffer '${lengths.name}'`,
       `no input is stored before byte ${next.start} of it`,

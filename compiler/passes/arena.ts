@@ -3,7 +3,7 @@
  * largest first, each at the lowest offset that is free while it is live. Not here: how live ranges follow from steps.
  */
 
-import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
+import { alignedOffset } from "../../spec/layout.ts";
 
 /** A buffer of `bytes` bytes that is live from step `first` to step `last`, both included. */
 export interface LiveRange {
@@ -90,9 +90,7 @@ export function packArenas(
 
 function itemsOf(ranges: readonly LiveRange[]): Item[] {
   const steps = ranges.reduce((n, { last }) => Math.max(n, last + 1), 0);
-  const aligned = ranges.map(({ bytes }) =>
-    Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT
-  );
+  const aligned = ranges.map(({ bytes }) => alignedOffset(bytes));
   const live = new Array<number>(steps).fill(0);
   ranges.forEach(({ first, last }, i) => {
     for (let step = first; step <= last; step++) live[step]! += aligned[i]!;

@@ -15,12 +15,7 @@ import type { LaunchStep, Step } from "../../spec/plan.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
 import { passed } from "./overlap.ts";
-import {
-  lengthsBinder,
-  placeInputs,
-  type SharedInputs,
-  shareInputs,
-} from "./share_inputs.ts";
+import { type SharedInputs, sharedInputs } from "./share_inputs.ts";
 
 /** Merge the launches of `steps`; kernels that no step launches any more leave the draft. */
 export function mergeLaunches(
@@ -31,21 +26,20 @@ export function mergeLaunches(
   const { kernels } = lowering.draft;
   const result: Step[] = [];
   const known = new Map<string, string>();
-  const inputs = placeInputs(lowering);
-  const bind = lengthsBinder(inputs);
+  const inputs = sharedInputs(lowering);
   const rest = steps.map((step) => {
     const kernel = step.op === "launch" && kernels.get(step.kernel)!;
     if (!kernel || fits(kernel, limits)) return step;
-    const bound = bind({ ...step, kernel });
+    const bound = inputs.bind({ ...step, kernel });
     if (!fits(bound.kernel, limits)) return step;
-    shareInputs(lowering, inputs);
+    inputs.store();
     const { bindings } = bound;
     return { ...step, bindings, kernel: addKernel(lowering, bound.kernel) };
   });
   for (let first; (first = rest.shift());) {
     result.push(
       canMerge(first)
-        ? takeMerged(lowering, first, { rest, limits, known, inputs, bind })
+        ? takeMerged(lowering, first, { rest, limits, known, inputs })
         : first,
     );
   }
@@ -68,14 +62,12 @@ function canMerge(step: Step): step is LaunchStep {
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
-  { rest, limits, known, inputs, bind }: {
+  { rest, limits, known, inputs }: {
     readonly rest: Step[];
     readonly limits: { readonly [limit: string]: number };
     /** The merged kernels of layers before. */
     readonly known: Map<string, string>;
     readonly inputs: SharedInputs;
-    /** The same launch with fewer bindings. */
-    bind(launched: Launched): Launched;
   },
 ): LaunchStep {
   const { kernels } = lowering.draft;
@@ -92,7 +84,7 @@ function takeMerged(
   const merge = (parts: readonly Launched[]): Merged | undefined => {
     const made = mergeKernels(parts, place);
     if (!made || fits(made.kernel, limits)) return made;
-    const packed = mergeKernels(parts.map(bind), place);
+    const packed = mergeKernels(parts.map(inputs.bind), place);
     if (!packed || !fits(packed.kernel, limits)) return undefined;
     shares = true;
     return packed;
@@ -111,7 +103,7 @@ function takeMerged(
     } else i++;
   }
   if (!merged) return first;
-  if (shares) shareInputs(lowering, inputs);
+  if (shares) inputs.store();
   const { bindings, workgroups } = merged;
   return {
     ...first,

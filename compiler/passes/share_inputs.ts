@@ -8,24 +8,50 @@ import type { Launched } from "../../spec/kernel/merge.ts";
 import { replaceIn } from "../../spec/kernel/replace.ts";
 import type { Binding, Stmt } from "../../spec/kernel/tree.ts";
 import { vectorWidths } from "../../spec/kernel/vectors.ts";
-import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
-import { storedBytes } from "../../spec/layout.ts";
+import { alignedOffset, storedBytes } from "../../spec/layout.ts";
 import { maxOverRanks } from "../../spec/plan.ts";
-import { LENGTHS, type Lowering } from "./lower/context.ts";
+import { type BufferDraft, LENGTHS, type Lowering } from "./lower/context.ts";
 
 /** Bytes of lengths and inputs, at most: longer inputs stay apart, as devices limit the length of a binding. */
 const MAX_SHARED = 1 << 20;
 
-/** Where inputs begin behind the lengths, in bytes. */
-export type SharedInputs = ReadonlyMap<string, number>;
+/** Integer inputs that may be stored behind the lengths. */
+export interface SharedInputs {
+  /** The same launch with one binding for the lengths and those of its inputs; itself where it reads none. */
+  bind(launched: Launched): Launched;
+  /** Store the inputs there, as some launch is bound so: the buffer of lengths spans them. */
+  store(): void;
+}
 
-/** Where integer inputs would be. */
-export function placeInputs({ draft: { buffers } }: Lowering): SharedInputs {
+/** The integer inputs of a plan that are short enough. */
+export function sharedInputs({ draft: { buffers } }: Lowering): SharedInputs {
+  const places = placesOf(buffers);
+  return {
+    bind: lengthsBinder(places),
+    store: () => {
+      const lengths = buffers.get(LENGTHS)!;
+      let bytes = 0;
+      for (const [name, offset] of places) {
+        const input = buffers.get(name)!;
+        buffers.set(name, { ...input, offset });
+        bytes = offset + maxOverRanks(input.bytes);
+      }
+      const axes = [{ ...lengths.axes[0]!, size: bytes / 4 }];
+      const longer = { ...lengths, axes };
+      buffers.set(LENGTHS, { ...longer, bytes: storedBytes(longer) });
+    },
+  };
+}
+
+/** Where inputs would begin behind the lengths, in bytes. */
+function placesOf(
+  buffers: ReadonlyMap<string, BufferDraft>,
+): ReadonlyMap<string, number> {
   const places = new Map<string, number>();
   let end = maxOverRanks(buffers.get(LENGTHS)!.bytes);
   for (const { name, kind, dtype, bytes } of buffers.values()) {
     if (kind !== "input" || (dtype !== "i32" && dtype !== "u32")) continue;
-    const offset = Math.ceil(end / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
+    const offset = alignedOffset(end);
     if (offset + maxOverRanks(bytes) > MAX_SHARED) continue;
     places.set(name, offset);
     end = offset + maxOverRanks(bytes);
@@ -33,35 +59,18 @@ export function placeInputs({ draft: { buffers } }: Lowering): SharedInputs {
   return places;
 }
 
-/** Store the inputs there: the buffer of lengths spans them. */
-export function shareInputs(
-  { draft: { buffers } }: Lowering,
-  inputs: SharedInputs,
-): void {
-  const lengths = buffers.get(LENGTHS)!;
-  let bytes = 0;
-  for (const [name, offset] of inputs) {
-    const input = buffers.get(name)!;
-    buffers.set(name, { ...input, offset });
-    bytes = offset + maxOverRanks(input.bytes);
-  }
-  const axes = [{ ...lengths.axes[0]!, size: bytes / 4 }];
-  const longer = { ...lengths, axes };
-  buffers.set(LENGTHS, { ...longer, bytes: storedBytes(longer) });
-}
-
-/** The same launch with one binding for the lengths and those of its inputs that are behind them; itself where none is. */
+/** What binds lengths and the inputs at places behind them once. */
 export function lengthsBinder(
-  inputs: SharedInputs,
+  places: ReadonlyMap<string, number>,
 ): (launched: Launched) => Launched {
   // Layers repeat.
   const bodies = new Map<string, readonly Stmt[]>();
-  return (launched) => bindLengthsOnce(launched, inputs, bodies);
+  return (launched) => bindLengthsOnce(launched, places, bodies);
 }
 
 function bindLengthsOnce(
   launched: Launched,
-  inputs: SharedInputs,
+  places: ReadonlyMap<string, number>,
   bodies: Map<string, readonly Stmt[]>,
 ): Launched {
   const { kernel } = launched;
@@ -71,7 +80,7 @@ function bindLengthsOnce(
   let all: Binding | undefined;
   for (const binding of kernel.bindings) {
     const buffer = launched.bindings[binding.name]!;
-    const offset = inputs.get(buffer);
+    const offset = places.get(buffer);
     if (buffer === LENGTHS) all = binding;
     else if (offset === undefined || widths.has(binding.name)) {
       rest.push(binding);

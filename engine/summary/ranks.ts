@@ -3,7 +3,7 @@
 import { heldAxis, partLengths } from "../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../spec/machine.ts";
 import { groupRankOf } from "../../spec/mesh.ts";
-import { STORAGE_ALIGNMENT } from "../../spec/limits.ts";
+import { alignedOffset } from "../../spec/layout.ts";
 import {
   maxOverRanks,
   onRank,
@@ -71,7 +71,7 @@ function bytesOf(
     if (buffer.kind === "scratch") {
       // What a layer needs only while it works, the next one has after it.
       if (!read.has(buffer.name)) continue;
-      scratch += (n - 1) * aligned(maxOverRanks(buffer.bytes));
+      scratch += (n - 1) * alignedOffset(maxOverRanks(buffer.bytes));
       continue;
     }
     if (buffer.kind === "weight") weights += n * held(buffer, rank);
@@ -93,10 +93,6 @@ function readAfterwards({ programs }: Plan): Set<string> {
       steps.flatMap((step) => step.op === "allToAll" ? [step.moved] : [])
     ),
   );
-}
-
-function aligned(bytes: number): number {
-  return Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
 }
 
 /** Ranks on one device exchange in place; others by way of their hosts. */
