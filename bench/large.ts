@@ -1,7 +1,7 @@
 /**
  * A checkpoint of 3 GB in bf16, of OLMoE's shape with fewer layers: the command `generate` until its first token, the memory
  * of its processes, and how it ends; then decode steps in this process, behind a prompt of `--prompt N` tokens, by what the
- * cache is stored as, in turn with a loop in C that reads as many bytes. Makes the checkpoint at first, in `--folder`.
+ * cache is stored as, interleaved with a loop in C that reads as many bytes. Makes the checkpoint at first, in `--folder`.
  * `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode`, `--ranks N` has processes of `launch` instead,
  * `--tokens N` a longer prompt for them: some sixty tokens use every expert.
  * `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's. `--out FILE` keeps what is

@@ -1,4 +1,4 @@
-/** Decode steps of a large checkpoint in this process, by what its cache is stored as, in turn with a loop in C that reads as much. */
+/** Decode steps of a large checkpoint in this process, by what its cache is stored as, interleaved with a loop in C that reads as much. */
 
 import { availableParallelism } from "node:os";
 import process from "node:process";

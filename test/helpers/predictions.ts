@@ -5,7 +5,9 @@ import type { Session } from "../../runtime/mod.ts";
 
 /** Memory, staging and bytes sent are those that the plan predicts, on every rank. */
 export function checkPredictions(t: Test, session: Session): void {
-  for (const { rank, ...figures } of session.statistics().ranks) {
+  const { ranks } = session.statistics();
+  if (ranks.length === 0) t.fail("no rank has statistics");
+  for (const { rank, ...figures } of ranks) {
     const { peakBytes, stagingBytes, sentBytes } = figures;
     for (
       const [what, { predicted, actual }] of Object.entries({

@@ -261,13 +261,14 @@ for (const launcher of LAUNCHERS) {
         .map((mesh) => ({ one, mesh }))
     );
     const mine = alternating(cases, launcher);
-    if (mine.length === 0) continue;
+    if (ranks === 8 && mine.length === 0) continue;
     t.test(
       `${name}: models on ${ranks} ranks give the bytes of a shared device`,
       {
         skip,
       },
       async (t) => {
+        t.ok(mine.length > 0);
         const list: Known[] = [];
         for (const { one, mesh } of mine) {
           list.push(await onOneDevice(one, mesh));
