@@ -175,7 +175,10 @@ const busy = used.slice(
   Math.ceil(used.length * 9 / 10),
 );
 const live = busy.map((step) => step.live).sort((a, b) => a - b);
-const pool = decoder.pagesShape;
+const pool = decoder.pagesShape && {
+  positions: decoder.pagesShape.size *
+    sum(decoder.pagesShape.groups.map(({ count }) => count)),
+};
 const states = sum(
   Object.values(plan.buffers).filter(({ kind }) => kind === "state")
     .map(({ bytes }) => bytes as number),
@@ -203,10 +206,10 @@ const result = {
           median(busy.map(({ taken, live }) => taken / live)),
         ),
         "states against what live tokens need, at the median step": round2(
-          pool.count * pool.size / median(live),
+          pool.positions / median(live),
         ),
         "states against what live tokens need, at the fullest step": round2(
-          pool.count * pool.size / live.at(-1)!,
+          pool.positions / live.at(-1)!,
         ),
         "tokens of prompts that were fed, against those there are": round2(
           fed / sum(mixed.map(({ prompt }) => prompt.length)),

@@ -70,8 +70,8 @@ export interface CompileOptions extends Strategy {
   readonly check?: boolean;
   /**
    * Keep caches of keys and values in pages: `count` of them on every rank, each of `size` positions. The input `pages`, i32
-   * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Not in training.
-   * Bits do not depend on it. Default: every sequence has room for all positions.
+   * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Layers with a window have
+   * fewer pages, and a table of their own. Not in training. Bits do not depend on it. Default: every sequence has room for all positions.
    */
   readonly pages?: Pages;
   /**

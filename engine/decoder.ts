@@ -3,7 +3,7 @@
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
-import { PAGES_INPUT } from "../spec/pages.ts";
+import { seenThrough } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan.ts";
 import type { PackedTokens } from "./packing.ts";
 import {
@@ -37,7 +37,7 @@ export interface DecoderShape {
 }
 
 /**
- * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps `rows`, `pages` and choices of experts, and gives
+ * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps `rows`, tables of pages and choices of experts, and gives
  * `logits` or candidates; undefined for any other.
  */
 export function decoderShape(plan: Plan): DecoderShape | undefined {
@@ -46,9 +46,8 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   const inputs = Object.entries(program?.inputs ?? {});
   const choices = inputs.filter(([name]) => CHOICES.test(name));
   const others = inputs.map(([name]) => name)
-    .filter((name) => !CHOICES.test(name) && name !== PAGES_INPUT).sort().join(
-      " ",
-    );
+    .filter((name) => !CHOICES.test(name) && !seenThrough(name)).sort()
+    .join(" ");
   const size = (axis: string | undefined): number | undefined =>
     axis === undefined ? undefined : plan.axes[axis]?.size;
   const vocabulary = size(best ? "vocab" : logits?.axes[1]);
@@ -174,7 +173,7 @@ export class Decoder implements DecoderShape {
       ids: integers(tokens.ids),
       sequence: integers(tokens.sequence),
       position: integers(tokens.position),
-      ...this.pages ? { [PAGES_INPUT]: this.pages.tensor() } : {},
+      ...this.pages?.tensors(),
     };
   }
 }

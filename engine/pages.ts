@@ -1,22 +1,36 @@
 /**
- * In which pages of the caches sequences are: taken as they grow, given back as they end, and shared by sequences that begin
- * with the same tokens, whose keys and values have the same bits.
+ * In which pages of the caches sequences are: taken as they grow, given back as they end or as nothing sees them any more,
+ * and shared by sequences that begin with the same tokens, whose keys and values have the same bits.
  */
 
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { groupSizeOf } from "../spec/mesh.ts";
-import { PAGES_INPUT, WITHIN } from "../spec/pages.ts";
+import {
+  firstSeen,
+  type Seen,
+  seenPages,
+  seenThrough,
+  WITHIN,
+} from "../spec/pages.ts";
 import type { Plan, Program } from "../spec/plan.ts";
 import { sum } from "../spec/sum.ts";
 import { tableIds } from "../spec/table.ts";
+
+/** The pages of layers that see the same positions. */
+export interface PageGroup {
+  /** The input that is their table. */
+  readonly input: string;
+  readonly seen: Seen;
+  /** Pages of a rank. */
+  readonly count: number;
+}
 
 /** The pages of a plan's caches. */
 export interface PagesShape {
   /** Positions of a page. */
   readonly size: number;
-  /** Pages of a rank. */
-  readonly count: number;
+  readonly groups: readonly PageGroup[];
   /** Pages that a sequence can have. */
   readonly blocks: number;
   /** For each sequence, the group rank whose pages it has. */
@@ -28,11 +42,14 @@ export function pagesShape(
   plan: Plan,
   { inputs }: Program,
 ): PagesShape | undefined {
-  const port = inputs[PAGES_INPUT];
-  if (!port) return undefined;
-  const [sequence, block] = port.axes.map((name) => plan.axes[name]!) as [
-    ...[Plan["axes"][string], Plan["axes"][string]],
-  ];
+  const ports = Object.entries(inputs).flatMap(([input, port]) => {
+    const seen = seenThrough(input);
+    return seen ? [{ input, seen, port }] : [];
+  });
+  if (ports.length === 0) return undefined;
+  const [sequence, block] = ports[0]!.port.axes.map((name) =>
+    plan.axes[name]!
+  ) as [Plan["axes"][string], Plan["axes"][string]];
   const { size, table, over = [] } = sequence;
   const owners = new Array<number>(size).fill(0);
   if (table) {
@@ -45,57 +62,80 @@ export function pagesShape(
   }
   return {
     size: plan.axes[WITHIN]!.size,
-    ...{ count: port.below!, blocks: block.size, owners },
+    groups: ports.map(({ input, seen, port }) => ({
+      ...{ input, seen, count: port.below! },
+    })),
+    ...{ blocks: block.size, owners },
   };
 }
 
-/** A page and what is known of it. */
+/** A page of a group, and how many sequences have it. */
 interface Page {
   readonly number: number;
+  users: number;
+}
+
+/** Positions of a page behind the same tokens, which sequences share, and by group the page that they are in, if any has it still. */
+interface Block {
+  readonly id: number;
   /** Sequences that have it. */
   users: number;
   /** Under which it is found by others, once it is full. */
   key?: string;
+  readonly pages: (Page | undefined)[];
+}
+
+/** A sequence: its tokens, and the blocks that they are in. */
+interface Sequence {
+  readonly tokens: (number | undefined)[];
+  readonly blocks: Block[];
+  /** By group, which pages it has of its blocks; those that it does not see any more are given back. */
+  readonly pages: (Page | undefined)[][];
 }
 
 /** The pages of one group rank. */
 interface Pool {
-  /** Pages that no sequence has, the next one last. */
-  readonly free: number[];
-  /** Full pages by the page before them and their tokens. */
-  readonly full: Map<string, Page>;
+  /** By group, pages that no sequence has, the next one last. */
+  readonly free: readonly number[][];
+  /** Full blocks by the block before them and their tokens. */
+  readonly full: Map<string, Block>;
 }
 
 /** The pages of all sequences. */
 export class PageTable {
   readonly size: number;
-  readonly #table: Int32Array;
   readonly #shape: PagesShape;
+  readonly #tables: readonly Int32Array[];
   readonly #pools: readonly Pool[];
-  readonly #pages: Page[][];
-  readonly #tokens: (number | undefined)[][];
+  readonly #sequences: readonly Sequence[];
+  #blocks = 0;
 
   constructor(shape: PagesShape) {
-    const { size, count, blocks, owners } = shape;
+    const { size, groups, blocks, owners } = shape;
     this.size = size;
-    this.#table = new Int32Array(owners.length * blocks);
     this.#shape = shape;
+    this.#tables = groups.map(() => new Int32Array(owners.length * blocks));
     this.#pools = Array.from({ length: Math.max(...owners) + 1 }, () => ({
-      free: Array.from({ length: count }, (_, i) => count - 1 - i),
+      free: groups.map(({ count }) =>
+        Array.from({ length: count }, (_, i) => count - 1 - i)
+      ),
       full: new Map(),
     }));
-    this.#pages = owners.map(() => []);
-    this.#tokens = owners.map(() => []);
+    this.#sequences = owners.map(() => ({
+      ...{ tokens: [], blocks: [], pages: groups.map(() => []) },
+    }));
   }
 
-  /** In which page each block of a sequence is: i32 [sequence, block]. */
-  tensor(): HostTensor {
-    const { blocks, owners } = this.#shape;
-    return {
-      dtype: "i32",
-      shape: [owners.length, blocks],
-      data: this.#table,
-    };
+  /** In which page each block of a sequence is: i32 [sequence, block], by the name of the input. */
+  tensors(): { readonly [input: string]: HostTensor } {
+    const { groups, blocks, owners } = this.#shape;
+    const shape = [owners.length, blocks];
+    return Object.fromEntries(
+      groups.map(({ input }, group) => [
+        input,
+        { dtype: "i32", shape, data: this.#tables[group]! } as const,
+      ]),
+    );
   }
 
   /** The group rank that has a sequence. */
@@ -103,73 +143,129 @@ export class PageTable {
     return this.#shape.owners[sequence]!;
   }
 
-  /** Pages that the rank of a sequence has left. */
-  free(sequence: number): number {
-    return this.#poolOf(sequence).free.length;
+  /** Whether the rank of a sequence has pages left for so many tokens of it. */
+  hasRoom(sequence: number, tokens: number): boolean {
+    const { free } = this.#poolOf(sequence);
+    const all = Math.ceil(tokens / this.size);
+    return this.#shape.groups.every(({ seen }, group) =>
+      free[group]!.length >= Math.min(all, seenPages(seen, this.size) ?? all)
+    );
   }
 
-  /** Pages that are in use, on all ranks; one that several sequences share is one. */
+  /** Pages that are in use, of all groups and on all ranks; one that several sequences share is one. */
   get used(): number {
     return sum(
-      this.#pools.map(({ free }) => this.#shape.count - free.length),
+      this.#pools.flatMap(({ free }) =>
+        this.#shape.groups.map(({ count }, group) =>
+          count - free[group]!.length
+        )
+      ),
     );
   }
 
   /** Positions that sequences have tokens at, on all ranks; those of a page that several share are counted for each. */
   get held(): number {
-    return sum(this.#tokens.map(({ length }) => length));
+    return sum(this.#sequences.map(({ tokens }) => tokens.length));
   }
 
-  /** Note the token at a position, and take the page that it is in. Returns false where no page is left. */
+  /** Note the token at a position, and take the pages that it is in. Returns false where one is missing. */
   place(sequence: number, position: number, token: number): boolean {
-    const tokens = this.#tokens[sequence]!;
-    if (tokens[position] === token) return true;
+    const { tokens, blocks, pages } = this.#sequences[sequence]!;
+    const block = Math.floor(position / this.size);
+    if (
+      tokens[position] === token &&
+      pages.every((of) => of[block])
+    ) return true;
     if (position < tokens.length) {
       const kept = this.keep(sequence, position);
-      invariant(kept === position, "a token is written into a shared page");
+      invariant(kept === position, "a token is written where others read");
     }
-    const pages = this.#pages[sequence]!;
-    const block = Math.floor(position / this.size);
-    while (pages.length <= block) {
-      const number = this.#poolOf(sequence).free.pop();
-      if (number === undefined) return false;
-      this.#add(sequence, { number, users: 0 });
+    const { free } = this.#poolOf(sequence);
+    while (blocks.length <= block) {
+      if (free.some((numbers) => numbers.length === 0)) return false;
+      this.#add(sequence, {
+        ...{ id: this.#blocks++, users: 0 },
+        pages: free.map((numbers) => ({ number: numbers.pop()!, users: 0 })),
+      }, () => true);
     }
     tokens[position] = token;
     if ((position + 1) % this.size === 0) this.#publish(sequence, block);
     return true;
   }
 
-  /** Have the next page, of these tokens, from another sequence that has filled it. Returns whether there is one. */
-  share(sequence: number, tokens: readonly number[]): boolean {
-    const before = this.#pages[sequence]!.at(-1);
-    const page = this.#poolOf(sequence).full.get(keyOf(before, tokens));
-    if (!page) return false;
-    this.#add(sequence, page);
-    this.#tokens[sequence]!.push(...tokens);
-    return true;
+  /**
+   * Have the next blocks from other sequences that have filled them, as many as hold the tokens of blocks that are to come
+   * and have the pages that a token behind them sees. Returns how many positions these are.
+   */
+  share(sequence: number, coming: Iterable<readonly number[]>): number {
+    const { tokens, blocks } = this.#sequences[sequence]!;
+    const { full } = this.#poolOf(sequence);
+    const found: Block[] = [];
+    const known: number[] = [];
+    for (const next of coming) {
+      const block = full.get(keyOf(found.at(-1) ?? blocks.at(-1), next));
+      if (!block) break;
+      found.push(block);
+      known.push(...next);
+    }
+    for (; found.length > 0; found.pop()) {
+      const first = this.#firstBlocks(
+        (blocks.length + found.length) * this.size,
+      );
+      const isSeen = (group: number, block: number) => block >= first[group]!;
+      const whole = found.every(({ pages }, i) =>
+        pages.every((page, group) => page || !isSeen(group, blocks.length + i))
+      );
+      if (!whole) continue;
+      for (const block of found) this.#add(sequence, block, isSeen);
+      const shared = known.slice(0, found.length * this.size);
+      tokens.push(...shared);
+      return shared.length;
+    }
+    return 0;
   }
 
-  /** Keep so many positions of a sequence, or as many less as are in a page that others have too. Returns how many. */
+  /** Give back pages of a sequence that none of its tokens from a position on sees. */
+  advance(sequence: number, position: number): void {
+    const { pages } = this.#sequences[sequence]!;
+    this.#firstBlocks(position).forEach((first, group) => {
+      const end = Math.min(first, pages[group]!.length);
+      for (let block = 0; block < end; block++) {
+        this.#giveBack(sequence, group, block);
+      }
+    });
+  }
+
+  /**
+   * Keep so many positions of a sequence, or as many less as are in a page that others have too, or none where it has given
+   * back what the next token would see. Returns how many.
+   */
   keep(sequence: number, positions: number): number {
-    const pages = this.#pages[sequence]!;
-    const tokens = this.#tokens[sequence]!;
+    const { tokens, blocks, pages } = this.#sequences[sequence]!;
     const whole = Math.floor(positions / this.size);
-    const shared = positions % this.size > 0 && pages[whole]! &&
-      pages[whole].users > 1;
-    const kept = Math.min(
+    const shared = positions % this.size > 0 && blocks[whole]! &&
+      blocks[whole].users > 1;
+    const most = Math.min(
       tokens.length,
       shared ? whole * this.size : positions,
     );
+    const seen = this.#firstBlocks(most).every((first, group) =>
+      pages[group]!.slice(first, Math.ceil(most / this.size))
+        .every((page) => page)
+    );
+    const kept = seen ? most : 0;
     tokens.length = kept;
     const pool = this.#poolOf(sequence);
-    for (const page of pages.splice(Math.ceil(kept / this.size))) {
-      if (--page.users > 0) continue;
-      this.#unpublish(pool, page);
-      pool.free.push(page.number);
+    while (blocks.length > Math.ceil(kept / this.size)) {
+      for (const group of pages.keys()) {
+        this.#giveBack(sequence, group, blocks.length - 1);
+        pages[group]!.pop();
+      }
+      const block = blocks.pop()!;
+      if (--block.users === 0) unpublish(pool, block);
     }
     // What is written into a page again is not found by what it held.
-    if (kept % this.size > 0) this.#unpublish(pool, pages.at(-1)!);
+    if (kept % this.size > 0) unpublish(pool, blocks.at(-1)!);
     return kept;
   }
 
@@ -177,44 +273,73 @@ export class PageTable {
     return this.#pools[this.owner(sequence)]!;
   }
 
-  #add(sequence: number, page: Page): void {
-    const pages = this.#pages[sequence]!;
-    this.#table[sequence * this.#shape.blocks + pages.length] = page.number;
-    page.users++;
-    pages.push(page);
+  /** By group, the first block that a token at a position sees. */
+  #firstBlocks(position: number): number[] {
+    return this.#shape.groups.map(({ seen }) =>
+      Math.floor(firstSeen(seen, position) / this.size)
+    );
   }
 
-  /** Let others find a page that is full now. */
-  #publish(sequence: number, block: number): void {
-    const pages = this.#pages[sequence]!;
-    const tokens = this.#tokens[sequence]!
-      .slice(block * this.size, (block + 1) * this.size);
-    const before = pages[block - 1];
-    const known = block === 0 || before?.key !== undefined;
+  /** Have a block, and those of its pages that are seen. */
+  #add(
+    sequence: number,
+    block: Block,
+    isSeen: (group: number, block: number) => boolean,
+  ): void {
+    const { blocks, pages } = this.#sequences[sequence]!;
+    const at = blocks.length;
+    for (const [group, page] of block.pages.entries()) {
+      const own = isSeen(group, at) ? page : undefined;
+      pages[group]!.push(own);
+      if (!own) continue;
+      own.users++;
+      this.#tables[group]![sequence * this.#shape.blocks + at] = own.number;
+    }
+    block.users++;
+    blocks.push(block);
+  }
+
+  /** Give back the page of a block, if a sequence has it. */
+  #giveBack(sequence: number, group: number, block: number): void {
+    const { blocks, pages } = this.#sequences[sequence]!;
+    const page = pages[group]![block];
+    if (!page) return;
+    pages[group]![block] = undefined;
+    if (--page.users > 0) return;
+    blocks[block]!.pages[group] = undefined;
+    this.#poolOf(sequence).free[group]!.push(page.number);
+  }
+
+  /** Let others find a block that is full now. */
+  #publish(sequence: number, at: number): void {
+    const { tokens, blocks } = this.#sequences[sequence]!;
+    const own = tokens.slice(at * this.size, (at + 1) * this.size);
+    const before = blocks[at - 1];
+    const known = at === 0 || before?.key !== undefined;
     const { full } = this.#poolOf(sequence);
-    const key = keyOf(before, tokens);
-    if (!known || tokens.includes(undefined) || full.has(key)) return;
-    const page = pages[block]!;
-    page.key = key;
-    full.set(key, page);
-  }
-
-  #unpublish({ full }: Pool, page: Page): void {
-    if (page.key === undefined) return;
-    full.delete(page.key);
-    delete page.key;
+    const key = keyOf(before, own);
+    if (!known || own.includes(undefined) || full.has(key)) return;
+    const block = blocks[at]!;
+    block.key = key;
+    full.set(key, block);
   }
 }
 
-/** A page is what it holds behind the page before it: who has it has that one too, so that numbers tell pages apart. */
+function unpublish({ full }: Pool, block: Block): void {
+  if (block.key === undefined) return;
+  full.delete(block.key);
+  delete block.key;
+}
+
+/** A block is what it holds behind the block before it: who has it has that one too, so that ids tell blocks apart. */
 function keyOf(
-  before: Page | undefined,
+  before: Block | undefined,
   tokens: readonly (number | undefined)[],
 ): string {
-  return `${before?.number ?? ""}:${tokens.join()}`;
+  return `${before?.id ?? ""}:${tokens.join()}`;
 }
 
-/** Take the pages of all tokens of a step. Throws DataError where there are too few. */
+/** Take the pages of all tokens of a step, and give back those that none of them sees. Throws DataError where there are too few. */
 export function placeTokens(
   pages: PageTable,
   { ids, sequence, position }: {
@@ -223,6 +348,11 @@ export function placeTokens(
     readonly position: Int32Array;
   },
 ): void {
+  const first = new Map<number, number>();
+  sequence.forEach((s, i) =>
+    first.set(s, Math.min(first.get(s) ?? Infinity, position[i]!))
+  );
+  for (const [s, at] of first) pages.advance(s, at);
   for (let i = 0; i < ids.length; i++) {
     if (pages.place(sequence[i]!, position[i]!, ids[i]!)) continue;
     throw new DataError(

@@ -47,8 +47,7 @@ function hasPages(
   { slot, sequence: { prompt, tokens } }: Live,
 ): boolean {
   if (!pages) return true;
-  const needed = Math.ceil((prompt.length + tokens.length) / pages.size);
-  return pages.free(slot) >= needed ||
+  return pages.hasRoom(slot, prompt.length + tokens.length) ||
     !slots.some((other, i) => other && pages.owner(i) === pages.owner(slot));
 }
 
@@ -63,6 +62,9 @@ export function nextStep<S extends Scheduled>(
 ): StepTokens {
   const step: Step = { taken: [], ends: [] };
   const live = liveOf(places);
+  for (const { slot, sequence } of live) {
+    places.pages?.advance(slot, sequence.fed);
+  }
   const fresh = live.filter(isFresh);
   const room = fresh.length > 0 ? Math.max(1, most - 1) : most;
   const grown = live.filter((one) => !isFresh(one))
@@ -149,21 +151,24 @@ function take(
   return true;
 }
 
-/** Have a page of another sequence that begins as this one does, but for the last token, which the next one follows. */
+/** Have pages of another sequence that begins as this one does, but for the last token, which the next one follows. */
 function share(
   { pages }: Places<Scheduled>,
   { slot, sequence }: Live,
 ): boolean {
+  if (!pages || sequence.fed % pages.size > 0) return false;
+  const shared = pages.share(slot, blocksOf(sequence, pages.size));
+  sequence.fed += shared;
+  return shared > 0;
+}
+
+/** The tokens of a sequence that are not fed but for the last one, in whole blocks of `size`. */
+function* blocksOf(sequence: Scheduled, size: number): Iterable<number[]> {
   const { prompt, tokens, fed } = sequence;
-  if (!pages || fed % pages.size > 0) return false;
-  if (fed + pages.size >= prompt.length + tokens.length) return false;
-  const next = Array.from(
-    { length: pages.size },
-    (_, i) => tokenOf(sequence, fed + i),
-  );
-  if (!pages.share(slot, next)) return false;
-  sequence.fed += pages.size;
-  return true;
+  const end = prompt.length + tokens.length - 1;
+  for (let from = fed; from + size <= end; from += size) {
+    yield Array.from({ length: size }, (_, i) => tokenOf(sequence, from + i));
+  }
 }
 
 /** The last sequence of those that have pages of the same rank. */

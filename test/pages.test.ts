@@ -33,10 +33,10 @@ const PROMPTS = [
 ];
 
 /** What follows the prompts, to the last bit. */
-async function follow(name: string, place: Place) {
+async function follow(name: string, place: Place, prompts = PROMPTS) {
   const { decoder, plan, close } = await loadCheckpoint(name, place);
   try {
-    const { sequences, prefillTokens } = await generate(decoder, PROMPTS, {
+    const { sequences, prefillTokens } = await generate(decoder, prompts, {
       ...{ maxNewTokens: 9, stop: new Set([0]), temperature: 0, logprobs: 2 },
     });
     return {
@@ -46,6 +46,7 @@ async function follow(name: string, place: Place) {
       })),
       prefillTokens,
       used: decoder.pages?.used,
+      groups: decoder.pagesShape?.groups,
       stateBytes: sum(
         Object.values(plan.buffers).filter(({ kind }) => kind === "state")
           .map(({ bytes }) => bytes as number),
@@ -58,19 +59,20 @@ async function follow(name: string, place: Place) {
 
 t.test("pages are taken, shared and given back", (t) => {
   const pages = new PageTable({
-    ...{ size: 2, count: 4, blocks: 3, owners: [0, 1, 0] },
+    ...{ size: 2, blocks: 3, owners: [0, 1, 0] },
+    groups: [{ input: "pages", seen: {}, count: 4 }],
   });
   const place = (sequence: number, tokens: readonly number[]) =>
     tokens.every((token, i) => pages.place(sequence, i, token));
   t.ok(place(0, [7, 8, 9]));
   t.equal(pages.used, 2);
-  t.notOk(pages.share(1, [7, 8]), "nothing of another rank");
-  t.ok(pages.share(2, [7, 8]), "a full page");
-  t.notOk(pages.share(2, [9, 9]), "no page that is not full");
+  t.notOk(pages.share(1, [[7, 8]]), "nothing of another rank");
+  t.ok(pages.share(2, [[7, 8]]), "a full page");
+  t.notOk(pages.share(2, [[9, 9]]), "no page that is not full");
   t.equal(pages.used, 2, "counted once");
   t.ok(pages.place(2, 2, 5));
   t.strictSame(
-    [...pages.tensor().data].filter((_, i) => i % 3 < 2),
+    [...pages.tensors()["pages"]!.data].filter((_, i) => i % 3 < 2),
     [0, 1, 0, 0, 0, 2],
   );
   t.equal(pages.keep(0, 1), 0, "what others have is not written into");
@@ -79,11 +81,49 @@ t.test("pages are taken, shared and given back", (t) => {
   t.notOk(pages.place(0, 4, 5), "none is left");
   t.equal(pages.keep(2, 3), 3);
   t.equal(pages.keep(2, 0), 0);
-  t.equal(pages.free(0), 2);
-  t.notOk(pages.share(2, [7, 8]), "nobody has it any more");
-  t.ok(pages.share(2, [1, 2]));
+  t.ok(pages.hasRoom(0, 4));
+  t.notOk(pages.hasRoom(0, 5));
+  t.notOk(pages.share(2, [[7, 8]]), "nobody has it any more");
+  t.ok(pages.share(2, [[1, 2]]));
   t.ok(pages.place(0, 3, 6), "written again");
-  t.notOk(pages.share(2, [3, 4]), "nobody has these any more");
+  t.notOk(pages.share(2, [[3, 4]]), "nobody has these any more");
+  t.end();
+});
+
+t.test("pages that no token sees any more are given back", (t) => {
+  // A window of 3: two pages of 2, or three where it does not begin with one.
+  const seen = { window: 3 };
+  const pages = new PageTable({
+    ...{ size: 2, blocks: 8, owners: [0, 0] },
+    groups: [
+      { input: "pages", seen: {}, count: 12 },
+      { input: "pages_window_3", seen, count: 4 },
+    ],
+  });
+  const grow = (sequence: number, from: number, to: number) => {
+    pages.advance(sequence, from);
+    for (let at = from; at < to; at++) {
+      if (!pages.place(sequence, at, at)) return false;
+    }
+    return true;
+  };
+  for (let at = 0; at < 10; at++) t.ok(grow(0, at, at + 1));
+  t.equal(pages.used, 5 + 2);
+  t.equal(pages.share(1, [[0, 1], [2, 3]]), 0, "what is seen is not there");
+  t.equal(
+    pages.share(1, [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]),
+    10,
+    "what is not seen need not be there",
+  );
+  t.equal(pages.used, 5 + 2, "counted once");
+  t.ok(grow(1, 10, 12));
+  t.equal(pages.keep(0, 9), 8, "not what others have");
+  t.ok(grow(0, 8, 9));
+  t.equal(pages.keep(0, 4), 0, "what the next token sees is not there");
+  t.equal(pages.keep(1, 0), 0);
+  t.equal(pages.used, 0);
+  t.notOk(grow(0, 0, 10), "more at once than there are pages");
+  t.ok(grow(0, 8, 10), "as many later as were given back");
   t.end();
 });
 
@@ -130,12 +170,15 @@ for (
     for (const mesh of meshes) {
       for (const pages of [MANY, FEW, LONG]) {
         if (pages === MANY && mesh !== "ep=1") continue;
-        const { sequences, used, prefillTokens } = await follow(name, {
+        const { sequences, used, groups, prefillTokens } = await follow(name, {
           ...{ mesh, adapter: "cpu", pages, bounds: { maxContext: 24 } },
         });
         const title = `${mesh}, ${pages.count} pages of ${pages.size}`;
         t.strictSame(sequences, alone.sequences, title);
-        t.ok(used! <= 5, `${title}: those that ended have given pages back`);
+        t.ok(
+          used! <= 5 * groups!.length,
+          `${title}: those that ended have given pages back`,
+        );
         if (pages === MANY) {
           t.ok(prefillTokens < FED, "what others begin with is not fed again");
         } else if (pages === FEW && mesh === "ep=1") {
@@ -143,6 +186,38 @@ for (
         }
       }
     }
+  });
+}
+
+for (
+  const [name, seen, count, used] of [
+    // A window of 8 is in 2 pages, a chunk of 128 in 17; 8 tokens of a step are in one more.
+    ["gptoss-8e", { window: 8 }, 2 * 2 + 1, 20 + 2],
+    ["llama4-8e", { chunk: 128 }, 2 * 17 + 1, 20 + 4],
+  ] as const
+) {
+  t.test(`${name}: pages of what tokens see`, async (t) => {
+    const long = Array.from({ length: 150 }, (_, i) => 3 + i * 7 % 200);
+    const prompts = [long.slice(0, 40), [...long.slice(0, 100), 5, 6], long];
+    const place = {
+      ...{ mesh: "ep=1", adapter: "cpu" } as const,
+      bounds: { maxTokens: 8, maxSequences: 2, maxContext: 176 },
+    };
+    const whole = await follow(name, place, prompts);
+    const pages = { count: 44, size: 8 };
+    const paged = await follow(name, { ...place, pages }, prompts);
+    t.strictSame(paged.sequences, whole.sequences, "same bits");
+    t.ok(paged.prefillTokens < whole.prefillTokens, "prefixes are shared");
+    const [all, limited] = paged.groups!.toSorted((a, b) => b.count - a.count);
+    t.strictSame([all!.count, limited!.count], [44, count]);
+    t.match(limited!.seen, seen);
+    t.equal(paged.used, used, "what the last token sees");
+    // Full layers have as many positions as before.
+    const layers = name === "gptoss-8e" ? [1, 1] : [1, 3];
+    t.equal(
+      paged.stateBytes / whole.stateBytes,
+      (44 * layers[0]! + count * layers[1]!) / (44 * (layers[0]! + layers[1]!)),
+    );
   });
 }
 

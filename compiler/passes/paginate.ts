@@ -1,6 +1,7 @@
 /**
  * Paginate: caches of attention in pages, for PagedAttention (Kwon et al., 2023). A page has a fixed number of positions, and
- * a table says for each sequence in which pages it is, so that memory is taken as sequences grow. Holds after it: caches are
+ * a table says for each sequence in which pages it is, so that memory is taken as sequences grow. Layers that see the last
+ * positions only have pages and a table of their own, as no sequence needs many of these. Holds after it: caches are
  * `page within …`, whatever they were before behind the first two axes; what writes or reads them has the table as its last
  * operand, an input of the program. Bits do not depend on it: keys are summed in the same order.
  */
@@ -8,7 +9,13 @@
 import { ModelError } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import { groupSizeOf } from "../../spec/mesh.ts";
-import { BLOCK, PAGE, PAGES_INPUT, WITHIN } from "../../spec/pages.ts";
+import {
+  BLOCK,
+  pagesNames,
+  type Seen,
+  seenPages,
+  WITHIN,
+} from "../../spec/pages.ts";
 import type { Graph, Node, NodeOf } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
@@ -20,15 +27,16 @@ import { cachesOf } from "./store_caches.ts";
 export interface Pages {
   /** Positions of a page. */
   readonly size: number;
-  /** Pages of a rank, which all its sequences share: each has as many as it needs, in every layer the same ones. */
+  /**
+   * Pages of a rank, which all its sequences share: each has as many as it needs, the same ones in all layers that see the
+   * same positions. Where these are the last ones, there are no more than all sequences together can have.
+   */
   readonly count: number;
 }
 
 /** Put the caches of attention into pages. Throws ModelError. */
-export function paginate(
-  { graph, placed }: Localized,
-  pages: Pages,
-): Localized {
+export function paginate(localized: Localized, pages: Pages): Localized {
+  const { graph, placed } = localized;
   checkPages(pages);
   const caches = cachesOf(graph, refuse);
   const [first] = caches;
@@ -41,7 +49,7 @@ export function paginate(
     return refuse(
       `they have axes '${sequence} ${context}' and '${
         other.axes.slice(0, 2).join(" ")
-      }', and there is one table`,
+      }', and a sequence has as many blocks in all`,
     );
   }
   const blocks = Math.ceil(placed.axes[context]!.size / pages.size);
@@ -52,19 +60,49 @@ export function paginate(
       } positions, and a sequence up to ${placed.axes[context]!.size}`,
     );
   }
-  const { over } = placed.axes[sequence]!;
-  const added = pageAxes(
-    { ...pages, blocks, over },
-    (axes) => groupSizeOf(placed.mesh, axes),
+  const { over, size: sequences } = placed.axes[sequence]!;
+  const seen = seenOf(graph, placed.axes[context]!.size);
+  const count = (of: Seen): number => {
+    const each = seenPages(of, pages.size);
+    return each === undefined ? pages.count : Math.min(
+      pages.count,
+      each * sequences + Math.ceil(stepTokens(localized) / pages.size),
+    );
+  };
+  const groups = [...new Map(
+    [...caches].map((cache) => {
+      const of = seen(cache);
+      const { axis, input } = pagesNames(of);
+      return [input, { axis, input, count: count(of) }] as const;
+    }),
+  ).values()];
+  const added: { readonly [axis: string]: LocalAxis } = Object.assign(
+    {},
+    ...groups.map(({ axis, count }) =>
+      pageAxes(
+        { axis, count, over },
+        groupSizeOf(placed.mesh, over),
+      )
+    ),
+    {
+      [WITHIN]: wholeAxis(WITHIN, pages.size),
+      [BLOCK]: wholeAxis(BLOCK, blocks),
+    },
   );
   const taken = Object.keys(added).find((axis) => axis in placed.axes);
   if (taken) return refuse(`the model has an axis '${taken}'`);
+  const tables = new Map(
+    groups.map(({ input }) => [input, tableNode(input, sequence)]),
+  );
   return {
     graph: {
       ...pagedGraph(graph, {
         caches,
-        page: localName(PAGE, over),
-        table: tableNode(sequence),
+        tables: [...tables.values()],
+        pagesOf: (cache) => {
+          const { axis, input } = pagesNames(seen(cache));
+          return { page: localName(axis, over), table: tables.get(input)! };
+        },
       }),
       axes: {
         ...graph.axes,
@@ -77,6 +115,39 @@ export function paginate(
     },
     placed: { ...placed, axes: { ...placed.axes, ...added } },
   };
+}
+
+/** Which positions the layers see that read a cache; all, where that are not the same ones for all. */
+function seenOf(
+  { nodes }: Graph,
+  context: number,
+): (cache: Node) => Seen {
+  const seen = new Map<Node, Seen>();
+  for (const node of nodes) {
+    if (node.primitive !== "attention") continue;
+    const { window = context, chunk = context } = node.params;
+    const of: Seen = {
+      ...window < context ? { window } : {},
+      ...chunk < context ? { chunk } : {},
+    };
+    for (const { inputs: [cache] } of node.inputs.slice(1, 3)) {
+      const before = seen.get(cache!);
+      const equal = !before || pagesNames(before).axis === pagesNames(of).axis;
+      seen.set(cache!, equal ? of : {});
+    }
+  }
+  return (cache) => seen.get(cache)!;
+}
+
+/** Tokens of a step on a rank, at most. */
+function stepTokens({ graph, placed }: Localized): number {
+  return Math.max(
+    ...graph.nodes.flatMap((node) =>
+      node.primitive === "attention"
+        ? [placed.axes[node.params.token]!.size]
+        : []
+    ),
+  );
 }
 
 function checkPages({ size, count }: Pages): void {
@@ -95,60 +166,68 @@ function refuse(because: string): never {
   );
 }
 
-/** The axes of caches and their table, on a rank and in the model. */
+/** The axis of pages, on a rank and in the model. */
 function pageAxes(
-  { size, count, blocks, over }: Pages & {
-    readonly blocks: number;
+  { axis, count, over }: {
+    readonly axis: string;
+    readonly count: number;
     readonly over: readonly string[];
   },
-  groupSize: (over: readonly string[]) => number,
+  groupSize: number,
 ): { readonly [name: string]: LocalAxis } {
-  const whole = (of: string, size: number): LocalAxis => ({
-    ...{ of, over: [], size, total: size, dynamic: false },
-  });
-  const total = count * groupSize(over);
+  const total = count * groupSize;
+  const whole = wholeAxis(axis, total);
   return {
-    [PAGE]: whole(PAGE, total),
+    [axis]: whole,
     ...over.length === 0 ? {} : {
-      [localName(PAGE, over)]: {
-        ...whole(PAGE, total),
+      [localName(axis, over)]: {
+        ...whole,
         ...{ over, size: count, table: "block" },
       },
     },
-    [WITHIN]: whole(WITHIN, size),
-    [BLOCK]: whole(BLOCK, blocks),
   };
 }
 
-function tableNode(sequence: string): Node {
+function wholeAxis(of: string, size: number): LocalAxis {
+  return { of, over: [], size, total: size, dynamic: false };
+}
+
+function tableNode(name: string, sequence: string): Node {
   return {
-    ...{ primitive: "input", inputs: [], params: { name: PAGES_INPUT } },
+    ...{ primitive: "input", inputs: [], params: { name } },
     ...{ axes: [sequence, BLOCK], dtype: "i32", span: undefined },
   } as NodeOf<"input">;
+}
+
+/** The pages of a cache: their axis on a rank, and the table that says where they are. */
+interface CachePages {
+  readonly page: string;
+  readonly table: Node;
 }
 
 /** The graph with caches in pages. */
 function pagedGraph(
   graph: Graph,
-  { caches, page, table }: {
+  { caches, tables, pagesOf }: {
     readonly caches: ReadonlySet<Node>;
-    readonly page: string;
-    readonly table: Node;
+    readonly tables: readonly Node[];
+    readonly pagesOf: (cache: Node) => CachePages;
   },
 ): Graph {
-  const paged = new Set<Node>(caches);
+  const paged = new Map<Node, CachePages>(
+    [...caches].map((cache) => [cache, pagesOf(cache)]),
+  );
   const { nodes, ...rest } = mapNodes(graph, (node, before) => {
-    const writes = node.primitive === "cacheWrite" &&
-      paged.has(before.inputs[0]!);
-    if (writes) paged.add(before);
-    const reads = writes || node.primitive === "attention";
+    const cache = before.inputs[node.primitive === "attention" ? 1 : 0];
+    const pages = (node.primitive === "attention" ||
+      node.primitive === "cacheWrite") && paged.get(cache!);
+    if (pages && node.primitive === "cacheWrite") paged.set(before, pages);
+    const own = paged.get(before);
     return {
       ...node,
-      ...reads ? { inputs: [...node.inputs, table] } : {},
-      ...paged.has(before)
-        ? { axes: [page, WITHIN, ...node.axes.slice(2)] }
-        : {},
+      ...pages ? { inputs: [...node.inputs, pages.table] } : {},
+      ...own ? { axes: [own.page, WITHIN, ...node.axes.slice(2)] } : {},
     } as Node;
   });
-  return { nodes: [table, ...nodes], ...rest };
+  return { nodes: [...tables, ...nodes], ...rest };
 }
