@@ -1,10 +1,7 @@
 /** Grouped expert matmul on the CPU device: GFLOP/s by tile. Run: npm run -s bench -- cpu_matmul [rows columns lanes]… */
 
-import {
-  matmul,
-  matmulGrid,
-  type MatmulTile,
-} from "../compiler/kernels/mod.ts";
+import { matmul } from "../compiler/kernels/mod.ts";
+import { matmulGrid, type MatmulTile } from "../compiler/tuning/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import type { StoredDType } from "../spec/dtype.ts";

@@ -5,13 +5,13 @@
  */
 
 import { parseArgs } from "node:util";
+import { matmul } from "../compiler/kernels/mod.ts";
 import {
-  matmul,
   matmulGrid,
   type MatmulTile,
   tileHeight,
-} from "../compiler/kernels/mod.ts";
-import { tileName } from "../compiler/tuning.ts";
+  tileName,
+} from "../compiler/tuning/mod.ts";
 import { variantsOf } from "../engine/tune/variants.ts";
 import { tileOf } from "../engine/tuning.ts";
 import { createGpuDevice, type DeviceBuffer, openGpu } from "../runtime/mod.ts";

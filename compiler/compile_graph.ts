@@ -13,8 +13,8 @@ import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { accumulatedName } from "./graph/train_step.ts";
-import { DEFAULT_TILE } from "./kernels/matmul_tile.ts";
-import type { Tuning } from "./tuning.ts";
+import { DEFAULT_TILE } from "./tuning/tile.ts";
+import type { Tuning } from "./tuning/table.ts";
 import { checkLimits } from "./passes/limits.ts";
 import {
   allocate,

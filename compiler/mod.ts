@@ -14,7 +14,7 @@ export {
   type DocumentTraining,
   modelDocument,
 } from "./document/mod.ts";
-export { type MatmulTile, tileHeight } from "./kernels/matmul_tile.ts";
+export { type MatmulTile, tileHeight } from "./tuning/tile.ts";
 export {
   matmulClass,
   type MatmulShape,
@@ -23,7 +23,7 @@ export {
   tileName,
   type Tuning,
   type TuningTable,
-} from "./tuning.ts";
+} from "./tuning/table.ts";
 export {
   adamw,
   type Batch,

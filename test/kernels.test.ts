@@ -8,10 +8,7 @@ import {
   elementwiseGrid,
   lengthAt,
   matmul,
-  matmulGrid,
   type MatmulOptions,
-  matmulShape,
-  type MatmulTile,
   reads,
   reduce,
   regroup,
@@ -21,6 +18,11 @@ import {
   softmax,
   writes,
 } from "../compiler/kernels/mod.ts";
+import {
+  matmulGrid,
+  matmulShape,
+  type MatmulTile,
+} from "../compiler/tuning/mod.ts";
 import {
   add,
   call,

@@ -3,12 +3,12 @@
 
 import fc from "fast-check";
 import type { Test } from "tap";
+import { matmul } from "../compiler/kernels/mod.ts";
 import {
   DEFAULT_TILE,
-  matmul,
   type MatmulTile,
-} from "../compiler/kernels/mod.ts";
-import { tileName } from "../compiler/tuning.ts";
+  tileName,
+} from "../compiler/tuning/mod.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   expected,

@@ -8,12 +8,11 @@ import type { Graph } from "../compiler/graph/graph.ts";
 import {
   addParts,
   elementwiseGrid,
-  type MatmulTile,
   reads,
   reduce,
   writes,
 } from "../compiler/kernels/mod.ts";
-import { tileName } from "../compiler/tuning.ts";
+import { type MatmulTile, tileName } from "../compiler/tuning/mod.ts";
 import { dot, model, trace } from "../compiler/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import { addAsTree, orderedSum, segmentsOf } from "../spec/numerics.ts";

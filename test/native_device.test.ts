@@ -6,11 +6,8 @@ import path from "node:path";
 import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import t from "tap";
-import {
-  matmul,
-  matmulGrid,
-  type MatmulTile,
-} from "../compiler/kernels/mod.ts";
+import { matmul } from "../compiler/kernels/mod.ts";
+import { matmulGrid, type MatmulTile } from "../compiler/tuning/mod.ts";
 import { DeadlineError } from "../runtime/device.ts";
 import {
   createNativeDevice,

@@ -18,7 +18,7 @@ import {
   type TuningTable,
   upTo,
 } from "../compiler/mod.ts";
-import { tileFor } from "../compiler/tuning.ts";
+import { tileFor } from "../compiler/tuning/mod.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { selectDevices } from "../engine/devices.ts";
 import { keepTuning, readTunings, tune } from "../engine/tune/mod.ts";

@@ -34,11 +34,11 @@ import {
   kernelOf,
   lengthAt,
   matmul,
-  type MatmulTile,
   reads,
   rmsNorm,
   writes,
 } from "../compiler/kernels/mod.ts";
+import { type MatmulTile } from "../compiler/tuning/mod.ts";
 import { rowMajor, testKernels } from "./helpers/run_kernel.ts";
 
 /** A kernel's text as it was when it was last looked at. */

@@ -12,7 +12,7 @@ import type {
   PrimitiveParams,
   ScalarFunction,
 } from "../graph/graph.ts";
-import type { TuningTable } from "../tuning.ts";
+import type { TuningTable } from "../tuning/table.ts";
 
 /** Primitives that the language makes. Others are made of them: by differentiation, by placement, and by expansion. */
 export type ModelPrimitive = Exclude<

@@ -18,7 +18,7 @@ import {
   local,
   wgsl,
 } from "./kernel.ts";
-import type { MatmulTile } from "./matmul_tile.ts";
+import type { MatmulTile } from "../tuning/tile.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
 import { registers } from "./pieces/registers.ts";

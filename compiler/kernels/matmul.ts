@@ -18,16 +18,15 @@ import {
   takesPairs,
 } from "./matmul_right.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
+import type { MatmulOptions } from "./matmul_options.ts";
 import {
   blocksInPanel,
   blocksInRound,
-  equalBlocks,
   isStaged,
-  type MatmulOptions,
   matmulShape,
   teamsOf,
-  tileTaken,
-} from "./matmul_tile.ts";
+} from "../tuning/lanes.ts";
+import { equalBlocks, tileTaken } from "../tuning/tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
 import { setEach } from "./pieces/each_register.ts";

@@ -15,11 +15,9 @@ import type {
 import { expr, local, wgsl } from "./kernel.ts";
 import { guarded, type Left } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
-import {
-  type EqualBlocks,
-  type MatmulOptions,
-  teamsOf,
-} from "./matmul_tile.ts";
+import type { MatmulOptions } from "./matmul_options.ts";
+import { teamsOf } from "../tuning/lanes.ts";
+import type { EqualBlocks } from "../tuning/tile.ts";
 import { declareEach, setEach } from "./pieces/each_register.ts";
 import { type Register, register } from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";

@@ -10,8 +10,9 @@ import type {
   Statements,
 } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { equalBlocks, isStaged, type MatmulOptions } from "./matmul_tile.ts";
-import { clamped } from "./pieces/clamped.ts";
+import { isStaged } from "../tuning/lanes.ts";
+import { equalBlocks } from "../tuning/tile.ts";
+import type { MatmulOptions } from "./matmul_options.ts";
 import { range } from "./pieces/numbers.ts";
 import { letRegister, register } from "./pieces/registers.ts";
 
@@ -53,7 +54,7 @@ function u(name: string): Expr {
 
 /** What is prepared for a row. Beyond the last row the last one is read, and nothing written. */
 function prepared(o: MatmulOptions, row: Expr): Expr {
-  return o.leftRow(clamped(row, u("end")));
+  return o.leftRow(expr`min(${row}, ${u("end")} - 1)`);
 }
 
 function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {

@@ -11,12 +11,9 @@ import type { KernelText, SharedArray } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { guarded } from "./matmul_left.ts";
 import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
-import {
-  blocksInPanel,
-  equalBlocks,
-  type MatmulOptions,
-  teamsOf,
-} from "./matmul_tile.ts";
+import { blocksInPanel, teamsOf } from "../tuning/lanes.ts";
+import { equalBlocks } from "../tuning/tile.ts";
+import type { MatmulOptions } from "./matmul_options.ts";
 import { declareEach, setEach } from "./pieces/each_register.ts";
 import type { Register } from "./pieces/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";

@@ -7,7 +7,7 @@ import { add, mul, u32 } from "../../spec/kernel/build.ts";
 import { elementCount } from "../../spec/kernel/element_count.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
-import type { MatmulOptions, MatmulWeight } from "./matmul_tile.ts";
+import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
 import { DECODERS, perWord, unpackHalves } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
 import { letRegister, loadRegisters, register } from "./pieces/registers.ts";

@@ -7,7 +7,7 @@ export * from "./capacity.ts";
 export * from "./elementwise.ts";
 export * from "./kernel.ts";
 export * from "./matmul.ts";
-export * from "./matmul_tile.ts";
+export * from "./matmul_options.ts";
 export * from "./order_tokens.ts";
 export * from "./permute.ts";
 export * from "./reduce.ts";

@@ -18,7 +18,7 @@ import {
   matmulGrid,
   matmulShape,
   type MatmulTile,
-} from "../../compiler/kernels/matmul_tile.ts";
+} from "../../compiler/tuning/mod.ts";
 import { reduce, type ReduceOptions } from "../../compiler/kernels/reduce.ts";
 import { rmsNorm, rowsGrid, softmax } from "../../compiler/kernels/rows.ts";
 import {

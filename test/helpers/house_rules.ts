@@ -19,9 +19,10 @@ const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
 const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
   graph: [],
   dsl: ["graph"],
-  kernels: ["graph"],
-  passes: ["graph", "kernels", "sharding", "tuning.ts"],
+  kernels: ["graph", "tuning"],
+  passes: ["graph", "kernels", "sharding", "tuning"],
   sharding: ["graph"],
+  tuning: [],
   source: ["graph", "dsl"],
 };
 

@@ -3,13 +3,15 @@
 import {
   lengthAt,
   matmul,
-  matmulGrid,
   type MatmulOptions,
-  matmulShape,
-  type MatmulTile,
   reads,
   writes,
 } from "../../compiler/kernels/mod.ts";
+import {
+  matmulGrid,
+  matmulShape,
+  type MatmulTile,
+} from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import {

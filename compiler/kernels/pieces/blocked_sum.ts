@@ -66,7 +66,7 @@ export function blockedSum(
 }
 
 /** Indices of one of several segments. */
-export function segmentLength(length: Hole, segments: number): number {
+function segmentLength(length: Hole, segments: number): number {
   invariant(
     typeof length === "number" && length % segments === 0,
     "segments are equally long",

@@ -2,7 +2,7 @@
 
 import { add, if_ } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
-import { bitClear } from "./bit_clear.ts";
+import { expr } from "../kernel.ts";
 import { declareEach, setEach } from "./each_register.ts";
 import type { Register } from "./registers.ts";
 
@@ -27,7 +27,7 @@ export function sumTree(totals: readonly Register[], count: number): SumTree {
     setEach(totals, "", (of) => add(of(`_${level}`), of("")));
   const carry = (index: Expr, level: number): readonly Stmt[] =>
     level === levels ? [] : [if_(
-      bitClear(index, level),
+      expr`(${index} & ${2 ** level}) == 0`,
       setEach(totals, `_${level}`, (of) => of("")),
       [...addWaiting(level), ...carry(index, level + 1)],
     )];

@@ -9,12 +9,10 @@ import type { RowsNode } from "../../graph/dispatched_nodes.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { matmul } from "../../kernels/matmul.ts";
-import {
-  matmulGrid,
-  type MatmulOptions,
-  tileOfWeights,
-} from "../../kernels/matmul_tile.ts";
-import { tileFor } from "../../tuning.ts";
+import type { MatmulOptions } from "../../kernels/matmul_options.ts";
+import { matmulGrid } from "../../tuning/lanes.ts";
+import { tileFor } from "../../tuning/table.ts";
+import { tileOfWeights } from "../../tuning/tile.ts";
 import { type At, atFlat, atJoined } from "./at.ts";
 import {
   fixedProduct,

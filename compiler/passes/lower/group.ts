@@ -3,7 +3,7 @@
 import { mapRanks, type PerRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf } from "../../graph/graph.ts";
-import { tileHeight } from "../../kernels/matmul_tile.ts";
+import { tileHeight } from "../../tuning/tile.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
 import {
   launchAssign,

@@ -18,8 +18,8 @@ import type {
   ScalarFunction,
 } from "../../graph/graph.ts";
 import type { RowsNode } from "../../graph/dispatched_nodes.ts";
-import type { MatmulTile } from "../../kernels/matmul_tile.ts";
-import type { Tuning } from "../../tuning.ts";
+import type { MatmulTile } from "../../tuning/tile.ts";
+import type { Tuning } from "../../tuning/table.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../../sharding/placed.ts";

@@ -7,7 +7,7 @@ import { type DotShape, dotShape } from "./dot_shape.ts";
 import { addPacked, packedAxis } from "./packed_params.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
-import { readsAlongK } from "../../kernels/matmul_tile.ts";
+import { readsAlongK } from "../../tuning/tile.ts";
 import { tensorOf } from "../../graph/stored.ts";
 import { usersOf } from "../../graph/users.ts";
 import type { Placed } from "../../sharding/placed.ts";

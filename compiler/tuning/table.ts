@@ -1,12 +1,8 @@
 /** Which variant of a kernel a plan takes: what a tuner found for the adapter, by the shape of the work, or a default. */
 
-import type { FileDType } from "../spec/dtype.ts";
-import { MachineError } from "../spec/errors.ts";
-import {
-  DEFAULT_TILE,
-  type MatmulTile,
-  tileHeight,
-} from "./kernels/matmul_tile.ts";
+import type { FileDType } from "../../spec/dtype.ts";
+import { MachineError } from "../../spec/errors.ts";
+import { DEFAULT_TILE, type MatmulTile, tileHeight } from "./tile.ts";
 
 /** Variants of kernels. Bits do not depend on them. */
 export interface TuningTable {
