@@ -31,6 +31,8 @@ export class DeadlineError extends MachineError {
 export interface DeviceKernel extends PlanKernel {
   /** What a GPU runs instead of the tree's print: text written by hand, to compare with. */
   readonly wgsl?: string;
+  /** `fast` numerics: a device that can rounds `fma(a, b, c)` once, also where its kind rounds it twice. */
+  readonly fused?: boolean;
 }
 
 /** When a launch ran on the device, in nanoseconds of the device's clock. */

@@ -1,7 +1,6 @@
 /** A device that computes in the memory of this process: what differs between kinds of it is the pool that runs launches. */
 
 import { invariant, MachineError } from "../spec/errors.ts";
-import type { Kernel } from "../spec/kernel/tree.ts";
 import type {
   Device,
   DeviceBuffer,
@@ -39,7 +38,7 @@ export interface HostPool<Bindings = unknown> {
   };
   /** Make kernels ready, in order; `progress` is called as each is. */
   prepare(
-    kernels: readonly Kernel[],
+    kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
   ): Promise<HostKernel[]>;
   /** Memory that a launch binds, in the order of a kernel's bindings. */
@@ -132,7 +131,7 @@ export class HostDevice<Bindings> implements Device {
     this.#check();
     const names = Object.keys(kernels);
     const ready = await this.#pool.prepare(
-      names.map((name) => kernels[name]!.tree),
+      names.map((name) => kernels[name]!),
       progress,
     );
     names.forEach((name, i) => this.#kernels.set(name, ready[i]!));

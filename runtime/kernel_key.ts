@@ -2,14 +2,15 @@
 
 import { invariant } from "../spec/errors.ts";
 import type { Plan, PlanKernel } from "../spec/plan.ts";
+import type { DeviceKernel } from "./device.ts";
 
 const keys = new WeakMap<PlanKernel, string>();
 
-/** The key of a plan's kernel: its name and a hash of its text. Equal kernels of two plans have one key. */
+/** The key of a plan's kernel: its name, a hash of its text, and `fast` numerics. Equal kernels of two plans have one key. */
 export function kernelKey(plan: Plan, name: string): string {
   const kernel = plan.kernels[name];
   invariant(kernel, `no kernel '${name}'`);
-  return keyOf(name, kernel);
+  return `${keyOf(name, kernel)}${isFused(plan) ? "+fused" : ""}`;
 }
 
 /** The key of a kernel that is called `name`. */
@@ -23,11 +24,19 @@ export function keyOf(name: string, kernel: PlanKernel): string {
 }
 
 /** The kernels of a plan by key, as devices prepare them. */
-export function kernelsByKey(plan: Plan): { [key: string]: PlanKernel } {
+export function kernelsByKey(plan: Plan): { [key: string]: DeviceKernel } {
+  const fused = isFused(plan);
   return Object.fromEntries(
-    Object.entries(plan.kernels)
-      .map(([name, kernel]) => [kernelKey(plan, name), kernel]),
+    Object.entries(plan.kernels).map(([name, kernel]) => [
+      kernelKey(plan, name),
+      fused ? { ...kernel, fused } : kernel,
+    ]),
   );
+}
+
+/** Whether kernels of a plan may round a product and a sum at once. */
+function isFused({ numerics }: Plan): boolean {
+  return numerics.class === "fast";
 }
 
 /** Two independent 32-bit multiplicative hashes (FNV-1a with two primes), in hexadecimal. */

@@ -9,7 +9,8 @@ import { invariant } from "./errors.ts";
 export interface Numerics {
   /**
    * `exact`: sums have one order, so results have the same bits on every mesh. `fast`: ranks may add up what they hold
-   * before it is sent; results have the same bits from run to run on one mesh, and f32 accuracy between meshes.
+   * before it is sent, and native CPU devices round a product and a sum at once; results have the same bits from run to
+   * run on one mesh, and f32 accuracy between meshes.
    */
   readonly class: NumericsClass;
   /** The most segments of a contraction; a power of two. */

@@ -90,12 +90,13 @@ export const STRATEGY_OPTIONS = {
   },
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
-   * they return them, where tokens are sent once or gathered. Default: exact. See spec/numerics.md.
+   * they return them, where tokens are sent once or gathered; native CPU devices round a product and a sum at once. Default:
+   * exact. See spec/numerics.md.
    */
   numerics: {
     ...{ kind: "word", words: CLASSES },
     about:
-      "exact: the same bits on every mesh; fast: the mesh may change the order of sums",
+      "exact: the same bits on every mesh; fast: the mesh may change the order of sums, and compiled C rounds a product and a sum at once",
     text: (numerics: NumericsClass) => `${numerics} numerics`,
   },
   /**

@@ -193,6 +193,26 @@ t.test("compiled C and WebAssembly give the same bits", { skip }, async (t) => {
   t.ok(b!.some((value) => value > 0 && value < 1), "there are values");
 });
 
+t.test("fast numerics round a product and a sum at once", {
+  skip,
+}, async (t) => {
+  const x = load("x", id("local"));
+  const kernel: Kernel = {
+    ...functions,
+    body: [store("y", id("local"), call("fma", x, x, f32(-1)))],
+  };
+  // (1 + e)^2 - 1 = 2 e + e^2, whose last term is lost where the product is rounded.
+  const e = 2 ** -12;
+  const fill = (value: number) =>
+    new Uint32Array(new Float32Array(32).fill(value).buffer);
+  const { fused: can } = (await findCompiler())!;
+  for (const fused of [false, true]) {
+    const bindings = { x: fill(1 + e), y: fill(0) };
+    await runNative(pool!, kernel, { bindings, groups: [1, 1, 1], fused });
+    t.strictSame(bindings.y, fill(2 * e + (fused && can ? e * e : 0)));
+  }
+});
+
 t.test("random kernels do what the interpreter does", { skip }, async (t) => {
   const numbers = fc.array(fc.nat(2 ** 20), {
     ...{ minLength: 1, maxLength: 250, size: "max" } as const,
@@ -302,6 +322,40 @@ function product(
   };
 }
 
+t.test("sums of products keep to the bound of both classes", {
+  skip,
+}, async (t) => {
+  const values = (n: number, from: number) =>
+    Float32Array.from({ length: n }, (_, i) => Math.sin((i + from) * 1.37));
+  const [x, w] = [values(ROWS * K, 7), values(K * COLUMNS, 0)];
+  const { kernel, groups } = product("f32", "n");
+  const sums = async (fused: boolean) => {
+    const bindings = {
+      ...{ x: new Uint32Array(x.buffer), w: new Uint32Array(w.buffer) },
+      y: new Uint32Array(ROWS * COLUMNS),
+    };
+    await runNative(pool!, kernel, { bindings, groups, fused });
+    return new Float32Array(bindings.y.buffer);
+  };
+  const [exact, fast] = [await sums(false), await sums(true)];
+  let differ = 0;
+  for (const [i, y] of exact.entries()) {
+    const terms = Array.from(
+      { length: K },
+      (_, k) =>
+        x[Math.floor(i / COLUMNS) * K + k]! * w[k * COLUMNS + i % COLUMNS]!,
+    );
+    const sum = terms.reduce((a, b) => a + b);
+    const bound = terms.reduce((a, b) => a + Math.abs(b), 0) / 2 ** 24;
+    // In a block, once for each of two, and in a tree of 8 segments.
+    t.ok(Math.abs(y - sum) <= (33 + 2 + 3) * bound, `exact ${y}`);
+    t.ok(Math.abs(fast[i]! - sum) <= (32 + 2 + 3) * bound, `fast ${fast[i]}`);
+    if (y !== fast[i]) differ++;
+  }
+  const { fused } = (await findCompiler())!;
+  t.equal(differ > 0, fused, "products are not rounded");
+});
+
 const FILED_TILES: readonly MatmulTile[] = [
   { rows: 3, columns: 2, lanes: 16 },
   { rows: 1, columns: 2, lanes: 64, split: 4, right: "workgroup" },
@@ -344,14 +398,18 @@ for (const stored of ["f32", "bf16"] as const) {
       const { kernel, groups } = product(stored, "k", tile);
       await runNative(pool!, kernel, { bindings: found, groups });
       t.strictSame(found.y, wanted.y);
-      t.match(printKernel(kernel, 16).text, "turn(tile", "not lane by lane");
+      t.match(
+        printKernel(kernel, { lanes: 16 }).text,
+        "turn(tile",
+        "not lane by lane",
+      );
     }
   });
 }
 
 t.test("vectors along k end where their binding does", { skip }, async (t) => {
   const { kernel, groups } = product("f32", "k");
-  t.match(printKernel(kernel, 16).text, "turn(tile");
+  t.match(printKernel(kernel, { lanes: 16 }).text, "turn(tile");
   const device = await createNativeDevice({ pool: pool! });
   await device.prepare({ product: { tree: kernel } });
   const filled = (label: string, values: Float32Array) => {
@@ -424,7 +482,7 @@ t.test("names of a plan are no C", { skip }, async (t) => {
       { name: 'x; system("ls"); //', type: "f32", access: "read" },
       ...functions.bindings,
     ],
-  }, 4);
+  }, { lanes: 4 });
   t.notMatch(text, "system(");
   t.ok(await findCompiler());
 });

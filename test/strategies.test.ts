@@ -15,6 +15,7 @@ import {
   route,
   upTo,
 } from "../compiler/mod.ts";
+import { kernelsByKey } from "../runtime/kernel_key.ts";
 import { DISPATCHER_NAMES, dispatcherWords } from "../spec/strategies.ts";
 import { verifyPlan } from "../spec/verify.ts";
 import {
@@ -192,6 +193,9 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
         if (plan === undefined) return true;
         const problems = verifyPlan(plan);
         if (problems.length > 0) throw new Error(JSON.stringify(problems));
+        if (Object.values(kernelsByKey(plan)).some(({ fused }) => !fused)) {
+          throw new Error("products are rounded");
+        }
         const steps = plan.programs.flatMap(({ steps }) => steps);
         const sums = steps.some(({ part }) => part?.part === "sum");
         if (sums) summed++;

@@ -3,7 +3,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { nodeFiles } from "../../cli/files.ts";
-import type { HostKind } from "../../engine/devices.ts";
 import {
   Decoder,
   decoderShape,
@@ -15,13 +14,17 @@ import { slicePacked } from "../../engine/packing.ts";
 import { median } from "../measure.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";
 import { DECODER, decoderFiles } from "./decoder_files.ts";
-import { openOurs as openTargetHere, pause } from "./engine.ts";
+import {
+  FAST,
+  openOurs as openTargetHere,
+  OUR_SIDES,
+  pause,
+  WASM,
+} from "./engine.ts";
 import { openLlama, type Timed } from "./llama.ts";
 import { checkClose, type Compared, type Run } from "./run.ts";
 
 const NEW_TOKENS = 33;
-
-const WASM = "switchyard by WebAssembly";
 
 /** Logits may differ by this much of the greatest one. */
 const TOLERANCE = 1e-4;
@@ -53,8 +56,9 @@ export async function compareDecode(
   // Threads of llama.cpp wait for each other in loops, which is slow where other work is on the cores: one may be faster.
   const counts = [...new Set([run.threads, 1])];
   const own = {
-    [OURS]: await openOurs(run, { adapter: "native", prompt }),
-    [WASM]: await openOurs(run, { adapter: "cpu", prompt }),
+    [OURS]: await openOurs(run, { side: OURS, prompt }),
+    [FAST]: await openOurs(run, { side: FAST, prompt }),
+    [WASM]: await openOurs(run, { side: WASM, prompt }),
   };
   const sides: { [name: string]: Side } = { ...own };
   for (const threads of counts) {
@@ -62,7 +66,7 @@ export async function compareDecode(
     sides[name] = await llama.context(threads);
   }
   const others = Object.keys(sides).slice(1);
-  const theirs = others.slice(1);
+  const theirs = others.filter((name) => !(name in own));
   const logits = await own[OURS].logits();
   const difference: { [name: string]: number } = {};
   for (const name of others) {
@@ -117,6 +121,10 @@ export async function compareDecode(
         `${what}: C against llama.cpp`,
         speedOf(times[OURS]!, times[fastest(times)]!),
       ],
+      [
+        `${what}: C, fast numerics, against llama.cpp`,
+        speedOf(times[FAST]!, times[fastest(times)]!),
+      ],
     ])),
   };
 }
@@ -134,8 +142,8 @@ function timesOf(
 
 async function openOurs(
   run: Run,
-  { adapter, prompt }: {
-    readonly adapter: HostKind;
+  { side, prompt }: {
+    readonly side: keyof typeof OUR_SIDES;
     readonly prompt: readonly number[];
   },
 ): Promise<
@@ -149,7 +157,7 @@ async function openOurs(
     loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
   });
   const opened = await openTargetHere(target, {
-    adapter,
+    ...OUR_SIDES[side],
     threads: run.threads,
     timestamps: true,
     need: {

@@ -9,6 +9,7 @@ import {
   openTarget,
   type Target,
 } from "../../engine/mod.ts";
+import { OURS } from "../results.ts";
 
 /** How a target is opened. */
 export interface OpenOursOptions {
@@ -26,7 +27,21 @@ export interface OpenOursOptions {
   readonly timestamps?: boolean;
   readonly mesh?: NonNullable<OpenOptions["mesh"]>;
   readonly place?: NonNullable<OpenOptions["place"]>;
+  readonly numerics?: NonNullable<OpenOptions["numerics"]>;
 }
+
+/** This project by C whose products and sums are rounded at once, and by WebAssembly. */
+export const FAST = "switchyard, fast numerics";
+export const WASM = "switchyard by WebAssembly";
+
+/** How the sides of this project on the CPU are opened. */
+export const OUR_SIDES = {
+  [OURS]: { adapter: "native" },
+  [FAST]: { adapter: "native", numerics: "fast" },
+  [WASM]: { adapter: "cpu" },
+} as const satisfies {
+  readonly [side: string]: Pick<OpenOursOptions, "adapter" | "numerics">;
+};
 
 /** Open a target with all that is there by default. */
 export async function openOurs(

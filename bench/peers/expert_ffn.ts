@@ -1,13 +1,14 @@
 /** The expert layer on the CPU: this project, by C and by WebAssembly, against onnxruntime's operator `com.microsoft.MoE`. */
 
 import { OURS, speedOf, timingOf } from "../results.ts";
-import { pause } from "./engine.ts";
+import { FAST, OUR_SIDES, pause, WASM } from "./engine.ts";
 import { loadOrt } from "./install.ts";
 import {
   LAYER_FLOPS,
   LAYER_SIZES,
   layerInput,
   openLayer,
+  type OurLayer,
   randomWeights,
 } from "./layer.ts";
 import { onnxLayer } from "./onnx.ts";
@@ -16,20 +17,19 @@ import { checkClose, type Compared, type Run } from "./run.ts";
 /** Outputs may differ by this much of the greatest one. */
 const TOLERANCE = 1e-4;
 
-const WASM = "switchyard by WebAssembly";
-
 /** Measure all sides. */
 export async function compareExpertFfn(run: Run): Promise<Compared> {
   const { tokens, embed, ffn, experts, topK } = LAYER_SIZES;
   const weights = randomWeights();
   const x = layerInput();
   const { folder, threads } = run;
-  const native = await openLayer(weights, {
-    folder,
-    adapter: "native",
-    threads,
-  });
-  const wasm = await openLayer(weights, { folder, adapter: "cpu", threads });
+  const layers: [side: string, layer: OurLayer][] = [];
+  for (const [side, options] of Object.entries(OUR_SIDES)) {
+    layers.push([
+      side,
+      await openLayer(weights, { ...options, folder, threads }),
+    ]);
+  }
   const { Tensor, InferenceSession } = loadOrt();
   const ort = await InferenceSession.create(onnxLayer(LAYER_SIZES, weights), {
     executionProviders: ["cpu"],
@@ -39,14 +39,15 @@ export async function compareExpertFfn(run: Run): Promise<Compared> {
   const input = new Tensor("float32", x, [tokens, embed]);
   const peer = `onnxruntime-node ${run.versions["onnxruntime-node"]}`;
   const sides: { readonly [side: string]: () => Promise<Float32Array> } = {
-    [OURS]: () => native.once(x),
-    [WASM]: () => wasm.once(x),
+    ...Object.fromEntries(
+      layers.map(([side, layer]) => [side, () => layer.once(x)]),
+    ),
     [peer]: async () =>
       (await ort.run({ x: input }))["y"]!.data as Float32Array,
   };
   const difference: { [side: string]: number } = {};
   const ours = await sides[OURS]!();
-  for (const side of [WASM, peer]) {
+  for (const side of Object.keys(sides).slice(1)) {
     difference[side] = checkClose(ours, await sides[side]!(), {
       what: "the expert layer",
       tolerance: TOLERANCE,
@@ -63,8 +64,7 @@ export async function compareExpertFfn(run: Run): Promise<Compared> {
       if (turn >= 0) times[side]!.push(run.now() - start);
     }
   }
-  await native.close();
-  await wasm.close();
+  for (const [, layer] of layers) await layer.close();
   await ort.release();
   const name = "expert FFN";
   return {
@@ -79,6 +79,10 @@ export async function compareExpertFfn(run: Run): Promise<Compared> {
     ratios: {
       [`${name}: C against WebAssembly`]: speedOf(times[OURS]!, times[WASM]!),
       [`${name}: C against onnxruntime`]: speedOf(times[OURS]!, times[peer]!),
+      [`${name}: C, fast numerics, against onnxruntime`]: speedOf(
+        times[FAST]!,
+        times[peer]!,
+      ),
     },
   };
 }

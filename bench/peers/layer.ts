@@ -2,11 +2,10 @@
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { AdapterChoice } from "../../engine/devices.ts";
 import { type HostTensor, writeSafetensors } from "../../runtime/mod.ts";
 import { expertLayer } from "../models.ts";
 import { randomValues } from "../session.ts";
-import { openOurs } from "./engine.ts";
+import { openOurs, type OpenOursOptions } from "./engine.ts";
 import type { LayerWeights } from "./onnx.ts";
 
 /** Sizes of the layer. */
@@ -36,20 +35,15 @@ export interface OurLayer {
 /** Open the layer on a device of this project. */
 export async function openLayer(
   weights: LayerWeights,
-  { folder, adapter, threads }: {
-    readonly folder: string;
-    readonly adapter: AdapterChoice;
-    readonly threads: number;
-  },
+  { folder, ...options }: OpenOursOptions & { readonly folder: string },
 ): Promise<OurLayer> {
   const { tokens, embed } = LAYER_SIZES;
   const file = join(folder, "layer.safetensors");
   writeFileSync(file, layerTensors(weights));
   const model = expertLayer(tokens);
   const { session, close } = await openOurs({ kind: "model", model }, {
+    ...options,
     weights: file,
-    adapter,
-    threads,
   });
   return {
     once: async (data) => {

@@ -2,7 +2,12 @@
 
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
+import {
+  DEADLINE_MS,
+  DeadlineError,
+  type DeviceKernel,
+  type LaunchTiming,
+} from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords } from "../host_records.ts";
 import { compileKernels } from "./compiled.ts";
@@ -145,13 +150,13 @@ export class CpuPool implements HostPool<Int32Array> {
 
   /** Print kernels that the pool does not have, and make them ready in all workers. */
   async prepare(
-    kernels: readonly Kernel[],
+    kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
   ): Promise<PoolKernel[]> {
-    const texts = kernels.map((kernel) => JSON.stringify(kernel));
+    const texts = kernels.map(({ tree }) => JSON.stringify(tree));
     const fresh = new Map<string, Kernel>();
-    kernels.forEach((kernel, i) => {
-      if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, kernel);
+    kernels.forEach(({ tree }, i) => {
+      if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, tree);
     });
     if (fresh.size > 0) {
       const { module, scratch } = await compileKernels(fresh);

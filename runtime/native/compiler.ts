@@ -16,6 +16,8 @@ export interface Compiler {
   readonly version: string;
   /** Lanes of the widest vectors that this processor computes with. */
   readonly lanes: number;
+  /** Whether this processor rounds a product and a sum at once where it is asked to. */
+  readonly fused: boolean;
   /** A hash of all that decides what it makes of a text: its version, and the processor. */
   readonly identity: string;
 }
@@ -39,6 +41,9 @@ const FLAGS = [
   "-fPIC",
   "-w",
 ] as const;
+
+/** Macros of compilers for processors with an instruction for a product and a sum. */
+export const FUSED_MACROS = ["__FMA__", "__FP_FAST_FMAF"] as const;
 
 /** The most that compilers print which is read. */
 const MAX_OUTPUT = 1 << 22;
@@ -119,6 +124,7 @@ async function search(): Promise<Compiler | undefined> {
       command: [command, ...args].join(" "),
       version: number,
       lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
+      fused: FUSED_MACROS.some((macro) => macros.has(macro)),
       identity: createHash("sha256").update(out).update(FLAGS.join(" "))
         .digest("hex"),
     };

@@ -48,7 +48,7 @@ const ORDERS: { readonly [O in BinaryOp]?: string } = {
   ge: ">=",
 };
 const CALLS: { readonly [F in CallName]: string } = {
-  fma: "",
+  fma: "fma_of",
   rsqrt: "",
   exp: "exp_of",
   log: "log_of",
@@ -337,7 +337,6 @@ export class Expressions {
 
   #call(e: Extract<Expr, { op: "call" }>): string {
     const args = e.args.map((arg) => this.vector(arg));
-    if (e.fn === "fma") return `(${args[0]} * ${args[1]} + ${args[2]})`;
     if (e.fn === "rsqrt") return `(1.0f / root(${args[0]}))`;
     return `${CALLS[e.fn]}(${args.join(", ")})`;
   }

@@ -2,9 +2,13 @@
 
 import { totalmem } from "node:os";
 import { MachineError } from "../../spec/errors.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
 import { MAX_ELEMENTS } from "../../spec/limits.ts";
-import { DEADLINE_MS, DeadlineError, type LaunchTiming } from "../device.ts";
+import {
+  DEADLINE_MS,
+  DeadlineError,
+  type DeviceKernel,
+  type LaunchTiming,
+} from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords } from "../host_records.ts";
 import { NativeHeap } from "./heap.ts";
@@ -101,18 +105,21 @@ export class NativePool implements HostPool<Uint32Array> {
 
   /** Print and compile kernels that the pool does not have. */
   async prepare(
-    kernels: readonly Kernel[],
+    kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
   ): Promise<HostKernel[]> {
     this.#check();
     const { objects, runtime } = this.#library;
-    const keys = kernels.map((kernel) => JSON.stringify(kernel));
-    const fresh = new Map<string, Kernel>();
+    const keys = kernels.map(({ tree, fused = false }) =>
+      JSON.stringify([tree, fused])
+    );
+    const fresh = new Map<string, DeviceKernel>();
     kernels.forEach((kernel, i) => {
       if (!this.#kernels.has(keys[i]!)) fresh.set(keys[i]!, kernel);
     });
-    const printed = [...fresh.values()].map((kernel) =>
-      printKernel(kernel, objects.compiler.lanes)
+    const { lanes } = objects.compiler;
+    const printed = [...fresh.values()].map(({ tree, fused = false }) =>
+      printKernel(tree, { lanes, fused })
     );
     const ready = kernels.length - fresh.size;
     const paths = await objects.compile(
@@ -121,18 +128,18 @@ export class NativePool implements HostPool<Uint32Array> {
     );
     // What runs has no more use for the table of kernels and for scratch memory once it has ended.
     await this.settle();
-    [...fresh].forEach(([key, kernel], i) => {
+    [...fresh].forEach(([key, { tree }], i) => {
       const { scratch } = printed[i]!;
       const index = runtime.load(this.#pool, paths[i]!, ENTRY, scratch);
       if (index < 0) {
         throw new MachineError(
-          `Cannot load the compiled kernel '${kernel.name}' from ${paths[
+          `Cannot load the compiled kernel '${tree.name}' from ${paths[
             i
           ]!}. Remove that file and start again`,
         );
       }
-      this.#names[index] = kernel.name;
-      this.#kernels.set(key, { index, bindings: kernel.bindings.length });
+      this.#names[index] = tree.name;
+      this.#kernels.set(key, { index, bindings: tree.bindings.length });
     });
     return keys.map((key) => this.#kernels.get(key)!);
   }

@@ -29,12 +29,23 @@ export interface PrintedKernel {
   readonly scratch: number;
 }
 
-/** Print a kernel for vectors of at most `lanes` lanes, a power of two. */
-export function printKernel(kernel: Kernel, lanes: number): PrintedKernel {
+/** How a kernel is printed. */
+export interface PrintOptions {
+  /** Lanes of vectors, at most; a power of two. */
+  readonly lanes: number;
+  /** `fma(a, b, c)` is rounded once where the processor has an instruction for it. Default: twice. */
+  readonly fused?: boolean;
+}
+
+/** Print a kernel. */
+export function printKernel(
+  kernel: Kernel,
+  { lanes, fused = false }: PrintOptions,
+): PrintedKernel {
   while (kernel.workgroupSize % lanes !== 0) lanes /= 2;
   const printer = new KernelPrinter(kernel, lanes);
   return {
-    text: `${vectorsInC(lanes)}
+    text: `${vectorsInC(lanes, fused)}
 void ${ENTRY}(const struct launch *launch, uint32_t first_group, uint32_t end_group, char *scratch, const volatile uint32_t *stop) {
 ${printer.body()}
 }

@@ -4,6 +4,7 @@
  * devices compute the same bits; compiled without contraction.
  */
 
+import { FUSED_MACROS } from "./compiler.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
@@ -44,12 +45,37 @@ function turnInC(lanes: number): string {
   );
 }
 
-/** The text for vectors of a number of lanes. */
-export function vectorsInC(lanes: number): string {
+/** The product and sum of `fma` nodes: rounded twice, or, if `fused`, once where the processor has an instruction for that. */
+function fmaInC(fused: boolean): string {
+  const twice = "#define fma_of(a, b, c) ((a) * (b) + (c))\n";
+  return fused
+    ? `#if ${FUSED_MACROS.map((macro) => `defined ${macro}`).join(" || ")}
+INLINE vf fma_of(vf a, vf b, vf c) {
+#ifdef __clang__
+#pragma clang fp contract(on)
+  return a * b + c;
+#else
+  vf r;
+  for (int l = 0; l < LANES; l++) r[l] = __builtin_fmaf(a[l], b[l], c[l]);
+  return r;
+#endif
+}
+#else
+${twice}#endif
+`
+    : twice;
+}
+
+/** The text for vectors of a number of lanes. `fused`: `fma` nodes are rounded once, if the processor can. */
+export function vectorsInC(lanes: number, fused: boolean): string {
   const numbers = Array.from({ length: lanes }, (_, i) => i).join(", ");
   return `#include <stdint.h>
 #include <math.h>
 #define LANES ${lanes}
+#if !defined __clang__ && defined __AVX512F__ && LANES == 16
+// Loops over lanes become one instruction.
+#pragma GCC target("prefer-vector-width=512")
+#endif
 typedef uint32_t u;
 typedef int32_t i;
 typedef u __attribute__((may_alias)) word;
@@ -61,7 +87,7 @@ typedef int64_t vl __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
-${BODY}${turnInC(lanes)}`;
+${BODY}${fmaInC(fused)}${turnInC(lanes)}`;
 }
 
 const BODY = `

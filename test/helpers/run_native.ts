@@ -9,6 +9,8 @@ import type { Kernel } from "../../spec/kernel/tree.ts";
 export interface RunOn {
   readonly bindings: { readonly [name: string]: Uint32Array };
   readonly groups: readonly [number, number, number];
+  /** As under `fast` numerics. Default: false. */
+  readonly fused?: boolean;
 }
 
 /** Compile and run a kernel over its bindings, on a native pool. */
@@ -26,9 +28,9 @@ export async function runNative(
 export async function runOnDevice(
   device: Device,
   kernel: Kernel,
-  { bindings, groups }: RunOn,
+  { bindings, groups, fused = false }: RunOn,
 ): Promise<void> {
-  await device.prepare({ [kernel.name]: { tree: kernel } });
+  await device.prepare({ [kernel.name]: { tree: kernel, fused } });
   const buffers = kernel.bindings.map(({ name }) => {
     const words = bindings[name]!;
     const buffer = device.createBuffer(words.byteLength, name);

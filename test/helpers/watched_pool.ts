@@ -9,6 +9,7 @@ import type {
   HostPool,
   HostSpan,
 } from "../../runtime/host_device.ts";
+import type { DeviceKernel } from "../../runtime/device.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { interpretKernel } from "./interpret_kernel.ts";
 
@@ -71,10 +72,10 @@ export class WatchedPool implements HostPool<Bound> {
     }
   }
 
-  prepare(kernels: readonly Kernel[]): Promise<HostKernel[]> {
-    return Promise.resolve(kernels.map((kernel) => ({
-      index: this.#kernels.push(kernel) - 1,
-      bindings: kernel.bindings.length,
+  prepare(kernels: readonly DeviceKernel[]): Promise<HostKernel[]> {
+    return Promise.resolve(kernels.map(({ tree }) => ({
+      index: this.#kernels.push(tree) - 1,
+      bindings: tree.bindings.length,
     })));
   }
 
