@@ -48,8 +48,7 @@ export async function readLoops(
   { bytes, threads }: { readonly bytes: number; readonly threads: number },
 ): Promise<{ readonly [K in typeof LOOPS[number]]: () => void }> {
   const { objects } = await loadNative();
-  const [path] = await objects.compile([TEXT]);
-  const library = (await import("koffi")).load(path!);
+  const library = (await import("koffi")).load(await objects.library(TEXT));
   const memory = library.func("void *bench_memory(uint64_t bytes)")(bytes);
   const mapped = library.func(
     "void *bench_file(int descriptor, uint64_t bytes)",

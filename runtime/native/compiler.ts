@@ -1,10 +1,8 @@
-/** The C compiler of this machine, and shared objects that it makes, kept in a cache folder by what they are made of. */
+/** The C compiler of this machine. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { access, mkdir, rename, rm, writeFile } from "node:fs/promises";
-import { availableParallelism, homedir } from "node:os";
-import path from "node:path";
+import { writeFile } from "node:fs/promises";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 
@@ -132,90 +130,27 @@ async function search(): Promise<Compiler | undefined> {
   return undefined;
 }
 
-/** Where compiled objects are kept. */
-export function defaultCache(): string {
-  const base = process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache");
-  return path.join(base, "switchyard", "native");
+/** Compile a text into a shared object. Throws MachineError where that fails, and leaves the text in the file `failed`. */
+export async function compileObject(
+  { command }: Compiler,
+  text: string,
+  { to, failed }: { readonly to: string; readonly failed: string },
+): Promise<void> {
+  const [first, ...rest] = command.split(" ");
+  const { code, err } = await run(
+    first!,
+    [
+      ...[...rest, ...FLAGS, "-shared", "-pthread"],
+      ...["-x", "c", "-", "-o", to, "-lm"],
+    ],
+    text,
+  );
+  if (code === 0) return;
+  await writeFile(failed, text);
+  throw new MachineError(
+    `Cannot compile a kernel: ${command} ended with ${code ?? "an error"} (${
+      err.split("\n").find((line) => line.includes("error")) ??
+        err.slice(0, 200)
+    }). Name another compiler in the environment variable CC, or use --adapter cpu`,
+  );
 }
-
-/** Compiles texts into shared objects, each once. */
-export class ObjectCache {
-  readonly compiler: Compiler;
-  readonly #folder: string;
-
-  constructor(compiler: Compiler, folder: string = defaultCache()) {
-    this.compiler = compiler;
-    this.#folder = folder;
-  }
-
-  /**
-   * The paths of shared objects of C texts, in order. Those that are not there are compiled, as many at a time as the machine
-   * runs; `progress` is called as each is there. Throws MachineError where one cannot be compiled.
-   */
-  async compile(
-    texts: readonly string[],
-    progress?: (done: number) => void,
-  ): Promise<string[]> {
-    const paths = new Array<string>(texts.length);
-    // Processes that start together begin at different texts, so that each finds what others have compiled.
-    const first = process.pid * 7;
-    let next = 0;
-    let done = 0;
-    const worker = async () => {
-      while (next < texts.length) {
-        const i = (first + next++) % texts.length;
-        paths[i] = await this.#object(texts[i]!);
-        progress?.(++done);
-      }
-    };
-    await mkdir(this.#folder, { recursive: true, mode: 0o700 });
-    await Promise.all(
-      Array.from({ length: availableParallelism() }, () => worker()),
-    );
-    return paths;
-  }
-
-  async #object(text: string): Promise<string> {
-    const { identity, command } = this.compiler;
-    const key = createHash("sha256").update(identity).update(text).digest(
-      "hex",
-    );
-    const file = path.join(this.#folder, `${key}.so`);
-    if (await access(file).then(() => true, () => false)) return file;
-    // Written beside it, so that no other process meets half of one.
-    const part = path.join(this.#folder, `${key}.${process.pid}.${unique++}`);
-    const [first, ...rest] = command.split(" ");
-    const { code, err } = await run(
-      first!,
-      [
-        ...rest,
-        ...FLAGS,
-        "-shared",
-        "-pthread",
-        "-x",
-        "c",
-        "-",
-        "-o",
-        part,
-        "-lm",
-      ],
-      text,
-    );
-    if (code !== 0) {
-      await rm(part, { force: true });
-      await writeFile(path.join(this.#folder, `${key}.c`), text);
-      throw new MachineError(
-        `Cannot compile a kernel: ${command} ended with ${
-          code ?? "an error"
-        } (${
-          err.split("\n").find((line) => line.includes("error")) ??
-            err.slice(0, 200)
-        }). Name another compiler in the environment variable CC, or use --adapter cpu`,
-      );
-    }
-    await rename(part, file);
-    return file;
-  }
-}
-
-let unique = 0;

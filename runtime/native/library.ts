@@ -2,7 +2,8 @@
 
 import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
-import { findCompiler, ObjectCache } from "./compiler.ts";
+import { findCompiler } from "./compiler.ts";
+import { ObjectCache } from "./objects.ts";
 import { THREADS_IN_C } from "./threads.ts";
 
 type Callable = ReturnType<LibraryHandle["func"]>;
@@ -81,9 +82,9 @@ async function load(): Promise<NativeLibrary> {
     );
   }
   const objects = new ObjectCache(compiler);
-  const [path] = await objects.compile([THREADS_IN_C]);
+  const path = await objects.library(THREADS_IN_C);
   const koffi = await import("koffi");
-  const library = koffi.load(path!);
+  const library = koffi.load(path);
   const bind = (text: string) => library.func(text);
   const open = bind("void *switchyard_open(uint32_t threads)");
   const close = bind("void switchyard_close(void *pool)");

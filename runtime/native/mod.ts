@@ -19,7 +19,8 @@ export { type Compiler, findCompiler } from "./compiler.ts";
 export { whyNotNative } from "./library.ts";
 export { MAX_NATIVE_THREADS, NATIVE_LIMITS, NativePool } from "./pool.ts";
 export { SHARE_FROM_NS } from "./threads.ts";
-export { type PrintedKernel, printKernel } from "./print.ts";
+export { printKernel } from "./print.ts";
+export type { CFunction } from "./objects.ts";
 
 /** The compiler that native devices use here, or why there is none. */
 export async function nativeCompiler(): Promise<

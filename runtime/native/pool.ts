@@ -13,7 +13,8 @@ import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords } from "../host_records.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
-import { ENTRY, printKernel } from "./print.ts";
+import { printerVersion } from "./printer_version.ts";
+import { printKernel } from "./print.ts";
 import { BINDING_WORDS, RECORD, RECORD_WORDS } from "./records.ts";
 import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 
@@ -118,24 +119,27 @@ export class NativePool implements HostPool<Uint32Array> {
       if (!this.#kernels.has(keys[i]!)) fresh.set(keys[i]!, kernel);
     });
     const { lanes } = objects.compiler;
-    const printed = [...fresh.values()].map(({ tree, fused = false }) =>
-      printKernel(tree, { lanes, fused })
-    );
     const ready = kernels.length - fresh.size;
-    const paths = await objects.compile(
-      printed.map(({ text }) => text),
-      (done) => progress?.(ready + done, kernels.length),
+    const version = await printerVersion();
+    const found = await objects.functions(
+      () =>
+        Array.from(
+          fresh.values(),
+          ({ tree, fused = false }) => printKernel(tree, { lanes, fused }),
+        ),
+      {
+        of: version && [version, ...fresh.keys()].join("\n"),
+        progress: (done) => progress?.(ready + done, kernels.length),
+      },
     );
     // What runs has no more use for the table of kernels and for scratch memory once it has ended.
     await this.settle();
     [...fresh].forEach(([key, { tree }], i) => {
-      const { scratch } = printed[i]!;
-      const index = runtime.load(this.#pool, paths[i]!, ENTRY, scratch);
+      const { path, name, scratch } = found[i]!;
+      const index = runtime.load(this.#pool, path, name, scratch);
       if (index < 0) {
         throw new MachineError(
-          `Cannot load the compiled kernel '${tree.name}' from ${paths[
-            i
-          ]!}. Remove that file and start again`,
+          `Cannot load the compiled kernel '${tree.name}' from ${path}. Remove that file and start again`,
         );
       }
       this.#names[index] = tree.name;

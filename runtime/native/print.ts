@@ -15,19 +15,13 @@ import {
 } from "../cpu/analyze.ts";
 import { cutPhases, type Outer, type Phase } from "../cpu/phases.ts";
 import { Expressions } from "./expression.ts";
+import type { CFunction } from "./objects.ts";
 import { Statements } from "./statement.ts";
 import { GUARD_BYTES, vectorsInC } from "./vectors.ts";
 import { Writer } from "./writer.ts";
 
-/** The function that every text defines, of type `kernel_function`. */
-export const ENTRY = "switchyard_kernel";
-
-/** A kernel in C. */
-export interface PrintedKernel {
-  readonly text: string;
-  /** Bytes of scratch memory that a thread needs. */
-  readonly scratch: number;
-}
+/** This module, whose hash is part of what printed kernels are kept by. */
+export const PRINTER = import.meta.url;
 
 /** How a kernel is printed. */
 export interface PrintOptions {
@@ -37,16 +31,17 @@ export interface PrintOptions {
   readonly fused?: boolean;
 }
 
-/** Print a kernel. */
+/** Print a kernel as a function of type `kernel_function`. */
 export function printKernel(
   kernel: Kernel,
   { lanes, fused = false }: PrintOptions,
-): PrintedKernel {
+): CFunction {
   while (kernel.workgroupSize % lanes !== 0) lanes /= 2;
   const printer = new KernelPrinter(kernel, lanes);
   return {
-    text: `${vectorsInC(lanes, fused)}
-void ${ENTRY}(const struct launch *launch, uint32_t first_group, uint32_t end_group, char *scratch, const volatile uint32_t *stop) {
+    prelude: vectorsInC(lanes, fused),
+    text:
+      `(const struct launch *launch, uint32_t first_group, uint32_t end_group, char *scratch, const volatile uint32_t *stop) {
 ${printer.body()}
 }
 `,

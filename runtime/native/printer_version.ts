@@ -1,0 +1,34 @@
+/** What tells printers of C from each other: their own text. */
+
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { PRINTER } from "./print.ts";
+
+let version: Promise<string | undefined> | undefined;
+
+/** A hash of the printer's modules; undefined where they cannot be read. Computed once in a process. */
+export function printerVersion(): Promise<string | undefined> {
+  return version ??= moduleHash(PRINTER);
+}
+
+/** Imports of a module from files beside it. */
+const IMPORTS = /\b(?:from|import)\s*["'](\.[^"'\n]+)["']/g;
+
+/** A hash of the text of a module, and of all that it imports from files beside it. */
+async function moduleHash(module: string): Promise<string | undefined> {
+  const hash = createHash("sha256");
+  const modules = new Set([module]);
+  try {
+    // What is added meanwhile is visited too.
+    for (const each of modules) {
+      const text = await readFile(new URL(each), "utf8");
+      hash.update(text);
+      for (const [, name] of text.matchAll(IMPORTS)) {
+        modules.add(new URL(name!, each).href);
+      }
+    }
+  } catch {
+    return undefined;
+  }
+  return hash.digest("hex");
+}

@@ -1,0 +1,60 @@
+/** Files of a cache folder: their times of change say when they were used last, and the oldest are removed. */
+
+import { lstat, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
+import path from "node:path";
+
+/** Bytes that a folder keeps. */
+const MOST_BYTES = 1 << 28;
+/** Milliseconds after which a use is noted again, and after which a folder is looked through again. */
+const AGAIN_MS = 3_600_000;
+/** Milliseconds for which a file stays that was used: a process may be about to load it. */
+const IN_USE_MS = 2 * AGAIN_MS;
+/** The file that changes when a folder is looked through. */
+const LOOKED = "looked";
+
+/** Whether a file is there, which is then used. */
+export async function isThere(file: string): Promise<boolean> {
+  try {
+    const now = Date.now();
+    const { mtimeMs } = await stat(file);
+    if (now - mtimeMs > AGAIN_MS) await utimes(file, now / 1e3, now / 1e3);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Remove what was not used for longest from a folder that has become too large. It is looked through once an hour. */
+export async function removeOldest(
+  folder: string,
+  { most = MOST_BYTES, now = Date.now() } = {},
+): Promise<void> {
+  const looked = path.join(folder, LOOKED);
+  const last = await stat(looked).catch(() => undefined);
+  if (last && now - last.mtimeMs < AGAIN_MS) return;
+  await writeFile(looked, "");
+  const found = await Promise.all((await readdir(folder)).map(async (name) => {
+    const file = path.join(folder, name);
+    const info = await lstat(file).catch(() => undefined);
+    return info ? [{ file, info }] : [];
+  }));
+  const [links, files] = [true, false].map((isLink) =>
+    found.flat().filter(({ info }) => info.isSymbolicLink() === isLink)
+  );
+  let bytes = 0;
+  for (
+    const { file, info } of files!.sort((a, b) =>
+      b.info.mtimeMs - a.info.mtimeMs
+    )
+  ) {
+    bytes += info.size;
+    if (bytes > most && now - info.mtimeMs > IN_USE_MS) {
+      await rm(file, { force: true });
+    }
+  }
+  for (const { file } of links!) {
+    if (!await stat(file).catch(() => undefined)) {
+      await rm(file, { force: true });
+    }
+  }
+}

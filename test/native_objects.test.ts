@@ -1,0 +1,91 @@
+// The cache of compiled C: functions are printed and compiled once, and what is not used goes first.
+// needs: cpu
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import t from "tap";
+import { findCompiler } from "../runtime/native/mod.ts";
+import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
+import { removeOldest } from "../runtime/native/used_files.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+
+const compiler = await findCompiler();
+const skip = skipUnasked("cpu") ||
+  (compiler ? false : "there is no C compiler");
+
+/** Stores a number. */
+function stores(value: number): CFunction {
+  return {
+    prelude: "typedef unsigned u;",
+    text: `(u *x) { *x = ${value}; }`,
+    scratch: value,
+  };
+}
+
+t.test("functions are printed and compiled once", { skip }, async (t) => {
+  const folder = t.testdir();
+  const objects = () =>
+    readdirSync(folder).filter((name) => name.endsWith(".so"));
+  let printed = 0;
+  const find = (of: string | undefined, ...values: readonly number[]) =>
+    new ObjectCache(compiler!, folder).functions(() => {
+      printed++;
+      return values.map(stores);
+    }, { of, progress: () => {} });
+  const first = await find("a", 1, 2, 1);
+  t.equal(first[0]!.name, first[2]!.name);
+  t.not(first[0]!.name, first[1]!.name);
+  t.strictSame(first.map(({ scratch }) => scratch), [1, 2, 1]);
+  const before = objects();
+  t.strictSame(await find("a"), first, "without being printed");
+  t.equal(printed, 1);
+  t.strictSame(await find("b", 2, 1), [first[1], first[0]]);
+  t.strictSame(await find(undefined, 2), [first[1]]);
+  t.equal(printed, 3);
+  t.strictSame(objects(), before, "none was compiled again");
+  // An object that is gone is made again, whatever is noted.
+  rmSync(first[1]!.path);
+  const [again] = await find("b", 2, 1);
+  t.ok(existsSync(again!.path));
+  t.equal(printed, 4);
+  await t.rejects(
+    new ObjectCache(compiler!, folder).functions(
+      () => [{ ...stores(3), text: "(u *x) { nothing }" }],
+      { of: undefined, progress: () => {} },
+    ),
+    /^Cannot compile a kernel: .* error: .*\. Name another compiler/,
+  );
+});
+
+t.test("what was not used for longest is removed", async (t) => {
+  const folder = path.join(t.testdir(), "cache");
+  mkdirSync(folder);
+  const file = (name: string) => path.join(folder, name);
+  const hours = (n: number) => new Date(Date.now() - n * 3_600_000);
+  for (const [i, name] of ["now", "today", "before", "long"].entries()) {
+    writeFileSync(file(name), new Uint8Array(8192));
+    utimesSync(file(name), hours(5 * i), hours(5 * i));
+  }
+  for (const name of ["today", "long"]) {
+    symlinkSync(name, file(`to_${name}`));
+  }
+  await removeOldest(folder, { most: 25_000 });
+  t.strictSame(
+    readdirSync(folder).sort(),
+    ["before", "looked", "now", "to_today", "today"],
+  );
+  // Not again within the hour; and what is in use stays, however large.
+  utimesSync(file("before"), hours(100), hours(100));
+  await removeOldest(folder, { most: 1 });
+  t.ok(existsSync(file("before")));
+  utimesSync(file("looked"), hours(2), hours(2));
+  await removeOldest(folder, { most: 1 });
+  t.strictSame(readdirSync(folder).sort(), ["looked", "now"]);
+});
