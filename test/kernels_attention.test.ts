@@ -2,7 +2,8 @@
 // needs: cpu, gpu
 
 import fc from "fast-check";
-import { attention, attentionGrid, lengthAt } from "../compiler/kernels/mod.ts";
+import { attention, lengthAt } from "../compiler/kernels/mod.ts";
+import { attentionGrid } from "../compiler/tuning/mod.ts";
 import { narrow, widen } from "../runtime/half.ts";
 import type { HalfDType } from "../spec/dtype.ts";
 import { attentionOf } from "./helpers/kernel_reference.ts";

@@ -7,29 +7,27 @@
  */
 
 import { type HalfDType, isHalf } from "../../spec/dtype.ts";
-import type { Size } from "../../spec/size.ts";
-import type { Expr, Grid, Kernel, KernelText } from "./kernel.ts";
-import { bindings, foldGrid, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
+import {
+  KEY_BLOCK,
+  type QueryShape,
+  type QueryTile,
+  queryTile,
+} from "../tuning/queries.ts";
+import type { Expr, Kernel, KernelText } from "./kernel.ts";
+import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { halves } from "./pieces/decode.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 import { registers } from "./pieces/registers.ts";
-
-/** Keys in a block; also the invocations of a workgroup. */
-const ATTENTION_BLOCK = 32;
+import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
 
 /**
  * Attention. Bindings: `q` f32 [token, head, dim], `keys` f32 [sequence, context, kvHead, dim], `values` f32 [sequence,
  * context, kvHead, valueDim], `sequence` and `position` i32 [token], `sinks` f32 [head] if there are sinks, `y` f32
  * [token, head, valueDim]. In pages, `keys` and `values` begin with [page, within], and `pages` is i32 [sequence, block].
  */
-export interface AttentionOptions {
+export interface AttentionOptions extends QueryShape, SeenKeys {
   readonly name: string;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly dim: number;
-  /** Elements of a value; default `dim`. */
-  readonly valueDim?: number;
   /** Values are the first elements of the keys; there is no binding `values`. */
   readonly shared?: boolean;
   /** Each head has the score of one more key, without a value: the first block of the sum. */
@@ -41,66 +39,17 @@ export interface AttentionOptions {
   /** The cache is in pages of so many positions. */
   readonly pages?: { readonly size: number };
   readonly scale: number;
-  /** Only the last `window` positions, the token's own included. */
-  readonly window?: number;
-  /** Only positions of the token's own block of so many. */
-  readonly chunk?: number;
   readonly tokens: Expr;
-  /** Queries of a workgroup, at most. Default: 1. */
-  readonly queries?: number;
-}
-
-/** Queries of a workgroup: so many heads, which read the same keys, of so many tokens. */
-interface Tile {
-  readonly heads: number;
-  readonly tokens: number;
-}
-
-/** What the queries of a workgroup depend on. */
-type Shape = Pick<
-  AttentionOptions,
-  "heads" | "kvHeads" | "dim" | "valueDim" | "queries"
->;
-
-/** Elements of results that a lane sums at once, of all queries of a workgroup. */
-const MOST_SUMS = 32;
-
-/** Heads first: those of one token always read the same keys. */
-function tileOf(o: Shape): Tile {
-  const group = o.heads / o.kvHeads;
-  const queries = Math.max(
-    1,
-    Math.min(o.queries ?? 1, Math.floor(MOST_SUMS / partsOf(o))),
-  );
-  const shared = range(Math.min(group, queries)).map((i) => i + 1)
-    .filter((n) => group % n === 0).at(-1)!;
-  return { heads: shared, tokens: Math.floor(queries / shared) };
-}
-
-/** Elements of a value that a lane sums. */
-function partsOf({ dim, valueDim = dim }: Shape): number {
-  return Math.ceil(valueDim / ATTENTION_BLOCK);
-}
-
-/** The grid of `attention`: workgroups for the heads, and for each token or so many. */
-export function attentionGrid(o: Shape, tokens: Size): Grid {
-  const tile = tileOf(o);
-  return [
-    o.heads / tile.heads,
-    ...foldGrid(
-      tile.tokens === 1 ? tokens : { ceilDiv: [tokens, tile.tokens] },
-    ),
-  ];
 }
 
 /** Describe attention. A head's result depends on nothing but its query and the keys up to its position. */
 export function attention(o: AttentionOptions): Kernel {
-  const tile = tileOf(o);
-  const room = tile.heads * tile.tokens * ATTENTION_BLOCK;
+  const tile = queryTile(o);
+  const room = tile.heads * tile.tokens * KEY_BLOCK;
   const cached = isHalf(o.stored ?? "f32") ? "u32" : "f32";
   return kernelOf({
     name: o.name,
-    workgroupSize: ATTENTION_BLOCK,
+    workgroupSize: KEY_BLOCK,
     bindings: bindings({
       ...{ q: "f32", keys: cached, ...o.shared ? {} : { values: cached } },
       ...{ sequence: "i32", position: "i32" },
@@ -113,83 +62,70 @@ export function attention(o: AttentionOptions): Kernel {
 
       let first_token = ${GROUP_YZ} * ${tile.tokens};
       if (first_token < ${o.tokens}) {
-        ${
-      tile.tokens === 1 ? attend(o, "first_token", tile) : together(o, tile)
-    }
+        ${together(o, tile)}
       }`,
   });
 }
 
 /** As many tokens of one sequence together; others, one after the other. */
-function together(o: AttentionOptions, tile: Tile): KernelText {
+function together(o: AttentionOptions, tile: QueryTile): KernelText {
+  const all = attend(o, "first_token", tile);
+  if (tile.tokens === 1) return all;
+  const end = wgsl`first_token + ${tile.tokens}`;
   const equal = range(tile.tokens - 1).map((i) =>
     wgsl`sequence[min(first_token + ${
       i + 1
     }, ${o.tokens} - 1)] == sequence[first_token]`
   ).reduce((all, test) => wgsl`${all} && ${test}`);
   return wgsl`
-    if (first_token + ${tile.tokens} <= ${o.tokens} && ${equal}) {
-      ${attend(o, "first_token", tile)}
+    if (${end} <= ${o.tokens} && ${equal}) {
+      ${all}
     } else {
-      for (var token = first_token; token < min(first_token + ${tile.tokens}, ${o.tokens}); token++) {
+      for (var token = first_token; token < min(${end}, ${o.tokens}); token++) {
         ${attend(o, "token", { ...tile, tokens: 1 })}
       }
     }`;
 }
 
 /** Queries of one workgroup: register `top[t][h]` is that of head h of token t. */
-interface Queries extends Tile {
+interface Queries extends QueryTile {
   readonly o: AttentionOptions;
+  readonly cache: Cache;
   /** The first token's index. */
   readonly token: string;
   /** The turns of loops over all queries. */
   readonly each: KernelText;
-  /** The keys that a token sees do not begin with the first one. */
-  readonly limited: boolean;
-  /** Parts of a value of 32 elements each, one of each lane: see `DIMENSION`. */
+  /** Elements of a value, in parts of 32, of which each lane has one: see `DIMENSION`. */
+  readonly width: number;
   readonly parts: number;
+  /** The first position that token t sees, where that is not always 0. */
+  readonly firstSeen: KernelText | undefined;
 }
 
 /** The heads of tokens of one sequence, from `token` on. */
 function attend(
   o: AttentionOptions,
   token: string,
-  { heads, tokens }: Tile,
+  { heads, tokens }: QueryTile,
 ): KernelText {
-  const of: Queries = {
-    ...{ o, token, heads, tokens, parts: partsOf(o) },
-    each: wgsl`t < ${tokens}, h < ${heads}`,
-    limited: o.window !== undefined || o.chunk !== undefined,
-  };
-  const first = of.limited
-    ? wgsl`${
-      ofTokens("min", "first", of)
-    } / ${ATTENTION_BLOCK} * ${ATTENTION_BLOCK}`
-    : wgsl`0u`;
-  const end = ofTokens("max", "end", of);
+  const { valueDim: width = o.dim } = o;
   const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
+  const of: Queries = {
+    ...{ o, token, heads, tokens, width, parts: Math.ceil(width / KEY_BLOCK) },
+    cache: cacheOf(o, token, kvHead),
+    each: wgsl`t < ${tokens}, h < ${heads}`,
+    firstSeen: firstSeen(o, { own: wgsl`(end[t] - 1)`, next: "end[t]" }),
+  };
+  const first = of.firstSeen
+    ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`
+    : wgsl`0u`;
   return wgsl`
-    ${
-    o.pages
-      ? wgsl`
-    let kv_head = ${kvHead};
-    // Where the table has the sequence.
-    let blocks = u32(sequence[${token}]) * ${
-        Math.ceil(o.context / o.pages.size)
-      };`
-      : wgsl`
-    // The cached vector of position 0.
-    let cache = u32(sequence[${token}]) * ${o.context * o.kvHeads} + ${kvHead};`
-  }
+    ${of.cache.begin}
     ${begin(of)}
-    for (var start = ${first}; start < ${end}; start += ${ATTENTION_BLOCK}) {
-      ${
-    holdsBlocks(o) && wgsl`
-      // All keys of the block are in one page: where position 0 would be in front of them, below 0 perhaps.
-      let cache = (${
-      placeOfKey(o, wgsl`start`)
-    } - start) * ${o.kvHeads} + kv_head;`
-  }
+    for (var start = ${first}; start < ${
+    ofTokens("max", "end", of)
+  }; start += ${KEY_BLOCK}) {
+      ${of.cache.ofBlock}
       ${scores(of)}
       workgroupBarrier();
       ${weights(of)}
@@ -200,15 +136,62 @@ function attend(
     ${results(of)}`;
 }
 
+/** Where the keys and values of a sequence are. */
+interface Cache {
+  /** What is prepared for the sequence, and for a block. */
+  readonly begin: KernelText;
+  readonly ofBlock?: KernelText;
+  /** The cached vector at a position. */
+  vectorOf(position: KernelText): KernelText;
+  /** Each block is memory of the sequence, also behind the last key. */
+  readonly whole: boolean;
+}
+
+function cacheOf(
+  { kvHeads, context, pages }: AttentionOptions,
+  token: string,
+  kvHead: KernelText,
+): Cache {
+  const apart = (position: KernelText) =>
+    wgsl`cache + ${position} * ${kvHeads}`;
+  if (!pages) {
+    return {
+      begin: wgsl`
+        // The cached vector of position 0.
+        let cache = u32(sequence[${token}]) * ${
+        context * kvHeads
+      } + ${kvHead};`,
+      vectorOf: apart,
+      whole: context % KEY_BLOCK === 0,
+    };
+  }
+  const { size } = pages;
+  const begin = wgsl`
+    let kv_head = ${kvHead};
+    // Where the table has the sequence.
+    let blocks = u32(sequence[${token}]) * ${Math.ceil(context / size)};`;
+  const entryOf = (position: KernelText) =>
+    wgsl`u32(pages[blocks + (${position}) / ${size}]) * ${size} + (${position}) % ${size}`;
+  if (size % KEY_BLOCK !== 0) {
+    const vectorOf = (position: KernelText) =>
+      wgsl`(${entryOf(position)}) * ${kvHeads} + kv_head`;
+    return { begin, vectorOf, whole: false };
+  }
+  const ofBlock = wgsl`
+    // All keys of the block are in one page: where position 0 would be in front of them, below 0 perhaps.
+    let cache = (${entryOf(wgsl`start`)} - start) * ${kvHeads} + kv_head;`;
+  return { begin, ofBlock, vectorOf: apart, whole: true };
+}
+
 /** Of each token, the keys that it sees; of each query, where it begins, and its running maximum and sums. */
 function begin(
-  { o, token, heads, tokens, each, limited, parts }: Queries,
+  { o, token, heads, tokens, each, firstSeen, parts }: Queries,
 ): KernelText {
   const head = wgsl`group.x * ${heads} + h`;
   return wgsl`
     @unroll (t < ${tokens}) {
       let end[t] = u32(position[${token} + t]) + 1;
-      ${limited && wgsl`let first[t] = ${firstPosition(o)};`}
+      ${firstSeen && wgsl`let first[t] = ${firstSeen};`}
     }
     @unroll (${each}) {
       let row[t][h] = (${token} + t) * ${o.heads} + (${head});
@@ -217,40 +200,6 @@ function begin(
       var sum[t][h] = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
       @unroll (c < ${parts}) { var value_sum[t][h][c] = 0.0; }
     }`;
-}
-
-/** The first position that token t sees. */
-function firstPosition({ window, chunk }: AttentionOptions): KernelText {
-  const ofWindow = wgsl`max(end[t], ${window}) - ${window}`;
-  const ofChunk = wgsl`(end[t] - 1) / ${chunk} * ${chunk}`;
-  if (chunk === undefined) return ofWindow;
-  return window === undefined ? ofChunk : wgsl`max(${ofWindow}, ${ofChunk})`;
-}
-
-/** Whether a page has all keys of a block, or none. */
-function holdsBlocks({ pages }: AttentionOptions): boolean {
-  return pages !== undefined && pages.size % ATTENTION_BLOCK === 0;
-}
-
-/** Whether each block is memory of its sequence, also behind the last key. */
-function hasWholeBlocks(o: AttentionOptions): boolean {
-  return o.pages ? holdsBlocks(o) : o.context % ATTENTION_BLOCK === 0;
-}
-
-/** Of a cache in pages, where the key at a position is. */
-function placeOfKey(
-  { pages }: AttentionOptions,
-  position: KernelText,
-): KernelText {
-  const { size } = pages!;
-  return wgsl`u32(pages[blocks + (${position}) / ${size}]) * ${size} + (${position}) % ${size}`;
-}
-
-/** The cached vector of the key at a position. */
-function vectorOf(o: AttentionOptions, position: KernelText): KernelText {
-  return !o.pages || holdsBlocks(o)
-    ? wgsl`cache + ${position} * ${o.kvHeads}`
-    : wgsl`(${placeOfKey(o, position)}) * ${o.kvHeads} + kv_head`;
 }
 
 /** An element of keys or values. */
@@ -271,8 +220,8 @@ function cachedElement(
 function pairsOf(
   { stored = "f32", dim, valueDim = dim }: AttentionOptions,
 ): HalfDType | undefined {
-  const whole = dim % ATTENTION_BLOCK === 0 &&
-    valueDim % (2 * ATTENTION_BLOCK) === 0;
+  const whole = dim % KEY_BLOCK === 0 &&
+    valueDim % (2 * KEY_BLOCK) === 0;
   return isHalf(stored) && whole ? stored : undefined;
 }
 
@@ -303,11 +252,13 @@ function scores(of: Queries): KernelText {
   return wgsl`
     // Lanes beyond the last key score what is there, and nobody looks at it.
     let key = ${
-    hasWholeBlocks(o)
+    of.cache.whole
       ? wgsl`start + lane`
       : wgsl`min(start + lane, ${ofTokens("max", "end", of)} - 1)`
   };
-    let key_at = (${vectorOf(o, wgsl`key`)}) * ${pairs ? o.dim / 2 : o.dim};
+    let key_at = (${of.cache.vectorOf(wgsl`key`)}) * ${
+    pairs ? o.dim / 2 : o.dim
+  };
     ${dot}
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
@@ -317,28 +268,25 @@ function scores(of: Queries): KernelText {
 
 /** Where the scores and weights of a query begin in workgroup memory. */
 function placeOf({ heads }: Queries): KernelText {
-  return wgsl`(t * ${heads} + h) * ${ATTENTION_BLOCK}`;
+  return wgsl`(t * ${heads} + h) * ${KEY_BLOCK}`;
 }
 
 /** Lane j weights key j: exp(score - the largest score of the block). A token sees keys low to high - 1 of the block. */
 function weights(of: Queries): KernelText {
-  const { tokens, each, limited } = of;
+  const { tokens, each } = of;
   const [single, place] = [tokens === 1, placeOf(of)];
+  const limited = of.firstSeen !== undefined;
   const first = limited ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
   // A block that one of several tokens does not see has no keys for it: low is not below high.
-  const low = single || !limited
-    ? first
-    : wgsl`min(${first}, ${ATTENTION_BLOCK})`;
+  const low = single || !limited ? first : wgsl`min(${first}, ${KEY_BLOCK})`;
   const end = single ? wgsl`end[t]` : wgsl`max(end[t], start)`;
-  const some = single
-    ? wgsl`low[t]`
-    : wgsl`min(low[t], ${ATTENTION_BLOCK - 1})`;
+  const some = single ? wgsl`low[t]` : wgsl`min(low[t], ${KEY_BLOCK - 1})`;
   const top =
     wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
   return wgsl`
     @unroll (t < ${tokens}) {
       let low[t] = ${low};
-      let high[t] = min(${end} - start, ${ATTENTION_BLOCK});
+      let high[t] = min(${end} - start, ${KEY_BLOCK});
     }
     ${
     !single && wgsl`
@@ -367,12 +315,11 @@ function weights(of: Queries): KernelText {
 
 /** Lane d sums its dimensions of the block's values, times their weights; and every lane the weights. */
 function blockSums(of: Queries): KernelText {
-  const { o, tokens, each, parts, limited } = of;
-  const width = o.valueDim ?? o.dim;
+  const { o, tokens, each, width, parts } = of;
   const [values, length] = o.shared
     ? ["keys", o.dim] as const
     : ["values", width] as const;
-  const d = width % ATTENTION_BLOCK === 0
+  const d = width % KEY_BLOCK === 0
     ? DIMENSION
     : wgsl`min(${DIMENSION}, ${width - 1})`;
   const pairs = pairsOf(o);
@@ -380,9 +327,7 @@ function blockSums(of: Queries): KernelText {
   const value = pairs
     ? wgsl`
       @unroll (c < ${parts} by 2) {
-        let value_pair[c] = ${values}[value_at + lane + c * ${
-      ATTENTION_BLOCK / 2
-    }];
+        let value_pair[c] = ${values}[value_at + lane + c * ${KEY_BLOCK / 2}];
         let value[c] = ${even};
         let value[c + 1] = ${odd};
       }`
@@ -399,7 +344,7 @@ function blockSums(of: Queries): KernelText {
   const keys = (from: KernelText, end: KernelText, where: typeof seen) =>
     wgsl`
     for (var j = ${from}; j < ${end}; j++) {
-      let value_at = (${vectorOf(o, wgsl`(start + j)`)}) * ${
+      let value_at = (${of.cache.vectorOf(wgsl`(start + j)`)}) * ${
       pairs ? length / 2 : length
     };
       ${value}
@@ -421,7 +366,8 @@ function blockSums(of: Queries): KernelText {
       @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
     }
     ${
-    limited && tokens > 1 && keys(first, wgsl`min(shared_low, ${last})`, seen)
+    of.firstSeen && tokens > 1 &&
+    keys(first, wgsl`min(shared_low, ${last})`, seen)
   }
     ${
     tokens === 1
@@ -432,12 +378,10 @@ function blockSums(of: Queries): KernelText {
 }
 
 /** The dimension of a lane in part c. */
-const DIMENSION = wgsl`lane + c * ${ATTENTION_BLOCK}`;
+const DIMENSION = wgsl`lane + c * ${KEY_BLOCK}`;
 
 /** The same where parts 2n and 2n + 1 of a lane are neighbours. */
-const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${
-  2 * ATTENTION_BLOCK
-} + c % 2)`;
+const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${2 * KEY_BLOCK} + c % 2)`;
 
 /**
  * The running softmax takes a block in: what was summed before is scaled to the new maximum. Sums start at 0 with the
@@ -461,12 +405,11 @@ function mergeBlock({ tokens, each, parts }: Queries): KernelText {
 }
 
 /** Lane d writes its dimensions of every query. */
-function results({ o, each, parts }: Queries): KernelText {
-  const width = o.valueDim ?? o.dim;
+function results({ o, each, width, parts }: Queries): KernelText {
   const d = pairsOf(o) ? PAIRED_DIMENSION : DIMENSION;
   const result = wgsl`
     y[row[t][h] * ${width} + (${d})] = value_sum[t][h][c] / sum[t][h];`;
-  const inside = width % ATTENTION_BLOCK === 0
+  const inside = width % KEY_BLOCK === 0
     ? result
     : wgsl`if (${DIMENSION} < ${width}) { ${result} }`;
   return wgsl`@unroll (${each}) { @unroll (c < ${parts}) { ${inside} } }`;

@@ -8,6 +8,7 @@ import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
 import { type Binding, bindings, elementwise, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { LOWEST } from "./pieces/numbers.ts";
+import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
 
 /**
  * What attention it is. Heads are innermost, so that invocations side by side read what is side by side: f32 `q`
@@ -16,7 +17,7 @@ import { LOWEST } from "./pieces/numbers.ts";
  * are any. The others have i32 `place` [token], sequence * context + position; and f32 `statistics` [token, head, 2], the
  * logarithms of sums, then the products of cotangents and results.
  */
-export interface BackwardOptions {
+export interface BackwardOptions extends SeenKeys {
   readonly name: string;
   readonly heads: number;
   readonly kvHeads: number;
@@ -27,8 +28,6 @@ export interface BackwardOptions {
   readonly sinks: boolean;
   readonly context: number;
   readonly scale: number;
-  readonly window?: number;
-  readonly chunk?: number;
   readonly tokens: Expr;
 }
 
@@ -175,20 +174,17 @@ function eachKey(
   own: { readonly position: Hole; readonly sequence: Hole },
   then: KernelText,
 ): KernelText {
-  const { window, chunk } = o;
-  const ofWindow = wgsl`max(own_position + 1, ${window}) - ${window}`;
-  const ofChunk = wgsl`own_position / ${chunk} * ${chunk}`;
-  const first = [
-    ...window === undefined ? [] : [ofWindow],
-    ...chunk === undefined ? [] : [ofChunk],
-  ].reduce((a, b) => wgsl`max(${a}, ${b})`, wgsl`0u`);
+  const first = firstSeen(o, {
+    own: "own_position",
+    next: wgsl`own_position + 1`,
+  });
   return wgsl`
     let token = query / ${o.heads};
     let head = query % ${o.heads};
     let kv = head / ${o.heads / o.kvHeads};
     let own_position = ${own.position};
     let own_sequence = ${own.sequence};
-    for (var at = ${first}; at < own_position + 1; at++) {
+    for (var at = ${first ?? wgsl`0u`}; at < own_position + 1; at++) {
       let entry = own_sequence * ${o.context} + at;
       ${then}
     }`;

@@ -1,7 +1,7 @@
 /** The left operand of a matrix multiplication: loaded by each lane, or once for all in workgroup memory. */
 
 import { invariant } from "../../spec/errors.ts";
-import { add, shared, u32 } from "../../spec/kernel/build.ts";
+import { shared } from "../../spec/kernel/build.ts";
 import type {
   Expr,
   Hole,
@@ -13,8 +13,7 @@ import { expr, local, wgsl } from "./kernel.ts";
 import { isStaged } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
-import { range } from "./pieces/numbers.ts";
-import { letRegister, register } from "./pieces/registers.ts";
+import { register } from "./pieces/registers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -60,12 +59,11 @@ function prepared(o: MatmulOptions, row: Expr): Expr {
 function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
   return {
     shared: [],
-    prepare: wgsl`${
-      range(rows).flatMap((r) => [
-        letRegister("row", [r], add(u(own), u32(r))),
-        letRegister("left", [r], prepared(o, register("row", [r], "u32"))),
-      ])
-    }`,
+    prepare: wgsl`
+      @unroll (r < ${rows}) {
+        let row[r] = ${own} + r;
+        let left[r] = ${prepared(o, u("row[r]"))};
+      }`,
     at: (r, k = "k") => o.left(register("left", [r], "u32"), u(k)),
   };
 }

@@ -1,6 +1,7 @@
 /** Small launches of the generators of attention, of its derivative and of convolutions: all sizes around those at which they differ. */
 
-import { attention, attentionGrid } from "../../compiler/kernels/attention.ts";
+import { attention } from "../../compiler/kernels/attention.ts";
+import { attentionGrid } from "../../compiler/tuning/mod.ts";
 import {
   attentionSum,
   type BackwardOptions,

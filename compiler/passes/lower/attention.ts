@@ -2,17 +2,14 @@
 
 import { isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import {
-  attention,
-  attentionGrid,
-  type AttentionOptions,
-} from "../../kernels/attention.ts";
+import { attention, type AttentionOptions } from "../../kernels/attention.ts";
 import {
   attentionSum,
   keyGrad,
   queryGrad,
 } from "../../kernels/attention_backward.ts";
 import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { attentionGrid } from "../../tuning/queries.ts";
 import { addLaunch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
