@@ -8,6 +8,7 @@ import {
   type CompileOptions,
   dispatch,
   dot,
+  maximum,
   model,
   rmsNorm,
   route,
@@ -27,6 +28,25 @@ import {
 } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
+
+t.test("what differs in the sign of a zero, or in an infinity, is two values", async (t) => {
+  const zeros: Case = {
+    calls: [{ x: [-0, 1] }],
+    model: model({ token: 2 }, (m) => {
+      const x = m.input("x", "token");
+      return {
+        ...{ plus: add(x, 0), minus: add(x, -0) },
+        ...{ top: maximum(x, -Infinity), low: maximum(x, Infinity) },
+      };
+    }),
+  };
+  const [found] = await runCase(zeros, "cpu");
+  t.strictSame([...found!.plus!.data], [0, 1]);
+  t.ok(Object.is(found!.plus!.data[0], 0));
+  t.ok(Object.is(found!.minus!.data[0], -0));
+  t.strictSame([...found!.top!.data].map(Math.abs), [0, 1]);
+  t.strictSame([...found!.low!.data], [Infinity, Infinity]);
+});
 
 const bits: Case = {
   stored: "bf16",

@@ -3,6 +3,7 @@
  * a model names twice is stored once. Dead code is already gone: tracing starts from the outputs. Values never change.
  */
 
+import { exactJson } from "../../spec/kernel/exact_json.ts";
 import type { Graph, Lambda, Node } from "../graph/graph.ts";
 
 /** Merge nodes with the same primitive, parameters and inputs. */
@@ -42,10 +43,10 @@ export function simplify(graph: Graph): Graph {
 
 /** Lambdas are equal when they are one function, or were written at one place with one text. */
 function paramsKey(node: Node, lambdas: Map<string | Lambda, number>): string {
-  if (node.primitive !== "map") return JSON.stringify(node.params);
+  if (node.primitive !== "map") return exactJson(node.params);
   const { lambda } = node.params;
   const place = lambda.lowered
-    ? JSON.stringify(lambda.lowered)
+    ? exactJson(lambda.lowered)
     : lambda.span
     ? `${lambda.span.file}:${lambda.span.line}:${lambda.span.column} ${lambda.js}`
     : lambda;

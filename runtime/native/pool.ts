@@ -2,6 +2,7 @@
 
 import { totalmem } from "node:os";
 import { MachineError } from "../../spec/errors.ts";
+import { exactJson } from "../../spec/kernel/exact_json.ts";
 import { MAX_ELEMENTS } from "../../spec/limits.ts";
 import {
   DEADLINE_MS,
@@ -112,7 +113,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#check();
     const { objects, runtime } = this.#library;
     const keys = kernels.map(({ tree, fused = false }) =>
-      JSON.stringify([tree, fused])
+      exactJson([tree, fused])
     );
     const fresh = new Map<string, DeviceKernel>();
     kernels.forEach((kernel, i) => {

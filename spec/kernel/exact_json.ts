@@ -6,8 +6,22 @@ const INEXACT = /(?<!"type":"u32",)"value":0[,}]|null/;
 /** JSON in which -0 and infinities differ from other values of constants. */
 export function exactJson(value: unknown): string {
   const json = JSON.stringify(value);
-  // A replacer is called for everything, and seldom needed.
-  return INEXACT.test(json) ? JSON.stringify(value, exactly) : json;
+  // A replacer is called for everything, and seldom needed: most zeros are positive.
+  return INEXACT.test(json) && isInexact(value)
+    ? JSON.stringify(value, exactly)
+    : json;
+}
+
+/** Whether there is a number in a value that JSON does not have. */
+function isInexact(value: unknown): boolean {
+  if (typeof value === "number") return exactly("", value) !== value;
+  if (typeof value !== "object" || value === null) return false;
+  for (const key in value) {
+    if (isInexact((value as { readonly [key: string]: unknown })[key])) {
+      return true;
+    }
+  }
+  return false;
 }
 
 /** A replacer for JSON, which has neither -0 nor infinities. */

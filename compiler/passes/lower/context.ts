@@ -7,9 +7,9 @@ import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { groupRanks } from "../../../spec/mesh.ts";
 import { dataPerRank } from "../../../spec/per_rank.ts";
-import { type Expr } from "../../../spec/kernel/tree.ts";
-import type { Kernel } from "../../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
+import { exactJson } from "../../../spec/kernel/exact_json.ts";
 import {
   type AllGatherStep,
   type BufferAxis,
@@ -28,7 +28,12 @@ import {
   planAxis,
 } from "../place.ts";
 import { tidyGrid } from "./grid.ts";
-import type { BufferDraft, Lowering, LoweringInput } from "./lowering.ts";
+import type {
+  BufferDraft,
+  Lowering,
+  LoweringInput,
+  Storage,
+} from "./lowering.ts";
 import type { KernelScope } from "./scope.ts";
 
 export type {
@@ -113,15 +118,13 @@ export function addBuffer(lowering: Lowering, made: NewBuffer): string {
 export function addScratch(
   lowering: Lowering,
   base: string,
-  dtype: StoredDType,
+  stored: StoredDType | Pick<Storage, "dtype" | "rowStride">,
   axes: readonly DraftAxis[],
 ): string {
-  const { block } = lowering.progress;
-  const name = freshName(
-    lowering,
-    block === undefined ? base : `${block}.${base}`,
-  );
-  return addBuffer(lowering, { name, kind: "scratch", dtype, axes });
+  const { block = "" } = lowering.progress;
+  const name = freshName(lowering, block ? `${block}.${base}` : base);
+  const how = typeof stored === "string" ? { dtype: stored } : stored;
+  return addBuffer(lowering, { ...how, name, kind: "scratch", axes });
 }
 
 /** State more facts about a buffer. Returns its name. */
@@ -297,12 +300,8 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
 }
 
 function addByText(lowering: Lowering, kernel: Kernel): string {
-  const key = JSON.stringify([
-    kernel.workgroupSize,
-    kernel.bindings,
-    kernel.shared,
-    kernel.body,
-  ]);
+  const { workgroupSize, bindings, shared, body } = kernel;
+  const key = exactJson([workgroupSize, bindings, shared, body]);
   const known = lowering.draft.kernelNames.get(key);
   if (known) return known;
   // Names of axes may be part of it, and those hold anything.

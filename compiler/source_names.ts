@@ -1,0 +1,54 @@
+/**
+ * Source positions as a plan has them: of files of this package relative to it, of others relative to the folder that
+ * holds them all. A plan says nothing of where the machine that made it keeps them.
+ */
+
+import { callSite } from "../spec/call_site.ts";
+import type { Span } from "../spec/errors.ts";
+
+/** Where this file is, as call sites name it. */
+function here(): string {
+  return callSite(here)?.file ?? "";
+}
+
+/** The folder of the package, with a slash at its end. */
+function packageFolder(): string {
+  return here().replace(/(compiler|chunks)[/\\][^/\\]*$/, "");
+}
+
+/** The folders of a path that all paths share. */
+function sharedFolder(files: readonly string[]): string {
+  const [first = "", ...others] = files.map((file) =>
+    file.split(/(?<=[/\\])/).slice(0, -1)
+  );
+  const folders = [...first];
+  for (const other of others) {
+    const differs = folders.findIndex((folder, i) => folder !== other[i]);
+    if (differs >= 0) folders.length = differs;
+  }
+  return folders.join("");
+}
+
+/** `/a/b.ts`, `C:\a\b.ts`, `file:///a/b.ts` */
+const WHOLE = /^([/\\]|[A-Za-z]+:)/;
+
+/** The same steps or nodes, with names of source files that hold on any machine. Those that do already are kept. */
+export function withSourceNames<T extends { readonly span?: Span }>(
+  steps: readonly T[],
+): T[] {
+  const files = [
+    ...new Set(steps.flatMap(({ span }) => span ? [span.file] : [])),
+  ].filter((file) => WHOLE.test(file));
+  const own = packageFolder();
+  const isOwn = (file: string) => own !== "" && file.startsWith(own);
+  const shared = sharedFolder(files.filter((file) => !isOwn(file)));
+  const nameOf = (file: string) =>
+    WHOLE.test(file)
+      ? file.slice((isOwn(file) ? own : shared).length).replaceAll("\\", "/")
+      : file;
+  return steps.map((step) =>
+    step.span
+      ? { ...step, span: { ...step.span, file: nameOf(step.span.file) } }
+      : step
+  );
+}
