@@ -43,10 +43,20 @@ testKernels(
       k: fc.integer({ min: 1, max: 4 }),
       dropping: fc.boolean(),
       ordered: fc.boolean(),
+      // Units of one size, or split anywhere, some with no expert.
+      split: fc.oneof(
+        fc.nat(9),
+        fc.array(fc.nat(70), { minLength: 1, maxLength: 20 }),
+      ),
       seed: fc.nat(99),
     });
     await holds(cases, async ({ tokens, experts, k, ...how }) => {
-      const { dropping, ordered, seed } = how;
+      const { dropping, ordered, seed, split } = how;
+      const inner = typeof split === "number"
+        ? words(experts).map((_, e) => e).filter((e) => e % (split + 1) === 0)
+        : Uint32Array.from(split, (e) => Math.min(e, experts)).sort();
+      const units = split === 0 ? undefined : [0, ...inner, experts];
+      const unitCount = units ? units.length - 1 : 0;
       const noise = randoms(tokens * k * 2, seed).map((x) => (x + 1) / 2);
       const index = ints(tokens * k).map((_, a) =>
         Math.floor(noise[a]! * experts)
@@ -60,21 +70,31 @@ testKernels(
         tokens: lengthAt(0),
         dropping,
         ordered,
+        ...units ? { units } : {},
       });
       const result = await target.run(kernel, {
         index,
         slot,
         order,
-        counts: words(experts).fill(99),
+        counts: words(experts + unitCount).fill(99),
         sendRow: words(tokens * k),
+        ...units
+          ? { tokenRow: words(tokens * k), places: words(tokens * k) }
+          : {},
         lengths: Uint32Array.of(tokens),
       }, [1, 1, 1]);
-      const expected = assignOf(
-        [...index].map((e) => ordered ? order[e]! : e),
-        experts,
-        [...slot].map((s) => !dropping || s >= 0),
-      );
-      t.same([...result["counts"]!], expected.counts);
+      const sent = [...index].map((e) => ordered ? order[e]! : e);
+      const kept = [...slot].map((s) => !dropping || s >= 0);
+      const expected = assignOf(sent, experts, kept);
+      const tokensOf = Array.from({ length: unitCount }, (_, u) =>
+        new Set(
+          sent.flatMap((e, a) =>
+            kept[a] && e >= units![u]! && e < units![u + 1]!
+              ? [Math.floor(a / k)]
+              : []
+          ),
+        ).size);
+      t.same([...result["counts"]!], [...expected.counts, ...tokensOf]);
       t.same([...result["sendRow"]!], expected.sendRow);
     }, 8);
   },

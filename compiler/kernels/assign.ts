@@ -131,18 +131,15 @@ function tokensOf(
   units: readonly number[],
 ): { readonly counted: KernelText; readonly numbered: KernelText } {
   const { k, dropping } = o;
-  const unitOf = (index: string) =>
-    units.slice(1, -1).reduce<KernelText>(
-      (unit, end) => wgsl`${unit} + select(1u, 0u, ${index} < ${end})`,
-      wgsl`0u`,
-    );
-  const there = wgsl`${unitOf("other")} == unit`;
+  const runs = runsOf(units);
+  const there = wgsl`other_unit == unit`;
   const found = wgsl`
-    let unit = ${unitOf("expert")};
+    ${unitOf(runs, { name: "unit", expert: "expert" })}
     let cell = lane * ${units.length - 1} + unit;
     var fresh = 1u;
     for (var b = a / ${k} * ${k}; b < a; b++) {
       let other = ${indexOf(o, "b")};
+      ${unitOf(runs, { name: "other_unit", expert: "other" })}
       if (${dropping ? wgsl`slot[b] >= 0 && ${there}` : there}) { fresh = 0; }
     }`;
   return {
@@ -162,6 +159,46 @@ function tokensOf(
       // The last of the unit so far is this token.
       places[next] = reached[cell] - 1;`,
   };
+}
+
+/** Neighbouring units that have equally many experts, at least one: which is the first, and its first expert. */
+interface Run {
+  readonly unit: number;
+  readonly first: number;
+  readonly size: number;
+}
+
+/** The runs of units whose experts are splits[u] to splits[u + 1]: one where all have equally many. */
+function runsOf(splits: readonly number[]): readonly Run[] {
+  const runs: Run[] = [];
+  splits.slice(1).forEach((end, unit) => {
+    const first = splits[unit]!;
+    const size = end - first;
+    const last = runs.at(-1);
+    const goes = last?.size === size &&
+      first - last.first === (unit - last.unit) * size;
+    if (size > 0 && !goes) runs.push({ unit, first, size });
+  });
+  return runs;
+}
+
+/** Declares the unit of an expert in send order: bisection finds its run, and a division the unit in it. */
+function unitOf(
+  runs: readonly Run[],
+  { name, expert }: { readonly name: string; readonly expert: string },
+): KernelText {
+  const search = (runs: readonly Run[]): KernelText => {
+    const [{ unit, first, size }] = runs as readonly [Run];
+    const from = first === 0 ? wgsl`${expert}` : wgsl`${expert} - ${first}`;
+    const middle = runs.length >> 1;
+    return middle === 0 ? wgsl`${name} = ${unit} + ${from} / ${size};` : wgsl`
+        if (${expert} < ${runs[middle]!.first}) {
+          ${search(runs.slice(0, middle))}
+        } else { ${search(runs.slice(middle))} }`;
+  };
+  return wgsl`
+    var ${name} = 0u;
+    ${search(runs)}`;
 }
 
 /** The index of the expert of a choice in send order. */

@@ -1,31 +1,46 @@
-/** An element of a short list of constants, chosen by an index that is known at run time. */
+/** An element of a list of constants, chosen by an index that is known at run time. */
 
-import { add, lt, mul, select, u32 } from "./build.ts";
+import { add, lt, mul, select, sub, u32 } from "./build.ts";
 import type { Expr } from "./tree.ts";
 
-/** The constants as `first + at * step`, where they are equally far apart. */
-export function lineOf(
-  values: readonly number[],
-): { readonly first: number; readonly step: number } | undefined {
-  const [first = 0, second = first] = values;
-  const step = second - first;
-  return step >= 0 && values.every((v, i) => v === first + i * step)
-    ? { first, step }
-    : undefined;
+/** Neighbours in a list that are equally far apart: from index `start` on, the first is `value`. */
+interface Line {
+  readonly start: number;
+  readonly value: number;
+  readonly step: number;
 }
 
-/** values[at]: a multiple of `at` where they are equally far apart, else a search of logarithmic depth. */
+/** The constants as lines, each as long as it gets. */
+function linesOf(values: readonly number[]): readonly Line[] {
+  const lines: Line[] = [];
+  for (let start = 0; start < values.length;) {
+    const value = values[start]!;
+    const step = Math.max(0, (values[start + 1] ?? value) - value);
+    lines.push({ start, value, step });
+    const length = values.slice(start)
+      .findIndex((v, i) => v !== value + i * step);
+    start = length < 0 ? values.length : start + length;
+  }
+  return lines;
+}
+
+function valueAt({ start, value, step }: Line, at: Expr): Expr {
+  const product = mul(at, u32(step));
+  const first = value - start * step;
+  return first < 0 ? sub(product, u32(-first)) : add(u32(first), product);
+}
+
+/** values[at], of at least one: a multiple of `at` where they are equally far apart, else a search of logarithmic depth. */
 export function pick(values: readonly number[], at: Expr): Expr {
-  const line = lineOf(values);
-  if (line) return add(u32(line.first), mul(at, u32(line.step)));
+  const lines = linesOf(values);
   const choose = (from: number, to: number): Expr => {
-    if (to - from === 1) return u32(values[from]!);
+    if (to - from === 1) return valueAt(lines[from]!, at);
     const middle = (from + to) >> 1;
     return select(
-      lt(at, u32(middle)),
+      lt(at, u32(lines[middle]!.start)),
       choose(from, middle),
       choose(middle, to),
     );
   };
-  return choose(0, values.length);
+  return choose(0, lines.length);
 }
