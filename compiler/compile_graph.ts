@@ -13,6 +13,7 @@ import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { accumulatedName } from "./graph/train_step.ts";
+import { withSourceNames } from "./source_names.ts";
 import { DEFAULT_TILE } from "./tuning/tile.ts";
 import type { Tuning } from "./tuning/table.ts";
 import { checkLimits } from "./passes/limits.ts";
@@ -71,9 +72,10 @@ export interface CompileOptions extends Strategy {
   /**
    * Keep caches of keys and values in pages: `count` of them on every rank, each of `size` positions. The input `pages`, i32
    * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Layers with a window have
-   * fewer pages, and a table of their own. Not in training. Bits do not depend on it. Default: every sequence has room for all positions.
+   * fewer pages, and a table of their own. Not in training. Bits do not depend on it. A function is given how many ranks
+   * the sequences are sharded over. Default: every sequence has room for all positions.
    */
-  readonly pages?: Pages;
+  readonly pages?: Pages | ((groupSize: number) => Pages);
   /**
    * What caches of keys and values are stored as: in `f16` or `bf16` they are rounded to nearest as they are written, and take
    * half the memory. Not in training. Default: f32.
@@ -150,16 +152,14 @@ export function compileLowered(
   });
   const ports = lowerGraph(lowering);
   const limits = { ...GUARANTEED_LIMITS, ...options.limits };
-  const steps = mergeLaunches(
+  const { kernels } = lowering.draft;
+  const steps = withSourceNames(mergeLaunches(
     lowering,
-    overlap(
-      waitForExchanges(lowering.draft.steps, lowering.draft.kernels),
-      lowering.draft.kernels,
-    ),
+    overlap(waitForExchanges(lowering.draft.steps, kernels), kernels),
     limits,
-  );
+  ));
   const memory = allocate(lowering.draft.buffers, steps, {
-    kernels: lowering.draft.kernels,
+    kernels,
     ranks: placed.ranks,
     maxBytes: limits.maxBufferSize,
   });

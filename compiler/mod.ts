@@ -8,7 +8,7 @@ export {
   VALIDATE,
 } from "./compile_training.ts";
 export type { CompileOptions, ZeroStage } from "./compile_graph.ts";
-export type { CacheDType } from "./passes/mod.ts";
+export type { CacheDType, Pages } from "./passes/mod.ts";
 export {
   compileDocument,
   type DocumentTraining,

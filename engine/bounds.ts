@@ -1,11 +1,8 @@
 /** How much room a plan has: tokens of a step, sequences, positions. */
 
-import type { CompileOptions } from "../compiler/mod.ts";
+import type { Pages } from "../compiler/mod.ts";
 import type { Bounds } from "../models/mod.ts";
 import { sum } from "../spec/sum.ts";
-
-/** The pages of the caches of a rank. */
-export type Pages = NonNullable<CompileOptions["pages"]>;
 
 /** Tokens of one step unless more are asked for; longer prompts are fed in several steps. */
 const STEP_TOKENS = 512;
@@ -56,7 +53,7 @@ export function defaultBounds(
 /** Positions of a page: those that attention looks up at once. */
 const PAGE = 32;
 
-/** Pages of a rank for the longest sequences that can be there at once; `groupSize` ranks share all sequences. */
+/** Pages of a rank for the longest sequences that can be there at once; sequences are sharded over `groupSize` ranks. */
 export function choosePages(
   lengths: readonly number[],
   { maxSequences, maxContext }: Bounds,

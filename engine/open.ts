@@ -22,7 +22,7 @@ import type { LaunchTiming } from "../runtime/device.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
-import { type Mesh, meshRoles, rankCount } from "../spec/mesh.ts";
+import { type Mesh, rankCount } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan.ts";
 import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
@@ -394,21 +394,12 @@ function boundsOf(
 /** Caches are in pages where it is known how long sequences become. */
 function pagesOf(
   target: Target,
-  { need, pages, mesh = [], place, ...options }: PlanOptions,
+  { need, pages, ...options }: PlanOptions,
 ): Pick<CompileOptions, "pages"> {
   if (pages || !need?.lengths || !isPublished(target)) return {};
-  // Sequences are where their tokens are. What is placed replaces what is usual.
-  const placed = place && (place["sequence"] ?? place["token"] ?? []);
-  const over = typeof placed === "object" && "over" in placed
-    ? placed.over
-    : placed;
-  const axes = mesh.filter(({ name }) =>
-    over === undefined
-      ? meshRoles(name).includes("tokens")
-      : [over].flat().includes(name)
-  );
+  const { lengths } = need;
   const bounds = boundsOf(target, { need, ...options });
-  return { pages: choosePages(need.lengths, bounds, rankCount(axes)) };
+  return { pages: (groupSize) => choosePages(lengths, bounds, groupSize) };
 }
 
 type Published = Extract<

@@ -5,7 +5,7 @@ import { Ajv } from "ajv";
 import fc from "fast-check";
 import t from "tap";
 import { compile } from "../compiler/mod.ts";
-import { withSourceNames } from "../compiler/passes/source_names.ts";
+import { withSourceNames } from "../compiler/source_names.ts";
 import { findRepeats } from "../spec/find_repeats.ts";
 import {
   formatPlan,

@@ -7,7 +7,7 @@ import type { CompileOptions } from "../compile_graph.ts";
 import type { Graph, Lambda, Node, ScalarFunction } from "../graph/graph.ts";
 import { tensorOf } from "../graph/stored.ts";
 import { trace, type Traceable } from "../graph/trace.ts";
-import { withSourceNames } from "../passes/source_names.ts";
+import { withSourceNames } from "../source_names.ts";
 import { lowerScalars } from "../scalars.ts";
 import {
   type DocumentOptions,
@@ -82,10 +82,13 @@ function nodeDocument(
 /** Options that a document can hold, of weights only those that the model has. */
 function documentOptions(
   { nodes }: Graph,
-  { tuning, weights, ...rest }: CompileOptions,
+  { tuning, weights, pages, ...rest }: CompileOptions,
 ): DocumentOptions {
   const { matmuls, ...table } = tuning ?? {};
-  invariant(typeof matmuls !== "function", "a document has a table of tiles");
+  invariant(
+    typeof matmuls !== "function" && typeof pages !== "function",
+    "a document has tables",
+  );
   const stored = nodes.flatMap((node) => {
     if (node.primitive !== "param") return [];
     const tensor = tensorOf(node);
@@ -94,6 +97,7 @@ function documentOptions(
   });
   return defined({
     ...rest,
+    ...pages ? { pages } : {},
     ...stored.length > 0 ? { weights: Object.fromEntries(stored) } : {},
     ...tuning
       ? {

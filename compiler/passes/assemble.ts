@@ -9,7 +9,6 @@ import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { requiredLimits } from "./limits.ts";
 import { checkAxis } from "./lower/check.ts";
-import { withSourceNames } from "./source_names.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
 import { declareWritable } from "./writable.ts";
 
@@ -68,7 +67,7 @@ export function assemble(
     buffers,
     kernels: Object.fromEntries(printed),
     weights,
-    programs: [{ name: MAIN, ...ports, steps: withSourceNames(steps) }],
+    programs: [{ name: MAIN, ...ports, steps }],
     peakBytes: sumPerRank(allocations.map(({ bytes }) => bytes)),
     staging: { local: 0, host: 0 },
   };

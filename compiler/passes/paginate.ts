@@ -34,10 +34,12 @@ export interface Pages {
   readonly count: number;
 }
 
-/** Put the caches of attention into pages. Throws ModelError. */
-export function paginate(localized: Localized, pages: Pages): Localized {
+/** Put the caches of attention into pages, as given or chosen for the ranks that share sequences. Throws ModelError. */
+export function paginate(
+  localized: Localized,
+  given: Pages | ((groupSize: number) => Pages),
+): Localized {
   const { graph, placed } = localized;
-  checkPages(pages);
   const caches = cachesOf(graph, refuse);
   const [first] = caches;
   if (!first) return refuse("no attention keeps any");
@@ -52,6 +54,10 @@ export function paginate(localized: Localized, pages: Pages): Localized {
       }', and a sequence has as many blocks in all`,
     );
   }
+  const { over, size: sequences } = placed.axes[sequence]!;
+  const groupSize = groupSizeOf(placed.mesh, over);
+  const pages = typeof given === "function" ? given(groupSize) : given;
+  checkPages(pages);
   const blocks = Math.ceil(placed.axes[context]!.size / pages.size);
   if (pages.count < blocks) {
     return refuse(
@@ -60,7 +66,6 @@ export function paginate(localized: Localized, pages: Pages): Localized {
       } positions, and a sequence up to ${placed.axes[context]!.size}`,
     );
   }
-  const { over, size: sequences } = placed.axes[sequence]!;
   const seen = seenOf(graph, placed.axes[context]!.size);
   const count = (of: Seen): number => {
     const each = seenPages(of, pages.size);
@@ -79,10 +84,7 @@ export function paginate(localized: Localized, pages: Pages): Localized {
   const added: { readonly [axis: string]: LocalAxis } = Object.assign(
     {},
     ...groups.map(({ axis, count }) =>
-      pageAxes(
-        { axis, count, over },
-        groupSizeOf(placed.mesh, over),
-      )
+      pageAxes({ axis, count, over }, groupSize)
     ),
     {
       [WITHIN]: wholeAxis(WITHIN, pages.size),
