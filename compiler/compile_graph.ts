@@ -127,12 +127,12 @@ export function compileLowered(
     ...{ placed, check, deduplicate, numerics },
     chunks: chunksOf(options),
   });
-  const { graph, buckets } = fillBuckets(expanded);
-  const dispatched = dispatchedNodes(graph);
-  const layouts = layoutParams(graph, placed, {
+  const layouts = layoutParams(expanded, placed, {
     stored: options.weights ?? {},
     asFiled: options.tuning?.asFiled ?? [],
   });
+  const { graph, buckets } = fillBuckets(expanded, layouts);
+  const dispatched = dispatchedNodes(graph);
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),

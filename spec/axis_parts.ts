@@ -1,11 +1,14 @@
 /** Which part of an axis a rank holds, and what the axis of the model is called. */
 
 import { shortAxis } from "./axis_name.ts";
-import { groupRankOf, groupSizeOf } from "./mesh.ts";
+import { blockSizes, groupRankOf, groupSizeOf, type Mesh } from "./mesh.ts";
 import { tableIds, tableLengths } from "./table.ts";
 import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan.ts";
 
 type Axes = Pick<Plan, "axes" | "mesh">;
+
+/** What says how many items of an axis ranks have. */
+type AxisParts = Pick<PlanAxis, "size" | "over" | "table" | "assignment">;
 
 /** The axis of the model that an axis of a buffer is, or is a part of. */
 export function modelAxis({ axes }: Pick<Plan, "axes">, axis: string): string {
@@ -42,6 +45,28 @@ export function partLengths(
 ): readonly number[] | undefined {
   return table &&
     tableLengths({ size, table }, groupSizeOf(mesh, over ?? []));
+}
+
+/** How many items of an axis each group rank over its mesh axes has at most. */
+export function partBounds(
+  plan: {
+    readonly mesh: Mesh;
+    readonly axes: { readonly [axis: string]: AxisParts };
+  },
+  { size, table, over = [], assignment }: AxisParts,
+): readonly number[] {
+  const groupSize = groupSizeOf(plan.mesh, over);
+  if (table) return tableLengths({ size, table }, groupSize);
+  if (assignment?.by !== "blocks") {
+    return new Array<number>(groupSize).fill(size);
+  }
+  const { within } = assignment;
+  if (within === undefined) return blockSizes(size, groupSize);
+  const outer = partBounds(plan, plan.axes[within]!);
+  const parts = Math.ceil(groupSize / outer.length);
+  return outer.flatMap((n) =>
+    new Array<number>(parts).fill(Math.ceil(n / parts))
+  );
 }
 
 /** The indices of a stacked axis that a rank holds, in local order. */

@@ -1,8 +1,8 @@
 /** Rules of axes: placement tables, dynamic lengths, the axes of buffers, and the ports of programs. */
 
-import { partLengths } from "./axis_parts.ts";
-import { blockSizes, groupRankOf, groupSizeOf } from "./mesh.ts";
-import { onRank, type PlanAxis, type Port } from "./plan.ts";
+import { partBounds, partLengths } from "./axis_parts.ts";
+import { groupRankOf, groupSizeOf } from "./mesh.ts";
+import { onRank, type Port } from "./plan.ts";
 import { perRankText } from "./text_parts.ts";
 import { type Facts, type Report, width } from "./verify_facts.ts";
 
@@ -172,14 +172,15 @@ function checkItems(
 /** The lengths that an axis may have on the ranks: whole everywhere, or each rank's part. */
 function legalSizes(
   { plan, everyRank }: Facts,
-  axis: PlanAxis,
+  name: string,
 ): { whole: number; part: readonly number[] | undefined } {
+  const axis = plan.axes[name]!;
   const { over, table, assignment, size } = axis;
-  if (!over || (!table && assignment?.by !== "blocks")) {
+  const blocks = assignment?.by === "blocks" && ends(plan, name);
+  if (!over || (!table && !blocks)) {
     return { whole: size, part: undefined };
   }
-  const lengths = partLengths(plan, axis) ??
-    blockSizes(size, groupSizeOf(plan.mesh, over));
+  const lengths = partBounds(plan, axis);
   return {
     whole: size,
     part: everyRank.map((rank) => lengths[groupRankOf(plan.mesh, rank, over)]!),
@@ -190,7 +191,7 @@ function legalSizes(
 export function checkAxes(facts: Facts, report: Report): void {
   const axes = new Map(
     Object.entries(facts.plan.axes).map(([name, axis]) =>
-      [name, { axis, legal: legalSizes(facts, axis) }] as const
+      [name, { axis, legal: legalSizes(facts, name) }] as const
     ),
   );
   for (const [name, buffer] of facts.buffers) {

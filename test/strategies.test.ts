@@ -62,14 +62,16 @@ const CAPACITIES = [
 /** A layer of 8 experts with a residual, and the same rows doubled by the same routing. */
 function layer(
   router: typeof ROUTERS[number],
-  { capacity, dtype, tokens }: {
+  { capacity, dtype, tokens, stored = "f32" }: {
     readonly capacity: typeof CAPACITIES[number];
     readonly dtype: "f32" | "f16";
     readonly tokens: number;
+    readonly stored?: "f32" | "f16" | "bf16";
   },
 ): Case {
   return {
-    model: model({ token: upTo(40), embed: 16, ffn: 24, expert: 8 }, (m) => {
+    stored,
+    model: model({ token: upTo(40), embed: 16, ffn: 22, expert: 8 }, (m) => {
       const x = m.input("x", "token embed");
       const logits = dot(x, m.param("router", "expert embed"), "embed");
       const routing = route(logits, {
@@ -131,6 +133,11 @@ t.test("no bit depends on the strategy", async (t) => {
         router: fc.constantFrom(...ROUTERS),
         capacity: fc.constantFrom(...CAPACITIES),
         dtype: fc.constantFrom("f32" as const, "f16" as const),
+        stored: fc.constantFrom(
+          "f32" as const,
+          "f16" as const,
+          "bf16" as const,
+        ),
         tokens: fc.integer({ min: 0, max: 40 }),
         mesh: fc.constantFrom(...EXPERT_MESHES),
         chunks: fc.integer({ min: 1, max: 3 }),
@@ -138,8 +145,10 @@ t.test("no bit depends on the strategy", async (t) => {
         dispatcher: fc.constantFrom(...EXACT_DISPATCHERS),
         check: fc.boolean(),
       }),
-      async ({ router, mesh, capacity, dtype, tokens, ...strategy }) => {
-        const made = layer(router, { capacity, dtype, tokens });
+      async (
+        { router, mesh, capacity, dtype, stored, tokens, ...strategy },
+      ) => {
+        const made = layer(router, { capacity, dtype, stored, tokens });
         const wanted = digest(await runCase(made, "cpu"));
         const options = { ...mesh, ...strategy };
         const plan = await compiled(made, options);
@@ -253,37 +262,43 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
     const { results, bytes } = await statisticsOf(made, { mesh, ...gather });
     t.equal(results, wanted, JSON.stringify(mesh));
     const copies = "tp" in mesh ? mesh.tp : 1;
-    const sums = (ways: number) => ways * 40 * 16 * 4;
+    const sums = 40 * 16 * 4;
     t.strictSame(
       bytes,
       {
         ...{ counts: 0, dispatch: 0, combine: 0 },
-        // Each token once to the other rank of its group, with its choices; along tp, terms of tokens of the group.
-        gather: 40 * words * 4 * copies + (copies - 1) * sums(4),
-        reduce: sums(copies),
+        // Each token once to the other rank of its group, with its choices; along tp, sums of half of its tokens.
+        gather: 40 * words * 4 * copies + (copies - 1) * sums,
+        // Of each token, terms of all other ranks of its group, each of a part of the tokens.
+        reduce: sums * (2 * copies - 1),
       },
       JSON.stringify(mesh),
     );
   }
 });
 
-t.test("weights of experts are gathered, and no row is sent", async (t) => {
-  const made = layer(ROUTERS[1], {
-    ...{ capacity: undefined, dtype: "f32", tokens: 40 },
-  });
-  const wanted = digest(await runCase(made, "cpu"));
-  const options = {
-    mesh: { dp: 2, ep: 2 },
-    dispatcher: "gatherWeights",
-  } as const;
-  const { results, bytes } = await statisticsOf(made, options);
-  t.equal(results, wanted);
-  const weights = 2 * 8 * 16 * 24 * 4;
-  // Half of them to the other rank of the group, by each of four ranks.
-  t.strictSame(bytes, {
-    ...{ counts: 0, dispatch: 0, combine: 0, gather: 0 },
-    reduce: 4 * weights / 2,
-  });
+t.test("weights of experts are gathered as they are stored, and no row is sent", async (t) => {
+  // Rows of 16-bit elements begin at multiples of four.
+  const bytesOf = {
+    f32: 8 * (16 * 22 + 22 * 16) * 4,
+    bf16: 8 * (16 * 24 + 22 * 16) * 2,
+  };
+  for (const stored of ["f32", "bf16"] as const) {
+    const made = layer(ROUTERS[1], {
+      ...{ capacity: undefined, dtype: "f32", tokens: 40, stored },
+    });
+    const wanted = digest(await runCase(made, "cpu"));
+    const { results, bytes } = await statisticsOf(made, {
+      mesh: { dp: 2, ep: 2 },
+      dispatcher: "gatherWeights",
+    });
+    t.equal(results, wanted);
+    // Half of them to the other rank of the group, by each of four ranks.
+    t.strictSame(bytes, {
+      ...{ counts: 0, dispatch: 0, combine: 0, gather: 0 },
+      reduce: 4 * bytesOf[stored] / 2,
+    });
+  }
 });
 
 t.test("training by every dispatcher", async (t) => {

@@ -5,6 +5,7 @@
 
 import { invariant } from "../../spec/errors.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import type { ParamLayout } from "./param_layout.ts";
 
 /** Nodes that one collective moves together, `reduceScatter` or `allGather` of one group. */
 export interface Bucket {
@@ -21,8 +22,11 @@ export interface Bucketed {
 }
 
 /** Put collectives into buckets, and each bucket in one place. */
-export function fillBuckets(graph: Graph): Bucketed {
-  const buckets = bucketsOf(graph);
+export function fillBuckets(
+  graph: Graph,
+  layouts: ReadonlyMap<Node, ParamLayout>,
+): Bucketed {
+  const buckets = bucketsOf(graph, layouts);
   if (buckets.size === 0) return { graph, buckets };
   const nodes: Node[] = [];
   const placed = new Set<Node>();
@@ -61,7 +65,10 @@ export function fillBuckets(graph: Graph): Bucketed {
 }
 
 /** Which collectives go together: those of one kind, group and depth, so that none waits for another of its bucket. */
-function bucketsOf({ nodes, axes }: Graph): Map<Node, Bucket> {
+function bucketsOf(
+  { nodes, axes }: Graph,
+  layouts: ReadonlyMap<Node, ParamLayout>,
+): Map<Node, Bucket> {
   const depths = new Map<Node, number>();
   const open = new Map<string, { members: Node[]; elements: number }>();
   const buckets = new Map<Node, Bucket>();
@@ -69,11 +76,11 @@ function bucketsOf({ nodes, axes }: Graph): Map<Node, Bucket> {
     const depth = Math.max(0, ...node.inputs.map((x) => depths.get(x)!));
     const moves = node.primitive === "reduceScatter" ||
       node.primitive === "allGather";
-    // Rows that are counted at run time are moved by themselves.
+    // Rows that are counted at run time are moved by themselves, and shards that are moved as they are stored.
     const counted = [node, ...node.inputs].some((n) =>
       n.axes.some((axis) => axes[axis]?.dynamic)
     );
-    if (!moves || counted) {
+    if (!moves || counted || layouts.get(node)?.shards) {
       depths.set(node, depth);
       continue;
     }

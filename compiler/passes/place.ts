@@ -1,6 +1,7 @@
 /** Lengths of local axes: on each rank, over a group of ranks, and in the words of the plan. */
 
-import { blockSizes, groupRanks, groupSizeOf } from "../../spec/mesh.ts";
+import { partBounds } from "../../spec/axis_parts.ts";
+import { groupRanks, groupSizeOf } from "../../spec/mesh.ts";
 import { tableIds, tableLengths, tableStarts } from "../../spec/table.ts";
 import type { Size } from "../../spec/size.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
@@ -49,12 +50,9 @@ export function idsAt(
 
 /** The length of an axis on each rank, or the longest it can be there. */
 export function localBound(placed: Placed, axis: string): number[] {
-  const { size, over, assignment } = placed.axes[axis]!;
+  const { total, over } = placed.axes[axis]!;
   const { mesh, ranks } = placed;
-  const lengths = partLengths(placed, placed.axes[axis]!) ??
-    (assignment?.by === "blocks" && assignment.within === undefined
-      ? blockSizes(size, groupSizeOf(mesh, over))
-      : [size]);
+  const lengths = partBounds(placed, { ...placed.axes[axis]!, size: total });
   if (lengths.every((length) => length === lengths[0])) {
     return new Array<number>(ranks).fill(lengths[0]!);
   }

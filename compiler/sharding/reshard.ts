@@ -95,14 +95,22 @@ export class Resharding {
     }).find(({ fits }) => fits);
     if (!onto) return this.#allReduce(value, rest);
     const { axis, wants, more, first } = onto;
-    const minor = this.#allReduce(value, rest.slice(first + more.length));
+    const minor = rest.slice(first + more.length);
+    // Rows are cut anywhere: a rank adds up a part of its rows, and is given the other sums, fewer than their terms.
+    const parts = minor.length > 0 && isRagged(this.#facts, axis) &&
+      sameOver(wants, placedOver(this.#facts, axis));
+    const over = parts ? [...more, ...minor] : more;
+    const terms = parts ? value : this.#allReduce(value, minor);
     const scattered = this.#make(
-      minor,
+      terms,
       "reduceScatter",
-      { over: more, axis, to: axis },
+      { over, axis, to: axis },
       {
-        over: { ...minor.sharding.over, [axis]: wants },
-        unreduced: minor.sharding.unreduced.filter((m) => !more.includes(m)),
+        over: {
+          ...terms.sharding.over,
+          [axis]: parts ? [...wants, ...minor] : wants,
+        },
+        unreduced: terms.sharding.unreduced.filter((m) => !over.includes(m)),
       },
     );
     return this.#allReduce(scattered, rest.slice(0, first));

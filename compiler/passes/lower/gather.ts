@@ -15,13 +15,13 @@ import {
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
+import { type BufferAxis, maxOverRanks } from "../../../spec/plan.ts";
 import { planAxis } from "../place.ts";
 import { groupRankBuffer } from "./assign.ts";
 import { type At, atWith, flatIndex } from "./at.ts";
 import {
   addAllGather,
   addScratch,
-  type DraftAxis,
   fixedProduct,
   type Lowering,
   productOf,
@@ -64,12 +64,12 @@ export function countedAxis(
   return counted[0];
 }
 
-/** Gather the rows of a stored value over `over`. `into` are the axes of the buffer; by default all of the first rank's, then all of the next. */
+/** Gather the rows of a stored value over `over`: all of the first rank's, then all of the next, along a new axis or `as`. */
 export function gatherRowsOf(
   lowering: Lowering,
   node: Moving,
   rows: string,
-  into?: readonly DraftAxis[],
+  as?: string,
 ): GatheredRows {
   const [x] = node.inputs as [Node];
   const { over } = node.params;
@@ -81,14 +81,7 @@ export function gatherRowsOf(
     lowering,
     "gathered",
     dtype,
-    into ?? [
-      {
-        axis: `${rows} by rank`,
-        size: boundOf({ count: rows, over }, placed),
-        dynamic: true,
-      },
-      ...rest,
-    ],
+    [rowsOfRanks(lowering, rows, over, as), ...rest],
   );
   // Terms of a sum over other mesh axes stay such terms.
   markUnreduced(lowering, node, buffer);
@@ -98,6 +91,18 @@ export function gatherRowsOf(
     ...{ words, rows: { axis: planAxis(placed, rows), counts } },
   });
   return { buffer, rows, rest };
+}
+
+/** The axis of rows of all ranks of a group. */
+function rowsOfRanks(
+  { placed }: Lowering,
+  rows: string,
+  over: readonly string[],
+  as = `${rows} by rank`,
+): BufferAxis {
+  const size = boundOf({ count: rows, over }, placed);
+  const { dynamic = true } = placed.axes[as] ?? {};
+  return { axis: planAxis(placed, as), size, ...dynamic ? { dynamic } : {} };
 }
 
 /** Of the rows that every rank of a group has terms of, each rank's terms of the rank's own rows: by group rank. */
@@ -136,18 +141,13 @@ function rowsByRank(
 ): string {
   const [x] = node.inputs as [Node];
   const { axis, to, over } = node.params;
-  const { placed } = lowering;
   if (inOrder(lowering, to, axis)) {
     return rowMajorBuffer(lowering, x, [axis, ...rest]);
   }
   const dtype = storedDType(x.dtype);
   const packed: Storage = {
     buffer: addScratch(lowering, "by rank", dtype, [
-      {
-        axis: `${axis} by rank`,
-        size: boundOf({ count: to, over }, placed),
-        dynamic: true,
-      },
+      rowsOfRanks(lowering, to, over, `${axis} by rank`),
       ...rest,
     ]),
     ...{ dtype, axes: [axis, ...rest] },
@@ -196,9 +196,27 @@ export function lowerAllGather(
 ): void {
   const { axis, to } = node.params;
   const [x] = node.inputs as [Node];
+  if (lowering.model.layouts.get(node)?.shards) {
+    return gatherShards(lowering, node);
+  }
   const rows = countedAxis(lowering, x)!;
   if (rows === axis) gatherRagged(lowering, node);
   else gatherColumns(lowering, node, rows, { axis, to });
+}
+
+/** A parameter of which each rank has a shard: as those are stored, one after another. */
+function gatherShards(
+  lowering: Lowering,
+  node: NodeOf<"allGather">,
+): void {
+  const { over, to: first } = node.params;
+  const { buffer: from, axes: [, ...rest], ...stored } = lowering.values
+    .storages.get(node.inputs[0]!)!;
+  const axes = [first, ...rest];
+  const to = addScratch(lowering, "gathered", stored, axes);
+  const words = maxOverRanks(lowering.draft.buffers.get(from)!.bytes) / 4;
+  addAllGather(lowering, node, { over, from, to, words });
+  lowering.values.storages.set(node, { ...stored, buffer: to, axes });
 }
 
 /** Parts of rows: each rank has some elements of every row. */
@@ -228,13 +246,8 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
   const [x] = node.inputs as [Node];
   const ordered = inOrder(lowering, axis, to);
   const rest = x.axes.filter((name) => name !== axis);
-  const gathered = gatherRowsOf(
-    lowering,
-    node,
-    axis,
-    ordered ? [to, ...rest] : undefined,
-  );
-  const { buffer } = gathered;
+  const as = ordered ? to : undefined;
+  const { buffer } = gatherRowsOf(lowering, node, axis, as);
   const { dtype } = lowering.draft.buffers.get(buffer)!;
   const raw: Storage = { buffer, dtype, axes: [to, ...rest] };
   if (ordered) {

@@ -33,29 +33,48 @@ export function layoutParams(
   for (const node of graph.nodes) {
     const used = users.get(node) ?? [];
     if (node.primitive === "param") {
-      layouts.set(node, layoutParam(node, used, placed, options));
-    } else if (isGathered(node) && node.phase === undefined) {
-      const dot = contractionWith(node, used);
-      const axes = dot ? rightAxes(dotShape(dot)) : node.axes;
-      layouts.set(node, { axes, stored: "f32" });
+      const gathers = used.filter((user) => gathersExperts(user, placed));
+      const readers = gathers.flatMap((gather) => users.get(gather) ?? []);
+      const read = gathers.length > 0 ? readers : used;
+      layouts.set(node, layoutParam(node, read, placed, options));
+    } else if (isGathered(node)) {
+      const shard = layouts.get(node.inputs[0]!)!;
+      const [first, ...rest] = shard.axes;
+      const { axis, to } = node.params;
+      const shards = first === axis && !shard.splitsWords;
+      if (shards && gathersExperts(node, placed)) {
+        layouts.set(node, { ...shard, axes: [to, ...rest], shards });
+      } else if (node.phase === undefined) {
+        const dot = contractionWith(node, used);
+        const axes = dot ? rightAxes(dotShape(dot)) : node.axes;
+        layouts.set(node, { axes, stored: "f32" });
+      }
     }
   }
   return layouts;
 }
 
 /** Whether a node is a parameter, of which ranks have parts, on every rank. */
-export function isGathered({ primitive, inputs: [from] }: Node): boolean {
-  return primitive === "allGather" && from!.primitive === "param";
+export function isGathered(node: Node): node is NodeOf<"allGather"> {
+  return node.primitive === "allGather" &&
+    node.inputs[0]!.primitive === "param";
 }
 
-/** The first contraction that has a value on its right. */
+/** Whether a node gathers the experts of a parameter. */
+function gathersExperts(node: Node, placed: Placed): boolean {
+  return isGathered(node) && placed.axes[node.params.to]!.experts === true;
+}
+
+/** The first contraction that has a parameter on its right, itself or gathered. */
 function contractionWith(
   node: Node,
   users: readonly Node[],
 ): NodeOf<"dot"> | undefined {
-  return users.find((user): user is NodeOf<"dot"> =>
-    user.primitive === "dot" && user.inputs[1] === node
-  );
+  return users.find((user): user is NodeOf<"dot"> => {
+    const right = user.inputs[1];
+    return user.primitive === "dot" &&
+      (right === node || isGathered(right!) && right!.inputs[0] === node);
+  });
 }
 
 /** The order in which the tiled kernel reads a right operand. */
@@ -88,13 +107,19 @@ function layoutParam(
 ): ParamLayout {
   const stored = options.stored[tensorOf(node)] ?? storedDType(node.dtype);
   const dot = contractionWith(node, users);
+  const right = dot?.inputs[1];
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   const filed = options.asFiled.includes(stored) && dot !== undefined &&
     !viewed &&
     isFiled(dot, stored, placed);
-  const axes = dot && !viewed && !filed ? rightAxes(dotShape(dot)) : node.axes;
+  // What is gathered has experts by another name than its shards.
+  const axes = dot && !viewed && !filed
+    ? rightAxes(dotShape(dot))
+      .map((axis) => node.axes[right!.axes.indexOf(axis)]!)
+    : node.axes;
+  const known = viewed || right !== node ? undefined : dot;
   const along = isPackedDType(stored)
-    ? packedAxis(node, viewed ? undefined : dot, { placed, stored })
+    ? packedAxis(node, known, { placed, stored })
     : undefined;
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
