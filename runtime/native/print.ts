@@ -103,8 +103,9 @@ class KernelPrinter {
       "for (u group = first_group; group < end_group; group++)",
       () => {
         writer.line("if (*stop) return;");
-        writer.line(`const u ${x} = group % launch->x;`);
-        writer.line(`const u ${y} = group / launch->x % launch->y;`);
+        // Along y first: a matmul's rows stay in the cache, which are more than columns, and weights follow each other.
+        writer.line(`const u ${y} = group % launch->y;`);
+        writer.line(`const u ${x} = group / launch->y % launch->x;`);
         writer.line(`const u ${z} = group / launch->x / launch->y;`);
         writer.line(`u ${this.#first} = 0;`);
         this.#outlived();
