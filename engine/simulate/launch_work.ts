@@ -103,26 +103,27 @@ export interface TypicalOptions {
   readonly rows: RoutingRows | undefined;
   /** Rows of a tile of a grouped matmul. */
   readonly tileRows: number;
+  /** The plan's inputs. */
+  readonly inputs: readonly PlanBuffer[];
 }
 
 /** The integers that kernels find in a buffer, and a key of them. */
 export function typicalOf(
   plan: Plan,
   buffer: PlanBuffer,
-  { workload, lengths, rank, rows, tileRows }: TypicalOptions,
+  options: TypicalOptions,
 ): { readonly at: Typical; readonly key: string } | undefined {
   const { kind, data, assignment, axes, name } = buffer;
+  const { workload, lengths, rank, rows, tileRows } = options;
   if (kind === "counts") {
     const values = plan.counts.map((axis) => lengths.most(axis));
     // Inputs may be stored behind them.
-    const inputs = Object.values(plan.buffers).filter((other) =>
-      other.kind === "input" && other.allocation === buffer.allocation
-    ).map((other) => ({
-      end: (other.offset - buffer.offset + onRank(other.bytes, rank)) / 4,
-      typical: typicalOf(plan, other, {
-        ...{ workload, lengths, rank, rows, tileRows },
-      }),
-    }));
+    const inputs = options.inputs
+      .filter(({ allocation }) => allocation === buffer.allocation)
+      .map((other) => ({
+        end: (other.offset - buffer.offset + onRank(other.bytes, rank)) / 4,
+        typical: typicalOf(plan, other, options),
+      }));
     return {
       at: (i) => values[i] ?? inputs.find(({ end }) => i < end)?.typical?.at(i),
       key: `${values} ${inputs.map(({ typical }) => typical?.key)}`,

@@ -88,6 +88,8 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const count = (axis: string, over: readonly string[]) =>
     over.length > 0 ? lengths.over(axis, over) : lengths.most(axis);
   const made = new Map<string, CountedLaunch>();
+  const inputs = Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "input");
   const owners = sequenceOwners(plan);
   return {
     launch: (step, { rank, fullness }) => {
@@ -117,7 +119,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       const { tree } = plan.kernels[step.kernel]!;
       const typical = names.map((name) =>
         typicalOf(plan, plan.buffers[name]!, {
-          ...{ workload, lengths, rank, rows: here },
+          ...{ workload, lengths, rank, rows: here, inputs },
           tileRows: tile?.rows ?? 1,
         })
       );
