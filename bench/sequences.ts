@@ -3,7 +3,7 @@
  * full from beginning to end: tokens/s of the small Mixtral of `bench peers`, interleaved, by CPU time and by the clock. Says
  * how much of the states live tokens need, and compares sequences with what they are alone.
  * `--prompts N`, `--slots N`, `--tokens N` (of a step), `--runs N`, `--alone N` (sequences that are compared), `--pages NxM`
- * (pages and positions of each; default: room for all positions of all slots), `--adapter native|cpu`, `--out FILE`.
+ * (pages and positions of each; default: as `generate` has them), `--adapter native|cpu`, `--out FILE`.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -86,7 +86,11 @@ const target = await resolveTarget(folder, nodeFiles(), {
 const { plan, session, close } = await openOurs(target, {
   adapter: options.adapter as "native" | "cpu",
   threads: availableParallelism(),
-  need: { tokens, sequences: slots, context: PROMPT + NEW },
+  need: {
+    ...{ tokens, sequences: slots, context: PROMPT + NEW },
+    // How many tokens follow is known at the end only.
+    lengths: mixed.map(({ prompt }) => prompt.length + NEW),
+  },
   next: {},
   ...options.pages
     ? {
@@ -112,7 +116,6 @@ decoder.next = (packed, rows) => {
 /** What was made, and tokens a second by the clock and by CPU time. */
 async function run(sequences: readonly Sequence[]) {
   const made: number[][] = sequences.map(() => []);
-  session.reset();
   const [before, began] = [process.cpuUsage(), performance.now()];
   const generated = await generate(
     decoder,
@@ -205,12 +208,10 @@ const result = {
         "pages against what live tokens need": round2(
           median(busy.map(({ taken, live }) => taken / live)),
         ),
-        "states against what live tokens need, at the median step": round2(
-          pool.positions / median(live),
-        ),
-        "states against what live tokens need, at the fullest step": round2(
-          pool.positions / live.at(-1)!,
-        ),
+        // Those that are given back are taken first: no more of the states is ever written, nor resident.
+        "pages ever used against what live tokens need at the fullest step":
+          round2(Math.max(...used.map(({ taken }) => taken)) / live.at(-1)!),
+        "all pages against that": round2(pool.positions / live.at(-1)!),
         "tokens of prompts that were fed, against those there are": round2(
           fed / sum(mixed.map(({ prompt }) => prompt.length)),
         ),

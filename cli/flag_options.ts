@@ -57,7 +57,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     )
     .option(
       "--pages <n>x<positions>",
-      "paged KV cache: pages on each rank, and the positions of one; sequences take pages as they grow (generate: as many as its prompts need, of 32)",
+      "paged KV cache: pages on each rank, and the positions of one; sequences take pages as they grow (generate: as many as its prompts need)",
       parsePages,
     )
     .option(

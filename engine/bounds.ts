@@ -50,24 +50,46 @@ export function defaultBounds(
   );
 }
 
-/** Positions of a page: those that attention looks up at once. */
-const PAGE = 32;
+/** Positions of a page: as many as attention looks up at once, or less for short sequences. */
+const PAGE_SIZES = [32, 16, 8, 4] as const;
 
-/** Pages of a rank for the longest sequences that can be there at once; sequences are sharded over `groupSize` ranks. */
+/** How much of a sequence may be empty: of its last page, half is on average. */
+const EMPTY = 0.07;
+
+/**
+ * Pages of a rank for sequences that come one after another, where each becomes as long as it may; they are sharded over
+ * `groupSize` ranks. Those that end sooner leave theirs to the next.
+ */
 export function choosePages(
   lengths: readonly number[],
   { maxSequences, maxContext }: Bounds,
   groupSize: number,
 ): Pages {
-  const pagesOf = (length: number) =>
-    Math.ceil(Math.min(length, maxContext) / PAGE);
-  const longest = lengths.toSorted((a, b) => b - a)
-    .slice(0, Math.ceil(maxSequences / groupSize));
+  const size = pageSize(lengths);
+  const pages = lengths.map((length) =>
+    Math.ceil(Math.min(length, maxContext) / size)
+  );
+  const each = Math.ceil(maxSequences / groupSize);
+  const together = pages.map((_, i) =>
+    sum(
+      pages.slice(i, i + maxSequences).sort((a, b) => b - a).slice(0, each),
+    )
+  );
   // A sequence may have as many positions as there are, whatever is known of it.
   return {
-    count: Math.max(pagesOf(maxContext), sum(longest.map(pagesOf))),
-    size: PAGE,
+    count: together.reduce(
+      (a, b) => Math.max(a, b),
+      Math.ceil(maxContext / size),
+    ),
+    size,
   };
+}
+
+function pageSize(lengths: readonly number[]): number {
+  const mean = sum(lengths) / lengths.length;
+  return lengths.length === 1
+    ? PAGE_SIZES[0]
+    : PAGE_SIZES.find((size) => (size - 1) / 2 <= EMPTY * mean) ?? 4;
 }
 
 function powerOfTwo(least: number): number {

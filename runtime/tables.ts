@@ -5,7 +5,7 @@ import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 
-/** Write the constants and tables of a rank, and zero its states. */
+/** Write the constants and tables of a rank. Its states are zero as all memory is that a device gives: what nothing uses of it need not be there. */
 export function writeTables(plan: Plan, memory: RankMemory): void {
   for (const [name, buffer] of Object.entries(plan.buffers)) {
     if (buffer.kind === "const") {
@@ -15,7 +15,7 @@ export function writeTables(plan: Plan, memory: RankMemory): void {
       write(memory, name, new Uint32Array(words));
     } else if (buffer.kind === "rope") {
       write(memory, name, ropeTable(buffer, memory.rank));
-    } else if (buffer.kind === "state") memory.clear(name);
+    }
   }
 }
 

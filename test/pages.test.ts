@@ -129,24 +129,34 @@ t.test("pages that no token sees any more are given back", (t) => {
 
 t.test("what is known of sequences says how many pages there are", async (t) => {
   const target = await loadTarget(checkpointFolder("olmoe-16e"), files);
+  const pagesFor = async (
+    mesh: string,
+    sequences: number,
+    lengths: readonly number[],
+    place?: PlanOptions["place"],
+  ) => {
+    const need = { tokens: 64, sequences, context: 250, lengths };
+    const options = { mesh: meshOf(mesh), need, ...place ? { place } : {} };
+    const { axes } = await planTarget(target, files, options);
+    return [axes["page"]!.size, axes["within"]!.size];
+  };
   const pagesOf = async (
     mesh: string,
     sequences: number,
     place?: PlanOptions["place"],
   ) => {
     const lengths = [40, 250, 64, 65, 1];
-    const need = { tokens: 64, sequences, context: 250, lengths };
-    const options = { mesh: meshOf(mesh), need, ...place ? { place } : {} };
-    const { axes } = await planTarget(target, files, options);
-    return [axes["page"]!.size, axes["within"]!.size];
+    return await pagesFor(mesh, sequences, lengths, place);
   };
-  t.strictSame(await pagesOf("ep=1", 4), [8 + 3 + 2 + 2, 32]);
-  t.strictSame(await pagesOf("tp=2", 2), [8 + 3, 32]);
-  t.strictSame(await pagesOf("ep=2", 4), [2 * (8 + 3), 32], "of two ranks");
+  t.strictSame(await pagesOf("ep=1", 4), [5 + 32 + 8 + 9, 8]);
+  t.strictSame(await pagesOf("tp=2", 2), [32 + 8, 8], "one after another");
+  t.strictSame(await pagesOf("ep=2", 4), [2 * (32 + 9), 8], "of two ranks");
   const experts = await pagesOf("ep=2", 4, { expert: "ep" });
-  t.strictSame(experts, [8 + 3 + 2 + 2, 32], "on each rank all sequences");
+  t.strictSame(experts, [54, 8], "on each rank all sequences");
   const tokens = { expert: "ep", token: { over: ["ep"] } };
-  t.strictSame(await pagesOf("ep=2", 4, tokens), [2 * (8 + 3), 32]);
+  t.strictSame(await pagesOf("ep=2", 4, tokens), [2 * (32 + 9), 8]);
+  t.strictSame(await pagesFor("ep=1", 4, [250, 250]), [16, 32], "long ones");
+  t.strictSame(await pagesFor("ep=1", 4, [20]), [8, 32], "one");
 });
 
 /** Room for all, for some, and pages that have the keys of several blocks. */
