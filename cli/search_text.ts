@@ -7,6 +7,9 @@ import {
   type Searched,
   type SearchPhase,
 } from "../engine/mod.ts";
+import { heldAxis, partLengths } from "../spec/axis_parts.ts";
+import { isPageAxis, WITHIN } from "../spec/pages.ts";
+import type { Plan } from "../spec/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { strategyFlags } from "../spec/strategies.ts";
 import { rateText, timeText } from "../spec/time_text.ts";
@@ -78,6 +81,7 @@ function advice(
     `--max-tokens ${step.tokens}`,
     `--max-sequences ${step.sequences}`,
     `--max-context ${context}`,
+    ...pageFlags(step.of.plan),
     ...strategyFlags(strategy),
     ...zero > 0 ? [`--zero ${zero}`] : [],
     ...recompute ? ["--recompute"] : [],
@@ -86,6 +90,17 @@ function advice(
   return [
     `plan    ${flags.join(" ")}${replicas > 1 ? `, ${replicas} times` : ""}`,
   ];
+}
+
+/** The pages of caches, of layers that see everything where there are any. */
+function pageFlags(plan: Plan): string[] {
+  const counts = Object.keys(plan.axes).filter(isPageAxis).flatMap((name) => {
+    const axis = heldAxis(plan, name);
+    return partLengths(plan, axis) ?? [axis.size];
+  });
+  return counts.length === 0
+    ? []
+    : [`--pages ${Math.max(...counts)}x${plan.axes[WITHIN]!.size}`];
 }
 
 /** By which rates the time of arithmetic is predicted: those of who compares it with published speeds may be others. */

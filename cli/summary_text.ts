@@ -17,7 +17,12 @@ const BOUNDS: { readonly [axis: string]: string } = {
   token: "tokens a step",
   sequence: "sequences at once",
   context: "positions each",
+  page: "pages",
+  within: "positions a page",
 };
+
+/** Pages of layers that see the last positions only. */
+const LIMITED_PAGES = /^page_(window|chunk)_/;
 
 /** The summary as text, one screen at any size. */
 export function formatSummary(summary: PlanSummary): string {
@@ -40,7 +45,7 @@ export function formatSummary(summary: PlanSummary): string {
     }`,
     `bounds  ${
       Object.entries(bounds).map(([axis, size]) =>
-        `${size} ${BOUNDS[axis] ?? axis}`
+        `${size} ${BOUNDS[axis] ?? axis.replace(LIMITED_PAGES, "pages of $1 ")}`
       ).join(", ")
     }`,
     "",

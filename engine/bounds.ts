@@ -70,11 +70,12 @@ export function choosePages(
     Math.ceil(Math.min(length, maxContext) / size)
   );
   const each = Math.ceil(maxSequences / groupSize);
-  const together = pages.map((_, i) =>
-    sum(
-      pages.slice(i, i + maxSequences).sort((a, b) => b - a).slice(0, each),
-    )
-  );
+  const together = pages.slice(0, Math.max(1, pages.length - maxSequences + 1))
+    .map((_, i) =>
+      sum(
+        pages.slice(i, i + maxSequences).sort((a, b) => b - a).slice(0, each),
+      )
+    );
   // A sequence may have as many positions as there are, whatever is known of it.
   return {
     count: together.reduce(

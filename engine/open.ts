@@ -330,8 +330,7 @@ export async function compileTarget(
   options: PlanOptions,
 ): Promise<LegalPlan> {
   const plan = await compile(modelOf(target, options), {
-    ...compileOptions(options),
-    ...pagesOf(target, options),
+    ...targetOptions(target, options),
     weights,
   });
   assertLegal(plan);
@@ -345,8 +344,16 @@ export async function compileToSave(
   options: PlanOptions,
 ): Promise<LegalPlan> {
   return await compileDocumented(modelOf(target, options), {
-    options: { ...compileOptions(options), weights },
+    options: { ...targetOptions(target, options), weights },
   });
+}
+
+/** Options of a target's plan as the compiler takes them, and the pages of its caches where it is known what will be run. */
+export function targetOptions(
+  target: Target,
+  options: PlanOptions,
+): CompileOptions {
+  return { ...compileOptions(options), ...pagesOf(target, options) };
 }
 
 /** Options of a plan as the compiler takes them. */

@@ -38,6 +38,11 @@ export function pagesNames(
   return { axis: `page${limits}`, input: `pages${limits}` };
 }
 
+/** Whether an axis is that of pages. */
+export function isPageAxis(axis: string): boolean {
+  return seenThrough(axis.replace(/^page/, "pages")) !== undefined;
+}
+
 /** What layers see whose table an input is; undefined where it is none. */
 export function seenThrough(input: string): Seen | undefined {
   const found = /^pages(?:_window_(\d+))?(?:_chunk_(\d+))?$/.exec(input);

@@ -147,6 +147,13 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
     ...["plan", GRANITE, "--target", small, ...flags!.split(" ")],
   ]);
   t.equal(planned.code, 0, `${flags}: ${planned.err}`);
+  const [, count] = /--pages (\d+)x32/.exec(flags!)!;
+  const ranks = Number(/ep=(\d+)/.exec(flags!)?.[1] ?? 1);
+  t.match(
+    planned.out,
+    `, ${Number(count) * ranks} pages, 32 positions a page\n`,
+    "states are those of pages",
+  );
   const none = await switchyard([
     ...["search", GRANITE, "--target", machineFile(t, link, 1e9)],
   ]);

@@ -138,6 +138,13 @@ async function compileLoad(
       ...{ maxTokens: tokens, maxSequences: sequences },
       maxContext: task.context,
     },
+    // Caches are in pages, of which sequences have as many as their tokens are in.
+    need: {
+      ...{ tokens, sequences, context: task.context },
+      lengths: new Array<number>(sequences).fill(
+        task.phase === "decode" ? task.context : Math.ceil(tokens / sequences),
+      ),
+    },
     // Logits of last tokens only, as those who serve a model want them.
     next: {},
   });

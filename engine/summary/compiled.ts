@@ -6,11 +6,11 @@ import { type Machine, machineRanks, placeRanks } from "../../spec/machine.ts";
 import type { Plan } from "../../spec/plan.ts";
 import type { FileSystem } from "../files.ts";
 import {
-  compileOptions,
   compileToSave,
   modelOf,
   type PlanOptions,
   storedWeights,
+  targetOptions,
 } from "../open.ts";
 import { compiledAs } from "../stored_as.ts";
 import type { Target } from "../target.ts";
@@ -59,7 +59,7 @@ export async function compileStandIns(
     ...forMachine(machine, { limits, tuning: given.tuning }),
   };
   const plan = await compile(model, {
-    ...compileOptions(how),
+    ...targetOptions(target, how),
     weights: stored,
   });
   const whole = () =>

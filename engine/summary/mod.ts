@@ -6,6 +6,7 @@ import { partNames } from "../../spec/packed.ts";
 import { DataError } from "../../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Machine } from "../../spec/machine.ts";
+import { isPageAxis, WITHIN } from "../../spec/pages.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../spec/plan.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import type { FileSystem } from "../files.ts";
@@ -203,10 +204,14 @@ function boundsOf(plan: Plan): { readonly [axis: string]: number } {
       ? axes.map(({ axis }) => modelAxis(plan, axis))
       : []
   );
+  // Where caches are in pages, their axes do not say how long a sequence may be.
+  const paged = named.includes(WITHIN);
   return Object.fromEntries(
     Object.entries(plan.axes).flatMap(([name, { size, dynamic }]) =>
       named.includes(name) &&
-        (dynamic || name === "sequence" || name === "context")
+          (dynamic || name === "sequence" || name === "context" ||
+            paged && (name === WITHIN || isPageAxis(name))) ||
+        paged && name === "context"
         ? [[name, size]]
         : []
     ),
