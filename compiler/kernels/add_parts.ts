@@ -4,7 +4,7 @@ import { addAsTree } from "../../spec/numerics.ts";
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
 import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
-import { registers } from "./pieces/registers.ts";
+import { registers } from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** Elements that are each a sum of parts. The grid is `elementwiseGrid(count)`. */

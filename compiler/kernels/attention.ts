@@ -13,12 +13,12 @@ import {
   type QueryTile,
   queryTile,
 } from "../tuning/queries.ts";
-import type { Expr, Kernel, KernelText } from "./kernel.ts";
+import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { halves } from "./pieces/decode.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
-import { registers } from "./pieces/registers.ts";
+import { registers } from "../../spec/kernel/registers.ts";
 import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
 
 /**
@@ -274,42 +274,46 @@ function placeOf({ heads }: Queries): KernelText {
 /** Lane j weights key j: exp(score - the largest score of the block). A token sees keys low to high - 1 of the block. */
 function weights(of: Queries): KernelText {
   const { tokens, each } = of;
-  const [single, place] = [tokens === 1, placeOf(of)];
-  const limited = of.firstSeen !== undefined;
-  const first = limited ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
-  // A block that one of several tokens does not see has no keys for it: low is not below high.
-  const low = single || !limited ? first : wgsl`min(${first}, ${KEY_BLOCK})`;
-  const end = single ? wgsl`end[t]` : wgsl`max(end[t], start)`;
-  const some = single ? wgsl`low[t]` : wgsl`min(low[t], ${KEY_BLOCK - 1})`;
-  const top =
-    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
-  return wgsl`
+  const place = placeOf(of);
+  const first = of.firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
+  const seen = (low: KernelText, end: KernelText) =>
+    wgsl`
     @unroll (t < ${tokens}) {
       let low[t] = ${low};
       let high[t] = min(${end} - start, ${KEY_BLOCK});
+    }`;
+  const larger =
+    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
+  const weigh =
+    wgsl`weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);`;
+  if (tokens === 1) {
+    return wgsl`
+    ${seen(first, wgsl`end[t]`)}
+    @unroll (${each}) { var block_top[t][h] = scores[low[t] + ${place}]; }
+    for (var j = low[0] + 1; j < high[0]; j++) {
+      @unroll (${each}) { ${larger} }
     }
-    ${
-    !single && wgsl`
+    @unroll (${each}) { ${weigh} }`;
+  }
+  // A block that one of several tokens does not see has no keys for it: low is not below high.
+  const low = of.firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
+  const before = of.firstSeen && wgsl`
+      for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
+  return wgsl`
+    ${seen(low, wgsl`max(end[t], start)`)}
     // The keys that all tokens see.
     let shared_low = ${ofTokens("max", "low", of)};
-    let shared_high = ${ofTokens("min", "high", of)};`
-  }
-    @unroll (${each}) { var block_top[t][h] = scores[${some} + ${place}]; }
-    for (var j = ${single ? wgsl`low[0] + 1` : wgsl`shared_low`}; j < ${
-    single ? wgsl`high[0]` : wgsl`shared_high`
-  }; j++) {
-      @unroll (${each}) { ${top} }
+    let shared_high = ${ofTokens("min", "high", of)};
+    @unroll (${each}) {
+      var block_top[t][h] = scores[min(low[t], ${KEY_BLOCK - 1}) + ${place}];
+    }
+    for (var j = shared_low; j < shared_high; j++) {
+      @unroll (${each}) { ${larger} }
     }
     @unroll (${each}) {
-      ${
-    !single && limited &&
-    wgsl`for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${top} }`
-  }
-      ${
-    !single &&
-    wgsl`for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${top} }`
-  }
-      weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
+      ${before}
+      for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }
+      ${weigh}
     }`;
 }
 
@@ -335,13 +339,14 @@ function blockSums(of: Queries): KernelText {
       @unroll (c < ${parts}) {
         let value[c] = ${cachedElement(o, values, wgsl`value_at + ${d}`)};
       }`;
+  // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
+  const added = (of: "all" | "some", sum: string, more: KernelText) =>
+    of === "all"
+      ? wgsl`${sum} = ${more};`
+      : wgsl`${sum} = select(${sum}, ${more}, low[t] <= j && j < high[t]);`;
   const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
   const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
-  // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
-  const seen = (sum: KernelText, more: KernelText) =>
-    wgsl`select(${sum}, ${more}, low[t] <= j && j < high[t])`;
-  const always = (_: KernelText, more: KernelText) => more;
-  const keys = (from: KernelText, end: KernelText, where: typeof seen) =>
+  const keys = (seenBy: "all" | "some", from: Hole, end: Hole) =>
     wgsl`
     for (var j = ${from}; j < ${end}; j++) {
       let value_at = (${of.cache.vectorOf(wgsl`(start + j)`)}) * ${
@@ -350,16 +355,17 @@ function blockSums(of: Queries): KernelText {
       ${value}
       @unroll (${each}) {
         let weight[t][h] = weights[j + ${placeOf(of)}];
-        block_sum[t][h] = ${where(wgsl`block_sum[t][h]`, weightSum)};
+        ${added(seenBy, "block_sum[t][h]", weightSum)}
         @unroll (c < ${parts}) {
-          block[t][h][c] = ${where(wgsl`block[t][h][c]`, valueSum)};
+          ${added(seenBy, "block[t][h][c]", valueSum)}
         }
       }
     }`;
-  const [first, last] = [
-    ofTokens("min", "low", of),
-    ofTokens("max", "high", of),
-  ];
+  const first = ofTokens("min", "low", of);
+  const last = ofTokens("max", "high", of);
+  const [from, end] = tokens === 1
+    ? [first, last] as const
+    : ["shared_low", "shared_high"] as const;
   return wgsl`
     @unroll (${each}) {
       var block_sum[t][h] = 0.0;
@@ -367,14 +373,10 @@ function blockSums(of: Queries): KernelText {
     }
     ${
     of.firstSeen && tokens > 1 &&
-    keys(first, wgsl`min(shared_low, ${last})`, seen)
+    keys("some", first, wgsl`min(shared_low, ${last})`)
   }
-    ${
-    tokens === 1
-      ? keys(first, last, always)
-      : keys(wgsl`shared_low`, wgsl`shared_high`, always)
-  }
-    ${tokens > 1 && keys(wgsl`max(shared_low, shared_high)`, last, seen)}`;
+    ${keys("all", from, end)}
+    ${tokens > 1 && keys("some", wgsl`max(shared_low, shared_high)`, last)}`;
 }
 
 /** The dimension of a lane in part c. */

@@ -21,7 +21,7 @@ import {
 import type { MatmulTile } from "../tuning/tile.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
-import { registers } from "./pieces/registers.ts";
+import { registers } from "../../spec/kernel/registers.ts";
 
 /** A result [expert, row, column]: of each expert, the sum over its grouped rows of left[row] times right[column]. */
 export interface ExpertOuterOptions {

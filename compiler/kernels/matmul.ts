@@ -6,7 +6,7 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
-import { fma, let_, u32 } from "../../spec/kernel/build.ts";
+import { fma, u32, whereBelow } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, KernelText, SharedArray, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type Place, sumsOfTeams } from "./matmul_blocks.ts";
@@ -29,15 +29,14 @@ import {
 import { equalBlocks, tileTaken } from "../tuning/tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
-import { setEach } from "./pieces/each_register.ts";
 import {
   indicesBelow,
   letRegister,
   type Register,
   register,
   registers,
-} from "./pieces/registers.ts";
-import { whereBelow } from "./pieces/where_below.ts";
+  setEach,
+} from "../../spec/kernel/registers.ts";
 
 /** Statements, and the workgroup memory that they use. */
 interface Part {
@@ -308,9 +307,9 @@ function finishAll(o: Matmul, rows: number): readonly Stmt[] {
 /** What becomes of the results of one place, if that is in the matrix. */
 function finish(o: Matmul, { row, column, sums }: Place): Stmt {
   return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
-    let_("row", row),
-    let_("column", column),
-    ...sums.map((sum, i) => let_(`result${i}`, sum)),
+    letRegister("row", [], row),
+    letRegister("column", [], column),
+    ...sums.map((sum, i) => letRegister(`result${i}`, [], sum)),
     ...o.used,
   ]);
 }

@@ -18,8 +18,12 @@ import { unitOf } from "./matmul_right.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { teamsOf } from "../tuning/lanes.ts";
 import type { EqualBlocks } from "../tuning/tile.ts";
-import { declareEach, setEach } from "./pieces/each_register.ts";
-import { type Register, register } from "./pieces/registers.ts";
+import {
+  declareEach,
+  type Register,
+  register,
+  setEach,
+} from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** What teams sum. */

@@ -13,7 +13,7 @@ import { expr, local, wgsl } from "./kernel.ts";
 import { isStaged } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
-import { register } from "./pieces/registers.ts";
+import { register } from "../../spec/kernel/registers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {

@@ -14,8 +14,11 @@ import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
 import { blocksInPanel, teamsOf } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
-import { declareEach, setEach } from "./pieces/each_register.ts";
-import type { Register } from "./pieces/registers.ts";
+import {
+  declareEach,
+  type Register,
+  setEach,
+} from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** What teams sum, `sum<weight>[r][c]` of the rows from `own` on, those below `end`. */

@@ -10,7 +10,11 @@ import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
 import { DECODERS, perWord, unpackHalves } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
-import { letRegister, loadRegisters, register } from "./pieces/registers.ts";
+import {
+  letRegister,
+  loadRegisters,
+  register,
+} from "../../spec/kernel/registers.ts";
 
 /** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
 export function unitOf(o: MatmulOptions): number {
@@ -55,48 +59,45 @@ export function columnsAndWeights(
 ): KernelText {
   const { columns } = o.tile;
   const unit = unitOf(o);
-  const units = range(columns / unit).flatMap((u) => [
-    letRegister("unit", [u], add(local("lane_unit", "u32"), u32(u * lanes))),
-    ...range(unit).map((n) => {
-      const first = mul(register("unit", [u], "u32"), u32(unit));
-      return letRegister("column", [u * unit + n], add(first, u32(n)));
-    }),
-  ]);
   return wgsl`
     let lane_unit = group.y * ${columns * lanes / unit} + lane % ${lanes};
-    ${units}
+    @unroll (u < ${columns / unit}) {
+      let unit[u] = lane_unit + u * ${lanes};
+      @unroll (n < ${unit}) {
+        let column[u * ${unit} + n] = unit[u] * ${unit} + n;
+      }
+    }
     ${o.weights.flatMap((_, i) => weightStarts(o, i))}`;
 }
 
 /** Declares at<i>[c], and scale<i>[c] where weight i has scales. */
-function weightStarts(o: MatmulOptions, i: number): readonly Stmt[] {
+function weightStarts(o: MatmulOptions, i: number): readonly KernelText[] {
   const { columns } = o.tile;
   const { stored, scales, inside, rowStride } = o.weights[i]!;
   const [unit, width] = [unitOf(o), widthOf(o)];
   const rowWords = rowStride / perWord(stored);
-  const column = (c: number) => register("column", [c], "u32");
   if (inside === "k") {
     const first = ofExpert(o, o.columns * rowWords);
-    return range(columns).map((c) => {
-      const start = mul(column(c), elementCount(rowWords));
-      return letRegister(`at${i}`, [c], add(first, start));
-    });
+    return [wgsl`
+      @unroll (c < ${columns}) {
+        let at${i}[c] = ${first} + column[c] * ${elementCount(rowWords)};
+      }`];
   }
   // Without a number of elements that share a scale, all along k do.
   const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
   const packed = isHalf(stored);
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
   const apart = packed || width > 1 ? unit : 1;
-  const starts = (name: string, words: number) => {
-    const first = ofExpert(o, Number(o.k) * words / width);
-    return range(columns / apart).map((n) => {
-      const place = apart > 1 ? register("unit", [n], "u32") : column(n);
-      return letRegister(name, [n * apart], add(first, place));
-    });
-  };
+  const starts = (name: string, words: number) =>
+    wgsl`
+      @unroll (n < ${columns / apart}) {
+        let ${name}[n * ${apart}] = ${
+      ofExpert(o, Number(o.k) * words / width)
+    } + ${apart > 1 ? "unit" : "column"}[n];
+      }`;
   return [
-    ...starts(`at${i}`, rowWords),
-    ...scales === undefined ? [] : starts(`scale${i}`, scaleWords),
+    starts(`at${i}`, rowWords),
+    ...scales === undefined ? [] : [starts(`scale${i}`, scaleWords)],
   ];
 }
 

@@ -4,7 +4,6 @@ export * from "./add_parts.ts";
 export * from "./assign.ts";
 export * from "./attention.ts";
 export * from "./capacity.ts";
-export * from "./elementwise.ts";
 export * from "./kernel.ts";
 export * from "./matmul.ts";
 export * from "./matmul_options.ts";

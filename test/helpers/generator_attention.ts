@@ -9,7 +9,7 @@ import {
   queryGrad,
 } from "../../compiler/kernels/attention_backward.ts";
 import { conv1d } from "../../compiler/kernels/conv1d.ts";
-import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
+import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
 import type { Launch } from "./launch_faults.ts";

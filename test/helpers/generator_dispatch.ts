@@ -2,7 +2,7 @@
 
 import { assign, DROPPED } from "../../compiler/kernels/assign.ts";
 import { compareIds, sendIds } from "../../compiler/kernels/check_ids.ts";
-import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
+import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/kernel.ts";
 import { listRows } from "../../compiler/kernels/list_rows.ts";
 import {

@@ -6,7 +6,7 @@ import {
   mark,
   marks,
 } from "../../compiler/kernels/capacity.ts";
-import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
+import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { type Expr, lengthAt } from "../../compiler/kernels/kernel.ts";
 import {
   mergeRuns,

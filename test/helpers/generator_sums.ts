@@ -12,7 +12,7 @@ import {
   lengthAt,
   type Stmt,
 } from "../../compiler/kernels/kernel.ts";
-import { elementwiseGrid } from "../../compiler/kernels/elementwise.ts";
+import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { matmul } from "../../compiler/kernels/matmul.ts";
 import {
   matmulGrid,

@@ -13,8 +13,12 @@ import {
 import { add as plus, f32 } from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { local } from "../kernel.ts";
-import { declareEach, setEach } from "./each_register.ts";
-import { type Register, registers } from "./registers.ts";
+import {
+  declareEach,
+  type Register,
+  registers,
+  setEach,
+} from "../../../spec/kernel/registers.ts";
 import { sumTree } from "./sum_tree.ts";
 
 /** Indices in a block of a sum. */

@@ -3,8 +3,11 @@
 import { add, if_ } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import { expr } from "../kernel.ts";
-import { declareEach, setEach } from "./each_register.ts";
-import type { Register } from "./registers.ts";
+import {
+  declareEach,
+  type Register,
+  setEach,
+} from "../../../spec/kernel/registers.ts";
 
 /** Items that are added as a balanced tree, one after another: each is in the totals when it is added. */
 export interface SumTree {

@@ -6,7 +6,7 @@ import type { PlanBuffer, StepPart } from "../../../spec/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { listRows } from "../../kernels/list_rows.ts";
 import {
   chunkExperts,

@@ -8,7 +8,7 @@ import {
   keyGrad,
   queryGrad,
 } from "../../kernels/attention_backward.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { attentionGrid } from "../../tuning/queries.ts";
 import { addLaunch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";

@@ -4,7 +4,7 @@ import { ModelError } from "../../../spec/errors.ts";
 import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { rowStarts } from "../../kernels/expert_outer.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";

@@ -7,7 +7,7 @@ import { groupSizeOf } from "../../../spec/mesh.ts";
 import { add, load, mul, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { addParts } from "../../kernels/add_parts.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import type { Bucket } from "../buckets.ts";
 import { type Fusion, FUSION_CLASS } from "../fuse.ts";
 import { usersOf } from "../../graph/users.ts";

@@ -4,7 +4,7 @@ import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf, RouteOperand } from "../../graph/graph.ts";
 import { slotsOf } from "../../graph/routing.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { keep, mark } from "../../kernels/capacity.ts";
 import { mergeRuns, SORTED_RUN, sortRuns } from "../../kernels/order_tokens.ts";
 import { slots, slotsGrid } from "../../kernels/slots.ts";

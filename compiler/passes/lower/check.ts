@@ -7,7 +7,7 @@ import {
 } from "../../../spec/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { compareIds, sendIds } from "../../kernels/check_ids.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import {
   addBuffer,
   addLaunch,

@@ -2,7 +2,7 @@
 
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { conv1d } from "../../kernels/conv1d.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { addLaunch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";

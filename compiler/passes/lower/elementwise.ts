@@ -12,7 +12,7 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { elementwise } from "../../kernels/elementwise.ts";
+import { elementwise } from "../../../spec/kernel/elementwise.ts";
 import type { At } from "./at.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import {

@@ -4,7 +4,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import { load, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { bindings } from "../../kernels/kernel.ts";
 import { combine } from "../../kernels/permute.ts";
 import { partOf } from "./assign.ts";

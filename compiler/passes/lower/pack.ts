@@ -17,7 +17,10 @@ import {
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { maxOverRanks } from "../../../spec/plan.ts";
 import type { Node } from "../../graph/graph.ts";
-import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
+import {
+  elementwise,
+  elementwiseGrid,
+} from "../../../spec/kernel/elementwise.ts";
 import {
   addBuffer,
   freshName,

@@ -2,7 +2,7 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { reads } from "../../kernels/kernel.ts";
 import { combine, permute } from "../../kernels/permute.ts";
 import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";

@@ -11,7 +11,10 @@ import {
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node } from "../../graph/graph.ts";
-import { elementwise, elementwiseGrid } from "../../kernels/elementwise.ts";
+import {
+  elementwise,
+  elementwiseGrid,
+} from "../../../spec/kernel/elementwise.ts";
 import type { Grid } from "../../kernels/kernel.ts";
 import { type At, atFlat, ROW } from "./at.ts";
 import { fixedProduct, opOf, productOf, sizeOf } from "./context.ts";

@@ -9,7 +9,7 @@ import {
   type RouteOperand,
 } from "../../graph/graph.ts";
 import { isMark, type Mark } from "../../graph/routing.ts";
-import { elementwiseGrid } from "../../kernels/elementwise.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { marks } from "../../kernels/capacity.ts";
 import { router } from "../../kernels/router.ts";
 import { rowsGrid } from "../../kernels/rows.ts";

@@ -1,14 +1,8 @@
-/** Registers: variables that kernel text calls by a name and indices. */
+/** Registers, variables that kernel text calls by a name and indices, where statements of many are built and not read. */
 
-import { let_, load, loads } from "../../../spec/kernel/build.ts";
-import { registerName } from "../../../spec/kernel/register_name.ts";
-import type {
-  Binding,
-  Expr,
-  ScalarType,
-  Stmt,
-} from "../../../spec/kernel/tree.ts";
-import { local } from "../kernel.ts";
+import { f32, let_, load, loads, local, set, var_ } from "./build.ts";
+import { registerName } from "./register_name.ts";
+import type { Binding, Expr, ScalarType, Stmt } from "./tree.ts";
 
 /** What kernel text calls `base[r][c]`; without indices, a variable. An index that is a name is one of a loop around it. */
 export interface Register {
@@ -47,7 +41,7 @@ export function register(
 }
 
 /** The name in a tree. */
-export function nameOf(base: string, indices: Register["indices"]): string {
+function nameOf(base: string, indices: Register["indices"]): string {
   if (indices.length === 0) return base;
   return indices.every((i) => typeof i === "number")
     ? registerName(base, indices)
@@ -77,4 +71,27 @@ export function loadRegisters(
   return columns.length === 1
     ? letRegister(base, columns, load(binding, index, type))
     : loads(columns.map((c) => nameOf(base, [c])), from);
+}
+
+/** `var sum_suffix[r][c] = 0.0;` for each `sum[r][c]`. */
+export function declareEach(
+  all: readonly Register[],
+  suffix = "",
+): readonly Stmt[] {
+  return all.map(({ base, indices }) =>
+    var_(nameOf(base + suffix, indices), f32(0))
+  );
+}
+
+/** `sum_suffix[r][c] = value;` for each `sum[r][c]`. `of` has the values of such registers with suffixes. */
+export function setEach(
+  all: readonly Register[],
+  suffix: string,
+  value: (of: (suffix: string) => Expr, register: Register) => Expr,
+): readonly Stmt[] {
+  return all.map((one) => {
+    const { base, indices } = one;
+    const of = (end: string) => register(base + end, indices);
+    return set(nameOf(base + suffix, indices), value(of, one));
+  });
 }
