@@ -7,7 +7,7 @@
 
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { availableParallelism, cpus } from "node:os";
 import { relative } from "node:path";
 import process from "node:process";
 import {
@@ -24,8 +24,12 @@ import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
 
 /** Seconds after which a file is thought to hang, on a machine that is busy with other work too. */
 const TIMEOUT = 3600;
-/** Files at a time: one more than cores, because some wait for what they stopped. More would only keep memory. */
+/** Files at a time: one more than cores, because some wait for what they stopped. */
 const JOBS = Math.min(4, availableParallelism() + 1);
+/** Files at a time while cores idle, because several wait. More would only keep memory. */
+const MOST_JOBS = JOBS + 2;
+/** The part of all cores that idles when another file is started, and milliseconds after which that is looked at. */
+const IDLE = 0.2, LOOK_MS = 1000;
 
 const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
 
@@ -216,6 +220,46 @@ function time({ seconds, worked }) {
   return `${seconds.toFixed(1)} s${work}`;
 }
 
+/** Runs files in their order, and returns their counts. */
+async function runAll(files) {
+  const waiting = [...files];
+  const all = [];
+  const running = new Set();
+  const start = () => {
+    const file = waiting.shift();
+    if (file === undefined) return;
+    const run = runFile(file).then((counts) => {
+      all.push(counts);
+      running.delete(run);
+      if (running.size < JOBS) start();
+    });
+    running.add(run);
+  };
+  for (let i = 0; i < JOBS; i++) start();
+  let before = idleTime();
+  const timer = setInterval(() => {
+    const now = idleTime();
+    const share = (now.idle - before.idle) / (now.all - before.all);
+    before = now;
+    if (share > IDLE && running.size < MOST_JOBS) start();
+  }, LOOK_MS);
+  while (running.size > 0) await Promise.race(running);
+  clearInterval(timer);
+  return all;
+}
+
+/** How long cores have idled, and have been there. */
+function idleTime() {
+  const times = cpus().map(({ times }) => times);
+  return {
+    idle: times.reduce((sum, { idle }) => sum + idle, 0),
+    all: times.reduce(
+      (sum, each) => Object.values(each).reduce((a, b) => a + b, sum),
+      0,
+    ),
+  };
+}
+
 const { files, kinds } = chooseFiles(
   process.argv.slice(2).map((word) => relative(".", word)),
 );
@@ -228,13 +272,7 @@ const mistakes = new Map([
 if (files.length > 1) declare();
 counted = childSeconds();
 for (const text of mistakes.values()) console.log(text);
-const waiting = [...files];
-const all = [];
-await Promise.all(Array.from({ length: JOBS }, async () => {
-  for (let file = waiting.shift(); file; file = waiting.shift()) {
-    all.push(await runFile(file));
-  }
-}));
+const all = await runAll(files);
 
 const passed = all.reduce((sum, counts) => sum + counts.passed, 0);
 const failed = all.reduce((sum, counts) => sum + counts.failed.length, 0);
