@@ -2,7 +2,7 @@
 
 import { blockSizes, groupSizeOf } from "../../spec/mesh.ts";
 import type { Placed } from "../sharding/placed.ts";
-import { idsAt, partLengths } from "./place.ts";
+import { idsAt, partLengths } from "../sharding/lengths.ts";
 
 /** The experts of each owner, `first` to before `end`, by group rank. */
 export type ExpertRanges = readonly (readonly [first: number, end: number])[];

@@ -6,7 +6,7 @@ import type { Graph, Node } from "../graph/graph.ts";
 import type { RowsNode } from "../graph/dispatched_nodes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
-import { isUneven } from "./place.ts";
+import { isUneven } from "../sharding/lengths.ts";
 
 /** What is known of the nodes of expressions. */
 export interface Expressions {

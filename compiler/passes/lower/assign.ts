@@ -16,7 +16,7 @@ import {
   splitsOf,
   unitSplits,
 } from "../expert_ranges.ts";
-import { localBound } from "../place.ts";
+import { localBound } from "../../sharding/lengths.ts";
 import {
   addAllGather,
   addConst,

@@ -2,7 +2,7 @@
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { PlanBuffer } from "../../../spec/plan.ts";
-import { planAxis } from "../place.ts";
+import { planAxis } from "../../sharding/lengths.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 
 /** What a table says of an axis. */

@@ -8,7 +8,7 @@ import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { keep, mark } from "../../kernels/capacity.ts";
 import { mergeRuns, SORTED_RUN, sortRuns } from "../../kernels/order_tokens.ts";
 import { slots, slotsGrid } from "../../kernels/slots.ts";
-import { localBound } from "../place.ts";
+import { localBound } from "../../sharding/lengths.ts";
 import {
   addConst,
   addLaunch,

@@ -26,7 +26,7 @@ import {
   partLengths,
   partStarts,
   planAxis,
-} from "../place.ts";
+} from "../../sharding/lengths.ts";
 import { tidyGrid } from "./grid.ts";
 import type {
   BufferDraft,

@@ -16,7 +16,7 @@ import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import { type BufferAxis, maxOverRanks } from "../../../spec/plan.ts";
-import { planAxis } from "../place.ts";
+import { planAxis } from "../../sharding/lengths.ts";
 import { groupRankBuffer } from "./assign.ts";
 import { type At, atWith, flatIndex } from "./at.ts";
 import {

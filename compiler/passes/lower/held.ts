@@ -4,7 +4,7 @@ import { add, load, sub } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { groupRankOf } from "../../../spec/mesh.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
-import { idsAt } from "../place.ts";
+import { idsAt } from "../../sharding/lengths.ts";
 import { addTable, type Lowering, partOf } from "./context.ts";
 import { assignmentBuffer } from "./assignment.ts";
 import type { KernelScope } from "./scope.ts";

@@ -8,7 +8,7 @@ import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { routeOperand } from "../../graph/routing.ts";
-import { planAxis } from "../place.ts";
+import { planAxis } from "../../sharding/lengths.ts";
 import { blocksOf } from "./blocks.ts";
 import { lowerAssign, lowerGatherCounts } from "./assign.ts";
 import { CHECK_AXIS, lowerCheckIds } from "./check.ts";

@@ -11,7 +11,7 @@ import { localName } from "../../graph/sharding.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { ParamLayout } from "../param_layout.ts";
-import { isUneven } from "../place.ts";
+import { isUneven } from "../../sharding/lengths.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 
 /** Whether a rank's items of an axis are whole groups of neighbours, and each rank has as many. */

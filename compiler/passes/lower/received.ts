@@ -3,7 +3,7 @@
 import { groupRanks, type Mesh } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
-import { groupBound } from "../place.ts";
+import { groupBound } from "../../sharding/lengths.ts";
 import { routeOf, type SentRows } from "./assign.ts";
 import { type Lowering, sizeOf } from "./context.ts";
 

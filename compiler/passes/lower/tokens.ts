@@ -3,7 +3,7 @@
 import { mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { lengthAt } from "../../kernels/kernel.ts";
-import { planAxis } from "../place.ts";
+import { planAxis } from "../../sharding/lengths.ts";
 import type { Lowering } from "./context.ts";
 
 /** How many tokens a rank has: the product of lengths. */

@@ -4,8 +4,8 @@ import { partBounds } from "../../spec/axis_parts.ts";
 import { groupRanks, groupSizeOf } from "../../spec/mesh.ts";
 import { tableIds, tableLengths, tableStarts } from "../../spec/table.ts";
 import type { Size } from "../../spec/size.ts";
-import type { LocalAxis } from "../sharding/local_axes.ts";
-import type { Placed } from "../sharding/placed.ts";
+import type { LocalAxis } from "./local_axes.ts";
+import type { Placed } from "./placed.ts";
 
 /** The name by which the plan knows an axis. */
 export function planAxis({ aliases }: Placed, axis: string): string {
