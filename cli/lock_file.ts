@@ -30,12 +30,12 @@ const ATTEMPTS = 10;
 
 /** Take a lock, or say who has it. Errors are those of the file system. */
 export async function takeLock(path: string, disk: Disk): Promise<Lock> {
-  const own: Owner = {
+  const holder: Owner = {
     ...{ pid: process.pid, host: hostname() },
     start: await startOf(process.pid),
     since: new Date().toISOString(),
   };
-  const text = `${JSON.stringify(own)}\n`;
+  const text = `${JSON.stringify(holder)}\n`;
   // Names that no other process, and no other lock of this one, takes.
   const spare = `${path}.${process.pid}.${crypto.randomUUID()}`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -46,7 +46,7 @@ export async function takeLock(path: string, disk: Disk): Promise<Lock> {
     if (found === undefined) continue;
     const owner = parseOwner(found);
     if (owner === undefined || await isRunning(owner)) {
-      return { owner: describe(owner), gone: owner?.host !== own.host };
+      return { owner: describe(owner), gone: owner?.host !== holder.host };
     }
     await removeStale(path, found, { spare, disk });
   }

@@ -17,9 +17,9 @@ export function filterSummary(
 ): PlanSummary {
   // A saved plan says nothing of its layers but in its steps.
   if (layer === undefined || summary.layers.length === 0) return summary;
-  const own = summary.layers.find(({ layers }) => hasNumber(layers, layer));
-  if (own === undefined) throw noLayer(layer);
-  return { ...summary, layers: [{ ...own, count: 1, layers: `${layer}` }] };
+  const found = summary.layers.find(({ layers }) => hasNumber(layers, layer));
+  if (found === undefined) throw noLayer(layer);
+  return { ...summary, layers: [{ ...found, count: 1, layers: `${layer}` }] };
 }
 
 function noLayer(layer: number): DataError {

@@ -115,10 +115,10 @@ export function compileLowered(
     dispatcher: dispatcherOf(options),
   });
   const { pages, kvCacheDtype = "f32" } = options;
-  const whole = localize(facts, sharded);
+  const localGraph = localize(facts, sharded);
   const localized = isHalf(kvCacheDtype)
-    ? storeCaches(whole, kvCacheDtype)
-    : whole;
+    ? storeCaches(localGraph, kvCacheDtype)
+    : localGraph;
   const { graph: local, placed } = pages
     ? paginate(localized, pages)
     : localized;

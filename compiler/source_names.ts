@@ -39,12 +39,12 @@ export function withSourceNames<T extends { readonly span?: Span }>(
   const files = [
     ...new Set(steps.flatMap(({ span }) => span ? [span.file] : [])),
   ].filter((file) => WHOLE.test(file));
-  const own = packageFolder();
-  const isOwn = (file: string) => own !== "" && file.startsWith(own);
+  const folder = packageFolder();
+  const isOwn = (file: string) => folder !== "" && file.startsWith(folder);
   const shared = sharedFolder(files.filter((file) => !isOwn(file)));
   const nameOf = (file: string) =>
     WHOLE.test(file)
-      ? file.slice((isOwn(file) ? own : shared).length).replaceAll("\\", "/")
+      ? file.slice((isOwn(file) ? folder : shared).length).replaceAll("\\", "/")
       : file;
   return steps.map((step) =>
     step.span

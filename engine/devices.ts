@@ -226,15 +226,15 @@ async function selectHost(
       `Cannot use --adapter ${kind}: ${why}. Install it, or use --adapter cpu`,
     );
   }
-  const own = Math.min(
+  const share = Math.min(
     rule.maxThreads,
     Math.max(1, Math.floor(threads / (world?.localSize ?? 1))),
   );
   return {
     kind: "cpu",
     host: kind,
-    computer: `${rule.computer}, ${own} thread${own === 1 ? "" : "s"}`,
-    threads: own,
+    computer: `${rule.computer}, ${share} thread${share === 1 ? "" : "s"}`,
+    threads: share,
     limits: rule.limits,
     world,
     open: async (plan) => {
@@ -242,7 +242,7 @@ async function selectHost(
         ? [world.rank]
         : Array.from({ length: plan.ranks }, (_, rank) => rank);
       checkMemory(plan, { ranks, rule });
-      const pool = await rule.open(own, {
+      const pool = await rule.open(share, {
         ...deadlineMs === undefined ? {} : { deadlineMs },
         strange,
       });

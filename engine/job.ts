@@ -48,21 +48,21 @@ export async function checkJob(
       `Cannot run a mesh of ${plan.ranks} ranks on ${world.size} processes. Start as many as the mesh has ranks: 'switchyard launch -n ${plan.ranks} -- …'`,
     );
   }
-  const own: { [what: string]: string } = {
+  const local: { [what: string]: string } = {
     "version of the package": VERSION,
     "kind of device": kind,
     plan: await sha256(stringifyPlan(plan)),
     checkpoint: await sha256(await identityOf(tensors)),
   };
   for (const [what, data] of Object.entries(equal)) {
-    own[what] = await sha256(data);
+    local[what] = await sha256(data);
   }
-  const texts = await world.gatherTexts(JSON.stringify(own), {
+  const texts = await world.gatherTexts(JSON.stringify(local), {
     what: "the comparison of ranks",
     deadlineMs: LOADING_DEADLINE_MS,
   });
   const [first, ...others] = texts.map((text) =>
-    JSON.parse(text) as typeof own
+    JSON.parse(text) as typeof local
   );
   const place = (rank: number): string =>
     `rank ${rank} on ${world.hosts[rank]!}`;
@@ -101,9 +101,9 @@ export async function gatherPatiently(
 /** The statistics of every rank, everywhere. */
 export async function gatherStatistics(
   world: MpiWorld,
-  own: readonly RankStatistics[],
+  local: readonly RankStatistics[],
 ): Promise<RankStatistics[]> {
-  const texts = await world.gatherTexts(JSON.stringify(own), {
+  const texts = await world.gatherTexts(JSON.stringify(local), {
     what: "gathering statistics",
   });
   return texts.flatMap((text) => JSON.parse(text) as RankStatistics[]);
@@ -118,11 +118,11 @@ export async function gatherTrace(
   const { traceEvents, displayTimeUnit } = tracer.toTrace();
   // Clocks of processes begin anywhere: all leave the barrier at the same time.
   await world.barrier(world, wait);
-  const own = new TextEncoder().encode(
+  const local = new TextEncoder().encode(
     JSON.stringify({ met: tracer.now(), traceEvents }),
   );
-  const lengths = await world.gatherTexts(String(own.length), wait);
-  const parts = await world.gather(own, lengths.map(Number), {
+  const lengths = await world.gatherTexts(String(local.length), wait);
+  const parts = await world.gather(local, lengths.map(Number), {
     ...wait,
     everywhere: false,
   });

@@ -177,8 +177,8 @@ export class PageTable {
       pages.every((of) => of[block])
     ) return true;
     if (position < tokens.length) {
-      const kept = this.keep(sequence, position);
-      invariant(kept === position, "a token is written where others read");
+      const retained = this.keep(sequence, position);
+      invariant(retained === position, "a token is written where others read");
     }
     const { free } = this.#poolOf(sequence);
     while (blocks.length <= block) {
@@ -253,10 +253,10 @@ export class PageTable {
       pages[group]!.slice(first, Math.ceil(most / this.size))
         .every((page) => page)
     );
-    const kept = seen ? most : 0;
-    tokens.length = kept;
+    const retained = seen ? most : 0;
+    tokens.length = retained;
     const pool = this.#poolOf(sequence);
-    while (blocks.length > Math.ceil(kept / this.size)) {
+    while (blocks.length > Math.ceil(retained / this.size)) {
       for (const group of pages.keys()) {
         this.#giveBack(sequence, group, blocks.length - 1);
         pages[group]!.pop();
@@ -265,8 +265,8 @@ export class PageTable {
       if (--block.users === 0) unpublish(pool, block);
     }
     // What is written into a page again is not found by what it held.
-    if (kept % this.size > 0) unpublish(pool, blocks.at(-1)!);
-    return kept;
+    if (retained % this.size > 0) unpublish(pool, blocks.at(-1)!);
+    return retained;
   }
 
   #poolOf(sequence: number): Pool {

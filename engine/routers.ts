@@ -213,7 +213,7 @@ function choicesOf(
   const k = all ? experts : known.chooses ?? topK;
   if (known.capacity === undefined) return { topK: k };
   if (all) return { topK: k, capacity: { factor: topK * (factor ?? 1) } };
-  const { per, slots, drop: own } = known.capacity;
+  const { per, slots, drop: usual } = known.capacity;
   const set = {
     // Shares of tokens are shares of choices, but for their number; a fixed number becomes a share.
     ...factor === undefined ? {} : {
@@ -223,7 +223,7 @@ function choicesOf(
     // Random numbers are not there.
     ...drop !== undefined
       ? { drop }
-      : own === "random"
+      : usual === "random"
       ? { drop: "position" as const }
       : {},
   };

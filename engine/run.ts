@@ -150,10 +150,10 @@ export async function runBatch(
 
 /** Outputs without the counters of `--check`, which must all be 0. */
 function takeChecks(outputs: Tensors): Tensors {
-  const kept: { [name: string]: HostTensor } = {};
+  const selected: { [name: string]: HostTensor } = {};
   for (const [name, tensor] of Object.entries(outputs)) {
     if (!CHECK.test(name)) {
-      kept[name] = tensor;
+      selected[name] = tensor;
       continue;
     }
     const strayed = Array.from(tensor.data).reduce((n, x) => n + x, 0);
@@ -165,5 +165,5 @@ function takeChecks(outputs: Tensors): Tensors {
       );
     }
   }
-  return kept;
+  return selected;
 }

@@ -52,6 +52,6 @@ export function tuningOf(
   tunings: SavedTunings = {},
 ): TuningTable {
   // Ranks that are processes must compile the same plan, and each may have a file of its own.
-  const own = selected.world ? undefined : tunings[selected.computer];
-  return { ...TUNING[computerOf(selected)], ...own };
+  const found = selected.world ? undefined : tunings[selected.computer];
+  return { ...TUNING[computerOf(selected)], ...found };
 }

@@ -311,9 +311,9 @@ class GpuDevice implements Device {
   createStaging(use: StagingUse, bytes: number): Staging {
     return new GpuMapping(this.#device, use, bytes, {
       copy: (stage, at, buffer, { offset, bytes }) => {
-        const own = new GpuMemory(stage);
-        if (use === "write") this.copy(own, at, buffer, offset, bytes);
-        else this.copy(buffer, offset, own, at, bytes);
+        const staged = new GpuMemory(stage);
+        if (use === "write") this.copy(staged, at, buffer, offset, bytes);
+        else this.copy(buffer, offset, staged, at, bytes);
       },
       map: (stage, length) => {
         this.#submit();

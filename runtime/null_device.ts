@@ -43,7 +43,7 @@ export function createNullDevice(
 ): NullDevice {
   const records: NullRecord[] = [];
   const allocated: { label: string; bytes: number }[] = [];
-  const own = (buffer: DeviceBuffer) => buffer as NullBuffer;
+  const asNull = (buffer: DeviceBuffer) => buffer as NullBuffer;
   return {
     kind: "cpu",
     name,
@@ -60,11 +60,11 @@ export function createNullDevice(
       return { bytes, label, data: new Uint8Array(bytes) };
     },
     range(buffer, offset, bytes): NullBuffer {
-      const { label, data } = own(buffer);
+      const { label, data } = asNull(buffer);
       return { bytes, label, data: data.subarray(offset, offset + bytes) };
     },
     write(buffer, offset, data) {
-      const { label, data: target } = own(buffer);
+      const { label, data: target } = asNull(buffer);
       target.set(data, offset);
       records.push({
         op: "write",
@@ -75,7 +75,7 @@ export function createNullDevice(
     },
     launch(kernel, buffers, workgroups) {
       if (workgroups.includes(0)) return;
-      const bound = buffers.map(own);
+      const bound = buffers.map(asNull);
       onLaunch?.(kernel, bound);
       records.push({
         op: "launch",
@@ -85,26 +85,26 @@ export function createNullDevice(
       });
     },
     copy(from, fromOffset, to, toOffset, bytes) {
-      own(to).data.set(
-        own(from).data.subarray(fromOffset, fromOffset + bytes),
+      asNull(to).data.set(
+        asNull(from).data.subarray(fromOffset, fromOffset + bytes),
         toOffset,
       );
       records.push({
         op: "copy",
-        from: own(from).label,
-        to: own(to).label,
+        from: asNull(from).label,
+        to: asNull(to).label,
         bytes,
       });
     },
     read(buffer, offset, bytes) {
-      records.push({ op: "read", buffer: own(buffer).label, offset, bytes });
-      return Promise.resolve(own(buffer).data.slice(offset, offset + bytes));
+      records.push({ op: "read", buffer: asNull(buffer).label, offset, bytes });
+      return Promise.resolve(asNull(buffer).data.slice(offset, offset + bytes));
     },
     createStaging(use, bytes) {
       return {
         bytes,
         open(buffer, spans) {
-          const { label, data } = own(buffer);
+          const { label, data } = asNull(buffer);
           return Promise.resolve(spans.map((span) => {
             records.push({ op: use, buffer: label, ...span });
             return data.subarray(span.offset, span.offset + span.bytes);

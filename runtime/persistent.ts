@@ -20,8 +20,8 @@ export function persistentPort(plan: Plan, name: string): Port {
   const buffer = Object.hasOwn(plan.buffers, name)
     ? plan.buffers[name]
     : undefined;
-  const kept = buffer?.kind === "weight" || buffer?.kind === "state";
-  if (!kept || buffer.dtype !== "f32" && !isHalf(buffer.dtype)) {
+  const persistent = buffer?.kind === "weight" || buffer?.kind === "state";
+  if (!persistent || buffer.dtype !== "f32" && !isHalf(buffer.dtype)) {
     throw new DataError(
       `Cannot access '${name}': it is no weight or state of the plan that holds floats. See the plan for their names`,
     );

@@ -36,11 +36,11 @@ export function rankTimes({ traceEvents }: Trace): RankTimes[] {
         exchange.add(length - waited);
       }
     }
-    const own = new Set(row.map(({ ts }) => ts));
+    const starts = new Set(row.map(({ ts }) => ts));
     for (const { ts, dur } of others(events, { pid, tid })) {
-      if (own.has(ts)) continue;
+      if (starts.has(ts)) continue;
       // A part of several other ranks is one.
-      own.add(ts);
+      starts.add(ts);
       wait.add(dur!);
     }
     const total = new Sum();

@@ -153,12 +153,12 @@ export function blocksOf(
   { groupRank }: BlocksOfOptions,
 ): ExchangeBlocks {
   const experts = expertRanges(step);
-  const own = counts[groupRank]!;
+  const local = counts[groupRank]!;
   const [mine, end] = experts[groupRank]!;
   // By destination: where the whole has them. By source: packed.
   const byDestination = experts.map(([first, end]) => ({
-    offset: sum(own.slice(step.splits[0], first)),
-    count: sum(own.slice(first, end)),
+    offset: sum(local.slice(step.splits[0], first)),
+    count: sum(local.slice(first, end)),
   }));
   let offset = 0;
   const bySource = counts.map((row) => {

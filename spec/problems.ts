@@ -127,15 +127,15 @@ export function boundMend(
 
 /** Axes whose length is a bound that people choose, the one to shorten first first. */
 export function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
-  const own = buffer.axes.map(({ axis }) => axis);
+  const axes = buffer.axes.map(({ axis }) => axis);
   if (buffer.kind === "state") {
-    const named = own.map((axis) => modelAxis(plan, axis));
+    const named = axes.map((axis) => modelAxis(plan, axis));
     return ["context", "sequence"].filter((axis) => named.includes(axis));
   }
   // A table of rotations has a row for each position.
   if (buffer.kind === "rope") return ["context"].filter((a) => plan.axes[a]);
   if (buffer.kind === "weight") return [];
-  const dynamic = own.filter((axis) => plan.axes[axis]?.dynamic);
+  const dynamic = axes.filter((axis) => plan.axes[axis]?.dynamic);
   // Rows of a dispatch, and lists of them, are as many as tokens allow.
   const all = Object.entries(plan.axes)
     .filter(([, { dynamic, over }]) => dynamic && over)

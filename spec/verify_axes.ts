@@ -56,10 +56,10 @@ export function checkPlacement(facts: Facts, report: Report): void {
     }
     if (axis.assignment?.by === "group") {
       const of = plan.axes[axis.assignment.of]!;
-      const kept = of.over?.filter((name) => axis.over?.includes(name));
+      const common = of.over?.filter((name) => axis.over?.includes(name));
       if (
         !of.assignment || of.of !== axis.of ||
-        !sameList(kept ?? [], axis.over ?? [])
+        !sameList(common ?? [], axis.over ?? [])
       ) {
         fail(`'${axis.assignment.of}' is not assigned over its mesh axes too`);
       }
@@ -173,16 +173,16 @@ function checkItems(
 function legalSizes(
   { plan, everyRank }: Facts,
   name: string,
-): { whole: number; part: readonly number[] | undefined } {
+): { all: number; part: readonly number[] | undefined } {
   const axis = plan.axes[name]!;
   const { over, table, assignment, size } = axis;
   const blocks = assignment?.by === "blocks" && ends(plan, name);
   if (!over || (!table && !blocks)) {
-    return { whole: size, part: undefined };
+    return { all: size, part: undefined };
   }
   const lengths = partBounds(plan, axis);
   return {
-    whole: size,
+    all: size,
     part: everyRank.map((rank) => lengths[groupRankOf(plan.mesh, rank, over)]!),
   };
 }
@@ -205,15 +205,15 @@ export function checkAxes(facts: Facts, report: Report): void {
         if (known) fail("the plan has no such axis");
         continue;
       }
-      const { whole, part } = entry.legal;
-      const isWhole = facts.everyRank.every((r) => onRank(size, r) === whole);
+      const { all, part } = entry.legal;
+      const isWhole = facts.everyRank.every((r) => onRank(size, r) === all);
       const isPart = part?.every((n, i) =>
         onRank(size, facts.everyRank[i]!) === n
       ) ?? false;
       // Parts of a fixed axis are as long as its table says; where parts are bounded by blocks, room for all is legal too.
       if (!isPart && !(isWhole && !entry.axis.table)) {
         fail(
-          `its length is ${perRankText(size)} and the axis has ${whole}${
+          `its length is ${perRankText(size)} and the axis has ${all}${
             part ? `, in parts ${part}` : ""
           }`,
         );

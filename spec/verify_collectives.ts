@@ -145,17 +145,17 @@ function rowFaults(
     );
   }
   const groupSize = width(facts, step.over);
-  const [own, whole] = step.blocks ? [to, from] : [from, to];
-  const axes = step.blocks ? own.axes.slice(1) : own.axes;
+  const [local, gathered] = step.blocks ? [to, from] : [from, to];
+  const axes = step.blocks ? local.axes.slice(1) : local.axes;
   if (
     axes[0]?.axis !== rows.axis ||
-    step.blocks && own.axes[0]?.size !== groupSize
-  ) faults.push(`'${own.name}' does not begin with '${rows.axis}'`);
+    step.blocks && local.axes[0]?.size !== groupSize
+  ) faults.push(`'${local.name}' does not begin with '${rows.axis}'`);
   const all = facts.bound({ count: rows.axis, over: step.over });
   for (
     const [buffer, [outer, ...inner], length] of [
-      [own, axes, undefined],
-      [whole, whole.axes, all],
+      [local, axes, undefined],
+      [gathered, gathered.axes, all],
     ] as const
   ) {
     const bytes = inner.reduce(

@@ -96,13 +96,13 @@ export function valuesOf(
   const open = new Map<string, StepOf<AllToAllStep>[]>();
   for (const at of exchanges) {
     const { direction, from, to, splits } = at.step;
-    const whole = direction === "forward" ? from : to;
-    const chunks = open.get(whole) ?? [];
+    const unchunked = direction === "forward" ? from : to;
+    const chunks = open.get(unchunked) ?? [];
     if (chunks.length === 0) values.push(chunks);
     chunks.push(at);
-    open.set(whole, chunks);
+    open.set(unchunked, chunks);
     const moved = sum(chunks.map(({ step }) => movedExperts(step)));
-    if (moved >= splits.at(-1)! - splits[0]!) open.delete(whole);
+    if (moved >= splits.at(-1)! - splits[0]!) open.delete(unchunked);
   }
   return values;
 }

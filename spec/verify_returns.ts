@@ -21,10 +21,10 @@ export function checkChunks(facts: Facts, report: Report): void {
       const { splits } = chunks[0]!.step;
       const experts = chunks.map(({ step }) => expertRanges(step));
       for (const [p, start] of splits.slice(0, -1).entries()) {
-        const own = experts.map((pairs) => pairs[p] ?? [0, 0] as const)
+        const local = experts.map((pairs) => pairs[p] ?? [0, 0] as const)
           .filter(([first, end]) => first < end)
           .sort(([a], [b]) => a - b);
-        const end = own.reduce(
+        const end = local.reduce(
           (at, [first, end]) => first === at ? end : NaN,
           start,
         );
@@ -34,7 +34,7 @@ export function checkChunks(facts: Facts, report: Report): void {
           `experts ${start} to ${
             splits[p + 1]
           } of group rank ${p} are sent as [${
-            own.map((pair) => pair.join(" to ")).join(", ")
+            local.map((pair) => pair.join(" to ")).join(", ")
           }]`,
           chunks.at(-1),
         );

@@ -84,10 +84,10 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
     if (step.op === "allGather") {
       // Terms over the gathered axes are all there then; those over others stay terms.
       const found = step.over.filter((axis) => over.includes(axis));
-      const kept = over.filter((axis) => !found.includes(axis));
+      const remaining = over.filter((axis) => !found.includes(axis));
       if (
         found.length > 0 && found.length < step.over.length ||
-        !sameList(unreducedOver(step.to), kept)
+        !sameList(unreducedOver(step.to), remaining)
       ) {
         report(
           `gather '${name}'`,

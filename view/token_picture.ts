@@ -49,10 +49,10 @@ export function tokenPicture(
       };
     })
   );
-  const own = rows.flatMap(({ rank }, row) =>
+  const heights = rows.flatMap(({ rank }, row) =>
     rank === sourceRank ? [yOf(row)] : []
   );
-  const middle = own.reduce((sum, y) => sum + y, 0) / own.length;
+  const middle = heights.reduce((sum, y) => sum + y, 0) / heights.length;
   const way = choices.flatMap((of, column): Shape[] => {
     const x = LEFT + column * width;
     const hops = hopsOf(view, of, { token, sourceRank });
@@ -80,7 +80,7 @@ export function tokenPicture(
           : [],
       ];
     });
-    if (inset === 1 || own.length === 0) return marks;
+    if (inset === 1 || heights.length === 0) return marks;
     const curves = hops.flatMap(({ expert, weight = 0.5 }): Shape[] => {
       const y = yOf(rows.findIndex((one) => one.expert === expert));
       const thick = Number((1 + 4 * Math.min(1, weight)).toFixed(1));

@@ -95,11 +95,11 @@ function windowOf(points: readonly Point[]): number {
 
 /** Each value as the mean of those before it, old ones counting less. */
 function smooth(points: readonly Point[]): Point[] {
-  const kept = 1 - 1 / windowOf(points);
+  const decay = 1 - 1 / windowOf(points);
   let [sum, weight] = [0, 0];
   return points.map(([step, loss]) => {
-    sum = kept * sum + loss;
-    weight = kept * weight + 1;
+    sum = decay * sum + loss;
+    weight = decay * weight + 1;
     return [step, sum / weight];
   });
 }

@@ -81,11 +81,11 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
     label,
   );
   const total = b.make("logSumExp", [x], { over });
-  const own = b.make("embedding", [x, known], { over });
+  const chosen = b.make("embedding", [x, known], { over });
   const losses = b.map(
     (t, o, c) => expr`(${t} - ${o}) * ${c}`,
     total,
-    own,
+    chosen,
     counts,
   );
   const mean = b.map(

@@ -68,16 +68,16 @@ function begin(
   const per = names.per === undefined
     ? undefined
     : axisOf(names.per, logits, trace);
-  const kept = per === undefined || group ? [over] : [over, per];
+  const remaining = per === undefined || group ? [over] : [over, per];
   for (const { node } of logits) {
-    for (const axis of kept) {
+    for (const axis of remaining) {
       if (!node.axes.includes(axis)) {
         throw new ModelError(say.axis(op.name, node.axes, axis), span);
       }
     }
   }
   const { axes } = logits[0]!.node;
-  const tokens = without(axes, kept);
+  const tokens = without(axes, remaining);
   const wrong = group &&
     groupProblem({ axes, tokens, group: group.node, per, trace });
   if (wrong !== undefined) throw new ModelError(wrong, span);

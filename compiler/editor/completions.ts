@@ -97,8 +97,8 @@ function axesAround(
   const checker = program.getTypeChecker();
   const callee = call.expression;
   if (ts.isPropertyAccessExpression(callee)) {
-    const own = axesOf(place, checker.getTypeAtLocation(callee.expression));
-    if (own) return own;
+    const found = axesOf(place, checker.getTypeAtLocation(callee.expression));
+    if (found) return found;
   }
   for (let node: ts.Node = call; node; node = node.parent) {
     if (!ts.isFunctionLike(node)) continue;

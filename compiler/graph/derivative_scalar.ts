@@ -207,7 +207,7 @@ function readsOf(e: Expr, into: Set<string>): void {
 /** A scalar function without the parameters and values that it does not need; its own are `kept`, the last one first. */
 export interface Trimmed {
   readonly fn: ScalarFunction;
-  readonly kept: readonly number[];
+  readonly used: readonly number[];
 }
 
 /** Drop unused parameters and values; the last parameter is used. */
@@ -223,8 +223,8 @@ function trim(fn: ScalarFunction): Trimmed {
   const others = fn.parameters.flatMap((_, i) =>
     i < last && reads.has(`p${i}`) ? [i] : []
   );
-  const kept = [last, ...others];
-  const names = new Map(kept.map((old, i) => [`p${old}`, `p${i}`]));
+  const used = [last, ...others];
+  const names = new Map(used.map((old, i) => [`p${old}`, `p${i}`]));
   const renamed = (e: Expr): Expr => {
     if (e.op === "local") return { ...e, name: names.get(e.name) ?? e.name };
     if (e.op === "call") return { ...e, args: e.args.map(renamed) };
@@ -237,11 +237,11 @@ function trim(fn: ScalarFunction): Trimmed {
   };
   return {
     fn: {
-      parameters: kept.map((i) => fn.parameters[i]!),
+      parameters: used.map((i) => fn.parameters[i]!),
       lets: lets.map(({ name, value }) => ({ name, value: renamed(value) })),
       result: renamed(fn.result),
     },
-    kept,
+    used,
   };
 }
 

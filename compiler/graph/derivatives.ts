@@ -80,7 +80,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
     node.inputs.map((x, i) => () => {
       const slope = differentiateScalar(scalar(node.params.lambda), i);
       if (slope === undefined) return undefined;
-      const operands = slope.kept.map((j) => node.inputs[j] ?? dy);
+      const operands = slope.used.map((j) => node.inputs[j] ?? dy);
       const { result } = slope.fn;
       const change = result.op === "local" && result.name === "p0"
         ? dy

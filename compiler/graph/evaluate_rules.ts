@@ -262,13 +262,13 @@ export const REFERENCE: {
         : values[0]!.shape[i]!
     );
     const result = zeros(node.axes, shape, node.dtype);
-    const own = strides(result, node.axes);
+    const steps = strides(result, node.axes);
     let start = 0;
     for (const value of values) {
-      visit(value.shape, [own], ([place], n) => {
+      visit(value.shape, [steps], ([place], n) => {
         result.data[start + place!] = value.data[n]!;
       });
-      start += value.shape[at]! * own[at]!;
+      start += value.shape[at]! * steps[at]!;
     }
     return result;
   },

@@ -210,7 +210,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /**
    * What expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row that each
    * choice is sent in, by owner, expert and token, and counts of rows; `once`: for tokens that are sent once too; `sums`:
-   * whose rows are added up before they return; `own`: only of choices whose experts this rank has; `local`:
+   * whose rows are added up before they return; `localOnly`: only of choices whose experts this rank has; `local`:
    * rows stay on this rank, and are grouped at once.
    */
   assign: {
@@ -219,7 +219,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
     readonly chunks: number;
     readonly once: boolean;
     readonly sums: boolean;
-    readonly own: boolean;
+    readonly localOnly: boolean;
     readonly local: boolean;
   };
   /** assign: its counts on every rank of the group */

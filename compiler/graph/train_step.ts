@@ -99,7 +99,7 @@ export function trainStep(
   const parameters = forward.filter((node): node is NodeOf<"param"> =>
     node.primitive === "param" && !biases.has(node)
   );
-  const own = gradients(
+  const local = gradients(
     { axes: graph.axes, nodes: forward },
     of,
     parameters,
@@ -110,7 +110,7 @@ export function trainStep(
   const scalar = (name: string) =>
     b.make("input", [], { name }, { axes: [], dtype: "f32" });
   const found = accumulate
-    ? own.map((gradient, i) =>
+    ? local.map((gradient, i) =>
       b.map(
         (sum, keep, g, share) => expr`${sum} * ${keep} + ${g} * ${share}`,
         b.make("state", [], {
@@ -121,7 +121,7 @@ export function trainStep(
         scalar(STEP_INPUTS.share),
       )
     )
-    : own;
+    : local;
   const rate = scalar(STEP_INPUTS.rate);
   const step = scalar(STEP_INPUTS.step);
   const norm = normOf(
@@ -131,7 +131,7 @@ export function trainStep(
   const next: { [name: string]: Node } = { ...states };
   for (const [i, parameter] of parameters.entries()) {
     const { name } = parameter.params;
-    const kept = OPTIMIZER_STATES[optimizer.kind].map((what) =>
+    const stateNames = OPTIMIZER_STATES[optimizer.kind].map((what) =>
       `${what}.${name}`
     );
     const master = masters.has(name)
@@ -144,14 +144,14 @@ export function trainStep(
       gradient: clipNorm === undefined
         ? found[i]!
         : clipped(b, found[i]!, norm, clipNorm),
-      optimizerState: kept.map((kept) =>
-        b.make("state", [], { name: kept }, parameter)
+      optimizerState: stateNames.map((name) =>
+        b.make("state", [], { name }, parameter)
       ),
     }, { rate, step });
     next[name] = after.parameter;
     if (master !== undefined) next[master] = after.parameter;
     if (accumulate) next[accumulatedName(name)] = found[i]!;
-    kept.forEach((kept, j) => next[kept] = after.optimizerState[j]!);
+    stateNames.forEach((name, j) => next[name] = after.optimizerState[j]!);
   }
   const { loads, next: moved } = nextBiases(b, biases, options);
   Object.assign(next, moved);
@@ -191,7 +191,7 @@ function nextBiases(
   }
   const next: { [name: string]: Node } = {};
   const loads = [...biases].map(([bias, routers]) => {
-    const own = routers.map((router) =>
+    const local = routers.map((router) =>
       b.sumTo(b.make("tupleElement", [router], { field: "chosen" }), bias.axes)
     ).reduce((sum, load) => b.add(sum, load));
     const { name } = bias.params;
@@ -202,9 +202,9 @@ function nextBiases(
         b.make("input", [], { name: STEP_INPUTS.keep }, {
           ...{ axes: [], dtype: "f32" },
         }),
-        own,
+        local,
       )
-      : own;
+      : local;
     if (accumulate) next[countedName(name)] = load;
     next[name] = b.add(bias, biasStep(b, load, biasUpdate));
     return load;

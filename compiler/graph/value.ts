@@ -72,12 +72,12 @@ export function roundF16(x: number): number {
 
 /** The distance in `data` between neighbours along each of `axes`; 0 along axes that the value does not have. */
 export function strides(value: Value, axes: readonly string[]): number[] {
-  const own = new Array<number>(value.axes.length);
+  const steps = new Array<number>(value.axes.length);
   for (let i = value.axes.length - 1, stride = 1; i >= 0; i--) {
-    own[i] = stride;
+    steps[i] = stride;
     stride *= value.shape[i]!;
   }
-  return axes.map((axis) => own[value.axes.indexOf(axis)] ?? 0);
+  return axes.map((axis) => steps[value.axes.indexOf(axis)] ?? 0);
 }
 
 /** The length of an axis of a value. */

@@ -14,7 +14,7 @@ export const DROPPED = 0xffffffff;
 
 /**
  * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
- * if `ordered`: the index of each expert in send order; `groupRank` u32 [1] if `own`; written: `counts` u32
+ * if `ordered`: the index of each expert in send order; `groupRank` u32 [1] if there are `splits`; written: `counts` u32
  * [expert], `sendRow` u32 [token, k]. With `grouped`, also what `regroup` writes where rows stay: `tiles` u32
  * [1 + 3 * tile bound], `tokenOf` and `expertOf` u32 [row], `rowCount` u32 [1]. With `units`, `counts` u32
  * [expert, then unit: tokens for it], `tokenRow` u32 [token, k]: the row in which the token is sent to the unit of this
@@ -27,8 +27,8 @@ export interface AssignOptions {
   readonly k: number;
   readonly tokens: Expr;
   readonly dropping: boolean;
-  /** Experts own[p] to own[p + 1] are those of group rank p: choices of others are dropped. Default: none are. */
-  readonly own?: readonly number[];
+  /** Experts splits[p] to splits[p + 1] are those of group rank p: choices of others are dropped. Default: none are. */
+  readonly splits?: readonly number[];
   /** Send order is not the order of expert numbers. */
   readonly ordered: boolean;
   /** Tokens are sent once to each unit, an owner of experts or a chunk of one: experts units[u] to units[u + 1] are of unit u. */
@@ -86,7 +86,7 @@ export function assign(o: AssignOptions): Kernel {
     }
 
       let choices = ${tokens} * ${k};
-      ${o.own && localExperts(o.own)}
+      ${o.splits && localExperts(o.splits)}
       ${laneShare(wgsl`choices`, lanes, o.units && k)}
 
       // How many choices of this lane fall on each expert.
@@ -111,8 +111,8 @@ export function assign(o: AssignOptions): Kernel {
       // Across experts: each lane adds up to its own cells.
       var start = 0u;
       for (var e = 0u; e < ${experts}; e++) {
-        let own = lane * ${experts} + e;
-        cells[own] += start;
+        let cell = lane * ${experts} + e;
+        cells[cell] += start;
         start += experts[e];
       }
 
@@ -246,9 +246,9 @@ function eachChoice(
   kept: KernelText,
   dropped: KernelText = wgsl``,
 ): KernelText {
-  const { dropping, own } = o;
+  const { dropping, splits } = o;
   const expert = indexOf(o, "a");
-  const taken = own
+  const taken = splits
     ? wgsl`
       let expert = ${expert};
       if (expert >= first && expert < end) { ${kept} } else { ${dropped} }`

@@ -28,7 +28,7 @@ export interface ExpertOuterOptions {
   readonly name: string;
   /** Experts that a rank has at most, and those of this one. */
   readonly experts: number;
-  readonly own: Expr;
+  readonly localExperts: Expr;
   readonly rows: number;
   readonly columns: number;
   readonly tile: MatmulTile;
@@ -92,7 +92,7 @@ export function expertOuter(o: ExpertOuterOptions): Kernel {
     bindings: o.bindings,
     body: wgsl`
       let expert = (${GROUP_XZ}) / ${down};
-      if (expert < ${o.own}) {
+      if (expert < ${o.localExperts}) {
         let first = (${GROUP_XZ}) % ${down} * ${rows.length};
         // Beyond the last row the last one is read, and nothing written; so with columns.
         @unroll (r < ${rows.length}) {
@@ -129,8 +129,8 @@ export function rowStarts(name: string, experts: number): Kernel {
     body: wgsl`
       var before = 0u;
       for (var g = 0u; g < rowCount[0]; g++) {
-        let own = expertOf[g];
-        if (own < i) { before++; }
+        let row_expert = expertOf[g];
+        if (row_expert < i) { before++; }
       }
       starts[i] = before;`,
   });

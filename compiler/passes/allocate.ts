@@ -158,7 +158,7 @@ export function allocate(
   const memory = new Memory(ranks);
   const made = new Map<string, PlanBuffer>();
   const uses = usesOf(steps);
-  const kept = new Set(
+  const persistent = new Set(
     steps.flatMap((step) => step.op === "allToAll" ? [step.moved] : []),
   );
   const scratch: string[] = [];
@@ -184,13 +184,16 @@ export function allocate(
       made.set(name, memory.add(drafts.get(name)!, base + arena, offset));
     });
   };
-  const shared = scratch.filter((name) => !kept.has(name));
+  const shared = scratch.filter((name) => !persistent.has(name));
   const groups = groupsOf(shared, steps, kernels);
   for (let group = 0; group <= Math.max(...groups.values(), 0); group++) {
     pack(shared.filter((name) => groups.get(name) === group), (use) => use);
   }
   // They are read after the program: all of them live to its end.
-  pack(scratch.filter((name) => kept.has(name)), () => ({ first: 0, last: 0 }));
+  pack(
+    scratch.filter((name) => persistent.has(name)),
+    () => ({ first: 0, last: 0 }),
+  );
   return {
     allocations: memory.allocations,
     buffers: Object.fromEntries(

@@ -75,7 +75,7 @@ interface Routed {
     readonly sent: NodeOf<"permute">;
   }[];
   /** Nodes on rows that wait for a combine, in order. */
-  readonly kept: Node[];
+  readonly deferred: Node[];
   /** What stands for a node on rows, by chunk. */
   readonly values: readonly Map<Node, Node>[];
   /** Returned rows, by the value that was sent back. */
@@ -119,7 +119,7 @@ class Expansion {
     if (isReturn(node)) return this.#return(node);
     const routed = this.#routed.get(this.#dispatched.get(node)!);
     if (routed && routed.chunks > 1) {
-      routed.kept.push(node);
+      routed.deferred.push(node);
       return;
     }
     this.#refuseChunks(node);
@@ -182,7 +182,7 @@ class Expansion {
     const received = this.#receive(node, routed, place);
     if (sent && chunks > 1) routed.inFlight.push({ node, sent });
     else this.#now.set(node, received);
-    if (known || assign.params.own || !this.#options.check) return;
+    if (known || assign.params.localOnly || !this.#options.check) return;
     this.#make(node, "checkIds", {
       ...{ inputs: [assign, ...groups] as Node[], params: {} },
     });
@@ -197,9 +197,9 @@ class Expansion {
     const several = groupSizeOf(placed.mesh, over) > 1;
     const held = route.params.tokens.flatMap((axis) => placed.axes[axis]!.over);
     const far = several && over.every((name) => held.includes(name));
-    const own = several && !far;
+    const localOnly = several && !far;
     const chunks = chunkExperts(splits, far ? this.#options.chunks : 1).length;
-    const once = !own && deduplicates(this.#graph, route, {
+    const once = !localOnly && deduplicates(this.#graph, route, {
       ...{ placed, splits, chunks, asked: deduplicate },
     });
     const assign = this.#make(node, "assign", {
@@ -210,13 +210,13 @@ class Expansion {
         chunks,
         once,
         sums: once && numerics === "fast",
-        own,
+        localOnly,
         local: !several && !dropsChoices(route),
       },
     });
     const routed: Routed = {
       ...{ assign, over: far ? over : [], chunks, counts: assign as Node },
-      ...{ groups: [], inFlight: [], kept: [], returned: new Map() },
+      ...{ groups: [], inFlight: [], deferred: [], returned: new Map() },
       values: Array.from({ length: chunks }, () => new Map<Node, Node>()),
     };
     this.#routed.set(route, routed);
@@ -315,26 +315,26 @@ class Expansion {
       });
     }
     const inFlight = routed.inFlight.splice(0);
-    const kept = routed.kept.splice(0);
+    const deferred = routed.deferred.splice(0);
     let before: Node | undefined;
-    for (const [chunk, own] of values.entries()) {
+    for (const [chunk, made] of values.entries()) {
       // While a chunk is computed on, the next one is in flight.
       for (const { node, sent } of chunk + 1 < chunks ? inFlight : []) {
         const next = { sent, once: sent.params.once, chunk: chunk + 1 };
         const arrived = this.#send(node, routed, next);
         this.#receive(node, routed, { ...next, arrived });
       }
-      for (const other of kept) {
-        own.set(
+      for (const other of deferred) {
+        made.set(
           other,
           this.#copy(other, {
-            of: (input) => own.get(input) ?? this.now(input),
+            of: (input) => made.get(input) ?? this.now(input),
             ...chunkName(chunk, chunks),
           }),
         );
       }
       before = this.#sendBack(node, y, routed, {
-        ...{ value: own.get(y)!, chunk },
+        ...{ value: made.get(y)!, chunk },
         ...before ? { before } : {},
       });
     }

@@ -224,11 +224,11 @@ function pagedGraph(
     const pages = (node.primitive === "attention" ||
       node.primitive === "cacheWrite") && paged.get(cache!);
     if (pages && node.primitive === "cacheWrite") paged.set(before, pages);
-    const own = paged.get(before);
+    const cached = paged.get(before);
     return {
       ...node,
       ...pages ? { inputs: [...node.inputs, pages.table] } : {},
-      ...own ? { axes: [own.page, WITHIN, ...node.axes.slice(2)] } : {},
+      ...cached ? { axes: [cached.page, WITHIN, ...node.axes.slice(2)] } : {},
     } as Node;
   });
   return { nodes: [...tables, ...nodes], ...rest };

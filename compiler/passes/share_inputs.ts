@@ -99,11 +99,11 @@ function bindLengthsOnce(
     },
   });
   bodies.set(key, body);
-  const kept = Object.entries(launched.bindings)
+  const others = Object.entries(launched.bindings)
     .filter(([binding]) => !offsets.has(binding));
   return {
     ...launched,
     kernel: { ...kernel, bindings: [all, ...rest], body },
-    bindings: { ...Object.fromEntries(kept), [name]: LENGTHS },
+    bindings: { ...Object.fromEntries(others), [name]: LENGTHS },
   };
 }

@@ -48,9 +48,9 @@ export function storeWide(expressions: Expressions, stored: Set<Node>): void {
       needs.set(node, leafBindings(known, node));
       continue;
     }
-    const own = ownBindings(known, node);
+    const needed = ownBindings(known, node);
     const inner = node.inputs.map((input) => needs.get(input)!);
-    let all = union([own, ...inner]);
+    let all = union([needed, ...inner]);
     while (count(all) > MOST) {
       const widest = widestOf(known, node, { inner, stored });
       if (widest < 0) break;
@@ -60,7 +60,7 @@ export function storeWide(expressions: Expressions, stored: Set<Node>): void {
       node.inputs.forEach((other, i) => {
         if (other === input) inner[i] = needs.get(input)!;
       });
-      all = union([own, ...inner]);
+      all = union([needed, ...inner]);
     }
     needs.set(node, stored.has(node) ? leafBindings(known, node) : all);
   }

@@ -39,10 +39,10 @@ export function expertLeaves(
     before = found.size;
     for (const node of graph.nodes) {
       if (!has(node) || !ELEMENTWISE.includes(node.primitive)) continue;
-      const own = node.inputs.filter(has);
-      if (!own.some((input) => found.has(input))) continue;
+      const operands = node.inputs.filter(has);
+      if (!operands.some((input) => found.has(input))) continue;
       found.add(node);
-      for (const input of own) {
+      for (const input of operands) {
         if (input.primitive === "state" || input.primitive === "param") {
           found.add(input);
         }

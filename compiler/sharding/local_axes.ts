@@ -102,8 +102,8 @@ function followersOf(
     const [axis, second] = ids.axes;
     if (ids.primitive !== "input" || axis === undefined || second) continue;
     const where = requests.get(over)?.over;
-    const own = requests.get(axis)?.over ?? where;
-    if (!where?.length || !own || !sameOver(own, where)) continue;
+    const placed = requests.get(axis)?.over ?? where;
+    if (!where?.length || !placed || !sameOver(placed, where)) continue;
     if (node.inputs[0]!.primitive === "param") continue;
     if (!axes[over] || followers.has(axis)) continue;
     if (follows(followers, over, axis)) continue;

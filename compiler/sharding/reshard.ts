@@ -127,12 +127,12 @@ export class Resharding {
   #gather(value: Sharded, axis: string, wants: readonly string[]): Sharded {
     const has = overOf(value.sharding, axis);
     if (sameOver(has, wants)) return value;
-    const kept = this.#common(axis, has, wants);
-    if (kept.length === has.length) return value;
+    const common = this.#common(axis, has, wants);
+    if (common.length === has.length) return value;
     this.#checkOrder(value, axis);
-    const over = has.filter((name) => !kept.includes(name));
+    const over = has.filter((name) => !common.includes(name));
     const gathered = this.#make(value, "allGather", { over, axis, to: axis }, {
-      over: { ...value.sharding.over, [axis]: kept },
+      over: { ...value.sharding.over, [axis]: common },
       unreduced: value.sharding.unreduced,
     });
     return this.#gather(gathered, axis, wants);

@@ -213,13 +213,13 @@ class Shards {
   /** An output: all terms added up, and replicated along the axes that only ranks of one replica share. */
   output(node: Node): Node {
     const { over } = this.#of(node).sharding!;
-    const kept = Object.fromEntries(
+    const sharded = Object.fromEntries(
       Object.entries(over).filter(([axis]) =>
         this.#known.isRagged(axis) || this.#facts.experts.has(axis) ||
         this.#facts.requests.get(axis)?.table
       ),
     );
-    return this.#to(node, { over: kept, unreduced: [] });
+    return this.#to(node, { over: sharded, unreduced: [] });
   }
 
   /** The next values of states and parameters, sharded as those are. */

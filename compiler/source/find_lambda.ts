@@ -37,8 +37,8 @@ export function originalSpan(span: Span): Span | undefined {
 
 /** The source map of a JavaScript file: Node's if it keeps them, the one the file names otherwise. */
 function mapOf(path: string): SourceMap | undefined {
-  const kept = findSourceMap(path);
-  if (kept) return kept;
+  const cached = findSourceMap(path);
+  if (cached) return cached;
   const comment = /\/\/# sourceMappingURL=(\S+)\s*$/.exec(
     readFileSync(path, "utf8"),
   )?.[1];

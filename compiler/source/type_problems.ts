@@ -122,12 +122,12 @@ function resolveModule(
     readonly modules: ReadonlyMap<string, string>;
   },
 ): ts.ResolvedModuleFull | undefined {
-  const own = modules.get(name);
-  if (own !== undefined) {
-    const extension = own.endsWith(".d.ts")
+  const known = modules.get(name);
+  if (known !== undefined) {
+    const extension = known.endsWith(".d.ts")
       ? ts.Extension.Dts
       : ts.Extension.Ts;
-    return { resolvedFileName: own, extension };
+    return { resolvedFileName: known, extension };
   }
   // Our own code is only read for its exported types; what it uses inside does not matter here.
   if (isOwn(from) && !name.startsWith(".")) return undefined;

@@ -106,14 +106,14 @@ export async function openMachineMeter(
   return {
     ...{ first: (world?.rank ?? 0) === 0, world },
     measure: async () => {
-      const own = await devices.measure();
+      const local = await devices.measure();
       const all = await links?.measure();
       const times = {
         links: all,
         two: two === links ? all : await two?.measure(),
         turns: await turns?.measure(),
       };
-      const here = own.map((measured): RankReport => ({
+      const here = local.map((measured): RankReport => ({
         ...{ host, ...times },
         ...measured === undefined
           ? {}

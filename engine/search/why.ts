@@ -18,20 +18,20 @@ const WORDS: { readonly [B in Bottleneck]: string } = {
 
 /** A sentence. Seconds are of a device for each token, so that replicas of different sizes compare. */
 export function whySlower(found: Found, best: Found, machine: Machine): string {
-  const own = perToken(found);
+  const times = perToken(found);
   if (found === best) {
     const bound = boundOf(found.step.step.parts);
     const where = bound === "exchange" ? ` ${place(found, machine)} are` : "";
     return `${WORDS[bound]}${where} ${share(found, bound)} of a step`;
   }
   const others = perToken(best);
-  const parts = Object.keys(own) as Bottleneck[];
+  const parts = Object.keys(times) as Bottleneck[];
   const worse = parts.reduce((a, b) =>
-    own[b] - others[b] > own[a] - others[a] ? b : a
+    times[b] - others[b] > times[a] - others[a] ? b : a
   );
   const where = worse === "exchange" ? ` ${place(found, machine)} are` : "";
   return `${WORDS[worse]}${where} ${share(found, worse)} of a step: ${
-    timeText(own[worse])
+    timeText(times[worse])
   } of a device for each token, and ${timeText(others[worse])} in the best`;
 }
 

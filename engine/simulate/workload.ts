@@ -86,11 +86,11 @@ export function lengthsOf(
   return {
     most,
     over: (axis, over) => {
-      const own = plan.axes[axis]!.over ?? [];
-      const copies = over.filter((name) => !own.includes(name));
-      const others = own.filter((name) => !over.includes(name));
+      const sharded = plan.axes[axis]!.over ?? [];
+      const copies = over.filter((name) => !sharded.includes(name));
+      const others = sharded.filter((name) => !over.includes(name));
       const share = total(axis) / groupSizeOf(plan.mesh, others);
-      const held = own.length === 0 ? total(axis) : share;
+      const held = sharded.length === 0 ? total(axis) : share;
       return Math.ceil(held * groupSizeOf(plan.mesh, copies));
     },
   };

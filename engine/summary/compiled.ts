@@ -38,7 +38,7 @@ export interface CompiledStandIns {
   /** What is to be said of the model. */
   readonly notes: readonly string[];
   /** The plan of all layers, compiled when it is asked for. */
-  whole(): Promise<Plan>;
+  full(): Promise<Plan>;
 }
 
 /** Compile a target, whatever it needs. Without a mesh it is on all ranks of the machine. */
@@ -62,7 +62,7 @@ export async function compileStandIns(
     ...targetOptions(target, how),
     weights: stored,
   });
-  const whole = () =>
+  const full = () =>
     declared
       ? compiledAs(declared, paramFacts(trace(modelOf(target, given))))
       : stored;
@@ -72,7 +72,7 @@ export async function compileStandIns(
   return {
     ...{ plan, weights },
     notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
-    whole: () => compileToSave(target, whole(), how),
+    full: () => compileToSave(target, full(), how),
   };
 }
 

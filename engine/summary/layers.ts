@@ -24,14 +24,14 @@ export function layerClasses(
     byLayer.set(layer, [...byLayer.get(layer) ?? [], param]);
   }
   const classes = new Map<string, EqualLayers>();
-  for (const [layer, own] of byLayer) {
+  for (const [layer, parameters] of byLayer) {
     const fields: LayerFields = {
       kind: layer === undefined
         ? "vocabulary"
-        : own.some(({ expert }) => expert !== undefined)
+        : parameters.some(({ expert }) => expert !== undefined)
         ? "experts"
         : "dense",
-      flopsPerToken: 2 * own.filter(({ use }) => use === "matrix")
+      flopsPerToken: 2 * parameters.filter(({ use }) => use === "matrix")
         .reduce((n, { active }) => n + active, 0),
       exchanges: exchanges.get(layer) ?? [],
     };

@@ -91,15 +91,15 @@ export async function summarizeTarget(
   const { flags = {}, rank, experts, ...given } = options;
   const { machine, limits } = options;
   const compiled = await compileStandIns(target, files, given);
-  const { plan, weights, notes, whole } = compiled;
+  const { plan, weights, notes, full } = compiled;
   const summary = planSummary(plan, {
     ...{ machine, limits, weights, rank, experts, flags },
     notes: [...notes, ...boundNotes(plan, flags, given.bounds)],
   });
   return {
-    ...{ plan: whole, summary },
+    ...{ plan: full, summary },
     timelines: async () =>
-      timelinesOf(await whole(), summary, { machine, weights, experts }),
+      timelinesOf(await full(), summary, { machine, weights, experts }),
   };
 }
 

@@ -106,10 +106,10 @@ export function statePieces(
 /** The states of an optimizer in a plan. */
 export function optimizerStates(plan: Plan, { kind }: Optimizer): string[] {
   return Object.values(plan.buffers).flatMap((buffer) => {
-    const own = [...OPTIMIZER_STATES[kind], MASTER[kind]].some((what) =>
+    const named = [...OPTIMIZER_STATES[kind], MASTER[kind]].some((what) =>
       buffer.name.startsWith(`${what}.`)
     );
-    return buffer.kind === "state" && own ? [buffer.name] : [];
+    return buffer.kind === "state" && named ? [buffer.name] : [];
   });
 }
 

@@ -207,7 +207,7 @@ export async function saveTraining(
   from: Saving,
   state: TrainingState,
 ): Promise<void> {
-  const own: Written[] = [];
+  const local: Written[] = [];
   for (const rank of from.ranks) {
     const name = (what: string) =>
       `${what}-${padded(state.step, 8)}-${padded(rank + 1, 5)}-of-${
@@ -215,7 +215,7 @@ export async function saveTraining(
       }.safetensors`;
     const write = async (file: string, pieces: readonly Piece[]) =>
       await writePieces(folder, files, file, pieces);
-    own.push({
+    local.push({
       model: await write(name("model"), parameterPieces(from, rank)),
       optimizer: await write(
         name("optimizer"),
@@ -224,7 +224,7 @@ export async function saveTraining(
     });
   }
   const texts = await from.gatherTexts(
-    JSON.stringify(own),
+    JSON.stringify(local),
     "saving a checkpoint",
   );
   if (from.rank !== 0) return;

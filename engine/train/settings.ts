@@ -84,9 +84,9 @@ export function checkSame(
     );
   }
   const old: { readonly [name: string]: unknown } = { ...before.settings };
-  const own: { readonly [name: string]: unknown } = { ...now.settings };
-  for (const name of new Set([...Object.keys(old), ...Object.keys(own)])) {
-    const [was, is] = [canonical(old[name]), canonical(own[name])];
+  const current: { readonly [name: string]: unknown } = { ...now.settings };
+  for (const name of new Set([...Object.keys(old), ...Object.keys(current)])) {
+    const [was, is] = [canonical(old[name]), canonical(current[name])];
     if (was === is) continue;
     throw new DataError(
       `Cannot go on with '${folder}': '${name}' was ${was}, and is ${is}. Leave it as it was, or start a new training from the checkpoint`,

@@ -153,8 +153,8 @@ async function* takeSteps(
   const { opened, unlock } = run;
   // Ranks that are processes stop after the same step.
   const stopping = async () => {
-    const own = signal?.aborted ? "stop" : "";
-    return (await opened.gatherTexts(own, "going on")).includes("stop");
+    const local = signal?.aborted ? "stop" : "";
+    return (await opened.gatherTexts(local, "going on")).includes("stop");
   };
   try {
     let saved = run.step;

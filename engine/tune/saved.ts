@@ -82,10 +82,10 @@ export async function keepTuning(
     readonly tuning: TuningTable;
   },
 ): Promise<void> {
-  const kept = await readTunings(files, path);
-  const before = kept[computer];
+  const saved = await readTunings(files, path);
+  const before = saved[computer];
   const tunings = {
-    ...kept,
+    ...saved,
     [computer]: {
       ...before,
       ...tuning,

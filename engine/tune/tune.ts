@@ -166,27 +166,27 @@ class Search {
     others: readonly (readonly [name: string, tuning: TuningTable])[],
   ): Promise<TuningTable> {
     let best = tuning;
-    let kept: Ready | undefined;
+    let current: Ready | undefined;
     this.#speed[kernel] ??= 1;
     for (const [name, other] of others) {
       if (this.#options.now() >= this.#until) {
         this.#complete = false;
         break;
       }
-      kept ??= await this.#ready(timed, best);
+      current ??= await this.#ready(timed, best);
       const candidate = await this.#ready(timed, other);
-      const speed = await faster(candidate, kept);
+      const speed = await faster(candidate, current);
       this.#tried++;
       this.#options.onTried?.(kernel, name, speed);
       if (speed < ENOUGH) {
         await candidate.close();
         continue;
       }
-      await kept.close();
-      [kept, best] = [candidate, other];
+      await current.close();
+      [current, best] = [candidate, other];
       this.#speed[kernel]! *= speed;
     }
-    await kept?.close();
+    await current?.close();
     return best;
   }
 
@@ -197,13 +197,13 @@ class Search {
 }
 
 /** How many times as fast one is as another: the geometric mean over steps of medians of pairs. */
-async function faster(candidate: Ready, kept: Ready): Promise<number> {
+async function faster(candidate: Ready, current: Ready): Promise<number> {
   await candidate.time();
   const pairs: number[][] = [];
   for (let i = 0; i < PAIRS; i++) {
-    const theirs = await kept.time();
-    const own = await candidate.time();
-    pairs.push(own.map((ms, step) => theirs[step]! / Math.max(ms, 1e-6)));
+    const theirs = await current.time();
+    const times = await candidate.time();
+    pairs.push(times.map((ms, step) => theirs[step]! / Math.max(ms, 1e-6)));
   }
   const steps = pairs[0]!.map((_, step) => {
     const ratios = pairs.map((pair) => pair[step]!).sort((a, b) => a - b);

@@ -5,7 +5,7 @@ import { printKernels } from "./print.ts";
 import { type CompiledModule, webAssembly } from "./web_assembly.ts";
 
 /** Modules that are kept: those which were used last. */
-const KEPT = 8;
+const MAX_CACHED = 8;
 
 /** Kernels that were printed and compiled. */
 export interface CompiledKernels {
@@ -14,19 +14,19 @@ export interface CompiledKernels {
   readonly scratch: readonly number[];
 }
 
-const kept = new Map<string, CompiledKernels>();
+const cached = new Map<string, CompiledKernels>();
 
 /** Print and compile kernels, in the order of their JSON texts, unless that was done lately. */
 export async function compileKernels(
   kernels: ReadonlyMap<string, Kernel>,
 ): Promise<CompiledKernels> {
   const key = [...kernels.keys()].join("\n");
-  const compiled = kept.get(key) ?? await compile([...kernels.values()]);
-  kept.delete(key);
-  kept.set(key, compiled);
-  for (const oldest of kept.keys()) {
-    if (kept.size <= KEPT) break;
-    kept.delete(oldest);
+  const compiled = cached.get(key) ?? await compile([...kernels.values()]);
+  cached.delete(key);
+  cached.set(key, compiled);
+  for (const oldest of cached.keys()) {
+    if (cached.size <= MAX_CACHED) break;
+    cached.delete(oldest);
   }
   return compiled;
 }

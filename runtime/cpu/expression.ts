@@ -52,7 +52,7 @@ export class Expressions {
   readonly pointed = new Map<Expr, PointedLoad>();
   readonly #math: MathLibrary;
   #shared = new Set<Expr>();
-  #kept = new Map<Expr, { scalar?: number; vector?: number }>();
+  #cached = new Map<Expr, { scalar?: number; vector?: number }>();
 
   constructor(f: WasmFunction, shapes: Shapes, math: MathLibrary) {
     this.f = f;
@@ -63,19 +63,19 @@ export class Expressions {
 
   /** Start a statement: nodes that occur more than once in these expressions are evaluated once. */
   begin(expressions: readonly Expr[]): void {
-    this.#kept.clear();
+    this.#cached.clear();
     this.#shared = repeated(expressions);
   }
 
   #once(e: Expr, form: "scalar" | "vector", push: () => void): void {
     if (!this.#shared.has(e)) return push();
-    let kept = this.#kept.get(e);
-    if (!kept) this.#kept.set(e, kept = {});
-    const known = kept[form];
+    let cached = this.#cached.get(e);
+    if (!cached) this.#cached.set(e, cached = {});
+    const known = cached[form];
     if (known !== undefined) return this.f.get(known);
     push();
-    kept[form] = this.f.local(form === "scalar" ? "i32" : "v128");
-    this.f.tee(kept[form]);
+    cached[form] = this.f.local(form === "scalar" ? "i32" : "v128");
+    this.f.tee(cached[form]);
   }
 
   /** Whether a value is kept as an i32: integers of known stride, uniform bools. */

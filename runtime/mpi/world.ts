@@ -241,8 +241,8 @@ export class MpiWorld implements MpiGroup {
   async gatherTexts(text: string, wait: Wait): Promise<string[]> {
     const bytes = new TextEncoder().encode(text);
     const lengths = new Int32Array(this.size);
-    const own = Int32Array.of(bytes.length);
-    await this.allGather(this, viewOf(own), viewOf(lengths), wait);
+    const local = Int32Array.of(bytes.length);
+    await this.allGather(this, viewOf(local), viewOf(lengths), wait);
     const parts = await this.gather(bytes, [...lengths], {
       ...wait,
       everywhere: true,

@@ -120,7 +120,7 @@ function* assigned(): Generator<Assigned> {
                 kernel: assign({
                   ...{ name, experts, k, tokens, ordered },
                   dropping: dropped !== undefined,
-                  ...own === undefined ? {} : { own: splits },
+                  ...own === undefined ? {} : { splits },
                   ...tileRows === undefined ? {} : { grouped: { tileRows } },
                   ...units ? { units } : {},
                 }),

@@ -218,16 +218,16 @@ const OUTER_TILES: readonly MatmulTile[] = [
 
 export function* ofExpertOuter(): Generator<Launch> {
   for (
-    const { counts, tile, rows, columns, own } of product<{
+    const { counts, tile, rows, columns, localExperts } of product<{
       counts: number[];
       tile: MatmulTile;
       rows: number;
       columns: number;
-      own: number;
+      localExperts: number;
     }>({
       counts: ROWS_OF_EXPERTS,
       ...{ tile: OUTER_TILES, rows: [1, 2, 3, 4], columns: [1, 4, 5] },
-      own: [0, 1, 3],
+      localExperts: [0, 1, 3],
     })
   ) {
     const starts = [0, 1, 2, 3].map((e) =>
@@ -235,7 +235,7 @@ export function* ofExpertOuter(): Generator<Launch> {
     );
     yield {
       kernel: expertOuter({
-        ...{ name, experts: 3, own: lengthAt(0), rows, columns, tile },
+        ...{ name, experts: 3, localExperts: lengthAt(0), rows, columns, tile },
         bindings: bindings(
           { down: "f32", across: "f32", starts: "u32" },
           { y: "f32" },
@@ -258,11 +258,11 @@ export function* ofExpertOuter(): Generator<Launch> {
       }),
       grid: expertOuterGrid({ experts: 3, rows, columns, tile }),
       reads: {
-        down: waves(starts[own]! * rows),
-        across: waves(starts[own]! * columns),
-        ...{ starts, lengths: [own] },
+        down: waves(starts[localExperts]! * rows),
+        across: waves(starts[localExperts]! * columns),
+        ...{ starts, lengths: [localExperts] },
       },
-      stores: { y: own * rows * columns },
+      stores: { y: localExperts * rows * columns },
     };
   }
 }

@@ -94,7 +94,7 @@ export function launchAssign(
 ): void {
   const { splits, tokens, sendRow } = rows;
   const route = routeOf(rows);
-  const { expert, own } = rows.node.params;
+  const { expert, localOnly } = rows.node.params;
   const { rule: { topK }, tokens: axes } = route.params;
   const results = routeResults(lowering, route);
   const order = orderBuffer(lowering, expert);
@@ -106,7 +106,7 @@ export function launchAssign(
     tokens: tokenCount(lowering, axes),
     dropping: results.slot !== undefined,
     ordered: order !== undefined,
-    ...own ? { own: splits } : {},
+    ...localOnly ? { splits } : {},
     ...tokens ? { units: unitSplits(rows.chunks) } : {},
     ...grouped ? { grouped } : {},
   });
@@ -169,19 +169,19 @@ function sentRows(
   node: NodeOf<"assign">,
 ): SentRows {
   const { placed } = lowering;
-  const { expert, once, own } = node.params;
+  const { expert, once, localOnly } = node.params;
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
   const { over, of } = placed.axes[expert]!;
   const groupSize = groupSizeOf(placed.mesh, over);
   const splits = splitsOf(placed, expert);
   const chunks = chunkExperts(splits, node.params.chunks);
-  const choicesHere = own
+  const localChoices = localOnly
     ? Math.min(topK, Math.max(...heldExperts(splits)))
     : topK;
   const bound = mapRanks(
     tokens.map((axis) => perRank(localBound(placed, axis))),
-    (lengths) => lengths.reduce((n, length) => n * length, choicesHere),
+    (lengths) => lengths.reduce((n, length) => n * length, localChoices),
   );
   const choices = (name: string) =>
     addScratch(lowering, name, "u32", [...tokens, choice]);
@@ -193,7 +193,7 @@ function sentRows(
     ...{ number: lowering.values.sent.size, node, over, splits, chunks },
     ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
     sendRow: choices("sendRow"),
-    countsAll: groupSize === 1 || own ? counts : amendBuffer(
+    countsAll: groupSize === 1 || localOnly ? counts : amendBuffer(
       lowering,
       addScratch(lowering, "countsAll", "u32", [
         { axis: "groupRank", size: groupSize },

@@ -135,11 +135,11 @@ function lowerSumRows(
         return [u32(0), load(scope.read(grouped.rowCount), u32(0), "u32")];
       }
       const at = places.at(i);
-      const own = at.get(expert);
+      const index = at.get(expert);
       const binding = scope.read(starts);
       return [
-        load(binding, own, "u32"),
-        load(binding, add(own, u32(1)), "u32"),
+        load(binding, index, "u32"),
+        load(binding, add(index, u32(1)), "u32"),
       ];
     },
     terms: (i, row) => {

@@ -61,7 +61,7 @@ export function lowerExpertOuter(
   const options: ExpertOuterOptions = {
     name: `outer_experts_${height}x${width}`,
     experts,
-    own: lengthOf(scope, expert),
+    localExperts: lengthOf(scope, expert),
     rows: height,
     columns: width,
     tile: lowering.options.tile,

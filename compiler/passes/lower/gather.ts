@@ -164,11 +164,11 @@ function rowsByRank(
 }
 
 /** Whether the items of `part`, one rank's after another's, are in the order of the axis that they are a part of. */
-function inOrder({ placed }: Lowering, part: string, whole: string): boolean {
+function inOrder({ placed }: Lowering, part: string, of: string): boolean {
   const assignment = placed.axes[part]!.assignment!;
-  if (placed.axes[whole]!.assignment?.by === "group") return true;
+  if (placed.axes[of]!.assignment?.by === "group") return true;
   return assignment.by === "blocks" &&
-    (assignment.within === undefined || placed.axes[whole]!.over.length > 0 ||
+    (assignment.within === undefined || placed.axes[of]!.over.length > 0 ||
       placed.axes[assignment.within]!.assignment!.by === "blocks");
 }
 
@@ -254,17 +254,17 @@ function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
     lowering.values.storages.set(node, raw);
     return;
   }
-  const whole: Storage = {
+  const replicated: Storage = {
     ...raw,
     buffer: addScratch(lowering, "replicated", dtype, raw.axes),
   };
-  markUnreduced(lowering, node, whole.buffer);
+  markUnreduced(lowering, node, replicated.buffer);
   const order = assignmentBuffer(lowering, axis, { holds: "rows" });
   const scope = new KernelScope(lowering);
-  writeAll(scope, node, whole.axes, (at) => {
+  writeAll(scope, node, replicated.axes, (at) => {
     const row = load(scope.read(order), at.get(to), "u32");
     const there = atWith(at, to, () => row);
-    return [storeTo(scope, whole, at, loadFrom(scope, raw, there))];
+    return [storeTo(scope, replicated, at, loadFrom(scope, raw, there))];
   });
-  lowering.values.storages.set(node, whole);
+  lowering.values.storages.set(node, replicated);
 }

@@ -65,7 +65,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
     name: `regroup_${splits.at(-1)!}`,
     ...{ splits, tileRows },
     ...chunks.length === 1 ? {} : { experts: chunks[chunk]! },
-    ...sent.node.params.own ? { sources: 1 } : {},
+    ...sent.node.params.localOnly ? { sources: 1 } : {},
     ...tokens ? { once: { chunk, chunks: chunks.length } } : {},
   });
   addLaunch(lowering, node, kernel, {

@@ -31,7 +31,7 @@ export function receivedRows(
   const { placed } = lowering;
   const { tokens, rule: { topK } } = routeOf(sent).params;
   // What a rank has of all tokens comes from nowhere else.
-  const over = sent.node.params.own ? [] : sent.over;
+  const over = sent.node.params.localOnly ? [] : sent.over;
   const ranges = sent.chunks[chunk]!;
   const held = ranges.map(([first, end]) => end - first);
   const experts = heldPerRank(placed.mesh, sent.over, held);
