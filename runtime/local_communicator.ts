@@ -142,7 +142,7 @@ function bufferOf(
   if (step.op === "allToAll") {
     if (binding === "counts") return to.buffer(step.counts);
     if (binding === "groupRank") return to.buffer(step.groupRank);
-    if (binding === "moved") return to.buffer(step.moved);
+    if (binding === "receivedCounts") return to.buffer(step.receivedCounts);
   }
   throw new Error(`internal: exchange kernel has a binding '${binding}'`);
 }
@@ -173,12 +173,12 @@ async function countSent(
     }
     return;
   }
-  const moved = await Promise.all(
+  const received = await Promise.all(
     group.map((to) =>
-      to.device.read(to.buffer(step.moved), 0, 4 * group.length)
+      to.device.read(to.buffer(step.receivedCounts), 0, 4 * group.length)
     ),
   );
-  for (const [p, bytes] of moved.entries()) {
+  for (const [p, bytes] of received.entries()) {
     for (const [s, rows] of wordsOf(bytes).entries()) {
       if (s === p) continue;
       const [from, to] = [group[s]!.rank, group[p]!.rank];

@@ -31,7 +31,7 @@ export function accessesOf(
     case "allToAll":
       return {
         reads: [step.from, step.counts, step.groupRank],
-        writes: [step.to, step.moved],
+        writes: [step.to, step.receivedCounts],
       };
     case "wait":
       return accessesOf(started.get(step.handle)!, started, { launched });

@@ -218,7 +218,7 @@ export interface AllGatherStep extends StepBase {
  * are deduplicated, they go by counts for each rank and chunk, behind those of experts.
  * n(s, p) = sum over p's experts of counts[s][expert]. forward: `from` holds, on rank s, blocks of n(s, 0), n(s, 1), …
  * rows, and `to`, on rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
- * each other's places, so rows return to where they came from. `moved` (u32 [group rank]) receives the number of
+ * each other's places, so rows return to where they came from. `receivedCounts` (u32 [group rank]) receives the number of
  * rows taken from each rank; `groupRank` holds this rank's index in the group.
  *
  * With `experts`, one pair for each group rank, only the rows of p's experts from the first below the second are sent: a
@@ -240,7 +240,7 @@ export interface AllToAllStep extends StepBase {
   readonly countsPerRank?: number;
   readonly experts?: readonly (readonly [first: number, end: number])[];
   readonly groupRank: string;
-  readonly moved: string;
+  readonly receivedCounts: string;
   /** The most rows from one rank to another. */
   readonly pairRows: Size;
   readonly handle?: string;

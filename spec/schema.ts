@@ -228,7 +228,7 @@ const steps = {
     counts: name,
     splits: list(integer, 2),
     groupRank: name,
-    moved: name,
+    receivedCounts: name,
     pairRows: size,
   }, {
     countsPerRank: positive,

@@ -231,7 +231,7 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
           : ""
       } at ${step.groupRank} (${step.rowBytes} B a row, at most ${
         formatSize(step.pairRows)
-      } to a rank) moved ${step.moved}${
+      } to a rank) received counts ${step.receivedCounts}${
         step.handle === undefined ? "" : ` as '${oneLine(step.handle)}'`
       }`;
     case "wait":

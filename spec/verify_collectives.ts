@@ -228,7 +228,7 @@ function exchangeFaults(
     }
   };
   holds(step.counts, groupSize * perRank);
-  holds(step.moved, groupSize);
+  holds(step.receivedCounts, groupSize);
   faults.push(...groupRankFaults(facts, step.over, step.groupRank));
   return faults;
 }

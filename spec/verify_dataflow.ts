@@ -11,7 +11,7 @@ export interface Life {
 
 /**
  * When each scratch buffer lives in a program: from the first step that touches it to the last one. What a collective
- * counts in `moved` is read by the host after the program, so it lives to the end; other kinds live always.
+ * counts in `receivedCounts` is read by the host after the program, so it lives to the end; other kinds live always.
  */
 export function livesOf(
   { buffers }: Pick<Facts, "buffers">,
@@ -29,7 +29,7 @@ export function livesOf(
       lives.set(name, life);
     }
     if (step.op === "allToAll") {
-      const life = lives.get(step.moved)!;
+      const life = lives.get(step.receivedCounts)!;
       life.last = end;
     }
   }

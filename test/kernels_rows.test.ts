@@ -196,7 +196,7 @@ testKernels(
       ) => {
         for (const p of range(groupSize)) {
           let dst: Words = words(to[p]!.length * rowWords);
-          let moved: Words = words(groupSize).fill(99);
+          let receivedCounts: Words = words(groupSize).fill(99);
           for (let start = 0; start < groupSize; start += 4) {
             const sources = range(groupSize).slice(start, start + 4);
             const kernel = exchange({
@@ -210,7 +210,7 @@ testKernels(
               counts,
               groupRank: Uint32Array.of(p),
               dst,
-              moved,
+              receivedCounts,
               ...Object.fromEntries(
                 sources.map((
                   s,
@@ -219,11 +219,11 @@ testKernels(
               ),
             }, workgroups(exchangeGrid(to[p]!.length)));
             dst = result["dst"]!;
-            moved = result["moved"]!;
+            receivedCounts = result["receivedCounts"]!;
           }
           t.same(rowsOf(dst, rowWords), to[p]);
           t.same(
-            [...moved],
+            [...receivedCounts],
             range(groupSize).map((s) => {
               const [sender, receiver] = direction === "forward"
                 ? [s, p]

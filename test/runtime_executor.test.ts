@@ -71,7 +71,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
     dtype: "u32",
     data: { groupRank: ["ep"] },
   });
-  add("moved", "scratch", [["groupRank", 2]], { dtype: "u32" });
+  add("receivedCounts", "scratch", [["groupRank", 2]], { dtype: "u32" });
   add("cache", "state", [["token", 8]]);
   const grid = [{ count: "token" }, 1, 1] as const;
   return {
@@ -133,7 +133,7 @@ function examplePlan(counts: readonly (readonly number[])[]): Plan {
           counts: "all",
           splits: [0, 1, 2],
           groupRank: "groupRank",
-          moved: "moved",
+          receivedCounts: "receivedCounts",
           part: { op: "dispatch", routing: 0, part: "exchange" },
           pairRows: 0,
         },
@@ -162,14 +162,16 @@ function emulate(key: string, buffers: readonly NullBuffer[]): void {
     c.set(a.subarray(0, 2), 0);
     c.set(b.subarray(0, 2), 2);
   } else {
-    const [counts, groupRank, first, second, dst, moved] = buffers.map(u32);
+    const [counts, groupRank, first, second, dst, receivedCounts] = buffers.map(
+      u32,
+    );
     const me = groupRank![0]!;
     let to = 0;
     for (const [s, from] of [first!, second!].entries()) {
       const skip = me === 0 ? 0 : counts![2 * s]!;
       const rows = counts![2 * s + me]!;
       dst!.set(from.subarray(2 * skip, 2 * (skip + rows)), 2 * to);
-      moved![s] = rows;
+      receivedCounts![s] = rows;
       to += rows;
     }
   }

@@ -159,7 +159,9 @@ export function allocate(
   const made = new Map<string, PlanBuffer>();
   const uses = usesOf(steps);
   const persistent = new Set(
-    steps.flatMap((step) => step.op === "allToAll" ? [step.moved] : []),
+    steps.flatMap((step) =>
+      step.op === "allToAll" ? [step.receivedCounts] : []
+    ),
   );
   const scratch: string[] = [];
   for (const [name, draft] of drafts) {

@@ -25,9 +25,9 @@ export function waitForExchanges(
   let inFlight: AllToAllStep[] = [];
   for (const step of steps) {
     const { reads, writes } = accesses(step, known);
-    const needs = ({ from, to, moved }: AllToAllStep) =>
-      [to, moved].some((name) => reads.includes(name)) ||
-      [from, to, moved].some((name) => writes.includes(name));
+    const needs = ({ from, to, receivedCounts }: AllToAllStep) =>
+      [to, receivedCounts].some((name) => reads.includes(name)) ||
+      [from, to, receivedCounts].some((name) => writes.includes(name));
     result.push(...inFlight.filter(needs).map(waitFor));
     inFlight = inFlight.filter((exchange) => !needs(exchange));
     result.push(step);

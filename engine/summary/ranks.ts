@@ -86,11 +86,13 @@ function bytesOf(
   return { weights, state, scratch, staging, total };
 }
 
-/** Scratch buffers that stay until a program has ended: how much each exchange moved. */
+/** Scratch buffers that stay until a program has ended: how many rows each exchange received. */
 function readAfterwards({ programs }: Plan): Set<string> {
   return new Set(
     programs.flatMap(({ steps }) =>
-      steps.flatMap((step) => step.op === "allToAll" ? [step.moved] : [])
+      steps.flatMap((step) =>
+        step.op === "allToAll" ? [step.receivedCounts] : []
+      )
     ),
   );
 }

@@ -18,7 +18,7 @@ const LANES = 64;
 
 /**
  * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, expert], `groupRank`
- * u32 [1], `dst` and `moved` u32 [group rank], both written, and `src0`, `src1`, … of the group ranks `sources`.
+ * u32 [1], `dst` and `receivedCounts` u32 [group rank], both written, and `src0`, `src1`, … of the group ranks `sources`.
  * Its grid is `exchangeGrid(rows)`.
  */
 export interface ExchangeOptions {
@@ -35,7 +35,7 @@ export interface ExchangeOptions {
   readonly rowWords: number;
 }
 
-/** The grid of `exchange` when at most `rows` rows arrive. There is always a workgroup, to write `moved`. */
+/** The grid of `exchange` when at most `rows` rows arrive. There is always a workgroup, to write `receivedCounts`. */
 export function exchangeGrid(rows: Size): Grid {
   return [{ min: [EXCHANGE_GROUPS, { add: [rows, 1] }] }, 1, 1];
 }
@@ -53,7 +53,7 @@ export function exchange(o: ExchangeOptions): Kernel {
     workgroupSize: LANES,
     bindings: bindings(
       { counts: "u32", groupRank: "u32", ...Object.fromEntries(sources) },
-      { dst: "u32", moved: "u32" },
+      { dst: "u32", receivedCounts: "u32" },
     ),
     body: wgsl`
       let me = groupRank[0];
@@ -62,7 +62,7 @@ export function exchange(o: ExchangeOptions): Kernel {
       ${numbers.map((f) => blockOf(o, f))}
       ${numbers.map((f) => copyRows(o, f))}
       if (group.x == 0 && lane < 1) {
-        ${numbers.map((f) => wgsl`moved[${o.sources[f]}] = rows${f};`)}
+        ${numbers.map((f) => wgsl`receivedCounts[${o.sources[f]}] = rows${f};`)}
       }`,
   });
 }

@@ -132,8 +132,14 @@ function namesOf(
     }
     case "allToAll":
       return {
-        all: [step.from, step.to, step.counts, step.groupRank, step.moved],
-        written: [step.to, step.moved],
+        all: [
+          step.from,
+          step.to,
+          step.counts,
+          step.groupRank,
+          step.receivedCounts,
+        ],
+        written: [step.to, step.receivedCounts],
       };
     case "wait":
       return namesOf(plan, started.get(step.handle)!, started);

@@ -187,10 +187,16 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   broken("update that is not there", "updates", null, /no step writes/, (p) => {
     p.buffers.router!.written = { main: "after reads" };
   }),
-  broken("moved rows overwritten", "overlap", null, /'moved/, (p) => {
-    const { allocation, offset } = p.buffers["moved forward"]!;
-    Object.assign(p.buffers["moved back"]!, { allocation, offset });
-  }),
+  broken(
+    "received counts overwritten",
+    "overlap",
+    null,
+    /'receivedCounts/,
+    (p) => {
+      const { allocation, offset } = p.buffers["receivedCounts forward"]!;
+      Object.assign(p.buffers["receivedCounts back"]!, { allocation, offset });
+    },
+  ),
   broken(
     "scratch behind the lengths",
     "lengths",

@@ -124,7 +124,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
         }
         : {},
       groupRank: "mine",
-      moved: "mine",
+      receivedCounts: "mine",
       pairRows: shape.receiveRows,
     };
   };

@@ -54,10 +54,15 @@ export function emitExchange(
       [first + rows.chunk, first + rows.chunk + 1] as const
     )
     : chunks[rows.chunk]!;
-  const moved = addScratch(lowering, `moved ${direction}`, "u32", [{
-    axis: "groupRank",
-    size: groupSize,
-  }]);
+  const receivedCounts = addScratch(
+    lowering,
+    `receivedCounts ${direction}`,
+    "u32",
+    [{
+      axis: "groupRank",
+      size: groupSize,
+    }],
+  );
   lowering.draft.steps.push({
     op: "allToAll",
     ranks: "all",
@@ -67,7 +72,7 @@ export function emitExchange(
     splits: once ? ends : splits,
     ...countsPerRank === splits.at(-1) ? {} : { countsPerRank },
     ...count > 1 ? { experts } : {},
-    ...{ groupRank, moved },
+    ...{ groupRank, receivedCounts },
     pairRows: once ? rows.tokenSize : rows.size,
     ...handle === undefined ? {} : { handle },
     ...about(lowering, node, part),
