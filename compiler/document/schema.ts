@@ -123,7 +123,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   }),
   embedding: closed({ over: axis }),
   // What a rank has is a part of the sum in gradients only.
-  scatterAdd: closed({ over: axis, whole: yes }),
+  scatterAdd: closed({ over: axis, replicated: yes }),
   rename: closed({ from: axis, to: axis }),
   split: closed({ axis, into: axes }),
   merge: closed({ axes, to: axis }),

@@ -140,7 +140,7 @@ function sumOf({ b, tokens, groups }: Sums, x: Node): Node {
   if (groups) {
     const { ids, over } = groups;
     const axes = [over, ...without(x.axes, tokens)];
-    return b.make("scatterAdd", [x, ids], { over, whole: true }, {
+    return b.make("scatterAdd", [x, ids], { over, replicated: true }, {
       ...{ axes, dtype: "f32" },
     });
   }

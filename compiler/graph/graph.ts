@@ -124,10 +124,10 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   embedding: { readonly over: string };
   /**
    * rows, ids: the transpose of `embedding`: rows summed where their id is along `over`, in the order of ids. Axes that
-   * the result lacks are summed over. `whole`: over all rows on every rank, so that bits do not depend on the mesh;
+   * the result lacks are summed over. `replicated`: every rank has all rows, so that bits do not depend on the mesh;
    * otherwise what a rank has is a part of the sum.
    */
-  scatterAdd: { readonly over: string; readonly whole?: true };
+  scatterAdd: { readonly over: string; readonly replicated?: true };
   /** x */
   rename: { readonly from: string; readonly to: string };
   /** x: axis becomes the axes `into`, row-major */

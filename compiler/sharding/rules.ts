@@ -88,8 +88,8 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     linear: LINEAR.first,
   },
   scatterAdd: {
-    role: ({ params: { over, whole }, axes }, { axis }) =>
-      axis === over || whole && !axes.includes(axis)
+    role: ({ params: { over, replicated }, axes }, { axis }) =>
+      axis === over || replicated && !axes.includes(axis)
         ? "replicated"
         : axes.includes(axis)
         ? "pass"
