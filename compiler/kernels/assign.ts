@@ -12,15 +12,7 @@ import { listTiles } from "./pieces/list_tiles.ts";
 /** The send row of a choice that was dropped. */
 export const DROPPED = 0xffffffff;
 
-/**
- * An assignment. Bindings: `index` i32 [token, k]; `slot` i32 [token, k] if dropping (-1: dropped); `order` u32 [expert]
- * if `ordered`: the index of each expert in send order; `groupRank` u32 [1] if there are `splits`; written: `counts` u32
- * [expert], `sendRow` u32 [token, k]. With `grouped`, also what `regroup` writes where rows stay: `tiles` u32
- * [1 + 3 * tile bound], `tokenOf` and `expertOf` u32 [row], `rowCount` u32 [1]. With `units`, `counts` u32
- * [expert, then unit: tokens for it], `tokenRow` u32 [token, k]: the row in which the token is sent to the unit of this
- * choice, at its first choice there, else DROPPED, and `places` u32 [row]: for the choice of a send row, its token among
- * those sent to the same unit. Its grid is one workgroup.
- */
+/** An assignment. Its grid is one workgroup. */
 export interface AssignOptions {
   readonly name: string;
   readonly experts: number;
@@ -68,14 +60,24 @@ export function assign(o: AssignOptions): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
-    bindings: bindings(
-      { index: "i32", slot: "i32", order: "u32", groupRank: "u32" },
-      {
-        ...{ counts: "u32", sendRow: "u32" },
-        ...{ tokenRow: "u32", places: "u32" },
-        ...{ tiles: "u32", tokenOf: "u32", expertOf: "u32", rowCount: "u32" },
-      },
-    ),
+    bindings: bindings({
+      index: "i32 [token, k]",
+      // -1: the choice is dropped.
+      slot: "i32 [token, k]",
+      // Where each expert is in send order.
+      order: "u32 [expert]",
+      groupRank: "u32 [1]",
+    }, {
+      // Behind those of experts, the tokens for each unit.
+      ...{ counts: "u32 [expert, then unit]", sendRow: "u32 [token, k]" },
+      // The row in which a token is sent to the unit of this choice: at its first choice there, else DROPPED.
+      tokenRow: "u32 [token, k]",
+      // Of the choice of a send row, its token among those sent to the same unit.
+      places: "u32 [row]",
+      // What `regroup` writes, where rows stay.
+      ...{ tiles: "u32 [1 + 3 * tile bound]", tokenOf: "u32 [row]" },
+      ...{ expertOf: "u32 [row]", rowCount: "u32 [1]" },
+    }),
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
       var<workgroup> experts: array<u32, ${experts}>;

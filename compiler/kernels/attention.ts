@@ -21,11 +21,7 @@ import { LOWEST, range } from "./pieces/numbers.ts";
 import { registers } from "../../spec/kernel/registers.ts";
 import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
 
-/**
- * Attention. Bindings: `q` f32 [token, head, dim], `keys` f32 [sequence, context, kvHead, dim], `values` f32 [sequence,
- * context, kvHead, valueDim], `sequence` and `position` i32 [token], `sinks` f32 [head] if there are sinks, `y` f32
- * [token, head, valueDim]. In pages, `keys` and `values` begin with [page, within], and `pages` is i32 [sequence, block].
- */
+/** Attention. Its grid is `attentionGrid`. */
 export interface AttentionOptions extends QueryShape, SeenKeys {
   readonly name: string;
   /** Values are the first elements of the keys; there is no binding `values`. */
@@ -50,12 +46,14 @@ export function attention(o: AttentionOptions): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: KEY_BLOCK,
+    // In pages, caches begin with [page, within].
     bindings: bindings({
-      ...{ q: "f32", keys: cached, ...o.shared ? {} : { values: cached } },
-      ...{ sequence: "i32", position: "i32" },
-      ...o.sinks ? { sinks: "f32" } : {},
-      ...o.pages ? { pages: "i32" } : {},
-    }, { y: "f32" }),
+      q: "f32 [token, head, dim]",
+      keys: `${cached} [sequence, context, kvHead, dim]`,
+      values: `${cached} [sequence, context, kvHead, valueDim]`,
+      ...{ sequence: "i32 [token]", position: "i32 [token]" },
+      ...{ sinks: "f32 [head]", pages: "i32 [sequence, block]" },
+    }, { y: "f32 [token, head, valueDim]" }),
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
       var<workgroup> weights: array<f32, ${room}>;

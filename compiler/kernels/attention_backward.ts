@@ -5,18 +5,12 @@
  */
 
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
-import { type Binding, bindings, elementwise, wgsl } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
 
-/**
- * What attention it is. Heads are innermost, so that invocations side by side read what is side by side: f32 `q`
- * [token, dim, head], `keys` [sequence, context, dim, kvHead], `values` [sequence, context, valueDim, kvHead] and `dy`
- * [token, valueDim, head]. `attentionSum` has i32 `sequence` [token] and `position` [token], and f32 `sinks` [head] if there
- * are any. The others have i32 `place` [token], sequence * context + position; and f32 `statistics` [token, head, 2], the
- * logarithms of sums, then the products of cotangents and results.
- */
+/** What attention it is. */
 export interface BackwardOptions extends SeenKeys {
   readonly name: string;
   readonly heads: number;
@@ -50,9 +44,9 @@ export function attentionSum(o: BackwardOptions): Kernel {
     name: o.name,
     count: wgsl`${o.tokens} * ${heads}`,
     bindings: bindings({
-      ...{ q: "f32", keys: "f32", ...sinks ? { sinks: "f32" } : {} },
-      ...{ sequence: "i32", position: "i32" },
-    }, { y: "f32" }),
+      ...{ ...CACHE, sinks: "f32 [head]" },
+      ...{ sequence: "i32 [token]", position: "i32 [token]" },
+    }, { y: "f32 [token, head]" }),
     body: wgsl`
       let query = i;
       var top = ${sinks ? wgsl`sinks[query % ${heads}]` : wgsl`f32(${LOWEST})`};
@@ -76,7 +70,7 @@ export function queryGrad(o: BackwardOptions): Kernel {
   return elementwise({
     name: o.name,
     count: wgsl`${o.tokens} * ${o.heads}`,
-    bindings: gradBindings(o),
+    bindings: GRAD_BINDINGS,
     body: wgsl`
       let query = i;
       @unroll (e < ${o.dim}) { var sum[e] = 0.0; }
@@ -104,7 +98,7 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   return elementwise({
     name: o.name,
     count: wgsl`${o.tokens} * ${o.kvHeads}`,
-    bindings: gradBindings(o),
+    bindings: GRAD_BINDINGS,
     body: wgsl`
       let written = i / ${o.kvHeads};
       let kv = i % ${o.kvHeads};
@@ -127,13 +121,20 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   });
 }
 
+/** Heads are innermost, so that invocations side by side read what is side by side. */
+const CACHE = {
+  q: "f32 [token, dim, head]",
+  keys: "f32 [sequence, context, dim, kvHead]",
+} as const;
+
 /** Bindings of the cotangents' kernels. */
-function gradBindings({ shared }: BackwardOptions): Binding[] {
-  return bindings({
-    ...{ q: "f32", keys: "f32", ...shared ? {} : { values: "f32" } },
-    ...{ place: "i32", dy: "f32", statistics: "f32" },
-  }, { y: "f32" });
-}
+const GRAD_BINDINGS = bindings({
+  ...{ ...CACHE, values: "f32 [sequence, context, valueDim, kvHead]" },
+  // Sequence * context + position.
+  ...{ place: "i32 [token]", dy: "f32 [token, valueDim, head]" },
+  // The logarithms of sums, then the products of cotangents and results.
+  statistics: "f32 [token, head, 2]",
+}, { y: "f32" });
 
 /** `score`: the product of the query of `token` and `head` and the key of `entry` and `kv`, scaled. */
 function score({ dim, heads, kvHeads, scale }: BackwardOptions): KernelText {

@@ -16,10 +16,7 @@ export interface CapacityOptions {
 /** Where routing groups are: contiguous ones of a length, or as an i32 says, when tokens are ordered by it. */
 export type GroupsBy = Expr | "tensor";
 
-/**
- * Which choice each token has of each expert. Bindings: `index` i32 [token, k], `mask` i32 [token] if masked; written:
- * `mark` u32 [expert, token], the choice plus 1, or 0; `slot` i32 [token, k], -1.
- */
+/** Which choice each token has of each expert: `mark` is the choice plus 1, or 0; `slot` becomes -1. */
 export function mark(o: CapacityOptions & { masked: boolean }): Kernel {
   const k = o.rule.topK;
   // From the last choice to the first: of an expert that is given twice, the first counts.
@@ -32,8 +29,8 @@ export function mark(o: CapacityOptions & { masked: boolean }): Kernel {
     name: o.name,
     count: o.tokens,
     bindings: bindings(
-      { index: "i32", mask: "i32" },
-      { mark: "u32", slot: "i32" },
+      { index: "i32 [token, k]", mask: "i32 [token]" },
+      { mark: "u32 [expert, token]", slot: "i32 [token, k]" },
     ),
     body: wgsl`
       for (var e = 0u; e < ${o.experts}; e++) { mark[e * ${o.tokens} + i] = 0; }
@@ -42,10 +39,7 @@ export function mark(o: CapacityOptions & { masked: boolean }): Kernel {
   });
 }
 
-/**
- * Weights after dropping: those of choices without a slot are 0, and the others are divided by what is left of their sum.
- * Bindings: `slot` i32 and `weight` f32 [token, k]; written: `kept` f32 [token, k].
- */
+/** Weights after dropping: those of choices without a slot are 0, and the others are divided by what is left of their sum. */
 export function keep({ name, rule, tokens }: CapacityOptions): Kernel {
   const k = rule.topK;
   const left = wgsl`
@@ -66,17 +60,17 @@ export function keep({ name, rule, tokens }: CapacityOptions): Kernel {
   return elementwise({
     name,
     count: tokens,
-    bindings: bindings({ slot: "i32", weight: "f32" }, { kept: "f32" }),
+    bindings: bindings(
+      { slot: "i32 [token, k]", weight: "f32 [token, k]" },
+      { kept: "f32 [token, k]" },
+    ),
     body: wgsl`
       let choices = i * ${k};
       ${rule.normalize === "kept" ? divided : unchanged}`,
   });
 }
 
-/**
- * How often each token chose each expert, which losses and statistics of a router sum. Bindings: `index` i32 [token, k];
- * `slot` i32 [token, k] if `dropped` matters; `mask` i32 [token] if masked; written: `marks` f32 [token, expert].
- */
+/** How often each token chose each expert, which losses and statistics of a router sum. */
 export interface MarksOptions extends CapacityOptions {
   /** How many of the choices count. */
   readonly choices: number;
@@ -101,10 +95,10 @@ export function marks(o: MarksOptions): Kernel {
   return elementwise({
     name: o.name,
     count: o.tokens,
-    bindings: bindings(
-      { index: "i32", slot: "i32", mask: "i32" },
-      { marks: "f32" },
-    ),
+    bindings: bindings({
+      ...{ index: "i32 [token, k]", slot: "i32 [token, k]" },
+      mask: "i32 [token]",
+    }, { marks: "f32 [token, expert]" }),
     body: wgsl`
       for (var e = 0u; e < ${o.experts}; e++) {
         var hit = 0.0;

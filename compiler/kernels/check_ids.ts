@@ -7,10 +7,9 @@ import { sumOfLanes } from "./pieces/counting_sort.ts";
 
 const LANES = 64;
 
-/**
- * Ids. Bindings: `sendRow` u32 [token, k], `groupRank` u32 [1], and `ids` u32 [row]: groupRank * most + the number of the
- * choice, which no other choice of the group has.
- */
+const CHOICES = { sendRow: "u32 [token, k]", groupRank: "u32 [1]" } as const;
+
+/** Ids: groupRank * most + the number of the choice, which no other choice of the group has. */
 export interface CheckIdsOptions {
   readonly k: number;
   readonly tokens: Expr;
@@ -23,7 +22,7 @@ export function sendIds({ tokens, k, most }: CheckIdsOptions): Kernel {
   return elementwise({
     name: "send_ids",
     count: wgsl`${tokens} * ${k}`,
-    bindings: bindings({ sendRow: "u32", groupRank: "u32" }, { ids: "u32" }),
+    bindings: bindings(CHOICES, { ids: "u32 [row]" }),
     body: wgsl`
       let row = sendRow[i];
       if (row != ${DROPPED}) { ids[row] = groupRank[0] * ${most} + i; }`,
@@ -35,10 +34,7 @@ export function compareIds({ tokens, k, most }: CheckIdsOptions): Kernel {
   return kernelOf({
     name: "compare_ids",
     workgroupSize: LANES,
-    bindings: bindings(
-      { sendRow: "u32", groupRank: "u32", ids: "u32" },
-      { wrong: "u32" },
-    ),
+    bindings: bindings({ ...CHOICES, ids: "u32 [row]" }, { wrong: "u32 [1]" }),
     body: wgsl`
       var<workgroup> of_lane: array<u32, ${LANES}>;
       var total = 0u;

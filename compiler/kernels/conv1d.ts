@@ -16,7 +16,7 @@ export interface Conv1dOptions {
 
 /**
  * y[token, channel] = sum of weight[channel, tap] * ring[sequence, position - (width - 1) + tap, channel], in the order of
- * taps. Bindings: `ring`, `weight`, `sequence`, `position`; written: `y`.
+ * taps.
  */
 export function conv1d(o: Conv1dOptions): Kernel {
   const { channels, slots, width } = o;
@@ -24,9 +24,10 @@ export function conv1d(o: Conv1dOptions): Kernel {
     name: o.name,
     count: wgsl`${o.tokens} * ${channels}`,
     bindings: bindings({
-      ...{ ring: "f32", weight: "f32" },
-      ...{ sequence: "i32", position: "i32" },
-    }, { y: "f32" }),
+      ring: "f32 [sequence, slot, channel]",
+      weight: "f32 [channel, tap]",
+      ...{ sequence: "i32 [token]", position: "i32 [token]" },
+    }, { y: "f32 [token, channel]" }),
     body: wgsl`
       let token = i / ${channels};
       let channel = i % ${channels};

@@ -5,12 +5,7 @@ import type { Expr, Kernel } from "./kernel.ts";
 import { bindings, elementwise, local, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
 
-/**
- * The rows of each token that is sent once. Bindings: `weight` f32, `sendRow` and `tokenRow` u32 [token, k]; `counts` u32
- * [group rank, expert, then unit] of the whole group, `groupRank` u32 [1]; written: `rows` u32 [token row, 2 * most]: where the rows of
- * its choices are received, DROPPED behind the last, then the bits of their weights. Its grid is
- * `elementwiseGrid(tokens * k)`.
- */
+/** The rows of each token that is sent once. Its grid is `elementwiseGrid(tokens * k)`. */
 export interface ListRowsOptions {
   readonly name: string;
   /** Experts splits[u] to splits[u + 1] belong to unit u: an owner, or a chunk of one. */
@@ -32,9 +27,12 @@ export function listRows(o: ListRowsOptions): Kernel {
     name: o.name,
     count: wgsl`${o.tokens} * ${k}`,
     bindings: bindings({
-      ...{ weight: "f32", sendRow: "u32", tokenRow: "u32" },
-      ...{ counts: "u32", groupRank: "u32" },
-    }, { rows: "u32" }),
+      ...{ weight: "f32 [token, k]", sendRow: "u32 [token, k]" },
+      tokenRow: "u32 [token, k]",
+      counts: "u32 [group rank, expert, then unit]",
+      groupRank: "u32 [1]",
+      // Where the rows of its choices are received, DROPPED behind the last, then the bits of their weights.
+    }, { rows: "u32 [token row, 2 * most]" }),
     body: wgsl`
       let token_row = tokenRow[i];
       if (token_row != ${DROPPED}) {

@@ -12,16 +12,16 @@ import { orderKey } from "./pieces/order_key.ts";
 /** Tokens in a run that is sorted at once. */
 export const SORTED_RUN = 64;
 
-/**
- * An ordering. Bindings: `group` i32 [token] if groups are a tensor, `first` f32 [token] if prioritised; `order` u32
- * [token] is written by `sortRuns`, read by `mergeRuns`, which writes `next`. Grids are `elementwiseGrid(tokens)`.
- */
+/** An ordering. Grids are `elementwiseGrid(tokens)`. */
 export interface OrderOptions {
   readonly name: string;
   readonly tokens: Expr;
   readonly group: GroupsBy;
   readonly prioritised: boolean;
 }
+
+/** What tokens are ordered by. */
+const COMPARED = { group: "i32 [token]", first: "f32 [token]" } as const;
 
 /** Whether token `a` comes before token `b`: a total order, so that runs merge without ties. */
 function before(o: OrderOptions, a: string, b: string): KernelText {
@@ -41,7 +41,7 @@ export function sortRuns(o: OrderOptions): Kernel {
   return elementwise({
     name: o.name,
     count: o.tokens,
-    bindings: bindings({ group: "i32", first: "f32" }, { order: "u32" }),
+    bindings: bindings(COMPARED, { order: "u32 [token]" }),
     body: wgsl`
       let start = i - i % ${SORTED_RUN};
       let end = min(start + ${SORTED_RUN}, ${o.tokens});
@@ -60,8 +60,8 @@ export function mergeRuns(o: OrderOptions & { run: number }): Kernel {
     name: o.name,
     count: o.tokens,
     bindings: bindings(
-      { group: "i32", first: "f32", order: "u32" },
-      { next: "u32" },
+      { ...COMPARED, order: "u32 [token]" },
+      { next: "u32 [token]" },
     ),
     body: wgsl`
       let token = order[i];

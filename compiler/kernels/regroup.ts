@@ -19,12 +19,7 @@ import {
 
 const LANES = 64;
 
-/**
- * A regroup. Bindings: `counts` u32 [group rank, expert] of the whole group, `groupRank` u32 [1] (absent in a group of one);
- * written: `tiles` u32 [1 + 3 * tile bound], `rowOf` u32 [row], `expertOf` u32 [row], `rowCount` u32 [1]. With `once`,
- * `counts` u32 [group rank, expert, then unit: tokens for it] and `places` u32 [row]: the places of choices as they were
- * received; also written: `tokenOf` u32 [row], `rowCount` u32 [2: rows, tokens]. Its grid is `regroupGrid(rows)`.
- */
+/** A regroup. Its grid is `regroupGrid(rows)`. */
 export interface RegroupOptions {
   readonly name: string;
   /** Experts splits[p] to splits[p + 1] belong to group rank p. */
@@ -77,13 +72,19 @@ export function regroup(o: RegroupOptions): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
-    bindings: bindings(
-      { counts: "u32", groupRank: "u32", places: "u32" },
-      {
-        ...{ tiles: "u32", rowOf: "u32", expertOf: "u32", rowCount: "u32" },
-        tokenOf: "u32",
+    bindings: bindings({
+      // Behind those of experts, where tokens are received once, the tokens for each unit.
+      ...{
+        counts: "u32 [group rank, expert, then unit]",
+        groupRank: "u32 [1]",
       },
-    ),
+      // The places of choices as they were received.
+      places: "u32 [row]",
+    }, {
+      ...{ tiles: "u32 [1 + 3 * tile bound]", rowOf: "u32 [row]" },
+      ...{ expertOf: "u32 [row]", rowCount: "u32 [rows, tokens]" },
+      tokenOf: "u32 [row]",
+    }),
     body: wgsl`
       let group_number = ${GROUP_XY};
       let g = group_number * ${LANES} + lane;

@@ -15,12 +15,7 @@ import { LOWEST } from "./pieces/numbers.ts";
 /** What a router reads besides its logits. */
 export type RouterOperand = Exclude<RouteOperand, "group" | "random">;
 
-/**
- * A router. Bindings: `logits` and `noise` f32 [token, expert], `bias` f32 [expert], `mask` i32 [token], `choices` i32
- * and `weights` f32 [token, k], those of them that `operands` names; written: `index` i32 and `weight` f32 [token, k];
- * `first` f32 [token] if tokens are prioritised; `slot` i32 [token, k], 0 or -1, where padding is all that is dropped.
- * Its grid is `elementwiseGrid(tokens)`.
- */
+/** A router. Its grid is `elementwiseGrid(tokens)`. */
 export interface RouterOptions {
   readonly name: string;
   readonly experts: number;
@@ -42,9 +37,15 @@ export function router(o: RouterOptions): Kernel {
     name: o.name,
     count: o.tokens,
     bindings: bindings({
-      ...{ logits: "f32", noise: "f32", bias: "f32", weights: "f32" },
-      ...{ mask: "i32", choices: "i32" },
-    }, { slot: "i32", first: "f32", index: "i32", weight: "f32" }),
+      ...{ logits: "f32 [token, expert]", noise: "f32 [token, expert]" },
+      ...{ bias: "f32 [expert]", weights: "f32 [token, k]" },
+      ...{ mask: "i32 [token]", choices: "i32 [token, k]" },
+    }, {
+      // 0 or -1, where padding is all that is dropped.
+      slot: "i32 [token, k]",
+      first: "f32 [token]",
+      ...{ index: "i32 [token, k]", weight: "f32 [token, k]" },
+    }),
     body: wgsl`
       let row = i * ${experts};
       let choices_at = i * ${k};

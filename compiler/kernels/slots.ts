@@ -15,12 +15,7 @@ import { orderKey } from "./pieces/order_key.ts";
 /** Invocations that share the choices of one expert in one routing group. */
 const LANES = 64;
 
-/**
- * The slots. Bindings: `mark` u32 [expert, token]; `order` u32 [token] if tokens are ordered; `group` i32 [token] if
- * groups are a tensor; `weight` f32 [token, k] or `random` f32 [token, expert] where they decide; `room` u32, the slots
- * by the number of tokens in a group, where `room` is "table"; written: `slot` i32 [token, k]. Its grid is
- * `slotsGrid`.
- */
+/** The slots. Its grid is `slotsGrid`. */
 export interface SlotsOptions extends CapacityOptions {
   readonly group: GroupsBy;
   readonly ordered: boolean;
@@ -40,9 +35,11 @@ export function slots(o: SlotsOptions): Kernel {
     name: o.name,
     workgroupSize: LANES,
     bindings: bindings({
-      ...{ mark: "u32", order: "u32", room: "u32" },
-      ...{ group: "i32", weight: "f32", random: "f32" },
-    }, { slot: "i32" }),
+      ...{ mark: "u32 [expert, token]", order: "u32 [token]" },
+      // The slots by the number of tokens in a group.
+      ...{ room: "u32 [tokens]", group: "i32 [token]" },
+      ...{ weight: "f32 [token, k]", random: "f32 [token, expert]" },
+    }, { slot: "i32 [token, k]" }),
     body: wgsl`
       var<workgroup> counts: array<u32, ${LANES}>;
       var<workgroup> ties: array<u32, ${LANES}>;

@@ -7,10 +7,7 @@ import type { Expr, Kernel } from "./kernel.ts";
 import { bindings, GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
 import { lanesOf } from "./rows.ts";
 
-/**
- * The k largest of each row. Bindings: `x` f32 [row, count], `values` f32 and `indices` i32 [row, k], written.
- * Its grid is `rowsGrid(rows)`.
- */
+/** The k largest of each row. Its grid is `rowsGrid(rows)`. */
 export interface TopKOptions {
   readonly name: string;
   readonly rows: Expr;
@@ -24,7 +21,10 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
   return kernelOf({
     name,
     workgroupSize: lanes,
-    bindings: bindings({ x: "f32" }, { values: "f32", indices: "i32" }),
+    bindings: bindings(
+      { x: "f32 [row, count]" },
+      { values: "f32 [row, k]", indices: "i32 [row, k]" },
+    ),
     body: wgsl`
       var<workgroup> tops: array<f32, ${lanes}>;
       var<workgroup> places: array<u32, ${lanes}>;

@@ -182,9 +182,9 @@ export function writes(name: string, type: Binding["type"] = "f32"): Binding {
   return { name, type, access: "write" };
 }
 
-/** Types of bindings by their names. */
+/** Types of bindings by their names, with axes for who reads the kernel: `f32 [token, expert]`. */
 export interface BindingTypes {
-  readonly [name: string]: Binding["type"];
+  readonly [name: string]: Binding["type"] | `${Binding["type"]} [${string}]`;
 }
 
 /** Bindings that are read, then those that are written. */
@@ -192,8 +192,9 @@ export function bindings(
   read: BindingTypes,
   written: BindingTypes = {},
 ): Binding[] {
-  return [
-    ...Object.entries(read).map(([name, type]) => reads(name, type)),
-    ...Object.entries(written).map(([name, type]) => writes(name, type)),
-  ];
+  const declared = (types: BindingTypes, access: Binding["access"]) =>
+    Object.entries(types).map(([name, type]): Binding => ({
+      ...{ name, type: type.slice(0, 3) as Binding["type"], access },
+    }));
+  return [...declared(read, "read"), ...declared(written, "write")];
 }
