@@ -34,7 +34,6 @@ import {
   letRegister,
   type Register,
   register,
-  registers,
   setEach,
 } from "../../spec/kernel/registers.ts";
 
@@ -128,12 +127,12 @@ function rowsOfTile(o: Matmul): Part {
   const { rows, right } = o.tile;
   const whole = blocksInPanel(o) > 0
     ? rowsByPanels(o)
-    : rowsTimesColumns(o, rows, isJoint(o));
+    : rowsTimesColumns(o, rows, { joint: isJoint(o) });
   const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
   const few: [height: number, part: Part][] = teamsOf(o).teams === 1
     ? rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)])
     : right === "workgroup"
-    ? heights.map((n) => [n, ofFirstTeam(o, rowsTimesColumns(o, n))])
+    ? heights.map((n) => [n, ofFirstTeam(o, n)])
     // Without a barrier lanes of different rows may not be at one branch.
     : [...new Set([...heights, rows])].flatMap((n) =>
       blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []
@@ -153,13 +152,45 @@ function rowsOfTile(o: Matmul): Part {
   };
 }
 
-/** So few rows that the first team has them all. */
-function ofFirstTeam(o: Matmul, { body, shared }: Part): Part {
+/**
+ * So few rows that the first team has them all. What lasts is to load weights: where these have k inside, a column's are read
+ * to their end before the next one's, as they follow each other in memory.
+ */
+function ofFirstTeam(o: Matmul, rows: number): Part {
+  const { count = 1 } = equalBlocks(o) ?? {};
+  const apart = count > 1 && o.weights.every(({ inside }) => inside === "k");
+  const { body, shared } = rowsTimesColumns(o, rows, {
+    inOrder: apart ? allSums(o).flatMap(eachColumn) : undefined,
+  });
   return { body: wgsl`if (lane < ${teamsOf(o).lanes}) { ${body} }`, shared };
 }
 
-/** `rows` rows by all columns of a lane: their sums, and what becomes of them. `joint`: every team has so many. */
-function rowsTimesColumns(o: Matmul, rows: number, joint = false): Part {
+/** Sums of a lane: those of a weight in some of the columns. */
+interface SumsOfWeight {
+  readonly weight: number;
+  readonly columns: readonly number[];
+}
+
+function allSums({ weights, tile }: Matmul): SumsOfWeight[] {
+  return weights.map((_, weight) => ({ weight, columns: range(tile.columns) }));
+}
+
+function eachColumn({ weight, columns }: SumsOfWeight): SumsOfWeight[] {
+  return columns.map((column) => ({ weight, columns: [column] }));
+}
+
+/**
+ * `rows` rows by all columns of a lane: their sums, and what becomes of them. `joint`: every team has so many. `inOrder`: which
+ * are summed one after the other. Default: all are summed together.
+ */
+function rowsTimesColumns(
+  o: Matmul,
+  rows: number,
+  { joint = false, inOrder }: {
+    readonly joint?: boolean;
+    readonly inOrder?: readonly SumsOfWeight[] | undefined;
+  } = {},
+): Part {
   const teams = joint ? teamsOf(o).teams : 1;
   const apart = teams > 1;
   const blocks = equalBlocks(o);
@@ -171,13 +202,14 @@ function rowsTimesColumns(o: Matmul, rows: number, joint = false): Part {
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
-  const sums = blockedSum(sumsOf(o, rows).flat(), {
-    ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
-    before: left.before,
-  }, products(o, left, rows));
+  const summed = (sums: readonly SumsOfWeight[]) =>
+    blockedSum(sums.flatMap((of) => registersOf(rows, of)), {
+      ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
+      before: left.before,
+    }, products(o, left, { rows, sums }));
   const body = wgsl`
     ${left.prepare}
-    ${sums}
+    ${(inOrder?.map((one) => [one]) ?? [allSums(o)]).map(summed)}
     ${finishAll(o, rows)}`;
   if (!apart) return { body, shared };
   return {
@@ -199,12 +231,12 @@ function rowsByPanels(o: Matmul): Part {
   });
   const sums = sumsByPanels(o, {
     team: teamOf(o),
-    sums: sumsOf(o, rows).flat(),
+    sums: allSums(o).flatMap((of) => registersOf(rows, of)),
     add: (right) =>
       wgsl`
         ${range(rows).map((r) => letRegister("a", [r], at(r, "at_k")))}
         ${right}
-        ${addProducts(o, rows, [""])}`,
+        ${addProducts(o, rows, { prefixes: [""] })}`,
   });
   return {
     body: wgsl`
@@ -227,7 +259,7 @@ function fewRows(o: Matmul, rows: number): Part {
     waits: true,
   });
   const sums = sumsOfTeams(o, {
-    ...{ rows, blocks, each, left, add: products(o, left, rows) },
+    ...{ rows, blocks, each, left, add: products(o, left, { rows }) },
     finish: (place) => finish(o, place),
   });
   return {
@@ -243,13 +275,16 @@ function fewRows(o: Matmul, rows: number): Part {
 function products(
   o: Matmul,
   left: Pick<Left, "at">,
-  rows: number,
+  { rows, sums = allSums(o) }: {
+    readonly rows: number;
+    readonly sums?: readonly SumsOfWeight[];
+  },
 ): KernelText {
   if (!takesPairs(o)) {
     return wgsl`
       ${range(rows).map((r) => letRegister("a", [r], left.at(r)))}
-      ${o.weights.flatMap((_, i) => rightRow(o, i))}
-      ${addProducts(o, rows, [""])}`;
+      ${sums.flatMap(({ weight, columns }) => rightRow(o, weight, columns))}
+      ${addProducts(o, rows, { prefixes: [""], sums })}`;
   }
   invariant(
     !isStaged(o) && blocksInRound(o, rows) === 0,
@@ -264,23 +299,26 @@ function products(
       letRegister("next_a", [r], left.at(r, "k_odd")),
     ])
   }
-    ${o.weights.flatMap((_, i) => rightPair(o, i))}
-    ${addProducts(o, rows, ["", "next_"])}`;
+    ${sums.flatMap(({ weight, columns }) => rightPair(o, weight, columns))}
+    ${addProducts(o, rows, { prefixes: ["", "next_"], sums })}`;
 }
 
 /** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), weight by weight, with each of the operands' prefixes. */
 function addProducts(
   o: Matmul,
   rows: number,
-  prefixes: readonly string[],
+  { prefixes, sums = allSums(o) }: {
+    readonly prefixes: readonly string[];
+    readonly sums?: readonly SumsOfWeight[];
+  },
 ): readonly Stmt[] {
-  return sumsOf(o, rows).flatMap((sums, i) =>
-    sums.flatMap((sum) =>
+  return sums.flatMap(({ weight, columns }) =>
+    registersOf(rows, { weight, columns }).flatMap((sum) =>
       prefixes.flatMap((prefix) =>
         setEach([sum], "_block", (of, { indices: [r, c] }) =>
           fma(
             register(`${prefix}a`, [r!]),
-            register(`${prefix}b${i}`, [c!]),
+            register(`${prefix}b${weight}`, [c!]),
             of("_block"),
           ))
       )
@@ -288,9 +326,14 @@ function addProducts(
   );
 }
 
-/** Of each weight, the sums of a lane. */
-function sumsOf(o: Matmul, rows: number): (readonly Register[])[] {
-  return o.weights.map((_, i) => registers(`sum${i}`, rows, o.tile.columns));
+/** The sums of a lane for so many rows, of a weight in some of the columns. */
+function registersOf(
+  rows: number,
+  { weight, columns }: SumsOfWeight,
+): readonly Register[] {
+  return range(rows).flatMap((r) =>
+    columns.map((c) => ({ base: `sum${weight}`, indices: [r, c] }))
+  );
 }
 
 /** What becomes of the results of `rows` rows of a lane. */

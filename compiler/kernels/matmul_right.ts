@@ -126,10 +126,11 @@ function loadsOf(
 
 const K = local("k", "u32");
 
-/** Declares b<i>[c]: the values of weight i at k for every column. */
+/** Declares b<i>[c]: the values of weight i at k for every column, or, where it has k inside, for some. */
 export function rightRow(
   o: MatmulOptions,
   i: number,
+  columns: readonly number[] = range(o.tile.columns),
 ): readonly (Stmt | KernelText)[] {
   const { binding, stored, inside, rowStride } = o.weights[i]!;
   if (packingOf(stored)) return packedRow(o, i);
@@ -140,7 +141,7 @@ export function rightRow(
     index: (c) => add(register(`at${i}`, [c], "u32"), mul(K, u32(apart))),
   });
   const unit = isHalf(stored) ? 2 * width : width;
-  return range(o.tile.columns / unit).map((n) => n * unit).flatMap((c) =>
+  return columns.filter((c) => c % unit === 0).flatMap((c) =>
     isHalf(stored)
       ? [load(`word${i}`, c, 2), ...halvesOf(stored, { i, from: c, width })]
       : [load(`b${i}`, c)]
@@ -201,8 +202,12 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
   );
 }
 
-/** Declares b<i>[c] and next_b<i>[c]: the values of weight i at 2 * k and after it for every column. */
-export function rightPair(o: MatmulOptions, i: number): readonly Stmt[] {
+/** Declares b<i>[c] and next_b<i>[c]: the values of weight i at 2 * k and after it for every column, or for some. */
+export function rightPair(
+  o: MatmulOptions,
+  i: number,
+  columns: readonly number[] = range(o.tile.columns),
+): readonly Stmt[] {
   const { stored, inside, binding } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
   const load = (k: Expr) =>
@@ -210,7 +215,7 @@ export function rightPair(o: MatmulOptions, i: number): readonly Stmt[] {
       ...{ binding, width: 1 },
       index: (c) => add(register(`at${i}`, [c], "u32"), k),
     });
-  return range(o.tile.columns).flatMap((c) => {
+  return columns.flatMap((c) => {
     if (!isHalf(stored)) {
       return [
         load(local("k_even", "u32"))(`b${i}`, c),

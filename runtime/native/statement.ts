@@ -236,11 +236,12 @@ export class Statements {
       `for (u ${start} = ${from}; ${start} < ${to}; ${start} += LANES)`;
     writer.block(head, () => {
       for (const group of apart) {
+        const array = this.#arrayOf(group.array).address;
         for (const [load, constant] of group.loads) {
           const tile = writer.name("tile");
           writer.line(`vu ${tile}[LANES];`);
           writer.line(
-            `turn(${tile}, ${group.name} + ${constant}, ${group.apart});`,
+            `turn(${tile}, ${array}, ${group.name} - ${array} + ${constant}, ${group.apart});`,
           );
           pointed.set(load, `${tile}[${counter} - ${start}]`);
         }

@@ -10,23 +10,26 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
-/** Bytes ahead of a transposed load that are asked for beside it. */
-const AHEAD = 512;
+/**
+ * Elements ahead of a transposed load that are asked for beside it: what lanes load next, and at the end of their rows that of
+ * the rows behind those of all lanes.
+ */
+const AHEAD = 128;
 
 /**
  * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
- * each. In each of log2 steps pairs of vectors exchange halves, quarters, … of theirs.
+ * each. What it loads is `at` elements behind the beginning of an array whose rows are `apart`. In each of log2 steps pairs of vectors exchange halves, quarters, … of theirs.
  */
 function turnInC(lanes: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
   const text = [
-    "INLINE void turn(vu *tile, const word *from, uint64_t apart) {",
+    "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart) {",
+    "  const word *from = array + at;",
+    `  const word *ahead = from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart;`,
     ...all.map((i) =>
       `  vu v${i} = *(const run_of_words *)(from + ${i} * apart);`
     ),
-    ...all.map((i) =>
-      `  __builtin_prefetch((const char *)(from + ${i} * apart) + ${AHEAD});`
-    ),
+    ...all.map((i) => `  __builtin_prefetch(ahead + ${i} * apart);`),
     "  vu a, b;",
   ];
   for (let step = 1; step < lanes; step *= 2) {
