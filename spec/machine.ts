@@ -40,7 +40,7 @@ export interface MachineDevice {
   /** What a launch takes besides where the rest does join in. Default: 0. */
   readonly join?: number;
   /** What the host takes at an exchange that comes after launches, to learn that they are done and to start the next. Default: 0. */
-  readonly turn?: number;
+  readonly sync?: number;
   /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
   readonly exchange?: { readonly launch: number; readonly operations: number };
   /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */

@@ -48,7 +48,7 @@ export const machineSchema: Schema = {
       parallel: above,
       grain: atLeast,
       join: atLeast,
-      turn: atLeast,
+      sync: atLeast,
       exchange: closed({ launch: atLeast, operations: above }),
       staging: closed({ latency: atLeast, bandwidth: above }),
     })),

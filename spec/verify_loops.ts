@@ -21,7 +21,7 @@ export function treeNodes({ body }: Kernel): number {
   return seen.size;
 }
 
-/** Why a loop may not end, or not at the same turn on every target. */
+/** Why a loop may not end, or not at the same iteration on every target. */
 export function loopFaults(loop: ForStmt): string[] {
   const { name, step, to } = loop;
   const faults: string[] = [];

@@ -59,7 +59,7 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
   t.strictSame(Object.keys(machine.links), ["sameHost"]);
   t.equal(machine.hosts[0]!.atOnce, 1, "both ranks compute on the same cores");
   for (const device of Object.values(machine.devices)) {
-    t.ok(device.turn! >= 0, "the host's part of an exchange");
+    t.ok(device.sync! >= 0, "the host's part of an exchange");
   }
 
   const planned = await switchyard([
@@ -88,7 +88,7 @@ t.test("of ranks that share a device, what exchanges by kernels take is measured
   t.strictSame(links, {}, "no other way is needed");
   const [device] = Object.values(devices);
   t.ok(device!.exchange!.operations > 1e6);
-  t.equal(device!.turn, undefined, "no exchange goes through the host");
+  t.equal(device!.sync, undefined, "no exchange goes through the host");
   t.ok(device!.reading! > 1e6, `${device!.reading} B/s`);
 });
 

@@ -143,7 +143,7 @@ t.test("statements", (t) => {
   t.end();
 });
 
-t.test("loops are written out, with registers", (t) => {
+t.test("loops are unrolled, with registers", (t) => {
   const of = (text: KernelText) => statements(wgsl`let a = 1u; ${text}`);
   t.strictSame(
     of(wgsl`
@@ -256,7 +256,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`@unroll (r < lane) { counts[r] = 1; }`,
     [1, 14],
-    "Cannot write out the turns of 'r': how many they are is not a positive constant. Give a number",
+    "Cannot unroll the loop over 'r': the number of its iterations is not a positive constant. Give a number",
   ],
   [
     () => wgsl`let a = 1u; @unroll (r < 2) { let b[a] = r; }`,

@@ -60,7 +60,7 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
     [launches(two), 300, 2],
   );
   t.equal(
-    simulate(two, apart({ turn: 10, run: 3 }), workload).seconds,
+    simulate(two, apart({ sync: 10, run: 3 }), workload).seconds,
     separate.seconds + 2 * 10 + 3,
     "counts and rows that follow them are one turn",
   );

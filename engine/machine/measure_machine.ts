@@ -26,7 +26,7 @@ import {
   openLinkMeter,
   SIZES,
 } from "./measure_links.ts";
-import { openTurnMeter, type TurnMeter } from "./measure_turn.ts";
+import { openSyncMeter, type SyncMeter } from "./measure_sync.ts";
 import {
   type MeasureOptions,
   median,
@@ -63,7 +63,7 @@ interface RankReport {
   /** Of a process whose ranks are two. */
   readonly two: LinkTimes | undefined;
   /** Seconds. */
-  readonly turns: number | undefined;
+  readonly sync: number | undefined;
 }
 
 /** Open the devices that a run with the same options would use. Ranks that are processes must all call it, and all that it returns. */
@@ -89,8 +89,8 @@ export async function openMachineMeter(
   const two = ranks > 2 && communicator === "host"
     ? await openLinkMeter(selected, 2, options)
     : links;
-  const turns = ranks > 1 && communicator !== "local"
-    ? await openTurnMeter(selected, ranks, options)
+  const sync = ranks > 1 && communicator !== "local"
+    ? await openSyncMeter(selected, ranks, options)
     : undefined;
   const works = links && communicator === "local"
     ? exchangeWorks(links)
@@ -111,7 +111,7 @@ export async function openMachineMeter(
       const times = {
         links: all,
         two: two === links ? all : await two?.measure(),
-        turns: await turns?.measure(),
+        sync: await sync?.measure(),
       };
       const here = local.map((measured): RankReport => ({
         ...{ host, ...times },
@@ -128,14 +128,14 @@ export async function openMachineMeter(
       return rounded(
         communicator === "local"
           ? withExchange(machine, works, all?.all)
-          : withTurns(machine, reports, turns),
+          : withSync(machine, reports, sync),
       );
     },
     close: async () => {
       await devices.close();
       await links?.close();
       if (two !== links) await two?.close();
-      await turns?.close();
+      await sync?.close();
     },
   };
 }
@@ -199,13 +199,13 @@ async function openInTurn(
     what: "measuring",
   });
   // The cores of a host are equal; its adapters may not be.
-  const turns = selected.kind === "cpu" ? 1 : Math.max(...sizes.map(Number));
+  const perHost = selected.kind === "cpu" ? 1 : Math.max(...sizes.map(Number));
   const oneAtATime = async <T>(
     work: () => Promise<T>,
   ): Promise<T | undefined> => {
     let result: T | undefined;
-    for (let turn = 0; turn < turns; turn++) {
-      if (turn === world.localRank) result = await work();
+    for (let localRank = 0; localRank < perHost; localRank++) {
+      if (localRank === world.localRank) result = await work();
       await world.barrier(world, { what: "measuring", deadlineMs: 600_000 });
     }
     return result;
@@ -233,15 +233,15 @@ function withExchange(
 }
 
 /** The machine, with what its devices take between exchanges. */
-function withTurns(
+function withSync(
   machine: Machine,
   reports: readonly RankReport[],
-  meter: TurnMeter | undefined,
+  meter: SyncMeter | undefined,
 ): Machine {
-  const times = reports.flatMap(({ turns }) => turns ?? []);
+  const times = reports.flatMap(({ sync }) => sync ?? []);
   if (!meter || times.length === 0) return machine;
-  const turn = meter.turn(Math.max(...times), machine);
-  return withDevices(machine, (device) => ({ ...device, turn }));
+  const sync = meter.sync(Math.max(...times), machine);
+  return withDevices(machine, (device) => ({ ...device, sync }));
 }
 
 function describe(

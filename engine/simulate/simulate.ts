@@ -261,7 +261,7 @@ export function simulate(
     }, place.kind);
     for (const [i, clock] of clocks.entries()) {
       // Exchanges right after each other wait for the device once.
-      if (clock.busy) spend(i, "run", groups[i]!.device.turn ?? 0);
+      if (clock.busy) spend(i, "run", groups[i]!.device.sync ?? 0);
       clock.busy = false;
     }
     const ready = Math.max(...clocks.map(({ now }) => now));

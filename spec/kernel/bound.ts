@@ -28,13 +28,13 @@ function statementWork(s: Stmt): number {
     case "if":
       return nodes(s.condition) + workOf(s.then) + workOf(s.else ?? []);
     case "for":
-      return nodes(s.from) + nodes(s.to) + turns(s) * (1 + workOf(s.body));
+      return nodes(s.from) + nodes(s.to) + iterations(s) * (1 + workOf(s.body));
     case "barrier":
       return 1;
   }
 }
 
-function turns(s: Extract<Stmt, { readonly op: "for" }>): number {
+function iterations(s: Extract<Stmt, { readonly op: "for" }>): number {
   if (s.to.op !== "const" || s.step.op !== "const") return 1;
   const from = s.from.op === "const" ? Number(s.from.value) : 0;
   const step = Math.max(1, Number(s.step.value));

@@ -1,4 +1,4 @@
-/** Resolves kernel text to the kernel tree: its names, their types, and loops that are written out. */
+/** Resolves kernel text to the kernel tree: its names, their types, and unrolled loops. */
 
 import {
   barrier,
@@ -79,7 +79,7 @@ export function resolveStatements(
   const barriers: Resolver["barriers"] = new Map();
   const p: Resolver = {
     ...{ ...resolving(bindings), barriers },
-    ...{ depth: 0, turns: [] },
+    ...{ depth: 0, iterations: [] },
   };
   const body: Stmt[] = [];
   include(p, text, { to: body });
@@ -107,12 +107,12 @@ function include(
   if (from instanceof KernelText) {
     return inside(p, from, () => statements(p, statementsOf(from), to));
   }
-  const turn = p.scope.inIteration() ? at : undefined;
+  const iteration = p.scope.inIteration() ? at : undefined;
   for (const s of from) {
     if (s instanceof KernelText) include(p, s, { to });
     else {
-      const tree = turn
-        ? withRegisters(p, s, { at: turn, replace: replaceInStatement })
+      const tree = iteration
+        ? withRegisters(p, s, { at: iteration, replace: replaceInStatement })
         : s;
       p.scope.declareTree(tree);
       to.push(tree);
@@ -325,7 +325,7 @@ function counted(
   );
 }
 
-/** The values of a variable of a loop that is written out: from 0 below `end`. */
+/** The values of a variable of an unrolled loop: from 0 below `end`. */
 interface Range {
   readonly name: string;
   readonly end: number;
@@ -335,14 +335,16 @@ interface Range {
 /** `@unroll (r < 4, c < 8 by 2) { … }`: the statements of all iterations, one after another; the last variable is the fastest. */
 function unroll(p: Resolver, s: Of<"unroll">, to: Stmt[]): void {
   const { given } = s;
-  if (!given) return turns(p, s.body, { ranges: rangesIn(p, s.ranges), to });
+  if (!given) {
+    return iterations(p, s.body, { ranges: rangesIn(p, s.ranges), to });
+  }
   const text = given.kind === "hole" ? p.text.holes[given.hole] : undefined;
   if (!(text instanceof KernelText)) throw expected(p.text, "a name", given);
   const ranges = inside(p, text, () => rangesIn(p, rangesOf(text)));
-  turns(p, s.body, { ranges, to });
+  iterations(p, s.body, { ranges, to });
 }
 
-function turns(
+function iterations(
   p: Resolver,
   body: readonly StmtSyntax[],
   { ranges, to }: { readonly ranges: readonly Range[]; readonly to: Stmt[] },
@@ -353,12 +355,12 @@ function turns(
     p.scope.iteration(() => {
       p.scope.declareInIteration(range.name, {
         type: "u32",
-        kind: "turn",
+        kind: "unrolled",
         value,
       });
-      p.turns.push({ depth: p.depth, value });
-      turns(p, body, { ranges: inner, to });
-      p.turns.pop();
+      p.iterations.push({ depth: p.depth, value });
+      iterations(p, body, { ranges: inner, to });
+      p.iterations.pop();
     });
   }
 }
@@ -372,7 +374,7 @@ function rangesIn(p: Resolver, all: readonly RangeSyntax[]): Range[] {
       throw mistake(
         p,
         of.start,
-        `Cannot write out the turns of '${name}': how many they are is not a positive constant. Give a number`,
+        `Cannot unroll the loop over '${name}': the number of its iterations is not a positive constant. Give a number`,
       );
     };
     return { name, end: number(s.end), step: s.step ? number(s.step) : 1 };

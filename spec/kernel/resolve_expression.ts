@@ -24,6 +24,7 @@ import { replaceInValue, type Replacements } from "./replace.ts";
 import {
   type Indexed,
   inside,
+  iterationOf,
   mistake,
   type Name,
   nameAt,
@@ -31,7 +32,6 @@ import {
   partsOf,
   type Resolving,
   suffixed,
-  turnOf,
 } from "./resolve_name.ts";
 import type { ExprSyntax } from "./syntax.ts";
 import { KernelText, KernelTextError, type Token } from "./text.ts";
@@ -334,9 +334,9 @@ export function registerAt(
     numbers.push(number);
   }
   for (const index of indices) {
-    const turn = turnOf(p, index);
-    if (turn !== undefined) {
-      numbers.push(turn);
+    const iteration = iterationOf(p, index);
+    if (iteration !== undefined) {
+      numbers.push(iteration);
       continue;
     }
     const value = expressionOf(p, index, INDEX);

@@ -140,7 +140,7 @@ export interface Name {
 }
 
 /** The value of an index that is only the variable of an unrolled loop. */
-export function turnOf(
+export function iterationOf(
   p: Resolving,
   { kind, at }: ExprSyntax,
 ): number | undefined {

@@ -11,8 +11,8 @@ import type { Variable } from "./text_scope.ts";
 export interface Declaring extends Resolving {
   /** Loops and conditions around what is resolved. */
   depth: number;
-  /** Loops around it that are written out: at which depth they stand, and the value of the iteration. */
-  readonly turns: { readonly depth: number; value: number }[];
+  /** Unrolled loops around it: at which depth they stand, and the value of the iteration. */
+  readonly iterations: { readonly depth: number; value: number }[];
 }
 
 /** Words that no variable may be called: they mean something else, or other syntax begins with them. */
@@ -23,7 +23,7 @@ const RESERVED: ReadonlySet<string> = new Set(
 
 /** A name that is free for a variable. */
 export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
-  const { scope, turns, depth } = p;
+  const { scope, iterations, depth } = p;
   const name = nameAt(p, at);
   const found = registerAt(p, { name, at, indices });
   const { base, register } = found;
@@ -34,9 +34,11 @@ export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
       `Cannot declare '${base}': the word has a meaning of its own. Rename it`,
     );
   }
-  // Each iteration of an unrolled loop has its own.
-  const own = !register && turns.at(-1)?.depth === depth;
-  const as = own ? registerName(base, turns.map((t) => t.value)) : found.as;
+  // Each iteration of an unrolled loop has one of its own.
+  const perIteration = !register && iterations.at(-1)?.depth === depth;
+  const as = perIteration
+    ? registerName(base, iterations.map((t) => t.value))
+    : found.as;
   const known = register ? scope.isArray(base) : scope.has(base);
   const taken = known ? base : scope.has(as) ? as : undefined;
   if (taken === undefined) return { base, as, register };

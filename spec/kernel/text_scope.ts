@@ -2,8 +2,8 @@
 
 import type { Binding, ScalarType, SharedArray, Stmt } from "./tree.ts";
 
-/** What declares a variable: only a `var` may be assigned to. `turn`: a loop that is written out. */
-export type VariableKind = "let" | "var" | "loop" | "turn";
+/** What declares a variable: only a `var` may be assigned to. `unrolled`: that of an unrolled loop. */
+export type VariableKind = "let" | "var" | "loop" | "unrolled";
 
 /** A variable; or the registers of a name. */
 export interface Variable {
@@ -95,7 +95,7 @@ export class TextScope {
     return result;
   }
 
-  /** Whether a loop is written out. */
+  /** Whether a loop is unrolled. */
   inIteration(): boolean {
     return this.#ofIteration.length > 0;
   }

@@ -147,24 +147,24 @@ class Walk {
       this.block(s.body, times);
       return this.#forget(s.body);
     }
-    const turns = Math.max(0, Math.ceil((to - from) / step));
-    const turn = (i: number) => {
+    const iterations = Math.max(0, Math.ceil((to - from) / step));
+    const iteration = (i: number) => {
       this.#known.set(s.name, from + i * step);
       this.block(s.body, times);
     };
-    if (turns <= 2 || !isSteady(s.body)) {
-      for (let i = 0; i < turns; i++) turn(i);
+    if (iterations <= 2 || !isSteady(s.body)) {
+      for (let i = 0; i < iterations; i++) iteration(i);
       return;
     }
-    // Where the first and the last turn do the same, so do those between.
+    // Where the first and the last iteration do the same, so do those between.
     const before = [...this.totals];
-    turn(0);
+    iteration(0);
     const first = this.totals.map((n, i) => n - before[i]!);
     const middle = [...this.totals];
-    turn(turns - 1);
+    iteration(iterations - 1);
     if (this.totals.every((n, i) => n - middle[i]! === first[i])) {
-      this.totals = this.totals.map((n, i) => n + (turns - 2) * first[i]!);
-    } else for (let i = 1; i < turns - 1; i++) turn(i);
+      this.totals = this.totals.map((n, i) => n + (iterations - 2) * first[i]!);
+    } else for (let i = 1; i < iterations - 1; i++) iteration(i);
   }
 
   #mark(name: string, varies: boolean): void {
@@ -266,7 +266,7 @@ function bytesOf(type: ScalarType): number {
   return type === "bool" ? 4 : STORED_BYTES[type];
 }
 
-/** Whether turns of a loop do not hand integers on, so that they can be counted in any order. */
+/** Whether iterations of a loop do not hand integers on, so that they can be counted in any order. */
 function isSteady(body: readonly Stmt[]): boolean {
   return body.every((s) =>
     s.op === "set"

@@ -24,17 +24,17 @@ const ROWS = 2;
 const WARM_UP = 100, PAIRS = 6;
 
 /** Measures how much longer a step takes whose exchanges are many instead of few, in seconds. */
-export interface TurnMeter extends Meter<number> {
-  /** Seconds of a turn: what that is beyond what is predicted of it without. */
-  turn(seconds: number, machine: Machine): number;
+export interface SyncMeter extends Meter<number> {
+  /** Seconds of a sync: what that is beyond what is predicted of it without. */
+  sync(seconds: number, machine: Machine): number;
 }
 
 /** Open devices for `ranks` ranks that exchange through their hosts. Ranks that are processes must all call it, and all that it returns. */
-export async function openTurnMeter(
+export async function openSyncMeter(
   selected: SelectedDevices,
   ranks: number,
   options: MeasureOptions,
-): Promise<TurnMeter> {
+): Promise<SyncMeter> {
   const { repetitions = REPETITIONS } = options;
   const open = (dispatches: number) => {
     // As many launches in all, so that what those take makes no difference.
@@ -63,19 +63,19 @@ export async function openTurnMeter(
       await few.close();
       await many.close();
     },
-    turn: (seconds, machine) => {
-      const difference = (turn: number) => {
+    sync: (seconds, machine) => {
+      const difference = (sync: number) => {
         const seconds = ({ plan }: SmallModel) =>
           simulate(
             plan,
-            withDevices(machine, (device) => ({ ...device, turn })),
+            withDevices(machine, (device) => ({ ...device, sync })),
             inputs,
           ).seconds;
         return seconds(many) - seconds(few);
       };
       const without = difference(0);
-      const turns = difference(1) - without;
-      return Math.max(0, (seconds - without) / turns);
+      const syncs = difference(1) - without;
+      return Math.max(0, (seconds - without) / syncs);
     },
   };
 }
