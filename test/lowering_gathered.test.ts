@@ -28,20 +28,16 @@ import {
   topK,
   upTo,
 } from "../compiler/mod.ts";
-import { createCpuDevice } from "../runtime/cpu/mod.ts";
-import { createSession, type Device } from "../runtime/mod.ts";
 import { formatPlan } from "../spec/mod.ts";
+import { countedRun } from "./helpers/counted_run.ts";
 import {
   type Case,
   closeDevices,
   compileCase,
-  deviceOf,
   digest,
   matches,
-  runCalls,
   runCase,
   skip,
-  tensorsOf,
   waves,
 } from "./helpers/run_model.ts";
 import { holdsFor } from "./helpers/seed.ts";
@@ -339,30 +335,18 @@ t.test("the plan shows what is gathered", async (t) => {
 });
 
 t.test("as many bytes as the plan says, between devices and on one", async (t) => {
-  for (const separate of [false, true]) {
-    const plan = await compileCase(routed, { mesh: { ep: 3 } });
-    const shared = await deviceOf("cpu");
-    const devices: Device[] = [];
-    for (let rank = 0; rank < plan.ranks; rank++) {
-      devices.push(separate ? await createCpuDevice() : shared);
-    }
-    const session = await createSession(plan, {
-      devices,
-      tensors: await tensorsOf(routed),
-      statistics: true,
+  for (const sharing of ["shared", "separate"] as const) {
+    const { results, ranks } = await countedRun(t, routed, {
+      ...{ mesh: { ep: 3 }, sharing },
     });
-    const found = digest(await runCalls(routed, session));
-    t.equal(found, digest(await runCase(routed, "cpu")), "the same bits");
+    const wanted = digest(await runCase(routed, "cpu"));
+    t.equal(digest(results), wanted, "the same bits");
     const lengths = [[14, 13, 13], [1, 1, 1], [1, 0, 0], [0, 0, 0]];
-    for (const { rank, sentBytes } of session.statistics().ranks) {
-      for (const [op, { predicted, actual }] of Object.entries(sentBytes)) {
-        t.equal(actual, predicted, `${op} of rank ${rank}`);
-      }
+    for (const { rank, sentBytes } of ranks) {
       // Logits, noise and what the mean is of: rows of four numbers, to two others.
       const tokens = lengths.reduce((n, call) => n + call[rank]!, 0);
       t.equal(sentBytes.gather.actual, tokens * 3 * 16 * 2);
     }
-    if (separate) { for (const device of devices) device.destroy(); }
   }
 });
 

@@ -17,18 +17,14 @@ import {
   type Tensor,
   upTo,
 } from "../compiler/mod.ts";
-import { createSession, type Device } from "../runtime/mod.ts";
 import { onRank } from "../spec/mod.ts";
 import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
+import { countedRun } from "./helpers/counted_run.ts";
 import {
   type Case,
   closeDevices,
-  compileCase,
-  deviceOf,
   digest,
   matches,
-  runCalls,
-  tensorsOf,
 } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
@@ -71,18 +67,6 @@ function layers(
 }
 
 /** What a plan computes, and the memory that it takes. */
-async function run(of: Case, mesh: { readonly [axis: string]: number }) {
-  const plan = await compileCase(of, { mesh });
-  const device = await deviceOf("cpu");
-  const session = await createSession(plan, {
-    devices: new Array<Device>(plan.ranks).fill(device),
-    tensors: await tensorsOf(of),
-    statistics: true,
-  });
-  const results = await runCalls(of, session);
-  return { plan, results, ranks: session.statistics().ranks };
-}
-
 for (const kind of ["wide", "experts"] as const) {
   for (const mesh of kind === "wide" ? [{}] : [{}, { dp: 2, ep: 2 }]) {
     t.test(`${kind} on ${JSON.stringify(mesh)}`, async (t) => {
@@ -93,13 +77,9 @@ for (const kind of ["wide", "experts"] as const) {
         model: await graphWithGradients(layers(kind)),
       };
       await matches(t, again, "cpu", [{ mesh }]);
-      const [first, second] = [await run(kept, mesh), await run(again, mesh)];
+      const run = (of: Case) => countedRun(t, of, { mesh, sharing: "shared" });
+      const [first, second] = [await run(kept), await run(again)];
       t.equal(digest(second.results), digest(first.results), "the same bits");
-      for (const { plan, ranks } of [first, second]) {
-        for (const { rank, peakBytes } of ranks) {
-          t.equal(peakBytes.actual, onRank(plan.peakBytes, rank));
-        }
-      }
       const [all, less] = [first, second].map(({ plan }) =>
         onRank(plan.peakBytes, 0)
       );

@@ -18,6 +18,7 @@ import {
 import { kernelsByKey } from "../runtime/kernel_key.ts";
 import { DISPATCHER_NAMES, dispatcherWords } from "../spec/strategies.ts";
 import { verifyPlan } from "../spec/verify.ts";
+import { countedRun } from "./helpers/counted_run.ts";
 import {
   type Case,
   closeDevices,
@@ -25,14 +26,10 @@ import {
   digest,
   EXPERT_MESHES,
   matches,
-  runCalls,
   runCase,
-  tensorsOf,
   waves,
 } from "./helpers/run_model.ts";
 import { stepCase } from "./helpers/training_layer.ts";
-import { checkPredictions } from "./helpers/predictions.ts";
-import { openSession } from "./helpers/sessions.ts";
 
 t.teardown(closeDevices);
 
@@ -94,21 +91,14 @@ function layer(
 
 /** What a case computes on ranks with devices of their own, and the bytes that all of them send, as counted and as predicted. */
 async function statisticsOf(of: Case, options: CompileOptions) {
-  const session = await openSession(await compileCase(of, options), {
-    ...{ target: "cpu", sharing: "separate", statistics: true },
-    tensors: await tensorsOf(of),
-  });
-  const results = digest(await runCalls(of, session));
-  checkPredictions(t, session);
-  const { ranks } = session.statistics();
-  session.close();
+  const { results, ranks } = await countedRun(t, of, options);
   const bytes: { [what: string]: number } = {};
   for (const { sentBytes } of ranks) {
     for (const [what, { actual }] of Object.entries(sentBytes)) {
       bytes[what] = (bytes[what] ?? 0) + actual;
     }
   }
-  return { results, bytes };
+  return { results: digest(results), bytes };
 }
 
 /** The plan of a case; undefined where its experts are not in equal blocks, and their weights cannot be gathered. */
