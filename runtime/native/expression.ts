@@ -101,6 +101,7 @@ export class Expressions {
   /** Loads that are known to be in range: pointers to their first element, or vectors where lanes are further apart. */
   readonly pointed = new Map<Expr, string>();
   #shared = new Set<Expr>();
+  #rare = false;
   #kept = new Map<Expr, { scalar?: string; vector?: string }>();
 
   constructor(writer: Writer, shapes: Shapes) {
@@ -112,6 +113,14 @@ export class Expressions {
   begin(...expressions: readonly Expr[]): void {
     this.#kept.clear();
     this.#shared = repeated(expressions);
+  }
+
+  /** Print what hardly ever runs: the less text the compiler has of it, the better. */
+  rarely(print: () => void): void {
+    const outer = this.#rare;
+    this.#rare = true;
+    print();
+    this.#rare = outer;
   }
 
   #once(e: Expr, form: "scalar" | "vector", print: () => string): string {
@@ -368,7 +377,9 @@ export class Expressions {
       ? `splat(load(${address}, ${length}, ${this.scalar(e.index)}))`
       : stride === 1
       ? `load_run(${address}, ${length}, ${this.scalar(e.index)})`
-      : `gather(${address}, ${length}, ${this.vector(e.index)})`;
+      : `gather${this.#rare ? "_called" : ""}(${address}, ${length}, ${
+        this.vector(e.index)
+      })`;
     return e.type === "f32" ? `((vf)${words})` : `((vu)${words})`;
   }
 }

@@ -3,7 +3,13 @@
 import { invariant } from "../../spec/errors.ts";
 import { endOf, mul } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import { hasUniformTrip, spanOf } from "../cpu/analyze.ts";
+import {
+  expressionsOf,
+  hasUniformTrip,
+  spanOf,
+  walkExpression,
+  walkStatements,
+} from "../cpu/analyze.ts";
 import { findPointers, type PointerGroup } from "../cpu/pointers.ts";
 import type { ArrayNames, Expressions } from "./expression.ts";
 
@@ -187,7 +193,10 @@ export class Statements {
           }
         });
         const iterations = (head: string) => {
-          writer.line(`#pragma GCC unroll ${UNROLL}`);
+          // Of what loads lanes one by one, a turn is long enough.
+          if (!this.#gathers(s.body)) {
+            writer.line(`#pragma GCC unroll ${UNROLL}`);
+          }
           writer.block(head, () => {
             this.#look(s);
             this.list(s.body);
@@ -211,7 +220,7 @@ export class Statements {
       });
       this.#again(s);
       writer.line("else");
-      checked();
+      this.#x.rarely(checked);
     });
   }
 
@@ -251,6 +260,22 @@ export class Statements {
         `for (u ${counter} = ${start}; ${counter} < ${start} + LANES; ${counter}++)`,
       );
     });
+  }
+
+  /** Whether lanes are loaded one by one. */
+  #gathers(body: readonly Stmt[]): boolean {
+    const { pointed, shapes } = this.#x;
+    let found = false;
+    walkStatements(body, (inner) => {
+      for (const e of expressionsOf(inner)) {
+        walkExpression(e, (node) => {
+          if (node.op !== "load" && node.op !== "shared") return;
+          const { stride } = shapes.of(node.index);
+          if (stride !== 0 && stride !== 1 && !pointed.has(node)) found = true;
+        });
+      }
+    });
+    return found;
   }
 
   /** The body is printed a second time: what it declares gets new names. */

@@ -127,6 +127,7 @@ INLINE vu gather(const word *a, u n, vu at) {
   for (int l = 0; l < LANES; l++) r[l] = a[at[l]];
   return r;
 }
+CALLED vu gather_called(const word *a, u n, vu at) { return gather(a, n, at); }
 INLINE void store(word *a, u n, u at, u value) { if (at < n) a[at] = value; }
 CALLED void scatter(word *a, u n, vu at, vu value, vu m) {
   for (int l = 0; l < LANES; l++) if (m[l] && at[l] < n) a[at[l]] = value[l];
