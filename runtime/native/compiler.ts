@@ -82,7 +82,7 @@ function run(
   });
 }
 
-/** The words of `CC`, or the commands that may be there. */
+/** The words of `CC`, a command and options that go before ours, or the commands that may be there. */
 function candidates(): readonly (readonly string[])[] {
   const named = process.env["CC"]?.trim();
   return named ? [named.split(/\s+/)] : COMMANDS.map((command) => [command]);
@@ -102,7 +102,7 @@ async function search(): Promise<Compiler | undefined> {
     // All macros of the compiler: its version, and what the processor has.
     const { code, out } = await run(
       command!,
-      [...args, ...FLAGS, "-dM", "-E", "-x", "c", "-"],
+      [...FLAGS, ...args, "-dM", "-E", "-x", "c", "-"],
       "",
     );
     if (code !== 0) continue;
@@ -123,8 +123,8 @@ async function search(): Promise<Compiler | undefined> {
       version: number,
       lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
       fused: FUSED_MACROS.some((macro) => macros.has(macro)),
-      identity: createHash("sha256").update(out).update(FLAGS.join(" "))
-        .digest("hex"),
+      identity: createHash("sha256").update(out)
+        .update([...FLAGS, ...args].join(" ")).digest("hex"),
     };
   }
   return undefined;
@@ -140,7 +140,7 @@ export async function compileObject(
   const { code, err } = await run(
     first!,
     [
-      ...[...rest, ...FLAGS, "-shared", "-pthread"],
+      ...[...FLAGS, ...rest, "-shared", "-pthread"],
       ...["-x", "c", "-", "-o", to, "-lm"],
     ],
     text,
