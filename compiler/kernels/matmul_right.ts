@@ -59,45 +59,48 @@ export function columnsAndWeights(
 ): KernelText {
   const { columns } = o.tile;
   const unit = unitOf(o);
+  const units = range(columns / unit).flatMap((u) => [
+    letRegister("unit", [u], add(local("lane_unit", "u32"), u32(u * lanes))),
+    ...range(unit).map((n) => {
+      const first = mul(register("unit", [u], "u32"), u32(unit));
+      return letRegister("column", [u * unit + n], add(first, u32(n)));
+    }),
+  ]);
   return wgsl`
     let lane_unit = group.y * ${columns * lanes / unit} + lane % ${lanes};
-    @unroll (u < ${columns / unit}) {
-      let unit[u] = lane_unit + u * ${lanes};
-      @unroll (n < ${unit}) {
-        let column[u * ${unit} + n] = unit[u] * ${unit} + n;
-      }
-    }
+    ${units}
     ${o.weights.flatMap((_, i) => weightStarts(o, i))}`;
 }
 
 /** Declares at<i>[c], and scale<i>[c] where weight i has scales. */
-function weightStarts(o: MatmulOptions, i: number): readonly KernelText[] {
+function weightStarts(o: MatmulOptions, i: number): readonly Stmt[] {
   const { columns } = o.tile;
   const { stored, scales, inside, rowStride } = o.weights[i]!;
   const [unit, width] = [unitOf(o), widthOf(o)];
   const rowWords = rowStride / perWord(stored);
+  const column = (c: number) => register("column", [c], "u32");
   if (inside === "k") {
     const first = ofExpert(o, o.columns * rowWords);
-    return [wgsl`
-      @unroll (c < ${columns}) {
-        let at${i}[c] = ${first} + column[c] * ${elementCount(rowWords)};
-      }`];
+    return range(columns).map((c) => {
+      const start = mul(column(c), elementCount(rowWords));
+      return letRegister(`at${i}`, [c], add(first, start));
+    });
   }
   // Without a number of elements that share a scale, all along k do.
   const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
   const packed = isHalf(stored);
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
   const apart = packed || width > 1 ? unit : 1;
-  const starts = (name: string, words: number) =>
-    wgsl`
-      @unroll (n < ${columns / apart}) {
-        let ${name}[n * ${apart}] = ${
-      ofExpert(o, Number(o.k) * words / width)
-    } + ${apart > 1 ? "unit" : "column"}[n];
-      }`;
+  const starts = (name: string, words: number) => {
+    const first = ofExpert(o, Number(o.k) * words / width);
+    return range(columns / apart).map((n) => {
+      const place = apart > 1 ? register("unit", [n], "u32") : column(n);
+      return letRegister(name, [n * apart], add(first, place));
+    });
+  };
   return [
-    starts(`at${i}`, rowWords),
-    ...scales === undefined ? [] : [starts(`scale${i}`, scaleWords)],
+    ...starts(`at${i}`, rowWords),
+    ...scales === undefined ? [] : starts(`scale${i}`, scaleWords),
   ];
 }
 

@@ -27,21 +27,30 @@ function operand(s: Scanner, least: number): Operand {
     if (!operator || operator.level < least) return left;
     s.next();
     const right = operand(s, operator.level + 1);
-    for (const { outer } of [left, right]) {
-      if (!outer || !needsParentheses(operator, outer)) continue;
+    const mixed = unranked(operator, left.outer) ??
+      unranked(operator, right.outer);
+    if (mixed) {
       throw new KernelTextError(
-        `Cannot mix '${outer.text}' and '${operator.text}': neither comes before the other. Add parentheses`,
+        `Cannot mix '${mixed.text}' and '${operator.text}': neither comes before the other. Add parentheses`,
         s.text.template,
         at,
       );
     }
-    const [{ syntax: a }, { syntax: b }] = [left, right];
-    const { start } = a;
+    const a = left.syntax;
+    const b = right.syntax;
     left = {
-      syntax: { kind: "binary", operator, a, b, start, at },
+      syntax: { kind: "binary", operator, a, b, start: a.start, at },
       outer: operator,
     };
   }
+}
+
+/** The outermost operator of an operand, if it needs parentheses. */
+function unranked(
+  operator: Operator,
+  outer: Operator | undefined,
+): Operator | undefined {
+  return outer && needsParentheses(operator, outer) ? outer : undefined;
 }
 
 function prefixed(s: Scanner): Operand {

@@ -245,7 +245,7 @@ function declareArray(p: Resolver, s: Of<"array">): void {
       `Cannot declare '${name}': its length is not a positive constant. Give a number`,
     );
   }
-  p.scope.shared.push({ name, type, length });
+  p.scope.declareArray({ name, type, length });
 }
 
 /** The value of a u32 constant that is not 0. */
@@ -347,9 +347,14 @@ function unroll(p: Resolver, s: Of<"unroll">, to: Stmt[]): void {
 function iterations(
   p: Resolver,
   body: readonly StmtSyntax[],
-  { ranges, to }: { readonly ranges: readonly Range[]; readonly to: Stmt[] },
+  { ranges, to, at = 0 }: {
+    readonly ranges: readonly Range[];
+    readonly to: Stmt[];
+    /** The range that is counted next. */
+    readonly at?: number;
+  },
 ): void {
-  const [range, ...inner] = ranges;
+  const range = ranges[at];
   if (!range) return statements(p, body, to);
   for (let value = 0; value < range.end; value += range.step) {
     p.scope.iteration(() => {
@@ -359,7 +364,7 @@ function iterations(
         value,
       });
       p.iterations.push({ depth: p.depth, value });
-      iterations(p, body, { ranges: inner, to });
+      iterations(p, body, { ranges, to, at: at + 1 });
       p.iterations.pop();
     });
   }

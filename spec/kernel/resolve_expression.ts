@@ -128,7 +128,8 @@ function operand(p: Resolving, s: ExprSyntax): Expr | Literal {
     case "binary": {
       const { operator: { fn, kind, text }, at } = s;
       const shift = kind === "shift";
-      const [left, right] = [operand(p, s.a), operand(p, s.b)];
+      const left = operand(p, s.a);
+      const right = operand(p, s.b);
       const a = typed(left, shift ? undefined : typeOf(right));
       const b = typed(right, shift ? "u32" : a.type);
       return checked(p, fn, { a, b, at, text });

@@ -94,8 +94,8 @@ export function partsOf(
   let parts = names.get(text);
   if (!parts) {
     // What stands behind the name of a register is part of it: `sum[r]` and `_block` are `sum_block[r]`.
-    const base = text.replace(INDEX, "");
-    const indices = text.match(INDEX) ?? [];
+    const indices = text.includes("[") ? text.match(INDEX) ?? [] : [];
+    const base = indices.length > 0 ? text.replace(INDEX, "") : text;
     const name = base + indices.join("");
     if (!NAME.test(name)) return undefined;
     parts = { name, base, indices: indices.map((index) => index.slice(1, -1)) };

@@ -80,15 +80,18 @@ const TOKEN = new RegExp(
   "gy",
 );
 
+const WORD = /^\w+/;
+
 /** A number as it is written. */
-function numberOf(digits: string, suffix: string) {
+function numberOf(digits: string, suffix: string, offset: number): Token {
   const real = suffix === "" && /^\d+[.e]/.test(digits);
   return {
     kind: "number",
     text: digits + suffix,
     value: Number(digits),
     suffix: real ? "f" : suffix,
-  } as const;
+    offset,
+  };
 }
 
 /** The tokens of a template. */
@@ -101,7 +104,7 @@ export function tokensOf({ strings }: Template): readonly Token[] {
   let comment = false;
   strings.forEach((text, hole) => {
     TOKEN.lastIndex = comment ? /^[^\n]*/.exec(text)![0].length : 0;
-    const glued = open ? /^\w+/.exec(text)?.[0] : undefined;
+    const glued = open ? WORD.exec(text)?.[0] : undefined;
     if (glued) {
       open!.push(glued);
       TOKEN.lastIndex = glued.length;
@@ -109,29 +112,34 @@ export function tokensOf({ strings }: Template): readonly Token[] {
     const continues = TOKEN.lastIndex === text.length;
     if (!continues) open = undefined;
     while (TOKEN.lastIndex < text.length) {
-      const [, name, digits, suffix, operator] = TOKEN.exec(text)!;
-      const word = name ?? operator;
+      // A pattern of its own would take apart what is found by an iterator, for each token.
+      const found = TOKEN.exec(text)!;
+      const word = found[1] ?? found[4];
+      const digits = found[2];
       if (word !== undefined) {
         const at = offset + TOKEN.lastIndex - word.length;
-        const kind = name === undefined ? "operator" : "name";
+        const kind = found[1] === undefined ? "operator" : "name";
         tokens.push({ kind, text: word, offset: at });
       } else if (digits !== undefined) {
-        const number = numberOf(digits, suffix!);
-        const at = offset + TOKEN.lastIndex - number.text.length;
-        tokens.push({ ...number, offset: at });
+        const suffix = found[3]!;
+        const at = offset + TOKEN.lastIndex - digits.length - suffix.length;
+        tokens.push(numberOf(digits, suffix, at));
       }
     }
     offset += text.length;
     if (hole === strings.length - 1) return;
     const last = tokens.at(-1);
-    comment = comment && continues || /\/\/[^\n]*$/.test(text);
+    comment = comment && continues ||
+      text.lastIndexOf("//") > text.lastIndexOf("\n");
     if (comment) open = undefined;
     else if (open) open.push(hole);
-    else if (last?.kind === "name" && /\w$/.test(text)) {
+    else if (
+      last?.kind === "name" && last.offset + last.text.length === offset
+    ) {
       tokens.pop();
       open = [last.text, hole];
       tokens.push({ kind: "parts", parts: open, offset: last.offset });
-    } else if (/^\w/.test(strings[hole + 1]!)) {
+    } else if (WORD.test(strings[hole + 1]!)) {
       open = [hole];
       tokens.push({ kind: "parts", parts: open, offset });
     } else tokens.push({ kind: "hole", hole, offset });

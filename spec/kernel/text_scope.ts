@@ -17,7 +17,7 @@ export interface Variable {
 
 /** Names in scope while text is read. */
 export class TextScope {
-  readonly shared: SharedArray[] = [];
+  readonly #shared = new Map<string, SharedArray>();
   readonly #bindings: ReadonlyMap<string, Binding>;
   readonly #variables = new Map<string, Variable>();
   /** What has registers; those are variables, too. */
@@ -46,7 +46,16 @@ export class TextScope {
   }
 
   array(name: string): SharedArray | undefined {
-    return this.shared.find((a) => a.name === name);
+    return this.#shared.get(name);
+  }
+
+  /** The workgroup arrays. */
+  get shared(): readonly SharedArray[] {
+    return [...this.#shared.values()];
+  }
+
+  declareArray(array: SharedArray): void {
+    this.#shared.set(array.name, array);
   }
 
   /** Whether a name stands for something already. */
@@ -88,9 +97,10 @@ export class TextScope {
 
   /** Read a block: what it declares ends with it. */
   block<T>(read: () => T): T {
-    const [{ length }, registers] = [this.#declared, this.#registered.length];
+    const variables = this.#declared.length;
+    const registers = this.#registered.length;
     const result = read();
-    forget(this.#variables, this.#declared, length);
+    forget(this.#variables, this.#declared, variables);
     forget(this.#registers, this.#registered, registers);
     return result;
   }
@@ -114,5 +124,5 @@ function forget(
   names: string[],
   length: number,
 ): void {
-  for (const name of names.splice(length)) from.delete(name);
+  while (names.length > length) from.delete(names.pop()!);
 }
