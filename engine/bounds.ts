@@ -50,8 +50,8 @@ export function defaultBounds(
   );
 }
 
-/** Positions of a page: as many as attention looks up at once, or less for short sequences. */
-const PAGE_SIZES = [32, 16, 8, 4] as const;
+/** Positions of a page: as many as attention looks up at once, or fewer for short sequences, each of which is looked up. */
+const [PAGE, SHORT_PAGE] = [32, 4] as const;
 
 /** How much of a sequence may be empty: of its last page, half is on average. */
 const EMPTY = 0.07;
@@ -88,9 +88,9 @@ export function choosePages(
 
 function pageSize(lengths: readonly number[]): number {
   const mean = sum(lengths) / lengths.length;
-  return lengths.length === 1
-    ? PAGE_SIZES[0]
-    : PAGE_SIZES.find((size) => (size - 1) / 2 <= EMPTY * mean) ?? 4;
+  return lengths.length === 1 || (PAGE - 1) / 2 <= EMPTY * mean
+    ? PAGE
+    : SHORT_PAGE;
 }
 
 function powerOfTwo(least: number): number {

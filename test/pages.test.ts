@@ -148,13 +148,13 @@ t.test("what is known of sequences says how many pages there are", async (t) => 
     const lengths = [40, 250, 64, 65, 1];
     return await pagesFor(mesh, sequences, lengths, place);
   };
-  t.strictSame(await pagesOf("ep=1", 4), [5 + 32 + 8 + 9, 8]);
-  t.strictSame(await pagesOf("tp=2", 2), [32 + 8, 8], "one after another");
-  t.strictSame(await pagesOf("ep=2", 4), [2 * (32 + 9), 8], "of two ranks");
+  t.strictSame(await pagesOf("ep=1", 4), [10 + 63 + 16 + 17, 4]);
+  t.strictSame(await pagesOf("tp=2", 2), [63 + 16, 4], "one after another");
+  t.strictSame(await pagesOf("ep=2", 4), [2 * (63 + 17), 4], "of two ranks");
   const experts = await pagesOf("ep=2", 4, { expert: "ep" });
-  t.strictSame(experts, [54, 8], "on each rank all sequences");
+  t.strictSame(experts, [106, 4], "on each rank all sequences");
   const tokens = { expert: "ep", token: { over: ["ep"] } };
-  t.strictSame(await pagesOf("ep=2", 4, tokens), [2 * (32 + 9), 8]);
+  t.strictSame(await pagesOf("ep=2", 4, tokens), [2 * (63 + 17), 4]);
   t.strictSame(await pagesFor("ep=1", 4, [250, 250]), [16, 32], "long ones");
   t.strictSame(await pagesFor("ep=1", 4, [20]), [8, 32], "one");
 });
