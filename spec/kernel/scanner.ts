@@ -25,7 +25,7 @@ export class Scanner {
 
   /** The next token, or one after it. */
   peek(ahead = 0): Token {
-    return this.#tokens[Math.min(this.#at + ahead, this.#tokens.length - 1)]!;
+    return this.#tokens[this.#at + ahead] ?? this.#tokens.at(-1)!;
   }
 
   /** The next token, which is then behind. */
@@ -48,10 +48,9 @@ export class Scanner {
   }
 
   /** Read operators and words that must stand next. */
-  skip(...texts: string[]): void {
-    for (const text of texts) {
-      if (!this.take(text)) throw this.expected(`'${text}'`);
-    }
+  skip(text: string, ...more: readonly string[]): void {
+    if (!this.take(text)) throw this.expected(`'${text}'`);
+    if (more.length > 0) more.forEach((text) => this.skip(text));
   }
 
   /** A name that must stand next, or a hole with one. */

@@ -49,11 +49,14 @@ export type Token =
 export interface Template {
   /** The text between the holes. */
   readonly strings: readonly string[];
+  /** Which template it is: the key of what it says. */
+  readonly number: number;
   /** The template's place in its file, where the engine tells it. */
   readonly site: () => Span | undefined;
 }
 
 const templates = new WeakMap<TemplateStringsArray, Template>();
+let count = 0;
 
 /** Kernel text: WGSL statements or an expression, with holes. */
 export function wgsl(
@@ -62,7 +65,7 @@ export function wgsl(
 ): KernelText {
   let template = templates.get(strings);
   if (!template) {
-    template = { strings, site: laterCallSite(wgsl) };
+    template = { strings, number: count++, site: laterCallSite(wgsl) };
     templates.set(strings, template);
   }
   return new KernelText(template, holes);

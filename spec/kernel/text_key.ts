@@ -1,25 +1,12 @@
 /** A key of kernel text: equal where the text says the same, so that the kernels of equal layers are made once. */
 
 import { exactJson } from "./exact_json.ts";
-import { type Hole, KernelText, type Template } from "./text.ts";
+import { type Hole, KernelText } from "./text.ts";
 import type { Stmt } from "./tree.ts";
-
-const numbers = new WeakMap<Template, number>();
-let templates = 0;
-
-/** The number of a template: one for each place in the source. */
-function numberOf(template: Template): number {
-  let number = numbers.get(template);
-  if (number === undefined) {
-    number = templates++;
-    numbers.set(template, number);
-  }
-  return number;
-}
 
 /** The key of a text. */
 export function textKey({ template, holes }: KernelText): string {
-  return `${numberOf(template)}(${holes.map(holeKey).join()})`;
+  return `${template.number}(${holes.map(holeKey).join()})`;
 }
 
 function holeKey(hole: Hole): string {
