@@ -16,6 +16,7 @@ import type {
   Communicator,
   CommunicatorContext,
 } from "./communicator.ts";
+import type { Device, Launch } from "./device.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
@@ -66,6 +67,13 @@ export interface ReadyPart {
 export interface BoundPart {
   readonly ranks: readonly number[];
   readonly execute: (counts: RunCounts) => void | Promise<void>;
+  readonly launch?: BoundLaunch;
+}
+
+/** A launch on a device, by the lengths of a run. */
+interface BoundLaunch {
+  readonly device: Device;
+  readonly of: (counts: RunCounts) => Launch;
 }
 
 /** What a program is bound to. */
@@ -86,10 +94,12 @@ export function bindProgram(
   const started = startedBy(program.steps);
   const parts = program.steps.flatMap((step, index) => {
     const bound = bindStep(step, context, inFlight);
-    return bound.map((part, i): ReadyPart => {
+    return bound.map((part, i): ReadyPart & Pick<BoundPart, "launch"> => {
       const done = around(step, part, index).execute;
       const last = i === bound.length - 1;
       return {
+        // What stands around a launch stands around it alone.
+        ...part.launch && !context.around ? { launch: part.launch } : {},
         collective: last ? collectiveOver(step, started) : undefined,
         execute: isAsynchronous(step, part, context)
           ? (counts: RunCounts) => {
@@ -100,7 +110,47 @@ export function bindProgram(
       };
     });
   });
-  return { parts, inFlight };
+  return { parts: joinLaunches(parts), inFlight };
+}
+
+/** Have a device that can start launches all at once do so, where nothing comes between them. */
+function joinLaunches(
+  parts: readonly (ReadyPart & Pick<BoundPart, "launch">)[],
+): ReadyPart[] {
+  const joined: ReadyPart[] = [];
+  for (let from = 0; from < parts.length;) {
+    const device = parts[from]!.launch?.device;
+    let to = from + 1;
+    if (device?.launchAll) {
+      while (parts[to]?.launch?.device === device) to++;
+    }
+    joined.push(
+      to > from + 1
+        ? allAtOnce(device!, parts.slice(from, to).map((p) => p.launch!))
+        : parts[from]!,
+    );
+    from = to;
+  }
+  return joined;
+}
+
+function allAtOnce(
+  device: Device,
+  launches: readonly BoundLaunch[],
+): ReadyPart {
+  // A session passes the same object again while lengths stay the same, as they do in decoding.
+  let last: RunCounts | undefined;
+  let known: readonly Launch[] = [];
+  return {
+    collective: undefined,
+    execute: (counts) => {
+      if (counts !== last) {
+        known = Object.freeze(launches.map(({ of }) => of(counts)));
+        last = counts;
+      }
+      device.launchAll!(known);
+    },
+  };
 }
 
 function collectiveOver(
@@ -182,6 +232,14 @@ function bindLaunch(
     ranks: [memory.rank],
     execute: (counts) =>
       device.launch(key, buffers, workgroups(counts), step.label),
+    launch: {
+      device,
+      of: (counts) => ({
+        kernel: key,
+        buffers,
+        workgroups: workgroups(counts),
+      }),
+    },
   };
 }
 

@@ -41,6 +41,13 @@ export interface LaunchTiming {
   readonly end: number;
 }
 
+/** A launch, by what `Device.launch` takes. */
+export interface Launch {
+  readonly kernel: string;
+  readonly buffers: readonly DeviceBuffer[];
+  readonly workgroups: readonly [number, number, number];
+}
+
 /** Memory of a device, or a range of it. Zero when created. */
 export interface DeviceBuffer {
   readonly bytes: number;
@@ -111,6 +118,8 @@ export interface Device {
     workgroups: readonly [number, number, number],
     label?: string,
   ): void;
+  /** Start launches, one after another. Pass the same frozen array again and the device may cache what it made of it. */
+  launchAll?(launches: readonly Launch[]): void;
   copy(
     from: DeviceBuffer,
     fromOffset: number,

@@ -146,7 +146,11 @@ class LoadedSession implements Session {
   readonly #countsBuffers: readonly string[];
   readonly #assignmentBuffers: readonly AssignmentBuffer[];
   readonly #axes = lastingAxes();
+  /** Lengths of axes in the last run, and what ranks have of them. */
+  #lengths: ReadonlyMap<string, number> | undefined;
   #counts: RunCounts = [];
+  /** Ranks may have other items of an axis in each run. */
+  readonly #isPlaced: boolean;
   #running = false;
 
   constructor(
@@ -160,6 +164,9 @@ class LoadedSession implements Session {
     this.#staging = new StagingAccount();
     this.#tracer = tracer;
     this.#remote = communicator.remote;
+    this.#isPlaced = Object.values(plan.axes).some(({ over = [] }) =>
+      over.length > 0
+    );
     this.#traffic = options.statistics || tracer
       ? new TrafficAccount(plan, ranks)
       : undefined;
@@ -217,7 +224,7 @@ class LoadedSession implements Session {
     try {
       const lengths = checkInputs(this.#plan, program, inputs);
       const axes = assignAxes(this.#plan, lengths, inputs, this.#axes);
-      const counts = reuseCounts(this.#counts, countsOf(this.#plan, axes));
+      const counts = this.#countsOf(lengths, axes);
       const reported = counts === this.#counts;
       this.#counts = counts;
       writeAssignments(this.#assignmentBuffers, this.#ranks, axes);
@@ -243,6 +250,17 @@ class LoadedSession implements Session {
     } finally {
       this.#running = false;
     }
+  }
+
+  /** The lengths on ranks: the same object as in the run before if they are the same. */
+  #countsOf(lengths: ReadonlyMap<string, number>, axes: RunAxes): RunCounts {
+    const before = this.#lengths;
+    const same = !this.#isPlaced && before?.size === lengths.size &&
+      [...lengths].every(([axis, length]) => before.get(axis) === length);
+    if (same) return this.#counts;
+    const counts = countsOf(this.#plan, axes);
+    this.#lengths = lengths;
+    return reuseCounts(this.#counts, counts);
   }
 
   async read(

@@ -6,9 +6,11 @@ import type {
   DeviceBuffer,
   DeviceKernel,
   FileRun,
+  Launch,
   LaunchTiming,
   Staging,
 } from "./device.ts";
+import type { Kept } from "./host_records.ts";
 
 /** Memory taken from a pool. */
 export interface HostSpan {
@@ -52,6 +54,9 @@ export interface HostPool<Bindings = unknown> {
     workgroups: readonly [number, number, number],
     times?: LaunchTiming[],
   ): void;
+  /** Keep what `record` records, to be recorded `again`. */
+  keep?(record: () => void): Kept;
+  again?(kept: Kept, times?: LaunchTiming[]): void;
   /** Record a copy between addresses. */
   copy(from: number, to: number, bytes: number): void;
   /** Write bytes now if nothing is pending, else in its turn. */
@@ -92,6 +97,8 @@ export class HostDevice<Bindings> implements Device {
   #spans: HostSpan[] = [];
   /** What frozen lists of buffers bind. */
   readonly #bindings = new WeakMap<readonly DeviceBuffer[], Bindings>();
+  /** What frozen lists of launches recorded. */
+  readonly #kept = new WeakMap<readonly Launch[], Kept>();
   #destroyed = false;
 
   readonly map?: NonNullable<Device["map"]>;
@@ -177,6 +184,19 @@ export class HostDevice<Bindings> implements Device {
     this.#pool.launch(known, bindings, workgroups, this.#times);
   }
 
+  launchAll(launches: readonly Launch[]): void {
+    this.#check();
+    const kept = this.#kept.get(launches);
+    if (kept) return this.#pool.again!(kept, this.#times);
+    const record = () => {
+      for (const { kernel, buffers, workgroups } of launches) {
+        this.launch(kernel, buffers, workgroups);
+      }
+    };
+    if (!this.#pool.keep || !Object.isFrozen(launches)) return record();
+    this.#kept.set(launches, this.#pool.keep(record));
+  }
+
   copy(
     from: DeviceBuffer,
     fromOffset: number,
@@ -198,7 +218,7 @@ export class HostDevice<Bindings> implements Device {
   ): Promise<Uint8Array> {
     const address = this.#address(buffer, offset, bytes);
     await this.#pool.settle();
-    return Uint8Array.from(this.#pool.heap.view(address, bytes));
+    return this.#pool.heap.view(address, bytes).slice();
   }
 
   /** The memory itself, whichever way: once what was recorded is done, nothing stands between it and the host. */

@@ -22,6 +22,13 @@ export interface Batch<W extends Words> {
   readonly timed: readonly TimedLaunch[];
 }
 
+/** Records to be recorded again. */
+export interface Kept<W extends Words = Words> {
+  readonly words: W;
+  /** Where in them launches begin whose times are wanted. */
+  readonly timed: readonly number[];
+}
+
 /** Gathers records, and has them run. */
 export class HostRecords<W extends Words> {
   readonly #make: (length: number) => W;
@@ -74,6 +81,24 @@ export class HostRecords<W extends Words> {
   /** Have the times of the launch that was recorded at a place. */
   time(at: number, times: LaunchTiming[]): void {
     this.#timed.push({ at, times });
+  }
+
+  /** Keep what `record` records. */
+  keep(record: () => void): Kept<W> {
+    const [from, timed] = [this.#used, this.#timed.length];
+    record();
+    return {
+      words: this.#words.slice(from, this.#used) as W,
+      timed: this.#timed.slice(timed).map(({ at }) => at - from),
+    };
+  }
+
+  /** Record again what was kept. */
+  again({ words, timed }: Kept, times?: LaunchTiming[]): void {
+    const from = this.begin(words.length, 0);
+    this.#words.set(words, from);
+    if (!times) return;
+    for (const at of timed) this.#timed.push({ at: from + at, times });
   }
 
   /** Record a write in parts: `begin` makes a record of `words` words for one, and says where its bytes go. */

@@ -22,6 +22,16 @@ export function zeros(
   return { dtype, shape, data: new ARRAYS[dtype](elementCount(shape)) };
 }
 
+/** A tensor of bytes, which it keeps; copies only where they are not aligned. */
+export function tensorOf(
+  bytes: Uint8Array,
+  { dtype, shape }: Pick<HostTensor, "dtype" | "shape">,
+): HostTensor {
+  const { buffer, byteOffset, length } = wordsOf(bytes);
+  const data = new ARRAYS[dtype](buffer as ArrayBuffer, byteOffset, length);
+  return { dtype, shape, data };
+}
+
 /** The words of a tensor, whatever their type, without a copy. */
 export function words(tensor: HostTensor): Uint32Array {
   const { buffer, byteOffset, length } = tensor.data;

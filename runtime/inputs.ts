@@ -49,10 +49,11 @@ export function checkInputs(
   for (const [name, port] of Object.entries(program.inputs)) {
     const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
     const axes = port.axes.map((axis) => modelAxis(plan, axis));
-    const wanted = `${port.dtype} [${axes.join(" ")}]`;
+    // Said only of what is wrong: all of this is done in every step.
+    const wanted = () => `${port.dtype} [${axes.join(" ")}]`;
     if (!tensor) {
       throw new DataError(
-        `${cannot}: the input '${name}' is missing. Give it as ${wanted}`,
+        `${cannot}: the input '${name}' is missing. Give it as ${wanted()}`,
       );
     }
     if (
@@ -61,7 +62,7 @@ export function checkInputs(
       throw new DataError(
         `${cannot}: the input '${name}' is ${tensor.dtype} [${
           tensor.shape.join(", ")
-        }]. Give it as ${wanted}`,
+        }]. Give it as ${wanted()}`,
       );
     }
     if (tensor.data.length !== elementCount(tensor.shape)) {
@@ -71,15 +72,8 @@ export function checkInputs(
         }] has ${elementCount(tensor.shape)}. Make them equal`,
       );
     }
-    for (const [i, axis] of port.axes.entries()) {
-      checkLength(
-        plan,
-        cannot,
-        name,
-        modelAxis(plan, axis),
-        tensor.shape[i]!,
-        lengths,
-      );
+    for (const [i, axis] of axes.entries()) {
+      checkLength(plan, cannot, name, axis, tensor.shape[i]!, lengths);
     }
     checkRange(cannot, name, port.below, tensor);
     checkNumbers(cannot, name, tensor);

@@ -3,7 +3,14 @@
 import { DataError } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
-import { bytesOf, type HostTensor, words, zeros } from "./host_tensor.ts";
+import {
+  bytesOf,
+  elementCount,
+  type HostTensor,
+  tensorOf,
+  words,
+  zeros,
+} from "./host_tensor.ts";
 import { speaksFor, splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
 import {
@@ -32,6 +39,8 @@ export async function readOutput(
   from: FinishedRun,
 ): Promise<HostTensor | undefined> {
   const { plan, axes } = from;
+  const whole = wholeOf(port, from);
+  if (whole) return await readPart(port, { from: 0, ...whole }, from);
   const split = splitOnRanks(port, from);
   const { dtype } = plan.buffers[port.buffer]!;
   const lengths = split.map((axes, rank) =>
@@ -78,6 +87,11 @@ export async function readRows(
       `Cannot read row ${outside} of an output: axis '${first}' has length ${length}`,
     );
   }
+  const whole = wholeOf(port, from);
+  if (whole && rows.length === 1) {
+    const shape = [1, ...whole.shape.slice(1)];
+    return await readPart(port, { from: rows[0]!, shape }, from);
+  }
   const split = splitOnRanks(port, from);
   const inner = split[0]!.slice(1);
   if (inner.some((axis) => axis.local || axis.length !== axis.room)) {
@@ -112,6 +126,41 @@ export async function readRows(
     }
   }
   return result;
+}
+
+/**
+ * The shape of an output that the memory of the only rank has as it is given, so that nothing has to be brought together;
+ * undefined of any other.
+ */
+function wholeOf(
+  port: Port,
+  { plan, ranks, remote, axes }: FinishedRun,
+): { readonly shape: readonly number[] } | undefined {
+  const buffer = plan.buffers[port.buffer]!;
+  if (remote || plan.ranks > 1 || buffer.dtype !== port.dtype) return undefined;
+  const split = splitAxes(port, buffer, ranks[0]!.rank, axes);
+  return split.every(({ local, length, room }, i) =>
+      !local && (i === 0 || length === room)
+    )
+    ? { shape: split.map(({ length }) => length) }
+    : undefined;
+}
+
+/** Read a tensor that is so in the memory of the only rank, from a row on. */
+async function readPart(
+  { buffer, dtype }: Port,
+  { from, shape }: { readonly from: number; readonly shape: readonly number[] },
+  { ranks: [memory] }: FinishedRun,
+): Promise<HostTensor> {
+  const rowBytes = 4 * elementCount(shape.slice(1));
+  const bytes = (shape[0] ?? 1) * rowBytes;
+  const { device } = memory!;
+  return tensorOf(
+    bytes === 0
+      ? new Uint8Array()
+      : await device.read(memory!.buffer(buffer), from * rowBytes, bytes),
+    { dtype, shape },
+  );
 }
 
 function splitOnRanks(port: Port, { plan, axes }: FinishedRun): SplitAxis[][] {

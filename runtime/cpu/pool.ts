@@ -10,7 +10,7 @@ import {
   type LaunchTiming,
 } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
-import { type Batch, HostRecords } from "../host_records.ts";
+import { type Batch, HostRecords, type Kept } from "../host_records.ts";
 import { compileKernels } from "./compiled.ts";
 import {
   ARENA_ADDRESS,
@@ -298,6 +298,14 @@ export class CpuPool implements HostPool<Int32Array> {
     record[at + RECORD.y] = y;
     record.set(bindings, at + RECORD_BYTES / 4);
     if (times) this.#records.time(at, times);
+  }
+
+  keep(record: () => void): Kept {
+    return this.#records.keep(record);
+  }
+
+  again(kept: Kept, times?: LaunchTiming[]): void {
+    this.#records.again(kept, times);
   }
 
   /** Record a copy between addresses. */

@@ -6,6 +6,9 @@ import type { FileRun } from "../device.ts";
 import type { HostSpan } from "../host_device.ts";
 import type { Runtime } from "./library.ts";
 
+/** Bytes of a view that is kept: making one takes as long as copying some thousand bytes. */
+const SMALL_VIEW = 1 << 16;
+
 /** Allocates, and gives views of what it allocated. */
 export class NativeHeap {
   readonly #runtime: Runtime;
@@ -14,6 +17,8 @@ export class NativeHeap {
   #used = 0;
   /** Bytes of each allocation by its address. */
   readonly #sizes = new Map<number, number>();
+  /** Views of few bytes by their address, as a run asks for them again. */
+  readonly #views = new Map<number, Uint8Array>();
   /** Bytes of mapped files by their address. */
   readonly #maps = new Map<number, number>();
 
@@ -60,6 +65,9 @@ export class NativeHeap {
   release({ address, size }: HostSpan): void {
     if (this.#maps.delete(address)) return this.#runtime.unmap(address, size);
     if (!this.#sizes.delete(address)) return;
+    for (const at of this.#views.keys()) {
+      if (at >= address && at < address + size) this.#views.delete(at);
+    }
     this.#runtime.free(address, size);
     this.#used -= size;
   }
@@ -72,8 +80,11 @@ export class NativeHeap {
 
   /** Bytes of an allocation. */
   view(address: number, bytes: number): Uint8Array {
-    return bytes === 0
-      ? new Uint8Array()
-      : new Uint8Array(this.#runtime.view(address, bytes));
+    if (bytes === 0) return new Uint8Array();
+    const known = this.#views.get(address);
+    if (known && bytes <= known.length) return known.subarray(0, bytes);
+    const view = new Uint8Array(this.#runtime.view(address, bytes));
+    if (bytes <= SMALL_VIEW) this.#views.set(address, view);
+    return view;
   }
 }

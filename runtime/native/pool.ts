@@ -11,7 +11,7 @@ import {
   type LaunchTiming,
 } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
-import { type Batch, HostRecords } from "../host_records.ts";
+import { type Batch, HostRecords, type Kept } from "../host_records.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
 import { printerVersion } from "./printer_version.ts";
@@ -22,8 +22,11 @@ import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 /** Most threads of a pool. */
 export const MAX_NATIVE_THREADS = 256;
 
-/** Nanoseconds up to which launches run on the thread that waits for them: handing them to another costs a tenth of that, with all that is cold there. */
-const HERE_BUDGET = 2_000_000;
+/**
+ * Nanoseconds up to which launches run on the thread that waits for them: handing them to another costs a sixth of a millisecond,
+ * with all that is cold there. The event loop waits for no more than that, and goes on between steps.
+ */
+const HERE_BUDGET = 8_000_000;
 
 /** What a native device can do; `memory` is the bytes of all buffers of its pool together. */
 export const NATIVE_LIMITS = {
@@ -186,6 +189,14 @@ export class NativePool implements HostPool<Uint32Array> {
     record[at + RECORD.y] = y;
     record.set(bindings, at + RECORD_WORDS);
     if (times) this.#records.time(at, times);
+  }
+
+  keep(record: () => void): Kept {
+    return this.#records.keep(record);
+  }
+
+  again(kept: Kept, times?: LaunchTiming[]): void {
+    this.#records.again(kept, times);
   }
 
   copy(from: number, to: number, bytes: number): void {
