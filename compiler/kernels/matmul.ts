@@ -237,13 +237,13 @@ function rowsByPanels(o: Matmul): Part {
         ${range(rows).map((r) => letRegister("a", [r], at(r, "at_k")))}
         ${right}
         ${addProducts(o, rows, { prefixes: [""] })}`,
+    finish: finishAll(o, rows),
   });
   return {
     body: wgsl`
       let own = first + ${placeOfTeam(o)};
       ${prepare}
-      ${sums.body}
-      if (own < end) { ${finishAll(o, rows)} }`,
+      ${sums.body}`,
     shared: sums.shared,
   };
 }

@@ -7,7 +7,7 @@
 
 import { invariant } from "../../spec/errors.ts";
 import { add as plus, f32 } from "../../spec/kernel/build.ts";
-import type { KernelText, SharedArray } from "./kernel.ts";
+import type { KernelText, SharedArray, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { guarded } from "./matmul_left.ts";
 import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
@@ -16,7 +16,9 @@ import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import {
   declareEach,
+  letRegister,
   type Register,
+  register,
   setEach,
 } from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
@@ -28,12 +30,14 @@ export interface PanelSums {
   readonly sums: readonly Register[];
   /** Adds to the blocks of the sums `sum<weight>_block[r][c]` at index `at_k`, behind what declares `b<weight>[c]`. */
   add(right: KernelText): KernelText;
+  /** What becomes of the sums. */
+  readonly finish: Statements;
 }
 
-/** Declares the sums: teams load panels together, a block of each, and wait for all. `panel` f32 [k, weight, column, lane]. */
+/** Teams load panels together, a block of each, and wait for all. `panel` f32 [k, weight, column, lane]. */
 export function sumsByPanels(
   o: MatmulOptions,
-  { team, sums, add }: PanelSums,
+  { team, sums, add, finish }: PanelSums,
 ): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
   const blocks = equalBlocks(o);
   const inPanel = blocksInPanel(o);
@@ -94,7 +98,6 @@ export function sumsByPanels(
     body: wgsl`
       let team = ${team};
       let lane_column = lane % ${lanes};
-      ${declareEach(sums)}
       ${tree.declare}
       ${!whole && declareEach(sums, "_part")}
       for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
@@ -127,7 +130,12 @@ export function sumsByPanels(
       )
     }
           if (k_start + ${step} == ${length * count}) {
-            ${setEach(sums, "", (of) => of("_part"))}
+            ${
+      sums.map(({ base, indices }) =>
+        letRegister(base, indices, register(`${base}_part`, indices))
+      )
+    }
+            ${finish}
           }
         }
       }`,
