@@ -206,7 +206,10 @@ t.test(
   async (t) => {
     const device = await open();
     const keys = [double(1), double(2)].map((kernel) => {
-      const plan = { kernels: { double: kernel } } as unknown as Plan;
+      const plan = {
+        kernels: { double: kernel },
+        numerics: { class: "exact" },
+      } as unknown as Plan;
       return { key: kernelKey(plan, "double"), kernels: kernelsByKey(plan) };
     });
     for (const { kernels } of keys) await device.prepare(kernels);
