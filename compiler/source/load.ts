@@ -14,7 +14,12 @@ import {
 } from "../../spec/errors.ts";
 import { isModel, type Model } from "../dsl/model.ts";
 import { codeFrame } from "./frame.ts";
-import { hooksFile, ownFolders, runningModules } from "./places.ts";
+import {
+  hooksFile,
+  IMPORTED_AS,
+  ownFolders,
+  runningModules,
+} from "./places.ts";
 import { isUnsaved, readSource, useUnsaved } from "./unsaved.ts";
 
 /** A model file, and the name of the export that is meant, if one is named. */
@@ -188,6 +193,7 @@ function useHooks(): MessagePort {
   register(pathToFileURL(hooksFile()).href, {
     data: {
       entries: Object.fromEntries(entries),
+      importedAs: IMPORTED_AS,
       own: ownFolders().map((folder) => pathToFileURL(folder).href),
       port: port2,
     },

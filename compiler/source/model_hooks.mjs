@@ -14,8 +14,8 @@ import { fileURLToPath } from "node:url";
 /** What a model file is imported by: this, and its URL. */
 const MODEL_SCHEME = "switchyard-model:";
 
-/** @type {{ entries: Record<string, string>, own: string[] }} */
-let places = { entries: {}, own: [] };
+/** @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], own: string[] }} */
+let places = { entries: {}, importedAs: [], own: [] };
 
 /** URLs of users' files. @type {Set<string>} */
 const users = new Set();
@@ -30,12 +30,12 @@ let side;
 const waiting = new Map();
 
 /**
- * `entries`: what the package's names resolve to. `own`: URLs of the folders with this package's own code. `port` brings
+ * `entries`: what the package's names resolve to. `importedAs`: what a relative import may mean. `own`: URLs of the folders with this package's own code. `port` brings
  * texts that are not saved, and is answered when they are known; and it brings JavaScript for the TypeScript that was sent.
- * @param {{ entries: Record<string, string>, own: string[], port: import("node:worker_threads").MessagePort }} given
+ * @param {typeof places & { port: import("node:worker_threads").MessagePort }} given
  */
-export function initialize({ entries, own, port }) {
-  places = { entries, own };
+export function initialize({ port, ...given }) {
+  places = given;
   side = port;
   port.on("message", ({ texts, id, answer }) => {
     if (texts) {
@@ -111,20 +111,16 @@ function claim(url) {
 }
 
 /**
- * The user's file that a relative import means: as written, `.ts` for a written `.js`, or with the ending left out.
- * Undefined for anything else, which Node resolves.
+ * The user's file that a relative import means. Undefined for anything else, which Node resolves.
  * @param {string} specifier
  * @param {string} parent
  */
 function relative(specifier, parent) {
   if (!/^\.{0,2}\//.test(specifier)) return undefined;
   const { href } = new URL(specifier, parent);
-  const found = [
-    href,
-    href.replace(/\.(m?)js$/, ".$1ts"),
-    `${href}.ts`,
-    `${href}.js`,
-  ].find((url) => /\.m?[jt]s$/.test(url) && isThere(fileURLToPath(url)));
+  const found = places.importedAs.map(([written, as]) =>
+    href.replace(written, as)
+  ).find((url) => /\.m?[jt]s$/.test(url) && isThere(fileURLToPath(url)));
   if (found === undefined || places.own.some((own) => found.startsWith(own))) {
     return undefined;
   }

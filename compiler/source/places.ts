@@ -32,6 +32,10 @@ const MODULES: { readonly [specifier: string]: string } = {
   "switchyard-moe/files": "cli/files",
 };
 
+/** What a relative import of a model file may mean, in order: as written, `.ts` for a written `.js`, or with the ending left out. */
+export const IMPORTED_AS: readonly (readonly [written: RegExp, as: string])[] =
+  [[/$/, ""], [/\.(m?)js$/, ".$1ts"], [/$/, ".ts"], [/$/, ".js"]];
+
 /** Whether a file is part of this package itself rather than of a model. */
 export function isOwn(path: string): boolean {
   const file = resolve(path);

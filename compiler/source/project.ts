@@ -5,18 +5,18 @@
 
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { isOwn } from "./places.ts";
+import { IMPORTED_AS, isOwn } from "./places.ts";
 import { ts } from "./typescript.ts";
 import { isUnsaved, readSource } from "./unsaved.ts";
 
 export { ts };
 
-/** The file that a relative import means: as written, `.ts` for a written `.js`, or with the ending left out. */
+/** The file that a relative import means. */
 function resolveRelative(specifier: string, from: string): string | undefined {
   if (!specifier.startsWith(".")) return undefined;
   const path = resolve(dirname(from), specifier);
-  const stem = path.replace(/\.(m?)js$/, ".$1ts");
-  return [path, stem, `${path}.ts`, `${path}.js`].find(isFile);
+  return IMPORTED_AS.map(([written, as]) => path.replace(written, as))
+    .find(isFile);
 }
 
 function isFile(path: string): boolean {
