@@ -6,7 +6,8 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
-import { fma, u32, whereBelow } from "../../spec/kernel/build.ts";
+import { fma, u32 } from "../../spec/kernel/build.ts";
+import { whereBelow } from "../../spec/kernel/guards.ts";
 import type { Expr, Kernel, KernelText, SharedArray, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type Place, sumsOfTeams } from "./matmul_blocks.ts";

@@ -1,7 +1,8 @@
 /** The left operand of a matrix multiplication: loaded by each lane, or once for all in workgroup memory. */
 
 import { invariant } from "../../spec/errors.ts";
-import { shared } from "../../spec/kernel/build.ts";
+import { add, shared, u32 } from "../../spec/kernel/build.ts";
+import { clamped } from "../../spec/kernel/guards.ts";
 import type {
   Expr,
   Hole,
@@ -13,7 +14,8 @@ import { expr, local, wgsl } from "./kernel.ts";
 import { isStaged } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
-import { register } from "../../spec/kernel/registers.ts";
+import { letRegister, register } from "../../spec/kernel/registers.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
@@ -53,17 +55,18 @@ function u(name: string): Expr {
 
 /** What is prepared for a row. Beyond the last row the last one is read, and nothing written. */
 function prepared(o: MatmulOptions, row: Expr): Expr {
-  return o.leftRow(expr`min(${row}, ${u("end")} - 1)`);
+  return o.leftRow(clamped(row, u("end")));
 }
 
 function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
   return {
     shared: [],
-    prepare: wgsl`
-      @unroll (r < ${rows}) {
-        let row[r] = ${own} + r;
-        let left[r] = ${prepared(o, u("row[r]"))};
-      }`,
+    prepare: wgsl`${
+      range(rows).flatMap((r) => [
+        letRegister("row", [r], add(u(own), u32(r))),
+        letRegister("left", [r], prepared(o, register("row", [r], "u32"))),
+      ])
+    }`,
     at: (r, k = "k") => o.left(register("left", [r], "u32"), u(k)),
   };
 }

@@ -236,14 +236,6 @@ export function if_(
     ? { op: "if", condition, then, else: else_ }
     : { op: "if", condition, then };
 }
-/** Run `then` where each value is below its end. */
-export function whereBelow(
-  bounds: readonly (readonly [value: Expr, end: Expr])[],
-  then: readonly Stmt[],
-): Stmt {
-  const [first, ...others] = bounds.map((bound) => lt(...bound));
-  return if_(and(first!, ...others), then);
-}
 /** Wait for the workgroup and make its shared memory visible. */
 export function barrier(): Stmt {
   return { op: "barrier" };

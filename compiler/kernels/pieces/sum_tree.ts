@@ -1,8 +1,8 @@
 /** A balanced binary tree of sums, whose items come one after another. See spec/numerics.md. */
 
 import { add, if_ } from "../../../spec/kernel/build.ts";
+import { bitClear } from "../../../spec/kernel/guards.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
-import { expr } from "../kernel.ts";
 import {
   declareEach,
   type Register,
@@ -30,7 +30,7 @@ export function sumTree(totals: readonly Register[], count: number): SumTree {
     setEach(totals, "", (of) => add(of(`_${level}`), of("")));
   const carry = (index: Expr, level: number): readonly Stmt[] =>
     level === levels ? [] : [if_(
-      expr`(${index} & ${2 ** level}) == 0`,
+      bitClear(index, level),
       setEach(totals, `_${level}`, (of) => of("")),
       [...addWaiting(level), ...carry(index, level + 1)],
     )];
