@@ -92,6 +92,7 @@ class KernelPrinter {
     const writer = this.#writer;
     this.#bindings();
     const clear = this.#sharedArrays();
+    if (clear !== undefined) writer.line("struct ahead later = { 0 };");
     const { ids } = this.#x;
     for (const name of ["group.x", "group.y", "group.z"]) {
       ids.set(name, writer.name(name));

@@ -28,6 +28,8 @@ export class Statements {
   /** Name of the mask of active lanes; undefined: all are. */
   #mask: string | undefined;
   #maskDepth = 0;
+  /** A loop before this one has put addresses to prefetch into `later`. */
+  #prefetchesLater = false;
   readonly #declaredAt = new Map<string, number>();
 
   constructor(x: Expressions, writable: ReadonlySet<string>) {
@@ -206,12 +208,17 @@ export class Statements {
             }
           });
         };
-        if (!transposed) iterations(head);
-        else {
+        if (!transposed) {
+          if (this.#prefetchesLater) writer.line("prefetch_ahead(&later);");
+          iterations(head);
+        } else {
+          // What fills workgroup memory is followed by loops that compute with it.
+          const later = s.body.some(({ op }) => op === "sharedStore");
+          this.#prefetchesLater ||= later;
           this.#inTiles(
             { counter, from, to },
             groups.map((group, n) => ({ ...group, name: pointers[n]!.name })),
-            iterations,
+            { later: later ? "&later" : "0", iterations },
           );
         }
         for (const { loads } of groups) {
@@ -235,7 +242,10 @@ export class Statements {
       readonly to: string;
     },
     groups: readonly (PointerGroup & { readonly name: string })[],
-    iterations: (head: string) => void,
+    { later, iterations }: {
+      readonly later: string;
+      iterations(head: string): void;
+    },
   ): void {
     const { writer, pointed } = this.#x;
     const { counter, from, to } = loop;
@@ -250,7 +260,7 @@ export class Statements {
           const tile = writer.name("tile");
           writer.line(`vu ${tile}[LANES];`);
           writer.line(
-            `turn(${tile}, ${array}, ${group.name} - ${array} + ${constant}, ${group.apart});`,
+            `turn(${tile}, ${array}, ${group.name} - ${array} + ${constant}, ${group.apart}, ${later});`,
           );
           pointed.set(load, `${tile}[${counter} - ${start}]`);
         }

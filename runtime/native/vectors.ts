@@ -16,6 +16,34 @@ export const GUARD_BYTES = 64;
  */
 const AHEAD = 128;
 
+/** Addresses that are prefetched later; of those that do not fit, the oldest are left out. */
+const AHEAD_ENTRIES = 16;
+
+/**
+ * A queue of addresses to prefetch, each in `LANES` rows. Loops that fill workgroup memory put into it what the next ones
+ * will load, and those that compute take from it, half an entry before each: all at once, prefetches hold up the loads behind
+ * them.
+ */
+const AHEAD_IN_C = `
+struct ahead {
+  u first, end, done;
+  struct { const word *from; uint64_t apart; } rows[${AHEAD_ENTRIES}];
+};
+INLINE void add_ahead(struct ahead *a, const word *from, uint64_t apart) {
+  if (a->end - a->first == ${AHEAD_ENTRIES}) a->first++, a->done = 0;
+  a->rows[a->end % ${AHEAD_ENTRIES}].from = from;
+  a->rows[a->end++ % ${AHEAD_ENTRIES}].apart = apart;
+}
+INLINE void prefetch_ahead(struct ahead *a) {
+  if (a->first == a->end) return;
+  uint64_t apart = a->rows[a->first % ${AHEAD_ENTRIES}].apart;
+  const word *from = a->rows[a->first % ${AHEAD_ENTRIES}].from + a->done * apart;
+  for (u i = 0; i < LANES / 2; i++) __builtin_prefetch(from + i * apart);
+  a->done = (a->done + LANES / 2) % LANES;
+  if (a->done == 0) a->first++;
+}
+`;
+
 /**
  * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
  * each. What it loads is `at` elements behind the beginning of an array whose rows are `apart`. In each of log2 steps pairs of vectors exchange halves, quarters, … of theirs.
@@ -23,13 +51,17 @@ const AHEAD = 128;
 function turnInC(lanes: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
   const text = [
-    "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart) {",
+    AHEAD_IN_C,
+    "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later) {",
     "  const word *from = array + at;",
     `  const word *ahead = from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart;`,
     ...all.map((i) =>
       `  vu v${i} = *(const run_of_words *)(from + ${i} * apart);`
     ),
-    ...all.map((i) => `  __builtin_prefetch(ahead + ${i} * apart);`),
+    "  if (later) add_ahead(later, ahead, apart);",
+    "  else {",
+    ...all.map((i) => `    __builtin_prefetch(ahead + ${i} * apart);`),
+    "  }",
     "  vu a, b;",
   ];
   for (let step = 1; step < lanes; step *= 2) {
