@@ -74,18 +74,18 @@ function linesOfLayer(
   for (const program of plan.programs) {
     const layers = layersOf(plan, program);
     const wanted = layers.names.indexOf(`layer ${layer}`);
-    const own = new Set<number>();
+    const shown = new Set<number>();
     for (const [i, step] of program.steps.entries()) {
       if (wanted < 0 || layers.of[i] !== wanted) continue;
-      own.add(i);
+      shown.add(i);
       if (step.op === "launch") {
         names.add(step.kernel);
         for (const name of Object.values(step.bindings)) names.add(name);
       } else if (step.op !== "wait") names.add(step.from).add(step.to);
     }
-    steps.set(program.name, own);
+    steps.set(program.name, shown);
   }
-  if ([...steps.values()].every((own) => own.size === 0)) {
+  if ([...steps.values()].every((shown) => shown.size === 0)) {
     throw noLayer(layer);
   }
   return ([section = "", program = ""], line) => {

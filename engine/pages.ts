@@ -289,11 +289,11 @@ export class PageTable {
     const { blocks, pages } = this.#sequences[sequence]!;
     const at = blocks.length;
     for (const [group, page] of block.pages.entries()) {
-      const own = isSeen(group, at) ? page : undefined;
-      pages[group]!.push(own);
-      if (!own) continue;
-      own.users++;
-      this.#tables[group]![sequence * this.#shape.blocks + at] = own.number;
+      const seen = isSeen(group, at) ? page : undefined;
+      pages[group]!.push(seen);
+      if (!seen) continue;
+      seen.users++;
+      this.#tables[group]![sequence * this.#shape.blocks + at] = seen.number;
     }
     block.users++;
     blocks.push(block);
@@ -313,12 +313,12 @@ export class PageTable {
   /** Let others find a block that is full now. */
   #publish(sequence: number, at: number): void {
     const { tokens, blocks } = this.#sequences[sequence]!;
-    const own = tokens.slice(at * this.size, (at + 1) * this.size);
+    const ids = tokens.slice(at * this.size, (at + 1) * this.size);
     const before = blocks[at - 1];
     const known = at === 0 || before?.key !== undefined;
     const { full } = this.#poolOf(sequence);
-    const key = keyOf(before, own);
-    if (!known || own.includes(undefined) || full.has(key)) return;
+    const key = keyOf(before, ids);
+    if (!known || ids.includes(undefined) || full.has(key)) return;
     const block = blocks[at]!;
     block.key = key;
     full.set(key, block);

@@ -91,7 +91,7 @@ interface Queries extends QueryTile {
   readonly cache: Cache;
   /** The first token's index. */
   readonly token: string;
-  /** The turns of loops over all queries. */
+  /** The iterations of loops over all queries. */
   readonly each: KernelText;
   /** Elements of a value, in parts of 32, of which each lane has one: see `DIMENSION`. */
   readonly width: number;

@@ -209,7 +209,7 @@ function nameValue(
   const symbol = symbolOf(node, lowering.checker);
   const value = symbol && env.values.get(symbol);
   if (value) return value;
-  if (symbol && env.own.has(symbol)) {
+  if (symbol && env.locals.has(symbol)) {
     throw errorAt(
       node,
       `Cannot read '${node.text}': it has no value on every path to here. Give it one where it is declared`,
@@ -238,7 +238,7 @@ function property(
   }
   const base = ts.isIdentifier(node.expression) &&
     symbolOf(node.expression, lowering.checker);
-  if (base && env.own.has(base)) {
+  if (base && env.locals.has(base)) {
     throw errorAt(
       node,
       `Cannot read '${node.getText()}': a kernel has only numbers and booleans. Pass the number itself`,
@@ -286,7 +286,7 @@ function constantOf(node: ts.Expression, lowering: Lowering): Expr | undefined {
   try {
     const value = lowerExpression(
       source,
-      { values: new Map(), own: new Set() },
+      { values: new Map(), locals: new Set() },
       inner,
     );
     return value.op === "const" ? value : undefined;

@@ -34,7 +34,7 @@ export interface Lowering {
 /** Values of the variables in sight, and which of them the current function declared. */
 export interface Environment {
   readonly values: Map<ts.Symbol, Expr>;
-  readonly own: Set<ts.Symbol>;
+  readonly locals: Set<ts.Symbol>;
 }
 
 /** Where control is after some statements: how far they have returned, with what, and the variables if not. */
@@ -71,7 +71,7 @@ export function lowerFunction(
   const result = inline(
     fn,
     args,
-    { values: new Map(), own: new Set() },
+    { values: new Map(), locals: new Set() },
     lowering,
   );
   return { parameters, lets: withoutUnused(lowering.lets, result), result };
@@ -101,7 +101,10 @@ export function inline(
       "Cannot lower an async or generator function: a kernel computes one number at once. Write a plain function",
     );
   }
-  const env: Environment = { values: new Map(outside.values), own: new Set() };
+  const env: Environment = {
+    values: new Map(outside.values),
+    locals: new Set(),
+  };
   fn.parameters.forEach((parameter, i) => {
     const value = args[i];
     invariant(value, "an argument for every parameter");
@@ -169,7 +172,7 @@ function declare(
   }
   const symbol = checker.getSymbolAtLocation(name);
   invariant(symbol, `a symbol for '${name.text}'`);
-  env.own.add(symbol);
+  env.locals.add(symbol);
   if (value) env.values.set(symbol, value);
 }
 
@@ -183,7 +186,7 @@ function runAll(
     if (outcome.returned.op === "const" && outcome.returned.value) break;
     const next = run(
       statement,
-      { own: env.own, values: outcome.values },
+      { locals: env.locals, values: outcome.values },
       lowering,
     );
     outcome = after(outcome, next, statement, lowering);
@@ -250,7 +253,7 @@ function run(
   }
   if (ts.isExpressionStatement(statement)) {
     const values = new Map(env.values);
-    assign(statement.expression, { own: env.own, values }, lowering);
+    assign(statement.expression, { locals: env.locals, values }, lowering);
     return { returned: going, values };
   }
   if (ts.isEmptyStatement(statement) || ts.isFunctionDeclaration(statement)) {
@@ -276,7 +279,7 @@ function runIf(
   const branch = (body: ts.Statement | undefined): Outcome => {
     const values = new Map(env.values);
     return body
-      ? run(body, { own: env.own, values }, lowering)
+      ? run(body, { locals: env.locals, values }, lowering)
       : { returned: k.bool(false), values };
   };
   const yes = branch(statement.thenStatement);
@@ -386,7 +389,7 @@ function assign(
   const symbol = ts.isIdentifier(target)
     ? lowering.checker.getSymbolAtLocation(target)
     : undefined;
-  if (!symbol || !env.own.has(symbol)) {
+  if (!symbol || !env.locals.has(symbol)) {
     throw errorAt(
       target,
       `Cannot assign to '${target.getText()}': it is not a variable of this function, and a kernel function changes nothing outside. Use a local variable and return it`,

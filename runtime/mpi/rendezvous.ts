@@ -25,7 +25,7 @@ interface Place {
 export class Rendezvous {
   readonly #place: Place;
   readonly #progress: ProgressEngine;
-  readonly #own = new Uint32Array(HEADER_BYTES / 4);
+  readonly #local = new Uint32Array(HEADER_BYTES / 4);
   /** The text in it. */
   #what = "";
   readonly #theirs: readonly Uint32Array[];
@@ -45,7 +45,7 @@ export class Rendezvous {
     const message = (header: Uint32Array, other: number) => [
       ...[header, HEADER_BYTES, byte, other, TAG, place.handle],
     ];
-    this.#sending = this.#theirs.map((_, rank) => message(this.#own, rank));
+    this.#sending = this.#theirs.map((_, rank) => message(this.#local, rank));
     this.#receiving = this.#theirs.map(message);
   }
 
@@ -82,30 +82,30 @@ export class Rendezvous {
   }
 
   #write(times: number, hash: number, what: string): void {
-    const own = this.#own;
-    own[0] = times;
-    own[1] = hash;
+    const local = this.#local;
+    local[0] = times;
+    local[1] = hash;
     if (what === this.#what) return;
     this.#what = what;
-    own.fill(0, HEADER_WORDS - 1);
-    own[HEADER_WORDS - 1] = ENCODER.encodeInto(what, textIn(own)).written;
+    local.fill(0, HEADER_WORDS - 1);
+    local[HEADER_WORDS - 1] = ENCODER.encodeInto(what, textIn(local)).written;
   }
 
   #compare(other: number, what: string): void {
-    const [own, theirs] = [this.#own, this.#theirs[other]!];
-    const words = HEADER_WORDS + Math.ceil(own[HEADER_WORDS - 1]! / 4);
+    const [local, theirs] = [this.#local, this.#theirs[other]!];
+    const words = HEADER_WORDS + Math.ceil(local[HEADER_WORDS - 1]! / 4);
     for (let i = 0; i < words; i++) {
-      if (own[i] !== theirs[i]) throw this.#outOfStep(other, what);
+      if (local[i] !== theirs[i]) throw this.#outOfStep(other, what);
     }
   }
 
   #outOfStep(other: number, what: string): MachineError {
-    const [own, far] = [read(this.#own), read(this.#theirs[other]!)];
-    const state = far.what !== own.what
+    const [local, far] = [read(this.#local), read(this.#theirs[other]!)];
+    const state = far.what !== local.what
       ? `is in ${far.what}`
-      : far.times !== own.times
+      : far.times !== local.times
       ? `exchanges for time ${far.times + 1}, and this rank for time ${
-        own.times + 1
+        local.times + 1
       }`
       : "exchanges other sizes";
     return new MachineError(

@@ -15,7 +15,7 @@ import type { ArrayNames, Expressions } from "./expression.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
-/** Turns of a loop that are known and so few that it need not look whether it shall stop. */
+/** Iterations of a loop that are known and so few that it need not look whether it shall stop. */
 const SHORT_LOOP = 4096;
 
 /** Turns of an innermost loop that are printed as one. */

@@ -92,6 +92,13 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
     "shard",
   ],
   [/\bgatherWhole\b|\bisSpread\b|\bProphet\b|\bCutter\b/, "shard, gather"],
+  [/\bmoved (forward|back)\b|\bstep\.moved\b/, "received counts"],
+  [/\b(params|assign)\.own\b/, "local"],
+  [
+    /\bturns of (a |the )?(loops?|variables?)\b|\bloops? that (is|are) written out\b/i,
+    "iterations, unrolled",
+  ],
+  [/\bTurnMeter\b|\bdevice!?\.turn\b/, "sync"],
   [/^\s*(\*|\/[/*]).*\b(lies?|lain)\b/i, "is stored, is laid out"],
 ];
 
