@@ -174,13 +174,16 @@ t.test("a mesh that no sharding of the model has is thrown out by name", async (
     "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 8",
   ]);
   // The embedding of 2,048 words is 512 KiB in bf16: half of it where two ranks share it.
+  const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
   const limited = await switchyard([
     ...["search", path.resolve(CONFIGS, "../../../examples/demo-lm")],
-    ...["--target", "8xh100", "--json", "--limits", "maxBufferSize=500000"],
+    ...["--target", machineFile(t, link, 4e9), "--json"],
+    ...["--limits", "maxBufferSize=500000"],
   ]);
   const document = JSON.parse(limited.out) as Document;
-  t.ok(document.thrownOut.some(({ why }) => /needs maxBufferSize/.test(why)));
-  t.ok(document.found.every(({ mesh }) => mesh["tp"]! > 1), "what fits");
+  t.equal(document.thrownOut.length, 2);
+  for (const { why } of document.thrownOut) t.match(why, "needs maxBufferSize");
+  t.strictSame(document.found.map(({ mesh }) => mesh), [{ ep: 1, tp: 2 }]);
 });
 
 t.test("a mesh whose ranks hold more than kernels index is thrown out by name", async (t) => {
