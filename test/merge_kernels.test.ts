@@ -9,9 +9,10 @@ import {
 } from "../compiler/kernels/kernel.ts";
 import { LENGTHS } from "../compiler/passes/lower/context.ts";
 import { lengthsBinder } from "../compiler/passes/share_inputs.ts";
-import { type Launched, mergeKernels } from "../spec/kernel/merge.ts";
+import { type Launched, mergeKernels, partsOf } from "../spec/kernel/merge.ts";
 import type { Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
+import { runWasm } from "./helpers/run_wasm.ts";
 
 const PLACE = { buffer: "lengths of axes", counts: ["token"] };
 const TOKENS: Size = { count: "token" };
@@ -58,6 +59,7 @@ function run(
   launches: readonly (Omit<Launched, "workgroups"> & {
     readonly workgroups: readonly [number, number, number];
   })[],
+  by: typeof interpretKernel = interpretKernel,
 ): { readonly [buffer: string]: Words } {
   const memory: { readonly [buffer: string]: Words } = {
     x: Uint32Array.from({ length: 24 }, (_, i) => 2 ** (i % 12) + i),
@@ -67,7 +69,7 @@ function run(
   for (const { kernel, bindings, workgroups } of launches) {
     const bound = Object.entries(bindings)
       .map(([name, buffer]) => [name, memory[buffer]!] as const);
-    interpretKernel(kernel, Object.fromEntries(bound), workgroups);
+    by(kernel, Object.fromEntries(bound), workgroups);
   }
   return memory;
 }
@@ -89,17 +91,24 @@ t.test("each part has its workgroups, its bindings and its memory", (t) => {
     [PLACE.buffer, "w", "x", "y", "z"],
     "a buffer is bound once",
   );
-  const together = run([{
-    kernel: { ...merged.kernel, body: merged.body() },
-    bindings: merged.bindings,
-    workgroups: [3, 5, 1],
-  }]);
+  const kernel = { ...merged.kernel, body: merged.body() };
+  t.same(partsOf(kernel).map(({ end }) => end), [2, 4, undefined]);
+  t.same(partsOf(parts[0]!.kernel).map(({ end }) => end), [undefined]);
+  const { bindings } = merged;
+  const launches = [{ kernel, bindings, workgroups: [3, 5, 1] as const }];
+  const together = run(launches);
   const rows = [3, 2, 3];
   const apart = run(parts.map((part, i) => ({
     ...part,
     workgroups: [rows[i]!, i === 2 ? 1 : 2, 1],
   })));
   t.same(together, apart);
+  const printed = run(
+    launches,
+    (kernel, bound, groups) =>
+      runWasm(kernel, bound as { [name: string]: Uint32Array }, groups),
+  );
+  t.same(printed, apart, "a function for each part");
   t.ok(apart["z"]![3]! > 0 && apart["z"]![4] === 0, "a part is shorter");
   t.end();
 });

@@ -9,6 +9,7 @@ import {
   hasBarrier,
   namesIn,
   walkExpression,
+  walkStatements,
 } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
 
@@ -24,6 +25,8 @@ export interface Phase {
 /** What runs once for the whole workgroup. */
 export type Outer =
   | Phase
+  /** Workgroup memory becomes zero, which it is when a workgroup starts. */
+  | { readonly op: "zero" }
   | {
     readonly op: "for";
     readonly loop: Extract<Stmt, { op: "for" }>;
@@ -92,6 +95,7 @@ export function cutPhases(
   const collect = (list: readonly Outer[]): void => {
     for (const o of list) {
       if (o.op === "phase") phases.push(o);
+      else if (o.op === "zero") continue;
       else if (o.op === "for") {
         for (const e of expressionsOf(o.loop)) addNames(e, bounds);
         collect(o.body);
@@ -135,7 +139,45 @@ export function cutPhases(
       }
     }
   }
-  return { outer, crossing };
+  return { outer: zeroedWhereUsed(outer), crossing };
+}
+
+/** Zero workgroup memory before its first use, in a branch if no other uses it: few rows of a matmul, as in decoding, do not. */
+function zeroedWhereUsed(list: readonly Outer[]): readonly Outer[] {
+  const at = list.findIndex(usesShared);
+  const first = list[at];
+  if (!first) return list;
+  const alone = !list.slice(at + 1).some(usesShared);
+  const used: readonly Outer[] =
+    alone && first.op === "if" && !readsShared(first.condition)
+      ? [{
+        ...first,
+        then: zeroedWhereUsed(first.then),
+        else: zeroedWhereUsed(first.else),
+      }]
+      : [{ op: "zero" }, first];
+  return [...list.slice(0, at), ...used, ...list.slice(at + 1)];
+}
+
+function usesShared(o: Outer): boolean {
+  if (o.op === "zero") return false;
+  if (o.op === "if") {
+    return readsShared(o.condition) || [...o.then, ...o.else].some(usesShared);
+  }
+  if (o.op === "for") {
+    return expressionsOf(o.loop).some(readsShared) || o.body.some(usesShared);
+  }
+  let uses = false;
+  walkStatements(o.body, (s) => {
+    uses ||= s.op === "sharedStore" || expressionsOf(s).some(readsShared);
+  });
+  return uses;
+}
+
+function readsShared(e: Expr): boolean {
+  let reads = false;
+  walkExpression(e, ({ op }) => reads ||= op === "shared");
+  return reads;
 }
 
 function addNames(e: Expr, names: Set<string>): void {

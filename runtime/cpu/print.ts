@@ -5,6 +5,7 @@
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
+import { partsOf } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, uniqueNames } from "./analyze.ts";
@@ -52,14 +53,68 @@ export function printKernels(
   let storeLanes: number | undefined;
   const scratch = kernels.map((kernel, i) => {
     const lanes = options.lanes === 1 || kernel.workgroupSize % 4 !== 0 ? 1 : 4;
-    const printer = new KernelPrinter(kernel, lanes, math, () => {
-      storeLanes ??= module.add(printStoreLanes());
-      return storeLanes;
+    const parts = partsOf(kernel).map(({ end, kernel }) => {
+      const { f, scratchBytes } = new KernelPrinter(kernel, lanes, math, () => {
+        storeLanes ??= module.add(printStoreLanes());
+        return storeLanes;
+      });
+      return { end, f, scratchBytes };
     });
-    module.add(printer.f, `run${i}`);
-    return printer.scratchBytes;
+    const whole = parts.length === 1 ? parts[0]!.f : printParts(
+      parts.map(({ end, f }) => ({ end, index: module.add(f) })),
+    );
+    module.add(whole, `run${i}`);
+    return Math.max(...parts.map(({ scratchBytes }) => scratchBytes));
   });
   return { bytes: module.encode(), scratch };
+}
+
+/** The loop over workgroups of a merged kernel: those along y up to an end are of one function, then of the next. */
+function printParts(
+  parts: readonly {
+    readonly end: number | undefined;
+    readonly index: number;
+  }[],
+): WasmFunction {
+  const f = new WasmFunction(["i32", "i32", "i32", "i32"], []);
+  const y = f.local("i32");
+  f.block();
+  f.loop();
+  f.get(1);
+  f.get(2);
+  f.op("i32.ge_u");
+  f.branchIf(1);
+  f.get(1);
+  f.get(0);
+  f.load("i32.load", 4 * RECORD.y);
+  f.op("i32.rem_u");
+  f.set(y);
+  for (const { end, index } of parts) {
+    if (end !== undefined) {
+      f.get(y);
+      f.i32(end);
+      f.op("i32.lt_u");
+      f.if();
+    }
+    f.get(0);
+    f.get(1);
+    f.get(1);
+    f.i32(1);
+    f.op("i32.add");
+    f.get(3);
+    f.call(index);
+    if (end !== undefined) f.op("else");
+  }
+  f.op(
+    ...parts.flatMap(({ end }) => end === undefined ? [] : ["end"] as const),
+  );
+  f.get(1);
+  f.i32(1);
+  f.op("i32.add");
+  f.set(1);
+  f.branch(0);
+  f.op("end", "end");
+  return f;
 }
 
 /** (address, length, index, value, mask): store lanes that are active and in range, one by one. */
@@ -185,41 +240,33 @@ class KernelPrinter {
       ids.set(name, f.local("i32"));
     }
     ids.set("local", this.#first);
-    const rows = f.local("i32");
+    const rest = f.local("i32");
     f.block();
     f.loop();
     f.get(1);
     f.get(2);
     f.op("i32.ge_u");
     f.branchIf(1);
+    // Along y first: a matmul's rows, which are more than columns, stay in the cache, and its weights follow each other.
     f.get(1);
-    f.get(0);
-    f.load("i32.load", 4 * RECORD.x);
-    f.op("i32.rem_u");
-    f.set(ids.get("group.x")!);
-    f.get(1);
-    f.get(0);
-    f.load("i32.load", 4 * RECORD.x);
-    f.op("i32.div_u");
-    f.tee(rows);
     f.get(0);
     f.load("i32.load", 4 * RECORD.y);
     f.op("i32.rem_u");
     f.set(ids.get("group.y")!);
-    f.get(rows);
+    f.get(1);
     f.get(0);
     f.load("i32.load", 4 * RECORD.y);
     f.op("i32.div_u");
+    f.tee(rest);
+    f.get(0);
+    f.load("i32.load", 4 * RECORD.x);
+    f.op("i32.rem_u");
+    f.set(ids.get("group.x")!);
+    f.get(rest);
+    f.get(0);
+    f.load("i32.load", 4 * RECORD.x);
+    f.op("i32.div_u");
     f.set(ids.get("group.z")!);
-    if (this.#kernel.shared.length > 0) {
-      // Workgroup memory is zero when a workgroup starts.
-      f.get(3);
-      f.i32(GUARD_BYTES);
-      f.op("i32.add");
-      f.i32(0);
-      f.i32(this.#sharedBytes);
-      f.fill();
-    }
     for (const o of this.#outer) this.#print(o);
     f.get(1);
     f.i32(1);
@@ -233,6 +280,14 @@ class KernelPrinter {
     const { f } = this;
     const x = this.#x;
     if (o.op === "phase") return this.#phase(o);
+    if (o.op === "zero") {
+      f.get(3);
+      f.i32(GUARD_BYTES);
+      f.op("i32.add");
+      f.i32(0);
+      f.i32(this.#sharedBytes);
+      return f.fill();
+    }
     if (o.op === "if") {
       x.begin([o.condition]);
       this.#recall();

@@ -4,15 +4,9 @@
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
-import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
-import {
-  analyzeShapes,
-  expressionsOf,
-  uniqueNames,
-  walkExpression,
-  walkStatements,
-} from "../cpu/analyze.ts";
+import { analyzeShapes, uniqueNames } from "../cpu/analyze.ts";
 import { cutPhases, type Outer, type Phase } from "../cpu/phases.ts";
 import { Expressions } from "./expression.ts";
 import type { CFunction } from "./objects.ts";
@@ -58,6 +52,8 @@ class KernelPrinter {
   readonly #x: Expressions;
   readonly #statements: Statements;
   readonly #outer: readonly Outer[];
+  /** The statement that zeroes workgroup memory. */
+  #zero = "";
   /** Names of the memory of variables that outlive a phase. */
   readonly #slots = new Map<string, string>();
   readonly #crossing: ReadonlySet<string>;
@@ -91,8 +87,10 @@ class KernelPrinter {
   body(): string {
     const writer = this.#writer;
     this.#bindings();
-    const clear = this.#sharedArrays();
-    if (clear !== undefined) writer.line("struct ahead later = { 0 };");
+    this.#sharedArrays();
+    if (this.#kernel.shared.length > 0) {
+      writer.line("struct ahead later = { 0 };");
+    }
     const { ids } = this.#x;
     for (const name of ["group.x", "group.y", "group.z"]) {
       ids.set(name, writer.name(name));
@@ -110,7 +108,7 @@ class KernelPrinter {
         writer.line(`const u ${z} = group / launch->x / launch->y;`);
         writer.line(`u ${this.#first} = 0;`);
         this.#outlived();
-        this.#list(this.#outer, clear);
+        this.#list(this.#outer);
       },
     );
     return writer.text();
@@ -127,8 +125,8 @@ class KernelPrinter {
     });
   }
 
-  /** Declares workgroup memory; the text that clears it, where there is any. */
-  #sharedArrays(): string | undefined {
+  /** Declares workgroup memory. */
+  #sharedArrays(): void {
     const writer = this.#writer;
     const from = this.scratchBytes;
     for (const array of this.#kernel.shared) {
@@ -139,9 +137,9 @@ class KernelPrinter {
       this.#x.arrays.set(array.name, { address, length: `${array.length}u` });
       this.scratchBytes += alignedBytes(4 * array.length) + GUARD_BYTES;
     }
-    return this.#kernel.shared.length > 0
-      ? `__builtin_memset(scratch + ${from}, 0, ${this.scratchBytes - from});`
-      : undefined;
+    this.#zero = `__builtin_memset(scratch + ${from}, 0, ${
+      this.scratchBytes - from
+    });`;
   }
 
   /** Declare what is used beyond the phase that declares it, and memory for what each vector has of it. */
@@ -188,35 +186,30 @@ class KernelPrinter {
   #phases(outer: readonly Outer[]): Phase[] {
     return outer.flatMap((o) => {
       if (o.op === "phase") return [o];
+      if (o.op === "zero") return [];
       if (o.op === "for") return this.#phases(o.body);
       return [...this.#phases(o.then), ...this.#phases(o.else)];
     });
   }
 
-  /** Workgroup memory is zero when a workgroup starts: it is cleared before its first use, in branches that have any. */
-  #list(outer: readonly Outer[], clear?: string): void {
-    const using = clear === undefined ? [] : outer.filter(usesShared);
-    for (const o of outer) {
-      const inside = using.length === 1 && o.op === "if" &&
-        !readsShared(o.condition);
-      if (o === using[0] && !inside) this.#writer.line(clear!);
-      this.#print(o, o === using[0] && inside ? clear : undefined);
-    }
+  #list(outer: readonly Outer[]): void {
+    for (const o of outer) this.#print(o);
   }
 
-  #print(o: Outer, clear?: string): void {
+  #print(o: Outer): void {
     const writer = this.#writer;
     const x = this.#x;
     if (o.op === "phase") return this.#phase(o);
+    if (o.op === "zero") return writer.line(this.#zero);
     if (o.op === "if") {
       x.begin(o.condition);
       this.#recall();
       writer.block(
         `if (${x.scalar(o.condition)})`,
-        () => this.#list(o.then, clear),
+        () => this.#list(o.then),
       );
       if (o.else.length === 0) return;
-      return writer.block("else", () => this.#list(o.else, clear));
+      return writer.block("else", () => this.#list(o.else));
     }
     const { loop } = o;
     const end = endOf(loop);
@@ -291,33 +284,6 @@ class KernelPrinter {
   #slot(name: string): string {
     return `${this.#slots.get(name)!}[${this.#first} / LANES]`;
   }
-}
-
-/** Whether workgroup memory is read or written. */
-function usesShared(o: Outer): boolean {
-  if (o.op === "phase") return o.body.some(touchesShared);
-  if (o.op === "for") {
-    return expressionsOf(o.loop).some(readsShared) || o.body.some(usesShared);
-  }
-  return readsShared(o.condition) || [...o.then, ...o.else].some(usesShared);
-}
-
-function touchesShared(s: Stmt): boolean {
-  let touches = false;
-  walkStatements([s], (inner) => {
-    if (inner.op === "sharedStore" || expressionsOf(inner).some(readsShared)) {
-      touches = true;
-    }
-  });
-  return touches;
-}
-
-function readsShared(e: Expr): boolean {
-  let reads = false;
-  walkExpression(e, (node) => {
-    if (node.op === "shared") reads = true;
-  });
-  return reads;
 }
 
 function alignedBytes(bytes: number): number {

@@ -103,6 +103,29 @@ export function mergeKernels(
   };
 }
 
+/**
+ * The parts of a merged kernel, each with the number along y at which its workgroups end; of any other kernel, one part
+ * without an end. Printers of CPUs make a function of each: compilers do worse with a large one.
+ */
+export function partsOf(
+  kernel: Kernel,
+): readonly { readonly end: number | undefined; readonly kernel: Kernel }[] {
+  const [first, ...rest] = kernel.body;
+  if (first?.op !== "if" || rest.length > 0 || !first.else) {
+    return [{ end: undefined, kernel }];
+  }
+  const { condition, then } = first;
+  if (
+    condition.op !== "binary" || condition.fn !== "lt" ||
+    condition.a.op !== "id" || condition.a.name !== "group.y" ||
+    condition.b.op !== "const"
+  ) return [{ end: undefined, kernel }];
+  return [
+    { end: Number(condition.b.value), kernel: { ...kernel, body: then } },
+    ...partsOf({ ...kernel, body: first.else }),
+  ];
+}
+
 /** Add the bindings of a part. Returns its names in the merged kernel; undefined where two see a buffer differently. */
 function addBindings(
   all: Map<string, Shared>,
