@@ -10,6 +10,12 @@ export type Computer = HostKind | "gpu" | "software";
 /** Good everywhere: the compiler's default. */
 const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
+/** For vectors of 4 lanes in 16 registers: a line of memory of weights for 16 vectors of rows. */
+const SHARED: MatmulTile = {
+  ...{ rows: 4, columns: 4, lanes: 64, split: 16 },
+  right: "workgroup",
+};
+
 /** For vectors of 16 lanes in 32 registers: weights are loaded along k and transposed once for the rows of 16 vectors. */
 const PANELS: MatmulTile = {
   ...{ rows: 8, columns: 2, lanes: 256, split: 16 },
@@ -17,13 +23,12 @@ const PANELS: MatmulTile = {
 };
 
 /**
- * Tuning where no tuner ran. The CPU engine keeps a tile of 4 rows and 4 vectors of columns in registers, and wants one
- * vector per workgroup, so that rows of activations are loaded once for all lanes. C turns weights around while it loads
- * them, so they can be stored as in their files, and many vectors of rows per workgroup make up for that. Software adapters
- * load a column's weights one by one, and so want many rows for each.
+ * Tuning where no tuner ran. CPU devices keep a tile of rows and vectors of columns in registers, and load weights once for
+ * many such tiles. C also turns weights around while it loads them, so they can be stored as in their files. Software
+ * adapters load a column's weights one by one, and so want many rows for each.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
-  cpu: { matmul: { rows: 4, columns: 4, lanes: 4 }, attention: 4 },
+  cpu: { matmul: SHARED, pair: { ...SHARED, columns: 2 }, attention: 4 },
   native: {
     matmul: PANELS,
     pair: { ...PANELS, columns: 1 },

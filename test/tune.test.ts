@@ -97,7 +97,7 @@ t.test("a tuner tries every kernel, and what it found changes no bit", async (t)
   );
   t.equal(names.length, 3, "one of each class");
   t.ok(
-    names.every((name) => /_by_\d+x\d+x\d+$/.test(name)),
+    names.every((name) => /_by_\d+x\d+x\d+(_split16_workgroup)?$/.test(name)),
     "the plan says what was chosen",
   );
   t.equal(

@@ -133,7 +133,10 @@ function rowsOfTile(o: Matmul): Part {
   const few: [height: number, part: Part][] = teamsOf(o).teams === 1
     ? rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)])
     : right === "workgroup"
-    ? heights.map((n) => [n, ofFirstTeam(o, n)])
+    ? [...heights, ...inRows(o) ? [rows] : []].map((n) => [
+      n,
+      ofFirstTeam(o, n),
+    ])
     // Without a barrier lanes of different rows may not be at one branch.
     : [...new Set([...heights, rows])].flatMap((n) =>
       blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []
@@ -151,6 +154,11 @@ function rowsOfTile(o: Matmul): Part {
     ),
     shared: [whole, ...few.map(([, part]) => part)].flatMap((p) => p.shared),
   };
+}
+
+/** Whether weights have columns inside: a team of its own loads them as fast as all teams together. */
+function inRows(o: Matmul): boolean {
+  return o.weights.every(({ inside }) => inside !== "k");
 }
 
 /**

@@ -9,7 +9,6 @@ import { invariant } from "../../spec/errors.ts";
 import { add as plus, f32 } from "../../spec/kernel/build.ts";
 import type { KernelText, SharedArray, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { guarded } from "./matmul_left.ts";
 import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
 import { blocksInPanel, teamsOf } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
@@ -48,7 +47,7 @@ export function sumsByPanels(
   const row = o.weights.length * columns * lanes;
   const step = inPanel * length;
   const segments = count / ofSegment;
-  const whole = inPanel === ofSegment;
+  const whole = inPanel % ofSegment === 0;
   const ofLength = length * ofSegment;
   // What a segment has so far, which outlives a panel only where that holds no whole segment.
   const tree = sumTree(
@@ -93,6 +92,52 @@ export function sumsByPanels(
         let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];
       }`
   );
+  const blocksFrom = (first: KernelText, n: number) =>
+    wgsl`
+      for (var block = ${first}; block < ${first} + ${n}; block++) {
+        ${declareEach(sums, "_block")}
+        let block_turn = block * ${length};
+        let block_k = k_start + block_turn;
+        for (var turn = 0u; turn < ${length}; turn++) {
+          let at_k = block_k + turn;
+          let at_turn = block_turn + turn;
+          ${add(wgsl`${right}`)}
+        }
+        ${setEach(sums, "_part", (of) => plus(of("_part"), of("_block")))}
+      }`;
+  const results = (end: KernelText) =>
+    wgsl`
+      if (${end} == ${length * count}) {
+        ${
+      sums.map(({ base, indices }) =>
+        letRegister(base, indices, register(`${base}_part`, indices))
+      )
+    }
+        ${finish}
+      }`;
+  const ofPart = wgsl`
+    if (k_start % ${ofLength} == 0) {
+      ${setEach(sums, "_part", () => f32(0))}
+    }
+    ${blocksFrom(wgsl`0u`, inPanel)}
+    if ((k_start + ${step}) % ${ofLength} == 0) {
+      ${tree.add(expr`${local("k_start", "u32")} / ${ofLength}`)}
+    }
+    ${results(wgsl`k_start + ${step}`)}`;
+  const ofSegments = wgsl`
+    for (var segment = 0u; segment < ${inPanel / ofSegment}; segment++) {
+      ${declareEach(sums, "_part")}
+      let first_block = segment * ${ofSegment};
+      ${blocksFrom(wgsl`first_block`, ofSegment)}
+      let segment_k = k_start + segment * ${ofLength};
+      ${tree.add(expr`${local("segment_k", "u32")} / ${ofLength}`)}
+      ${results(wgsl`segment_k + ${ofLength}`)}
+    }`;
+  const panel = wgsl`
+    ${inPanel < count && wgsl`workgroupBarrier();`}
+    if (team < ${inPanel}) { ${loaded} }
+    workgroupBarrier();
+    if (own < end) { ${whole ? ofSegments : ofPart} }`;
   return {
     shared: [{ name: "panel", type: "f32", length: step * row }],
     body: wgsl`
@@ -100,44 +145,15 @@ export function sumsByPanels(
       let lane_column = lane % ${lanes};
       ${tree.declare}
       ${!whole && declareEach(sums, "_part")}
+      ${
+      // A panel of all of k is one stretch between barriers, which keeps sums in registers.
+      inPanel === count
+        ? wgsl`
+      let k_start = 0u;
+      ${panel}`
+        : wgsl`
       for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
-        workgroupBarrier();
-        if (team < ${inPanel}) { ${loaded} }
-        workgroupBarrier();
-        if (own < end) {
-          ${
-      whole ? declareEach(sums, "_part") : wgsl`
-          if (k_start % ${ofLength} == 0) {
-            ${setEach(sums, "_part", () => f32(0))}
-          }`
-    }
-          for (var block = 0u; block < ${inPanel}; block++) {
-            ${declareEach(sums, "_block")}
-            let block_turn = block * ${length};
-            let block_k = k_start + block_turn;
-            for (var turn = 0u; turn < ${length}; turn++) {
-              let at_k = block_k + turn;
-              let at_turn = block_turn + turn;
-              ${add(wgsl`${right}`)}
-            }
-            ${setEach(sums, "_part", (of) => plus(of("_part"), of("_block")))}
-          }
-          ${
-      guarded(
-        !whole,
-        wgsl`(k_start + ${step}) % ${ofLength} == 0`,
-        tree.add(expr`${local("k_start", "u32")} / ${ofLength}`),
-      )
-    }
-          if (k_start + ${step} == ${length * count}) {
-            ${
-      sums.map(({ base, indices }) =>
-        letRegister(base, indices, register(`${base}_part`, indices))
-      )
-    }
-            ${finish}
-          }
-        }
-      }`,
+        ${panel}
+      }`}`,
   };
 }

@@ -59,8 +59,8 @@ export function isStaged(o: TiledMatmul): boolean {
 }
 
 /**
- * Blocks of k that a workgroup loads of the right operand at a time, all of one segment. 0: every team loads for itself, as
- * where blocks are not equally long, or memory is too small.
+ * Blocks of k that a workgroup loads of the right operand at a time: an equal part of a segment, or segments. 0: every team
+ * loads for itself, as where blocks are not equally long, or memory is too small.
  */
 export function blocksInPanel(
   o: TiledMatmul & TiledWeights,
@@ -70,8 +70,10 @@ export function blocksInPanel(
   if (o.tile.right !== "workgroup" || !blocks) return 0;
   const words = o.weights.length * o.tile.columns * lanes * blocks.length;
   const most = Math.min(Math.floor(SHARED_WORDS / words), teams);
-  for (let n = Math.min(most, blocks.ofSegment); n > 0; n--) {
-    if (blocks.ofSegment % n === 0) return n;
+  const { count, ofSegment } = blocks;
+  for (let n = Math.min(most, count); n > 0; n--) {
+    const segments = n % ofSegment === 0 && count % n === 0;
+    if (segments || ofSegment % n === 0) return n;
   }
   return 0;
 }

@@ -7,7 +7,7 @@ import type { Computer } from "../tuning.ts";
 /** Rows of tiles that are tried. */
 export const ROWS = [2, 4, 8, 16];
 
-/** Columns and lanes. */
+/** Columns, and lanes of a team. */
 const ACROSS = [[4, 8], [4, 16], [4, 32], [2, 32], [8, 8], [4, 64]] as const;
 
 /** How many teams of lanes share k where rows are few, and where the left operand is, as tried on GPUs. */
@@ -29,8 +29,11 @@ export function variantsOf(
     ...grouped ? [] : [
       (tile: MatmulTile) => ROWS.map((rows) => ({ ...tile, rows })),
     ],
-    (tile) => ACROSS.map(([columns, lanes]) => ({ ...tile, columns, lanes })),
-    // To CPU devices lanes are parts of a vector and all memory is one: waiting for each other only costs.
+    (tile) =>
+      ACROSS.map(([columns, lanes]) => {
+        return { ...tile, columns, lanes: lanes * (tile.split ?? 1) };
+      }).filter(({ lanes }) => lanes <= MOST_LANES),
+    // CPU devices keep their teams, which load weights once for all: to share the rest only costs, as all memory is one.
     ...computer === "cpu" || computer === "native" ? [] : [
       (tile: MatmulTile) => RIGHTS.map((right) => ({ ...tile, right })),
       (tile: MatmulTile) => LEFTS.map((left) => ({ ...tile, left })),
