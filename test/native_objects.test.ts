@@ -89,3 +89,16 @@ t.test("what was not used for longest is removed", async (t) => {
   await removeOldest(folder, { most: 1 });
   t.strictSame(readdirSync(folder).sort(), ["looked", "now"]);
 });
+
+t.test("options of CC decide no value", { skip }, async (t) => {
+  const koffi = await import("koffi");
+  const careless = {
+    ...compiler!,
+    command: `${compiler!.command} -O1 -ffast-math`,
+  };
+  const text = "int differs(float x) { return x != x; }";
+  const file = await new ObjectCache(careless, t.testdir()).library(text);
+  const differs = koffi.load(file).func("int differs(float x)");
+  t.equal(differs(NaN), 1, "a NaN differs from itself");
+  t.equal(differs(1), 0);
+});

@@ -29,8 +29,8 @@ const COMMANDS = ["cc", "clang", "gcc"] as const;
  */
 const FLAGS = [
   "-std=gnu11",
-  "-O2",
   "-march=native",
+  "-fno-fast-math",
   "-ffp-contract=off",
   "-fno-math-errno",
   "-fno-trapping-math",
@@ -39,6 +39,11 @@ const FLAGS = [
   "-fPIC",
   "-w",
 ] as const;
+
+/** All options. What `CC` has may say how much is optimized; ours, on which values depend, come after it and win. */
+function flags(given: readonly string[]): readonly string[] {
+  return ["-O2", ...given, ...FLAGS];
+}
 
 /** Macros of compilers for processors with an instruction for a product and a sum. */
 export const FUSED_MACROS = ["__FMA__", "__FP_FAST_FMAF"] as const;
@@ -82,7 +87,7 @@ function run(
   });
 }
 
-/** The words of `CC`, a command and options that go before ours, or the commands that may be there. */
+/** The words of `CC`, a command and options, or the commands that may be there. */
 function candidates(): readonly (readonly string[])[] {
   const named = process.env["CC"]?.trim();
   return named ? [named.split(/\s+/)] : COMMANDS.map((command) => [command]);
@@ -102,7 +107,7 @@ async function search(): Promise<Compiler | undefined> {
     // All macros of the compiler: its version, and what the processor has.
     const { code, out } = await run(
       command!,
-      [...FLAGS, ...args, "-dM", "-E", "-x", "c", "-"],
+      [...flags(args), "-dM", "-E", "-x", "c", "-"],
       "",
     );
     if (code !== 0) continue;
@@ -124,7 +129,7 @@ async function search(): Promise<Compiler | undefined> {
       lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
       fused: FUSED_MACROS.some((macro) => macros.has(macro)),
       identity: createHash("sha256").update(out)
-        .update([...FLAGS, ...args].join(" ")).digest("hex"),
+        .update(flags(args).join(" ")).digest("hex"),
     };
   }
   return undefined;
@@ -140,7 +145,7 @@ export async function compileObject(
   const { code, err } = await run(
     first!,
     [
-      ...[...FLAGS, ...rest, "-shared", "-pthread"],
+      ...[...flags(rest), "-shared", "-pthread"],
       ...["-x", "c", "-", "-o", to, "-lm"],
     ],
     text,
