@@ -5,7 +5,7 @@
  * failed.
  */
 
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { relative } from "node:path";
@@ -107,7 +107,6 @@ function childSeconds() {
   }
 }
 
-const hasCC = spawnSync("cc", ["--version"]).status === 0;
 let counted = 0;
 
 /** Those of the process that has just ended. */
@@ -115,15 +114,6 @@ function secondsOfLast() {
   const before = counted;
   counted = childSeconds();
   return counted - before;
-}
-
-/**
- * How C is compiled in tests, where it takes longer to compile a kernel than to run it: half of that is to make it faster. Tests of
- * compiled C itself have what users have.
- */
-function quickC(file) {
-  if (process.env.CC || relative("test", file).startsWith("native_")) return {};
-  return hasCC ? { CC: "cc -O1" } : {};
 }
 
 /** Runs one file and returns its counts. */
@@ -142,7 +132,6 @@ function runFile(file) {
         TAP_TIMEOUT: String(TIMEOUT),
         // A software GPU takes longer to compile a kernel than to run it, most of that to make it faster.
         GALLIVM_PERF: "nopt",
-        ...quickC(file),
         // What needs another kind is skipped: see test/helpers/needs.ts.
         SWITCHYARD_TEST_KINDS: kinds.join(),
       },
