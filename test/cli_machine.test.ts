@@ -10,6 +10,7 @@ import {
   parseMachine,
   type PlanSummary,
 } from "../spec/mod.ts";
+import { whyNotNative } from "../runtime/native/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { LAUNCHERS, skipWithoutMpi, startWith } from "./helpers/mpi.ts";
@@ -77,8 +78,9 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
 t.test("of ranks that share a device, what exchanges by kernels take is measured", async (t) => {
   // The table and the file are of one measurement.
   const file = path.join(temporaryFolder(t), "machine.json");
+  const adapter = await whyNotNative() === undefined ? "native" : "cpu";
   const { code, out, err } = await switchyard([
-    ...["devices", "--all", "--adapter", "cpu", "--ranks", "2"],
+    ...["devices", "--all", "--adapter", adapter, "--ranks", "2"],
     ...["--out", file, ...ONCE],
   ]);
   t.strictSame([code, err], [0, ""]);
@@ -87,6 +89,7 @@ t.test("of ranks that share a device, what exchanges by kernels take is measured
   const { links, devices } = parseMachine(readFileSync(file, "utf8"));
   t.strictSame(links, {}, "no other way is needed");
   const [device] = Object.values(devices);
+  t.equal(device!.computer, adapter);
   t.ok(device!.exchange!.operations > 1e6);
   t.equal(device!.sync, undefined, "no exchange goes through the host");
   t.ok(device!.reading! > 1e6, `${device!.reading} B/s`);

@@ -4,13 +4,13 @@ import {
   compile,
   type CompileOptions,
   type Model,
+  type TuningTable,
 } from "../../compiler/mod.ts";
 import {
   type ExpertLoad,
   simulate,
   type Workload,
 } from "../../engine/simulate/mod.ts";
-import { type Computer, TUNING } from "../../engine/tuning.ts";
 import { publishedModel } from "../../models/mod.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import type { Machine, Plan } from "../../spec/mod.ts";
@@ -153,20 +153,22 @@ function orderedModel({ config, steps: { prefill } }: Order): Model {
 
 /** Compile a configuration for ranks on the CPU. */
 export async function compileOrdered(
-  { order, configuration, computer, limits = CPU_LIMITS }: {
+  { order, configuration, tuning, limits = CPU_LIMITS }: {
     readonly order: Order;
     readonly configuration: Configuration;
-    readonly computer: Computer;
+    readonly tuning: TuningTable;
     readonly limits?: { readonly [limit: string]: number };
   },
 ): Promise<Plan> {
   return await compile(orderedModel(order), {
-    ...{ ...configuration, limits, tuning: TUNING[computer] },
+    ...{ ...configuration, limits, tuning },
   });
 }
 
 /** What one job measured. */
 export interface Measured {
+  /** Tiles of the plans. */
+  readonly tuning: TuningTable;
   readonly machine: Machine;
   /** How often the routers chose each expert in each step. */
   readonly experts: { readonly [S in Step]: ExpertLoad };
@@ -194,14 +196,12 @@ export interface OrderDocument {
 /** Predict every configuration that was measured, and sort them by what was. */
 export async function orderOf(
   order: Order,
-  { machine, experts, times }: Measured,
+  { tuning, machine, experts, times }: Measured,
 ): Promise<{ readonly [S in Step]: readonly Ordered[] }> {
   const found: { [S in Step]: Ordered[] } = { prefill: [], decode: [] };
-  const [device] = Object.values(machine.devices);
   for (const [name, rounds] of Object.entries(times)) {
     const plan = await compileOrdered({
-      ...{ order, configuration: order.configurations[name]! },
-      computer: device!.computer ?? "gpu",
+      ...{ order, configuration: order.configurations[name]!, tuning },
     });
     for (const step of ["prefill", "decode"] as const) {
       const workload = { ...workloadOf(order, step), experts: experts[step] };

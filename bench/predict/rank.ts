@@ -9,7 +9,7 @@ import { type DeviceSharing, selectDevices } from "../../engine/devices.ts";
 import { openMachineMeter } from "../../engine/machine/measure_machine.ts";
 import { CHOICES } from "../../engine/replay.ts";
 import { type ExpertLoad, recordedLoad } from "../../engine/simulate/mod.ts";
-import { computerOf } from "../../engine/tuning.ts";
+import { computerOf, TUNING } from "../../engine/tuning.ts";
 import { createSession, openSafetensors } from "../../runtime/mod.ts";
 import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";
 import { median } from "../measure.ts";
@@ -45,11 +45,11 @@ function now(): number {
 
 const selected = await selectDevices(select);
 const { world } = selected;
+const tuning = TUNING[computerOf(selected)];
 
 async function load(name: string) {
   const plan = await compileOrdered({
-    ...{ order, configuration: order.configurations[name]! },
-    computer: computerOf(selected),
+    ...{ order, configuration: order.configurations[name]!, tuning },
     limits: selected.limits,
   });
   const { devices } = await selected.open(plan);
@@ -129,7 +129,9 @@ for (let round = -1; round < Number(rounds); round++) {
   }
 }
 if (meter.first) {
-  console.log(JSON.stringify({ machine, experts, times } satisfies Measured));
+  console.log(
+    JSON.stringify({ tuning, machine, experts, times } satisfies Measured),
+  );
 }
 await meter.close();
 await world?.finish();

@@ -5,6 +5,7 @@ import {
   compile,
   type CompileOptions,
   type Model,
+  type TuningTable,
 } from "../../compiler/mod.ts";
 import { CHOICES } from "../../engine/replay.ts";
 import {
@@ -12,7 +13,7 @@ import {
   simulate,
   type Workload,
 } from "../../engine/simulate/mod.ts";
-import { TUNING } from "../../engine/tuning.ts";
+import type { Computer } from "../../engine/tuning.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import type { Machine } from "../../spec/mod.ts";
 import { median } from "../measure.ts";
@@ -29,6 +30,8 @@ interface Recorded {
 
 /** A file of results. */
 interface Recording {
+  /** Tiles of the plans that ran, by what computed them. */
+  readonly tunings: { readonly [C in Computer]?: TuningTable };
   readonly rows: readonly {
     readonly where: string;
     readonly work: string;
@@ -58,7 +61,7 @@ export function isWithin(ratio: number): boolean {
 
 /** Predict what was recorded in a file of this folder. */
 export async function replay(file: string): Promise<Replayed[]> {
-  const { rows, machines } = JSON.parse(
+  const { rows, machines, tunings } = JSON.parse(
     read(`../results/${file}`).toString(),
   ) as Recording;
   const works = await recordedWorks();
@@ -75,7 +78,7 @@ export async function replay(file: string): Promise<Replayed[]> {
     const key = `${work} ${ranks} ${computer}`;
     const plan = plans.get(key) ?? compile(model, {
       ...{ mesh: { ep: ranks }, limits: CPU_LIMITS, check: false },
-      ...{ weights, tuning: TUNING[computer] },
+      ...{ weights, tuning: tunings[computer] ?? {} },
     });
     plans.set(key, plan);
     const compiled = await plan;

@@ -138,14 +138,15 @@ function describe(
   // Where noise hides what a step does, a part of it is what it does.
   const net = ({ seconds, work }: Measured) =>
     Math.max(seconds / 8, seconds - run - work.launches * launch);
+  const computer = computerOf(selected);
   const operations = other!.work.operations / net(other!);
   const rate = (measured: Measured) => {
     const { multiplyAdds, operations: all } = measured.work;
-    const rest = Math.max(0, all - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds);
+    const along = OPERATIONS_PER_MULTIPLY_ADD[computer] * multiplyAdds;
+    const rest = Math.max(0, all - along);
     const seconds = net(measured);
     return multiplyAdds / Math.max(seconds / 8, seconds - rest / operations);
   };
-  const computer = computerOf(selected);
   const rates = {
     ...{ multiplyAdds: rate(experts!), operations, launch },
     reading: few!.work.weightBytes / net(few!),
@@ -168,8 +169,8 @@ function describe(
     return { ...copies, limits: limitsOf(selected), ...rates, parallel };
   }
   // Each of its workers has work in some workgroups, but not for long.
-  const { launches, multiplyAdds } = some!.work;
-  const join = net(some!) / launches - multiplyAdds / launches / rate(many!);
+  const part = some!.work.multiplyAdds / many!.work.multiplyAdds;
+  const join = (net(some!) - part * net(many!)) / some!.work.launches;
   return {
     ...{ ...copies, computer, memory: HOSTS[computer].limits.memory },
     ...{ ...rates, parallel, grain: HOSTS[computer].grain },
@@ -194,10 +195,12 @@ function limitsOf({ limits }: SelectedDevices): { [limit: string]: number } {
   );
 }
 
-/** Steps whose matmuls are one workgroup, some, and many. */
+/** Steps whose matmuls are one workgroup, some, and many: these take long, also where one has many tokens. */
 function workgroupsOf(narrow: SmallModel): Step[] {
   const tokens = tokensOfAWorkgroup(narrow.plan);
-  return [1, 16, 1024 / tokens].map((n) => [narrow, { tokens: n * tokens }]);
+  const some = Math.max(4, Math.min(16, 512 / tokens));
+  const many = Math.max(1024, 4 * some * tokens);
+  return [tokens, some * tokens, many].map((n) => [narrow, { tokens: n }]);
 }
 
 /** The most tokens for which a narrow matmul is one workgroup. */

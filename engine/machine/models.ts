@@ -105,7 +105,7 @@ export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
 
 /** Narrow matmuls, of one workgroup for a few tokens and of many for many. */
 export function narrowModel(matmuls: number): Model {
-  return model({ token: upTo(1024), embed: 2048, narrow: 16 }, (m) => {
+  return model({ token: upTo(MOST_TOKENS), embed: 2048, narrow: 16 }, (m) => {
     const x = m.input("x", "token embed");
     return Object.fromEntries(
       Array.from({ length: matmuls }, (_, i) => [

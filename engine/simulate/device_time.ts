@@ -1,10 +1,12 @@
 /** How long a device takes for a launch, from what the launch does and what the machine file says of the device. */
 
 import type { MachineDevice } from "../../spec/machine.ts";
+import type { Computer } from "../tuning.ts";
 import type { LaunchWork } from "./launch_work.ts";
 
-/** Operations that go along with each multiply-add of a matmul, and are in its measured rate already. */
-export const OPERATIONS_PER_MULTIPLY_ADD = 2.25;
+/** Operations that go along with each multiply-add of a matmul with a device's tiles, and are in its measured rate already. */
+export const OPERATIONS_PER_MULTIPLY_ADD: { readonly [C in Computer]: number } =
+  { cpu: 2.9, native: 3.9, gpu: 2.25, software: 2.25 };
 
 /** Seconds of a launch, and what for. */
 export interface LaunchSeconds {
@@ -35,7 +37,8 @@ export function launchSeconds(
   const { multiplyAdds, operations } = work;
   const rest = Math.max(
     0,
-    operations - OPERATIONS_PER_MULTIPLY_ADD * multiplyAdds,
+    operations -
+      OPERATIONS_PER_MULTIPLY_ADD[device.computer ?? "gpu"] * multiplyAdds,
   );
   const computes = multiplyAdds / device.multiplyAdds +
     rest / device.operations;

@@ -32,8 +32,8 @@ export interface LaunchPlace {
   readonly groups?: number;
 }
 
-/** Invocations of a workgroup that stand for all: what a lane does may depend on its number. */
-const LANES = 4;
+/** Invocations of a workgroup that stand for all: what a lane does may depend on its number. More, where it does. */
+const LANES = 4, MORE_LANES = 16;
 
 /** Workgroups along y that stand for all where they do different things. */
 const MERGED = 8;
@@ -58,23 +58,31 @@ function countLaunch(
   { workgroups: [x, y, z], typical, groups = 1 }: LaunchPlace,
 ): LaunchWork {
   const { workgroupSize, bindings } = kernel;
-  const lanes = Math.min(LANES, workgroupSize);
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
   const looked = Math.max(1, Math.min(groups, x));
   const across = Math.min(isMerged(kernel) ? MERGED : 1, y);
-  const works = Array.from({ length: looked * across * lanes }, (_, n) => {
-    const i = n % lanes;
-    const place = Math.floor(n / lanes);
-    return kernelWork(kernel, {
-      group: [
+  const load = (binding: string, index: number) => data.get(binding)?.(index);
+  const worksOf = (most: number) => {
+    const lanes = Math.min(most, workgroupSize);
+    return Array.from({ length: looked * across * lanes }, (_, n) => {
+      const lane = n % lanes;
+      const place = Math.floor(n / lanes);
+      const group = [
         Math.floor((place % looked + 0.5) * x / looked),
         Math.floor((Math.floor(place / looked) + 0.5) * y / across),
         z >> 1,
-      ],
-      lane: lanes === 1 ? 0 : Math.round(i * (workgroupSize - 1) / (lanes - 1)),
-      load: (binding, index) => data.get(binding)?.(index),
+      ] as const;
+      const at = lanes === 1
+        ? 0
+        : Math.round(lane * (workgroupSize - 1) / (lanes - 1));
+      return kernelWork(kernel, { group, lane: at, load });
     });
-  });
+  };
+  const few = worksOf(LANES);
+  const differ = few.some(({ multiplyAdds }, n) =>
+    multiplyAdds !== few[n - n % LANES]!.multiplyAdds
+  );
+  const works = differ ? worksOf(MORE_LANES) : few;
   const scale = x * y * z * workgroupSize / works.length;
   const total = (of: (work: (typeof works)[number]) => number) =>
     scale * works.reduce((n, work) => n + of(work), 0);
