@@ -31,6 +31,7 @@ const FLAGS = [
   "-std=gnu11",
   "-march=native",
   "-fno-fast-math",
+  "-fno-unsafe-math-optimizations",
   "-ffp-contract=off",
   "-fno-math-errno",
   "-fno-trapping-math",
@@ -40,9 +41,13 @@ const FLAGS = [
   "-w",
 ] as const;
 
-/** All options. What `CC` has may say how much is optimized; ours, on which values depend, come after it and win. */
+/**
+ * All options. What `CC` has may say how much is optimized; ours, on which values depend, come after it and win. With `-Ofast`
+ * an object would have the process that loads it flush subnormal numbers to 0, whatever comes after.
+ */
 function flags(given: readonly string[]): readonly string[] {
-  return ["-O2", ...given, ...FLAGS];
+  const optimized = given.map((flag) => flag === "-Ofast" ? "-O3" : flag);
+  return ["-O2", ...optimized, ...FLAGS];
 }
 
 /** Macros of compilers for processors with an instruction for a product and a sum. */
