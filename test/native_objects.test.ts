@@ -1,5 +1,6 @@
 // The cache of compiled C: functions are printed and compiled once, and what is not used goes first.
 // needs: cpu
+import { createHash } from "node:crypto";
 import {
   existsSync,
   mkdirSync,
@@ -10,10 +11,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
+import process from "node:process";
 import t from "tap";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
-import { removeOldest } from "../runtime/native/used_files.ts";
+import { isThere, removeOldest } from "../runtime/native/used_files.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 
 const compiler = await findCompiler();
@@ -64,6 +66,30 @@ t.test("functions are printed and compiled once", { skip }, async (t) => {
   );
 });
 
+t.test("a cache that takes no notes is used", { skip }, async (t) => {
+  const folder = t.testdir();
+  const cache = new ObjectCache(compiler!, folder);
+  // A note cannot replace a folder.
+  const note = createHash("sha256").update(compiler!.identity).update("a");
+  mkdirSync(path.join(folder, `${note.digest("hex")}.json`));
+  let printed = 0;
+  const find = () =>
+    cache.functions(() => [stores(++printed && 1)], {
+      ...{ of: "a", progress: () => {} },
+    });
+  const [first] = await find();
+  t.strictSame(await find(), [first]);
+  t.equal(printed, 2);
+});
+
+t.test("a file whose time cannot be changed is there", {
+  skip: process.getuid?.()
+    ? false
+    : "this user may change the time of any file",
+}, async (t) => {
+  t.ok(await isThere("/bin/sh"));
+});
+
 t.test("what was not used for longest is removed", async (t) => {
   const folder = path.join(t.testdir(), "cache");
   mkdirSync(folder);
@@ -101,4 +127,14 @@ t.test("options of CC decide no value", { skip }, async (t) => {
   const differs = koffi.load(file).func("int differs(float x)");
   t.equal(differs(NaN), 1, "a NaN differs from itself");
   t.equal(differs(1), 0);
+  const fastest = {
+    ...compiler!,
+    command: `${compiler!.command} -Ofast`,
+  };
+  const times = koffi.load(
+    await new ObjectCache(fastest, t.testdir()).library(
+      "float times(float x, float y) { return x * y; }",
+    ),
+  ).func("float times(float x, float y)");
+  t.equal(times(2 ** -149, 1), 2 ** -149, "a subnormal number stays");
 });

@@ -77,7 +77,8 @@ export class ObjectCache {
         to: part,
         failed: this.#at(`${hash}.c`),
       }));
-    await removeOldest(this.#folder);
+    // The object is there, whether or not others can be removed.
+    await removeOldest(this.#folder).catch(() => {});
     return file;
   }
 
@@ -100,7 +101,8 @@ export class ObjectCache {
       const text = JSON.stringify(
         found.map((one) => ({ ...one, path: path.basename(one.path) })),
       );
-      await this.#put(note, (part) => writeFile(part, text));
+      // Without the note, functions are printed again.
+      await this.#put(note, (part) => writeFile(part, text)).catch(() => {});
     }
     return found;
   }
@@ -142,8 +144,9 @@ export class ObjectCache {
     // Processes that start together begin at different batches, so that each finds what others have compiled.
     const first = process.pid * 7;
     let next = 0;
+    let failed = false;
     const worker = async () => {
-      while (next < batches.length) {
+      while (next < batches.length && !failed) {
         const batch = batches[(first + next++) % batches.length]!;
         await look(batch.filter((name) => missing.has(name)));
         const left = batch.filter((name) => missing.has(name));
@@ -157,7 +160,14 @@ export class ObjectCache {
       }
     };
     await Promise.all(
-      Array.from({ length: availableParallelism() }, () => worker()),
+      Array.from(
+        { length: availableParallelism() },
+        () =>
+          worker().catch((error) => {
+            failed = true;
+            throw error;
+          }),
+      ),
     );
     return names.map((name, i) => ({
       ...{ path: paths.get(name)!, name },
@@ -201,7 +211,8 @@ export class ObjectCache {
   /** Have a file made under another name beside it, so that no other process meets half of one. */
   async #put(file: string, make: (part: string) => Promise<void>) {
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
-    const part = `${file}.${process.pid}.${unique++}`;
+    // Processes in containers that share a folder may have the same number.
+    const part = `${file}.${crypto.randomUUID()}`;
     try {
       await make(part);
       await rename(part, file);
@@ -221,8 +232,6 @@ export class ObjectCache {
     return hash.digest("hex");
   }
 }
-
-let unique = 0;
 
 /** Names of functions that are compiled together: those with one prelude, of about equally long texts for all cores. */
 function batchesOf(functions: ReadonlyMap<string, CFunction>): string[][] {

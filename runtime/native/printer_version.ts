@@ -4,13 +4,6 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { PRINTER } from "./print.ts";
 
-let version: Promise<string | undefined> | undefined;
-
-/** A hash of the printer's modules; undefined where they cannot be read. Computed once in a process. */
-export function printerVersion(): Promise<string | undefined> {
-  return version ??= moduleHash(PRINTER);
-}
-
 /** Imports of a module from files beside it. */
 const IMPORTS = /\b(?:from|import)\s*["'](\.[^"'\n]+)["']/g;
 
@@ -31,4 +24,12 @@ async function moduleHash(module: string): Promise<string | undefined> {
     return undefined;
   }
   return hash.digest("hex");
+}
+
+/** Read when this module is imported, as the files that run may be replaced later. */
+const version = moduleHash(PRINTER);
+
+/** A hash of the printer's modules; undefined where they cannot be read. */
+export function printerVersion(): Promise<string | undefined> {
+  return version;
 }

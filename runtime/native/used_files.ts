@@ -12,12 +12,14 @@ const IN_USE_MS = 2 * AGAIN_MS;
 /** The file that changes when a folder is looked through. */
 const LOOKED = "looked";
 
-/** Whether a file is there, which is then used. */
+/** Whether a file is there, which is then used. Where its time cannot be changed, as in a folder of others, it stays. */
 export async function isThere(file: string): Promise<boolean> {
   try {
     const now = Date.now();
     const { mtimeMs } = await stat(file);
-    if (now - mtimeMs > AGAIN_MS) await utimes(file, now / 1e3, now / 1e3);
+    if (now - mtimeMs > AGAIN_MS) {
+      await utimes(file, now / 1e3, now / 1e3).catch(() => {});
+    }
     return true;
   } catch {
     return false;
@@ -48,9 +50,10 @@ export async function removeOldest(
     )
   ) {
     bytes += info.size;
-    if (bytes > most && now - info.mtimeMs > IN_USE_MS) {
-      await rm(file, { force: true });
-    }
+    if (bytes <= most || now - info.mtimeMs <= IN_USE_MS) continue;
+    // Another process may have used it meanwhile.
+    const again = await lstat(file).catch(() => undefined);
+    if (again?.mtimeMs === info.mtimeMs) await rm(file, { force: true });
   }
   for (const { file } of links!) {
     if (!await stat(file).catch(() => undefined)) {
