@@ -63,11 +63,12 @@ export class NativeHeap {
 
   /** Give memory back; of a heap that was closed, it has been. */
   release({ address, size }: HostSpan): void {
-    if (this.#maps.delete(address)) return this.#runtime.unmap(address, size);
-    if (!this.#sizes.delete(address)) return;
+    const isMapped = this.#maps.delete(address);
+    if (!isMapped && !this.#sizes.delete(address)) return;
     for (const at of this.#views.keys()) {
       if (at >= address && at < address + size) this.#views.delete(at);
     }
+    if (isMapped) return this.#runtime.unmap(address, size);
     this.#runtime.free(address, size);
     this.#used -= size;
   }

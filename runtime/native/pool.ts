@@ -1,6 +1,7 @@
 /** Threads of compiled C over memory outside of JavaScript: kernels of all native devices of a pool run here, in order. */
 
 import { totalmem } from "node:os";
+import { setImmediate } from "node:timers/promises";
 import { MachineError } from "../../spec/errors.ts";
 import { exactJson } from "../../spec/kernel/exact_json.ts";
 import { MAX_ELEMENTS } from "../../spec/limits.ts";
@@ -24,7 +25,8 @@ export const MAX_NATIVE_THREADS = 256;
 
 /**
  * Nanoseconds up to which launches run on the thread that waits for them: handing them to another costs a sixth of a millisecond,
- * with all that is cold there. The event loop waits for no more than that, and goes on between steps.
+ * with all that is cold there. By prediction, the event loop waits for up to 8 ms a run; once such runs add up to that, timers and
+ * servers get a turn.
  */
 const HERE_BUDGET = 8_000_000;
 
@@ -65,6 +67,8 @@ export class NativePool implements HostPool<Uint32Array> {
     (length) => new Uint32Array(length),
     (batch, waited) => this.#run(batch, waited),
   );
+  /** Nanoseconds that runs took on the thread that waits since the event loop had a turn. */
+  #here = 0;
   #failure: Error | undefined;
   #closed = false;
 
@@ -122,6 +126,10 @@ export class NativePool implements HostPool<Uint32Array> {
     kernels.forEach((kernel, i) => {
       if (!this.#kernels.has(keys[i]!)) fresh.set(keys[i]!, kernel);
     });
+    if (fresh.size === 0) {
+      progress?.(kernels.length, kernels.length);
+      return keys.map((key) => this.#kernels.get(key)!);
+    }
     const { lanes } = objects.compiler;
     const ready = kernels.length - fresh.size;
     const version = await printerVersion();
@@ -241,8 +249,16 @@ export class NativePool implements HostPool<Uint32Array> {
     let from = 0;
     if (waited && !this.#strange) {
       from = runtime.run(this.#pool, words, { from, to, budget: HERE_BUDGET });
+      if (from > 0) {
+        const last = runtime.position(this.#pool);
+        this.#here += whole(words, last + RECORD.end) -
+          whole(words, RECORD.start);
+      }
     }
-    if (from < to) await this.#aside(words, { from, to });
+    if (from < to || this.#here > HERE_BUDGET) {
+      this.#here = 0;
+      await (from < to ? this.#aside(words, { from, to }) : setImmediate());
+    }
     for (const { at, times } of timed) {
       times.push({
         start: whole(words, at + RECORD.start),

@@ -213,7 +213,8 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     struct launch *l = (struct launch *)(words + from);
     struct kernel *kernel = &p->kernels[l->kernel];
     double predicted = kernel->cost * l->groups;
-    if (budget > 0 && (kernel->cost < 0 || last - begin + predicted / p->threads > budget)) break;
+    uint32_t sharers = l->groups < p->threads ? l->groups : p->threads;
+    if (budget > 0 && (kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
     p->position = from;
     l->start = last;
     if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && predicted < ${SHARE_FROM_NS})) {
