@@ -237,7 +237,10 @@ async function runAll(files) {
   };
   for (let i = 0; i < JOBS; i++) start();
   let before = idleTime();
+  // In a container, cores that idle are the host's, and may not be ours.
+  const areOurs = availableParallelism() >= cpus().length;
   const timer = setInterval(() => {
+    if (!areOurs) return;
     const now = idleTime();
     const share = (now.idle - before.idle) / (now.all - before.all);
     before = now;

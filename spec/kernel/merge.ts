@@ -105,7 +105,7 @@ export function mergeKernels(
 
 /**
  * The parts of a merged kernel, each with the number along y at which its workgroups end; of any other kernel, one part
- * without an end. Printers of CPUs make a function of each: compilers do worse with a large one.
+ * without an end. The printer of WebAssembly makes a function of each: compilers do worse with a large one.
  */
 export function partsOf(
   kernel: Kernel,
