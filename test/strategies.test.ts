@@ -12,6 +12,7 @@ import {
   dot,
   map,
   model,
+  mul,
   route,
   upTo,
 } from "../compiler/mod.ts";
@@ -82,7 +83,9 @@ function layer(
         (u) => Math.max(u, 0),
         dot(cast(rows, "f32"), up, "embed"),
       );
-      const y = combine(dot(hidden, down, "ffn"), routing);
+      // Of 16 bits, its experts of a rank do not fill words.
+      const scaled = mul(dot(hidden, down, "ffn"), m.param("scale", "expert"));
+      const y = combine(scaled, routing);
       return { y: add(x, y) };
     }),
     calls: [{ x: waves(16 * tokens, tokens) }],
@@ -270,8 +273,8 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
 t.test("weights of experts are gathered as they are stored, and no row is sent", async (t) => {
   // Rows of 16-bit elements begin at multiples of four.
   const bytesOf = {
-    f32: 8 * (16 * 22 + 22 * 16) * 4,
-    bf16: 8 * (16 * 24 + 22 * 16) * 2,
+    f32: 8 * (16 * 22 + 22 * 16 + 1) * 4,
+    bf16: 8 * (16 * 24 + 22 * 16 + 1) * 2,
   };
   for (const stored of ["f32", "bf16"] as const) {
     const made = layer(ROUTERS[1], {

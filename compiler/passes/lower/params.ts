@@ -41,7 +41,9 @@ export function layoutParams(
       const shard = layouts.get(node.inputs[0]!)!;
       const [first, ...rest] = shard.axes;
       const { axis, to } = node.params;
-      const shards = first === axis && !shard.splitsWords;
+      // What is behind the last row of a shard would be between them.
+      const shards = first === axis && !shard.splitsWords &&
+        (rest.length > 0 || shard.rowStride === undefined);
       if (shards && gathersExperts(node, placed)) {
         layouts.set(node, { ...shard, axes: [to, ...rest], shards });
       } else if (node.phase === undefined) {
