@@ -108,7 +108,7 @@ const next = decoder.next.bind(decoder);
 decoder.next = (packed, rows) => {
   const made = next(packed, rows);
   if (pages) {
-    steps.push({ taken: pages.used * pages.size, live: pages.held });
+    steps.push({ taken: sum(pages.used) * pages.size, live: pages.held });
   }
   return made;
 };

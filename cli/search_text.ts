@@ -81,7 +81,7 @@ function advice(
     `--max-tokens ${step.tokens}`,
     `--max-sequences ${step.sequences}`,
     `--max-context ${context}`,
-    ...pageFlags(step.of.plan),
+    ...pageFlags(step.of.plan, context),
     ...strategyFlags(strategy),
     ...zero > 0 ? [`--zero ${zero}`] : [],
     ...recompute ? ["--recompute"] : [],
@@ -92,15 +92,15 @@ function advice(
   ];
 }
 
-/** The pages of caches, of layers that see everything where there are any. */
-function pageFlags(plan: Plan): string[] {
+/** The pages of caches, of layers that see everything where there are any: as many as a sequence has at least. */
+function pageFlags(plan: Plan, context: number): string[] {
   const counts = Object.keys(plan.axes).filter(isPageAxis).flatMap((name) => {
     const axis = heldAxis(plan, name);
     return partLengths(plan, axis) ?? [axis.size];
   });
-  return counts.length === 0
-    ? []
-    : [`--pages ${Math.max(...counts)}x${plan.axes[WITHIN]!.size}`];
+  if (counts.length === 0) return [];
+  const { size } = plan.axes[WITHIN]!;
+  return [`--pages ${Math.max(...counts, Math.ceil(context / size))}x${size}`];
 }
 
 /** By which rates the time of arithmetic is predicted: those of who compares it with published speeds may be others. */

@@ -4,7 +4,7 @@
  */
 
 import type { HostTensor } from "../runtime/mod.ts";
-import { DataError, invariant } from "../spec/errors.ts";
+import { DataError } from "../spec/errors.ts";
 import { groupSizeOf } from "../spec/mesh.ts";
 import {
   firstSeen,
@@ -101,6 +101,12 @@ interface Pool {
   readonly full: Map<string, Block>;
 }
 
+/** Which tokens a step has. */
+interface StepTokens {
+  readonly sequence: Int32Array;
+  readonly position: Int32Array;
+}
+
 /** The pages of all sequences. */
 export class PageTable {
   readonly size: number;
@@ -152,14 +158,10 @@ export class PageTable {
     );
   }
 
-  /** Pages that are in use, of all groups and on all ranks; one that several sequences share is one. */
-  get used(): number {
-    return sum(
-      this.#pools.flatMap(({ free }) =>
-        this.#shape.groups.map(({ count }, group) =>
-          count - free[group]!.length
-        )
-      ),
+  /** By group, pages that are in use on all ranks; one that several sequences share is one. */
+  get used(): number[] {
+    return this.#shape.groups.map(({ count }, group) =>
+      sum(this.#pools.map(({ free }) => count - free[group]!.length))
     );
   }
 
@@ -178,7 +180,11 @@ export class PageTable {
     ) return true;
     if (position < tokens.length) {
       const retained = this.keep(sequence, position);
-      invariant(retained === position, "a token is written where others read");
+      if (retained !== position) {
+        throw new DataError(
+          `Cannot run position ${position} of sequence ${sequence}: it has given back pages that the token there sees, or others read the page that it is in. Feed it again from position ${retained}, as 'keep' returns`,
+        );
+      }
     }
     const { free } = this.#poolOf(sequence);
     while (blocks.length <= block) {
@@ -206,7 +212,7 @@ export class PageTable {
       const block = full.get(keyOf(found.at(-1) ?? blocks.at(-1), next));
       if (!block) break;
       found.push(block);
-      known.push(...next);
+      for (const token of next) known.push(token);
     }
     for (; found.length > 0; found.pop()) {
       const first = this.#firstBlocks(
@@ -219,7 +225,7 @@ export class PageTable {
       if (!whole) continue;
       for (const block of found) this.#add(sequence, block, isSeen);
       const shared = known.slice(0, found.length * this.size);
-      tokens.push(...shared);
+      for (const token of shared) tokens.push(token);
       return shared.length;
     }
     return 0;
@@ -234,6 +240,17 @@ export class PageTable {
         this.#giveBack(sequence, group, block);
       }
     });
+  }
+
+  /** Give back pages that no token of a step sees, nor one after it. */
+  advanceAll({ sequence, position }: StepTokens): void {
+    const first = new Map(
+      this.#sequences.map(({ tokens }, s) => [s, tokens.length]),
+    );
+    sequence.forEach((s, i) =>
+      first.set(s, Math.min(first.get(s) ?? Infinity, position[i]!))
+    );
+    for (const [s, at] of first) this.advance(s, at);
   }
 
   /**
@@ -318,7 +335,11 @@ export class PageTable {
     const known = at === 0 || before?.key !== undefined;
     const { full } = this.#poolOf(sequence);
     const key = keyOf(before, ids);
-    if (!known || ids.includes(undefined) || full.has(key)) return;
+    const there = full.get(key);
+    const whole = there?.pages.every((page) => page);
+    if (!known || ids.includes(undefined) || whole) return;
+    // One that has given pages back is of less use to others.
+    if (there) delete there.key;
     const block = blocks[at]!;
     block.key = key;
     full.set(key, block);
@@ -342,17 +363,10 @@ function keyOf(
 /** Take the pages of all tokens of a step, and give back those that none of them sees. Throws DataError where there are too few. */
 export function placeTokens(
   pages: PageTable,
-  { ids, sequence, position }: {
-    readonly ids: Int32Array;
-    readonly sequence: Int32Array;
-    readonly position: Int32Array;
-  },
+  { ids, ...of }: StepTokens & { readonly ids: Int32Array },
 ): void {
-  const first = new Map<number, number>();
-  sequence.forEach((s, i) =>
-    first.set(s, Math.min(first.get(s) ?? Infinity, position[i]!))
-  );
-  for (const [s, at] of first) pages.advance(s, at);
+  const { sequence, position } = of;
+  pages.advanceAll(of);
   for (let i = 0; i < ids.length; i++) {
     if (pages.place(sequence[i]!, position[i]!, ids[i]!)) continue;
     throw new DataError(

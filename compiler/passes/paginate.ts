@@ -69,10 +69,12 @@ export function paginate(
   const seen = seenOf(graph, placed.axes[context]!.size);
   const count = (of: Seen): number => {
     const each = seenPages(of, pages.size);
-    return each === undefined ? pages.count : Math.min(
-      pages.count,
-      each * sequences + Math.ceil(stepTokens(localized) / pages.size),
-    );
+    if (each === undefined) return pages.count;
+    // A page more for each sequence that ends with the first token of one, and for as many tokens as a page has.
+    const tokens = stepTokens(localized);
+    const ends = Math.min(sequences, Math.floor(tokens / 2));
+    const whole = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
+    return Math.min(pages.count, each * sequences + ends + whole);
   };
   const groups = [...new Map(
     [...caches].map((cache) => {
