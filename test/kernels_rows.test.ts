@@ -96,6 +96,27 @@ testKernels(
         ).size);
       t.same([...result["counts"]!], [...expected.counts, ...tokensOf]);
       t.same([...result["sendRow"]!], expected.sendRow);
+      if (!units) return;
+      // Tokens by unit: each goes there once, at its first choice of it.
+      const inUnit = (a: number, u: number) =>
+        kept[a]! && sent[a]! >= units[u]! && sent[a]! < units[u + 1]!;
+      const tokenRow = new Array<number>(tokens * k).fill(DROPPED);
+      const places = new Array<number>(
+        expected.counts.reduce((a, b) => a + b, 0),
+      );
+      let rows = 0;
+      for (let u = 0; u < unitCount; u++) {
+        const first = rows;
+        for (let token = 0; token < tokens; token++) {
+          const choices = Array.from({ length: k }, (_, j) => token * k + j);
+          const there = choices.filter((a) => inUnit(a, u));
+          if (there.length === 0) continue;
+          for (const a of there) places[expected.sendRow[a]!] = rows - first;
+          tokenRow[there[0]!] = rows++;
+        }
+      }
+      t.same([...result["tokenRow"]!], tokenRow);
+      t.same([...result["places"]!.subarray(0, places.length)], places);
     }, 8);
   },
 );

@@ -66,7 +66,6 @@ function layers(
   });
 }
 
-/** What a plan computes, and the memory that it takes. */
 for (const kind of ["wide", "experts"] as const) {
   for (const mesh of kind === "wide" ? [{}] : [{}, { dp: 2, ep: 2 }]) {
     t.test(`${kind} on ${JSON.stringify(mesh)}`, async (t) => {

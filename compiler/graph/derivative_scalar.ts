@@ -204,7 +204,7 @@ function readsOf(e: Expr, into: Set<string>): void {
   }
 }
 
-/** A scalar function without the parameters and values that it does not need; its own are `kept`, the last one first. */
+/** A scalar function without the parameters and values that it does not need; its own are `used`, the last one first. */
 export interface Trimmed {
   readonly fn: ScalarFunction;
   readonly used: readonly number[];
@@ -246,7 +246,7 @@ function trim(fn: ScalarFunction): Trimmed {
 }
 
 /**
- * The derivative of `fn` by its parameter `by`, times a number that is one more parameter: the last in `kept`'s count, and
+ * The derivative of `fn` by its parameter `by`, times a number that is one more parameter: the last in `used`'s count, and
  * the first of the function that is returned. Undefined where it is zero everywhere.
  */
 export function differentiateScalar(

@@ -280,7 +280,7 @@ function fewRows(o: Matmul, rows: number): Part {
   };
 }
 
-/** What turns of a sum add, for one index k, or for two where words hold both. */
+/** What iterations of a sum add, for one index k, or for two where words hold both. */
 function products(
   o: Matmul,
   left: Pick<Left, "at">,

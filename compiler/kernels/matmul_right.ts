@@ -43,7 +43,7 @@ function inWords({ stored, inside }: MatmulWeight): boolean {
   return isHalf(stored) && inside !== "k";
 }
 
-/** Whether turns of a sum take two terms: words hold two that follow each other along k. */
+/** Whether iterations of a sum take two terms: words hold two that follow each other along k. */
 export function takesPairs(o: Pick<MatmulOptions, "weights">): boolean {
   return o.weights.some((w) => isHalf(w.stored) && !inWords(w));
 }

@@ -10,8 +10,8 @@
  * | `storeCaches` | local graph | local graph: caches in 16 bits, where asked |
  * | `paginate` | local graph | local graph: caches in pages, where asked |
  * | `expand` | graph | graph: dispatch and combine are their parts, in chunks where asked, with explicit exchanges |
- * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
  * | `layoutParams` | graph, places | every parameter has a memory layout |
+ * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `waitForExchanges` | steps | steps: what is started is waited for where it is needed |

@@ -7,7 +7,7 @@ export interface ParamLayout {
   /** Axes in memory order. */
   readonly axes: readonly string[];
   readonly rowStride?: number;
-  /** Of a gathered parameter: the shards of ranks, one after another, are it, so that it is gathered as they are stored. */
+  /** Of a gathered parameter: it is the concatenation of the ranks' shards, so it is gathered in its stored layout. */
   readonly shards?: boolean;
   /** They are those of the file, with the axes inside over which its first dot contracts. */
   readonly filed?: boolean;

@@ -6,6 +6,7 @@
  * | an axis replicated | sharded | `allSlice`: free |
  * | an axis sharded | replicated | `allGather` |
  * | unreduced | an axis sharded over the same mesh axes | `reduceScatter` |
+ * | unreduced over more, minor | a ragged axis sharded over more | `reduceScatter` over both, then `allGather` over minor |
  * | unreduced | reduced | `allReduce` |
  */
 

@@ -13,9 +13,12 @@ export function clamped(index: Expr, end: Expr): Expr {
   return min(index, sub(end, u32(1)));
 }
 
+/** A value and its end. */
+type Bound = readonly [value: Expr, end: Expr];
+
 /** Run `then` where each value is below its end. */
 export function whereBelow(
-  bounds: readonly (readonly [value: Expr, end: Expr])[],
+  bounds: readonly [Bound, ...Bound[]],
   then: readonly Stmt[],
 ): Stmt {
   const tests = bounds.map((bound) => lt(...bound));

@@ -14,7 +14,7 @@ import { gatherRows, swapRows } from "./gather_rows.ts";
 
 /**
  * A launch on the rank that receives. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
- * group ranks in `sources`), and where it uses them `counts`, `groupRank` and `moved`, by the step's fields of those names.
+ * group ranks in `sources`), and where it uses them `counts`, `groupRank` and `receivedCounts`, by the step's fields of those names.
  */
 export interface LocalLaunch {
   readonly kernel: Kernel;
