@@ -62,7 +62,12 @@ export function partBounds(
   }
   const { within } = assignment;
   if (within === undefined) return blockSizes(size, groupSize);
-  const outer = partBounds(plan, plan.axes[within]!);
+  const around = plan.axes[within]!;
+  // No legal plan has it: the verifier asks for bounds of others too, and each is over fewer mesh axes than the one before.
+  if ((around.over?.length ?? 0) >= over.length) {
+    return blockSizes(size, groupSize);
+  }
+  const outer = partBounds(plan, around);
   const parts = Math.ceil(groupSize / outer.length);
   return outer.flatMap((n) =>
     new Array<number>(parts).fill(Math.ceil(n / parts))

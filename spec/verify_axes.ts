@@ -2,7 +2,7 @@
 
 import { partBounds, partLengths } from "./axis_parts.ts";
 import { groupRankOf, groupSizeOf } from "./mesh.ts";
-import { onRank, type Port } from "./plan.ts";
+import { onRank, type PlanAxis, type Port } from "./plan.ts";
 import { perRankText } from "./text_parts.ts";
 import { type Facts, type Report, width } from "./verify_facts.ts";
 
@@ -21,6 +21,7 @@ export function sameList<T>(a: readonly T[], b: readonly T[]): boolean {
 /** Placed fixed axes have a table that holds each index once; dynamic axes are assigned and counted. */
 export function checkPlacement(facts: Facts, report: Report): void {
   const { plan } = facts;
+  const ending = endingAxes(plan);
   for (const [name, axis] of Object.entries(plan.axes)) {
     const fail = (because: string) => report(`place axis '${name}'`, because);
     if (axis.dynamic && axis.table) fail("a dynamic axis has a table");
@@ -51,6 +52,11 @@ export function checkPlacement(facts: Facts, report: Report): void {
       ) {
         fail(
           `'${axis.assignment.within}' is not assigned over the first of its mesh axes`,
+        );
+      }
+      if (outer.length >= (axis.over?.length ?? 0)) {
+        fail(
+          `'${axis.assignment.within}' is not over fewer mesh axes`,
         );
       }
     }
@@ -89,7 +95,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
       }
     }
     const { assignment } = axis;
-    if (!ends(plan, name)) fail("it is assigned as itself");
+    if (!ending.has(name)) fail("it is assigned as itself");
     if (assignment?.by === "sequence") {
       checkSequence(facts, name, assignment.input, fail);
     }
@@ -124,21 +130,26 @@ function checkSequence(
   }
 }
 
-/** Whether an axis is assigned as others are, and these as others are, and so on to one that follows none. */
-function ends({ axes }: Facts["plan"], axis: string): boolean {
-  const seen = new Set<string>();
-  for (let at = axis; !seen.has(at);) {
-    seen.add(at);
-    const { assignment } = axes[at]!;
-    const next = assignment && "of" in assignment
-      ? assignment.of
-      : assignment?.by === "blocks"
-      ? assignment.within
-      : undefined;
-    if (next === undefined) return true;
-    at = next;
+/** The axes that are assigned as others are, and these as others are, and so on to one that follows none. */
+function endingAxes({ axes }: Facts["plan"]): ReadonlySet<string> {
+  const ending = new Map<string, boolean>();
+  for (const axis of Object.keys(axes)) {
+    const followed: string[] = [];
+    let at: string | undefined = axis;
+    while (at !== undefined && !ending.has(at)) {
+      ending.set(at, false);
+      followed.push(at);
+      const { assignment }: PlanAxis = axes[at]!;
+      at = assignment && "of" in assignment
+        ? assignment.of
+        : assignment?.by === "blocks"
+        ? assignment.within
+        : undefined;
+    }
+    const ends = at === undefined || ending.get(at)!;
+    for (const name of followed) ending.set(name, ends);
   }
-  return false;
+  return new Set(Object.keys(axes).filter((axis) => ending.get(axis)));
 }
 
 /** Items go where items of a placed axis are, which an input over them numbers. */
@@ -173,10 +184,11 @@ function checkItems(
 function legalSizes(
   { plan, everyRank }: Facts,
   name: string,
+  ending: ReadonlySet<string>,
 ): { all: number; part: readonly number[] | undefined } {
   const axis = plan.axes[name]!;
   const { over, table, assignment, size } = axis;
-  const blocks = assignment?.by === "blocks" && ends(plan, name);
+  const blocks = assignment?.by === "blocks" && ending.has(name);
   if (!over || (!table && !blocks)) {
     return { all: size, part: undefined };
   }
@@ -189,9 +201,10 @@ function legalSizes(
 
 /** Axes of buffers that the plan knows have its length, or the length of each rank's part. */
 export function checkAxes(facts: Facts, report: Report): void {
+  const ending = endingAxes(facts.plan);
   const axes = new Map(
     Object.entries(facts.plan.axes).map(([name, axis]) =>
-      [name, { axis, legal: legalSizes(facts, name) }] as const
+      [name, { axis, legal: legalSizes(facts, name, ending) }] as const
     ),
   );
   for (const [name, buffer] of facts.buffers) {

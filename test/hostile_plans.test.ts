@@ -24,7 +24,8 @@ import {
 } from "../spec/kernel/build.ts";
 import type { Stmt } from "../spec/kernel/tree.ts";
 import { parsePlan, stringifyPlan } from "../spec/mod.ts";
-import type { LaunchStep } from "../spec/plan.ts";
+import type { LaunchStep, Plan } from "../spec/plan.ts";
+import { verifyPlan } from "../spec/verify.ts";
 import {
   floats,
   switchyard,
@@ -227,6 +228,29 @@ t.test("a model in a plan may take little time and memory to compile", async (t)
     assertCompiled(hostile, { memory: 32 }),
     refused("32 MiB of memory"),
   );
+});
+
+t.test("axes that are assigned within each other, and so on, are refused", (t) => {
+  const draft = parsePlan(text) as Mutable<ReturnType<typeof parsePlan>>;
+  draft.mesh = [{ name: "ep", size: 1 }];
+  const count = 12_000;
+  for (let i = 0; i < count; i++) {
+    draft.axes[`c${i}`] = {
+      ...{ size: 64, dynamic: true, over: ["ep"] },
+      assignment: {
+        by: "blocks",
+        ...i + 1 < count ? { within: `c${i + 1}` } : {},
+      },
+    };
+  }
+  const messages = verifyPlan(draft as Plan).map(({ message }) => message);
+  t.ok(
+    messages.includes(
+      "Cannot place axis 'c0': 'c1' is not over fewer mesh axes",
+    ),
+    String(messages[0]),
+  );
+  t.end();
 });
 
 const LONG: { readonly [what: string]: () => string } = {
