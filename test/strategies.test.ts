@@ -83,7 +83,6 @@ function layer(
         (u) => Math.max(u, 0),
         dot(cast(rows, "f32"), up, "embed"),
       );
-      // Of 16 bits, its experts of a rank do not fill words.
       const scaled = mul(dot(hidden, down, "ffn"), m.param("scale", "expert"));
       const y = combine(scaled, routing);
       return { y: add(x, y) };
@@ -291,6 +290,11 @@ t.test("weights of experts are gathered as they are stored, and no row is sent",
       ...{ counts: 0, dispatch: 0, combine: 0, gather: 0 },
       reduce: 4 * bytesOf[stored] / 2,
     });
+    // Two scales of 16 bits on a rank have room for four, which are not gathered.
+    const apart = await statisticsOf(made, {
+      ...{ mesh: { ep: 4 }, dispatcher: "gatherWeights" },
+    });
+    t.equal(apart.results, wanted);
   }
 });
 
