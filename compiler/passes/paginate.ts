@@ -70,7 +70,7 @@ export function paginate(
   const count = (of: Seen): number => {
     const each = seenPages(of, pages.size);
     if (each === undefined) return pages.count;
-    // A page more for each sequence that ends with the first token of one, and for as many tokens as a page has.
+    // Two tokens of a sequence may see one page more than one does, and as many more as a page has another.
     const tokens = stepTokens(localized);
     const ends = Math.min(sequences, Math.floor(tokens / 2));
     const whole = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
