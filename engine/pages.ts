@@ -235,9 +235,10 @@ export class PageTable {
   advance(sequence: number, position: number): void {
     const { pages } = this.#sequences[sequence]!;
     this.#firstBlocks(position).forEach((first, group) => {
-      const end = Math.min(first, pages[group]!.length);
-      for (let block = 0; block < end; block++) {
-        this.#giveBack(sequence, group, block);
+      // What is given back are always the first ones.
+      let block = Math.min(first, pages[group]!.length) - 1;
+      while (block >= 0 && pages[group]![block]) {
+        this.#giveBack(sequence, group, block--);
       }
     });
   }

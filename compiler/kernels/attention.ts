@@ -19,10 +19,11 @@ import { blockedSum } from "./pieces/blocked_sum.ts";
 import { halves } from "./pieces/decode.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 import { registers } from "../../spec/kernel/registers.ts";
-import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
+import type { Seen } from "../../spec/pages.ts";
+import { firstSeenText } from "./pieces/seen_keys.ts";
 
 /** Attention. Its grid is `attentionGrid`. */
-export interface AttentionOptions extends QueryShape, SeenKeys {
+export interface AttentionOptions extends QueryShape, Seen {
   readonly name: string;
   /** Values are the first elements of the keys; there is no binding `values`. */
   readonly shared?: boolean;
@@ -112,7 +113,7 @@ function attend(
     ...{ o, token, heads, tokens, width, parts: Math.ceil(width / KEY_BLOCK) },
     cache: cacheOf(o, token, kvHead),
     each: wgsl`t < ${tokens}, h < ${heads}`,
-    firstSeen: firstSeen(o, { own: wgsl`(end[t] - 1)`, next: "end[t]" }),
+    firstSeen: firstSeenText(o, { own: wgsl`(end[t] - 1)`, next: "end[t]" }),
   };
   const first = of.firstSeen
     ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`

@@ -8,10 +8,11 @@ import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { LOWEST } from "./pieces/numbers.ts";
-import { firstSeen, type SeenKeys } from "./pieces/seen_keys.ts";
+import type { Seen } from "../../spec/pages.ts";
+import { firstSeenText } from "./pieces/seen_keys.ts";
 
 /** What attention it is. */
-export interface BackwardOptions extends SeenKeys {
+export interface BackwardOptions extends Seen {
   readonly name: string;
   readonly heads: number;
   readonly kvHeads: number;
@@ -175,7 +176,7 @@ function eachKey(
   own: { readonly position: Hole; readonly sequence: Hole },
   then: KernelText,
 ): KernelText {
-  const first = firstSeen(o, {
+  const first = firstSeenText(o, {
     own: "own_position",
     next: wgsl`own_position + 1`,
   });

@@ -133,10 +133,8 @@ function rowsOfTile(o: Matmul): Part {
   const few: [height: number, part: Part][] = teamsOf(o).teams === 1
     ? rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)])
     : right === "workgroup"
-    ? [...heights, ...inRows(o) ? [rows] : []].map((n) => [
-      n,
-      ofFirstTeam(o, n),
-    ])
+    ? [...new Set([...heights, ...inRows(o) ? [rows] : []])]
+      .map((n) => [n, ofFirstTeam(o, n)])
     // Without a barrier lanes of different rows may not be at one branch.
     : [...new Set([...heights, rows])].flatMap((n) =>
       blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []

@@ -105,9 +105,9 @@ export function sumsByPanels(
         }
         ${setEach(sums, "_part", (of) => plus(of("_part"), of("_block")))}
       }`;
-  const results = (end: KernelText) =>
+  const results = (isLast: KernelText) =>
     wgsl`
-      if (${end} == ${length * count}) {
+      if (${isLast}) {
         ${
       sums.map(({ base, indices }) =>
         letRegister(base, indices, register(`${base}_part`, indices))
@@ -123,15 +123,15 @@ export function sumsByPanels(
     if ((k_start + ${step}) % ${ofLength} == 0) {
       ${tree.add(expr`${local("k_start", "u32")} / ${ofLength}`)}
     }
-    ${results(wgsl`k_start + ${step}`)}`;
+    ${results(wgsl`k_start + ${step} == ${length * count}`)}`;
   const ofSegments = wgsl`
     for (var segment = 0u; segment < ${inPanel / ofSegment}; segment++) {
       ${declareEach(sums, "_part")}
       let first_block = segment * ${ofSegment};
       ${blocksFrom(wgsl`first_block`, ofSegment)}
-      let segment_k = k_start + segment * ${ofLength};
-      ${tree.add(expr`${local("segment_k", "u32")} / ${ofLength}`)}
-      ${results(wgsl`segment_k + ${ofLength}`)}
+      let at_segment = k_start / ${ofLength} + segment;
+      ${tree.add(local("at_segment", "u32"))}
+      ${results(wgsl`at_segment + 1 == ${segments}`)}
     }`;
   const panel = wgsl`
     ${inPanel < count && wgsl`workgroupBarrier();`}

@@ -101,6 +101,20 @@ export function walkExpression(
   for (const operand of operands(e)) walkExpression(operand, visit, seen);
 }
 
+/** Whether some expression in statements passes a test. */
+export function someExpression(
+  body: readonly Stmt[],
+  test: (e: Expr) => boolean,
+): boolean {
+  let found = false;
+  walkStatements(body, (s) => {
+    for (const e of expressionsOf(s)) {
+      walkExpression(e, (node) => found ||= test(node));
+    }
+  });
+  return found;
+}
+
 /** Whether a barrier stands in a statement. */
 export function hasBarrier(s: Stmt): boolean {
   return s.op === "barrier" ||

@@ -5,11 +5,12 @@
 
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
+  bodiesOf,
   expressionsOf,
   hasBarrier,
   namesIn,
+  someExpression,
   walkExpression,
-  walkStatements,
 } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
 
@@ -167,11 +168,13 @@ function usesShared(o: Outer): boolean {
   if (o.op === "for") {
     return expressionsOf(o.loop).some(readsShared) || o.body.some(usesShared);
   }
-  let uses = false;
-  walkStatements(o.body, (s) => {
-    uses ||= s.op === "sharedStore" || expressionsOf(s).some(readsShared);
-  });
-  return uses;
+  return o.body.some(storesShared) ||
+    someExpression(o.body, ({ op }) => op === "shared");
+}
+
+function storesShared(s: Stmt): boolean {
+  return s.op === "sharedStore" ||
+    bodiesOf(s).some((body) => body.some(storesShared));
 }
 
 function readsShared(e: Expr): boolean {

@@ -66,7 +66,7 @@ class Invariants {
     });
   }
 
-  /** No turn stores to an array, so that what several load may be loaded at once. */
+  /** No iteration stores to an array, so that what several load may be loaded at once. */
   keeps(array: string): boolean {
     return !this.#stored.has(array);
   }

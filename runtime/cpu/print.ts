@@ -69,7 +69,28 @@ export function printKernels(
   return { bytes: module.encode(), scratch };
 }
 
-/** The loop over workgroups of a merged kernel: those along y up to an end are of one function, then of the next. */
+/** The loop over workgroups, which local 1 numbers up to local 2. `body` also moves on to the next one. */
+function eachGroup(f: WasmFunction, body: () => void): void {
+  f.block();
+  f.loop();
+  f.get(1);
+  f.get(2);
+  f.op("i32.ge_u");
+  f.branchIf(1);
+  body();
+  f.branch(0);
+  f.op("end", "end");
+}
+
+/** Push the workgroup's number over how many there are along y: its place along y is what remains, the fastest one. */
+function pushAlongY(f: WasmFunction, op: "i32.div_u" | "i32.rem_u"): void {
+  f.get(1);
+  f.get(0);
+  f.load("i32.load", 4 * RECORD.y);
+  f.op(op);
+}
+
+/** A merged kernel: workgroups along y up to an end are run by one function, then by the next. */
 function printParts(
   parts: readonly {
     readonly end: number | undefined;
@@ -77,43 +98,44 @@ function printParts(
   }[],
 ): WasmFunction {
   const f = new WasmFunction(["i32", "i32", "i32", "i32"], []);
-  const y = f.local("i32");
-  f.block();
-  f.loop();
-  f.get(1);
-  f.get(2);
-  f.op("i32.ge_u");
-  f.branchIf(1);
-  f.get(1);
-  f.get(0);
-  f.load("i32.load", 4 * RECORD.y);
-  f.op("i32.rem_u");
-  f.set(y);
-  for (const { end, index } of parts) {
-    if (end !== undefined) {
+  const [y, next] = [f.local("i32"), f.local("i32")];
+  eachGroup(f, () => {
+    pushAlongY(f, "i32.rem_u");
+    f.set(y);
+    for (const { end, index } of parts) {
+      if (end !== undefined) {
+        f.get(y);
+        f.i32(end);
+        f.op("i32.lt_u");
+        f.if();
+      }
+      // All that follow along y and are of the same part, of those up to local 2.
+      f.get(1);
       f.get(y);
-      f.i32(end);
-      f.op("i32.lt_u");
-      f.if();
+      f.op("i32.sub");
+      if (end !== undefined) f.i32(end);
+      else {
+        f.get(0);
+        f.load("i32.load", 4 * RECORD.y);
+      }
+      f.op("i32.add");
+      f.tee(next);
+      f.get(2);
+      f.get(next);
+      f.get(2);
+      f.op("i32.lt_u", "select");
+      f.set(next);
+      f.get(0);
+      f.get(1);
+      f.get(next);
+      f.get(3);
+      f.call(index);
+      if (end !== undefined) f.op("else");
     }
-    f.get(0);
-    f.get(1);
-    f.get(1);
-    f.i32(1);
-    f.op("i32.add");
-    f.get(3);
-    f.call(index);
-    if (end !== undefined) f.op("else");
-  }
-  f.op(
-    ...parts.flatMap(({ end }) => end === undefined ? [] : ["end"] as const),
-  );
-  f.get(1);
-  f.i32(1);
-  f.op("i32.add");
-  f.set(1);
-  f.branch(0);
-  f.op("end", "end");
+    for (const { end } of parts) if (end !== undefined) f.op("end");
+    f.get(next);
+    f.set(1);
+  });
   return f;
 }
 
@@ -241,39 +263,27 @@ class KernelPrinter {
     }
     ids.set("local", this.#first);
     const rest = f.local("i32");
-    f.block();
-    f.loop();
-    f.get(1);
-    f.get(2);
-    f.op("i32.ge_u");
-    f.branchIf(1);
-    // Along y first: a matmul's rows, which are more than columns, stay in the cache, and its weights follow each other.
-    f.get(1);
-    f.get(0);
-    f.load("i32.load", 4 * RECORD.y);
-    f.op("i32.rem_u");
-    f.set(ids.get("group.y")!);
-    f.get(1);
-    f.get(0);
-    f.load("i32.load", 4 * RECORD.y);
-    f.op("i32.div_u");
-    f.tee(rest);
-    f.get(0);
-    f.load("i32.load", 4 * RECORD.x);
-    f.op("i32.rem_u");
-    f.set(ids.get("group.x")!);
-    f.get(rest);
-    f.get(0);
-    f.load("i32.load", 4 * RECORD.x);
-    f.op("i32.div_u");
-    f.set(ids.get("group.z")!);
-    for (const o of this.#outer) this.#print(o);
-    f.get(1);
-    f.i32(1);
-    f.op("i32.add");
-    f.set(1);
-    f.branch(0);
-    f.op("end", "end");
+    eachGroup(f, () => {
+      // Along y first: a matmul's rows, which are more than columns, stay in the cache, and its weights follow each other.
+      pushAlongY(f, "i32.rem_u");
+      f.set(ids.get("group.y")!);
+      pushAlongY(f, "i32.div_u");
+      f.tee(rest);
+      f.get(0);
+      f.load("i32.load", 4 * RECORD.x);
+      f.op("i32.rem_u");
+      f.set(ids.get("group.x")!);
+      f.get(rest);
+      f.get(0);
+      f.load("i32.load", 4 * RECORD.x);
+      f.op("i32.div_u");
+      f.set(ids.get("group.z")!);
+      for (const o of this.#outer) this.#print(o);
+      f.get(1);
+      f.i32(1);
+      f.op("i32.add");
+      f.set(1);
+    });
   }
 
   #print(o: Outer): void {

@@ -3,13 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { endOf, mul } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import {
-  expressionsOf,
-  hasUniformTrip,
-  spanOf,
-  walkExpression,
-  walkStatements,
-} from "../cpu/analyze.ts";
+import { hasUniformTrip, someExpression, spanOf } from "../cpu/analyze.ts";
 import { findPointers, type PointerGroup } from "../cpu/pointers.ts";
 import type { ArrayNames, Expressions } from "./expression.ts";
 
@@ -18,7 +12,7 @@ type ForStmt = Extract<Stmt, { op: "for" }>;
 /** Iterations of a loop that are known and so few that it need not look whether it shall stop. */
 const SHORT_LOOP = 4096;
 
-/** Turns of an innermost loop that are printed as one. */
+/** Iterations of an innermost loop that are printed as one. */
 const UNROLL = 4;
 
 /** Prints statements into one function. */
@@ -195,7 +189,7 @@ export class Statements {
           }
         });
         const iterations = (head: string) => {
-          // Of what loads lanes one by one, a turn is long enough.
+          // Of what loads lanes one by one, an iteration is long enough.
           if (!this.#gathers(s.body)) {
             writer.line(`#pragma GCC unroll ${UNROLL}`);
           }
@@ -275,17 +269,11 @@ export class Statements {
   /** Whether lanes are loaded one by one. */
   #gathers(body: readonly Stmt[]): boolean {
     const { pointed, shapes } = this.#x;
-    let found = false;
-    walkStatements(body, (inner) => {
-      for (const e of expressionsOf(inner)) {
-        walkExpression(e, (node) => {
-          if (node.op !== "load" && node.op !== "shared") return;
-          const { stride } = shapes.of(node.index);
-          if (stride !== 0 && stride !== 1 && !pointed.has(node)) found = true;
-        });
-      }
+    return someExpression(body, (node) => {
+      if (node.op !== "load" && node.op !== "shared") return false;
+      const { stride } = shapes.of(node.index);
+      return stride !== 0 && stride !== 1 && !pointed.has(node);
     });
-    return found;
   }
 
   /** The body is printed a second time: what it declares gets new names. */
