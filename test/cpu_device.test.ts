@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import t from "tap";
 import { createCpuDevice, openCpuPool } from "../runtime/cpu/mod.ts";
+import type { Launch } from "../runtime/device.ts";
 import {
   add,
   id,
@@ -73,6 +74,43 @@ t.test("createCpuDevice() takes writes, launches and copies in the order of the 
   t.same(wordsOf(await device.read(small, 4, 4)), [9], "a part of a buffer");
   device.destroy();
   await t.rejects(device.idle(), /Cannot use the CPU device: it was destroyed/);
+});
+
+t.test("createCpuDevice() starts the same launches again, on what memory holds then", async (t) => {
+  const device = await createCpuDevice({ threads: 2, timestamps: true });
+  await device.prepare({ three: step(3), five: step(5) });
+  const [a, b] = ["a", "b"].map((name) => device.createBuffer(4 * 16, name));
+  const launches = (...kernels: readonly string[]) =>
+    Object.freeze(
+      kernels.flatMap((kernel) =>
+        [a!, b!].map((buffer, i): Launch => {
+          return { kernel, buffers: [buffer], workgroups: [i + 1, 1, 1] };
+        })
+      ),
+    );
+  const [both, other] = [launches("three", "five"), launches("five")];
+  const want = [new Uint32Array(16), new Uint32Array(16)];
+  const apply = (factors: readonly number[]) => {
+    for (const factor of factors) {
+      for (const [i, words] of want.entries()) {
+        for (let n = 0; n < 8 * (i + 1); n++) {
+          words[n] = Math.imul(words[n]!, factor) + n;
+        }
+      }
+    }
+  };
+  for (const round of [1, 2, 3]) {
+    device.write(a!, 0, bytesOf(Uint32Array.of(round)));
+    want[0]![0] = round;
+    device.launchAll!(both);
+    apply([3, 5]);
+    device.launchAll!(other);
+    apply([5]);
+    t.strictSame(wordsOf(await device.read(a!, 0, 64)), want[0]);
+    t.strictSame(wordsOf(await device.read(b!, 0, 64)), want[1]);
+    t.equal((await device.timings!()).length, 6, "each is timed");
+  }
+  device.destroy();
 });
 
 t.test("createCpuDevice() executes on this thread what is known to be short", async (t) => {

@@ -12,17 +12,24 @@ import {
   orderOf,
 } from "../bench/predict/order.ts";
 import { replay, score } from "../bench/predict/recorded.ts";
+import { expertLayer } from "../bench/models.ts";
 import { keptPath } from "../bench/results.ts";
+import { FFN } from "../bench/work.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { compileStandIns } from "../engine/summary/compiled.ts";
 import { heldOf } from "../engine/summary/weights.ts";
+import { OPERATIONS_PER_MULTIPLY_ADD } from "../engine/simulate/device_time.ts";
 import { exchangeSeconds } from "../engine/simulate/exchange_time.ts";
 import { expertShares, rowShares } from "../engine/simulate/loads.ts";
 import { simulate, type Workload } from "../engine/simulate/mod.ts";
+import { TUNING } from "../engine/tuning.ts";
 import { layer } from "../examples/layer.ts";
+import { CPU_LIMITS } from "../runtime/cpu/mod.ts";
 import { expectedDestinations } from "../spec/bytes.ts";
+import { kernelWork } from "../spec/kernel/work.ts";
 import type { Machine, MachineDevice, MachineLink } from "../spec/mod.ts";
+import { sum } from "../spec/sum.ts";
 
 /** A device for which nothing takes time but what is said. */
 const FREE: MachineDevice = {
@@ -324,6 +331,31 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
     });
     const ratio = 8 * each.tokens / seconds / published;
     t.ok(ratio < 1.5 && ratio > 1 / 1.5, `${name}: ${ratio.toFixed(2)}`);
+  }
+});
+
+t.test("what goes along with a multiply-add of a matmul follows from the tile", async (t) => {
+  const rows = 64;
+  const load = (_: string, i: number) => i === 0 ? 1e6 : i % 3 === 0 ? rows : 0;
+  for (const computer of ["cpu", "native", "gpu", "software"] as const) {
+    const { kernels } = await compile(expertLayer(FFN.tokens), {
+      ...{ mesh: {}, limits: CPU_LIMITS, tuning: TUNING[computer] },
+    });
+    const grouped = Object.entries(kernels)
+      .filter(([name]) => name.startsWith("grouped_matmul"));
+    t.equal(grouped.length, 2);
+    for (const [name, { tree }] of grouped) {
+      const works = Array.from(
+        { length: tree.workgroupSize },
+        (_, lane) => kernelWork(tree, { group: [0, 0, 0], lane, load }),
+      );
+      const ratio = sum(works.map(({ operations }) => operations)) /
+        sum(works.map(({ multiplyAdds }) => multiplyAdds));
+      const said = OPERATIONS_PER_MULTIPLY_ADD[computer];
+      t.ok(ratio < 1.03 * said, `${computer}, ${name}: ${ratio}, ${said} said`);
+      // Software adapters have the number of GPUs, which is more than theirs.
+      if (computer !== "software") t.ok(said < 1.1 * ratio, name);
+    }
   }
 });
 
