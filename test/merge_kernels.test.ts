@@ -9,7 +9,11 @@ import {
 } from "../compiler/kernels/kernel.ts";
 import { LENGTHS } from "../compiler/passes/lower/context.ts";
 import { lengthsBinder } from "../compiler/passes/share_inputs.ts";
-import { type Launched, mergeKernels, partsOf } from "../spec/kernel/merge.ts";
+import {
+  type Launched,
+  mergedParts,
+  mergeKernels,
+} from "../spec/kernel/merge.ts";
 import type { Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
@@ -92,8 +96,8 @@ t.test("each part has its workgroups, its bindings and its memory", (t) => {
     "a buffer is bound once",
   );
   const kernel = { ...merged.kernel, body: merged.body() };
-  t.same(partsOf(kernel).map(({ end }) => end), [2, 4, undefined]);
-  t.same(partsOf(parts[0]!.kernel).map(({ end }) => end), [undefined]);
+  t.same(mergedParts(kernel).map(({ end }) => end), [2, 4, undefined]);
+  t.same(mergedParts(parts[0]!.kernel).map(({ end }) => end), [undefined]);
   const { bindings } = merged;
   const launches = [{ kernel, bindings, workgroups: [3, 5, 1] as const }];
   const together = run(launches);

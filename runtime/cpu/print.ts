@@ -5,7 +5,7 @@
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
-import { partsOf } from "../../spec/kernel/merge.ts";
+import { mergedParts } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, uniqueNames } from "./analyze.ts";
@@ -53,7 +53,7 @@ export function printKernels(
   let storeLanes: number | undefined;
   const scratch = kernels.map((kernel, i) => {
     const lanes = options.lanes === 1 || kernel.workgroupSize % 4 !== 0 ? 1 : 4;
-    const parts = partsOf(kernel).map(({ end, kernel }) => {
+    const parts = mergedParts(kernel).map(({ end, kernel }) => {
       const { f, scratchBytes } = new KernelPrinter(kernel, lanes, math, () => {
         storeLanes ??= module.add(printStoreLanes());
         return storeLanes;

@@ -107,7 +107,7 @@ export function mergeKernels(
  * The parts of a merged kernel, each with the number along y at which its workgroups end; of any other kernel, one part
  * without an end. The printer of WebAssembly makes a function of each: compilers do worse with a large one.
  */
-export function partsOf(
+export function mergedParts(
   kernel: Kernel,
 ): readonly { readonly end: number | undefined; readonly kernel: Kernel }[] {
   const [first, ...rest] = kernel.body;
@@ -122,7 +122,7 @@ export function partsOf(
   ) return [{ end: undefined, kernel }];
   return [
     { end: Number(condition.b.value), kernel: { ...kernel, body: then } },
-    ...partsOf({ ...kernel, body: first.else }),
+    ...mergedParts({ ...kernel, body: first.else }),
   ];
 }
 
