@@ -10,12 +10,16 @@ type ForStmt = Extract<Stmt, { readonly op: "for" }>;
 /** Statements and expressions of a tree; what occurs in several places of it counts once. */
 export function treeNodes({ body }: Kernel): number {
   const seen = new Set<object>();
-  const rest: object[] = [...body];
-  for (let node = rest.pop(); node; node = rest.pop()) {
-    if (seen.has(node)) continue;
-    if (!Array.isArray(node)) seen.add(node);
-    for (const part of Object.values(node)) {
-      if (typeof part === "object" && part !== null) rest.push(part);
+  const rest: unknown[] = [...body];
+  while (rest.length > 0) {
+    const node = rest.pop();
+    if (typeof node !== "object" || node === null || seen.has(node)) continue;
+    if (Array.isArray(node)) { for (const part of node) rest.push(part); }
+    else {
+      seen.add(node);
+      for (const key in node) {
+        rest.push((node as { readonly [key: string]: unknown })[key]);
+      }
     }
   }
   return seen.size;

@@ -37,7 +37,10 @@ interface Local {
   readonly declared: Stmt;
 }
 
-/** Walks the tree once per round; rounds repeat until no further variable turns out to differ between invocations. */
+/**
+ * Walks the tree once per round; where there are barriers, rounds repeat until no further variable turns out to differ
+ * between invocations.
+ */
 class Reader {
   readonly loads = new Set<string>();
   readonly stores = new Set<string>();
@@ -49,6 +52,7 @@ class Reader {
   readonly divergent = new Set<Stmt>();
   /** Declarations whose value may differ between invocations of a workgroup. */
   readonly varying = new Set<Stmt>();
+  hasBarrier = false;
   /** Take every variable for one that differs. */
   pessimistic = false;
   readonly #bindings;
@@ -210,6 +214,7 @@ class Reader {
         return;
       }
       case "barrier":
+        this.hasBarrier = true;
         if (!uniform) this.divergent.add(stmt);
         return;
       default:
@@ -365,7 +370,7 @@ export function readTree(kernel: Kernel): KernelFacts {
     // A hostile tree may need as many rounds as it has variables.
     reader.pessimistic = rounds >= 8;
     reader.round();
-    if (reader.pessimistic) break;
+    if (reader.pessimistic || !reader.hasBarrier) break;
   }
   const { loads, stores, needs, indices, bases, words, faults, divergent } =
     reader;

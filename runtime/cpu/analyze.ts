@@ -107,9 +107,10 @@ export function someExpression(
   test: (e: Expr) => boolean,
 ): boolean {
   let found = false;
+  const seen = new Set<Expr>();
   walkStatements(body, (s) => {
     for (const e of expressionsOf(s)) {
-      walkExpression(e, (node) => found ||= test(node));
+      walkExpression(e, (node) => found ||= test(node), seen);
     }
   });
   return found;
@@ -124,13 +125,13 @@ export function hasBarrier(s: Stmt): boolean {
 /** Names that statements read, set or declare. */
 export function namesIn(body: readonly Stmt[]): Set<string> {
   const names = new Set<string>();
+  const seen = new Set<Expr>();
+  const add = (e: Expr) => {
+    if (e.op === "local") names.add(e.name);
+  };
   walkStatements(body, (s) => {
     if ("name" in s) names.add(s.name);
-    for (const e of expressionsOf(s)) {
-      walkExpression(e, (node) => {
-        if (node.op === "local") names.add(node.name);
-      });
-    }
+    for (const e of expressionsOf(s)) walkExpression(e, add, seen);
   });
   return names;
 }

@@ -108,6 +108,10 @@ export function cutPhases(
     }
   };
   collect(outer);
+  // Without barriers nothing crosses.
+  if (phases.length < 2 && bounds.size === 0) {
+    return { outer: zeroedWhereUsed(outer), crossing: new Set() };
+  }
 
   const declared = new Map<string, Phase>();
   for (const phase of phases) {
@@ -116,8 +120,9 @@ export function cutPhases(
     }
   }
   const crossing = new Set<string>();
-  for (const phase of phases) {
-    for (const name of namesIn(phase.body)) {
+  const used = phases.map((phase) => ({ phase, names: namesIn(phase.body) }));
+  for (const { phase, names } of used) {
+    for (const name of names) {
       const declaredIn = declared.get(name);
       if (declaredIn && declaredIn !== phase && needsMemory(name, shapes)) {
         crossing.add(name);
@@ -130,8 +135,8 @@ export function cutPhases(
   if (kernel.workgroupSize !== shapes.lanes) {
     for (const name of crossing) shapes.variables.get(name)!.inMemory = true;
   }
-  for (const phase of phases) {
-    for (const name of namesIn(phase.body)) {
+  for (const { phase, names } of used) {
+    for (const name of names) {
       if (!crossing.has(name)) continue;
       if (declared.get(name) === phase) phase.writes.add(name);
       else {

@@ -287,24 +287,29 @@ export class WasmFunction {
   get length(): number {
     return this.#code.length;
   }
-  /** The body as it stands in a module. */
-  encode(): number[] {
-    const body: number[] = [];
+  /** The body as it stands in a module, in pieces. */
+  encode(): Pieces {
+    const head: number[] = [];
     const runs: { type: WasmType; count: number }[] = [];
     for (const type of this.#locals) {
       const last = runs.at(-1);
       if (last?.type === type) last.count++;
       else runs.push({ type, count: 1 });
     }
-    pushUnsigned(body, runs.length);
+    pushUnsigned(head, runs.length);
     for (const { type, count } of runs) {
-      pushUnsigned(body, count);
-      body.push(TYPE_CODE[type]);
+      pushUnsigned(head, count);
+      head.push(TYPE_CODE[type]);
     }
-    for (const byte of this.#code) body.push(byte);
-    body.push(PLAIN.end);
-    return body;
+    return [head, this.#code, [PLAIN.end]];
   }
+}
+
+/** Bytes, to be put behind one another once. */
+type Pieces = readonly (readonly number[])[];
+
+function lengthOf(pieces: Pieces): number {
+  return pieces.reduce((sum, { length }) => sum + length, 0);
 }
 
 /** The bits of an f32. */
@@ -327,11 +332,12 @@ export class WasmModule {
 
   /** The binary form. */
   encode(): Uint8Array<ArrayBuffer> {
-    const out: number[] = [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0];
-    const section = (id: number, content: readonly number[]) => {
-      out.push(id);
-      pushUnsigned(out, content.length);
-      for (const byte of content) out.push(byte);
+    const out: (readonly number[])[] = [[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0]];
+    const section = (id: number, content: Pieces) => {
+      const head = [id];
+      pushUnsigned(head, lengthOf(content));
+      out.push(head);
+      for (const piece of content) out.push(piece);
     };
     const name = (into: number[], text: string) => {
       const bytes = new TextEncoder().encode(text);
@@ -350,7 +356,7 @@ export class WasmModule {
       list(types, fn.params);
       list(types, fn.results);
     }
-    section(1, types);
+    section(1, [types]);
 
     const imports: number[] = [1];
     name(imports, "env");
@@ -358,12 +364,12 @@ export class WasmModule {
     imports.push(0x02, 0x03);
     pushUnsigned(imports, 1);
     pushUnsigned(imports, MEMORY_PAGES);
-    section(2, imports);
+    section(2, [imports]);
 
     const indices: number[] = [];
     pushUnsigned(indices, this.#functions.length);
     this.#functions.forEach((_, index) => pushUnsigned(indices, index));
-    section(3, indices);
+    section(3, [indices]);
 
     const exports: number[] = [];
     pushUnsigned(exports, this.#exports.length);
@@ -372,17 +378,25 @@ export class WasmModule {
       exports.push(0x00);
       pushUnsigned(exports, index);
     }
-    section(7, exports);
+    section(7, [exports]);
 
-    const code: number[] = [];
-    pushUnsigned(code, this.#functions.length);
+    const count: number[] = [];
+    pushUnsigned(count, this.#functions.length);
+    const code: (readonly number[])[] = [count];
     for (const fn of this.#functions) {
       const body = fn.encode();
-      pushUnsigned(code, body.length);
-      for (const byte of body) code.push(byte);
+      const length: number[] = [];
+      pushUnsigned(length, lengthOf(body));
+      code.push(length, ...body);
     }
     section(10, code);
-    return new Uint8Array(out);
+    const bytes = new Uint8Array(lengthOf(out));
+    let at = 0;
+    for (const piece of out) {
+      bytes.set(piece, at);
+      at += piece.length;
+    }
+    return bytes;
   }
 }
 
