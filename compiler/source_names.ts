@@ -3,17 +3,12 @@
  * holds them all. A plan says nothing of where the machine that made it keeps them.
  */
 
-import { callSite } from "../spec/call_site.ts";
+import { ownFile } from "../spec/call_site.ts";
 import type { Span } from "../spec/errors.ts";
-
-/** Where this file is, as call sites name it. */
-function here(): string {
-  return callSite(here)?.file ?? "";
-}
 
 /** The folder of the package, with a slash at its end. */
 function packageFolder(): string {
-  return here().replace(/(compiler|chunks)[/\\][^/\\]*$/, "");
+  return ownFile().replace(/(spec|chunks)[/\\][^/\\]*$/, "");
 }
 
 /** The folders of a path that all paths share. */

@@ -13,12 +13,16 @@ import { VALIDATORS } from "./validators.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** Modules of the program that others load by name. Each has a file of its own; what they share is in `chunks`. */
+/**
+ * Modules of the program, each with a file of its own; what they share is in `chunks`. Most are loaded by name. `models` has
+ * a source map of its own, which every command reads whose model is one of them; the printer of C is kept apart because
+ * what it printed is kept for as long as no file that it is made of changes.
+ */
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/compiled_from.ts"],
-  "compiler/editor/tracer.ts",
+  ...["compiler/editor/tracer.ts", "models/mod.ts", "runtime/native/print.ts"],
 ];
 
 /** esbuild comes with tsx. */

@@ -28,6 +28,11 @@ export function laterCallSite(op: AnyFunction): () => Span | undefined {
   return () => parseFrame(holder.stack ?? "");
 }
 
+/** Where this file is, as call sites name it. */
+export function ownFile(): string {
+  return callSite(ownFile)?.file ?? "";
+}
+
 /** The span in the last line of a stack. */
 function parseFrame(stack: string): Span | undefined {
   const at = stack.lastIndexOf("\n    at ");
