@@ -65,7 +65,13 @@ function fileRuns(
     }
     const rowBytes = entry.bytes / outer.length;
     const offset = entry.offset + first * rowBytes;
-    runs.push({ descriptor, offset, bytes: rows * rowBytes });
+    const bytes = rows * rowBytes;
+    const last = runs.at(-1);
+    if (
+      last?.descriptor === descriptor && last.offset + last.bytes === offset
+    ) {
+      runs[runs.length - 1] = { ...last, bytes: last.bytes + bytes };
+    } else runs.push({ descriptor, offset, bytes });
   }
   return runs;
 }

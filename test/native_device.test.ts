@@ -441,7 +441,7 @@ t.test(
   async (t) => {
     const page = 65536;
     const file = path.join(t.testdir(), "file");
-    const bytes = Uint8Array.from({ length: 8 * page }, (_, i) => i * 31 >> 8);
+    const bytes = Uint8Array.from({ length: 64 * page }, (_, i) => i * 31 >> 8);
     writeFileSync(file, bytes);
     const handle = await open(file);
     const descriptor = handle.fd;
@@ -463,6 +463,25 @@ t.test(
       "the file is as it was",
     );
     t.equal(device.map!([runs[0]!, { ...runs[1]!, offset: 16 }]), undefined);
+    const large = [
+      [{ descriptor, offset: 12, bytes: bytes.length - 12 }],
+      [
+        { descriptor, offset: 3 * page + 8, bytes: page },
+        { descriptor, offset: 8 * page + 8, bytes: 40 * page },
+        { descriptor, offset: 4 * page + 8, bytes: 36 * page },
+      ],
+    ];
+    for (const runs of large) {
+      const mapped = device.map!(runs)!;
+      const found = await device.read(mapped, 0, mapped.bytes);
+      const wanted = runs.map(({ offset, bytes: n }) =>
+        bytes.subarray(offset, offset + n)
+      );
+      t.ok(
+        Buffer.concat(wanted).equals(found),
+        "pages around them are no part",
+      );
+    }
     await handle.close();
     if (!existsSync("/proc/self/maps")) return device.destroy();
     const isMapped = () =>

@@ -114,13 +114,24 @@ function rowSum(o: RowsOptions, add: KernelText): KernelText {
     ? wgsl`(${o.actual} + ${SUM_BLOCK - 1}) / ${SUM_BLOCK}`
     : wgsl`${count}u`;
   const next = wgsl`b * ${SUM_BLOCK} + ${SUM_BLOCK}`;
+  // Of equally long blocks, lanes take the same turns.
   const even = !o.actual && o.length % SUM_BLOCK === 0;
-  const end = even ? next : wgsl`min(${next}, ${endOf(o)})`;
+  const sum = even
+    ? wgsl`
+      let first = b * ${SUM_BLOCK};
+      for (var turn = 0u; turn < ${SUM_BLOCK}; turn++) {
+        let k = first + turn;
+        ${add}
+      }`
+    : wgsl`
+      for (var k = b * ${SUM_BLOCK}; k < min(${next}, ${endOf(o)}); k++) {
+        ${add}
+      }`;
   return wgsl`
     var<workgroup> blocks: array<f32, ${count}>;
     for (var b = lane; b < ${blocks}; b += ${lanesOf(o.length)}) {
       var block = 0.0;
-      for (var k = b * ${SUM_BLOCK}; k < ${end}; k++) { ${add} }
+      ${sum}
       blocks[b] = block;
     }
     workgroupBarrier();

@@ -33,6 +33,7 @@ export const THREADS_IN_C = `
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 ${LAUNCH_STRUCT}

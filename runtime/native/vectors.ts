@@ -200,8 +200,8 @@ LANEWISE(floor_of, vf, __builtin_floorf)
 LANEWISE(ceil_of, vf, __builtin_ceilf)
 LANEWISE(root, vf, __builtin_sqrtf)
 LANEWISE(nearest64, vd, __builtin_rint)
-INLINE vf min_of(vf a, vf b) { return pickf((vu)(b < a), b, a); }
-INLINE vf max_of(vf a, vf b) { return pickf((vu)(a < b), b, a); }
+INLINE vf min_of(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = b[l] < a[l] ? b[l] : a[l]; return r; }
+INLINE vf max_of(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = a[l] < b[l] ? b[l] : a[l]; return r; }
 INLINE vf absolute(vf x) { return (vf)((vu)x & 0x7fffffffu); }
 INLINE vf remainder_of(vf a, vf b) { return a - b * truncated(a / b); }
 INLINE vf sign(vf x) {
@@ -254,7 +254,8 @@ INLINE vf exp_of(vf value) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   vf y = ((p * r) * r + r) + 1.0f;
-  vi whole = (vi)to_signed(n), half = whole >> 1;
+  // Of what is no number, any factors are as good.
+  vi whole = __builtin_convertvector(n, vi), half = whole >> 1;
   return (y * (vf)((half + 127) << 23)) * (vf)(((whole - half) + 127) << 23);
 }
 
