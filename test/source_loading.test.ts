@@ -1,5 +1,6 @@
 /** Model files are loaded wherever they are stored, with this very language and exact positions. Needs a writable temporary folder. */
 
+import module, { syncBuiltinESMExports } from "node:module";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,7 +9,11 @@ import t, { type Test } from "tap";
 import { isModel } from "../compiler/dsl/model.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
-import { loadModels, resolveModel } from "../compiler/source/load.ts";
+import {
+  loadModels,
+  loadUnsaved,
+  resolveModel,
+} from "../compiler/source/load.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";
 import { DataError, ModelError } from "../spec/errors.ts";
 
@@ -54,6 +59,20 @@ const MATHX = `export function exp(x: number): number {
   return Math.exp(x);
 }
 `;
+
+t.test("hooks that fail to start are started again", async (t) => {
+  const { register } = module;
+  module.register = () => {
+    throw new Error("no thread");
+  };
+  syncBuiltinESMExports();
+  const texts = new Map<string, string>();
+  await t.rejects(loadUnsaved(texts), { message: "no thread" });
+  await t.rejects(loadUnsaved(texts), { message: "no thread" });
+  // What follows loads models by them.
+  module.register = register;
+  syncBuiltinESMExports();
+});
 
 t.test("a TypeScript model in an empty folder", async (t) => {
   const folder = await emptyFolder(t);

@@ -186,7 +186,6 @@ function useHooks(): MessagePort {
     port1.postMessage({ id: asked.id, answer: hooks.transpile?.(asked) });
   });
   port1.unref();
-  hooks.port = port1;
   const entries = [...runningModules()].map((
     [name, file],
   ) => [name, pathToFileURL(file).href]);
@@ -199,6 +198,8 @@ function useHooks(): MessagePort {
     },
     transferList: [port2],
   });
+  // Now somebody answers: where they fail to start, they are registered again.
+  hooks.port = port1;
   // Call sites are read from stack traces, which must speak of the source and not of what was made of it.
   process.setSourceMapsEnabled(true);
   return port1;
