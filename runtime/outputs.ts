@@ -4,7 +4,6 @@ import { DataError } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
 import {
-  bytesOf,
   elementCount,
   type HostTensor,
   tensorOf,
@@ -55,11 +54,7 @@ export async function readOutput(
   const target = words(result);
   for (const [rank, bytes] of parts.entries()) {
     if (bytes.length === 0) continue;
-    const part = storedWords(dtype, bytes);
-    forEachRun(split[rank]!, (global, local, count) => {
-      if (count === 1) target[global] = part[local]!;
-      else target.set(part.subarray(local, local + count), global);
-    });
+    copyPart(target, storedWords(dtype, bytes), split[rank]!);
   }
   return result;
 }
@@ -93,11 +88,7 @@ export async function readRows(
     return await readPart(port, { from: rows[0]!, shape }, from);
   }
   const split = splitOnRanks(port, from);
-  const inner = split[0]!.slice(1);
-  if (inner.some((axis) => axis.local || axis.length !== axis.room)) {
-    throw new Error("internal: rows of an output that is split inside");
-  }
-  const rowBytes = 4 * inner.reduce((n, axis) => n * axis.room, 1);
+  const { dtype } = plan.buffers[port.buffer]!;
   // By rank, the rows that it gives: where each is stored there, and where it goes.
   const held = split.map(([outer], rank) =>
     !speaksFor(plan, rank, port) ? [] : rows.flatMap((row, to) => {
@@ -105,27 +96,45 @@ export async function readRows(
       return at < 0 ? [] : [{ at, to }];
     })
   );
-  const lengths = held.map((list) => list.length * rowBytes);
+  const rowBytes = split.map(([, ...inner]) =>
+    spanBytes(dtype, inner.reduce((n, axis) => n * axis.room, 1))
+  );
+  const lengths = held.map((list, rank) => list.length * rowBytes[rank]!);
   const parts = await readParts(lengths, from, async (memory) => {
     const buffer = memory.buffer(port.buffer);
-    const list = await Promise.all(
-      held[memory.rank]!.map(({ at }) =>
-        memory.device.read(buffer, at * rowBytes, rowBytes)
+    const bytes = rowBytes[memory.rank]!;
+    return joined(
+      await Promise.all(
+        held[memory.rank]!.map(({ at }) =>
+          memory.device.read(buffer, at * bytes, bytes)
+        ),
       ),
     );
-    return joined(list);
   });
   if (!parts) return undefined;
   const shape = [rows.length, ...rest.map((axis) => axes.length(axis))];
   const result = zeros(port.dtype, shape);
-  const target = bytesOf(words(result));
+  const target = words(result);
   for (const [rank, list] of held.entries()) {
-    for (const [i, { to }] of list.entries()) {
-      const part = parts[rank]!.subarray(i * rowBytes, (i + 1) * rowBytes);
-      target.set(part, to * rowBytes);
-    }
+    if (list.length === 0) continue;
+    const [outer, ...inner] = split[rank]!;
+    const local = Int32Array.from(list, ({ to }) => to);
+    const picked = [{ ...outer!, length: rows.length, local }, ...inner];
+    copyPart(target, storedWords(dtype, parts[rank]!), picked);
   }
   return result;
+}
+
+/** Copy what a rank holds of an output to where it is in the whole. */
+function copyPart(
+  target: Uint32Array,
+  part: Uint32Array,
+  split: readonly SplitAxis[],
+): void {
+  forEachRun(split, (global, local, count) => {
+    if (count === 1) target[global] = part[local]!;
+    else target.set(part.subarray(local, local + count), global);
+  });
 }
 
 /**

@@ -210,16 +210,10 @@ class Shards {
     });
   }
 
-  /** An output: all terms added up, and replicated along the axes that only ranks of one replica share. */
+  /** An output: all terms added up, and sharded as it is. Who reads it brings its parts together. */
   output(node: Node): Node {
     const { over } = this.#of(node).sharding!;
-    const sharded = Object.fromEntries(
-      Object.entries(over).filter(([axis]) =>
-        this.#known.isRagged(axis) || this.#facts.experts.has(axis) ||
-        this.#facts.requests.get(axis)?.table
-      ),
-    );
-    return this.#to(node, { over: sharded, unreduced: [] });
+    return this.#to(node, { over, unreduced: [] });
   }
 
   /** The next values of states and parameters, sharded as those are. */
