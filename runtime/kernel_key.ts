@@ -1,7 +1,7 @@
 /** What a device knows a kernel by: plans that share a device may use one name for different kernels. */
 
 import { invariant } from "../spec/errors.ts";
-import { exactJson } from "../spec/kernel/exact_json.ts";
+import { kernelText } from "../spec/kernel/exact_json.ts";
 import type { Plan, PlanKernel } from "../spec/plan.ts";
 import type { DeviceKernel } from "./device.ts";
 
@@ -18,7 +18,7 @@ export function kernelKey(plan: Plan, name: string): string {
 export function keyOf(name: string, kernel: PlanKernel): string {
   let key = keys.get(kernel);
   if (!key) {
-    keys.set(kernel, key = `${name}#${hash(exactJson(kernel))}`);
+    keys.set(kernel, key = `${name}#${hash(kernelText(kernel.tree))}`);
   }
   return key;
 }

@@ -338,9 +338,7 @@ export function analyzeShapes(
       }
     }
     shapes.reset();
-    const before = [...variables.values()].map((v) => v.shape);
     visit(body, 0, 0);
-    if (before.length !== variables.size) changed = true;
   }
   return shapes;
 }

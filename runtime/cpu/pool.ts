@@ -1,7 +1,7 @@
 /** Worker threads over one shared memory: kernels of all CPU devices of a pool run here, in the order of their launches. */
 
 import { MachineError } from "../../spec/errors.ts";
-import { exactJson } from "../../spec/kernel/exact_json.ts";
+import { kernelText } from "../../spec/kernel/exact_json.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
   DEADLINE_MS,
@@ -154,7 +154,7 @@ export class CpuPool implements HostPool<Int32Array> {
     kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
   ): Promise<PoolKernel[]> {
-    const texts = kernels.map(({ tree }) => exactJson(tree));
+    const texts = kernels.map(({ tree }) => kernelText(tree));
     const fresh = new Map<string, Kernel>();
     kernels.forEach(({ tree }, i) => {
       if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, tree);

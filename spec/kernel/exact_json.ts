@@ -1,5 +1,7 @@
 /** JSON of what kernels are made from, as a key: equal only where kernels are. */
 
+import type { Kernel } from "./tree.ts";
+
 /** What JSON has no difference for: 0 and -0 of f32, and what is not finite. */
 const INEXACT = /(?<!"type":"u32",)"value":0[,}]|null/;
 
@@ -10,6 +12,15 @@ export function exactJson(value: unknown): string {
   return INEXACT.test(json) && isInexact(value)
     ? JSON.stringify(value, exactly)
     : json;
+}
+
+const texts = new WeakMap<Kernel, string>();
+
+/** The JSON of a kernel, made once for all that look it up. */
+export function kernelText(kernel: Kernel): string {
+  const text = texts.get(kernel) ?? exactJson(kernel);
+  texts.set(kernel, text);
+  return text;
 }
 
 /** Whether there is a number in a value that JSON does not have. */
