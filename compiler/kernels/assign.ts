@@ -33,30 +33,26 @@ export interface AssignOptions {
 export function assign(o: AssignOptions): Kernel {
   const { experts, k, tokens } = o;
   const units = (o.units?.length ?? 1) - 1;
-  const lanes = lanesFor(experts + units, { words: SHARED_WORDS, others: 1 });
-  const ofToken = o.units && tokensOf(o, o.units);
-  const counted = eachChoice(
-    o,
-    wgsl`
-      cells[lane * ${experts} + expert]++;
-      ${ofToken?.counted}`,
-  );
+  const lanes = lanesFor(experts + units, {
+    ...{ words: SHARED_WORDS, others: o.units ? 2 : 1 },
+  });
+  const sent = o.units && tokensSent(o, { lanes, units: o.units });
+  const counted = wgsl`
+    cells[lane * ${experts} + expert]++;
+    ${sent?.counted}`;
+  const numbered = wgsl`
+    let next = cells[lane * ${experts} + expert];
+    sendRow[a] = next;
+    ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = expert;`}
+    cells[lane * ${experts} + expert] = next + 1;
+    ${sent?.numbered}`;
+  const dropped = wgsl`
+    sendRow[a] = ${DROPPED};
+    ${sent && wgsl`tokenRow[a] = ${DROPPED};`}`;
   const scan = scanCells({
     ...{ lanes, buckets: experts, bucket: "e" },
     ...{ counts: "counts", totals: "experts" },
   });
-  const numbered = eachChoice(
-    o,
-    wgsl`
-      let next = cells[lane * ${experts} + expert];
-      sendRow[a] = next;
-      ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = expert;`}
-      cells[lane * ${experts} + expert] = next + 1;
-      ${ofToken?.numbered}`,
-    wgsl`
-      sendRow[a] = ${DROPPED};
-      ${o.units && wgsl`tokenRow[a] = ${DROPPED};`}`,
-  );
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
@@ -81,11 +77,7 @@ export function assign(o: AssignOptions): Kernel {
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
       var<workgroup> experts: array<u32, ${experts}>;
-      ${
-      o.units && wgsl`
-      var<workgroup> reached: array<u32, ${lanes * units}>;
-      var<workgroup> sent: array<u32, ${units}>;`
-    }
+      ${sent?.begin}
 
       let choices = ${tokens} * ${k};
       ${o.splits && localExperts(o.splits)}
@@ -93,21 +85,12 @@ export function assign(o: AssignOptions): Kernel {
 
       // How many choices of this lane fall on each expert.
       for (var e = 0u; e < ${experts}; e++) { cells[lane * ${experts} + e] = 0; }
-      ${
-      o.units && wgsl`
-      for (var u = 0u; u < ${units}; u++) { reached[lane * ${units} + u] = 0; }`
-    }
-      ${counted}
+      ${eachChoice(o, counted)}
       workgroupBarrier();
 
       // For each expert: how many choices earlier lanes have.
       ${scan}
-      ${
-      o.units && scanCells({
-        ...{ lanes, buckets: units, bucket: "u", cells: "reached" },
-        ...{ counts: "counts", first: experts, totals: "sent" },
-      })
-    }
+      ${sent?.scan}
       workgroupBarrier();
 
       // Across experts: each lane adds up to its own cells.
@@ -119,35 +102,52 @@ export function assign(o: AssignOptions): Kernel {
       }
 
       // Each choice takes the next row of its cell.
-      ${numbered}
+      ${eachChoice(o, numbered, dropped)}
       ${o.grouped && tilesOf(experts, lanes, o.grouped)}`,
   });
 }
 
 /**
- * What is done for a choice where tokens are sent once: it is counted if no choice of its token before it goes to its unit,
- * and its token is numbered behind those of earlier units.
+ * Where tokens are sent once to each unit: a choice is counted if no choice of its token before it goes to its unit, and its
+ * token is numbered behind those of earlier units.
  */
-function tokensOf(
+function tokensSent(
   o: AssignOptions,
-  units: readonly number[],
-): { readonly counted: KernelText; readonly numbered: KernelText } {
-  const { k, dropping } = o;
-  const runs = runsOf(units);
-  const there = wgsl`other_unit == unit`;
+  { lanes, units }: {
+    readonly lanes: number;
+    readonly units: readonly number[];
+  },
+) {
+  const { experts, k, dropping } = o;
+  const count = units.length - 1;
+  const there = wgsl`unit_of[${indexOf(o, "b")}] == unit`;
   const found = wgsl`
-    ${unitOf(runs, { name: "unit", expert: "expert" })}
-    let cell = lane * ${units.length - 1} + unit;
+    let unit = unit_of[expert];
+    let cell = lane * ${count} + unit;
     var fresh = 1u;
     for (var b = a / ${k} * ${k}; b < a; b++) {
-      let other = ${indexOf(o, "b")};
-      ${unitOf(runs, { name: "other_unit", expert: "other" })}
       if (${dropping ? wgsl`slot[b] >= 0 && ${there}` : there}) { fresh = 0; }
     }`;
   return {
+    begin: wgsl`
+      var<workgroup> reached: array<u32, ${lanes * count}>;
+      var<workgroup> sent: array<u32, ${count}>;
+      var<workgroup> unit_of: array<u32, ${experts}>;
+      for (var u = 0u; u < ${count}; u++) { reached[lane * ${count} + u] = 0; }
+      for (var u = lane; u < ${count}; u += ${lanes}) {
+        let behind = ${pick(units.slice(1), U)};
+        for (var e = ${pick(units.slice(0, -1), U)}; e < behind; e++) {
+          unit_of[e] = u;
+        }
+      }
+      workgroupBarrier();`,
     counted: wgsl`
       ${found}
       if (fresh == 1) { reached[cell]++; }`,
+    scan: scanCells({
+      ...{ lanes, buckets: count, bucket: "u", cells: "reached" },
+      ...{ counts: "counts", first: experts, totals: "sent" },
+    }),
     numbered: wgsl`
       ${found}
       if (fresh == 1) {
@@ -161,46 +161,6 @@ function tokensOf(
       // The last of the unit so far is this token.
       places[next] = reached[cell] - 1;`,
   };
-}
-
-/** Neighbouring units that have equally many experts, at least one: which is the first, and its first expert. */
-interface Run {
-  readonly unit: number;
-  readonly first: number;
-  readonly size: number;
-}
-
-/** The runs of units whose experts are splits[u] to splits[u + 1]: one where all have equally many. */
-function runsOf(splits: readonly number[]): readonly Run[] {
-  const runs: Run[] = [];
-  splits.slice(1).forEach((end, unit) => {
-    const first = splits[unit]!;
-    const size = end - first;
-    const last = runs.at(-1);
-    const goes = last?.size === size &&
-      first - last.first === (unit - last.unit) * size;
-    if (size > 0 && !goes) runs.push({ unit, first, size });
-  });
-  return runs;
-}
-
-/** Declares the unit of an expert in send order: bisection finds its run, and a division the unit in it. */
-function unitOf(
-  runs: readonly Run[],
-  { name, expert }: { readonly name: string; readonly expert: string },
-): KernelText {
-  const search = (runs: readonly Run[]): KernelText => {
-    const [{ unit, first, size }] = runs as readonly [Run];
-    const from = first === 0 ? wgsl`${expert}` : wgsl`${expert} - ${first}`;
-    const middle = runs.length >> 1;
-    return middle === 0 ? wgsl`${name} = ${unit} + ${from} / ${size};` : wgsl`
-        if (${expert} < ${runs[middle]!.first}) {
-          ${search(runs.slice(0, middle))}
-        } else { ${search(runs.slice(middle))} }`;
-  };
-  return wgsl`
-    var ${name} = 0u;
-    ${search(runs)}`;
 }
 
 /** The index of the expert of a choice in send order. */
@@ -232,7 +192,7 @@ function tilesOf(
     }`;
 }
 
-const ME = local("me", "u32");
+const [ME, U] = [local("me", "u32"), local("u", "u32")];
 
 /** `first` and `end` of the experts of this rank. */
 function localExperts(splits: readonly number[]): KernelText {
@@ -255,10 +215,7 @@ function eachChoice(
       let expert = ${expert};
       if (expert >= first && expert < end) { ${kept} } else { ${dropped} }`
     : wgsl`let expert = ${expert}; ${kept}`;
+  const tested = wgsl`if (slot[a] >= 0) { ${taken} } else { ${dropped} }`;
   return wgsl`
-    for (var a = from; a < to; a++) {
-      ${
-    dropping ? wgsl`if (slot[a] >= 0) { ${taken} } else { ${dropped} }` : taken
-  }
-    }`;
+    for (var a = from; a < to; a++) { ${dropping ? tested : taken} }`;
 }

@@ -14,9 +14,9 @@ import {
   queryTile,
 } from "../tuning/queries.ts";
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
-import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
+import { bindings, GROUP_YZ, kernelOf, local, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
-import { halves } from "./pieces/decode.ts";
+import { loadStored, unpackHalves } from "../../spec/kernel/build.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 import { registers } from "../../spec/kernel/registers.ts";
 import type { Seen } from "../../spec/pages.ts";
@@ -71,11 +71,11 @@ function together(o: AttentionOptions, tile: QueryTile): KernelText {
   const all = attend(o, "first_token", tile);
   if (tile.tokens === 1) return all;
   const end = wgsl`first_token + ${tile.tokens}`;
-  const equal = range(tile.tokens - 1).map((i) =>
-    wgsl`sequence[min(first_token + ${
-      i + 1
-    }, ${o.tokens} - 1)] == sequence[first_token]`
-  ).reduce((all, test) => wgsl`${all} && ${test}`);
+  const sequenceOf = (t: number) =>
+    wgsl`sequence[min(first_token + ${t}, ${o.tokens} - 1)]`;
+  const equal = range(tile.tokens).slice(1)
+    .map((t) => wgsl`${sequenceOf(t)} == sequence[first_token]`)
+    .reduce((all, test) => wgsl`${all} && ${test}`);
   return wgsl`
     if (${end} <= ${o.tokens} && ${equal}) {
       ${all}
@@ -113,17 +113,19 @@ function attend(
     ...{ o, token, heads, tokens, width, parts: Math.ceil(width / KEY_BLOCK) },
     cache: cacheOf(o, token, kvHead),
     each: wgsl`t < ${tokens}, h < ${heads}`,
-    firstSeen: firstSeenText(o, { own: wgsl`(end[t] - 1)`, next: "end[t]" }),
+    firstSeen: firstSeenText(o, {
+      position: wgsl`(end[t] - 1)`,
+      next: "end[t]",
+    }),
   };
   const first = of.firstSeen
     ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`
     : wgsl`0u`;
+  const end = ofTokens("max", "end", of);
   return wgsl`
     ${of.cache.begin}
     ${begin(of)}
-    for (var start = ${first}; start < ${
-    ofTokens("max", "end", of)
-  }; start += ${KEY_BLOCK}) {
+    for (var start = ${first}; start < ${end}; start += ${KEY_BLOCK}) {
       ${of.cache.ofBlock}
       ${scores(of)}
       workgroupBarrier();
@@ -201,17 +203,6 @@ function begin(
     }`;
 }
 
-/** An element of keys or values. */
-function cachedElement(
-  { stored = "f32" }: AttentionOptions,
-  cache: "keys" | "values",
-  index: KernelText,
-): KernelText {
-  if (!isHalf(stored)) return wgsl`${cache}[${index}]`;
-  const [even, odd] = halves(stored, wgsl`${cache}[(${index}) >> 1u]`);
-  return wgsl`select(${even}, ${odd}, ((${index}) & 1) == 1)`;
-}
-
 /**
  * What words of two elements are stored as, where a lane uses both: keys two by two, and values of neighbouring dimensions. Other
  * lanes load a word for each element.
@@ -227,8 +218,9 @@ function pairsOf(
 /** Lane j scores key j of the block: q · k * scale. */
 function scores(of: Queries): KernelText {
   const { o, each } = of;
+  const { stored = "f32" } = o;
   const pairs = pairsOf(o);
-  const [even, odd] = halves(pairs ?? "f16", wgsl`key_pair`);
+  const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
   const product = (d: KernelText, key: string) =>
     wgsl`
       @unroll (${each}) {
@@ -245,19 +237,18 @@ function scores(of: Queries): KernelText {
       ${product(wgsl`d * 2`, "key_even")}
       ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
       : wgsl`
-      let key_d = ${cachedElement(o, "keys", wgsl`key_at + d`)};
+      let element = key_at + d;
+      let key_d = ${loadStored("keys", stored, local("element", "u32"))};
       ${product(wgsl`d`, "key_d")}`,
   );
+  const key = of.cache.whole
+    ? wgsl`start + lane`
+    : wgsl`min(start + lane, ${ofTokens("max", "end", of)} - 1)`;
+  const vector = of.cache.vectorOf(wgsl`key`);
   return wgsl`
     // Lanes beyond the last key score what is there, and nobody looks at it.
-    let key = ${
-    of.cache.whole
-      ? wgsl`start + lane`
-      : wgsl`min(start + lane, ${ofTokens("max", "end", of)} - 1)`
-  };
-    let key_at = (${of.cache.vectorOf(wgsl`key`)}) * ${
-    pairs ? o.dim / 2 : o.dim
-  };
+    let key = ${key};
+    let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
     ${dot}
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
@@ -272,53 +263,43 @@ function placeOf({ heads }: Queries): KernelText {
 
 /** Lane j weights key j: exp(score - the largest score of the block). A token sees keys low to high - 1 of the block. */
 function weights(of: Queries): KernelText {
-  const { tokens, each } = of;
+  const { tokens, each, firstSeen } = of;
   const place = placeOf(of);
-  const first = of.firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
-  const seen = (low: KernelText, end: KernelText) =>
-    wgsl`
+  const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
+  // A block that one of several tokens does not see has no keys for it: low is not below high.
+  const many = tokens > 1;
+  const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
+  const end = many ? wgsl`max(end[t], start)` : wgsl`end[t]`;
+  const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
+  const larger =
+    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
+  const before = wgsl`
+    for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
+  const behind = wgsl`
+    for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }`;
+  return wgsl`
     @unroll (t < ${tokens}) {
       let low[t] = ${low};
       let high[t] = min(${end} - start, ${KEY_BLOCK});
-    }`;
-  const larger =
-    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
-  const weigh =
-    wgsl`weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);`;
-  if (tokens === 1) {
-    return wgsl`
-    ${seen(first, wgsl`end[t]`)}
-    @unroll (${each}) { var block_top[t][h] = scores[low[t] + ${place}]; }
-    for (var j = low[0] + 1; j < high[0]; j++) {
-      @unroll (${each}) { ${larger} }
     }
-    @unroll (${each}) { ${weigh} }`;
-  }
-  // A block that one of several tokens does not see has no keys for it: low is not below high.
-  const low = of.firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
-  const before = of.firstSeen && wgsl`
-      for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
-  return wgsl`
-    ${seen(low, wgsl`max(end[t], start)`)}
     // The keys that all tokens see.
     let shared_low = ${ofTokens("max", "low", of)};
     let shared_high = ${ofTokens("min", "high", of)};
-    @unroll (${each}) {
-      var block_top[t][h] = scores[min(low[t], ${KEY_BLOCK - 1}) + ${place}];
-    }
+    @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${place}]; }
     for (var j = shared_low; j < shared_high; j++) {
       @unroll (${each}) { ${larger} }
     }
     @unroll (${each}) {
-      ${before}
-      for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }
-      ${weigh}
+      ${many && firstSeen && before}
+      ${many && behind}
+      weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
     }`;
 }
 
 /** Lane d sums its dimensions of the block's values, times their weights; and every lane the weights. */
 function blockSums(of: Queries): KernelText {
   const { o, tokens, each, width, parts } = of;
+  const { stored = "f32" } = o;
   const [values, length] = o.shared
     ? ["keys", o.dim] as const
     : ["values", width] as const;
@@ -326,7 +307,10 @@ function blockSums(of: Queries): KernelText {
     ? DIMENSION
     : wgsl`min(${DIMENSION}, ${width - 1})`;
   const pairs = pairsOf(o);
-  const [even, odd] = halves(pairs ?? "f16", wgsl`value_pair[c]`);
+  const [even, odd] = unpackHalves(
+    pairs ?? "f16",
+    local("value_pair[c]", "u32"),
+  );
   const value = pairs
     ? wgsl`
       @unroll (c < ${parts} by 2) {
@@ -336,7 +320,10 @@ function blockSums(of: Queries): KernelText {
       }`
     : wgsl`
       @unroll (c < ${parts}) {
-        let value[c] = ${cachedElement(o, values, wgsl`value_at + ${d}`)};
+        let element[c] = value_at + ${d};
+        let value[c] = ${
+      loadStored(values, stored, local("element[c]", "u32"))
+    };
       }`;
   // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
   const added = (of: "all" | "some", sum: string, more: KernelText) =>
@@ -345,12 +332,11 @@ function blockSums(of: Queries): KernelText {
       : wgsl`${sum} = select(${sum}, ${more}, low[t] <= j && j < high[t]);`;
   const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
   const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
+  const vector = of.cache.vectorOf(wgsl`(start + j)`);
   const keys = (seenBy: "all" | "some", from: Hole, end: Hole) =>
     wgsl`
     for (var j = ${from}; j < ${end}; j++) {
-      let value_at = (${of.cache.vectorOf(wgsl`(start + j)`)}) * ${
-      pairs ? length / 2 : length
-    };
+      let value_at = (${vector}) * ${pairs ? length / 2 : length};
       ${value}
       @unroll (${each}) {
         let weight[t][h] = weights[j + ${placeOf(of)}];
@@ -362,20 +348,16 @@ function blockSums(of: Queries): KernelText {
     }`;
   const first = ofTokens("min", "low", of);
   const last = ofTokens("max", "high", of);
-  const [from, end] = tokens === 1
-    ? [first, last] as const
-    : ["shared_low", "shared_high"] as const;
+  const before = keys("some", first, wgsl`min(shared_low, ${last})`);
+  const behind = keys("some", wgsl`max(shared_low, shared_high)`, last);
   return wgsl`
     @unroll (${each}) {
       var block_sum[t][h] = 0.0;
       @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
     }
-    ${
-    of.firstSeen && tokens > 1 &&
-    keys("some", first, wgsl`min(shared_low, ${last})`)
-  }
-    ${keys("all", from, end)}
-    ${tokens > 1 && keys("some", wgsl`max(shared_low, shared_high)`, last)}`;
+    ${tokens > 1 && of.firstSeen && before}
+    ${keys("all", "shared_low", "shared_high")}
+    ${tokens > 1 && behind}`;
 }
 
 /** The dimension of a lane in part c. */

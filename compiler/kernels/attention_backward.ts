@@ -32,7 +32,7 @@ export interface BackwardOptions extends Seen {
  */
 export function attentionSum(o: BackwardOptions): Kernel {
   const { heads, sinks } = o;
-  const own = {
+  const query = {
     position: wgsl`u32(position[token])`,
     sequence: wgsl`u32(sequence[token])`,
   };
@@ -52,14 +52,14 @@ export function attentionSum(o: BackwardOptions): Kernel {
       let query = i;
       var top = ${sinks ? wgsl`sinks[query % ${heads}]` : wgsl`f32(${LOWEST})`};
       var sum = ${sinks ? wgsl`1.0` : wgsl`0.0`};
-      ${eachKey(o, own, add)}
+      ${eachKey(o, query, add)}
       y[i] = top + log(sum);`,
   });
 }
 
 /** The cotangent of queries, `y` f32 [token, head, dim]: slope * key of each. Its grid is `elementwiseGrid(tokens * heads)`. */
 export function queryGrad(o: BackwardOptions): Kernel {
-  const own = {
+  const query = {
     position: wgsl`u32(place[token]) % ${o.context}`,
     sequence: wgsl`u32(place[token]) / ${o.context}`,
   };
@@ -75,7 +75,7 @@ export function queryGrad(o: BackwardOptions): Kernel {
     body: wgsl`
       let query = i;
       @unroll (e < ${o.dim}) { var sum[e] = 0.0; }
-      ${eachKey(o, own, add)}
+      ${eachKey(o, query, add)}
       @unroll (e < ${o.dim}) { y[i * ${o.dim} + e] = sum[e]; }`,
   });
 }
@@ -173,21 +173,21 @@ function slope(o: BackwardOptions): KernelText {
 /** For the query of `query`, which is of `token` and `head`, and each key of `entry` and `kv` that it sees: `then`. */
 function eachKey(
   o: BackwardOptions,
-  own: { readonly position: Hole; readonly sequence: Hole },
+  query: { readonly position: Hole; readonly sequence: Hole },
   then: KernelText,
 ): KernelText {
   const first = firstSeenText(o, {
-    own: "own_position",
-    next: wgsl`own_position + 1`,
+    position: "query_position",
+    next: wgsl`query_position + 1`,
   });
   return wgsl`
     let token = query / ${o.heads};
     let head = query % ${o.heads};
     let kv = head / ${o.heads / o.kvHeads};
-    let own_position = ${own.position};
-    let own_sequence = ${own.sequence};
-    for (var at = ${first ?? wgsl`0u`}; at < own_position + 1; at++) {
-      let entry = own_sequence * ${o.context} + at;
+    let query_position = ${query.position};
+    let query_sequence = ${query.sequence};
+    for (var at = ${first ?? wgsl`0u`}; at < query_position + 1; at++) {
+      let entry = query_sequence * ${o.context} + at;
       ${then}
     }`;
 }

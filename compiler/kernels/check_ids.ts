@@ -14,23 +14,23 @@ export interface CheckIdsOptions {
   readonly k: number;
   readonly tokens: Expr;
   /** Choices of a rank, at most. */
-  readonly most: number;
+  readonly maxChoices: number;
 }
 
 /** ids[sendRow[i]] = the id of choice i. Its grid is `elementwiseGrid(tokens * k)`. */
-export function sendIds({ tokens, k, most }: CheckIdsOptions): Kernel {
+export function sendIds({ tokens, k, maxChoices }: CheckIdsOptions): Kernel {
   return elementwise({
     name: "send_ids",
     count: wgsl`${tokens} * ${k}`,
     bindings: bindings(CHOICES, { ids: "u32 [row]" }),
     body: wgsl`
       let row = sendRow[i];
-      if (row != ${DROPPED}) { ids[row] = groupRank[0] * ${most} + i; }`,
+      if (row != ${DROPPED}) { ids[row] = groupRank[0] * ${maxChoices} + i; }`,
   });
 }
 
 /** wrong[0] = how many choices i have another id than theirs at ids[sendRow[i]]. One workgroup. */
-export function compareIds({ tokens, k, most }: CheckIdsOptions): Kernel {
+export function compareIds({ tokens, k, maxChoices }: CheckIdsOptions): Kernel {
   return kernelOf({
     name: "compare_ids",
     workgroupSize: LANES,
@@ -41,7 +41,7 @@ export function compareIds({ tokens, k, most }: CheckIdsOptions): Kernel {
       for (var i = lane; i < ${tokens} * ${k}; i += ${LANES}) {
         let row = sendRow[i];
         if (row != ${DROPPED}) {
-          if (ids[row] != groupRank[0] * ${most} + i) { total++; }
+          if (ids[row] != groupRank[0] * ${maxChoices} + i) { total++; }
         }
       }
       of_lane[lane] = total;

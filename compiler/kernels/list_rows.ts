@@ -13,14 +13,14 @@ export interface ListRowsOptions {
   readonly k: number;
   readonly tokens: Expr;
   /** Choices of a token for one unit, at most. */
-  readonly most: number;
+  readonly maxChoices: number;
 }
 
 const [U, UNIT] = [local("u", "u32"), local("unit", "u32")];
 
 /** rows[tokenRow[t, j]] = the received rows of the choices of t from j on that go to the unit of j. */
 export function listRows(o: ListRowsOptions): Kernel {
-  const { k, most, splits } = o;
+  const { k, maxChoices, splits } = o;
   const [starts, ends] = [splits.slice(0, -1), splits.slice(1)];
   const each = splits.at(-1)! + starts.length;
   return elementwise({
@@ -32,7 +32,7 @@ export function listRows(o: ListRowsOptions): Kernel {
       counts: "u32 [group rank, expert, then unit]",
       groupRank: "u32 [1]",
       // Where the rows of its choices are received, DROPPED behind the last, then the bits of their weights.
-    }, { rows: "u32 [token row, 2 * most]" }),
+    }, { rows: "u32 [token row, 2 * maxChoices]" }),
     body: wgsl`
       let token_row = tokenRow[i];
       if (token_row != ${DROPPED}) {
@@ -59,20 +59,20 @@ export function listRows(o: ListRowsOptions): Kernel {
             earlier += counts[s * ${each} + c];
           }
         }
-        let list = token_row * ${2 * most};
+        let list = token_row * ${2 * maxChoices};
         var n = 0u;
         for (var j = i % ${k}; j < ${k}; j++) {
           let choice = i / ${k} * ${k} + j;
           let row = sendRow[choice];
           if (row >= first && row < end) {
             rows[list + n] = row - first + earlier;
-            rows[list + ${most} + n] = bitcast<u32>(weight[choice]);
+            rows[list + ${maxChoices} + n] = bitcast<u32>(weight[choice]);
             n++;
           }
         }
-        for (var m = n; m < ${most}; m++) {
+        for (var m = n; m < ${maxChoices}; m++) {
           rows[list + m] = ${DROPPED};
-          rows[list + ${most} + m] = 0;
+          rows[list + ${maxChoices} + m] = 0;
         }
       }`,
   });

@@ -8,15 +8,16 @@
 import { invariant } from "../../spec/errors.ts";
 import { fma, u32 } from "../../spec/kernel/build.ts";
 import { whereBelow } from "../../spec/kernel/guards.ts";
-import type { Expr, Kernel, KernelText, SharedArray, Stmt } from "./kernel.ts";
-import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
+import type { Kernel, KernelText, Stmt } from "./kernel.ts";
+import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type Place, sumsOfTeams } from "./matmul_blocks.ts";
-import { declared, type Left, leftOf } from "./matmul_left.ts";
+import { type Left, leftOf, u } from "./matmul_left.ts";
 import {
   columnsAndWeights,
-  rightPair,
-  rightRow,
+  indicesOfTerms,
+  rightAt,
   takesPairs,
+  termsOf,
 } from "./matmul_right.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
@@ -38,12 +39,6 @@ import {
   setEach,
 } from "../../spec/kernel/registers.ts";
 
-/** Statements, and the workgroup memory that they use. */
-interface Part {
-  readonly body: KernelText;
-  readonly shared: readonly SharedArray[];
-}
-
 /** A matrix multiplication with the tile that it takes, and what becomes of a result: `result<weight>` at `row`, `column`. */
 interface Matmul extends MatmulOptions {
   readonly used: readonly Stmt[];
@@ -62,19 +57,16 @@ export function matmul(options: MatmulOptions): Kernel {
   );
   const o: Matmul = { ...options, tile, used };
   return madeOnce([o, left], () => {
-    const { body, shared } = rowsOfTile(o);
     const inside = wgsl`
       ${columnsAndWeights(o, teamsOf(o).lanes)}
-      ${body}`;
+      ${rowsOfTile(o)}`;
     return makeKernel({
       name: o.name,
       workgroupSize: tile.lanes,
       bindings: o.bindings,
-      body: wgsl`
-        ${declared(shared)}
-        ${
-        o.grouped ? groupedTile(o.grouped.tiles, inside) : plainTile(o, inside)
-      }`,
+      body: o.grouped
+        ? groupedTile(o.grouped.tiles, inside)
+        : plainTile(o, inside),
     });
   });
 }
@@ -95,7 +87,7 @@ function groupedTile(tiles: string, body: KernelText): KernelText {
 function plainTile(o: Matmul, body: KernelText): KernelText {
   const first = wgsl`${GROUP_XZ} * ${matmulShape(o).rows}`;
   return wgsl`
-    let first = ${isJoint(o) ? first : wgsl`${first} + ${placeOfTeam(o)}`};
+    let first = ${isJoint(o) ? first : wgsl`${first} + ${rowOfTeam(o)}`};
     let end = ${o.rows};
     if (first < end) {
       ${body}
@@ -110,7 +102,7 @@ function isJoint(o: Matmul): boolean {
 }
 
 /** The first of a team's rows among the workgroup's. */
-function placeOfTeam(o: Matmul): KernelText {
+function rowOfTeam(o: Matmul): KernelText {
   return wgsl`${teamOf(o)} * ${o.tile.rows}`;
 }
 
@@ -122,54 +114,57 @@ function teamOf(o: Matmul): KernelText {
 
 /**
  * Tiles are often not full, above all in decoding: one row, and a quarter of a tile, have loops of their own beside that
- * for a whole tile, with the same sums and less work. So has every number of rows for which teams share out k.
+ * for a full tile, with the same sums and less work. So has every number of rows for which teams share out k.
  */
-function rowsOfTile(o: Matmul): Part {
-  const { rows, right } = o.tile;
-  const whole = blocksInPanel(o) > 0
+function rowsOfTile(o: Matmul): KernelText {
+  const { rows } = o.tile;
+  const full = blocksInPanel(o) > 0
     ? rowsByPanels(o)
     : rowsTimesColumns(o, rows, { joint: isJoint(o) });
-  const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
-  const few: [height: number, part: Part][] = teamsOf(o).teams === 1
-    ? rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)])
-    : right === "workgroup"
-    ? [...new Set([...heights, ...inRows(o) ? [rows] : []])]
-      .map((n) => [n, ofFirstTeam(o, n)])
-    // Without a barrier lanes of different rows may not be at one branch.
-    : [...new Set([...heights, rows])].flatMap((n) =>
-      blocksInRound(o, n) > 0 ? [[n, fewRows(o, n)]] : []
-    );
-  return {
-    body: few.reduceRight(
-      (others, [height, { body }]) =>
-        wgsl`
-          if (end - first < ${height + 1}) {
-            ${body}
-          } else {
-            ${others}
-          }`,
-      whole.body,
-    ),
-    shared: [whole, ...few.map(([, part]) => part)].flatMap((p) => p.shared),
-  };
+  return partsOfTile(o).reduceRight(
+    (others, [height, body]) =>
+      wgsl`
+        if (end - first < ${height + 1}) {
+          ${body}
+        } else {
+          ${others}
+        }`,
+    full,
+  );
 }
 
-/** Whether weights have columns inside: a team of its own loads them as fast as all teams together. */
-function inRows(o: Matmul): boolean {
-  return o.weights.every(({ inside }) => inside !== "k");
+/** The loops for fewer rows than a tile has, each with the number of its rows. */
+function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
+  const { rows, right } = o.tile;
+  const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
+  if (teamsOf(o).teams === 1) {
+    return rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)]);
+  }
+  const all = [...new Set([...heights, rows])];
+  if (right === "workgroup") {
+    // A team of its own loads weights that have columns inside as fast as all teams together.
+    const inRows = o.weights.every(({ inside }) => inside !== "k");
+    return (inRows ? all : heights).map((n) => [n, ofFirstTeam(o, n)]);
+  }
+  // Without a barrier lanes of different rows may not be at one branch.
+  return all.filter((n) => blocksInRound(o, n) > 0)
+    .map((n) => [n, fewRows(o, n)]);
 }
 
 /**
  * So few rows that the first team has them all. What lasts is to load weights: where these have k inside, a column's are read
  * to their end before the next one's, as they follow each other in memory.
  */
-function ofFirstTeam(o: Matmul, rows: number): Part {
+function ofFirstTeam(o: Matmul, rows: number): KernelText {
   const { count = 1 } = equalBlocks(o) ?? {};
   const apart = count > 1 && o.weights.every(({ inside }) => inside === "k");
-  const { body, shared } = rowsTimesColumns(o, rows, {
-    inOrder: apart ? allSums(o).flatMap(eachColumn) : undefined,
-  });
-  return { body: wgsl`if (lane < ${teamsOf(o).lanes}) { ${body} }`, shared };
+  const inOrder = allSums(o).flatMap(({ weight, columns }) =>
+    columns.map((column) => [{ weight, columns: [column] }])
+  );
+  return wgsl`
+    if (lane < ${teamsOf(o).lanes}) {
+      ${rowsTimesColumns(o, rows, apart ? { inOrder } : {})}
+    }`;
 }
 
 /** Sums of a lane: those of a weight in some of the columns. */
@@ -178,104 +173,91 @@ interface SumsOfWeight {
   readonly columns: readonly number[];
 }
 
-function allSums({ weights, tile }: Matmul): SumsOfWeight[] {
+function allSums({ weights, tile }: Matmul): readonly SumsOfWeight[] {
   return weights.map((_, weight) => ({ weight, columns: range(tile.columns) }));
-}
-
-function eachColumn({ weight, columns }: SumsOfWeight): SumsOfWeight[] {
-  return columns.map((column) => ({ weight, columns: [column] }));
 }
 
 /**
  * `rows` rows by all columns of a lane: their sums, and what becomes of them. `joint`: every team has so many. `inOrder`: which
- * are summed one after the other. Default: all are summed together.
+ * are summed together, one after the other.
  */
 function rowsTimesColumns(
   o: Matmul,
   rows: number,
-  { joint = false, inOrder }: {
+  { joint = false, inOrder = [allSums(o)] }: {
     readonly joint?: boolean;
-    readonly inOrder?: readonly SumsOfWeight[] | undefined;
+    readonly inOrder?: readonly (readonly SumsOfWeight[])[];
   } = {},
-): Part {
+): KernelText {
   const teams = joint ? teamsOf(o).teams : 1;
-  const apart = teams > 1;
   const blocks = equalBlocks(o);
-  const { shared, ...left } = leftOf(o, {
-    rows,
-    ofGroup: rows * teams,
-    own: apart ? "own" : "first",
-    place: apart ? expr`${u("own")} - ${u("first")}` : u32(0),
+  const left = leftOf(o, {
+    ...{ rows, ofGroup: rows * teams },
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
-  const summed = (sums: readonly SumsOfWeight[]) =>
-    blockedSum(sums.flatMap((of) => registersOf(rows, of)), {
-      ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
-      before: left.before,
-    }, products(o, left, { rows, sums }));
   const body = wgsl`
     ${left.prepare}
-    ${(inOrder?.map((one) => [one]) ?? [allSums(o)]).map(summed)}
+    ${
+    inOrder.map((sums) =>
+      blockedSum(registersOf(rows, sums), {
+        ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
+        before: left.before,
+      }, products(o, left, { rows, sums }))
+    )
+  }
     ${finishAll(o, rows)}`;
-  if (!apart) return { body, shared };
-  return {
-    body: wgsl`
-      let own = first + ${placeOfTeam(o)};
-      ${
-      // Lanes without rows have only to be there where others wait for them.
-      isStaged(o) ? body : wgsl`if (own < end) { ${body} }`}`,
-    shared,
-  };
+  if (teams === 1) return body;
+  return wgsl`
+    let team_first = first + ${rowOfTeam(o)};
+    ${
+    // Lanes without rows have only to be there where others wait for them.
+    isStaged(o) ? body : wgsl`if (team_first < end) { ${body} }`}`;
 }
 
 /** As many rows for every team, by all columns of a lane, where the right operand comes from workgroup memory. */
-function rowsByPanels(o: Matmul): Part {
+function rowsByPanels(o: Matmul): KernelText {
   const { rows } = o.tile;
   const { prepare, at } = leftOf(o, {
-    ...{ rows, ofGroup: rows, own: "own", place: u32(0) },
+    ...{ rows, ofGroup: rows * teamsOf(o).teams },
     ...{ stretch: SUM_BLOCK, waits: false },
   });
-  const sums = sumsByPanels(o, {
-    team: teamOf(o),
-    sums: allSums(o).flatMap((of) => registersOf(rows, of)),
-    add: (right) =>
-      wgsl`
-        ${range(rows).map((r) => letRegister("a", [r], at(r, "at_k")))}
-        ${right}
-        ${addProducts(o, rows, { prefixes: [""] })}`,
-    finish: finishAll(o, rows),
-  });
-  return {
-    body: wgsl`
-      let own = first + ${placeOfTeam(o)};
-      ${prepare}
-      ${sums.body}`,
-    shared: sums.shared,
-  };
+  return wgsl`
+    let team = ${teamOf(o)};
+    let team_first = first + team * ${rows};
+    ${prepare}
+    ${
+    sumsByPanels(o, {
+      sums: registersOf(rows, allSums(o)),
+      add: (right) =>
+        wgsl`
+          ${range(rows).map((r) => letRegister("a", [r], at(r, "at_k")))}
+          ${right}
+          ${addProducts(o, rows, { prefixes: [""] })}`,
+      finish: finishAll(o, rows),
+    })
+  }`;
 }
 
 /** No more rows than one team holds: teams sum different blocks of k. */
-function fewRows(o: Matmul, rows: number): Part {
+function fewRows(o: Matmul, rows: number): KernelText {
   const blocks = equalBlocks(o);
   invariant(blocks, "teams share out equal blocks");
   const each = blocksInRound(o, rows);
+  const inRound = Math.min(teamsOf(o).teams * each, blocks.count);
   const left = leftOf(o, {
-    ...{ rows, ofGroup: rows, own: "first", place: u32(0) },
-    stretch: blocks.length * Math.min(teamsOf(o).teams * each, blocks.count),
-    waits: true,
+    ...{ rows, ofGroup: rows },
+    ...{ stretch: blocks.length * inRound, waits: true },
   });
-  const sums = sumsOfTeams(o, {
-    ...{ rows, blocks, each, left, add: products(o, left, { rows }) },
-    finish: (place) => finish(o, place),
-  });
-  return {
-    body: wgsl`
-      let team = ${teamOf(o)};
-      ${left.prepare}
-      ${sums.body}`,
-    shared: [...left.shared, ...sums.shared],
-  };
+  return wgsl`
+    let team = ${teamOf(o)};
+    ${left.prepare}
+    ${
+    sumsOfTeams(o, {
+      ...{ rows, blocks, each, left, add: products(o, left, { rows }) },
+      finish: (place) => finish(o, place),
+    })
+  }`;
 }
 
 /** What iterations of a sum add, for one index k, or for two where words hold both. */
@@ -287,27 +269,20 @@ function products(
     readonly sums?: readonly SumsOfWeight[];
   },
 ): KernelText {
-  if (!takesPairs(o)) {
-    return wgsl`
-      ${range(rows).map((r) => letRegister("a", [r], left.at(r)))}
-      ${sums.flatMap(({ weight, columns }) => rightRow(o, weight, columns))}
-      ${addProducts(o, rows, { prefixes: [""], sums })}`;
-  }
+  const terms = termsOf(o);
+  const prefixes = terms.map(({ prefix }) => prefix);
   invariant(
-    !isStaged(o) && blocksInRound(o, rows) === 0,
+    terms.length === 1 || !isStaged(o) && blocksInRound(o, rows) === 0,
     "pairs are summed in a plain tile",
   );
+  const loaded = range(rows).flatMap((r) =>
+    terms.map(({ prefix, k }) => letRegister(`${prefix}a`, [r], left.at(r, k)))
+  );
   return wgsl`
-    let k_even = k * 2;
-    let k_odd = k * 2 + 1;
-    ${
-    range(rows).flatMap((r) => [
-      letRegister("a", [r], left.at(r, "k_even")),
-      letRegister("next_a", [r], left.at(r, "k_odd")),
-    ])
-  }
-    ${sums.flatMap(({ weight, columns }) => rightPair(o, weight, columns))}
-    ${addProducts(o, rows, { prefixes: ["", "next_"], sums })}`;
+    ${indicesOfTerms(o)}
+    ${loaded}
+    ${sums.flatMap(({ weight, columns }) => rightAt(o, weight, columns))}
+    ${addProducts(o, rows, { prefixes, sums })}`;
 }
 
 /** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), weight by weight, with each of the operands' prefixes. */
@@ -319,27 +294,29 @@ function addProducts(
     readonly sums?: readonly SumsOfWeight[];
   },
 ): readonly Stmt[] {
-  return sums.flatMap(({ weight, columns }) =>
-    registersOf(rows, { weight, columns }).flatMap((sum) =>
+  return sums.flatMap((of) =>
+    registersOf(rows, [of]).flatMap((sum) =>
       prefixes.flatMap((prefix) =>
-        setEach([sum], "_block", (of, { indices: [r, c] }) =>
+        setEach([sum], "_block", (sumOf, { indices: [r, c] }) =>
           fma(
             register(`${prefix}a`, [r!]),
-            register(`${prefix}b${weight}`, [c!]),
-            of("_block"),
+            register(`${prefix}b${of.weight}`, [c!]),
+            sumOf("_block"),
           ))
       )
     )
   );
 }
 
-/** The sums of a lane for so many rows, of a weight in some of the columns. */
+/** The sums of a lane for so many rows. */
 function registersOf(
   rows: number,
-  { weight, columns }: SumsOfWeight,
+  sums: readonly SumsOfWeight[],
 ): readonly Register[] {
-  return range(rows).flatMap((r) =>
-    columns.map((c) => ({ base: `sum${weight}`, indices: [r, c] }))
+  return sums.flatMap(({ weight, columns }) =>
+    range(rows).flatMap((r) =>
+      columns.map((c) => ({ base: `sum${weight}`, indices: [r, c] }))
+    )
   );
 }
 
@@ -362,8 +339,4 @@ function finish(o: Matmul, { row, column, sums }: Place): Stmt {
     ...sums.map((sum, i) => letRegister(`result${i}`, [], sum)),
     ...o.used,
   ]);
-}
-
-function u(name: string): Expr {
-  return local(name, "u32");
 }

@@ -4,16 +4,9 @@
  */
 
 import { f32 } from "../../spec/kernel/build.ts";
-import type {
-  Expr,
-  Hole,
-  KernelText,
-  SharedArray,
-  Statements,
-  Stmt,
-} from "./kernel.ts";
-import { expr, local, wgsl } from "./kernel.ts";
-import { guarded, type Left } from "./matmul_left.ts";
+import type { Expr, Hole, KernelText, Statements, Stmt } from "./kernel.ts";
+import { expr, wgsl } from "./kernel.ts";
+import { guarded, type Left, u } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { teamsOf } from "../tuning/lanes.ts";
@@ -53,11 +46,11 @@ export interface Place {
 export function sumsOfTeams(
   o: MatmulOptions,
   { rows, blocks, each, left, add, finish }: TeamSums,
-): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
+): KernelText {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
   const cells = rows * columns;
-  const own = Math.ceil(cells / teams);
+  const ofTeam = Math.ceil(cells / teams);
   const sums = o.weights.length * cells;
   const inRound = teams * each;
   const length = blocks.count * blocks.length;
@@ -77,10 +70,10 @@ export function sumsOfTeams(
     ),
   });
   /** For each result of a lane; the last ones are not enough for all teams. */
-  const eachOwn = (body: Statements) =>
+  const eachResult = (body: Statements) =>
     wgsl`
-      @unroll (j < ${own}) {
-        ${guarded(own * teams > cells, wgsl`cell[j] < ${cells}`, body)}
+      @unroll (j < ${ofTeam}) {
+        ${guarded(ofTeam * teams > cells, wgsl`cell[j] < ${cells}`, body)}
       }`;
   const eachSum = (text: (weight: number) => KernelText) =>
     o.weights.map((_, i) =>
@@ -113,7 +106,7 @@ export function sumsOfTeams(
     }
     workgroupBarrier();
     ${
-    eachOwn(wgsl`
+    eachResult(wgsl`
       for (var block = 0u; block < ${inThisRound}; block++) {
         ${added.addBlock}
       }`)
@@ -121,29 +114,22 @@ export function sumsOfTeams(
   const step = inRound * blocks.length;
   const allRounds = single ? round : wgsl`
     for (var k_round = 0u; k_round < ${length}; k_round += ${step}) { ${round} }`;
-  return {
-    shared: [{
-      name: "block_sums",
-      type: "f32",
-      length: inRound * sums * lanes,
-    }],
-    body: wgsl`
-      let lane_column = lane % ${lanes};
-      @unroll (j < ${own}) {
-        let cell[j] = team + j * ${teams};
-        ${added.declare}
-      }
-      ${allRounds}
-      ${
-      eachOwn(wgsl`
-        let column_of[j] = cell[j] % ${columns};
-        ${[finish({
-        row: expr`${u("first")} + ${u("cell[j]")} / ${columns}`,
-        column: columnAt(o, u("column_of[j]")),
-        sums: totals.map(({ base, indices }) => register(base, indices)),
-      })]}`)
-    }`,
-  };
+  const results = wgsl`
+    let column_of[j] = cell[j] % ${columns};
+    ${[finish({
+    row: expr`${u("first")} + ${u("cell[j]")} / ${columns}`,
+    column: columnAt(o, u("column_of[j]")),
+    sums: totals.map(({ base, indices }) => register(base, indices)),
+  })]}`;
+  return wgsl`
+    var<workgroup> block_sums: array<f32, ${inRound * sums * lanes}>;
+    let lane_column = lane % ${lanes};
+    @unroll (j < ${ofTeam}) {
+      let cell[j] = team + j * ${teams};
+      ${added.declare}
+    }
+    ${allRounds}
+    ${eachResult(results)}`;
 }
 
 /** How one lane adds the blocks of a result: those of a segment in order, segments as a tree. */
@@ -187,8 +173,4 @@ function columnAt(o: MatmulOptions, c: Expr): Expr {
   return expr`(${
     u("lane_unit")
   } + ${c} / ${unit} * ${lanes}) * ${unit} + ${c} % ${unit}`;
-}
-
-function u(name: string): Expr {
-  return local(name, "u32");
 }

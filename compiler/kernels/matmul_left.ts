@@ -3,13 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { add, shared, u32 } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
-import type {
-  Expr,
-  Hole,
-  KernelText,
-  SharedArray,
-  Statements,
-} from "./kernel.ts";
+import type { Expr, Hole, KernelText, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { isStaged } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
@@ -19,14 +13,10 @@ import { range } from "./pieces/numbers.ts";
 
 /** Rows of the left operand that a part of a kernel takes. */
 export interface LeftRows {
-  /** Rows of one lane, which are its team's. */
+  /** Rows of one lane, which are its team's: from `first` on, or from `team_first` on where other teams have others. */
   readonly rows: number;
-  /** Rows of all teams together. */
+  /** Rows of all teams together, those of the workgroup, from `first` on. */
   readonly ofGroup: number;
-  /** Name of the first row of this lane; that of the workgroup is `first`. */
-  readonly own: string;
-  /** The first of a team's rows among the workgroup's. */
-  readonly place: Expr;
   /** Indices along k that are there at a time, from a multiple of that on. */
   readonly stretch: number;
   /** Whether all lanes wait for each other after the products of a stretch, before the next is loaded. */
@@ -35,7 +25,6 @@ export interface LeftRows {
 
 /** How products get the left operand. */
 export interface Left {
-  readonly shared: readonly SharedArray[];
   /** row[r], and what is prepared for the rows. */
   readonly prepare: KernelText;
   /** What comes before the products of a stretch of k, if there is anything; it ends in a barrier. */
@@ -49,7 +38,8 @@ export function leftOf(o: MatmulOptions, rows: LeftRows): Left {
   return isStaged(o) ? staged(o, rows) : inRegisters(o, rows);
 }
 
-function u(name: string): Expr {
+/** A u32 variable of the text. */
+export function u(name: string): Expr {
   return local(name, "u32");
 }
 
@@ -58,12 +48,16 @@ function prepared(o: MatmulOptions, row: Expr): Expr {
   return o.leftRow(clamped(row, u("end")));
 }
 
-function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
+/** Where the rows of a lane begin. */
+function firstOf({ rows, ofGroup }: LeftRows): string {
+  return rows === ofGroup ? "first" : "team_first";
+}
+
+function inRegisters(o: MatmulOptions, of: LeftRows): Left {
   return {
-    shared: [],
     prepare: wgsl`${
-      range(rows).flatMap((r) => [
-        letRegister("row", [r], add(u(own), u32(r))),
+      range(of.rows).flatMap((r) => [
+        letRegister("row", [r], add(u(firstOf(of)), u32(r))),
         letRegister("left", [r], prepared(o, register("row", [r], "u32"))),
       ])
     }`,
@@ -75,9 +69,9 @@ function inRegisters(o: MatmulOptions, { rows, own }: LeftRows): Left {
  * Lanes load a stretch of all rows together and wait. Memory holds two stretches where nobody waits after the products:
  * whoever is ahead then writes where others no longer read. `left_tile` f32 [row, k], `left_rows` u32 [row].
  */
-function staged(o: MatmulOptions, at: LeftRows): Left {
-  const { rows, ofGroup, stretch } = at;
-  const depth = at.waits ? stretch : 2 * stretch;
+function staged(o: MatmulOptions, of: LeftRows): Left {
+  const { rows, ofGroup, stretch } = of;
+  const depth = of.waits ? stretch : 2 * stretch;
   const { lanes } = o.tile;
   const blocks = equalBlocks(o);
   invariant(blocks, "a staged left operand has equal blocks");
@@ -93,29 +87,27 @@ function staged(o: MatmulOptions, at: LeftRows): Left {
   const value = o.left(shared("left_rows", u("of_row"), "u32"), u("at_k"));
   const store = wgsl`
     left_tile[of_row * ${depth} + at_k % ${depth}] = ${value};`;
+  const loaded = (start: KernelText) =>
+    wgsl`
+    let of_row = element / ${stretch};
+    let at_k = ${start} + element % ${stretch};
+    ${guarded(length % stretch !== 0, wgsl`at_k < ${length}`, store)}`;
+  const before = rows === ofGroup
+    ? u32(0)
+    : expr`${u("team_first")} - ${u("first")}`;
   return {
-    shared: [
-      { name: "left_tile", type: "f32", length: ofGroup * depth },
-      { name: "left_rows", type: "u32", length: ofGroup },
-    ],
     prepare: wgsl`
-      @unroll (r < ${rows}) { let row[r] = ${at.own} + r; }
+      var<workgroup> left_tile: array<f32, ${ofGroup * depth}>;
+      var<workgroup> left_rows: array<u32, ${ofGroup}>;
+      @unroll (r < ${rows}) { let row[r] = ${firstOf(of)} + r; }
       ${each(ofGroup, wgsl`left_rows[element] = ${row};`)}
       workgroupBarrier();`,
     before: (start) =>
       wgsl`
-        ${
-        each(
-          ofGroup * stretch,
-          wgsl`
-            let of_row = element / ${stretch};
-            let at_k = ${start} + element % ${stretch};
-            ${guarded(length % stretch !== 0, wgsl`at_k < ${length}`, store)}`,
-        )
-      }
+        ${each(ofGroup * stretch, loaded(start))}
         workgroupBarrier();`,
     at: (r) => {
-      const row = expr`${at.place} + ${r}`;
+      const row = expr`${before} + ${r}`;
       return shared(
         "left_tile",
         expr`${row} * ${depth} + ${u("k")} % ${depth}`,
@@ -131,18 +123,4 @@ export function guarded(
   body: Statements,
 ): Statements {
   return needed ? wgsl`if (${condition}) { ${body} }` : body;
-}
-
-/** Declares workgroup arrays: of those that parts of a kernel use one after another, the longest of each name. */
-export function declared(arrays: readonly SharedArray[]): KernelText {
-  const longest = new Map<string, SharedArray>();
-  for (const array of arrays) {
-    const known = longest.get(array.name);
-    if (!known || known.length < array.length) longest.set(array.name, array);
-  }
-  return wgsl`${
-    [...longest.values()].map(({ name, type, length }) =>
-      wgsl`var<workgroup> ${name}: array<${type}, ${length}>;`
-    )
-  }`;
 }

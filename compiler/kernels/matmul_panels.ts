@@ -7,9 +7,9 @@
 
 import { invariant } from "../../spec/errors.ts";
 import { add as plus, f32 } from "../../spec/kernel/build.ts";
-import type { KernelText, SharedArray, Statements } from "./kernel.ts";
+import type { KernelText, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { rightPair, rightRow, takesPairs } from "./matmul_right.ts";
+import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
 import { blocksInPanel, teamsOf } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
@@ -22,10 +22,8 @@ import {
 } from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
-/** What teams sum, `sum<weight>[r][c]` of the rows from `own` on, those below `end`. */
+/** What teams sum, `sum<weight>[r][c]` of the rows from `team_first` on, those below `end`. */
 export interface PanelSums {
-  /** Which team a lane is of. */
-  readonly team: KernelText;
   readonly sums: readonly Register[];
   /** Adds to the blocks of the sums `sum<weight>_block[r][c]` at index `at_k`, behind what declares `b<weight>[c]`. */
   add(right: KernelText): KernelText;
@@ -33,11 +31,11 @@ export interface PanelSums {
   readonly finish: Statements;
 }
 
-/** Teams load panels together, a block of each, and wait for all. `panel` f32 [k, weight, column, lane]. */
+/** Each `team` loads a block of a panel, and waits for all. `panel` f32 [k, weight, column, lane]. */
 export function sumsByPanels(
   o: MatmulOptions,
-  { team, sums, add, finish }: PanelSums,
-): { readonly body: KernelText; readonly shared: readonly SharedArray[] } {
+  { sums, add, finish }: PanelSums,
+): KernelText {
   const blocks = equalBlocks(o);
   const inPanel = blocksInPanel(o);
   invariant(blocks && inPanel > 0, "panels are of equal blocks");
@@ -58,34 +56,25 @@ export function sumsByPanels(
     wgsl`(${k}) * ${row} + (${
       i * columns * lanes
     } + c * ${lanes} + lane_column)`;
-  const stored = (k: KernelText, value: (i: number) => KernelText) =>
-    o.weights.map((_, i) =>
-      wgsl`
-        @unroll (c < ${columns}) { panel[${place(i, k)}] = ${value(i)}; }`
-    );
-  const loaded = takesPairs(o)
-    ? wgsl`
-      let first_pair = (k_start + team * ${length}) >> 1u;
-      for (var pair = 0u; pair < ${length / 2}; pair++) {
-        let k = first_pair + pair;
-        let k_even = k * 2;
-        let k_odd = k * 2 + 1;
-        ${o.weights.flatMap((_, i) => rightPair(o, i))}
-        ${stored(wgsl`team * ${length} + pair * 2`, (i) => wgsl`b${i}[c]`)}
-        ${
-      stored(
-        wgsl`team * ${length} + pair * 2 + 1`,
-        (i) => wgsl`next_b${i}[c]`,
-      )
-    }
-      }`
-    : wgsl`
-      let first_k = k_start + team * ${length};
-      for (var turn = 0u; turn < ${length}; turn++) {
-        let k = first_k + turn;
-        ${o.weights.flatMap((_, i) => rightRow(o, i))}
-        ${stored(wgsl`team * ${length} + turn`, (i) => wgsl`b${i}[c]`)}
-      }`;
+  const terms = termsOf(o);
+  const first = wgsl`k_start + team * ${length}`;
+  const stored = terms.flatMap(({ prefix }, n) =>
+    o.weights.map((_, i) => {
+      const k = wgsl`team * ${length} + turn * ${terms.length} + ${n}`;
+      return wgsl`
+        @unroll (c < ${columns}) { panel[${
+        place(i, k)
+      }] = ${prefix}b${i}[c]; }`;
+    })
+  );
+  const loaded = wgsl`
+    let first_k = ${terms.length === 1 ? first : wgsl`(${first}) >> 1u`};
+    for (var turn = 0u; turn < ${length / terms.length}; turn++) {
+      let k = first_k + turn;
+      ${indicesOfTerms(o)}
+      ${o.weights.flatMap((_, i) => rightAt(o, i))}
+      ${stored}
+    }`;
   const right = o.weights.map((_, i) =>
     wgsl`
       @unroll (c < ${columns}) {
@@ -137,23 +126,20 @@ export function sumsByPanels(
     ${inPanel < count && wgsl`workgroupBarrier();`}
     if (team < ${inPanel}) { ${loaded} }
     workgroupBarrier();
-    if (own < end) { ${whole ? ofSegments : ofPart} }`;
-  return {
-    shared: [{ name: "panel", type: "f32", length: step * row }],
-    body: wgsl`
-      let team = ${team};
-      let lane_column = lane % ${lanes};
-      ${tree.declare}
-      ${!whole && declareEach(sums, "_part")}
-      ${
-      // A panel of all of k is one stretch between barriers, which keeps sums in registers.
-      inPanel === count
-        ? wgsl`
-      let k_start = 0u;
-      ${panel}`
-        : wgsl`
-      for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
-        ${panel}
-      }`}`,
-  };
+    if (team_first < end) { ${whole ? ofSegments : ofPart} }`;
+  return wgsl`
+    var<workgroup> panel: array<f32, ${step * row}>;
+    let lane_column = lane % ${lanes};
+    ${tree.declare}
+    ${!whole && declareEach(sums, "_part")}
+    ${
+    // A panel of all of k is one stretch between barriers, which keeps sums in registers.
+    inPanel === count
+      ? wgsl`
+    let k_start = 0u;
+    ${panel}`
+      : wgsl`
+    for (var k_start = 0u; k_start < ${length * count}; k_start += ${step}) {
+      ${panel}
+    }`}`;
 }

@@ -48,6 +48,25 @@ export function takesPairs(o: Pick<MatmulOptions, "weights">): boolean {
   return o.weights.some((w) => isHalf(w.stored) && !inWords(w));
 }
 
+/** A product of each sum that an iteration adds: what names of its operands begin with, and the name of its index. */
+interface Term {
+  readonly prefix: "" | "next_";
+  readonly k: string;
+}
+
+/** The products of an iteration. */
+export function termsOf(o: MatmulOptions): readonly Term[] {
+  return takesPairs(o)
+    ? [{ prefix: "", k: "k_even" }, { prefix: "next_", k: "k_odd" }]
+    : [{ prefix: "", k: "k" }];
+}
+
+/** Declares the indices of the products of iteration `k`. */
+export function indicesOfTerms(o: MatmulOptions): KernelText {
+  return wgsl`
+    ${takesPairs(o) && wgsl`let k_even = k * 2; let k_odd = k * 2 + 1;`}`;
+}
+
 /**
  * column[c]: the result's. at<w>[c]: where weight w of that column is read at k = 0, in words that are loaded at once;
  * scale<w>[c]: where its scales start. Units of lanes that are side by side are so too, and their loads contiguous. Beyond
@@ -129,47 +148,48 @@ function loadsOf(
 
 const K = local("k", "u32");
 
-/** Declares b<i>[c]: the values of weight i at k for every column, or, where it has k inside, for some. */
-export function rightRow(
+/** Declares <prefix>b<i>[c] of each term: the values of weight i for every column, or, where it has k inside, for some. */
+export function rightAt(
   o: MatmulOptions,
   i: number,
   columns: readonly number[] = range(o.tile.columns),
 ): readonly (Stmt | KernelText)[] {
   const { binding, stored, inside, rowStride } = o.weights[i]!;
   if (packingOf(stored)) return packedRow(o, i);
+  if (takesPairs(o)) return pairsAlongK(o, i, columns);
   const width = inside === "k" ? 1 : widthOf(o);
   const apart = inside === "k" ? 1 : rowStride / perWord(stored) / width;
   const load = loadsOf(o, {
     ...{ binding, width },
     index: (c) => add(register(`at${i}`, [c], "u32"), mul(K, u32(apart))),
   });
-  const unit = isHalf(stored) ? 2 * width : width;
-  return columns.filter((c) => c % unit === 0).flatMap((c) =>
-    isHalf(stored)
-      ? [load(`word${i}`, c, 2), ...halvesOf(stored, { i, from: c, width })]
-      : [load(`b${i}`, c)]
-  );
+  if (!isHalf(stored)) {
+    return columns.filter((c) => c % width === 0)
+      .map((c) => load(`b${i}`, c));
+  }
+  return columns.filter((c) => c % (2 * width) === 0).flatMap((first) => [
+    load(`word${i}`, first, 2),
+    ...range(width).map((n) => first + 2 * n).flatMap((c) =>
+      unpacked(stored, { i, column: c, to: [[`b${i}`, c], [`b${i}`, c + 1]] })
+    ),
+  ]);
 }
 
-/** Declares b<i>[c] of two columns for each word. */
-function halvesOf(
+/** Declares the registers of both elements of word<i>[column]. */
+function unpacked(
   stored: HalfDType,
-  { i, from, width }: {
+  { i, column, to }: {
     readonly i: number;
-    readonly from: number;
-    readonly width: number;
+    readonly column: number;
+    readonly to: readonly (readonly [base: string, column: number])[];
   },
 ): readonly Stmt[] {
-  return range(width).map((n) => from + 2 * n).flatMap((c) => {
-    const [low, high] = unpackHalves(stored, register(`word${i}`, [c], "u32"));
-    return [
-      letRegister(`b${i}`, [c], low),
-      letRegister(`b${i}`, [c + 1], high),
-    ];
-  });
+  const word = register(`word${i}`, [column], "u32");
+  const values = unpackHalves(stored, word);
+  return to.map(([base, c], n) => letRegister(base, [c], values[n]!));
 }
 
-/** `rightRow` of elements that share words along k, with scales. */
+/** `rightAt` of elements that share words along k, with scales. */
 function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
   const { binding, stored, rowStride, scales } = o.weights[i]!;
   const width = widthOf(o);
@@ -205,11 +225,11 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
   );
 }
 
-/** Declares b<i>[c] and next_b<i>[c]: the values of weight i at 2 * k and after it for every column, or for some. */
-export function rightPair(
+/** `rightAt` of two terms, whose elements share words along k. */
+function pairsAlongK(
   o: MatmulOptions,
   i: number,
-  columns: readonly number[] = range(o.tile.columns),
+  columns: readonly number[],
 ): readonly Stmt[] {
   const { stored, inside, binding } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
@@ -218,18 +238,16 @@ export function rightPair(
       ...{ binding, width: 1 },
       index: (c) => add(register(`at${i}`, [c], "u32"), k),
     });
-  return columns.flatMap((c) => {
-    if (!isHalf(stored)) {
-      return [
-        load(local("k_even", "u32"))(`b${i}`, c),
-        load(local("k_odd", "u32"))(`next_b${i}`, c),
-      ];
-    }
-    const [low, high] = unpackHalves(stored, register(`word${i}`, [c], "u32"));
-    return [
-      load(K)(`word${i}`, c),
-      letRegister(`b${i}`, [c], low),
-      letRegister(`next_b${i}`, [c], high),
-    ];
-  });
+  return columns.flatMap((c) =>
+    isHalf(stored)
+      ? [
+        load(K)(`word${i}`, c),
+        ...unpacked(stored, {
+          ...{ i, column: c, to: [[`b${i}`, c], [`next_b${i}`, c]] },
+        }),
+      ]
+      : termsOf(o).map(({ prefix, k }) =>
+        load(local(k, "u32"))(`${prefix}b${i}`, c)
+      )
+  );
 }

@@ -82,8 +82,7 @@ export function mergeRuns(o: OrderOptions & { run: number }): Kernel {
           }
         }
       }
-      // Its place in its own run, and those of the other run that come before it.
-      let own = i % ${run};
-      next[pair + own + (low - start)] = token;`,
+      // Its place in its run, and those of the other run that come before it.
+      next[pair + i % ${run} + (low - start)] = token;`,
   });
 }

@@ -69,6 +69,10 @@ export function regroup(o: RegroupOptions): Kernel {
   const skipped = parts.map(([first], p) => first - o.splits[p]!);
   const skips = skipped.some((n) => n > 0);
   const expert = skips ? wgsl`skipped + e` : wgsl`e`;
+  const allTokens = wgsl`
+    var all = 0u;
+    for (var s = 0u; s < ${sources}; s++) { all += ${tokensFrom("s")}; }
+    rowCount[1] = all;`;
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
@@ -118,12 +122,7 @@ export function regroup(o: RegroupOptions): Kernel {
       }
       if (g == 0) {
         rowCount[0] = before;
-        ${
-      o.once && wgsl`
-        var all = 0u;
-        for (var s = 0u; s < ${sources}; s++) { all += ${tokensFrom("s")}; }
-        rowCount[1] = all;`
-    }
+        ${o.once && allTokens}
       }
 
       // One invocation of the first workgroup for each expert lists its tiles, after those of earlier experts.

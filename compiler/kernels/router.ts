@@ -32,7 +32,16 @@ export function router(o: RouterOptions): Kernel {
   const k = rule.topK;
   invariant(k <= experts, "no more choices than experts");
   const padding = operands.includes("mask") && rule.capacity === undefined;
-  const softmax = chosenSoftmax(o);
+  const firstScore = wgsl`
+    let best_first = index[choices_at];
+    first[i] = ${score(rule, wgsl`u32(best_first)`)};`;
+  const maskPadding = wgsl`
+    // The choices of padding have no slot and no weight.
+    let is_padding = mask[i] == 0;
+    for (var j = 0u; j < ${k}; j++) {
+      slot[choices_at + j] = select(0i, -1, is_padding);
+      if (is_padding) { weight[choices_at + j] = 0.0; }
+    }`;
   return elementwise({
     name: o.name,
     count: o.tokens,
@@ -52,22 +61,10 @@ export function router(o: RouterOptions): Kernel {
       ${rule.score === "softmax" && softmaxOfAll(experts)}
       var chosen = 0.0;
       ${choose(o)}
-      ${softmax && softmaxOfChosen(rule)}
+      ${chosenSoftmax(o) && softmaxOfChosen(rule)}
       ${rule.normalize === "chosen" && divideChosen(rule)}
-      ${
-      rule.capacity?.prioritised && wgsl`
-        let best_first = index[choices_at];
-        first[i] = ${score(rule, wgsl`u32(best_first)`)};`
-    }
-      ${
-      padding && wgsl`
-        // The choices of padding have no slot and no weight.
-        let is_padding = mask[i] == 0;
-        for (var j = 0u; j < ${k}; j++) {
-          slot[choices_at + j] = select(0i, -1, is_padding);
-          if (is_padding) { weight[choices_at + j] = 0.0; }
-        }`
-    }`,
+      ${rule.capacity?.prioritised && firstScore}
+      ${padding && maskPadding}`,
   });
 }
 
@@ -78,17 +75,11 @@ function chosenSoftmax({ rule, operands = [] }: RouterOptions): boolean {
 
 /** `top` and `total`: the largest logit of the row, and the sum of exp(logit - top). */
 function softmaxOfAll(experts: number): KernelText {
+  const power = wgsl`total_block += exp(logits[row + k] - top);`;
   return wgsl`
     var top = logits[row];
     for (var e = 1u; e < ${experts}; e++) { top = max(top, logits[row + e]); }
-    ${
-    blockedSum(
-      "total",
-      { length: experts },
-      wgsl`
-      total_block += exp(logits[row + k] - top);`,
-    )
-  }`;
+    ${blockedSum("total", { length: experts }, power)}`;
 }
 
 /** The score of an expert. */
@@ -181,11 +172,11 @@ function scaled({ scale, normalize }: RoutingRule, w: KernelText): KernelText {
 
 /** What weights are divided by, from their sum. */
 export function divisorOf(
-  { epsilon = 0, least }: RoutingRule,
+  { epsilon = 0, minSum }: RoutingRule,
   sum: string,
 ): KernelText {
   const all = epsilon === 0 ? wgsl`${sum}` : wgsl`${sum} + ${epsilon}`;
-  return least === undefined ? all : wgsl`max(${all}, ${least})`;
+  return minSum === undefined ? all : wgsl`max(${all}, ${minSum})`;
 }
 
 /** Weights divided by their sum. */

@@ -52,28 +52,17 @@ export function slots(o: SlotsOptions): Kernel {
   });
 }
 
-/** The groups of a tensor, one after another: tokens are ordered by group, and a search finds where the next begins. */
+/** The groups of a tensor, one after another: tokens are ordered by group. */
 function eachGroup(o: SlotsOptions): KernelText {
   return wgsl`
-    for (var start = 0u; start < ${o.tokens}; start++) {
-      let before = select(0u, start - 1, start > 0);
-      let begins = start == 0 || group[order[start]] != group[order[before]];
-      if (begins) {
-        var end = start + 1;
-        var after = ${o.tokens};
-        for (var bit = 0u; bit < 32; bit++) {
-          if (end < after) {
-            let middle = (end + after) / 2;
-            if (group[order[middle]] == group[order[start]]) {
-              end = middle + 1;
-            } else {
-              after = middle;
-            }
-          }
-        }
+    var start = 0u;
+    for (var end = 1u; end < ${o.tokens} + 1; end++) {
+      let at_end = order[min(end, ${o.tokens} - 1)];
+      if (end == ${o.tokens} || group[at_end] != group[order[start]]) {
         let size = end - start;
         ${slotsOfGroup(o)}
         workgroupBarrier();
+        start = end;
       }
     }`;
 }
@@ -117,20 +106,16 @@ function eachChoice(o: SlotsOptions, then: KernelText): KernelText {
 
 /** Slots in the order of places, as long as there are any. */
 function cutByPlace(o: SlotsOptions): KernelText {
+  const assigned = wgsl`
+    if (next < slots) { slot[at] = i32(next); }
+    next++;`;
   return wgsl`
     var mine = 0u;
     ${eachChoice(o, wgsl`mine++;`)}
     counts[lane] = mine;
     workgroupBarrier();
     ${sumOfLanes("next", "counts", wgsl`lane`)}
-    ${
-    eachChoice(
-      o,
-      wgsl`
-      if (next < slots) { slot[at] = i32(next); }
-      next++;`,
-    )
-  }`;
+    ${eachChoice(o, assigned)}`;
 }
 
 /**
@@ -138,38 +123,41 @@ function cutByPlace(o: SlotsOptions): KernelText {
  * has a slot is the largest that at least as many choices reach as there are slots.
  */
 function cutByValue(o: SlotsOptions): KernelText {
+  const value = o.rule.capacity!.drop === "score"
+    ? wgsl`weight[at]`
+    : wgsl`random[token * ${o.experts} + group.x]`;
   const key = wgsl`
-    let value = ${
-    o.rule.capacity!.drop === "score"
-      ? wgsl`weight[at]`
-      : wgsl`random[token * ${o.experts} + group.x]`
-  };
+    let value = ${value};
     let key = ${orderKey("value")};`;
+  const counted = wgsl`
+    ${key}
+    if (key > min_key) { larger++; }
+    if (key == min_key) { equal++; }`;
+  const assigned = wgsl`
+    ${key}
+    let wins = key > min_key || (key == min_key && tied < left);
+    if (key == min_key) { tied++; }
+    if (wins && next < slots) {
+      slot[at] = i32(next);
+      next++;
+    }`;
   return wgsl`
-    var least = 0u;
+    var min_key = 0u;
     for (var bit = 0u; bit < 32; bit++) {
-      let candidate = least | (1u << (31 - bit));
+      let candidate = min_key | (1u << (31 - bit));
       var mine = 0u;
       ${eachChoice(o, wgsl`${key} if (key >= candidate) { mine++; }`)}
       counts[lane] = mine;
       workgroupBarrier();
       ${sumOfLanes("all", "counts", LANES)}
-      if (all >= slots) { least = candidate; }
+      if (all >= slots) { min_key = candidate; }
       workgroupBarrier();
     }
 
     // How many choices of each lane are above that key, and how many at it.
     var larger = 0u;
     var equal = 0u;
-    ${
-    eachChoice(
-      o,
-      wgsl`
-      ${key}
-      if (key > least) { larger++; }
-      if (key == least) { equal++; }`,
-    )
-  }
+    ${eachChoice(o, counted)}
     counts[lane] = larger;
     ties[lane] = equal;
     workgroupBarrier();
@@ -180,17 +168,5 @@ function cutByValue(o: SlotsOptions): KernelText {
     // Where there are no slots at all, none is left for ties either.
     let left = slots - min(winners, slots);
     next += min(tied, left);
-    ${
-    eachChoice(
-      o,
-      wgsl`
-      ${key}
-      let wins = key > least || (key == least && tied < left);
-      if (key == least) { tied++; }
-      if (wins && next < slots) {
-        slot[at] = i32(next);
-        next++;
-      }`,
-    )
-  }`;
+    ${eachChoice(o, assigned)}`;
 }

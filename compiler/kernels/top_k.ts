@@ -36,24 +36,24 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
         // Of this lane: the last value that was taken, and the best after it; index ${count} stands for none.
         var last = ${count}u;
         var last_value = 0.0;
-        var own = ${count}u;
-        var own_value = 0.0;
+        var lane_best = ${count}u;
+        var lane_value = 0.0;
         var look = 1u;
         for (var j = 0u; j < ${k}; j++) {
           if (look == 1) {
-            own = ${count};
-            own_value = 0.0;
+            lane_best = ${count};
+            lane_value = 0.0;
             for (var e = lane; e < ${count}; e += ${lanes}) {
               let candidate = x[first + e];
               if ((last == ${count} || (candidate < last_value || (candidate == last_value && e > last)))
-                && (own == ${count} || candidate > own_value)) {
-                own = e;
-                own_value = candidate;
+                && (lane_best == ${count} || candidate > lane_value)) {
+                lane_best = e;
+                lane_value = candidate;
               }
             }
           }
-          tops[lane] = own_value;
-          places[lane] = own;
+          tops[lane] = lane_value;
+          places[lane] = lane_best;
           workgroupBarrier();
 
           // The best that a lane has, the lowest index among equals.
@@ -78,9 +78,9 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
           workgroupBarrier();
 
           look = 0;
-          if (taken[0] == own) {
-            last = own;
-            last_value = own_value;
+          if (taken[0] == lane_best) {
+            last = lane_best;
+            last_value = lane_value;
             look = 1;
           }
         }

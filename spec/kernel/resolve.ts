@@ -237,6 +237,14 @@ function declareArray(p: Resolver, s: Of<"array">): void {
       `Cannot declare '${name}': memory holds no bool. Use u32`,
     );
   }
+  const other = p.scope.declaredArray(name);
+  if (other && other.type !== type) {
+    throw mistake(
+      p,
+      s.type,
+      `Cannot declare '${name}' as ${type}: another block has it as ${other.type}. Rename it`,
+    );
+  }
   const length = positive(p, s.length);
   if (length === undefined) {
     throw mistake(

@@ -17,7 +17,10 @@ export interface Variable {
 
 /** Names in scope while text is read. */
 export class TextScope {
+  /** All workgroup arrays, those that are seen, and the names of these in the order of their declarations. */
   readonly #shared = new Map<string, SharedArray>();
+  readonly #arrays = new Map<string, SharedArray>();
+  readonly #ofBlock: string[] = [];
   readonly #bindings: ReadonlyMap<string, Binding>;
   readonly #variables = new Map<string, Variable>();
   /** What has registers; those are variables, too. */
@@ -46,16 +49,26 @@ export class TextScope {
   }
 
   array(name: string): SharedArray | undefined {
-    return this.#shared.get(name);
+    return this.#arrays.get(name);
   }
 
-  /** The workgroup arrays. */
+  /** The workgroup arrays: one for all blocks that declare a name, as long as the longest. */
   get shared(): readonly SharedArray[] {
     return [...this.#shared.values()];
   }
 
+  /** Declare a workgroup array; the one that another block declared by this name has the same type. */
   declareArray(array: SharedArray): void {
-    this.#shared.set(array.name, array);
+    const { name, length } = array;
+    const known = this.#shared.get(name);
+    this.#arrays.set(name, array);
+    this.#ofBlock.push(name);
+    if (!known || known.length < length) this.#shared.set(name, array);
+  }
+
+  /** The workgroup array of this name that any block has declared so far. */
+  declaredArray(name: string): SharedArray | undefined {
+    return this.#shared.get(name);
   }
 
   /** Whether a name stands for something already. */
@@ -99,9 +112,11 @@ export class TextScope {
   block<T>(read: () => T): T {
     const variables = this.#declared.length;
     const registers = this.#registered.length;
+    const arrays = this.#ofBlock.length;
     const result = read();
     forget(this.#variables, this.#declared, variables);
     forget(this.#registers, this.#registered, registers);
+    forget(this.#arrays, this.#ofBlock, arrays);
     return result;
   }
 
@@ -120,7 +135,7 @@ export class TextScope {
 
 /** Take away the names behind the first `length`. */
 function forget(
-  from: Map<string, Variable>,
+  from: Map<string, unknown>,
   names: string[],
   length: number,
 ): void {

@@ -1,6 +1,6 @@
 /** Stored weights as f32: 16-bit floats, two to a u32, and elements that share words along the contracted axis. */
 
-import { type FileDType, type HalfDType, isHalf } from "../../../spec/dtype.ts";
+import { type FileDType, isHalf } from "../../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../../spec/packed.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
@@ -8,19 +8,6 @@ import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 /** Elements of a weight in one word of its binding. */
 export function perWord(stored: FileDType): number {
   return isHalf(stored) ? 2 : packingOf(stored)?.perWord ?? 1;
-}
-
-/** The two 16-bit floats in a u32, in the order of memory. A bf16 is the upper half of an f32. */
-export function halves(
-  stored: HalfDType,
-  word: Hole,
-): readonly [KernelText, KernelText] {
-  return stored === "bf16"
-    ? [
-      wgsl`bitcast<f32>(${word} << 16u)`,
-      wgsl`bitcast<f32>(${word} & 0xffff0000)`,
-    ]
-    : [wgsl`unpack2x16float(${word}).x`, wgsl`unpack2x16float(${word}).y`];
 }
 
 /** The float in the lowest four bits (E2M1: sign, two bits of exponent, one of mantissa), of which only 0.5 is subnormal. */

@@ -1,15 +1,15 @@
-/** Which keys a query of causal attention sees: those up to its own position, less what a window or a chunk hides. */
+/** Which keys a query of causal attention sees: those up to its position, less what a window or a chunk hides. */
 
 import type { Seen } from "../../../spec/pages.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
-/** `firstSeen` of `spec/pages.ts` as text, from a token's own position and the next; undefined: it sees all before it. */
+/** `firstSeen` of `spec/pages.ts` as text, from a token's position and the next; undefined: it sees all before it. */
 export function firstSeenText(
   { window, chunk }: Seen,
-  { own, next }: { readonly own: Hole; readonly next: Hole },
+  { position, next }: { readonly position: Hole; readonly next: Hole },
 ): KernelText | undefined {
   const ofWindow = wgsl`max(${next}, ${window}) - ${window}`;
-  const ofChunk = wgsl`${own} / ${chunk} * ${chunk}`;
+  const ofChunk = wgsl`${position} / ${chunk} * ${chunk}`;
   if (chunk === undefined) return window === undefined ? undefined : ofWindow;
   return window === undefined ? ofChunk : wgsl`max(${ofWindow}, ${ofChunk})`;
 }
